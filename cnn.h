@@ -1,0 +1,6526 @@
+/* cnn.h - convolutional neural networks in one C99 header: tensors, layers, reverse-mode autodiff, SGD.
+
+   >>usage ---- Usage -----------------------------------------------------------------------------------------
+
+       #define CNN_IMPLEMENTATION                       in ONE .c file of the program, before the include
+       #include "cnn.h"
+
+       int main(void)                                   XOR: cc -std=c99 -O2 xor.c -lm
+       {
+           float in[4][2] = { {0,0}, {0,1}, {1,0}, {1,1} }, out[4] = { 0, 1, 1, 0 };
+           cnn_graph  *g = cnn_new(.max_batch = 4, .seed = 1);
+           cnn_tensor *x = cnn_input(g, 2, 1, 1), *t = cnn_input(g, 1, 1, 1);
+           cnn_tensor *y = cnn_dense(cnn_tanh(cnn_dense(x, 8)), 1), *loss = cnn_mse(y, t);
+           if (!cnn_compile(g, loss)) return fprintf(stderr, "%s\n", cnn_error(g)), 1;
+           cnn_set(x, in[0], 8), cnn_set(t, out, 4);
+           for (int i = 0; i < 500; i++)
+               cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 0.1f, .momentum = 0.9f);
+           printf("loss %g\n", (double)cnn_forward(loss, CNN_EVAL));
+           cnn_free(g);
+       }
+
+   Several cores: add -fopenmp. No other flag is needed: the instruction set is chosen at run time.
+
+   Contents (search for the tag): >>usage >>manual >>api | >>config >>memory >>errors >>shapes >>random >>simd
+   >>gemm >>conv >>kernels >>rooms >>graph >>backends >>layers >>optim >>data >>train >>files >>inspect >>licence
+
+   What it does not do: shapes that depend on data, recurrent networks, several devices for one graph.
+
+   >>manual ---- Manual ---------------------------------------------------------------------------------------
+
+   A graph is recorded once and replayed many times. Calls such as cnn_conv2d record a node and return its tensor;
+   cnn_compile puts the nodes in order, plans every byte and sets the initial weights; cnn_forward, cnn_backward
+   and cnn_step then run without allocating.
+
+   Shapes are (N,C,H,W), w fastest. N is the batch. Inputs are declared without it and planned for .max_batch; a
+   smaller batch is a prefix of every buffer. A vector of K features is (N,K,1,1). All values are float; class
+   labels are small whole numbers kept as floats (exact up to 2^24), so that every tensor is one kind of array.
+
+   Options. What you must say comes first, by position; what you may say follows, by name:
+       cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
+   Zero means the default, which stands beside its field below. C++11 may include this file and link to it; the
+   option macros do not exist there (C++20: cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })).
+
+   Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the place
+   of the call, the operation, the shapes and the rule. From then on builders return a nil tensor (so chains need
+   no checks), calls that run do nothing, functions that return bool return false, and cnn_error(g) is the message.
+   cnn_free is always right, also for NULL.
+
+   Modes. CNN_TRAIN keeps what backward needs, drops out, and uses the statistics of the batch in batch norm.
+   CNN_EVAL reuses memory as soon as a value is dead, so that only the tensor asked for, the tensors that it reads
+   directly, and those marked with cnn_keep can be read afterwards.
+
+   Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once, since
+   there is no mutable global. With -fopenmp one graph uses .threads threads. The same seed gives the same bits for
+   any number of threads: work is divided by the problem, never by the number of threads.
+
+   Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
+   running_mean and running_var. Without a name, layers are numbered at compile in the order of the post-order walk
+   from the loss: conv2d1, conv2d2, dense1, ... Nothing depends on the order in which nodes were created, because
+   C leaves the order of evaluation of arguments open.
+
+   Switches, to be defined before the include that has CNN_IMPLEMENTATION:
+       CNN_STATIC                     every function is static: the library is private to one .c file
+       CNN_MALLOC(bytes)              all three or none: your allocator
+       CNN_REALLOC(p, bytes)
+       CNN_FREE(p)
+       CNN_ASSERT(condition)          internal checks; default: nothing
+       CNN_NO_STDIO                   no FILE and no files: no load, save, summary; memory versions remain
+       CNN_NO_SIMD                    plain C99, for any compiler
+
+   >>api ---- API ---------------------------------------------------------------------------------------------- */
+#ifndef CNN_H_INCLUDED
+#define CNN_H_INCLUDED
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifndef CNN_NO_STDIO
+#include <stdio.h>
+#endif
+
+#define CNN_VERSION_MAJOR 0
+#define CNN_VERSION_MINOR 1
+#define CNN_VERSION_PATCH 0
+#define CNN_VERSION "0.1.0"
+
+#if defined(CNN_STATIC) && defined(__GNUC__)
+#define CNN_API __attribute__((unused)) static      /* a program need not use everything */
+#elif defined(CNN_STATIC)
+#define CNN_API static
+#else
+#define CNN_API extern
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct cnn_graph   cnn_graph;      /* owns every tensor, parameter and byte below */
+typedef struct cnn_tensor  cnn_tensor;     /* one node of the graph and the array that it computes */
+typedef struct cnn_op      cnn_op;         /* the rules of one operation: see "Operations" below */
+typedef struct cnn_backend cnn_backend;    /* a device; NULL = the CPU code in the rooms */
+typedef struct cnn_optimizer cnn_optimizer;
+typedef struct { int n, c, h, w; } cnn_shape;                                   /* (N,C,H,W), w fastest */
+typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
+typedef enum { CNN_ISA_AUTO, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
+typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
+enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 2, CNN_ERROR_SIZE = 512 };
+
+/* Where a call was made, for error messages: "lenet.c:14". */
+#define CNN_STR_(x) #x
+#define CNN_STR(x)  CNN_STR_(x)
+#define CNN_HERE    __FILE__ ":" CNN_STR(__LINE__)
+
+/* ---- Graph ---- */
+
+typedef struct {
+    const char  *at;
+    int          max_batch;        /* the largest N; default 1 */
+    uint64_t     seed;             /* of initial weights and dropout; every value, 0 too, is a seed */
+    int          threads;          /* OpenMP threads; default: omp_get_max_threads(); 1 without -fopenmp */
+    cnn_isa      isa;              /* default: the environment variable CNN_ISA (c, neon, avx2, avx512) if set, else the
+                                      best that this CPU has. An instruction set that it lacks is an error. */
+    cnn_backend *backend;          /* default: none, everything on the CPU */
+    const cnn_optimizer *optimizer;/* default &cnn_sgd; decides how much memory the optimizer state takes */
+    int          inference;        /* 1: no gradients and no optimizer state are planned; only CNN_EVAL runs */
+    int          keep_grads;       /* 1: gradients of activations stay readable after cnn_backward (more memory) */
+} cnn_config;
+
+/* A new, empty graph. NULL only if not even its first bytes could be had; every function below takes that NULL,
+   and cnn_error(NULL) is its message. */
+CNN_API cnn_graph  *cnn_new_(cnn_config);
+CNN_API void        cnn_free(cnn_graph *);
+CNN_API const char *cnn_error(const cnn_graph *);          /* the first error's message, or NULL */
+
+/* The bytes that cnn_compile will take, known before any of them is allocated. */
+typedef struct {
+    size_t params, grads, optimizer;       /* flat vectors; each tensor in them starts on a multiple of 64 bytes */
+    size_t buffers;                        /* constants and running statistics */
+    size_t inputs;                         /* inputs and labels */
+    size_t activations;                    /* values, gradients and saved state of nodes, sharing by liveness */
+    size_t activations_eval;               /* what CNN_EVAL alone needs; part of activations, not added to total */
+    size_t scratch;                        /* workspace of the kernels */
+    size_t total;
+} cnn_memory;
+
+/* Put the nodes in order and plan memory, without allocating it. cnn_compile does this first.
+   loss: a tensor of shape (1,1,1,1) to be minimised, or any tensor if the graph is for inference.
+   Errors: an earlier error; not a tensor of this graph; not scalar in a graph for training; two parameters with
+   one name; total larger than SIZE_MAX. */
+CNN_API cnn_memory  cnn_plan(cnn_graph *, cnn_tensor *loss);
+
+/* Plan, allocate (or use the caller's memory of at least cnn_plan(...).total bytes, aligned to 64, which must
+   outlive the graph), and set the initial weights. A graph is compiled once. */
+CNN_API bool        cnn_compile(cnn_graph *, cnn_tensor *loss);
+CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, size_t bytes);
+
+/* Compute t and what it depends on, nothing more: without labels, logits can be computed and the loss cannot.
+   Returns the value of t if it is one number (the loss), else 0; NAN after an error. */
+CNN_API float       cnn_forward(cnn_tensor *t, cnn_mode);
+
+/* Set the gradients of all parameters to dloss/dparam, by reverse-mode accumulation (Linnainmaa 1970; Rumelhart,
+   Hinton, Williams 1986). loss must be the compiled loss, just computed by cnn_forward(loss, CNN_TRAIN).
+   cnn_backward_add adds to what the parameters' gradients hold (accumulation over several batches). */
+CNN_API void        cnn_backward(cnn_tensor *loss);
+CNN_API void        cnn_backward_add(cnn_tensor *loss);
+
+/* ---- Leaves ---- */
+
+typedef struct { const char *at; cnn_graph *g; int c, h, w;                     /* must; h, w default 1 */
+                 int grad;                                                      /* 1: dloss/dinput can be read */
+                 const char *name; } cnn_input_args;                            /* default "input", "input2", ... */
+typedef struct { const char *at; cnn_graph *g;                                  /* must */
+                 int h, w; const char *name; } cnn_labels_args;                 /* one class per sample, or per pixel
+                                                                                   (N,1,h,w); default "labels" */
+typedef enum { CNN_INIT_DEFAULT,     /* what the layer asks for; zero for a bare cnn_param */
+               CNN_INIT_HE,          /* U(-a,a), a = gain sqrt(6 / fan_in)               (He et al. 2015) */
+               CNN_INIT_GLOROT,      /* U(-a,a), a = gain sqrt(6 / (fan_in + fan_out))   (Glorot, Bengio 2010) */
+               CNN_INIT_LECUN,       /* U(-a,a), a = gain sqrt(3 / fan_in)               (LeCun et al. 1998) */
+               CNN_INIT_UNIFORM,     /* U(-a,a), a = gain */
+               CNN_INIT_CONSTANT     /* gain everywhere */ } cnn_init;
+typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape;   /* must */
+                 cnn_init init; float gain;                                     /* gain: default 1 (0 for CONSTANT) */
+                 int fan_in, fan_out; } cnn_param_args;                         /* default shape.n rows in, shape.c out */
+
+CNN_API cnn_tensor *cnn_input_ (cnn_input_args);      /* (N,c,h,w), float */
+CNN_API cnn_tensor *cnn_labels_(cnn_labels_args);     /* (N,1,h,w), whole numbers from 0 */
+CNN_API cnn_tensor *cnn_param_ (cnn_param_args);      /* trained by cnn_step */
+CNN_API cnn_tensor *cnn_const_ (const char *at, cnn_graph *, cnn_shape, const float *values);   /* copied; n*c*h*w values */
+CNN_API cnn_tensor *cnn_name   (cnn_tensor *, const char *name);  /* give a node a name (copied); returns it */
+CNN_API cnn_tensor *cnn_keep   (cnn_tensor *);        /* keep its value readable in CNN_EVAL too; returns it */
+CNN_API cnn_tensor *cnn_freeze (cnn_tensor *);        /* a parameter that cnn_step leaves alone; returns it; before compile */
+CNN_API cnn_tensor *cnn_find   (const cnn_graph *, const char *name);           /* by name, after compile; NULL if none */
+
+/* Read and write values. count is the number of floats, checked: for a tensor with a batch it must be a multiple
+   of C*H*W, and writing an input sets the graph's current batch to count/(C*H*W), at most max_batch; all inputs
+   of one run must agree. Errors are the graph's. */
+CNN_API bool         cnn_set       (cnn_tensor *, const float *values, size_t count);
+CNN_API bool         cnn_set_labels(cnn_tensor *, const int *classes, size_t count);
+CNN_API bool         cnn_get       (cnn_tensor *, float *values, size_t count);
+CNN_API bool         cnn_get_grad  (cnn_tensor *, float *values, size_t count);
+CNN_API size_t       cnn_count     (const cnn_tensor *);      /* floats at the current batch */
+CNN_API int          cnn_batch     (const cnn_graph *);       /* the current batch */
+CNN_API bool         cnn_set_batch (cnn_graph *, int batch);  /* without writing an input */
+
+/* Mapped: a host pointer, up to date, good until the graph runs again; NULL after an error. map_write also says
+   that the host copy is now the newest (an input takes the current batch: cnn_set_batch first). The flat vectors
+   hold all parameters that are trained, and their gradients, in the same order, with zeros in the gaps; both are
+   mapped for reading and writing. With MPI: one MPI_Allreduce on the gradient. */
+CNN_API const float *cnn_map_read  (cnn_tensor *);
+CNN_API float       *cnn_map_write (cnn_tensor *);
+CNN_API const float *cnn_map_grad  (cnn_tensor *);
+CNN_API float       *cnn_flat_params(cnn_graph *, size_t *count);
+CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
+
+/* ---- Layers: a node and its parameters ---- */
+
+typedef struct { const char *at; cnn_tensor *x; int channels, kernel;           /* must: (N,C,H,W), out channels, size */
+                 int kernel_h, kernel_w;          /* default kernel */
+                 int stride, stride_h, stride_w;  /* default 1; _h and _w default to stride */
+                 int pad, pad_h, pad_w;           /* per side, zeros; default 0; _h and _w default to pad */
+                 int dilation, dilation_h, dilation_w;              /* default 1 */
+                 int groups;                      /* default 1 */
+                 int no_bias;
+                 cnn_tensor *weight, *bias;       /* default: new parameters; else shared or constant ones */
+                 cnn_init init; float gain;       /* of the weight; default: He if a rectifier such as relu reads the layer,
+                                                     else LeCun, gain 1. The bias starts at zero. */
+                 const char *name; } cnn_conv2d_args;
+typedef struct { const char *at; cnn_tensor *x; int units;                      /* must: (N,...) is flattened to (N,K) */
+                 int no_bias; cnn_tensor *weight, *bias;
+                 cnn_init init; float gain; const char *name; } cnn_dense_args;
+typedef struct { const char *at; cnn_tensor *x; int kernel;                     /* must */
+                 int kernel_h, kernel_w;          /* default kernel */
+                 int stride, stride_h, stride_w;  /* default: the kernel */
+                 int pad, pad_h, pad_w;           /* default 0; at most kernel/2 */
+                 int ceil_mode;                   /* 1: a window that starts inside the input or its left padding counts */
+                 int no_count_pad;                /* avg_pool: 1 = divide by the window's part inside the input
+                                                     (PyTorch's count_include_pad = False) */
+                 const char *name; } cnn_pool_args;
+typedef struct { const char *at; cnn_tensor *x;                                 /* must */
+                 float momentum;                  /* of the running statistics; default 0.1, as PyTorch's */
+                 float eps;                       /* default 1e-5 */
+                 int no_affine;                   /* 1: no weight and bias */
+                 const char *name; } cnn_batch_norm_args;
+typedef struct { const char *at; cnn_tensor *x; float p;                        /* must: probability of a zero, 0 < p < 1 */
+                 const char *name; } cnn_dropout_args;
+typedef struct { const char *at; cnn_tensor *x; float slope;                    /* default 0.01 */
+                 const char *name; } cnn_leaky_relu_args;
+typedef struct { const char *at; cnn_tensor *x; float factor, offset;           /* y = factor x + offset; factor: default 1 */
+                 const char *name; } cnn_scale_args;
+typedef struct { const char *at; cnn_tensor *x; int c, h, w;                    /* must; 0 = 1; c*h*w as before */
+                 const char *name; } cnn_reshape_args;
+enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
+typedef struct { const char *at; cnn_tensor *x;                                 /* must */
+                 unsigned axes;                   /* CNN_N | CNN_C | CNN_H | CNN_W; default all; kept with size 1 */
+                 const char *name; } cnn_reduce_args;
+typedef struct { const char *at; cnn_tensor *logits, *labels;                   /* must: (N,C,H,W) and (N,1,H,W) */
+                 float smoothing;                 /* label smoothing in [0,1); default 0 (Szegedy et al. 2016) */
+                 const char *name; } cnn_softmax_cross_entropy_args;
+
+CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args);      /* (N,channels,OH,OW); weight (channels,C/groups,KH,KW) */
+CNN_API cnn_tensor *cnn_dense_     (cnn_dense_args);       /* (N,units,1,1); weight (units,K) */
+CNN_API cnn_tensor *cnn_max_pool_  (cnn_pool_args);        /* (N,C,OH,OW) */
+CNN_API cnn_tensor *cnn_avg_pool_  (cnn_pool_args);        /* (N,C,OH,OW) */
+CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);  /* as x; per channel over (N,H,W) (Ioffe, Szegedy 2015) */
+CNN_API cnn_tensor *cnn_dropout_   (cnn_dropout_args);     /* as x; scaled by 1/(1-p) in training (Srivastava et al. 2014) */
+CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args);  /* as x (Maas et al. 2013) */
+CNN_API cnn_tensor *cnn_scale_     (cnn_scale_args);       /* as x */
+CNN_API cnn_tensor *cnn_reshape_   (cnn_reshape_args);     /* (N,c,h,w) */
+CNN_API cnn_tensor *cnn_sum_       (cnn_reduce_args);      /* x with the axes reduced to 1 */
+CNN_API cnn_tensor *cnn_mean_      (cnn_reduce_args);      /* x with the axes reduced to 1 */
+CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);   /* (1,1,1,1), mean over labels */
+
+CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x);    /* (N,C,1,1) */
+CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x);            /* (N,C*H*W,1,1) */
+CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x);               /* as x, like the next three */
+CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x);
+CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
+CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x);            /* over C */
+CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b); /* these three broadcast: an extent of 1 stretches */
+CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
+CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b); /* element by element (Hadamard) */
+CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);     /* (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N */
+CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target);   /* (1,1,1,1): mean of (y - target)^2 over all elements */
+CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);     /* along C; at most CNN_MAX_INPUTS */
+
+/* ---- Optimizer ---- */
+
+typedef struct { const char *at; cnn_graph *g;             /* must */
+                 float lr;                                 /* must be positive: there is no sensible default */
+                 float momentum;                           /* default 0 */
+                 float weight_decay;                       /* default 0; added to the gradient: L2 */
+                 int   nesterov;                           /* 1: Nesterov momentum (Sutskever et al. 2013) */
+               } cnn_step_args;
+
+/* One update of all parameters that are not frozen. */
+CNN_API bool cnn_step_(cnn_step_args);
+
+struct cnn_optimizer {
+    const char *name;
+    int         slots;                     /* flat vectors of state, each as long as the parameters: 0..CNN_MAX_SLOTS */
+    void      (*update)(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *, long step);
+};
+CNN_API const cnn_optimizer *cnn_sgd(void);
+
+/* ---- Data ---- */
+
+/* Images (or any arrays) with one class each. Pixels are kept as bytes when they came as bytes, and become
+   (byte/255 - mean[c]) / deviation[c] when fed. A value, not a pointer: the loaders return it; if it could not be
+   loaded, count is 0 and error says why (cnn_fit passes that on to the graph). Fields are for reading. */
+typedef struct cnn_dataset {
+    int                  count, classes;     /* samples; classes = largest label + 1 */
+    cnn_shape            shape;              /* of one sample: n = 1 */
+    const unsigned char *bytes;              /* count*c*h*w, or NULL */
+    const float         *floats;             /* count*c*h*w, or NULL */
+    const unsigned char *labels;             /* one byte a sample (class 0..255) */
+    int                 *order;              /* the order in which samples are fed: a permutation */
+    float                mean[4], deviation[4];   /* per channel (the last entry serves all further channels) */
+    void                *own[3];             /* what cnn_dataset_free releases */
+    char                 error[256];
+} cnn_dataset;
+
+CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels, size_t label_bytes);   /* copied */
+CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char *labels, int count, int c, int h, int w);   /* not copied */
+CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h, int w);           /* not copied */
+#ifndef CNN_NO_STDIO
+CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels);    /* IDX: MNIST, Fashion-MNIST; not gzipped */
+#endif
+CNN_API void        cnn_dataset_free(cnn_dataset *);
+CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);               /* Fisher-Yates from the identity: same seed, same order */
+CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);    /* a view in the present order; the source must outlive it */
+CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);   /* set mean and deviation per channel to those of `as` */
+
+/* Copy samples first, first+1, ... (at most max_batch) to x and their classes to labels (may be NULL). Returns how
+   many: 0 at the end of the data or after an error. */
+CNN_API int         cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first);
+CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels);     /* how many of the batch have their largest logit at the label */
+
+/* ---- Training loop ---- */
+
+typedef struct { int epoch, epochs;                  /* from 1 */
+                 int batch, batches;                 /* within the epoch */
+                 double loss, accuracy;              /* running means over the epoch; accuracy in 0..1 */
+                 double validation_loss, validation_accuracy;     /* at the end of an epoch; else NAN */
+                 double samples_per_second, seconds, seconds_left;
+                 int epoch_done; } cnn_progress;
+typedef bool (*cnn_progress_fn)(const cnn_progress *, void *user);           /* return false to stop training */
+
+typedef struct { double loss, accuracy, validation_loss, validation_accuracy, seconds; } cnn_epoch;
+typedef struct { cnn_epoch *epoch; int count, capacity; } cnn_history;       /* starts as { 0 } */
+
+typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train;  /* must */
+                 int epochs;                           /* default 1 */
+                 float lr, momentum, weight_decay; int nesterov;        /* as in cnn_step; lr must be said */
+                 float lr_end;                         /* default lr: otherwise the rate goes linearly from lr to lr_end */
+                 int no_shuffle;
+                 cnn_dataset *validation;              /* evaluated after each epoch */
+                 cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to stderr */
+                 cnn_history *history; } cnn_fit_args;
+typedef struct { double loss, accuracy; int count; } cnn_score;
+
+CNN_API bool      cnn_fit_(cnn_fit_args);
+CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
+/* The probabilities (softmax) of one sample; returns the most probable class, -1 after an error. x: C*H*W floats. */
+CNN_API int       cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities);
+CNN_API void      cnn_history_free(cnn_history *);
+#ifndef CNN_NO_STDIO
+CNN_API bool      cnn_print_progress(const cnn_progress *, void *user);      /* user: a FILE *, default stderr */
+CNN_API bool      cnn_history_csv(const cnn_history *, const char *path);
+CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);    /* loss and accuracy over the epochs */
+#endif
+
+/* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
+
+typedef struct { const char *at; const char *path;                              /* must */
+                 int max_batch, threads, inference, keep_grads; uint64_t seed; cnn_isa isa; cnn_backend *backend;
+                 const cnn_optimizer *optimizer;      /* as in cnn_config; seed: default the one that was saved */
+                 const cnn_op *const *ops; int n_ops;  /* the program's own operations, known by their names */
+               } cnn_load_args;
+/* A file holds parameters, running statistics, constants, the net, and in its metadata what continues the training to
+   the bit: seed, number of updates, and the optimizer's vectors up to 48 MB (larger ones start from zero again; loaded
+   with .inference = 1 and saved, a net has none). PyTorch: load_state_dict(safetensors.torch.load_file(path)). */
+/* In memory: returns the size; writes at most `capacity` bytes to `out` (NULL to ask for the size). */
+CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
+CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);   /* path: only for messages */
+CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
+#ifndef CNN_NO_STDIO
+CNN_API bool        cnn_save(cnn_graph *, const char *path);       /* written beside, then renamed: never half a file */
+CNN_API cnn_graph  *cnn_load_(cnn_load_args);                      /* rebuild the net from the file alone, compiled; see cnn_error */
+CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);  /* fill a compiled graph by name; every parameter must be there */
+#endif
+CNN_API cnn_tensor *cnn_loss(const cnn_graph *);                   /* what cnn_compile was given */
+CNN_API cnn_tensor *cnn_output(const cnn_graph *);                 /* what the loss judges: its first operand; the root itself without a loss */
+
+/* ---- Inspection ---- */
+
+#ifndef CNN_NO_STDIO
+CNN_API void        cnn_summary(cnn_graph *, FILE *);              /* per node: shape, parameters, multiply-adds, bytes, place; totals */
+CNN_API void        cnn_dot(cnn_graph *, FILE *);                  /* Graphviz */
+#endif
+typedef struct { double worst; const char *param; int index; double analytic, numeric; int checked; } cnn_check;
+/* Compare backward with central differences of the loss on up to `samples` elements of each parameter (0: 20), with
+   the batch that the inputs now hold. worst: for each parameter the largest difference over its largest gradient (but
+   at least 0.001 (1 + |loss|), below which float's rounding rules); the worst parameter and its worst element. 1e-2 is
+   good for smooth nets; kinks (relu, max) near the point may give more. NAN after an error. Parameters, running
+   statistics and dropout's draws are as before; gradients are those of this batch. */
+CNN_API cnn_check   cnn_gradient_check(cnn_tensor *loss, int samples);
+CNN_API size_t      cnn_param_count(const cnn_graph *);            /* trained and frozen, without buffers */
+CNN_API double      cnn_multiply_adds(const cnn_graph *);          /* of convolutions and matrix products, for one sample */
+
+/* ---- Operations: add your own from outside with the same struct, see examples/custom_op.c ---- */
+
+struct cnn_tensor {
+    const char   *name;               /* "conv1"; after compile never NULL */
+    const char   *at;                 /* "lenet.c:14": where it was recorded; may be NULL */
+    const cnn_op *op;                 /* NULL for leaves */
+    cnn_graph    *graph;
+    cnn_kind      kind;
+    cnn_tensor   *in[CNN_MAX_INPUTS]; /* operands, in the order of the formula */
+    int           n_in;
+    cnn_shape     shape;              /* n is max_batch while recording, the current batch while running */
+    bool          batched;            /* shape.n is the batch */
+    bool          needs_grad;         /* some parameter is among its ancestors (or it is one) */
+    bool          frozen, kept;
+    const void   *args;               /* the op's option struct, copied */
+    int           index;              /* place in the order of execution */
+    /* valid while the rules of the op run: */
+    float        *data, *grad;        /* N*C*H*W floats; grad is NULL unless needs_grad */
+    void         *saved;              /* op->saved(y) bytes, kept from forward to backward; NULL in CNN_EVAL */
+    /* where the same places are in their arenas, in floats: what a device uses; see "backends" */
+    size_t        data_at[2], grad_at, saved_at;         /* data_at[CNN_EVAL], data_at[CNN_TRAIN] */
+};
+
+/* One option that has to be written to model files and shown in summaries. type: 'i' int, 'u' unsigned, 'f' float. */
+typedef struct { const char *name; char type; size_t offset; } cnn_field;
+#define CNN_FIELD(type, args, member) { #member, type, offsetof(args, member) }
+
+enum { CNN_READS_X = 1,               /* backward reads in[i]->data */
+       CNN_READS_Y = 2,               /* backward reads y->data */
+       CNN_INPLACE = 4,               /* forward may be run with y->data == in[0]->data (element i of y needs only element i) */
+       CNN_RANDOM  = 8,               /* forward in CNN_TRAIN draws random numbers: cnn_gradient_check keeps them fixed */
+       CNN_LOSS    = 16,              /* y is a loss: in[0] is what it judges */
+       CNN_RECTIFIER = 32 };          /* about half of y is zero, as for relu: weights before it start larger (He et al. 2015) */
+
+struct cnn_op {
+    const char *name;
+    bool   (*shape)(cnn_tensor *y);          /* check operands, set y->shape (and y->batched if it differs from "some
+                                                operand is batched"); on error: return cnn_fail(y, ...) */
+    void   (*forward)(cnn_tensor *y, cnn_mode);   /* y->data = f(in) */
+    void   (*backward)(cnn_tensor *y);       /* in[i]->grad += (df/din_i)^T y->grad where in[i]->needs_grad */
+    size_t (*scratch)(const cnn_tensor *y);  /* bytes of workspace while it runs: cnn_scratch(y); NULL = none */
+    size_t (*saved)(const cnn_tensor *y);    /* bytes kept from forward to backward: y->saved; NULL = none */
+    double (*macs)(const cnn_tensor *y);     /* multiply-adds for the whole batch shape.n; NULL = not counted */
+    unsigned flags;                          /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
+    size_t args_size;                        /* sizeof its option struct, 0 = none; the struct begins with `const char *at` */
+    const cnn_field *fields;                 /* options that matter for the result, ended by { 0 }; NULL = none */
+};
+
+CNN_API cnn_tensor *cnn_apply(const cnn_op *, cnn_tensor *const *in, int n_in, const void *args, const char *at);
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...);  /* keeps the first message; returns false */
+CNN_API void       *cnn_scratch(const cnn_tensor *y);                  /* op->scratch(y) bytes, aligned to 64 */
+CNN_API int         cnn_threads(const cnn_tensor *y);                  /* how many threads a rule may use */
+CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);       /* random bits for element i in this training step: the same
+                                                                          in forward and backward, on the CPU and on a device */
+
+/* ---- Backends: memory, plus rows that replace the CPU functions of the operations that they name ---- */
+
+typedef enum { CNN_ARENA_PARAMS, CNN_ARENA_GRADS, CNN_ARENA_OPTIMIZER, CNN_ARENA_BUFFERS, CNN_ARENA_INPUTS,
+               CNN_ARENA_ACTIVATIONS, CNN_ARENA_SCRATCH, CNN_ARENAS } cnn_arena;
+typedef struct {
+    const cnn_op *op;
+    bool (*accepts) (const cnn_backend *, const cnn_tensor *y);               /* NULL = always */
+    bool (*forward) (cnn_backend *, cnn_tensor *y, cnn_mode);                 /* false after an error in backend->error */
+    bool (*backward)(cnn_backend *, cnn_tensor *y);
+} cnn_kernel;
+/* Where the arrays of a tensor are on the device: buffer[arena] and an offset in floats. */
+typedef struct { void *buffer; size_t at; } cnn_place;
+
+struct cnn_backend {
+    const char *name;
+    void *(*alloc)   (cnn_backend *, size_t bytes);                            /* NULL after an error */
+    void  (*release) (cnn_backend *, void *buffer);
+    bool  (*upload)  (cnn_backend *, void *buffer, size_t at, const void *from, size_t bytes);   /* at in bytes */
+    bool  (*download)(cnn_backend *, void *buffer, size_t at, void *to, size_t bytes);
+    bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes);   /* set to zero */
+    bool  (*update)  (cnn_backend *, const cnn_optimizer *, void *params, void *grads, void *slots, size_t n, size_t slot_stride,
+                      const cnn_step_args *, long step);  /* NULL or false without an error: done on the CPU */
+    size_t (*scratch)(const cnn_backend *, const cnn_tensor *y);               /* bytes on the device; NULL = none */
+    void  (*close)   (cnn_backend *);                                          /* called by cnn_free; NULL = nothing to do */
+    const cnn_kernel *kernels;
+    int    n_kernels;
+    char   error[CNN_ERROR_SIZE];
+};
+CNN_API cnn_place cnn_place_data (const cnn_tensor *);                 /* for the rows of a backend, while they run */
+CNN_API cnn_place cnn_place_grad (const cnn_tensor *);
+CNN_API cnn_place cnn_place_saved(const cnn_tensor *);
+CNN_API cnn_place cnn_place_scratch(const cnn_graph *);
+typedef struct { long uploads, downloads, host_nodes; } cnn_traffic;   /* copies since cnn_compile; nodes without a row */
+CNN_API cnn_traffic cnn_copies(const cnn_graph *);
+CNN_API bool      cnn_on_device(const cnn_tensor *);                    /* a row of the backend computes it */
+
+/* One word per room. The list feeds cnn_load and the tests. */
+#define CNN_OPS(X) X(conv2d) X(dense) X(matmul) X(max_pool) X(avg_pool) X(global_avg_pool) X(add) X(sub) X(mul) X(scale) \
+    X(concat) X(reshape) X(sum) X(mean) X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(softmax) X(dropout) X(batch_norm) \
+    X(softmax_cross_entropy) X(mse)
+/* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
+#if defined(CNN_STATIC) && !defined(__cplusplus)
+#define CNN_OP_(name) static const cnn_op cnn_op_##name;
+#else
+#define CNN_OP_(name) extern const cnn_op cnn_op_##name;
+#endif
+CNN_OPS(CNN_OP_)
+CNN_API const cnn_op *const *cnn_ops(int *count);
+
+#ifndef __cplusplus
+#define cnn_new(...)        cnn_new_       ((cnn_config)         { .at = CNN_HERE, __VA_ARGS__ })
+#define cnn_input(...)      cnn_input_     ((cnn_input_args)     { .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_labels(...)     cnn_labels_    ((cnn_labels_args)    { .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_param(...)      cnn_param_     ((cnn_param_args)     { .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_const(...)      cnn_const_     (CNN_HERE, __VA_ARGS__)
+#define cnn_conv2d(...)     cnn_conv2d_    ((cnn_conv2d_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_dense(...)      cnn_dense_     ((cnn_dense_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_max_pool(...)   cnn_max_pool_  ((cnn_pool_args)      { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_avg_pool(...)   cnn_avg_pool_  ((cnn_pool_args)      { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_batch_norm(...) cnn_batch_norm_((cnn_batch_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_dropout(...)    cnn_dropout_   ((cnn_dropout_args)   { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_leaky_relu(...) cnn_leaky_relu_((cnn_leaky_relu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_scale(...)      cnn_scale_     ((cnn_scale_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_reshape(...)    cnn_reshape_   ((cnn_reshape_args)   { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_sum(...)        cnn_sum_       ((cnn_reduce_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_mean(...)       cnn_mean_      ((cnn_reduce_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_softmax_cross_entropy(...) cnn_softmax_cross_entropy_( \
+        (cnn_softmax_cross_entropy_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
+#define cnn_concat(...)     cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ }, \
+        (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
+#define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
+#define cnn_flatten(x)      cnn_flatten_(CNN_HERE, x)
+#define cnn_relu(x)         cnn_relu_   (CNN_HERE, x)
+#define cnn_sigmoid(x)      cnn_sigmoid_(CNN_HERE, x)
+#define cnn_tanh(x)         cnn_tanh_   (CNN_HERE, x)
+#define cnn_softmax(x)      cnn_softmax_(CNN_HERE, x)
+#define cnn_add(a, b)       cnn_add_    (CNN_HERE, a, b)
+#define cnn_sub(a, b)       cnn_sub_    (CNN_HERE, a, b)
+#define cnn_mul(a, b)       cnn_mul_    (CNN_HERE, a, b)
+#define cnn_matmul(a, b)    cnn_matmul_ (CNN_HERE, a, b)
+#define cnn_mse(y, target)  cnn_mse_    (CNN_HERE, y, target)
+#define cnn_step(...)       cnn_step_      ((cnn_step_args)      { .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_fit(...)        cnn_fit_       ((cnn_fit_args)       { .at = CNN_HERE, .loss = __VA_ARGS__ })
+#define cnn_load(...)       cnn_load_      ((cnn_load_args)      { .at = CNN_HERE, .path = __VA_ARGS__ })
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* CNN_H_INCLUDED */
+
+/* To USE the library stop here. To know how it works read on: it is in order. */
+#ifdef CNN_IMPLEMENTATION
+#ifndef CNN_IMPLEMENTATION_ONCE
+#define CNN_IMPLEMENTATION_ONCE
+
+/* ============================================================================================================
+   >>config ---- 1. Configuration
+   ============================================================================================================ */
+
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef CNN_NO_STDIO
+int vsnprintf(char *, size_t, const char *, va_list);      /* messages still want formatting: the one thing of stdio */
+#else
+#include <errno.h>
+#include <time.h>
+#endif
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(CNN_MALLOC) && defined(CNN_REALLOC) && defined(CNN_FREE)
+#elif !defined(CNN_MALLOC) && !defined(CNN_REALLOC) && !defined(CNN_FREE)
+#define CNN_MALLOC(bytes)     malloc(bytes)
+#define CNN_REALLOC(p, bytes) realloc(p, bytes)
+#define CNN_FREE(p)           free(p)
+#else
+#error "cnn.h: define all of CNN_MALLOC, CNN_REALLOC and CNN_FREE, or none"
+#endif
+#ifndef CNN_ASSERT
+#define CNN_ASSERT(condition) ((void)0)
+#endif
+
+/* CNN__PARALLEL_FOR(threads): the loop that follows is shared among threads in equal, contiguous parts. Empty
+   without OpenMP. Few, coarse regions: libgomp's barrier spins, and a busy neighbour makes each one dear. */
+#ifdef _OPENMP
+#define CNN__PRAGMA(x) _Pragma(#x)
+#define CNN__PARALLEL_FOR(threads) CNN__PRAGMA(omp parallel for num_threads(threads) schedule(static) if ((threads) > 1))
+#else
+#define CNN__PARALLEL_FOR(threads) (void)(threads);
+#endif
+
+/* Which instruction sets this translation unit can hold; which one runs is decided in cnn_new. */
+#if !defined(CNN_NO_SIMD) && (defined(__x86_64__) || defined(__amd64__)) && (defined(__GNUC__) || defined(__clang__))
+#define CNN__X86 1
+#include <immintrin.h>
+#else
+#define CNN__X86 0
+#endif
+#if !defined(CNN_NO_SIMD) && defined(__aarch64__) && defined(__ARM_NEON)
+#define CNN__ARM 1
+#include <arm_neon.h>
+#else
+#define CNN__ARM 0
+#endif
+
+#ifdef __GNUC__                         /* with CNN_STATIC a program need not use everything */
+#define CNN__UNUSED __attribute__((unused))
+#else
+#define CNN__UNUSED
+#endif
+
+enum { CNN__ALIGN = 64 };               /* bytes: a cache line, and the widest vector */
+
+typedef struct { cnn_isa isa; int threads; } cnn__cpu;      /* what every kernel that can be fast is told */
+
+/* ============================================================================================================
+   >>memory ---- 2. Memory: sizes that cannot overflow, small pieces that live as long as their graph
+   ============================================================================================================ */
+
+/* Sizes saturate at SIZE_MAX, which no allocation grants: so one check at the end covers a whole computation. */
+static size_t cnn__add_size(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
+static size_t cnn__mul_size(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
+static size_t cnn__round_up(size_t n, size_t to) { return n > SIZE_MAX - (to - 1) ? SIZE_MAX : (n + to - 1) / to * to; }
+
+typedef union cnn__block { union cnn__block *next; double align_d; void *align_p; long long align_l; } cnn__block;
+
+
+/* What the library knows of a tensor beyond what rooms may see. Every cnn_tensor is the head of one of these. */
+typedef struct cnn__node {
+    cnn_tensor t;
+    struct cnn__node *owner;            /* a parameter or buffer that a layer made: the layer's node ... */
+    const char       *suffix;           /* ... and "weight": together its name, owner.suffix */
+    bool              named;            /* by the user */
+    cnn_init          init;             /* parameters and buffers: initial values */
+    float             gain;
+    int               fan_in, fan_out;
+    const float      *values;           /* CNN_CONST: the initial values */
+    int               max_n;            /* shape.n as recorded */
+    uint32_t          mark;             /* walks: the last walk that saw it */
+    uint32_t          stamp;            /* the last run that computed it */
+    int               next_in;          /* walks: the operand to visit next ... */
+    struct cnn__node *up;               /* ... and the node to return to */
+    int               fed;              /* inputs and labels: how many samples were written */
+    bool              wants_grad;       /* inputs: the gradient is asked for */
+    int               last[2];          /* memory plan, per mode: the time of the last read of the value */
+    int               span_last;        /* memory plan: the last read of the place, by it or who runs in place of it */
+    int               grad_first;       /* index of the user whose backward is the first to write the gradient */
+    struct cnn__node *alias[2];         /* memory plan, per mode: it runs in place of this operand */
+    const cnn_kernel *kernel;           /* the backend's row, or NULL: the room */
+    unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
+    unsigned char     saved_on;
+} cnn__node;
+enum { CNN__HOST = 1, CNN__DEVICE = 2 };
+
+struct cnn_graph {
+    char         error[CNN_ERROR_SIZE];
+    cnn_config   config;                /* with the defaults filled in */
+    cnn__cpu     cpu;
+    cnn__block  *blocks;                /* every small piece of memory */
+    cnn__node  **node;                  /* all nodes, as recorded */
+    int          n_nodes, node_capacity;
+    cnn__node  **order;                 /* those that matter, operands first: the order of execution */
+    int          n_order;
+    cnn_tensor  *loss;
+    bool         planned, compiled;
+    cnn_memory   memory;
+    void        *base;                  /* the one allocation behind the arenas; NULL if the caller gave the memory */
+    float       *arena[CNN_ARENAS];
+    size_t       arena_bytes[CNN_ARENAS];
+    void        *buffer[CNN_ARENAS];    /* the same arenas on the device */
+    size_t       n_trained;             /* floats in the flat vectors, with gaps; frozen parameters lie behind */
+    int          batch;                 /* the current N */
+    uint32_t     walk, run;             /* counters behind mark and stamp */
+    cnn_mode     mode;                  /* of the last run */
+    cnn_tensor  *ran;                   /* what the last run computed */
+    int          reached;               /* how far the last run went in the time of the memory plan */
+    bool         can_backward;          /* the last run was a forward of the loss for training */
+    bool         has_grads;             /* some backward has run */
+    unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 = all zero */
+    long         step;                  /* updates so far */
+    uint32_t     draw;                  /* training forwards so far: what makes dropout differ from run to run */
+    cnn_traffic  traffic;
+};
+
+static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
+
+/* ============================================================================================================
+   >>errors ---- 3. Errors: the first message stays, everything after it does nothing
+   ============================================================================================================ */
+
+/* The nil tensor: what builders return after an error, and what every builder skips. */
+static const cnn_tensor cnn__nil = { "nil", NULL, NULL, NULL, CNN_CONST, { NULL }, 0, { 0, 0, 0, 0 }, false, false, false,
+                                     false, NULL, 0, NULL, NULL, NULL, { 0, 0 }, 0, 0 };
+static cnn_tensor *cnn__nil_tensor(void) { return (cnn_tensor *)(uintptr_t)&cnn__nil; }
+static bool        cnn__is_nil(const cnn_tensor *t) { return !t || t == &cnn__nil; }
+
+static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const char *name, const char *format, va_list ap)
+{
+    if (!g || g->error[0]) return;
+    size_t room = sizeof g->error, k = 0;
+    const char *part[5] = { at, at ? ": " : NULL, what, name ? " \"" : NULL, name };
+    for (int i = 0; i < 5; i++)
+        for (const char *s = part[i]; s && *s && k + 8 < room; s++) g->error[k++] = *s;
+    if (name && k + 3 < room) g->error[k++] = '"';
+    if ((what || name) && k + 3 < room) g->error[k++] = ':', g->error[k++] = ' ';
+    vsnprintf(g->error + k, room - k, format, ap);
+    if (!g->error[0]) g->error[0] = '?';
+}
+
+/* A failure that belongs to the graph. what: the call, "compile". */
+#if defined(__GNUC__)
+__attribute__((format(printf, 4, 5)))
+#endif
+static bool cnn__fail(cnn_graph *g, const char *at, const char *what, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    cnn__vfail(g, at, what, NULL, format, ap);
+    va_end(ap);
+    return false;
+}
+
+/* A failure that belongs to a node: lenet.c:14: conv2d "c3": ... */
+CNN_API bool cnn_fail(cnn_tensor *y, const char *format, ...)
+{
+    if (cnn__is_nil(y)) return false;
+    va_list ap;
+    va_start(ap, format);
+    cnn__vfail(y->graph, y->at, y->op ? y->op->name : "tensor", y->name, format, ap);
+    va_end(ap);
+    return false;
+}
+
+static bool cnn__no_memory(cnn_graph *g, const char *at, const char *what, size_t bytes)
+{
+    return cnn__fail(g, at, what, "out of memory: %zu bytes", bytes);
+}
+
+CNN_API const char *cnn_error(const cnn_graph *g)
+{
+    if (!g) return "cnn_new: out of memory";
+    return g->error[0] ? g->error : NULL;
+}
+
+/* A zeroed piece of memory that lives as long as the graph. NULL after writing the error. */
+static void *cnn__alloc(cnn_graph *g, size_t bytes)
+{
+    size_t whole = cnn__add_size(bytes, sizeof(cnn__block));
+    cnn__block *b = whole == SIZE_MAX ? NULL : CNN_MALLOC(whole);
+    if (!b) return cnn__no_memory(g, NULL, "graph", bytes), NULL;
+    memset(b, 0, whole);
+    b->next = g->blocks, g->blocks = b;
+    return b + 1;
+}
+
+static const char *cnn__copy_string(cnn_graph *g, const char *s)
+{
+    size_t n = strlen(s) + 1;
+    char  *p = cnn__alloc(g, n);
+    return p ? memcpy(p, s, n) : NULL;
+}
+
+/* ============================================================================================================
+   >>shapes ---- 4. Shapes
+   ============================================================================================================ */
+
+/* Elements. cnn_apply has checked that they fit an int at max_batch, so rooms may use int. */
+static int cnn__len(cnn_shape s)    { return s.n * s.c * s.h * s.w; }
+static int cnn__sample(cnn_shape s) { return s.c * s.h * s.w; }      /* elements of one sample */
+static int cnn__plane(cnn_shape s)  { return s.h * s.w; }            /* elements of one channel of one sample */
+
+static size_t cnn__checked_len(cnn_shape s)    /* SIZE_MAX for an extent below 1 or more than INT_MAX elements */
+{
+    if (s.n < 1 || s.c < 1 || s.h < 1 || s.w < 1) return SIZE_MAX;
+    size_t n = cnn__mul_size(cnn__mul_size((size_t)s.n, (size_t)s.c), cnn__mul_size((size_t)s.h, (size_t)s.w));
+    return n > INT_MAX ? SIZE_MAX : n;
+}
+
+/* For messages: "(N,6,28,28)", or "(4,6,1,1)" for a tensor without a batch. */
+typedef struct { char s[64]; } cnn__text;
+static int cnn__format(char *out, size_t room, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    int n = vsnprintf(out, room, format, ap);
+    va_end(ap);
+    return n;
+}
+static cnn__text cnn__shape_text(const cnn_tensor *t)
+{
+    cnn__text r;
+    if (t->batched) cnn__format(r.s, sizeof r.s, "(N,%d,%d,%d)", t->shape.c, t->shape.h, t->shape.w);
+    else            cnn__format(r.s, sizeof r.s, "(%d,%d,%d,%d)", t->shape.n, t->shape.c, t->shape.h, t->shape.w);
+    return r;
+}
+
+/* ============================================================================================================
+   >>random ---- 5. Random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), a counter-based generator
+
+   Number i of a stream is a function of (key, i) alone. So any thread or device can draw any number in any order
+   and get the same bits, and nothing has to be stored between forward and backward.
+   ============================================================================================================ */
+
+static void cnn__philox(uint32_t out[4], uint64_t key, uint64_t stream, uint64_t i)
+{
+    uint32_t c0 = (uint32_t)i, c1 = (uint32_t)(i >> 32), c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
+        uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)p1, c3 = (uint32_t)p0, c0 = n0, c2 = n2;
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+}
+
+/* Random bits number i of a stream: four numbers come from one counter. */
+static uint32_t cnn__random_bits(uint64_t key, uint64_t stream, uint64_t i)
+{
+    uint32_t r[4];
+    cnn__philox(r, key, stream, i / 4);
+    return r[i % 4];
+}
+
+/* Uniform in [0,1): 24 bits, exact in float. */
+static float cnn__uniform(uint32_t bits) { return (float)(bits >> 8) * (1.0f / 16777216.0f); }
+
+/* The stream of a node in this training step. */
+static uint64_t cnn__stream(const cnn_tensor *y)
+{
+    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
+}
+
+CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
+{
+    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
+}
+
+/* ============================================================================================================
+   >>simd ---- 6. Instruction sets: found at run time, one micro-kernel for each
+   ============================================================================================================ */
+
+#ifdef __GNUC__
+#define CNN__INLINE __attribute__((always_inline)) inline
+#else
+#define CNN__INLINE inline
+#endif
+#if CNN__X86
+#define CNN__AVX2   __attribute__((target("avx2,fma")))
+#define CNN__AVX512 __attribute__((target("avx512f,avx2,fma")))
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define CNN__UNROLL _Pragma("GCC unroll 16")        /* gcc -O2 would keep the accumulators below in memory */
+#else
+#define CNN__UNROLL
+#endif
+
+static bool cnn__has_isa(cnn_isa isa)
+{
+#if CNN__X86
+    if (isa == CNN_ISA_AVX2)   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (isa == CNN_ISA_AVX512) return __builtin_cpu_supports("avx512f");
+#endif
+    return isa == CNN_ISA_C || (isa == CNN_ISA_NEON && CNN__ARM);
+}
+
+static cnn_isa cnn__best_isa(void)
+{
+    static const cnn_isa by_speed[] = { CNN_ISA_AVX512, CNN_ISA_AVX2, CNN_ISA_NEON };
+    for (size_t i = 0; i < sizeof by_speed / sizeof *by_speed; i++)
+        if (cnn__has_isa(by_speed[i])) return by_speed[i];
+    return CNN_ISA_C;
+}
+
+/* Three kernels are written for each instruction set; one text serves all, given a vector V of W floats.
+
+   micro: a tile of mr rows and NR = NV*W columns, kept in registers while p runs.
+              c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
+          a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of an
+          image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators.
+   dot:   rows <= 3 by cols <= 4 sums along the vectors, all accumulators in registers: over images n, image rows y
+          and pixels q
+              c[i][j] += sum_n sum_y sum_q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
+          at has four entries whatever cols is. Floor: 12 multiply-adds for 7 loads.
+   fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a multiply-add. */
+typedef void cnn__micro(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc,
+                        const float *bias, bool add);
+typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
+typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b, const ptrdiff_t *at, float *c,
+                      ptrdiff_t ldc);
+typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at, float bias, float *y);
+
+#define CNN__DOT_STEP(FMA, v0, v1, v2, v3)                                                                           \
+    CNN__DOT_COLUMN(FMA, 0, v0) CNN__DOT_COLUMN(FMA, 1, v1) CNN__DOT_COLUMN(FMA, 2, v2) CNN__DOT_COLUMN(FMA, 3, v3)
+#define CNN__DOT_COLUMN(FMA, j, v)                                                                                   \
+    u[3] = v;                                                                                                        \
+    CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[3], t[i][j]);
+#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4)                         \
+    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, ptrdiff_t k, const float *a, const float *b,        \
+                                                   const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias, bool add) \
+    {                                                                                                                \
+        V t[MR][NV], v[NV];                                                                                          \
+        CNN__UNROLL for (int i = 0; i < mr; i++) {                                                                   \
+            v[0] = SET1(bias ? bias[i] : 0.0f);                                                                      \
+            CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = v[0];                                                 \
+        }                                                                                                            \
+        for (; k > 0; k--, a += mr) {                                                                                \
+            const float *row = b + *at++;                                                                            \
+            CNN__UNROLL for (int j = 0; j < NV; j++) v[j] = LOAD(row + j * W);                                       \
+            CNN__UNROLL for (int i = 0; i < mr; i++) {                                                               \
+                const V s = SET1(a[i]);                                                                              \
+                CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = FMA(s, v[j], t[i][j]);                            \
+            }                                                                                                        \
+        }                                                                                                            \
+        if (add) {                                                                                                   \
+            CNN__UNROLL for (int i = 0; i < mr; i++)                                                                 \
+                CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = ADD(LOAD(c + i * ldc + j * W), t[i][j]);          \
+        }                                                                                                            \
+        CNN__UNROLL for (int i = 0; i < mr; i++)                                                                     \
+            CNN__UNROLL for (int j = 0; j < NV; j++) STORE(c + i * ldc + j * W, t[i][j]);                            \
+    }                                                                                                                \
+    TARGET static void cnn__micro_##isa(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at,    \
+                                        float *c, ptrdiff_t ldc, const float *bias, bool add)                        \
+    {                                                                                                                \
+        switch (mr) {               /* each number of rows has code of its own: tails cost what they are */          \
+        CNN__ROWS_##MR(CNN__CASE, isa)                                                                               \
+        default: break;                                                                                              \
+        }                                                                                                            \
+    }                                                                                                                \
+    TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, int cols, const cnn__runs *r, const float *a,     \
+                                                   const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)     \
+    {                                                                                                                \
+        V t[3][4], u[4];                                                                                             \
+        CNN__UNROLL for (int i = 0; i < rows; i++)                                                                   \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = SET1(0.0f);                                            \
+        const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];                   \
+        for (int n = 0; n < r->images; n++)                                                                          \
+            for (int y = 0; y < r->rows; y++) {                                                                      \
+                const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;          \
+                for (const float *end = p + whole; p < end; p += W, q += W) {                                        \
+                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD(p + i * r->lda);                          \
+                    CNN__DOT_STEP(FMA, LOAD(q + b0), LOAD(q + b1), LOAD(q + b2), LOAD(q + b3))                       \
+                }                                                                                                    \
+                const int few = (int)(r->length - whole);                                                            \
+                if (few) {                                                                                           \
+                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD_FEW(p + i * r->lda, few);                 \
+                    CNN__DOT_STEP(FMA, LOAD_FEW(q + b0, few), LOAD_FEW(q + b1, few), LOAD_FEW(q + b2, few),          \
+                                  LOAD_FEW(q + b3, few))                                                             \
+                }                                                                                                    \
+            }                                                                                                        \
+        CNN__UNROLL for (int i = 0; i < rows; i++) {                                                                 \
+            float sum[4];                                                                                            \
+            SUM4(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                                           \
+            for (int j = 0; j < cols; j++) c[i * ldc + j] += sum[j];                                                 \
+        }                                                                                                            \
+    }                                                                                                                \
+    TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b,        \
+                                      const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                  \
+    {                                                                                                                \
+        if (rows == 3)      cnn__dots_##isa(3, cols, r, a, b, at, c, ldc);                                           \
+        else if (rows == 2) cnn__dots_##isa(2, cols, r, a, b, at, c, ldc);                                           \
+        else                cnn__dots_##isa(1, cols, r, a, b, at, c, ldc);                                           \
+    }                                                                                                                \
+    TARGET static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at, \
+                                      float bias, float *y)                                                          \
+    {                                                                                                                \
+        ptrdiff_t q = 0;                                                                                             \
+        for (; q + 4 * W <= length; q += 4 * W) {                                                                    \
+            V t[4];                                                                                                  \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = SET1(bias);                                               \
+            for (ptrdiff_t p = 0; p < taps; p++) {                                                                         \
+                const V s = SET1(w[p]);                                                                              \
+                CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = FMA(s, LOAD(x + at[p] + q + j * W), t[j]);            \
+            }                                                                                                        \
+            CNN__UNROLL for (int j = 0; j < 4; j++) STORE(y + q + j * W, t[j]);                                      \
+        }                                                                                                            \
+        for (; q < length; q++) {                                                                                    \
+            float sum = bias;                                                                                        \
+            for (ptrdiff_t p = 0; p < taps; p++) sum += w[p] * x[at[p] + q];                                               \
+            y[q] = sum;                                                                                              \
+        }                                                                                                            \
+    }
+
+#define CNN__CASE(isa, r) case r: cnn__tile_##isa(r, k, a, b, at, c, ldc, bias, add); break;
+#define CNN__ROWS_4(X, isa)  X(isa, 1) X(isa, 2) X(isa, 3) X(isa, 4)
+#define CNN__ROWS_6(X, isa)  CNN__ROWS_4(X, isa) X(isa, 5) X(isa, 6)
+#define CNN__ROWS_12(X, isa) CNN__ROWS_6(X, isa) X(isa, 7) X(isa, 8) X(isa, 9) X(isa, 10) X(isa, 11) X(isa, 12)
+
+#if CNN__X86
+CNN__AVX2 static CNN__INLINE void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
+{
+    const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
+}
+CNN__AVX512 static CNN__INLINE void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
+{
+    sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
+    sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
+}
+CNN__AVX2 static CNN__INLINE __m256 cnn__load_few_avx2(const float *p, int n)         /* n < 8 values, then zeros */
+{
+    static const int mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
+    return _mm256_maskload_ps(p, _mm256_loadu_si256((const __m256i *)(const void *)(mask + 8 - n)));
+}
+CNN__AVX512 static CNN__INLINE __m512 cnn__load_few_avx512(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+}
+CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2, _mm256_storeu_ps, _mm256_add_ps,
+             _mm256_fmadd_ps, cnn__sum4_avx2)
+CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512, _mm512_storeu_ps, _mm512_add_ps,
+             _mm512_fmadd_ps, cnn__sum4_avx512)
+#elif CNN__ARM
+static inline float32x4_t cnn__load_few_neon(const float *p, int n)
+{
+    const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };
+    return vld1q_f32(few);
+}
+#define CNN__NEON_FMA(a, b, c) vfmaq_f32(c, a, b)
+#define CNN__NEON_SUM4(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
+CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32, CNN__NEON_FMA, CNN__NEON_SUM4)
+#endif
+
+/* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
+typedef struct { float v[4]; } cnn__vec;
+static inline cnn__vec cnn__vec_set1(float a) { return (cnn__vec){ { a, a, a, a } }; }
+static inline cnn__vec cnn__vec_load(const float *p) { return (cnn__vec){ { p[0], p[1], p[2], p[3] } }; }
+static inline cnn__vec cnn__vec_few(const float *p, int n) { return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f } }; }
+static inline void     cnn__vec_store(float *p, cnn__vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
+static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
+{
+    return (cnn__vec){ { a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3] } };
+}
+static inline cnn__vec cnn__vec_fma(cnn__vec a, cnn__vec b, cnn__vec c)
+{
+    return (cnn__vec){ { a.v[0] * b.v[0] + c.v[0], a.v[1] * b.v[1] + c.v[1], a.v[2] * b.v[2] + c.v[2], a.v[3] * b.v[3] + c.v[3] } };
+}
+static inline void cnn__sum4_c(float *sum, cnn__vec a, cnn__vec b, cnn__vec c, cnn__vec d)
+{
+    const cnn__vec t[4] = { a, b, c, d };
+    for (int i = 0; i < 4; i++) sum[i] = (t[i].v[0] + t[i].v[2]) + (t[i].v[1] + t[i].v[3]);
+}
+CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store, cnn__vec_add, cnn__vec_fma, cnn__sum4_c)
+
+/* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
+enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32 };
+typedef struct { cnn_isa isa; int mr, nr; cnn__micro *micro; cnn__dot *dot; cnn__fir *fir; } cnn__kernels;
+static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
+{
+    static const cnn__kernels rows[] = {
+#if CNN__X86
+        { CNN_ISA_AVX512, 12, 32, cnn__micro_avx512, cnn__dot_avx512, cnn__fir_avx512 },
+        { CNN_ISA_AVX2, 6, 16, cnn__micro_avx2, cnn__dot_avx2, cnn__fir_avx2 },
+#elif CNN__ARM
+        { CNN_ISA_NEON, 6, 16, cnn__micro_neon, cnn__dot_neon, cnn__fir_neon },
+#endif
+        { CNN_ISA_C, 4, 8, cnn__micro_c, cnn__dot_c, cnn__fir_c } };
+    const cnn__kernels *r = rows;
+    while (r->isa != cpu->isa && r->isa != CNN_ISA_C) r++;
+    return r;
+}
+
+/* ============================================================================================================
+   >>gemm ---- 7. Matrix multiplication (Goto, van de Geijn 2008; BLIS: Van Zee, van de Geijn 2015)
+   ============================================================================================================ */
+
+/* The reference: C (m,n) = op(A) op(B) + beta C, row-major, op transposes where ta, tb say so. */
+CNN__UNUSED static void cnn__gemm_ref(float *c, int ldc, float beta, const float *a, int lda, bool ta, const float *b, int ldb,
+                                      bool tb, int m, int n, int k)
+{
+    for (ptrdiff_t i = 0; i < m; i++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            double s = 0;
+            for (ptrdiff_t p = 0; p < k; p++)
+                s += (double)(ta ? a[p * lda + i] : a[i * lda + p]) * (double)(tb ? b[j * ldb + p] : b[p * ldb + j]);
+            float *y = c + i * ldc + j;
+            *y = (beta != 0.0f ? beta * *y : 0.0f) + (float)s;
+        }
+}
+
+/* Blocks: a panel of b (KC, nr) stays in the L1 cache, the block of a (MC, KC) in L2, the block of b (KC, NC) in
+   L2 or L3. k is cut into equal blocks, each at most KC. */
+enum { CNN__KC = 256, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
+
+static ptrdiff_t cnn__min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t cnn__ceil(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
+
+/* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
+typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
+static void cnn__pack(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp, int ni, ptrdiff_t np)
+{
+    if (si == 1 && ni == r) {
+        for (; np > 0; np--, x += sp, to += r)
+            for (int q = 0; q < r; q++) to[q] = x[q];
+    } else if (si == 1) {
+        for (; np > 0; np--, x += sp, to += r)
+            for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
+    } else {
+        for (int q = 0; q < r; q++, x += si)
+            for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
+    }
+}
+
+/* Bytes of packed blocks for one thread. */
+static size_t cnn__part_scratch(const cnn__cpu *cpu, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
+{
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    size_t mc = (size_t)cnn__min(cnn__ceil(m, u->mr), CNN__MC_PANELS) * (size_t)u->mr;
+    size_t nc = (size_t)cnn__min(cnn__ceil(n, u->nr), CNN__NC_PANELS) * (size_t)u->nr;
+    return cnn__round_up((size_t)cnn__min(k, CNN__KC) * (mc + nc) * sizeof(float), CNN__ALIGN);
+}
+
+/* Rows and columns of C = A B (+ C if add), by one thread. A few rows do not repay packing b. */
+static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool accumulate, cnn__matrix a, cnn__matrix b,
+                           ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
+{
+    const int mr = u->mr, nr = u->nr;
+    const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
+    const bool in_place = b.si == 1 && m <= 3 * mr;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *pb = pack, *pa = pack + kb * cnn__min(cnn__ceil(n, nr) * nr, nc);
+    ptrdiff_t packed[CNN__KC], rows[CNN__KC];
+    for (ptrdiff_t p = 0; p < kb; p++) packed[p] = p * nr, rows[p] = p * b.sp;
+    for (ptrdiff_t jc = 0; jc < n; jc += nc)
+        for (ptrdiff_t p = 0; p < k; p += kb) {
+            const ptrdiff_t jn = cnn__min(nc, n - jc), kc = cnn__min(kb, k - p);
+            const bool add = accumulate || p > 0;
+            for (ptrdiff_t j = 0; j < jn; j += nr)
+                if (!in_place || j + nr > jn)
+                    cnn__pack(pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp, (int)cnn__min(nr, jn - j), kc);
+            for (ptrdiff_t ic = 0; ic < m; ic += mc) {
+                const ptrdiff_t in = cnn__min(mc, m - ic);
+                for (ptrdiff_t i = 0; i < in; i += mr) {
+                    const int ni = (int)cnn__min(mr, in - i);
+                    cnn__pack(pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
+                }
+                for (ptrdiff_t j = 0; j < jn; j += nr) {
+                    const bool whole = j + nr <= jn, direct = in_place && whole;
+                    const float *from = direct ? b.x + jc + j + p * b.sp : pb + j * kc;
+                    for (ptrdiff_t i = 0; i < in; i += mr) {
+                        const int ni = (int)cnn__min(mr, in - i);
+                        float *y = c + (ic + i) * ldc + jc + j;
+                        u->micro(ni, kc, pa + i * kc, from, direct ? rows : packed, whole ? y : tile, whole ? ldc : nr, NULL,
+                                 whole && add);
+                        for (ptrdiff_t s = 0; !whole && s < ni; s++)
+                            for (ptrdiff_t q = 0; q < jn - j; q++)
+                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
+                    }
+                }
+            }
+        }
+}
+
+static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k)
+{
+    return cnn__mul_size((size_t)cpu->threads, cnn__part_scratch(cpu, m, n, k));
+}
+
+/* Threads for so many multiply-adds in so many parts: a parallel region costs as much as some 100 thousand. */
+static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
+{
+    return work < 1e6 ? 1 : (int)cnn__min(cpu->threads, parts);
+}
+
+/* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb. beta 0 does not
+   read C. Each thread takes a range of row panels or of column panels. Every element is summed over p in the same
+   order in whatever range it falls, so the bits do not depend on the number of threads. */
+static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta, const float *b,
+                      int ldb, bool tb, int m, int n, int k, void *scratch)
+{
+    if (k < 1 || (beta != 0.0f && beta != 1.0f))
+        for (ptrdiff_t i = 0; i < m; i++)
+            for (ptrdiff_t j = 0; j < n; j++) c[i * ldc + j] = beta != 0.0f ? beta * c[i * ldc + j] : 0.0f;
+    if (m < 1 || n < 1 || k < 1) return;
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const cnn__matrix x = { a, ta ? 1 : lda, ta ? lda : 1 }, w = { b, tb ? ldb : 1, tb ? 1 : ldb };
+    const bool by_row = cnn__ceil(m, u->mr) > cnn__ceil(n, u->nr);
+    const ptrdiff_t r = by_row ? u->mr : u->nr, size = by_row ? m : n, panels = cnn__ceil(size, r);
+    const int threads = cnn__team(cpu, (double)m * n * k, panels);
+    const size_t each = cnn__part_scratch(cpu, m, n, k);
+    CNN__PARALLEL_FOR(threads)
+    for (int q = 0; q < threads; q++) {
+        const ptrdiff_t from = panels * q / threads * r, to = cnn__min(panels * (q + 1) / threads * r, size);
+        float *pack = (float *)(void *)((char *)scratch + (size_t)q * each);
+        if (by_row) {
+            const cnn__matrix part = { x.x + from * x.si, x.si, x.sp };
+            cnn__gemm_part(u, c + from * ldc, ldc, beta != 0.0f, part, w, to - from, n, k, pack);
+        } else {
+            const cnn__matrix part = { w.x + from * w.si, w.si, w.sp };
+            cnn__gemm_part(u, c + from, ldc, beta != 0.0f, x, part, m, to - from, k, pack);
+        }
+    }
+}
+
+/* ============================================================================================================
+   >>conv ---- 8. Convolution
+
+   y[n][oc][oy][ox] = b[oc] + sum over c, i, j of  w[oc][c][i][j] x[n][g IC/G + c][oy SH - PH + i DH][ox SW - PW + j DW]
+   with g = oc / (OC/G), x zero outside the image, x (N,IC,H,W), w (OC,IC/G,KH,KW), y (N,OC,OH,OW).
+   ============================================================================================================ */
+
+typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnn__conv;
+
+/* The reference for all three passes: each visits every term (oc,c,i,j,oy,ox) of the formula once. */
+#define CNN__CONV_TERMS(t, yat, xat, wat, ...)                                                                       \
+    for (int n = 0; n < (t)->n; n++) for (int oc = 0; oc < (t)->oc; oc++)                                            \
+    for (int oy = 0; oy < (t)->oh; oy++) for (int ox = 0; ox < (t)->ow; ox++)                                        \
+    for (int c = 0; c < (t)->ic / (t)->groups; c++) for (int i = 0; i < (t)->kh; i++) for (int j = 0; j < (t)->kw; j++) { \
+        const int iy = oy * (t)->sh - (t)->ph + i * (t)->dh, ix = ox * (t)->sw - (t)->pw + j * (t)->dw;              \
+        const int icg = (t)->ic / (t)->groups, ic = oc / ((t)->oc / (t)->groups) * icg + c;                          \
+        if (iy < 0 || iy >= (t)->h || ix < 0 || ix >= (t)->w) continue;                                              \
+        const size_t yat = (((size_t)n * (size_t)(t)->oc + (size_t)oc) * (size_t)(t)->oh + (size_t)oy) * (size_t)(t)->ow + (size_t)ox; \
+        const size_t xat = (((size_t)n * (size_t)(t)->ic + (size_t)ic) * (size_t)(t)->h + (size_t)iy) * (size_t)(t)->w + (size_t)ix;   \
+        const size_t wat = (((size_t)oc * (size_t)icg + (size_t)c) * (size_t)(t)->kh + (size_t)i) * (size_t)(t)->kw + (size_t)j;       \
+        __VA_ARGS__;                                                                                                 \
+    }
+
+CNN__UNUSED static void cnn__conv_forward_ref(const cnn__conv *t, float *y, const float *x, const float *w, const float *b)
+{
+    for (size_t oc = 0, at = 0, plane = (size_t)t->oh * (size_t)t->ow; oc < (size_t)t->n * (size_t)t->oc; oc++)
+        for (size_t p = 0; p < plane; p++) y[at++] = b ? b[oc % (size_t)t->oc] : 0.0f;
+    CNN__CONV_TERMS(t, yat, xat, wat, y[yat] += w[wat] * x[xat])
+}
+CNN__UNUSED static void cnn__conv_backward_data_ref(const cnn__conv *t, float *dx, const float *dy, const float *w)
+{
+    CNN__CONV_TERMS(t, yat, xat, wat, dx[xat] += w[wat] * dy[yat])
+}
+CNN__UNUSED static void cnn__conv_backward_weights_ref(const cnn__conv *t, float *dw, float *db, const float *x, const float *dy)
+{
+    CNN__CONV_TERMS(t, yat, xat, wat, dw[wat] += x[xat] * dy[yat])
+    for (size_t oc = 0, at = 0, plane = (size_t)t->oh * (size_t)t->ow; db && oc < (size_t)t->n * (size_t)t->oc; oc++)
+        for (size_t p = 0; p < plane; p++) db[oc % (size_t)t->oc] += dy[at++];
+}
+
+/* ---- Spread planes: a convolution without borders, strides and im2col ----
+
+   The part of the image that a block of output rows needs is copied once, with its zeros, into planes split by the
+   stride: S[c][a][b][y][x] = x[c][y0 + y SH + a][x0 + x SW + b]. Then the values that tap (c,i,j) of the kernel meets,
+   for output pixel oy*width + ox, form one run of contiguous floats: S[at(c,i,j) + oy*width + ox]. So any convolution
+   is a matrix product whose b has rows that start at at(c,i,j): nothing is unfolded. Pixels with ox >= OW, a few at
+   the end of each row, are computed and dropped.
+
+   forward           Y = W S(X)
+   backward-data     dX = W^T S(dY), one product for each residue r of the input row modulo SH (and column modulo SW):
+                     row r + SH t gets from row i of the kernel the gradient of row (r + SH t + PH - i DH)/SH where
+                     that is whole, which is every q-th i, q = SH/gcd(SH,DH), from the first one on. So it reads dY
+                     with stride 1, from row t + (r + PH - i DH)/SH, and no term is a multiplication by zero.
+   backward-weights  dW = dY S(X)^T, sums along the contiguous floats: cnn__dot. */
+typedef struct {
+    const float *x;                     /* the image or images, (N, planes, h, w) */
+    ptrdiff_t planes;
+    int h, w, c;                        /* c planes of it are used */
+    int sh, sw, a, b;                   /* stride; residues that a tap meets */
+    int y0, x0;                         /* of the row and column that output row 0 and column 0 meet first */
+    int halo;                           /* rows of S beyond the number of output rows */
+    int width;                          /* of a row of S */
+} cnn__spread;
+
+static ptrdiff_t cnn__spread_plane(const cnn__spread *s, ptrdiff_t rows) { return (rows + s->halo) * s->width; }
+static ptrdiff_t cnn__spread_size(const cnn__spread *s, ptrdiff_t rows) { return s->c * s->a * s->b * cnn__spread_plane(s, rows); }
+
+/* S for output rows from .. from+rows of image n, from plane first on. */
+static void cnn__spread_copy(const cnn__spread *s, float *to, ptrdiff_t n, ptrdiff_t first, int from, int rows)
+{
+    for (int c = 0; c < s->c; c++)
+        for (int a = 0; a < s->a; a++)
+            for (int b = 0; b < s->b; b++) {
+                const float *plane = s->x + (n * s->planes + first + c) * s->h * s->w;
+                const int x0 = s->x0 + b;
+                const int left = x0 >= 0 ? 0 : (int)cnn__min((-x0 + s->sw - 1) / s->sw, s->width);
+                const int right = x0 >= s->w ? left : (int)cnn__min((s->w - x0 + s->sw - 1) / s->sw, s->width);
+                for (int r = 0; r < rows + s->halo; r++, to += s->width) {
+                    const int y = s->y0 + (from + r) * s->sh + a;
+                    const int l = y < 0 || y >= s->h || right < left ? s->width : left;
+                    const float *row = plane + (ptrdiff_t)(l < s->width ? y : 0) * s->w + x0;
+                    int x = 0;
+                    for (; x < l; x++) to[x] = 0.0f;
+                    if (s->sw == 1) {
+                        if (x < right) memcpy(to + x, row + x, (size_t)(right - x) * sizeof *to), x = right;
+                    } else {
+                        for (; x < right; x++) to[x] = row[x * s->sw];
+                    }
+                    for (; x < s->width; x++) to[x] = 0.0f;
+                }
+            }
+}
+
+/* One product: forward has one, backward-data one for each residue. Output rows 0..ny, columns 0..nx of it. */
+typedef struct {
+    int ny, nx;
+    ptrdiff_t k, base;                  /* terms of the sum; place of row 0, column 0 in the output plane */
+    const float *a;                     /* packed weights of all groups */
+    const ptrdiff_t *at;                /* k places in S. The order of k is (i,c,j), so that the rows of the kernel that */
+    int y0, dy, rows;                   /* fall outside the image can be left out: row i meets image row y SH + y0 + i dy */
+    ptrdiff_t row;                      /* terms of one row of the kernel */
+} cnn__phase;
+
+/* One axis of backward-data for residue r: kernel taps first, first + q, ... (count of them), the first one reads
+   from start, each next one step further. */
+typedef struct { int first, q, count, start, step, n; } cnn__axis;
+static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
+{
+    int g = s, rest = d;
+    while (rest) { int swap = g % rest; g = rest, rest = swap; }
+    cnn__axis f = { 0, s / g, 0, 0, -d / g, (size - r + s - 1) / s };
+    while (f.first < k && f.first < f.q && (r + p - f.first * d) % s) f.first++;
+    if (f.first < k && f.first < f.q) f.count = (k - f.first + f.q - 1) / f.q, f.start = (r + p - f.first * d) / s;
+    return f;
+}
+
+/* Rows of output that share one S: so many that S stays in the L2 cache and rows are not copied too often. */
+enum { CNN__SPREAD_FLOATS = 49152 };
+static int cnn__block_rows(const cnn__spread *s, int rows, ptrdiff_t floats)
+{
+    const ptrdiff_t fit = floats / (s->c * s->a * s->b * s->width) - s->halo;
+    const ptrdiff_t most = cnn__min(rows, fit < 2 * s->halo + 1 ? 2 * s->halo + 1 : fit);
+    return (int)cnn__ceil(rows, cnn__ceil(rows, most));
+}
+
+static cnn__spread cnn__spread_forward(const cnn__conv *t, const float *x)
+{
+    const int y = (t->kh - 1) * t->dh, z = (t->kw - 1) * t->dw;
+    return (cnn__spread){ x, t->ic, t->h, t->w, t->ic / t->groups, t->sh, t->sw, (int)cnn__min(t->sh, y + 1),
+                          (int)cnn__min(t->sw, z + 1), -t->ph, -t->pw, y / t->sh, t->ow + z / t->sw };
+}
+static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
+{
+    int low[2] = { INT_MAX, INT_MAX }, high[2] = { INT_MIN, INT_MIN }, most = 1;
+    for (int axis = 0; axis < 2; axis++)
+        for (int r = 0; r < (axis ? t->sw : t->sh) && r < (axis ? t->w : t->h); r++) {
+            const cnn__axis f = axis ? cnn__axis_of(r, t->w, t->kw, t->sw, t->pw, t->dw)
+                                     : cnn__axis_of(r, t->h, t->kh, t->sh, t->ph, t->dh);
+            if (!f.count) continue;
+            const int end = f.start + (f.count - 1) * f.step;
+            if (end < low[axis]) low[axis] = end;
+            if (f.start > high[axis]) high[axis] = f.start;
+            if (axis && f.n > most) most = f.n;
+        }
+    if (low[0] > high[0] || low[1] > high[1]) low[0] = low[1] = high[0] = high[1] = 0;
+    return (cnn__spread){ dy, t->oc, t->oh, t->ow, t->oc / t->groups, 1, 1, 1, 1, low[0], low[1], high[0] - low[0],
+                          most + high[1] - low[1] };
+}
+
+/* Where tap (c,i,j) of a forward window begins in S. */
+static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane, ptrdiff_t *at)
+{
+    for (int c = 0; c < s->c; c++)
+        for (int i = 0; i < t->kh; i++)
+            for (int j = 0; j < t->kw; j++) {
+                const int y = i * t->dh, x = j * t->dw;
+                *at++ = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+            }
+}
+
+static bool cnn__pointwise(const cnn__conv *t)       /* S would be the image itself */
+{
+    return t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && !t->ph && !t->pw;
+}
+
+/* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
+static void *cnn__take(char *base, size_t *used, size_t count, size_t size)
+{
+    void *p = base ? base + *used : NULL;
+    *used = cnn__add_size(*used, cnn__round_up(cnn__mul_size(count, size), CNN__ALIGN));
+    return p;
+}
+
+/* forward and backward-data. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    cnn__spread s;
+    bool backward, borrow;              /* borrow: S would be the image itself (1x1, stride 1, no padding) */
+    int n_phases, rows, block, blocks, parts;       /* parts: of the rows of W, when there are too few blocks */
+    ptrdiff_t m, out_plane, out_planes, row, col, plane;
+    cnn__phase *phase;
+    ptrdiff_t *at, *wat;                /* terms: places in S, places in w */
+    float *a, *work;
+    size_t panel, each;                 /* floats of work for one thread: a packed panel, then S */
+    float *y;
+    const float *bias;
+} cnn__shifted;
+
+static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x, char *base, size_t *used)
+{
+    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .s = backward ? cnn__spread_backward(t, x) : cnn__spread_forward(t, x) };
+    const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
+    q.backward = backward;
+    q.m = (backward ? t->ic : t->oc) / t->groups;
+    q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
+    q.rows = backward ? (t->h + t->sh - 1) / t->sh : t->oh;
+    q.borrow = cnn__pointwise(t);
+    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, q.m > 1 ? CNN__SPREAD_FLOATS : 6144), q.blocks = (int)cnn__ceil(q.rows, q.block);
+    q.plane = cnn__spread_plane(&q.s, q.block);
+    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q.blocks;
+    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, tasks), cnn__ceil(q.m, q.u->mr));
+    q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow, q.out_planes = backward ? t->ic : t->oc;
+    q.row = backward ? (ptrdiff_t)t->sh * t->w : t->ow, q.col = backward ? t->sw : 1;
+    q.phase = cnn__take(base, used, (size_t)q.n_phases, sizeof *q.phase);
+    q.at = cnn__take(base, used, k, sizeof *q.at);
+    q.wat = cnn__take(base, used, k, sizeof *q.wat);
+    q.a = cnn__take(base, used, cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)), sizeof *q.a);
+    q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width : (size_t)(CNN__KC * q.u->nr), 16);
+    q.each = cnn__round_up(q.panel + (q.borrow ? 0 : (size_t)cnn__spread_size(&q.s, q.block) + (size_t)q.u->nr), 16);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* The tables of a phase and its weights, packed k block after k block, row panel after row panel: a panel of r rows is
+   a run of kc*r floats. */
+static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float *w)
+{
+    const cnn__conv *t = q->t;
+    const cnn__spread *s = &q->s;
+    const int mr = q->u->mr, sx = (int)cnn__min(t->sw, t->w);
+    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, panels = cnn__ceil(q->m, mr), all = panels * t->groups;
+    const ptrdiff_t w_row = q->backward ? taps : s->c * taps, w_plane = q->backward ? q->m * taps : taps;
+    ptrdiff_t done = 0;
+    for (int f = 0; f < q->n_phases; f++) {
+        cnn__axis v = { 0, 1, t->kh, -t->ph, t->dh, t->oh }, h = { 0, 1, t->kw, -t->pw, t->dw, t->ow };
+        if (q->backward) {
+            v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh), h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
+        }
+        ptrdiff_t *at = q->at + done, *wat = q->wat + done;
+        float *a = q->a + done * q->m * t->groups;
+        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count, q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0,
+                               a, at, v.start, v.step, v.count, (ptrdiff_t)s->c * h.count };
+        q->phase[f] = p, done += p.k;
+        if (!p.k) continue;
+        ptrdiff_t e = 0;
+        for (int i = 0; i < v.count; i++)
+            for (int c = 0; c < s->c; c++)
+                for (int j = 0; j < h.count; j++, e++) {
+                    const int y = v.start + i * v.step - s->y0, x = h.start + j * h.step - s->x0;
+                    at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+                    wat[e] = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
+                }
+        const ptrdiff_t kb = cnn__k_block(p.k);
+        const int threads = cnn__team(cpu, 16.0 * (double)p.k * (double)q->m * t->groups, all);
+        (void)threads;                  /* without OpenMP */
+        CNN__PARALLEL_FOR(threads)
+        for (ptrdiff_t z = 0; z < all; z++) {
+            const ptrdiff_t g = z / panels, i = z % panels * mr, ni = cnn__min(mr, q->m - i);
+            const float *from = w + g * q->m * s->c * taps + i * w_row;
+            for (ptrdiff_t b = 0; b < p.k; b += kb) {
+                const ptrdiff_t kc = cnn__min(kb, p.k - b);
+                float *to = a + g * q->m * p.k + b * q->m + i * kc;
+                for (ptrdiff_t k = 0; k < kc; k++, to += ni)
+                    for (ptrdiff_t r = 0; r < ni; r++) to[r] = from[wat[b + k] + r * w_row];
+            }
+        }
+    }
+}
+
+/* Put the valid pixels of a tile: columns j .. j+nr of the block, width to a row of S. */
+static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *q, int j, int width, int nx,
+                          int end, bool add)
+{
+    const int last = (int)cnn__min(j + nr, end);
+    for (int from = j, r = j / width; from < last; from = ++r * width) {
+        const int x = from - r * width, n = (int)cnn__min(nx, last - r * width) - x;
+        for (int s = 0; s < ni; s++) {
+            float *to = y + s * q->out_plane + r * q->row + x * q->col;
+            const float *v = tile + s * nr + from - j;
+            if (q->col != 1) for (int e = 0; e < n; e++) to[e * q->col] = add ? to[e * q->col] + v[e] : v[e];
+            else if (add)    for (int e = 0; e < n; e++) to[e] += v[e];
+            else if (n > 0)  memcpy(to, v, (size_t)n * sizeof *to);
+        }
+    }
+}
+
+/* A block of output rows of one group of one image, rows i0..i1 of the weights. */
+static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, int from, ptrdiff_t i0, ptrdiff_t i1, float *work)
+{
+    const int mr = q->u->mr, nr = q->u->nr;
+    const ptrdiff_t mc = mr * CNN__MC_PANELS;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *panel = work, *copy = work + q->panel;
+    ptrdiff_t packed[CNN__KC];
+    const float *s = q->borrow ? q->s.x + (n * q->s.planes + g * q->s.c) * q->plane : copy;
+    if (!q->borrow) cnn__spread_copy(&q->s, copy, n, g * q->s.c, from, q->block);
+    for (int p = 0; p < CNN__KC; p++) packed[p] = p * nr;
+    for (int f = 0; f < q->n_phases; f++) {
+        const cnn__phase *p = &q->phase[f];
+        if (!p->k || p->ny <= from) continue;
+        const int width = q->borrow ? (int)q->out_plane : q->s.width, nx = q->borrow ? width : p->nx;
+        const int ny = q->borrow ? 1 : (int)cnn__min(p->ny - from, q->block), end = (ny - 1) * width + nx;
+        const bool flat = q->col == 1 && width == nx && (q->row == width || ny == 1);
+        float *y0 = q->y + (n * q->out_planes + g * q->m) * q->out_plane + p->base + from * q->row;
+        if (q->m == 1) {
+            q->u->fir(end, p->k, p->a + g * p->k, s, p->at, q->bias ? q->bias[g] : 0.0f, panel);
+            cnn__put_tile(y0, panel, end, 1, q, 0, width, nx, end, q->backward);
+            continue;
+        }
+        const ptrdiff_t kb = cnn__k_block(p->k);
+        const bool by_row = !flat && (nx + nr - 1) / nr * nr <= width;      /* panels that do not cross the ends of rows */
+        const bool overlap = by_row && nx >= nr && q->col == 1 && !q->backward && kb == p->k;
+        for (ptrdiff_t b0 = 0; b0 < p->k; b0 += kb) {
+            const ptrdiff_t b1 = cnn__min(b0 + kb, p->k), kc = b1 - b0;
+            const bool add = q->backward || b0 > 0;
+            for (ptrdiff_t ic = i0; ic < i1; ic += mc) {
+                const ptrdiff_t in = cnn__min(mc, i1 - ic);
+                const float *a = p->a + g * q->m * p->k + b0 * q->m + ic * kc;
+                for (int r = 0, x = 0; r * width + x < end; ) {
+                    if (overlap && x + nr > nx) x = nx - nr;        /* computed twice: the same */
+                    const int j = r * width + x, stop = (int)cnn__min(j + nr, by_row ? r * width + nx : end);
+                    const bool pack = in > 3 * mr || (q->borrow && j + nr > end);
+                    const bool direct = j + nr <= stop && (flat || (q->col == 1 && x + nr <= nx));
+                    ptrdiff_t k0 = b0, k1 = b1;
+                    if (!q->borrow) {                               /* leave out kernel rows that meet zeros only */
+                        const int first = (from + r) * q->s.sh + p->y0, last = (from + (stop - 1) / width) * q->s.sh + p->y0;
+                        int c0 = 0, c1 = p->rows;
+                        while (c0 < c1 && (last + c0 * p->dy < 0 || first + c0 * p->dy >= q->s.h)) c0++;
+                        while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first + (c1 - 1) * p->dy >= q->s.h)) c1--;
+                        k0 = c0 * p->row > k0 ? c0 * p->row : k0, k1 = cnn__min(k1, c1 * p->row);
+                        if (k1 < k0) k1 = k0 = b0;
+                    }
+                    if (pack)               /* for many rows, neighbours in the cache repay the copy */
+                        for (ptrdiff_t e = k0; e < k1; e++) {
+                            float *to = panel + (e - k0) * nr;
+                            const float *from_s = s + p->at[e] + j;
+                            if (q->borrow && j + nr > end) for (int z = 0; z < nr; z++) to[z] = j + z < end ? from_s[z] : 0.0f;
+                            else for (int z = 0; z < nr; z += 8) memcpy(to + z, from_s + z, 8 * sizeof *to);
+                        }
+                    float *y = y0 + ic * q->out_plane;
+                    for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
+                        const int ni = (int)cnn__min(mr, in - i);
+                        const float *bias = q->bias && b0 == 0 ? q->bias + g * q->m + ic + i : NULL;
+                        float *to = direct ? y + (flat ? j : r * q->row + x) : tile;
+                        q->u->micro(ni, k1 - k0, a + i * kc + (k0 - b0) * ni, pack ? panel : s + j, pack ? packed : p->at + k0, to,
+                                    direct ? q->out_plane : nr, bias, direct && add);
+                        if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, width, nx, stop, add);
+                    }
+                    x += nr;
+                    if (by_row ? x >= nx : x >= width) {
+                        if (by_row) r++, x = 0;
+                        else        r += x / width, x %= width;
+                    }
+                }
+            }
+        }
+    }
+}
+
+static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q, const float *w)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q->blocks * q->parts, panels = cnn__ceil(q->m, q->u->mr);
+    const double work = (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
+    const int threads = cnn__team(cpu, work, tasks), mr = q->u->mr;
+    cnn__shifted_pack(cpu, q, w);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++)
+        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
+            const ptrdiff_t part = e % q->parts, block = e / q->parts % q->blocks, g = e / q->parts / q->blocks % t->groups;
+            cnn__shifted_block(q, e / q->parts / q->blocks / t->groups, g, (int)block * q->block, panels * part / q->parts * mr,
+                               cnn__min(panels * (part + 1) / q->parts * mr, q->m), q->work + (size_t)thread * q->each);
+        }
+}
+
+/* ---- backward-weights ---- */
+
+/* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of its own
+   and are added in order. Where the weights are many there is one chunk, and threads share the taps. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    cnn__spread s;
+    const float *dy;
+    bool borrow;
+    int block, blocks, images, chunks, parts;
+    ptrdiff_t m, k;
+    ptrdiff_t *at;
+    float *partial, *work;
+    size_t each;
+} cnn__weights;
+
+static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x, const float *dy, char *base, size_t *used)
+{
+    enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x), .dy = dy };
+    q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
+    q.borrow = cnn__pointwise(t);
+    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow, least = q.borrow ? 1 : 2 * q.s.halo + 1;
+    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least), q.block = (int)cnn__ceil(rows, q.blocks);
+    if (q.borrow && q.blocks > 1) q.block = (q.block + 15) / 16 * 16, q.blocks = (int)cnn__ceil(rows, q.block);
+    const size_t weights = (size_t)t->oc * (size_t)q.k, size = (size_t)cnn__spread_size(&q.s, q.block);
+    q.chunks = weights <= 32768 ? (int)cnn__min(t->n, 8) : 1;
+    q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks), cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
+    while (!q.borrow && q.images > 1 && (size_t)q.images * size > 2 * CNN__SPREAD_FLOATS) q.images--;
+    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, (ptrdiff_t)q.chunks * t->groups), cnn__ceil(q.k, 4));
+    q.at = cnn__take(base, used, (size_t)q.k + 3, sizeof *q.at);
+    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
+    q.each = q.borrow ? 0 : cnn__round_up((size_t)q.images * size, 16);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* dw (all groups) += the terms of images n0..n1, group g, taps k0..k1. */
+static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t g, ptrdiff_t k0,
+                              ptrdiff_t k1, float *work)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, size = cnn__spread_size(&q->s, q->block);
+    dw += g * q->m * q->k;
+    for (ptrdiff_t n = n0; n < n1; n += q->images)
+        for (int block = 0; block < q->blocks; block++) {
+            const int from = block * q->block, rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
+            const float *x = work, *dy = q->dy + (n * t->oc + g * q->m) * out + from * (q->borrow ? 1 : t->ow);
+            cnn__runs r = { (int)cnn__min(q->images, n1 - n), rows, t->ow, out, t->oc * out, t->ow, size, q->s.width };
+            if (q->borrow) {
+                x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
+                r.b_image = t->ic * in, r.length = rows, r.rows = 1;
+            } else {
+                for (int e = 0; e < r.images; e++) cnn__spread_copy(&q->s, work + e * size, n + e, g * q->s.c, from, q->block);
+            }
+            for (ptrdiff_t i = 0; i < q->m && rows > 0; i += 3)
+                for (ptrdiff_t k = k0; k < k1; k += 4)
+                    q->u->dot((int)cnn__min(3, q->m - i), (int)cnn__min(4, k1 - k), &r, dy + i * out, x, q->at + k,
+                              dw + i * q->k + k, q->k);
+        }
+}
+
+static void cnn__weights_run(const cnn__cpu *cpu, cnn__weights *q, float *dw)
+{
+    const cnn__conv *t = q->t;
+    const size_t weights = (size_t)t->oc * (size_t)q->k;
+    const ptrdiff_t quads = cnn__ceil(q->k, 4), tasks = (ptrdiff_t)q->chunks * t->groups * q->parts;
+    const int threads = cnn__team(cpu, (double)t->n * t->oh * t->ow * (double)weights, tasks);
+    if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
+    else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
+    for (int e = 0; e < 3; e++) q->at[q->k + e] = q->at[q->k - 1];
+    if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++)
+        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
+            const ptrdiff_t part = e % q->parts, g = e / q->parts % t->groups, chunk = e / q->parts / t->groups;
+            cnn__weights_part(q, chunk ? q->partial + (chunk - 1) * (ptrdiff_t)weights : dw, t->n * chunk / q->chunks,
+                              t->n * (chunk + 1) / q->chunks, g, quads * part / q->parts * 4,
+                              cnn__min(quads * (part + 1) / q->parts * 4, q->k), q->work + (size_t)thread * q->each);
+        }
+    for (size_t c = 1; c < (size_t)q->chunks; c++)
+        for (size_t i = 0; i < weights; i++) dw[i] += q->partial[(c - 1) * weights + i];
+}
+
+/* db[oc] += sum over images and pixels of dy: sums of products with ones. */
+static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float *db, const float *dy)
+{
+    enum { RUN = 512 };
+    const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow, at[4] = { 0, 0, 0, 0 };
+    float ones[RUN];
+    for (int i = 0; i < RUN; i++) ones[i] = 1.0f;
+    for (int oc = 0; oc < t->oc; oc += 3)
+        for (ptrdiff_t from = 0; from < out; from += RUN) {
+            const cnn__runs r = { t->n, 1, cnn__min(RUN, out - from), out, t->oc * out, 0, 0, 0 };
+            u->dot((int)cnn__min(3, t->oc - oc), 1, &r, dy + oc * out + from, ones, at, db + oc, 1);
+        }
+}
+
+/* ---- The three passes ---- */
+
+static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
+{
+    size_t used[3] = { 0, 0, 0 };
+    cnn__shifted_plan(cpu, t, false, NULL, NULL, &used[0]);
+    cnn__shifted_plan(cpu, t, true, NULL, NULL, &used[1]);
+    cnn__weights_plan(cpu, t, NULL, NULL, NULL, &used[2]);
+    const size_t a = used[0] > used[1] ? used[0] : used[1];
+    return a > used[2] ? a : used[2];
+}
+
+static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x, const float *w, const float *b,
+                              void *scratch)
+{
+    size_t used = 0;
+    cnn__shifted q = cnn__shifted_plan(cpu, t, false, x, scratch, &used);
+    q.y = y, q.bias = b;
+    cnn__shifted_run(cpu, &q, w);
+}
+
+static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy, const float *w,
+                                    void *scratch)
+{
+    size_t used = 0;
+    cnn__shifted q = cnn__shifted_plan(cpu, t, true, dy, scratch, &used);
+    q.y = dx;
+    cnn__shifted_run(cpu, &q, w);
+}
+
+static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db, const float *x,
+                                       const float *dy, void *scratch)
+{
+    size_t used = 0;
+    cnn__weights q = cnn__weights_plan(cpu, t, x, dy, scratch, &used);
+    cnn__weights_run(cpu, &q, dw);
+    if (db) cnn__bias_gradient(q.u, t, db, dy);
+}
+
+/* The name of the algorithm that a pass (0 forward, 1 backward-data, 2 backward-weights) of this shape runs. */
+static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    (void)cpu, (void)t, (void)pass;
+    return "direct";
+}
+
+/* ============================================================================================================
+   >>kernels ---- 9. Other kernels: element by element, sums and broadcasting, pooling, normalisation, softmax
+
+   Plain pointers and sizes, output first. Where many threads share a loop, every element is computed by one of
+   them, with its sums in the order that is written here: the bits do not depend on the number of threads.
+   ============================================================================================================ */
+
+enum { CNN__LARGE = 1 << 15 };          /* elements: below this a parallel region costs more than it brings */
+
+static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work) { return work >= CNN__LARGE ? cpu->threads : 1; }
+
+/* ---- Exponential and hyperbolic tangent ----
+
+   Those of libm are calls, one number at a time, and would take a third of LeNet's training. These are a few
+   operations without a branch, so that the loops around them become vectors.
+
+   e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2)/2; the difference is exact, since ln 2 is split in two
+   (Cody, Waite 1980); e^r - 1 = r + r^2/2 + ... + r^7/7!, the Taylor series, whose next term is below 6e-9.
+   Keeping e^r - 1 rather than e^r is what makes tanh exact to the last bits near zero. */
+/* yes ? a : b, by masks: a branch would keep the loop around it from becoming vectors. */
+static CNN__INLINE float cnn__select(bool yes, float a, float b)
+{
+    uint32_t x, y, mask = 0u - (uint32_t)yes;
+    memcpy(&x, &a, sizeof x);
+    memcpy(&y, &b, sizeof y);
+    x = (x & mask) | (y & ~mask);
+    memcpy(&a, &x, sizeof x);
+    return a;
+}
+
+/* e^x = (1 + the result) * power; |x| <= 87, or x is not a number, and neither is the result then. */
+static CNN__INLINE float cnn__exp_parts(float x, float *power)
+{
+    float    shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;   /* 1.5 * 2^23: rounds to whole */
+    float    r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127u) << 23;                                                    /* the exponent of 2^n */
+    memcpy(power, &bits, sizeof bits);
+    float p = 1.0f / 5040;
+    p = p * r + 1.0f / 720, p = p * r + 1.0f / 120, p = p * r + 1.0f / 24, p = p * r + 1.0f / 6, p = p * r + 0.5f;
+    return r + r * r * p;
+}
+
+/* Relative error below 2e-7. 0 below -87 (where e^x = 1.6e-38) and infinite above 88 (1.7e38). */
+static CNN__INLINE float cnn__exp(float x)
+{
+    float power, y = cnn__select(x > 88.0f, 88.0f, cnn__select(x < -87.0f, -87.0f, x));
+    y = (1 + cnn__exp_parts(y, &power)) * power;
+    return cnn__select(x > 88.0f, (float)INFINITY, cnn__select(x < -87.0f, 0.0f, y));
+}
+
+/* tanh x = (e^2x - 1) / (e^2x + 1). Relative error below 3e-7, for every x; beyond |x| = 10 it is 1 in float. */
+static CNN__INLINE float cnn__tanh(float x)
+{
+    float power, y = cnn__select(x > 10.0f, 10.0f, cnn__select(x < -10.0f, -10.0f, x));
+    float e = cnn__exp_parts(2 * y, &power);
+    e = e * power + (power - 1);                                                   /* e^2x - 1, without cancellation */
+    return e / (e + 2);
+}
+
+static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); }
+
+/* ---- Element by element ----
+
+   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Sixteen elements at a
+   time, because a loop of known length is what gcc -O2 makes into vectors. On x86 it is compiled a second time, for
+   AVX2: without fused multiply-adds, so that both give the same bits. */
+typedef void cnn__each(float *restrict v, const float *restrict a, const float *restrict b, const float *restrict k,
+                       ptrdiff_t n);
+
+#define CNN__EACH_TEXT(name, ...)                                                                                    \
+    static void name(float *restrict v, const float *restrict a, const float *restrict b, const float *restrict k,   \
+                     ptrdiff_t n)                                                                                    \
+    {                                                                                                                \
+        ptrdiff_t from = 0;                                                                                          \
+        for (; from + 16 <= n; from += 16)                                                                           \
+            for (int j = 0; j < 16; j++) { const ptrdiff_t i = from + j; __VA_ARGS__; }                              \
+        for (ptrdiff_t i = from; i < n; i++) { __VA_ARGS__; }                                                        \
+        (void)a, (void)b, (void)k;                                                                                   \
+    }
+#if CNN__X86
+#define CNN__EACH(name, ...)                                                                                         \
+    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                            \
+    __attribute__((target("avx2"))) CNN__EACH_TEXT(name##_avx2, __VA_ARGS__)                                         \
+    static cnn__each *name(const cnn__cpu *cpu) { return cpu->isa >= CNN_ISA_AVX2 ? name##_avx2 : name##_c; }
+#else
+#define CNN__EACH(name, ...)                                                                                         \
+    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                            \
+    static cnn__each *name(const cnn__cpu *cpu) { return (void)cpu, name##_c; }
+#endif
+
+CNN__EACH(cnn__each_relu,             float x = v[i]; v[i] = x < 0 ? 0.0f : x)
+CNN__EACH(cnn__each_relu_back,        float dy = a[i]; v[i] += b[i] > 0 ? dy : 0.0f)
+CNN__EACH(cnn__each_leaky,            float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
+CNN__EACH(cnn__each_leaky_back,       float dy = a[i], z = dy * k[0]; v[i] += b[i] > 0 ? dy : z)
+CNN__EACH(cnn__each_sigmoid,          v[i] = cnn__sigmoid(v[i]))
+CNN__EACH(cnn__each_sigmoid_back,     v[i] += a[i] * b[i] * (1 - b[i]))
+CNN__EACH(cnn__each_tanh,             v[i] = cnn__tanh(v[i]))
+CNN__EACH(cnn__each_tanh_back,        v[i] += a[i] * (1 - b[i] * b[i]))
+CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
+CNN__EACH(cnn__each_add,              v[i] += a[i])
+CNN__EACH(cnn__each_sub,              v[i] -= a[i])
+CNN__EACH(cnn__each_mul,              v[i] *= a[i])
+CNN__EACH(cnn__each_add_scaled,       v[i] += a[i] * k[0])
+CNN__EACH(cnn__each_add_product,      v[i] += a[i] * b[i] * k[0])
+CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
+CNN__EACH(cnn__each_standardize,      v[i] = (v[i] - k[0]) * k[1] + k[2])
+CNN__EACH(cnn__each_standardize_back, v[i] += ((a[i] - k[0]) - (b[i] - k[1]) * k[2]) * k[3])
+
+/* y[i] = f(x[i], a[i], b[i]; k), in pieces that stay in the L1 cache. y may be x; a and b are other arrays or NULL. */
+static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a, const float *b, const float *k,
+                     ptrdiff_t n)
+{
+    enum { PIECE = 2048 };
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
+    for (ptrdiff_t i = 0; i < n; i += PIECE) {
+        ptrdiff_t m = n - i < PIECE ? n - i : PIECE;
+        if (y != x) memcpy(y + i, x + i, (size_t)m * sizeof *y);
+        f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, m);
+    }
+}
+
+/* ---- Sums ---- */
+
+/* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024 terms,
+   so that the error is that of sums of 64 numbers however long the array is. */
+#define CNN__SUM(name, ...)                                                                                          \
+    static double name(const float *x, const float *a, float m, ptrdiff_t n)                                         \
+    {                                                                                                                \
+        double sum = 0;                                                                                              \
+        for (ptrdiff_t from = 0; from < n; from += 1024) {                                                           \
+            const ptrdiff_t end = n - from < 1024 ? n : from + 1024;                                                 \
+            float           part[16] = { 0 };                                                                        \
+            ptrdiff_t       at = from;                                                                               \
+            for (; at + 16 <= end; at += 16)                                                                         \
+                for (int j = 0; j < 16; j++) { const ptrdiff_t i = at + j; part[j] += (__VA_ARGS__); }               \
+            for (int j = 0; j < 16; j++) sum += (double)part[j];                                                     \
+            for (ptrdiff_t i = at; i < end; i++) sum += (double)(__VA_ARGS__);                                       \
+        }                                                                                                            \
+        (void)a, (void)m;                                                                                            \
+        return sum;                                                                                                  \
+    }
+CNN__SUM(cnn__sum,             x[i])
+CNN__SUM(cnn__sum_products,    x[i] * a[i])
+CNN__SUM(cnn__sum_squares,     (x[i] - m) * (x[i] - m))                  /* about m */
+CNN__SUM(cnn__sum_moments,     (x[i] - m) * a[i])
+CNN__SUM(cnn__sum_differences, (x[i] - a[i]) * (x[i] - a[i]))
+
+/* ---- Broadcasting ----
+
+   Three arrays over one range of indices (N,C,H,W): y, a and b. An array that has extent 1 on an axis where the range
+   is longer stays where it is along that axis: its step is 0. Read, that is broadcasting; written with +=, it is the
+   sum over the axis. The two are each other's derivative, so these few loops serve add, mul, sum, mean and biases. */
+typedef struct { ptrdiff_t n[4], y[4], a[4], b[4]; } cnn__range;
+
+static void cnn__steps(ptrdiff_t step[4], cnn_shape s)
+{
+    const int extent[4] = { s.n, s.c, s.h, s.w };
+    for (ptrdiff_t i = 3, size = 1; i >= 0; size *= extent[i--]) step[i] = extent[i] == 1 ? 0 : size;
+}
+
+/* Neighbouring axes that all three arrays cross in one stride become one, so that rows are long. They are moved to
+   the back: the last axis is the row. */
+static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
+{
+    const int  extent[3][4] = { { y.n, y.c, y.h, y.w }, { a.n, a.c, a.h, a.w }, { b.n, b.c, b.h, b.w } };
+    cnn__range r, m = { { 1, 1, 1, 1 }, { 0 }, { 0 }, { 0 } };
+    cnn__steps(r.y, y), cnn__steps(r.a, a), cnn__steps(r.b, b);
+    int to = 4;
+    for (int i = 3; i >= 0; i--) {
+        r.n[i] = extent[0][i] > extent[1][i] ? extent[0][i] : extent[1][i];
+        if (extent[2][i] > r.n[i]) r.n[i] = extent[2][i];
+        if (r.n[i] == 1) continue;
+        if (to < 4 && r.y[i] == m.y[to] * m.n[to] && r.a[i] == m.a[to] * m.n[to] && r.b[i] == m.b[to] * m.n[to]) {
+            m.n[to] *= r.n[i];
+            continue;
+        }
+        to--;
+        m.n[to] = r.n[i], m.y[to] = r.y[i], m.a[to] = r.a[i], m.b[to] = r.b[i];
+    }
+    return m;
+}
+
+/* Axis d comes first, the axes before it move back. */
+static void cnn__bring_forward(ptrdiff_t v[4], int d)
+{
+    ptrdiff_t first = v[d];
+    for (; d > 0; d--) v[d] = v[d - 1];
+    v[0] = first;
+}
+
+/* y = p a + q b, or y = a b if p is 0, with y of the full range. y may be a if a has its shape. */
+static void cnn__broadcast(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys, cnn_shape as,
+                           cnn_shape bs, float p, float q)
+{
+    cnn__range r = cnn__range_of(ys, as, bs);
+    ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2];
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * r.n[3]))
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
+        float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
+        const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
+        const float *v  = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2];
+        if (p == 0) for (ptrdiff_t i = 0; i < r.n[3]; i++) to[i] = u[i * r.a[3]] * v[i * r.b[3]];
+        else        for (ptrdiff_t i = 0; i < r.n[3]; i++) to[i] = p * u[i * r.a[3]] + q * v[i * r.b[3]];
+    }
+}
+
+/* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. Sums over a row are made in double. */
+static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys, cnn_shape as,
+                             cnn_shape bs, float p)
+{
+    cnn__range r = cnn__range_of(ys, as, b ? bs : as);
+    const bool one_row = r.n[0] * r.n[1] * r.n[2] == 1;
+    if (one_row && r.y[3] && r.a[3] && (!b || r.b[3])) {
+        cnn__map(cpu, b ? cnn__each_add_product(cpu) : cnn__each_add_scaled(cpu), y, y, a, b, &p, r.n[3]);
+        return;
+    }
+    int first = 0;                       /* threads share an axis along which y moves, if there is one */
+    while (first < 2 && (r.n[first] == 1 || !r.y[first])) first++;
+    const int threads = r.y[first] ? cnn__threads_for(cpu, r.n[0] * r.n[1] * r.n[2] * r.n[3]) : 1;
+    cnn__bring_forward(r.n, first), cnn__bring_forward(r.y, first);
+    cnn__bring_forward(r.a, first), cnn__bring_forward(r.b, first);
+    CNN__PARALLEL_FOR(threads)
+    for (ptrdiff_t i0 = 0; i0 < r.n[0]; i0++)
+        for (ptrdiff_t i1 = 0; i1 < r.n[1]; i1++)
+            for (ptrdiff_t i2 = 0; i2 < r.n[2]; i2++) {
+                float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
+                const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
+                const float *v  = b ? b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] : NULL;
+                if (r.y[3]) {
+                    for (ptrdiff_t i = 0; i < r.n[3]; i++) to[i] += p * u[i * r.a[3]] * (v ? v[i * r.b[3]] : 1.0f);
+                } else {
+                    double s = r.a[3] && v && r.b[3] ? cnn__sum_products(u, v, 0, r.n[3])
+                             : r.a[3] ? cnn__sum(u, NULL, 0, r.n[3]) : (double)r.n[3] * (double)*u;
+                    if (v && !(r.a[3] && r.b[3]))
+                        s = r.b[3] ? cnn__sum(v, NULL, 0, r.n[3]) * (double)*u : s * (double)*v;
+                    *to += (float)(s * (double)p);
+                }
+            }
+}
+
+/* ---- Pooling ----
+
+   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH and PW on each side: "planes" is
+   N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW) and has at least one element inside the plane. */
+typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw; bool count_pad; } cnn__pool;
+
+/* The part [*from, *to) of window number i inside the plane, along one axis. */
+static void cnn__window(int i, int size, int k, int s, int p, int *from, int *to)
+{
+    *from = i * s - p, *to = *from + k;
+    if (*from < 0) *from = 0;
+    if (*to > size) *to = size;
+}
+
+/* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN wins
+   over every number: a net that has gone wrong should show it. */
+static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
+    for (int plane = 0; plane < t->planes; plane++) {
+        const float *in = x + (ptrdiff_t)plane * t->h * t->w;
+        ptrdiff_t    to = (ptrdiff_t)plane * t->oh * t->ow;
+        for (int oy = 0; oy < t->oh; oy++)
+            for (int ox = 0; ox < t->ow; ox++, to++) {
+                int y0, y1, x0, x1;
+                cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
+                int   best = y0 * t->w + x0;
+                float most = in[best];
+                for (int iy = y0; iy < y1; iy++)
+                    for (int i = iy * t->w + x0; i < iy * t->w + x1; i++) {
+                        bool more = in[i] > most || in[i] != in[i];
+                        best = more ? i : best, most = more ? in[i] : most;
+                    }
+                y[to] = most;
+                if (at) at[to] = best;
+            }
+    }
+}
+
+static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy, const int *at)
+{
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, t->planes * out))
+    for (int plane = 0; plane < t->planes; plane++)
+        for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) dx[plane * in + at[i]] += dy[i];
+}
+
+/* 1 / the number of elements that an average divides by: the part of the window inside the plane or, with
+   count_pad, inside the padded plane (a last window of ceil_mode may reach beyond even that). */
+static float cnn__pool_share(const cnn__pool *t, int oy, int ox)
+{
+    const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
+    int       y0, y1, x0, x1;
+    cnn__window(oy, t->h + 2 * py, t->kh, t->sh, t->ph - py, &y0, &y1);
+    cnn__window(ox, t->w + 2 * px, t->kw, t->sw, t->pw - px, &x0, &x1);
+    return 1.0f / ((float)(y1 - y0) * (float)(x1 - x0));
+}
+
+static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, const float *x)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
+    for (int plane = 0; plane < t->planes; plane++) {
+        const float *in = x + (ptrdiff_t)plane * t->h * t->w;
+        float       *to = y + (ptrdiff_t)plane * t->oh * t->ow;
+        for (int oy = 0; oy < t->oh; oy++)
+            for (int ox = 0; ox < t->ow; ox++) {
+                int y0, y1, x0, x1;
+                cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
+                float sum = 0;
+                for (int iy = y0; iy < y1; iy++)
+                    for (int ix = x0; ix < x1; ix++) sum += in[iy * t->w + ix];
+                *to++ = sum * cnn__pool_share(t, oy, ox);
+            }
+    }
+}
+
+static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
+    for (int plane = 0; plane < t->planes; plane++) {
+        float       *to = dx + (ptrdiff_t)plane * t->h * t->w;
+        const float *from = dy + (ptrdiff_t)plane * t->oh * t->ow;
+        for (int oy = 0; oy < t->oh; oy++)
+            for (int ox = 0; ox < t->ow; ox++) {
+                int y0, y1, x0, x1;
+                cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
+                float share = *from++ * cnn__pool_share(t, oy, ox);
+                for (int iy = y0; iy < y1; iy++)
+                    for (int ix = x0; ix < x1; ix++) to[iy * t->w + ix] += share;
+            }
+    }
+}
+
+/* ---- Batch normalisation: per channel of (N,C,P), P = H*W ---- */
+
+/* Mean, and the mean square of the distance from it, in two passes: E[x^2] - E[x]^2 would cancel. */
+static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n, int c, ptrdiff_t plane)
+{
+    const double count = (double)n * (double)plane;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (int i = 0; i < c; i++) {
+        double sum = 0, squares = 0;
+        for (int s = 0; s < n; s++) sum += cnn__sum(x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
+        mean[i] = (float)(sum / count);
+        for (int s = 0; s < n; s++) squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
+        variance[i] = (float)(squares / count);
+    }
+}
+
+/* y = (x - mean) rstd w + b; w, b NULL count as 1, 0. */
+static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean, const float *rstd, const float *w,
+                           const float *b, int n, int c, ptrdiff_t plane)
+{
+    cnn__each *f = cnn__each_standardize(cpu);
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (int i = 0; i < n * c; i++) {
+        const int   ch = i % c;
+        const float k[3] = { mean[ch], w ? rstd[ch] * w[ch] : rstd[ch], b ? b[ch] : 0.0f };
+        memcpy(y + i * plane, x + i * plane, (size_t)plane * sizeof *y);
+        f(y + i * plane, NULL, NULL, k, plane);
+    }
+}
+
+/* With M = N*P and X = (x - mean) rstd:  db += sum dy,  dw += sum dy X,
+   dx += w rstd (dy - sum(dy)/M - X sum(dy X)/M), because mean and rstd depend on x too. Each of dx, dw, db may be NULL. */
+static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy, const float *x,
+                                const float *mean, const float *rstd, const float *w, int n, int c, ptrdiff_t plane)
+{
+    const double count = (double)n * (double)plane;
+    cnn__each   *f = cnn__each_standardize_back(cpu);
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (int i = 0; i < c; i++) {
+        double sum = 0, moment = 0;
+        for (int s = 0; s < n; s++) {
+            const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
+            sum += cnn__sum(dy + at, NULL, 0, plane);
+            moment += cnn__sum_moments(x + at, dy + at, mean[i], plane);
+        }
+        const double r = (double)rstd[i];
+        if (dw) dw[i] += (float)(moment * r);
+        if (db) db[i] += (float)sum;
+        const float k[4] = { (float)(sum / count), mean[i], (float)(moment * r * r / count), w ? w[i] * rstd[i] : rstd[i] };
+        for (int s = 0; dx && s < n; s++) {
+            const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
+            f(dx + at, dy + at, x + at, k, plane);
+        }
+    }
+}
+
+/* ---- Softmax over the C classes of each of P pixels: x (C,P) ---- */
+
+/* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). */
+static double cnn__exp_sum(float *most, const float *x, int c, ptrdiff_t plane)
+{
+    float  m = x[0];
+    double sum = 0;
+    for (int i = 1; i < c; i++) m = x[i * plane] > m ? x[i * plane] : m;
+    for (int i = 0; i < c; i++) sum += (double)cnn__exp(x[i * plane] - m);
+    *most = m;
+    return sum;
+}
+
+static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (ptrdiff_t i = 0; i < n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        float           most;
+        const float     share = (float)(1 / cnn__exp_sum(&most, x + at, c, plane));
+        for (int k = 0; k < c; k++) y[at + k * plane] = cnn__exp(x[at + k * plane] - most) * share;
+    }
+}
+
+static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c, ptrdiff_t plane)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (ptrdiff_t i = 0; i < n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        double          dot = 0;
+        for (int k = 0; k < c; k++) dot += (double)dy[at + k * plane] * (double)y[at + k * plane];
+        for (int k = 0; k < c; k++) dx[at + k * plane] += y[at + k * plane] * (dy[at + k * plane] - (float)dot);
+    }
+}
+
+/* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k) with q_k = (1-e) [k = label] + e/C; saved: for each
+   pixel, most and log sum of the above. */
+static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x, const float *label, float e,
+                               int n, int c, ptrdiff_t plane)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (ptrdiff_t i = 0; i < n * plane; i++) {
+        const float *at = x + i / plane * c * plane + i % plane;
+        float        most;
+        const double rest = log(cnn__exp_sum(&most, at, c, plane));
+        double       mean = 0;
+        for (int k = 0; k < c && e > 0; k++) mean += (double)(most - at[k * plane]) / c;
+        each[i] = rest + (1 - (double)e) * (double)(most - at[(ptrdiff_t)label[i] * plane]) + (double)e * mean;
+        if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
+    }
+}
+
+/* dx += g (softmax(x) - q) */
+static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, const float *saved, const float *x,
+                                    const float *label, float e, int n, int c, ptrdiff_t plane)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (ptrdiff_t i = 0; i < n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        for (int k = 0; k < c; k++) {
+            const float q = e / (float)c + (k == (int)label[i] ? 1 - e : 0.0f);
+            dx[at + k * plane] += g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) - q);
+        }
+    }
+}
+
+/* ---- Dropout ---- */
+
+/* to (+)= from / (1-p) where element i is kept, which is decided by number i of the stream; to may be from. */
+static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key, uint64_t stream,
+                         ptrdiff_t n)
+{
+    const float scale = 1 / (1 - p);
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
+    for (ptrdiff_t four = 0; four < n; four += 4) {
+        uint32_t bits[4];
+        cnn__philox(bits, key, stream, (uint64_t)four / 4);
+        for (ptrdiff_t i = four; i < four + 4 && i < n; i++) {
+            const float kept = cnn__uniform(bits[i - four]) >= p ? from[i] * scale : 0.0f;
+            to[i] = add ? to[i] + kept : kept;
+        }
+    }
+}
+
+/* ============================================================================================================
+   >>rooms ---- 10. Rooms: everything about one operation in one place
+
+   Above each stand its formula, its derivative, a source, and the choice made where the derivative does not exist.
+   dx is dJ/dx, the gradient of the loss J with respect to x; gradients are added to, never set, because a tensor may
+   have several users; grad is NULL where none is wanted. The rules take a tensor apart and call a kernel.
+   ============================================================================================================ */
+
+#ifdef CNN_STATIC
+#define CNN__ROOM static const cnn_op
+#else
+#define CNN__ROOM const cnn_op
+#endif
+
+static int       cnn__or(int value, int otherwise)          { return value ? value : otherwise; }      /* 0 = default */
+static float     cnn__orf(float value, float otherwise)     { return value != 0 ? value : otherwise; }
+static cnn_shape cnn__vector(int c)                         { return (cnn_shape){ 1, c, 1, 1 }; }
+static bool      cnn__equal(cnn_shape a, cnn_shape b) { return a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w; }
+static bool      cnn__same(const cnn_tensor *a, const cnn_tensor *b)
+{
+    return cnn__equal(a->shape, b->shape) && a->batched == b->batched;
+}
+
+static bool cnn__operands(cnn_tensor *y, int least, int most)
+{
+    if (y->n_in >= least && y->n_in <= most) return true;
+    return least == most ? cnn_fail(y, "%d operands: it takes %d", y->n_in, least)
+                         : cnn_fail(y, "%d operands: it takes %d to %d", y->n_in, least, most);
+}
+
+/* Operand i, a parameter or a constant, must have this shape, and no batch. what: "weight". */
+static bool cnn__check_operand(cnn_tensor *y, int i, const char *what, cnn_shape must)
+{
+    const cnn_tensor *w = y->in[i];
+    if (!w->batched && cnn__equal(w->shape, must)) return true;
+    return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", what, cnn__shape_text(w).s,
+                    cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
+}
+
+static bool cnn__as_input(cnn_tensor *y)             /* the shape rule of what keeps the shape of its one operand */
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    y->shape = y->in[0]->shape;
+    return true;
+}
+
+/* ---- Windows: what convolution and pooling share, along one axis ---- */
+
+typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
+
+static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }    /* a dilated kernel's extent */
+
+/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must start
+   inside the input or its left padding. */
+static int cnn__count_windows(const cnn__slide *a)
+{
+    const int room = a->size + 2 * a->pad - cnn__reach(a);
+    int       n = (a->ceil_mode ? room + a->stride - 1 : room) / a->stride + 1;
+    return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
+}
+
+/* Is that well defined? The limit keeps all sums above in an int. */
+static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a, const cnn__slide *other)
+{
+    const int limit = 1 << 24;
+    const struct { const char *name; int value, least; } option[] = { { "kernel", a->kernel, 1 }, { "stride", a->stride, 1 },
+                                                                      { "pad", a->pad, 0 }, { "dilation", a->dilation, 1 } };
+    for (int i = 0; i < 4; i++)
+        if (option[i].value < option[i].least || option[i].value > limit)
+            return cnn_fail(y, "%s is %d: it must be %d to %d", option[i].name, option[i].value, option[i].least, limit);
+    if (a->size > 1 << 30) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
+    long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
+    if (reach <= a->size + 2 * a->pad) return true;
+    char kernel[64];
+    int  n = other->kernel == a->kernel ? cnn__format(kernel, sizeof kernel, "%d", a->kernel)
+           : cnn__format(kernel, sizeof kernel, "%d (of %d and %d)", a->kernel, a->kernel, other->kernel);
+    if (a->dilation > 1) cnn__format(kernel + n, sizeof kernel - (size_t)n, " with dilation %d", a->dilation);
+    return cnn_fail(y, "kernel %s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1", kernel,
+                    cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach, a->stride);
+}
+
+/* ---- conv2d ------------------------------------------------------------------------------------------------
+ *   y[n,o,i,j]  = b[o] + sum_{c,k,l} w[o,c,k,l] x[n, c, i SH - PH + k DH, j SW - PW + l DW]     (x is 0 outside)
+ *   dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[...],   db[o] = sum_{n,i,j} dy[n,o,i,j]
+ *   dx[...]     = sum_{o,k,l} w[o,c,k,l] dy[n,o,i,j]            the same connections, walked backwards
+ *   With G groups, output channel o sees the C/G input channels of its own group. Strictly this is correlation: the
+ *   kernel is not mirrored.        x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).   (LeCun et al. 1989)
+ * ------------------------------------------------------------------------------------------------------------ */
+typedef struct { cnn__slide h, w; int channels, groups; } cnn__conv_options;
+static cnn__conv_options cnn__conv_resolve(const cnn_tensor *y)
+{
+    const cnn_conv2d_args *a = y->args;
+    const cnn_shape        x = y->in[0]->shape;
+    cnn__conv_options      t = {
+        { x.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)), cnn__or(a->pad_h, a->pad),
+          cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
+        { x.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)), cnn__or(a->pad_w, a->pad),
+          cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
+        a->channels, cnn__or(a->groups, 1) };
+    return t;
+}
+static cnn_shape cnn__conv_weight(const cnn_tensor *y)
+{
+    const cnn__conv_options t = cnn__conv_resolve(y);
+    return (cnn_shape){ t.channels, y->in[0]->shape.c / t.groups, t.h.kernel, t.w.kernel };
+}
+static bool cnn__conv_check(cnn_tensor *y)           /* all that can be known before there is a weight */
+{
+    const cnn__conv_options t = cnn__conv_resolve(y);
+    const int               c = y->in[0]->shape.c;
+    if (t.channels < 1) return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t.channels);
+    if (t.groups < 1)   return cnn_fail(y, "groups is %d: it must be positive", t.groups);
+    if (c % t.groups || t.channels % t.groups)
+        return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", t.groups, c,
+                        cnn__shape_text(y->in[0]).s, t.channels);
+    if (!cnn__check_slide(y, &t.h, &t.w) || !cnn__check_slide(y, &t.w, &t.h)) return false;
+    const cnn_shape w = cnn__conv_weight(y);
+    if (cnn__checked_len(w) == SIZE_MAX)
+        return cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
+    return true;
+}
+static cnn__conv cnn__conv_of(const cnn_tensor *y)   /* for the kernels */
+{
+    const cnn__conv_options t = cnn__conv_resolve(y);
+    const cnn_shape         x = y->in[0]->shape;
+    return (cnn__conv){ x.n, x.c, x.h, x.w, t.channels, cnn__count_windows(&t.h), cnn__count_windows(&t.w), t.h.kernel,
+                        t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation, t.groups };
+}
+static bool cnn__conv2d_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 3) || !cnn__conv_check(y) || !cnn__check_operand(y, 1, "weight", cnn__conv_weight(y)))
+        return false;
+    const cnn__conv t = cnn__conv_of(y);
+    y->shape = (cnn_shape){ t.n, t.oc, t.oh, t.ow };
+    return y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(t.oc));
+}
+static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__conv t = cnn__conv_of(y);
+    (void)mode;
+    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL,
+                      cnn_scratch(y));
+}
+static void cnn__conv2d_backward(cnn_tensor *y)
+{
+    const cnn__conv t = cnn__conv_of(y);
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
+    if (x->grad) cnn__conv_backward_data(cpu, &t, x->grad, y->grad, w->data, cnn_scratch(y));
+    if (w->grad) cnn__conv_backward_weights(cpu, &t, w->grad, b ? b->grad : NULL, x->data, y->grad, cnn_scratch(y));
+    else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
+}
+static size_t cnn__conv2d_scratch(const cnn_tensor *y)
+{
+    const cnn__conv t = cnn__conv_of(y);
+    return cnn__conv_scratch(&y->graph->cpu, &t);
+}
+static double cnn__conv2d_macs(const cnn_tensor *y)
+{
+    const cnn_shape w = y->in[1]->shape;
+    return (double)cnn__len(y->shape) * w.c * w.h * w.w;
+}
+static const cnn_field cnn__conv2d_fields[] = {
+    CNN_FIELD('i', cnn_conv2d_args, channels), CNN_FIELD('i', cnn_conv2d_args, kernel),
+    CNN_FIELD('i', cnn_conv2d_args, kernel_h), CNN_FIELD('i', cnn_conv2d_args, kernel_w),
+    CNN_FIELD('i', cnn_conv2d_args, stride), CNN_FIELD('i', cnn_conv2d_args, stride_h),
+    CNN_FIELD('i', cnn_conv2d_args, stride_w), CNN_FIELD('i', cnn_conv2d_args, pad), CNN_FIELD('i', cnn_conv2d_args, pad_h),
+    CNN_FIELD('i', cnn_conv2d_args, pad_w), CNN_FIELD('i', cnn_conv2d_args, dilation),
+    CNN_FIELD('i', cnn_conv2d_args, dilation_h), CNN_FIELD('i', cnn_conv2d_args, dilation_w),
+    CNN_FIELD('i', cnn_conv2d_args, groups), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_conv2d = {
+    .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward, .backward = cnn__conv2d_backward,
+    .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs, .flags = CNN_READS_X,
+    .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields };
+
+/* ---- dense -------------------------------------------------------------------------------------------------
+ *   Y = X W' + 1 b'                  every output sees every input; X is (N,C,H,W) read as (N,K), K = C H W
+ *   dX = dY W,   dW = dY' X,   db = sum over the samples of dY
+ *   X (N,K), W (units,K,1,1), b (1,units,1,1), Y (N,units,1,1).                        (Rosenblatt 1958)
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__dense_check(cnn_tensor *y)
+{
+    const cnn_dense_args *a = y->args;
+    const cnn_shape       w = { a->units, cnn__sample(y->in[0]->shape), 1, 1 };
+    if (a->units < 1) return cnn_fail(y, "units is %d: say how many outputs, at least 1", a->units);
+    if (cnn__checked_len(w) == SIZE_MAX)
+        return cnn_fail(y, "weight (%d,%d,1,1) would have more than 2^31 - 1 elements", w.n, w.c);
+    return true;
+}
+static bool cnn__dense_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 3) || !cnn__dense_check(y)) return false;
+    const int units = ((const cnn_dense_args *)y->args)->units;
+    y->shape = (cnn_shape){ y->in[0]->shape.n, units, 1, 1 };
+    return cnn__check_operand(y, 1, "weight", (cnn_shape){ units, cnn__sample(y->in[0]->shape), 1, 1 })
+        && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(units)));
+}
+static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
+    (void)mode;
+    for (ptrdiff_t i = 0; i < n && y->n_in == 3; i++)
+        memcpy(y->data + i * units, y->in[2]->data, (size_t)units * sizeof *y->data);
+    cnn__gemm(&y->graph->cpu, y->data, units, y->n_in == 3 ? 1.0f : 0.0f, y->in[0]->data, k, false, y->in[1]->data, k, true,
+              n, units, k, cnn_scratch(y));
+}
+static void cnn__dense_backward(cnn_tensor *y)
+{
+    const int       n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
+    if (x->grad)      cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
+    if (w->grad)      cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n, cnn_scratch(y));
+    if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
+}
+static size_t cnn__three_products(const cnn_tensor *y, int m, int n, int k)       /* forward, and one for each operand */
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    size_t a = cnn__gemm_scratch(cpu, m, n, k), b = cnn__gemm_scratch(cpu, m, k, n), c = cnn__gemm_scratch(cpu, n, k, m);
+    size_t d = cnn__gemm_scratch(cpu, k, n, m);
+    a = a > b ? a : b, c = c > d ? c : d;
+    return a > c ? a : c;
+}
+static size_t cnn__dense_scratch(const cnn_tensor *y)
+{
+    return cnn__three_products(y, y->shape.n, y->shape.c, cnn__sample(y->in[0]->shape));
+}
+static double cnn__dense_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape); }
+static const cnn_field cnn__dense_fields[] = { CNN_FIELD('i', cnn_dense_args, units), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_dense = {
+    .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward, .backward = cnn__dense_backward,
+    .scratch = cnn__dense_scratch, .macs = cnn__dense_macs, .flags = CNN_READS_X,
+    .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields };
+
+/* ---- matmul ------------------------------------------------------------------------------------------------
+ *   Y = A B,   dA = dY B',   dB = A' dY                      A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__matmul_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 2)) return false;
+    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    if (cnn__plane(a->shape) != 1 || cnn__plane(b->shape) != 1 || b->batched || b->shape.n != a->shape.c)
+        return cnn_fail(y, "%s times %s: it must be (M,K,1,1) times (K,P,1,1), the second without the batch",
+                        cnn__shape_text(a).s, cnn__shape_text(b).s);
+    y->shape = (cnn_shape){ a->shape.n, b->shape.c, 1, 1 };
+    return true;
+}
+static void cnn__matmul_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int m = y->shape.n, p = y->shape.c, k = y->in[0]->shape.c;
+    (void)mode;
+    cnn__gemm(&y->graph->cpu, y->data, p, 0, y->in[0]->data, k, false, y->in[1]->data, p, false, m, p, k, cnn_scratch(y));
+}
+static void cnn__matmul_backward(cnn_tensor *y)
+{
+    const int       m = y->shape.n, p = y->shape.c, k = y->in[0]->shape.c;
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *a = y->in[0], *b = y->in[1];
+    if (a->grad) cnn__gemm(cpu, a->grad, k, 1, y->grad, p, false, b->data, p, true, m, k, p, cnn_scratch(y));
+    if (b->grad) cnn__gemm(cpu, b->grad, p, 1, a->data, k, true, y->grad, p, false, k, p, m, cnn_scratch(y));
+}
+static size_t cnn__matmul_scratch(const cnn_tensor *y)
+{
+    return cnn__three_products(y, y->shape.n, y->shape.c, y->in[0]->shape.c);
+}
+static double cnn__matmul_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * y->in[0]->shape.c; }
+CNN__ROOM cnn_op_matmul = {
+    .name = "matmul", .shape = cnn__matmul_shape, .forward = cnn__matmul_forward, .backward = cnn__matmul_backward,
+    .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs, .flags = CNN_READS_X };
+
+/* ---- max_pool ----------------------------------------------------------------------------------------------
+ *   y = max of the window,   dx += dy at the place of the maximum: the first of equals in reading order.
+ *   Padding never wins; NaN does. The places are kept from forward to backward.  (Ranzato et al. 2007)
+ * ------------------------------------------------------------------------------------------------------------ */
+typedef struct { cnn__slide h, w; } cnn__pool_options;
+static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
+{
+    const cnn_pool_args *a = y->args;
+    const cnn_shape      x = y->in[0]->shape;
+    const int            kh = cnn__or(a->kernel_h, a->kernel), kw = cnn__or(a->kernel_w, a->kernel);
+    return (cnn__pool_options){
+        { x.h, kh, cnn__or(a->stride_h, cnn__or(a->stride, kh)), cnn__or(a->pad_h, a->pad), 1, a->ceil_mode != 0 },
+        { x.w, kw, cnn__or(a->stride_w, cnn__or(a->stride, kw)), cnn__or(a->pad_w, a->pad), 1, a->ceil_mode != 0 } };
+}
+static cnn__pool cnn__pool_of(const cnn_tensor *y)
+{
+    const cnn__pool_options t = cnn__pool_resolve(y);
+    return (cnn__pool){ y->shape.n * y->shape.c, t.h.size, t.w.size, cnn__count_windows(&t.h), cnn__count_windows(&t.w),
+                        t.h.kernel, t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad,
+                        !((const cnn_pool_args *)y->args)->no_count_pad };
+}
+static bool cnn__pool_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn__pool_options t = cnn__pool_resolve(y);
+    if (!cnn__check_slide(y, &t.h, &t.w) || !cnn__check_slide(y, &t.w, &t.h)) return false;
+    if (t.h.pad > t.h.kernel / 2 || t.w.pad > t.w.kernel / 2)
+        return cnn_fail(y, "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
+                        t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
+    const cnn_shape x = y->in[0]->shape;
+    y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&t.h), cnn__count_windows(&t.w) };
+    return true;
+}
+static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__pool t = cnn__pool_of(y);
+    cnn__max_pool(&y->graph->cpu, &t, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
+}
+static void cnn__max_pool_backward(cnn_tensor *y)
+{
+    const cnn__pool t = cnn__pool_of(y);
+    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved);
+}
+static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
+static const cnn_field cnn__pool_fields[] = {
+    CNN_FIELD('i', cnn_pool_args, kernel), CNN_FIELD('i', cnn_pool_args, kernel_h), CNN_FIELD('i', cnn_pool_args, kernel_w),
+    CNN_FIELD('i', cnn_pool_args, stride), CNN_FIELD('i', cnn_pool_args, stride_h), CNN_FIELD('i', cnn_pool_args, stride_w),
+    CNN_FIELD('i', cnn_pool_args, pad), CNN_FIELD('i', cnn_pool_args, pad_h), CNN_FIELD('i', cnn_pool_args, pad_w),
+    CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_max_pool = {
+    .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward, .backward = cnn__max_pool_backward,
+    .saved = cnn__max_pool_saved, .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
+
+/* ---- avg_pool ----------------------------------------------------------------------------------------------
+ *   y = (sum of the window) / D,   dx += dy / D for each element of the window                  (LeCun et al. 1989)
+ *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input.
+ * ------------------------------------------------------------------------------------------------------------ */
+static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__pool t = cnn__pool_of(y);
+    (void)mode;
+    cnn__avg_pool(&y->graph->cpu, &t, y->data, y->in[0]->data);
+}
+static void cnn__avg_pool_backward(cnn_tensor *y)
+{
+    const cnn__pool t = cnn__pool_of(y);
+    if (y->in[0]->grad) cnn__avg_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad);
+}
+CNN__ROOM cnn_op_avg_pool = {
+    .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward, .backward = cnn__avg_pool_backward,
+    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
+
+/* ---- sum, mean, global_avg_pool ----------------------------------------------------------------------------
+ *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
+ *   s = 1 for sum and 1/(number of elements) for mean; global_avg_pool is the mean over H and W (Lin et al. 2013).
+ *   Reduced axes stay with extent 1; a sum over N is no longer batched.
+ * ------------------------------------------------------------------------------------------------------------ */
+static unsigned cnn__reduce_axes(const cnn_tensor *y)
+{
+    if (y->op == &cnn_op_global_avg_pool) return CNN_H | CNN_W;
+    const cnn_reduce_args *a = y->args;
+    return a->axes ? a->axes : CNN_N | CNN_C | CNN_H | CNN_W;
+}
+static bool cnn__reduce_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const unsigned axes = cnn__reduce_axes(y);
+    if (axes > 15) return cnn_fail(y, "axes is %u: it must be made of CNN_N | CNN_C | CNN_H | CNN_W", axes);
+    const cnn_shape x = y->in[0]->shape;
+    y->shape = (cnn_shape){ axes & CNN_N ? 1 : x.n, axes & CNN_C ? 1 : x.c, axes & CNN_H ? 1 : x.h, axes & CNN_W ? 1 : x.w };
+    if (axes & CNN_N) y->batched = false;
+    return true;
+}
+static float cnn__reduce_factor(const cnn_tensor *y)
+{
+    return y->op == &cnn_op_sum ? 1.0f : (float)cnn__len(y->shape) / (float)cnn__len(y->in[0]->shape);
+}
+static void cnn__reduce_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_tensor *x = y->in[0];
+    (void)mode;
+    memset(y->data, 0, (size_t)cnn__len(y->shape) * sizeof *y->data);
+    cnn__add_product(&y->graph->cpu, y->data, x->data, NULL, y->shape, x->shape, x->shape, cnn__reduce_factor(y));
+}
+static void cnn__reduce_backward(cnn_tensor *y)
+{
+    cnn_tensor *x = y->in[0];
+    if (x->grad) cnn__add_product(&y->graph->cpu, x->grad, y->grad, NULL, x->shape, y->shape, y->shape, cnn__reduce_factor(y));
+}
+static const cnn_field cnn__reduce_fields[] = { CNN_FIELD('u', cnn_reduce_args, axes), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_sum = {
+    .name = "sum", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward, .backward = cnn__reduce_backward,
+    .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
+CNN__ROOM cnn_op_mean = {
+    .name = "mean", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward, .backward = cnn__reduce_backward,
+    .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
+CNN__ROOM cnn_op_global_avg_pool = {
+    .name = "global_avg_pool", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward, .backward = cnn__reduce_backward };
+
+/* ---- add, sub, mul -----------------------------------------------------------------------------------------
+ *   add: y = a + b, da = dy, db = dy      sub: y = a - b, da = dy, db = -dy      mul: y = a b, da = dy b, db = dy a
+ *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what was
+ *   stretched is summed over the copies.
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__stretch(int *y, int a, int b)
+{
+    *y = a == 1 ? b : a;
+    return a == b || a == 1 || b == 1;
+}
+static bool cnn__binary_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 2)) return false;
+    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    bool fits = cnn__stretch(&y->shape.c, a->shape.c, b->shape.c);
+    fits = cnn__stretch(&y->shape.h, a->shape.h, b->shape.h) && fits;
+    fits = cnn__stretch(&y->shape.w, a->shape.w, b->shape.w) && fits;
+    if (a->batched != b->batched) {                  /* N is no number: only a single sample stretches to it */
+        fits = (a->batched ? b : a)->shape.n == 1 && fits;
+        y->shape.n = (a->batched ? a : b)->shape.n;
+    } else {
+        fits = cnn__stretch(&y->shape.n, a->shape.n, b->shape.n) && fits;
+    }
+    return fits || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them", cnn__shape_text(a).s,
+                            cnn__shape_text(b).s);
+}
+static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__cpu   *cpu = &y->graph->cpu;
+    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    const bool        add = y->op == &cnn_op_add, sub = y->op == &cnn_op_sub;
+    (void)mode;
+    if (cnn__equal(a->shape, b->shape))
+        cnn__map(cpu, add ? cnn__each_add(cpu) : sub ? cnn__each_sub(cpu) : cnn__each_mul(cpu), y->data, a->data, b->data, NULL,
+                 NULL, cnn__len(y->shape));
+    else
+        cnn__broadcast(cpu, y->data, a->data, b->data, y->shape, a->shape, b->shape, add || sub ? 1.0f : 0.0f, sub ? -1.0f : 1.0f);
+}
+static void cnn__binary_backward(cnn_tensor *y)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *a = y->in[0], *b = y->in[1];
+    const bool      mul = y->op == &cnn_op_mul;
+    if (a->grad) cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
+    if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
+                                  y->op == &cnn_op_sub ? -1.0f : 1.0f);
+}
+CNN__ROOM cnn_op_add = {
+    .name = "add", .shape = cnn__binary_shape, .forward = cnn__binary_forward, .backward = cnn__binary_backward,
+    .flags = CNN_INPLACE };
+CNN__ROOM cnn_op_sub = {
+    .name = "sub", .shape = cnn__binary_shape, .forward = cnn__binary_forward, .backward = cnn__binary_backward,
+    .flags = CNN_INPLACE };
+CNN__ROOM cnn_op_mul = {
+    .name = "mul", .shape = cnn__binary_shape, .forward = cnn__binary_forward, .backward = cnn__binary_backward,
+    .flags = CNN_INPLACE | CNN_READS_X };
+
+/* ---- scale -------------------------------------------------------------------------------------------------
+ *   y = factor x + offset,   dx = factor dy
+ * ------------------------------------------------------------------------------------------------------------ */
+static void cnn__scale_constants(const cnn_tensor *y, float k[2])
+{
+    const cnn_scale_args *a = y->args;
+    k[0] = cnn__orf(a->factor, 1), k[1] = a->offset;
+}
+static void cnn__scale_forward(cnn_tensor *y, cnn_mode mode)
+{
+    float k[2];
+    cnn__scale_constants(y, k);
+    (void)mode;
+    cnn__map(&y->graph->cpu, cnn__each_scale(&y->graph->cpu), y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
+}
+static void cnn__scale_backward(cnn_tensor *y)
+{
+    float  k[2];
+    float *dx = y->in[0]->grad;
+    cnn__scale_constants(y, k);
+    if (dx) cnn__map(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, dx, y->grad, NULL, k, cnn__len(y->shape));
+}
+static const cnn_field cnn__scale_fields[] = {
+    CNN_FIELD('f', cnn_scale_args, factor), CNN_FIELD('f', cnn_scale_args, offset), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_scale = {
+    .name = "scale", .shape = cnn__as_input, .forward = cnn__scale_forward, .backward = cnn__scale_backward,
+    .flags = CNN_INPLACE, .args_size = sizeof(cnn_scale_args), .fields = cnn__scale_fields };
+
+/* ---- concat ------------------------------------------------------------------------------------------------
+ *   y = the channels of all operands, one behind the other;   dx_i = its channels of dy
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__concat_shape(cnn_tensor *y)
+{
+    const cnn_tensor *first = y->in[0];
+    long long         c = 0;
+    for (int i = 0; i < y->n_in; i++) {
+        const cnn_tensor *x = y->in[i];
+        cnn_shape         s = x->shape;
+        c += s.c, s.c = first->shape.c;
+        if (!cnn__equal(s, first->shape) || x->batched != first->batched)
+            return cnn_fail(y, "operand %d is %s, the first is %s: they may differ in C only", i + 1, cnn__shape_text(x).s,
+                            cnn__shape_text(first).s);
+    }
+    y->shape = first->shape;
+    y->shape.c = c > INT_MAX ? 0 : (int)c;           /* cnn_apply refuses 0 as too large */
+    return true;
+}
+static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode)
+{
+    (void)mode;
+    for (ptrdiff_t n = 0, to = 0; n < y->shape.n; n++)
+        for (int i = 0; i < y->n_in; i++) {
+            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
+            memcpy(y->data + to, y->in[i]->data + n * size, (size_t)size * sizeof *y->data);
+            to += size;
+        }
+}
+static void cnn__concat_backward(cnn_tensor *y)
+{
+    cnn__each *add = cnn__each_add(&y->graph->cpu);
+    for (ptrdiff_t n = 0, from = 0; n < y->shape.n; n++)
+        for (int i = 0; i < y->n_in; i++) {
+            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
+            if (y->in[i]->grad) add(y->in[i]->grad + n * size, y->grad + from, NULL, NULL, size);
+            from += size;
+        }
+}
+CNN__ROOM cnn_op_concat = {
+    .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward, .backward = cnn__concat_backward };
+
+/* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) ---------------------------------------------------------
+ *   y = x,   dx = dy                                   the same numbers in the same order, with other extents
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__reshape_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_reshape_args *a = y->args;
+    const cnn_tensor       *x = y->in[0];
+    y->shape = (cnn_shape){ 1, cnn__or(a->c, 1), cnn__or(a->h, 1), cnn__or(a->w, 1) };
+    if (cnn__checked_len(y->shape) != (size_t)cnn__sample(x->shape))
+        return cnn_fail(y, "(%d,%d,%d) does not have the %d elements that a sample of %s has", y->shape.c, y->shape.h,
+                        y->shape.w, cnn__sample(x->shape), cnn__shape_text(x).s);
+    y->shape.n = x->shape.n;
+    return true;
+}
+static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode)
+{
+    (void)mode;
+    if (y->data != y->in[0]->data) memcpy(y->data, y->in[0]->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
+}
+static void cnn__reshape_backward(cnn_tensor *y)
+{
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__map(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, dx, y->grad, NULL, NULL, cnn__len(y->shape));
+}
+static const cnn_field cnn__reshape_fields[] = {
+    CNN_FIELD('i', cnn_reshape_args, c), CNN_FIELD('i', cnn_reshape_args, h), CNN_FIELD('i', cnn_reshape_args, w), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_reshape = {
+    .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward, .backward = cnn__reshape_backward,
+    .flags = CNN_INPLACE, .args_size = sizeof(cnn_reshape_args), .fields = cnn__reshape_fields };
+
+/* ---- The functions of one number: relu, leaky_relu, sigmoid, tanh ------------------------------------------
+ *   Their derivatives are written in y, so that x need not be kept and forward may run in place.
+ * ------------------------------------------------------------------------------------------------------------ */
+static void cnn__pointwise_forward(cnn_tensor *y, cnn__each *f, const float *k)
+{
+    cnn__map(&y->graph->cpu, f, y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
+}
+static void cnn__pointwise_backward(cnn_tensor *y, cnn__each *f, const float *k)            /* f: dx, given dy and y */
+{
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__map(&y->graph->cpu, f, dx, dx, y->grad, y->data, k, cnn__len(y->shape));
+}
+
+/* ---- relu --------------------------------------------------------------------------------------------------
+ *   y = max(0, x),   dx = dy [y > 0]                        at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
+ * ------------------------------------------------------------------------------------------------------------ */
+static void cnn__relu_forward(cnn_tensor *y, cnn_mode m)
+{
+    (void)m, cnn__pointwise_forward(y, cnn__each_relu(&y->graph->cpu), NULL);
+}
+static void cnn__relu_backward(cnn_tensor *y) { cnn__pointwise_backward(y, cnn__each_relu_back(&y->graph->cpu), NULL); }
+CNN__ROOM cnn_op_relu = {
+    .name = "relu", .shape = cnn__as_input, .forward = cnn__relu_forward, .backward = cnn__relu_backward,
+    .flags = CNN_READS_Y | CNN_INPLACE };
+
+/* ---- leaky_relu --------------------------------------------------------------------------------------------
+ *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                         (Maas et al. 2013)
+ *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
+ * ------------------------------------------------------------------------------------------------------------ */
+static float cnn__leaky_slope(const cnn_tensor *y) { return cnn__orf(((const cnn_leaky_relu_args *)y->args)->slope, 0.01f); }
+static bool cnn__leaky_relu_shape(cnn_tensor *y)
+{
+    float slope = cnn__leaky_slope(y);
+    if (!(slope > 0)) return cnn_fail(y, "slope is %g: it must be positive", (double)slope);
+    return cnn__as_input(y);
+}
+static void cnn__leaky_relu_forward(cnn_tensor *y, cnn_mode m)
+{
+    float slope = cnn__leaky_slope(y);
+    (void)m, cnn__pointwise_forward(y, cnn__each_leaky(&y->graph->cpu), &slope);
+}
+static void cnn__leaky_relu_backward(cnn_tensor *y)
+{
+    float slope = cnn__leaky_slope(y);
+    cnn__pointwise_backward(y, cnn__each_leaky_back(&y->graph->cpu), &slope);
+}
+static const cnn_field cnn__leaky_relu_fields[] = { CNN_FIELD('f', cnn_leaky_relu_args, slope), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_leaky_relu = {
+    .name = "leaky_relu", .shape = cnn__leaky_relu_shape, .forward = cnn__leaky_relu_forward,
+    .backward = cnn__leaky_relu_backward, .flags = CNN_READS_Y | CNN_INPLACE,
+    .args_size = sizeof(cnn_leaky_relu_args), .fields = cnn__leaky_relu_fields };
+
+/* ---- sigmoid -----------------------------------------------------------------------------------------------
+ *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
+ * ------------------------------------------------------------------------------------------------------------ */
+static void cnn__sigmoid_forward(cnn_tensor *y, cnn_mode m)
+{
+    (void)m, cnn__pointwise_forward(y, cnn__each_sigmoid(&y->graph->cpu), NULL);
+}
+static void cnn__sigmoid_backward(cnn_tensor *y) { cnn__pointwise_backward(y, cnn__each_sigmoid_back(&y->graph->cpu), NULL); }
+CNN__ROOM cnn_op_sigmoid = {
+    .name = "sigmoid", .shape = cnn__as_input, .forward = cnn__sigmoid_forward, .backward = cnn__sigmoid_backward,
+    .flags = CNN_READS_Y | CNN_INPLACE };
+
+/* ---- tanh --------------------------------------------------------------------------------------------------
+ *   y = tanh x,   dx = dy (1 - y^2)
+ * ------------------------------------------------------------------------------------------------------------ */
+static void cnn__tanh_forward(cnn_tensor *y, cnn_mode m)
+{
+    (void)m, cnn__pointwise_forward(y, cnn__each_tanh(&y->graph->cpu), NULL);
+}
+static void cnn__tanh_backward(cnn_tensor *y) { cnn__pointwise_backward(y, cnn__each_tanh_back(&y->graph->cpu), NULL); }
+CNN__ROOM cnn_op_tanh = {
+    .name = "tanh", .shape = cnn__as_input, .forward = cnn__tanh_forward, .backward = cnn__tanh_backward,
+    .flags = CNN_READS_Y | CNN_INPLACE };
+
+/* ---- softmax -----------------------------------------------------------------------------------------------
+ *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                       (Bridle 1990)
+ *   For training, softmax_cross_entropy from the logits is more exact.
+ * ------------------------------------------------------------------------------------------------------------ */
+static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m)
+{
+    (void)m;
+    cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
+}
+static void cnn__softmax_backward(cnn_tensor *y)
+{
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
+}
+CNN__ROOM cnn_op_softmax = {
+    .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward, .backward = cnn__softmax_backward,
+    .flags = CNN_READS_Y };
+
+/* ---- dropout -----------------------------------------------------------------------------------------------
+ *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1   (Srivastava et al. 2014)
+ *   evaluation:  y = x              the factor above keeps the expected value the same
+ *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept.
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__dropout_shape(cnn_tensor *y)
+{
+    float p = ((const cnn_dropout_args *)y->args)->p;
+    if (!(p > 0 && p < 1)) return cnn_fail(y, "p is %g: say the probability of a zero, between 0 and 1", (double)p);
+    return cnn__as_input(y);
+}
+static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_tensor *x = y->in[0];
+    const float       p = ((const cnn_dropout_args *)y->args)->p;
+    if (mode == CNN_TRAIN)
+        cnn__dropout(&y->graph->cpu, y->data, x->data, false, p, y->graph->config.seed, cnn__stream(y), cnn__len(y->shape));
+    else if (y->data != x->data) memcpy(y->data, x->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
+}
+static void cnn__dropout_backward(cnn_tensor *y)
+{
+    const float p = ((const cnn_dropout_args *)y->args)->p;
+    if (y->in[0]->grad)
+        cnn__dropout(&y->graph->cpu, y->in[0]->grad, y->grad, true, p, y->graph->config.seed, cnn__stream(y), cnn__len(y->shape));
+}
+static const cnn_field cnn__dropout_fields[] = { CNN_FIELD('f', cnn_dropout_args, p), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_dropout = {
+    .name = "dropout", .shape = cnn__dropout_shape, .forward = cnn__dropout_forward, .backward = cnn__dropout_backward,
+    .flags = CNN_INPLACE | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args), .fields = cnn__dropout_fields };
+
+/* ---- batch_norm --------------------------------------------------------------------------------------------
+ *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                         (Ioffe, Szegedy 2015)
+ *   training:    m, v = mean and variance over (N,H,W), M elements;
+ *                running += momentum ((m, v M/(M-1)) - running): the running variance is the unbiased one, as PyTorch's
+ *   evaluation:  m, v = the running ones
+ *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X))
+ *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each (1,C,1,1).
+ * ------------------------------------------------------------------------------------------------------------ */
+typedef struct { float momentum, eps; cnn_tensor *w, *b, *mean, *var; } cnn__norm;
+static cnn__norm cnn__norm_of(const cnn_tensor *y)
+{
+    const cnn_batch_norm_args *a = y->args;
+    const bool                 affine = y->n_in == 5;
+    return (cnn__norm){ cnn__orf(a->momentum, 0.1f), cnn__orf(a->eps, 1e-5f), affine ? y->in[1] : NULL, affine ? y->in[2] : NULL,
+                        y->in[affine ? 3 : 1], y->in[affine ? 4 : 2] };
+}
+static bool cnn__batch_norm_check(cnn_tensor *y)
+{
+    const cnn__norm t = cnn__norm_of(y);
+    if (!(t.eps > 0)) return cnn_fail(y, "eps is %g: it must be positive", (double)t.eps);
+    if (!(t.momentum > 0 && t.momentum <= 1))
+        return cnn_fail(y, "momentum is %g: it must be in (0,1]", (double)t.momentum);
+    return true;
+}
+static bool cnn__batch_norm_shape(cnn_tensor *y)
+{
+    if (y->n_in != 3 && y->n_in != 5)
+        return cnn_fail(y, "%d operands: it takes x, weight, bias, running_mean, running_var, or x and the last two", y->n_in);
+    if (!cnn__batch_norm_check(y)) return false;
+    static const char *const what[] = { "weight", "bias", "running_mean", "running_var" };
+    for (int i = 1; i < y->n_in; i++) {
+        const bool running = i > y->n_in - 3;
+        if (!cnn__check_operand(y, i, what[i + 4 - y->n_in], cnn__vector(y->in[0]->shape.c))) return false;
+        if (running && y->in[i]->kind != CNN_BUFFER)
+            return cnn_fail(y, "%s must be a buffer", what[i + 4 - y->n_in]);
+    }
+    y->shape = y->in[0]->shape;
+    return true;
+}
+static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__norm t = cnn__norm_of(y);
+    const int       n = y->shape.n, c = y->shape.c, plane = cnn__plane(y->shape);
+    const float    *x = y->in[0]->data, *mean = t.mean->data, *var = t.var->data;
+    float          *rstd = cnn_scratch(y);
+    if (mode == CNN_TRAIN) {
+        float       *m = y->saved, *v = m + c;
+        const double count = (double)n * plane;
+        if (count < 2) {
+            cnn_fail(y, "input %s with N = %d has one value per channel: training needs at least two for a variance",
+                     cnn__shape_text(y).s, n);
+            return;
+        }
+        cnn__channel_moments(&y->graph->cpu, m, v, x, n, c, plane);
+        for (int i = 0; i < c; i++) {
+            t.mean->data[i] += t.momentum * (m[i] - t.mean->data[i]);
+            t.var->data[i] += t.momentum * ((float)((double)v[i] * count / (count - 1)) - t.var->data[i]);
+        }
+        mean = m, var = v, rstd = v;
+    }
+    for (int i = 0; i < c; i++) rstd[i] = 1 / sqrtf(var[i] + t.eps);
+    cnn__normalize(&y->graph->cpu, y->data, x, mean, rstd, t.w ? t.w->data : NULL, t.b ? t.b->data : NULL, n, c, plane);
+}
+static void cnn__batch_norm_backward(cnn_tensor *y)
+{
+    const cnn__norm t = cnn__norm_of(y);
+    const int       c = y->shape.c;
+    const float    *mean = y->saved, *rstd = mean + c;
+    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, t.w ? t.w->grad : NULL, t.b ? t.b->grad : NULL, y->grad, y->in[0]->data,
+                        mean, rstd, t.w ? t.w->data : NULL, y->shape.n, c, cnn__plane(y->shape));
+}
+static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
+static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
+static const cnn_field cnn__batch_norm_fields[] = {
+    CNN_FIELD('f', cnn_batch_norm_args, momentum), CNN_FIELD('f', cnn_batch_norm_args, eps), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_batch_norm = {
+    .name = "batch_norm", .shape = cnn__batch_norm_shape, .forward = cnn__batch_norm_forward,
+    .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
+    .flags = CNN_READS_X, .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields };
+
+/* ---- softmax_cross_entropy ---------------------------------------------------------------------------------
+ *   J = 1/M sum over the M labels of  - sum_k q_k log softmax(x)_k,    q_k = (1-e) [k = label] + e/C
+ *   dx = dJ/M (softmax(x) - q)         e = smoothing, 0 for plain cross-entropy       (Bridle 1990; Szegedy et al. 2016)
+ *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), which neither overflows nor takes log 0.
+ *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__cross_entropy_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 2)) return false;
+    const cnn_tensor *x = y->in[0], *label = y->in[1];
+    const float       e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
+    if (!(e >= 0 && e < 1)) return cnn_fail(y, "smoothing is %g: it must be in [0,1)", (double)e);
+    cnn_shape must = x->shape;
+    must.c = 1;
+    if (!cnn__equal(label->shape, must) || label->batched != x->batched)
+        return cnn_fail(y, "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
+                        "rest is equal", cnn__shape_text(label).s, cnn__shape_text(x).s);
+    y->shape = cnn__vector(1);
+    y->batched = false;
+    return true;
+}
+static bool cnn__check_labels(cnn_tensor *y)
+{
+    const cnn_tensor *label = y->in[1];
+    const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
+    for (int i = 0, n = cnn__len(label->shape); i < n; i++) {
+        const float k = label->data[i];
+        if (!(k >= 0 && k < (float)classes) || k != floorf(k))
+            return cnn_fail(y, "label %g of sample %d is not a class: logits %s have the classes 0 to %d", (double)k, i / plane,
+                            cnn__shape_text(y->in[0]).s, classes - 1);
+    }
+    return true;
+}
+static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_tensor *x = y->in[0], *label = y->in[1];
+    const float       e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
+    const int         n = cnn__len(label->shape);
+    double           *each = cnn_scratch(y), sum = 0;
+    if (!cnn__check_labels(y)) return;
+    cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, label->data, e, x->shape.n,
+                       x->shape.c, cnn__plane(x->shape));
+    for (int i = 0; i < n; i++) sum += each[i];
+    y->data[0] = (float)(sum / n);
+}
+static void cnn__cross_entropy_backward(cnn_tensor *y)
+{
+    const cnn_tensor *x = y->in[0], *label = y->in[1];
+    const float       e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
+    if (x->grad) cnn__cross_entropy_back(&y->graph->cpu, x->grad, y->grad[0] / (float)cnn__len(label->shape), y->saved, x->data,
+                                         label->data, e, x->shape.n, x->shape.c, cnn__plane(x->shape));
+}
+static size_t cnn__cross_entropy_saved(const cnn_tensor *y)   { return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float); }
+static size_t cnn__cross_entropy_scratch(const cnn_tensor *y) { return (size_t)cnn__len(y->in[1]->shape) * sizeof(double); }
+static const cnn_field cnn__cross_entropy_fields[] = {
+    CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_softmax_cross_entropy = {
+    .name = "softmax_cross_entropy", .shape = cnn__cross_entropy_shape, .forward = cnn__cross_entropy_forward,
+    .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch, .saved = cnn__cross_entropy_saved,
+    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_softmax_cross_entropy_args),
+    .fields = cnn__cross_entropy_fields };
+
+/* ---- mse ---------------------------------------------------------------------------------------------------
+ *   J = 1/K sum (x - t)^2 over all K elements,   dx = dJ 2/K (x - t),   dt = -dx
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__mse_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 2)) return false;
+    if (!cnn__same(y->in[0], y->in[1]))
+        return cnn_fail(y, "target %s must have the shape of the output, %s", cnn__shape_text(y->in[1]).s,
+                        cnn__shape_text(y->in[0]).s);
+    y->shape = cnn__vector(1);
+    y->batched = false;
+    return true;
+}
+static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int n = cnn__len(y->in[0]->shape);
+    (void)mode;
+    y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
+}
+static void cnn__mse_backward(cnn_tensor *y)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    const int       n = cnn__len(y->in[0]->shape);
+    cnn_tensor     *x = y->in[0], *t = y->in[1];
+    const float     k = 2 * y->grad[0] / (float)n;
+    if (x->grad) cnn__map(cpu, cnn__each_add_difference(cpu), x->grad, x->grad, x->data, t->data, &k, n);
+    if (t->grad) cnn__map(cpu, cnn__each_add_difference(cpu), t->grad, t->grad, t->data, x->data, &k, n);
+}
+CNN__ROOM cnn_op_mse = {
+    .name = "mse", .shape = cnn__mse_shape, .forward = cnn__mse_forward, .backward = cnn__mse_backward,
+    .flags = CNN_READS_X | CNN_LOSS };
+
+/* ---- All of them ---- */
+
+CNN_API const cnn_op *const *cnn_ops(int *count)
+{
+#define CNN__OP_ADDRESS(name) &cnn_op_##name,
+    static const cnn_op *const all[] = { CNN_OPS(CNN__OP_ADDRESS) NULL };
+    if (count) *count = (int)(sizeof all / sizeof *all) - 1;
+    return all;
+}
+
+/* ============================================================================================================
+   >>graph ---- 10. The graph: record, order, plan, run forward, run backward
+   ============================================================================================================ */
+
+CNN_API cnn_graph *cnn_new_(cnn_config config)
+{
+    cnn_backend *dev = config.backend;
+    cnn_graph   *g = CNN_MALLOC(sizeof *g);
+    if (!g) {
+        if (dev && dev->close) dev->close(dev);
+        return NULL;
+    }
+    memset(g, 0, sizeof *g);
+    if (!config.max_batch) config.max_batch = 1;
+    if (!config.optimizer) config.optimizer = cnn_sgd();
+#ifdef _OPENMP
+    if (!config.threads) config.threads = omp_get_max_threads();
+#else
+    if (config.threads >= 0) config.threads = 1;
+#endif
+    g->config = config;
+    g->batch = config.max_batch;
+    g->cpu.threads = config.threads;
+    g->cpu.isa = config.isa;
+    static const struct { const char *name; cnn_isa isa; } named[] = { { "c", CNN_ISA_C }, { "neon", CNN_ISA_NEON },
+        { "avx2", CNN_ISA_AVX2 }, { "avx512", CNN_ISA_AVX512 } };
+    const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
+    for (size_t i = 0; wish && i < sizeof named / sizeof *named; i++)
+        if (strcmp(wish, named[i].name) == 0) g->cpu.isa = named[i].isa, wish = NULL;
+    if (wish && *wish)
+        cnn__fail(g, config.at, "cnn_new", "CNN_ISA=%.20s: not one of c, neon, avx2, avx512", wish);
+    if (g->cpu.isa == CNN_ISA_AUTO) g->cpu.isa = cnn__best_isa();
+    if (!cnn__has_isa(g->cpu.isa))
+        cnn__fail(g, config.at, "cnn_new", "this CPU or this build lacks the instruction set asked for (.isa = %d)",
+                  (int)g->cpu.isa);
+    if (config.max_batch < 1) cnn__fail(g, config.at, "cnn_new", "max_batch is %d: it must be positive", config.max_batch);
+    if (config.threads < 0)   cnn__fail(g, config.at, "cnn_new", "threads is %d: it must not be negative", config.threads);
+    if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
+    if (config.optimizer->slots < 0 || config.optimizer->slots > CNN_MAX_SLOTS)
+        cnn__fail(g, config.at, "cnn_new", "optimizer %s wants %d slots: at most %d", config.optimizer->name,
+                  config.optimizer->slots, CNN_MAX_SLOTS);
+    return g;
+}
+
+CNN_API void cnn_free(cnn_graph *g)
+{
+    if (!g) return;
+    cnn_backend *dev = g->config.backend;
+    for (int i = 0; dev && i < CNN_ARENAS; i++)
+        if (g->buffer[i]) dev->release(dev, g->buffer[i]);
+    if (dev && dev->close) dev->close(dev);
+    while (g->blocks) {
+        cnn__block *next = g->blocks->next;
+        CNN_FREE(g->blocks);
+        g->blocks = next;
+    }
+    CNN_FREE(g->node);
+    CNN_FREE(g->order);
+    CNN_FREE(g->base);
+    CNN_FREE(g);
+}
+
+/* ---- Recording ---- */
+
+static cnn__node *cnn__new_node(cnn_graph *g, cnn_kind kind, const char *at, const char *name)
+{
+    if (!g || g->error[0]) return NULL;
+    if (g->compiled) {
+        cnn__fail(g, at, "graph", "it is compiled already: no more nodes can be recorded");
+        return NULL;
+    }
+    if (g->n_nodes == g->node_capacity) {
+        size_t      capacity = g->node_capacity ? 2 * (size_t)g->node_capacity : 64;
+        cnn__node **more = capacity < INT_MAX ? CNN_REALLOC(g->node, capacity * sizeof *more) : NULL;
+        if (!more) {
+            cnn__no_memory(g, at, "graph", capacity * sizeof *more);
+            return NULL;
+        }
+        g->node = more, g->node_capacity = (int)capacity;
+    }
+    cnn__node *v = cnn__alloc(g, sizeof *v);
+    if (!v) return NULL;
+    v->t.graph = g, v->t.kind = kind, v->t.at = at, v->t.index = -1;
+    v->data_on = v->grad_on = v->saved_on = CNN__HOST;
+    g->node[g->n_nodes++] = v;
+    g->planned = false;
+    if (name) {
+        v->t.name = cnn__copy_string(g, name);
+        if (!v->t.name) return NULL;
+        v->named = true;
+    }
+    return v;
+}
+
+/* A leaf of any kind; shape.n is ignored for inputs and labels, which take the batch. nil after an error. */
+static cnn_tensor *cnn__leaf(cnn_graph *g, cnn_kind kind, const char *at, const char *name, cnn_shape shape)
+{
+    cnn__node *v = cnn__new_node(g, kind, at, name);
+    if (!v) return cnn__nil_tensor();
+    cnn_tensor *t = &v->t;
+    t->batched = kind == CNN_INPUT || kind == CNN_LABELS;
+    if (t->batched) shape.n = g->config.max_batch;
+    t->shape = shape, v->max_n = shape.n;
+    if (cnn__checked_len(shape) == SIZE_MAX) {
+        cnn_fail(t, "shape %s: every extent must be at least 1, and a tensor holds at most 2^31 - 1 elements (N = %d)",
+                 cnn__shape_text(t).s, shape.n);
+        return cnn__nil_tensor();
+    }
+    return t;
+}
+
+CNN_API cnn_tensor *cnn_input_(cnn_input_args a)
+{
+    cnn_shape   s = { 0, a.c, a.h ? a.h : 1, a.w ? a.w : 1 };
+    cnn_tensor *t = cnn__leaf(a.g, CNN_INPUT, a.at, a.name, s);
+    if (!cnn__is_nil(t)) cnn__of(t)->wants_grad = a.grad != 0;
+    return t;
+}
+
+CNN_API cnn_tensor *cnn_labels_(cnn_labels_args a)
+{
+    cnn_shape s = { 0, 1, a.h ? a.h : 1, a.w ? a.w : 1 };
+    return cnn__leaf(a.g, CNN_LABELS, a.at, a.name, s);
+}
+
+CNN_API cnn_tensor *cnn_param_(cnn_param_args a)
+{
+    cnn_tensor *t = cnn__leaf(a.g, CNN_PARAM, a.at, a.name, a.shape);
+    if (cnn__is_nil(t)) return t;
+    cnn__node *v = cnn__of(t);
+    v->init = a.init, v->gain = a.gain, v->fan_in = a.fan_in, v->fan_out = a.fan_out;
+    return t;
+}
+
+CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *g, cnn_shape shape, const float *values)
+{
+    cnn_tensor *t = cnn__leaf(g, CNN_CONST, at, NULL, shape);
+    if (cnn__is_nil(t)) return t;
+    if (!values) return cnn_fail(t, "no values were given"), cnn__nil_tensor();
+    size_t bytes = cnn__checked_len(shape) * sizeof(float);
+    float *copy = cnn__alloc(g, bytes);
+    if (!copy) return cnn__nil_tensor();
+    cnn__of(t)->values = memcpy(copy, values, bytes);
+    return t;
+}
+
+CNN_API cnn_tensor *cnn_name(cnn_tensor *t, const char *name)
+{
+    if (cnn__is_nil(t) || !name) return t;
+    if (t->graph->compiled) return cnn_fail(t, "cannot be named \"%s\": the graph is compiled", name), t;
+    const char *copy = cnn__copy_string(t->graph, name);
+    if (copy) t->name = copy, cnn__of(t)->named = true, t->graph->planned = false;
+    return t;
+}
+
+CNN_API cnn_tensor *cnn_keep(cnn_tensor *t)
+{
+    if (cnn__is_nil(t)) return t;
+    if (t->graph->compiled) cnn_fail(t, "cannot be kept: the graph is compiled");
+    else t->kept = true, t->graph->planned = false;
+    return t;
+}
+
+CNN_API cnn_tensor *cnn_freeze(cnn_tensor *t)
+{
+    if (cnn__is_nil(t)) return t;
+    if (t->graph->compiled)        cnn_fail(t, "cannot be frozen: the graph is compiled");
+    else if (t->kind != CNN_PARAM) cnn_fail(t, "cannot be frozen: it is not a parameter");
+    else t->frozen = true, t->graph->planned = false;
+    return t;
+}
+
+/* Record y = op(in...). The shape rule of the room decides; everything that holds for all operations is here. */
+static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args, const char *at,
+                                    const char *name)
+{
+    cnn_graph *g = NULL;
+    for (int i = 0; i < n_in && i < CNN_MAX_INPUTS && !g; i++)
+        if (!cnn__is_nil(in[i])) g = in[i]->graph;
+    cnn__node *v = cnn__new_node(g, CNN_NODE, at, name);
+    if (!v) return cnn__nil_tensor();
+    cnn_tensor *y = &v->t;
+    y->op = op;
+    if (n_in < 1 || n_in > CNN_MAX_INPUTS)
+        return cnn_fail(y, "%d operands: there must be 1 to %d", n_in, CNN_MAX_INPUTS), cnn__nil_tensor();
+    for (int i = 0; i < n_in; i++) {
+        if (cnn__is_nil(in[i])) return cnn_fail(y, "operand %d is not a tensor", i + 1), cnn__nil_tensor();
+        if (in[i]->graph != g)  return cnn_fail(y, "operand %d belongs to another graph", i + 1), cnn__nil_tensor();
+        y->in[i] = in[i];
+        y->batched = y->batched || in[i]->batched;
+    }
+    y->n_in = n_in;
+    if (op->args_size) {
+        void *copy = cnn__alloc(g, op->args_size);
+        if (!copy) return cnn__nil_tensor();
+        y->args = args ? memcpy(copy, args, op->args_size) : copy;
+    }
+    if (!op->shape(y)) return cnn_fail(y, "its shape rule failed"), cnn__nil_tensor();
+    v->max_n = y->shape.n;
+    if (cnn__checked_len(y->shape) == SIZE_MAX)
+        return cnn_fail(y, "result %s is empty or larger than 2^31 - 1 elements (N = %d)", cnn__shape_text(y).s,
+                        y->shape.n), cnn__nil_tensor();
+    if (y->batched && y->shape.n != g->config.max_batch)
+        return cnn_fail(y, "the shape rule gave %d samples, the batch is %d", y->shape.n, g->config.max_batch),
+               cnn__nil_tensor();
+    return y;
+}
+
+CNN_API cnn_tensor *cnn_apply(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args, const char *at)
+{
+    return cnn__apply_named(op, in, n_in, args, at, NULL);
+}
+
+/* ---- Order: the post-order walk from the loss, then from the tensors that are kept ----
+
+   Post-order puts operands before their users, and depends on the formula alone: not on the order in which C
+   happened to evaluate the arguments. The walk keeps its stack in the nodes, since a net may be deep. */
+
+static void cnn__walk(cnn_graph *g, cnn__node *root)
+{
+    if (root->mark == g->walk) return;
+    root->mark = g->walk, root->next_in = 0, root->up = NULL;
+    for (cnn__node *v = root; v; ) {
+        if (v->next_in < v->t.n_in) {
+            cnn__node *x = cnn__of(v->t.in[v->next_in++]);
+            if (x->mark == g->walk) continue;
+            x->mark = g->walk, x->next_in = 0, x->up = v;
+            v = x;
+        } else {
+            v->t.index = g->n_order;
+            g->order[g->n_order++] = v;
+            v = v->up;
+        }
+    }
+}
+
+/* Which nodes need gradients: parameters, and what is computed from them on the way to the loss. */
+static bool cnn__mark_gradients(cnn_graph *g, int n_loss)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        t->needs_grad = false;
+        if (i >= n_loss || g->config.inference) continue;
+        t->needs_grad = t->kind == CNN_PARAM ? !t->frozen : t->kind == CNN_INPUT && g->order[i]->wants_grad;
+        for (int k = 0; k < t->n_in; k++) t->needs_grad = t->needs_grad || t->in[k]->needs_grad;
+        if (t->needs_grad && t->op && !t->op->backward)
+            return cnn_fail(t, "the loss depends on parameters through it, and it has no backward");
+    }
+    return true;
+}
+
+/* Names for what the user left unnamed: conv2d1, conv2d2, ...; then parameters of layers: conv2d1.weight. */
+static bool cnn__name_nodes(cnn_graph *g)
+{
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < g->n_order; i++) {
+            cnn__node *v = g->order[i];
+            if (v->named || (v->owner != NULL) != (pass == 1)) continue;
+            const char *base = v->t.op ? v->t.op->name : v->t.kind == CNN_INPUT ? "input"
+                             : v->t.kind == CNN_LABELS ? "labels" : v->t.kind == CNN_PARAM ? "param" : "const";
+            char name[256];
+            if (pass == 1) {
+                cnn__format(name, sizeof name, "%s.%s", v->owner->t.name ? v->owner->t.name : "?", v->suffix);
+            } else {
+                int number = 1;
+                for (int j = 0; j < i; j++) {
+                    cnn__node *u = g->order[j];
+                    number += !u->named && !u->owner && u->t.op == v->t.op && u->t.kind == v->t.kind;
+                }
+                if (!v->t.op && number == 1 && (v->t.kind == CNN_INPUT || v->t.kind == CNN_LABELS))
+                    cnn__format(name, sizeof name, "%s", base);
+                else
+                    cnn__format(name, sizeof name, "%s%d", base, number);
+            }
+            v->t.name = cnn__copy_string(g, name);
+            if (!v->t.name) return false;
+        }
+    for (int i = 0; i < g->n_order; i++)
+        for (int j = 0; j < i; j++)
+            if (strcmp(g->order[i]->t.name, g->order[j]->t.name) == 0)
+                return cnn_fail(&g->order[i]->t, "another node has the same name%s%s",
+                                g->order[j]->t.at ? ", recorded at " : "", g->order[j]->t.at ? g->order[j]->t.at : "");
+    return true;
+}
+
+/* ---- The memory plan ----
+
+   Time runs from 0 to 2n: the forward of node i happens at time i, its backward at 2n-1-i, and 2n is the end. Every
+   value, gradient and saved state of a node is an interval of that time: from its first write to its last read.
+   Two arrays may share memory if their intervals do not meet. Larger arrays choose their place first, each the
+   lowest gap that fits (Pisarchyk, Lee 2020, "greedy by size"). */
+
+typedef struct { size_t bytes, at; int first, last; size_t *result; } cnn__span;
+
+static int cnn__larger_span(const void *a, const void *b)
+{
+    const cnn__span *x = a, *y = b;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+    return x->first != y->first ? (x->first < y->first ? -1 : 1) : (x->last > y->last) - (x->last < y->last);
+}
+
+/* Give each span its place; returns the size of the arena in bytes. Placed spans are kept sorted by place, so that
+   the gaps are met from low to high. */
+static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
+{
+    size_t arena = 0;
+    qsort(span, (size_t)n, sizeof *span, cnn__larger_span);
+    for (int i = 0; i < n; i++) {
+        size_t at = 0;
+        int    k = 0;
+        for (int j = 0; j < i; j++) {
+            const cnn__span *other = &span[by_place[j]];
+            if (other->last < span[i].first || span[i].last < other->first) continue;
+            if (other->at >= cnn__add_size(at, span[i].bytes)) break;
+            if (other->at + other->bytes > at) at = other->at + other->bytes;
+        }
+        span[i].at = at;
+        while (k < i && span[by_place[k]].at <= at) k++;
+        memmove(by_place + k + 1, by_place + k, (size_t)(i - k) * sizeof *by_place);
+        by_place[k] = i;
+        if (cnn__add_size(at, span[i].bytes) > arena) arena = cnn__add_size(at, span[i].bytes);
+        *span[i].result = at / sizeof(float);
+    }
+    return arena;
+}
+
+static size_t cnn__bytes_of(const cnn__node *v)       /* at max_batch, rounded to the alignment */
+{
+    cnn_shape s = v->t.shape;
+    s.n = v->max_n;
+    return cnn__round_up(cnn__checked_len(s) * sizeof(float), CNN__ALIGN);
+}
+
+/* When is each value read for the last time? Tensors that can be read after the run live to the end: the loss, its
+   operands (the logits), and those that are kept. */
+static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
+{
+    int n = g->n_order, end = 2 * n;
+    for (int i = 0; i < n; i++) {
+        cnn__node *v = g->order[i];
+        v->last[mode] = v->t.kept || &v->t == g->loss ? end : i;
+        if (mode == CNN_TRAIN && v->t.needs_grad && v->t.op && (v->t.op->flags & CNN_READS_Y))
+            v->last[mode] = v->last[mode] < 2 * n - 1 - i ? 2 * n - 1 - i : v->last[mode];
+        v->grad_first = i;
+        v->alias[mode] = NULL;
+        for (int k = 0; k < v->t.n_in; k++) {
+            cnn__node *x = cnn__of(v->t.in[k]);
+            int        until = i;
+            if (mode == CNN_TRAIN && v->t.needs_grad && (v->t.op->flags & CNN_READS_X)) until = 2 * n - 1 - i;
+            if (&v->t == g->loss) until = end;
+            if (x->last[mode] < until) x->last[mode] = until;
+            if (v->t.needs_grad) x->grad_first = i;        /* the highest such i: its backward comes first */
+        }
+    }
+    /* In place: y may overwrite its first operand if it is the last to read it. */
+    for (int i = 0; i < n; i++) {
+        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
+        if (!x || !x->t.op || !(v->t.op->flags & CNN_INPLACE) || x->last[mode] != i) continue;
+        int times = 0;
+        for (int k = 0; k < v->t.n_in; k++) times += v->t.in[k] == &x->t;
+        if (times != 1 || x->max_n != v->max_n || cnn__sample(x->t.shape) != cnn__sample(v->t.shape)) continue;
+        if (x->t.batched != v->t.batched) continue;
+        v->alias[mode] = x;
+        x->last[mode] = i - 1;
+    }
+}
+
+static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span, int *by_place)
+{
+    int n = g->n_order, n_spans = 0, end = 2 * n;
+    cnn__plan_lifetimes(g, mode);
+    for (int i = n; i-- > 0; ) {               /* from the last user of a shared place back to its first */
+        cnn__node *v = g->order[i];
+        if (v->span_last < v->last[mode]) v->span_last = v->last[mode];
+        if (v->alias[mode] && v->alias[mode]->span_last < v->span_last) v->alias[mode]->span_last = v->span_last;
+    }
+    for (int i = 0; i < n; i++) {
+        cnn__node  *v = g->order[i];
+        cnn_tensor *t = &v->t;
+        if (t->op && !v->alias[mode])
+            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, i, v->span_last, &t->data_at[mode] };
+        v->span_last = 0;
+        if (mode == CNN_EVAL) continue;
+        if (t->op && t->op->saved)
+            span[n_spans++] = (cnn__span){ cnn__round_up(t->op->saved(t), CNN__ALIGN), 0, i,
+                                           t->needs_grad ? 2 * n - 1 - i : i, &t->saved_at };
+        if (t->needs_grad && t->kind != CNN_PARAM && t != g->loss) {
+            bool keep = g->config.keep_grads || t->kind == CNN_INPUT;
+            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, 2 * n - 1 - v->grad_first, keep ? end : 2 * n - 1 - i,
+                                           &t->grad_at };
+        }
+    }
+    size_t bytes = cnn__place_spans(span, n_spans, by_place);
+    for (int i = 0; i < n; i++)
+        if (g->order[i]->alias[mode]) g->order[i]->t.data_at[mode] = g->order[i]->alias[mode]->t.data_at[mode];
+    return bytes;
+}
+
+/* Places of the leaves: parameters that are trained first, so that the optimizer is one loop over a prefix. */
+static void cnn__plan_leaves(cnn_graph *g)
+{
+    size_t trained = 0, frozen = 0, buffers = 0, inputs = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        size_t     *at = t->kind == CNN_PARAM ? (t->needs_grad ? &trained : &frozen)
+                       : t->kind == CNN_INPUT || t->kind == CNN_LABELS ? &inputs : &buffers;
+        if (t->op) continue;
+        t->data_at[CNN_EVAL] = t->data_at[CNN_TRAIN] = *at / sizeof(float);
+        if (t->kind == CNN_PARAM) t->grad_at = *at / sizeof(float);
+        *at = cnn__add_size(*at, cnn__bytes_of(g->order[i]));
+    }
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM && !t->needs_grad)
+            t->data_at[CNN_EVAL] = t->data_at[CNN_TRAIN] = t->data_at[CNN_EVAL] + trained / sizeof(float);
+    }
+    g->n_trained = trained / sizeof(float);
+    g->memory.params = cnn__add_size(trained, frozen);
+    g->memory.grads = trained;
+    g->memory.optimizer = g->config.inference ? 0 : cnn__mul_size(trained, (size_t)g->config.optimizer->slots);
+    g->memory.buffers = buffers;
+    g->memory.inputs = inputs;
+}
+
+static void cnn__plan_spans(cnn_graph *g, cnn__span *span, int *by_place)
+{
+    cnn_memory *m = &g->memory;
+    m->activations = m->activations_eval = cnn__plan_activations(g, CNN_EVAL, span, by_place);
+    if (!g->config.inference) {
+        size_t train = cnn__plan_activations(g, CNN_TRAIN, span, by_place);
+        if (train > m->activations) m->activations = train;
+        g->loss->grad_at = m->activations / sizeof(float);     /* the loss's gradient is 1 for ever, in both modes */
+        m->activations = cnn__add_size(m->activations, CNN__ALIGN);
+    }
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        size_t            s = t->op && t->op->scratch ? cnn__round_up(t->op->scratch(t), CNN__ALIGN) : 0;
+        if (s > m->scratch) m->scratch = s;
+    }
+    const size_t part[CNN_ARENAS] = { m->params, m->grads, m->optimizer, m->buffers, m->inputs, m->activations, m->scratch };
+    m->total = 0;
+    for (int i = 0; i < CNN_ARENAS; i++) m->total = cnn__add_size(m->total, g->arena_bytes[i] = part[i]);
+}
+
+/* Is a tensor that the user hands in one of this graph? */
+static bool cnn__check_root(cnn_graph *g, const cnn_tensor *t, const char *what)
+{
+    if (!g || g->error[0]) return false;
+    if (cnn__is_nil(t) || t->graph != g) return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
+    if (!g->config.inference && (t->batched || cnn__checked_len(t->shape) != 1))
+        return cnn__fail(g, t->at, what, "the loss has shape %s: it must be one number, (1,1,1,1); "
+                         "for prediction alone say cnn_new(.inference = 1)", cnn__shape_text(t).s);
+    return true;
+}
+
+CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
+{
+    const cnn_memory none = { 0, 0, 0, 0, 0, 0, 0, 0, 0 };
+    if (!cnn__check_root(g, loss, "compile")) return none;
+    if (g->planned && g->loss == loss) return g->memory;
+    if (g->compiled) return cnn__fail(g, loss->at, "compile", "the graph is compiled already, for another loss"), none;
+    g->memory = none;
+    CNN_FREE(g->order);
+    g->n_order = 0;
+    size_t n = (size_t)g->n_nodes;
+    g->order = CNN_MALLOC(n * sizeof *g->order);
+    cnn__span *span = CNN_MALLOC(3 * n * sizeof *span);
+    int       *by_place = CNN_MALLOC(3 * n * sizeof *by_place);
+    if (!g->order || !span || !by_place) {
+        cnn__no_memory(g, NULL, "compile", n * (sizeof *g->order + 3 * (sizeof *span + sizeof *by_place)));
+    } else {
+        g->loss = loss, g->walk++;
+        for (int i = 0; i < g->n_nodes; i++) g->node[i]->t.index = -1, g->node[i]->t.needs_grad = false;
+        cnn__walk(g, cnn__of(loss));
+        int n_loss = g->n_order;
+        for (int i = 0; i < g->n_nodes; i++)
+            if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
+        if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
+            cnn__plan_leaves(g);
+            cnn__plan_spans(g, span, by_place);
+            if (g->memory.total >= SIZE_MAX - CNN__ALIGN)
+                cnn__fail(g, NULL, "compile", "the memory plan is larger than this machine can address");
+            g->planned = !g->error[0];
+        }
+    }
+    CNN_FREE(span);
+    CNN_FREE(by_place);
+    return g->planned ? g->memory : none;
+}
+
+/* ---- Compile ---- */
+
+/* The rule for the weight of a layer that was given none: He if a rectifier reads what the layer computes, for half
+   of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
+static cnn_init cnn__default_init(const cnn__node *v)
+{
+    const cnn_graph *g = v->t.graph;
+    if (!v->owner || strcmp(v->suffix, "weight") != 0) return CNN_INIT_CONSTANT;
+    for (int i = v->owner->t.index + 1; i < g->n_order; i++) {
+        const cnn_tensor *user = &g->order[i]->t;
+        if (user->op && (user->op->flags & CNN_RECTIFIER) && user->in[0] == &v->owner->t) return CNN_INIT_HE;
+    }
+    return CNN_INIT_LECUN;
+}
+
+/* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the order. */
+static void cnn__init_leaf(const cnn__node *v)
+{
+    const cnn_tensor *t = &v->t;
+    cnn_init          init = v->init == CNN_INIT_DEFAULT ? cnn__default_init(v) : v->init;
+    size_t n = (size_t)cnn__len(t->shape);
+    double in  = v->fan_in  ? v->fan_in  : t->shape.n;
+    double out = v->fan_out ? v->fan_out : t->shape.c;
+    double gain = v->gain != 0 ? (double)v->gain : init == CNN_INIT_CONSTANT ? 0.0 : 1.0, a = 0;
+    switch (init) {
+    case CNN_INIT_HE:      a = gain * sqrt(6.0 / in);         break;
+    case CNN_INIT_GLOROT:  a = gain * sqrt(6.0 / (in + out)); break;
+    case CNN_INIT_LECUN:   a = gain * sqrt(3.0 / in);         break;
+    case CNN_INIT_UNIFORM: a = gain;                          break;
+    case CNN_INIT_DEFAULT: case CNN_INIT_CONSTANT:            break;
+    }
+    if (v->values) memcpy(t->data, v->values, n * sizeof(float));
+    else if (init == CNN_INIT_CONSTANT) for (size_t i = 0; i < n; i++) t->data[i] = (float)gain;
+    else for (size_t i = 0; i < n; i++) {
+        float u = cnn__uniform(cnn__random_bits(t->graph->config.seed, (uint64_t)(unsigned)t->index, i));
+        t->data[i] = (float)a * (2 * u - 1);
+    }
+}
+
+static cnn_arena cnn__arena_of(const cnn_tensor *t)
+{
+    switch (t->kind) {
+    case CNN_PARAM:                   return CNN_ARENA_PARAMS;
+    case CNN_CONST: case CNN_BUFFER:  return CNN_ARENA_BUFFERS;
+    case CNN_INPUT: case CNN_LABELS:  return CNN_ARENA_INPUTS;
+    case CNN_NODE:                    break;
+    }
+    return CNN_ARENA_ACTIVATIONS;
+}
+
+/* Point a tensor to where its arrays are in this mode, and give it the current batch. */
+static void cnn__bind(cnn__node *v, cnn_mode mode)
+{
+    cnn_tensor *t = &v->t;
+    cnn_graph  *g = t->graph;
+    float      *act = g->arena[CNN_ARENA_ACTIVATIONS];
+    t->shape.n = t->batched ? g->batch : v->max_n;
+    t->data = g->arena[cnn__arena_of(t)] + t->data_at[mode];
+    t->grad = !t->needs_grad ? NULL : t->kind == CNN_PARAM ? g->arena[CNN_ARENA_GRADS] + t->grad_at
+            : mode == CNN_TRAIN ? act + t->grad_at : NULL;
+    t->saved = mode == CNN_TRAIN && t->op && t->op->saved ? act + t->saved_at : NULL;
+}
+
+static bool cnn__open_backend(cnn_graph *g);
+
+CNN_API bool cnn_compile(cnn_graph *g, cnn_tensor *loss) { return cnn_compile_in(g, loss, NULL, 0); }
+
+CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t bytes)
+{
+    cnn_memory m = cnn_plan(g, loss);
+    if (!g || g->error[0]) return false;
+    if (g->compiled) return cnn__fail(g, g->config.at, "compile", "the graph is compiled already");
+    if (memory && ((uintptr_t)memory % CNN__ALIGN || bytes < m.total))
+        return cnn__fail(g, g->config.at, "compile", "the memory given has %zu bytes at an address of alignment %d: "
+                         "%zu bytes, aligned to %d, are needed", bytes, (int)((uintptr_t)memory % CNN__ALIGN ? 1 : CNN__ALIGN),
+                         m.total, CNN__ALIGN);
+    if (!memory) {
+        g->base = CNN_MALLOC(m.total + CNN__ALIGN);
+        if (!g->base) return cnn__no_memory(g, g->config.at, "compile", m.total + CNN__ALIGN);
+        memory = g->base;
+    }
+    char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
+    for (int i = 0; i < CNN_ARENAS; i++) {
+        g->arena[i] = (float *)(void *)p;
+        if (i < CNN_ARENA_ACTIVATIONS) memset(p, 0, g->arena_bytes[i]);    /* the rest is written before it is read */
+        p += g->arena_bytes[i];
+    }
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i];
+        cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
+        v->stamp = 0;
+        if (v->t.kind == CNN_PARAM || v->t.kind == CNN_BUFFER || v->t.kind == CNN_CONST) cnn__init_leaf(v);
+    }
+    if (!g->config.inference && loss->needs_grad) loss->grad[0] = 1;
+    g->compiled = cnn__open_backend(g);
+    return g->compiled;
+}
+
+CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
+{
+    for (int i = 0; g && g->planned && name && i < g->n_order; i++)
+        if (strcmp(g->order[i]->t.name, name) == 0) return &g->order[i]->t;
+    return NULL;
+}
+
+/* ---- Where the newest copy is: host, device, or both. Only the executor moves arrays; rooms never know. ---- */
+
+typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;
+
+static unsigned char *cnn__part_on(cnn__node *v, cnn__part part)
+{
+    return part == CNN__DATA ? &v->data_on : part == CNN__GRAD ? &v->grad_on : &v->saved_on;
+}
+
+/* Make one array of a tensor valid on `side`. Copies only if it is not. */
+static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
+{
+    cnn__node     *v = cnn__of(t);
+    cnn_graph     *g = t->graph;
+    cnn_backend   *dev = g->config.backend;
+    unsigned char *on = cnn__part_on(v, part);
+    if (*on & side) return true;
+    cnn_place place = part == CNN__DATA ? cnn_place_data(t) : part == CNN__GRAD ? cnn_place_grad(t) : cnn_place_saved(t);
+    void     *host = part == CNN__DATA ? (void *)t->data : part == CNN__GRAD ? (void *)t->grad : t->saved;
+    size_t    bytes = part == CNN__SAVED ? t->op->saved(t) : (size_t)cnn__len(t->shape) * sizeof(float);
+    bool      done = side == CNN__DEVICE ? dev->upload(dev, place.buffer, place.at * sizeof(float), host, bytes)
+                                         : dev->download(dev, place.buffer, place.at * sizeof(float), host, bytes);
+    if (side == CNN__DEVICE) g->traffic.uploads++;
+    else g->traffic.downloads++;
+    if (!done) return cnn_fail(t, "%s", dev->error[0] ? dev->error : "copy to or from the device failed");
+    *on = (unsigned char)(CNN__HOST | CNN__DEVICE);
+    return true;
+}
+
+static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side)
+{
+    *cnn__part_on(cnn__of(t), part) = (unsigned char)side;
+}
+
+/* ---- Running ---- */
+
+static float cnn__no_result(void) { return (float)NAN; }
+
+static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
+{
+    cnn_tensor  *y = &v->t;
+    cnn_graph   *g = y->graph;
+    unsigned     side = v->kernel ? CNN__DEVICE : CNN__HOST;
+    for (int k = 0; k < y->n_in; k++)
+        if (!cnn__sync(y->in[k], CNN__DATA, side)) return false;
+    cnn__wrote(y, CNN__DATA, side);
+    cnn__wrote(y, CNN__SAVED, side);
+    if (!v->kernel) y->op->forward(y, mode);
+    else if (!v->kernel->forward(g->config.backend, y, mode)) cnn_fail(y, "%s", g->config.backend->error);
+    for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics may have been written */
+        if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
+    v->stamp = g->run;
+    return !g->error[0];
+}
+
+CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
+{
+    if (cnn__is_nil(t) || t->graph->error[0]) return cnn__no_result();
+    cnn_graph *g = t->graph;
+    if (!g->compiled) return cnn__fail(g, t->at, "forward", "call cnn_compile first"), cnn__no_result();
+    if (t->index < 0) return cnn_fail(t, "forward: neither the loss nor a kept tensor depends on it: cnn_keep it before "
+                                      "cnn_compile"), cnn__no_result();
+    if (mode == CNN_TRAIN && g->config.inference)
+        return cnn_fail(t, "forward: the graph is for inference: it runs CNN_EVAL only"), cnn__no_result();
+    g->run++, g->walk++;
+    g->ran = t, g->mode = mode, g->reached = t->index;
+    g->can_backward = false;
+    if (mode == CNN_TRAIN) g->draw++;
+    cnn__of(t)->mark = g->walk;
+    for (int i = t->index; i >= 0; i--) {
+        cnn__node *v = g->order[i];
+        cnn__bind(v, mode);
+        if (v->mark != g->walk) continue;
+        for (int k = 0; k < v->t.n_in; k++) cnn__of(v->t.in[k])->mark = g->walk;
+        if (!v->t.batched || v->t.op) continue;
+        if (!v->fed) return cnn_fail(&v->t, "it has no values yet: call cnn_set or cnn_feed before cnn_forward"),
+                            cnn__no_result();
+        if (v->fed != g->batch) return cnn_fail(&v->t, "it holds %d samples, but the batch is %d", v->fed, g->batch),
+                                       cnn__no_result();
+    }
+    for (int i = 0; i <= t->index; i++) {
+        cnn__node *v = g->order[i];
+        if (v->mark == g->walk && v->t.op && !cnn__forward_node(v, mode)) return cnn__no_result();
+    }
+    g->can_backward = mode == CNN_TRAIN && t == g->loss;
+    if (cnn__len(t->shape) != 1) return 0;
+    return cnn__sync(t, CNN__DATA, CNN__HOST) ? t->data[0] : cnn__no_result();
+}
+
+/* Zero an array of gradients on the side where it will be written next. */
+static bool cnn__zero_grad(cnn_tensor *t, unsigned side)
+{
+    cnn_backend *dev = t->graph->config.backend;
+    size_t       bytes = (size_t)cnn__len(t->shape) * sizeof(float);
+    cnn_place    place = cnn_place_grad(t);
+    cnn__wrote(t, CNN__GRAD, side);
+    if (side == CNN__HOST) memset(t->grad, 0, bytes);
+    else if (!dev->clear(dev, place.buffer, place.at * sizeof(float), bytes)) return cnn_fail(t, "%s", dev->error);
+    return true;
+}
+
+static bool cnn__backward_node(cnn__node *v)
+{
+    cnn_tensor  *y = &v->t;
+    cnn_backend *dev = y->graph->config.backend;
+    bool         device = v->kernel && v->kernel->backward;
+    unsigned     side = device ? CNN__DEVICE : CNN__HOST;
+    if (!cnn__sync(y, CNN__GRAD, side)) return false;
+    if ((y->op->flags & CNN_READS_Y) && !cnn__sync(y, CNN__DATA, side)) return false;
+    if (y->op->saved && !cnn__sync(y, CNN__SAVED, side)) return false;
+    for (int k = 0; k < y->n_in; k++) {
+        cnn_tensor *x = y->in[k];
+        bool        again = false;
+        for (int j = 0; j < k; j++) again = again || y->in[j] == x;
+        if (again) continue;
+        if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
+        if (!x->needs_grad) continue;
+        bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;
+        if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
+    }
+    if (!device) y->op->backward(y);
+    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", dev->error);
+    for (int k = 0; k < y->n_in; k++)
+        if (y->in[k]->needs_grad) cnn__wrote(y->in[k], CNN__GRAD, side);
+    return !y->graph->error[0];
+}
+
+CNN_API void cnn_backward_add(cnn_tensor *loss)
+{
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return;
+    cnn_graph *g = loss->graph;
+    if (loss != g->loss || !g->can_backward) {
+        cnn_fail(loss, "backward: it must be the compiled loss, just computed by cnn_forward(loss, CNN_TRAIN)");
+        return;
+    }
+    g->can_backward = false;
+    g->reached = 2 * g->n_order;
+    for (int i = loss->index; i >= 0; i--) {
+        cnn__node *v = g->order[i];
+        if (v->t.op && v->t.needs_grad && !cnn__backward_node(v)) return;
+    }
+    g->has_grads = true;
+}
+
+CNN_API void cnn_backward(cnn_tensor *loss)
+{
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return;
+    cnn_graph   *g = loss->graph;
+    cnn_backend *dev = g->config.backend;
+    size_t       bytes = g->memory.grads;
+    if (g->can_backward && bytes) {
+        if (!dev) memset(g->arena[CNN_ARENA_GRADS], 0, bytes);
+        else if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, bytes)) cnn__fail(g, NULL, "backward", "%s", dev->error);
+        for (int i = 0; i < g->n_order; i++)
+            if (g->order[i]->t.kind == CNN_PARAM) cnn__wrote(&g->order[i]->t, CNN__GRAD, dev ? CNN__DEVICE : CNN__HOST);
+    }
+    cnn_backward_add(loss);
+}
+
+CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
+CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
+
+/* ---- Values ---- */
+
+/* May the value of t be read? A node's value is there from its run until something else takes its memory. */
+static bool cnn__readable(cnn_tensor *t, const char *what)
+{
+    if (cnn__is_nil(t) || t->graph->error[0]) return false;
+    cnn_graph *g = t->graph;
+    cnn__node *v = cnn__of(t);
+    if (!g->compiled) return cnn_fail(t, "%s: call cnn_compile first", what);
+    if (t->index < 0) return cnn_fail(t, "%s: neither the loss nor a kept tensor depends on it", what);
+    if (!t->op) return true;
+    if (v->stamp != g->run) return cnn_fail(t, "%s: the last cnn_forward did not compute it", what);
+    if (v->last[g->mode] < g->reached)
+        return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward it itself", what);
+    return true;
+}
+
+static bool cnn__check_count(cnn_tensor *t, const char *what, size_t count)
+{
+    if (count == cnn_count(t)) return true;
+    return cnn_fail(t, "%s: %zu values were given for shape %s, which has %zu", what, count, cnn__shape_text(t).s, cnn_count(t));
+}
+
+CNN_API size_t cnn_count(const cnn_tensor *t)
+{
+    if (cnn__is_nil(t)) return 0;
+    return (size_t)(t->batched ? t->graph->batch : cnn__of(t)->max_n) * (size_t)cnn__sample(t->shape);
+}
+
+CNN_API int cnn_batch(const cnn_graph *g) { return g ? g->batch : 0; }
+
+CNN_API bool cnn_set_batch(cnn_graph *g, int batch)
+{
+    if (!g || g->error[0]) return false;
+    if (batch < 1 || batch > g->config.max_batch)
+        return cnn__fail(g, g->config.at, "batch", "%d samples: the batch must be 1 to max_batch = %d", batch, g->config.max_batch);
+    g->batch = batch;
+    return true;
+}
+
+CNN_API const float *cnn_map_read(cnn_tensor *t)
+{
+    return cnn__readable(t, "read") && cnn__sync(t, CNN__DATA, CNN__HOST) ? t->data : NULL;
+}
+
+CNN_API float *cnn_map_write(cnn_tensor *t)
+{
+    if (!cnn__readable(t, "write")) return NULL;
+    if (t->op) return cnn_fail(t, "write: it is computed by the graph; only inputs, labels, parameters, buffers and "
+                               "constants can be written"), NULL;
+    if (!t->batched && !cnn__sync(t, CNN__DATA, CNN__HOST)) return NULL;
+    cnn__wrote(t, CNN__DATA, CNN__HOST);
+    if (t->batched) t->shape.n = cnn__of(t)->fed = t->graph->batch;
+    return t->data;
+}
+
+CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
+{
+    if (!cnn__readable(t, "set")) return false;
+    size_t sample = (size_t)cnn__sample(t->shape);
+    if (!t->op && t->batched) {
+        if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
+            return cnn_fail(t, "set: %zu values: shape %s takes a multiple of %zu, up to max_batch = %d samples", count,
+                            cnn__shape_text(t).s, sample, t->graph->config.max_batch);
+        t->graph->batch = (int)(count / sample);
+    }
+    if (!t->op && !cnn__check_count(t, "set", count)) return false;
+    float *data = cnn_map_write(t);
+    if (data) memcpy(data, values, count * sizeof(float));
+    return data != NULL;
+}
+
+CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
+{
+    if (!cnn__readable(t, "set_labels")) return false;
+    if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
+    size_t sample = (size_t)cnn__sample(t->shape);
+    if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
+        return cnn_fail(t, "set_labels: %zu classes: shape %s takes a multiple of %zu, up to max_batch = %d samples", count,
+                        cnn__shape_text(t).s, sample, t->graph->config.max_batch);
+    t->graph->batch = (int)(count / sample);
+    float *data = cnn_map_write(t);
+    for (size_t i = 0; data && i < count; i++) data[i] = (float)classes[i];
+    return data != NULL;
+}
+
+CNN_API bool cnn_get(cnn_tensor *t, float *values, size_t count)
+{
+    const float *data = cnn_map_read(t);
+    if (!data || !cnn__check_count(t, "get", count)) return false;
+    memcpy(values, data, count * sizeof(float));
+    return true;
+}
+
+CNN_API const float *cnn_map_grad(cnn_tensor *t)
+{
+    if (cnn__is_nil(t) || t->graph->error[0]) return NULL;
+    cnn_graph *g = t->graph;
+    if (!g->compiled || !t->needs_grad)
+        return cnn_fail(t, "gradient: %s", !g->compiled ? "call cnn_compile first"
+                        : "no gradient flows to it (frozen, constant, or not on the way to the loss)"), NULL;
+    if (t->kind != CNN_PARAM && t != g->loss) {
+        if (g->reached != 2 * g->n_order)
+            return cnn_fail(t, "gradient: the last call was not cnn_backward"), NULL;
+        if (t->op && !g->config.keep_grads)
+            return cnn_fail(t, "gradient: it is not kept; say cnn_new(.keep_grads = 1)"), NULL;
+    }
+    return cnn__sync(t, CNN__GRAD, CNN__HOST) ? t->grad : NULL;
+}
+
+CNN_API bool cnn_get_grad(cnn_tensor *t, float *values, size_t count)
+{
+    const float *grad = cnn_map_grad(t);
+    if (!grad || !cnn__check_count(t, "get_grad", count)) return false;
+    memcpy(values, grad, count * sizeof(float));
+    return true;
+}
+
+/* Make all parameters, or all their gradients, valid on one side; and say that they were written there. */
+static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM && t->needs_grad && !cnn__sync(t, part, side)) return false;
+    }
+    return true;
+}
+static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM && t->needs_grad) cnn__wrote(t, part, side);
+    }
+}
+static bool cnn__to_host_params(cnn_graph *g)
+{
+    return cnn__sync_params(g, CNN__DATA, CNN__HOST) && cnn__sync_params(g, CNN__GRAD, CNN__HOST);
+}
+static bool cnn__to_device_params(cnn_graph *g)
+{
+    return cnn__sync_params(g, CNN__DATA, CNN__DEVICE) && cnn__sync_params(g, CNN__GRAD, CNN__DEVICE);
+}
+static void cnn__host_wrote_params  (cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__HOST); }
+static void cnn__device_wrote_params(cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__DEVICE); }
+
+static float *cnn__flat(cnn_graph *g, size_t *count, cnn__part part)
+{
+    if (count) *count = 0;
+    if (!g || g->error[0]) return NULL;
+    if (!g->compiled) return cnn__fail(g, g->config.at, "flat vector", "call cnn_compile first"), NULL;
+    if (!cnn__sync_params(g, part, CNN__HOST)) return NULL;
+    cnn__wrote_params(g, part, CNN__HOST);
+    if (count) *count = g->n_trained;
+    return g->arena[part == CNN__DATA ? CNN_ARENA_PARAMS : CNN_ARENA_GRADS];
+}
+CNN_API float *cnn_flat_params(cnn_graph *g, size_t *count) { return cnn__flat(g, count, CNN__DATA); }
+CNN_API float *cnn_flat_grads (cnn_graph *g, size_t *count) { return cnn__flat(g, count, CNN__GRAD); }
+
+/* ============================================================================================================
+   >>backends ---- 11. Backends: the same arenas on a device, and rows that replace rooms
+   ============================================================================================================ */
+
+/* The row that computes y on the device, or NULL: then the room does, on the host. */
+static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tensor *y)
+{
+    for (int i = 0; dev && i < dev->n_kernels; i++)
+        if (dev->kernels[i].op == y->op && (!dev->kernels[i].accepts || dev->kernels[i].accepts(dev, y)))
+            return &dev->kernels[i];
+    return NULL;
+}
+
+/* Resolved once, in compile: a row or none for each node, and a device buffer for each arena. */
+static bool cnn__open_backend(cnn_graph *g)
+{
+    cnn_backend *dev = g->config.backend;
+    if (!dev) return true;
+    size_t scratch = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i];
+        if (!v->t.op) continue;
+        v->kernel = cnn__find_kernel(dev, &v->t);
+        if (!v->kernel) g->traffic.host_nodes++;
+        size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
+        if (s > scratch) scratch = s;
+    }
+    for (int i = 0; i < CNN_ARENAS; i++) {
+        size_t bytes = i == CNN_ARENA_SCRATCH ? scratch : g->arena_bytes[i];
+        if (!bytes) continue;
+        g->buffer[i] = dev->alloc(dev, bytes);
+        if (!g->buffer[i])
+            return cnn__fail(g, g->config.at, "compile", "%s: %zu bytes: %s", dev->name, bytes,
+                             dev->error[0] ? dev->error : "the device has no such memory");
+    }
+    if (g->arena_bytes[CNN_ARENA_OPTIMIZER] &&
+        !dev->clear(dev, g->buffer[CNN_ARENA_OPTIMIZER], 0, g->arena_bytes[CNN_ARENA_OPTIMIZER]))
+        return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
+    return true;
+}
+
+CNN_API cnn_place cnn_place_data(const cnn_tensor *t)
+{
+    cnn_place p = { t->graph->buffer[cnn__arena_of(t)], t->data_at[t->graph->mode] };
+    return p;
+}
+CNN_API cnn_place cnn_place_grad(const cnn_tensor *t)
+{
+    cnn_place p = { t->graph->buffer[t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS], t->grad_at };
+    return p;
+}
+CNN_API cnn_place cnn_place_saved(const cnn_tensor *t)
+{
+    cnn_place p = { t->graph->buffer[CNN_ARENA_ACTIVATIONS], t->saved_at };
+    return p;
+}
+CNN_API cnn_place cnn_place_scratch(const cnn_graph *g)
+{
+    cnn_place p = { g->buffer[CNN_ARENA_SCRATCH], 0 };
+    return p;
+}
+CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
+{
+    const cnn_traffic none = { 0, 0, 0 };
+    return g ? g->traffic : none;
+}
+CNN_API bool cnn_on_device(const cnn_tensor *t) { return !cnn__is_nil(t) && cnn__of(t)->kernel != NULL; }
+
+/* ============================================================================================================
+   >>layers ---- 12. Layers: an operation and its parameters
+   ============================================================================================================ */
+
+/* A stand-in for a node that is not recorded yet: enough for the checks of its room, so that a mistake in the options
+   is reported before parameters are made from them. */
+static cnn_tensor cnn__draft(const cnn_op *op, cnn_tensor *x, const void *args, const char *at, const char *name)
+{
+    cnn_tensor y;
+    memset(&y, 0, sizeof y);
+    y.name = name, y.at = at, y.op = op, y.graph = x->graph, y.in[0] = x, y.n_in = 1, y.args = args;
+    return y;
+}
+
+/* A parameter or buffer of the layer that is about to be recorded. */
+static cnn_tensor *cnn__owned(cnn_graph *g, cnn_kind kind, const char *at, const char *suffix, cnn_shape shape, cnn_init init,
+                              float gain)
+{
+    cnn_tensor *t = cnn__leaf(g, kind, at, NULL, shape);
+    if (cnn__is_nil(t)) return t;
+    cnn__node *v = cnn__of(t);
+    v->suffix = suffix, v->init = init, v->gain = gain;
+    return t;
+}
+
+/* The weight of a linear layer. LeCun's choice keeps the variance of what flows through; PyTorch's default has the
+   same form, with a = sqrt(1 / fan_in). */
+static cnn_tensor *cnn__weight(cnn_graph *g, const char *at, cnn_shape shape, cnn_init init, float gain, double fan_in,
+                               double fan_out)
+{
+    cnn_tensor *w = cnn__owned(g, CNN_PARAM, at, "weight", shape, init == CNN_INIT_DEFAULT ? CNN_INIT_LECUN : init, gain);
+    if (cnn__is_nil(w)) return w;
+    cnn__of(w)->fan_in = fan_in < INT_MAX ? (int)fan_in : INT_MAX, cnn__of(w)->fan_out = fan_out < INT_MAX ? (int)fan_out : INT_MAX;
+    return w;
+}
+
+/* Record the layer; it owns what was made for it: their names will be its name and their suffix. */
+static cnn_tensor *cnn__layer(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args, const char *at,
+                              const char *name)
+{
+    cnn_tensor *y = cnn__apply_named(op, in, n_in, args, at, name);
+    for (int i = 0; i < n_in && !cnn__is_nil(y); i++)
+        if (cnn__of(in[i])->suffix && !cnn__of(in[i])->owner) cnn__of(in[i])->owner = cnn__of(y);
+    return y;
+}
+
+CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args a)
+{
+    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
+    cnn_tensor draft = cnn__draft(&cnn_op_conv2d, a.x, &a, a.at, a.name), *in[3] = { a.x, a.weight, a.bias };
+    if (!cnn__conv_check(&draft)) return cnn__nil_tensor();
+    cnn_shape w = cnn__conv_weight(&draft);
+    double    taps = (double)w.h * w.w;
+    if (!in[1])
+        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c * taps, w.n * taps / cnn__or(a.groups, 1));
+    if (!in[2] && !a.no_bias)
+        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(w.n), CNN_INIT_CONSTANT, 0);
+    return cnn__layer(&cnn_op_conv2d, in, in[2] ? 3 : 2, &a, a.at, a.name);
+}
+
+CNN_API cnn_tensor *cnn_dense_(cnn_dense_args a)
+{
+    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
+    cnn_tensor draft = cnn__draft(&cnn_op_dense, a.x, &a, a.at, a.name), *in[3] = { a.x, a.weight, a.bias };
+    if (!cnn__dense_check(&draft)) return cnn__nil_tensor();
+    cnn_shape w = { a.units, cnn__sample(a.x->shape), 1, 1 };
+    if (!in[1])
+        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c, w.n);
+    if (!in[2] && !a.no_bias)
+        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(w.n), CNN_INIT_CONSTANT, 0);
+    return cnn__layer(&cnn_op_dense, in, in[2] ? 3 : 2, &a, a.at, a.name);
+}
+
+CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
+{
+    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
+    cnn_tensor draft = cnn__draft(&cnn_op_batch_norm, a.x, &a, a.at, a.name), *in[5] = { a.x };
+    if (!cnn__batch_norm_check(&draft)) return cnn__nil_tensor();
+    cnn_graph *g = a.x->graph;
+    cnn_shape  s = cnn__vector(a.x->shape.c);
+    int        n = 1;
+    if (!a.no_affine) {
+        in[n++] = cnn__owned(g, CNN_PARAM, a.at, "weight", s, CNN_INIT_CONSTANT, 1);
+        in[n++] = cnn__owned(g, CNN_PARAM, a.at, "bias", s, CNN_INIT_CONSTANT, 0);
+    }
+    in[n++] = cnn__owned(g, CNN_BUFFER, a.at, "running_mean", s, CNN_INIT_CONSTANT, 0);
+    in[n++] = cnn__owned(g, CNN_BUFFER, a.at, "running_var", s, CNN_INIT_CONSTANT, 1);
+    return cnn__layer(&cnn_op_batch_norm, in, n, &a, a.at, a.name);
+}
+
+/* ---- Operations without parameters: one line each ---- */
+
+#define CNN__UNARY(call, op_name, args_type)                                                                         \
+    CNN_API cnn_tensor *call(args_type a) { return cnn__layer(&cnn_op_##op_name, &a.x, 1, &a, a.at, a.name); }
+CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
+CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
+CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
+CNN__UNARY(cnn_leaky_relu_, leaky_relu, cnn_leaky_relu_args)
+CNN__UNARY(cnn_scale_,      scale,      cnn_scale_args)
+CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
+CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
+CNN__UNARY(cnn_mean_,       mean,       cnn_reduce_args)
+
+#define CNN__PLAIN_1(call, op_name)                                                                                  \
+    CNN_API cnn_tensor *call(const char *at, cnn_tensor *x) { return cnn__layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL); }
+CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
+CNN__PLAIN_1(cnn_relu_,            relu)
+CNN__PLAIN_1(cnn_sigmoid_,         sigmoid)
+CNN__PLAIN_1(cnn_tanh_,            tanh)
+CNN__PLAIN_1(cnn_softmax_,         softmax)
+
+#define CNN__PLAIN_2(call, op_name)                                                                                  \
+    CNN_API cnn_tensor *call(const char *at, cnn_tensor *a, cnn_tensor *b)                                           \
+    {                                                                                                                \
+        cnn_tensor *in[2] = { a, b };                                                                                \
+        return cnn__layer(&cnn_op_##op_name, in, 2, NULL, at, NULL);                                                 \
+    }
+CNN__PLAIN_2(cnn_add_,    add)
+CNN__PLAIN_2(cnn_sub_,    sub)
+CNN__PLAIN_2(cnn_mul_,    mul)
+CNN__PLAIN_2(cnn_matmul_, matmul)
+CNN__PLAIN_2(cnn_mse_,    mse)
+
+CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
+{
+    cnn_tensor *in[2] = { a.logits, a.labels };
+    return cnn__layer(&cnn_op_softmax_cross_entropy, in, 2, &a, a.at, a.name);
+}
+
+CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
+{
+    if (cnn__is_nil(x)) return cnn__nil_tensor();
+    cnn_reshape_args a;
+    memset(&a, 0, sizeof a);
+    a.at = at, a.x = x, a.c = cnn__sample(x->shape);
+    return cnn_reshape_(a);
+}
+
+CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
+{
+    return cnn__layer(&cnn_op_concat, x, n, NULL, at, NULL);
+}
+
+
+/* ============================================================================================================
+   >>optim ---- 13. Optimizer: one loop over the flat vectors of parameters and gradients
+   ============================================================================================================ */
+
+/* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
+   PyTorch's form. Per element, with the momentum buffer b zero before the first step:
+       d  = dw + weight_decay w
+       b  = momentum b + d
+       w -= lr b                        heavy ball
+       w -= lr (d + momentum b)         Nesterov: looks at the gradient where the momentum is about to lead
+   Both are w -= lr (cd d + cb b), with (cd,cb) = (0,1) or (1,momentum). Without momentum, b is left alone.
+   The floor is memory: 20 bytes moved per parameter. A call with a constant n becomes vector code at -O2. */
+static void cnn__sgd_run(float *restrict w, const float *restrict dw, size_t n, float lr, float decay)
+{
+    for (size_t i = 0; i < n; i++) w[i] -= lr * (dw[i] + decay * w[i]);
+}
+static void cnn__sgd_momentum_run(float *restrict w, const float *restrict dw, float *restrict b, size_t n,
+                                  float lr, float decay, float momentum, float cd, float cb)
+{
+    for (size_t i = 0; i < n; i++) {
+        float d = dw[i] + decay * w[i];
+        b[i] = momentum * b[i] + d;
+        w[i] -= lr * (cd * d + cb * b[i]);
+    }
+}
+
+static void cnn__sgd_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
+                            long step)
+{
+    enum { RUN = 16 };
+    float *b = slot[0], lr = a->lr, decay = a->weight_decay, mu = a->momentum;
+    float  cd = a->nesterov ? 1.0f : 0.0f, cb = a->nesterov ? mu : 1.0f;
+    size_t i = 0;
+    (void)step;
+    if (mu == 0) {
+        for (; i + RUN <= n; i += RUN) cnn__sgd_run(w + i, dw + i, RUN, lr, decay);
+        cnn__sgd_run(w + i, dw + i, n - i, lr, decay);
+    } else {
+        for (; i + RUN <= n; i += RUN)
+            cnn__sgd_momentum_run(w + i, dw + i, b + i, RUN, lr, decay, mu, cd, cb);
+        cnn__sgd_momentum_run(w + i, dw + i, b + i, n - i, lr, decay, mu, cd, cb);
+    }
+}
+
+CNN_API const cnn_optimizer *cnn_sgd(void)
+{
+    static const cnn_optimizer sgd = { "sgd", 1, cnn__sgd_update };
+    return &sgd;
+}
+
+static bool cnn__check_step(cnn_graph *g, const char *at, const char *what, const cnn_step_args *a)
+{
+    if (!(a->lr > 0) || isinf(a->lr))
+        return cnn__fail(g, at, what, "lr %g: the learning rate must be said and positive, such as "
+                         ".lr = 0.01f", (double)a->lr);
+    if (!(a->momentum >= 0 && a->momentum < 1))
+        return cnn__fail(g, at, what, "momentum %g is outside [0,1)", (double)a->momentum);
+    if (!(a->weight_decay >= 0) || isinf(a->weight_decay))
+        return cnn__fail(g, at, what, "weight_decay %g is not a number from 0", (double)a->weight_decay);
+    if (a->nesterov && a->momentum == 0)
+        return cnn__fail(g, at, what, "nesterov needs a momentum, such as .momentum = 0.9f");
+    return true;
+}
+
+/* The update is element by element, so cutting the vectors into blocks for threads cannot change a bit. */
+static void cnn__update_on_host(cnn_graph *g, const cnn_optimizer *o, const cnn_step_args *a)
+{
+    enum { BLOCK = 1 << 14 };
+    float *w = g->arena[CNN_ARENA_PARAMS], *state = g->arena[CNN_ARENA_OPTIMIZER];
+    const float *dw = g->arena[CNN_ARENA_GRADS];
+    size_t n = g->n_trained;
+    int blocks = (int)((n + BLOCK - 1) / BLOCK), threads = blocks < 8 ? 1 : g->cpu.threads;
+    (void)threads;
+    CNN__PARALLEL_FOR(threads)
+    for (int k = 0; k < blocks; k++) {
+        size_t first = (size_t)k * BLOCK, rest = n - first;
+        float *slot[CNN_MAX_SLOTS] = { NULL };
+        for (int s = 0; s < o->slots && s < CNN_MAX_SLOTS; s++) slot[s] = state + (size_t)s * n + first;
+        o->update(w + first, dw + first, slot, rest < BLOCK ? rest : BLOCK, a, g->step);
+    }
+}
+
+/* Bring the optimizer's state to the side where the update will run. Zero everywhere needs no copy. */
+static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
+{
+    cnn_backend *device = g->config.backend;
+    float *state = g->arena[CNN_ARENA_OPTIMIZER];
+    void  *buffer = g->buffer[CNN_ARENA_OPTIMIZER];
+    size_t bytes = g->arena_bytes[CNN_ARENA_OPTIMIZER];
+    if (!g->optimizer_on || (g->optimizer_on & side) || !bytes) return true;
+    g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
+    if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, state, bytes)
+                              : device->download(device, buffer, 0, state, bytes)))
+        return cnn__fail(g, NULL, "optimizer", "%s: %s", device->name, device->error);
+    g->optimizer_on = CNN__HOST | CNN__DEVICE;
+    return true;
+}
+
+CNN_API bool cnn_step_(cnn_step_args a)
+{
+    cnn_graph *g = a.g;
+    if (!g || g->error[0]) return false;
+    const cnn_optimizer *o = g->config.optimizer;
+    cnn_backend *device = g->config.backend;
+    if (!cnn__check_step(g, a.at, "step", &a)) return false;
+    if (!g->compiled) return cnn__fail(g, a.at, "step", "the graph is not compiled");
+    if (g->config.inference)
+        return cnn__fail(g, a.at, "step", "the graph was made with .inference = 1: it has no gradients");
+    if (!g->has_grads)
+        return cnn__fail(g, a.at, "step", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
+                         "cnn_backward(loss) first");
+    if (g->n_trained == 0) return g->step++, true;
+
+    if (device && device->update) {
+        if (!cnn__to_device_params(g) || !cnn__sync_optimizer(g, CNN__DEVICE)) return false;
+        if (device->update(device, o, g->buffer[CNN_ARENA_PARAMS], g->buffer[CNN_ARENA_GRADS],
+                           g->buffer[CNN_ARENA_OPTIMIZER], g->n_trained, g->n_trained, &a, g->step)) {
+            cnn__device_wrote_params(g);
+            g->optimizer_on = CNN__DEVICE;
+            return g->step++, true;
+        }
+        if (device->error[0]) return cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
+    }
+    if (!cnn__to_host_params(g) || !cnn__sync_optimizer(g, CNN__HOST)) return false;
+    cnn__update_on_host(g, o, &a);
+    cnn__host_wrote_params(g);
+    g->optimizer_on = CNN__HOST;
+    return g->step++, true;
+}
+
+/* ============================================================================================================
+   >>data ---- 14. Data: IDX files, arrays, shuffling, splits, batches
+
+   A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files are
+   hostile: nothing that a header promises is used before it is compared with the bytes that are there.
+   ============================================================================================================ */
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
+{
+    va_list ap;
+    d->count = 0;
+    if (d->error[0]) return false;
+    va_start(ap, format);
+    vsnprintf(d->error, sizeof d->error, format, ap);
+    va_end(ap);
+    return false;
+}
+
+/* Messages have a fixed size, and the end of a long path says more than its beginning. */
+static const char *cnn__path_end(const char *path)
+{
+    enum { SHOWN = 100 };
+    size_t n = path ? strlen(path) : 0;
+    return n > SHOWN ? path + (n - SHOWN) : path ? path : "memory";
+}
+
+#ifndef CNN_NO_STDIO
+/* A whole file in memory, to be given to CNN_FREE; NULL after writing a message. It is read to its end, not asked for
+   its size: that serves pipes too, and a file that grows meanwhile does no harm. */
+static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *error, size_t room)
+{
+    unsigned char *data = NULL, *more;
+    size_t size = 0, capacity = 0, got = 0;
+    *bytes = 0;
+    errno = 0;
+    FILE *f = path ? fopen(path, "rb") : NULL;
+    if (!f) {
+        cnn__format(error, room, "%s", !path ? "no path was given" : errno ? strerror(errno) : "it cannot be opened");
+        return NULL;
+    }
+    do {
+        if (size == capacity) {
+            capacity = capacity ? cnn__mul_size(capacity, 2) : 1u << 16;
+            more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity);
+            if (!more) {
+                cnn__format(error, room, "out of memory: %zu bytes", capacity);
+                break;
+            }
+            data = more;
+        }
+        got = fread(data + size, 1, capacity - size, f);
+        size += got;
+    } while (got);
+    bool whole = size < capacity && !ferror(f);
+    if (size < capacity && !whole)
+        cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
+    fclose(f);
+    if (!whole) {
+        CNN_FREE(data);
+        return NULL;
+    }
+    more = CNN_REALLOC(data, size ? size : 1);         /* give back what the doubling took too much */
+    *bytes = size;
+    return more ? more : data;
+}
+#endif
+
+/* ---- What all kinds of data sets share: the order of the samples, the number of classes, the defaults ---- */
+
+/* d->order is followed by as many indices again: the order from which cnn_shuffle starts. Only the order is owned;
+   the samples lie elsewhere, so that a split costs eight bytes a sample and a data set may be copied and moved. */
+static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
+{
+    size_t n = (size_t)count, bytes = cnn__mul_size(n, 2 * sizeof *d->order);
+    d->own[2] = d->order = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!d->order) return cnn__data_fail(d, "data set: out of memory: %zu bytes", bytes);
+    for (size_t i = 0; i < n; i++) d->order[i] = d->order[n + i] = from ? from[i] : (int)i;
+    d->count = count;
+    return true;
+}
+
+static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, const unsigned char *labels,
+                             int count, cnn_shape shape)
+{
+    if (count < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", count);
+    if (cnn__checked_len(shape) == SIZE_MAX)
+        return cnn__data_fail(d, "data set: samples of (%d,%d,%d): every extent must be at least 1, and a sample holds at "
+                              "most 2^31 - 1 values", shape.c, shape.h, shape.w);
+    if (!bytes && !floats) return cnn__data_fail(d, "data set: the values are NULL");
+    if (!cnn__set_order(d, count, NULL)) return false;
+    d->shape = shape, d->bytes = bytes, d->floats = floats, d->labels = labels;
+    for (int i = 0; labels && i < count; i++)
+        if (labels[i] >= d->classes) d->classes = labels[i] + 1;
+    for (int k = 0; k < 4; k++) d->deviation[k] = 1;
+    return true;
+}
+
+static cnn_dataset cnn__empty_dataset(void)
+{
+    cnn_dataset d;
+    memset(&d, 0, sizeof d);
+    return d;
+}
+
+CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int count, int c, int h, int w)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    cnn_shape   s = { 1, c, h, w };
+    cnn__set_samples(&d, pixels, NULL, labels, count, s);
+    return d;
+}
+
+CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h, int w)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    cnn_shape   s = { 1, c, h, w };
+    cnn__set_samples(&d, NULL, values, labels, count, s);
+    return d;
+}
+
+CNN_API void cnn_dataset_free(cnn_dataset *d)
+{
+    if (!d) return;
+    for (int i = 0; i < 3; i++) CNN_FREE(d->own[i]);
+    *d = cnn__empty_dataset();
+}
+
+/* ---- IDX, the format of MNIST (LeCun, Cortes, Burges 1998) ----
+
+   Two zero bytes; the type of the elements (8 = unsigned byte); the number of dimensions; each dimension in four
+   bytes, highest first; the elements and nothing behind them. Images (count,H,W), (count,C,H,W) or (count,C); labels
+   (count). */
+
+static uint32_t cnn__be32(const unsigned char *p)
+{
+    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
+}
+
+/* The elements of one IDX file, after every check that one file allows; NULL after an error. */
+static const unsigned char *cnn__idx_elements(cnn_dataset *d, const char *name, const char *what, const unsigned char *p,
+                                              size_t bytes, int lowest_rank, int highest_rank, int *rank, int dim[4])
+{
+    if (bytes >= 2 && p[0] == 0x1f && p[1] == 0x8b)
+        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name), NULL;
+    if (bytes < 4)
+        return cnn__data_fail(d, "%s: truncated: an IDX file begins with 4 bytes, the file has %zu", name, bytes), NULL;
+    if (p[0] || p[1])
+        return cnn__data_fail(d, "%s: not an IDX file: it begins with %02x %02x, not with 00 00", name, p[0], p[1]), NULL;
+    if (p[2] != 8)
+        return cnn__data_fail(d, "%s: elements of type 0x%02x: only unsigned bytes, 0x08, can be read", name, p[2]), NULL;
+    if (p[3] < lowest_rank || p[3] > highest_rank)
+        return cnn__data_fail(d, "%s: %d dimensions: %ss have %d%s%s", name, p[3], what, lowest_rank,
+                              highest_rank > lowest_rank ? " to " : "", highest_rank > lowest_rank ? "4" : ""), NULL;
+    size_t header = 4 + 4 * (size_t)p[3], total = 1;
+    if (bytes < header)
+        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name, header, bytes), NULL;
+    *rank = p[3];
+    for (int i = 0; i < *rank; i++) {
+        uint32_t extent = cnn__be32(p + 4 + 4 * i);
+        if (extent < 1 || extent > INT_MAX)
+            return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1, (unsigned long)extent,
+                                  INT_MAX), NULL;
+        dim[i] = (int)extent;
+        total = cnn__mul_size(total, extent);
+    }
+    if (bytes - header < total)
+        return cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name, total, what,
+                              bytes - header), NULL;
+    if (bytes - header > total)
+        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total, what,
+                              bytes - header - total), NULL;
+    return p + header;
+}
+
+/* Check both files and use their elements where they lie. labels may be NULL. */
+static bool cnn__set_idx(cnn_dataset *d, const char *image_name, const unsigned char *images, size_t image_bytes,
+                         const char *label_name, const unsigned char *labels, size_t label_bytes)
+{
+    int dim[4], label_dim[4], rank;
+    const unsigned char *pixels = cnn__idx_elements(d, image_name, "pixel", images, image_bytes, 2, 4, &rank, dim);
+    if (!pixels) return false;
+    cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
+    if (labels) {
+        labels = cnn__idx_elements(d, label_name, "label", labels, label_bytes, 1, 1, &rank, label_dim);
+        if (!labels) return false;
+        if (label_dim[0] != dim[0])
+            return cnn__data_fail(d, "%s has %d images, but %s has %d labels", image_name, dim[0], label_name, label_dim[0]);
+    }
+    return cnn__set_samples(d, pixels, NULL, labels, dim[0], s);
+}
+
+CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels, size_t label_bytes)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    const void *from[2] = { images, labels };
+    size_t      bytes[2] = { images ? image_bytes : 0, labels ? label_bytes : 0 };
+    for (int i = 0; i < 2; i++) {
+        if (!from[i]) continue;
+        d.own[i] = CNN_MALLOC(bytes[i] ? bytes[i] : 1);
+        if (!d.own[i]) cnn__data_fail(&d, "data set: out of memory: %zu bytes", bytes[i]);
+        else if (bytes[i]) memcpy(d.own[i], from[i], bytes[i]);
+    }
+    if (!d.error[0]) cnn__set_idx(&d, "images", d.own[0], bytes[0], "labels", d.own[1], bytes[1]);
+    return d;
+}
+
+#ifndef CNN_NO_STDIO
+CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    const char *path[2] = { images, labels };
+    size_t      bytes[2] = { 0, 0 };
+    char        why[128];
+    for (int i = 0; i < 2 && !d.error[0]; i++) {
+        if (i == 1 && !labels) break;
+        d.own[i] = cnn__read_file(path[i], &bytes[i], why, sizeof why);
+        if (!d.own[i]) cnn__data_fail(&d, "%s: %s", path[i] ? cnn__path_end(path[i]) : "cnn_load_idx", why);
+    }
+    if (!d.error[0])
+        cnn__set_idx(&d, cnn__path_end(images), d.own[0], bytes[0], cnn__path_end(labels), d.own[1], bytes[1]);
+    return d;
+}
+#endif
+
+/* ---- Order and scale ---- */
+
+/* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn again. */
+static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *drawn)
+{
+    uint32_t bits, end = UINT32_MAX - UINT32_MAX % n;
+    do bits = cnn__random_bits(key, stream, (*drawn)++); while (bits >= end);
+    return bits % n;
+}
+
+/* Fisher and Yates 1938, after Durstenfeld 1964: each of the n! orders is equally likely. It starts from the order
+   that the data set was made with, so the result depends on the seed alone and not on earlier shuffles. */
+CNN_API void cnn_shuffle(cnn_dataset *d, uint64_t seed)
+{
+    const uint64_t stream = 0x73687566u;               /* "shuf": not a stream of weights or dropout */
+    if (!d || !d->order || d->count < 1) return;
+    uint64_t drawn = 0;
+    memcpy(d->order, d->order + d->count, (size_t)d->count * sizeof *d->order);
+    for (uint32_t n = (uint32_t)d->count; n > 1; n--) {
+        uint32_t k = cnn__below(n, seed, stream, &drawn);
+        int      swap = d->order[n - 1];
+        d->order[n - 1] = d->order[k], d->order[k] = swap;
+    }
+}
+
+CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
+{
+    cnn_dataset d = source ? *source : cnn__empty_dataset();
+    d.order = NULL, d.own[0] = d.own[1] = d.own[2] = NULL;
+    if (!source) cnn__data_fail(&d, "split: the data set is NULL");
+    if (d.error[0]) return d;
+    if (first < 0 || count < 1 || first > source->count - count)
+        cnn__data_fail(&d, "split: %d samples from sample %d on: the data set has %d", count, first, source->count);
+    else
+        cnn__set_order(&d, count, source->order + first);
+    return d;
+}
+
+/* Per channel, over all samples and pixels: mean = sum v / n, deviation^2 = sum (v - mean)^2 / n, in double and in two
+   passes, so that nothing cancels. A constant channel keeps deviation 1. */
+CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
+{
+    if (!d || !as || d->error[0]) return;
+    if (as->error[0] || as->count < 1) {
+        cnn__data_fail(d, "standardize: %s", as->error[0] ? as->error : "the other data set is empty");
+        return;
+    }
+    if (d->shape.c != as->shape.c) {
+        cnn__data_fail(d, "standardize: %d channels, the other data set has %d", d->shape.c, as->shape.c);
+        return;
+    }
+    size_t plane = (size_t)cnn__plane(as->shape), channels = (size_t)as->shape.c;
+    double sum[2][4] = { { 0 } }, mean[4] = { 0 }, n[4] = { 0 };
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < as->count; i++)
+            for (size_t c = 0; c < channels; c++) {
+                size_t k = c < 3 ? c : 3, at = ((size_t)as->order[as->count + i] * channels + c) * plane;
+                double s = 0;
+                for (size_t j = 0; j < plane; j++) {
+                    double v = (as->bytes ? (double)as->bytes[at + j] : (double)as->floats[at + j]) - mean[k];
+                    s += pass == 0 ? v : v * v;
+                }
+                sum[pass][k] += s;
+                if (pass == 0) n[k] += (double)plane;
+            }
+        for (size_t k = 0; k < 4 && k < channels; k++) mean[k] = sum[0][k] / n[k];
+    }
+    double unit = as->bytes ? 1.0 / 255 : 1;
+    for (size_t k = 0; k < 4 && k < channels; k++) {
+        double deviation = sqrt(sum[1][k] / n[k]) * unit;
+        d->mean[k] = (float)(mean[k] * unit);
+        d->deviation[k] = (float)deviation > 0 ? (float)deviation : 1;
+    }
+}
+
+/* ---- Batches ---- */
+
+static bool cnn__check_feed(const cnn_tensor *x, const cnn_tensor *labels, const cnn_dataset *d, int first)
+{
+    cnn_graph *g = x->graph;
+    if (!d)           return cnn__fail(g, NULL, "feed", "the data set is NULL");
+    if (d->error[0])  return cnn__fail(g, NULL, "feed", "data set: %s", d->error);
+    if (first < 0)    return cnn__fail(g, NULL, "feed", "first is %d: samples are counted from 0", first);
+    if (!x->batched || x->op)
+        return cnn__fail(g, NULL, "feed", "samples go to a tensor made by cnn_input");
+    if (x->shape.c != d->shape.c || x->shape.h != d->shape.h || x->shape.w != d->shape.w)
+        return cnn__fail(g, NULL, "feed", "the samples have shape (%d,%d,%d), the input has %s", d->shape.c, d->shape.h,
+                         d->shape.w, cnn__shape_text(x).s);
+    if (!labels)      return true;
+    if (labels->graph != g || labels->kind != CNN_LABELS)
+        return cnn__fail(g, NULL, "feed", "classes go to a tensor made by cnn_labels in the graph of the input");
+    if (cnn__sample(labels->shape) != 1)
+        return cnn__fail(g, NULL, "feed", "a data set has one class a sample, the labels have %s", cnn__shape_text(labels).s);
+    if (!d->labels)   return cnn__fail(g, NULL, "feed", "the data set has no labels");
+    return true;
+}
+
+/* x = (value - mean[c]) / deviation[c]; bytes have only 256 values, so theirs come from a table. */
+CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first)
+{
+    enum { WORTH_A_THREAD = 1 << 16 };                 /* values */
+    if (cnn__is_nil(x) || x->graph->error[0]) return 0;
+    if (labels && cnn__is_nil(labels)) labels = NULL;
+    cnn_graph *g = x->graph;
+    if (!cnn__check_feed(x, labels, d, first) || first >= d->count) return 0;
+    int n = d->count - first < g->config.max_batch ? d->count - first : g->config.max_batch;
+    if (!cnn_set_batch(g, n)) return 0;
+    float *values = cnn_map_write(x), *classes = values && labels ? cnn_map_write(labels) : NULL;
+    if (!values || (labels && !classes)) return 0;
+
+    const int *order = d->order + first;
+    int    channels = d->shape.c, tables = channels < 4 ? channels : 4;
+    size_t plane = (size_t)cnn__plane(d->shape), sample = plane * (size_t)channels;
+    int    threads = sample * (size_t)n < WORTH_A_THREAD ? 1 : g->cpu.threads;
+    float  table[4][256], deviation[4];
+    (void)threads;
+    for (int k = 0; k < tables; k++) {
+        deviation[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
+        for (int v = 0; v < 256; v++) table[k][v] = ((float)v / 255.0f - d->mean[k]) / deviation[k];
+    }
+    CNN__PARALLEL_FOR(threads)
+    for (int i = 0; i < n; i++) {
+        size_t from = (size_t)order[i] * sample, to = (size_t)i * sample;
+        for (int c = 0; c < channels; c++, from += plane, to += plane) {
+            int k = c < 3 ? c : 3;
+            if (d->bytes) for (size_t j = 0; j < plane; j++) values[to + j] = table[k][d->bytes[from + j]];
+            else          for (size_t j = 0; j < plane; j++) values[to + j] = (d->floats[from + j] - d->mean[k]) / deviation[k];
+        }
+    }
+    for (int i = 0; classes && i < n; i++) classes[i] = (float)d->labels[order[i]];
+    return n;
+}
+
+/* Correct: the logit at the label is the largest, and the first of equals; so a NaN is never right. */
+CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
+{
+    if (cnn__is_nil(logits) || cnn__is_nil(labels) || logits->graph->error[0]) return 0;
+    cnn_shape z = logits->shape, t = labels->shape;
+    if (labels->graph != logits->graph || logits->batched != labels->batched || t.c != 1 || z.h != t.h || z.w != t.w) {
+        cnn__fail(logits->graph, NULL, "correct", "logits %s and labels %s: they must be (N,C,H,W) and (N,1,H,W)",
+                  cnn__shape_text(logits).s, cnn__shape_text(labels).s);
+        return 0;
+    }
+    const float *score = cnn_map_read(logits), *label = score ? cnn_map_read(labels) : NULL;
+    int correct = 0, plane = cnn__plane(z), n = (int)(cnn_count(labels) / (size_t)plane);
+    if (!label) return 0;
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < plane; j++) {
+            float        at = label[(size_t)i * (size_t)plane + (size_t)j];
+            const float *s = score + (size_t)i * (size_t)z.c * (size_t)plane + j;
+            int          k = at >= 0 && at < (float)z.c ? (int)at : -1;
+            bool         right = k >= 0;
+            for (int c = 0; c < z.c && right; c++) {
+                float best = s[(size_t)k * (size_t)plane], other = s[(size_t)c * (size_t)plane];
+                right = c < k ? other < best : other <= best;
+            }
+            correct += right;
+        }
+    return correct;
+}
+
+/* ============================================================================================================
+   >>train ---- 15. Training loop: fit, evaluate, predict, progress and history
+   ============================================================================================================ */
+
+#include <time.h>
+
+/* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
+   the processor time of all threads: the time on the wall as long as one thread is busy. So: OpenMP's clock with
+   OpenMP, C11's where the system declares it, and clock() for the rest, which has one thread. */
+static double cnn__seconds(void)
+{
+#if defined(_OPENMP)
+    return omp_get_wtime();
+#elif defined(TIME_UTC)
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#else
+    return (double)clock() / (double)CLOCKS_PER_SEC;
+#endif
+}
+
+/* ---- What to feed: the leaves below a tensor ---- */
+
+/* The leaf of this kind among the ancestors of t, and how many there are. Operands are recorded before what
+   uses them, so one walk backwards through the recorded nodes meets every ancestor after its last user. */
+static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
+{
+    cnn_graph  *g = t->graph;
+    cnn_tensor *leaf = NULL;
+    uint32_t    mark = ++g->walk;
+    *count = 0;
+    cnn__of(t)->mark = mark;
+    for (int i = g->n_nodes - 1; i >= 0; i--) {
+        cnn__node *node = g->node[i];
+        if (node->mark != mark) continue;
+        if (node->t.kind == kind) leaf = &node->t, ++*count;
+        for (int k = 0; k < node->t.n_in; k++) cnn__of(node->t.in[k])->mark = mark;
+    }
+    return leaf;
+}
+
+/* The checks that fit and evaluate share, and the input and labels that a data set is fed to. what: "fit". */
+typedef struct { cnn_graph *g; cnn_tensor *x, *labels; } cnn__feed_to;
+static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, cnn_tensor *loss,
+                           cnn_tensor *logits, const cnn_dataset *data)
+{
+    cnn_graph *g = !cnn__is_nil(loss) ? loss->graph : !cnn__is_nil(logits) ? logits->graph : NULL;
+    int inputs, labels;
+    to->g = g;
+    if (!g || g->error[0]) return false;
+    if (cnn__is_nil(loss) || cnn__is_nil(logits))
+        return cnn__fail(g, at, what, "loss or logits is NULL or nil");
+    if (logits->graph != g) return cnn__fail(g, at, what, "loss and logits belong to two graphs");
+    if (!g->compiled) return cnn__fail(g, at, what, "the graph is not compiled");
+    to->x      = cnn__leaf_below(logits, CNN_INPUT, &inputs);
+    to->labels = cnn__leaf_below(loss, CNN_LABELS, &labels);
+    if (inputs != 1)
+        return cnn__fail(g, at, what, "the logits come from %d inputs, and a data set feeds exactly one: "
+                         "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", inputs);
+    if (labels != 1)
+        return cnn__fail(g, at, what, "the loss comes from %d tensors made by cnn_labels, and a data set "
+                         "feeds exactly one: write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step",
+                         labels);
+    if (!data) return cnn__fail(g, at, what, "the data set is NULL");
+    if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
+    if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
+    if (data->classes > logits->shape.c)
+        return cnn__fail(g, at, what, "the data set has labels 0..%d, but the logits %s tell only %d classes "
+                         "apart", data->classes - 1, cnn__shape_text(logits).s, logits->shape.c);
+    return true;
+}
+
+/* ---- Evaluate and predict ---- */
+
+static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_tensor *logits,
+                               const cnn_dataset *data)
+{
+    double sum = 0, right = 0;
+    int n, count = 0;
+    for (; (n = cnn_feed(to->x, to->labels, data, count)) > 0; count += n) {
+        sum   += (double)n * (double)cnn_forward(loss, CNN_EVAL);
+        right += cnn_correct(logits, to->labels);
+        if (to->g->error[0]) break;
+    }
+    cnn_score none = { NAN, NAN, 0 };
+    if (to->g->error[0] || count == 0) return none;
+    cnn_score score = { sum / count, right / count, count };
+    return score;
+}
+
+CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
+{
+    cnn__feed_to to;
+    cnn_score none = { NAN, NAN, 0 };
+    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return none;
+    return cnn__evaluate(&to, loss, logits, data);
+}
+
+CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities)
+{
+    if (cnn__is_nil(x) || cnn__is_nil(logits) || x->graph->error[0]) return -1;
+    cnn_graph *g = x->graph;
+    if (!values) return cnn__fail(g, NULL, "predict", "the values are NULL"), -1;
+    if (!logits->batched || cnn__plane(logits->shape) != 1)
+        return cnn__fail(g, NULL, "predict", "logits %s: one class for a sample needs the shape "
+                         "(N,classes,1,1)", cnn__shape_text(logits).s), -1;
+    if (!cnn_set(x, values, (size_t)cnn__sample(x->shape))) return -1;
+    cnn_forward(logits, CNN_EVAL);
+    const float *z = cnn_map_read(logits);
+    if (!z || g->error[0]) return -1;
+
+    int classes = logits->shape.c, best = 0;
+    for (int c = 1; c < classes; c++) if (z[c] > z[best]) best = c;
+    if (probabilities) {                       /* softmax: exp(z_c - max) / sum_k exp(z_k - max) */
+        double sum = 0;
+        for (int c = 0; c < classes; c++) sum += exp((double)z[c] - (double)z[best]);
+        for (int c = 0; c < classes; c++)
+            probabilities[c] = (float)(exp((double)z[c] - (double)z[best]) / sum);
+    }
+    return best;
+}
+
+/* ---- History ---- */
+
+CNN_API void cnn_history_free(cnn_history *h)
+{
+    if (!h) return;
+    CNN_FREE(h->epoch);
+    h->epoch = NULL, h->count = h->capacity = 0;
+}
+
+static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_epoch e)
+{
+    if (h->count == h->capacity) {
+        int    capacity = h->capacity < 8 ? 8 : h->capacity > INT_MAX / 2 ? INT_MAX : 2 * h->capacity;
+        size_t bytes = cnn__mul_size((size_t)capacity, sizeof *h->epoch);
+        cnn_epoch *p = h->count == INT_MAX ? NULL : CNN_REALLOC(h->epoch, bytes);
+        if (!p) return cnn__no_memory(g, at, "fit", bytes);
+        h->epoch = p, h->capacity = capacity;
+    }
+    h->epoch[h->count++] = e;
+    return true;
+}
+
+/* ---- Fit ----
+
+   For every epoch: shuffle; for every batch: feed, forward, backward, step. The order of the samples follows
+   from the graph's seed and its number of updates so far, so that two calls of one epoch are one call of two.
+   A loss that is not finite ends the training with an error: no later step could mend the parameters. */
+CNN_API bool cnn_fit_(cnn_fit_args a)
+{
+    cnn__feed_to  to, test;
+    cnn_step_args s = { a.at, NULL, a.lr, a.momentum, a.weight_decay, a.nesterov };
+    int           epochs = a.epochs ? a.epochs : 1;
+    if (!cnn__find_feed(&to, a.at, "fit", a.loss, a.logits, a.train)) return false;
+    cnn_graph *g = s.g = to.g;
+    if (a.validation && !cnn__find_feed(&test, a.at, "fit, validation", a.loss, a.logits, a.validation))
+        return false;
+    if (!cnn__check_step(g, a.at, "fit", &s)) return false;
+    if (epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", epochs);
+    if (!(a.lr_end >= 0) || isinf(a.lr_end))
+        return cnn__fail(g, a.at, "fit", "lr_end %g is not a positive number", (double)a.lr_end);
+
+    int    max_batch = g->config.max_batch, batches = (a.train->count - 1) / max_batch + 1;
+    double steps = (double)epochs * batches, done = 0, start = cnn__seconds();
+    bool   go = true;
+    for (int epoch = 1; epoch <= epochs && go; epoch++) {
+        double sum = 0, right = 0, epoch_start = cnn__seconds();
+        int    n, count = 0;
+        cnn_progress p = { 0 };
+        p.epoch = epoch, p.epochs = epochs, p.batches = batches;
+        if (!a.no_shuffle) cnn_shuffle(a.train, g->config.seed + (uint64_t)g->step);
+
+        for (; go && (n = cnn_feed(to.x, to.labels, a.train, count)) > 0; count += n) {
+            double loss = (double)cnn_forward(a.loss, CNN_TRAIN);
+            right += cnn_correct(a.logits, to.labels);
+            cnn_backward(a.loss);
+            if (a.lr_end > 0 && steps > 1)
+                s.lr = (float)((double)a.lr + ((double)a.lr_end - (double)a.lr) * done / (steps - 1));
+            if (g->error[0]) return false;
+            if (!isfinite(loss))
+                return cnn__fail(g, a.at, "fit", "the loss became %s in epoch %d, batch %d: training diverged; "
+                                 "a smaller .lr (now %g) or inputs of smaller range may help",
+                                 isnan(loss) ? "NaN" : "infinite", epoch, p.batch + 1, (double)s.lr);
+            if (!cnn_step_(s)) return false;
+            sum += loss * n, done++, p.batch++;
+            if (!a.progress) continue;
+
+            double now = cnn__seconds();
+            p.loss = sum / (count + n), p.accuracy = right / (count + n);
+            p.validation_loss = p.validation_accuracy = NAN;
+            p.seconds = now - start;
+            p.samples_per_second = now > epoch_start ? (count + n) / (now - epoch_start) : 0;
+            p.seconds_left = p.seconds / done * (steps - done);
+            go = a.progress(&p, a.user);
+        }
+        if (g->error[0]) return false;
+        if (p.batch < batches) break;                          /* stopped within the epoch */
+
+        double trained = cnn__seconds() - epoch_start;
+        cnn_score score = { NAN, NAN, 0 };
+        if (a.validation && go) score = cnn__evaluate(&test, a.loss, a.logits, a.validation);
+        if (g->error[0]) return false;
+        cnn_epoch e = { sum / count, right / count, score.loss, score.accuracy, 0 };
+        e.seconds = cnn__seconds() - epoch_start;
+        if (a.history && !cnn__history_add(g, a.at, a.history, e)) return false;
+        if (!a.progress || !go) continue;
+        p.loss = e.loss, p.accuracy = e.accuracy, p.validation_loss = e.validation_loss;
+        p.validation_accuracy = e.validation_accuracy, p.epoch_done = 1;
+        p.seconds = cnn__seconds() - start, p.samples_per_second = trained > 0 ? count / trained : 0;
+        p.seconds_left = p.seconds / epoch * (epochs - epoch);
+        go = a.progress(&p, a.user);
+    }
+    return true;
+}
+
+#ifndef CNN_NO_STDIO
+/* ---- Progress on a terminal, history as files ---- */
+
+/* A number with a decimal point in every locale: printf's %f would write 0,5 where the program has set a
+   locale, and neither CSV nor SVG may have that. Empty for what is not a finite number. */
+static cnn__text cnn__decimal(double v, int digits)
+{
+    cnn__text r = { "" };
+    double unit = 1, whole;
+    if (!isfinite(v)) return r;
+    for (int i = 0; i < digits; i++) unit *= 10;
+    double size = fabs(v) < 1e15 / unit ? floor(fabs(v) * unit + 0.5) / unit : fabs(v);
+    double part = modf(size, &whole);
+    if (size > 1e15) cnn__format(r.s, sizeof r.s, "%s1000000000000000", v < 0 ? "-" : "");
+    else if (digits == 0) cnn__format(r.s, sizeof r.s, "%s%.0f", v < 0 && whole > 0 ? "-" : "", whole);
+    else cnn__format(r.s, sizeof r.s, "%s%.0f.%0*.0f", v < 0 && size > 0 ? "-" : "", whole, digits,
+                     floor(part * unit + 0.5));
+    return r;
+}
+
+static cnn__text cnn__clock_text(double seconds)               /* 0:07, 12:34, 1:02:03 */
+{
+    cnn__text r;
+    double whole = seconds > 0 ? seconds < 3.6e8 ? seconds + 0.5 : 3.6e8 : 0;
+    int s = (int)whole;
+    if (s < 3600) cnn__format(r.s, sizeof r.s, "%d:%02d", s / 60, s % 60);
+    else cnn__format(r.s, sizeof r.s, "%d:%02d:%02d", s / 3600, s / 60 % 60, s % 60);
+    return r;
+}
+
+CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
+{
+    FILE *f = user ? (FILE *)user : stderr;
+    char  bar[25];
+    int   of = p->epochs, all = p->batches > 0 ? p->batches : 1, cells = (int)sizeof bar - 1;
+    if (p->epoch_done) {
+        fprintf(f, "\repoch %d/%d  loss %.4f  accuracy %.2f %%", p->epoch, of, p->loss, 100 * p->accuracy);
+        if (!isnan(p->validation_loss))
+            fprintf(f, "  validation loss %.4f  accuracy %.2f %%", p->validation_loss,
+                    100 * p->validation_accuracy);
+        fprintf(f, "  %.0f img/s  %s        \n", p->samples_per_second, cnn__clock_text(p->seconds).s);
+        return true;
+    }
+    /* About ten times a second, told from the mean time of a batch, since nothing may be remembered here. */
+    double batches = (double)(p->epoch - 1) * all + p->batch;
+    double every = p->seconds > 0 ? 0.1 * batches / p->seconds : 1;
+    if (p->batch < all && every > 1 && p->batch % (every < all ? (int)every : all) != 0) return true;
+    for (int i = 0; i < cells; i++) bar[i] = i < (double)p->batch / all * cells ? '#' : '.';
+    bar[cells] = 0;
+    fprintf(f, "\repoch %d/%d [%s] %3.0f %%  loss %.4f  accuracy %.2f %%  %.0f img/s  left %s   ",
+            p->epoch, of, bar, 100.0 * p->batch / all, p->loss, 100 * p->accuracy, p->samples_per_second,
+            cnn__clock_text(p->seconds_left).s);
+    fflush(f);
+    return true;
+}
+
+CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
+{
+    FILE *f = h && path ? fopen(path, "w") : NULL;
+    if (!f) return false;
+    fprintf(f, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n");
+    for (int i = 0; i < h->count; i++) {
+        const cnn_epoch *e = &h->epoch[i];
+        fprintf(f, "%d,%s,%s,%s,%s,%s\n", i + 1, cnn__decimal(e->loss, 6).s, cnn__decimal(e->accuracy, 6).s,
+                cnn__decimal(e->validation_loss, 6).s, cnn__decimal(e->validation_accuracy, 6).s,
+                cnn__decimal(e->seconds, 3).s);
+    }
+    bool fine = !ferror(f);
+    return fclose(f) == 0 && fine;
+}
+
+/* One coordinate system: the plot's corner and size in the picture, and the values at its edges. */
+typedef struct { double left, top, width, height, x0, x1, y0, y1; } cnn__panel;
+static double cnn__px(const cnn__panel *p, double x)
+{
+    return p->left + p->width * (x - p->x0) / (p->x1 - p->x0);
+}
+static double cnn__py(const cnn__panel *p, double y)
+{
+    return p->top + p->height * (p->y1 - y) / (p->y1 - p->y0);
+}
+
+static void cnn__svg_line(FILE *f, double x1, double y1, double x2, double y2, int width, const char *colour)
+{
+    fprintf(f, "<line x1=\"%s\" y1=\"%s\" x2=\"%s\" y2=\"%s\" stroke-width=\"%d\" stroke=\"%s\"/>\n",
+            cnn__decimal(x1, 2).s, cnn__decimal(y1, 2).s, cnn__decimal(x2, 2).s, cnn__decimal(y2, 2).s,
+            width, colour);
+}
+static void cnn__svg_text(FILE *f, double x, double y, const char *style, const char *text, const char *more)
+{
+    fprintf(f, "<text x=\"%s\" y=\"%s\" %s>%s%s</text>\n", cnn__decimal(x, 2).s, cnn__decimal(y, 2).s, style,
+            text, more);
+}
+
+/* The distance of ticks: 1, 2 or 5 times a power of ten, so that at most `most` of them cover the range. */
+static double cnn__tick(double range, int most)
+{
+    double unit = pow(10, floor(log10(range / most))), m = range / most / unit;
+    return unit * (m <= 1 ? 1 : m <= 2 ? 2 : m <= 5 ? 5 : 10);
+}
+
+/* Column 0: loss, 1: accuracy in percent. Set 0: training, 1: validation. NAN if there is none. */
+static double cnn__history_value(const cnn_history *h, int i, int column, int set)
+{
+    const cnn_epoch *e = &h->epoch[i];
+    const double v[2][2] = { { e->loss, e->validation_loss },
+                             { 100 * e->accuracy, 100 * e->validation_accuracy } };
+    return isfinite(v[column][set]) ? v[column][set] : NAN;
+}
+
+static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double left)
+{
+    static const char *const title[2] = { "loss", "accuracy" }, *const unit[2] = { "", " %" };
+    static const char *const set[2] = { "training ", "validation " };
+    static const char *const colour[2] = { "#2563b0", "#d9580d" };
+    cnn__panel p = { left, 60, 370, 260, 1, 2, INFINITY, -INFINITY };
+    double right = p.left + p.width, bottom = p.top + p.height, last[2] = { NAN, NAN };
+    char   legend[80];
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < h->count; i++) {
+            double v = cnn__history_value(h, i, column, k);
+            if (!isnan(v)) p.y0 = fmin(p.y0, v), p.y1 = fmax(p.y1, v), last[k] = v;
+        }
+    if (p.y0 > p.y1) p.y0 = 0, p.y1 = 1;                               /* nothing to draw */
+    if (column == 1) p.y1 = 100;                                       /* accuracy is read from the top, */
+    else if (p.y0 > 0) p.y0 = 0;                                       /* loss from zero */
+    if (p.y1 - p.y0 < 1e-6 * (1 + fabs(p.y1))) p.y0 -= 1;
+    double dy = cnn__tick(p.y1 - p.y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
+    p.y0 = floor(p.y0 / dy) * dy, p.y1 = ceil(p.y1 / dy) * dy;
+    if (h->count > 1) p.x1 = h->count;
+    else p.x0 = 0;
+
+    int digits = dy >= 1 ? 0 : (int)ceil(-log10(dy) - 1e-9), lines = (int)((p.y1 - p.y0) / dy + 0.5);
+    for (int k = 0; k <= lines; k++) {                             /* the grid and the numbers at its lines */
+        double y = p.y0 + k * dy;
+        cnn__svg_line(f, p.left, cnn__py(&p, y), right, cnn__py(&p, y), 1, k ? "#e4e4e0" : "#55555a");
+        cnn__svg_text(f, p.left - 8, cnn__py(&p, y) + 4, "text-anchor=\"end\"", cnn__decimal(y, digits).s,
+                      unit[column]);
+    }
+    for (double x = dx; x <= h->count; x += dx) {
+        cnn__svg_line(f, cnn__px(&p, x), bottom, cnn__px(&p, x), bottom + 5, 1, "#55555a");
+        cnn__svg_text(f, cnn__px(&p, x), bottom + 20, "text-anchor=\"middle\"", cnn__decimal(x, 0).s, "");
+    }
+    cnn__svg_text(f, p.left + p.width / 2, bottom + 40, "text-anchor=\"middle\"", "epoch", "");
+    cnn__svg_text(f, p.left, p.top - 20, "font-size=\"15\" font-weight=\"bold\"", title[column], "");
+
+    for (int k = 0; k < 2; k++) {                                /* the curves; the legend with the last values */
+        double x0 = 0, y0 = 0;
+        int    drawn = 0;
+        for (int i = 0; i < h->count; i++) {
+            double v = cnn__history_value(h, i, column, k), x = cnn__px(&p, i + 1), y = cnn__py(&p, v);
+            if (isnan(v)) continue;
+            if (drawn++) cnn__svg_line(f, x0, y0, x, y, 2, colour[k]);
+            if (h->count <= 40) cnn__svg_line(f, x, y, x, y, 6, colour[k]);       /* with round ends: a dot */
+            x0 = x, y0 = y;
+        }
+        if (!drawn) continue;
+        double x = right - (k == 0 && !isnan(last[1]) ? 272 : 132);
+        cnn__svg_line(f, x, p.top - 24, x + 18, p.top - 24, 3, colour[k]);
+        cnn__format(legend, sizeof legend, "%s%s", set[k], cnn__decimal(last[k], column ? 2 : 4).s);
+        cnn__svg_text(f, x + 24, p.top - 20, "", legend, unit[column]);
+    }
+}
+
+CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
+{
+    FILE *f = h && path ? fopen(path, "w") : NULL;
+    if (!f) return false;
+    fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 920 380\" width=\"920\" "
+               "height=\"380\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#333338\" "
+               "stroke-linecap=\"round\">\n"
+               "<rect width=\"920\" height=\"380\" fill=\"#fcfcfa\"/>\n");
+    cnn__svg_panel(f, h, 0, 60);
+    cnn__svg_panel(f, h, 1, 520);
+    fprintf(f, "</svg>\n");
+    bool fine = !ferror(f);
+    return fclose(f) == 0 && fine;
+}
+#endif /* CNN_NO_STDIO */
+
+/* ============================================================================================================
+   >>files ---- 16. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
+
+       8 bytes      the length of the header, lowest byte first
+       header       JSON: { "__metadata__": { "format": "pt", "cnn.graph": "...", ... },
+                            "conv1.weight": { "dtype": "F32", "shape": [6,1,5,5], "data_offsets": [0,600] }, ... }
+       data         the tensors, without gap or overlap; the offsets count from here
+
+   Parameters, running statistics and constants are stored. PyTorch sees a state_dict. The metadata says how to
+   rebuild the net, one line per node in the order of execution; operands are numbers of earlier lines:
+
+       cnn 1                                        the version of this text
+       input input 1,28,28                          kind, name, extents (without N where N is the batch)
+       param conv1.weight 6,1,5,5                   then perhaps: frozen, grad, kept
+       op conv1 conv2d 0,1,2 channels=6 kernel=5    name, operation, operands, options that are not zero
+       root 9                                       what was compiled
+
+   Words are escaped like URLs, and floats are written as their bits in hexadecimal: no locale can come between.
+   "cnn.state" holds what continues the training where it stopped, to the bit: seed, updates and training forwards so
+   far, the optimizer and its vectors, in six bits per letter. They stay out above CNN__MOST_STATE bytes (and so do
+   not swell the header of a large model): the momentum of such a net starts from zero again.
+   ============================================================================================================ */
+
+enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the reference implementation */
+       CNN__MOST_STATE  = 48 << 20,
+       CNN__MOST_NODES  = 1 << 16 };           /* names are compared pairwise */
+
+/* Element types and their bits. The first four become floats. */
+static const struct { const char *name; unsigned bits; } cnn__dtypes[] = {
+    { "F32", 32 }, { "F64", 64 }, { "F16", 16 }, { "BF16", 16 },
+    { "BOOL", 8 }, { "U8", 8 }, { "I8", 8 }, { "U16", 16 }, { "I16", 16 }, { "U32", 32 }, { "I32", 32 }, { "U64", 64 },
+    { "I64", 64 }, { "C64", 64 }, { "F8_E4M3", 8 }, { "F8_E5M2", 8 }, { "F8_E8M0", 8 }, { "F6_E2M3", 6 },
+    { "F6_E3M2", 6 }, { "F4", 4 } };
+enum { CNN__F32, CNN__F64, CNN__F16, CNN__BF16, CNN__FLOAT_TYPES };
+
+static const char *const cnn__kind_words[] = { "op", "input", "labels", "const", "param", "buffer" };   /* by cnn_kind */
+static const char cnn__letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* One tensor of an open file. */
+typedef struct {
+    const char *name, *shape;                  /* shape: the text, for messages */
+    int         shape_length;
+    size_t      extent[4];                     /* those that are not 1 */
+    int         extents;                       /* how many; 5 = more than four */
+    int         dtype;
+    size_t      count, begin, end;             /* elements; bytes from the beginning of the data */
+} cnn__entry;
+
+/* An open file. The header is a copy, in which strings are decoded where they lie. */
+typedef struct {
+    cnn_graph           *g;
+    const char          *at, *what, *path;     /* for messages: main.c:7: load "net.safetensors": ... */
+    char                *header, *p;           /* p: where the reader is */
+    cnn__entry          *entry;                /* sorted by name */
+    size_t               n, capacity;
+    const unsigned char *data;
+    size_t               bytes;
+    char                *graph, *state;        /* from the metadata, or NULL */
+} cnn__file;
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static bool cnn__file_fail(const cnn__file *f, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    cnn__vfail(f->g, f->at, f->what, f->path ? cnn__path_end(f->path) : NULL, format, ap);
+    va_end(ap);
+    return false;
+}
+
+/* ---- Reading: numbers and words ---- */
+
+static uint32_t cnn__le32(const unsigned char *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+static uint64_t cnn__le64(const unsigned char *p) { return cnn__le32(p) | (uint64_t)cnn__le32(p + 4) << 32; }
+
+static float cnn__float_of_bits(uint32_t bits)
+{
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+static uint32_t cnn__bits_of_float(float v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+
+/* IEEE 754 half: 1 sign, 5 exponent, 10 fraction bits; value = fraction 2^-24 if the exponent is 0, else
+   (1024 + fraction) 2^(exponent - 25). */
+static float cnn__float_of_half(uint32_t half)
+{
+    uint32_t e = half >> 10 & 31, m = half & 1023;
+    float    v = e == 31 ? (m ? (float)NAN : (float)INFINITY) : e ? ldexpf((float)(1024 + m), (int)e - 25) : ldexpf((float)m, -24);
+    return half >> 15 & 1 ? -v : v;
+}
+
+/* Element i of a tensor as a float. bfloat16 is the upper half of a float. */
+static float cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
+{
+    const unsigned char *p = f->data + e->begin + i * (cnn__dtypes[e->dtype].bits / 8);
+    double d;
+    uint64_t bits;
+    switch (e->dtype) {
+    case CNN__F64:  bits = cnn__le64(p), memcpy(&d, &bits, sizeof d);
+                    return (float)d;
+    case CNN__F16:  return cnn__float_of_half(p[0] | (uint32_t)p[1] << 8);
+    case CNN__BF16: return cnn__float_of_bits((uint32_t)p[0] << 16 | (uint32_t)p[1] << 24);
+    default:        return cnn__float_of_bits(cnn__le32(p));
+    }
+}
+
+static int cnn__hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+static bool cnn__read_hex(const char *s, int digits, uint32_t *value)
+{
+    *value = 0;
+    for (int i = 0; i < digits; i++) {
+        if (cnn__hex_digit(s[i]) < 0) return false;
+        *value = *value << 4 | (uint32_t)cnn__hex_digit(s[i]);
+    }
+    return true;
+}
+
+/* A whole number as one would write it: no sign, no leading zero, at most `most`. Returns what follows, or NULL. */
+static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value)
+{
+    *value = 0;
+    if (*s < '0' || *s > '9' || (*s == '0' && s[1] >= '0' && s[1] <= '9')) return NULL;
+    for (; *s >= '0' && *s <= '9'; s++) {
+        uint64_t digit = (uint64_t)(*s - '0');
+        if (*value > (most - digit) / 10) return NULL;
+        *value = *value * 10 + digit;
+    }
+    return s;
+}
+static const char *cnn__read_int(const char *s, int *value)
+{
+    bool     minus = *s == '-';
+    uint64_t size;
+    s = cnn__read_whole(s + minus, INT_MAX, &size);
+    *value = minus ? -(int)size : (int)size;
+    return s;
+}
+static int cnn__read_ints(const char *s, int *value, int room)       /* "1,28,28": how many; -1 = not that, or too many */
+{
+    for (int n = 0; n < room; s++) {
+        s = cnn__read_int(s, &value[n++]);
+        if (!s || (*s && *s != ',')) return -1;
+        if (!*s) return n;
+    }
+    return -1;
+}
+
+/* ---- Reading: the header. JSON, as far as the format uses it; so it nests three deep, and nothing recurses. ---- */
+
+static bool cnn__json_fail(const cnn__file *f, const char *what)
+{
+    return cnn__file_fail(f, "header, byte %zu: %s", (size_t)(f->p - f->header), what);
+}
+
+static void cnn__json_space(cnn__file *f)
+{
+    while (*f->p == ' ' || *f->p == '\t' || *f->p == '\n' || *f->p == '\r') f->p++;
+}
+static bool cnn__json_is(cnn__file *f, char c)                       /* if c comes next, step over it */
+{
+    cnn__json_space(f);
+    if (*f->p != c) return false;
+    f->p++;
+    return true;
+}
+static bool cnn__json_take(cnn__file *f, char c)
+{
+    const char what[] = { '\'', c, '\'', ' ', 'e', 'x', 'p', 'e', 'c', 't', 'e', 'd', 0 };
+    return cnn__json_is(f, c) || cnn__json_fail(f, what);
+}
+
+/* The code behind \u, which for characters above U+FFFF comes in two; 0 after an error. */
+static uint32_t cnn__json_code(cnn__file *f)
+{
+    uint32_t code, low;
+    if (!cnn__read_hex(f->p, 4, &code) || (code & 0xFC00) == 0xDC00) return 0;
+    f->p += 4;
+    if ((code & 0xFC00) != 0xD800) return code;
+    if (f->p[0] != '\\' || f->p[1] != 'u' || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00) return 0;
+    f->p += 6;
+    return 0x10000 + ((code & 0x3FF) << 10) + (low & 0x3FF);
+}
+
+/* A string, decoded in its place, which is never shorter; NULL after an error. */
+static char *cnn__json_string(cnn__file *f)
+{
+    static const char escape[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
+    if (!cnn__json_take(f, '"')) return NULL;
+    char *s = f->p, *out = s;
+    while (*f->p != '"') {
+        if ((unsigned char)*f->p < 0x20) return cnn__json_fail(f, "control character in a string"), NULL;
+        if (*f->p != '\\') {
+            *out++ = *f->p++;
+            continue;
+        }
+        char        c = *++f->p;
+        const char *k = c ? strchr(escape, c) : NULL;
+        if (k) {
+            *out++ = meaning[k - escape];
+            f->p++;
+            continue;
+        }
+        if (c == 'u') f->p++;
+        uint32_t code = c == 'u' ? cnn__json_code(f) : 0;
+        if (!code) return cnn__json_fail(f, "bad escape in a string"), NULL;
+        int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;      /* UTF-8: bytes behind the first */
+        static const unsigned char first[] = { 0, 0xC0, 0xE0, 0xF0 };
+        *out++ = (char)(unsigned char)(first[more] | code >> 6 * more);
+        while (more-- > 0) *out++ = (char)(unsigned char)(0x80 | (code >> 6 * more & 0x3F));
+    }
+    f->p++;
+    *out = 0;
+    return s;
+}
+
+static bool cnn__json_size(cnn__file *f, size_t *value)
+{
+    uint64_t v;
+    cnn__json_space(f);
+    const char *end = cnn__read_whole(f->p, SIZE_MAX, &v);
+    if (!end) return cnn__json_fail(f, "whole number expected");
+    f->p = f->header + (end - f->header);
+    *value = (size_t)v;
+    return true;
+}
+
+/* "__metadata__": strings by strings. */
+static bool cnn__read_metadata(cnn__file *f)
+{
+    if (!cnn__json_take(f, '{')) return false;
+    if (cnn__json_is(f, '}')) return true;
+    do {
+        char *key = cnn__json_string(f);
+        if (!key || !cnn__json_take(f, ':')) return false;
+        char *value = cnn__json_string(f);
+        if (!value) return false;
+        char **keep = strcmp(key, "cnn.graph") == 0 ? &f->graph : strcmp(key, "cnn.state") == 0 ? &f->state : NULL;
+        if (keep && *keep) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
+        if (keep) *keep = value;
+    } while (cnn__json_is(f, ','));
+    return cnn__json_take(f, '}');
+}
+
+static bool cnn__read_shape(cnn__file *f, cnn__entry *e)
+{
+    if (!cnn__json_take(f, '[')) return false;
+    e->shape = f->p - 1, e->count = 1;
+    if (!cnn__json_is(f, ']')) {
+        do {
+            size_t extent;
+            if (!cnn__json_size(f, &extent)) return false;
+            e->count = cnn__mul_size(e->count, extent);
+            if (extent != 1 && e->extents < 4) e->extent[e->extents++] = extent;
+            else if (extent != 1) e->extents = 5;
+        } while (cnn__json_is(f, ','));
+        if (!cnn__json_take(f, ']')) return false;
+    }
+    e->shape_length = f->p - e->shape < 60 ? (int)(f->p - e->shape) : 60;
+    return true;
+}
+
+static bool cnn__read_entry(cnn__file *f, cnn__entry *e)
+{
+    bool dtype = false, shape = false, offsets = false;
+    if (!cnn__json_take(f, '{')) return false;
+    do {
+        const char *key = cnn__json_string(f);
+        if (!key || !cnn__json_take(f, ':')) return false;
+        if (strcmp(key, "dtype") == 0 && !dtype) {
+            const char *name = cnn__json_string(f);
+            int types = (int)(sizeof cnn__dtypes / sizeof *cnn__dtypes);
+            if (!name) return false;
+            for (e->dtype = 0; e->dtype < types && strcmp(name, cnn__dtypes[e->dtype].name) != 0; ) e->dtype++;
+            if (e->dtype == types) return cnn__file_fail(f, "tensor \"%.60s\": unknown dtype \"%.20s\"", e->name, name);
+            dtype = true;
+        } else if (strcmp(key, "shape") == 0 && !shape) {
+            if (!cnn__read_shape(f, e)) return false;
+            shape = true;
+        } else if (strcmp(key, "data_offsets") == 0 && !offsets) {
+            if (!cnn__json_take(f, '[') || !cnn__json_size(f, &e->begin) || !cnn__json_take(f, ',') ||
+                !cnn__json_size(f, &e->end) || !cnn__json_take(f, ']')) return false;
+            offsets = true;
+        } else {
+            return cnn__file_fail(f, "tensor \"%.60s\": key \"%.40s\" is unknown or there twice", e->name, key);
+        }
+    } while (cnn__json_is(f, ','));
+    if (!cnn__json_take(f, '}')) return false;
+    if (!dtype || !shape || !offsets)
+        return cnn__file_fail(f, "tensor \"%.60s\": it needs dtype, shape and data_offsets", e->name);
+    if (e->begin > e->end || e->end > f->bytes)
+        return cnn__file_fail(f, "tensor \"%.60s\": bytes %zu to %zu are not within the %zu bytes of data: truncated or damaged",
+                              e->name, e->begin, e->end, f->bytes);
+    size_t bits = cnn__mul_size(e->count, cnn__dtypes[e->dtype].bits);
+    if (bits == SIZE_MAX || bits % 8 || bits / 8 != e->end - e->begin)
+        return cnn__file_fail(f, "tensor \"%.60s\": shape %.*s of %s does not fill bytes %zu to %zu", e->name, e->shape_length,
+                              e->shape, cnn__dtypes[e->dtype].name, e->begin, e->end);
+    return true;
+}
+
+static int cnn__by_place(const void *a, const void *b)
+{
+    const cnn__entry *x = a, *y = b;
+    return x->begin != y->begin ? (x->begin < y->begin ? -1 : 1) : (x->end > y->end) - (x->end < y->end);
+}
+static int cnn__by_name(const void *a, const void *b)
+{
+    return strcmp(((const cnn__entry *)a)->name, ((const cnn__entry *)b)->name);
+}
+
+/* Tensors must cover the data without gap or overlap (so says the format: else one file could be read as two), and
+   have different names. */
+static bool cnn__check_entries(cnn__file *f)
+{
+    size_t at = 0;
+    if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_place);
+    for (size_t i = 0; i < f->n; i++) {
+        const cnn__entry *e = &f->entry[i];
+        if (e->begin < at) return cnn__file_fail(f, "tensors \"%.60s\" and \"%.60s\" overlap", f->entry[i - 1].name, e->name);
+        if (e->begin > at) return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, e->begin);
+        at = e->end;
+    }
+    if (at < f->bytes) return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, f->bytes);
+    if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_name);
+    for (size_t i = 1; i < f->n; i++)
+        if (strcmp(f->entry[i - 1].name, f->entry[i].name) == 0)
+            return cnn__file_fail(f, "tensor \"%.60s\" is there twice", f->entry[i].name);
+    return true;
+}
+
+static bool cnn__read_header(cnn__file *f)
+{
+    bool metadata = false;
+    if (!cnn__json_take(f, '{')) return false;
+    if (!cnn__json_is(f, '}')) {
+        do {
+            const char *name = cnn__json_string(f);
+            if (!name || !cnn__json_take(f, ':')) return false;
+            if (strcmp(name, "__metadata__") == 0) {
+                if (metadata) return cnn__file_fail(f, "the header has \"__metadata__\" twice");
+                metadata = true;
+                if (!cnn__read_metadata(f)) return false;
+                continue;
+            }
+            if (f->n == f->capacity) {
+                size_t capacity = f->capacity ? 2 * f->capacity : 32, bytes = cnn__mul_size(capacity, sizeof *f->entry);
+                void  *more = bytes == SIZE_MAX ? NULL : CNN_REALLOC(f->entry, bytes);
+                if (!more) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
+                f->entry = more, f->capacity = capacity;
+            }
+            cnn__entry *e = &f->entry[f->n];
+            memset(e, 0, sizeof *e);
+            e->name = name;
+            if (!cnn__read_entry(f, e)) return false;
+            f->n++;
+        } while (cnn__json_is(f, ','));
+        if (!cnn__json_take(f, '}')) return false;
+    }
+    cnn__json_space(f);
+    return *f->p == 0 || cnn__json_fail(f, "the end of the header expected");
+}
+
+static void cnn__close_file(cnn__file *f)
+{
+    CNN_FREE(f->header);
+    CNN_FREE(f->entry);
+    f->header = NULL, f->entry = NULL;
+}
+
+/* Read and check all of the header. cnn__close_file it, also after an error. */
+static bool cnn__open_file(cnn__file *f, const void *file, size_t bytes)
+{
+    const unsigned char *p = file;
+    if (!p || bytes < 8)
+        return cnn__file_fail(f, "truncated: a safetensors file begins with 8 bytes, this has %zu", p ? bytes : 0);
+    if (memcmp(p, "PK\3\4", 4) == 0)
+        return cnn__file_fail(f, "not a safetensors file but a zip, perhaps of torch.save: use safetensors.torch.save_file");
+    if (p[0] == 0x1f && p[1] == 0x8b) return cnn__file_fail(f, "it is gzipped: gunzip it first");
+    uint64_t length = cnn__le64(p);
+    if (length > CNN__MOST_HEADER)
+        return cnn__file_fail(f, "not a safetensors file: its header would have %llu bytes, above the limit of %d",
+                              (unsigned long long)length, (int)CNN__MOST_HEADER);
+    if (length > bytes - 8)
+        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", (size_t)length, bytes - 8);
+    size_t n = (size_t)length;
+    f->p = f->header = CNN_MALLOC(n + 1);
+    if (!f->header) return cnn__file_fail(f, "out of memory: %zu bytes", n + 1);
+    memcpy(f->header, p + 8, n);
+    f->header[n] = 0;
+    f->data = p + 8 + n, f->bytes = bytes - 8 - n;
+    return cnn__read_header(f) && cnn__check_entries(f);
+}
+
+/* ---- Reading: tensors into the graph ---- */
+
+static int cnn__find_by_name(const void *name, const void *entry) { return strcmp(name, ((const cnn__entry *)entry)->name); }
+
+/* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is (1,6,1,1). */
+static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *name, cnn_shape s)
+{
+    const cnn__entry *e = f->n ? bsearch(name, f->entry, f->n, sizeof *f->entry, cnn__find_by_name) : NULL;
+    if (!e) {
+        char list[160] = "none";
+        int  n = 0;
+        for (size_t i = 0; i < f->n && i < 3; i++)
+            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "", f->entry[i].name);
+        cnn__file_fail(f, "there is no tensor \"%.60s\"; the file has %zu: %s%s", name, f->n, list, f->n > 3 ? ", ..." : "");
+        return NULL;
+    }
+    const int extent[4] = { s.n, s.c, s.h, s.w };
+    int  k = 0;
+    bool same = e->extents <= 4;
+    for (int i = 0; i < 4 && same; i++)
+        if (extent[i] != 1) same = k < e->extents && e->extent[k++] == (size_t)extent[i];
+    if (!same || k != e->extents)
+        return cnn__file_fail(f, "tensor \"%.60s\" has shape %.*s in the file and (%d,%d,%d,%d) in the graph", name,
+                              e->shape_length, e->shape, s.n, s.c, s.h, s.w), NULL;
+    if (e->dtype >= CNN__FLOAT_TYPES)
+        return cnn__file_fail(f, "tensor \"%.60s\" has dtype %s: only F32, F64, F16 and BF16 become floats", name,
+                              cnn__dtypes[e->dtype].name), NULL;
+    return e;
+}
+
+static bool cnn__is_learned(const cnn_tensor *t) { return t->kind == CNN_PARAM || t->kind == CNN_BUFFER; }
+
+static bool cnn__check_weights(const cnn__file *f)
+{
+    for (int i = 0; i < f->g->n_order; i++) {
+        const cnn_tensor *t = &f->g->order[i]->t;
+        if (cnn__is_learned(t) && !cnn__find_entry(f, t->name, t->shape)) return false;
+    }
+    return true;
+}
+
+/* All or nothing: a file that does not fit leaves every weight as it was. What the graph does not know is skipped. */
+static bool cnn__fill_weights(const cnn__file *f)
+{
+    if (!cnn__check_weights(f)) return false;
+    for (int i = 0; i < f->g->n_order; i++) {
+        cnn_tensor *t = &f->g->order[i]->t;
+        if (!cnn__is_learned(t)) continue;
+        const cnn__entry *e = cnn__find_entry(f, t->name, t->shape);
+        float *w = e ? cnn_map_write(t) : NULL;
+        if (!w) return false;
+        for (size_t k = 0; k < e->count; k++) w[k] = cnn__element(f, e, k);
+    }
+    return true;
+}
+
+CNN_API bool cnn_load_weights_memory(cnn_graph *g, const void *file, size_t bytes, const char *what)
+{
+    if (!g || g->error[0]) return false;
+    cnn__file f = { g, NULL, "load_weights", what, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    if (!g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
+    bool done = cnn__open_file(&f, file, bytes) && cnn__fill_weights(&f);
+    cnn__close_file(&f);
+    return done;
+}
+
+/* ---- Reading: the graph. The text may be hostile: every word is checked, then every shape by its room. ---- */
+
+/* The next word, ended in its place; NULL at the end of the line. */
+static char *cnn__word(char **line)
+{
+    char *word = *line;
+    if (!word || !*word) return NULL;
+    char *space = strchr(word, ' ');
+    if (space) *space = 0;
+    *line = space ? space + 1 : NULL;
+    return word;
+}
+
+/* Undo %41 in a word. "%" alone is the empty word. */
+static bool cnn__unescape(char *word)
+{
+    char *out = word;
+    if (strcmp(word, "%") == 0) return *word = 0, true;
+    for (; *word; word++) {
+        uint32_t code = (unsigned char)*word;
+        if (*word == '%') {
+            if (!cnn__read_hex(word + 1, 2, &code) || code == 0) return false;
+            word += 2;
+        }
+        *out++ = (char)(unsigned char)code;
+    }
+    *out = 0;
+    return true;
+}
+
+static bool cnn__line_fail(const cnn__file *f, int line, const char *what, const char *word)
+{
+    return cnn__file_fail(f, "cnn.graph, line %d: %s%s%.60s%s", line, what, word ? " \"" : "", word ? word : "", word ? "\"" : "");
+}
+
+/* "kernel=5" into the option struct of the operation. */
+static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
+{
+    const char *value = strchr(word, '=');
+    if (!value) return false;
+    size_t n = (size_t)(value++ - word);
+    const cnn_field *k = op->fields;
+    while (k && k->name && (strlen(k->name) != n || memcmp(k->name, word, n) != 0)) k++;
+    if (!k || !k->name) return false;
+    int         i;
+    uint64_t    u;
+    unsigned    whole;
+    uint32_t    bits;
+    float       v;
+    const char *end;
+    switch (k->type) {
+    case 'i': end = cnn__read_int(value, &i);
+              memcpy(args + k->offset, &i, sizeof i);
+              return end && !*end;
+    case 'u': end = cnn__read_whole(value, UINT_MAX, &u), whole = (unsigned)u;
+              memcpy(args + k->offset, &whole, sizeof whole);
+              return end && !*end;
+    case 'f': if (*value != 'x' || !cnn__read_hex(value + 1, 8, &bits) || value[9]) return false;
+              v = cnn__float_of_bits(bits);
+              memcpy(args + k->offset, &v, sizeof v);
+              return isfinite(v);
+    default:  return false;
+    }
+}
+
+static const cnn_op *cnn__find_op(const cnn_load_args *a, const char *name)
+{
+    int n;
+    for (int i = 0; a->ops && i < a->n_ops; i++)
+        if (strcmp(a->ops[i]->name, name) == 0) return a->ops[i];
+    const cnn_op *const *ops = cnn_ops(&n);
+    for (int i = 0; i < n; i++)
+        if (strcmp(ops[i]->name, name) == 0) return ops[i];
+    return NULL;
+}
+
+/* Flags behind a node. */
+static bool cnn__read_flag(cnn_tensor *t, const char *word)
+{
+    if      (strcmp(word, "frozen") == 0 && t->kind == CNN_PARAM) t->frozen = true;
+    else if (strcmp(word, "grad") == 0 && t->kind == CNN_INPUT)   cnn__of(t)->wants_grad = true;
+    else if (strcmp(word, "kept") == 0)                           t->kept = true;
+    else return false;
+    return true;
+}
+
+/* op NAME OPERATION OPERANDS OPTIONS... */
+static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, const char *at, cnn_tensor *const *node, int n,
+                                const char *name, char *rest)
+{
+    cnn_tensor *nil = cnn__nil_tensor(), *in[CNN_MAX_INPUTS];
+    char       *type = cnn__word(&rest), *operands = cnn__word(&rest), *word;
+    int         id[CNN_MAX_INPUTS], n_in = operands ? cnn__read_ints(operands, id, CNN_MAX_INPUTS) : -1;
+    if (!type || !cnn__unescape(type) || n_in < 1) return cnn__line_fail(f, n + 2, "operation or operands missing", NULL), nil;
+    const cnn_op *op = cnn__find_op(a, type);
+    if (!op) return cnn__line_fail(f, n + 2, "unknown operation (your own: hand it to cnn_load in .ops)", type), nil;
+    for (int i = 0; i < n_in; i++) {
+        if (id[i] < 0 || id[i] >= n) return cnn__line_fail(f, n + 2, "operands that are no earlier lines", operands), nil;
+        in[i] = node[id[i]];
+    }
+    char *args = op->args_size ? CNN_MALLOC(op->args_size) : NULL;
+    if (op->args_size && !args) return cnn__file_fail(f, "out of memory: %zu bytes", op->args_size), nil;
+    if (args) memset(args, 0, op->args_size);
+    bool kept = false;
+    while (!f->g->error[0] && (word = cnn__word(&rest)) != NULL)
+        if (strcmp(word, "kept") == 0) kept = true;
+        else if (!args || !cnn__read_option(op, args, word)) cnn__line_fail(f, n + 2, "bad option", word);
+    cnn_tensor *y = f->g->error[0] ? nil : cnn__apply_named(op, in, n_in, args, at, name);
+    CNN_FREE(args);
+    if (!cnn__is_nil(y)) y->kept = kept;
+    return y;
+}
+
+/* KIND NAME EXTENTS FLAGS... A constant takes its values here, where they are recorded. */
+static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char *at, int line, const char *name, char *rest)
+{
+    cnn_tensor *nil = cnn__nil_tensor();
+    char       *word = cnn__word(&rest);
+    int         s[4] = { 0 }, batched = kind == CNN_INPUT || kind == CNN_LABELS;
+    if (!word || cnn__read_ints(word, s + batched, 4 - batched) != 4 - batched)
+        return cnn__line_fail(f, line, "bad extents", word), nil;
+    cnn_shape         shape = { s[0], s[1], s[2], s[3] };
+    const cnn__entry *e = batched ? NULL : cnn__find_entry(f, name, shape);
+    if (!batched && !e) return nil;
+    cnn_tensor *t = cnn__leaf(f->g, kind, at, name, shape);
+    if (cnn__is_nil(t)) return nil;
+    if (kind == CNN_CONST) {
+        float *values = cnn__alloc(f->g, e->count * sizeof *values);
+        if (!values) return nil;
+        for (size_t i = 0; i < e->count; i++) values[i] = cnn__element(f, e, i);
+        cnn__of(t)->values = values;
+    }
+    while ((word = cnn__word(&rest)) != NULL)
+        if (!cnn__read_flag(t, word)) return cnn__line_fail(f, line, "bad word", word), nil;
+    return t;
+}
+
+/* conv1.weight belongs to its operation conv1, as when it was recorded. */
+static void cnn__own_operands(cnn_tensor *y)
+{
+    size_t n = strlen(y->name);
+    for (int i = 0; i < y->n_in; i++) {
+        cnn__node *x = cnn__of(y->in[i]);
+        if (cnn__is_learned(&x->t) && strncmp(x->t.name, y->name, n) == 0 && x->t.name[n] == '.')
+            x->owner = cnn__of(y), x->suffix = x->t.name + n + 1;
+    }
+}
+
+/* The nodes of one line after another, until the root, which is returned. node has room for one a line. */
+static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, cnn_tensor **node)
+{
+    cnn_tensor *nil = cnn__nil_tensor();
+    const char *at = cnn__copy_string(f->g, f->path ? cnn__path_end(f->path) : "model");
+    char       *text = f->graph;
+    for (int n = -1; at; n++) {                                      /* the first line is no node */
+        char *line = text, *end = strchr(line, '\n');
+        if (!end) return cnn__line_fail(f, n + 2, *line ? "it is cut off" : "the root is missing", NULL), nil;
+        *end = 0, text = end + 1;
+        if (n < 0 && strcmp(line, "cnn 1") != 0)
+            return cnn__file_fail(f, "cnn.graph has version \"%.20s\", this program knows \"cnn 1\"", line), nil;
+        if (n < 0) continue;
+        char *kind = cnn__word(&line), *name = cnn__word(&line);
+        int   k = 0, root;
+        if (!kind || !name) return cnn__line_fail(f, n + 2, "kind and name expected", NULL), nil;
+        if (strcmp(kind, "root") == 0) {
+            bool good = !line && !*text && cnn__read_ints(name, &root, 1) == 1 && root >= 0 && root < n;
+            return good ? node[root] : (cnn__line_fail(f, n + 2, "bad root", name), nil);
+        }
+        while (k <= CNN_BUFFER && strcmp(kind, cnn__kind_words[k]) != 0) k++;
+        if (k > CNN_BUFFER)          return cnn__line_fail(f, n + 2, "unknown kind", kind), nil;
+        if (n >= CNN__MOST_NODES)    return cnn__line_fail(f, n + 2, "too many nodes", NULL), nil;
+        if (!cnn__unescape(name))    return cnn__line_fail(f, n + 2, "bad name", name), nil;
+        node[n] = k == CNN_NODE ? cnn__read_op(f, a, at, node, n, name, line)
+                                : cnn__read_leaf(f, (cnn_kind)k, at, n + 2, name, line);
+        if (cnn__is_nil(node[n])) return nil;
+        cnn__own_operands(node[n]);
+    }
+    return nil;
+}
+
+/* ---- Writing and reading: the state of the training ---- */
+
+static size_t cnn__state_floats(const cnn_graph *g)                  /* of one vector, without the gaps */
+{
+    size_t n = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM && t->needs_grad) n += (size_t)cnn__len(t->shape);
+    }
+    return n;
+}
+
+static bool cnn__is_zero_state(const cnn_graph *g)
+{
+    const float *v = g->arena[CNN_ARENA_OPTIMIZER];
+    size_t n = g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float), i = 0;
+    while (i < n && cnn__bits_of_float(v[i]) == 0) i++;
+    return i == n;
+}
+
+/* Vector s of the optimizer's state, for the parameter t. */
+static float *cnn__state_of(const cnn_tensor *t, int s)
+{
+    cnn_graph *g = t->graph;
+    return g->arena[CNN_ARENA_OPTIMIZER] + (size_t)s * g->n_trained + t->grad_at;
+}
+
+/* "SEED STEP DRAW OPTIMIZER LETTERS": the bits of the floats, lowest byte first, six to a letter. "-": all zero. */
+static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
+{
+    cnn_graph  *g = f->g;
+    const cnn_optimizer *o = g->config.optimizer;
+    char       *text = f->state, *word[5] = { NULL };
+    const char *end[3];
+    uint64_t    number[3];
+    const uint64_t most[3] = { UINT64_MAX, LONG_MAX, UINT32_MAX };
+    if (!text) return true;
+    for (int i = 0; i < 5; i++) {
+        word[i] = cnn__word(&text);
+        if (!word[i]) return cnn__file_fail(f, "cnn.state: word %d is missing", i + 1);
+        if (i < 3 && (!(end[i] = cnn__read_whole(word[i], most[i], &number[i])) || *end[i]))
+            return cnn__file_fail(f, "cnn.state: bad number \"%.40s\"", word[i]);
+    }
+    if (text || !cnn__unescape(word[3])) return cnn__file_fail(f, "cnn.state: bad words");
+    if (!a->seed) g->config.seed = number[0];
+    g->step = (long)number[1], g->draw = (uint32_t)number[2];
+    if (g->config.inference || strcmp(word[3], o->name) != 0 || strcmp(word[4], "-") == 0) return true;
+
+    size_t n = (size_t)o->slots * cnn__state_floats(g), letters = strlen(word[4]);
+    if (n > CNN__MOST_STATE / sizeof(float) || letters != (32 * n + 5) / 6)
+        return cnn__file_fail(f, "cnn.state: %zu letters do not hold %zu floats", letters, n);
+    uint32_t pool = 0, bits = 0;
+    for (const char *c = word[4]; *c; c++)
+        if (!strchr(cnn__letters, *c)) return cnn__file_fail(f, "cnn.state: '%c' is not one of the letters", *c);
+    const char *c = word[4];
+    for (int s = 0; s < o->slots; s++)
+        for (int i = 0; i < g->n_order; i++) {
+            const cnn_tensor *t = &g->order[i]->t;
+            if (t->kind != CNN_PARAM || !t->needs_grad) continue;
+            float *v = cnn__state_of(t, s);
+            for (int k = 0; k < cnn__len(t->shape); k++) {
+                unsigned char byte[4];
+                for (int b = 0; b < 4; b++) {
+                    for (; bits < 8; bits += 6) pool = pool << 6 | (uint32_t)(strchr(cnn__letters, *c++) - cnn__letters);
+                    byte[b] = (unsigned char)(pool >> (bits -= 8));
+                }
+                v[k] = cnn__float_of_bits(cnn__le32(byte));
+            }
+        }
+    g->optimizer_on = CNN__HOST;
+    return true;
+}
+
+/* ---- Writing: the header ---- */
+
+typedef struct { char *s; size_t n, capacity; cnn_graph *g; } cnn__string;       /* s NULL after an error, which g has */
+
+static void cnn__put(cnn__string *to, const char *s, size_t n)
+{
+    if (to->g->error[0]) return;
+    if (n >= to->capacity - to->n) {
+        size_t capacity = cnn__add_size(cnn__mul_size(to->capacity, 2), cnn__add_size(n, 1024));
+        char  *more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(to->s, capacity);
+        if (!more) {
+            cnn__no_memory(to->g, NULL, "save", capacity);
+            return;
+        }
+        to->s = more, to->capacity = capacity;
+    }
+    memcpy(to->s + to->n, s, n);
+    to->n += n;
+}
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static void cnn__putf(cnn__string *to, const char *format, ...)     /* at most 127 characters */
+{
+    char    text[128];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    cnn__put(to, text, strlen(text));
+}
+
+/* A word of cnn.graph: all but plain characters become %41. */
+static void cnn__put_word(cnn__string *to, const char *s)
+{
+    if (!*s) cnn__put(to, "%", 1);
+    for (; *s; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (c > ' ' && c < 127 && !strchr("\"\\%=", c)) cnn__put(to, s, 1);
+        else cnn__putf(to, "%%%02X", (unsigned)c);
+    }
+}
+
+static void cnn__put_json(cnn__string *to, const char *s)
+{
+    cnn__put(to, "\"", 1);
+    for (; *s; s++) {
+        unsigned char c = (unsigned char)*s;
+        if (c < 0x20)                    cnn__putf(to, "\\u%04X", (unsigned)c);
+        else if (c == '"' || c == '\\')  cnn__putf(to, "\\%c", *s);
+        else                             cnn__put(to, s, 1);
+    }
+    cnn__put(to, "\"", 1);
+}
+
+static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
+{
+    for (const cnn_field *k = y->op->fields; k && k->name && y->args; k++) {
+        const char *at = (const char *)y->args + k->offset;
+        int      i;
+        unsigned u;
+        float    v;
+        switch (k->type) {
+        case 'i': memcpy(&i, at, sizeof i);
+                  if (i) cnn__putf(to, " %s=%d", k->name, i);
+                  break;
+        case 'u': memcpy(&u, at, sizeof u);
+                  if (u) cnn__putf(to, " %s=%u", k->name, u);
+                  break;
+        case 'f': memcpy(&v, at, sizeof v);
+                  if (cnn__bits_of_float(v)) cnn__putf(to, " %s=x%08lx", k->name, (unsigned long)cnn__bits_of_float(v));
+                  break;
+        default:  break;
+        }
+    }
+}
+
+static void cnn__put_graph(cnn__string *to)                          /* as a JSON string: \n ends the lines */
+{
+    const cnn_graph *g = to->g;
+    cnn__putf(to, "\"cnn 1\\n");
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        cnn__putf(to, "%s ", cnn__kind_words[t->kind]);
+        cnn__put_word(to, t->name);
+        if (t->op) {
+            cnn__put(to, " ", 1);
+            cnn__put_word(to, t->op->name);
+            for (int k = 0; k < t->n_in; k++) cnn__putf(to, "%c%d", k ? ',' : ' ', t->in[k]->index);
+            cnn__put_options(to, t);
+        } else {
+            cnn__put(to, " ", 1);
+            if (!t->batched) cnn__putf(to, "%d,", t->shape.n);
+            cnn__putf(to, "%d,%d,%d", t->shape.c, t->shape.h, t->shape.w);
+        }
+        if (t->frozen)                  cnn__putf(to, " frozen");
+        if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
+        if (t->kept)                    cnn__putf(to, " kept");
+        cnn__putf(to, "\\n");
+    }
+    cnn__putf(to, "root %d\\n\"", g->loss->index);
+}
+
+static void cnn__put_state(cnn__string *to)
+{
+    cnn_graph *g = to->g;
+    const cnn_optimizer *o = g->config.optimizer;
+    size_t   n = (size_t)o->slots * cnn__state_floats(g);
+    uint32_t pool = 0, bits = 0;
+    cnn__putf(to, "\"%llu %ld %lu ", (unsigned long long)g->config.seed, g->step, (unsigned long)g->draw);
+    cnn__put_word(to, o->name);
+    cnn__put(to, " ", 1);
+    if (!cnn__sync_optimizer(g, CNN__HOST)) return;
+    if (g->config.inference || n > CNN__MOST_STATE / sizeof(float) || cnn__is_zero_state(g)) {
+        cnn__put(to, "-\"", 2);
+        return;
+    }
+    for (int s = 0; s < o->slots; s++)
+        for (int i = 0; i < g->n_order; i++) {
+            const cnn_tensor *t = &g->order[i]->t;
+            if (t->kind != CNN_PARAM || !t->needs_grad) continue;
+            const float *v = cnn__state_of(t, s);
+            for (int k = 0; k < cnn__len(t->shape); k++)
+                for (int b = 0; b < 4; b++) {
+                    pool = pool << 8 | (cnn__bits_of_float(v[k]) >> 8 * b & 255);
+                    for (bits += 8; bits >= 6; ) bits -= 6, cnn__put(to, &cnn__letters[pool >> bits & 63], 1);
+                }
+        }
+    if (bits) cnn__put(to, &cnn__letters[pool << (6 - bits) & 63], 1);
+    cnn__put(to, "\"", 1);
+}
+
+/* How many dimensions a tensor has in the file. As PyTorch: four for the weight of a convolution, two for that of a
+   dense layer, one for a vector wherever its extent stands. Else down to the last extent that is not 1. */
+static int cnn__file_shape(const cnn_tensor *t, int extent[4])
+{
+    const cnn_graph *g = t->graph;
+    const int full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
+    memcpy(extent, full, sizeof full);
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *y = &g->order[i]->t;
+        if (y->n_in < 2 || y->in[1] != t) continue;
+        if (strcmp(y->op->name, "conv2d") == 0) return 4;
+        if (strcmp(y->op->name, "dense") == 0)  return 2;
+    }
+    int rank = 1, above_one = 0;
+    for (int i = 0; i < 4; i++)
+        if (full[i] > 1) rank = i + 1, above_one++;
+    if (above_one > 1) return rank;
+    extent[0] = cnn__len(t->shape);
+    return 1;
+}
+
+static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
+
+static void cnn__put_header(cnn__string *to, size_t *data_bytes)
+{
+    size_t at = 0;
+    cnn__putf(to, "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\",\"cnn.graph\":");
+    cnn__put_graph(to);
+    cnn__putf(to, ",\"cnn.state\":");
+    cnn__put_state(to);
+    cnn__putf(to, "}");
+    for (int i = 0; i < to->g->n_order; i++) {
+        const cnn_tensor *t = &to->g->order[i]->t;
+        if (!cnn__is_stored(t)) continue;
+        size_t end = cnn__add_size(at, (size_t)cnn__len(t->shape) * sizeof(float));
+        int    extent[4], rank = cnn__file_shape(t, extent);
+        cnn__putf(to, ",");
+        cnn__put_json(to, t->name);
+        cnn__putf(to, ":{\"dtype\":\"F32\",\"shape\":");
+        for (int k = 0; k < rank; k++) cnn__putf(to, "%c%d", k ? ',' : '[', extent[k]);
+        cnn__putf(to, "],\"data_offsets\":[%zu,%zu]}", at, end);
+        at = end;
+    }
+    cnn__putf(to, "}");
+    while (to->n % 8 && !to->g->error[0]) cnn__put(to, " ", 1);      /* the data begins at a multiple of 8 */
+    *data_bytes = at;
+}
+
+/* ---- Writing: the whole file, piece by piece ---- */
+
+typedef bool (*cnn__sink)(void *to, const void *bytes, size_t n);
+
+/* Returns the size of the file, 0 after an error; if the sink failed, the graph has no message yet. */
+static size_t cnn__write_model(const cnn__file *f, cnn__sink sink, void *to)
+{
+    cnn_graph  *g = f->g;
+    cnn__string header = { NULL, 0, 0, g };
+    unsigned char piece[4096];
+    size_t data_bytes = 0;
+    if (!g->compiled)                return cnn__file_fail(f, "call cnn_compile first"), 0;
+    if (g->n_order > CNN__MOST_NODES) return cnn__file_fail(f, "%d nodes: at most %d can be read back", g->n_order,
+                                                            (int)CNN__MOST_NODES), 0;
+    cnn__put_header(&header, &data_bytes);
+    size_t n = header.n, total = cnn__add_size(cnn__add_size(8, n), data_bytes);
+    if (n > CNN__MOST_HEADER) cnn__file_fail(f, "the header would have %zu bytes, above the limit of %d", n, (int)CNN__MOST_HEADER);
+    if (total == SIZE_MAX)    cnn__file_fail(f, "the file would be larger than this machine can address");
+    for (int i = 0; i < 8; i++) piece[i] = (unsigned char)((uint64_t)n >> 8 * i & 255);
+    bool good = !g->error[0] && sink(to, piece, 8) && sink(to, header.s, n);
+    CNN_FREE(header.s);
+    for (int i = 0; i < g->n_order && good; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (!cnn__is_stored(t)) continue;
+        const float *w = cnn_map_read(t);
+        size_t       count = (size_t)cnn__len(t->shape), k = 0;
+        good = w != NULL;
+        while (k < count && good) {
+            size_t b = 0;
+            for (; k < count && b < sizeof piece; k++) {
+                uint32_t bits = cnn__bits_of_float(w[k]);
+                for (int j = 0; j < 4; j++) piece[b++] = (unsigned char)(bits >> 8 * j & 255);
+            }
+            good = sink(to, piece, b);
+        }
+    }
+    return good ? total : 0;
+}
+
+typedef struct { unsigned char *out; size_t at, capacity; } cnn__memory_sink;
+static bool cnn__to_memory(void *to, const void *bytes, size_t n)
+{
+    cnn__memory_sink *m = to;
+    size_t room = m->capacity - m->at, part = n < room ? n : room;
+    if (part) memcpy(m->out + m->at, bytes, part);
+    m->at += part;
+    return true;
+}
+
+CNN_API size_t cnn_save_memory(cnn_graph *g, void *out, size_t capacity)
+{
+    if (!g || g->error[0]) return 0;
+    cnn__file f = { g, NULL, "save", NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    cnn__memory_sink m = { out, 0, out ? capacity : 0 };
+    return cnn__write_model(&f, cnn__to_memory, &m);
+}
+
+/* ---- Loading a net ---- */
+
+static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
+{
+    cnn_graph *g = f->g;
+    if (!f->graph) return cnn__file_fail(f, "it has weights but no \"cnn.graph\" in its metadata: build the net, then "
+                                         "cnn_load_weights");
+    size_t lines = 1;
+    for (const char *s = f->graph; *s; s++) lines += *s == '\n';
+    size_t       bytes = cnn__mul_size(lines, sizeof(cnn_tensor *));
+    cnn_tensor **node = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!node) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
+    cnn_tensor *root = cnn__read_nodes(f, a, node);
+    CNN_FREE(node);
+    if (g->error[0]) return false;
+    if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* no loss: it was saved without one */
+    return cnn_compile(g, root) && cnn__fill_weights(f) && cnn__read_state(f, a);
+}
+
+static cnn_graph *cnn__new_to_load(cnn_load_args a)
+{
+    cnn_config config = { a.at, a.max_batch, a.seed, a.threads, a.isa, a.backend, a.optimizer, a.inference, a.keep_grads };
+    return cnn_new_(config);
+}
+
+CNN_API cnn_graph *cnn_load_memory(const void *file, size_t bytes, cnn_load_args a)
+{
+    cnn_graph *g = cnn__new_to_load(a);
+    if (!g || g->error[0]) return g;
+    cnn__file f = { g, a.at, "load", a.path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    if (cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
+    cnn__close_file(&f);
+    return g;
+}
+
+CNN_API cnn_tensor *cnn_loss(const cnn_graph *g) { return g && g->loss ? g->loss : cnn__nil_tensor(); }
+
+/* Down the first operands until a loss: that also finds it in a sum of losses and penalties. */
+CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
+{
+    for (cnn_tensor *t = cnn_loss(g); t->op; t = t->in[0])
+        if (t->op->flags & CNN_LOSS) return t->in[0];
+    return cnn_loss(g);
+}
+
+/* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system: whoever is
+   killed in between leaves the old file whole (and perhaps a path.tmp... to be deleted). ---- */
+
+#ifndef CNN_NO_STDIO
+
+CNN_API cnn_graph *cnn_load_(cnn_load_args a)
+{
+    char   why[128] = "";
+    size_t bytes;
+    unsigned char *file = cnn__read_file(a.path, &bytes, why, sizeof why);
+    if (!file) {
+        cnn__file f = { cnn__new_to_load(a), a.at, "load", a.path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+        cnn__file_fail(&f, "%s", why);
+        return f.g;
+    }
+    cnn_graph *g = cnn_load_memory(file, bytes, a);
+    CNN_FREE(file);
+    return g;
+}
+
+CNN_API bool cnn_load_weights(cnn_graph *g, const char *path)
+{
+    if (!g || g->error[0]) return false;
+    char   why[128] = "";
+    size_t bytes;
+    unsigned char *file = cnn__read_file(path, &bytes, why, sizeof why);
+    cnn__file f = { g, NULL, "load_weights", path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    if (!file) return cnn__file_fail(&f, "%s", why);
+    bool done = cnn_load_weights_memory(g, file, bytes, path);
+    CNN_FREE(file);
+    return done;
+}
+
+static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(bytes, 1, n, to) == n; }
+
+/* POSIX knows what C99 does not: whether a path is a device, which must be written as it is, and how to get bytes
+   onto the disk before the name. Windows replaces a file only when asked to. */
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/stat.h>
+int (fileno)(FILE *);
+int (fsync)(int);
+static bool cnn__is_special(const char *path) { struct stat s; return stat(path, &s) == 0 && !S_ISREG(s.st_mode); }
+static bool cnn__flush(FILE *f) { return fflush(f) == 0 && fsync(fileno(f)) == 0; }
+#else
+static bool cnn__is_special(const char *path) { (void)path; return false; }
+static bool cnn__flush(FILE *f) { return fflush(f) == 0; }
+#endif
+#ifdef _WIN32
+__declspec(dllimport) int __stdcall MoveFileExA(const char *, const char *, unsigned long);
+static bool cnn__replace(const char *from, const char *to) { return MoveFileExA(from, to, 1) != 0; }
+#else
+static bool cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
+#endif
+
+CNN_API bool cnn_save(cnn_graph *g, const char *path)
+{
+    if (!g || g->error[0]) return false;
+    cnn__file f = { g, NULL, "save", path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    if (!path) return cnn__file_fail(&f, "no path was given");
+    bool   special = cnn__is_special(path);
+    size_t room = strlen(path) + 32;
+    char  *temporary = CNN_MALLOC(room);
+    if (!temporary) return cnn__file_fail(&f, "out of memory: %zu bytes", room);
+    uint32_t unique[4];                                /* two programs may save to one path at one time */
+    cnn__philox(unique, (uint64_t)(uintptr_t)g, (uint64_t)time(NULL), (uint64_t)clock());
+    cnn__format(temporary, room, special ? "%s" : "%s.tmp%08lx", path, (unsigned long)unique[0]);
+
+    errno = 0;
+    FILE *file = fopen(temporary, "wb");
+    bool  good = file && cnn__write_model(&f, cnn__to_file, file) && (special ? fflush(file) == 0 : cnn__flush(file));
+    int   reason = errno;
+    if (file && fclose(file) != 0 && good) good = false, reason = errno;
+    if (good && !special && !cnn__replace(temporary, path)) good = false, reason = errno;
+    if (!good) cnn__file_fail(&f, "%s", reason ? strerror(reason) : "it cannot be written");
+    if (!good && file && !special) remove(temporary);
+    CNN_FREE(temporary);
+    return good;
+}
+
+#endif
+
+/* ============================================================================================================
+   >>inspect ---- 17. Inspection: counts, summary, Graphviz, gradient check
+   ============================================================================================================ */
+
+/* Every node that matters once the order is known; before that, every node recorded. */
+static cnn__node *const *cnn__nodes(const cnn_graph *g, int *n)
+{
+    *n = g->planned ? g->n_order : g->n_nodes;
+    return g->planned ? g->order : g->node;
+}
+
+static double cnn__node_macs(const cnn_tensor *y)              /* for one sample */
+{
+    return y->op && y->op->macs ? y->op->macs(y) / (y->batched ? y->shape.n : 1) : 0;
+}
+
+CNN_API size_t cnn_param_count(const cnn_graph *g)
+{
+    int n = 0;
+    cnn__node *const *node = g ? cnn__nodes(g, &n) : NULL;
+    size_t count = 0;
+    for (int i = 0; i < n; i++)
+        if (node[i]->t.kind == CNN_PARAM) count += (size_t)cnn__len(node[i]->t.shape);
+    return count;
+}
+
+CNN_API double cnn_multiply_adds(const cnn_graph *g)
+{
+    int n = 0;
+    cnn__node *const *node = g ? cnn__nodes(g, &n) : NULL;
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += cnn__node_macs(&node[i]->t);
+    return sum;
+}
+
+#ifndef CNN_NO_STDIO
+static cnn__text cnn__grouped(double whole)                    /* 61706 -> "61,706" */
+{
+    cnn__text r;
+    char digits[32];
+    int n = cnn__format(digits, sizeof digits, "%.0f", whole < 1e20 ? whole : 1e20), k = 0;
+    for (int i = 0; i < n; i++) {
+        if (i && (n - i) % 3 == 0) r.s[k++] = ',';
+        r.s[k++] = digits[i];
+    }
+    r.s[k] = 0;
+    return r;
+}
+
+/* The operation and those of its options that were said: "conv2d kernel=5 pad=2". */
+typedef struct { char s[160]; } cnn__long_text;
+static cnn__long_text cnn__op_text(const cnn_tensor *t)
+{
+    static const char *const leaf[] = { "", "input", "labels", "constant", "parameter", "buffer" };
+    cnn__long_text r;
+    int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : leaf[t->kind]);
+    for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++) {
+        const char *at = (const char *)t->args + f->offset;
+        int i = 0;
+        float x = 0;
+        if (k < 0 || k >= (int)sizeof r.s) break;
+        if (f->type == 'f') memcpy(&x, at, sizeof x);
+        else memcpy(&i, at, sizeof i);
+        char  *end = r.s + k;
+        size_t room = sizeof r.s - (size_t)k;
+        if (x != 0) k += cnn__format(end, room, " %s=%g", f->name, (double)x);
+        else if (i) k += cnn__format(end, room, f->type == 'u' ? " %s=%u" : " %s=%d", f->name, i);
+    }
+    return r;
+}
+
+/* Layers make their parameters and buffers: those belong to the line of the layer. */
+static bool cnn__has_line(const cnn__node *v) { return !v->owner; }
+
+typedef struct {
+    const char    *name, *runs_on;
+    cnn__long_text op;
+    cnn__text      shape, params, macs, bytes;
+} cnn__line;
+static cnn__line cnn__summary_line(const cnn__node *v)
+{
+    const cnn_tensor *t = &v->t;
+    cnn__line l;
+    cnn_shape max = t->shape;
+    double params = t->kind == CNN_PARAM ? cnn__len(t->shape) : 0, macs = cnn__node_macs(t);
+    max.n = v->max_n;
+    for (int k = 0; k < t->n_in; k++)
+        if (cnn__of(t->in[k])->owner == v && t->in[k]->kind == CNN_PARAM) params += cnn__len(t->in[k]->shape);
+    l.name = t->name ? t->name : "";
+    l.runs_on = !t->op ? "" : cnn_on_device(t) ? t->graph->config.backend->name : "cpu";
+    l.op = cnn__op_text(t);
+    l.shape = cnn__shape_text(t);
+    l.params = l.macs = cnn__grouped(0);
+    if (params > 0) l.params = cnn__grouped(params); else l.params.s[0] = 0;
+    if (macs > 0) l.macs = cnn__grouped(macs); else l.macs.s[0] = 0;
+    l.bytes = cnn__grouped((double)cnn__checked_len(max) * sizeof(float));
+    return l;
+}
+
+static void cnn__widen(int *width, const char *s) { if ((int)strlen(s) > *width) *width = (int)strlen(s); }
+
+CNN_API void cnn_summary(cnn_graph *g, FILE *f)
+{
+    if (!f) return;
+    if (!g || g->error[0] || !g->planned) {
+        const char *why = cnn_error(g);
+        fprintf(f, "%s\n", why ? why : "the graph has no plan yet: call cnn_plan or cnn_compile first");
+        return;
+    }
+    int w[6] = { 5, 9, 6, 10, 13, 5 };
+    for (int i = 0; i < g->n_order; i++) {
+        if (!cnn__has_line(g->order[i])) continue;
+        cnn__line l = cnn__summary_line(g->order[i]);
+        const char *cell[6] = { l.name, l.op.s, l.shape.s, l.params.s, l.macs.s, l.bytes.s };
+        for (int k = 0; k < 6; k++) cnn__widen(&w[k], cell[k]);
+    }
+    fprintf(f, "%-*s  %-*s  %-*s  %*s  %*s  %*s  runs on\n", w[0], "layer", w[1], "operation", w[2], "output",
+            w[3], "parameters", w[4], "multiply-adds", w[5], "bytes");
+    for (int i = 0; i < g->n_order; i++) {
+        if (!cnn__has_line(g->order[i])) continue;
+        cnn__line l = cnn__summary_line(g->order[i]);
+        fprintf(f, "%-*s  %-*s  %-*s  %*s  %*s  %*s%s%s\n", w[0], l.name, w[1], l.op.s, w[2], l.shape.s, w[3],
+                l.params.s, w[4], l.macs.s, w[5], l.bytes.s, l.runs_on[0] ? "  " : "", l.runs_on);
+    }
+
+    size_t trained = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM && !t->frozen) trained += (size_t)cnn__len(t->shape);
+    }
+    fprintf(f, "\nparameters     %s", cnn__grouped((double)cnn_param_count(g)).s);
+    if (trained != cnn_param_count(g))
+        fprintf(f, ", of which %s are trained", cnn__grouped((double)trained).s);
+    fprintf(f, "\nmultiply-adds  %s per sample\n", cnn__grouped(cnn_multiply_adds(g)).s);
+    fprintf(f, "batch          up to %d; bytes are for a whole batch\n", g->config.max_batch);
+    const cnn_memory *m = &g->memory;
+    const struct { const char *name; size_t bytes; } part[] = {
+        { "parameters", m->params }, { "gradients", m->grads }, { "optimizer", m->optimizer },
+        { "buffers", m->buffers }, { "inputs", m->inputs }, { "activations", m->activations },
+        { "scratch", m->scratch } };
+    cnn__text total = cnn__grouped((double)m->total);
+    int width = (int)strlen(total.s);
+    fprintf(f, "memory         %s bytes (%.1f MiB)\n", total.s, (double)m->total / 1048576.0);
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        fprintf(f, "  %-13s%*s", part[i].name, width, cnn__grouped((double)part[i].bytes).s);
+        if (part[i].bytes == m->activations && i == 5)
+            fprintf(f, "  (evaluation alone: %s)", cnn__grouped((double)m->activations_eval).s);
+        fprintf(f, "\n");
+    }
+    const cnn_backend *device = g->config.backend;
+    if (!device) return;
+    cnn_traffic c = cnn_copies(g);
+    fprintf(f, "backend        %s; %ld of the operations fall back to the cpu\n", device->name, c.host_nodes);
+    if (g->step > 0)
+        fprintf(f, "copies         %.1f up and %.1f down per step, over %ld steps\n",
+                (double)c.uploads / (double)g->step, (double)c.downloads / (double)g->step, g->step);
+}
+
+static void cnn__dot_text(FILE *f, const char *s)              /* inside a quoted label */
+{
+    for (; s && *s; s++) {
+        if (*s == '"' || *s == '\\') fputc('\\', f);
+        fputc(*s, f);
+    }
+}
+
+/* Layers as boxes, leaves as ellipses. A layer's own parameters are part of its box; one that it borrows from
+   another layer is a dashed edge from there. */
+CNN_API void cnn_dot(cnn_graph *g, FILE *f)
+{
+    if (!f) return;
+    fprintf(f, "digraph cnn {\n    rankdir=TB;\n    node [shape=box, style=\"rounded,filled\", "
+               "fillcolor=\"#eef3fa\", fontname=\"sans-serif\", fontsize=11];\n"
+               "    edge [color=\"#555555\"];\n");
+    for (int i = 0; g && g->planned && i < g->n_order; i++) {
+        cnn__node  *v = g->order[i];
+        cnn_tensor *t = &v->t;
+        if (!cnn__has_line(v)) continue;
+        fprintf(f, "    n%d [label=\"", t->index);
+        cnn__dot_text(f, t->name);
+        fprintf(f, "\\n");
+        cnn__dot_text(f, cnn__op_text(t).s);
+        fprintf(f, "\\n%s\"%s];\n", cnn__shape_text(t).s, t == g->loss ? ", fillcolor=\"#fbe3e0\""
+                : t->op ? "" : ", shape=ellipse, fillcolor=\"#f6f1e1\"");
+        for (int k = 0; k < t->n_in; k++) {
+            cnn__node *x = cnn__of(t->in[k]);
+            if (x->owner == v) continue;
+            if (x->owner) fprintf(f, "    n%d -> n%d [style=dashed];\n", x->owner->t.index, t->index);
+            else          fprintf(f, "    n%d -> n%d;\n", x->t.index, t->index);
+        }
+    }
+    fprintf(f, "}\n");
+}
+#endif /* CNN_NO_STDIO */
+
+/* ---- Gradient check ----
+
+   The central difference (J(w + h) - J(w - h)) / 2h misses dJ/dw by h^2 J'''/6 as the loss is curved, and
+   by about e |J| / h because it is rounded, with e a few times float's 6e-8. h = 0.01 keeps both near 1e-5 for
+   weights and losses of usual size; weights above 1 take 0.01 |w|. Where that disagrees with backward, the step
+   may have crossed a kink (relu, max), and shorter ones are tried: one of them agrees if backward is right, and
+   none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask, since the count of
+   runs is set back, and batch norm's running statistics are put back at the end. */
+
+/* Copy all buffers to `store`, or back from it. store NULL: only count the floats. */
+static size_t cnn__swap_buffers(cnn_graph *g, float *store, bool back)
+{
+    size_t at = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (t->kind != CNN_BUFFER) continue;
+        size_t n = cnn_count(t);
+        if (store && back) cnn_set(t, store + at, n);
+        else if (store)    cnn_get(t, store + at, n);
+        at += n;
+    }
+    return at;
+}
+
+static double cnn__loss_again(cnn_tensor *loss, uint32_t draw)
+{
+    loss->graph->draw = draw;
+    return (double)cnn_forward(loss, CNN_TRAIN);
+}
+
+/* The central difference at element i of p, which is put back bit by bit. */
+static double cnn__difference(cnn_tensor *loss, cnn_tensor *p, size_t i, float step, uint32_t draw)
+{
+    double j[2] = { NAN, NAN }, h = 0;
+    float *w = cnn_map_write(p);
+    if (!w) return NAN;
+    float keep = w[i];
+    step *= fmaxf(1, fabsf(keep));
+    for (int side = 0; side < 2 && w; side++) {
+        w[i] = side ? keep + step : keep - step;
+        h = (double)w[i] - h;                          /* in the end: what float made of 2 step */
+        j[side] = cnn__loss_again(loss, draw);
+        w = cnn_map_write(p);
+    }
+    if (w) w[i] = keep;
+    return (j[1] - j[0]) / h;
+}
+
+CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
+{
+    cnn_check c = { NAN, NULL, 0, NAN, NAN, 0 };
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return c;
+    cnn_graph *g = loss->graph;
+    if (!g->compiled || loss != g->loss || g->config.inference)
+        return cnn_fail(loss, "gradient check: it must be the compiled loss of a graph for training"), c;
+    uint32_t draw = g->draw;
+    size_t   n_buffers = cnn__swap_buffers(g, NULL, false), bytes = (n_buffers + 1) * sizeof(float);
+    float   *buffers = CNN_MALLOC(bytes);
+    if (!buffers) return cnn__no_memory(g, loss->at, "gradient check", bytes), c;
+    if (samples < 1) samples = 20;
+    cnn__swap_buffers(g, buffers, false);
+    double j = cnn__loss_again(loss, draw);
+    cnn_backward(loss);
+
+    for (int k = 0; k < g->n_order && !g->error[0]; k++) {
+        cnn_tensor  *p = &g->order[k]->t;
+        const float *dw = p->kind == CNN_PARAM && p->needs_grad ? cnn_map_grad(p) : NULL;
+        if (!dw) continue;
+        cnn_check here = { -1, p->name, 0, 0, 0, 0 };
+        double largest = 1e-3 * (1 + fabs(j));           /* smaller ones drown in the rounding of the loss */
+        size_t n = cnn_count(p), some = n < (size_t)samples ? n : (size_t)samples;
+        for (size_t s = 0; s < some && !isnan(here.worst); s++) {
+            /* one element from each of `some` equal parts, drawn from the seed */
+            size_t i = n * s / some, part = n * (s + 1) / some - i;
+            i += cnn__random_bits(g->config.seed, UINT64_MAX - (uint64_t)k, s) % part;
+            double analytic = (double)dw[i], numeric = NAN, error = INFINITY;
+            for (float h = 1e-2f; h > 1e-4f && error > 2e-3 * largest; h /= 4) {
+                double d = cnn__difference(loss, p, i, h, draw);
+                if (isnan(d) || fabs(analytic - d) < error) numeric = d, error = fabs(analytic - d);
+            }
+            largest = fmax(largest, fmax(fabs(analytic), fabs(numeric)));
+            c.checked++;
+            if (!(error <= here.worst))
+                here.worst = error, here.index = (int)i, here.analytic = analytic, here.numeric = numeric;
+        }
+        here.worst /= largest, here.checked = c.checked;
+        if (isnan(c.worst) ? !c.param : !(here.worst <= c.worst)) c = here;
+    }
+    cnn__loss_again(loss, draw);                           /* leave values that belong to these parameters */
+    cnn__swap_buffers(g, buffers, true);
+    g->draw = draw, g->can_backward = false;
+    if (g->error[0]) c.worst = NAN;
+    CNN_FREE(buffers);
+    return c;
+}
+#endif /* CNN_IMPLEMENTATION_ONCE */
+#endif /* CNN_IMPLEMENTATION */
+
+/* >>licence ---- Licence -------------------------------------------------------------------------------------
+
+   This file is available under two licences. Choose whichever you prefer.
+
+   ALTERNATIVE A - MIT License
+
+   Copyright (c) 2026 cnn.h contributors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of
+   this software and associated documentation files (the "Software"), to deal in
+   the Software without restriction, including without limitation the rights to
+   use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies
+   of the Software, and to permit persons to whom the Software is furnished to do
+   so, subject to the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all
+   copies or substantial portions of the Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+   IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+   FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+   AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+   LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+   SOFTWARE.
+
+   ----------------------------------------------------------------------------
+   ALTERNATIVE B - Public Domain (www.unlicense.org)
+
+   This is free and unencumbered software released into the public domain.
+
+   Anyone is free to copy, modify, publish, use, compile, sell, or distribute this
+   software, either in source code form or as a compiled binary, for any purpose,
+   commercial or non-commercial, and by any means.
+
+   In jurisdictions that recognize copyright laws, the author or authors of this
+   software dedicate any and all copyright interest in the software to the public
+   domain. We make this dedication for the benefit of the public at large and to
+   the detriment of our heirs and successors. We intend this dedication to be an
+   overt act of relinquishment in perpetuity of all present and future rights to
+   this software under copyright law.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+   IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+   FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+   AUTHORS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN
+   ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION
+   WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+
+   For more information, please refer to <https://unlicense.org>
+*/

@@ -1,0 +1,1819 @@
+/* cnn_opencl.h - the OpenCL companion of cnn.h: the whole training step on a GPU.
+
+   >>usage ---- Usage -----------------------------------------------------------------------------------------
+
+       #define CNN_IMPLEMENTATION                       in ONE .c file of the program, both together
+       #define CNN_OPENCL_IMPLEMENTATION
+       #include "cnn.h"
+       #include "cnn_opencl.h"
+
+       cnn_graph *g = cnn_new(.max_batch = 64, .backend = cnn_opencl());      and the rest as on the CPU
+
+   cc -std=c99 -O2 program.c -lm, with the OpenCL headers installed (Debian: opencl-c-headers). The libraries are
+   looked for when the backend is opened, so the program also starts on a machine that has none of them.
+
+   Contents (search for the tag): >>usage >>manual >>api | >>cl-library >>cl-devices >>cl-kernels >>cl-run >>cl-gemm
+   >>cl-rows >>cl-open
+
+   >>manual ---- Manual ---------------------------------------------------------------------------------------
+
+   Parameters, activations, gradients and the optimizer's state stay on the device. A training step copies two
+   arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation without
+   a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes and the summary
+   say how many there are.
+
+   Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those that
+   .type and .name let through, GPUs before accelerators before CPUs; a CPU is taken only when it is asked for. If
+   none of the three is given, the environment variable CNN_OPENCL_DEVICE chooses: gpu, accelerator, cpu, all, a
+   number (a place in the list of cnn_opencl_devices), or a part of a device's name.
+
+   Errors. cnn_opencl never returns NULL. If the device could not be opened, cnn_opencl_error says why in one
+   sentence, and cnn_new makes that sentence the graph's error. A program that would rather run on the CPU asks:
+
+       cnn_backend *device = cnn_opencl();
+       if (cnn_opencl_error(device)) {
+           printf("%s; running on the CPU\n", cnn_opencl_error(device));
+           cnn_opencl_close(device), device = NULL;
+       }
+
+   A backend belongs to one graph, and cnn_free closes it. One graph belongs to one thread at a time, as without a
+   device; CLBlast itself allows only one thread to call it, so give .gemm = CNN_OPENCL_OWN where several graphs
+   train in several threads.
+
+   Matrix products are done by CLBlast where libclblast is found, and by a kernel of our own where it is not, on
+   CPU devices, and wherever a check at opening time finds a wrong number. cnn_opencl_report says which.
+
+   Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the same
+   bits: there are no atomics, and every sum has a fixed order.
+
+   Switches:
+       CNN_OPENCL_LINK                call libOpenCL directly: link with -lOpenCL (macOS: -framework OpenCL)
+       CNN_OPENCL_LINK_CLBLAST        call libclblast directly: link with -lclblast
+
+   >>api ---- API ---------------------------------------------------------------------------------------------- */
+#ifndef CNN_OPENCL_H_INCLUDED
+#define CNN_OPENCL_H_INCLUDED
+
+#include "cnn.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { CNN_OPENCL_GPU = 1, CNN_OPENCL_ACCELERATOR = 2, CNN_OPENCL_CPU = 4, CNN_OPENCL_ALL = 7 };
+typedef enum { CNN_OPENCL_AUTO, CNN_OPENCL_OWN, CNN_OPENCL_CLBLAST } cnn_opencl_gemm;
+
+typedef struct {
+    const char *at;
+    int         device;               /* default the first, 0, of those that type and name let through */
+    unsigned    type;                 /* default CNN_OPENCL_GPU | CNN_OPENCL_ACCELERATOR */
+    const char *name;                 /* part of the device's or the platform's name; default any */
+    cnn_opencl_gemm gemm;             /* default: CLBlast on GPUs and accelerators, where it is found and passes */
+    size_t      workspace;            /* bytes that unfolded images may take; default 256 MiB, at least one column */
+    int         no_map;               /* 1: copy also where host and device share their memory */
+    const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
+} cnn_opencl_args;
+
+CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args);
+CNN_API const char  *cnn_opencl_error (const cnn_backend *);     /* why it is not open or stopped; NULL if all is well */
+CNN_API const char  *cnn_opencl_report(const cnn_backend *);     /* "NVIDIA H200, OpenCL 3.0 CUDA, GEMM: CLBlast" */
+CNN_API void         cnn_opencl_close (cnn_backend *);           /* one that was not given to a graph */
+
+/* Tuning of CLBlast for a device that it does not know, as in its CLBlastOverrideParameters; false if refused or if
+   CLBlast is not in use. */
+CNN_API bool         cnn_opencl_tune(cnn_backend *, const char *kernel, int count, const char **names, const size_t *values);
+
+/* What there is, in the order in which .device counts with .type = CNN_OPENCL_ALL. Writes at most `capacity`
+   entries; returns how many devices there are; 0 also without any OpenCL. */
+typedef struct { char name[128], platform[128], version[64]; unsigned type; int units; uint64_t memory; } cnn_opencl_device;
+CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
+
+#ifndef __cplusplus
+#define cnn_opencl(...) cnn_opencl_((cnn_opencl_args){ .at = CNN_HERE, __VA_ARGS__ })
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* CNN_OPENCL_H_INCLUDED */
+
+/* To USE the companion stop here. To know how it works read on. */
+#ifdef CNN_OPENCL_IMPLEMENTATION
+#ifndef CNN_OPENCL_IMPLEMENTATION_ONCE
+#define CNN_OPENCL_IMPLEMENTATION_ONCE
+#ifndef CNN_IMPLEMENTATION_ONCE
+#error "cnn_opencl.h: define CNN_IMPLEMENTATION and CNN_OPENCL_IMPLEMENTATION in the same .c file, cnn.h first"
+#endif
+
+/* ============================================================================================================
+   >>cl-library ---- 1. The libraries: found while the program runs, so that it starts without them
+   ============================================================================================================ */
+
+#ifndef CL_TARGET_OPENCL_VERSION
+#define CL_TARGET_OPENCL_VERSION 120
+#endif
+#ifdef __APPLE__
+#include <OpenCL/cl.h>
+#else
+#include <CL/cl.h>
+#endif
+#ifdef _WIN32
+#include <windows.h>
+#else
+#include <dlfcn.h>
+#endif
+
+/* Every function of OpenCL that is used here: result, name, parameters. */
+#define CNN__CL_FUNCTIONS(X)                                                                                         \
+    X(cl_int, clGetPlatformIDs, (cl_uint, cl_platform_id *, cl_uint *))                                              \
+    X(cl_int, clGetPlatformInfo, (cl_platform_id, cl_platform_info, size_t, void *, size_t *))                       \
+    X(cl_int, clGetDeviceIDs, (cl_platform_id, cl_device_type, cl_uint, cl_device_id *, cl_uint *))                  \
+    X(cl_int, clGetDeviceInfo, (cl_device_id, cl_device_info, size_t, void *, size_t *))                             \
+    X(cl_context, clCreateContext, (const cl_context_properties *, cl_uint, const cl_device_id *,                    \
+                                    void (CL_CALLBACK *)(const char *, const void *, size_t, void *), void *, cl_int *)) \
+    X(cl_int, clReleaseContext, (cl_context))                                                                        \
+    X(cl_command_queue, clCreateCommandQueue, (cl_context, cl_device_id, cl_command_queue_properties, cl_int *))     \
+    X(cl_int, clReleaseCommandQueue, (cl_command_queue))                                                             \
+    X(cl_program, clCreateProgramWithSource, (cl_context, cl_uint, const char **, const size_t *, cl_int *))         \
+    X(cl_int, clBuildProgram, (cl_program, cl_uint, const cl_device_id *, const char *,                              \
+                               void (CL_CALLBACK *)(cl_program, void *), void *))                                    \
+    X(cl_int, clGetProgramBuildInfo, (cl_program, cl_device_id, cl_program_build_info, size_t, void *, size_t *))    \
+    X(cl_int, clReleaseProgram, (cl_program))                                                                        \
+    X(cl_kernel, clCreateKernel, (cl_program, const char *, cl_int *))                                               \
+    X(cl_int, clReleaseKernel, (cl_kernel))                                                                          \
+    X(cl_int, clSetKernelArg, (cl_kernel, cl_uint, size_t, const void *))                                            \
+    X(cl_int, clEnqueueNDRangeKernel, (cl_command_queue, cl_kernel, cl_uint, const size_t *, const size_t *,         \
+                                       const size_t *, cl_uint, const cl_event *, cl_event *))                       \
+    X(cl_mem, clCreateBuffer, (cl_context, cl_mem_flags, size_t, void *, cl_int *))                                  \
+    X(cl_int, clReleaseMemObject, (cl_mem))                                                                          \
+    X(cl_int, clEnqueueReadBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, void *, cl_uint,              \
+                                    const cl_event *, cl_event *))                                                   \
+    X(cl_int, clEnqueueWriteBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, const void *, cl_uint,       \
+                                     const cl_event *, cl_event *))                                                  \
+    X(cl_int, clEnqueueFillBuffer, (cl_command_queue, cl_mem, const void *, size_t, size_t, size_t, cl_uint,         \
+                                    const cl_event *, cl_event *))                                                   \
+    X(void *, clEnqueueMapBuffer, (cl_command_queue, cl_mem, cl_bool, cl_map_flags, size_t, size_t, cl_uint,         \
+                                   const cl_event *, cl_event *, cl_int *))                                          \
+    X(cl_int, clEnqueueUnmapMemObject, (cl_command_queue, cl_mem, void *, cl_uint, const cl_event *, cl_event *))    \
+    X(cl_int, clWaitForEvents, (cl_uint, const cl_event *))                                                          \
+    X(cl_int, clReleaseEvent, (cl_event))                                                                            \
+    X(cl_int, clFlush, (cl_command_queue))                                                                           \
+    X(cl_int, clFinish, (cl_command_queue))
+
+/* And of CLBlast (Nugteren 2018), as in clblast_c.h, whose enumerations are passed as int. */
+#define CNN__BLAS_FUNCTIONS(X)                                                                                       \
+    X(int, CLBlastSgemm, (int layout, int ta, int tb, size_t m, size_t n, size_t k, float alpha,                     \
+                          cl_mem a, size_t a_at, size_t lda, cl_mem b, size_t b_at, size_t ldb, float beta,          \
+                          cl_mem c, size_t c_at, size_t ldc, cl_command_queue *, cl_event *))                        \
+    X(int, CLBlastOverrideParameters, (cl_device_id, const char *, int precision, size_t, const char **, const size_t *)) \
+    X(int, CLBlastClearCache, (void))
+
+#define CNN__CL_FIELD(result, name, parameters) result (CL_API_CALL *name) parameters;
+#define CNN__BLAS_FIELD(result, name, parameters) result (*name) parameters;
+typedef struct { CNN__CL_FUNCTIONS(CNN__CL_FIELD) } cnn__cl_api;
+typedef struct { CNN__BLAS_FUNCTIONS(CNN__BLAS_FIELD) } cnn__blas_api;
+
+/* A library stays loaded once it was found: drivers keep threads and exit handlers of their own. */
+static CNN__UNUSED void *cnn__open_library(const char *const *names)
+{
+    void *library = NULL;
+    for (; !library && *names; names++)
+#ifdef _WIN32
+        library = (void *)LoadLibraryA(*names);
+#else
+        library = dlopen(*names, RTLD_NOW | RTLD_LOCAL);
+#endif
+    return library;
+}
+
+/* A function's address into a function pointer, which C keeps apart from object pointers. */
+static CNN__UNUSED bool cnn__find_function(void *library, const char *name, void *function, size_t size)
+{
+#ifdef _WIN32
+    FARPROC found = GetProcAddress((HMODULE)library, name);
+#else
+    void *found = dlsym(library, name);
+#endif
+    if (found && size == sizeof found) memcpy(function, &found, size);
+    return found != NULL;
+}
+
+#define CNN__LINK(result, name, parameters) api->name = name;
+#define CNN__FIND(result, name, parameters) found = found && cnn__find_function(library, #name, &api->name, sizeof api->name);
+
+static bool cnn__load_opencl(cnn__cl_api *api)
+{
+#ifdef CNN_OPENCL_LINK
+    CNN__CL_FUNCTIONS(CNN__LINK)
+    return true;
+#else
+    static const char *const names[] = {
+#if defined(_WIN32)
+        "OpenCL.dll",
+#elif defined(__APPLE__)
+        "/System/Library/Frameworks/OpenCL.framework/OpenCL",
+#else
+        "libOpenCL.so.1", "libOpenCL.so",
+#endif
+        NULL };
+    void *library = cnn__open_library(names);
+    bool  found = library != NULL;
+    CNN__CL_FUNCTIONS(CNN__FIND)
+    return found;
+#endif
+}
+
+#ifdef CNN_OPENCL_LINK_CLBLAST
+#define CNN__BLAS_DECLARE(result, name, parameters) result name parameters;
+CNN__BLAS_FUNCTIONS(CNN__BLAS_DECLARE)
+#endif
+
+static bool cnn__load_clblast(cnn__blas_api *api)
+{
+#ifdef CNN_OPENCL_LINK_CLBLAST
+    CNN__BLAS_FUNCTIONS(CNN__LINK)
+    return true;
+#else
+    static const char *const names[] = {
+#if defined(_WIN32)
+        "clblast.dll",
+#elif defined(__APPLE__)
+        "libclblast.1.dylib", "libclblast.dylib", "/opt/homebrew/lib/libclblast.dylib", "/usr/local/lib/libclblast.dylib",
+#else
+        "libclblast.so.1", "libclblast.so",
+#endif
+        NULL };
+    void *library = cnn__open_library(names);
+    bool  found = library != NULL;
+    CNN__BLAS_FUNCTIONS(CNN__FIND)
+    return found;
+#endif
+}
+
+/* ============================================================================================================
+   >>cl-devices ---- 2. Devices: listed, then chosen
+   ============================================================================================================ */
+
+typedef struct { cl_platform_id platform; cl_device_id id; cnn_opencl_device about; } cnn__cl_device;
+enum { CNN__CL_MAX_DEVICES = 64, CNN__CL_MAX_PLATFORMS = 16 };
+
+/* All devices, GPUs first, then accelerators, then CPUs; otherwise in the order of the platforms. A platform
+   without a device of a type answers with an error and leaves the count alone, so the count starts at zero. */
+static int cnn__cl_list(const cnn__cl_api *cl, cnn__cl_device *list)
+{
+    static const struct { cl_device_type cl; unsigned type; } types[] = { { CL_DEVICE_TYPE_GPU, CNN_OPENCL_GPU },
+        { CL_DEVICE_TYPE_ACCELERATOR, CNN_OPENCL_ACCELERATOR }, { CL_DEVICE_TYPE_CPU, CNN_OPENCL_CPU } };
+    cl_platform_id platform[CNN__CL_MAX_PLATFORMS];
+    cl_uint        platforms = 0;
+    int            count = 0;
+    if (cl->clGetPlatformIDs(CNN__CL_MAX_PLATFORMS, platform, &platforms) != CL_SUCCESS) return 0;
+    if (platforms > CNN__CL_MAX_PLATFORMS) platforms = CNN__CL_MAX_PLATFORMS;
+    for (int t = 0; t < 3; t++)
+        for (cl_uint p = 0; p < platforms; p++) {
+            cl_device_id id[CNN__CL_MAX_DEVICES];
+            cl_uint      ids = 0;
+            if (cl->clGetDeviceIDs(platform[p], types[t].cl, CNN__CL_MAX_DEVICES, id, &ids) != CL_SUCCESS) continue;
+            for (cl_uint i = 0; i < ids && i < CNN__CL_MAX_DEVICES && count < CNN__CL_MAX_DEVICES; i++) {
+                cnn__cl_device *d = &list[count];
+                cl_uint  units = 0;
+                cl_ulong memory = 0;
+                bool     seen = false;
+                for (int k = 0; k < count; k++) seen = seen || list[k].id == id[i];
+                if (seen) continue;
+                memset(d, 0, sizeof *d);
+                d->platform = platform[p], d->id = id[i], d->about.type = types[t].type;
+                cl->clGetDeviceInfo(id[i], CL_DEVICE_NAME, sizeof d->about.name - 1, d->about.name, NULL);
+                cl->clGetDeviceInfo(id[i], CL_DEVICE_VERSION, sizeof d->about.version - 1, d->about.version, NULL);
+                cl->clGetPlatformInfo(platform[p], CL_PLATFORM_NAME, sizeof d->about.platform - 1, d->about.platform, NULL);
+                cl->clGetDeviceInfo(id[i], CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, NULL);
+                cl->clGetDeviceInfo(id[i], CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory, &memory, NULL);
+                d->about.units = (int)units, d->about.memory = memory;
+                count++;
+            }
+        }
+    return count;
+}
+
+CNN_API int cnn_opencl_devices(cnn_opencl_device *list, int capacity)
+{
+    cnn__cl_api     cl;
+    cnn__cl_device *all = CNN_MALLOC(CNN__CL_MAX_DEVICES * sizeof *all);
+    int             count = all && cnn__load_opencl(&cl) ? cnn__cl_list(&cl, all) : 0;
+    for (int i = 0; list && i < count && i < capacity; i++) list[i] = all[i].about;
+    CNN_FREE(all);
+    return count;
+}
+
+/* Is `part` in `text`, whatever the case of letters? */
+static bool cnn__cl_contains(const char *text, const char *part)
+{
+    for (; *text; text++) {
+        size_t k = 0;
+        while (part[k] && text[k] && ((unsigned char)text[k] | 32) == ((unsigned char)part[k] | 32)) k++;
+        if (!part[k]) return true;
+    }
+    return !*part;
+}
+
+/* The wish in the environment counts where the program has none. */
+static void cnn__cl_wish(cnn_opencl_args *a)
+{
+    static const struct { const char *word; unsigned type; } words[] = { { "gpu", CNN_OPENCL_GPU },
+        { "accelerator", CNN_OPENCL_ACCELERATOR }, { "cpu", CNN_OPENCL_CPU }, { "all", CNN_OPENCL_ALL } };
+    const char *wish = a->type || a->name || a->device ? NULL : getenv("CNN_OPENCL_DEVICE");
+    if (wish && *wish) {
+        char *end;
+        long  number = strtol(wish, &end, 10);
+        a->type = CNN_OPENCL_ALL;
+        if (!*end && number >= 0 && number < CNN__CL_MAX_DEVICES) a->device = (int)number;
+        else a->name = wish;
+        for (int i = 0; i < 4; i++)
+            if (strcmp(wish, words[i].word) == 0) a->type = words[i].type, a->name = NULL;
+    }
+    if (!a->type) a->type = a->name ? CNN_OPENCL_ALL : CNN_OPENCL_GPU | CNN_OPENCL_ACCELERATOR;
+}
+
+static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int count, const cnn_opencl_args *a)
+{
+    int left = a->device;
+    for (int i = 0; i < count; i++) {
+        const cnn_opencl_device *d = &list[i].about;
+        if (!(d->type & a->type)) continue;
+        if (a->name && !cnn__cl_contains(d->name, a->name) && !cnn__cl_contains(d->platform, a->name)) continue;
+        if (left-- == 0) return &list[i];
+    }
+    return NULL;
+}
+
+/* ============================================================================================================
+   >>cl-kernels ---- 3. The kernels, in OpenCL C 1.2
+
+   An array is passed as the buffer of its arena and an offset in floats, since a sub-buffer may begin at few places.
+   y aliases x where an operation runs in place, so nothing is declared restrict. Gradients are added (+=): the
+   executor has zeroed them. What several items would have to add to one place is gathered by the owner of the place
+   instead, so that no atomics are needed and each sum has one order.
+
+   The sources are turned into strings by the preprocessor; the lines with # have to be strings as they stand.
+   One string holds less than 4096 characters: C promises no more.
+   ============================================================================================================ */
+
+#define CNN__CL_SOURCE(...) #__VA_ARGS__ "\n"
+
+/* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum that the
+   group shares), or tiles of the result. */
+#define CNN__CL_KERNELS(X)                                                                                           \
+    X(gemm, TILES) X(spread, ITEMS) X(stretch, ITEMS) X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS)       \
+    X(im2col, ITEMS) X(col2im, ITEMS) X(rows_to_images, ITEMS) X(images_to_rows, ITEMS)                              \
+    X(conv_forward, ITEMS) X(conv_backward_data, ITEMS) X(conv_backward_weights, GROUPS)                             \
+    X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS)    \
+    X(relu_forward, ITEMS) X(relu_backward, ITEMS) X(leaky_relu_forward, ITEMS) X(leaky_relu_backward, ITEMS)        \
+    X(sigmoid_forward, ITEMS) X(sigmoid_backward, ITEMS) X(tanh_forward, ITEMS) X(tanh_backward, ITEMS)              \
+    X(softmax_forward, ITEMS) X(softmax_backward, ITEMS) X(dropout, ITEMS)                                           \
+    X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS)                      \
+    X(batch_norm_sums, GROUPS) X(batch_norm_backward, ITEMS)                                                         \
+    X(cross_entropy_forward, ITEMS) X(cross_entropy_backward, ITEMS) X(mse_forward, GROUPS) X(mse_backward, ITEMS)   \
+    X(sgd, ITEMS)
+#define CNN__CL_NUMBER(name, work) CNN__CL_##name,
+enum { CNN__CL_KERNELS(CNN__CL_NUMBER) CNN__CL_COUNT };
+
+enum { CNN__CL_LOCAL = 64,            /* items in a group where they do not cooperate */
+       CNN__CL_GROUP = 256,           /* items in a group that shares a sum */
+       CNN__CL_TILE = 64 };           /* the side of a tile of a matrix product; 16 x 16 items, 4 x 4 numbers each */
+
+#define CNN__CL_ACTIVATION(name, value, derivative)                                                                  \
+    "__kernel void " #name "_forward(ARRAY(y), ARRAY(x), int n, float a)\n"                                          \
+    "{ BASE(y) BASE(x) ITEM(i, n) const float v = x[i]; y[i] = " #value "; }\n"                                      \
+    "__kernel void " #name "_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int n, float a)\n"                             \
+    "{ BASE(dx) BASE(dy) BASE(y) ITEM(i, n) const float v = y[i]; dx[i] += dy[i] * (" #derivative "); }\n"
+
+static const char *const cnn__cl_source[] = {
+    "#define ARRAY(a) __global float *a, ulong a##_at\n"
+    "#define BASE(a) a += a##_at;\n"
+    "#define ITEM(i, n) if (get_global_id(0) >= (size_t)(n)) return; const int i = (int)get_global_id(0);\n"
+    "#define GROUP 256\n"
+    "#define GROUP_KERNEL __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))\n"
+    CNN__CL_SOURCE(
+    typedef struct { int n, c, h, w; } shape;
+    typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } conv;
+
+    /* The sum of v over the items of the group, by halves; every item gets it. */
+    float group_sum(float v, __local float *part)
+    {
+        const int me = (int)get_local_id(0);
+        barrier(CLK_LOCAL_MEM_FENCE);
+        part[me] = v;
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (int half_ = GROUP / 2; half_ > 0; half_ /= 2) {
+            if (me < half_) part[me] += part[me + half_];
+            barrier(CLK_LOCAL_MEM_FENCE);
+        }
+        return part[0];
+    }
+
+    /* Coordinates of element i of an array of shape s, and back; an extent of 1 is stretched over all coordinates. */
+    shape coordinates(shape s, int i)
+    {
+        shape at;
+        at.w = i % s.w, i /= s.w, at.h = i % s.h, i /= s.h, at.c = i % s.c, at.n = i / s.c;
+        return at;
+    }
+    size_t element(shape s, shape at)
+    {
+        return (size_t)((((s.n > 1 ? at.n : 0) * s.c + (s.c > 1 ? at.c : 0)) * s.h + (s.h > 1 ? at.h : 0)) * s.w
+                        + (s.w > 1 ? at.w : 0));
+    }),
+
+    /* C (m,n) = A (m,k) B (k,n) + beta C, where A and B have any strides, so that all transposes are one code. The
+       k-th part of the sum goes to slice k of C: with more than one slice, C is a stack of partial products. */
+    "#define T 64\n"
+    "#define K 16\n"
+    CNN__CL_SOURCE(
+    __kernel __attribute__((reqd_work_group_size(16, 16, 1)))
+    void gemm(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col, ARRAY(b), int b_row, int b_col,
+              int m, int n, int k, int k_slice)
+    {
+        __local float as[K][T + 1]; __local float bs[K][T + 1];
+        const int x = (int)get_local_id(0); const int y = (int)get_local_id(1); const int me = y * 16 + x;
+        const int i0 = (int)get_group_id(1) * T; const int j0 = (int)get_group_id(0) * T;
+        const int first = (int)get_group_id(2) * k_slice; const int last = min(k, first + k_slice);
+        float sum[4][4];
+        BASE(a) BASE(b) BASE(c)
+        c += slice * get_group_id(2);
+        for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) sum[i][j] = 0.0f;
+        for (int k0 = first; k0 < last; k0 += K) {
+            for (int q = me; q < T * K; q += 256) {              /* neighbours read neighbours, whatever the transpose */
+                const int ak = a_col == 1 ? q % K : q / T; const int ai = a_col == 1 ? q / K : q % T;
+                const int bk = b_row == 1 ? q % K : q / T; const int bj = b_row == 1 ? q / K : q % T;
+                as[ak][ai] = i0 + ai < m && k0 + ak < last ? a[(size_t)(i0 + ai) * a_row + (size_t)(k0 + ak) * a_col] : 0.0f;
+                bs[bk][bj] = j0 + bj < n && k0 + bk < last ? b[(size_t)(k0 + bk) * b_row + (size_t)(j0 + bj) * b_col] : 0.0f;
+            }
+            barrier(CLK_LOCAL_MEM_FENCE);
+            for (int p = 0; p < K; p++) {
+                float u[4]; float v[4];
+                for (int i = 0; i < 4; i++) u[i] = as[p][y + 16 * i], v[i] = bs[p][x + 16 * i];
+                for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) sum[i][j] = mad(u[i], v[j], sum[i][j]);
+            }
+            barrier(CLK_LOCAL_MEM_FENCE);
+        }
+        for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) {
+            const int r = i0 + y + 16 * i; const int s = j0 + x + 16 * j;
+            if (r >= m || s >= n) continue;
+            const size_t at = (size_t)r * ldc + s;
+            c[at] = beta == 0.0f ? sum[i][j] : sum[i][j] + beta * c[at];
+        }
+    })
+    "#undef T\n"
+    "#undef K\n",
+
+    /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
+       stretch: y = a + b, a - b or a b (how = 0, 1, 2), with both stretched
+       fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the shape of x;
+                has_u = 0 for u = 1. Element number q of the sum for y[j] has the coordinates folded(j, q). */
+    CNN__CL_SOURCE(
+    __kernel void spread(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, float beta, float factor, float offset)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const float v = factor * x[element(xs, coordinates(ys, i))] + offset;
+        y[i] = beta == 0.0f ? v : beta * y[i] + v;
+    }
+    __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int how)
+    {
+        BASE(y) BASE(a) BASE(b) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        const float u = a[element(as, at)]; const float v = b[element(bs, at)];
+        y[i] = how == 0 ? u + v : how == 1 ? u - v : u * v;
+    }
+    shape folded(shape xs, shape ys, int j, int q)
+    {
+        shape at;
+        if (ys.w == xs.w) at.w = j % xs.w, j /= xs.w; else at.w = q % xs.w, q /= xs.w;
+        if (ys.h == xs.h) at.h = j % xs.h, j /= xs.h; else at.h = q % xs.h, q /= xs.h;
+        if (ys.c == xs.c) at.c = j % xs.c, j /= xs.c; else at.c = q % xs.c, q /= xs.c;
+        at.n = ys.n == xs.n ? j : q;
+        return at;
+    }
+    float fold_part(__global float *x, shape xs, __global float *u, shape us, int has_u, shape ys, int j,
+                    int q, int count, int step)
+    {
+        float sum = 0.0f;
+        for (; q < count; q += step) {
+            const shape at = folded(xs, ys, j, q);
+            sum += x[element(xs, at)] * (has_u ? u[element(us, at)] : 1.0f);
+        }
+        return sum;
+    }
+    __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n, int count,
+                       float beta, float factor)
+    {
+        BASE(y) BASE(x) BASE(u) ITEM(j, n)
+        const float sum = factor * fold_part(x, xs, u, us, has_u, ys, j, 0, count, 1);
+        y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
+    }
+    GROUP_KERNEL
+    void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n, int count,
+                    float beta, float factor)
+    {
+        __local float part[GROUP];
+        BASE(y) BASE(x) BASE(u)
+        const int j = (int)get_group_id(0);
+        const float sum = factor * group_sum(fold_part(x, xs, u, us, has_u, ys, j, (int)get_local_id(0), count, GROUP), part);
+        if (get_local_id(0) == 0) y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
+    }
+    /* row r of y, of `length` floats, = beta y + row r of x; rows are y_step and x_step apart */
+    __kernel void copy_rows(ARRAY(y), int y_step, ARRAY(x), int x_step, int length, int n, float beta)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const size_t row = i / length; const size_t col = i % length;
+        const float v = x[row * x_step + col];
+        y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
+    }),
+
+    /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first + count - 1 of
+       all N OH OW columns. Row (c,i,j) of col holds x[n][c][oy SH - PH + i DH][ox SW - PW + j DW] at column (n,oy,ox). */
+    CNN__CL_SOURCE(
+    __kernel void im2col(ARRAY(col), ARRAY(x), conv g, int first, int count)
+    {
+        BASE(col) BASE(x) ITEM(j, count)
+        const int row = (int)get_global_id(1); const int plane = g.oh * g.ow;
+        const int n = (first + j) / plane; const int p = (first + j) % plane;
+        const int c = row / (g.kh * g.kw);
+        const int iy = p / g.ow * g.sh - g.ph + row / g.kw % g.kh * g.dh;
+        const int ix = p % g.ow * g.sw - g.pw + row % g.kw * g.dw;
+        const bool inside = iy >= 0 && iy < g.h && ix >= 0 && ix < g.w;
+        col[(size_t)row * count + j] = inside ? x[((size_t)(n * g.ic + c) * g.h + iy) * g.w + ix] : 0.0f;
+    }
+    /* dx += the elements of col that came from it; item i counts from sample n0 */
+    __kernel void col2im(ARRAY(dx), ARRAY(col), conv g, int first, int count, int n0, int items)
+    {
+        BASE(dx) BASE(col) ITEM(i, items)
+        const int ix = i % g.w; const int iy = i / g.w % g.h;
+        const int c = i / (g.w * g.h) % g.ic; const int n = n0 + i / (g.w * g.h * g.ic);
+        float sum = 0.0f;
+        for (int kh = 0; kh < g.kh; kh++) {
+            const int ty = iy + g.ph - kh * g.dh; const int oy = ty / g.sh;
+            if (ty < 0 || ty % g.sh || oy >= g.oh) continue;
+            for (int kw = 0; kw < g.kw; kw++) {
+                const int tx = ix + g.pw - kw * g.dw; const int ox = tx / g.sw;
+                if (tx < 0 || tx % g.sw || ox >= g.ow) continue;
+                const int j = (n * g.oh + oy) * g.ow + ox - first;
+                if (j >= 0 && j < count) sum += col[(size_t)((c * g.kh + kh) * g.kw + kw) * count + j];
+            }
+        }
+        dx[((size_t)n0 * g.ic * g.h * g.w) + i] += sum;
+    }
+    /* between rows (C, count) of such columns and images (N,C,P); forward adds the bias */
+    __kernel void rows_to_images(ARRAY(y), ARRAY(rows), ARRAY(bias), int has_bias, int channels, int plane, int first, int count)
+    {
+        BASE(y) BASE(rows) BASE(bias) ITEM(j, count)
+        const int c = (int)get_global_id(1); const int n = (first + j) / plane; const int p = (first + j) % plane;
+        y[(size_t)(n * channels + c) * plane + p] = rows[(size_t)c * count + j] + (has_bias ? bias[c] : 0.0f);
+    }
+    __kernel void images_to_rows(ARRAY(rows), ARRAY(y), int channels, int plane, int first, int count)
+    {
+        BASE(rows) BASE(y) ITEM(j, count)
+        const int c = (int)get_global_id(1); const int n = (first + j) / plane; const int p = (first + j) % plane;
+        rows[(size_t)c * count + j] = y[(size_t)(n * channels + c) * plane + p];
+    }),
+
+    /* Convolution by its definition, for groups (depthwise among them), whose matrices would be thin. */
+    CNN__CL_SOURCE(
+    __kernel void conv_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items)
+    {
+        BASE(y) BASE(x) BASE(w) BASE(b) ITEM(o, items)
+        const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
+        const int oc = o / (g.ow * g.oh) % g.oc; const int n = o / (g.ow * g.oh * g.oc);
+        const int channels = g.ic / g.groups; const int c0 = oc / (g.oc / g.groups) * channels;
+        float sum = has_bias ? b[oc] : 0.0f;
+        for (int c = 0; c < channels; c++) for (int i = 0; i < g.kh; i++) {
+            const int iy = oy * g.sh - g.ph + i * g.dh;
+            if (iy < 0 || iy >= g.h) continue;
+            for (int j = 0; j < g.kw; j++) {
+                const int ix = ox * g.sw - g.pw + j * g.dw;
+                if (ix < 0 || ix >= g.w) continue;
+                sum += w[((size_t)(oc * channels + c) * g.kh + i) * g.kw + j] * x[((size_t)(n * g.ic + c0 + c) * g.h + iy) * g.w + ix];
+            }
+        }
+        y[o] = sum;
+    }
+    __kernel void conv_backward_data(ARRAY(dx), ARRAY(dy), ARRAY(w), conv g, int items)
+    {
+        BASE(dx) BASE(dy) BASE(w) ITEM(o, items)
+        const int ix = o % g.w; const int iy = o / g.w % g.h;
+        const int ic = o / (g.w * g.h) % g.ic; const int n = o / (g.w * g.h * g.ic);
+        const int channels = g.ic / g.groups; const int outs = g.oc / g.groups; const int group = ic / channels;
+        float sum = 0.0f;
+        for (int i = 0; i < g.kh; i++) {
+            const int ty = iy + g.ph - i * g.dh; const int oy = ty / g.sh;
+            if (ty < 0 || ty % g.sh || oy >= g.oh) continue;
+            for (int j = 0; j < g.kw; j++) {
+                const int tx = ix + g.pw - j * g.dw; const int ox = tx / g.sw;
+                if (tx < 0 || tx % g.sw || ox >= g.ow) continue;
+                for (int oc = group * outs; oc < (group + 1) * outs; oc++)
+                    sum += w[((size_t)(oc * channels + ic - group * channels) * g.kh + i) * g.kw + j]
+                         * dy[((size_t)(n * g.oc + oc) * g.oh + oy) * g.ow + ox];
+            }
+        }
+        dx[o] += sum;
+    }),
+    CNN__CL_SOURCE(
+    GROUP_KERNEL
+    void conv_backward_weights(ARRAY(dw), ARRAY(x), ARRAY(dy), conv g)
+    {
+        __local float part[GROUP];
+        BASE(dw) BASE(x) BASE(dy)
+        const int o = (int)get_group_id(0); const int channels = g.ic / g.groups; const int plane = g.oh * g.ow;
+        const int j = o % g.kw; const int i = o / g.kw % g.kh; const int oc = o / (g.kw * g.kh * channels);
+        const int ic = oc / (g.oc / g.groups) * channels + o / (g.kw * g.kh) % channels;
+        float sum = 0.0f;
+        for (int q = (int)get_local_id(0); q < g.n * plane; q += GROUP) {
+            const int n = q / plane; const int p = q % plane;
+            const int iy = p / g.ow * g.sh - g.ph + i * g.dh; const int ix = p % g.ow * g.sw - g.pw + j * g.dw;
+            if (iy < 0 || iy >= g.h || ix < 0 || ix >= g.w) continue;
+            sum += x[((size_t)(n * g.ic + ic) * g.h + iy) * g.w + ix] * dy[(size_t)(n * g.oc + oc) * plane + p];
+        }
+        sum = group_sum(sum, part);
+        if (get_local_id(0) == 0) dw[o] += sum;
+    }),
+
+    /* Pooling windows start at oy SH - PH; saved is the place of the maximum in its plane, the first one in a tie. */
+    CNN__CL_SOURCE(
+    __kernel void max_pool_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, conv g, int items)
+    {
+        BASE(y) BASE(x) BASE(saved) ITEM(o, items)
+        const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
+        const size_t plane = (size_t)(o / (g.ow * g.oh)) * g.h * g.w;
+        const int y0 = max(oy * g.sh - g.ph, 0); const int y1 = min(oy * g.sh - g.ph + g.kh, g.h);
+        const int x0 = max(ox * g.sw - g.pw, 0); const int x1 = min(ox * g.sw - g.pw + g.kw, g.w);
+        int best = y0 * g.w + x0;
+        for (int iy = y0; iy < y1; iy++) for (int ix = x0; ix < x1; ix++) {
+            const float v = x[plane + iy * g.w + ix];
+            if (v > x[plane + best] || isnan(v)) best = iy * g.w + ix;
+        }
+        y[o] = x[plane + best];
+        if (save) ((__global int *)saved)[o] = best;
+    }
+    /* first and last output whose window holds input i, along one side */
+    int first_window(int i, int k, int s, int p) { return max((i + p - k + s) / s, 0); }
+    int last_window(int i, int s, int p, int o)  { return min((i + p) / s, o - 1); }
+    __kernel void max_pool_backward(ARRAY(dx), ARRAY(dy), ARRAY(saved), conv g, int items)
+    {
+        BASE(dx) BASE(dy) BASE(saved) ITEM(i, items)
+        const int me = i % (g.h * g.w); const size_t out = (size_t)(i / (g.h * g.w)) * g.oh * g.ow;
+        const int iy = me / g.w; const int ix = me % g.w;
+        float sum = 0.0f;
+        for (int oy = first_window(iy, g.kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
+            for (int ox = first_window(ix, g.kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
+                if (((__global int *)saved)[out + oy * g.ow + ox] == me) sum += dy[out + oy * g.ow + ox];
+        dx[i] += sum;
+    }
+    /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and padding */
+    float window_size(conv g, int count_pad, int oy, int ox)
+    {
+        const int p = count_pad ? g.ph : 0; const int q = count_pad ? g.pw : 0;
+        const int y0 = oy * g.sh - g.ph; const int x0 = ox * g.sw - g.pw;
+        return (float)((min(y0 + g.kh, g.h + p) - max(y0, -p)) * (min(x0 + g.kw, g.w + q) - max(x0, -q)));
+    }
+    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, int count_pad, int items)
+    {
+        BASE(y) BASE(x) ITEM(o, items)
+        const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
+        const size_t plane = (size_t)(o / (g.ow * g.oh)) * g.h * g.w;
+        const int y0 = max(oy * g.sh - g.ph, 0); const int y1 = min(oy * g.sh - g.ph + g.kh, g.h);
+        const int x0 = max(ox * g.sw - g.pw, 0); const int x1 = min(ox * g.sw - g.pw + g.kw, g.w);
+        float sum = 0.0f;
+        for (int iy = y0; iy < y1; iy++) for (int ix = x0; ix < x1; ix++) sum += x[plane + iy * g.w + ix];
+        y[o] = sum / window_size(g, count_pad, oy, ox);
+    }
+    __kernel void avg_pool_backward(ARRAY(dx), ARRAY(dy), conv g, int count_pad, int items)
+    {
+        BASE(dx) BASE(dy) ITEM(i, items)
+        const int ix = i % g.w; const int iy = i / g.w % g.h;
+        const size_t out = (size_t)(i / (g.h * g.w)) * g.oh * g.ow;
+        float sum = 0.0f;
+        for (int oy = first_window(iy, g.kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
+            for (int ox = first_window(ix, g.kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
+                sum += dy[out + oy * g.ow + ox] / window_size(g, count_pad, oy, ox);
+        dx[i] += sum;
+    }),
+
+    /* y = f(x), and dx += dy f'(x) with f' written in terms of y. */
+    CNN__CL_ACTIVATION(relu,       v <= 0.0f ? 0.0f : v,         v > 0.0f ? 1.0f : 0.0f)
+    CNN__CL_ACTIVATION(leaky_relu, v > 0.0f ? v : a * v,         v > 0.0f ? 1.0f : a)
+    CNN__CL_ACTIVATION(sigmoid,    1.0f / (1.0f + exp(-v)),      v * (1.0f - v))
+    CNN__CL_ACTIVATION(tanh,       tanh(v),                      1.0f - v * v),
+
+    /* softmax over C of x (N,C,P): y = exp(x - max) / sum exp(x - max); dx += y (dy - sum y dy). One item per (n,p). */
+    CNN__CL_SOURCE(
+    __kernel void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int items)
+    {
+        BASE(y) BASE(x) ITEM(i, items)
+        const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
+        float top = x[at]; float sum = 0.0f;
+        for (int c = 1; c < channels; c++) top = fmax(top, x[at + (size_t)c * plane]);
+        for (int c = 0; c < channels; c++) sum += exp(x[at + (size_t)c * plane] - top);
+        for (int c = 0; c < channels; c++) y[at + (size_t)c * plane] = exp(x[at + (size_t)c * plane] - top) / sum;
+    }
+    __kernel void softmax_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int channels, int plane, int items)
+    {
+        BASE(dx) BASE(dy) BASE(y) ITEM(i, items)
+        const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
+        float sum = 0.0f;
+        for (int c = 0; c < channels; c++) sum += y[at + (size_t)c * plane] * dy[at + (size_t)c * plane];
+        for (int c = 0; c < channels; c++) dx[at + (size_t)c * plane] += y[at + (size_t)c * plane] * (dy[at + (size_t)c * plane] - sum);
+    }
+
+    /* y = beta y + mask x / (1 - p), where the mask is zero with probability p: number i of the stream, by the same
+       Philox4x32-10 as cnn_random, so that the CPU draws the same mask and backward need not keep it. */
+    uint4 philox(uint4 c, uint2 k)
+    {
+        for (int round_ = 0; round_ < 10; round_++) {
+            c = (uint4)(mul_hi(0xCD9E8D57u, c.z) ^ c.y ^ k.x, 0xCD9E8D57u * c.z, mul_hi(0xD2511F53u, c.x) ^ c.w ^ k.y, 0xD2511F53u * c.x);
+            k += (uint2)(0x9E3779B9u, 0xBB67AE85u);
+        }
+        return c;
+    }
+    __kernel void dropout(ARRAY(y), ARRAY(x), ulong key, ulong stream, float p, float beta, int n)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const uint4 r = philox((uint4)((uint)i / 4, 0, (uint)stream, (uint)(stream >> 32)), (uint2)((uint)key, (uint)(key >> 32)));
+        const uint bits = i % 4 == 0 ? r.x : i % 4 == 1 ? r.y : i % 4 == 2 ? r.z : r.w;
+        const float v = (float)(bits >> 8) * (1.0f / 16777216.0f) < p ? 0.0f : x[i] * (1.0f / (1.0f - p));
+        y[i] = beta == 0.0f ? v : beta * y[i] + v;
+    }),
+
+    /* Batch norm over (N,P) of x (N,C,P). mean and inverse = 1/sqrt(variance + eps) by two passes, since the difference
+       of two large sums would lose the variance. Backward, with h = (x - mean) inverse and m = N P:
+           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m) */
+    CNN__CL_SOURCE(
+    GROUP_KERNEL
+    void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean), ARRAY(running_var),
+                               int channels, int plane, int count, float eps, float momentum)
+    {
+        __local float part[GROUP];
+        BASE(x) BASE(mean) BASE(inverse) BASE(running_mean) BASE(running_var)
+        const int c = (int)get_group_id(0);
+        float sum = 0.0f; float square = 0.0f;
+        for (int q = (int)get_local_id(0); q < count; q += GROUP) sum += x[(size_t)(q / plane * channels + c) * plane + q % plane];
+        const float m = group_sum(sum, part) / (float)count;
+        for (int q = (int)get_local_id(0); q < count; q += GROUP) {
+            const float d = x[(size_t)(q / plane * channels + c) * plane + q % plane] - m;
+            square += d * d;
+        }
+        square = group_sum(square, part);
+        if (get_local_id(0) != 0) return;
+        mean[c] = m, inverse[c] = 1.0f / sqrt(square / (float)count + eps);
+        running_mean[c] += momentum * (m - running_mean[c]);
+        running_var[c] += momentum * (square / (float)max(count - 1, 1) - running_var[c]);
+    }
+    /* in evaluation, `inverse` is the running variance */
+    __kernel void batch_norm_forward(ARRAY(y), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), ARRAY(b), int affine,
+                                     int channels, int plane, int n, float eps, int running)
+    {
+        BASE(y) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(b) ITEM(i, n)
+        const int c = i / plane % channels;
+        const float h = (x[i] - mean[c]) * (running ? 1.0f / sqrt(inverse[c] + eps) : inverse[c]);
+        y[i] = affine ? w[c] * h + b[c] : h;
+    }
+    /* sums (2,C): of dy h, then of dy; added to dw and db where these are wanted */
+    GROUP_KERNEL
+    void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x), ARRAY(dy), ARRAY(mean),
+                         ARRAY(inverse), int channels, int plane, int count)
+    {
+        __local float part[GROUP];
+        BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
+        const int c = (int)get_group_id(0);
+        float sum = 0.0f; float with_h = 0.0f;
+        for (int q = (int)get_local_id(0); q < count; q += GROUP) {
+            const size_t at = (size_t)(q / plane * channels + c) * plane + q % plane;
+            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * inverse[c];
+        }
+        sum = group_sum(sum, part);
+        with_h = group_sum(with_h, part);
+        if (get_local_id(0) != 0) return;
+        sums[c] = with_h, sums[channels + c] = sum;
+        if (want_dw) dw[c] += with_h;
+        if (want_db) db[c] += sum;
+    }
+    __kernel void batch_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), int affine,
+                                      ARRAY(sums), int channels, int plane, int count, int n)
+    {
+        BASE(dx) BASE(dy) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(sums) ITEM(i, n)
+        const int c = i / plane % channels; const float m = (float)count;
+        const float h = (x[i] - mean[c]) * inverse[c];
+        dx[i] += (affine ? w[c] : 1.0f) * inverse[c] * (dy[i] - sums[channels + c] / m - h * sums[c] / m);
+    }),
+
+    /* Softmax cross-entropy of row (n,p) of the logits z (N,C,P), with smoothing e and target t = (1 - e) [c = label] + e / C:
+           row = log(sum exp z) - sum t z,  dz = (softmax(z) - t) dloss / rows
+       A label outside 0..C-1 has no such row: its loss is NaN. saved holds max z and log(sum exp(z - max)) of each row.
+       Mean squared error: loss = mean (y - t)^2, dy = 2 (y - t) dloss / n = -dt. */
+    CNN__CL_SOURCE(
+    __kernel void cross_entropy_forward(ARRAY(rows), ARRAY(saved), int save, ARRAY(z), ARRAY(labels), int channels, int plane,
+                                        int items, float smoothing)
+    {
+        BASE(rows) BASE(saved) BASE(z) BASE(labels) ITEM(i, items)
+        const size_t at = (size_t)(i / plane) * channels * plane + i % plane; const float label = labels[i];
+        float top = z[at]; float sum = 0.0f; float all = 0.0f;
+        for (int c = 1; c < channels; c++) top = fmax(top, z[at + (size_t)c * plane]);
+        for (int c = 0; c < channels; c++) {
+            const float v = z[at + (size_t)c * plane] - top;
+            sum += exp(v), all += v;
+        }
+        const bool right = label >= 0.0f && label < (float)channels;
+        const float own = right ? z[at + (size_t)(int)label * plane] - top : NAN;
+        rows[i] = log(sum) - (1.0f - smoothing) * own - (smoothing > 0.0f ? smoothing * all / (float)channels : 0.0f);
+        if (save) saved[2 * i] = top, saved[2 * i + 1] = log(sum);
+    }
+    __kernel void cross_entropy_backward(ARRAY(dz), ARRAY(saved), ARRAY(z), ARRAY(labels), ARRAY(dloss), int channels, int plane,
+                                         int n, float smoothing, float per_row)
+    {
+        BASE(dz) BASE(saved) BASE(z) BASE(labels) BASE(dloss) ITEM(i, n)
+        const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
+        const float t = (labels[row] == (float)c ? 1.0f - smoothing : 0.0f) + smoothing / (float)channels;
+        dz[i] += (exp(z[i] - saved[2 * row] - saved[2 * row + 1]) - t) * dloss[0] * per_row;
+    }
+    GROUP_KERNEL
+    void mse_forward(ARRAY(loss), ARRAY(y), ARRAY(t), int n)
+    {
+        __local float part[GROUP];
+        BASE(loss) BASE(y) BASE(t)
+        float sum = 0.0f;
+        for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += (y[i] - t[i]) * (y[i] - t[i]);
+        sum = group_sum(sum, part);
+        if (get_local_id(0) == 0) loss[0] = sum / (float)n;
+    }
+    __kernel void mse_backward(ARRAY(d), ARRAY(y), ARRAY(t), ARRAY(dloss), float factor, int n)
+    {
+        BASE(d) BASE(y) BASE(t) BASE(dloss) ITEM(i, n)
+        d[i] += factor * (y[i] - t[i]) * dloss[0];
+    }
+
+    /* The update of cnn_sgd, with its (cd,cb). */
+    __kernel void sgd(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float momentum, float cd, float cb)
+    {
+        BASE(w) BASE(dw) BASE(slot) ITEM(i, n)
+        const float d = dw[i] + decay * w[i];
+        float b = d;
+        if (momentum > 0.0f) slot[i] = b = momentum * slot[i] + d;
+        w[i] -= lr * (momentum > 0.0f ? cd * d + cb * b : d);
+    })
+};
+
+/* ============================================================================================================
+   >>cl-run ---- 4. Memory, copies and launches
+   ============================================================================================================ */
+
+typedef struct { void *memory; size_t room; cl_event sent; } cnn__cl_stage;
+
+typedef struct {
+    cnn_backend      base;                    /* first, so that a cnn_backend * is one of these */
+    cnn__cl_api      cl;
+    cnn__blas_api    blas;
+    cl_device_id     device;
+    cl_context       context;
+    cl_command_queue queue;
+    cl_program       program;
+    cl_kernel        kernel[CNN__CL_COUNT];
+    bool             unified;                 /* host and device share their memory: map instead of copying */
+    bool             clblast;                 /* it does the matrix products */
+    int              launches;                /* since the last flush */
+    size_t           workspace, max_buffer;   /* bytes */
+    cl_mem           slices;                  /* partial products of thin matrices */
+    cnn__cl_stage    stage[2];                /* what is on its way up */
+    int              staged;
+    cnn_kernel       row[64];
+    char             name[128], report[CNN_ERROR_SIZE];
+} cnn__cl;
+
+enum { CNN__CL_SLICES = 1 << 20,              /* floats of partial products */
+       CNN__CL_STAGE = 1 << 24 };             /* bytes: longer uploads are waited for instead of copied first */
+
+static cnn__cl *cnn__cl_of(cnn_backend *dev) { return (cnn__cl *)(void *)dev; }
+
+static const char *cnn__cl_error_text(cl_int e)
+{
+    static const struct { cl_int code; const char *text; } texts[] = {
+        { CL_DEVICE_NOT_AVAILABLE, "the device is not available" }, { CL_OUT_OF_RESOURCES, "out of resources, or the device was lost" },
+        { CL_MEM_OBJECT_ALLOCATION_FAILURE, "out of device memory" }, { CL_OUT_OF_HOST_MEMORY, "out of host memory" },
+        { CL_BUILD_PROGRAM_FAILURE, "the kernels do not build" }, { CL_INVALID_BUFFER_SIZE, "the device allows no buffer of this size" },
+        { CL_INVALID_WORK_GROUP_SIZE, "the work-group is too large for the device" }, { CL_COMPILER_NOT_AVAILABLE, "the device has no compiler" },
+        { CL_INVALID_COMMAND_QUEUE, "the queue is gone: the device was lost" }, { CL_INVALID_KERNEL_ARGS, "arguments are missing" } };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        if (texts[i].code == e) return texts[i].text;
+    return "see CL/cl.h";
+}
+
+/* Keep the first error of the device; false. what: what was tried. */
+static bool cnn__cl_fail(cnn__cl *d, const char *what, cl_int e)
+{
+    if (!d->base.error[0])
+        cnn__format(d->base.error, sizeof d->base.error, "%s: OpenCL error %d: %s", what, (int)e, cnn__cl_error_text(e));
+    return false;
+}
+static bool cnn__cl_ok(cnn__cl *d, const char *what, cl_int e) { return e == CL_SUCCESS || cnn__cl_fail(d, what, e); }
+
+/* Commands wait in the host until they are flushed: a few layers at a time, so that the device starts early. */
+static bool cnn__cl_flush(cnn__cl *d)
+{
+    enum { LAUNCHES = 24 };
+    if (++d->launches < LAUNCHES) return true;
+    d->launches = 0;
+    return cnn__cl_ok(d, "flush", d->cl.clFlush(d->queue));
+}
+
+static void *cnn__cl_alloc(cnn_backend *dev, size_t bytes)
+{
+    cnn__cl *d = cnn__cl_of(dev);
+    cl_int   e = CL_SUCCESS;
+    if (bytes > d->max_buffer) {
+        cnn__format(dev->error, sizeof dev->error, "the device allows %zu bytes in one buffer", d->max_buffer);
+        return NULL;
+    }
+    cl_mem m = d->cl.clCreateBuffer(d->context, (cl_mem_flags)CL_MEM_READ_WRITE | (d->unified ? CL_MEM_ALLOC_HOST_PTR : 0), bytes,
+                                    NULL, &e);
+    if (!m || e != CL_SUCCESS) return cnn__cl_fail(d, "buffer", e), NULL;
+    return m;
+}
+
+static void cnn__cl_release(cnn_backend *dev, void *buffer)
+{
+    cnn__cl_of(dev)->cl.clReleaseMemObject((cl_mem)buffer);
+}
+
+/* Shared memory: a blocking map gives the host its turn. */
+static bool cnn__cl_mapped(cnn__cl *d, cl_mem m, size_t at, size_t bytes, const void *from, void *to)
+{
+    cl_int e;
+    void  *p = d->cl.clEnqueueMapBuffer(d->queue, m, CL_TRUE, from ? (cl_map_flags)CL_MAP_WRITE_INVALIDATE_REGION : (cl_map_flags)CL_MAP_READ,
+                                        at, bytes, 0, NULL, NULL, &e);
+    if (!p || e != CL_SUCCESS) return cnn__cl_fail(d, "map", e);
+    if (from) memcpy(p, from, bytes);
+    else      memcpy(to, p, bytes);
+    return cnn__cl_ok(d, "unmap", d->cl.clEnqueueUnmapMemObject(d->queue, m, p, 0, NULL, NULL));
+}
+
+/* Up. The host may write its array again at once, and the queue holds the step before: so the bytes are copied aside
+   and sent from there, and only who comes two copies later waits for them. */
+static bool cnn__cl_upload(cnn_backend *dev, void *buffer, size_t at, const void *from, size_t bytes)
+{
+    cnn__cl       *d = cnn__cl_of(dev);
+    cnn__cl_stage *s = &d->stage[d->staged ^= 1];
+    if (d->unified) return cnn__cl_mapped(d, (cl_mem)buffer, at, bytes, from, NULL);
+    if (s->sent) {
+        cl_int e = d->cl.clWaitForEvents(1, &s->sent);
+        d->cl.clReleaseEvent(s->sent);
+        s->sent = NULL;
+        if (e != CL_SUCCESS) return cnn__cl_fail(d, "upload", e);
+    }
+    if (bytes <= CNN__CL_STAGE && bytes > s->room) {
+        CNN_FREE(s->memory);
+        s->memory = CNN_MALLOC(bytes);
+        s->room = s->memory ? bytes : 0;
+    }
+    if (bytes > s->room)
+        return cnn__cl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at, bytes, from, 0, NULL, NULL));
+    memcpy(s->memory, from, bytes);
+    return cnn__cl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_FALSE, at, bytes, s->memory, 0, NULL,
+                                                              &s->sent));
+}
+
+static bool cnn__cl_download(cnn_backend *dev, void *buffer, size_t at, void *to, size_t bytes)
+{
+    cnn__cl *d = cnn__cl_of(dev);
+    d->launches = 0;
+    if (d->unified) return cnn__cl_mapped(d, (cl_mem)buffer, at, bytes, NULL, to);
+    return cnn__cl_ok(d, "download", d->cl.clEnqueueReadBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at, bytes, to, 0, NULL, NULL));
+}
+
+static bool cnn__cl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
+{
+    cnn__cl       *d = cnn__cl_of(dev);
+    const cl_float zero = 0;
+    return cnn__cl_ok(d, "clear", d->cl.clEnqueueFillBuffer(d->queue, (cl_mem)buffer, &zero, sizeof zero, at, bytes, 0, NULL, NULL)) &&
+           cnn__cl_flush(d);
+}
+
+/* ---- Launches ---- */
+
+typedef struct { const void *value; size_t bytes; } cnn__cl_arg;
+#define CNN__ARRAY(p)  { &(cl_mem){ (cl_mem)(p).buffer }, sizeof(cl_mem) }, { &(cl_ulong){ (p).at }, sizeof(cl_ulong) }
+#define CNN__SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape) }
+#define CNN__INT(i)    { &(cl_int){ i }, sizeof(cl_int) }
+#define CNN__ULONG(i)  { &(cl_ulong){ i }, sizeof(cl_ulong) }
+#define CNN__FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float) }
+#define CNN__CONV(g)   { &(g), sizeof(cnn__conv) }
+
+/* Run a kernel on x by y by z items, groups or tiles, as its entry in CNN__CL_KERNELS says. The sizes of groups are
+   constant, and the number of items is rounded up: some drivers compile a kernel again for each size. */
+#define CNN__RUN(d, kernel, x, y, z, ...)                                                                            \
+    cnn__cl_run(d, CNN__CL_##kernel, x, y, z, (cnn__cl_arg[]){ __VA_ARGS__ },                                        \
+                (int)(sizeof (cnn__cl_arg[]){ __VA_ARGS__ } / sizeof(cnn__cl_arg)))
+
+static bool cnn__cl_run(cnn__cl *d, int kernel, int x, int y, int z, const cnn__cl_arg *arg, int n)
+{
+    enum { ITEMS, GROUPS, TILES };
+#define CNN__CL_WORK(name, work) work,
+#define CNN__CL_NAME(name, work) #name,
+    static const char work[] = { CNN__CL_KERNELS(CNN__CL_WORK) };
+    static const char *const names[] = { CNN__CL_KERNELS(CNN__CL_NAME) };
+    size_t local[3] = { CNN__CL_LOCAL, 1, 1 }, global[3] = { cnn__round_up((size_t)x, CNN__CL_LOCAL), (size_t)y, (size_t)z };
+    if (work[kernel] == GROUPS) local[0] = CNN__CL_GROUP, global[0] = (size_t)x * CNN__CL_GROUP;
+    if (work[kernel] == TILES)  local[0] = local[1] = 16, global[0] = (size_t)x * 16, global[1] = (size_t)y * 16;
+    if (!d->kernel[kernel]) {
+        cl_int e;
+        d->kernel[kernel] = d->cl.clCreateKernel(d->program, names[kernel], &e);
+        if (!d->kernel[kernel]) return cnn__cl_fail(d, names[kernel], e);
+    }
+    for (int i = 0; i < n; i++) {
+        cl_int e = d->cl.clSetKernelArg(d->kernel[kernel], (cl_uint)i, arg[i].bytes, arg[i].value);
+        if (e != CL_SUCCESS) return cnn__cl_fail(d, names[kernel], e);
+    }
+    return cnn__cl_ok(d, names[kernel], d->cl.clEnqueueNDRangeKernel(d->queue, d->kernel[kernel], 3, NULL, global, local, 0,
+                                                                    NULL, NULL)) && cnn__cl_flush(d);
+}
+
+/* ============================================================================================================
+   >>cl-gemm ---- 5. Matrix products and sums
+   ============================================================================================================ */
+
+static cnn_place cnn__place_at(cnn_place p, size_t more) { return (cnn_place){ p.buffer, p.at + more }; }
+
+/* y = beta y + factor (sum of x u over the extents where y's shape has 1 and x's has more); u NULL is 1. One item for
+   each sum if they are short, else one group. */
+static bool cnn__cl_fold(cnn__cl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x, cnn_shape xs,
+                         const cnn_place *u, cnn_shape us)
+{
+    enum { SHORT = 32 };
+    int n = cnn__len(ys), count = cnn__len(xs) / n;
+    cnn_place one = u ? *u : x;
+    const cnn__cl_arg arg[] = { CNN__ARRAY(y), CNN__SHAPE(ys), CNN__ARRAY(x), CNN__SHAPE(xs), CNN__ARRAY(one), CNN__SHAPE(us),
+                                CNN__INT(u != NULL), CNN__INT(n), CNN__INT(count), CNN__FLOAT(beta), CNN__FLOAT(factor) };
+    return cnn__cl_run(d, count > SHORT ? CNN__CL_fold_group : CNN__CL_fold, n, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
+}
+
+/* y = beta y + factor x + offset, x stretched to the shape of y. */
+static bool cnn__cl_spread(cnn__cl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x, cnn_shape xs, float offset)
+{
+    int n = cnn__len(ys);
+    return CNN__RUN(d, spread, n, 1, 1, CNN__ARRAY(y), CNN__SHAPE(ys), CNN__ARRAY(x), CNN__SHAPE(xs), CNN__INT(n), CNN__FLOAT(beta),
+                    CNN__FLOAT(factor), CNN__FLOAT(offset));
+}
+
+/* C (m,n) = op(A) op(B) + beta C by our own kernel. A small C with a long k would keep only a few groups busy: then
+   the sum is cut into slices of fixed length, whose partial products are added in order. */
+static bool cnn__cl_own_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta, cnn_place b, int ldb, bool tb,
+                             int m, int n, int k)
+{
+    enum { LEAST = 512, GROUPS = 128 };
+    int    tx = (n + CNN__CL_TILE - 1) / CNN__CL_TILE, ty = (m + CNN__CL_TILE - 1) / CNN__CL_TILE, length = k, slices = 1;
+    size_t size = (size_t)m * (size_t)n;
+    if (ldc == n && k >= 2 * LEAST && tx * ty <= GROUPS / 2 && 2 * size <= CNN__CL_SLICES) {
+        length = k / (GROUPS / (tx * ty)) + 1;
+        if (length < LEAST) length = LEAST;
+        if ((size_t)((k + length - 1) / length) > CNN__CL_SLICES / size) length = k / (int)(CNN__CL_SLICES / size) + 1;
+        slices = (k + length - 1) / length;
+    }
+    cnn_place to = slices > 1 ? (cnn_place){ d->slices, 0 } : c;
+    float     by = slices > 1 ? 0 : beta;
+    cnn_shape all = { slices, 1, m, n }, one = { 1, 1, m, n };
+    return CNN__RUN(d, gemm, tx, ty, slices, CNN__ARRAY(to), CNN__INT(ldc), CNN__ULONG(size), CNN__FLOAT(by),
+                    CNN__ARRAY(a), CNN__INT(ta ? 1 : lda), CNN__INT(ta ? lda : 1),
+                    CNN__ARRAY(b), CNN__INT(tb ? 1 : ldb), CNN__INT(tb ? ldb : 1),
+                    CNN__INT(m), CNN__INT(n), CNN__INT(k), CNN__INT(length)) &&
+           (slices == 1 || cnn__cl_fold(d, c, one, beta, 1, to, all, NULL, one));
+}
+
+/* The parameters are those of cnn__gemm. CLBlast where it pays: not for thin products, which it does not slice. */
+static bool cnn__cl_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta, cnn_place b, int ldb, bool tb,
+                         int m, int n, int k)
+{
+    enum { NO = 111, YES = 112, ROW_MAJOR = 101, SMALL = 128 };
+    if (!d->clblast || (m < SMALL && n < SMALL))
+        return cnn__cl_own_gemm(d, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k);
+    int e = d->blas.CLBlastSgemm(ROW_MAJOR, ta ? YES : NO, tb ? YES : NO, (size_t)m, (size_t)n, (size_t)k, 1.0f,
+                                 (cl_mem)a.buffer, a.at, (size_t)lda, (cl_mem)b.buffer, b.at, (size_t)ldb, beta,
+                                 (cl_mem)c.buffer, c.at, (size_t)ldc, &d->queue, NULL);
+    return cnn__cl_ok(d, "CLBlastSgemm", (cl_int)e) && cnn__cl_flush(d);
+}
+
+/* ============================================================================================================
+   >>cl-rows ---- 6. Rows: what replaces the rooms of cnn.h. Formulas stand in the rooms and above the kernels.
+   ============================================================================================================ */
+
+#define CNN__CL_FORWARD(name)  static bool cnn__cl_##name##_forward (cnn_backend *dev, cnn_tensor *y, cnn_mode mode)
+#define CNN__CL_BACKWARD(name) static bool cnn__cl_##name##_backward(cnn_backend *dev, cnn_tensor *y)
+
+/* ---- Convolution ---- */
+
+/* How many columns are unfolded at once: the workspace holds so many columns of col and of the rows of y. */
+static int cnn__cl_columns(const cnn__cl *d, const cnn__conv *g)
+{
+    size_t column = ((size_t)(g->ic * g->kh * g->kw) + (size_t)g->oc) * sizeof(float);
+    size_t all = (size_t)g->n * (size_t)(g->oh * g->ow);
+    size_t cap = (d->workspace < d->max_buffer ? d->workspace : d->max_buffer) / column;
+    return (int)(cap < 1 ? 1 : cap < all ? cap : all);
+}
+
+/* A 1x1 convolution is a matrix product as it stands; with many small images it is better unfolded, in one product. */
+static bool cnn__cl_is_product(const cnn__conv *g)
+{
+    return g->kh * g->kw * g->sh * g->sw == 1 && g->ph + g->pw == 0 && (g->n == 1 || g->oh * g->ow >= 1024);
+}
+
+static size_t cnn__cl_conv2d_scratch(const cnn__cl *d, const cnn_tensor *y)
+{
+    cnn__conv g = cnn__conv_of(y);
+    if (g.groups > 1 || cnn__cl_is_product(&g)) return 0;
+    return (size_t)cnn__cl_columns(d, &g) * ((size_t)(g.ic * g.kh * g.kw) + (size_t)g.oc) * sizeof(float);
+}
+
+static bool cnn__cl_im2col(cnn__cl *d, cnn_place col, cnn_place x, const cnn__conv *g, int first, int count)
+{
+    return CNN__RUN(d, im2col, count, g->ic * g->kh * g->kw, 1, CNN__ARRAY(col), CNN__ARRAY(x), CNN__CONV(*g), CNN__INT(first),
+                    CNN__INT(count));
+}
+
+CNN__CL_FORWARD(conv2d)
+{
+    cnn__cl  *d = cnn__cl_of(dev);
+    cnn__conv g = cnn__conv_of(y);
+    cnn_place x = cnn_place_data(y->in[0]), w = cnn_place_data(y->in[1]), out = cnn_place_data(y), col = cnn_place_scratch(y->graph);
+    bool      biased = y->n_in > 2;
+    cnn_place b = biased ? cnn_place_data(y->in[2]) : w;
+    int       k = g.ic * g.kh * g.kw, plane = g.oh * g.ow, total = g.n * plane, columns = cnn__cl_columns(d, &g);
+    cnn_shape bs = { 1, biased ? g.oc : 1, 1, 1 };
+    (void)mode;
+    if (g.groups > 1) {
+        int n = cnn__len(y->shape);
+        return CNN__RUN(d, conv_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(w), CNN__ARRAY(b), CNN__INT(biased),
+                        CNN__CONV(g), CNN__INT(n));
+    }
+    if (cnn__cl_is_product(&g)) {
+        if (biased && !cnn__cl_spread(d, out, y->shape, 0, 1, b, bs, 0)) return false;
+        for (int i = 0; i < g.n; i++)
+            if (!cnn__cl_gemm(d, cnn__place_at(out, (size_t)i * (size_t)(g.oc * plane)), plane, biased ? 1.0f : 0.0f, w, k, false,
+                              cnn__place_at(x, (size_t)i * (size_t)(k * plane)), plane, false, g.oc, plane, k)) return false;
+        return true;
+    }
+    for (int first = 0, count; first < total; first += count) {
+        count = total - first < columns ? total - first : columns;
+        cnn_place rows = cnn__place_at(col, (size_t)count * (size_t)k);
+        if (!cnn__cl_im2col(d, col, x, &g, first, count)) return false;
+        if (!cnn__cl_gemm(d, rows, count, 0, w, k, false, col, count, false, g.oc, count, k)) return false;
+        if (!CNN__RUN(d, rows_to_images, count, g.oc, 1, CNN__ARRAY(out), CNN__ARRAY(rows), CNN__ARRAY(b), CNN__INT(biased),
+                      CNN__INT(g.oc), CNN__INT(plane), CNN__INT(first), CNN__INT(count))) return false;
+    }
+    return true;
+}
+
+CNN__CL_BACKWARD(conv2d)
+{
+    cnn__cl    *d = cnn__cl_of(dev);
+    cnn_tensor *tx = y->in[0], *tw = y->in[1], *tb = y->n_in > 2 ? y->in[2] : NULL;
+    cnn__conv   g = cnn__conv_of(y);
+    cnn_place   x = cnn_place_data(tx), w = cnn_place_data(tw), dy = cnn_place_grad(y), col = cnn_place_scratch(y->graph);
+    int         k = g.ic * g.kh * g.kw, plane = g.oh * g.ow, total = g.n * plane, columns = cnn__cl_columns(d, &g);
+    bool        want_dx = tx->needs_grad, want_dw = tw->needs_grad, product = cnn__cl_is_product(&g);
+    cnn_place   dx = want_dx ? cnn_place_grad(tx) : dy, dw = want_dw ? cnn_place_grad(tw) : dy;
+    if (tb && tb->needs_grad) {                                              /* db = sum of dy over (N,OH,OW) */
+        cnn_shape bs = { 1, g.oc, 1, 1 };
+        if (!cnn__cl_fold(d, cnn_place_grad(tb), bs, 1, 1, dy, y->shape, NULL, bs)) return false;
+    }
+    if (g.groups > 1) {
+        int n = cnn__len(tx->shape);
+        return (!want_dw || CNN__RUN(d, conv_backward_weights, cnn__len(tw->shape), 1, 1, CNN__ARRAY(dw), CNN__ARRAY(x),
+                                     CNN__ARRAY(dy), CNN__CONV(g))) &&
+               (!want_dx || CNN__RUN(d, conv_backward_data, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(w), CNN__CONV(g),
+                                     CNN__INT(n)));
+    }
+    for (int i = 0; product && i < g.n; i++) {                               /* dw += dy x^T, dx += w^T dy */
+        size_t    in = (size_t)i * (size_t)(k * plane), out = (size_t)i * (size_t)(g.oc * plane);
+        cnn_place dyi = cnn__place_at(dy, out);
+        if (want_dw && !cnn__cl_gemm(d, dw, k, 1, dyi, plane, false, cnn__place_at(x, in), plane, true, g.oc, k, plane)) return false;
+        if (want_dx && !cnn__cl_gemm(d, cnn__place_at(dx, in), plane, 1, w, k, true, dyi, plane, false, k, plane, g.oc)) return false;
+    }
+    for (int first = 0, count; !product && first < total; first += count) {  /* dw += dy col^T, dx += fold of w^T dy */
+        count = total - first < columns ? total - first : columns;
+        cnn_place rows = cnn__place_at(col, (size_t)count * (size_t)k);
+        if (!CNN__RUN(d, images_to_rows, count, g.oc, 1, CNN__ARRAY(rows), CNN__ARRAY(dy), CNN__INT(g.oc), CNN__INT(plane),
+                      CNN__INT(first), CNN__INT(count))) return false;
+        if (want_dw && !(cnn__cl_im2col(d, col, x, &g, first, count) &&
+                         cnn__cl_gemm(d, dw, k, 1, rows, count, false, col, count, true, g.oc, k, count))) return false;
+        int n0 = first / plane, items = ((first + count - 1) / plane + 1 - n0) * g.ic * g.h * g.w;
+        if (want_dx && !(cnn__cl_gemm(d, col, count, 0, w, k, true, rows, count, false, k, count, g.oc) &&
+                         CNN__RUN(d, col2im, items, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(col), CNN__CONV(g), CNN__INT(first),
+                                  CNN__INT(count), CNN__INT(n0), CNN__INT(items)))) return false;
+    }
+    return true;
+}
+
+/* ---- Dense and matrix product ---- */
+
+CNN__CL_FORWARD(dense)
+{
+    cnn__cl  *d = cnn__cl_of(dev);
+    cnn_place out = cnn_place_data(y);
+    int       n = y->shape.n, k = cnn__sample(y->in[0]->shape), units = y->shape.c;
+    cnn_shape bs = { 1, units, 1, 1 };
+    bool      biased = y->n_in > 2;
+    (void)mode;
+    if (biased && !cnn__cl_spread(d, out, y->shape, 0, 1, cnn_place_data(y->in[2]), bs, 0)) return false;
+    return cnn__cl_gemm(d, out, units, biased ? 1.0f : 0.0f, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), k, true,
+                        n, units, k);
+}
+
+CNN__CL_BACKWARD(dense)
+{
+    cnn__cl    *d = cnn__cl_of(dev);
+    cnn_tensor *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 ? y->in[2] : NULL;
+    cnn_place   dy = cnn_place_grad(y);
+    int         n = y->shape.n, k = cnn__sample(x->shape), units = y->shape.c;
+    cnn_shape   bs = { 1, units, 1, 1 };
+    if (x->needs_grad && !cnn__cl_gemm(d, cnn_place_grad(x), k, 1, dy, units, false, cnn_place_data(w), k, false, n, k, units)) return false;
+    if (w->needs_grad && !cnn__cl_gemm(d, cnn_place_grad(w), k, 1, dy, units, true, cnn_place_data(x), k, false, units, k, n)) return false;
+    return !b || !b->needs_grad || cnn__cl_fold(d, cnn_place_grad(b), bs, 1, 1, dy, y->shape, NULL, bs);
+}
+
+CNN__CL_FORWARD(matmul)
+{
+    int m = y->shape.n, k = y->in[0]->shape.c, p = y->shape.c;
+    (void)mode;
+    return cnn__cl_gemm(cnn__cl_of(dev), cnn_place_data(y), p, 0, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), p, false,
+                        m, p, k);
+}
+
+CNN__CL_BACKWARD(matmul)
+{
+    cnn__cl    *d = cnn__cl_of(dev);
+    cnn_tensor *a = y->in[0], *b = y->in[1];
+    cnn_place   dy = cnn_place_grad(y);
+    int         m = y->shape.n, k = a->shape.c, p = y->shape.c;
+    if (a->needs_grad && !cnn__cl_gemm(d, cnn_place_grad(a), k, 1, dy, p, false, cnn_place_data(b), p, true, m, k, p)) return false;
+    return !b->needs_grad || cnn__cl_gemm(d, cnn_place_grad(b), p, 1, cnn_place_data(a), k, true, dy, p, false, k, p, m);
+}
+
+/* ---- Pools: the kernels take a pool as a convolution with one channel a plane ---- */
+
+static cnn__conv cnn__cl_pool(const cnn_tensor *y, int *count_pad)
+{
+    cnn__pool p = cnn__pool_of(y);
+    *count_pad = p.count_pad;
+    return (cnn__conv){ 1, p.planes, p.h, p.w, p.planes, p.oh, p.ow, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw, 1, 1, 1 };
+}
+
+CNN__CL_FORWARD(max_pool)
+{
+    int       count_pad;
+    cnn__conv g = cnn__cl_pool(y, &count_pad);
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
+    int       n = cnn__len(y->shape);
+    return CNN__RUN(cnn__cl_of(dev), max_pool_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved),
+                    CNN__INT(mode == CNN_TRAIN), CNN__CONV(g), CNN__INT(n));
+}
+
+CNN__CL_BACKWARD(max_pool)
+{
+    int       count_pad;
+    cnn__conv g = cnn__cl_pool(y, &count_pad);
+    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), saved = cnn_place_saved(y);
+    int       n = cnn__len(y->in[0]->shape);
+    return CNN__RUN(cnn__cl_of(dev), max_pool_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(saved), CNN__CONV(g),
+                    CNN__INT(n));
+}
+
+CNN__CL_FORWARD(avg_pool)
+{
+    int       count_pad;
+    cnn__conv g = cnn__cl_pool(y, &count_pad);
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    int       n = cnn__len(y->shape);
+    (void)mode;
+    return CNN__RUN(cnn__cl_of(dev), avg_pool_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__CONV(g),
+                    CNN__INT(count_pad), CNN__INT(n));
+}
+
+CNN__CL_BACKWARD(avg_pool)
+{
+    int       count_pad;
+    cnn__conv g = cnn__cl_pool(y, &count_pad);
+    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
+    int       n = cnn__len(y->in[0]->shape);
+    return CNN__RUN(cnn__cl_of(dev), avg_pool_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__CONV(g),
+                    CNN__INT(count_pad), CNN__INT(n));
+}
+
+/* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
+
+CNN__CL_FORWARD(reduce)
+{
+    cnn_tensor *x = y->in[0];
+    (void)mode;
+    return cnn__cl_fold(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, cnn__reduce_factor(y), cnn_place_data(x), x->shape, NULL,
+                        y->shape);
+}
+CNN__CL_BACKWARD(reduce)
+{
+    cnn_tensor *x = y->in[0];
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(x), x->shape, 1, cnn__reduce_factor(y), cnn_place_grad(y), y->shape, 0);
+}
+
+/* ---- add, sub, mul: forward stretches both operands, backward folds dy back into each. ---- */
+
+CNN__CL_FORWARD(binary)
+{
+    cnn_place out = cnn_place_data(y), a = cnn_place_data(y->in[0]), b = cnn_place_data(y->in[1]);
+    int       n = cnn__len(y->shape), how = y->op == &cnn_op_add ? 0 : y->op == &cnn_op_sub ? 1 : 2;
+    (void)mode;
+    return CNN__RUN(cnn__cl_of(dev), stretch, n, 1, 1, CNN__ARRAY(out), CNN__SHAPE(y->shape), CNN__ARRAY(a), CNN__SHAPE(y->in[0]->shape),
+                    CNN__ARRAY(b), CNN__SHAPE(y->in[1]->shape), CNN__INT(n), CNN__INT(how));
+}
+CNN__CL_BACKWARD(binary)
+{
+    for (int i = 0; i < 2; i++) {
+        cnn_tensor *x = y->in[i], *other = y->in[1 - i];
+        cnn_place   u = cnn_place_data(other);
+        float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
+        if (x->needs_grad && !cnn__cl_fold(cnn__cl_of(dev), cnn_place_grad(x), x->shape, 1, factor, cnn_place_grad(y), y->shape,
+                                           y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
+    }
+    return true;
+}
+
+CNN__CL_FORWARD(scale)
+{
+    float k[2];
+    cnn__scale_constants(y, k);
+    (void)mode;
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, k[0], cnn_place_data(y->in[0]), y->shape, k[1]);
+}
+CNN__CL_BACKWARD(scale)
+{
+    float k[2];
+    cnn__scale_constants(y, k);
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, k[0], cnn_place_grad(y), y->shape, 0);
+}
+
+/* ---- Copies ---- */
+
+static bool cnn__cl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place x, int x_step, int length, int rows, float beta)
+{
+    int n = length * rows;
+    return CNN__RUN(cnn__cl_of(dev), copy_rows, n, 1, 1, CNN__ARRAY(y), CNN__INT(y_step), CNN__ARRAY(x), CNN__INT(x_step),
+                    CNN__INT(length), CNN__INT(n), CNN__FLOAT(beta));
+}
+
+CNN__CL_FORWARD(concat)
+{
+    int whole = cnn__sample(y->shape), at = 0;
+    (void)mode;
+    for (int i = 0; i < y->n_in; i++) {
+        int part = cnn__sample(y->in[i]->shape);
+        if (!cnn__cl_copy_rows(dev, cnn__place_at(cnn_place_data(y), (size_t)at), whole, cnn_place_data(y->in[i]), part, part, y->shape.n, 0))
+            return false;
+        at += part;
+    }
+    return true;
+}
+CNN__CL_BACKWARD(concat)
+{
+    int whole = cnn__sample(y->shape), at = 0;
+    for (int i = 0; i < y->n_in; i++) {
+        int part = cnn__sample(y->in[i]->shape);
+        if (y->in[i]->needs_grad &&
+            !cnn__cl_copy_rows(dev, cnn_place_grad(y->in[i]), part, cnn__place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n, 1))
+            return false;
+        at += part;
+    }
+    return true;
+}
+
+CNN__CL_FORWARD(reshape)
+{
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    int       n = cnn__len(y->shape);
+    (void)mode;
+    return (out.buffer == x.buffer && out.at == x.at) || cnn__cl_copy_rows(dev, out, n, x, n, n, 1, 0);
+}
+CNN__CL_BACKWARD(reshape)
+{
+    int n = cnn__len(y->shape);
+    return cnn__cl_copy_rows(dev, cnn_place_grad(y->in[0]), n, cnn_place_grad(y), n, n, 1, 1);
+}
+
+/* ---- Activations ---- */
+
+static bool cnn__cl_map_forward(cnn_backend *dev, cnn_tensor *y, int kernel, float a)
+{
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    int       n = cnn__len(y->shape);
+    const cnn__cl_arg arg[] = { CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(n), CNN__FLOAT(a) };
+    return cnn__cl_run(cnn__cl_of(dev), kernel, n, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
+}
+static bool cnn__cl_map_backward(cnn_backend *dev, cnn_tensor *y, int kernel, float a)
+{
+    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), out = cnn_place_data(y);
+    int       n = cnn__len(y->shape);
+    const cnn__cl_arg arg[] = { CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(out), CNN__INT(n), CNN__FLOAT(a) };
+    return cnn__cl_run(cnn__cl_of(dev), kernel, n, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
+}
+CNN__CL_FORWARD (relu)       { (void)mode; return cnn__cl_map_forward(dev, y, CNN__CL_relu_forward, 0); }
+CNN__CL_BACKWARD(relu)       { return cnn__cl_map_backward(dev, y, CNN__CL_relu_backward, 0); }
+CNN__CL_FORWARD (leaky_relu) { (void)mode; return cnn__cl_map_forward(dev, y, CNN__CL_leaky_relu_forward, cnn__leaky_slope(y)); }
+CNN__CL_BACKWARD(leaky_relu) { return cnn__cl_map_backward(dev, y, CNN__CL_leaky_relu_backward, cnn__leaky_slope(y)); }
+CNN__CL_FORWARD (sigmoid)    { (void)mode; return cnn__cl_map_forward(dev, y, CNN__CL_sigmoid_forward, 0); }
+CNN__CL_BACKWARD(sigmoid)    { return cnn__cl_map_backward(dev, y, CNN__CL_sigmoid_backward, 0); }
+CNN__CL_FORWARD (tanh)       { (void)mode; return cnn__cl_map_forward(dev, y, CNN__CL_tanh_forward, 0); }
+CNN__CL_BACKWARD(tanh)       { return cnn__cl_map_backward(dev, y, CNN__CL_tanh_backward, 0); }
+
+CNN__CL_FORWARD(softmax)
+{
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
+    (void)mode;
+    return CNN__RUN(cnn__cl_of(dev), softmax_forward, rows, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(y->shape.c), CNN__INT(plane),
+                    CNN__INT(rows));
+}
+CNN__CL_BACKWARD(softmax)
+{
+    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), out = cnn_place_data(y);
+    int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
+    return CNN__RUN(cnn__cl_of(dev), softmax_backward, rows, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(out), CNN__INT(y->shape.c),
+                    CNN__INT(plane), CNN__INT(rows));
+}
+
+static bool cnn__cl_dropout(cnn_backend *dev, cnn_tensor *y, cnn_place to, cnn_place from, float beta)
+{
+    float p = ((const cnn_dropout_args *)y->args)->p;
+    int   n = cnn__len(y->shape);
+    return CNN__RUN(cnn__cl_of(dev), dropout, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(from), CNN__ULONG(y->graph->config.seed),
+                    CNN__ULONG(cnn__stream(y)), CNN__FLOAT(p), CNN__FLOAT(beta), CNN__INT(n));
+}
+CNN__CL_FORWARD(dropout)
+{
+    if (mode == CNN_EVAL) return cnn__cl_reshape_forward(dev, y, mode);      /* y = x */
+    return cnn__cl_dropout(dev, y, cnn_place_data(y), cnn_place_data(y->in[0]), 0);
+}
+CNN__CL_BACKWARD(dropout) { return cnn__cl_dropout(dev, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), 1); }
+
+/* ---- Batch norm ---- */
+
+typedef struct { cnn_place x, w, b, mean, inverse, running_mean, running_var; int affine, channels, plane, count; } cnn__cl_norm;
+
+static cnn__cl_norm cnn__cl_norm_of(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__norm t = cnn__norm_of(y);
+    cnn__cl_norm    v;
+    v.affine = t.w != NULL;
+    v.x = cnn_place_data(y->in[0]);
+    v.w = t.w ? cnn_place_data(t.w) : v.x, v.b = t.b ? cnn_place_data(t.b) : v.x;
+    v.running_mean = cnn_place_data(t.mean), v.running_var = cnn_place_data(t.var);
+    v.channels = y->shape.c, v.plane = cnn__plane(y->shape), v.count = y->shape.n * v.plane;
+    v.mean = mode == CNN_TRAIN ? cnn_place_saved(y) : v.running_mean;
+    v.inverse = mode == CNN_TRAIN ? cnn__place_at(v.mean, (size_t)v.channels) : v.running_var;
+    return v;
+}
+
+CNN__CL_FORWARD(batch_norm)
+{
+    cnn__cl     *d = cnn__cl_of(dev);
+    cnn__norm    t = cnn__norm_of(y);
+    cnn__cl_norm v = cnn__cl_norm_of(y, mode);
+    cnn_place    out = cnn_place_data(y);
+    int          n = cnn__len(y->shape);
+    return (mode == CNN_EVAL ||
+            CNN__RUN(d, batch_norm_statistics, v.channels, 1, 1, CNN__ARRAY(v.x), CNN__ARRAY(v.mean), CNN__ARRAY(v.inverse),
+                     CNN__ARRAY(v.running_mean), CNN__ARRAY(v.running_var), CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count),
+                     CNN__FLOAT(t.eps), CNN__FLOAT(t.momentum))) &&
+           CNN__RUN(d, batch_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(v.x), CNN__ARRAY(v.mean), CNN__ARRAY(v.inverse),
+                    CNN__ARRAY(v.w), CNN__ARRAY(v.b), CNN__INT(v.affine), CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(n),
+                    CNN__FLOAT(t.eps), CNN__INT(mode == CNN_EVAL));
+}
+
+CNN__CL_BACKWARD(batch_norm)
+{
+    cnn__cl     *d = cnn__cl_of(dev);
+    cnn__cl_norm v = cnn__cl_norm_of(y, CNN_TRAIN);
+    cnn_tensor  *x = y->in[0], *w = cnn__norm_of(y).w, *b = cnn__norm_of(y).b;
+    cnn_place    sums = cnn_place_scratch(y->graph), dy = cnn_place_grad(y);
+    bool         want_dw = w && w->needs_grad, want_db = b && b->needs_grad;
+    cnn_place    dx = x->needs_grad ? cnn_place_grad(x) : sums;
+    cnn_place    dw = want_dw ? cnn_place_grad(w) : sums, db = want_db ? cnn_place_grad(b) : sums;
+    int          n = cnn__len(y->shape);
+    return CNN__RUN(d, batch_norm_sums, v.channels, 1, 1, CNN__ARRAY(sums), CNN__ARRAY(dw), CNN__INT(want_dw), CNN__ARRAY(db),
+                    CNN__INT(want_db), CNN__ARRAY(v.x), CNN__ARRAY(dy), CNN__ARRAY(v.mean), CNN__ARRAY(v.inverse),
+                    CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count)) &&
+           (!x->needs_grad ||
+            CNN__RUN(d, batch_norm_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
+                     CNN__ARRAY(v.inverse), CNN__ARRAY(v.w), CNN__INT(v.affine), CNN__ARRAY(sums), CNN__INT(v.channels),
+                     CNN__INT(v.plane), CNN__INT(v.count), CNN__INT(n)));
+}
+
+/* ---- Losses ---- */
+
+CNN__CL_FORWARD(softmax_cross_entropy)
+{
+    const cnn_softmax_cross_entropy_args *a = y->args;
+    cnn__cl   *d = cnn__cl_of(dev);
+    cnn_place  out = cnn_place_data(y), z = cnn_place_data(y->in[0]), labels = cnn_place_data(y->in[1]);
+    cnn_place  rows = cnn_place_scratch(y->graph), saved = mode == CNN_TRAIN ? cnn_place_saved(y) : rows;
+    cnn_shape  s = y->in[0]->shape, one = { 1, 1, 1, 1 };
+    int        plane = cnn__plane(s), n = s.n * plane;
+    cnn_shape  all = { n, 1, 1, 1 };
+    /* The labels were set by the host, which keeps its copy: so the room's check can be made before they are used. */
+    if ((cnn__of(y->in[1])->data_on & CNN__HOST) && !cnn__check_labels(y)) return false;
+    return CNN__RUN(d, cross_entropy_forward, n, 1, 1, CNN__ARRAY(rows), CNN__ARRAY(saved), CNN__INT(mode == CNN_TRAIN), CNN__ARRAY(z),
+                    CNN__ARRAY(labels), CNN__INT(s.c), CNN__INT(plane), CNN__INT(n), CNN__FLOAT(a->smoothing)) &&
+           cnn__cl_fold(d, out, one, 0, 1.0f / (float)n, rows, all, NULL, one);
+}
+
+CNN__CL_BACKWARD(softmax_cross_entropy)
+{
+    const cnn_softmax_cross_entropy_args *a = y->args;
+    cnn_tensor *x = y->in[0];
+    cnn_place   z = cnn_place_data(x), labels = cnn_place_data(y->in[1]), saved = cnn_place_saved(y), dloss = cnn_place_grad(y);
+    int         plane = cnn__plane(x->shape), n = cnn__len(x->shape);
+    if (!x->needs_grad) return true;
+    cnn_place   dz = cnn_place_grad(x);
+    return CNN__RUN(cnn__cl_of(dev), cross_entropy_backward, n, 1, 1, CNN__ARRAY(dz), CNN__ARRAY(saved), CNN__ARRAY(z),
+                    CNN__ARRAY(labels), CNN__ARRAY(dloss), CNN__INT(x->shape.c), CNN__INT(plane), CNN__INT(n),
+                    CNN__FLOAT(a->smoothing), CNN__FLOAT(1.0f / (float)(x->shape.n * plane)));
+}
+
+CNN__CL_FORWARD(mse)
+{
+    cnn_place out = cnn_place_data(y), a = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]);
+    (void)mode;
+    return CNN__RUN(cnn__cl_of(dev), mse_forward, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(a), CNN__ARRAY(t),
+                    CNN__INT(cnn__len(y->in[0]->shape)));
+}
+
+CNN__CL_BACKWARD(mse)
+{
+    cnn_place a = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]), dloss = cnn_place_grad(y);
+    int       n = cnn__len(y->in[0]->shape);
+    for (int i = 0; i < 2; i++) {
+        if (!y->in[i]->needs_grad) continue;
+        cnn_place to = cnn_place_grad(y->in[i]);
+        if (!CNN__RUN(cnn__cl_of(dev), mse_backward, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(a), CNN__ARRAY(t), CNN__ARRAY(dloss),
+                      CNN__FLOAT((i == 0 ? 2.0f : -2.0f) / (float)n), CNN__INT(n))) return false;
+    }
+    return true;
+}
+
+/* ---- Optimizer ---- */
+
+static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, void *params, void *grads, void *slots, size_t n,
+                           size_t slot_stride, const cnn_step_args *a, long step)
+{
+    cnn_place w = { params, 0 }, dw = { grads, 0 }, slot = { slots, 0 };
+    (void)slot_stride, (void)step;
+    if (o != cnn_sgd() || n > INT_MAX) return false;
+    return CNN__RUN(cnn__cl_of(dev), sgd, (int)n, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slot), CNN__INT((int)n),
+                    CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum), CNN__FLOAT(a->nesterov ? 1.0f : 0.0f),
+                    CNN__FLOAT(a->nesterov ? a->momentum : 1.0f));
+}
+
+/* ---- The table: every operation of cnn.h ---- */
+
+static size_t cnn__cl_scratch(const cnn_backend *dev, const cnn_tensor *y)
+{
+    if (y->op == &cnn_op_conv2d)                return cnn__cl_conv2d_scratch((const cnn__cl *)(const void *)dev, y);
+    if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
+    if (y->op == &cnn_op_softmax_cross_entropy) return (size_t)y->in[0]->shape.n * (size_t)cnn__plane(y->in[0]->shape) * sizeof(float);
+    return 0;
+}
+
+#define CNN__CL_ROW(name, functions) { &cnn_op_##name, NULL, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward }
+static const cnn_kernel cnn__cl_rows[] = {
+    CNN__CL_ROW(conv2d, conv2d), CNN__CL_ROW(dense, dense), CNN__CL_ROW(matmul, matmul),
+    CNN__CL_ROW(max_pool, max_pool), CNN__CL_ROW(avg_pool, avg_pool), CNN__CL_ROW(global_avg_pool, reduce),
+    CNN__CL_ROW(sum, reduce), CNN__CL_ROW(mean, reduce), CNN__CL_ROW(add, binary), CNN__CL_ROW(sub, binary),
+    CNN__CL_ROW(mul, binary), CNN__CL_ROW(scale, scale), CNN__CL_ROW(concat, concat), CNN__CL_ROW(reshape, reshape),
+    CNN__CL_ROW(relu, relu), CNN__CL_ROW(leaky_relu, leaky_relu), CNN__CL_ROW(sigmoid, sigmoid), CNN__CL_ROW(tanh, tanh),
+    CNN__CL_ROW(softmax, softmax), CNN__CL_ROW(dropout, dropout), CNN__CL_ROW(batch_norm, batch_norm),
+    CNN__CL_ROW(softmax_cross_entropy, softmax_cross_entropy), CNN__CL_ROW(mse, mse) };
+
+/* ============================================================================================================
+   >>cl-open ---- 7. Opening, checking and closing a device
+   ============================================================================================================ */
+
+static void cnn__cl_close(cnn_backend *dev)
+{
+    cnn__cl *d = cnn__cl_of(dev);
+    if (d->queue) d->cl.clFinish(d->queue);
+    if (d->clblast) d->blas.CLBlastClearCache();            /* it holds programs of this context */
+    for (int i = 0; i < 2; i++) {
+        if (d->stage[i].sent) d->cl.clReleaseEvent(d->stage[i].sent);
+        CNN_FREE(d->stage[i].memory);
+    }
+    for (int i = 0; i < CNN__CL_COUNT; i++)
+        if (d->kernel[i]) d->cl.clReleaseKernel(d->kernel[i]);
+    if (d->slices)  d->cl.clReleaseMemObject(d->slices);
+    if (d->program) d->cl.clReleaseProgram(d->program);
+    if (d->queue)   d->cl.clReleaseCommandQueue(d->queue);
+    if (d->context) d->cl.clReleaseContext(d->context);
+    CNN_FREE(d);
+}
+
+/* Build d->program; if it does not build, the compiler's log is the message. */
+static bool cnn__cl_build_program(cnn__cl *d)
+{
+    size_t bytes = 0;
+    cl_int e = d->cl.clBuildProgram(d->program, 1, &d->device, "-cl-std=CL1.2", NULL, NULL);
+    if (e == CL_SUCCESS) return true;
+    d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes);
+    char *log = CNN_MALLOC(bytes + 1);
+    if (log && d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, bytes, log, NULL) == CL_SUCCESS) {
+        log[bytes] = 0;
+        cnn__format(d->base.error, sizeof d->base.error, "the kernels do not build: %s", log);
+    }
+    CNN_FREE(log);
+    return cnn__cl_fail(d, "build", e);
+}
+
+static bool cnn__cl_build(cnn__cl *d)
+{
+    enum { SOURCES = sizeof cnn__cl_source / sizeof *cnn__cl_source };
+    const char *source[SOURCES];
+    cl_int      e;
+    for (int i = 0; i < SOURCES; i++) source[i] = cnn__cl_source[i];
+    d->program = d->cl.clCreateProgramWithSource(d->context, SOURCES, source, NULL, &e);
+    return d->program ? cnn__cl_build_program(d) : cnn__cl_fail(d, "program", e);
+}
+
+/* Is C = op(A) op(B) + beta C right? Small whole numbers, so that float has no rounding and every order of adding the
+   same sum; every `every`-th element is compared. */
+static bool cnn__cl_try_gemm(cnn__cl *d, int m, int n, int k, bool ta, bool tb, float beta, int every)
+{
+    size_t  an = (size_t)m * (size_t)k, bn = (size_t)k * (size_t)n, cn = (size_t)m * (size_t)n, all = an + bn + cn, at = 8;
+    float  *host = CNN_MALLOC((2 * all + at) * sizeof *host), *a = host + at, *b = a + an, *c = b + bn, *got = c + cn;
+    void   *buffer = host ? d->base.alloc(&d->base, (all + at) * sizeof *host) : NULL;
+    bool    same = false;
+    for (size_t i = 0; host && i < all + at; i++) host[i] = (float)((int)(cnn__random_bits(1, all, i) % 7) - 3);
+    if (buffer && d->base.upload(&d->base, buffer, 0, host, (all + at) * sizeof *host) &&
+        cnn__cl_gemm(d, (cnn_place){ buffer, at + an + bn }, n, beta, (cnn_place){ buffer, at }, ta ? m : k, ta,
+                     (cnn_place){ buffer, at + an }, tb ? k : n, tb, m, n, k) &&
+        d->base.download(&d->base, buffer, (at + an + bn) * sizeof *host, got, cn * sizeof *host)) {
+        same = true;
+        for (size_t q = 0; q < cn; q += (size_t)every) {
+            size_t i = q / (size_t)n, j = q % (size_t)n;
+            float  sum = beta == 0 ? 0 : beta * c[q];
+            for (size_t p = 0; p < (size_t)k; p++)
+                sum += a[ta ? p * (size_t)m + i : i * (size_t)k + p] * b[tb ? j * (size_t)k + p : p * (size_t)n + j];
+            same = same && sum == got[q];
+        }
+    }
+    if (buffer) d->base.release(&d->base, buffer);
+    CNN_FREE(host);
+    return same;
+}
+
+/* Odd sizes, exact multiples of the tiles, long and thin, all transposes, with and without beta; with CLBlast also
+   sizes beyond its threshold between two ways of working. */
+static bool cnn__cl_check_gemm(cnn__cl *d)
+{
+    static const struct { int m, n, k; } sizes[] = { { 7, 133, 31 }, { 64, 64, 64 }, { 128, 192, 64 }, { 20, 30, 3000 } };
+    bool right = true;
+    for (int i = 0; i < 4; i++)
+        for (int way = 0; way < 4 && right; way++)
+            right = cnn__cl_try_gemm(d, sizes[i].m, sizes[i].n, sizes[i].k, way & 1, way >> 1, (float)(way != 2), 1);
+    return right && (!d->clblast || (cnn__cl_try_gemm(d, 1024, 1024, 1024, false, true, 0, 997) &&
+                                     cnn__cl_try_gemm(d, 1100, 1300, 1050, true, false, 1, 997)));
+}
+
+/* Before version 1.6.3 CLBlast's way for large products overwrites memory on some Intel devices; 1 << 20 is larger
+   than any product's side. */
+static void cnn__cl_force_direct(cnn__cl *d)
+{
+    const char *names[] = { "XGEMM_MIN_INDIRECT_SIZE" };
+    size_t      values[] = { 1 << 20 };
+    d->blas.CLBlastOverrideParameters(d->device, "GemmRoutine", 32, 1, names, values);
+}
+
+/* Which code multiplies matrices; the report says so. A wrong product of our own kernel is an error. */
+static bool cnn__cl_choose_gemm(cnn__cl *d, const cnn_opencl_args *a, const cnn_opencl_device *about, const char **says)
+{
+    char vendor[128] = "";
+    *says = "our own GEMM";
+    if (!cnn__cl_check_gemm(d)) {
+        if (!d->base.error[0])
+            cnn__format(d->base.error, sizeof d->base.error, "%s multiplies matrices wrongly; its driver cannot be trusted", d->name);
+        return false;
+    }
+    if (a->gemm == CNN_OPENCL_OWN || (a->gemm == CNN_OPENCL_AUTO && about->type == CNN_OPENCL_CPU)) return true;
+    if (!cnn__load_clblast(&d->blas)) {
+        *says = "our own GEMM (CLBlast is not installed)";
+        return true;
+    }
+    d->clblast = true;
+    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_VENDOR, sizeof vendor - 1, vendor, NULL);
+    bool intel = cnn__cl_contains(vendor, "intel") && about->type != CNN_OPENCL_CPU;
+    if (intel) cnn__cl_force_direct(d);
+    *says = intel ? "CLBlast (direct)" : "CLBlast";
+    if (cnn__cl_check_gemm(d)) return true;
+    d->base.error[0] = 0;
+    cnn__cl_force_direct(d);
+    *says = "CLBlast (direct: its indirect way gave wrong products)";
+    if (cnn__cl_check_gemm(d)) return true;
+    d->base.error[0] = 0;
+    d->clblast = false;
+    d->blas.CLBlastClearCache();
+    *says = "our own GEMM (CLBlast gave wrong products)";
+    return true;
+}
+
+/* Is `name` one of "conv2d,relu"? */
+static bool cnn__cl_listed(const char *list, const char *name)
+{
+    size_t n = strlen(name);
+    for (const char *s = list; s && *s; s += strcspn(s, ","), s += *s == ',')
+        if (strcspn(s, ",") == n && strncmp(s, name, n) == 0) return true;
+    return false;
+}
+
+static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
+{
+    cl_int e;
+    char  *error = d->base.error;
+    size_t room = sizeof d->base.error;
+    cnn__cl_wish(a);
+    if (!cnn__load_opencl(&d->cl))
+        return cnn__format(error, room, "no OpenCL on this machine: libOpenCL was not found"), false;
+    int count = cnn__cl_list(&d->cl, list);
+    const cnn__cl_device *chosen = cnn__cl_choose(list, count, a);
+    if (!chosen)
+        return cnn__format(error, room, !count ? "OpenCL finds no device on this machine" : "OpenCL finds %d device%s here, the first is %s, "
+                           "but none as asked for (a CPU is taken only if it is asked for)", count, count == 1 ? "" : "s",
+                           list[0].about.name), false;
+    d->device = chosen->id;
+    memcpy(d->name, chosen->about.name, sizeof d->name);
+    d->base.name = d->name;
+    size_t   group = 0;
+    cl_ulong largest = 0;
+    cl_bool  unified = CL_FALSE;
+    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof group, &group, NULL);
+    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof largest, &largest, NULL);
+    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof unified, &unified, NULL);
+    d->unified = unified && !a->no_map;
+    d->max_buffer = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
+    d->workspace = a->workspace ? a->workspace : (size_t)256 << 20;
+    if (group < CNN__CL_GROUP)
+        return cnn__format(error, room, "%s allows groups of %zu items; %d are needed", d->name, group, (int)CNN__CL_GROUP), false;
+
+    const cl_context_properties properties[] = { CL_CONTEXT_PLATFORM, (cl_context_properties)chosen->platform, 0 };
+    d->context = d->cl.clCreateContext(properties, 1, &d->device, NULL, NULL, &e);
+    if (!d->context) return cnn__cl_fail(d, "context", e);
+    d->queue = d->cl.clCreateCommandQueue(d->context, d->device, 0, &e);
+    if (!d->queue) return cnn__cl_fail(d, "queue", e);
+    const char *says;
+    if (!cnn__cl_build(d)) return false;
+    d->slices = (cl_mem)cnn__cl_alloc(&d->base, CNN__CL_SLICES * sizeof(float));
+    if (!d->slices || !cnn__cl_choose_gemm(d, a, &chosen->about, &says)) return false;
+    cnn__format(d->report, sizeof d->report, "%s (%s, %s), %s", d->name, chosen->about.version, chosen->about.platform, says);
+    for (size_t i = 0; i < sizeof cnn__cl_rows / sizeof *cnn__cl_rows; i++)
+        if (!cnn__cl_listed(a->without, cnn__cl_rows[i].op->name)) d->row[d->base.n_kernels++] = cnn__cl_rows[i];
+    return true;
+}
+
+CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
+{
+    static const cnn_backend no_memory = { "OpenCL", NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, "out of memory" };
+    cnn__cl        *d = CNN_MALLOC(sizeof *d);
+    cnn__cl_device *list = CNN_MALLOC(CNN__CL_MAX_DEVICES * sizeof *list);
+    if (!d || !list) {
+        CNN_FREE(d);
+        CNN_FREE(list);
+        return (cnn_backend *)(uintptr_t)&no_memory;
+    }
+    memset(d, 0, sizeof *d);
+    d->base = (cnn_backend){ .name = "OpenCL", .alloc = cnn__cl_alloc, .release = cnn__cl_release, .upload = cnn__cl_upload,
+        .download = cnn__cl_download, .clear = cnn__cl_clear, .update = cnn__cl_update, .scratch = cnn__cl_scratch,
+        .close = cnn__cl_close, .kernels = d->row };
+    if (!cnn__cl_open(d, &a, list) && !d->base.error[0]) cnn__format(d->base.error, sizeof d->base.error, "it cannot be opened");
+    CNN_FREE(list);
+    return &d->base;
+}
+
+CNN_API const char *cnn_opencl_error(const cnn_backend *dev)
+{
+    return dev && dev->error[0] ? dev->error : NULL;
+}
+
+CNN_API const char *cnn_opencl_report(const cnn_backend *dev)
+{
+    return !dev ? "no device" : dev->error[0] ? dev->error : ((const cnn__cl *)(const void *)dev)->report;
+}
+
+CNN_API void cnn_opencl_close(cnn_backend *dev)
+{
+    if (dev && dev->close) dev->close(dev);
+}
+
+CNN_API bool cnn_opencl_tune(cnn_backend *dev, const char *kernel, int count, const char **names, const size_t *values)
+{
+    cnn__cl *d = dev && dev->close ? cnn__cl_of(dev) : NULL;
+    return d && d->clblast && d->blas.CLBlastOverrideParameters(d->device, kernel, 32, (size_t)count, names, values) == 0;
+}
+
+#endif /* CNN_OPENCL_IMPLEMENTATION_ONCE */
+#endif /* CNN_OPENCL_IMPLEMENTATION */

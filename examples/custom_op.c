@@ -1,0 +1,170 @@
+/* custom_op.c - an activation and a loss of one's own, from outside the library, and the check that they are right.
+
+     cc -std=c99 -O2 examples/custom_op.c -o custom_op -lm && ./custom_op
+
+   An operation is one struct cnn_op: a rule for the shape, a forward and a backward function. Nothing in cnn.h has
+   to be edited or registered; the planner, the training loop and the gradient check treat it like their own. */
+#define CNN_IMPLEMENTATION
+#include "../cnn.h"
+
+/* ---- mish -------------------------------------------------------------------------------------------------------
+   y  = x tanh(s),  s = softplus(x) = log(1 + e^x)                                           (Misra 2019)
+   dx = dy (tanh(s) + x (1 - tanh(s)^2) sigmoid(x))                                  since ds/dx = sigmoid(x)       */
+static float softplus(float x) { return fmaxf(x, 0) + log1pf(expf(-fabsf(x))); }       /* e^x alone would overflow */
+
+static bool mish_shape(cnn_tensor *y) { y->shape = y->in[0]->shape; return true; }
+
+static void mish_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const float *x = y->in[0]->data;
+    int          n = y->shape.n * y->shape.c * y->shape.h * y->shape.w;
+    (void)mode;                                           /* the same in training and in evaluation */
+    for (int i = 0; i < n; i++) y->data[i] = x[i] * tanhf(softplus(x[i]));
+}
+
+static void mish_backward(cnn_tensor *y)
+{
+    const float *x = y->in[0]->data, *dy = y->grad;
+    float       *dx = y->in[0]->grad;
+    int          n = y->shape.n * y->shape.c * y->shape.h * y->shape.w;
+    if (!y->in[0]->needs_grad) return;
+    for (int i = 0; i < n; i++) {
+        float t = tanhf(softplus(x[i]));
+        dx[i] += dy[i] * (t + x[i] * (1 - t * t) / (1 + expf(-x[i])));       /* += : x may be used elsewhere too */
+    }
+}
+
+static const cnn_op op_mish = { .name = "mish", .shape = mish_shape, .forward = mish_forward,
+                                .backward = mish_backward, .flags = CNN_READS_X | CNN_RECTIFIER };
+
+#define mish(x) mish_(CNN_HERE, x)                        /* so that messages name the line of the call */
+static cnn_tensor *mish_(const char *at, cnn_tensor *x) { return cnn_apply(&op_mish, &x, 1, NULL, at); }
+
+/* ---- huber ------------------------------------------------------------------------------------------------------
+   J  = 1/M sum_i l(d_i),  d = y - t,  l(d) = d^2 / 2 where |d| <= delta, else delta (|d| - delta/2)   (Huber 1964)
+   dy = dJ/M clip(d, -delta, delta)                           quadratic near the target, so outliers pull only so hard */
+typedef struct { const char *at; cnn_tensor *y, *target; float delta; } huber_args;             /* delta: default 1 */
+static const cnn_field huber_fields[] = { CNN_FIELD('f', huber_args, delta), { 0 } };           /* for files */
+
+static float huber_delta(const cnn_tensor *j) { float d = ((const huber_args *)j->args)->delta; return d > 0 ? d : 1; }
+
+static bool huber_shape(cnn_tensor *j)
+{
+    cnn_shape y = j->in[0]->shape, t = j->in[1]->shape;
+    if (y.n != t.n || y.c != t.c || y.h != t.h || y.w != t.w)
+        return cnn_fail(j, "a target (%d,%d,%d,%d) for an output (%d,%d,%d,%d): the shapes must be equal",
+                        t.n, t.c, t.h, t.w, y.n, y.c, y.h, y.w);
+    j->shape = (cnn_shape){ 1, 1, 1, 1 }, j->batched = false;       /* one number, whatever the batch */
+    return true;
+}
+
+static void huber_forward(cnn_tensor *j, cnn_mode mode)
+{
+    const float *y = j->in[0]->data, *t = j->in[1]->data, delta = huber_delta(j);
+    cnn_shape    s = j->in[0]->shape;                     /* shape.n is the batch of this very run */
+    int          m = s.n * s.c * s.h * s.w;
+    double       sum = 0;
+    (void)mode;
+    for (int i = 0; i < m; i++) {
+        float d = fabsf(y[i] - t[i]);
+        sum += (double)(d <= delta ? d * d / 2 : delta * (d - delta / 2));
+    }
+    j->data[0] = (float)(sum / m);
+}
+
+static void huber_backward(cnn_tensor *j)
+{
+    const float *y = j->in[0]->data, *t = j->in[1]->data, delta = huber_delta(j);
+    cnn_shape    s = j->in[0]->shape;
+    int          m = s.n * s.c * s.h * s.w;
+    for (int k = 0; k < 2; k++) {                         /* to y with +, to the target with - */
+        float *to = j->in[k]->needs_grad ? j->in[k]->grad : NULL, factor = (k ? -1 : 1) * j->grad[0] / (float)m;
+        for (int i = 0; to && i < m; i++) to[i] += factor * fmaxf(-delta, fminf(delta, y[i] - t[i]));
+    }
+}
+
+static const cnn_op op_huber = { .name = "huber", .shape = huber_shape, .forward = huber_forward, .backward = huber_backward,
+                                 .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(huber_args), .fields = huber_fields };
+
+#define huber(...) huber_((huber_args){ .at = CNN_HERE, .y = __VA_ARGS__ })            /* huber(y, t, .delta = 0.5f) */
+static cnn_tensor *huber_(huber_args a)
+{
+    cnn_tensor *in[2] = { a.y, a.target };
+    return cnn_apply(&op_huber, in, 2, &a, a.at);
+}
+
+/* What goes wrong most often: a derivative that is almost right. Here the factor sigmoid(x) has been forgotten. */
+static void wrong_backward(cnn_tensor *y)
+{
+    const float *x = y->in[0]->data;
+    int          n = y->shape.n * y->shape.c * y->shape.h * y->shape.w;
+    for (int i = 0; i < n && y->in[0]->needs_grad; i++) {
+        float t = tanhf(softplus(x[i]));
+        y->in[0]->grad[i] += y->grad[i] * (t + x[i] * (1 - t * t));
+    }
+}
+static const cnn_op op_wrong = { .name = "wrong mish", .shape = mish_shape, .forward = mish_forward,
+                                 .backward = wrong_backward, .flags = CNN_READS_X };
+
+/* ---- A small net that uses them: learn y = sin 3x from 64 points, every eighth of which is an outlier ---- */
+
+enum { POINTS = 64 };
+
+typedef struct { cnn_graph *g; cnn_tensor *x, *t, *y, *loss; } net;
+static net build(const cnn_op *activation, bool squared)
+{
+    net n;
+    n.g = cnn_new(.max_batch = POINTS, .seed = 1);
+    n.x = cnn_input(n.g, 1), n.t = cnn_input(n.g, 1, .name = "target");
+    cnn_tensor *h = cnn_dense(n.x, 24, .gain = 2);
+    h = cnn_apply(activation, &h, 1, NULL, CNN_HERE);
+    h = cnn_dense(h, 24);
+    h = cnn_apply(activation, &h, 1, NULL, CNN_HERE);
+    n.y = cnn_dense(h, 1);
+    n.loss = squared ? cnn_mse(n.y, n.t) : huber(n.y, n.t, .delta = 0.2f);
+    return n;
+}
+
+int main(void)
+{
+    float x[POINTS], t[POINTS], y[POINTS];
+    for (int i = 0; i < POINTS; i++) {
+        x[i] = 2.0f * (float)i / (POINTS - 1) - 1, t[i] = sinf(3 * x[i]);
+        if (i % 8 == 4) t[i] += 3;                                     /* a broken sensor, now and then */
+    }
+
+    int status = 0;
+    const cnn_op *activations[2] = { &op_mish, &op_wrong };
+    for (int k = 0; k < 2; k++) {
+        net n = build(activations[k], false);
+        cnn_check c = { NAN, "", 0, 0, 0, 0 };
+        if (cnn_compile(n.g, n.loss) && cnn_set(n.x, x, POINTS) && cnn_set(n.t, t, POINTS)) c = cnn_gradient_check(n.loss, 0);
+        if (cnn_error(n.g)) fprintf(stderr, "%s\n", cnn_error(n.g)), status = 1;
+        else printf("gradient check, %-10s worst difference %.1e at %s[%d]: backward %9.6f, numeric %9.6f  -> %s\n",
+                    activations[k]->name, c.worst, c.param, c.index, c.analytic, c.numeric, c.worst < 1e-2 ? "right" : "wrong");
+        if ((c.worst < 1e-2) != (k == 0)) status = 1;
+        cnn_free(n.g);
+    }
+
+    printf("\nmean error from sin 3x after training on data with outliers:\n");
+    for (int k = 0; k < 2; k++) {
+        net n = build(&op_mish, k == 0);
+        double error = 0;
+        if (cnn_compile(n.g, n.loss) && cnn_set(n.x, x, POINTS) && cnn_set(n.t, t, POINTS))
+            for (int step = 0; step < 3000; step++)
+                cnn_forward(n.loss, CNN_TRAIN), cnn_backward(n.loss), cnn_step(n.g, .lr = 0.05f, .momentum = 0.9f);
+        cnn_forward(n.y, CNN_EVAL), cnn_get(n.y, y, POINTS);
+        if (cnn_error(n.g)) { fprintf(stderr, "%s\n", cnn_error(n.g)), status = 1, cnn_free(n.g); break; }
+        for (int i = 0; i < POINTS; i++) error += fabs((double)y[i] - sin(3 * (double)x[i])) / POINTS;
+        printf("  %-12s %.3f\n", k ? "huber" : "mse", error);
+        cnn_free(n.g);
+    }
+
+    /* The rules of shape speak through cnn_fail like the library's own. */
+    cnn_graph *g = cnn_new(.max_batch = 2);
+    cnn_compile(g, huber(mish(cnn_dense(cnn_input(g, 5), 3)), cnn_input(g, 4)));
+    printf("\na mistake: %s\n", cnn_error(g) ? cnn_error(g) : "not found");
+    if (!cnn_error(g)) status = 1;
+    cnn_free(g);
+    return status;
+}

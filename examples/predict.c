@@ -1,0 +1,138 @@
+/* predict.c - a model file classifies a picture.
+
+     cc -std=c99 -O2 examples/predict.c -o predict -lm && ./predict            (after ./lenet)
+
+     ./predict                      digit 0 of the test set, by build/lenet.safetensors
+     ./predict MODEL 17             digit 17 of the test set
+     ./predict MODEL PICTURE.pgm    a picture of your own (P5), dark on light or light on dark, of any size
+
+   The file holds the architecture as well as the weights, so nothing here says "LeNet". A picture that has not the
+   size of the model's input is prepared as MNIST's digits were: the ink is cut out, brought to 5/7 of the size with
+   its proportions kept, and laid with its centre of mass in the middle. */
+#define CNN_IMPLEMENTATION
+#include "../cnn.h"
+
+/* ---- Pictures ---- */
+
+typedef struct { int h, w; float *pixel; } image;          /* 0 paper .. 1 ink */
+
+static bool read_pgm(image *im, const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    int   top = 0;
+    bool  ok = f && fscanf(f, "P5%*[ \t\r\n]%5d%*[ \t\r\n]%5d%*[ \t\r\n]%3d%*1[ \t\r\n]", &im->w, &im->h, &top) == 3;
+    ok = ok && im->w > 0 && im->h > 0 && im->w <= 8192 && im->h <= 8192 && top > 0 && top < 256;
+    if (!ok) fprintf(stderr, "%s: %s\n", path, f ? "not a PGM (P5, without comments, at most 8192x8192)" : "cannot be opened");
+    else if (!(im->pixel = malloc((size_t)(im->h * im->w) * sizeof(float)))) ok = false, fprintf(stderr, "out of memory\n");
+    float rim = 0, all = 0;
+    for (int i = 0; ok && i < im->h * im->w; i++) {
+        int c = fgetc(f), y = i / im->w, x = i % im->w;
+        if (c == EOF) ok = false, fprintf(stderr, "%s: ends too early\n", path);
+        im->pixel[i] = (float)c / (float)top;
+        if (y == 0 || x == 0 || y == im->h - 1 || x == im->w - 1) rim += im->pixel[i], all++;
+    }
+    for (int i = 0; ok && rim > all / 2 && i < im->h * im->w; i++) im->pixel[i] = 1 - im->pixel[i];   /* light paper */
+    if (f) fclose(f);
+    return ok;
+}
+
+/* The mean ink in the rectangle of the picture from (x0,y0) to (x1,y1), which may stick out. */
+static float mean_ink(const image *im, float x0, float y0, float x1, float y1)
+{
+    float sum = 0, n = 0;
+    for (int y = (int)floorf(y0); y == (int)floorf(y0) || (float)y < y1; y++)
+        for (int x = (int)floorf(x0); x == (int)floorf(x0) || (float)x < x1; x++, n++)
+            if (x >= 0 && y >= 0 && x < im->w && y < im->h) sum += im->pixel[y * im->w + x];
+    return sum / n;
+}
+
+/* Cut out, scale, centre: see above. to: h x w pixels. */
+static void prepare(const image *im, float *to, int h, int w)
+{
+    int   x0 = im->w, y0 = im->h, x1 = -1, y1 = -1;
+    float mass = 0, mx = 0, my = 0;
+    for (int y = 0; y < im->h; y++)
+        for (int x = 0; x < im->w; x++) {
+            float ink = im->pixel[y * im->w + x];
+            if (ink < 0.3f) continue;                      /* paper and shadows */
+            if (x < x0) x0 = x;
+            if (x > x1) x1 = x;
+            if (y < y0) y0 = y;
+            if (y > y1) y1 = y;
+            mass += ink, mx += ink * (float)x, my += ink * (float)y;
+        }
+    float step = mass > 0 ? fmaxf((float)(x1 - x0 + 1) / (float)w, (float)(y1 - y0 + 1) / (float)h) * 7 / 5 : 1;
+    float left = mass > 0 ? mx / mass + 0.5f - step * (float)w / 2 : 0, above = mass > 0 ? my / mass + 0.5f - step * (float)h / 2 : 0;
+    for (int i = 0; i < h * w; i++) {
+        float x = left + step * (float)(i % w), y = above + step * (float)(i / w);
+        to[i] = mean_ink(im, x, y, x + step, y + step);
+    }
+}
+
+/* ---- What the terminal shows ---- */
+
+static void draw(const float *pixel, int h, int w)
+{
+    static const char ink[] = " .:-=+*#%@";
+    for (int y = 0; y < h; y++, putchar('\n'))
+        for (int x = 0; x < w; x++) {
+            int k = (int)(fminf(1, fmaxf(0, pixel[y * w + x])) * 9 + 0.5f);
+            putchar(ink[k]), putchar(ink[k]);              /* twice: characters are higher than wide */
+        }
+}
+
+static void bars(float *p, int classes)                    /* the most probable five; p is used up */
+{
+    for (int k = 0; k < 5 && k < classes; k++) {
+        int best = 0;
+        for (int c = 1; c < classes; c++) if (p[c] > p[best]) best = c;
+        printf("%4d  %6.2f %%  ", best, 100 * (double)p[best]);
+        for (int i = 0; i < (int)(40 * p[best] + 0.5f); i++) putchar('#');
+        putchar('\n'), p[best] = -1;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    const char *model = argc > 1 ? argv[1] : "build/lenet.safetensors", *what = argc > 2 ? argv[2] : "0";
+    if (argc > 3) return fprintf(stderr, "usage: %s [MODEL.safetensors [NUMBER or PICTURE.pgm]]\n", argv[0]), 2;
+
+    cnn_graph  *g = cnn_load(model, .inference = 1);       /* builds the net from the file alone */
+    cnn_tensor *x = cnn_find(g, "input"), *logits = cnn_output(g);
+    float      *pixel = NULL, *p = NULL;
+    image       im = { 0 };
+    cnn_dataset test = { 0 };
+    int         status = 1, truth = -1;
+    if (cnn_error(g)) { fprintf(stderr, "%s\n", cnn_error(g)); goto done; }
+    if (!x || x->shape.c != 1) { fprintf(stderr, "%s: its input is not one grey picture\n", model); goto done; }
+
+    int h = x->shape.h, w = x->shape.w, classes = logits->shape.c;
+    pixel = malloc((size_t)(h * w) * sizeof(float)), p = malloc((size_t)classes * sizeof(float));
+    if (!pixel || !p) { fprintf(stderr, "out of memory\n"); goto done; }
+
+    if (what[strspn(what, "0123456789")] == 0) {           /* a number: an image of the test set */
+        long i = strtol(what, NULL, 10);
+        test = cnn_load_idx("examples/data/test-images-idx3-ubyte", "examples/data/test-labels-idx1-ubyte");
+        if (!test.count) { fprintf(stderr, "%s\n", test.error); goto done; }
+        if (i >= test.count || test.shape.h != h || test.shape.w != w) {
+            fprintf(stderr, "the test set has %d images of %dx%d, the model wants %dx%d\n", test.count, test.shape.h, test.shape.w, h, w);
+            goto done;
+        }
+        truth = test.labels[i];
+        for (int k = 0; k < h * w; k++) pixel[k] = (float)test.bytes[i * h * w + k] / 255;
+    } else {
+        if (!read_pgm(&im, what)) goto done;
+        if (im.h == h && im.w == w) memcpy(pixel, im.pixel, (size_t)(h * w) * sizeof(float));
+        else prepare(&im, pixel, h, w);
+    }
+
+    int best = cnn_predict(x, logits, pixel, p);
+    if (best < 0) { fprintf(stderr, "%s\n", cnn_error(g)); goto done; }
+    draw(pixel, h, w);
+    bars(p, classes);
+    if (truth >= 0) printf("It is a %d: %s.\n", truth, best == truth ? "right" : "wrong");
+    status = 0;
+done:
+    free(pixel), free(p), free(im.pixel), cnn_dataset_free(&test), cnn_free(g);
+    return status;
+}

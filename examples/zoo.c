@@ -1,0 +1,264 @@
+/* The zoo: the networks of the lectures, each one C function, in the order of their history.
+       cc -std=c99 -O2 -fopenmp examples/zoo.c -o zoo -lm
+       ./zoo                     a table of all: parameters, multiply-adds, bytes
+       ./zoo resnet18            build one, print its summary, run it once on noise
+       ./zoo resnet18 --train    one training step on noise
+   "Multiply-adds" are those of convolutions and matrix products for one image. */
+#define CNN_IMPLEMENTATION
+#include "../cnn.h"
+#include <string.h>
+#include <time.h>
+
+typedef cnn_tensor T;
+
+/* ---- 1986-1998: perceptrons and LeNet ---- */
+
+static T *mlp(T *x)                          /* 784-16-16-10, the network of many a first lecture */
+{
+    T *h = cnn_sigmoid(cnn_dense(x, 16));
+    h = cnn_sigmoid(cnn_dense(h, 16));
+    return cnn_dense(h, 10);
+}
+
+static T *lenet5(T *x)                       /* LeCun, Bottou, Bengio, Haffner 1998; x (N,1,28,28) */
+{
+    T *h = cnn_tanh(cnn_conv2d(x, 6, 5, .pad = 2));
+    h = cnn_avg_pool(h, 2);
+    h = cnn_tanh(cnn_conv2d(h, 16, 5));
+    h = cnn_avg_pool(h, 2);
+    h = cnn_tanh(cnn_dense(h, 120));
+    h = cnn_tanh(cnn_dense(h, 84));
+    return cnn_dense(h, 10);
+}
+
+static T *codelab(T *x)                      /* the MNIST net of the "TensorFlow without a PhD" codelab */
+{
+    T *h = cnn_relu(cnn_conv2d(x, 12, 3, .pad = 1));
+    h = cnn_relu(cnn_conv2d(h, 24, 6, .stride = 2, .pad = 2));
+    h = cnn_relu(cnn_conv2d(h, 32, 6, .stride = 2, .pad = 2));
+    h = cnn_relu(cnn_dense(h, 200));
+    return cnn_dense(h, 10);
+}
+
+static T *keras_mnist(T *x)                  /* the convnet of the Keras tutorial (Chollet) */
+{
+    T *h = cnn_max_pool(cnn_relu(cnn_conv2d(x, 32, 3)), 2);
+    h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 64, 3)), 2);
+    return cnn_dense(cnn_dropout(cnn_flatten(h), 0.5f), 10);
+}
+
+/* ---- 2012: AlexNet ---- */
+
+static T *alexnet(T *x)                      /* Krizhevsky, Sutskever, Hinton 2012, one tower; x (N,3,227,227) */
+{
+    T *h = cnn_max_pool(cnn_relu(cnn_conv2d(x, 96, 11, .stride = 4)), 3, .stride = 2);
+    h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 256, 5, .pad = 2)), 3, .stride = 2);
+    h = cnn_relu(cnn_conv2d(h, 384, 3, .pad = 1));
+    h = cnn_relu(cnn_conv2d(h, 384, 3, .pad = 1));
+    h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 256, 3, .pad = 1)), 3, .stride = 2);
+    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
+    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
+    return cnn_dense(h, 1000);
+}
+
+/* ---- 2014: VGG and GoogLeNet ---- */
+
+static T *vgg(T *h, const int *convs)        /* Simonyan, Zisserman 2014: five stages of 3x3 convolutions */
+{
+    static const int channels[5] = { 64, 128, 256, 512, 512 };
+    for (int s = 0; s < 5; s++) {
+        for (int i = 0; i < convs[s]; i++) h = cnn_relu(cnn_conv2d(h, channels[s], 3, .pad = 1));
+        h = cnn_max_pool(h, 2);
+    }
+    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
+    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
+    return cnn_dense(h, 1000);
+}
+static T *vgg16(T *x) { return vgg(x, (const int[]){ 2, 2, 3, 3, 3 }); }
+static T *vgg19(T *x) { return vgg(x, (const int[]){ 2, 2, 4, 4, 4 }); }
+
+static T *conv_bn(T *x, int channels, int kernel, int stride, int pad)
+{
+    return cnn_batch_norm(cnn_conv2d(x, channels, kernel, .stride = stride, .pad = pad, .no_bias = 1));
+}
+static T *conv_bn_relu(T *x, int channels, int kernel, int stride, int pad)
+{
+    return cnn_relu(conv_bn(x, channels, kernel, stride, pad));
+}
+
+/* Szegedy et al. 2014, as torchvision builds it: with batch norm, and 3x3 where the paper has 5x5. */
+static T *inception(T *x, int n1, int r3, int n3, int r5, int n5, int np)
+{
+    T *a = conv_bn_relu(x, n1, 1, 1, 0);
+    T *b = conv_bn_relu(conv_bn_relu(x, r3, 1, 1, 0), n3, 3, 1, 1);
+    T *c = conv_bn_relu(conv_bn_relu(x, r5, 1, 1, 0), n5, 3, 1, 1);
+    T *d = conv_bn_relu(cnn_max_pool(x, 3, .stride = 1, .pad = 1, .ceil_mode = 1), np, 1, 1, 0);
+    return cnn_concat(a, b, c, d);
+}
+static T *googlenet(T *x)
+{
+    T *h = cnn_max_pool(conv_bn_relu(x, 64, 7, 2, 3), 3, .stride = 2, .ceil_mode = 1);
+    h = conv_bn_relu(conv_bn_relu(h, 64, 1, 1, 0), 192, 3, 1, 1);
+    h = cnn_max_pool(h, 3, .stride = 2, .ceil_mode = 1);
+    h = inception(h,  64,  96, 128, 16,  32,  32);
+    h = inception(h, 128, 128, 192, 32,  96,  64);
+    h = cnn_max_pool(h, 3, .stride = 2, .ceil_mode = 1);
+    h = inception(h, 192,  96, 208, 16,  48,  64);
+    h = inception(h, 160, 112, 224, 24,  64,  64);
+    h = inception(h, 128, 128, 256, 24,  64,  64);
+    h = inception(h, 112, 144, 288, 32,  64,  64);
+    h = inception(h, 256, 160, 320, 32, 128, 128);
+    h = cnn_max_pool(h, 2, .stride = 2, .ceil_mode = 1);
+    h = inception(h, 256, 160, 320, 32, 128, 128);
+    h = inception(h, 384, 192, 384, 48, 128, 128);
+    return cnn_dense(cnn_dropout(cnn_global_avg_pool(h), 0.2f), 1000);
+}
+
+/* ---- 2015: residual networks (He, Zhang, Ren, Sun 2015) ---- */
+
+static T *shortcut(T *x, int channels, int stride)
+{
+    return stride != 1 || x->shape.c != channels ? conv_bn(x, channels, 1, stride, 0) : x;
+}
+static T *basic_block(T *x, int channels, int stride)
+{
+    T *h = conv_bn(conv_bn_relu(x, channels, 3, stride, 1), channels, 3, 1, 1);
+    return cnn_relu(cnn_add(h, shortcut(x, channels, stride)));
+}
+static T *bottleneck(T *x, int channels, int stride)         /* stride in the 3x3, as torchvision does */
+{
+    T *h = conv_bn_relu(conv_bn_relu(x, channels, 1, 1, 0), channels, 3, stride, 1);
+    return cnn_relu(cnn_add(conv_bn(h, 4 * channels, 1, 1, 0), shortcut(x, 4 * channels, stride)));
+}
+static T *resnet(T *x, T *(*block)(T *, int, int), const int *blocks)
+{
+    T *h = cnn_max_pool(conv_bn_relu(x, 64, 7, 2, 3), 3, .stride = 2, .pad = 1);
+    for (int s = 0; s < 4; s++)
+        for (int i = 0; i < blocks[s]; i++) h = block(h, 64 << s, s > 0 && i == 0 ? 2 : 1);
+    return cnn_dense(cnn_global_avg_pool(h), 1000);
+}
+static T *resnet18 (T *x) { return resnet(x, basic_block, (const int[]){ 2, 2,  2, 2 }); }
+static T *resnet34 (T *x) { return resnet(x, basic_block, (const int[]){ 3, 4,  6, 3 }); }
+static T *resnet50 (T *x) { return resnet(x, bottleneck,  (const int[]){ 3, 4,  6, 3 }); }
+static T *resnet101(T *x) { return resnet(x, bottleneck,  (const int[]){ 3, 4, 23, 3 }); }
+static T *resnet152(T *x) { return resnet(x, bottleneck,  (const int[]){ 3, 8, 36, 3 }); }
+
+/* For CIFAR: three stages of n blocks with 16, 32, 64 channels; shortcuts without parameters (option A): every other
+   pixel, and zeros for the channels that are new. Here a fixed 1x1 convolution does both. */
+static T *shortcut_a(T *x, int channels, int stride)
+{
+    if (stride == 1) return x;
+    float pick[64 * 32] = { 0 };
+    int   from = x->shape.c, first = (channels - from) / 2;
+    for (int i = 0; i < from && i < 32 && channels <= 64; i++) pick[(first + i) * from + i] = 1;
+    return cnn_conv2d(x, channels, 1, .stride = stride, .no_bias = 1,
+                      .weight = cnn_const(x->graph, (cnn_shape){ channels, from, 1, 1 }, pick));
+}
+static T *resnet_cifar(T *x, int n)
+{
+    T *h = conv_bn_relu(x, 16, 3, 1, 1);
+    for (int s = 0; s < 3; s++)
+        for (int i = 0; i < n; i++) {
+            int stride = s > 0 && i == 0 ? 2 : 1, channels = 16 << s;
+            T  *f = conv_bn(conv_bn_relu(h, channels, 3, stride, 1), channels, 3, 1, 1);
+            h = cnn_relu(cnn_add(f, shortcut_a(h, channels, stride)));
+        }
+    return cnn_dense(cnn_global_avg_pool(h), 10);
+}
+static T *resnet20(T *x) { return resnet_cifar(x, 3); }
+static T *resnet56(T *x) { return resnet_cifar(x, 9); }
+
+/* ---- The table ---- */
+
+static const struct net { const char *name; T *(*build)(T *); int c, h, w; const char *year; } nets[] = {
+    { "mlp",         mlp,         1,  28,  28, "1986" }, { "lenet5",    lenet5,    1,  28,  28, "1998" },
+    { "codelab",     codelab,     1,  28,  28, "2016" }, { "keras",     keras_mnist, 1, 28, 28, "2015" },
+    { "alexnet",     alexnet,     3, 227, 227, "2012" }, { "vgg16",     vgg16,     3, 224, 224, "2014" },
+    { "vgg19",       vgg19,       3, 224, 224, "2014" }, { "googlenet", googlenet, 3, 224, 224, "2014" },
+    { "resnet18",    resnet18,    3, 224, 224, "2015" }, { "resnet34",  resnet34,  3, 224, 224, "2015" },
+    { "resnet50",    resnet50,    3, 224, 224, "2015" }, { "resnet101", resnet101, 3, 224, 224, "2015" },
+    { "resnet152",   resnet152,   3, 224, 224, "2015" }, { "resnet20",  resnet20,  3,  32,  32, "2015" },
+    { "resnet56",    resnet56,    3,  32,  32, "2015" },
+};
+enum { N_NETS = sizeof nets / sizeof *nets };
+
+static int fail(cnn_graph *g)
+{
+    fprintf(stderr, "%s\n", cnn_error(g));
+    cnn_free(g);
+    return 1;
+}
+
+/* One net for one image: for inference, or with a loss for training. */
+static cnn_graph *build(const struct net *n, int inference, T **x, T **y, T **t, T **root)
+{
+    cnn_graph *g = cnn_new(.max_batch = inference ? 1 : 2, .seed = 1, .inference = inference);
+    *x = cnn_input(g, n->c, n->h, n->w);
+    *y = *root = n->build(*x);
+    *t = NULL;
+    if (!inference) *t = cnn_labels(g), *root = cnn_softmax_cross_entropy(*y, *t);
+    return g;
+}
+
+static int table(void)
+{
+    printf("%-10s %4s %14s %16s %14s %14s  %s\n", "net", "year", "parameters", "multiply-adds", "MiB inference",
+           "MiB training", "output");
+    for (int i = 0; i < N_NETS; i++) {
+        T *x, *y, *t, *root;
+        cnn_graph *g = build(&nets[i], 1, &x, &y, &t, &root);
+        cnn_memory infer = cnn_plan(g, root);
+        if (cnn_error(g)) return fail(g);
+        size_t params = cnn_param_count(g);
+        double macs = cnn_multiply_adds(g);
+        int    out = y->shape.c;
+        cnn_free(g);
+        g = build(&nets[i], 0, &x, &y, &t, &root);
+        cnn_memory train = cnn_plan(g, root);
+        if (cnn_error(g)) return fail(g);
+        cnn_free(g);
+        printf("%-10s %4s %14zu %16.0f %14.1f %14.1f  (N,%d)\n", nets[i].name, nets[i].year, params, macs,
+               (double)infer.total / 1048576, (double)train.total / 1048576, out);
+    }
+    return 0;
+}
+
+static int one(const struct net *n, int train)
+{
+    T *x, *y, *t, *root;
+    cnn_graph *g = build(n, !train, &x, &y, &t, &root);
+    if (!cnn_compile(g, root)) return fail(g);
+    cnn_summary(g, stdout);
+    float *pixels = cnn_map_write(x);
+    uint32_t noise = 1;
+    for (size_t i = 0; pixels && i < cnn_count(x); i++) {
+        noise = noise * 1664525u + 1013904223u;
+        pixels[i] = (float)(noise >> 8) / 8388608.0f - 1.0f;
+    }
+    clock_t start = clock();
+    if (train) {
+        int labels[2] = { 0, 1 };
+        cnn_set_labels(t, labels, 2);
+        printf("loss before the step %.4f", (double)cnn_forward(root, CNN_TRAIN));
+        cnn_backward(root);
+        cnn_step(g, .lr = 0.01f);
+        printf(", after it %.4f\n", (double)cnn_forward(root, CNN_TRAIN));
+    } else {
+        cnn_forward(y, CNN_EVAL);
+    }
+    printf("%.3f s of processor time\n", (double)(clock() - start) / CLOCKS_PER_SEC);
+    if (cnn_error(g)) return fail(g);
+    cnn_free(g);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) return table();
+    for (int i = 0; i < N_NETS; i++)
+        if (strcmp(argv[1], nets[i].name) == 0) return one(&nets[i], argc > 2 && strcmp(argv[2], "--train") == 0);
+    fprintf(stderr, "%s: no such net; they are:", argv[1]);
+    for (int i = 0; i < N_NETS; i++) fprintf(stderr, " %s", nets[i].name);
+    fprintf(stderr, "\n");
+    return 1;
+}

@@ -1,0 +1,107 @@
+#!/bin/sh
+# Compile and link cnn.h in every way that it promises: switches, compilers, standards, C++, symbols, examples.
+# Run from the top of the repository; CC, CXX, CLANG, BUILD and INC (where cnn.h is) may be set. Ends with
+# `N passed, N failed`. What the machine lacks is skipped, and said.
+CC=${CC:-cc} CXX=${CXX:-c++} CLANG=${CLANG:-clang} BUILD=${BUILD:-build}/switches INC=${INC:-.}
+S=tests/switches
+STRICT="-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror"
+passed=0 failed=0
+mkdir -p "$BUILD"
+
+have() { command -v "$1" >/dev/null 2>&1; }
+skip() { echo "    skipped: $1"; }
+pass() { passed=$((passed + 1)); }
+fail() { failed=$((failed + 1)); echo "    FAILED: $1"; [ -z "$2" ] || printf '%s\n' "$2" | head -n 12 | sed 's/^/        /'; }
+# ok NAME COMMAND...: a test that passes if the command succeeds without a word.
+ok() {
+    name=$1; shift
+    if out=$("$@" 2>&1) && [ -z "$out" ]; then pass; else fail "$name: $*" "$out"; fi
+}
+# built NAME COMPILER FLAGS...: compile and link into $BUILD/NAME without a warning, then run it.
+built() {
+    name=$1; shift
+    if out=$("$@" -o "$BUILD/$name" -lm 2>&1) && [ -z "$out" ]; then
+        if out=$("$BUILD/$name" 2>&1); then pass; else fail "$name returned $?" "$out"; fi
+    else fail "$name: $*" "$out"; fi
+}
+compiles() { printf 'int main(void) { return 0; }\n' | $1 -x c - $2 -o "$BUILD/probe" >/dev/null 2>&1; }
+OPENMP=; compiles "$CC" -fopenmp && OPENMP=-fopenmp
+
+# ---- Switches, each with a net that trains ----
+ok    'implementation alone' $CC -std=c99 -O2 $STRICT -I"$INC" -c $S/impl.c -o "$BUILD/impl.o"
+ok    'a program without the implementation' $CC -std=c99 -O2 $STRICT -I"$INC" -c $S/net.c -o "$BUILD/net.o"
+built 'two_units'   $CC "$BUILD/net.o" "$BUILD/impl.o"
+built 'one_file'    $CC -std=c99 -O2 $STRICT -I"$INC" -DONE_FILE $S/net.c
+built 'static'      $CC -std=c99 -O2 $STRICT -I"$INC" -DONE_FILE -DCNN_STATIC $S/net.c
+built 'static_beside_another' $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_STATIC $S/net.c "$BUILD/impl.o"
+built 'no_stdio'    $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_NO_STDIO $S/net.c
+built 'no_simd'     $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_NO_SIMD $S/net.c
+[ -n "$OPENMP" ] && built 'openmp' $CC -std=c99 -O2 $STRICT $OPENMP -I"$INC" -DONE_FILE $S/net.c
+built 'asserted'    $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE '-DCNN_ASSERT(c)=((c)?(void)0:abort())' $S/net.c
+built 'unoptimised' $CC -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE $S/net.c
+for isa in c avx2 avx512 neon; do
+    if CNN_ISA=$isa "$BUILD/one_file" >/dev/null 2>&1; then pass; else
+        [ $? -eq 1 ] && skip "CNN_ISA=$isa: this machine lacks it" || fail "CNN_ISA=$isa"; fi
+done
+if out=$($CC -std=c99 -I"$INC" '-DCNN_MALLOC(n)=malloc(n)' -c $S/impl.c -o "$BUILD/probe.o" 2>&1); then
+    fail 'CNN_MALLOC without CNN_FREE must not compile'
+else case $out in *"or none"*) pass;; *) fail 'CNN_MALLOC without CNN_FREE' "$out";; esac; fi
+if out=$(sed -n '/^       #define CNN_IMPLEMENTATION/,/^       }/p' "$INC/cnn.h" |
+         sed 's/ in ONE \.c file.*//; s/  *XOR: cc .*//' >"$BUILD/usage.c"; grep -c . "$BUILD/usage.c"); then
+    built 'usage_at_the_top_of_cnn.h' $CC -std=c99 -O2 -Wall -Wextra -I"$INC" "$BUILD/usage.c"
+else fail 'no usage at the top of cnn.h' "$out"; fi
+
+# ---- Compilers and standards ----
+for c in gcc $CLANG; do
+    if ! have $c; then skip "$c is not installed"; continue; fi
+    for std in c99 c17; do
+        for switch in '' -DCNN_NO_SIMD -DCNN_NO_STDIO -DCNN_STATIC; do
+            ok "$c $std $switch" $c -std=$std $STRICT $switch -I"$INC" -fsyntax-only $S/impl.c
+        done
+    done
+    compiles $c -fopenmp && ok "$c -fopenmp" $c -std=c99 $STRICT -fopenmp -I"$INC" -fsyntax-only $S/impl.c
+done
+if have $CLANG; then built 'clang' $CLANG -std=c99 -O2 $STRICT -I"$INC" -DONE_FILE $S/net.c; fi
+if printf 'int main() { return 0; }\n' | $CXX -x c++ - -o "$BUILD/probe" >/dev/null 2>&1; then
+    ok    'C++11, declarations' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -fsyntax-only $S/cpp11.cc
+    built 'cpp11' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" $S/cpp11.cc "$BUILD/impl.o"
+    printf '#include "cnn.h"\ncnn_tensor *f(cnn_tensor *x) { return cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 6, .kernel = 5, .pad = 2 }); }\n' >"$BUILD/cpp20.cc"
+    if printf 'int main() { return 0; }\n' | $CXX -std=c++20 -x c++ - -o "$BUILD/probe" >/dev/null 2>&1; then
+        ok 'C++20, designated options' $CXX -std=c++20 -Wall -I"$INC" -fsyntax-only "$BUILD/cpp20.cc"
+    fi
+else skip 'no C++ compiler'; fi
+
+# ---- Symbols ----
+if have nm && nm "$BUILD/impl.o" >/dev/null 2>&1; then
+    out=$(nm "$BUILD/impl.o" | awk 'NF == 3 && $2 ~ /[A-TV-Z]/ { print $3 }' | grep -v '^_*cnn_[a-z]')
+    [ -z "$out" ] && pass || fail 'global symbols without cnn_' "$out"
+    out=$(nm "$BUILD/impl.o" | awk 'NF == 3 && $2 ~ /[dDbBcCsS]/ { print }' | grep -v '\.rel\.ro\|cnn__ro_')
+    out=$(for s in $(printf '%s\n' "$out" | awk '{ print $3 }'); do      # tables of pointers are constant after relocation
+              objdump -t "$BUILD/impl.o" 2>/dev/null | grep " $s\$" | grep -q '\.data\.rel\.ro\|\.rodata' || echo "$s"; done)
+    [ -z "$out" ] && pass || fail 'writable globals' "$out"
+    out=$(nm "$BUILD/impl.o" | awk '$1 == "U" { print $2 }' | sed 's/@.*//' |
+          grep -x '_*\(exit\|_exit\|abort\|printf\|puts\|putchar\|perror\|rand\|srand\|strcpy\|strcat\|sprintf\|vsprintf\|gets\|atexit\|signal\|setlocale\|system\|__assert_fail\|assert\|stdout\)')
+    [ -z "$out" ] && pass || fail 'calls what a library must not' "$out"
+    $CC -std=c99 -O2 -I"$INC" -DCNN_NO_STDIO -c $S/impl.c -o "$BUILD/no_stdio.o"
+    out=$(nm "$BUILD/no_stdio.o" | awk '$1 == "U" { print $2 }' | grep -x '_*\(f[a-z]*printf\|fopen[0-9]*\|f\(read\|write\|close\|seek\|tell\|puts\|putc\|flush\)[a-z0-9]*\|rename\|remove\|std\(in\|out\|err\)\|snprintf\)')
+    [ -z "$out" ] && pass || fail 'CNN_NO_STDIO uses stdio' "$out"
+    $CC -std=c99 -O1 -I"$INC" '-DCNN_MALLOC(n)=mine_malloc(n)' '-DCNN_REALLOC(p,n)=mine_realloc(p,n)' '-DCNN_FREE(p)=mine_free(p)' \
+        -include "$S/mine.h" -c $S/impl.c -o "$BUILD/mine.o"
+    out=$(nm "$BUILD/mine.o" | awk '$1 == "U" { print $2 }' | grep -x '_*\(malloc\|calloc\|realloc\|free\|strdup\)')
+    [ -z "$out" ] && pass || fail 'CNN_MALLOC is set, and still calls' "$out"
+else skip 'nm is not installed'; fi
+out=$(awk 'length > 110 { print FILENAME ":" FNR ": " length " columns" }' "$INC/cnn.h")
+[ -z "$out" ] && pass || fail 'cnn.h: lines of more than 110 columns' "$out"
+out=$(grep -n 'TODO\|FIXME\|XXX\|HACK' "$INC/cnn.h")
+[ -z "$out" ] && pass || fail 'cnn.h: left-over marks' "$out"
+
+# ---- Examples: each alone with the line that stands in it ----
+for e in examples/*.c; do
+    [ -f "$e" ] || continue
+    n=${e##*/}
+    ok "$e" $CC -std=c99 -O2 -Wall -Wextra -I"$INC" "$e" -o "$BUILD/${n%.c}" -lm
+    head -n 12 "$e" | grep -q "cc .*-std=c99 -O2.*examples/$n" && pass || fail "$e does not open with its cc line"
+done
+
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]

@@ -1,0 +1,1035 @@
+/* The graph: errors word by word, every allocation made to fail in turn, the same bits for any number of threads, the
+   memory plan, the caller's memory, inference, partial batches, shared weights, operations from outside, and backends
+   by way of a mirror (device memory is a second malloc). */
+#include <stdlib.h>
+
+/* The test's own allocator: counts what lives, and lets allocation number alloc_fail fail. */
+static long alloc_count, alloc_live, alloc_fail;
+static size_t alloc_largest;
+static void *test_malloc(size_t n)
+{
+    if (++alloc_count == alloc_fail) return NULL;
+    void *p = malloc(n ? n : 1);
+    if (p) alloc_live++;
+    if (n > alloc_largest) alloc_largest = n;
+    return p;
+}
+static void *test_realloc(void *old, size_t n)
+{
+    if (++alloc_count == alloc_fail) return NULL;
+    void *p = realloc(old, n ? n : 1);
+    if (p && !old) alloc_live++;
+    return p;
+}
+static void test_free(void *p) { if (p) alloc_live--; free(p); }
+#define CNN_MALLOC(n)     test_malloc(n)
+#define CNN_REALLOC(p, n) test_realloc(p, n)
+#define CNN_FREE(p)       test_free(p)
+
+#define CNN_IMPLEMENTATION
+#include "cnn.h"
+#include "test.h"
+
+static cnn_shape shape4(int n, int c, int h, int w) { cnn_shape s = { n, c, h, w }; return s; }
+
+/* The error must be this, word by word: after the place of the call, which stands on the same line; after another
+   place; or with none. */
+#define EXPECT_HERE(g, message)   CHECK_STR(cnn_error(g), CNN_HERE ": " message)
+#define EXPECT(g, message)        CHECK_STR(cnn_error(g), message)
+#define EXPECT_AT(g, at, message) do { \
+        char test__text[700]; \
+        snprintf(test__text, sizeof test__text, "%s: %s", at, message); \
+        CHECK_STR(cnn_error(g), test__text); } while (0)
+
+/* Nothing may rest on what the arenas happen to hold. */
+static void poison(cnn_graph *g)
+{
+    static const cnn_arena which[] = { CNN_ARENA_GRADS, CNN_ARENA_INPUTS, CNN_ARENA_ACTIVATIONS, CNN_ARENA_SCRATCH };
+    for (int i = 0; i < 4; i++) if (g->arena_bytes[which[i]]) memset(g->arena[which[i]], 0xff, g->arena_bytes[which[i]]);
+    if (g->loss->needs_grad) g->arena[CNN_ARENA_ACTIVATIONS][g->loss->grad_at] = 1;         /* written once, at compile */
+}
+static bool compiled(cnn_graph *g, cnn_tensor *loss) { return CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g)); }
+static void no_error(cnn_graph *g) { CHECK_MSG(!cnn_error(g), "%s", cnn_error(g)); cnn_free(g); }
+
+/* ---- A small net with most operations, and its data ---- */
+
+typedef struct { cnn_graph *g; cnn_tensor *x, *t, *logits, *loss; int batch; } net;
+enum { SIDE = 8, CLASSES = 4, MAX_BATCH = 6 };
+
+static net small_net(cnn_config config)
+{
+    net n;
+    if (!config.max_batch) config.max_batch = MAX_BATCH;
+    n.batch = config.max_batch;
+    n.g = cnn_new_(config);
+    n.x = cnn_input(n.g, 2, SIDE, SIDE), n.t = cnn_labels(n.g);
+    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(n.x, 6, 3, .pad = 1, .name = "first")));
+    cnn_tensor *a = cnn_conv2d(h, 6, 3, .pad = 1, .groups = 2), *b = cnn_leaky_relu(cnn_conv2d(h, 6, 1));
+    h = cnn_max_pool(cnn_relu(cnn_add(a, b)), 2);
+    h = cnn_concat(cnn_avg_pool(h, 2), cnn_tanh(cnn_conv2d(h, 3, 3, .stride = 2, .pad = 1)));
+    h = cnn_sigmoid(cnn_dense(cnn_dropout(cnn_flatten(h), 0.25f), 10));
+    n.logits = cnn_dense(cnn_scale(h, 2, -0.5f), CLASSES, .name = "last");
+    n.loss = cnn_softmax_cross_entropy(n.logits, n.t);
+    return n;
+}
+static void feed(net n, int batch, uint64_t which)
+{
+    float image[MAX_BATCH * 2 * SIDE * SIDE];
+    int   label[MAX_BATCH];
+    uint64_t keep = test__state;
+    test__state = which * 77 + 5;
+    test_fill(image, (size_t)(batch * 2 * SIDE * SIDE), -1, 1);
+    for (int i = 0; i < batch; i++) label[i] = test_int(0, CLASSES - 1);
+    test__state = keep;
+    cnn_set(n.x, image, (size_t)(batch * 2 * SIDE * SIDE)), cnn_set_labels(n.t, label, (size_t)batch);
+}
+static float train_step(net n, uint64_t which)
+{
+    feed(n, n.batch, which);
+    float loss = cnn_forward(n.loss, CNN_TRAIN);
+    cnn_backward(n.loss), cnn_step(n.g, .lr = 0.05f, .momentum = 0.9f, .weight_decay = 1e-4f);
+    return loss;
+}
+
+/* ---- Errors: the first one stays, word by word ---- */
+
+#define NET cnn_graph *g = cnn_new(.max_batch = 4); cnn_tensor *x = cnn_input(g, 6, 5, 5); (void)x
+#define DONE cnn_free(g)
+
+static void errors_of_null(void)
+{
+    float v[4] = { 0 };
+    CHECK_STR(cnn_error(NULL), "cnn_new: out of memory");
+    cnn_tensor *x = cnn_input(NULL, 1), *t = cnn_labels(NULL), *y = cnn_dense(cnn_relu(x), 3), *loss = cnn_softmax_cross_entropy(y, t);
+    CHECK(!cnn_compile(NULL, loss) && !cnn_step(NULL, .lr = 1));
+    CHECK(isnan(cnn_forward(loss, CNN_TRAIN)));
+    cnn_backward(loss), cnn_backward_add(loss);
+    CHECK(!cnn_set(x, v, 1) && !cnn_get(y, v, 3) && !cnn_get_grad(y, v, 3) && !cnn_set_labels(t, NULL, 1));
+    CHECK(!cnn_map_read(x) && !cnn_map_write(x) && !cnn_map_grad(x) && !cnn_flat_params(NULL, NULL) && !cnn_flat_grads(NULL, NULL));
+    CHECK(cnn_count(x) == 0 && cnn_batch(NULL) == 0 && !cnn_set_batch(NULL, 1) && !cnn_find(NULL, "x"));
+    CHECK(cnn_plan(NULL, loss).total == 0 && cnn_param_count(NULL) == 0 && cnn_multiply_adds(NULL) == 0);
+    CHECK(cnn_forward(NULL, CNN_EVAL) != 0 && !cnn_on_device(NULL));
+    CHECK(cnn_name(NULL, "a") == NULL && cnn_keep(NULL) == NULL && cnn_freeze(NULL) == NULL);
+    CHECK(cnn_save_memory(NULL, NULL, 0) == 0 && !cnn_load_weights_memory(NULL, v, 4, "memory"));
+    CHECK(!cnn_save(NULL, "build/none") && cnn_loss(NULL) == NULL && cnn_output(NULL) == NULL);
+    CHECK(cnn_copies(NULL).uploads == 0);
+    cnn_free(NULL);
+}
+
+static void errors_of_nil_chains(void)
+{
+    NET;
+    cnn_tensor *bad = cnn_conv2d(x, 4, 7); const char *at = CNN_HERE;
+    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_max_pool(bad, 9))), *y = cnn_dense(cnn_flatten(cnn_concat(h, h, x)), 0);
+    cnn_tensor *loss = cnn_mse(cnn_add(y, cnn_mul(y, cnn_sub(x, y))), cnn_matmul(y, cnn_dropout(cnn_softmax(y), 7)));
+    CHECK(bad != NULL && loss != NULL && bad->op == NULL);
+    CHECK(!cnn_compile(g, loss));
+    CHECK(isnan(cnn_forward(loss, CNN_TRAIN)));
+    cnn_backward(loss);
+    CHECK(!cnn_step(g, .lr = 1));
+    EXPECT_AT(g, at, "conv2d: kernel 7 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/1 + 1 < 1");
+    DONE;
+}
+
+static void errors_in_shapes(void)
+{
+    { NET; cnn_conv2d(x, 4, 7, .name = "c3"); EXPECT_HERE(g, "conv2d \"c3\": kernel 7 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/1 + 1 < 1"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .dilation = 3, .pad = 0); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 0, 3); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 4, 0); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .stride = -1); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .pad = -1); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .groups = 4); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .groups = 3); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .weight = cnn_param(g, "w", shape4(4, 6, 5, 3))); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 2147483647, 3); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 4, 2147483647); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .pad = 2147483647); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .dilation = 2147483647); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_dense(x, 0); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_dense(x, -3); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_dense(x, 3, .bias = cnn_param(g, "b", shape4(1, 4, 1, 1))); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_max_pool(x, 6); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_max_pool(x, 0); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_avg_pool(x, 3, .pad = 2); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_avg_pool(x, 3, .stride = -2); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_add(x, cnn_input(g, 6, 5, 4)); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_mul(x, cnn_param(g, "w", shape4(3, 1, 1, 1))); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_matmul(x, x); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_matmul(cnn_flatten(x), cnn_param(g, "w", shape4(149, 3, 1, 1))); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_concat(x, cnn_input(g, 1, 5, 4)); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_concat(x, x, x, x, x, x, x, x, x); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_reshape(x, 7, 5, 5); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_reshape(x, -1, 5, 5); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_sum(x, 16); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_dropout(x, 0); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_dropout(x, 1); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_batch_norm(x, .eps = -1); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_softmax_cross_entropy(x, cnn_labels(g)); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_softmax_cross_entropy(cnn_flatten(x), cnn_labels(g), .smoothing = 1); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_mse(x, cnn_flatten(x)); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_input(g, 0); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_input(g, 100000, 100000); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_param(g, "w", shape4(1, -1, 1, 1)); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_const(g, shape4(1, 1, 1, 1), NULL); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_freeze(x); EXPECT_HERE(g, "?"); DONE; }
+    { NET; cnn_graph *other = cnn_new(); cnn_add(x, cnn_input(other, 6, 5, 5)); EXPECT_HERE(g, "?"); cnn_free(other); DONE; }
+    { NET; cnn_add(x, NULL); EXPECT_HERE(g, "?"); DONE; }
+}
+
+static void errors_of_new(void)
+{
+    cnn_graph *g = cnn_new(.max_batch = -1); EXPECT_HERE(g, "cnn_new: max_batch is -1: it must be positive"); DONE;
+    g = cnn_new(.threads = -2); EXPECT_HERE(g, "cnn_new: threads is -2: it must not be negative"); DONE;
+#if defined(__x86_64__)
+    g = cnn_new(.isa = CNN_ISA_NEON); EXPECT_HERE(g, "?"); DONE;
+#endif
+}
+
+static void errors_of_compile(void)
+{
+    { NET; CHECK(!cnn_compile(g, NULL)); EXPECT(g, "?"); DONE; }
+    { NET; cnn_tensor *y = cnn_dense(x, 2); const char *at = CNN_HERE; CHECK(!cnn_compile(g, y)); EXPECT_AT(g, at, "?"); DONE; }
+    { NET; cnn_graph *h = cnn_new(); cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(!cnn_compile(h, y)); EXPECT(h, "?"); cnn_free(h); DONE; }
+    { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(cnn_compile(g, y)); CHECK(!cnn_compile(g, y)); EXPECT(g, "?"); DONE; }
+    { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(cnn_compile(g, y)); cnn_relu(y); EXPECT_HERE(g, "graph: it is compiled already: no more nodes can be recorded"); DONE; }
+    { NET; const char *at = CNN_HERE; cnn_tensor *y = cnn_dense(cnn_dense(x, 2, .name = "fc"), 2, .name = "fc"); CHECK(!cnn_compile(g, cnn_sum(y))); (void)at; EXPECT_AT(g, at, "?"); DONE; }
+    { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); char memory[64]; CHECK(!cnn_compile_in(g, y, memory + (64 - (uintptr_t)memory % 64) % 64, 1)); CHECK(cnn_error(g) != NULL); DONE; }
+}
+
+/* A graph that is compiled, with its loss just computed in evaluation. */
+#define RUNNING NET; cnn_tensor *c = cnn_conv2d(x, 3, 3), *r = cnn_relu(c), *y = cnn_dense(r, 2), *t = cnn_labels(g), \
+    *loss = cnn_softmax_cross_entropy(y, t); (void)c, (void)r, (void)y, (void)t; const char *at = CNN_HERE; (void)at; \
+    CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g)); float v[600] = { 0 }; int classes[4] = { 0, 1, 0, 1 }; (void)v, (void)classes
+
+static void errors_while_running(void)
+{
+    { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); const char *at = CNN_HERE; CHECK(isnan(cnn_forward(y, CNN_TRAIN))); EXPECT_AT(g, at, "?"); DONE; }
+    { NET; float v[1]; const char *at = g->node[0]->t.at; CHECK(!cnn_get(x, v, 1)); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(isnan(cnn_forward(loss, CNN_TRAIN))); EXPECT_AT(g, x->at, "tensor \"input\": ?"); DONE; }
+    { RUNNING; CHECK(cnn_set(x, v, 600)); CHECK(isnan(cnn_forward(loss, CNN_TRAIN))); EXPECT_AT(g, at, "tensor \"labels\": ?"); DONE; }
+    { RUNNING; CHECK(cnn_set(x, v, 450)); CHECK(cnn_set_labels(t, classes, 4)); CHECK(isnan(cnn_forward(loss, CNN_TRAIN))); EXPECT_AT(g, x->at, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_set(x, v, 151)); EXPECT_AT(g, x->at, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_set(x, v, 0)); EXPECT_AT(g, x->at, "?"); DONE; }
+    { RUNNING; float *big = test_floats(750); CHECK(!cnn_set(x, big, 750)); EXPECT_AT(g, x->at, "?"); free(big); DONE; }
+    { RUNNING; CHECK(!cnn_set_labels(t, classes, 5)); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_set_labels(x, classes, 4)); EXPECT_AT(g, x->at, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_set(y->in[1], v, 3)); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_set(y, v, 8)); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; classes[2] = 2; CHECK(cnn_set(x, v, 600)); CHECK(cnn_set_labels(t, classes, 4)); CHECK(isnan(cnn_forward(loss, CNN_TRAIN))); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; classes[1] = -1; CHECK(cnn_set(x, v, 600)); CHECK(cnn_set_labels(t, classes, 4)); CHECK(isnan(cnn_forward(loss, CNN_EVAL))); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; v[0] = 0.5f; CHECK(cnn_set(x, v, 600)); CHECK(cnn_set(t, v, 4)); CHECK(isnan(cnn_forward(loss, CNN_EVAL))); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; v[0] = NAN; CHECK(cnn_set(x, v + 1, 450)); CHECK(cnn_set(t, v, 3)); CHECK(isnan(cnn_forward(loss, CNN_EVAL))); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(cnn_set(x, v, 600)); CHECK(cnn_set_labels(t, classes, 4)); CHECK(isfinite(cnn_forward(loss, CNN_EVAL))); cnn_backward(loss); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(cnn_set(x, v, 600)); CHECK(cnn_set_labels(t, classes, 4)); cnn_forward(loss, CNN_TRAIN); cnn_backward(y); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(cnn_set(x, v, 600)); CHECK(cnn_set_labels(t, classes, 4)); cnn_forward(loss, CNN_TRAIN); cnn_backward(loss), cnn_backward(loss); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(cnn_set(x, v, 600)); cnn_forward(y, CNN_EVAL); CHECK(!cnn_get(c, v, 108)); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(cnn_set(x, v, 600)); cnn_forward(y, CNN_EVAL); CHECK(!cnn_get(loss, v, 1)); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(cnn_set(x, v, 600)); cnn_forward(y, CNN_EVAL); CHECK(!cnn_get(y, v, 7)); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(cnn_set(x, v, 600)); cnn_forward(y, CNN_EVAL); CHECK(!cnn_get_grad(y, v, 8)); EXPECT_AT(g, at, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_get_grad(x, v, 600)); EXPECT_AT(g, x->at, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_step(g)); EXPECT_HERE(g, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_step(g, .lr = -1)); EXPECT_HERE(g, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_step(g, .lr = 1)); EXPECT_HERE(g, "?"); DONE; }
+    { RUNNING; CHECK(!cnn_set_batch(g, 5)); EXPECT_AT(g, g->config.at, "batch: 5 samples: the batch must be 1 to max_batch = 4"); DONE; }
+    { RUNNING; cnn_keep(y); EXPECT_AT(g, at, "?"); DONE; }
+    { cnn_graph *g = cnn_new(.inference = 1); cnn_tensor *x = cnn_input(g, 3), *y = cnn_dense(x, 2); const char *at = CNN_HERE; float v[3] = { 1, 2, 3 };
+      CHECK(cnn_compile(g, y)); cnn_set(x, v, 3), CHECK(isnan(cnn_forward(y, CNN_TRAIN))); EXPECT_AT(g, at, "?"); DONE; }
+}
+
+/* ---- Every allocation made to fail in turn ---- */
+
+/* The life of a program that allocates wherever the library does. True if nothing failed; false after exactly one message. */
+static bool whole_life(void)
+{
+    static const char path[] = "build/test_graph.safetensors";
+    static unsigned char file[100000];
+    unsigned char pixels[10 * 2 * SIDE * SIDE], classes[10];
+    for (size_t i = 0; i < sizeof pixels; i++) pixels[i] = (unsigned char)(i * 7);
+    for (int i = 0; i < 10; i++) classes[i] = (unsigned char)(i % CLASSES);
+    cnn_config config = { .seed = 3, .at = CNN_HERE };
+    net         n = small_net(config);
+    cnn_history history = { 0 };
+    cnn_dataset data = cnn_bytes(pixels, classes, 10, 2, SIDE, SIDE), part = cnn_split(&data, 0, 5);
+    bool        ok = cnn_compile(n.g, n.loss);
+    int         messages = 0;
+    train_step(n, 1);
+    cnn_shuffle(&data, 1), cnn_standardize(&data, &data);
+    ok = cnn_fit(n.loss, n.logits, &data, .epochs = 2, .lr = 0.01f, .validation = &part, .history = &history) && ok;
+    cnn_evaluate(n.loss, n.logits, &data);
+    size_t size = cnn_save_memory(n.g, file, sizeof file);
+    ok = cnn_save(n.g, path) && ok;
+    FILE *sink = fopen("build/test_graph.txt", "w");
+    if (sink) cnn_summary(n.g, sink), cnn_dot(n.g, sink), fclose(sink);
+    cnn_gradient_check(n.loss, 1);
+    cnn_history_csv(&history, "build/test_graph.csv"), cnn_history_svg(&history, "build/test_graph.svg");
+    if (ok) {
+        cnn_load_args args = { .at = CNN_HERE, .path = "memory" };
+        cnn_graph *copy = cnn_load_memory(file, size, args);
+        if (cnn_error(copy)) messages++, ok = false;
+        cnn_free(copy);
+    }
+    if (ok) {
+        cnn_graph *copy = cnn_load(path, .max_batch = 2);
+        if (cnn_error(copy)) messages++, ok = false;
+        cnn_free(copy);
+    }
+    if (ok) ok = cnn_load_weights(n.g, path) && cnn_load_weights_memory(n.g, file, size, "memory");
+    if (cnn_error(n.g)) {
+        messages++, ok = false;
+        CHECK_MSG(strstr(cnn_error(n.g), "out of memory") != NULL, "%s", cnn_error(n.g));
+    }
+    if (data.error[0] || part.error[0]) ok = false, messages++;
+    CHECK_MSG(ok ? messages == 0 : messages >= 1, "success %d, %d messages", ok, messages);
+    cnn_dataset_free(&part), cnn_dataset_free(&data), cnn_history_free(&history), cnn_free(n.g);
+    return ok;
+}
+
+static void every_allocation_fails(void)
+{
+    alloc_fail = 0, alloc_count = 0;
+    long before = alloc_live;
+    CHECK(whole_life());
+    long total = alloc_count, failures = 0;
+    CHECK_INT(alloc_live, before);
+    for (long i = 1; i <= total && test__bad < 5; i++) {
+        alloc_fail = i, alloc_count = 0;
+        if (!whole_life()) failures++;
+        CHECK_MSG(alloc_live == before, "allocation %ld of %ld failed: %ld blocks leaked", i, total, alloc_live - before);
+    }
+    alloc_fail = 0;
+    CHECK_MSG(failures > total / 2, "%ld of %ld failed allocations were reported", failures, total);
+    alloc_live = before;
+}
+
+/* ---- Any number of threads ---- */
+
+static void same_bits_for_any_number_of_threads(void)
+{
+    static const int threads[] = { 1, 2, 3, 8 };
+    enum { B = 9, C = 8, S = 20, N = 4 };
+    float *image = test_floats(B * C * S * S), *first = NULL, *grads = NULL, loss[N];
+    int   classes[B];
+    size_t count = 0;
+    test_fill(image, B * C * S * S, -1, 1);
+    for (int i = 0; i < B; i++) classes[i] = i % 5;
+    for (int k = 0; k < N; k++) {
+        cnn_graph  *g = cnn_new(.max_batch = B, .seed = 11, .threads = threads[k]);
+        cnn_tensor *x = cnn_input(g, C, S, S), *t = cnn_labels(g), *h = x;
+        h = cnn_relu(cnn_batch_norm(cnn_conv2d(h, 24, 3, .pad = 1)));
+        h = cnn_add(h, cnn_leaky_relu(cnn_conv2d(h, 24, 3, .pad = 1, .groups = 24)));
+        h = cnn_max_pool(cnn_conv2d(h, 32, 5, .stride = 1, .pad = 2), 2);
+        h = cnn_concat(cnn_avg_pool(h, 2), cnn_tanh(cnn_conv2d(h, 16, 1, .stride = 2)));
+        h = cnn_dropout(cnn_sigmoid(cnn_dense(h, 300)), 0.4f);
+        cnn_tensor *y = cnn_softmax(cnn_dense(h, 5)), *z = cnn_dense(h, 5);
+        cnn_tensor *J = cnn_add(cnn_softmax_cross_entropy(z, t), cnn_mse(y, cnn_mean(y, CNN_N | CNN_C)));
+        if (!compiled(g, J)) { cnn_free(g); continue; }
+        poison(g);
+        cnn_set(x, image, B * C * S * S), cnn_set_labels(t, classes, B);
+        for (int step = 0; step < 3; step++) {
+            if (step == 2) cnn_set(x, image, 5 * C * S * S), cnn_set_labels(t, classes, 5);
+            cnn_forward(J, CNN_TRAIN), cnn_backward(J), cnn_step(g, .lr = 0.05f, .momentum = 0.9f, .nesterov = 1);
+        }
+        loss[k] = cnn_forward(J, CNN_EVAL);
+        size_t m;
+        const float *w = cnn_flat_params(g, &m), *dw = cnn_flat_grads(g, &m);
+        if (k == 0) first = test_floats(m), grads = test_floats(m), memcpy(first, w, m * sizeof *w), memcpy(grads, dw, m * sizeof *w), count = m;
+        CHECK_INT(m, count);
+        CHECK(isfinite(loss[k]));
+        CHECK_MSG(memcmp(first, w, m * sizeof *w) == 0, "parameters with %d threads differ from 1 thread", threads[k]);
+        CHECK_MSG(memcmp(grads, dw, m * sizeof *w) == 0, "gradients with %d threads differ from 1 thread", threads[k]);
+        CHECK_SAME_BITS(&loss[0], &loss[k], 1);
+        no_error(g);
+    }
+    free(image), free(first), free(grads);
+}
+
+/* ---- The memory plan ---- */
+
+/* A random net with joins: the same for the same state of the generator. pool receives every node. */
+static cnn_tensor *random_net(cnn_graph *g, cnn_tensor *x, cnn_tensor **pool, int *n_pool)
+{
+    int n = 0;
+    pool[n++] = cnn_conv2d(x, test_int(1, 4), 3, .pad = 1);
+    for (int steps = test_int(4, 14); steps > 0; steps--) {
+        cnn_tensor *a = pool[test_int(n > 4 ? n - 4 : 0, n - 1)], *b = pool[test_int(0, n - 1)], *y = NULL;
+        int c = a->shape.c;
+        switch (test_int(0, 16)) {
+        case 0: y = cnn_relu(a); break;
+        case 1: y = cnn_sigmoid(a); break;
+        case 2: y = cnn_tanh(a); break;
+        case 3: y = cnn_leaky_relu(a); break;
+        case 4: y = cnn_scale(a, 0.7f, 0.1f); break;
+        case 5: y = cnn_dropout(a, 0.3f); break;
+        case 6: y = cnn_batch_norm(a); break;
+        case 7: y = cnn_conv2d(a, test_int(1, 4), 3, .pad = 1); break;
+        case 8: y = cnn_conv2d(a, c, 3, .pad = 1, .groups = c, .no_bias = 1); break;
+        case 9: y = cnn_max_pool(a, 2, .stride = 1, .pad = 1, .ceil_mode = 0), y = cnn_conv2d(y, c, 2); break;
+        case 10: y = cnn_avg_pool(a, 3, .stride = 1, .pad = 1); break;
+        case 11: y = cnn_softmax(a); break;
+        case 12: y = b->shape.c == c ? cnn_add(a, b) : cnn_add(a, cnn_conv2d(b, c, 1)); break;
+        case 13: y = b->shape.c == c ? cnn_mul(a, b) : cnn_mul(a, cnn_global_avg_pool(a)); break;
+        case 14: y = b->shape.c == c ? cnn_sub(b, a) : cnn_sub(a, cnn_mean(a, CNN_C)); break;
+        case 15: y = c + b->shape.c <= 8 ? cnn_concat(a, b) : cnn_add(a, a); break;
+        case 16: y = cnn_reshape(cnn_relu(cnn_flatten(a)), c, a->shape.h, a->shape.w); break;
+        }
+        pool[n++] = y;
+    }
+    *n_pool = n;
+    cnn_tensor *last = pool[n - 1], *other = pool[test_int(0, n - 1)];
+    (void)g;
+    return cnn_add(cnn_mean(cnn_mul(last, last)), cnn_mean(other));
+}
+
+/* The plan (liveness, in place) must not show in any result: compare with gradients kept and with everything kept. */
+static void plans_do_not_change_results(void)
+{
+    enum { B = 3, C = 2, S = 5, POOL = 20 };
+    for (int number = 0; number < 150 && test__bad == 0; number++) {
+        uint64_t seed = test_bits(), keep = test__state;
+        float image[2][B * C * S * S], loss[4][3], *w[4] = { NULL }, *value[POOL] = { NULL };
+        size_t m = 0;
+        test_fill(image[0], 2 * B * C * S * S, -1, 1);
+        for (int way = 0; way < 4; way++) {     /* 0: everything kept; 1: plain; 2: gradients kept; 3: inputs with gradient */
+            test__state = seed;
+            cnn_graph  *g = cnn_new(.max_batch = B, .seed = 5, .keep_grads = way == 2 || way == 0);
+            cnn_tensor *x = cnn_input(g, C, S, S, .grad = way == 3), *pool[POOL];
+            int         n;
+            cnn_tensor *J = random_net(g, x, pool, &n);
+            for (int i = 0; i < n && way == 0; i++) cnn_keep(pool[i]);
+            if (!compiled(g, J)) { cnn_free(g); break; }
+            CHECK_INT(cnn_plan(g, J).total, g->memory.total);
+            poison(g);
+            for (int step = 0; step < 2; step++) {
+                cnn_set(x, image[step], (size_t)((B - step) * C * S * S));
+                loss[way][step] = cnn_forward(J, CNN_TRAIN);
+                cnn_backward(J), cnn_step(g, .lr = 0.01f, .momentum = 0.5f);
+            }
+            loss[way][2] = cnn_forward(J, CNN_EVAL);
+            const float *p = cnn_flat_params(g, &m);
+            w[way] = test_floats(m), memcpy(w[way], p, m * sizeof *p);
+            for (int i = 0; i < n; i++) {                        /* every node that the loss needs, asked for alone */
+                if (pool[i]->index < 0 || pool[i]->index > J->index) continue;
+                size_t count = cnn_count(pool[i]);
+                float *v = test_floats(count);
+                if (way > 0) poison(g), cnn_set(x, image[1], (size_t)((B - 1) * C * S * S)), cnn_forward(pool[i], CNN_EVAL);
+                CHECK_MSG(cnn_get(pool[i], v, count), "net %d: %s", number, cnn_error(g) ? cnn_error(g) : "?");
+                if (way == 0) value[i] = v;
+                else if (value[i]) CHECK_MSG(memcmp(v, value[i], count * sizeof *v) == 0, "net %d: value of node %d (%s) differs", number, i, pool[i]->name);
+                if (way > 0) free(v);
+            }
+            if (way > 0) {
+                CHECK_MSG(memcmp(loss[0], loss[way], sizeof loss[0]) == 0, "net %d: losses %g %g %g differ from %g %g %g (way %d)", number, (double)loss[way][0],
+                          (double)loss[way][1], (double)loss[way][2], (double)loss[0][0], (double)loss[0][1], (double)loss[0][2], way);
+                CHECK_MSG(memcmp(w[0], w[way], m * sizeof *p) == 0, "net %d: parameters differ (way %d)", number, way);
+            }
+            CHECK(isfinite(loss[way][1]));
+            no_error(g);
+        }
+        for (int way = 0; way < 4; way++) free(w[way]);
+        for (int i = 0; i < POOL; i++) free(value[i]);
+        test__state = keep;
+    }
+}
+
+/* What cnn_plan says is what compile takes, and nothing is allocated while running. */
+static void plan_is_what_compile_takes(void)
+{
+    cnn_config config = { .seed = 1 };
+    net n = small_net(config);
+    long before = alloc_count;
+    cnn_memory m = cnn_plan(n.g, n.loss);
+    CHECK_INT(m.params + m.grads + m.optimizer + m.buffers + m.inputs + m.activations + m.scratch, m.total);
+    CHECK(m.params >= 4 * cnn_param_count(n.g) && m.grads == m.params && m.optimizer == m.params && m.activations_eval <= m.activations);
+    alloc_largest = 0;
+    CHECK(compiled(n.g, n.loss));
+    CHECK_INT(alloc_largest, m.total + 64);
+    CHECK_INT(cnn_plan(n.g, n.loss).total, m.total);
+    CHECK(alloc_count > before);
+    before = alloc_count;
+    for (uint64_t i = 0; i < 3; i++) train_step(n, i);
+    cnn_forward(n.logits, CNN_EVAL);
+    CHECK_INT(alloc_count, before);
+    no_error(n.g);
+}
+
+static void memory_of_the_caller(void)
+{
+    cnn_config config = { .seed = 1 };
+    net a = small_net(config), b = small_net(config);
+    size_t total = cnn_plan(a.g, a.loss).total;
+    CHECK(total % 64 == 0);
+    char *raw = test_alloc(total + 192), *at = raw + 64 + (64 - (uintptr_t)raw % 64) % 64;
+    memset(raw, 0x5a, total + 192);
+    alloc_largest = 0;
+    CHECK_MSG(cnn_compile_in(a.g, a.loss, at, total), "%s", cnn_error(a.g));
+    CHECK(alloc_largest < total / 2);
+    CHECK(compiled(b.g, b.loss));
+    for (uint64_t i = 0; i < 3; i++) {
+        float la = train_step(a, i), lb = train_step(b, i);
+        CHECK_SAME_BITS(&la, &lb, 1);
+    }
+    for (int i = 0; i < 64; i++) CHECK(at[-1 - i] == 0x5a && at[total + (size_t)i] == 0x5a);
+    no_error(a.g), no_error(b.g);
+    a = small_net(config);
+    CHECK(!cnn_compile_in(a.g, a.loss, at, total - 1));
+    CHECK(cnn_error(a.g) && strstr(cnn_error(a.g), "aligned to 64, are needed"));
+    cnn_free(a.g);
+    a = small_net(config);
+    CHECK(!cnn_compile_in(a.g, a.loss, at + 4, total + 64));
+    CHECK(cnn_error(a.g) && strstr(cnn_error(a.g), "aligned to 64, are needed"));
+    cnn_free(a.g);
+    free(raw);
+}
+
+static void inference_takes_less(void)
+{
+    cnn_config train = { .seed = 1 }, infer = { .seed = 1, .inference = 1 };
+    net a = small_net(train), b = small_net(infer);
+    cnn_memory ma = cnn_plan(a.g, a.loss), mb = cnn_plan(b.g, b.logits);
+    CHECK(mb.grads == 0 && mb.optimizer == 0 && mb.activations == mb.activations_eval && mb.activations < ma.activations);
+    CHECK(compiled(a.g, a.loss) && compiled(b.g, b.logits));
+    /* Without labels: logits can be computed. The same initial weights, since names and order are the same. */
+    float image[MAX_BATCH * 2 * SIDE * SIDE], la[MAX_BATCH * CLASSES], lb[MAX_BATCH * CLASSES];
+    test_fill(image, MAX_BATCH * 2 * SIDE * SIDE, -1, 1);
+    CHECK(cnn_set(a.x, image, MAX_BATCH * 2 * SIDE * SIDE) && cnn_set(b.x, image, MAX_BATCH * 2 * SIDE * SIDE));
+    cnn_forward(a.logits, CNN_EVAL), cnn_forward(b.logits, CNN_EVAL);
+    CHECK(cnn_get(a.logits, la, MAX_BATCH * CLASSES) && cnn_get(b.logits, lb, MAX_BATCH * CLASSES));
+    CHECK_SAME_BITS(la, lb, MAX_BATCH * CLASSES);
+    CHECK(cnn_find(b.g, "labels") == NULL && cnn_find(b.g, "first.weight") != NULL);
+    no_error(a.g), no_error(b.g);
+}
+
+/* A smaller batch is a prefix: evaluated results are those of the same samples in a full batch. */
+static void partial_batches(void)
+{
+    cnn_config config = { .seed = 1 };
+    net n = small_net(config);
+    if (compiled(n.g, n.loss)) {
+        for (uint64_t i = 0; i < 3; i++) train_step(n, i);
+        float image[MAX_BATCH * 2 * SIDE * SIDE], full[MAX_BATCH * CLASSES], part[MAX_BATCH * CLASSES];
+        test_fill(image, MAX_BATCH * 2 * SIDE * SIDE, -1, 1);
+        cnn_set(n.x, image, MAX_BATCH * 2 * SIDE * SIDE), cnn_forward(n.logits, CNN_EVAL);
+        CHECK(cnn_get(n.logits, full, MAX_BATCH * CLASSES));
+        for (int b = 1; b < MAX_BATCH; b++) {
+            poison(n.g);
+            CHECK(cnn_set(n.x, image, (size_t)(b * 2 * SIDE * SIDE)));
+            CHECK_INT(cnn_batch(n.g), b);
+            CHECK_INT(cnn_count(n.logits), b * CLASSES);
+            cnn_forward(n.logits, CNN_EVAL);
+            CHECK(cnn_get(n.logits, part, (size_t)(b * CLASSES)));
+            CHECK_ALL_NEAR(part, full, b * CLASSES, 1e-5);
+        }
+    }
+    no_error(n.g);
+}
+
+static void caches_and_kept_values(void)
+{
+    cnn_graph  *g = cnn_new(.max_batch = 2);
+    cnn_tensor *x = cnn_input(g, 4), *a = cnn_relu(cnn_dense(x, 5)), *b = cnn_dense(a, 3), *side = cnn_tanh(a), *loss = cnn_sum(cnn_mul(b, b));
+    cnn_keep(a), cnn_keep(side), cnn_name(b, "out");
+    if (compiled(g, loss)) {
+        float v[8], got[10], s[10];
+        test_fill(v, 8, -1, 1);
+        cnn_set(x, v, 8);
+        cnn_forward(loss, CNN_EVAL);
+        CHECK(cnn_get(a, got, 10));
+        cnn_forward(side, CNN_EVAL);
+        CHECK(cnn_get(side, s, 10));
+        for (int i = 0; i < 10; i++) CHECK_NEAR(s[i], tanh((double)got[i]), 1e-6);
+        CHECK(cnn_find(g, "out") == b && cnn_find(g, "dense1.weight") && cnn_find(g, "dense1") && cnn_find(g, "out.bias") && cnn_find(g, "input") == x);
+        CHECK(cnn_find(g, "nothing") == NULL && cnn_find(g, NULL) == NULL);
+        /* Write a parameter through the map; read it back. */
+        float *w = cnn_map_write(b->in[2]);
+        CHECK(w != NULL);
+        if (w) for (int i = 0; i < 3; i++) w[i] = (float)(i + 1);
+        CHECK(cnn_get(b->in[2], got, 3));
+        CHECK(got[0] == 1 && got[1] == 2 && got[2] == 3);
+    }
+    no_error(g);
+}
+
+/* ---- Order and names ---- */
+
+/* C leaves the order of evaluation of arguments open: nothing may depend on it. */
+static void creation_order_does_not_matter(void)
+{
+    float w[2][64], loss[2];
+    for (int way = 0; way < 2; way++) {
+        cnn_graph  *g = cnn_new(.max_batch = 2, .seed = 9);
+        cnn_tensor *x = cnn_input(g, 3), *a, *b;
+        if (way == 0) a = cnn_dense(x, 4), b = cnn_dense(x, 4);
+        else          b = cnn_dense(x, 4), a = cnn_dense(x, 4);
+        cnn_tensor *loss_t = cnn_mean(cnn_dropout(cnn_mul(cnn_tanh(a), cnn_sigmoid(b)), 0.5f));
+        if (compiled(g, loss_t)) {
+            float v[6] = { 1, 2, 3, 4, 5, 6 };
+            cnn_set(x, v, 6);
+            loss[way] = cnn_forward(loss_t, CNN_TRAIN);
+            CHECK_STR(a->name, "dense1");
+            CHECK(cnn_get(a->in[1], w[way], 12) && cnn_get(b->in[1], w[way] + 12, 12));
+        }
+        no_error(g);
+    }
+    CHECK_SAME_BITS(w[0], w[1], 24);
+    CHECK_SAME_BITS(&loss[0], &loss[1], 1);
+    int differ = 0;
+    for (int i = 0; i < 12; i++) differ += w[0][i] != w[0][12 + i];
+    CHECK_INT(differ, 12);
+}
+
+static void seeds(void)
+{
+    float w[3][12];
+    static const uint64_t seed[3] = { 0, 1, (uint64_t)1 << 40 };
+    for (int i = 0; i < 3; i++) {
+        cnn_graph *g = cnn_new(.seed = seed[i]);
+        cnn_tensor *y = cnn_dense(cnn_input(g, 3), 4), *loss = cnn_sum(y);
+        CHECK(compiled(g, loss) && cnn_get(y->in[1], w[i], 12));
+        for (int j = 0; j < 12; j++) CHECK(w[i][j] != 0 && fabsf(w[i][j]) <= 1.0f);
+        no_error(g);
+    }
+    CHECK(memcmp(w[0], w[1], sizeof w[0]) != 0 && memcmp(w[1], w[2], sizeof w[0]) != 0 && memcmp(w[0], w[2], sizeof w[0]) != 0);
+    /* The first numbers, for ever: same seed, same bits on every machine. */
+    uint32_t out[4];
+    cnn__philox(out, 0, 0, 0);                  /* known answers of Random123, kat_vectors */
+    CHECK(out[0] == 0x6627e8d5u && out[1] == 0xe169c58du && out[2] == 0xbc57ac4cu && out[3] == 0x9b00dbd8u);
+    cnn__philox(out, ~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0);
+    CHECK(out[0] == 0x408f276du && out[1] == 0x41c83b0eu && out[2] == 0xa20bc7c6u && out[3] == 0x6d5451fdu);
+}
+
+static void deep_chain(void)
+{
+    cnn_graph  *g = cnn_new();
+    cnn_tensor *x = cnn_input(g, 3, .grad = 1), *h = x;
+    for (int i = 0; i < 3000; i++) h = cnn_scale(h, i % 2 ? 0.5f : 2.0f, 0);
+    cnn_tensor *loss = cnn_sum(h);
+    if (compiled(g, loss)) {
+        float v[3] = { 1, 2, 3 }, d[3];
+        cnn_set(x, v, 3);
+        CHECK_NEAR(cnn_forward(loss, CNN_TRAIN), 6, 1e-6);
+        cnn_backward(loss);
+        CHECK(cnn_get_grad(x, d, 3) && d[0] == 1 && d[1] == 1 && d[2] == 1);
+        CHECK(cnn_plan(g, loss).activations < 2048);
+    }
+    no_error(g);
+}
+
+/* ---- Sharing, accumulation, frozen parameters ---- */
+
+/* One weight used twice: its gradient is the sum of the gradients of two copies. */
+static void shared_weights(void)
+{
+    float v[2 * 2 * 36], w[2 * 2 * 9], together[36], apart[2][36];
+    test_fill(v, 2 * 2 * 36, -1, 1), test_fill(w, 36, -1, 1);
+    for (int shared = 0; shared < 2; shared++) {
+        cnn_graph  *g = cnn_new(.max_batch = 2);
+        cnn_tensor *x = cnn_input(g, 2, 6, 6), *W = cnn_param(g, "W", shape4(2, 2, 3, 3));
+        cnn_tensor *a = cnn_tanh(cnn_conv2d(x, 2, 3, .pad = 1, .weight = W, .no_bias = 1)), *b;
+        if (shared) b = cnn_conv2d(a, 2, 3, .weight = W, .no_bias = 1);
+        else        b = cnn_conv2d(a, 2, 3, .no_bias = 1);
+        cnn_tensor *W2 = b->in[1], *loss = cnn_mean(cnn_mul(b, b));
+        if (compiled(g, loss)) {
+            cnn_set(x, v, 2 * 2 * 36), cnn_set(W, w, 36), cnn_set(W2, w, 36);
+            cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+            if (shared) CHECK(W2 == W && cnn_get_grad(W, together, 36) && cnn_param_count(g) == 36);
+            else        CHECK(cnn_get_grad(W, apart[0], 36) && cnn_get_grad(W2, apart[1], 36) && cnn_param_count(g) == 72);
+        }
+        no_error(g);
+    }
+    for (int i = 0; i < 36; i++) CHECK_NEAR(together[i], (double)apart[0][i] + (double)apart[1][i], 1e-5);
+}
+
+/* Two half batches with cnn_backward_add make the gradient of the whole batch, times two. */
+static void accumulated_gradients(void)
+{
+    cnn_graph  *g = cnn_new(.max_batch = 4);
+    cnn_tensor *x = cnn_input(g, 5), *t = cnn_input(g, 2), *y = cnn_dense(cnn_tanh(cnn_dense(x, 6)), 2), *loss = cnn_mse(y, t);
+    if (compiled(g, loss)) {
+        float v[20], u[8];
+        size_t m;
+        test_fill(v, 20, -1, 1), test_fill(u, 8, -1, 1);
+        cnn_set(x, v, 20), cnn_set(t, u, 8), cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+        const float *d = cnn_flat_grads(g, &m);
+        float *whole = test_floats(m);
+        memcpy(whole, d, m * sizeof *d);
+        cnn_set(x, v, 10), cnn_set(t, u, 4), cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+        cnn_set(x, v + 10, 10), cnn_set(t, u + 4, 4), cnn_forward(loss, CNN_TRAIN), cnn_backward_add(loss);
+        d = cnn_flat_grads(g, &m);
+        for (size_t i = 0; i < m; i++) CHECK_NEAR(d[i], 2 * (double)whole[i], 1e-5);
+        free(whole);
+    }
+    no_error(g);
+}
+
+static void frozen_parameters(void)
+{
+    cnn_graph  *g = cnn_new(.max_batch = 2);
+    cnn_tensor *x = cnn_input(g, 3), *a = cnn_dense(x, 4), *y = cnn_dense(cnn_tanh(a), 1), *loss = cnn_mean(cnn_mul(y, y));
+    cnn_freeze(a->in[1]);
+    if (compiled(g, loss)) {
+        float v[6] = { 1, -2, 3, 1, 1, 1 }, before[12], after[12], b0[4], b1[4];
+        cnn_set(x, v, 6);
+        CHECK(cnn_get(a->in[1], before, 12) && cnn_get(a->in[2], b0, 4));
+        cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 0.1f, .weight_decay = 0.1f);
+        CHECK(cnn_get(a->in[1], after, 12) && cnn_get(a->in[2], b1, 4));
+        CHECK_SAME_BITS(before, after, 12);
+        CHECK(memcmp(b0, b1, sizeof b0) != 0);
+        CHECK_INT(cnn_param_count(g), 12 + 4 + 4 + 1);
+        CHECK_INT(cnn_plan(g, loss).grads, 3 * 64);
+    }
+    no_error(g);
+}
+
+/* ---- Operations from outside ---- */
+
+/* swish(x) = x / (1 + e^-bx), with an option; reads x. */
+typedef struct { const char *at; float b; } swish_args;
+static bool swish_shape(cnn_tensor *y)
+{
+    const swish_args *a = y->args;
+    if (!(a->b > 0)) return cnn_fail(y, "b is %g: it must be positive", (double)a->b);
+    y->shape = y->in[0]->shape;
+    return true;
+}
+static void swish_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const swish_args *a = y->args;
+    (void)mode;
+    for (int i = 0; i < y->shape.n * y->shape.c * y->shape.h * y->shape.w; i++)
+        y->data[i] = y->in[0]->data[i] / (1 + expf(-a->b * y->in[0]->data[i]));
+}
+static void swish_backward(cnn_tensor *y)
+{
+    const swish_args *a = y->args;
+    for (int i = 0; i < y->shape.n * y->shape.c * y->shape.h * y->shape.w; i++) {
+        float x = y->in[0]->data[i], s = 1 / (1 + expf(-a->b * x));
+        y->in[0]->grad[i] += y->grad[i] * (s + a->b * x * s * (1 - s));
+    }
+}
+static const cnn_field swish_fields[] = { CNN_FIELD('f', swish_args, b), { 0 } };
+static const cnn_op swish_op = { .name = "swish", .shape = swish_shape, .forward = swish_forward, .backward = swish_backward, .flags = CNN_READS_X,
+                                 .args_size = sizeof(swish_args), .fields = swish_fields };
+
+/* log cosh loss of y - target: mean of log(cosh(d)). Scratch and saved state are asked for, to test both. */
+static bool logcosh_shape(cnn_tensor *y)
+{
+    y->shape = shape4(1, 1, 1, 1), y->batched = false;
+    return cnn_count(y->in[0]) == cnn_count(y->in[1]) ? true : cnn_fail(y, "sizes differ");
+}
+static size_t logcosh_bytes(const cnn_tensor *y) { return (size_t)y->in[0]->shape.n * (size_t)y->in[0]->shape.c * sizeof(float); }
+static void logcosh_forward(cnn_tensor *y, cnn_mode mode)
+{
+    float *d = cnn_scratch(y), *keep = y->saved;
+    int    n = y->in[0]->shape.n * y->in[0]->shape.c;
+    double s = 0;
+    for (int i = 0; i < n; i++) d[i] = y->in[0]->data[i] - y->in[1]->data[i];
+    for (int i = 0; i < n; i++) s += log(cosh((double)d[i]));
+    if (mode == CNN_TRAIN) memcpy(keep, d, (size_t)n * sizeof *d);
+    y->data[0] = (float)(s / n);
+}
+static void logcosh_backward(cnn_tensor *y)
+{
+    const float *d = y->saved;
+    int n = y->in[0]->shape.n * y->in[0]->shape.c;
+    for (int i = 0; i < n; i++) {
+        float e = y->grad[0] * tanhf(d[i]) / (float)n;
+        if (y->in[0]->needs_grad) y->in[0]->grad[i] += e;
+        if (y->in[1]->needs_grad) y->in[1]->grad[i] -= e;
+    }
+}
+static const cnn_op logcosh_op = { .name = "logcosh", .shape = logcosh_shape, .forward = logcosh_forward, .backward = logcosh_backward,
+                                   .scratch = logcosh_bytes, .saved = logcosh_bytes, .flags = CNN_LOSS };
+
+static cnn_tensor *swish(cnn_tensor *x, float b) { swish_args a = { CNN_HERE, b }; return cnn_apply(&swish_op, &x, 1, &a, CNN_HERE); }
+
+static void operations_from_outside(void)
+{
+    cnn_graph  *g = cnn_new(.max_batch = 3);
+    cnn_tensor *x = cnn_input(g, 4), *t = cnn_input(g, 2), *y = cnn_dense(swish(cnn_dense(x, 6), 1.5f), 2);
+    cnn_tensor *both[2] = { y, t }, *loss = cnn_apply(&logcosh_op, both, 2, NULL, CNN_HERE);
+    if (compiled(g, loss)) {
+        float v[12], u[6];
+        test_fill(v, 12, -1, 1), test_fill(u, 6, -1, 1);
+        cnn_set(x, v, 12), cnn_set(t, u, 6);
+        float first = cnn_forward(loss, CNN_TRAIN);
+        cnn_check check = cnn_gradient_check(loss, 0);
+        CHECK_MSG(check.checked > 20 && check.worst < 1e-3, "worst %g at %s[%d]: %g against %g", check.worst, check.param, check.index, check.analytic, check.numeric);
+        for (int i = 0; i < 300; i++) cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 0.3f, .momentum = 0.9f);
+        CHECK(cnn_forward(loss, CNN_EVAL) < 0.01f * first);
+        CHECK(cnn_output(g) == y && cnn_loss(g) == loss);
+        CHECK_STR(cnn_find(g, "swish1")->op->name, "swish");
+    }
+    no_error(g);
+    g = cnn_new();
+    x = cnn_input(g, 4);
+    swish_args bad = { CNN_HERE, -1 };
+    cnn_apply(&swish_op, &x, 1, &bad, "here.c:7");
+    EXPECT(g, "here.c:7: swish: b is -1: it must be positive");
+    cnn_free(g);
+}
+
+/* ---- The mirror backend: device memory is a second malloc ----
+
+   Its rows run the rooms themselves on the device's arrays, so results must have the CPU's bits. Before that they make
+   the host copies of what they wrote unusable (NaN): whoever reads one without a download will show it. Fresh device
+   memory is NaN too. Reads of stale device copies show as wrong bits, since every step has other data. */
+
+enum { MIRROR_ROWS = 64 };
+typedef struct {
+    cnn_backend b;
+    cnn_kernel  row[MIRROR_ROWS];
+    long        buffers, uploads, downloads, clears, updates, calls, fail_at;   /* fail_at: the call that fails */
+    const char *refuse;                 /* a name of a node that `accepts` turns down */
+    bool        on_cpu_update, closed;
+} mirror;
+
+static bool mirror_fails(cnn_backend *b)
+{
+    mirror *m = (mirror *)b;
+    if (++m->calls != m->fail_at) return false;
+    snprintf(b->error, sizeof b->error, "the mirror broke at call %ld", m->calls);
+    return true;
+}
+static void *mirror_alloc(cnn_backend *b, size_t bytes)
+{
+    if (mirror_fails(b)) return NULL;
+    void *p = test_alloc(bytes);
+    memset(p, 0xff, bytes);
+    ((mirror *)b)->buffers++;
+    return p;
+}
+static void mirror_release(cnn_backend *b, void *p) { ((mirror *)b)->buffers--; free(p); }
+static bool mirror_upload(cnn_backend *b, void *buffer, size_t at, const void *from, size_t bytes)
+{
+    ((mirror *)b)->uploads++;
+    memcpy((char *)buffer + at, from, bytes);
+    return !mirror_fails(b);
+}
+static bool mirror_download(cnn_backend *b, void *buffer, size_t at, void *to, size_t bytes)
+{
+    ((mirror *)b)->downloads++;
+    memcpy(to, (char *)buffer + at, bytes);
+    return !mirror_fails(b);
+}
+static bool mirror_clear(cnn_backend *b, void *buffer, size_t at, size_t bytes)
+{
+    ((mirror *)b)->clears++;
+    memset((char *)buffer + at, 0, bytes);
+    return !mirror_fails(b);
+}
+static bool mirror_update(cnn_backend *b, const cnn_optimizer *o, void *params, void *grads, void *slots, size_t n, size_t stride, const cnn_step_args *a, long step)
+{
+    mirror *m = (mirror *)b;
+    if (m->on_cpu_update) return false;
+    m->updates++;
+    float *slot[CNN_MAX_SLOTS] = { NULL };
+    for (int i = 0; i < o->slots; i++) slot[i] = (float *)slots + (size_t)i * stride;
+    o->update(params, grads, slot, n, a, step);
+    return !mirror_fails(b);
+}
+static void mirror_close(cnn_backend *b) { ((mirror *)b)->closed = true; }
+
+static size_t length(const cnn_tensor *t) { return (size_t)t->shape.n * (size_t)t->shape.c * (size_t)t->shape.h * (size_t)t->shape.w; }
+static void   spoil(void *p, size_t bytes) { if (p) memset(p, 0xff, bytes); }
+
+/* Point a tensor's arrays to the device, or back. */
+typedef struct { float *data, *grad; void *saved; } places;
+static places to_device(cnn_tensor *t)
+{
+    places old = { t->data, t->grad, t->saved };
+    t->data = (float *)cnn_place_data(t).buffer + cnn_place_data(t).at;
+    if (t->grad) t->grad = (float *)cnn_place_grad(t).buffer + cnn_place_grad(t).at;
+    if (t->saved) t->saved = (float *)cnn_place_saved(t).buffer + cnn_place_saved(t).at;
+    return old;
+}
+static bool mirror_run(cnn_backend *b, cnn_tensor *y, cnn_mode mode, bool backward)
+{
+    places own = { y->data, y->grad, y->saved }, old[CNN_MAX_INPUTS];
+    bool   first[CNN_MAX_INPUTS];
+    to_device(y);
+    for (int i = 0; i < y->n_in; i++) {
+        first[i] = true;
+        for (int j = 0; j < i; j++) first[i] = first[i] && y->in[j] != y->in[i];
+        if (first[i]) old[i] = to_device(y->in[i]);
+    }
+    if (backward) y->op->backward(y);
+    else          y->op->forward(y, mode);
+    for (int i = 0; i < y->n_in; i++) if (first[i]) y->in[i]->data = old[i].data, y->in[i]->grad = old[i].grad, y->in[i]->saved = old[i].saved;
+    y->data = own.data, y->grad = own.grad, y->saved = own.saved;
+    if (!backward) spoil(y->data, length(y) * sizeof(float)), spoil(y->saved, y->saved ? y->op->saved(y) : 0);
+    for (int i = 0; i < y->n_in; i++) {
+        if (backward && y->in[i]->grad) spoil(y->in[i]->grad, length(y->in[i]) * sizeof(float));
+        if (!backward && mode == CNN_TRAIN && y->in[i]->kind == CNN_BUFFER) spoil(y->in[i]->data, length(y->in[i]) * sizeof(float));
+    }
+    return !mirror_fails(b);
+}
+static bool mirror_forward(cnn_backend *b, cnn_tensor *y, cnn_mode mode) { return mirror_run(b, y, mode, false); }
+static bool mirror_backward(cnn_backend *b, cnn_tensor *y) { return mirror_run(b, y, CNN_TRAIN, true); }
+static bool mirror_accepts(const cnn_backend *b, const cnn_tensor *y)
+{
+    const mirror *m = (const mirror *)b;
+    return !m->refuse || strcmp(m->refuse, y->name) != 0;
+}
+
+/* Rows for every operation whose bit in `without` is not set, counting along cnn_ops. */
+static void mirror_open(mirror *m, uint64_t without, bool no_backward)
+{
+    int n, rows = 0;
+    const cnn_op *const *ops = cnn_ops(&n);
+    memset(m, 0, sizeof *m);
+    for (int i = 0; i < n && rows < MIRROR_ROWS; i++) {
+        if (without >> i & 1) continue;
+        cnn_kernel k = { ops[i], mirror_accepts, mirror_forward, no_backward ? NULL : mirror_backward };
+        m->row[rows++] = k;
+    }
+    cnn_backend b = { .name = "mirror", .alloc = mirror_alloc, .release = mirror_release, .upload = mirror_upload, .download = mirror_download,
+                      .clear = mirror_clear, .update = mirror_update, .close = mirror_close, .kernels = m->row, .n_kernels = rows };
+    m->b = b;
+}
+
+/* Train 4 steps; the results of one life, for comparison. */
+typedef struct { float loss[5], eval[MAX_BATCH * CLASSES], *w, *dw; size_t n; bool ok; char error[CNN_ERROR_SIZE]; cnn_traffic step; } life;
+static void free_life(life *a) { free(a->w), free(a->dw), a->w = a->dw = NULL; }
+static life live(cnn_backend *b, bool reach_in, int keep_grads)
+{
+    life l;
+    memset(&l, 0, sizeof l);
+    cnn_config config = { .seed = 21, .backend = b, .keep_grads = keep_grads, .at = CNN_HERE };
+    net n = small_net(config);
+    l.ok = cnn_compile(n.g, n.loss);
+    for (uint64_t i = 0; i < 4; i++) {
+        cnn_traffic before = cnn_copies(n.g);
+        l.loss[i] = train_step(n, i);
+        l.step.uploads = cnn_copies(n.g).uploads - before.uploads, l.step.downloads = cnn_copies(n.g).downloads - before.downloads;
+        if (reach_in && i == 1) {               /* read and write in the middle: the newest copies must be found */
+            cnn_tensor *w = cnn_find(n.g, "last.weight");
+            float v[CLASSES * 10];
+            if (w && cnn_get(w, v, CLASSES * 10)) {
+                for (int k = 0; k < CLASSES * 10; k++) v[k] *= 1.5f;
+                cnn_set(w, v, CLASSES * 10);
+            }
+            size_t m;
+            float *p = cnn_flat_params(n.g, &m);
+            if (p) p[0] += 0.25f;
+        }
+        if (reach_in && i == 2) {
+            size_t m;
+            feed(n, 4, 100);
+            cnn_forward(n.loss, CNN_TRAIN), cnn_backward(n.loss);
+            float *d = cnn_flat_grads(n.g, &m);
+            for (size_t k = 0; d && k < m; k++) d[k] *= 0.5f;       /* what an MPI_Allreduce does */
+            cnn_step(n.g, .lr = 0.02f);
+        }
+    }
+    feed(n, MAX_BATCH, 99);
+    l.loss[4] = cnn_forward(n.loss, CNN_EVAL);
+    cnn_get(n.logits, l.eval, MAX_BATCH * CLASSES);
+    const float *p = cnn_flat_params(n.g, &l.n);
+    if (p) {
+        l.w = test_floats(l.n), l.dw = test_floats(l.n), memcpy(l.w, p, l.n * sizeof *p);
+        p = cnn_flat_grads(n.g, &l.n);
+        if (p) memcpy(l.dw, p, l.n * sizeof *p);
+    }
+    if (cnn_error(n.g)) snprintf(l.error, sizeof l.error, "%s", cnn_error(n.g)), l.ok = false;
+    cnn_free(n.g);
+    return l;
+}
+static void same_life(const life *a, const life *b, const char *what)
+{
+    CHECK_MSG(b->ok, "%s: %s", what, b->error);
+    CHECK_MSG(memcmp(a->loss, b->loss, sizeof a->loss) == 0, "%s: losses %g %g %g %g %g, not %g %g %g %g %g", what, (double)b->loss[0], (double)b->loss[1],
+              (double)b->loss[2], (double)b->loss[3], (double)b->loss[4], (double)a->loss[0], (double)a->loss[1], (double)a->loss[2], (double)a->loss[3], (double)a->loss[4]);
+    CHECK_MSG(memcmp(a->eval, b->eval, sizeof a->eval) == 0, "%s: logits differ", what);
+    CHECK_MSG(a->w && b->w && memcmp(a->w, b->w, a->n * sizeof *a->w) == 0, "%s: parameters differ", what);
+    CHECK_MSG(a->dw && b->dw && memcmp(a->dw, b->dw, a->n * sizeof *a->dw) == 0, "%s: gradients differ", what);
+}
+
+static void mirror_resident(void)
+{
+    mirror m;
+    life cpu = live(NULL, false, 0);
+    mirror_open(&m, 0, false);
+    life dev = live(&m.b, false, 0);
+    same_life(&cpu, &dev, "everything on the device");
+    CHECK_INT(dev.step.uploads, 2);             /* the batch goes up, */
+    CHECK_INT(dev.step.downloads, 1);           /* the loss comes down */
+    CHECK_INT(m.updates, 4);
+    CHECK_INT(m.buffers, 0);
+    CHECK(m.closed);
+    free_life(&cpu), free_life(&dev);
+}
+
+static void mirror_mixed(void)
+{
+    for (int reach = 0; reach < 2; reach++)
+        for (int keep = 0; keep < 2; keep++) {
+            life cpu = live(NULL, reach, keep);
+            int  n;
+            const cnn_op *const *ops = cnn_ops(&n);
+            CHECK_MSG(cpu.ok, "%s", cpu.error);
+            for (int i = 0; i <= n + 24; i++) {     /* none missing; each missing; random sets; rows without backward */
+                mirror m;
+                char   what[80];
+                uint64_t without = i == 0 ? 0 : i <= n ? (uint64_t)1 << (i - 1) : test_bits();
+                mirror_open(&m, without, i > n + 16);
+                m.on_cpu_update = i % 3 == 1;
+                if (i % 5 == 4) m.refuse = "first";
+                snprintf(what, sizeof what, "mirror without %s (%#llx), reach %d, keep %d", i >= 1 && i <= n ? ops[i - 1]->name : "some", (unsigned long long)without, reach, keep);
+                life dev = live(&m.b, reach, keep);
+                same_life(&cpu, &dev, what);
+                CHECK_INT(m.buffers, 0);
+                free_life(&dev);
+                if (test__bad) break;
+            }
+            free_life(&cpu);
+        }
+}
+
+static void mirror_breaks(void)
+{
+    mirror m;
+    mirror_open(&m, 0x421, false);
+    life dev = live(&m.b, true, 0);
+    long calls = m.calls, reported = 0;
+    free_life(&dev);
+    for (long i = 1; i <= calls; i++) {
+        mirror_open(&m, 0x421, false);
+        m.fail_at = i;
+        dev = live(&m.b, true, 0);
+        if (!dev.ok) reported++, CHECK_MSG(strstr(dev.error, "the mirror broke at call"), "call %ld: %s", i, dev.error);
+        CHECK_INT(m.buffers, 0);
+        free_life(&dev);
+    }
+    CHECK_INT(reported, calls);
+}
+
+int main(int argc, char **argv)
+{
+    test_args(argc, argv);
+    RUN(errors_of_null);
+    RUN(errors_of_nil_chains);
+    RUN(errors_in_shapes);
+    RUN(errors_of_new);
+    RUN(errors_of_compile);
+    RUN(errors_while_running);
+    RUN(every_allocation_fails);
+    RUN(same_bits_for_any_number_of_threads);
+    RUN(plans_do_not_change_results);
+    RUN(plan_is_what_compile_takes);
+    RUN(memory_of_the_caller);
+    RUN(inference_takes_less);
+    RUN(partial_batches);
+    RUN(caches_and_kept_values);
+    RUN(creation_order_does_not_matter);
+    RUN(seeds);
+    RUN(deep_chain);
+    RUN(shared_weights);
+    RUN(accumulated_gradients);
+    RUN(frozen_parameters);
+    RUN(operations_from_outside);
+    RUN(mirror_resident);
+    RUN(mirror_mixed);
+    RUN(mirror_breaks);
+    return test_end();
+}

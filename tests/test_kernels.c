@@ -1,0 +1,250 @@
+/* test_kernels.c - GEMM and convolution: every micro-kernel that this machine can run, and every algorithm of
+   convolution forced in turn, against float64 loops written here, on random awkward shapes. Outputs are poisoned
+   with NaN (y =) or filled with random numbers (+=), the scratch is poisoned and has a guard behind it, and 1, 2, 3
+   and 8 threads must give equal bits. */
+#define CNN_IMPLEMENTATION
+#include "cnn.h"
+#include "test.h"
+
+static const struct { cnn_isa isa; const char *name; } isas[] = {
+    { CNN_ISA_C, "c" }, { CNN_ISA_NEON, "neon" }, { CNN_ISA_AVX2, "avx2" }, { CNN_ISA_AVX512, "avx512" } };
+static const int team[] = { 1, 2, 3, 8 };
+
+/* A buffer with 16 guard floats behind it, filled with NaN. */
+enum { GUARD = 16 };
+static float *poisoned(size_t n)
+{
+    float *p = NULL;
+    size_t bytes = ((n + GUARD) * sizeof *p + 63) / 64 * 64;
+    void *raw = malloc(bytes + 64 + sizeof(void *));
+    if (!raw) exit(2);
+    p = (float *)(void *)((char *)raw + 64 - (uintptr_t)raw % 64 + 0);
+    if ((char *)p - (char *)raw < (ptrdiff_t)sizeof(void *)) p += 16;
+    memcpy((char *)p - sizeof raw, &raw, sizeof raw);
+    for (size_t i = 0; i < n; i++) p[i] = NAN;
+    for (size_t i = 0; i < GUARD; i++) p[n + i] = 12345.0f + (float)i;
+    return p;
+}
+static bool guarded(const float *p, size_t n)
+{
+    for (size_t i = 0; i < GUARD; i++)
+        if (p[n + i] != 12345.0f + (float)i) return false;
+    return true;
+}
+static void drop(float *p)
+{
+    void *raw;
+    memcpy(&raw, (char *)p - sizeof raw, sizeof raw);
+    free(raw);
+}
+static float *random_floats(size_t n)
+{
+    float *p = poisoned(n);
+    test_fill(p, n, -1, 1);
+    return p;
+}
+
+/* value against want, where size is the sum of the magnitudes of the terms. */
+static void compare(const char *what, const float *value, const double *want, const double *size, size_t n, double tolerance)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!(fabs((double)value[i] - want[i]) <= tolerance * size[i] + 1e-30)) {
+            CHECK_MSG(false, "%s[%zu] is %.9g, not %.9g", what, i, (double)value[i], want[i]);
+            return;
+        }
+    CHECK(true);
+}
+
+/* ---- GEMM ---- */
+
+static void check_gemm(cnn_isa isa, int m, int n, int k, bool ta, bool tb, float beta)
+{
+    const int lda = (ta ? m : k) + test_int(0, 3), ldb = (tb ? k : n) + test_int(0, 3), ldc = n + test_int(0, 3);
+    const size_t an = (size_t)lda * (size_t)(ta ? k : m), bn = (size_t)ldb * (size_t)(tb ? n : k), cn = (size_t)ldc * (size_t)m;
+    float *a = random_floats(an), *b = random_floats(bn), *c0 = random_floats(cn), *first = NULL;
+    double *want = test_alloc(cn * sizeof *want), *size = test_alloc(cn * sizeof *size);
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < ldc; j++) {
+            const size_t at = (size_t)i * (size_t)ldc + (size_t)j;
+            if (j >= n) { want[at] = (double)c0[at], size[at] = 0; continue; }
+            want[at] = beta != 0.0f ? (double)beta * (double)c0[at] : 0, size[at] = fabs(want[at]);
+            for (int p = 0; p < k; p++) {
+                double term = (double)a[ta ? p * lda + i : i * lda + p] * (double)b[tb ? j * ldb + p : p * ldb + j];
+                want[at] += term, size[at] += fabs(term);
+            }
+        }
+    for (int t = 0; t < 4; t++) {
+        const cnn__cpu cpu = { isa, team[t] };
+        const size_t bytes = cnn__gemm_scratch(&cpu, m, n, k), sn = (bytes + 3) / 4;
+        float *scratch = poisoned(sn), *c = poisoned(cn);
+        memcpy(c, c0, cn * sizeof *c);
+        for (int i = 0; i < m && beta == 0.0f; i++)
+            for (int j = 0; j < n; j++) c[i * ldc + j] = NAN;
+        cnn__gemm(&cpu, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k, scratch);
+        CHECK(guarded(scratch, sn) && guarded(c, cn));
+        if (!t) compare("c", c, want, size, cn, 3e-6);
+        if (!t) first = c;
+        else {
+            CHECK_MSG(!memcmp(first, c, cn * sizeof *c), "%d threads change the bits of gemm", team[t]);
+            drop(c);
+        }
+        drop(scratch);
+    }
+    if (test__bad) CHECK_MSG(false, "... in gemm m %d n %d k %d ta %d tb %d beta %g", m, n, k, ta, tb, (double)beta);
+    drop(first), drop(a), drop(b), drop(c0), free(want), free(size);
+}
+
+static void gemm(cnn_isa isa)
+{
+    static const float betas[] = { 0, 1, 0.5f };
+    for (int mode = 0; mode < 12; mode++) {
+        const bool ta = mode & 1, tb = mode & 2;
+        const float beta = betas[mode / 4];
+        for (int i = 0; i < 12; i++) check_gemm(isa, test_int(1, 40), test_int(1, 70), test_int(1, 40), ta, tb, beta);
+        check_gemm(isa, 1, test_int(1, 90), test_int(1, 300), ta, tb, beta);
+        check_gemm(isa, test_int(1, 90), 1, test_int(1, 300), ta, tb, beta);
+        check_gemm(isa, test_int(1, 12), test_int(500, 1100), test_int(1, 30), ta, tb, beta);
+        check_gemm(isa, test_int(90, 230), test_int(90, 130), test_int(200, 600), ta, tb, beta);
+    }
+    for (int m = 1; m <= 13; m++) check_gemm(isa, m, 33, 7, false, false, 0);       /* tails of every height ... */
+    for (int n = 1; n <= 65; n++) check_gemm(isa, 12, n, 5, false, true, 1);        /* ... and width */
+    check_gemm(isa, 3, 5, 0, false, false, 0.5f);
+}
+
+/* ---- Convolution ---- */
+
+enum { FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS };
+static const char *const passes[] = { "forward", "backward-data", "backward-weights" };
+
+/* The float64 reference of all three passes: out += (or = b +) the terms of the formula; magnitudes into size. */
+static void reference(const cnn__conv *t, int pass, double *out, double *size, const float *x, const float *w, const float *dy)
+{
+    const int icg = t->ic / t->groups, ocg = t->oc / t->groups;
+    for (int n = 0; n < t->n; n++)
+        for (int g = 0; g < t->groups; g++)
+            for (int o = g * ocg; o < (g + 1) * ocg; o++)
+                for (int c = 0; c < icg; c++)
+                    for (int i = 0; i < t->kh; i++)
+                        for (int j = 0; j < t->kw; j++)
+                            for (int r = 0; r < t->oh; r++)
+                                for (int s = 0; s < t->ow; s++) {
+                                    const int y = r * t->sh + i * t->dh - t->ph, z = s * t->sw + j * t->dw - t->pw;
+                                    if (y < 0 || z < 0 || y >= t->h || z >= t->w) continue;
+                                    const int xi = ((n * t->ic + g * icg + c) * t->h + y) * t->w + z;
+                                    const int wi = ((o * icg + c) * t->kh + i) * t->kw + j;
+                                    const int yi = ((n * t->oc + o) * t->oh + r) * t->ow + s;
+                                    const double a = pass == BACKWARD_WEIGHTS ? (double)dy[yi] : (double)w[wi];
+                                    const double b = pass == BACKWARD_DATA ? (double)dy[yi] : (double)x[xi];
+                                    const int at = pass == FORWARD ? yi : pass == BACKWARD_DATA ? xi : wi;
+                                    out[at] += a * b, size[at] += fabs(a * b);
+                                }
+}
+
+static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
+{
+    const size_t plane = (size_t)(t->oh * t->ow);
+    const size_t xn = (size_t)(t->n * t->ic * t->h * t->w), wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw);
+    const size_t yn = (size_t)(t->n * t->oc) * plane, on = pass == FORWARD ? yn : pass == BACKWARD_DATA ? xn : wn;
+    float *x = random_floats(xn), *w = random_floats(wn), *dy = random_floats(yn), *out0 = random_floats(on);
+    float *b = random_floats((size_t)t->oc), *first = NULL, *first_db = NULL;
+    double *want = test_alloc(on * sizeof *want), *size = test_alloc(on * sizeof *size);
+    double *db_want = test_alloc((size_t)t->oc * sizeof *db_want), *db_size = test_alloc((size_t)t->oc * sizeof *db_size);
+    for (size_t i = 0; i < on; i++) {
+        want[i] = pass != FORWARD ? (double)out0[i] : bias ? (double)b[i / plane % (size_t)t->oc] : 0;
+        size[i] = fabs(want[i]);
+    }
+    for (int i = 0; i < t->oc; i++) db_want[i] = (double)b[i], db_size[i] = fabs((double)b[i]);
+    for (size_t i = 0; i < yn; i++)
+        db_want[i / plane % (size_t)t->oc] += (double)dy[i], db_size[i / plane % (size_t)t->oc] += fabs((double)dy[i]);
+    reference(t, pass, want, size, x, w, dy);
+    for (int q = 0; q < 4; q++) {
+        const cnn__cpu cpu = { isa, team[q] };
+        const size_t sn = (cnn__conv_scratch(&cpu, t) + 3) / 4;
+        float *scratch = poisoned(sn), *out = poisoned(on), *db = poisoned((size_t)t->oc);
+        if (pass != FORWARD) memcpy(out, out0, on * sizeof *out);
+        memcpy(db, b, (size_t)t->oc * sizeof *db);
+        if (pass == FORWARD)            cnn__conv_forward(&cpu, t, out, x, w, bias ? b : NULL, scratch);
+        else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&cpu, t, out, dy, w, scratch);
+        else                            cnn__conv_backward_weights(&cpu, t, out, bias ? db : NULL, x, dy, scratch);
+        CHECK(guarded(scratch, sn) && guarded(out, on) && guarded(db, (size_t)t->oc));
+        if (!q) {
+            compare(passes[pass], out, want, size, on, 3e-6);
+            if (pass == BACKWARD_WEIGHTS && bias) compare("db", db, db_want, db_size, (size_t)t->oc, 3e-6);
+            first = out, first_db = db;
+        } else {
+            CHECK_MSG(!memcmp(first, out, on * sizeof *out) && !memcmp(first_db, db, (size_t)t->oc * sizeof *db),
+                      "%d threads change the bits of %s", team[q], passes[pass]);
+            drop(out), drop(db);
+        }
+        drop(scratch);
+    }
+    if (test__bad)
+        CHECK_MSG(false, "... in %s, %s: (%d,%d,%d,%d) oc %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d groups %d bias %d",
+                  passes[pass], cnn__conv_algorithm(&(cnn__cpu){ isa, 1 }, t, pass), t->n, t->ic, t->h, t->w, t->oc, t->kh, t->kw,
+                  t->sh, t->sw, t->ph, t->pw, t->dh, t->dw, t->groups, bias);
+    drop(x), drop(w), drop(dy), drop(out0), drop(b), drop(first), drop(first_db);
+    free(want), free(size), free(db_want), free(db_size);
+}
+
+/* oh and ow from the rest; false if the kernel does not fit. */
+static bool complete(cnn__conv *t)
+{
+    const int h = t->h + 2 * t->ph - (t->kh - 1) * t->dh - 1, w = t->w + 2 * t->pw - (t->kw - 1) * t->dw - 1;
+    if (h < 0 || w < 0) return false;
+    t->oh = h / t->sh + 1, t->ow = w / t->sw + 1;
+    return true;
+}
+
+static cnn__conv shape(int n, int ic, int h, int w, int oc, int kernel, int stride, int pad, int dilation, int groups)
+{
+    cnn__conv t = { n, ic, h, w, oc, 0, 0, kernel, kernel, stride, stride, pad, pad, dilation, dilation, groups };
+    if (!complete(&t)) CHECK_MSG(false, "bad shape in the test");
+    return t;
+}
+
+static cnn__conv random_shape(void)
+{
+    for (;;) {
+        const int kind = test_int(0, 5), g = kind == 1 ? test_int(2, 4) : kind == 2 ? test_int(1, 20) : 1;
+        cnn__conv t = { test_int(1, 4), g * (kind == 2 || test_chance(20) ? 1 : test_int(1, 9)), test_int(1, 17), test_int(1, 37),
+                        g * (kind == 2 && test_chance(70) ? 1 : test_int(1, 14)), 0, 0, test_int(1, 5), test_int(1, 5), 1, 1, 0, 0,
+                        1, 1, g };
+        if (test_chance(20)) t.kh = t.kw = 1;
+        if (test_chance(30)) t.kh = t.kw = 3;
+        if (test_chance(60)) t.ph = test_int(0, t.kh), t.pw = test_int(0, t.kw);        /* also wider than useful */
+        if (test_chance(50)) t.sh = test_int(1, 3), t.sw = test_int(1, 3);
+        if (test_chance(25)) t.dh = test_int(1, 3), t.dw = test_int(1, 3);
+        if (complete(&t)) return t;
+    }
+}
+
+static void conv(cnn_isa isa, int pass)
+{
+    const cnn__conv fixed[] = {
+        shape(3, 1, 28, 28, 6, 5, 1, 2, 1, 1),   shape(3, 6, 14, 14, 16, 5, 1, 0, 1, 1),   shape(2, 16, 5, 5, 20, 5, 1, 0, 1, 1),
+        shape(2, 3, 33, 31, 10, 7, 2, 3, 1, 1),  shape(2, 8, 9, 9, 8, 3, 1, 1, 1, 8),      shape(1, 12, 17, 19, 12, 3, 2, 1, 1, 12),
+        shape(2, 20, 13, 13, 33, 3, 1, 1, 1, 1), shape(1, 64, 7, 7, 70, 3, 1, 1, 1, 1),    shape(5, 40, 6, 6, 20, 1, 1, 0, 1, 1),
+        shape(2, 24, 9, 11, 12, 1, 2, 0, 1, 1),  shape(1, 1, 1, 1, 1, 1, 1, 0, 1, 1),      shape(1, 1, 1, 1, 1, 3, 1, 1, 1, 1),
+        shape(2, 6, 12, 12, 9, 3, 3, 4, 2, 3),   shape(9, 2, 40, 40, 3, 3, 1, 1, 1, 1),    shape(1, 70, 9, 9, 35, 3, 1, 2, 2, 1),
+        shape(2, 4, 10, 10, 8, 2, 3, 0, 1, 2),   shape(1, 2, 6, 5, 3, 2, 4, 3, 3, 1),      shape(64, 1, 8, 8, 4, 3, 1, 1, 1, 1) };
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_conv(isa, &fixed[i], pass, i % 3 > 0);
+    for (int i = 0; i < 60; i++) {
+        const cnn__conv t = random_shape();
+        check_conv(isa, &t, pass, test_chance(60));
+    }
+}
+
+int main(int argc, char **argv)
+{
+    test_args(argc, argv);
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {
+        if (!cnn__has_isa(isas[i].isa)) {
+            if (test_begin("%s", isas[i].name)) test_skip("this machine lacks it");
+            continue;
+        }
+        if (test_begin("%s gemm", isas[i].name)) gemm(isas[i].isa);
+        for (int pass = FORWARD; pass <= BACKWARD_WEIGHTS; pass++)
+            if (test_begin("%s convolution %s", isas[i].name, passes[pass])) conv(isas[i].isa, pass);
+    }
+    return test_end();
+}

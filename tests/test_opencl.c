@@ -1,0 +1,476 @@
+/* The OpenCL companion on whatever device CNN_OPENCL_DEVICE names, else on PoCL or another CPU device: every operation
+   against its float64 reference (the table of test_rooms.c, run again on the device), whole nets beside the CPU's,
+   each operation left to the CPU in turn, failures of every kind.
+
+   Without OpenCL's headers, or without a device, all of it is skipped. */
+#if defined(__has_include)
+#if __has_include(<CL/cl.h>) || __has_include(<OpenCL/cl.h>)
+#define HAVE_OPENCL_HEADERS
+#endif
+#endif
+
+#ifndef HAVE_OPENCL_HEADERS
+#include <stdio.h>
+int main(void) { return puts("    skipped: opencl: its headers are not installed\n0 passed, 0 failed"), 0; }
+#else
+
+#include <stdlib.h>
+
+/* The test's own allocator: counts what lives, and lets allocation number alloc_fail fail. */
+static long alloc_count, alloc_live, alloc_fail;
+static void *test_malloc(size_t n)
+{
+    if (++alloc_count == alloc_fail) return NULL;
+    void *p = malloc(n ? n : 1);
+    alloc_live += p != NULL;
+    return p;
+}
+static void *test_realloc(void *old, size_t n)
+{
+    if (++alloc_count == alloc_fail) return NULL;
+    void *p = realloc(old, n ? n : 1);
+    alloc_live += p && !old;
+    return p;
+}
+static void test_free(void *p) { alloc_live -= p != NULL; free(p); }
+#define CNN_MALLOC(n)     test_malloc(n)
+#define CNN_REALLOC(p, n) test_realloc(p, n)
+#define CNN_FREE(p)       test_free(p)
+
+#define CNN_IMPLEMENTATION
+#define CNN_OPENCL_IMPLEMENTATION
+#include "cnn.h"
+#include "cnn_opencl.h"
+
+/* One device serves many graphs in turn here, so cnn_free must not close it; its buffers begin as NaN. */
+static cnn_backend *shared;
+static void        *(*device_alloc)(cnn_backend *, size_t);
+static void        (*device_close)(cnn_backend *);
+
+static void *poisoned_alloc(cnn_backend *dev, size_t bytes)
+{
+    void          *p = device_alloc(dev, bytes);
+    const cl_float nan = NAN;
+    if (p) cnn__cl_of(dev)->cl.clEnqueueFillBuffer(cnn__cl_of(dev)->queue, (cl_mem)p, &nan, sizeof nan, 0, bytes, 0, NULL, NULL);
+    return p;
+}
+static cnn_config on_device(cnn_config c) { c.backend = shared; return c; }
+
+/* The graphs of test_rooms.c run on the device: this is all that is changed. */
+#undef cnn_new
+#define cnn_new(...) cnn_new_(on_device((cnn_config){ .at = CNN_HERE, __VA_ARGS__ }))
+#define main rooms_main
+int rooms_main(int, char **);
+#include "test_rooms.c"
+#undef main
+
+#if defined(__SANITIZE_ADDRESS__)
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) { return "leak:libpocl\nleak:libLLVM\nleak:libclang\nleak:libOpenCL\n"; }
+#endif
+
+static bool share(cnn_backend *dev)
+{
+    if (cnn_opencl_error(dev)) return cnn_opencl_close(dev), false;
+    shared = dev, device_alloc = dev->alloc, device_close = dev->close;
+    dev->alloc = poisoned_alloc, dev->close = NULL;
+    return true;
+}
+static void unshare(void)
+{
+    if (!shared) return;
+    shared->close = device_close;
+    cnn_opencl_close(shared), shared = NULL;
+}
+static void recover(void) { shared->error[0] = 0; }           /* after an error that a test has made */
+
+static unsigned wanted(void) { return getenv("CNN_OPENCL_DEVICE") ? 0 : CNN_OPENCL_ALL; }
+
+/* ---- Nets: on the CPU when dev is NULL ---- */
+
+typedef struct { cnn_graph *g; cnn_tensor *x, *t, *loss; int c, side, classes; } net;
+enum { BATCH = 6 };
+
+static net lenet(cnn_backend *dev)
+{
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 3, .backend = dev }), NULL, NULL, NULL, 1, 28, 10 };
+    n.x = cnn_input(n.g, 1, 28, 28), n.t = cnn_labels(n.g);
+    cnn_tensor *h = cnn_avg_pool(cnn_tanh(cnn_conv2d(n.x, 6, 5, .pad = 2)), 2);
+    h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h, 16, 5)), 2);
+    h = cnn_tanh(cnn_dense(cnn_tanh(cnn_dense(h, 120)), 84));
+    n.loss = cnn_softmax_cross_entropy(cnn_dense(h, 10), n.t);
+    return n;
+}
+
+static cnn_tensor *block(cnn_tensor *x, int channels, int stride)
+{
+    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(x, channels, 3, .pad = 1, .stride = stride, .no_bias = 1)));
+    h = cnn_batch_norm(cnn_conv2d(h, channels, 3, .pad = 1, .no_bias = 1));
+    if (stride > 1) x = cnn_batch_norm(cnn_conv2d(x, channels, 1, .stride = stride, .no_bias = 1));
+    return cnn_relu(cnn_add(h, x));
+}
+static net resnet(cnn_backend *dev)
+{
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 4, .backend = dev }), NULL, NULL, NULL, 3, 16, 5 };
+    n.x = cnn_input(n.g, 3, 16, 16), n.t = cnn_labels(n.g);
+    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(n.x, 8, 3, .pad = 1, .no_bias = 1)));
+    h = block(block(block(h, 8, 1), 16, 2), 32, 2);
+    n.loss = cnn_softmax_cross_entropy(cnn_dense(cnn_global_avg_pool(h), 5), n.t, .smoothing = 0.1f);
+    return n;
+}
+
+/* Every operation of CNN_OPS at least once. */
+static net everything(cnn_backend *dev)
+{
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 5, .backend = dev }), NULL, NULL, NULL, 2, 8, 4 };
+    n.x = cnn_input(n.g, 2, 8, 8), n.t = cnn_labels(n.g);
+    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(n.x, 6, 3, .pad = 1)));
+    cnn_tensor *a = cnn_conv2d(h, 6, 3, .pad = 1, .groups = 2), *b = cnn_leaky_relu(cnn_conv2d(h, 6, 1));
+    cnn_tensor *gate = cnn_sigmoid(cnn_global_avg_pool(h));
+    h = cnn_max_pool(cnn_mul(cnn_add(a, b), gate), 3, .stride = 2, .pad = 1);
+    h = cnn_concat(cnn_avg_pool(h, 2), cnn_tanh(cnn_conv2d(h, 3, 3, .stride = 2, .pad = 1)));
+    h = cnn_sub(h, cnn_mean(h, CNN_N));
+    h = cnn_dropout(cnn_flatten(h), 0.25f);
+    h = cnn_matmul(h, cnn_param(n.g, "mix", shape4(36, 10, 1, 1), CNN_INIT_GLOROT));
+    cnn_tensor *logits = cnn_dense(cnn_scale(h, 2, -0.5f), 4);
+    cnn_tensor *small = cnn_scale(cnn_sum(cnn_mul(logits, logits)), 0.01f);
+    cnn_tensor *soft = cnn_mse(cnn_softmax(logits), cnn_scale(cnn_softmax(cnn_scale(logits, 0.5f)), 1));
+    n.loss = cnn_add(cnn_add(cnn_softmax_cross_entropy(logits, n.t), small), soft);
+    return n;
+}
+
+/* `steps` steps with batches of changing size; the losses to `losses`. */
+static bool train(net n, int steps, float *losses)
+{
+    if (!n.loss->graph || (!cnn_error(n.g) && !cnn_batch(n.g))) return false;
+    size_t sample = (size_t)(n.c * n.side * n.side);
+    float *x = test_floats(BATCH * sample);
+    int    t[BATCH];
+    test__state = 99;
+    for (int s = 0; s < steps; s++) {
+        int batch = s % 5 == 4 ? BATCH / 2 : BATCH;
+        test_fill(x, BATCH * sample, -1, 1);
+        for (int i = 0; i < BATCH; i++) t[i] = (int)(x[(size_t)i * sample] > 0) + 2 * (int)(x[(size_t)i * sample + 1] > 0);
+        cnn_set(n.x, x, (size_t)batch * sample), cnn_set_labels(n.t, t, (size_t)batch);
+        losses[s] = cnn_forward(n.loss, CNN_TRAIN);
+        cnn_backward(n.loss), cnn_step(n.g, .lr = 0.05f, .momentum = 0.9f, .weight_decay = 1e-4f, .nesterov = s % 2);
+    }
+    free(x);
+    return !cnn_error(n.g);
+}
+
+static void beside_the_cpu(net (*build)(cnn_backend *), int steps, double tolerance)
+{
+    float cpu[32], device[32];
+    net   a = build(NULL), b = build(shared);
+    CHECK_MSG(cnn_compile(a.g, a.loss) && train(a, steps, cpu), "%s", cnn_error(a.g) ? cnn_error(a.g) : "?");
+    CHECK_MSG(cnn_compile(b.g, b.loss) && train(b, steps, device), "%s", cnn_error(b.g) ? cnn_error(b.g) : "?");
+    if (!cnn_error(a.g) && !cnn_error(b.g)) {
+        for (int i = 0; i < steps; i++) printf("%s%.5f|%.5f", i % 5 ? "  " : i ? "\n    " : "    ", (double)cpu[i], (double)device[i]);
+        printf("\n");
+        CHECK_ALL_NEAR(device, cpu, steps, tolerance);
+        CHECK(device[steps - 1] == device[steps - 1]);
+        for (int i = 0; i < a.g->n_order; i++) {                           /* the trained weights, and one gradient each */
+            cnn_tensor *p = &a.g->order[i]->t, *q = cnn_find(b.g, p->name);
+            if (p->op || p->batched) continue;
+            const float *u = cnn_map_read(p), *v = cnn_map_read(q);
+            if (CHECK(u && v)) CHECK_ALL_NEAR(v, u, cnn_count(p), 20 * tolerance);
+        }
+    }
+    cnn_free(a.g), cnn_free(b.g);
+}
+
+static void same_bits_again(void)
+{
+    float first[8], again[8];
+    net a = everything(shared), b = everything(shared);
+    CHECK(cnn_compile(a.g, a.loss) && train(a, 8, first)), cnn_free(a.g);
+    CHECK(cnn_compile(b.g, b.loss) && train(b, 8, again)), cnn_free(b.g);
+    CHECK_SAME_BITS(first, again, 8);
+}
+
+/* The batch and its labels go up, the loss comes down, and nothing else moves. */
+static void copies_per_step(void)
+{
+    net (*const build[])(cnn_backend *) = { lenet, resnet, everything };
+    for (int k = 0; k < 3; k++) {
+        net   n = build[k](shared);
+        float losses[10];
+        CHECK(cnn_compile(n.g, n.loss));
+        CHECK(train(n, 2, losses));
+        cnn_traffic before = cnn_copies(n.g);
+        CHECK(train(n, 10, losses));
+        cnn_traffic after = cnn_copies(n.g);
+        CHECK_INT(after.uploads - before.uploads, 20);
+        CHECK_INT(after.downloads - before.downloads, 10);
+        CHECK_INT(after.host_nodes, 0);
+        for (int i = 0; i < n.g->n_order; i++) CHECK(!n.g->order[i]->t.op || cnn_on_device(&n.g->order[i]->t));
+        cnn_free(n.g);
+    }
+}
+
+/* Operation number `which` runs on the CPU between two copies, and nothing else changes. */
+static void left_to_the_cpu(const cnn_op *op)
+{
+    float      cpu[4], device[4];
+    cnn_kernel row[64];
+    int        rows = shared->n_kernels, kept = 0;
+    cnn__cl   *d = cnn__cl_of(shared);
+    memcpy(row, d->row, sizeof row);
+    for (int i = 0; i < rows; i++)
+        if (row[i].op != op) d->row[kept++] = row[i];
+    shared->n_kernels = kept;
+    CHECK_INT(kept, rows - 1);
+    net a = everything(NULL), b = everything(shared);
+    CHECK(cnn_compile(a.g, a.loss) && train(a, 4, cpu));
+    CHECK_MSG(cnn_compile(b.g, b.loss) && train(b, 4, device), "%s", cnn_error(b.g) ? cnn_error(b.g) : "?");
+    CHECK_ALL_NEAR(device, cpu, 4, 1e-4);
+    CHECK(cnn_copies(b.g).host_nodes > 0);
+    cnn_free(a.g), cnn_free(b.g);
+    memcpy(d->row, row, sizeof row);
+    shared->n_kernels = rows;
+}
+
+/* ---- Failures ---- */
+
+static long fail_at, calls;
+static void *(*good_alloc)(cnn_backend *, size_t);
+static bool (*good_upload)(cnn_backend *, void *, size_t, const void *, size_t);
+static bool (*good_download)(cnn_backend *, void *, size_t, void *, size_t);
+static bool broken(cnn_backend *dev)
+{
+    if (++calls != fail_at) return false;
+    snprintf(dev->error, sizeof dev->error, "call %ld was made to fail", calls);
+    return true;
+}
+static void *bad_alloc(cnn_backend *d, size_t n) { return broken(d) ? NULL : good_alloc(d, n); }
+static bool bad_upload(cnn_backend *d, void *b, size_t at, const void *from, size_t n) { return !broken(d) && good_upload(d, b, at, from, n); }
+static bool bad_download(cnn_backend *d, void *b, size_t at, void *to, size_t n) { return !broken(d) && good_download(d, b, at, to, n); }
+
+/* Each call into the device fails in turn: one message on the graph, nothing lost. */
+static void a_device_that_fails(void)
+{
+    float losses[3];
+    bool  failed = true;
+    good_alloc = shared->alloc, good_upload = shared->upload, good_download = shared->download;
+    shared->alloc = bad_alloc, shared->upload = bad_upload, shared->download = bad_download;
+    for (fail_at = 1; failed && fail_at < 200; fail_at++) {
+        long live = alloc_live;
+        calls = 0;
+        net n = everything(shared);
+        failed = !(cnn_compile(n.g, n.loss) && train(n, 3, losses));
+        CHECK(failed == (calls >= fail_at));
+        if (failed) CHECK_MSG(cnn_error(n.g) && strstr(cnn_error(n.g), "was made to fail"), "%s", cnn_error(n.g) ? cnn_error(n.g) : "?");
+        cnn_free(n.g);
+        CHECK_INT(alloc_live, live);
+        recover();
+    }
+    CHECK(fail_at > 10);
+    shared->alloc = good_alloc, shared->upload = good_upload, shared->download = good_download;
+}
+
+/* Each allocation of the host fails in turn. */
+static void out_of_memory(void)
+{
+    float losses[2];
+    bool  failed = true;
+    for (long at = 1; failed && at < 1000; at++) {
+        long live = alloc_live;
+        alloc_count = 0, alloc_fail = at;
+        net n = everything(shared);
+        failed = !n.g || !(cnn_compile(n.g, n.loss) && train(n, 2, losses));
+        if (failed) CHECK(cnn_error(n.g) != NULL);
+        alloc_fail = 0;
+        cnn_free(n.g);
+        CHECK_INT(alloc_live, live);
+        recover();
+    }
+    CHECK(!failed);
+}
+
+static void out_of_memory_while_opening(void)
+{
+    long live = alloc_live;
+    bool failed = true;
+    for (long at = 1; failed && at < 100; at += at < 4 ? 1 : 7) {
+        alloc_count = 0, alloc_fail = at;
+        cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN);
+        failed = alloc_count >= at;
+        alloc_fail = 0;
+        CHECK(dev != NULL);
+        CHECK(failed == (cnn_opencl_error(dev) != NULL));
+        if (failed) {
+            cnn_graph *g = cnn_new_((cnn_config){ .at = "here", .backend = dev });
+            CHECK(cnn_error(g) != NULL);
+            cnn_free(g);
+        } else cnn_opencl_close(dev);
+        CHECK_INT(alloc_live, live);
+    }
+    CHECK(!failed);
+}
+
+/* A label that is no class: the same message as on the CPU, and no access outside the array. */
+static void wrong_label(void)
+{
+    char message[2][CNN_ERROR_SIZE];
+    for (int k = 0; k < 2; k++) {
+        net   n = lenet(k ? shared : NULL);
+        float x[28 * 28] = { 0 };
+        int   label = 10;
+        CHECK(cnn_compile(n.g, n.loss));
+        cnn_set(n.x, x, 28 * 28), cnn_set_labels(n.t, &label, 1);
+        CHECK(cnn_forward(n.loss, CNN_TRAIN) != cnn_forward(n.loss, CNN_TRAIN));
+        CHECK(cnn_error(n.g) != NULL);
+        snprintf(message[k], sizeof message[k], "%s", cnn_error(n.g) ? cnn_error(n.g) : "?");
+        cnn_free(n.g);
+        recover();
+    }
+    CHECK_STR(message[1], message[0]);
+}
+
+/* Too large for one buffer. */
+static void a_buffer_too_large(void)
+{
+    cnn__cl *d = cnn__cl_of(shared);
+    size_t   keep = d->max_buffer;
+    d->max_buffer = 1000;
+    net n = lenet(shared);
+    CHECK(!cnn_compile(n.g, n.loss) && strstr(cnn_error(n.g), "1000 bytes in one buffer"));
+    cnn_free(n.g);
+    d->max_buffer = keep;
+    recover();
+}
+
+/* Kernels that do not build: the log is in the message. */
+static void build_log(void)
+{
+    cnn__cl    *d = cnn__cl_of(shared);
+    cl_program  keep = d->program;
+    const char *source = "__kernel void broken(int i) { nonsense }";
+    cl_int      e;
+    d->program = d->cl.clCreateProgramWithSource(d->context, 1, &source, NULL, &e);
+    CHECK(d->program && !cnn__cl_build_program(d));
+    CHECK_MSG(strstr(shared->error, "nonsense") != NULL, "%s", shared->error);
+    d->cl.clReleaseProgram(d->program);
+    d->program = keep;
+    recover();
+}
+
+static void choosing_a_device(void)
+{
+    cnn_opencl_device list[4];
+    int n = cnn_opencl_devices(list, 4);
+    CHECK(n > 0 && list[0].name[0] && list[0].units > 0 && list[0].memory > 0);
+    cnn_backend *dev = cnn_opencl(.type = CNN_OPENCL_ALL, .device = 1000);
+    CHECK(cnn_opencl_error(dev) && strstr(cnn_opencl_error(dev), "none as asked for"));
+    cnn_graph *g = cnn_new_((cnn_config){ .at = "here", .backend = dev });
+    CHECK(cnn_error(g) && strstr(cnn_error(g), "none as asked for"));
+    cnn_free(g);
+    dev = cnn_opencl(.name = "no device has this name");
+    CHECK(cnn_opencl_error(dev) != NULL), cnn_opencl_close(dev);
+    char part[8] = { list[0].name[0], list[0].name[1], list[0].name[2], list[0].name[3] };
+    dev = cnn_opencl(.name = part, .without = "relu,conv2d,none", .gemm = CNN_OPENCL_OWN);
+    CHECK_MSG(!cnn_opencl_error(dev), "%s", cnn_opencl_error(dev) ? cnn_opencl_error(dev) : "");
+    CHECK_INT(dev->n_kernels, (int)(sizeof cnn__cl_rows / sizeof *cnn__cl_rows) - 2);
+    CHECK(strstr(cnn_opencl_report(dev), "GEMM"));
+    CHECK(!cnn_opencl_tune(dev, "GemmRoutine", 0, NULL, NULL));
+    cnn_opencl_close(dev);
+    bool gpu = list[0].type == CNN_OPENCL_GPU;
+    dev = cnn_opencl(.type = CNN_OPENCL_GPU);
+    CHECK(gpu == !cnn_opencl_error(dev)), cnn_opencl_close(dev);
+}
+
+/* Run again as another process, since libraries read their environment once. */
+static const char *program;
+static void in_another_environment(const char *environment, const char *part)
+{
+    char command[1000];
+    snprintf(command, sizeof command, "%s '%s' --%s", environment, program, part);
+    fflush(stdout);
+    CHECK_INT(system(command), 0);
+}
+static void no_platform(void)       { in_another_environment("OCL_ICD_VENDORS=/nonexistent", "none"); }
+static void a_name_that_is_not(void){ in_another_environment("CNN_OPENCL_DEVICE=nosuchdevice", "none"); }
+static void wish_cpu(void)          { in_another_environment("CNN_OPENCL_DEVICE=cpu", "some"); }
+static void wish_number(void)       { in_another_environment("CNN_OPENCL_DEVICE=0", "some"); }
+static void no_wish(void)           { in_another_environment("env -u CNN_OPENCL_DEVICE", "default"); }
+
+static int child(const char *part)
+{
+    cnn_backend *dev = cnn_opencl(.gemm = CNN_OPENCL_OWN);
+    const char  *error = cnn_opencl_error(dev);
+    cnn_opencl_device list[1];
+    bool gpu = cnn_opencl_devices(list, 1) > 0 && list[0].type != CNN_OPENCL_CPU;
+    bool open = strcmp(part, "--some") == 0 || (strcmp(part, "--default") == 0 && gpu), right = open == !error;
+    float loss[2];
+    if (error) printf("    %s\n", error);
+    cnn_opencl_close(dev);
+    net n = lenet(NULL);                                                     /* and the CPU works without a device */
+    right = right && cnn_compile(n.g, n.loss) && train(n, 2, loss);
+    cnn_free(n.g);
+    return !right;
+}
+
+/* ---- All of it, in several ways of working ---- */
+
+static void all_rooms(const char *way, int share_of_cases)
+{
+    for (int j = 0; j < N_ROOMS; j++)
+        if (test_begin("%s: %s", way, rooms[j].name))
+            for (int i = 0; i < (rooms[j].cases + share_of_cases - 1) / share_of_cases && test__bad < 8; i++) one_case(&rooms[j], i);
+    if (test_begin("%s: LeNet-5", way))        beside_the_cpu(lenet, 20, 1e-4);
+    if (test_begin("%s: ResNet", way))         beside_the_cpu(resnet, 20, 1e-3);
+    if (test_begin("%s: every operation", way)) beside_the_cpu(everything, 10, 1e-3);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && argv[1][0] == '-') return child(argv[1]);
+    program = argv[0];
+    test_args(argc, argv);
+    if (!share(cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .workspace = 20000))) {
+        cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN);
+        printf("    skipped: opencl: %s\n0 passed, 0 failed\n", cnn_opencl_error(dev));
+        return cnn_opencl_close(dev), 0;
+    }
+    printf("    device: %s\n", cnn_opencl_report(shared));
+    all_rooms("small workspace", 4);
+    unshare();
+
+    if (share(cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_map = 1))) {
+        all_rooms("copies", 4);
+        RUN(chains_in_place);
+        RUN(dropout_statistics);
+        RUN(dropouts_are_independent);
+        RUN(batch_norm_running_statistics);
+        RUN(extremes);
+        RUN(same_bits_again);
+        RUN(copies_per_step);
+        for (int i = 0; i < shared->n_kernels; i++)
+            if (test_begin("left to the CPU: %s", shared->kernels[i].op->name)) left_to_the_cpu(shared->kernels[i].op);
+        RUN(a_device_that_fails);
+        RUN(out_of_memory);
+        RUN(wrong_label);
+        RUN(a_buffer_too_large);
+        RUN(build_log);
+        unshare();
+    }
+    RUN(out_of_memory_while_opening);
+    RUN(choosing_a_device);
+    RUN(no_platform);
+    RUN(a_name_that_is_not);
+    RUN(wish_cpu);
+    RUN(wish_number);
+    RUN(no_wish);
+
+    cnn__blas_api blas;
+    if (!cnn__load_clblast(&blas)) printf("    skipped: CLBlast is not installed\n");
+    else if (test_begin("CLBlast") && CHECK(share(cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_CLBLAST)))) {
+        printf("    %s\n", cnn_opencl_report(shared));
+        CHECK(cnn__cl_of(shared)->clblast);
+        all_rooms("CLBlast", 20);
+        unshare();
+    }
+    return test_end();
+}
+#endif

@@ -1,0 +1,852 @@
+/* Optimizer, training loop, history files, gradient check and summary.
+
+   The optimizer is held to a float64 loop written here and to the published numbers of CS231n; everything else to
+   what 10_api says: exact messages, exact totals, the same bits for any number of threads. */
+#define CNN_IMPLEMENTATION
+#include "cnn.h"
+#include "test.h"
+#include <locale.h>
+
+/* ---- A loss with a known gradient: J = sum_i (a_i w_i^2 / 2 + c_i w_i), so dJ/dw_i = a_i w_i + c_i ---- */
+
+static bool bowl_shape(cnn_tensor *y)
+{
+    cnn_shape one = { 1, 1, 1, 1 };
+    y->shape = one;
+    return true;
+}
+static void bowl_forward(cnn_tensor *y, cnn_mode mode)
+{
+    double sum = 0;
+    (void)mode;
+    for (size_t i = 0; i < cnn_count(y->in[0]); i++) {
+        double w = (double)y->in[0]->data[i];
+        sum += 0.5 * (double)y->in[1]->data[i] * w * w + (double)y->in[2]->data[i] * w;
+    }
+    y->data[0] = (float)sum;
+}
+static void bowl_backward(cnn_tensor *y)
+{
+    for (size_t i = 0; i < cnn_count(y->in[0]); i++)
+        y->in[0]->grad[i] += y->grad[0] * (y->in[1]->data[i] * y->in[0]->data[i] + y->in[2]->data[i]);
+}
+static void bowl_backward_wrong(cnn_tensor *y)                        /* forgets c */
+{
+    for (size_t i = 0; i < cnn_count(y->in[0]); i++)
+        y->in[0]->grad[i] += y->grad[0] * y->in[1]->data[i] * y->in[0]->data[i];
+}
+static const cnn_op bowl  = { .name = "bowl",  .shape = bowl_shape, .forward = bowl_forward, .backward = bowl_backward,
+                              .flags = CNN_READS_X | CNN_LOSS };
+static const cnn_op wrong = { .name = "wrong", .shape = bowl_shape, .forward = bowl_forward, .backward = bowl_backward_wrong,
+                              .flags = CNN_READS_X | CNN_LOSS };
+
+typedef struct { cnn_graph *g; cnn_tensor *w, *loss; int n; } hill;
+static hill new_hill(const cnn_op *op, cnn_config config, int n, const float *w, const float *a, const float *c)
+{
+    hill h;
+    cnn_shape s = { 1, n, 1, 1 };
+    h.n = n;
+    h.g = cnn_new_(config);
+    h.w = cnn_param(h.g, "w", s);
+    cnn_tensor *in[3] = { h.w, cnn_const(h.g, s, a), cnn_const(h.g, s, c) };
+    h.loss = cnn_apply(op, in, 3, NULL, NULL);
+    cnn_compile(h.g, h.loss);
+    cnn_set(h.w, w, (size_t)n);
+    return h;
+}
+static void run_hill(hill *h) { cnn_forward(h->loss, CNN_TRAIN), cnn_backward(h->loss); }
+
+/* ---- Optimizer ---- */
+
+/* CS231n 2016, assignment 2, sgd_momentum: v = mu v - lr dw, w += v; as published, to 8 digits. In the form used
+   here, b = -v / lr. */
+static void sgd_momentum_cs231n(void)
+{
+    static const double next_w[20] = { 0.1406, 0.20738947, 0.27417895, 0.34096842, 0.40775789, 0.47454737, 0.54133684,
+        0.60812632, 0.67491579, 0.74170526, 0.80849474, 0.87528421, 0.94207368, 1.00886316, 1.07565263, 1.14244211,
+        1.20923158, 1.27602105, 1.34281053, 1.4096 };
+    static const double next_v[20] = { 0.5406, 0.55475789, 0.56891579, 0.58307368, 0.59723158, 0.61138947, 0.62554737,
+        0.63970526, 0.65386316, 0.66802105, 0.68217895, 0.69633684, 0.71049474, 0.72465263, 0.73881053, 0.75296842,
+        0.76712632, 0.78128421, 0.79544211, 0.8096 };
+    float w[20], a[20] = { 0 }, dw[20], got[20];
+    for (int i = 0; i < 20; i++) w[i] = (float)(-0.4 + i / 19.0), dw[i] = (float)(-0.6 + i / 19.0);
+    hill h = new_hill(&bowl, (cnn_config){ .seed = 1 }, 20, w, a, dw);
+    float *b = h.g->arena[CNN_ARENA_OPTIMIZER];
+    for (int i = 0; i < 20; i++) b[i] = (float)(-(0.6 + 0.3 * i / 19) / 1e-3);
+    run_hill(&h);
+    CHECK(cnn_step(h.g, .lr = 1e-3f, .momentum = 0.9f));
+    CHECK(cnn_get(h.w, got, 20));
+    CHECK_ALL_NEAR(got, next_w, 20, 2e-7);
+    for (int i = 0; i < 20; i++) CHECK_NEAR(-1e-3 * (double)b[i], next_v[i], 1e-7);
+    cnn_free(h.g);
+}
+
+/* Ten steps against the formulas in float64, for lengths around the blocks and several numbers of threads. */
+static void sgd_against_float64(void)
+{
+    static const struct { float momentum, decay; int nesterov; } rule[] = { { 0, 0, 0 }, { 0, 0.01f, 0 }, { 0.9f, 0, 0 },
+        { 0.9f, 0.01f, 0 }, { 0.9f, 0, 1 }, { 0.8f, 0.02f, 1 } };
+    static const int length[] = { 1, 17, 1000, 150001 };
+    for (size_t l = 0; l < sizeof length / sizeof *length; l++) {
+        int    n = length[l];
+        size_t size = (size_t)n;
+        float *w = test_floats(size), *a = test_floats(size), *c = test_floats(size), *got = test_floats(size), *first = test_floats(size);
+        double *rw = test_alloc(size * sizeof *rw), *rb = test_alloc(size * sizeof *rb);
+        test_fill(w, size, -1, 1), test_fill(a, size, 0, 2), test_fill(c, size, -1, 1);
+        for (size_t r = 0; r < sizeof rule / sizeof *rule; r++) {
+            float lr = 0.05f;
+            for (int i = 0; i < n; i++) rw[i] = (double)w[i], rb[i] = 0;
+            for (int step = 0; step < 10; step++)
+                for (int i = 0; i < n; i++) {
+                    double d = (double)a[i] * rw[i] + (double)c[i] + (double)rule[r].decay * rw[i];
+                    rb[i] = step ? (double)rule[r].momentum * rb[i] + d : d;                   /* PyTorch's first step: b = d */
+                    rw[i] -= (double)lr * (rule[r].nesterov ? d + (double)rule[r].momentum * rb[i] : rb[i]);
+                }
+            for (int threads = 1; threads <= 8; threads = threads == 3 ? 8 : threads + 1) {
+                hill h = new_hill(&bowl, (cnn_config){ .seed = 1, .threads = threads }, n, w, a, c);
+                for (int step = 0; step < 10; step++) {
+                    run_hill(&h);
+                    CHECK(cnn_step(h.g, .lr = lr, .momentum = rule[r].momentum, .weight_decay = rule[r].decay,
+                                   .nesterov = rule[r].nesterov));
+                }
+                CHECK(cnn_get(h.w, got, size));
+                CHECK_ALL_NEAR(got, rw, n, 5e-6);
+                if (threads == 1) memcpy(first, got, size * sizeof *got);
+                CHECK_SAME_BITS(got, first, size);
+                CHECK_INT(h.g->step, 10);
+                CHECK_STR(cnn_error(h.g), NULL);
+                cnn_free(h.g);
+            }
+        }
+        free(w), free(a), free(c), free(got), free(first), free(rw), free(rb);
+    }
+}
+
+static void frozen_stays(void)
+{
+    cnn_graph  *g = cnn_new(.seed = 3);
+    cnn_shape   s = { 1, 5, 1, 1 };
+    float       a[5] = { 1, 1, 1, 1, 1 }, before[5], after[5];
+    cnn_tensor *u = cnn_param(g, "u", s, .init = CNN_INIT_UNIFORM), *v = cnn_freeze(cnn_param(g, "v", s, .init = CNN_INIT_UNIFORM));
+    cnn_tensor *in[3] = { cnn_add(u, v), cnn_const(g, s, a), cnn_const(g, s, a) };
+    cnn_tensor *loss = cnn_apply(&bowl, in, 3, NULL, NULL);
+    CHECK(cnn_compile(g, loss));
+    CHECK(cnn_get(v, before, 5));
+    for (int i = 0; i < 3; i++) cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 0.1f, .weight_decay = 0.1f);
+    CHECK(cnn_get(v, after, 5));
+    CHECK_SAME_BITS(before, after, 5);
+    CHECK_INT(cnn_param_count(g), 10);
+    CHECK_STR(cnn_error(g), NULL);
+    cnn_free(g);
+}
+
+/* The message of one wrong cnn_step. after: 0 = before compile, 1 = before backward, 2 = after it. */
+static void step_error(int after, bool inference, cnn_step_args a, const char *message)
+{
+    cnn_graph  *g = cnn_new(.inference = inference);
+    cnn_shape   s = { 1, 2, 1, 1 };
+    float       one[2] = { 1, 1 };
+    cnn_tensor *in[3] = { cnn_param(g, "w", s), cnn_const(g, s, one), cnn_const(g, s, one) };
+    cnn_tensor *loss = cnn_apply(&bowl, in, 3, NULL, NULL);
+    if (after >= 1) cnn_compile(g, loss);
+    if (after >= 2) cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+    a.g = g, a.at = "here.c:7";
+    CHECK(!cnn_step_(a));
+    CHECK_STR(cnn_error(g), message);
+    cnn_free(g);
+}
+static void step_errors(void)
+{
+    const char *no_lr = "here.c:7: step: lr 0: the learning rate must be said and positive, such as .lr = 0.01f";
+    step_error(2, false, (cnn_step_args){ .lr = 0 }, no_lr);
+    step_error(2, false, (cnn_step_args){ .lr = -0.5f },
+               "here.c:7: step: lr -0.5: the learning rate must be said and positive, such as .lr = 0.01f");
+    step_error(2, false, (cnn_step_args){ .lr = INFINITY },
+               "here.c:7: step: lr inf: the learning rate must be said and positive, such as .lr = 0.01f");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 1 }, "here.c:7: step: momentum 1 is outside [0,1)");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = -0.5f }, "here.c:7: step: momentum -0.5 is outside [0,1)");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .weight_decay = -1 }, "here.c:7: step: weight_decay -1 is not a number from 0");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .nesterov = 1 },
+               "here.c:7: step: nesterov needs a momentum, such as .momentum = 0.9f");
+    step_error(0, false, (cnn_step_args){ .lr = 1 }, "here.c:7: step: the graph is not compiled");
+    step_error(1, false, (cnn_step_args){ .lr = 1 },
+               "here.c:7: step: no gradients yet: call cnn_forward(loss, CNN_TRAIN) and cnn_backward(loss) first");
+    step_error(1, true, (cnn_step_args){ .lr = 1 },
+               "here.c:7: step: the graph was made with .inference = 1: it has no gradients");
+    cnn_step_args no_graph = { .lr = NAN };
+    CHECK(!cnn_step_(no_graph));
+    CHECK(strcmp(cnn_sgd()->name, "sgd") == 0);
+}
+
+/* ---- A device that is a second malloc, has no rows, and may update ---- */
+
+static void *mirror_alloc(cnn_backend *d, size_t bytes) { (void)d; return malloc(bytes); }
+static void  mirror_release(cnn_backend *d, void *buffer) { (void)d, free(buffer); }
+static bool  mirror_upload(cnn_backend *d, void *buffer, size_t at, const void *from, size_t bytes)
+{
+    (void)d, memcpy((char *)buffer + at, from, bytes);
+    return true;
+}
+static bool  mirror_download(cnn_backend *d, void *buffer, size_t at, void *to, size_t bytes)
+{
+    (void)d, memcpy(to, (char *)buffer + at, bytes);
+    return true;
+}
+static bool  mirror_clear(cnn_backend *d, void *buffer, size_t at, size_t bytes)
+{
+    (void)d, memset((char *)buffer + at, 0, bytes);
+    return true;
+}
+static int updates, update_mode;                                          /* 0: update, 1: leave it to the host, 2: fail */
+static bool mirror_update(cnn_backend *d, const cnn_optimizer *o, void *params, void *grads, void *slots, size_t n,
+                          size_t stride, const cnn_step_args *a, long step)
+{
+    float *slot[CNN_MAX_SLOTS] = { slots };
+    (void)stride;
+    if (update_mode == 2) strcpy(d->error, "lost");
+    if (update_mode) return false;
+    updates++;
+    o->update(params, grads, slot, n, a, step);
+    return true;
+}
+static void step_on_a_device(void)
+{
+    float w[40], a[40], c[40], cpu[40], dev[40];
+    test_fill(w, 40, -1, 1), test_fill(a, 40, 0, 2), test_fill(c, 40, -1, 1);
+    for (int way = 0; way < 3; way++) {                                   /* always there; never; by turns */
+        cnn_backend mirror = { .name = "mirror", .alloc = mirror_alloc, .release = mirror_release, .upload = mirror_upload,
+                               .download = mirror_download, .clear = mirror_clear, .update = mirror_update };
+        hill h = new_hill(&bowl, (cnn_config){ .seed = 1 }, 40, w, a, c);
+        hill d = new_hill(&bowl, (cnn_config){ .seed = 1, .backend = &mirror }, 40, w, a, c);
+        updates = 0;
+        for (int i = 0; i < 6; i++) {
+            update_mode = way == 2 ? i / 2 % 2 : way;
+            run_hill(&h), run_hill(&d);
+            CHECK(cnn_step(h.g, .lr = 0.1f, .momentum = 0.9f) && cnn_step(d.g, .lr = 0.1f, .momentum = 0.9f));
+        }
+        CHECK_INT(updates, way == 0 ? 6 : way == 1 ? 0 : 4);
+        CHECK(cnn_get(h.w, cpu, 40) && cnn_get(d.w, dev, 40));
+        CHECK_SAME_BITS(cpu, dev, 40);
+        if (way == 2) {
+            update_mode = 2;
+            run_hill(&d);
+            CHECK(!cnn_step_((cnn_step_args){ .at = "here.c:7", .g = d.g, .lr = 0.1f }));
+            CHECK_STR(cnn_error(d.g), "here.c:7: step: mirror: lost");
+        }
+        cnn_free(h.g), cnn_free(d.g);
+    }
+}
+
+/* ---- A small task: which quarter of an 8x8 picture is bright? ---- */
+
+enum { SIDE = 8, PIXELS = SIDE * SIDE, SAMPLES = 203, CLASSES = 4 };
+typedef struct { unsigned char pixels[SAMPLES * PIXELS], labels[SAMPLES]; cnn_dataset data; } quarters;
+static quarters *new_quarters(int count)
+{
+    quarters *q = test_alloc(sizeof *q);
+    for (int i = 0; i < SAMPLES; i++) {
+        int k = i % CLASSES;
+        q->labels[i] = (unsigned char)k;
+        for (int y = 0; y < SIDE; y++)
+            for (int x = 0; x < SIDE; x++)
+                q->pixels[i * PIXELS + y * SIDE + x] =
+                    (unsigned char)(test_int(0, 150) + (y / 4 == k / 2 && x / 4 == k % 2 ? 100 : 0));
+    }
+    q->data = cnn_bytes(q->pixels, q->labels, count, 1, SIDE, SIDE);
+    return q;
+}
+static void free_quarters(quarters *q) { cnn_dataset_free(&q->data), free(q); }
+
+typedef struct { cnn_graph *g; cnn_tensor *x, *t, *logits, *loss; } net;
+static net new_net_for(cnn_config config, bool noisy)
+{
+    net n;
+    n.g = cnn_new_(config);
+    n.x = cnn_input(n.g, 1, SIDE, SIDE);
+    n.t = cnn_labels(n.g);
+    cnn_tensor *h = cnn_conv2d(n.x, 4, 3, .pad = 1);
+    if (noisy) h = cnn_batch_norm(h);
+    h = cnn_avg_pool(cnn_tanh(h), 2);
+    if (noisy) h = cnn_dropout(h, 0.25f);
+    n.logits = cnn_dense(h, CLASSES);
+    n.loss = cnn_softmax_cross_entropy(n.logits, n.t);
+    if (!cnn_compile(n.g, n.loss)) printf("    %s\n", cnn_error(n.g));
+    return n;
+}
+static net new_net(void) { return new_net_for((cnn_config){ .max_batch = 16, .seed = 5 }, false); }
+
+static bool same_params(cnn_graph *a, cnn_graph *b)
+{
+    size_t n = 0, m = 0;
+    const float *p = cnn_flat_params(a, &n), *q = cnn_flat_params(b, &m);
+    return p && q && n == m && memcmp(p, q, n * sizeof *p) == 0;
+}
+
+/* ---- Training loop ---- */
+
+static void fit_learns(void)
+{
+    quarters *train = new_quarters(SAMPLES), *test = new_quarters(50);
+    cnn_history h = { 0 };
+    net n = new_net();
+    CHECK(cnn_fit(n.loss, n.logits, &train->data, .epochs = 6, .lr = 0.05f, .momentum = 0.9f, .validation = &test->data,
+                  .history = &h));
+    CHECK_STR(cnn_error(n.g), NULL);
+    CHECK_INT(h.count, 6);
+    CHECK_INT(n.g->step, 6 * 13);                                         /* 203 samples in batches of 16 */
+    if (h.count == 6) {
+        CHECK(h.epoch[5].loss < h.epoch[0].loss);
+        CHECK(h.epoch[5].accuracy > 0.95);
+        CHECK(h.epoch[5].validation_accuracy > 0.95);
+        CHECK(h.epoch[0].seconds >= 0);
+        cnn_score s = cnn_evaluate(n.loss, n.logits, &test->data);
+        CHECK_INT(s.count, 50);
+        CHECK_NEAR(s.loss, h.epoch[5].validation_loss, 0);
+        CHECK_NEAR(s.accuracy, h.epoch[5].validation_accuracy, 0);
+    }
+    cnn_history_free(&h);
+    CHECK(h.epoch == NULL && h.count == 0);
+    cnn_free(n.g), free_quarters(train), free_quarters(test);
+}
+
+/* Two calls of one epoch are one call of two; the same bits for any number of threads. */
+static void fit_same_bits(void)
+{
+    quarters *q = new_quarters(SAMPLES);
+    net two = new_net_for((cnn_config){ .max_batch = 16, .seed = 5 }, true);
+    CHECK(cnn_fit(two.loss, two.logits, &q->data, .epochs = 2, .lr = 0.05f, .momentum = 0.9f, .nesterov = 1));
+    for (int threads = 1; threads <= 8; threads = threads == 3 ? 8 : threads + 1) {
+        net one = new_net_for((cnn_config){ .max_batch = 16, .seed = 5, .threads = threads }, true);
+        CHECK(cnn_fit(one.loss, one.logits, &q->data, .lr = 0.05f, .momentum = 0.9f, .nesterov = 1));
+        CHECK(!same_params(one.g, two.g));
+        CHECK(cnn_fit(one.loss, one.logits, &q->data, .lr = 0.05f, .momentum = 0.9f, .nesterov = 1));
+        CHECK(same_params(one.g, two.g));
+        cnn_free(one.g);
+    }
+    cnn_free(two.g), free_quarters(q);
+}
+
+/* cnn_fit without shuffling is the loop that one would write. */
+static void fit_is_the_loop(void)
+{
+    quarters *q = new_quarters(SAMPLES);
+    net a = new_net(), b = new_net();
+    cnn_history h = { 0 };
+    double sum = 0, right = 0;
+    CHECK(cnn_fit(a.loss, a.logits, &q->data, .lr = 0.03f, .weight_decay = 0.001f, .no_shuffle = 1, .history = &h));
+    for (int i = 0, n; (n = cnn_feed(b.x, b.t, &q->data, i)) > 0; i += n) {
+        sum += n * (double)cnn_forward(b.loss, CNN_TRAIN);
+        right += cnn_correct(b.logits, b.t);
+        cnn_backward(b.loss), cnn_step(b.g, .lr = 0.03f, .weight_decay = 0.001f);
+    }
+    CHECK(same_params(a.g, b.g));
+    CHECK_INT(h.count, 1);
+    if (h.count == 1) {
+        CHECK_NEAR(h.epoch[0].loss, sum / SAMPLES, 1e-12);
+        CHECK_NEAR(h.epoch[0].accuracy, right / SAMPLES, 1e-12);
+        CHECK(isnan(h.epoch[0].validation_loss));
+    }
+    cnn_history_free(&h), cnn_free(a.g), cnn_free(b.g), free_quarters(q);
+}
+
+/* An optimizer that writes down the learning rates into its only parameter's memory would be too clever: it keeps
+   them in a static array, which a test may. */
+static float rates[256];
+static void note_rate(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a, long step)
+{
+    (void)w, (void)dw, (void)slot, (void)n;
+    if (step >= 0 && step < 256) rates[step] = a->lr;
+}
+static void fit_schedule(void)
+{
+    static const cnn_optimizer note = { "note", 0, note_rate };
+    quarters *q = new_quarters(64);
+    net n = new_net_for((cnn_config){ .max_batch = 16, .optimizer = &note }, false);
+    CHECK_INT(cnn_plan(n.g, n.loss).optimizer, 0);
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 3, .lr = 0.5f, .lr_end = 0.1f));
+    for (int i = 0; i < 12; i++) CHECK_NEAR(rates[i], 0.5 - 0.4 * i / 11, 1e-7);
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .lr = 0.25f));
+    for (int i = 12; i < 16; i++) CHECK_NEAR(rates[i], 0.25, 0);
+    cnn_free(n.g), free_quarters(q);
+}
+
+typedef struct { int calls, ends, stop_at; cnn_progress last; bool sane; } watch;
+static bool watching(const cnn_progress *p, void *user)
+{
+    watch *w = user;
+    w->sane = w->sane && p->epoch >= 1 && p->epoch <= p->epochs && p->batch >= 1 && p->batch <= p->batches && p->loss > 0 &&
+              p->accuracy >= 0 && p->accuracy <= 1 && p->seconds >= w->last.seconds && p->seconds_left >= 0 &&
+              p->samples_per_second >= 0 && isnan(p->validation_loss) == !p->epoch_done;
+    w->calls++, w->ends += p->epoch_done, w->last = *p;
+    return w->calls != w->stop_at;
+}
+static void fit_progress(void)
+{
+    quarters *q = new_quarters(100);
+    watch w = { .sane = true };
+    cnn_history h = { 0 };
+    net n = new_net();
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 3, .lr = 0.01f, .validation = &q->data, .progress = watching, .user = &w));
+    CHECK(w.sane);
+    CHECK_INT(w.calls, 3 * (7 + 1));
+    CHECK_INT(w.ends, 3);
+    CHECK_INT(w.last.batches, 7);
+    CHECK_NEAR(w.last.seconds_left, 0, 0);
+    cnn_free(n.g);
+
+    w = (watch){ .sane = true, .stop_at = 8 + 3 };                        /* in the second epoch, after its third batch */
+    n = new_net();
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 3, .lr = 0.01f, .validation = &q->data, .progress = watching, .user = &w,
+                  .history = &h));
+    CHECK_INT(w.calls, 11);
+    CHECK_INT(n.g->step, 10);
+    CHECK_INT(h.count, 1);
+    CHECK_STR(cnn_error(n.g), NULL);
+    cnn_history_free(&h), cnn_free(n.g), free_quarters(q);
+}
+
+static void evaluate_weighs_batches(void)
+{
+    quarters *q = new_quarters(37);                                       /* 16 + 16 + 5 */
+    net small = new_net(), large = new_net_for((cnn_config){ .max_batch = 64, .seed = 5 }, false);
+    cnn_score a = cnn_evaluate(small.loss, small.logits, &q->data), b = cnn_evaluate(large.loss, large.logits, &q->data);
+    CHECK_INT(a.count, 37);
+    CHECK_NEAR(a.loss, b.loss, 1e-6);
+    CHECK_NEAR(a.accuracy, b.accuracy, 1e-12);
+    cnn_dataset bad = cnn_load_idx("no/such/file", "no/such/labels");
+    cnn_score c = cnn_evaluate(small.loss, small.logits, &bad);
+    CHECK(isnan(c.loss) && isnan(c.accuracy) && c.count == 0);
+    CHECK(cnn_error(small.g) != NULL);
+    cnn_free(small.g), cnn_free(large.g), free_quarters(q);
+}
+
+static void predict(void)
+{
+    quarters *q = new_quarters(SAMPLES);
+    net n = new_net();
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 6, .lr = 0.05f, .momentum = 0.9f));
+    float x[PIXELS], p[CLASSES], z[CLASSES];
+    int right = 0;
+    for (int i = 0; i < 20; i++) {
+        for (int k = 0; k < PIXELS; k++) x[k] = (float)q->pixels[i * PIXELS + k] / 255.0f;
+        int best = cnn_predict(n.x, n.logits, x, p);
+        double sum = 0, reference = 0;
+        for (int k = 0; k < CLASSES; k++) sum += (double)p[k];
+        CHECK_NEAR(sum, 1, 1e-6);
+        CHECK(best >= 0 && best < CLASSES);
+        CHECK(cnn_get(n.logits, z, CLASSES));
+        for (int k = 0; k < CLASSES; k++) reference += exp((double)z[k]);
+        for (int k = 0; k < CLASSES; k++) CHECK_NEAR(p[k], exp((double)z[k]) / reference, 1e-6), CHECK(p[k] <= p[best]);
+        CHECK_INT(cnn_predict(n.x, n.logits, x, NULL), best);
+        right += best == q->labels[i];
+    }
+    CHECK(right >= 18);
+    CHECK_INT(cnn_batch(n.g), 1);
+    cnn_free(n.g);
+
+    n = new_net();                                                        /* logits of 1000 do not overflow */
+    cnn_tensor *bias = cnn_find(n.g, "dense1.bias");
+    float huge[CLASSES] = { 1000, 999, -1000, 0 };
+    CHECK(bias && cnn_set(bias, huge, CLASSES));
+    for (int k = 0; k < PIXELS; k++) x[k] = 0;
+    CHECK_INT(cnn_predict(n.x, n.logits, x, p), 0);
+    CHECK_NEAR(p[0], 0.7310585786, 1e-6);
+    CHECK_NEAR(p[2], 0, 0);
+    CHECK_INT(cnn_predict(n.x, n.logits, NULL, p), -1);
+    CHECK_STR(cnn_error(n.g), "predict: the values are NULL");
+    CHECK_INT(cnn_predict(n.x, n.logits, x, p), -1);
+    CHECK_INT(cnn_predict(NULL, NULL, x, p), -1);
+    cnn_free(n.g), free_quarters(q);
+
+    cnn_graph *g = cnn_new(.inference = 1);
+    cnn_tensor *in = cnn_input(g, 1, 4, 4), *map = cnn_conv2d(in, 3, 3);
+    CHECK(cnn_compile(g, map));
+    CHECK_INT(cnn_predict(in, map, x, p), -1);
+    CHECK_STR(cnn_error(g), "predict: logits (N,3,2,2): one class for a sample needs the shape (N,classes,1,1)");
+    cnn_free(g);
+}
+
+/* ---- Messages of cnn_fit ---- */
+
+static void fit_says(net n, cnn_fit_args a, const char *message)
+{
+    a.at = "here.c:9";
+    CHECK(!cnn_fit_(a));
+    CHECK_STR(cnn_error(n.g), message);
+    cnn_free(n.g);
+}
+static void fit_errors(void)
+{
+    quarters *q = new_quarters(40);
+    cnn_dataset none = q->data, many = q->data;
+    net n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data },
+             "here.c:9: fit: lr 0: the learning rate must be said and positive, such as .lr = 0.01f");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .nesterov = 1 },
+             "here.c:9: fit: nesterov needs a momentum, such as .momentum = 0.9f");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .lr_end = -1 },
+             "here.c:9: fit: lr_end -1 is not a positive number");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .epochs = -2 },
+             "here.c:9: fit: epochs is -2: it must be positive");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .lr = 1 }, "here.c:9: fit: the data set is NULL");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .train = &q->data, .lr = 1 }, "here.c:9: fit: loss or logits is NULL or nil");
+    none.count = 0;
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &none, .lr = 1 },
+             "here.c:9: fit: the data set is empty");
+    strcpy(none.error, "train-images: no such file");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &none, .lr = 1 },
+             "here.c:9: fit: data set: train-images: no such file");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .validation = &none, .lr = 1 },
+             "here.c:9: fit, validation: data set: train-images: no such file");
+    many.classes = 5;
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &many, .lr = 1 },
+             "here.c:9: fit: the data set has labels 0..4, but the logits (N,4,1,1) tell only 4 classes apart");
+    n = new_net();
+    float bad[CLASSES] = { 0, NAN, 0, 0 };
+    CHECK(cnn_set(cnn_find(n.g, "dense1.bias"), bad, CLASSES));
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 0.5f },
+             "here.c:9: fit: the loss became NaN in epoch 1, batch 1: training diverged; "
+             "a smaller .lr (now 0.5) or inputs of smaller range may help");
+
+    n.g = cnn_new(.max_batch = 4);                                        /* not compiled */
+    n.x = cnn_input(n.g, 1, SIDE, SIDE), n.t = cnn_labels(n.g), n.logits = cnn_dense(n.x, CLASSES);
+    n.loss = cnn_softmax_cross_entropy(n.logits, n.t);
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1 },
+             "here.c:9: fit: the graph is not compiled");
+
+    n.g = cnn_new(.max_batch = 4);                                        /* two inputs */
+    n.x = cnn_input(n.g, 1, SIDE, SIDE), n.t = cnn_labels(n.g);
+    n.logits = cnn_dense(cnn_add(n.x, cnn_input(n.g, 1, SIDE, SIDE)), CLASSES);
+    n.loss = cnn_softmax_cross_entropy(n.logits, n.t);
+    cnn_compile(n.g, n.loss);
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1 },
+             "here.c:9: fit: the logits come from 2 inputs, and a data set feeds exactly one: "
+             "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step");
+
+    n.g = cnn_new(.max_batch = 4);                                        /* no labels */
+    n.x = cnn_input(n.g, 1, SIDE, SIDE), n.logits = cnn_dense(n.x, CLASSES);
+    n.loss = cnn_mse(n.logits, cnn_input(n.g, CLASSES, 1, 1));
+    cnn_compile(n.g, n.loss);
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1 },
+             "here.c:9: fit: the loss comes from 0 tensors made by cnn_labels, and a data set feeds exactly one: "
+             "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step");
+
+    n = new_net();
+    net m = new_net();
+    cnn_free((fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = m.logits, .train = &q->data, .lr = 1 },
+                       "here.c:9: fit: loss and logits belong to two graphs"), m.g));
+    CHECK(!cnn_fit(NULL, NULL, &q->data, .lr = 1));
+    free_quarters(q);
+}
+
+/* ---- Files ---- */
+
+static char *slurp(FILE *f)
+{
+    if (!f) return NULL;
+    fseek(f, 0, SEEK_END);
+    long  n = ftell(f);
+    char *s = test_alloc((size_t)n + 1);
+    rewind(f);
+    s[fread(s, 1, (size_t)n, f)] = 0;
+    fclose(f);
+    return s;
+}
+
+/* Are the tags of this XML closed in order, are the attributes quoted, is there no stray & or < ? */
+static bool well_formed(const char *s)
+{
+    const char *open[32];
+    size_t      length[32];
+    int         depth = 0, roots = 0;
+    while (*s) {
+        if (*s == '&' || *s == '>') return false;
+        if (*s != '<') { s++; continue; }
+        bool closing = s[1] == '/';
+        const char *name = s + 1 + closing, *p = name;
+        size_t n = strcspn(name, " \t\n/>");
+        for (bool quoted = false; *p && (quoted || *p != '>'); p++) {
+            if (*p == '"') quoted = !quoted;
+            else if (*p == '<') return false;
+        }
+        if (!*p || n == 0) return false;
+        if (closing) {
+            if (depth == 0 || length[depth - 1] != n || strncmp(open[depth - 1], name, n)) return false;
+            depth--;
+        } else if (p[-1] != '/') {
+            if (depth == 0) roots++;
+            if (depth == 32) return false;
+            open[depth] = name, length[depth++] = n;
+        }
+        s = p + 1;
+    }
+    return depth == 0 && roots == 1;
+}
+
+static bool has_nan(const char *s)                                       /* "dominant-baseline" has the letters, too */
+{
+    return strstr(s, "\"nan") || strstr(s, ">nan") || strstr(s, "-nan") || strstr(s, "\"inf") || strstr(s, ">inf") || strstr(s, "-inf");
+}
+
+static void history_files(void)
+{
+    cnn_epoch e[3] = { { 0.5, 0.75, 0.625, 0.7, 1.5 }, { 0.25, 0.9, NAN, NAN, 3 }, { 0.125, 0.984375, INFINITY, 0.96, 123.4567 } };
+    cnn_history h = { e, 3, 3 };
+    static const char *const locales[] = { "C", "de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8" };
+    for (size_t i = 0; i < sizeof locales / sizeof *locales; i++) {
+        if (!setlocale(LC_NUMERIC, locales[i])) continue;
+        CHECK(cnn_history_csv(&h, "history.csv.tmp"));
+        char *s = slurp(fopen("history.csv.tmp", "r"));
+        CHECK_STR(s, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n"
+                     "1,0.500000,0.750000,0.625000,0.700000,1.500\n"
+                     "2,0.250000,0.900000,,,3.000\n"
+                     "3,0.125000,0.984375,,0.960000,123.457\n");
+        free(s);
+        for (h.count = 0; h.count <= 3; h.count++) {
+            CHECK(cnn_history_svg(&h, "history.svg.tmp"));
+            s = slurp(fopen("history.svg.tmp", "r"));
+            CHECK(s && well_formed(s));
+            CHECK(s && strncmp(s, "<svg xmlns=\"http://www.w3.org/2000/svg\"", 39) == 0);
+            CHECK(s && !has_nan(s));
+            free(s);
+        }
+        h.count = 3;
+    }
+    setlocale(LC_NUMERIC, "C");
+    remove("history.csv.tmp"), remove("history.svg.tmp");
+    CHECK(!cnn_history_csv(&h, "no/such/directory/h.csv"));
+    CHECK(!cnn_history_svg(&h, "no/such/directory/h.svg"));
+    CHECK(!cnn_history_svg(NULL, "x") && !cnn_history_csv(&h, NULL));
+    CHECK(well_formed("<a><b c=\"<\"/>text</a>") == false && well_formed("<a><b c=\"1\"/>text</a>") && !well_formed("<a><b></a></b>"));
+}
+
+/* Numbers of every size in the picture; it must stay well-formed and free of NaN. */
+static void history_extremes(void)
+{
+    static const double value[] = { 0, 1e-12, 1e-3, 0.5, 1, 7, 1e6, 1e30, -3, NAN, INFINITY };
+    enum { N = sizeof value / sizeof *value };
+    cnn_epoch e[60];
+    for (int k = 0; k < 200; k++) {
+        cnn_history h = { e, test_int(1, 60), 60 };
+        for (int i = 0; i < h.count; i++) {
+            int a = k < N ? k : test_int(0, N - 1), b = k < N ? k : test_int(0, N - 1);
+            e[i] = (cnn_epoch){ value[a], test_uniform(0, 1), value[b], test_chance(50) ? NAN : 1, value[a] };
+        }
+        CHECK(cnn_history_svg(&h, "history.svg.tmp") && cnn_history_csv(&h, "history.csv.tmp"));
+        char *s = slurp(fopen("history.svg.tmp", "r"));
+        CHECK(s && well_formed(s) && !has_nan(s) && strlen(s) < 60000);
+        free(s);
+    }
+    remove("history.csv.tmp"), remove("history.svg.tmp");
+}
+
+static void progress_line(void)
+{
+    FILE *f = tmpfile();
+    if (!f) { test_skip("no temporary files"); return; }
+    cnn_progress p = { .epoch = 2, .epochs = 5, .batch = 5, .batches = 10, .loss = 0.4231, .accuracy = 0.8712,
+                       .validation_loss = NAN, .validation_accuracy = NAN, .samples_per_second = 10234, .seconds = 3, .seconds_left = 67 };
+    CHECK(cnn_print_progress(&p, f));
+    p.epoch_done = 1, p.batch = 10, p.validation_loss = 0.31, p.validation_accuracy = 0.9;
+    CHECK(cnn_print_progress(&p, f));
+    char *s = slurp(f);
+    CHECK_STR(s, "\repoch 2/5 [############............]  50 %  loss 0.4231  accuracy 87.12 %  10234 img/s  left 1:07   "
+                 "\repoch 2/5  loss 0.4231  accuracy 87.12 %  validation loss 0.3100  accuracy 90.00 %  10234 img/s  0:03        \n");
+    free(s);
+
+    f = tmpfile();                                                        /* 10,000 batches a second: about ten lines of them */
+    int lines = 0;
+    p = (cnn_progress){ .epoch = 1, .epochs = 1, .batches = 10000, .loss = 1 };
+    for (p.batch = 1; p.batch <= 10000; p.batch++) p.seconds = p.batch / 10000.0, cnn_print_progress(&p, f);
+    s = slurp(f);
+    for (const char *c = s; c && *c; c++) lines += *c == '\r';
+    CHECK_MSG(lines >= 5 && lines <= 30, "%d lines", lines);
+    free(s);
+}
+
+/* ---- Inspection ---- */
+
+static cnn_tensor *lenet(cnn_graph *g, cnn_tensor *x)
+{
+    (void)g;
+    cnn_tensor *h = cnn_avg_pool(cnn_tanh(cnn_conv2d(x, 6, 5, .pad = 2, .name = "c1")), 2);
+    h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h, 16, 5, .name = "c3")), 2);
+    return cnn_dense(cnn_tanh(cnn_dense(cnn_tanh(cnn_dense(h, 120, .name = "c5")), 84, .name = "f6")), 10, .name = "out");
+}
+
+static void summary_of_lenet(void)
+{
+    cnn_graph  *g = cnn_new(.max_batch = 64, .seed = 1);
+    cnn_tensor *x = cnn_input(g, 1, 28, 28), *logits = lenet(g, x), *loss = cnn_softmax_cross_entropy(logits, cnn_labels(g));
+    FILE *f = tmpfile();
+    if (!f) { cnn_free(g), test_skip("no temporary files"); return; }
+    cnn_summary(g, f);
+    char *s = slurp(f);
+    CHECK_STR(s, "the graph has no plan yet: call cnn_plan or cnn_compile first\n");
+    free(s);
+    CHECK_INT(cnn_param_count(g), 61706);
+    CHECK_NEAR(cnn_multiply_adds(g), 416520, 0);
+    CHECK(cnn_plan(g, loss).total > 0);
+    for (int compiled = 0; compiled < 2; compiled++) {
+        cnn_summary(g, f = tmpfile());
+        s = slurp(f);
+        CHECK(strstr(s, "parameters     61,706\n"));
+        CHECK(strstr(s, "multiply-adds  416,520 per sample\n"));
+        static const char *const cell[] = { "c1 ", "conv2d ", "(N,6,28,28)", "156 ", "117,600 ", "(N,16,10,10)", "2,416 ",
+            "240,000 ", "(N,120,1,1)", "48,120 ", "48,000 ", "10,164 ", "10,080 ", "850 ", "840 ", "(N,1,28,28)", "200,704" };
+        for (size_t i = 0; i < sizeof cell / sizeof *cell; i++) CHECK_MSG(strstr(s, cell[i]), "no \"%s\" in\n%s", cell[i], s);
+        CHECK(!strstr(s, "c1.weight"));
+        free(s);
+        CHECK_INT(cnn_param_count(g), 61706);
+        CHECK_NEAR(cnn_multiply_adds(g), 416520, 0);
+        if (!compiled) CHECK(cnn_compile(g, loss));
+    }
+    float image[784] = { 0 };                                             /* and it does not depend on the batch last run */
+    CHECK_INT(cnn_predict(x, logits, image, NULL) >= 0, 1);
+    CHECK_NEAR(cnn_multiply_adds(g), 416520, 0);
+    cnn_summary(g, NULL);
+    cnn_free(g);
+
+    g = cnn_new(.max_batch = 0 - 1);
+    cnn_summary(g, f = tmpfile());
+    s = slurp(f);
+    CHECK(s && cnn_error(g) && strncmp(s, cnn_error(g), strlen(cnn_error(g))) == 0);
+    free(s), cnn_free(g);
+    cnn_summary(NULL, f = tmpfile());
+    free(slurp(f));
+    CHECK_INT(cnn_param_count(NULL), 0);
+}
+
+static void dot_of_a_residual(void)
+{
+    cnn_graph  *g = cnn_new(.max_batch = 2);
+    cnn_tensor *x = cnn_input(g, 3, 4, 4, .name = "a \"quoted\" name"), *h = cnn_relu(cnn_conv2d(x, 3, 3, .pad = 1));
+    h = cnn_global_avg_pool(cnn_add(h, x));
+    cnn_tensor *loss = cnn_softmax_cross_entropy(h, cnn_labels(g));
+    CHECK(cnn_compile(g, loss));
+    FILE *f = tmpfile();
+    if (!f) { cnn_free(g), test_skip("no temporary files"); return; }
+    cnn_dot(g, f);
+    char *s = slurp(f);
+    int edges = 0, depth = 0;
+    for (const char *c = s; *c; c++) edges += c[0] == '-' && c[1] == '>', depth += (*c == '{') - (*c == '}');
+    CHECK_INT(edges, 1 + 1 + 2 + 1 + 2);
+    CHECK_INT(depth, 0);
+    CHECK(strncmp(s, "digraph", 7) == 0 && strstr(s, "a \\\"quoted\\\" name") && strstr(s, "(N,3,4,4)"));
+    free(s), cnn_free(g);
+}
+
+static void gradient_check_right_and_wrong(void)
+{
+    float w[3] = { 0.5f, -1, 3 }, a[3] = { 1, 2, 0.5f }, c[3] = { 0.25f, -0.5f, 1 }, after[3];
+    hill h = new_hill(&bowl, (cnn_config){ .seed = 1 }, 3, w, a, c);
+    cnn_check k = cnn_gradient_check(h.loss, 0);
+    CHECK_INT(k.checked, 3);
+    CHECK_MSG(k.worst < 1e-4, "%g", k.worst);
+    CHECK_STR(k.param, "w");
+    CHECK(cnn_get(h.w, after, 3));
+    CHECK_SAME_BITS(w, after, 3);
+    CHECK_INT(cnn_gradient_check(h.loss, 2).checked, 2);
+    cnn_free(h.g);
+
+    h = new_hill(&wrong, (cnn_config){ .seed = 1 }, 3, w, a, c);
+    k = cnn_gradient_check(h.loss, 0);
+    CHECK_MSG(k.worst > 0.1, "%g", k.worst);
+    cnn_free(h.g);
+
+    h = new_hill(&bowl, (cnn_config){ .seed = 1, .inference = 1 }, 3, w, a, c);
+    CHECK(isnan(cnn_gradient_check(h.loss, 0).worst));
+    CHECK(cnn_error(h.g) != NULL);
+    cnn_free(h.g);
+    CHECK(isnan(cnn_gradient_check(NULL, 0).worst));
+}
+
+/* Wrong by a factor where gradients are small: the check must not be lenient there. */
+static void gradient_check_is_relative(void)
+{
+    float w[4] = { 0.5f, -1, 1, 0.25f }, a[4], c[4];
+    for (int i = 0; i < 4; i++) a[i] = 0.01f, c[i] = 0.02f * (float)(i + 1);
+    hill h = new_hill(&bowl, (cnn_config){ .seed = 1 }, 4, w, a, c);
+    cnn_check k = cnn_gradient_check(h.loss, 0);
+    CHECK_MSG(k.worst < 1e-2, "%g", k.worst);
+    cnn_free(h.g);
+    h = new_hill(&wrong, (cnn_config){ .seed = 1 }, 4, w, a, c);
+    k = cnn_gradient_check(h.loss, 0);
+    CHECK_MSG(k.worst > 0.1, "%g", k.worst);
+    cnn_free(h.g);
+}
+
+/* Dropout and batch norm: the mask is fixed during the check, and nothing that trains has moved after it. */
+static void gradient_check_leaves_no_trace(void)
+{
+    quarters *q = new_quarters(40);
+    net a = new_net_for((cnn_config){ .max_batch = 16, .seed = 5 }, true), b = new_net_for((cnn_config){ .max_batch = 16, .seed = 5 }, true);
+    CHECK(cnn_fit(a.loss, a.logits, &q->data, .epochs = 2, .lr = 0.05f) && cnn_fit(b.loss, b.logits, &q->data, .epochs = 2, .lr = 0.05f));
+    cnn_feed(a.x, a.t, &q->data, 0);
+    cnn_check k = cnn_gradient_check(a.loss, 50);
+    CHECK_MSG(k.worst < 1e-2, "%g at %s[%d]: %g, %g", k.worst, k.param, k.index, k.analytic, k.numeric);
+    CHECK(k.checked > 50 + 2 * 4);
+    CHECK(same_params(a.g, b.g));
+    float m[4], v[4];
+    CHECK(cnn_get(cnn_find(a.g, "batch_norm1.running_mean"), m, 4) && cnn_get(cnn_find(b.g, "batch_norm1.running_mean"), v, 4));
+    CHECK_SAME_BITS(m, v, 4);
+    CHECK(cnn_fit(a.loss, a.logits, &q->data, .lr = 0.05f) && cnn_fit(b.loss, b.logits, &q->data, .lr = 0.05f));
+    CHECK(same_params(a.g, b.g));
+    CHECK_STR(cnn_error(a.g), NULL);
+    cnn_free(a.g), cnn_free(b.g), free_quarters(q);
+}
+
+static void gradient_check_of_lenet(void)
+{
+    for (int seed = 1; seed <= 3; seed++) {
+        cnn_graph  *g = cnn_new(.max_batch = 8, .seed = (uint64_t)seed);
+        cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g), *loss = cnn_softmax_cross_entropy(lenet(g, x), t);
+        CHECK(cnn_compile(g, loss));
+        float image[8 * 784];
+        int   label[8];
+        test_fill(image, 8 * 784, 0, 1);
+        for (int i = 0; i < 8; i++) label[i] = test_int(0, 9);
+        CHECK(cnn_set(x, image, 8 * 784) && cnn_set_labels(t, label, 8));
+        cnn_check k = cnn_gradient_check(loss, 20);
+        CHECK_MSG(k.worst < 1e-2, "%g at %s[%d]: %g, %g", k.worst, k.param, k.index, k.analytic, k.numeric);
+        CHECK_INT(k.checked, 7 * 20 + 6 + 16 + 10);
+        cnn_free(g);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    test_args(argc, argv);
+    RUN(sgd_momentum_cs231n);
+    RUN(sgd_against_float64);
+    RUN(frozen_stays);
+    RUN(step_errors);
+    RUN(step_on_a_device);
+    RUN(fit_learns);
+    RUN(fit_same_bits);
+    RUN(fit_is_the_loop);
+    RUN(fit_schedule);
+    RUN(fit_progress);
+    RUN(evaluate_weighs_batches);
+    RUN(predict);
+    RUN(fit_errors);
+    RUN(history_files);
+    RUN(history_extremes);
+    RUN(progress_line);
+    RUN(summary_of_lenet);
+    RUN(dot_of_a_residual);
+    RUN(gradient_check_right_and_wrong);
+    RUN(gradient_check_is_relative);
+    RUN(gradient_check_leaves_no_trace);
+    RUN(gradient_check_of_lenet);
+    return test_end();
+}
