@@ -67,6 +67,7 @@
        CNN_ASSERT(condition)          internal checks; default: nothing
        CNN_NO_STDIO                   no FILE and no files: no load, save, summary; memory versions remain
        CNN_NO_SIMD                    plain C99, for any compiler
+       CNN_NO_WINOGRAD                3x3 convolutions by the direct sum: slower, smaller rounding errors
 
    >>api ---- API ---------------------------------------------------------------------------------------------- */
 #ifndef CNN_H_INCLUDED
@@ -257,6 +258,37 @@ typedef struct { const char *at; cnn_tensor *x;                                 
 typedef struct { const char *at; cnn_tensor *logits, *labels;                   /* must: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;                 /* label smoothing in [0,1); default 0 (Szegedy et al. 2016) */
                  const char *name; } cnn_softmax_cross_entropy_args;
+typedef struct { const char *at; cnn_tensor *x; int channels, kernel;           /* must, as in conv2d */
+                 int kernel_h, kernel_w;
+                 int stride, stride_h, stride_w;  /* default 1: the output is about stride times as large */
+                 int pad, pad_h, pad_w;           /* what the convolution back to x would pad: cut off here */
+                 int dilation, dilation_h, dilation_w;
+                 int output_pad, output_pad_h, output_pad_w;        /* default 0; less than the stride */
+                 int groups, no_bias;
+                 cnn_tensor *weight, *bias; cnn_init init; float gain; const char *name; } cnn_conv_transpose2d_args;
+typedef struct { const char *at; cnn_tensor *x; int size;                       /* must: channels in a window, 5 in AlexNet */
+                 float alpha, beta, k;            /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
+                 const char *name; } cnn_lrn_args;
+typedef struct { const char *at; cnn_tensor *x; int groups; float eps;          /* must: groups; eps default 1e-5 */
+                 int no_affine; const char *name; } cnn_group_norm_args;
+typedef struct { const char *at; cnn_tensor *x; float eps;                      /* default 1e-5 */
+                 int no_affine;                   /* layer_norm: 1 = no weight and bias */
+                 int affine;                      /* instance_norm: 1 = weight and bias; default none, as PyTorch */
+                 const char *name; } cnn_norm_args;
+typedef struct { const char *at; cnn_tensor *x; int scale, scale_h, scale_w;    /* must; _h and _w default to scale */
+                 int bilinear;                    /* default nearest; corners not aligned */
+                 const char *name; } cnn_upsample_args;
+typedef struct { const char *at; cnn_tensor *x; int left, right, top, bottom;   /* columns and rows to add; default 0 */
+                 int front, back;                 /* channels to add; default 0 */
+                 float value; const char *name; } cnn_pad_args;     /* default 0 */
+typedef struct { const char *at; cnn_tensor *x; unsigned axis; int from, to;    /* must: CNN_C, ...; [from,to); to = 0: the end; */
+                 int step; const char *name; } cnn_slice_args;      /* negative: from the end; step: default 1 */
+typedef struct { const char *at; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;   /* must */
+typedef struct { const char *at; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args;         /* default 1 */
+typedef struct { const char *at; cnn_tensor *x; int per_channel;                /* default: one slope for all */
+                 float start; cnn_tensor *weight; const char *name; } cnn_prelu_args;     /* start: default 0.25 */
+typedef struct { const char *at; cnn_tensor *y, *target; float delta;           /* delta: default 1 */
+                 const char *name; } cnn_huber_args;
 
 CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args);      /* (N,channels,OH,OW); weight (channels,C/groups,KH,KW) */
 CNN_API cnn_tensor *cnn_dense_     (cnn_dense_args);       /* (N,units,1,1); weight (units,K) */
@@ -270,6 +302,18 @@ CNN_API cnn_tensor *cnn_reshape_   (cnn_reshape_args);     /* (N,c,h,w) */
 CNN_API cnn_tensor *cnn_sum_       (cnn_reduce_args);      /* x with the axes reduced to 1 */
 CNN_API cnn_tensor *cnn_mean_      (cnn_reduce_args);      /* x with the axes reduced to 1 */
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);   /* (1,1,1,1), mean over labels */
+CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);  /* (N,channels,OH,OW); weight (C,channels/groups,KH,KW) */
+CNN_API cnn_tensor *cnn_lrn_       (cnn_lrn_args);         /* as x; between channels (Krizhevsky et al. 2012) */
+CNN_API cnn_tensor *cnn_layer_norm_   (cnn_norm_args);     /* as x; over the sample (Ba et al. 2016); weight (1,C,H,W) */
+CNN_API cnn_tensor *cnn_group_norm_   (cnn_group_norm_args);   /* as x; over C/groups channels (Wu, He 2018); weight (1,C,1,1) */
+CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);     /* as x; over each channel (Ulyanov et al. 2016) */
+CNN_API cnn_tensor *cnn_upsample_  (cnn_upsample_args);    /* (N,C,H*scale_h,W*scale_w) */
+CNN_API cnn_tensor *cnn_pad_       (cnn_pad_args);         /* (N,C+front+back,H+top+bottom,W+left+right) */
+CNN_API cnn_tensor *cnn_slice_     (cnn_slice_args);       /* a part of x along one axis */
+CNN_API cnn_tensor *cnn_clamp_     (cnn_clamp_args);       /* as x; cnn_relu6(x) is cnn_clamp(x, 0, 6) */
+CNN_API cnn_tensor *cnn_elu_       (cnn_elu_args);         /* as x (Clevert et al. 2015) */
+CNN_API cnn_tensor *cnn_prelu_     (cnn_prelu_args);       /* as x; slope learned (He et al. 2015); weight (1,1,1,1) or (1,C,1,1) */
+CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args);       /* (1,1,1,1), mean over all elements (Huber 1964) */
 
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x);    /* (N,C,1,1) */
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x);            /* (N,C*H*W,1,1) */
@@ -282,6 +326,19 @@ CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
 CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b); /* element by element (Hadamard) */
 CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);     /* (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N */
 CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target);   /* (1,1,1,1): mean of (y - target)^2 over all elements */
+CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x);    /* (N,C,1,1) */
+CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x);        /* over C */
+CNN_API cnn_tensor *cnn_gelu_(const char *at, cnn_tensor *x);               /* as x, like all of these */
+CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);               /* x sigmoid(x), also called swish */
+CNN_API cnn_tensor *cnn_softplus_(const char *at, cnn_tensor *x);           /* log(1 + e^x) */
+CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x);
+CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
+CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
+CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
+CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
+CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target);    /* (1,1,1,1): mean of |y - target| */
+CNN_API cnn_tensor *cnn_bce_with_logits_(const char *at, cnn_tensor *logits, cnn_tensor *target);  /* (1,1,1,1): mean binary
+                                                                               cross-entropy; targets in 0..1, shape of the logits */
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);     /* along C; at most CNN_MAX_INPUTS */
 
 /* ---- Optimizer ---- */
@@ -505,7 +562,10 @@ CNN_API bool      cnn_on_device(const cnn_tensor *);                    /* a row
 /* One word per room. The list feeds cnn_load and the tests. */
 #define CNN_OPS(X) X(conv2d) X(dense) X(matmul) X(max_pool) X(avg_pool) X(global_avg_pool) X(add) X(sub) X(mul) X(scale) \
     X(concat) X(reshape) X(sum) X(mean) X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(softmax) X(dropout) X(batch_norm) \
-    X(softmax_cross_entropy) X(mse)
+    X(softmax_cross_entropy) X(mse) \
+    X(conv_transpose2d) X(lrn) X(layer_norm) X(group_norm) X(instance_norm) X(upsample) X(pad) X(slice) X(global_max_pool) \
+    X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(log_softmax) \
+    X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
 #define CNN_OP_(name) static const cnn_op cnn_op_##name;
@@ -534,6 +594,31 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_mean(...)       cnn_mean_      ((cnn_reduce_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_softmax_cross_entropy(...) cnn_softmax_cross_entropy_( \
         (cnn_softmax_cross_entropy_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
+#define cnn_conv_transpose2d(...) cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_lrn(...)        cnn_lrn_       ((cnn_lrn_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args)      { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_instance_norm(...) cnn_instance_norm_((cnn_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_upsample(...)   cnn_upsample_  ((cnn_upsample_args)  { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_pad(...)        cnn_pad_       ((cnn_pad_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_slice(...)      cnn_slice_     ((cnn_slice_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_clamp(...)      cnn_clamp_     ((cnn_clamp_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_relu6(x)        cnn_clamp(x, 0, 6)
+#define cnn_elu(...)        cnn_elu_       ((cnn_elu_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_prelu(...)      cnn_prelu_     ((cnn_prelu_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_huber(...)      cnn_huber_     ((cnn_huber_args)     { .at = CNN_HERE, .y = __VA_ARGS__ })
+#define cnn_global_max_pool(x) cnn_global_max_pool_(CNN_HERE, x)
+#define cnn_log_softmax(x)  cnn_log_softmax_(CNN_HERE, x)
+#define cnn_gelu(x)         cnn_gelu_   (CNN_HERE, x)
+#define cnn_silu(x)         cnn_silu_   (CNN_HERE, x)
+#define cnn_softplus(x)     cnn_softplus_(CNN_HERE, x)
+#define cnn_hard_swish(x)   cnn_hard_swish_(CNN_HERE, x)
+#define cnn_exp(x)          cnn_exp_    (CNN_HERE, x)
+#define cnn_log(x)          cnn_log_    (CNN_HERE, x)
+#define cnn_sqrt(x)         cnn_sqrt_   (CNN_HERE, x)
+#define cnn_abs(x)          cnn_abs_    (CNN_HERE, x)
+#define cnn_l1(y, target)   cnn_l1_     (CNN_HERE, y, target)
+#define cnn_bce_with_logits(logits, target) cnn_bce_with_logits_(CNN_HERE, logits, target)
 #define cnn_concat(...)     cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ }, \
         (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
@@ -562,9 +647,9 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #ifndef CNN_IMPLEMENTATION_ONCE
 #define CNN_IMPLEMENTATION_ONCE
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>config ---- 1. Configuration
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 #include <limits.h>
 #include <math.h>
@@ -572,7 +657,8 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #include <stdlib.h>
 #include <string.h>
 #ifdef CNN_NO_STDIO
-int vsnprintf(char *, size_t, const char *, va_list);      /* messages still want formatting: the one thing of stdio */
+int vsnprintf(char *, size_t, const char *, va_list);      /* messages still want formatting: the one thing of
+                                                              stdio */
 #else
 #include <errno.h>
 #include <time.h>
@@ -626,19 +712,23 @@ enum { CNN__ALIGN = 64 };               /* bytes: a cache line, and the widest v
 
 typedef struct { cnn_isa isa; int threads; } cnn__cpu;      /* what every kernel that can be fast is told */
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>memory ---- 2. Memory: sizes that cannot overflow, small pieces that live as long as their graph
-   ============================================================================================================ */
+   ======================================================================================================== */
 
-/* Sizes saturate at SIZE_MAX, which no allocation grants: so one check at the end covers a whole computation. */
+/* Sizes saturate at SIZE_MAX, which no allocation grants: so one check at the end covers a whole
+   computation. */
 static size_t cnn__add_size(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 static size_t cnn__mul_size(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
-static size_t cnn__round_up(size_t n, size_t to) { return n > SIZE_MAX - (to - 1) ? SIZE_MAX : (n + to - 1) / to * to; }
+static size_t cnn__round_up(size_t n, size_t to) { return n > SIZE_MAX - (to - 1) ? SIZE_MAX
+    : (n + to - 1) / to * to; }
 
-typedef union cnn__block { union cnn__block *next; double align_d; void *align_p; long long align_l; } cnn__block;
+typedef union cnn__block { union cnn__block *next; double align_d; void *align_p; long long align_l;
+    } cnn__block;
 
 
-/* What the library knows of a tensor beyond what rooms may see. Every cnn_tensor is the head of one of these. */
+/* What the library knows of a tensor beyond what rooms may see. Every cnn_tensor is the head of one of
+   these. */
 typedef struct cnn__node {
     cnn_tensor t;
     struct cnn__node *owner;            /* a parameter or buffer that a layer made: the layer's node ... */
@@ -656,8 +746,10 @@ typedef struct cnn__node {
     int               fed;              /* inputs and labels: how many samples were written */
     bool              wants_grad;       /* inputs: the gradient is asked for */
     int               last[2];          /* memory plan, per mode: the time of the last read of the value */
-    int               span_last;        /* memory plan: the last read of the place, by it or who runs in place of it */
-    int               grad_first;       /* index of the user whose backward is the first to write the gradient */
+    int               span_last;        /* memory plan: the last read of the place, by it or who runs in place
+                                           of it */
+    int               grad_first;       /* index of the user whose backward is the first to write the gradient
+                                           */
     struct cnn__node *alias[2];         /* memory plan, per mode: it runs in place of this operand */
     const cnn_kernel *kernel;           /* the backend's row, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
@@ -677,11 +769,13 @@ struct cnn_graph {
     cnn_tensor  *loss;
     bool         planned, compiled;
     cnn_memory   memory;
-    void        *base;                  /* the one allocation behind the arenas; NULL if the caller gave the memory */
+    void        *base;                  /* the one allocation behind the arenas; NULL if the caller gave the
+                                           memory */
     float       *arena[CNN_ARENAS];
     size_t       arena_bytes[CNN_ARENAS];
     void        *buffer[CNN_ARENAS];    /* the same arenas on the device */
-    size_t       n_trained;             /* floats in the flat vectors, with gaps; frozen parameters lie behind */
+    size_t       n_trained;             /* floats in the flat vectors, with gaps; frozen parameters lie behind
+                                           */
     int          batch;                 /* the current N */
     uint32_t     walk, run;             /* counters behind mark and stamp */
     cnn_mode     mode;                  /* of the last run */
@@ -689,25 +783,29 @@ struct cnn_graph {
     int          reached;               /* how far the last run went in the time of the memory plan */
     bool         can_backward;          /* the last run was a forward of the loss for training */
     bool         has_grads;             /* some backward has run */
-    unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 = all zero */
+    unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 =
+                                           all zero */
     long         step;                  /* updates so far */
-    uint32_t     draw;                  /* training forwards so far: what makes dropout differ from run to run */
+    uint32_t     draw;                  /* training forwards so far: what makes dropout differ from run to run
+                                           */
     cnn_traffic  traffic;
 };
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>errors ---- 3. Errors: the first message stays, everything after it does nothing
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 /* The nil tensor: what builders return after an error, and what every builder skips. */
-static const cnn_tensor cnn__nil = { "nil", NULL, NULL, NULL, CNN_CONST, { NULL }, 0, { 0, 0, 0, 0 }, false, false, false,
+static const cnn_tensor cnn__nil = { "nil", NULL, NULL, NULL, CNN_CONST, { NULL }, 0, { 0, 0, 0, 0 }, false,
+    false, false,
                                      false, NULL, 0, NULL, NULL, NULL, { 0, 0 }, 0, 0 };
 static cnn_tensor *cnn__nil_tensor(void) { return (cnn_tensor *)(uintptr_t)&cnn__nil; }
 static bool        cnn__is_nil(const cnn_tensor *t) { return !t || t == &cnn__nil; }
 
-static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const char *name, const char *format, va_list ap)
+static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const char *name, const char *format,
+                       va_list ap)
 {
     if (!g || g->error[0]) return;
     size_t room = sizeof g->error, k = 0;
@@ -773,19 +871,22 @@ static const char *cnn__copy_string(cnn_graph *g, const char *s)
     return p ? memcpy(p, s, n) : NULL;
 }
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>shapes ---- 4. Shapes
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 /* Elements. cnn_apply has checked that they fit an int at max_batch, so rooms may use int. */
 static int cnn__len(cnn_shape s)    { return s.n * s.c * s.h * s.w; }
 static int cnn__sample(cnn_shape s) { return s.c * s.h * s.w; }      /* elements of one sample */
-static int cnn__plane(cnn_shape s)  { return s.h * s.w; }            /* elements of one channel of one sample */
+static int cnn__plane(cnn_shape s)  { return s.h * s.w; }            /* elements of one channel of one sample
+                                                                        */
 
-static size_t cnn__checked_len(cnn_shape s)    /* SIZE_MAX for an extent below 1 or more than INT_MAX elements */
+static size_t cnn__checked_len(cnn_shape s)    /* SIZE_MAX for an extent below 1 or more than INT_MAX elements
+                                                  */
 {
     if (s.n < 1 || s.c < 1 || s.h < 1 || s.w < 1) return SIZE_MAX;
-    size_t n = cnn__mul_size(cnn__mul_size((size_t)s.n, (size_t)s.c), cnn__mul_size((size_t)s.h, (size_t)s.w));
+    size_t n = cnn__mul_size(cnn__mul_size((size_t)s.n, (size_t)s.c),
+                             cnn__mul_size((size_t)s.h, (size_t)s.w));
     return n > INT_MAX ? SIZE_MAX : n;
 }
 
@@ -803,16 +904,17 @@ static cnn__text cnn__shape_text(const cnn_tensor *t)
 {
     cnn__text r;
     if (t->batched) cnn__format(r.s, sizeof r.s, "(N,%d,%d,%d)", t->shape.c, t->shape.h, t->shape.w);
-    else            cnn__format(r.s, sizeof r.s, "(%d,%d,%d,%d)", t->shape.n, t->shape.c, t->shape.h, t->shape.w);
+    else            cnn__format(r.s, sizeof r.s, "(%d,%d,%d,%d)", t->shape.n, t->shape.c, t->shape.h,
+                                t->shape.w);
     return r;
 }
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>random ---- 5. Random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), a counter-based generator
 
-   Number i of a stream is a function of (key, i) alone. So any thread or device can draw any number in any order
-   and get the same bits, and nothing has to be stored between forward and backward.
-   ============================================================================================================ */
+   Number i of a stream is a function of (key, i) alone. So any thread or device can draw any number in any
+   order and get the same bits, and nothing has to be stored between forward and backward.
+   ======================================================================================================== */
 
 static void cnn__philox(uint32_t out[4], uint64_t key, uint64_t stream, uint64_t i)
 {
@@ -885,7 +987,7 @@ static cnn_isa cnn__best_isa(void)
     return CNN_ISA_C;
 }
 
-/* Three kernels are written for each instruction set; one text serves all, given a vector V of W floats.
+/* Four kernels are written for each instruction set; one text serves all, given a vector V of W floats.
 
    micro: a tile of mr rows and NR = NV*W columns, kept in registers while p runs.
               c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
@@ -895,12 +997,18 @@ static cnn_isa cnn__best_isa(void)
           and pixels q
               c[i][j] += sum_n sum_y sum_q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
           at has four entries whatever cols is. Floor: 12 multiply-adds for 7 loads.
-   fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a multiply-add. */
+   fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a multiply-add.
+   winograd: transforms of W tiles side by side, see >>conv. GATHER4 loads four floats of each of W rows and
+          transposes them to four vectors; SCATTER4 is its inverse, and adds to what is there if told. */
 typedef void cnn__micro(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc,
                         const float *bias, bool add);
 typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
 typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b, const ptrdiff_t *at, float *c,
                       ptrdiff_t ldc);
+typedef void cnn__winograd_w(const float *g, float *u, ptrdiff_t step);
+typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
+typedef void cnn__winograd_y(const float *m, ptrdiff_t step, float bias, float *const *y, const ptrdiff_t *row, bool add);
+enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at, float bias, float *y);
 
 #define CNN__DOT_STEP(FMA, v0, v1, v2, v3)                                                                           \
@@ -908,7 +1016,7 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
 #define CNN__DOT_COLUMN(FMA, j, v)                                                                                   \
     u[3] = v;                                                                                                        \
     CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[3], t[i][j]);
-#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4)                         \
+#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4, SCATTER4)      \
     TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, ptrdiff_t k, const float *a, const float *b,        \
                                                    const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias, bool add) \
     {                                                                                                                \
@@ -992,6 +1100,59 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
             for (ptrdiff_t p = 0; p < taps; p++) sum += w[p] * x[at[p] + q];                                               \
             y[q] = sum;                                                                                              \
         }                                                                                                            \
+    }                                                                                                                \
+    TARGET static CNN__INLINE void cnn__bt_##isa(V *d, int s)                                                        \
+    {                                                                                                                \
+        const V d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], four = SET1(4), two = SET1(2), one = SET1(-1); \
+        const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4), u = FMA(one, d1, d3);    \
+        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4)), d[5 * s] = FMA(four, d1, FMA(SET1(-5), d3, d[5 * s]));        \
+        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(two, u, r), d[4 * s] = FMA(SET1(-2), u, r);      \
+    }                                                                                                                \
+    TARGET static CNN__INLINE void cnn__at_##isa(V *m, int s)                                                        \
+    {                                                                                                                \
+        const V one = SET1(-1), p = ADD(m[s], m[2 * s]), q = FMA(one, m[2 * s], m[s]);                               \
+        const V u = ADD(m[3 * s], m[4 * s]), v = FMA(one, m[4 * s], m[3 * s]);                                       \
+        m[0] = ADD(ADD(m[0], p), u), m[s] = FMA(SET1(2), v, q), m[2 * s] = FMA(SET1(4), u, p);                       \
+        m[3 * s] = ADD(FMA(SET1(8), v, q), m[5 * s]);                                                                \
+    }                                                                                                                \
+    TARGET static CNN__INLINE void cnn__g_##isa(V *o, int s, V g0, V g1, V g2)                                       \
+    {                                                                                                                \
+        const V p = FMA(SET1(1 / 24.f), g0, FMA(SET1(1 / 6.f), g2, SET1(0))), c = SET1(-1 / 6.f);                    \
+        const V q = FMA(c, g0, FMA(c, g2, SET1(0)));                                                                 \
+        o[0] = FMA(SET1(0.25f), g0, SET1(0)), o[s] = FMA(c, g1, q), o[2 * s] = FMA(SET1(1 / 6.f), g1, q);            \
+        o[3 * s] = FMA(SET1(1 / 12.f), g1, p), o[4 * s] = FMA(SET1(-1 / 12.f), g1, p), o[5 * s] = g2;                \
+    }                                                                                                                \
+    TARGET static void cnn__winograd_w_##isa(const float *g, float *u, ptrdiff_t step)                               \
+    {                                                                                                                \
+        V t[36], w[9];                                                                                               \
+        CNN__UNROLL for (int i = 0; i < 9; i++) w[i] = LOAD(g + i * CNN__MAX_LANES);                                 \
+        CNN__UNROLL for (int j = 0; j < 3; j++) cnn__g_##isa(t + j, 6, w[j], w[3 + j], w[6 + j]);                    \
+        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(t + 6 * i, 1, t[6 * i], t[6 * i + 1], t[6 * i + 2]);    \
+        for (int i = 0; i < 36; i++) STORE(u + i * step, t[i]);                                                      \
+    }                                                                                                                \
+    TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step)  \
+    {                                                                                                                \
+        V t[36];                                                                                                     \
+        for (int i = 0; i < 6; i++) {                                                                                \
+            GATHER4(t + 6 * i + 2, x, row, i, 2);           /* columns 2 to 5, then 0 to 3 */                        \
+            const V last[2] = { t[6 * i + 4], t[6 * i + 5] };                                                        \
+            GATHER4(t + 6 * i, x, row, i, 0);                                                                        \
+            t[6 * i + 4] = last[0], t[6 * i + 5] = last[1];                                                          \
+        }                                                                                                            \
+        for (int j = 0; j < 6; j++) cnn__bt_##isa(t + j, 6);                                                         \
+        for (int i = 0; i < 6; i++) cnn__bt_##isa(t + 6 * i, 1);                                                     \
+        for (int i = 0; i < 36; i++) STORE(v + i * step, t[i]);                                                      \
+    }                                                                                                                \
+    TARGET static void cnn__winograd_y_##isa(const float *m, ptrdiff_t step, float bias, float *const *y, const ptrdiff_t *row, bool add) \
+    {                                                                                                                \
+        V t[36];                                                                                                     \
+        for (int i = 0; i < 36; i++) t[i] = LOAD(m + i * step);                                                      \
+        for (int j = 0; j < 6; j++) cnn__at_##isa(t + j, 6);                                                         \
+        for (int i = 0; i < 4; i++) {                                                                                \
+            cnn__at_##isa(t + 6 * i, 1);                                                                             \
+            for (int j = 0; j < 4; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                                \
+            SCATTER4(t + 6 * i, y, row, i, add);                                                                     \
+        }                                                                                                            \
     }
 
 #define CNN__CASE(isa, r) case r: cnn__tile_##isa(r, k, a, b, at, c, ldc, bias, add); break;
@@ -1019,19 +1180,82 @@ CNN__AVX512 static CNN__INLINE __m512 cnn__load_few_avx512(const float *p, int n
 {
     return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
 }
+/* Within each quarter of four floats: r[j] quarter q = row 4q+j -> element j of rows 4q .. 4q+3. */
+#define CNN__TRANSPOSE(V, p)                                                                                         \
+    const V a = p##_unpacklo_ps(r[0], r[1]), b = p##_unpackhi_ps(r[0], r[1]);                                        \
+    const V c = p##_unpacklo_ps(r[2], r[3]), d = p##_unpackhi_ps(r[2], r[3]);                                        \
+    r[0] = p##_shuffle_ps(a, c, 0x44), r[1] = p##_shuffle_ps(a, c, 0xEE);                                            \
+    r[2] = p##_shuffle_ps(b, d, 0x44), r[3] = p##_shuffle_ps(b, d, 0xEE);
+CNN__AVX2 static CNN__INLINE void cnn__gather4_avx2(__m256 *r, const float *const *x, const ptrdiff_t *row, int i, int j)
+{
+    CNN__UNROLL for (int l = 0; l < 4; l++)
+        r[l] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x[l] + i * row[l] + j)),
+                                    _mm_loadu_ps(x[l + 4] + i * row[l + 4] + j), 1);
+    CNN__TRANSPOSE(__m256, _mm256)
+}
+CNN__AVX2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
+{
+    _mm_storeu_ps(y, add ? _mm_add_ps(_mm_loadu_ps(y), v) : v);
+}
+CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+{
+    CNN__TRANSPOSE(__m256, _mm256)
+    CNN__UNROLL for (int l = 0; l < 4; l++) {
+        cnn__put4_avx2(y[l] + i * row[l], _mm256_castps256_ps128(r[l]), add);
+        cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
+    }
+}
+CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *const *x, const ptrdiff_t *row, int i, int j)
+{
+    CNN__UNROLL for (int l = 0; l < 4; l++) {
+        r[l] = _mm512_castps128_ps512(_mm_loadu_ps(x[l] + i * row[l] + j));
+        r[l] = _mm512_insertf32x4(r[l], _mm_loadu_ps(x[l + 4] + i * row[l + 4] + j), 1);
+        r[l] = _mm512_insertf32x4(r[l], _mm_loadu_ps(x[l + 8] + i * row[l + 8] + j), 2);
+        r[l] = _mm512_insertf32x4(r[l], _mm_loadu_ps(x[l + 12] + i * row[l + 12] + j), 3);
+    }
+    CNN__TRANSPOSE(__m512, _mm512)
+}
+CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+{
+    CNN__TRANSPOSE(__m512, _mm512)
+    CNN__UNROLL for (int l = 0; l < 4; l++) {
+        cnn__put4_avx2(y[l] + i * row[l], _mm512_castps512_ps128(r[l]), add);
+        cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm512_extractf32x4_ps(r[l], 1), add);
+        cnn__put4_avx2(y[l + 8] + i * row[l + 8], _mm512_extractf32x4_ps(r[l], 2), add);
+        cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
+    }
+}
 CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2, _mm256_storeu_ps, _mm256_add_ps,
-             _mm256_fmadd_ps, cnn__sum4_avx2)
+             _mm256_fmadd_ps, cnn__sum4_avx2,
+             cnn__gather4_avx2, cnn__scatter4_avx2)
 CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512, _mm512_storeu_ps, _mm512_add_ps,
-             _mm512_fmadd_ps, cnn__sum4_avx512)
+             _mm512_fmadd_ps, cnn__sum4_avx512,
+             cnn__gather4_avx512, cnn__scatter4_avx512)
 #elif CNN__ARM
 static inline float32x4_t cnn__load_few_neon(const float *p, int n)
 {
     const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };
     return vld1q_f32(few);
 }
+static inline void cnn__transpose_neon(float32x4_t *r)
+{
+    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip1q_f32(r[1], r[3]), c = vzip2q_f32(r[0], r[2]), d = vzip2q_f32(r[1], r[3]);
+    r[0] = vzip1q_f32(a, b), r[1] = vzip2q_f32(a, b), r[2] = vzip1q_f32(c, d), r[3] = vzip2q_f32(c, d);
+}
+static inline void cnn__gather4_neon(float32x4_t *r, const float *const *x, const ptrdiff_t *row, int i, int j)
+{
+    for (int l = 0; l < 4; l++) r[l] = vld1q_f32(x[l] + i * row[l] + j);
+    cnn__transpose_neon(r);
+}
+static inline void cnn__scatter4_neon(float32x4_t *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+{
+    cnn__transpose_neon(r);
+    for (int l = 0; l < 4; l++) vst1q_f32(y[l] + i * row[l], add ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
+}
 #define CNN__NEON_FMA(a, b, c) vfmaq_f32(c, a, b)
 #define CNN__NEON_SUM4(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
-CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32, CNN__NEON_FMA, CNN__NEON_SUM4)
+CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32, CNN__NEON_FMA, CNN__NEON_SUM4,
+             cnn__gather4_neon, cnn__scatter4_neon)
 #endif
 
 /* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
@@ -1053,21 +1277,36 @@ static inline void cnn__sum4_c(float *sum, cnn__vec a, cnn__vec b, cnn__vec c, c
     const cnn__vec t[4] = { a, b, c, d };
     for (int i = 0; i < 4; i++) sum[i] = (t[i].v[0] + t[i].v[2]) + (t[i].v[1] + t[i].v[3]);
 }
-CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store, cnn__vec_add, cnn__vec_fma, cnn__sum4_c)
+static inline void cnn__gather4_c(cnn__vec *r, const float *const *x, const ptrdiff_t *row, int i, int j)
+{
+    for (int l = 0; l < 4; l++)
+        for (int e = 0; e < 4; e++) r[e].v[l] = x[l][i * row[l] + j + e];
+}
+static inline void cnn__scatter4_c(cnn__vec *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+{
+    for (int l = 0; l < 4; l++)
+        for (int e = 0; e < 4; e++) y[l][i * row[l] + e] = add ? y[l][i * row[l] + e] + r[e].v[l] : r[e].v[l];
+}
+CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store, cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
+             cnn__gather4_c, cnn__scatter4_c)
 
 /* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
-enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32 };
-typedef struct { cnn_isa isa; int mr, nr; cnn__micro *micro; cnn__dot *dot; cnn__fir *fir; } cnn__kernels;
+typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__dot *dot; cnn__fir *fir;
+                 cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y; } cnn__kernels;
 static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
 {
     static const cnn__kernels rows[] = {
 #if CNN__X86
-        { CNN_ISA_AVX512, 12, 32, cnn__micro_avx512, cnn__dot_avx512, cnn__fir_avx512 },
-        { CNN_ISA_AVX2, 6, 16, cnn__micro_avx2, cnn__dot_avx2, cnn__fir_avx2 },
+        { CNN_ISA_AVX512, 16, 12, 32, cnn__micro_avx512, cnn__dot_avx512, cnn__fir_avx512,
+          cnn__winograd_w_avx512, cnn__winograd_x_avx512, cnn__winograd_y_avx512 },
+        { CNN_ISA_AVX2, 8, 6, 16, cnn__micro_avx2, cnn__dot_avx2, cnn__fir_avx2,
+          cnn__winograd_w_avx2, cnn__winograd_x_avx2, cnn__winograd_y_avx2 },
 #elif CNN__ARM
-        { CNN_ISA_NEON, 6, 16, cnn__micro_neon, cnn__dot_neon, cnn__fir_neon },
+        { CNN_ISA_NEON, 4, 6, 16, cnn__micro_neon, cnn__dot_neon, cnn__fir_neon,
+          cnn__winograd_w_neon, cnn__winograd_x_neon, cnn__winograd_y_neon },
 #endif
-        { CNN_ISA_C, 4, 8, cnn__micro_c, cnn__dot_c, cnn__fir_c } };
+        { CNN_ISA_C, 4, 4, 8, cnn__micro_c, cnn__dot_c, cnn__fir_c,
+          cnn__winograd_w_c, cnn__winograd_x_c, cnn__winograd_y_c } };
     const cnn__kernels *r = rows;
     while (r->isa != cpu->isa && r->isa != CNN_ISA_C) r++;
     return r;
@@ -1099,13 +1338,21 @@ static ptrdiff_t cnn__min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t cnn__ceil(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
 
+/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
+static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
+    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
+    else for (; i < n; i++) to[i] = from[i];
+}
+
 /* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
 typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
 static void cnn__pack(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp, int ni, ptrdiff_t np)
 {
     if (si == 1 && ni == r) {
-        for (; np > 0; np--, x += sp, to += r)
-            for (int q = 0; q < r; q++) to[q] = x[q];
+        for (; np > 0; np--, x += sp, to += r) cnn__copy(to, x, r);
     } else if (si == 1) {
         for (; np > 0; np--, x += sp, to += r)
             for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
@@ -1122,6 +1369,20 @@ static size_t cnn__part_scratch(const cnn__cpu *cpu, ptrdiff_t m, ptrdiff_t n, p
     size_t mc = (size_t)cnn__min(cnn__ceil(m, u->mr), CNN__MC_PANELS) * (size_t)u->mr;
     size_t nc = (size_t)cnn__min(cnn__ceil(n, u->nr), CNN__NC_PANELS) * (size_t)u->nr;
     return cnn__round_up((size_t)cnn__min(k, CNN__KC) * (mc + nc) * sizeof(float), CNN__ALIGN);
+}
+
+/* C += A B where A has few rows and the rows of both lie in one piece along k, as a dense layer has it: no packing. */
+enum { CNN__DOT_ROWS = 96, CNN__DOT_RUN = 1024 };
+static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__matrix a, cnn__matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
+{
+    for (ptrdiff_t p = 0; p < k; p += CNN__DOT_RUN)
+        for (ptrdiff_t j = 0; j < n; j += 4) {
+            const cnn__runs r = { 1, 1, cnn__min(CNN__DOT_RUN, k - p), a.si, 0, 0, 0, 0 };
+            const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si, cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
+            for (ptrdiff_t i = 0; i < m; i += 3)
+                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p, b.x + j * b.si + p, at,
+                       c + i * ldc + j, ldc);
+        }
 }
 
 /* Rows and columns of C = A B (+ C if add), by one thread. A few rows do not repay packing b. */
@@ -1181,13 +1442,14 @@ static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
 static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta, const float *b,
                       int ldb, bool tb, int m, int n, int k, void *scratch)
 {
-    if (k < 1 || (beta != 0.0f && beta != 1.0f))
+    const bool dots = !ta && tb && m <= CNN__DOT_ROWS;
+    if (k < 1 || (beta != 0.0f ? beta != 1.0f : dots))
         for (ptrdiff_t i = 0; i < m; i++)
             for (ptrdiff_t j = 0; j < n; j++) c[i * ldc + j] = beta != 0.0f ? beta * c[i * ldc + j] : 0.0f;
     if (m < 1 || n < 1 || k < 1) return;
     const cnn__kernels *u = cnn__kernels_of(cpu);
     const cnn__matrix x = { a, ta ? 1 : lda, ta ? lda : 1 }, w = { b, tb ? ldb : 1, tb ? 1 : ldb };
-    const bool by_row = cnn__ceil(m, u->mr) > cnn__ceil(n, u->nr);
+    const bool by_row = !dots && cnn__ceil(m, u->mr) > cnn__ceil(n, u->nr);
     const ptrdiff_t r = by_row ? u->mr : u->nr, size = by_row ? m : n, panels = cnn__ceil(size, r);
     const int threads = cnn__team(cpu, (double)m * n * k, panels);
     const size_t each = cnn__part_scratch(cpu, m, n, k);
@@ -1200,7 +1462,8 @@ static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const 
             cnn__gemm_part(u, c + from * ldc, ldc, beta != 0.0f, part, w, to - from, n, k, pack);
         } else {
             const cnn__matrix part = { w.x + from * w.si, w.si, w.sp };
-            cnn__gemm_part(u, c + from, ldc, beta != 0.0f, x, part, m, to - from, k, pack);
+            if (dots) cnn__gemm_dots(u, c + from, ldc, x, part, m, to - from, k);
+            else cnn__gemm_part(u, c + from, ldc, beta != 0.0f, x, part, m, to - from, k, pack);
         }
     }
 }
@@ -1266,36 +1529,31 @@ typedef struct {
     int sh, sw, a, b;                   /* stride; residues that a tap meets */
     int y0, x0;                         /* of the row and column that output row 0 and column 0 meet first */
     int halo;                           /* rows of S beyond the number of output rows */
-    int width;                          /* of a row of S */
+    int width, gap;                     /* of a row of S; zeros behind each plane */
 } cnn__spread;
 
-static ptrdiff_t cnn__spread_plane(const cnn__spread *s, ptrdiff_t rows) { return (rows + s->halo) * s->width; }
+static ptrdiff_t cnn__spread_plane(const cnn__spread *s, ptrdiff_t rows) { return (rows + s->halo) * s->width + s->gap; }
 static ptrdiff_t cnn__spread_size(const cnn__spread *s, ptrdiff_t rows) { return s->c * s->a * s->b * cnn__spread_plane(s, rows); }
 
-/* S for output rows from .. from+rows of image n, from plane first on. */
-static void cnn__spread_copy(const cnn__spread *s, float *to, ptrdiff_t n, ptrdiff_t first, int from, int rows)
+/* S for output rows from .. from+rows of so many planes of image n, from plane first on. */
+static void cnn__spread_copy(const cnn__spread *s, float *to, ptrdiff_t n, ptrdiff_t first, int planes, int from, int rows)
 {
-    for (int c = 0; c < s->c; c++)
-        for (int a = 0; a < s->a; a++)
-            for (int b = 0; b < s->b; b++) {
-                const float *plane = s->x + (n * s->planes + first + c) * s->h * s->w;
-                const int x0 = s->x0 + b;
-                const int left = x0 >= 0 ? 0 : (int)cnn__min((-x0 + s->sw - 1) / s->sw, s->width);
-                const int right = x0 >= s->w ? left : (int)cnn__min((s->w - x0 + s->sw - 1) / s->sw, s->width);
-                for (int r = 0; r < rows + s->halo; r++, to += s->width) {
-                    const int y = s->y0 + (from + r) * s->sh + a;
-                    const int l = y < 0 || y >= s->h || right < left ? s->width : left;
-                    const float *row = plane + (ptrdiff_t)(l < s->width ? y : 0) * s->w + x0;
-                    int x = 0;
-                    for (; x < l; x++) to[x] = 0.0f;
-                    if (s->sw == 1) {
-                        if (x < right) memcpy(to + x, row + x, (size_t)(right - x) * sizeof *to), x = right;
-                    } else {
-                        for (; x < right; x++) to[x] = row[x * s->sw];
-                    }
-                    for (; x < s->width; x++) to[x] = 0.0f;
-                }
-            }
+    const ptrdiff_t size = cnn__spread_plane(s, rows);
+    memset(to, 0, (size_t)(planes * s->a * s->b * size) * sizeof *to);
+    for (ptrdiff_t e = 0; e < (ptrdiff_t)planes * s->a * s->b; e++, to += size) {
+        const int y0 = s->y0 + from * s->sh + (int)(e / s->b % s->a), x0 = s->x0 + (int)(e % s->b);
+        const float *plane = s->x + (n * s->planes + first + e / s->b / s->a) * s->h * s->w;
+        const int left = x0 >= 0 ? 0 : (-x0 + s->sw - 1) / s->sw;
+        const int right = x0 >= s->w ? 0 : (int)cnn__min((s->w - x0 + s->sw - 1) / s->sw, s->width);
+        for (int r = 0; r < rows + s->halo; r++) {
+            const int y = y0 + r * s->sh;
+            if (y < 0 || y >= s->h || left >= right) continue;
+            const float *row = plane + (ptrdiff_t)y * s->w + x0 + left * s->sw;
+            float *start = to + (ptrdiff_t)r * s->width + left;
+            if (s->sw == 1) cnn__copy(start, row, right - left);
+            else for (int x = 0; x < right - left; x++) start[x] = row[x * s->sw];
+        }
+    }
 }
 
 /* One product: forward has one, backward-data one for each residue. Output rows 0..ny, columns 0..nx of it. */
@@ -1334,7 +1592,7 @@ static cnn__spread cnn__spread_forward(const cnn__conv *t, const float *x)
 {
     const int y = (t->kh - 1) * t->dh, z = (t->kw - 1) * t->dw;
     return (cnn__spread){ x, t->ic, t->h, t->w, t->ic / t->groups, t->sh, t->sw, (int)cnn__min(t->sh, y + 1),
-                          (int)cnn__min(t->sw, z + 1), -t->ph, -t->pw, y / t->sh, t->ow + z / t->sw };
+                          (int)cnn__min(t->sw, z + 1), -t->ph, -t->pw, y / t->sh, t->ow + z / t->sw, 0 };
 }
 static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
 {
@@ -1351,7 +1609,7 @@ static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
         }
     if (low[0] > high[0] || low[1] > high[1]) low[0] = low[1] = high[0] = high[1] = 0;
     return (cnn__spread){ dy, t->oc, t->oh, t->ow, t->oc / t->groups, 1, 1, 1, 1, low[0], low[1], high[0] - low[0],
-                          most + high[1] - low[1] };
+                          most + high[1] - low[1], 0 };
 }
 
 /* Where tap (c,i,j) of a forward window begins in S. */
@@ -1419,6 +1677,12 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     return q;
 }
 
+/* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
+static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
+{
+    return !q->borrow && q->m <= 3 * q->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
+}
+
 /* The tables of a phase and its weights, packed k block after k block, row panel after row panel: a panel of r rows is
    a run of kc*r floats. */
 static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float *w)
@@ -1448,7 +1712,7 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float 
                     at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
                     wat[e] = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
                 }
-        const ptrdiff_t kb = cnn__k_block(p.k);
+        const ptrdiff_t kb = cnn__shifted_k(q, p.k);
         const int threads = cnn__team(cpu, 16.0 * (double)p.k * (double)q->m * t->groups, all);
         (void)threads;                  /* without OpenMP */
         CNN__PARALLEL_FOR(threads)
@@ -1465,6 +1729,17 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float 
     }
 }
 
+static inline void cnn__add(float *to, const float *v, ptrdiff_t n)
+{
+    for (; n >= 8; n -= 8, to += 8, v += 8) {
+        float a[8], b[8];               /* copies: the compiler need not fear that to and v overlap */
+        memcpy(a, to, sizeof a), memcpy(b, v, sizeof b);
+        for (int e = 0; e < 8; e++) a[e] += b[e];
+        memcpy(to, a, sizeof a);
+    }
+    for (; n > 0; n--) *to++ += *v++;
+}
+
 /* Put the valid pixels of a tile: columns j .. j+nr of the block, width to a row of S. */
 static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *q, int j, int width, int nx,
                           int end, bool add)
@@ -1476,8 +1751,8 @@ static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn
             float *to = y + s * q->out_plane + r * q->row + x * q->col;
             const float *v = tile + s * nr + from - j;
             if (q->col != 1) for (int e = 0; e < n; e++) to[e * q->col] = add ? to[e * q->col] + v[e] : v[e];
-            else if (add)    for (int e = 0; e < n; e++) to[e] += v[e];
-            else if (n > 0)  memcpy(to, v, (size_t)n * sizeof *to);
+            else if (add)    cnn__add(to, v, n);
+            else             cnn__copy(to, v, n);
         }
     }
 }
@@ -1490,8 +1765,8 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
     float tile[CNN__MAX_MR * CNN__MAX_NR], *panel = work, *copy = work + q->panel;
     ptrdiff_t packed[CNN__KC];
     const float *s = q->borrow ? q->s.x + (n * q->s.planes + g * q->s.c) * q->plane : copy;
-    if (!q->borrow) cnn__spread_copy(&q->s, copy, n, g * q->s.c, from, q->block);
-    for (int p = 0; p < CNN__KC; p++) packed[p] = p * nr;
+    if (!q->borrow) cnn__spread_copy(&q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
+    for (int p = 0; p < CNN__KC && q->m > 1; p++) packed[p] = p * nr;
     for (int f = 0; f < q->n_phases; f++) {
         const cnn__phase *p = &q->phase[f];
         if (!p->k || p->ny <= from) continue;
@@ -1504,7 +1779,7 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
             cnn__put_tile(y0, panel, end, 1, q, 0, width, nx, end, q->backward);
             continue;
         }
-        const ptrdiff_t kb = cnn__k_block(p->k);
+        const ptrdiff_t kb = cnn__shifted_k(q, p->k);
         const bool by_row = !flat && (nx + nr - 1) / nr * nr <= width;      /* panels that do not cross the ends of rows */
         const bool overlap = by_row && nx >= nr && q->col == 1 && !q->backward && kb == p->k;
         for (ptrdiff_t b0 = 0; b0 < p->k; b0 += kb) {
@@ -1519,8 +1794,8 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                     const bool pack = in > 3 * mr || (q->borrow && j + nr > end);
                     const bool direct = j + nr <= stop && (flat || (q->col == 1 && x + nr <= nx));
                     ptrdiff_t k0 = b0, k1 = b1;
-                    if (!q->borrow) {                               /* leave out kernel rows that meet zeros only */
-                        const int first = (from + r) * q->s.sh + p->y0, last = (from + (stop - 1) / width) * q->s.sh + p->y0;
+                    if (p->rows > 1) {                              /* leave out kernel rows that meet zeros only */
+                        const int first = (from + r) * q->s.sh + p->y0, last = by_row ? first : (from + (stop - 1) / width) * q->s.sh + p->y0;
                         int c0 = 0, c1 = p->rows;
                         while (c0 < c1 && (last + c0 * p->dy < 0 || first + c0 * p->dy >= q->s.h)) c0++;
                         while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first + (c1 - 1) * p->dy >= q->s.h)) c1--;
@@ -1577,11 +1852,10 @@ static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q, const float *
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
-    cnn__spread s;
-    const float *dy;
-    bool borrow;
-    int block, blocks, images, chunks, parts;
-    ptrdiff_t m, k;
+    cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
+    bool borrow, copy;                  /* copy: rows are narrow, so that sums run better over several of them */
+    int block, blocks, images, chunks, parts, planes;       /* planes of x that are spread at a time */
+    ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
     ptrdiff_t *at;
     float *partial, *work;
     size_t each;
@@ -1590,20 +1864,24 @@ typedef struct {
 static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x, const float *dy, char *base, size_t *used)
 {
     enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x), .dy = dy };
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
-    q.borrow = cnn__pointwise(t);
+    q.borrow = cnn__pointwise(t), q.copy = !q.borrow && (t->ow < 24 || q.m == 1);
+    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
     const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow, least = q.borrow ? 1 : 2 * q.s.halo + 1;
     q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least), q.block = (int)cnn__ceil(rows, q.blocks);
     if (q.borrow && q.blocks > 1) q.block = (q.block + 15) / 16 * 16, q.blocks = (int)cnn__ceil(rows, q.block);
-    const size_t weights = (size_t)t->oc * (size_t)q.k, size = (size_t)cnn__spread_size(&q.s, q.block);
+    if (q.copy) q.d.gap = 15 - (q.block * q.s.width + 15) % 16;         /* whole vectors */
+    const size_t weights = (size_t)t->oc * (size_t)q.k;
+    const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
     q.chunks = weights <= 32768 ? (int)cnn__min(t->n, 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks), cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
-    while (!q.borrow && q.images > 1 && (size_t)q.images * size > 2 * CNN__SPREAD_FLOATS) q.images--;
+    const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
+    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c)), q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
     q.parts = (int)cnn__min(cnn__ceil(cpu->threads, (ptrdiff_t)q.chunks * t->groups), cnn__ceil(q.k, 4));
     q.at = cnn__take(base, used, (size_t)q.k + 3, sizeof *q.at);
     q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
-    q.each = q.borrow ? 0 : cnn__round_up((size_t)q.images * size, 16);
+    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image + (q.copy ? cnn__spread_size(&q.d, q.block) : 0))), 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
@@ -1613,23 +1891,37 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
                               ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, size = cnn__spread_size(&q->s, q->block);
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, taps = (ptrdiff_t)t->kh * t->kw;
     dw += g * q->m * q->k;
     for (ptrdiff_t n = n0; n < n1; n += q->images)
         for (int block = 0; block < q->blocks; block++) {
-            const int from = block * q->block, rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
-            const float *x = work, *dy = q->dy + (n * t->oc + g * q->m) * out + from * (q->borrow ? 1 : t->ow);
-            cnn__runs r = { (int)cnn__min(q->images, n1 - n), rows, t->ow, out, t->oc * out, t->ow, size, q->s.width };
+            const int images = (int)cnn__min(q->images, n1 - n), from = block * q->block;
+            const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
+            const float *x = work, *dy = q->d.x + (n * t->oc + g * q->m) * out + from * (q->borrow ? 1 : t->ow);
+            cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
             if (q->borrow) {
                 x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
                 r.b_image = t->ic * in, r.length = rows, r.rows = 1;
-            } else {
-                for (int e = 0; e < r.images; e++) cnn__spread_copy(&q->s, work + e * size, n + e, g * q->s.c, from, q->block);
+            } else if (q->copy) {
+                float *d = work + q->images * q->s_image;
+                r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
+                for (int e = 0; e < images; e++) cnn__spread_copy(&q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from, q->block);
+                dy = d;
             }
-            for (ptrdiff_t i = 0; i < q->m && rows > 0; i += 3)
-                for (ptrdiff_t k = k0; k < k1; k += 4)
-                    q->u->dot((int)cnn__min(3, q->m - i), (int)cnn__min(4, k1 - k), &r, dy + i * out, x, q->at + k,
-                              dw + i * q->k + k, q->k);
+            for (ptrdiff_t c = k0 / taps; c * taps < k1 && rows > 0; c += q->planes) {
+                const int planes = (int)cnn__min(q->planes, q->s.c - c);
+                const ptrdiff_t first = c * taps > k0 ? c * taps : k0, end = cnn__min(k1, (c + planes) * taps);
+                for (int e = 0; e < images && !q->borrow; e++) {
+                    float *s = work + e * q->s_image;
+                    cnn__spread_copy(&q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
+                    s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
+                    for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;   /* met by the zeros behind dy */
+                }
+                for (ptrdiff_t i = 0; i < q->m; i += 3)
+                    for (ptrdiff_t k = first; k < end; k += 4)
+                        q->u->dot((int)cnn__min(3, q->m - i), (int)cnn__min(4, end - k), &r, dy + i * r.lda, x, q->at + (q->borrow ? k : k - c * taps),
+                                  dw + i * q->k + k, q->k);
+            }
         }
 }
 
@@ -1669,34 +1961,207 @@ static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float 
         }
 }
 
-/* ---- The three passes ---- */
+/* ---- Winograd F(4x4,3x3): forward and backward-data of 3x3 kernels with stride 1 (Lavin, Gray 2015) ----
+
+       Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each 4x4 tile Y of output and 6x6 tile x of input
+
+   36 products of matrices (OC,C)(C,tiles) do the work of 144: a quarter of the multiply-adds. The transforms hold
+   factors of up to 8, so rounding errors are some ten times those of the direct sum (largest seen against float64:
+   3e-6 of the sum of magnitudes); define CNN_NO_WINOGRAD to do without. backward-data is the same with dy for x, the
+   kernel turned by 180 degrees, and padding 2 - P. */
+typedef struct {
+    const cnn__kernels *u;
+    bool backward;
+    int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
+    ptrdiff_t tiles, block;
+    float *weights, *work;
+    size_t each;
+} cnn__wino;
+
+static bool cnn__winograd_fits(const cnn__conv *t, int pass)
+{
+    return pass < 2 && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && t->groups == 1
+           && t->ph <= 2 && t->pw <= 2;
+}
+
+static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base, size_t *used)
+{
+    const cnn__wino f = { cnn__kernels_of(cpu), false, t->ic, t->oc, t->h, t->w, t->oh, t->ow, t->ph, t->pw, 0, 0, 0, 0, NULL, NULL, 0 };
+    const cnn__wino b = { f.u, true, t->oc, t->ic, t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 0, 0, 0, 0, NULL, NULL, 0 };
+    cnn__wino q = backward ? b : f;
+    q.th = (q.oh + 3) / 4, q.tw = (q.ow + 3) / 4, q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
+    q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
+    q.weights = cnn__take(base, used, cnn__mul_size(36 * (size_t)q.m, (size_t)q.c), sizeof *q.weights);
+    q.each = cnn__mul_size(36 * (size_t)q.block, cnn__add_size((size_t)q.c, (size_t)q.m));
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* G w Gt for row panel i, packed as cnn__micro wants it: 36 matrices, each panel after panel. */
+static void cnn__winograd_weights(const cnn__wino *q, const float *w, ptrdiff_t i)
+{
+    const int mr = (int)cnn__min(q->u->mr, q->m - i);
+    const ptrdiff_t matrix = (ptrdiff_t)q->m * q->c;
+    enum { L = CNN__MAX_LANES };
+    float g[9 * L] = { 0 }, o[36 * L];
+    for (int c = 0; c < q->c; c++) {
+        for (int r = 0; r < mr; r++) {
+            const float *from = w + (q->backward ? (ptrdiff_t)c * q->m + i + r : (i + r) * q->c + c) * 9;
+            for (int e = 0; e < 9; e++) g[e * L + r] = from[q->backward ? 8 - e : e];
+        }
+        for (int r = 0; r < mr; r += q->u->lanes) q->u->winograd_w(g + r, o + r, L);
+        float *to = q->weights + i * q->c + (ptrdiff_t)c * mr;
+        for (int e = 0; e < 36; e++)
+            for (int r = 0; r < mr; r++) to[e * matrix + r] = o[e * L + r];
+    }
+}
+
+/* Tiles from .. from+count: transform, multiply, transform back. v and m: 36 matrices as panels of nr tiles. A tile
+   that sticks out of the image goes through a little patch. */
+static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, const float *bias, ptrdiff_t from, ptrdiff_t count, float *work)
+{
+    enum { L = CNN__MAX_LANES };
+    const cnn__kernels *u = q->u;
+    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, out = (ptrdiff_t)q->oh * q->ow, vs = q->c * q->block, ms = q->m * q->block;
+    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c), plane = (ptrdiff_t)q->th * q->tw;
+    float *v = work, *m = work + 36 * vs, patch[L][36] = { { 0 } };
+    ptrdiff_t at[CNN__KC], row[L], image[L];
+    int y0[L], x0[L];
+    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
+    for (ptrdiff_t j = 0; j < padded; j += u->lanes) {
+        const float *tile[L];
+        bool inside[L];
+        for (int l = 0; l < u->lanes; l++) {
+            const ptrdiff_t t = from + j + l;
+            y0[l] = (int)(t % plane / q->tw) * 4 - q->ph, x0[l] = (int)(t % plane % q->tw) * 4 - q->pw, image[l] = t / plane * q->c * in;
+            inside[l] = j + l >= count || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l] + 6 <= q->w);
+            tile[l] = j + l < count && inside[l] ? x + image[l] + (ptrdiff_t)y0[l] * q->w + x0[l] : patch[l];
+            row[l] = tile[l] == patch[l] ? 6 : q->w;
+        }
+        float *to = v + j / u->nr * u->nr * q->c + j % u->nr;
+        for (int c = 0; c < q->c; c++, to += u->nr) {
+            for (int l = 0; l < u->lanes; l++) {
+                if (inside[l]) continue;
+                const int left = x0[l] < 0 ? -x0[l] : 0, right = (int)cnn__min(6, q->w - x0[l]);
+                const float *p = x + image[l] + c * in + x0[l];
+                for (int a = 0; a < 6; a++)
+                    if (y0[l] + a >= 0 && y0[l] + a < q->h)
+                        for (int b = left; b < right; b++) patch[l][a * 6 + b] = p[(ptrdiff_t)(y0[l] + a) * q->w + b];
+            }
+            u->winograd_x(tile, row, to, vs);
+            for (int l = 0; l < u->lanes; l++)
+                if (tile[l] != patch[l]) tile[l] += in;
+        }
+        memset(patch, 0, sizeof patch);
+    }
+    for (int e = 0; e < 36; e++)
+        for (ptrdiff_t p = 0; p < q->c; p += kb)
+            for (ptrdiff_t j = 0; j < padded; j += u->nr)
+                for (ptrdiff_t i = 0; i < q->m; i += u->mr) {
+                    const int mr = (int)cnn__min(u->mr, q->m - i);
+                    u->micro(mr, cnn__min(kb, q->c - p), q->weights + e * (ptrdiff_t)q->m * q->c + i * q->c + p * mr,
+                             v + e * vs + j * q->c + p * u->nr, at, m + e * ms + j * q->m + i * u->nr, u->nr, NULL, p > 0);
+                }
+    for (ptrdiff_t j = 0; j < count; j += u->lanes) {
+        const float *sums = m + j / u->nr * u->nr * q->m + j % u->nr;
+        float *tile[L];
+        for (int l = 0; l < u->lanes; l++) {
+            const ptrdiff_t t = from + j + l;
+            y0[l] = (int)(t % plane / q->tw) * 4, x0[l] = (int)(t % plane % q->tw) * 4, image[l] = t / plane * q->m * out;
+            const bool inside = j + l < count && y0[l] + 4 <= q->oh && x0[l] + 4 <= q->ow;
+            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l], row[l] = inside ? q->ow : 4;
+        }
+        for (int c = 0; c < q->m; c++, sums += u->nr) {
+            u->winograd_y(sums, ms, bias ? bias[c] : 0.0f, tile, row, q->backward);
+            for (int l = 0; l < u->lanes; l++) {
+                if (tile[l] != patch[l]) { tile[l] += out; continue; }
+                if (j + l >= count) continue;
+                float *to = y + image[l] + c * out + (ptrdiff_t)y0[l] * q->ow + x0[l];
+                const int rows = (int)cnn__min(4, q->oh - y0[l]), columns = (int)cnn__min(4, q->ow - x0[l]);
+                for (int a = 0; a < rows; a++, to += q->ow)
+                    for (int z = 0; z < columns; z++) to[z] = q->backward ? to[z] + patch[l][a * 4 + z] : patch[l][a * 4 + z];
+                if (q->backward) memset(patch[l], 0, 16 * sizeof(float));
+            }
+        }
+    }
+}
+
+static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y, const float *x, const float *w, const float *bias)
+{
+    const ptrdiff_t panels = cnn__ceil(q->m, q->u->mr), blocks = cnn__ceil(q->tiles, q->block);
+    const int team = cnn__team(cpu, 40.0 * q->m * q->c, panels), threads = cnn__team(cpu, 36.0 * (double)q->tiles * q->m * q->c, blocks);
+    (void)team;                         /* without OpenMP */
+    CNN__PARALLEL_FOR(team)
+    for (ptrdiff_t i = 0; i < panels; i++) cnn__winograd_weights(q, w, i * q->u->mr);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++)
+        for (ptrdiff_t b = blocks * thread / threads; b < blocks * (thread + 1) / threads; b++)
+            cnn__winograd_block(q, y, x, bias, b * q->block, cnn__min(q->block, q->tiles - b * q->block), q->work + (size_t)thread * q->each);
+}
+
+/* ---- The three passes, and the rule that picks the algorithm from the shape ---- */
+
+typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD } cnn__algorithm;
+
+static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
+{
+#ifndef CNN_NO_WINOGRAD
+    if (cnn__winograd_fits(t, pass) && t->ic >= 16 && t->oc >= 16) {    /* fewer channels do not repay the transforms */
+        const int h = pass ? t->h : t->oh, w = pass ? t->w : t->ow;
+        const double tiles = (double)t->n * ((h + 3) / 4) * ((w + 3) / 4);
+        if (tiles >= 16 && tiles * 16 <= 1.8 * t->n * h * w) return CNN__WINOGRAD;
+    }
+#endif
+    (void)pass;
+    return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc && t->ic > 1 ? CNN__DEPTHWISE : CNN__DIRECT;
+}
+
+/* The name of the algorithm that a pass (0 forward, 1 backward-data, 2 backward-weights) of this shape runs. */
+CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    static const char *const names[] = { "direct", "1x1 gemm", "depthwise", "winograd 4x4" };
+    (void)cpu;
+    return names[cnn__conv_rule(t, pass)];
+}
 
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
 {
-    size_t used[3] = { 0, 0, 0 };
-    cnn__shifted_plan(cpu, t, false, NULL, NULL, &used[0]);
-    cnn__shifted_plan(cpu, t, true, NULL, NULL, &used[1]);
-    cnn__weights_plan(cpu, t, NULL, NULL, NULL, &used[2]);
-    const size_t a = used[0] > used[1] ? used[0] : used[1];
-    return a > used[2] ? a : used[2];
+    size_t most = 0;
+    for (int pass = 0; pass < 3; pass++) {
+        size_t used = 0;
+        if (pass == 2) cnn__weights_plan(cpu, t, NULL, NULL, NULL, &used);
+        else if (cnn__conv_rule(t, pass) == CNN__WINOGRAD) cnn__winograd_plan(cpu, t, pass == 1, NULL, &used);
+        else cnn__shifted_plan(cpu, t, pass == 1, NULL, NULL, &used);
+        if (used > most) most = used;
+    }
+    return most;
+}
+
+/* forward (pass 0, to y from x) or backward-data (pass 1, to dx from dy) by one algorithm. */
+static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, int pass, float *to, const float *from,
+                         const float *w, const float *b, void *scratch)
+{
+    size_t used = 0;
+    if (algorithm == CNN__WINOGRAD) {
+        const cnn__wino q = cnn__winograd_plan(cpu, t, pass == 1, scratch, &used);
+        cnn__winograd_run(cpu, &q, to, from, w, b);
+    } else {
+        cnn__shifted q = cnn__shifted_plan(cpu, t, pass == 1, from, scratch, &used);
+        q.y = to, q.bias = b;
+        cnn__shifted_run(cpu, &q, w);
+    }
 }
 
 static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x, const float *w, const float *b,
                               void *scratch)
 {
-    size_t used = 0;
-    cnn__shifted q = cnn__shifted_plan(cpu, t, false, x, scratch, &used);
-    q.y = y, q.bias = b;
-    cnn__shifted_run(cpu, &q, w);
+    cnn__conv_by(cpu, t, cnn__conv_rule(t, 0), 0, y, x, w, b, scratch);
 }
 
 static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy, const float *w,
                                     void *scratch)
 {
-    size_t used = 0;
-    cnn__shifted q = cnn__shifted_plan(cpu, t, true, dy, scratch, &used);
-    q.y = dx;
-    cnn__shifted_run(cpu, &q, w);
+    cnn__conv_by(cpu, t, cnn__conv_rule(t, 1), 1, dx, dy, w, NULL, scratch);
 }
 
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db, const float *x,
@@ -1706,13 +2171,6 @@ static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, 
     cnn__weights q = cnn__weights_plan(cpu, t, x, dy, scratch, &used);
     cnn__weights_run(cpu, &q, dw);
     if (db) cnn__bias_gradient(q.u, t, db, dy);
-}
-
-/* The name of the algorithm that a pass (0 forward, 1 backward-data, 2 backward-weights) of this shape runs. */
-static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
-{
-    (void)cpu, (void)t, (void)pass;
-    return "direct";
 }
 
 /* ============================================================================================================
@@ -1907,20 +2365,31 @@ static void cnn__bring_forward(ptrdiff_t v[4], int d)
     v[0] = first;
 }
 
-/* y = p a + q b, or y = a b if p is 0, with y of the full range. y may be a if a has its shape. */
-static void cnn__broadcast(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys, cnn_shape as,
-                           cnn_shape bs, float p, float q)
+/* y = a op b, op one of '+', '-', '*', with y of the full range. y may be a if a has its shape. */
+static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b, cnn_shape ys, cnn_shape as,
+                           cnn_shape bs)
 {
-    cnn__range r = cnn__range_of(ys, as, bs);
-    ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2];
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * r.n[3]))
+    const cnn__range r = cnn__range_of(ys, as, bs);
+    const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
+    cnn__each       *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
+    cnn__each       *scale = cnn__each_scale(cpu);
+    if (rows == 1 && r.a[3] && r.b[3]) {
+        cnn__map(cpu, f, y, a, b, NULL, NULL, n);
+        return;
+    }
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * n))
     for (ptrdiff_t row = 0; row < rows; row++) {
         const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
         float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
         const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
         const float *v  = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2];
-        if (p == 0) for (ptrdiff_t i = 0; i < r.n[3]; i++) to[i] = u[i * r.a[3]] * v[i * r.b[3]];
-        else        for (ptrdiff_t i = 0; i < r.n[3]; i++) to[i] = p * u[i * r.a[3]] + q * v[i * r.b[3]];
+        const bool   turned = !r.a[3] && r.b[3];                 /* one number op a row */
+        const float *from = turned ? v : u, number = turned ? *u : *v;
+        if (to != from) memcpy(to, from, (size_t)n * sizeof *to);
+        const float k[2] = { op == '*' ? number : op == '-' && turned ? -1.0f : 1.0f,
+                             op == '*' ? 0.0f : op == '-' && !turned ? -number : number };
+        if (r.a[3] && r.b[3]) f(to, v, NULL, NULL, n);
+        else                  scale(to, NULL, NULL, k, n);
     }
 }
 
@@ -1928,15 +2397,17 @@ static void cnn__broadcast(const cnn__cpu *cpu, float *y, const float *a, const 
 static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys, cnn_shape as,
                              cnn_shape bs, float p)
 {
-    cnn__range r = cnn__range_of(ys, as, b ? bs : as);
-    const bool one_row = r.n[0] * r.n[1] * r.n[2] == 1;
-    if (one_row && r.y[3] && r.a[3] && (!b || r.b[3])) {
-        cnn__map(cpu, b ? cnn__each_add_product(cpu) : cnn__each_add_scaled(cpu), y, y, a, b, &p, r.n[3]);
+    cnn__range      r = cnn__range_of(ys, as, b ? bs : as);
+    const ptrdiff_t n = r.n[3], rows = r.n[0] * r.n[1] * r.n[2];
+    const bool      a_row = r.a[3] != 0, b_row = b && r.b[3] != 0;
+    cnn__each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu), *scale = cnn__each_scale(cpu);
+    if (rows == 1 && r.y[3] && a_row && (!b || b_row)) {
+        cnn__map(cpu, b ? add_product : add_scaled, y, y, a, b, &p, n);
         return;
     }
     int first = 0;                       /* threads share an axis along which y moves, if there is one */
     while (first < 2 && (r.n[first] == 1 || !r.y[first])) first++;
-    const int threads = r.y[first] ? cnn__threads_for(cpu, r.n[0] * r.n[1] * r.n[2] * r.n[3]) : 1;
+    const int threads = r.y[first] ? cnn__threads_for(cpu, rows * n) : 1;
     cnn__bring_forward(r.n, first), cnn__bring_forward(r.y, first);
     cnn__bring_forward(r.a, first), cnn__bring_forward(r.b, first);
     CNN__PARALLEL_FOR(threads)
@@ -1946,14 +2417,18 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
                 float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
                 const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
                 const float *v  = b ? b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] : NULL;
-                if (r.y[3]) {
-                    for (ptrdiff_t i = 0; i < r.n[3]; i++) to[i] += p * u[i * r.a[3]] * (v ? v[i * r.b[3]] : 1.0f);
+                const float *row = a_row ? u : b_row ? v : NULL;          /* the only row, times a number, ... */
+                const float  number = p * (a_row ? 1.0f : *u) * (b && !b_row ? *v : 1.0f);
+                const float  k[2] = { 1, number };
+                if (a_row && b_row) {                                     /* ... unless both are rows */
+                    if (r.y[3]) add_product(to, u, v, &p, n);
+                    else *to += (float)((double)p * cnn__sum_products(u, v, 0, n));
+                } else if (row) {
+                    if (r.y[3]) add_scaled(to, row, NULL, &number, n);
+                    else *to += (float)((double)number * cnn__sum(row, NULL, 0, n));
                 } else {
-                    double s = r.a[3] && v && r.b[3] ? cnn__sum_products(u, v, 0, r.n[3])
-                             : r.a[3] ? cnn__sum(u, NULL, 0, r.n[3]) : (double)r.n[3] * (double)*u;
-                    if (v && !(r.a[3] && r.b[3]))
-                        s = r.b[3] ? cnn__sum(v, NULL, 0, r.n[3]) * (double)*u : s * (double)*v;
-                    *to += (float)(s * (double)p);
+                    if (r.y[3]) scale(to, NULL, NULL, k, n);
+                    else *to += number * (float)n;
                 }
             }
 }
@@ -1973,28 +2448,33 @@ static void cnn__window(int i, int size, int k, int s, int p, int *from, int *to
 }
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN wins
-   over every number: a net that has gone wrong should show it. */
+   over every number: a net that has gone wrong should show it. NaN is looked for apart, so that the choice of the
+   larger needs no branch, which would be guessed wrongly half of the time. */
 static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
     for (int plane = 0; plane < t->planes; plane++) {
         const float *in = x + (ptrdiff_t)plane * t->h * t->w;
         ptrdiff_t    to = (ptrdiff_t)plane * t->oh * t->ow;
-        for (int oy = 0; oy < t->oh; oy++)
+        for (int oy = 0; oy < t->oh; oy++) {
+            int y0, y1, x0, x1;
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
             for (int ox = 0; ox < t->ow; ox++, to++) {
-                int y0, y1, x0, x1;
-                cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
                 cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
-                int   best = y0 * t->w + x0;
+                int   best = y0 * t->w + x0, nan = -1;
                 float most = in[best];
                 for (int iy = y0; iy < y1; iy++)
                     for (int i = iy * t->w + x0; i < iy * t->w + x1; i++) {
-                        bool more = in[i] > most || in[i] != in[i];
-                        best = more ? i : best, most = more ? in[i] : most;
+                        const float v = in[i];
+                        best = v > most ? i : best;
+                        most = v > most ? v : most;
+                        if (v != v) nan = i;
                     }
+                if (nan >= 0) best = nan, most = in[nan];
                 y[to] = most;
                 if (at) at[to] = best;
             }
+        }
     }
 }
 
@@ -2006,52 +2486,63 @@ static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *d
         for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) dx[plane * in + at[i]] += dy[i];
 }
 
-/* 1 / the number of elements that an average divides by: the part of the window inside the plane or, with
-   count_pad, inside the padded plane (a last window of ceil_mode may reach beyond even that). */
-static float cnn__pool_share(const cnn__pool *t, int oy, int ox)
+/* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded plane (a
+   last window of ceil_mode may reach beyond even that). That is rows times columns, so 1/that is share[oy] times
+   share[OH + ox]. */
+static void cnn__pool_shares(const cnn__pool *t, float *share)
 {
     const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
-    int       y0, y1, x0, x1;
-    cnn__window(oy, t->h + 2 * py, t->kh, t->sh, t->ph - py, &y0, &y1);
-    cnn__window(ox, t->w + 2 * px, t->kw, t->sw, t->pw - px, &x0, &x1);
-    return 1.0f / ((float)(y1 - y0) * (float)(x1 - x0));
-}
-
-static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, const float *x)
-{
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
-    for (int plane = 0; plane < t->planes; plane++) {
-        const float *in = x + (ptrdiff_t)plane * t->h * t->w;
-        float       *to = y + (ptrdiff_t)plane * t->oh * t->ow;
-        for (int oy = 0; oy < t->oh; oy++)
-            for (int ox = 0; ox < t->ow; ox++) {
-                int y0, y1, x0, x1;
-                cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
-                float sum = 0;
-                for (int iy = y0; iy < y1; iy++)
-                    for (int ix = x0; ix < x1; ix++) sum += in[iy * t->w + ix];
-                *to++ = sum * cnn__pool_share(t, oy, ox);
-            }
+    for (int i = 0; i < t->oh + t->ow; i++) {
+        int from, to;
+        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, &from, &to);
+        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, &from, &to);
+        share[i] = 1.0f / (float)(to - from);
     }
 }
 
-static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy)
+/* Column j of the windows of a row: it lies inside the plane for the windows *from <= ox < *to. */
+static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
+{
+    const int last = t->w - 1 + t->pw - j;              /* ox sw <= last */
+    *from = j >= t->pw ? 0 : (t->pw - j + t->sw - 1) / t->sw;
+    *to = last < 0 ? 0 : last / t->sw >= t->ow ? t->ow : last / t->sw + 1;
+}
+
+static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x, const float *share)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
-    for (int plane = 0; plane < t->planes; plane++) {
-        float       *to = dx + (ptrdiff_t)plane * t->h * t->w;
-        const float *from = dy + (ptrdiff_t)plane * t->oh * t->ow;
-        for (int oy = 0; oy < t->oh; oy++)
-            for (int ox = 0; ox < t->ow; ox++) {
-                int y0, y1, x0, x1;
-                cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
-                float share = *from++ * cnn__pool_share(t, oy, ox);
-                for (int iy = y0; iy < y1; iy++)
-                    for (int ix = x0; ix < x1; ix++) to[iy * t->w + ix] += share;
-            }
-    }
+    for (int plane = 0; plane < t->planes; plane++)
+        for (int oy = 0; oy < t->oh; oy++) {
+            float *to = y + ((ptrdiff_t)plane * t->oh + oy) * t->ow;
+            int    y0, y1, x0, x1;
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
+            for (int ox = 0; ox < t->ow; ox++) to[ox] = 0;
+            for (int iy = y0; iy < y1; iy++)
+                for (int j = 0; j < t->kw; j++) {
+                    cnn__column(t, j, &x0, &x1);
+                    const float *in = x + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j;
+                    for (int ox = x0, step = t->sw; ox < x1; ox++, in += step) to[ox] += *in;
+                }
+            for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];
+        }
+}
+
+static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx, const float *restrict dy,
+                               const float *share)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
+    for (int plane = 0; plane < t->planes; plane++)
+        for (int oy = 0; oy < t->oh; oy++) {
+            const float *from = dy + ((ptrdiff_t)plane * t->oh + oy) * t->ow, *across = share + t->oh;
+            int          y0, y1, x0, x1;
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
+            for (int iy = y0; iy < y1; iy++)
+                for (int j = 0; j < t->kw; j++) {
+                    cnn__column(t, j, &x0, &x1);
+                    float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j;
+                    for (int ox = x0, step = t->sw; ox < x1; ox++, to += step) *to += from[ox] * share[oy] * across[ox];
+                }
+        }
 }
 
 /* ---- Batch normalisation: per channel of (N,C,P), P = H*W ---- */
@@ -2112,13 +2603,18 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
 
 /* ---- Softmax over the C classes of each of P pixels: x (C,P) ---- */
 
-/* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). */
-static double cnn__exp_sum(float *most, const float *x, int c, ptrdiff_t plane)
+/* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). They are kept in e
+   unless it is NULL; e may be x. */
+static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane)
 {
     float  m = x[0];
     double sum = 0;
     for (int i = 1; i < c; i++) m = x[i * plane] > m ? x[i * plane] : m;
-    for (int i = 0; i < c; i++) sum += (double)cnn__exp(x[i * plane] - m);
+    for (int i = 0; i < c; i++) {
+        const float t = cnn__exp(x[i * plane] - m);
+        if (e) e[i * plane] = t;
+        sum += (double)t;
+    }
     *most = m;
     return sum;
 }
@@ -2129,8 +2625,8 @@ static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, i
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
         float           most;
-        const float     share = (float)(1 / cnn__exp_sum(&most, x + at, c, plane));
-        for (int k = 0; k < c; k++) y[at + k * plane] = cnn__exp(x[at + k * plane] - most) * share;
+        const float     share = (float)(1 / cnn__exp_sum(&most, y + at, x + at, c, plane));
+        for (int k = 0; k < c; k++) y[at + k * plane] *= share;
     }
 }
 
@@ -2154,7 +2650,7 @@ static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, 
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const float *at = x + i / plane * c * plane + i % plane;
         float        most;
-        const double rest = log(cnn__exp_sum(&most, at, c, plane));
+        const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
         double       mean = 0;
         for (int k = 0; k < c && e > 0; k++) mean += (double)(most - at[k * plane]) / c;
         each[i] = rest + (1 - (double)e) * (double)(most - at[(ptrdiff_t)label[i] * plane]) + (double)e * mean;
@@ -2188,7 +2684,7 @@ static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool
         uint32_t bits[4];
         cnn__philox(bits, key, stream, (uint64_t)four / 4);
         for (ptrdiff_t i = four; i < four + 4 && i < n; i++) {
-            const float kept = cnn__uniform(bits[i - four]) >= p ? from[i] * scale : 0.0f;
+            const float kept = cnn__select(cnn__uniform(bits[i - four]) >= p, from[i] * scale, 0.0f);
             to[i] = add ? to[i] + kept : kept;
         }
     }
@@ -2256,7 +2752,7 @@ static int cnn__count_windows(const cnn__slide *a)
 }
 
 /* Is that well defined? The limit keeps all sums above in an int. */
-static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a, const cnn__slide *other)
+static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
     const int limit = 1 << 24;
     const struct { const char *name; int value, least; } option[] = { { "kernel", a->kernel, 1 }, { "stride", a->stride, 1 },
@@ -2267,11 +2763,9 @@ static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a, const cnn__slid
     if (a->size > 1 << 30) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
     if (reach <= a->size + 2 * a->pad) return true;
-    char kernel[64];
-    int  n = other->kernel == a->kernel ? cnn__format(kernel, sizeof kernel, "%d", a->kernel)
-           : cnn__format(kernel, sizeof kernel, "%d (of %d and %d)", a->kernel, a->kernel, other->kernel);
-    if (a->dilation > 1) cnn__format(kernel + n, sizeof kernel - (size_t)n, " with dilation %d", a->dilation);
-    return cnn_fail(y, "kernel %s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1", kernel,
+    char dilated[32] = "";
+    if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
+    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1", a->kernel, dilated,
                     cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach, a->stride);
 }
 
@@ -2309,7 +2803,7 @@ static bool cnn__conv_check(cnn_tensor *y)           /* all that can be known be
     if (c % t.groups || t.channels % t.groups)
         return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", t.groups, c,
                         cnn__shape_text(y->in[0]).s, t.channels);
-    if (!cnn__check_slide(y, &t.h, &t.w) || !cnn__check_slide(y, &t.w, &t.h)) return false;
+    if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)) return false;
     const cnn_shape w = cnn__conv_weight(y);
     if (cnn__checked_len(w) == SIZE_MAX)
         return cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
@@ -2489,7 +2983,7 @@ static bool cnn__pool_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
     const cnn__pool_options t = cnn__pool_resolve(y);
-    if (!cnn__check_slide(y, &t.h, &t.w) || !cnn__check_slide(y, &t.w, &t.h)) return false;
+    if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)) return false;
     if (t.h.pad > t.h.kernel / 2 || t.w.pad > t.w.kernel / 2)
         return cnn_fail(y, "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
                         t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
@@ -2524,17 +3018,26 @@ CNN__ROOM cnn_op_max_pool = {
 static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn__pool t = cnn__pool_of(y);
+    float          *share = cnn_scratch(y);
     (void)mode;
-    cnn__avg_pool(&y->graph->cpu, &t, y->data, y->in[0]->data);
+    cnn__pool_shares(&t, share);
+    cnn__avg_pool(&y->graph->cpu, &t, y->data, y->in[0]->data, share);
 }
 static void cnn__avg_pool_backward(cnn_tensor *y)
 {
     const cnn__pool t = cnn__pool_of(y);
-    if (y->in[0]->grad) cnn__avg_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad);
+    float          *share = cnn_scratch(y);
+    if (!y->in[0]->grad) return;
+    cnn__pool_shares(&t, share);
+    cnn__avg_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, share);
+}
+static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
+{
+    return cnn__mul_size(cnn__add_size((size_t)y->shape.h, (size_t)y->shape.w), sizeof(float));
 }
 CNN__ROOM cnn_op_avg_pool = {
     .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward, .backward = cnn__avg_pool_backward,
-    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
+    .scratch = cnn__avg_pool_scratch, .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 /* ---- sum, mean, global_avg_pool ----------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
@@ -2611,15 +3114,10 @@ static bool cnn__binary_shape(cnn_tensor *y)
 }
 static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn__cpu   *cpu = &y->graph->cpu;
     const cnn_tensor *a = y->in[0], *b = y->in[1];
-    const bool        add = y->op == &cnn_op_add, sub = y->op == &cnn_op_sub;
+    const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
     (void)mode;
-    if (cnn__equal(a->shape, b->shape))
-        cnn__map(cpu, add ? cnn__each_add(cpu) : sub ? cnn__each_sub(cpu) : cnn__each_mul(cpu), y->data, a->data, b->data, NULL,
-                 NULL, cnn__len(y->shape));
-    else
-        cnn__broadcast(cpu, y->data, a->data, b->data, y->shape, a->shape, b->shape, add || sub ? 1.0f : 0.0f, sub ? -1.0f : 1.0f);
+    cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape);
 }
 static void cnn__binary_backward(cnn_tensor *y)
 {
@@ -3049,9 +3547,797 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
     return all;
 }
 
-/* ============================================================================================================
+/* ---- Rooms, continued: conv_transpose2d, lrn, other normalisations, shapes, functions of one number, losses ---- */
+
+/* ---- conv_transpose2d --------------------------------------------------------------------------------------
+ *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
+ *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the work, each
+ *   in another's place.  dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
+ *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
+ *   convolution would take to H is meant.
+ *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).             (Zeiler et al. 2010; Dumoulin, Visin 2016)
+ * ------------------------------------------------------------------------------------------------------------ */
+typedef struct { cnn__slide h, w; int channels, groups; } cnn__transpose_options;      /* size: that of y */
+static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
+{
+    const int limit = 1 << 24;
+    if (a->kernel < 1 || a->stride < 1 || a->pad < 0 || a->dilation < 1 || a->kernel > limit || a->stride > limit
+        || a->pad > limit || a->dilation > limit)
+        return cnn_fail(y, "kernel %d, stride %d, pad %d, dilation %d: the least are 1, 1, 0, 1, the largest %d", a->kernel,
+                        a->stride, a->pad, a->dilation, limit);
+    if (output_pad < 0 || output_pad >= a->stride)
+        return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d", output_pad, a->stride);
+    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad + (long long)a->dilation * (a->kernel - 1)
+                         + output_pad + 1;
+    if (size < 1 || size > 1 << 30)
+        return cnn_fail(y, "input %s: (%d - 1)*%d - 2*%d + %d*(%d - 1) + %d + 1 = %lld is no extent",
+                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel, output_pad, size);
+    a->size = (int)size;
+    return true;
+}
+static cnn__transpose_options cnn__transpose_resolve(const cnn_tensor *y)
+{
+    const cnn_conv_transpose2d_args *a = y->args;
+    return (cnn__transpose_options){
+        { y->shape.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)), cnn__or(a->pad_h, a->pad),
+          cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
+        { y->shape.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)), cnn__or(a->pad_w, a->pad),
+          cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
+        a->channels, cnn__or(a->groups, 1) };
+}
+static cnn_shape cnn__transpose_weight(const cnn_tensor *y)
+{
+    const cnn__transpose_options t = cnn__transpose_resolve(y);
+    return (cnn_shape){ y->in[0]->shape.c, t.channels / t.groups, t.h.kernel, t.w.kernel };
+}
+static bool cnn__transpose_check(cnn_tensor *y)      /* all that can be known before there is a weight; sets y->shape */
+{
+    const cnn_conv_transpose2d_args *a = y->args;
+    cnn__transpose_options           t = cnn__transpose_resolve(y);
+    const cnn_shape                  x = y->in[0]->shape;
+    if (t.channels < 1) return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t.channels);
+    if (t.groups < 1)   return cnn_fail(y, "groups is %d: it must be positive", t.groups);
+    if (x.c % t.groups || t.channels % t.groups)
+        return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", t.groups, x.c,
+                        cnn__shape_text(y->in[0]).s, t.channels);
+    if (!cnn__transpose_extent(y, &t.h, x.h, cnn__or(a->output_pad_h, a->output_pad))
+        || !cnn__transpose_extent(y, &t.w, x.w, cnn__or(a->output_pad_w, a->output_pad))) return false;
+    const cnn_shape w = cnn__transpose_weight(y);
+    if (cnn__checked_len(w) == SIZE_MAX)
+        return cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
+    y->shape = (cnn_shape){ x.n, t.channels, t.h.size, t.w.size };
+    return true;
+}
+static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
+{
+    return cnn__operands(y, 2, 3) && cnn__transpose_check(y) && cnn__check_operand(y, 1, "weight", cnn__transpose_weight(y))
+        && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(y->shape.c)));
+}
+static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution from y to x */
+{
+    const cnn__transpose_options t = cnn__transpose_resolve(y);
+    const cnn_shape              x = y->in[0]->shape;
+    return (cnn__conv){ x.n, t.channels, y->shape.h, y->shape.w, x.c, x.h, x.w, t.h.kernel, t.w.kernel, t.h.stride,
+                        t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation, t.groups };
+}
+static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__conv t = cnn__transpose_of(y);
+    const int       plane = cnn__plane(y->shape);
+    (void)mode;
+    for (int i = 0; i < y->shape.n * y->shape.c; i++) {
+        const float b = y->n_in == 3 ? y->in[2]->data[i % y->shape.c] : 0.0f;
+        for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++) y->data[j] = b;
+    }
+    cnn__conv_backward_data(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
+}
+static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)   /* conv_forward sets, gradients are added: a place between */
+{
+    return cnn__round_up((size_t)cnn__len(y->in[0]->shape) * sizeof(float), CNN__ALIGN);
+}
+static void cnn__conv_transpose2d_backward(cnn_tensor *y)
+{
+    const cnn__conv t = cnn__transpose_of(y);
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
+    float          *dx = cnn_scratch(y);
+    void           *scratch = (char *)cnn_scratch(y) + cnn__transpose_dx_bytes(y);
+    if (x->grad) {
+        cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, scratch);
+        cnn__map(cpu, cnn__each_add(cpu), x->grad, x->grad, dx, NULL, NULL, cnn__len(x->shape));
+    }
+    if (w->grad)      cnn__conv_backward_weights(cpu, &t, w->grad, NULL, y->grad, x->data, scratch);
+    if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
+}
+static size_t cnn__conv_transpose2d_scratch(const cnn_tensor *y)
+{
+    const cnn__conv t = cnn__transpose_of(y);
+    return cnn__add_size(cnn__transpose_dx_bytes(y), cnn__conv_scratch(&y->graph->cpu, &t));
+}
+static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
+{
+    const cnn_shape w = y->in[1]->shape;
+    return (double)cnn__len(y->in[0]->shape) * w.c * w.h * w.w;
+}
+static const cnn_field cnn__conv_transpose2d_fields[] = {
+    CNN_FIELD('i', cnn_conv_transpose2d_args, channels), CNN_FIELD('i', cnn_conv_transpose2d_args, kernel),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, kernel_h), CNN_FIELD('i', cnn_conv_transpose2d_args, kernel_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, stride), CNN_FIELD('i', cnn_conv_transpose2d_args, stride_h),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, stride_w), CNN_FIELD('i', cnn_conv_transpose2d_args, pad),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, pad_h), CNN_FIELD('i', cnn_conv_transpose2d_args, pad_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation), CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_h),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_w), CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h), CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, groups), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_conv_transpose2d = {
+    .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape, .forward = cnn__conv_transpose2d_forward,
+    .backward = cnn__conv_transpose2d_backward, .scratch = cnn__conv_transpose2d_scratch,
+    .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X, .args_size = sizeof(cnn_conv_transpose2d_args),
+    .fields = cnn__conv_transpose2d_fields };
+
+/* ---- lrn: local response normalisation ---------------------------------------------------------------------
+ *   s_c = k + alpha/size sum of x_j^2 for j = c - size/2 .. c + (size-1)/2 (within the channels),   y_c = x_c s_c^-beta
+ *   dx_c = dy_c s_c^-beta - 2 alpha beta / size x_c sum of dy_j y_j / s_j over all j whose window holds c
+ *   At each pixel. (Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; defaults: PyTorch's)
+ * ------------------------------------------------------------------------------------------------------------ */
+typedef struct { int size; float alpha, beta, k; } cnn__lrn;
+static cnn__lrn cnn__lrn_of(const cnn_tensor *y)
+{
+    const cnn_lrn_args *a = y->args;
+    return (cnn__lrn){ a->size, cnn__orf(a->alpha, 1e-4f), cnn__orf(a->beta, 0.75f), cnn__orf(a->k, 1) };
+}
+static bool cnn__lrn_shape(cnn_tensor *y)
+{
+    const cnn__lrn t = cnn__lrn_of(y);
+    if (t.size < 1 || t.size > 1 << 24) return cnn_fail(y, "size is %d: say how many channels a window has, at least 1", t.size);
+    if (!(t.alpha > 0 && t.beta > 0 && t.k > 0))
+        return cnn_fail(y, "alpha %g, beta %g, k %g: they must be positive", (double)t.alpha, (double)t.beta, (double)t.k);
+    return cnn__as_input(y);
+}
+/* s^-beta; three quarters, everybody's choice, is two square roots. */
+static float cnn__lrn_power(float s, float beta)
+{
+    if (beta != 0.75f) return powf(s, -beta);
+    const float root = sqrtf(s);
+    return 1 / (root * sqrtf(root));
+}
+/* sum[i] += a_i b_i (/ s_i) over the channels [from,to] of one sample that exist, for m pixels; s may be NULL. */
+static void cnn__lrn_sum(float *sum, const float *a, const float *b, const float *s, int from, int to, int c, ptrdiff_t plane,
+                         ptrdiff_t m)
+{
+    for (int j = from < 0 ? 0 : from; j <= to && j < c; j++) {
+        const ptrdiff_t at = j * plane;
+        if (s) for (ptrdiff_t i = 0; i < m; i++) sum[i] += a[at + i] * b[at + i] / s[at + i];
+        else   for (ptrdiff_t i = 0; i < m; i++) sum[i] += a[at + i] * b[at + i];
+    }
+}
+enum { CNN__LRN_PIXELS = 256 };
+static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__lrn  t = cnn__lrn_of(y);
+    const int       c = y->shape.c, left = t.size / 2, right = (t.size - 1) / 2;
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const float    *x = y->in[0]->data;
+    float          *saved = mode == CNN_TRAIN ? y->saved : NULL;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int row = 0; row < y->shape.n * c; row++)
+        for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
+            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS, at = row * plane + p;
+            const ptrdiff_t first = row / c * c * plane + p;                 /* the same pixel in channel 0 */
+            float           s[CNN__LRN_PIXELS] = { 0 };
+            cnn__lrn_sum(s, x + first, x + first, NULL, row % c - left, row % c + right, c, plane, m);
+            for (ptrdiff_t i = 0; i < m; i++) {
+                s[i] = t.k + t.alpha / (float)t.size * s[i];
+                y->data[at + i] = x[at + i] * cnn__lrn_power(s[i], t.beta);
+                if (saved) saved[at + i] = s[i];
+            }
+        }
+}
+static void cnn__lrn_backward(cnn_tensor *y)
+{
+    const cnn__lrn  t = cnn__lrn_of(y);
+    const int       c = y->shape.c, left = t.size / 2, right = (t.size - 1) / 2;
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const float    *x = y->in[0]->data, *s = y->saved, factor = 2 * t.alpha * t.beta / (float)t.size;
+    float          *dx = y->in[0]->grad;
+    if (!dx) return;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int row = 0; row < y->shape.n * c; row++)
+        for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
+            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS, at = row * plane + p;
+            const ptrdiff_t first = row / c * c * plane + p;
+            float           sum[CNN__LRN_PIXELS] = { 0 };
+            cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, row % c - right, row % c + left, c, plane, m);
+            for (ptrdiff_t i = 0; i < m; i++)
+                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t.beta) - factor * x[at + i] * sum[i];
+        }
+}
+static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
+static const cnn_field cnn__lrn_fields[] = {
+    CNN_FIELD('i', cnn_lrn_args, size), CNN_FIELD('f', cnn_lrn_args, alpha), CNN_FIELD('f', cnn_lrn_args, beta),
+    CNN_FIELD('f', cnn_lrn_args, k), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_lrn = {
+    .name = "lrn", .shape = cnn__lrn_shape, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
+    .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y, .args_size = sizeof(cnn_lrn_args), .fields = cnn__lrn_fields };
+
+/* ---- upsample ----------------------------------------------------------------------------------------------
+ *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies
+ *   bilinear:  y[i,j] = (1-t)(1-u) x[a,b] + (1-t) u x[a,b+1] + t (1-u) x[a+1,b] + t u x[a+1,b+1],   dx: the same shares of dy
+ *   with a + t = (i + 1/2)/S - 1/2, at least 0, and rows beyond the last taken as the last: pixels are squares, and the
+ *   corners of the images, not the centres of their corner pixels, lie on each other (PyTorch's align_corners = False).
+ *   x (N,C,H,W), y (N,C,H S_h,W S_w).
+ * ------------------------------------------------------------------------------------------------------------ */
+typedef struct { int a, b; float t; } cnn__between;      /* (1-t) x[a] + t x[b] */
+static cnn__between cnn__source(int i, int scale, int size, bool bilinear)
+{
+    if (!bilinear) return (cnn__between){ i / scale, i / scale, 0 };
+    float at = ((float)i + 0.5f) / (float)scale - 0.5f;
+    if (at < 0) at = 0;
+    const int a = (int)at < size - 1 ? (int)at : size - 1;
+    return (cnn__between){ a, a + 1 < size ? a + 1 : a, at - (float)a };
+}
+static bool cnn__upsample_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_upsample_args *a = y->args;
+    const cnn_shape          x = y->in[0]->shape;
+    const int                h = cnn__or(a->scale_h, a->scale), w = cnn__or(a->scale_w, a->scale);
+    if (h < 1 || w < 1 || x.h > (1 << 24) / h || x.w > (1 << 24) / w)
+        return cnn_fail(y, "scale %d,%d of input %s: it must be positive, and no extent larger than 2^24", h, w,
+                        cnn__shape_text(y->in[0]).s);
+    y->shape = (cnn_shape){ x.n, x.c, x.h * h, x.w * w };
+    return true;
+}
+/* to == NULL: y from x; else to = dx from y->grad. The places along a row are the same for all rows. */
+static void cnn__upsample_run(cnn_tensor *y, float *dx)
+{
+    const cnn_shape in = y->in[0]->shape, out = y->shape;
+    const bool      bilinear = ((const cnn_upsample_args *)y->args)->bilinear != 0;
+    cnn__between   *column = cnn_scratch(y);
+    for (int j = 0; j < out.w; j++) column[j] = cnn__source(j, out.w / in.w, in.w, bilinear);
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(out)))
+    for (int plane = 0; plane < out.n * out.c; plane++)
+        for (int i = 0; i < out.h; i++) {
+            const cnn__between r = cnn__source(i, out.h / in.h, in.h, bilinear);
+            const ptrdiff_t    a = ((ptrdiff_t)plane * in.h + r.a) * in.w, b = ((ptrdiff_t)plane * in.h + r.b) * in.w;
+            const ptrdiff_t    to = ((ptrdiff_t)plane * out.h + i) * out.w;
+            if (!dx) {
+                const float *up = y->in[0]->data + a, *down = y->in[0]->data + b;
+                for (int j = 0; j < out.w; j++) {
+                    const cnn__between q = column[j];
+                    y->data[to + j] = bilinear ? (1 - r.t) * ((1 - q.t) * up[q.a] + q.t * up[q.b])
+                                               + r.t * ((1 - q.t) * down[q.a] + q.t * down[q.b]) : up[q.a];
+                }
+            } else {
+                for (int j = 0; j < out.w; j++) {
+                    const cnn__between q = column[j];
+                    const float        dy = y->grad[to + j];
+                    dx[a + q.a] += (1 - r.t) * (1 - q.t) * dy;
+                    if (!bilinear) continue;
+                    dx[a + q.b] += (1 - r.t) * q.t * dy;
+                    dx[b + q.a] += r.t * (1 - q.t) * dy, dx[b + q.b] += r.t * q.t * dy;
+                }
+            }
+        }
+}
+static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__upsample_run(y, NULL); }
+static void cnn__upsample_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__upsample_run(y, y->in[0]->grad); }
+static size_t cnn__upsample_scratch(const cnn_tensor *y) { return (size_t)y->shape.w * sizeof(cnn__between); }
+static const cnn_field cnn__upsample_fields[] = {
+    CNN_FIELD('i', cnn_upsample_args, scale), CNN_FIELD('i', cnn_upsample_args, scale_h),
+    CNN_FIELD('i', cnn_upsample_args, scale_w), CNN_FIELD('i', cnn_upsample_args, bilinear), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_upsample = {
+    .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward, .backward = cnn__upsample_backward,
+    .scratch = cnn__upsample_scratch, .args_size = sizeof(cnn_upsample_args), .fields = cnn__upsample_fields };
+
+/* ---- pad ---------------------------------------------------------------------------------------------------
+ *   y = x with `value` around it,   dx = the part of dy where x went.       The order of the sides is PyTorch's F.pad.
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__pad_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_pad_args *a = y->args;
+    const cnn_shape     x = y->in[0]->shape;
+    const struct { const char *name; int value; } side[] = { { "left", a->left }, { "right", a->right }, { "top", a->top },
+        { "bottom", a->bottom }, { "front", a->front }, { "back", a->back } };
+    const int limit = 1 << 24;
+    for (int i = 0; i < 6; i++)
+        if (side[i].value < 0 || side[i].value > limit)
+            return cnn_fail(y, "%s is %d: it must be 0 to %d", side[i].name, side[i].value, limit);
+    if (x.c > INT_MAX - 2 * limit || x.h > INT_MAX - 2 * limit || x.w > INT_MAX - 2 * limit)
+        return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
+    y->shape = (cnn_shape){ x.n, x.c + a->front + a->back, x.h + a->top + a->bottom, x.w + a->left + a->right };
+    return true;
+}
+/* Where row number i of x (of N*C*H rows) begins in y. */
+static ptrdiff_t cnn__pad_row(const cnn_tensor *y, ptrdiff_t i)
+{
+    const cnn_pad_args *a = y->args;
+    const cnn_shape     x = y->in[0]->shape;
+    const ptrdiff_t     h = i % x.h, c = i / x.h % x.c, n = i / x.h / x.c;
+    return ((n * y->shape.c + c + a->front) * y->shape.h + h + a->top) * y->shape.w + a->left;
+}
+static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_shape x = y->in[0]->shape;
+    const float     value = ((const cnn_pad_args *)y->args)->value;
+    (void)mode;
+    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = value;
+    for (ptrdiff_t i = 0; i < (ptrdiff_t)x.n * x.c * x.h; i++)
+        memcpy(y->data + cnn__pad_row(y, i), y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
+}
+static void cnn__pad_backward(cnn_tensor *y)
+{
+    const cnn_shape x = y->in[0]->shape;
+    cnn__each      *add = cnn__each_add(&y->graph->cpu);
+    for (ptrdiff_t i = 0; y->in[0]->grad && i < (ptrdiff_t)x.n * x.c * x.h; i++)
+        add(y->in[0]->grad + i * x.w, y->grad + cnn__pad_row(y, i), NULL, NULL, x.w);
+}
+static const cnn_field cnn__pad_fields[] = {
+    CNN_FIELD('i', cnn_pad_args, left), CNN_FIELD('i', cnn_pad_args, right), CNN_FIELD('i', cnn_pad_args, top),
+    CNN_FIELD('i', cnn_pad_args, bottom), CNN_FIELD('i', cnn_pad_args, front), CNN_FIELD('i', cnn_pad_args, back),
+    CNN_FIELD('f', cnn_pad_args, value), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_pad = {
+    .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
+    .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
+
+/* ---- slice -------------------------------------------------------------------------------------------------
+ *   y = the places from, from + step, ... below to, along one axis,   dx = dy at these places.
+ *   As in Python a negative place counts from the end; to = 0 is the end.
+ * ------------------------------------------------------------------------------------------------------------ */
+typedef struct { int axis, extent[4], from, to, step, count; } cnn__slice;
+static cnn__slice cnn__slice_of(const cnn_tensor *y)
+{
+    const cnn_slice_args *a = y->args;
+    const cnn_shape       x = y->in[0]->shape;
+    cnn__slice            t = { 0, { x.n, x.c, x.h, x.w }, a->from, a->to, cnn__or(a->step, 1), 0 };
+    while (t.axis < 4 && a->axis != 1u << t.axis) t.axis++;
+    if (t.axis == 4) return t;
+    if (t.from < 0) t.from += t.extent[t.axis];
+    if (t.to <= 0)  t.to += t.extent[t.axis];
+    if (t.step > 0 && t.to > t.from) t.count = (t.to - 1 - t.from) / t.step + 1;
+    return t;
+}
+static bool cnn__slice_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    cnn__slice              t = cnn__slice_of(y);
+    const cnn_tensor       *x = y->in[0];
+    const cnn_slice_args   *a = y->args;
+    if (t.axis == 4 || (t.axis == 0 && x->batched))
+        return cnn_fail(y, "axis is %u: it must be one of CNN_C, CNN_H, CNN_W, or CNN_N without a batch", a->axis);
+    if (t.step < 1) return cnn_fail(y, "step is %d: it must be positive", t.step);
+    if (t.from < 0 || t.to > t.extent[t.axis] || t.to <= t.from)
+        return cnn_fail(y, "from %d to %d of input %s holds nothing, or leaves the extent %d of its axis", a->from, a->to,
+                        cnn__shape_text(x).s, t.extent[t.axis]);
+    t.extent[t.axis] = t.count;
+    y->shape = (cnn_shape){ t.extent[0], t.extent[1], t.extent[2], t.extent[3] };
+    return true;
+}
+/* dx NULL: y from x; else dx from y->grad. Places next to each other are one run. */
+static void cnn__slice_run(cnn_tensor *y, float *dx)
+{
+    const cnn__slice t = cnn__slice_of(y);
+    cnn__each       *add = cnn__each_add(&y->graph->cpu);
+    ptrdiff_t        outer = 1, inner = 1, to = 0;
+    for (int i = 0; i < t.axis; i++)     outer *= t.extent[i];
+    for (int i = t.axis + 1; i < 4; i++) inner *= t.extent[i];
+    const ptrdiff_t  run = t.step == 1 ? t.count * inner : inner, runs = t.step == 1 ? 1 : t.count;
+    for (ptrdiff_t o = 0; o < outer; o++)
+        for (ptrdiff_t i = 0; i < runs; i++, to += run) {
+            const ptrdiff_t from = (o * t.extent[t.axis] + t.from + i * t.step) * inner;
+            if (dx) add(dx + from, y->grad + to, NULL, NULL, run);
+            else    memcpy(y->data + to, y->in[0]->data + from, (size_t)run * sizeof(float));
+        }
+}
+static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__slice_run(y, NULL); }
+static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
+static const cnn_field cnn__slice_fields[] = {
+    CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from), CNN_FIELD('i', cnn_slice_args, to),
+    CNN_FIELD('i', cnn_slice_args, step), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_slice = {
+    .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward, .backward = cnn__slice_backward,
+    .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
+
+/* ---- global_max_pool ---------------------------------------------------------------------------------------
+ *   y = the largest element of each channel,   dx += dy at its place: max_pool with one window, the whole plane.
+ * ------------------------------------------------------------------------------------------------------------ */
+static cnn__pool cnn__whole_plane(const cnn_tensor *y)
+{
+    const cnn_shape x = y->in[0]->shape;
+    return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, false };
+}
+static bool cnn__global_max_pool_shape(cnn_tensor *y)
+{
+    if (!cnn__as_input(y)) return false;
+    y->shape.h = y->shape.w = 1;
+    return true;
+}
+static void cnn__global_max_pool_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__pool t = cnn__whole_plane(y);
+    cnn__max_pool(&y->graph->cpu, &t, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
+}
+static void cnn__global_max_pool_backward(cnn_tensor *y)
+{
+    const cnn__pool t = cnn__whole_plane(y);
+    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved);
+}
+CNN__ROOM cnn_op_global_max_pool = {
+    .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__global_max_pool_forward,
+    .backward = cnn__global_max_pool_backward, .saved = cnn__max_pool_saved };
+
+/* ---- More functions of one number --------------------------------------------------------------------------
+ *   Each is its formula, its derivative in y or, where that will not do, in x (flag CNN_READS_X), and its constants k.
+ *   In the formulas v is x and becomes y; in the derivatives v is dx, a is dy, b is y or x.
+ * ------------------------------------------------------------------------------------------------------------ */
+static void cnn__no_constants(const cnn_tensor *y, float k[2]) { (void)y, k[0] = k[1] = 0; }
+
+#define CNN__POINTWISE(op_name, shape_rule, constants, ...)                                                          \
+    static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode)                                               \
+    {                                                                                                                \
+        float k[2];                                                                                                  \
+        constants(y, k);                                                                                             \
+        (void)mode, cnn__pointwise_forward(y, cnn__each_##op_name(&y->graph->cpu), k);                               \
+    }                                                                                                                \
+    static void cnn__##op_name##_backward(cnn_tensor *y)                                                             \
+    {                                                                                                                \
+        const cnn__cpu *cpu = &y->graph->cpu;                                                                        \
+        float           k[2], *dx = y->in[0]->grad;                                                                  \
+        const float    *b = y->op->flags & CNN_READS_X ? y->in[0]->data : y->data;                                   \
+        constants(y, k);                                                                                             \
+        if (dx) cnn__map(cpu, cnn__each_##op_name##_back(cpu), dx, dx, y->grad, b, k, cnn__len(y->shape));           \
+    }                                                                                                                \
+    CNN__ROOM cnn_op_##op_name = {                                                                                   \
+        .name = #op_name, .shape = shape_rule, .forward = cnn__##op_name##_forward,                                  \
+        .backward = cnn__##op_name##_backward, __VA_ARGS__ };
+
+/* e^x - 1 for x <= 0, without cancellation near 0. */
+static CNN__INLINE float cnn__exp_less_one(float x)
+{
+    float power, e = cnn__exp_parts(cnn__select(x < -87.0f, -87.0f, x), &power);
+    return e * power + (power - 1);
+}
+
+/* ---- clamp (relu6 is clamp from 0 to 6) ----
+ *   y = min(max(x, low), high),   dx = dy [low < y < high]        at the two kinks we take 0, as for relu; NaN stays NaN.
+ *   relu6: Howard et al. 2017. */
+CNN__EACH(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
+CNN__EACH(cnn__each_clamp_back, float dy = a[i], z = b[i] > k[0] ? dy : 0.0f; v[i] += b[i] < k[1] ? z : 0.0f)
+static void cnn__clamp_constants(const cnn_tensor *y, float k[2])
+{
+    const cnn_clamp_args *a = y->args;
+    k[0] = a->low, k[1] = a->high;
+}
+static bool cnn__clamp_shape(cnn_tensor *y)
+{
+    const cnn_clamp_args *a = y->args;
+    if (!(a->low < a->high)) return cnn_fail(y, "low %g is not below high %g", (double)a->low, (double)a->high);
+    return cnn__as_input(y);
+}
+static const cnn_field cnn__clamp_fields[] = {
+    CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { NULL, 0, 0 } };
+CNN__POINTWISE(clamp, cnn__clamp_shape, cnn__clamp_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER,
+               .args_size = sizeof(cnn_clamp_args), .fields = cnn__clamp_fields)
+
+/* ---- elu ----
+ *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)             (Clevert et al. 2015)
+ *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha. */
+CNN__EACH(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x); v[i] = x > 0 ? x : z)
+CNN__EACH(cnn__each_elu_back, float dy = a[i], z = dy * (b[i] + k[0]); v[i] += b[i] > 0 ? dy : z)
+static void cnn__elu_constants(const cnn_tensor *y, float k[2])
+{
+    k[0] = cnn__orf(((const cnn_elu_args *)y->args)->alpha, 1), k[1] = 0;
+}
+static bool cnn__elu_shape(cnn_tensor *y)
+{
+    float k[2];
+    cnn__elu_constants(y, k);
+    if (!(k[0] > 0)) return cnn_fail(y, "alpha is %g: it must be positive", (double)k[0]);
+    return cnn__as_input(y);
+}
+static const cnn_field cnn__elu_fields[] = { CNN_FIELD('f', cnn_elu_args, alpha), { NULL, 0, 0 } };
+CNN__POINTWISE(elu, cnn__elu_shape, cnn__elu_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER,
+               .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
+
+/* ---- gelu ----
+ *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution function, and
+ *   p(x) = e^(-x^2/2) / sqrt(2 pi), its density: the exact form, without the usual tanh.      (Hendrycks, Gimpel 2016) */
+CNN__EACH(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.707106781f))
+CNN__EACH(cnn__each_gelu_back, float x = b[i];
+                               v[i] += a[i] * (0.5f * erfcf(x * -0.707106781f) + x * 0.398942280f * cnn__exp(-0.5f * x * x)))
+CNN__POINTWISE(gelu, cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
+
+/* ---- silu (swish) ----
+ *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)          (Elfwing et al. 2017; Ramachandran et al. 2017) */
+CNN__EACH(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
+CNN__EACH(cnn__each_silu_back, float x = b[i], s = cnn__sigmoid(x); v[i] += a[i] * s * (1 + x * (1 - s)))
+CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
+
+/* ---- softplus ----
+ *   y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which cannot overflow;   dx = dy / (1 + e^-x) = dy (1 - e^-y)
+ *   (Dugas et al. 2001) */
+CNN__EACH(cnn__each_softplus,      float x = v[i]; v[i] = (x < 0 ? 0.0f : x) + log1pf(cnn__exp(-fabsf(x))))
+CNN__EACH(cnn__each_softplus_back, v[i] -= a[i] * cnn__exp_less_one(-b[i]))
+CNN__POINTWISE(softplus, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE)
+
+/* ---- hard_swish ----
+ *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6   (Howard et al. 2019) */
+CNN__EACH(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x; v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
+CNN__EACH(cnn__each_hard_swish_back, float dy = a[i], x = b[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
+                                     v[i] += x <= -3 ? 0.0f : u)
+CNN__POINTWISE(hard_swish, cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
+
+/* ---- exp, log, sqrt, abs ----
+ *   y = e^x, dx = dy y      y = ln x, dx = dy / x      y = sqrt x, dx = dy / (2y)      y = |x|, dx = dy sign x, 0 at 0
+ *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is infinite. */
+CNN__EACH(cnn__each_exp,       v[i] = cnn__exp(v[i]))
+CNN__EACH(cnn__each_exp_back,  v[i] += a[i] * b[i])
+CNN__EACH(cnn__each_log,       v[i] = logf(v[i]))
+CNN__EACH(cnn__each_log_back,  v[i] += a[i] / b[i])
+CNN__EACH(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
+CNN__EACH(cnn__each_sqrt_back, v[i] += a[i] / (2 * b[i]))
+CNN__EACH(cnn__each_abs,       v[i] = fabsf(v[i]))
+CNN__EACH(cnn__each_abs_back,  float dy = a[i], z = b[i] < 0 ? -dy : 0.0f; v[i] += b[i] > 0 ? dy : z)
+CNN__POINTWISE(exp,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE)
+CNN__POINTWISE(log,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE)
+CNN__POINTWISE(sqrt, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE)
+CNN__POINTWISE(abs,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE)
+
+/* ---- prelu -------------------------------------------------------------------------------------------------
+ *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
+ *   One w for all, (1,1,1,1), or one a channel, (1,C,1,1). It may become negative, so x is kept; at x = 0 we take w.
+ *   (He et al. 2015)
+ * ------------------------------------------------------------------------------------------------------------ */
+static bool cnn__prelu_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 2)) return false;
+    const cnn_tensor *x = y->in[0], *w = y->in[1];
+    if (w->batched || !(cnn__equal(w->shape, cnn__vector(1)) || cnn__equal(w->shape, cnn__vector(x->shape.c))))
+        return cnn_fail(y, "weight %s does not fit input %s: it must be (1,1,1,1) or (1,%d,1,1)", cnn__shape_text(w).s,
+                        cnn__shape_text(x).s, x->shape.c);
+    y->shape = x->shape;
+    return true;
+}
+static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const int       c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
+    const float    *x = y->in[0]->data, *w = y->in[1]->data;
+    (void)mode;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int row = 0; row < y->shape.n * c; row++)
+        for (ptrdiff_t i = row * plane; i < (row + 1) * plane; i++) y->data[i] = x[i] > 0 ? x[i] : w[row % c * step] * x[i];
+}
+static void cnn__prelu_backward(cnn_tensor *y)
+{
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const int       n = y->shape.n, c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
+    const float    *x = y->in[0]->data, *w = y->in[1]->data, *dy = y->grad;
+    float          *dx = y->in[0]->grad, *dw = y->in[1]->grad;
+    double         *sum = cnn_scratch(y);
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int ch = 0; ch < c; ch++) {
+        sum[ch] = 0;
+        for (int s = 0; s < n; s++)
+            for (ptrdiff_t i = ((ptrdiff_t)s * c + ch) * plane, end = i + plane; i < end; i++) {
+                if (dx) dx[i] += x[i] > 0 ? dy[i] : w[ch * step] * dy[i];
+                if (!(x[i] > 0)) sum[ch] += (double)(dy[i] * x[i]);
+            }
+    }
+    for (int ch = 1; ch < c && !step; ch++) sum[0] += sum[ch];
+    for (int ch = 0; dw && ch < y->in[1]->shape.c; ch++) dw[ch] += (float)sum[ch];
+}
+static size_t cnn__prelu_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(double); }
+CNN__ROOM cnn_op_prelu = {
+    .name = "prelu", .shape = cnn__prelu_shape, .forward = cnn__prelu_forward, .backward = cnn__prelu_backward,
+    .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER };
+
+/* ---- log_softmax -------------------------------------------------------------------------------------------
+ *   y_k = x_k - max - log sum_j e^(x_j - max)   over C,   dx_k = dy_k - e^y_k sum_j dy_j
+ * ------------------------------------------------------------------------------------------------------------ */
+static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const int       c = y->shape.c;
+    (void)mode;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        const float    *x = y->in[0]->data + at;
+        float           most, rest = (float)log(cnn__exp_sum(&most, NULL, x, c, plane));
+        for (int k = 0; k < c; k++) y->data[at + k * plane] = (x[k * plane] - most) - rest;
+    }
+}
+static void cnn__log_softmax_backward(cnn_tensor *y)
+{
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const int       c = y->shape.c;
+    float          *dx = y->in[0]->grad;
+    if (!dx) return;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        double          sum = 0;
+        for (int k = 0; k < c; k++) sum += (double)y->grad[at + k * plane];
+        for (int k = 0; k < c; k++)
+            dx[at + k * plane] += y->grad[at + k * plane] - cnn__exp(y->data[at + k * plane]) * (float)sum;
+    }
+}
+CNN__ROOM cnn_op_log_softmax = {
+    .name = "log_softmax", .shape = cnn__as_input, .forward = cnn__log_softmax_forward,
+    .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y };
+
+/* ---- layer_norm, group_norm, instance_norm -----------------------------------------------------------------
+ *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all of them
+ *   (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or one channel
+ *   (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
+ *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
+ *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
+ * ------------------------------------------------------------------------------------------------------------ */
+typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; } cnn__sample_norm;
+static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)      /* share: how many neighbours have one weight */
+{
+    const cnn_shape x = y->in[0]->shape;
+    const bool      layer = y->op == &cnn_op_layer_norm, group = y->op == &cnn_op_group_norm;
+    const float     eps = group ? ((const cnn_group_norm_args *)y->args)->eps : ((const cnn_norm_args *)y->args)->eps;
+    const int       groups = layer ? 1 : group ? ((const cnn_group_norm_args *)y->args)->groups : x.c;
+    return (cnn__sample_norm){ groups, groups < 1 ? 0 : cnn__sample(x) / groups, layer ? 1 : cnn__plane(x), cnn__orf(eps, 1e-5f),
+                           y->n_in == 3 ? y->in[1] : NULL, y->n_in == 3 ? y->in[2] : NULL };
+}
+static bool cnn__sample_norm_check(cnn_tensor *y)
+{
+    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    if (!(t.eps > 0)) return cnn_fail(y, "eps is %g: it must be positive", (double)t.eps);
+    if (t.groups < 1 || y->in[0]->shape.c % t.groups)
+        return cnn_fail(y, "groups is %d: it must be positive and divide the %d channels of input %s", t.groups,
+                        y->in[0]->shape.c, cnn__shape_text(y->in[0]).s);
+    return true;
+}
+static cnn_shape cnn__sample_norm_weight(const cnn_tensor *y)
+{
+    const cnn_shape x = y->in[0]->shape;
+    return y->op == &cnn_op_layer_norm ? (cnn_shape){ 1, x.c, x.h, x.w } : cnn__vector(x.c);
+}
+static bool cnn__sample_norm_shape(cnn_tensor *y)
+{
+    if (y->n_in != 1 && y->n_in != 3) return cnn_fail(y, "%d operands: it takes x, or x, weight and bias", y->n_in);
+    if (!cnn__sample_norm_check(y)) return false;
+    if (y->n_in == 3 && !(cnn__check_operand(y, 1, "weight", cnn__sample_norm_weight(y))
+                          && cnn__check_operand(y, 2, "bias", cnn__sample_norm_weight(y)))) return false;
+    y->shape = y->in[0]->shape;
+    return true;
+}
+static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    const float       *w = t.w ? t.w->data : NULL, *b = t.b ? t.b->data : NULL;
+    float             *saved = mode == CNN_TRAIN ? y->saved : NULL;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int row = 0; row < y->shape.n * t.groups; row++) {
+        const float *x = y->in[0]->data + row * t.k;
+        const float  mean = (float)(cnn__sum(x, NULL, 0, t.k) / (double)t.k);
+        const float  variance = (float)(cnn__sum_squares(x, NULL, mean, t.k) / (double)t.k), rstd = 1 / sqrtf(variance + t.eps);
+        if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd;
+        ptrdiff_t weight = row % t.groups * t.k / t.share;
+        for (ptrdiff_t i = 0; i < t.k; weight++) {
+            const float factor = w ? rstd * w[weight] : rstd, offset = b ? b[weight] : 0.0f;
+            for (ptrdiff_t end = i + t.share; i < end; i++) y->data[row * t.k + i] = (x[i] - mean) * factor + offset;
+        }
+    }
+}
+static void cnn__sample_norm_backward(cnn_tensor *y)
+{
+    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    const cnn__cpu    *cpu = &y->graph->cpu;
+    const ptrdiff_t    sample = cnn__sample(y->shape);
+    const float       *saved = y->saved, *w = t.w ? t.w->data : NULL, *x = y->in[0]->data, *dy = y->grad;
+    float             *dx = y->in[0]->grad, *dw = t.w ? t.w->grad : NULL, *db = t.b ? t.b->grad : NULL;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
+    for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
+        const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
+        const ptrdiff_t at = row * t.k, weight = row % t.groups * t.k / t.share;
+        double          sum = 0, moment = 0;
+        for (ptrdiff_t i = 0; i < t.k; i += t.share) {
+            const double factor = w ? (double)w[weight + i / t.share] : 1.0;
+            sum += factor * cnn__sum(dy + at + i, NULL, 0, t.share);
+            moment += factor * cnn__sum_moments(x + at + i, dy + at + i, mean, t.share);
+        }
+        const float d = (float)(sum / (double)t.k), m = (float)(moment * (double)rstd * (double)rstd / (double)t.k);
+        for (ptrdiff_t i = 0; i < t.k; ) {
+            const float factor = w ? w[weight + i / t.share] : 1.0f;
+            for (ptrdiff_t end = i + t.share; i < end; i++)
+                dx[at + i] += (factor * dy[at + i] - d - (x[at + i] - mean) * m) * rstd;
+        }
+    }
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
+    for (ptrdiff_t i = 0; i < (dw || db ? sample / t.share : 0); i++) {
+        double sum = 0, moment = 0;
+        for (int s = 0; s < y->shape.n; s++) {
+            const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
+            sum += cnn__sum(dy + at, NULL, 0, t.share);
+            moment += (double)saved[2 * row + 1] * cnn__sum_moments(x + at, dy + at, saved[2 * row], t.share);
+        }
+        if (dw) dw[i] += (float)moment;
+        if (db) db[i] += (float)sum;
+    }
+}
+static size_t cnn__sample_norm_saved(const cnn_tensor *y)
+{
+    return 2 * (size_t)y->shape.n * (size_t)cnn__sample_norm_of(y).groups * sizeof(float);
+}
+static const cnn_field cnn__norm_fields[] = { CNN_FIELD('f', cnn_norm_args, eps), { NULL, 0, 0 } };
+static const cnn_field cnn__group_norm_fields[] = {
+    CNN_FIELD('i', cnn_group_norm_args, groups), CNN_FIELD('f', cnn_group_norm_args, eps), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_layer_norm = {
+    .name = "layer_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward, .backward = cnn__sample_norm_backward,
+    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args), .fields = cnn__norm_fields };
+CNN__ROOM cnn_op_group_norm = {
+    .name = "group_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward, .backward = cnn__sample_norm_backward,
+    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_group_norm_args),
+    .fields = cnn__group_norm_fields };
+CNN__ROOM cnn_op_instance_norm = {
+    .name = "instance_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward, .backward = cnn__sample_norm_backward,
+    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args), .fields = cnn__norm_fields };
+
+/* ---- l1, huber, bce_with_logits ----------------------------------------------------------------------------
+ *   J = 1/K sum of f over all K elements,   d = x - t
+ *   l1:               f = |d|,   df/dx = sign d, 0 at 0,   df/dt = -df/dx
+ *   huber:            f = d^2/2 for |d| <= delta, else delta (|d| - delta/2);   df/dx = d, cut to -delta..delta (Huber 1964)
+ *   bce_with_logits:  f = -t log s - (1-t) log(1-s) = max(x,0) - x t + log(1 + e^-|x|),   df/dx = s - t,   df/dt = -x
+ *                     with s = 1 / (1 + e^-x) and t in 0..1: binary cross-entropy, one independent yes or no per element
+ * ------------------------------------------------------------------------------------------------------------ */
+static float cnn__huber_delta(const cnn_tensor *y)       /* infinitely small for l1, but for the factor */
+{
+    return y->op == &cnn_op_huber ? cnn__orf(((const cnn_huber_args *)y->args)->delta, 1) : 0.0f;
+}
+static bool cnn__huber_shape(cnn_tensor *y)
+{
+    const float delta = cnn__huber_delta(y);
+    if (!(delta > 0)) return cnn_fail(y, "delta is %g: it must be positive", (double)delta);
+    return cnn__mse_shape(y);
+}
+static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const double delta = (double)cnn__huber_delta(y);
+    const int    n = cnn__len(y->in[0]->shape);
+    const float *px = y->in[0]->data, *pt = y->in[1]->data;
+    double       sum = 0;
+    (void)mode;
+    for (int i = 0; i < n; i++) {
+        const double x = (double)px[i], t = (double)pt[i], d = fabs(x - t);
+        if (y->op == &cnn_op_l1)         sum += d;
+        else if (y->op == &cnn_op_huber) sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
+        else                             sum += (x < 0 ? 0 : x) - x * t + log1p(exp(-fabs(x)));
+    }
+    y->data[0] = (float)(sum / n);
+}
+static void cnn__pair_loss_backward(cnn_tensor *y)
+{
+    const float  delta = cnn__huber_delta(y), g = y->grad[0] / (float)cnn__len(y->in[0]->shape);
+    const float *x = y->in[0]->data, *t = y->in[1]->data;
+    float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
+    const bool   bce = y->op == &cnn_op_bce_with_logits, l1 = y->op == &cnn_op_l1;
+    for (int i = 0, n = cnn__len(y->in[0]->shape); i < n; i++) {
+        const float d = x[i] - t[i], cut = d > delta ? delta : d < -delta ? -delta : d;
+        const float f = bce ? cnn__sigmoid(x[i]) - t[i] : l1 ? (float)((d > 0) - (d < 0)) : cut;
+        if (dx) dx[i] += g * f;
+        if (dt) dt[i] -= g * (bce ? x[i] : f);
+    }
+}
+static const cnn_field cnn__huber_fields[] = { CNN_FIELD('f', cnn_huber_args, delta), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_l1 = {
+    .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward, .backward = cnn__pair_loss_backward,
+    .flags = CNN_READS_X | CNN_LOSS };
+CNN__ROOM cnn_op_huber = {
+    .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward, .backward = cnn__pair_loss_backward,
+    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
+CNN__ROOM cnn_op_bce_with_logits = {
+    .name = "bce_with_logits", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
+    .backward = cnn__pair_loss_backward, .flags = CNN_READS_X | CNN_LOSS };
+/* ===========================================================================================================
    >>graph ---- 10. The graph: record, order, plan, run forward, run backward
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 CNN_API cnn_graph *cnn_new_(cnn_config config)
 {
@@ -3073,7 +4359,8 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     g->batch = config.max_batch;
     g->cpu.threads = config.threads;
     g->cpu.isa = config.isa;
-    static const struct { const char *name; cnn_isa isa; } named[] = { { "c", CNN_ISA_C }, { "neon", CNN_ISA_NEON },
+    static const struct { const char *name; cnn_isa isa; } named[] = { { "c", CNN_ISA_C },
+        { "neon", CNN_ISA_NEON },
         { "avx2", CNN_ISA_AVX2 }, { "avx512", CNN_ISA_AVX512 } };
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
     for (size_t i = 0; wish && i < sizeof named / sizeof *named; i++)
@@ -3082,10 +4369,12 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         cnn__fail(g, config.at, "cnn_new", "CNN_ISA=%.20s: not one of c, neon, avx2, avx512", wish);
     if (g->cpu.isa == CNN_ISA_AUTO) g->cpu.isa = cnn__best_isa();
     if (!cnn__has_isa(g->cpu.isa))
-        cnn__fail(g, config.at, "cnn_new", "this CPU or this build lacks the instruction set asked for (.isa = %d)",
-                  (int)g->cpu.isa);
-    if (config.max_batch < 1) cnn__fail(g, config.at, "cnn_new", "max_batch is %d: it must be positive", config.max_batch);
-    if (config.threads < 0)   cnn__fail(g, config.at, "cnn_new", "threads is %d: it must not be negative", config.threads);
+        cnn__fail(g, config.at, "cnn_new",
+                  "this CPU or this build lacks the instruction set asked for (.isa = %d)", (int)g->cpu.isa);
+    if (config.max_batch < 1)
+        cnn__fail(g, config.at, "cnn_new", "max_batch is %d: it must be positive", config.max_batch);
+    if (config.threads < 0)
+        cnn__fail(g, config.at, "cnn_new", "threads is %d: it must not be negative", config.threads);
     if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
     if (config.optimizer->slots < 0 || config.optimizer->slots > CNN_MAX_SLOTS)
         cnn__fail(g, config.at, "cnn_new", "optimizer %s wants %d slots: at most %d", config.optimizer->name,
@@ -3153,8 +4442,8 @@ static cnn_tensor *cnn__leaf(cnn_graph *g, cnn_kind kind, const char *at, const 
     if (t->batched) shape.n = g->config.max_batch;
     t->shape = shape, v->max_n = shape.n;
     if (cnn__checked_len(shape) == SIZE_MAX) {
-        cnn_fail(t, "shape %s: every extent must be at least 1, and a tensor holds at most 2^31 - 1 elements (N = %d)",
-                 cnn__shape_text(t).s, shape.n);
+        cnn_fail(t, "shape %s: every extent must be at least 1, and a tensor holds at most 2^31 - 1 "
+                    "elements (N = %d)", cnn__shape_text(t).s, shape.n);
         return cnn__nil_tensor();
     }
     return t;
@@ -3221,9 +4510,10 @@ CNN_API cnn_tensor *cnn_freeze(cnn_tensor *t)
     return t;
 }
 
-/* Record y = op(in...). The shape rule of the room decides; everything that holds for all operations is here. */
-static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args, const char *at,
-                                    const char *name)
+/* Record y = op(in...). The shape rule of the room decides; everything that holds for all operations is
+   here. */
+static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
+                                    const char *at, const char *name)
 {
     cnn_graph *g = NULL;
     for (int i = 0; i < n_in && i < CNN_MAX_INPUTS && !g; i++)
@@ -3236,7 +4526,8 @@ static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int
         return cnn_fail(y, "%d operands: there must be 1 to %d", n_in, CNN_MAX_INPUTS), cnn__nil_tensor();
     for (int i = 0; i < n_in; i++) {
         if (cnn__is_nil(in[i])) return cnn_fail(y, "operand %d is not a tensor", i + 1), cnn__nil_tensor();
-        if (in[i]->graph != g)  return cnn_fail(y, "operand %d belongs to another graph", i + 1), cnn__nil_tensor();
+        if (in[i]->graph != g)
+            return cnn_fail(y, "operand %d belongs to another graph", i + 1), cnn__nil_tensor();
         y->in[i] = in[i];
         y->batched = y->batched || in[i]->batched;
     }
@@ -3249,15 +4540,17 @@ static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int
     if (!op->shape(y)) return cnn_fail(y, "its shape rule failed"), cnn__nil_tensor();
     v->max_n = y->shape.n;
     if (cnn__checked_len(y->shape) == SIZE_MAX)
-        return cnn_fail(y, "result %s is empty or larger than 2^31 - 1 elements (N = %d)", cnn__shape_text(y).s,
-                        y->shape.n), cnn__nil_tensor();
+        return cnn_fail(y, "result %s is empty or larger than 2^31 - 1 elements (N = %d)",
+                        cnn__shape_text(y).s, y->shape.n), cnn__nil_tensor();
     if (y->batched && y->shape.n != g->config.max_batch)
-        return cnn_fail(y, "the shape rule gave %d samples, the batch is %d", y->shape.n, g->config.max_batch),
+        return cnn_fail(y, "the shape rule gave %d samples, the batch is %d", y->shape.n,
+                        g->config.max_batch),
                cnn__nil_tensor();
     return y;
 }
 
-CNN_API cnn_tensor *cnn_apply(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args, const char *at)
+CNN_API cnn_tensor *cnn_apply(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
+                              const char *at)
 {
     return cnn__apply_named(op, in, n_in, args, at, NULL);
 }
@@ -3308,7 +4601,8 @@ static bool cnn__name_nodes(cnn_graph *g)
             cnn__node *v = g->order[i];
             if (v->named || (v->owner != NULL) != (pass == 1)) continue;
             const char *base = v->t.op ? v->t.op->name : v->t.kind == CNN_INPUT ? "input"
-                             : v->t.kind == CNN_LABELS ? "labels" : v->t.kind == CNN_PARAM ? "param" : "const";
+                             : v->t.kind == CNN_LABELS ? "labels" : v->t.kind == CNN_PARAM ? "param"
+                                 : "const";
             char name[256];
             if (pass == 1) {
                 cnn__format(name, sizeof name, "%s.%s", v->owner->t.name ? v->owner->t.name : "?", v->suffix);
@@ -3330,16 +4624,17 @@ static bool cnn__name_nodes(cnn_graph *g)
         for (int j = 0; j < i; j++)
             if (strcmp(g->order[i]->t.name, g->order[j]->t.name) == 0)
                 return cnn_fail(&g->order[i]->t, "another node has the same name%s%s",
-                                g->order[j]->t.at ? ", recorded at " : "", g->order[j]->t.at ? g->order[j]->t.at : "");
+                                g->order[j]->t.at ? ", recorded at " : "",
+                                g->order[j]->t.at ? g->order[j]->t.at : "");
     return true;
 }
 
 /* ---- The memory plan ----
 
-   Time runs from 0 to 2n: the forward of node i happens at time i, its backward at 2n-1-i, and 2n is the end. Every
-   value, gradient and saved state of a node is an interval of that time: from its first write to its last read.
-   Two arrays may share memory if their intervals do not meet. Larger arrays choose their place first, each the
-   lowest gap that fits (Pisarchyk, Lee 2020, "greedy by size"). */
+   Time runs from 0 to 2n: the forward of node i happens at time i, its backward at 2n-1-i, and 2n is the end.
+   Every value, gradient and saved state of a node is an interval of that time: from its first write to its
+   last read. Two arrays may share memory if their intervals do not meet. Larger arrays choose their place
+   first, each the lowest gap that fits (Pisarchyk, Lee 2020, "greedy by size"). */
 
 typedef struct { size_t bytes, at; int first, last; size_t *result; } cnn__span;
 
@@ -3350,8 +4645,8 @@ static int cnn__larger_span(const void *a, const void *b)
     return x->first != y->first ? (x->first < y->first ? -1 : 1) : (x->last > y->last) - (x->last < y->last);
 }
 
-/* Give each span its place; returns the size of the arena in bytes. Placed spans are kept sorted by place, so that
-   the gaps are met from low to high. */
+/* Give each span its place; returns the size of the arena in bytes. Placed spans are kept sorted by place, so
+   that the gaps are met from low to high. */
 static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
 {
     size_t arena = 0;
@@ -3382,8 +4677,8 @@ static size_t cnn__bytes_of(const cnn__node *v)       /* at max_batch, rounded t
     return cnn__round_up(cnn__checked_len(s) * sizeof(float), CNN__ALIGN);
 }
 
-/* When is each value read for the last time? Tensors that can be read after the run live to the end: the loss, its
-   operands (the logits), and those that are kept. */
+/* When is each value read for the last time? Tensors that can be read after the run live to the end: the
+   loss, its operands (the logits), and those that are kept. */
 static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
 {
     int n = g->n_order, end = 2 * n;
@@ -3409,7 +4704,8 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
         if (!x || !x->t.op || !(v->t.op->flags & CNN_INPLACE) || x->last[mode] != i) continue;
         int times = 0;
         for (int k = 0; k < v->t.n_in; k++) times += v->t.in[k] == &x->t;
-        if (times != 1 || x->max_n != v->max_n || cnn__sample(x->t.shape) != cnn__sample(v->t.shape)) continue;
+        if (times != 1 || x->max_n != v->max_n || cnn__sample(x->t.shape) != cnn__sample(v->t.shape))
+            continue;
         if (x->t.batched != v->t.batched) continue;
         v->alias[mode] = x;
         x->last[mode] = i - 1;
@@ -3423,7 +4719,8 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
     for (int i = n; i-- > 0; ) {               /* from the last user of a shared place back to its first */
         cnn__node *v = g->order[i];
         if (v->span_last < v->last[mode]) v->span_last = v->last[mode];
-        if (v->alias[mode] && v->alias[mode]->span_last < v->span_last) v->alias[mode]->span_last = v->span_last;
+        if (v->alias[mode] && v->alias[mode]->span_last < v->span_last)
+            v->alias[mode]->span_last = v->span_last;
     }
     for (int i = 0; i < n; i++) {
         cnn__node  *v = g->order[i];
@@ -3437,17 +4734,20 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
                                            t->needs_grad ? 2 * n - 1 - i : i, &t->saved_at };
         if (t->needs_grad && t->kind != CNN_PARAM && t != g->loss) {
             bool keep = g->config.keep_grads || t->kind == CNN_INPUT;
-            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, 2 * n - 1 - v->grad_first, keep ? end : 2 * n - 1 - i,
+            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, 2 * n - 1 - v->grad_first,
+                keep ? end : 2 * n - 1 - i,
                                            &t->grad_at };
         }
     }
     size_t bytes = cnn__place_spans(span, n_spans, by_place);
     for (int i = 0; i < n; i++)
-        if (g->order[i]->alias[mode]) g->order[i]->t.data_at[mode] = g->order[i]->alias[mode]->t.data_at[mode];
+        if (g->order[i]->alias[mode])
+            g->order[i]->t.data_at[mode] = g->order[i]->alias[mode]->t.data_at[mode];
     return bytes;
 }
 
-/* Places of the leaves: parameters that are trained first, so that the optimizer is one loop over a prefix. */
+/* Places of the leaves: parameters that are trained first, so that the optimizer is one loop over a
+   prefix. */
 static void cnn__plan_leaves(cnn_graph *g)
 {
     size_t trained = 0, frozen = 0, buffers = 0, inputs = 0;
@@ -3468,7 +4768,8 @@ static void cnn__plan_leaves(cnn_graph *g)
     g->n_trained = trained / sizeof(float);
     g->memory.params = cnn__add_size(trained, frozen);
     g->memory.grads = trained;
-    g->memory.optimizer = g->config.inference ? 0 : cnn__mul_size(trained, (size_t)g->config.optimizer->slots);
+    g->memory.optimizer = g->config.inference ? 0 : cnn__mul_size(trained,
+                                                                  (size_t)g->config.optimizer->slots);
     g->memory.buffers = buffers;
     g->memory.inputs = inputs;
 }
@@ -3480,7 +4781,8 @@ static void cnn__plan_spans(cnn_graph *g, cnn__span *span, int *by_place)
     if (!g->config.inference) {
         size_t train = cnn__plan_activations(g, CNN_TRAIN, span, by_place);
         if (train > m->activations) m->activations = train;
-        g->loss->grad_at = m->activations / sizeof(float);     /* the loss's gradient is 1 for ever, in both modes */
+        g->loss->grad_at = m->activations / sizeof(float);     /* the loss's gradient is 1 for ever, in both
+                                                                  modes */
         m->activations = cnn__add_size(m->activations, CNN__ALIGN);
     }
     for (int i = 0; i < g->n_order; i++) {
@@ -3488,7 +4790,8 @@ static void cnn__plan_spans(cnn_graph *g, cnn__span *span, int *by_place)
         size_t            s = t->op && t->op->scratch ? cnn__round_up(t->op->scratch(t), CNN__ALIGN) : 0;
         if (s > m->scratch) m->scratch = s;
     }
-    const size_t part[CNN_ARENAS] = { m->params, m->grads, m->optimizer, m->buffers, m->inputs, m->activations, m->scratch };
+    const size_t part[CNN_ARENAS] = { m->params, m->grads, m->optimizer, m->buffers, m->inputs,
+        m->activations, m->scratch };
     m->total = 0;
     for (int i = 0; i < CNN_ARENAS; i++) m->total = cnn__add_size(m->total, g->arena_bytes[i] = part[i]);
 }
@@ -3497,7 +4800,8 @@ static void cnn__plan_spans(cnn_graph *g, cnn__span *span, int *by_place)
 static bool cnn__check_root(cnn_graph *g, const cnn_tensor *t, const char *what)
 {
     if (!g || g->error[0]) return false;
-    if (cnn__is_nil(t) || t->graph != g) return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
+    if (cnn__is_nil(t) || t->graph != g)
+        return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
     if (!g->config.inference && (t->batched || cnn__checked_len(t->shape) != 1))
         return cnn__fail(g, t->at, what, "the loss has shape %s: it must be one number, (1,1,1,1); "
                          "for prediction alone say cnn_new(.inference = 1)", cnn__shape_text(t).s);
@@ -3509,7 +4813,8 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     const cnn_memory none = { 0, 0, 0, 0, 0, 0, 0, 0, 0 };
     if (!cnn__check_root(g, loss, "compile")) return none;
     if (g->planned && g->loss == loss) return g->memory;
-    if (g->compiled) return cnn__fail(g, loss->at, "compile", "the graph is compiled already, for another loss"), none;
+    if (g->compiled)
+        return cnn__fail(g, loss->at, "compile", "the graph is compiled already, for another loss"), none;
     g->memory = none;
     CNN_FREE(g->order);
     g->n_order = 0;
@@ -3541,8 +4846,8 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 
 /* ---- Compile ---- */
 
-/* The rule for the weight of a layer that was given none: He if a rectifier reads what the layer computes, for half
-   of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
+/* The rule for the weight of a layer that was given none: He if a rectifier reads what the layer computes,
+   for half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
 static cnn_init cnn__default_init(const cnn__node *v)
 {
     const cnn_graph *g = v->t.graph;
@@ -3554,7 +4859,8 @@ static cnn_init cnn__default_init(const cnn__node *v)
     return CNN_INIT_LECUN;
 }
 
-/* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the order. */
+/* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the
+   order. */
 static void cnn__init_leaf(const cnn__node *v)
 {
     const cnn_tensor *t = &v->t;
@@ -3612,8 +4918,9 @@ CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t
     if (!g || g->error[0]) return false;
     if (g->compiled) return cnn__fail(g, g->config.at, "compile", "the graph is compiled already");
     if (memory && ((uintptr_t)memory % CNN__ALIGN || bytes < m.total))
-        return cnn__fail(g, g->config.at, "compile", "the memory given has %zu bytes at an address of alignment %d: "
-                         "%zu bytes, aligned to %d, are needed", bytes, (int)((uintptr_t)memory % CNN__ALIGN ? 1 : CNN__ALIGN),
+        return cnn__fail(g, g->config.at, "compile",
+                         "the memory given has %zu bytes at an address of alignment %d: %zu bytes, aligned "
+                         "to %d, are needed", bytes, (int)((uintptr_t)memory % CNN__ALIGN ? 1 : CNN__ALIGN),
                          m.total, CNN__ALIGN);
     if (!memory) {
         g->base = CNN_MALLOC(m.total + CNN__ALIGN);
@@ -3623,7 +4930,8 @@ CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t
     char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
     for (int i = 0; i < CNN_ARENAS; i++) {
         g->arena[i] = (float *)(void *)p;
-        if (i < CNN_ARENA_ACTIVATIONS) memset(p, 0, g->arena_bytes[i]);    /* the rest is written before it is read */
+        if (i < CNN_ARENA_ACTIVATIONS) memset(p, 0, g->arena_bytes[i]);    /* the rest is written before it is
+                                                                              read */
         p += g->arena_bytes[i];
     }
     for (int i = 0; i < g->n_order; i++) {
@@ -3644,7 +4952,8 @@ CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
     return NULL;
 }
 
-/* ---- Where the newest copy is: host, device, or both. Only the executor moves arrays; rooms never know. ---- */
+/* ---- Where the newest copy is: host, device, or both. Only the executor moves arrays; rooms never know.
+   ---- */
 
 typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;
 
@@ -3661,11 +4970,14 @@ static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
     cnn_backend   *dev = g->config.backend;
     unsigned char *on = cnn__part_on(v, part);
     if (*on & side) return true;
-    cnn_place place = part == CNN__DATA ? cnn_place_data(t) : part == CNN__GRAD ? cnn_place_grad(t) : cnn_place_saved(t);
+    cnn_place place = part == CNN__DATA ? cnn_place_data(t) : part == CNN__GRAD ? cnn_place_grad(t)
+        : cnn_place_saved(t);
     void     *host = part == CNN__DATA ? (void *)t->data : part == CNN__GRAD ? (void *)t->grad : t->saved;
     size_t    bytes = part == CNN__SAVED ? t->op->saved(t) : (size_t)cnn__len(t->shape) * sizeof(float);
-    bool      done = side == CNN__DEVICE ? dev->upload(dev, place.buffer, place.at * sizeof(float), host, bytes)
-                                         : dev->download(dev, place.buffer, place.at * sizeof(float), host, bytes);
+    bool      done = side == CNN__DEVICE ? dev->upload(dev, place.buffer, place.at * sizeof(float), host,
+                                                       bytes)
+                                         : dev->download(dev, place.buffer, place.at * sizeof(float), host,
+                                                         bytes);
     if (side == CNN__DEVICE) g->traffic.uploads++;
     else g->traffic.downloads++;
     if (!done) return cnn_fail(t, "%s", dev->error[0] ? dev->error : "copy to or from the device failed");
@@ -3693,7 +5005,8 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
     cnn__wrote(y, CNN__SAVED, side);
     if (!v->kernel) y->op->forward(y, mode);
     else if (!v->kernel->forward(g->config.backend, y, mode)) cnn_fail(y, "%s", g->config.backend->error);
-    for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics may have been written */
+    for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics may have been
+                                                                        written */
         if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
     v->stamp = g->run;
     return !g->error[0];
@@ -3704,8 +5017,9 @@ CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
     if (cnn__is_nil(t) || t->graph->error[0]) return cnn__no_result();
     cnn_graph *g = t->graph;
     if (!g->compiled) return cnn__fail(g, t->at, "forward", "call cnn_compile first"), cnn__no_result();
-    if (t->index < 0) return cnn_fail(t, "forward: neither the loss nor a kept tensor depends on it: cnn_keep it before "
-                                      "cnn_compile"), cnn__no_result();
+    if (t->index < 0)
+        return cnn_fail(t, "forward: neither the loss nor a kept tensor depends on it: cnn_keep it before "
+                           "cnn_compile"), cnn__no_result();
     if (mode == CNN_TRAIN && g->config.inference)
         return cnn_fail(t, "forward: the graph is for inference: it runs CNN_EVAL only"), cnn__no_result();
     g->run++, g->walk++;
@@ -3719,9 +5033,11 @@ CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
         if (v->mark != g->walk) continue;
         for (int k = 0; k < v->t.n_in; k++) cnn__of(v->t.in[k])->mark = g->walk;
         if (!v->t.batched || v->t.op) continue;
-        if (!v->fed) return cnn_fail(&v->t, "it has no values yet: call cnn_set or cnn_feed before cnn_forward"),
+        if (!v->fed)
+            return cnn_fail(&v->t, "it has no values yet: call cnn_set or cnn_feed before cnn_forward"),
                             cnn__no_result();
-        if (v->fed != g->batch) return cnn_fail(&v->t, "it holds %d samples, but the batch is %d", v->fed, g->batch),
+        if (v->fed != g->batch)
+            return cnn_fail(&v->t, "it holds %d samples, but the batch is %d", v->fed, g->batch),
                                        cnn__no_result();
     }
     for (int i = 0; i <= t->index; i++) {
@@ -3741,7 +5057,8 @@ static bool cnn__zero_grad(cnn_tensor *t, unsigned side)
     cnn_place    place = cnn_place_grad(t);
     cnn__wrote(t, CNN__GRAD, side);
     if (side == CNN__HOST) memset(t->grad, 0, bytes);
-    else if (!dev->clear(dev, place.buffer, place.at * sizeof(float), bytes)) return cnn_fail(t, "%s", dev->error);
+    else if (!dev->clear(dev, place.buffer, place.at * sizeof(float), bytes))
+        return cnn_fail(t, "%s", dev->error);
     return true;
 }
 
@@ -3776,7 +5093,8 @@ CNN_API void cnn_backward_add(cnn_tensor *loss)
     if (cnn__is_nil(loss) || loss->graph->error[0]) return;
     cnn_graph *g = loss->graph;
     if (loss != g->loss || !g->can_backward) {
-        cnn_fail(loss, "backward: it must be the compiled loss, just computed by cnn_forward(loss, CNN_TRAIN)");
+        cnn_fail(loss,
+                 "backward: it must be the compiled loss, just computed by cnn_forward(loss, CNN_TRAIN)");
         return;
     }
     g->can_backward = false;
@@ -3796,9 +5114,11 @@ CNN_API void cnn_backward(cnn_tensor *loss)
     size_t       bytes = g->memory.grads;
     if (g->can_backward && bytes) {
         if (!dev) memset(g->arena[CNN_ARENA_GRADS], 0, bytes);
-        else if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, bytes)) cnn__fail(g, NULL, "backward", "%s", dev->error);
+        else if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, bytes))
+            cnn__fail(g, NULL, "backward", "%s", dev->error);
         for (int i = 0; i < g->n_order; i++)
-            if (g->order[i]->t.kind == CNN_PARAM) cnn__wrote(&g->order[i]->t, CNN__GRAD, dev ? CNN__DEVICE : CNN__HOST);
+            if (g->order[i]->t.kind == CNN_PARAM)
+                cnn__wrote(&g->order[i]->t, CNN__GRAD, dev ? CNN__DEVICE : CNN__HOST);
     }
     cnn_backward_add(loss);
 }
@@ -3819,14 +5139,16 @@ static bool cnn__readable(cnn_tensor *t, const char *what)
     if (!t->op) return true;
     if (v->stamp != g->run) return cnn_fail(t, "%s: the last cnn_forward did not compute it", what);
     if (v->last[g->mode] < g->reached)
-        return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward it itself", what);
+        return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward "
+                           "it itself", what);
     return true;
 }
 
 static bool cnn__check_count(cnn_tensor *t, const char *what, size_t count)
 {
     if (count == cnn_count(t)) return true;
-    return cnn_fail(t, "%s: %zu values were given for shape %s, which has %zu", what, count, cnn__shape_text(t).s, cnn_count(t));
+    return cnn_fail(t, "%s: %zu values were given for shape %s, which has %zu", what, count,
+                    cnn__shape_text(t).s, cnn_count(t));
 }
 
 CNN_API size_t cnn_count(const cnn_tensor *t)
@@ -3841,7 +5163,8 @@ CNN_API bool cnn_set_batch(cnn_graph *g, int batch)
 {
     if (!g || g->error[0]) return false;
     if (batch < 1 || batch > g->config.max_batch)
-        return cnn__fail(g, g->config.at, "batch", "%d samples: the batch must be 1 to max_batch = %d", batch, g->config.max_batch);
+        return cnn__fail(g, g->config.at, "batch", "%d samples: the batch must be 1 to max_batch = %d", batch,
+                         g->config.max_batch);
     g->batch = batch;
     return true;
 }
@@ -3854,8 +5177,9 @@ CNN_API const float *cnn_map_read(cnn_tensor *t)
 CNN_API float *cnn_map_write(cnn_tensor *t)
 {
     if (!cnn__readable(t, "write")) return NULL;
-    if (t->op) return cnn_fail(t, "write: it is computed by the graph; only inputs, labels, parameters, buffers and "
-                               "constants can be written"), NULL;
+    if (t->op)
+        return cnn_fail(t, "write: it is computed by the graph; only inputs, labels, parameters, buffers "
+                           "and constants can be written"), NULL;
     if (!t->batched && !cnn__sync(t, CNN__DATA, CNN__HOST)) return NULL;
     cnn__wrote(t, CNN__DATA, CNN__HOST);
     if (t->batched) t->shape.n = cnn__of(t)->fed = t->graph->batch;
@@ -3868,8 +5192,8 @@ CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
     size_t sample = (size_t)cnn__sample(t->shape);
     if (!t->op && t->batched) {
         if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-            return cnn_fail(t, "set: %zu values: shape %s takes a multiple of %zu, up to max_batch = %d samples", count,
-                            cnn__shape_text(t).s, sample, t->graph->config.max_batch);
+            return cnn_fail(t, "set: %zu values: shape %s takes a multiple of %zu, up to max_batch = %d "
+                               "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
         t->graph->batch = (int)(count / sample);
     }
     if (!t->op && !cnn__check_count(t, "set", count)) return false;
@@ -3884,8 +5208,8 @@ CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
     if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
     size_t sample = (size_t)cnn__sample(t->shape);
     if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-        return cnn_fail(t, "set_labels: %zu classes: shape %s takes a multiple of %zu, up to max_batch = %d samples", count,
-                        cnn__shape_text(t).s, sample, t->graph->config.max_batch);
+        return cnn_fail(t, "set_labels: %zu classes: shape %s takes a multiple of %zu, up to max_batch = %d "
+                           "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
     t->graph->batch = (int)(count / sample);
     float *data = cnn_map_write(t);
     for (size_t i = 0; data && i < count; i++) data[i] = (float)classes[i];
@@ -3964,9 +5288,9 @@ static float *cnn__flat(cnn_graph *g, size_t *count, cnn__part part)
 CNN_API float *cnn_flat_params(cnn_graph *g, size_t *count) { return cnn__flat(g, count, CNN__DATA); }
 CNN_API float *cnn_flat_grads (cnn_graph *g, size_t *count) { return cnn__flat(g, count, CNN__GRAD); }
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>backends ---- 11. Backends: the same arenas on a device, and rows that replace rooms
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 /* The row that computes y on the device, or NULL: then the room does, on the host. */
 static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tensor *y)
@@ -4012,7 +5336,8 @@ CNN_API cnn_place cnn_place_data(const cnn_tensor *t)
 }
 CNN_API cnn_place cnn_place_grad(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS], t->grad_at };
+    cnn_place p = { t->graph->buffer[t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS],
+        t->grad_at };
     return p;
 }
 CNN_API cnn_place cnn_place_saved(const cnn_tensor *t)
@@ -4175,6 +5500,89 @@ CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
     return cnn__layer(&cnn_op_concat, x, n, NULL, at, NULL);
 }
 
+/* ---- Layers, continued ---- */
+
+CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args a)
+{
+    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
+    const cnn_op *op = &cnn_op_conv_transpose2d;
+    cnn_tensor    draft = cnn__draft(op, a.x, &a, a.at, a.name), *in[3] = { a.x, a.weight, a.bias };
+    if (!cnn__transpose_check(&draft)) return cnn__nil_tensor();
+    cnn_shape w = cnn__transpose_weight(&draft);
+    int       groups = cnn__or(a.groups, 1);
+    double    taps = (double)w.h * w.w;
+    if (!in[1]) {       /* an output pixel is reached by every stride-th tap */
+        cnn__transpose_options t = cnn__transpose_resolve(&draft);
+        double                 reach = taps / ((double)t.h.stride * t.w.stride);
+        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, (double)w.n / groups * (reach < 1 ? 1 : reach), w.c * taps);
+    }
+    if (!in[2] && !a.no_bias)
+        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(a.channels), CNN_INIT_CONSTANT, 0);
+    return cnn__layer(op, in, in[2] ? 3 : 2, &a, a.at, a.name);
+}
+
+/* The three norms over parts of one sample. */
+static cnn_tensor *cnn__sample_norm_layer(const cnn_op *op, cnn_tensor *x, const void *args, bool affine, const char *at,
+                                      const char *name)
+{
+    if (cnn__is_nil(x)) return cnn__nil_tensor();
+    cnn_tensor draft = cnn__draft(op, x, args, at, name), *in[3] = { x, NULL, NULL };
+    if (!cnn__sample_norm_check(&draft)) return cnn__nil_tensor();
+    if (affine) {
+        in[1] = cnn__owned(x->graph, CNN_PARAM, at, "weight", cnn__sample_norm_weight(&draft), CNN_INIT_CONSTANT, 1);
+        in[2] = cnn__owned(x->graph, CNN_PARAM, at, "bias", cnn__sample_norm_weight(&draft), CNN_INIT_CONSTANT, 0);
+    }
+    return cnn__layer(op, in, affine ? 3 : 1, args, at, name);
+}
+CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args a)
+{
+    return cnn__sample_norm_layer(&cnn_op_layer_norm, a.x, &a, !a.no_affine, a.at, a.name);
+}
+CNN_API cnn_tensor *cnn_group_norm_(cnn_group_norm_args a)
+{
+    return cnn__sample_norm_layer(&cnn_op_group_norm, a.x, &a, !a.no_affine, a.at, a.name);
+}
+CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
+{
+    return cnn__sample_norm_layer(&cnn_op_instance_norm, a.x, &a, a.affine != 0, a.at, a.name);
+}
+
+CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args a)
+{
+    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
+    cnn_tensor *in[2] = { a.x, a.weight };
+    if (!in[1])
+        in[1] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "weight", cnn__vector(a.per_channel ? a.x->shape.c : 1),
+                           CNN_INIT_CONSTANT, cnn__orf(a.start, 0.25f));
+    return cnn__layer(&cnn_op_prelu, in, 2, NULL, a.at, a.name);
+}
+
+CNN__UNARY(cnn_lrn_,      lrn,      cnn_lrn_args)
+CNN__UNARY(cnn_upsample_, upsample, cnn_upsample_args)
+CNN__UNARY(cnn_pad_,      pad,      cnn_pad_args)
+CNN__UNARY(cnn_slice_,    slice,    cnn_slice_args)
+CNN__UNARY(cnn_clamp_,    clamp,    cnn_clamp_args)
+CNN__UNARY(cnn_elu_,      elu,      cnn_elu_args)
+
+CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
+CNN__PLAIN_1(cnn_gelu_,            gelu)
+CNN__PLAIN_1(cnn_silu_,            silu)
+CNN__PLAIN_1(cnn_softplus_,        softplus)
+CNN__PLAIN_1(cnn_hard_swish_,      hard_swish)
+CNN__PLAIN_1(cnn_exp_,             exp)
+CNN__PLAIN_1(cnn_log_,             log)
+CNN__PLAIN_1(cnn_sqrt_,            sqrt)
+CNN__PLAIN_1(cnn_abs_,             abs)
+CNN__PLAIN_1(cnn_log_softmax_,     log_softmax)
+
+CNN__PLAIN_2(cnn_l1_,              l1)
+CNN__PLAIN_2(cnn_bce_with_logits_, bce_with_logits)
+
+CNN_API cnn_tensor *cnn_huber_(cnn_huber_args a)
+{
+    cnn_tensor *in[2] = { a.y, a.target };
+    return cnn__layer(&cnn_op_huber, in, 2, &a, a.at, a.name);
+}
 
 /* ============================================================================================================
    >>optim ---- 13. Optimizer: one loop over the flat vectors of parameters and gradients
@@ -4306,12 +5714,12 @@ CNN_API bool cnn_step_(cnn_step_args a)
     return g->step++, true;
 }
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>data ---- 14. Data: IDX files, arrays, shuffling, splits, batches
 
-   A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files are
-   hostile: nothing that a header promises is used before it is compared with the bytes that are there.
-   ============================================================================================================ */
+   A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files
+   are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
+   ======================================================================================================== */
 
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
@@ -4336,17 +5744,18 @@ static const char *cnn__path_end(const char *path)
 }
 
 #ifndef CNN_NO_STDIO
-/* A whole file in memory, to be given to CNN_FREE; NULL after writing a message. It is read to its end, not asked for
-   its size: that serves pipes too, and a file that grows meanwhile does no harm. */
+/* A whole file in memory, to be given to CNN_FREE; NULL after writing a message. It is read to its end, not
+   asked for its size: that serves pipes too, and a file that grows meanwhile does no harm. */
 static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *error, size_t room)
 {
-    unsigned char *data = NULL, *more;
+    unsigned char *data = NULL, *more = NULL;
     size_t size = 0, capacity = 0, got = 0;
     *bytes = 0;
     errno = 0;
     FILE *f = path ? fopen(path, "rb") : NULL;
     if (!f) {
-        cnn__format(error, room, "%s", !path ? "no path was given" : errno ? strerror(errno) : "it cannot be opened");
+        const char *reason = errno ? strerror(errno) : "it cannot be opened";
+        cnn__format(error, room, "%s", path ? reason : "no path was given");
         return NULL;
     }
     do {
@@ -4362,8 +5771,8 @@ static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *erro
         got = fread(data + size, 1, capacity - size, f);
         size += got;
     } while (got);
-    bool whole = size < capacity && !ferror(f);
-    if (size < capacity && !whole)
+    bool whole = more && !ferror(f);
+    if (more && !whole)
         cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
     fclose(f);
     if (!whole) {
@@ -4376,10 +5785,11 @@ static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *erro
 }
 #endif
 
-/* ---- What all kinds of data sets share: the order of the samples, the number of classes, the defaults ---- */
+/* ---- What all data sets share: the order of the samples, the number of classes, the defaults ---- */
 
-/* d->order is followed by as many indices again: the order from which cnn_shuffle starts. Only the order is owned;
-   the samples lie elsewhere, so that a split costs eight bytes a sample and a data set may be copied and moved. */
+/* d->order is followed by as many indices again: the order from which cnn_shuffle starts. Only the order is
+   owned; the samples lie elsewhere, so that a split costs eight bytes a sample and a data set may be copied
+   and moved. */
 static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
 {
     size_t n = (size_t)count, bytes = cnn__mul_size(n, 2 * sizeof *d->order);
@@ -4390,13 +5800,13 @@ static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
     return true;
 }
 
-static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, const unsigned char *labels,
-                             int count, cnn_shape shape)
+static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats,
+                             const unsigned char *labels, int count, cnn_shape shape)
 {
     if (count < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", count);
     if (cnn__checked_len(shape) == SIZE_MAX)
-        return cnn__data_fail(d, "data set: samples of (%d,%d,%d): every extent must be at least 1, and a sample holds at "
-                              "most 2^31 - 1 values", shape.c, shape.h, shape.w);
+        return cnn__data_fail(d, "data set: samples of (%d,%d,%d): every extent must be at least 1, and a "
+                                 "sample holds at most 2^31 - 1 values", shape.c, shape.h, shape.w);
     if (!bytes && !floats) return cnn__data_fail(d, "data set: the values are NULL");
     if (!cnn__set_order(d, count, NULL)) return false;
     d->shape = shape, d->bytes = bytes, d->floats = floats, d->labels = labels;
@@ -4413,7 +5823,8 @@ static cnn_dataset cnn__empty_dataset(void)
     return d;
 }
 
-CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int count, int c, int h, int w)
+CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int count, int c,
+                              int h, int w)
 {
     cnn_dataset d = cnn__empty_dataset();
     cnn_shape   s = { 1, c, h, w };
@@ -4421,7 +5832,8 @@ CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *
     return d;
 }
 
-CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h, int w)
+CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h,
+                               int w)
 {
     cnn_dataset d = cnn__empty_dataset();
     cnn_shape   s = { 1, c, h, w };
@@ -4438,69 +5850,78 @@ CNN_API void cnn_dataset_free(cnn_dataset *d)
 
 /* ---- IDX, the format of MNIST (LeCun, Cortes, Burges 1998) ----
 
-   Two zero bytes; the type of the elements (8 = unsigned byte); the number of dimensions; each dimension in four
-   bytes, highest first; the elements and nothing behind them. Images (count,H,W), (count,C,H,W) or (count,C); labels
-   (count). */
+   Two zero bytes; the type of the elements (8 = unsigned byte); the number of dimensions; each dimension in
+   four bytes, highest first; the elements and nothing behind them. Images (count,H,W), (count,C,H,W) or
+   (count,C); labels (count). */
 
 static uint32_t cnn__be32(const unsigned char *p)
 {
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* The elements of one IDX file, after every check that one file allows; NULL after an error. */
-static const unsigned char *cnn__idx_elements(cnn_dataset *d, const char *name, const char *what, const unsigned char *p,
-                                              size_t bytes, int lowest_rank, int highest_rank, int *rank, int dim[4])
+/* The elements of one IDX file, after every check that one file allows; NULL after an error. what: "pixel";
+   ranks: the dimensions that it may have, "2 to 4". */
+static const unsigned char *cnn__idx_elements(cnn_dataset *d, const char *name, const char *what,
+                                              const unsigned char *p, size_t bytes, const char *ranks,
+                                              int *rank, int dim[4])
 {
     if (bytes >= 2 && p[0] == 0x1f && p[1] == 0x8b)
         return cnn__data_fail(d, "%s is gzipped: gunzip it first", name), NULL;
     if (bytes < 4)
-        return cnn__data_fail(d, "%s: truncated: an IDX file begins with 4 bytes, the file has %zu", name, bytes), NULL;
+        return cnn__data_fail(d, "%s: truncated: an IDX file begins with 4 bytes, the file has %zu", name,
+                              bytes), NULL;
     if (p[0] || p[1])
-        return cnn__data_fail(d, "%s: not an IDX file: it begins with %02x %02x, not with 00 00", name, p[0], p[1]), NULL;
+        return cnn__data_fail(d, "%s: not an IDX file: it begins with %02x %02x, not with 00 00", name, p[0],
+                              p[1]), NULL;
     if (p[2] != 8)
-        return cnn__data_fail(d, "%s: elements of type 0x%02x: only unsigned bytes, 0x08, can be read", name, p[2]), NULL;
-    if (p[3] < lowest_rank || p[3] > highest_rank)
-        return cnn__data_fail(d, "%s: %d dimensions: %ss have %d%s%s", name, p[3], what, lowest_rank,
-                              highest_rank > lowest_rank ? " to " : "", highest_rank > lowest_rank ? "4" : ""), NULL;
+        return cnn__data_fail(d, "%s: elements of type 0x%02x: only unsigned bytes, 0x08, can be read", name,
+                              p[2]), NULL;
+    if (p[3] < ranks[0] - '0' || p[3] > ranks[strlen(ranks) - 1] - '0')
+        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what, ranks), NULL;
     size_t header = 4 + 4 * (size_t)p[3], total = 1;
     if (bytes < header)
-        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name, header, bytes), NULL;
+        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name, header,
+                              bytes), NULL;
     *rank = p[3];
     for (int i = 0; i < *rank; i++) {
         uint32_t extent = cnn__be32(p + 4 + 4 * i);
         if (extent < 1 || extent > INT_MAX)
-            return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1, (unsigned long)extent,
-                                  INT_MAX), NULL;
+            return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1,
+                                  (unsigned long)extent, INT_MAX), NULL;
         dim[i] = (int)extent;
         total = cnn__mul_size(total, extent);
     }
     if (bytes - header < total)
-        return cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name, total, what,
-                              bytes - header), NULL;
+        return cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
+                              total, what, bytes - header), NULL;
     if (bytes - header > total)
-        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total, what,
-                              bytes - header - total), NULL;
+        return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total,
+                              what, bytes - header - total), NULL;
     return p + header;
 }
 
 /* Check both files and use their elements where they lie. labels may be NULL. */
-static bool cnn__set_idx(cnn_dataset *d, const char *image_name, const unsigned char *images, size_t image_bytes,
-                         const char *label_name, const unsigned char *labels, size_t label_bytes)
+static bool cnn__set_idx(cnn_dataset *d, const char *image_name, const unsigned char *images,
+                         size_t image_bytes, const char *label_name, const unsigned char *labels,
+                         size_t label_bytes)
 {
     int dim[4], label_dim[4], rank;
-    const unsigned char *pixels = cnn__idx_elements(d, image_name, "pixel", images, image_bytes, 2, 4, &rank, dim);
+    const unsigned char *pixels = cnn__idx_elements(d, image_name, "pixel", images, image_bytes, "2 to 4",
+                                                    &rank, dim);
     if (!pixels) return false;
     cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
     if (labels) {
-        labels = cnn__idx_elements(d, label_name, "label", labels, label_bytes, 1, 1, &rank, label_dim);
+        labels = cnn__idx_elements(d, label_name, "label", labels, label_bytes, "1", &rank, label_dim);
         if (!labels) return false;
         if (label_dim[0] != dim[0])
-            return cnn__data_fail(d, "%s has %d images, but %s has %d labels", image_name, dim[0], label_name, label_dim[0]);
+            return cnn__data_fail(d, "%s has %d images, but %s has %d labels", image_name, dim[0], label_name,
+                                  label_dim[0]);
     }
     return cnn__set_samples(d, pixels, NULL, labels, dim[0], s);
 }
 
-CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels, size_t label_bytes)
+CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
+                                   size_t label_bytes)
 {
     cnn_dataset d = cnn__empty_dataset();
     const void *from[2] = { images, labels };
@@ -4528,14 +5949,16 @@ CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
         if (!d.own[i]) cnn__data_fail(&d, "%s: %s", path[i] ? cnn__path_end(path[i]) : "cnn_load_idx", why);
     }
     if (!d.error[0])
-        cnn__set_idx(&d, cnn__path_end(images), d.own[0], bytes[0], cnn__path_end(labels), d.own[1], bytes[1]);
+        cnn__set_idx(&d, cnn__path_end(images), d.own[0], bytes[0], cnn__path_end(labels), d.own[1],
+                     bytes[1]);
     return d;
 }
 #endif
 
 /* ---- Order and scale ---- */
 
-/* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn again. */
+/* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn
+   again. */
 static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *drawn)
 {
     uint32_t bits, end = UINT32_MAX - UINT32_MAX % n;
@@ -4543,8 +5966,9 @@ static uint32_t cnn__below(uint32_t n, uint64_t key, uint64_t stream, uint64_t *
     return bits % n;
 }
 
-/* Fisher and Yates 1938, after Durstenfeld 1964: each of the n! orders is equally likely. It starts from the order
-   that the data set was made with, so the result depends on the seed alone and not on earlier shuffles. */
+/* Fisher and Yates 1938, after Durstenfeld 1964: each of the n! orders is equally likely. It starts from the
+   order that the data set was made with, so the result depends on the seed alone and not on earlier
+   shuffles. */
 CNN_API void cnn_shuffle(cnn_dataset *d, uint64_t seed)
 {
     const uint64_t stream = 0x73687566u;               /* "shuf": not a stream of weights or dropout */
@@ -4565,14 +5989,15 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
     if (!source) cnn__data_fail(&d, "split: the data set is NULL");
     if (d.error[0]) return d;
     if (first < 0 || count < 1 || first > source->count - count)
-        cnn__data_fail(&d, "split: %d samples from sample %d on: the data set has %d", count, first, source->count);
+        cnn__data_fail(&d, "split: %d samples from sample %d on: the data set has %d", count, first,
+                       source->count);
     else
         cnn__set_order(&d, count, source->order + first);
     return d;
 }
 
-/* Per channel, over all samples and pixels: mean = sum v / n, deviation^2 = sum (v - mean)^2 / n, in double and in two
-   passes, so that nothing cancels. A constant channel keeps deviation 1. */
+/* Per channel, over all samples and pixels: mean = sum v / n, deviation^2 = sum (v - mean)^2 / n, in double
+   and in two passes, so that nothing cancels. A constant channel keeps deviation 1. */
 CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
 {
     if (!d || !as || d->error[0]) return;
@@ -4619,13 +6044,15 @@ static bool cnn__check_feed(const cnn_tensor *x, const cnn_tensor *labels, const
     if (!x->batched || x->op)
         return cnn__fail(g, NULL, "feed", "samples go to a tensor made by cnn_input");
     if (x->shape.c != d->shape.c || x->shape.h != d->shape.h || x->shape.w != d->shape.w)
-        return cnn__fail(g, NULL, "feed", "the samples have shape (%d,%d,%d), the input has %s", d->shape.c, d->shape.h,
-                         d->shape.w, cnn__shape_text(x).s);
+        return cnn__fail(g, NULL, "feed", "the samples have shape (%d,%d,%d), the input has %s", d->shape.c,
+                         d->shape.h, d->shape.w, cnn__shape_text(x).s);
     if (!labels)      return true;
     if (labels->graph != g || labels->kind != CNN_LABELS)
-        return cnn__fail(g, NULL, "feed", "classes go to a tensor made by cnn_labels in the graph of the input");
+        return cnn__fail(g, NULL, "feed",
+                         "classes go to a tensor made by cnn_labels in the graph of the input");
     if (cnn__sample(labels->shape) != 1)
-        return cnn__fail(g, NULL, "feed", "a data set has one class a sample, the labels have %s", cnn__shape_text(labels).s);
+        return cnn__fail(g, NULL, "feed", "a data set has one class a sample, the labels have %s",
+                         cnn__shape_text(labels).s);
     if (!d->labels)   return cnn__fail(g, NULL, "feed", "the data set has no labels");
     return true;
 }
@@ -4658,8 +6085,10 @@ CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, in
         size_t from = (size_t)order[i] * sample, to = (size_t)i * sample;
         for (int c = 0; c < channels; c++, from += plane, to += plane) {
             int k = c < 3 ? c : 3;
+            float mean = d->mean[k], by = deviation[k];
             if (d->bytes) for (size_t j = 0; j < plane; j++) values[to + j] = table[k][d->bytes[from + j]];
-            else          for (size_t j = 0; j < plane; j++) values[to + j] = (d->floats[from + j] - d->mean[k]) / deviation[k];
+            else          for (size_t j = 0; j < plane; j++) values[to + j] =
+                (d->floats[from + j] - mean) / by;
         }
     }
     for (int i = 0; classes && i < n; i++) classes[i] = (float)d->labels[order[i]];
@@ -4671,9 +6100,11 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
 {
     if (cnn__is_nil(logits) || cnn__is_nil(labels) || logits->graph->error[0]) return 0;
     cnn_shape z = logits->shape, t = labels->shape;
-    if (labels->graph != logits->graph || logits->batched != labels->batched || t.c != 1 || z.h != t.h || z.w != t.w) {
-        cnn__fail(logits->graph, NULL, "correct", "logits %s and labels %s: they must be (N,C,H,W) and (N,1,H,W)",
-                  cnn__shape_text(logits).s, cnn__shape_text(labels).s);
+    if (labels->graph != logits->graph || logits->batched != labels->batched || t.c != 1 || z.h != t.h ||
+        z.w != t.w) {
+        cnn__fail(logits->graph, NULL, "correct",
+                  "logits %s and labels %s: they must be (N,C,H,W) and (N,1,H,W)", cnn__shape_text(logits).s,
+                  cnn__shape_text(labels).s);
         return 0;
     }
     const float *score = cnn_map_read(logits), *label = score ? cnn_map_read(labels) : NULL;
@@ -4701,8 +6132,8 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
 #include <time.h>
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
-   the processor time of all threads: the time on the wall as long as one thread is busy. So: OpenMP's clock with
-   OpenMP, C11's where the system declares it, and clock() for the rest, which has one thread. */
+   the processor time of all threads: the time on the wall as long as one thread is busy. So: OpenMP's clock
+   with OpenMP, C11's where the system declares it, and clock() for the rest, which has one thread. */
 static double cnn__seconds(void)
 {
 #if defined(_OPENMP)
@@ -4756,8 +6187,8 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
                          "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", inputs);
     if (labels != 1)
         return cnn__fail(g, at, what, "the loss comes from %d tensors made by cnn_labels, and a data set "
-                         "feeds exactly one: write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step",
-                         labels);
+                         "feeds exactly one: write the loop with cnn_set, cnn_forward, cnn_backward, "
+                         "cnn_step", labels);
     if (!data) return cnn__fail(g, at, what, "the data set is NULL");
     if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
     if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
@@ -4876,8 +6307,8 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
                 s.lr = (float)((double)a.lr + ((double)a.lr_end - (double)a.lr) * done / (steps - 1));
             if (g->error[0]) return false;
             if (!isfinite(loss))
-                return cnn__fail(g, a.at, "fit", "the loss became %s in epoch %d, batch %d: training diverged; "
-                                 "a smaller .lr (now %g) or inputs of smaller range may help",
+                return cnn__fail(g, a.at, "fit", "the loss became %s in epoch %d, batch %d: training "
+                                 "diverged; a smaller .lr (now %g) or inputs of smaller range may help",
                                  isnan(loss) ? "NaN" : "infinite", epoch, p.batch + 1, (double)s.lr);
             if (!cnn_step_(s)) return false;
             sum += loss * n, done++, p.batch++;
@@ -5057,7 +6488,7 @@ static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double lef
     cnn__svg_text(f, p.left + p.width / 2, bottom + 40, "text-anchor=\"middle\"", "epoch", "");
     cnn__svg_text(f, p.left, p.top - 20, "font-size=\"15\" font-weight=\"bold\"", title[column], "");
 
-    for (int k = 0; k < 2; k++) {                                /* the curves; the legend with the last values */
+    for (int k = 0; k < 2; k++) {                            /* the curves; the legend with the last values */
         double x0 = 0, y0 = 0;
         int    drawn = 0;
         for (int i = 0; i < h->count; i++) {
@@ -5091,16 +6522,16 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 }
 #endif /* CNN_NO_STDIO */
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>files ---- 16. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
 
        8 bytes      the length of the header, lowest byte first
-       header       JSON: { "__metadata__": { "format": "pt", "cnn.graph": "...", ... },
-                            "conv1.weight": { "dtype": "F32", "shape": [6,1,5,5], "data_offsets": [0,600] }, ... }
+       header       JSON: { "__metadata__": { "format": "pt", "cnn.graph": "...", ... }, "conv1.weight":
+                            { "dtype": "F32", "shape": [6,1,5,5], "data_offsets": [0,600] }, ... }
        data         the tensors, without gap or overlap; the offsets count from here
 
-   Parameters, running statistics and constants are stored. PyTorch sees a state_dict. The metadata says how to
-   rebuild the net, one line per node in the order of execution; operands are numbers of earlier lines:
+   Parameters, running statistics and constants are stored. PyTorch sees a state_dict. The metadata says how
+   to rebuild the net, one line per node in the order of execution; operands are numbers of earlier lines:
 
        cnn 1                                        the version of this text
        input input 1,28,28                          kind, name, extents (without N where N is the batch)
@@ -5108,11 +6539,13 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
        op conv1 conv2d 0,1,2 channels=6 kernel=5    name, operation, operands, options that are not zero
        root 9                                       what was compiled
 
-   Words are escaped like URLs, and floats are written as their bits in hexadecimal: no locale can come between.
-   "cnn.state" holds what continues the training where it stopped, to the bit: seed, updates and training forwards so
-   far, the optimizer and its vectors, in six bits per letter. They stay out above CNN__MOST_STATE bytes (and so do
-   not swell the header of a large model): the momentum of such a net starts from zero again.
-   ============================================================================================================ */
+   Words are escaped like URLs, and floats are written as their bits in hexadecimal: no locale can come
+   between.
+
+   "cnn.state" holds what continues the training where it stopped, to the bit: seed, updates and training
+   forwards so far, the optimizer and its vectors, in six bits per letter. They stay out above CNN__MOST_STATE
+   bytes (and so do not swell the header of a large model): the momentum of such a net starts from zero again.
+   ======================================================================================================== */
 
 enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the reference implementation */
        CNN__MOST_STATE  = 48 << 20,
@@ -5121,12 +6554,12 @@ enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the refere
 /* Element types and their bits. The first four become floats. */
 static const struct { const char *name; unsigned bits; } cnn__dtypes[] = {
     { "F32", 32 }, { "F64", 64 }, { "F16", 16 }, { "BF16", 16 },
-    { "BOOL", 8 }, { "U8", 8 }, { "I8", 8 }, { "U16", 16 }, { "I16", 16 }, { "U32", 32 }, { "I32", 32 }, { "U64", 64 },
-    { "I64", 64 }, { "C64", 64 }, { "F8_E4M3", 8 }, { "F8_E5M2", 8 }, { "F8_E8M0", 8 }, { "F6_E2M3", 6 },
-    { "F6_E3M2", 6 }, { "F4", 4 } };
+    { "BOOL", 8 }, { "U8", 8 }, { "I8", 8 }, { "U16", 16 }, { "I16", 16 }, { "U32", 32 }, { "I32", 32 },
+    { "U64", 64 }, { "I64", 64 }, { "C64", 64 }, { "F8_E4M3", 8 }, { "F8_E5M2", 8 }, { "F8_E8M0", 8 },
+    { "F6_E2M3", 6 }, { "F6_E3M2", 6 }, { "F4", 4 } };
 enum { CNN__F32, CNN__F64, CNN__F16, CNN__BF16, CNN__FLOAT_TYPES };
 
-static const char *const cnn__kind_words[] = { "op", "input", "labels", "const", "param", "buffer" };   /* by cnn_kind */
+static const char *const cnn__kind_words[] = { "op", "input", "labels", "const", "param", "buffer" };
 static const char cnn__letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /* One tensor of an open file. */
@@ -5150,6 +6583,12 @@ typedef struct {
     size_t               bytes;
     char                *graph, *state;        /* from the metadata, or NULL */
 } cnn__file;
+
+static cnn__file cnn__file_of(cnn_graph *g, const char *at, const char *what, const char *path)
+{
+    cnn__file f = { g, at, what, path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    return f;
+}
 
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
@@ -5189,7 +6628,8 @@ static uint32_t cnn__bits_of_float(float v)
 static float cnn__float_of_half(uint32_t half)
 {
     uint32_t e = half >> 10 & 31, m = half & 1023;
-    float    v = e == 31 ? (m ? (float)NAN : (float)INFINITY) : e ? ldexpf((float)(1024 + m), (int)e - 25) : ldexpf((float)m, -24);
+    float    v = e ? ldexpf((float)(1024 + m), (int)e - 25) : ldexpf((float)m, -24);
+    if (e == 31) v = m ? (float)NAN : (float)INFINITY;
     return half >> 15 & 1 ? -v : v;
 }
 
@@ -5210,7 +6650,9 @@ static float cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
 
 static int cnn__hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 static bool cnn__read_hex(const char *s, int digits, uint32_t *value)
 {
@@ -5222,7 +6664,8 @@ static bool cnn__read_hex(const char *s, int digits, uint32_t *value)
     return true;
 }
 
-/* A whole number as one would write it: no sign, no leading zero, at most `most`. Returns what follows, or NULL. */
+/* A whole number as one would write it: no sign, no leading zero, at most `most`. Returns what follows, or
+   NULL. */
 static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value)
 {
     *value = 0;
@@ -5242,7 +6685,8 @@ static const char *cnn__read_int(const char *s, int *value)
     *value = minus ? -(int)size : (int)size;
     return s;
 }
-static int cnn__read_ints(const char *s, int *value, int room)       /* "1,28,28": how many; -1 = not that, or too many */
+/* "1,28,28": how many there are; -1 for anything else, or for too many. */
+static int cnn__read_ints(const char *s, int *value, int room)
 {
     for (int n = 0; n < room; s++) {
         s = cnn__read_int(s, &value[n++]);
@@ -5252,7 +6696,7 @@ static int cnn__read_ints(const char *s, int *value, int room)       /* "1,28,28
     return -1;
 }
 
-/* ---- Reading: the header. JSON, as far as the format uses it; so it nests three deep, and nothing recurses. ---- */
+/* ---- Reading: the header. JSON as far as the format uses it: three deep, so that nothing recurses. ---- */
 
 static bool cnn__json_fail(const cnn__file *f, const char *what)
 {
@@ -5283,7 +6727,8 @@ static uint32_t cnn__json_code(cnn__file *f)
     if (!cnn__read_hex(f->p, 4, &code) || (code & 0xFC00) == 0xDC00) return 0;
     f->p += 4;
     if ((code & 0xFC00) != 0xD800) return code;
-    if (f->p[0] != '\\' || f->p[1] != 'u' || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00) return 0;
+    if (f->p[0] != '\\' || f->p[1] != 'u' || !cnn__read_hex(f->p + 2, 4, &low) || (low & 0xFC00) != 0xDC00)
+        return 0;
     f->p += 6;
     return 0x10000 + ((code & 0x3FF) << 10) + (low & 0x3FF);
 }
@@ -5310,7 +6755,8 @@ static char *cnn__json_string(cnn__file *f)
         if (c == 'u') f->p++;
         uint32_t code = c == 'u' ? cnn__json_code(f) : 0;
         if (!code) return cnn__json_fail(f, "bad escape in a string"), NULL;
-        int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;      /* UTF-8: bytes behind the first */
+        /* UTF-8: bytes behind */
+        int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
         static const unsigned char first[] = { 0, 0xC0, 0xE0, 0xF0 };
         *out++ = (char)(unsigned char)(first[more] | code >> 6 * more);
         while (more-- > 0) *out++ = (char)(unsigned char)(0x80 | (code >> 6 * more & 0x3F));
@@ -5341,7 +6787,9 @@ static bool cnn__read_metadata(cnn__file *f)
         if (!key || !cnn__json_take(f, ':')) return false;
         char *value = cnn__json_string(f);
         if (!value) return false;
-        char **keep = strcmp(key, "cnn.graph") == 0 ? &f->graph : strcmp(key, "cnn.state") == 0 ? &f->state : NULL;
+        char **keep = NULL;
+        if (strcmp(key, "cnn.graph") == 0) keep = &f->graph;
+        if (strcmp(key, "cnn.state") == 0) keep = &f->state;
         if (keep && *keep) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
         if (keep) *keep = value;
     } while (cnn__json_is(f, ','));
@@ -5377,8 +6825,9 @@ static bool cnn__read_entry(cnn__file *f, cnn__entry *e)
             const char *name = cnn__json_string(f);
             int types = (int)(sizeof cnn__dtypes / sizeof *cnn__dtypes);
             if (!name) return false;
-            for (e->dtype = 0; e->dtype < types && strcmp(name, cnn__dtypes[e->dtype].name) != 0; ) e->dtype++;
-            if (e->dtype == types) return cnn__file_fail(f, "tensor \"%.60s\": unknown dtype \"%.20s\"", e->name, name);
+            while (e->dtype < types && strcmp(name, cnn__dtypes[e->dtype].name) != 0) e->dtype++;
+            if (e->dtype == types)
+                return cnn__file_fail(f, "tensor \"%.60s\": unknown dtype \"%.20s\"", e->name, name);
             dtype = true;
         } else if (strcmp(key, "shape") == 0 && !shape) {
             if (!cnn__read_shape(f, e)) return false;
@@ -5388,19 +6837,20 @@ static bool cnn__read_entry(cnn__file *f, cnn__entry *e)
                 !cnn__json_size(f, &e->end) || !cnn__json_take(f, ']')) return false;
             offsets = true;
         } else {
-            return cnn__file_fail(f, "tensor \"%.60s\": key \"%.40s\" is unknown or there twice", e->name, key);
+            return cnn__file_fail(f, "tensor \"%.60s\": key \"%.40s\" is unknown or there twice", e->name,
+                                  key);
         }
     } while (cnn__json_is(f, ','));
     if (!cnn__json_take(f, '}')) return false;
     if (!dtype || !shape || !offsets)
         return cnn__file_fail(f, "tensor \"%.60s\": it needs dtype, shape and data_offsets", e->name);
     if (e->begin > e->end || e->end > f->bytes)
-        return cnn__file_fail(f, "tensor \"%.60s\": bytes %zu to %zu are not within the %zu bytes of data: truncated or damaged",
-                              e->name, e->begin, e->end, f->bytes);
+        return cnn__file_fail(f, "tensor \"%.60s\": bytes %zu to %zu are not within the %zu bytes of data: "
+                                 "truncated or damaged", e->name, e->begin, e->end, f->bytes);
     size_t bits = cnn__mul_size(e->count, cnn__dtypes[e->dtype].bits);
     if (bits == SIZE_MAX || bits % 8 || bits / 8 != e->end - e->begin)
-        return cnn__file_fail(f, "tensor \"%.60s\": shape %.*s of %s does not fill bytes %zu to %zu", e->name, e->shape_length,
-                              e->shape, cnn__dtypes[e->dtype].name, e->begin, e->end);
+        return cnn__file_fail(f, "tensor \"%.60s\": shape %.*s of %s does not fill bytes %zu to %zu", e->name,
+                              e->shape_length, e->shape, cnn__dtypes[e->dtype].name, e->begin, e->end);
     return true;
 }
 
@@ -5414,19 +6864,23 @@ static int cnn__by_name(const void *a, const void *b)
     return strcmp(((const cnn__entry *)a)->name, ((const cnn__entry *)b)->name);
 }
 
-/* Tensors must cover the data without gap or overlap (so says the format: else one file could be read as two), and
-   have different names. */
+/* Tensors must cover the data without gap or overlap (so says the format: else one file could be read as
+   two), and have different names. */
 static bool cnn__check_entries(cnn__file *f)
 {
     size_t at = 0;
     if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_place);
     for (size_t i = 0; i < f->n; i++) {
         const cnn__entry *e = &f->entry[i];
-        if (e->begin < at) return cnn__file_fail(f, "tensors \"%.60s\" and \"%.60s\" overlap", f->entry[i - 1].name, e->name);
-        if (e->begin > at) return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, e->begin);
+        if (e->begin < at)
+            return cnn__file_fail(f, "tensors \"%.60s\" and \"%.60s\" overlap", f->entry[i - 1].name,
+                                  e->name);
+        if (e->begin > at)
+            return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, e->begin);
         at = e->end;
     }
-    if (at < f->bytes) return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, f->bytes);
+    if (at < f->bytes)
+        return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, f->bytes);
     if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_name);
     for (size_t i = 1; i < f->n; i++)
         if (strcmp(f->entry[i - 1].name, f->entry[i].name) == 0)
@@ -5449,7 +6903,8 @@ static bool cnn__read_header(cnn__file *f)
                 continue;
             }
             if (f->n == f->capacity) {
-                size_t capacity = f->capacity ? 2 * f->capacity : 32, bytes = cnn__mul_size(capacity, sizeof *f->entry);
+                size_t capacity = f->capacity ? 2 * f->capacity : 32;
+                size_t bytes = cnn__mul_size(capacity, sizeof *f->entry);
                 void  *more = bytes == SIZE_MAX ? NULL : CNN_REALLOC(f->entry, bytes);
                 if (!more) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
                 f->entry = more, f->capacity = capacity;
@@ -5478,16 +6933,19 @@ static bool cnn__open_file(cnn__file *f, const void *file, size_t bytes)
 {
     const unsigned char *p = file;
     if (!p || bytes < 8)
-        return cnn__file_fail(f, "truncated: a safetensors file begins with 8 bytes, this has %zu", p ? bytes : 0);
+        return cnn__file_fail(f, "truncated: a safetensors file begins with 8 bytes, this has %zu",
+                              p ? bytes : 0);
     if (memcmp(p, "PK\3\4", 4) == 0)
-        return cnn__file_fail(f, "not a safetensors file but a zip, perhaps of torch.save: use safetensors.torch.save_file");
+        return cnn__file_fail(f, "not a safetensors file but a zip, perhaps of torch.save: use "
+                                 "safetensors.torch.save_file");
     if (p[0] == 0x1f && p[1] == 0x8b) return cnn__file_fail(f, "it is gzipped: gunzip it first");
     uint64_t length = cnn__le64(p);
     if (length > CNN__MOST_HEADER)
-        return cnn__file_fail(f, "not a safetensors file: its header would have %llu bytes, above the limit of %d",
-                              (unsigned long long)length, (int)CNN__MOST_HEADER);
+        return cnn__file_fail(f, "not a safetensors file: its header would have %llu bytes, above the limit "
+                                 "of %d", (unsigned long long)length, (int)CNN__MOST_HEADER);
     if (length > bytes - 8)
-        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", (size_t)length, bytes - 8);
+        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu",
+                              (size_t)length, bytes - 8);
     size_t n = (size_t)length;
     f->p = f->header = CNN_MALLOC(n + 1);
     if (!f->header) return cnn__file_fail(f, "out of memory: %zu bytes", n + 1);
@@ -5499,9 +6957,13 @@ static bool cnn__open_file(cnn__file *f, const void *file, size_t bytes)
 
 /* ---- Reading: tensors into the graph ---- */
 
-static int cnn__find_by_name(const void *name, const void *entry) { return strcmp(name, ((const cnn__entry *)entry)->name); }
+static int cnn__find_by_name(const void *name, const void *entry)
+{
+    return strcmp(name, ((const cnn__entry *)entry)->name);
+}
 
-/* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is (1,6,1,1). */
+/* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is
+   (1,6,1,1). */
 static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *name, cnn_shape s)
 {
     const cnn__entry *e = f->n ? bsearch(name, f->entry, f->n, sizeof *f->entry, cnn__find_by_name) : NULL;
@@ -5509,8 +6971,10 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *name, c
         char list[160] = "none";
         int  n = 0;
         for (size_t i = 0; i < f->n && i < 3; i++)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "", f->entry[i].name);
-        cnn__file_fail(f, "there is no tensor \"%.60s\"; the file has %zu: %s%s", name, f->n, list, f->n > 3 ? ", ..." : "");
+            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "",
+                             f->entry[i].name);
+        cnn__file_fail(f, "there is no tensor \"%.60s\"; the file has %zu: %s%s", name, f->n, list,
+                       f->n > 3 ? ", ..." : "");
         return NULL;
     }
     const int extent[4] = { s.n, s.c, s.h, s.w };
@@ -5519,11 +6983,11 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *name, c
     for (int i = 0; i < 4 && same; i++)
         if (extent[i] != 1) same = k < e->extents && e->extent[k++] == (size_t)extent[i];
     if (!same || k != e->extents)
-        return cnn__file_fail(f, "tensor \"%.60s\" has shape %.*s in the file and (%d,%d,%d,%d) in the graph", name,
-                              e->shape_length, e->shape, s.n, s.c, s.h, s.w), NULL;
+        return cnn__file_fail(f, "tensor \"%.60s\" has shape %.*s in the file and (%d,%d,%d,%d) in the graph",
+                              name, e->shape_length, e->shape, s.n, s.c, s.h, s.w), NULL;
     if (e->dtype >= CNN__FLOAT_TYPES)
-        return cnn__file_fail(f, "tensor \"%.60s\" has dtype %s: only F32, F64, F16 and BF16 become floats", name,
-                              cnn__dtypes[e->dtype].name), NULL;
+        return cnn__file_fail(f, "tensor \"%.60s\" has dtype %s: only F32, F64, F16 and BF16 become floats",
+                              name, cnn__dtypes[e->dtype].name), NULL;
     return e;
 }
 
@@ -5538,7 +7002,8 @@ static bool cnn__check_weights(const cnn__file *f)
     return true;
 }
 
-/* All or nothing: a file that does not fit leaves every weight as it was. What the graph does not know is skipped. */
+/* All or nothing: a file that does not fit leaves every weight as it was. What the graph does not know is
+   skipped. */
 static bool cnn__fill_weights(const cnn__file *f)
 {
     if (!cnn__check_weights(f)) return false;
@@ -5556,14 +7021,14 @@ static bool cnn__fill_weights(const cnn__file *f)
 CNN_API bool cnn_load_weights_memory(cnn_graph *g, const void *file, size_t bytes, const char *what)
 {
     if (!g || g->error[0]) return false;
-    cnn__file f = { g, NULL, "load_weights", what, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    cnn__file f = cnn__file_of(g, NULL, "load_weights", what);
     if (!g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
     bool done = cnn__open_file(&f, file, bytes) && cnn__fill_weights(&f);
     cnn__close_file(&f);
     return done;
 }
 
-/* ---- Reading: the graph. The text may be hostile: every word is checked, then every shape by its room. ---- */
+/* ---- Reading: the graph. Every word may be a lie: it is checked here, and every shape by its room. ---- */
 
 /* The next word, ended in its place; NULL at the end of the line. */
 static char *cnn__word(char **line)
@@ -5595,7 +7060,8 @@ static bool cnn__unescape(char *word)
 
 static bool cnn__line_fail(const cnn__file *f, int line, const char *what, const char *word)
 {
-    return cnn__file_fail(f, "cnn.graph, line %d: %s%s%.60s%s", line, what, word ? " \"" : "", word ? word : "", word ? "\"" : "");
+    return cnn__file_fail(f, "cnn.graph, line %d: %s%s%.60s%s", line, what, word ? " \"" : "",
+                          word ? word : "", word ? "\"" : "");
 }
 
 /* "kernel=5" into the option struct of the operation. */
@@ -5650,17 +7116,21 @@ static bool cnn__read_flag(cnn_tensor *t, const char *word)
 }
 
 /* op NAME OPERATION OPERANDS OPTIONS... */
-static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, const char *at, cnn_tensor *const *node, int n,
-                                const char *name, char *rest)
+static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, const char *at,
+                                cnn_tensor *const *node, int n, const char *name, char *rest)
 {
     cnn_tensor *nil = cnn__nil_tensor(), *in[CNN_MAX_INPUTS];
     char       *type = cnn__word(&rest), *operands = cnn__word(&rest), *word;
     int         id[CNN_MAX_INPUTS], n_in = operands ? cnn__read_ints(operands, id, CNN_MAX_INPUTS) : -1;
-    if (!type || !cnn__unescape(type) || n_in < 1) return cnn__line_fail(f, n + 2, "operation or operands missing", NULL), nil;
+    if (!type || !cnn__unescape(type) || n_in < 1)
+        return cnn__line_fail(f, n + 2, "operation or operands missing", NULL), nil;
     const cnn_op *op = cnn__find_op(a, type);
-    if (!op) return cnn__line_fail(f, n + 2, "unknown operation (your own: hand it to cnn_load in .ops)", type), nil;
+    if (!op)
+        return cnn__line_fail(f, n + 2, "unknown operation (your own: hand it to cnn_load in .ops)", type),
+        nil;
     for (int i = 0; i < n_in; i++) {
-        if (id[i] < 0 || id[i] >= n) return cnn__line_fail(f, n + 2, "operands that are no earlier lines", operands), nil;
+        if (id[i] < 0 || id[i] >= n)
+            return cnn__line_fail(f, n + 2, "operands that are no earlier lines", operands), nil;
         in[i] = node[id[i]];
     }
     char *args = op->args_size ? CNN_MALLOC(op->args_size) : NULL;
@@ -5677,7 +7147,8 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
 }
 
 /* KIND NAME EXTENTS FLAGS... A constant takes its values here, where they are recorded. */
-static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char *at, int line, const char *name, char *rest)
+static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char *at, int line,
+                                  const char *name, char *rest)
 {
     cnn_tensor *nil = cnn__nil_tensor();
     char       *word = cnn__word(&rest);
@@ -5722,7 +7193,7 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
         if (!end) return cnn__line_fail(f, n + 2, *line ? "it is cut off" : "the root is missing", NULL), nil;
         *end = 0, text = end + 1;
         if (n < 0 && strcmp(line, "cnn 1") != 0)
-            return cnn__file_fail(f, "cnn.graph has version \"%.20s\", this program knows \"cnn 1\"", line), nil;
+            return cnn__file_fail(f, "cnn.graph has version \"%.20s\", not \"cnn 1\"", line), nil;
         if (n < 0) continue;
         char *kind = cnn__word(&line), *name = cnn__word(&line);
         int   k = 0, root;
@@ -5770,7 +7241,8 @@ static float *cnn__state_of(const cnn_tensor *t, int s)
     return g->arena[CNN_ARENA_OPTIMIZER] + (size_t)s * g->n_trained + t->grad_at;
 }
 
-/* "SEED STEP DRAW OPTIMIZER LETTERS": the bits of the floats, lowest byte first, six to a letter. "-": all zero. */
+/* "SEED STEP DRAW OPTIMIZER LETTERS": the bits of the floats, lowest byte first, six to a letter. "-": all
+   zero. */
 static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
 {
     cnn_graph  *g = f->g;
@@ -5796,7 +7268,8 @@ static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
         return cnn__file_fail(f, "cnn.state: %zu letters do not hold %zu floats", letters, n);
     uint32_t pool = 0, bits = 0;
     for (const char *c = word[4]; *c; c++)
-        if (!strchr(cnn__letters, *c)) return cnn__file_fail(f, "cnn.state: '%c' is not one of the letters", *c);
+        if (!strchr(cnn__letters, *c))
+            return cnn__file_fail(f, "cnn.state: '%c' is not one of the letters", *c);
     const char *c = word[4];
     for (int s = 0; s < o->slots; s++)
         for (int i = 0; i < g->n_order; i++) {
@@ -5806,7 +7279,8 @@ static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
             for (int k = 0; k < cnn__len(t->shape); k++) {
                 unsigned char byte[4];
                 for (int b = 0; b < 4; b++) {
-                    for (; bits < 8; bits += 6) pool = pool << 6 | (uint32_t)(strchr(cnn__letters, *c++) - cnn__letters);
+                    for (; bits < 8; bits += 6)
+                        pool = pool << 6 | (uint32_t)(strchr(cnn__letters, *c++) - cnn__letters);
                     byte[b] = (unsigned char)(pool >> (bits -= 8));
                 }
                 v[k] = cnn__float_of_bits(cnn__le32(byte));
@@ -5818,7 +7292,7 @@ static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
 
 /* ---- Writing: the header ---- */
 
-typedef struct { char *s; size_t n, capacity; cnn_graph *g; } cnn__string;       /* s NULL after an error, which g has */
+typedef struct { char *s; size_t n, capacity; cnn_graph *g; } cnn__string;       /* g has its errors */
 
 static void cnn__put(cnn__string *to, const char *s, size_t n)
 {
@@ -5879,6 +7353,7 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
         int      i;
         unsigned u;
         float    v;
+        uint32_t bits;
         switch (k->type) {
         case 'i': memcpy(&i, at, sizeof i);
                   if (i) cnn__putf(to, " %s=%d", k->name, i);
@@ -5887,7 +7362,8 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
                   if (u) cnn__putf(to, " %s=%u", k->name, u);
                   break;
         case 'f': memcpy(&v, at, sizeof v);
-                  if (cnn__bits_of_float(v)) cnn__putf(to, " %s=x%08lx", k->name, (unsigned long)cnn__bits_of_float(v));
+                  bits = cnn__bits_of_float(v);
+                  if (bits) cnn__putf(to, " %s=x%08lx", k->name, (unsigned long)bits);
                   break;
         default:  break;
         }
@@ -5949,8 +7425,9 @@ static void cnn__put_state(cnn__string *to)
     cnn__put(to, "\"", 1);
 }
 
-/* How many dimensions a tensor has in the file. As PyTorch: four for the weight of a convolution, two for that of a
-   dense layer, one for a vector wherever its extent stands. Else down to the last extent that is not 1. */
+/* How many dimensions a tensor has in the file. As PyTorch: four for the weight of a convolution, two for
+   that of a dense layer, one for a vector wherever its extent stands. Else down to the last extent that is
+   not 1. */
 static int cnn__file_shape(const cnn_tensor *t, int extent[4])
 {
     const cnn_graph *g = t->graph;
@@ -6008,12 +7485,13 @@ static size_t cnn__write_model(const cnn__file *f, cnn__sink sink, void *to)
     cnn__string header = { NULL, 0, 0, g };
     unsigned char piece[4096];
     size_t data_bytes = 0;
-    if (!g->compiled)                return cnn__file_fail(f, "call cnn_compile first"), 0;
-    if (g->n_order > CNN__MOST_NODES) return cnn__file_fail(f, "%d nodes: at most %d can be read back", g->n_order,
-                                                            (int)CNN__MOST_NODES), 0;
+    if (!g->compiled) return cnn__file_fail(f, "call cnn_compile first"), 0;
+    if (g->n_order > CNN__MOST_NODES)
+        return cnn__file_fail(f, "%d nodes: at most %d can be read", g->n_order, (int)CNN__MOST_NODES), 0;
     cnn__put_header(&header, &data_bytes);
     size_t n = header.n, total = cnn__add_size(cnn__add_size(8, n), data_bytes);
-    if (n > CNN__MOST_HEADER) cnn__file_fail(f, "the header would have %zu bytes, above the limit of %d", n, (int)CNN__MOST_HEADER);
+    if (n > CNN__MOST_HEADER)
+        cnn__file_fail(f, "the header would have %zu bytes, above the limit of %d", n, (int)CNN__MOST_HEADER);
     if (total == SIZE_MAX)    cnn__file_fail(f, "the file would be larger than this machine can address");
     for (int i = 0; i < 8; i++) piece[i] = (unsigned char)((uint64_t)n >> 8 * i & 255);
     bool good = !g->error[0] && sink(to, piece, 8) && sink(to, header.s, n);
@@ -6049,7 +7527,7 @@ static bool cnn__to_memory(void *to, const void *bytes, size_t n)
 CNN_API size_t cnn_save_memory(cnn_graph *g, void *out, size_t capacity)
 {
     if (!g || g->error[0]) return 0;
-    cnn__file f = { g, NULL, "save", NULL, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    cnn__file f = cnn__file_of(g, NULL, "save", NULL);
     cnn__memory_sink m = { out, 0, out ? capacity : 0 };
     return cnn__write_model(&f, cnn__to_memory, &m);
 }
@@ -6059,8 +7537,9 @@ CNN_API size_t cnn_save_memory(cnn_graph *g, void *out, size_t capacity)
 static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
 {
     cnn_graph *g = f->g;
-    if (!f->graph) return cnn__file_fail(f, "it has weights but no \"cnn.graph\" in its metadata: build the net, then "
-                                         "cnn_load_weights");
+    if (!f->graph)
+        return cnn__file_fail(f, "it has weights but no \"cnn.graph\" in its metadata: build the net, then "
+                                 "cnn_load_weights");
     size_t lines = 1;
     for (const char *s = f->graph; *s; s++) lines += *s == '\n';
     size_t       bytes = cnn__mul_size(lines, sizeof(cnn_tensor *));
@@ -6069,13 +7548,14 @@ static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
     cnn_tensor *root = cnn__read_nodes(f, a, node);
     CNN_FREE(node);
     if (g->error[0]) return false;
-    if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* no loss: it was saved without one */
+    if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* it is no loss */
     return cnn_compile(g, root) && cnn__fill_weights(f) && cnn__read_state(f, a);
 }
 
 static cnn_graph *cnn__new_to_load(cnn_load_args a)
 {
-    cnn_config config = { a.at, a.max_batch, a.seed, a.threads, a.isa, a.backend, a.optimizer, a.inference, a.keep_grads };
+    cnn_config config = { a.at, a.max_batch, a.seed, a.threads, a.isa, a.backend, a.optimizer, a.inference,
+                          a.keep_grads };
     return cnn_new_(config);
 }
 
@@ -6083,7 +7563,7 @@ CNN_API cnn_graph *cnn_load_memory(const void *file, size_t bytes, cnn_load_args
 {
     cnn_graph *g = cnn__new_to_load(a);
     if (!g || g->error[0]) return g;
-    cnn__file f = { g, a.at, "load", a.path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
     if (cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
     cnn__close_file(&f);
     return g;
@@ -6099,8 +7579,8 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
     return cnn_loss(g);
 }
 
-/* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system: whoever is
-   killed in between leaves the old file whole (and perhaps a path.tmp... to be deleted). ---- */
+/* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system:
+   whoever is killed in between leaves the old file whole (and perhaps a path.tmp... to be deleted). ---- */
 
 #ifndef CNN_NO_STDIO
 
@@ -6110,7 +7590,7 @@ CNN_API cnn_graph *cnn_load_(cnn_load_args a)
     size_t bytes;
     unsigned char *file = cnn__read_file(a.path, &bytes, why, sizeof why);
     if (!file) {
-        cnn__file f = { cnn__new_to_load(a), a.at, "load", a.path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+        cnn__file f = cnn__file_of(cnn__new_to_load(a), a.at, "load", a.path);
         cnn__file_fail(&f, "%s", why);
         return f.g;
     }
@@ -6125,7 +7605,7 @@ CNN_API bool cnn_load_weights(cnn_graph *g, const char *path)
     char   why[128] = "";
     size_t bytes;
     unsigned char *file = cnn__read_file(path, &bytes, why, sizeof why);
-    cnn__file f = { g, NULL, "load_weights", path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    cnn__file f = cnn__file_of(g, NULL, "load_weights", path);
     if (!file) return cnn__file_fail(&f, "%s", why);
     bool done = cnn_load_weights_memory(g, file, bytes, path);
     CNN_FREE(file);
@@ -6134,13 +7614,17 @@ CNN_API bool cnn_load_weights(cnn_graph *g, const char *path)
 
 static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(bytes, 1, n, to) == n; }
 
-/* POSIX knows what C99 does not: whether a path is a device, which must be written as it is, and how to get bytes
-   onto the disk before the name. Windows replaces a file only when asked to. */
+/* POSIX knows what C99 does not: whether a path is a device, which must be written as it is, and how to get
+   bytes onto the disk before the name. Windows replaces a file only when asked to. */
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/stat.h>
 int (fileno)(FILE *);
 int (fsync)(int);
-static bool cnn__is_special(const char *path) { struct stat s; return stat(path, &s) == 0 && !S_ISREG(s.st_mode); }
+static bool cnn__is_special(const char *path)
+{
+    struct stat s;
+    return stat(path, &s) == 0 && !S_ISREG(s.st_mode);
+}
 static bool cnn__flush(FILE *f) { return fflush(f) == 0 && fsync(fileno(f)) == 0; }
 #else
 static bool cnn__is_special(const char *path) { (void)path; return false; }
@@ -6156,7 +7640,7 @@ static bool cnn__replace(const char *from, const char *to) { return rename(from,
 CNN_API bool cnn_save(cnn_graph *g, const char *path)
 {
     if (!g || g->error[0]) return false;
-    cnn__file f = { g, NULL, "save", path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    cnn__file f = cnn__file_of(g, NULL, "save", path);
     if (!path) return cnn__file_fail(&f, "no path was given");
     bool   special = cnn__is_special(path);
     size_t room = strlen(path) + 32;
@@ -6168,7 +7652,8 @@ CNN_API bool cnn_save(cnn_graph *g, const char *path)
 
     errno = 0;
     FILE *file = fopen(temporary, "wb");
-    bool  good = file && cnn__write_model(&f, cnn__to_file, file) && (special ? fflush(file) == 0 : cnn__flush(file));
+    bool  good = file && cnn__write_model(&f, cnn__to_file, file) &&
+        (special ? fflush(file) == 0 : cnn__flush(file));
     int   reason = errno;
     if (file && fclose(file) != 0 && good) good = false, reason = errno;
     if (good && !special && !cnn__replace(temporary, path)) good = false, reason = errno;
@@ -6377,12 +7862,12 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
 
 /* ---- Gradient check ----
 
-   The central difference (J(w + h) - J(w - h)) / 2h misses dJ/dw by h^2 J'''/6 as the loss is curved, and
-   by about e |J| / h because it is rounded, with e a few times float's 6e-8. h = 0.01 keeps both near 1e-5 for
-   weights and losses of usual size; weights above 1 take 0.01 |w|. Where that disagrees with backward, the step
-   may have crossed a kink (relu, max), and shorter ones are tried: one of them agrees if backward is right, and
-   none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask, since the count of
-   runs is set back, and batch norm's running statistics are put back at the end. */
+   The central difference (J(w + h) - J(w - h)) / 2h misses dJ/dw by h^2 J'''/6 as the loss is curved, and by
+   about e |J| / h because it is rounded, with e a few times float's 6e-8. h = 0.01 keeps both near 1e-5 for
+   weights and losses of usual size; weights above 1 take 0.01 |w|. Where that disagrees with backward, the
+   step may have crossed a kink (relu, max), and shorter ones are tried: one of them agrees if backward is
+   right, and none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask, since
+   the count of runs is set back, and batch norm's running statistics are put back at the end. */
 
 /* Copy all buffers to `store`, or back from it. store NULL: only count the floats. */
 static size_t cnn__swap_buffers(cnn_graph *g, float *store, bool back)

@@ -41,7 +41,8 @@
    train in several threads.
 
    Matrix products are done by CLBlast where libclblast is found, and by a kernel of our own where it is not, on
-   CPU devices, and wherever a check at opening time finds a wrong number. cnn_opencl_report says which.
+   CPU devices, and wherever a check at opening time finds a wrong number. Every other kernel is held to the CPU's
+   result, too: an operation whose kernel is wrong on this driver is left to the CPU. cnn_opencl_report says so.
 
    Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the same
    bits: there are no atomics, and every sum has a fixed order.
@@ -71,6 +72,7 @@ typedef struct {
     cnn_opencl_gemm gemm;             /* default: CLBlast on GPUs and accelerators, where it is found and passes */
     size_t      workspace;            /* bytes that unfolded images may take; default 256 MiB, at least one column */
     int         no_map;               /* 1: copy also where host and device share their memory */
+    int         no_check;             /* 1: do not hold every kernel to the CPU's result when the device is opened */
     const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
 } cnn_opencl_args;
 
@@ -359,32 +361,103 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
 
 #define CNN__CL_SOURCE(...) #__VA_ARGS__ "\n"
 
+/* The functions of one number, y = f(x) with constants k0 and k1, and f'(x) in terms of what backward reads: y, or x
+   where the room says so. In both formulas that is v. A(X, ...) gives each to A. */
+#define CNN__CL_ACTIVATIONS(A, X)                                                                                    \
+    A(X, relu,       v <= 0.0f ? 0.0f : v,              v > 0.0f ? 1.0f : 0.0f)                                      \
+    A(X, leaky_relu, v > 0.0f ? v : k0 * v,             v > 0.0f ? 1.0f : k0)                                        \
+    A(X, sigmoid,    1.0f / (1.0f + exp(-v)),           v * (1.0f - v))                                              \
+    A(X, tanh,       tanh(v),                           1.0f - v * v)                                                \
+    A(X, clamp,      v < k0 ? k0 : v > k1 ? k1 : v,     v > k0 && v < k1 ? 1.0f : 0.0f)                              \
+    A(X, elu,        v > 0.0f ? v : k0 * expm1(v),      v > 0.0f ? 1.0f : v + k0)                                    \
+    A(X, gelu,       0.5f * v * erfc(v * -0.707106781f),                                                             \
+                     0.5f * erfc(v * -0.707106781f) + v * 0.398942280f * exp(-0.5f * v * v))                         \
+    A(X, silu,       v / (1.0f + exp(-v)),              (1.0f + v / (1.0f + exp(v))) / (1.0f + exp(-v)))             \
+    A(X, softplus,   (v < 0.0f ? 0.0f : v) + log1p(exp(-fabs(v))), -expm1(-v))                                       \
+    A(X, hard_swish, v * (clamp(v, -3.0f, 3.0f) + 3.0f) / 6.0f,                                                      \
+                     v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (2.0f * v + 3.0f) / 6.0f)                                \
+    A(X, exp,        exp(v),                            v)                                                           \
+    A(X, log,        log(v),                            1.0f / v)                                                    \
+    A(X, sqrt,       sqrt(v),                           0.5f / v)                                                    \
+    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)
+#define CNN__CL_TWO(X, name, value, derivative) X(name##_forward, ITEMS) X(name##_backward, ITEMS)
+
 /* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum that the
    group shares), or tiles of the result. */
 #define CNN__CL_KERNELS(X)                                                                                           \
-    X(gemm, TILES) X(spread, ITEMS) X(stretch, ITEMS) X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS)       \
+    X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS) X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS)       \
     X(im2col, ITEMS) X(col2im, ITEMS) X(rows_to_images, ITEMS) X(images_to_rows, ITEMS)                              \
     X(conv_forward, ITEMS) X(conv_backward_data, ITEMS) X(conv_backward_weights, GROUPS)                             \
     X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS)    \
-    X(relu_forward, ITEMS) X(relu_backward, ITEMS) X(leaky_relu_forward, ITEMS) X(leaky_relu_backward, ITEMS)        \
-    X(sigmoid_forward, ITEMS) X(sigmoid_backward, ITEMS) X(tanh_forward, ITEMS) X(tanh_backward, ITEMS)              \
+    CNN__CL_ACTIVATIONS(CNN__CL_TWO, X)                                                                             \
     X(softmax_forward, ITEMS) X(softmax_backward, ITEMS) X(dropout, ITEMS)                                           \
     X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS)                      \
     X(batch_norm_sums, GROUPS) X(batch_norm_backward, ITEMS)                                                         \
-    X(cross_entropy_forward, ITEMS) X(cross_entropy_backward, ITEMS) X(mse_forward, GROUPS) X(mse_backward, ITEMS)   \
+    X(cross_entropy_forward, ITEMS) X(cross_entropy_backward, ITEMS) X(pair_loss_forward, GROUPS)                      \
+    X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                         \
+    X(log_softmax_forward, ITEMS) X(log_softmax_backward, ITEMS) X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) \
+    X(prelu_forward, ITEMS) X(prelu_backward, ITEMS) X(prelu_weight, GROUPS)                                         \
+    X(sample_norm_statistics, GROUPS) X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS)                  \
+    X(sample_norm_weight, GROUPS)                                                                                    \
     X(sgd, ITEMS)
 #define CNN__CL_NUMBER(name, work) CNN__CL_##name,
 enum { CNN__CL_KERNELS(CNN__CL_NUMBER) CNN__CL_COUNT };
 
 enum { CNN__CL_LOCAL = 64,            /* items in a group where they do not cooperate */
        CNN__CL_GROUP = 256,           /* items in a group that shares a sum */
-       CNN__CL_TILE = 64 };           /* the side of a tile of a matrix product; 16 x 16 items, 4 x 4 numbers each */
+       CNN__CL_SIDE = 16 };           /* the items of a tile of a matrix product: 16 x 16, with 4 x 4 numbers each */
 
-#define CNN__CL_ACTIVATION(name, value, derivative)                                                                  \
-    "__kernel void " #name "_forward(ARRAY(y), ARRAY(x), int n, float a)\n"                                          \
+#define CNN__CL_ACTIVATION(X, name, value, derivative)                                                               \
+    "__kernel void " #name "_forward(ARRAY(y), ARRAY(x), int n, float k0, float k1)\n"                               \
     "{ BASE(y) BASE(x) ITEM(i, n) const float v = x[i]; y[i] = " #value "; }\n"                                      \
-    "__kernel void " #name "_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int n, float a)\n"                             \
-    "{ BASE(dx) BASE(dy) BASE(y) ITEM(i, n) const float v = y[i]; dx[i] += dy[i] * (" #derivative "); }\n"
+    "__kernel void " #name "_backward(ARRAY(dx), ARRAY(dy), ARRAY(b), int n, float k0, float k1)\n"                  \
+    "{ BASE(dx) BASE(dy) BASE(b) ITEM(i, n) const float v = b[i]; dx[i] += dy[i] * (" #derivative "); }\n",
+
+/* C (m,n) = A (m,k) B (k,n) + beta C, where A and B have any strides, so that all transposes are one code. An item has
+   RM x RN numbers of C, so a tile is 16 RM x 16 RN: fewer where C is thin, which would leave most of a tile idle. Part z
+   of the sum goes to slice z of C: with more than one slice, C is a stack of partial products. */
+#define CNN__CL_GEMM(name, rm, rn) "#define GEMM " #name "\n#define RM " #rm "\n#define RN " #rn "\n" CNN__CL_GEMM_SOURCE \
+    "#undef GEMM\n#undef RM\n#undef RN\n"
+#define CNN__CL_GEMM_SOURCE CNN__CL_SOURCE(                                                                          \
+    __kernel __attribute__((reqd_work_group_size(16, 16, 1)))                                                        \
+    void GEMM(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col, ARRAY(b), int b_row, int b_col, \
+              int m, int n, int k, int k_slice)                                                                      \
+    {                                                                                                                \
+        enum { K = 16, TM = 16 * RM, TN = 16 * RN };                                                                 \
+        __local float as[K][TM + 1]; __local float bs[K][TN + 1];                                                    \
+        const int x = (int)get_local_id(0); const int y = (int)get_local_id(1); const int me = y * 16 + x;           \
+        const int i0 = (int)get_group_id(1) * TM; const int j0 = (int)get_group_id(0) * TN;                          \
+        const int first = (int)get_group_id(2) * k_slice; const int last = min(k, first + k_slice);                  \
+        float sum[RM][RN];                                                                                           \
+        BASE(a) BASE(b) BASE(c)                                                                                      \
+        c += slice * get_group_id(2);                                                                                \
+        for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) sum[i][j] = 0.0f;                                  \
+        for (int k0 = first; k0 < last; k0 += K) {                                                                   \
+            /* neighbours read neighbours, whatever the transpose */                                                 \
+            for (int q = me; q < TM * K; q += 256) {                                                                 \
+                const int p = a_col == 1 ? q % K : q / TM; const int i = a_col == 1 ? q / K : q % TM;                \
+                as[p][i] = i0 + i < m && k0 + p < last ? a[(size_t)(i0 + i) * a_row + (size_t)(k0 + p) * a_col] : 0.0f; \
+            }                                                                                                        \
+            for (int q = me; q < TN * K; q += 256) {                                                                 \
+                const int p = b_row == 1 ? q % K : q / TN; const int j = b_row == 1 ? q / K : q % TN;                \
+                bs[p][j] = j0 + j < n && k0 + p < last ? b[(size_t)(k0 + p) * b_row + (size_t)(j0 + j) * b_col] : 0.0f; \
+            }                                                                                                        \
+            barrier(CLK_LOCAL_MEM_FENCE);                                                                            \
+            for (int p = 0; p < K; p++) {                                                                            \
+                float u[RM]; float v[RN];                                                                            \
+                for (int i = 0; i < RM; i++) u[i] = as[p][y + 16 * i];                                               \
+                for (int j = 0; j < RN; j++) v[j] = bs[p][x + 16 * j];                                               \
+                for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) sum[i][j] = mad(u[i], v[j], sum[i][j]);    \
+            }                                                                                                        \
+            barrier(CLK_LOCAL_MEM_FENCE);                                                                            \
+        }                                                                                                            \
+        for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) {                                                  \
+            const int r = i0 + y + 16 * i; const int s = j0 + x + 16 * j;                                            \
+            if (r >= m || s >= n) continue;                                                                          \
+            const size_t at = (size_t)r * ldc + s;                                                                   \
+            c[at] = beta == 0.0f ? sum[i][j] : sum[i][j] + beta * c[at];                                             \
+        }                                                                                                            \
+    })
 
 static const char *const cnn__cl_source[] = {
     "#define ARRAY(a) __global float *a, ulong a##_at\n"
@@ -423,47 +496,9 @@ static const char *const cnn__cl_source[] = {
                         + (s.w > 1 ? at.w : 0));
     }),
 
-    /* C (m,n) = A (m,k) B (k,n) + beta C, where A and B have any strides, so that all transposes are one code. The
-       k-th part of the sum goes to slice k of C: with more than one slice, C is a stack of partial products. */
-    "#define T 64\n"
-    "#define K 16\n"
-    CNN__CL_SOURCE(
-    __kernel __attribute__((reqd_work_group_size(16, 16, 1)))
-    void gemm(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col, ARRAY(b), int b_row, int b_col,
-              int m, int n, int k, int k_slice)
-    {
-        __local float as[K][T + 1]; __local float bs[K][T + 1];
-        const int x = (int)get_local_id(0); const int y = (int)get_local_id(1); const int me = y * 16 + x;
-        const int i0 = (int)get_group_id(1) * T; const int j0 = (int)get_group_id(0) * T;
-        const int first = (int)get_group_id(2) * k_slice; const int last = min(k, first + k_slice);
-        float sum[4][4];
-        BASE(a) BASE(b) BASE(c)
-        c += slice * get_group_id(2);
-        for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) sum[i][j] = 0.0f;
-        for (int k0 = first; k0 < last; k0 += K) {
-            for (int q = me; q < T * K; q += 256) {              /* neighbours read neighbours, whatever the transpose */
-                const int ak = a_col == 1 ? q % K : q / T; const int ai = a_col == 1 ? q / K : q % T;
-                const int bk = b_row == 1 ? q % K : q / T; const int bj = b_row == 1 ? q / K : q % T;
-                as[ak][ai] = i0 + ai < m && k0 + ak < last ? a[(size_t)(i0 + ai) * a_row + (size_t)(k0 + ak) * a_col] : 0.0f;
-                bs[bk][bj] = j0 + bj < n && k0 + bk < last ? b[(size_t)(k0 + bk) * b_row + (size_t)(j0 + bj) * b_col] : 0.0f;
-            }
-            barrier(CLK_LOCAL_MEM_FENCE);
-            for (int p = 0; p < K; p++) {
-                float u[4]; float v[4];
-                for (int i = 0; i < 4; i++) u[i] = as[p][y + 16 * i], v[i] = bs[p][x + 16 * i];
-                for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) sum[i][j] = mad(u[i], v[j], sum[i][j]);
-            }
-            barrier(CLK_LOCAL_MEM_FENCE);
-        }
-        for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) {
-            const int r = i0 + y + 16 * i; const int s = j0 + x + 16 * j;
-            if (r >= m || s >= n) continue;
-            const size_t at = (size_t)r * ldc + s;
-            c[at] = beta == 0.0f ? sum[i][j] : sum[i][j] + beta * c[at];
-        }
-    })
-    "#undef T\n"
-    "#undef K\n",
+    CNN__CL_GEMM(gemm, 4, 4),
+    CNN__CL_GEMM(gemm_flat, 1, 4),
+    CNN__CL_GEMM(gemm_tall, 4, 1),
 
     /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
        stretch: y = a + b, a - b or a b (how = 0, 1, 2), with both stretched
@@ -526,21 +561,33 @@ static const char *const cnn__cl_source[] = {
         const size_t row = i / length; const size_t col = i % length;
         const float v = x[row * x_step + col];
         y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
+    }
+    /* element i of the small array s and its place in the large array l, from + step * coordinates: the one is
+       beta times itself + the other; out = 1 writes l */
+    __kernel void part(ARRAY(s), shape ss, ARRAY(l), shape ls, shape from, shape step_, int n, int out, float beta)
+    {
+        BASE(s) BASE(l) ITEM(i, n)
+        const shape c = coordinates(ss, i);
+        const size_t at = (((size_t)(from.n + step_.n * c.n) * ls.c + from.c + step_.c * c.c) * ls.h + from.h + step_.h * c.h) * ls.w
+                        + from.w + step_.w * c.w;
+        if (out) l[at] = beta == 0.0f ? s[i] : beta * l[at] + s[i];
+        else     s[i] = beta == 0.0f ? l[at] : beta * s[i] + l[at];
     }),
 
     /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first + count - 1 of
-       all N OH OW columns. Row (c,i,j) of col holds x[n][c][oy SH - PH + i DH][ox SW - PW + j DW] at column (n,oy,ox). */
+       all N OH OW columns. Row (c,i,k) of col holds x[n][c][oy SH - PH + i DH][ox SW - PW + k DW] at column (n,oy,ox). */
     CNN__CL_SOURCE(
     __kernel void im2col(ARRAY(col), ARRAY(x), conv g, int first, int count)
     {
         BASE(col) BASE(x) ITEM(j, count)
-        const int row = (int)get_global_id(1); const int plane = g.oh * g.ow;
-        const int n = (first + j) / plane; const int p = (first + j) % plane;
-        const int c = row / (g.kh * g.kw);
-        const int iy = p / g.ow * g.sh - g.ph + row / g.kw % g.kh * g.dh;
-        const int ix = p % g.ow * g.sw - g.pw + row % g.kw * g.dw;
-        const bool inside = iy >= 0 && iy < g.h && ix >= 0 && ix < g.w;
-        col[(size_t)row * count + j] = inside ? x[((size_t)(n * g.ic + c) * g.h + iy) * g.w + ix] : 0.0f;
+        const int c = (int)get_global_id(1); const int n = (first + j) / (g.oh * g.ow); const int p = (first + j) % (g.oh * g.ow);
+        const int y0 = p / g.ow * g.sh - g.ph; const int x0 = p % g.ow * g.sw - g.pw;
+        x += (size_t)(n * g.ic + c) * g.h * g.w;
+        col += (size_t)c * g.kh * g.kw * count + j;
+        for (int i = 0; i < g.kh; i++) for (int k = 0; k < g.kw; k++, col += count) {
+            const int iy = y0 + i * g.dh; const int ix = x0 + k * g.dw;
+            *col = iy >= 0 && iy < g.h && ix >= 0 && ix < g.w ? x[(size_t)iy * g.w + ix] : 0.0f;
+        }
     }
     /* dx += the elements of col that came from it; item i counts from sample n0 */
     __kernel void col2im(ARRAY(dx), ARRAY(col), conv g, int first, int count, int n0, int items)
@@ -562,11 +609,14 @@ static const char *const cnn__cl_source[] = {
         dx[((size_t)n0 * g.ic * g.h * g.w) + i] += sum;
     }
     /* between rows (C, count) of such columns and images (N,C,P); forward adds the bias */
-    __kernel void rows_to_images(ARRAY(y), ARRAY(rows), ARRAY(bias), int has_bias, int channels, int plane, int first, int count)
+    __kernel void rows_to_images(ARRAY(y), ARRAY(rows), ARRAY(bias), int has_bias, int channels, int plane, int first,
+                               int count, float beta)
     {
         BASE(y) BASE(rows) BASE(bias) ITEM(j, count)
         const int c = (int)get_global_id(1); const int n = (first + j) / plane; const int p = (first + j) % plane;
-        y[(size_t)(n * channels + c) * plane + p] = rows[(size_t)c * count + j] + (has_bias ? bias[c] : 0.0f);
+        const size_t at = (size_t)(n * channels + c) * plane + p;
+        const float v = rows[(size_t)c * count + j] + (has_bias ? bias[c] : 0.0f);
+        y[at] = beta == 0.0f ? v : beta * y[at] + v;
     }
     __kernel void images_to_rows(ARRAY(rows), ARRAY(y), int channels, int plane, int first, int count)
     {
@@ -577,7 +627,7 @@ static const char *const cnn__cl_source[] = {
 
     /* Convolution by its definition, for groups (depthwise among them), whose matrices would be thin. */
     CNN__CL_SOURCE(
-    __kernel void conv_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items)
+    __kernel void conv_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items, float beta)
     {
         BASE(y) BASE(x) BASE(w) BASE(b) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
@@ -593,7 +643,7 @@ static const char *const cnn__cl_source[] = {
                 sum += w[((size_t)(oc * channels + c) * g.kh + i) * g.kw + j] * x[((size_t)(n * g.ic + c0 + c) * g.h + iy) * g.w + ix];
             }
         }
-        y[o] = sum;
+        y[o] = beta == 0.0f ? sum : beta * y[o] + sum;
     }
     __kernel void conv_backward_data(ARRAY(dx), ARRAY(dy), ARRAY(w), conv g, int items)
     {
@@ -696,11 +746,8 @@ static const char *const cnn__cl_source[] = {
         dx[i] += sum;
     }),
 
-    /* y = f(x), and dx += dy f'(x) with f' written in terms of y. */
-    CNN__CL_ACTIVATION(relu,       v <= 0.0f ? 0.0f : v,         v > 0.0f ? 1.0f : 0.0f)
-    CNN__CL_ACTIVATION(leaky_relu, v > 0.0f ? v : a * v,         v > 0.0f ? 1.0f : a)
-    CNN__CL_ACTIVATION(sigmoid,    1.0f / (1.0f + exp(-v)),      v * (1.0f - v))
-    CNN__CL_ACTIVATION(tanh,       tanh(v),                      1.0f - v * v),
+    /* y = f(x), and dx += dy f'(x) */
+    CNN__CL_ACTIVATIONS(CNN__CL_ACTIVATION, )
 
     /* softmax over C of x (N,C,P): y = exp(x - max) / sum exp(x - max); dx += y (dy - sum y dy). One item per (n,p). */
     CNN__CL_SOURCE(
@@ -722,6 +769,87 @@ static const char *const cnn__cl_source[] = {
         for (int c = 0; c < channels; c++) dx[at + (size_t)c * plane] += y[at + (size_t)c * plane] * (dy[at + (size_t)c * plane] - sum);
     }
 
+    /* its logarithm: y = x - max - log sum exp(x - max); dx += dy - exp(y) sum dy */
+    __kernel void log_softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int items)
+    {
+        BASE(y) BASE(x) ITEM(i, items)
+        const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
+        float top = x[at]; float sum = 0.0f;
+        for (int c = 1; c < channels; c++) top = fmax(top, x[at + (size_t)c * plane]);
+        for (int c = 0; c < channels; c++) sum += exp(x[at + (size_t)c * plane] - top);
+        for (int c = 0; c < channels; c++) y[at + (size_t)c * plane] = x[at + (size_t)c * plane] - top - log(sum);
+    }
+    __kernel void log_softmax_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int channels, int plane, int items)
+    {
+        BASE(dx) BASE(dy) BASE(y) ITEM(i, items)
+        const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
+        float sum = 0.0f;
+        for (int c = 0; c < channels; c++) sum += dy[at + (size_t)c * plane];
+        for (int c = 0; c < channels; c++) dx[at + (size_t)c * plane] += dy[at + (size_t)c * plane] - exp(y[at + (size_t)c * plane]) * sum;
+    }),
+
+    /* Local response normalisation: s = k + share sum of x^2 over the channels c - left .. c + right, y = x s^-beta,
+       dx += dy s^-beta - 2 share beta x (sum of dy y / s over the channels whose window holds c). */
+    CNN__CL_SOURCE(
+    __kernel void lrn_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, int size, float share, float beta, float k,
+                              int channels, int plane, int n)
+    {
+        BASE(y) BASE(x) BASE(saved) ITEM(i, n)
+        const int c = i / plane % channels; const size_t first = (size_t)i - (size_t)c * plane;
+        float sum = 0.0f;
+        for (int j = max(c - size / 2, 0); j <= min(c + (size - 1) / 2, channels - 1); j++)
+            sum += x[first + (size_t)j * plane] * x[first + (size_t)j * plane];
+        sum = k + share * sum;
+        y[i] = x[i] * pow(sum, -beta);
+        if (save) saved[i] = sum;
+    }
+    __kernel void lrn_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(y), ARRAY(saved), int size, float share, float beta,
+                               int channels, int plane, int n)
+    {
+        BASE(dx) BASE(dy) BASE(x) BASE(y) BASE(saved) ITEM(i, n)
+        const int c = i / plane % channels; const size_t first = (size_t)i - (size_t)c * plane;
+        float sum = 0.0f;
+        for (int j = max(c - (size - 1) / 2, 0); j <= min(c + size / 2, channels - 1); j++) {
+            const size_t at = first + (size_t)j * plane;
+            sum += dy[at] * y[at] / saved[at];
+        }
+        dx[i] += dy[i] * pow(saved[i], -beta) - 2.0f * share * beta * x[i] * sum;
+    }
+
+    /* Upsampling, as in the room: output i lies between rows a and b, at the distance t from a. */
+    typedef struct { int a, b; float t; } between;
+    between source(int i, int scale, int size, int bilinear)
+    {
+        between r; const float at = fmax(((float)i + 0.5f) / (float)scale - 0.5f, 0.0f);
+        r.a = bilinear ? min((int)at, size - 1) : i / scale;
+        r.b = bilinear ? min(r.a + 1, size - 1) : r.a;
+        r.t = bilinear ? at - (float)r.a : 0.0f;
+        return r;
+    }
+    float share_of(between r, int i) { return (r.a == i ? 1.0f - r.t : 0.0f) + (r.b == i ? r.t : 0.0f); }
+    __kernel void upsample_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, int bilinear, int n)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const between r = source(i / ys.w % ys.h, ys.h / xs.h, xs.h, bilinear); const between q = source(i % ys.w, ys.w / xs.w, xs.w, bilinear);
+        x += (size_t)(i / (ys.w * ys.h)) * xs.h * xs.w;
+        y[i] = (1.0f - r.t) * ((1.0f - q.t) * x[r.a * xs.w + q.a] + q.t * x[r.a * xs.w + q.b])
+             + r.t * ((1.0f - q.t) * x[r.b * xs.w + q.a] + q.t * x[r.b * xs.w + q.b]);
+    }
+    __kernel void upsample_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, int bilinear, int n)
+    {
+        BASE(dx) BASE(dy) ITEM(i, n)
+        const int sh = ys.h / xs.h; const int sw = ys.w / xs.w; const int row = i / xs.w % xs.h; const int col = i % xs.w;
+        float sum = 0.0f;
+        dy += (size_t)(i / (xs.w * xs.h)) * ys.h * ys.w;
+        for (int a = max((row - 1) * sh, 0); a < min((row + 2) * sh, ys.h); a++) {
+            const float u = share_of(source(a, sh, xs.h, bilinear), row);
+            for (int b = max((col - 1) * sw, 0); u != 0.0f && b < min((col + 2) * sw, ys.w); b++)
+                sum += u * share_of(source(b, sw, xs.w, bilinear), col) * dy[a * ys.w + b];
+        }
+        dx[i] += sum;
+    }),
+
+    CNN__CL_SOURCE(
     /* y = beta y + mask x / (1 - p), where the mask is zero with probability p: number i of the stream, by the same
        Philox4x32-10 as cnn_random, so that the CPU draws the same mask and backward need not keep it. */
     uint4 philox(uint4 c, uint2 k)
@@ -803,10 +931,96 @@ static const char *const cnn__cl_source[] = {
         dx[i] += (affine ? w[c] : 1.0f) * inverse[c] * (dy[i] - sums[channels + c] / m - h * sums[c] / m);
     }),
 
+    /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
+    CNN__CL_SOURCE(
+    __kernel void prelu_forward(ARRAY(y), ARRAY(x), ARRAY(w), int channels, int plane, int n)
+    {
+        BASE(y) BASE(x) BASE(w) ITEM(i, n)
+        y[i] = x[i] > 0.0f ? x[i] : w[i / plane % channels] * x[i];
+    }
+    __kernel void prelu_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(w), int channels, int plane, int n)
+    {
+        BASE(dx) BASE(dy) BASE(x) BASE(w) ITEM(i, n)
+        dx[i] += x[i] > 0.0f ? dy[i] : w[i / plane % channels] * dy[i];
+    }
+    GROUP_KERNEL
+    void prelu_weight(ARRAY(dw), ARRAY(dy), ARRAY(x), int channels, int plane, int n)
+    {
+        __local float part[GROUP];
+        BASE(dw) BASE(dy) BASE(x)
+        const int c = (int)get_group_id(0);
+        float sum = 0.0f;
+        for (int q = (int)get_local_id(0); q < n / channels; q += GROUP) {
+            const size_t i = (size_t)(q / plane * channels + c) * plane + q % plane;
+            if (!(x[i] > 0.0f)) sum += dy[i] * x[i];
+        }
+        sum = group_sum(sum, part);
+        if (get_local_id(0) == 0) dw[c] += sum;
+    }
+
+    /* Norms of one sample: row r holds k elements, groups rows a sample; `share` neighbours have one weight. Formulas as
+       in the room: h = (x - mean) rstd, e = dy w,  dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
+    GROUP_KERNEL
+    void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps)
+    {
+        __local float part[GROUP];
+        BASE(x) BASE(saved)
+        const int r = (int)get_group_id(0);
+        float sum = 0.0f; float square = 0.0f;
+        x += (size_t)r * k;
+        for (int i = (int)get_local_id(0); i < k; i += GROUP) sum += x[i];
+        const float mean = group_sum(sum, part) / (float)k;
+        for (int i = (int)get_local_id(0); i < k; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
+        square = group_sum(square, part);
+        if (get_local_id(0) == 0) saved[2 * r] = mean, saved[2 * r + 1] = 1.0f / sqrt(square / (float)k + eps);
+    }
+    __kernel void sample_norm_forward(ARRAY(y), ARRAY(x), ARRAY(saved), ARRAY(w), ARRAY(b), int affine, int k, int sample,
+                                      int share, int n)
+    {
+        BASE(y) BASE(x) BASE(saved) BASE(w) BASE(b) ITEM(i, n)
+        const int r = i / k; const int j = i % sample / share; const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
+        y[i] = affine ? w[j] * h + b[j] : h;
+    }
+    GROUP_KERNEL
+    void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine, int k, int sample, int share)
+    {
+        __local float part[GROUP];
+        BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
+        const int r = (int)get_group_id(0); const float mean = saved[2 * r]; const float rstd = saved[2 * r + 1];
+        const int first = r * k; const int last = first + k;
+        float sum = 0.0f; float with_h = 0.0f;
+        for (int i = first + (int)get_local_id(0); i < last; i += GROUP) {
+            const float e = affine ? dy[i] * w[i % sample / share] : dy[i];
+            sum += e, with_h += e * (x[i] - mean) * rstd;
+        }
+        sum = group_sum(sum, part) / (float)k;
+        with_h = group_sum(with_h, part) / (float)k;
+        for (int i = first + (int)get_local_id(0); i < last; i += GROUP)
+            dx[i] += ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h) * rstd;
+    }
+    GROUP_KERNEL
+    void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x), ARRAY(saved), int k, int sample,
+                            int share, int count)
+    {
+        __local float part[GROUP];
+        BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
+        const int j = (int)get_group_id(0);
+        float sum = 0.0f; float with_h = 0.0f;
+        for (int q = (int)get_local_id(0); q < count; q += GROUP) {
+            const int i = q / share * sample + j * share + q % share; const int r = i / k;
+            sum += dy[i], with_h += dy[i] * (x[i] - saved[2 * r]) * saved[2 * r + 1];
+        }
+        sum = group_sum(sum, part);
+        with_h = group_sum(with_h, part);
+        if (get_local_id(0) != 0) return;
+        if (want_dw) dw[j] += with_h;
+        if (want_db) db[j] += sum;
+    }),
+
     /* Softmax cross-entropy of row (n,p) of the logits z (N,C,P), with smoothing e and target t = (1 - e) [c = label] + e / C:
            row = log(sum exp z) - sum t z,  dz = (softmax(z) - t) dloss / rows
        A label outside 0..C-1 has no such row: its loss is NaN. saved holds max z and log(sum exp(z - max)) of each row.
-       Mean squared error: loss = mean (y - t)^2, dy = 2 (y - t) dloss / n = -dt. */
+       The other losses are means over the elements of x and t. */
     CNN__CL_SOURCE(
     __kernel void cross_entropy_forward(ARRAY(rows), ARRAY(saved), int save, ARRAY(z), ARRAY(labels), int channels, int plane,
                                         int items, float smoothing)
@@ -832,20 +1046,34 @@ static const char *const cnn__cl_source[] = {
         const float t = (labels[row] == (float)c ? 1.0f - smoothing : 0.0f) + smoothing / (float)channels;
         dz[i] += (exp(z[i] - saved[2 * row] - saved[2 * row + 1]) - t) * dloss[0] * per_row;
     }
+    /* how = 0 mse, 1 l1, 2 huber, 3 bce_with_logits */
+    float pair_loss(float x, float t, int how, float delta)
+    {
+        const float d = fabs(x - t);
+        if (how == 0) return d * d;
+        if (how == 1) return d;
+        if (how == 2) return d <= delta ? d * d / 2.0f : delta * (d - delta / 2.0f);
+        return fmax(x, 0.0f) - x * t + log1p(exp(-fabs(x)));
+    }
     GROUP_KERNEL
-    void mse_forward(ARRAY(loss), ARRAY(y), ARRAY(t), int n)
+    void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), int n, int how, float delta)
     {
         __local float part[GROUP];
-        BASE(loss) BASE(y) BASE(t)
+        BASE(loss) BASE(x) BASE(t)
         float sum = 0.0f;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += (y[i] - t[i]) * (y[i] - t[i]);
+        for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += pair_loss(x[i], t[i], how, delta);
         sum = group_sum(sum, part);
         if (get_local_id(0) == 0) loss[0] = sum / (float)n;
     }
-    __kernel void mse_backward(ARRAY(d), ARRAY(y), ARRAY(t), ARRAY(dloss), float factor, int n)
+    /* to_target: the gradient of t, else that of x */
+    __kernel void pair_loss_backward(ARRAY(dx), ARRAY(x), ARRAY(t), ARRAY(dloss), int n, int how, float delta, int to_target)
     {
-        BASE(d) BASE(y) BASE(t) BASE(dloss) ITEM(i, n)
-        d[i] += factor * (y[i] - t[i]) * dloss[0];
+        BASE(dx) BASE(x) BASE(t) BASE(dloss) ITEM(i, n)
+        const float d = x[i] - t[i];
+        float f = how == 0 ? 2.0f * d : how == 1 ? (float)((d > 0.0f) - (d < 0.0f)) : how == 2 ? clamp(d, -delta, delta)
+                : 1.0f / (1.0f + exp(-x[i])) - t[i];
+        if (to_target) f = how == 3 ? -x[i] : -f;
+        dx[i] += f * dloss[0] / (float)n;
     }
 
     /* The update of cnn_sgd, with its (cd,cb). */
@@ -985,12 +1213,14 @@ static bool cnn__cl_download(cnn_backend *dev, void *buffer, size_t at, void *to
     return cnn__cl_ok(d, "download", d->cl.clEnqueueReadBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at, bytes, to, 0, NULL, NULL));
 }
 
+static bool cnn__cl_fill(cnn__cl *d, cnn_place p, size_t n, float value)          /* n floats = value */
+{
+    return cnn__cl_ok(d, "fill", d->cl.clEnqueueFillBuffer(d->queue, (cl_mem)p.buffer, &value, sizeof value, p.at * sizeof value,
+                                                           n * sizeof value, 0, NULL, NULL)) && cnn__cl_flush(d);
+}
 static bool cnn__cl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
 {
-    cnn__cl       *d = cnn__cl_of(dev);
-    const cl_float zero = 0;
-    return cnn__cl_ok(d, "clear", d->cl.clEnqueueFillBuffer(d->queue, (cl_mem)buffer, &zero, sizeof zero, at, bytes, 0, NULL, NULL)) &&
-           cnn__cl_flush(d);
+    return cnn__cl_fill(cnn__cl_of(dev), (cnn_place){ buffer, at / sizeof(float) }, bytes / sizeof(float), 0);
 }
 
 /* ---- Launches ---- */
@@ -1064,8 +1294,10 @@ static bool cnn__cl_spread(cnn__cl *d, cnn_place y, cnn_shape ys, float beta, fl
 static bool cnn__cl_own_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta, cnn_place b, int ldb, bool tb,
                              int m, int n, int k)
 {
-    enum { LEAST = 512, GROUPS = 128 };
-    int    tx = (n + CNN__CL_TILE - 1) / CNN__CL_TILE, ty = (m + CNN__CL_TILE - 1) / CNN__CL_TILE, length = k, slices = 1;
+    enum { LEAST = 512, GROUPS = 128, SIDE = CNN__CL_SIDE };
+    bool   flat = m <= SIDE, tall = n <= SIDE && !flat;
+    int    height = flat ? SIDE : 4 * SIDE, width = tall ? SIDE : 4 * SIDE;
+    int    tx = (n + width - 1) / width, ty = (m + height - 1) / height, length = k, slices = 1;
     size_t size = (size_t)m * (size_t)n;
     if (ldc == n && k >= 2 * LEAST && tx * ty <= GROUPS / 2 && 2 * size <= CNN__CL_SLICES) {
         length = k / (GROUPS / (tx * ty)) + 1;
@@ -1076,10 +1308,12 @@ static bool cnn__cl_own_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_p
     cnn_place to = slices > 1 ? (cnn_place){ d->slices, 0 } : c;
     float     by = slices > 1 ? 0 : beta;
     cnn_shape all = { slices, 1, m, n }, one = { 1, 1, m, n };
-    return CNN__RUN(d, gemm, tx, ty, slices, CNN__ARRAY(to), CNN__INT(ldc), CNN__ULONG(size), CNN__FLOAT(by),
-                    CNN__ARRAY(a), CNN__INT(ta ? 1 : lda), CNN__INT(ta ? lda : 1),
-                    CNN__ARRAY(b), CNN__INT(tb ? 1 : ldb), CNN__INT(tb ? ldb : 1),
-                    CNN__INT(m), CNN__INT(n), CNN__INT(k), CNN__INT(length)) &&
+    const cnn__cl_arg arg[] = { CNN__ARRAY(to), CNN__INT(ldc), CNN__ULONG(size), CNN__FLOAT(by),
+                                CNN__ARRAY(a), CNN__INT(ta ? 1 : lda), CNN__INT(ta ? lda : 1),
+                                CNN__ARRAY(b), CNN__INT(tb ? 1 : ldb), CNN__INT(tb ? ldb : 1),
+                                CNN__INT(m), CNN__INT(n), CNN__INT(k), CNN__INT(length) };
+    return cnn__cl_run(d, flat ? CNN__CL_gemm_flat : tall ? CNN__CL_gemm_tall : CNN__CL_gemm, tx, ty, slices, arg,
+                       (int)(sizeof arg / sizeof *arg)) &&
            (slices == 1 || cnn__cl_fold(d, c, one, beta, 1, to, all, NULL, one));
 }
 
@@ -1120,91 +1354,127 @@ static bool cnn__cl_is_product(const cnn__conv *g)
     return g->kh * g->kw * g->sh * g->sw == 1 && g->ph + g->pw == 0 && (g->n == 1 || g->oh * g->ow >= 1024);
 }
 
-static size_t cnn__cl_conv2d_scratch(const cnn__cl *d, const cnn_tensor *y)
+static size_t cnn__cl_conv_scratch(const cnn__cl *d, const cnn__conv *g)
 {
-    cnn__conv g = cnn__conv_of(y);
-    if (g.groups > 1 || cnn__cl_is_product(&g)) return 0;
-    return (size_t)cnn__cl_columns(d, &g) * ((size_t)(g.ic * g.kh * g.kw) + (size_t)g.oc) * sizeof(float);
+    if (g->groups > 1 || cnn__cl_is_product(g)) return 0;
+    return (size_t)cnn__cl_columns(d, g) * ((size_t)(g->ic * g->kh * g->kw) + (size_t)g->oc) * sizeof(float);
 }
 
 static bool cnn__cl_im2col(cnn__cl *d, cnn_place col, cnn_place x, const cnn__conv *g, int first, int count)
 {
-    return CNN__RUN(d, im2col, count, g->ic * g->kh * g->kw, 1, CNN__ARRAY(col), CNN__ARRAY(x), CNN__CONV(*g), CNN__INT(first),
-                    CNN__INT(count));
+    return CNN__RUN(d, im2col, count, g->ic, 1, CNN__ARRAY(col), CNN__ARRAY(x), CNN__CONV(*g), CNN__INT(first), CNN__INT(count));
 }
 
-CNN__CL_FORWARD(conv2d)
+/* y = beta y + conv(x, w) + b; b may be NULL */
+static bool cnn__cl_conv_forward(cnn__cl *d, const cnn__conv *g, cnn_place col, cnn_place y, float beta, cnn_place x, cnn_place w,
+                                 const cnn_place *b)
 {
-    cnn__cl  *d = cnn__cl_of(dev);
-    cnn__conv g = cnn__conv_of(y);
-    cnn_place x = cnn_place_data(y->in[0]), w = cnn_place_data(y->in[1]), out = cnn_place_data(y), col = cnn_place_scratch(y->graph);
-    bool      biased = y->n_in > 2;
-    cnn_place b = biased ? cnn_place_data(y->in[2]) : w;
-    int       k = g.ic * g.kh * g.kw, plane = g.oh * g.ow, total = g.n * plane, columns = cnn__cl_columns(d, &g);
-    cnn_shape bs = { 1, biased ? g.oc : 1, 1, 1 };
-    (void)mode;
-    if (g.groups > 1) {
-        int n = cnn__len(y->shape);
-        return CNN__RUN(d, conv_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(w), CNN__ARRAY(b), CNN__INT(biased),
-                        CNN__CONV(g), CNN__INT(n));
-    }
-    if (cnn__cl_is_product(&g)) {
-        if (biased && !cnn__cl_spread(d, out, y->shape, 0, 1, b, bs, 0)) return false;
-        for (int i = 0; i < g.n; i++)
-            if (!cnn__cl_gemm(d, cnn__place_at(out, (size_t)i * (size_t)(g.oc * plane)), plane, biased ? 1.0f : 0.0f, w, k, false,
-                              cnn__place_at(x, (size_t)i * (size_t)(k * plane)), plane, false, g.oc, plane, k)) return false;
+    cnn_place bias = b ? *b : w;
+    int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane, columns = cnn__cl_columns(d, g);
+    cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
+    if (g->groups > 1)
+        return CNN__RUN(d, conv_forward, cnn__len(ys), 1, 1, CNN__ARRAY(y), CNN__ARRAY(x), CNN__ARRAY(w), CNN__ARRAY(bias),
+                        CNN__INT(b != NULL), CNN__CONV(*g), CNN__INT(cnn__len(ys)), CNN__FLOAT(beta));
+    if (cnn__cl_is_product(g)) {
+        if (b && !cnn__cl_spread(d, y, ys, beta, 1, bias, bs, 0)) return false;
+        for (int i = 0; i < g->n; i++)
+            if (!cnn__cl_gemm(d, cnn__place_at(y, (size_t)i * (size_t)(g->oc * plane)), plane, b ? 1.0f : beta, w, k, false,
+                              cnn__place_at(x, (size_t)i * (size_t)(k * plane)), plane, false, g->oc, plane, k)) return false;
         return true;
     }
     for (int first = 0, count; first < total; first += count) {
         count = total - first < columns ? total - first : columns;
         cnn_place rows = cnn__place_at(col, (size_t)count * (size_t)k);
-        if (!cnn__cl_im2col(d, col, x, &g, first, count)) return false;
-        if (!cnn__cl_gemm(d, rows, count, 0, w, k, false, col, count, false, g.oc, count, k)) return false;
-        if (!CNN__RUN(d, rows_to_images, count, g.oc, 1, CNN__ARRAY(out), CNN__ARRAY(rows), CNN__ARRAY(b), CNN__INT(biased),
-                      CNN__INT(g.oc), CNN__INT(plane), CNN__INT(first), CNN__INT(count))) return false;
+        if (!cnn__cl_im2col(d, col, x, g, first, count)) return false;
+        if (!cnn__cl_gemm(d, rows, count, 0, w, k, false, col, count, false, g->oc, count, k)) return false;
+        if (!CNN__RUN(d, rows_to_images, count, g->oc, 1, CNN__ARRAY(y), CNN__ARRAY(rows), CNN__ARRAY(bias), CNN__INT(b != NULL),
+                      CNN__INT(g->oc), CNN__INT(plane), CNN__INT(first), CNN__INT(count), CNN__FLOAT(beta))) return false;
     }
     return true;
 }
 
-CNN__CL_BACKWARD(conv2d)
+/* dx += and dw +=; either may be NULL */
+static bool cnn__cl_conv_backward(cnn__cl *d, const cnn__conv *g, cnn_place col, const cnn_place *dx, const cnn_place *dw, cnn_place dy,
+                                  cnn_place x, cnn_place w)
 {
-    cnn__cl    *d = cnn__cl_of(dev);
-    cnn_tensor *tx = y->in[0], *tw = y->in[1], *tb = y->n_in > 2 ? y->in[2] : NULL;
-    cnn__conv   g = cnn__conv_of(y);
-    cnn_place   x = cnn_place_data(tx), w = cnn_place_data(tw), dy = cnn_place_grad(y), col = cnn_place_scratch(y->graph);
-    int         k = g.ic * g.kh * g.kw, plane = g.oh * g.ow, total = g.n * plane, columns = cnn__cl_columns(d, &g);
-    bool        want_dx = tx->needs_grad, want_dw = tw->needs_grad, product = cnn__cl_is_product(&g);
-    cnn_place   dx = want_dx ? cnn_place_grad(tx) : dy, dw = want_dw ? cnn_place_grad(tw) : dy;
-    if (tb && tb->needs_grad) {                                              /* db = sum of dy over (N,OH,OW) */
-        cnn_shape bs = { 1, g.oc, 1, 1 };
-        if (!cnn__cl_fold(d, cnn_place_grad(tb), bs, 1, 1, dy, y->shape, NULL, bs)) return false;
+    int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane, columns = cnn__cl_columns(d, g);
+    cnn_place to_x = dx ? *dx : dy, to_w = dw ? *dw : dy;
+    if (g->groups > 1) {
+        int n = g->n * g->ic * g->h * g->w, weights = g->oc * (g->ic / g->groups) * g->kh * g->kw;
+        return (!dw || CNN__RUN(d, conv_backward_weights, weights, 1, 1, CNN__ARRAY(to_w), CNN__ARRAY(x), CNN__ARRAY(dy), CNN__CONV(*g))) &&
+               (!dx || CNN__RUN(d, conv_backward_data, n, 1, 1, CNN__ARRAY(to_x), CNN__ARRAY(dy), CNN__ARRAY(w), CNN__CONV(*g),
+                                CNN__INT(n)));
     }
-    if (g.groups > 1) {
-        int n = cnn__len(tx->shape);
-        return (!want_dw || CNN__RUN(d, conv_backward_weights, cnn__len(tw->shape), 1, 1, CNN__ARRAY(dw), CNN__ARRAY(x),
-                                     CNN__ARRAY(dy), CNN__CONV(g))) &&
-               (!want_dx || CNN__RUN(d, conv_backward_data, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(w), CNN__CONV(g),
-                                     CNN__INT(n)));
+    if (cnn__cl_is_product(g)) {                                             /* dw += dy x^T, dx += w^T dy */
+        for (int i = 0; i < g->n; i++) {
+            size_t    in = (size_t)i * (size_t)(k * plane), out = (size_t)i * (size_t)(g->oc * plane);
+            cnn_place dyi = cnn__place_at(dy, out);
+            if (dw && !cnn__cl_gemm(d, to_w, k, 1, dyi, plane, false, cnn__place_at(x, in), plane, true, g->oc, k, plane)) return false;
+            if (dx && !cnn__cl_gemm(d, cnn__place_at(to_x, in), plane, 1, w, k, true, dyi, plane, false, k, plane, g->oc)) return false;
+        }
+        return true;
     }
-    for (int i = 0; product && i < g.n; i++) {                               /* dw += dy x^T, dx += w^T dy */
-        size_t    in = (size_t)i * (size_t)(k * plane), out = (size_t)i * (size_t)(g.oc * plane);
-        cnn_place dyi = cnn__place_at(dy, out);
-        if (want_dw && !cnn__cl_gemm(d, dw, k, 1, dyi, plane, false, cnn__place_at(x, in), plane, true, g.oc, k, plane)) return false;
-        if (want_dx && !cnn__cl_gemm(d, cnn__place_at(dx, in), plane, 1, w, k, true, dyi, plane, false, k, plane, g.oc)) return false;
-    }
-    for (int first = 0, count; !product && first < total; first += count) {  /* dw += dy col^T, dx += fold of w^T dy */
+    for (int first = 0, count; first < total; first += count) {              /* dw += dy col^T, dx += fold of w^T dy */
         count = total - first < columns ? total - first : columns;
         cnn_place rows = cnn__place_at(col, (size_t)count * (size_t)k);
-        if (!CNN__RUN(d, images_to_rows, count, g.oc, 1, CNN__ARRAY(rows), CNN__ARRAY(dy), CNN__INT(g.oc), CNN__INT(plane),
+        if (!CNN__RUN(d, images_to_rows, count, g->oc, 1, CNN__ARRAY(rows), CNN__ARRAY(dy), CNN__INT(g->oc), CNN__INT(plane),
                       CNN__INT(first), CNN__INT(count))) return false;
-        if (want_dw && !(cnn__cl_im2col(d, col, x, &g, first, count) &&
-                         cnn__cl_gemm(d, dw, k, 1, rows, count, false, col, count, true, g.oc, k, count))) return false;
-        int n0 = first / plane, items = ((first + count - 1) / plane + 1 - n0) * g.ic * g.h * g.w;
-        if (want_dx && !(cnn__cl_gemm(d, col, count, 0, w, k, true, rows, count, false, k, count, g.oc) &&
-                         CNN__RUN(d, col2im, items, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(col), CNN__CONV(g), CNN__INT(first),
-                                  CNN__INT(count), CNN__INT(n0), CNN__INT(items)))) return false;
+        if (dw && !(cnn__cl_im2col(d, col, x, g, first, count) &&
+                    cnn__cl_gemm(d, to_w, k, 1, rows, count, false, col, count, true, g->oc, k, count))) return false;
+        int n0 = first / plane, items = ((first + count - 1) / plane + 1 - n0) * g->ic * g->h * g->w;
+        if (dx && !(cnn__cl_gemm(d, col, count, 0, w, k, true, rows, count, false, k, count, g->oc) &&
+                    CNN__RUN(d, col2im, items, 1, 1, CNN__ARRAY(to_x), CNN__ARRAY(col), CNN__CONV(*g), CNN__INT(first),
+                             CNN__INT(count), CNN__INT(n0), CNN__INT(items)))) return false;
     }
     return true;
+}
+
+/* db += the sum of dy over all but the channels, where there is a bias that wants it: operand 2. */
+static bool cnn__cl_bias_backward(cnn__cl *d, cnn_tensor *y)
+{
+    cnn_shape bs = { 1, y->shape.c, 1, 1 };
+    return y->n_in < 3 || !y->in[2]->needs_grad ||
+           cnn__cl_fold(d, cnn_place_grad(y->in[2]), bs, 1, 1, cnn_place_grad(y), y->shape, NULL, bs);
+}
+
+CNN__CL_FORWARD(conv2d)
+{
+    cnn__conv g = cnn__conv_of(y);
+    cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
+    (void)mode;
+    return cnn__cl_conv_forward(cnn__cl_of(dev), &g, cnn_place_scratch(y->graph), cnn_place_data(y), 0, cnn_place_data(y->in[0]),
+                                cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL);
+}
+CNN__CL_BACKWARD(conv2d)
+{
+    cnn__conv g = cnn__conv_of(y);
+    cnn_place dx = cnn_place_grad(y->in[0]), dw = cnn_place_grad(y->in[1]);
+    return cnn__cl_bias_backward(cnn__cl_of(dev), y) &&
+           cnn__cl_conv_backward(cnn__cl_of(dev), &g, cnn_place_scratch(y->graph), y->in[0]->needs_grad ? &dx : NULL,
+                                 y->in[1]->needs_grad ? &dw : NULL, cnn_place_grad(y), cnn_place_data(y->in[0]), cnn_place_data(y->in[1]));
+}
+
+/* The gradient of a convolution from y to x, run forwards. */
+CNN__CL_FORWARD(conv_transpose2d)
+{
+    cnn__cl  *d = cnn__cl_of(dev);
+    cnn__conv g = cnn__transpose_of(y);
+    cnn_place out = cnn_place_data(y);
+    cnn_shape bs = { 1, y->shape.c, 1, 1 };
+    (void)mode;
+    return (y->n_in > 2 ? cnn__cl_spread(d, out, y->shape, 0, 1, cnn_place_data(y->in[2]), bs, 0)
+                        : cnn__cl_fill(d, out, (size_t)cnn__len(y->shape), 0)) &&
+           cnn__cl_conv_backward(d, &g, cnn_place_scratch(y->graph), &out, NULL, cnn_place_data(y->in[0]), out, cnn_place_data(y->in[1]));
+}
+CNN__CL_BACKWARD(conv_transpose2d)
+{
+    cnn__cl    *d = cnn__cl_of(dev);
+    cnn__conv   g = cnn__transpose_of(y);
+    cnn_tensor *x = y->in[0], *w = y->in[1];
+    cnn_place   col = cnn_place_scratch(y->graph), dy = cnn_place_grad(y), dw = cnn_place_grad(w);
+    return cnn__cl_bias_backward(d, y) &&
+           (!x->needs_grad || cnn__cl_conv_forward(d, &g, col, cnn_place_grad(x), 1, dy, cnn_place_data(w), NULL)) &&
+           (!w->needs_grad || cnn__cl_conv_backward(d, &g, col, NULL, &dw, cnn_place_data(x), dy, cnn_place_data(w)));
 }
 
 /* ---- Dense and matrix product ---- */
@@ -1225,13 +1495,12 @@ CNN__CL_FORWARD(dense)
 CNN__CL_BACKWARD(dense)
 {
     cnn__cl    *d = cnn__cl_of(dev);
-    cnn_tensor *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 ? y->in[2] : NULL;
+    cnn_tensor *x = y->in[0], *w = y->in[1];
     cnn_place   dy = cnn_place_grad(y);
     int         n = y->shape.n, k = cnn__sample(x->shape), units = y->shape.c;
-    cnn_shape   bs = { 1, units, 1, 1 };
     if (x->needs_grad && !cnn__cl_gemm(d, cnn_place_grad(x), k, 1, dy, units, false, cnn_place_data(w), k, false, n, k, units)) return false;
     if (w->needs_grad && !cnn__cl_gemm(d, cnn_place_grad(w), k, 1, dy, units, true, cnn_place_data(x), k, false, units, k, n)) return false;
-    return !b || !b->needs_grad || cnn__cl_fold(d, cnn_place_grad(b), bs, 1, 1, dy, y->shape, NULL, bs);
+    return cnn__cl_bias_backward(d, y);
 }
 
 CNN__CL_FORWARD(matmul)
@@ -1256,7 +1525,7 @@ CNN__CL_BACKWARD(matmul)
 
 static cnn__conv cnn__cl_pool(const cnn_tensor *y, int *count_pad)
 {
-    cnn__pool p = cnn__pool_of(y);
+    cnn__pool p = y->op == &cnn_op_global_max_pool ? cnn__whole_plane(y) : cnn__pool_of(y);
     *count_pad = p.count_pad;
     return (cnn__conv){ 1, p.planes, p.h, p.w, p.planes, p.oh, p.ow, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw, 1, 1, 1 };
 }
@@ -1400,46 +1669,141 @@ CNN__CL_BACKWARD(reshape)
     return cnn__cl_copy_rows(dev, cnn_place_grad(y->in[0]), n, cnn_place_grad(y), n, n, 1, 1);
 }
 
-/* ---- Activations ---- */
+/* Between a small array and places of a large one: slice reads x there, pad writes x there. */
+static bool cnn__cl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls, cnn_shape from, cnn_shape step, bool out,
+                         float beta)
+{
+    int n = cnn__len(ss);
+    return CNN__RUN(cnn__cl_of(dev), part, n, 1, 1, CNN__ARRAY(s), CNN__SHAPE(ss), CNN__ARRAY(l), CNN__SHAPE(ls), CNN__SHAPE(from),
+                    CNN__SHAPE(step), CNN__INT(n), CNN__INT(out), CNN__FLOAT(beta));
+}
 
-static bool cnn__cl_map_forward(cnn_backend *dev, cnn_tensor *y, int kernel, float a)
+static void cnn__cl_slice_of(const cnn_tensor *y, cnn_shape *from, cnn_shape *step)
 {
+    cnn__slice t = cnn__slice_of(y);
+    *from = (cnn_shape){ t.axis == 0 ? t.from : 0, t.axis == 1 ? t.from : 0, t.axis == 2 ? t.from : 0, t.axis == 3 ? t.from : 0 };
+    *step = (cnn_shape){ t.axis == 0 ? t.step : 1, t.axis == 1 ? t.step : 1, t.axis == 2 ? t.step : 1, t.axis == 3 ? t.step : 1 };
+}
+CNN__CL_FORWARD(slice)
+{
+    cnn_shape from, step;
+    cnn__cl_slice_of(y, &from, &step);
+    (void)mode;
+    return cnn__cl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from, step, false, 0);
+}
+CNN__CL_BACKWARD(slice)
+{
+    cnn_shape from, step;
+    cnn__cl_slice_of(y, &from, &step);
+    return cnn__cl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from, step, true, 1);
+}
+
+static const cnn_shape cnn__cl_ones = { 1, 1, 1, 1 };
+CNN__CL_FORWARD(pad)
+{
+    const cnn_pad_args *a = y->args;
+    cnn_shape           from = { 0, a->front, a->top, a->left };
+    (void)mode;
+    return cnn__cl_fill(cnn__cl_of(dev), cnn_place_data(y), (size_t)cnn__len(y->shape), a->value) &&
+           cnn__cl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from, cnn__cl_ones, true, 0);
+}
+CNN__CL_BACKWARD(pad)
+{
+    const cnn_pad_args *a = y->args;
+    cnn_shape           from = { 0, a->front, a->top, a->left };
+    return cnn__cl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from, cnn__cl_ones, false, 1);
+}
+
+CNN__CL_FORWARD(upsample)
+{
+    cnn_tensor *x = y->in[0];
+    cnn_place   out = cnn_place_data(y), in = cnn_place_data(x);
+    int         n = cnn__len(y->shape), bilinear = ((const cnn_upsample_args *)y->args)->bilinear != 0;
+    (void)mode;
+    return CNN__RUN(cnn__cl_of(dev), upsample_forward, n, 1, 1, CNN__ARRAY(out), CNN__SHAPE(y->shape), CNN__ARRAY(in),
+                    CNN__SHAPE(x->shape), CNN__INT(bilinear), CNN__INT(n));
+}
+CNN__CL_BACKWARD(upsample)
+{
+    cnn_tensor *x = y->in[0];
+    cnn_place   dx = cnn_place_grad(x), dy = cnn_place_grad(y);
+    int         n = cnn__len(x->shape), bilinear = ((const cnn_upsample_args *)y->args)->bilinear != 0;
+    return CNN__RUN(cnn__cl_of(dev), upsample_backward, n, 1, 1, CNN__ARRAY(dx), CNN__SHAPE(x->shape), CNN__ARRAY(dy),
+                    CNN__SHAPE(y->shape), CNN__INT(bilinear), CNN__INT(n));
+}
+
+CNN__CL_FORWARD(lrn)
+{
+    cnn__lrn  t = cnn__lrn_of(y);
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), saved = mode == CNN_TRAIN ? cnn_place_saved(y) : out;
+    int       n = cnn__len(y->shape);
+    return CNN__RUN(cnn__cl_of(dev), lrn_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved), CNN__INT(mode == CNN_TRAIN),
+                    CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size), CNN__FLOAT(t.beta), CNN__FLOAT(t.k), CNN__INT(y->shape.c),
+                    CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
+}
+CNN__CL_BACKWARD(lrn)
+{
+    cnn__lrn  t = cnn__lrn_of(y);
+    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]), out = cnn_place_data(y);
+    cnn_place saved = cnn_place_saved(y);
+    int       n = cnn__len(y->shape);
+    return CNN__RUN(cnn__cl_of(dev), lrn_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(out),
+                    CNN__ARRAY(saved), CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size), CNN__FLOAT(t.beta), CNN__INT(y->shape.c),
+                    CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
+}
+
+/* ---- Functions of one number ---- */
+
+/* The kernels of an operation, forward and, behind it, backward; and its constants. */
+static int cnn__cl_activation(const cnn_tensor *y, float k[2])
+{
+#define CNN__CL_IS(X, name, value, derivative) if (y->op == &cnn_op_##name) return CNN__CL_##name##_forward;
+    k[0] = k[1] = 0;
+    if (y->op == &cnn_op_leaky_relu) k[0] = cnn__leaky_slope(y);
+    if (y->op == &cnn_op_elu)        cnn__elu_constants(y, k);
+    if (y->op == &cnn_op_clamp)      cnn__clamp_constants(y, k);
+    CNN__CL_ACTIVATIONS(CNN__CL_IS, )
+    return -1;
+}
+CNN__CL_FORWARD(map)
+{
+    float     k[2];
+    int       kernel = cnn__cl_activation(y, k), n = cnn__len(y->shape);
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    int       n = cnn__len(y->shape);
-    const cnn__cl_arg arg[] = { CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(n), CNN__FLOAT(a) };
+    const cnn__cl_arg arg[] = { CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(n), CNN__FLOAT(k[0]), CNN__FLOAT(k[1]) };
+    (void)mode;
     return cnn__cl_run(cnn__cl_of(dev), kernel, n, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
 }
-static bool cnn__cl_map_backward(cnn_backend *dev, cnn_tensor *y, int kernel, float a)
+CNN__CL_BACKWARD(map)
 {
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), out = cnn_place_data(y);
-    int       n = cnn__len(y->shape);
-    const cnn__cl_arg arg[] = { CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(out), CNN__INT(n), CNN__FLOAT(a) };
+    float     k[2];
+    int       kernel = cnn__cl_activation(y, k) + 1, n = cnn__len(y->shape);
+    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), b = cnn_place_data(y->op->flags & CNN_READS_X ? y->in[0] : y);
+    const cnn__cl_arg arg[] = { CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(b), CNN__INT(n), CNN__FLOAT(k[0]), CNN__FLOAT(k[1]) };
     return cnn__cl_run(cnn__cl_of(dev), kernel, n, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
 }
-CNN__CL_FORWARD (relu)       { (void)mode; return cnn__cl_map_forward(dev, y, CNN__CL_relu_forward, 0); }
-CNN__CL_BACKWARD(relu)       { return cnn__cl_map_backward(dev, y, CNN__CL_relu_backward, 0); }
-CNN__CL_FORWARD (leaky_relu) { (void)mode; return cnn__cl_map_forward(dev, y, CNN__CL_leaky_relu_forward, cnn__leaky_slope(y)); }
-CNN__CL_BACKWARD(leaky_relu) { return cnn__cl_map_backward(dev, y, CNN__CL_leaky_relu_backward, cnn__leaky_slope(y)); }
-CNN__CL_FORWARD (sigmoid)    { (void)mode; return cnn__cl_map_forward(dev, y, CNN__CL_sigmoid_forward, 0); }
-CNN__CL_BACKWARD(sigmoid)    { return cnn__cl_map_backward(dev, y, CNN__CL_sigmoid_backward, 0); }
-CNN__CL_FORWARD (tanh)       { (void)mode; return cnn__cl_map_forward(dev, y, CNN__CL_tanh_forward, 0); }
-CNN__CL_BACKWARD(tanh)       { return cnn__cl_map_backward(dev, y, CNN__CL_tanh_backward, 0); }
+
+/* ---- softmax and its logarithm ---- */
 
 CNN__CL_FORWARD(softmax)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
     int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
+    const cnn__cl_arg arg[] = { CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(y->shape.c), CNN__INT(plane), CNN__INT(rows) };
     (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), softmax_forward, rows, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(y->shape.c), CNN__INT(plane),
-                    CNN__INT(rows));
+    return cnn__cl_run(cnn__cl_of(dev), y->op == &cnn_op_softmax ? CNN__CL_softmax_forward : CNN__CL_log_softmax_forward, rows, 1, 1,
+                       arg, (int)(sizeof arg / sizeof *arg));
 }
 CNN__CL_BACKWARD(softmax)
 {
     cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), out = cnn_place_data(y);
     int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
-    return CNN__RUN(cnn__cl_of(dev), softmax_backward, rows, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(out), CNN__INT(y->shape.c),
-                    CNN__INT(plane), CNN__INT(rows));
+    const cnn__cl_arg arg[] = { CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(out), CNN__INT(y->shape.c), CNN__INT(plane), CNN__INT(rows) };
+    return cnn__cl_run(cnn__cl_of(dev), y->op == &cnn_op_softmax ? CNN__CL_softmax_backward : CNN__CL_log_softmax_backward, rows, 1, 1,
+                       arg, (int)(sizeof arg / sizeof *arg));
 }
+
+/* ---- Dropout ---- */
 
 static bool cnn__cl_dropout(cnn_backend *dev, cnn_tensor *y, cnn_place to, cnn_place from, float beta)
 {
@@ -1508,6 +1872,58 @@ CNN__CL_BACKWARD(batch_norm)
                      CNN__INT(v.plane), CNN__INT(v.count), CNN__INT(n)));
 }
 
+/* ---- Norms of one sample ---- */
+
+CNN__CL_FORWARD(sample_norm)
+{
+    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    cnn__cl  *d = cnn__cl_of(dev);
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : cnn_place_scratch(y->graph);
+    cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
+    int       n = cnn__len(y->shape), k = (int)t.k;
+    return CNN__RUN(d, sample_norm_statistics, n / k, 1, 1, CNN__ARRAY(x), CNN__ARRAY(saved), CNN__INT(k), CNN__FLOAT(t.eps)) &&
+           CNN__RUN(d, sample_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved), CNN__ARRAY(w), CNN__ARRAY(b),
+                    CNN__INT(t.w != NULL), CNN__INT(k), CNN__INT(cnn__sample(y->shape)), CNN__INT((int)t.share), CNN__INT(n));
+}
+CNN__CL_BACKWARD(sample_norm)
+{
+    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    cnn__cl  *d = cnn__cl_of(dev);
+    cnn_place dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y), dx = cnn_place_grad(y->in[0]);
+    cnn_place w = t.w ? cnn_place_data(t.w) : x;
+    bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
+    cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
+    int       n = cnn__len(y->shape), k = (int)t.k, sample = cnn__sample(y->shape), share = (int)t.share;
+    return (!y->in[0]->needs_grad ||
+            CNN__RUN(d, sample_norm_backward, n / k, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(saved), CNN__ARRAY(w),
+                     CNN__INT(t.w != NULL), CNN__INT(k), CNN__INT(sample), CNN__INT(share))) &&
+           (!(want_dw || want_db) ||
+            CNN__RUN(d, sample_norm_weight, sample / share, 1, 1, CNN__ARRAY(dw), CNN__INT(want_dw), CNN__ARRAY(db), CNN__INT(want_db),
+                     CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(saved), CNN__INT(k), CNN__INT(sample), CNN__INT(share),
+                     CNN__INT(y->shape.n * share)));
+}
+
+CNN__CL_FORWARD(prelu)
+{
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), w = cnn_place_data(y->in[1]);
+    int       n = cnn__len(y->shape), channels = y->in[1]->shape.c, plane = cnn__plane(y->shape);
+    (void)mode;
+    return CNN__RUN(cnn__cl_of(dev), prelu_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(w), CNN__INT(channels),
+                    CNN__INT(plane), CNN__INT(n));
+}
+CNN__CL_BACKWARD(prelu)
+{
+    cnn__cl  *d = cnn__cl_of(dev);
+    cnn_place x = cnn_place_data(y->in[0]), w = cnn_place_data(y->in[1]), dy = cnn_place_grad(y);
+    cnn_place dx = cnn_place_grad(y->in[0]), dw = cnn_place_grad(y->in[1]);
+    int       n = cnn__len(y->shape), channels = y->in[1]->shape.c, plane = cnn__plane(y->shape);
+    return (!y->in[0]->needs_grad || CNN__RUN(d, prelu_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(w),
+                                              CNN__INT(channels), CNN__INT(plane), CNN__INT(n))) &&
+           (!y->in[1]->needs_grad || CNN__RUN(d, prelu_weight, channels, 1, 1, CNN__ARRAY(dw), CNN__ARRAY(dy), CNN__ARRAY(x),
+                                              CNN__INT(channels), CNN__INT(plane), CNN__INT(n)));
+}
+
 /* ---- Losses ---- */
 
 CNN__CL_FORWARD(softmax_cross_entropy)
@@ -1539,23 +1955,26 @@ CNN__CL_BACKWARD(softmax_cross_entropy)
                     CNN__FLOAT(a->smoothing), CNN__FLOAT(1.0f / (float)(x->shape.n * plane)));
 }
 
-CNN__CL_FORWARD(mse)
+static int cnn__cl_pair(const cnn_tensor *y)
 {
-    cnn_place out = cnn_place_data(y), a = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]);
-    (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), mse_forward, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(a), CNN__ARRAY(t),
-                    CNN__INT(cnn__len(y->in[0]->shape)));
+    return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2 : 3;
 }
-
-CNN__CL_BACKWARD(mse)
+CNN__CL_FORWARD(pair_loss)
 {
-    cnn_place a = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]), dloss = cnn_place_grad(y);
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]);
+    (void)mode;
+    return CNN__RUN(cnn__cl_of(dev), pair_loss_forward, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(t),
+                    CNN__INT(cnn__len(y->in[0]->shape)), CNN__INT(cnn__cl_pair(y)), CNN__FLOAT(cnn__huber_delta(y)));
+}
+CNN__CL_BACKWARD(pair_loss)
+{
+    cnn_place x = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]), dloss = cnn_place_grad(y);
     int       n = cnn__len(y->in[0]->shape);
     for (int i = 0; i < 2; i++) {
         if (!y->in[i]->needs_grad) continue;
         cnn_place to = cnn_place_grad(y->in[i]);
-        if (!CNN__RUN(cnn__cl_of(dev), mse_backward, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(a), CNN__ARRAY(t), CNN__ARRAY(dloss),
-                      CNN__FLOAT((i == 0 ? 2.0f : -2.0f) / (float)n), CNN__INT(n))) return false;
+        if (!CNN__RUN(cnn__cl_of(dev), pair_loss_backward, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(x), CNN__ARRAY(t), CNN__ARRAY(dloss),
+                      CNN__INT(n), CNN__INT(cnn__cl_pair(y)), CNN__FLOAT(cnn__huber_delta(y)), CNN__INT(i))) return false;
     }
     return true;
 }
@@ -1577,21 +1996,32 @@ static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, void *param
 
 static size_t cnn__cl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 {
-    if (y->op == &cnn_op_conv2d)                return cnn__cl_conv2d_scratch((const cnn__cl *)(const void *)dev, y);
+    const cnn__cl *d = (const cnn__cl *)(const void *)dev;
+    if (y->op == &cnn_op_conv2d || y->op == &cnn_op_conv_transpose2d) {
+        cnn__conv g = y->op == &cnn_op_conv2d ? cnn__conv_of(y) : cnn__transpose_of(y);
+        return cnn__cl_conv_scratch(d, &g);
+    }
     if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
+    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm) return y->op->saved(y);
     if (y->op == &cnn_op_softmax_cross_entropy) return (size_t)y->in[0]->shape.n * (size_t)cnn__plane(y->in[0]->shape) * sizeof(float);
     return 0;
 }
 
-#define CNN__CL_ROW(name, functions) { &cnn_op_##name, NULL, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward }
+#define CNN__CL_ROW(name, functions) { &cnn_op_##name, NULL, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward },
+#define CNN__CL_MAP(X, name, value, derivative) CNN__CL_ROW(name, map)
 static const cnn_kernel cnn__cl_rows[] = {
-    CNN__CL_ROW(conv2d, conv2d), CNN__CL_ROW(dense, dense), CNN__CL_ROW(matmul, matmul),
-    CNN__CL_ROW(max_pool, max_pool), CNN__CL_ROW(avg_pool, avg_pool), CNN__CL_ROW(global_avg_pool, reduce),
-    CNN__CL_ROW(sum, reduce), CNN__CL_ROW(mean, reduce), CNN__CL_ROW(add, binary), CNN__CL_ROW(sub, binary),
-    CNN__CL_ROW(mul, binary), CNN__CL_ROW(scale, scale), CNN__CL_ROW(concat, concat), CNN__CL_ROW(reshape, reshape),
-    CNN__CL_ROW(relu, relu), CNN__CL_ROW(leaky_relu, leaky_relu), CNN__CL_ROW(sigmoid, sigmoid), CNN__CL_ROW(tanh, tanh),
-    CNN__CL_ROW(softmax, softmax), CNN__CL_ROW(dropout, dropout), CNN__CL_ROW(batch_norm, batch_norm),
-    CNN__CL_ROW(softmax_cross_entropy, softmax_cross_entropy), CNN__CL_ROW(mse, mse) };
+    CNN__CL_ROW(conv2d, conv2d) CNN__CL_ROW(conv_transpose2d, conv_transpose2d)
+    CNN__CL_ROW(dense, dense) CNN__CL_ROW(matmul, matmul)
+    CNN__CL_ROW(max_pool, max_pool) CNN__CL_ROW(global_max_pool, max_pool) CNN__CL_ROW(avg_pool, avg_pool)
+    CNN__CL_ROW(global_avg_pool, reduce) CNN__CL_ROW(sum, reduce) CNN__CL_ROW(mean, reduce)
+    CNN__CL_ROW(add, binary) CNN__CL_ROW(sub, binary) CNN__CL_ROW(mul, binary) CNN__CL_ROW(scale, scale)
+    CNN__CL_ROW(concat, concat) CNN__CL_ROW(reshape, reshape) CNN__CL_ROW(slice, slice) CNN__CL_ROW(pad, pad)
+    CNN__CL_ROW(upsample, upsample) CNN__CL_ROW(lrn, lrn) CNN__CL_ACTIVATIONS(CNN__CL_MAP, )
+    CNN__CL_ROW(softmax, softmax) CNN__CL_ROW(log_softmax, softmax) CNN__CL_ROW(dropout, dropout)
+    CNN__CL_ROW(prelu, prelu) CNN__CL_ROW(layer_norm, sample_norm) CNN__CL_ROW(group_norm, sample_norm)
+    CNN__CL_ROW(instance_norm, sample_norm)
+    CNN__CL_ROW(batch_norm, batch_norm) CNN__CL_ROW(softmax_cross_entropy, softmax_cross_entropy)
+    CNN__CL_ROW(mse, pair_loss) CNN__CL_ROW(l1, pair_loss) CNN__CL_ROW(huber, pair_loss) CNN__CL_ROW(bce_with_logits, pair_loss) };
 
 /* ============================================================================================================
    >>cl-open ---- 7. Opening, checking and closing a device
@@ -1649,6 +2079,7 @@ static bool cnn__cl_try_gemm(cnn__cl *d, int m, int n, int k, bool ta, bool tb, 
     float  *host = CNN_MALLOC((2 * all + at) * sizeof *host), *a = host + at, *b = a + an, *c = b + bn, *got = c + cn;
     void   *buffer = host ? d->base.alloc(&d->base, (all + at) * sizeof *host) : NULL;
     bool    same = false;
+    if (!host) cnn__format(d->base.error, sizeof d->base.error, "out of memory in the check of the kernels");
     for (size_t i = 0; host && i < all + at; i++) host[i] = (float)((int)(cnn__random_bits(1, all, i) % 7) - 3);
     if (buffer && d->base.upload(&d->base, buffer, 0, host, (all + at) * sizeof *host) &&
         cnn__cl_gemm(d, (cnn_place){ buffer, at + an + bn }, n, beta, (cnn_place){ buffer, at }, ta ? m : k, ta,
@@ -1672,9 +2103,10 @@ static bool cnn__cl_try_gemm(cnn__cl *d, int m, int n, int k, bool ta, bool tb, 
    sizes beyond its threshold between two ways of working. */
 static bool cnn__cl_check_gemm(cnn__cl *d)
 {
-    static const struct { int m, n, k; } sizes[] = { { 7, 133, 31 }, { 64, 64, 64 }, { 128, 192, 64 }, { 20, 30, 3000 } };
+    static const struct { int m, n, k; } sizes[] = { { 7, 133, 31 }, { 133, 9, 70 }, { 64, 64, 64 }, { 128, 192, 64 },
+                                                     { 20, 30, 3000 }, { 16, 16, 2000 } };
     bool right = true;
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 6; i++)
         for (int way = 0; way < 4 && right; way++)
             right = cnn__cl_try_gemm(d, sizes[i].m, sizes[i].n, sizes[i].k, way & 1, way >> 1, (float)(way != 2), 1);
     return right && (!d->clblast || (cnn__cl_try_gemm(d, 1024, 1024, 1024, false, true, 0, 997) &&
@@ -1720,6 +2152,109 @@ static bool cnn__cl_choose_gemm(cnn__cl *d, const cnn_opencl_args *a, const cnn_
     d->blas.CLBlastClearCache();
     *says = "our own GEMM (CLBlast gave wrong products)";
     return true;
+}
+
+/* ---- The check of the rows: a net around one operation, whose row alone is on the device, beside the CPU's ---- */
+
+static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x, cnn_tensor *t, int way)
+{
+    cnn_tensor *row = cnn_param(g, "row", { 1, 6, 1, 1 }, CNN_INIT_UNIFORM), *u = way ? x : row;
+    if (op == &cnn_op_conv2d)          return cnn_conv2d(x, 4, 3, .stride_w = 2, .pad = 1, .groups = 1 + way);
+    if (op == &cnn_op_dense)           return cnn_dense(x, 5);
+    if (op == &cnn_op_matmul)          return cnn_matmul(cnn_flatten(x), cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE));
+    if (op == &cnn_op_max_pool)        return cnn_max_pool(x, 3, .stride = 2, .pad = way);
+    if (op == &cnn_op_avg_pool)        return cnn_avg_pool(x, 3, .stride = 2, .pad = 1, .no_count_pad = way);
+    if (op == &cnn_op_global_avg_pool) return cnn_global_avg_pool(x);
+    if (op == &cnn_op_sum)             return cnn_sum(x, CNN_N | CNN_W);
+    if (op == &cnn_op_mean)            return cnn_mean(x, way ? 0 : CNN_C);
+    if (op == &cnn_op_add)             return cnn_add(x, u);
+    if (op == &cnn_op_sub)             return cnn_sub(u, x);
+    if (op == &cnn_op_mul)             return cnn_mul(u, x);
+    if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
+    if (op == &cnn_op_concat)          return cnn_concat(x, x, x);
+    if (op == &cnn_op_reshape)         return cnn_flatten(x);
+    if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
+    if (op == &cnn_op_softmax)         return cnn_softmax(x);
+    if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
+    if (op == &cnn_op_batch_norm)      return cnn_batch_norm(x, .no_affine = way);
+    if (op == &cnn_op_softmax_cross_entropy) return cnn_softmax_cross_entropy(x, t, .smoothing = way ? 0.1f : 0);
+    if (op == &cnn_op_conv_transpose2d) return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
+    if (op == &cnn_op_global_max_pool) return cnn_global_max_pool(x);
+    if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
+    if (op == &cnn_op_pad)             return cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
+    if (op == &cnn_op_upsample)        return cnn_upsample(x, 2, .bilinear = way);
+    if (op == &cnn_op_lrn)             return cnn_lrn(x, 3, .alpha = 0.5f);
+    if (op == &cnn_op_clamp)           return cnn_clamp(x, -1, 0.5f);
+    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x);
+    if (op == &cnn_op_prelu)           return cnn_prelu(x, .per_channel = way);
+    if (op == &cnn_op_layer_norm)      return cnn_layer_norm(x, .no_affine = way);
+    if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
+    if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
+    if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1));
+    cnn_tensor *in[2] = { x, cnn_sub(x, row) };
+    bool        pair = op->flags & CNN_LOSS;                   /* a loss of two, else a function of one number */
+    if (op == &cnn_op_log || op == &cnn_op_sqrt) in[0] = cnn_scale(x, 0.25f, 1);
+    return cnn_apply(op, in, pair ? 2 : 1, NULL, CNN_HERE);
+}
+
+static bool cnn__cl_near(const float *a, const float *b, size_t n)
+{
+    bool near = a && b;
+    for (size_t i = 0; near && i < n; i++) near = fabsf(a[i] - b[i]) <= 1e-3f * (1 + fabsf(b[i]));
+    return near;
+}
+
+/* One training step on both: the same loss, gradients and updated parameters? A lack of host memory says nothing about
+   the row: it stops the opening. */
+static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way)
+{
+    enum { BATCH = 3, SAMPLE = 6 * 6 * 5, LABELS = 6 * 5 };
+    float      *x = CNN_MALLOC(BATCH * SAMPLE * sizeof *x);
+    int         labels[BATCH * LABELS];
+    float       loss[2] = { 0, 0 };
+    cnn_graph  *g[2] = { NULL, NULL };
+    for (int i = 0; x && i < BATCH * SAMPLE; i++) x[i] = 4 * cnn__uniform(cnn__random_bits(2, (uint64_t)way, (uint64_t)i)) - 2;
+    for (int i = 0; i < BATCH * LABELS; i++) labels[i] = i % 6;
+    for (int k = 0; x && k < 2; k++) {
+        cnn_graph  *one = g[k] = cnn_new(.max_batch = BATCH, .seed = 7, .threads = 1, .backend = k ? &d->base : NULL);
+        cnn_tensor *in = cnn_input(one, 6, 6, 5, .grad = 1), *t = cnn_labels(one, 6, 5), *y = cnn__cl_sample(op, one, in, t, way);
+        cnn_tensor *J = y->op && (y->op->flags & CNN_LOSS) ? y : cnn_mean(cnn_mul(y, y));
+        if (!cnn_compile(one, J)) break;
+        cnn_set(in, x, BATCH * SAMPLE);
+        if (t->index >= 0) cnn_set_labels(t, labels, BATCH * LABELS);
+        loss[k] = cnn_forward(J, CNN_TRAIN);
+        cnn_backward(J), cnn_step(one, .lr = 0.1f, .momentum = 0.5f);
+    }
+    bool same = g[0] && g[1] && !cnn_error(g[0]) && !cnn_error(g[1]) && cnn__cl_near(&loss[1], &loss[0], 1);
+    for (int i = 0; same && i < g[0]->n_order; i++) {
+        cnn_tensor *a = &g[0]->order[i]->t, *b = &g[1]->order[i]->t;
+        if (a->op) continue;
+        same = cnn__cl_near(cnn_map_read(b), cnn_map_read(a), cnn_count(a)) &&
+               (!a->needs_grad || cnn__cl_near(cnn_map_grad(b), cnn_map_grad(a), cnn_count(a)));
+    }
+    d->base.error[0] = 0;
+    if (!g[0] || !g[1] || cnn_error(g[0]) || (cnn_error(g[1]) && strstr(cnn_error(g[1]), "out of memory")))
+        cnn__format(d->base.error, sizeof d->base.error, "out of memory in the check of the kernels");
+    cnn_free(g[0]), cnn_free(g[1]);
+    CNN_FREE(x);
+    return same;
+}
+
+/* Keep the rows that compute what their rooms compute; the report names the others. */
+static bool cnn__cl_check_rows(cnn__cl *d)
+{
+    void     (*close)(cnn_backend *) = d->base.close;
+    int        rows = d->base.n_kernels, kept = 0;
+    size_t     room = sizeof d->report;
+    cnn_kernel one;
+    d->base.close = NULL, d->base.kernels = &one, d->base.n_kernels = 1;
+    for (int i = 0; i < rows && !d->base.error[0]; i++) {
+        one = d->row[i];
+        if (cnn__cl_try_row(d, one.op, 0) && cnn__cl_try_row(d, one.op, 1)) d->row[kept++] = one;
+        else cnn__format(d->report + strlen(d->report), room - strlen(d->report), "; wrong here and left to the CPU: %s", one.op->name);
+    }
+    d->base.close = close, d->base.kernels = d->row, d->base.n_kernels = kept;
+    return !d->base.error[0];
 }
 
 /* Is `name` one of "conv2d,relu"? */
@@ -1772,7 +2307,7 @@ static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
     cnn__format(d->report, sizeof d->report, "%s (%s, %s), %s", d->name, chosen->about.version, chosen->about.platform, says);
     for (size_t i = 0; i < sizeof cnn__cl_rows / sizeof *cnn__cl_rows; i++)
         if (!cnn__cl_listed(a->without, cnn__cl_rows[i].op->name)) d->row[d->base.n_kernels++] = cnn__cl_rows[i];
-    return true;
+    return a->no_check || cnn__cl_check_rows(d);
 }
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)

@@ -22,14 +22,20 @@ static void row(const char *name, double library, double hand, const char *lectu
     if (!(fabs(library - hand) <= worst)) worst = fabs(library - hand);         /* NAN counts too */
 }
 
-/* One row per element; lecture may be NULL. name: "h" becomes h1, h2, ... */
-static void rows(const char *name, const float *library, const double *hand, int count, const char *const *lecture)
+/* One row per element, numbered from first; lecture may be NULL. name: "h" becomes h1, h2, ... */
+static void rows_from(int first, const char *name, const float *library, const double *hand, int count,
+                      const char *const *lecture)
 {
     for (int i = 0; i < count; i++) {
         char label[40];
-        snprintf(label, sizeof label, "%s%d", name, i + 1);
+        snprintf(label, sizeof label, "%s%d", name, first + i);
         row(label, library ? (double)library[i] : NAN, hand[i], lecture ? lecture[i] : "");
     }
+}
+
+static void rows(const char *name, const float *library, const double *hand, int count, const char *const *lecture)
+{
+    rows_from(1, name, library, hand, count, lecture);
 }
 
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
@@ -78,7 +84,7 @@ static bool perceptron(void)
     for (int k = 0; k < 4; k++) d_w1[k] = d_n1[k / 2] * (k % 2 ? .10 : .05);
     for (int k = 0; k < 4; k++) w1_new[k] = .15 + .05 * k - lr * d_w1[k], w2_new[k] = .40 + .05 * k - lr * d_w2[k];
 
-    static const char *const new_1[4] = { "0.149780", "0.199561 *", "0.249751", "0.299502" };
+    static const char *const new_1[4] = { "0.149780", "0.199781 *", "0.249751", "0.299502" };
     static const char *const new_2[4] = { "0.358916", "0.408666", "0.511301", "0.561370" };
     printf("1. The 2-2-2 sigmoid perceptron\n\n");
     head("forward");
@@ -86,13 +92,14 @@ static bool perceptron(void)
     rows("output, weighted sum  n2.", value(N2), n2, 2, NULL), rows("output                o", value(O), o, 2, NULL);
     row("error                 E", (double)loss, e, "0.298371");
     head("backward");
-    rows("d_o", grad(O), d_o, 2, NULL), rows("d_n2.", grad(N2), d_n2, 2, NULL), rows("d_W2.", grad(W2), d_w2, 4, NULL);
-    rows("d_h", grad(H), d_h, 2, NULL), rows("d_n1.", grad(N1), d_n1, 2, NULL), rows("d_W1.", grad(W1), d_w1, 4, NULL);
+    rows("d_o", grad(O), d_o, 2, NULL), rows("d_n2.", grad(N2), d_n2, 2, NULL), rows_from(5, "d_w", grad(W2), d_w2, 4, NULL);
+    rows("d_h", grad(H), d_h, 2, NULL), rows("d_n1.", grad(N1), d_n1, 2, NULL), rows("d_w", grad(W1), d_w1, 4, NULL);
     head("update, w - 0.5 d_w");
     cnn_step(g, .lr = (float)lr);
-    rows("w", value(W1), w1_new, 4, new_1), rows("w4+", value(W2), w2_new, 4, new_2);
+    rows("w", value(W1), w1_new, 4, new_1), rows_from(5, "w", value(W2), w2_new, 4, new_2);
     printf("\n  * A slip of the lecture: it multiplies grad_w2 by i1, though w2 leads from i2, and so arrives at\n"
-           "    0.20 - 0.5 * %.6f * 0.05 = %.8f in one place. The exact w2 is %.8f.\n\n",
+           "    0.20 - 0.5 * %.6f * 0.05 = %.8f. The exact w2 is %.8f.\n"
+           "    (Of w1, 0.14978072, it prints the first six digits without rounding.)\n\n",
            d_n1[0], .20 - lr * d_n1[0] * .05, w1_new[1]);
     ok = !cnn_error(g);
     if (!ok) fprintf(stderr, "%s\n", cnn_error(g));
@@ -177,7 +184,7 @@ static bool convolution_net(void)
 
     static const char *const print_p[2] = { "0.294838", "0.705162" };
     static const char *const print_f[4] = { "0.773071", "-0.026929", "-0.026929", "0.773071" };
-    static const char *const print_b[1] = { "-0.153858" }, *const print_bo[2] = { "", "*" };
+    static const char *const print_b[1] = { "-0.153858" }, *const print_bo[2] = { "", "another figure *" };
     const float *logit = value(Z);
     double e0 = exp((double)logit[0]), e1 = exp((double)logit[1]);
     const float P[2] = { (float)(e0 / (e0 + e1)), (float)(e1 / (e0 + e1)) };

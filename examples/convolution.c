@@ -136,12 +136,15 @@ static bool filters(const image *im)
 
 /* ---- Sizes: out = (in + 2 pad - kernel) / stride + 1, rounded down. Nothing is computed, the graph is only recorded ---- */
 
-static void show_size(int c, int size, int channels, int kernel, int stride, int pad)
+static void show_size(int size, int c, int channels, int kernel, int stride, int pad)
 {
     cnn_graph  *g = cnn_new(.max_batch = 1);
     cnn_tensor *x = cnn_input(g, c, size, size);
     cnn_tensor *y = cnn_conv2d(x, channels, kernel, .stride = stride, .pad = pad);
-    printf("  %3dx%dx%-3d by %2d of %2dx%dx%-3d stride %d, pad %d:  ", size, size, c, channels, kernel, kernel, c, stride, pad);
+    char input[32], filters[32];
+    snprintf(input, sizeof input, "%dx%dx%d", size, size, c);
+    snprintf(filters, sizeof filters, "%d of %dx%dx%d", channels, kernel, kernel, c);
+    printf("  %-9s by %-13s stride %d, pad %d:  ", input, filters, stride, pad);
     if (cnn_error(g)) printf("an error,\n    %s\n", cnn_error(g));
     else printf("%dx%dx%d\n", y->shape.h, y->shape.w, y->shape.c);
     cnn_free(g);
@@ -160,11 +163,11 @@ int main(int argc, char **argv)
     if (!ok) return 1;
 
     printf("\nSizes, as height x width x channels:\n");
-    show_size(1,   7,  1,  5, 1, 0);                       /* the border is lost: 3x3 */
-    show_size(1,   7,  1,  5, 1, 2);                       /* pad = (kernel - 1) / 2 keeps the size */
-    show_size(1,   7,  1,  3, 2, 0);                       /* every second place */
-    show_size(3,  32, 10,  5, 1, 2);
-    show_size(3, 227, 96, 11, 4, 0);                       /* the first layer of AlexNet (Krizhevsky et al. 2012) */
-    show_size(1,   5,  1,  7, 1, 0);                       /* larger than the input */
+    show_size(  7, 1,  1,  5, 1, 0);                       /* the border is lost: 3x3 */
+    show_size(  7, 1,  1,  5, 1, 2);                       /* pad = (kernel - 1) / 2 keeps the size */
+    show_size(  7, 1,  1,  3, 2, 0);                       /* every second place */
+    show_size( 32, 3, 10,  5, 1, 2);
+    show_size(227, 3, 96, 11, 4, 0);                       /* the first layer of AlexNet (Krizhevsky et al. 2012) */
+    show_size(  5, 1,  1,  7, 1, 0);                       /* larger than the input */
     return 0;
 }

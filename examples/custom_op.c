@@ -12,12 +12,15 @@
    dx = dy (tanh(s) + x (1 - tanh(s)^2) sigmoid(x))                                  since ds/dx = sigmoid(x)       */
 static float softplus(float x) { return fmaxf(x, 0) + log1pf(expf(-fabsf(x))); }       /* e^x alone would overflow */
 
+/* Elements at the batch of this very run: while a rule runs, shape.n is the current batch. */
+static int count(const cnn_tensor *t) { return (int)cnn_count(t); }
+
 static bool mish_shape(cnn_tensor *y) { y->shape = y->in[0]->shape; return true; }
 
 static void mish_forward(cnn_tensor *y, cnn_mode mode)
 {
     const float *x = y->in[0]->data;
-    int          n = y->shape.n * y->shape.c * y->shape.h * y->shape.w;
+    int          n = count(y);
     (void)mode;                                           /* the same in training and in evaluation */
     for (int i = 0; i < n; i++) y->data[i] = x[i] * tanhf(softplus(x[i]));
 }
@@ -26,7 +29,7 @@ static void mish_backward(cnn_tensor *y)
 {
     const float *x = y->in[0]->data, *dy = y->grad;
     float       *dx = y->in[0]->grad;
-    int          n = y->shape.n * y->shape.c * y->shape.h * y->shape.w;
+    int          n = count(y);
     if (!y->in[0]->needs_grad) return;
     for (int i = 0; i < n; i++) {
         float t = tanhf(softplus(x[i]));
@@ -40,15 +43,15 @@ static const cnn_op op_mish = { .name = "mish", .shape = mish_shape, .forward = 
 #define mish(x) mish_(CNN_HERE, x)                        /* so that messages name the line of the call */
 static cnn_tensor *mish_(const char *at, cnn_tensor *x) { return cnn_apply(&op_mish, &x, 1, NULL, at); }
 
-/* ---- huber ------------------------------------------------------------------------------------------------------
-   J  = 1/M sum_i l(d_i),  d = y - t,  l(d) = d^2 / 2 where |d| <= delta, else delta (|d| - delta/2)   (Huber 1964)
-   dy = dJ/M clip(d, -delta, delta)                           quadratic near the target, so outliers pull only so hard */
-typedef struct { const char *at; cnn_tensor *y, *target; float delta; } huber_args;             /* delta: default 1 */
-static const cnn_field huber_fields[] = { CNN_FIELD('f', huber_args, delta), { 0 } };           /* for files */
+/* ---- logcosh ----------------------------------------------------------------------------------------------------
+   J  = 1/M sum_i s^2 log cosh(d_i / s),   d = y - t       d^2/2 near the target, s |d| far from it: an outlier pulls
+   dy = dJ/M s tanh(d / s),   dt = -dy                     with the force s at most, where mse's pull has no bound    */
+typedef struct { const char *at; cnn_tensor *y, *target; float s; } logcosh_args;              /* s: default 1 */
+static const cnn_field logcosh_fields[] = { CNN_FIELD('f', logcosh_args, s), { 0 } };          /* for model files */
 
-static float huber_delta(const cnn_tensor *j) { float d = ((const huber_args *)j->args)->delta; return d > 0 ? d : 1; }
+static float logcosh_s(const cnn_tensor *j) { float s = ((const logcosh_args *)j->args)->s; return s > 0 ? s : 1; }
 
-static bool huber_shape(cnn_tensor *j)
+static bool logcosh_shape(cnn_tensor *j)
 {
     cnn_shape y = j->in[0]->shape, t = j->in[1]->shape;
     if (y.n != t.n || y.c != t.c || y.h != t.h || y.w != t.w)
@@ -58,46 +61,45 @@ static bool huber_shape(cnn_tensor *j)
     return true;
 }
 
-static void huber_forward(cnn_tensor *j, cnn_mode mode)
+static void logcosh_forward(cnn_tensor *j, cnn_mode mode)
 {
-    const float *y = j->in[0]->data, *t = j->in[1]->data, delta = huber_delta(j);
-    cnn_shape    s = j->in[0]->shape;                     /* shape.n is the batch of this very run */
-    int          m = s.n * s.c * s.h * s.w;
+    const float *y = j->in[0]->data, *t = j->in[1]->data, s = logcosh_s(j);
+    int          m = count(j->in[0]);
     double       sum = 0;
     (void)mode;
     for (int i = 0; i < m; i++) {
-        float d = fabsf(y[i] - t[i]);
-        sum += (double)(d <= delta ? d * d / 2 : delta * (d - delta / 2));
+        float d = fabsf(y[i] - t[i]) / s;                 /* log cosh d = d + log(1 + e^-2d) - log 2, no overflow */
+        sum += (double)(d + log1pf(expf(-2 * d)) - 0.69314718f);
     }
-    j->data[0] = (float)(sum / m);
+    j->data[0] = (float)(sum / m) * s * s;
 }
 
-static void huber_backward(cnn_tensor *j)
+static void logcosh_backward(cnn_tensor *j)
 {
-    const float *y = j->in[0]->data, *t = j->in[1]->data, delta = huber_delta(j);
-    cnn_shape    s = j->in[0]->shape;
-    int          m = s.n * s.c * s.h * s.w;
+    const float *y = j->in[0]->data, *t = j->in[1]->data, s = logcosh_s(j);
+    int          m = count(j->in[0]);
     for (int k = 0; k < 2; k++) {                         /* to y with +, to the target with - */
-        float *to = j->in[k]->needs_grad ? j->in[k]->grad : NULL, factor = (k ? -1 : 1) * j->grad[0] / (float)m;
-        for (int i = 0; to && i < m; i++) to[i] += factor * fmaxf(-delta, fminf(delta, y[i] - t[i]));
+        float *to = j->in[k]->needs_grad ? j->in[k]->grad : NULL, factor = (k ? -s : s) * j->grad[0] / (float)m;
+        for (int i = 0; to && i < m; i++) to[i] += factor * tanhf((y[i] - t[i]) / s);
     }
 }
 
-static const cnn_op op_huber = { .name = "huber", .shape = huber_shape, .forward = huber_forward, .backward = huber_backward,
-                                 .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(huber_args), .fields = huber_fields };
+static const cnn_op op_logcosh = { .name = "logcosh", .shape = logcosh_shape, .forward = logcosh_forward,
+                                   .backward = logcosh_backward, .flags = CNN_READS_X | CNN_LOSS,
+                                   .args_size = sizeof(logcosh_args), .fields = logcosh_fields };
 
-#define huber(...) huber_((huber_args){ .at = CNN_HERE, .y = __VA_ARGS__ })            /* huber(y, t, .delta = 0.5f) */
-static cnn_tensor *huber_(huber_args a)
+#define logcosh(...) logcosh_((logcosh_args){ .at = CNN_HERE, .y = __VA_ARGS__ })      /* logcosh(y, t, .s = 0.5f) */
+static cnn_tensor *logcosh_(logcosh_args a)
 {
     cnn_tensor *in[2] = { a.y, a.target };
-    return cnn_apply(&op_huber, in, 2, &a, a.at);
+    return cnn_apply(&op_logcosh, in, 2, &a, a.at);
 }
 
 /* What goes wrong most often: a derivative that is almost right. Here the factor sigmoid(x) has been forgotten. */
 static void wrong_backward(cnn_tensor *y)
 {
     const float *x = y->in[0]->data;
-    int          n = y->shape.n * y->shape.c * y->shape.h * y->shape.w;
+    int          n = count(y);
     for (int i = 0; i < n && y->in[0]->needs_grad; i++) {
         float t = tanhf(softplus(x[i]));
         y->in[0]->grad[i] += y->grad[i] * (t + x[i] * (1 - t * t));
@@ -121,7 +123,7 @@ static net build(const cnn_op *activation, bool squared)
     h = cnn_dense(h, 24);
     h = cnn_apply(activation, &h, 1, NULL, CNN_HERE);
     n.y = cnn_dense(h, 1);
-    n.loss = squared ? cnn_mse(n.y, n.t) : huber(n.y, n.t, .delta = 0.2f);
+    n.loss = squared ? cnn_mse(n.y, n.t) : logcosh(n.y, n.t, .s = 0.2f);
     return n;
 }
 
@@ -156,13 +158,13 @@ int main(void)
         cnn_forward(n.y, CNN_EVAL), cnn_get(n.y, y, POINTS);
         if (cnn_error(n.g)) { fprintf(stderr, "%s\n", cnn_error(n.g)), status = 1, cnn_free(n.g); break; }
         for (int i = 0; i < POINTS; i++) error += fabs((double)y[i] - sin(3 * (double)x[i])) / POINTS;
-        printf("  %-12s %.3f\n", k ? "huber" : "mse", error);
+        printf("  %-12s %.3f\n", k ? "logcosh" : "mse", error);
         cnn_free(n.g);
     }
 
     /* The rules of shape speak through cnn_fail like the library's own. */
     cnn_graph *g = cnn_new(.max_batch = 2);
-    cnn_compile(g, huber(mish(cnn_dense(cnn_input(g, 5), 3)), cnn_input(g, 4)));
+    cnn_compile(g, logcosh(mish(cnn_dense(cnn_input(g, 5), 3)), cnn_input(g, 4)));
     printf("\na mistake: %s\n", cnn_error(g) ? cnn_error(g) : "not found");
     if (!cnn_error(g)) status = 1;
     cnn_free(g);

@@ -13,19 +13,17 @@
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 
-/* The file examples/data/NAME, seen from the root of the repository or from wherever this source file is. */
+/* The digits in examples/data, seen from the root of the repository, or else beside this source file. */
 static cnn_dataset load_sample(const char *set)
 {
-    char path[2][600];
+    const char *slash = strrchr(__FILE__, '/'), *place[2] = { "examples/", __FILE__ };
+    int         length[2] = { 9, slash ? (int)(slash - __FILE__) + 1 : 0 };
     cnn_dataset d = { 0 };
-    for (int from_here = 0; from_here < 2; from_here++) {
-        const char *end = from_here ? strrchr(__FILE__, '/') : NULL;
-        int length = end ? (int)(end - __FILE__) : 0;
-        for (int i = 0; i < 2; i++)
-            snprintf(path[i], sizeof path[i], "%.*s%s/%s-%s-ubyte", length, __FILE__,
-                     from_here ? (end ? "/data" : "data") : "examples/data", set, i ? "labels-idx1" : "images-idx3");
-        d = cnn_load_idx(path[0], path[1]);
-        if (d.count) break;
+    for (int i = 0; i < 2 && !d.count; i++) {
+        char images[600], labels[600];
+        snprintf(images, sizeof images, "%.*sdata/%s-images-idx3-ubyte", length[i], place[i], set);
+        snprintf(labels, sizeof labels, "%.*sdata/%s-labels-idx1-ubyte", length[i], place[i], set);
+        d = cnn_load_idx(images, labels);
     }
     return d;
 }
@@ -50,10 +48,10 @@ int main(int argc, char **argv)
     if (!train.count) return fprintf(stderr, "%s\n", train.error), 1;
     if (!test.count)  return fprintf(stderr, "%s\n", test.error), 1;
 
-    cnn_graph  *g = cnn_new(.max_batch = 32, .seed = 1);
+    cnn_graph  *g = cnn_new(.max_batch = 16, .seed = 1);
     cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g), *h = x;
 
-    h = cnn_scale(h, 1.275f, -0.1f);                                    /* ink 1.175, paper -0.1, as in the paper */
+    h = cnn_scale(h, 1 / 0.3081f, -0.1307f / 0.3081f);                  /* MNIST has mean 0.1307, deviation 0.3081 */
     h = cnn_tanh(cnn_conv2d(h,  6, 5, .pad = 2, .name = "c1"));         /* C1  (N, 6,28,28)      156 weights      */
     h = cnn_avg_pool(h, 2);                                             /* S2  (N, 6,14,14)                       */
     h = cnn_tanh(cnn_conv2d(h, 16, 5, .name = "c3"));                   /* C3  (N,16,10,10)    2,416              */
@@ -69,8 +67,8 @@ int main(int argc, char **argv)
 
     if (cnn_compile(g, loss)) {
         cnn_summary(g, stdout), fflush(stdout);
-        cnn_fit(loss, logits, &train, .epochs = full ? 5 : 12, .lr = 0.05f, .lr_end = 0.0005f,
-                .momentum = 0.9f, .nesterov = 1, .validation = &test,
+        cnn_fit(loss, logits, &train, .epochs = full ? 5 : 12, .lr = 0.02f, .lr_end = 0.0002f,
+                .momentum = 0.9f, .nesterov = 1, .weight_decay = 0.0005f, .validation = &test,
                 .progress = cnn_print_progress, .history = &history);
         score = cnn_evaluate(loss, logits, &test);
         cnn_save(g, result(model, "lenet.safetensors"));

@@ -1,6 +1,6 @@
 /* opencl.c - LeNet-5 trains on a GPU, with the whole training step on the device.
 
-     cc -O2 examples/opencl.c -o opencl -lm && ./opencl         first GPU, then accelerator, else the CPU code
+     cc -std=c99 -O2 examples/opencl.c -o opencl -lm && ./opencl    first GPU, then accelerator, else the CPU code
      ./opencl list                                                       what there is
      ./opencl cpu                                                        a device by its kind, number or name
 

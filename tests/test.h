@@ -20,6 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef TEST_SHOW
+#define TEST_SHOW 5                             /* failed checks of one test that are shown */
+#endif
 static char        test__name[160];             /* of the test that runs; "" if none */
 static const char *test__only;
 static int         test__passed, test__failed, test__skipped, test__bad;    /* bad: failed checks of this test */
@@ -33,7 +36,7 @@ static inline void test__close(void)
     if (!test__name[0]) return;
     if (test__bad) test__failed++;
     else           test__passed++;
-    if (test__bad > 5) printf("    ... %d checks of \"%s\" failed\n", test__bad, test__name);
+    if (test__bad > TEST_SHOW) printf("    ... %d checks of \"%s\" failed\n", test__bad, test__name);
     test__name[0] = 0, test__bad = 0;
 }
 
@@ -70,7 +73,7 @@ static inline bool test__check(bool ok, const char *file, int line, const char *
 {
     test__checks++;
     if (ok) return true;
-    if (test__bad++ < 5) {
+    if (test__bad++ < TEST_SHOW) {
         va_list ap;
         va_start(ap, format);
         printf("    %s:%d: \"%s\": ", file, line, test__name);

@@ -1,5 +1,5 @@
-/* Data sets and model files: round trips to the bit, PyTorch's layouts, and hostile files: truncated everywhere,
-   mutated 10^5 times, and one lie at a time with the exact message.
+/* Data sets and model files: round trips to the bit, PyTorch's layouts, and hostile files: truncated
+   everywhere, mutated 10^5 times, and one lie at a time with the exact message.
 
        cc -std=c99 -O2 -I. -o build/test_files tests/test_files.c -lm && build/test_files */
 
@@ -7,8 +7,10 @@
 #include <stdlib.h>
 
 /* The library's memory goes through here: it can be counted, limited, and made to fail. */
-static long   test_live, test_until_failure = -1;         /* blocks in use; which allocation from now on fails, -1 = none */
-static size_t test_most = (size_t)1 << 28;           /* one request above this fails: a hostile shape must not eat the machine */
+static long   test_live, test_until_failure = -1;         /* blocks in use; which allocation from now on
+                                                             fails, -1 = none */
+static size_t test_most = (size_t)1 << 28;           /* one request above this fails: a hostile shape must not
+                                                        eat the machine */
 static void *test_realloc(void *p, size_t bytes)
 {
     if (bytes > test_most || test_until_failure == 0) return NULL;
@@ -38,8 +40,9 @@ static void test_free(void *p)
 /* ---- A custom operation with every kind of option: y = gain x + shift, in place of its zeros ---- */
 
 typedef struct { const char *at; float gain; int shift; unsigned mask; } affine_args;
-static const cnn_field affine_fields[] = { CNN_FIELD('f', affine_args, gain), CNN_FIELD('i', affine_args, shift),
-                                           CNN_FIELD('u', affine_args, mask), { NULL, 0, 0 } };
+static const cnn_field affine_fields[] = {
+    CNN_FIELD('f', affine_args, gain), CNN_FIELD('i', affine_args, shift), CNN_FIELD('u', affine_args, mask),
+    { NULL, 0, 0 } };
 static bool affine_shape(cnn_tensor *y)
 {
     if (y->n_in != 1) return cnn_fail(y, "one operand");
@@ -51,15 +54,16 @@ static void affine_forward(cnn_tensor *y, cnn_mode mode)
 {
     const affine_args *a = y->args;
     (void)mode;
-    for (int i = 0; i < affine_len(y); i++) y->data[i] = a->gain * y->in[0]->data[i] + (float)a->shift + (float)(a->mask & 1);
+    for (int i = 0; i < affine_len(y); i++)
+        y->data[i] = a->gain * y->in[0]->data[i] + (float)a->shift + (float)(a->mask & 1);
 }
 static void affine_backward(cnn_tensor *y)
 {
     const affine_args *a = y->args;
     for (int i = 0; i < affine_len(y) && y->in[0]->needs_grad; i++) y->in[0]->grad[i] += a->gain * y->grad[i];
 }
-static const cnn_op affine = { "my affine=%", affine_shape, affine_forward, affine_backward, NULL, NULL, NULL, 0,
-                               sizeof(affine_args), affine_fields };
+static const cnn_op affine = { .name = "my affine=%", .shape = affine_shape, .forward = affine_forward,
+    .backward = affine_backward, .args_size = sizeof(affine_args), .fields = affine_fields };
 static const cnn_op *const own_ops[] = { &affine };
 
 /* ---- A net with some of everything, and its training ---- */
@@ -78,7 +82,8 @@ static net build(int everything)
     if (everything) {
         static const float values[3] = { 0.5f, -0.0f, 1e-42f };
         affine_args a = { CNN_HERE, 0.7f, -2, 0x80000001u };
-        cnn_tensor *p = cnn_param(n.g, "scale \"1\"\n\xC3\xA9", { 1, 3, 1, 1 }, .init = CNN_INIT_CONSTANT, .gain = 0.9f);
+        cnn_tensor *p = cnn_param(n.g, "scale \"1\"\n\xC3\xA9", { 1, 3, 1, 1 }, .init = CNN_INIT_CONSTANT,
+                                  .gain = 0.9f);
         h = cnn_add(h, cnn_const(n.g, (cnn_shape){ 1, 3, 1, 1 }, values));
         h = cnn_mul(h, p);
         h = cnn_apply(&affine, &h, 1, &a, CNN_HERE);
@@ -131,8 +136,9 @@ static bytes saved(cnn_graph *g)
 
 static cnn_graph *loaded(const unsigned char *file, size_t n)
 {
-    return cnn_load_memory(file, n, (cnn_load_args){ .at = "here.c:1", .path = "net.safetensors", .max_batch = BATCH,
-                                                     .threads = 1, .ops = own_ops, .n_ops = 1 });
+    cnn_load_args a = { .at = "here.c:1", .path = "net.safetensors", .max_batch = BATCH, .threads = 1,
+                        .ops = own_ops, .n_ops = 1 };
+    return cnn_load_memory(file, n, a);
 }
 
 static bool same_weights(cnn_graph *a, cnn_graph *b)
@@ -140,7 +146,8 @@ static bool same_weights(cnn_graph *a, cnn_graph *b)
     bool same = a->n_order == b->n_order;
     for (int i = 0; i < a->n_order && same; i++) {
         cnn_tensor *p = &a->order[i]->t, *q = &b->order[i]->t;
-        same = strcmp(p->name, q->name) == 0 && p->kind == q->kind && p->shape.c == q->shape.c && p->frozen == q->frozen &&
+        same = strcmp(p->name, q->name) == 0 && p->kind == q->kind && p->shape.c == q->shape.c &&
+            p->frozen == q->frozen &&
                p->kept == q->kept;
         if (same && !p->op && !p->batched)
             same = memcmp(cnn_map_read(p), cnn_map_read(q), cnn_count(p) * sizeof(float)) == 0;
@@ -196,7 +203,8 @@ static void load_for_inference(void)
     net   n = build(0);
     train(&n, 0, 3);
     bytes b = saved(n.g);
-    cnn_graph *g = cnn_load_memory(b.p, b.n, (cnn_load_args){ .path = "x", .max_batch = 2, .inference = 1, .seed = 5 });
+    cnn_load_args a = { .path = "x", .max_batch = 2, .inference = 1, .seed = 5 };
+    cnn_graph    *g = cnn_load_memory(b.p, b.n, a);
     CHECK_STR(cnn_error(g), NULL);
     CHECK(same_weights(n.g, g));
     bytes c = saved(g);
@@ -229,6 +237,8 @@ static void output_is_what_the_loss_judges(void)
 
 /* ---- Files made by hand ---- */
 
+static const char *no_null(const char *s) { return s ? s : ""; }
+
 static bytes make_file(const char *header, const void *data, size_t n)
 {
     size_t h = strlen(header);
@@ -239,13 +249,15 @@ static bytes make_file(const char *header, const void *data, size_t n)
     return b;
 }
 
-/* As PyTorch writes it: vectors, an int64 counter, other types of floats, keys and names in any order and escaped. */
+/* As PyTorch writes it: vectors, an int64 counter, other types of floats, keys and names in any order and
+   escaped. */
 static void weights_from_pytorch(void)
 {
     cnn_graph  *g = cnn_new();
     cnn_tensor *x = cnn_input(g, 1, 2, 2), *t = cnn_labels(g);
     cnn_tensor *h = cnn_conv2d(x, 2, 2, .name = "conv1");
-    cnn_tensor *loss = cnn_softmax_cross_entropy(cnn_dense(cnn_batch_norm(h, .name = "bn1"), 2, .name = "fc"), t);
+    cnn_tensor *loss = cnn_softmax_cross_entropy(cnn_dense(cnn_batch_norm(h, .name = "bn1"), 2, .name = "fc"),
+                                                 t);
     CHECK(cnn_compile(g, loss));
     unsigned char data[256];
     size_t at = 0;
@@ -264,7 +276,8 @@ static void weights_from_pytorch(void)
         0, 0, 0, 0x80 };                               /* F16 fc.bias: 0, -0 */
     memcpy(data + at, rest, sizeof rest);
     at += sizeof rest;
-    bytes b = make_file("{ \"bn1.num_batches_tracked\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[56,64]},\n"
+    bytes b =
+        make_file("{ \"bn1.num_batches_tracked\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[56,64]},\n"
         "\t\"conv1.weight\" : {\"shape\":[2 , 1,2,2],\"data_offsets\":[0,32],\"dtype\":\"F32\"},"
         "\"\\u0063onv1\\u002ebias\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[32,36]},"
         "\"bn1.weight\":{\"dtype\":\"BF16\",\"shape\":[2],\"data_offsets\":[36,40]},"
@@ -278,7 +291,8 @@ static void weights_from_pytorch(void)
     CHECK_STR(cnn_error(g), NULL);
     const struct { const char *name; int n; float v[8]; } want[] = {
         { "conv1.weight", 8, { 1, 2, 3, 4, 5, 6, 7, 8 } }, { "conv1.bias", 2, { 1, -1.0f / 16777216 } },
-        { "bn1.weight", 2, { 1, -2.5f } }, { "bn1.bias", 2, { 0.5f, -1 } }, { "bn1.running_mean", 2, { 65504, 1.0f / 16384 } },
+        { "bn1.weight", 2, { 1, -2.5f } }, { "bn1.bias", 2, { 0.5f, -1 } },
+            { "bn1.running_mean", 2, { 65504, 1.0f / 16384 } },
         { "bn1.running_var", 2, { 1, 2 } }, { "fc.weight", 4, { 0.25f, 0.3125f, 0.375f, 0.4375f } },
         { "fc.bias", 2, { 0, -0.0f } } };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
@@ -287,8 +301,9 @@ static void weights_from_pytorch(void)
         CHECK_MSG(memcmp(v, want[i].v, (size_t)want[i].n * 4) == 0, "%s", want[i].name);
     }
     cnn_graph *no = loaded(b.p, b.n);
-    CHECK_STR(cnn_error(no), "here.c:1: load \"net.safetensors\": it has weights but no \"cnn.graph\" in its metadata: build the "
-              "net, then cnn_load_weights");
+    CHECK_STR(cnn_error(no),
+              "here.c:1: load \"net.safetensors\": it has weights but no \"cnn.graph\" in its metadata: "
+              "build the net, then cnn_load_weights");
     cnn_free(no), cnn_free(g), free(b.p);
 }
 
@@ -304,12 +319,17 @@ static void ranks_in_the_file(void)
     bytes b = saved(g);
     b.p[b.n - 1] = 0;
     const char *json = (const char *)b.p + 8;
-    static const char *const want[] = { "\"c.weight\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1],", "\"c.bias\":{\"dtype\":\"F32\",\"shape\":[1],",
-        "\"b.running_var\":{\"dtype\":\"F32\",\"shape\":[1],", "\"d1.weight\":{\"dtype\":\"F32\",\"shape\":[1,9],",
+    static const char *const want[] = { "\"c.weight\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1],",
+        "\"c.bias\":{\"dtype\":\"F32\",\"shape\":[1],",
+        "\"b.running_var\":{\"dtype\":\"F32\",\"shape\":[1],",
+            "\"d1.weight\":{\"dtype\":\"F32\",\"shape\":[1,9],",
         "\"d2.weight\":{\"dtype\":\"F32\",\"shape\":[1,1],", "\"d2.bias\":{\"dtype\":\"F32\",\"shape\":[1],",
         "\"p\":{\"dtype\":\"F32\",\"shape\":[1],", "\"q\":{\"dtype\":\"F32\",\"shape\":[1,2,3]," };
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) CHECK_MSG(strstr(json, want[i]) != NULL, "%s in %s", want[i], json);
-    CHECK(strncmp(json, "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\",\"cnn.graph\":\"cnn 1\\ninput ", 60) == 0);
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++)
+        CHECK_MSG(strstr(json, want[i]) != NULL, "%s in %s", want[i], json);
+    static const char start[] = "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\","
+                                "\"cnn.graph\":\"cnn 1\\ninput ";
+    CHECK(strncmp(json, start, sizeof start - 1) == 0);
     cnn_free(g), free(b.p);
 }
 
@@ -332,39 +352,57 @@ static const struct { const char *header; size_t data; const char *message; } li
     { W V, 11, "tensor \"v\": bytes 8 to 12 are not within the 11 bytes of data: truncated or damaged" },
     { W V, 13, "bytes 12 to 13 of the data belong to no tensor" },
     { W "}", 8, "there is no tensor \"v\"; the file has 1: \"w\"" },
-    { W ",\"v\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8, "tensors \"w\" and \"v\" overlap" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}" V, 12, "bytes 4 to 8 of the data belong to no tensor" },
+    { W ",\"v\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8,
+        "tensors \"w\" and \"v\" overlap" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}" V, 12,
+        "bytes 4 to 8 of the data belong to no tensor" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}" V, 12,
       "tensor \"w\": bytes 8 to 0 are not within the 12 bytes of data: truncated or damaged" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[18446744073709551608,0]}" V, 12,
-      "tensor \"w\": bytes 18446744073709551608 to 0 are not within the 12 bytes of data: truncated or damaged" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}" V, 12, "tensor \"w\": shape [3] of F32 does not fill bytes 0 to 8" },
+      "tensor \"w\": bytes 18446744073709551608 to 0 are not within the 12 bytes of data: truncated or "
+      "damaged" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}" V, 12,
+        "tensor \"w\": shape [3] of F32 does not fill bytes 0 to 8" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967298],\"data_offsets\":[0,8]}" V, 12,
       "tensor \"w\": shape [4294967296,4294967298] of F32 does not fill bytes 0 to 8" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,2],\"data_offsets\":[0,0]}" V, 12,
       "tensor \"w\": shape [4611686018427387904,2] of F32 does not fill bytes 0 to 0" },
-    { "{\"w\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,1]}" V, 12, "tensor \"w\": shape [3] of F4 does not fill bytes 0 to 1" },
+    { "{\"w\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,1]}" V, 12,
+        "tensor \"w\": shape [3] of F4 does not fill bytes 0 to 1" },
     { "{\"w\":{\"dtype\":\"I32\",\"shape\":[2],\"data_offsets\":[0,8]}" V, 12,
       "tensor \"w\" has dtype I32: only F32, F64, F16 and BF16 become floats" },
-    { "{\"w\":{\"dtype\":\"F31\",\"shape\":[2],\"data_offsets\":[0,8]}" V, 12, "tensor \"w\": unknown dtype \"F31\"" },
+    { "{\"w\":{\"dtype\":\"F31\",\"shape\":[2],\"data_offsets\":[0,8]}" V, 12,
+        "tensor \"w\": unknown dtype \"F31\"" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2,2],\"data_offsets\":[0,16]}}", 16,
       "tensor \"w\" has shape [2,2] in the file and (1,2,1,1) in the graph" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4, "tensor \"w\" has shape [] in the file and (1,2,1,1) in the graph" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4,
+        "tensor \"w\" has shape [] in the file and (1,2,1,1) in the graph" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2,2,2,2,2],\"data_offsets\":[0,128]}}", 128,
       "tensor \"w\" has shape [2,2,2,2,2] in the file and (1,2,1,1) in the graph" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[0,2],\"data_offsets\":[0,0]}}", 0, "tensor \"w\" has shape [0,2] in the file and (1,2,1,1) in the graph" },
-    { W ",\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}", 12, "tensor \"w\" is there twice" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2]}}", 0, "tensor \"w\": it needs dtype, shape and data_offsets" },
-    { "{\"w\":{\"dtype\":\"F32\",\"dtype\":\"F32\"}}", 0, "tensor \"w\": key \"dtype\" is unknown or there twice" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[0,2],\"data_offsets\":[0,0]}}", 0,
+        "tensor \"w\" has shape [0,2] in the file and (1,2,1,1) in the graph" },
+    { W ",\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}}", 12,
+        "tensor \"w\" is there twice" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2]}}", 0,
+        "tensor \"w\": it needs dtype, shape and data_offsets" },
+    { "{\"w\":{\"dtype\":\"F32\",\"dtype\":\"F32\"}}", 0,
+        "tensor \"w\": key \"dtype\" is unknown or there twice" },
     { "{\"w\":{\"deep\":[[[[[[[[]]]]]]]]}}", 0, "tensor \"w\": key \"deep\" is unknown or there twice" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8, "header, byte 29: whole number expected" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[02],\"data_offsets\":[0,8]}}", 8, "header, byte 29: whole number expected" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[0,8]}}", 8, "header, byte 30: ']' expected" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2e0],\"data_offsets\":[0,8]}}", 8, "header, byte 30: ']' expected" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2,],\"data_offsets\":[0,8]}}", 8, "header, byte 31: whole number expected" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[18446744073709551616],\"data_offsets\":[0,8]}}", 8, "header, byte 29: whole number expected" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8,
+        "header, byte 29: whole number expected" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[02],\"data_offsets\":[0,8]}}", 8,
+        "header, byte 29: whole number expected" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[0,8]}}", 8,
+        "header, byte 30: ']' expected" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2e0],\"data_offsets\":[0,8]}}", 8,
+        "header, byte 30: ']' expected" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2,],\"data_offsets\":[0,8]}}", 8,
+        "header, byte 31: whole number expected" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[18446744073709551616],\"data_offsets\":[0,8]}}", 8,
+        "header, byte 29: whole number expected" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", 8, "header, byte 49: ',' expected" },
-    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,9]}}", 8, "header, byte 51: ']' expected" },
+    { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,9]}}", 8,
+        "header, byte 51: ']' expected" },
     { "{\"w\":{},}", 0, "header, byte 6: '\"' expected" },
     { "{\"w\":3}", 0, "header, byte 5: '{' expected" },
     { "{\"w", 0, "header, byte 3: control character in a string" },
@@ -379,7 +417,8 @@ static const struct { const char *header; size_t data; const char *message; } li
     { "{\"\\ud83d\\ude00\\u00e9\\u20ac\":3}", 0, "header, byte 28: '{' expected" },
     { "{\"__metadata__\":{\"a\":1}}", 0, "header, byte 21: '\"' expected" },
     { "{\"__metadata__\":{},\"__metadata__\":{}}", 0, "the header has \"__metadata__\" twice" },
-    { "{\"__metadata__\":{\"cnn.graph\":\"\",\"cnn.graph\":\"\"}}", 0, "the metadata has \"cnn.graph\" twice" },
+    { "{\"__metadata__\":{\"cnn.graph\":\"\",\"cnn.graph\":\"\"}}", 0,
+        "the metadata has \"cnn.graph\" twice" },
 };
 
 static void hostile_headers(void)
@@ -390,7 +429,7 @@ static void hostile_headers(void)
         bytes      b = make_file(lies[i].header, zeros, lies[i].data);
         char       want[512];
         bool       done = cnn_load_weights_memory(g, b.p, b.n, "w.st");
-        snprintf(want, sizeof want, "load_weights \"w.st\": %s", lies[i].message ? lies[i].message : "");
+        snprintf(want, sizeof want, "load_weights \"w.st\": %s", no_null(lies[i].message));
         CHECK(done == !lies[i].message);
         CHECK_STR(cnn_error(g), lies[i].message ? want : NULL);
         cnn_free(g), free(b.p);
@@ -399,14 +438,20 @@ static void hostile_headers(void)
         { { 0 }, 0, "load_weights: truncated: a safetensors file begins with 8 bytes, this has 0" },
         { { 1 }, 7, "load_weights: truncated: a safetensors file begins with 8 bytes, this has 7" },
         { { 9 }, 12, "load_weights: truncated: the header should have 9 bytes, the file has 4" },
-        { { 1, 225, 245, 5 }, 12, "load_weights: not a safetensors file: its header would have 100000001 bytes, above the limit of 100000000" },
+        { { 1, 225, 245, 5 }, 12,
+            "load_weights: not a safetensors file: its header would have 100000001 bytes, above the limit "
+            "of 100000000" },
         { { 255, 255, 255, 255, 255, 255, 255, 255 }, 12,
-          "load_weights: not a safetensors file: its header would have 18446744073709551615 bytes, above the limit of 100000000" },
-        { { 'P', 'K', 3, 4 }, 12, "load_weights: not a safetensors file but a zip, perhaps of torch.save: use safetensors.torch.save_file" },
+          "load_weights: not a safetensors file: its header would have 18446744073709551615 bytes, above "
+          "the limit of 100000000" },
+        { { 'P', 'K', 3, 4 }, 12,
+            "load_weights: not a safetensors file but a zip, perhaps of torch.save: use "
+            "safetensors.torch.save_file" },
         { { 0x1f, 0x8b }, 12, "load_weights: it is gzipped: gunzip it first" } };
     for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
         cnn_graph *g = tiny();
-        unsigned char *copy = test_alloc(starts[i].n);               /* exactly so long, for the address sanitizer */
+        unsigned char *copy = test_alloc(starts[i].n);               /* exactly so long, for the address
+                                                                        sanitizer */
         memcpy(copy, starts[i].p, starts[i].n);
         CHECK(!cnn_load_weights_memory(g, copy, starts[i].n, NULL));
         CHECK_STR(cnn_error(g), starts[i].message);
@@ -432,7 +477,7 @@ static const struct { const char *text, *message; } false_graphs[] = {
     { "cnn 1\\ninput x 2,1,1\\nparam w 1,2,1,1 frozen\\nop y mul 0,1\\nop s sum 2\\nroot 3\\n", NULL },
     { "", "cnn.graph, line 1: the root is missing" },
     { "cnn 1", "cnn.graph, line 1: it is cut off" },
-    { "cnn 2\\n", "cnn.graph has version \"cnn 2\", this program knows \"cnn 1\"" },
+    { "cnn 2\\n", "cnn.graph has version \"cnn 2\", not \"cnn 1\"" },
     { "cnn 1\\n", "cnn.graph, line 2: the root is missing" },
     { "cnn 1\\nroot 0\\n", "cnn.graph, line 2: bad root \"0\"" },
     { "cnn 1\\ninput x 2,1,1\\nroot -1\\n", "cnn.graph, line 3: bad root \"-1\"" },
@@ -449,34 +494,49 @@ static const struct { const char *text, *message; } false_graphs[] = {
     { "cnn 1\\ninput x 2,1,+1\\nroot 0\\n", "cnn.graph, line 2: bad extents \"2,1,+1\"" },
     { "cnn 1\\ninput x 2,1,2147483648\\nroot 0\\n", "cnn.graph, line 2: bad extents \"2,1,2147483648\"" },
     { "cnn 1\\ninput x 2,1,1 frozen\\nroot 0\\n", "cnn.graph, line 2: bad word \"frozen\"" },
-    { "cnn 1\\nparam w 1,2,1,2\\nroot 0\\n", "tensor \"w\" has shape [2] in the file and (1,2,1,2) in the graph" },
+    { "cnn 1\\nparam w 1,2,1,2\\nroot 0\\n",
+        "tensor \"w\" has shape [2] in the file and (1,2,1,2) in the graph" },
     { "cnn 1\\nconst c 1,2,1,1\\nroot 0\\n", "there is no tensor \"c\"; the file has 1: \"w\"" },
     { "cnn 1\\ninput x 2,1,1\\nop y\\nroot 1\\n", "cnn.graph, line 3: operation or operands missing" },
     { "cnn 1\\ninput x 2,1,1\\nop y relu\\nroot 1\\n", "cnn.graph, line 3: operation or operands missing" },
-    { "cnn 1\\ninput x 2,1,1\\nop y relu 0,0,0,0,0,0,0,0,0\\nroot 1\\n", "cnn.graph, line 3: operation or operands missing" },
-    { "cnn 1\\ninput x 2,1,1\\nop y relu 1\\nroot 1\\n", "cnn.graph, line 3: operands that are no earlier lines \"1\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y relu -1\\nroot 1\\n", "cnn.graph, line 3: operands that are no earlier lines \"-1\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y relu 0,0,0,0,0,0,0,0,0\\nroot 1\\n",
+        "cnn.graph, line 3: operation or operands missing" },
+    { "cnn 1\\ninput x 2,1,1\\nop y relu 1\\nroot 1\\n",
+        "cnn.graph, line 3: operands that are no earlier lines \"1\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y relu -1\\nroot 1\\n",
+        "cnn.graph, line 3: operands that are no earlier lines \"-1\"" },
     { "cnn 1\\ninput x 2,1,1\\nop y swish 0\\nroot 1\\n",
       "cnn.graph, line 3: unknown operation (your own: hand it to cnn_load in .ops) \"swish\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y relu 0 slope=1\\nroot 1\\n", "cnn.graph, line 3: bad option \"slope=1\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope\\nroot 1\\n", "cnn.graph, line 3: bad option \"slope\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope=0.5\\nroot 1\\n", "cnn.graph, line 3: bad option \"slope=0.5\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope=x3f0000000\\nroot 1\\n", "cnn.graph, line 3: bad option \"slope=x3f0000000\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope=x7f800000\\nroot 1\\n", "cnn.graph, line 3: bad option \"slope=x7f800000\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y my%20affine%3D%25 0 shift=1.5\\nroot 1\\n", "cnn.graph, line 3: bad option \"shift=1.5\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y my%20affine%3D%25 0 mask=-1\\nroot 1\\n", "cnn.graph, line 3: bad option \"mask=-1\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y my%20affine%3D%25 0 at=1\\nroot 1\\n", "cnn.graph, line 3: bad option \"at=1\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y relu 0 slope=1\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"slope=1\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"slope\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope=0.5\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"slope=0.5\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope=x3f0000000\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"slope=x3f0000000\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope=x7f800000\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"slope=x7f800000\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y my%20affine%3D%25 0 shift=1.5\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"shift=1.5\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y my%20affine%3D%25 0 mask=-1\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"mask=-1\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y my%20affine%3D%25 0 at=1\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"at=1\"" },
 };
+
+#define TWO_W "\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}"
 
 static void hostile_graphs(void)
 {
     for (size_t i = 0; i < sizeof false_graphs / sizeof *false_graphs; i++) {
         char header[1024], want[512];
-        snprintf(header, sizeof header, "{\"__metadata__\":{\"cnn.graph\":\"%s\"},\"w\":{\"dtype\":\"F32\",\"shape\":[2],"
-                 "\"data_offsets\":[0,8]}}", false_graphs[i].text);
+        snprintf(header, sizeof header, "{\"__metadata__\":{\"cnn.graph\":\"%s\"}," TWO_W,
+                 false_graphs[i].text);
         bytes      b = make_file(header, "\0\0\0\0\0\0\0\0", 8);
         cnn_graph *g = loaded(b.p, b.n);
-        snprintf(want, sizeof want, "here.c:1: load \"net.safetensors\": %s", false_graphs[i].message ? false_graphs[i].message : "");
+        snprintf(want, sizeof want, "here.c:1: load \"net.safetensors\": %s",
+                 no_null(false_graphs[i].message));
         CHECK_STR(cnn_error(g), false_graphs[i].message ? want : NULL);
         if (!false_graphs[i].message) CHECK(cnn_find(g, "w")->frozen);
         cnn_free(g), free(b.p);
@@ -488,9 +548,10 @@ static void hostile_graphs(void)
         for (int n_in = 1; n_in <= CNN_MAX_INPUTS; n_in++)
             for (int first = 0; first < 3; first++) {
                 char header[1024], ids[32] = "";
-                for (int i = 0; i < n_in; i++) ids[2 * i] = (char)('0' + (first + i) % 3), ids[2 * i + 1] = i + 1 < n_in ? ',' : 0;
-                snprintf(header, sizeof header, "{\"__metadata__\":{\"cnn.graph\":\"cnn 1\\ninput x 2,1,1\\nlabels t 1,1,1\\nparam w 1,2,1,1\\n"
-                         "op y %s %s\\nop s sum 3\\nroot 4\\n\"},\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}",
+                for (int i = 0; i < n_in; i++)
+                    ids[2 * i] = (char)('0' + (first + i) % 3), ids[2 * i + 1] = i + 1 < n_in ? ',' : 0;
+                snprintf(header, sizeof header, "{\"__metadata__\":{\"cnn.graph\":\"cnn 1\\ninput x 2,1,1\\n"
+                         "labels t 1,1,1\\nparam w 1,2,1,1\\nop y %s %s\\nop s sum 3\\nroot 4\\n\"}," TWO_W,
                          ops[k]->name, ids);
                 bytes      b = make_file(header, "\0\0\0\0\0\0\0\0", 8);
                 cnn_graph *g = loaded(b.p, b.n);
@@ -509,7 +570,8 @@ static void hostile_graphs(void)
 static void hostile_state(void)
 {
     static const struct { const char *state, *message; } lie[] = {
-        { "1 2 3 sgd -", NULL }, { "18446744073709551615 2 3 sgd AAAAAAAAAAA", NULL }, { "1 2 3 other x", NULL },
+        { "1 2 3 sgd -", NULL }, { "18446744073709551615 2 3 sgd AAAAAAAAAAA", NULL },
+            { "1 2 3 other x", NULL },
         { "", "cnn.state: word 1 is missing" }, { "1 2 3 sgd", "cnn.state: word 5 is missing" },
         { "1 2 3 sgd - -", "cnn.state: bad words" }, { "1 -2 3 sgd -", "cnn.state: bad number \"-2\"" },
         { "18446744073709551616 2 3 sgd -", "cnn.state: bad number \"18446744073709551616\"" },
@@ -519,11 +581,11 @@ static void hostile_state(void)
         { "1 2 3 sgd AAAAAA=AAAA", "cnn.state: '=' is not one of the letters" } };
     for (size_t i = 0; i < sizeof lie / sizeof *lie; i++) {
         char header[512], want[512];
-        snprintf(header, sizeof header, "{\"__metadata__\":{\"cnn.state\":\"%s\",\"cnn.graph\":\"cnn 1\\nparam w 1,2,1,1\\nop s sum 0\\nroot 1\\n\"},"
-                 "\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", lie[i].state);
+        snprintf(header, sizeof header, "{\"__metadata__\":{\"cnn.state\":\"%s\",\"cnn.graph\":\"cnn 1\\n"
+                 "param w 1,2,1,1\\nop s sum 0\\nroot 1\\n\"}," TWO_W, lie[i].state);
         bytes      b = make_file(header, "\0\0\0\0\0\0\0\0", 8);
         cnn_graph *g = loaded(b.p, b.n);
-        snprintf(want, sizeof want, "here.c:1: load \"net.safetensors\": %s", lie[i].message ? lie[i].message : "");
+        snprintf(want, sizeof want, "here.c:1: load \"net.safetensors\": %s", no_null(lie[i].message));
         CHECK_STR(cnn_error(g), lie[i].message ? want : NULL);
         if (!lie[i].message) CHECK(g->step == 2 && g->draw == 3);
         cnn_free(g), free(b.p);
@@ -572,8 +634,8 @@ static void truncated_everywhere(void)
     CHECK_INT(test_live, 0);
 }
 
-/* One to four changes: a bit, a byte, a digit, a piece removed, a piece doubled. Most hit the header, for it is what
-   can lie; its length is set right again every second time. */
+/* One to four changes: a bit, a byte, a digit, a piece removed, a piece doubled. Most hit the header, for it
+   is what can lie; its length is set right again every second time. */
 static void mutated(void)
 {
     net   n = build(1);
@@ -587,7 +649,8 @@ static void mutated(void)
         size_t size = b.n;
         memcpy(m, b.p, size);
         for (int k = test_int(1, 4); k > 0; k--) {
-            size_t at = test_chance(90) ? 8 + (size_t)test_int(0, (int)header - 1) : (size_t)test_int(0, (int)b.n - 1);
+            size_t at = test_chance(90) ? 8 + (size_t)test_int(0, (int)header - 1)
+                : (size_t)test_int(0, (int)b.n - 1);
             size_t length = (size_t)test_int(1, 12);
             if (at + length > size) continue;
             switch (test_int(0, 5)) {
@@ -629,12 +692,12 @@ static void allocations_fail_one_by_one(void)
         cnn_graph *g = loaded(b.p, b.n);
         test_until_failure = -1;
         bool done = g && !cnn_error(g);
-        if (!done) CHECK_MSG(strstr(cnn_error(g), "out of memory") != NULL, "allocation %ld: %s", k, cnn_error(g));
+        if (!done)
+            CHECK_MSG(strstr(cnn_error(g), "out of memory") != NULL, "allocation %ld: %s", k, cnn_error(g));
         cnn_free(g);
         CHECK_INT(test_live, before);
         if (done) break;
     }
-    n = build(0);
     for (long k = 0; ; k++) {
         net m = build(0);
         before = test_live;
@@ -649,7 +712,7 @@ static void allocations_fail_one_by_one(void)
         cnn_free(m.g);
         if (end) break;
     }
-    cnn_free(n.g), free(b.p);
+    free(b.p);
     CHECK_INT(test_live, 0);
 }
 
@@ -713,7 +776,8 @@ static void save_is_atomic(void)
     cnn_free(empty);
     remove(path);
     g = cnn_load("test_files.none");
-    CHECK(strstr(cnn_error(g), "test_files.c:") && strstr(cnn_error(g), ": load \"test_files.none\": No such file or directory"));
+    CHECK(strstr(cnn_error(g), "test_files.c:") &&
+          strstr(cnn_error(g), ": load \"test_files.none\": No such file or directory"));
     cnn_free(g);
     g = cnn_load(".");
     CHECK(strstr(cnn_error(g), ": load \".\": it cannot be read: Is a directory"));
@@ -729,7 +793,8 @@ static void save_is_atomic(void)
 /* A locale whose numbers have a comma changes nothing. */
 static void any_locale(void)
 {
-    static const char *const names[] = { "de_DE.UTF-8", "de_DE.utf8", "de_DE", "fr_FR.UTF-8", "fr_FR.utf8", "nl_NL.UTF-8" };
+    static const char *const names[] = { "de_DE.UTF-8", "de_DE.utf8", "de_DE", "fr_FR.UTF-8", "fr_FR.utf8",
+        "nl_NL.UTF-8" };
     net    n = build(1);
     bytes  b = saved(n.g);
     size_t i = 0;
@@ -766,7 +831,8 @@ static void try_idx(const unsigned char *a, size_t n, const unsigned char *b, si
         long sum = 0;
         for (int i = 0; i < d.count; i++) {
             sum += d.labels ? d.labels[i] : 0;
-            for (int k = 0; k < d.shape.c * d.shape.h * d.shape.w; k++) sum += d.bytes[(size_t)i * (size_t)(d.shape.c * d.shape.h * d.shape.w) + (size_t)k];
+            for (int k = 0; k < d.shape.c * d.shape.h * d.shape.w; k++)
+                sum += d.bytes[(size_t)i * (size_t)(d.shape.c * d.shape.h * d.shape.w) + (size_t)k];
         }
         CHECK(sum >= 0);
     }
@@ -779,21 +845,26 @@ static void idx_files(void)
     try_idx(images, sizeof images, labels, sizeof labels, "");
     try_idx(images, sizeof images, NULL, 0, "");
     cnn_dataset d = cnn_idx_memory(images, sizeof images, labels, sizeof labels);
-    CHECK_INT(d.count, 3), CHECK_INT(d.classes, 10), CHECK_INT(d.shape.c, 1), CHECK_INT(d.shape.h, 2), CHECK_INT(d.shape.w, 2);
+    CHECK_INT(d.count, 3), CHECK_INT(d.classes, 10), CHECK_INT(d.shape.c, 1), CHECK_INT(d.shape.h, 2),
+        CHECK_INT(d.shape.w, 2);
     CHECK(d.bytes[3] == 255 && d.labels[2] == 9 && d.order[2] == 2);
     cnn_dataset_free(&d);
 
     for (size_t n = 0; n < sizeof images; n++) try_idx(images, n, labels, sizeof labels, NULL);
     for (size_t n = 0; n < sizeof labels; n++) try_idx(images, sizeof images, labels, n, NULL);
-    try_idx(images, 20, labels, sizeof labels, "images: truncated: the header promises 12 pixel bytes, the file has 4");
+    try_idx(images, 20, labels, sizeof labels,
+            "images: truncated: the header promises 12 pixel bytes, the file has 4");
     try_idx(images, 9, labels, sizeof labels, "images: truncated: the header has 16 bytes, the file has 9");
-    try_idx(images, 3, labels, sizeof labels, "images: truncated: an IDX file begins with 4 bytes, the file has 3");
-    try_idx(images, sizeof images, labels, 9, "labels: truncated: the header promises 3 label bytes, the file has 1");
+    try_idx(images, 3, labels, sizeof labels,
+            "images: truncated: an IDX file begins with 4 bytes, the file has 3");
+    try_idx(images, sizeof images, labels, 9,
+            "labels: truncated: the header promises 3 label bytes, the file has 1");
 
     static const struct { int at; unsigned char v; const char *message; } image_lies[] = {
         { 0, 1, "images: not an IDX file: it begins with 01 00, not with 00 00" },
         { 2, 13, "images: elements of type 0x0d: only unsigned bytes, 0x08, can be read" },
-        { 3, 1, "images: 1 dimensions: pixels have 2 to 4" }, { 3, 5, "images: 5 dimensions: pixels have 2 to 4" },
+        { 3, 1, "images: 1 dimensions: pixel files have 2 to 4" },
+            { 3, 5, "images: 5 dimensions: pixel files have 2 to 4" },
         { 7, 4, "images: truncated: the header promises 16 pixel bytes, the file has 12" },
         { 7, 2, "images: the header promises 8 pixel bytes, the file has 4 more" },
         { 7, 0, "images: dimension 1 is 0: it must be 1 to 2147483647" },
@@ -805,9 +876,11 @@ static void idx_files(void)
         m[image_lies[i].at] = image_lies[i].v;
         try_idx(m, sizeof m, labels, sizeof labels, image_lies[i].message);
     }
-    static const unsigned char huge[] = { 0, 0, 8, 3, 127, 255, 255, 255, 127, 255, 255, 255, 127, 255, 255, 255, 0 };
+    static const unsigned char huge[] = { 0, 0, 8, 3, 127, 255, 255, 255, 127, 255, 255, 255, 127, 255, 255,
+        255, 0 };
     char want[256];
-    snprintf(want, sizeof want, "images: truncated: the header promises %zu pixel bytes, the file has 1", (size_t)SIZE_MAX);
+    snprintf(want, sizeof want, "images: truncated: the header promises %zu pixel bytes, the file has 1",
+             (size_t)SIZE_MAX);
     try_idx(huge, sizeof huge, NULL, 0, want);
     unsigned char two[sizeof labels];
     memcpy(two, labels, sizeof two);
@@ -829,7 +902,8 @@ static void idx_files(void)
 
     static const char image_path[] = "test_files_images", label_path[] = "test_files_labels";
     FILE *f = fopen(image_path, "wb"), *h = fopen(label_path, "wb");
-    CHECK(f && fwrite(images, 1, sizeof images, f) == sizeof images && h && fwrite(labels, 1, sizeof labels, h) == sizeof labels);
+    CHECK(f && fwrite(images, 1, sizeof images, f) == sizeof images && h &&
+          fwrite(labels, 1, sizeof labels, h) == sizeof labels);
     if (f) fclose(f);
     if (h) fclose(h);
     d = cnn_load_idx(image_path, label_path);
@@ -837,7 +911,7 @@ static void idx_files(void)
     CHECK_INT(d.count, 3);
     cnn_dataset_free(&d);
     d = cnn_load_idx(label_path, label_path);
-    CHECK_STR(d.error, "test_files_labels: 1 dimensions: pixels have 2 to 4");
+    CHECK_STR(d.error, "test_files_labels: 1 dimensions: pixel files have 2 to 4");
     cnn_dataset_free(&d);
     d = cnn_load_idx(image_path, "test_files_none");
     CHECK_STR(d.error, "test_files_none: No such file or directory");
@@ -879,7 +953,8 @@ static void order_and_splits(void)
     CHECK_STR(none.error, "split: 200 samples from sample 801 on: the data set has 1000");
     CHECK_STR(of_none.error, none.error);
     CHECK_INT(none.count, 0);
-    cnn_dataset_free(&none), cnn_dataset_free(&of_none), cnn_dataset_free(&a), cnn_dataset_free(&b), cnn_dataset_free(&d);
+    cnn_dataset_free(&none), cnn_dataset_free(&of_none), cnn_dataset_free(&a), cnn_dataset_free(&b),
+        cnn_dataset_free(&d);
     cnn_dataset_free(&d), cnn_dataset_free(NULL);
 
     long count[6] = { 0 };                             /* all 3! orders, equally often */
@@ -889,20 +964,24 @@ static void order_and_splits(void)
         count[s.order[0] * 2 + (s.order[1] > s.order[2])]++;
         cnn_dataset_free(&s);
     }
-    for (int i = 0; i < 6; i++) CHECK_MSG(count[i] > 880 && count[i] < 1120, "order %d came %ld times", i, count[i]);
+    for (int i = 0; i < 6; i++)
+        CHECK_MSG(count[i] > 880 && count[i] < 1120, "order %d came %ld times", i, count[i]);
 
     cnn_dataset bad = cnn_bytes(NULL, NULL, 3, 1, 1, 1);
     CHECK_STR(bad.error, "data set: the values are NULL");
     bad = cnn_bytes(pixel, NULL, 0, 1, 1, 1);
     CHECK_STR(bad.error, "data set: 0 samples: there must be at least one");
     bad = cnn_bytes(pixel, NULL, 1, 1 << 16, 1 << 16, 1);
-    CHECK_STR(bad.error, "data set: samples of (65536,65536,1): every extent must be at least 1, and a sample holds at most 2^31 - 1 values");
+    CHECK_STR(bad.error,
+              "data set: samples of (65536,65536,1): every extent must be at least 1, and a sample holds at "
+              "most 2^31 - 1 values");
     CHECK_INT(test_live, 0);
 }
 
 static void feeding(void)
 {
-    static const unsigned char pixel[2 * 5 * 2] = { 0, 255, 51, 51, 102, 153, 204, 51, 255, 255, 0, 51, 51, 102, 102, 0, 0, 0, 255, 0 };
+    static const unsigned char pixel[2 * 5 * 2] = { 0, 255, 51, 51, 102, 153, 204, 51, 255, 255, 0, 51, 51,
+        102, 102, 0, 0, 0, 255, 0 };
     static const unsigned char label[2] = { 1, 2 };
     cnn_dataset d = cnn_bytes(pixel, label, 2, 5, 2, 1);
     cnn_graph  *g = cnn_new(.max_batch = 8);
@@ -924,7 +1003,8 @@ static void feeding(void)
     for (int k = 0; k < 4; k++) {
         double sum = 0, squares = 0, n = 0;
         for (int i = 0; i < 2; i++)
-            for (int j = k * 2; j < (k < 3 ? k * 2 + 2 : 10); j++) sum += (double)v[i * 10 + j], squares += (double)(v[i * 10 + j] * v[i * 10 + j]), n++;
+            for (int j = k * 2; j < (k < 3 ? k * 2 + 2 : 10); j++)
+                sum += (double)v[i * 10 + j], squares += (double)(v[i * 10 + j] * v[i * 10 + j]), n++;
         CHECK_NEAR(sum / n, 0, 1e-6);
         CHECK_NEAR(squares / n, 1, 1e-5);
     }
@@ -953,10 +1033,12 @@ static void feeding(void)
         x = cnn_input(g, 5, 2), t = cnn_labels(g), h = cnn_dense(x, 3);
         CHECK(cnn_compile(g, cnn_softmax_cross_entropy(h, t)));
         cnn_dataset no_labels = cnn_bytes(pixel, NULL, 2, 5, 2, 1);
-        static const char *const want[] = { "feed: the data set is NULL", "feed: data set: standardize: 1 channels, the other data set has 5",
+        static const char *const want[] = { "feed: the data set is NULL",
+            "feed: data set: standardize: 1 channels, the other data set has 5",
             "feed: the data set has no labels", "feed: first is -1: samples are counted from 0",
             "feed: classes go to a tensor made by cnn_labels in the graph of the input" };
-        int got = k == 0 ? cnn_feed(x, t, NULL, 0) : k == 1 ? cnn_feed(x, t, &flat, 0) : k == 2 ? cnn_feed(x, t, &no_labels, 0)
+        int got = k == 0 ? cnn_feed(x, t, NULL, 0) : k == 1 ? cnn_feed(x, t, &flat, 0) : k == 2
+            ? cnn_feed(x, t, &no_labels, 0)
                 : k == 3 ? cnn_feed(x, t, &d, -1) : cnn_feed(x, x, &d, 0);
         CHECK_INT(got, 0);
         CHECK_STR(cnn_error(g), want[k]);
@@ -982,7 +1064,8 @@ static void correct_counts(void)
     cnn_forward(loss, CNN_EVAL);
     CHECK_INT(cnn_correct(h, t), 4);
     CHECK_INT(cnn_correct(loss, t), 0);
-    CHECK(strstr(cnn_error(g), "correct: logits (1,1,1,1) and labels (N,1,1,2): they must be (N,C,H,W) and (N,1,H,W)"));
+    CHECK(strstr(cnn_error(g),
+                 "correct: logits (1,1,1,1) and labels (N,1,1,2): they must be (N,C,H,W) and (N,1,H,W)"));
     cnn_free(g);
     CHECK_INT(test_live, 0);
 }

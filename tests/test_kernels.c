@@ -140,8 +140,10 @@ static void reference(const cnn__conv *t, int pass, double *out, double *size, c
                                 }
 }
 
-static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
+/* algorithm: -1 = what the rule picks, through the functions that rooms call. */
+static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, int algorithm)
 {
+    const double tolerance = algorithm == CNN__WINOGRAD || (algorithm < 0 && cnn__conv_rule(t, pass) == CNN__WINOGRAD) ? 2e-5 : 3e-6;
     const size_t plane = (size_t)(t->oh * t->ow);
     const size_t xn = (size_t)(t->n * t->ic * t->h * t->w), wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw);
     const size_t yn = (size_t)(t->n * t->oc) * plane, on = pass == FORWARD ? yn : pass == BACKWARD_DATA ? xn : wn;
@@ -159,16 +161,22 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
     reference(t, pass, want, size, x, w, dy);
     for (int q = 0; q < 4; q++) {
         const cnn__cpu cpu = { isa, team[q] };
-        const size_t sn = (cnn__conv_scratch(&cpu, t) + 3) / 4;
+        size_t bytes = 0;
+        if (algorithm < 0)                    bytes = cnn__conv_scratch(&cpu, t);
+        else if (algorithm == CNN__WINOGRAD) cnn__winograd_plan(&cpu, t, pass == BACKWARD_DATA, NULL, &bytes);
+        else                                 cnn__shifted_plan(&cpu, t, pass == BACKWARD_DATA, NULL, NULL, &bytes);
+        const size_t sn = (bytes + 3) / 4;
         float *scratch = poisoned(sn), *out = poisoned(on), *db = poisoned((size_t)t->oc);
         if (pass != FORWARD) memcpy(out, out0, on * sizeof *out);
         memcpy(db, b, (size_t)t->oc * sizeof *db);
-        if (pass == FORWARD)            cnn__conv_forward(&cpu, t, out, x, w, bias ? b : NULL, scratch);
+        if (algorithm >= 0) {
+            cnn__conv_by(&cpu, t, (cnn__algorithm)algorithm, pass, out, pass ? dy : x, w, pass == FORWARD && bias ? b : NULL, scratch);
+        } else if (pass == FORWARD)     cnn__conv_forward(&cpu, t, out, x, w, bias ? b : NULL, scratch);
         else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&cpu, t, out, dy, w, scratch);
         else                            cnn__conv_backward_weights(&cpu, t, out, bias ? db : NULL, x, dy, scratch);
         CHECK(guarded(scratch, sn) && guarded(out, on) && guarded(db, (size_t)t->oc));
         if (!q) {
-            compare(passes[pass], out, want, size, on, 3e-6);
+            compare(passes[pass], out, want, size, on, tolerance);
             if (pass == BACKWARD_WEIGHTS && bias) compare("db", db, db_want, db_size, (size_t)t->oc, 3e-6);
             first = out, first_db = db;
         } else {
@@ -179,8 +187,8 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
         drop(scratch);
     }
     if (test__bad)
-        CHECK_MSG(false, "... in %s, %s: (%d,%d,%d,%d) oc %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d groups %d bias %d",
-                  passes[pass], cnn__conv_algorithm(&(cnn__cpu){ isa, 1 }, t, pass), t->n, t->ic, t->h, t->w, t->oc, t->kh, t->kw,
+        CHECK_MSG(false, "... in %s, %s (%d): (%d,%d,%d,%d) oc %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d groups %d bias %d",
+                  passes[pass], cnn__conv_algorithm(&(cnn__cpu){ isa, 1 }, t, pass), algorithm, t->n, t->ic, t->h, t->w, t->oc, t->kh, t->kw,
                   t->sh, t->sw, t->ph, t->pw, t->dh, t->dw, t->groups, bias);
     drop(x), drop(w), drop(dy), drop(out0), drop(b), drop(first), drop(first_db);
     free(want), free(size), free(db_want), free(db_size);
@@ -218,6 +226,14 @@ static cnn__conv random_shape(void)
     }
 }
 
+/* The rule's choice and every algorithm that can do the shape. */
+static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
+{
+    check_conv(isa, t, pass, bias, -1);
+    if (pass < BACKWARD_WEIGHTS && cnn__conv_rule(t, pass) == CNN__WINOGRAD) check_conv(isa, t, pass, bias, CNN__DIRECT);
+    else if (cnn__winograd_fits(t, pass)) check_conv(isa, t, pass, bias, CNN__WINOGRAD);
+}
+
 static void conv(cnn_isa isa, int pass)
 {
     const cnn__conv fixed[] = {
@@ -226,11 +242,12 @@ static void conv(cnn_isa isa, int pass)
         shape(2, 20, 13, 13, 33, 3, 1, 1, 1, 1), shape(1, 64, 7, 7, 70, 3, 1, 1, 1, 1),    shape(5, 40, 6, 6, 20, 1, 1, 0, 1, 1),
         shape(2, 24, 9, 11, 12, 1, 2, 0, 1, 1),  shape(1, 1, 1, 1, 1, 1, 1, 0, 1, 1),      shape(1, 1, 1, 1, 1, 3, 1, 1, 1, 1),
         shape(2, 6, 12, 12, 9, 3, 3, 4, 2, 3),   shape(9, 2, 40, 40, 3, 3, 1, 1, 1, 1),    shape(1, 70, 9, 9, 35, 3, 1, 2, 2, 1),
-        shape(2, 4, 10, 10, 8, 2, 3, 0, 1, 2),   shape(1, 2, 6, 5, 3, 2, 4, 3, 3, 1),      shape(64, 1, 8, 8, 4, 3, 1, 1, 1, 1) };
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_conv(isa, &fixed[i], pass, i % 3 > 0);
+        shape(2, 4, 10, 10, 8, 2, 3, 0, 1, 2),   shape(1, 2, 6, 5, 3, 2, 4, 3, 3, 1),      shape(64, 1, 8, 8, 4, 3, 1, 1, 1, 1),
+        shape(3, 16, 16, 21, 17, 3, 1, 1, 1, 1), shape(1, 300, 9, 12, 18, 3, 1, 0, 1, 1),  shape(2, 17, 15, 14, 30, 3, 1, 2, 1, 1) };
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_all(isa, &fixed[i], pass, i % 3 > 0);
     for (int i = 0; i < 60; i++) {
         const cnn__conv t = random_shape();
-        check_conv(isa, &t, pass, test_chance(60));
+        check_all(isa, &t, pass, test_chance(60));
     }
 }
 

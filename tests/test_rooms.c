@@ -20,6 +20,7 @@ typedef struct {
     int         names;                          /* parameters named so far */
     bool        train;
     double      gap;                            /* > 0: operand 0 has no ties and stays away from 0 */
+    double      shift;                          /* added to operand 0, for functions of positive numbers */
     int kh, kw, sh, sw, ph, pw, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes;
     double a, b;                                /* real options: slope, factor, p, eps, momentum, smoothing */
     const double *mask;                         /* dropout: what was kept */
@@ -451,6 +452,8 @@ static void ref_mse(const one *k, double *const *v, double *y)
     for (int i = 0; i < m; i++) y[0] += pow(v[0][i] - v[1][i], 2) / m;
 }
 
+#include "rooms_more.h"
+
 #define ROOM(name, cases, tolerance) { #name, cases, build_##name, ref_##name, tolerance }
 static const room rooms[] = {
     ROOM(conv2d, 300, 1e-4), ROOM(dense, 60, 1e-4), ROOM(matmul, 60, 1e-4), ROOM(max_pool, 150, 1e-5), ROOM(avg_pool, 150, 1e-5),
@@ -458,6 +461,7 @@ static const room rooms[] = {
     ROOM(concat, 60, 1e-6), ROOM(reshape, 40, 1e-6), ROOM(sum, 80, 1e-5), ROOM(mean, 80, 1e-5), ROOM(relu, 40, 1e-6),
     ROOM(leaky_relu, 40, 1e-5), ROOM(sigmoid, 40, 1e-5), ROOM(tanh, 40, 1e-5), ROOM(softmax, 60, 1e-5), ROOM(dropout, 60, 1e-5),
     ROOM(batch_norm, 80, 2e-4), ROOM(softmax_cross_entropy, 80, 2e-5), ROOM(mse, 40, 2e-5),
+    ROOMS_MORE
 };
 enum { N_ROOMS = sizeof rooms / sizeof rooms[0] };
 
@@ -484,7 +488,12 @@ static void poison(cnn_graph *g)
     if (g->loss->needs_grad) g->arena[CNN_ARENA_ACTIVATIONS][g->loss->grad_at] = 1;         /* written once, at compile */
 }
 
-static double *doubles(size_t n) { return test_alloc(n * sizeof(double)); }
+static double *doubles(size_t n)
+{
+    double *d = test_alloc(n * sizeof *d);
+    for (size_t i = 0; i < n; i++) d[i] = 0;
+    return d;
+}
 
 /* Draw the values of operand i and set them. Operands that are the same tensor share their values. */
 static void set_operand(one *k, int i)
@@ -499,6 +508,7 @@ static void set_operand(one *k, int i)
     else if (leaf->kind == CNN_BUFFER) test_fill(f, (size_t)n, 0.5, 1.5);
     else if (k->gap > 0 && i == 0)     test_fill_apart(f, (size_t)n, k->gap);
     else                               test_fill(f, (size_t)n, -1, 1);
+    for (int j = 0; i == 0 && j < n; j++) f[j] += (float)k->shift;
     CHECK(cnn_set(leaf, f, (size_t)n));
     k->v[i] = k->own[i] = doubles((size_t)n);
     for (int j = 0; j < n; j++) k->v[i][j] = (double)f[j];
@@ -561,7 +571,7 @@ static void one_case(const room *r, int number)
     cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);       /* a step before: nothing of it may show below */
     float J = cnn_forward(loss, CNN_TRAIN);
     bool ok = CHECK_MSG(cnn_get(y, yf, (size_t)ny), "case %d: %s: %s", number, k.text, cnn_error(k.g) ? cnn_error(k.g) : "?");
-    for (int i = 0; ok && i < ny; i++) mask[i] = (double)yf[i], dyd[i] = (double)dyf[i];
+    for (int i = 0; i < ny; i++) mask[i] = ok ? (double)yf[i] : 0, dyd[i] = (double)dyf[i];
     k.mask = mask;
     double Jd = ok ? scalarised(&k, r, dyd, yd) : 0;
     for (int i = 0; ok && i < ny; i++)

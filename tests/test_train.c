@@ -312,7 +312,7 @@ static void fit_learns(void)
 /* Two calls of one epoch are one call of two; the same bits for any number of threads. */
 static void fit_same_bits(void)
 {
-    quarters *q = new_quarters(SAMPLES);
+    quarters *q = new_quarters(75);
     net two = new_net_for((cnn_config){ .max_batch = 16, .seed = 5 }, true);
     CHECK(cnn_fit(two.loss, two.logits, &q->data, .epochs = 2, .lr = 0.05f, .momentum = 0.9f, .nesterov = 1));
     for (int threads = 1; threads <= 8; threads = threads == 3 ? 8 : threads + 1) {
@@ -604,16 +604,16 @@ static void history_files(void)
     static const char *const locales[] = { "C", "de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8" };
     for (size_t i = 0; i < sizeof locales / sizeof *locales; i++) {
         if (!setlocale(LC_NUMERIC, locales[i])) continue;
-        CHECK(cnn_history_csv(&h, "history.csv.tmp"));
-        char *s = slurp(fopen("history.csv.tmp", "r"));
+        CHECK(cnn_history_csv(&h, "build/test_train.csv"));
+        char *s = slurp(fopen("build/test_train.csv", "r"));
         CHECK_STR(s, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n"
                      "1,0.500000,0.750000,0.625000,0.700000,1.500\n"
                      "2,0.250000,0.900000,,,3.000\n"
                      "3,0.125000,0.984375,,0.960000,123.457\n");
         free(s);
         for (h.count = 0; h.count <= 3; h.count++) {
-            CHECK(cnn_history_svg(&h, "history.svg.tmp"));
-            s = slurp(fopen("history.svg.tmp", "r"));
+            CHECK(cnn_history_svg(&h, "build/test_train.svg"));
+            s = slurp(fopen("build/test_train.svg", "r"));
             CHECK(s && well_formed(s));
             CHECK(s && strncmp(s, "<svg xmlns=\"http://www.w3.org/2000/svg\"", 39) == 0);
             CHECK(s && !has_nan(s));
@@ -622,7 +622,7 @@ static void history_files(void)
         h.count = 3;
     }
     setlocale(LC_NUMERIC, "C");
-    remove("history.csv.tmp"), remove("history.svg.tmp");
+    remove("build/test_train.csv"), remove("build/test_train.svg");
     CHECK(!cnn_history_csv(&h, "no/such/directory/h.csv"));
     CHECK(!cnn_history_svg(&h, "no/such/directory/h.svg"));
     CHECK(!cnn_history_svg(NULL, "x") && !cnn_history_csv(&h, NULL));
@@ -641,12 +641,12 @@ static void history_extremes(void)
             int a = k < N ? k : test_int(0, N - 1), b = k < N ? k : test_int(0, N - 1);
             e[i] = (cnn_epoch){ value[a], test_uniform(0, 1), value[b], test_chance(50) ? NAN : 1, value[a] };
         }
-        CHECK(cnn_history_svg(&h, "history.svg.tmp") && cnn_history_csv(&h, "history.csv.tmp"));
-        char *s = slurp(fopen("history.svg.tmp", "r"));
+        CHECK(cnn_history_svg(&h, "build/test_train.svg") && cnn_history_csv(&h, "build/test_train.csv"));
+        char *s = slurp(fopen("build/test_train.svg", "r"));
         CHECK(s && well_formed(s) && !has_nan(s) && strlen(s) < 60000);
         free(s);
     }
-    remove("history.csv.tmp"), remove("history.svg.tmp");
+    remove("build/test_train.csv"), remove("build/test_train.svg");
 }
 
 static void progress_line(void)
@@ -808,7 +808,7 @@ static void gradient_check_leaves_no_trace(void)
 static void gradient_check_of_lenet(void)
 {
     for (int seed = 1; seed <= 3; seed++) {
-        cnn_graph  *g = cnn_new(.max_batch = 8, .seed = (uint64_t)seed);
+        cnn_graph  *g = cnn_new(.max_batch = 8, .seed = (uint64_t)seed, .threads = 1);
         cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g), *loss = cnn_softmax_cross_entropy(lenet(g, x), t);
         CHECK(cnn_compile(g, loss));
         float image[8 * 784];

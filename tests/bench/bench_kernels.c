@@ -65,13 +65,14 @@ static void measure(const char *name, double flops, const work *q)
 int main(int argc, char **argv)
 {
     static const int gemm[][3] = { { 1024, 1024, 1024 }, { 256, 256, 256 }, { 64, 784, 150 }, { 64, 3136, 576 }, { 128, 784, 1152 },
-        { 256, 196, 2304 }, { 512, 49, 4608 }, { 6, 784, 25 }, { 16, 100, 150 }, { 128, 120, 400 }, { 128, 84, 120 }, { 1, 4096, 4096 } };
+        { 256, 196, 2304 }, { 512, 49, 4608 }, { 6, 784, 25 }, { 16, 100, 150 }, { 128, 120, 400 }, { 128, 84, 120 }, { 64, 120, 400 }, { 120, 400, 64 }, { 1, 4096, 4096 } };
     static const struct { const char *name; int ic, oc, hw, k, s, p, g; } layer[] = {
         { "3x3s1_64-64@56", 64, 64, 56, 3, 1, 1, 1 },     { "3x3s1_128-128@28", 128, 128, 28, 3, 1, 1, 1 },
         { "3x3s1_256-256@14", 256, 256, 14, 3, 1, 1, 1 }, { "3x3s1_512-512@7", 512, 512, 7, 3, 1, 1, 1 },
         { "1x1s1_256-64@56", 256, 64, 56, 1, 1, 0, 1 },   { "3x3s2_64-128@56", 64, 128, 56, 3, 2, 1, 1 },
         { "7x7s2_3-64@224", 3, 64, 224, 7, 2, 3, 1 },     { "5x5s1_1-6@28", 1, 6, 28, 5, 1, 2, 1 },
-        { "5x5s1_6-16@14", 6, 16, 14, 5, 1, 0, 1 },       { "dw3x3s1_128@28", 128, 128, 28, 3, 1, 1, 128 } };
+        { "5x5s1_6-16@14", 6, 16, 14, 5, 1, 0, 1 },       { "dw3x3s1_128@28", 128, 128, 28, 3, 1, 1, 128 },
+        { "3x3s1_1-32@28", 1, 32, 28, 3, 1, 0, 1 },       { "3x3s1_32-64@13", 32, 64, 13, 3, 1, 0, 1 } };
     static const char *const pass[] = { "fwd", "bwd_d", "bwd_w" }, *const isas[] = { "auto", "c", "neon", "avx2", "avx512" };
     const char *only = argc > 2 ? argv[2] : "", *env = getenv("BENCH_SECONDS");
     const int batch = argc > 3 ? atoi(argv[3]) : 16;
@@ -80,7 +81,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[4], isas[i])) cpu.isa = (cnn_isa)i;
     if (env) seconds *= atof(env);
     for (size_t i = 0; i < sizeof gemm / sizeof *gemm; i++)
-        for (int t = 0; t < (i ? 1 : 4); t++) {
+        for (int t = 0; t < (i == 0 || i > 8 ? 4 : 1); t++) {
             const int m = gemm[i][0], n = gemm[i][1], k = gemm[i][2];
             char name[64];
             snprintf(name, sizeof name, "%dx%dx%d%s", m, n, k, t == 0 ? "" : t == 1 ? "_ta" : t == 2 ? "_tb" : "_tab");

@@ -2,6 +2,7 @@
    compute what one alone computes. */
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "test.h"
 #include <pthread.h>
 
 typedef struct { uint64_t seed; float loss; const char *error; } job;
@@ -25,15 +26,23 @@ static void *train(void *p)
     return NULL;
 }
 
-int main(void)
+static void two_graphs_in_two_threads(void)
 {
     job alone[2] = { { 1, 0, NULL }, { 2, 0, NULL } }, together[2] = { { 1, 0, NULL }, { 2, 0, NULL } };
     pthread_t thread[2];
     for (int i = 0; i < 2; i++) train(&alone[i]);
-    for (int i = 0; i < 2; i++) if (pthread_create(&thread[i], NULL, train, &together[i])) return 2;
+    for (int i = 0; i < 2; i++) CHECK(pthread_create(&thread[i], NULL, train, &together[i]) == 0);
     for (int i = 0; i < 2; i++) pthread_join(thread[i], NULL);
-    int bad = 0;
-    for (int i = 0; i < 2; i++) bad += alone[i].error != NULL || together[i].error != NULL || alone[i].loss != together[i].loss;
-    bad += alone[0].loss == alone[1].loss;
-    return bad;
+    for (int i = 0; i < 2; i++) {
+        CHECK_STR(alone[i].error, NULL);
+        CHECK_STR(together[i].error, NULL);
+        CHECK_SAME_BITS(&alone[i].loss, &together[i].loss, 1);
+    }
+    CHECK(alone[0].loss != alone[1].loss);
+}
+
+int main(void)
+{
+    RUN(two_graphs_in_two_threads);
+    return test_end();
 }

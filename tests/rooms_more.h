@@ -1,0 +1,292 @@
+/* Generators and float64 references for the operations of 61_layers_more; included by test_rooms.c. */
+
+static cnn_tensor *build_conv_transpose2d(one *k)
+{
+    int h = test_int(1, 5), w = test_int(1, 5), icg = test_int(1, 4), ocg = test_int(1, 4), d, op = 0;
+    draw_window(&k->kh, &k->sh, &k->ph, &k->dh, &d, false);
+    draw_window(&k->kw, &k->sw, &k->pw, &k->dw, &d, false);
+    k->groups = test_chance(30) ? test_int(2, 4) : 1;
+    bool same = test_chance(40);
+    if (same) k->kw = k->kh, k->sw = k->sh, k->pw = k->ph, k->dw = k->dh;
+    int oph = test_int(0, k->sh - 1), opw = same ? oph : test_int(0, k->sw - 1);
+    while ((h - 1) * k->sh - 2 * k->ph + k->dh * (k->kh - 1) + oph + 1 < 1) h++;
+    while ((w - 1) * k->sw - 2 * k->pw + k->dw * (k->kw - 1) + opw + 1 < 1) w++;
+    k->bias = test_chance(60);
+    int c = icg * k->groups, o = ocg * k->groups;
+    k->ys = shape4(k->n, o, (h - 1) * k->sh - 2 * k->ph + k->dh * (k->kh - 1) + oph + 1,
+                   (w - 1) * k->sw - 2 * k->pw + k->dw * (k->kw - 1) + opw + 1);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) channels %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d output_pad %d,%d "
+             "groups %d bias %d", k->n, c, h, w, o, k->kh, k->kw, k->sh, k->sw, k->ph, k->pw, k->dh, k->dw, oph, opw, k->groups, k->bias);
+    (void)op;
+    if (same) return cnn_conv_transpose2d(batched(k, c, h, w), o, k->kh, .stride = k->sh, .pad = k->ph, .dilation = k->dh,
+                                          .output_pad = oph, .groups = k->groups, .no_bias = !k->bias);
+    return cnn_conv_transpose2d(batched(k, c, h, w), o, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw,
+                                .pad_h = k->ph, .pad_w = k->pw, .dilation_h = k->dh, .dilation_w = k->dw, .output_pad_h = oph,
+                                .output_pad_w = opw, .groups = k->groups, .no_bias = !k->bias);
+}
+static void ref_conv_transpose2d(const one *k, double *const *v, double *y)
+{
+    cnn_shape x = k->s[0], o = k->ys;
+    int icg = x.c / k->groups, ocg = o.c / k->groups;
+    cnn_shape ws = shape4(x.c, ocg, k->kh, k->kw);
+    for (int i = 0; i < count4(o); i++) y[i] = k->bias ? v[2][i / (o.h * o.w) % o.c] : 0;
+    for (int n = 0; n < x.n; n++) for (int c = 0; c < x.c; c++) for (int h = 0; h < x.h; h++) for (int w = 0; w < x.w; w++)
+        for (int q = 0; q < ocg; q++) for (int i = 0; i < k->kh; i++) for (int j = 0; j < k->kw; j++) {
+            int oy = h * k->sh - k->ph + i * k->dh, ox = w * k->sw - k->pw + j * k->dw;
+            if (oy >= 0 && oy < o.h && ox >= 0 && ox < o.w)
+                y[at4(o, n, c / icg * ocg + q, oy, ox)] += v[0][at4(x, n, c, h, w)] * v[1][at4(ws, c, q, i, j)];
+        }
+}
+
+static cnn_tensor *build_lrn(one *k)
+{
+    cnn_tensor *x = any(k);
+    k->kh = test_int(1, 7), k->shift = test_chance(50) ? 0 : 2;
+    bool plain = test_chance(30);
+    k->a = plain ? 1e-4 : test_uniform(0.1, 2), k->b = plain || test_chance(50) ? 0.75 : test_uniform(0.2, 1.5);
+    k->kw = plain ? 1 : test_int(1, 3);
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " size %d alpha %g beta %g k %d", k->kh, k->a, k->b, k->kw);
+    if (plain) return cnn_lrn(x, k->kh);
+    return cnn_lrn(x, k->kh, .alpha = (float)k->a, .beta = (float)k->b, .k = (float)k->kw);
+}
+static void ref_lrn(const one *k, double *const *v, double *y)
+{
+    cnn_shape s = k->ys;
+    for (int n = 0; n < s.n; n++) for (int c = 0; c < s.c; c++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
+        double sum = 0;
+        for (int j = 0; j < k->kh; j++) {
+            int q = c - k->kh / 2 + j;
+            if (q >= 0 && q < s.c) sum += pow(v[0][at4(s, n, q, h, w)], 2);
+        }
+        y[at4(s, n, c, h, w)] = v[0][at4(s, n, c, h, w)] / pow(k->kw + k->a / k->kh * sum, k->b);
+    }
+}
+
+/* groups in k->groups; whether each element has its own weight in k->axes. At least three elements: over two, X is the
+   sign of a difference, whose slope is a rounding error's. */
+static cnn_tensor *build_sample_norm(one *k, int which)
+{
+    int groups = test_int(1, 4), c = groups * test_int(1, 3), h = small(), w = test_int(3, 7);
+    k->groups = which == 0 ? 1 : which == 1 ? groups : c, k->axes = which == 0;
+    k->bias = test_chance(60), k->a = test_chance(50) ? 1e-5 : test_uniform(0.01, 0.5), k->shift = test_chance(30) ? 3 : 0;
+    k->ys = shape4(k->n, c, h, w);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) groups %d affine %d eps %g", k->n, c, h, w, k->groups, k->bias, k->a);
+    cnn_tensor *x = batched(k, c, h, w);
+    float eps = k->a == 1e-5 ? 0.0f : (float)k->a;
+    if (which == 0) return cnn_layer_norm(x, .eps = eps, .no_affine = !k->bias);
+    if (which == 1) return cnn_group_norm(x, groups, .eps = eps, .no_affine = !k->bias);
+    return cnn_instance_norm(x, .eps = eps, .affine = k->bias);
+}
+static cnn_tensor *build_layer_norm(one *k)    { return build_sample_norm(k, 0); }
+static cnn_tensor *build_group_norm(one *k)    { return build_sample_norm(k, 1); }
+static cnn_tensor *build_instance_norm(one *k) { return build_sample_norm(k, 2); }
+static void ref_sample_norm(const one *k, double *const *v, double *y)
+{
+    cnn_shape s = k->ys;
+    int plane = s.h * s.w, m = s.c * plane / k->groups;
+    for (int row = 0; row < s.n * k->groups; row++) {
+        const double *x = v[0] + row * m;
+        double mean = 0, var = 0;
+        for (int i = 0; i < m; i++) mean += x[i] / m;
+        for (int i = 0; i < m; i++) var += (x[i] - mean) * (x[i] - mean) / m;
+        for (int i = 0; i < m; i++) {
+            int e = row % k->groups * m + i, p = k->axes ? e : e / plane;
+            double z = (x[i] - mean) / sqrt(var + k->a);
+            y[row * m + i] = k->bias ? z * v[1][p] + v[2][p] : z;
+        }
+    }
+}
+#define ref_layer_norm    ref_sample_norm
+#define ref_group_norm    ref_sample_norm
+#define ref_instance_norm ref_sample_norm
+
+static cnn_tensor *build_upsample(one *k)
+{
+    cnn_tensor *x = any(k);
+    k->sh = test_int(1, 4), k->sw = test_chance(50) ? k->sh : test_int(1, 4), k->bias = test_chance(60);
+    k->ys.h *= k->sh, k->ys.w *= k->sw;
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " scale %d,%d bilinear %d", k->sh, k->sw, k->bias);
+    if (k->sh == k->sw) return cnn_upsample(x, k->sh, .bilinear = k->bias);
+    return cnn_upsample(x, .scale_h = k->sh, .scale_w = k->sw, .bilinear = k->bias);
+}
+/* Bilinear from its other definition: each pixel of x spreads a hat of width 1 around its centre, the border pixels
+   reach outwards without end. */
+static double hat(double at, int i, int size)
+{
+    at = fmin(fmax(at, 0), size - 1);
+    return fmax(0, 1 - fabs(at - i));
+}
+static void ref_upsample(const one *k, double *const *v, double *y)
+{
+    cnn_shape o = k->ys, x = k->s[0];
+    for (int p = 0; p < o.n * o.c; p++) for (int i = 0; i < o.h; i++) for (int j = 0; j < o.w; j++) {
+        double s = 0;
+        for (int a = 0; k->bias && a < x.h; a++) for (int b = 0; b < x.w; b++)
+            s += v[0][(p * x.h + a) * x.w + b] * hat((i + 0.5) / k->sh - 0.5, a, x.h) * hat((j + 0.5) / k->sw - 0.5, b, x.w);
+        y[(p * o.h + i) * o.w + j] = k->bias ? s : v[0][(p * x.h + i / k->sh) * x.w + j / k->sw];
+    }
+}
+
+static cnn_tensor *build_pad(one *k)
+{
+    cnn_tensor *x = any(k);
+    k->pw = test_int(0, 3), k->sw = test_int(0, 3), k->ph = test_int(0, 3), k->sh = test_int(0, 3), k->dh = test_int(0, 2),
+    k->dw = test_int(0, 2), k->a = test_chance(50) ? 0 : test_uniform(-1, 1), k->a = (double)(float)k->a;
+    k->ys.w += k->pw + k->sw, k->ys.h += k->ph + k->sh, k->ys.c += k->dh + k->dw;
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " pad %d,%d %d,%d %d,%d", k->pw, k->sw, k->ph, k->sh, k->dh, k->dw);
+    return cnn_pad(x, k->pw, k->sw, k->ph, k->sh, k->dh, k->dw, .value = (float)k->a);
+}
+static void ref_pad(const one *k, double *const *v, double *y)
+{
+    cnn_shape o = k->ys, x = k->s[0];
+    for (int n = 0; n < o.n; n++) for (int c = 0; c < o.c; c++) for (int h = 0; h < o.h; h++) for (int w = 0; w < o.w; w++) {
+        int xc = c - k->dh, xh = h - k->ph, xw = w - k->pw;
+        bool in = xc >= 0 && xc < x.c && xh >= 0 && xh < x.h && xw >= 0 && xw < x.w;
+        y[at4(o, n, c, h, w)] = in ? v[0][at4(x, n, xc, xh, xw)] : k->a;
+    }
+}
+
+/* axis in k->axes (0..3), first place in k->kh, step in k->sh. */
+static cnn_tensor *build_slice(one *k)
+{
+    cnn_tensor *x = any(k);
+    int *extent[4] = { &k->ys.n, &k->ys.c, &k->ys.h, &k->ys.w };
+    k->axes = test_int(x->batched ? 1 : 0, 3), k->sh = test_chance(50) ? 1 : test_int(1, 4);
+    int size = *extent[k->axes], from = test_int(0, size - 1), to = test_int(from + 1, size);
+    k->kh = from;
+    *extent[k->axes] = (to - from + k->sh - 1) / k->sh;
+    if (test_chance(30)) from -= size;
+    if (to == size && test_chance(50)) to = 0;
+    else if (to < size && test_chance(30)) to -= size;
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " axis %d from %d to %d step %d", k->axes, from, to, k->sh);
+    if (k->sh == 1) return cnn_slice(x, 1u << k->axes, from, to);
+    return cnn_slice(x, 1u << k->axes, from, to, .step = k->sh);
+}
+static void ref_slice(const one *k, double *const *v, double *y)
+{
+    cnn_shape o = k->ys, x = k->s[0];
+    int step[4] = { 1, 1, 1, 1 }, first[4] = { 0 };
+    step[k->axes] = k->sh, first[k->axes] = k->kh;
+    for (int n = 0; n < o.n; n++) for (int c = 0; c < o.c; c++) for (int h = 0; h < o.h; h++) for (int w = 0; w < o.w; w++)
+        y[at4(o, n, c, h, w)] = v[0][at4(x, first[0] + n * step[0], first[1] + c * step[1], first[2] + h * step[2], first[3] + w * step[3])];
+}
+
+static cnn_tensor *build_global_max_pool(one *k)
+{
+    int c = small(), h = test_int(1, 9), w = test_int(1, 9);
+    k->gap = 0.05;
+    k->ys = shape4(k->n, c, 1, 1);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d)", k->n, c, h, w);
+    return cnn_global_max_pool(batched(k, c, h, w));
+}
+static void ref_global_max_pool(const one *k, double *const *v, double *y)
+{
+    int plane = k->s[0].h * k->s[0].w;
+    for (int i = 0; i < k->ys.n * k->ys.c; i++) {
+        y[i] = -INFINITY;
+        for (int j = 0; j < plane; j++) y[i] = fmax(y[i], v[0][i * plane + j]);
+    }
+}
+
+/* Functions of one number: reference as a formula in x. Values with a gap lie on odd multiples of half of it. */
+#define EACH(name, formula)                                                                          \
+    static void ref_##name(const one *k, double *const *v, double *y)                                \
+    {                                                                                                \
+        for (int i = 0; i < count4(k->ys); i++) { double x = v[0][i]; y[i] = (formula); }            \
+    }
+static cnn_tensor *build_clamp(one *k)
+{
+    cnn_tensor *x = any(k);
+    k->gap = test_chance(50) ? 0.25 : 0.5;
+    bool six = test_chance(30);
+    k->a = six ? 0 : k->gap * test_int(-8, 4), k->b = six ? 6 : k->a + k->gap * test_int(1, 12);
+    return six ? cnn_relu6(x) : cnn_clamp(x, (float)k->a, (float)k->b);
+}
+EACH(clamp, fmin(fmax(x, k->a), k->b))
+static cnn_tensor *build_elu(one *k)
+{
+    cnn_tensor *x = any(k);
+    k->gap = test_chance(50) ? 0.05 : 0.5, k->a = test_chance(30) ? 1 : (double)(float)test_uniform(0.1, 2);
+    return k->a == 1 ? cnn_elu(x) : cnn_elu(x, (float)k->a);
+}
+EACH(elu, x > 0 ? x : k->a * expm1(x))
+static cnn_tensor *build_gelu(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_gelu(any(k)); }
+EACH(gelu, 0.5 * x * (1 + erf(x / sqrt(2))))
+static cnn_tensor *build_silu(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_silu(any(k)); }
+EACH(silu, x / (1 + exp(-x)))
+static cnn_tensor *build_softplus(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_softplus(any(k)); }
+EACH(softplus, fmax(x, 0) + log1p(exp(-fabs(x))))
+static cnn_tensor *build_hard_swish(one *k) { k->gap = test_chance(50) ? 0.5 : 0.05; return cnn_hard_swish(any(k)); }
+EACH(hard_swish, x * fmin(fmax(x + 3, 0), 6) / 6)
+static cnn_tensor *build_exp(one *k) { k->gap = test_chance(50) ? 0.01 : 0; return cnn_exp(any(k)); }
+EACH(exp, exp(x))
+static cnn_tensor *build_log(one *k) { k->shift = 1.5; return cnn_log(any(k)); }
+EACH(log, log(x))
+static cnn_tensor *build_sqrt(one *k) { k->shift = 1.5; return cnn_sqrt(any(k)); }
+EACH(sqrt, sqrt(x))
+static cnn_tensor *build_abs(one *k) { k->gap = 0.05; return cnn_abs(any(k)); }
+EACH(abs, fabs(x))
+
+static cnn_tensor *build_prelu(one *k)
+{
+    cnn_tensor *x = any(k);
+    k->gap = 0.01, k->groups = test_chance(50) ? 1 : k->ys.c;
+    if (test_chance(50)) return cnn_prelu(x, .per_channel = k->groups > 1);
+    return cnn_prelu(x, .weight = unbatched(k, 1, k->groups, 1, 1));
+}
+static void ref_prelu(const one *k, double *const *v, double *y)
+{
+    for (int i = 0; i < count4(k->ys); i++) {
+        int c = i / (k->ys.h * k->ys.w) % k->ys.c;
+        y[i] = v[0][i] > 0 ? v[0][i] : v[1][k->groups > 1 ? c : 0] * v[0][i];
+    }
+}
+
+static cnn_tensor *build_log_softmax(one *k) { k->gap = test_chance(30) ? 0.3 : 0; return cnn_log_softmax(any(k)); }
+static void ref_log_softmax(const one *k, double *const *v, double *y)
+{
+    ref_softmax(k, v, y);
+    cnn_shape s = k->ys;
+    for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
+        double most = -INFINITY, sum = 0;
+        for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
+        for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
+        for (int c = 0; c < s.c; c++) y[at4(s, n, c, h, w)] = v[0][at4(s, n, c, h, w)] - most - log(sum);
+    }
+}
+
+/* l1: outputs at least 1.25 from zero, targets within 1 of it. */
+static cnn_tensor *build_pair_loss(one *k, char which)
+{
+    cnn_tensor *x = any(k);
+    cnn_shape s = k->ys;
+    k->ys = shape4(1, 1, 1, 1);
+    k->gap = which == 'l' ? 2.5 : test_chance(50) ? 0.1 : 0;
+    k->a = test_chance(30) ? 1 : (double)(float)test_uniform(0.3, 2);
+    cnn_tensor *t = which != 'l' && test_chance(10) ? x : x->batched ? batched(k, s.c, s.h, s.w) : unbatched(k, s.n, s.c, s.h, s.w);
+    if (which == 'l') return cnn_l1(x, t);
+    if (which == 'b') return cnn_bce_with_logits(x, t);
+    return k->a == 1 ? cnn_huber(x, t) : cnn_huber(x, t, (float)k->a);
+}
+static void ref_pair_loss(const one *k, double *const *v, double *y, char which)
+{
+    y[0] = 0;
+    for (int i = 0, m = count4(k->s[0]); i < m; i++) {
+        double x = v[0][i], t = v[1][i], d = fabs(x - t);
+        y[0] += (which == 'l' ? d : which == 'b' ? log(1 + exp(x)) - t * x : d <= k->a ? d * d / 2 : k->a * (d - k->a / 2)) / m;
+    }
+}
+static cnn_tensor *build_l1(one *k)              { return build_pair_loss(k, 'l'); }
+static cnn_tensor *build_huber(one *k)           { return build_pair_loss(k, 'h'); }
+static cnn_tensor *build_bce_with_logits(one *k) { return build_pair_loss(k, 'b'); }
+static void ref_l1(const one *k, double *const *v, double *y)              { ref_pair_loss(k, v, y, 'l'); }
+static void ref_huber(const one *k, double *const *v, double *y)           { ref_pair_loss(k, v, y, 'h'); }
+static void ref_bce_with_logits(const one *k, double *const *v, double *y) { ref_pair_loss(k, v, y, 'b'); }
+
+#define ROOMS_MORE                                                                                                       \
+    ROOM(conv_transpose2d, 200, 1e-4), ROOM(lrn, 80, 1e-5), ROOM(layer_norm, 60, 2e-4), ROOM(group_norm, 60, 2e-4),      \
+    ROOM(instance_norm, 60, 2e-4), ROOM(upsample, 80, 1e-5), ROOM(pad, 60, 1e-6), ROOM(slice, 80, 1e-6),                 \
+    ROOM(global_max_pool, 40, 1e-6), ROOM(clamp, 40, 1e-6), ROOM(elu, 40, 1e-5), ROOM(gelu, 40, 1e-5), ROOM(silu, 40, 1e-5), \
+    ROOM(softplus, 40, 1e-5), ROOM(hard_swish, 40, 1e-5), ROOM(exp, 40, 1e-5), ROOM(log, 40, 1e-5), ROOM(sqrt, 40, 1e-5), \
+    ROOM(abs, 40, 1e-6), ROOM(prelu, 60, 1e-4), ROOM(log_softmax, 60, 1e-5), ROOM(l1, 40, 2e-5), ROOM(huber, 40, 2e-5),  \
+    ROOM(bce_with_logits, 40, 2e-5),
