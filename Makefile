@@ -49,7 +49,7 @@ test: $(SUITES:%=$(B)/test_%)
 test-opencl: $(B)/test_opencl
 	@$(RUN_TESTS) $^
 
-$(B)/test_%: tests/test_%.c tests/test.h tests/test_rooms.c $(HEADERS) | $(B)
+$(B)/test_%: tests/test_%.c $(wildcard tests/*.h) tests/test_rooms.c $(HEADERS) | $(B)
 	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. -Itests $< -o $@ $(LDLIBS)
 
 # Without OpenMP: the sanitizers do not know its runtime.
@@ -62,7 +62,7 @@ sanitize: $(SANITIZED) $(RACED)
 	@$(if $(SANITIZED),,echo "    skipped: $(CC) has no AddressSanitizer";) $(if $(RACED),,echo "    skipped: $(CC) has no ThreadSanitizer";) \
 	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(RUN_TESTS) $^
 
-$(B)/asan_%: tests/test_%.c tests/test.h tests/test_rooms.c $(HEADERS) | $(B)
+$(B)/asan_%: tests/test_%.c $(wildcard tests/*.h) tests/test_rooms.c $(HEADERS) | $(B)
 	$(CC) -std=c99 -O1 -g -fno-omit-frame-pointer $(ASAN) -fno-sanitize-recover=all -I$(INC) -I. -Itests $< -o $@ $(LDLIBS)
 
 $(B)/tsan_threads: tests/switches/threads.c tests/test.h $(HEADERS) | $(B)

@@ -1,6 +1,6 @@
 /* cnn.h - convolutional neural networks in one C99 header: tensors, layers, reverse-mode autodiff, SGD.
 
-   >>usage ---- Usage -----------------------------------------------------------------------------------------
+   >>usage ---- Usage ---------------------------------------------------------------------------------------
 
        #define CNN_IMPLEMENTATION                       in ONE .c file of the program, before the include
        #include "cnn.h"
@@ -26,37 +26,48 @@
 
    What it does not do: shapes that depend on data, recurrent networks, several devices for one graph.
 
-   >>manual ---- Manual ---------------------------------------------------------------------------------------
+   >>manual ---- Manual -------------------------------------------------------------------------------------
 
    A graph is recorded once and replayed many times. Calls such as cnn_conv2d record a node and return its tensor;
-   cnn_compile puts the nodes in order, plans every byte and sets the initial weights; cnn_forward, cnn_backward
+   cnn_compile puts the nodes in order, plans every byte and sets the initial weights; cnn_forward,
+       cnn_backward
    and cnn_step then run without allocating.
 
-   Shapes are (N,C,H,W), w fastest. N is the batch. Inputs are declared without it and planned for .max_batch; a
+   Shapes are (N,C,H,W), w fastest. N is the batch. Inputs are declared without it and planned for .max_batch;
+       a
    smaller batch is a prefix of every buffer. A vector of K features is (N,K,1,1). All values are float; class
-   labels are small whole numbers kept as floats (exact up to 2^24), so that every tensor is one kind of array.
+   labels are small whole numbers kept as floats (exact up to 2^24),
+       so that every tensor is one kind of array.
 
    Options. What you must say comes first, by position; what you may say follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
-   Zero means the default, which stands beside its field below. C++11 may include this file and link to it; the
-   option macros do not exist there (C++20: cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })).
+   Zero means the default, which stands beside its field below. C++11 may include this file and link to it;
+       the
+   option macros do not exist there (C++20: cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16,
+       .kernel = 5 })).
 
-   Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the place
-   of the call, the operation, the shapes and the rule. From then on builders return a nil tensor (so chains need
-   no checks), calls that run do nothing, functions that return bool return false, and cnn_error(g) is the message.
+   Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph,
+       with the place
+   of the call, the operation,
+       the shapes and the rule. From then on builders return a nil tensor (so chains need no checks),
+       calls that run do nothing, functions that return bool return false, and cnn_error(g) is the message.
    cnn_free is always right, also for NULL.
 
    Modes. CNN_TRAIN keeps what backward needs, drops out, and uses the statistics of the batch in batch norm.
-   CNN_EVAL reuses memory as soon as a value is dead, so that only the tensor asked for, the tensors that it reads
+   CNN_EVAL reuses memory as soon as a value is dead, so that only the tensor asked for,
+       the tensors that it reads
    directly, and those marked with cnn_keep can be read afterwards.
 
-   Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once, since
+   Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once,
+       since
    there is no mutable global. With -fopenmp one graph uses .threads threads. The same seed gives the same bits for
    any number of threads: work is divided by the problem, never by the number of threads.
 
    Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
-   running_mean and running_var. Without a name, layers are numbered at compile in the order of the post-order walk
-   from the loss: conv2d1, conv2d2, dense1, ... Nothing depends on the order in which nodes were created, because
+   running_mean and running_var. Without a name,
+       layers are numbered at compile in the order of the post-order walk
+   from the loss: conv2d1, conv2d2, dense1, ... Nothing depends on the order in which nodes were created,
+       because
    C leaves the order of evaluation of arguments open.
 
    Switches, to be defined before the include that has CNN_IMPLEMENTATION:
@@ -69,7 +80,7 @@
        CNN_NO_SIMD                    plain C99, for any compiler
        CNN_NO_WINOGRAD                3x3 convolutions by the direct sum: slower, smaller rounding errors
 
-   >>api ---- API ---------------------------------------------------------------------------------------------- */
+   >>api ---- API ---------------------------------------------------------------------------------------- */
 #ifndef CNN_H_INCLUDED
 #define CNN_H_INCLUDED
 
@@ -117,38 +128,38 @@ enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 2, CNN_ERROR_SIZE = 512 };
 
 typedef struct {
     const char  *at;
-    int          max_batch;        /* the largest N; default 1 */
-    uint64_t     seed;             /* of initial weights and dropout; every value, 0 too, is a seed */
-    int          threads;          /* OpenMP threads; default: omp_get_max_threads(); 1 without -fopenmp */
-    cnn_isa      isa;              /* default: the environment variable CNN_ISA (c, neon, avx2, avx512) if set, else the
-                                      best that this CPU has. An instruction set that it lacks is an error. */
-    cnn_backend *backend;          /* default: none, everything on the CPU */
+    int          max_batch; /* the largest N; default 1 */
+    uint64_t     seed;   /* of initial weights and dropout; every value, 0 too, is a seed */
+    int          threads; /* OpenMP threads; default: omp_get_max_threads(); 1 without -fopenmp */
+    cnn_isa      isa;    /* default: the environment variable CNN_ISA (c, neon, avx2, avx512) if set, else the
+                            best that this CPU has. An instruction set that it lacks is an error. */
+    cnn_backend *backend; /* default: none, everything on the CPU */
     const cnn_optimizer *optimizer;/* default &cnn_sgd; decides how much memory the optimizer state takes */
-    int          inference;        /* 1: no gradients and no optimizer state are planned; only CNN_EVAL runs */
-    int          keep_grads;       /* 1: gradients of activations stay readable after cnn_backward (more memory) */
+    int          inference; /* 1: no gradients and no optimizer state are planned; only CNN_EVAL runs */
+    int          keep_grads; /* 1: gradients of activations stay readable after cnn_backward (more memory) */
 } cnn_config;
 
-/* A new, empty graph. NULL only if not even its first bytes could be had; every function below takes that NULL,
-   and cnn_error(NULL) is its message. */
+/* A new, empty graph. NULL only if not even its first bytes could be had; every function below takes that
+   NULL, and cnn_error(NULL) is its message. */
 CNN_API cnn_graph  *cnn_new_(cnn_config);
 CNN_API void        cnn_free(cnn_graph *);
 CNN_API const char *cnn_error(const cnn_graph *);          /* the first error's message, or NULL */
 
 /* The bytes that cnn_compile will take, known before any of them is allocated. */
 typedef struct {
-    size_t params, grads, optimizer;       /* flat vectors; each tensor in them starts on a multiple of 64 bytes */
-    size_t buffers;                        /* constants and running statistics */
-    size_t inputs;                         /* inputs and labels */
-    size_t activations;                    /* values, gradients and saved state of nodes, sharing by liveness */
-    size_t activations_eval;               /* what CNN_EVAL alone needs; part of activations, not added to total */
-    size_t scratch;                        /* workspace of the kernels */
+    size_t params, grads, optimizer;  /* flat vectors; each tensor in them starts on a multiple of 64 bytes */
+    size_t buffers;                   /* constants and running statistics */
+    size_t inputs;                    /* inputs and labels */
+    size_t activations;               /* values, gradients and saved state of nodes, sharing by liveness */
+    size_t activations_eval;          /* what CNN_EVAL alone needs; part of activations, not added to total */
+    size_t scratch;                   /* workspace of the kernels */
     size_t total;
 } cnn_memory;
 
-/* Put the nodes in order and plan memory, without allocating it. cnn_compile does this first.
-   loss: a tensor of shape (1,1,1,1) to be minimised, or any tensor if the graph is for inference.
-   Errors: an earlier error; not a tensor of this graph; not scalar in a graph for training; two parameters with
-   one name; total larger than SIZE_MAX. */
+/* Put the nodes in order and plan memory, without allocating it. cnn_compile does this first. loss: a tensor
+   of shape (1,1,1,1) to be minimised, or any tensor if the graph is for inference. Errors: an earlier error;
+   not a tensor of this graph; not scalar in a graph for training; two parameters with one name; total larger
+   than SIZE_MAX. */
 CNN_API cnn_memory  cnn_plan(cnn_graph *, cnn_tensor *loss);
 
 /* Plan, allocate (or use the caller's memory of at least cnn_plan(...).total bytes, aligned to 64, which must
@@ -160,42 +171,46 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
    Returns the value of t if it is one number (the loss), else 0; NAN after an error. */
 CNN_API float       cnn_forward(cnn_tensor *t, cnn_mode);
 
-/* Set the gradients of all parameters to dloss/dparam, by reverse-mode accumulation (Linnainmaa 1970; Rumelhart,
-   Hinton, Williams 1986). loss must be the compiled loss, just computed by cnn_forward(loss, CNN_TRAIN).
-   cnn_backward_add adds to what the parameters' gradients hold (accumulation over several batches). */
+/* Set the gradients of all parameters to dloss/dparam, by reverse-mode accumulation (Linnainmaa 1970;
+   Rumelhart, Hinton, Williams 1986). loss must be the compiled loss, just computed by cnn_forward(loss,
+   CNN_TRAIN). cnn_backward_add adds to what the parameters' gradients hold (accumulation over several
+   batches). */
 CNN_API void        cnn_backward(cnn_tensor *loss);
 CNN_API void        cnn_backward_add(cnn_tensor *loss);
 
 /* ---- Leaves ---- */
 
-typedef struct { const char *at; cnn_graph *g; int c, h, w;                     /* must; h, w default 1 */
-                 int grad;                                                      /* 1: dloss/dinput can be read */
-                 const char *name; } cnn_input_args;                            /* default "input", "input2", ... */
-typedef struct { const char *at; cnn_graph *g;                                  /* must */
-                 int h, w; const char *name; } cnn_labels_args;                 /* one class per sample, or per pixel
-                                                                                   (N,1,h,w); default "labels" */
-typedef enum { CNN_INIT_DEFAULT,     /* what the layer asks for; zero for a bare cnn_param */
-               CNN_INIT_HE,          /* U(-a,a), a = gain sqrt(6 / fan_in)               (He et al. 2015) */
-               CNN_INIT_GLOROT,      /* U(-a,a), a = gain sqrt(6 / (fan_in + fan_out))   (Glorot, Bengio 2010) */
-               CNN_INIT_LECUN,       /* U(-a,a), a = gain sqrt(3 / fan_in)               (LeCun et al. 1998) */
-               CNN_INIT_UNIFORM,     /* U(-a,a), a = gain */
-               CNN_INIT_CONSTANT     /* gain everywhere */ } cnn_init;
+typedef struct { const char *at; cnn_graph *g; int c, h, w;         /* must; h, w default 1 */
+                 int grad;                                          /* 1: dloss/dinput can be read */
+                 const char *name; } cnn_input_args;                /* default "input", "input2", ... */
+typedef struct { const char *at; cnn_graph *g;                      /* must */
+                 int h, w; const char *name; } cnn_labels_args;     /* one class per sample, or per pixel
+                                                                       (N,1,h,w); default "labels" */
+typedef enum { CNN_INIT_DEFAULT,  /* what the layer asks for; zero for a bare cnn_param */
+               CNN_INIT_HE,       /* U(-a,a), a = gain sqrt(6 / fan_in)               (He et al. 2015) */
+               CNN_INIT_GLOROT,   /* U(-a,a), a = gain sqrt(6 / (fan_in + fan_out))   (Glorot, Bengio 2010) */
+               CNN_INIT_LECUN,    /* U(-a,a), a = gain sqrt(3 / fan_in)               (LeCun et al. 1998) */
+               CNN_INIT_UNIFORM,  /* U(-a,a), a = gain */
+               CNN_INIT_CONSTANT  /* gain everywhere */ } cnn_init;
 typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape;   /* must */
-                 cnn_init init; float gain;                                     /* gain: default 1 (0 for CONSTANT) */
-                 int fan_in, fan_out; } cnn_param_args;                         /* default shape.n rows in, shape.c out */
+                 cnn_init init; float gain;                         /* gain: default 1 (0 for CONSTANT) */
+                 int fan_in, fan_out; } cnn_param_args;             /* default shape.n rows in, shape.c out */
 
-CNN_API cnn_tensor *cnn_input_ (cnn_input_args);      /* (N,c,h,w), float */
-CNN_API cnn_tensor *cnn_labels_(cnn_labels_args);     /* (N,1,h,w), whole numbers from 0 */
-CNN_API cnn_tensor *cnn_param_ (cnn_param_args);      /* trained by cnn_step */
-CNN_API cnn_tensor *cnn_const_ (const char *at, cnn_graph *, cnn_shape, const float *values);   /* copied; n*c*h*w values */
-CNN_API cnn_tensor *cnn_name   (cnn_tensor *, const char *name);  /* give a node a name (copied); returns it */
-CNN_API cnn_tensor *cnn_keep   (cnn_tensor *);        /* keep its value readable in CNN_EVAL too; returns it */
-CNN_API cnn_tensor *cnn_freeze (cnn_tensor *);        /* a parameter that cnn_step leaves alone; returns it; before compile */
-CNN_API cnn_tensor *cnn_find   (const cnn_graph *, const char *name);           /* by name, after compile; NULL if none */
+CNN_API cnn_tensor *cnn_input_ (cnn_input_args); /* (N,c,h,w), float */
+CNN_API cnn_tensor *cnn_labels_(cnn_labels_args); /* (N,1,h,w), whole numbers from 0 */
+CNN_API cnn_tensor *cnn_param_ (cnn_param_args); /* trained by cnn_step */
+/* copied; n*c*h*w values */
+CNN_API cnn_tensor *cnn_const_ (const char *at, cnn_graph *, cnn_shape, const float *values);
+CNN_API cnn_tensor *cnn_name   (cnn_tensor *, const char *name); /* give a node a name (copied); returns it */
+CNN_API cnn_tensor *cnn_keep   (cnn_tensor *); /* keep its value readable in CNN_EVAL too; returns it */
+CNN_API cnn_tensor *cnn_freeze (cnn_tensor *); /* a parameter that cnn_step leaves alone; returns it; before
+                                                  compile */
+CNN_API cnn_tensor *cnn_find   (const cnn_graph *, const char *name); /* by name, after compile; NULL if
+                                                                         none */
 
-/* Read and write values. count is the number of floats, checked: for a tensor with a batch it must be a multiple
-   of C*H*W, and writing an input sets the graph's current batch to count/(C*H*W), at most max_batch; all inputs
-   of one run must agree. Errors are the graph's. */
+/* Read and write values. count is the number of floats, checked: for a tensor with a batch it must be a
+   multiple of C*H*W, and writing an input sets the graph's current batch to count/(C*H*W), at most max_batch;
+   all inputs of one run must agree. Errors are the graph's. */
 CNN_API bool         cnn_set       (cnn_tensor *, const float *values, size_t count);
 CNN_API bool         cnn_set_labels(cnn_tensor *, const int *classes, size_t count);
 CNN_API bool         cnn_get       (cnn_tensor *, float *values, size_t count);
@@ -204,10 +219,10 @@ CNN_API size_t       cnn_count     (const cnn_tensor *);      /* floats at the c
 CNN_API int          cnn_batch     (const cnn_graph *);       /* the current batch */
 CNN_API bool         cnn_set_batch (cnn_graph *, int batch);  /* without writing an input */
 
-/* Mapped: a host pointer, up to date, good until the graph runs again; NULL after an error. map_write also says
-   that the host copy is now the newest (an input takes the current batch: cnn_set_batch first). The flat vectors
-   hold all parameters that are trained, and their gradients, in the same order, with zeros in the gaps; both are
-   mapped for reading and writing. With MPI: one MPI_Allreduce on the gradient. */
+/* Mapped: a host pointer, up to date, good until the graph runs again; NULL after an error. map_write also
+   says that the host copy is now the newest (an input takes the current batch: cnn_set_batch first). The flat
+   vectors hold all parameters that are trained, and their gradients, in the same order, with zeros in the
+   gaps; both are mapped for reading and writing. With MPI: one MPI_Allreduce on the gradient. */
 CNN_API const float *cnn_map_read  (cnn_tensor *);
 CNN_API float       *cnn_map_write (cnn_tensor *);
 CNN_API const float *cnn_map_grad  (cnn_tensor *);
@@ -216,138 +231,176 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
 
 /* ---- Layers: a node and its parameters ---- */
 
-typedef struct { const char *at; cnn_tensor *x; int channels, kernel;           /* must: (N,C,H,W), out channels, size */
-                 int kernel_h, kernel_w;          /* default kernel */
-                 int stride, stride_h, stride_w;  /* default 1; _h and _w default to stride */
-                 int pad, pad_h, pad_w;           /* per side, zeros; default 0; _h and _w default to pad */
-                 int dilation, dilation_h, dilation_w;              /* default 1 */
-                 int groups;                      /* default 1 */
+typedef struct { const char *at; cnn_tensor *x; int channels, kernel; /* must: (N,C,H,W), out channels,
+                                                                         size */
+                 int kernel_h, kernel_w; /* default kernel */
+                 int stride, stride_h, stride_w; /* default 1; _h and _w default to stride */
+                 int pad, pad_h, pad_w; /* per side, zeros; default 0; _h and _w default to pad */
+                 int dilation, dilation_h, dilation_w;           /* default 1 */
+                 int groups;         /* default 1 */
                  int no_bias;
-                 cnn_tensor *weight, *bias;       /* default: new parameters; else shared or constant ones */
-                 cnn_init init; float gain;       /* of the weight; default: He if a rectifier such as relu reads the layer,
-                                                     else LeCun, gain 1. The bias starts at zero. */
+                 cnn_tensor *weight, *bias; /* default: new parameters; else shared or constant ones */
+                 cnn_init init; float gain;
+                     /* of the weight; default: He if a rectifier such as relu reads the layer,
+                                               else LeCun, gain 1. The bias starts at zero. */
                  const char *name; } cnn_conv2d_args;
-typedef struct { const char *at; cnn_tensor *x; int units;                      /* must: (N,...) is flattened to (N,K) */
+typedef struct { const char *at; cnn_tensor *x; int units;      /* must: (N,...) is flattened to (N,K) */
                  int no_bias; cnn_tensor *weight, *bias;
                  cnn_init init; float gain; const char *name; } cnn_dense_args;
-typedef struct { const char *at; cnn_tensor *x; int kernel;                     /* must */
-                 int kernel_h, kernel_w;          /* default kernel */
-                 int stride, stride_h, stride_w;  /* default: the kernel */
-                 int pad, pad_h, pad_w;           /* default 0; at most kernel/2 */
-                 int ceil_mode;                   /* 1: a window that starts inside the input or its left padding counts */
-                 int no_count_pad;                /* avg_pool: 1 = divide by the window's part inside the input
-                                                     (PyTorch's count_include_pad = False) */
+typedef struct { const char *at; cnn_tensor *x; int kernel;     /* must */
+                 int kernel_h, kernel_w; /* default kernel */
+                 int stride, stride_h, stride_w; /* default: the kernel */
+                 int pad, pad_h, pad_w; /* default 0; at most kernel/2 */
+                 int ceil_mode;      /* 1: a window that starts inside the input or its left padding counts */
+                 int no_count_pad;   /* avg_pool: 1 = divide by the window's part inside the input
+                                        (PyTorch's count_include_pad = False) */
                  const char *name; } cnn_pool_args;
-typedef struct { const char *at; cnn_tensor *x;                                 /* must */
-                 float momentum;                  /* of the running statistics; default 0.1, as PyTorch's */
-                 float eps;                       /* default 1e-5 */
-                 int no_affine;                   /* 1: no weight and bias */
+typedef struct { const char *at; cnn_tensor *x;                 /* must */
+                 float momentum;     /* of the running statistics; default 0.1, as PyTorch's */
+                 float eps;          /* default 1e-5 */
+                 int no_affine;      /* 1: no weight and bias */
                  const char *name; } cnn_batch_norm_args;
-typedef struct { const char *at; cnn_tensor *x; float p;                        /* must: probability of a zero, 0 < p < 1 */
+typedef struct { const char *at; cnn_tensor *x; float p;        /* must: probability of a zero, 0 < p < 1 */
                  const char *name; } cnn_dropout_args;
-typedef struct { const char *at; cnn_tensor *x; float slope;                    /* default 0.01 */
+typedef struct { const char *at; cnn_tensor *x; float slope;    /* default 0.01 */
                  const char *name; } cnn_leaky_relu_args;
-typedef struct { const char *at; cnn_tensor *x; float factor, offset;           /* y = factor x + offset; factor: default 1 */
+typedef struct { const char *at; cnn_tensor *x; float factor, offset; /* y = factor x + offset; factor:
+                                                                         default 1 */
                  const char *name; } cnn_scale_args;
-typedef struct { const char *at; cnn_tensor *x; int c, h, w;                    /* must; 0 = 1; c*h*w as before */
+typedef struct { const char *at; cnn_tensor *x; int c, h, w;    /* must; 0 = 1; c*h*w as before */
                  const char *name; } cnn_reshape_args;
 enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
-typedef struct { const char *at; cnn_tensor *x;                                 /* must */
-                 unsigned axes;                   /* CNN_N | CNN_C | CNN_H | CNN_W; default all; kept with size 1 */
+typedef struct { const char *at; cnn_tensor *x;                 /* must */
+                 unsigned axes;      /* CNN_N | CNN_C | CNN_H | CNN_W; default all; kept with size 1 */
                  const char *name; } cnn_reduce_args;
-typedef struct { const char *at; cnn_tensor *logits, *labels;                   /* must: (N,C,H,W) and (N,1,H,W) */
-                 float smoothing;                 /* label smoothing in [0,1); default 0 (Szegedy et al. 2016) */
+typedef struct { const char *at; cnn_tensor *logits, *labels;   /* must: (N,C,H,W) and (N,1,H,W) */
+                 float smoothing;    /* label smoothing in [0,1); default 0 (Szegedy et al. 2016) */
+                 cnn_tensor *class_weights; /* (1,C,1,1), a constant: the mean becomes a weighted one; default
+                                               none */
+                 int ignore_index;   /* labels with this value do not count (PyTorch's is -100); default none;
+                                        class 0 is left out by a class weight of 0 */
                  const char *name; } cnn_softmax_cross_entropy_args;
-typedef struct { const char *at; cnn_tensor *x; int channels, kernel;           /* must, as in conv2d */
+typedef struct { const char *at; cnn_tensor *x; int channels, kernel; /* must, as in conv2d */
                  int kernel_h, kernel_w;
-                 int stride, stride_h, stride_w;  /* default 1: the output is about stride times as large */
-                 int pad, pad_h, pad_w;           /* what the convolution back to x would pad: cut off here */
+                 int stride, stride_h, stride_w; /* default 1: the output is about stride times as large */
+                 int pad, pad_h, pad_w; /* what the convolution back to x would pad: cut off here */
                  int dilation, dilation_h, dilation_w;
-                 int output_pad, output_pad_h, output_pad_w;        /* default 0; less than the stride */
+                 int output_pad, output_pad_h, output_pad_w;     /* default 0; less than the stride */
                  int groups, no_bias;
-                 cnn_tensor *weight, *bias; cnn_init init; float gain; const char *name; } cnn_conv_transpose2d_args;
-typedef struct { const char *at; cnn_tensor *x; int size;                       /* must: channels in a window, 5 in AlexNet */
-                 float alpha, beta, k;            /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
+                 cnn_tensor *weight, *bias; cnn_init init; float gain; const char *name;
+                     } cnn_conv_transpose2d_args;
+typedef struct { const char *at; cnn_tensor *x; int size;       /* must: channels in a window, 5 in AlexNet */
+                 float alpha, beta, k; /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
                  const char *name; } cnn_lrn_args;
-typedef struct { const char *at; cnn_tensor *x; int groups; float eps;          /* must: groups; eps default 1e-5 */
+typedef struct { const char *at; cnn_tensor *x; int groups; float eps; /* must: groups; eps default 1e-5 */
                  int no_affine; const char *name; } cnn_group_norm_args;
-typedef struct { const char *at; cnn_tensor *x; float eps;                      /* default 1e-5 */
-                 int no_affine;                   /* layer_norm: 1 = no weight and bias */
-                 int affine;                      /* instance_norm: 1 = weight and bias; default none, as PyTorch */
+typedef struct { const char *at; cnn_tensor *x; float eps;      /* default 1e-5 */
+                 int no_affine;      /* layer_norm: 1 = no weight and bias */
+                 int affine;         /* instance_norm: 1 = weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
-typedef struct { const char *at; cnn_tensor *x; int scale, scale_h, scale_w;    /* must; _h and _w default to scale */
-                 int bilinear;                    /* default nearest; corners not aligned */
+typedef struct { const char *at; cnn_tensor *x; int scale, scale_h, scale_w; /* must; _h and _w default to
+                                                                                scale */
+                 int bilinear;       /* default nearest; corners not aligned */
                  const char *name; } cnn_upsample_args;
-typedef struct { const char *at; cnn_tensor *x; int left, right, top, bottom;   /* columns and rows to add; default 0 */
-                 int front, back;                 /* channels to add; default 0 */
-                 float value; const char *name; } cnn_pad_args;     /* default 0 */
-typedef struct { const char *at; cnn_tensor *x; unsigned axis; int from, to;    /* must: CNN_C, ...; [from,to); to = 0: the end; */
-                 int step; const char *name; } cnn_slice_args;      /* negative: from the end; step: default 1 */
-typedef struct { const char *at; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;   /* must */
-typedef struct { const char *at; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args;         /* default 1 */
-typedef struct { const char *at; cnn_tensor *x; int per_channel;                /* default: one slope for all */
-                 float start; cnn_tensor *weight; const char *name; } cnn_prelu_args;     /* start: default 0.25 */
-typedef struct { const char *at; cnn_tensor *y, *target; float delta;           /* delta: default 1 */
+typedef struct { const char *at; cnn_tensor *x; int left, right, top, bottom; /* columns and rows to add;
+                                                                                 default 0 */
+                 int front, back;    /* channels to add; default 0 */
+                 float value; const char *name; } cnn_pad_args;  /* default 0 */
+typedef struct { const char *at; cnn_tensor *x; unsigned axis; int from, to; /* must: CNN_C, ...; [from,to);
+                                                                                to = 0: the end; */
+                 int step; const char *name; } cnn_slice_args;   /* negative: from the end; step: default 1 */
+/* must */
+typedef struct { const char *at; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
+typedef struct { const char *at; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args; /* default 1 */
+typedef struct { const char *at; cnn_tensor *x; int per_channel; /* default: one slope for all */
+                 /* start: default 0.25 */
+                 float start; cnn_tensor *weight; const char *name; } cnn_prelu_args;
+typedef struct { const char *at; cnn_tensor *log_probabilities, *labels; /* must: (N,C,H,W) and (N,1,H,W) */
+                 cnn_tensor *class_weights; int ignore_index;   /* as above */
+                 const char *name; } cnn_nll_args;
+typedef struct { const char *at; cnn_tensor *y, *target; float delta; /* delta: default 1 */
                  const char *name; } cnn_huber_args;
 
-CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args);      /* (N,channels,OH,OW); weight (channels,C/groups,KH,KW) */
-CNN_API cnn_tensor *cnn_dense_     (cnn_dense_args);       /* (N,units,1,1); weight (units,K) */
-CNN_API cnn_tensor *cnn_max_pool_  (cnn_pool_args);        /* (N,C,OH,OW) */
-CNN_API cnn_tensor *cnn_avg_pool_  (cnn_pool_args);        /* (N,C,OH,OW) */
-CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);  /* as x; per channel over (N,H,W) (Ioffe, Szegedy 2015) */
-CNN_API cnn_tensor *cnn_dropout_   (cnn_dropout_args);     /* as x; scaled by 1/(1-p) in training (Srivastava et al. 2014) */
-CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args);  /* as x (Maas et al. 2013) */
-CNN_API cnn_tensor *cnn_scale_     (cnn_scale_args);       /* as x */
-CNN_API cnn_tensor *cnn_reshape_   (cnn_reshape_args);     /* (N,c,h,w) */
-CNN_API cnn_tensor *cnn_sum_       (cnn_reduce_args);      /* x with the axes reduced to 1 */
-CNN_API cnn_tensor *cnn_mean_      (cnn_reduce_args);      /* x with the axes reduced to 1 */
-CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);   /* (1,1,1,1), mean over labels */
-CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);  /* (N,channels,OH,OW); weight (C,channels/groups,KH,KW) */
-CNN_API cnn_tensor *cnn_lrn_       (cnn_lrn_args);         /* as x; between channels (Krizhevsky et al. 2012) */
-CNN_API cnn_tensor *cnn_layer_norm_   (cnn_norm_args);     /* as x; over the sample (Ba et al. 2016); weight (1,C,H,W) */
-CNN_API cnn_tensor *cnn_group_norm_   (cnn_group_norm_args);   /* as x; over C/groups channels (Wu, He 2018); weight (1,C,1,1) */
-CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);     /* as x; over each channel (Ulyanov et al. 2016) */
-CNN_API cnn_tensor *cnn_upsample_  (cnn_upsample_args);    /* (N,C,H*scale_h,W*scale_w) */
-CNN_API cnn_tensor *cnn_pad_       (cnn_pad_args);         /* (N,C+front+back,H+top+bottom,W+left+right) */
-CNN_API cnn_tensor *cnn_slice_     (cnn_slice_args);       /* a part of x along one axis */
-CNN_API cnn_tensor *cnn_clamp_     (cnn_clamp_args);       /* as x; cnn_relu6(x) is cnn_clamp(x, 0, 6) */
-CNN_API cnn_tensor *cnn_elu_       (cnn_elu_args);         /* as x (Clevert et al. 2015) */
-CNN_API cnn_tensor *cnn_prelu_     (cnn_prelu_args);       /* as x; slope learned (He et al. 2015); weight (1,1,1,1) or (1,C,1,1) */
-CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args);       /* (1,1,1,1), mean over all elements (Huber 1964) */
+CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args); /* (N,channels,OH,OW); weight
+                                                         (channels,C/groups,KH,KW) */
+CNN_API cnn_tensor *cnn_dense_     (cnn_dense_args); /* (N,units,1,1); weight (units,K) */
+CNN_API cnn_tensor *cnn_max_pool_  (cnn_pool_args);  /* (N,C,OH,OW) */
+CNN_API cnn_tensor *cnn_avg_pool_  (cnn_pool_args);  /* (N,C,OH,OW) */
+CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args); /* as x; per channel over (N,H,W) (Ioffe, Szegedy
+                                                             2015) */
+CNN_API cnn_tensor *cnn_dropout_   (cnn_dropout_args); /* as x; scaled by 1/(1-p) in training (Srivastava et
+                                                          al. 2014) */
+CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args); /* as x (Maas et al. 2013) */
+CNN_API cnn_tensor *cnn_scale_     (cnn_scale_args); /* as x */
+CNN_API cnn_tensor *cnn_reshape_   (cnn_reshape_args); /* (N,c,h,w) */
+CNN_API cnn_tensor *cnn_sum_       (cnn_reduce_args); /* x with the axes reduced to 1 */
+CNN_API cnn_tensor *cnn_mean_      (cnn_reduce_args); /* x with the axes reduced to 1 */
+CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args); /* (1,1,1,1), mean over labels
+                                                                                   */
+CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args); /* (N,channels,OH,OW); weight
+                                                                         (C,channels/groups,KH,KW) */
+CNN_API cnn_tensor *cnn_lrn_       (cnn_lrn_args);   /* as x; between channels (Krizhevsky et al. 2012) */
+CNN_API cnn_tensor *cnn_layer_norm_   (cnn_norm_args); /* as x; over the sample (Ba et al. 2016); weight
+                                                          (1,C,H,W) */
+CNN_API cnn_tensor *cnn_group_norm_   (cnn_group_norm_args); /* as x; over C/groups channels (Wu, He 2018);
+                                                                weight (1,C,1,1) */
+CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args); /* as x; over each channel (Ulyanov et al. 2016) */
+CNN_API cnn_tensor *cnn_upsample_  (cnn_upsample_args); /* (N,C,H*scale_h,W*scale_w) */
+CNN_API cnn_tensor *cnn_pad_       (cnn_pad_args);   /* (N,C+front+back,H+top+bottom,W+left+right) */
+CNN_API cnn_tensor *cnn_slice_     (cnn_slice_args); /* a part of x along one axis */
+CNN_API cnn_tensor *cnn_clamp_     (cnn_clamp_args); /* as x; cnn_relu6(x) is cnn_clamp(x, 0, 6) */
+CNN_API cnn_tensor *cnn_elu_       (cnn_elu_args);   /* as x (Clevert et al. 2015) */
+CNN_API cnn_tensor *cnn_prelu_     (cnn_prelu_args); /* as x; slope learned (He et al. 2015); weight (1,1,1,1)
+                                                        or (1,C,1,1) */
+CNN_API cnn_tensor *cnn_nll_       (cnn_nll_args);   /* (1,1,1,1): softmax_cross_entropy after log_softmax */
+CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args); /* (1,1,1,1), mean over all elements (Huber 1964) */
 
-CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x);    /* (N,C,1,1) */
-CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x);            /* (N,C*H*W,1,1) */
-CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x);               /* as x, like the next three */
+CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
+CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x);         /* (N,C*H*W,1,1) */
+CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x);            /* as x, like the next three */
 CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
-CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x);            /* over C */
-CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b); /* these three broadcast: an extent of 1 stretches */
+CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x);         /* over C */
+CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b); /* these three broadcast: an
+                                                                               extent of 1 stretches */
 CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
-CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b); /* element by element (Hadamard) */
-CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);     /* (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N */
-CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target);   /* (1,1,1,1): mean of (y - target)^2 over all elements */
-CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x);    /* (N,C,1,1) */
-CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x);        /* over C */
-CNN_API cnn_tensor *cnn_gelu_(const char *at, cnn_tensor *x);               /* as x, like all of these */
-CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);               /* x sigmoid(x), also called swish */
-CNN_API cnn_tensor *cnn_softplus_(const char *at, cnn_tensor *x);           /* log(1 + e^x) */
+CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b); /* element by element
+                                                                               (Hadamard) */
+CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b); /* (M,K,1,1) (K,P,1,1) ->
+                                                                                  (M,P,1,1); M may be N */
+CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target); /* (1,1,1,1): mean of (y -
+                                                                                    target)^2 over all
+                                                                                    elements */
+CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
+CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x);     /* over C */
+CNN_API cnn_tensor *cnn_gelu_(const char *at, cnn_tensor *x);            /* as x, like all of these */
+CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);            /* x sigmoid(x), also called swish */
+CNN_API cnn_tensor *cnn_softplus_(const char *at, cnn_tensor *x);        /* log(1 + e^x) */
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
-CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target);    /* (1,1,1,1): mean of |y - target| */
-CNN_API cnn_tensor *cnn_bce_with_logits_(const char *at, cnn_tensor *logits, cnn_tensor *target);  /* (1,1,1,1): mean binary
-                                                                               cross-entropy; targets in 0..1, shape of the logits */
-CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);     /* along C; at most CNN_MAX_INPUTS */
+CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* (1,1,1,1): mean of |y -
+                                                                                   target| */
+CNN_API cnn_tensor *cnn_bce_with_logits_(const char *at, cnn_tensor *logits, cnn_tensor *target);
+    /* (1,1,1,1): mean binary
+                                                                               cross-entropy; targets in 0..1,
+                                                                               shape of the logits */
+CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n); /* along C; at most
+                                                                                 CNN_MAX_INPUTS */
 
 /* ---- Optimizer ---- */
 
-typedef struct { const char *at; cnn_graph *g;             /* must */
-                 float lr;                                 /* must be positive: there is no sensible default */
-                 float momentum;                           /* default 0 */
-                 float weight_decay;                       /* default 0; added to the gradient: L2 */
-                 int   nesterov;                           /* 1: Nesterov momentum (Sutskever et al. 2013) */
+typedef struct { const char *at; cnn_graph *g; /* must */
+                 float lr;                   /* must be positive: there is no sensible default */
+                 float momentum;             /* of cnn_sgd and cnn_rmsprop; default 0 */
+                 float weight_decay;         /* default 0; added to the gradient: L2. cnn_adamw: default 0.01,
+                                                taken off the weights (for none use cnn_adam) */
+                 int   nesterov;             /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
+                 float beta1, beta2;         /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
+                 float alpha;                /* of cnn_rmsprop; default 0.99 */
+                 float eps;                  /* default 1e-8; cnn_adagrad: 1e-10 */
                } cnn_step_args;
 
 /* One update of all parameters that are not frozen. */
@@ -355,16 +408,41 @@ CNN_API bool cnn_step_(cnn_step_args);
 
 struct cnn_optimizer {
     const char *name;
-    int         slots;                     /* flat vectors of state, each as long as the parameters: 0..CNN_MAX_SLOTS */
-    void      (*update)(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *, long step);
+    int         slots;           /* flat vectors of state, each as long as the parameters: 0..CNN_MAX_SLOTS */
+    void      (*update)(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *,
+                        long step);
 };
+/* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. */
 CNN_API const cnn_optimizer *cnn_sgd(void);
+CNN_API const cnn_optimizer *cnn_adam(void);
+CNN_API const cnn_optimizer *cnn_adamw(void);
+CNN_API const cnn_optimizer *cnn_rmsprop(void);
+CNN_API const cnn_optimizer *cnn_adagrad(void);
+
+/* Scale all gradients so that their Euclidean length, taken over all parameters together, is at most max_norm
+   (Pascanu, Mikolov, Bengio 2013). Between cnn_backward and cnn_step. Returns the length before; NAN after an
+   error. */
+CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
+
+/* From now on the parameters whose names match learn at lr * factor; 0 leaves them as they are. In a pattern,
+   '*' stands for any characters: "conv1.*", "*.bias". After cnn_compile; the last call that matches counts;
+   model files do not keep it. Parameters that never learn are better frozen with cnn_freeze, which saves
+   their gradients. */
+CNN_API bool cnn_set_lr_scale(cnn_graph *, const char *pattern, float factor);
+
+/* The moving average of everything that training changes: a = decay a + (1 - decay) w (Polyak, Juditsky
+   1992). Call cnn_average after each cnn_step; the first call starts at w. cnn_swap_average exchanges weights
+   and averages: once before evaluating or saving, and once more before training goes on. Model files hold
+   what is in the net. */
+CNN_API bool cnn_average(cnn_graph *, float decay);
+CNN_API bool cnn_swap_average(cnn_graph *);
 
 /* ---- Data ---- */
 
 /* Images (or any arrays) with one class each. Pixels are kept as bytes when they came as bytes, and become
-   (byte/255 - mean[c]) / deviation[c] when fed. A value, not a pointer: the loaders return it; if it could not be
-   loaded, count is 0 and error says why (cnn_fit passes that on to the graph). Fields are for reading. */
+   (byte/255 - mean[c]) / deviation[c] when fed. A value, not a pointer: the loaders return it; if it could
+   not be loaded, count is 0 and error says why (cnn_fit passes that on to the graph). Fields are for
+   reading. */
 typedef struct cnn_dataset {
     int                  count, classes;     /* samples; classes = largest label + 1 */
     cnn_shape            shape;              /* of one sample: n = 1 */
@@ -372,26 +450,37 @@ typedef struct cnn_dataset {
     const float         *floats;             /* count*c*h*w, or NULL */
     const unsigned char *labels;             /* one byte a sample (class 0..255) */
     int                 *order;              /* the order in which samples are fed: a permutation */
-    float                mean[4], deviation[4];   /* per channel (the last entry serves all further channels) */
+    float                mean[4], deviation[4]; /* per channel (the last entry serves all further channels) */
     void                *own[3];             /* what cnn_dataset_free releases */
     char                 error[256];
 } cnn_dataset;
 
-CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels, size_t label_bytes);   /* copied */
-CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char *labels, int count, int c, int h, int w);   /* not copied */
-CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h, int w);           /* not copied */
+/* copied */
+CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
+                                   size_t label_bytes);
+/* not copied */
+CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char *labels, int count, int c,
+                               int h, int w);
+/* not copied */
+CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h,
+                               int w);
 #ifndef CNN_NO_STDIO
-CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels);    /* IDX: MNIST, Fashion-MNIST; not gzipped */
+CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels); /* IDX: MNIST, Fashion-MNIST; not
+                                                                             gzipped */
 #endif
 CNN_API void        cnn_dataset_free(cnn_dataset *);
-CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);               /* Fisher-Yates from the identity: same seed, same order */
-CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);    /* a view in the present order; the source must outlive it */
-CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);   /* set mean and deviation per channel to those of `as` */
+CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed); /* Fisher-Yates from the identity: same seed,
+                                                                  same order */
+CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count); /* a view in the present order; the
+                                                                             source must outlive it */
+CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as); /* set mean and deviation per
+                                                                              channel to those of `as` */
 
-/* Copy samples first, first+1, ... (at most max_batch) to x and their classes to labels (may be NULL). Returns how
-   many: 0 at the end of the data or after an error. */
+/* Copy samples first, first+1, ... (at most max_batch) to x and their classes to labels (may be NULL).
+   Returns how many: 0 at the end of the data or after an error. */
 CNN_API int         cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first);
-CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels);     /* how many of the batch have their largest logit at the label */
+CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels); /* how many of the batch have their
+                                                                            largest logit at the label */
 
 /* ---- Training loop ---- */
 
@@ -401,127 +490,175 @@ typedef struct { int epoch, epochs;                  /* from 1 */
                  double validation_loss, validation_accuracy;     /* at the end of an epoch; else NAN */
                  double samples_per_second, seconds, seconds_left;
                  int epoch_done; } cnn_progress;
-typedef bool (*cnn_progress_fn)(const cnn_progress *, void *user);           /* return false to stop training */
+typedef bool (*cnn_progress_fn)(const cnn_progress *, void *user);         /* return false to stop training */
 
 typedef struct { double loss, accuracy, validation_loss, validation_accuracy, seconds; } cnn_epoch;
 typedef struct { cnn_epoch *epoch; int count, capacity; } cnn_history;       /* starts as { 0 } */
 
+/* The shape of the learning rate over a training: progress goes from 0 (first update) to 1 (last one). Write
+   your own, or take one of these; user is .schedule_user. */
+typedef float (*cnn_schedule)(float progress, void *user);
+CNN_API float cnn_linear   (float progress, void *user); /* 1 to 0 */
+CNN_API float cnn_cosine   (float progress, void *user); /* 1 to 0, (1 + cos(pi p)) / 2 (Loshchilov, Hutter
+                                                            2017) */
+CNN_API float cnn_one_cycle(float progress, void *user); /* 1/25 up to 1 at p = 0.3, down to 0, both by cosine
+                                                            (Smith, Topin 2019) */
+CNN_API float cnn_staircase(float progress, void *user); /* 1, 0.1, 0.01 in three equal parts */
+
 typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train;  /* must */
-                 int epochs;                           /* default 1 */
+                 int epochs;   /* default 1 */
                  float lr, momentum, weight_decay; int nesterov;        /* as in cnn_step; lr must be said */
-                 float lr_end;                         /* default lr: otherwise the rate goes linearly from lr to lr_end */
+                 float beta1, beta2, alpha, eps; /* as in cnn_step */
+                 float lr_end; /* the rate goes from lr to lr_end: linearly, if no schedule is said */
+                 cnn_schedule schedule; void *schedule_user; /* default: constant; lr_end + (lr - lr_end)
+                                                                schedule(progress) */
+                 int warmup;   /* update k of the first `warmup` takes k/warmup of that (Goyal et al. 2017) */
+                 float clip;   /* default none; else cnn_clip_grads to this length before each step */
+                 int patience; /* default 0: off. Else stop after so many epochs without a lower validation
+                                  loss; ends with the weights and running statistics of the best epoch */
                  int no_shuffle;
-                 cnn_dataset *validation;              /* evaluated after each epoch */
-                 cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to stderr */
+                 cnn_dataset *validation; /* evaluated after each epoch */
+                 cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to
+                                                          stderr */
                  cnn_history *history; } cnn_fit_args;
 typedef struct { double loss, accuracy; int count; } cnn_score;
 
 CNN_API bool      cnn_fit_(cnn_fit_args);
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
-/* The probabilities (softmax) of one sample; returns the most probable class, -1 after an error. x: C*H*W floats. */
+/* Count which class was taken for which: matrix[label * C + predicted], C = channels of the logits (N,C,1,1);
+   needs no loss and no labels in the net. Then, from the matrix, precision and recall of one class: 0 where
+   nothing was counted. cnn_top_k: the share of samples whose label is among the k largest logits. False or
+   NAN after an error. */
+typedef struct { double precision, recall, f1; int count; } cnn_class_score; /* count: samples of the class */
+CNN_API bool      cnn_confusion(cnn_tensor *logits, const cnn_dataset *, int *matrix);
+CNN_API cnn_class_score cnn_precision_recall(const int *matrix, int classes, int of);
+CNN_API double    cnn_top_k(cnn_tensor *logits, const cnn_dataset *, int k);
+/* The probabilities (softmax) of one sample; returns the most probable class, -1 after an error. x: C*H*W
+   floats. */
 CNN_API int       cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities);
 CNN_API void      cnn_history_free(cnn_history *);
 #ifndef CNN_NO_STDIO
-CNN_API bool      cnn_print_progress(const cnn_progress *, void *user);      /* user: a FILE *, default stderr */
+CNN_API bool      cnn_print_progress(const cnn_progress *, void *user);   /* user: a FILE *, default stderr */
 CNN_API bool      cnn_history_csv(const cnn_history *, const char *path);
-CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);    /* loss and accuracy over the epochs */
+CNN_API bool      cnn_history_svg(const cnn_history *, const char *path); /* loss and accuracy over the
+                                                                             epochs */
 #endif
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
 typedef struct { const char *at; const char *path;                              /* must */
-                 int max_batch, threads, inference, keep_grads; uint64_t seed; cnn_isa isa; cnn_backend *backend;
-                 const cnn_optimizer *optimizer;      /* as in cnn_config; seed: default the one that was saved */
-                 const cnn_op *const *ops; int n_ops;  /* the program's own operations, known by their names */
+                 int max_batch, threads, inference, keep_grads; uint64_t seed; cnn_isa isa;
+                     cnn_backend *backend;
+                 const cnn_optimizer *optimizer;      /* as in cnn_config: the one of the training, or its
+                                                         state is dropped; seed: default the saved one */
+                 const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
                } cnn_load_args;
-/* A file holds parameters, running statistics, constants, the net, and in its metadata what continues the training to
-   the bit: seed, number of updates, and the optimizer's vectors up to 48 MB (larger ones start from zero again; loaded
-   with .inference = 1 and saved, a net has none). PyTorch: load_state_dict(safetensors.torch.load_file(path)). */
+/* A file holds parameters, running statistics, constants, the net, and in its metadata what continues the
+   training to the bit: seed, number of updates, and the optimizer's vectors up to 48 MB (larger ones start
+   from zero again; loaded with .inference = 1 and saved, a net has none). PyTorch:
+   load_state_dict(safetensors.torch.load_file(path)). */
 /* In memory: returns the size; writes at most `capacity` bytes to `out` (NULL to ask for the size). */
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
-CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);   /* path: only for messages */
+CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args); /* path: only for messages
+                                                                                       */
 CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
 #ifndef CNN_NO_STDIO
-CNN_API bool        cnn_save(cnn_graph *, const char *path);       /* written beside, then renamed: never half a file */
-CNN_API cnn_graph  *cnn_load_(cnn_load_args);                      /* rebuild the net from the file alone, compiled; see cnn_error */
-CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);  /* fill a compiled graph by name; every parameter must be there */
+CNN_API bool        cnn_save(cnn_graph *, const char *path); /* written beside, then renamed: never half a
+                                                                file */
+CNN_API cnn_graph  *cnn_load_(cnn_load_args); /* rebuild the net from the file alone, compiled; see
+                                                 cnn_error */
+CNN_API bool        cnn_load_weights(cnn_graph *, const char *path); /* fill a compiled graph by name; every
+                                                                        parameter must be there */
 #endif
-CNN_API cnn_tensor *cnn_loss(const cnn_graph *);                   /* what cnn_compile was given */
-CNN_API cnn_tensor *cnn_output(const cnn_graph *);                 /* what the loss judges: its first operand; the root itself without a loss */
+CNN_API cnn_tensor *cnn_loss(const cnn_graph *); /* what cnn_compile was given */
+CNN_API cnn_tensor *cnn_output(const cnn_graph *); /* what the loss judges: its first operand; the root itself
+                                                      without a loss */
 
 /* ---- Inspection ---- */
 
 #ifndef CNN_NO_STDIO
-CNN_API void        cnn_summary(cnn_graph *, FILE *);              /* per node: shape, parameters, multiply-adds, bytes, place; totals */
-CNN_API void        cnn_dot(cnn_graph *, FILE *);                  /* Graphviz */
+CNN_API void        cnn_summary(cnn_graph *, FILE *); /* per node: shape, parameters, multiply-adds, bytes,
+                                                         place; totals */
+CNN_API void        cnn_dot(cnn_graph *, FILE *);     /* Graphviz */
 #endif
-typedef struct { double worst; const char *param; int index; double analytic, numeric; int checked; } cnn_check;
-/* Compare backward with central differences of the loss on up to `samples` elements of each parameter (0: 20), with
-   the batch that the inputs now hold. worst: for each parameter the largest difference over its largest gradient (but
-   at least 0.001 (1 + |loss|), below which float's rounding rules); the worst parameter and its worst element. 1e-2 is
-   good for smooth nets; kinks (relu, max) near the point may give more. NAN after an error. Parameters, running
-   statistics and dropout's draws are as before; gradients are those of this batch. */
+typedef struct { double worst; const char *param; int index; double analytic, numeric; int checked;
+    } cnn_check;
+/* Compare backward with central differences of the loss on up to `samples` elements of each parameter (0:
+   20), with the batch that the inputs now hold. worst: for each parameter the largest difference over its
+   largest gradient (but at least 0.001 (1 + |loss|), below which float's rounding rules); the worst parameter
+   and its worst element. 1e-2 is good for smooth nets; kinks (relu, max) near the point may give more. NAN
+   after an error. Parameters, running statistics and dropout's draws are as before; gradients are those of
+   this batch. */
 CNN_API cnn_check   cnn_gradient_check(cnn_tensor *loss, int samples);
-CNN_API size_t      cnn_param_count(const cnn_graph *);            /* trained and frozen, without buffers */
-CNN_API double      cnn_multiply_adds(const cnn_graph *);          /* of convolutions and matrix products, for one sample */
+CNN_API size_t      cnn_param_count(const cnn_graph *); /* trained and frozen, without buffers */
+CNN_API double      cnn_multiply_adds(const cnn_graph *); /* of convolutions and matrix products, for one
+                                                             sample */
 
 /* ---- Operations: add your own from outside with the same struct, see examples/custom_op.c ---- */
 
 struct cnn_tensor {
-    const char   *name;               /* "conv1"; after compile never NULL */
-    const char   *at;                 /* "lenet.c:14": where it was recorded; may be NULL */
-    const cnn_op *op;                 /* NULL for leaves */
+    const char   *name;              /* "conv1"; after compile never NULL */
+    const char   *at;                /* "lenet.c:14": where it was recorded; may be NULL */
+    const cnn_op *op;                /* NULL for leaves */
     cnn_graph    *graph;
     cnn_kind      kind;
     cnn_tensor   *in[CNN_MAX_INPUTS]; /* operands, in the order of the formula */
     int           n_in;
-    cnn_shape     shape;              /* n is max_batch while recording, the current batch while running */
-    bool          batched;            /* shape.n is the batch */
-    bool          needs_grad;         /* some parameter is among its ancestors (or it is one) */
+    cnn_shape     shape;             /* n is max_batch while recording, the current batch while running */
+    bool          batched;           /* shape.n is the batch */
+    bool          needs_grad;        /* some parameter is among its ancestors (or it is one) */
     bool          frozen, kept;
-    const void   *args;               /* the op's option struct, copied */
-    int           index;              /* place in the order of execution */
+    const void   *args;              /* the op's option struct, copied */
+    int           index;             /* place in the order of execution */
     /* valid while the rules of the op run: */
-    float        *data, *grad;        /* N*C*H*W floats; grad is NULL unless needs_grad */
-    void         *saved;              /* op->saved(y) bytes, kept from forward to backward; NULL in CNN_EVAL */
+    float        *data, *grad;       /* N*C*H*W floats; grad is NULL unless needs_grad */
+    void         *saved;             /* op->saved(y) bytes, kept from forward to backward; NULL in CNN_EVAL */
     /* where the same places are in their arenas, in floats: what a device uses; see "backends" */
     size_t        data_at[2], grad_at, saved_at;         /* data_at[CNN_EVAL], data_at[CNN_TRAIN] */
 };
 
-/* One option that has to be written to model files and shown in summaries. type: 'i' int, 'u' unsigned, 'f' float. */
+/* One option that has to be written to model files and shown in summaries. type: 'i' int, 'u' unsigned, 'f'
+   float. */
 typedef struct { const char *name; char type; size_t offset; } cnn_field;
 #define CNN_FIELD(type, args, member) { #member, type, offsetof(args, member) }
 
-enum { CNN_READS_X = 1,               /* backward reads in[i]->data */
-       CNN_READS_Y = 2,               /* backward reads y->data */
-       CNN_INPLACE = 4,               /* forward may be run with y->data == in[0]->data (element i of y needs only element i) */
-       CNN_RANDOM  = 8,               /* forward in CNN_TRAIN draws random numbers: cnn_gradient_check keeps them fixed */
-       CNN_LOSS    = 16,              /* y is a loss: in[0] is what it judges */
-       CNN_RECTIFIER = 32 };          /* about half of y is zero, as for relu: weights before it start larger (He et al. 2015) */
+enum { CNN_READS_X = 1, /* backward reads in[i]->data */
+       CNN_READS_Y = 2, /* backward reads y->data */
+       CNN_INPLACE = 4, /* forward may be run with y->data == in[0]->data (element i of y needs only element
+                           i) */
+       CNN_RANDOM  = 8, /* forward in CNN_TRAIN draws random numbers: cnn_gradient_check keeps them fixed */
+       CNN_LOSS    = 16, /* y is a loss: in[0] is what it judges */
+       CNN_RECTIFIER = 32 }; /* about half of y is zero, as for relu: weights before it start larger (He et
+                                al. 2015) */
 
 struct cnn_op {
     const char *name;
-    bool   (*shape)(cnn_tensor *y);          /* check operands, set y->shape (and y->batched if it differs from "some
-                                                operand is batched"); on error: return cnn_fail(y, ...) */
+    bool   (*shape)(cnn_tensor *y); /* check operands, set y->shape (and y->batched if it differs from "some
+                                       operand is batched"); on error: return cnn_fail(y, ...) */
     void   (*forward)(cnn_tensor *y, cnn_mode);   /* y->data = f(in) */
-    void   (*backward)(cnn_tensor *y);       /* in[i]->grad += (df/din_i)^T y->grad where in[i]->needs_grad */
-    size_t (*scratch)(const cnn_tensor *y);  /* bytes of workspace while it runs: cnn_scratch(y); NULL = none */
-    size_t (*saved)(const cnn_tensor *y);    /* bytes kept from forward to backward: y->saved; NULL = none */
-    double (*macs)(const cnn_tensor *y);     /* multiply-adds for the whole batch shape.n; NULL = not counted */
-    unsigned flags;                          /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
-    size_t args_size;                        /* sizeof its option struct, 0 = none; the struct begins with `const char *at` */
-    const cnn_field *fields;                 /* options that matter for the result, ended by { 0 }; NULL = none */
+    void   (*backward)(cnn_tensor *y); /* in[i]->grad += (df/din_i)^T y->grad where in[i]->needs_grad */
+    size_t (*scratch)(const cnn_tensor *y); /* bytes of workspace while it runs: cnn_scratch(y); NULL =
+                                               none */
+    size_t (*saved)(const cnn_tensor *y); /* bytes kept from forward to backward: y->saved; NULL = none */
+    double (*macs)(const cnn_tensor *y); /* multiply-adds for the whole batch shape.n; NULL = not counted */
+    unsigned flags;          /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
+    size_t args_size;        /* sizeof its option struct, 0 = none; the struct begins with `const char *at` */
+    const cnn_field *fields; /* options that matter for the result, ended by { 0 }; NULL = none */
 };
 
-CNN_API cnn_tensor *cnn_apply(const cnn_op *, cnn_tensor *const *in, int n_in, const void *args, const char *at);
+CNN_API cnn_tensor *cnn_apply(const cnn_op *, cnn_tensor *const *in, int n_in, const void *args,
+                              const char *at);
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...);  /* keeps the first message; returns false */
-CNN_API void       *cnn_scratch(const cnn_tensor *y);                  /* op->scratch(y) bytes, aligned to 64 */
-CNN_API int         cnn_threads(const cnn_tensor *y);                  /* how many threads a rule may use */
-CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);       /* random bits for element i in this training step: the same
-                                                                          in forward and backward, on the CPU and on a device */
+CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...); /* keeps the first message; returns
+                                                                         false */
+CNN_API void       *cnn_scratch(const cnn_tensor *y);            /* op->scratch(y) bytes, aligned to 64 */
+CNN_API int         cnn_threads(const cnn_tensor *y);            /* how many threads a rule may use */
+CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
+    /* random bits for element i in this training step: the same
+                                                                    in forward and backward, on the CPU and on
+                                                                    a device */
 
 /* ---- Backends: memory, plus rows that replace the CPU functions of the operations that they name ---- */
 
@@ -529,8 +666,8 @@ typedef enum { CNN_ARENA_PARAMS, CNN_ARENA_GRADS, CNN_ARENA_OPTIMIZER, CNN_ARENA
                CNN_ARENA_ACTIVATIONS, CNN_ARENA_SCRATCH, CNN_ARENAS } cnn_arena;
 typedef struct {
     const cnn_op *op;
-    bool (*accepts) (const cnn_backend *, const cnn_tensor *y);               /* NULL = always */
-    bool (*forward) (cnn_backend *, cnn_tensor *y, cnn_mode);                 /* false after an error in backend->error */
+    bool (*accepts) (const cnn_backend *, const cnn_tensor *y);   /* NULL = always */
+    bool (*forward) (cnn_backend *, cnn_tensor *y, cnn_mode);     /* false after an error in backend->error */
     bool (*backward)(cnn_backend *, cnn_tensor *y);
 } cnn_kernel;
 /* Where the arrays of a tensor are on the device: buffer[arena] and an offset in floats. */
@@ -538,34 +675,37 @@ typedef struct { void *buffer; size_t at; } cnn_place;
 
 struct cnn_backend {
     const char *name;
-    void *(*alloc)   (cnn_backend *, size_t bytes);                            /* NULL after an error */
+    void *(*alloc)   (cnn_backend *, size_t bytes);             /* NULL after an error */
     void  (*release) (cnn_backend *, void *buffer);
-    bool  (*upload)  (cnn_backend *, void *buffer, size_t at, const void *from, size_t bytes);   /* at in bytes */
+    /* at in bytes */
+    bool  (*upload)  (cnn_backend *, void *buffer, size_t at, const void *from, size_t bytes);
     bool  (*download)(cnn_backend *, void *buffer, size_t at, void *to, size_t bytes);
-    bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes);   /* set to zero */
-    bool  (*update)  (cnn_backend *, const cnn_optimizer *, void *params, void *grads, void *slots, size_t n, size_t slot_stride,
-                      const cnn_step_args *, long step);  /* NULL or false without an error: done on the CPU */
-    size_t (*scratch)(const cnn_backend *, const cnn_tensor *y);               /* bytes on the device; NULL = none */
-    void  (*close)   (cnn_backend *);                                          /* called by cnn_free; NULL = nothing to do */
+    bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes); /* set to zero */
+    bool  (*update)  (cnn_backend *, const cnn_optimizer *, void *params, void *grads, void *slots, size_t n,
+                      size_t slot_stride,
+                      const cnn_step_args *, long step); /* NULL or false without an error: done on the CPU */
+    size_t (*scratch)(const cnn_backend *, const cnn_tensor *y); /* bytes on the device; NULL = none */
+    void  (*close)   (cnn_backend *);                           /* called by cnn_free; NULL = nothing to do */
     const cnn_kernel *kernels;
     int    n_kernels;
     char   error[CNN_ERROR_SIZE];
 };
-CNN_API cnn_place cnn_place_data (const cnn_tensor *);                 /* for the rows of a backend, while they run */
+CNN_API cnn_place cnn_place_data (const cnn_tensor *);         /* for the rows of a backend, while they run */
 CNN_API cnn_place cnn_place_grad (const cnn_tensor *);
 CNN_API cnn_place cnn_place_saved(const cnn_tensor *);
 CNN_API cnn_place cnn_place_scratch(const cnn_graph *);
-typedef struct { long uploads, downloads, host_nodes; } cnn_traffic;   /* copies since cnn_compile; nodes without a row */
+typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* copies since cnn_compile; nodes
+                                                                        without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);
-CNN_API bool      cnn_on_device(const cnn_tensor *);                    /* a row of the backend computes it */
+CNN_API bool      cnn_on_device(const cnn_tensor *);            /* a row of the backend computes it */
 
 /* One word per room. The list feeds cnn_load and the tests. */
 #define CNN_OPS(X) X(conv2d) X(dense) X(matmul) X(max_pool) X(avg_pool) X(global_avg_pool) X(add) X(sub) X(mul) X(scale) \
     X(concat) X(reshape) X(sum) X(mean) X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(softmax) X(dropout) X(batch_norm) \
-    X(softmax_cross_entropy) X(mse) \
+    X(softmax_cross_entropy) X(mse)                                                                          \
     X(conv_transpose2d) X(lrn) X(layer_norm) X(group_norm) X(instance_norm) X(upsample) X(pad) X(slice) X(global_max_pool) \
     X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(log_softmax) \
-    X(l1) X(huber) X(bce_with_logits)
+    X(nll) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
 #define CNN_OP_(name) static const cnn_op cnn_op_##name;
@@ -592,7 +732,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_reshape(...)    cnn_reshape_   ((cnn_reshape_args)   { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_sum(...)        cnn_sum_       ((cnn_reduce_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_mean(...)       cnn_mean_      ((cnn_reduce_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_softmax_cross_entropy(...) cnn_softmax_cross_entropy_( \
+#define cnn_softmax_cross_entropy(...) cnn_softmax_cross_entropy_(                                           \
         (cnn_softmax_cross_entropy_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
 #define cnn_conv_transpose2d(...) cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_lrn(...)        cnn_lrn_       ((cnn_lrn_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
@@ -606,6 +746,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_relu6(x)        cnn_clamp(x, 0, 6)
 #define cnn_elu(...)        cnn_elu_       ((cnn_elu_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_prelu(...)      cnn_prelu_     ((cnn_prelu_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_nll(...)        cnn_nll_       ((cnn_nll_args)       { .at = CNN_HERE, .log_probabilities = __VA_ARGS__ })
 #define cnn_huber(...)      cnn_huber_     ((cnn_huber_args)     { .at = CNN_HERE, .y = __VA_ARGS__ })
 #define cnn_global_max_pool(x) cnn_global_max_pool_(CNN_HERE, x)
 #define cnn_log_softmax(x)  cnn_log_softmax_(CNN_HERE, x)
@@ -619,7 +760,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_abs(x)          cnn_abs_    (CNN_HERE, x)
 #define cnn_l1(y, target)   cnn_l1_     (CNN_HERE, y, target)
 #define cnn_bce_with_logits(logits, target) cnn_bce_with_logits_(CNN_HERE, logits, target)
-#define cnn_concat(...)     cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ }, \
+#define cnn_concat(...)     cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ },                           \
         (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
 #define cnn_flatten(x)      cnn_flatten_(CNN_HERE, x)
@@ -643,6 +784,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #endif /* CNN_H_INCLUDED */
 
 /* To USE the library stop here. To know how it works read on: it is in order. */
+
 #ifdef CNN_IMPLEMENTATION
 #ifndef CNN_IMPLEMENTATION_ONCE
 #define CNN_IMPLEMENTATION_ONCE
@@ -736,6 +878,7 @@ typedef struct cnn__node {
     bool              named;            /* by the user */
     cnn_init          init;             /* parameters and buffers: initial values */
     float             gain;
+    float             lr_scale;         /* parameters: the factor of the learning rate */
     int               fan_in, fan_out;
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
@@ -786,6 +929,8 @@ struct cnn_graph {
     unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 =
                                            all zero */
     long         step;                  /* updates so far */
+    float       *average;               /* of parameters and running statistics: see cnn_average; NULL = none
+                                           */
     uint32_t     draw;                  /* training forwards so far: what makes dropout differ from run to run
                                            */
     cnn_traffic  traffic;
@@ -951,9 +1096,9 @@ CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
     return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
 }
 
-/* ============================================================================================================
+/* ========================================================================================================
    >>simd ---- 6. Instruction sets: found at run time, one micro-kernel for each
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 #ifdef __GNUC__
 #define CNN__INLINE __attribute__((always_inline)) inline
@@ -991,168 +1136,177 @@ static cnn_isa cnn__best_isa(void)
 
    micro: a tile of mr rows and NR = NV*W columns, kept in registers while p runs.
               c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
-          a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of an
-          image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators.
-   dot:   rows <= 3 by cols <= 4 sums along the vectors, all accumulators in registers: over images n, image rows y
+          a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of
+          an image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8
+          accumulators.
+   dot:   rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors, all accumulators in registers:
+          over images n, image rows y
           and pixels q
-              c[i][j] += sum_n sum_y sum_q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
+              c[i][j] += sum_n sum_y sum_q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] +
+              q]
           at has four entries whatever cols is. Floor: 12 multiply-adds for 7 loads.
-   fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a multiply-add.
+   fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a
+          multiply-add.
    winograd: transforms of W tiles side by side, see >>conv. GATHER4 loads four floats of each of W rows and
           transposes them to four vectors; SCATTER4 is its inverse, and adds to what is there if told. */
-typedef void cnn__micro(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc,
-                        const float *bias, bool add);
+typedef void cnn__micro(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
+                        ptrdiff_t ldc, const float *bias, bool add);
 typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
-typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b, const ptrdiff_t *at, float *c,
-                      ptrdiff_t ldc);
+typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
+                      const ptrdiff_t *at, float *c, ptrdiff_t ldc);
 typedef void cnn__winograd_w(const float *g, float *u, ptrdiff_t step);
 typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-typedef void cnn__winograd_y(const float *m, ptrdiff_t step, float bias, float *const *y, const ptrdiff_t *row, bool add);
+typedef void cnn__winograd_y(const float *m, ptrdiff_t step, float bias, float *const *y,
+                             const ptrdiff_t *row, bool add);
 enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
-typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at, float bias, float *y);
+typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
+                      float bias, float *y);
 
-#define CNN__DOT_STEP(FMA, v0, v1, v2, v3)                                                                           \
-    CNN__DOT_COLUMN(FMA, 0, v0) CNN__DOT_COLUMN(FMA, 1, v1) CNN__DOT_COLUMN(FMA, 2, v2) CNN__DOT_COLUMN(FMA, 3, v3)
-#define CNN__DOT_COLUMN(FMA, j, v)                                                                                   \
-    u[3] = v;                                                                                                        \
-    CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[3], t[i][j]);
-#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4, SCATTER4)      \
-    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, ptrdiff_t k, const float *a, const float *b,        \
+#define CNN__DOT_STEP(FMA, v0, v1, v2, v3)                                                                   \
+    CNN__DOT_COLUMN(FMA, 0, v0) CNN__DOT_COLUMN(FMA, 1, v1) CNN__DOT_COLUMN(FMA, 2, v2)                      \
+    if (wide > 3) { CNN__DOT_COLUMN(FMA, 3, v3) }
+#define CNN__DOT_COLUMN(FMA, j, v)                                                                           \
+    u[4] = v;                                                                                                \
+    CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[4], t[i][j]);
+#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4, SCATTER4) \
+    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, ptrdiff_t k, const float *a, const float *b, \
                                                    const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias, bool add) \
-    {                                                                                                                \
-        V t[MR][NV], v[NV];                                                                                          \
-        CNN__UNROLL for (int i = 0; i < mr; i++) {                                                                   \
-            v[0] = SET1(bias ? bias[i] : 0.0f);                                                                      \
-            CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = v[0];                                                 \
-        }                                                                                                            \
-        for (; k > 0; k--, a += mr) {                                                                                \
-            const float *row = b + *at++;                                                                            \
-            CNN__UNROLL for (int j = 0; j < NV; j++) v[j] = LOAD(row + j * W);                                       \
-            CNN__UNROLL for (int i = 0; i < mr; i++) {                                                               \
-                const V s = SET1(a[i]);                                                                              \
-                CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = FMA(s, v[j], t[i][j]);                            \
-            }                                                                                                        \
-        }                                                                                                            \
-        if (add) {                                                                                                   \
-            CNN__UNROLL for (int i = 0; i < mr; i++)                                                                 \
-                CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = ADD(LOAD(c + i * ldc + j * W), t[i][j]);          \
-        }                                                                                                            \
-        CNN__UNROLL for (int i = 0; i < mr; i++)                                                                     \
-            CNN__UNROLL for (int j = 0; j < NV; j++) STORE(c + i * ldc + j * W, t[i][j]);                            \
-    }                                                                                                                \
-    TARGET static void cnn__micro_##isa(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at,    \
-                                        float *c, ptrdiff_t ldc, const float *bias, bool add)                        \
-    {                                                                                                                \
-        switch (mr) {               /* each number of rows has code of its own: tails cost what they are */          \
-        CNN__ROWS_##MR(CNN__CASE, isa)                                                                               \
-        default: break;                                                                                              \
-        }                                                                                                            \
-    }                                                                                                                \
-    TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, int cols, const cnn__runs *r, const float *a,     \
-                                                   const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)     \
-    {                                                                                                                \
-        V t[3][4], u[4];                                                                                             \
-        CNN__UNROLL for (int i = 0; i < rows; i++)                                                                   \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = SET1(0.0f);                                            \
-        const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];                   \
-        for (int n = 0; n < r->images; n++)                                                                          \
-            for (int y = 0; y < r->rows; y++) {                                                                      \
-                const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;          \
-                for (const float *end = p + whole; p < end; p += W, q += W) {                                        \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD(p + i * r->lda);                          \
-                    CNN__DOT_STEP(FMA, LOAD(q + b0), LOAD(q + b1), LOAD(q + b2), LOAD(q + b3))                       \
-                }                                                                                                    \
-                const int few = (int)(r->length - whole);                                                            \
-                if (few) {                                                                                           \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD_FEW(p + i * r->lda, few);                 \
-                    CNN__DOT_STEP(FMA, LOAD_FEW(q + b0, few), LOAD_FEW(q + b1, few), LOAD_FEW(q + b2, few),          \
-                                  LOAD_FEW(q + b3, few))                                                             \
-                }                                                                                                    \
-            }                                                                                                        \
-        CNN__UNROLL for (int i = 0; i < rows; i++) {                                                                 \
-            float sum[4];                                                                                            \
-            SUM4(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                                           \
-            for (int j = 0; j < cols; j++) c[i * ldc + j] += sum[j];                                                 \
-        }                                                                                                            \
-    }                                                                                                                \
-    TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b,        \
-                                      const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                  \
-    {                                                                                                                \
-        if (rows == 3)      cnn__dots_##isa(3, cols, r, a, b, at, c, ldc);                                           \
-        else if (rows == 2) cnn__dots_##isa(2, cols, r, a, b, at, c, ldc);                                           \
-        else                cnn__dots_##isa(1, cols, r, a, b, at, c, ldc);                                           \
-    }                                                                                                                \
+    {                                                                                                        \
+        V t[MR][NV], v[NV];                                                                                  \
+        CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
+            v[0] = SET1(bias ? bias[i] : 0.0f);                                                              \
+            CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = v[0];                                         \
+        }                                                                                                    \
+        for (; k > 0; k--, a += mr) {                                                                        \
+            const float *row = b + *at++;                                                                    \
+            CNN__UNROLL for (int j = 0; j < NV; j++) v[j] = LOAD(row + j * W);                               \
+            CNN__UNROLL for (int i = 0; i < mr; i++) {                                                       \
+                const V s = SET1(a[i]);                                                                      \
+                CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = FMA(s, v[j], t[i][j]);                    \
+            }                                                                                                \
+        }                                                                                                    \
+        if (add) {                                                                                           \
+            CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
+                CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = ADD(LOAD(c + i * ldc + j * W), t[i][j]);  \
+        }                                                                                                    \
+        CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
+            CNN__UNROLL for (int j = 0; j < NV; j++) STORE(c + i * ldc + j * W, t[i][j]);                    \
+    }                                                                                                        \
+    TARGET static void cnn__micro_##isa(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, \
+                                        float *c, ptrdiff_t ldc, const float *bias, bool add)                \
+    {                                                                                                        \
+        switch (mr) {               /* each number of rows has code of its own: tails cost what they are */  \
+        CNN__ROWS_##MR(CNN__CASE, isa)                                                                       \
+        default: break;                                                                                      \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, const int wide, int cols, const cnn__runs *r, \
+                                                   const float *a, const float *b, const ptrdiff_t *at, float *c, \
+                                                   ptrdiff_t ldc)                                            \
+    {                                                                                                        \
+        V t[4][4], u[5];                                                                                     \
+        CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = SET1(0.0f);                                    \
+        const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
+        for (int n = 0; n < r->images; n++)                                                                  \
+            for (int y = 0; y < r->rows; y++) {                                                              \
+                const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;  \
+                for (const float *end = p + whole; p < end; p += W, q += W) {                                \
+                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD(p + i * r->lda);                  \
+                    CNN__DOT_STEP(FMA, LOAD(q + b0), LOAD(q + b1), LOAD(q + b2), LOAD(q + b3))               \
+                }                                                                                            \
+                const int few = (int)(r->length - whole);                                                    \
+                if (few) {                                                                                   \
+                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD_FEW(p + i * r->lda, few);         \
+                    CNN__DOT_STEP(FMA, LOAD_FEW(q + b0, few), LOAD_FEW(q + b1, few), LOAD_FEW(q + b2, few),  \
+                                  LOAD_FEW(q + b3, few))                                                     \
+                }                                                                                            \
+            }                                                                                                \
+        CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
+            float sum[4];                                                                                    \
+            SUM4(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                                   \
+            for (int j = 0; j < cols; j++) c[i * ldc + j] += sum[j];                                         \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b, \
+                                      const ptrdiff_t *at, float *c, ptrdiff_t ldc)                          \
+    {                                                                                                        \
+        if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
+        else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
+        else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
+        else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
+    }                                                                                                        \
     TARGET static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at, \
-                                      float bias, float *y)                                                          \
-    {                                                                                                                \
-        ptrdiff_t q = 0;                                                                                             \
-        for (; q + 4 * W <= length; q += 4 * W) {                                                                    \
-            V t[4];                                                                                                  \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = SET1(bias);                                               \
-            for (ptrdiff_t p = 0; p < taps; p++) {                                                                         \
-                const V s = SET1(w[p]);                                                                              \
-                CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = FMA(s, LOAD(x + at[p] + q + j * W), t[j]);            \
-            }                                                                                                        \
-            CNN__UNROLL for (int j = 0; j < 4; j++) STORE(y + q + j * W, t[j]);                                      \
-        }                                                                                                            \
-        for (; q < length; q++) {                                                                                    \
-            float sum = bias;                                                                                        \
-            for (ptrdiff_t p = 0; p < taps; p++) sum += w[p] * x[at[p] + q];                                               \
-            y[q] = sum;                                                                                              \
-        }                                                                                                            \
-    }                                                                                                                \
-    TARGET static CNN__INLINE void cnn__bt_##isa(V *d, int s)                                                        \
-    {                                                                                                                \
+                                      float bias, float *y)                                                  \
+    {                                                                                                        \
+        ptrdiff_t q = 0;                                                                                     \
+        for (; q + 4 * W <= length; q += 4 * W) {                                                            \
+            V t[4];                                                                                          \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = SET1(bias);                                       \
+            for (ptrdiff_t p = 0; p < taps; p++) {                                                           \
+                const V s = SET1(w[p]);                                                                      \
+                CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = FMA(s, LOAD(x + at[p] + q + j * W), t[j]);    \
+            }                                                                                                \
+            CNN__UNROLL for (int j = 0; j < 4; j++) STORE(y + q + j * W, t[j]);                              \
+        }                                                                                                    \
+        for (; q < length; q++) {                                                                            \
+            float sum = bias;                                                                                \
+            for (ptrdiff_t p = 0; p < taps; p++) sum += w[p] * x[at[p] + q];                                 \
+            y[q] = sum;                                                                                      \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__bt_##isa(V *d, int s)                                                \
+    {                                                                                                        \
         const V d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], four = SET1(4), two = SET1(2), one = SET1(-1); \
-        const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4), u = FMA(one, d1, d3);    \
-        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4)), d[5 * s] = FMA(four, d1, FMA(SET1(-5), d3, d[5 * s]));        \
-        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(two, u, r), d[4 * s] = FMA(SET1(-2), u, r);      \
-    }                                                                                                                \
-    TARGET static CNN__INLINE void cnn__at_##isa(V *m, int s)                                                        \
-    {                                                                                                                \
-        const V one = SET1(-1), p = ADD(m[s], m[2 * s]), q = FMA(one, m[2 * s], m[s]);                               \
-        const V u = ADD(m[3 * s], m[4 * s]), v = FMA(one, m[4 * s], m[3 * s]);                                       \
-        m[0] = ADD(ADD(m[0], p), u), m[s] = FMA(SET1(2), v, q), m[2 * s] = FMA(SET1(4), u, p);                       \
-        m[3 * s] = ADD(FMA(SET1(8), v, q), m[5 * s]);                                                                \
-    }                                                                                                                \
-    TARGET static CNN__INLINE void cnn__g_##isa(V *o, int s, V g0, V g1, V g2)                                       \
-    {                                                                                                                \
-        const V p = FMA(SET1(1 / 24.f), g0, FMA(SET1(1 / 6.f), g2, SET1(0))), c = SET1(-1 / 6.f);                    \
-        const V q = FMA(c, g0, FMA(c, g2, SET1(0)));                                                                 \
-        o[0] = FMA(SET1(0.25f), g0, SET1(0)), o[s] = FMA(c, g1, q), o[2 * s] = FMA(SET1(1 / 6.f), g1, q);            \
-        o[3 * s] = FMA(SET1(1 / 12.f), g1, p), o[4 * s] = FMA(SET1(-1 / 12.f), g1, p), o[5 * s] = g2;                \
-    }                                                                                                                \
-    TARGET static void cnn__winograd_w_##isa(const float *g, float *u, ptrdiff_t step)                               \
-    {                                                                                                                \
-        V t[36], w[9];                                                                                               \
-        CNN__UNROLL for (int i = 0; i < 9; i++) w[i] = LOAD(g + i * CNN__MAX_LANES);                                 \
-        CNN__UNROLL for (int j = 0; j < 3; j++) cnn__g_##isa(t + j, 6, w[j], w[3 + j], w[6 + j]);                    \
-        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(t + 6 * i, 1, t[6 * i], t[6 * i + 1], t[6 * i + 2]);    \
-        for (int i = 0; i < 36; i++) STORE(u + i * step, t[i]);                                                      \
-    }                                                                                                                \
-    TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step)  \
-    {                                                                                                                \
-        V t[36];                                                                                                     \
-        for (int i = 0; i < 6; i++) {                                                                                \
-            GATHER4(t + 6 * i + 2, x, row, i, 2);           /* columns 2 to 5, then 0 to 3 */                        \
-            const V last[2] = { t[6 * i + 4], t[6 * i + 5] };                                                        \
-            GATHER4(t + 6 * i, x, row, i, 0);                                                                        \
-            t[6 * i + 4] = last[0], t[6 * i + 5] = last[1];                                                          \
-        }                                                                                                            \
-        for (int j = 0; j < 6; j++) cnn__bt_##isa(t + j, 6);                                                         \
-        for (int i = 0; i < 6; i++) cnn__bt_##isa(t + 6 * i, 1);                                                     \
-        for (int i = 0; i < 36; i++) STORE(v + i * step, t[i]);                                                      \
-    }                                                                                                                \
+        const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4), u = FMA(one, d1, d3); \
+        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4)), d[5 * s] = FMA(four, d1, FMA(SET1(-5), d3, d[5 * s])); \
+        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(two, u, r), d[4 * s] = FMA(SET1(-2), u, r); \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__at_##isa(V *m, int s)                                                \
+    {                                                                                                        \
+        const V one = SET1(-1), p = ADD(m[s], m[2 * s]), q = FMA(one, m[2 * s], m[s]);                       \
+        const V u = ADD(m[3 * s], m[4 * s]), v = FMA(one, m[4 * s], m[3 * s]);                               \
+        m[0] = ADD(ADD(m[0], p), u), m[s] = FMA(SET1(2), v, q), m[2 * s] = FMA(SET1(4), u, p);               \
+        m[3 * s] = ADD(FMA(SET1(8), v, q), m[5 * s]);                                                        \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__g_##isa(V *o, int s, V g0, V g1, V g2)                               \
+    {                                                                                                        \
+        const V p = FMA(SET1(1 / 24.f), g0, FMA(SET1(1 / 6.f), g2, SET1(0))), c = SET1(-1 / 6.f);            \
+        const V q = FMA(c, g0, FMA(c, g2, SET1(0)));                                                         \
+        o[0] = FMA(SET1(0.25f), g0, SET1(0)), o[s] = FMA(c, g1, q), o[2 * s] = FMA(SET1(1 / 6.f), g1, q);    \
+        o[3 * s] = FMA(SET1(1 / 12.f), g1, p), o[4 * s] = FMA(SET1(-1 / 12.f), g1, p), o[5 * s] = g2;        \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_w_##isa(const float *g, float *u, ptrdiff_t step)                       \
+    {                                                                                                        \
+        V t[36], w[9];                                                                                       \
+        CNN__UNROLL for (int i = 0; i < 9; i++) w[i] = LOAD(g + i * CNN__MAX_LANES);                         \
+        CNN__UNROLL for (int j = 0; j < 3; j++) cnn__g_##isa(t + j, 6, w[j], w[3 + j], w[6 + j]);            \
+        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(t + 6 * i, 1, t[6 * i], t[6 * i + 1], t[6 * i + 2]); \
+        for (int i = 0; i < 36; i++) STORE(u + i * step, t[i]);                                              \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step) \
+    {                                                                                                        \
+        V t[36];                                                                                             \
+        for (int i = 0; i < 6; i++) {                                                                        \
+            GATHER4(t + 6 * i + 2, x, row, i, 2);           /* columns 2 to 5, then 0 to 3 */                \
+            const V last[2] = { t[6 * i + 4], t[6 * i + 5] };                                                \
+            GATHER4(t + 6 * i, x, row, i, 0);                                                                \
+            t[6 * i + 4] = last[0], t[6 * i + 5] = last[1];                                                  \
+        }                                                                                                    \
+        for (int j = 0; j < 6; j++) cnn__bt_##isa(t + j, 6);                                                 \
+        for (int i = 0; i < 6; i++) cnn__bt_##isa(t + 6 * i, 1);                                             \
+        for (int i = 0; i < 36; i++) STORE(v + i * step, t[i]);                                              \
+    }                                                                                                        \
     TARGET static void cnn__winograd_y_##isa(const float *m, ptrdiff_t step, float bias, float *const *y, const ptrdiff_t *row, bool add) \
-    {                                                                                                                \
-        V t[36];                                                                                                     \
-        for (int i = 0; i < 36; i++) t[i] = LOAD(m + i * step);                                                      \
-        for (int j = 0; j < 6; j++) cnn__at_##isa(t + j, 6);                                                         \
-        for (int i = 0; i < 4; i++) {                                                                                \
-            cnn__at_##isa(t + 6 * i, 1);                                                                             \
-            for (int j = 0; j < 4; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                                \
-            SCATTER4(t + 6 * i, y, row, i, add);                                                                     \
-        }                                                                                                            \
+    {                                                                                                        \
+        V t[36];                                                                                             \
+        for (int i = 0; i < 36; i++) t[i] = LOAD(m + i * step);                                              \
+        for (int j = 0; j < 6; j++) cnn__at_##isa(t + j, 6);                                                 \
+        for (int i = 0; i < 4; i++) {                                                                        \
+            cnn__at_##isa(t + 6 * i, 1);                                                                     \
+            for (int j = 0; j < 4; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                        \
+            SCATTER4(t + 6 * i, y, row, i, add);                                                             \
+        }                                                                                                    \
     }
 
 #define CNN__CASE(isa, r) case r: cnn__tile_##isa(r, k, a, b, at, c, ldc, bias, add); break;
@@ -1171,7 +1325,8 @@ CNN__AVX512 static CNN__INLINE void cnn__sum4_avx512(float *sum, __m512 a, __m51
     sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
     sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
 }
-CNN__AVX2 static CNN__INLINE __m256 cnn__load_few_avx2(const float *p, int n)         /* n < 8 values, then zeros */
+/* n < 8 values, then zeros */
+CNN__AVX2 static CNN__INLINE __m256 cnn__load_few_avx2(const float *p, int n)
 {
     static const int mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
     return _mm256_maskload_ps(p, _mm256_loadu_si256((const __m256i *)(const void *)(mask + 8 - n)));
@@ -1181,12 +1336,13 @@ CNN__AVX512 static CNN__INLINE __m512 cnn__load_few_avx512(const float *p, int n
     return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
 }
 /* Within each quarter of four floats: r[j] quarter q = row 4q+j -> element j of rows 4q .. 4q+3. */
-#define CNN__TRANSPOSE(V, p)                                                                                         \
-    const V a = p##_unpacklo_ps(r[0], r[1]), b = p##_unpackhi_ps(r[0], r[1]);                                        \
-    const V c = p##_unpacklo_ps(r[2], r[3]), d = p##_unpackhi_ps(r[2], r[3]);                                        \
-    r[0] = p##_shuffle_ps(a, c, 0x44), r[1] = p##_shuffle_ps(a, c, 0xEE);                                            \
+#define CNN__TRANSPOSE(V, p)                                                                                 \
+    const V a = p##_unpacklo_ps(r[0], r[1]), b = p##_unpackhi_ps(r[0], r[1]);                                \
+    const V c = p##_unpacklo_ps(r[2], r[3]), d = p##_unpackhi_ps(r[2], r[3]);                                \
+    r[0] = p##_shuffle_ps(a, c, 0x44), r[1] = p##_shuffle_ps(a, c, 0xEE);                                    \
     r[2] = p##_shuffle_ps(b, d, 0x44), r[3] = p##_shuffle_ps(b, d, 0xEE);
-CNN__AVX2 static CNN__INLINE void cnn__gather4_avx2(__m256 *r, const float *const *x, const ptrdiff_t *row, int i, int j)
+CNN__AVX2 static CNN__INLINE void cnn__gather4_avx2(__m256 *r, const float *const *x, const ptrdiff_t *row,
+                                                    int i, int j)
 {
     CNN__UNROLL for (int l = 0; l < 4; l++)
         r[l] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x[l] + i * row[l] + j)),
@@ -1197,7 +1353,8 @@ CNN__AVX2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
 {
     _mm_storeu_ps(y, add ? _mm_add_ps(_mm_loadu_ps(y), v) : v);
 }
-CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
+                                                     bool add)
 {
     CNN__TRANSPOSE(__m256, _mm256)
     CNN__UNROLL for (int l = 0; l < 4; l++) {
@@ -1205,7 +1362,8 @@ CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y,
         cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
     }
 }
-CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *const *x, const ptrdiff_t *row, int i, int j)
+CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *const *x,
+                                                        const ptrdiff_t *row, int i, int j)
 {
     CNN__UNROLL for (int l = 0; l < 4; l++) {
         r[l] = _mm512_castps128_ps512(_mm_loadu_ps(x[l] + i * row[l] + j));
@@ -1215,7 +1373,8 @@ CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *
     }
     CNN__TRANSPOSE(__m512, _mm512)
 }
-CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row,
+                                                         int i, bool add)
 {
     CNN__TRANSPOSE(__m512, _mm512)
     CNN__UNROLL for (int l = 0; l < 4; l++) {
@@ -1225,12 +1384,12 @@ CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
 }
-CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2, _mm256_storeu_ps, _mm256_add_ps,
-             _mm256_fmadd_ps, cnn__sum4_avx2,
-             cnn__gather4_avx2, cnn__scatter4_avx2)
-CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512, _mm512_storeu_ps, _mm512_add_ps,
-             _mm512_fmadd_ps, cnn__sum4_avx512,
-             cnn__gather4_avx512, cnn__scatter4_avx512)
+CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2,
+             _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps, cnn__sum4_avx2, cnn__gather4_avx2,
+             cnn__scatter4_avx2)
+CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512,
+             _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, cnn__sum4_avx512, cnn__gather4_avx512,
+             cnn__scatter4_avx512)
 #elif CNN__ARM
 static inline float32x4_t cnn__load_few_neon(const float *p, int n)
 {
@@ -1239,10 +1398,12 @@ static inline float32x4_t cnn__load_few_neon(const float *p, int n)
 }
 static inline void cnn__transpose_neon(float32x4_t *r)
 {
-    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip1q_f32(r[1], r[3]), c = vzip2q_f32(r[0], r[2]), d = vzip2q_f32(r[1], r[3]);
+    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip1q_f32(r[1], r[3]), c = vzip2q_f32(r[0], r[2]),
+        d = vzip2q_f32(r[1], r[3]);
     r[0] = vzip1q_f32(a, b), r[1] = vzip2q_f32(a, b), r[2] = vzip1q_f32(c, d), r[3] = vzip2q_f32(c, d);
 }
-static inline void cnn__gather4_neon(float32x4_t *r, const float *const *x, const ptrdiff_t *row, int i, int j)
+static inline void cnn__gather4_neon(float32x4_t *r, const float *const *x, const ptrdiff_t *row, int i,
+                                     int j)
 {
     for (int l = 0; l < 4; l++) r[l] = vld1q_f32(x[l] + i * row[l] + j);
     cnn__transpose_neon(r);
@@ -1250,19 +1411,22 @@ static inline void cnn__gather4_neon(float32x4_t *r, const float *const *x, cons
 static inline void cnn__scatter4_neon(float32x4_t *r, float *const *y, const ptrdiff_t *row, int i, bool add)
 {
     cnn__transpose_neon(r);
-    for (int l = 0; l < 4; l++) vst1q_f32(y[l] + i * row[l], add ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
+    for (int l = 0; l < 4; l++)
+        vst1q_f32(y[l] + i * row[l], add ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
 }
 #define CNN__NEON_FMA(a, b, c) vfmaq_f32(c, a, b)
 #define CNN__NEON_SUM4(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
-CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32, CNN__NEON_FMA, CNN__NEON_SUM4,
-             cnn__gather4_neon, cnn__scatter4_neon)
+CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32,
+             CNN__NEON_FMA, CNN__NEON_SUM4, cnn__gather4_neon, cnn__scatter4_neon)
 #endif
 
 /* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
 typedef struct { float v[4]; } cnn__vec;
 static inline cnn__vec cnn__vec_set1(float a) { return (cnn__vec){ { a, a, a, a } }; }
 static inline cnn__vec cnn__vec_load(const float *p) { return (cnn__vec){ { p[0], p[1], p[2], p[3] } }; }
-static inline cnn__vec cnn__vec_few(const float *p, int n) { return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f } }; }
+static inline cnn__vec cnn__vec_few(const float *p,
+                                    int n) { return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f,
+                                    n > 2 ? p[2] : 0.0f, 0.0f } }; }
 static inline void     cnn__vec_store(float *p, cnn__vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
 static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
 {
@@ -1270,7 +1434,8 @@ static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
 }
 static inline cnn__vec cnn__vec_fma(cnn__vec a, cnn__vec b, cnn__vec c)
 {
-    return (cnn__vec){ { a.v[0] * b.v[0] + c.v[0], a.v[1] * b.v[1] + c.v[1], a.v[2] * b.v[2] + c.v[2], a.v[3] * b.v[3] + c.v[3] } };
+    return (cnn__vec){ { a.v[0] * b.v[0] + c.v[0], a.v[1] * b.v[1] + c.v[1], a.v[2] * b.v[2] + c.v[2],
+        a.v[3] * b.v[3] + c.v[3] } };
 }
 static inline void cnn__sum4_c(float *sum, cnn__vec a, cnn__vec b, cnn__vec c, cnn__vec d)
 {
@@ -1287,12 +1452,13 @@ static inline void cnn__scatter4_c(cnn__vec *r, float *const *y, const ptrdiff_t
     for (int l = 0; l < 4; l++)
         for (int e = 0; e < 4; e++) y[l][i * row[l] + e] = add ? y[l][i * row[l] + e] + r[e].v[l] : r[e].v[l];
 }
-CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store, cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
-             cnn__gather4_c, cnn__scatter4_c)
+CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store, cnn__vec_add,
+             cnn__vec_fma, cnn__sum4_c, cnn__gather4_c, cnn__scatter4_c)
 
 /* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
 typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__dot *dot; cnn__fir *fir;
-                 cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y; } cnn__kernels;
+                 cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y;
+                     } cnn__kernels;
 static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
 {
     static const cnn__kernels rows[] = {
@@ -1312,26 +1478,27 @@ static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
     return r;
 }
 
-/* ============================================================================================================
+/* ========================================================================================================
    >>gemm ---- 7. Matrix multiplication (Goto, van de Geijn 2008; BLIS: Van Zee, van de Geijn 2015)
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 /* The reference: C (m,n) = op(A) op(B) + beta C, row-major, op transposes where ta, tb say so. */
-CNN__UNUSED static void cnn__gemm_ref(float *c, int ldc, float beta, const float *a, int lda, bool ta, const float *b, int ldb,
-                                      bool tb, int m, int n, int k)
+CNN__UNUSED static void cnn__gemm_ref(float *c, int ldc, float beta, const float *a, int lda, bool ta,
+                                      const float *b, int ldb, bool tb, int m, int n, int k)
 {
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
             double s = 0;
             for (ptrdiff_t p = 0; p < k; p++)
-                s += (double)(ta ? a[p * lda + i] : a[i * lda + p]) * (double)(tb ? b[j * ldb + p] : b[p * ldb + j]);
+                s += (double)(ta ? a[p * lda + i]
+                              : a[i * lda + p]) * (double)(tb ? b[j * ldb + p] : b[p * ldb + j]);
             float *y = c + i * ldc + j;
             *y = (beta != 0.0f ? beta * *y : 0.0f) + (float)s;
         }
 }
 
-/* Blocks: a panel of b (KC, nr) stays in the L1 cache, the block of a (MC, KC) in L2, the block of b (KC, NC) in
-   L2 or L3. k is cut into equal blocks, each at most KC. */
+/* Blocks: a panel of b (KC, nr) stays in the L1 cache, the block of a (MC, KC) in L2, the block of b (KC, NC)
+   in L2 or L3. k is cut into equal blocks, each at most KC. */
 enum { CNN__KC = 256, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
 
 static ptrdiff_t cnn__min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -1371,23 +1538,26 @@ static size_t cnn__part_scratch(const cnn__cpu *cpu, ptrdiff_t m, ptrdiff_t n, p
     return cnn__round_up((size_t)cnn__min(k, CNN__KC) * (mc + nc) * sizeof(float), CNN__ALIGN);
 }
 
-/* C += A B where A has few rows and the rows of both lie in one piece along k, as a dense layer has it: no packing. */
+/* C += A B where A has few rows and the rows of both lie in one piece along k, as a dense layer has it: no
+   packing. */
 enum { CNN__DOT_ROWS = 96, CNN__DOT_RUN = 1024 };
-static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__matrix a, cnn__matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
+static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__matrix a, cnn__matrix b,
+                           ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
 {
     for (ptrdiff_t p = 0; p < k; p += CNN__DOT_RUN)
         for (ptrdiff_t j = 0; j < n; j += 4) {
             const cnn__runs r = { 1, 1, cnn__min(CNN__DOT_RUN, k - p), a.si, 0, 0, 0, 0 };
-            const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si, cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
+            const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si, cnn__min(2, last) * b.si,
+                cnn__min(3, last) * b.si };
             for (ptrdiff_t i = 0; i < m; i += 3)
-                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p, b.x + j * b.si + p, at,
-                       c + i * ldc + j, ldc);
+                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p,
+                       b.x + j * b.si + p, at, c + i * ldc + j, ldc);
         }
 }
 
 /* Rows and columns of C = A B (+ C if add), by one thread. A few rows do not repay packing b. */
-static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool accumulate, cnn__matrix a, cnn__matrix b,
-                           ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
+static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool accumulate, cnn__matrix a,
+                           cnn__matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
 {
     const int mr = u->mr, nr = u->nr;
     const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
@@ -1401,7 +1571,8 @@ static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool 
             const bool add = accumulate || p > 0;
             for (ptrdiff_t j = 0; j < jn; j += nr)
                 if (!in_place || j + nr > jn)
-                    cnn__pack(pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp, (int)cnn__min(nr, jn - j), kc);
+                    cnn__pack(pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp,
+                              (int)cnn__min(nr, jn - j), kc);
             for (ptrdiff_t ic = 0; ic < m; ic += mc) {
                 const ptrdiff_t in = cnn__min(mc, m - ic);
                 for (ptrdiff_t i = 0; i < in; i += mr) {
@@ -1414,8 +1585,8 @@ static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool 
                     for (ptrdiff_t i = 0; i < in; i += mr) {
                         const int ni = (int)cnn__min(mr, in - i);
                         float *y = c + (ic + i) * ldc + jc + j;
-                        u->micro(ni, kc, pa + i * kc, from, direct ? rows : packed, whole ? y : tile, whole ? ldc : nr, NULL,
-                                 whole && add);
+                        u->micro(ni, kc, pa + i * kc, from, direct ? rows : packed, whole ? y : tile,
+                                 whole ? ldc : nr, NULL, whole && add);
                         for (ptrdiff_t s = 0; !whole && s < ni; s++)
                             for (ptrdiff_t q = 0; q < jn - j; q++)
                                 y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
@@ -1430,17 +1601,21 @@ static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k)
     return cnn__mul_size((size_t)cpu->threads, cnn__part_scratch(cpu, m, n, k));
 }
 
-/* Threads for so many multiply-adds in so many parts: a parallel region costs as much as some 100 thousand. */
+/* Threads for so many multiply-adds in so many parts. Below 8 million, about 0.2 ms, a parallel region with
+   its spinning barrier costs more than it saves when the machine has other work. (The tests set 0.) */
+#ifndef CNN__SERIAL_WORK
+#define CNN__SERIAL_WORK 8e6
+#endif
 static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
 {
-    return work < 1e6 ? 1 : (int)cnn__min(cpu->threads, parts);
+    return work < CNN__SERIAL_WORK ? 1 : (int)cnn__min(cpu->threads, parts);
 }
 
-/* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb. beta 0 does not
-   read C. Each thread takes a range of row panels or of column panels. Every element is summed over p in the same
-   order in whatever range it falls, so the bits do not depend on the number of threads. */
-static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta, const float *b,
-                      int ldb, bool tb, int m, int n, int k, void *scratch)
+/* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb. beta 0
+   does not read C. Each thread takes a range of row panels or of column panels. Every element is summed over
+   p in the same order in whatever range it falls, so the bits do not depend on the number of threads. */
+static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
+                      const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
     const bool dots = !ta && tb && m <= CNN__DOT_ROWS;
     if (k < 1 || (beta != 0.0f ? beta != 1.0f : dots))
@@ -1468,59 +1643,67 @@ static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const 
     }
 }
 
-/* ============================================================================================================
+/* ========================================================================================================
    >>conv ---- 8. Convolution
 
-   y[n][oc][oy][ox] = b[oc] + sum over c, i, j of  w[oc][c][i][j] x[n][g IC/G + c][oy SH - PH + i DH][ox SW - PW + j DW]
+   y[n][oc][oy][ox] = b[oc] + sum over c, i, j of  w[oc][c][i][j] x[n][g IC/G + c][oy SH - PH + i DH][ox SW -
+                                                   PW + j DW]
    with g = oc / (OC/G), x zero outside the image, x (N,IC,H,W), w (OC,IC/G,KH,KW), y (N,OC,OH,OW).
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnn__conv;
 
 /* The reference for all three passes: each visits every term (oc,c,i,j,oy,ox) of the formula once. */
-#define CNN__CONV_TERMS(t, yat, xat, wat, ...)                                                                       \
-    for (int n = 0; n < (t)->n; n++) for (int oc = 0; oc < (t)->oc; oc++)                                            \
-    for (int oy = 0; oy < (t)->oh; oy++) for (int ox = 0; ox < (t)->ow; ox++)                                        \
+#define CNN__CONV_TERMS(t, yat, xat, wat, ...)                                                               \
+    for (int n = 0; n < (t)->n; n++) for (int oc = 0; oc < (t)->oc; oc++)                                    \
+    for (int oy = 0; oy < (t)->oh; oy++) for (int ox = 0; ox < (t)->ow; ox++)                                \
     for (int c = 0; c < (t)->ic / (t)->groups; c++) for (int i = 0; i < (t)->kh; i++) for (int j = 0; j < (t)->kw; j++) { \
-        const int iy = oy * (t)->sh - (t)->ph + i * (t)->dh, ix = ox * (t)->sw - (t)->pw + j * (t)->dw;              \
-        const int icg = (t)->ic / (t)->groups, ic = oc / ((t)->oc / (t)->groups) * icg + c;                          \
-        if (iy < 0 || iy >= (t)->h || ix < 0 || ix >= (t)->w) continue;                                              \
+        const int iy = oy * (t)->sh - (t)->ph + i * (t)->dh, ix = ox * (t)->sw - (t)->pw + j * (t)->dw;      \
+        const int icg = (t)->ic / (t)->groups, ic = oc / ((t)->oc / (t)->groups) * icg + c;                  \
+        if (iy < 0 || iy >= (t)->h || ix < 0 || ix >= (t)->w) continue;                                      \
         const size_t yat = (((size_t)n * (size_t)(t)->oc + (size_t)oc) * (size_t)(t)->oh + (size_t)oy) * (size_t)(t)->ow + (size_t)ox; \
-        const size_t xat = (((size_t)n * (size_t)(t)->ic + (size_t)ic) * (size_t)(t)->h + (size_t)iy) * (size_t)(t)->w + (size_t)ix;   \
-        const size_t wat = (((size_t)oc * (size_t)icg + (size_t)c) * (size_t)(t)->kh + (size_t)i) * (size_t)(t)->kw + (size_t)j;       \
-        __VA_ARGS__;                                                                                                 \
+        const size_t xat = (((size_t)n * (size_t)(t)->ic + (size_t)ic) * (size_t)(t)->h + (size_t)iy) * (size_t)(t)->w + (size_t)ix; \
+        const size_t wat = (((size_t)oc * (size_t)icg + (size_t)c) * (size_t)(t)->kh + (size_t)i) * (size_t)(t)->kw + (size_t)j; \
+        __VA_ARGS__;                                                                                         \
     }
 
-CNN__UNUSED static void cnn__conv_forward_ref(const cnn__conv *t, float *y, const float *x, const float *w, const float *b)
+CNN__UNUSED static void cnn__conv_forward_ref(const cnn__conv *t, float *y, const float *x, const float *w,
+                                              const float *b)
 {
-    for (size_t oc = 0, at = 0, plane = (size_t)t->oh * (size_t)t->ow; oc < (size_t)t->n * (size_t)t->oc; oc++)
+    for (size_t oc = 0, at = 0,
+         plane = (size_t)t->oh * (size_t)t->ow; oc < (size_t)t->n * (size_t)t->oc; oc++)
         for (size_t p = 0; p < plane; p++) y[at++] = b ? b[oc % (size_t)t->oc] : 0.0f;
     CNN__CONV_TERMS(t, yat, xat, wat, y[yat] += w[wat] * x[xat])
 }
-CNN__UNUSED static void cnn__conv_backward_data_ref(const cnn__conv *t, float *dx, const float *dy, const float *w)
+CNN__UNUSED static void cnn__conv_backward_data_ref(const cnn__conv *t, float *dx, const float *dy,
+                                                    const float *w)
 {
     CNN__CONV_TERMS(t, yat, xat, wat, dx[xat] += w[wat] * dy[yat])
 }
-CNN__UNUSED static void cnn__conv_backward_weights_ref(const cnn__conv *t, float *dw, float *db, const float *x, const float *dy)
+CNN__UNUSED static void cnn__conv_backward_weights_ref(const cnn__conv *t, float *dw, float *db,
+                                                       const float *x, const float *dy)
 {
     CNN__CONV_TERMS(t, yat, xat, wat, dw[wat] += x[xat] * dy[yat])
-    for (size_t oc = 0, at = 0, plane = (size_t)t->oh * (size_t)t->ow; db && oc < (size_t)t->n * (size_t)t->oc; oc++)
+    for (size_t oc = 0, at = 0, plane = (size_t)t->oh * (size_t)t->ow; db &&
+         oc < (size_t)t->n * (size_t)t->oc; oc++)
         for (size_t p = 0; p < plane; p++) db[oc % (size_t)t->oc] += dy[at++];
 }
 
 /* ---- Spread planes: a convolution without borders, strides and im2col ----
 
-   The part of the image that a block of output rows needs is copied once, with its zeros, into planes split by the
-   stride: S[c][a][b][y][x] = x[c][y0 + y SH + a][x0 + x SW + b]. Then the values that tap (c,i,j) of the kernel meets,
-   for output pixel oy*width + ox, form one run of contiguous floats: S[at(c,i,j) + oy*width + ox]. So any convolution
-   is a matrix product whose b has rows that start at at(c,i,j): nothing is unfolded. Pixels with ox >= OW, a few at
-   the end of each row, are computed and dropped.
+   The part of the image that a block of output rows needs is copied once, with its zeros, into planes split
+   by the stride: S[c][a][b][y][x] = x[c][y0 + y SH + a][x0 + x SW + b]. Then the values that tap (c,i,j) of
+   the kernel meets, for output pixel oy*width + ox, form one run of contiguous floats: S[at(c,i,j) + oy*width
+   + ox]. So any convolution is a matrix product whose b has rows that start at at(c,i,j): nothing is
+   unfolded. Pixels with ox >= OW, a few at the end of each row, are computed and dropped.
 
    forward           Y = W S(X)
-   backward-data     dX = W^T S(dY), one product for each residue r of the input row modulo SH (and column modulo SW):
-                     row r + SH t gets from row i of the kernel the gradient of row (r + SH t + PH - i DH)/SH where
-                     that is whole, which is every q-th i, q = SH/gcd(SH,DH), from the first one on. So it reads dY
-                     with stride 1, from row t + (r + PH - i DH)/SH, and no term is a multiplication by zero.
+   backward-data     dX = W^T S(dY), one product for each residue r of the input row modulo SH (and column
+                     modulo SW):
+                     row r + SH t gets from row i of the kernel the gradient of row (r + SH t + PH - i DH)/SH
+                     where that is whole, which is every q-th i, q = SH/gcd(SH,DH), from the first one on. So
+                     it reads dY with stride 1, from row t + (r + PH - i DH)/SH, and no term is a
+                     multiplication by zero.
    backward-weights  dW = dY S(X)^T, sums along the contiguous floats: cnn__dot. */
 typedef struct {
     const float *x;                     /* the image or images, (N, planes, h, w) */
@@ -1532,11 +1715,14 @@ typedef struct {
     int width, gap;                     /* of a row of S; zeros behind each plane */
 } cnn__spread;
 
-static ptrdiff_t cnn__spread_plane(const cnn__spread *s, ptrdiff_t rows) { return (rows + s->halo) * s->width + s->gap; }
-static ptrdiff_t cnn__spread_size(const cnn__spread *s, ptrdiff_t rows) { return s->c * s->a * s->b * cnn__spread_plane(s, rows); }
+static ptrdiff_t cnn__spread_plane(const cnn__spread *s,
+                                   ptrdiff_t rows) { return (rows + s->halo) * s->width + s->gap; }
+static ptrdiff_t cnn__spread_size(const cnn__spread *s,
+                                  ptrdiff_t rows) { return s->c * s->a * s->b * cnn__spread_plane(s, rows); }
 
 /* S for output rows from .. from+rows of so many planes of image n, from plane first on. */
-static void cnn__spread_copy(const cnn__spread *s, float *to, ptrdiff_t n, ptrdiff_t first, int planes, int from, int rows)
+static void cnn__spread_copy(const cnn__spread *s, float *to, ptrdiff_t n, ptrdiff_t first, int planes,
+                             int from, int rows)
 {
     const ptrdiff_t size = cnn__spread_plane(s, rows);
     memset(to, 0, (size_t)(planes * s->a * s->b * size) * sizeof *to);
@@ -1556,18 +1742,21 @@ static void cnn__spread_copy(const cnn__spread *s, float *to, ptrdiff_t n, ptrdi
     }
 }
 
-/* One product: forward has one, backward-data one for each residue. Output rows 0..ny, columns 0..nx of it. */
+/* One product: forward has one, backward-data one for each residue. Output rows 0..ny, columns 0..nx of
+   it. */
 typedef struct {
     int ny, nx;
     ptrdiff_t k, base;                  /* terms of the sum; place of row 0, column 0 in the output plane */
     const float *a;                     /* packed weights of all groups */
-    const ptrdiff_t *at;                /* k places in S. The order of k is (i,c,j), so that the rows of the kernel that */
-    int y0, dy, rows;                   /* fall outside the image can be left out: row i meets image row y SH + y0 + i dy */
+    const ptrdiff_t *at;                /* k places in S. The order of k is (i,c,j), so that the rows of the
+                                           kernel that */
+    int y0, dy, rows;                   /* fall outside the image can be left out: row i meets image row y SH
+                                           + y0 + i dy */
     ptrdiff_t row;                      /* terms of one row of the kernel */
 } cnn__phase;
 
-/* One axis of backward-data for residue r: kernel taps first, first + q, ... (count of them), the first one reads
-   from start, each next one step further. */
+/* One axis of backward-data for residue r: kernel taps first, first + q, ... (count of them), the first one
+   reads from start, each next one step further. */
 typedef struct { int first, q, count, start, step, n; } cnn__axis;
 static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
 {
@@ -1575,7 +1764,8 @@ static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
     while (rest) { int swap = g % rest; g = rest, rest = swap; }
     cnn__axis f = { 0, s / g, 0, 0, -d / g, (size - r + s - 1) / s };
     while (f.first < k && f.first < f.q && (r + p - f.first * d) % s) f.first++;
-    if (f.first < k && f.first < f.q) f.count = (k - f.first + f.q - 1) / f.q, f.start = (r + p - f.first * d) / s;
+    if (f.first < k && f.first < f.q)
+        f.count = (k - f.first + f.q - 1) / f.q, f.start = (r + p - f.first * d) / s;
     return f;
 }
 
@@ -1608,7 +1798,8 @@ static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
             if (axis && f.n > most) most = f.n;
         }
     if (low[0] > high[0] || low[1] > high[1]) low[0] = low[1] = high[0] = high[1] = 0;
-    return (cnn__spread){ dy, t->oc, t->oh, t->ow, t->oc / t->groups, 1, 1, 1, 1, low[0], low[1], high[0] - low[0],
+    return (cnn__spread){ dy, t->oc, t->oh, t->ow, t->oc / t->groups, 1, 1, 1, 1, low[0], low[1],
+        high[0] - low[0],
                           most + high[1] - low[1], 0 };
 }
 
@@ -1619,7 +1810,8 @@ static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane,
         for (int i = 0; i < t->kh; i++)
             for (int j = 0; j < t->kw; j++) {
                 const int y = i * t->dh, x = j * t->dw;
-                *at++ = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+                *at++ = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane +
+                    (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
             }
 }
 
@@ -1642,7 +1834,8 @@ typedef struct {
     const cnn__conv *t;
     cnn__spread s;
     bool backward, borrow;              /* borrow: S would be the image itself (1x1, stride 1, no padding) */
-    int n_phases, rows, block, blocks, parts;       /* parts: of the rows of W, when there are too few blocks */
+    int n_phases, rows, block, blocks, parts;       /* parts: of the rows of W, when there are too few blocks
+                                                       */
     ptrdiff_t m, out_plane, out_planes, row, col, plane;
     cnn__phase *phase;
     ptrdiff_t *at, *wat;                /* terms: places in S, places in w */
@@ -1652,27 +1845,33 @@ typedef struct {
     const float *bias;
 } cnn__shifted;
 
-static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x, char *base, size_t *used)
+static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x,
+                                      char *base, size_t *used)
 {
-    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .s = backward ? cnn__spread_backward(t, x) : cnn__spread_forward(t, x) };
+    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .s = backward ? cnn__spread_backward(t, x)
+        : cnn__spread_forward(t, x) };
     const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
     q.backward = backward;
     q.m = (backward ? t->ic : t->oc) / t->groups;
     q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
     q.rows = backward ? (t->h + t->sh - 1) / t->sh : t->oh;
     q.borrow = cnn__pointwise(t);
-    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, q.m > 1 ? CNN__SPREAD_FLOATS : 6144), q.blocks = (int)cnn__ceil(q.rows, q.block);
+    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, q.m > 1 ? CNN__SPREAD_FLOATS : 6144),
+        q.blocks = (int)cnn__ceil(q.rows, q.block);
     q.plane = cnn__spread_plane(&q.s, q.block);
     const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q.blocks;
     q.parts = (int)cnn__min(cnn__ceil(cpu->threads, tasks), cnn__ceil(q.m, q.u->mr));
-    q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow, q.out_planes = backward ? t->ic : t->oc;
+    q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow, q.out_planes = backward
+        ? t->ic : t->oc;
     q.row = backward ? (ptrdiff_t)t->sh * t->w : t->ow, q.col = backward ? t->sw : 1;
     q.phase = cnn__take(base, used, (size_t)q.n_phases, sizeof *q.phase);
     q.at = cnn__take(base, used, k, sizeof *q.at);
     q.wat = cnn__take(base, used, k, sizeof *q.wat);
     q.a = cnn__take(base, used, cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)), sizeof *q.a);
-    q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width : (size_t)(CNN__KC * q.u->nr), 16);
-    q.each = cnn__round_up(q.panel + (q.borrow ? 0 : (size_t)cnn__spread_size(&q.s, q.block) + (size_t)q.u->nr), 16);
+    q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width
+                                    : (size_t)(CNN__KC * q.u->nr), 16);
+    q.each = cnn__round_up(q.panel + (q.borrow ? 0 : (size_t)cnn__spread_size(&q.s, q.block) +
+                                      (size_t)q.u->nr), 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
@@ -1683,8 +1882,8 @@ static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
     return !q->borrow && q->m <= 3 * q->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
 }
 
-/* The tables of a phase and its weights, packed k block after k block, row panel after row panel: a panel of r rows is
-   a run of kc*r floats. */
+/* The tables of a phase and its weights, packed k block after k block, row panel after row panel: a panel of
+   r rows is a run of kc*r floats. */
 static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float *w)
 {
     const cnn__conv *t = q->t;
@@ -1696,11 +1895,13 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float 
     for (int f = 0; f < q->n_phases; f++) {
         cnn__axis v = { 0, 1, t->kh, -t->ph, t->dh, t->oh }, h = { 0, 1, t->kw, -t->pw, t->dw, t->ow };
         if (q->backward) {
-            v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh), h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
+            v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh),
+                h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
         }
         ptrdiff_t *at = q->at + done, *wat = q->wat + done;
         float *a = q->a + done * q->m * t->groups;
-        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count, q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0,
+        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count,
+            q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0,
                                a, at, v.start, v.step, v.count, (ptrdiff_t)s->c * h.count };
         q->phase[f] = p, done += p.k;
         if (!p.k) continue;
@@ -1709,7 +1910,8 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float 
             for (int c = 0; c < s->c; c++)
                 for (int j = 0; j < h.count; j++, e++) {
                     const int y = v.start + i * v.step - s->y0, x = h.start + j * h.step - s->x0;
-                    at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+                    at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane +
+                        (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
                     wat[e] = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
                 }
         const ptrdiff_t kb = cnn__shifted_k(q, p.k);
@@ -1741,8 +1943,8 @@ static inline void cnn__add(float *to, const float *v, ptrdiff_t n)
 }
 
 /* Put the valid pixels of a tile: columns j .. j+nr of the block, width to a row of S. */
-static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *q, int j, int width, int nx,
-                          int end, bool add)
+static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *q, int j,
+                          int width, int nx, int end, bool add)
 {
     const int last = (int)cnn__min(j + nr, end);
     for (int from = j, r = j / width; from < last; from = ++r * width) {
@@ -1758,7 +1960,8 @@ static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn
 }
 
 /* A block of output rows of one group of one image, rows i0..i1 of the weights. */
-static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, int from, ptrdiff_t i0, ptrdiff_t i1, float *work)
+static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, int from, ptrdiff_t i0,
+                               ptrdiff_t i1, float *work)
 {
     const int mr = q->u->mr, nr = q->u->nr;
     const ptrdiff_t mc = mr * CNN__MC_PANELS;
@@ -1780,7 +1983,10 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
             continue;
         }
         const ptrdiff_t kb = cnn__shifted_k(q, p->k);
-        const bool by_row = !flat && (nx + nr - 1) / nr * nr <= width;      /* panels that do not cross the ends of rows */
+        /* by_row: panels that do not cross the ends of rows, where that takes no more of them or sums are
+           short */
+        const bool by_row = !flat && ((nx + nr - 1) / nr * nr <= width ||
+                                      (p->k <= 64 && nx >= nr && !q->backward));
         const bool overlap = by_row && nx >= nr && q->col == 1 && !q->backward && kb == p->k;
         for (ptrdiff_t b0 = 0; b0 < p->k; b0 += kb) {
             const ptrdiff_t b1 = cnn__min(b0 + kb, p->k), kc = b1 - b0;
@@ -1794,11 +2000,14 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                     const bool pack = in > 3 * mr || (q->borrow && j + nr > end);
                     const bool direct = j + nr <= stop && (flat || (q->col == 1 && x + nr <= nx));
                     ptrdiff_t k0 = b0, k1 = b1;
-                    if (p->rows > 1) {                              /* leave out kernel rows that meet zeros only */
-                        const int first = (from + r) * q->s.sh + p->y0, last = by_row ? first : (from + (stop - 1) / width) * q->s.sh + p->y0;
+                    if (p->rows > 1) {                              /* leave out kernel rows that meet zeros
+                                                                       only */
+                        const int first = (from + r) * q->s.sh + p->y0,
+                            last = by_row ? first : (from + (stop - 1) / width) * q->s.sh + p->y0;
                         int c0 = 0, c1 = p->rows;
                         while (c0 < c1 && (last + c0 * p->dy < 0 || first + c0 * p->dy >= q->s.h)) c0++;
-                        while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first + (c1 - 1) * p->dy >= q->s.h)) c1--;
+                        while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first + (c1 - 1) * p->dy >= q->s.h))
+                            c1--;
                         k0 = c0 * p->row > k0 ? c0 * p->row : k0, k1 = cnn__min(k1, c1 * p->row);
                         if (k1 < k0) k1 = k0 = b0;
                     }
@@ -1806,7 +2015,8 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                         for (ptrdiff_t e = k0; e < k1; e++) {
                             float *to = panel + (e - k0) * nr;
                             const float *from_s = s + p->at[e] + j;
-                            if (q->borrow && j + nr > end) for (int z = 0; z < nr; z++) to[z] = j + z < end ? from_s[z] : 0.0f;
+                            if (q->borrow && j + nr > end)
+                                for (int z = 0; z < nr; z++) to[z] = j + z < end ? from_s[z] : 0.0f;
                             else for (int z = 0; z < nr; z += 8) memcpy(to + z, from_s + z, 8 * sizeof *to);
                         }
                     float *y = y0 + ic * q->out_plane;
@@ -1814,8 +2024,9 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                         const int ni = (int)cnn__min(mr, in - i);
                         const float *bias = q->bias && b0 == 0 ? q->bias + g * q->m + ic + i : NULL;
                         float *to = direct ? y + (flat ? j : r * q->row + x) : tile;
-                        q->u->micro(ni, k1 - k0, a + i * kc + (k0 - b0) * ni, pack ? panel : s + j, pack ? packed : p->at + k0, to,
-                                    direct ? q->out_plane : nr, bias, direct && add);
+                        q->u->micro(ni, k1 - k0, a + i * kc + (k0 - b0) * ni, pack ? panel : s + j,
+                                    pack ? packed : p->at + k0, to, direct ? q->out_plane : nr, bias,
+                                    direct && add);
                         if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, width, nx, stop, add);
                     }
                     x += nr;
@@ -1832,72 +2043,90 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
 static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q, const float *w)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q->blocks * q->parts, panels = cnn__ceil(q->m, q->u->mr);
+    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q->blocks * q->parts,
+        panels = cnn__ceil(q->m, q->u->mr);
     const double work = (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
     const int threads = cnn__team(cpu, work, tasks), mr = q->u->mr;
     cnn__shifted_pack(cpu, q, w);
     CNN__PARALLEL_FOR(threads)
     for (int thread = 0; thread < threads; thread++)
         for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
-            const ptrdiff_t part = e % q->parts, block = e / q->parts % q->blocks, g = e / q->parts / q->blocks % t->groups;
-            cnn__shifted_block(q, e / q->parts / q->blocks / t->groups, g, (int)block * q->block, panels * part / q->parts * mr,
-                               cnn__min(panels * (part + 1) / q->parts * mr, q->m), q->work + (size_t)thread * q->each);
+            const ptrdiff_t part = e % q->parts, block = e / q->parts % q->blocks,
+                g = e / q->parts / q->blocks % t->groups;
+            cnn__shifted_block(q, e / q->parts / q->blocks / t->groups, g, (int)block * q->block,
+                               panels * part / q->parts * mr,
+                               cnn__min(panels * (part + 1) / q->parts * mr, q->m),
+                               q->work + (size_t)thread * q->each);
         }
 }
 
 /* ---- backward-weights ---- */
 
-/* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of its own
-   and are added in order. Where the weights are many there is one chunk, and threads share the taps. */
+/* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
+   its own and are added in order. Where the weights are many there is one chunk, and threads share the
+   taps. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
     cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
-    bool borrow, copy;                  /* copy: rows are narrow, so that sums run better over several of them */
+    bool borrow, copy;                  /* copy: rows are narrow, so that sums run better over several of them
+                                           */
     int block, blocks, images, chunks, parts, planes;       /* planes of x that are spread at a time */
+    int high;                           /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
     ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
     ptrdiff_t *at;
     float *partial, *work;
     size_t each;
 } cnn__weights;
 
-static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x, const float *dy, char *base, size_t *used)
+static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
+                                      const float *dy, char *base, size_t *used)
 {
     enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
+    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
     q.borrow = cnn__pointwise(t), q.copy = !q.borrow && (t->ow < 24 || q.m == 1);
     q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow, least = q.borrow ? 1 : 2 * q.s.halo + 1;
-    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least), q.block = (int)cnn__ceil(rows, q.blocks);
-    if (q.borrow && q.blocks > 1) q.block = (q.block + 15) / 16 * 16, q.blocks = (int)cnn__ceil(rows, q.block);
+    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow,
+        least = q.borrow ? 1 : 2 * q.s.halo + 1;
+    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least),
+        q.block = (int)cnn__ceil(rows, q.blocks);
+    if (q.borrow && q.blocks > 1)
+        q.block = (q.block + 15) / 16 * 16, q.blocks = (int)cnn__ceil(rows, q.block);
     if (q.copy) q.d.gap = 15 - (q.block * q.s.width + 15) % 16;         /* whole vectors */
     const size_t weights = (size_t)t->oc * (size_t)q.k;
     const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    q.chunks = weights <= 32768 ? (int)cnn__min(t->n, 8) : 1;
-    q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks), cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
+    q.chunks = weights <= 32768 ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
+    q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
+                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
     const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
-    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c)), q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
+    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c)),
+        q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
     q.parts = (int)cnn__min(cnn__ceil(cpu->threads, (ptrdiff_t)q.chunks * t->groups), cnn__ceil(q.k, 4));
     q.at = cnn__take(base, used, (size_t)q.k + 3, sizeof *q.at);
     q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
-    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image + (q.copy ? cnn__spread_size(&q.d, q.block) : 0))), 16);
+    q.each = q.borrow ? 0
+        : cnn__round_up((size_t)(q.images * (q.s_image + (q.copy ? cnn__spread_size(&q.d, q.block) : 0))),
+                        16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
 /* dw (all groups) += the terms of images n0..n1, group g, taps k0..k1. */
-static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t g, ptrdiff_t k0,
-                              ptrdiff_t k1, float *work)
+static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t g,
+                              ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, taps = (ptrdiff_t)t->kh * t->kw;
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
+        taps = (ptrdiff_t)t->kh * t->kw;
     dw += g * q->m * q->k;
     for (ptrdiff_t n = n0; n < n1; n += q->images)
         for (int block = 0; block < q->blocks; block++) {
             const int images = (int)cnn__min(q->images, n1 - n), from = block * q->block;
             const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
-            const float *x = work, *dy = q->d.x + (n * t->oc + g * q->m) * out + from * (q->borrow ? 1 : t->ow);
+            const float *x = work, *dy = q->d.x + (n * t->oc + g * q->m) * out +
+                from * (q->borrow ? 1 : t->ow);
             cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
             if (q->borrow) {
                 x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
@@ -1905,21 +2134,25 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
             } else if (q->copy) {
                 float *d = work + q->images * q->s_image;
                 r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-                for (int e = 0; e < images; e++) cnn__spread_copy(&q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from, q->block);
+                for (int e = 0; e < images; e++)
+                    cnn__spread_copy(&q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from, q->block);
                 dy = d;
             }
             for (ptrdiff_t c = k0 / taps; c * taps < k1 && rows > 0; c += q->planes) {
                 const int planes = (int)cnn__min(q->planes, q->s.c - c);
-                const ptrdiff_t first = c * taps > k0 ? c * taps : k0, end = cnn__min(k1, (c + planes) * taps);
+                const ptrdiff_t first = c * taps > k0 ? c * taps : k0,
+                    end = cnn__min(k1, (c + planes) * taps);
                 for (int e = 0; e < images && !q->borrow; e++) {
                     float *s = work + e * q->s_image;
                     cnn__spread_copy(&q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
                     s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
-                    for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;   /* met by the zeros behind dy */
+                    /* met by the zeros behind dy */
+                    for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;
                 }
-                for (ptrdiff_t i = 0; i < q->m; i += 3)
-                    for (ptrdiff_t k = first; k < end; k += 4)
-                        q->u->dot((int)cnn__min(3, q->m - i), (int)cnn__min(4, end - k), &r, dy + i * r.lda, x, q->at + (q->borrow ? k : k - c * taps),
+                for (ptrdiff_t i = 0; i < q->m; i += q->high)
+                    for (ptrdiff_t k = first; k < end; k += 7 - q->high)
+                        q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, end - k), &r,
+                                  dy + i * r.lda, x, q->at + (q->borrow ? k : k - c * taps),
                                   dw + i * q->k + k, q->k);
             }
         }
@@ -1938,10 +2171,12 @@ static void cnn__weights_run(const cnn__cpu *cpu, cnn__weights *q, float *dw)
     CNN__PARALLEL_FOR(threads)
     for (int thread = 0; thread < threads; thread++)
         for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
-            const ptrdiff_t part = e % q->parts, g = e / q->parts % t->groups, chunk = e / q->parts / t->groups;
-            cnn__weights_part(q, chunk ? q->partial + (chunk - 1) * (ptrdiff_t)weights : dw, t->n * chunk / q->chunks,
-                              t->n * (chunk + 1) / q->chunks, g, quads * part / q->parts * 4,
-                              cnn__min(quads * (part + 1) / q->parts * 4, q->k), q->work + (size_t)thread * q->each);
+            const ptrdiff_t part = e % q->parts, g = e / q->parts % t->groups,
+                chunk = e / q->parts / t->groups;
+            cnn__weights_part(q, chunk ? q->partial + (chunk - 1) * (ptrdiff_t)weights : dw,
+                              t->n * chunk / q->chunks, t->n * (chunk + 1) / q->chunks, g,
+                              quads * part / q->parts * 4, cnn__min(quads * (part + 1) / q->parts * 4, q->k),
+                              q->work + (size_t)thread * q->each);
         }
     for (size_t c = 1; c < (size_t)q->chunks; c++)
         for (size_t i = 0; i < weights; i++) dw[i] += q->partial[(c - 1) * weights + i];
@@ -1965,10 +2200,10 @@ static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float 
 
        Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each 4x4 tile Y of output and 6x6 tile x of input
 
-   36 products of matrices (OC,C)(C,tiles) do the work of 144: a quarter of the multiply-adds. The transforms hold
-   factors of up to 8, so rounding errors are some ten times those of the direct sum (largest seen against float64:
-   3e-6 of the sum of magnitudes); define CNN_NO_WINOGRAD to do without. backward-data is the same with dy for x, the
-   kernel turned by 180 degrees, and padding 2 - P. */
+   36 products of matrices (OC,C)(C,tiles) do the work of 144: a quarter of the multiply-adds. The transforms
+   hold factors of up to 8, so rounding errors are some ten times those of the direct sum (largest seen
+   against float64: 3e-6 of the sum of magnitudes); define CNN_NO_WINOGRAD to do without. backward-data is the
+   same with dy for x, the kernel turned by 180 degrees, and padding 2 - P. */
 typedef struct {
     const cnn__kernels *u;
     bool backward;
@@ -1978,16 +2213,20 @@ typedef struct {
     size_t each;
 } cnn__wino;
 
-static bool cnn__winograd_fits(const cnn__conv *t, int pass)
+CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
 {
-    return pass < 2 && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && t->groups == 1
+    return pass < 2 && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 &&
+        t->groups == 1
            && t->ph <= 2 && t->pw <= 2;
 }
 
-static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base, size_t *used)
+static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
+                                    size_t *used)
 {
-    const cnn__wino f = { cnn__kernels_of(cpu), false, t->ic, t->oc, t->h, t->w, t->oh, t->ow, t->ph, t->pw, 0, 0, 0, 0, NULL, NULL, 0 };
-    const cnn__wino b = { f.u, true, t->oc, t->ic, t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 0, 0, 0, 0, NULL, NULL, 0 };
+    const cnn__wino f = { cnn__kernels_of(cpu), false, t->ic, t->oc, t->h, t->w, t->oh, t->ow, t->ph, t->pw,
+        0, 0, 0, 0, NULL, NULL, 0 };
+    const cnn__wino b = { f.u, true, t->oc, t->ic, t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 0, 0, 0, 0,
+        NULL, NULL, 0 };
     cnn__wino q = backward ? b : f;
     q.th = (q.oh + 3) / 4, q.tw = (q.ow + 3) / 4, q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
@@ -2000,7 +2239,7 @@ static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, boo
 /* G w Gt for row panel i, packed as cnn__micro wants it: 36 matrices, each panel after panel. */
 static void cnn__winograd_weights(const cnn__wino *q, const float *w, ptrdiff_t i)
 {
-    const int mr = (int)cnn__min(q->u->mr, q->m - i);
+    const int mr = (int)cnn__min(q->u->mr, q->m - i), lanes = q->u->lanes;
     const ptrdiff_t matrix = (ptrdiff_t)q->m * q->c;
     enum { L = CNN__MAX_LANES };
     float g[9 * L] = { 0 }, o[36 * L];
@@ -2009,21 +2248,27 @@ static void cnn__winograd_weights(const cnn__wino *q, const float *w, ptrdiff_t 
             const float *from = w + (q->backward ? (ptrdiff_t)c * q->m + i + r : (i + r) * q->c + c) * 9;
             for (int e = 0; e < 9; e++) g[e * L + r] = from[q->backward ? 8 - e : e];
         }
-        for (int r = 0; r < mr; r += q->u->lanes) q->u->winograd_w(g + r, o + r, L);
         float *to = q->weights + i * q->c + (ptrdiff_t)c * mr;
-        for (int e = 0; e < 36; e++)
+        /* what spills over, the next c overwrites */
+        const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
+        for (int r = 0; r < mr; r += lanes)
+            q->u->winograd_w(g + r, direct ? to + r : o + r, direct ? matrix : L);
+        for (int e = 0; e < 36 && !direct; e++)
             for (int r = 0; r < mr; r++) to[e * matrix + r] = o[e * L + r];
     }
 }
 
-/* Tiles from .. from+count: transform, multiply, transform back. v and m: 36 matrices as panels of nr tiles. A tile
-   that sticks out of the image goes through a little patch. */
-static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, const float *bias, ptrdiff_t from, ptrdiff_t count, float *work)
+/* Tiles from .. from+count: transform, multiply, transform back. v and m: 36 matrices as panels of nr tiles.
+   A tile that sticks out of the image goes through a little patch. */
+static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, const float *bias,
+                                ptrdiff_t from, ptrdiff_t count, float *work)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *u = q->u;
-    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, out = (ptrdiff_t)q->oh * q->ow, vs = q->c * q->block, ms = q->m * q->block;
-    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c), plane = (ptrdiff_t)q->th * q->tw;
+    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, out = (ptrdiff_t)q->oh * q->ow, vs = q->c * q->block,
+        ms = q->m * q->block;
+    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c),
+        plane = (ptrdiff_t)q->th * q->tw;
     float *v = work, *m = work + 36 * vs, patch[L][36] = { { 0 } };
     ptrdiff_t at[CNN__KC], row[L], image[L];
     int y0[L], x0[L];
@@ -2033,8 +2278,10 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
         bool inside[L];
         for (int l = 0; l < u->lanes; l++) {
             const ptrdiff_t t = from + j + l;
-            y0[l] = (int)(t % plane / q->tw) * 4 - q->ph, x0[l] = (int)(t % plane % q->tw) * 4 - q->pw, image[l] = t / plane * q->c * in;
-            inside[l] = j + l >= count || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l] + 6 <= q->w);
+            y0[l] = (int)(t % plane / q->tw) * 4 - q->ph, x0[l] = (int)(t % plane % q->tw) * 4 - q->pw,
+                image[l] = t / plane * q->c * in;
+            inside[l] = j + l >= count || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h &&
+                                           x0[l] + 6 <= q->w);
             tile[l] = j + l < count && inside[l] ? x + image[l] + (ptrdiff_t)y0[l] * q->w + x0[l] : patch[l];
             row[l] = tile[l] == patch[l] ? 6 : q->w;
         }
@@ -2046,7 +2293,8 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
                 const float *p = x + image[l] + c * in + x0[l];
                 for (int a = 0; a < 6; a++)
                     if (y0[l] + a >= 0 && y0[l] + a < q->h)
-                        for (int b = left; b < right; b++) patch[l][a * 6 + b] = p[(ptrdiff_t)(y0[l] + a) * q->w + b];
+                        for (int b = left; b < right; b++)
+                            patch[l][a * 6 + b] = p[(ptrdiff_t)(y0[l] + a) * q->w + b];
             }
             u->winograd_x(tile, row, to, vs);
             for (int l = 0; l < u->lanes; l++)
@@ -2059,17 +2307,20 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
             for (ptrdiff_t j = 0; j < padded; j += u->nr)
                 for (ptrdiff_t i = 0; i < q->m; i += u->mr) {
                     const int mr = (int)cnn__min(u->mr, q->m - i);
-                    u->micro(mr, cnn__min(kb, q->c - p), q->weights + e * (ptrdiff_t)q->m * q->c + i * q->c + p * mr,
-                             v + e * vs + j * q->c + p * u->nr, at, m + e * ms + j * q->m + i * u->nr, u->nr, NULL, p > 0);
+                    u->micro(mr, cnn__min(kb, q->c - p), q->weights + e * (ptrdiff_t)q->m * q->c + i * q->c +
+                             p * mr, v + e * vs + j * q->c + p * u->nr, at, m + e * ms + j * q->m + i * u->nr,
+                             u->nr, NULL, p > 0);
                 }
     for (ptrdiff_t j = 0; j < count; j += u->lanes) {
         const float *sums = m + j / u->nr * u->nr * q->m + j % u->nr;
         float *tile[L];
         for (int l = 0; l < u->lanes; l++) {
             const ptrdiff_t t = from + j + l;
-            y0[l] = (int)(t % plane / q->tw) * 4, x0[l] = (int)(t % plane % q->tw) * 4, image[l] = t / plane * q->m * out;
+            y0[l] = (int)(t % plane / q->tw) * 4, x0[l] = (int)(t % plane % q->tw) * 4,
+                image[l] = t / plane * q->m * out;
             const bool inside = j + l < count && y0[l] + 4 <= q->oh && x0[l] + 4 <= q->ow;
-            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l], row[l] = inside ? q->ow : 4;
+            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l],
+                row[l] = inside ? q->ow : 4;
         }
         for (int c = 0; c < q->m; c++, sums += u->nr) {
             u->winograd_y(sums, ms, bias ? bias[c] : 0.0f, tile, row, q->backward);
@@ -2079,24 +2330,28 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
                 float *to = y + image[l] + c * out + (ptrdiff_t)y0[l] * q->ow + x0[l];
                 const int rows = (int)cnn__min(4, q->oh - y0[l]), columns = (int)cnn__min(4, q->ow - x0[l]);
                 for (int a = 0; a < rows; a++, to += q->ow)
-                    for (int z = 0; z < columns; z++) to[z] = q->backward ? to[z] + patch[l][a * 4 + z] : patch[l][a * 4 + z];
-                if (q->backward) memset(patch[l], 0, 16 * sizeof(float));
+                    for (int z = 0; z < columns; z++)
+                        to[z] = q->backward ? to[z] + patch[l][a * 4 + z] : patch[l][a * 4 + z];
+                for (int z = 0; z < 16 && q->backward; z++) patch[l][z] = 0.0f;
             }
         }
     }
 }
 
-static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y, const float *x, const float *w, const float *bias)
+static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y, const float *x,
+                              const float *w, const float *bias)
 {
     const ptrdiff_t panels = cnn__ceil(q->m, q->u->mr), blocks = cnn__ceil(q->tiles, q->block);
-    const int team = cnn__team(cpu, 40.0 * q->m * q->c, panels), threads = cnn__team(cpu, 36.0 * (double)q->tiles * q->m * q->c, blocks);
+    const int team = cnn__team(cpu, 40.0 * q->m * q->c, panels),
+        threads = cnn__team(cpu, 36.0 * (double)q->tiles * q->m * q->c, blocks);
     (void)team;                         /* without OpenMP */
     CNN__PARALLEL_FOR(team)
     for (ptrdiff_t i = 0; i < panels; i++) cnn__winograd_weights(q, w, i * q->u->mr);
     CNN__PARALLEL_FOR(threads)
     for (int thread = 0; thread < threads; thread++)
         for (ptrdiff_t b = blocks * thread / threads; b < blocks * (thread + 1) / threads; b++)
-            cnn__winograd_block(q, y, x, bias, b * q->block, cnn__min(q->block, q->tiles - b * q->block), q->work + (size_t)thread * q->each);
+            cnn__winograd_block(q, y, x, bias, b * q->block, cnn__min(q->block, q->tiles - b * q->block),
+                                q->work + (size_t)thread * q->each);
 }
 
 /* ---- The three passes, and the rule that picks the algorithm from the shape ---- */
@@ -2106,17 +2361,20 @@ typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD } cnn_
 static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
 {
 #ifndef CNN_NO_WINOGRAD
-    if (cnn__winograd_fits(t, pass) && t->ic >= 16 && t->oc >= 16) {    /* fewer channels do not repay the transforms */
+    if (cnn__winograd_fits(t, pass) && t->ic >= 16 && t->oc >= 16) {    /* fewer channels do not repay the
+                                                                           transforms */
         const int h = pass ? t->h : t->oh, w = pass ? t->w : t->ow;
         const double tiles = (double)t->n * ((h + 3) / 4) * ((w + 3) / 4);
         if (tiles >= 16 && tiles * 16 <= 1.8 * t->n * h * w) return CNN__WINOGRAD;
     }
 #endif
     (void)pass;
-    return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc && t->ic > 1 ? CNN__DEPTHWISE : CNN__DIRECT;
+    return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc &&
+        t->ic > 1 ? CNN__DEPTHWISE : CNN__DIRECT;
 }
 
-/* The name of the algorithm that a pass (0 forward, 1 backward-data, 2 backward-weights) of this shape runs. */
+/* The name of the algorithm that a pass (0 forward, 1 backward-data, 2 backward-weights) of this shape
+   runs. */
 CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     static const char *const names[] = { "direct", "1x1 gemm", "depthwise", "winograd 4x4" };
@@ -2138,8 +2396,8 @@ static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
 }
 
 /* forward (pass 0, to y from x) or backward-data (pass 1, to dx from dy) by one algorithm. */
-static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, int pass, float *to, const float *from,
-                         const float *w, const float *b, void *scratch)
+static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, int pass,
+                         float *to, const float *from, const float *w, const float *b, void *scratch)
 {
     size_t used = 0;
     if (algorithm == CNN__WINOGRAD) {
@@ -2152,20 +2410,20 @@ static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm
     }
 }
 
-static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x, const float *w, const float *b,
-                              void *scratch)
+static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
+                              const float *w, const float *b, void *scratch)
 {
     cnn__conv_by(cpu, t, cnn__conv_rule(t, 0), 0, y, x, w, b, scratch);
 }
 
-static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy, const float *w,
-                                    void *scratch)
+static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
+                                    const float *w, void *scratch)
 {
     cnn__conv_by(cpu, t, cnn__conv_rule(t, 1), 1, dx, dy, w, NULL, scratch);
 }
 
-static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db, const float *x,
-                                       const float *dy, void *scratch)
+static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
+                                       const float *x, const float *dy, void *scratch)
 {
     size_t used = 0;
     cnn__weights q = cnn__weights_plan(cpu, t, x, dy, scratch, &used);
@@ -2173,25 +2431,27 @@ static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, 
     if (db) cnn__bias_gradient(q.u, t, db, dy);
 }
 
-/* ============================================================================================================
+/* ========================================================================================================
    >>kernels ---- 9. Other kernels: element by element, sums and broadcasting, pooling, normalisation, softmax
 
-   Plain pointers and sizes, output first. Where many threads share a loop, every element is computed by one of
-   them, with its sums in the order that is written here: the bits do not depend on the number of threads.
-   ============================================================================================================ */
+   Plain pointers and sizes, output first. Where many threads share a loop, every element is computed by one
+   of them, with its sums in the order that is written here: the bits do not depend on the number of threads.
+   ======================================================================================================== */
 
-enum { CNN__LARGE = 1 << 15 };          /* elements: below this a parallel region costs more than it brings */
+enum { CNN__LARGE = 1 << 18 };          /* simple steps: below this a parallel region can cost more than it
+                                           brings */
 
-static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work) { return work >= CNN__LARGE ? cpu->threads : 1; }
+static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work) { return work >= CNN__LARGE ? cpu->threads
+    : 1; }
 
 /* ---- Exponential and hyperbolic tangent ----
 
    Those of libm are calls, one number at a time, and would take a third of LeNet's training. These are a few
    operations without a branch, so that the loops around them become vectors.
 
-   e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2)/2; the difference is exact, since ln 2 is split in two
-   (Cody, Waite 1980); e^r - 1 = r + r^2/2 + ... + r^7/7!, the Taylor series, whose next term is below 6e-9.
-   Keeping e^r - 1 rather than e^r is what makes tanh exact to the last bits near zero. */
+   e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2)/2; the difference is exact, since ln 2 is split in
+   two (Cody, Waite 1980); e^r - 1 = r + r^2/2 + ... + r^7/7!, the Taylor series, whose next term is below
+   6e-9. Keeping e^r - 1 rather than e^r is what makes tanh exact to the last bits near zero. */
 /* yes ? a : b, by masks: a branch would keep the loop around it from becoming vectors. */
 static CNN__INLINE float cnn__select(bool yes, float a, float b)
 {
@@ -2206,14 +2466,16 @@ static CNN__INLINE float cnn__select(bool yes, float a, float b)
 /* e^x = (1 + the result) * power; |x| <= 87, or x is not a number, and neither is the result then. */
 static CNN__INLINE float cnn__exp_parts(float x, float *power)
 {
-    float    shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;   /* 1.5 * 2^23: rounds to whole */
+    float    shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;   /* 1.5 * 2^23: rounds to
+                                                                                      whole */
     float    r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
     bits = (bits + 127u) << 23;                                                    /* the exponent of 2^n */
     memcpy(power, &bits, sizeof bits);
     float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720, p = p * r + 1.0f / 120, p = p * r + 1.0f / 24, p = p * r + 1.0f / 6, p = p * r + 0.5f;
+    p = p * r + 1.0f / 720, p = p * r + 1.0f / 120, p = p * r + 1.0f / 24, p = p * r + 1.0f / 6,
+        p = p * r + 0.5f;
     return r + r * r * p;
 }
 
@@ -2225,12 +2487,14 @@ static CNN__INLINE float cnn__exp(float x)
     return cnn__select(x > 88.0f, (float)INFINITY, cnn__select(x < -87.0f, 0.0f, y));
 }
 
-/* tanh x = (e^2x - 1) / (e^2x + 1). Relative error below 3e-7, for every x; beyond |x| = 10 it is 1 in float. */
+/* tanh x = (e^2x - 1) / (e^2x + 1). Relative error below 3e-7, for every x; beyond |x| = 10 it is 1 in
+   float. */
 static CNN__INLINE float cnn__tanh(float x)
 {
     float power, y = cnn__select(x > 10.0f, 10.0f, cnn__select(x < -10.0f, -10.0f, x));
     float e = cnn__exp_parts(2 * y, &power);
-    e = e * power + (power - 1);                                                   /* e^2x - 1, without cancellation */
+    e = e * power + (power - 1);                                                   /* e^2x - 1, without
+                                                                                      cancellation */
     return e / (e + 2);
 }
 
@@ -2238,30 +2502,30 @@ static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); 
 
 /* ---- Element by element ----
 
-   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Sixteen elements at a
-   time, because a loop of known length is what gcc -O2 makes into vectors. On x86 it is compiled a second time, for
-   AVX2: without fused multiply-adds, so that both give the same bits. */
-typedef void cnn__each(float *restrict v, const float *restrict a, const float *restrict b, const float *restrict k,
-                       ptrdiff_t n);
+   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Sixteen
+   elements at a time, because a loop of known length is what gcc -O2 makes into vectors. On x86 it is
+   compiled a second time, for AVX2: without fused multiply-adds, so that both give the same bits. */
+typedef void cnn__each(float *restrict v, const float *restrict a, const float *restrict b,
+                       const float *restrict k, ptrdiff_t n);
 
-#define CNN__EACH_TEXT(name, ...)                                                                                    \
-    static void name(float *restrict v, const float *restrict a, const float *restrict b, const float *restrict k,   \
-                     ptrdiff_t n)                                                                                    \
-    {                                                                                                                \
-        ptrdiff_t from = 0;                                                                                          \
-        for (; from + 16 <= n; from += 16)                                                                           \
-            for (int j = 0; j < 16; j++) { const ptrdiff_t i = from + j; __VA_ARGS__; }                              \
-        for (ptrdiff_t i = from; i < n; i++) { __VA_ARGS__; }                                                        \
-        (void)a, (void)b, (void)k;                                                                                   \
+#define CNN__EACH_TEXT(name, ...)                                                                            \
+    static void name(float *restrict v, const float *restrict a, const float *restrict b, const float *restrict k, \
+                     ptrdiff_t n)                                                                            \
+    {                                                                                                        \
+        ptrdiff_t from = 0;                                                                                  \
+        for (; from + 16 <= n; from += 16)                                                                   \
+            for (int j = 0; j < 16; j++) { const ptrdiff_t i = from + j; __VA_ARGS__; }                      \
+        for (ptrdiff_t i = from; i < n; i++) { __VA_ARGS__; }                                                \
+        (void)a, (void)b, (void)k;                                                                           \
     }
 #if CNN__X86
-#define CNN__EACH(name, ...)                                                                                         \
-    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                            \
-    __attribute__((target("avx2"))) CNN__EACH_TEXT(name##_avx2, __VA_ARGS__)                                         \
+#define CNN__EACH(name, ...)                                                                                 \
+    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                    \
+    __attribute__((target("avx2"))) CNN__EACH_TEXT(name##_avx2, __VA_ARGS__)                                 \
     static cnn__each *name(const cnn__cpu *cpu) { return cpu->isa >= CNN_ISA_AVX2 ? name##_avx2 : name##_c; }
 #else
-#define CNN__EACH(name, ...)                                                                                         \
-    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                            \
+#define CNN__EACH(name, ...)                                                                                 \
+    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                    \
     static cnn__each *name(const cnn__cpu *cpu) { return (void)cpu, name##_c; }
 #endif
 
@@ -2283,9 +2547,10 @@ CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
 CNN__EACH(cnn__each_standardize,      v[i] = (v[i] - k[0]) * k[1] + k[2])
 CNN__EACH(cnn__each_standardize_back, v[i] += ((a[i] - k[0]) - (b[i] - k[1]) * k[2]) * k[3])
 
-/* y[i] = f(x[i], a[i], b[i]; k), in pieces that stay in the L1 cache. y may be x; a and b are other arrays or NULL. */
-static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a, const float *b, const float *k,
-                     ptrdiff_t n)
+/* y[i] = f(x[i], a[i], b[i]; k), in pieces that stay in the L1 cache. y may be x; a and b are other arrays or
+   NULL. */
+static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+                     const float *b, const float *k, ptrdiff_t n)
 {
     enum { PIECE = 2048 };
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
@@ -2298,23 +2563,23 @@ static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x
 
 /* ---- Sums ---- */
 
-/* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024 terms,
-   so that the error is that of sums of 64 numbers however long the array is. */
-#define CNN__SUM(name, ...)                                                                                          \
-    static double name(const float *x, const float *a, float m, ptrdiff_t n)                                         \
-    {                                                                                                                \
-        double sum = 0;                                                                                              \
-        for (ptrdiff_t from = 0; from < n; from += 1024) {                                                           \
-            const ptrdiff_t end = n - from < 1024 ? n : from + 1024;                                                 \
-            float           part[16] = { 0 };                                                                        \
-            ptrdiff_t       at = from;                                                                               \
-            for (; at + 16 <= end; at += 16)                                                                         \
-                for (int j = 0; j < 16; j++) { const ptrdiff_t i = at + j; part[j] += (__VA_ARGS__); }               \
-            for (int j = 0; j < 16; j++) sum += (double)part[j];                                                     \
-            for (ptrdiff_t i = at; i < end; i++) sum += (double)(__VA_ARGS__);                                       \
-        }                                                                                                            \
-        (void)a, (void)m;                                                                                            \
-        return sum;                                                                                                  \
+/* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024
+   terms, so that the error is that of sums of 64 numbers however long the array is. */
+#define CNN__SUM(name, ...)                                                                                  \
+    static double name(const float *x, const float *a, float m, ptrdiff_t n)                                 \
+    {                                                                                                        \
+        double sum = 0;                                                                                      \
+        for (ptrdiff_t from = 0; from < n; from += 1024) {                                                   \
+            const ptrdiff_t end = n - from < 1024 ? n : from + 1024;                                         \
+            float           part[16] = { 0 };                                                                \
+            ptrdiff_t       at = from;                                                                       \
+            for (; at + 16 <= end; at += 16)                                                                 \
+                for (int j = 0; j < 16; j++) { const ptrdiff_t i = at + j; part[j] += (__VA_ARGS__); }       \
+            for (int j = 0; j < 16; j++) sum += (double)part[j];                                             \
+            for (ptrdiff_t i = at; i < end; i++) sum += (double)(__VA_ARGS__);                               \
+        }                                                                                                    \
+        (void)a, (void)m;                                                                                    \
+        return sum;                                                                                          \
     }
 CNN__SUM(cnn__sum,             x[i])
 CNN__SUM(cnn__sum_products,    x[i] * a[i])
@@ -2324,9 +2589,10 @@ CNN__SUM(cnn__sum_differences, (x[i] - a[i]) * (x[i] - a[i]))
 
 /* ---- Broadcasting ----
 
-   Three arrays over one range of indices (N,C,H,W): y, a and b. An array that has extent 1 on an axis where the range
-   is longer stays where it is along that axis: its step is 0. Read, that is broadcasting; written with +=, it is the
-   sum over the axis. The two are each other's derivative, so these few loops serve add, mul, sum, mean and biases. */
+   Three arrays over one range of indices (N,C,H,W): y, a and b. An array that has extent 1 on an axis where
+   the range is longer stays where it is along that axis: its step is 0. Read, that is broadcasting; written
+   with +=, it is the sum over the axis. The two are each other's derivative, so these few loops serve add,
+   mul, sum, mean and biases. */
 typedef struct { ptrdiff_t n[4], y[4], a[4], b[4]; } cnn__range;
 
 static void cnn__steps(ptrdiff_t step[4], cnn_shape s)
@@ -2335,8 +2601,8 @@ static void cnn__steps(ptrdiff_t step[4], cnn_shape s)
     for (ptrdiff_t i = 3, size = 1; i >= 0; size *= extent[i--]) step[i] = extent[i] == 1 ? 0 : size;
 }
 
-/* Neighbouring axes that all three arrays cross in one stride become one, so that rows are long. They are moved to
-   the back: the last axis is the row. */
+/* Neighbouring axes that all three arrays cross in one stride become one, so that rows are long. They are
+   moved to the back: the last axis is the row. */
 static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
 {
     const int  extent[3][4] = { { y.n, y.c, y.h, y.w }, { a.n, a.c, a.h, a.w }, { b.n, b.c, b.h, b.w } };
@@ -2347,7 +2613,8 @@ static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
         r.n[i] = extent[0][i] > extent[1][i] ? extent[0][i] : extent[1][i];
         if (extent[2][i] > r.n[i]) r.n[i] = extent[2][i];
         if (r.n[i] == 1) continue;
-        if (to < 4 && r.y[i] == m.y[to] * m.n[to] && r.a[i] == m.a[to] * m.n[to] && r.b[i] == m.b[to] * m.n[to]) {
+        if (to < 4 && r.y[i] == m.y[to] * m.n[to] && r.a[i] == m.a[to] * m.n[to] &&
+            r.b[i] == m.b[to] * m.n[to]) {
             m.n[to] *= r.n[i];
             continue;
         }
@@ -2366,8 +2633,8 @@ static void cnn__bring_forward(ptrdiff_t v[4], int d)
 }
 
 /* y = a op b, op one of '+', '-', '*', with y of the full range. y may be a if a has its shape. */
-static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b, cnn_shape ys, cnn_shape as,
-                           cnn_shape bs)
+static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
+                           cnn_shape ys, cnn_shape as, cnn_shape bs)
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
     const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
@@ -2393,14 +2660,16 @@ static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *
     }
 }
 
-/* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. Sums over a row are made in double. */
-static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys, cnn_shape as,
-                             cnn_shape bs, float p)
+/* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. Sums over a row are made in
+   double. */
+static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
+                             cnn_shape as, cnn_shape bs, float p)
 {
     cnn__range      r = cnn__range_of(ys, as, b ? bs : as);
     const ptrdiff_t n = r.n[3], rows = r.n[0] * r.n[1] * r.n[2];
     const bool      a_row = r.a[3] != 0, b_row = b && r.b[3] != 0;
-    cnn__each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu), *scale = cnn__each_scale(cpu);
+    cnn__each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu),
+        *scale = cnn__each_scale(cpu);
     if (rows == 1 && r.y[3] && a_row && (!b || b_row)) {
         cnn__map(cpu, b ? add_product : add_scaled, y, y, a, b, &p, n);
         return;
@@ -2417,7 +2686,8 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
                 float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
                 const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
                 const float *v  = b ? b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] : NULL;
-                const float *row = a_row ? u : b_row ? v : NULL;          /* the only row, times a number, ... */
+                const float *row = a_row ? u : b_row ? v : NULL;          /* the only row, times a number, ...
+                                                                             */
                 const float  number = p * (a_row ? 1.0f : *u) * (b && !b_row ? *v : 1.0f);
                 const float  k[2] = { 1, number };
                 if (a_row && b_row) {                                     /* ... unless both are rows */
@@ -2435,8 +2705,9 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
 
 /* ---- Pooling ----
 
-   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH and PW on each side: "planes" is
-   N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW) and has at least one element inside the plane. */
+   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH and PW on each side:
+   "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW) and has at least one element inside the
+   plane. */
 typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw; bool count_pad; } cnn__pool;
 
 /* The part [*from, *to) of window number i inside the plane, along one axis. */
@@ -2447,9 +2718,9 @@ static void cnn__window(int i, int size, int k, int s, int p, int *from, int *to
     if (*to > size) *to = size;
 }
 
-/* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN wins
-   over every number: a net that has gone wrong should show it. NaN is looked for apart, so that the choice of the
-   larger needs no branch, which would be guessed wrongly half of the time. */
+/* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
+   wins over every number: a net that has gone wrong should show it. NaN is looked for apart, so that the
+   choice of the larger needs no branch, which would be guessed wrongly half of the time. */
 static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
@@ -2478,7 +2749,8 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
     }
 }
 
-static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy, const int *at)
+static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
+                               const int *at)
 {
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, t->planes * out))
@@ -2486,9 +2758,9 @@ static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *d
         for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) dx[plane * in + at[i]] += dy[i];
 }
 
-/* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded plane (a
-   last window of ceil_mode may reach beyond even that). That is rows times columns, so 1/that is share[oy] times
-   share[OH + ox]. */
+/* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
+   plane (a last window of ceil_mode may reach beyond even that). That is rows times columns, so 1/that is
+   share[oy] times share[OH + ox]. */
 static void cnn__pool_shares(const cnn__pool *t, float *share)
 {
     const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
@@ -2505,10 +2777,11 @@ static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
 {
     const int last = t->w - 1 + t->pw - j;              /* ox sw <= last */
     *from = j >= t->pw ? 0 : (t->pw - j + t->sw - 1) / t->sw;
-    *to = last < 0 ? 0 : last / t->sw >= t->ow ? t->ow : last / t->sw + 1;
+    *to = last >= (t->ow - 1) * t->sw ? t->ow : last < 0 ? 0 : last / t->sw + 1;
 }
 
-static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x, const float *share)
+static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
+                          const float *share)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
     for (int plane = 0; plane < t->planes; plane++)
@@ -2527,8 +2800,8 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restri
         }
 }
 
-static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx, const float *restrict dy,
-                               const float *share)
+static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
+                               const float *restrict dy, const float *share)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
     for (int plane = 0; plane < t->planes; plane++)
@@ -2540,7 +2813,8 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
                 for (int j = 0; j < t->kw; j++) {
                     cnn__column(t, j, &x0, &x1);
                     float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j;
-                    for (int ox = x0, step = t->sw; ox < x1; ox++, to += step) *to += from[ox] * share[oy] * across[ox];
+                    for (int ox = x0, step = t->sw; ox < x1; ox++, to += step)
+                        *to += from[ox] * share[oy] * across[ox];
                 }
         }
 }
@@ -2548,7 +2822,8 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
 /* ---- Batch normalisation: per channel of (N,C,P), P = H*W ---- */
 
 /* Mean, and the mean square of the distance from it, in two passes: E[x^2] - E[x]^2 would cancel. */
-static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n, int c, ptrdiff_t plane)
+static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n,
+                                 int c, ptrdiff_t plane)
 {
     const double count = (double)n * (double)plane;
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
@@ -2556,14 +2831,15 @@ static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *varian
         double sum = 0, squares = 0;
         for (int s = 0; s < n; s++) sum += cnn__sum(x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
         mean[i] = (float)(sum / count);
-        for (int s = 0; s < n; s++) squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
+        for (int s = 0; s < n; s++)
+            squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
         variance[i] = (float)(squares / count);
     }
 }
 
 /* y = (x - mean) rstd w + b; w, b NULL count as 1, 0. */
-static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean, const float *rstd, const float *w,
-                           const float *b, int n, int c, ptrdiff_t plane)
+static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
+                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane)
 {
     cnn__each *f = cnn__each_standardize(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
@@ -2576,9 +2852,11 @@ static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const 
 }
 
 /* With M = N*P and X = (x - mean) rstd:  db += sum dy,  dw += sum dy X,
-   dx += w rstd (dy - sum(dy)/M - X sum(dy X)/M), because mean and rstd depend on x too. Each of dx, dw, db may be NULL. */
-static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy, const float *x,
-                                const float *mean, const float *rstd, const float *w, int n, int c, ptrdiff_t plane)
+   dx += w rstd (dy - sum(dy)/M - X sum(dy X)/M), because mean and rstd depend on x too. Each of dx, dw, db
+   may be NULL. */
+static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
+                                const float *x, const float *mean, const float *rstd, const float *w, int n,
+                                int c, ptrdiff_t plane)
 {
     const double count = (double)n * (double)plane;
     cnn__each   *f = cnn__each_standardize_back(cpu);
@@ -2593,7 +2871,8 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
         const double r = (double)rstd[i];
         if (dw) dw[i] += (float)(moment * r);
         if (db) db[i] += (float)sum;
-        const float k[4] = { (float)(sum / count), mean[i], (float)(moment * r * r / count), w ? w[i] * rstd[i] : rstd[i] };
+        const float k[4] = { (float)(sum / count), mean[i], (float)(moment * r * r / count),
+            w ? w[i] * rstd[i] : rstd[i] };
         for (int s = 0; dx && s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
             f(dx + at, dy + at, x + at, k, plane);
@@ -2603,8 +2882,8 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
 
 /* ---- Softmax over the C classes of each of P pixels: x (C,P) ---- */
 
-/* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). They are kept in e
-   unless it is NULL; e may be x. */
+/* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). They are
+   kept in e unless it is NULL; e may be x. */
 static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane)
 {
     float  m = x[0];
@@ -2621,7 +2900,7 @@ static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff
 
 static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
         float           most;
@@ -2630,56 +2909,84 @@ static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, i
     }
 }
 
-static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c, ptrdiff_t plane)
+static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
+                              ptrdiff_t plane)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
         double          dot = 0;
         for (int k = 0; k < c; k++) dot += (double)dy[at + k * plane] * (double)y[at + k * plane];
-        for (int k = 0; k < c; k++) dx[at + k * plane] += y[at + k * plane] * (dy[at + k * plane] - (float)dot);
+        for (int k = 0; k < c; k++)
+            dx[at + k * plane] += y[at + k * plane] * (dy[at + k * plane] - (float)dot);
     }
 }
 
-/* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k) with q_k = (1-e) [k = label] + e/C; saved: for each
-   pixel, most and log sum of the above. */
-static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x, const float *label, float e,
-                               int n, int c, ptrdiff_t plane)
+/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) [k = label] + e/C), v_k the weight of
+   class k, or 1 without weights. Where the label is `ignore` every q_k is 0; 0 ignores none. */
+typedef struct { const float *label, *weight; float e; int ignore; } cnn__target;
+
+static bool  cnn__ignored(const cnn__target *t, ptrdiff_t i)  { return t->ignore &&
+    t->label[i] == (float)t->ignore; }
+static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    return cnn__ignored(t, i) ? 0.0f : t->weight ? t->weight[(int)t->label[i]] : 1.0f;
+}
+
+/* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k); saved: for each pixel, most and log sum of
+   the above. */
+static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
+                               const cnn__target *t, int n, int c, ptrdiff_t plane)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const float *at = x + i / plane * c * plane + i % plane;
         float        most;
         const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
-        double       mean = 0;
-        for (int k = 0; k < c && e > 0; k++) mean += (double)(most - at[k * plane]) / c;
-        each[i] = rest + (1 - (double)e) * (double)(most - at[(ptrdiff_t)label[i] * plane]) + (double)e * mean;
+        const double e = (double)t->e;
+        double       spread = 0;
         if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
+        each[i] = 0;
+        if (cnn__ignored(t, i)) continue;
+        for (int k = 0; k < c && e > 0; k++)
+            spread += (t->weight ? (double)t->weight[k] : 1.0) * (rest + (double)(most - at[k * plane])) / c;
+        each[i] = (1 - e) * (double)cnn__label_weight(t, i) * (rest +
+                                                               (double)(most -
+                                                                        at[(ptrdiff_t)t->label[i] * plane]))
+                + e * spread;
     }
 }
 
-/* dx += g (softmax(x) - q) */
-static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, const float *saved, const float *x,
-                                    const float *label, float e, int n, int c, ptrdiff_t plane)
+/* dx_k += g (softmax(x)_k sum_j q_j - q_k) */
+static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, const float *saved,
+                                    const float *x, const cnn__target *t, int n, int c, ptrdiff_t plane)
 {
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
+        if (cnn__ignored(t, i)) continue;
+        const float own = (1 - t->e) * cnn__label_weight(t, i);
+        float       all = 1;
+        if (t->weight) all = own;
+        for (int k = 0; t->weight && k < c; k++) all += t->e / (float)c * t->weight[k];
         for (int k = 0; k < c; k++) {
-            const float q = e / (float)c + (k == (int)label[i] ? 1 - e : 0.0f);
-            dx[at + k * plane] += g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) - q);
+            const float q = t->e / (float)c * (t->weight ? t->weight[k] : 1.0f) +
+                (k == (int)t->label[i] ? own : 0.0f);
+            dx[at + k * plane] += g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all -
+                                       q);
         }
     }
 }
 
 /* ---- Dropout ---- */
 
-/* to (+)= from / (1-p) where element i is kept, which is decided by number i of the stream; to may be from. */
-static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key, uint64_t stream,
-                         ptrdiff_t n)
+/* to (+)= from / (1-p) where element i is kept, which is decided by number i of the stream; to may be
+   from. */
+static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
+                         uint64_t stream, ptrdiff_t n)
 {
     const float scale = 1 / (1 - p);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, 8 * n))
     for (ptrdiff_t four = 0; four < n; four += 4) {
         uint32_t bits[4];
         cnn__philox(bits, key, stream, (uint64_t)four / 4);
@@ -2690,13 +2997,14 @@ static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool
     }
 }
 
-/* ============================================================================================================
+/* ========================================================================================================
    >>rooms ---- 10. Rooms: everything about one operation in one place
 
-   Above each stand its formula, its derivative, a source, and the choice made where the derivative does not exist.
-   dx is dJ/dx, the gradient of the loss J with respect to x; gradients are added to, never set, because a tensor may
-   have several users; grad is NULL where none is wanted. The rules take a tensor apart and call a kernel.
-   ============================================================================================================ */
+   Above each stand its formula, its derivative, a source, and the choice made where the derivative does not
+   exist. dx is dJ/dx, the gradient of the loss J with respect to x; gradients are added to, never set,
+   because a tensor may have several users; grad is NULL where none is wanted. The rules take a tensor apart
+   and call a kernel.
+   ======================================================================================================== */
 
 #ifdef CNN_STATIC
 #define CNN__ROOM static const cnn_op
@@ -2704,10 +3012,12 @@ static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool
 #define CNN__ROOM const cnn_op
 #endif
 
-static int       cnn__or(int value, int otherwise)          { return value ? value : otherwise; }      /* 0 = default */
+/* 0 = default */
+static int       cnn__or(int value, int otherwise)          { return value ? value : otherwise; }
 static float     cnn__orf(float value, float otherwise)     { return value != 0 ? value : otherwise; }
 static cnn_shape cnn__vector(int c)                         { return (cnn_shape){ 1, c, 1, 1 }; }
-static bool      cnn__equal(cnn_shape a, cnn_shape b) { return a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w; }
+static bool      cnn__equal(cnn_shape a, cnn_shape b) { return a.n == b.n && a.c == b.c && a.h == b.h &&
+    a.w == b.w; }
 static bool      cnn__same(const cnn_tensor *a, const cnn_tensor *b)
 {
     return cnn__equal(a->shape, b->shape) && a->batched == b->batched;
@@ -2729,7 +3039,8 @@ static bool cnn__check_operand(cnn_tensor *y, int i, const char *what, cnn_shape
                     cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
 }
 
-static bool cnn__as_input(cnn_tensor *y)             /* the shape rule of what keeps the shape of its one operand */
+static bool cnn__as_input(cnn_tensor *y)             /* the shape rule of what keeps the shape of its one
+                                                        operand */
 {
     if (!cnn__operands(y, 1, 1)) return false;
     y->shape = y->in[0]->shape;
@@ -2740,10 +3051,11 @@ static bool cnn__as_input(cnn_tensor *y)             /* the shape rule of what k
 
 typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
 
-static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }    /* a dilated kernel's extent */
+/* a dilated kernel's extent */
+static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
 
-/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must start
-   inside the input or its left padding. */
+/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must
+   start inside the input or its left padding. */
 static int cnn__count_windows(const cnn__slide *a)
 {
     const int room = a->size + 2 * a->pad - cnn__reach(a);
@@ -2755,36 +3067,45 @@ static int cnn__count_windows(const cnn__slide *a)
 static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
     const int limit = 1 << 24;
-    const struct { const char *name; int value, least; } option[] = { { "kernel", a->kernel, 1 }, { "stride", a->stride, 1 },
-                                                                      { "pad", a->pad, 0 }, { "dilation", a->dilation, 1 } };
+    const struct { const char *name; int value, least; } option[] = { { "kernel", a->kernel, 1 },
+        { "stride", a->stride, 1 },
+                                                                      { "pad", a->pad, 0 },
+                                                                          { "dilation", a->dilation, 1 } };
     for (int i = 0; i < 4; i++)
         if (option[i].value < option[i].least || option[i].value > limit)
-            return cnn_fail(y, "%s is %d: it must be %d to %d", option[i].name, option[i].value, option[i].least, limit);
+            return cnn_fail(y, "%s is %d: it must be %d to %d", option[i].name, option[i].value,
+                            option[i].least, limit);
     if (a->size > 1 << 30) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
     if (reach <= a->size + 2 * a->pad) return true;
     char dilated[32] = "";
     if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
-    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1", a->kernel, dilated,
-                    cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach, a->stride);
+    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
+                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach,
+                    a->stride);
 }
 
-/* ---- conv2d ------------------------------------------------------------------------------------------------
- *   y[n,o,i,j]  = b[o] + sum_{c,k,l} w[o,c,k,l] x[n, c, i SH - PH + k DH, j SW - PW + l DW]     (x is 0 outside)
+/* ---- conv2d ----------------------------------------------------------------------------------------------
+ *   y[n,o,i,j]  = b[o] + sum_{c,k,l} w[o,c,k,l] x[n, c, i SH - PH + k DH, j SW - PW + l DW]     (x is 0
+     outside)
  *   dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[...],   db[o] = sum_{n,i,j} dy[n,o,i,j]
  *   dx[...]     = sum_{o,k,l} w[o,c,k,l] dy[n,o,i,j]            the same connections, walked backwards
- *   With G groups, output channel o sees the C/G input channels of its own group. Strictly this is correlation: the
- *   kernel is not mirrored.        x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).   (LeCun et al. 1989)
- * ------------------------------------------------------------------------------------------------------------ */
+ *   With G groups, output channel o sees the C/G input channels of its own group. Strictly this is
+     correlation: the
+ *   kernel is not mirrored.        x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).   (LeCun et al.
+     1989)
+ * ------------------------------------------------------------------------------------------------------- */
 typedef struct { cnn__slide h, w; int channels, groups; } cnn__conv_options;
 static cnn__conv_options cnn__conv_resolve(const cnn_tensor *y)
 {
     const cnn_conv2d_args *a = y->args;
     const cnn_shape        x = y->in[0]->shape;
     cnn__conv_options      t = {
-        { x.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)), cnn__or(a->pad_h, a->pad),
+        { x.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
+            cnn__or(a->pad_h, a->pad),
           cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
-        { x.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)), cnn__or(a->pad_w, a->pad),
+        { x.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
+            cnn__or(a->pad_w, a->pad),
           cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
         a->channels, cnn__or(a->groups, 1) };
     return t;
@@ -2798,11 +3119,12 @@ static bool cnn__conv_check(cnn_tensor *y)           /* all that can be known be
 {
     const cnn__conv_options t = cnn__conv_resolve(y);
     const int               c = y->in[0]->shape.c;
-    if (t.channels < 1) return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t.channels);
+    if (t.channels < 1)
+        return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t.channels);
     if (t.groups < 1)   return cnn_fail(y, "groups is %d: it must be positive", t.groups);
     if (c % t.groups || t.channels % t.groups)
-        return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", t.groups, c,
-                        cnn__shape_text(y->in[0]).s, t.channels);
+        return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
+                        t.groups, c, cnn__shape_text(y->in[0]).s, t.channels);
     if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)) return false;
     const cnn_shape w = cnn__conv_weight(y);
     if (cnn__checked_len(w) == SIZE_MAX)
@@ -2813,12 +3135,15 @@ static cnn__conv cnn__conv_of(const cnn_tensor *y)   /* for the kernels */
 {
     const cnn__conv_options t = cnn__conv_resolve(y);
     const cnn_shape         x = y->in[0]->shape;
-    return (cnn__conv){ x.n, x.c, x.h, x.w, t.channels, cnn__count_windows(&t.h), cnn__count_windows(&t.w), t.h.kernel,
-                        t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation, t.groups };
+    return (cnn__conv){ x.n, x.c, x.h, x.w, t.channels, cnn__count_windows(&t.h), cnn__count_windows(&t.w),
+        t.h.kernel,
+                        t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation,
+                            t.groups };
 }
 static bool cnn__conv2d_shape(cnn_tensor *y)
 {
-    if (!cnn__operands(y, 2, 3) || !cnn__conv_check(y) || !cnn__check_operand(y, 1, "weight", cnn__conv_weight(y)))
+    if (!cnn__operands(y, 2, 3) || !cnn__conv_check(y) ||
+        !cnn__check_operand(y, 1, "weight", cnn__conv_weight(y)))
         return false;
     const cnn__conv t = cnn__conv_of(y);
     y->shape = (cnn_shape){ t.n, t.oc, t.oh, t.ow };
@@ -2828,8 +3153,8 @@ static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn__conv t = cnn__conv_of(y);
     (void)mode;
-    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL,
-                      cnn_scratch(y));
+    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data,
+                      y->n_in == 3 ? y->in[2]->data : NULL, cnn_scratch(y));
 }
 static void cnn__conv2d_backward(cnn_tensor *y)
 {
@@ -2837,7 +3162,8 @@ static void cnn__conv2d_backward(cnn_tensor *y)
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
     if (x->grad) cnn__conv_backward_data(cpu, &t, x->grad, y->grad, w->data, cnn_scratch(y));
-    if (w->grad) cnn__conv_backward_weights(cpu, &t, w->grad, b ? b->grad : NULL, x->data, y->grad, cnn_scratch(y));
+    if (w->grad)
+        cnn__conv_backward_weights(cpu, &t, w->grad, b ? b->grad : NULL, x->data, y->grad, cnn_scratch(y));
     else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv2d_scratch(const cnn_tensor *y)
@@ -2854,20 +3180,22 @@ static const cnn_field cnn__conv2d_fields[] = {
     CNN_FIELD('i', cnn_conv2d_args, channels), CNN_FIELD('i', cnn_conv2d_args, kernel),
     CNN_FIELD('i', cnn_conv2d_args, kernel_h), CNN_FIELD('i', cnn_conv2d_args, kernel_w),
     CNN_FIELD('i', cnn_conv2d_args, stride), CNN_FIELD('i', cnn_conv2d_args, stride_h),
-    CNN_FIELD('i', cnn_conv2d_args, stride_w), CNN_FIELD('i', cnn_conv2d_args, pad), CNN_FIELD('i', cnn_conv2d_args, pad_h),
+    CNN_FIELD('i', cnn_conv2d_args, stride_w), CNN_FIELD('i', cnn_conv2d_args, pad),
+        CNN_FIELD('i', cnn_conv2d_args, pad_h),
     CNN_FIELD('i', cnn_conv2d_args, pad_w), CNN_FIELD('i', cnn_conv2d_args, dilation),
     CNN_FIELD('i', cnn_conv2d_args, dilation_h), CNN_FIELD('i', cnn_conv2d_args, dilation_w),
     CNN_FIELD('i', cnn_conv2d_args, groups), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_conv2d = {
-    .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward, .backward = cnn__conv2d_backward,
+    .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
+        .backward = cnn__conv2d_backward,
     .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs, .flags = CNN_READS_X,
     .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields };
 
-/* ---- dense -------------------------------------------------------------------------------------------------
+/* ---- dense -----------------------------------------------------------------------------------------------
  *   Y = X W' + 1 b'                  every output sees every input; X is (N,C,H,W) read as (N,K), K = C H W
  *   dX = dY W,   dW = dY' X,   db = sum over the samples of dY
  *   X (N,K), W (units,K,1,1), b (1,units,1,1), Y (N,units,1,1).                        (Rosenblatt 1958)
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__dense_check(cnn_tensor *y)
 {
     const cnn_dense_args *a = y->args;
@@ -2891,22 +3219,28 @@ static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode)
     (void)mode;
     for (ptrdiff_t i = 0; i < n && y->n_in == 3; i++)
         memcpy(y->data + i * units, y->in[2]->data, (size_t)units * sizeof *y->data);
-    cnn__gemm(&y->graph->cpu, y->data, units, y->n_in == 3 ? 1.0f : 0.0f, y->in[0]->data, k, false, y->in[1]->data, k, true,
-              n, units, k, cnn_scratch(y));
+    cnn__gemm(&y->graph->cpu, y->data, units, y->n_in == 3 ? 1.0f : 0.0f, y->in[0]->data, k, false,
+              y->in[1]->data, k, true, n, units, k, cnn_scratch(y));
 }
 static void cnn__dense_backward(cnn_tensor *y)
 {
     const int       n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
-    if (x->grad)      cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
-    if (w->grad)      cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n, cnn_scratch(y));
+    if (x->grad)
+             cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units,
+                       cnn_scratch(y));
+    if (w->grad)
+             cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n,
+                       cnn_scratch(y));
     if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
-static size_t cnn__three_products(const cnn_tensor *y, int m, int n, int k)       /* forward, and one for each operand */
+static size_t cnn__three_products(const cnn_tensor *y, int m, int n, int k)       /* forward, and one for each
+                                                                                     operand */
 {
     const cnn__cpu *cpu = &y->graph->cpu;
-    size_t a = cnn__gemm_scratch(cpu, m, n, k), b = cnn__gemm_scratch(cpu, m, k, n), c = cnn__gemm_scratch(cpu, n, k, m);
+    size_t a = cnn__gemm_scratch(cpu, m, n, k), b = cnn__gemm_scratch(cpu, m, k, n),
+        c = cnn__gemm_scratch(cpu, n, k, m);
     size_t d = cnn__gemm_scratch(cpu, k, n, m);
     a = a > b ? a : b, c = c > d ? c : d;
     return a > c ? a : c;
@@ -2918,13 +3252,15 @@ static size_t cnn__dense_scratch(const cnn_tensor *y)
 static double cnn__dense_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape); }
 static const cnn_field cnn__dense_fields[] = { CNN_FIELD('i', cnn_dense_args, units), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_dense = {
-    .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward, .backward = cnn__dense_backward,
+    .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
+        .backward = cnn__dense_backward,
     .scratch = cnn__dense_scratch, .macs = cnn__dense_macs, .flags = CNN_READS_X,
     .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields };
 
-/* ---- matmul ------------------------------------------------------------------------------------------------
- *   Y = A B,   dA = dY B',   dB = A' dY                      A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- matmul ----------------------------------------------------------------------------------------------
+ *   Y = A B,   dA = dY B',   dB = A' dY                      A (M,K,1,1), M may be the batch; B (K,P,1,1); Y
+     (M,P,1,1)
+ * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__matmul_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
@@ -2939,7 +3275,8 @@ static void cnn__matmul_forward(cnn_tensor *y, cnn_mode mode)
 {
     const int m = y->shape.n, p = y->shape.c, k = y->in[0]->shape.c;
     (void)mode;
-    cnn__gemm(&y->graph->cpu, y->data, p, 0, y->in[0]->data, k, false, y->in[1]->data, p, false, m, p, k, cnn_scratch(y));
+    cnn__gemm(&y->graph->cpu, y->data, p, 0, y->in[0]->data, k, false, y->in[1]->data, p, false, m, p, k,
+              cnn_scratch(y));
 }
 static void cnn__matmul_backward(cnn_tensor *y)
 {
@@ -2955,13 +3292,14 @@ static size_t cnn__matmul_scratch(const cnn_tensor *y)
 }
 static double cnn__matmul_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * y->in[0]->shape.c; }
 CNN__ROOM cnn_op_matmul = {
-    .name = "matmul", .shape = cnn__matmul_shape, .forward = cnn__matmul_forward, .backward = cnn__matmul_backward,
+    .name = "matmul", .shape = cnn__matmul_shape, .forward = cnn__matmul_forward,
+        .backward = cnn__matmul_backward,
     .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs, .flags = CNN_READS_X };
 
-/* ---- max_pool ----------------------------------------------------------------------------------------------
+/* ---- max_pool --------------------------------------------------------------------------------------------
  *   y = max of the window,   dx += dy at the place of the maximum: the first of equals in reading order.
  *   Padding never wins; NaN does. The places are kept from forward to backward.  (Ranzato et al. 2007)
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 typedef struct { cnn__slide h, w; } cnn__pool_options;
 static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
 {
@@ -2969,13 +3307,16 @@ static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
     const cnn_shape      x = y->in[0]->shape;
     const int            kh = cnn__or(a->kernel_h, a->kernel), kw = cnn__or(a->kernel_w, a->kernel);
     return (cnn__pool_options){
-        { x.h, kh, cnn__or(a->stride_h, cnn__or(a->stride, kh)), cnn__or(a->pad_h, a->pad), 1, a->ceil_mode != 0 },
-        { x.w, kw, cnn__or(a->stride_w, cnn__or(a->stride, kw)), cnn__or(a->pad_w, a->pad), 1, a->ceil_mode != 0 } };
+        { x.h, kh, cnn__or(a->stride_h, cnn__or(a->stride, kh)), cnn__or(a->pad_h, a->pad), 1,
+            a->ceil_mode != 0 },
+        { x.w, kw, cnn__or(a->stride_w, cnn__or(a->stride, kw)), cnn__or(a->pad_w, a->pad), 1,
+            a->ceil_mode != 0 } };
 }
 static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn__pool_options t = cnn__pool_resolve(y);
-    return (cnn__pool){ y->shape.n * y->shape.c, t.h.size, t.w.size, cnn__count_windows(&t.h), cnn__count_windows(&t.w),
+    return (cnn__pool){ y->shape.n * y->shape.c, t.h.size, t.w.size, cnn__count_windows(&t.h),
+        cnn__count_windows(&t.w),
                         t.h.kernel, t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad,
                         !((const cnn_pool_args *)y->args)->no_count_pad };
 }
@@ -2985,8 +3326,8 @@ static bool cnn__pool_shape(cnn_tensor *y)
     const cnn__pool_options t = cnn__pool_resolve(y);
     if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)) return false;
     if (t.h.pad > t.h.kernel / 2 || t.w.pad > t.w.kernel / 2)
-        return cnn_fail(y, "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
-                        t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
+        return cnn_fail(y, "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but "
+                           "padding", t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
     const cnn_shape x = y->in[0]->shape;
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&t.h), cnn__count_windows(&t.w) };
     return true;
@@ -3003,18 +3344,23 @@ static void cnn__max_pool_backward(cnn_tensor *y)
 }
 static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
 static const cnn_field cnn__pool_fields[] = {
-    CNN_FIELD('i', cnn_pool_args, kernel), CNN_FIELD('i', cnn_pool_args, kernel_h), CNN_FIELD('i', cnn_pool_args, kernel_w),
-    CNN_FIELD('i', cnn_pool_args, stride), CNN_FIELD('i', cnn_pool_args, stride_h), CNN_FIELD('i', cnn_pool_args, stride_w),
-    CNN_FIELD('i', cnn_pool_args, pad), CNN_FIELD('i', cnn_pool_args, pad_h), CNN_FIELD('i', cnn_pool_args, pad_w),
+    CNN_FIELD('i', cnn_pool_args, kernel), CNN_FIELD('i', cnn_pool_args, kernel_h),
+        CNN_FIELD('i', cnn_pool_args, kernel_w),
+    CNN_FIELD('i', cnn_pool_args, stride), CNN_FIELD('i', cnn_pool_args, stride_h),
+        CNN_FIELD('i', cnn_pool_args, stride_w),
+    CNN_FIELD('i', cnn_pool_args, pad), CNN_FIELD('i', cnn_pool_args, pad_h),
+        CNN_FIELD('i', cnn_pool_args, pad_w),
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_max_pool = {
-    .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward, .backward = cnn__max_pool_backward,
+    .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
+        .backward = cnn__max_pool_backward,
     .saved = cnn__max_pool_saved, .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
-/* ---- avg_pool ----------------------------------------------------------------------------------------------
- *   y = (sum of the window) / D,   dx += dy / D for each element of the window                  (LeCun et al. 1989)
+/* ---- avg_pool --------------------------------------------------------------------------------------------
+ *   y = (sum of the window) / D,   dx += dy / D for each element of the window                  (LeCun et al.
+     1989)
  *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input.
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn__pool t = cnn__pool_of(y);
@@ -3036,14 +3382,16 @@ static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
     return cnn__mul_size(cnn__add_size((size_t)y->shape.h, (size_t)y->shape.w), sizeof(float));
 }
 CNN__ROOM cnn_op_avg_pool = {
-    .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward, .backward = cnn__avg_pool_backward,
+    .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward,
+        .backward = cnn__avg_pool_backward,
     .scratch = cnn__avg_pool_scratch, .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
-/* ---- sum, mean, global_avg_pool ----------------------------------------------------------------------------
+/* ---- sum, mean, global_avg_pool --------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
- *   s = 1 for sum and 1/(number of elements) for mean; global_avg_pool is the mean over H and W (Lin et al. 2013).
+ *   s = 1 for sum and 1/(number of elements) for mean; global_avg_pool is the mean over H and W (Lin et al.
+     2013).
  *   Reduced axes stay with extent 1; a sum over N is no longer batched.
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static unsigned cnn__reduce_axes(const cnn_tensor *y)
 {
     if (y->op == &cnn_op_global_avg_pool) return CNN_H | CNN_W;
@@ -3056,7 +3404,8 @@ static bool cnn__reduce_shape(cnn_tensor *y)
     const unsigned axes = cnn__reduce_axes(y);
     if (axes > 15) return cnn_fail(y, "axes is %u: it must be made of CNN_N | CNN_C | CNN_H | CNN_W", axes);
     const cnn_shape x = y->in[0]->shape;
-    y->shape = (cnn_shape){ axes & CNN_N ? 1 : x.n, axes & CNN_C ? 1 : x.c, axes & CNN_H ? 1 : x.h, axes & CNN_W ? 1 : x.w };
+    y->shape = (cnn_shape){ axes & CNN_N ? 1 : x.n, axes & CNN_C ? 1 : x.c, axes & CNN_H ? 1 : x.h,
+        axes & CNN_W ? 1 : x.w };
     if (axes & CNN_N) y->batched = false;
     return true;
 }
@@ -3069,28 +3418,36 @@ static void cnn__reduce_forward(cnn_tensor *y, cnn_mode mode)
     const cnn_tensor *x = y->in[0];
     (void)mode;
     memset(y->data, 0, (size_t)cnn__len(y->shape) * sizeof *y->data);
-    cnn__add_product(&y->graph->cpu, y->data, x->data, NULL, y->shape, x->shape, x->shape, cnn__reduce_factor(y));
+    cnn__add_product(&y->graph->cpu, y->data, x->data, NULL, y->shape, x->shape, x->shape,
+                     cnn__reduce_factor(y));
 }
 static void cnn__reduce_backward(cnn_tensor *y)
 {
     cnn_tensor *x = y->in[0];
-    if (x->grad) cnn__add_product(&y->graph->cpu, x->grad, y->grad, NULL, x->shape, y->shape, y->shape, cnn__reduce_factor(y));
+    if (x->grad)
+        cnn__add_product(&y->graph->cpu, x->grad, y->grad, NULL, x->shape, y->shape, y->shape,
+                         cnn__reduce_factor(y));
 }
 static const cnn_field cnn__reduce_fields[] = { CNN_FIELD('u', cnn_reduce_args, axes), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_sum = {
-    .name = "sum", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward, .backward = cnn__reduce_backward,
+    .name = "sum", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
+        .backward = cnn__reduce_backward,
     .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
 CNN__ROOM cnn_op_mean = {
-    .name = "mean", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward, .backward = cnn__reduce_backward,
+    .name = "mean", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
+        .backward = cnn__reduce_backward,
     .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
 CNN__ROOM cnn_op_global_avg_pool = {
-    .name = "global_avg_pool", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward, .backward = cnn__reduce_backward };
+    .name = "global_avg_pool", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
+        .backward = cnn__reduce_backward };
 
-/* ---- add, sub, mul -----------------------------------------------------------------------------------------
- *   add: y = a + b, da = dy, db = dy      sub: y = a - b, da = dy, db = -dy      mul: y = a b, da = dy b, db = dy a
- *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what was
+/* ---- add, sub, mul ---------------------------------------------------------------------------------------
+ *   add: y = a + b, da = dy, db = dy      sub: y = a - b, da = dy, db = -dy      mul: y = a b, da = dy b, db
+     = dy a
+ *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
+     was
  *   stretched is summed over the copies.
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__stretch(int *y, int a, int b)
 {
     *y = a == 1 ? b : a;
@@ -3103,14 +3460,15 @@ static bool cnn__binary_shape(cnn_tensor *y)
     bool fits = cnn__stretch(&y->shape.c, a->shape.c, b->shape.c);
     fits = cnn__stretch(&y->shape.h, a->shape.h, b->shape.h) && fits;
     fits = cnn__stretch(&y->shape.w, a->shape.w, b->shape.w) && fits;
-    if (a->batched != b->batched) {                  /* N is no number: only a single sample stretches to it */
+    if (a->batched != b->batched) {                  /* N is no number: only a single sample stretches to it
+                                                        */
         fits = (a->batched ? b : a)->shape.n == 1 && fits;
         y->shape.n = (a->batched ? a : b)->shape.n;
     } else {
         fits = cnn__stretch(&y->shape.n, a->shape.n, b->shape.n) && fits;
     }
-    return fits || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them", cnn__shape_text(a).s,
-                            cnn__shape_text(b).s);
+    return fits || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
+                            cnn__shape_text(a).s, cnn__shape_text(b).s);
 }
 static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode)
 {
@@ -3124,23 +3482,27 @@ static void cnn__binary_backward(cnn_tensor *y)
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *a = y->in[0], *b = y->in[1];
     const bool      mul = y->op == &cnn_op_mul;
-    if (a->grad) cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
+    if (a->grad)
+        cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
     if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
                                   y->op == &cnn_op_sub ? -1.0f : 1.0f);
 }
 CNN__ROOM cnn_op_add = {
-    .name = "add", .shape = cnn__binary_shape, .forward = cnn__binary_forward, .backward = cnn__binary_backward,
+    .name = "add", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
+        .backward = cnn__binary_backward,
     .flags = CNN_INPLACE };
 CNN__ROOM cnn_op_sub = {
-    .name = "sub", .shape = cnn__binary_shape, .forward = cnn__binary_forward, .backward = cnn__binary_backward,
+    .name = "sub", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
+        .backward = cnn__binary_backward,
     .flags = CNN_INPLACE };
 CNN__ROOM cnn_op_mul = {
-    .name = "mul", .shape = cnn__binary_shape, .forward = cnn__binary_forward, .backward = cnn__binary_backward,
+    .name = "mul", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
+        .backward = cnn__binary_backward,
     .flags = CNN_INPLACE | CNN_READS_X };
 
-/* ---- scale -------------------------------------------------------------------------------------------------
+/* ---- scale -----------------------------------------------------------------------------------------------
  *   y = factor x + offset,   dx = factor dy
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static void cnn__scale_constants(const cnn_tensor *y, float k[2])
 {
     const cnn_scale_args *a = y->args;
@@ -3151,14 +3513,16 @@ static void cnn__scale_forward(cnn_tensor *y, cnn_mode mode)
     float k[2];
     cnn__scale_constants(y, k);
     (void)mode;
-    cnn__map(&y->graph->cpu, cnn__each_scale(&y->graph->cpu), y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
+    cnn__map(&y->graph->cpu, cnn__each_scale(&y->graph->cpu), y->data, y->in[0]->data, NULL, NULL, k,
+             cnn__len(y->shape));
 }
 static void cnn__scale_backward(cnn_tensor *y)
 {
     float  k[2];
     float *dx = y->in[0]->grad;
     cnn__scale_constants(y, k);
-    if (dx) cnn__map(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, dx, y->grad, NULL, k, cnn__len(y->shape));
+    if (dx) cnn__map(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, dx, y->grad, NULL, k,
+                     cnn__len(y->shape));
 }
 static const cnn_field cnn__scale_fields[] = {
     CNN_FIELD('f', cnn_scale_args, factor), CNN_FIELD('f', cnn_scale_args, offset), { NULL, 0, 0 } };
@@ -3166,9 +3530,9 @@ CNN__ROOM cnn_op_scale = {
     .name = "scale", .shape = cnn__as_input, .forward = cnn__scale_forward, .backward = cnn__scale_backward,
     .flags = CNN_INPLACE, .args_size = sizeof(cnn_scale_args), .fields = cnn__scale_fields };
 
-/* ---- concat ------------------------------------------------------------------------------------------------
+/* ---- concat ----------------------------------------------------------------------------------------------
  *   y = the channels of all operands, one behind the other;   dx_i = its channels of dy
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__concat_shape(cnn_tensor *y)
 {
     const cnn_tensor *first = y->in[0];
@@ -3178,8 +3542,8 @@ static bool cnn__concat_shape(cnn_tensor *y)
         cnn_shape         s = x->shape;
         c += s.c, s.c = first->shape.c;
         if (!cnn__equal(s, first->shape) || x->batched != first->batched)
-            return cnn_fail(y, "operand %d is %s, the first is %s: they may differ in C only", i + 1, cnn__shape_text(x).s,
-                            cnn__shape_text(first).s);
+            return cnn_fail(y, "operand %d is %s, the first is %s: they may differ in C only", i + 1,
+                            cnn__shape_text(x).s, cnn__shape_text(first).s);
     }
     y->shape = first->shape;
     y->shape.c = c > INT_MAX ? 0 : (int)c;           /* cnn_apply refuses 0 as too large */
@@ -3206,11 +3570,12 @@ static void cnn__concat_backward(cnn_tensor *y)
         }
 }
 CNN__ROOM cnn_op_concat = {
-    .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward, .backward = cnn__concat_backward };
+    .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward,
+        .backward = cnn__concat_backward };
 
-/* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) ---------------------------------------------------------
+/* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) -------------------------------------------------------
  *   y = x,   dx = dy                                   the same numbers in the same order, with other extents
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__reshape_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -3218,43 +3583,49 @@ static bool cnn__reshape_shape(cnn_tensor *y)
     const cnn_tensor       *x = y->in[0];
     y->shape = (cnn_shape){ 1, cnn__or(a->c, 1), cnn__or(a->h, 1), cnn__or(a->w, 1) };
     if (cnn__checked_len(y->shape) != (size_t)cnn__sample(x->shape))
-        return cnn_fail(y, "(%d,%d,%d) does not have the %d elements that a sample of %s has", y->shape.c, y->shape.h,
-                        y->shape.w, cnn__sample(x->shape), cnn__shape_text(x).s);
+        return cnn_fail(y, "(%d,%d,%d) does not have the %d elements that a sample of %s has", y->shape.c,
+                        y->shape.h, y->shape.w, cnn__sample(x->shape), cnn__shape_text(x).s);
     y->shape.n = x->shape.n;
     return true;
 }
 static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode)
 {
     (void)mode;
-    if (y->data != y->in[0]->data) memcpy(y->data, y->in[0]->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
+    if (y->data != y->in[0]->data)
+        memcpy(y->data, y->in[0]->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
 }
 static void cnn__reshape_backward(cnn_tensor *y)
 {
     float *dx = y->in[0]->grad;
-    if (dx) cnn__map(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, dx, y->grad, NULL, NULL, cnn__len(y->shape));
+    if (dx) cnn__map(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, dx, y->grad, NULL, NULL,
+                     cnn__len(y->shape));
 }
 static const cnn_field cnn__reshape_fields[] = {
-    CNN_FIELD('i', cnn_reshape_args, c), CNN_FIELD('i', cnn_reshape_args, h), CNN_FIELD('i', cnn_reshape_args, w), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_reshape_args, c), CNN_FIELD('i', cnn_reshape_args, h),
+        CNN_FIELD('i', cnn_reshape_args, w), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_reshape = {
-    .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward, .backward = cnn__reshape_backward,
+    .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
+        .backward = cnn__reshape_backward,
     .flags = CNN_INPLACE, .args_size = sizeof(cnn_reshape_args), .fields = cnn__reshape_fields };
 
-/* ---- The functions of one number: relu, leaky_relu, sigmoid, tanh ------------------------------------------
+/* ---- The functions of one number: relu, leaky_relu, sigmoid, tanh ----------------------------------------
  *   Their derivatives are written in y, so that x need not be kept and forward may run in place.
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static void cnn__pointwise_forward(cnn_tensor *y, cnn__each *f, const float *k)
 {
     cnn__map(&y->graph->cpu, f, y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
 }
-static void cnn__pointwise_backward(cnn_tensor *y, cnn__each *f, const float *k)            /* f: dx, given dy and y */
+/* f: dx, given dy and y */
+static void cnn__pointwise_backward(cnn_tensor *y, cnn__each *f, const float *k)
 {
     float *dx = y->in[0]->grad;
     if (dx) cnn__map(&y->graph->cpu, f, dx, dx, y->grad, y->data, k, cnn__len(y->shape));
 }
 
-/* ---- relu --------------------------------------------------------------------------------------------------
- *   y = max(0, x),   dx = dy [y > 0]                        at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- relu ------------------------------------------------------------------------------------------------
+ *   y = max(0, x),   dx = dy [y > 0]                        at x = 0 we take 0 (Nair, Hinton 2010); NaN stays
+     NaN
+ * ------------------------------------------------------------------------------------------------------- */
 static void cnn__relu_forward(cnn_tensor *y, cnn_mode m)
 {
     (void)m, cnn__pointwise_forward(y, cnn__each_relu(&y->graph->cpu), NULL);
@@ -3262,12 +3633,13 @@ static void cnn__relu_forward(cnn_tensor *y, cnn_mode m)
 static void cnn__relu_backward(cnn_tensor *y) { cnn__pointwise_backward(y, cnn__each_relu_back(&y->graph->cpu), NULL); }
 CNN__ROOM cnn_op_relu = {
     .name = "relu", .shape = cnn__as_input, .forward = cnn__relu_forward, .backward = cnn__relu_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE };
+    .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER };
 
-/* ---- leaky_relu --------------------------------------------------------------------------------------------
- *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                         (Maas et al. 2013)
+/* ---- leaky_relu ------------------------------------------------------------------------------------------
+ *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                         (Maas et al.
+     2013)
  *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static float cnn__leaky_slope(const cnn_tensor *y) { return cnn__orf(((const cnn_leaky_relu_args *)y->args)->slope, 0.01f); }
 static bool cnn__leaky_relu_shape(cnn_tensor *y)
 {
@@ -3285,27 +3657,29 @@ static void cnn__leaky_relu_backward(cnn_tensor *y)
     float slope = cnn__leaky_slope(y);
     cnn__pointwise_backward(y, cnn__each_leaky_back(&y->graph->cpu), &slope);
 }
-static const cnn_field cnn__leaky_relu_fields[] = { CNN_FIELD('f', cnn_leaky_relu_args, slope), { NULL, 0, 0 } };
+static const cnn_field cnn__leaky_relu_fields[] = { CNN_FIELD('f', cnn_leaky_relu_args, slope),
+    { NULL, 0, 0 } };
 CNN__ROOM cnn_op_leaky_relu = {
     .name = "leaky_relu", .shape = cnn__leaky_relu_shape, .forward = cnn__leaky_relu_forward,
-    .backward = cnn__leaky_relu_backward, .flags = CNN_READS_Y | CNN_INPLACE,
+    .backward = cnn__leaky_relu_backward, .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER,
     .args_size = sizeof(cnn_leaky_relu_args), .fields = cnn__leaky_relu_fields };
 
-/* ---- sigmoid -----------------------------------------------------------------------------------------------
+/* ---- sigmoid ---------------------------------------------------------------------------------------------
  *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static void cnn__sigmoid_forward(cnn_tensor *y, cnn_mode m)
 {
     (void)m, cnn__pointwise_forward(y, cnn__each_sigmoid(&y->graph->cpu), NULL);
 }
 static void cnn__sigmoid_backward(cnn_tensor *y) { cnn__pointwise_backward(y, cnn__each_sigmoid_back(&y->graph->cpu), NULL); }
 CNN__ROOM cnn_op_sigmoid = {
-    .name = "sigmoid", .shape = cnn__as_input, .forward = cnn__sigmoid_forward, .backward = cnn__sigmoid_backward,
+    .name = "sigmoid", .shape = cnn__as_input, .forward = cnn__sigmoid_forward,
+        .backward = cnn__sigmoid_backward,
     .flags = CNN_READS_Y | CNN_INPLACE };
 
-/* ---- tanh --------------------------------------------------------------------------------------------------
+/* ---- tanh ------------------------------------------------------------------------------------------------
  *   y = tanh x,   dx = dy (1 - y^2)
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static void cnn__tanh_forward(cnn_tensor *y, cnn_mode m)
 {
     (void)m, cnn__pointwise_forward(y, cnn__each_tanh(&y->graph->cpu), NULL);
@@ -3315,10 +3689,11 @@ CNN__ROOM cnn_op_tanh = {
     .name = "tanh", .shape = cnn__as_input, .forward = cnn__tanh_forward, .backward = cnn__tanh_backward,
     .flags = CNN_READS_Y | CNN_INPLACE };
 
-/* ---- softmax -----------------------------------------------------------------------------------------------
- *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                       (Bridle 1990)
+/* ---- softmax ---------------------------------------------------------------------------------------------
+ *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                       (Bridle
+     1990)
  *   For training, softmax_cross_entropy from the logits is more exact.
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m)
 {
     (void)m;
@@ -3327,21 +3702,25 @@ static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m)
 static void cnn__softmax_backward(cnn_tensor *y)
 {
     float *dx = y->in[0]->grad;
-    if (dx) cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
+    if (dx) cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, y->shape.n, y->shape.c,
+                              cnn__plane(y->shape));
 }
 CNN__ROOM cnn_op_softmax = {
-    .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward, .backward = cnn__softmax_backward,
+    .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward,
+        .backward = cnn__softmax_backward,
     .flags = CNN_READS_Y };
 
-/* ---- dropout -----------------------------------------------------------------------------------------------
- *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1   (Srivastava et al. 2014)
+/* ---- dropout ---------------------------------------------------------------------------------------------
+ *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1   (Srivastava et
+     al. 2014)
  *   evaluation:  y = x              the factor above keeps the expected value the same
  *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept.
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__dropout_shape(cnn_tensor *y)
 {
     float p = ((const cnn_dropout_args *)y->args)->p;
-    if (!(p > 0 && p < 1)) return cnn_fail(y, "p is %g: say the probability of a zero, between 0 and 1", (double)p);
+    if (!(p > 0 && p < 1))
+        return cnn_fail(y, "p is %g: say the probability of a zero, between 0 and 1", (double)p);
     return cnn__as_input(y);
 }
 static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
@@ -3349,34 +3728,41 @@ static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
     const cnn_tensor *x = y->in[0];
     const float       p = ((const cnn_dropout_args *)y->args)->p;
     if (mode == CNN_TRAIN)
-        cnn__dropout(&y->graph->cpu, y->data, x->data, false, p, y->graph->config.seed, cnn__stream(y), cnn__len(y->shape));
+        cnn__dropout(&y->graph->cpu, y->data, x->data, false, p, y->graph->config.seed, cnn__stream(y),
+                     cnn__len(y->shape));
     else if (y->data != x->data) memcpy(y->data, x->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
 }
 static void cnn__dropout_backward(cnn_tensor *y)
 {
     const float p = ((const cnn_dropout_args *)y->args)->p;
     if (y->in[0]->grad)
-        cnn__dropout(&y->graph->cpu, y->in[0]->grad, y->grad, true, p, y->graph->config.seed, cnn__stream(y), cnn__len(y->shape));
+        cnn__dropout(&y->graph->cpu, y->in[0]->grad, y->grad, true, p, y->graph->config.seed, cnn__stream(y),
+                     cnn__len(y->shape));
 }
 static const cnn_field cnn__dropout_fields[] = { CNN_FIELD('f', cnn_dropout_args, p), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_dropout = {
-    .name = "dropout", .shape = cnn__dropout_shape, .forward = cnn__dropout_forward, .backward = cnn__dropout_backward,
+    .name = "dropout", .shape = cnn__dropout_shape, .forward = cnn__dropout_forward,
+        .backward = cnn__dropout_backward,
     .flags = CNN_INPLACE | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args), .fields = cnn__dropout_fields };
 
-/* ---- batch_norm --------------------------------------------------------------------------------------------
- *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                         (Ioffe, Szegedy 2015)
+/* ---- batch_norm ------------------------------------------------------------------------------------------
+ *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                         (Ioffe,
+     Szegedy 2015)
  *   training:    m, v = mean and variance over (N,H,W), M elements;
- *                running += momentum ((m, v M/(M-1)) - running): the running variance is the unbiased one, as PyTorch's
+ *                running += momentum ((m, v M/(M-1)) - running): the running variance is the unbiased one, as
+                  PyTorch's
  *   evaluation:  m, v = the running ones
  *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X))
- *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each (1,C,1,1).
- * ------------------------------------------------------------------------------------------------------------ */
+ *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
+     (1,C,1,1).
+ * ------------------------------------------------------------------------------------------------------- */
 typedef struct { float momentum, eps; cnn_tensor *w, *b, *mean, *var; } cnn__norm;
 static cnn__norm cnn__norm_of(const cnn_tensor *y)
 {
     const cnn_batch_norm_args *a = y->args;
     const bool                 affine = y->n_in == 5;
-    return (cnn__norm){ cnn__orf(a->momentum, 0.1f), cnn__orf(a->eps, 1e-5f), affine ? y->in[1] : NULL, affine ? y->in[2] : NULL,
+    return (cnn__norm){ cnn__orf(a->momentum, 0.1f), cnn__orf(a->eps, 1e-5f), affine ? y->in[1] : NULL,
+        affine ? y->in[2] : NULL,
                         y->in[affine ? 3 : 1], y->in[affine ? 4 : 2] };
 }
 static bool cnn__batch_norm_check(cnn_tensor *y)
@@ -3390,7 +3776,8 @@ static bool cnn__batch_norm_check(cnn_tensor *y)
 static bool cnn__batch_norm_shape(cnn_tensor *y)
 {
     if (y->n_in != 3 && y->n_in != 5)
-        return cnn_fail(y, "%d operands: it takes x, weight, bias, running_mean, running_var, or x and the last two", y->n_in);
+        return cnn_fail(y, "%d operands: it takes x, weight, bias, running_mean, running_var, or x and the "
+                           "last two", y->n_in);
     if (!cnn__batch_norm_check(y)) return false;
     static const char *const what[] = { "weight", "bias", "running_mean", "running_var" };
     for (int i = 1; i < y->n_in; i++) {
@@ -3412,8 +3799,8 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
         float       *m = y->saved, *v = m + c;
         const double count = (double)n * plane;
         if (count < 2) {
-            cnn_fail(y, "input %s with N = %d has one value per channel: training needs at least two for a variance",
-                     cnn__shape_text(y).s, n);
+            cnn_fail(y, "input %s with N = %d has one value per channel: training needs at least two for a "
+                        "variance", cnn__shape_text(y).s, n);
             return;
         }
         cnn__channel_moments(&y->graph->cpu, m, v, x, n, c, plane);
@@ -3424,15 +3811,17 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
         mean = m, var = v, rstd = v;
     }
     for (int i = 0; i < c; i++) rstd[i] = 1 / sqrtf(var[i] + t.eps);
-    cnn__normalize(&y->graph->cpu, y->data, x, mean, rstd, t.w ? t.w->data : NULL, t.b ? t.b->data : NULL, n, c, plane);
+    cnn__normalize(&y->graph->cpu, y->data, x, mean, rstd, t.w ? t.w->data : NULL, t.b ? t.b->data : NULL, n,
+                   c, plane);
 }
 static void cnn__batch_norm_backward(cnn_tensor *y)
 {
     const cnn__norm t = cnn__norm_of(y);
     const int       c = y->shape.c;
     const float    *mean = y->saved, *rstd = mean + c;
-    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, t.w ? t.w->grad : NULL, t.b ? t.b->grad : NULL, y->grad, y->in[0]->data,
-                        mean, rstd, t.w ? t.w->data : NULL, y->shape.n, c, cnn__plane(y->shape));
+    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, t.w ? t.w->grad : NULL, t.b ? t.b->grad : NULL,
+                        y->grad, y->in[0]->data, mean, rstd, t.w ? t.w->data : NULL, y->shape.n, c,
+                        cnn__plane(y->shape));
 }
 static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
@@ -3443,71 +3832,104 @@ CNN__ROOM cnn_op_batch_norm = {
     .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
     .flags = CNN_READS_X, .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields };
 
-/* ---- softmax_cross_entropy ---------------------------------------------------------------------------------
- *   J = 1/M sum over the M labels of  - sum_k q_k log softmax(x)_k,    q_k = (1-e) [k = label] + e/C
- *   dx = dJ/M (softmax(x) - q)         e = smoothing, 0 for plain cross-entropy       (Bridle 1990; Szegedy et al. 2016)
- *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), which neither overflows nor takes log 0.
+/* ---- softmax_cross_entropy -------------------------------------------------------------------------------
+ *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) [k = label] + e/C)
+ *   dx = dJ/M (softmax(x) sum q - q)   e = smoothing, 0 for plain cross-entropy       (Bridle 1990; Szegedy
+     et al. 2016)
+ *   v_k, the weight of class k, is 1 without class weights, and then sum q = 1. M = sum of v_label over the
+     labels, which
+ *   is their number then. A label that is ignored counts neither in J nor in M; if all are, J is 0 (PyTorch:
+     NaN).
+ *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), which neither overflows nor takes
+     log 0.
  *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
- * ------------------------------------------------------------------------------------------------------------ */
-static bool cnn__cross_entropy_shape(cnn_tensor *y)
+ * ------------------------------------------------------------------------------------------------------- */
+static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compares classes with labels */
 {
-    if (!cnn__operands(y, 2, 2)) return false;
+    if (!cnn__operands(y, 2, 3)) return false;
     const cnn_tensor *x = y->in[0], *label = y->in[1];
-    const float       e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
-    if (!(e >= 0 && e < 1)) return cnn_fail(y, "smoothing is %g: it must be in [0,1)", (double)e);
     cnn_shape must = x->shape;
     must.c = 1;
     if (!cnn__equal(label->shape, must) || label->batched != x->batched)
-        return cnn_fail(y, "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
-                        "rest is equal", cnn__shape_text(label).s, cnn__shape_text(x).s);
+        return cnn_fail(y, "labels %s do not fit logits %s: there must be one label per sample and pixel, "
+                           "so C is 1 and the rest is equal", cnn__shape_text(label).s, cnn__shape_text(x).s);
+    if (y->n_in == 3 && !cnn__check_operand(y, 2, "class weights", cnn__vector(x->shape.c))) return false;
+    if (y->n_in == 3 && (y->in[2]->op || y->in[2]->kind == CNN_PARAM))
+        return cnn_fail(y, "class weights are not learned: make them with cnn_const");
     y->shape = cnn__vector(1);
     y->batched = false;
     return true;
 }
+static bool cnn__cross_entropy_shape(cnn_tensor *y)
+{
+    const float e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
+    if (!(e >= 0 && e < 1)) return cnn_fail(y, "smoothing is %g: it must be in [0,1)", (double)e);
+    return cnn__labelled_shape(y);
+}
+static cnn__target cnn__target_of(const cnn_tensor *y)
+{
+    const cnn_softmax_cross_entropy_args *a = y->args;
+    const bool                            nll = y->op == &cnn_op_nll;
+    return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
+                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index };
+}
+/* 1/M */
+static double cnn__label_share(const cnn_tensor *y)
+{
+    const cnn__target t = cnn__target_of(y);
+    double            sum = 0;
+    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
+    return sum > 0 ? 1 / sum : 0;
+}
 static bool cnn__check_labels(cnn_tensor *y)
 {
     const cnn_tensor *label = y->in[1];
+    const cnn__target t = cnn__target_of(y);
     const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
     for (int i = 0, n = cnn__len(label->shape); i < n; i++) {
         const float k = label->data[i];
+        if (cnn__ignored(&t, i)) continue;
         if (!(k >= 0 && k < (float)classes) || k != floorf(k))
-            return cnn_fail(y, "label %g of sample %d is not a class: logits %s have the classes 0 to %d", (double)k, i / plane,
-                            cnn__shape_text(y->in[0]).s, classes - 1);
+            return cnn_fail(y, "label %g of sample %d is not a class: logits %s have the classes 0 to %d",
+                            (double)k, i / plane, cnn__shape_text(y->in[0]).s, classes - 1);
     }
     return true;
 }
 static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn_tensor *x = y->in[0], *label = y->in[1];
-    const float       e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
-    const int         n = cnn__len(label->shape);
+    const cnn_tensor *x = y->in[0];
+    const cnn__target t = cnn__target_of(y);
     double           *each = cnn_scratch(y), sum = 0;
     if (!cnn__check_labels(y)) return;
-    cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, label->data, e, x->shape.n,
+    cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
                        x->shape.c, cnn__plane(x->shape));
-    for (int i = 0; i < n; i++) sum += each[i];
-    y->data[0] = (float)(sum / n);
+    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += each[i];
+    y->data[0] = (float)(sum * cnn__label_share(y));
 }
 static void cnn__cross_entropy_backward(cnn_tensor *y)
 {
-    const cnn_tensor *x = y->in[0], *label = y->in[1];
-    const float       e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
-    if (x->grad) cnn__cross_entropy_back(&y->graph->cpu, x->grad, y->grad[0] / (float)cnn__len(label->shape), y->saved, x->data,
-                                         label->data, e, x->shape.n, x->shape.c, cnn__plane(x->shape));
+    const cnn_tensor *x = y->in[0];
+    const cnn__target t = cnn__target_of(y);
+    const float       g = (float)((double)y->grad[0] * cnn__label_share(y));
+    if (x->grad)
+        cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, y->saved, x->data, &t, x->shape.n, x->shape.c,
+                                cnn__plane(x->shape));
 }
 static size_t cnn__cross_entropy_saved(const cnn_tensor *y)   { return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float); }
 static size_t cnn__cross_entropy_scratch(const cnn_tensor *y) { return (size_t)cnn__len(y->in[1]->shape) * sizeof(double); }
 static const cnn_field cnn__cross_entropy_fields[] = {
-    CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing), { NULL, 0, 0 } };
+    CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing),
+    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_softmax_cross_entropy = {
     .name = "softmax_cross_entropy", .shape = cnn__cross_entropy_shape, .forward = cnn__cross_entropy_forward,
-    .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch, .saved = cnn__cross_entropy_saved,
+    .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
+        .saved = cnn__cross_entropy_saved,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_softmax_cross_entropy_args),
     .fields = cnn__cross_entropy_fields };
 
-/* ---- mse ---------------------------------------------------------------------------------------------------
+/* ---- mse -------------------------------------------------------------------------------------------------
  *   J = 1/K sum (x - t)^2 over all K elements,   dx = dJ 2/K (x - t),   dt = -dx
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__mse_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
@@ -3547,31 +3969,37 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
     return all;
 }
 
-/* ---- Rooms, continued: conv_transpose2d, lrn, other normalisations, shapes, functions of one number, losses ---- */
+/* ---- Rooms, continued: conv_transpose2d, lrn, other normalisations, shapes, functions of one number, losses
+   ---- */
 
-/* ---- conv_transpose2d --------------------------------------------------------------------------------------
+/* ---- conv_transpose2d ------------------------------------------------------------------------------------
  *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
- *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the work, each
- *   in another's place.  dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
+ *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the
+     work, each
+ *   in another's place.  dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum
+     dy[n,o,:,:]
  *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
  *   convolution would take to H is meant.
- *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).             (Zeiler et al. 2010; Dumoulin, Visin 2016)
- * ------------------------------------------------------------------------------------------------------------ */
+ *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).             (Zeiler et al. 2010; Dumoulin,
+     Visin 2016)
+ * ------------------------------------------------------------------------------------------------------- */
 typedef struct { cnn__slide h, w; int channels, groups; } cnn__transpose_options;      /* size: that of y */
 static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
 {
     const int limit = 1 << 24;
-    if (a->kernel < 1 || a->stride < 1 || a->pad < 0 || a->dilation < 1 || a->kernel > limit || a->stride > limit
-        || a->pad > limit || a->dilation > limit)
-        return cnn_fail(y, "kernel %d, stride %d, pad %d, dilation %d: the least are 1, 1, 0, 1, the largest %d", a->kernel,
-                        a->stride, a->pad, a->dilation, limit);
+    if (a->kernel < 1 || a->stride < 1 || a->pad < 0 || a->dilation < 1 || a->kernel > limit ||
+        a->stride > limit || a->pad > limit || a->dilation > limit)
+        return cnn_fail(y, "kernel %d, stride %d, pad %d, dilation %d: the least are 1, 1, 0, 1, the "
+                           "largest %d", a->kernel, a->stride, a->pad, a->dilation, limit);
     if (output_pad < 0 || output_pad >= a->stride)
         return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d", output_pad, a->stride);
-    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad + (long long)a->dilation * (a->kernel - 1)
+    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad +
+        (long long)a->dilation * (a->kernel - 1)
                          + output_pad + 1;
     if (size < 1 || size > 1 << 30)
         return cnn_fail(y, "input %s: (%d - 1)*%d - 2*%d + %d*(%d - 1) + %d + 1 = %lld is no extent",
-                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel, output_pad, size);
+                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel,
+                        output_pad, size);
     a->size = (int)size;
     return true;
 }
@@ -3579,9 +4007,11 @@ static cnn__transpose_options cnn__transpose_resolve(const cnn_tensor *y)
 {
     const cnn_conv_transpose2d_args *a = y->args;
     return (cnn__transpose_options){
-        { y->shape.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)), cnn__or(a->pad_h, a->pad),
+        { y->shape.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
+            cnn__or(a->pad_h, a->pad),
           cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
-        { y->shape.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)), cnn__or(a->pad_w, a->pad),
+        { y->shape.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
+            cnn__or(a->pad_w, a->pad),
           cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
         a->channels, cnn__or(a->groups, 1) };
 }
@@ -3590,16 +4020,18 @@ static cnn_shape cnn__transpose_weight(const cnn_tensor *y)
     const cnn__transpose_options t = cnn__transpose_resolve(y);
     return (cnn_shape){ y->in[0]->shape.c, t.channels / t.groups, t.h.kernel, t.w.kernel };
 }
-static bool cnn__transpose_check(cnn_tensor *y)      /* all that can be known before there is a weight; sets y->shape */
+static bool cnn__transpose_check(cnn_tensor *y)      /* all that can be known before there is a weight; sets
+                                                        y->shape */
 {
     const cnn_conv_transpose2d_args *a = y->args;
     cnn__transpose_options           t = cnn__transpose_resolve(y);
     const cnn_shape                  x = y->in[0]->shape;
-    if (t.channels < 1) return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t.channels);
+    if (t.channels < 1)
+        return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t.channels);
     if (t.groups < 1)   return cnn_fail(y, "groups is %d: it must be positive", t.groups);
     if (x.c % t.groups || t.channels % t.groups)
-        return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", t.groups, x.c,
-                        cnn__shape_text(y->in[0]).s, t.channels);
+        return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
+                        t.groups, x.c, cnn__shape_text(y->in[0]).s, t.channels);
     if (!cnn__transpose_extent(y, &t.h, x.h, cnn__or(a->output_pad_h, a->output_pad))
         || !cnn__transpose_extent(y, &t.w, x.w, cnn__or(a->output_pad_w, a->output_pad))) return false;
     const cnn_shape w = cnn__transpose_weight(y);
@@ -3610,14 +4042,16 @@ static bool cnn__transpose_check(cnn_tensor *y)      /* all that can be known be
 }
 static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
 {
-    return cnn__operands(y, 2, 3) && cnn__transpose_check(y) && cnn__check_operand(y, 1, "weight", cnn__transpose_weight(y))
+    return cnn__operands(y, 2, 3) && cnn__transpose_check(y) &&
+        cnn__check_operand(y, 1, "weight", cnn__transpose_weight(y))
         && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(y->shape.c)));
 }
 static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution from y to x */
 {
     const cnn__transpose_options t = cnn__transpose_resolve(y);
     const cnn_shape              x = y->in[0]->shape;
-    return (cnn__conv){ x.n, t.channels, y->shape.h, y->shape.w, x.c, x.h, x.w, t.h.kernel, t.w.kernel, t.h.stride,
+    return (cnn__conv){ x.n, t.channels, y->shape.h, y->shape.w, x.c, x.h, x.w, t.h.kernel, t.w.kernel,
+        t.h.stride,
                         t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation, t.groups };
 }
 static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
@@ -3631,7 +4065,8 @@ static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
     }
     cnn__conv_backward_data(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
 }
-static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)   /* conv_forward sets, gradients are added: a place between */
+static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)   /* conv_forward sets, gradients are added: a
+                                                                place between */
 {
     return cnn__round_up((size_t)cnn__len(y->in[0]->shape) * sizeof(float), CNN__ALIGN);
 }
@@ -3665,21 +4100,27 @@ static const cnn_field cnn__conv_transpose2d_fields[] = {
     CNN_FIELD('i', cnn_conv_transpose2d_args, stride), CNN_FIELD('i', cnn_conv_transpose2d_args, stride_h),
     CNN_FIELD('i', cnn_conv_transpose2d_args, stride_w), CNN_FIELD('i', cnn_conv_transpose2d_args, pad),
     CNN_FIELD('i', cnn_conv_transpose2d_args, pad_h), CNN_FIELD('i', cnn_conv_transpose2d_args, pad_w),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation), CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_h),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_w), CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h), CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation), CNN_FIELD('i', cnn_conv_transpose2d_args,
+                                                                   dilation_h),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_w), CNN_FIELD('i', cnn_conv_transpose2d_args,
+                                                                     output_pad),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h),
+        CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_w),
     CNN_FIELD('i', cnn_conv_transpose2d_args, groups), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_conv_transpose2d = {
-    .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape, .forward = cnn__conv_transpose2d_forward,
+    .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape,
+        .forward = cnn__conv_transpose2d_forward,
     .backward = cnn__conv_transpose2d_backward, .scratch = cnn__conv_transpose2d_scratch,
     .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X, .args_size = sizeof(cnn_conv_transpose2d_args),
     .fields = cnn__conv_transpose2d_fields };
 
-/* ---- lrn: local response normalisation ---------------------------------------------------------------------
- *   s_c = k + alpha/size sum of x_j^2 for j = c - size/2 .. c + (size-1)/2 (within the channels),   y_c = x_c s_c^-beta
+/* ---- lrn: local response normalisation -------------------------------------------------------------------
+ *   s_c = k + alpha/size sum of x_j^2 for j = c - size/2 .. c + (size-1)/2 (within the channels),   y_c = x_c
+     s_c^-beta
  *   dx_c = dy_c s_c^-beta - 2 alpha beta / size x_c sum of dy_j y_j / s_j over all j whose window holds c
- *   At each pixel. (Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; defaults: PyTorch's)
- * ------------------------------------------------------------------------------------------------------------ */
+ *   At each pixel. (Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; defaults:
+     PyTorch's)
+ * ------------------------------------------------------------------------------------------------------- */
 typedef struct { int size; float alpha, beta, k; } cnn__lrn;
 static cnn__lrn cnn__lrn_of(const cnn_tensor *y)
 {
@@ -3689,9 +4130,11 @@ static cnn__lrn cnn__lrn_of(const cnn_tensor *y)
 static bool cnn__lrn_shape(cnn_tensor *y)
 {
     const cnn__lrn t = cnn__lrn_of(y);
-    if (t.size < 1 || t.size > 1 << 24) return cnn_fail(y, "size is %d: say how many channels a window has, at least 1", t.size);
+    if (t.size < 1 || t.size > 1 << 24)
+        return cnn_fail(y, "size is %d: say how many channels a window has, at least 1", t.size);
     if (!(t.alpha > 0 && t.beta > 0 && t.k > 0))
-        return cnn_fail(y, "alpha %g, beta %g, k %g: they must be positive", (double)t.alpha, (double)t.beta, (double)t.k);
+        return cnn_fail(y, "alpha %g, beta %g, k %g: they must be positive", (double)t.alpha, (double)t.beta,
+                        (double)t.k);
     return cnn__as_input(y);
 }
 /* s^-beta; three quarters, everybody's choice, is two square roots. */
@@ -3701,9 +4144,10 @@ static float cnn__lrn_power(float s, float beta)
     const float root = sqrtf(s);
     return 1 / (root * sqrtf(root));
 }
-/* sum[i] += a_i b_i (/ s_i) over the channels [from,to] of one sample that exist, for m pixels; s may be NULL. */
-static void cnn__lrn_sum(float *sum, const float *a, const float *b, const float *s, int from, int to, int c, ptrdiff_t plane,
-                         ptrdiff_t m)
+/* sum[i] += a_i b_i (/ s_i) over the channels [from,to] of one sample that exist, for m pixels; s may be
+   NULL. */
+static void cnn__lrn_sum(float *sum, const float *a, const float *b, const float *s, int from, int to, int c,
+                         ptrdiff_t plane, ptrdiff_t m)
 {
     for (int j = from < 0 ? 0 : from; j <= to && j < c; j++) {
         const ptrdiff_t at = j * plane;
@@ -3722,7 +4166,8 @@ static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * c; row++)
         for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
-            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS, at = row * plane + p;
+            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS,
+                at = row * plane + p;
             const ptrdiff_t first = row / c * c * plane + p;                 /* the same pixel in channel 0 */
             float           s[CNN__LRN_PIXELS] = { 0 };
             cnn__lrn_sum(s, x + first, x + first, NULL, row % c - left, row % c + right, c, plane, m);
@@ -3744,29 +4189,37 @@ static void cnn__lrn_backward(cnn_tensor *y)
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * c; row++)
         for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
-            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS, at = row * plane + p;
+            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS,
+                at = row * plane + p;
             const ptrdiff_t first = row / c * c * plane + p;
             float           sum[CNN__LRN_PIXELS] = { 0 };
-            cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, row % c - right, row % c + left, c, plane, m);
+            cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, row % c - right, row % c + left, c,
+                         plane, m);
             for (ptrdiff_t i = 0; i < m; i++)
-                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t.beta) - factor * x[at + i] * sum[i];
+                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t.beta) -
+                    factor * x[at + i] * sum[i];
         }
 }
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
-    CNN_FIELD('i', cnn_lrn_args, size), CNN_FIELD('f', cnn_lrn_args, alpha), CNN_FIELD('f', cnn_lrn_args, beta),
+    CNN_FIELD('i', cnn_lrn_args, size), CNN_FIELD('f', cnn_lrn_args, alpha),
+        CNN_FIELD('f', cnn_lrn_args, beta),
     CNN_FIELD('f', cnn_lrn_args, k), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_lrn = {
     .name = "lrn", .shape = cnn__lrn_shape, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
-    .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y, .args_size = sizeof(cnn_lrn_args), .fields = cnn__lrn_fields };
+    .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y, .args_size = sizeof(cnn_lrn_args),
+        .fields = cnn__lrn_fields };
 
-/* ---- upsample ----------------------------------------------------------------------------------------------
+/* ---- upsample --------------------------------------------------------------------------------------------
  *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies
- *   bilinear:  y[i,j] = (1-t)(1-u) x[a,b] + (1-t) u x[a,b+1] + t (1-u) x[a+1,b] + t u x[a+1,b+1],   dx: the same shares of dy
- *   with a + t = (i + 1/2)/S - 1/2, at least 0, and rows beyond the last taken as the last: pixels are squares, and the
- *   corners of the images, not the centres of their corner pixels, lie on each other (PyTorch's align_corners = False).
+ *   bilinear:  y[i,j] = (1-t)(1-u) x[a,b] + (1-t) u x[a,b+1] + t (1-u) x[a+1,b] + t u x[a+1,b+1],   dx: the
+     same shares of dy
+ *   with a + t = (i + 1/2)/S - 1/2, at least 0, and rows beyond the last taken as the last: pixels are
+     squares, and the
+ *   corners of the images, not the centres of their corner pixels, lie on each other (PyTorch's align_corners
+     = False).
  *   x (N,C,H,W), y (N,C,H S_h,W S_w).
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 typedef struct { int a, b; float t; } cnn__between;      /* (1-t) x[a] + t x[b] */
 static cnn__between cnn__source(int i, int scale, int size, bool bilinear)
 {
@@ -3783,8 +4236,8 @@ static bool cnn__upsample_shape(cnn_tensor *y)
     const cnn_shape          x = y->in[0]->shape;
     const int                h = cnn__or(a->scale_h, a->scale), w = cnn__or(a->scale_w, a->scale);
     if (h < 1 || w < 1 || x.h > (1 << 24) / h || x.w > (1 << 24) / w)
-        return cnn_fail(y, "scale %d,%d of input %s: it must be positive, and no extent larger than 2^24", h, w,
-                        cnn__shape_text(y->in[0]).s);
+        return cnn_fail(y, "scale %d,%d of input %s: it must be positive, and no extent larger than 2^24", h,
+                        w, cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c, x.h * h, x.w * w };
     return true;
 }
@@ -3799,7 +4252,8 @@ static void cnn__upsample_run(cnn_tensor *y, float *dx)
     for (int plane = 0; plane < out.n * out.c; plane++)
         for (int i = 0; i < out.h; i++) {
             const cnn__between r = cnn__source(i, out.h / in.h, in.h, bilinear);
-            const ptrdiff_t    a = ((ptrdiff_t)plane * in.h + r.a) * in.w, b = ((ptrdiff_t)plane * in.h + r.b) * in.w;
+            const ptrdiff_t    a = ((ptrdiff_t)plane * in.h + r.a) * in.w,
+                b = ((ptrdiff_t)plane * in.h + r.b) * in.w;
             const ptrdiff_t    to = ((ptrdiff_t)plane * out.h + i) * out.w;
             if (!dx) {
                 const float *up = y->in[0]->data + a, *down = y->in[0]->data + b;
@@ -3821,24 +4275,29 @@ static void cnn__upsample_run(cnn_tensor *y, float *dx)
         }
 }
 static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__upsample_run(y, NULL); }
-static void cnn__upsample_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__upsample_run(y, y->in[0]->grad); }
+static void cnn__upsample_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__upsample_run(y, y->in[0]->grad);
+    }
 static size_t cnn__upsample_scratch(const cnn_tensor *y) { return (size_t)y->shape.w * sizeof(cnn__between); }
 static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, scale), CNN_FIELD('i', cnn_upsample_args, scale_h),
     CNN_FIELD('i', cnn_upsample_args, scale_w), CNN_FIELD('i', cnn_upsample_args, bilinear), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_upsample = {
-    .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward, .backward = cnn__upsample_backward,
-    .scratch = cnn__upsample_scratch, .args_size = sizeof(cnn_upsample_args), .fields = cnn__upsample_fields };
+    .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
+        .backward = cnn__upsample_backward,
+    .scratch = cnn__upsample_scratch, .args_size = sizeof(cnn_upsample_args),
+        .fields = cnn__upsample_fields };
 
-/* ---- pad ---------------------------------------------------------------------------------------------------
- *   y = x with `value` around it,   dx = the part of dy where x went.       The order of the sides is PyTorch's F.pad.
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- pad -------------------------------------------------------------------------------------------------
+ *   y = x with `value` around it,   dx = the part of dy where x went.       The order of the sides is
+     PyTorch's F.pad.
+ * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__pad_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape;
-    const struct { const char *name; int value; } side[] = { { "left", a->left }, { "right", a->right }, { "top", a->top },
+    const struct { const char *name; int value; } side[] = { { "left", a->left }, { "right", a->right },
+        { "top", a->top },
         { "bottom", a->bottom }, { "front", a->front }, { "back", a->back } };
     const int limit = 1 << 24;
     for (int i = 0; i < 6; i++)
@@ -3846,7 +4305,8 @@ static bool cnn__pad_shape(cnn_tensor *y)
             return cnn_fail(y, "%s is %d: it must be 0 to %d", side[i].name, side[i].value, limit);
     if (x.c > INT_MAX - 2 * limit || x.h > INT_MAX - 2 * limit || x.w > INT_MAX - 2 * limit)
         return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
-    y->shape = (cnn_shape){ x.n, x.c + a->front + a->back, x.h + a->top + a->bottom, x.w + a->left + a->right };
+    y->shape = (cnn_shape){ x.n, x.c + a->front + a->back, x.h + a->top + a->bottom,
+        x.w + a->left + a->right };
     return true;
 }
 /* Where row number i of x (of N*C*H rows) begins in y. */
@@ -3874,17 +4334,19 @@ static void cnn__pad_backward(cnn_tensor *y)
         add(y->in[0]->grad + i * x.w, y->grad + cnn__pad_row(y, i), NULL, NULL, x.w);
 }
 static const cnn_field cnn__pad_fields[] = {
-    CNN_FIELD('i', cnn_pad_args, left), CNN_FIELD('i', cnn_pad_args, right), CNN_FIELD('i', cnn_pad_args, top),
-    CNN_FIELD('i', cnn_pad_args, bottom), CNN_FIELD('i', cnn_pad_args, front), CNN_FIELD('i', cnn_pad_args, back),
+    CNN_FIELD('i', cnn_pad_args, left), CNN_FIELD('i', cnn_pad_args, right),
+        CNN_FIELD('i', cnn_pad_args, top),
+    CNN_FIELD('i', cnn_pad_args, bottom), CNN_FIELD('i', cnn_pad_args, front),
+        CNN_FIELD('i', cnn_pad_args, back),
     CNN_FIELD('f', cnn_pad_args, value), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_pad = {
     .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
     .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
 
-/* ---- slice -------------------------------------------------------------------------------------------------
+/* ---- slice -----------------------------------------------------------------------------------------------
  *   y = the places from, from + step, ... below to, along one axis,   dx = dy at these places.
  *   As in Python a negative place counts from the end; to = 0 is the end.
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 typedef struct { int axis, extent[4], from, to, step, count; } cnn__slice;
 static cnn__slice cnn__slice_of(const cnn_tensor *y)
 {
@@ -3905,11 +4367,12 @@ static bool cnn__slice_shape(cnn_tensor *y)
     const cnn_tensor       *x = y->in[0];
     const cnn_slice_args   *a = y->args;
     if (t.axis == 4 || (t.axis == 0 && x->batched))
-        return cnn_fail(y, "axis is %u: it must be one of CNN_C, CNN_H, CNN_W, or CNN_N without a batch", a->axis);
+        return cnn_fail(y, "axis is %u: it must be one of CNN_C, CNN_H, CNN_W, or CNN_N without a batch",
+                        a->axis);
     if (t.step < 1) return cnn_fail(y, "step is %d: it must be positive", t.step);
     if (t.from < 0 || t.to > t.extent[t.axis] || t.to <= t.from)
-        return cnn_fail(y, "from %d to %d of input %s holds nothing, or leaves the extent %d of its axis", a->from, a->to,
-                        cnn__shape_text(x).s, t.extent[t.axis]);
+        return cnn_fail(y, "from %d to %d of input %s holds nothing, or leaves the extent %d of its axis",
+                        a->from, a->to, cnn__shape_text(x).s, t.extent[t.axis]);
     t.extent[t.axis] = t.count;
     y->shape = (cnn_shape){ t.extent[0], t.extent[1], t.extent[2], t.extent[3] };
     return true;
@@ -3933,15 +4396,18 @@ static void cnn__slice_run(cnn_tensor *y, float *dx)
 static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__slice_run(y, NULL); }
 static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
 static const cnn_field cnn__slice_fields[] = {
-    CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from), CNN_FIELD('i', cnn_slice_args, to),
+    CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
+        CNN_FIELD('i', cnn_slice_args, to),
     CNN_FIELD('i', cnn_slice_args, step), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_slice = {
-    .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward, .backward = cnn__slice_backward,
+    .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
+        .backward = cnn__slice_backward,
     .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
 
-/* ---- global_max_pool ---------------------------------------------------------------------------------------
- *   y = the largest element of each channel,   dx += dy at its place: max_pool with one window, the whole plane.
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- global_max_pool -------------------------------------------------------------------------------------
+ *   y = the largest element of each channel,   dx += dy at its place: max_pool with one window, the whole
+     plane.
+ * ------------------------------------------------------------------------------------------------------- */
 static cnn__pool cnn__whole_plane(const cnn_tensor *y)
 {
     const cnn_shape x = y->in[0]->shape;
@@ -3967,29 +4433,30 @@ CNN__ROOM cnn_op_global_max_pool = {
     .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__global_max_pool_forward,
     .backward = cnn__global_max_pool_backward, .saved = cnn__max_pool_saved };
 
-/* ---- More functions of one number --------------------------------------------------------------------------
- *   Each is its formula, its derivative in y or, where that will not do, in x (flag CNN_READS_X), and its constants k.
+/* ---- More functions of one number ------------------------------------------------------------------------
+ *   Each is its formula, its derivative in y or, where that will not do, in x (flag CNN_READS_X), and its
+     constants k.
  *   In the formulas v is x and becomes y; in the derivatives v is dx, a is dy, b is y or x.
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static void cnn__no_constants(const cnn_tensor *y, float k[2]) { (void)y, k[0] = k[1] = 0; }
 
-#define CNN__POINTWISE(op_name, shape_rule, constants, ...)                                                          \
-    static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode)                                               \
-    {                                                                                                                \
-        float k[2];                                                                                                  \
-        constants(y, k);                                                                                             \
-        (void)mode, cnn__pointwise_forward(y, cnn__each_##op_name(&y->graph->cpu), k);                               \
-    }                                                                                                                \
-    static void cnn__##op_name##_backward(cnn_tensor *y)                                                             \
-    {                                                                                                                \
-        const cnn__cpu *cpu = &y->graph->cpu;                                                                        \
-        float           k[2], *dx = y->in[0]->grad;                                                                  \
-        const float    *b = y->op->flags & CNN_READS_X ? y->in[0]->data : y->data;                                   \
-        constants(y, k);                                                                                             \
-        if (dx) cnn__map(cpu, cnn__each_##op_name##_back(cpu), dx, dx, y->grad, b, k, cnn__len(y->shape));           \
-    }                                                                                                                \
-    CNN__ROOM cnn_op_##op_name = {                                                                                   \
-        .name = #op_name, .shape = shape_rule, .forward = cnn__##op_name##_forward,                                  \
+#define CNN__POINTWISE(op_name, shape_rule, constants, ...)                                                  \
+    static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode)                                       \
+    {                                                                                                        \
+        float k[2];                                                                                          \
+        constants(y, k);                                                                                     \
+        (void)mode, cnn__pointwise_forward(y, cnn__each_##op_name(&y->graph->cpu), k);                       \
+    }                                                                                                        \
+    static void cnn__##op_name##_backward(cnn_tensor *y)                                                     \
+    {                                                                                                        \
+        const cnn__cpu *cpu = &y->graph->cpu;                                                                \
+        float           k[2], *dx = y->in[0]->grad;                                                          \
+        const float    *b = y->op->flags & CNN_READS_X ? y->in[0]->data : y->data;                           \
+        constants(y, k);                                                                                     \
+        if (dx) cnn__map(cpu, cnn__each_##op_name##_back(cpu), dx, dx, y->grad, b, k, cnn__len(y->shape));   \
+    }                                                                                                        \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = shape_rule, .forward = cnn__##op_name##_forward,                          \
         .backward = cnn__##op_name##_backward, __VA_ARGS__ };
 
 /* e^x - 1 for x <= 0, without cancellation near 0. */
@@ -4000,7 +4467,8 @@ static CNN__INLINE float cnn__exp_less_one(float x)
 }
 
 /* ---- clamp (relu6 is clamp from 0 to 6) ----
- *   y = min(max(x, low), high),   dx = dy [low < y < high]        at the two kinks we take 0, as for relu; NaN stays NaN.
+ *   y = min(max(x, low), high),   dx = dy [low < y < high]        at the two kinks we take 0, as for relu;
+     NaN stays NaN.
  *   relu6: Howard et al. 2017. */
 CNN__EACH(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
 CNN__EACH(cnn__each_clamp_back, float dy = a[i], z = b[i] > k[0] ? dy : 0.0f; v[i] += b[i] < k[1] ? z : 0.0f)
@@ -4012,18 +4480,22 @@ static void cnn__clamp_constants(const cnn_tensor *y, float k[2])
 static bool cnn__clamp_shape(cnn_tensor *y)
 {
     const cnn_clamp_args *a = y->args;
-    if (!(a->low < a->high)) return cnn_fail(y, "low %g is not below high %g", (double)a->low, (double)a->high);
+    if (!(a->low < a->high))
+        return cnn_fail(y, "low %g is not below high %g", (double)a->low, (double)a->high);
     return cnn__as_input(y);
 }
 static const cnn_field cnn__clamp_fields[] = {
     CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { NULL, 0, 0 } };
-CNN__POINTWISE(clamp, cnn__clamp_shape, cnn__clamp_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER,
-               .args_size = sizeof(cnn_clamp_args), .fields = cnn__clamp_fields)
+CNN__POINTWISE(clamp, cnn__clamp_shape, cnn__clamp_constants,
+               .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER, .args_size = sizeof(cnn_clamp_args),
+               .fields = cnn__clamp_fields)
 
 /* ---- elu ----
- *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)             (Clevert et al. 2015)
+ *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)             (Clevert et
+     al. 2015)
  *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha. */
-CNN__EACH(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x); v[i] = x > 0 ? x : z)
+CNN__EACH(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x); v[i] = x > 0 ? x
+          : z)
 CNN__EACH(cnn__each_elu_back, float dy = a[i], z = dy * (b[i] + k[0]); v[i] += b[i] > 0 ? dy : z)
 static void cnn__elu_constants(const cnn_tensor *y, float k[2])
 {
@@ -4041,36 +4513,46 @@ CNN__POINTWISE(elu, cnn__elu_shape, cnn__elu_constants, .flags = CNN_READS_Y | C
                .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
 
 /* ---- gelu ----
- *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution function, and
- *   p(x) = e^(-x^2/2) / sqrt(2 pi), its density: the exact form, without the usual tanh.      (Hendrycks, Gimpel 2016) */
+ *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
+     function, and
+ *   p(x) = e^(-x^2/2) / sqrt(2 pi), its density: the exact form, without the usual tanh.      (Hendrycks,
+     Gimpel 2016) */
 CNN__EACH(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.707106781f))
 CNN__EACH(cnn__each_gelu_back, float x = b[i];
-                               v[i] += a[i] * (0.5f * erfcf(x * -0.707106781f) + x * 0.398942280f * cnn__exp(-0.5f * x * x)))
+                               v[i] += a[i] * (0.5f * erfcf(x * -0.707106781f) +
+                                               x * 0.398942280f * cnn__exp(-0.5f * x * x)))
 CNN__POINTWISE(gelu, cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
 
 /* ---- silu (swish) ----
- *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)          (Elfwing et al. 2017; Ramachandran et al. 2017) */
+ *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)          (Elfwing et al. 2017; Ramachandran et
+     al. 2017) */
 CNN__EACH(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
 CNN__EACH(cnn__each_silu_back, float x = b[i], s = cnn__sigmoid(x); v[i] += a[i] * s * (1 + x * (1 - s)))
 CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
 
 /* ---- softplus ----
- *   y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which cannot overflow;   dx = dy / (1 + e^-x) = dy (1 - e^-y)
+ *   y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which cannot overflow;   dx = dy / (1 + e^-x) = dy (1 -
+     e^-y)
  *   (Dugas et al. 2001) */
 CNN__EACH(cnn__each_softplus,      float x = v[i]; v[i] = (x < 0 ? 0.0f : x) + log1pf(cnn__exp(-fabsf(x))))
 CNN__EACH(cnn__each_softplus_back, v[i] -= a[i] * cnn__exp_less_one(-b[i]))
 CNN__POINTWISE(softplus, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE)
 
 /* ---- hard_swish ----
- *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6   (Howard et al. 2019) */
-CNN__EACH(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x; v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
+ *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6   (Howard et
+     al. 2019) */
+CNN__EACH(cnn__each_hard_swish,      float x = v[i],
+          z = x < -3 ? -3.0f : x; v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
 CNN__EACH(cnn__each_hard_swish_back, float dy = a[i], x = b[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
                                      v[i] += x <= -3 ? 0.0f : u)
-CNN__POINTWISE(hard_swish, cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
+CNN__POINTWISE(hard_swish, cnn__as_input, cnn__no_constants,
+               .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
 
 /* ---- exp, log, sqrt, abs ----
- *   y = e^x, dx = dy y      y = ln x, dx = dy / x      y = sqrt x, dx = dy / (2y)      y = |x|, dx = dy sign x, 0 at 0
- *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is infinite. */
+ *   y = e^x, dx = dy y      y = ln x, dx = dy / x      y = sqrt x, dx = dy / (2y)      y = |x|, dx = dy sign
+     x, 0 at 0
+ *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is
+     infinite. */
 CNN__EACH(cnn__each_exp,       v[i] = cnn__exp(v[i]))
 CNN__EACH(cnn__each_exp_back,  v[i] += a[i] * b[i])
 CNN__EACH(cnn__each_log,       v[i] = logf(v[i]))
@@ -4084,18 +4566,20 @@ CNN__POINTWISE(log,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CN
 CNN__POINTWISE(sqrt, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE)
 CNN__POINTWISE(abs,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE)
 
-/* ---- prelu -------------------------------------------------------------------------------------------------
+/* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
- *   One w for all, (1,1,1,1), or one a channel, (1,C,1,1). It may become negative, so x is kept; at x = 0 we take w.
+ *   One w for all, (1,1,1,1), or one a channel, (1,C,1,1). It may become negative, so x is kept; at x = 0 we
+     take w.
  *   (He et al. 2015)
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__prelu_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
     const cnn_tensor *x = y->in[0], *w = y->in[1];
-    if (w->batched || !(cnn__equal(w->shape, cnn__vector(1)) || cnn__equal(w->shape, cnn__vector(x->shape.c))))
-        return cnn_fail(y, "weight %s does not fit input %s: it must be (1,1,1,1) or (1,%d,1,1)", cnn__shape_text(w).s,
-                        cnn__shape_text(x).s, x->shape.c);
+    if (w->batched || !(cnn__equal(w->shape, cnn__vector(1)) ||
+                        cnn__equal(w->shape, cnn__vector(x->shape.c))))
+        return cnn_fail(y, "weight %s does not fit input %s: it must be (1,1,1,1) or (1,%d,1,1)",
+                        cnn__shape_text(w).s, cnn__shape_text(x).s, x->shape.c);
     y->shape = x->shape;
     return true;
 }
@@ -4107,7 +4591,8 @@ static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode)
     (void)mode;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * c; row++)
-        for (ptrdiff_t i = row * plane; i < (row + 1) * plane; i++) y->data[i] = x[i] > 0 ? x[i] : w[row % c * step] * x[i];
+        for (ptrdiff_t i = row * plane; i < (row + 1) * plane; i++)
+            y->data[i] = x[i] > 0 ? x[i] : w[row % c * step] * x[i];
 }
 static void cnn__prelu_backward(cnn_tensor *y)
 {
@@ -4130,12 +4615,13 @@ static void cnn__prelu_backward(cnn_tensor *y)
 }
 static size_t cnn__prelu_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(double); }
 CNN__ROOM cnn_op_prelu = {
-    .name = "prelu", .shape = cnn__prelu_shape, .forward = cnn__prelu_forward, .backward = cnn__prelu_backward,
+    .name = "prelu", .shape = cnn__prelu_shape, .forward = cnn__prelu_forward,
+        .backward = cnn__prelu_backward,
     .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER };
 
-/* ---- log_softmax -------------------------------------------------------------------------------------------
+/* ---- log_softmax -----------------------------------------------------------------------------------------
  *   y_k = x_k - max - log sum_j e^(x_j - max)   over C,   dx_k = dy_k - e^y_k sum_j dy_j
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode)
 {
     const ptrdiff_t plane = cnn__plane(y->shape);
@@ -4168,21 +4654,26 @@ CNN__ROOM cnn_op_log_softmax = {
     .name = "log_softmax", .shape = cnn__as_input, .forward = cnn__log_softmax_forward,
     .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y };
 
-/* ---- layer_norm, group_norm, instance_norm -----------------------------------------------------------------
- *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all of them
- *   (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or one channel
+/* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
+ *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
+     of them
+ *   (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or one
+     channel
  *   (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
  *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
  *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
- * ------------------------------------------------------------------------------------------------------------ */
+ * ------------------------------------------------------------------------------------------------------- */
 typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; } cnn__sample_norm;
-static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)      /* share: how many neighbours have one weight */
+static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)      /* share: how many neighbours have one
+                                                                         weight */
 {
     const cnn_shape x = y->in[0]->shape;
     const bool      layer = y->op == &cnn_op_layer_norm, group = y->op == &cnn_op_group_norm;
-    const float     eps = group ? ((const cnn_group_norm_args *)y->args)->eps : ((const cnn_norm_args *)y->args)->eps;
+    const float     eps = group ? ((const cnn_group_norm_args *)y->args)->eps
+        : ((const cnn_norm_args *)y->args)->eps;
     const int       groups = layer ? 1 : group ? ((const cnn_group_norm_args *)y->args)->groups : x.c;
-    return (cnn__sample_norm){ groups, groups < 1 ? 0 : cnn__sample(x) / groups, layer ? 1 : cnn__plane(x), cnn__orf(eps, 1e-5f),
+    return (cnn__sample_norm){ groups, groups < 1 ? 0 : cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
+        cnn__orf(eps, 1e-5f),
                            y->n_in == 3 ? y->in[1] : NULL, y->n_in == 3 ? y->in[2] : NULL };
 }
 static bool cnn__sample_norm_check(cnn_tensor *y)
@@ -4190,8 +4681,8 @@ static bool cnn__sample_norm_check(cnn_tensor *y)
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     if (!(t.eps > 0)) return cnn_fail(y, "eps is %g: it must be positive", (double)t.eps);
     if (t.groups < 1 || y->in[0]->shape.c % t.groups)
-        return cnn_fail(y, "groups is %d: it must be positive and divide the %d channels of input %s", t.groups,
-                        y->in[0]->shape.c, cnn__shape_text(y->in[0]).s);
+        return cnn_fail(y, "groups is %d: it must be positive and divide the %d channels of input %s",
+                        t.groups, y->in[0]->shape.c, cnn__shape_text(y->in[0]).s);
     return true;
 }
 static cnn_shape cnn__sample_norm_weight(const cnn_tensor *y)
@@ -4201,7 +4692,8 @@ static cnn_shape cnn__sample_norm_weight(const cnn_tensor *y)
 }
 static bool cnn__sample_norm_shape(cnn_tensor *y)
 {
-    if (y->n_in != 1 && y->n_in != 3) return cnn_fail(y, "%d operands: it takes x, or x, weight and bias", y->n_in);
+    if (y->n_in != 1 && y->n_in != 3)
+        return cnn_fail(y, "%d operands: it takes x, or x, weight and bias", y->n_in);
     if (!cnn__sample_norm_check(y)) return false;
     if (y->n_in == 3 && !(cnn__check_operand(y, 1, "weight", cnn__sample_norm_weight(y))
                           && cnn__check_operand(y, 2, "bias", cnn__sample_norm_weight(y)))) return false;
@@ -4217,14 +4709,23 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     for (int row = 0; row < y->shape.n * t.groups; row++) {
         const float *x = y->in[0]->data + row * t.k;
         const float  mean = (float)(cnn__sum(x, NULL, 0, t.k) / (double)t.k);
-        const float  variance = (float)(cnn__sum_squares(x, NULL, mean, t.k) / (double)t.k), rstd = 1 / sqrtf(variance + t.eps);
+        const float  variance = (float)(cnn__sum_squares(x, NULL, mean, t.k) / (double)t.k),
+            rstd = 1 / sqrtf(variance + t.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd;
         ptrdiff_t weight = row % t.groups * t.k / t.share;
         for (ptrdiff_t i = 0; i < t.k; weight++) {
             const float factor = w ? rstd * w[weight] : rstd, offset = b ? b[weight] : 0.0f;
-            for (ptrdiff_t end = i + t.share; i < end; i++) y->data[row * t.k + i] = (x[i] - mean) * factor + offset;
+            for (ptrdiff_t end = i + t.share; i < end; i++)
+                y->data[row * t.k + i] = (x[i] - mean) * factor + offset;
         }
     }
+}
+/* sum[0] += dy, sum[1] += dy (x - mean), over n elements: often one, in layer_norm. */
+static void cnn__add_moments(double sum[2], const float *x, const float *dy, float mean, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; n < 32 && i < n; i++)
+        sum[0] += (double)dy[i], sum[1] += (double)(dy[i] * (x[i] - mean));
+    if (n >= 32) sum[0] += cnn__sum(dy, NULL, 0, n), sum[1] += cnn__sum_moments(x, dy, mean, n);
 }
 static void cnn__sample_norm_backward(cnn_tensor *y)
 {
@@ -4240,10 +4741,12 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         double          sum = 0, moment = 0;
         for (ptrdiff_t i = 0; i < t.k; i += t.share) {
             const double factor = w ? (double)w[weight + i / t.share] : 1.0;
-            sum += factor * cnn__sum(dy + at + i, NULL, 0, t.share);
-            moment += factor * cnn__sum_moments(x + at + i, dy + at + i, mean, t.share);
+            double       part[2] = { 0, 0 };
+            cnn__add_moments(part, x + at + i, dy + at + i, mean, t.share);
+            sum += factor * part[0], moment += factor * part[1];
         }
-        const float d = (float)(sum / (double)t.k), m = (float)(moment * (double)rstd * (double)rstd / (double)t.k);
+        const float d = (float)(sum / (double)t.k),
+            m = (float)(moment * (double)rstd * (double)rstd / (double)t.k);
         for (ptrdiff_t i = 0; i < t.k; ) {
             const float factor = w ? w[weight + i / t.share] : 1.0f;
             for (ptrdiff_t end = i + t.share; i < end; i++)
@@ -4255,8 +4758,9 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         double sum = 0, moment = 0;
         for (int s = 0; s < y->shape.n; s++) {
             const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
-            sum += cnn__sum(dy + at, NULL, 0, t.share);
-            moment += (double)saved[2 * row + 1] * cnn__sum_moments(x + at, dy + at, saved[2 * row], t.share);
+            double          part[2] = { 0, 0 };
+            cnn__add_moments(part, x + at, dy + at, saved[2 * row], t.share);
+            sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
         }
         if (dw) dw[i] += (float)moment;
         if (db) db[i] += (float)sum;
@@ -4270,23 +4774,67 @@ static const cnn_field cnn__norm_fields[] = { CNN_FIELD('f', cnn_norm_args, eps)
 static const cnn_field cnn__group_norm_fields[] = {
     CNN_FIELD('i', cnn_group_norm_args, groups), CNN_FIELD('f', cnn_group_norm_args, eps), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_layer_norm = {
-    .name = "layer_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward, .backward = cnn__sample_norm_backward,
-    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args), .fields = cnn__norm_fields };
+    .name = "layer_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
+        .backward = cnn__sample_norm_backward,
+    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
+        .fields = cnn__norm_fields };
 CNN__ROOM cnn_op_group_norm = {
-    .name = "group_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward, .backward = cnn__sample_norm_backward,
+    .name = "group_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
+        .backward = cnn__sample_norm_backward,
     .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_group_norm_args),
     .fields = cnn__group_norm_fields };
 CNN__ROOM cnn_op_instance_norm = {
-    .name = "instance_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward, .backward = cnn__sample_norm_backward,
-    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args), .fields = cnn__norm_fields };
+    .name = "instance_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
+        .backward = cnn__sample_norm_backward,
+    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
+        .fields = cnn__norm_fields };
 
-/* ---- l1, huber, bce_with_logits ----------------------------------------------------------------------------
+/* ---- nll: negative log-likelihood -------------------------------------------------------------------------
+ *   J = - 1/M sum of v_label x_label,   dx_label = - dJ v_label / M         x: log-probabilities, as from
+     log_softmax;
+ *   v, M, ignored labels: as for softmax_cross_entropy
+ * ------------------------------------------------------------------------------------------------------- */
+/* Where the element of x that label i names is. */
+static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
+{
+    const cnn_shape x = y->in[0]->shape;
+    const ptrdiff_t plane = cnn__plane(x);
+    return (i / plane * x.c + (ptrdiff_t)y->in[1]->data[i]) * plane + i % plane;
+}
+static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__target t = cnn__target_of(y);
+    double            sum = 0;
+    (void)mode;
+    if (!cnn__check_labels(y)) return;
+    for (int i = 0; i < cnn__len(y->in[1]->shape); i++)
+        if (!cnn__ignored(&t, i))
+            sum -= (double)cnn__label_weight(&t, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
+    y->data[0] = (float)(sum * cnn__label_share(y));
+}
+static void cnn__nll_backward(cnn_tensor *y)
+{
+    const cnn__target t = cnn__target_of(y);
+    const float       g = (float)((double)y->grad[0] * cnn__label_share(y));
+    float            *dx = y->in[0]->grad;
+    for (int i = 0; dx && i < cnn__len(y->in[1]->shape); i++)
+        if (!cnn__ignored(&t, i)) dx[cnn__at_label(y, i)] -= g * cnn__label_weight(&t, i);
+}
+static const cnn_field cnn__nll_fields[] = { CNN_FIELD('i', cnn_nll_args, ignore_index), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_nll = {
+    .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
+    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields };
+
+/* ---- l1, huber, bce_with_logits --------------------------------------------------------------------------
  *   J = 1/K sum of f over all K elements,   d = x - t
  *   l1:               f = |d|,   df/dx = sign d, 0 at 0,   df/dt = -df/dx
- *   huber:            f = d^2/2 for |d| <= delta, else delta (|d| - delta/2);   df/dx = d, cut to -delta..delta (Huber 1964)
- *   bce_with_logits:  f = -t log s - (1-t) log(1-s) = max(x,0) - x t + log(1 + e^-|x|),   df/dx = s - t,   df/dt = -x
- *                     with s = 1 / (1 + e^-x) and t in 0..1: binary cross-entropy, one independent yes or no per element
- * ------------------------------------------------------------------------------------------------------------ */
+ *   huber:            f = d^2/2 for |d| <= delta, else delta (|d| - delta/2);   df/dx = d, cut to
+     -delta..delta (Huber 1964)
+ *   bce_with_logits:  f = -t log s - (1-t) log(1-s) = max(x,0) - x t + log(1 + e^-|x|),   df/dx = s - t,
+     df/dt = -x
+ *                     with s = 1 / (1 + e^-x) and t in 0..1: binary cross-entropy, one independent yes or no
+                       per element
+ * ------------------------------------------------------------------------------------------------------- */
 static float cnn__huber_delta(const cnn_tensor *y)       /* infinitely small for l1, but for the factor */
 {
     return y->op == &cnn_op_huber ? cnn__orf(((const cnn_huber_args *)y->args)->delta, 1) : 0.0f;
@@ -4327,14 +4875,17 @@ static void cnn__pair_loss_backward(cnn_tensor *y)
 }
 static const cnn_field cnn__huber_fields[] = { CNN_FIELD('f', cnn_huber_args, delta), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_l1 = {
-    .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward, .backward = cnn__pair_loss_backward,
+    .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
+        .backward = cnn__pair_loss_backward,
     .flags = CNN_READS_X | CNN_LOSS };
 CNN__ROOM cnn_op_huber = {
-    .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward, .backward = cnn__pair_loss_backward,
+    .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward,
+        .backward = cnn__pair_loss_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
 CNN__ROOM cnn_op_bce_with_logits = {
     .name = "bce_with_logits", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
     .backward = cnn__pair_loss_backward, .flags = CNN_READS_X | CNN_LOSS };
+
 /* ===========================================================================================================
    >>graph ---- 10. The graph: record, order, plan, run forward, run backward
    ======================================================================================================== */
@@ -4422,6 +4973,7 @@ static cnn__node *cnn__new_node(cnn_graph *g, cnn_kind kind, const char *at, con
     if (!v) return NULL;
     v->t.graph = g, v->t.kind = kind, v->t.at = at, v->t.index = -1;
     v->data_on = v->grad_on = v->saved_on = CNN__HOST;
+    v->lr_scale = 1;
     g->node[g->n_nodes++] = v;
     g->planned = false;
     if (name) {
@@ -5357,13 +5909,14 @@ CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 }
 CNN_API bool cnn_on_device(const cnn_tensor *t) { return !cnn__is_nil(t) && cnn__of(t)->kernel != NULL; }
 
-/* ============================================================================================================
+/* ========================================================================================================
    >>layers ---- 12. Layers: an operation and its parameters
-   ============================================================================================================ */
+   ======================================================================================================== */
 
-/* A stand-in for a node that is not recorded yet: enough for the checks of its room, so that a mistake in the options
-   is reported before parameters are made from them. */
-static cnn_tensor cnn__draft(const cnn_op *op, cnn_tensor *x, const void *args, const char *at, const char *name)
+/* A stand-in for a node that is not recorded yet: enough for the checks of its room, so that a mistake in the
+   options is reported before parameters are made from them. */
+static cnn_tensor cnn__draft(const cnn_op *op, cnn_tensor *x, const void *args, const char *at,
+                             const char *name)
 {
     cnn_tensor y;
     memset(&y, 0, sizeof y);
@@ -5372,8 +5925,8 @@ static cnn_tensor cnn__draft(const cnn_op *op, cnn_tensor *x, const void *args, 
 }
 
 /* A parameter or buffer of the layer that is about to be recorded. */
-static cnn_tensor *cnn__owned(cnn_graph *g, cnn_kind kind, const char *at, const char *suffix, cnn_shape shape, cnn_init init,
-                              float gain)
+static cnn_tensor *cnn__owned(cnn_graph *g, cnn_kind kind, const char *at, const char *suffix,
+                              cnn_shape shape, cnn_init init, float gain)
 {
     cnn_tensor *t = cnn__leaf(g, kind, at, NULL, shape);
     if (cnn__is_nil(t)) return t;
@@ -5382,20 +5935,21 @@ static cnn_tensor *cnn__owned(cnn_graph *g, cnn_kind kind, const char *at, const
     return t;
 }
 
-/* The weight of a linear layer. LeCun's choice keeps the variance of what flows through; PyTorch's default has the
-   same form, with a = sqrt(1 / fan_in). */
-static cnn_tensor *cnn__weight(cnn_graph *g, const char *at, cnn_shape shape, cnn_init init, float gain, double fan_in,
-                               double fan_out)
+/* The weight of a linear layer; cnn_compile resolves CNN_INIT_DEFAULT, when it can see what follows the
+   layer. */
+static cnn_tensor *cnn__weight(cnn_graph *g, const char *at, cnn_shape shape, cnn_init init, float gain,
+                               double fan_in, double fan_out)
 {
-    cnn_tensor *w = cnn__owned(g, CNN_PARAM, at, "weight", shape, init == CNN_INIT_DEFAULT ? CNN_INIT_LECUN : init, gain);
+    cnn_tensor *w = cnn__owned(g, CNN_PARAM, at, "weight", shape, init, gain);
     if (cnn__is_nil(w)) return w;
-    cnn__of(w)->fan_in = fan_in < INT_MAX ? (int)fan_in : INT_MAX, cnn__of(w)->fan_out = fan_out < INT_MAX ? (int)fan_out : INT_MAX;
+    cnn__of(w)->fan_in = fan_in < INT_MAX ? (int)fan_in : INT_MAX, cnn__of(w)->fan_out = fan_out < INT_MAX
+        ? (int)fan_out : INT_MAX;
     return w;
 }
 
 /* Record the layer; it owns what was made for it: their names will be its name and their suffix. */
-static cnn_tensor *cnn__layer(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args, const char *at,
-                              const char *name)
+static cnn_tensor *cnn__layer(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
+                              const char *at, const char *name)
 {
     cnn_tensor *y = cnn__apply_named(op, in, n_in, args, at, name);
     for (int i = 0; i < n_in && !cnn__is_nil(y); i++)
@@ -5411,7 +5965,8 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args a)
     cnn_shape w = cnn__conv_weight(&draft);
     double    taps = (double)w.h * w.w;
     if (!in[1])
-        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c * taps, w.n * taps / cnn__or(a.groups, 1));
+        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c * taps,
+                            w.n * taps / cnn__or(a.groups, 1));
     if (!in[2] && !a.no_bias)
         in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(w.n), CNN_INIT_CONSTANT, 0);
     return cnn__layer(&cnn_op_conv2d, in, in[2] ? 3 : 2, &a, a.at, a.name);
@@ -5449,7 +6004,7 @@ CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
 
 /* ---- Operations without parameters: one line each ---- */
 
-#define CNN__UNARY(call, op_name, args_type)                                                                         \
+#define CNN__UNARY(call, op_name, args_type)                                                                 \
     CNN_API cnn_tensor *call(args_type a) { return cnn__layer(&cnn_op_##op_name, &a.x, 1, &a, a.at, a.name); }
 CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
 CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
@@ -5460,7 +6015,7 @@ CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
 CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
 CNN__UNARY(cnn_mean_,       mean,       cnn_reduce_args)
 
-#define CNN__PLAIN_1(call, op_name)                                                                                  \
+#define CNN__PLAIN_1(call, op_name)                                                                          \
     CNN_API cnn_tensor *call(const char *at, cnn_tensor *x) { return cnn__layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL); }
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 CNN__PLAIN_1(cnn_relu_,            relu)
@@ -5468,11 +6023,11 @@ CNN__PLAIN_1(cnn_sigmoid_,         sigmoid)
 CNN__PLAIN_1(cnn_tanh_,            tanh)
 CNN__PLAIN_1(cnn_softmax_,         softmax)
 
-#define CNN__PLAIN_2(call, op_name)                                                                                  \
-    CNN_API cnn_tensor *call(const char *at, cnn_tensor *a, cnn_tensor *b)                                           \
-    {                                                                                                                \
-        cnn_tensor *in[2] = { a, b };                                                                                \
-        return cnn__layer(&cnn_op_##op_name, in, 2, NULL, at, NULL);                                                 \
+#define CNN__PLAIN_2(call, op_name)                                                                          \
+    CNN_API cnn_tensor *call(const char *at, cnn_tensor *a, cnn_tensor *b)                                   \
+    {                                                                                                        \
+        cnn_tensor *in[2] = { a, b };                                                                        \
+        return cnn__layer(&cnn_op_##op_name, in, 2, NULL, at, NULL);                                         \
     }
 CNN__PLAIN_2(cnn_add_,    add)
 CNN__PLAIN_2(cnn_sub_,    sub)
@@ -5482,8 +6037,8 @@ CNN__PLAIN_2(cnn_mse_,    mse)
 
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
 {
-    cnn_tensor *in[2] = { a.logits, a.labels };
-    return cnn__layer(&cnn_op_softmax_cross_entropy, in, 2, &a, a.at, a.name);
+    cnn_tensor *in[3] = { a.logits, a.labels, a.class_weights };
+    return cnn__layer(&cnn_op_softmax_cross_entropy, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
 
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
@@ -5514,23 +6069,27 @@ CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args a)
     if (!in[1]) {       /* an output pixel is reached by every stride-th tap */
         cnn__transpose_options t = cnn__transpose_resolve(&draft);
         double                 reach = taps / ((double)t.h.stride * t.w.stride);
-        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, (double)w.n / groups * (reach < 1 ? 1 : reach), w.c * taps);
+        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain,
+                            (double)w.n / groups * (reach < 1 ? 1 : reach), w.c * taps);
     }
     if (!in[2] && !a.no_bias)
-        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(a.channels), CNN_INIT_CONSTANT, 0);
+        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(a.channels), CNN_INIT_CONSTANT,
+                           0);
     return cnn__layer(op, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
 
 /* The three norms over parts of one sample. */
-static cnn_tensor *cnn__sample_norm_layer(const cnn_op *op, cnn_tensor *x, const void *args, bool affine, const char *at,
-                                      const char *name)
+static cnn_tensor *cnn__sample_norm_layer(const cnn_op *op, cnn_tensor *x, const void *args, bool affine,
+                                          const char *at, const char *name)
 {
     if (cnn__is_nil(x)) return cnn__nil_tensor();
     cnn_tensor draft = cnn__draft(op, x, args, at, name), *in[3] = { x, NULL, NULL };
     if (!cnn__sample_norm_check(&draft)) return cnn__nil_tensor();
     if (affine) {
-        in[1] = cnn__owned(x->graph, CNN_PARAM, at, "weight", cnn__sample_norm_weight(&draft), CNN_INIT_CONSTANT, 1);
-        in[2] = cnn__owned(x->graph, CNN_PARAM, at, "bias", cnn__sample_norm_weight(&draft), CNN_INIT_CONSTANT, 0);
+        in[1] = cnn__owned(x->graph, CNN_PARAM, at, "weight", cnn__sample_norm_weight(&draft),
+                           CNN_INIT_CONSTANT, 1);
+        in[2] = cnn__owned(x->graph, CNN_PARAM, at, "bias", cnn__sample_norm_weight(&draft),
+                           CNN_INIT_CONSTANT, 0);
     }
     return cnn__layer(op, in, affine ? 3 : 1, args, at, name);
 }
@@ -5552,8 +6111,9 @@ CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args a)
     if (cnn__is_nil(a.x)) return cnn__nil_tensor();
     cnn_tensor *in[2] = { a.x, a.weight };
     if (!in[1])
-        in[1] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "weight", cnn__vector(a.per_channel ? a.x->shape.c : 1),
-                           CNN_INIT_CONSTANT, cnn__orf(a.start, 0.25f));
+        in[1] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "weight",
+                           cnn__vector(a.per_channel ? a.x->shape.c : 1), CNN_INIT_CONSTANT,
+                           cnn__orf(a.start, 0.25f));
     return cnn__layer(&cnn_op_prelu, in, 2, NULL, a.at, a.name);
 }
 
@@ -5578,15 +6138,22 @@ CNN__PLAIN_1(cnn_log_softmax_,     log_softmax)
 CNN__PLAIN_2(cnn_l1_,              l1)
 CNN__PLAIN_2(cnn_bce_with_logits_, bce_with_logits)
 
+CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
+{
+    cnn_tensor *in[3] = { a.log_probabilities, a.labels, a.class_weights };
+    return cnn__layer(&cnn_op_nll, in, in[2] ? 3 : 2, &a, a.at, a.name);
+}
+
 CNN_API cnn_tensor *cnn_huber_(cnn_huber_args a)
 {
     cnn_tensor *in[2] = { a.y, a.target };
     return cnn__layer(&cnn_op_huber, in, 2, &a, a.at, a.name);
 }
 
-/* ============================================================================================================
-   >>optim ---- 13. Optimizer: one loop over the flat vectors of parameters and gradients
-   ============================================================================================================ */
+
+/* ========================================================================================================
+   >>optim ---- 13. Optimizers: one loop over the flat vectors of parameters and gradients
+   ======================================================================================================== */
 
 /* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
    PyTorch's form. Per element, with the momentum buffer b zero before the first step:
@@ -5634,6 +6201,160 @@ CNN_API const cnn_optimizer *cnn_sgd(void)
     return &sgd;
 }
 
+/* The next four divide by a root. C's sqrtf may set errno, which keeps compilers from making vector code of
+   it; the vector instructions give the same bits. */
+enum { CNN__RUN_OF = 16 };
+static void cnn__roots(float root[CNN__RUN_OF], const float *x, size_t n)
+{
+    size_t i = 0;
+#if CNN__X86
+    for (; i + 4 <= n; i += 4) _mm_storeu_ps(root + i, _mm_sqrt_ps(_mm_loadu_ps(x + i)));
+#elif CNN__ARM
+    for (; i + 4 <= n; i += 4) vst1q_f32(root + i, vsqrtq_f32(vld1q_f32(x + i)));
+#endif
+    for (; i < n; i++) root[i] = sqrtf(x[i]);
+}
+
+/* What a run of an optimizer is told: the options with their defaults, and step sizes made from them. */
+typedef struct { float lr, decay, keep, beta1, beta2, eps, scale; } cnn__rates;
+static float cnn__option(float option, float otherwise) { return option != 0 ? option : otherwise; }
+
+/* Adam (Kingma, Ba 2015) and AdamW (Loshchilov, Hutter 2019), in PyTorch's form. Update number t = 1, 2, ...:
+       Adam:   d = dw + weight_decay w          AdamW:  w = (1 - lr weight_decay) w,  d = dw
+       m  = beta1 m + (1 - beta1) d             mean of the gradient
+       v  = beta2 v + (1 - beta2) d^2           mean of its square
+       w -= lr / (1 - beta1^t)  m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+   Both means start at zero; dividing by 1 - beta^t makes up for that. */
+static void cnn__adam_run(float *restrict w, const float *restrict dw, float *restrict m, float *restrict v,
+                          size_t n, const cnn__rates *r)
+{
+    float root[CNN__RUN_OF], lr = r->lr, decay = r->decay, keep = r->keep, eps = r->eps, scale = r->scale;
+    float b1 = r->beta1, b2 = r->beta2;
+    for (size_t i = 0; i < n; i++) {
+        float d = dw[i] + decay * w[i];
+        m[i] = b1 * m[i] + (1 - b1) * d;
+        v[i] = b2 * v[i] + (1 - b2) * d * d;
+    }
+    cnn__roots(root, v, n);
+    for (size_t i = 0; i < n; i++) w[i] = keep * w[i] - lr * (m[i] / (root[i] * scale + eps));
+}
+
+static void cnn__adam_blocks(float *w, const float *dw, float *const *slot, size_t n, const cnn__rates *r)
+{
+    float *m = slot[0], *v = slot[1];
+    size_t i = 0;
+    for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__adam_run(w + i, dw + i, m + i, v + i, CNN__RUN_OF, r);
+    cnn__adam_run(w + i, dw + i, m + i, v + i, n - i, r);
+}
+
+static cnn__rates cnn__adam_rates(const cnn_step_args *a, long step)
+{
+    cnn__rates r = { a->lr, 0, 1, cnn__option(a->beta1, 0.9f), cnn__option(a->beta2, 0.999f),
+        cnn__option(a->eps, 1e-8f), 1 };
+    r.lr    = (float)((double)a->lr / (1 - pow((double)r.beta1, (double)step + 1)));
+    r.scale = (float)(1 / sqrt(1 - pow((double)r.beta2, (double)step + 1)));
+    return r;
+}
+
+static void cnn__adam_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
+                             long step)
+{
+    cnn__rates r = cnn__adam_rates(a, step);
+    r.decay = a->weight_decay;
+    cnn__adam_blocks(w, dw, slot, n, &r);
+}
+CNN_API const cnn_optimizer *cnn_adam(void)
+{
+    static const cnn_optimizer adam = { "adam", 2, cnn__adam_update };
+    return &adam;
+}
+
+static void cnn__adamw_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
+                              long step)
+{
+    cnn__rates r = cnn__adam_rates(a, step);
+    r.keep = 1 - a->lr * cnn__option(a->weight_decay, 0.01f);
+    cnn__adam_blocks(w, dw, slot, n, &r);
+}
+CNN_API const cnn_optimizer *cnn_adamw(void)
+{
+    static const cnn_optimizer adamw = { "adamw", 2, cnn__adamw_update };
+    return &adamw;
+}
+
+/* RMSprop (Tieleman, Hinton 2012), in PyTorch's form, with v and b zero before the first step:
+       d  = dw + weight_decay w
+       v  = alpha v + (1 - alpha) d^2
+       b  = momentum b + d / (sqrt(v) + eps)
+       w -= lr b
+   Here beta2 is alpha and beta1 the momentum. */
+static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float *restrict v,
+                             float *restrict b, size_t n, const cnn__rates *r)
+{
+    float root[CNN__RUN_OF], lr = r->lr, decay = r->decay, eps = r->eps, alpha = r->beta2,
+        momentum = r->beta1;
+    for (size_t i = 0; i < n; i++) {
+        float d = dw[i] + decay * w[i];
+        v[i] = alpha * v[i] + (1 - alpha) * d * d;
+    }
+    cnn__roots(root, v, n);
+    for (size_t i = 0; i < n; i++) {
+        float d = dw[i] + decay * w[i];
+        b[i] = momentum * b[i] + d / (root[i] + eps);
+        w[i] -= lr * b[i];
+    }
+}
+
+static void cnn__rmsprop_update(float *w, const float *dw, float *const *slot, size_t n,
+                                const cnn_step_args *a, long step)
+{
+    float *v = slot[0], *b = slot[1];
+    size_t i = 0;
+    const cnn__rates r = { a->lr, a->weight_decay, 1, a->momentum, cnn__option(a->alpha, 0.99f),
+        cnn__option(a->eps, 1e-8f), 1 };
+    (void)step;
+    for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF)
+        cnn__rmsprop_run(w + i, dw + i, v + i, b + i, CNN__RUN_OF, &r);
+    cnn__rmsprop_run(w + i, dw + i, v + i, b + i, n - i, &r);
+}
+CNN_API const cnn_optimizer *cnn_rmsprop(void)
+{
+    static const cnn_optimizer rmsprop = { "rmsprop", 2, cnn__rmsprop_update };
+    return &rmsprop;
+}
+
+/* AdaGrad (Duchi, Hazan, Singer 2011), with s zero before the first step:
+       d  = dw + weight_decay w
+       s += d^2
+       w -= lr d / (sqrt(s) + eps) */
+static void cnn__adagrad_run(float *restrict w, const float *restrict dw, float *restrict s, size_t n,
+                             const cnn__rates *r)
+{
+    float root[CNN__RUN_OF], lr = r->lr, decay = r->decay, eps = r->eps;
+    for (size_t i = 0; i < n; i++) {
+        float d = dw[i] + decay * w[i];
+        s[i] += d * d;
+    }
+    cnn__roots(root, s, n);
+    for (size_t i = 0; i < n; i++) w[i] -= lr * ((dw[i] + decay * w[i]) / (root[i] + eps));
+}
+
+static void cnn__adagrad_update(float *w, const float *dw, float *const *slot, size_t n,
+                                const cnn_step_args *a, long step)
+{
+    float *s = slot[0];
+    size_t i = 0;
+    const cnn__rates r = { a->lr, a->weight_decay, 1, 0, 0, cnn__option(a->eps, 1e-10f), 1 };
+    (void)step;
+    for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__adagrad_run(w + i, dw + i, s + i, CNN__RUN_OF, &r);
+    cnn__adagrad_run(w + i, dw + i, s + i, n - i, &r);
+}
+CNN_API const cnn_optimizer *cnn_adagrad(void)
+{
+    static const cnn_optimizer adagrad = { "adagrad", 1, cnn__adagrad_update };
+    return &adagrad;
+}
+
 static bool cnn__check_step(cnn_graph *g, const char *at, const char *what, const cnn_step_args *a)
 {
     if (!(a->lr > 0) || isinf(a->lr))
@@ -5643,27 +6364,99 @@ static bool cnn__check_step(cnn_graph *g, const char *at, const char *what, cons
         return cnn__fail(g, at, what, "momentum %g is outside [0,1)", (double)a->momentum);
     if (!(a->weight_decay >= 0) || isinf(a->weight_decay))
         return cnn__fail(g, at, what, "weight_decay %g is not a number from 0", (double)a->weight_decay);
+    const cnn_optimizer *o = g->config.optimizer;
+    bool no_momentum = o == cnn_adam() || o == cnn_adamw() || o == cnn_adagrad();
+    if (no_momentum && a->momentum != 0)
+        return cnn__fail(g, at, what, "momentum is for sgd and rmsprop; this graph's optimizer is %s",
+                         o->name);
+    if (a->nesterov && (no_momentum || o == cnn_rmsprop()))
+        return cnn__fail(g, at, what, "nesterov is for sgd; this graph's optimizer is %s", o->name);
     if (a->nesterov && a->momentum == 0)
         return cnn__fail(g, at, what, "nesterov needs a momentum, such as .momentum = 0.9f");
+    const struct { const char *name; float value; } part[] = { { "beta1", a->beta1 }, { "beta2", a->beta2 },
+        { "alpha", a->alpha } };
+    for (int i = 0; i < 3; i++)
+        if (!(part[i].value >= 0 && part[i].value < 1))
+            return cnn__fail(g, at, what, "%s %g is outside [0,1)", part[i].name, (double)part[i].value);
+    if (!(a->eps >= 0) || isinf(a->eps))
+        return cnn__fail(g, at, what, "eps %g is not a number from 0", (double)a->eps);
     return true;
 }
 
-/* The update is element by element, so cutting the vectors into blocks for threads cannot change a bit. */
-static void cnn__update_on_host(cnn_graph *g, const cnn_optimizer *o, const cnn_step_args *a)
+/* Floats first, first + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
+   into blocks for threads cannot change a bit. */
+static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n)
 {
     enum { BLOCK = 1 << 14 };
-    float *w = g->arena[CNN_ARENA_PARAMS], *state = g->arena[CNN_ARENA_OPTIMIZER];
-    const float *dw = g->arena[CNN_ARENA_GRADS];
-    size_t n = g->n_trained;
+    const cnn_optimizer *o = g->config.optimizer;
+    float *w = g->arena[CNN_ARENA_PARAMS] + from, *state = g->arena[CNN_ARENA_OPTIMIZER] + from;
+    const float *dw = g->arena[CNN_ARENA_GRADS] + from;
     int blocks = (int)((n + BLOCK - 1) / BLOCK), threads = blocks < 8 ? 1 : g->cpu.threads;
     (void)threads;
     CNN__PARALLEL_FOR(threads)
     for (int k = 0; k < blocks; k++) {
         size_t first = (size_t)k * BLOCK, rest = n - first;
         float *slot[CNN_MAX_SLOTS] = { NULL };
-        for (int s = 0; s < o->slots && s < CNN_MAX_SLOTS; s++) slot[s] = state + (size_t)s * n + first;
+        for (int s = 0; s < o->slots && s < CNN_MAX_SLOTS; s++)
+            slot[s] = state + (size_t)s * g->n_trained + first;
         o->update(w + first, dw + first, slot, rest < BLOCK ? rest : BLOCK, a, g->step);
     }
+}
+
+/* Parameters that follow each other with one factor of the learning rate are one update: all of them, as a
+   rule. */
+static void cnn__update_groups(cnn_graph *g, const cnn_step_args *a)
+{
+    size_t from = 0;
+    float  scale = 1;
+    for (int i = 0; i <= g->n_order; i++) {
+        cnn__node *v = i < g->n_order ? g->order[i] : NULL;
+        if (v && (v->t.kind != CNN_PARAM || !v->t.needs_grad || v->lr_scale == scale)) continue;
+        size_t        to = v ? v->t.grad_at : g->n_trained;
+        cnn_step_args scaled = *a;
+        scaled.lr *= scale;
+        if (scale > 0 && to > from) cnn__update_on_host(g, &scaled, from, to - from);
+        from = to, scale = v ? v->lr_scale : 1;
+    }
+}
+
+static bool cnn__one_rate(const cnn_graph *g)
+{
+    for (int i = 0; i < g->n_order; i++)
+        if (g->order[i]->t.needs_grad && g->order[i]->lr_scale != 1) return false;
+    return true;
+}
+
+/* Does the name match the pattern, in which '*' stands for any characters? */
+static bool cnn__matches(const char *pattern, const char *name)
+{
+    const char *star = NULL, *from = NULL;
+    while (*name) {
+        if (*pattern == '*') star = pattern++, from = name;
+        else if (*pattern == *name) pattern++, name++;
+        else if (star) pattern = star + 1, name = ++from;
+        else return false;
+    }
+    while (*pattern == '*') pattern++;
+    return !*pattern;
+}
+
+CNN_API bool cnn_set_lr_scale(cnn_graph *g, const char *pattern, float factor)
+{
+    int found = 0;
+    if (!g || g->error[0]) return false;
+    if (!g->compiled)
+        return cnn__fail(g, g->config.at, "lr_scale", "call cnn_compile first: it gives the names");
+    if (!(factor >= 0) || isinf(factor))
+        return cnn__fail(g, g->config.at, "lr_scale", "factor %g is not a number from 0", (double)factor);
+    for (int i = 0; pattern && i < g->n_order; i++) {
+        cnn__node *v = g->order[i];
+        if (v->t.kind != CNN_PARAM || !v->t.needs_grad || !cnn__matches(pattern, v->t.name)) continue;
+        v->lr_scale = factor, found++;
+    }
+    return found || cnn__fail(g, g->config.at, "lr_scale",
+                              "no parameter that is trained has a name like \"%.80s\"",
+                              pattern ? pattern : "");
 }
 
 /* Bring the optimizer's state to the side where the update will run. Zero everywhere needs no copy. */
@@ -5686,7 +6479,6 @@ CNN_API bool cnn_step_(cnn_step_args a)
 {
     cnn_graph *g = a.g;
     if (!g || g->error[0]) return false;
-    const cnn_optimizer *o = g->config.optimizer;
     cnn_backend *device = g->config.backend;
     if (!cnn__check_step(g, a.at, "step", &a)) return false;
     if (!g->compiled) return cnn__fail(g, a.at, "step", "the graph is not compiled");
@@ -5697,10 +6489,11 @@ CNN_API bool cnn_step_(cnn_step_args a)
                          "cnn_backward(loss) first");
     if (g->n_trained == 0) return g->step++, true;
 
-    if (device && device->update) {
+    if (device && device->update && cnn__one_rate(g)) {
         if (!cnn__to_device_params(g) || !cnn__sync_optimizer(g, CNN__DEVICE)) return false;
-        if (device->update(device, o, g->buffer[CNN_ARENA_PARAMS], g->buffer[CNN_ARENA_GRADS],
-                           g->buffer[CNN_ARENA_OPTIMIZER], g->n_trained, g->n_trained, &a, g->step)) {
+        if (device->update(device, g->config.optimizer, g->buffer[CNN_ARENA_PARAMS],
+                           g->buffer[CNN_ARENA_GRADS], g->buffer[CNN_ARENA_OPTIMIZER], g->n_trained,
+                           g->n_trained, &a, g->step)) {
             cnn__device_wrote_params(g);
             g->optimizer_on = CNN__DEVICE;
             return g->step++, true;
@@ -5708,11 +6501,117 @@ CNN_API bool cnn_step_(cnn_step_args a)
         if (device->error[0]) return cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
     }
     if (!cnn__to_host_params(g) || !cnn__sync_optimizer(g, CNN__HOST)) return false;
-    cnn__update_on_host(g, o, &a);
+    cnn__update_groups(g, &a);
     cnn__host_wrote_params(g);
     g->optimizer_on = CNN__HOST;
     return g->step++, true;
 }
+
+/* ---- Clipping ---- */
+
+/* The sum of x^2 in float64, as 64 partial sums of equal parts: the same bits for any number of threads. */
+static double cnn__sum_of_squares(const float *x, size_t n, int threads)
+{
+    enum { PARTS = 64 };
+    double part[PARTS], sum = 0;
+    if (n < 1 << 18) threads = 1;
+    (void)threads;
+    CNN__PARALLEL_FOR(threads)
+    for (int k = 0; k < PARTS; k++) {
+        size_t end = n / PARTS * (size_t)(k + 1) + (k == PARTS - 1 ? n % PARTS : 0);
+        part[k] = 0;
+        for (size_t i = n / PARTS * (size_t)k; i < end; i++) part[k] += (double)x[i] * (double)x[i];
+    }
+    for (int k = 0; k < PARTS; k++) sum += part[k];
+    return sum;
+}
+
+/* As PyTorch's clip_grad_norm_: dw *= min(1, max_norm / (|dw| + 1e-6)). Parameters that cnn_set_lr_scale has
+   stopped neither count nor change. A length that is not finite changes nothing: there is no direction to
+   keep. */
+CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
+{
+    if (!g || g->error[0]) return NAN;
+    if (!(max_norm > 0))
+        return cnn__fail(g, g->config.at, "clip", "max_norm %g must be positive", (double)max_norm), NAN;
+    if (!g->compiled || !g->has_grads)
+        return cnn__fail(g, g->config.at, "clip", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
+                         "cnn_backward(loss) first"), NAN;
+    if (!cnn_flat_grads(g, NULL)) return NAN;
+    double sum = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        double norm = sqrt(sum);
+        float  factor = (float)((double)max_norm / (norm + 1e-6));
+        if (pass && (!isfinite(norm) || norm <= (double)max_norm)) break;
+        for (int i = 0; i < g->n_order; i++) {
+            cnn__node *v = g->order[i];
+            if (v->t.kind != CNN_PARAM || !v->t.needs_grad || v->lr_scale == 0) continue;
+            size_t n = cnn_count(&v->t);
+            float *dw = v->t.grad;
+            if (!pass) sum += cnn__sum_of_squares(dw, n, g->cpu.threads);
+            else for (size_t k = 0; k < n; k++) dw[k] *= factor;
+        }
+    }
+    return sqrt(sum);
+}
+
+/* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
+
+static bool cnn__trains(const cnn_tensor *t) { return t->kind == CNN_BUFFER ||
+    (t->kind == CNN_PARAM && t->needs_grad); }
+
+static size_t cnn__trained_floats(const cnn_graph *g)
+{
+    size_t n = 0;
+    for (int i = 0; i < g->n_order; i++)
+        if (cnn__trains(&g->order[i]->t)) n += cnn_count(&g->order[i]->t);
+    return n;
+}
+
+/* From the net to store, from store to the net, or both at once. */
+typedef enum { CNN__SAVE, CNN__RESTORE, CNN__EXCHANGE, CNN__MIX } cnn__way;
+static bool cnn__copy_trained(cnn_graph *g, float *store, cnn__way way, float decay)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (!cnn__trains(t)) continue;
+        size_t n = cnn_count(t);
+        float *w = way == CNN__RESTORE || way == CNN__EXCHANGE ? cnn_map_write(t)
+            : (float *)(uintptr_t)cnn_map_read(t);
+        if (!w) return false;
+        if (way == CNN__SAVE)         memcpy(store, w, n * sizeof *w);
+        else if (way == CNN__RESTORE) memcpy(w, store, n * sizeof *w);
+        else if (way == CNN__MIX)
+                for (size_t k = 0; k < n; k++) store[k] += (1 - decay) * (w[k] - store[k]);
+        else for (size_t k = 0; k < n; k++) {
+            float old = w[k];
+            w[k] = store[k], store[k] = old;
+        }
+        store += n;
+    }
+    return true;
+}
+
+CNN_API bool cnn_average(cnn_graph *g, float decay)
+{
+    if (!g || g->error[0]) return false;
+    if (!g->compiled) return cnn__fail(g, g->config.at, "average", "call cnn_compile first");
+    if (!(decay >= 0 && decay < 1))
+        return cnn__fail(g, g->config.at, "average", "decay %g is outside [0,1)", (double)decay);
+    if (g->average) return cnn__copy_trained(g, g->average, CNN__MIX, decay);
+    g->average = cnn__alloc(g, cnn__trained_floats(g) * sizeof(float));
+    return g->average && cnn__copy_trained(g, g->average, CNN__SAVE, 0);
+}
+
+CNN_API bool cnn_swap_average(cnn_graph *g)
+{
+    if (!g || g->error[0]) return false;
+    if (!g->average)
+        return cnn__fail(g, g->config.at, "swap_average",
+                         "there is no average: call cnn_average after each cnn_step");
+    return cnn__copy_trained(g, g->average, CNN__EXCHANGE, 0);
+}
+
 
 /* ===========================================================================================================
    >>data ---- 14. Data: IDX files, arrays, shuffling, splits, batches
@@ -6125,9 +7024,10 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
     return correct;
 }
 
-/* ============================================================================================================
+
+/* ========================================================================================================
    >>train ---- 15. Training loop: fit, evaluate, predict, progress and history
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 #include <time.h>
 
@@ -6248,6 +7148,79 @@ CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, 
     return best;
 }
 
+/* ---- Which class for which? ---- */
+
+/* Run all samples and call each with its logits and label. Returns how many; 0 after an error. */
+typedef void (*cnn__judge)(const float *z, int classes, int label, void *user);
+static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const char *what, cnn__judge judge,
+                          void *user)
+{
+    int inputs, n, count = 0;
+    if (cnn__is_nil(logits) || logits->graph->error[0]) return 0;
+    cnn_graph *g = logits->graph;
+    if (!g->compiled) return cnn__fail(g, NULL, what, "the graph is not compiled"), 0;
+    cnn_tensor *x = cnn__leaf_below(logits, CNN_INPUT, &inputs);
+    if (inputs != 1)
+        return cnn__fail(g, NULL, what, "the logits come from %d inputs, and a data set feeds exactly one",
+                         inputs), 0;
+    if (!data || data->error[0] || data->count < 1)
+        return cnn__fail(g, NULL, what, "data set: %s", !data ? "it is NULL" : data->error[0] ? data->error
+                         : "it is empty"), 0;
+    if (!data->labels || data->classes > logits->shape.c || !logits->batched ||
+        cnn__plane(logits->shape) != 1)
+        return cnn__fail(g, NULL, what,
+                         "logits %s and %d classes: one label for a sample needs the shape (N,classes,1,1)",
+                         cnn__shape_text(logits).s, data->classes), 0;
+    for (; (n = cnn_feed(x, NULL, data, count)) > 0; count += n) {
+        cnn_forward(logits, CNN_EVAL);
+        const float *z = cnn_map_read(logits);
+        for (int i = 0; z && i < n; i++)
+            judge(z + (size_t)i * (size_t)logits->shape.c, logits->shape.c,
+                  data->labels[data->order ? data->order[count + i] : count + i], user);
+        if (g->error[0]) return 0;
+    }
+    return g->error[0] ? 0 : count;
+}
+
+static void cnn__judge_confusion(const float *z, int classes, int label, void *user)
+{
+    int best = 0;
+    for (int c = 1; c < classes; c++) if (z[c] > z[best]) best = c;
+    ((int *)user)[label * classes + best]++;
+}
+CNN_API bool cnn_confusion(cnn_tensor *logits, const cnn_dataset *data, int *matrix)
+{
+    if (cnn__is_nil(logits) || logits->graph->error[0]) return false;
+    if (!matrix) return cnn__fail(logits->graph, NULL, "confusion", "the matrix is NULL");
+    memset(matrix, 0, (size_t)logits->shape.c * (size_t)logits->shape.c * sizeof *matrix);
+    return cnn__judge_all(logits, data, "confusion", cnn__judge_confusion, matrix) > 0;
+}
+
+CNN_API cnn_class_score cnn_precision_recall(const int *matrix, int classes, int of)
+{
+    double right = matrix[of * classes + of], said = 0, are = 0;
+    for (int k = 0; k < classes; k++) said += matrix[k * classes + of], are += matrix[of * classes + k];
+    cnn_class_score s = { said > 0 ? right / said : 0, are > 0 ? right / are : 0, 0, (int)are };
+    if (right > 0) s.f1 = 2 * s.precision * s.recall / (s.precision + s.recall);
+    return s;
+}
+
+/* Among equal logits the label comes last, so that a net that tells nothing apart scores nothing. */
+static void cnn__judge_top_k(const float *z, int classes, int label, void *user)
+{
+    int *k = user, before = 0;
+    for (int c = 0; c < classes; c++) before += c != label && !(z[c] < z[label]);
+    k[1] += before < k[0];
+}
+CNN_API double cnn_top_k(cnn_tensor *logits, const cnn_dataset *data, int k)
+{
+    int state[2] = { k, 0 };
+    if (!cnn__is_nil(logits) && k < 1)
+        cnn__fail(logits->graph, NULL, "top_k", "k is %d: it must be positive", k);
+    int count = cnn__judge_all(logits, data, "top_k", cnn__judge_top_k, state);
+    return count > 0 ? (double)state[1] / count : NAN;
+}
+
 /* ---- History ---- */
 
 CNN_API void cnn_history_free(cnn_history *h)
@@ -6270,15 +7243,120 @@ static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_e
     return true;
 }
 
+/* ---- Schedules ---- */
+
+CNN_API float cnn_linear(float progress, void *user) { return (void)user, 1 - progress; }
+CNN_API float cnn_cosine(float progress, void *user)
+{
+    (void)user;
+    return (float)(0.5 + 0.5 * cos(3.14159265358979323846 * (double)progress));
+}
+CNN_API float cnn_one_cycle(float progress, void *user)
+{
+    const float top = 0.3f, low = 1.0f / 25;
+    if (progress < top) return 1 - (1 - low) * cnn_cosine(progress / top, user);
+    return cnn_cosine((progress - top) / (1 - top), user);
+}
+CNN_API float cnn_staircase(float progress, void *user)
+{
+    (void)user;
+    return progress * 3 < 1 ? 1.0f : progress * 3 < 2 ? 0.1f : 0.01f;
+}
+
 /* ---- Fit ----
 
    For every epoch: shuffle; for every batch: feed, forward, backward, step. The order of the samples follows
    from the graph's seed and its number of updates so far, so that two calls of one epoch are one call of two.
    A loss that is not finite ends the training with an error: no later step could mend the parameters. */
+/* The learning rate of update number `done` (from 0) of `steps`. */
+static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
+{
+    float  progress = steps > 1 ? (float)(done / (steps - 1)) : 0;
+    double end = (double)a->lr_end, part = 1;
+    if (a->schedule)     part = (double)a->schedule(progress, a->schedule_user);
+    else if (end > 0)    part = 1 - (steps > 1 ? done / (steps - 1) : 0);
+    double lr = end + ((double)a->lr - end) * part;
+    return (float)(done < a->warmup ? lr * (done + 1) / a->warmup : lr);
+}
+
+/* best: NULL, or where the weights of the best epoch are kept. */
+static bool cnn__fit(const cnn_fit_args *a, cnn_step_args s, const cnn__feed_to *to, const cnn__feed_to *test,
+                     int epochs, float *best)
+{
+    cnn_graph *g = to->g;
+    int    max_batch = g->config.max_batch, batches = (a->train->count - 1) / max_batch + 1;
+    double steps = (double)epochs * batches, done = 0, start = cnn__seconds();
+    double best_loss = INFINITY;
+    int    best_epoch = 0;
+    bool   go = true;
+    for (int epoch = 1; epoch <= epochs && go; epoch++) {
+        double sum = 0, right = 0, epoch_start = cnn__seconds();
+        int    n, count = 0;
+        cnn_progress p = { 0 };
+        p.epoch = epoch, p.epochs = epochs, p.batches = batches;
+        if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + (uint64_t)g->step);
+
+        for (; go && (n = cnn_feed(to->x, to->labels, a->train, count)) > 0; count += n) {
+            double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
+            right += cnn_correct(a->logits, to->labels);
+            cnn_backward(a->loss);
+            s.lr = cnn__scheduled(a, done, steps);
+            if (g->error[0]) return false;
+            if (!isfinite(loss))
+                return cnn__fail(g, a->at, "fit", "the loss became %s in epoch %d, batch %d: training "
+                                 "diverged; a smaller .lr (now %g) or inputs of smaller range may help",
+                                 isnan(loss) ? "NaN" : "infinite", epoch, p.batch + 1, (double)s.lr);
+            if (a->clip > 0) cnn_clip_grads(g, a->clip);
+            if (!(s.lr >= 0) || isinf(s.lr))
+                return cnn__fail(g, a->at, "fit",
+                                 "the schedule gave the learning rate %g in epoch %d, batch %d", (double)s.lr,
+                                 epoch, p.batch + 1);
+            if (s.lr > 0 ? !cnn_step_(s) : (g->step++, false)) return false;     /* a rate of 0 moves nothing
+                                                                                    */
+            sum += loss * n, done++, p.batch++;
+            if (!a->progress) continue;
+
+            double now = cnn__seconds();
+            p.loss = sum / (count + n), p.accuracy = right / (count + n);
+            p.validation_loss = p.validation_accuracy = NAN;
+            p.seconds = now - start;
+            p.samples_per_second = now > epoch_start ? (count + n) / (now - epoch_start) : 0;
+            p.seconds_left = p.seconds / done * (steps - done);
+            go = a->progress(&p, a->user);
+        }
+        if (g->error[0]) return false;
+        if (p.batch < batches) break;                          /* stopped within the epoch */
+
+        double trained = cnn__seconds() - epoch_start;
+        cnn_score score = { NAN, NAN, 0 };
+        if (a->validation && go) score = cnn__evaluate(test, a->loss, a->logits, a->validation);
+        if (g->error[0]) return false;
+        if (best && score.loss < best_loss) {
+            best_loss = score.loss, best_epoch = epoch;
+            if (!cnn__copy_trained(g, best, CNN__SAVE, 0)) return false;
+        }
+        cnn_epoch e = { sum / count, right / count, score.loss, score.accuracy, 0 };
+        e.seconds = cnn__seconds() - epoch_start;
+        if (a->history && !cnn__history_add(g, a->at, a->history, e)) return false;
+        bool tired = best && epoch - best_epoch >= a->patience;
+        if (!a->progress || !go) {
+            if (tired) break;
+            continue;
+        }
+        p.loss = e.loss, p.accuracy = e.accuracy, p.validation_loss = e.validation_loss;
+        p.validation_accuracy = e.validation_accuracy, p.epoch_done = 1;
+        p.seconds = cnn__seconds() - start, p.samples_per_second = trained > 0 ? count / trained : 0;
+        p.seconds_left = p.seconds / epoch * (epochs - epoch);
+        go = a->progress(&p, a->user) && !tired;
+    }
+    return best_epoch == 0 || cnn__copy_trained(g, best, CNN__RESTORE, 0);
+}
+
 CNN_API bool cnn_fit_(cnn_fit_args a)
 {
-    cnn__feed_to  to, test;
-    cnn_step_args s = { a.at, NULL, a.lr, a.momentum, a.weight_decay, a.nesterov };
+    cnn__feed_to  to, test = { NULL, NULL, NULL };
+    cnn_step_args s = { a.at, NULL, a.lr, a.momentum, a.weight_decay, a.nesterov, a.beta1, a.beta2, a.alpha,
+        a.eps };
     int           epochs = a.epochs ? a.epochs : 1;
     if (!cnn__find_feed(&to, a.at, "fit", a.loss, a.logits, a.train)) return false;
     cnn_graph *g = s.g = to.g;
@@ -6289,57 +7367,20 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     if (!(a.lr_end >= 0) || isinf(a.lr_end))
         return cnn__fail(g, a.at, "fit", "lr_end %g is not a positive number", (double)a.lr_end);
 
-    int    max_batch = g->config.max_batch, batches = (a.train->count - 1) / max_batch + 1;
-    double steps = (double)epochs * batches, done = 0, start = cnn__seconds();
-    bool   go = true;
-    for (int epoch = 1; epoch <= epochs && go; epoch++) {
-        double sum = 0, right = 0, epoch_start = cnn__seconds();
-        int    n, count = 0;
-        cnn_progress p = { 0 };
-        p.epoch = epoch, p.epochs = epochs, p.batches = batches;
-        if (!a.no_shuffle) cnn_shuffle(a.train, g->config.seed + (uint64_t)g->step);
-
-        for (; go && (n = cnn_feed(to.x, to.labels, a.train, count)) > 0; count += n) {
-            double loss = (double)cnn_forward(a.loss, CNN_TRAIN);
-            right += cnn_correct(a.logits, to.labels);
-            cnn_backward(a.loss);
-            if (a.lr_end > 0 && steps > 1)
-                s.lr = (float)((double)a.lr + ((double)a.lr_end - (double)a.lr) * done / (steps - 1));
-            if (g->error[0]) return false;
-            if (!isfinite(loss))
-                return cnn__fail(g, a.at, "fit", "the loss became %s in epoch %d, batch %d: training "
-                                 "diverged; a smaller .lr (now %g) or inputs of smaller range may help",
-                                 isnan(loss) ? "NaN" : "infinite", epoch, p.batch + 1, (double)s.lr);
-            if (!cnn_step_(s)) return false;
-            sum += loss * n, done++, p.batch++;
-            if (!a.progress) continue;
-
-            double now = cnn__seconds();
-            p.loss = sum / (count + n), p.accuracy = right / (count + n);
-            p.validation_loss = p.validation_accuracy = NAN;
-            p.seconds = now - start;
-            p.samples_per_second = now > epoch_start ? (count + n) / (now - epoch_start) : 0;
-            p.seconds_left = p.seconds / done * (steps - done);
-            go = a.progress(&p, a.user);
-        }
-        if (g->error[0]) return false;
-        if (p.batch < batches) break;                          /* stopped within the epoch */
-
-        double trained = cnn__seconds() - epoch_start;
-        cnn_score score = { NAN, NAN, 0 };
-        if (a.validation && go) score = cnn__evaluate(&test, a.loss, a.logits, a.validation);
-        if (g->error[0]) return false;
-        cnn_epoch e = { sum / count, right / count, score.loss, score.accuracy, 0 };
-        e.seconds = cnn__seconds() - epoch_start;
-        if (a.history && !cnn__history_add(g, a.at, a.history, e)) return false;
-        if (!a.progress || !go) continue;
-        p.loss = e.loss, p.accuracy = e.accuracy, p.validation_loss = e.validation_loss;
-        p.validation_accuracy = e.validation_accuracy, p.epoch_done = 1;
-        p.seconds = cnn__seconds() - start, p.samples_per_second = trained > 0 ? count / trained : 0;
-        p.seconds_left = p.seconds / epoch * (epochs - epoch);
-        go = a.progress(&p, a.user);
-    }
-    return true;
+    if (!(a.clip >= 0) || isinf(a.clip))
+        return cnn__fail(g, a.at, "fit", "clip %g is not a number from 0", (double)a.clip);
+    if (a.warmup < 0)   return cnn__fail(g, a.at, "fit", "warmup is %d: it must not be negative", a.warmup);
+    if (a.patience < 0)
+        return cnn__fail(g, a.at, "fit", "patience is %d: it must not be negative", a.patience);
+    if (!a.patience) return cnn__fit(&a, s, &to, &test, epochs, NULL);
+    if (!a.validation)
+        return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
+    size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
+    float *best = CNN_MALLOC(bytes);
+    if (!best) return cnn__no_memory(g, a.at, "fit", bytes);
+    bool fine = cnn__fit(&a, s, &to, &test, epochs, best);
+    CNN_FREE(best);
+    return fine;
 }
 
 #ifndef CNN_NO_STDIO
@@ -6521,6 +7562,7 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
     return fclose(f) == 0 && fine;
 }
 #endif /* CNN_NO_STDIO */
+
 
 /* ===========================================================================================================
    >>files ---- 16. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
@@ -7665,9 +8707,10 @@ CNN_API bool cnn_save(cnn_graph *g, const char *path)
 
 #endif
 
-/* ============================================================================================================
+
+/* ========================================================================================================
    >>inspect ---- 17. Inspection: counts, summary, Graphviz, gradient check
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 /* Every node that matters once the order is known; before that, every node recorded. */
 static cnn__node *const *cnn__nodes(const cnn_graph *g, int *n)
@@ -7740,10 +8783,29 @@ static cnn__long_text cnn__op_text(const cnn_tensor *t)
 static bool cnn__has_line(const cnn__node *v) { return !v->owner; }
 
 typedef struct {
-    const char    *name, *runs_on;
+    const char    *name;
     cnn__long_text op;
-    cnn__text      shape, params, macs, bytes;
+    cnn__text      shape, params, macs, bytes, runs_on;
 } cnn__line;
+
+/* Where a node runs: the device's name or "cpu", with the instruction set of the fast kernels, and what the
+   rule of the convolutions picked for a whole batch: "cpu avx2, winograd 4x4". */
+static cnn__text cnn__runs_on_text(const cnn_tensor *t)
+{
+    static const char *const isa[] = { "?", "c", "neon", "avx2", "avx512" };
+    const cnn_graph *g = t->graph;
+    cnn__text r = { "" };
+    if (!t->op) return r;
+    if (cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "%s", g->config.backend->name);
+    else if (t->op == &cnn_op_conv2d) {
+        cnn__conv c = cnn__conv_of(t);
+        c.n = cnn__of(t)->max_n;
+        cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], cnn__conv_algorithm(&g->cpu, &c, 0));
+    } else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", isa[g->cpu.isa]);
+    else cnn__format(r.s, sizeof r.s, "cpu");
+    return r;
+}
+
 static cnn__line cnn__summary_line(const cnn__node *v)
 {
     const cnn_tensor *t = &v->t;
@@ -7754,7 +8816,7 @@ static cnn__line cnn__summary_line(const cnn__node *v)
     for (int k = 0; k < t->n_in; k++)
         if (cnn__of(t->in[k])->owner == v && t->in[k]->kind == CNN_PARAM) params += cnn__len(t->in[k]->shape);
     l.name = t->name ? t->name : "";
-    l.runs_on = !t->op ? "" : cnn_on_device(t) ? t->graph->config.backend->name : "cpu";
+    l.runs_on = cnn__runs_on_text(t);
     l.op = cnn__op_text(t);
     l.shape = cnn__shape_text(t);
     l.params = l.macs = cnn__grouped(0);
@@ -7787,7 +8849,7 @@ CNN_API void cnn_summary(cnn_graph *g, FILE *f)
         if (!cnn__has_line(g->order[i])) continue;
         cnn__line l = cnn__summary_line(g->order[i]);
         fprintf(f, "%-*s  %-*s  %-*s  %*s  %*s  %*s%s%s\n", w[0], l.name, w[1], l.op.s, w[2], l.shape.s, w[3],
-                l.params.s, w[4], l.macs.s, w[5], l.bytes.s, l.runs_on[0] ? "  " : "", l.runs_on);
+                l.params.s, w[4], l.macs.s, w[5], l.bytes.s, l.runs_on.s[0] ? "  " : "", l.runs_on.s);
     }
 
     size_t trained = 0;
@@ -7866,8 +8928,8 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
    about e |J| / h because it is rounded, with e a few times float's 6e-8. h = 0.01 keeps both near 1e-5 for
    weights and losses of usual size; weights above 1 take 0.01 |w|. Where that disagrees with backward, the
    step may have crossed a kink (relu, max), and shorter ones are tried: one of them agrees if backward is
-   right, and none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask, since
-   the count of runs is set back, and batch norm's running statistics are put back at the end. */
+   right, and none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask,
+   since the count of runs is set back, and batch norm's running statistics are put back at the end. */
 
 /* Copy all buffers to `store`, or back from it. store NULL: only count the floats. */
 static size_t cnn__swap_buffers(cnn_graph *g, float *store, bool back)
@@ -7955,10 +9017,12 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
     CNN_FREE(buffers);
     return c;
 }
+
 #endif /* CNN_IMPLEMENTATION_ONCE */
 #endif /* CNN_IMPLEMENTATION */
 
-/* >>licence ---- Licence -------------------------------------------------------------------------------------
+
+/* >>licence ---- Licence -----------------------------------------------------------------------------------
 
    This file is available under two licences. Choose whichever you prefer.
 

@@ -13,7 +13,7 @@
    looked for when the backend is opened, so the program also starts on a machine that has none of them.
 
    Contents (search for the tag): >>usage >>manual >>api | >>cl-library >>cl-devices >>cl-kernels >>cl-run >>cl-gemm
-   >>cl-rows >>cl-open
+   >>cl-rows >>cl-open >>licence
 
    >>manual ---- Manual ---------------------------------------------------------------------------------------
 
@@ -385,7 +385,8 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
 /* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum that the
    group shares), or tiles of the result. */
 #define CNN__CL_KERNELS(X)                                                                                           \
-    X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS) X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS)       \
+    X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS)                        \
+    X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS)                                                         \
     X(im2col, ITEMS) X(col2im, ITEMS) X(rows_to_images, ITEMS) X(images_to_rows, ITEMS)                              \
     X(conv_forward, ITEMS) X(conv_backward_data, ITEMS) X(conv_backward_weights, GROUPS)                             \
     X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS)    \
@@ -1121,11 +1122,16 @@ static cnn__cl *cnn__cl_of(cnn_backend *dev) { return (cnn__cl *)(void *)dev; }
 static const char *cnn__cl_error_text(cl_int e)
 {
     static const struct { cl_int code; const char *text; } texts[] = {
-        { CL_DEVICE_NOT_AVAILABLE, "the device is not available" }, { CL_OUT_OF_RESOURCES, "out of resources, or the device was lost" },
-        { CL_MEM_OBJECT_ALLOCATION_FAILURE, "out of device memory" }, { CL_OUT_OF_HOST_MEMORY, "out of host memory" },
-        { CL_BUILD_PROGRAM_FAILURE, "the kernels do not build" }, { CL_INVALID_BUFFER_SIZE, "the device allows no buffer of this size" },
-        { CL_INVALID_WORK_GROUP_SIZE, "the work-group is too large for the device" }, { CL_COMPILER_NOT_AVAILABLE, "the device has no compiler" },
-        { CL_INVALID_COMMAND_QUEUE, "the queue is gone: the device was lost" }, { CL_INVALID_KERNEL_ARGS, "arguments are missing" } };
+        { CL_DEVICE_NOT_AVAILABLE, "the device is not available" },
+        { CL_OUT_OF_RESOURCES, "out of resources, or the device was lost" },
+        { CL_MEM_OBJECT_ALLOCATION_FAILURE, "out of device memory" },
+        { CL_OUT_OF_HOST_MEMORY, "out of host memory" },
+        { CL_BUILD_PROGRAM_FAILURE, "the kernels do not build" },
+        { CL_INVALID_BUFFER_SIZE, "the device allows no buffer of this size" },
+        { CL_INVALID_WORK_GROUP_SIZE, "the work-group is too large for the device" },
+        { CL_COMPILER_NOT_AVAILABLE, "the device has no compiler" },
+        { CL_INVALID_COMMAND_QUEUE, "the queue is gone: the device was lost" },
+        { CL_INVALID_KERNEL_ARGS, "arguments are missing" } };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
         if (texts[i].code == e) return texts[i].text;
     return "see CL/cl.h";
@@ -1926,6 +1932,12 @@ CNN__CL_BACKWARD(prelu)
 
 /* ---- Losses ---- */
 
+/* Class weights and ignored labels are left to the CPU. */
+static bool cnn__cl_plain_labels(const cnn_backend *dev, const cnn_tensor *y)
+{
+    (void)dev;
+    return y->n_in == 2 && ((const cnn_softmax_cross_entropy_args *)y->args)->ignore_index == 0;
+}
 CNN__CL_FORWARD(softmax_cross_entropy)
 {
     const cnn_softmax_cross_entropy_args *a = y->args;
@@ -1992,7 +2004,7 @@ static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, void *param
                     CNN__FLOAT(a->nesterov ? a->momentum : 1.0f));
 }
 
-/* ---- The table: every operation of cnn.h ---- */
+/* ---- The table: every operation of cnn.h but nll ---- */
 
 static size_t cnn__cl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 {
@@ -2020,7 +2032,9 @@ static const cnn_kernel cnn__cl_rows[] = {
     CNN__CL_ROW(softmax, softmax) CNN__CL_ROW(log_softmax, softmax) CNN__CL_ROW(dropout, dropout)
     CNN__CL_ROW(prelu, prelu) CNN__CL_ROW(layer_norm, sample_norm) CNN__CL_ROW(group_norm, sample_norm)
     CNN__CL_ROW(instance_norm, sample_norm)
-    CNN__CL_ROW(batch_norm, batch_norm) CNN__CL_ROW(softmax_cross_entropy, softmax_cross_entropy)
+    CNN__CL_ROW(batch_norm, batch_norm)
+    { &cnn_op_softmax_cross_entropy, cnn__cl_plain_labels, cnn__cl_softmax_cross_entropy_forward,
+      cnn__cl_softmax_cross_entropy_backward },
     CNN__CL_ROW(mse, pair_loss) CNN__CL_ROW(l1, pair_loss) CNN__CL_ROW(huber, pair_loss) CNN__CL_ROW(bce_with_logits, pair_loss) };
 
 /* ============================================================================================================
@@ -2352,3 +2366,55 @@ CNN_API bool cnn_opencl_tune(cnn_backend *dev, const char *kernel, int count, co
 
 #endif /* CNN_OPENCL_IMPLEMENTATION_ONCE */
 #endif /* CNN_OPENCL_IMPLEMENTATION */
+
+/* >>licence ---- Licence -------------------------------------------------------------------------------------
+
+   This file is available under two licences. Choose whichever you prefer.
+
+   ALTERNATIVE A - MIT License
+
+   Copyright (c) 2026 cnn.h contributors
+
+   Permission is hereby granted, free of charge, to any person obtaining a copy of
+   this software and associated documentation files (the "Software"), to deal in
+   the Software without restriction, including without limitation the rights to
+   use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies
+   of the Software, and to permit persons to whom the Software is furnished to do
+   so, subject to the following conditions:
+
+   The above copyright notice and this permission notice shall be included in all
+   copies or substantial portions of the Software.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+   IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+   FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+   AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+   LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+   SOFTWARE.
+
+   ----------------------------------------------------------------------------
+   ALTERNATIVE B - Public Domain (www.unlicense.org)
+
+   This is free and unencumbered software released into the public domain.
+
+   Anyone is free to copy, modify, publish, use, compile, sell, or distribute this
+   software, either in source code form or as a compiled binary, for any purpose,
+   commercial or non-commercial, and by any means.
+
+   In jurisdictions that recognize copyright laws, the author or authors of this
+   software dedicate any and all copyright interest in the software to the public
+   domain. We make this dedication for the benefit of the public at large and to
+   the detriment of our heirs and successors. We intend this dedication to be an
+   overt act of relinquishment in perpetuity of all present and future rights to
+   this software under copyright law.
+
+   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+   IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+   FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+   AUTHORS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN
+   ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION
+   WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+
+   For more information, please refer to <https://unlicense.org>
+*/

@@ -2,17 +2,22 @@
 
      cc -std=c99 -O2 examples/autodiff.c -o autodiff -lm && ./autodiff
 
-   Z = X W,  A = f(Z),  G = A W',  O = f(G),  J = 1/(2N) |O - Y|^2,  f the sigmoid. Backwards, one line per node:
+   Z = X W,  A = f(Z),  G = A W',  O = f(G),  J = 1/(2N) |O - Y|^2,  f the sigmoid. Backwards:
 
-     d_O = (O - Y) / N     d_G = d_O . O (1 - O)     d_W' = A^T d_G     d_A = d_G W'^T     d_Z = d_A . A (1 - A)
-     d_W = X^T d_Z
+     d_O  = (O - Y) / N
+     d_G  = d_O . O (1 - O)        . is element by element
+     d_W' = A^T d_G
+     d_A  = d_G W'^T
+     d_Z  = d_A . A (1 - A)
+     d_W  = X^T d_Z
 
-   These lines stand below in plain C, and the library's gradients are compared with them: that is what automatic
-   differentiation is, the same lines, found by walking the recorded graph from J back to the parameters. */
+   These lines stand below in plain C, and the library's gradients are compared with them: that is what
+   automatic differentiation is, the same lines, found by walking the recorded graph from J back to the
+   parameters. */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 
-enum { N = 4, IN = 3, HIDDEN = 4 };               /* samples; inputs, the last being a constant 1 (so W holds a bias) */
+enum { N = 4, IN = 3, HIDDEN = 4 };     /* samples; inputs, the last a constant 1, so that W holds a bias */
 
 static const float X[N][IN] = { { 0, 0, 1 }, { 0, 1, 1 }, { 1, 0, 1 }, { 1, 1, 1 } }, Y[N] = { 0, 1, 1, 0 };
 
@@ -52,7 +57,7 @@ int main(void)
     cnn_tensor *A = cnn_sigmoid(Z);
     cnn_tensor *G = cnn_matmul(A, W2);                      /* (N,1) */
     cnn_tensor *O = cnn_sigmoid(G);
-    cnn_tensor *J = cnn_scale(cnn_mse(O, y), 0.5f);         /* cnn_mse is the mean of the squares; the lecture halves it */
+    cnn_tensor *J = cnn_scale(cnn_mse(O, y), 0.5f);         /* cnn_mse does not halve */
 
     double d_W[IN][HIDDEN], d_W2[HIDDEN], worst = 0;
     float  got[IN * HIDDEN], got2[HIDDEN], w[IN * HIDDEN], w2[HIDDEN], o[N];
@@ -63,7 +68,7 @@ int main(void)
     cnn_forward(J, CNN_TRAIN), cnn_backward(J);
     cnn_get(W, w, IN * HIDDEN), cnn_get(W2, w2, HIDDEN);
     cnn_get_grad(W, got, IN * HIDDEN), cnn_get_grad(W2, got2, HIDDEN);
-    if (cnn_error(g)) goto done;                            /* the first error stays: one check serves for all calls */
+    if (cnn_error(g)) goto done;                            /* the first error stays: one check for all */
 
     by_hand(w, w2, d_W, d_W2);
     printf("gradient    cnn.h   by hand\n");
@@ -75,7 +80,7 @@ int main(void)
         else       printf("d_W'[%d]    %9.6f %9.6f\n", k, lib, hand);
         worst = fmax(worst, fabs(lib - hand));
     }
-    cnn_check check = cnn_gradient_check(J, 0);             /* against (J(w + h) - J(w - h)) / 2h, knowing no formula */
+    cnn_check check = cnn_gradient_check(J, 0);             /* against (J(w + h) - J(w - h)) / 2h */
     printf("largest difference: by hand %.1e, from central differences %.1e (%d elements)\n\n",
            worst, check.worst, check.checked);
 

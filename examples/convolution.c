@@ -2,9 +2,9 @@
 
      cc -std=c99 -O2 examples/convolution.c -o convolution -lm && ./convolution [PICTURE.pgm or .ppm]
 
-   Blurs, sharpens and finds edges with the fixed 3x3 kernels of every lecture, and writes each result as a picture
-   into build/ (or here, if there is no build/). Without a picture it draws one. Then it shows by example how size,
-   padding and stride of a convolution make the size of its output. */
+   Blurs, sharpens and finds edges with the fixed 3x3 kernels of every lecture, and writes each result as
+   a picture into build/ (or here, if there is no build/). Without a picture it draws one. Then it shows
+   by example how size, padding and stride of a convolution make the size of its output. */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 
@@ -12,11 +12,11 @@ typedef struct { int c, h, w; float *pixel; } image;       /* (C,H,W), 0..1, C =
 
 /* ---- PGM and PPM: "P5" or "P6", width, height, largest value, one white space, then the bytes ---- */
 
-static int read_number(FILE *f)                            /* the next number of the header; -1 if there is none */
+static int read_number(FILE *f)                        /* the next number of the header; -1 if there is none */
 {
     int c = fgetc(f), n = 0;
     while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
-        if (c == '#') while (c != '\n' && c != EOF) c = fgetc(f);          /* a comment, to the end of the line */
+        if (c == '#') while (c != '\n' && c != EOF) c = fgetc(f);      /* a comment, to the end of the line */
         c = fgetc(f);
     }
     if (c < '0' || c > '9') return -1;
@@ -31,14 +31,17 @@ static bool read_image(image *im, const char *path)
     int kind = fgetc(f) == 'P' ? fgetc(f) : 0;
     im->c = kind == '6' ? 3 : 1, im->w = read_number(f), im->h = read_number(f);
     int  top = read_number(f);
-    bool ok  = (kind == '5' || kind == '6') && im->w > 0 && im->h > 0 && im->w <= 8192 && im->h <= 8192 && top > 0 && top < 256;
-    if (!ok) fprintf(stderr, "%s: not a binary PGM (P5) or PPM (P6) of at most 8192x8192 pixels of one byte a value\n", path);
-    else if (!(im->pixel = malloc((size_t)(im->c * im->h * im->w) * sizeof *im->pixel))) ok = false, fprintf(stderr, "out of memory\n");
-    for (int i = 0; ok && i < im->h * im->w; i++)          /* the file has a pixel's colours together, we have planes */
+    bool ok  = (kind == '5' || kind == '6') && top > 0 && top < 256 &&
+               im->w > 0 && im->w <= 8192 && im->h > 0 && im->h <= 8192;
+    if (!ok) fprintf(stderr, "%s: not a PGM (P5) or PPM (P6) of one byte a value, at most 8192x8192\n", path);
+    else if (!(im->pixel = malloc((size_t)(im->c * im->h * im->w) * sizeof *im->pixel)))
+        ok = false, fprintf(stderr, "out of memory\n");
+    for (int i = 0; ok && i < im->h * im->w; i++)          /* a pixel's colours are together there, in planes here */
         for (int c = 0; ok && c < im->c; c++) {
             int byte = fgetc(f);
             im->pixel[c * im->h * im->w + i] = (float)byte / (float)top;
-            if (byte == EOF) ok = false, fprintf(stderr, "%s: ends after %d of %d pixels\n", path, i, im->h * im->w);
+            if (byte != EOF) continue;
+            ok = false, fprintf(stderr, "%s: ends after %d of %d pixels\n", path, i, im->h * im->w);
         }
     fclose(f);
     return ok;
@@ -53,7 +56,7 @@ static bool write_image(const image *im, const char *name)
     if (!f) return fprintf(stderr, "%s: cannot be written\n", path), false;
     fprintf(f, "P%d\n%d %d\n255\n", im->c == 3 ? 6 : 5, im->w, im->h);
     for (int i = 0; i < im->h * im->w; i++)
-        for (int c = 0; c < im->c; c++)                    /* what a kernel made darker than black or lighter than white is cut off */
+        for (int c = 0; c < im->c; c++)                    /* blacker than black and whiter than white are cut off */
             fputc((int)(255 * fminf(1, fmaxf(0, im->pixel[c * im->h * im->w + i])) + 0.5f), f);
     bool bad = ferror(f) != 0;
     if (fclose(f) != 0 || bad) return fprintf(stderr, "%s: cannot be written\n", path), false;
@@ -69,7 +72,8 @@ static bool draw_image(image *im)
     if (!im->pixel) return fprintf(stderr, "out of memory\n"), false;
     for (int y = 0; y < im->h; y++)
         for (int x = 0; x < im->w; x++) {
-            float disc = hypotf((float)x - 60, (float)y - 60), ring = hypotf((float)x - 110, (float)y - 105), v = 0.25f + 0.5f * (float)x / 240;
+            float disc = hypotf((float)x - 60, (float)y - 60), ring = hypotf((float)x - 110, (float)y - 105);
+            float v = 0.25f + 0.5f * (float)x / 240;
             if (disc < 40) v = 0.9f;
             if (ring > 28 && ring < 38) v = 0.1f;
             if (x > 160 && x < 224 && y > 20 && y < 80) v = (x / 4) % 2 ? 0.2f : 0.8f;
@@ -81,8 +85,8 @@ static bool draw_image(image *im)
 
 /* ---- One kernel over one picture: a graph of one convolution, whose weights are constants ---- */
 
-/* Every colour is filtered by itself: as many groups as channels. pad = 1 keeps the size; the zeros that it puts
-   around the picture are why the rim comes out dark, or as an edge. */
+/* Every colour is filtered by itself: as many groups as channels. pad = 1 keeps the size; the zeros that it
+   puts around the picture are why the rim comes out dark, or as an edge. */
 static bool filter(const image *from, const float kernel[9], float *to)
 {
     float weight[3 * 9];                                   /* (channels, 1, 3, 3) */
@@ -106,12 +110,12 @@ static bool filter(const image *from, const float kernel[9], float *to)
 static bool filters(const image *im)
 {
     static const struct { const char *name; float kernel[9]; } k[] = {
-        { "blur-box",   { 1/9.f, 1/9.f, 1/9.f,   1/9.f, 1/9.f, 1/9.f,   1/9.f, 1/9.f, 1/9.f } },    /* the mean of nine */
+        { "blur-box",   { 1/9.f, 1/9.f, 1/9.f,   1/9.f, 1/9.f, 1/9.f,   1/9.f, 1/9.f, 1/9.f } },      /* the mean of nine */
         { "blur-gauss", { 1/16.f, 2/16.f, 1/16.f,  2/16.f, 4/16.f, 2/16.f,  1/16.f, 2/16.f, 1/16.f } },
-        { "sharpen",    {  0, -1,  0,   -1,  5, -1,    0, -1,  0 } },                               /* itself minus its Laplacian */
-        { "edges",      { -1, -1, -1,   -1,  8, -1,   -1, -1, -1 } },                               /* zero where all is even */
-        { "sobel-x",    { -1,  0,  1,   -2,  0,  2,   -1,  0,  1 } },                               /* slope to the right: upright edges */
-        { "sobel-y",    { -1, -2, -1,    0,  0,  0,    1,  2,  1 } },                               /* slope downwards: level edges */
+        { "sharpen",    {  0, -1,  0,   -1,  5, -1,    0, -1,  0 } },           /* itself minus its Laplacian */
+        { "edges",      { -1, -1, -1,   -1,  8, -1,   -1, -1, -1 } },           /* zero where all is even */
+        { "sobel-x",    { -1,  0,  1,   -2,  0,  2,   -1,  0,  1 } },           /* slope to the right: upright edges */
+        { "sobel-y",    { -1, -2, -1,    0,  0,  0,    1,  2,  1 } },           /* slope downwards: level edges */
     };
     int    count = im->c * im->h * im->w;
     image  out = *im, size = *im;                          /* size: of the gradient, from both slopes */
@@ -134,7 +138,7 @@ static bool filters(const image *im)
     return ok;
 }
 
-/* ---- Sizes: out = (in + 2 pad - kernel) / stride + 1, rounded down. Nothing is computed, the graph is only recorded ---- */
+/* ---- Sizes: out = (in + 2 pad - kernel) / stride + 1, rounded down. The graph is only recorded, not run ---- */
 
 static void show_size(int size, int c, int channels, int kernel, int stride, int pad)
 {
@@ -167,7 +171,7 @@ int main(int argc, char **argv)
     show_size(  7, 1,  1,  5, 1, 2);                       /* pad = (kernel - 1) / 2 keeps the size */
     show_size(  7, 1,  1,  3, 2, 0);                       /* every second place */
     show_size( 32, 3, 10,  5, 1, 2);
-    show_size(227, 3, 96, 11, 4, 0);                       /* the first layer of AlexNet (Krizhevsky et al. 2012) */
+    show_size(227, 3, 96, 11, 4, 0);                       /* AlexNet's first layer (Krizhevsky et al. 2012) */
     show_size(  5, 1,  1,  7, 1, 0);                       /* larger than the input */
     return 0;
 }

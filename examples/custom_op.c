@@ -1,16 +1,18 @@
-/* custom_op.c - an activation and a loss of one's own, from outside the library, and the check that they are right.
+/* custom_op.c - an activation and a loss of one's own, from outside the library, and the check that they
+   are right.
 
      cc -std=c99 -O2 examples/custom_op.c -o custom_op -lm && ./custom_op
 
-   An operation is one struct cnn_op: a rule for the shape, a forward and a backward function. Nothing in cnn.h has
-   to be edited or registered; the planner, the training loop and the gradient check treat it like their own. */
+   An operation is one struct cnn_op: a rule for the shape, a forward and a backward function. Nothing in
+   cnn.h has to be edited or registered; the planner, the training loop and the gradient check treat it
+   like their own. */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 
-/* ---- mish -------------------------------------------------------------------------------------------------------
+/* ---- mish ---------------------------------------------------------------------------------------------
    y  = x tanh(s),  s = softplus(x) = log(1 + e^x)                                           (Misra 2019)
-   dx = dy (tanh(s) + x (1 - tanh(s)^2) sigmoid(x))                                  since ds/dx = sigmoid(x)       */
-static float softplus(float x) { return fmaxf(x, 0) + log1pf(expf(-fabsf(x))); }       /* e^x alone would overflow */
+   dx = dy (tanh(s) + x (1 - tanh(s)^2) sigmoid(x))                           since ds/dx = sigmoid(x) */
+static float softplus(float x) { return fmaxf(x, 0) + log1pf(expf(-fabsf(x))); }     /* without overflow */
 
 /* Elements at the batch of this very run: while a rule runs, shape.n is the current batch. */
 static int count(const cnn_tensor *t) { return (int)cnn_count(t); }
@@ -33,7 +35,7 @@ static void mish_backward(cnn_tensor *y)
     if (!y->in[0]->needs_grad) return;
     for (int i = 0; i < n; i++) {
         float t = tanhf(softplus(x[i]));
-        dx[i] += dy[i] * (t + x[i] * (1 - t * t) / (1 + expf(-x[i])));       /* += : x may be used elsewhere too */
+        dx[i] += dy[i] * (t + x[i] * (1 - t * t) / (1 + expf(-x[i])));     /* += : others may use x too */
     }
 }
 
@@ -43,13 +45,19 @@ static const cnn_op op_mish = { .name = "mish", .shape = mish_shape, .forward = 
 #define mish(x) mish_(CNN_HERE, x)                        /* so that messages name the line of the call */
 static cnn_tensor *mish_(const char *at, cnn_tensor *x) { return cnn_apply(&op_mish, &x, 1, NULL, at); }
 
-/* ---- logcosh ----------------------------------------------------------------------------------------------------
-   J  = 1/M sum_i s^2 log cosh(d_i / s),   d = y - t       d^2/2 near the target, s |d| far from it: an outlier pulls
-   dy = dJ/M s tanh(d / s),   dt = -dy                     with the force s at most, where mse's pull has no bound    */
-typedef struct { const char *at; cnn_tensor *y, *target; float s; } logcosh_args;              /* s: default 1 */
-static const cnn_field logcosh_fields[] = { CNN_FIELD('f', logcosh_args, s), { 0 } };          /* for model files */
+/* ---- logcosh ------------------------------------------------------------------------------------------
+   J  = 1/M sum_i s^2 log cosh(d_i / s),   d = y - t
+   dy = dJ/M s tanh(d / s),   dt = -dy
+   About d^2/2 near the target, s |d| far from it: an outlier pulls with the force s at most, where the pull of
+   mse has no bound. */
+typedef struct { const char *at; cnn_tensor *y, *target; float s; } logcosh_args;           /* s: default 1 */
+static const cnn_field logcosh_fields[] = { CNN_FIELD('f', logcosh_args, s), { 0 } };       /* for model files */
 
-static float logcosh_s(const cnn_tensor *j) { float s = ((const logcosh_args *)j->args)->s; return s > 0 ? s : 1; }
+static float logcosh_s(const cnn_tensor *j)               /* zero means the default, in one place */
+{
+    float s = ((const logcosh_args *)j->args)->s;
+    return s > 0 ? s : 1;
+}
 
 static bool logcosh_shape(cnn_tensor *j)
 {
@@ -68,7 +76,7 @@ static void logcosh_forward(cnn_tensor *j, cnn_mode mode)
     double       sum = 0;
     (void)mode;
     for (int i = 0; i < m; i++) {
-        float d = fabsf(y[i] - t[i]) / s;                 /* log cosh d = d + log(1 + e^-2d) - log 2, no overflow */
+        float d = fabsf(y[i] - t[i]) / s;                 /* log cosh d = d + log(1 + e^-2d) - log 2 */
         sum += (double)(d + log1pf(expf(-2 * d)) - 0.69314718f);
     }
     j->data[0] = (float)(sum / m) * s * s;
@@ -79,8 +87,8 @@ static void logcosh_backward(cnn_tensor *j)
     const float *y = j->in[0]->data, *t = j->in[1]->data, s = logcosh_s(j);
     int          m = count(j->in[0]);
     for (int k = 0; k < 2; k++) {                         /* to y with +, to the target with - */
-        float *to = j->in[k]->needs_grad ? j->in[k]->grad : NULL, factor = (k ? -s : s) * j->grad[0] / (float)m;
-        for (int i = 0; to && i < m; i++) to[i] += factor * tanhf((y[i] - t[i]) / s);
+        float *to = j->in[k]->grad, factor = (k ? -s : s) * j->grad[0] / (float)m;
+        for (int i = 0; j->in[k]->needs_grad && i < m; i++) to[i] += factor * tanhf((y[i] - t[i]) / s);
     }
 }
 
@@ -88,14 +96,14 @@ static const cnn_op op_logcosh = { .name = "logcosh", .shape = logcosh_shape, .f
                                    .backward = logcosh_backward, .flags = CNN_READS_X | CNN_LOSS,
                                    .args_size = sizeof(logcosh_args), .fields = logcosh_fields };
 
-#define logcosh(...) logcosh_((logcosh_args){ .at = CNN_HERE, .y = __VA_ARGS__ })      /* logcosh(y, t, .s = 0.5f) */
+#define logcosh(...) logcosh_((logcosh_args){ .at = CNN_HERE, .y = __VA_ARGS__ })    /* logcosh(y, t, .s = 2) */
 static cnn_tensor *logcosh_(logcosh_args a)
 {
     cnn_tensor *in[2] = { a.y, a.target };
     return cnn_apply(&op_logcosh, in, 2, &a, a.at);
 }
 
-/* What goes wrong most often: a derivative that is almost right. Here the factor sigmoid(x) has been forgotten. */
+/* What goes wrong most often: a derivative that is almost right. Here the factor sigmoid(x) is forgotten. */
 static void wrong_backward(cnn_tensor *y)
 {
     const float *x = y->in[0]->data;
@@ -108,7 +116,7 @@ static void wrong_backward(cnn_tensor *y)
 static const cnn_op op_wrong = { .name = "wrong mish", .shape = mish_shape, .forward = mish_forward,
                                  .backward = wrong_backward, .flags = CNN_READS_X };
 
-/* ---- A small net that uses them: learn y = sin 3x from 64 points, every eighth of which is an outlier ---- */
+/* ---- A small net that uses them: learn y = sin 3x from 64 points, every eighth an outlier ---- */
 
 enum { POINTS = 64 };
 
@@ -136,25 +144,29 @@ int main(void)
     }
 
     int status = 0;
+    printf("The gradient check:\n");
     const cnn_op *activations[2] = { &op_mish, &op_wrong };
     for (int k = 0; k < 2; k++) {
         net n = build(activations[k], false);
         cnn_check c = { NAN, "", 0, 0, 0, 0 };
-        if (cnn_compile(n.g, n.loss) && cnn_set(n.x, x, POINTS) && cnn_set(n.t, t, POINTS)) c = cnn_gradient_check(n.loss, 0);
+        if (cnn_compile(n.g, n.loss) && cnn_set(n.x, x, POINTS) && cnn_set(n.t, t, POINTS))
+            c = cnn_gradient_check(n.loss, 0);
         if (cnn_error(n.g)) fprintf(stderr, "%s\n", cnn_error(n.g)), status = 1;
-        else printf("gradient check, %-10s worst difference %.1e at %s[%d]: backward %9.6f, numeric %9.6f  -> %s\n",
-                    activations[k]->name, c.worst, c.param, c.index, c.analytic, c.numeric, c.worst < 1e-2 ? "right" : "wrong");
+        else printf("  %-10s  worst difference %.1e, at %s[%d]: backward %9.6f, numeric %9.6f  -> %s\n",
+                    activations[k]->name, c.worst, c.param, c.index, c.analytic, c.numeric,
+                    c.worst < 1e-2 ? "right" : "wrong");
         if ((c.worst < 1e-2) != (k == 0)) status = 1;
         cnn_free(n.g);
     }
 
-    printf("\nmean error from sin 3x after training on data with outliers:\n");
+    printf("\nMean error from sin 3x after training on data with outliers:\n");
     for (int k = 0; k < 2; k++) {
         net n = build(&op_mish, k == 0);
         double error = 0;
         if (cnn_compile(n.g, n.loss) && cnn_set(n.x, x, POINTS) && cnn_set(n.t, t, POINTS))
             for (int step = 0; step < 3000; step++)
-                cnn_forward(n.loss, CNN_TRAIN), cnn_backward(n.loss), cnn_step(n.g, .lr = 0.05f, .momentum = 0.9f);
+                cnn_forward(n.loss, CNN_TRAIN), cnn_backward(n.loss),
+                cnn_step(n.g, .lr = 0.05f, .momentum = 0.9f);
         cnn_forward(n.y, CNN_EVAL), cnn_get(n.y, y, POINTS);
         if (cnn_error(n.g)) { fprintf(stderr, "%s\n", cnn_error(n.g)), status = 1, cnn_free(n.g); break; }
         for (int i = 0; i < POINTS; i++) error += fabs((double)y[i] - sin(3 * (double)x[i])) / POINTS;
@@ -165,7 +177,7 @@ int main(void)
     /* The rules of shape speak through cnn_fail like the library's own. */
     cnn_graph *g = cnn_new(.max_batch = 2);
     cnn_compile(g, logcosh(mish(cnn_dense(cnn_input(g, 5), 3)), cnn_input(g, 4)));
-    printf("\na mistake: %s\n", cnn_error(g) ? cnn_error(g) : "not found");
+    printf("\nA mistake in a shape:\n  %s\n", cnn_error(g) ? cnn_error(g) : "not found");
     if (!cnn_error(g)) status = 1;
     cnn_free(g);
     return status;

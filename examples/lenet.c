@@ -2,14 +2,16 @@
 
      cc -std=c99 -O2 examples/lenet.c -o lenet -lm && ./lenet            (with -fopenmp: on all cores)
 
-   Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning applied to document recognition", 1998.
-   As is usual today, C3 sees all six maps of S2 (the paper connects some of them, to save time), pooling has no
-   weights of its own, and the output is softmax with cross-entropy instead of radial basis functions.
+   Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, "Gradient-based learning applied to document recognition",
+   1998. As is usual today, C3 sees all six maps of S2 (the paper connects some of them, to save time),
+   pooling has no weights of its own, and the output is softmax with cross-entropy instead of radial
+   basis functions.
 
      ./lenet                               the 5,000 + 1,000 digits of examples/data: some seconds
      ./lenet IMAGES LABELS IMAGES LABELS   full MNIST, not gzipped: training files, then test files
 
-   Leaves lenet.safetensors (the model), lenet.svg and lenet.csv (the curves) in build/, or here if there is none. */
+   Leaves lenet.safetensors (the model), lenet.svg and lenet.csv (the curves) in build/, or here if there
+   is none. */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 
@@ -51,15 +53,15 @@ int main(int argc, char **argv)
     cnn_graph  *g = cnn_new(.max_batch = 16, .seed = 1);
     cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g), *h = x;
 
-    h = cnn_scale(h, 1 / 0.3081f, -0.1307f / 0.3081f);                  /* MNIST has mean 0.1307, deviation 0.3081 */
-    h = cnn_tanh(cnn_conv2d(h,  6, 5, .pad = 2, .name = "c1"));         /* C1  (N, 6,28,28)      156 weights      */
+    h = cnn_scale(h, 1 / 0.3081f, -0.1307f / 0.3081f);              /* MNIST has mean 0.1307, deviation 0.3081 */
+    h = cnn_tanh(cnn_conv2d(h,  6, 5, .pad = 2, .name = "c1"));     /* C1  (N, 6,28,28)      156 weights */
     h = cnn_avg_pool(h, 2);                                             /* S2  (N, 6,14,14)                       */
-    h = cnn_tanh(cnn_conv2d(h, 16, 5, .name = "c3"));                   /* C3  (N,16,10,10)    2,416              */
+    h = cnn_tanh(cnn_conv2d(h, 16, 5, .name = "c3"));               /* C3  (N,16,10,10)    2,416 */
     h = cnn_avg_pool(h, 2);                                             /* S4  (N,16, 5, 5)                       */
-    h = cnn_tanh(cnn_dense(h, 120, .name = "c5"));                      /* C5  (N,120)        48,120              */
-    h = cnn_tanh(cnn_dense(h,  84, .name = "f6"));                      /* F6  (N, 84)        10,164              */
-    cnn_tensor *logits = cnn_dense(h, 10, .name = "output");            /*     (N, 10)           850              */
-    cnn_tensor *loss   = cnn_softmax_cross_entropy(logits, t);          /*                    61,706 in all       */
+    h = cnn_tanh(cnn_dense(h, 120, .name = "c5"));                  /* C5  (N,120)        48,120 */
+    h = cnn_tanh(cnn_dense(h,  84, .name = "f6"));                  /* F6  (N, 84)        10,164 */
+    cnn_tensor *logits = cnn_dense(h, 10, .name = "output");        /*     (N, 10)           850 */
+    cnn_tensor *loss   = cnn_softmax_cross_entropy(logits, t);      /*                    61,706 in all */
 
     cnn_history history = { 0 };
     cnn_score   score   = { 0 };
@@ -75,7 +77,8 @@ int main(int argc, char **argv)
     }
     bool ok = !cnn_error(g);
     if (!ok) fprintf(stderr, "%s\n", cnn_error(g));
-    else if (!cnn_history_svg(&history, result(svg, "lenet.svg")) || !cnn_history_csv(&history, result(csv, "lenet.csv")))
+    else if (!cnn_history_svg(&history, result(svg, "lenet.svg")) ||
+             !cnn_history_csv(&history, result(csv, "lenet.csv")))
         ok = false, fprintf(stderr, "cannot write %s or %s\n", svg, csv);
     else printf("wrote %s, %s, %s\ntest accuracy %.2f %%\n", model, svg, csv, 100 * score.accuracy);
 

@@ -6,9 +6,9 @@
      ./predict MODEL 17             digit 17 of the test set
      ./predict MODEL PICTURE.pgm    a picture of your own (P5), dark on light or light on dark, of any size
 
-   The file holds the architecture as well as the weights, so nothing here says "LeNet". A picture that has not the
-   size of the model's input is prepared as MNIST's digits were: the ink is cut out, brought to 5/7 of the size with
-   its proportions kept, and laid with its centre of mass in the middle. */
+   The file holds the architecture as well as the weights, so nothing here says "LeNet". A picture that
+   has not the size of the model's input is prepared as MNIST's digits were: the ink is cut out, brought
+   to 5/7 of the size with its proportions kept, and laid with its centre of mass in the middle. */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
 
@@ -16,11 +16,11 @@
 
 typedef struct { int h, w; float *pixel; } image;          /* 0 paper .. 1 ink */
 
-static int read_number(FILE *f)                            /* the next number of the header; -1 if there is none */
+static int read_number(FILE *f)                        /* the next number of the header; -1 if there is none */
 {
     int c = fgetc(f), n = 0;
     while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
-        if (c == '#') while (c != '\n' && c != EOF) c = fgetc(f);          /* a comment, to the end of the line */
+        if (c == '#') while (c != '\n' && c != EOF) c = fgetc(f);      /* a comment, to the end of the line */
         c = fgetc(f);
     }
     if (c < '0' || c > '9') return -1;
@@ -84,8 +84,9 @@ static void prepare(const image *im, float *to, int h, int w)
             if (y > y1) y1 = y;
             mass += ink, mx += ink * (float)x, my += ink * (float)y;
         }
-    float step = mass > 0 ? fmaxf((float)(x1 - x0 + 1) / (float)w, (float)(y1 - y0 + 1) / (float)h) * 7 / 5 : 1;
-    float left = mass > 0 ? mx / mass + 0.5f - step * (float)w / 2 : 0, above = mass > 0 ? my / mass + 0.5f - step * (float)h / 2 : 0;
+    if (mass == 0) mass = 1, x0 = y0 = 0, x1 = y1 = 0;     /* an empty page */
+    float step  = fmaxf((float)(x1 - x0 + 1) / (float)w, (float)(y1 - y0 + 1) / (float)h) * 7 / 5;
+    float left  = mx / mass + 0.5f - step * (float)w / 2, above = my / mass + 0.5f - step * (float)h / 2;
     for (int i = 0; i < h * w; i++) {
         float x = left + step * (float)(i % w), y = above + step * (float)(i / w);
         to[i] = mean_ink(im, x, y, x + step, y + step);
@@ -118,7 +119,7 @@ static void bars(float *p, int classes)                    /* the most probable 
 int main(int argc, char **argv)
 {
     const char *model = argc > 1 ? argv[1] : "build/lenet.safetensors", *what = argc > 2 ? argv[2] : "0";
-    if (argc > 3) return fprintf(stderr, "usage: %s [MODEL.safetensors [NUMBER or PICTURE.pgm]]\n", argv[0]), 2;
+    if (argc > 3) return fprintf(stderr, "usage: %s [MODEL [NUMBER or PICTURE.pgm]]\n", argv[0]), 2;
 
     cnn_graph  *g = cnn_load(model, .inference = 1);       /* builds the net from the file alone */
     cnn_tensor *x = cnn_find(g, "input"), *logits = cnn_output(g);
@@ -127,7 +128,7 @@ int main(int argc, char **argv)
     cnn_dataset test = { 0 };
     int         status = 1, truth = -1;
     if (cnn_error(g)) { fprintf(stderr, "%s\n", cnn_error(g)); goto done; }
-    if (!x || x->shape.c != 1) { fprintf(stderr, "%s: its input is not one grey picture\n", model); goto done; }
+    if (!x || x->shape.c != 1) { fprintf(stderr, "%s: the input is not one grey picture\n", model); goto done; }
 
     int h = x->shape.h, w = x->shape.w, classes = logits->shape.c;
     pixel = malloc((size_t)(h * w) * sizeof(float)), p = malloc((size_t)classes * sizeof(float));
@@ -138,8 +139,8 @@ int main(int argc, char **argv)
         test = cnn_load_idx("examples/data/test-images-idx3-ubyte", "examples/data/test-labels-idx1-ubyte");
         if (!test.count) { fprintf(stderr, "%s\n", test.error); goto done; }
         bool fits = test.shape.h == h && test.shape.w == w;
-        if (!fits) fprintf(stderr, "%s: reads pictures of %dx%d, the test set has %dx%d\n", model, h, w, test.shape.h, test.shape.w);
-        else if (i >= test.count) fprintf(stderr, "%s: the test set has digits 0 to %d\n", what, test.count - 1);
+        if (!fits) fprintf(stderr, "%s: reads pictures of %dx%d, not those of the test set\n", model, h, w);
+        else if (i >= test.count) fprintf(stderr, "%s: the test set has 0 to %d\n", what, test.count - 1);
         if (!fits || i >= test.count) goto done;
         truth = test.labels[i];
         for (int k = 0; k < h * w; k++) pixel[k] = (float)test.bytes[i * h * w + k] / 255;

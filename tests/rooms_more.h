@@ -255,6 +255,28 @@ static void ref_log_softmax(const one *k, double *const *v, double *y)
     }
 }
 
+static cnn_tensor *build_nll(one *k)
+{
+    int c = test_chance(10) ? 1 : test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
+    k->classes = c, k->bias = test_chance(40), k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1);
+    k->ys = shape4(1, 1, 1, 1);
+    snprintf(k->text, sizeof k->text, "log p (%d,%d,%d,%d) ignore %d weights %d", k->n, c, h, w, k->ignore, k->bias);
+    return cnn_nll(batched(k, c, h, w), cnn_labels(k->g, h, w), .ignore_index = k->ignore,
+                   .class_weights = k->bias ? class_weights(k, c) : NULL);
+}
+static void ref_nll(const one *k, double *const *v, double *y)
+{
+    cnn_shape s = k->s[0];
+    double total = 0, count = 0;
+    for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
+        int label = (int)v[1][at4(k->s[1], n, 0, h, w)];
+        if (k->ignore && label == k->ignore) continue;
+        double weight = k->bias ? v[2][label] : 1;
+        total -= weight * v[0][at4(s, n, label, h, w)], count += weight;
+    }
+    y[0] = count > 0 ? total / count : 0;
+}
+
 /* l1: outputs at least 1.25 from zero, targets within 1 of it. */
 static cnn_tensor *build_pair_loss(one *k, char which)
 {
@@ -288,5 +310,5 @@ static void ref_bce_with_logits(const one *k, double *const *v, double *y) { ref
     ROOM(instance_norm, 60, 2e-4), ROOM(upsample, 80, 1e-5), ROOM(pad, 60, 1e-6), ROOM(slice, 80, 1e-6),                 \
     ROOM(global_max_pool, 40, 1e-6), ROOM(clamp, 40, 1e-6), ROOM(elu, 40, 1e-5), ROOM(gelu, 40, 1e-5), ROOM(silu, 40, 1e-5), \
     ROOM(softplus, 40, 1e-5), ROOM(hard_swish, 40, 1e-5), ROOM(exp, 40, 1e-5), ROOM(log, 40, 1e-5), ROOM(sqrt, 40, 1e-5), \
-    ROOM(abs, 40, 1e-6), ROOM(prelu, 60, 1e-4), ROOM(log_softmax, 60, 1e-5), ROOM(l1, 40, 2e-5), ROOM(huber, 40, 2e-5),  \
+    ROOM(abs, 40, 1e-6), ROOM(prelu, 60, 1e-4), ROOM(log_softmax, 60, 1e-5), ROOM(nll, 60, 2e-5), ROOM(l1, 40, 2e-5), ROOM(huber, 40, 2e-5),  \
     ROOM(bce_with_logits, 40, 2e-5),

@@ -2,6 +2,7 @@
    convolution forced in turn, against float64 loops written here, on random awkward shapes. Outputs are poisoned
    with NaN (y =) or filled with random numbers (+=), the scratch is poisoned and has a guard behind it, and 1, 2, 3
    and 8 threads must give equal bits. */
+#define CNN__SERIAL_WORK 0.0        /* every kernel with as many threads as it is told */
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"

@@ -21,7 +21,7 @@ typedef struct {
     bool        train;
     double      gap;                            /* > 0: operand 0 has no ties and stays away from 0 */
     double      shift;                          /* added to operand 0, for functions of positive numbers */
-    int kh, kw, sh, sw, ph, pw, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes;
+    int kh, kw, sh, sw, ph, pw, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;
     double a, b;                                /* real options: slope, factor, p, eps, momentum, smoothing */
     const double *mask;                         /* dropout: what was kept */
     char        text[256];                      /* for messages */
@@ -412,29 +412,39 @@ static void ref_batch_norm(const one *k, double *const *v, double *y)
     }
 }
 
+static cnn_tensor *class_weights(one *k, int c)
+{
+    float ones[16];
+    for (int i = 0; i < 16; i++) ones[i] = 1;
+    return cnn_const(k->g, shape4(1, c, 1, 1), ones);
+}
 static cnn_tensor *build_softmax_cross_entropy(one *k)
 {
     int c = test_chance(10) ? 1 : test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
     k->classes = c, k->a = test_chance(50) ? 0 : test_uniform(0.05, 0.5), k->gap = test_chance(20) ? 0.5 : 0;
     k->ys = shape4(1, 1, 1, 1);
-    snprintf(k->text, sizeof k->text, "logits (%d,%d,%d,%d) smoothing %g", k->n, c, h, w, k->a);
-    return cnn_softmax_cross_entropy(batched(k, c, h, w), cnn_labels(k->g, h, w), .smoothing = (float)k->a);
+    k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1), k->bias = test_chance(40);
+    snprintf(k->text, sizeof k->text, "logits (%d,%d,%d,%d) smoothing %g ignore %d weights %d", k->n, c, h, w, k->a, k->ignore, k->bias);
+    return cnn_softmax_cross_entropy(batched(k, c, h, w), cnn_labels(k->g, h, w), .smoothing = (float)k->a, .ignore_index = k->ignore,
+                                     .class_weights = k->bias ? class_weights(k, c) : NULL);
 }
 static void ref_softmax_cross_entropy(const one *k, double *const *v, double *y)
 {
     cnn_shape s = k->s[0];
-    double total = 0;
+    double total = 0, count = 0;
     for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
         double most = -INFINITY, sum = 0;
+        int label = (int)v[1][at4(k->s[1], n, 0, h, w)];
+        if (k->ignore && label == k->ignore) continue;
+        count += k->bias ? v[2][label] : 1;
         for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
         for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
-        int label = (int)v[1][at4(k->s[1], n, 0, h, w)];
         for (int c = 0; c < s.c; c++) {         /* target: (1 - smoothing) at the label, plus smoothing / C everywhere */
             double target = (c == label ? 1 - k->a : 0) + k->a / s.c;
-            total -= target * (v[0][at4(s, n, c, h, w)] - most - log(sum));
+            total -= (k->bias ? v[2][c] : 1) * target * (v[0][at4(s, n, c, h, w)] - most - log(sum));
         }
     }
-    y[0] = total / (s.n * s.h * s.w);
+    y[0] = count > 0 ? total / count : 0;
 }
 
 static cnn_tensor *build_mse(one *k)
@@ -504,8 +514,8 @@ static void set_operand(one *k, int i)
     for (int j = 0; j < i; j++) if (k->y->in[j] == t) { k->v[i] = k->v[j]; return; }
     int n = count4(k->s[i]);
     float *f = test_floats((size_t)n);
-    if (leaf->kind == CNN_LABELS)      for (int j = 0; j < n; j++) f[j] = (float)test_int(0, k->classes - 1);
-    else if (leaf->kind == CNN_BUFFER) test_fill(f, (size_t)n, 0.5, 1.5);
+    if (leaf->kind == CNN_LABELS)      for (int j = 0; j < n; j++) f[j] = (float)(k->ignore && test_chance(30) ? k->ignore : test_int(0, k->classes - 1));
+    else if (leaf->kind == CNN_BUFFER || leaf->kind == CNN_CONST) test_fill(f, (size_t)n, 0.5, 1.5);
     else if (k->gap > 0 && i == 0)     test_fill_apart(f, (size_t)n, k->gap);
     else                               test_fill(f, (size_t)n, -1, 1);
     for (int j = 0; i == 0 && j < n; j++) f[j] += (float)k->shift;

@@ -122,6 +122,153 @@ static void sgd_against_float64(void)
     }
 }
 
+/* CS231n 2016, assignment 2, rmsprop and adam: next_w as published, to 8 digits. */
+static void rmsprop_cs231n(void)
+{
+    static const double next_w[20] = { -0.39223849, -0.34037513, -0.28849239, -0.23659121, -0.18467247,
+        -0.13273700, -0.08078555, -0.02881884, 0.02316247, 0.07515774, 0.12716641, 0.17918792, 0.23122175,
+        0.28326742, 0.33532447, 0.38739248, 0.43947102, 0.49155973, 0.54365823, 0.59576619 };
+    float w[20], a[20] = { 0 }, dw[20], got[20];
+    for (int i = 0; i < 20; i++) w[i] = (float)(-0.4 + i / 19.0), dw[i] = (float)(-0.6 + i / 19.0);
+    hill h = new_hill(&bowl, (cnn_config){ .optimizer = cnn_rmsprop() }, 20, w, a, dw);
+    for (int i = 0; i < 20; i++) h.g->arena[CNN_ARENA_OPTIMIZER][i] = (float)(0.6 + 0.3 * i / 19);
+    run_hill(&h);
+    CHECK(cnn_step(h.g, .lr = 1e-2f));
+    CHECK(cnn_get(h.w, got, 20));
+    CHECK_ALL_NEAR(got, next_w, 20, 2e-7);
+    cnn_free(h.g);
+}
+static void adam_cs231n(void)
+{
+    static const double next_w[20] = { -0.40094747, -0.34836187, -0.29577703, -0.24319299, -0.19060977,
+        -0.13802740, -0.08544591, -0.03286534, 0.01971428, 0.07229290, 0.12487050, 0.17744702, 0.23002243,
+        0.28259667, 0.33516969, 0.38774145, 0.44031188, 0.49288093, 0.54544852, 0.59801459 };
+    float w[20], a[20] = { 0 }, dw[20], got[20];
+    for (int i = 0; i < 20; i++) w[i] = (float)(-0.4 + i / 19.0), dw[i] = (float)(-0.6 + i / 19.0);
+    hill h = new_hill(&bowl, (cnn_config){ .optimizer = cnn_adam() }, 20, w, a, dw);
+    float *m = h.g->arena[CNN_ARENA_OPTIMIZER], *v = m + h.g->n_trained;
+    for (int i = 0; i < 20; i++) m[i] = (float)(0.6 + 0.3 * i / 19), v[i] = (float)(0.7 - 0.2 * i / 19);
+    h.g->step = 5;                                                        /* the notebook's t becomes 6 */
+    run_hill(&h);
+    CHECK(cnn_step(h.g, .lr = 1e-2f));
+    CHECK(cnn_get(h.w, got, 20));
+    CHECK_ALL_NEAR(got, next_w, 20, 2e-7);
+    cnn_free(h.g);
+}
+
+/* Ten steps of each optimizer against PyTorch's formulas in float64. */
+static void optimizers_against_float64(void)
+{
+    static const int length[] = { 1, 17, 150001 };
+    const cnn_optimizer *const all[] = { cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
+    for (int k = 0; k < 4 * 3 * 2; k++) {
+        const cnn_optimizer *o = all[k % 4];
+        int    n = length[k / 4 % 3], said = k / 12;                      /* said: the options, else their defaults */
+        size_t size = (size_t)n;
+        float *w = test_floats(size), *a = test_floats(size), *c = test_floats(size), *got = test_floats(size), *first = test_floats(size);
+        double *rw = test_alloc(size * sizeof *rw), *p = test_alloc(size * sizeof *p), *q = test_alloc(size * sizeof *q);
+        test_fill(w, size, -1, 1), test_fill(a, size, 0.1, 2), test_fill(c, size, 0.5, 1);
+        cnn_step_args s = { .lr = 0.01f };
+        if (said) s.weight_decay = 0.1f, s.beta1 = 0.8f, s.beta2 = 0.95f, s.alpha = 0.9f, s.eps = 1e-3f;
+        if (said && o == cnn_rmsprop()) s.momentum = 0.5f;
+        double lr = (double)s.lr, decay = (double)s.weight_decay, eps = said ? (double)s.eps : o == cnn_adagrad() ? 1e-10 : 1e-8;
+        double b1 = said ? (double)s.beta1 : 0.9, b2 = said ? (double)s.beta2 : 0.999, alpha = said ? (double)s.alpha : 0.99;
+        for (int i = 0; i < n; i++) rw[i] = (double)w[i], p[i] = q[i] = 0;
+        for (int t = 1; t <= 10; t++)
+            for (int i = 0; i < n; i++) {
+                double d = (double)a[i] * rw[i] + (double)c[i];
+                if (o == cnn_adamw()) rw[i] *= 1 - lr * (said ? decay : 0.01);
+                else d += decay * rw[i];
+                if (o == cnn_adam() || o == cnn_adamw()) {
+                    p[i] = b1 * p[i] + (1 - b1) * d, q[i] = b2 * q[i] + (1 - b2) * d * d;
+                    rw[i] -= lr * (p[i] / (1 - pow(b1, t))) / (sqrt(q[i] / (1 - pow(b2, t))) + eps);
+                } else if (o == cnn_rmsprop()) {
+                    p[i] = alpha * p[i] + (1 - alpha) * d * d, q[i] = (double)s.momentum * q[i] + d / (sqrt(p[i]) + eps);
+                    rw[i] -= lr * q[i];
+                } else {
+                    p[i] += d * d;
+                    rw[i] -= lr * d / (sqrt(p[i]) + eps);
+                }
+            }
+        for (int threads = 1; threads <= 3; threads++) {
+            hill h = new_hill(&bowl, (cnn_config){ .threads = threads, .optimizer = o }, n, w, a, c);
+            s.g = h.g;
+            for (int t = 0; t < 10; t++) run_hill(&h), CHECK(cnn_step_(s));
+            CHECK(cnn_get(h.w, got, size));
+            CHECK_ALL_NEAR(got, rw, n, 2e-5);
+            if (threads == 1) memcpy(first, got, size * sizeof *got);
+            CHECK_SAME_BITS(got, first, size);
+            CHECK_STR(cnn_error(h.g), NULL);
+            cnn_free(h.g);
+        }
+        free(w), free(a), free(c), free(got), free(first), free(rw), free(p), free(q);
+    }
+}
+
+static void clip_and_average(void)
+{
+    float  w[40], a[40] = { 0 }, c[40], got[40], grad[40];
+    double sum = 0;
+    test_fill(w, 40, -1, 1), test_fill(c, 40, -1, 1);
+    for (int i = 0; i < 40; i++) sum += (double)c[i] * (double)c[i];
+    hill h = new_hill(&bowl, (cnn_config){ .seed = 1 }, 40, w, a, c);
+    run_hill(&h);
+    double norm = cnn_clip_grads(h.g, 100);                               /* CHECK_NEAR evaluates twice */
+    CHECK_NEAR(norm, sqrt(sum), 1e-12);
+    CHECK(cnn_get_grad(h.w, grad, 40));
+    CHECK_SAME_BITS(grad, c, 40);
+    norm = cnn_clip_grads(h.g, 0.5f);
+    CHECK_NEAR(norm, sqrt(sum), 1e-12);
+    norm = cnn_clip_grads(h.g, 10);
+    CHECK_NEAR(norm, 0.5, 1e-5);
+    CHECK(cnn_average(h.g, 0.75f));                                       /* w, then a quarter of the way to w - c, ... */
+    run_hill(&h), cnn_step(h.g, .lr = 1);
+    CHECK(cnn_average(h.g, 0.75f) && cnn_swap_average(h.g) && cnn_get(h.w, got, 40));
+    for (int i = 0; i < 40; i++) CHECK_NEAR(got[i], (double)w[i] - 0.25 * (double)c[i], 1e-6);
+    CHECK(cnn_swap_average(h.g) && cnn_get(h.w, got, 40));
+    for (int i = 0; i < 40; i++) CHECK_NEAR(got[i], (double)w[i] - (double)c[i], 1e-6);
+    CHECK(isnan(cnn_clip_grads(h.g, 0)));
+    CHECK_STR(cnn_error(h.g), "clip: max_norm 0 must be positive");
+    cnn_free(h.g);
+    h = new_hill(&bowl, (cnn_config){ .seed = 1 }, 40, w, a, c);
+    CHECK(isnan(cnn_clip_grads(h.g, 1)) && cnn_error(h.g));
+    cnn_free(h.g);
+    h = new_hill(&bowl, (cnn_config){ .seed = 1 }, 40, w, a, c);
+    CHECK(!cnn_swap_average(h.g));
+    CHECK_STR(cnn_error(h.g), "swap_average: there is no average: call cnn_average after each cnn_step");
+    cnn_free(h.g);
+    h = new_hill(&bowl, (cnn_config){ .seed = 1 }, 40, w, a, c);
+    CHECK(!cnn_average(h.g, 1));
+    CHECK_STR(cnn_error(h.g), "average: decay 1 is outside [0,1)");
+    cnn_free(h.g);
+}
+
+static void lr_scale_by_name(void)
+{
+    cnn_graph  *g = cnn_new(.seed = 3, .max_batch = 1);
+    cnn_shape   s = { 1, 37, 1, 1 };
+    float       zero[37] = { 0 }, one[37], before[3][37], after[3][37];
+    for (int i = 0; i < 37; i++) one[i] = 1;
+    cnn_tensor *p[3] = { cnn_param(g, "a.weight", s), cnn_param(g, "b.weight", s), cnn_param(g, "b.bias", s) };
+    cnn_tensor *in[3] = { cnn_add(cnn_add(p[0], p[1]), p[2]), cnn_const(g, s, zero), cnn_const(g, s, one) };
+    cnn_tensor *loss = cnn_apply(&bowl, in, 3, NULL, NULL);
+    CHECK(cnn_compile(g, loss));
+    CHECK(cnn_set_lr_scale(g, "b.*", 0.1f) && cnn_set_lr_scale(g, "*.bias", 0));
+    for (int i = 0; i < 3; i++) CHECK(cnn_get(p[i], before[i], 37));
+    cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+    CHECK_NEAR(cnn_clip_grads(g, 1000), sqrt(74.0), 1e-12);
+    CHECK(cnn_step(g, .lr = 0.5f));
+    static const double moved[3] = { 0.5, 0.05, 0 };
+    for (int i = 0; i < 3; i++) {
+        CHECK(cnn_get(p[i], after[i], 37));
+        for (int k = 0; k < 37; k++) CHECK_NEAR(before[i][k] - after[i][k], moved[i], 1e-6);
+    }
+    CHECK(!cnn_set_lr_scale(g, "c*", 1));
+    CHECK(strstr(cnn_error(g), "lr_scale: no parameter that is trained has a name like \"c*\""));
+    cnn_free(g);
+    CHECK(cnn__matches("*", "") && cnn__matches("a*c*", "abcabd") && !cnn__matches("a*c", "abca") && !cnn__matches("a", "ab"));
+}
+
 static void frozen_stays(void)
 {
     cnn_graph  *g = cnn_new(.seed = 3);
@@ -368,6 +515,116 @@ static void fit_schedule(void)
     CHECK(cnn_fit(n.loss, n.logits, &q->data, .lr = 0.25f));
     for (int i = 12; i < 16; i++) CHECK_NEAR(rates[i], 0.25, 0);
     cnn_free(n.g), free_quarters(q);
+}
+
+/* Adam's state goes through a model file: the training continues to the bit when cnn_load is given the same optimizer. */
+static void adam_is_saved(void)
+{
+    quarters *q = new_quarters(64);
+    net n = new_net_for((cnn_config){ .max_batch = 16, .seed = 5, .optimizer = cnn_adam() }, false);
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 2, .lr = 0.01f));
+    size_t size = cnn_save_memory(n.g, NULL, 0);
+    char  *file = test_alloc(size);
+    CHECK(size > 0 && cnn_save_memory(n.g, file, size) == size);
+    cnn_graph *g = cnn_load_memory(file, size, (cnn_load_args){ .path = "memory", .max_batch = 16, .optimizer = cnn_adam() });
+    CHECK_STR(cnn_error(g), NULL);
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .lr = 0.01f) && cnn_fit(cnn_loss(g), cnn_output(g), &q->data, .lr = 0.01f));
+    CHECK(same_params(n.g, g));
+    cnn_free(n.g), cnn_free(g), free(file), free_quarters(q);
+}
+
+static float half(float progress, void *user) { return *(float *)user * (1 - progress); }
+static void fit_schedules(void)
+{
+    static const cnn_optimizer note = { "note", 0, note_rate };
+    quarters *q = new_quarters(64);
+    net   n = new_net_for((cnn_config){ .max_batch = 16, .optimizer = &note }, false);
+    float factor = 0.5f;
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 3, .lr = 0.5f, .schedule = cnn_cosine, .warmup = 4));
+    for (int i = 0; i < 12; i++) {
+        double lr = 0.25 + 0.25 * cos(3.14159265358979 * i / 11);
+        CHECK_NEAR(rates[i], i == 11 ? rates[i] : i < 4 ? lr * (i + 1) / 4 : lr, 1e-6);
+    }
+    CHECK_INT(n.g->step, 12);
+    n.g->step = 0;
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 3, .lr = 0.5f, .lr_end = 0.1f, .schedule = half, .schedule_user = &factor));
+    for (int i = 0; i < 12; i++) CHECK_NEAR(rates[i], 0.1 + 0.4 * 0.5 * (1 - i / 11.0), 1e-6);
+    factor = -1;
+    CHECK(!cnn_fit(n.loss, n.logits, &q->data, .lr = 0.5f, .schedule = half, .schedule_user = &factor));
+    CHECK(cnn_error(n.g) && strstr(cnn_error(n.g), "fit: the schedule gave the learning rate -0.5 in epoch 1, batch 1"));
+    CHECK_NEAR(cnn_linear(0.25f, NULL), 0.75, 0);
+    CHECK_NEAR(cnn_one_cycle(0, NULL), 0.04, 1e-7);
+    CHECK_NEAR(cnn_one_cycle(0.3f, NULL), 1, 1e-6);
+    CHECK_NEAR(cnn_one_cycle(1, NULL), 0, 1e-6);
+    CHECK_NEAR(cnn_staircase(0, NULL) + cnn_staircase(0.5f, NULL) + cnn_staircase(1, NULL), 1.11, 1e-6);
+    cnn_free(n.g), free_quarters(q);
+}
+
+/* Clipping in fit is the loop with cnn_clip_grads; Adam learns, too. */
+static void fit_clips(void)
+{
+    quarters *q = new_quarters(SAMPLES);
+    cnn_config config = { .max_batch = 16, .seed = 5, .optimizer = cnn_adam() };
+    net a = new_net_for(config, false), b = new_net_for(config, false);
+    CHECK(cnn_fit(a.loss, a.logits, &q->data, .lr = 0.01f, .beta1 = 0.8f, .clip = 0.1f, .no_shuffle = 1));
+    for (int i = 0, n; (n = cnn_feed(b.x, b.t, &q->data, i)) > 0; i += n) {
+        cnn_forward(b.loss, CNN_TRAIN), cnn_backward(b.loss);
+        CHECK(cnn_clip_grads(b.g, 0.1f) > 0);
+        CHECK(cnn_step(b.g, .lr = 0.01f, .beta1 = 0.8f));
+    }
+    CHECK(same_params(a.g, b.g));
+    CHECK(cnn_fit(a.loss, a.logits, &q->data, .epochs = 8, .lr = 0.01f));
+    CHECK(cnn_evaluate(a.loss, a.logits, &q->data).accuracy > 0.95);
+    cnn_free(a.g), cnn_free(b.g), free_quarters(q);
+}
+
+/* A rate that ruins the net after a good start: training stops early and the best epoch comes back. */
+static float ruin(float progress, void *user) { return (void)user, progress < 0.3f ? 0.0005f : 1; }
+static void fit_stops_early(void)
+{
+    quarters *q = new_quarters(SAMPLES), *v = new_quarters(80);
+    cnn_history h = { 0 };
+    net n = new_net_for((cnn_config){ .max_batch = 16, .seed = 5 }, true);
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 10, .lr = 100, .schedule = ruin, .validation = &v->data, .patience = 2,
+                  .history = &h));
+    CHECK_STR(cnn_error(n.g), NULL);
+    int best = 0;
+    for (int i = 1; i < h.count; i++) if (h.epoch[i].validation_loss < h.epoch[best].validation_loss) best = i;
+    CHECK_INT(h.count, best + 1 + 2);
+    CHECK(h.count < 10);
+    cnn_score s = cnn_evaluate(n.loss, n.logits, &v->data);
+    CHECK_NEAR(s.loss, h.epoch[best].validation_loss, 0);
+    CHECK(!cnn_fit(n.loss, n.logits, &q->data, .lr = 1, .patience = 1));
+    CHECK(cnn_error(n.g) && strstr(cnn_error(n.g), "fit: patience needs a validation set: .validation = &data"));
+    cnn_history_free(&h), cnn_free(n.g), free_quarters(q), free_quarters(v);
+}
+
+static void confusion(void)
+{
+    quarters *q = new_quarters(SAMPLES);
+    net n = new_net();
+    int m[CLASSES * CLASSES], all = 0, right = 0;
+    CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 2, .lr = 0.02f));
+    CHECK(cnn_confusion(n.logits, &q->data, m));
+    for (int i = 0; i < CLASSES * CLASSES; i++) all += m[i], right += i / CLASSES == i % CLASSES ? m[i] : 0;
+    cnn_score s = cnn_evaluate(n.loss, n.logits, &q->data);
+    CHECK_INT(all, SAMPLES);
+    CHECK_NEAR(s.accuracy, (double)right / SAMPLES, 1e-12);
+    CHECK_NEAR(cnn_top_k(n.logits, &q->data, 1), s.accuracy, 1e-12);
+    CHECK(cnn_top_k(n.logits, &q->data, 2) >= s.accuracy);
+    CHECK_NEAR(cnn_top_k(n.logits, &q->data, CLASSES), 1, 0);
+    CHECK(isnan(cnn_top_k(n.logits, &q->data, 0)));
+    CHECK_STR(cnn_error(n.g), "top_k: k is 0: it must be positive");
+    CHECK(!cnn_confusion(n.logits, &q->data, m) && !cnn_confusion(NULL, &q->data, m));
+    cnn_free(n.g), free_quarters(q);
+    static const int two[4] = { 6, 2, 1, 0 };
+    cnn_class_score c = cnn_precision_recall(two, 2, 0);
+    CHECK_NEAR(c.precision, 6.0 / 7, 1e-12);
+    CHECK_NEAR(c.recall, 0.75, 1e-12);
+    CHECK_NEAR(c.f1, 0.8, 1e-12);
+    CHECK_INT(c.count, 8);
+    c = cnn_precision_recall(two, 2, 1);
+    CHECK_NEAR(c.precision + c.recall + c.f1, 0, 0);
 }
 
 typedef struct { int calls, ends, stop_at; cnn_progress last; bool sane; } watch;
@@ -702,7 +959,7 @@ static void summary_of_lenet(void)
         CHECK(strstr(s, "parameters     61,706\n"));
         CHECK(strstr(s, "multiply-adds  416,520 per sample\n"));
         static const char *const cell[] = { "c1 ", "conv2d ", "(N,6,28,28)", "156 ", "117,600 ", "(N,16,10,10)", "2,416 ",
-            "240,000 ", "(N,120,1,1)", "48,120 ", "48,000 ", "10,164 ", "10,080 ", "850 ", "840 ", "(N,1,28,28)", "200,704" };
+            "240,000 ", "(N,120,1,1)", "48,120 ", "48,000 ", "10,164 ", "10,080 ", "850 ", "840 ", "(N,1,28,28)", "200,704", "  cpu ", ", direct\n" };
         for (size_t i = 0; i < sizeof cell / sizeof *cell; i++) CHECK_MSG(strstr(s, cell[i]), "no \"%s\" in\n%s", cell[i], s);
         CHECK(!strstr(s, "c1.weight"));
         free(s);
@@ -828,6 +1085,11 @@ int main(int argc, char **argv)
     test_args(argc, argv);
     RUN(sgd_momentum_cs231n);
     RUN(sgd_against_float64);
+    RUN(rmsprop_cs231n);
+    RUN(adam_cs231n);
+    RUN(optimizers_against_float64);
+    RUN(clip_and_average);
+    RUN(lr_scale_by_name);
     RUN(frozen_stays);
     RUN(step_errors);
     RUN(step_on_a_device);
@@ -835,6 +1097,11 @@ int main(int argc, char **argv)
     RUN(fit_same_bits);
     RUN(fit_is_the_loop);
     RUN(fit_schedule);
+    RUN(adam_is_saved);
+    RUN(fit_schedules);
+    RUN(fit_clips);
+    RUN(fit_stops_early);
+    RUN(confusion);
     RUN(fit_progress);
     RUN(evaluate_weighs_batches);
     RUN(predict);

@@ -1,0 +1,168 @@
+/* The operations behind mse in CNN_OPS: what tests/test_rooms.c cannot ask. Model files with all of them, the bits of
+   several threads, messages, and numbers far out. */
+#define CNN_IMPLEMENTATION
+#include "cnn.h"
+#include "test.h"
+
+/* Each of them once. */
+static cnn_tensor *everything(cnn_tensor *x, cnn_tensor *t)
+{
+    cnn_graph  *g = x->graph;
+    cnn_tensor *h = cnn_lrn(cnn_conv2d(x, 6, 3, .pad = 1), 5, .alpha = 0.5f, .k = 2), *down = cnn_max_pool(h, 2);
+    down = cnn_prelu(cnn_group_norm(cnn_elu(down, 0.7f), 3), .per_channel = 1);
+    h = cnn_conv_transpose2d(down, 6, 3, .stride = 2, .pad = 1, .output_pad = 1, .groups = 2);
+    h = cnn_add(cnn_silu(h), cnn_upsample(cnn_gelu(down), 2, .bilinear = 1));
+    h = cnn_add(cnn_instance_norm(h, .affine = 1), cnn_upsample(cnn_hard_swish(down), 2));
+    h = cnn_pad(cnn_slice(h, CNN_C, 1, -1), 1, 2, 0, 1, 1, 1, .value = 0.5f);
+    h = cnn_relu6(cnn_layer_norm(cnn_clamp(h, -1, 2)));
+    h = cnn_log(cnn_sqrt(cnn_exp(cnn_softplus(cnn_abs(cnn_sub(h, cnn_global_max_pool(h)))))));
+    h = cnn_dense(h, 4, .name = "logits");
+    static const float weights[4] = { 1, 0.5f, 2, 0 };
+    cnn_tensor *w = cnn_const(g, (cnn_shape){ 1, 4, 1, 1 }, weights), *half = cnn_scale(h, 0.5f);
+    cnn_tensor *J = cnn_softmax_cross_entropy(h, t, .smoothing = 0.1f, .class_weights = w, .ignore_index = -100);
+    J = cnn_add(J, cnn_nll(cnn_log_softmax(h), t, .class_weights = w, .ignore_index = -100));
+    return cnn_add(cnn_add(J, cnn_l1(h, half)), cnn_add(cnn_huber(h, half, .delta = 0.3f), cnn_bce_with_logits(h, cnn_sigmoid(half))));
+}
+
+enum { N = 3, SIZE = 3 * 2 * 12 * 12 };
+static const int labels[N] = { 2, -100, 0 };
+
+static float train(cnn_graph *g, cnn_tensor *x, cnn_tensor *t, cnn_tensor *J)
+{
+    float pixels[SIZE];
+    test__state = 7;
+    test_fill(pixels, SIZE, -1, 1);
+    cnn_set(x, pixels, SIZE), cnn_set_labels(t, labels, N);
+    for (int i = 0; i < 3; i++) cnn_forward(J, CNN_TRAIN), cnn_backward(J), cnn_step(g, .lr = 0.01f, .momentum = 0.9f);
+    return cnn_forward(J, CNN_TRAIN);
+}
+static cnn_graph *net(int threads, cnn_tensor **x, cnn_tensor **t, cnn_tensor **J)
+{
+    cnn_graph *g = cnn_new(.max_batch = N, .seed = 3, .threads = threads);
+    *x = cnn_input(g, 2, 12, 12), *t = cnn_labels(g), *J = everything(*x, *t);
+    CHECK_MSG(cnn_compile(g, *J), "%s", cnn_error(g));
+    return g;
+}
+
+/* Saved and loaded again, the net goes on to the same bits. */
+static void model_files(void)
+{
+    cnn_tensor *x, *t, *J;
+    cnn_graph  *g = net(1, &x, &t, &J);
+    train(g, x, t, J);
+    size_t size = cnn_save_memory(g, NULL, 0);
+    void  *file = test_alloc(size);
+    CHECK(cnn_save_memory(g, file, size) == size);
+    cnn_graph *again = cnn_load_memory(file, size, (cnn_load_args){ .path = "memory", .max_batch = N });
+    CHECK_MSG(!cnn_error(again), "%s", cnn_error(again));
+    float a = train(g, x, t, J), b = train(again, cnn_find(again, x->name), cnn_find(again, t->name), cnn_loss(again));
+    CHECK_MSG(!cnn_error(again), "%s", cnn_error(again));
+    CHECK(isfinite(a));
+    CHECK_SAME_BITS(&a, &b, 1);
+    free(file), cnn_free(again), cnn_free(g);
+}
+
+static void threads_give_the_same_bits(void)
+{
+    float loss[3];
+    for (int i = 0; i < 3; i++) {
+        cnn_tensor *x, *t, *J;
+        cnn_graph  *g = net(i + 1, &x, &t, &J);
+        loss[i] = train(g, x, t, J);
+        CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+        cnn_free(g);
+    }
+    CHECK_SAME_BITS(&loss[0], &loss[1], 1);
+    CHECK_SAME_BITS(&loss[0], &loss[2], 1);
+}
+
+/* Every rule says what is wrong; only the part behind the place is compared. */
+static void messages(void)
+{
+    for (int i = 0; ; i++) {
+        cnn_graph  *g = cnn_new(.max_batch = 2);
+        cnn_tensor *x = cnn_input(g, 4, 5, 6), *y = cnn_input(g, 4, 5, 5), *t = cnn_labels(g), *flat = cnn_input(g, 4);
+        const char *want = NULL;
+        switch (i) {
+        case 0:  cnn_conv_transpose2d(x, 3, 2, .pad = 6);           want = "conv_transpose2d: input (N,4,5,6): (5 - 1)*1 - 2*6 + 1*(2 - 1) + 0 + 1 = -6 is no extent"; break;
+        case 1:  cnn_conv_transpose2d(x, 3, 2, .output_pad = 1);    want = "conv_transpose2d: output_pad is 1: it must be less than the stride, 1"; break;
+        case 2:  cnn_conv_transpose2d(x, 3, 2, .groups = 2);        want = "conv_transpose2d: groups 2 must divide the 4 channels of input (N,4,5,6) and the 3 of the output"; break;
+        case 3:  cnn_conv_transpose2d(x, 4, INT_MAX);               want = "conv_transpose2d: kernel 2147483647, stride 1, pad 0, dilation 1: the least are 1, 1, 0, 1, the largest 16777216"; break;
+        case 4:  cnn_lrn(x, 0);                                     want = "lrn: size is 0: say how many channels a window has, at least 1"; break;
+        case 5:  cnn_group_norm(x, 3);                              want = "group_norm: groups is 3: it must be positive and divide the 4 channels of input (N,4,5,6)"; break;
+        case 6:  cnn_upsample(x, -2);                               want = "upsample: scale -2,-2 of input (N,4,5,6): it must be positive, and no extent larger than 2^24"; break;
+        case 7:  cnn_pad(x, 0, -1);                                 want = "pad: right is -1: it must be 0 to 16777216"; break;
+        case 8:  cnn_slice(x, CNN_H, 3, 3);                         want = "slice: from 3 to 3 of input (N,4,5,6) holds nothing, or leaves the extent 5 of its axis"; break;
+        case 9:  cnn_slice(x, CNN_N, 0, 1);                         want = "slice: axis is 1: it must be one of CNN_C, CNN_H, CNN_W, or CNN_N without a batch"; break;
+        case 10: cnn_slice(x, CNN_W, INT_MIN, INT_MAX, .step = -1); want = "slice: step is -1: it must be positive"; break;
+        case 11: cnn_clamp(x, 1, 1);                                want = "clamp: low 1 is not below high 1"; break;
+        case 12: cnn_elu(x, -1);                                    want = "elu: alpha is -1: it must be positive"; break;
+        case 13: cnn_l1(x, y);                                      want = "l1: target (N,4,5,5) must have the shape of the output, (N,4,5,6)"; break;
+        case 14: cnn_huber(x, x, -1);                               want = "huber: delta is -1: it must be positive"; break;
+        case 15: cnn_nll(x, t);                                     want = "nll: labels (N,1,1,1) do not fit logits (N,4,5,6): there must be one label per sample and pixel, so C is 1 and the rest is equal"; break;
+        case 16: cnn_softmax_cross_entropy(flat, t, .class_weights = cnn_param(g, "w", (cnn_shape){ 1, 4, 1, 1 }));
+                 want = "softmax_cross_entropy: class weights are not learned: make them with cnn_const"; break;
+        case 17: cnn_softmax_cross_entropy(flat, t, .class_weights = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
+                 want = "softmax_cross_entropy: class weights (1,3,1,1) does not fit input (N,4,1,1): it must be (1,4,1,1)"; break;
+        case 18: cnn_prelu(x, .weight = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
+                 want = "prelu: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,1,1,1) or (1,4,1,1)"; break;
+        case 19: cnn_layer_norm(x, .eps = -1);                      want = "layer_norm: eps is -1: it must be positive"; break;
+        }
+        const char *got = cnn_error(g), *rest = got ? strstr(got, ": ") : NULL;
+        if (want) CHECK_STR(rest ? rest + 2 : got, want);
+        cnn_free(g);
+        if (!want) return;
+    }
+}
+
+/* Far from zero: no overflow where there is a value, NaN stays NaN. */
+static void extremes(void)
+{
+    static const float x[8] = { -1e30f, -1000, -89, -20, 20, 89, 1000, NAN };
+    static const char *const names[] = { "relu6", "elu", "gelu", "silu", "softplus", "hard_swish" };
+    for (int which = 0; which < 6; which++) {
+        cnn_graph  *g = cnn_new(.keep_grads = 1);
+        cnn_tensor *in = cnn_input(g, 8, .grad = 1);
+        cnn_tensor *h = which == 0 ? cnn_relu6(in) : which == 1 ? cnn_elu(in) : which == 2 ? cnn_gelu(in) : which == 3 ? cnn_silu(in)
+                      : which == 4 ? cnn_softplus(in) : cnn_hard_swish(in);
+        cnn_tensor *J = cnn_sum(h);
+        float y[8], dx[8];
+        CHECK(cnn_compile(g, J)), cnn_set(in, x, 8), cnn_forward(J, CNN_TRAIN), cnn_backward(J);
+        CHECK(cnn_get(h, y, 8) && cnn_get_grad(in, dx, 8));
+        for (int i = 0; i < 7; i++) {
+            double positive = which == 0 ? 6 : (double)x[i], negative = which == 1 ? -1 : 0;
+            CHECK_MSG(test__near((double)y[i], x[i] > 0 ? positive : negative, 1e-6), "%s(%g) is %g", names[which], (double)x[i], (double)y[i]);
+            CHECK_MSG(test__near((double)dx[i], x[i] > 0 && which != 0, 1e-6), "%s'(%g) is %g", names[which], (double)x[i], (double)dx[i]);
+        }
+        CHECK_MSG(isnan(y[7]), "%s(NaN) is %g", names[which], (double)y[7]);
+        cnn_free(g);
+    }
+}
+
+/* If no label counts, there is nothing to learn: zero, not 0/0. A label that is neither a class nor ignored is an error. */
+static void ignored_labels(void)
+{
+    cnn_graph  *g = cnn_new(.max_batch = 2);
+    cnn_tensor *x = cnn_input(g, 3), *t = cnn_labels(g), *J = cnn_softmax_cross_entropy(cnn_dense(x, 3), t, .ignore_index = 255);
+    float values[6] = { 1, 2, 3, 4, 5, 6 }, dw[9];
+    int   none[2] = { 255, 255 }, wrong[2] = { 0, -1 };
+    CHECK(cnn_compile(g, J)), cnn_set(x, values, 6), cnn_set_labels(t, none, 2);
+    CHECK_NEAR(cnn_forward(J, CNN_TRAIN), 0, 0);
+    cnn_backward(J);
+    CHECK(cnn_get_grad(J->in[0]->in[1], dw, 9));
+    for (int i = 0; i < 9; i++) CHECK_NEAR(dw[i], 0, 0);
+    cnn_set_labels(t, wrong, 2), cnn_forward(J, CNN_TRAIN);
+    CHECK(cnn_error(g) && strstr(cnn_error(g), "label -1 of sample 1 is not a class"));
+    cnn_free(g);
+}
+
+int main(int argc, char **argv)
+{
+    test_args(argc, argv);
+    RUN(model_files);
+    RUN(threads_give_the_same_bits);
+    RUN(messages);
+    RUN(extremes);
+    RUN(ignored_labels);
+    return test_end();
+}
