@@ -1140,8 +1140,7 @@ static cnn_isa cnn__best_isa(void)
           an image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8
           accumulators.
    dot:   rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors, all accumulators in registers:
-          over images n, image rows y
-          and pixels q
+          over images n, image rows y and pixels q
               c[i][j] += sum_n sum_y sum_q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] +
               q]
           at has four entries whatever cols is. Floor: 12 multiply-adds for 7 loads.
@@ -1150,10 +1149,12 @@ static cnn_isa cnn__best_isa(void)
    winograd: transforms of W tiles side by side, see >>conv. GATHER4 loads four floats of each of W rows and
           transposes them to four vectors; SCATTER4 is its inverse, and adds to what is there if told. */
 typedef void cnn__micro(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
-                        ptrdiff_t ldc, const float *bias, bool add);
+                        ptrdiff_t ldc,
+                        const float *bias, bool add);
 typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
 typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
-                      const ptrdiff_t *at, float *c, ptrdiff_t ldc);
+                      const ptrdiff_t *at, float *c,
+                      ptrdiff_t ldc);
 typedef void cnn__winograd_w(const float *g, float *u, ptrdiff_t step);
 typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
 typedef void cnn__winograd_y(const float *m, ptrdiff_t step, float bias, float *const *y,
@@ -1169,8 +1170,10 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
     u[4] = v;                                                                                                \
     CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[4], t[i][j]);
 #define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4, SCATTER4) \
-    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, ptrdiff_t k, const float *a, const float *b, \
-                                                   const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias, bool add) \
+    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, ptrdiff_t k, const float *a,                \
+                                                   const float *b,                                           \
+                                                   const ptrdiff_t *at, float *c, ptrdiff_t ldc,             \
+                                                       const float *bias, bool add)                          \
     {                                                                                                        \
         V t[MR][NV], v[NV];                                                                                  \
         CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
@@ -1192,7 +1195,8 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
             CNN__UNROLL for (int j = 0; j < NV; j++) STORE(c + i * ldc + j * W, t[i][j]);                    \
     }                                                                                                        \
-    TARGET static void cnn__micro_##isa(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, \
+    TARGET static void cnn__micro_##isa(int mr, ptrdiff_t k, const float *a, const float *b,                 \
+                                        const ptrdiff_t *at,                                                 \
                                         float *c, ptrdiff_t ldc, const float *bias, bool add)                \
     {                                                                                                        \
         switch (mr) {               /* each number of rows has code of its own: tails cost what they are */  \
@@ -1200,8 +1204,10 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         default: break;                                                                                      \
         }                                                                                                    \
     }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, const int wide, int cols, const cnn__runs *r, \
-                                                   const float *a, const float *b, const ptrdiff_t *at, float *c, \
+    TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, const int wide, int cols,                 \
+                                                   const cnn__runs *r,                                       \
+                                                   const float *a, const float *b, const ptrdiff_t *at,      \
+                                                       float *c,                                             \
                                                    ptrdiff_t ldc)                                            \
     {                                                                                                        \
         V t[4][4], u[5];                                                                                     \
@@ -1228,7 +1234,8 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
             for (int j = 0; j < cols; j++) c[i * ldc + j] += sum[j];                                         \
         }                                                                                                    \
     }                                                                                                        \
-    TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b, \
+    TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a,                \
+                                      const float *b,                                                        \
                                       const ptrdiff_t *at, float *c, ptrdiff_t ldc)                          \
     {                                                                                                        \
         if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
@@ -1236,7 +1243,8 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
         else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
     }                                                                                                        \
-    TARGET static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at, \
+    TARGET static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x,      \
+                                      const ptrdiff_t *at,                                                   \
                                       float bias, float *y)                                                  \
     {                                                                                                        \
         ptrdiff_t q = 0;                                                                                     \
@@ -1257,10 +1265,14 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
     }                                                                                                        \
     TARGET static CNN__INLINE void cnn__bt_##isa(V *d, int s)                                                \
     {                                                                                                        \
-        const V d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], four = SET1(4), two = SET1(2), one = SET1(-1); \
-        const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4), u = FMA(one, d1, d3); \
-        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4)), d[5 * s] = FMA(four, d1, FMA(SET1(-5), d3, d[5 * s])); \
-        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(two, u, r), d[4 * s] = FMA(SET1(-2), u, r); \
+        const V d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], four = SET1(4), two = SET1(2),       \
+            one = SET1(-1);                                                                                  \
+        const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4),                  \
+            u = FMA(one, d1, d3);                                                                            \
+        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4)), d[5 * s] = FMA(four, d1,                              \
+                                                                      FMA(SET1(-5), d3, d[5 * s]));          \
+        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(two, u, r),                              \
+            d[4 * s] = FMA(SET1(-2), u, r);                                                                  \
     }                                                                                                        \
     TARGET static CNN__INLINE void cnn__at_##isa(V *m, int s)                                                \
     {                                                                                                        \
@@ -1281,10 +1293,12 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         V t[36], w[9];                                                                                       \
         CNN__UNROLL for (int i = 0; i < 9; i++) w[i] = LOAD(g + i * CNN__MAX_LANES);                         \
         CNN__UNROLL for (int j = 0; j < 3; j++) cnn__g_##isa(t + j, 6, w[j], w[3 + j], w[6 + j]);            \
-        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(t + 6 * i, 1, t[6 * i], t[6 * i + 1], t[6 * i + 2]); \
+        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(t + 6 * i, 1, t[6 * i], t[6 * i + 1],           \
+                                                             t[6 * i + 2]);                                  \
         for (int i = 0; i < 36; i++) STORE(u + i * step, t[i]);                                              \
     }                                                                                                        \
-    TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step) \
+    TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v,          \
+                                             ptrdiff_t step)                                                 \
     {                                                                                                        \
         V t[36];                                                                                             \
         for (int i = 0; i < 6; i++) {                                                                        \
@@ -1297,7 +1311,8 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         for (int i = 0; i < 6; i++) cnn__bt_##isa(t + 6 * i, 1);                                             \
         for (int i = 0; i < 36; i++) STORE(v + i * step, t[i]);                                              \
     }                                                                                                        \
-    TARGET static void cnn__winograd_y_##isa(const float *m, ptrdiff_t step, float bias, float *const *y, const ptrdiff_t *row, bool add) \
+    TARGET static void cnn__winograd_y_##isa(const float *m, ptrdiff_t step, float bias, float *const *y,    \
+                                             const ptrdiff_t *row, bool add)                                 \
     {                                                                                                        \
         V t[36];                                                                                             \
         for (int i = 0; i < 36; i++) t[i] = LOAD(m + i * step);                                              \
@@ -1353,8 +1368,8 @@ CNN__AVX2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
 {
     _mm_storeu_ps(y, add ? _mm_add_ps(_mm_loadu_ps(y), v) : v);
 }
-CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
-                                                     bool add)
+CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row,
+                                                     int i, bool add)
 {
     CNN__TRANSPOSE(__m256, _mm256)
     CNN__UNROLL for (int l = 0; l < 4; l++) {
@@ -1385,11 +1400,13 @@ CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const
     }
 }
 CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2,
-             _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps, cnn__sum4_avx2, cnn__gather4_avx2,
-             cnn__scatter4_avx2)
+             _mm256_storeu_ps, _mm256_add_ps,
+             _mm256_fmadd_ps, cnn__sum4_avx2,
+             cnn__gather4_avx2, cnn__scatter4_avx2)
 CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512,
-             _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, cnn__sum4_avx512, cnn__gather4_avx512,
-             cnn__scatter4_avx512)
+             _mm512_storeu_ps, _mm512_add_ps,
+             _mm512_fmadd_ps, cnn__sum4_avx512,
+             cnn__gather4_avx512, cnn__scatter4_avx512)
 #elif CNN__ARM
 static inline float32x4_t cnn__load_few_neon(const float *p, int n)
 {
@@ -1411,22 +1428,22 @@ static inline void cnn__gather4_neon(float32x4_t *r, const float *const *x, cons
 static inline void cnn__scatter4_neon(float32x4_t *r, float *const *y, const ptrdiff_t *row, int i, bool add)
 {
     cnn__transpose_neon(r);
-    for (int l = 0; l < 4; l++)
-        vst1q_f32(y[l] + i * row[l], add ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
+    for (int l = 0; l < 4; l++) vst1q_f32(y[l] + i * row[l], add
+                                          ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
 }
 #define CNN__NEON_FMA(a, b, c) vfmaq_f32(c, a, b)
 #define CNN__NEON_SUM4(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
 CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32,
-             CNN__NEON_FMA, CNN__NEON_SUM4, cnn__gather4_neon, cnn__scatter4_neon)
+             CNN__NEON_FMA, CNN__NEON_SUM4,
+             cnn__gather4_neon, cnn__scatter4_neon)
 #endif
 
 /* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
 typedef struct { float v[4]; } cnn__vec;
 static inline cnn__vec cnn__vec_set1(float a) { return (cnn__vec){ { a, a, a, a } }; }
 static inline cnn__vec cnn__vec_load(const float *p) { return (cnn__vec){ { p[0], p[1], p[2], p[3] } }; }
-static inline cnn__vec cnn__vec_few(const float *p,
-                                    int n) { return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f,
-                                    n > 2 ? p[2] : 0.0f, 0.0f } }; }
+static inline cnn__vec cnn__vec_few(const float *p, int n) { return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f,
+                                                            n > 2 ? p[2] : 0.0f, 0.0f } }; }
 static inline void     cnn__vec_store(float *p, cnn__vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
 static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
 {
@@ -1435,7 +1452,7 @@ static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
 static inline cnn__vec cnn__vec_fma(cnn__vec a, cnn__vec b, cnn__vec c)
 {
     return (cnn__vec){ { a.v[0] * b.v[0] + c.v[0], a.v[1] * b.v[1] + c.v[1], a.v[2] * b.v[2] + c.v[2],
-        a.v[3] * b.v[3] + c.v[3] } };
+                         a.v[3] * b.v[3] + c.v[3] } };
 }
 static inline void cnn__sum4_c(float *sum, cnn__vec a, cnn__vec b, cnn__vec c, cnn__vec d)
 {
@@ -1452,8 +1469,9 @@ static inline void cnn__scatter4_c(cnn__vec *r, float *const *y, const ptrdiff_t
     for (int l = 0; l < 4; l++)
         for (int e = 0; e < 4; e++) y[l][i * row[l] + e] = add ? y[l][i * row[l] + e] + r[e].v[l] : r[e].v[l];
 }
-CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store, cnn__vec_add,
-             cnn__vec_fma, cnn__sum4_c, cnn__gather4_c, cnn__scatter4_c)
+CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store,
+             cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
+             cnn__gather4_c, cnn__scatter4_c)
 
 /* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
 typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__dot *dot; cnn__fir *fir;
@@ -1484,7 +1502,8 @@ static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
 
 /* The reference: C (m,n) = op(A) op(B) + beta C, row-major, op transposes where ta, tb say so. */
 CNN__UNUSED static void cnn__gemm_ref(float *c, int ldc, float beta, const float *a, int lda, bool ta,
-                                      const float *b, int ldb, bool tb, int m, int n, int k)
+                                      const float *b, int ldb,
+                                      bool tb, int m, int n, int k)
 {
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
@@ -1524,7 +1543,10 @@ static void cnn__pack(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t 
         for (; np > 0; np--, x += sp, to += r)
             for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
     } else {
-        for (int q = 0; q < r; q++, x += si)
+        int q = 0;
+        for (; q + 2 <= ni; q += 2, x += 2 * si)
+            for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = x[p * sp], to[p * r + q + 1] = x[si + p * sp];
+        for (; q < r; q++, x += si)
             for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
     }
 }
@@ -1547,17 +1569,19 @@ static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__
     for (ptrdiff_t p = 0; p < k; p += CNN__DOT_RUN)
         for (ptrdiff_t j = 0; j < n; j += 4) {
             const cnn__runs r = { 1, 1, cnn__min(CNN__DOT_RUN, k - p), a.si, 0, 0, 0, 0 };
-            const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si, cnn__min(2, last) * b.si,
-                cnn__min(3, last) * b.si };
+            const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si,
+                                                        cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
             for (ptrdiff_t i = 0; i < m; i += 3)
-                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p,
-                       b.x + j * b.si + p, at, c + i * ldc + j, ldc);
+                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p, b.x
+                       + j * b.si + p, at,
+                       c + i * ldc + j, ldc);
         }
 }
 
 /* Rows and columns of C = A B (+ C if add), by one thread. A few rows do not repay packing b. */
 static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool accumulate, cnn__matrix a,
-                           cnn__matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
+                           cnn__matrix b,
+                           ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
 {
     const int mr = u->mr, nr = u->nr;
     const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
@@ -1585,8 +1609,9 @@ static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool 
                     for (ptrdiff_t i = 0; i < in; i += mr) {
                         const int ni = (int)cnn__min(mr, in - i);
                         float *y = c + (ic + i) * ldc + jc + j;
-                        u->micro(ni, kc, pa + i * kc, from, direct ? rows : packed, whole ? y : tile,
-                                 whole ? ldc : nr, NULL, whole && add);
+                        u->micro(ni, kc, pa + i * kc, from, direct ? rows : packed, whole ? y : tile, whole
+                                 ? ldc : nr, NULL,
+                                 whole && add);
                         for (ptrdiff_t s = 0; !whole && s < ni; s++)
                             for (ptrdiff_t q = 0; q < jn - j; q++)
                                 y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
@@ -1615,7 +1640,8 @@ static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
    does not read C. Each thread takes a range of row panels or of column panels. Every element is summed over
    p in the same order in whatever range it falls, so the bits do not depend on the number of threads. */
 static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
-                      const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
+                      const float *b,
+                      int ldb, bool tb, int m, int n, int k, void *scratch)
 {
     const bool dots = !ta && tb && m <= CNN__DOT_ROWS;
     if (k < 1 || (beta != 0.0f ? beta != 1.0f : dots))
@@ -1661,9 +1687,12 @@ typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, gr
         const int iy = oy * (t)->sh - (t)->ph + i * (t)->dh, ix = ox * (t)->sw - (t)->pw + j * (t)->dw;      \
         const int icg = (t)->ic / (t)->groups, ic = oc / ((t)->oc / (t)->groups) * icg + c;                  \
         if (iy < 0 || iy >= (t)->h || ix < 0 || ix >= (t)->w) continue;                                      \
-        const size_t yat = (((size_t)n * (size_t)(t)->oc + (size_t)oc) * (size_t)(t)->oh + (size_t)oy) * (size_t)(t)->ow + (size_t)ox; \
-        const size_t xat = (((size_t)n * (size_t)(t)->ic + (size_t)ic) * (size_t)(t)->h + (size_t)iy) * (size_t)(t)->w + (size_t)ix; \
-        const size_t wat = (((size_t)oc * (size_t)icg + (size_t)c) * (size_t)(t)->kh + (size_t)i) * (size_t)(t)->kw + (size_t)j; \
+        const size_t yat = (((size_t)n * (size_t)(t)->oc + (size_t)oc) * (size_t)(t)->oh                     \
+                            + (size_t)oy) * (size_t)(t)->ow + (size_t)ox;                                    \
+        const size_t xat = (((size_t)n * (size_t)(t)->ic + (size_t)ic) * (size_t)(t)->h                      \
+                            + (size_t)iy) * (size_t)(t)->w + (size_t)ix;                                     \
+        const size_t wat = (((size_t)oc * (size_t)icg + (size_t)c) * (size_t)(t)->kh                         \
+                            + (size_t)i) * (size_t)(t)->kw + (size_t)j;                                      \
         __VA_ARGS__;                                                                                         \
     }
 
@@ -1684,8 +1713,8 @@ CNN__UNUSED static void cnn__conv_backward_weights_ref(const cnn__conv *t, float
                                                        const float *x, const float *dy)
 {
     CNN__CONV_TERMS(t, yat, xat, wat, dw[wat] += x[xat] * dy[yat])
-    for (size_t oc = 0, at = 0, plane = (size_t)t->oh * (size_t)t->ow; db &&
-         oc < (size_t)t->n * (size_t)t->oc; oc++)
+    for (size_t oc = 0, at = 0, plane = (size_t)t->oh * (size_t)t->ow; db
+         && oc < (size_t)t->n * (size_t)t->oc; oc++)
         for (size_t p = 0; p < plane; p++) db[oc % (size_t)t->oc] += dy[at++];
 }
 
@@ -1764,8 +1793,8 @@ static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
     while (rest) { int swap = g % rest; g = rest, rest = swap; }
     cnn__axis f = { 0, s / g, 0, 0, -d / g, (size - r + s - 1) / s };
     while (f.first < k && f.first < f.q && (r + p - f.first * d) % s) f.first++;
-    if (f.first < k && f.first < f.q)
-        f.count = (k - f.first + f.q - 1) / f.q, f.start = (r + p - f.first * d) / s;
+    if (f.first < k && f.first < f.q) f.count = (k - f.first + f.q - 1) / f.q,
+        f.start = (r + p - f.first * d) / s;
     return f;
 }
 
@@ -1799,7 +1828,7 @@ static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
         }
     if (low[0] > high[0] || low[1] > high[1]) low[0] = low[1] = high[0] = high[1] = 0;
     return (cnn__spread){ dy, t->oc, t->oh, t->ow, t->oc / t->groups, 1, 1, 1, 1, low[0], low[1],
-        high[0] - low[0],
+                          high[0] - low[0],
                           most + high[1] - low[1], 0 };
 }
 
@@ -1810,8 +1839,8 @@ static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane,
         for (int i = 0; i < t->kh; i++)
             for (int j = 0; j < t->kw; j++) {
                 const int y = i * t->dh, x = j * t->dw;
-                *at++ = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane +
-                    (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+                *at++ = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane
+                    + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
             }
 }
 
@@ -1845,11 +1874,11 @@ typedef struct {
     const float *bias;
 } cnn__shifted;
 
-static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x,
-                                      char *base, size_t *used)
+static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
+                                      const float *x, char *base, size_t *used)
 {
     cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .s = backward ? cnn__spread_backward(t, x)
-        : cnn__spread_forward(t, x) };
+                       : cnn__spread_forward(t, x) };
     const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
     q.backward = backward;
     q.m = (backward ? t->ic : t->oc) / t->groups;
@@ -1870,8 +1899,8 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     q.a = cnn__take(base, used, cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)), sizeof *q.a);
     q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width
                                     : (size_t)(CNN__KC * q.u->nr), 16);
-    q.each = cnn__round_up(q.panel + (q.borrow ? 0 : (size_t)cnn__spread_size(&q.s, q.block) +
-                                      (size_t)q.u->nr), 16);
+    q.each = cnn__round_up(q.panel + (q.borrow ? 0 : (size_t)cnn__spread_size(&q.s, q.block)
+                                      + (size_t)q.u->nr), 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
@@ -1900,8 +1929,8 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float 
         }
         ptrdiff_t *at = q->at + done, *wat = q->wat + done;
         float *a = q->a + done * q->m * t->groups;
-        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count,
-            q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0,
+        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count, q->backward
+                               ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0,
                                a, at, v.start, v.step, v.count, (ptrdiff_t)s->c * h.count };
         q->phase[f] = p, done += p.k;
         if (!p.k) continue;
@@ -1910,8 +1939,8 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float 
             for (int c = 0; c < s->c; c++)
                 for (int j = 0; j < h.count; j++, e++) {
                     const int y = v.start + i * v.step - s->y0, x = h.start + j * h.step - s->x0;
-                    at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane +
-                        (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+                    at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane
+                        + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
                     wat[e] = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
                 }
         const ptrdiff_t kb = cnn__shifted_k(q, p.k);
@@ -1944,7 +1973,8 @@ static inline void cnn__add(float *to, const float *v, ptrdiff_t n)
 
 /* Put the valid pixels of a tile: columns j .. j+nr of the block, width to a row of S. */
 static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *q, int j,
-                          int width, int nx, int end, bool add)
+                          int width, int nx,
+                          int end, bool add)
 {
     const int last = (int)cnn__min(j + nr, end);
     for (int from = j, r = j / width; from < last; from = ++r * width) {
@@ -1985,8 +2015,8 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
         const ptrdiff_t kb = cnn__shifted_k(q, p->k);
         /* by_row: panels that do not cross the ends of rows, where that takes no more of them or sums are
            short */
-        const bool by_row = !flat && ((nx + nr - 1) / nr * nr <= width ||
-                                      (p->k <= 64 && nx >= nr && !q->backward));
+        const bool by_row = !flat && ((nx + nr - 1) / nr * nr <= width
+                                      || (p->k <= 64 && nx >= nr && !q->backward));
         const bool overlap = by_row && nx >= nr && q->col == 1 && !q->backward && kb == p->k;
         for (ptrdiff_t b0 = 0; b0 < p->k; b0 += kb) {
             const ptrdiff_t b1 = cnn__min(b0 + kb, p->k), kc = b1 - b0;
@@ -2002,12 +2032,12 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                     ptrdiff_t k0 = b0, k1 = b1;
                     if (p->rows > 1) {                              /* leave out kernel rows that meet zeros
                                                                        only */
-                        const int first = (from + r) * q->s.sh + p->y0,
-                            last = by_row ? first : (from + (stop - 1) / width) * q->s.sh + p->y0;
+                        const int first = (from + r) * q->s.sh + p->y0, last = by_row ? first
+                            : (from + (stop - 1) / width) * q->s.sh + p->y0;
                         int c0 = 0, c1 = p->rows;
                         while (c0 < c1 && (last + c0 * p->dy < 0 || first + c0 * p->dy >= q->s.h)) c0++;
-                        while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first + (c1 - 1) * p->dy >= q->s.h))
-                            c1--;
+                        while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first
+                                           + (c1 - 1) * p->dy >= q->s.h)) c1--;
                         k0 = c0 * p->row > k0 ? c0 * p->row : k0, k1 = cnn__min(k1, c1 * p->row);
                         if (k1 < k0) k1 = k0 = b0;
                     }
@@ -2015,8 +2045,8 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                         for (ptrdiff_t e = k0; e < k1; e++) {
                             float *to = panel + (e - k0) * nr;
                             const float *from_s = s + p->at[e] + j;
-                            if (q->borrow && j + nr > end)
-                                for (int z = 0; z < nr; z++) to[z] = j + z < end ? from_s[z] : 0.0f;
+                            if (q->borrow && j + nr > end) for (int z = 0; z < nr; z++) to[z] = j + z < end
+                                ? from_s[z] : 0.0f;
                             else for (int z = 0; z < nr; z += 8) memcpy(to + z, from_s + z, 8 * sizeof *to);
                         }
                     float *y = y0 + ic * q->out_plane;
@@ -2024,9 +2054,9 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                         const int ni = (int)cnn__min(mr, in - i);
                         const float *bias = q->bias && b0 == 0 ? q->bias + g * q->m + ic + i : NULL;
                         float *to = direct ? y + (flat ? j : r * q->row + x) : tile;
-                        q->u->micro(ni, k1 - k0, a + i * kc + (k0 - b0) * ni, pack ? panel : s + j,
-                                    pack ? packed : p->at + k0, to, direct ? q->out_plane : nr, bias,
-                                    direct && add);
+                        q->u->micro(ni, k1 - k0, a + i * kc + (k0 - b0) * ni, pack ? panel : s + j, pack
+                                    ? packed : p->at + k0, to,
+                                    direct ? q->out_plane : nr, bias, direct && add);
                         if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, width, nx, stop, add);
                     }
                     x += nr;
@@ -2055,8 +2085,8 @@ static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q, const float *
                 g = e / q->parts / q->blocks % t->groups;
             cnn__shifted_block(q, e / q->parts / q->blocks / t->groups, g, (int)block * q->block,
                                panels * part / q->parts * mr,
-                               cnn__min(panels * (part + 1) / q->parts * mr, q->m),
-                               q->work + (size_t)thread * q->each);
+                               cnn__min(panels * (part + 1) / q->parts * mr, q->m), q->work
+                                   + (size_t)thread * q->each);
         }
 }
 
@@ -2086,14 +2116,15 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
     q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.borrow = cnn__pointwise(t), q.copy = !q.borrow && (t->ow < 24 || q.m == 1);
+    q.borrow = cnn__pointwise(t), q.copy = !q.borrow && (t->ow < 24 || q.m == 1
+                                                         || (t->ow < 48 && t->ow % 8 && q.s.c >= 8));
     q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow,
-        least = q.borrow ? 1 : 2 * q.s.halo + 1;
+    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow, least = q.borrow ? 1
+        : 2 * q.s.halo + 1;
     q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least),
         q.block = (int)cnn__ceil(rows, q.blocks);
-    if (q.borrow && q.blocks > 1)
-        q.block = (q.block + 15) / 16 * 16, q.blocks = (int)cnn__ceil(rows, q.block);
+    if (q.borrow && q.blocks > 1) q.block = (q.block + 15) / 16 * 16,
+        q.blocks = (int)cnn__ceil(rows, q.block);
     if (q.copy) q.d.gap = 15 - (q.block * q.s.width + 15) % 16;         /* whole vectors */
     const size_t weights = (size_t)t->oc * (size_t)q.k;
     const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
@@ -2101,21 +2132,22 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
                                                 cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
     const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
-    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c)),
-        q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
+    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c)), q.s_image = q.planes * each
+        + (q.copy ? q.s.width + 16 : 0);
     q.parts = (int)cnn__min(cnn__ceil(cpu->threads, (ptrdiff_t)q.chunks * t->groups), cnn__ceil(q.k, 4));
     q.at = cnn__take(base, used, (size_t)q.k + 3, sizeof *q.at);
     q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
-    q.each = q.borrow ? 0
-        : cnn__round_up((size_t)(q.images * (q.s_image + (q.copy ? cnn__spread_size(&q.d, q.block) : 0))),
-                        16);
+    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image
+                                                               + (q.copy ? cnn__spread_size(&q.d, q.block)
+                                                                  : 0))), 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
 /* dw (all groups) += the terms of images n0..n1, group g, taps k0..k1. */
 static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t g,
-                              ptrdiff_t k0, ptrdiff_t k1, float *work)
+                              ptrdiff_t k0,
+                              ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
@@ -2125,8 +2157,8 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
         for (int block = 0; block < q->blocks; block++) {
             const int images = (int)cnn__min(q->images, n1 - n), from = block * q->block;
             const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
-            const float *x = work, *dy = q->d.x + (n * t->oc + g * q->m) * out +
-                from * (q->borrow ? 1 : t->ow);
+            const float *x = work, *dy = q->d.x + (n * t->oc + g * q->m) * out
+                + from * (q->borrow ? 1 : t->ow);
             cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
             if (q->borrow) {
                 x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
@@ -2134,8 +2166,8 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
             } else if (q->copy) {
                 float *d = work + q->images * q->s_image;
                 r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-                for (int e = 0; e < images; e++)
-                    cnn__spread_copy(&q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from, q->block);
+                for (int e = 0; e < images; e++) cnn__spread_copy(&q->d, d + e * r.a_image, n + e, g * q->m,
+                                                                  (int)q->m, from, q->block);
                 dy = d;
             }
             for (ptrdiff_t c = k0 / taps; c * taps < k1 && rows > 0; c += q->planes) {
@@ -2146,8 +2178,7 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
                     float *s = work + e * q->s_image;
                     cnn__spread_copy(&q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
                     s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
-                    /* met by the zeros behind dy */
-                    for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;
+                    for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;   /* meet zeros */
                 }
                 for (ptrdiff_t i = 0; i < q->m; i += q->high)
                     for (ptrdiff_t k = first; k < end; k += 7 - q->high)
@@ -2174,9 +2205,10 @@ static void cnn__weights_run(const cnn__cpu *cpu, cnn__weights *q, float *dw)
             const ptrdiff_t part = e % q->parts, g = e / q->parts % t->groups,
                 chunk = e / q->parts / t->groups;
             cnn__weights_part(q, chunk ? q->partial + (chunk - 1) * (ptrdiff_t)weights : dw,
-                              t->n * chunk / q->chunks, t->n * (chunk + 1) / q->chunks, g,
-                              quads * part / q->parts * 4, cnn__min(quads * (part + 1) / q->parts * 4, q->k),
-                              q->work + (size_t)thread * q->each);
+                              t->n * chunk / q->chunks,
+                              t->n * (chunk + 1) / q->chunks, g, quads * part / q->parts * 4,
+                              cnn__min(quads * (part + 1) / q->parts * 4, q->k), q->work
+                                  + (size_t)thread * q->each);
         }
     for (size_t c = 1; c < (size_t)q->chunks; c++)
         for (size_t i = 0; i < weights; i++) dw[i] += q->partial[(c - 1) * weights + i];
@@ -2201,9 +2233,9 @@ static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float 
        Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each 4x4 tile Y of output and 6x6 tile x of input
 
    36 products of matrices (OC,C)(C,tiles) do the work of 144: a quarter of the multiply-adds. The transforms
-   hold factors of up to 8, so rounding errors are some ten times those of the direct sum (largest seen
-   against float64: 3e-6 of the sum of magnitudes); define CNN_NO_WINOGRAD to do without. backward-data is the
-   same with dy for x, the kernel turned by 180 degrees, and padding 2 - P. */
+   hold factors of up to 8, and so the rounding errors grow: largest seen against float64, for 512 channels,
+   9e-6 of the largest output (4e-7 by the direct sum). Define CNN_NO_WINOGRAD to do without. backward-data is
+   the same with dy for x, the kernel turned by 180 degrees, and padding 2 - P. */
 typedef struct {
     const cnn__kernels *u;
     bool backward;
@@ -2215,8 +2247,8 @@ typedef struct {
 
 CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
 {
-    return pass < 2 && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 &&
-        t->groups == 1
+    return pass < 2 && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1
+        && t->groups == 1
            && t->ph <= 2 && t->pw <= 2;
 }
 
@@ -2224,9 +2256,9 @@ static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, boo
                                     size_t *used)
 {
     const cnn__wino f = { cnn__kernels_of(cpu), false, t->ic, t->oc, t->h, t->w, t->oh, t->ow, t->ph, t->pw,
-        0, 0, 0, 0, NULL, NULL, 0 };
-    const cnn__wino b = { f.u, true, t->oc, t->ic, t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 0, 0, 0, 0,
-        NULL, NULL, 0 };
+                          0, 0, 0, 0, NULL, NULL, 0 };
+    const cnn__wino b = { f.u, true, t->oc, t->ic, t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 0, 0, 0,
+                          0, NULL, NULL, 0 };
     cnn__wino q = backward ? b : f;
     q.th = (q.oh + 3) / 4, q.tw = (q.ow + 3) / 4, q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
@@ -2249,10 +2281,10 @@ static void cnn__winograd_weights(const cnn__wino *q, const float *w, ptrdiff_t 
             for (int e = 0; e < 9; e++) g[e * L + r] = from[q->backward ? 8 - e : e];
         }
         float *to = q->weights + i * q->c + (ptrdiff_t)c * mr;
-        /* what spills over, the next c overwrites */
+        /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
-        for (int r = 0; r < mr; r += lanes)
-            q->u->winograd_w(g + r, direct ? to + r : o + r, direct ? matrix : L);
+        for (int r = 0; r < mr; r += lanes) q->u->winograd_w(g + r, direct ? to + r : o + r, direct
+                                                             ? matrix : L);
         for (int e = 0; e < 36 && !direct; e++)
             for (int r = 0; r < mr; r++) to[e * matrix + r] = o[e * L + r];
     }
@@ -2280,8 +2312,8 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
             const ptrdiff_t t = from + j + l;
             y0[l] = (int)(t % plane / q->tw) * 4 - q->ph, x0[l] = (int)(t % plane % q->tw) * 4 - q->pw,
                 image[l] = t / plane * q->c * in;
-            inside[l] = j + l >= count || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h &&
-                                           x0[l] + 6 <= q->w);
+            inside[l] = j + l >= count || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l]
+                                           + 6 <= q->w);
             tile[l] = j + l < count && inside[l] ? x + image[l] + (ptrdiff_t)y0[l] * q->w + x0[l] : patch[l];
             row[l] = tile[l] == patch[l] ? 6 : q->w;
         }
@@ -2307,9 +2339,10 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
             for (ptrdiff_t j = 0; j < padded; j += u->nr)
                 for (ptrdiff_t i = 0; i < q->m; i += u->mr) {
                     const int mr = (int)cnn__min(u->mr, q->m - i);
-                    u->micro(mr, cnn__min(kb, q->c - p), q->weights + e * (ptrdiff_t)q->m * q->c + i * q->c +
-                             p * mr, v + e * vs + j * q->c + p * u->nr, at, m + e * ms + j * q->m + i * u->nr,
-                             u->nr, NULL, p > 0);
+                    u->micro(mr, cnn__min(kb, q->c - p), q->weights + e * (ptrdiff_t)q->m * q->c + i * q->c
+                             + p * mr,
+                             v + e * vs + j * q->c + p * u->nr, at, m + e * ms + j * q->m + i * u->nr,
+                                 u->nr, NULL, p > 0);
                 }
     for (ptrdiff_t j = 0; j < count; j += u->lanes) {
         const float *sums = m + j / u->nr * u->nr * q->m + j % u->nr;
@@ -2319,8 +2352,8 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
             y0[l] = (int)(t % plane / q->tw) * 4, x0[l] = (int)(t % plane % q->tw) * 4,
                 image[l] = t / plane * q->m * out;
             const bool inside = j + l < count && y0[l] + 4 <= q->oh && x0[l] + 4 <= q->ow;
-            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l],
-                row[l] = inside ? q->ow : 4;
+            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l], row[l] = inside
+                ? q->ow : 4;
         }
         for (int c = 0; c < q->m; c++, sums += u->nr) {
             u->winograd_y(sums, ms, bias ? bias[c] : 0.0f, tile, row, q->backward);
@@ -2330,8 +2363,8 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
                 float *to = y + image[l] + c * out + (ptrdiff_t)y0[l] * q->ow + x0[l];
                 const int rows = (int)cnn__min(4, q->oh - y0[l]), columns = (int)cnn__min(4, q->ow - x0[l]);
                 for (int a = 0; a < rows; a++, to += q->ow)
-                    for (int z = 0; z < columns; z++)
-                        to[z] = q->backward ? to[z] + patch[l][a * 4 + z] : patch[l][a * 4 + z];
+                    for (int z = 0; z < columns; z++) to[z] = q->backward ? to[z] + patch[l][a * 4 + z]
+                        : patch[l][a * 4 + z];
                 for (int z = 0; z < 16 && q->backward; z++) patch[l][z] = 0.0f;
             }
         }
@@ -2369,8 +2402,8 @@ static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
     }
 #endif
     (void)pass;
-    return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc &&
-        t->ic > 1 ? CNN__DEPTHWISE : CNN__DIRECT;
+    return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc && t->ic > 1
+        ? CNN__DEPTHWISE : CNN__DIRECT;
 }
 
 /* The name of the algorithm that a pass (0 forward, 1 backward-data, 2 backward-weights) of this shape
@@ -2385,19 +2418,27 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
 {
     size_t most = 0;
-    for (int pass = 0; pass < 3; pass++) {
-        size_t used = 0;
-        if (pass == 2) cnn__weights_plan(cpu, t, NULL, NULL, NULL, &used);
-        else if (cnn__conv_rule(t, pass) == CNN__WINOGRAD) cnn__winograd_plan(cpu, t, pass == 1, NULL, &used);
-        else cnn__shifted_plan(cpu, t, pass == 1, NULL, NULL, &used);
-        if (used > most) most = used;
+    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {      /* a smaller batch may be cut into larger
+                                                                     pieces; */
+        cnn__conv u = *t;                                        /* from 8192 images on their size is constant
+                                                                    */
+        u.n = n;
+        for (int pass = 0; pass < 3; pass++) {
+            size_t used = 0;
+            if (pass == 2) cnn__weights_plan(cpu, &u, NULL, NULL, NULL, &used);
+            else if (cnn__conv_rule(&u, pass) == CNN__WINOGRAD)
+                cnn__winograd_plan(cpu, &u, pass == 1, NULL, &used);
+            else cnn__shifted_plan(cpu, &u, pass == 1, NULL, NULL, &used);
+            if (used > most) most = used;
+        }
     }
     return most;
 }
 
 /* forward (pass 0, to y from x) or backward-data (pass 1, to dx from dy) by one algorithm. */
 static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, int pass,
-                         float *to, const float *from, const float *w, const float *b, void *scratch)
+                         float *to, const float *from,
+                         const float *w, const float *b, void *scratch)
 {
     size_t used = 0;
     if (algorithm == CNN__WINOGRAD) {
@@ -2411,19 +2452,22 @@ static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm
 }
 
 static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
-                              const float *w, const float *b, void *scratch)
+                              const float *w, const float *b,
+                              void *scratch)
 {
     cnn__conv_by(cpu, t, cnn__conv_rule(t, 0), 0, y, x, w, b, scratch);
 }
 
 static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
-                                    const float *w, void *scratch)
+                                    const float *w,
+                                    void *scratch)
 {
     cnn__conv_by(cpu, t, cnn__conv_rule(t, 1), 1, dx, dy, w, NULL, scratch);
 }
 
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
-                                       const float *x, const float *dy, void *scratch)
+                                       const float *x,
+                                       const float *dy, void *scratch)
 {
     size_t used = 0;
     cnn__weights q = cnn__weights_plan(cpu, t, x, dy, scratch, &used);
@@ -2431,18 +2475,20 @@ static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, 
     if (db) cnn__bias_gradient(q.u, t, db, dy);
 }
 
-/* ========================================================================================================
+/* ===========================================================================================================
    >>kernels ---- 9. Other kernels: element by element, sums and broadcasting, pooling, normalisation, softmax
 
    Plain pointers and sizes, output first. Where many threads share a loop, every element is computed by one
    of them, with its sums in the order that is written here: the bits do not depend on the number of threads.
    ======================================================================================================== */
 
-enum { CNN__LARGE = 1 << 18 };          /* simple steps: below this a parallel region can cost more than it
-                                           brings */
+/* Simple steps: below this a parallel region can cost more than it brings. */
+enum { CNN__LARGE = 1 << 18 };
 
-static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work) { return work >= CNN__LARGE ? cpu->threads
-    : 1; }
+static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
+{
+    return work >= CNN__LARGE ? cpu->threads : 1;
+}
 
 /* ---- Exponential and hyperbolic tangent ----
 
@@ -2466,8 +2512,8 @@ static CNN__INLINE float cnn__select(bool yes, float a, float b)
 /* e^x = (1 + the result) * power; |x| <= 87, or x is not a number, and neither is the result then. */
 static CNN__INLINE float cnn__exp_parts(float x, float *power)
 {
-    float    shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;   /* 1.5 * 2^23: rounds to
-                                                                                      whole */
+    /* 1.5 * 2^23: rounds to whole */
+    float    shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
     float    r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
@@ -2475,7 +2521,7 @@ static CNN__INLINE float cnn__exp_parts(float x, float *power)
     memcpy(power, &bits, sizeof bits);
     float p = 1.0f / 5040;
     p = p * r + 1.0f / 720, p = p * r + 1.0f / 120, p = p * r + 1.0f / 24, p = p * r + 1.0f / 6,
-        p = p * r + 0.5f;
+    p = p * r + 0.5f;
     return r + r * r * p;
 }
 
@@ -2487,14 +2533,13 @@ static CNN__INLINE float cnn__exp(float x)
     return cnn__select(x > 88.0f, (float)INFINITY, cnn__select(x < -87.0f, 0.0f, y));
 }
 
-/* tanh x = (e^2x - 1) / (e^2x + 1). Relative error below 3e-7, for every x; beyond |x| = 10 it is 1 in
-   float. */
+/* tanh x = (e^2x - 1) / (e^2x + 1). Relative error below 3e-7; beyond |x| = 10 it is 1 in float. */
 static CNN__INLINE float cnn__tanh(float x)
 {
     float power, y = cnn__select(x > 10.0f, 10.0f, cnn__select(x < -10.0f, -10.0f, x));
     float e = cnn__exp_parts(2 * y, &power);
-    e = e * power + (power - 1);                                                   /* e^2x - 1, without
-                                                                                      cancellation */
+    /* e^2x - 1, without cancellation */
+    e = e * power + (power - 1);
     return e / (e + 2);
 }
 
@@ -2509,8 +2554,8 @@ typedef void cnn__each(float *restrict v, const float *restrict a, const float *
                        const float *restrict k, ptrdiff_t n);
 
 #define CNN__EACH_TEXT(name, ...)                                                                            \
-    static void name(float *restrict v, const float *restrict a, const float *restrict b, const float *restrict k, \
-                     ptrdiff_t n)                                                                            \
+    static void name(float *restrict v, const float *restrict a, const float *restrict b,                    \
+                     const float *restrict k, ptrdiff_t n)                                                   \
     {                                                                                                        \
         ptrdiff_t from = 0;                                                                                  \
         for (; from + 16 <= n; from += 16)                                                                   \
@@ -2547,8 +2592,7 @@ CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
 CNN__EACH(cnn__each_standardize,      v[i] = (v[i] - k[0]) * k[1] + k[2])
 CNN__EACH(cnn__each_standardize_back, v[i] += ((a[i] - k[0]) - (b[i] - k[1]) * k[2]) * k[3])
 
-/* y[i] = f(x[i], a[i], b[i]; k), in pieces that stay in the L1 cache. y may be x; a and b are other arrays or
-   NULL. */
+/* y[i] = f(x[i], a[i], b[i]; k), in pieces that stay in the L1 cache. y may be x; a, b may be NULL. */
 static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
                      const float *b, const float *k, ptrdiff_t n)
 {
@@ -2613,8 +2657,8 @@ static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
         r.n[i] = extent[0][i] > extent[1][i] ? extent[0][i] : extent[1][i];
         if (extent[2][i] > r.n[i]) r.n[i] = extent[2][i];
         if (r.n[i] == 1) continue;
-        if (to < 4 && r.y[i] == m.y[to] * m.n[to] && r.a[i] == m.a[to] * m.n[to] &&
-            r.b[i] == m.b[to] * m.n[to]) {
+        if (to < 4 && r.y[i] == m.y[to] * m.n[to] && r.a[i] == m.a[to] * m.n[to]
+            && r.b[i] == m.b[to] * m.n[to]) {
             m.n[to] *= r.n[i];
             continue;
         }
@@ -2669,7 +2713,7 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
     const ptrdiff_t n = r.n[3], rows = r.n[0] * r.n[1] * r.n[2];
     const bool      a_row = r.a[3] != 0, b_row = b && r.b[3] != 0;
     cnn__each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu),
-        *scale = cnn__each_scale(cpu);
+              *scale = cnn__each_scale(cpu);
     if (rows == 1 && r.y[3] && a_row && (!b || b_row)) {
         cnn__map(cpu, b ? add_product : add_scaled, y, y, a, b, &p, n);
         return;
@@ -2686,11 +2730,10 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
                 float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
                 const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
                 const float *v  = b ? b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] : NULL;
-                const float *row = a_row ? u : b_row ? v : NULL;          /* the only row, times a number, ...
-                                                                             */
+                const float *row = a_row ? u : b_row ? v : NULL;      /* the only row, times a number ... */
                 const float  number = p * (a_row ? 1.0f : *u) * (b && !b_row ? *v : 1.0f);
                 const float  k[2] = { 1, number };
-                if (a_row && b_row) {                                     /* ... unless both are rows */
+                if (a_row && b_row) {                                 /* ... unless both are rows */
                     if (r.y[3]) add_product(to, u, v, &p, n);
                     else *to += (float)((double)p * cnn__sum_products(u, v, 0, n));
                 } else if (row) {
@@ -2872,7 +2915,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
         if (dw) dw[i] += (float)(moment * r);
         if (db) db[i] += (float)sum;
         const float k[4] = { (float)(sum / count), mean[i], (float)(moment * r * r / count),
-            w ? w[i] * rstd[i] : rstd[i] };
+                             w ? w[i] * rstd[i] : rstd[i] };
         for (int s = 0; dx && s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
             f(dx + at, dy + at, x + at, k, plane);
@@ -2926,8 +2969,10 @@ static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, c
    class k, or 1 without weights. Where the label is `ignore` every q_k is 0; 0 ignores none. */
 typedef struct { const float *label, *weight; float e; int ignore; } cnn__target;
 
-static bool  cnn__ignored(const cnn__target *t, ptrdiff_t i)  { return t->ignore &&
-    t->label[i] == (float)t->ignore; }
+static bool cnn__ignored(const cnn__target *t, ptrdiff_t i)
+{
+    return t->ignore && t->label[i] == (float)t->ignore;
+}
 static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
 {
     return cnn__ignored(t, i) ? 0.0f : t->weight ? t->weight[(int)t->label[i]] : 1.0f;
@@ -2950,10 +2995,9 @@ static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, 
         if (cnn__ignored(t, i)) continue;
         for (int k = 0; k < c && e > 0; k++)
             spread += (t->weight ? (double)t->weight[k] : 1.0) * (rest + (double)(most - at[k * plane])) / c;
-        each[i] = (1 - e) * (double)cnn__label_weight(t, i) * (rest +
-                                                               (double)(most -
-                                                                        at[(ptrdiff_t)t->label[i] * plane]))
-                + e * spread;
+        each[i] = (1 - e) * (double)cnn__label_weight(t, i)
+                      * (rest + (double)(most - at[(ptrdiff_t)t->label[i] * plane]))
+                  + e * spread;
     }
 }
 
@@ -2970,18 +3014,17 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
         if (t->weight) all = own;
         for (int k = 0; t->weight && k < c; k++) all += t->e / (float)c * t->weight[k];
         for (int k = 0; k < c; k++) {
-            const float q = t->e / (float)c * (t->weight ? t->weight[k] : 1.0f) +
-                (k == (int)t->label[i] ? own : 0.0f);
-            dx[at + k * plane] += g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all -
-                                       q);
+            const float q =
+                t->e / (float)c * (t->weight ? t->weight[k] : 1.0f) + (k == (int)t->label[i] ? own : 0.0f);
+            dx[at + k * plane] +=
+                g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
         }
     }
 }
 
 /* ---- Dropout ---- */
 
-/* to (+)= from / (1-p) where element i is kept, which is decided by number i of the stream; to may be
-   from. */
+/* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. */
 static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                          uint64_t stream, ptrdiff_t n)
 {
@@ -2997,7 +3040,7 @@ static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool
     }
 }
 
-/* ========================================================================================================
+/* ===========================================================================================================
    >>rooms ---- 10. Rooms: everything about one operation in one place
 
    Above each stand its formula, its derivative, a source, and the choice made where the derivative does not
@@ -3013,11 +3056,13 @@ static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool
 #endif
 
 /* 0 = default */
-static int       cnn__or(int value, int otherwise)          { return value ? value : otherwise; }
-static float     cnn__orf(float value, float otherwise)     { return value != 0 ? value : otherwise; }
-static cnn_shape cnn__vector(int c)                         { return (cnn_shape){ 1, c, 1, 1 }; }
-static bool      cnn__equal(cnn_shape a, cnn_shape b) { return a.n == b.n && a.c == b.c && a.h == b.h &&
-    a.w == b.w; }
+static int       cnn__or(int value, int otherwise)      { return value ? value : otherwise; }
+static float     cnn__orf(float value, float otherwise) { return value != 0 ? value : otherwise; }
+static cnn_shape cnn__vector(int c)                     { return (cnn_shape){ 1, c, 1, 1 }; }
+static bool      cnn__equal(cnn_shape a, cnn_shape b)
+{
+    return a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w;
+}
 static bool      cnn__same(const cnn_tensor *a, const cnn_tensor *b)
 {
     return cnn__equal(a->shape, b->shape) && a->batched == b->batched;
@@ -3039,8 +3084,8 @@ static bool cnn__check_operand(cnn_tensor *y, int i, const char *what, cnn_shape
                     cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
 }
 
-static bool cnn__as_input(cnn_tensor *y)             /* the shape rule of what keeps the shape of its one
-                                                        operand */
+/* The shape rule of what keeps the shape of its one operand. */
+static bool cnn__as_input(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
     y->shape = y->in[0]->shape;
@@ -3051,7 +3096,7 @@ static bool cnn__as_input(cnn_tensor *y)             /* the shape rule of what k
 
 typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
 
-/* a dilated kernel's extent */
+/* The extent of a dilated kernel. */
 static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
 
 /* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must
@@ -3067,10 +3112,11 @@ static int cnn__count_windows(const cnn__slide *a)
 static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
     const int limit = 1 << 24;
-    const struct { const char *name; int value, least; } option[] = { { "kernel", a->kernel, 1 },
-        { "stride", a->stride, 1 },
-                                                                      { "pad", a->pad, 0 },
-                                                                          { "dilation", a->dilation, 1 } };
+    const struct { const char *name; int value, least;
+    } option[] = { { "kernel", a->kernel, 1 },
+                   { "stride", a->stride, 1 },
+                   { "pad", a->pad, 0 },
+                   { "dilation", a->dilation, 1 } };
     for (int i = 0; i < 4; i++)
         if (option[i].value < option[i].least || option[i].value > limit)
             return cnn_fail(y, "%s is %d: it must be %d to %d", option[i].name, option[i].value,
@@ -3085,16 +3131,15 @@ static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
                     a->stride);
 }
 
-/* ---- conv2d ----------------------------------------------------------------------------------------------
- *   y[n,o,i,j]  = b[o] + sum_{c,k,l} w[o,c,k,l] x[n, c, i SH - PH + k DH, j SW - PW + l DW]     (x is 0
-     outside)
+/* ---- conv2d -----------------------------------------------------------------------------------------------
+ *   y[n,o,i,j]  = b[o] + sum_{c,k,l} w[o,c,k,l] x[n, c, i SH - PH + k DH, j SW - PW + l DW]  (x is 0 outside)
  *   dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[...],   db[o] = sum_{n,i,j} dy[n,o,i,j]
  *   dx[...]     = sum_{o,k,l} w[o,c,k,l] dy[n,o,i,j]            the same connections, walked backwards
  *   With G groups, output channel o sees the C/G input channels of its own group. Strictly this is
-     correlation: the
- *   kernel is not mirrored.        x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).   (LeCun et al.
-     1989)
- * ------------------------------------------------------------------------------------------------------- */
+ *   correlation:
+ *   the kernel is not mirrored.                                                           (LeCun et al. 1989)
+ *   x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).
+ * -------------------------------------------------------------------------------------------------------- */
 typedef struct { cnn__slide h, w; int channels, groups; } cnn__conv_options;
 static cnn__conv_options cnn__conv_resolve(const cnn_tensor *y)
 {
@@ -3102,11 +3147,9 @@ static cnn__conv_options cnn__conv_resolve(const cnn_tensor *y)
     const cnn_shape        x = y->in[0]->shape;
     cnn__conv_options      t = {
         { x.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
-            cnn__or(a->pad_h, a->pad),
-          cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
+          cnn__or(a->pad_h, a->pad), cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
         { x.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
-            cnn__or(a->pad_w, a->pad),
-          cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
+          cnn__or(a->pad_w, a->pad), cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
         a->channels, cnn__or(a->groups, 1) };
     return t;
 }
@@ -3136,14 +3179,13 @@ static cnn__conv cnn__conv_of(const cnn_tensor *y)   /* for the kernels */
     const cnn__conv_options t = cnn__conv_resolve(y);
     const cnn_shape         x = y->in[0]->shape;
     return (cnn__conv){ x.n, x.c, x.h, x.w, t.channels, cnn__count_windows(&t.h), cnn__count_windows(&t.w),
-        t.h.kernel,
-                        t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation,
-                            t.groups };
+                        t.h.kernel, t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad,
+                        t.h.dilation, t.w.dilation, t.groups };
 }
 static bool cnn__conv2d_shape(cnn_tensor *y)
 {
-    if (!cnn__operands(y, 2, 3) || !cnn__conv_check(y) ||
-        !cnn__check_operand(y, 1, "weight", cnn__conv_weight(y)))
+    if (!cnn__operands(y, 2, 3) || !cnn__conv_check(y)
+        || !cnn__check_operand(y, 1, "weight", cnn__conv_weight(y)))
         return false;
     const cnn__conv t = cnn__conv_of(y);
     y->shape = (cnn_shape){ t.n, t.oc, t.oh, t.ow };
@@ -3181,21 +3223,21 @@ static const cnn_field cnn__conv2d_fields[] = {
     CNN_FIELD('i', cnn_conv2d_args, kernel_h), CNN_FIELD('i', cnn_conv2d_args, kernel_w),
     CNN_FIELD('i', cnn_conv2d_args, stride), CNN_FIELD('i', cnn_conv2d_args, stride_h),
     CNN_FIELD('i', cnn_conv2d_args, stride_w), CNN_FIELD('i', cnn_conv2d_args, pad),
-        CNN_FIELD('i', cnn_conv2d_args, pad_h),
+    CNN_FIELD('i', cnn_conv2d_args, pad_h),
     CNN_FIELD('i', cnn_conv2d_args, pad_w), CNN_FIELD('i', cnn_conv2d_args, dilation),
     CNN_FIELD('i', cnn_conv2d_args, dilation_h), CNN_FIELD('i', cnn_conv2d_args, dilation_w),
     CNN_FIELD('i', cnn_conv2d_args, groups), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
-        .backward = cnn__conv2d_backward,
+    .backward = cnn__conv2d_backward,
     .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs, .flags = CNN_READS_X,
     .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields };
 
-/* ---- dense -----------------------------------------------------------------------------------------------
+/* ---- dense ------------------------------------------------------------------------------------------------
  *   Y = X W' + 1 b'                  every output sees every input; X is (N,C,H,W) read as (N,K), K = C H W
  *   dX = dY W,   dW = dY' X,   db = sum over the samples of dY
  *   X (N,K), W (units,K,1,1), b (1,units,1,1), Y (N,units,1,1).                        (Rosenblatt 1958)
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__dense_check(cnn_tensor *y)
 {
     const cnn_dense_args *a = y->args;
@@ -3228,19 +3270,17 @@ static void cnn__dense_backward(cnn_tensor *y)
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
     if (x->grad)
-             cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units,
-                       cnn_scratch(y));
+        cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
     if (w->grad)
-             cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n,
-                       cnn_scratch(y));
+        cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n, cnn_scratch(y));
     if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
-static size_t cnn__three_products(const cnn_tensor *y, int m, int n, int k)       /* forward, and one for each
-                                                                                     operand */
+/* forward, and one for each operand */
+static size_t cnn__three_products(const cnn_tensor *y, int m, int n, int k)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     size_t a = cnn__gemm_scratch(cpu, m, n, k), b = cnn__gemm_scratch(cpu, m, k, n),
-        c = cnn__gemm_scratch(cpu, n, k, m);
+           c = cnn__gemm_scratch(cpu, n, k, m);
     size_t d = cnn__gemm_scratch(cpu, k, n, m);
     a = a > b ? a : b, c = c > d ? c : d;
     return a > c ? a : c;
@@ -3249,18 +3289,20 @@ static size_t cnn__dense_scratch(const cnn_tensor *y)
 {
     return cnn__three_products(y, y->shape.n, y->shape.c, cnn__sample(y->in[0]->shape));
 }
-static double cnn__dense_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape); }
+static double cnn__dense_macs(const cnn_tensor *y)
+{
+    return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape);
+}
 static const cnn_field cnn__dense_fields[] = { CNN_FIELD('i', cnn_dense_args, units), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_dense = {
     .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
-        .backward = cnn__dense_backward,
+    .backward = cnn__dense_backward,
     .scratch = cnn__dense_scratch, .macs = cnn__dense_macs, .flags = CNN_READS_X,
     .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields };
 
-/* ---- matmul ----------------------------------------------------------------------------------------------
- *   Y = A B,   dA = dY B',   dB = A' dY                      A (M,K,1,1), M may be the batch; B (K,P,1,1); Y
-     (M,P,1,1)
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- matmul -----------------------------------------------------------------------------------------------
+ *   Y = A B,   dA = dY B',   dB = A' dY             A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__matmul_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
@@ -3293,13 +3335,13 @@ static size_t cnn__matmul_scratch(const cnn_tensor *y)
 static double cnn__matmul_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * y->in[0]->shape.c; }
 CNN__ROOM cnn_op_matmul = {
     .name = "matmul", .shape = cnn__matmul_shape, .forward = cnn__matmul_forward,
-        .backward = cnn__matmul_backward,
+    .backward = cnn__matmul_backward,
     .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs, .flags = CNN_READS_X };
 
-/* ---- max_pool --------------------------------------------------------------------------------------------
+/* ---- max_pool ---------------------------------------------------------------------------------------------
  *   y = max of the window,   dx += dy at the place of the maximum: the first of equals in reading order.
  *   Padding never wins; NaN does. The places are kept from forward to backward.  (Ranzato et al. 2007)
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 typedef struct { cnn__slide h, w; } cnn__pool_options;
 static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
 {
@@ -3308,16 +3350,16 @@ static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
     const int            kh = cnn__or(a->kernel_h, a->kernel), kw = cnn__or(a->kernel_w, a->kernel);
     return (cnn__pool_options){
         { x.h, kh, cnn__or(a->stride_h, cnn__or(a->stride, kh)), cnn__or(a->pad_h, a->pad), 1,
-            a->ceil_mode != 0 },
+          a->ceil_mode != 0 },
         { x.w, kw, cnn__or(a->stride_w, cnn__or(a->stride, kw)), cnn__or(a->pad_w, a->pad), 1,
-            a->ceil_mode != 0 } };
+          a->ceil_mode != 0 } };
 }
 static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn__pool_options t = cnn__pool_resolve(y);
     return (cnn__pool){ y->shape.n * y->shape.c, t.h.size, t.w.size, cnn__count_windows(&t.h),
-        cnn__count_windows(&t.w),
-                        t.h.kernel, t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad,
+                        cnn__count_windows(&t.w), t.h.kernel, t.w.kernel, t.h.stride, t.w.stride,
+                        t.h.pad, t.w.pad,
                         !((const cnn_pool_args *)y->args)->no_count_pad };
 }
 static bool cnn__pool_shape(cnn_tensor *y)
@@ -3326,8 +3368,9 @@ static bool cnn__pool_shape(cnn_tensor *y)
     const cnn__pool_options t = cnn__pool_resolve(y);
     if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)) return false;
     if (t.h.pad > t.h.kernel / 2 || t.w.pad > t.w.kernel / 2)
-        return cnn_fail(y, "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but "
-                           "padding", t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
+        return cnn_fail(y,
+                        "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
+                        t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
     const cnn_shape x = y->in[0]->shape;
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&t.h), cnn__count_windows(&t.w) };
     return true;
@@ -3345,22 +3388,21 @@ static void cnn__max_pool_backward(cnn_tensor *y)
 static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
 static const cnn_field cnn__pool_fields[] = {
     CNN_FIELD('i', cnn_pool_args, kernel), CNN_FIELD('i', cnn_pool_args, kernel_h),
-        CNN_FIELD('i', cnn_pool_args, kernel_w),
+    CNN_FIELD('i', cnn_pool_args, kernel_w),
     CNN_FIELD('i', cnn_pool_args, stride), CNN_FIELD('i', cnn_pool_args, stride_h),
-        CNN_FIELD('i', cnn_pool_args, stride_w),
+    CNN_FIELD('i', cnn_pool_args, stride_w),
     CNN_FIELD('i', cnn_pool_args, pad), CNN_FIELD('i', cnn_pool_args, pad_h),
-        CNN_FIELD('i', cnn_pool_args, pad_w),
+    CNN_FIELD('i', cnn_pool_args, pad_w),
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-        .backward = cnn__max_pool_backward,
+    .backward = cnn__max_pool_backward,
     .saved = cnn__max_pool_saved, .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
-/* ---- avg_pool --------------------------------------------------------------------------------------------
- *   y = (sum of the window) / D,   dx += dy / D for each element of the window                  (LeCun et al.
-     1989)
+/* ---- avg_pool ---------------------------------------------------------------------------------------------
+ *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
  *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input.
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn__pool t = cnn__pool_of(y);
@@ -3383,15 +3425,14 @@ static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
 }
 CNN__ROOM cnn_op_avg_pool = {
     .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward,
-        .backward = cnn__avg_pool_backward,
+    .backward = cnn__avg_pool_backward,
     .scratch = cnn__avg_pool_scratch, .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
-/* ---- sum, mean, global_avg_pool --------------------------------------------------------------------------
+/* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
- *   s = 1 for sum and 1/(number of elements) for mean; global_avg_pool is the mean over H and W (Lin et al.
-     2013).
+ *   s = 1 for sum, 1/(elements) for mean; global_avg_pool is the mean over H and W (Lin et al. 2013).
  *   Reduced axes stay with extent 1; a sum over N is no longer batched.
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static unsigned cnn__reduce_axes(const cnn_tensor *y)
 {
     if (y->op == &cnn_op_global_avg_pool) return CNN_H | CNN_W;
@@ -3405,7 +3446,7 @@ static bool cnn__reduce_shape(cnn_tensor *y)
     if (axes > 15) return cnn_fail(y, "axes is %u: it must be made of CNN_N | CNN_C | CNN_H | CNN_W", axes);
     const cnn_shape x = y->in[0]->shape;
     y->shape = (cnn_shape){ axes & CNN_N ? 1 : x.n, axes & CNN_C ? 1 : x.c, axes & CNN_H ? 1 : x.h,
-        axes & CNN_W ? 1 : x.w };
+                            axes & CNN_W ? 1 : x.w };
     if (axes & CNN_N) y->batched = false;
     return true;
 }
@@ -3431,23 +3472,21 @@ static void cnn__reduce_backward(cnn_tensor *y)
 static const cnn_field cnn__reduce_fields[] = { CNN_FIELD('u', cnn_reduce_args, axes), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_sum = {
     .name = "sum", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
-        .backward = cnn__reduce_backward,
+    .backward = cnn__reduce_backward,
     .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
 CNN__ROOM cnn_op_mean = {
     .name = "mean", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
-        .backward = cnn__reduce_backward,
+    .backward = cnn__reduce_backward,
     .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
 CNN__ROOM cnn_op_global_avg_pool = {
     .name = "global_avg_pool", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
-        .backward = cnn__reduce_backward };
+    .backward = cnn__reduce_backward };
 
-/* ---- add, sub, mul ---------------------------------------------------------------------------------------
- *   add: y = a + b, da = dy, db = dy      sub: y = a - b, da = dy, db = -dy      mul: y = a b, da = dy b, db
-     = dy a
+/* ---- add, sub, mul ----------------------------------------------------------------------------------------
+ *   add: y = a + b, da = dy, db = dy    sub: y = a - b, da = dy, db = -dy  mul: y = a b, da = dy b, db = dy a
  *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
-     was
- *   stretched is summed over the copies.
- * ------------------------------------------------------------------------------------------------------- */
+ *   was stretched is summed over the copies.
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__stretch(int *y, int a, int b)
 {
     *y = a == 1 ? b : a;
@@ -3460,15 +3499,16 @@ static bool cnn__binary_shape(cnn_tensor *y)
     bool fits = cnn__stretch(&y->shape.c, a->shape.c, b->shape.c);
     fits = cnn__stretch(&y->shape.h, a->shape.h, b->shape.h) && fits;
     fits = cnn__stretch(&y->shape.w, a->shape.w, b->shape.w) && fits;
-    if (a->batched != b->batched) {                  /* N is no number: only a single sample stretches to it
-                                                        */
+    /* N is no number: only a single sample stretches to it */
+    if (a->batched != b->batched) {
         fits = (a->batched ? b : a)->shape.n == 1 && fits;
         y->shape.n = (a->batched ? a : b)->shape.n;
     } else {
         fits = cnn__stretch(&y->shape.n, a->shape.n, b->shape.n) && fits;
     }
-    return fits || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
-                            cnn__shape_text(a).s, cnn__shape_text(b).s);
+    return fits
+           || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
+                       cnn__shape_text(a).s, cnn__shape_text(b).s);
 }
 static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode)
 {
@@ -3489,20 +3529,20 @@ static void cnn__binary_backward(cnn_tensor *y)
 }
 CNN__ROOM cnn_op_add = {
     .name = "add", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
-        .backward = cnn__binary_backward,
+    .backward = cnn__binary_backward,
     .flags = CNN_INPLACE };
 CNN__ROOM cnn_op_sub = {
     .name = "sub", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
-        .backward = cnn__binary_backward,
+    .backward = cnn__binary_backward,
     .flags = CNN_INPLACE };
 CNN__ROOM cnn_op_mul = {
     .name = "mul", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
-        .backward = cnn__binary_backward,
+    .backward = cnn__binary_backward,
     .flags = CNN_INPLACE | CNN_READS_X };
 
-/* ---- scale -----------------------------------------------------------------------------------------------
+/* ---- scale ------------------------------------------------------------------------------------------------
  *   y = factor x + offset,   dx = factor dy
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static void cnn__scale_constants(const cnn_tensor *y, float k[2])
 {
     const cnn_scale_args *a = y->args;
@@ -3521,8 +3561,9 @@ static void cnn__scale_backward(cnn_tensor *y)
     float  k[2];
     float *dx = y->in[0]->grad;
     cnn__scale_constants(y, k);
-    if (dx) cnn__map(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, dx, y->grad, NULL, k,
-                     cnn__len(y->shape));
+    if (dx)
+        cnn__map(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, dx, y->grad, NULL, k,
+                 cnn__len(y->shape));
 }
 static const cnn_field cnn__scale_fields[] = {
     CNN_FIELD('f', cnn_scale_args, factor), CNN_FIELD('f', cnn_scale_args, offset), { NULL, 0, 0 } };
@@ -3530,9 +3571,9 @@ CNN__ROOM cnn_op_scale = {
     .name = "scale", .shape = cnn__as_input, .forward = cnn__scale_forward, .backward = cnn__scale_backward,
     .flags = CNN_INPLACE, .args_size = sizeof(cnn_scale_args), .fields = cnn__scale_fields };
 
-/* ---- concat ----------------------------------------------------------------------------------------------
+/* ---- concat -----------------------------------------------------------------------------------------------
  *   y = the channels of all operands, one behind the other;   dx_i = its channels of dy
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__concat_shape(cnn_tensor *y)
 {
     const cnn_tensor *first = y->in[0];
@@ -3571,11 +3612,11 @@ static void cnn__concat_backward(cnn_tensor *y)
 }
 CNN__ROOM cnn_op_concat = {
     .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward,
-        .backward = cnn__concat_backward };
+    .backward = cnn__concat_backward };
 
-/* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) -------------------------------------------------------
+/* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) --------------------------------------------------------
  *   y = x,   dx = dy                                   the same numbers in the same order, with other extents
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__reshape_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -3597,20 +3638,21 @@ static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode)
 static void cnn__reshape_backward(cnn_tensor *y)
 {
     float *dx = y->in[0]->grad;
-    if (dx) cnn__map(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, dx, y->grad, NULL, NULL,
-                     cnn__len(y->shape));
+    if (dx)
+        cnn__map(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, dx, y->grad, NULL, NULL,
+                 cnn__len(y->shape));
 }
 static const cnn_field cnn__reshape_fields[] = {
     CNN_FIELD('i', cnn_reshape_args, c), CNN_FIELD('i', cnn_reshape_args, h),
-        CNN_FIELD('i', cnn_reshape_args, w), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_reshape_args, w), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_reshape = {
     .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
-        .backward = cnn__reshape_backward,
+    .backward = cnn__reshape_backward,
     .flags = CNN_INPLACE, .args_size = sizeof(cnn_reshape_args), .fields = cnn__reshape_fields };
 
-/* ---- The functions of one number: relu, leaky_relu, sigmoid, tanh ----------------------------------------
+/* ---- The functions of one number: relu, leaky_relu, sigmoid, tanh -----------------------------------------
  *   Their derivatives are written in y, so that x need not be kept and forward may run in place.
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static void cnn__pointwise_forward(cnn_tensor *y, cnn__each *f, const float *k)
 {
     cnn__map(&y->graph->cpu, f, y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
@@ -3622,25 +3664,29 @@ static void cnn__pointwise_backward(cnn_tensor *y, cnn__each *f, const float *k)
     if (dx) cnn__map(&y->graph->cpu, f, dx, dx, y->grad, y->data, k, cnn__len(y->shape));
 }
 
-/* ---- relu ------------------------------------------------------------------------------------------------
- *   y = max(0, x),   dx = dy [y > 0]                        at x = 0 we take 0 (Nair, Hinton 2010); NaN stays
-     NaN
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- relu -------------------------------------------------------------------------------------------------
+ *   y = max(0, x),   dx = dy [y > 0]                    at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
+ * -------------------------------------------------------------------------------------------------------- */
 static void cnn__relu_forward(cnn_tensor *y, cnn_mode m)
 {
     (void)m, cnn__pointwise_forward(y, cnn__each_relu(&y->graph->cpu), NULL);
 }
-static void cnn__relu_backward(cnn_tensor *y) { cnn__pointwise_backward(y, cnn__each_relu_back(&y->graph->cpu), NULL); }
+static void cnn__relu_backward(cnn_tensor *y)
+{
+    cnn__pointwise_backward(y, cnn__each_relu_back(&y->graph->cpu), NULL);
+}
 CNN__ROOM cnn_op_relu = {
     .name = "relu", .shape = cnn__as_input, .forward = cnn__relu_forward, .backward = cnn__relu_backward,
     .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER };
 
-/* ---- leaky_relu ------------------------------------------------------------------------------------------
- *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                         (Maas et al.
-     2013)
+/* ---- leaky_relu -------------------------------------------------------------------------------------------
+ *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
  *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
- * ------------------------------------------------------------------------------------------------------- */
-static float cnn__leaky_slope(const cnn_tensor *y) { return cnn__orf(((const cnn_leaky_relu_args *)y->args)->slope, 0.01f); }
+ * -------------------------------------------------------------------------------------------------------- */
+static float cnn__leaky_slope(const cnn_tensor *y)
+{
+    return cnn__orf(((const cnn_leaky_relu_args *)y->args)->slope, 0.01f);
+}
 static bool cnn__leaky_relu_shape(cnn_tensor *y)
 {
     float slope = cnn__leaky_slope(y);
@@ -3657,43 +3703,48 @@ static void cnn__leaky_relu_backward(cnn_tensor *y)
     float slope = cnn__leaky_slope(y);
     cnn__pointwise_backward(y, cnn__each_leaky_back(&y->graph->cpu), &slope);
 }
-static const cnn_field cnn__leaky_relu_fields[] = { CNN_FIELD('f', cnn_leaky_relu_args, slope),
-    { NULL, 0, 0 } };
+static const cnn_field cnn__leaky_relu_fields[] = {
+    CNN_FIELD('f', cnn_leaky_relu_args, slope), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_leaky_relu = {
     .name = "leaky_relu", .shape = cnn__leaky_relu_shape, .forward = cnn__leaky_relu_forward,
     .backward = cnn__leaky_relu_backward, .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER,
     .args_size = sizeof(cnn_leaky_relu_args), .fields = cnn__leaky_relu_fields };
 
-/* ---- sigmoid ---------------------------------------------------------------------------------------------
+/* ---- sigmoid ----------------------------------------------------------------------------------------------
  *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static void cnn__sigmoid_forward(cnn_tensor *y, cnn_mode m)
 {
     (void)m, cnn__pointwise_forward(y, cnn__each_sigmoid(&y->graph->cpu), NULL);
 }
-static void cnn__sigmoid_backward(cnn_tensor *y) { cnn__pointwise_backward(y, cnn__each_sigmoid_back(&y->graph->cpu), NULL); }
+static void cnn__sigmoid_backward(cnn_tensor *y)
+{
+    cnn__pointwise_backward(y, cnn__each_sigmoid_back(&y->graph->cpu), NULL);
+}
 CNN__ROOM cnn_op_sigmoid = {
     .name = "sigmoid", .shape = cnn__as_input, .forward = cnn__sigmoid_forward,
-        .backward = cnn__sigmoid_backward,
+    .backward = cnn__sigmoid_backward,
     .flags = CNN_READS_Y | CNN_INPLACE };
 
-/* ---- tanh ------------------------------------------------------------------------------------------------
+/* ---- tanh -------------------------------------------------------------------------------------------------
  *   y = tanh x,   dx = dy (1 - y^2)
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static void cnn__tanh_forward(cnn_tensor *y, cnn_mode m)
 {
     (void)m, cnn__pointwise_forward(y, cnn__each_tanh(&y->graph->cpu), NULL);
 }
-static void cnn__tanh_backward(cnn_tensor *y) { cnn__pointwise_backward(y, cnn__each_tanh_back(&y->graph->cpu), NULL); }
+static void cnn__tanh_backward(cnn_tensor *y)
+{
+    cnn__pointwise_backward(y, cnn__each_tanh_back(&y->graph->cpu), NULL);
+}
 CNN__ROOM cnn_op_tanh = {
     .name = "tanh", .shape = cnn__as_input, .forward = cnn__tanh_forward, .backward = cnn__tanh_backward,
     .flags = CNN_READS_Y | CNN_INPLACE };
 
-/* ---- softmax ---------------------------------------------------------------------------------------------
- *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                       (Bridle
-     1990)
+/* ---- softmax ----------------------------------------------------------------------------------------------
+ *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                    (Bridle 1990)
  *   For training, softmax_cross_entropy from the logits is more exact.
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m)
 {
     (void)m;
@@ -3702,20 +3753,19 @@ static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m)
 static void cnn__softmax_backward(cnn_tensor *y)
 {
     float *dx = y->in[0]->grad;
-    if (dx) cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, y->shape.n, y->shape.c,
-                              cnn__plane(y->shape));
+    if (dx)
+        cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
 }
 CNN__ROOM cnn_op_softmax = {
     .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward,
-        .backward = cnn__softmax_backward,
+    .backward = cnn__softmax_backward,
     .flags = CNN_READS_Y };
 
-/* ---- dropout ---------------------------------------------------------------------------------------------
- *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1   (Srivastava et
-     al. 2014)
- *   evaluation:  y = x              the factor above keeps the expected value the same
+/* ---- dropout ----------------------------------------------------------------------------------------------
+ *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1
+ *   evaluation:  y = x         the factor above keeps the expected value     (Srivastava et al. 2014)
  *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept.
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__dropout_shape(cnn_tensor *y)
 {
     float p = ((const cnn_dropout_args *)y->args)->p;
@@ -3742,28 +3792,25 @@ static void cnn__dropout_backward(cnn_tensor *y)
 static const cnn_field cnn__dropout_fields[] = { CNN_FIELD('f', cnn_dropout_args, p), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_dropout = {
     .name = "dropout", .shape = cnn__dropout_shape, .forward = cnn__dropout_forward,
-        .backward = cnn__dropout_backward,
+    .backward = cnn__dropout_backward,
     .flags = CNN_INPLACE | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args), .fields = cnn__dropout_fields };
 
-/* ---- batch_norm ------------------------------------------------------------------------------------------
- *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                         (Ioffe,
-     Szegedy 2015)
+/* ---- batch_norm -------------------------------------------------------------------------------------------
+ *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
  *   training:    m, v = mean and variance over (N,H,W), M elements;
- *                running += momentum ((m, v M/(M-1)) - running): the running variance is the unbiased one, as
-                  PyTorch's
+ *      running += momentum ((m, v M/(M-1)) - running): the running variance is the unbiased one, as PyTorch's
  *   evaluation:  m, v = the running ones
  *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X))
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
-     (1,C,1,1).
- * ------------------------------------------------------------------------------------------------------- */
+ *   (1,C,1,1).
+ * -------------------------------------------------------------------------------------------------------- */
 typedef struct { float momentum, eps; cnn_tensor *w, *b, *mean, *var; } cnn__norm;
 static cnn__norm cnn__norm_of(const cnn_tensor *y)
 {
     const cnn_batch_norm_args *a = y->args;
     const bool                 affine = y->n_in == 5;
     return (cnn__norm){ cnn__orf(a->momentum, 0.1f), cnn__orf(a->eps, 1e-5f), affine ? y->in[1] : NULL,
-        affine ? y->in[2] : NULL,
-                        y->in[affine ? 3 : 1], y->in[affine ? 4 : 2] };
+                        affine ? y->in[2] : NULL,    y->in[affine ? 3 : 1],   y->in[affine ? 4 : 2] };
 }
 static bool cnn__batch_norm_check(cnn_tensor *y)
 {
@@ -3776,8 +3823,9 @@ static bool cnn__batch_norm_check(cnn_tensor *y)
 static bool cnn__batch_norm_shape(cnn_tensor *y)
 {
     if (y->n_in != 3 && y->n_in != 5)
-        return cnn_fail(y, "%d operands: it takes x, weight, bias, running_mean, running_var, or x and the "
-                           "last two", y->n_in);
+        return cnn_fail(
+            y, "%d operands: it takes x, weight, bias, running_mean, running_var, or x and the last two",
+            y->n_in);
     if (!cnn__batch_norm_check(y)) return false;
     static const char *const what[] = { "weight", "bias", "running_mean", "running_var" };
     for (int i = 1; i < y->n_in; i++) {
@@ -3799,8 +3847,10 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
         float       *m = y->saved, *v = m + c;
         const double count = (double)n * plane;
         if (count < 2) {
-            cnn_fail(y, "input %s with N = %d has one value per channel: training needs at least two for a "
-                        "variance", cnn__shape_text(y).s, n);
+            cnn_fail(
+                y,
+                "input %s with N = %d has one value per channel: training needs at least two for a variance",
+                cnn__shape_text(y).s, n);
             return;
         }
         cnn__channel_moments(&y->graph->cpu, m, v, x, n, c, plane);
@@ -3832,18 +3882,15 @@ CNN__ROOM cnn_op_batch_norm = {
     .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
     .flags = CNN_READS_X, .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields };
 
-/* ---- softmax_cross_entropy -------------------------------------------------------------------------------
+/* ---- softmax_cross_entropy --------------------------------------------------------------------------------
  *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) [k = label] + e/C)
- *   dx = dJ/M (softmax(x) sum q - q)   e = smoothing, 0 for plain cross-entropy       (Bridle 1990; Szegedy
-     et al. 2016)
+ *   dx = dJ/M (softmax(x) sum q - q),   e = smoothing, 0 for none     (Bridle 1990; Szegedy et al. 2016)
  *   v_k, the weight of class k, is 1 without class weights, and then sum q = 1. M = sum of v_label over the
-     labels, which
- *   is their number then. A label that is ignored counts neither in J nor in M; if all are, J is 0 (PyTorch:
-     NaN).
- *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), which neither overflows nor takes
-     log 0.
+ *   labels, which is their number then. A label that is ignored counts neither in J nor in M; if all are, J
+ *   is 0 (PyTorch: NaN).
+ *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
  *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compares classes with labels */
 {
     if (!cnn__operands(y, 2, 3)) return false;
@@ -3851,8 +3898,11 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
     cnn_shape must = x->shape;
     must.c = 1;
     if (!cnn__equal(label->shape, must) || label->batched != x->batched)
-        return cnn_fail(y, "labels %s do not fit logits %s: there must be one label per sample and pixel, "
-                           "so C is 1 and the rest is equal", cnn__shape_text(label).s, cnn__shape_text(x).s);
+        return cnn_fail(
+            y,
+            "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
+            "rest is equal",
+            cnn__shape_text(label).s, cnn__shape_text(x).s);
     if (y->n_in == 3 && !cnn__check_operand(y, 2, "class weights", cnn__vector(x->shape.c))) return false;
     if (y->n_in == 3 && (y->in[2]->op || y->in[2]->kind == CNN_PARAM))
         return cnn_fail(y, "class weights are not learned: make them with cnn_const");
@@ -3915,21 +3965,26 @@ static void cnn__cross_entropy_backward(cnn_tensor *y)
         cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, y->saved, x->data, &t, x->shape.n, x->shape.c,
                                 cnn__plane(x->shape));
 }
-static size_t cnn__cross_entropy_saved(const cnn_tensor *y)   { return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float); }
-static size_t cnn__cross_entropy_scratch(const cnn_tensor *y) { return (size_t)cnn__len(y->in[1]->shape) * sizeof(double); }
+static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
+{
+    return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float);
+}
+static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
+{
+    return (size_t)cnn__len(y->in[1]->shape) * sizeof(double);
+}
 static const cnn_field cnn__cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing),
     CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_softmax_cross_entropy = {
     .name = "softmax_cross_entropy", .shape = cnn__cross_entropy_shape, .forward = cnn__cross_entropy_forward,
     .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
-        .saved = cnn__cross_entropy_saved,
-    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_softmax_cross_entropy_args),
-    .fields = cnn__cross_entropy_fields };
+    .saved = cnn__cross_entropy_saved, .flags = CNN_READS_X | CNN_LOSS,
+    .args_size = sizeof(cnn_softmax_cross_entropy_args), .fields = cnn__cross_entropy_fields };
 
-/* ---- mse -------------------------------------------------------------------------------------------------
+/* ---- mse --------------------------------------------------------------------------------------------------
  *   J = 1/K sum (x - t)^2 over all K elements,   dx = dJ 2/K (x - t),   dt = -dx
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__mse_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 2, 2)) return false;
@@ -5909,7 +5964,7 @@ CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 }
 CNN_API bool cnn_on_device(const cnn_tensor *t) { return !cnn__is_nil(t) && cnn__of(t)->kernel != NULL; }
 
-/* ========================================================================================================
+/* ===========================================================================================================
    >>layers ---- 12. Layers: an operation and its parameters
    ======================================================================================================== */
 
@@ -5942,8 +5997,8 @@ static cnn_tensor *cnn__weight(cnn_graph *g, const char *at, cnn_shape shape, cn
 {
     cnn_tensor *w = cnn__owned(g, CNN_PARAM, at, "weight", shape, init, gain);
     if (cnn__is_nil(w)) return w;
-    cnn__of(w)->fan_in = fan_in < INT_MAX ? (int)fan_in : INT_MAX, cnn__of(w)->fan_out = fan_out < INT_MAX
-        ? (int)fan_out : INT_MAX;
+    cnn__of(w)->fan_in = fan_in < INT_MAX ? (int)fan_in : INT_MAX,
+    cnn__of(w)->fan_out = fan_out < INT_MAX ? (int)fan_out : INT_MAX;
     return w;
 }
 
@@ -5965,8 +6020,8 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args a)
     cnn_shape w = cnn__conv_weight(&draft);
     double    taps = (double)w.h * w.w;
     if (!in[1])
-        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c * taps,
-                            w.n * taps / cnn__or(a.groups, 1));
+        in[1] =
+            cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c * taps, w.n * taps / cnn__or(a.groups, 1));
     if (!in[2] && !a.no_bias)
         in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(w.n), CNN_INIT_CONSTANT, 0);
     return cnn__layer(&cnn_op_conv2d, in, in[2] ? 3 : 2, &a, a.at, a.name);
@@ -6016,7 +6071,10 @@ CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
 CNN__UNARY(cnn_mean_,       mean,       cnn_reduce_args)
 
 #define CNN__PLAIN_1(call, op_name)                                                                          \
-    CNN_API cnn_tensor *call(const char *at, cnn_tensor *x) { return cnn__layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL); }
+    CNN_API cnn_tensor *call(const char *at, cnn_tensor *x)                                                  \
+    {                                                                                                        \
+        return cnn__layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL);                                         \
+    }
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 CNN__PLAIN_1(cnn_relu_,            relu)
 CNN__PLAIN_1(cnn_sigmoid_,         sigmoid)
