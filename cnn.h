@@ -2418,10 +2418,8 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
 {
     size_t most = 0;
-    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {      /* a smaller batch may be cut into larger
-                                                                     pieces; */
-        cnn__conv u = *t;                                        /* from 8192 images on their size is constant
-                                                                    */
+    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {      /* a smaller batch may be cut into larger pieces; */
+        cnn__conv u = *t;                          /* from 8192 images on their size is constant */
         u.n = n;
         for (int pass = 0; pass < 3; pass++) {
             size_t used = 0;
@@ -5459,7 +5457,7 @@ static cnn_init cnn__default_init(const cnn__node *v)
 {
     const cnn_graph *g = v->t.graph;
     if (!v->owner || strcmp(v->suffix, "weight") != 0) return CNN_INIT_CONSTANT;
-    for (int i = v->owner->t.index + 1; i < g->n_order; i++) {
+    for (int i = v->owner->t.index + 1; i <= g->loss->index; i++) {     /* kept tensors do not count */
         const cnn_tensor *user = &g->order[i]->t;
         if (user->op && (user->op->flags & CNN_RECTIFIER) && user->in[0] == &v->owner->t) return CNN_INIT_HE;
     }

@@ -69,7 +69,7 @@ static bool perceptron(void)
     cnn_tensor *W2 = cnn_param(g, "W2", two_by_two), *B2 = cnn_const(g, two, b2);
     cnn_tensor *N1 = cnn_keep(cnn_dense(I, 2, .weight = W1, .bias = B1)), *H = cnn_keep(cnn_sigmoid(N1));
     cnn_tensor *N2 = cnn_keep(cnn_dense(H, 2, .weight = W2, .bias = B2)), *O = cnn_keep(cnn_sigmoid(N2));
-    cnn_tensor *E  = cnn_mse(O, T);                   /* the mean over two outputs: the lecture's half of the sum */
+    cnn_tensor *E  = cnn_mse(O, T);                   /* the mean of two: the lecture's half of the sum */
     bool ok = cnn_compile(g, E) && cnn_set(W1, w1, 4) && cnn_set(W2, w2, 4) && cnn_set(I, i, 2) &&
               cnn_set(T, t, 2);
     float loss = cnn_forward(E, CNN_TRAIN);
@@ -89,7 +89,7 @@ static bool perceptron(void)
     for (int k = 0; k < 2; k++) d_o[k]  = o[k] - (k ? .99 : .01);          /* E = 1/2 (t - o)^2 */
     for (int k = 0; k < 2; k++) d_n2[k] = d_o[k] * o[k] * (1 - o[k]);      /* o = sigmoid(n2) */
     for (int k = 0; k < 4; k++) d_w2[k] = d_n2[k / 2] * h[k % 2];          /* n2 = W2 h + b: an outer product */
-    for (int k = 0; k < 2; k++) d_h[k]  = d_n2[0] * (.40 + .05 * k) + d_n2[1] * (.50 + .05 * k);  /* W2^T d_n2 */
+    for (int k = 0; k < 2; k++) d_h[k]  = d_n2[0] * (.40 + .05 * k) + d_n2[1] * (.50 + .05 * k);
     for (int k = 0; k < 2; k++) d_n1[k] = d_h[k] * h[k] * (1 - h[k]);
     for (int k = 0; k < 4; k++) d_w1[k] = d_n1[k / 2] * (k % 2 ? .10 : .05);
     for (int k = 0; k < 4; k++) w1_new[k] = .15 + .05 * k - lr * d_w1[k];
@@ -115,7 +115,7 @@ static bool perceptron(void)
     cnn_step(g, .lr = (float)lr);
     rows("w", value(W1), w1_new, 4, new_1);
     rows_from(5, "w", value(W2), w2_new, 4, new_2);
-    printf("\n  * A slip of the lecture: it multiplies grad_w2 by i1, though w2 leads from i2, and so arrives at\n"
+    printf("\n  * A slip of the lecture: it multiplies grad_w2 by i1, though w2 leads from i2, and so gets\n"
            "    0.20 - 0.5 * %.6f * 0.05 = %.8f. The exact w2 is %.8f.\n"
            "    (Of w1, 0.14978072, it prints the first six digits without rounding.)\n\n",
            d_n1[0], .20 - lr * d_n1[0] * .05, w1_new[1]);
@@ -199,7 +199,7 @@ static bool convolution_net(void)
 
     /* by hand, backward */
     double d_z[2], d_wo[4], d_h[2], d_wh[8], d_c[4], d_f[4], d_x[9], d_b = 0;
-    for (int k = 0; k < 2; k++) d_z[k]  = p[k] - (k == 0);                 /* softmax and -log together: P - T */
+    for (int k = 0; k < 2; k++) d_z[k]  = p[k] - (k == 0);                 /* softmax and -log: P - T */
     for (int k = 0; k < 4; k++) d_wo[k] = d_z[k / 2] * h[k % 2];           /* Z = Wo H + bo; d_bo = d_z */
     for (int k = 0; k < 2; k++) d_h[k]  = (.1 + .1 * k) * d_z[0] + (.3 + .1 * k) * d_z[1];   /* Wo^T d_z */
     for (int k = 0; k < 8; k++) d_wh[k] = d_h[k / 4] * c[k % 4];           /* H = Wh C + bh; d_bh = d_h */
@@ -242,7 +242,7 @@ static bool convolution_net(void)
     rows("bh", value(Bh), bh_new, 2, NULL);
     rows("f", value(F), f_new, 4, print_f);
     rows("b", value(B), b_new, 1, print_b);
-    printf("\n  * A slip of the lecture: the exact bo2 is 0.3 - 0.5 * %.6f = %.4f, not the figure it prints.\n\n",
+    printf("\n  * A slip of the lecture: the exact bo2 is 0.3 - 0.5 * %.6f = %.4f, not what it prints.\n\n",
            d_z[1], bo_new[1]);
     ok = !cnn_error(g);
     if (!ok) fprintf(stderr, "%s\n", cnn_error(g));

@@ -36,7 +36,7 @@ static bool read_image(image *im, const char *path)
     if (!ok) fprintf(stderr, "%s: not a PGM (P5) or PPM (P6) of one byte a value, at most 8192x8192\n", path);
     else if (!(im->pixel = malloc((size_t)(im->c * im->h * im->w) * sizeof *im->pixel)))
         ok = false, fprintf(stderr, "out of memory\n");
-    for (int i = 0; ok && i < im->h * im->w; i++)          /* a pixel's colours are together there, in planes here */
+    for (int i = 0; ok && i < im->h * im->w; i++)          /* colours: interleaved there, planes here */
         for (int c = 0; ok && c < im->c; c++) {
             int byte = fgetc(f);
             im->pixel[c * im->h * im->w + i] = (float)byte / (float)top;
@@ -56,7 +56,7 @@ static bool write_image(const image *im, const char *name)
     if (!f) return fprintf(stderr, "%s: cannot be written\n", path), false;
     fprintf(f, "P%d\n%d %d\n255\n", im->c == 3 ? 6 : 5, im->w, im->h);
     for (int i = 0; i < im->h * im->w; i++)
-        for (int c = 0; c < im->c; c++)                    /* blacker than black and whiter than white are cut off */
+        for (int c = 0; c < im->c; c++)                    /* beyond black and white: cut off */
             fputc((int)(255 * fminf(1, fmaxf(0, im->pixel[c * im->h * im->w + i])) + 0.5f), f);
     bool bad = ferror(f) != 0;
     if (fclose(f) != 0 || bad) return fprintf(stderr, "%s: cannot be written\n", path), false;
@@ -110,12 +110,12 @@ static bool filter(const image *from, const float kernel[9], float *to)
 static bool filters(const image *im)
 {
     static const struct { const char *name; float kernel[9]; } k[] = {
-        { "blur-box",   { 1/9.f, 1/9.f, 1/9.f,   1/9.f, 1/9.f, 1/9.f,   1/9.f, 1/9.f, 1/9.f } },      /* the mean of nine */
+        { "blur-box",   { 1/9.f, 1/9.f, 1/9.f,   1/9.f, 1/9.f, 1/9.f,   1/9.f, 1/9.f, 1/9.f } },
         { "blur-gauss", { 1/16.f, 2/16.f, 1/16.f,  2/16.f, 4/16.f, 2/16.f,  1/16.f, 2/16.f, 1/16.f } },
-        { "sharpen",    {  0, -1,  0,   -1,  5, -1,    0, -1,  0 } },           /* itself minus its Laplacian */
-        { "edges",      { -1, -1, -1,   -1,  8, -1,   -1, -1, -1 } },           /* zero where all is even */
-        { "sobel-x",    { -1,  0,  1,   -2,  0,  2,   -1,  0,  1 } },           /* slope to the right: upright edges */
-        { "sobel-y",    { -1, -2, -1,    0,  0,  0,    1,  2,  1 } },           /* slope downwards: level edges */
+        { "sharpen",    {  0, -1,  0,   -1,  5, -1,    0, -1,  0 } },    /* itself minus its Laplacian */
+        { "edges",      { -1, -1, -1,   -1,  8, -1,   -1, -1, -1 } },    /* zero where all is even */
+        { "sobel-x",    { -1,  0,  1,   -2,  0,  2,   -1,  0,  1 } },    /* slope to the right */
+        { "sobel-y",    { -1, -2, -1,    0,  0,  0,    1,  2,  1 } },    /* slope downwards */
     };
     int    count = im->c * im->h * im->w;
     image  out = *im, size = *im;                          /* size: of the gradient, from both slopes */
@@ -138,7 +138,7 @@ static bool filters(const image *im)
     return ok;
 }
 
-/* ---- Sizes: out = (in + 2 pad - kernel) / stride + 1, rounded down. The graph is only recorded, not run ---- */
+/* ---- Sizes: out = (in + 2 pad - kernel) / stride + 1, rounded down. Recorded, not run ---- */
 
 static void show_size(int size, int c, int channels, int kernel, int stride, int pad)
 {

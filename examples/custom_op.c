@@ -51,7 +51,7 @@ static cnn_tensor *mish_(const char *at, cnn_tensor *x) { return cnn_apply(&op_m
    About d^2/2 near the target, s |d| far from it: an outlier pulls with the force s at most, where the pull of
    mse has no bound. */
 typedef struct { const char *at; cnn_tensor *y, *target; float s; } logcosh_args;           /* s: default 1 */
-static const cnn_field logcosh_fields[] = { CNN_FIELD('f', logcosh_args, s), { 0 } };       /* for model files */
+static const cnn_field logcosh_fields[] = { CNN_FIELD('f', logcosh_args, s), { 0 } };
 
 static float logcosh_s(const cnn_tensor *j)               /* zero means the default, in one place */
 {

@@ -53,11 +53,11 @@ int main(int argc, char **argv)
     cnn_graph  *g = cnn_new(.max_batch = 16, .seed = 1);
     cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g), *h = x;
 
-    h = cnn_scale(h, 1 / 0.3081f, -0.1307f / 0.3081f);              /* MNIST has mean 0.1307, deviation 0.3081 */
+    h = cnn_scale(h, 1 / 0.3081f, -0.1307f / 0.3081f);              /* MNIST: mean 0.1307, deviation 0.3081 */
     h = cnn_tanh(cnn_conv2d(h,  6, 5, .pad = 2, .name = "c1"));     /* C1  (N, 6,28,28)      156 weights */
-    h = cnn_avg_pool(h, 2);                                             /* S2  (N, 6,14,14)                       */
+    h = cnn_avg_pool(h, 2);                                         /* S2  (N, 6,14,14) */
     h = cnn_tanh(cnn_conv2d(h, 16, 5, .name = "c3"));               /* C3  (N,16,10,10)    2,416 */
-    h = cnn_avg_pool(h, 2);                                             /* S4  (N,16, 5, 5)                       */
+    h = cnn_avg_pool(h, 2);                                         /* S4  (N,16, 5, 5) */
     h = cnn_tanh(cnn_dense(h, 120, .name = "c5"));                  /* C5  (N,120)        48,120 */
     h = cnn_tanh(cnn_dense(h,  84, .name = "f6"));                  /* F6  (N, 84)        10,164 */
     cnn_tensor *logits = cnn_dense(h, 10, .name = "output");        /*     (N, 10)           850 */
