@@ -60,7 +60,8 @@
 
    Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once,
        since
-   there is no mutable global. With -fopenmp one graph uses .threads threads. The same seed gives the same bits for
+   there is no mutable global; cnn_share gives each thread its view of one net. With -fopenmp one graph uses
+   .threads threads. The same seed gives the same bits for
    any number of threads: work is divided by the problem, never by the number of threads.
 
    Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
@@ -166,6 +167,18 @@ CNN_API cnn_memory  cnn_plan(cnn_graph *, cnn_tensor *loss);
    outlive the graph), and set the initial weights. A graph is compiled once. */
 CNN_API bool        cnn_compile(cnn_graph *, cnn_tensor *loss);
 CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, size_t bytes);
+
+/* A second view of a compiled net, for inference in another thread at the same time. Parameters, running
+   statistics and constants are g's own, only read; inputs, values and workspace are the view's, in one
+   allocation. A view is a graph with .inference = 1: cnn_find(view, x->name) is its x, and cnn_output,
+   cnn_set, cnn_forward, cnn_get, cnn_predict and cnn_evaluate work on it as on any graph, to the same bits.
+   There are no locks, as nothing shared is written: while views run, g and other views may run CNN_EVAL, but
+   g must not be trained or loaded into. g outlives its views; each is freed with cnn_free. The view has
+   its own error, the first if g is not compiled, has an error, or is on a device. NULL as for cnn_new. */
+typedef struct { const char *at; const cnn_graph *g;            /* must */
+                 int max_batch;                                 /* default: that of g */
+                 int threads; } cnn_share_args;                 /* default 1: each view has its thread */
+CNN_API cnn_graph  *cnn_share_(cnn_share_args);
 
 /* Compute t and what it depends on, nothing more: without labels, logits can be computed and the loss cannot.
    Returns the value of t if it is one number (the loss), else 0; NAN after an error. */
@@ -717,6 +730,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 
 #ifndef __cplusplus
 #define cnn_new(...)        cnn_new_       ((cnn_config)         { .at = CNN_HERE, __VA_ARGS__ })
+#define cnn_share(...)      cnn_share_     ((cnn_share_args)     { .at = CNN_HERE, .g = __VA_ARGS__ })
 #define cnn_input(...)      cnn_input_     ((cnn_input_args)     { .at = CNN_HERE, .g = __VA_ARGS__ })
 #define cnn_labels(...)     cnn_labels_    ((cnn_labels_args)    { .at = CNN_HERE, .g = __VA_ARGS__ })
 #define cnn_param(...)      cnn_param_     ((cnn_param_args)     { .at = CNN_HERE, .g = __VA_ARGS__ })
@@ -911,6 +925,7 @@ struct cnn_graph {
     int          n_order;
     cnn_tensor  *loss;
     bool         planned, compiled;
+    bool         shares;                /* a view: parameters and buffers are another graph's, only read */
     cnn_memory   memory;
     void        *base;                  /* the one allocation behind the arenas; NULL if the caller gave the
                                            memory */
@@ -5115,8 +5130,22 @@ CNN_API cnn_tensor *cnn_freeze(cnn_tensor *t)
     return t;
 }
 
-/* Record y = op(in...). The shape rule of the room decides; everything that holds for all operations is
-   here. */
+/* The shape of y by the rule of its room, and what holds for all operations. */
+static bool cnn__set_shape(cnn_tensor *y)
+{
+    for (int i = 0; i < y->n_in; i++) y->batched = y->batched || y->in[i]->batched;
+    if (!y->op->shape(y)) return cnn_fail(y, "its shape rule failed");
+    cnn__of(y)->max_n = y->shape.n;
+    if (cnn__checked_len(y->shape) == SIZE_MAX)
+        return cnn_fail(y, "result %s is empty or larger than 2^31 - 1 elements (N = %d)",
+                        cnn__shape_text(y).s, y->shape.n);
+    if (y->batched && y->shape.n != y->graph->config.max_batch)
+        return cnn_fail(y, "the shape rule gave %d samples, the batch is %d", y->shape.n,
+                        y->graph->config.max_batch);
+    return true;
+}
+
+/* Record y = op(in...). */
 static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
                                     const char *at, const char *name)
 {
@@ -5134,7 +5163,6 @@ static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int
         if (in[i]->graph != g)
             return cnn_fail(y, "operand %d belongs to another graph", i + 1), cnn__nil_tensor();
         y->in[i] = in[i];
-        y->batched = y->batched || in[i]->batched;
     }
     y->n_in = n_in;
     if (op->args_size) {
@@ -5142,16 +5170,7 @@ static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int
         if (!copy) return cnn__nil_tensor();
         y->args = args ? memcpy(copy, args, op->args_size) : copy;
     }
-    if (!op->shape(y)) return cnn_fail(y, "its shape rule failed"), cnn__nil_tensor();
-    v->max_n = y->shape.n;
-    if (cnn__checked_len(y->shape) == SIZE_MAX)
-        return cnn_fail(y, "result %s is empty or larger than 2^31 - 1 elements (N = %d)",
-                        cnn__shape_text(y).s, y->shape.n), cnn__nil_tensor();
-    if (y->batched && y->shape.n != g->config.max_batch)
-        return cnn_fail(y, "the shape rule gave %d samples, the batch is %d", y->shape.n,
-                        g->config.max_batch),
-               cnn__nil_tensor();
-    return y;
+    return cnn__set_shape(y) ? y : cnn__nil_tensor();
 }
 
 CNN_API cnn_tensor *cnn_apply(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
@@ -5379,9 +5398,18 @@ static void cnn__plan_leaves(cnn_graph *g)
     g->memory.inputs = inputs;
 }
 
-static void cnn__plan_spans(cnn_graph *g, cnn__span *span, int *by_place)
+/* Places of all that is computed, and the sum of the arenas. */
+static bool cnn__plan_spans(cnn_graph *g)
 {
-    cnn_memory *m = &g->memory;
+    const size_t most = 3 * (size_t)g->n_order;                /* value, gradient and saved state of each node */
+    cnn_memory  *m = &g->memory;
+    cnn__span   *span = CNN_MALLOC(most * sizeof *span);
+    int         *by_place = CNN_MALLOC(most * sizeof *by_place);
+    if (!span || !by_place) {
+        CNN_FREE(span);
+        CNN_FREE(by_place);
+        return cnn__no_memory(g, NULL, "compile", most * (sizeof *span + sizeof *by_place));
+    }
     m->activations = m->activations_eval = cnn__plan_activations(g, CNN_EVAL, span, by_place);
     if (!g->config.inference) {
         size_t train = cnn__plan_activations(g, CNN_TRAIN, span, by_place);
@@ -5390,6 +5418,8 @@ static void cnn__plan_spans(cnn_graph *g, cnn__span *span, int *by_place)
                                                                   modes */
         m->activations = cnn__add_size(m->activations, CNN__ALIGN);
     }
+    CNN_FREE(span);
+    CNN_FREE(by_place);
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
         size_t            s = t->op && t->op->scratch ? cnn__round_up(t->op->scratch(t), CNN__ALIGN) : 0;
@@ -5399,6 +5429,8 @@ static void cnn__plan_spans(cnn_graph *g, cnn__span *span, int *by_place)
         m->activations, m->scratch };
     m->total = 0;
     for (int i = 0; i < CNN_ARENAS; i++) m->total = cnn__add_size(m->total, g->arena_bytes[i] = part[i]);
+    return m->total < SIZE_MAX - CNN__ALIGN
+           || cnn__fail(g, NULL, "compile", "the memory plan is larger than this machine can address");
 }
 
 /* Is a tensor that the user hands in one of this graph? */
@@ -5423,29 +5455,18 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     g->memory = none;
     CNN_FREE(g->order);
     g->n_order = 0;
-    size_t n = (size_t)g->n_nodes;
-    g->order = CNN_MALLOC(n * sizeof *g->order);
-    cnn__span *span = CNN_MALLOC(3 * n * sizeof *span);
-    int       *by_place = CNN_MALLOC(3 * n * sizeof *by_place);
-    if (!g->order || !span || !by_place) {
-        cnn__no_memory(g, NULL, "compile", n * (sizeof *g->order + 3 * (sizeof *span + sizeof *by_place)));
-    } else {
-        g->loss = loss, g->walk++;
-        for (int i = 0; i < g->n_nodes; i++) g->node[i]->t.index = -1, g->node[i]->t.needs_grad = false;
-        cnn__walk(g, cnn__of(loss));
-        int n_loss = g->n_order;
-        for (int i = 0; i < g->n_nodes; i++)
-            if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
-        if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
-            cnn__plan_leaves(g);
-            cnn__plan_spans(g, span, by_place);
-            if (g->memory.total >= SIZE_MAX - CNN__ALIGN)
-                cnn__fail(g, NULL, "compile", "the memory plan is larger than this machine can address");
-            g->planned = !g->error[0];
-        }
+    g->order = CNN_MALLOC((size_t)g->n_nodes * sizeof *g->order);
+    if (!g->order) return cnn__no_memory(g, NULL, "compile", (size_t)g->n_nodes * sizeof *g->order), none;
+    g->loss = loss, g->walk++;
+    for (int i = 0; i < g->n_nodes; i++) g->node[i]->t.index = -1, g->node[i]->t.needs_grad = false;
+    cnn__walk(g, cnn__of(loss));
+    int n_loss = g->n_order;
+    for (int i = 0; i < g->n_nodes; i++)
+        if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
+    if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
+        cnn__plan_leaves(g);
+        g->planned = cnn__plan_spans(g);
     }
-    CNN_FREE(span);
-    CNN_FREE(by_place);
     return g->planned ? g->memory : none;
 }
 
@@ -5513,6 +5534,23 @@ static void cnn__bind(cnn__node *v, cnn_mode mode)
     t->saved = mode == CNN_TRAIN && t->op && t->op->saved ? act + t->saved_at : NULL;
 }
 
+/* Lay the arenas out in `memory`, or in an allocation of the graph's own. */
+static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
+{
+    if (!memory) {
+        memory = g->base = CNN_MALLOC(g->memory.total + CNN__ALIGN);
+        if (!g->base) return cnn__no_memory(g, g->config.at, what, g->memory.total + CNN__ALIGN);
+    }
+    char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
+    for (int i = 0; i < CNN_ARENAS; i++) {
+        g->arena[i] = (float *)(void *)p;
+        if (i < CNN_ARENA_ACTIVATIONS) memset(p, 0, g->arena_bytes[i]);    /* the rest is written before it is
+                                                                              read */
+        p += g->arena_bytes[i];
+    }
+    return true;
+}
+
 static bool cnn__open_backend(cnn_graph *g);
 
 CNN_API bool cnn_compile(cnn_graph *g, cnn_tensor *loss) { return cnn_compile_in(g, loss, NULL, 0); }
@@ -5527,18 +5565,7 @@ CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t
                          "the memory given has %zu bytes at an address of alignment %d: %zu bytes, aligned "
                          "to %d, are needed", bytes, (int)((uintptr_t)memory % CNN__ALIGN ? 1 : CNN__ALIGN),
                          m.total, CNN__ALIGN);
-    if (!memory) {
-        g->base = CNN_MALLOC(m.total + CNN__ALIGN);
-        if (!g->base) return cnn__no_memory(g, g->config.at, "compile", m.total + CNN__ALIGN);
-        memory = g->base;
-    }
-    char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
-    for (int i = 0; i < CNN_ARENAS; i++) {
-        g->arena[i] = (float *)(void *)p;
-        if (i < CNN_ARENA_ACTIVATIONS) memset(p, 0, g->arena_bytes[i]);    /* the rest is written before it is
-                                                                              read */
-        p += g->arena_bytes[i];
-    }
+    if (!cnn__place_arenas(g, "compile", memory)) return false;
     for (int i = 0; i < g->n_order; i++) {
         cnn__node *v = g->order[i];
         cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
@@ -5548,6 +5575,73 @@ CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t
     if (!g->config.inference && loss->needs_grad) loss->grad[0] = 1;
     g->compiled = cnn__open_backend(g);
     return g->compiled;
+}
+
+/* ---- Views: the nodes once more, with places of their own for all but parameters and buffers ---- */
+
+static bool cnn__copy_nodes(cnn_graph *view, const cnn_graph *g)
+{
+    const size_t n = (size_t)g->n_order;
+    cnn__node   *node = cnn__alloc(view, n * sizeof *node);
+    view->order = node ? CNN_MALLOC(n * sizeof *view->order) : NULL;
+    if (!view->order) return cnn__no_memory(view, NULL, "share", n * sizeof *view->order);
+    for (size_t i = 0; i < n; i++) {
+        const cnn__node  *from = g->order[i];       /* only what a run of g leaves alone is read: no race */
+        const cnn_tensor *t = &from->t;
+        cnn__node        *v = &node[i];
+        v->t.name = t->name, v->t.at = t->at, v->t.op = t->op, v->t.args = t->args;
+        v->t.graph = view, v->t.kind = t->kind, v->t.index = t->index;
+        v->t.frozen = t->frozen, v->t.kept = t->kept;
+        v->owner = from->owner ? &node[from->owner->t.index] : NULL, v->suffix = from->suffix;
+        v->named = from->named;
+        v->data_on = v->grad_on = v->saved_on = CNN__HOST, v->lr_scale = 1;
+        v->t.n_in = t->n_in;
+        for (int k = 0; k < t->n_in; k++) v->t.in[k] = &node[t->in[k]->index].t;
+        view->order[view->n_order++] = v;
+        if (t->op) {
+            if (!cnn__set_shape(&v->t)) return false;
+            continue;
+        }
+        v->t.batched = t->batched;
+        v->max_n = t->batched ? view->config.max_batch : from->max_n;
+        v->t.shape = (cnn_shape){ v->max_n, t->shape.c, t->shape.h, t->shape.w };
+        if (cnn__checked_len(v->t.shape) == SIZE_MAX)
+            return cnn_fail(&v->t, "shape %s holds more than 2^31 - 1 elements (N = %d)",
+                            cnn__shape_text(&v->t).s, v->max_n);
+    }
+    return true;
+}
+
+CNN_API cnn_graph *cnn_share_(cnn_share_args a)
+{
+    const cnn_graph *g = a.g;
+    if (!g) return NULL;
+    const cnn_config config = { .at = a.at, .max_batch = a.max_batch ? a.max_batch : g->config.max_batch,
+                                .seed = g->config.seed, .threads = a.threads ? a.threads : 1,
+                                .isa = g->cpu.isa, .optimizer = g->config.optimizer, .inference = 1 };
+    cnn_graph *view = cnn_new_(config);
+    if (!view || view->error[0]) return view;
+    view->shares = true;
+    if (g->error[0])           cnn__fail(view, a.at, "share", "the net has an error: %.400s", g->error);
+    else if (!g->compiled)     cnn__fail(view, a.at, "share", "the net is not compiled");
+    else if (g->config.backend)
+        cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
+    if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
+    view->loss = &view->order[g->loss->index]->t;
+    cnn__plan_leaves(view);
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_arena arena = cnn__arena_of(&g->order[i]->t);
+        if (arena != CNN_ARENA_PARAMS && arena != CNN_ARENA_BUFFERS) continue;
+        memcpy(view->order[i]->t.data_at, g->order[i]->t.data_at, sizeof g->order[i]->t.data_at);
+    }
+    view->memory.params = view->memory.buffers = 0;
+    view->planned = cnn__plan_spans(view);
+    if (!view->planned || !cnn__place_arenas(view, "share", NULL)) return view;
+    view->arena[CNN_ARENA_PARAMS]  = g->arena[CNN_ARENA_PARAMS];
+    view->arena[CNN_ARENA_BUFFERS] = g->arena[CNN_ARENA_BUFFERS];
+    for (int i = 0; i < view->n_order; i++) cnn__bind(view->order[i], CNN_EVAL);
+    view->compiled = true;
+    return view;
 }
 
 CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
@@ -5785,6 +5879,8 @@ CNN_API float *cnn_map_write(cnn_tensor *t)
     if (t->op)
         return cnn_fail(t, "write: it is computed by the graph; only inputs, labels, parameters, buffers "
                            "and constants can be written"), NULL;
+    if (t->graph->shares && !t->batched)
+        return cnn_fail(t, "write: it belongs to the net that this view shares"), NULL;
     if (!t->batched && !cnn__sync(t, CNN__DATA, CNN__HOST)) return NULL;
     cnn__wrote(t, CNN__DATA, CNN__HOST);
     if (t->batched) t->shape.n = cnn__of(t)->fed = t->graph->batch;

@@ -37,6 +37,8 @@ built 'static_beside_another' $CC -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE -DCNN
 built 'no_stdio'    $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_NO_STDIO $S/net.c
 built 'no_simd'     $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_NO_SIMD $S/net.c
 [ -n "$OPENMP" ] && built 'openmp' $CC -std=c99 -O1 $STRICT $OPENMP -I"$INC" -DONE_FILE $S/net.c
+if compiles "$CC" -pthread; then built 'threads' $CC -std=c99 -O1 -pthread -I"$INC" -Itests $S/threads.c
+else skip 'no -pthread'; fi
 built 'asserted'    $CC -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE '-DCNN_ASSERT(c)=((c)?(void)0:abort())' $S/net.c
 built 'unoptimised' $CC -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE $S/net.c
 for isa in c avx2 avx512 neon; do

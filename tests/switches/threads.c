@@ -1,5 +1,6 @@
-/* Two graphs in two threads at once, without OpenMP, for ThreadSanitizer: no mutable global, so no race; and both
-   compute what one alone computes. */
+/* Several threads at once, without OpenMP, for ThreadSanitizer: two graphs that train, and views of one net that infer
+   while the net itself does; no mutable global and no write to what is shared, so no race; and each computes what one
+   alone computes. */
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
@@ -41,8 +42,61 @@ static void two_graphs_in_two_threads(void)
     CHECK(alone[0].loss != alone[1].loss);
 }
 
+/* ---- One net, its views made and used in their threads ---- */
+
+enum { VIEWS = 4, ROUNDS = 20, PIXELS = 64, OUT = 3 };
+
+static void infer(cnn_tensor *x, cnn_tensor *y, int which, float (*out)[OUT])
+{
+    float image[PIXELS];
+    for (int r = 0; r < ROUNDS; r++) {
+        for (int i = 0; i < PIXELS; i++) image[i] = (float)((i + 1) * (which + 3) * (r + 7) % 61) / 61;
+        cnn_set(x, image, PIXELS), cnn_forward(y, CNN_EVAL), cnn_get(y, out[r], OUT);
+    }
+}
+
+typedef struct { const cnn_graph *net; int which; float out[ROUNDS][OUT]; const char *error; } reader;
+
+static void *read_along(void *p)
+{
+    reader    *r = p;
+    cnn_graph *view = cnn_share(r->net);
+    infer(cnn_find(view, "input"), cnn_output(view), r->which, r->out);
+    if (r->which == VIEWS - 1) cnn_set(cnn_find(view, "input"), r->out[0], 1);          /* an error of its own */
+    if ((cnn_error(view) != NULL) != (r->which == VIEWS - 1)) r->error = "wrong error";
+    cnn_free(view);
+    return NULL;
+}
+
+static void views_of_one_net_in_their_threads(void)
+{
+    static reader job[VIEWS];
+    static float  alone[ROUNDS][OUT], meanwhile[ROUNDS][OUT];
+    cnn_graph  *g = cnn_new(.max_batch = 2, .seed = 5);
+    cnn_tensor *x = cnn_input(g, 1, 8, 8), *t = cnn_labels(g);
+    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(x, 8, 3, .pad = 1)));
+    h = cnn_dense(cnn_dropout(cnn_lrn(cnn_max_pool(h, 2), 3), 0.3f), OUT);
+    CHECK(cnn_compile(g, cnn_softmax_cross_entropy(h, t)));
+    pthread_t thread[VIEWS];
+    for (int i = 0; i < VIEWS; i++) job[i].net = g, job[i].which = i;
+    for (int i = 0; i < VIEWS; i++) CHECK(pthread_create(&thread[i], NULL, read_along, &job[i]) == 0);
+    infer(x, h, VIEWS, meanwhile);
+    for (int i = 0; i < VIEWS; i++) pthread_join(thread[i], NULL);
+    for (int i = 0; i < VIEWS; i++) {
+        infer(x, h, i, alone);
+        CHECK_STR(job[i].error, NULL);
+        CHECK_SAME_BITS(alone, job[i].out, ROUNDS);
+        CHECK(memcmp(alone, job[(i + 1) % VIEWS].out, sizeof alone) != 0);
+    }
+    infer(x, h, VIEWS, alone);
+    CHECK_SAME_BITS(alone, meanwhile, ROUNDS);
+    CHECK_STR(cnn_error(g), NULL);
+    cnn_free(g);
+}
+
 int main(void)
 {
     RUN(two_graphs_in_two_threads);
+    RUN(views_of_one_net_in_their_threads);
     return test_end();
 }
