@@ -22,7 +22,8 @@
    Several cores: add -fopenmp. No other flag is needed: the instruction set is chosen at run time.
 
    Contents (search for the tag): >>usage >>manual >>api | >>config >>memory >>errors >>shapes >>random >>simd
-   >>gemm >>conv >>kernels >>rooms >>graph >>backends >>layers >>optim >>data >>train >>files >>inspect >>licence
+   >>gemm >>conv >>kernels >>rooms >>graph >>backends >>layers >>optim >>data >>train >>files >>export >>inspect
+   >>licence
 
    What it does not do: shapes that depend on data, recurrent networks, several devices for one graph.
 
@@ -583,6 +584,20 @@ CNN_API cnn_graph  *cnn_load_(cnn_load_args); /* rebuild the net from the file a
 CNN_API bool        cnn_load_weights(cnn_graph *, const char *path); /* fill a compiled graph by name; every
                                                                         parameter must be there */
 #endif
+#ifndef CNN_NO_STDIO
+/* A trained net as one C99 file that needs nothing else: no cnn.h, no header, no heap; of the C library only
+   functions such as expf, if the net uses them. It holds the weights to the last bit, and one function
+       void net_predict(const float *x, float *y, float *work);
+   that computes y from one sample, as CNN_EVAL does; the head of the file says shapes and sizes, and how x
+   is to be normalised if .data is given. Dropout is gone, batch norm is part of the weights before it where
+   there are such. Every operation but the losses can be exported, if it treats each sample alone. The file
+   is written beside, then renamed. */
+typedef struct { const char *at; cnn_tensor *y; const char *path;               /* must */
+                 const char *prefix;                /* of all names in the file; default "net" */
+                 const cnn_dataset *data;           /* whose mean and deviation are told; default none */
+               } cnn_export_c_args;
+CNN_API bool        cnn_export_c_(cnn_export_c_args);
+#endif
 CNN_API cnn_tensor *cnn_loss(const cnn_graph *); /* what cnn_compile was given */
 CNN_API cnn_tensor *cnn_output(const cnn_graph *); /* what the loss judges: its first operand; the root itself
                                                       without a loss */
@@ -789,6 +804,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_mse(y, target)  cnn_mse_    (CNN_HERE, y, target)
 #define cnn_step(...)       cnn_step_      ((cnn_step_args)      { .at = CNN_HERE, .g = __VA_ARGS__ })
 #define cnn_fit(...)        cnn_fit_       ((cnn_fit_args)       { .at = CNN_HERE, .loss = __VA_ARGS__ })
+#define cnn_export_c(...)   cnn_export_c_  ((cnn_export_c_args)  { .at = CNN_HERE, .y = __VA_ARGS__ })
 #define cnn_load(...)       cnn_load_      ((cnn_load_args)      { .at = CNN_HERE, .path = __VA_ARGS__ })
 #endif
 
@@ -8831,37 +8847,1062 @@ static bool cnn__replace(const char *from, const char *to) { return MoveFileExA(
 static bool cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
 #endif
 
+/* Let `write` write what into the file f->path: all of it or, after the error, none. */
+static bool cnn__save_file(const cnn__file *f, bool (*write)(FILE *, void *), void *what)
+{
+    if (!f->path) return cnn__file_fail(f, "no path was given");
+    bool   special = cnn__is_special(f->path);
+    size_t room = strlen(f->path) + 32;
+    char  *temporary = CNN_MALLOC(room);
+    if (!temporary) return cnn__file_fail(f, "out of memory: %zu bytes", room);
+    uint32_t unique[4];                                /* two programs may save to one path at one time */
+    cnn__philox(unique, (uint64_t)(uintptr_t)f->g, (uint64_t)time(NULL), (uint64_t)clock());
+    cnn__format(temporary, room, special ? "%s" : "%s.tmp%08lx", f->path, (unsigned long)unique[0]);
+
+    errno = 0;
+    FILE *file = fopen(temporary, "wb");
+    bool  good = file && write(file, what) && (special ? fflush(file) == 0 : cnn__flush(file));
+    int   reason = errno;
+    if (file && fclose(file) != 0 && good) good = false, reason = errno;
+    if (good && !special && !cnn__replace(temporary, f->path)) good = false, reason = errno;
+    if (!good) cnn__file_fail(f, "%s", reason ? strerror(reason) : "it cannot be written");
+    if (!good && file && !special) remove(temporary);
+    CNN_FREE(temporary);
+    return good;
+}
+
+static bool cnn__save_model(FILE *file, void *what) { return cnn__write_model(what, cnn__to_file, file) != 0; }
+
 CNN_API bool cnn_save(cnn_graph *g, const char *path)
 {
     if (!g || g->error[0]) return false;
     cnn__file f = cnn__file_of(g, NULL, "save", path);
-    if (!path) return cnn__file_fail(&f, "no path was given");
-    bool   special = cnn__is_special(path);
-    size_t room = strlen(path) + 32;
-    char  *temporary = CNN_MALLOC(room);
-    if (!temporary) return cnn__file_fail(&f, "out of memory: %zu bytes", room);
-    uint32_t unique[4];                                /* two programs may save to one path at one time */
-    cnn__philox(unique, (uint64_t)(uintptr_t)g, (uint64_t)time(NULL), (uint64_t)clock());
-    cnn__format(temporary, room, special ? "%s" : "%s.tmp%08lx", path, (unsigned long)unique[0]);
-
-    errno = 0;
-    FILE *file = fopen(temporary, "wb");
-    bool  good = file && cnn__write_model(&f, cnn__to_file, file) &&
-        (special ? fflush(file) == 0 : cnn__flush(file));
-    int   reason = errno;
-    if (file && fclose(file) != 0 && good) good = false, reason = errno;
-    if (good && !special && !cnn__replace(temporary, path)) good = false, reason = errno;
-    if (!good) cnn__file_fail(&f, "%s", reason ? strerror(reason) : "it cannot be written");
-    if (!good && file && !special) remove(temporary);
-    CNN_FREE(temporary);
-    return good;
+    return cnn__save_file(&f, cnn__save_model, &f);
 }
 
 #endif
 
 
 /* ========================================================================================================
-   >>inspect ---- 17. Inspection: counts, summary, Graphviz, gradient check
+   >>export ---- 17. Export: a net as one C99 file of its own
+
+   As a backend has rows that replace rooms, this has rows that put rooms into C text: the function that
+   computes the operation, once in a file, and the call of it, once for each node. The order of the calls is
+   that of the graph. What evaluation does not need is gone before the first line is written: dropout and
+   reshape are other names of their operand's value, a batch norm that alone reads a convolution or a dense
+   layer is part of its weights, a relu behind one is part of its loop, and what may run in place does.
+   ======================================================================================================== */
+
+#ifndef CNN_NO_STDIO
+
+/* What becomes of a node. Its value is at home: that of an operand if it is a new name for it, or
+   overwrites it. */
+typedef struct {
+    bool   used;             /* the exported tensor depends on it */
+    bool   alone;            /* its value has one reader: who may overwrite it */
+    bool   stored;           /* a leaf that is read as a whole: its values become an array */
+    bool   silent;           /* no call: another name, or part of the call of another node */
+    int    readers;
+    int    home;             /* the index of the node whose place it has */
+    int    call;             /* layers, and what became part of them: the node that is called; else -1 */
+    int    norm, relu;       /* of a layer that is called: what became part of it; else -1 */
+    int    last;             /* home: the last node that reads or writes the place */
+    size_t at;               /* home: the place in the workspace, in floats */
+} cnn__c_node;
+
+typedef struct {
+    cnn_tensor  *y;          /* what is computed */
+    cnn__file    what;       /* for messages */
+    const char  *prefix;
+    const cnn_dataset *data; /* whose normalisation is told, or NULL */
+    cnn__c_node *node;       /* by index, up to that of y */
+    size_t       work;       /* floats */
+    FILE        *out;
+} cnn__export;
+
+/* Value i of an array of a layer: the parameter's, worked over by the batch norm behind the layer, if any. */
+typedef float cnn__c_value(const cnn_tensor *y, const cnn_tensor *norm, size_t i);
+
+typedef struct {
+    const cnn_op *op;
+    const char   *libm;      /* the functions of the C library that it calls, or NULL */
+    const char   *text;      /* the function in C: @ is the prefix, # the operation, $ the formula, ~ the
+                                constants' parameters; NULL: the value is another name of the operand's */
+    const char   *formula;   /* of a function of one number v, with constants a and b */
+    int           n_constants;
+    void        (*constants)(const cnn_tensor *, float k[2]);    /* a and b, or NULL */
+    void        (*call)(const cnn__export *, const cnn_tensor *y);
+    bool          layer;     /* operands after the first are the row's own: stored parameters or constants */
+    cnn__c_value *weight, *bias;                                 /* layers: the arrays of the call */
+    size_t      (*weights)(const cnn_tensor *y);                 /* layers: how many; NULL: as stored */
+} cnn__c_row;
+
+static const cnn__c_row *cnn__c_row_of(const cnn_op *op);
+
+/* ---- Text ---- */
+
+/* A constant, exactly, in hexadecimal: 0x1.8p-3f is (1 + 8/16) / 2^3. Not by printf, whose decimal point
+   follows the locale and whose %a is free in its first digit. */
+static void cnn__c_float(FILE *out, float value)
+{
+    const uint32_t bits = cnn__bits_of_float(value), mantissa = bits & 0x7fffff, exponent = bits >> 23 & 255;
+    char           digits[8];
+    int            n = cnn__format(digits, sizeof digits, "%06lx", (unsigned long)mantissa << 1);
+    while (n > 0 && digits[n - 1] == '0') digits[--n] = 0;
+    fprintf(out, "%s0x%c%s%sp%df", bits >> 31 ? "-" : "", exponent ? '1' : '0', n ? "." : "", digits,
+            exponent ? (int)exponent - 127 : mantissa ? -126 : 0);
+}
+
+/* A name inside a comment: nothing that could end it. */
+static void cnn__c_name(FILE *out, const char *s)
+{
+    for (int n = 0; *s && n < 60; s++, n++) {
+        const bool plain = (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9');
+        fputc(plain || strchr("._-:", *s) ? *s : '_', out);
+    }
+}
+
+static void cnn__c_text(const cnn__export *e, const cnn__c_row *row, const char *text)
+{
+    static const char *const constants[] = { "", ", float a", ", float a, float b" };
+    for (const char *s = text; *s; s++)
+        if (*s == '@')      fputs(e->prefix, e->out);
+        else if (*s == '#') fputs(row->op->name, e->out);
+        else if (*s == '$') fputs(row->formula, e->out);
+        else if (*s == '~') fputs(constants[row->n_constants], e->out);
+        else                fputc(*s, e->out);
+}
+
+/* Where the value of t is: the caller's x or y, an array, or a place in the workspace. */
+typedef struct { char s[80]; } cnn__c_place;
+static cnn__c_place cnn__c_input(const cnn__export *e, const cnn_tensor *t)   /* x, or x1, x2, ... */
+{
+    cnn__c_place p;
+    int number = 0, count = 0;
+    for (int i = 0; i <= e->y->index; i++) {
+        const cnn_tensor *u = &e->y->graph->order[i]->t;
+        if (!e->node[i].used || (u->kind != CNN_INPUT && u->kind != CNN_LABELS)) continue;
+        count++;
+        if (i <= t->index) number++;
+    }
+    if (count == 1) strcpy(p.s, "x");
+    else            cnn__format(p.s, sizeof p.s, "x%d", number);
+    return p;
+}
+static cnn__c_place cnn__c_place_of(const cnn__export *e, const cnn_tensor *t)
+{
+    const int         home = e->node[t->index].home;
+    const cnn_tensor *h = &e->y->graph->order[home]->t;
+    cnn__c_place      p;
+    if (h->kind == CNN_INPUT || h->kind == CNN_LABELS) return cnn__c_input(e, h);
+    if (!h->op)                                 cnn__format(p.s, sizeof p.s, "%.60s_v%d", e->prefix, home);
+    else if (home == e->node[e->y->index].home) strcpy(p.s, "y");
+    else                                        cnn__format(p.s, sizeof p.s, "work + %zu", e->node[home].at);
+    return p;
+}
+
+static void cnn__c_extents(FILE *out, const cnn_tensor *t)
+{
+    fprintf(out, "(%d,%d,%d)", t->shape.c, t->shape.h, t->shape.w);
+}
+
+/* ---- Layers: their weights, with the batch norm behind them ---- */
+
+/* The batch norm is factor x + offset. */
+static double cnn__c_factor(const cnn_tensor *norm, int c)
+{
+    const cnn__norm t = cnn__norm_of(norm);
+    return (t.w ? (double)t.w->data[c] : 1.0) / sqrt((double)t.var->data[c] + (double)t.eps);
+}
+static double cnn__c_offset(const cnn_tensor *norm, int c, double x)
+{
+    const cnn__norm t = cnn__norm_of(norm);
+    return (x - (double)t.mean->data[c]) * cnn__c_factor(norm, c) + (t.b ? (double)t.b->data[c] : 0.0);
+}
+static float cnn__c_scaled(float w, const cnn_tensor *norm, size_t c)
+{
+    return norm ? (float)((double)w * cnn__c_factor(norm, (int)c)) : w;
+}
+static float cnn__c_bias(const cnn_tensor *y, const cnn_tensor *norm, size_t i)
+{
+    const float b = y->n_in == 3 ? y->in[2]->data[i] : 0.0f;
+    return norm ? (float)cnn__c_offset(norm, (int)i, (double)b) : b;
+}
+static float cnn__c_conv_weight(const cnn_tensor *y, const cnn_tensor *norm, size_t i)
+{
+    return cnn__c_scaled(y->in[1]->data[i], norm, i / (size_t)cnn__sample(y->in[1]->shape));
+}
+static float cnn__c_transpose_weight(const cnn_tensor *y, const cnn_tensor *norm, size_t i)
+{
+    const cnn_shape w = y->in[1]->shape;                                   /* (C,O/G,KH,KW) */
+    const size_t    groups = (size_t)y->shape.c / (size_t)w.c, of = i / (size_t)cnn__sample(w);
+    const size_t    group = of / ((size_t)w.n / groups), o = i / (size_t)cnn__plane(w) % (size_t)w.c;
+    return cnn__c_scaled(y->in[1]->data[i], norm, group * (size_t)w.c + o);
+}
+/* Turned to (K, units), so that the inner loop runs along it. */
+static float cnn__c_dense_weight(const cnn_tensor *y, const cnn_tensor *norm, size_t i)
+{
+    const size_t units = (size_t)y->shape.c, k = (size_t)cnn__sample(y->in[0]->shape);
+    return cnn__c_scaled(y->in[1]->data[i % units * k + i / units], norm, i % units);
+}
+static float cnn__c_norm_weight(const cnn_tensor *y, const cnn_tensor *norm, size_t i)
+{
+    return (void)norm, (float)cnn__c_factor(y, (int)i);
+}
+static float cnn__c_norm_bias(const cnn_tensor *y, const cnn_tensor *norm, size_t i)
+{
+    return (void)norm, (float)cnn__c_offset(y, (int)i, 0);
+}
+static float cnn__c_second(const cnn_tensor *y, const cnn_tensor *norm, size_t i)
+{
+    return (void)norm, y->in[1]->data[i];
+}
+static float cnn__c_third(const cnn_tensor *y, const cnn_tensor *norm, size_t i)
+{
+    return (void)norm, y->in[2]->data[i];
+}
+static float cnn__c_own(const cnn_tensor *y, const cnn_tensor *norm, size_t i)
+{
+    return (void)norm, y->data[i];
+}
+static size_t cnn__c_channels(const cnn_tensor *y) { return (size_t)y->shape.c; }
+
+static const cnn_tensor *cnn__c_norm(const cnn__export *e, const cnn_tensor *y)
+{
+    const int norm = e->node[y->index].norm;
+    return norm < 0 ? NULL : &e->y->graph->order[norm]->t;
+}
+static bool cnn__c_has_bias(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn__c_row *row = cnn__c_row_of(y->op);
+    return row->bias && (y->n_in == 3 || row->bias == cnn__c_norm_bias || cnn__c_norm(e, y));
+}
+
+/* ---- Rows: pointwise functions ---- */
+
+static const char cnn__c_pointwise[] =
+    "static void @_#(float *y, const float *x, int n~)\n"
+    "{\n"
+    "    for (int i = 0; i < n; i++) {\n"
+    "        const float v = x[i];\n"
+    "        y[i] = $;\n"
+    "    }\n"
+    "}\n";
+static void cnn__c_call_pointwise(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn__c_row *row = cnn__c_row_of(y->op);
+    float             k[2];
+    fprintf(e->out, "    %s_%s(%s, %s, %d", e->prefix, y->op->name, cnn__c_place_of(e, y).s,
+            cnn__c_place_of(e, y->in[0]).s, cnn__sample(y->shape));
+    if (row->constants) row->constants(y, k);
+    for (int i = 0; i < row->n_constants; i++) fputs(", ", e->out), cnn__c_float(e->out, k[i]);
+    fputs(");\n", e->out);
+}
+static void cnn__c_leaky_constants(const cnn_tensor *y, float k[2]) { k[0] = cnn__leaky_slope(y), k[1] = 0; }
+
+/* ---- Rows: windows ---- */
+
+/* Before the first function that slides a window. */
+static const char cnn__c_window[] =
+    "/* A window that slides: extents of input and output, kernel, stride, padding, dilation. */\n"
+    "typedef struct {\n"
+    "    int c, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups;\n"
+    "} @_window;\n";
+
+/* Before the first convolution: place i of one side meets place i step + at of the other. */
+static const char cnn__c_range[] =
+    "/* The places i from the first to below the end, of n, for which i step + at is 0 to limit - 1. */\n"
+    "static int @_first(int at, int step) { return at < 0 ? (step - 1 - at) / step : 0; }\n"
+    "static int @_end(int at, int step, int limit, int n)\n"
+    "{\n"
+    "    const int end = limit > at ? (limit - at + step - 1) / step : 0;\n"
+    "    return end < n ? end : n;\n"
+    "}\n";
+
+static void cnn__c_put_window(const cnn__export *e, const cnn_tensor *y, const cnn__slide *h,
+                              const cnn__slide *w, int groups)
+{
+    const cnn_shape x = y->in[0]->shape;
+    fprintf(e->out, "    %s_%s(&(const %s_window){ .c = %d, .h = %d, .w = %d, .oc = %d, .oh = %d, .ow = %d,\n"
+            "        .kh = %d, .kw = %d, .sh = %d, .sw = %d, .ph = %d, .pw = %d, .dh = %d, .dw = %d, "
+            ".groups = %d },\n        %s, %s", e->prefix, y->op->name, e->prefix, x.c, x.h, x.w, y->shape.c,
+            y->shape.h, y->shape.w, h->kernel, w->kernel, h->stride, w->stride, h->pad, w->pad, h->dilation,
+            w->dilation, groups, cnn__c_place_of(e, y).s, cnn__c_place_of(e, y->in[0]).s);
+}
+/* ", weight, bias, relu);" */
+static void cnn__c_put_weights(const cnn__export *e, const cnn_tensor *y)
+{
+    fprintf(e->out, ", %s_w%d, ", e->prefix, y->index);
+    if (cnn__c_has_bias(e, y)) fprintf(e->out, "%s_b%d", e->prefix, y->index);
+    else                       fputc('0', e->out);
+    fprintf(e->out, ", %d);\n", e->node[y->index].relu >= 0);
+}
+
+static const char cnn__c_conv2d[] =
+    "/* w (oc,c/groups,kh,kw), b (oc) or none. Each weight meets all that it sees, row by row. */\n"
+    "static void @_conv2d(const @_window *t, float *restrict y, const float *restrict x,\n"
+    "                     const float *restrict w, const float *b, int relu)\n"
+    "{\n"
+    "    const int cg = t->c / t->groups, og = t->oc / t->groups, plane = t->oh * t->ow;\n"
+    "    for (int o = 0; o < t->oc; o++, y += plane) {\n"
+    "        const float *in = x + o / og * cg * t->h * t->w;\n"
+    "        for (int i = 0; i < plane; i++) y[i] = b ? b[o] : 0;\n"
+    "        for (int c = 0; c < cg; c++, in += t->h * t->w)\n"
+    "            for (int k = 0; k < t->kh; k++)\n"
+    "                for (int l = 0; l < t->kw; l++) {\n"
+    "                    const float weight = *w++;\n"
+    "                    const int   top = k * t->dh - t->ph, left = l * t->dw - t->pw;\n"
+    "                    const int   i1 = @_end(top, t->sh, t->h, t->oh);\n"
+    "                    const int   j0 = @_first(left, t->sw), j1 = @_end(left, t->sw, t->w, t->ow);\n"
+    "                    for (int i = @_first(top, t->sh); i < i1; i++) {\n"
+    "                        const int from = (i * t->sh + top) * t->w + left, to = i * t->ow;\n"
+    "                        for (int j = j0; j < j1; j++) y[to + j] += weight * in[from + j * t->sw];\n"
+    "                    }\n"
+    "                }\n"
+    "        for (int i = 0; relu && i < plane; i++) y[i] = y[i] < 0 ? 0 : y[i];\n"
+    "    }\n"
+    "}\n";
+static void cnn__c_call_conv2d(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn__conv_options t = cnn__conv_resolve(y);
+    cnn__c_put_window(e, y, &t.h, &t.w, t.groups);
+    cnn__c_put_weights(e, y);
+}
+
+static const char cnn__c_conv_transpose2d[] =
+    "/* w (c,oc/groups,kh,kw). A convolution walked backwards: input i goes to i stride + at. */\n"
+    "static void @_conv_transpose2d(const @_window *t, float *restrict y, const float *restrict x,\n"
+    "                               const float *restrict w, const float *b, int relu)\n"
+    "{\n"
+    "    const int cg = t->c / t->groups, og = t->oc / t->groups, plane = t->oh * t->ow;\n"
+    "    for (int o = 0; o < t->oc; o++, y += plane) {\n"
+    "        for (int i = 0; i < plane; i++) y[i] = b ? b[o] : 0;\n"
+    "        for (int c = o / og * cg; c < (o / og + 1) * cg; c++)\n"
+    "            for (int k = 0; k < t->kh; k++)\n"
+    "                for (int l = 0; l < t->kw; l++) {\n"
+    "                    const float weight = w[((c * og + o % og) * t->kh + k) * t->kw + l];\n"
+    "                    const int   top = k * t->dh - t->ph, left = l * t->dw - t->pw;\n"
+    "                    const int   i1 = @_end(top, t->sh, t->oh, t->h);\n"
+    "                    const int   j0 = @_first(left, t->sw), j1 = @_end(left, t->sw, t->ow, t->w);\n"
+    "                    for (int i = @_first(top, t->sh); i < i1; i++) {\n"
+    "                        const int from = (c * t->h + i) * t->w, to = (i * t->sh + top) * t->ow + left;\n"
+    "                        for (int j = j0; j < j1; j++) y[to + j * t->sw] += weight * x[from + j];\n"
+    "                    }\n"
+    "                }\n"
+    "        for (int i = 0; relu && i < plane; i++) y[i] = y[i] < 0 ? 0 : y[i];\n"
+    "    }\n"
+    "}\n";
+static void cnn__c_call_conv_transpose2d(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn__transpose_options t = cnn__transpose_resolve(y);
+    cnn__c_put_window(e, y, &t.h, &t.w, t.groups);
+    cnn__c_put_weights(e, y);
+}
+
+static const char cnn__c_max_pool[] =
+    "static void @_#(const @_window *t, float *restrict y, const float *restrict x)\n"
+    "{\n"
+    "    for (int c = 0; c < t->c; c++, x += t->h * t->w)\n"
+    "        for (int i = 0; i < t->oh; i++)\n"
+    "            for (int j = 0; j < t->ow; j++) {\n"
+    "                const int top = i * t->sh - t->ph, left = j * t->sw - t->pw;\n"
+    "                const int r0 = top > 0 ? top : 0, r1 = top + t->kh < t->h ? top + t->kh : t->h;\n"
+    "                const int c0 = left > 0 ? left : 0, c1 = left + t->kw < t->w ? left + t->kw : t->w;\n"
+    "                float     most = x[r0 * t->w + c0];\n"
+    "                for (int r = r0; r < r1; r++)\n"
+    "                    for (int q = c0; q < c1; q++) {\n"
+    "                        const float v = x[r * t->w + q];\n"
+    "                        if (v > most || v != v) most = v;\n"
+    "                    }\n"
+    "                *y++ = most;\n"
+    "            }\n"
+    "}\n";
+static void cnn__c_call_max_pool(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn__pool_options t = cnn__pool_resolve(y);
+    cnn__c_put_window(e, y, &t.h, &t.w, 1);
+    fputs(");\n", e->out);
+}
+static void cnn__c_call_global_max_pool(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn_shape  x = y->in[0]->shape;
+    const cnn__slide h = { x.h, x.h, 1, 0, 1, false }, w = { x.w, x.w, 1, 0, 1, false };
+    cnn__c_put_window(e, y, &h, &w, 1);
+    fputs(");\n", e->out);
+}
+
+static const char cnn__c_avg_pool[] =
+    "/* Divided by the part of the window inside the input or, with count_pad, inside the padded input. */\n"
+    "static void @_avg_pool(const @_window *t, float *restrict y, const float *restrict x, int count_pad)\n"
+    "{\n"
+    "    const int ph = count_pad ? t->ph : 0, pw = count_pad ? t->pw : 0;\n"
+    "    for (int c = 0; c < t->c; c++, x += t->h * t->w)\n"
+    "        for (int i = 0; i < t->oh; i++)\n"
+    "            for (int j = 0; j < t->ow; j++) {\n"
+    "                const int top = i * t->sh - t->ph, left = j * t->sw - t->pw;\n"
+    "                const int r0 = top > 0 ? top : 0, r1 = top + t->kh < t->h ? top + t->kh : t->h;\n"
+    "                const int c0 = left > 0 ? left : 0, c1 = left + t->kw < t->w ? left + t->kw : t->w;\n"
+    "                const int a0 = top > -ph ? top : -ph, b0 = left > -pw ? left : -pw;\n"
+    "                const int a1 = top + t->kh < t->h + ph ? top + t->kh : t->h + ph;\n"
+    "                const int b1 = left + t->kw < t->w + pw ? left + t->kw : t->w + pw;\n"
+    "                float     sum = 0;\n"
+    "                for (int r = r0; r < r1; r++)\n"
+    "                    for (int q = c0; q < c1; q++) sum += x[r * t->w + q];\n"
+    "                *y++ = sum / (float)((a1 - a0) * (b1 - b0));\n"
+    "            }\n"
+    "}\n";
+static void cnn__c_call_avg_pool(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn__pool_options t = cnn__pool_resolve(y);
+    cnn__c_put_window(e, y, &t.h, &t.w, 1);
+    fprintf(e->out, ", %d);\n", !((const cnn_pool_args *)y->args)->no_count_pad);
+}
+
+/* ---- Rows: matrices ---- */
+
+static const char cnn__c_dense[] =
+    "/* w (k,units), so that the inner loop runs along it. */\n"
+    "static void @_#(float *restrict y, const float *restrict x, int k, int units, const float *restrict w,\n"
+    "                const float *b, int relu)\n"
+    "{\n"
+    "    for (int o = 0; o < units; o++) y[o] = b ? b[o] : 0;\n"
+    "    for (int i = 0; i < k; i++, w += units)\n"
+    "        for (int o = 0; o < units; o++) y[o] += x[i] * w[o];\n"
+    "    for (int o = 0; relu && o < units; o++) y[o] = y[o] < 0 ? 0 : y[o];\n"
+    "}\n";
+static void cnn__c_call_dense(const cnn__export *e, const cnn_tensor *y)
+{
+    fprintf(e->out, "    %s_%s(%s, %s, %d, %d", e->prefix, y->op->name, cnn__c_place_of(e, y).s,
+            cnn__c_place_of(e, y->in[0]).s, cnn__sample(y->in[0]->shape), y->shape.c);
+    cnn__c_put_weights(e, y);
+}
+
+/* ---- Rows: several operands ---- */
+
+static const char cnn__c_binary[] =
+    "/* y (c,h,w) = l $ r; the steps of an operand are 0 along an axis where it is stretched. */\n"
+    "static void @_#(float *y, int c, int h, int w, const float *l, const int *lstep, const float *r,\n"
+    "                const int *rstep)\n"
+    "{\n"
+    "    for (int i = 0; i < c; i++)\n"
+    "        for (int j = 0; j < h; j++)\n"
+    "            for (int k = 0; k < w; k++)\n"
+    "                *y++ = l[i * lstep[0] + j * lstep[1] + k * lstep[2]] $\n"
+    "                       r[i * rstep[0] + j * rstep[1] + k * rstep[2]];\n"
+    "}\n";
+static void cnn__c_call_binary(const cnn__export *e, const cnn_tensor *y)
+{
+    /* Equal shapes are one long row, whose loop the compiler takes as a whole. */
+    const bool      equal = cnn__equal(y->in[0]->shape, y->shape) && cnn__equal(y->in[1]->shape, y->shape);
+    const cnn_shape s = equal ? (cnn_shape){ 1, 1, 1, cnn__sample(y->shape) } : y->shape;
+    fprintf(e->out, "    %s_%s(%s, %d, %d, %d", e->prefix, y->op->name, cnn__c_place_of(e, y).s, s.c, s.h,
+            s.w);
+    for (int k = 0; k < 2; k++) {
+        const cnn_shape x = equal ? s : y->in[k]->shape;
+        fprintf(e->out, ", %s, (const int[3]){ %d, %d, %d }", cnn__c_place_of(e, y->in[k]).s,
+                x.c == 1 ? 0 : x.h * x.w, x.h == 1 ? 0 : x.w, x.w == 1 ? 0 : 1);
+    }
+    fputs(");\n", e->out);
+}
+
+static const char cnn__c_copy[] =
+    "static void @_#(float *restrict y, const float *restrict x, int n)\n"
+    "{\n"
+    "    for (int i = 0; i < n; i++) y[i] = x[i];\n"
+    "}\n";
+static void cnn__c_call_concat(const cnn__export *e, const cnn_tensor *y)
+{
+    int at = 0;
+    for (int k = 0; k < y->n_in; at += cnn__sample(y->in[k++]->shape))
+        fprintf(e->out, "    %s_%s(%s + %d, %s, %d);\n", e->prefix, y->op->name, cnn__c_place_of(e, y).s, at,
+                cnn__c_place_of(e, y->in[k]).s, cnn__sample(y->in[k]->shape));
+}
+
+/* ---- Rows: extents ---- */
+
+static const char cnn__c_reduce[] =
+    "/* y (oc,oh,ow) = factor times the sum of x (c,h,w) along the axes whose extent has become 1. */\n"
+    "static void @_#(float *restrict y, int oc, int oh, int ow, const float *restrict x, int c, int h,\n"
+    "                int w, float factor)\n"
+    "{\n"
+    "    for (int a = 0; a < oc; a++)\n"
+    "        for (int b = 0; b < oh; b++)\n"
+    "            for (int d = 0; d < ow; d++) {\n"
+    "                const int i1 = oc == 1 ? c : a + 1, j1 = oh == 1 ? h : b + 1;\n"
+    "                const int k1 = ow == 1 ? w : d + 1;\n"
+    "                double    sum = 0;\n"
+    "                for (int i = a; i < i1; i++)\n"
+    "                    for (int j = b; j < j1; j++)\n"
+    "                        for (int k = d; k < k1; k++) sum += (double)x[(i * h + j) * w + k];\n"
+    "                *y++ = factor * (float)sum;\n"
+    "            }\n"
+    "}\n";
+static void cnn__c_call_reduce(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn_shape x = y->in[0]->shape;
+    fprintf(e->out, "    %s_%s(%s, %d, %d, %d, %s, %d, %d, %d, ", e->prefix, y->op->name,
+            cnn__c_place_of(e, y).s, y->shape.c, y->shape.h, y->shape.w, cnn__c_place_of(e, y->in[0]).s,
+            x.c, x.h, x.w);
+    cnn__c_float(e->out, y->op == &cnn_op_sum ? 1.0f : (float)cnn__sample(y->shape) / (float)cnn__sample(x));
+    fputs(");\n", e->out);
+}
+
+static const char cnn__c_slice[] =
+    "/* The places from, from + step, ... of an axis of `extent` places, each of `inner` numbers. */\n"
+    "static void @_slice(float *restrict y, const float *restrict x, int outer, int extent, int inner,\n"
+    "                    int from, int step, int count)\n"
+    "{\n"
+    "    for (int o = 0; o < outer; o++)\n"
+    "        for (int i = 0; i < count; i++)\n"
+    "            for (int k = 0; k < inner; k++) *y++ = x[(o * extent + from + i * step) * inner + k];\n"
+    "}\n";
+static void cnn__c_call_slice(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn__slice t = cnn__slice_of(y);
+    int outer = 1, inner = 1;
+    for (int i = 1; i < t.axis; i++)     outer *= t.extent[i];
+    for (int i = t.axis + 1; i < 4; i++) inner *= t.extent[i];
+    fprintf(e->out, "    %s_slice(%s, %s, %d, %d, %d, %d, %d, %d);\n", e->prefix, cnn__c_place_of(e, y).s,
+            cnn__c_place_of(e, y->in[0]).s, outer, t.extent[t.axis], inner, t.from, t.step, t.count);
+}
+
+static const char cnn__c_pad[] =
+    "/* x (c,h,w) inside y (oc,oh,ow), with `value` around it. */\n"
+    "static void @_pad(float *restrict y, int oc, int oh, int ow, const float *restrict x, int c, int h,\n"
+    "                  int w, int front, int top, int left, float value)\n"
+    "{\n"
+    "    for (int i = 0; i < oc * oh * ow; i++) y[i] = value;\n"
+    "    for (int i = 0; i < c; i++)\n"
+    "        for (int j = 0; j < h; j++)\n"
+    "            for (int k = 0; k < w; k++)\n"
+    "                y[((front + i) * oh + top + j) * ow + left + k] = x[(i * h + j) * w + k];\n"
+    "}\n";
+static void cnn__c_call_pad(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn_pad_args *a = y->args;
+    const cnn_shape     x = y->in[0]->shape;
+    fprintf(e->out, "    %s_pad(%s, %d, %d, %d, %s, %d, %d, %d, %d, %d, %d, ", e->prefix,
+            cnn__c_place_of(e, y).s, y->shape.c, y->shape.h, y->shape.w, cnn__c_place_of(e, y->in[0]).s,
+            x.c, x.h, x.w, a->front, a->top, a->left);
+    cnn__c_float(e->out, a->value), fputs(");\n", e->out);
+}
+
+static const char cnn__c_upsample[] =
+    "/* Output i is between inputs *a and *b: (1 - t) of the first, the returned t of the second. */\n"
+    "static float @_between(int i, int scale, int size, int bilinear, int *a, int *b)\n"
+    "{\n"
+    "    float at = bilinear ? ((float)i + 0.5f) / (float)scale - 0.5f : (float)(i / scale);\n"
+    "    if (at < 0) at = 0;\n"
+    "    *a = (int)at < size - 1 ? (int)at : size - 1;\n"
+    "    *b = *a + 1 < size ? *a + 1 : *a;\n"
+    "    return at - (float)*a;\n"
+    "}\n"
+    "static void @_upsample(float *restrict y, const float *restrict x, int c, int h, int w, int sh,\n"
+    "                       int sw, int bilinear)\n"
+    "{\n"
+    "    for (int p = 0; p < c; p++, x += h * w)\n"
+    "        for (int i = 0; i < h * sh; i++) {\n"
+    "            int         up, down, left, right;\n"
+    "            const float t = @_between(i, sh, h, bilinear, &up, &down);\n"
+    "            for (int j = 0; j < w * sw; j++) {\n"
+    "                const float u = @_between(j, sw, w, bilinear, &left, &right);\n"
+    "                *y++ = bilinear ? (1 - t) * ((1 - u) * x[up * w + left] + u * x[up * w + right])\n"
+    "                                  + t * ((1 - u) * x[down * w + left] + u * x[down * w + right])\n"
+    "                                : x[up * w + left];\n"
+    "            }\n"
+    "        }\n"
+    "}\n";
+static void cnn__c_call_upsample(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn_shape x = y->in[0]->shape;
+    fprintf(e->out, "    %s_upsample(%s, %s, %d, %d, %d, %d, %d, %d);\n", e->prefix, cnn__c_place_of(e, y).s,
+            cnn__c_place_of(e, y->in[0]).s, x.c, x.h, x.w, y->shape.h / x.h, y->shape.w / x.w,
+            ((const cnn_upsample_args *)y->args)->bilinear != 0);
+}
+
+/* ---- Rows: across channels, and normalisation ---- */
+
+static const char cnn__c_softmax[] =
+    "/* Over c, at each of m places; the largest is taken off first, so that nothing overflows. */\n"
+    "static void @_#(float *restrict y, const float *restrict x, int c, int m)\n"
+    "{\n"
+    "    for (int i = 0; i < m; i++) {\n"
+    "        float most = x[i], sum = 0;\n"
+    "        for (int k = 1; k < c; k++) most = x[k * m + i] > most ? x[k * m + i] : most;\n"
+    "        for (int k = 0; k < c; k++) sum += y[k * m + i] = expf(x[k * m + i] - most);\n"
+    "        $;\n"
+    "    }\n"
+    "}\n";
+static void cnn__c_call_softmax(const cnn__export *e, const cnn_tensor *y)
+{
+    fprintf(e->out, "    %s_%s(%s, %s, %d, %d);\n", e->prefix, y->op->name, cnn__c_place_of(e, y).s,
+            cnn__c_place_of(e, y->in[0]).s, y->shape.c, cnn__plane(y->shape));
+}
+
+static const char cnn__c_lrn[] =
+    "/* y = x (k + alpha sum of x^2)^-beta, the sum over the channels from c - size/2 to c + (size-1)/2. */\n"
+    "static void @_lrn(float *restrict y, const float *restrict x, int c, int plane, int size, float alpha,\n"
+    "                  float beta, float k)\n"
+    "{\n"
+    "    for (int i = 0; i < c; i++) {\n"
+    "        const int from = i > size / 2 ? i - size / 2 : 0;\n"
+    "        const int to = i + (size - 1) / 2 < c ? i + (size - 1) / 2 : c - 1;\n"
+    "        for (int p = 0; p < plane; p++) {\n"
+    "            float sum = 0;\n"
+    "            for (int j = from; j <= to; j++) sum += x[j * plane + p] * x[j * plane + p];\n"
+    "            y[i * plane + p] = x[i * plane + p] * powf(k + alpha * sum, -beta);\n"
+    "        }\n"
+    "    }\n"
+    "}\n";
+static void cnn__c_call_lrn(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn__lrn t = cnn__lrn_of(y);
+    fprintf(e->out, "    %s_lrn(%s, %s, %d, %d, %d, ", e->prefix, cnn__c_place_of(e, y).s,
+            cnn__c_place_of(e, y->in[0]).s, y->shape.c, cnn__plane(y->shape), t.size);
+    cnn__c_float(e->out, t.alpha / (float)t.size), fputs(", ", e->out);
+    cnn__c_float(e->out, t.beta), fputs(", ", e->out);
+    cnn__c_float(e->out, t.k), fputs(");\n", e->out);
+}
+
+static const char cnn__c_affine[] =
+    "/* Batch norm with its statistics worked into w and b: y = w x + b for each channel. */\n"
+    "static void @_batch_norm(float *y, const float *x, int c, int plane, const float *w, const float *b,\n"
+    "                         int relu)\n"
+    "{\n"
+    "    for (int i = 0; i < c * plane; i++) {\n"
+    "        const float v = w[i / plane] * x[i] + b[i / plane];\n"
+    "        y[i] = relu && v < 0 ? 0 : v;\n"
+    "    }\n"
+    "}\n";
+static void cnn__c_call_batch_norm(const cnn__export *e, const cnn_tensor *y)
+{
+    fprintf(e->out, "    %s_batch_norm(%s, %s, %d, %d", e->prefix, cnn__c_place_of(e, y).s,
+            cnn__c_place_of(e, y->in[0]).s, y->shape.c, cnn__plane(y->shape));
+    cnn__c_put_weights(e, y);
+}
+
+static const char cnn__c_sample_norm[] =
+    "/* Each of `groups` runs of k numbers gets mean 0 and variance 1; `share` neighbours have one w. */\n"
+    "static void @_#(float *restrict y, const float *restrict x, int groups, int k, int share, float eps,\n"
+    "                const float *w, const float *b)\n"
+    "{\n"
+    "    for (int g = 0; g < groups; g++) {\n"
+    "        double sum = 0, squares = 0;\n"
+    "        for (int i = g * k; i < (g + 1) * k; i++) sum += (double)x[i];\n"
+    "        const float mean = (float)(sum / k);\n"
+    "        for (int i = g * k; i < (g + 1) * k; i++) squares += (double)((x[i] - mean) * (x[i] - mean));\n"
+    "        const float r = 1 / sqrtf((float)(squares / k) + eps);\n"
+    "        for (int i = g * k; i < (g + 1) * k; i++)\n"
+    "            y[i] = (x[i] - mean) * r * (w ? w[i / share] : 1) + (b ? b[i / share] : 0);\n"
+    "    }\n"
+    "}\n";
+static void cnn__c_call_sample_norm(const cnn__export *e, const cnn_tensor *y)
+{
+    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    fprintf(e->out, "    %s_%s(%s, %s, %d, %d, %d, ", e->prefix, y->op->name, cnn__c_place_of(e, y).s,
+            cnn__c_place_of(e, y->in[0]).s, t.groups, (int)t.k, (int)t.share);
+    cnn__c_float(e->out, t.eps);
+    if (t.w) fprintf(e->out, ", %s_w%d, %s_b%d);\n", e->prefix, y->index, e->prefix, y->index);
+    else     fputs(", 0, 0);\n", e->out);
+}
+static size_t cnn__c_sample_norm_weights(const cnn_tensor *y)
+{
+    return y->n_in == 3 ? (size_t)cnn__sample(y->in[1]->shape) : 0;
+}
+
+static const char cnn__c_prelu[] =
+    "/* `share` neighbours have one slope. */\n"
+    "static void @_prelu(float *y, const float *x, int n, int share, const float *w)\n"
+    "{\n"
+    "    for (int i = 0; i < n; i++) y[i] = x[i] > 0 ? x[i] : w[i / share] * x[i];\n"
+    "}\n";
+static void cnn__c_call_prelu(const cnn__export *e, const cnn_tensor *y)
+{
+    fprintf(e->out, "    %s_prelu(%s, %s, %d, %d, %s_w%d);\n", e->prefix, cnn__c_place_of(e, y).s,
+            cnn__c_place_of(e, y->in[0]).s, cnn__sample(y->shape),
+            cnn__sample(y->shape) / y->in[1]->shape.c, e->prefix, y->index);
+}
+
+/* ---- The rows ---- */
+
+#define CNN__C_POINTWISE(name, libm, formula, n, constants)                                                  \
+    { &cnn_op_##name, libm, cnn__c_pointwise, formula, n, constants, cnn__c_call_pointwise, false, NULL,     \
+      NULL, NULL }
+#define CNN__C_ROW(name, libm, text, formula, call)                                                          \
+    { &cnn_op_##name, libm, text, formula, 0, NULL, call, false, NULL, NULL, NULL }
+#define CNN__C_LAYER(name, libm, text, call, weight, bias, weights)                                          \
+    { &cnn_op_##name, libm, text, NULL, 0, NULL, call, true, weight, bias, weights }
+#define CNN__C_NAME(name) { &cnn_op_##name, NULL, NULL, NULL, 0, NULL, NULL, false, NULL, NULL, NULL }
+
+static const cnn__c_row *cnn__c_row_of(const cnn_op *op)
+{
+    static const cnn__c_row rows[] = {
+        CNN__C_LAYER(conv2d, NULL, cnn__c_conv2d, cnn__c_call_conv2d, cnn__c_conv_weight, cnn__c_bias, NULL),
+        CNN__C_LAYER(conv_transpose2d, NULL, cnn__c_conv_transpose2d, cnn__c_call_conv_transpose2d,
+                     cnn__c_transpose_weight, cnn__c_bias, NULL),
+        CNN__C_LAYER(dense, NULL, cnn__c_dense, cnn__c_call_dense, cnn__c_dense_weight, cnn__c_bias, NULL),
+        CNN__C_LAYER(matmul, NULL, cnn__c_dense, cnn__c_call_dense, cnn__c_second, NULL, NULL),
+        CNN__C_LAYER(batch_norm, NULL, cnn__c_affine, cnn__c_call_batch_norm, cnn__c_norm_weight,
+                     cnn__c_norm_bias, cnn__c_channels),
+        CNN__C_LAYER(layer_norm, "sqrtf", cnn__c_sample_norm, cnn__c_call_sample_norm, cnn__c_second,
+                     cnn__c_third, cnn__c_sample_norm_weights),
+        CNN__C_LAYER(group_norm, "sqrtf", cnn__c_sample_norm, cnn__c_call_sample_norm, cnn__c_second,
+                     cnn__c_third, cnn__c_sample_norm_weights),
+        CNN__C_LAYER(instance_norm, "sqrtf", cnn__c_sample_norm, cnn__c_call_sample_norm, cnn__c_second,
+                     cnn__c_third, cnn__c_sample_norm_weights),
+        CNN__C_LAYER(prelu, NULL, cnn__c_prelu, cnn__c_call_prelu, cnn__c_second, NULL, NULL),
+        CNN__C_ROW(max_pool, NULL, cnn__c_max_pool, NULL, cnn__c_call_max_pool),
+        CNN__C_ROW(avg_pool, NULL, cnn__c_avg_pool, NULL, cnn__c_call_avg_pool),
+        CNN__C_ROW(global_max_pool, NULL, cnn__c_max_pool, NULL, cnn__c_call_global_max_pool),
+        CNN__C_ROW(global_avg_pool, NULL, cnn__c_reduce, NULL, cnn__c_call_reduce),
+        CNN__C_ROW(sum, NULL, cnn__c_reduce, NULL, cnn__c_call_reduce),
+        CNN__C_ROW(mean, NULL, cnn__c_reduce, NULL, cnn__c_call_reduce),
+        CNN__C_ROW(add, NULL, cnn__c_binary, "+", cnn__c_call_binary),
+        CNN__C_ROW(sub, NULL, cnn__c_binary, "-", cnn__c_call_binary),
+        CNN__C_ROW(mul, NULL, cnn__c_binary, "*", cnn__c_call_binary),
+        CNN__C_ROW(concat, NULL, cnn__c_copy, NULL, cnn__c_call_concat),
+        CNN__C_ROW(slice, NULL, cnn__c_slice, NULL, cnn__c_call_slice),
+        CNN__C_ROW(pad, NULL, cnn__c_pad, NULL, cnn__c_call_pad),
+        CNN__C_ROW(upsample, NULL, cnn__c_upsample, NULL, cnn__c_call_upsample),
+        CNN__C_ROW(lrn, "powf", cnn__c_lrn, NULL, cnn__c_call_lrn),
+        CNN__C_ROW(softmax, "expf", cnn__c_softmax, "for (int k = 0; k < c; k++) y[k * m + i] /= sum",
+                   cnn__c_call_softmax),
+        CNN__C_ROW(log_softmax, "expf logf", cnn__c_softmax,
+                   "for (int k = 0; k < c; k++) y[k * m + i] = x[k * m + i] - most - logf(sum)",
+                   cnn__c_call_softmax),
+        CNN__C_POINTWISE(relu, NULL, "v < 0 ? 0 : v", 0, NULL),
+        CNN__C_POINTWISE(leaky_relu, NULL, "v < 0 ? a * v : v", 1, cnn__c_leaky_constants),
+        CNN__C_POINTWISE(scale, NULL, "a * v + b", 2, cnn__scale_constants),
+        CNN__C_POINTWISE(clamp, NULL, "v < a ? a : v > b ? b : v", 2, cnn__clamp_constants),
+        CNN__C_POINTWISE(hard_swish, NULL, "v * ((v < -3 ? -3 : v > 3 ? 3 : v) + 3) / 6", 0, NULL),
+        CNN__C_POINTWISE(abs, NULL, "v < 0 ? -v : v", 0, NULL),
+        CNN__C_POINTWISE(sigmoid, "expf", "1 / (1 + expf(-v))", 0, NULL),
+        CNN__C_POINTWISE(silu, "expf", "v / (1 + expf(-v))", 0, NULL),
+        CNN__C_POINTWISE(softplus, "expf log1pf", "(v < 0 ? 0 : v) + log1pf(expf(v < 0 ? v : -v))", 0, NULL),
+        CNN__C_POINTWISE(elu, "expm1f", "v > 0 ? v : a * expm1f(v)", 1, cnn__elu_constants),
+        CNN__C_POINTWISE(gelu, "erfcf", "0.5f * v * erfcf(v * -0.707106781f)", 0, NULL),
+        CNN__C_POINTWISE(tanh, "tanhf", "tanhf(v)", 0, NULL),
+        CNN__C_POINTWISE(exp, "expf", "expf(v)", 0, NULL),
+        CNN__C_POINTWISE(log, "logf", "logf(v)", 0, NULL),
+        CNN__C_POINTWISE(sqrt, "sqrtf", "sqrtf(v)", 0, NULL),
+        CNN__C_NAME(reshape), CNN__C_NAME(dropout) };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (rows[i].op == op) return &rows[i];
+    return NULL;
+}
+
+/* ---- The plan ---- */
+
+static bool cnn__c_fail(const cnn__export *e, const cnn_tensor *t, const char *why)
+{
+    return cnn__file_fail(&e->what, "%s \"%s\"%s%s%s cannot be exported: %s", t->op ? t->op->name : "tensor",
+                          t->name, t->at ? " (" : "", t->at ? t->at : "", t->at ? ")" : "", why);
+}
+
+/* Can t be put into C? It must have a row, samples must not meet, and weights must be stored. */
+static bool cnn__c_check(const cnn__export *e, cnn_tensor *t)
+{
+    const cnn__c_row *row = t->op ? cnn__c_row_of(t->op) : NULL;
+    if (!t->op && !t->batched && !cnn_map_read(t)) return false;
+    if (!t->op) return true;
+    if (t->op->flags & CNN_LOSS) return cnn__c_fail(e, t, "it is a loss; export what the loss judges");
+    if (!row)                    return cnn__c_fail(e, t, "its operation has no row in C");
+    if (!t->batched && cnn__of(t)->max_n != 1)
+        return cnn__c_fail(e, t, "it has an N of its own, not that of the batch");
+    for (int k = 0; k < t->n_in; k++) {
+        const cnn_tensor *x = t->in[k];
+        if (x->batched && !t->batched) return cnn__c_fail(e, t, "it is computed from the whole batch");
+        if (row->layer && k > 0 && (x->op || x->batched))
+            return cnn__c_fail(e, t, "its weights are computed, not stored");
+        if ((!row->layer || k == 0) && !x->op && !x->batched && cnn__of(x)->max_n != 1)
+            return cnn__c_fail(e, t, "an operand has an N of its own, not that of the batch");
+    }
+    return true;
+}
+
+/* May t run as part of the call that computes its operand? */
+static bool cnn__c_joins(const cnn__export *e, const cnn_tensor *t)
+{
+    const cnn_tensor *x = t->in[0];
+    const int         call = e->node[x->index].call;
+    if (call < 0 || !e->node[x->index].alone || e->node[call].relu >= 0) return false;
+    if (t->op == &cnn_op_relu) return true;
+    const cnn_op *of = e->y->graph->order[call]->t.op;
+    return t->op == &cnn_op_batch_norm && e->node[call].norm < 0
+           && (of == &cnn_op_conv2d || of == &cnn_op_conv_transpose2d || of == &cnn_op_dense);
+}
+
+/* Homes, calls and lifetimes of all nodes that y depends on, operands first. */
+static bool cnn__c_plan_nodes(cnn__export *e)
+{
+    cnn_graph   *g = e->y->graph;
+    cnn__c_node *node = e->node;
+    node[e->y->index].used = true;
+    for (int i = e->y->index; i >= 0; i--) {
+        const cnn_tensor *t = &g->order[i]->t;
+        node[i].home = i, node[i].last = i, node[i].call = node[i].norm = node[i].relu = -1;
+        for (int k = 0; node[i].used && k < t->n_in; k++)
+            node[t->in[k]->index].used = true, node[t->in[k]->index].readers++;
+    }
+    for (int i = 0; i <= e->y->index; i++) {
+        cnn_tensor       *t = &g->order[i]->t;
+        cnn__c_node      *v = &node[i];
+        const cnn__c_row *row = t->op ? cnn__c_row_of(t->op) : NULL;
+        if (!v->used) continue;
+        if (!cnn__c_check(e, t)) return false;
+        v->alone = v->readers == 1;
+        if (!t->op) continue;
+        cnn__c_node *x = &node[t->in[0]->index];
+        const bool   own = g->order[x->home]->t.op != NULL && x->alone;     /* x may be overwritten by t */
+        for (int k = 0; k < t->n_in; k++) {
+            const bool value = !row->layer || k == 0;
+            node[t->in[k]->index].stored |= value && !t->in[k]->op && !t->in[k]->batched;
+        }
+        if (!row->text) {                                                  /* another name for x */
+            v->home = x->home, v->silent = true;
+            v->alone = v->alone && x->alone;
+        } else if (cnn__c_joins(e, t)) {
+            v->home = x->home, v->call = x->call, v->silent = true;
+            if (t->op == &cnn_op_relu) node[v->call].relu = i;
+            else                       node[v->call].norm = i;
+            continue;
+        } else {
+            const bool inplace = t->op->flags & CNN_INPLACE && cnn__equal(t->in[0]->shape, t->shape);
+            if (row->bias && row->bias != cnn__c_third) v->call = i;       /* these take a relu along */
+            if (inplace && own) v->home = x->home;
+        }
+        for (int k = 0; k < t->n_in; k++) {
+            int *last = &node[node[t->in[k]->index].home].last;
+            if (*last < i) *last = i;
+        }
+    }
+    if (!e->y->op && !e->y->batched) node[e->y->index].stored = true;
+    return true;
+}
+
+/* Places in the workspace; the value of y goes to the caller's array. */
+static bool cnn__c_plan(cnn__export *e)
+{
+    const int   n = e->y->index + 1;
+    cnn__span  *span = CNN_MALLOC((size_t)n * sizeof *span);
+    int        *by_place = CNN_MALLOC((size_t)n * sizeof *by_place), n_spans = 0;
+    const bool  memory = span && by_place;
+    bool        good = memory && cnn__c_plan_nodes(e);
+    for (int i = 0; i < n && good; i++) {
+        const cnn_tensor *t = &e->y->graph->order[i]->t;
+        cnn__c_node      *v = &e->node[i];
+        if (!v->used || !t->op || v->home != i || i == e->node[n - 1].home) continue;
+        const size_t bytes = cnn__round_up((size_t)cnn__sample(t->shape) * sizeof(float), CNN__ALIGN);
+        span[n_spans++] = (cnn__span){ bytes, 0, i, v->last, &v->at };
+    }
+    if (good) e->work = cnn__place_spans(span, n_spans, by_place) / sizeof(float);
+    if (good && e->work > INT_MAX)
+        good = cnn__file_fail(&e->what, "the workspace would have %zu floats", e->work);
+    CNN_FREE(span);
+    CNN_FREE(by_place);
+    return memory ? good : cnn__file_fail(&e->what, "out of memory: %zu bytes",
+                                          (size_t)n * (sizeof *span + sizeof *by_place));
+}
+
+/* ---- The file ---- */
+
+static bool cnn__c_array(const cnn__export *e, const cnn_tensor *t, char kind, cnn__c_value *value, size_t n)
+{
+    if (!n) return true;
+    fprintf(e->out, "static const float %s_%c%d[%zu] = {", e->prefix, kind, t->index, n);
+    for (size_t i = 0; i < n; i++) {
+        const float v = value(t, cnn__c_norm(e, t), i);
+        if (!(v - v == 0)) return cnn__c_fail(e, t, "it has weights that are not finite numbers");
+        fputs(i % 6 ? " " : "\n    ", e->out), cnn__c_float(e->out, v), fputs(i + 1 < n ? "," : "\n", e->out);
+    }
+    fputs("};\n", e->out);
+    return true;
+}
+
+static bool cnn__c_arrays(const cnn__export *e)
+{
+    for (int i = 0; i <= e->y->index; i++) {
+        const cnn_tensor  *t = &e->y->graph->order[i]->t;
+        const cnn__c_node *v = &e->node[i];
+        const cnn__c_row  *row = t->op ? cnn__c_row_of(t->op) : NULL;
+        if (!v->used || v->silent || !(v->stored || (row && row->weight))) continue;
+        fputs("\n/* ", e->out), cnn__c_name(e->out, t->name), fputs(" */\n", e->out);
+        if (v->stored && !cnn__c_array(e, t, 'v', cnn__c_own, (size_t)cnn__sample(t->shape))) return false;
+        if (!row || !row->weight) continue;
+        const size_t n = row->weights ? row->weights(t) : (size_t)cnn__len(t->in[1]->shape);
+        if (!cnn__c_array(e, t, 'w', row->weight, n)) return false;
+        if (!cnn__c_has_bias(e, t)) continue;
+        if (!cnn__c_array(e, t, 'b', row->bias, row->weights ? n : (size_t)t->shape.c)) return false;
+    }
+    return true;
+}
+
+/* Each function once, and before it what it calls. */
+static void cnn__c_functions(const cnn__export *e)
+{
+    bool window = false, range = false;
+    for (int i = 0; i <= e->y->index; i++) {
+        const cnn_tensor *t = &e->y->graph->order[i]->t;
+        const cnn__c_row *row = t->op ? cnn__c_row_of(t->op) : NULL;
+        bool              again = !e->node[i].used || e->node[i].silent || !row;
+        for (int j = 0; j < i && !again; j++)
+            again = e->node[j].used && !e->node[j].silent && e->y->graph->order[j]->t.op == t->op;
+        if (again) continue;
+        if (!window && strstr(row->text, "@_window")) {
+            fputc('\n', e->out), cnn__c_text(e, row, cnn__c_window);
+            window = true;
+        }
+        if (!range && strstr(row->text, "@_end")) {
+            fputc('\n', e->out), cnn__c_text(e, row, cnn__c_range);
+            range = true;
+        }
+        fputc('\n', e->out), cnn__c_text(e, row, row->text);
+    }
+}
+
+static bool cnn__c_calls_libm(const cnn__export *e, const char *name)
+{
+    for (int i = 0; i <= e->y->index; i++) {
+        const cnn_tensor *t = &e->y->graph->order[i]->t;
+        const cnn__c_row *row = t->op && e->node[i].used && !e->node[i].silent ? cnn__c_row_of(t->op) : NULL;
+        if (row && row->libm && strstr(row->libm, name)) return true;
+    }
+    return false;
+}
+
+static void cnn__c_signature(const cnn__export *e)
+{
+    fprintf(e->out, "void %s_predict(", e->prefix);
+    for (int i = 0; i <= e->y->index; i++) {
+        const cnn_tensor *t = &e->y->graph->order[i]->t;
+        if (!e->node[i].used || t->op || !t->batched) continue;
+        fprintf(e->out, "const float *%s, ", cnn__c_input(e, t).s);
+    }
+    fputs("float *y, float *work)", e->out);
+}
+
+static void cnn__c_upper(const cnn__export *e, const char *suffix)           /* "NET_WORK" */
+{
+    for (const char *s = e->prefix; *s; s++) fputc(*s >= 'a' && *s <= 'z' ? *s - 'a' + 'A' : *s, e->out);
+    fputs(suffix, e->out);
+}
+
+/* What a user of the file must know. */
+static void cnn__c_head(const cnn__export *e)
+{
+    static const char *const libm[] = { "expf", "expm1f", "logf", "log1pf", "sqrtf", "tanhf", "erfcf",
+                                        "powf" };
+    const cnn_graph *g = e->y->graph;
+    bool             calls = false;
+    fprintf(e->out, "/* A trained network in C99, written by cnn_export_c of cnn.h %s. It computes one\n"
+            "   sample; it needs no header, no heap and no input or output.\n\n       ", CNN_VERSION);
+    cnn__c_signature(e);
+    fputs(";\n\n", e->out);
+    for (int i = 0; i <= e->y->index; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (!e->node[i].used || t->op || !t->batched) continue;
+        fprintf(e->out, "   %-5s %d floats, ", cnn__c_input(e, t).s, cnn__sample(t->shape));
+        cnn__c_extents(e->out, t);
+        fputs(" channels by rows by columns, columns fastest: \"", e->out), cnn__c_name(e->out, t->name);
+        fputs("\"\n", e->out);
+    }
+    if (e->data) {
+        fputs("         each pixel as (value - mean) / deviation of its channel, value", e->out);
+        fputs(e->data->bytes ? " = byte / 255:\n" : " as in the data:\n", e->out);
+        for (int c = 0; c < e->data->shape.c && c < 4; c++)
+            fprintf(e->out, "         channel %d%s: mean %.9g, deviation %.9g\n", c,
+                    c == 3 && e->data->shape.c > 4 ? " and above" : "", (double)e->data->mean[c],
+                    (double)e->data->deviation[c]);
+    } else {
+        fputs("         prepared as in training: with the same scale, mean and deviation\n", e->out);
+    }
+    fprintf(e->out, "   y     %d floats, ", cnn__sample(e->y->shape));
+    cnn__c_extents(e->out, e->y);
+    fputs(": \"", e->out), cnn__c_name(e->out, e->y->name);
+    fputs("\"; no part of the input\n   work  ", e->out);
+    cnn__c_upper(e, "_WORK"), fputs(" floats, with anything in them; each thread has its own\n\n", e->out);
+    fputs("   Compile it (cc -std=c99 -O3 -c) and declare the function above, or #include it. From the C\n"
+          "   library it calls ", e->out);
+    for (size_t i = 0; i < sizeof libm / sizeof *libm; i++)
+        if (cnn__c_calls_libm(e, libm[i])) fprintf(e->out, "%s%s", calls ? ", " : "", libm[i]), calls = true;
+    fputs(calls ? " (-lm). */\n" : "nothing. */\n", e->out);
+    fputs("#define ", e->out), cnn__c_upper(e, "_WORK"), fprintf(e->out, " %zu\n", e->work ? e->work : 1);
+    if (calls) fputc('\n', e->out);
+    for (size_t i = 0; i < sizeof libm / sizeof *libm; i++)
+        if (cnn__c_calls_libm(e, libm[i]))
+            fprintf(e->out, "float %s(float%s);\n", libm[i], strcmp(libm[i], "powf") == 0 ? ", float" : "");
+}
+
+static void cnn__c_body(const cnn__export *e)
+{
+    const cnn_graph  *g = e->y->graph;
+    const cnn_tensor *home = &g->order[e->node[e->y->index].home]->t;
+    fputc('\n', e->out), cnn__c_signature(e), fputs(";\n", e->out);
+    cnn__c_signature(e), fputs("\n{\n", e->out);
+    if (!e->work) fputs("    (void)work;\n", e->out);
+    for (int i = 0; i <= e->y->index; i++) {
+        const cnn_tensor  *t = &g->order[i]->t;
+        const cnn__c_node *v = &e->node[i];
+        if (!v->used || !t->op || v->silent) continue;
+        fputs("    /* ", e->out), cnn__c_name(e->out, t->name), fputs(": ", e->out);
+        cnn__c_extents(e->out, t->in[0]), fputs(" to ", e->out), cnn__c_extents(e->out, t);
+        if (v->norm >= 0) fputs(", with ", e->out), cnn__c_name(e->out, g->order[v->norm]->t.name);
+        if (v->relu >= 0) fputs(", with ", e->out), cnn__c_name(e->out, g->order[v->relu]->t.name);
+        fputs(" */\n", e->out);
+        cnn__c_row_of(t->op)->call(e, t);
+    }
+    if (!home->op)                               /* no operation is left: y is its input by another name */
+        fprintf(e->out, "    for (int i = 0; i < %d; i++) y[i] = %s[i];\n", cnn__sample(e->y->shape),
+                cnn__c_place_of(e, e->y).s);
+    fputs("}\n", e->out);
+}
+
+static bool cnn__write_c(FILE *out, void *what)
+{
+    cnn__export *e = what;
+    e->out = out;
+    cnn__c_head(e);
+    cnn__c_functions(e);
+    if (!cnn__c_arrays(e)) return false;
+    cnn__c_body(e);
+    return !ferror(out);
+}
+
+/* A C identifier of at most 60 letters. */
+static bool cnn__c_identifier(const char *s)
+{
+    static const char letters[] = "_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    const size_t n = strspn(s, letters);
+    return n > 0 && n <= 60 && !s[n] && !(*s >= '0' && *s <= '9');
+}
+
+CNN_API bool cnn_export_c_(cnn_export_c_args a)
+{
+    if (cnn__is_nil(a.y) || a.y->graph->error[0]) return false;
+    cnn_graph  *g = a.y->graph;
+    cnn__export e = { .y = a.y, .what = cnn__file_of(g, a.at, "export_c", a.path), .data = a.data,
+                      .prefix = a.prefix ? a.prefix : "net" };
+    if (!g->compiled) return cnn__file_fail(&e.what, "call cnn_compile first");
+    if (a.y->index < 0)
+        return cnn__file_fail(&e.what, "neither the loss nor a kept tensor depends on the output");
+    if (!cnn__c_identifier(e.prefix))
+        return cnn__file_fail(&e.what, "prefix \"%.60s\" is no C identifier of at most 60 characters",
+                              e.prefix);
+    if (a.data && a.data->count < 1)
+        return cnn__file_fail(&e.what, "the data set is empty: %s", a.data->error);
+    const size_t bytes = ((size_t)a.y->index + 1) * sizeof *e.node;
+    e.node = CNN_MALLOC(bytes);
+    if (!e.node) return cnn__file_fail(&e.what, "out of memory: %zu bytes", bytes);
+    memset(e.node, 0, bytes);
+    bool good = cnn__c_plan(&e) && cnn__save_file(&e.what, cnn__write_c, &e);
+    CNN_FREE(e.node);
+    return good;
+}
+
+#endif
+
+/* ========================================================================================================
+   >>inspect ---- 18. Inspection: counts, summary, Graphviz, gradient check
    ======================================================================================================== */
 
 /* Every node that matters once the order is known; before that, every node recorded. */

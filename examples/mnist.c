@@ -4,8 +4,8 @@
      ./mnist NET DIRECTORY [SEED ...]                         NET: mlp, lenet, keras, fashion; seed: default 1
 
    DIRECTORY holds the four files of either data set, unpacked with gunzip: train-images-idx3-ubyte,
-   train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte. Fashion-MNIST is the Debian package
-   dataset-fashion-mnist (Xiao, Rasul, Vollgraf 2017).
+   train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte. Fashion-MNIST (Xiao, Rasul,
+   Vollgraf 2017) is the Debian package dataset-fashion-mnist.
 
    Every recipe is SGD with Nesterov momentum under one cycle of the learning rate. The whole training set is
    learned, no part of the test set chooses anything, and the weights judged are those of the last epoch. With
@@ -32,7 +32,7 @@ static T *lenet(T *x)                                              /* 61,706; se
     return cnn_dense(h, 10);
 }
 
-static T *keras(T *x)                                              /* 34,826: the convnet of the Keras tutorial */
+static T *keras(T *x)                                              /* 34,826: the Keras tutorial's */
 {
     T *h = cnn_max_pool(cnn_relu(cnn_conv2d(x, 32, 3)), 2);
     h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 64, 3)), 2);
@@ -44,7 +44,7 @@ static T *conv_bn_relu(T *x, int channels)
     return cnn_relu(cnn_batch_norm(cnn_conv2d(x, channels, 3, .pad = 1, .no_bias = 1)));
 }
 
-static T *fashion(T *x)                                            /* 61,946 */
+static T *fashion(T *x)                                            /* 60,922 */
 {
     T *h = cnn_max_pool(conv_bn_relu(x, 16), 2);                   /* (N,16,14,14) */
     h = cnn_max_pool(conv_bn_relu(conv_bn_relu(h, 32), 32), 2);    /* (N,32, 7, 7) */
