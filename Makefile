@@ -9,7 +9,7 @@
 #   make bench-opencl the same on an OpenCL device
 #   make clean
 #
-# A C compiler and make are enough; what else is missing (OpenMP, C++, clang, sanitizers, OpenCL) is skipped and said.
+# A C compiler and make are enough; what else is missing (OpenMP, C++, clang, sanitizers, OpenCL, MPI) is skipped and said.
 # WERROR=1 makes warnings errors. INC is where cnn.h lies.
 
 CC      ?= cc
@@ -20,15 +20,18 @@ B       := build
 takes    = $(shell printf 'int main(void) { return 0; }\n' | $(1) -x c - $(2) -o /dev/null >/dev/null 2>&1 && echo '$(2)')
 OPENMP  := $(call takes,$(CC),-fopenmp)
 OPENCL  := $(shell printf '\043include <CL/cl.h>\n' | $(CC) -x c -fsyntax-only - >/dev/null 2>&1 && echo yes)
+MPICC   ?= mpicc
+MPI     := $(shell command -v $(MPICC) 2>/dev/null)
 WARN    := -Wall -Wextra -Wpedantic -Wshadow -Wconversion $(if $(WERROR),-Werror)
 CFLAGS  ?= -std=c99 -O2 $(OPENMP)
 LDLIBS  := -lm
 
 SUITES   := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
-EXAMPLES := $(patsubst examples/%.c,$(B)/%,$(filter-out $(if $(OPENCL),,examples/opencl.c),$(wildcard examples/*.c)))
+EXAMPLES := $(patsubst examples/%.c,$(B)/%,$(filter-out $(if $(OPENCL),,examples/opencl.c) \
+              $(if $(MPI),,examples/mpi.c),$(wildcard examples/*.c)))
 BENCHES  := $(patsubst tests/bench/%.c,$(B)/%,$(filter-out %_opencl.c,$(wildcard tests/bench/*.c)))
 HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h)
-RUN_TESTS = CC='$(CC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs sh tests/run.sh
+RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs sh tests/run.sh
 
 .PHONY: all run examples test test-opencl sanitize bench bench-opencl clean
 all: examples
@@ -41,10 +44,13 @@ examples: $(EXAMPLES)
 $(B)/%: examples/%.c $(HEADERS) | $(B)
 	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. $< -o $@ $(LDLIBS)
 
+$(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
+	$(MPICC) $(CFLAGS) $(WARN) -I$(INC) -I. $< -o $@ $(LDLIBS)
+
 # ---- Tests ----
 
 test: $(SUITES:%=$(B)/test_%)
-	@$(RUN_TESTS) tests/switches.sh $^
+	@$(RUN_TESTS) tests/switches.sh tests/mpi.sh $^
 
 test-opencl: $(B)/test_opencl
 	@$(RUN_TESTS) $^
