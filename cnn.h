@@ -709,10 +709,17 @@ struct cnn_backend {
     bool  (*upload)  (cnn_backend *, void *buffer, size_t at, const void *from, size_t bytes);
     bool  (*download)(cnn_backend *, void *buffer, size_t at, void *to, size_t bytes);
     bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes); /* set to zero */
-    bool  (*update)  (cnn_backend *, const cnn_optimizer *, void *params, void *grads, void *slots, size_t n,
-                      size_t slot_stride,
-                      const cnn_step_args *, long step); /* NULL or false without an error: done on the CPU */
     size_t (*scratch)(const cnn_backend *, const cnn_tensor *y); /* bytes on the device; NULL = none */
+    /* Training beside the rows; each may be NULL. update: n parameters w by their gradients; slot i lies
+       slot_stride floats behind slot 0. False without an error refuses this optimizer, always: the CPU does it. */
+    bool  (*update)  (cnn_backend *, const cnn_optimizer *, cnn_place w, cnn_place dw, cnn_place slots,
+                      size_t n, size_t slot_stride, const cnn_step_args *, long step);
+    bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor);           /* x *= factor */
+    /* Two running sums that stay on the device until somebody asks: from 0 where `anew`, then read into *take
+       unless that is NULL. squares: sum of x^2 (n = 0: read only), to clip with scale. correct: rows of logits
+       (N,C,H,W), as cnn_correct counts them. */
+    bool  (*squares) (cnn_backend *, cnn_place x, size_t n, bool anew, double *take);
+    bool  (*correct) (cnn_backend *, cnn_place logits, cnn_shape, cnn_place labels, bool anew, int *take);
     void  (*close)   (cnn_backend *);                           /* called by cnn_free; NULL = nothing to do */
     const cnn_kernel *kernels;
     int    n_kernels;
@@ -726,6 +733,11 @@ typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* copies s
                                                                         without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);
 CNN_API bool      cnn_on_device(const cnn_tensor *);            /* a row of the backend computes it */
+/* Fetch all that training changes (parameters, running statistics, the optimizer's state), close the device and
+   go on on the CPU. After an error of the device, such as a full memory, this is the way to rescue a training:
+   where the device still answers, it takes the graph's error away; gradients and values are to be computed
+   again. False if there is no device, after an error that was not the device's, and if a copy fails. */
+CNN_API bool      cnn_leave_device(cnn_graph *);
 
 /* One word per room. The list feeds cnn_load and the tests. */
 #define CNN_OPS(X) X(conv2d) X(dense) X(matmul) X(max_pool) X(avg_pool) X(global_avg_pool) X(add) X(sub) X(mul) X(scale) \
@@ -5017,13 +5029,21 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     return g;
 }
 
+static void cnn__close_backend(cnn_graph *g)
+{
+    cnn_backend *dev = g->config.backend;
+    for (int i = 0; dev && i < CNN_ARENAS; i++) {
+        if (g->buffer[i]) dev->release(dev, g->buffer[i]);
+        g->buffer[i] = NULL;
+    }
+    if (dev && dev->close) dev->close(dev);
+    g->config.backend = NULL;
+}
+
 CNN_API void cnn_free(cnn_graph *g)
 {
     if (!g) return;
-    cnn_backend *dev = g->config.backend;
-    for (int i = 0; dev && i < CNN_ARENAS; i++)
-        if (g->buffer[i]) dev->release(dev, g->buffer[i]);
-    if (dev && dev->close) dev->close(dev);
+    cnn__close_backend(g);
     while (g->blocks) {
         cnn__block *next = g->blocks->next;
         CNN_FREE(g->blocks);
@@ -6040,9 +6060,10 @@ static bool cnn__open_backend(cnn_graph *g)
             return cnn__fail(g, g->config.at, "compile", "%s: %zu bytes: %s", dev->name, bytes,
                              dev->error[0] ? dev->error : "the device has no such memory");
     }
-    if (g->arena_bytes[CNN_ARENA_OPTIMIZER] &&
-        !dev->clear(dev, g->buffer[CNN_ARENA_OPTIMIZER], 0, g->arena_bytes[CNN_ARENA_OPTIMIZER]))
-        return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
+    static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };     /* updates run over their gaps */
+    for (int i = 0; i < 2; i++)
+        if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
+            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
     return true;
 }
 
@@ -6551,7 +6572,7 @@ static bool cnn__check_step(cnn_graph *g, const char *at, const char *what, cons
     return true;
 }
 
-/* Floats first, first + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
+/* Floats from, from + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
    into blocks for threads cannot change a bit. */
 static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n)
 {
@@ -6571,9 +6592,17 @@ static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t fro
     }
 }
 
+static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n)
+{
+    cnn_backend *device = g->config.backend;
+    cnn_place    w = { g->buffer[CNN_ARENA_PARAMS], from }, dw = { g->buffer[CNN_ARENA_GRADS], from };
+    cnn_place    slots = { g->buffer[CNN_ARENA_OPTIMIZER], from };
+    return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, g->step);
+}
+
 /* Parameters that follow each other with one factor of the learning rate are one update: all of them, as a
-   rule. */
-static void cnn__update_groups(cnn_graph *g, const cnn_step_args *a)
+   rule. False if the device refuses. */
+static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned side)
 {
     size_t from = 0;
     float  scale = 1;
@@ -6583,15 +6612,12 @@ static void cnn__update_groups(cnn_graph *g, const cnn_step_args *a)
         size_t        to = v ? v->t.grad_at : g->n_trained;
         cnn_step_args scaled = *a;
         scaled.lr *= scale;
-        if (scale > 0 && to > from) cnn__update_on_host(g, &scaled, from, to - from);
+        if (scale > 0 && to > from) {
+            if (side == CNN__HOST) cnn__update_on_host(g, &scaled, from, to - from);
+            else if (!cnn__update_on_device(g, &scaled, from, to - from)) return false;
+        }
         from = to, scale = v ? v->lr_scale : 1;
     }
-}
-
-static bool cnn__one_rate(const cnn_graph *g)
-{
-    for (int i = 0; i < g->n_order; i++)
-        if (g->order[i]->t.needs_grad && g->order[i]->lr_scale != 1) return false;
     return true;
 }
 
@@ -6657,11 +6683,9 @@ CNN_API bool cnn_step_(cnn_step_args a)
                          "cnn_backward(loss) first");
     if (g->n_trained == 0) return g->step++, true;
 
-    if (device && device->update && cnn__one_rate(g)) {
+    if (device && device->update) {
         if (!cnn__to_device_params(g) || !cnn__sync_optimizer(g, CNN__DEVICE)) return false;
-        if (device->update(device, g->config.optimizer, g->buffer[CNN_ARENA_PARAMS],
-                           g->buffer[CNN_ARENA_GRADS], g->buffer[CNN_ARENA_OPTIMIZER], g->n_trained,
-                           g->n_trained, &a, g->step)) {
+        if (cnn__update_groups(g, &a, CNN__DEVICE)) {
             cnn__device_wrote_params(g);
             g->optimizer_on = CNN__DEVICE;
             return g->step++, true;
@@ -6669,10 +6693,37 @@ CNN_API bool cnn_step_(cnn_step_args a)
         if (device->error[0]) return cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
     }
     if (!cnn__to_host_params(g) || !cnn__sync_optimizer(g, CNN__HOST)) return false;
-    cnn__update_groups(g, &a);
+    cnn__update_groups(g, &a, CNN__HOST);
     cnn__host_wrote_params(g);
     g->optimizer_on = CNN__HOST;
     return g->step++, true;
+}
+
+/* ---- Leaving the device ---- */
+
+CNN_API bool cnn_leave_device(cnn_graph *g)
+{
+    char error[CNN_ERROR_SIZE];
+    if (!g || !g->config.backend || !g->compiled) return false;
+    if (g->error[0] && !g->config.backend->error[0]) return false;
+    memcpy(error, g->error, sizeof error);
+    g->error[0] = 0;
+    bool came = cnn__sync_optimizer(g, CNN__HOST);
+    for (int i = 0; i < g->n_order && came; i++)
+        if (!g->order[i]->t.op) came = cnn__sync(&g->order[i]->t, CNN__DATA, CNN__HOST);
+    if (!came) {
+        if (error[0]) memcpy(g->error, error, sizeof error);      /* the first message stays */
+        return false;
+    }
+    cnn__close_backend(g);
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i];
+        v->kernel = NULL, v->data_on = v->grad_on = v->saved_on = CNN__HOST;
+    }
+    g->run++, g->traffic = (cnn_traffic){ 0, 0, 0 };
+    g->optimizer_on = g->optimizer_on ? CNN__HOST : 0;
+    g->can_backward = g->has_grads = false;
+    return true;
 }
 
 /* ---- Clipping ---- */
@@ -6694,6 +6745,30 @@ static double cnn__sum_of_squares(const float *x, size_t n, int threads)
     return sum;
 }
 
+/* Multiply all gradients by factor, or, if that is 1, return the sum of their squares. */
+static double cnn__over_grads(cnn_graph *g, unsigned side, float factor)
+{
+    cnn_backend *device = side == CNN__DEVICE ? g->config.backend : NULL;
+    double       sum = 0;
+    bool         anew = true, done = true;
+    for (int i = 0; i < g->n_order && done; i++) {
+        cnn__node *v = g->order[i];
+        if (v->t.kind != CNN_PARAM || !v->t.needs_grad || v->lr_scale == 0) continue;
+        size_t n = cnn_count(&v->t);
+        if (device && factor == 1) done = device->squares(device, cnn_place_grad(&v->t), n, anew, NULL);
+        else if (device)           done = device->scale(device, cnn_place_grad(&v->t), n, factor);
+        else if (factor == 1)      sum += cnn__sum_of_squares(v->t.grad, n, g->cpu.threads);
+        else for (size_t k = 0; k < n; k++) v->t.grad[k] *= factor;
+        anew = false;
+    }
+    if (device && factor == 1 && done && !anew) {
+        cnn_place none = { NULL, 0 };
+        g->traffic.downloads++;
+        done = device->squares(device, none, 0, false, &sum);
+    }
+    return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+}
+
 /* As PyTorch's clip_grad_norm_: dw *= min(1, max_norm / (|dw| + 1e-6)). Parameters that cnn_set_lr_scale has
    stopped neither count nor change. A length that is not finite changes nothing: there is no direction to
    keep. */
@@ -6705,22 +6780,15 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
     if (!g->compiled || !g->has_grads)
         return cnn__fail(g, g->config.at, "clip", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
                          "cnn_backward(loss) first"), NAN;
-    if (!cnn_flat_grads(g, NULL)) return NAN;
-    double sum = 0;
-    for (int pass = 0; pass < 2; pass++) {
-        double norm = sqrt(sum);
-        float  factor = (float)((double)max_norm / (norm + 1e-6));
-        if (pass && (!isfinite(norm) || norm <= (double)max_norm)) break;
-        for (int i = 0; i < g->n_order; i++) {
-            cnn__node *v = g->order[i];
-            if (v->t.kind != CNN_PARAM || !v->t.needs_grad || v->lr_scale == 0) continue;
-            size_t n = cnn_count(&v->t);
-            float *dw = v->t.grad;
-            if (!pass) sum += cnn__sum_of_squares(dw, n, g->cpu.threads);
-            else for (size_t k = 0; k < n; k++) dw[k] *= factor;
-        }
+    cnn_backend *device = g->config.backend;
+    unsigned     side = device && device->squares && device->scale ? CNN__DEVICE : CNN__HOST;
+    if (!cnn__sync_params(g, CNN__GRAD, side)) return NAN;
+    double norm = sqrt(cnn__over_grads(g, side, 1));
+    if (isfinite(norm) && norm > (double)max_norm) {
+        cnn__over_grads(g, side, (float)((double)max_norm / (norm + 1e-6)));
+        cnn__wrote_params(g, CNN__GRAD, side);
     }
-    return sqrt(sum);
+    return g->error[0] ? NAN : norm;
 }
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
@@ -7162,34 +7230,61 @@ CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, in
     return n;
 }
 
+static bool cnn__same_rows(const cnn_tensor *logits, const cnn_tensor *labels)
+{
+    cnn_shape z = logits->shape, t = labels->shape;
+    return labels->graph == logits->graph && logits->batched == labels->batched && t.c == 1 && z.h == t.h &&
+           z.w == t.w;
+}
+
 /* Correct: the logit at the label is the largest, and the first of equals; so a NaN is never right. */
+static int cnn__correct(const float *score, cnn_shape z, const float *label)
+{
+    int    correct = 0;
+    size_t plane = (size_t)cnn__plane(z);
+    for (size_t i = 0; i < (size_t)z.n * plane; i++) {
+        const float *s = score + i / plane * (size_t)z.c * plane + i % plane;
+        int          k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
+        bool         right = k >= 0;
+        for (int c = 0; c < z.c && right; c++) {
+            float best = s[(size_t)k * plane], other = s[(size_t)c * plane];
+            right = c < k ? other < best : other <= best;
+        }
+        correct += right;
+    }
+    return correct;
+}
 CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
 {
     if (cnn__is_nil(logits) || cnn__is_nil(labels) || logits->graph->error[0]) return 0;
-    cnn_shape z = logits->shape, t = labels->shape;
-    if (labels->graph != logits->graph || logits->batched != labels->batched || t.c != 1 || z.h != t.h ||
-        z.w != t.w) {
+    if (!cnn__same_rows(logits, labels)) {
         cnn__fail(logits->graph, NULL, "correct",
                   "logits %s and labels %s: they must be (N,C,H,W) and (N,1,H,W)", cnn__shape_text(logits).s,
                   cnn__shape_text(labels).s);
         return 0;
     }
     const float *score = cnn_map_read(logits), *label = score ? cnn_map_read(labels) : NULL;
-    int correct = 0, plane = cnn__plane(z), n = (int)(cnn_count(labels) / (size_t)plane);
-    if (!label) return 0;
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < plane; j++) {
-            float        at = label[(size_t)i * (size_t)plane + (size_t)j];
-            const float *s = score + (size_t)i * (size_t)z.c * (size_t)plane + j;
-            int          k = at >= 0 && at < (float)z.c ? (int)at : -1;
-            bool         right = k >= 0;
-            for (int c = 0; c < z.c && right; c++) {
-                float best = s[(size_t)k * (size_t)plane], other = s[(size_t)c * (size_t)plane];
-                right = c < k ? other < best : other <= best;
-            }
-            correct += right;
-        }
-    return correct;
+    return label ? cnn__correct(score, logits->shape, label) : 0;
+}
+
+/* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so that
+   the logits need not come down with every batch. */
+static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool first, bool anew, bool show,
+                               double *right)
+{
+    cnn_backend *dev = logits->graph->config.backend;
+    int          count = 0;
+    if (first) *right = 0;
+    if (!dev || !dev->correct || !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
+        !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
+        *right += cnn_correct(logits, labels);
+        return;
+    }
+    logits->graph->traffic.downloads += show;
+    if (!dev->correct(dev, cnn_place_data(logits), logits->shape, cnn_place_data(labels), anew,
+                      show ? &count : NULL))
+        cnn_fail(logits, "%s", dev->error);
+    *right += count;
 }
 
 
@@ -7275,7 +7370,7 @@ static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_ten
     int n, count = 0;
     for (; (n = cnn_feed(to->x, to->labels, data, count)) > 0; count += n) {
         sum   += (double)n * (double)cnn_forward(loss, CNN_EVAL);
-        right += cnn_correct(logits, to->labels);
+        cnn__count_correct(logits, to->labels, count == 0, count == 0, count + n == data->count, &right);
         if (to->g->error[0]) break;
     }
     cnn_score none = { NAN, NAN, 0 };
@@ -7466,7 +7561,8 @@ static bool cnn__fit(const cnn_fit_args *a, cnn_step_args s, const cnn__feed_to 
 
         for (; go && (n = cnn_feed(to->x, to->labels, a->train, count)) > 0; count += n) {
             double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
-            right += cnn_correct(a->logits, to->labels);
+            cnn__count_correct(a->logits, to->labels, count == 0, count == 0 || a->progress,
+                               count + n == a->train->count || a->progress, &right);
             cnn_backward(a->loss);
             s.lr = cnn__scheduled(a, done, steps);
             if (g->error[0]) return false;

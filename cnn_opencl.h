@@ -380,7 +380,6 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
     A(X, log,        log(v),                            1.0f / v)                                                    \
     A(X, sqrt,       sqrt(v),                           0.5f / v)                                                    \
     A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)
-#define CNN__CL_TWO(X, name, value, derivative) X(name##_forward, ITEMS) X(name##_backward, ITEMS)
 
 /* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum that the
    group shares), or tiles of the result. */
@@ -390,29 +389,30 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
     X(im2col, ITEMS) X(col2im, ITEMS) X(rows_to_images, ITEMS) X(images_to_rows, ITEMS)                              \
     X(conv_forward, ITEMS) X(conv_backward_data, ITEMS) X(conv_backward_weights, GROUPS)                             \
     X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS)    \
-    CNN__CL_ACTIVATIONS(CNN__CL_TWO, X)                                                                             \
+    X(map_forward, ITEMS) X(map_backward, ITEMS) X(bias_map, ITEMS)                                                  \
     X(softmax_forward, ITEMS) X(softmax_backward, ITEMS) X(dropout, ITEMS)                                           \
     X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS)                      \
     X(batch_norm_sums, GROUPS) X(batch_norm_backward, ITEMS)                                                         \
-    X(cross_entropy_forward, ITEMS) X(cross_entropy_backward, ITEMS) X(pair_loss_forward, GROUPS)                      \
+    X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS) X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS)   \
+    X(pair_loss_forward, GROUPS)                                                                                     \
     X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                         \
     X(log_softmax_forward, ITEMS) X(log_softmax_backward, ITEMS) X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) \
     X(prelu_forward, ITEMS) X(prelu_backward, ITEMS) X(prelu_weight, GROUPS)                                         \
     X(sample_norm_statistics, GROUPS) X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS)                  \
     X(sample_norm_weight, GROUPS)                                                                                    \
-    X(sgd, ITEMS)
+    X(sgd, ITEMS) X(adam, ITEMS) X(rmsprop, ITEMS) X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS)
 #define CNN__CL_NUMBER(name, work) CNN__CL_##name,
 enum { CNN__CL_KERNELS(CNN__CL_NUMBER) CNN__CL_COUNT };
+#define CNN__CL_HOW(X, name, value, derivative) CNN__CL_IS_##name,
+enum { CNN__CL_IS_NOTHING, CNN__CL_ACTIVATIONS(CNN__CL_HOW, ) CNN__CL_IS_ALL };
 
 enum { CNN__CL_LOCAL = 64,            /* items in a group where they do not cooperate */
        CNN__CL_GROUP = 256,           /* items in a group that shares a sum */
        CNN__CL_SIDE = 16 };           /* the items of a tile of a matrix product: 16 x 16, with 4 x 4 numbers each */
 
-#define CNN__CL_ACTIVATION(X, name, value, derivative)                                                               \
-    "__kernel void " #name "_forward(ARRAY(y), ARRAY(x), int n, float k0, float k1)\n"                               \
-    "{ BASE(y) BASE(x) ITEM(i, n) const float v = x[i]; y[i] = " #value "; }\n"                                      \
-    "__kernel void " #name "_backward(ARRAY(dx), ARRAY(dy), ARRAY(b), int n, float k0, float k1)\n"                  \
-    "{ BASE(dx) BASE(dy) BASE(b) ITEM(i, n) const float v = b[i]; dx[i] += dy[i] * (" #derivative "); }\n",
+#define CNN__CL_NAME_IS(X, name, value, derivative) "IS_" #name ", "
+#define CNN__CL_VALUE(X, name, value, derivative) "    if (how == IS_" #name ") return " #value ";\n"
+#define CNN__CL_SLOPE(X, name, value, derivative) "    if (how == IS_" #name ") return " #derivative ";\n"
 
 /* C (m,n) = A (m,k) B (k,n) + beta C, where A and B have any strides, so that all transposes are one code. An item has
    RM x RN numbers of C, so a tile is 16 RM x 16 RN: fewer where C is thin, which would leave most of a tile idle. Part z
@@ -495,6 +495,28 @@ static const char *const cnn__cl_source[] = {
     {
         return (size_t)((((s.n > 1 ? at.n : 0) * s.c + (s.c > 1 ? at.c : 0)) * s.h + (s.h > 1 ? at.h : 0)) * s.w
                         + (s.w > 1 ? at.w : 0));
+    }),
+
+    /* y = f(x), and dx += dy f'(x), where `how` says which f; 0 is the identity. At the end of a layer the function
+       that follows it in place is done at once with the bias: y = f(y + b). */
+    "enum { IS_nothing, " CNN__CL_ACTIVATIONS(CNN__CL_NAME_IS, ) "IS_all };\n"
+    "float value(int how, float v, float k0, float k1)\n{\n" CNN__CL_ACTIVATIONS(CNN__CL_VALUE, ) "    return v;\n}\n"
+    "float slope(int how, float v, float k0, float k1)\n{\n" CNN__CL_ACTIVATIONS(CNN__CL_SLOPE, ) "    return 1.0f;\n}\n",
+    CNN__CL_SOURCE(
+    __kernel void map_forward(ARRAY(y), ARRAY(x), int n, int how, float k0, float k1)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        y[i] = value(how, x[i], k0, k1);
+    }
+    __kernel void map_backward(ARRAY(dx), ARRAY(dy), ARRAY(b), int n, int how, float k0, float k1)
+    {
+        BASE(dx) BASE(dy) BASE(b) ITEM(i, n)
+        dx[i] += dy[i] * slope(how, b[i], k0, k1);
+    }
+    __kernel void bias_map(ARRAY(y), ARRAY(b), int has_bias, int channels, int plane, int n, int how, float k0, float k1)
+    {
+        BASE(y) BASE(b) ITEM(i, n)
+        y[i] = value(how, y[i] + (has_bias ? b[i / plane % channels] : 0.0f), k0, k1);
     }),
 
     CNN__CL_GEMM(gemm, 4, 4),
@@ -609,14 +631,14 @@ static const char *const cnn__cl_source[] = {
         }
         dx[((size_t)n0 * g.ic * g.h * g.w) + i] += sum;
     }
-    /* between rows (C, count) of such columns and images (N,C,P); forward adds the bias */
+    /* between rows (C, count) of such columns and images (N,C,P); forward adds the bias, and takes f of it */
     __kernel void rows_to_images(ARRAY(y), ARRAY(rows), ARRAY(bias), int has_bias, int channels, int plane, int first,
-                               int count, float beta)
+                                 int count, float beta, int how, float k0, float k1)
     {
         BASE(y) BASE(rows) BASE(bias) ITEM(j, count)
         const int c = (int)get_global_id(1); const int n = (first + j) / plane; const int p = (first + j) % plane;
         const size_t at = (size_t)(n * channels + c) * plane + p;
-        const float v = rows[(size_t)c * count + j] + (has_bias ? bias[c] : 0.0f);
+        const float v = value(how, rows[(size_t)c * count + j] + (has_bias ? bias[c] : 0.0f), k0, k1);
         y[at] = beta == 0.0f ? v : beta * y[at] + v;
     }
     __kernel void images_to_rows(ARRAY(rows), ARRAY(y), int channels, int plane, int first, int count)
@@ -628,7 +650,8 @@ static const char *const cnn__cl_source[] = {
 
     /* Convolution by its definition, for groups (depthwise among them), whose matrices would be thin. */
     CNN__CL_SOURCE(
-    __kernel void conv_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items, float beta)
+    __kernel void conv_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items, float beta,
+                               int how, float k0, float k1)
     {
         BASE(y) BASE(x) BASE(w) BASE(b) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
@@ -644,6 +667,7 @@ static const char *const cnn__cl_source[] = {
                 sum += w[((size_t)(oc * channels + c) * g.kh + i) * g.kw + j] * x[((size_t)(n * g.ic + c0 + c) * g.h + iy) * g.w + ix];
             }
         }
+        sum = value(how, sum, k0, k1);
         y[o] = beta == 0.0f ? sum : beta * y[o] + sum;
     }
     __kernel void conv_backward_data(ARRAY(dx), ARRAY(dy), ARRAY(w), conv g, int items)
@@ -747,8 +771,6 @@ static const char *const cnn__cl_source[] = {
         dx[i] += sum;
     }),
 
-    /* y = f(x), and dx += dy f'(x) */
-    CNN__CL_ACTIVATIONS(CNN__CL_ACTIVATION, )
 
     /* softmax over C of x (N,C,P): y = exp(x - max) / sum exp(x - max); dx += y (dy - sum y dy). One item per (n,p). */
     CNN__CL_SOURCE(
@@ -1018,36 +1040,89 @@ static const char *const cnn__cl_source[] = {
         if (want_db) db[j] += sum;
     }),
 
-    /* Softmax cross-entropy of row (n,p) of the logits z (N,C,P), with smoothing e and target t = (1 - e) [c = label] + e / C:
-           row = log(sum exp z) - sum t z,  dz = (softmax(z) - t) dloss / rows
-       A label outside 0..C-1 has no such row: its loss is NaN. saved holds max z and log(sum exp(z - max)) of each row.
-       The other losses are means over the elements of x and t. */
+    /* Losses with labels, of rows (n,p) of x (N,C,P), as in the rooms of softmax_cross_entropy and nll. For class c with
+       the weight v_c, 1 without class weights: q = v_c ((1 - e) [c = label] + e / C), with e the smoothing, and
+           cross-entropy: row = sum q (log sum exp x - x),  dx = (softmax(x) sum q - q) dloss / M
+           nll:           row = - q x (e = 0),              dx = - q dloss / M
+       M is the sum of the labels' own weights. Where the label is `ignored`, q is 0 (0 ignores none). A label that is
+       no class makes the loss NaN. saved: max x and log(sum exp(x - max)) of each row. */
     CNN__CL_SOURCE(
-    __kernel void cross_entropy_forward(ARRAY(rows), ARRAY(saved), int save, ARRAY(z), ARRAY(labels), int channels, int plane,
-                                        int items, float smoothing)
+    int is_ignored(float label, int ignored) { return ignored != 0 && label == (float)ignored; }
+    float own_weight(float label, int ignored, __global float *v, int weighted, int channels)
     {
-        BASE(rows) BASE(saved) BASE(z) BASE(labels) ITEM(i, items)
-        const size_t at = (size_t)(i / plane) * channels * plane + i % plane; const float label = labels[i];
-        float top = z[at]; float sum = 0.0f; float all = 0.0f;
-        for (int c = 1; c < channels; c++) top = fmax(top, z[at + (size_t)c * plane]);
-        for (int c = 0; c < channels; c++) {
-            const float v = z[at + (size_t)c * plane] - top;
-            sum += exp(v), all += v;
+        if (is_ignored(label, ignored)) return 0.0f;
+        if (!(label >= 0.0f && label < (float)channels)) return NAN;
+        return weighted ? v[(int)label] : 1.0f;
+    }
+    float own_weights(__global float *labels, int n, int ignored, __global float *v, int weighted, int channels,
+                      __local float *part)
+    {
+        float sum = 0.0f;
+        for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += own_weight(labels[i], ignored, v, weighted, channels);
+        return group_sum(sum, part);
+    }
+    __kernel void label_loss_rows(ARRAY(rows), ARRAY(saved), int save, ARRAY(x), ARRAY(labels), ARRAY(v), int weighted,
+                                  int ignored, int nll, float smoothing, int channels, int plane, int n)
+    {
+        BASE(rows) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
+        const float label = labels[i]; const float own = own_weight(label, ignored, v, weighted, channels);
+        x += (size_t)(i / plane) * channels * plane + i % plane;
+        const float at_label = own == own && !is_ignored(label, ignored) ? x[(size_t)(int)label * plane] : 0.0f;
+        if (nll) {
+            rows[i] = -own * at_label;
+            return;
         }
-        const bool right = label >= 0.0f && label < (float)channels;
-        const float own = right ? z[at + (size_t)(int)label * plane] - top : NAN;
-        rows[i] = log(sum) - (1.0f - smoothing) * own - (smoothing > 0.0f ? smoothing * all / (float)channels : 0.0f);
-        if (save) saved[2 * i] = top, saved[2 * i + 1] = log(sum);
-    }
-    __kernel void cross_entropy_backward(ARRAY(dz), ARRAY(saved), ARRAY(z), ARRAY(labels), ARRAY(dloss), int channels, int plane,
-                                         int n, float smoothing, float per_row)
+        float top = x[0]; float sum = 0.0f; float spread_ = 0.0f;
+        for (int c = 1; c < channels; c++) top = fmax(top, x[(size_t)c * plane]);
+        for (int c = 0; c < channels; c++) sum += exp(x[(size_t)c * plane] - top);
+        const float rest = log(sum);
+        for (int c = 0; c < channels && smoothing > 0.0f; c++)
+            spread_ += (weighted ? v[c] : 1.0f) * (rest + (top - x[(size_t)c * plane])) / (float)channels;
+        rows[i] = is_ignored(label, ignored) ? 0.0f
+                : (1.0f - smoothing) * own * (rest + (top - at_label)) + smoothing * spread_;
+        if (save) saved[2 * i] = top, saved[2 * i + 1] = rest;
+    }),
+    CNN__CL_SOURCE(
+    GROUP_KERNEL
+    void label_loss_mean(ARRAY(loss), ARRAY(rows), ARRAY(labels), ARRAY(v), int weighted, int ignored, int channels, int n)
     {
-        BASE(dz) BASE(saved) BASE(z) BASE(labels) BASE(dloss) ITEM(i, n)
-        const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
-        const float t = (labels[row] == (float)c ? 1.0f - smoothing : 0.0f) + smoothing / (float)channels;
-        dz[i] += (exp(z[i] - saved[2 * row] - saved[2 * row + 1]) - t) * dloss[0] * per_row;
+        __local float part[GROUP];
+        BASE(loss) BASE(rows) BASE(labels) BASE(v)
+        float sum = 0.0f;
+        for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += rows[i];
+        sum = group_sum(sum, part);
+        const float weights = own_weights(labels, n, ignored, v, weighted, channels, part);
+        if (get_local_id(0) == 0) loss[0] = weights <= 0.0f ? 0.0f : sum / weights;
     }
-    /* how = 0 mse, 1 l1, 2 huber, 3 bce_with_logits */
+    /* share: dloss / M, and the mean of v */
+    GROUP_KERNEL
+    void label_loss_share(ARRAY(share), ARRAY(dloss), ARRAY(labels), ARRAY(v), int weighted, int ignored, int channels, int n)
+    {
+        __local float part[GROUP];
+        BASE(share) BASE(dloss) BASE(labels) BASE(v)
+        float sum = 0.0f;
+        for (int c = (int)get_local_id(0); c < channels && weighted; c += GROUP) sum += v[c];
+        sum = group_sum(sum, part);
+        const float weights = own_weights(labels, n, ignored, v, weighted, channels, part);
+        if (get_local_id(0) != 0) return;
+        share[0] = weights <= 0.0f ? 0.0f : dloss[0] / weights;
+        share[1] = weighted ? sum / (float)channels : 1.0f;
+    }
+    __kernel void label_loss_backward(ARRAY(dx), ARRAY(share), ARRAY(saved), ARRAY(x), ARRAY(labels), ARRAY(v),
+                                      int weighted, int ignored, int nll, float smoothing, int channels, int plane, int n)
+    {
+        BASE(dx) BASE(share) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
+        const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
+        const float label = labels[row];
+        if (is_ignored(label, ignored)) return;
+        const float own = (1.0f - smoothing) * own_weight(label, ignored, v, weighted, channels);
+        const float q = smoothing / (float)channels * (weighted ? v[c] : 1.0f) + (label == (float)c ? own : 0.0f);
+        const float all = weighted ? own + smoothing * share[1] : 1.0f;
+        dx[i] += share[0] * ((nll ? 0.0f : exp(x[i] - saved[2 * row] - saved[2 * row + 1]) * all) - q);
+    }),
+
+    /* The other losses are means over the elements of x and t: how = 0 mse, 1 l1, 2 huber, 3 bce_with_logits */
+    CNN__CL_SOURCE(
     float pair_loss(float x, float t, int how, float delta)
     {
         const float d = fabs(x - t);
@@ -1075,9 +1150,10 @@ static const char *const cnn__cl_source[] = {
                 : 1.0f / (1.0f + exp(-x[i])) - t[i];
         if (to_target) f = how == 3 ? -x[i] : -f;
         dx[i] += f * dloss[0] / (float)n;
-    }
+    }),
 
-    /* The update of cnn_sgd, with its (cd,cb). */
+    /* The updates of cnn_sgd with its (cd,cb), cnn_adam and cnn_adamw, cnn_rmsprop, cnn_adagrad. Formulas stand there. */
+    CNN__CL_SOURCE(
     __kernel void sgd(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float momentum, float cd, float cb)
     {
         BASE(w) BASE(dw) BASE(slot) ITEM(i, n)
@@ -1085,6 +1161,65 @@ static const char *const cnn__cl_source[] = {
         float b = d;
         if (momentum > 0.0f) slot[i] = b = momentum * slot[i] + d;
         w[i] -= lr * (momentum > 0.0f ? cd * d + cb * b : d);
+    }
+    __kernel void adam(ARRAY(w), ARRAY(dw), ARRAY(m), ARRAY(v), int n, float lr, float decay, float keep, float b1,
+                       float b2, float eps, float scale)
+    {
+        BASE(w) BASE(dw) BASE(m) BASE(v) ITEM(i, n)
+        const float d = dw[i] + decay * w[i];
+        m[i] = b1 * m[i] + (1.0f - b1) * d;
+        v[i] = b2 * v[i] + (1.0f - b2) * d * d;
+        w[i] = keep * w[i] - lr * (m[i] / (sqrt(v[i]) * scale + eps));
+    }
+    __kernel void rmsprop(ARRAY(w), ARRAY(dw), ARRAY(v), ARRAY(b), int n, float lr, float decay, float momentum,
+                          float alpha, float eps)
+    {
+        BASE(w) BASE(dw) BASE(v) BASE(b) ITEM(i, n)
+        const float d = dw[i] + decay * w[i];
+        v[i] = alpha * v[i] + (1.0f - alpha) * d * d;
+        b[i] = momentum * b[i] + d / (sqrt(v[i]) + eps);
+        w[i] -= lr * b[i];
+    }
+    __kernel void adagrad(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float eps)
+    {
+        BASE(w) BASE(dw) BASE(slot) ITEM(i, n)
+        const float d = dw[i] + decay * w[i];
+        slot[i] += d * d;
+        w[i] -= lr * (d / (sqrt(slot[i]) + eps));
+    }
+
+    /* Running sums, from 0 where `anew`: of x^2, one for each group, and of the rows whose label's logit is the largest,
+       the first of equals. */
+    GROUP_KERNEL
+    void squares(ARRAY(sums), ARRAY(x), int n, int anew)
+    {
+        __local float part[GROUP];
+        BASE(sums) BASE(x)
+        const int group = (int)get_group_id(0);
+        float sum = 0.0f;
+        for (size_t i = get_global_id(0); i < (size_t)n; i += get_global_size(0)) sum += x[i] * x[i];
+        sum = group_sum(sum, part);
+        if (get_local_id(0) == 0) sums[group] = (anew ? 0.0f : sums[group]) + sum;
+    }
+    GROUP_KERNEL
+    void correct(ARRAY(sum), ARRAY(x), ARRAY(labels), int channels, int plane, int n, int anew)
+    {
+        __local float part[GROUP];
+        BASE(sum) BASE(x) BASE(labels)
+        float count = 0.0f;
+        for (int i = (int)get_local_id(0); i < n; i += GROUP) {
+            __global float *z = x + (size_t)(i / plane) * channels * plane + i % plane;
+            const int k = labels[i] >= 0.0f && labels[i] < (float)channels ? (int)labels[i] : -1;
+            int right = k >= 0;
+            for (int c = 0; c < channels && right; c++) {
+                const float best = z[(size_t)k * plane]; const float other = z[(size_t)c * plane];
+                right = c < k ? other < best : other <= best;
+            }
+            count += (float)right;
+        }
+        count = group_sum(count, part);
+        __global int *total = (__global int *)sum;
+        if (get_local_id(0) == 0) total[0] = (anew ? 0 : total[0]) + (int)count;
     })
 };
 
@@ -1094,6 +1229,10 @@ static const char *const cnn__cl_source[] = {
 
 typedef struct { void *memory; size_t room; cl_event sent; } cnn__cl_stage;
 
+/* A kernel object and the arguments that it has, one after another. */
+enum { CNN__CL_LAUNCHES = 1024, CNN__CL_ARGUMENTS = 192 };
+typedef struct { cl_kernel object; int kernel; unsigned char argument[CNN__CL_ARGUMENTS]; } cnn__cl_launch;
+
 typedef struct {
     cnn_backend      base;                    /* first, so that a cnn_backend * is one of these */
     cnn__cl_api      cl;
@@ -1102,12 +1241,12 @@ typedef struct {
     cl_context       context;
     cl_command_queue queue;
     cl_program       program;
-    cl_kernel        kernel[CNN__CL_COUNT];
+    cnn__cl_launch   launch[CNN__CL_LAUNCHES];
     bool             unified;                 /* host and device share their memory: map instead of copying */
     bool             clblast;                 /* it does the matrix products */
     int              launches;                /* since the last flush */
     size_t           workspace, max_buffer;   /* bytes */
-    cl_mem           slices;                  /* partial products of thin matrices */
+    cl_mem           slices;                  /* partial products of thin matrices, and behind them the sums */
     cnn__cl_stage    stage[2];                /* what is on its way up */
     int              staged;
     cnn_kernel       row[64];
@@ -1115,6 +1254,8 @@ typedef struct {
 } cnn__cl;
 
 enum { CNN__CL_SLICES = 1 << 20,              /* floats of partial products */
+       CNN__CL_SQUARES = 64,                  /* partial sums of squares, behind them ... */
+       CNN__CL_COUNTER = CNN__CL_SLICES + CNN__CL_SQUARES,      /* ... and the count of correct rows */
        CNN__CL_STAGE = 1 << 24 };             /* bytes: longer uploads are waited for instead of copied first */
 
 static cnn__cl *cnn__cl_of(cnn_backend *dev) { return (cnn__cl *)(void *)dev; }
@@ -1169,8 +1310,18 @@ static void *cnn__cl_alloc(cnn_backend *dev, size_t bytes)
     return m;
 }
 
+/* Kernel objects keep no hold on their arrays, and a new buffer may get an old one's handle. */
+static void cnn__cl_forget_launches(cnn__cl *d)
+{
+    for (int i = 0; i < CNN__CL_LAUNCHES; i++) {
+        if (d->launch[i].object) d->cl.clReleaseKernel(d->launch[i].object);
+        d->launch[i].object = NULL;
+    }
+}
+
 static void cnn__cl_release(cnn_backend *dev, void *buffer)
 {
+    cnn__cl_forget_launches(cnn__cl_of(dev));
     cnn__cl_of(dev)->cl.clReleaseMemObject((cl_mem)buffer);
 }
 
@@ -1231,13 +1382,51 @@ static bool cnn__cl_clear(cnn_backend *dev, void *buffer, size_t at, size_t byte
 
 /* ---- Launches ---- */
 
-typedef struct { const void *value; size_t bytes; } cnn__cl_arg;
-#define CNN__ARRAY(p)  { &(cl_mem){ (cl_mem)(p).buffer }, sizeof(cl_mem) }, { &(cl_ulong){ (p).at }, sizeof(cl_ulong) }
-#define CNN__SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape) }
-#define CNN__INT(i)    { &(cl_int){ i }, sizeof(cl_int) }
-#define CNN__ULONG(i)  { &(cl_ulong){ i }, sizeof(cl_ulong) }
-#define CNN__FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float) }
-#define CNN__CONV(g)   { &(g), sizeof(cnn__conv) }
+typedef struct { const void *value; size_t bytes; bool array; } cnn__cl_arg;
+#define CNN__ARRAY(p)  { &(cl_mem){ (cl_mem)(p).buffer }, sizeof(cl_mem), true },                                    \
+                       { &(cl_ulong){ (p).at }, sizeof(cl_ulong), true }
+#define CNN__SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape), false }
+#define CNN__INT(i)    { &(cl_int){ i }, sizeof(cl_int), false }
+#define CNN__ULONG(i)  { &(cl_ulong){ i }, sizeof(cl_ulong), false }
+#define CNN__FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float), false }
+#define CNN__CONV(g)   { &(g), sizeof(cnn__conv), false }
+
+/* The object for a kernel and its arrays, or an empty place for it. Each layer so has objects of its own, and step
+   after step only what has changed is set. */
+static cnn__cl_launch *cnn__cl_find_launch(cnn__cl *d, int kernel, const cnn__cl_arg *arg, int n)
+{
+    enum { PROBES = 8 };
+    uint32_t hash = 2166136261u ^ (uint32_t)kernel;                            /* FNV-1a */
+    for (int i = 0; i < n; i++)
+        for (size_t k = 0; arg[i].array && k < arg[i].bytes; k++)
+            hash = (hash ^ ((const unsigned char *)arg[i].value)[k]) * 16777619u;
+    for (uint32_t p = 0; p < PROBES; p++) {
+        cnn__cl_launch *l = &d->launch[(hash + p) % CNN__CL_LAUNCHES];
+        if (!l->object) return l;
+        const unsigned char *has = l->argument;
+        bool same = l->kernel == kernel;
+        for (int i = 0; i < n && same; has += arg[i++].bytes)
+            same = !arg[i].array || memcmp(has, arg[i].value, arg[i].bytes) == 0;
+        if (same) return l;
+    }
+    cnn__cl_launch *l = &d->launch[hash % CNN__CL_LAUNCHES];
+    d->cl.clReleaseKernel(l->object);
+    l->object = NULL;
+    return l;
+}
+
+static cl_int cnn__cl_set_arguments(cnn__cl *d, cnn__cl_launch *l, bool all, const cnn__cl_arg *arg, int n)
+{
+    unsigned char *has = l->argument;
+    for (int i = 0; i < n; has += arg[i++].bytes) {
+        if (!all && memcmp(has, arg[i].value, arg[i].bytes) == 0) continue;
+        if ((size_t)(has - l->argument) + arg[i].bytes > sizeof l->argument) return CL_INVALID_ARG_SIZE;
+        cl_int e = d->cl.clSetKernelArg(l->object, (cl_uint)i, arg[i].bytes, arg[i].value);
+        if (e != CL_SUCCESS) return e;
+        memcpy(has, arg[i].value, arg[i].bytes);
+    }
+    return CL_SUCCESS;
+}
 
 /* Run a kernel on x by y by z items, groups or tiles, as its entry in CNN__CL_KERNELS says. The sizes of groups are
    constant, and the number of items is rounded up: some drivers compile a kernel again for each size. */
@@ -1255,16 +1444,18 @@ static bool cnn__cl_run(cnn__cl *d, int kernel, int x, int y, int z, const cnn__
     size_t local[3] = { CNN__CL_LOCAL, 1, 1 }, global[3] = { cnn__round_up((size_t)x, CNN__CL_LOCAL), (size_t)y, (size_t)z };
     if (work[kernel] == GROUPS) local[0] = CNN__CL_GROUP, global[0] = (size_t)x * CNN__CL_GROUP;
     if (work[kernel] == TILES)  local[0] = local[1] = 16, global[0] = (size_t)x * 16, global[1] = (size_t)y * 16;
-    if (!d->kernel[kernel]) {
-        cl_int e;
-        d->kernel[kernel] = d->cl.clCreateKernel(d->program, names[kernel], &e);
-        if (!d->kernel[kernel]) return cnn__cl_fail(d, names[kernel], e);
+    cnn__cl_launch *l = cnn__cl_find_launch(d, kernel, arg, n);
+    cl_int e = CL_SUCCESS;
+    bool   fresh = !l->object;
+    if (fresh) l->kernel = kernel, l->object = d->cl.clCreateKernel(d->program, names[kernel], &e);
+    if (!l->object) return cnn__cl_fail(d, names[kernel], e);
+    e = cnn__cl_set_arguments(d, l, fresh, arg, n);
+    if (e != CL_SUCCESS) {
+        d->cl.clReleaseKernel(l->object);
+        l->object = NULL;
+        return cnn__cl_fail(d, names[kernel], e);
     }
-    for (int i = 0; i < n; i++) {
-        cl_int e = d->cl.clSetKernelArg(d->kernel[kernel], (cl_uint)i, arg[i].bytes, arg[i].value);
-        if (e != CL_SUCCESS) return cnn__cl_fail(d, names[kernel], e);
-    }
-    return cnn__cl_ok(d, names[kernel], d->cl.clEnqueueNDRangeKernel(d->queue, d->kernel[kernel], 3, NULL, global, local, 0,
+    return cnn__cl_ok(d, names[kernel], d->cl.clEnqueueNDRangeKernel(d->queue, l->object, 3, NULL, global, local, 0,
                                                                     NULL, NULL)) && cnn__cl_flush(d);
 }
 
@@ -1343,6 +1534,49 @@ static bool cnn__cl_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place
 #define CNN__CL_FORWARD(name)  static bool cnn__cl_##name##_forward (cnn_backend *dev, cnn_tensor *y, cnn_mode mode)
 #define CNN__CL_BACKWARD(name) static bool cnn__cl_##name##_backward(cnn_backend *dev, cnn_tensor *y)
 
+/* ---- The function at the end of a layer ---- */
+
+/* One of CNN__CL_ACTIVATIONS, with its constants. */
+typedef struct { int how; float k[2]; } cnn__cl_function;
+
+static cnn__cl_function cnn__cl_function_of(const cnn_tensor *y)
+{
+#define CNN__CL_IS(X, name, value, derivative) if (y->op == &cnn_op_##name) f.how = CNN__CL_IS_##name;
+    cnn__cl_function f = { CNN__CL_IS_NOTHING, { 0, 0 } };
+    if (y->op == &cnn_op_leaky_relu) f.k[0] = cnn__leaky_slope(y);
+    if (y->op == &cnn_op_elu)        cnn__elu_constants(y, f.k);
+    if (y->op == &cnn_op_clamp)      cnn__clamp_constants(y, f.k);
+    CNN__CL_ACTIVATIONS(CNN__CL_IS, )
+    return f;
+}
+#define CNN__FUNCTION(f) CNN__INT((f).how), CNN__FLOAT((f).k[0]), CNN__FLOAT((f).k[1])
+
+/* The function of y's elements that this run computes next, on the device and in y's place, so that nobody else
+   reads y: the layer's last kernel does it, and its own row then has nothing to do. NULL if there is none. */
+static const cnn_tensor *cnn__cl_ending(const cnn_tensor *y)
+{
+    const cnn_graph *g = y->graph;
+    if (!cnn__of(y)->kernel || (y->op != &cnn_op_conv2d && y->op != &cnn_op_dense)) return NULL;
+    const cnn__node *v = y->index + 1 < g->n_order ? g->order[y->index + 1] : NULL;
+    return v && v->kernel && v->mark == g->walk && v->alias[g->mode] == cnn__of(y) &&
+           cnn__cl_function_of(&v->t).how != CNN__CL_IS_NOTHING ? &v->t : NULL;
+}
+static cnn__cl_function cnn__cl_ending_function(const cnn_tensor *y)
+{
+    const cnn_tensor *t = cnn__cl_ending(y);
+    return cnn__cl_function_of(t ? t : y);
+}
+
+/* y = f(y + b); b may be NULL */
+static bool cnn__cl_bias_map(cnn__cl *d, cnn_place y, cnn_shape s, const cnn_place *b, cnn__cl_function f)
+{
+    cnn_place bias = b ? *b : y;
+    int       n = cnn__len(s);
+    return (!b && f.how == CNN__CL_IS_NOTHING) ||
+           CNN__RUN(d, bias_map, n, 1, 1, CNN__ARRAY(y), CNN__ARRAY(bias), CNN__INT(b != NULL), CNN__INT(s.c),
+                    CNN__INT(cnn__plane(s)), CNN__INT(n), CNN__FUNCTION(f));
+}
+
 /* ---- Convolution ---- */
 
 /* How many columns are unfolded at once: the workspace holds so many columns of col and of the rows of y. */
@@ -1371,22 +1605,21 @@ static bool cnn__cl_im2col(cnn__cl *d, cnn_place col, cnn_place x, const cnn__co
     return CNN__RUN(d, im2col, count, g->ic, 1, CNN__ARRAY(col), CNN__ARRAY(x), CNN__CONV(*g), CNN__INT(first), CNN__INT(count));
 }
 
-/* y = beta y + conv(x, w) + b; b may be NULL */
-static bool cnn__cl_conv_forward(cnn__cl *d, const cnn__conv *g, cnn_place col, cnn_place y, float beta, cnn_place x, cnn_place w,
-                                 const cnn_place *b)
+/* y = beta y + f(conv(x, w) + b); b may be NULL; beta = 0, or no b and no f */
+static bool cnn__cl_conv_forward(cnn__cl *d, const cnn__conv *g, cnn_place col, cnn_place y, float beta, cnn_place x,
+                                 cnn_place w, const cnn_place *b, cnn__cl_function f)
 {
     cnn_place bias = b ? *b : w;
     int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane, columns = cnn__cl_columns(d, g);
-    cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
+    cnn_shape ys = { g->n, g->oc, g->oh, g->ow };
     if (g->groups > 1)
         return CNN__RUN(d, conv_forward, cnn__len(ys), 1, 1, CNN__ARRAY(y), CNN__ARRAY(x), CNN__ARRAY(w), CNN__ARRAY(bias),
-                        CNN__INT(b != NULL), CNN__CONV(*g), CNN__INT(cnn__len(ys)), CNN__FLOAT(beta));
+                        CNN__INT(b != NULL), CNN__CONV(*g), CNN__INT(cnn__len(ys)), CNN__FLOAT(beta), CNN__FUNCTION(f));
     if (cnn__cl_is_product(g)) {
-        if (b && !cnn__cl_spread(d, y, ys, beta, 1, bias, bs, 0)) return false;
         for (int i = 0; i < g->n; i++)
-            if (!cnn__cl_gemm(d, cnn__place_at(y, (size_t)i * (size_t)(g->oc * plane)), plane, b ? 1.0f : beta, w, k, false,
+            if (!cnn__cl_gemm(d, cnn__place_at(y, (size_t)i * (size_t)(g->oc * plane)), plane, beta, w, k, false,
                               cnn__place_at(x, (size_t)i * (size_t)(k * plane)), plane, false, g->oc, plane, k)) return false;
-        return true;
+        return cnn__cl_bias_map(d, y, ys, b, f);
     }
     for (int first = 0, count; first < total; first += count) {
         count = total - first < columns ? total - first : columns;
@@ -1394,7 +1627,8 @@ static bool cnn__cl_conv_forward(cnn__cl *d, const cnn__conv *g, cnn_place col, 
         if (!cnn__cl_im2col(d, col, x, g, first, count)) return false;
         if (!cnn__cl_gemm(d, rows, count, 0, w, k, false, col, count, false, g->oc, count, k)) return false;
         if (!CNN__RUN(d, rows_to_images, count, g->oc, 1, CNN__ARRAY(y), CNN__ARRAY(rows), CNN__ARRAY(bias), CNN__INT(b != NULL),
-                      CNN__INT(g->oc), CNN__INT(plane), CNN__INT(first), CNN__INT(count), CNN__FLOAT(beta))) return false;
+                      CNN__INT(g->oc), CNN__INT(plane), CNN__INT(first), CNN__INT(count), CNN__FLOAT(beta),
+                      CNN__FUNCTION(f))) return false;
     }
     return true;
 }
@@ -1449,7 +1683,7 @@ CNN__CL_FORWARD(conv2d)
     cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
     (void)mode;
     return cnn__cl_conv_forward(cnn__cl_of(dev), &g, cnn_place_scratch(y->graph), cnn_place_data(y), 0, cnn_place_data(y->in[0]),
-                                cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL);
+                                cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL, cnn__cl_ending_function(y));
 }
 CNN__CL_BACKWARD(conv2d)
 {
@@ -1479,7 +1713,8 @@ CNN__CL_BACKWARD(conv_transpose2d)
     cnn_tensor *x = y->in[0], *w = y->in[1];
     cnn_place   col = cnn_place_scratch(y->graph), dy = cnn_place_grad(y), dw = cnn_place_grad(w);
     return cnn__cl_bias_backward(d, y) &&
-           (!x->needs_grad || cnn__cl_conv_forward(d, &g, col, cnn_place_grad(x), 1, dy, cnn_place_data(w), NULL)) &&
+           (!x->needs_grad || cnn__cl_conv_forward(d, &g, col, cnn_place_grad(x), 1, dy, cnn_place_data(w), NULL,
+                                                 (cnn__cl_function){ CNN__CL_IS_NOTHING, { 0, 0 } })) &&
            (!w->needs_grad || cnn__cl_conv_backward(d, &g, col, NULL, &dw, cnn_place_data(x), dy, cnn_place_data(w)));
 }
 
@@ -1490,12 +1725,11 @@ CNN__CL_FORWARD(dense)
     cnn__cl  *d = cnn__cl_of(dev);
     cnn_place out = cnn_place_data(y);
     int       n = y->shape.n, k = cnn__sample(y->in[0]->shape), units = y->shape.c;
-    cnn_shape bs = { 1, units, 1, 1 };
-    bool      biased = y->n_in > 2;
+    cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
     (void)mode;
-    if (biased && !cnn__cl_spread(d, out, y->shape, 0, 1, cnn_place_data(y->in[2]), bs, 0)) return false;
-    return cnn__cl_gemm(d, out, units, biased ? 1.0f : 0.0f, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), k, true,
-                        n, units, k);
+    return cnn__cl_gemm(d, out, units, 0, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), k, true, n, units,
+                        k) &&
+           cnn__cl_bias_map(d, out, y->shape, y->n_in > 2 ? &b : NULL, cnn__cl_ending_function(y));
 }
 
 CNN__CL_BACKWARD(dense)
@@ -1760,33 +1994,23 @@ CNN__CL_BACKWARD(lrn)
 
 /* ---- Functions of one number ---- */
 
-/* The kernels of an operation, forward and, behind it, backward; and its constants. */
-static int cnn__cl_activation(const cnn_tensor *y, float k[2])
-{
-#define CNN__CL_IS(X, name, value, derivative) if (y->op == &cnn_op_##name) return CNN__CL_##name##_forward;
-    k[0] = k[1] = 0;
-    if (y->op == &cnn_op_leaky_relu) k[0] = cnn__leaky_slope(y);
-    if (y->op == &cnn_op_elu)        cnn__elu_constants(y, k);
-    if (y->op == &cnn_op_clamp)      cnn__clamp_constants(y, k);
-    CNN__CL_ACTIVATIONS(CNN__CL_IS, )
-    return -1;
-}
 CNN__CL_FORWARD(map)
 {
-    float     k[2];
-    int       kernel = cnn__cl_activation(y, k), n = cnn__len(y->shape);
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    const cnn__cl_arg arg[] = { CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(n), CNN__FLOAT(k[0]), CNN__FLOAT(k[1]) };
+    cnn__cl_function f = cnn__cl_function_of(y);
+    int              n = cnn__len(y->shape);
+    cnn_place        out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
     (void)mode;
-    return cnn__cl_run(cnn__cl_of(dev), kernel, n, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
+    return cnn__cl_ending(y->in[0]) == y ||
+           CNN__RUN(cnn__cl_of(dev), map_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(n), CNN__FUNCTION(f));
 }
 CNN__CL_BACKWARD(map)
 {
-    float     k[2];
-    int       kernel = cnn__cl_activation(y, k) + 1, n = cnn__len(y->shape);
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), b = cnn_place_data(y->op->flags & CNN_READS_X ? y->in[0] : y);
-    const cnn__cl_arg arg[] = { CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(b), CNN__INT(n), CNN__FLOAT(k[0]), CNN__FLOAT(k[1]) };
-    return cnn__cl_run(cnn__cl_of(dev), kernel, n, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
+    cnn__cl_function f = cnn__cl_function_of(y);
+    int              n = cnn__len(y->shape);
+    cnn_place        dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
+    cnn_place        b = cnn_place_data(y->op->flags & CNN_READS_X ? y->in[0] : y);
+    return CNN__RUN(cnn__cl_of(dev), map_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(b), CNN__INT(n),
+                    CNN__FUNCTION(f));
 }
 
 /* ---- softmax and its logarithm ---- */
@@ -1932,39 +2156,46 @@ CNN__CL_BACKWARD(prelu)
 
 /* ---- Losses ---- */
 
-/* Class weights and ignored labels are left to the CPU. */
-static bool cnn__cl_plain_labels(const cnn_backend *dev, const cnn_tensor *y)
+/* With its labels, and the class weights v (or the labels again, where it has none). */
+typedef struct { cnn_place x, labels, v; int weighted, ignored, nll, channels, plane, rows, n; float smoothing; } cnn__cl_labels;
+
+static cnn__cl_labels cnn__cl_labels_of(const cnn_tensor *y)
 {
-    (void)dev;
-    return y->n_in == 2 && ((const cnn_softmax_cross_entropy_args *)y->args)->ignore_index == 0;
+    cnn_shape         s = y->in[0]->shape;
+    const cnn__target t = cnn__target_of(y);
+    return (cnn__cl_labels){ cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), cnn_place_data(y->in[y->n_in - 1]),
+                             y->n_in == 3, t.ignore, y->op == &cnn_op_nll, s.c, cnn__plane(s), s.n * cnn__plane(s),
+                             cnn__len(s), t.e };
 }
-CNN__CL_FORWARD(softmax_cross_entropy)
+CNN__CL_FORWARD(label_loss)
 {
-    const cnn_softmax_cross_entropy_args *a = y->args;
-    cnn__cl   *d = cnn__cl_of(dev);
-    cnn_place  out = cnn_place_data(y), z = cnn_place_data(y->in[0]), labels = cnn_place_data(y->in[1]);
-    cnn_place  rows = cnn_place_scratch(y->graph), saved = mode == CNN_TRAIN ? cnn_place_saved(y) : rows;
-    cnn_shape  s = y->in[0]->shape, one = { 1, 1, 1, 1 };
-    int        plane = cnn__plane(s), n = s.n * plane;
-    cnn_shape  all = { n, 1, 1, 1 };
+    cnn__cl       *d = cnn__cl_of(dev);
+    cnn__cl_labels l = cnn__cl_labels_of(y);
+    cnn_place      out = cnn_place_data(y), rows = cnn_place_scratch(y->graph);
+    bool           save = mode == CNN_TRAIN && !l.nll;
+    cnn_place      saved = save ? cnn_place_saved(y) : rows;
     /* The labels were set by the host, which keeps its copy: so the room's check can be made before they are used. */
     if ((cnn__of(y->in[1])->data_on & CNN__HOST) && !cnn__check_labels(y)) return false;
-    return CNN__RUN(d, cross_entropy_forward, n, 1, 1, CNN__ARRAY(rows), CNN__ARRAY(saved), CNN__INT(mode == CNN_TRAIN), CNN__ARRAY(z),
-                    CNN__ARRAY(labels), CNN__INT(s.c), CNN__INT(plane), CNN__INT(n), CNN__FLOAT(a->smoothing)) &&
-           cnn__cl_fold(d, out, one, 0, 1.0f / (float)n, rows, all, NULL, one);
+    return CNN__RUN(d, label_loss_rows, l.rows, 1, 1, CNN__ARRAY(rows), CNN__ARRAY(saved), CNN__INT(save), CNN__ARRAY(l.x),
+                    CNN__ARRAY(l.labels), CNN__ARRAY(l.v), CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.nll),
+                    CNN__FLOAT(l.smoothing), CNN__INT(l.channels), CNN__INT(l.plane), CNN__INT(l.rows)) &&
+           CNN__RUN(d, label_loss_mean, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(rows), CNN__ARRAY(l.labels), CNN__ARRAY(l.v),
+                    CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.channels), CNN__INT(l.rows));
 }
 
-CNN__CL_BACKWARD(softmax_cross_entropy)
+CNN__CL_BACKWARD(label_loss)
 {
-    const cnn_softmax_cross_entropy_args *a = y->args;
-    cnn_tensor *x = y->in[0];
-    cnn_place   z = cnn_place_data(x), labels = cnn_place_data(y->in[1]), saved = cnn_place_saved(y), dloss = cnn_place_grad(y);
-    int         plane = cnn__plane(x->shape), n = cnn__len(x->shape);
-    if (!x->needs_grad) return true;
-    cnn_place   dz = cnn_place_grad(x);
-    return CNN__RUN(cnn__cl_of(dev), cross_entropy_backward, n, 1, 1, CNN__ARRAY(dz), CNN__ARRAY(saved), CNN__ARRAY(z),
-                    CNN__ARRAY(labels), CNN__ARRAY(dloss), CNN__INT(x->shape.c), CNN__INT(plane), CNN__INT(n),
-                    CNN__FLOAT(a->smoothing), CNN__FLOAT(1.0f / (float)(x->shape.n * plane)));
+    cnn__cl       *d = cnn__cl_of(dev);
+    cnn__cl_labels l = cnn__cl_labels_of(y);
+    cnn_place      share = cnn_place_scratch(y->graph), dloss = cnn_place_grad(y);
+    cnn_place      saved = l.nll ? share : cnn_place_saved(y);
+    if (!y->in[0]->needs_grad) return true;
+    cnn_place      dx = cnn_place_grad(y->in[0]);
+    return CNN__RUN(d, label_loss_share, 1, 1, 1, CNN__ARRAY(share), CNN__ARRAY(dloss), CNN__ARRAY(l.labels), CNN__ARRAY(l.v),
+                    CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.channels), CNN__INT(l.rows)) &&
+           CNN__RUN(d, label_loss_backward, l.n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(share), CNN__ARRAY(saved), CNN__ARRAY(l.x),
+                    CNN__ARRAY(l.labels), CNN__ARRAY(l.v), CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.nll),
+                    CNN__FLOAT(l.smoothing), CNN__INT(l.channels), CNN__INT(l.plane), CNN__INT(l.n));
 }
 
 static int cnn__cl_pair(const cnn_tensor *y)
@@ -1991,20 +2222,68 @@ CNN__CL_BACKWARD(pair_loss)
     return true;
 }
 
-/* ---- Optimizer ---- */
+/* ---- Training beside the rows ---- */
 
-static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, void *params, void *grads, void *slots, size_t n,
+static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw, cnn_place slots, size_t n,
                            size_t slot_stride, const cnn_step_args *a, long step)
 {
-    cnn_place w = { params, 0 }, dw = { grads, 0 }, slot = { slots, 0 };
-    (void)slot_stride, (void)step;
-    if (o != cnn_sgd() || n > INT_MAX) return false;
-    return CNN__RUN(cnn__cl_of(dev), sgd, (int)n, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slot), CNN__INT((int)n),
-                    CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum), CNN__FLOAT(a->nesterov ? 1.0f : 0.0f),
-                    CNN__FLOAT(a->nesterov ? a->momentum : 1.0f));
+    cnn__cl   *d = cnn__cl_of(dev);
+    cnn_place  second = cnn__place_at(slots, slot_stride);
+    cnn__rates r = cnn__adam_rates(a, step);
+    int        items = (int)n;
+    if (n > INT_MAX) return false;
+    if (o == cnn_sgd())
+        return CNN__RUN(d, sgd, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots), CNN__INT(items),
+                        CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum),
+                        CNN__FLOAT(a->nesterov ? 1.0f : 0.0f), CNN__FLOAT(a->nesterov ? a->momentum : 1.0f));
+    if (o == cnn_adam() || o == cnn_adamw()) {
+        bool own = o == cnn_adamw();                                      /* weight decay of its own */
+        return CNN__RUN(d, adam, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots), CNN__ARRAY(second),
+                        CNN__INT(items), CNN__FLOAT(r.lr), CNN__FLOAT(own ? 0 : a->weight_decay),
+                        CNN__FLOAT(own ? 1 - a->lr * cnn__option(a->weight_decay, 0.01f) : 1), CNN__FLOAT(r.beta1),
+                        CNN__FLOAT(r.beta2), CNN__FLOAT(r.eps), CNN__FLOAT(r.scale));
+    }
+    if (o == cnn_rmsprop())
+        return CNN__RUN(d, rmsprop, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots), CNN__ARRAY(second),
+                        CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum),
+                        CNN__FLOAT(cnn__option(a->alpha, 0.99f)), CNN__FLOAT(cnn__option(a->eps, 1e-8f)));
+    if (o == cnn_adagrad())
+        return CNN__RUN(d, adagrad, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots), CNN__INT(items),
+                        CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(cnn__option(a->eps, 1e-10f)));
+    return false;
 }
 
-/* ---- The table: every operation of cnn.h but nll ---- */
+static bool cnn__cl_scale(cnn_backend *dev, cnn_place x, size_t n, float factor)
+{
+    cnn_shape s = { 1, 1, 1, (int)n };
+    return cnn__cl_spread(cnn__cl_of(dev), x, s, 0, factor, x, s, 0);
+}
+
+static bool cnn__cl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, double *take)
+{
+    cnn__cl  *d = cnn__cl_of(dev);
+    cnn_place sums = { d->slices, CNN__CL_SLICES };
+    float     part[CNN__CL_SQUARES];
+    if (n && !CNN__RUN(d, squares, CNN__CL_SQUARES, 1, 1, CNN__ARRAY(sums), CNN__ARRAY(x), CNN__INT((int)n), CNN__INT(anew)))
+        return false;
+    if (!take) return true;
+    if (!cnn__cl_download(dev, d->slices, sums.at * sizeof(float), part, sizeof part)) return false;
+    *take = 0;
+    for (int i = 0; i < CNN__CL_SQUARES; i++) *take += (double)part[i];
+    return true;
+}
+
+static bool cnn__cl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_place labels, bool anew, int *take)
+{
+    cnn__cl  *d = cnn__cl_of(dev);
+    cnn_place sum = { d->slices, CNN__CL_COUNTER };
+    int       plane = cnn__plane(s), rows = s.n * plane;
+    return CNN__RUN(d, correct, 1, 1, 1, CNN__ARRAY(sum), CNN__ARRAY(logits), CNN__ARRAY(labels), CNN__INT(s.c),
+                    CNN__INT(plane), CNN__INT(rows), CNN__INT(anew)) &&
+           (!take || cnn__cl_download(dev, d->slices, sum.at * sizeof(float), take, sizeof(cl_int)));
+}
+
+/* ---- The table: every operation of cnn.h ---- */
 
 static size_t cnn__cl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 {
@@ -2015,7 +2294,8 @@ static size_t cnn__cl_scratch(const cnn_backend *dev, const cnn_tensor *y)
     }
     if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
     if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm) return y->op->saved(y);
-    if (y->op == &cnn_op_softmax_cross_entropy) return (size_t)y->in[0]->shape.n * (size_t)cnn__plane(y->in[0]->shape) * sizeof(float);
+    if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
+        return ((size_t)cnn__len(y->in[1]->shape) + 2) * sizeof(float);        /* rows; or the two of label_loss_share */
     return 0;
 }
 
@@ -2033,8 +2313,7 @@ static const cnn_kernel cnn__cl_rows[] = {
     CNN__CL_ROW(prelu, prelu) CNN__CL_ROW(layer_norm, sample_norm) CNN__CL_ROW(group_norm, sample_norm)
     CNN__CL_ROW(instance_norm, sample_norm)
     CNN__CL_ROW(batch_norm, batch_norm)
-    { &cnn_op_softmax_cross_entropy, cnn__cl_plain_labels, cnn__cl_softmax_cross_entropy_forward,
-      cnn__cl_softmax_cross_entropy_backward },
+    CNN__CL_ROW(softmax_cross_entropy, label_loss) CNN__CL_ROW(nll, label_loss)
     CNN__CL_ROW(mse, pair_loss) CNN__CL_ROW(l1, pair_loss) CNN__CL_ROW(huber, pair_loss) CNN__CL_ROW(bce_with_logits, pair_loss) };
 
 /* ============================================================================================================
@@ -2050,8 +2329,7 @@ static void cnn__cl_close(cnn_backend *dev)
         if (d->stage[i].sent) d->cl.clReleaseEvent(d->stage[i].sent);
         CNN_FREE(d->stage[i].memory);
     }
-    for (int i = 0; i < CNN__CL_COUNT; i++)
-        if (d->kernel[i]) d->cl.clReleaseKernel(d->kernel[i]);
+    cnn__cl_forget_launches(d);
     if (d->slices)  d->cl.clReleaseMemObject(d->slices);
     if (d->program) d->cl.clReleaseProgram(d->program);
     if (d->queue)   d->cl.clReleaseCommandQueue(d->queue);
@@ -2170,6 +2448,7 @@ static bool cnn__cl_choose_gemm(cnn__cl *d, const cnn_opencl_args *a, const cnn_
 
 /* ---- The check of the rows: a net around one operation, whose row alone is on the device, beside the CPU's ---- */
 
+static const float cnn__cl_class_weights[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
 static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x, cnn_tensor *t, int way)
 {
     cnn_tensor *row = cnn_param(g, "row", { 1, 6, 1, 1 }, CNN_INIT_UNIFORM), *u = way ? x : row;
@@ -2191,7 +2470,10 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
     if (op == &cnn_op_softmax)         return cnn_softmax(x);
     if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
     if (op == &cnn_op_batch_norm)      return cnn_batch_norm(x, .no_affine = way);
-    if (op == &cnn_op_softmax_cross_entropy) return cnn_softmax_cross_entropy(x, t, .smoothing = way ? 0.1f : 0);
+    cnn_tensor *v = way ? cnn_const(g, cnn__vector(6), cnn__cl_class_weights) : NULL;
+    if (op == &cnn_op_softmax_cross_entropy)
+        return cnn_softmax_cross_entropy(x, t, .smoothing = way ? 0.1f : 0, .class_weights = v, .ignore_index = 2 * way);
+    if (op == &cnn_op_nll)             return cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way);
     if (op == &cnn_op_conv_transpose2d) return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
     if (op == &cnn_op_global_max_pool) return cnn_global_max_pool(x);
     if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
@@ -2316,7 +2598,7 @@ static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
     if (!d->queue) return cnn__cl_fail(d, "queue", e);
     const char *says;
     if (!cnn__cl_build(d)) return false;
-    d->slices = (cl_mem)cnn__cl_alloc(&d->base, CNN__CL_SLICES * sizeof(float));
+    d->slices = (cl_mem)cnn__cl_alloc(&d->base, (CNN__CL_COUNTER + 1) * sizeof(float));
     if (!d->slices || !cnn__cl_choose_gemm(d, a, &chosen->about, &says)) return false;
     cnn__format(d->report, sizeof d->report, "%s (%s, %s), %s", d->name, chosen->about.version, chosen->about.platform, says);
     for (size_t i = 0; i < sizeof cnn__cl_rows / sizeof *cnn__cl_rows; i++)
@@ -2326,7 +2608,7 @@ static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
 {
-    static const cnn_backend no_memory = { "OpenCL", NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, "out of memory" };
+    static const cnn_backend no_memory = { .name = "OpenCL", .error = "out of memory" };
     cnn__cl        *d = CNN_MALLOC(sizeof *d);
     cnn__cl_device *list = CNN_MALLOC(CNN__CL_MAX_DEVICES * sizeof *list);
     if (!d || !list) {
@@ -2336,7 +2618,8 @@ CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
     }
     memset(d, 0, sizeof *d);
     d->base = (cnn_backend){ .name = "OpenCL", .alloc = cnn__cl_alloc, .release = cnn__cl_release, .upload = cnn__cl_upload,
-        .download = cnn__cl_download, .clear = cnn__cl_clear, .update = cnn__cl_update, .scratch = cnn__cl_scratch,
+        .download = cnn__cl_download, .clear = cnn__cl_clear, .scratch = cnn__cl_scratch, .update = cnn__cl_update,
+        .scale = cnn__cl_scale, .squares = cnn__cl_squares, .correct = cnn__cl_correct,
         .close = cnn__cl_close, .kernels = d->row };
     if (!cnn__cl_open(d, &a, list) && !d->base.error[0]) cnn__format(d->base.error, sizeof d->base.error, "it cannot be opened");
     CNN_FREE(list);

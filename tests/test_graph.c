@@ -83,13 +83,14 @@ static void feed(net n, int batch, uint64_t which)
     test__state = keep;
     cnn_set(n.x, image, (size_t)(batch * 2 * SIDE * SIDE)), cnn_set_labels(n.t, label, (size_t)batch);
 }
-static float train_step(net n, uint64_t which)
+static float train_step_of(net n, uint64_t which, float momentum)
 {
     feed(n, n.batch, which);
     float loss = cnn_forward(n.loss, CNN_TRAIN);
-    cnn_backward(n.loss), cnn_step(n.g, .lr = 0.05f, .momentum = 0.9f, .weight_decay = 1e-4f);
+    cnn_backward(n.loss), cnn_step(n.g, .lr = 0.05f, .momentum = momentum, .weight_decay = 1e-4f);
     return loss;
 }
+static float train_step(net n, uint64_t which) { return train_step_of(n, which, 0.9f); }
 
 /* ---- Errors: the first one stays, word by word ---- */
 
@@ -193,7 +194,7 @@ static void errors_of_compile(void)
     { NET; cnn_graph *h = cnn_new(); cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(!cnn_compile(h, y)); EXPECT_HERE(h, "compile: the loss is not a tensor of this graph"); cnn_free(h); DONE; }
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(cnn_compile(g, y)); CHECK(!cnn_compile(g, y)); EXPECT_HERE(g, "compile: the graph is compiled already"); DONE; }
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(cnn_compile(g, y)); cnn_relu(y); EXPECT_HERE(g, "graph: it is compiled already: no more nodes can be recorded"); DONE; }
-    { NET; const char *at = CNN_HERE; cnn_tensor *y = cnn_dense(cnn_dense(x, 2, .name = "fc"), 2, .name = "fc"); CHECK(!cnn_compile(g, cnn_sum(y))); (void)at; EXPECT_AT(g, at, "tensor \"fc.weight\": another node has the same name, recorded at tests/test_graph.c:196"); DONE; }
+    { NET; const char *at = CNN_HERE; cnn_tensor *y = cnn_dense(cnn_dense(x, 2, .name = "fc"), 2, .name = "fc"); CHECK(!cnn_compile(g, cnn_sum(y))); (void)at; EXPECT_AT(g, at, "tensor \"fc.weight\": another node has the same name, recorded at tests/test_graph.c:197"); DONE; }
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); char memory[64]; CHECK(!cnn_compile_in(g, y, memory + (64 - (uintptr_t)memory % 64) % 64, 1)); CHECK(cnn_error(g) != NULL); DONE; }
 }
 
@@ -782,6 +783,8 @@ typedef struct {
     long        buffers, uploads, downloads, clears, updates, calls, fail_at;   /* fail_at: the call that fails */
     const char *refuse;                 /* a name of a node that `accepts` turns down */
     bool        on_cpu_update, closed;
+    double      squares;
+    int         correct;
 } mirror;
 
 static bool mirror_fails(cnn_backend *b)
@@ -818,14 +821,37 @@ static bool mirror_clear(cnn_backend *b, void *buffer, size_t at, size_t bytes)
     memset((char *)buffer + at, 0, bytes);
     return !mirror_fails(b);
 }
-static bool mirror_update(cnn_backend *b, const cnn_optimizer *o, void *params, void *grads, void *slots, size_t n, size_t stride, const cnn_step_args *a, long step)
+static float *mirror_floats(cnn_place p) { return (float *)p.buffer + p.at; }
+static bool mirror_update(cnn_backend *b, const cnn_optimizer *o, cnn_place w, cnn_place dw, cnn_place slots, size_t n,
+                          size_t stride, const cnn_step_args *a, long step)
 {
     mirror *m = (mirror *)b;
     if (m->on_cpu_update) return false;
     m->updates++;
     float *slot[CNN_MAX_SLOTS] = { NULL };
-    for (int i = 0; i < o->slots; i++) slot[i] = (float *)slots + (size_t)i * stride;
-    o->update(params, grads, slot, n, a, step);
+    for (int i = 0; i < o->slots; i++) slot[i] = mirror_floats(slots) + (size_t)i * stride;
+    o->update(mirror_floats(w), mirror_floats(dw), slot, n, a, step);
+    return !mirror_fails(b);
+}
+static bool mirror_scale(cnn_backend *b, cnn_place x, size_t n, float factor)
+{
+    for (size_t i = 0; i < n; i++) mirror_floats(x)[i] *= factor;
+    return !mirror_fails(b);
+}
+static bool mirror_squares(cnn_backend *b, cnn_place x, size_t n, bool anew, double *take)
+{
+    mirror *m = (mirror *)b;
+    if (anew) m->squares = 0;
+    if (n) m->squares += cnn__sum_of_squares(mirror_floats(x), n, 1);
+    if (take) *take = m->squares;
+    return !mirror_fails(b);
+}
+static bool mirror_correct(cnn_backend *b, cnn_place logits, cnn_shape shape, cnn_place labels, bool anew, int *take)
+{
+    mirror *m = (mirror *)b;
+    if (anew) m->correct = 0;
+    m->correct += cnn__correct(mirror_floats(logits), shape, mirror_floats(labels));
+    if (take) *take = m->correct;
     return !mirror_fails(b);
 }
 static void mirror_close(cnn_backend *b) { ((mirror *)b)->closed = true; }
@@ -884,7 +910,8 @@ static void mirror_open(mirror *m, uint64_t without, bool no_backward)
         m->row[rows++] = k;
     }
     cnn_backend b = { .name = "mirror", .alloc = mirror_alloc, .release = mirror_release, .upload = mirror_upload, .download = mirror_download,
-                      .clear = mirror_clear, .update = mirror_update, .close = mirror_close, .kernels = m->row, .n_kernels = rows };
+                      .clear = mirror_clear, .update = mirror_update, .scale = mirror_scale, .squares = mirror_squares,
+                      .correct = mirror_correct, .close = mirror_close, .kernels = m->row, .n_kernels = rows };
     m->b = b;
 }
 
@@ -986,6 +1013,93 @@ static void mirror_mixed(void)
         }
 }
 
+/* Two epochs of cnn_fit with two learning rates and clipping, then one step by hand; leave: between the two the
+   device is left for the CPU. The parameters, and how right the net was. */
+typedef struct { float *w; size_t n; double accuracy, loss; cnn_traffic traffic; } fitted;
+static fitted fit_net(cnn_backend *b, const cnn_optimizer *o, bool leave, float clip, cnn_progress_fn progress)
+{
+    enum { IMAGES = 20, PIXELS = 2 * SIDE * SIDE };
+    float images[IMAGES * PIXELS];
+    unsigned char labels[IMAGES];
+    fitted f = { NULL, 0, 0, 0, { 0, 0, 0 } };
+    cnn_config config = { .seed = 21, .backend = b, .optimizer = o, .at = CNN_HERE };
+    cnn_history history = { 0 };
+    net n = small_net(config);
+    test__state = 1234, test_fill(images, IMAGES * PIXELS, -1, 1);
+    for (int i = 0; i < IMAGES; i++) labels[i] = (unsigned char)((images[i * PIXELS] > 0) + 2 * (images[i * PIXELS + 1] > 0));
+    cnn_dataset d = cnn_floats(images, labels, IMAGES, 2, SIDE, SIDE);
+    CHECK(cnn_compile(n.g, n.loss) && cnn_set_lr_scale(n.g, "last.*", 0.5f) && cnn_set_lr_scale(n.g, "first.bias", 0));
+    CHECK_MSG(cnn_fit(n.loss, n.logits, &d, .epochs = 2, .lr = 0.01f, .clip = clip, .no_shuffle = 1, .validation = &d,
+                      .history = &history, .progress = progress), "%s", cnn_error(n.g));
+    f.traffic = cnn_copies(n.g);
+    if (leave) CHECK(cnn_leave_device(n.g) && !n.g->config.backend && cnn_copies(n.g).downloads == 0);
+    train_step_of(n, 3, 0);
+    f.loss = (double)train_step_of(n, 4, 0);
+    const float *p = cnn_flat_params(n.g, &f.n);
+    if (CHECK_MSG(p != NULL, "%s", cnn_error(n.g))) f.w = test_floats(f.n), memcpy(f.w, p, f.n * sizeof *p);
+    if (CHECK_INT(history.count, 2)) f.accuracy = history.epoch[1].accuracy + 10 * history.epoch[1].validation_accuracy;
+    cnn_history_free(&history), cnn_dataset_free(&d), cnn_free(n.g);
+    return f;
+}
+static bool watch(const cnn_progress *p, void *user) { return (void)p, (void)user, true; }
+
+static void mirror_fits(void)
+{
+    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
+    for (int i = 0; i < 5; i++)
+        for (int way = 0; way < 4; way++) {
+            mirror m;
+            mirror_open(&m, 0, false);
+            if (way == 1) m.b.update = NULL, m.b.squares = NULL, m.b.correct = NULL;
+            float  clip = way == 3 ? 0 : 0.5f;
+            fitted a = fit_net(NULL, optimizers[i], false, clip, NULL), b = fit_net(&m.b, optimizers[i], way == 2, clip, NULL);
+            CHECK(a.loss == b.loss && a.accuracy == b.accuracy);
+            CHECK_MSG(a.w && b.w && memcmp(a.w, b.w, a.n * sizeof *a.w) == 0, "%s, way %d", optimizers[i]->name, way);
+            CHECK_INT(m.buffers, 0);
+            CHECK(m.closed);
+            /* 8 batches of training and 8 of validation: the loss of each, and the count at the end of each pass */
+            if (way == 3) CHECK_INT(b.traffic.downloads, 16 + 4);
+            if (way == 0) CHECK_INT(b.traffic.downloads, 16 + 4 + 8);                       /* and the lengths */
+            free(a.w), free(b.w);
+        }
+    mirror m;
+    mirror_open(&m, 0, false);
+    fitted a = fit_net(NULL, cnn_sgd(), false, 0, watch), b = fit_net(&m.b, cnn_sgd(), false, 0, watch);
+    CHECK(a.accuracy == b.accuracy);
+    CHECK_INT(b.traffic.downloads, 16 + 8 + 2);                 /* a count for each batch that is watched */
+    free(a.w), free(b.w);
+}
+
+/* After an error of the device, the training is fetched and goes on; after another error it is not. */
+static void mirror_is_left(void)
+{
+    mirror m;
+    net    n;
+    float  w[CLASSES * 10];
+    mirror_open(&m, 0, false);
+    n = small_net((cnn_config){ .seed = 3, .backend = &m.b, .at = CNN_HERE });
+    CHECK(compiled(n.g, n.loss));
+    train_step(n, 1);
+    m.fail_at = m.calls + 30;
+    CHECK(train_step(n, 2) != train_step(n, 2) && cnn_error(n.g));
+    CHECK(!cnn_get(cnn_find(n.g, "last.weight"), w, CLASSES * 10));
+    m.fail_at = m.calls + 3;
+    CHECK(!cnn_leave_device(n.g) && strstr(cnn_error(n.g), "the mirror broke") && !m.closed);
+    CHECK(cnn_leave_device(n.g) && !cnn_error(n.g) && m.closed && m.buffers == 0);
+    CHECK(cnn_get(cnn_find(n.g, "last.weight"), w, CLASSES * 10) && w[0] == w[0]);
+    CHECK(isfinite(train_step(n, 2)));
+    CHECK(!cnn_leave_device(n.g) && !cnn_error(n.g));                               /* it is on the CPU already */
+    cnn_free(n.g);
+
+    mirror_open(&m, 0, false);
+    n = small_net((cnn_config){ .seed = 3, .backend = &m.b, .at = CNN_HERE });
+    CHECK(compiled(n.g, n.loss));
+    cnn_fail(n.x, "something else");
+    CHECK(!cnn_leave_device(n.g) && strstr(cnn_error(n.g), "something else") && !m.closed);
+    cnn_free(n.g);
+    CHECK(!cnn_leave_device(NULL));
+}
+
 static void mirror_breaks(void)
 {
     mirror m;
@@ -1031,5 +1145,7 @@ int main(int argc, char **argv)
     RUN(mirror_resident);
     RUN(mirror_mixed);
     RUN(mirror_breaks);
+    RUN(mirror_fits);
+    RUN(mirror_is_left);
     return test_end();
 }
