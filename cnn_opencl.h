@@ -74,6 +74,8 @@ typedef struct {
     int         no_map;               /* 1: copy also where host and device share their memory */
     int         no_check;             /* 1: do not hold every kernel to the CPU's result when the device is opened */
     const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
+    const char *cache;                /* a directory for the compiled kernels, which makes the next opening quick;
+                                         default none. What lies there is run: trust it as the program itself. */
 } cnn_opencl_args;
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args);
@@ -137,6 +139,9 @@ CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
     X(cl_command_queue, clCreateCommandQueue, (cl_context, cl_device_id, cl_command_queue_properties, cl_int *))     \
     X(cl_int, clReleaseCommandQueue, (cl_command_queue))                                                             \
     X(cl_program, clCreateProgramWithSource, (cl_context, cl_uint, const char **, const size_t *, cl_int *))         \
+    X(cl_program, clCreateProgramWithBinary, (cl_context, cl_uint, const cl_device_id *, const size_t *,             \
+                                              const unsigned char **, cl_int *, cl_int *))                           \
+    X(cl_int, clGetProgramInfo, (cl_program, cl_program_info, size_t, void *, size_t *))                             \
     X(cl_int, clBuildProgram, (cl_program, cl_uint, const cl_device_id *, const char *,                              \
                                void (CL_CALLBACK *)(cl_program, void *), void *))                                    \
     X(cl_int, clGetProgramBuildInfo, (cl_program, cl_device_id, cl_program_build_info, size_t, void *, size_t *))    \
@@ -201,13 +206,15 @@ static CNN__UNUSED bool cnn__find_function(void *library, const char *name, void
 }
 
 #define CNN__LINK(result, name, parameters) api->name = name;
-#define CNN__FIND(result, name, parameters) found = found && cnn__find_function(library, #name, &api->name, sizeof api->name);
+#define CNN__FIND(result, name, parameters)                                                                          \
+    if (!lacks && !cnn__find_function(library, #name, &api->name, sizeof api->name)) lacks = #name;
 
-static bool cnn__load_opencl(cnn__cl_api *api)
+/* NULL, or what is missing. */
+static const char *cnn__load_opencl(cnn__cl_api *api)
 {
 #ifdef CNN_OPENCL_LINK
     CNN__CL_FUNCTIONS(CNN__LINK)
-    return true;
+    return NULL;
 #else
     static const char *const names[] = {
 #if defined(_WIN32)
@@ -219,9 +226,10 @@ static bool cnn__load_opencl(cnn__cl_api *api)
 #endif
         NULL };
     void *library = cnn__open_library(names);
-    bool  found = library != NULL;
+    const char *lacks = NULL;
+    if (!library) return "libOpenCL was not found";
     CNN__CL_FUNCTIONS(CNN__FIND)
-    return found;
+    return lacks;
 #endif
 }
 
@@ -246,9 +254,9 @@ static bool cnn__load_clblast(cnn__blas_api *api)
 #endif
         NULL };
     void *library = cnn__open_library(names);
-    bool  found = library != NULL;
+    const char *lacks = library ? NULL : "libclblast";
     CNN__BLAS_FUNCTIONS(CNN__FIND)
-    return found;
+    return !lacks;
 #endif
 }
 
@@ -300,7 +308,7 @@ CNN_API int cnn_opencl_devices(cnn_opencl_device *list, int capacity)
 {
     cnn__cl_api     cl;
     cnn__cl_device *all = CNN_MALLOC(CNN__CL_MAX_DEVICES * sizeof *all);
-    int             count = all && cnn__load_opencl(&cl) ? cnn__cl_list(&cl, all) : 0;
+    int             count = all && !cnn__load_opencl(&cl) ? cnn__cl_list(&cl, all) : 0;
     for (int i = 0; list && i < count && i < capacity; i++) list[i] = all[i].about;
     CNN_FREE(all);
     return count;
@@ -1244,6 +1252,7 @@ typedef struct {
     cnn__cl_launch   launch[CNN__CL_LAUNCHES];
     bool             unified;                 /* host and device share their memory: map instead of copying */
     bool             clblast;                 /* it does the matrix products */
+    bool             cached;                  /* the program came from a file of the cache */
     int              launches;                /* since the last flush */
     size_t           workspace, max_buffer;   /* bytes */
     cl_mem           slices;                  /* partial products of thin matrices, and behind them the sums */
@@ -1391,16 +1400,22 @@ typedef struct { const void *value; size_t bytes; bool array; } cnn__cl_arg;
 #define CNN__FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float), false }
 #define CNN__CONV(g)   { &(g), sizeof(cnn__conv), false }
 
+static uint64_t cnn__cl_hash(uint64_t hash, const void *data, size_t bytes)            /* FNV-1a; hash: 0 at first */
+{
+    if (!hash) hash = 14695981039346656037u;
+    for (size_t i = 0; i < bytes; i++) hash = (hash ^ ((const unsigned char *)data)[i]) * 1099511628211u;
+    return hash;
+}
+
 /* The object for a kernel and its arrays, or an empty place for it. Each layer so has objects of its own, and step
    after step only what has changed is set. */
 static cnn__cl_launch *cnn__cl_find_launch(cnn__cl *d, int kernel, const cnn__cl_arg *arg, int n)
 {
     enum { PROBES = 8 };
-    uint32_t hash = 2166136261u ^ (uint32_t)kernel;                            /* FNV-1a */
+    uint64_t hash = cnn__cl_hash(0, &kernel, sizeof kernel);
     for (int i = 0; i < n; i++)
-        for (size_t k = 0; arg[i].array && k < arg[i].bytes; k++)
-            hash = (hash ^ ((const unsigned char *)arg[i].value)[k]) * 16777619u;
-    for (uint32_t p = 0; p < PROBES; p++) {
+        if (arg[i].array) hash = cnn__cl_hash(hash, arg[i].value, arg[i].bytes);
+    for (uint64_t p = 0; p < PROBES; p++) {
         cnn__cl_launch *l = &d->launch[(hash + p) % CNN__CL_LAUNCHES];
         if (!l->object) return l;
         const unsigned char *has = l->argument;
@@ -2337,11 +2352,14 @@ static void cnn__cl_close(cnn_backend *dev)
     CNN_FREE(d);
 }
 
+static const char cnn__cl_options[] = "-cl-std=CL1.2";
+enum { CNN__CL_SOURCES = sizeof cnn__cl_source / sizeof *cnn__cl_source };
+
 /* Build d->program; if it does not build, the compiler's log is the message. */
 static bool cnn__cl_build_program(cnn__cl *d)
 {
     size_t bytes = 0;
-    cl_int e = d->cl.clBuildProgram(d->program, 1, &d->device, "-cl-std=CL1.2", NULL, NULL);
+    cl_int e = d->cl.clBuildProgram(d->program, 1, &d->device, cnn__cl_options, NULL, NULL);
     if (e == CL_SUCCESS) return true;
     d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes);
     char *log = CNN_MALLOC(bytes + 1);
@@ -2353,14 +2371,105 @@ static bool cnn__cl_build_program(cnn__cl *d)
     return cnn__cl_fail(d, "build", e);
 }
 
-static bool cnn__cl_build(cnn__cl *d)
+#ifndef CNN_NO_STDIO
+/* ---- Compiled kernels on disk ----
+
+   A file is: the 8 characters of `magic`, and three numbers of 8 bytes: the key, the length of what follows and its
+   checksum. The key is that of the device, its driver and the sources; it also names the file. A file that is cut,
+   changed, another's or refused by the driver counts as none, and is written again. */
+
+static const char cnn__cl_magic[] = "cnnocl1\n";
+enum { CNN__CL_HEAD = 32 };
+
+static uint64_t cnn__cl_key(cnn__cl *d)
 {
-    enum { SOURCES = sizeof cnn__cl_source / sizeof *cnn__cl_source };
-    const char *source[SOURCES];
+    static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION, CL_DRIVER_VERSION };
+    uint64_t key = cnn__cl_hash(0, cnn__cl_options, sizeof cnn__cl_options);
+    for (int i = 0; i < 4; i++) {
+        char text[256] = "";
+        d->cl.clGetDeviceInfo(d->device, about[i], sizeof text - 1, text, NULL);
+        key = cnn__cl_hash(key, text, sizeof text);
+    }
+    for (int i = 0; i < CNN__CL_SOURCES; i++) key = cnn__cl_hash(key, cnn__cl_source[i], strlen(cnn__cl_source[i]));
+    return key;
+}
+
+static void cnn__cl_head(unsigned char head[CNN__CL_HEAD], uint64_t key, const unsigned char *binary, size_t bytes)
+{
+    const uint64_t number[3] = { key, bytes, cnn__cl_hash(0, binary, bytes) };
+    memcpy(head, cnn__cl_magic, 8);
+    for (int i = 0; i < 24; i++) head[8 + i] = (unsigned char)(number[i / 8] >> 8 * (i % 8));
+}
+
+static void cnn__cl_read_cache(cnn__cl *d, const char *path, uint64_t key)
+{
+    char           why[128];
+    unsigned char  head[CNN__CL_HEAD];
+    size_t         bytes = 0;
+    cl_int         e, status;
+    unsigned char *file = cnn__is_special(path) ? NULL : cnn__read_file(path, &bytes, why, sizeof why);
+    if (file && bytes > CNN__CL_HEAD) {
+        const unsigned char *binary = file + CNN__CL_HEAD;
+        bytes -= CNN__CL_HEAD;
+        cnn__cl_head(head, key, binary, bytes);
+        if (memcmp(head, file, sizeof head) == 0)
+            d->program = d->cl.clCreateProgramWithBinary(d->context, 1, &d->device, &bytes, &binary, &status, &e);
+    }
+    CNN_FREE(file);
+    if (!d->program) return;
+    if (d->cl.clBuildProgram(d->program, 1, &d->device, cnn__cl_options, NULL, NULL) == CL_SUCCESS) return;
+    d->cl.clReleaseProgram(d->program);
+    d->program = NULL;
+}
+
+/* Beside the file and then in its place; a directory that cannot be written is no error. */
+static void cnn__cl_write_cache(cnn__cl *d, const char *path, uint64_t key)
+{
+    unsigned char  head[CNN__CL_HEAD];
+    char           temporary[1200];
+    uint32_t       unique[4];
+    size_t         bytes = 0;
+    d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
+    unsigned char *binary = bytes ? CNN_MALLOC(bytes) : NULL;
+    if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) == CL_SUCCESS) {
+        cnn__philox(unique, (uint64_t)(uintptr_t)d, (uint64_t)time(NULL), (uint64_t)clock());
+        cnn__format(temporary, sizeof temporary, "%s.tmp%08lx", path, (unsigned long)unique[0]);
+        cnn__cl_head(head, key, binary, bytes);
+        FILE *f = fopen(temporary, "wb");
+        bool  good = f && fwrite(head, 1, sizeof head, f) == sizeof head && fwrite(binary, 1, bytes, f) == bytes &&
+                     cnn__flush(f);
+        if (f && fclose(f) != 0) good = false;
+        if (f && !(good && cnn__replace(temporary, path))) remove(temporary);
+    }
+    CNN_FREE(binary);
+}
+
+#endif
+
+static bool cnn__cl_build(cnn__cl *d, const char *cache)
+{
+    const char *source[CNN__CL_SOURCES];
     cl_int      e;
-    for (int i = 0; i < SOURCES; i++) source[i] = cnn__cl_source[i];
-    d->program = d->cl.clCreateProgramWithSource(d->context, SOURCES, source, NULL, &e);
-    return d->program ? cnn__cl_build_program(d) : cnn__cl_fail(d, "program", e);
+#ifndef CNN_NO_STDIO
+    char     path[1100] = "";
+    uint64_t key = cache ? cnn__cl_key(d) : 0;
+    if (cache && strlen(cache) < 1000) {
+        cnn__format(path, sizeof path, "%s/cnn_opencl-%016llx.bin", cache, (unsigned long long)key);
+        cnn__cl_read_cache(d, path, key);
+        d->cached = d->program != NULL;
+        if (d->cached) return true;
+    }
+#else
+    (void)cache;
+#endif
+    for (int i = 0; i < CNN__CL_SOURCES; i++) source[i] = cnn__cl_source[i];
+    d->program = d->cl.clCreateProgramWithSource(d->context, CNN__CL_SOURCES, source, NULL, &e);
+    if (!d->program) return cnn__cl_fail(d, "program", e);
+    if (!cnn__cl_build_program(d)) return false;
+#ifndef CNN_NO_STDIO
+    if (path[0]) cnn__cl_write_cache(d, path, key);
+#endif
+    return true;
 }
 
 /* Is C = op(A) op(B) + beta C right? Small whole numbers, so that float has no rounding and every order of adding the
@@ -2500,28 +2609,33 @@ static bool cnn__cl_near(const float *a, const float *b, size_t n)
     return near;
 }
 
-/* One training step on both: the same loss, gradients and updated parameters? A lack of host memory says nothing about
+/* A training step and one more update on both: the same loss, gradients and parameters? With the optimizer o, NULL for
+   SGD with momentum, the gradients are clipped, too. A lack of host memory says nothing about
    the row: it stops the opening. */
-static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way)
+static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way, const cnn_optimizer *o)
 {
     enum { BATCH = 3, SAMPLE = 6 * 6 * 5, LABELS = 6 * 5 };
     float      *x = CNN_MALLOC(BATCH * SAMPLE * sizeof *x);
     int         labels[BATCH * LABELS];
-    float       loss[2] = { 0, 0 };
+    float       loss[2] = { 0, 0 }, clipped[2] = { 0, 0 };
     cnn_graph  *g[2] = { NULL, NULL };
     for (int i = 0; x && i < BATCH * SAMPLE; i++) x[i] = 4 * cnn__uniform(cnn__random_bits(2, (uint64_t)way, (uint64_t)i)) - 2;
     for (int i = 0; i < BATCH * LABELS; i++) labels[i] = i % 6;
     for (int k = 0; x && k < 2; k++) {
-        cnn_graph  *one = g[k] = cnn_new(.max_batch = BATCH, .seed = 7, .threads = 1, .backend = k ? &d->base : NULL);
+        cnn_graph  *one = g[k] = cnn_new(.max_batch = BATCH, .seed = 7, .threads = 1, .optimizer = o,
+                                     .backend = k ? &d->base : NULL);
         cnn_tensor *in = cnn_input(one, 6, 6, 5, .grad = 1), *t = cnn_labels(one, 6, 5), *y = cnn__cl_sample(op, one, in, t, way);
         cnn_tensor *J = y->op && (y->op->flags & CNN_LOSS) ? y : cnn_mean(cnn_mul(y, y));
         if (!cnn_compile(one, J)) break;
         cnn_set(in, x, BATCH * SAMPLE);
         if (t->index >= 0) cnn_set_labels(t, labels, BATCH * LABELS);
         loss[k] = cnn_forward(J, CNN_TRAIN);
-        cnn_backward(J), cnn_step(one, .lr = 0.1f, .momentum = 0.5f);
+        cnn_backward(J);
+        if (o) clipped[k] = (float)cnn_clip_grads(one, 0.5f);
+        for (int i = 0; i < 2; i++) cnn_step(one, .lr = 0.1f, .momentum = o ? 0 : 0.5f, .weight_decay = 0.1f);
     }
-    bool same = g[0] && g[1] && !cnn_error(g[0]) && !cnn_error(g[1]) && cnn__cl_near(&loss[1], &loss[0], 1);
+    bool same = g[0] && g[1] && !cnn_error(g[0]) && !cnn_error(g[1]) && cnn__cl_near(&loss[1], &loss[0], 1) &&
+                cnn__cl_near(&clipped[1], &clipped[0], 1);
     for (int i = 0; same && i < g[0]->n_order; i++) {
         cnn_tensor *a = &g[0]->order[i]->t, *b = &g[1]->order[i]->t;
         if (a->op) continue;
@@ -2546,11 +2660,34 @@ static bool cnn__cl_check_rows(cnn__cl *d)
     d->base.close = NULL, d->base.kernels = &one, d->base.n_kernels = 1;
     for (int i = 0; i < rows && !d->base.error[0]; i++) {
         one = d->row[i];
-        if (cnn__cl_try_row(d, one.op, 0) && cnn__cl_try_row(d, one.op, 1)) d->row[kept++] = one;
-        else cnn__format(d->report + strlen(d->report), room - strlen(d->report), "; wrong here and left to the CPU: %s", one.op->name);
+        if (cnn__cl_try_row(d, one.op, 0, NULL) && cnn__cl_try_row(d, one.op, 1, NULL)) d->row[kept++] = one;
+        else if (!d->base.error[0]) cnn__format(d->report + strlen(d->report), room - strlen(d->report), "; wrong here and left to the CPU: %s", one.op->name);
     }
     d->base.close = close, d->base.kernels = d->row, d->base.n_kernels = kept;
     return !d->base.error[0];
+}
+
+/* And of what stands beside them: the optimizers, clipping, the count of correct rows. */
+static bool cnn__cl_check_training(cnn__cl *d)
+{
+    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
+    static const float values[] = { 1, 2, 0,  3, 3, 1,  0, 1, 1,  NAN, 0, 1,   1, 0, 2, 1 };   /* (4,3), then labels */
+    void (*close)(cnn_backend *) = d->base.close;
+    void  *buffer = d->base.alloc(&d->base, sizeof values);
+    size_t room = sizeof d->report;
+    int    correct = -1;
+    bool   right = buffer && d->base.upload(&d->base, buffer, 0, values, sizeof values);
+    for (int i = 0; i < 2 && right; i++)
+        right = cnn__cl_correct(&d->base, (cnn_place){ buffer, 0 }, (cnn_shape){ 4, 3, 1, 1 }, (cnn_place){ buffer, 12 }, !i,
+                                i ? &correct : NULL);
+    if (buffer) d->base.release(&d->base, buffer);
+    d->base.close = NULL;
+    for (int i = 0; i < 5 && right; i++) right = cnn__cl_try_row(d, &cnn_op_dense, 0, optimizers[i]);
+    d->base.close = close;
+    if (d->base.error[0] || (right && correct == 2 * 2)) return !d->base.error[0];
+    d->base.update = NULL, d->base.scale = NULL, d->base.squares = NULL, d->base.correct = NULL;
+    cnn__format(d->report + strlen(d->report), room - strlen(d->report), "; wrong here and left to the CPU: updates");
+    return true;
 }
 
 /* Is `name` one of "conv2d,relu"? */
@@ -2568,8 +2705,10 @@ static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
     char  *error = d->base.error;
     size_t room = sizeof d->base.error;
     cnn__cl_wish(a);
-    if (!cnn__load_opencl(&d->cl))
-        return cnn__format(error, room, "no OpenCL on this machine: libOpenCL was not found"), false;
+    const char *lacks = cnn__load_opencl(&d->cl);
+    if (lacks)
+        return cnn__format(error, room, "no OpenCL 1.2 on this machine: %s%s", lacks[0] == 'c' ? "libOpenCL lacks " : "",
+                           lacks), false;
     int count = cnn__cl_list(&d->cl, list);
     const cnn__cl_device *chosen = cnn__cl_choose(list, count, a);
     if (!chosen)
@@ -2597,13 +2736,14 @@ static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
     d->queue = d->cl.clCreateCommandQueue(d->context, d->device, 0, &e);
     if (!d->queue) return cnn__cl_fail(d, "queue", e);
     const char *says;
-    if (!cnn__cl_build(d)) return false;
+    if (!cnn__cl_build(d, a->cache)) return false;
     d->slices = (cl_mem)cnn__cl_alloc(&d->base, (CNN__CL_COUNTER + 1) * sizeof(float));
     if (!d->slices || !cnn__cl_choose_gemm(d, a, &chosen->about, &says)) return false;
-    cnn__format(d->report, sizeof d->report, "%s (%s, %s), %s", d->name, chosen->about.version, chosen->about.platform, says);
+    cnn__format(d->report, sizeof d->report, "%s (%s, %s), %s%s", d->name, chosen->about.version, chosen->about.platform, says,
+                d->cached ? ", cached kernels" : "");
     for (size_t i = 0; i < sizeof cnn__cl_rows / sizeof *cnn__cl_rows; i++)
         if (!cnn__cl_listed(a->without, cnn__cl_rows[i].op->name)) d->row[d->base.n_kernels++] = cnn__cl_rows[i];
-    return a->no_check || cnn__cl_check_rows(d);
+    return a->no_check || (cnn__cl_check_rows(d) && cnn__cl_check_training(d));
 }
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)

@@ -14,6 +14,7 @@
 int main(void) { return puts("    skipped: opencl: its headers are not installed\n0 passed, 0 failed"), 0; }
 #else
 
+#include <stdbool.h>
 #include <stdlib.h>
 
 /* The test's own allocator: counts what lives, and lets allocation number alloc_fail fail. */
@@ -37,6 +38,104 @@ static void test_free(void *p) { alloc_live -= p != NULL; free(p); }
 #define CNN_REALLOC(p, n) test_realloc(p, n)
 #define CNN_FREE(p)       test_free(p)
 
+/* The libraries as the companion sees them: a library or a function can be missing, calls are counted, call number
+   call_fail fails, and the objects that live are counted. */
+#define CL_TARGET_OPENCL_VERSION 120
+#ifdef __APPLE__
+#include <OpenCL/cl.h>
+#else
+#include <CL/cl.h>
+#endif
+#include <dlfcn.h>
+#include <string.h>
+
+static long        call_count, call_fail, cl_live, calls_of_finish, calls_of_set, calls_of_run, calls_of_flush;
+static const char *hidden_library, *hidden_function;      /* parts of names */
+static bool call_fails(void) { return ++call_count == call_fail; }
+
+#define CALL(name, count, parameters, arguments)                                                                     \
+    static cl_int (CL_API_CALL *real_##name) parameters;                                                             \
+    static cl_int CL_API_CALL test_##name parameters                                                                 \
+    {                                                                                                                \
+        count++;                                                                                                     \
+        return call_fails() ? CL_OUT_OF_RESOURCES : real_##name arguments;                                           \
+    }
+#define CREATE(type, name, parameters, arguments)                                                                    \
+    static type (CL_API_CALL *real_##name) parameters;                                                               \
+    static type CL_API_CALL test_##name parameters                                                                   \
+    {                                                                                                                \
+        if (call_fails()) return *e = CL_OUT_OF_HOST_MEMORY, (type)NULL;                                             \
+        type made = real_##name arguments;                                                                           \
+        return cl_live += made != NULL, made;                                                                        \
+    }
+#define RELEASE(type, name)                                                                                          \
+    static cl_int (CL_API_CALL *real_##name)(type);                                                                  \
+    static cl_int CL_API_CALL test_##name(type object) { return cl_live--, real_##name(object); }
+
+static long calls_of_others;
+CREATE(cl_context, clCreateContext, (const cl_context_properties *p, cl_uint n, const cl_device_id *id,
+       void (CL_CALLBACK *f)(const char *, const void *, size_t, void *), void *u, cl_int *e), (p, n, id, f, u, e))
+CREATE(cl_command_queue, clCreateCommandQueue, (cl_context c, cl_device_id id, cl_command_queue_properties p, cl_int *e),
+       (c, id, p, e))
+CREATE(cl_program, clCreateProgramWithSource, (cl_context c, cl_uint n, const char **text, const size_t *size, cl_int *e),
+       (c, n, text, size, e))
+CREATE(cl_program, clCreateProgramWithBinary, (cl_context c, cl_uint n, const cl_device_id *id, const size_t *size,
+       const unsigned char **binary, cl_int *status, cl_int *e), (c, n, id, size, binary, status, e))
+CREATE(cl_kernel, clCreateKernel, (cl_program p, const char *name, cl_int *e), (p, name, e))
+CREATE(cl_mem, clCreateBuffer, (cl_context c, cl_mem_flags f, size_t n, void *p, cl_int *e), (c, f, n, p, e))
+RELEASE(cl_context, clReleaseContext)
+RELEASE(cl_command_queue, clReleaseCommandQueue)
+RELEASE(cl_program, clReleaseProgram)
+RELEASE(cl_kernel, clReleaseKernel)
+RELEASE(cl_mem, clReleaseMemObject)
+CALL(clBuildProgram, calls_of_others, (cl_program p, cl_uint n, const cl_device_id *id, const char *o,
+     void (CL_CALLBACK *f)(cl_program, void *), void *u), (p, n, id, o, f, u))
+CALL(clSetKernelArg, calls_of_set, (cl_kernel k, cl_uint i, size_t n, const void *v), (k, i, n, v))
+CALL(clEnqueueNDRangeKernel, calls_of_run, (cl_command_queue q, cl_kernel k, cl_uint dim, const size_t *at, const size_t *all,
+     const size_t *group, cl_uint n, const cl_event *w, cl_event *e), (q, k, dim, at, all, group, n, w, e))
+CALL(clEnqueueReadBuffer, calls_of_others, (cl_command_queue q, cl_mem m, cl_bool b, size_t at, size_t size, void *to,
+     cl_uint n, const cl_event *w, cl_event *e), (q, m, b, at, size, to, n, w, e))
+CALL(clEnqueueWriteBuffer, calls_of_others, (cl_command_queue q, cl_mem m, cl_bool b, size_t at, size_t size, const void *from,
+     cl_uint n, const cl_event *w, cl_event *e), (q, m, b, at, size, from, n, w, e))
+CALL(clEnqueueFillBuffer, calls_of_others, (cl_command_queue q, cl_mem m, const void *v, size_t size, size_t at, size_t all,
+     cl_uint n, const cl_event *w, cl_event *e), (q, m, v, size, at, all, n, w, e))
+CALL(clEnqueueUnmapMemObject, calls_of_others, (cl_command_queue q, cl_mem m, void *p, cl_uint n, const cl_event *w, cl_event *e),
+     (q, m, p, n, w, e))
+CALL(clWaitForEvents, calls_of_others, (cl_uint n, const cl_event *e), (n, e))
+CALL(clFlush, calls_of_flush, (cl_command_queue q), (q))
+CALL(clFinish, calls_of_finish, (cl_command_queue q), (q))
+static void *(CL_API_CALL *real_clEnqueueMapBuffer)(cl_command_queue, cl_mem, cl_bool, cl_map_flags, size_t, size_t, cl_uint,
+                                                    const cl_event *, cl_event *, cl_int *);
+static void *CL_API_CALL test_clEnqueueMapBuffer(cl_command_queue q, cl_mem m, cl_bool b, cl_map_flags f, size_t at, size_t size,
+                                                 cl_uint n, const cl_event *w, cl_event *done, cl_int *e)
+{
+    if (call_fails()) return *e = CL_MAP_FAILURE, NULL;
+    return real_clEnqueueMapBuffer(q, m, b, f, at, size, n, w, done, e);
+}
+
+static void *test_dlopen(const char *name, int how)
+{
+    return hidden_library && strstr(name, hidden_library) ? NULL : dlopen(name, how);
+}
+static void *test_dlsym(void *library, const char *name)
+{
+    void *found = hidden_function && strcmp(name, hidden_function) == 0 ? NULL : dlsym(library, name);
+#define WRAPPED(f) if (found && strcmp(name, #f) == 0) { \
+        void *mine; \
+        void (*general)(void) = (void (*)(void))test_##f; \
+        memcpy(&real_##f, &found, sizeof found), memcpy(&mine, &general, sizeof mine); \
+        return mine; }
+    WRAPPED(clCreateContext) WRAPPED(clCreateCommandQueue) WRAPPED(clCreateProgramWithSource)
+    WRAPPED(clCreateProgramWithBinary) WRAPPED(clCreateKernel) WRAPPED(clCreateBuffer) WRAPPED(clReleaseContext)
+    WRAPPED(clReleaseCommandQueue) WRAPPED(clReleaseProgram) WRAPPED(clReleaseKernel) WRAPPED(clReleaseMemObject)
+    WRAPPED(clBuildProgram) WRAPPED(clSetKernelArg) WRAPPED(clEnqueueNDRangeKernel) WRAPPED(clEnqueueReadBuffer)
+    WRAPPED(clEnqueueWriteBuffer) WRAPPED(clEnqueueFillBuffer) WRAPPED(clEnqueueUnmapMemObject) WRAPPED(clWaitForEvents)
+    WRAPPED(clFlush) WRAPPED(clFinish) WRAPPED(clEnqueueMapBuffer)
+    return found;
+}
+#define dlopen(name, how)     test_dlopen(name, how)
+#define dlsym(library, name)  test_dlsym(library, name)
+
 #define CNN_IMPLEMENTATION
 #define CNN_OPENCL_IMPLEMENTATION
 #include "cnn.h"
@@ -51,7 +150,7 @@ static void *poisoned_alloc(cnn_backend *dev, size_t bytes)
 {
     void          *p = device_alloc(dev, bytes);
     const cl_float nan = NAN;
-    if (p) cnn__cl_of(dev)->cl.clEnqueueFillBuffer(cnn__cl_of(dev)->queue, (cl_mem)p, &nan, sizeof nan, 0, bytes, 0, NULL, NULL);
+    if (p) real_clEnqueueFillBuffer(cnn__cl_of(dev)->queue, (cl_mem)p, &nan, sizeof nan, 0, bytes, 0, NULL, NULL);
     return p;
 }
 static cnn_config on_device(cnn_config c) { c.backend = shared; return c; }
@@ -91,9 +190,10 @@ static unsigned wanted(void) { return getenv("CNN_OPENCL_DEVICE") ? 0 : CNN_OPEN
 typedef struct { cnn_graph *g; cnn_tensor *x, *t, *loss; int c, side; float lr; } net;
 enum { BATCH = 6 };
 
+static const cnn_optimizer *optimizer;                        /* of the next LeNet-5 */
 static net lenet(cnn_backend *dev)
 {
-    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 3, .backend = dev }), NULL, NULL, NULL, 1, 28, 0.05f };
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 3, .backend = dev, .optimizer = optimizer }), NULL, NULL, NULL, 1, 28, 0.05f };
     n.x = cnn_input(n.g, 1, 28, 28), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_avg_pool(cnn_tanh(cnn_conv2d(n.x, 6, 5, .pad = 2)), 2);
     h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h, 16, 5)), 2);
@@ -151,6 +251,10 @@ static net more(cnn_backend *dev)
     cnn_tensor *logits = cnn_dense(v, 4), *t = cnn_clamp(cnn_scale(logits, 0.5f, 0.5f), 0, 1);
     cnn_tensor *root = cnn_sqrt(cnn_scale(cnn_exp(cnn_scale(logits, 0.1f)), 1, 0.5f)), *log = cnn_log(cnn_scale(cnn_abs(logits), 1, 0.5f));
     n.loss = cnn_add(cnn_softmax_cross_entropy(cnn_log_softmax(logits), n.t), cnn_l1(root, log));
+    static const float weights[] = { 1, 0.5f, 0, 2 };
+    cnn_tensor *cw = cnn_const(n.g, shape4(1, 4, 1, 1), weights);
+    n.loss = cnn_add(n.loss, cnn_nll(cnn_log_softmax(logits), n.t, .class_weights = cw, .ignore_index = 3));
+    n.loss = cnn_add(n.loss, cnn_softmax_cross_entropy(logits, n.t, .class_weights = cw, .ignore_index = 1, .smoothing = 0.2f));
     n.loss = cnn_add(n.loss, cnn_add(cnn_huber(cnn_softplus(logits), root, 0.3f), cnn_bce_with_logits(logits, cnn_sub(t, shift))));
     return n;
 }
@@ -225,6 +329,117 @@ static void copies_per_step(void)
     }
 }
 
+/* In the second step of a kind no argument is set again, and the host waits for nothing but the loss. */
+static void arguments_are_set_once(void)
+{
+    float   losses[4];
+    int     functions = 0;
+    cnn__cl *d = cnn__cl_of(shared);
+    net     n = lenet(shared);
+    cnn__cl_forget_launches(d);
+    CHECK(cnn_compile(n.g, n.loss) && train(n, 2, losses));
+    cnn_step(n.g, .lr = n.lr, .momentum = 0.9f, .weight_decay = 1e-4f, .nesterov = 0);
+    calls_of_set = calls_of_run = calls_of_finish = calls_of_flush = 0;
+    CHECK(train(n, 1, losses));
+    CHECK_INT(calls_of_set, 0);
+    CHECK_INT(calls_of_finish, 0);
+    CHECK(calls_of_run > 30 && calls_of_flush > 0);
+    for (int i = 0; i < CNN__CL_LAUNCHES; i++) functions += d->launch[i].object && d->launch[i].kernel == CNN__CL_map_forward;
+    CHECK_INT(functions, 0);                                       /* each tanh is done with the bias before it */
+    cnn_free(n.g);
+}
+
+/* More launches than there is room for: the oldest objects give way, and none is lost. */
+static void many_launches(void)
+{
+    enum { FLOATS = 4 * CNN__CL_LAUNCHES };
+    cnn__cl  *d = cnn__cl_of(shared);
+    cnn_place p = { shared->alloc(shared, FLOATS * sizeof(float)), 0 };
+    cnn_shape single = { 1, 1, 1, 1 };
+    float    *got = test_floats(FLOATS);
+    long      live = cl_live;
+    if (CHECK(p.buffer && shared->clear(shared, p.buffer, 0, FLOATS * sizeof(float)))) {
+        for (int again = 0; again < 2; again++)
+            for (size_t i = 0; i < FLOATS; i++) cnn__cl_spread(d, cnn__place_at(p, i), single, 1, 0, p, single, (float)i);
+        CHECK(shared->download(shared, p.buffer, 0, got, FLOATS * sizeof(float)));
+        int wrong = 0;
+        for (size_t i = 0; i < FLOATS; i++) wrong += got[i] != 2 * (float)i;
+        CHECK_INT(wrong, 0);
+        CHECK(cl_live > live && cl_live <= live + CNN__CL_LAUNCHES);
+        shared->release(shared, p.buffer);
+    }
+    free(got);
+}
+
+/* Every optimizer, with clipping and two learning rates, beside the CPU; and only the loss and the length come down. */
+static void updates_on_the_device(void)
+{
+    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
+    for (int k = 0; k < 5; k++) {
+        optimizer = optimizers[k];
+        net   n[2] = { lenet(NULL), lenet(shared) };
+        float x[28 * 28 * BATCH], loss[2][6];
+        int   label[BATCH];
+        for (int i = 0; i < 2; i++) {
+            CHECK(cnn_compile(n[i].g, n[i].loss) && cnn_set_lr_scale(n[i].g, "conv*", 0.5f) && cnn_set_lr_scale(n[i].g, "dense1.bias", 0));
+            cnn_traffic before = { 0, 0, 0 }, after = before;
+            test__state = 5;
+            for (int s = 0; s < 6; s++) {
+                test_fill(x, 28 * 28 * BATCH, -1, 1);
+                for (int b = 0; b < BATCH; b++) label[b] = (s + b) % 10;
+                before = after;
+                cnn_set(n[i].x, x, 28 * 28 * BATCH), cnn_set_labels(n[i].t, label, BATCH);
+                loss[i][s] = cnn_forward(n[i].loss, CNN_TRAIN);
+                cnn_backward(n[i].loss);
+                double length = cnn_clip_grads(n[i].g, 0.3f);
+                CHECK(length > 0.3);
+                cnn_step(n[i].g, .lr = 0.01f, .eps = 0.01f, .weight_decay = 1e-3f, .momentum = k == 0 || k == 3 ? 0.5f : 0);
+                after = cnn_copies(n[i].g);
+            }
+            CHECK_MSG(!cnn_error(n[i].g), "%s", cnn_error(n[i].g));
+            if (i) CHECK_INT(after.uploads - before.uploads, 2);
+            if (i) CHECK_INT(after.downloads - before.downloads, 2);
+        }
+        CHECK_ALL_NEAR(loss[1], loss[0], 6, 1e-4);
+        size_t count[2];
+        const float *w = cnn_flat_params(n[0].g, &count[0]), *v = cnn_flat_params(n[1].g, &count[1]);
+        if (CHECK(w && v && count[0] == count[1])) CHECK_ALL_NEAR(v, w, count[0], 1e-4);
+        cnn_free(n[0].g), cnn_free(n[1].g);
+    }
+    optimizer = NULL;
+}
+
+/* cnn_fit and cnn_evaluate count what is right on the device: the logits stay there. */
+static void fit_and_evaluate(void)
+{
+    enum { IMAGES = 50, BATCHES = (IMAGES + BATCH - 1) / BATCH };
+    float         *x = test_floats(IMAGES * 28 * 28);
+    unsigned char label[IMAGES];
+    cnn_history   history[2] = { { 0 } };
+    cnn_score     score[2];
+    test_fill(x, IMAGES * 28 * 28, -1, 1);
+    for (int i = 0; i < IMAGES; i++) label[i] = (unsigned char)(i % 3);
+    for (int i = 0; i < 2; i++) {
+        net         n = lenet(i ? shared : NULL);
+        cnn_dataset d = cnn_floats(x, label, IMAGES, 1, 28, 28);
+        CHECK(cnn_compile(n.g, n.loss));
+        cnn_tensor *logits = cnn_output(n.g);
+        CHECK_MSG(cnn_fit(n.loss, logits, &d, .epochs = 1, .lr = 0.01f), "%s", cnn_error(n.g));
+        cnn_traffic before = cnn_copies(n.g);
+        CHECK_MSG(cnn_fit(n.loss, logits, &d, .epochs = 2, .lr = 0.01f, .history = &history[i]), "%s", cnn_error(n.g));
+        cnn_traffic after = cnn_copies(n.g);
+        if (i) CHECK_INT(after.uploads - before.uploads, 2 * 2 * BATCHES);
+        if (i) CHECK_INT(after.downloads - before.downloads, 2 * (BATCHES + 1));
+        score[i] = cnn_evaluate(n.loss, logits, &d);
+        if (i) CHECK_INT(cnn_copies(n.g).downloads - after.downloads, BATCHES + 1);
+        cnn_dataset_free(&d), cnn_free(n.g);
+    }
+    CHECK(history[0].count == 2 && history[1].count == 2 && history[0].epoch[1].accuracy == history[1].epoch[1].accuracy);
+    CHECK(score[0].accuracy == score[1].accuracy && score[0].accuracy > 0 && score[0].count == score[1].count);
+    CHECK_NEAR(score[1].loss, score[0].loss, 1e-4);
+    cnn_history_free(&history[0]), cnn_history_free(&history[1]), free(x);
+}
+
 /* Operation number `which` runs on the CPU between two copies, and nothing else changes. */
 static void left_to_the_cpu(const cnn_op *op)
 {
@@ -294,6 +509,133 @@ static void a_device_that_fails(void)
     }
     CHECK(fail_at > 10);
     shared->alloc = good_alloc, shared->upload = good_upload, shared->download = good_download;
+}
+
+/* Each call of OpenCL fails in turn: one message, nothing lost, and the training goes on on the CPU with the parameters
+   that the device still gives. */
+static void calls_that_fail(void)
+{
+    float losses[3], w[64];
+    long  fails = 0, left = 0;
+    for (long at = 1; ; at += 1 + at / 16) {
+        long objects, memory = alloc_live;
+        cnn__cl_forget_launches(cnn__cl_of(shared));
+        objects = cl_live;
+        call_count = 0, call_fail = at;
+        net  n = everything(shared);
+        bool done = cnn_compile(n.g, n.loss) && train(n, 3, losses), failed = call_count >= at;
+        call_fail = 0;
+        CHECK(done != failed);
+        if (failed) {
+            fails++;
+            bool answers = n.g->compiled;
+            CHECK_MSG(cnn_error(n.g) && strstr(cnn_error(n.g), "OpenCL error"), "%s", cnn_error(n.g) ? cnn_error(n.g) : "?");
+            CHECK(cnn_leave_device(n.g) == answers && (cnn_error(n.g) != NULL) == !answers);
+            cnn_tensor *p = cnn_find(n.g, "conv2d1.bias");
+            if (answers) left++, CHECK(cnn_get(p, w, 6) && w[0] == w[0] && w[5] == w[5] && train(n, 2, losses) && isfinite(losses[1]));
+        }
+        cnn_free(n.g);
+        cnn__cl_forget_launches(cnn__cl_of(shared));
+        CHECK_INT(cl_live, objects);
+        CHECK_INT(alloc_live, memory);
+        recover();
+        if (!failed || test__bad > 4) break;
+    }
+    CHECK(fails > 50 && left > 40);
+    call_fail = 0;
+}
+
+static void calls_that_fail_while_opening(void)
+{
+    long at = 1, fails = 0;
+    for (bool failed = true; failed && test__bad < 4; at += 1 + at / 4) {
+        long objects = cl_live, memory = alloc_live;
+        call_count = 0, call_fail = at;
+        cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_map = at & 1);
+        failed = call_count >= at;
+        call_fail = 0, fails += failed;
+        bool refused = strstr(cnn_opencl_report(dev), "left to the CPU") != NULL;      /* a failure in the check of a row */
+        CHECK_MSG(failed == (cnn_opencl_error(dev) || refused), "call %ld: %s", at, cnn_opencl_report(dev));
+        cnn_opencl_close(dev);
+        CHECK_INT(cl_live, objects);
+        CHECK_INT(alloc_live, memory);
+    }
+    CHECK(fails > 20);
+}
+
+static void libraries_that_are_missing(void)
+{
+    cnn_opencl_device list[1];
+    hidden_library = "OpenCL";
+    cnn_backend *dev = cnn_opencl();
+    CHECK(cnn_opencl_error(dev) && strstr(cnn_opencl_error(dev), "libOpenCL was not found"));
+    CHECK_INT(cnn_opencl_devices(list, 1), 0);
+    cnn_opencl_close(dev);
+    hidden_library = NULL, hidden_function = "clEnqueueFillBuffer";                   /* an OpenCL 1.1 */
+    dev = cnn_opencl();
+    CHECK(cnn_opencl_error(dev) && strstr(cnn_opencl_error(dev), "lacks clEnqueueFillBuffer"));
+    cnn_opencl_close(dev);
+    hidden_function = "CLBlastClearCache";
+    for (int i = 0; i < 2; i++) {
+        dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_CLBLAST, .no_check = 1);
+        CHECK_MSG(!cnn_opencl_error(dev) && strstr(cnn_opencl_report(dev), "CLBlast is not installed"), "%s", cnn_opencl_report(dev));
+        cnn_opencl_close(dev);
+        hidden_function = NULL, hidden_library = "clblast";
+    }
+    hidden_library = NULL;
+}
+
+/* ---- Compiled kernels on disk ---- */
+
+static const char *program;
+static bool opens_from(const char *dir, bool cached)
+{
+    cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_check = 1, .cache = dir);
+    bool right = CHECK_MSG(!cnn_opencl_error(dev) && cached == (strstr(cnn_opencl_report(dev), "cached kernels") != NULL), "%s",
+                           cnn_opencl_report(dev));
+    cnn_opencl_close(dev);
+    return right;
+}
+static void write_file(const char *path, const unsigned char *bytes, size_t n)
+{
+    FILE *f = fopen(path, "wb");
+    CHECK(f && fwrite(bytes, 1, n, f) == n && fclose(f) == 0);
+}
+static void compiled_kernels(void)
+{
+    char dir[600], path[700], command[1500], why[100];
+    snprintf(dir, sizeof dir, "%s.cache", program);
+    snprintf(command, sizeof command, "rm -rf '%s' && mkdir '%s'", dir, dir);
+    CHECK(system(command) == 0);
+    cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .cache = dir);       /* with the check */
+    uint64_t     key = cnn_opencl_error(dev) ? 0 : cnn__cl_key(cnn__cl_of(dev));
+    cnn_opencl_close(dev);
+    opens_from(dir, true);
+    snprintf(path, sizeof path, "%s/cnn_opencl-%016llx.bin", dir, (unsigned long long)key);
+    size_t         n;
+    unsigned char *good = cnn__read_file(path, &n, why, sizeof why), *bad = good ? malloc(n + 1) : NULL;
+    if (!CHECK(good && bad && n > 1000)) return;
+    const size_t lengths[] = { 0, 8, 31, 32, 33, n / 2, n - 1, n + 1 }, changed[] = { 0, 9, 17, 25, 32, n / 3, n - 1 };
+    for (int i = 0; i < 8 && test__bad < 4; i++) {
+        memcpy(bad, good, n), bad[n] = 0;
+        write_file(path, bad, lengths[i]);
+        opens_from(dir, false), opens_from(dir, true);
+    }
+    for (int i = 0; i < 7 && test__bad < 4; i++) {
+        memcpy(bad, good, n), bad[changed[i]] ^= 4;
+        write_file(path, bad, n);
+        opens_from(dir, false), opens_from(dir, true);
+    }
+    memset(bad, 'x', n), cnn__cl_head(bad, key, bad + CNN__CL_HEAD, n - CNN__CL_HEAD);           /* the driver refuses it */
+    write_file(path, bad, n);
+    opens_from(dir, false), opens_from(dir, true);
+    cnn__cl_head(good, key + 1, good + CNN__CL_HEAD, n - CNN__CL_HEAD);                          /* another driver's */
+    write_file(path, good, n);
+    opens_from(dir, false), opens_from(dir, true);
+    snprintf(command, sizeof command, "test \"$(ls '%s')\" = cnn_opencl-%016llx.bin && rm -r '%s'", dir, (unsigned long long)key, dir);
+    CHECK(system(command) == 0);                                                               /* nothing else was left */
+    opens_from(dir, false), opens_from("/dev/null", false);                                      /* no directory: no error */
+    CNN_FREE(good), free(bad);
 }
 
 /* Each allocation of the host fails in turn. */
@@ -404,6 +746,22 @@ static void a_wrong_kernel(void)
     memcpy(d->row, row, sizeof row);
     shared->n_kernels = rows;
 }
+static bool no_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw, cnn_place slots, size_t n,
+                      size_t slot_stride, const cnn_step_args *a, long step)
+{
+    (void)dev, (void)o, (void)w, (void)dw, (void)slots, (void)n, (void)slot_stride, (void)a, (void)step;
+    return true;
+}
+static void a_wrong_update(void)
+{
+    cnn__cl    *d = cnn__cl_of(shared);
+    cnn_backend keep = *shared;
+    CHECK(cnn__cl_check_training(d) && shared->update && !strstr(d->report, "updates"));
+    shared->update = no_update;
+    CHECK(cnn__cl_check_training(d) && !shared->update && !shared->correct);
+    CHECK_MSG(strstr(d->report, "left to the CPU: updates"), "%s", d->report);
+    *shared = keep;
+}
 static void every_operation_has_a_kernel(void)
 {
     int n;
@@ -411,8 +769,7 @@ static void every_operation_has_a_kernel(void)
     for (int i = 0; i < n; i++) {
         int found = 0;
         for (int k = 0; k < shared->n_kernels; k++) found += shared->kernels[k].op == ops[i];
-        CHECK_MSG(found == 1 || ops[i] == &cnn_op_nll, "%s has %d rows in cnn_opencl.h", ops[i]->name, found);
-        if (ops[i] == &cnn_op_mse) break;       /* those behind it in CNN_OPS may run on the CPU */
+        CHECK_MSG(found == 1, "%s has %d rows in cnn_opencl.h", ops[i]->name, found);
     }
 }
 
@@ -457,13 +814,12 @@ static void choosing_a_device(void)
 }
 
 /* Run again as another process, since libraries read their environment once. */
-static const char *program;
 static void in_another_environment(const char *environment, const char *part)
 {
     char command[1000];
     snprintf(command, sizeof command, "%s '%s' --%s", environment, program, part);
     fflush(stdout);
-    CHECK_INT(system(command), 0);
+    CHECK(system(command) == 0);
 }
 static void no_platform(void)       { in_another_environment("OCL_ICD_VENDORS=/nonexistent", "none"); }
 static void a_name_that_is_not(void){ in_another_environment("CNN_OPENCL_DEVICE=nosuchdevice", "none"); }
@@ -522,19 +878,28 @@ int main(int argc, char **argv)
         RUN(extremes);
         RUN(same_bits_again);
         RUN(copies_per_step);
+        RUN(arguments_are_set_once);
+        RUN(many_launches);
+        RUN(updates_on_the_device);
+        RUN(fit_and_evaluate);
         for (int i = 0; i < shared->n_kernels; i++)
             if (test_begin("left to the CPU: %s", shared->kernels[i].op->name)) left_to_the_cpu(shared->kernels[i].op);
         RUN(a_device_that_fails);
+        RUN(calls_that_fail);
         RUN(out_of_memory);
         RUN(wrong_label);
         RUN(a_buffer_too_large);
         RUN(program_build_log);
         RUN(every_operation_has_a_kernel);
         RUN(a_wrong_kernel);
+        RUN(a_wrong_update);
         RUN(a_wrong_clblast);
         unshare();
     }
     RUN(out_of_memory_while_opening);
+    RUN(calls_that_fail_while_opening);
+    RUN(libraries_that_are_missing);
+    RUN(compiled_kernels);
     RUN(choosing_a_device);
     RUN(no_platform);
     RUN(a_name_that_is_not);
