@@ -345,15 +345,15 @@ static bool  mirror_clear(cnn_backend *d, void *buffer, size_t at, size_t bytes)
     return true;
 }
 static int updates, update_mode;                                          /* 0: update, 1: leave it to the host, 2: fail */
-static bool mirror_update(cnn_backend *d, const cnn_optimizer *o, void *params, void *grads, void *slots, size_t n,
+static bool mirror_update(cnn_backend *d, const cnn_optimizer *o, cnn_place w, cnn_place dw, cnn_place slots, size_t n,
                           size_t stride, const cnn_step_args *a, long step)
 {
-    float *slot[CNN_MAX_SLOTS] = { slots };
+    float *slot[CNN_MAX_SLOTS] = { (float *)slots.buffer + slots.at };
     (void)stride;
     if (update_mode == 2) strcpy(d->error, "lost");
     if (update_mode) return false;
     updates++;
-    o->update(params, grads, slot, n, a, step);
+    o->update((float *)w.buffer + w.at, (float *)dw.buffer + dw.at, slot, n, a, step);
     return true;
 }
 static void step_on_a_device(void)
