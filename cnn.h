@@ -9218,12 +9218,15 @@ static const char cnn__c_range[] =
 static void cnn__c_put_window(const cnn__export *e, const cnn_tensor *y, const cnn__slide *h,
                               const cnn__slide *w, int groups)
 {
-    const cnn_shape x = y->in[0]->shape;
+    cnn_shape  x = y->in[0]->shape, to = y->shape;
+    const bool single = h->kernel == 1 && w->kernel == 1 && h->stride == 1 && w->stride == 1
+                        && h->pad == 0 && w->pad == 0;
+    if (single) x.w *= x.h, to.w *= to.h, x.h = to.h = 1;      /* 1x1: a plane is one row, for long loops */
     fprintf(e->out, "    %s_%s(&(const %s_window){ .c = %d, .h = %d, .w = %d, .oc = %d, .oh = %d, .ow = %d,\n"
             "        .kh = %d, .kw = %d, .sh = %d, .sw = %d, .ph = %d, .pw = %d, .dh = %d, .dw = %d, "
-            ".groups = %d },\n        %s, %s", e->prefix, y->op->name, e->prefix, x.c, x.h, x.w, y->shape.c,
-            y->shape.h, y->shape.w, h->kernel, w->kernel, h->stride, w->stride, h->pad, w->pad, h->dilation,
-            w->dilation, groups, cnn__c_place_of(e, y).s, cnn__c_place_of(e, y->in[0]).s);
+            ".groups = %d },\n        %s, %s", e->prefix, y->op->name, e->prefix, x.c, x.h, x.w, to.c, to.h,
+            to.w, h->kernel, w->kernel, h->stride, w->stride, h->pad, w->pad, h->dilation, w->dilation, groups,
+            cnn__c_place_of(e, y).s, cnn__c_place_of(e, y->in[0]).s);
 }
 /* ", weight, bias, relu);" */
 static void cnn__c_put_weights(const cnn__export *e, const cnn_tensor *y)

@@ -6,10 +6,10 @@
    All ranks hold the same weights at all times: the same seed gives all of them the same first ones, and
    each update is the same function of the same sum. So R ranks with BATCH/R samples each follow one rank with
    BATCH samples up to rounding, because the gradient of a mean over the batch is the weighted mean of the
-   gradients over its parts. (Behind relu or max pooling a rounding error can tip a kink, and the runs part slowly; this
-   net is smooth.) Batch norm would see the statistics of the rank's part alone, as it does in PyTorch's
-   DistributedDataParallel, and running statistics would have to be averaged, too. Dropout would draw the same
-   zeros on each rank, for different samples.
+   gradients over its parts. (Behind relu or max pooling a rounding error can tip a kink, and the runs part
+   slowly; this net is smooth.) Batch norm would see the statistics of the rank's part alone, as it does in
+   PyTorch's DistributedDataParallel, and running statistics would have to be averaged, too. Dropout would
+   draw the same zeros on each rank, for different samples.
 
    The data are the digits in examples/data, which each rank reads. Ends with the accuracy on the test set. */
 #define CNN_IMPLEMENTATION

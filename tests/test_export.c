@@ -1,6 +1,7 @@
-/* cnn_export_c: nets with random weights and running statistics are exported, compiled as freestanding C99 with every
-   warning an error, held against the list of functions that they may call, and run: their outputs must be cnn.h's.
-   The compiler is $CC, else cc; without one what needs it is skipped. Then messages, and every allocation made to fail.
+/* cnn_export_c: nets with random weights and running statistics are exported, compiled as freestanding C99
+   with every warning an error, held against the list of functions that they may call, and run: their outputs
+   must be cnn.h's. The compiler is $CC, else cc; without one what needs it is skipped. Then messages, and
+   every allocation made to fail.
 
        make build/test_export && build/test_export */
 #include <stdlib.h>
@@ -95,22 +96,22 @@ static void randomise(cnn_graph *g)
         size_t n = cnn_count(t);
         const bool variance = strstr(t->name, "running_var") != NULL;
         if (t->kind == CNN_BUFFER)  test_fill(w, n, variance ? 0.3 : -0.7, variance ? 2.5 : 0.7);
-        else if (t->shape.n == 1)   test_fill(w, n, 0.4, 1.6);                       /* scales, biases, slopes */
+        else if (t->shape.n == 1)   test_fill(w, n, 0.4, 1.6);        /* scales, biases, slopes */
         else                        for (size_t k = 0; k < n; k++) w[k] *= 1.3f;
     }
 }
 
-/* The functions of the C library that a generated file may call; gcc may make memcpy and memset out of loops. */
+/* What a generated file may call of the C library; gcc may make memcpy and memset out of loops. */
 static bool may_call(const char *symbol)
 {
-    static const char *const known[] = { "memcpy", "memset", "memmove", "expf", "expm1f", "logf", "log1pf", "sqrtf", "tanhf",
-                                         "erfcf", "powf" };
+    static const char *const known[] = { "memcpy", "memset", "memmove", "expf", "expm1f", "logf", "log1pf",
+                                         "sqrtf", "tanhf", "erfcf", "powf" };
     while (*symbol == '_') symbol++;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) if (strcmp(symbol, known[i]) == 0) return true;
     return false;
 }
 
-/* libm: the functions that the net needs, separated by blanks, in the order of the head of the file; "" for none. */
+/* libm: the functions that the net needs, separated by blanks; "" for none. */
 static void check_symbols(const char *object, const char *libm)
 {
     char list[240];
@@ -122,8 +123,8 @@ static void check_symbols(const char *object, const char *libm)
     while (f && fgets(line, sizeof line, f)) {
         if (sscanf(line, " %c %199s", &kind, name) == 2 && kind == 'U') {
             CHECK_MSG(may_call(name), "%s needs %s", object, name);
-            if (strncmp(name, "mem", 3) != 0) CHECK_MSG(strstr(libm, name) != NULL, "%s needs %s, only \"%s\" is right", object,
-                                                        name, libm);
+            if (strncmp(name, "mem", 3) != 0)
+                CHECK_MSG(strstr(libm, name) != NULL, "%s needs %s, not in \"%s\"", object, name, libm);
         } else if (sscanf(line, "%*s %c %199s", &kind, name) == 2 && strchr("TDBCdb", kind)) {
             defined += kind == 'T';
             CHECK_MSG(kind == 'T', "%s has %s, which can be written", object, name);
@@ -140,19 +141,22 @@ static void write_driver(const char *path, const char *prefix, T *const *x, int 
     FILE *f = fopen(path, "w");
     fprintf(f, "#include <stdio.h>\n#include <string.h>\nvoid %s_predict(", prefix);
     for (int i = 0; i < n_x; i++) fprintf(f, "const float *, ");
-    fprintf(f, "float *, float *);\nenum { Y = %d, WORK = %d };\nstatic float y[Y + 16], work[WORK + 16];\n", y, work);
+    fprintf(f, "float *, float *);\nenum { Y = %d, WORK = %d };\nstatic float y[Y + 16], work[WORK + 16];\n",
+            y, work);
     for (int i = 0; i < n_x; i++) fprintf(f, "static float x%d[%d];\n", i, (int)cnn__sample(x[i]->shape));
-    fprintf(f, "int main(int argc, char **argv)\n{\n    FILE *in = fopen(argv[argc - 2], \"rb\"), *out = fopen(argv[argc - 1], \"wb\");\n");
+    fprintf(f, "int main(int argc, char **argv)\n{\n    FILE *in = fopen(argv[argc - 2], \"rb\");\n"
+               "    FILE *out = fopen(argv[argc - 1], \"wb\");\n");
     for (int i = 0; i < n_x; i++) fprintf(f, "    if (fread(x%d, sizeof x%d, 1, in) != 1) return 2;\n", i, i);
     fprintf(f, "    memset(y, 0xff, sizeof y), memset(work, 0xff, sizeof work);\n    %s_predict(", prefix);
     for (int i = 0; i < n_x; i++) fprintf(f, "x%d, ", i);
     fprintf(f, "y, work);\n    for (int i = 0; i < (int)sizeof(float) * 16; i++)\n"
-               "        if (((unsigned char *)(y + Y))[i] != 0xff || ((unsigned char *)(work + WORK))[i] != 0xff) return 3;\n"
+               "        if (((unsigned char *)(y + Y))[i] != 0xff\n"
+               "            || ((unsigned char *)(work + WORK))[i] != 0xff) return 3;\n"
                "    return fwrite(y, sizeof *y, Y, out) == Y && fclose(out) == 0 ? 0 : 4;\n}\n");
     fclose(f);
 }
 
-static double largest_error;                               /* of all nets so far, relative to the largest output */
+static double largest_error;                   /* of all nets so far, relative to the largest output */
 
 /* The graph ends at y; x are its inputs, in the order of the graph. */
 static void holds(const char *prefix, cnn_graph *g, T *const *x, int n_x, T *y, const char *libm)
@@ -179,26 +183,30 @@ static void holds(const char *prefix, cnn_graph *g, T *const *x, int n_x, T *y, 
     double size = 0, low = 1e30, high = -1e30;
     for (size_t i = 0; i < n; i++) {
         size = fabs((double)expected[i]) > size ? fabs((double)expected[i]) : size;
-        low = (double)expected[i] < low ? (double)expected[i] : low, high = (double)expected[i] > high ? (double)expected[i] : high;
+        low = (double)expected[i] < low ? (double)expected[i] : low;
+        high = (double)expected[i] > high ? (double)expected[i] : high;
     }
-    CHECK_MSG(size > 0 && size < 1e6 && (n == 1 || high > low), "%s: outputs %g to %g prove nothing", prefix, low, high);
+    CHECK_MSG(size > 0 && size < 1e6 && (n == 1 || high > low), "%s: outputs %g to %g prove nothing", prefix,
+              low, high);
 
     CHECK_MSG(cnn_export_c(y, path, .prefix = prefix), "%s", cnn_error(g));
     char *text = text_of(path), *define = text ? strstr(text, "_WORK ") : NULL;
     define = define ? strstr(define, "\n#define ") : NULL;
     int   work = 0;
     if (CHECK(define && sscanf(define, "\n#define %*s %d", &work) == 1)) {
-        for (const char *s = text; s && *s; s++) if (*s == '\t') { CHECK_MSG(false, "%s has a tab", path); break; }
+        CHECK(!strchr(text, '\t'));
         CHECK(!strstr(text, "malloc") && !strstr(text, "#include <") && !strstr(text, "dropout("));
-        CHECK_MSG(run("%s -std=c99 -O2 -ffreestanding -fno-builtin -Wall -Wextra -Wpedantic -Wshadow -Werror -c %s -o %s.o > %s 2>&1",
-                      compiler(), path, path, log), "%s: see %s", path, log);
+        CHECK_MSG(run("%s -std=c99 -O2 -ffreestanding -fno-builtin -Wall -Wextra -Wpedantic -Wshadow "
+                      "-Wconversion -Werror -c %s -o %s.o > %s 2>&1", compiler(), path, path, log),
+                  "%s: see %s", path, log);
         char object[220];
         snprintf(object, sizeof object, "%s.o", path);
         check_symbols(object, libm);
         char driver[220];
         snprintf(driver, sizeof driver, "%s.main.c", path);
         write_driver(driver, prefix, x, n_x, (int)n, work);
-        if (CHECK_MSG(run("%s -std=c99 -O1 %s %s -o %s -lm >> %s 2>&1", compiler(), driver, object, exe, log), "see %s", log)
+        if (CHECK_MSG(run("%s -std=c99 -O1 %s %s -o %s -lm >> %s 2>&1", compiler(), driver, object, exe, log),
+                      "see %s", log)
             && CHECK_MSG(run("./%s %s %s", exe, in, out), "%s failed", exe)) {
             f = fopen(out, "rb");
             CHECK(f && fread(got, sizeof *got, n, f) == n);
@@ -206,7 +214,8 @@ static void holds(const char *prefix, cnn_graph *g, T *const *x, int n_x, T *y, 
             for (size_t i = 0; i < n; i++) {
                 const double error = fabs((double)got[i] - (double)expected[i]) / size;
                 largest_error = error > largest_error ? error : largest_error;
-                if (!CHECK_MSG(error <= 1e-5, "%s[%d] is %.9g, not %.9g", prefix, (int)i, (double)got[i], (double)expected[i])) break;
+                if (!CHECK_MSG(error <= 1e-5, "%s[%d] is %.9g, not %.9g", prefix, (int)i, (double)got[i],
+                               (double)expected[i])) break;
             }
         }
     }
@@ -214,14 +223,21 @@ static void holds(const char *prefix, cnn_graph *g, T *const *x, int n_x, T *y, 
     free(text), free(expected), free(got);
     cnn_free(g);
 }
-static void holds_one(const char *prefix, T *x, T *y, const char *libm) { holds(prefix, y->graph, &x, 1, y, libm); }
-static T *input(int c, int h, int w) { return cnn_input(cnn_new(.max_batch = 1, .seed = 7, .inference = 1), c, h, w); }
+static void holds_one(const char *prefix, T *x, T *y, const char *libm)
+{
+    holds(prefix, y->graph, &x, 1, y, libm);
+}
+static T *input(int c, int h, int w)
+{
+    return cnn_input(cnn_new(.max_batch = 1, .seed = 7, .inference = 1), c, h, w);
+}
 
 /* ---- Whole nets, with what the zoo is made of ---- */
 
 static T *conv_bn(T *x, int channels, int kernel, int stride, int groups)
 {
-    return cnn_batch_norm(cnn_conv2d(x, channels, kernel, .stride = stride, .pad = kernel / 2, .groups = groups, .no_bias = 1));
+    return cnn_batch_norm(cnn_conv2d(x, channels, kernel, .stride = stride, .pad = kernel / 2,
+                                     .groups = groups, .no_bias = 1));
 }
 static T *basic_block(T *x, int channels, int stride)
 {
@@ -236,7 +252,8 @@ static T *inverted_residual(T *x, int wide, int channels, int stride)
 }
 static T *inception(T *x)
 {
-    T *a = cnn_relu(conv_bn(x, 4, 1, 1, 1)), *b = cnn_relu(conv_bn(cnn_relu(conv_bn(x, 3, 1, 1, 1)), 6, 3, 1, 1));
+    T *a = cnn_relu(conv_bn(x, 4, 1, 1, 1));
+    T *b = cnn_relu(conv_bn(cnn_relu(conv_bn(x, 3, 1, 1, 1)), 6, 3, 1, 1));
     T *c = cnn_relu(conv_bn(cnn_relu(conv_bn(x, 2, 1, 1, 1)), 5, 5, 1, 1));
     T *d = cnn_relu(conv_bn(cnn_max_pool(x, 3, .stride = 1, .pad = 1, .ceil_mode = 1), 3, 1, 1, 1));
     return cnn_concat(a, b, c, d);
@@ -257,8 +274,10 @@ static void mlp(void)
 }
 static void alexnet(void)
 {
-    T *x = input(3, 47, 39), *h = cnn_lrn(cnn_relu(cnn_conv2d(x, 8, 7, .stride = 3)), 5, .alpha = 5e-2f, .k = 2);
-    h = cnn_lrn(cnn_relu(cnn_conv2d(cnn_max_pool(h, 3, .stride = 2), 10, 5, .pad = 2, .groups = 2)), 4, .beta = 0.6f);
+    T *x = input(3, 47, 39), *h = cnn_relu(cnn_conv2d(x, 8, 7, .stride = 3));
+    h = cnn_lrn(h, 5, .alpha = 5e-2f, .k = 2);
+    h = cnn_lrn(cnn_relu(cnn_conv2d(cnn_max_pool(h, 3, .stride = 2), 10, 5, .pad = 2, .groups = 2)), 4,
+                .beta = 0.6f);
     h = cnn_dropout(cnn_relu(cnn_dense(cnn_max_pool(h, 3, .stride = 2), 20)), 0.5f);
     holds_one("alexnet", x, cnn_dense(h, 7), "powf");
 }
@@ -276,14 +295,16 @@ static void mobilenet(void)
 }
 static void googlenet(void)
 {
-    T *x = input(3, 20, 20), *h = cnn_max_pool(cnn_relu(conv_bn(x, 8, 7, 2, 1)), 3, .stride = 2, .ceil_mode = 1);
+    T *x = input(3, 20, 20), *h = cnn_relu(conv_bn(x, 8, 7, 2, 1));
+    h = cnn_max_pool(h, 3, .stride = 2, .ceil_mode = 1);
     h = inception(cnn_max_pool(inception(h), 2, .stride = 2, .ceil_mode = 1));
     holds_one("googlenet", x, cnn_dense(cnn_dropout(cnn_global_avg_pool(h), 0.2f), 9), "");
 }
 static void unet(void)
 {
     T *x = input(1, 16, 12), *down = cnn_relu(cnn_conv2d(x, 4, 3, .pad = 1));
-    T *h = cnn_relu(cnn_batch_norm(cnn_conv_transpose2d(cnn_relu(cnn_conv2d(cnn_max_pool(down, 2), 6, 3)), 4, 2, .stride = 2)));
+    T *h = cnn_relu(cnn_conv2d(cnn_max_pool(down, 2), 6, 3));
+    h = cnn_relu(cnn_batch_norm(cnn_conv_transpose2d(h, 4, 2, .stride = 2)));
     h = cnn_concat(cnn_slice(cnn_slice(down, CNN_H, 2, 14), CNN_W, 2, -2), h);
     holds_one("unet", x, cnn_log_softmax(cnn_conv2d(h, 3, 1)), "expf logf");
 }
@@ -294,25 +315,30 @@ static void convolutions(void)
 {
     T *x = input(4, 11, 9), *h = cnn_conv2d(x, 6, 3, .stride_h = 2, .pad_w = 2, .dilation_w = 2, .groups = 2);
     h = cnn_batch_norm(h, .no_affine = 1, .eps = 1e-3f);
-    h = cnn_conv2d(h, 6, 3, .kernel_w = 1, .groups = 6, .pad = 3, .no_bias = 1);     /* some windows see padding alone */
+    h = cnn_conv2d(h, 6, 3, .kernel_w = 1, .groups = 6, .pad = 3, .no_bias = 1); /* windows of padding alone */
     holds_one("convolutions", x, cnn_relu(h), "");
+    x = input(3, 5, 1);                                      /* 1x1 with a stride that the extent hides */
+    holds_one("column", x, cnn_conv2d(cnn_conv2d(x, 2, 1, .stride_w = 2), 4, 1), "");
 }
 static void transposed(void)
 {
-    T *x = input(6, 5, 4), *h = cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .output_pad = 1, .groups = 2);
+    T *x = input(6, 5, 4);
+    T *h = cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .output_pad = 1, .groups = 2);
     h = cnn_relu(cnn_batch_norm(h));
-    h = cnn_conv_transpose2d(h, 3, 3, .kernel_h = 2, .stride_w = 3, .dilation_h = 2, .pad_w = 2, .no_bias = 1);
+    h = cnn_conv_transpose2d(h, 3, 3, .kernel_h = 2, .stride_w = 3, .dilation_h = 2, .pad_w = 2,
+                             .no_bias = 1);
     holds_one("transposed", x, h, "");
 }
 static void pools(void)
 {
     T *x = input(3, 10, 13), *a = cnn_max_pool(x, 3, .stride = 2, .pad = 1, .ceil_mode = 1);
-    T *b = cnn_avg_pool(x, 3, .stride = 2, .pad = 1, .ceil_mode = 1), *c = cnn_avg_pool(x, 3, .stride = 2, .pad = 1, .ceil_mode = 1,
-                                                                                       .no_count_pad = 1);
+    T *b = cnn_avg_pool(x, 3, .stride = 2, .pad = 1, .ceil_mode = 1);
+    T *c = cnn_avg_pool(x, 3, .stride = 2, .pad = 1, .ceil_mode = 1, .no_count_pad = 1);
     T *d = cnn_concat(a, b, c);
     holds_one("pools", x, cnn_concat(cnn_global_avg_pool(d), cnn_global_max_pool(d)), "");
     x = input(2, 5, 7);
-    holds_one("windows", x, cnn_concat(cnn_max_pool(x, 2, .kernel_w = 3), cnn_avg_pool(x, 2, .kernel_w = 3)), "");
+    holds_one("windows", x, cnn_concat(cnn_max_pool(x, 2, .kernel_w = 3), cnn_avg_pool(x, 2, .kernel_w = 3)),
+              "");
 }
 static void matrices(void)
 {
@@ -330,21 +356,25 @@ static void pointwise(void)
     a = cnn_add(a, cnn_add(cnn_elu(x, .alpha = 0.7f), cnn_gelu(cnn_scale(x, 3))));
     a = cnn_add(a, cnn_add(cnn_hard_swish(cnn_scale(x, 4)), cnn_exp(x)));
     T *positive = cnn_clamp(cnn_abs(x), 0.1f, 0.8f);
-    a = cnn_concat(a, cnn_log(positive), cnn_sqrt(positive), cnn_prelu(x), cnn_prelu(cnn_tanh(x), .per_channel = 1));
+    a = cnn_concat(a, cnn_log(positive), cnn_sqrt(positive), cnn_prelu(x));
+    a = cnn_concat(a, cnn_prelu(cnn_tanh(x), .per_channel = 1));
     holds_one("pointwise", x, a, "expf expm1f logf log1pf sqrtf tanhf erfcf");
 }
 static void stretched(void)
 {
-    T    *x = input(3, 4, 5), *rows = cnn_mean(x, .axes = CNN_W), *channels = cnn_sum(x, .axes = CNN_H | CNN_W);
+    T    *x = input(3, 4, 5);
+    T    *rows = cnn_mean(x, .axes = CNN_W), *channels = cnn_sum(x, .axes = CNN_H | CNN_W);
     float k[3] = { 0.5f, -2, 0.25f };
-    T    *c = cnn_const(x->graph, ((cnn_shape){ 1, 3, 1, 1 }), k), *p = cnn_param(x->graph, "p", ((cnn_shape){ 1, 3, 4, 5 }));
+    T    *c = cnn_const(x->graph, ((cnn_shape){ 1, 3, 1, 1 }), k), *p = cnn_param(x->graph, "p",
+            ((cnn_shape){ 1, 3, 4, 5 }));
     T    *h = cnn_mul(cnn_sub(x, rows), cnn_add(channels, c));
     h = cnn_sub(cnn_sub(c, h), cnn_mul(cnn_mean(x, .axes = CNN_C | CNN_H | CNN_W), p));
     holds_one("stretched", x, cnn_mul(h, cnn_mean(h, .axes = CNN_C)), "");
 }
 static void places(void)
 {
-    T *x = input(4, 5, 6), *h = cnn_pad(x, .left = 1, .right = 2, .top = 3, .bottom = 1, .front = 2, .back = 1, .value = -0.5f);
+    T *x = input(4, 5, 6);
+    T *h = cnn_pad(x, .left = 1, .right = 2, .top = 3, .bottom = 1, .front = 2, .back = 1, .value = -0.5f);
     h = cnn_add(h, cnn_slice(h, CNN_C, 0, 0));
     h = cnn_concat(cnn_slice(h, CNN_C, 1, 0, .step = 3), cnn_slice(h, CNN_C, -2, 0));
     h = cnn_slice(cnn_slice(h, CNN_H, 1, -1, .step = 2), CNN_W, -7, 0, .step = 3);
@@ -355,15 +385,17 @@ static void norms(void)
 {
     T *x = input(6, 3, 4), *h = cnn_batch_norm(x);                       /* nothing before it to be part of */
     h = cnn_add(cnn_layer_norm(h), cnn_group_norm(h, 3));
-    h = cnn_add(cnn_add(h, cnn_instance_norm(h, .affine = 1)), cnn_add(cnn_instance_norm(x), cnn_layer_norm(x, .no_affine = 1)));
+    h = cnn_add(cnn_add(h, cnn_instance_norm(h, .affine = 1)), cnn_add(cnn_instance_norm(x), cnn_layer_norm(x,
+            .no_affine = 1)));
     holds_one("norms", x, cnn_relu(cnn_batch_norm(cnn_tanh(h), .no_affine = 1)), "sqrtf tanhf");
 }
 
 /* What is read twice must not be part of a call or run in place. */
 static void read_twice(void)
 {
-    T *x = input(3, 6, 6), *c = cnn_conv2d(x, 4, 3, .pad = 1), *b = cnn_batch_norm(c), *r = cnn_relu(b), *t = cnn_tanh(c);
-    T *d = cnn_dropout(r, 0.5f), *e = cnn_sigmoid(d);                    /* r by another name, still read below */
+    T *x = input(3, 6, 6), *c = cnn_conv2d(x, 4, 3, .pad = 1), *b = cnn_batch_norm(c), *r = cnn_relu(b),
+         *t = cnn_tanh(c);
+    T *d = cnn_dropout(r, 0.5f), *e = cnn_sigmoid(d);         /* r by another name, still read below */
     T *h = cnn_add(cnn_add(b, t), cnn_mul(e, r));
     h = cnn_add(h, cnn_sub(cnn_relu(h), cnn_conv2d(x, 4, 1)));
     holds_one("read_twice", x, cnn_mul(h, h), "expf tanhf");
@@ -388,7 +420,8 @@ static void several_inputs_and_none_changed(void)
 static void from_a_net_for_training(void)
 {
     cnn_graph *g = cnn_new(.max_batch = 3, .seed = 2);
-    T *x = cnn_input(g, 2, 6, 6), *t = cnn_labels(g), *h = cnn_keep(cnn_relu(cnn_batch_norm(cnn_conv2d(x, 3, 3))));
+    T *x = cnn_input(g, 2, 6, 6), *t = cnn_labels(g);
+    T *h = cnn_keep(cnn_relu(cnn_batch_norm(cnn_conv2d(x, 3, 3))));
     T *logits = cnn_dense(h, 4);
     CHECK(cnn_compile(g, cnn_softmax_cross_entropy(logits, t)));
     char path[80];
@@ -403,14 +436,17 @@ static void from_a_net_for_training(void)
     CHECK_MSG(cnn_export_c(cnn_output(g), path, .data = &data), "%s", cnn_error(g));
     char *text = text_of(path);
     char  line[100];
-    snprintf(line, sizeof line, "channel 0: mean %.9g, deviation %.9g\n", (double)data.mean[0], (double)data.deviation[0]);
-    CHECK(text && strstr(text, "void net_predict(const float *x, float *y, float *work);") && strstr(text, line));
+    snprintf(line, sizeof line, "channel 0: mean %.9g, deviation %.9g\n", (double)data.mean[0],
+             (double)data.deviation[0]);
+    CHECK(text && strstr(text, "void net_predict(const float *x, float *y, float *work);"));
+    CHECK(text && strstr(text, line));
     CHECK(text && strstr(text, "x     72 floats, (2,6,6)") && strstr(text, "y     4 floats, (4,1,1)"));
     CHECK(text && strstr(text, "calls nothing") && strstr(text, ", with batch_norm1, with relu1 */"));
     free(text);
     CHECK(cnn_export_c(h, path, .prefix = "hidden"));
     text = text_of(path);
-    CHECK(text && strstr(text, "void hidden_predict(") && strstr(text, "y     48 floats, (3,4,4)") && !strstr(text, "dense"));
+    CHECK(text && strstr(text, "void hidden_predict(") && strstr(text, "y     48 floats, (3,4,4)")
+          && !strstr(text, "dense"));
     free(text);
     cnn_dataset_free(&data), cnn_free(g);
     remove(path);
@@ -432,7 +468,8 @@ static void constants_are_exact(void)
     char path[80];
     snprintf(path, sizeof path, "%sexport_constants", folder());
     for (int i = 0; i < 2000; i++) {
-        static const float special[] = { 0, -0.0f, 1, -1, 0.5f, 3.40282347e38f, 1.17549435e-38f, 1.40129846e-45f, 1.1754942e-38f };
+        static const float special[] = { 0, -0.0f, 1, -1, 0.5f, 3.40282347e38f, 1.17549435e-38f,
+                                         1.40129846e-45f, 1.1754942e-38f };
         uint32_t bits = (uint32_t)test_bits();
         float    v = i < 9 ? special[i] : cnn__float_of_bits(bits), back;
         if (!isfinite(v)) continue;
@@ -440,7 +477,8 @@ static void constants_are_exact(void)
         cnn__c_float(f, v), fclose(f);
         char *text = text_of(path);
         back = strtof(text, NULL);
-        if (!CHECK_MSG(memcmp(&back, &v, sizeof v) == 0 && text[strlen(text) - 1] == 'f', "%s is %.9g, not %.9g", text,
+        if (!CHECK_MSG(memcmp(&back, &v, sizeof v) == 0 && text[strlen(text) - 1] == 'f',
+                       "%s is %.9g, not %.9g", text,
                        (double)back, (double)v)) i = 2000;
         free(text);
     }
@@ -450,15 +488,20 @@ static void constants_are_exact(void)
 /* ---- Messages ---- */
 
 static bool square_shape(T *y) { y->shape = y->in[0]->shape; return true; }
-static void square_forward(T *y, cnn_mode mode) { (void)mode, memcpy(y->data, y->in[0]->data, cnn_count(y) * sizeof(float)); }
+static void square_forward(T *y, cnn_mode mode)
+{
+    (void)mode, memcpy(y->data, y->in[0]->data, cnn_count(y) * sizeof(float));
+}
 static const cnn_op op_square = { .name = "square", .shape = square_shape, .forward = square_forward };
 
 static void fails(T *y, const char *path, const char *prefix, const char *message)
 {
     cnn_graph *g = y->graph;
-    if (!g->compiled && strcmp(message, "call cnn_compile first") != 0) CHECK_MSG(cnn_compile(g, y), "%s", cnn_error(g));
+    if (!g->compiled && strcmp(message, "call cnn_compile first") != 0)
+        CHECK_MSG(cnn_compile(g, y), "%s", cnn_error(g));
     CHECK(!cnn_export_c(y, path, .prefix = prefix));
-    CHECK_MSG(cnn_error(g) && strstr(cnn_error(g), message) && strstr(cnn_error(g), "test_export.c:"), "the message is\n        %s\n"
+    CHECK_MSG(cnn_error(g) && strstr(cnn_error(g), message) && strstr(cnn_error(g), "test_export.c:"),
+              "the message is\n        %s\n"
               "    without\n        %s", cnn_error(g) ? cnn_error(g) : "none", message);
     cnn_free(g);
 }
@@ -472,8 +515,10 @@ static void messages(void)
     x = input(2, 3, 3), fails(cnn_relu(x), path, "a-b", "prefix \"a-b\" is no C identifier");
     x = input(2, 3, 3), fails(cnn_relu(x), path, "", "prefix \"\" is no C identifier");
     x = input(2, 3, 3), fails(cnn_relu(x), path, "net", "call cnn_compile first");
-    x = input(2, 3, 3), fails(cnn_apply(&op_square, &x, 1, NULL, CNN_HERE), path, NULL, "square \"square1\" (");
-    x = input(2, 3, 3), fails(cnn_apply(&op_square, &x, 1, NULL, CNN_HERE), path, NULL, "its operation has no row in C");
+    x = input(2, 3, 3), fails(cnn_apply(&op_square, &x, 1, NULL, CNN_HERE), path, NULL,
+                              "square \"square1\" (");
+    x = input(2, 3, 3), fails(cnn_apply(&op_square, &x, 1, NULL, CNN_HERE), path, NULL,
+                              "its operation has no row in C");
     x = input(2, 3, 3), fails(cnn_mse(x, cnn_relu(x)), path, NULL, "mse \"mse1\" (");
     x = input(2, 3, 3), fails(cnn_mean(x), path, NULL, "it is computed from the whole batch");
     x = input(2, 3, 3);
@@ -492,9 +537,9 @@ static void messages(void)
     x = input(2, 3, 3), fails(cnn_relu(x), "no/such/folder/net.c", NULL, "net.c\": ");
     x = input(2, 3, 3), fails(cnn_relu(x), folder(), NULL, "export_c");
     CHECK(!cnn_export_c(NULL, path));
-    FILE *full = fopen("/dev/full", "wb");                                 /* a device without room, where there is one */
+    FILE *full = fopen("/dev/full", "wb");                     /* a device without room, where there is one */
     if (full) fclose(full), x = input(2, 3, 3), fails(cnn_relu(x), "/dev/full", NULL, "full\": ");
-    x = input(2, 3, 3);                                                    /* two kept outputs, one outside the graph */
+    x = input(2, 3, 3);                                        /* an output outside the graph */
     T *other = cnn_relu(x), *root = cnn_tanh(x);
     CHECK(cnn_compile(x->graph, root));
     fails(other, path, NULL, "neither the loss nor a kept tensor depends on the output");
@@ -520,7 +565,8 @@ static void every_allocation_fails(void)
         alloc_fail = 0;
         if (i == 0) total = alloc_count - start;
         CHECK(done == (i == 0));
-        if (i) CHECK_MSG(cnn_error(x->graph) && strstr(cnn_error(x->graph), "out of memory: "), "allocation %ld: %s", i,
+        if (i) CHECK_MSG(cnn_error(x->graph) && strstr(cnn_error(x->graph), "out of memory: "),
+                         "allocation %ld: %s", i,
                          cnn_error(x->graph) ? cnn_error(x->graph) : "no error");
         FILE *f = fopen(path, "rb");
         CHECK((f != NULL) == (i == 0));
@@ -535,9 +581,10 @@ int main(int argc, char **argv)
 {
     test_args(argc, argv);
     static const struct { const char *name; void (*test)(void); } compiled[] = {
-        { "lenet", lenet }, { "mlp", mlp }, { "alexnet", alexnet }, { "resnet", resnet }, { "mobilenet", mobilenet },
-        { "googlenet", googlenet }, { "unet", unet }, { "convolutions", convolutions }, { "transposed", transposed },
-        { "pools", pools }, { "matrices", matrices }, { "pointwise", pointwise }, { "stretched", stretched },
+        { "lenet", lenet }, { "mlp", mlp }, { "alexnet", alexnet }, { "resnet", resnet },
+        { "mobilenet", mobilenet }, { "googlenet", googlenet }, { "unet", unet },
+        { "convolutions", convolutions }, { "transposed", transposed }, { "pools", pools },
+        { "matrices", matrices }, { "pointwise", pointwise }, { "stretched", stretched },
         { "places", places }, { "norms", norms }, { "read_twice", read_twice },
         { "several_inputs_and_none_changed", several_inputs_and_none_changed } };
     for (size_t i = 0; i < sizeof compiled / sizeof *compiled; i++) {
@@ -550,6 +597,7 @@ int main(int argc, char **argv)
     RUN(constants_are_exact);
     RUN(messages);
     RUN(every_allocation_fails);
-    if (largest_error > 0) printf("largest error, relative to the largest output of its net: %.2g\n", largest_error);
+    if (largest_error > 0)
+        printf("largest error, relative to the largest output of its net: %.2g\n", largest_error);
     return test_end();
 }

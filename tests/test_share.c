@@ -1,6 +1,6 @@
-/* Views (cnn_share): the same bits as the net itself in every order of calls, for every batch; nothing of the net is
-   written; an error of a view is its own; every allocation made to fail in turn. Several threads at once are in
-   tests/switches/threads.c, which runs under ThreadSanitizer. */
+/* Views (cnn_share): the same bits as the net itself in every order of calls, for every batch; nothing of the
+   net is written; an error of a view is its own; every allocation made to fail in turn. Several threads at
+   once are in tests/switches/threads.c, which runs under ThreadSanitizer. */
 #include <stdlib.h>
 
 static long alloc_count, alloc_live, alloc_fail;
@@ -31,8 +31,8 @@ enum { BATCH = 4, SIDE = 8, CLASSES = 3, PIXELS = 2 * SIDE * SIDE, MOST = 7 };
 
 typedef struct { cnn_graph *g; cnn_tensor *x, *t, *mid, *logits, *loss; } net;
 
-/* Trained a little, so that running statistics and weights are not those of the start; with a kept tensor, a frozen
-   parameter, shared weights, a constant, and a reduction over the batch in the loss. */
+/* Trained a little, so that running statistics and weights are not those of the start; with a kept tensor, a
+   frozen parameter, shared weights, a constant, and a reduction over the batch in the loss. */
 static net trained(void)
 {
     net n;
@@ -45,11 +45,13 @@ static net trained(void)
     h = cnn_tanh(cnn_conv2d(h, 6, 3, .pad = 1, .weight = w));
     n.mid = h = cnn_keep(cnn_add(h, cnn_conv2d(h, 6, 3, .pad = 1, .weight = w)));
     h = cnn_dropout(cnn_max_pool(h, 2), 0.25f);
-    cnn_tensor *frozen = cnn_freeze(cnn_param(n.g, "frozen", ((cnn_shape){ 10, 6 * 16, 1, 1 }), .init = CNN_INIT_LECUN,
+    cnn_tensor *frozen = cnn_freeze(cnn_param(n.g, "frozen", ((cnn_shape){ 10, 6 * 16, 1, 1 }),
+                                              .init = CNN_INIT_LECUN,
                                               .fan_in = 96));
     h = cnn_relu(cnn_dense(h, 10, .weight = frozen));
     n.logits = cnn_dense(h, CLASSES);
-    n.loss = cnn_add(cnn_softmax_cross_entropy(n.logits, n.t), cnn_scale(cnn_mean(cnn_mul(n.logits, n.logits)), 0.01f));
+    cnn_tensor *penalty = cnn_scale(cnn_mean(cnn_mul(n.logits, n.logits)), 0.01f);
+    n.loss = cnn_add(cnn_softmax_cross_entropy(n.logits, n.t), penalty);
     if (!cnn_compile(n.g, n.loss)) return n;
     float x[BATCH * PIXELS];
     int   t[BATCH];
@@ -76,7 +78,7 @@ static void views_compute_the_same_bits(void)
     float x[3][MOST * PIXELS], y[MOST * CLASSES], own[MOST * CLASSES];
     for (int round = 0; round < 6; round++) {
         int batch[3] = { test_int(1, BATCH), test_int(1, MOST), 1 };
-        for (int i = 0; i < 3; i++) {                     /* all are set before any runs: they have their own inputs */
+        for (int i = 0; i < 3; i++) {            /* all are set before any runs: they have their own inputs */
             test_fill(x[i], MOST * PIXELS, -1, 1);
             CHECK(cnn_set(cnn_find(view[i], n.x->name), x[i], (size_t)(batch[i] * PIXELS)));
         }
@@ -89,7 +91,7 @@ static void views_compute_the_same_bits(void)
                 CHECK(infer(n.x, n.logits, x[i] + k * PIXELS, part, own + k * CLASSES));
             }
             if (batch[i] <= BATCH) CHECK_SAME_BITS(y, own, batch[i] * CLASSES);
-            else                   CHECK_ALL_NEAR(y, own, batch[i] * CLASSES, 1e-5);   /* another batch, another kernel */
+            else CHECK_ALL_NEAR(y, own, batch[i] * CLASSES, 1e-5);       /* another batch, another kernel */
         }
     }
     for (int i = 0; i < 3; i++) CHECK_STR(cnn_error(view[i]), NULL);
@@ -108,7 +110,8 @@ static void kept_tensors_and_the_loss_are_there(void)
     int   t[BATCH] = { 0, 2, 1, 1 };
     test_fill(x, BATCH * PIXELS, -1, 1);
     cnn_set(n.x, x, BATCH * PIXELS), cnn_set_labels(n.t, t, BATCH);
-    cnn_set(cnn_find(view, n.x->name), x, BATCH * PIXELS), cnn_set_labels(cnn_find(view, n.t->name), t, BATCH);
+    cnn_set(cnn_find(view, n.x->name), x, BATCH * PIXELS);
+    cnn_set_labels(cnn_find(view, n.t->name), t, BATCH);
     float loss = cnn_forward(n.loss, CNN_EVAL), again = cnn_forward(cnn_loss(view), CNN_EVAL);
     CHECK(loss > 0);
     CHECK_SAME_BITS(&loss, &again, 1);
@@ -117,11 +120,12 @@ static void kept_tensors_and_the_loss_are_there(void)
     CHECK_INT(cnn_param_count(view), cnn_param_count(n.g));
     CHECK(cnn_plan(view, cnn_loss(view)).total < cnn_plan(n.g, n.loss).total);
     CHECK_INT(cnn_plan(view, cnn_loss(view)).params, 0);
-    size_t of_view = cnn_save_memory(view, NULL, 0);                 /* saved without the state of a training */
+    size_t of_view = cnn_save_memory(view, NULL, 0);           /* without the state of the training */
     CHECK(of_view > 0 && of_view <= cnn_save_memory(n.g, NULL, 0));
     CHECK_STR(cnn_error(view), NULL);
 
-    cnn_forward(n.loss, CNN_TRAIN), cnn_backward(n.loss), cnn_step(n.g, .lr = 0.1f);    /* views see what g learns */
+    cnn_forward(n.loss, CNN_TRAIN), cnn_backward(n.loss);
+    cnn_step(n.g, .lr = 0.1f);                                 /* views see what g learns */
     loss = cnn_forward(n.loss, CNN_EVAL);
     CHECK(loss != again);
     again = cnn_forward(cnn_loss(view), CNN_EVAL);
@@ -141,7 +145,8 @@ static void errors_belong_to_the_view(void)
         cnn_tensor *t = cnn_find(view, written[i]);
         CHECK_MSG(t != NULL, "%s", written[i]);
         CHECK(!cnn_map_write(t));
-        CHECK(cnn_error(view) && strstr(cnn_error(view), "write: it belongs to the net that this view shares"));
+        const char *message = "write: it belongs to the net that this view shares";
+        CHECK(cnn_error(view) && strstr(cnn_error(view), message));
         cnn_free(view);
     }
     cnn_graph *view = cnn_share(n.g);
@@ -174,7 +179,8 @@ static void errors_belong_to_the_view(void)
     cnn_free(view);
     cnn_input(raw, -1, 1, 1);
     view = cnn_share(raw);
-    CHECK(strstr(cnn_error(view), "share: the net has an error: ") && strstr(cnn_error(view), cnn_error(raw)));
+    CHECK(strstr(cnn_error(view), "share: the net has an error: "));
+    CHECK(strstr(cnn_error(view), cnn_error(raw)));
     cnn_free(view), cnn_free(raw);
     CHECK(cnn_share(NULL) == NULL);
     cnn_free(n.g);

@@ -1,6 +1,6 @@
-/* Several threads at once, without OpenMP, for ThreadSanitizer: two graphs that train, and views of one net that infer
-   while the net itself does; no mutable global and no write to what is shared, so no race; and each computes what one
-   alone computes. */
+/* Several threads at once, without OpenMP, for ThreadSanitizer: two graphs that train, and views of one net
+   that infer while the net itself does; no mutable global and no write to what is shared, so no race; and
+   each computes what one alone computes. */
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
@@ -62,7 +62,7 @@ static void *read_along(void *p)
     reader    *r = p;
     cnn_graph *view = cnn_share(r->net);
     infer(cnn_find(view, "input"), cnn_output(view), r->which, r->out);
-    if (r->which == VIEWS - 1) cnn_set(cnn_find(view, "input"), r->out[0], 1);          /* an error of its own */
+    if (r->which == VIEWS - 1) cnn_set(cnn_find(view, "input"), r->out[0], 1);       /* an error of its own */
     if ((cnn_error(view) != NULL) != (r->which == VIEWS - 1)) r->error = "wrong error";
     cnn_free(view);
     return NULL;
