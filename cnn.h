@@ -9081,7 +9081,7 @@ static cnn__c_place cnn__c_input(const cnn__export *e, const cnn_tensor *t)   /*
         count++;
         if (i <= t->index) number++;
     }
-    if (count == 1) strcpy(p.s, "x");
+    if (count == 1) cnn__format(p.s, sizeof p.s, "x");
     else            cnn__format(p.s, sizeof p.s, "x%d", number);
     return p;
 }
@@ -9092,7 +9092,7 @@ static cnn__c_place cnn__c_place_of(const cnn__export *e, const cnn_tensor *t)
     cnn__c_place      p;
     if (h->kind == CNN_INPUT || h->kind == CNN_LABELS) return cnn__c_input(e, h);
     if (!h->op)                                 cnn__format(p.s, sizeof p.s, "%.60s_v%d", e->prefix, home);
-    else if (home == e->node[e->y->index].home) strcpy(p.s, "y");
+    else if (home == e->node[e->y->index].home) cnn__format(p.s, sizeof p.s, "y");
     else                                        cnn__format(p.s, sizeof p.s, "work + %zu", e->node[home].at);
     return p;
 }

@@ -315,7 +315,7 @@ static void convolutions(void)
 {
     T *x = input(4, 11, 9), *h = cnn_conv2d(x, 6, 3, .stride_h = 2, .pad_w = 2, .dilation_w = 2, .groups = 2);
     h = cnn_batch_norm(h, .no_affine = 1, .eps = 1e-3f);
-    h = cnn_conv2d(h, 6, 3, .kernel_w = 1, .groups = 6, .pad = 3, .no_bias = 1); /* windows of padding alone */
+    h = cnn_conv2d(h, 6, 3, .kernel_w = 1, .groups = 6, .pad = 3, .no_bias = 1); /* some see padding alone */
     holds_one("convolutions", x, cnn_relu(h), "");
     x = input(3, 5, 1);                                      /* 1x1 with a stride that the extent hides */
     holds_one("column", x, cnn_conv2d(cnn_conv2d(x, 2, 1, .stride_w = 2), 4, 1), "");
@@ -442,7 +442,11 @@ static void from_a_net_for_training(void)
     CHECK(text && strstr(text, line));
     CHECK(text && strstr(text, "x     72 floats, (2,6,6)") && strstr(text, "y     4 floats, (4,1,1)"));
     CHECK(text && strstr(text, "calls nothing") && strstr(text, ", with batch_norm1, with relu1 */"));
-    free(text);
+    cnn_graph *view = cnn_share(g);                            /* a view of the net is written as the net */
+    CHECK_MSG(cnn_export_c(cnn_output(view), path, .data = &data), "%s", cnn_error(view));
+    char *same = text_of(path);
+    CHECK(text && same && strcmp(text, same) == 0);
+    free(text), free(same), cnn_free(view);
     CHECK(cnn_export_c(h, path, .prefix = "hidden"));
     text = text_of(path);
     CHECK(text && strstr(text, "void hidden_predict(") && strstr(text, "y     48 floats, (3,4,4)")
