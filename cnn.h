@@ -22,17 +22,16 @@
    Several cores: add -fopenmp. No other flag is needed: the instruction set is chosen at run time.
 
    Contents (search for the tag): >>usage >>manual >>api | >>config >>memory >>errors >>shapes >>random >>simd
-   >>gemm >>conv >>kernels >>rooms >>graph >>backends >>layers >>optim >>data >>train >>files >>export >>inspect
-   >>licence
+   >>gemm >>conv >>kernels >>rooms >>graph >>backends >>layers >>optim >>data >>train >>files >>export
+   >>inspect >>licence
 
    What it does not do: shapes that depend on data, recurrent networks, several devices for one graph.
 
    >>manual ---- Manual -------------------------------------------------------------------------------------
 
-   A graph is recorded once and replayed many times. Calls such as cnn_conv2d record a node and return its tensor;
-   cnn_compile puts the nodes in order, plans every byte and sets the initial weights; cnn_forward,
-       cnn_backward
-   and cnn_step then run without allocating.
+   A graph is recorded once and replayed many times. Calls such as cnn_conv2d record a node and return its
+   tensor; cnn_compile puts the nodes in order, plans every byte and sets the initial weights; cnn_forward,
+   cnn_backward and cnn_step then run without allocating.
 
    Shapes are (N,C,H,W), w fastest. N is the batch. Inputs are declared without it and planned for .max_batch;
        a
@@ -145,7 +144,9 @@ typedef struct {
    NULL, and cnn_error(NULL) is its message. */
 CNN_API cnn_graph  *cnn_new_(cnn_config);
 CNN_API void        cnn_free(cnn_graph *);
-CNN_API const char *cnn_error(const cnn_graph *);          /* the first error's message, or NULL */
+/* The first error's message. Without one, why the last cnn_save failed: that stops nothing, and a save that
+   succeeds clears it. Else NULL. */
+CNN_API const char *cnn_error(const cnn_graph *);
 
 /* The bytes that cnn_compile will take, known before any of them is allocated. */
 typedef struct {
@@ -553,6 +554,7 @@ CNN_API int       cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *va
 CNN_API void      cnn_history_free(cnn_history *);
 #ifndef CNN_NO_STDIO
 CNN_API bool      cnn_print_progress(const cnn_progress *, void *user);   /* user: a FILE *, default stderr */
+/* False if the file cannot be written: errno says why. */
 CNN_API bool      cnn_history_csv(const cnn_history *, const char *path);
 CNN_API bool      cnn_history_svg(const cnn_history *, const char *path); /* loss and accuracy over the
                                                                              epochs */
@@ -618,6 +620,55 @@ typedef struct { double worst; const char *param; int index; double analytic, nu
    after an error. Parameters, running statistics and dropout's draws are as before; gradients are those of
    this batch. */
 CNN_API cnn_check   cnn_gradient_check(cnn_tensor *loss, int samples);
+/* What an array looks like. min, max, mean and deviation are those of its finite values; 0 if it has none. */
+typedef struct { size_t count, nans, infs, zeros; double min, max, mean, deviation; } cnn_stats;
+CNN_API cnn_stats   cnn_stats_of(const float *values, size_t count);
+
+/* The doctor. Once on, it looks at the result of every operation forward and backward and at the weights
+   after every update (one pass over each; off, the default, costs nothing). At the first NaN or Inf the run
+   ends there: the graph's error names the layer, the place of its call, the operation, the phase and one
+   hint, and cnn_doctor_report gives all of it, with the statistics of output, inputs, weights and gradients,
+   as text that lives as long as the graph (NULL: healthy so far). After cnn_compile; also under cnn_fit.
+   Labels out of range need no doctor: the losses refuse them. */
+CNN_API bool        cnn_doctor(cnn_graph *, int on);
+CNN_API const char *cnn_doctor_report(const cnn_graph *);
+/* The slow diseases: runs the batch that the inputs hold forward and backward once, and writes one line for
+   each finding, with a hint, to text (room bytes, always ended by 0; what does not fit is left out): data not
+   normalised; one class only; a loss that is given probabilities; rectifier channels that are zero for every
+   sample; vanishing, exploding or missing gradients; and, if the doctor has been on for 40 updates, a loss
+   that does not move. Returns the number of findings; -1 after an error. loss: the compiled loss of a graph
+   for training. Nothing but the gradients is changed. */
+CNN_API int         cnn_checkup(cnn_tensor *loss, char *text, size_t room);
+
+#ifndef CNN_NO_STDIO
+/* Time every operation with the batch that the inputs hold, over `runs` runs (0: 10) after one to warm up,
+   and print milliseconds per run, GFLOP/s (two for each multiply-add) and share, in the order of execution;
+   at the end the total, and what was spent outside of the operations. loss: the compiled loss, run forward
+   and backward; in a graph for inference any tensor, run forward. Returns the seconds of a run, NAN after an
+   error. On a device these are the times of the calls, which may return before the work is done. */
+CNN_API double      cnn_profile(cnn_tensor *loss, int runs, FILE *);
+/* Run once, as cnn_profile does, and print the values of each node as it is computed, then the gradients in
+   reverse order, each with the node that it came from. At most `most` (0: 8) numbers of a tensor are
+   shown. */
+CNN_API bool        cnn_trace(cnn_tensor *loss, int most, FILE *);
+
+/* Write n pictures of c = 1 (grey) or 3 (colour) planes side by side, as one grid. The end of the path says
+   how: ".png" (not compressed), or ".pgm" and ".ppm". False if the file could not be written, or for a shape
+   that is no picture: errno says why. */
+typedef struct { const char *at; const char *path; const float *values; cnn_shape shape; /* must: (n,c,h,w) */
+                 int columns;   /* default: as square as it gets */
+                 int scale;     /* default 1: a value becomes scale x scale pixels */
+                 int raw;       /* 1: 0 is black, 1 is white, beyond is cut off; default: each picture from
+                                   its least value, black, to its largest, white */
+               } cnn_write_image_args;
+CNN_API bool        cnn_write_image_(cnn_write_image_args);
+/* The filters of a layer, from its weight (O,I,h,w): one colour picture for each filter if I = 3, else one
+   grey picture for each h x w slice, a row for each filter. The channels of one sample of a tensor that has
+   been computed (cnn_keep it). scale 0: 1. Errors: as cnn_write_image for the file; the graph's for the
+   tensor. */
+CNN_API bool        cnn_write_filters(cnn_tensor *layer, const char *path, int scale);
+CNN_API bool        cnn_write_maps(cnn_tensor *, int sample, const char *path, int scale);
+#endif
 CNN_API size_t      cnn_param_count(const cnn_graph *); /* trained and frozen, without buffers */
 CNN_API double      cnn_multiply_adds(const cnn_graph *); /* of convolutions and matrix products, for one
                                                              sample */
@@ -681,6 +732,8 @@ __attribute__((format(printf, 2, 3)))
 #endif
 CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...); /* keeps the first message; returns
                                                                          false */
+typedef struct { char s[64]; } cnn_text;
+CNN_API cnn_text    cnn_shape_text(const cnn_tensor *); /* .s is text such as (N,6,28,28) */
 CNN_API void       *cnn_scratch(const cnn_tensor *y);            /* op->scratch(y) bytes, aligned to 64 */
 CNN_API int         cnn_threads(const cnn_tensor *y);            /* how many threads a rule may use */
 CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
@@ -740,11 +793,11 @@ CNN_API bool      cnn_on_device(const cnn_tensor *);            /* a row of the 
 CNN_API bool      cnn_leave_device(cnn_graph *);
 
 /* One word per room. The list feeds cnn_load and the tests. */
-#define CNN_OPS(X) X(conv2d) X(dense) X(matmul) X(max_pool) X(avg_pool) X(global_avg_pool) X(add) X(sub) X(mul) X(scale) \
-    X(concat) X(reshape) X(sum) X(mean) X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(softmax) X(dropout) X(batch_norm) \
-    X(softmax_cross_entropy) X(mse)                                                                          \
-    X(conv_transpose2d) X(lrn) X(layer_norm) X(group_norm) X(instance_norm) X(upsample) X(pad) X(slice) X(global_max_pool) \
-    X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(log_softmax) \
+#define CNN_OPS(X) X(conv2d) X(dense) X(matmul) X(max_pool) X(avg_pool) X(global_avg_pool) X(add) X(sub) \
+    X(mul) X(scale) X(concat) X(reshape) X(sum) X(mean) X(relu) X(leaky_relu) X(sigmoid) X(tanh) \
+    X(softmax) X(dropout) X(batch_norm) X(softmax_cross_entropy) X(mse) X(conv_transpose2d) X(lrn) \
+    X(layer_norm) X(group_norm) X(instance_norm) X(upsample) X(pad) X(slice) X(global_max_pool) X(clamp) \
+    X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(log_softmax) \
     X(nll) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
@@ -775,7 +828,8 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_mean(...)       cnn_mean_      ((cnn_reduce_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_softmax_cross_entropy(...) cnn_softmax_cross_entropy_(                                           \
         (cnn_softmax_cross_entropy_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
-#define cnn_conv_transpose2d(...) cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_conv_transpose2d(...) cnn_conv_transpose2d_(                                                     \
+        (cnn_conv_transpose2d_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_lrn(...)        cnn_lrn_       ((cnn_lrn_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args)      { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
@@ -787,7 +841,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_relu6(x)        cnn_clamp(x, 0, 6)
 #define cnn_elu(...)        cnn_elu_       ((cnn_elu_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_prelu(...)      cnn_prelu_     ((cnn_prelu_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_nll(...)        cnn_nll_       ((cnn_nll_args)       { .at = CNN_HERE, .log_probabilities = __VA_ARGS__ })
+#define cnn_nll(...)        cnn_nll_((cnn_nll_args){ .at = CNN_HERE, .log_probabilities = __VA_ARGS__ })
 #define cnn_huber(...)      cnn_huber_     ((cnn_huber_args)     { .at = CNN_HERE, .y = __VA_ARGS__ })
 #define cnn_global_max_pool(x) cnn_global_max_pool_(CNN_HERE, x)
 #define cnn_log_softmax(x)  cnn_log_softmax_(CNN_HERE, x)
@@ -817,6 +871,8 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_step(...)       cnn_step_      ((cnn_step_args)      { .at = CNN_HERE, .g = __VA_ARGS__ })
 #define cnn_fit(...)        cnn_fit_       ((cnn_fit_args)       { .at = CNN_HERE, .loss = __VA_ARGS__ })
 #define cnn_export_c(...)   cnn_export_c_  ((cnn_export_c_args)  { .at = CNN_HERE, .y = __VA_ARGS__ })
+#define cnn_write_image(...) cnn_write_image_(                                                               \
+        (cnn_write_image_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
 #define cnn_load(...)       cnn_load_      ((cnn_load_args)      { .at = CNN_HERE, .path = __VA_ARGS__ })
 #endif
 
@@ -867,13 +923,15 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* messages still wan
    without OpenMP. Few, coarse regions: libgomp's barrier spins, and a busy neighbour makes each one dear. */
 #ifdef _OPENMP
 #define CNN__PRAGMA(x) _Pragma(#x)
-#define CNN__PARALLEL_FOR(threads) CNN__PRAGMA(omp parallel for num_threads(threads) schedule(static) if ((threads) > 1))
+#define CNN__PARALLEL_FOR(threads) \
+    CNN__PRAGMA(omp parallel for num_threads(threads) schedule(static) if ((threads) > 1))
 #else
 #define CNN__PARALLEL_FOR(threads) (void)(threads);
 #endif
 
 /* Which instruction sets this translation unit can hold; which one runs is decided in cnn_new. */
-#if !defined(CNN_NO_SIMD) && (defined(__x86_64__) || defined(__amd64__)) && (defined(__GNUC__) || defined(__clang__))
+#if !defined(CNN_NO_SIMD) && (defined(__x86_64__) || defined(__amd64__)) && \
+    (defined(__GNUC__) || defined(__clang__))
 #define CNN__X86 1
 #include <immintrin.h>
 #else
@@ -942,6 +1000,13 @@ typedef struct cnn__node {
 } cnn__node;
 enum { CNN__HOST = 1, CNN__DEVICE = 2 };
 
+/* An onlooker of the executor, for profile, trace and doctor: told just before and after each operation. */
+typedef enum { CNN__BEFORE_FORWARD, CNN__AFTER_FORWARD, CNN__BEFORE_BACKWARD, CNN__AFTER_BACKWARD,
+               CNN__AFTER_UPDATE } cnn__moment;
+typedef struct cnn__probe {
+    void (*see)(struct cnn__probe *, cnn_tensor *y, cnn__moment);    /* y: the node; the loss for an update */
+} cnn__probe;
+
 struct cnn_graph {
     char         error[CNN_ERROR_SIZE];
     cnn_config   config;                /* with the defaults filled in */
@@ -977,6 +1042,9 @@ struct cnn_graph {
     uint32_t     draw;                  /* training forwards so far: what makes dropout differ from run to run
                                            */
     cnn_traffic  traffic;
+    struct cnn__probe  *probe;          /* sees every operation run; NULL = nobody looks */
+    struct cnn__doctor *doctor;         /* NULL until cnn_doctor */
+    char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
 };
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
@@ -1038,7 +1106,7 @@ static bool cnn__no_memory(cnn_graph *g, const char *at, const char *what, size_
 CNN_API const char *cnn_error(const cnn_graph *g)
 {
     if (!g) return "cnn_new: out of memory";
-    return g->error[0] ? g->error : NULL;
+    return g->error[0] ? g->error : g->notice[0] ? g->notice : NULL;
 }
 
 /* A zeroed piece of memory that lives as long as the graph. NULL after writing the error. */
@@ -1079,7 +1147,7 @@ static size_t cnn__checked_len(cnn_shape s)    /* SIZE_MAX for an extent below 1
 }
 
 /* For messages: "(N,6,28,28)", or "(4,6,1,1)" for a tensor without a batch. */
-typedef struct { char s[64]; } cnn__text;
+typedef cnn_text cnn__text;
 static int cnn__format(char *out, size_t room, const char *format, ...)
 {
     va_list ap;
@@ -1095,6 +1163,10 @@ static cnn__text cnn__shape_text(const cnn_tensor *t)
     else            cnn__format(r.s, sizeof r.s, "(%d,%d,%d,%d)", t->shape.n, t->shape.c, t->shape.h,
                                 t->shape.w);
     return r;
+}
+CNN_API cnn_text cnn_shape_text(const cnn_tensor *t)
+{
+    return cnn__shape_text(cnn__is_nil(t) ? &cnn__nil : t);
 }
 
 /* ===========================================================================================================
@@ -1212,7 +1284,8 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
 #define CNN__DOT_COLUMN(FMA, j, v)                                                                           \
     u[4] = v;                                                                                                \
     CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[4], t[i][j]);
-#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4, SCATTER4) \
+#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4,        \
+                     SCATTER4)                                                                               \
     TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, ptrdiff_t k, const float *a,                \
                                                    const float *b,                                           \
                                                    const ptrdiff_t *at, float *c, ptrdiff_t ldc,             \
@@ -1370,7 +1443,8 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
 #define CNN__CASE(isa, r) case r: cnn__tile_##isa(r, k, a, b, at, c, ldc, bias, add); break;
 #define CNN__ROWS_4(X, isa)  X(isa, 1) X(isa, 2) X(isa, 3) X(isa, 4)
 #define CNN__ROWS_6(X, isa)  CNN__ROWS_4(X, isa) X(isa, 5) X(isa, 6)
-#define CNN__ROWS_12(X, isa) CNN__ROWS_6(X, isa) X(isa, 7) X(isa, 8) X(isa, 9) X(isa, 10) X(isa, 11) X(isa, 12)
+#define CNN__ROWS_12(X, isa) CNN__ROWS_6(X, isa) X(isa, 7) X(isa, 8) X(isa, 9) X(isa, 10) X(isa, 11)         \
+                             X(isa, 12)
 
 #if CNN__X86
 CNN__AVX2 static CNN__INLINE void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
@@ -1726,7 +1800,8 @@ typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, gr
 #define CNN__CONV_TERMS(t, yat, xat, wat, ...)                                                               \
     for (int n = 0; n < (t)->n; n++) for (int oc = 0; oc < (t)->oc; oc++)                                    \
     for (int oy = 0; oy < (t)->oh; oy++) for (int ox = 0; ox < (t)->ow; ox++)                                \
-    for (int c = 0; c < (t)->ic / (t)->groups; c++) for (int i = 0; i < (t)->kh; i++) for (int j = 0; j < (t)->kw; j++) { \
+    for (int c = 0; c < (t)->ic / (t)->groups; c++)                                                          \
+    for (int i = 0; i < (t)->kh; i++) for (int j = 0; j < (t)->kw; j++) {                                    \
         const int iy = oy * (t)->sh - (t)->ph + i * (t)->dh, ix = ox * (t)->sw - (t)->pw + j * (t)->dw;      \
         const int icg = (t)->ic / (t)->groups, ic = oc / ((t)->oc / (t)->groups) * icg + c;                  \
         if (iy < 0 || iy >= (t)->h || ix < 0 || ix >= (t)->w) continue;                                      \
@@ -2461,8 +2536,8 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
 {
     size_t most = 0;
-    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {      /* a smaller batch may be cut into larger pieces; */
-        cnn__conv u = *t;                          /* from 8192 images on their size is constant */
+    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {      /* a smaller batch may be cut */
+        cnn__conv u = *t;                          /* into larger pieces; from 8192 on their size stays */
         u.n = n;
         for (int pass = 0; pass < 3; pass++) {
             size_t used = 0;
@@ -5437,7 +5512,7 @@ static void cnn__plan_leaves(cnn_graph *g)
 /* Places of all that is computed, and the sum of the arenas. */
 static bool cnn__plan_spans(cnn_graph *g)
 {
-    const size_t most = 3 * (size_t)g->n_order;                /* value, gradient and saved state of each node */
+    const size_t most = 3 * (size_t)g->n_order;          /* value, gradient and saved state of each node */
     cnn_memory  *m = &g->memory;
     cnn__span   *span = CNN_MALLOC(most * sizeof *span);
     int         *by_place = CNN_MALLOC(most * sizeof *by_place);
@@ -5727,6 +5802,12 @@ static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side)
 
 /* ---- Running ---- */
 
+static void cnn__seen(cnn_tensor *y, cnn__moment moment)
+{
+    cnn__probe *probe = y->graph->probe;
+    if (probe) probe->see(probe, y, moment);
+}
+
 static float cnn__no_result(void) { return (float)NAN; }
 
 static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
@@ -5738,12 +5819,14 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
         if (!cnn__sync(y->in[k], CNN__DATA, side)) return false;
     cnn__wrote(y, CNN__DATA, side);
     cnn__wrote(y, CNN__SAVED, side);
+    cnn__seen(y, CNN__BEFORE_FORWARD);
     if (!v->kernel) y->op->forward(y, mode);
     else if (!v->kernel->forward(g->config.backend, y, mode)) cnn_fail(y, "%s", g->config.backend->error);
     for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics may have been
                                                                         written */
         if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
     v->stamp = g->run;
+    if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
     return !g->error[0];
 }
 
@@ -5816,10 +5899,12 @@ static bool cnn__backward_node(cnn__node *v)
         bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;
         if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
     }
+    cnn__seen(y, CNN__BEFORE_BACKWARD);
     if (!device) y->op->backward(y);
     else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", dev->error);
     for (int k = 0; k < y->n_in; k++)
         if (y->in[k]->needs_grad) cnn__wrote(y->in[k], CNN__GRAD, side);
+    if (!y->graph->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
     return !y->graph->error[0];
 }
 
@@ -5967,6 +6052,7 @@ CNN_API const float *cnn_map_grad(cnn_tensor *t)
     cnn_graph *g = t->graph;
     if (!g->compiled || !t->needs_grad)
         return cnn_fail(t, "gradient: %s", !g->compiled ? "call cnn_compile first"
+                        : t->kind == CNN_INPUT && !cnn__of(t)->wants_grad ? "it was not asked for: say cnn_input(..., .grad = 1)"
                         : "no gradient flows to it (frozen, constant, or not on the way to the loss)"), NULL;
     if (t->kind != CNN_PARAM && t != g->loss) {
         if (g->reached != 2 * g->n_order)
@@ -6669,6 +6755,13 @@ static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
     return true;
 }
 
+static bool cnn__stepped(cnn_graph *g)
+{
+    g->step++;
+    cnn__seen(g->loss, CNN__AFTER_UPDATE);
+    return !g->error[0];
+}
+
 CNN_API bool cnn_step_(cnn_step_args a)
 {
     cnn_graph *g = a.g;
@@ -6688,7 +6781,7 @@ CNN_API bool cnn_step_(cnn_step_args a)
         if (cnn__update_groups(g, &a, CNN__DEVICE)) {
             cnn__device_wrote_params(g);
             g->optimizer_on = CNN__DEVICE;
-            return g->step++, true;
+            return cnn__stepped(g);
         }
         if (device->error[0]) return cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
     }
@@ -6696,7 +6789,7 @@ CNN_API bool cnn_step_(cnn_step_args a)
     cnn__update_groups(g, &a, CNN__HOST);
     cnn__host_wrote_params(g);
     g->optimizer_on = CNN__HOST;
-    return g->step++, true;
+    return cnn__stepped(g);
 }
 
 /* ---- Leaving the device ---- */
@@ -7705,6 +7798,7 @@ CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
 
 CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
 {
+    errno = EINVAL;
     FILE *f = h && path ? fopen(path, "w") : NULL;
     if (!f) return false;
     fprintf(f, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n");
@@ -7813,6 +7907,7 @@ static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double lef
 
 CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 {
+    errno = EINVAL;
     FILE *f = h && path ? fopen(path, "w") : NULL;
     if (!f) return false;
     fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 920 380\" width=\"920\" "
@@ -8946,7 +9041,7 @@ static bool cnn__replace(const char *from, const char *to) { return rename(from,
 /* Let `write` write what into the file f->path: all of it or, after the error, none. */
 static bool cnn__save_file(const cnn__file *f, bool (*write)(FILE *, void *), void *what)
 {
-    if (!f->path) return cnn__file_fail(f, "no path was given");
+    if (!f->path) return errno = EINVAL, cnn__file_fail(f, "no path was given");
     bool   special = cnn__is_special(f->path);
     size_t room = strlen(f->path) + 32;
     char  *temporary = CNN_MALLOC(room);
@@ -8964,16 +9059,28 @@ static bool cnn__save_file(const cnn__file *f, bool (*write)(FILE *, void *), vo
     if (!good) cnn__file_fail(f, "%s", reason ? strerror(reason) : "it cannot be written");
     if (!good && file && !special) remove(temporary);
     CNN_FREE(temporary);
+    errno = reason;
     return good;
 }
 
-static bool cnn__save_model(FILE *file, void *what) { return cnn__write_model(what, cnn__to_file, file) != 0; }
+/* A file that cannot be written must not end a training: the message stays, but not as the graph's error. */
+static bool cnn__saved(cnn_graph *g, bool good)
+{
+    memcpy(g->notice, g->error, sizeof g->notice);
+    g->error[0] = 0;
+    return good;
+}
+
+static bool cnn__save_model(FILE *file, void *what)
+{
+    return cnn__write_model(what, cnn__to_file, file) != 0;
+}
 
 CNN_API bool cnn_save(cnn_graph *g, const char *path)
 {
     if (!g || g->error[0]) return false;
     cnn__file f = cnn__file_of(g, NULL, "save", path);
-    return cnn__save_file(&f, cnn__save_model, &f);
+    return cnn__saved(g, cnn__save_file(&f, cnn__save_model, &f));
 }
 
 #endif
@@ -10001,7 +10108,7 @@ CNN_API bool cnn_export_c_(cnn_export_c_args a)
 #endif
 
 /* ========================================================================================================
-   >>inspect ---- 18. Inspection: counts, summary, Graphviz, gradient check
+   >>inspect ---- 18. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
 /* Every node that matters once the order is known; before that, every node recorded. */
@@ -10214,20 +10321,18 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
 }
 #endif /* CNN_NO_STDIO */
 
-/* ---- Gradient check ----
+/* ---- Visits: run the batch that the inputs hold once more, and leave no trace but gradients ----
 
-   The central difference (J(w + h) - J(w - h)) / 2h misses dJ/dw by h^2 J'''/6 as the loss is curved, and by
-   about e |J| / h because it is rounded, with e a few times float's 6e-8. h = 0.01 keeps both near 1e-5 for
-   weights and losses of usual size; weights above 1 take 0.01 |w|. Where that disagrees with backward, the
-   step may have crossed a kink (relu, max), and shorter ones are tried: one of them agrees if backward is
-   right, and none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask,
-   since the count of runs is set back, and batch norm's running statistics are put back at the end. */
+   Dropout draws what it drew, since the count of runs is set back, and batch norm's running statistics are
+   put back at the end. */
+
+typedef struct { cnn_tensor *loss; float *buffers; uint32_t draw; cnn__probe *before; } cnn__visit;
 
 /* Copy all buffers to `store`, or back from it. store NULL: only count the floats. */
 static size_t cnn__swap_buffers(cnn_graph *g, float *store, bool back)
 {
     size_t at = 0;
-    for (int i = 0; i < g->n_order; i++) {
+    for (int i = 0; i < g->n_order && !g->shares; i++) {
         cnn_tensor *t = &g->order[i]->t;
         if (t->kind != CNN_BUFFER) continue;
         size_t n = cnn_count(t);
@@ -10237,6 +10342,678 @@ static size_t cnn__swap_buffers(cnn_graph *g, float *store, bool back)
     }
     return at;
 }
+
+static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, cnn__probe *probe)
+{
+    cnn_graph *g = loss->graph;
+    size_t bytes = (cnn__swap_buffers(g, NULL, false) + 1) * sizeof(float);
+    float *buffers = CNN_MALLOC(bytes);
+    if (!buffers) return cnn__no_memory(g, loss->at, what, bytes);
+    *v = (cnn__visit){ loss, buffers, g->draw, g->probe };
+    cnn__swap_buffers(g, buffers, false);
+    g->probe = probe;
+    return true;
+}
+
+static void cnn__end_visit(cnn__visit *v)
+{
+    cnn_graph *g = v->loss->graph;
+    cnn__swap_buffers(g, v->buffers, true);
+    g->draw = v->draw, g->can_backward = false, g->probe = v->before;
+    CNN_FREE(v->buffers);
+}
+
+/* Forward, and backward where there is one. */
+static bool cnn__visit_once(const cnn__visit *v)
+{
+    cnn_graph *g = v->loss->graph;
+    g->draw = v->draw;
+    cnn_forward(v->loss, g->config.inference ? CNN_EVAL : CNN_TRAIN);
+    if (!g->config.inference) cnn_backward(v->loss);
+    return !g->error[0];
+}
+
+static bool cnn__visitable(cnn_tensor *loss, const char *what, bool trains)
+{
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return false;
+    const cnn_graph *g = loss->graph;
+    if (g->config.inference ? !trains && g->compiled : g->compiled && loss == g->loss) return true;
+    return cnn_fail(loss, "%s: it must be the compiled loss of a graph for training%s", what,
+                    trains ? "" : ", or a tensor of a compiled graph for inference");
+}
+
+/* ---- Statistics ---- */
+
+CNN_API cnn_stats cnn_stats_of(const float *x, size_t n)
+{
+    cnn_stats s = { 0, 0, 0, 0, 0, 0, 0, 0 };
+    double squares = 0;
+    s.count = x ? n : 0;
+    for (size_t i = 0, k = 0; i < s.count; i++) {
+        const double v = (double)x[i];
+        if (isnan(x[i]))      s.nans++;
+        else if (isinf(x[i])) s.infs++;
+        else {                                             /* the running mean of Welford (1962) */
+            const double off = v - s.mean;
+            s.mean  += off / (double)++k;
+            squares += off * (v - s.mean);
+            s.min = k == 1 || v < s.min ? v : s.min;
+            s.max = k == 1 || v > s.max ? v : s.max;
+            s.zeros += v == 0;
+        }
+    }
+    const size_t finite = s.count - s.nans - s.infs;
+    s.deviation = finite ? sqrt(squares / (double)finite) : 0;
+    return s;
+}
+
+static bool   cnn__sick(const cnn_stats *s) { return s->nans + s->infs > 0; }
+static double cnn__largest(const cnn_stats *s) { return fmax(fabs(s->min), fabs(s->max)); }
+static double cnn__rms(const cnn_stats *s) { return hypot(s->mean, s->deviation); }
+
+/* Text that is written line after line into memory of a given size. */
+typedef struct { char *text; size_t room, used; } cnn__page;
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static void cnn__say(cnn__page *p, const char *format, ...)
+{
+    if (!p->text || p->used >= p->room) return;
+    va_list ap;
+    va_start(ap, format);
+    const int n = vsnprintf(p->text + p->used, p->room - p->used, format, ap);
+    va_end(ap);
+    if (n > 0) p->used = (size_t)n < p->room - p->used ? p->used + (size_t)n : p->room;
+}
+
+/* ---- The doctor ---- */
+
+enum { CNN__REPORT = 4096, CNN__FEW = 20 };           /* bytes; updates over which losses are averaged */
+
+typedef struct cnn__doctor {
+    cnn__probe probe;
+    cnn_stats *value, *grad;                           /* of each node when it was last seen, by t.index */
+    int       *dead;                                   /* of a rectifier: channels that are zero throughout */
+    double     first, late;                            /* mean of the first CNN__FEW losses; a running mean */
+    long       losses;
+    char       report[CNN__REPORT];
+} cnn__doctor;
+
+static bool cnn__is_op(const cnn_tensor *y, const cnn_op *op) { return y->op == op; }
+
+/* The one hint. culprit: the array that is ill; y: the operation that made it, or read it if it is a
+   leaf. */
+static const char *cnn__hint(const cnn__doctor *d, const cnn_tensor *y, const cnn_tensor *culprit,
+                             cnn__moment when)
+{
+    const cnn_stats *x = y->n_in ? &d->value[y->in[0]->index] : &d->value[y->index];
+    double largest = 0;
+    for (int k = 0; k < y->n_in; k++) largest = fmax(largest, cnn__largest(&d->value[y->in[k]->index]));
+    if (when == CNN__AFTER_UPDATE)
+        return "the update was too large: lower the learning rate to a tenth, or clip the gradients "
+               "(cnn_clip_grads, .clip)";
+    if (when == CNN__AFTER_BACKWARD) {
+        if (cnn__is_op(y, &cnn_op_sqrt) && x->zeros)
+            return "the derivative of sqrt, 1 / (2 sqrt x), divides by zero at 0: add a small constant "
+                   "before it";
+        if (cnn__is_op(y, &cnn_op_log) && x->min < 1e-30)
+            return "the derivative of log, 1 / x, is too large near 0: keep x away from it (cnn_clamp), or "
+                   "use cnn_log_softmax or cnn_softmax_cross_entropy";
+        return "the gradients explode: clip them (cnn_clip_grads, .clip), lower the learning rate, or put "
+               "batch norm between the layers";
+    }
+    if (!culprit->op && culprit->kind == CNN_PARAM)
+        return "the weight was ill before this run: it was written, loaded or updated while the doctor was "
+               "off, or the learning rate is too high";
+    if (!culprit->op)
+        return "the data are ill: look at the loader and at the normalisation (a deviation of 0 divides by "
+               "zero)";
+    if (cnn__is_op(y, &cnn_op_log))
+        return "the log of a number that is not positive: keep it above 0 (cnn_clamp), or use "
+               "cnn_log_softmax or cnn_softmax_cross_entropy, which take logits";
+    if (cnn__is_op(y, &cnn_op_sqrt)) return "the square root of a negative number: cnn_clamp it at 0";
+    if (cnn__is_op(y, &cnn_op_exp) && x->max > 88.7)
+        return "exp overflows above 88.7: clamp its input, or use cnn_log_softmax or "
+               "cnn_softmax_cross_entropy, which take logits";
+    if (largest > 1e15)
+        return "the values explode: normalise the data, lower the learning rate, or put batch norm between "
+               "the layers";
+    return "the operation made it of finite numbers: look for a division by zero or an overflow in its rule";
+}
+
+static void cnn__say_stats(cnn__page *p, const char *role, const cnn_tensor *t, const cnn_stats *s)
+{
+    cnn__say(p, "  %-9s %s %s: %zu values, %zu NaN, %zu Inf; min %.6g, max %.6g, mean %.6g, deviation %.6g\n",
+             role, t->name, cnn_shape_text(t).s, s->count, s->nans, s->infs, s->min, s->max, s->mean,
+             s->deviation);
+}
+
+static void cnn__diagnose(cnn__doctor *d, cnn_tensor *y, cnn_tensor *culprit, const cnn_stats *ill,
+                          cnn__moment when)
+{
+    cnn_graph  *g = y->graph;
+    const char *phase = when == CNN__AFTER_FORWARD ? "forward" : when == CNN__AFTER_BACKWARD ? "backward"
+                      : "update";
+    const char *what = ill->nans ? "NaN" : "Inf", *hint = cnn__hint(d, y, culprit, when);
+    const char *array = when == CNN__AFTER_BACKWARD ? "gradient" : culprit->op ? "output" : "value";
+    cnn__page p = { d->report, sizeof d->report, 0 };
+    cnn__say(&p, "%s in the %s of %s \"%s\"%s%s%s, after %ld updates: the %s of \"%s\"\n", what, phase,
+             y->op ? y->op->name : "parameter", y->name, y->at ? " (" : "", y->at ? y->at : "",
+             y->at ? ")" : "", g->step, array, culprit->name);
+    if (y->op && d->value[y->index].count) cnn__say_stats(&p, "output", y, &d->value[y->index]);
+    for (int k = 0; k < y->n_in; k++) {
+        const cnn_tensor *x = y->in[k];
+        const char *role = x->kind == CNN_PARAM ? "weight" : x->kind == CNN_BUFFER ? "buffer" : "input";
+        if (d->value[x->index].count) cnn__say_stats(&p, role, x, &d->value[x->index]);
+    }
+    if (d->grad[y->index].count) cnn__say_stats(&p, "gradient", y, &d->grad[y->index]);
+    for (int k = 0; k < y->n_in; k++) {
+        const cnn_tensor *x = y->in[k];
+        if (d->grad[x->index].count) cnn__say_stats(&p, "gradient", x, &d->grad[x->index]);
+    }
+    cnn__say(&p, "  hint      %s\n", hint);
+    cnn_fail(y, "doctor: %s in the %s of \"%s\" (%s, after %ld updates): %s", what, array, culprit->name,
+             phase, g->step, hint);
+}
+
+static int cnn__dead_channels(const cnn_tensor *y)
+{
+    const int plane = cnn__plane(y->shape);
+    int dead = 0;
+    for (int c = 0; c < y->shape.c; c++) {
+        bool zero = true;
+        for (int n = 0; zero && n < y->shape.n; n++) {
+            const float *v = y->data + ((ptrdiff_t)n * y->shape.c + c) * plane;
+            for (int i = 0; zero && i < plane; i++) zero = v[i] == 0;
+        }
+        dead += zero;
+    }
+    return dead;
+}
+
+/* Take the statistics of an array; true if it is ill. */
+static bool cnn__examine(cnn_stats *to, cnn_tensor *t, cnn__part part)
+{
+    if (!cnn__sync(t, part, CNN__HOST)) return false;
+    *to = cnn_stats_of(part == CNN__DATA ? t->data : t->grad, (size_t)cnn__len(t->shape));
+    return cnn__sick(to);
+}
+
+static void cnn__doctor_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
+{
+    cnn__doctor *d = (cnn__doctor *)probe;
+    cnn_graph   *g = y->graph;
+    if (when == CNN__AFTER_FORWARD) {
+        cnn_tensor *ill = NULL;                        /* a leaf that is ill explains its user */
+        for (int k = 0; k < y->n_in; k++) {
+            cnn_tensor *x = y->in[k];
+            if (!x->op && cnn__examine(&d->value[x->index], x, CNN__DATA) && !ill) ill = x;
+        }
+        if (cnn__examine(&d->value[y->index], y, CNN__DATA) && !ill) ill = y;
+        if (ill) cnn__diagnose(d, y, ill, &d->value[ill->index], when);
+        else if ((y->op->flags & CNN_RECTIFIER) && !g->error[0]) d->dead[y->index] = cnn__dead_channels(y);
+    } else if (when == CNN__AFTER_BACKWARD) {
+        if (y == g->loss) {
+            const double loss = d->value[y->index].mean, few = (double)++d->losses;
+            if (d->losses <= CNN__FEW) d->late = d->first += (loss - d->first) / few;
+            else                       d->late += (loss - d->late) / CNN__FEW;
+            cnn__examine(&d->grad[y->index], y, CNN__GRAD);
+        }
+        for (int k = 0; k < y->n_in && !g->error[0]; k++) {
+            cnn_tensor *x = y->in[k];
+            if (x->needs_grad && cnn__examine(&d->grad[x->index], x, CNN__GRAD))
+                cnn__diagnose(d, y, x, &d->grad[x->index], when);
+        }
+    } else if (when == CNN__AFTER_UPDATE) {
+        for (int i = 0; i < g->n_order && !g->error[0]; i++) {
+            cnn_tensor *t = &g->order[i]->t;
+            if (t->kind == CNN_PARAM && t->needs_grad && cnn__examine(&d->value[i], t, CNN__DATA)) {
+                cnn__node *owner = g->order[i]->owner;
+                cnn__diagnose(d, owner ? &owner->t : t, t, &d->value[i], when);
+            }
+        }
+    }
+}
+
+CNN_API bool cnn_doctor(cnn_graph *g, int on)
+{
+    if (!g || g->error[0]) return false;
+    if (!g->compiled) return cnn__fail(g, g->config.at, "doctor", "call cnn_compile first");
+    if (on && !g->doctor) {
+        const size_t n = (size_t)g->n_order;
+        cnn__doctor *d = cnn__alloc(g, sizeof *d);
+        if (!d) return false;
+        d->probe.see = cnn__doctor_sees;
+        d->value = cnn__alloc(g, n * sizeof *d->value);
+        d->grad  = cnn__alloc(g, n * sizeof *d->grad);
+        d->dead  = cnn__alloc(g, n * sizeof *d->dead);
+        if (!d->value || !d->grad || !d->dead) return false;
+        g->doctor = d;
+    }
+    g->probe = on ? &g->doctor->probe : NULL;
+    return true;
+}
+
+CNN_API const char *cnn_doctor_report(const cnn_graph *g)
+{
+    return g && g->doctor && g->doctor->report[0] ? g->doctor->report : NULL;
+}
+
+/* ---- Checkup: what is not wrong but will not learn. The limits are rules of thumb. ---- */
+
+static int cnn__check_leaf(cnn__page *p, const cnn_tensor *t, const cnn_stats *s)
+{
+    if (t->kind == CNN_INPUT && t->batched && cnn__largest(s) > 20)
+        return cnn__say(p, "%s: values from %g to %g: normalise them to about -1 to 1 (cnn_standardize)\n",
+                        t->name, s->min, s->max), 1;
+    if (t->kind == CNN_INPUT && t->batched && s->count > 1 && s->deviation == 0)
+        return cnn__say(p, "%s: all %zu values are %g: has the batch been fed?\n", t->name, s->count,
+                        s->min), 1;
+    if (t->kind == CNN_LABELS && s->count > 1 && s->deviation == 0)
+        return cnn__say(p, "%s: all %zu labels of this batch are %g: shuffle the data (cnn_shuffle)\n",
+                        t->name, s->count, s->min), 1;
+    return 0;
+}
+
+static int cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
+{
+    const char *maker = t->n_in && t->in[0]->op ? t->in[0]->op->name : "";
+    const bool  softmax = cnn__is_op(t->in[0], &cnn_op_softmax);
+    const bool  sigmoid = cnn__is_op(t->in[0], &cnn_op_sigmoid);
+    if ((cnn__is_op(t, &cnn_op_softmax_cross_entropy) || cnn__is_op(t, &cnn_op_bce_with_logits)) &&
+        (softmax || sigmoid))
+        return cnn__say(p, "%s (%s): %s expects logits, and gets the output of %s: leave that out\n", t->name,
+                        t->at ? t->at : "?", t->op->name, maker), 1;
+    if (cnn__is_op(t, &cnn_op_nll) && softmax)
+        return cnn__say(p, "%s (%s): nll expects log-probabilities, and gets the output of softmax: use "
+                           "cnn_log_softmax\n", t->name, t->at ? t->at : "?"), 1;
+    if (2 * dead > t->shape.c)
+        return cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the "
+                           "learning rate, or use cnn_leaky_relu\n", t->name, t->at ? t->at : "?", dead,
+                        t->shape.c), 1;
+    return 0;
+}
+
+/* How the gradients of the layers' weights compare, each as root mean square. */
+static int cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
+{
+    const cnn_tensor *least = NULL, *most = NULL;
+    double squares = 0;
+    int    found = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (t->kind != CNN_PARAM || !t->needs_grad) continue;
+        const double rms = cnn__rms(&d->grad[i]);
+        squares += rms * rms * (double)d->grad[i].count;
+        if (rms == 0) {
+            cnn__say(p, "%s: its gradient is zero: everything behind it is dead or saturated\n", t->name);
+            found++;
+            continue;
+        }
+        if (!least || rms < cnn__rms(&d->grad[least->index])) least = t;
+        if (!most  || rms > cnn__rms(&d->grad[most->index]))  most  = t;
+    }
+    const double low = least ? cnn__rms(&d->grad[least->index]) : 0;
+    const double high = most ? cnn__rms(&d->grad[most->index]) : 0;
+    if (low < 1e-4 * high) {
+        cnn__say(p, "%s: the gradients vanish: root mean square %.3g, against %.3g of %s; use relu, batch "
+                    "norm or shortcuts\n", least->name, low, high, most->name);
+        found++;
+    }
+    if (sqrt(squares) > 1e3) {
+        cnn__say(p, "%s: the gradients explode: all together have length %.3g; clip them (cnn_clip_grads, "
+                    ".clip)\n", most->name, sqrt(squares));
+        found++;
+    }
+    return found;
+}
+
+CNN_API int cnn_checkup(cnn_tensor *loss, char *text, size_t room)
+{
+    if (text && room) text[0] = 0;
+    if (!cnn__visitable(loss, "checkup", true)) return -1;
+    cnn_graph  *g = loss->graph;
+    const bool  on = g->probe != NULL;
+    cnn__visit  visit;
+    if (!cnn_doctor(g, 1)) return -1;
+    cnn__doctor *d = g->doctor;
+    const double first = d->first, late = d->late;
+    const long   losses = d->losses;
+    bool done = cnn__begin_visit(&visit, loss, "checkup", &d->probe);
+    if (done) done = cnn__visit_once(&visit), cnn__end_visit(&visit);
+    d->first = first, d->late = late, d->losses = losses;      /* a visit is no update */
+    if (!on) g->probe = NULL;
+    if (!done || g->error[0]) return -1;
+
+    cnn__page p = { text, text ? room : 0, 0 };
+    int found = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        found += t->op ? cnn__check_node(&p, t, d->dead[i]) : cnn__check_leaf(&p, t, &d->value[i]);
+    }
+    found += cnn__check_gradients(&p, g, d);
+    if (losses >= 2 * CNN__FEW && fabs(late - first) < 0.01 * fabs(first)) {
+        cnn__say(&p, "%s: the loss does not move: %.4g over the first %d updates, %.4g over the last of %ld; "
+                     "try ten times the learning rate, or a tenth of it\n", loss->name, first, (int)CNN__FEW,
+                 late, losses);
+        found++;
+    }
+    return found;
+}
+
+#ifndef CNN_NO_STDIO
+/* ---- Profile ---- */
+
+typedef struct { cnn__probe probe; double start, (*spent)[2]; } cnn__stopwatch;  /* [t.index][backward] */
+
+static void cnn__stopwatch_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
+{
+    cnn__stopwatch *w = (cnn__stopwatch *)probe;
+    if (when == CNN__AFTER_FORWARD || when == CNN__AFTER_BACKWARD)
+        w->spent[y->index][when == CNN__AFTER_BACKWARD] += cnn__seconds() - w->start;
+    w->start = cnn__seconds();
+}
+
+/* Multiply-adds of the current batch. Backward computes a product of the same size for each operand that
+   wants its gradient. */
+static double cnn__batch_macs(const cnn_tensor *y, int backward)
+{
+    const double macs = cnn__node_macs(y) * (y->batched ? y->graph->batch : 1);
+    int products = 0;
+    for (int k = 0; k < y->n_in && k < 2; k++) products += y->in[k]->needs_grad;
+    return macs * (backward ? products : 1);
+}
+
+static void cnn__print_rate(FILE *f, double seconds, double macs)
+{
+    fprintf(f, "  %9.3f", 1e3 * seconds);
+    if (macs > 0 && seconds > 0) fprintf(f, "  %8.2f", 2e-9 * macs / seconds);
+    else                         fprintf(f, "  %8s", "");
+}
+
+static void cnn__print_profile(const cnn_graph *g, double (*spent)[2], double whole, FILE *f)
+{
+    int    w[2] = { 5, 9 };
+    double sum[2] = { 0, 0 }, macs[2] = { 0, 0 };
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (t->op) cnn__widen(&w[0], t->name), cnn__widen(&w[1], t->op->name);
+    }
+    fprintf(f, "%-*s  %-*s  %9s  %8s  %9s  %8s  %7s\n", w[0], "layer", w[1], "operation", "forward",
+            "GFLOP/s", "backward", "GFLOP/s", "share");
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (!t->op || !(spent[i][0] > 0 || spent[i][1] > 0)) continue;
+        fprintf(f, "%-*s  %-*s", w[0], t->name, w[1], t->op->name);
+        for (int b = 0; b < 2; b++) {
+            const double m = spent[i][b] > 0 ? cnn__batch_macs(t, b) : 0;
+            cnn__print_rate(f, spent[i][b], m);
+            sum[b] += spent[i][b], macs[b] += m;
+        }
+        fprintf(f, "  %5.1f %%\n", 100 * (spent[i][0] + spent[i][1]) / whole);
+    }
+    fprintf(f, "%-*s  %-*s", w[0], "all", w[1], "");
+    for (int b = 0; b < 2; b++) cnn__print_rate(f, sum[b], macs[b]);
+    fprintf(f, "  %5.1f %%\n", 100 * (sum[0] + sum[1]) / whole);
+    fprintf(f, "one run of %d samples takes %.3f ms, %.3f ms of it outside of the operations\n", g->batch,
+            1e3 * whole, 1e3 * (whole - sum[0] - sum[1]));
+}
+
+CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
+{
+    if (!f || !cnn__visitable(loss, "profile", false)) return NAN;
+    cnn_graph     *g = loss->graph;
+    const size_t   bytes = (size_t)g->n_order * 2 * sizeof(double);
+    cnn__stopwatch w = { { cnn__stopwatch_sees }, 0, CNN_MALLOC(bytes) };
+    cnn__visit     visit;
+    double         whole = NAN;
+    if (!w.spent) return cnn__no_memory(g, loss->at, "profile", bytes), NAN;
+    if (runs < 1) runs = 10;
+    if (cnn__begin_visit(&visit, loss, "profile", &w.probe)) {
+        bool done = cnn__visit_once(&visit);
+        memset(w.spent, 0, bytes);
+        const double start = cnn__seconds();
+        for (int r = 0; r < runs && done; r++) done = cnn__visit_once(&visit);
+        whole = (cnn__seconds() - start) / runs;
+        cnn__end_visit(&visit);
+        for (int i = 0; i < g->n_order; i++) w.spent[i][0] /= runs, w.spent[i][1] /= runs;
+        if (done) cnn__print_profile(g, w.spent, whole, f);
+        else      whole = NAN;
+    }
+    CNN_FREE(w.spent);
+    return whole;
+}
+
+/* ---- Trace ---- */
+
+typedef struct { cnn__probe probe; FILE *file; int most; } cnn__tracer;
+
+static void cnn__print_values(const cnn__tracer *w, const float *v, int n)
+{
+    for (int i = 0; i < n && i < w->most; i++) fprintf(w->file, " %.6g", (double)v[i]);
+    fprintf(w->file, n > w->most ? " ... (%d in all)\n" : "\n", n);
+}
+
+static void cnn__trace_value(const cnn__tracer *w, cnn_tensor *t)
+{
+    if (!cnn__sync(t, CNN__DATA, CNN__HOST)) return;
+    fprintf(w->file, "  %s", t->name);
+    if (t->op) {
+        fprintf(w->file, " = %s(", cnn__op_text(t).s);
+        for (int k = 0; k < t->n_in; k++) fprintf(w->file, "%s%s", k ? ", " : "", t->in[k]->name);
+        fprintf(w->file, ")");
+    }
+    fprintf(w->file, " %s:", cnn_shape_text(t).s);
+    cnn__print_values(w, t->data, cnn__len(t->shape));
+}
+
+static void cnn__trace_grad(const cnn__tracer *w, cnn_tensor *t, const cnn_tensor *from)
+{
+    if (!cnn__sync(t, CNN__GRAD, CNN__HOST)) return;
+    fprintf(w->file, "  d_%s%s%s:", t->name, from ? " from " : "", from ? from->name : "");
+    cnn__print_values(w, t->grad, cnn__len(t->shape));
+}
+
+static void cnn__tracer_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
+{
+    const cnn__tracer *w = (cnn__tracer *)probe;
+    if (when == CNN__AFTER_FORWARD) cnn__trace_value(w, y);
+    if (when == CNN__BEFORE_BACKWARD && y == y->graph->loss) {
+        fprintf(w->file, "backward: d_x is dJ/dx, J = %s; a gradient that comes from several nodes is their "
+                         "sum so far\n", y->name);
+        cnn__trace_grad(w, y, NULL);
+    }
+    if (when != CNN__AFTER_BACKWARD) return;
+    for (int k = 0; k < y->n_in; k++) {
+        bool again = false;
+        for (int j = 0; j < k; j++) again = again || y->in[j] == y->in[k];
+        if (y->in[k]->needs_grad && !again) cnn__trace_grad(w, y->in[k], y);
+    }
+}
+
+CNN_API bool cnn_trace(cnn_tensor *loss, int most, FILE *f)
+{
+    if (!f || !cnn__visitable(loss, "trace", false)) return false;
+    cnn_graph  *g = loss->graph;
+    cnn__tracer w = { { cnn__tracer_sees }, f, most > 0 ? most : 8 };
+    cnn__visit  visit;
+    if (!cnn__begin_visit(&visit, loss, "trace", &w.probe)) return false;
+    fprintf(f, "given\n");
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node  *v = g->order[i];
+        if (v->t.op || (v->t.batched && v->fed != g->batch)) continue;
+        cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
+        cnn__trace_value(&w, &v->t);
+    }
+    fprintf(f, "forward\n");
+    const bool done = cnn__visit_once(&visit);
+    cnn__end_visit(&visit);
+    return done;
+}
+
+/* ---- Pictures ---- */
+
+typedef struct { unsigned char *pixel; size_t h, w, c; bool png; } cnn__picture;   /* c bytes a pixel */
+
+static void cnn__put_be32(unsigned char to[4], uint32_t v)
+{
+    for (int i = 0; i < 4; i++) to[i] = (unsigned char)(v >> (24 - 8 * i));
+}
+
+/* CRC-32 of PNG (ISO 15948, annex D), bit by bit. */
+static uint32_t cnn__crc(uint32_t crc, const unsigned char *p, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        crc ^= p[i];
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0);
+    }
+    return crc;
+}
+
+/* A chunk is length, type, data and the CRC of type and data; here its data come piece by piece. */
+typedef struct { FILE *file; uint32_t crc; } cnn__chunk;
+static void cnn__chunk_put(cnn__chunk *c, const void *p, size_t n)
+{
+    c->crc = cnn__crc(c->crc, p, n);
+    fwrite(p, 1, n, c->file);
+}
+static cnn__chunk cnn__chunk_begin(FILE *f, const char *type, size_t length)
+{
+    cnn__chunk c = { f, 0xFFFFFFFFu };
+    unsigned char n[4];
+    cnn__put_be32(n, (uint32_t)length);
+    fwrite(n, 1, 4, f);
+    cnn__chunk_put(&c, type, 4);
+    return c;
+}
+static void cnn__chunk_end(cnn__chunk *c)
+{
+    unsigned char crc[4];
+    cnn__put_be32(crc, c->crc ^ 0xFFFFFFFFu);
+    fwrite(crc, 1, 4, c->file);
+}
+
+/* zlib (RFC 1950) around stored blocks (RFC 1951, 3.2.4): one block for each row, which begins with a filter
+   byte of 0. cnn__picture_of keeps rows below the limit of 65535 bytes. */
+static void cnn__write_png(FILE *f, const cnn__picture *im)
+{
+    static const unsigned char signature[8] = { 137, 'P', 'N', 'G', 13, 10, 26, 10 };
+    const size_t  row = 1 + im->w * im->c;
+    unsigned char head[13] = { 0, 0, 0, 0, 0, 0, 0, 0, 8, im->c == 3 ? 2 : 0, 0, 0, 0 }, sum[4];
+    uint32_t      a = 1, b = 0;                        /* Adler-32 */
+    fwrite(signature, 1, 8, f);
+    cnn__put_be32(head, (uint32_t)im->w), cnn__put_be32(head + 4, (uint32_t)im->h);
+    cnn__chunk c = cnn__chunk_begin(f, "IHDR", 13);
+    cnn__chunk_put(&c, head, 13), cnn__chunk_end(&c);
+    c = cnn__chunk_begin(f, "IDAT", 2 + im->h * (5 + row) + 4);
+    cnn__chunk_put(&c, "\x78\x01", 2);
+    for (size_t y = 0; y < im->h; y++) {
+        const unsigned char *p = im->pixel + y * (row - 1);
+        const unsigned char low = (unsigned char)(row & 255), high = (unsigned char)(row >> 8);
+        const unsigned char block[6] = { y + 1 == im->h, low, high, (unsigned char)(255 - low),
+                                         (unsigned char)(255 - high), 0 };
+        cnn__chunk_put(&c, block, 6), cnn__chunk_put(&c, p, row - 1);
+        b = (b + a) % 65521;                           /* the filter byte */
+        for (size_t i = 0; i + 1 < row; i++) a = (a + p[i]) % 65521, b = (b + a) % 65521;
+    }
+    cnn__put_be32(sum, b << 16 | a);
+    cnn__chunk_put(&c, sum, 4), cnn__chunk_end(&c);
+    c = cnn__chunk_begin(f, "IEND", 0), cnn__chunk_end(&c);
+}
+
+static bool cnn__write_picture(FILE *f, void *what)
+{
+    const cnn__picture *im = what;
+    if (im->png) return cnn__write_png(f, im), !ferror(f);
+    fprintf(f, "P%d\n%zu %zu\n255\n", im->c == 3 ? 6 : 5, im->w, im->h);
+    return fwrite(im->pixel, im->c, im->w * im->h, f) == im->w * im->h;
+}
+
+/* Picture k of the grid, into its cell: each value becomes a square of scale x scale pixels. */
+static void cnn__draw_cell(const cnn__picture *im, const cnn_write_image_args *a, int k)
+{
+    const size_t h = (size_t)a->shape.h, w = (size_t)a->shape.w, scale = (size_t)a->scale, n = h * w * im->c;
+    const float *v = a->values + (size_t)k * n;
+    const cnn_stats s = cnn_stats_of(v, n);
+    const double low = a->raw ? 0 : s.min, range = a->raw ? 1 : s.max > s.min ? s.max - s.min : 1;
+    const size_t y0 = (size_t)(k / a->columns) * (h * scale + 1);
+    const size_t x0 = (size_t)(k % a->columns) * (w * scale + 1);
+    for (size_t y = 0; y < h * scale; y++)
+        for (size_t x = 0; x < w * scale; x++)
+            for (size_t c = 0; c < im->c; c++) {       /* planes there, interleaved here; NaN is black */
+                const double x01 = ((double)v[(c * h + y / scale) * w + x / scale] - low) / range;
+                im->pixel[((y0 + y) * im->w + x0 + x) * im->c + c] =
+                    (unsigned char)(x01 > 0 ? x01 < 1 ? 255 * x01 + 0.5 : 255 : 0);
+            }
+}
+
+CNN_API bool cnn_write_image_(cnn_write_image_args a)
+{
+    const char *end = a.path ? strrchr(a.path, '.') : NULL;
+    const bool  png = end && !strcmp(end, ".png"), ppm = end && !strcmp(end, ".ppm");
+    const bool  pgm = end && !strcmp(end, ".pgm");
+    const cnn_shape s = a.shape;
+    errno = EINVAL;
+    if (!a.values || cnn__checked_len(s) == SIZE_MAX || (s.c != 1 && s.c != 3)) return false;
+    if (a.scale < 0 || a.columns < 0) return false;
+    if (!png && !(s.c == 3 ? ppm : pgm)) return false;
+    if (!a.scale) a.scale = 1;
+    for (int k = 1; !a.columns; k++) if ((int64_t)k * k >= s.n) a.columns = k;
+    if (a.columns > s.n) a.columns = s.n;
+    /* cells have a line of one pixel between them */
+    const size_t rows = ((size_t)s.n + (size_t)a.columns - 1) / (size_t)a.columns, scale = (size_t)a.scale;
+    const size_t cell_h = cnn__add_size(cnn__mul_size((size_t)s.h, scale), 1);
+    const size_t cell_w = cnn__add_size(cnn__mul_size((size_t)s.w, scale), 1);
+    const size_t high = cnn__mul_size(rows, cell_h) - 1, wide = cnn__mul_size((size_t)a.columns, cell_w) - 1;
+    const size_t bytes = cnn__mul_size(cnn__mul_size(high, wide), (size_t)s.c);
+    if (wide > 65534 / (size_t)s.c || bytes > INT_MAX / 2) return false;
+    cnn__picture im = { CNN_MALLOC(bytes), high, wide, (size_t)s.c, png };
+    if (!im.pixel) return errno = ENOMEM, false;
+    memset(im.pixel, 128, bytes);
+    for (int k = 0; k < s.n; k++) cnn__draw_cell(&im, &a, k);
+    const cnn__file f = cnn__file_of(NULL, a.at, "write_image", a.path);
+    const bool good = cnn__save_file(&f, cnn__write_picture, &im);
+    const int  reason = errno;
+    CNN_FREE(im.pixel);
+    errno = reason;
+    return good;
+}
+
+CNN_API bool cnn_write_filters(cnn_tensor *layer, const char *path, int scale)
+{
+    if (cnn__is_nil(layer) || layer->graph->error[0]) return false;
+    cnn_tensor  *w = layer->kind == CNN_PARAM ? layer : NULL;
+    for (int k = 1; k < layer->n_in && !w; k++) if (!layer->in[k]->batched) w = layer->in[k];
+    if (!w) return cnn_fail(layer, "filters: it has no weight");
+    const float *v = cnn_map_read(w);
+    if (!v) return false;
+    const cnn_shape s = w->shape;
+    const bool colour = s.c == 3;
+    return cnn_write_image_((cnn_write_image_args){ .at = layer->at, .path = path, .values = v,
+               .shape = { colour ? s.n : s.n * s.c, colour ? 3 : 1, s.h, s.w },
+               .columns = colour || s.c == 1 ? 0 : s.c, .scale = scale });
+}
+
+CNN_API bool cnn_write_maps(cnn_tensor *t, int sample, const char *path, int scale)
+{
+    const float *v = cnn_map_read(t);
+    if (!v) return false;
+    if (sample < 0 || sample >= t->shape.n)
+        return cnn_fail(t, "maps: sample %d is not within %s", sample, cnn_shape_text(t).s);
+    return cnn_write_image_((cnn_write_image_args){ .at = t->at, .path = path,
+               .values = v + (ptrdiff_t)sample * cnn__sample(t->shape),
+               .shape = { t->shape.c, 1, t->shape.h, t->shape.w }, .scale = scale });
+}
+#endif /* CNN_NO_STDIO */
+
+/* ---- Gradient check ----
+
+   The central difference (J(w + h) - J(w - h)) / 2h misses dJ/dw by h^2 J'''/6 as the loss is curved, and by
+   about e |J| / h because it is rounded, with e a few times float's 6e-8. h = 0.01 keeps both near 1e-5 for
+   weights and losses of usual size; weights above 1 take 0.01 |w|. Where that disagrees with backward, the
+   step may have crossed a kink (relu, max), and shorter ones are tried: one of them agrees if backward is
+   right, and none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask,
+   since the count of runs is set back, and batch norm's running statistics are put back at the end. */
 
 static double cnn__loss_again(cnn_tensor *loss, uint32_t draw)
 {
@@ -10269,12 +11046,10 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
     cnn_graph *g = loss->graph;
     if (!g->compiled || loss != g->loss || g->config.inference)
         return cnn_fail(loss, "gradient check: it must be the compiled loss of a graph for training"), c;
-    uint32_t draw = g->draw;
-    size_t   n_buffers = cnn__swap_buffers(g, NULL, false), bytes = (n_buffers + 1) * sizeof(float);
-    float   *buffers = CNN_MALLOC(bytes);
-    if (!buffers) return cnn__no_memory(g, loss->at, "gradient check", bytes), c;
+    cnn__visit visit;
+    if (!cnn__begin_visit(&visit, loss, "gradient check", NULL)) return c;
+    const uint32_t draw = visit.draw;
     if (samples < 1) samples = 20;
-    cnn__swap_buffers(g, buffers, false);
     double j = cnn__loss_again(loss, draw);
     cnn_backward(loss);
 
@@ -10303,10 +11078,8 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
         if (isnan(c.worst) ? !c.param : !(here.worst <= c.worst)) c = here;
     }
     cnn__loss_again(loss, draw);                           /* leave values that belong to these parameters */
-    cnn__swap_buffers(g, buffers, true);
-    g->draw = draw, g->can_backward = false;
+    cnn__end_visit(&visit);
     if (g->error[0]) c.worst = NAN;
-    CNN_FREE(buffers);
     return c;
 }
 
