@@ -1,28 +1,13 @@
-/* bench_kernels.c - GEMM and convolution of cnn.h on the shapes of the peers' programs.
-   Prints `name threads value unit` (median); spreads go to stderr.
+/* bench_kernels.c - GEMM and convolution of cnn.h on the shapes of the peers' programs; see bench.h.
      cc -O2 -std=c99 -fopenmp -I. bench_kernels.c -lm && ./a.out [threads [part of a name [batch [isa]]]]
-   BENCH_SECONDS is the time per case (default 0.4). */
-#define _POSIX_C_SOURCE 199309L
+   threads: 0 or nothing: 1, then 2. */
+#define _POSIX_C_SOURCE 200112L
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
-#include <stdlib.h>
-#include <time.h>
+#include "bench.h"
 
-enum { SAMPLES = 7 };
 static cnn__cpu cpu;
-static double   seconds = 0.4;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 static float *filled(size_t n)
 {
     float *p = malloc((n + 16) * sizeof *p + 64);      /* never freed: the program ends with its cases */
@@ -33,36 +18,16 @@ static float *filled(size_t n)
 }
 
 typedef struct { int kind, m, n, k, ta, tb; cnn__conv c; float *x, *w, *y, *b; void *scratch; } work;
-static void run(const work *q)
+static void run(void *arg)
 {
+    const work *q = arg;
     if (q->kind == 3) cnn__gemm(&cpu, q->y, q->n, 0, q->x, q->ta ? q->m : q->k, q->ta, q->w, q->tb ? q->k : q->n, q->tb, q->m, q->n, q->k, q->scratch);
     if (q->kind == 0) cnn__conv_forward(&cpu, &q->c, q->y, q->x, q->w, q->b, q->scratch);
     if (q->kind == 1) cnn__conv_backward_data(&cpu, &q->c, q->x, q->y, q->w, q->scratch);
     if (q->kind == 2) cnn__conv_backward_weights(&cpu, &q->c, q->w, q->b, q->x, q->y, q->scratch);
 }
-static void measure(const char *name, double flops, const work *q)
-{
-    double v[SAMPLES];
-    long   times = 1;
-    run(q);
-    for (;;) {
-        double t = now();
-        for (long i = 0; i < times; i++) run(q);
-        if ((t = now() - t) > 0.5 * seconds / SAMPLES) break;
-        times = t > 1e-5 ? (long)((double)times * seconds / SAMPLES / t) + 1 : times * 10;
-    }
-    for (int r = 0; r < SAMPLES; r++) {
-        const double t = now();
-        for (long i = 0; i < times; i++) run(q);
-        v[r] = flops * (double)times / (now() - t) / 1e9;
-    }
-    qsort(v, SAMPLES, sizeof *v, by_size);
-    printf("cnn_%s %d %.2f GFLOP/s\n", name, cpu.threads, v[SAMPLES / 2]);
-    fprintf(stderr, "# cnn_%s %d %.2f %.2f\n", name, cpu.threads, v[0], v[SAMPLES - 1]);
-    fflush(stdout);
-}
 
-int main(int argc, char **argv)
+static void bench(const char *only, int batch)
 {
     static const int gemm[][3] = { { 1024, 1024, 1024 }, { 256, 256, 256 }, { 64, 784, 150 }, { 64, 3136, 576 }, { 128, 784, 1152 },
         { 256, 196, 2304 }, { 512, 49, 4608 }, { 6, 784, 25 }, { 16, 100, 150 }, { 128, 120, 400 }, { 128, 84, 120 }, { 64, 120, 400 }, { 120, 400, 64 }, { 1, 4096, 4096 } };
@@ -73,22 +38,16 @@ int main(int argc, char **argv)
         { "7x7s2_3-64@224", 3, 64, 224, 7, 2, 3, 1 },     { "5x5s1_1-6@28", 1, 6, 28, 5, 1, 2, 1 },
         { "5x5s1_6-16@14", 6, 16, 14, 5, 1, 0, 1 },       { "dw3x3s1_128@28", 128, 128, 28, 3, 1, 1, 128 },
         { "3x3s1_1-32@28", 1, 32, 28, 3, 1, 0, 1 },       { "3x3s1_32-64@13", 32, 64, 13, 3, 1, 0, 1 } };
-    static const char *const pass[] = { "fwd", "bwd_d", "bwd_w" }, *const isas[] = { "auto", "c", "neon", "avx2", "avx512" };
-    const char *only = argc > 2 ? argv[2] : "", *env = getenv("BENCH_SECONDS");
-    const int batch = argc > 3 ? atoi(argv[3]) : 16;
-    cpu.threads = argc > 1 ? atoi(argv[1]) : 1, cpu.isa = cnn__best_isa();
-    for (int i = 1; argc > 4 && i < 5; i++)
-        if (!strcmp(argv[4], isas[i])) cpu.isa = (cnn_isa)i;
-    if (env) seconds *= atof(env);
+    static const char *const pass[] = { "fwd", "bwd_d", "bwd_w" };
     for (size_t i = 0; i < sizeof gemm / sizeof *gemm; i++)
         for (int t = 0; t < (i == 0 || i > 8 ? 4 : 1); t++) {
             const int m = gemm[i][0], n = gemm[i][1], k = gemm[i][2];
             char name[64];
             snprintf(name, sizeof name, "%dx%dx%d%s", m, n, k, t == 0 ? "" : t == 1 ? "_ta" : t == 2 ? "_tb" : "_tab");
             if (!strstr(name, only)) continue;
-            const work q = { 3, m, n, k, t & 1, t & 2, { 0 }, filled((size_t)(m * k)), filled((size_t)(k * n)), filled((size_t)(m * n)), NULL,
+            work q = { 3, m, n, k, t & 1, t & 2, { 0 }, filled((size_t)(m * k)), filled((size_t)(k * n)), filled((size_t)(m * n)), NULL,
                              filled(cnn__gemm_scratch(&cpu, m, n, k) / 4 + 16) };
-            measure(name, 2.0 * m * n * k, &q);
+            bench_case(name, cpu.threads, 2e-9 * m * n * k, "GFLOP/s", run, &q);
         }
     for (size_t i = 0; i < sizeof layer / sizeof *layer; i++)
         for (int p = 0; p < 3; p++) {
@@ -98,10 +57,21 @@ int main(int argc, char **argv)
             char name[64];
             snprintf(name, sizeof name, "%s_%s", layer[i].name, pass[p]);
             if (!strstr(name, only)) continue;
-            const work q = { p, 0, 0, 0, 0, 0, c, filled((size_t)(batch * ic * hw * hw)), filled((size_t)(oc * (ic / g) * k * k)),
+            work q = { p, 0, 0, 0, 0, 0, c, filled((size_t)(batch * ic * hw * hw)), filled((size_t)(oc * (ic / g) * k * k)),
                              filled((size_t)(batch * oc * o * o)), filled((size_t)oc), filled(cnn__conv_scratch(&cpu, &c) / 4 + 16) };
             fprintf(stderr, "# cnn_%s: %s\n", name, cnn__conv_algorithm(&cpu, &c, p));
-            measure(name, 2.0 * batch * oc * o * o * (ic / g) * k * k, &q);
+            bench_case(name, cpu.threads, 2e-9 * batch * oc * o * o * (ic / g) * k * k, "GFLOP/s", run, &q);
         }
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const isas[] = { "auto", "c", "neon", "avx2", "avx512" };
+    const int threads = argc > 1 ? atoi(argv[1]) : 0;
+    cpu.isa = cnn__best_isa();
+    for (int i = 1; argc > 4 && i < 5; i++)
+        if (!strcmp(argv[4], isas[i])) cpu.isa = (cnn_isa)i;
+    for (cpu.threads = threads ? threads : 1; cpu.threads <= (threads ? threads : 2); cpu.threads++)
+        bench(argc > 2 ? argv[2] : "", argc > 3 ? atoi(argv[3]) : 16);
     return 0;
 }
