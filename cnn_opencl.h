@@ -1,6 +1,6 @@
 /* cnn_opencl.h - the OpenCL companion of cnn.h: the whole training step on a GPU.
 
-   >>usage ---- Usage -----------------------------------------------------------------------------------------
+   >>usage ---- Usage ----------------------------------------------------------------------------------------
 
        #define CNN_IMPLEMENTATION                       in ONE .c file of the program, both together
        #define CNN_OPENCL_IMPLEMENTATION
@@ -9,26 +9,27 @@
 
        cnn_graph *g = cnn_new(.max_batch = 64, .backend = cnn_opencl());      and the rest as on the CPU
 
-   cc -std=c99 -O2 program.c -lm, with the OpenCL headers installed (Debian: opencl-c-headers). The libraries are
-   looked for when the backend is opened, so the program also starts on a machine that has none of them.
+   cc -std=c99 -O2 program.c -lm, with the OpenCL headers installed (Debian: opencl-c-headers). The libraries
+   are looked for when the backend is opened, so the program also starts on a machine that has none of them.
 
-   Contents (search for the tag): >>usage >>manual >>api | >>cl-library >>cl-devices >>cl-kernels >>cl-run >>cl-gemm
-   >>cl-rows >>cl-open >>licence
+   Contents (search for the tag): >>usage >>manual >>api | >>cl-library >>cl-devices >>cl-kernels >>cl-run
+   >>cl-gemm >>cl-rows >>cl-open >>licence
 
-   >>manual ---- Manual ---------------------------------------------------------------------------------------
+   >>manual ---- Manual --------------------------------------------------------------------------------------
 
    Parameters, activations, gradients and the optimizer's state stay on the device. A training step copies two
-   arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation without
-   a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes and the summary
-   say how many there are.
+   arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation
+   without a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes
+   and the summary say how many there are.
 
-   Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those that
-   .type and .name let through, GPUs before accelerators before CPUs; a CPU is taken only when it is asked for. If
-   none of the three is given, the environment variable CNN_OPENCL_DEVICE chooses: gpu, accelerator, cpu, all, a
-   number (a place in the list of cnn_opencl_devices), or a part of a device's name.
+   Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those
+   that .type and .name let through, GPUs before accelerators before CPUs; a CPU is taken only when it is
+   asked for. If none of the three is given, the environment variable CNN_OPENCL_DEVICE chooses: gpu,
+   accelerator, cpu, all, a number (a place in the list of cnn_opencl_devices), or a part of a device's name.
 
    Errors. cnn_opencl never returns NULL. If the device could not be opened, cnn_opencl_error says why in one
-   sentence, and cnn_new makes that sentence the graph's error. A program that would rather run on the CPU asks:
+   sentence, and cnn_new makes that sentence the graph's error. A program that would rather run on the CPU
+   asks:
 
        cnn_backend *device = cnn_opencl();
        if (cnn_opencl_error(device)) {
@@ -36,22 +37,23 @@
            cnn_opencl_close(device), device = NULL;
        }
 
-   A backend belongs to one graph, and cnn_free closes it. One graph belongs to one thread at a time, as without a
-   device; CLBlast itself allows only one thread to call it, so give .gemm = CNN_OPENCL_OWN where several graphs
-   train in several threads.
+   A backend belongs to one graph, and cnn_free closes it. One graph belongs to one thread at a time, as
+   without a device; CLBlast itself allows only one thread to call it, so give .gemm = CNN_OPENCL_OWN where
+   several graphs train in several threads.
 
-   Matrix products are done by CLBlast where libclblast is found, and by a kernel of our own where it is not, on
-   CPU devices, and wherever a check at opening time finds a wrong number. Every other kernel is held to the CPU's
-   result, too: an operation whose kernel is wrong on this driver is left to the CPU. cnn_opencl_report says so.
+   Matrix products are done by CLBlast where libclblast is found, and by a kernel of our own where it is not,
+   on CPU devices, and wherever a check at opening time finds a wrong number. Every other kernel is held to
+   the CPU's result, too: an operation whose kernel is wrong on this driver is left to the CPU.
+   cnn_opencl_report says so.
 
-   Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the same
-   bits: there are no atomics, and every sum has a fixed order.
+   Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the
+   same bits: there are no atomics, and every sum has a fixed order.
 
    Switches:
        CNN_OPENCL_LINK                call libOpenCL directly: link with -lOpenCL (macOS: -framework OpenCL)
        CNN_OPENCL_LINK_CLBLAST        call libclblast directly: link with -lclblast
 
-   >>api ---- API ---------------------------------------------------------------------------------------------- */
+   >>api ---- API ----------------------------------------------------------------------------------------- */
 #ifndef CNN_OPENCL_H_INCLUDED
 #define CNN_OPENCL_H_INCLUDED
 
@@ -69,27 +71,36 @@ typedef struct {
     int         device;               /* default the first, 0, of those that type and name let through */
     unsigned    type;                 /* default CNN_OPENCL_GPU | CNN_OPENCL_ACCELERATOR */
     const char *name;                 /* part of the device's or the platform's name; default any */
-    cnn_opencl_gemm gemm;             /* default: CLBlast on GPUs and accelerators, where it is found and passes */
-    size_t      workspace;            /* bytes that unfolded images may take; default 256 MiB, at least one column */
+    /* default: CLBlast on GPUs and accelerators, where it passes the check */
+    cnn_opencl_gemm gemm;
+    size_t      workspace;            /* bytes that unfolded images may take; default 256 MiB */
     int         no_map;               /* 1: copy also where host and device share their memory */
-    int         no_check;             /* 1: do not hold every kernel to the CPU's result when the device is opened */
+    int         no_check;             /* 1: do not hold every kernel to the CPU's result at opening */
     const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
-    const char *cache;                /* a directory for the compiled kernels, which makes the next opening quick;
-                                         default none. What lies there is run: trust it as the program itself. */
+    const char *cache;                /* a directory for compiled kernels, so that the next opening is quick;
+                                         default none. What lies there is run: trust it as the program. */
 } cnn_opencl_args;
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args);
-CNN_API const char  *cnn_opencl_error (const cnn_backend *);     /* why it is not open or stopped; NULL if all is well */
-CNN_API const char  *cnn_opencl_report(const cnn_backend *);     /* "NVIDIA H200, OpenCL 3.0 CUDA, GEMM: CLBlast" */
-CNN_API void         cnn_opencl_close (cnn_backend *);           /* one that was not given to a graph */
+/* why it is not open or stopped; NULL: all well */
+CNN_API const char  *cnn_opencl_error (const cnn_backend *);
+/* the device, who multiplies, what was replaced */
+CNN_API const char  *cnn_opencl_report(const cnn_backend *);
+CNN_API void         cnn_opencl_close (cnn_backend *);         /* one that was not given to a graph */
 
-/* Tuning of CLBlast for a device that it does not know, as in its CLBlastOverrideParameters; false if refused or if
-   CLBlast is not in use. */
-CNN_API bool         cnn_opencl_tune(cnn_backend *, const char *kernel, int count, const char **names, const size_t *values);
+/* Tuning of CLBlast for a device that it does not know, as in its CLBlastOverrideParameters; false if refused
+   or if CLBlast is not in use. */
+CNN_API bool         cnn_opencl_tune(cnn_backend *, const char *kernel, int count, const char **names,
+                                     const size_t *values);
 
 /* What there is, in the order in which .device counts with .type = CNN_OPENCL_ALL. Writes at most `capacity`
    entries; returns how many devices there are; 0 also without any OpenCL. */
-typedef struct { char name[128], platform[128], version[64]; unsigned type; int units; uint64_t memory; } cnn_opencl_device;
+typedef struct {
+    char     name[128], platform[128], version[64];
+    unsigned type;                    /* CNN_OPENCL_GPU, ... */
+    int      units;                   /* compute units */
+    uint64_t memory;                  /* bytes */
+} cnn_opencl_device;
 CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 
 #ifndef __cplusplus
@@ -106,12 +117,12 @@ CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 #ifndef CNN_OPENCL_IMPLEMENTATION_ONCE
 #define CNN_OPENCL_IMPLEMENTATION_ONCE
 #ifndef CNN_IMPLEMENTATION_ONCE
-#error "cnn_opencl.h: define CNN_IMPLEMENTATION and CNN_OPENCL_IMPLEMENTATION in the same .c file, cnn.h first"
+#error "cnn_opencl.h: define CNN_IMPLEMENTATION and CNN_OPENCL_IMPLEMENTATION in one .c file, cnn.h first"
 #endif
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>cl-library ---- 1. The libraries: found while the program runs, so that it starts without them
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 #ifndef CL_TARGET_OPENCL_VERSION
 #define CL_TARGET_OPENCL_VERSION 120
@@ -128,51 +139,57 @@ CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 #endif
 
 /* Every function of OpenCL that is used here: result, name, parameters. */
-#define CNN__CL_FUNCTIONS(X)                                                                                         \
-    X(cl_int, clGetPlatformIDs, (cl_uint, cl_platform_id *, cl_uint *))                                              \
-    X(cl_int, clGetPlatformInfo, (cl_platform_id, cl_platform_info, size_t, void *, size_t *))                       \
-    X(cl_int, clGetDeviceIDs, (cl_platform_id, cl_device_type, cl_uint, cl_device_id *, cl_uint *))                  \
-    X(cl_int, clGetDeviceInfo, (cl_device_id, cl_device_info, size_t, void *, size_t *))                             \
-    X(cl_context, clCreateContext, (const cl_context_properties *, cl_uint, const cl_device_id *,                    \
-                                    void (CL_CALLBACK *)(const char *, const void *, size_t, void *), void *, cl_int *)) \
-    X(cl_int, clReleaseContext, (cl_context))                                                                        \
-    X(cl_command_queue, clCreateCommandQueue, (cl_context, cl_device_id, cl_command_queue_properties, cl_int *))     \
-    X(cl_int, clReleaseCommandQueue, (cl_command_queue))                                                             \
-    X(cl_program, clCreateProgramWithSource, (cl_context, cl_uint, const char **, const size_t *, cl_int *))         \
-    X(cl_program, clCreateProgramWithBinary, (cl_context, cl_uint, const cl_device_id *, const size_t *,             \
-                                              const unsigned char **, cl_int *, cl_int *))                           \
-    X(cl_int, clGetProgramInfo, (cl_program, cl_program_info, size_t, void *, size_t *))                             \
-    X(cl_int, clBuildProgram, (cl_program, cl_uint, const cl_device_id *, const char *,                              \
-                               void (CL_CALLBACK *)(cl_program, void *), void *))                                    \
-    X(cl_int, clGetProgramBuildInfo, (cl_program, cl_device_id, cl_program_build_info, size_t, void *, size_t *))    \
-    X(cl_int, clReleaseProgram, (cl_program))                                                                        \
-    X(cl_kernel, clCreateKernel, (cl_program, const char *, cl_int *))                                               \
-    X(cl_int, clReleaseKernel, (cl_kernel))                                                                          \
-    X(cl_int, clSetKernelArg, (cl_kernel, cl_uint, size_t, const void *))                                            \
-    X(cl_int, clEnqueueNDRangeKernel, (cl_command_queue, cl_kernel, cl_uint, const size_t *, const size_t *,         \
-                                       const size_t *, cl_uint, const cl_event *, cl_event *))                       \
-    X(cl_mem, clCreateBuffer, (cl_context, cl_mem_flags, size_t, void *, cl_int *))                                  \
-    X(cl_int, clReleaseMemObject, (cl_mem))                                                                          \
-    X(cl_int, clEnqueueReadBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, void *, cl_uint,              \
-                                    const cl_event *, cl_event *))                                                   \
-    X(cl_int, clEnqueueWriteBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, const void *, cl_uint,       \
-                                     const cl_event *, cl_event *))                                                  \
-    X(cl_int, clEnqueueFillBuffer, (cl_command_queue, cl_mem, const void *, size_t, size_t, size_t, cl_uint,         \
-                                    const cl_event *, cl_event *))                                                   \
-    X(void *, clEnqueueMapBuffer, (cl_command_queue, cl_mem, cl_bool, cl_map_flags, size_t, size_t, cl_uint,         \
-                                   const cl_event *, cl_event *, cl_int *))                                          \
-    X(cl_int, clEnqueueUnmapMemObject, (cl_command_queue, cl_mem, void *, cl_uint, const cl_event *, cl_event *))    \
-    X(cl_int, clWaitForEvents, (cl_uint, const cl_event *))                                                          \
-    X(cl_int, clReleaseEvent, (cl_event))                                                                            \
-    X(cl_int, clFlush, (cl_command_queue))                                                                           \
+#define CNN__CL_FUNCTIONS(X)                                                                                 \
+    X(cl_int, clGetPlatformIDs, (cl_uint, cl_platform_id *, cl_uint *))                                      \
+    X(cl_int, clGetPlatformInfo, (cl_platform_id, cl_platform_info, size_t, void *, size_t *))               \
+    X(cl_int, clGetDeviceIDs, (cl_platform_id, cl_device_type, cl_uint, cl_device_id *, cl_uint *))          \
+    X(cl_int, clGetDeviceInfo, (cl_device_id, cl_device_info, size_t, void *, size_t *))                     \
+    X(cl_context, clCreateContext, (const cl_context_properties *, cl_uint, const cl_device_id *,            \
+                                    void (CL_CALLBACK *)(const char *, const void *, size_t, void *),        \
+                                        void *, cl_int *))                                                   \
+    X(cl_int, clReleaseContext, (cl_context))                                                                \
+    X(cl_command_queue, clCreateCommandQueue, (cl_context, cl_device_id, cl_command_queue_properties,        \
+                                               cl_int *))                                                    \
+    X(cl_int, clReleaseCommandQueue, (cl_command_queue))                                                     \
+    X(cl_program, clCreateProgramWithSource, (cl_context, cl_uint, const char **, const size_t *, cl_int *)) \
+    X(cl_program, clCreateProgramWithBinary, (cl_context, cl_uint, const cl_device_id *, const size_t *,     \
+                                              const unsigned char **, cl_int *, cl_int *))                   \
+    X(cl_int, clGetProgramInfo, (cl_program, cl_program_info, size_t, void *, size_t *))                     \
+    X(cl_int, clBuildProgram, (cl_program, cl_uint, const cl_device_id *, const char *,                      \
+                               void (CL_CALLBACK *)(cl_program, void *), void *))                            \
+    X(cl_int, clGetProgramBuildInfo, (cl_program, cl_device_id, cl_program_build_info, size_t, void *,       \
+                                      size_t *))                                                             \
+    X(cl_int, clReleaseProgram, (cl_program))                                                                \
+    X(cl_kernel, clCreateKernel, (cl_program, const char *, cl_int *))                                       \
+    X(cl_int, clReleaseKernel, (cl_kernel))                                                                  \
+    X(cl_int, clSetKernelArg, (cl_kernel, cl_uint, size_t, const void *))                                    \
+    X(cl_int, clEnqueueNDRangeKernel, (cl_command_queue, cl_kernel, cl_uint, const size_t *, const size_t *, \
+                                       const size_t *, cl_uint, const cl_event *, cl_event *))               \
+    X(cl_mem, clCreateBuffer, (cl_context, cl_mem_flags, size_t, void *, cl_int *))                          \
+    X(cl_int, clReleaseMemObject, (cl_mem))                                                                  \
+    X(cl_int, clEnqueueReadBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, void *, cl_uint,      \
+                                    const cl_event *, cl_event *))                                           \
+    X(cl_int, clEnqueueWriteBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, const void *,        \
+                                     cl_uint,                                                                \
+                                     const cl_event *, cl_event *))                                          \
+    X(cl_int, clEnqueueFillBuffer, (cl_command_queue, cl_mem, const void *, size_t, size_t, size_t, cl_uint, \
+                                    const cl_event *, cl_event *))                                           \
+    X(void *, clEnqueueMapBuffer, (cl_command_queue, cl_mem, cl_bool, cl_map_flags, size_t, size_t, cl_uint, \
+                                   const cl_event *, cl_event *, cl_int *))                                  \
+    X(cl_int, clEnqueueUnmapMemObject, (cl_command_queue, cl_mem, void *, cl_uint, const cl_event *,         \
+                                        cl_event *))                                                         \
+    X(cl_int, clWaitForEvents, (cl_uint, const cl_event *))                                                  \
+    X(cl_int, clReleaseEvent, (cl_event))                                                                    \
+    X(cl_int, clFlush, (cl_command_queue))                                                                   \
     X(cl_int, clFinish, (cl_command_queue))
 
 /* And of CLBlast (Nugteren 2018), as in clblast_c.h, whose enumerations are passed as int. */
-#define CNN__BLAS_FUNCTIONS(X)                                                                                       \
-    X(int, CLBlastSgemm, (int layout, int ta, int tb, size_t m, size_t n, size_t k, float alpha,                     \
-                          cl_mem a, size_t a_at, size_t lda, cl_mem b, size_t b_at, size_t ldb, float beta,          \
-                          cl_mem c, size_t c_at, size_t ldc, cl_command_queue *, cl_event *))                        \
-    X(int, CLBlastOverrideParameters, (cl_device_id, const char *, int precision, size_t, const char **, const size_t *)) \
+#define CNN__BLAS_FUNCTIONS(X)                                                                               \
+    X(int, CLBlastSgemm, (int layout, int ta, int tb, size_t m, size_t n, size_t k, float alpha,             \
+                          cl_mem a, size_t a_at, size_t lda, cl_mem b, size_t b_at, size_t ldb, float beta,  \
+                          cl_mem c, size_t c_at, size_t ldc, cl_command_queue *, cl_event *))                \
+    X(int, CLBlastOverrideParameters, (cl_device_id, const char *, int precision, size_t, const char **,     \
+                                       const size_t *))                                                      \
     X(int, CLBlastClearCache, (void))
 
 #define CNN__CL_FIELD(result, name, parameters) result (CL_API_CALL *name) parameters;
@@ -206,7 +223,7 @@ static CNN__UNUSED bool cnn__find_function(void *library, const char *name, void
 }
 
 #define CNN__LINK(result, name, parameters) api->name = name;
-#define CNN__FIND(result, name, parameters)                                                                          \
+#define CNN__FIND(result, name, parameters)                                                                  \
     if (!lacks && !cnn__find_function(library, #name, &api->name, sizeof api->name)) lacks = #name;
 
 /* NULL, or what is missing. */
@@ -248,7 +265,8 @@ static bool cnn__load_clblast(cnn__blas_api *api)
 #if defined(_WIN32)
         "clblast.dll",
 #elif defined(__APPLE__)
-        "libclblast.1.dylib", "libclblast.dylib", "/opt/homebrew/lib/libclblast.dylib", "/usr/local/lib/libclblast.dylib",
+        "libclblast.1.dylib", "libclblast.dylib", "/opt/homebrew/lib/libclblast.dylib",
+            "/usr/local/lib/libclblast.dylib",
 #else
         "libclblast.so.1", "libclblast.so",
 #endif
@@ -260,19 +278,21 @@ static bool cnn__load_clblast(cnn__blas_api *api)
 #endif
 }
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>cl-devices ---- 2. Devices: listed, then chosen
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 typedef struct { cl_platform_id platform; cl_device_id id; cnn_opencl_device about; } cnn__cl_device;
 enum { CNN__CL_MAX_DEVICES = 64, CNN__CL_MAX_PLATFORMS = 16 };
 
 /* All devices, GPUs first, then accelerators, then CPUs; otherwise in the order of the platforms. A platform
-   without a device of a type answers with an error and leaves the count alone, so the count starts at zero. */
+   without a device of a type answers with an error and leaves the count alone, so the count starts at
+   zero. */
 static int cnn__cl_list(const cnn__cl_api *cl, cnn__cl_device *list)
 {
-    static const struct { cl_device_type cl; unsigned type; } types[] = { { CL_DEVICE_TYPE_GPU, CNN_OPENCL_GPU },
-        { CL_DEVICE_TYPE_ACCELERATOR, CNN_OPENCL_ACCELERATOR }, { CL_DEVICE_TYPE_CPU, CNN_OPENCL_CPU } };
+    static const struct { cl_device_type cl; unsigned type; } types[] = {
+        { CL_DEVICE_TYPE_GPU, CNN_OPENCL_GPU }, { CL_DEVICE_TYPE_ACCELERATOR, CNN_OPENCL_ACCELERATOR },
+        { CL_DEVICE_TYPE_CPU, CNN_OPENCL_CPU } };
     cl_platform_id platform[CNN__CL_MAX_PLATFORMS];
     cl_uint        platforms = 0;
     int            count = 0;
@@ -282,7 +302,8 @@ static int cnn__cl_list(const cnn__cl_api *cl, cnn__cl_device *list)
         for (cl_uint p = 0; p < platforms; p++) {
             cl_device_id id[CNN__CL_MAX_DEVICES];
             cl_uint      ids = 0;
-            if (cl->clGetDeviceIDs(platform[p], types[t].cl, CNN__CL_MAX_DEVICES, id, &ids) != CL_SUCCESS) continue;
+            if (cl->clGetDeviceIDs(platform[p], types[t].cl, CNN__CL_MAX_DEVICES, id, &ids) != CL_SUCCESS)
+                continue;
             for (cl_uint i = 0; i < ids && i < CNN__CL_MAX_DEVICES && count < CNN__CL_MAX_DEVICES; i++) {
                 cnn__cl_device *d = &list[count];
                 cl_uint  units = 0;
@@ -293,8 +314,10 @@ static int cnn__cl_list(const cnn__cl_api *cl, cnn__cl_device *list)
                 memset(d, 0, sizeof *d);
                 d->platform = platform[p], d->id = id[i], d->about.type = types[t].type;
                 cl->clGetDeviceInfo(id[i], CL_DEVICE_NAME, sizeof d->about.name - 1, d->about.name, NULL);
-                cl->clGetDeviceInfo(id[i], CL_DEVICE_VERSION, sizeof d->about.version - 1, d->about.version, NULL);
-                cl->clGetPlatformInfo(platform[p], CL_PLATFORM_NAME, sizeof d->about.platform - 1, d->about.platform, NULL);
+                cl->clGetDeviceInfo(id[i], CL_DEVICE_VERSION, sizeof d->about.version - 1, d->about.version,
+                                    NULL);
+                cl->clGetPlatformInfo(platform[p], CL_PLATFORM_NAME, sizeof d->about.platform - 1,
+                                      d->about.platform, NULL);
                 cl->clGetDeviceInfo(id[i], CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, NULL);
                 cl->clGetDeviceInfo(id[i], CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory, &memory, NULL);
                 d->about.units = (int)units, d->about.memory = memory;
@@ -349,66 +372,65 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
     for (int i = 0; i < count; i++) {
         const cnn_opencl_device *d = &list[i].about;
         if (!(d->type & a->type)) continue;
-        if (a->name && !cnn__cl_contains(d->name, a->name) && !cnn__cl_contains(d->platform, a->name)) continue;
+        if (a->name && !cnn__cl_contains(d->name, a->name) && !cnn__cl_contains(d->platform, a->name))
+            continue;
         if (left-- == 0) return &list[i];
     }
     return NULL;
 }
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>cl-kernels ---- 3. The kernels, in OpenCL C 1.2
 
-   An array is passed as the buffer of its arena and an offset in floats, since a sub-buffer may begin at few places.
-   y aliases x where an operation runs in place, so nothing is declared restrict. Gradients are added (+=): the
-   executor has zeroed them. What several items would have to add to one place is gathered by the owner of the place
-   instead, so that no atomics are needed and each sum has one order.
+   An array is passed as the buffer of its arena and an offset in floats, since a sub-buffer may begin at few
+   places. y aliases x where an operation runs in place, so nothing is declared restrict. Gradients are added
+   (+=): the executor has zeroed them. What several items would have to add to one place is gathered by the
+   owner of the place instead, so that no atomics are needed and each sum has one order.
 
    The sources are turned into strings by the preprocessor; the lines with # have to be strings as they stand.
    One string holds less than 4096 characters: C promises no more.
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 #define CNN__CL_SOURCE(...) #__VA_ARGS__ "\n"
 
-/* The functions of one number, y = f(x) with constants k0 and k1, and f'(x) in terms of what backward reads: y, or x
-   where the room says so. In both formulas that is v. A(X, ...) gives each to A. */
-#define CNN__CL_ACTIVATIONS(A, X)                                                                                    \
-    A(X, relu,       v <= 0.0f ? 0.0f : v,              v > 0.0f ? 1.0f : 0.0f)                                      \
-    A(X, leaky_relu, v > 0.0f ? v : k0 * v,             v > 0.0f ? 1.0f : k0)                                        \
-    A(X, sigmoid,    1.0f / (1.0f + exp(-v)),           v * (1.0f - v))                                              \
-    A(X, tanh,       tanh(v),                           1.0f - v * v)                                                \
-    A(X, clamp,      v < k0 ? k0 : v > k1 ? k1 : v,     v > k0 && v < k1 ? 1.0f : 0.0f)                              \
-    A(X, elu,        v > 0.0f ? v : k0 * expm1(v),      v > 0.0f ? 1.0f : v + k0)                                    \
-    A(X, gelu,       0.5f * v * erfc(v * -0.707106781f),                                                             \
-                     0.5f * erfc(v * -0.707106781f) + v * 0.398942280f * exp(-0.5f * v * v))                         \
-    A(X, silu,       v / (1.0f + exp(-v)),              (1.0f + v / (1.0f + exp(v))) / (1.0f + exp(-v)))             \
-    A(X, softplus,   (v < 0.0f ? 0.0f : v) + log1p(exp(-fabs(v))), -expm1(-v))                                       \
-    A(X, hard_swish, v * (clamp(v, -3.0f, 3.0f) + 3.0f) / 6.0f,                                                      \
-                     v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (2.0f * v + 3.0f) / 6.0f)                                \
-    A(X, exp,        exp(v),                            v)                                                           \
-    A(X, log,        log(v),                            1.0f / v)                                                    \
-    A(X, sqrt,       sqrt(v),                           0.5f / v)                                                    \
+/* The functions of one number, y = f(x) with constants k0 and k1, and f'(x) in terms of what backward reads:
+   y, or x where the room says so. In both formulas that is v. A(X, ...) gives each to A. */
+#define CNN__CL_ACTIVATIONS(A, X)                                                                            \
+    A(X, relu,       v <= 0.0f ? 0.0f : v,              v > 0.0f ? 1.0f : 0.0f)                              \
+    A(X, leaky_relu, v > 0.0f ? v : k0 * v,             v > 0.0f ? 1.0f : k0)                                \
+    A(X, sigmoid,    1.0f / (1.0f + exp(-v)),           v * (1.0f - v))                                      \
+    A(X, tanh,       tanh(v),                           1.0f - v * v)                                        \
+    A(X, clamp,      v < k0 ? k0 : v > k1 ? k1 : v,     v > k0 && v < k1 ? 1.0f : 0.0f)                      \
+    A(X, elu,        v > 0.0f ? v : k0 * expm1(v),      v > 0.0f ? 1.0f : v + k0)                            \
+    A(X, gelu,       0.5f * v * erfc(v * -0.707106781f),                                                     \
+                     0.5f * erfc(v * -0.707106781f) + v * 0.398942280f * exp(-0.5f * v * v))                 \
+    A(X, silu,       v / (1.0f + exp(-v)),              (1.0f + v / (1.0f + exp(v))) / (1.0f + exp(-v)))     \
+    A(X, softplus,   (v < 0.0f ? 0.0f : v) + log1p(exp(-fabs(v))), -expm1(-v))                               \
+    A(X, hard_swish, v * (clamp(v, -3.0f, 3.0f) + 3.0f) / 6.0f,                                              \
+                     v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (2.0f * v + 3.0f) / 6.0f)                        \
+    A(X, exp,        exp(v),                            v)                                                   \
+    A(X, log,        log(v),                            1.0f / v)                                            \
+    A(X, sqrt,       sqrt(v),                           0.5f / v)                                            \
     A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)
 
-/* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum that the
-   group shares), or tiles of the result. */
-#define CNN__CL_KERNELS(X)                                                                                           \
-    X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS)                        \
-    X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS)                                                         \
-    X(im2col, ITEMS) X(col2im, ITEMS) X(rows_to_images, ITEMS) X(images_to_rows, ITEMS)                              \
-    X(conv_forward, ITEMS) X(conv_backward_data, ITEMS) X(conv_backward_weights, GROUPS)                             \
-    X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS)    \
-    X(map_forward, ITEMS) X(map_backward, ITEMS) X(bias_map, ITEMS)                                                  \
-    X(softmax_forward, ITEMS) X(softmax_backward, ITEMS) X(dropout, ITEMS)                                           \
-    X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS)                      \
-    X(batch_norm_sums, GROUPS) X(batch_norm_backward, ITEMS)                                                         \
-    X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS) X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS)   \
-    X(pair_loss_forward, GROUPS)                                                                                     \
-    X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                         \
-    X(log_softmax_forward, ITEMS) X(log_softmax_backward, ITEMS) X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) \
-    X(prelu_forward, ITEMS) X(prelu_backward, ITEMS) X(prelu_weight, GROUPS)                                         \
-    X(sample_norm_statistics, GROUPS) X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS)                  \
-    X(sample_norm_weight, GROUPS)                                                                                    \
-    X(sgd, ITEMS) X(adam, ITEMS) X(rmsprop, ITEMS) X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS)
+/* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum
+   that the group shares), or tiles of the result. */
+#define CNN__CL_KERNELS(X)                                                                                   \
+    X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS)                \
+    X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(im2col, ITEMS) X(col2im, ITEMS)               \
+    X(rows_to_images, ITEMS) X(images_to_rows, ITEMS) X(conv_forward, ITEMS) X(conv_backward_data, ITEMS)    \
+    X(conv_backward_weights, GROUPS) X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS)                  \
+    X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS) X(map_forward, ITEMS) X(map_backward, ITEMS)      \
+    X(bias_map, ITEMS) X(softmax_forward, ITEMS) X(softmax_backward, ITEMS) X(dropout, ITEMS)                \
+    X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS) X(batch_norm_sums, GROUPS)                 \
+    X(batch_norm_backward, ITEMS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                       \
+    X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
+    X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
+    X(log_softmax_forward, ITEMS) X(log_softmax_backward, ITEMS) X(upsample_forward, ITEMS)                  \
+    X(upsample_backward, ITEMS) X(prelu_forward, ITEMS) X(prelu_backward, ITEMS) X(prelu_weight, GROUPS)     \
+    X(sample_norm_statistics, GROUPS) X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS)          \
+    X(sample_norm_weight, GROUPS) X(sgd, ITEMS) X(adam, ITEMS) X(rmsprop, ITEMS) X(adagrad, ITEMS)           \
+    X(squares, GROUPS) X(correct, GROUPS)
 #define CNN__CL_NUMBER(name, work) CNN__CL_##name,
 enum { CNN__CL_KERNELS(CNN__CL_NUMBER) CNN__CL_COUNT };
 #define CNN__CL_HOW(X, name, value, derivative) CNN__CL_IS_##name,
@@ -416,56 +438,63 @@ enum { CNN__CL_IS_NOTHING, CNN__CL_ACTIVATIONS(CNN__CL_HOW, ) CNN__CL_IS_ALL };
 
 enum { CNN__CL_LOCAL = 64,            /* items in a group where they do not cooperate */
        CNN__CL_GROUP = 256,           /* items in a group that shares a sum */
-       CNN__CL_SIDE = 16 };           /* the items of a tile of a matrix product: 16 x 16, with 4 x 4 numbers each */
+       /* the items of a tile of a matrix product: 16 x 16, with 4 x 4 numbers each */
+       CNN__CL_SIDE = 16 };
 
 #define CNN__CL_NAME_IS(X, name, value, derivative) "IS_" #name ", "
 #define CNN__CL_VALUE(X, name, value, derivative) "    if (how == IS_" #name ") return " #value ";\n"
 #define CNN__CL_SLOPE(X, name, value, derivative) "    if (how == IS_" #name ") return " #derivative ";\n"
 
-/* C (m,n) = A (m,k) B (k,n) + beta C, where A and B have any strides, so that all transposes are one code. An item has
-   RM x RN numbers of C, so a tile is 16 RM x 16 RN: fewer where C is thin, which would leave most of a tile idle. Part z
-   of the sum goes to slice z of C: with more than one slice, C is a stack of partial products. */
-#define CNN__CL_GEMM(name, rm, rn) "#define GEMM " #name "\n#define RM " #rm "\n#define RN " #rn "\n" CNN__CL_GEMM_SOURCE \
-    "#undef GEMM\n#undef RM\n#undef RN\n"
-#define CNN__CL_GEMM_SOURCE CNN__CL_SOURCE(                                                                          \
-    __kernel __attribute__((reqd_work_group_size(16, 16, 1)))                                                        \
-    void GEMM(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col, ARRAY(b), int b_row, int b_col, \
-              int m, int n, int k, int k_slice)                                                                      \
-    {                                                                                                                \
-        enum { K = 16, TM = 16 * RM, TN = 16 * RN };                                                                 \
-        __local float as[K][TM + 1]; __local float bs[K][TN + 1];                                                    \
-        const int x = (int)get_local_id(0); const int y = (int)get_local_id(1); const int me = y * 16 + x;           \
-        const int i0 = (int)get_group_id(1) * TM; const int j0 = (int)get_group_id(0) * TN;                          \
-        const int first = (int)get_group_id(2) * k_slice; const int last = min(k, first + k_slice);                  \
-        float sum[RM][RN];                                                                                           \
-        BASE(a) BASE(b) BASE(c)                                                                                      \
-        c += slice * get_group_id(2);                                                                                \
-        for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) sum[i][j] = 0.0f;                                  \
-        for (int k0 = first; k0 < last; k0 += K) {                                                                   \
-            /* neighbours read neighbours, whatever the transpose */                                                 \
-            for (int q = me; q < TM * K; q += 256) {                                                                 \
-                const int p = a_col == 1 ? q % K : q / TM; const int i = a_col == 1 ? q / K : q % TM;                \
-                as[p][i] = i0 + i < m && k0 + p < last ? a[(size_t)(i0 + i) * a_row + (size_t)(k0 + p) * a_col] : 0.0f; \
-            }                                                                                                        \
-            for (int q = me; q < TN * K; q += 256) {                                                                 \
-                const int p = b_row == 1 ? q % K : q / TN; const int j = b_row == 1 ? q / K : q % TN;                \
-                bs[p][j] = j0 + j < n && k0 + p < last ? b[(size_t)(k0 + p) * b_row + (size_t)(j0 + j) * b_col] : 0.0f; \
-            }                                                                                                        \
-            barrier(CLK_LOCAL_MEM_FENCE);                                                                            \
-            for (int p = 0; p < K; p++) {                                                                            \
-                float u[RM]; float v[RN];                                                                            \
-                for (int i = 0; i < RM; i++) u[i] = as[p][y + 16 * i];                                               \
-                for (int j = 0; j < RN; j++) v[j] = bs[p][x + 16 * j];                                               \
-                for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) sum[i][j] = mad(u[i], v[j], sum[i][j]);    \
-            }                                                                                                        \
-            barrier(CLK_LOCAL_MEM_FENCE);                                                                            \
-        }                                                                                                            \
-        for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) {                                                  \
-            const int r = i0 + y + 16 * i; const int s = j0 + x + 16 * j;                                            \
-            if (r >= m || s >= n) continue;                                                                          \
-            const size_t at = (size_t)r * ldc + s;                                                                   \
-            c[at] = beta == 0.0f ? sum[i][j] : sum[i][j] + beta * c[at];                                             \
-        }                                                                                                            \
+/* C (m,n) = A (m,k) B (k,n) + beta C, where A and B have any strides, so that all transposes are one code. An
+   item has RM x RN numbers of C, so a tile is 16 RM x 16 RN: fewer where C is thin, which would leave most of
+   a tile idle. Part z of the sum goes to slice z of C: with more than one slice, C is a stack of partial
+   products. */
+#define CNN__CL_GEMM(name, rm, rn)                                                                           \
+    "#define GEMM " #name "\n#define RM " #rm "\n#define RN " #rn "\n"                                       \
+    CNN__CL_GEMM_SOURCE "#undef GEMM\n#undef RM\n#undef RN\n"
+#define CNN__CL_GEMM_SOURCE CNN__CL_SOURCE(                                                                  \
+    __kernel __attribute__((reqd_work_group_size(16, 16, 1)))                                                \
+    void GEMM(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col, ARRAY(b),          \
+              int b_row, int b_col,                                                                          \
+              int m, int n, int k, int k_slice)                                                              \
+    {                                                                                                        \
+        enum { K = 16, TM = 16 * RM, TN = 16 * RN };                                                         \
+        __local float as[K][TM + 1]; __local float bs[K][TN + 1];                                            \
+        const int x = (int)get_local_id(0); const int y = (int)get_local_id(1); const int me = y * 16 + x;   \
+        const int i0 = (int)get_group_id(1) * TM; const int j0 = (int)get_group_id(0) * TN;                  \
+        const int first = (int)get_group_id(2) * k_slice; const int last = min(k, first + k_slice);          \
+        float sum[RM][RN];                                                                                   \
+        BASE(a) BASE(b) BASE(c)                                                                              \
+        c += slice * get_group_id(2);                                                                        \
+        for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) sum[i][j] = 0.0f;                          \
+        for (int k0 = first; k0 < last; k0 += K) {                                                           \
+            /* neighbours read neighbours, whatever the transpose */                                         \
+            for (int q = me; q < TM * K; q += 256) {                                                         \
+                const int p = a_col == 1 ? q % K : q / TM; const int i = a_col == 1 ? q / K : q % TM;        \
+                const size_t at = (size_t)(i0 + i) * a_row + (size_t)(k0 + p) * a_col;                       \
+                as[p][i] = i0 + i < m && k0 + p < last ? a[at] : 0.0f;                                       \
+            }                                                                                                \
+            for (int q = me; q < TN * K; q += 256) {                                                         \
+                const int p = b_row == 1 ? q % K : q / TN; const int j = b_row == 1 ? q / K : q % TN;        \
+                const size_t at = (size_t)(k0 + p) * b_row + (size_t)(j0 + j) * b_col;                       \
+                bs[p][j] = j0 + j < n && k0 + p < last ? b[at] : 0.0f;                                       \
+            }                                                                                                \
+            barrier(CLK_LOCAL_MEM_FENCE);                                                                    \
+            for (int p = 0; p < K; p++) {                                                                    \
+                float u[RM]; float v[RN];                                                                    \
+                for (int i = 0; i < RM; i++) u[i] = as[p][y + 16 * i];                                       \
+                for (int j = 0; j < RN; j++) v[j] = bs[p][x + 16 * j];                                       \
+                for (int i = 0; i < RM; i++)                                                                 \
+                    for (int j = 0; j < RN; j++) sum[i][j] = mad(u[i], v[j], sum[i][j]);                     \
+            }                                                                                                \
+            barrier(CLK_LOCAL_MEM_FENCE);                                                                    \
+        }                                                                                                    \
+        for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) {                                          \
+            const int r = i0 + y + 16 * i; const int s = j0 + x + 16 * j;                                    \
+            if (r >= m || s >= n) continue;                                                                  \
+            const size_t at = (size_t)r * ldc + s;                                                           \
+            c[at] = beta == 0.0f ? sum[i][j] : sum[i][j] + beta * c[at];                                     \
+        }                                                                                                    \
     })
 
 static const char *const cnn__cl_source[] = {
@@ -492,7 +521,8 @@ static const char *const cnn__cl_source[] = {
         return part[0];
     }
 
-    /* Coordinates of element i of an array of shape s, and back; an extent of 1 is stretched over all coordinates. */
+    /* Coordinates of element i of an array of shape s, and back; an extent of 1 is stretched over all
+       coordinates. */
     shape coordinates(shape s, int i)
     {
         shape at;
@@ -501,15 +531,19 @@ static const char *const cnn__cl_source[] = {
     }
     size_t element(shape s, shape at)
     {
-        return (size_t)((((s.n > 1 ? at.n : 0) * s.c + (s.c > 1 ? at.c : 0)) * s.h + (s.h > 1 ? at.h : 0)) * s.w
-                        + (s.w > 1 ? at.w : 0));
+        return (size_t)((((s.n > 1 ? at.n : 0) * s.c + (s.c > 1 ? at.c : 0)) * s.h + (s.h > 1 ? at.h : 0))
+                        * s.w + (s.w > 1 ? at.w : 0));
     }),
 
-    /* y = f(x), and dx += dy f'(x), where `how` says which f; 0 is the identity. At the end of a layer the function
-       that follows it in place is done at once with the bias: y = f(y + b). */
+    /* y = f(x), and dx += dy f'(x), where `how` says which f; 0 is the identity. At the end of a layer the
+       function that follows it in place is done at once with the bias: y = f(y + b). */
     "enum { IS_nothing, " CNN__CL_ACTIVATIONS(CNN__CL_NAME_IS, ) "IS_all };\n"
-    "float value(int how, float v, float k0, float k1)\n{\n" CNN__CL_ACTIVATIONS(CNN__CL_VALUE, ) "    return v;\n}\n"
-    "float slope(int how, float v, float k0, float k1)\n{\n" CNN__CL_ACTIVATIONS(CNN__CL_SLOPE, ) "    return 1.0f;\n}\n",
+    "float value(int how, float v, float k0, float k1)\n{\n"
+    CNN__CL_ACTIVATIONS(CNN__CL_VALUE, )
+    "    return v;\n}\n"
+    "float slope(int how, float v, float k0, float k1)\n{\n"
+    CNN__CL_ACTIVATIONS(CNN__CL_SLOPE, )
+    "    return 1.0f;\n}\n",
     CNN__CL_SOURCE(
     __kernel void map_forward(ARRAY(y), ARRAY(x), int n, int how, float k0, float k1)
     {
@@ -521,7 +555,8 @@ static const char *const cnn__cl_source[] = {
         BASE(dx) BASE(dy) BASE(b) ITEM(i, n)
         dx[i] += dy[i] * slope(how, b[i], k0, k1);
     }
-    __kernel void bias_map(ARRAY(y), ARRAY(b), int has_bias, int channels, int plane, int n, int how, float k0, float k1)
+    __kernel void bias_map(ARRAY(y), ARRAY(b), int has_bias, int channels, int plane, int n, int how,
+                           float k0, float k1)
     {
         BASE(y) BASE(b) ITEM(i, n)
         y[i] = value(how, y[i] + (has_bias ? b[i / plane % channels] : 0.0f), k0, k1);
@@ -533,10 +568,11 @@ static const char *const cnn__cl_source[] = {
 
     /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
        stretch: y = a + b, a - b or a b (how = 0, 1, 2), with both stretched
-       fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the shape of x;
-                has_u = 0 for u = 1. Element number q of the sum for y[j] has the coordinates folded(j, q). */
+       fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the
+                shape of x; has_u = 0 for u = 1. Element q of the sum for y[j] is at folded(j, q). */
     CNN__CL_SOURCE(
-    __kernel void spread(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, float beta, float factor, float offset)
+    __kernel void spread(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, float beta, float factor,
+                         float offset)
     {
         BASE(y) BASE(x) ITEM(i, n)
         const float v = factor * x[element(xs, coordinates(ys, i))] + offset;
@@ -568,8 +604,8 @@ static const char *const cnn__cl_source[] = {
         }
         return sum;
     }
-    __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n, int count,
-                       float beta, float factor)
+    __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n,
+                       int count, float beta, float factor)
     {
         BASE(y) BASE(x) BASE(u) ITEM(j, n)
         const float sum = factor * fold_part(x, xs, u, us, has_u, ys, j, 0, count, 1);
@@ -582,7 +618,8 @@ static const char *const cnn__cl_source[] = {
         __local float part[GROUP];
         BASE(y) BASE(x) BASE(u)
         const int j = (int)get_group_id(0);
-        const float sum = factor * group_sum(fold_part(x, xs, u, us, has_u, ys, j, (int)get_local_id(0), count, GROUP), part);
+        const float sum = factor * group_sum(fold_part(x, xs, u, us, has_u, ys, j, (int)get_local_id(0),
+                                                       count, GROUP), part);
         if (get_local_id(0) == 0) y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
     }
     /* row r of y, of `length` floats, = beta y + row r of x; rows are y_step and x_step apart */
@@ -593,25 +630,29 @@ static const char *const cnn__cl_source[] = {
         const float v = x[row * x_step + col];
         y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
     }
-    /* element i of the small array s and its place in the large array l, from + step * coordinates: the one is
-       beta times itself + the other; out = 1 writes l */
-    __kernel void part(ARRAY(s), shape ss, ARRAY(l), shape ls, shape from, shape step_, int n, int out, float beta)
+    /* element i of the small array s and its place in the large array l, from + step * coordinates: the one
+       is beta times itself + the other; out = 1 writes l */
+    __kernel void part(ARRAY(s), shape ss, ARRAY(l), shape ls, shape from, shape step_, int n, int out,
+                       float beta)
     {
         BASE(s) BASE(l) ITEM(i, n)
         const shape c = coordinates(ss, i);
-        const size_t at = (((size_t)(from.n + step_.n * c.n) * ls.c + from.c + step_.c * c.c) * ls.h + from.h + step_.h * c.h) * ls.w
-                        + from.w + step_.w * c.w;
+        const int n_ = from.n + step_.n * c.n; const int c_ = from.c + step_.c * c.c;
+        const int h_ = from.h + step_.h * c.h; const int w_ = from.w + step_.w * c.w;
+        const size_t at = (((size_t)n_ * ls.c + c_) * ls.h + h_) * ls.w + w_;
         if (out) l[at] = beta == 0.0f ? s[i] : beta * l[at] + s[i];
         else     s[i] = beta == 0.0f ? l[at] : beta * s[i] + l[at];
     }),
 
-    /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first + count - 1 of
-       all N OH OW columns. Row (c,i,k) of col holds x[n][c][oy SH - PH + i DH][ox SW - PW + k DW] at column (n,oy,ox). */
+    /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first +
+       count - 1 of all N OH OW columns. Row (c,i,k) of col holds x[n][c][oy SH - PH + i DH][ox SW - PW + k
+       DW] at column (n,oy,ox). */
     CNN__CL_SOURCE(
     __kernel void im2col(ARRAY(col), ARRAY(x), conv g, int first, int count)
     {
         BASE(col) BASE(x) ITEM(j, count)
-        const int c = (int)get_global_id(1); const int n = (first + j) / (g.oh * g.ow); const int p = (first + j) % (g.oh * g.ow);
+        const int c = (int)get_global_id(1); const int n = (first + j) / (g.oh * g.ow);
+        const int p = (first + j) % (g.oh * g.ow);
         const int y0 = p / g.ow * g.sh - g.ph; const int x0 = p % g.ow * g.sw - g.pw;
         x += (size_t)(n * g.ic + c) * g.h * g.w;
         col += (size_t)c * g.kh * g.kw * count + j;
@@ -640,11 +681,12 @@ static const char *const cnn__cl_source[] = {
         dx[((size_t)n0 * g.ic * g.h * g.w) + i] += sum;
     }
     /* between rows (C, count) of such columns and images (N,C,P); forward adds the bias, and takes f of it */
-    __kernel void rows_to_images(ARRAY(y), ARRAY(rows), ARRAY(bias), int has_bias, int channels, int plane, int first,
-                                 int count, float beta, int how, float k0, float k1)
+    __kernel void rows_to_images(ARRAY(y), ARRAY(rows), ARRAY(bias), int has_bias, int channels, int plane,
+                                 int first, int count, float beta, int how, float k0, float k1)
     {
         BASE(y) BASE(rows) BASE(bias) ITEM(j, count)
-        const int c = (int)get_global_id(1); const int n = (first + j) / plane; const int p = (first + j) % plane;
+        const int c = (int)get_global_id(1); const int n = (first + j) / plane;
+        const int p = (first + j) % plane;
         const size_t at = (size_t)(n * channels + c) * plane + p;
         const float v = value(how, rows[(size_t)c * count + j] + (has_bias ? bias[c] : 0.0f), k0, k1);
         y[at] = beta == 0.0f ? v : beta * y[at] + v;
@@ -652,14 +694,15 @@ static const char *const cnn__cl_source[] = {
     __kernel void images_to_rows(ARRAY(rows), ARRAY(y), int channels, int plane, int first, int count)
     {
         BASE(rows) BASE(y) ITEM(j, count)
-        const int c = (int)get_global_id(1); const int n = (first + j) / plane; const int p = (first + j) % plane;
+        const int c = (int)get_global_id(1); const int n = (first + j) / plane;
+        const int p = (first + j) % plane;
         rows[(size_t)c * count + j] = y[(size_t)(n * channels + c) * plane + p];
     }),
 
     /* Convolution by its definition, for groups (depthwise among them), whose matrices would be thin. */
     CNN__CL_SOURCE(
-    __kernel void conv_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items, float beta,
-                               int how, float k0, float k1)
+    __kernel void conv_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items,
+                               float beta, int how, float k0, float k1)
     {
         BASE(y) BASE(x) BASE(w) BASE(b) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
@@ -672,7 +715,8 @@ static const char *const cnn__cl_source[] = {
             for (int j = 0; j < g.kw; j++) {
                 const int ix = ox * g.sw - g.pw + j * g.dw;
                 if (ix < 0 || ix >= g.w) continue;
-                sum += w[((size_t)(oc * channels + c) * g.kh + i) * g.kw + j] * x[((size_t)(n * g.ic + c0 + c) * g.h + iy) * g.w + ix];
+                sum += w[((size_t)(oc * channels + c) * g.kh + i) * g.kw + j]
+                    * x[((size_t)(n * g.ic + c0 + c) * g.h + iy) * g.w + ix];
             }
         }
         sum = value(how, sum, k0, k1);
@@ -683,7 +727,8 @@ static const char *const cnn__cl_source[] = {
         BASE(dx) BASE(dy) BASE(w) ITEM(o, items)
         const int ix = o % g.w; const int iy = o / g.w % g.h;
         const int ic = o / (g.w * g.h) % g.ic; const int n = o / (g.w * g.h * g.ic);
-        const int channels = g.ic / g.groups; const int outs = g.oc / g.groups; const int group = ic / channels;
+        const int channels = g.ic / g.groups; const int outs = g.oc / g.groups;
+        const int group = ic / channels;
         float sum = 0.0f;
         for (int i = 0; i < g.kh; i++) {
             const int ty = iy + g.ph - i * g.dh; const int oy = ty / g.sh;
@@ -704,21 +749,25 @@ static const char *const cnn__cl_source[] = {
     {
         __local float part[GROUP];
         BASE(dw) BASE(x) BASE(dy)
-        const int o = (int)get_group_id(0); const int channels = g.ic / g.groups; const int plane = g.oh * g.ow;
+        const int o = (int)get_group_id(0); const int channels = g.ic / g.groups;
+        const int plane = g.oh * g.ow;
         const int j = o % g.kw; const int i = o / g.kw % g.kh; const int oc = o / (g.kw * g.kh * channels);
         const int ic = oc / (g.oc / g.groups) * channels + o / (g.kw * g.kh) % channels;
         float sum = 0.0f;
         for (int q = (int)get_local_id(0); q < g.n * plane; q += GROUP) {
             const int n = q / plane; const int p = q % plane;
-            const int iy = p / g.ow * g.sh - g.ph + i * g.dh; const int ix = p % g.ow * g.sw - g.pw + j * g.dw;
+            const int iy = p / g.ow * g.sh - g.ph + i * g.dh;
+            const int ix = p % g.ow * g.sw - g.pw + j * g.dw;
             if (iy < 0 || iy >= g.h || ix < 0 || ix >= g.w) continue;
-            sum += x[((size_t)(n * g.ic + ic) * g.h + iy) * g.w + ix] * dy[(size_t)(n * g.oc + oc) * plane + p];
+            sum += x[((size_t)(n * g.ic + ic) * g.h + iy) * g.w + ix]
+                * dy[(size_t)(n * g.oc + oc) * plane + p];
         }
         sum = group_sum(sum, part);
         if (get_local_id(0) == 0) dw[o] += sum;
     }),
 
-    /* Pooling windows start at oy SH - PH; saved is the place of the maximum in its plane, the first one in a tie. */
+    /* Pooling windows start at oy SH - PH; saved is the place of the maximum in its plane, the first one in a
+       tie. */
     CNN__CL_SOURCE(
     __kernel void max_pool_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, conv g, int items)
     {
@@ -749,7 +798,8 @@ static const char *const cnn__cl_source[] = {
                 if (((__global int *)saved)[out + oy * g.ow + ox] == me) sum += dy[out + oy * g.ow + ox];
         dx[i] += sum;
     }
-    /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and padding */
+    /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and
+       padding */
     float window_size(conv g, int count_pad, int oy, int ox)
     {
         const int p = count_pad ? g.ph : 0; const int q = count_pad ? g.pw : 0;
@@ -780,7 +830,8 @@ static const char *const cnn__cl_source[] = {
     }),
 
 
-    /* softmax over C of x (N,C,P): y = exp(x - max) / sum exp(x - max); dx += y (dy - sum y dy). One item per (n,p). */
+    /* softmax over C of x (N,C,P): y = exp(x - max) / sum exp(x - max); dx += y (dy - sum y dy). One item per
+       (n,p). */
     CNN__CL_SOURCE(
     __kernel void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int items)
     {
@@ -789,7 +840,8 @@ static const char *const cnn__cl_source[] = {
         float top = x[at]; float sum = 0.0f;
         for (int c = 1; c < channels; c++) top = fmax(top, x[at + (size_t)c * plane]);
         for (int c = 0; c < channels; c++) sum += exp(x[at + (size_t)c * plane] - top);
-        for (int c = 0; c < channels; c++) y[at + (size_t)c * plane] = exp(x[at + (size_t)c * plane] - top) / sum;
+        for (int c = 0; c < channels; c++)
+            y[at + (size_t)c * plane] = exp(x[at + (size_t)c * plane] - top) / sum;
     }
     __kernel void softmax_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int channels, int plane, int items)
     {
@@ -797,7 +849,8 @@ static const char *const cnn__cl_source[] = {
         const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
         float sum = 0.0f;
         for (int c = 0; c < channels; c++) sum += y[at + (size_t)c * plane] * dy[at + (size_t)c * plane];
-        for (int c = 0; c < channels; c++) dx[at + (size_t)c * plane] += y[at + (size_t)c * plane] * (dy[at + (size_t)c * plane] - sum);
+        for (int c = 0; c < channels; c++)
+            dx[at + (size_t)c * plane] += y[at + (size_t)c * plane] * (dy[at + (size_t)c * plane] - sum);
     }
 
     /* its logarithm: y = x - max - log sum exp(x - max); dx += dy - exp(y) sum dy */
@@ -808,7 +861,8 @@ static const char *const cnn__cl_source[] = {
         float top = x[at]; float sum = 0.0f;
         for (int c = 1; c < channels; c++) top = fmax(top, x[at + (size_t)c * plane]);
         for (int c = 0; c < channels; c++) sum += exp(x[at + (size_t)c * plane] - top);
-        for (int c = 0; c < channels; c++) y[at + (size_t)c * plane] = x[at + (size_t)c * plane] - top - log(sum);
+        for (int c = 0; c < channels; c++)
+            y[at + (size_t)c * plane] = x[at + (size_t)c * plane] - top - log(sum);
     }
     __kernel void log_softmax_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int channels, int plane, int items)
     {
@@ -816,14 +870,16 @@ static const char *const cnn__cl_source[] = {
         const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
         float sum = 0.0f;
         for (int c = 0; c < channels; c++) sum += dy[at + (size_t)c * plane];
-        for (int c = 0; c < channels; c++) dx[at + (size_t)c * plane] += dy[at + (size_t)c * plane] - exp(y[at + (size_t)c * plane]) * sum;
+        for (int c = 0; c < channels; c++)
+            dx[at + (size_t)c * plane] += dy[at + (size_t)c * plane] - exp(y[at + (size_t)c * plane]) * sum;
     }),
 
-    /* Local response normalisation: s = k + share sum of x^2 over the channels c - left .. c + right, y = x s^-beta,
-       dx += dy s^-beta - 2 share beta x (sum of dy y / s over the channels whose window holds c). */
+    /* Local response normalisation: s = k + share sum of x^2 over the channels c - left .. c + right,
+       y = x s^-beta,  dx += dy s^-beta - 2 share beta x (sum of dy y / s over the c whose window holds
+       it). */
     CNN__CL_SOURCE(
-    __kernel void lrn_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, int size, float share, float beta, float k,
-                              int channels, int plane, int n)
+    __kernel void lrn_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, int size, float share, float beta,
+                              float k, int channels, int plane, int n)
     {
         BASE(y) BASE(x) BASE(saved) ITEM(i, n)
         const int c = i / plane % channels; const size_t first = (size_t)i - (size_t)c * plane;
@@ -834,8 +890,8 @@ static const char *const cnn__cl_source[] = {
         y[i] = x[i] * pow(sum, -beta);
         if (save) saved[i] = sum;
     }
-    __kernel void lrn_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(y), ARRAY(saved), int size, float share, float beta,
-                               int channels, int plane, int n)
+    __kernel void lrn_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(y), ARRAY(saved), int size, float share,
+                               float beta, int channels, int plane, int n)
     {
         BASE(dx) BASE(dy) BASE(x) BASE(y) BASE(saved) ITEM(i, n)
         const int c = i / plane % channels; const size_t first = (size_t)i - (size_t)c * plane;
@@ -861,7 +917,8 @@ static const char *const cnn__cl_source[] = {
     __kernel void upsample_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, int bilinear, int n)
     {
         BASE(y) BASE(x) ITEM(i, n)
-        const between r = source(i / ys.w % ys.h, ys.h / xs.h, xs.h, bilinear); const between q = source(i % ys.w, ys.w / xs.w, xs.w, bilinear);
+        const between r = source(i / ys.w % ys.h, ys.h / xs.h, xs.h, bilinear);
+        const between q = source(i % ys.w, ys.w / xs.w, xs.w, bilinear);
         x += (size_t)(i / (ys.w * ys.h)) * xs.h * xs.w;
         y[i] = (1.0f - r.t) * ((1.0f - q.t) * x[r.a * xs.w + q.a] + q.t * x[r.a * xs.w + q.b])
              + r.t * ((1.0f - q.t) * x[r.b * xs.w + q.a] + q.t * x[r.b * xs.w + q.b]);
@@ -869,7 +926,8 @@ static const char *const cnn__cl_source[] = {
     __kernel void upsample_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, int bilinear, int n)
     {
         BASE(dx) BASE(dy) ITEM(i, n)
-        const int sh = ys.h / xs.h; const int sw = ys.w / xs.w; const int row = i / xs.w % xs.h; const int col = i % xs.w;
+        const int sh = ys.h / xs.h; const int sw = ys.w / xs.w; const int row = i / xs.w % xs.h;
+        const int col = i % xs.w;
         float sum = 0.0f;
         dy += (size_t)(i / (xs.w * xs.h)) * ys.h * ys.w;
         for (int a = max((row - 1) * sh, 0); a < min((row + 2) * sh, ys.h); a++) {
@@ -881,12 +939,14 @@ static const char *const cnn__cl_source[] = {
     }),
 
     CNN__CL_SOURCE(
-    /* y = beta y + mask x / (1 - p), where the mask is zero with probability p: number i of the stream, by the same
-       Philox4x32-10 as cnn_random, so that the CPU draws the same mask and backward need not keep it. */
+    /* y = beta y + mask x / (1 - p), where the mask is zero with probability p: number i of the stream, by
+       the same Philox4x32-10 as cnn_random, so that the CPU draws the same mask and backward need not keep
+       it. */
     uint4 philox(uint4 c, uint2 k)
     {
         for (int round_ = 0; round_ < 10; round_++) {
-            c = (uint4)(mul_hi(0xCD9E8D57u, c.z) ^ c.y ^ k.x, 0xCD9E8D57u * c.z, mul_hi(0xD2511F53u, c.x) ^ c.w ^ k.y, 0xD2511F53u * c.x);
+            c = (uint4)(mul_hi(0xCD9E8D57u, c.z) ^ c.y ^ k.x, 0xCD9E8D57u * c.z,
+                        mul_hi(0xD2511F53u, c.x) ^ c.w ^ k.y, 0xD2511F53u * c.x);
             k += (uint2)(0x9E3779B9u, 0xBB67AE85u);
         }
         return c;
@@ -894,14 +954,15 @@ static const char *const cnn__cl_source[] = {
     __kernel void dropout(ARRAY(y), ARRAY(x), ulong key, ulong stream, float p, float beta, int n)
     {
         BASE(y) BASE(x) ITEM(i, n)
-        const uint4 r = philox((uint4)((uint)i / 4, 0, (uint)stream, (uint)(stream >> 32)), (uint2)((uint)key, (uint)(key >> 32)));
+        const uint4 r = philox((uint4)((uint)i / 4, 0, (uint)stream, (uint)(stream >> 32)),
+                               (uint2)((uint)key, (uint)(key >> 32)));
         const uint bits = i % 4 == 0 ? r.x : i % 4 == 1 ? r.y : i % 4 == 2 ? r.z : r.w;
         const float v = (float)(bits >> 8) * (1.0f / 16777216.0f) < p ? 0.0f : x[i] * (1.0f / (1.0f - p));
         y[i] = beta == 0.0f ? v : beta * y[i] + v;
     }),
 
-    /* Batch norm over (N,P) of x (N,C,P). mean and inverse = 1/sqrt(variance + eps) by two passes, since the difference
-       of two large sums would lose the variance. Backward, with h = (x - mean) inverse and m = N P:
+    /* Batch norm over (N,P) of x (N,C,P). mean and inverse = 1/sqrt(variance + eps) by two passes, since the
+       difference of two large sums would lose the variance. Backward, h = (x - mean) inverse and m = N P:
            dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m) */
     CNN__CL_SOURCE(
     GROUP_KERNEL
@@ -912,7 +973,8 @@ static const char *const cnn__cl_source[] = {
         BASE(x) BASE(mean) BASE(inverse) BASE(running_mean) BASE(running_var)
         const int c = (int)get_group_id(0);
         float sum = 0.0f; float square = 0.0f;
-        for (int q = (int)get_local_id(0); q < count; q += GROUP) sum += x[(size_t)(q / plane * channels + c) * plane + q % plane];
+        for (int q = (int)get_local_id(0); q < count; q += GROUP)
+            sum += x[(size_t)(q / plane * channels + c) * plane + q % plane];
         const float m = group_sum(sum, part) / (float)count;
         for (int q = (int)get_local_id(0); q < count; q += GROUP) {
             const float d = x[(size_t)(q / plane * channels + c) * plane + q % plane] - m;
@@ -925,8 +987,8 @@ static const char *const cnn__cl_source[] = {
         running_var[c] += momentum * (square / (float)max(count - 1, 1) - running_var[c]);
     }
     /* in evaluation, `inverse` is the running variance */
-    __kernel void batch_norm_forward(ARRAY(y), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), ARRAY(b), int affine,
-                                     int channels, int plane, int n, float eps, int running)
+    __kernel void batch_norm_forward(ARRAY(y), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), ARRAY(b),
+                                     int affine, int channels, int plane, int n, float eps, int running)
     {
         BASE(y) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(b) ITEM(i, n)
         const int c = i / plane % channels;
@@ -935,8 +997,8 @@ static const char *const cnn__cl_source[] = {
     }
     /* sums (2,C): of dy h, then of dy; added to dw and db where these are wanted */
     GROUP_KERNEL
-    void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x), ARRAY(dy), ARRAY(mean),
-                         ARRAY(inverse), int channels, int plane, int count)
+    void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x), ARRAY(dy),
+                         ARRAY(mean), ARRAY(inverse), int channels, int plane, int count)
     {
         __local float part[GROUP];
         BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
@@ -953,8 +1015,8 @@ static const char *const cnn__cl_source[] = {
         if (want_dw) dw[c] += with_h;
         if (want_db) db[c] += sum;
     }
-    __kernel void batch_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), int affine,
-                                      ARRAY(sums), int channels, int plane, int count, int n)
+    __kernel void batch_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w),
+                                      int affine, ARRAY(sums), int channels, int plane, int count, int n)
     {
         BASE(dx) BASE(dy) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(sums) ITEM(i, n)
         const int c = i / plane % channels; const float m = (float)count;
@@ -989,8 +1051,9 @@ static const char *const cnn__cl_source[] = {
         if (get_local_id(0) == 0) dw[c] += sum;
     }
 
-    /* Norms of one sample: row r holds k elements, groups rows a sample; `share` neighbours have one weight. Formulas as
-       in the room: h = (x - mean) rstd, e = dy w,  dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
+    /* Norms of one sample: row r holds k elements, groups rows a sample; `share` neighbours have one weight.
+       As in the room, h = (x - mean) rstd,  e = dy w:
+           dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
     GROUP_KERNEL
     void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps)
     {
@@ -1003,21 +1066,25 @@ static const char *const cnn__cl_source[] = {
         const float mean = group_sum(sum, part) / (float)k;
         for (int i = (int)get_local_id(0); i < k; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
         square = group_sum(square, part);
-        if (get_local_id(0) == 0) saved[2 * r] = mean, saved[2 * r + 1] = 1.0f / sqrt(square / (float)k + eps);
+        if (get_local_id(0) == 0)
+            saved[2 * r] = mean, saved[2 * r + 1] = 1.0f / sqrt(square / (float)k + eps);
     }
-    __kernel void sample_norm_forward(ARRAY(y), ARRAY(x), ARRAY(saved), ARRAY(w), ARRAY(b), int affine, int k, int sample,
-                                      int share, int n)
+    __kernel void sample_norm_forward(ARRAY(y), ARRAY(x), ARRAY(saved), ARRAY(w), ARRAY(b), int affine, int k,
+                                      int sample, int share, int n)
     {
         BASE(y) BASE(x) BASE(saved) BASE(w) BASE(b) ITEM(i, n)
-        const int r = i / k; const int j = i % sample / share; const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
+        const int r = i / k; const int j = i % sample / share;
+        const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
         y[i] = affine ? w[j] * h + b[j] : h;
     }
     GROUP_KERNEL
-    void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine, int k, int sample, int share)
+    void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine, int k,
+                              int sample, int share)
     {
         __local float part[GROUP];
         BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
-        const int r = (int)get_group_id(0); const float mean = saved[2 * r]; const float rstd = saved[2 * r + 1];
+        const int r = (int)get_group_id(0); const float mean = saved[2 * r];
+        const float rstd = saved[2 * r + 1];
         const int first = r * k; const int last = first + k;
         float sum = 0.0f; float with_h = 0.0f;
         for (int i = first + (int)get_local_id(0); i < last; i += GROUP) {
@@ -1027,11 +1094,12 @@ static const char *const cnn__cl_source[] = {
         sum = group_sum(sum, part) / (float)k;
         with_h = group_sum(with_h, part) / (float)k;
         for (int i = first + (int)get_local_id(0); i < last; i += GROUP)
-            dx[i] += ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h) * rstd;
+            dx[i] += ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
+                * rstd;
     }
     GROUP_KERNEL
-    void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x), ARRAY(saved), int k, int sample,
-                            int share, int count)
+    void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x), ARRAY(saved),
+                            int k, int sample, int share, int count)
     {
         __local float part[GROUP];
         BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
@@ -1048,12 +1116,13 @@ static const char *const cnn__cl_source[] = {
         if (want_db) db[j] += sum;
     }),
 
-    /* Losses with labels, of rows (n,p) of x (N,C,P), as in the rooms of softmax_cross_entropy and nll. For class c with
-       the weight v_c, 1 without class weights: q = v_c ((1 - e) [c = label] + e / C), with e the smoothing, and
+    /* Losses with labels, of rows (n,p) of x (N,C,P), as in the rooms of softmax_cross_entropy and nll. For
+       class c with the weight v_c, 1 without class weights: q = v_c ((1 - e) [c = label] + e / C), with e the
+       smoothing, and
            cross-entropy: row = sum q (log sum exp x - x),  dx = (softmax(x) sum q - q) dloss / M
            nll:           row = - q x (e = 0),              dx = - q dloss / M
-       M is the sum of the labels' own weights. Where the label is `ignored`, q is 0 (0 ignores none). A label that is
-       no class makes the loss NaN. saved: max x and log(sum exp(x - max)) of each row. */
+       M is the sum of the labels' own weights. Where the label is `ignored`, q is 0 (0 ignores none). A label
+       that is no class makes the loss NaN. saved: max x and log(sum exp(x - max)) of each row. */
     CNN__CL_SOURCE(
     int is_ignored(float label, int ignored) { return ignored != 0 && label == (float)ignored; }
     float own_weight(float label, int ignored, __global float *v, int weighted, int channels)
@@ -1062,20 +1131,23 @@ static const char *const cnn__cl_source[] = {
         if (!(label >= 0.0f && label < (float)channels)) return NAN;
         return weighted ? v[(int)label] : 1.0f;
     }
-    float own_weights(__global float *labels, int n, int ignored, __global float *v, int weighted, int channels,
-                      __local float *part)
+    float own_weights(__global float *labels, int n, int ignored, __global float *v, int weighted,
+                      int channels, __local float *part)
     {
         float sum = 0.0f;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += own_weight(labels[i], ignored, v, weighted, channels);
+        for (int i = (int)get_local_id(0); i < n; i += GROUP)
+            sum += own_weight(labels[i], ignored, v, weighted, channels);
         return group_sum(sum, part);
     }
-    __kernel void label_loss_rows(ARRAY(rows), ARRAY(saved), int save, ARRAY(x), ARRAY(labels), ARRAY(v), int weighted,
-                                  int ignored, int nll, float smoothing, int channels, int plane, int n)
+    __kernel void label_loss_rows(ARRAY(rows), ARRAY(saved), int save, ARRAY(x), ARRAY(labels), ARRAY(v),
+                                  int weighted, int ignored, int nll, float smoothing, int channels,
+                                      int plane, int n)
     {
         BASE(rows) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
         const float label = labels[i]; const float own = own_weight(label, ignored, v, weighted, channels);
         x += (size_t)(i / plane) * channels * plane + i % plane;
-        const float at_label = own == own && !is_ignored(label, ignored) ? x[(size_t)(int)label * plane] : 0.0f;
+        const float at_label = own == own && !is_ignored(label, ignored) ? x[(size_t)(int)label * plane]
+            : 0.0f;
         if (nll) {
             rows[i] = -own * at_label;
             return;
@@ -1092,7 +1164,8 @@ static const char *const cnn__cl_source[] = {
     }),
     CNN__CL_SOURCE(
     GROUP_KERNEL
-    void label_loss_mean(ARRAY(loss), ARRAY(rows), ARRAY(labels), ARRAY(v), int weighted, int ignored, int channels, int n)
+    void label_loss_mean(ARRAY(loss), ARRAY(rows), ARRAY(labels), ARRAY(v), int weighted, int ignored,
+                         int channels, int n)
     {
         __local float part[GROUP];
         BASE(loss) BASE(rows) BASE(labels) BASE(v)
@@ -1104,7 +1177,8 @@ static const char *const cnn__cl_source[] = {
     }
     /* share: dloss / M, and the mean of v */
     GROUP_KERNEL
-    void label_loss_share(ARRAY(share), ARRAY(dloss), ARRAY(labels), ARRAY(v), int weighted, int ignored, int channels, int n)
+    void label_loss_share(ARRAY(share), ARRAY(dloss), ARRAY(labels), ARRAY(v), int weighted, int ignored,
+                          int channels, int n)
     {
         __local float part[GROUP];
         BASE(share) BASE(dloss) BASE(labels) BASE(v)
@@ -1116,20 +1190,23 @@ static const char *const cnn__cl_source[] = {
         share[0] = weights <= 0.0f ? 0.0f : dloss[0] / weights;
         share[1] = weighted ? sum / (float)channels : 1.0f;
     }
-    __kernel void label_loss_backward(ARRAY(dx), ARRAY(share), ARRAY(saved), ARRAY(x), ARRAY(labels), ARRAY(v),
-                                      int weighted, int ignored, int nll, float smoothing, int channels, int plane, int n)
+    __kernel void label_loss_backward(ARRAY(dx), ARRAY(share), ARRAY(saved), ARRAY(x), ARRAY(labels),
+                                      ARRAY(v), int weighted, int ignored, int nll, float smoothing,
+                                          int channels, int plane, int n)
     {
         BASE(dx) BASE(share) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
         const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
         const float label = labels[row];
         if (is_ignored(label, ignored)) return;
         const float own = (1.0f - smoothing) * own_weight(label, ignored, v, weighted, channels);
-        const float q = smoothing / (float)channels * (weighted ? v[c] : 1.0f) + (label == (float)c ? own : 0.0f);
+        const float q = smoothing / (float)channels * (weighted ? v[c] : 1.0f)
+            + (label == (float)c ? own : 0.0f);
         const float all = weighted ? own + smoothing * share[1] : 1.0f;
         dx[i] += share[0] * ((nll ? 0.0f : exp(x[i] - saved[2 * row] - saved[2 * row + 1]) * all) - q);
     }),
 
-    /* The other losses are means over the elements of x and t: how = 0 mse, 1 l1, 2 huber, 3 bce_with_logits */
+    /* The other losses are means over the elements of x and t: how = 0 mse, 1 l1, 2 huber, 3
+       bce_with_logits */
     CNN__CL_SOURCE(
     float pair_loss(float x, float t, int how, float delta)
     {
@@ -1150,19 +1227,24 @@ static const char *const cnn__cl_source[] = {
         if (get_local_id(0) == 0) loss[0] = sum / (float)n;
     }
     /* to_target: the gradient of t, else that of x */
-    __kernel void pair_loss_backward(ARRAY(dx), ARRAY(x), ARRAY(t), ARRAY(dloss), int n, int how, float delta, int to_target)
+    __kernel void pair_loss_backward(ARRAY(dx), ARRAY(x), ARRAY(t), ARRAY(dloss), int n, int how, float delta,
+                                     int to_target)
     {
         BASE(dx) BASE(x) BASE(t) BASE(dloss) ITEM(i, n)
         const float d = x[i] - t[i];
-        float f = how == 0 ? 2.0f * d : how == 1 ? (float)((d > 0.0f) - (d < 0.0f)) : how == 2 ? clamp(d, -delta, delta)
+        float f = how == 0 ? 2.0f * d
+                : how == 1 ? (float)((d > 0.0f) - (d < 0.0f))
+                : how == 2 ? clamp(d, -delta, delta)
                 : 1.0f / (1.0f + exp(-x[i])) - t[i];
         if (to_target) f = how == 3 ? -x[i] : -f;
         dx[i] += f * dloss[0] / (float)n;
     }),
 
-    /* The updates of cnn_sgd with its (cd,cb), cnn_adam and cnn_adamw, cnn_rmsprop, cnn_adagrad. Formulas stand there. */
+    /* The updates of cnn_sgd with its (cd,cb), cnn_adam and cnn_adamw, cnn_rmsprop, cnn_adagrad. Formulas
+       stand there. */
     CNN__CL_SOURCE(
-    __kernel void sgd(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float momentum, float cd, float cb)
+    __kernel void sgd(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float momentum,
+                      float cd, float cb)
     {
         BASE(w) BASE(dw) BASE(slot) ITEM(i, n)
         const float d = dw[i] + decay * w[i];
@@ -1170,8 +1252,8 @@ static const char *const cnn__cl_source[] = {
         if (momentum > 0.0f) slot[i] = b = momentum * slot[i] + d;
         w[i] -= lr * (momentum > 0.0f ? cd * d + cb * b : d);
     }
-    __kernel void adam(ARRAY(w), ARRAY(dw), ARRAY(m), ARRAY(v), int n, float lr, float decay, float keep, float b1,
-                       float b2, float eps, float scale)
+    __kernel void adam(ARRAY(w), ARRAY(dw), ARRAY(m), ARRAY(v), int n, float lr, float decay, float keep,
+                       float b1, float b2, float eps, float scale)
     {
         BASE(w) BASE(dw) BASE(m) BASE(v) ITEM(i, n)
         const float d = dw[i] + decay * w[i];
@@ -1179,8 +1261,8 @@ static const char *const cnn__cl_source[] = {
         v[i] = b2 * v[i] + (1.0f - b2) * d * d;
         w[i] = keep * w[i] - lr * (m[i] / (sqrt(v[i]) * scale + eps));
     }
-    __kernel void rmsprop(ARRAY(w), ARRAY(dw), ARRAY(v), ARRAY(b), int n, float lr, float decay, float momentum,
-                          float alpha, float eps)
+    __kernel void rmsprop(ARRAY(w), ARRAY(dw), ARRAY(v), ARRAY(b), int n, float lr, float decay,
+                          float momentum, float alpha, float eps)
     {
         BASE(w) BASE(dw) BASE(v) BASE(b) ITEM(i, n)
         const float d = dw[i] + decay * w[i];
@@ -1196,8 +1278,8 @@ static const char *const cnn__cl_source[] = {
         w[i] -= lr * (d / (sqrt(slot[i]) + eps));
     }
 
-    /* Running sums, from 0 where `anew`: of x^2, one for each group, and of the rows whose label's logit is the largest,
-       the first of equals. */
+    /* Running sums, from 0 where `anew`: of x^2, one for each group, and of the rows whose label's logit is
+       the largest, the first of equals. */
     GROUP_KERNEL
     void squares(ARRAY(sums), ARRAY(x), int n, int anew)
     {
@@ -1231,9 +1313,9 @@ static const char *const cnn__cl_source[] = {
     })
 };
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>cl-run ---- 4. Memory, copies and launches
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 typedef struct { void *memory; size_t room; cl_event sent; } cnn__cl_stage;
 
@@ -1255,7 +1337,8 @@ typedef struct {
     bool             cached;                  /* the program came from a file of the cache */
     int              launches;                /* since the last flush */
     size_t           workspace, max_buffer;   /* bytes */
-    cl_mem           slices;                  /* partial products of thin matrices, and behind them the sums */
+    /* partial products of thin matrices, and behind them the sums */
+    cl_mem           slices;
     cnn__cl_stage    stage[2];                /* what is on its way up */
     int              staged;
     cnn_kernel       row[64];
@@ -1265,7 +1348,8 @@ typedef struct {
 enum { CNN__CL_SLICES = 1 << 20,              /* floats of partial products */
        CNN__CL_SQUARES = 64,                  /* partial sums of squares, behind them ... */
        CNN__CL_COUNTER = CNN__CL_SLICES + CNN__CL_SQUARES,      /* ... and the count of correct rows */
-       CNN__CL_STAGE = 1 << 24 };             /* bytes: longer uploads are waited for instead of copied first */
+       /* bytes: longer uploads are waited for instead of copied first */
+       CNN__CL_STAGE = 1 << 24 };
 
 static cnn__cl *cnn__cl_of(cnn_backend *dev) { return (cnn__cl *)(void *)dev; }
 
@@ -1291,12 +1375,17 @@ static const char *cnn__cl_error_text(cl_int e)
 static bool cnn__cl_fail(cnn__cl *d, const char *what, cl_int e)
 {
     if (!d->base.error[0])
-        cnn__format(d->base.error, sizeof d->base.error, "%s: OpenCL error %d: %s", what, (int)e, cnn__cl_error_text(e));
+        cnn__format(d->base.error, sizeof d->base.error, "%s: OpenCL error %d: %s", what, (int)e,
+                    cnn__cl_error_text(e));
     return false;
 }
-static bool cnn__cl_ok(cnn__cl *d, const char *what, cl_int e) { return e == CL_SUCCESS || cnn__cl_fail(d, what, e); }
+static bool cnn__cl_ok(cnn__cl *d, const char *what, cl_int e)
+{
+    return e == CL_SUCCESS || cnn__cl_fail(d, what, e);
+}
 
-/* Commands wait in the host until they are flushed: a few layers at a time, so that the device starts early. */
+/* Commands wait in the host until they are flushed: a few layers at a time, so that the device starts
+   early. */
 static bool cnn__cl_flush(cnn__cl *d)
 {
     enum { LAUNCHES = 24 };
@@ -1310,11 +1399,12 @@ static void *cnn__cl_alloc(cnn_backend *dev, size_t bytes)
     cnn__cl *d = cnn__cl_of(dev);
     cl_int   e = CL_SUCCESS;
     if (bytes > d->max_buffer) {
-        cnn__format(dev->error, sizeof dev->error, "the device allows %zu bytes in one buffer", d->max_buffer);
+        cnn__format(dev->error, sizeof dev->error, "the device allows %zu bytes in one buffer",
+                    d->max_buffer);
         return NULL;
     }
-    cl_mem m = d->cl.clCreateBuffer(d->context, (cl_mem_flags)CL_MEM_READ_WRITE | (d->unified ? CL_MEM_ALLOC_HOST_PTR : 0), bytes,
-                                    NULL, &e);
+    cl_mem_flags flags = (cl_mem_flags)CL_MEM_READ_WRITE | (d->unified ? CL_MEM_ALLOC_HOST_PTR : 0);
+    cl_mem       m = d->cl.clCreateBuffer(d->context, flags, bytes, NULL, &e);
     if (!m || e != CL_SUCCESS) return cnn__cl_fail(d, "buffer", e), NULL;
     return m;
 }
@@ -1337,17 +1427,17 @@ static void cnn__cl_release(cnn_backend *dev, void *buffer)
 /* Shared memory: a blocking map gives the host its turn. */
 static bool cnn__cl_mapped(cnn__cl *d, cl_mem m, size_t at, size_t bytes, const void *from, void *to)
 {
-    cl_int e;
-    void  *p = d->cl.clEnqueueMapBuffer(d->queue, m, CL_TRUE, from ? (cl_map_flags)CL_MAP_WRITE_INVALIDATE_REGION : (cl_map_flags)CL_MAP_READ,
-                                        at, bytes, 0, NULL, NULL, &e);
+    cl_int       e;
+    cl_map_flags how = from ? CL_MAP_WRITE_INVALIDATE_REGION : CL_MAP_READ;
+    void        *p = d->cl.clEnqueueMapBuffer(d->queue, m, CL_TRUE, how, at, bytes, 0, NULL, NULL, &e);
     if (!p || e != CL_SUCCESS) return cnn__cl_fail(d, "map", e);
     if (from) memcpy(p, from, bytes);
     else      memcpy(to, p, bytes);
     return cnn__cl_ok(d, "unmap", d->cl.clEnqueueUnmapMemObject(d->queue, m, p, 0, NULL, NULL));
 }
 
-/* Up. The host may write its array again at once, and the queue holds the step before: so the bytes are copied aside
-   and sent from there, and only who comes two copies later waits for them. */
+/* Up. The host may write its array again at once, and the queue holds the step before: so the bytes are
+   copied aside and sent from there, and only who comes two copies later waits for them. */
 static bool cnn__cl_upload(cnn_backend *dev, void *buffer, size_t at, const void *from, size_t bytes)
 {
     cnn__cl       *d = cnn__cl_of(dev);
@@ -1365,10 +1455,11 @@ static bool cnn__cl_upload(cnn_backend *dev, void *buffer, size_t at, const void
         s->room = s->memory ? bytes : 0;
     }
     if (bytes > s->room)
-        return cnn__cl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at, bytes, from, 0, NULL, NULL));
+        return cnn__cl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at,
+                                                                  bytes, from, 0, NULL, NULL));
     memcpy(s->memory, from, bytes);
-    return cnn__cl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_FALSE, at, bytes, s->memory, 0, NULL,
-                                                              &s->sent));
+    return cnn__cl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_FALSE, at, bytes,
+                                                              s->memory, 0, NULL, &s->sent));
 }
 
 static bool cnn__cl_download(cnn_backend *dev, void *buffer, size_t at, void *to, size_t bytes)
@@ -1376,13 +1467,15 @@ static bool cnn__cl_download(cnn_backend *dev, void *buffer, size_t at, void *to
     cnn__cl *d = cnn__cl_of(dev);
     d->launches = 0;
     if (d->unified) return cnn__cl_mapped(d, (cl_mem)buffer, at, bytes, NULL, to);
-    return cnn__cl_ok(d, "download", d->cl.clEnqueueReadBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at, bytes, to, 0, NULL, NULL));
+    return cnn__cl_ok(d, "download", d->cl.clEnqueueReadBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at, bytes,
+                                                               to, 0, NULL, NULL));
 }
 
 static bool cnn__cl_fill(cnn__cl *d, cnn_place p, size_t n, float value)          /* n floats = value */
 {
-    return cnn__cl_ok(d, "fill", d->cl.clEnqueueFillBuffer(d->queue, (cl_mem)p.buffer, &value, sizeof value, p.at * sizeof value,
-                                                           n * sizeof value, 0, NULL, NULL)) && cnn__cl_flush(d);
+    return cnn__cl_ok(d, "fill", d->cl.clEnqueueFillBuffer(d->queue, (cl_mem)p.buffer, &value, sizeof value,
+                                                           p.at * sizeof value, n * sizeof value, 0, NULL,
+                                                           NULL)) && cnn__cl_flush(d);
 }
 static bool cnn__cl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
 {
@@ -1392,7 +1485,7 @@ static bool cnn__cl_clear(cnn_backend *dev, void *buffer, size_t at, size_t byte
 /* ---- Launches ---- */
 
 typedef struct { const void *value; size_t bytes; bool array; } cnn__cl_arg;
-#define CNN__ARRAY(p)  { &(cl_mem){ (cl_mem)(p).buffer }, sizeof(cl_mem), true },                                    \
+#define CNN__ARRAY(p)  { &(cl_mem){ (cl_mem)(p).buffer }, sizeof(cl_mem), true },                            \
                        { &(cl_ulong){ (p).at }, sizeof(cl_ulong), true }
 #define CNN__SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape), false }
 #define CNN__INT(i)    { &(cl_int){ i }, sizeof(cl_int), false }
@@ -1400,15 +1493,16 @@ typedef struct { const void *value; size_t bytes; bool array; } cnn__cl_arg;
 #define CNN__FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float), false }
 #define CNN__CONV(g)   { &(g), sizeof(cnn__conv), false }
 
-static uint64_t cnn__cl_hash(uint64_t hash, const void *data, size_t bytes)            /* FNV-1a; hash: 0 at first */
+/* FNV-1a (Fowler, Noll, Vo 1991), going on from `hash`; 0 at first. */
+static uint64_t cnn__cl_hash(uint64_t hash, const void *data, size_t bytes)
 {
     if (!hash) hash = 14695981039346656037u;
     for (size_t i = 0; i < bytes; i++) hash = (hash ^ ((const unsigned char *)data)[i]) * 1099511628211u;
     return hash;
 }
 
-/* The object for a kernel and its arrays, or an empty place for it. Each layer so has objects of its own, and step
-   after step only what has changed is set. */
+/* The object for a kernel and its arrays, or an empty place for it. Each layer so has objects of its own, and
+   step after step only what has changed is set. */
 static cnn__cl_launch *cnn__cl_find_launch(cnn__cl *d, int kernel, const cnn__cl_arg *arg, int n)
 {
     enum { PROBES = 8 };
@@ -1443,10 +1537,11 @@ static cl_int cnn__cl_set_arguments(cnn__cl *d, cnn__cl_launch *l, bool all, con
     return CL_SUCCESS;
 }
 
-/* Run a kernel on x by y by z items, groups or tiles, as its entry in CNN__CL_KERNELS says. The sizes of groups are
-   constant, and the number of items is rounded up: some drivers compile a kernel again for each size. */
-#define CNN__RUN(d, kernel, x, y, z, ...)                                                                            \
-    cnn__cl_run(d, CNN__CL_##kernel, x, y, z, (cnn__cl_arg[]){ __VA_ARGS__ },                                        \
+/* Run a kernel on x by y by z items, groups or tiles, as its entry in CNN__CL_KERNELS says. The sizes of
+   groups are constant, and the number of items is rounded up: some drivers compile a kernel again for each
+   size. */
+#define CNN__RUN(d, kernel, x, y, z, ...)                                                                    \
+    cnn__cl_run(d, CNN__CL_##kernel, x, y, z, (cnn__cl_arg[]){ __VA_ARGS__ },                                \
                 (int)(sizeof (cnn__cl_arg[]){ __VA_ARGS__ } / sizeof(cnn__cl_arg)))
 
 static bool cnn__cl_run(cnn__cl *d, int kernel, int x, int y, int z, const cnn__cl_arg *arg, int n)
@@ -1456,9 +1551,11 @@ static bool cnn__cl_run(cnn__cl *d, int kernel, int x, int y, int z, const cnn__
 #define CNN__CL_NAME(name, work) #name,
     static const char work[] = { CNN__CL_KERNELS(CNN__CL_WORK) };
     static const char *const names[] = { CNN__CL_KERNELS(CNN__CL_NAME) };
-    size_t local[3] = { CNN__CL_LOCAL, 1, 1 }, global[3] = { cnn__round_up((size_t)x, CNN__CL_LOCAL), (size_t)y, (size_t)z };
+    size_t local[3] = { CNN__CL_LOCAL, 1, 1 }, global[3] = { cnn__round_up((size_t)x, CNN__CL_LOCAL),
+                                                             (size_t)y, (size_t)z };
     if (work[kernel] == GROUPS) local[0] = CNN__CL_GROUP, global[0] = (size_t)x * CNN__CL_GROUP;
-    if (work[kernel] == TILES)  local[0] = local[1] = 16, global[0] = (size_t)x * 16, global[1] = (size_t)y * 16;
+    if (work[kernel] == TILES)
+        local[0] = local[1] = 16, global[0] = (size_t)x * 16, global[1] = (size_t)y * 16;
     cnn__cl_launch *l = cnn__cl_find_launch(d, kernel, arg, n);
     cl_int e = CL_SUCCESS;
     bool   fresh = !l->object;
@@ -1470,41 +1567,45 @@ static bool cnn__cl_run(cnn__cl *d, int kernel, int x, int y, int z, const cnn__
         l->object = NULL;
         return cnn__cl_fail(d, names[kernel], e);
     }
-    return cnn__cl_ok(d, names[kernel], d->cl.clEnqueueNDRangeKernel(d->queue, l->object, 3, NULL, global, local, 0,
-                                                                    NULL, NULL)) && cnn__cl_flush(d);
+    return cnn__cl_ok(d, names[kernel], d->cl.clEnqueueNDRangeKernel(d->queue, l->object, 3, NULL, global,
+                                                                     local, 0, NULL, NULL)) &&
+           cnn__cl_flush(d);
 }
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>cl-gemm ---- 5. Matrix products and sums
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 static cnn_place cnn__place_at(cnn_place p, size_t more) { return (cnn_place){ p.buffer, p.at + more }; }
 
-/* y = beta y + factor (sum of x u over the extents where y's shape has 1 and x's has more); u NULL is 1. One item for
-   each sum if they are short, else one group. */
-static bool cnn__cl_fold(cnn__cl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x, cnn_shape xs,
-                         const cnn_place *u, cnn_shape us)
+/* y = beta y + factor (sum of x u over the extents where y's shape has 1 and x's has more); u NULL is 1. One
+   item for each sum if they are short, else one group. */
+static bool cnn__cl_fold(cnn__cl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
+                         cnn_shape xs, const cnn_place *u, cnn_shape us)
 {
     enum { SHORT = 32 };
     int n = cnn__len(ys), count = cnn__len(xs) / n;
     cnn_place one = u ? *u : x;
-    const cnn__cl_arg arg[] = { CNN__ARRAY(y), CNN__SHAPE(ys), CNN__ARRAY(x), CNN__SHAPE(xs), CNN__ARRAY(one), CNN__SHAPE(us),
-                                CNN__INT(u != NULL), CNN__INT(n), CNN__INT(count), CNN__FLOAT(beta), CNN__FLOAT(factor) };
-    return cnn__cl_run(d, count > SHORT ? CNN__CL_fold_group : CNN__CL_fold, n, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
+    const cnn__cl_arg arg[] = { CNN__ARRAY(y), CNN__SHAPE(ys), CNN__ARRAY(x), CNN__SHAPE(xs), CNN__ARRAY(one),
+                                CNN__SHAPE(us), CNN__INT(u != NULL), CNN__INT(n), CNN__INT(count),
+                                CNN__FLOAT(beta), CNN__FLOAT(factor) };
+    return cnn__cl_run(d, count > SHORT ? CNN__CL_fold_group : CNN__CL_fold, n, 1, 1, arg,
+                       (int)(sizeof arg / sizeof *arg));
 }
 
 /* y = beta y + factor x + offset, x stretched to the shape of y. */
-static bool cnn__cl_spread(cnn__cl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x, cnn_shape xs, float offset)
+static bool cnn__cl_spread(cnn__cl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
+                           cnn_shape xs, float offset)
 {
     int n = cnn__len(ys);
-    return CNN__RUN(d, spread, n, 1, 1, CNN__ARRAY(y), CNN__SHAPE(ys), CNN__ARRAY(x), CNN__SHAPE(xs), CNN__INT(n), CNN__FLOAT(beta),
-                    CNN__FLOAT(factor), CNN__FLOAT(offset));
+    return CNN__RUN(d, spread, n, 1, 1, CNN__ARRAY(y), CNN__SHAPE(ys), CNN__ARRAY(x), CNN__SHAPE(xs),
+                    CNN__INT(n), CNN__FLOAT(beta), CNN__FLOAT(factor), CNN__FLOAT(offset));
 }
 
-/* C (m,n) = op(A) op(B) + beta C by our own kernel. A small C with a long k would keep only a few groups busy: then
-   the sum is cut into slices of fixed length, whose partial products are added in order. */
-static bool cnn__cl_own_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta, cnn_place b, int ldb, bool tb,
-                             int m, int n, int k)
+/* C (m,n) = op(A) op(B) + beta C by our own kernel. A small C with a long k would keep only a few groups
+   busy: then the sum is cut into slices of fixed length, whose partial products are added in order. */
+static bool cnn__cl_own_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta,
+                             cnn_place b, int ldb, bool tb, int m, int n, int k)
 {
     enum { LEAST = 512, GROUPS = 128, SIDE = CNN__CL_SIDE };
     bool   flat = m <= SIDE, tall = n <= SIDE && !flat;
@@ -1514,39 +1615,42 @@ static bool cnn__cl_own_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_p
     if (ldc == n && k >= 2 * LEAST && tx * ty <= GROUPS / 2 && 2 * size <= CNN__CL_SLICES) {
         length = k / (GROUPS / (tx * ty)) + 1;
         if (length < LEAST) length = LEAST;
-        if ((size_t)((k + length - 1) / length) > CNN__CL_SLICES / size) length = k / (int)(CNN__CL_SLICES / size) + 1;
+        if ((size_t)((k + length - 1) / length) > CNN__CL_SLICES / size)
+            length = k / (int)(CNN__CL_SLICES / size) + 1;
         slices = (k + length - 1) / length;
     }
     cnn_place to = slices > 1 ? (cnn_place){ d->slices, 0 } : c;
     float     by = slices > 1 ? 0 : beta;
     cnn_shape all = { slices, 1, m, n }, one = { 1, 1, m, n };
     const cnn__cl_arg arg[] = { CNN__ARRAY(to), CNN__INT(ldc), CNN__ULONG(size), CNN__FLOAT(by),
-                                CNN__ARRAY(a), CNN__INT(ta ? 1 : lda), CNN__INT(ta ? lda : 1),
-                                CNN__ARRAY(b), CNN__INT(tb ? 1 : ldb), CNN__INT(tb ? ldb : 1),
-                                CNN__INT(m), CNN__INT(n), CNN__INT(k), CNN__INT(length) };
-    return cnn__cl_run(d, flat ? CNN__CL_gemm_flat : tall ? CNN__CL_gemm_tall : CNN__CL_gemm, tx, ty, slices, arg,
-                       (int)(sizeof arg / sizeof *arg)) &&
+                                CNN__ARRAY(a), CNN__INT(ta ? 1 : lda), CNN__INT(ta ? lda : 1), CNN__ARRAY(b),
+                                CNN__INT(tb ? 1 : ldb), CNN__INT(tb ? ldb : 1), CNN__INT(m), CNN__INT(n),
+                                CNN__INT(k), CNN__INT(length) };
+    return cnn__cl_run(d, flat ? CNN__CL_gemm_flat : tall ? CNN__CL_gemm_tall : CNN__CL_gemm, tx, ty, slices,
+                       arg, (int)(sizeof arg / sizeof *arg)) &&
            (slices == 1 || cnn__cl_fold(d, c, one, beta, 1, to, all, NULL, one));
 }
 
-/* The parameters are those of cnn__gemm. CLBlast where it pays: not for thin products, which it does not slice. */
-static bool cnn__cl_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta, cnn_place b, int ldb, bool tb,
-                         int m, int n, int k)
+/* The parameters are those of cnn__gemm. CLBlast where it pays: not for thin products, which it does not
+   slice. */
+static bool cnn__cl_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta,
+                         cnn_place b, int ldb, bool tb, int m, int n, int k)
 {
     enum { NO = 111, YES = 112, ROW_MAJOR = 101, SMALL = 128 };
     if (!d->clblast || (m < SMALL && n < SMALL))
         return cnn__cl_own_gemm(d, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k);
-    int e = d->blas.CLBlastSgemm(ROW_MAJOR, ta ? YES : NO, tb ? YES : NO, (size_t)m, (size_t)n, (size_t)k, 1.0f,
-                                 (cl_mem)a.buffer, a.at, (size_t)lda, (cl_mem)b.buffer, b.at, (size_t)ldb, beta,
-                                 (cl_mem)c.buffer, c.at, (size_t)ldc, &d->queue, NULL);
+    int e = d->blas.CLBlastSgemm(ROW_MAJOR, ta ? YES : NO, tb ? YES : NO, (size_t)m, (size_t)n, (size_t)k,
+                                 1.0f, (cl_mem)a.buffer, a.at, (size_t)lda, (cl_mem)b.buffer, b.at,
+                                 (size_t)ldb, beta, (cl_mem)c.buffer, c.at, (size_t)ldc, &d->queue, NULL);
     return cnn__cl_ok(d, "CLBlastSgemm", (cl_int)e) && cnn__cl_flush(d);
 }
 
-/* ============================================================================================================
-   >>cl-rows ---- 6. Rows: what replaces the rooms of cnn.h. Formulas stand in the rooms and above the kernels.
-   ============================================================================================================ */
+/* ===========================================================================================================
+   >>cl-rows ---- 6. Rows: what replaces the rooms of cnn.h. Formulas stand there and above the kernels.
+   ======================================================================================================== */
 
-#define CNN__CL_FORWARD(name)  static bool cnn__cl_##name##_forward (cnn_backend *dev, cnn_tensor *y, cnn_mode mode)
+#define CNN__CL_FORWARD(name)                                                                                \
+    static bool cnn__cl_##name##_forward(cnn_backend *dev, cnn_tensor *y, cnn_mode mode)
 #define CNN__CL_BACKWARD(name) static bool cnn__cl_##name##_backward(cnn_backend *dev, cnn_tensor *y)
 
 /* ---- The function at the end of a layer ---- */
@@ -1566,8 +1670,9 @@ static cnn__cl_function cnn__cl_function_of(const cnn_tensor *y)
 }
 #define CNN__FUNCTION(f) CNN__INT((f).how), CNN__FLOAT((f).k[0]), CNN__FLOAT((f).k[1])
 
-/* The function of y's elements that this run computes next, on the device and in y's place, so that nobody else
-   reads y: the layer's last kernel does it, and its own row then has nothing to do. NULL if there is none. */
+/* The function of y's elements that this run computes next, on the device and in y's place, so that nobody
+   else reads y: the layer's last kernel does it, and its own row then has nothing to do. NULL if there is
+   none. */
 static const cnn_tensor *cnn__cl_ending(const cnn_tensor *y)
 {
     const cnn_graph *g = y->graph;
@@ -1603,7 +1708,8 @@ static int cnn__cl_columns(const cnn__cl *d, const cnn__conv *g)
     return (int)(cap < 1 ? 1 : cap < all ? cap : all);
 }
 
-/* A 1x1 convolution is a matrix product as it stands; with many small images it is better unfolded, in one product. */
+/* A 1x1 convolution is a matrix product as it stands; with many small images it is better unfolded, in one
+   product. */
 static bool cnn__cl_is_product(const cnn__conv *g)
 {
     return g->kh * g->kw * g->sh * g->sw == 1 && g->ph + g->pw == 0 && (g->n == 1 || g->oh * g->ow >= 1024);
@@ -1617,23 +1723,27 @@ static size_t cnn__cl_conv_scratch(const cnn__cl *d, const cnn__conv *g)
 
 static bool cnn__cl_im2col(cnn__cl *d, cnn_place col, cnn_place x, const cnn__conv *g, int first, int count)
 {
-    return CNN__RUN(d, im2col, count, g->ic, 1, CNN__ARRAY(col), CNN__ARRAY(x), CNN__CONV(*g), CNN__INT(first), CNN__INT(count));
+    return CNN__RUN(d, im2col, count, g->ic, 1, CNN__ARRAY(col), CNN__ARRAY(x), CNN__CONV(*g),
+                    CNN__INT(first), CNN__INT(count));
 }
 
 /* y = beta y + f(conv(x, w) + b); b may be NULL; beta = 0, or no b and no f */
-static bool cnn__cl_conv_forward(cnn__cl *d, const cnn__conv *g, cnn_place col, cnn_place y, float beta, cnn_place x,
-                                 cnn_place w, const cnn_place *b, cnn__cl_function f)
+static bool cnn__cl_conv_forward(cnn__cl *d, const cnn__conv *g, cnn_place col, cnn_place y, float beta,
+                                 cnn_place x, cnn_place w, const cnn_place *b, cnn__cl_function f)
 {
     cnn_place bias = b ? *b : w;
-    int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane, columns = cnn__cl_columns(d, g);
+    int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane;
+    int       columns = cnn__cl_columns(d, g);
     cnn_shape ys = { g->n, g->oc, g->oh, g->ow };
     if (g->groups > 1)
-        return CNN__RUN(d, conv_forward, cnn__len(ys), 1, 1, CNN__ARRAY(y), CNN__ARRAY(x), CNN__ARRAY(w), CNN__ARRAY(bias),
-                        CNN__INT(b != NULL), CNN__CONV(*g), CNN__INT(cnn__len(ys)), CNN__FLOAT(beta), CNN__FUNCTION(f));
+        return CNN__RUN(d, conv_forward, cnn__len(ys), 1, 1, CNN__ARRAY(y), CNN__ARRAY(x), CNN__ARRAY(w),
+                        CNN__ARRAY(bias), CNN__INT(b != NULL), CNN__CONV(*g), CNN__INT(cnn__len(ys)),
+                        CNN__FLOAT(beta), CNN__FUNCTION(f));
     if (cnn__cl_is_product(g)) {
         for (int i = 0; i < g->n; i++)
-            if (!cnn__cl_gemm(d, cnn__place_at(y, (size_t)i * (size_t)(g->oc * plane)), plane, beta, w, k, false,
-                              cnn__place_at(x, (size_t)i * (size_t)(k * plane)), plane, false, g->oc, plane, k)) return false;
+            if (!cnn__cl_gemm(d, cnn__place_at(y, (size_t)i * (size_t)(g->oc * plane)), plane, beta, w, k,
+                              false, cnn__place_at(x, (size_t)i * (size_t)(k * plane)), plane, false, g->oc,
+                              plane, k)) return false;
         return cnn__cl_bias_map(d, y, ys, b, f);
     }
     for (int first = 0, count; first < total; first += count) {
@@ -1641,45 +1751,55 @@ static bool cnn__cl_conv_forward(cnn__cl *d, const cnn__conv *g, cnn_place col, 
         cnn_place rows = cnn__place_at(col, (size_t)count * (size_t)k);
         if (!cnn__cl_im2col(d, col, x, g, first, count)) return false;
         if (!cnn__cl_gemm(d, rows, count, 0, w, k, false, col, count, false, g->oc, count, k)) return false;
-        if (!CNN__RUN(d, rows_to_images, count, g->oc, 1, CNN__ARRAY(y), CNN__ARRAY(rows), CNN__ARRAY(bias), CNN__INT(b != NULL),
-                      CNN__INT(g->oc), CNN__INT(plane), CNN__INT(first), CNN__INT(count), CNN__FLOAT(beta),
-                      CNN__FUNCTION(f))) return false;
+        if (!CNN__RUN(d, rows_to_images, count, g->oc, 1, CNN__ARRAY(y), CNN__ARRAY(rows), CNN__ARRAY(bias),
+                      CNN__INT(b != NULL), CNN__INT(g->oc), CNN__INT(plane), CNN__INT(first), CNN__INT(count),
+                      CNN__FLOAT(beta), CNN__FUNCTION(f))) return false;
     }
     return true;
 }
 
 /* dx += and dw +=; either may be NULL */
-static bool cnn__cl_conv_backward(cnn__cl *d, const cnn__conv *g, cnn_place col, const cnn_place *dx, const cnn_place *dw, cnn_place dy,
-                                  cnn_place x, cnn_place w)
+static bool cnn__cl_conv_backward(cnn__cl *d, const cnn__conv *g, cnn_place col, const cnn_place *dx,
+                                  const cnn_place *dw, cnn_place dy, cnn_place x, cnn_place w)
 {
-    int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane, columns = cnn__cl_columns(d, g);
+    int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane;
+    int       columns = cnn__cl_columns(d, g);
     cnn_place to_x = dx ? *dx : dy, to_w = dw ? *dw : dy;
     if (g->groups > 1) {
         int n = g->n * g->ic * g->h * g->w, weights = g->oc * (g->ic / g->groups) * g->kh * g->kw;
-        return (!dw || CNN__RUN(d, conv_backward_weights, weights, 1, 1, CNN__ARRAY(to_w), CNN__ARRAY(x), CNN__ARRAY(dy), CNN__CONV(*g))) &&
-               (!dx || CNN__RUN(d, conv_backward_data, n, 1, 1, CNN__ARRAY(to_x), CNN__ARRAY(dy), CNN__ARRAY(w), CNN__CONV(*g),
-                                CNN__INT(n)));
+        return (!dw ||
+                CNN__RUN(d, conv_backward_weights, weights, 1, 1, CNN__ARRAY(to_w), CNN__ARRAY(x),
+                         CNN__ARRAY(dy), CNN__CONV(*g))) &&
+               (!dx ||
+                CNN__RUN(d, conv_backward_data, n, 1, 1, CNN__ARRAY(to_x), CNN__ARRAY(dy), CNN__ARRAY(w),
+                         CNN__CONV(*g), CNN__INT(n)));
     }
     if (cnn__cl_is_product(g)) {                                             /* dw += dy x^T, dx += w^T dy */
         for (int i = 0; i < g->n; i++) {
             size_t    in = (size_t)i * (size_t)(k * plane), out = (size_t)i * (size_t)(g->oc * plane);
             cnn_place dyi = cnn__place_at(dy, out);
-            if (dw && !cnn__cl_gemm(d, to_w, k, 1, dyi, plane, false, cnn__place_at(x, in), plane, true, g->oc, k, plane)) return false;
-            if (dx && !cnn__cl_gemm(d, cnn__place_at(to_x, in), plane, 1, w, k, true, dyi, plane, false, k, plane, g->oc)) return false;
+            if (dw &&
+                !cnn__cl_gemm(d, to_w, k, 1, dyi, plane, false, cnn__place_at(x, in), plane, true, g->oc, k,
+                              plane)) return false;
+            if (dx &&
+                !cnn__cl_gemm(d, cnn__place_at(to_x, in), plane, 1, w, k, true, dyi, plane, false, k, plane,
+                              g->oc)) return false;
         }
         return true;
     }
-    for (int first = 0, count; first < total; first += count) {              /* dw += dy col^T, dx += fold of w^T dy */
+    /* dw += dy col^T, dx += fold of w^T dy */
+    for (int first = 0, count; first < total; first += count) {
         count = total - first < columns ? total - first : columns;
         cnn_place rows = cnn__place_at(col, (size_t)count * (size_t)k);
-        if (!CNN__RUN(d, images_to_rows, count, g->oc, 1, CNN__ARRAY(rows), CNN__ARRAY(dy), CNN__INT(g->oc), CNN__INT(plane),
-                      CNN__INT(first), CNN__INT(count))) return false;
+        if (!CNN__RUN(d, images_to_rows, count, g->oc, 1, CNN__ARRAY(rows), CNN__ARRAY(dy), CNN__INT(g->oc),
+                      CNN__INT(plane), CNN__INT(first), CNN__INT(count))) return false;
         if (dw && !(cnn__cl_im2col(d, col, x, g, first, count) &&
-                    cnn__cl_gemm(d, to_w, k, 1, rows, count, false, col, count, true, g->oc, k, count))) return false;
+                    cnn__cl_gemm(d, to_w, k, 1, rows, count, false, col, count, true, g->oc, k,
+                                 count))) return false;
         int n0 = first / plane, items = ((first + count - 1) / plane + 1 - n0) * g->ic * g->h * g->w;
         if (dx && !(cnn__cl_gemm(d, col, count, 0, w, k, true, rows, count, false, k, count, g->oc) &&
-                    CNN__RUN(d, col2im, items, 1, 1, CNN__ARRAY(to_x), CNN__ARRAY(col), CNN__CONV(*g), CNN__INT(first),
-                             CNN__INT(count), CNN__INT(n0), CNN__INT(items)))) return false;
+                    CNN__RUN(d, col2im, items, 1, 1, CNN__ARRAY(to_x), CNN__ARRAY(col), CNN__CONV(*g),
+                             CNN__INT(first), CNN__INT(count), CNN__INT(n0), CNN__INT(items)))) return false;
     }
     return true;
 }
@@ -1697,16 +1817,18 @@ CNN__CL_FORWARD(conv2d)
     cnn__conv g = cnn__conv_of(y);
     cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
     (void)mode;
-    return cnn__cl_conv_forward(cnn__cl_of(dev), &g, cnn_place_scratch(y->graph), cnn_place_data(y), 0, cnn_place_data(y->in[0]),
-                                cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL, cnn__cl_ending_function(y));
+    return cnn__cl_conv_forward(cnn__cl_of(dev), &g, cnn_place_scratch(y->graph), cnn_place_data(y), 0,
+                                cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL,
+                                cnn__cl_ending_function(y));
 }
 CNN__CL_BACKWARD(conv2d)
 {
     cnn__conv g = cnn__conv_of(y);
     cnn_place dx = cnn_place_grad(y->in[0]), dw = cnn_place_grad(y->in[1]);
     return cnn__cl_bias_backward(cnn__cl_of(dev), y) &&
-           cnn__cl_conv_backward(cnn__cl_of(dev), &g, cnn_place_scratch(y->graph), y->in[0]->needs_grad ? &dx : NULL,
-                                 y->in[1]->needs_grad ? &dw : NULL, cnn_place_grad(y), cnn_place_data(y->in[0]), cnn_place_data(y->in[1]));
+           cnn__cl_conv_backward(cnn__cl_of(dev), &g, cnn_place_scratch(y->graph), y->in[0]->needs_grad ? &dx
+                                 : NULL, y->in[1]->needs_grad ? &dw : NULL, cnn_place_grad(y),
+                                 cnn_place_data(y->in[0]), cnn_place_data(y->in[1]));
 }
 
 /* The gradient of a convolution from y to x, run forwards. */
@@ -1718,8 +1840,9 @@ CNN__CL_FORWARD(conv_transpose2d)
     cnn_shape bs = { 1, y->shape.c, 1, 1 };
     (void)mode;
     return (y->n_in > 2 ? cnn__cl_spread(d, out, y->shape, 0, 1, cnn_place_data(y->in[2]), bs, 0)
-                        : cnn__cl_fill(d, out, (size_t)cnn__len(y->shape), 0)) &&
-           cnn__cl_conv_backward(d, &g, cnn_place_scratch(y->graph), &out, NULL, cnn_place_data(y->in[0]), out, cnn_place_data(y->in[1]));
+            : cnn__cl_fill(d, out, (size_t)cnn__len(y->shape), 0)) &&
+           cnn__cl_conv_backward(d, &g, cnn_place_scratch(y->graph), &out, NULL, cnn_place_data(y->in[0]),
+                                 out, cnn_place_data(y->in[1]));
 }
 CNN__CL_BACKWARD(conv_transpose2d)
 {
@@ -1728,9 +1851,11 @@ CNN__CL_BACKWARD(conv_transpose2d)
     cnn_tensor *x = y->in[0], *w = y->in[1];
     cnn_place   col = cnn_place_scratch(y->graph), dy = cnn_place_grad(y), dw = cnn_place_grad(w);
     return cnn__cl_bias_backward(d, y) &&
-           (!x->needs_grad || cnn__cl_conv_forward(d, &g, col, cnn_place_grad(x), 1, dy, cnn_place_data(w), NULL,
-                                                 (cnn__cl_function){ CNN__CL_IS_NOTHING, { 0, 0 } })) &&
-           (!w->needs_grad || cnn__cl_conv_backward(d, &g, col, NULL, &dw, cnn_place_data(x), dy, cnn_place_data(w)));
+           (!x->needs_grad ||
+            cnn__cl_conv_forward(d, &g, col, cnn_place_grad(x), 1, dy, cnn_place_data(w), NULL,
+                                 (cnn__cl_function){ CNN__CL_IS_NOTHING, { 0, 0 } })) &&
+           (!w->needs_grad ||
+            cnn__cl_conv_backward(d, &g, col, NULL, &dw, cnn_place_data(x), dy, cnn_place_data(w)));
 }
 
 /* ---- Dense and matrix product ---- */
@@ -1742,8 +1867,8 @@ CNN__CL_FORWARD(dense)
     int       n = y->shape.n, k = cnn__sample(y->in[0]->shape), units = y->shape.c;
     cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
     (void)mode;
-    return cnn__cl_gemm(d, out, units, 0, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), k, true, n, units,
-                        k) &&
+    return cnn__cl_gemm(d, out, units, 0, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), k,
+                        true, n, units, k) &&
            cnn__cl_bias_map(d, out, y->shape, y->n_in > 2 ? &b : NULL, cnn__cl_ending_function(y));
 }
 
@@ -1753,8 +1878,12 @@ CNN__CL_BACKWARD(dense)
     cnn_tensor *x = y->in[0], *w = y->in[1];
     cnn_place   dy = cnn_place_grad(y);
     int         n = y->shape.n, k = cnn__sample(x->shape), units = y->shape.c;
-    if (x->needs_grad && !cnn__cl_gemm(d, cnn_place_grad(x), k, 1, dy, units, false, cnn_place_data(w), k, false, n, k, units)) return false;
-    if (w->needs_grad && !cnn__cl_gemm(d, cnn_place_grad(w), k, 1, dy, units, true, cnn_place_data(x), k, false, units, k, n)) return false;
+    if (x->needs_grad &&
+        !cnn__cl_gemm(d, cnn_place_grad(x), k, 1, dy, units, false, cnn_place_data(w), k, false, n, k,
+                      units)) return false;
+    if (w->needs_grad &&
+        !cnn__cl_gemm(d, cnn_place_grad(w), k, 1, dy, units, true, cnn_place_data(x), k, false, units, k,
+                      n)) return false;
     return cnn__cl_bias_backward(d, y);
 }
 
@@ -1762,8 +1891,8 @@ CNN__CL_FORWARD(matmul)
 {
     int m = y->shape.n, k = y->in[0]->shape.c, p = y->shape.c;
     (void)mode;
-    return cnn__cl_gemm(cnn__cl_of(dev), cnn_place_data(y), p, 0, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), p, false,
-                        m, p, k);
+    return cnn__cl_gemm(cnn__cl_of(dev), cnn_place_data(y), p, 0, cnn_place_data(y->in[0]), k, false,
+                        cnn_place_data(y->in[1]), p, false, m, p, k);
 }
 
 CNN__CL_BACKWARD(matmul)
@@ -1772,8 +1901,11 @@ CNN__CL_BACKWARD(matmul)
     cnn_tensor *a = y->in[0], *b = y->in[1];
     cnn_place   dy = cnn_place_grad(y);
     int         m = y->shape.n, k = a->shape.c, p = y->shape.c;
-    if (a->needs_grad && !cnn__cl_gemm(d, cnn_place_grad(a), k, 1, dy, p, false, cnn_place_data(b), p, true, m, k, p)) return false;
-    return !b->needs_grad || cnn__cl_gemm(d, cnn_place_grad(b), p, 1, cnn_place_data(a), k, true, dy, p, false, k, p, m);
+    if (a->needs_grad &&
+        !cnn__cl_gemm(d, cnn_place_grad(a), k, 1, dy, p, false, cnn_place_data(b), p, true, m, k,
+                      p)) return false;
+    return !b->needs_grad ||
+           cnn__cl_gemm(d, cnn_place_grad(b), p, 1, cnn_place_data(a), k, true, dy, p, false, k, p, m);
 }
 
 /* ---- Pools: the kernels take a pool as a convolution with one channel a plane ---- */
@@ -1782,7 +1914,8 @@ static cnn__conv cnn__cl_pool(const cnn_tensor *y, int *count_pad)
 {
     cnn__pool p = y->op == &cnn_op_global_max_pool ? cnn__whole_plane(y) : cnn__pool_of(y);
     *count_pad = p.count_pad;
-    return (cnn__conv){ 1, p.planes, p.h, p.w, p.planes, p.oh, p.ow, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw, 1, 1, 1 };
+    return (cnn__conv){ 1, p.planes, p.h, p.w, p.planes, p.oh, p.ow, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw, 1, 1,
+                        1 };
 }
 
 CNN__CL_FORWARD(max_pool)
@@ -1791,8 +1924,8 @@ CNN__CL_FORWARD(max_pool)
     cnn__conv g = cnn__cl_pool(y, &count_pad);
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
     int       n = cnn__len(y->shape);
-    return CNN__RUN(cnn__cl_of(dev), max_pool_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved),
-                    CNN__INT(mode == CNN_TRAIN), CNN__CONV(g), CNN__INT(n));
+    return CNN__RUN(cnn__cl_of(dev), max_pool_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x),
+                    CNN__ARRAY(saved), CNN__INT(mode == CNN_TRAIN), CNN__CONV(g), CNN__INT(n));
 }
 
 CNN__CL_BACKWARD(max_pool)
@@ -1801,8 +1934,8 @@ CNN__CL_BACKWARD(max_pool)
     cnn__conv g = cnn__cl_pool(y, &count_pad);
     cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), saved = cnn_place_saved(y);
     int       n = cnn__len(y->in[0]->shape);
-    return CNN__RUN(cnn__cl_of(dev), max_pool_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(saved), CNN__CONV(g),
-                    CNN__INT(n));
+    return CNN__RUN(cnn__cl_of(dev), max_pool_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy),
+                    CNN__ARRAY(saved), CNN__CONV(g), CNN__INT(n));
 }
 
 CNN__CL_FORWARD(avg_pool)
@@ -1832,13 +1965,14 @@ CNN__CL_FORWARD(reduce)
 {
     cnn_tensor *x = y->in[0];
     (void)mode;
-    return cnn__cl_fold(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, cnn__reduce_factor(y), cnn_place_data(x), x->shape, NULL,
-                        y->shape);
+    return cnn__cl_fold(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, cnn__reduce_factor(y),
+                        cnn_place_data(x), x->shape, NULL, y->shape);
 }
 CNN__CL_BACKWARD(reduce)
 {
     cnn_tensor *x = y->in[0];
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(x), x->shape, 1, cnn__reduce_factor(y), cnn_place_grad(y), y->shape, 0);
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(x), x->shape, 1, cnn__reduce_factor(y),
+                          cnn_place_grad(y), y->shape, 0);
 }
 
 /* ---- add, sub, mul: forward stretches both operands, backward folds dy back into each. ---- */
@@ -1848,8 +1982,9 @@ CNN__CL_FORWARD(binary)
     cnn_place out = cnn_place_data(y), a = cnn_place_data(y->in[0]), b = cnn_place_data(y->in[1]);
     int       n = cnn__len(y->shape), how = y->op == &cnn_op_add ? 0 : y->op == &cnn_op_sub ? 1 : 2;
     (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), stretch, n, 1, 1, CNN__ARRAY(out), CNN__SHAPE(y->shape), CNN__ARRAY(a), CNN__SHAPE(y->in[0]->shape),
-                    CNN__ARRAY(b), CNN__SHAPE(y->in[1]->shape), CNN__INT(n), CNN__INT(how));
+    return CNN__RUN(cnn__cl_of(dev), stretch, n, 1, 1, CNN__ARRAY(out), CNN__SHAPE(y->shape), CNN__ARRAY(a),
+                    CNN__SHAPE(y->in[0]->shape), CNN__ARRAY(b), CNN__SHAPE(y->in[1]->shape), CNN__INT(n),
+                    CNN__INT(how));
 }
 CNN__CL_BACKWARD(binary)
 {
@@ -1857,8 +1992,9 @@ CNN__CL_BACKWARD(binary)
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
         cnn_place   u = cnn_place_data(other);
         float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
-        if (x->needs_grad && !cnn__cl_fold(cnn__cl_of(dev), cnn_place_grad(x), x->shape, 1, factor, cnn_place_grad(y), y->shape,
-                                           y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
+        if (x->needs_grad &&
+            !cnn__cl_fold(cnn__cl_of(dev), cnn_place_grad(x), x->shape, 1, factor, cnn_place_grad(y),
+                          y->shape, y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
     }
     return true;
 }
@@ -1868,22 +2004,25 @@ CNN__CL_FORWARD(scale)
     float k[2];
     cnn__scale_constants(y, k);
     (void)mode;
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, k[0], cnn_place_data(y->in[0]), y->shape, k[1]);
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, k[0], cnn_place_data(y->in[0]),
+                          y->shape, k[1]);
 }
 CNN__CL_BACKWARD(scale)
 {
     float k[2];
     cnn__scale_constants(y, k);
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, k[0], cnn_place_grad(y), y->shape, 0);
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, k[0], cnn_place_grad(y),
+                          y->shape, 0);
 }
 
 /* ---- Copies ---- */
 
-static bool cnn__cl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place x, int x_step, int length, int rows, float beta)
+static bool cnn__cl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place x, int x_step, int length,
+                              int rows, float beta)
 {
     int n = length * rows;
-    return CNN__RUN(cnn__cl_of(dev), copy_rows, n, 1, 1, CNN__ARRAY(y), CNN__INT(y_step), CNN__ARRAY(x), CNN__INT(x_step),
-                    CNN__INT(length), CNN__INT(n), CNN__FLOAT(beta));
+    return CNN__RUN(cnn__cl_of(dev), copy_rows, n, 1, 1, CNN__ARRAY(y), CNN__INT(y_step), CNN__ARRAY(x),
+                    CNN__INT(x_step), CNN__INT(length), CNN__INT(n), CNN__FLOAT(beta));
 }
 
 CNN__CL_FORWARD(concat)
@@ -1892,8 +2031,8 @@ CNN__CL_FORWARD(concat)
     (void)mode;
     for (int i = 0; i < y->n_in; i++) {
         int part = cnn__sample(y->in[i]->shape);
-        if (!cnn__cl_copy_rows(dev, cnn__place_at(cnn_place_data(y), (size_t)at), whole, cnn_place_data(y->in[i]), part, part, y->shape.n, 0))
-            return false;
+        if (!cnn__cl_copy_rows(dev, cnn__place_at(cnn_place_data(y), (size_t)at), whole,
+                               cnn_place_data(y->in[i]), part, part, y->shape.n, 0)) return false;
         at += part;
     }
     return true;
@@ -1904,8 +2043,9 @@ CNN__CL_BACKWARD(concat)
     for (int i = 0; i < y->n_in; i++) {
         int part = cnn__sample(y->in[i]->shape);
         if (y->in[i]->needs_grad &&
-            !cnn__cl_copy_rows(dev, cnn_place_grad(y->in[i]), part, cnn__place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n, 1))
-            return false;
+            !cnn__cl_copy_rows(dev, cnn_place_grad(y->in[i]), part,
+                               cnn__place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n,
+                               1)) return false;
         at += part;
     }
     return true;
@@ -1925,32 +2065,37 @@ CNN__CL_BACKWARD(reshape)
 }
 
 /* Between a small array and places of a large one: slice reads x there, pad writes x there. */
-static bool cnn__cl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls, cnn_shape from, cnn_shape step, bool out,
-                         float beta)
+static bool cnn__cl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls,
+                         cnn_shape from, cnn_shape step, bool out, float beta)
 {
     int n = cnn__len(ss);
-    return CNN__RUN(cnn__cl_of(dev), part, n, 1, 1, CNN__ARRAY(s), CNN__SHAPE(ss), CNN__ARRAY(l), CNN__SHAPE(ls), CNN__SHAPE(from),
-                    CNN__SHAPE(step), CNN__INT(n), CNN__INT(out), CNN__FLOAT(beta));
+    return CNN__RUN(cnn__cl_of(dev), part, n, 1, 1, CNN__ARRAY(s), CNN__SHAPE(ss), CNN__ARRAY(l),
+                    CNN__SHAPE(ls), CNN__SHAPE(from), CNN__SHAPE(step), CNN__INT(n), CNN__INT(out),
+                    CNN__FLOAT(beta));
 }
 
 static void cnn__cl_slice_of(const cnn_tensor *y, cnn_shape *from, cnn_shape *step)
 {
     cnn__slice t = cnn__slice_of(y);
-    *from = (cnn_shape){ t.axis == 0 ? t.from : 0, t.axis == 1 ? t.from : 0, t.axis == 2 ? t.from : 0, t.axis == 3 ? t.from : 0 };
-    *step = (cnn_shape){ t.axis == 0 ? t.step : 1, t.axis == 1 ? t.step : 1, t.axis == 2 ? t.step : 1, t.axis == 3 ? t.step : 1 };
+    *from = (cnn_shape){ t.axis == 0 ? t.from : 0, t.axis == 1 ? t.from : 0, t.axis == 2 ? t.from : 0,
+                         t.axis == 3 ? t.from : 0 };
+    *step = (cnn_shape){ t.axis == 0 ? t.step : 1, t.axis == 1 ? t.step : 1, t.axis == 2 ? t.step : 1,
+                         t.axis == 3 ? t.step : 1 };
 }
 CNN__CL_FORWARD(slice)
 {
     cnn_shape from, step;
     cnn__cl_slice_of(y, &from, &step);
     (void)mode;
-    return cnn__cl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from, step, false, 0);
+    return cnn__cl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from,
+                        step, false, 0);
 }
 CNN__CL_BACKWARD(slice)
 {
     cnn_shape from, step;
     cnn__cl_slice_of(y, &from, &step);
-    return cnn__cl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from, step, true, 1);
+    return cnn__cl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from,
+                        step, true, 1);
 }
 
 static const cnn_shape cnn__cl_ones = { 1, 1, 1, 1 };
@@ -1960,13 +2105,15 @@ CNN__CL_FORWARD(pad)
     cnn_shape           from = { 0, a->front, a->top, a->left };
     (void)mode;
     return cnn__cl_fill(cnn__cl_of(dev), cnn_place_data(y), (size_t)cnn__len(y->shape), a->value) &&
-           cnn__cl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from, cnn__cl_ones, true, 0);
+           cnn__cl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from,
+                        cnn__cl_ones, true, 0);
 }
 CNN__CL_BACKWARD(pad)
 {
     const cnn_pad_args *a = y->args;
     cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnn__cl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from, cnn__cl_ones, false, 1);
+    return cnn__cl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from,
+                        cnn__cl_ones, false, 1);
 }
 
 CNN__CL_FORWARD(upsample)
@@ -1975,36 +2122,38 @@ CNN__CL_FORWARD(upsample)
     cnn_place   out = cnn_place_data(y), in = cnn_place_data(x);
     int         n = cnn__len(y->shape), bilinear = ((const cnn_upsample_args *)y->args)->bilinear != 0;
     (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), upsample_forward, n, 1, 1, CNN__ARRAY(out), CNN__SHAPE(y->shape), CNN__ARRAY(in),
-                    CNN__SHAPE(x->shape), CNN__INT(bilinear), CNN__INT(n));
+    return CNN__RUN(cnn__cl_of(dev), upsample_forward, n, 1, 1, CNN__ARRAY(out), CNN__SHAPE(y->shape),
+                    CNN__ARRAY(in), CNN__SHAPE(x->shape), CNN__INT(bilinear), CNN__INT(n));
 }
 CNN__CL_BACKWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
     cnn_place   dx = cnn_place_grad(x), dy = cnn_place_grad(y);
     int         n = cnn__len(x->shape), bilinear = ((const cnn_upsample_args *)y->args)->bilinear != 0;
-    return CNN__RUN(cnn__cl_of(dev), upsample_backward, n, 1, 1, CNN__ARRAY(dx), CNN__SHAPE(x->shape), CNN__ARRAY(dy),
-                    CNN__SHAPE(y->shape), CNN__INT(bilinear), CNN__INT(n));
+    return CNN__RUN(cnn__cl_of(dev), upsample_backward, n, 1, 1, CNN__ARRAY(dx), CNN__SHAPE(x->shape),
+                    CNN__ARRAY(dy), CNN__SHAPE(y->shape), CNN__INT(bilinear), CNN__INT(n));
 }
 
 CNN__CL_FORWARD(lrn)
 {
     cnn__lrn  t = cnn__lrn_of(y);
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), saved = mode == CNN_TRAIN ? cnn_place_saved(y) : out;
+    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : out;
     int       n = cnn__len(y->shape);
-    return CNN__RUN(cnn__cl_of(dev), lrn_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved), CNN__INT(mode == CNN_TRAIN),
-                    CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size), CNN__FLOAT(t.beta), CNN__FLOAT(t.k), CNN__INT(y->shape.c),
-                    CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
+    return CNN__RUN(cnn__cl_of(dev), lrn_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved),
+                    CNN__INT(mode == CNN_TRAIN), CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size),
+                    CNN__FLOAT(t.beta), CNN__FLOAT(t.k), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)),
+                    CNN__INT(n));
 }
 CNN__CL_BACKWARD(lrn)
 {
     cnn__lrn  t = cnn__lrn_of(y);
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]), out = cnn_place_data(y);
-    cnn_place saved = cnn_place_saved(y);
+    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]);
+    cnn_place out = cnn_place_data(y), saved = cnn_place_saved(y);
     int       n = cnn__len(y->shape);
-    return CNN__RUN(cnn__cl_of(dev), lrn_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(out),
-                    CNN__ARRAY(saved), CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size), CNN__FLOAT(t.beta), CNN__INT(y->shape.c),
-                    CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
+    return CNN__RUN(cnn__cl_of(dev), lrn_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x),
+                    CNN__ARRAY(out), CNN__ARRAY(saved), CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size),
+                    CNN__FLOAT(t.beta), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
 }
 
 /* ---- Functions of one number ---- */
@@ -2016,7 +2165,8 @@ CNN__CL_FORWARD(map)
     cnn_place        out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
     (void)mode;
     return cnn__cl_ending(y->in[0]) == y ||
-           CNN__RUN(cnn__cl_of(dev), map_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(n), CNN__FUNCTION(f));
+           CNN__RUN(cnn__cl_of(dev), map_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(n),
+                    CNN__FUNCTION(f));
 }
 CNN__CL_BACKWARD(map)
 {
@@ -2024,8 +2174,8 @@ CNN__CL_BACKWARD(map)
     int              n = cnn__len(y->shape);
     cnn_place        dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
     cnn_place        b = cnn_place_data(y->op->flags & CNN_READS_X ? y->in[0] : y);
-    return CNN__RUN(cnn__cl_of(dev), map_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(b), CNN__INT(n),
-                    CNN__FUNCTION(f));
+    return CNN__RUN(cnn__cl_of(dev), map_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(b),
+                    CNN__INT(n), CNN__FUNCTION(f));
 }
 
 /* ---- softmax and its logarithm ---- */
@@ -2034,18 +2184,20 @@ CNN__CL_FORWARD(softmax)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
     int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
-    const cnn__cl_arg arg[] = { CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(y->shape.c), CNN__INT(plane), CNN__INT(rows) };
+    const cnn__cl_arg arg[] = { CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(y->shape.c), CNN__INT(plane),
+                                CNN__INT(rows) };
     (void)mode;
-    return cnn__cl_run(cnn__cl_of(dev), y->op == &cnn_op_softmax ? CNN__CL_softmax_forward : CNN__CL_log_softmax_forward, rows, 1, 1,
-                       arg, (int)(sizeof arg / sizeof *arg));
+    return cnn__cl_run(cnn__cl_of(dev), y->op == &cnn_op_softmax ? CNN__CL_softmax_forward
+                       : CNN__CL_log_softmax_forward, rows, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
 }
 CNN__CL_BACKWARD(softmax)
 {
     cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), out = cnn_place_data(y);
     int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
-    const cnn__cl_arg arg[] = { CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(out), CNN__INT(y->shape.c), CNN__INT(plane), CNN__INT(rows) };
-    return cnn__cl_run(cnn__cl_of(dev), y->op == &cnn_op_softmax ? CNN__CL_softmax_backward : CNN__CL_log_softmax_backward, rows, 1, 1,
-                       arg, (int)(sizeof arg / sizeof *arg));
+    const cnn__cl_arg arg[] = { CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(out), CNN__INT(y->shape.c),
+                                CNN__INT(plane), CNN__INT(rows) };
+    return cnn__cl_run(cnn__cl_of(dev), y->op == &cnn_op_softmax ? CNN__CL_softmax_backward
+                       : CNN__CL_log_softmax_backward, rows, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
 }
 
 /* ---- Dropout ---- */
@@ -2054,8 +2206,9 @@ static bool cnn__cl_dropout(cnn_backend *dev, cnn_tensor *y, cnn_place to, cnn_p
 {
     float p = ((const cnn_dropout_args *)y->args)->p;
     int   n = cnn__len(y->shape);
-    return CNN__RUN(cnn__cl_of(dev), dropout, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(from), CNN__ULONG(y->graph->config.seed),
-                    CNN__ULONG(cnn__stream(y)), CNN__FLOAT(p), CNN__FLOAT(beta), CNN__INT(n));
+    return CNN__RUN(cnn__cl_of(dev), dropout, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(from),
+                    CNN__ULONG(y->graph->config.seed), CNN__ULONG(cnn__stream(y)), CNN__FLOAT(p),
+                    CNN__FLOAT(beta), CNN__INT(n));
 }
 CNN__CL_FORWARD(dropout)
 {
@@ -2066,7 +2219,10 @@ CNN__CL_BACKWARD(dropout) { return cnn__cl_dropout(dev, y, cnn_place_grad(y->in[
 
 /* ---- Batch norm ---- */
 
-typedef struct { cnn_place x, w, b, mean, inverse, running_mean, running_var; int affine, channels, plane, count; } cnn__cl_norm;
+typedef struct {
+    cnn_place x, w, b, mean, inverse, running_mean, running_var;
+    int       affine, channels, plane, count;
+} cnn__cl_norm;
 
 static cnn__cl_norm cnn__cl_norm_of(cnn_tensor *y, cnn_mode mode)
 {
@@ -2090,12 +2246,14 @@ CNN__CL_FORWARD(batch_norm)
     cnn_place    out = cnn_place_data(y);
     int          n = cnn__len(y->shape);
     return (mode == CNN_EVAL ||
-            CNN__RUN(d, batch_norm_statistics, v.channels, 1, 1, CNN__ARRAY(v.x), CNN__ARRAY(v.mean), CNN__ARRAY(v.inverse),
-                     CNN__ARRAY(v.running_mean), CNN__ARRAY(v.running_var), CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count),
-                     CNN__FLOAT(t.eps), CNN__FLOAT(t.momentum))) &&
-           CNN__RUN(d, batch_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(v.x), CNN__ARRAY(v.mean), CNN__ARRAY(v.inverse),
-                    CNN__ARRAY(v.w), CNN__ARRAY(v.b), CNN__INT(v.affine), CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(n),
-                    CNN__FLOAT(t.eps), CNN__INT(mode == CNN_EVAL));
+            CNN__RUN(d, batch_norm_statistics, v.channels, 1, 1, CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
+                     CNN__ARRAY(v.inverse), CNN__ARRAY(v.running_mean), CNN__ARRAY(v.running_var),
+                     CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count), CNN__FLOAT(t.eps),
+                     CNN__FLOAT(t.momentum))) &&
+           CNN__RUN(d, batch_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
+                    CNN__ARRAY(v.inverse), CNN__ARRAY(v.w), CNN__ARRAY(v.b), CNN__INT(v.affine),
+                    CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(n), CNN__FLOAT(t.eps),
+                    CNN__INT(mode == CNN_EVAL));
 }
 
 CNN__CL_BACKWARD(batch_norm)
@@ -2108,13 +2266,14 @@ CNN__CL_BACKWARD(batch_norm)
     cnn_place    dx = x->needs_grad ? cnn_place_grad(x) : sums;
     cnn_place    dw = want_dw ? cnn_place_grad(w) : sums, db = want_db ? cnn_place_grad(b) : sums;
     int          n = cnn__len(y->shape);
-    return CNN__RUN(d, batch_norm_sums, v.channels, 1, 1, CNN__ARRAY(sums), CNN__ARRAY(dw), CNN__INT(want_dw), CNN__ARRAY(db),
-                    CNN__INT(want_db), CNN__ARRAY(v.x), CNN__ARRAY(dy), CNN__ARRAY(v.mean), CNN__ARRAY(v.inverse),
-                    CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count)) &&
+    return CNN__RUN(d, batch_norm_sums, v.channels, 1, 1, CNN__ARRAY(sums), CNN__ARRAY(dw), CNN__INT(want_dw),
+                    CNN__ARRAY(db), CNN__INT(want_db), CNN__ARRAY(v.x), CNN__ARRAY(dy), CNN__ARRAY(v.mean),
+                    CNN__ARRAY(v.inverse), CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count)) &&
            (!x->needs_grad ||
-            CNN__RUN(d, batch_norm_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
-                     CNN__ARRAY(v.inverse), CNN__ARRAY(v.w), CNN__INT(v.affine), CNN__ARRAY(sums), CNN__INT(v.channels),
-                     CNN__INT(v.plane), CNN__INT(v.count), CNN__INT(n)));
+            CNN__RUN(d, batch_norm_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(v.x),
+                     CNN__ARRAY(v.mean), CNN__ARRAY(v.inverse), CNN__ARRAY(v.w), CNN__INT(v.affine),
+                     CNN__ARRAY(sums), CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count),
+                     CNN__INT(n)));
 }
 
 /* ---- Norms of one sample ---- */
@@ -2127,26 +2286,30 @@ CNN__CL_FORWARD(sample_norm)
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : cnn_place_scratch(y->graph);
     cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
     int       n = cnn__len(y->shape), k = (int)t.k;
-    return CNN__RUN(d, sample_norm_statistics, n / k, 1, 1, CNN__ARRAY(x), CNN__ARRAY(saved), CNN__INT(k), CNN__FLOAT(t.eps)) &&
-           CNN__RUN(d, sample_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved), CNN__ARRAY(w), CNN__ARRAY(b),
-                    CNN__INT(t.w != NULL), CNN__INT(k), CNN__INT(cnn__sample(y->shape)), CNN__INT((int)t.share), CNN__INT(n));
+    return CNN__RUN(d, sample_norm_statistics, n / k, 1, 1, CNN__ARRAY(x), CNN__ARRAY(saved), CNN__INT(k),
+                    CNN__FLOAT(t.eps)) &&
+           CNN__RUN(d, sample_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved),
+                    CNN__ARRAY(w), CNN__ARRAY(b), CNN__INT(t.w != NULL), CNN__INT(k),
+                    CNN__INT(cnn__sample(y->shape)), CNN__INT((int)t.share), CNN__INT(n));
 }
 CNN__CL_BACKWARD(sample_norm)
 {
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     cnn__cl  *d = cnn__cl_of(dev);
-    cnn_place dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y), dx = cnn_place_grad(y->in[0]);
+    cnn_place dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
+    cnn_place dx = cnn_place_grad(y->in[0]);
     cnn_place w = t.w ? cnn_place_data(t.w) : x;
     bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
     cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
     int       n = cnn__len(y->shape), k = (int)t.k, sample = cnn__sample(y->shape), share = (int)t.share;
     return (!y->in[0]->needs_grad ||
-            CNN__RUN(d, sample_norm_backward, n / k, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(saved), CNN__ARRAY(w),
-                     CNN__INT(t.w != NULL), CNN__INT(k), CNN__INT(sample), CNN__INT(share))) &&
+            CNN__RUN(d, sample_norm_backward, n / k, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x),
+                     CNN__ARRAY(saved), CNN__ARRAY(w), CNN__INT(t.w != NULL), CNN__INT(k), CNN__INT(sample),
+                     CNN__INT(share))) &&
            (!(want_dw || want_db) ||
-            CNN__RUN(d, sample_norm_weight, sample / share, 1, 1, CNN__ARRAY(dw), CNN__INT(want_dw), CNN__ARRAY(db), CNN__INT(want_db),
-                     CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(saved), CNN__INT(k), CNN__INT(sample), CNN__INT(share),
-                     CNN__INT(y->shape.n * share)));
+            CNN__RUN(d, sample_norm_weight, sample / share, 1, 1, CNN__ARRAY(dw), CNN__INT(want_dw),
+                     CNN__ARRAY(db), CNN__INT(want_db), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(saved),
+                     CNN__INT(k), CNN__INT(sample), CNN__INT(share), CNN__INT(y->shape.n * share)));
 }
 
 CNN__CL_FORWARD(prelu)
@@ -2154,8 +2317,8 @@ CNN__CL_FORWARD(prelu)
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), w = cnn_place_data(y->in[1]);
     int       n = cnn__len(y->shape), channels = y->in[1]->shape.c, plane = cnn__plane(y->shape);
     (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), prelu_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(w), CNN__INT(channels),
-                    CNN__INT(plane), CNN__INT(n));
+    return CNN__RUN(cnn__cl_of(dev), prelu_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(w),
+                    CNN__INT(channels), CNN__INT(plane), CNN__INT(n));
 }
 CNN__CL_BACKWARD(prelu)
 {
@@ -2163,23 +2326,31 @@ CNN__CL_BACKWARD(prelu)
     cnn_place x = cnn_place_data(y->in[0]), w = cnn_place_data(y->in[1]), dy = cnn_place_grad(y);
     cnn_place dx = cnn_place_grad(y->in[0]), dw = cnn_place_grad(y->in[1]);
     int       n = cnn__len(y->shape), channels = y->in[1]->shape.c, plane = cnn__plane(y->shape);
-    return (!y->in[0]->needs_grad || CNN__RUN(d, prelu_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(w),
-                                              CNN__INT(channels), CNN__INT(plane), CNN__INT(n))) &&
-           (!y->in[1]->needs_grad || CNN__RUN(d, prelu_weight, channels, 1, 1, CNN__ARRAY(dw), CNN__ARRAY(dy), CNN__ARRAY(x),
-                                              CNN__INT(channels), CNN__INT(plane), CNN__INT(n)));
+    return (!y->in[0]->needs_grad ||
+            CNN__RUN(d, prelu_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(w),
+                     CNN__INT(channels), CNN__INT(plane), CNN__INT(n))) &&
+           (!y->in[1]->needs_grad ||
+            CNN__RUN(d, prelu_weight, channels, 1, 1, CNN__ARRAY(dw), CNN__ARRAY(dy), CNN__ARRAY(x),
+                     CNN__INT(channels), CNN__INT(plane), CNN__INT(n)));
 }
 
 /* ---- Losses ---- */
 
 /* With its labels, and the class weights v (or the labels again, where it has none). */
-typedef struct { cnn_place x, labels, v; int weighted, ignored, nll, channels, plane, rows, n; float smoothing; } cnn__cl_labels;
+typedef struct {
+    cnn_place x, labels, v;
+    int       weighted, ignored, nll, channels, plane, rows, n;
+    float     smoothing;
+} cnn__cl_labels;
 
 static cnn__cl_labels cnn__cl_labels_of(const cnn_tensor *y)
 {
     cnn_shape         s = y->in[0]->shape;
     const cnn__target t = cnn__target_of(y);
-    return (cnn__cl_labels){ cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), cnn_place_data(y->in[y->n_in - 1]),
-                             y->n_in == 3, t.ignore, y->op == &cnn_op_nll, s.c, cnn__plane(s), s.n * cnn__plane(s),
+    return (cnn__cl_labels){ cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
+                             cnn_place_data(y->in[y->n_in - 1]),
+                             y->n_in == 3, t.ignore, y->op == &cnn_op_nll, s.c, cnn__plane(s),
+                                 s.n * cnn__plane(s),
                              cnn__len(s), t.e };
 }
 CNN__CL_FORWARD(label_loss)
@@ -2189,13 +2360,16 @@ CNN__CL_FORWARD(label_loss)
     cnn_place      out = cnn_place_data(y), rows = cnn_place_scratch(y->graph);
     bool           save = mode == CNN_TRAIN && !l.nll;
     cnn_place      saved = save ? cnn_place_saved(y) : rows;
-    /* The labels were set by the host, which keeps its copy: so the room's check can be made before they are used. */
+    /* The labels were set by the host, which keeps its copy: so the room's check can be made before they are
+       used. */
     if ((cnn__of(y->in[1])->data_on & CNN__HOST) && !cnn__check_labels(y)) return false;
-    return CNN__RUN(d, label_loss_rows, l.rows, 1, 1, CNN__ARRAY(rows), CNN__ARRAY(saved), CNN__INT(save), CNN__ARRAY(l.x),
-                    CNN__ARRAY(l.labels), CNN__ARRAY(l.v), CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.nll),
-                    CNN__FLOAT(l.smoothing), CNN__INT(l.channels), CNN__INT(l.plane), CNN__INT(l.rows)) &&
-           CNN__RUN(d, label_loss_mean, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(rows), CNN__ARRAY(l.labels), CNN__ARRAY(l.v),
-                    CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.channels), CNN__INT(l.rows));
+    return CNN__RUN(d, label_loss_rows, l.rows, 1, 1, CNN__ARRAY(rows), CNN__ARRAY(saved), CNN__INT(save),
+                    CNN__ARRAY(l.x), CNN__ARRAY(l.labels), CNN__ARRAY(l.v), CNN__INT(l.weighted),
+                    CNN__INT(l.ignored), CNN__INT(l.nll), CNN__FLOAT(l.smoothing), CNN__INT(l.channels),
+                    CNN__INT(l.plane), CNN__INT(l.rows)) &&
+           CNN__RUN(d, label_loss_mean, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(rows), CNN__ARRAY(l.labels),
+                    CNN__ARRAY(l.v), CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.channels),
+                    CNN__INT(l.rows));
 }
 
 CNN__CL_BACKWARD(label_loss)
@@ -2206,11 +2380,13 @@ CNN__CL_BACKWARD(label_loss)
     cnn_place      saved = l.nll ? share : cnn_place_saved(y);
     if (!y->in[0]->needs_grad) return true;
     cnn_place      dx = cnn_place_grad(y->in[0]);
-    return CNN__RUN(d, label_loss_share, 1, 1, 1, CNN__ARRAY(share), CNN__ARRAY(dloss), CNN__ARRAY(l.labels), CNN__ARRAY(l.v),
-                    CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.channels), CNN__INT(l.rows)) &&
-           CNN__RUN(d, label_loss_backward, l.n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(share), CNN__ARRAY(saved), CNN__ARRAY(l.x),
-                    CNN__ARRAY(l.labels), CNN__ARRAY(l.v), CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.nll),
-                    CNN__FLOAT(l.smoothing), CNN__INT(l.channels), CNN__INT(l.plane), CNN__INT(l.n));
+    return CNN__RUN(d, label_loss_share, 1, 1, 1, CNN__ARRAY(share), CNN__ARRAY(dloss), CNN__ARRAY(l.labels),
+                    CNN__ARRAY(l.v), CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.channels),
+                    CNN__INT(l.rows)) &&
+           CNN__RUN(d, label_loss_backward, l.n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(share), CNN__ARRAY(saved),
+                    CNN__ARRAY(l.x), CNN__ARRAY(l.labels), CNN__ARRAY(l.v), CNN__INT(l.weighted),
+                    CNN__INT(l.ignored), CNN__INT(l.nll), CNN__FLOAT(l.smoothing), CNN__INT(l.channels),
+                    CNN__INT(l.plane), CNN__INT(l.n));
 }
 
 static int cnn__cl_pair(const cnn_tensor *y)
@@ -2221,8 +2397,9 @@ CNN__CL_FORWARD(pair_loss)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]);
     (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), pair_loss_forward, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(t),
-                    CNN__INT(cnn__len(y->in[0]->shape)), CNN__INT(cnn__cl_pair(y)), CNN__FLOAT(cnn__huber_delta(y)));
+    return CNN__RUN(cnn__cl_of(dev), pair_loss_forward, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x),
+                    CNN__ARRAY(t), CNN__INT(cnn__len(y->in[0]->shape)), CNN__INT(cnn__cl_pair(y)),
+                    CNN__FLOAT(cnn__huber_delta(y)));
 }
 CNN__CL_BACKWARD(pair_loss)
 {
@@ -2231,16 +2408,17 @@ CNN__CL_BACKWARD(pair_loss)
     for (int i = 0; i < 2; i++) {
         if (!y->in[i]->needs_grad) continue;
         cnn_place to = cnn_place_grad(y->in[i]);
-        if (!CNN__RUN(cnn__cl_of(dev), pair_loss_backward, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(x), CNN__ARRAY(t), CNN__ARRAY(dloss),
-                      CNN__INT(n), CNN__INT(cnn__cl_pair(y)), CNN__FLOAT(cnn__huber_delta(y)), CNN__INT(i))) return false;
+        if (!CNN__RUN(cnn__cl_of(dev), pair_loss_backward, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(x),
+                      CNN__ARRAY(t), CNN__ARRAY(dloss), CNN__INT(n), CNN__INT(cnn__cl_pair(y)),
+                      CNN__FLOAT(cnn__huber_delta(y)), CNN__INT(i))) return false;
     }
     return true;
 }
 
 /* ---- Training beside the rows ---- */
 
-static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw, cnn_place slots, size_t n,
-                           size_t slot_stride, const cnn_step_args *a, long step)
+static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw,
+                           cnn_place slots, size_t n, size_t slot_stride, const cnn_step_args *a, long step)
 {
     cnn__cl   *d = cnn__cl_of(dev);
     cnn_place  second = cnn__place_at(slots, slot_stride);
@@ -2248,23 +2426,27 @@ static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w
     int        items = (int)n;
     if (n > INT_MAX) return false;
     if (o == cnn_sgd())
-        return CNN__RUN(d, sgd, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots), CNN__INT(items),
-                        CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum),
-                        CNN__FLOAT(a->nesterov ? 1.0f : 0.0f), CNN__FLOAT(a->nesterov ? a->momentum : 1.0f));
+        return CNN__RUN(d, sgd, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
+                        CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay),
+                        CNN__FLOAT(a->momentum), CNN__FLOAT(a->nesterov ? 1.0f : 0.0f),
+                        CNN__FLOAT(a->nesterov ? a->momentum : 1.0f));
     if (o == cnn_adam() || o == cnn_adamw()) {
         bool own = o == cnn_adamw();                                      /* weight decay of its own */
-        return CNN__RUN(d, adam, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots), CNN__ARRAY(second),
-                        CNN__INT(items), CNN__FLOAT(r.lr), CNN__FLOAT(own ? 0 : a->weight_decay),
-                        CNN__FLOAT(own ? 1 - a->lr * cnn__option(a->weight_decay, 0.01f) : 1), CNN__FLOAT(r.beta1),
-                        CNN__FLOAT(r.beta2), CNN__FLOAT(r.eps), CNN__FLOAT(r.scale));
+        return CNN__RUN(d, adam, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
+                        CNN__ARRAY(second), CNN__INT(items), CNN__FLOAT(r.lr),
+                        CNN__FLOAT(own ? 0 : a->weight_decay),
+                        CNN__FLOAT(own ? 1 - a->lr * cnn__option(a->weight_decay, 0.01f) : 1),
+                        CNN__FLOAT(r.beta1), CNN__FLOAT(r.beta2), CNN__FLOAT(r.eps), CNN__FLOAT(r.scale));
     }
     if (o == cnn_rmsprop())
-        return CNN__RUN(d, rmsprop, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots), CNN__ARRAY(second),
-                        CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum),
-                        CNN__FLOAT(cnn__option(a->alpha, 0.99f)), CNN__FLOAT(cnn__option(a->eps, 1e-8f)));
+        return CNN__RUN(d, rmsprop, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
+                        CNN__ARRAY(second), CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay),
+                        CNN__FLOAT(a->momentum), CNN__FLOAT(cnn__option(a->alpha, 0.99f)),
+                        CNN__FLOAT(cnn__option(a->eps, 1e-8f)));
     if (o == cnn_adagrad())
-        return CNN__RUN(d, adagrad, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots), CNN__INT(items),
-                        CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(cnn__option(a->eps, 1e-10f)));
+        return CNN__RUN(d, adagrad, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
+                        CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay),
+                        CNN__FLOAT(cnn__option(a->eps, 1e-10f)));
     return false;
 }
 
@@ -2279,8 +2461,9 @@ static bool cnn__cl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, 
     cnn__cl  *d = cnn__cl_of(dev);
     cnn_place sums = { d->slices, CNN__CL_SLICES };
     float     part[CNN__CL_SQUARES];
-    if (n && !CNN__RUN(d, squares, CNN__CL_SQUARES, 1, 1, CNN__ARRAY(sums), CNN__ARRAY(x), CNN__INT((int)n), CNN__INT(anew)))
-        return false;
+    if (n &&
+        !CNN__RUN(d, squares, CNN__CL_SQUARES, 1, 1, CNN__ARRAY(sums), CNN__ARRAY(x), CNN__INT((int)n),
+                  CNN__INT(anew))) return false;
     if (!take) return true;
     if (!cnn__cl_download(dev, d->slices, sums.at * sizeof(float), part, sizeof part)) return false;
     *take = 0;
@@ -2288,13 +2471,14 @@ static bool cnn__cl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, 
     return true;
 }
 
-static bool cnn__cl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_place labels, bool anew, int *take)
+static bool cnn__cl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_place labels, bool anew,
+                            int *take)
 {
     cnn__cl  *d = cnn__cl_of(dev);
     cnn_place sum = { d->slices, CNN__CL_COUNTER };
     int       plane = cnn__plane(s), rows = s.n * plane;
-    return CNN__RUN(d, correct, 1, 1, 1, CNN__ARRAY(sum), CNN__ARRAY(logits), CNN__ARRAY(labels), CNN__INT(s.c),
-                    CNN__INT(plane), CNN__INT(rows), CNN__INT(anew)) &&
+    return CNN__RUN(d, correct, 1, 1, 1, CNN__ARRAY(sum), CNN__ARRAY(logits), CNN__ARRAY(labels),
+                    CNN__INT(s.c), CNN__INT(plane), CNN__INT(rows), CNN__INT(anew)) &&
            (!take || cnn__cl_download(dev, d->slices, sum.at * sizeof(float), take, sizeof(cl_int)));
 }
 
@@ -2308,13 +2492,16 @@ static size_t cnn__cl_scratch(const cnn_backend *dev, const cnn_tensor *y)
         return cnn__cl_conv_scratch(d, &g);
     }
     if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
-    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm) return y->op->saved(y);
+    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm)
+        return y->op->saved(y);
     if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
-        return ((size_t)cnn__len(y->in[1]->shape) + 2) * sizeof(float);        /* rows; or the two of label_loss_share */
+        /* rows; or the two of label_loss_share */
+        return ((size_t)cnn__len(y->in[1]->shape) + 2) * sizeof(float);
     return 0;
 }
 
-#define CNN__CL_ROW(name, functions) { &cnn_op_##name, NULL, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward },
+#define CNN__CL_ROW(name, functions)                                                                         \
+    { &cnn_op_##name, NULL, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward },
 #define CNN__CL_MAP(X, name, value, derivative) CNN__CL_ROW(name, map)
 static const cnn_kernel cnn__cl_rows[] = {
     CNN__CL_ROW(conv2d, conv2d) CNN__CL_ROW(conv_transpose2d, conv_transpose2d)
@@ -2329,11 +2516,12 @@ static const cnn_kernel cnn__cl_rows[] = {
     CNN__CL_ROW(instance_norm, sample_norm)
     CNN__CL_ROW(batch_norm, batch_norm)
     CNN__CL_ROW(softmax_cross_entropy, label_loss) CNN__CL_ROW(nll, label_loss)
-    CNN__CL_ROW(mse, pair_loss) CNN__CL_ROW(l1, pair_loss) CNN__CL_ROW(huber, pair_loss) CNN__CL_ROW(bce_with_logits, pair_loss) };
+    CNN__CL_ROW(mse, pair_loss) CNN__CL_ROW(l1, pair_loss) CNN__CL_ROW(huber, pair_loss)
+    CNN__CL_ROW(bce_with_logits, pair_loss) };
 
-/* ============================================================================================================
+/* ===========================================================================================================
    >>cl-open ---- 7. Opening, checking and closing a device
-   ============================================================================================================ */
+   ======================================================================================================== */
 
 static void cnn__cl_close(cnn_backend *dev)
 {
@@ -2363,7 +2551,8 @@ static bool cnn__cl_build_program(cnn__cl *d)
     if (e == CL_SUCCESS) return true;
     d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes);
     char *log = CNN_MALLOC(bytes + 1);
-    if (log && d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, bytes, log, NULL) == CL_SUCCESS) {
+    if (log && d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, bytes, log,
+                                           NULL) == CL_SUCCESS) {
         log[bytes] = 0;
         cnn__format(d->base.error, sizeof d->base.error, "the kernels do not build: %s", log);
     }
@@ -2374,27 +2563,30 @@ static bool cnn__cl_build_program(cnn__cl *d)
 #ifndef CNN_NO_STDIO
 /* ---- Compiled kernels on disk ----
 
-   A file is: the 8 characters of `magic`, and three numbers of 8 bytes: the key, the length of what follows and its
-   checksum. The key is that of the device, its driver and the sources; it also names the file. A file that is cut,
-   changed, another's or refused by the driver counts as none, and is written again. */
+   A file is: the 8 characters of `magic`, and three numbers of 8 bytes: the key, the length of what follows
+   and its checksum. The key is that of the device, its driver and the sources; it also names the file. A file
+   that is cut, changed, another's or refused by the driver counts as none, and is written again. */
 
 static const char cnn__cl_magic[] = "cnnocl1\n";
 enum { CNN__CL_HEAD = 32 };
 
 static uint64_t cnn__cl_key(cnn__cl *d)
 {
-    static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION, CL_DRIVER_VERSION };
+    static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
+                                            CL_DRIVER_VERSION };
     uint64_t key = cnn__cl_hash(0, cnn__cl_options, sizeof cnn__cl_options);
     for (int i = 0; i < 4; i++) {
         char text[256] = "";
         d->cl.clGetDeviceInfo(d->device, about[i], sizeof text - 1, text, NULL);
         key = cnn__cl_hash(key, text, sizeof text);
     }
-    for (int i = 0; i < CNN__CL_SOURCES; i++) key = cnn__cl_hash(key, cnn__cl_source[i], strlen(cnn__cl_source[i]));
+    for (int i = 0; i < CNN__CL_SOURCES; i++)
+        key = cnn__cl_hash(key, cnn__cl_source[i], strlen(cnn__cl_source[i]));
     return key;
 }
 
-static void cnn__cl_head(unsigned char head[CNN__CL_HEAD], uint64_t key, const unsigned char *binary, size_t bytes)
+static void cnn__cl_head(unsigned char head[CNN__CL_HEAD], uint64_t key, const unsigned char *binary,
+                         size_t bytes)
 {
     const uint64_t number[3] = { key, bytes, cnn__cl_hash(0, binary, bytes) };
     memcpy(head, cnn__cl_magic, 8);
@@ -2413,7 +2605,8 @@ static void cnn__cl_read_cache(cnn__cl *d, const char *path, uint64_t key)
         bytes -= CNN__CL_HEAD;
         cnn__cl_head(head, key, binary, bytes);
         if (memcmp(head, file, sizeof head) == 0)
-            d->program = d->cl.clCreateProgramWithBinary(d->context, 1, &d->device, &bytes, &binary, &status, &e);
+            d->program = d->cl.clCreateProgramWithBinary(d->context, 1, &d->device, &bytes, &binary, &status,
+                                                         &e);
     }
     CNN_FREE(file);
     if (!d->program) return;
@@ -2431,13 +2624,14 @@ static void cnn__cl_write_cache(cnn__cl *d, const char *path, uint64_t key)
     size_t         bytes = 0;
     d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
     unsigned char *binary = bytes ? CNN_MALLOC(bytes) : NULL;
-    if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) == CL_SUCCESS) {
+    if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
+                                         NULL) == CL_SUCCESS) {
         cnn__philox(unique, (uint64_t)(uintptr_t)d, (uint64_t)time(NULL), (uint64_t)clock());
         cnn__format(temporary, sizeof temporary, "%s.tmp%08lx", path, (unsigned long)unique[0]);
         cnn__cl_head(head, key, binary, bytes);
         FILE *f = fopen(temporary, "wb");
-        bool  good = f && fwrite(head, 1, sizeof head, f) == sizeof head && fwrite(binary, 1, bytes, f) == bytes &&
-                     cnn__flush(f);
+        bool  good = f && fwrite(head, 1, sizeof head, f) == sizeof head &&
+            fwrite(binary, 1, bytes, f) == bytes && cnn__flush(f);
         if (f && fclose(f) != 0) good = false;
         if (f && !(good && cnn__replace(temporary, path))) remove(temporary);
     }
@@ -2472,26 +2666,30 @@ static bool cnn__cl_build(cnn__cl *d, const char *cache)
     return true;
 }
 
-/* Is C = op(A) op(B) + beta C right? Small whole numbers, so that float has no rounding and every order of adding the
-   same sum; every `every`-th element is compared. */
+/* Is C = op(A) op(B) + beta C right? Small whole numbers, so that float has no rounding and every order of
+   adding the same sum; every `every`-th element is compared. */
 static bool cnn__cl_try_gemm(cnn__cl *d, int m, int n, int k, bool ta, bool tb, float beta, int every)
 {
-    size_t  an = (size_t)m * (size_t)k, bn = (size_t)k * (size_t)n, cn = (size_t)m * (size_t)n, all = an + bn + cn, at = 8;
-    float  *host = CNN_MALLOC((2 * all + at) * sizeof *host), *a = host + at, *b = a + an, *c = b + bn, *got = c + cn;
+    size_t  an = (size_t)m * (size_t)k, bn = (size_t)k * (size_t)n, cn = (size_t)m * (size_t)n;
+    size_t  all = an + bn + cn, at = 8;
+    float  *host = CNN_MALLOC((2 * all + at) * sizeof *host);
+    float  *a = host + at, *b = a + an, *c = b + bn, *got = c + cn;
     void   *buffer = host ? d->base.alloc(&d->base, (all + at) * sizeof *host) : NULL;
     bool    same = false;
     if (!host) cnn__format(d->base.error, sizeof d->base.error, "out of memory in the check of the kernels");
-    for (size_t i = 0; host && i < all + at; i++) host[i] = (float)((int)(cnn__random_bits(1, all, i) % 7) - 3);
+    for (size_t i = 0; host && i < all + at; i++)
+        host[i] = (float)((int)(cnn__random_bits(1, all, i) % 7) - 3);
     if (buffer && d->base.upload(&d->base, buffer, 0, host, (all + at) * sizeof *host) &&
-        cnn__cl_gemm(d, (cnn_place){ buffer, at + an + bn }, n, beta, (cnn_place){ buffer, at }, ta ? m : k, ta,
-                     (cnn_place){ buffer, at + an }, tb ? k : n, tb, m, n, k) &&
+        cnn__cl_gemm(d, (cnn_place){ buffer, at + an + bn }, n, beta, (cnn_place){ buffer, at }, ta ? m : k,
+                     ta, (cnn_place){ buffer, at + an }, tb ? k : n, tb, m, n, k) &&
         d->base.download(&d->base, buffer, (at + an + bn) * sizeof *host, got, cn * sizeof *host)) {
         same = true;
         for (size_t q = 0; q < cn; q += (size_t)every) {
             size_t i = q / (size_t)n, j = q % (size_t)n;
             float  sum = beta == 0 ? 0 : beta * c[q];
             for (size_t p = 0; p < (size_t)k; p++)
-                sum += a[ta ? p * (size_t)m + i : i * (size_t)k + p] * b[tb ? j * (size_t)k + p : p * (size_t)n + j];
+                sum += a[ta ? p * (size_t)m + i : i * (size_t)k + p]
+                    * b[tb ? j * (size_t)k + p : p * (size_t)n + j];
             same = same && sum == got[q];
         }
     }
@@ -2500,22 +2698,24 @@ static bool cnn__cl_try_gemm(cnn__cl *d, int m, int n, int k, bool ta, bool tb, 
     return same;
 }
 
-/* Odd sizes, exact multiples of the tiles, long and thin, all transposes, with and without beta; with CLBlast also
-   sizes beyond its threshold between two ways of working. */
+/* Odd sizes, exact multiples of the tiles, long and thin, all transposes, with and without beta; with CLBlast
+   also sizes beyond its threshold between two ways of working. */
 static bool cnn__cl_check_gemm(cnn__cl *d)
 {
-    static const struct { int m, n, k; } sizes[] = { { 7, 133, 31 }, { 133, 9, 70 }, { 64, 64, 64 }, { 128, 192, 64 },
-                                                     { 20, 30, 3000 }, { 16, 16, 2000 } };
+    static const struct { int m, n, k; } sizes[] = {
+        { 7, 133, 31 }, { 133, 9, 70 }, { 64, 64, 64 }, { 128, 192, 64 }, { 20, 30, 3000 },
+            { 16, 16, 2000 } };
     bool right = true;
     for (int i = 0; i < 6; i++)
         for (int way = 0; way < 4 && right; way++)
-            right = cnn__cl_try_gemm(d, sizes[i].m, sizes[i].n, sizes[i].k, way & 1, way >> 1, (float)(way != 2), 1);
+            right = cnn__cl_try_gemm(d, sizes[i].m, sizes[i].n, sizes[i].k, way & 1, way >> 1,
+                                     (float)(way != 2), 1);
     return right && (!d->clblast || (cnn__cl_try_gemm(d, 1024, 1024, 1024, false, true, 0, 997) &&
                                      cnn__cl_try_gemm(d, 1100, 1300, 1050, true, false, 1, 997)));
 }
 
-/* Before version 1.6.3 CLBlast's way for large products overwrites memory on some Intel devices; 1 << 20 is larger
-   than any product's side. */
+/* Before version 1.6.3 CLBlast's way for large products overwrites memory on some Intel devices; 1 << 20 is
+   larger than any product's side. */
 static void cnn__cl_force_direct(cnn__cl *d)
 {
     const char *names[] = { "XGEMM_MIN_INDIRECT_SIZE" };
@@ -2524,16 +2724,19 @@ static void cnn__cl_force_direct(cnn__cl *d)
 }
 
 /* Which code multiplies matrices; the report says so. A wrong product of our own kernel is an error. */
-static bool cnn__cl_choose_gemm(cnn__cl *d, const cnn_opencl_args *a, const cnn_opencl_device *about, const char **says)
+static bool cnn__cl_choose_gemm(cnn__cl *d, const cnn_opencl_args *a, const cnn_opencl_device *about,
+                                const char **says)
 {
     char vendor[128] = "";
     *says = "our own GEMM";
     if (!cnn__cl_check_gemm(d)) {
         if (!d->base.error[0])
-            cnn__format(d->base.error, sizeof d->base.error, "%s multiplies matrices wrongly; its driver cannot be trusted", d->name);
+            cnn__format(d->base.error, sizeof d->base.error,
+                        "%s multiplies matrices wrongly; its driver cannot be trusted", d->name);
         return false;
     }
-    if (a->gemm == CNN_OPENCL_OWN || (a->gemm == CNN_OPENCL_AUTO && about->type == CNN_OPENCL_CPU)) return true;
+    if (a->gemm == CNN_OPENCL_OWN || (a->gemm == CNN_OPENCL_AUTO && about->type == CNN_OPENCL_CPU))
+        return true;
     if (!cnn__load_clblast(&d->blas)) {
         *says = "our own GEMM (CLBlast is not installed)";
         return true;
@@ -2555,7 +2758,8 @@ static bool cnn__cl_choose_gemm(cnn__cl *d, const cnn_opencl_args *a, const cnn_
     return true;
 }
 
-/* ---- The check of the rows: a net around one operation, whose row alone is on the device, beside the CPU's ---- */
+/* ---- The check of the rows: a net around one operation, its row alone on the device, beside the CPU's
+   ---- */
 
 static const float cnn__cl_class_weights[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
 static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x, cnn_tensor *t, int way)
@@ -2563,7 +2767,8 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
     cnn_tensor *row = cnn_param(g, "row", { 1, 6, 1, 1 }, CNN_INIT_UNIFORM), *u = way ? x : row;
     if (op == &cnn_op_conv2d)          return cnn_conv2d(x, 4, 3, .stride_w = 2, .pad = 1, .groups = 1 + way);
     if (op == &cnn_op_dense)           return cnn_dense(x, 5);
-    if (op == &cnn_op_matmul)          return cnn_matmul(cnn_flatten(x), cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE));
+    if (op == &cnn_op_matmul)
+        return cnn_matmul(cnn_flatten(x), cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE));
     if (op == &cnn_op_max_pool)        return cnn_max_pool(x, 3, .stride = 2, .pad = way);
     if (op == &cnn_op_avg_pool)        return cnn_avg_pool(x, 3, .stride = 2, .pad = 1, .no_count_pad = way);
     if (op == &cnn_op_global_avg_pool) return cnn_global_avg_pool(x);
@@ -2581,9 +2786,11 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
     if (op == &cnn_op_batch_norm)      return cnn_batch_norm(x, .no_affine = way);
     cnn_tensor *v = way ? cnn_const(g, cnn__vector(6), cnn__cl_class_weights) : NULL;
     if (op == &cnn_op_softmax_cross_entropy)
-        return cnn_softmax_cross_entropy(x, t, .smoothing = way ? 0.1f : 0, .class_weights = v, .ignore_index = 2 * way);
+        return cnn_softmax_cross_entropy(x, t, .smoothing = way ? 0.1f : 0, .class_weights = v,
+                                         .ignore_index = 2 * way);
     if (op == &cnn_op_nll)             return cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way);
-    if (op == &cnn_op_conv_transpose2d) return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
+    if (op == &cnn_op_conv_transpose2d)
+        return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
     if (op == &cnn_op_global_max_pool) return cnn_global_max_pool(x);
     if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
     if (op == &cnn_op_pad)             return cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
@@ -2597,7 +2804,8 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
     if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1));
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
-    bool        pair = op->flags & CNN_LOSS;                   /* a loss of two, else a function of one number */
+    /* a loss of two, else a function of one number */
+    bool        pair = op->flags & CNN_LOSS;
     if (op == &cnn_op_log || op == &cnn_op_sqrt) in[0] = cnn_scale(x, 0.25f, 1);
     return cnn_apply(op, in, pair ? 2 : 1, NULL, CNN_HERE);
 }
@@ -2609,9 +2817,9 @@ static bool cnn__cl_near(const float *a, const float *b, size_t n)
     return near;
 }
 
-/* A training step and one more update on both: the same loss, gradients and parameters? With the optimizer o, NULL for
-   SGD with momentum, the gradients are clipped, too. A lack of host memory says nothing about
-   the row: it stops the opening. */
+/* A training step and one more update on both: the same loss, gradients and parameters? With the optimizer o,
+   NULL for SGD with momentum, the gradients are clipped, too. A lack of host memory says nothing about the
+   row: it stops the opening. */
 static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way, const cnn_optimizer *o)
 {
     enum { BATCH = 3, SAMPLE = 6 * 6 * 5, LABELS = 6 * 5 };
@@ -2619,12 +2827,14 @@ static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way, const cnn_opt
     int         labels[BATCH * LABELS];
     float       loss[2] = { 0, 0 }, clipped[2] = { 0, 0 };
     cnn_graph  *g[2] = { NULL, NULL };
-    for (int i = 0; x && i < BATCH * SAMPLE; i++) x[i] = 4 * cnn__uniform(cnn__random_bits(2, (uint64_t)way, (uint64_t)i)) - 2;
+    for (int i = 0; x && i < BATCH * SAMPLE; i++)
+        x[i] = 4 * cnn__uniform(cnn__random_bits(2, (uint64_t)way, (uint64_t)i)) - 2;
     for (int i = 0; i < BATCH * LABELS; i++) labels[i] = i % 6;
     for (int k = 0; x && k < 2; k++) {
         cnn_graph  *one = g[k] = cnn_new(.max_batch = BATCH, .seed = 7, .threads = 1, .optimizer = o,
                                      .backend = k ? &d->base : NULL);
-        cnn_tensor *in = cnn_input(one, 6, 6, 5, .grad = 1), *t = cnn_labels(one, 6, 5), *y = cnn__cl_sample(op, one, in, t, way);
+        cnn_tensor *in = cnn_input(one, 6, 6, 5, .grad = 1), *t = cnn_labels(one, 6, 5);
+        cnn_tensor *y = cnn__cl_sample(op, one, in, t, way);
         cnn_tensor *J = y->op && (y->op->flags & CNN_LOSS) ? y : cnn_mean(cnn_mul(y, y));
         if (!cnn_compile(one, J)) break;
         cnn_set(in, x, BATCH * SAMPLE);
@@ -2661,7 +2871,9 @@ static bool cnn__cl_check_rows(cnn__cl *d)
     for (int i = 0; i < rows && !d->base.error[0]; i++) {
         one = d->row[i];
         if (cnn__cl_try_row(d, one.op, 0, NULL) && cnn__cl_try_row(d, one.op, 1, NULL)) d->row[kept++] = one;
-        else if (!d->base.error[0]) cnn__format(d->report + strlen(d->report), room - strlen(d->report), "; wrong here and left to the CPU: %s", one.op->name);
+        else if (!d->base.error[0])
+            cnn__format(d->report + strlen(d->report), room - strlen(d->report),
+                        "; wrong here and left to the CPU: %s", one.op->name);
     }
     d->base.close = close, d->base.kernels = d->row, d->base.n_kernels = kept;
     return !d->base.error[0];
@@ -2670,23 +2882,26 @@ static bool cnn__cl_check_rows(cnn__cl *d)
 /* And of what stands beside them: the optimizers, clipping, the count of correct rows. */
 static bool cnn__cl_check_training(cnn__cl *d)
 {
-    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
-    static const float values[] = { 1, 2, 0,  3, 3, 1,  0, 1, 1,  NAN, 0, 1,   1, 0, 2, 1 };   /* (4,3), then labels */
+    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
+                                                cnn_adagrad() };
+    /* (4,3), then labels */
+    static const float values[] = { 1, 2, 0,  3, 3, 1,  0, 1, 1,  NAN, 0, 1,   1, 0, 2, 1 };
     void (*close)(cnn_backend *) = d->base.close;
     void  *buffer = d->base.alloc(&d->base, sizeof values);
     size_t room = sizeof d->report;
     int    correct = -1;
     bool   right = buffer && d->base.upload(&d->base, buffer, 0, values, sizeof values);
     for (int i = 0; i < 2 && right; i++)
-        right = cnn__cl_correct(&d->base, (cnn_place){ buffer, 0 }, (cnn_shape){ 4, 3, 1, 1 }, (cnn_place){ buffer, 12 }, !i,
-                                i ? &correct : NULL);
+        right = cnn__cl_correct(&d->base, (cnn_place){ buffer, 0 }, (cnn_shape){ 4, 3, 1, 1 },
+                                (cnn_place){ buffer, 12 }, !i, i ? &correct : NULL);
     if (buffer) d->base.release(&d->base, buffer);
     d->base.close = NULL;
     for (int i = 0; i < 5 && right; i++) right = cnn__cl_try_row(d, &cnn_op_dense, 0, optimizers[i]);
     d->base.close = close;
     if (d->base.error[0] || (right && correct == 2 * 2)) return !d->base.error[0];
     d->base.update = NULL, d->base.scale = NULL, d->base.squares = NULL, d->base.correct = NULL;
-    cnn__format(d->report + strlen(d->report), room - strlen(d->report), "; wrong here and left to the CPU: updates");
+    cnn__format(d->report + strlen(d->report), room - strlen(d->report),
+                "; wrong here and left to the CPU: updates");
     return true;
 }
 
@@ -2707,14 +2922,15 @@ static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
     cnn__cl_wish(a);
     const char *lacks = cnn__load_opencl(&d->cl);
     if (lacks)
-        return cnn__format(error, room, "no OpenCL 1.2 on this machine: %s%s", lacks[0] == 'c' ? "libOpenCL lacks " : "",
-                           lacks), false;
+        return cnn__format(error, room, "no OpenCL 1.2 on this machine: %s%s",
+                           lacks[0] == 'c' ? "libOpenCL lacks " : "", lacks), false;
     int count = cnn__cl_list(&d->cl, list);
     const cnn__cl_device *chosen = cnn__cl_choose(list, count, a);
     if (!chosen)
-        return cnn__format(error, room, !count ? "OpenCL finds no device on this machine" : "OpenCL finds %d device%s here, the first is %s, "
-                           "but none as asked for (a CPU is taken only if it is asked for)", count, count == 1 ? "" : "s",
-                           list[0].about.name), false;
+        return cnn__format(error, room, !count ? "OpenCL finds no device on this machine" :
+                           "OpenCL finds %d device%s here, the first is %s, but none as asked for "
+                           "(a CPU is taken only if it is asked for)", count, count == 1 ? "" : "s",
+                               list[0].about.name), false;
     d->device = chosen->id;
     memcpy(d->name, chosen->about.name, sizeof d->name);
     d->base.name = d->name;
@@ -2728,9 +2944,11 @@ static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
     d->max_buffer = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
     d->workspace = a->workspace ? a->workspace : (size_t)256 << 20;
     if (group < CNN__CL_GROUP)
-        return cnn__format(error, room, "%s allows groups of %zu items; %d are needed", d->name, group, (int)CNN__CL_GROUP), false;
+        return cnn__format(error, room, "%s allows groups of %zu items; %d are needed", d->name, group,
+                           (int)CNN__CL_GROUP), false;
 
-    const cl_context_properties properties[] = { CL_CONTEXT_PLATFORM, (cl_context_properties)chosen->platform, 0 };
+    const cl_context_properties properties[] = { CL_CONTEXT_PLATFORM, (cl_context_properties)chosen->platform,
+                                                 0 };
     d->context = d->cl.clCreateContext(properties, 1, &d->device, NULL, NULL, &e);
     if (!d->context) return cnn__cl_fail(d, "context", e);
     d->queue = d->cl.clCreateCommandQueue(d->context, d->device, 0, &e);
@@ -2739,10 +2957,11 @@ static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
     if (!cnn__cl_build(d, a->cache)) return false;
     d->slices = (cl_mem)cnn__cl_alloc(&d->base, (CNN__CL_COUNTER + 1) * sizeof(float));
     if (!d->slices || !cnn__cl_choose_gemm(d, a, &chosen->about, &says)) return false;
-    cnn__format(d->report, sizeof d->report, "%s (%s, %s), %s%s", d->name, chosen->about.version, chosen->about.platform, says,
-                d->cached ? ", cached kernels" : "");
+    cnn__format(d->report, sizeof d->report, "%s (%s, %s), %s%s", d->name, chosen->about.version,
+                chosen->about.platform, says, d->cached ? ", cached kernels" : "");
     for (size_t i = 0; i < sizeof cnn__cl_rows / sizeof *cnn__cl_rows; i++)
-        if (!cnn__cl_listed(a->without, cnn__cl_rows[i].op->name)) d->row[d->base.n_kernels++] = cnn__cl_rows[i];
+        if (!cnn__cl_listed(a->without, cnn__cl_rows[i].op->name))
+            d->row[d->base.n_kernels++] = cnn__cl_rows[i];
     return a->no_check || (cnn__cl_check_rows(d) && cnn__cl_check_training(d));
 }
 
@@ -2757,11 +2976,13 @@ CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
         return (cnn_backend *)(uintptr_t)&no_memory;
     }
     memset(d, 0, sizeof *d);
-    d->base = (cnn_backend){ .name = "OpenCL", .alloc = cnn__cl_alloc, .release = cnn__cl_release, .upload = cnn__cl_upload,
-        .download = cnn__cl_download, .clear = cnn__cl_clear, .scratch = cnn__cl_scratch, .update = cnn__cl_update,
-        .scale = cnn__cl_scale, .squares = cnn__cl_squares, .correct = cnn__cl_correct,
-        .close = cnn__cl_close, .kernels = d->row };
-    if (!cnn__cl_open(d, &a, list) && !d->base.error[0]) cnn__format(d->base.error, sizeof d->base.error, "it cannot be opened");
+    d->base = (cnn_backend){
+        .name = "OpenCL", .alloc = cnn__cl_alloc, .release = cnn__cl_release, .upload = cnn__cl_upload,
+        .download = cnn__cl_download, .clear = cnn__cl_clear, .scratch = cnn__cl_scratch,
+        .update = cnn__cl_update, .scale = cnn__cl_scale, .squares = cnn__cl_squares,
+        .correct = cnn__cl_correct, .close = cnn__cl_close, .kernels = d->row };
+    if (!cnn__cl_open(d, &a, list) && !d->base.error[0])
+        cnn__format(d->base.error, sizeof d->base.error, "it cannot be opened");
     CNN_FREE(list);
     return &d->base;
 }
@@ -2781,16 +3002,18 @@ CNN_API void cnn_opencl_close(cnn_backend *dev)
     if (dev && dev->close) dev->close(dev);
 }
 
-CNN_API bool cnn_opencl_tune(cnn_backend *dev, const char *kernel, int count, const char **names, const size_t *values)
+CNN_API bool cnn_opencl_tune(cnn_backend *dev, const char *kernel, int count, const char **names,
+                             const size_t *values)
 {
     cnn__cl *d = dev && dev->close ? cnn__cl_of(dev) : NULL;
-    return d && d->clblast && d->blas.CLBlastOverrideParameters(d->device, kernel, 32, (size_t)count, names, values) == 0;
+    return d && d->clblast && d->blas.CLBlastOverrideParameters(d->device, kernel, 32, (size_t)count, names,
+                                                                values) == 0;
 }
 
 #endif /* CNN_OPENCL_IMPLEMENTATION_ONCE */
 #endif /* CNN_OPENCL_IMPLEMENTATION */
 
-/* >>licence ---- Licence -------------------------------------------------------------------------------------
+/* >>licence ---- Licence ------------------------------------------------------------------------------------
 
    This file is available under two licences. Choose whichever you prefer.
 

@@ -1,6 +1,6 @@
-/* The OpenCL companion on whatever device CNN_OPENCL_DEVICE names, else on PoCL or another CPU device: every operation
-   against its float64 reference (the table of test_rooms.c, run again on the device), whole nets beside the CPU's,
-   each operation left to the CPU in turn, failures of every kind.
+/* The OpenCL companion on whatever device CNN_OPENCL_DEVICE names, else on PoCL or another CPU device: every
+   operation against its float64 reference (the table of test_rooms.c, run again on the device), whole nets
+   beside the CPU's, each operation left to the CPU in turn, failures of every kind.
 
    Without OpenCL's headers, or without a device, all of it is skipped. */
 #if defined(__has_include)
@@ -38,8 +38,8 @@ static void test_free(void *p) { alloc_live -= p != NULL; free(p); }
 #define CNN_REALLOC(p, n) test_realloc(p, n)
 #define CNN_FREE(p)       test_free(p)
 
-/* The libraries as the companion sees them: a library or a function can be missing, calls are counted, call number
-   call_fail fails, and the objects that live are counted. */
+/* The libraries as the companion sees them: a library or a function can be missing, calls are counted, call
+   number call_fail fails, and the objects that live are counted. */
 #define CL_TARGET_OPENCL_VERSION 120
 #ifdef __APPLE__
 #include <OpenCL/cl.h>
@@ -49,38 +49,42 @@ static void test_free(void *p) { alloc_live -= p != NULL; free(p); }
 #include <dlfcn.h>
 #include <string.h>
 
-static long        call_count, call_fail, cl_live, calls_of_finish, calls_of_set, calls_of_run, calls_of_flush;
+static long        call_count, call_fail, cl_live, calls_of_finish, calls_of_set, calls_of_run,
+    calls_of_flush;
 static const char *hidden_library, *hidden_function;      /* parts of names */
 static bool call_fails(void) { return ++call_count == call_fail; }
 
-#define CALL(name, count, parameters, arguments)                                                                     \
-    static cl_int (CL_API_CALL *real_##name) parameters;                                                             \
-    static cl_int CL_API_CALL test_##name parameters                                                                 \
-    {                                                                                                                \
-        count++;                                                                                                     \
-        return call_fails() ? CL_OUT_OF_RESOURCES : real_##name arguments;                                           \
+#define CALL(name, count, parameters, arguments)                                                             \
+    static cl_int (CL_API_CALL *real_##name) parameters;                                                     \
+    static cl_int CL_API_CALL test_##name parameters                                                         \
+    {                                                                                                        \
+        count++;                                                                                             \
+        return call_fails() ? CL_OUT_OF_RESOURCES : real_##name arguments;                                   \
     }
-#define CREATE(type, name, parameters, arguments)                                                                    \
-    static type (CL_API_CALL *real_##name) parameters;                                                               \
-    static type CL_API_CALL test_##name parameters                                                                   \
-    {                                                                                                                \
-        if (call_fails()) return *e = CL_OUT_OF_HOST_MEMORY, (type)NULL;                                             \
-        type made = real_##name arguments;                                                                           \
-        return cl_live += made != NULL, made;                                                                        \
+#define CREATE(type, name, parameters, arguments)                                                            \
+    static type (CL_API_CALL *real_##name) parameters;                                                       \
+    static type CL_API_CALL test_##name parameters                                                           \
+    {                                                                                                        \
+        if (call_fails()) return *e = CL_OUT_OF_HOST_MEMORY, (type)NULL;                                     \
+        type made = real_##name arguments;                                                                   \
+        return cl_live += made != NULL, made;                                                                \
     }
-#define RELEASE(type, name)                                                                                          \
-    static cl_int (CL_API_CALL *real_##name)(type);                                                                  \
+#define RELEASE(type, name)                                                                                  \
+    static cl_int (CL_API_CALL *real_##name)(type);                                                          \
     static cl_int CL_API_CALL test_##name(type object) { return cl_live--, real_##name(object); }
 
 static long calls_of_others;
 CREATE(cl_context, clCreateContext, (const cl_context_properties *p, cl_uint n, const cl_device_id *id,
-       void (CL_CALLBACK *f)(const char *, const void *, size_t, void *), void *u, cl_int *e), (p, n, id, f, u, e))
-CREATE(cl_command_queue, clCreateCommandQueue, (cl_context c, cl_device_id id, cl_command_queue_properties p, cl_int *e),
-       (c, id, p, e))
-CREATE(cl_program, clCreateProgramWithSource, (cl_context c, cl_uint n, const char **text, const size_t *size, cl_int *e),
-       (c, n, text, size, e))
-CREATE(cl_program, clCreateProgramWithBinary, (cl_context c, cl_uint n, const cl_device_id *id, const size_t *size,
-       const unsigned char **binary, cl_int *status, cl_int *e), (c, n, id, size, binary, status, e))
+       void (CL_CALLBACK *f)(const char *, const void *, size_t, void *), void *u, cl_int *e),
+           (p, n, id, f, u, e))
+CREATE(cl_command_queue, clCreateCommandQueue, (cl_context c, cl_device_id id, cl_command_queue_properties p,
+                                                cl_int *e), (c, id, p, e))
+CREATE(cl_program, clCreateProgramWithSource, (cl_context c, cl_uint n, const char **text, const size_t *size,
+                                               cl_int *e), (c, n, text, size, e))
+CREATE(cl_program, clCreateProgramWithBinary, (cl_context c, cl_uint n, const cl_device_id *id,
+                                               const size_t *size, const unsigned char **binary,
+                                               cl_int *status, cl_int *e),
+       (c, n, id, size, binary, status, e))
 CREATE(cl_kernel, clCreateKernel, (cl_program p, const char *name, cl_int *e), (p, name, e))
 CREATE(cl_mem, clCreateBuffer, (cl_context c, cl_mem_flags f, size_t n, void *p, cl_int *e), (c, f, n, p, e))
 RELEASE(cl_context, clReleaseContext)
@@ -91,23 +95,29 @@ RELEASE(cl_mem, clReleaseMemObject)
 CALL(clBuildProgram, calls_of_others, (cl_program p, cl_uint n, const cl_device_id *id, const char *o,
      void (CL_CALLBACK *f)(cl_program, void *), void *u), (p, n, id, o, f, u))
 CALL(clSetKernelArg, calls_of_set, (cl_kernel k, cl_uint i, size_t n, const void *v), (k, i, n, v))
-CALL(clEnqueueNDRangeKernel, calls_of_run, (cl_command_queue q, cl_kernel k, cl_uint dim, const size_t *at, const size_t *all,
-     const size_t *group, cl_uint n, const cl_event *w, cl_event *e), (q, k, dim, at, all, group, n, w, e))
-CALL(clEnqueueReadBuffer, calls_of_others, (cl_command_queue q, cl_mem m, cl_bool b, size_t at, size_t size, void *to,
-     cl_uint n, const cl_event *w, cl_event *e), (q, m, b, at, size, to, n, w, e))
-CALL(clEnqueueWriteBuffer, calls_of_others, (cl_command_queue q, cl_mem m, cl_bool b, size_t at, size_t size, const void *from,
-     cl_uint n, const cl_event *w, cl_event *e), (q, m, b, at, size, from, n, w, e))
-CALL(clEnqueueFillBuffer, calls_of_others, (cl_command_queue q, cl_mem m, const void *v, size_t size, size_t at, size_t all,
-     cl_uint n, const cl_event *w, cl_event *e), (q, m, v, size, at, all, n, w, e))
-CALL(clEnqueueUnmapMemObject, calls_of_others, (cl_command_queue q, cl_mem m, void *p, cl_uint n, const cl_event *w, cl_event *e),
-     (q, m, p, n, w, e))
+CALL(clEnqueueNDRangeKernel, calls_of_run, (cl_command_queue q, cl_kernel k, cl_uint dim, const size_t *at,
+                                            const size_t *all, const size_t *group, cl_uint n,
+                                            const cl_event *w, cl_event *e),
+     (q, k, dim, at, all, group, n, w, e))
+CALL(clEnqueueReadBuffer, calls_of_others, (cl_command_queue q, cl_mem m, cl_bool b, size_t at, size_t size,
+                                            void *to, cl_uint n, const cl_event *w, cl_event *e),
+     (q, m, b, at, size, to, n, w, e))
+CALL(clEnqueueWriteBuffer, calls_of_others, (cl_command_queue q, cl_mem m, cl_bool b, size_t at, size_t size,
+                                             const void *from, cl_uint n, const cl_event *w, cl_event *e),
+     (q, m, b, at, size, from, n, w, e))
+CALL(clEnqueueFillBuffer, calls_of_others, (cl_command_queue q, cl_mem m, const void *v, size_t size,
+                                            size_t at, size_t all, cl_uint n, const cl_event *w, cl_event *e),
+     (q, m, v, size, at, all, n, w, e))
+CALL(clEnqueueUnmapMemObject, calls_of_others, (cl_command_queue q, cl_mem m, void *p, cl_uint n,
+                                                const cl_event *w, cl_event *e), (q, m, p, n, w, e))
 CALL(clWaitForEvents, calls_of_others, (cl_uint n, const cl_event *e), (n, e))
 CALL(clFlush, calls_of_flush, (cl_command_queue q), (q))
 CALL(clFinish, calls_of_finish, (cl_command_queue q), (q))
-static void *(CL_API_CALL *real_clEnqueueMapBuffer)(cl_command_queue, cl_mem, cl_bool, cl_map_flags, size_t, size_t, cl_uint,
-                                                    const cl_event *, cl_event *, cl_int *);
-static void *CL_API_CALL test_clEnqueueMapBuffer(cl_command_queue q, cl_mem m, cl_bool b, cl_map_flags f, size_t at, size_t size,
-                                                 cl_uint n, const cl_event *w, cl_event *done, cl_int *e)
+static void *(CL_API_CALL *real_clEnqueueMapBuffer)(cl_command_queue, cl_mem, cl_bool, cl_map_flags, size_t,
+                                                    size_t, cl_uint, const cl_event *, cl_event *, cl_int *);
+static void *CL_API_CALL test_clEnqueueMapBuffer(cl_command_queue q, cl_mem m, cl_bool b, cl_map_flags f,
+                                                 size_t at, size_t size, cl_uint n, const cl_event *w,
+                                                 cl_event *done, cl_int *e)
 {
     if (call_fails()) return *e = CL_MAP_FAILURE, NULL;
     return real_clEnqueueMapBuffer(q, m, b, f, at, size, n, w, done, e);
@@ -117,20 +127,38 @@ static void *test_dlopen(const char *name, int how)
 {
     return hidden_library && strstr(name, hidden_library) ? NULL : dlopen(name, how);
 }
+#define WRAPPED(f)                                                                                           \
+    if (found && strcmp(name, #f) == 0) {                                                                    \
+        void (*mine)(void) = (void (*)(void))test_##f;                                                       \
+        memcpy(&real_##f, &found, sizeof found), memcpy(&found, &mine, sizeof found);                        \
+        return found;                                                                                        \
+    }
 static void *test_dlsym(void *library, const char *name)
 {
     void *found = hidden_function && strcmp(name, hidden_function) == 0 ? NULL : dlsym(library, name);
-#define WRAPPED(f) if (found && strcmp(name, #f) == 0) { \
-        void *mine; \
-        void (*general)(void) = (void (*)(void))test_##f; \
-        memcpy(&real_##f, &found, sizeof found), memcpy(&mine, &general, sizeof mine); \
-        return mine; }
-    WRAPPED(clCreateContext) WRAPPED(clCreateCommandQueue) WRAPPED(clCreateProgramWithSource)
-    WRAPPED(clCreateProgramWithBinary) WRAPPED(clCreateKernel) WRAPPED(clCreateBuffer) WRAPPED(clReleaseContext)
-    WRAPPED(clReleaseCommandQueue) WRAPPED(clReleaseProgram) WRAPPED(clReleaseKernel) WRAPPED(clReleaseMemObject)
-    WRAPPED(clBuildProgram) WRAPPED(clSetKernelArg) WRAPPED(clEnqueueNDRangeKernel) WRAPPED(clEnqueueReadBuffer)
-    WRAPPED(clEnqueueWriteBuffer) WRAPPED(clEnqueueFillBuffer) WRAPPED(clEnqueueUnmapMemObject) WRAPPED(clWaitForEvents)
-    WRAPPED(clFlush) WRAPPED(clFinish) WRAPPED(clEnqueueMapBuffer)
+
+    WRAPPED(clCreateContext)
+    WRAPPED(clCreateCommandQueue)
+    WRAPPED(clCreateProgramWithSource)
+    WRAPPED(clCreateProgramWithBinary)
+    WRAPPED(clCreateKernel)
+    WRAPPED(clCreateBuffer)
+    WRAPPED(clReleaseContext)
+    WRAPPED(clReleaseCommandQueue)
+    WRAPPED(clReleaseProgram)
+    WRAPPED(clReleaseKernel)
+    WRAPPED(clReleaseMemObject)
+    WRAPPED(clBuildProgram)
+    WRAPPED(clSetKernelArg)
+    WRAPPED(clEnqueueNDRangeKernel)
+    WRAPPED(clEnqueueReadBuffer)
+    WRAPPED(clEnqueueWriteBuffer)
+    WRAPPED(clEnqueueFillBuffer)
+    WRAPPED(clEnqueueMapBuffer)
+    WRAPPED(clEnqueueUnmapMemObject)
+    WRAPPED(clWaitForEvents)
+    WRAPPED(clFlush)
+    WRAPPED(clFinish)
     return found;
 }
 #define dlopen(name, how)     test_dlopen(name, how)
@@ -150,7 +178,9 @@ static void *poisoned_alloc(cnn_backend *dev, size_t bytes)
 {
     void          *p = device_alloc(dev, bytes);
     const cl_float nan = NAN;
-    if (p) real_clEnqueueFillBuffer(cnn__cl_of(dev)->queue, (cl_mem)p, &nan, sizeof nan, 0, bytes, 0, NULL, NULL);
+    if (p)
+        real_clEnqueueFillBuffer(cnn__cl_of(dev)->queue, (cl_mem)p, &nan, sizeof nan, 0, bytes, 0, NULL,
+                                 NULL);
     return p;
 }
 static cnn_config on_device(cnn_config c) { c.backend = shared; return c; }
@@ -165,7 +195,10 @@ int rooms_main(int, char **);
 
 #if defined(__SANITIZE_ADDRESS__)
 const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) { return "leak:libpocl\nleak:libLLVM\nleak:libclang\nleak:libOpenCL\n"; }
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libpocl\nleak:libLLVM\nleak:libclang\nleak:libOpenCL\n";
+}
 #endif
 
 static bool share(cnn_backend *dev)
@@ -193,7 +226,8 @@ enum { BATCH = 6 };
 static const cnn_optimizer *optimizer;                        /* of the next LeNet-5 */
 static net lenet(cnn_backend *dev)
 {
-    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 3, .backend = dev, .optimizer = optimizer }), NULL, NULL, NULL, 1, 28, 0.05f };
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 3, .backend = dev, .optimizer = optimizer }),
+              NULL, NULL, NULL, 1, 28, 0.05f };
     n.x = cnn_input(n.g, 1, 28, 28), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_avg_pool(cnn_tanh(cnn_conv2d(n.x, 6, 5, .pad = 2)), 2);
     h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h, 16, 5)), 2);
@@ -204,14 +238,16 @@ static net lenet(cnn_backend *dev)
 
 static cnn_tensor *block(cnn_tensor *x, int channels, int stride)
 {
-    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(x, channels, 3, .pad = 1, .stride = stride, .no_bias = 1)));
+    cnn_tensor *h =
+        cnn_relu(cnn_batch_norm(cnn_conv2d(x, channels, 3, .pad = 1, .stride = stride, .no_bias = 1)));
     h = cnn_batch_norm(cnn_conv2d(h, channels, 3, .pad = 1, .no_bias = 1));
     if (stride > 1) x = cnn_batch_norm(cnn_conv2d(x, channels, 1, .stride = stride, .no_bias = 1));
     return cnn_relu(cnn_add(h, x));
 }
 static net resnet(cnn_backend *dev)
 {
-    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 4, .backend = dev }), NULL, NULL, NULL, 3, 16, 0.005f };
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 4, .backend = dev }), NULL, NULL, NULL, 3,
+              16, 0.005f };
     n.x = cnn_input(n.g, 3, 16, 16), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(n.x, 8, 3, .pad = 1, .no_bias = 1)));
     h = block(block(block(h, 8, 1), 16, 2), 32, 2);
@@ -222,7 +258,8 @@ static net resnet(cnn_backend *dev)
 /* Every operation of CNN_OPS at least once, in two nets. */
 static net everything(cnn_backend *dev)
 {
-    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 5, .backend = dev }), NULL, NULL, NULL, 2, 8, 0.02f };
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 5, .backend = dev }), NULL, NULL, NULL, 2, 8,
+              0.02f };
     n.x = cnn_input(n.g, 2, 8, 8), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(n.x, 6, 3, .pad = 1)));
     cnn_tensor *a = cnn_conv2d(h, 6, 3, .pad = 1, .groups = 2), *b = cnn_leaky_relu(cnn_conv2d(h, 6, 1));
@@ -241,21 +278,27 @@ static net everything(cnn_backend *dev)
 
 static net more(cnn_backend *dev)
 {
-    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 6, .backend = dev }), NULL, NULL, NULL, 2, 8, 0.005f };
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 6, .backend = dev }), NULL, NULL, NULL, 2, 8,
+              0.005f };
     n.x = cnn_input(n.g, 2, 8, 8), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_prelu(cnn_lrn(cnn_conv2d(n.x, 6, 3, .pad = 1), 3, .alpha = 0.5f), .per_channel = 1);
     h = cnn_elu(cnn_slice(cnn_pad(h, 1, 1, 1, 1), CNN_H, 1, 9));
-    h = cnn_instance_norm(cnn_group_norm(cnn_layer_norm(cnn_conv_transpose2d(h, 4, 3, .stride = 2)), 2), .affine = 1);
-    cnn_tensor *v = cnn_global_max_pool(cnn_upsample(cnn_gelu(h), 2, .bilinear = 1)), *shift = cnn_param(n.g, "shift", shape4(1, 1, 1, 1));
+    h = cnn_instance_norm(cnn_group_norm(cnn_layer_norm(cnn_conv_transpose2d(h, 4, 3, .stride = 2)), 2),
+                          .affine = 1);
+    cnn_tensor *v = cnn_global_max_pool(cnn_upsample(cnn_gelu(h), 2, .bilinear = 1)),
+        *shift = cnn_param(n.g, "shift", shape4(1, 1, 1, 1));
     v = cnn_silu(cnn_dense(cnn_hard_swish(v), 8));
     cnn_tensor *logits = cnn_dense(v, 4), *t = cnn_clamp(cnn_scale(logits, 0.5f, 0.5f), 0, 1);
-    cnn_tensor *root = cnn_sqrt(cnn_scale(cnn_exp(cnn_scale(logits, 0.1f)), 1, 0.5f)), *log = cnn_log(cnn_scale(cnn_abs(logits), 1, 0.5f));
+    cnn_tensor *root = cnn_sqrt(cnn_scale(cnn_exp(cnn_scale(logits, 0.1f)), 1, 0.5f)),
+        *log = cnn_log(cnn_scale(cnn_abs(logits), 1, 0.5f));
     n.loss = cnn_add(cnn_softmax_cross_entropy(cnn_log_softmax(logits), n.t), cnn_l1(root, log));
     static const float weights[] = { 1, 0.5f, 0, 2 };
     cnn_tensor *cw = cnn_const(n.g, shape4(1, 4, 1, 1), weights);
     n.loss = cnn_add(n.loss, cnn_nll(cnn_log_softmax(logits), n.t, .class_weights = cw, .ignore_index = 3));
-    n.loss = cnn_add(n.loss, cnn_softmax_cross_entropy(logits, n.t, .class_weights = cw, .ignore_index = 1, .smoothing = 0.2f));
-    n.loss = cnn_add(n.loss, cnn_add(cnn_huber(cnn_softplus(logits), root, 0.3f), cnn_bce_with_logits(logits, cnn_sub(t, shift))));
+    n.loss = cnn_add(n.loss, cnn_softmax_cross_entropy(logits, n.t, .class_weights = cw, .ignore_index = 1,
+                                                       .smoothing = 0.2f));
+    n.loss = cnn_add(n.loss, cnn_add(cnn_huber(cnn_softplus(logits), root, 0.3f),
+                                     cnn_bce_with_logits(logits, cnn_sub(t, shift))));
     return n;
 }
 
@@ -270,10 +313,12 @@ static bool train(net n, int steps, float *losses)
     for (int s = 0; s < steps; s++) {
         int batch = s % 5 == 4 ? BATCH / 2 : BATCH;
         test_fill(x, BATCH * sample, -1, 1);
-        for (int i = 0; i < BATCH; i++) t[i] = (int)(x[(size_t)i * sample] > 0) + 2 * (int)(x[(size_t)i * sample + 1] > 0);
+        for (int i = 0; i < BATCH; i++)
+            t[i] = (int)(x[(size_t)i * sample] > 0) + 2 * (int)(x[(size_t)i * sample + 1] > 0);
         cnn_set(n.x, x, (size_t)batch * sample), cnn_set_labels(n.t, t, (size_t)batch);
         losses[s] = cnn_forward(n.loss, CNN_TRAIN);
-        cnn_backward(n.loss), cnn_step(n.g, .lr = n.lr, .momentum = 0.9f, .weight_decay = 1e-4f, .nesterov = s % 2);
+        cnn_backward(n.loss);
+        cnn_step(n.g, .lr = n.lr, .momentum = 0.9f, .weight_decay = 1e-4f, .nesterov = s % 2);
     }
     free(x);
     return !cnn_error(n.g);
@@ -284,13 +329,16 @@ static void beside_the_cpu(net (*build)(cnn_backend *), int steps, double tolera
     float cpu[32], device[32];
     net   a = build(NULL), b = build(shared);
     CHECK_MSG(cnn_compile(a.g, a.loss) && train(a, steps, cpu), "%s", cnn_error(a.g) ? cnn_error(a.g) : "?");
-    CHECK_MSG(cnn_compile(b.g, b.loss) && train(b, steps, device), "%s", cnn_error(b.g) ? cnn_error(b.g) : "?");
+    CHECK_MSG(cnn_compile(b.g, b.loss) &&
+              train(b, steps, device), "%s", cnn_error(b.g) ? cnn_error(b.g) : "?");
     if (!cnn_error(a.g) && !cnn_error(b.g)) {
-        for (int i = 0; i < steps; i++) printf("%s%.5f|%.5f", i % 5 ? "  " : i ? "\n    " : "    ", (double)cpu[i], (double)device[i]);
+        for (int i = 0; i < steps; i++)
+            printf("%s%.5f|%.5f", i % 5 ? "  " : i ? "\n    " : "    ", (double)cpu[i], (double)device[i]);
         printf("\n");
         CHECK_ALL_NEAR(device, cpu, steps, tolerance);
         CHECK(device[steps - 1] == device[steps - 1]);
-        for (int i = 0; i < a.g->n_order; i++) {                           /* the trained weights, and one gradient each */
+        /* the trained weights, and one gradient each */
+        for (int i = 0; i < a.g->n_order; i++) {
             cnn_tensor *p = &a.g->order[i]->t, *q = cnn_find(b.g, p->name);
             if (p->op || p->batched) continue;
             const float *u = cnn_map_read(p), *v = cnn_map_read(q);
@@ -324,7 +372,8 @@ static void copies_per_step(void)
         CHECK_INT(after.uploads - before.uploads, 20);
         CHECK_INT(after.downloads - before.downloads, 10);
         CHECK_INT(after.host_nodes, 0);
-        for (int i = 0; i < n.g->n_order; i++) CHECK(!n.g->order[i]->t.op || cnn_on_device(&n.g->order[i]->t));
+        for (int i = 0; i < n.g->n_order; i++)
+            CHECK(!n.g->order[i]->t.op || cnn_on_device(&n.g->order[i]->t));
         cnn_free(n.g);
     }
 }
@@ -344,8 +393,10 @@ static void arguments_are_set_once(void)
     CHECK_INT(calls_of_set, 0);
     CHECK_INT(calls_of_finish, 0);
     CHECK(calls_of_run > 30 && calls_of_flush > 0);
-    for (int i = 0; i < CNN__CL_LAUNCHES; i++) functions += d->launch[i].object && d->launch[i].kernel == CNN__CL_map_forward;
-    CHECK_INT(functions, 0);                                       /* each tanh is done with the bias before it */
+    for (int i = 0; i < CNN__CL_LAUNCHES; i++)
+        functions += d->launch[i].object && d->launch[i].kernel == CNN__CL_map_forward;
+    /* each tanh is done with the bias before it */
+    CHECK_INT(functions, 0);
     cnn_free(n.g);
 }
 
@@ -360,7 +411,8 @@ static void many_launches(void)
     long      live = cl_live;
     if (CHECK(p.buffer && shared->clear(shared, p.buffer, 0, FLOATS * sizeof(float)))) {
         for (int again = 0; again < 2; again++)
-            for (size_t i = 0; i < FLOATS; i++) cnn__cl_spread(d, cnn__place_at(p, i), single, 1, 0, p, single, (float)i);
+            for (size_t i = 0; i < FLOATS; i++)
+                cnn__cl_spread(d, cnn__place_at(p, i), single, 1, 0, p, single, (float)i);
         CHECK(shared->download(shared, p.buffer, 0, got, FLOATS * sizeof(float)));
         int wrong = 0;
         for (size_t i = 0; i < FLOATS; i++) wrong += got[i] != 2 * (float)i;
@@ -371,17 +423,20 @@ static void many_launches(void)
     free(got);
 }
 
-/* Every optimizer, with clipping and two learning rates, beside the CPU; and only the loss and the length come down. */
+/* Every optimizer, with clipping and two learning rates, beside the CPU; and only the loss and the length
+   come down. */
 static void updates_on_the_device(void)
 {
-    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
+    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
+                                                cnn_adagrad() };
     for (int k = 0; k < 5; k++) {
         optimizer = optimizers[k];
         net   n[2] = { lenet(NULL), lenet(shared) };
         float x[28 * 28 * BATCH], loss[2][6];
         int   label[BATCH];
         for (int i = 0; i < 2; i++) {
-            CHECK(cnn_compile(n[i].g, n[i].loss) && cnn_set_lr_scale(n[i].g, "conv*", 0.5f) && cnn_set_lr_scale(n[i].g, "dense1.bias", 0));
+            CHECK(cnn_compile(n[i].g, n[i].loss) && cnn_set_lr_scale(n[i].g, "conv*", 0.5f) &&
+                  cnn_set_lr_scale(n[i].g, "dense1.bias", 0));
             cnn_traffic before = { 0, 0, 0 }, after = before;
             test__state = 5;
             for (int s = 0; s < 6; s++) {
@@ -393,7 +448,8 @@ static void updates_on_the_device(void)
                 cnn_backward(n[i].loss);
                 double length = cnn_clip_grads(n[i].g, 0.3f);
                 CHECK(length > 0.3);
-                cnn_step(n[i].g, .lr = 0.01f, .eps = 0.01f, .weight_decay = 1e-3f, .momentum = k == 0 || k == 3 ? 0.5f : 0);
+                cnn_step(n[i].g, .lr = 0.01f, .eps = 0.01f, .weight_decay = 1e-3f,
+                         .momentum = k == 0 || k == 3 ? 0.5f : 0);
                 after = cnn_copies(n[i].g);
             }
             CHECK_MSG(!cnn_error(n[i].g), "%s", cnn_error(n[i].g));
@@ -426,7 +482,8 @@ static void fit_and_evaluate(void)
         cnn_tensor *logits = cnn_output(n.g);
         CHECK_MSG(cnn_fit(n.loss, logits, &d, .epochs = 1, .lr = 0.01f), "%s", cnn_error(n.g));
         cnn_traffic before = cnn_copies(n.g);
-        CHECK_MSG(cnn_fit(n.loss, logits, &d, .epochs = 2, .lr = 0.01f, .history = &history[i]), "%s", cnn_error(n.g));
+        CHECK_MSG(cnn_fit(n.loss, logits, &d, .epochs = 2, .lr = 0.01f, .history = &history[i]), "%s",
+                  cnn_error(n.g));
         cnn_traffic after = cnn_copies(n.g);
         if (i) CHECK_INT(after.uploads - before.uploads, 2 * 2 * BATCHES);
         if (i) CHECK_INT(after.downloads - before.downloads, 2 * (BATCHES + 1));
@@ -434,8 +491,10 @@ static void fit_and_evaluate(void)
         if (i) CHECK_INT(cnn_copies(n.g).downloads - after.downloads, BATCHES + 1);
         cnn_dataset_free(&d), cnn_free(n.g);
     }
-    CHECK(history[0].count == 2 && history[1].count == 2 && history[0].epoch[1].accuracy == history[1].epoch[1].accuracy);
-    CHECK(score[0].accuracy == score[1].accuracy && score[0].accuracy > 0 && score[0].count == score[1].count);
+    CHECK(history[0].count == 2 && history[1].count == 2 &&
+          history[0].epoch[1].accuracy == history[1].epoch[1].accuracy);
+    CHECK(score[0].accuracy == score[1].accuracy && score[0].accuracy > 0 &&
+          score[0].count == score[1].count);
     CHECK_NEAR(score[1].loss, score[0].loss, 1e-4);
     cnn_history_free(&history[0]), cnn_history_free(&history[1]), free(x);
 }
@@ -463,7 +522,8 @@ static void left_to_the_cpu(const cnn_op *op)
             continue;
         }
         CHECK(cnn_compile(a.g, a.loss) && train(a, 4, cpu));
-        CHECK_MSG(cnn_compile(b.g, b.loss) && train(b, 4, device), "%s", cnn_error(b.g) ? cnn_error(b.g) : "?");
+        CHECK_MSG(cnn_compile(b.g, b.loss) &&
+                  train(b, 4, device), "%s", cnn_error(b.g) ? cnn_error(b.g) : "?");
         CHECK_ALL_NEAR(device, cpu, 4, 1e-4);
         CHECK_INT(cnn_copies(b.g).host_nodes, here);
         cnn_free(a.g), cnn_free(b.g);
@@ -486,8 +546,14 @@ static bool broken(cnn_backend *dev)
     return true;
 }
 static void *bad_alloc(cnn_backend *d, size_t n) { return broken(d) ? NULL : good_alloc(d, n); }
-static bool bad_upload(cnn_backend *d, void *b, size_t at, const void *from, size_t n) { return !broken(d) && good_upload(d, b, at, from, n); }
-static bool bad_download(cnn_backend *d, void *b, size_t at, void *to, size_t n) { return !broken(d) && good_download(d, b, at, to, n); }
+static bool bad_upload(cnn_backend *d, void *b, size_t at, const void *from, size_t n)
+{
+    return !broken(d) && good_upload(d, b, at, from, n);
+}
+static bool bad_download(cnn_backend *d, void *b, size_t at, void *to, size_t n)
+{
+    return !broken(d) && good_download(d, b, at, to, n);
+}
 
 /* Each call into the device fails in turn: one message on the graph, nothing lost. */
 static void a_device_that_fails(void)
@@ -502,7 +568,9 @@ static void a_device_that_fails(void)
         net n = everything(shared);
         failed = !(cnn_compile(n.g, n.loss) && train(n, 3, losses));
         CHECK(failed == (calls >= fail_at));
-        if (failed) CHECK_MSG(cnn_error(n.g) && strstr(cnn_error(n.g), "was made to fail"), "%s", cnn_error(n.g) ? cnn_error(n.g) : "?");
+        if (failed) CHECK_MSG(cnn_error(n.g) &&
+                              strstr(cnn_error(n.g), "was made to fail"), "%s", cnn_error(n.g)
+                              ? cnn_error(n.g) : "?");
         cnn_free(n.g);
         CHECK_INT(alloc_live, live);
         recover();
@@ -511,8 +579,8 @@ static void a_device_that_fails(void)
     shared->alloc = good_alloc, shared->upload = good_upload, shared->download = good_download;
 }
 
-/* Each call of OpenCL fails in turn: one message, nothing lost, and the training goes on on the CPU with the parameters
-   that the device still gives. */
+/* Each call of OpenCL fails in turn: one message, nothing lost, and the training goes on on the CPU with the
+   parameters that the device still gives. */
 static void calls_that_fail(void)
 {
     float losses[3], w[64];
@@ -529,10 +597,12 @@ static void calls_that_fail(void)
         if (failed) {
             fails++;
             bool answers = n.g->compiled;
-            CHECK_MSG(cnn_error(n.g) && strstr(cnn_error(n.g), "OpenCL error"), "%s", cnn_error(n.g) ? cnn_error(n.g) : "?");
+            CHECK_MSG(cnn_error(n.g) &&
+                      strstr(cnn_error(n.g), "OpenCL error"), "%s", cnn_error(n.g) ? cnn_error(n.g) : "?");
             CHECK(cnn_leave_device(n.g) == answers && (cnn_error(n.g) != NULL) == !answers);
             cnn_tensor *p = cnn_find(n.g, "conv2d1.bias");
-            if (answers) left++, CHECK(cnn_get(p, w, 6) && w[0] == w[0] && w[5] == w[5] && train(n, 2, losses) && isfinite(losses[1]));
+            if (answers) left++, CHECK(cnn_get(p, w, 6) && w[0] == w[0] && w[5] == w[5] &&
+                                       train(n, 2, losses) && isfinite(losses[1]));
         }
         cnn_free(n.g);
         cnn__cl_forget_launches(cnn__cl_of(shared));
@@ -554,7 +624,8 @@ static void calls_that_fail_while_opening(void)
         cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_map = at & 1);
         failed = call_count >= at;
         call_fail = 0, fails += failed;
-        bool refused = strstr(cnn_opencl_report(dev), "left to the CPU") != NULL;      /* a failure in the check of a row */
+        /* a failure in the check of a row */
+        bool refused = strstr(cnn_opencl_report(dev), "left to the CPU") != NULL;
         CHECK_MSG(failed == (cnn_opencl_error(dev) || refused), "call %ld: %s", at, cnn_opencl_report(dev));
         cnn_opencl_close(dev);
         CHECK_INT(cl_live, objects);
@@ -578,7 +649,8 @@ static void libraries_that_are_missing(void)
     hidden_function = "CLBlastClearCache";
     for (int i = 0; i < 2; i++) {
         dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_CLBLAST, .no_check = 1);
-        CHECK_MSG(!cnn_opencl_error(dev) && strstr(cnn_opencl_report(dev), "CLBlast is not installed"), "%s", cnn_opencl_report(dev));
+        CHECK_MSG(!cnn_opencl_error(dev) &&
+                  strstr(cnn_opencl_report(dev), "CLBlast is not installed"), "%s", cnn_opencl_report(dev));
         cnn_opencl_close(dev);
         hidden_function = NULL, hidden_library = "clblast";
     }
@@ -591,7 +663,8 @@ static const char *program;
 static bool opens_from(const char *dir, bool cached)
 {
     cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_check = 1, .cache = dir);
-    bool right = CHECK_MSG(!cnn_opencl_error(dev) && cached == (strstr(cnn_opencl_report(dev), "cached kernels") != NULL), "%s",
+    bool right = CHECK_MSG(!cnn_opencl_error(dev) &&
+                           cached == (strstr(cnn_opencl_report(dev), "cached kernels") != NULL), "%s",
                            cnn_opencl_report(dev));
     cnn_opencl_close(dev);
     return right;
@@ -607,7 +680,8 @@ static void compiled_kernels(void)
     snprintf(dir, sizeof dir, "%s.cache", program);
     snprintf(command, sizeof command, "rm -rf '%s' && mkdir '%s'", dir, dir);
     CHECK(system(command) == 0);
-    cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .cache = dir);       /* with the check */
+    /* with the check */
+    cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .cache = dir);
     uint64_t     key = cnn_opencl_error(dev) ? 0 : cnn__cl_key(cnn__cl_of(dev));
     cnn_opencl_close(dev);
     opens_from(dir, true);
@@ -615,7 +689,8 @@ static void compiled_kernels(void)
     size_t         n;
     unsigned char *good = cnn__read_file(path, &n, why, sizeof why), *bad = good ? malloc(n + 1) : NULL;
     if (!CHECK(good && bad && n > 1000)) return;
-    const size_t lengths[] = { 0, 8, 31, 32, 33, n / 2, n - 1, n + 1 }, changed[] = { 0, 9, 17, 25, 32, n / 3, n - 1 };
+    const size_t lengths[] = { 0, 8, 31, 32, 33, n / 2, n - 1, n + 1 },
+        changed[] = { 0, 9, 17, 25, 32, n / 3, n - 1 };
     for (int i = 0; i < 8 && test__bad < 4; i++) {
         memcpy(bad, good, n), bad[n] = 0;
         write_file(path, bad, lengths[i]);
@@ -626,15 +701,20 @@ static void compiled_kernels(void)
         write_file(path, bad, n);
         opens_from(dir, false), opens_from(dir, true);
     }
-    memset(bad, 'x', n), cnn__cl_head(bad, key, bad + CNN__CL_HEAD, n - CNN__CL_HEAD);           /* the driver refuses it */
+    /* the driver refuses it */
+    memset(bad, 'x', n), cnn__cl_head(bad, key, bad + CNN__CL_HEAD, n - CNN__CL_HEAD);
     write_file(path, bad, n);
     opens_from(dir, false), opens_from(dir, true);
-    cnn__cl_head(good, key + 1, good + CNN__CL_HEAD, n - CNN__CL_HEAD);                          /* another driver's */
+    /* another driver's */
+    cnn__cl_head(good, key + 1, good + CNN__CL_HEAD, n - CNN__CL_HEAD);
     write_file(path, good, n);
     opens_from(dir, false), opens_from(dir, true);
-    snprintf(command, sizeof command, "test \"$(ls '%s')\" = cnn_opencl-%016llx.bin && rm -r '%s'", dir, (unsigned long long)key, dir);
-    CHECK(system(command) == 0);                                                               /* nothing else was left */
-    opens_from(dir, false), opens_from("/dev/null", false);                                      /* no directory: no error */
+    snprintf(command, sizeof command, "test \"$(ls '%s')\" = cnn_opencl-%016llx.bin && rm -r '%s'", dir,
+             (unsigned long long)key, dir);
+    /* nothing else was left */
+    CHECK(system(command) == 0);
+    /* no directory: no error */
+    opens_from(dir, false), opens_from("/dev/null", false);
     CNN_FREE(good), free(bad);
 }
 
@@ -667,7 +747,8 @@ static void out_of_memory_while_opening(void)
         bool failed = alloc_count >= alloc_fail;
         alloc_fail = 0;
         CHECK(dev != NULL);
-        CHECK_MSG(failed == (cnn_opencl_error(dev) != NULL), "allocation %ld: %s", ats[i], cnn_opencl_report(dev));
+        CHECK_MSG(failed == (cnn_opencl_error(dev) != NULL), "allocation %ld: %s", ats[i],
+                  cnn_opencl_report(dev));
         if (failed) {
             cnn_graph *g = cnn_new_((cnn_config){ .at = "here", .backend = dev });
             CHECK(cnn_error(g) && strstr(cnn_error(g), "out of memory"));
@@ -739,15 +820,17 @@ static void a_wrong_kernel(void)
     CHECK(cnn__cl_check_rows(d));
     CHECK_INT(shared->n_kernels, rows);
     memcpy(row, d->row, sizeof row);
-    for (int i = 0; i < rows; i++) if (row[i].op == &cnn_op_tanh || row[i].op == &cnn_op_conv2d) d->row[i].forward = nonsense;
+    for (int i = 0; i < rows; i++) if (row[i].op == &cnn_op_tanh ||
+                                       row[i].op == &cnn_op_conv2d) d->row[i].forward = nonsense;
     CHECK(cnn__cl_check_rows(d));
     CHECK_INT(shared->n_kernels, rows - 2);
-    CHECK_MSG(strstr(d->report, "left to the CPU: conv2d") && strstr(d->report, "left to the CPU: tanh"), "%s", d->report);
+    CHECK_MSG(strstr(d->report, "left to the CPU: conv2d") &&
+              strstr(d->report, "left to the CPU: tanh"), "%s", d->report);
     memcpy(d->row, row, sizeof row);
     shared->n_kernels = rows;
 }
-static bool no_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw, cnn_place slots, size_t n,
-                      size_t slot_stride, const cnn_step_args *a, long step)
+static bool no_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw, cnn_place slots,
+                      size_t n, size_t slot_stride, const cnn_step_args *a, long step)
 {
     (void)dev, (void)o, (void)w, (void)dw, (void)slots, (void)n, (void)slot_stride, (void)a, (void)step;
     return true;
@@ -773,10 +856,12 @@ static void every_operation_has_a_kernel(void)
     }
 }
 
-static int wrong_sgemm(int layout, int ta, int tb, size_t m, size_t n, size_t k, float alpha, cl_mem a, size_t a_at, size_t lda,
-                       cl_mem b, size_t b_at, size_t ldb, float beta, cl_mem c, size_t c_at, size_t ldc, cl_command_queue *q, cl_event *e)
+static int wrong_sgemm(int layout, int ta, int tb, size_t m, size_t n, size_t k, float alpha, cl_mem a,
+                       size_t a_at, size_t lda, cl_mem b, size_t b_at, size_t ldb, float beta, cl_mem c,
+                       size_t c_at, size_t ldc, cl_command_queue *q, cl_event *e)
 {
-    (void)layout, (void)ta, (void)tb, (void)m, (void)n, (void)k, (void)alpha, (void)a, (void)a_at, (void)lda, (void)b, (void)b_at;
+    (void)layout, (void)ta, (void)tb, (void)m, (void)n, (void)k, (void)alpha, (void)a, (void)a_at, (void)lda,
+        (void)b, (void)b_at;
     (void)ldb, (void)beta, (void)c, (void)c_at, (void)ldc, (void)q, (void)e;
     return 0;
 }
@@ -833,11 +918,13 @@ static int child(const char *part)
     const char  *error = cnn_opencl_error(dev);
     cnn_opencl_device list[1];
     bool gpu = cnn_opencl_devices(list, 1) > 0 && list[0].type != CNN_OPENCL_CPU;
-    bool open = strcmp(part, "--some") == 0 || (strcmp(part, "--default") == 0 && gpu), right = open == !error;
+    bool open = strcmp(part, "--some") == 0 ||
+        (strcmp(part, "--default") == 0 && gpu), right = open == !error;
     float loss[2];
     if (error) printf("    %s\n", error);
     cnn_opencl_close(dev);
-    net n = lenet(NULL);                                                     /* and the CPU works without a device */
+    /* and the CPU works without a device */
+    net n = lenet(NULL);
     right = right && cnn_compile(n.g, n.loss) && train(n, 2, loss);
     cnn_free(n.g);
     return !right;
@@ -849,10 +936,12 @@ static void all_rooms(const char *way, int share_of_cases)
 {
     for (int j = 0; j < N_ROOMS; j++)
         if (test_begin("%s: %s", way, rooms[j].name))
-            for (int i = 0; i < (rooms[j].cases + share_of_cases - 1) / share_of_cases && test__bad < 8; i++) one_case(&rooms[j], i);
+            for (int i = 0; i < (rooms[j].cases + share_of_cases - 1) / share_of_cases &&
+                 test__bad < 8; i++) one_case(&rooms[j], i);
     if (test_begin("%s: LeNet-5", way))        beside_the_cpu(lenet, 20, 1e-4);
     if (test_begin("%s: ResNet", way))         beside_the_cpu(resnet, 20, 1e-3);
-    if (test_begin("%s: every operation", way)) beside_the_cpu(everything, 10, 1e-3), beside_the_cpu(more, 10, 1e-3);
+    if (test_begin("%s: every operation", way))
+        beside_the_cpu(everything, 10, 1e-3), beside_the_cpu(more, 10, 1e-3);
 }
 
 int main(int argc, char **argv)
@@ -883,7 +972,8 @@ int main(int argc, char **argv)
         RUN(updates_on_the_device);
         RUN(fit_and_evaluate);
         for (int i = 0; i < shared->n_kernels; i++)
-            if (test_begin("left to the CPU: %s", shared->kernels[i].op->name)) left_to_the_cpu(shared->kernels[i].op);
+            if (test_begin("left to the CPU: %s", shared->kernels[i].op->name))
+                left_to_the_cpu(shared->kernels[i].op);
         RUN(a_device_that_fails);
         RUN(calls_that_fail);
         RUN(out_of_memory);
@@ -909,7 +999,8 @@ int main(int argc, char **argv)
 
     cnn__blas_api blas;
     if (!cnn__load_clblast(&blas)) printf("    skipped: CLBlast is not installed\n");
-    else if (test_begin("CLBlast") && CHECK(share(cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_CLBLAST)))) {
+    else if (test_begin("CLBlast") &&
+             CHECK(share(cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_CLBLAST)))) {
         printf("    %s\n", cnn_opencl_report(shared));
         CHECK(cnn__cl_of(shared)->clblast);
         all_rooms("CLBlast", 20);

@@ -1,10 +1,10 @@
-/* Measurements on a device, one `name units value unit` a line (the second column is the device's compute units), the
-   median of several samples; least and most go to stderr.
+/* Measurements on a device, one `name units value unit` a line (the second column is the device's compute
+   units), the median of several samples; least and most go to stderr.
 
      cc -O2 -I. tests/bench/bench_opencl.c -o bench_opencl -lm && ./bench_opencl
 
-   CNN_OPENCL_DEVICE chooses the device, BENCH_SECONDS (0.5) the time for each line. On a CPU device (PoCL) the numbers
-   say nothing: it proves that the kernels are right, not that they are fast. */
+   CNN_OPENCL_DEVICE chooses the device, BENCH_SECONDS (0.5) the time for each line. On a CPU device (PoCL)
+   the numbers say nothing: it proves that the kernels are right, not that they are fast. */
 #define _POSIX_C_SOURCE 199309L
 #if defined(__has_include)
 #if __has_include(<CL/cl.h>) || __has_include(<OpenCL/cl.h>)
@@ -65,11 +65,18 @@ static void measure(const char *name, void (*work)(void *, int), void *user, dou
 
 /* ---- Nets ---- */
 
-typedef struct { cnn_graph *g; cnn_tensor *x, *t, *logits, *loss; float *images; int *labels, batch; size_t sample; } net;
+typedef struct {
+    cnn_graph  *g;
+    cnn_tensor *x, *t, *logits, *loss;
+    float      *images;
+    int        *labels, batch;
+    size_t      sample;
+} net;
 
 static cnn_tensor *block(cnn_tensor *x, int channels, int stride)
 {
-    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(x, channels, 3, .pad = 1, .stride = stride, .no_bias = 1)));
+    cnn_tensor *h =
+        cnn_relu(cnn_batch_norm(cnn_conv2d(x, channels, 3, .pad = 1, .stride = stride, .no_bias = 1)));
     h = cnn_batch_norm(cnn_conv2d(h, channels, 3, .pad = 1, .no_bias = 1));
     if (stride > 1) x = cnn_batch_norm(cnn_conv2d(x, channels, 1, .stride = stride, .no_bias = 1));
     return cnn_relu(cnn_add(h, x));
@@ -80,7 +87,8 @@ static cnn_tensor *lenet(cnn_tensor *x)
     h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h, 16, 5)), 2);
     return cnn_dense(cnn_tanh(cnn_dense(cnn_tanh(cnn_dense(h, 120)), 84)), 10);
 }
-static cnn_tensor *resnet18(cnn_tensor *x)                 /* for 32 x 32 images: a 3x3 stem and no pool after it */
+/* For 32 x 32 images: a 3x3 stem and no pool after it. */
+static cnn_tensor *resnet18(cnn_tensor *x)
 {
     cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(x, 64, 3, .pad = 1, .no_bias = 1)));
     for (int i = 0; i < 8; i++) h = block(h, 64 << i / 2, i && i % 2 == 0 ? 2 : 1);
@@ -89,11 +97,14 @@ static cnn_tensor *resnet18(cnn_tensor *x)                 /* for 32 x 32 images
 
 static net make(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int side, cnn_backend *dev)
 {
-    net n = { cnn_new(.max_batch = batch, .seed = 1, .backend = dev), NULL, NULL, NULL, NULL, NULL, NULL, batch, (size_t)(c * side * side) };
+    net n = { cnn_new(.max_batch = batch, .seed = 1, .backend = dev), NULL, NULL, NULL, NULL, NULL, NULL,
+              batch, (size_t)(c * side * side) };
     n.x = cnn_input(n.g, c, side, side), n.t = cnn_labels(n.g);
     n.logits = build(n.x), n.loss = cnn_softmax_cross_entropy(n.logits, n.t);
-    n.images = malloc((size_t)batch * n.sample * sizeof *n.images), n.labels = malloc((size_t)batch * sizeof *n.labels);
-    for (size_t i = 0; n.images && i < (size_t)batch * n.sample; i++) n.images[i] = (float)(i % 13) / 13 - 0.5f;
+    n.images = malloc((size_t)batch * n.sample * sizeof *n.images);
+    n.labels = malloc((size_t)batch * sizeof *n.labels);
+    for (size_t i = 0; n.images && i < (size_t)batch * n.sample; i++)
+        n.images[i] = (float)(i % 13) / 13 - 0.5f;
     for (int i = 0; n.labels && i < batch; i++) n.labels[i] = i % 10;
     cnn_compile(n.g, n.loss);
     return n;
@@ -102,7 +113,8 @@ static void train(void *user, int times)
 {
     const net *n = user;
     for (int i = 0; i < times; i++) {
-        cnn_set(n->x, n->images, (size_t)n->batch * n->sample), cnn_set_labels(n->t, n->labels, (size_t)n->batch);
+        cnn_set(n->x, n->images, (size_t)n->batch * n->sample);
+        cnn_set_labels(n->t, n->labels, (size_t)n->batch);
         cnn_forward(n->loss, CNN_TRAIN), cnn_backward(n->loss), cnn_step(n->g, .lr = 1e-4f, .momentum = 0.9f);
     }
     cnn_map_read(cnn_find(n->g, "dense1.bias"));            /* waits for the last update */
@@ -123,7 +135,8 @@ typedef struct { cnn__cl *d; cnn_place p; int m, n, k; bool own; float *host; } 
 static void multiply(void *user, int times)
 {
     const product *p = user;
-    cnn_place a = p->p, b = cnn__place_at(a, (size_t)p->m * (size_t)p->k), c = cnn__place_at(b, (size_t)p->k * (size_t)p->n);
+    cnn_place a = p->p, b = cnn__place_at(a, (size_t)p->m * (size_t)p->k);
+    cnn_place c = cnn__place_at(b, (size_t)p->k * (size_t)p->n);
     for (int i = 0; i < times; i++)
         if (p->own) cnn__cl_own_gemm(p->d, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
         else        cnn__cl_gemm(p->d, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
@@ -135,15 +148,19 @@ int main(void)
     cnn_opencl_device list[64];
     cnn_backend *dev = cnn_opencl(.type = getenv("CNN_OPENCL_DEVICE") ? 0 : CNN_OPENCL_ALL);
     int devices = cnn_opencl_devices(list, 64);
-    if (cnn_opencl_error(dev)) return fprintf(stderr, "# %s\n", cnn_opencl_error(dev)), cnn_opencl_close(dev), 0;
-    for (int i = 0; i < devices && i < 64; i++) if (strcmp(list[i].name, dev->name) == 0) units = list[i].units;
+    if (cnn_opencl_error(dev))
+        return fprintf(stderr, "# %s\n", cnn_opencl_error(dev)), cnn_opencl_close(dev), 0;
+    for (int i = 0; i < devices && i < 64; i++)
+        if (strcmp(list[i].name, dev->name) == 0) units = list[i].units;
     fprintf(stderr, "# %s\n", cnn_opencl_report(dev));
 
-    static const int sizes[][3] = { { 1024, 1024, 1024 }, { 4096, 4096, 4096 }, { 64, 65536, 576 }, { 64, 576, 65536 }, { 16, 150, 6400 } };
+    static const int sizes[][3] = { { 1024, 1024, 1024 }, { 4096, 4096, 4096 }, { 64, 65536, 576 },
+                                    { 64, 576, 65536 }, { 16, 150, 6400 } };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         float   one;
         product p = { cnn__cl_of(dev), { NULL, 0 }, sizes[i][0], sizes[i][1], sizes[i][2], false, &one };
-        size_t  m = (size_t)p.m, n = (size_t)p.n, k = (size_t)p.k, bytes = (m * k + k * n + m * n) * sizeof(float);
+        size_t  m = (size_t)p.m, n = (size_t)p.n, k = (size_t)p.k,
+            bytes = (m * k + k * n + m * n) * sizeof(float);
         if (list[0].type == CNN_OPENCL_CPU && m * n * k > (size_t)1 << 31) continue;
         p.p.buffer = dev->alloc(dev, bytes);
         if (!p.p.buffer || !dev->clear(dev, p.p.buffer, 0, bytes)) break;
@@ -156,7 +173,8 @@ int main(void)
         dev->release(dev, p.p.buffer);
     }
 
-    static const struct { const char *name; cnn_tensor *(*build)(cnn_tensor *); int batch, c, side; } nets[] = {
+    static const struct { const char *name; cnn_tensor *(*build)(cnn_tensor *); int batch, c, side;
+        } nets[] = {
         { "lenet", lenet, 64, 1, 28 }, { "lenet", lenet, 128, 1, 28 }, { "resnet18", resnet18, 128, 3, 32 } };
     bool failed = false;
     void (*close)(cnn_backend *) = dev->close;
