@@ -483,6 +483,33 @@ CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels,
 CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels); /* IDX: MNIST, Fashion-MNIST; not
                                                                              gzipped */
 #endif
+
+/* CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009): bytes of shape (3,32,32). classes says
+   which: 10, or 100 for its fine labels. The files become one data set in the order of the paths, such as
+   data_batch_1.bin ... data_batch_5.bin. There is no header: a file that ends between two records looks
+   whole. */
+CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes);  /* copied */
+
+/* Numbers in lines of text, one sample a line. Decimal point in every locale; blank lines do not count. */
+typedef struct { const char *path;                   /* must; of cnn_csv_memory: only for messages */
+                 int   label;                        /* the column of the class (0..255): 1 is the first one,
+                                                        -1 the last; default 0: there is none */
+                 int   skip;                         /* lines before the first sample: 1 for a heading */
+                 float scale;                        /* of the values: 1 / 255.0f for pixels; default 1 */
+                 int   c, h, w;                      /* of a sample; default (values of a line, 1, 1) */
+                 char  separator;                    /* default ',' */ } cnn_csv_args;
+CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args);      /* copied */
+
+/* Arrays saved by numpy.save, versions 1 to 3, in C order: integers, floats and bools of either byte order.
+   Values (N), (N,C), (N,H,W) or (N,C,H,W): uint8 stay bytes, all others become floats as they are. labels:
+   (N) or (N,1), whole numbers 0..255; NULL for none. */
+CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
+                                   size_t label_bytes);                                 /* copied */
+#ifndef CNN_NO_STDIO
+CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes);
+CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args);
+CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels);
+#endif
 CNN_API void        cnn_dataset_free(cnn_dataset *);
 CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed); /* Fisher-Yates from the identity: same seed,
                                                                   same order */
@@ -494,6 +521,21 @@ CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as); /* se
 /* Copy samples first, first+1, ... (at most max_batch) to x and their classes to labels (may be NULL).
    Returns how many: 0 at the end of the data or after an error. */
 CNN_API int         cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first);
+
+/* Changes that leave the class as it is, drawn anew for each sample and epoch. The draw is a function of the
+   graph's seed, the epoch and the place of the sample in its data set alone: neither threads nor batches nor
+   the order of the samples make a difference. What comes in at the sides is 0, after mean and deviation. */
+enum { CNN_FLIP_RANDOM = 1,      /* left and right change places with probability 1/2 */
+       CNN_FLIP_ALTERNATE = 2    /* so in the first epoch, then in every other one (Jordan 2024) */ };
+typedef struct { int shift;      /* by -shift..shift pixels down and right: the same as padding each side by
+                                    so many and cutting out a window at a random place */
+                 int reflect;    /* 1: what comes in is the picture mirrored at its edge pixels */
+                 int flip;       /* default 0: none */
+                 int cutout;     /* a square of so many pixels a side, around a random pixel, becomes 0
+                                    (DeVries, Taylor 2017) */ } cnn_augment;
+/* As cnn_feed, with changes. */
+CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first,
+                                       cnn_augment, long epoch);
 CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels); /* how many of the batch have their
                                                                             largest logit at the label */
 
@@ -869,6 +911,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_matmul(a, b)    cnn_matmul_ (CNN_HERE, a, b)
 #define cnn_mse(y, target)  cnn_mse_    (CNN_HERE, y, target)
 #define cnn_step(...)       cnn_step_      ((cnn_step_args)      { .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_load_csv(...)   cnn_load_csv_  ((cnn_csv_args)       { .path = __VA_ARGS__ })
 #define cnn_fit(...)        cnn_fit_       ((cnn_fit_args)       { .at = CNN_HERE, .loss = __VA_ARGS__ })
 #define cnn_export_c(...)   cnn_export_c_  ((cnn_export_c_args)  { .at = CNN_HERE, .y = __VA_ARGS__ })
 #define cnn_write_image(...) cnn_write_image_(                                                               \
@@ -891,6 +934,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
    >>config ---- 1. Configuration
    ======================================================================================================== */
 
+#include <float.h>
 #include <limits.h>
 #include <math.h>
 #include <stdarg.h>
@@ -6943,7 +6987,7 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
 
 
 /* ===========================================================================================================
-   >>data ---- 14. Data: IDX files, arrays, shuffling, splits, batches
+   >>data ---- 14. Data: IDX, CIFAR, CSV and .npy files, arrays, shuffling, splits, batches
 
    A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
@@ -7183,6 +7227,410 @@ CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
 }
 #endif
 
+/* ---- CIFAR-10 and CIFAR-100, binary version (Krizhevsky 2009) ----
+
+   Records and nothing else. One byte of label (CIFAR-100: the coarse class, then the fine one), then 3072
+   bytes: the red, green and blue plane of 32x32 pixels, row by row. */
+
+/* Copy the records of one file behind those that are there: pixels in own[0], labels in own[1]. */
+static bool cnn__add_cifar(cnn_dataset *d, const char *name, const unsigned char *p, size_t bytes,
+                           int classes, int *count)
+{
+    const size_t pixels = 3 * 32 * 32, head = classes == 100 ? 2 : 1, record = head + pixels;
+    const size_t n = bytes / record, before = (size_t)*count, all = before + n;
+    if (classes != 10 && classes != 100)
+        return cnn__data_fail(d, "cifar: %d classes: there are CIFAR-10 and CIFAR-100", classes);
+    if (bytes >= 2 && p[0] == 0x1f && p[1] == 0x8b)
+        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name);
+    if (n == 0 || bytes % record)
+        return cnn__data_fail(d, "%s: %zu bytes are not a whole number of CIFAR-%d records of %zu bytes",
+                              name, bytes, classes, record);
+    if (n > INT_MAX - before) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
+    for (size_t i = 0; i < n; i++)
+        if (p[i * record + head - 1] >= classes || (head == 2 && p[i * record] >= 20))
+            return cnn__data_fail(d, "%s: record %zu begins with %d, %d: these are no labels of CIFAR-%d",
+                                  name, i + 1, p[i * record], p[i * record + 1], classes);
+    const size_t need[2] = { cnn__mul_size(all, pixels), all };
+    for (int k = 0; k < 2; k++) {
+        void *more = need[k] == SIZE_MAX ? NULL : CNN_REALLOC(d->own[k], need[k]);
+        if (!more) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
+        d->own[k] = more;
+    }
+    unsigned char *to = d->own[0], *labels = d->own[1];
+    for (size_t i = 0; i < n; i++) {
+        labels[before + i] = p[i * record + head - 1];
+        memcpy(to + (before + i) * pixels, p + i * record + head, pixels);
+    }
+    *count = (int)all;
+    return true;
+}
+
+static const cnn_shape cnn__cifar_shape = { 1, 3, 32, 32 };
+
+CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    int         count = 0;
+    if (cnn__add_cifar(&d, "cifar", records, records ? bytes : 0, classes, &count))
+        cnn__set_samples(&d, d.own[0], NULL, d.own[1], count, cnn__cifar_shape);
+    return d;
+}
+
+#ifndef CNN_NO_STDIO
+CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    int         count = 0;
+    if (!paths || n_paths < 1) cnn__data_fail(&d, "cnn_load_cifar: no path was given");
+    for (int i = 0; i < n_paths && !d.error[0]; i++) {
+        char   why[128];
+        size_t bytes;
+        unsigned char *file = cnn__read_file(paths[i], &bytes, why, sizeof why);
+        if (!file) cnn__data_fail(&d, "%s: %s", paths[i] ? cnn__path_end(paths[i]) : "cnn_load_cifar", why);
+        else cnn__add_cifar(&d, cnn__path_end(paths[i]), file, bytes, classes, &count);
+        CNN_FREE(file);
+    }
+    if (!d.error[0]) cnn__set_samples(&d, d.own[0], NULL, d.own[1], count, cnn__cifar_shape);
+    return d;
+}
+#endif
+
+/* ---- CSV ---- */
+
+/* The number at p, such as -12.5e-3; returns where it ends, or NULL if there is none. strtod would look for
+   the decimal sign of the program's locale, and beyond the end. 19 digits fill 64 bits; those behind them
+   count by their number alone, and so the result is right to about 1e-15. */
+static const char *cnn__read_decimal(const char *p, const char *end, double *v)
+{
+    uint64_t digits = 0;
+    int      power = 0, n = 0, e = 0;
+    bool     minus = p < end && *p == '-', point = false, small = false;
+    if (p < end && (*p == '-' || *p == '+')) p++;
+    for (; p < end && ((*p >= '0' && *p <= '9') || (*p == '.' && !point)); p++) {
+        if (*p == '.') { point = true; continue; }
+        bool kept = digits < UINT64_MAX / 10 - 1;
+        if (kept) digits = digits * 10 + (uint64_t)(*p - '0');
+        if (kept && point && power > -9999) power--;
+        if (!kept && !point && power < 9999) power++;
+        n = 1;
+    }
+    if (!n) return NULL;
+    if (p < end && (*p == 'e' || *p == 'E')) {
+        p++;
+        if (p < end && (*p == '-' || *p == '+')) small = *p++ == '-';
+        if (p == end || *p < '0' || *p > '9') return NULL;
+        for (; p < end && *p >= '0' && *p <= '9'; p++) if (e < 9999) e = e * 10 + (*p - '0');
+        power += small ? -e : e;
+    }
+    double size = (double)digits;
+    if (digits) size = power < 0 ? size / pow(10, -power) : size * pow(10, power);
+    *v = minus ? -size : size;
+    return p;
+}
+
+/* The next line that is not blank: from *line to the pointer returned, without the end of the line; NULL at
+   the end of the text. */
+static const char *cnn__next_line(const char **p, const char *end, const char **line, int *number)
+{
+    while (*p < end) {
+        const char *stop = memchr(*p, '\n', (size_t)(end - *p)), *to = stop ? stop : end, *q = *p;
+        *line = *p, *p = stop ? stop + 1 : end;
+        if (*number < INT_MAX) ++*number;
+        while (q < to && (*q == ' ' || *q == '\t' || *q == '\r')) q++;
+        if (q == to) continue;
+        return to[-1] == '\r' ? to - 1 : to;
+    }
+    return NULL;
+}
+
+/* The cell at *p up to the next separator, which is skipped: a number with blanks around it. */
+static bool cnn__read_cell(const char **p, const char *end, char separator, double *v)
+{
+    const char *stop = memchr(*p, separator, (size_t)(end - *p)), *to = stop ? stop : end, *q = *p;
+    *p = stop ? stop + 1 : end;
+    while (q < to && (*q == ' ' || *q == '\t')) q++;
+    q = cnn__read_decimal(q, to, v);
+    while (q && q < to && (*q == ' ' || *q == '\t')) q++;
+    return q == to;
+}
+
+/* Two passes: count lines and columns, which bounds the memory by the size of the file; then read. */
+static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, size_t bytes,
+                         const cnn_csv_args *a)
+{
+    const char *begin = text, *end = text + bytes, *p, *line, *to;
+    const char  separator = a->separator ? a->separator : ',';
+    const float scale = a->scale != 0 ? a->scale : 1;
+    size_t      columns = 1, rows = 0;
+    int         number = 0;
+    if (bytes >= 2 && (unsigned char)text[0] == 0x1f && (unsigned char)text[1] == 0x8b)
+        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name);
+    if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) begin += 3;       /* UTF-8's byte order mark */
+    for (int i = 0; i < a->skip && begin < end; i++, number++) {
+        const char *stop = memchr(begin, '\n', (size_t)(end - begin));
+        begin = stop ? stop + 1 : end;
+    }
+    const int first = number;
+    for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++)
+        for (const char *q = line; rows == 0 && q < to; q++) columns += *q == separator;
+    if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", name);
+    if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
+
+    const size_t values = columns - (a->label != 0), none = SIZE_MAX;
+    const size_t distance = a->label < 0 ? 0 - (size_t)a->label : (size_t)a->label;
+    if (distance > columns)
+        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns", name, a->label,
+                              columns);
+    const size_t label_at = !a->label ? none : a->label > 0 ? distance - 1 : columns - distance;
+    bool      shaped = a->c || a->h || a->w;
+    cnn_shape s = { 1, shaped && a->c ? a->c : 1, a->h ? a->h : 1, a->w ? a->w : 1 };
+    if (!shaped) s.c = values > INT_MAX ? 0 : (int)values;
+    if (cnn__checked_len(s) != values || values == 0)
+        return cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values", name, s.c,
+                              s.h, s.w, values);
+    const size_t need[2] = { cnn__mul_size(cnn__mul_size(rows, values), sizeof(float)), rows };
+    for (int k = 0; k < 2; k++) {
+        d->own[k] = need[k] == SIZE_MAX ? NULL : CNN_MALLOC(need[k]);
+        if (!d->own[k]) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
+    }
+    float         *out = d->own[0];
+    unsigned char *labels = d->own[1];
+    number = first, p = begin;
+    while ((to = cnn__next_line(&p, end, &line, &number)) != NULL) {
+        size_t cells = 1;
+        for (const char *q = line; q < to; q++) cells += *q == separator;
+        if (cells != columns)
+            return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", name, number, cells,
+                                  columns);
+        for (size_t k = 0; k < columns; k++) {
+            const char *cell = line;
+            double      v;
+            bool        good = cnn__read_cell(&line, to, separator, &v);
+            int         shown = (int)(line - cell < 20 ? line - cell : 20);
+            if (!good || fabs(v) > (double)FLT_MAX || fabs(v * (double)scale) > (double)FLT_MAX)
+                return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits", name,
+                                      number, k + 1, shown, cell);
+            if (k != label_at) { *out++ = (float)(v * (double)scale); continue; }
+            if (!(v >= 0 && v <= 255) || v != floor(v))
+                return cnn__data_fail(d, "%s, line %d: label %g is no whole number from 0 to 255", name,
+                                      number, v);
+            *labels++ = (unsigned char)v;
+        }
+    }
+    return cnn__set_samples(d, NULL, d->own[0], a->label ? d->own[1] : NULL, (int)rows, s);
+}
+
+CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args a)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    cnn__set_csv(&d, a.path ? cnn__path_end(a.path) : "csv", text ? text : "", text ? bytes : 0, &a);
+    return d;
+}
+
+#ifndef CNN_NO_STDIO
+CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args a)
+{
+    char   why[128];
+    size_t bytes;
+    unsigned char *file = cnn__read_file(a.path, &bytes, why, sizeof why);
+    cnn_dataset d = file ? cnn_csv_memory(file, bytes, a) : cnn__empty_dataset();
+    if (!file) cnn__data_fail(&d, "%s: %s", a.path ? cnn__path_end(a.path) : "cnn_load_csv", why);
+    CNN_FREE(file);
+    return d;
+}
+#endif
+
+/* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
+
+   "\x93NUMPY"; two bytes of version; the length of the header, lowest byte first, in two bytes (from version
+   2 on four); the header, a Python dictionary; the elements and nothing behind them. */
+
+typedef struct {
+    const unsigned char *data;
+    char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
+    size_t size;                               /* bytes of an element */
+    bool   big;                                /* highest byte first */
+    int    rank, dim[4];
+    size_t count;                              /* elements */
+} cnn__npy;
+
+static const char *cnn__npy_word(const char *p, const char *end, const char *word)   /* behind it, or NULL */
+{
+    size_t n = strlen(word);
+    while (p && p < end && *p == ' ') p++;
+    return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
+}
+
+/* '<f4' */
+static const char *cnn__npy_type(cnn__npy *a, const char *p, const char *end)
+{
+    static const char *const types[] = { "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
+        "b1" };
+    p = cnn__npy_word(p, end, "'");
+    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return NULL;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if (memcmp(p + 1, types[i], 2) == 0) {
+            a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
+            return p + 4;
+        }
+    return NULL;
+}
+
+/* (60000, 28, 28) */
+static const char *cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
+{
+    p = cnn__npy_word(p, end, "(");
+    for (a->rank = 0, a->count = 1; p; ) {
+        const char *close = cnn__npy_word(p, end, ")");
+        if (close) return close;
+        if (a->rank == 4) return NULL;
+        long long v = -1;
+        while (p < end && *p == ' ') p++;
+        for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
+        if (v < 1 || v > INT_MAX) return NULL;
+        a->dim[a->rank++] = (int)v;
+        a->count = cnn__mul_size(a->count, (size_t)v);
+        const char *comma = cnn__npy_word(p, end, ",");
+        if (!comma && !cnn__npy_word(p, end, ")")) return NULL;
+        if (comma) p = comma;
+    }
+    return NULL;
+}
+
+/* Read a header and check it against the bytes that are there. */
+static bool cnn__open_npy(cnn_dataset *d, const char *name, const unsigned char *p, size_t bytes, cnn__npy *a)
+{
+    memset(a, 0, sizeof *a);
+    if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
+        return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
+    if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
+        return cnn__data_fail(d, "%s: %s", name, bytes < 10 ? "truncated: a .npy file begins with 10 bytes"
+                              : "not a .npy file: it does not begin with \\x93NUMPY");
+    size_t head = p[6] == 1 ? 10 : 12, length = (size_t)p[8] | (size_t)p[9] << 8;
+    if (p[6] < 1 || p[6] > 3)
+        return cnn__data_fail(d, "%s: version %d of .npy: 1 to 3 can be read", name, p[6]);
+    if (p[6] > 1 && bytes >= 12) length |= (size_t)p[10] << 16 | (size_t)p[11] << 24;
+    if (bytes < head || bytes - head < length)
+        return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
+                              cnn__add_size(head, length), bytes);
+    const char *q = (const char *)p + head, *end = q + length, *next;
+    bool seen[3] = { false, false, false };
+    q = cnn__npy_word(q, end, "{");
+    while (q && !cnn__npy_word(q, end, "}")) {
+        const char *value;
+        int         k;
+        if      ((value = cnn__npy_word(q, end, "'descr':")) != NULL)         k = 0;
+        else if ((value = cnn__npy_word(q, end, "'fortran_order':")) != NULL) k = 1;
+        else if ((value = cnn__npy_word(q, end, "'shape':")) != NULL)         k = 2;
+        else break;
+        if (seen[k]) break;
+        seen[k] = true;
+        if (k == 0 && !(q = cnn__npy_type(a, value, end)))
+            return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read",
+                                  name, (int)(end - value < 20 ? end - value : 20), value);
+        if (k == 1 && !(q = cnn__npy_word(value, end, "False")))
+            return cnn__data_fail(d, "%s: fortran_order is not False: save numpy.ascontiguousarray(a)", name);
+        if (k == 2 && !(q = cnn__npy_shape(a, value, end)))
+            return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
+                                  (int)(end - value < 40 ? end - value : 40), value, INT_MAX);
+        next = cnn__npy_word(q, end, ",");
+        if (!next && !cnn__npy_word(q, end, "}")) break;
+        if (next) q = next;
+    }
+    if (!q || !cnn__npy_word(q, end, "}") || !seen[0] || !seen[1] || !seen[2] || a->rank < 1)
+        return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
+    size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
+    a->data = p + head + length;
+    return need == there || cnn__data_fail(d, "%s: %sthe header promises %zu bytes of elements, the file has "
+                                           "%zu", name, there < need ? "truncated: " : "", need, there);
+}
+
+static float cnn__float_of_half(uint32_t half);
+static double cnn__npy_element(const cnn__npy *a, size_t i)
+{
+    const unsigned char *p = a->data + i * a->size;
+    uint64_t bits = 0;
+    for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
+    if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
+    if (a->kind == 'f' && a->size == 4) {
+        uint32_t half = (uint32_t)bits;
+        float    v;
+        memcpy(&v, &half, sizeof v);
+        return (double)v;
+    }
+    if (a->kind == 'f') {
+        double v;
+        memcpy(&v, &bits, sizeof v);
+        return v;
+    }
+    if (a->kind == 'i' && bits >> (8 * a->size - 1))          /* negative: -1 is all ones */
+        return -1 - (double)(~bits & (UINT64_MAX >> (64 - 8 * a->size)));
+    return (double)bits;
+}
+
+static bool cnn__set_npy(cnn_dataset *d, const char *value_name, const void *values, size_t value_bytes,
+                         const char *label_name, const void *labels, size_t label_bytes)
+{
+    cnn__npy a, b;
+    if (!cnn__open_npy(d, value_name, values, value_bytes, &a)) return false;
+    if (labels && !cnn__open_npy(d, label_name, labels, label_bytes, &b)) return false;
+    if (labels && b.count != (size_t)b.dim[0])
+        return cnn__data_fail(d, "%s: labels of %d dimensions: one number a sample is needed", label_name,
+                              b.rank);
+    if (labels && b.dim[0] != a.dim[0])
+        return cnn__data_fail(d, "%s has %d samples, but %s has %d labels", value_name, a.dim[0], label_name,
+                              b.dim[0]);
+    bool   whole = a.kind == 'u' && a.size == 1;
+    size_t need[2] = { whole ? a.count : cnn__mul_size(a.count, sizeof(float)), (size_t)a.dim[0] };
+    for (int k = 0; k < (labels ? 2 : 1); k++) {
+        d->own[k] = need[k] == SIZE_MAX ? NULL : CNN_MALLOC(need[k]);
+        if (!d->own[k]) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
+    }
+    if (whole) memcpy(d->own[0], a.data, a.count);
+    else for (size_t i = 0; i < a.count; i++) {
+        double v = cnn__npy_element(&a, i);
+        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
+            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", value_name, i, v);
+        ((float *)d->own[0])[i] = (float)v;
+    }
+    for (size_t i = 0; labels && i < b.count; i++) {
+        double v = cnn__npy_element(&b, i);
+        if (!(v >= 0 && v <= 255) || v != floor(v))
+            return cnn__data_fail(d, "%s: label %zu is %g: no whole number from 0 to 255", label_name, i, v);
+        ((unsigned char *)d->own[1])[i] = (unsigned char)v;
+    }
+    int       r = a.rank;
+    cnn_shape s = { 1, r == 2 || r == 4 ? a.dim[1] : 1, r > 2 ? a.dim[r - 2] : 1, r > 2 ? a.dim[r - 1] : 1 };
+    return cnn__set_samples(d, whole ? d->own[0] : NULL, whole ? NULL : d->own[0], d->own[1], a.dim[0], s);
+}
+
+CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
+                                   size_t label_bytes)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    cnn__set_npy(&d, "values", values, values ? value_bytes : 0, "labels", labels, label_bytes);
+    return d;
+}
+
+#ifndef CNN_NO_STDIO
+CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    const char *path[2] = { values, labels };
+    size_t      bytes[2] = { 0, 0 };
+    unsigned char *file[2] = { NULL, NULL };
+    char        why[128];
+    for (int i = 0; i < (labels ? 2 : 1) && !d.error[0]; i++) {
+        file[i] = cnn__read_file(path[i], &bytes[i], why, sizeof why);
+        if (!file[i]) cnn__data_fail(&d, "%s: %s", path[i] ? cnn__path_end(path[i]) : "cnn_load_npy", why);
+    }
+    if (!d.error[0])
+        cnn__set_npy(&d, cnn__path_end(values), file[0], bytes[0], cnn__path_end(labels), file[1], bytes[1]);
+    CNN_FREE(file[0]), CNN_FREE(file[1]);
+    return d;
+}
+#endif
+
 /* ---- Order and scale ---- */
 
 /* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn
@@ -7285,23 +7733,75 @@ static bool cnn__check_feed(const cnn_tensor *x, const cnn_tensor *labels, const
     return true;
 }
 
-/* x = (value - mean[c]) / deviation[c]; bytes have only 256 values, so theirs come from a table. */
-CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first)
+/* How one sample is seen: pixel (y,x) of the input is pixel (y + down, x + right) of the sample, mirrored
+   first or not, and 0 in the square. */
+typedef struct { int down, right; bool mirror, reflect; int top, left, bottom, end; } cnn__view;
+
+/* One Philox block a sample: flip; right; down; centre of the square. n b / 2^32 is b scaled to [0,n). */
+static cnn__view cnn__draw_view(const cnn_graph *g, const cnn_dataset *d, const cnn_augment *a, long epoch,
+                                int sample)
+{
+    const uint64_t stream = (uint64_t)0x6175676D << 32;        /* "augm": not a stream of dropout */
+    cnn__view v = { 0, 0, false, a->reflect != 0, 0, 0, 0, 0 };
+    uint32_t  r[4], first[4];
+    cnn__philox(r, g->config.seed, stream | (uint32_t)epoch, (uint64_t)sample);
+    const uint64_t way = 2 * (uint64_t)a->shift + 1;
+    v.right = (int)(way * r[1] >> 32) - a->shift, v.down = (int)(way * r[2] >> 32) - a->shift;
+    if (a->flip == CNN_FLIP_ALTERNATE) {
+        cnn__philox(first, g->config.seed, stream | UINT32_MAX, (uint64_t)sample);
+        v.mirror = ((uint32_t)epoch ^ first[0]) & 1;
+    } else if (a->flip) v.mirror = r[0] & 1;
+    if (a->cutout > 0) {
+        v.top  = (int)((uint64_t)d->shape.h * (r[3] >> 16) >> 16) - a->cutout / 2;
+        v.left = (int)((uint64_t)d->shape.w * (r[3] & 0xFFFF) >> 16) - a->cutout / 2;
+        v.bottom = v.top + a->cutout, v.end = v.left + a->cutout;
+    }
+    return v;
+}
+
+/* The pixel i of n that is seen at i; -1: none, a zero. */
+static int cnn__seen(int i, int n, bool reflect)
+{
+    if (i >= 0 && i < n) return i;
+    return !reflect ? -1 : i < 0 ? -i : 2 * (n - 1) - i;
+}
+
+static bool cnn__check_augment(cnn_graph *g, const char *at, const char *what, const cnn_augment *a,
+                               cnn_shape s)
+{
+    int most = a->reflect ? (s.h < s.w ? s.h : s.w) - 1 : s.h > s.w ? s.h : s.w;
+    if (a->shift < 0 || a->shift > most)
+        return cnn__fail(g, at, what, "augment.shift is %d: samples of %dx%d pixels allow 0 to %d", a->shift,
+                         s.h, s.w, most);
+    if (a->flip < 0 || a->flip > CNN_FLIP_ALTERNATE)
+        return cnn__fail(g, at, what, "augment.flip is %d: CNN_FLIP_RANDOM or CNN_FLIP_ALTERNATE", a->flip);
+    if (a->cutout < 0 || a->cutout > 2 * (s.h > s.w ? s.h : s.w) || s.h > 65535 || s.w > 65535)
+        return cnn__fail(g, at, what, "augment.cutout is %d: too large for samples of %dx%d pixels",
+                         a->cutout, s.h, s.w);
+    return true;
+}
+
+/* x = (value - mean[c]) / deviation[c]; bytes have only 256 values, so theirs come from a table. a: NULL, or
+   what is drawn; mirror: all samples are seen in the mirror. */
+static int cnn__feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first, const cnn_augment *a,
+                     long epoch, bool mirror)
 {
     enum { WORTH_A_THREAD = 1 << 16 };                 /* values */
     if (cnn__is_nil(x) || x->graph->error[0]) return 0;
     if (labels && cnn__is_nil(labels)) labels = NULL;
     cnn_graph *g = x->graph;
     if (!cnn__check_feed(x, labels, d, first) || first >= d->count) return 0;
+    if (a && !cnn__check_augment(g, NULL, "feed", a, d->shape)) return 0;
     int n = d->count - first < g->config.max_batch ? d->count - first : g->config.max_batch;
     if (!cnn_set_batch(g, n)) return 0;
     float *values = cnn_map_write(x), *classes = values && labels ? cnn_map_write(labels) : NULL;
     if (!values || (labels && !classes)) return 0;
 
     const int *order = d->order + first;
-    int    channels = d->shape.c, tables = channels < 4 ? channels : 4;
+    int    channels = d->shape.c, tables = channels < 4 ? channels : 4, h = d->shape.h, w = d->shape.w;
     size_t plane = (size_t)cnn__plane(d->shape), sample = plane * (size_t)channels;
     int    threads = sample * (size_t)n < WORTH_A_THREAD ? 1 : g->cpu.threads;
+    bool   moved = mirror || (a && (a->shift || a->flip || a->cutout));
     float  table[4][256], deviation[4];
     (void)threads;
     for (int k = 0; k < tables; k++) {
@@ -7311,16 +7811,44 @@ CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, in
     CNN__PARALLEL_FOR(threads)
     for (int i = 0; i < n; i++) {
         size_t from = (size_t)order[i] * sample, to = (size_t)i * sample;
+        cnn__view view = { 0, 0, mirror, false, 0, 0, 0, 0 };
+        if (a) view = cnn__draw_view(g, d, a, epoch, order[i]);
         for (int c = 0; c < channels; c++, from += plane, to += plane) {
             int k = c < 3 ? c : 3;
             float mean = d->mean[k], by = deviation[k];
-            if (d->bytes) for (size_t j = 0; j < plane; j++) values[to + j] = table[k][d->bytes[from + j]];
-            else          for (size_t j = 0; j < plane; j++) values[to + j] =
-                (d->floats[from + j] - mean) / by;
+            if (moved) {
+                for (int y = 0; y < h; y++) {
+                    int    sy = cnn__seen(y + view.down, h, view.reflect);
+                    size_t row = from + (size_t)(sy < 0 ? 0 : sy) * (size_t)w;
+                    float *out = values + to + (size_t)y * (size_t)w;
+                    bool   cut = y >= view.top && y < view.bottom;
+                    for (int j = 0; j < w; j++) {
+                        int sx = cnn__seen(j + view.right, w, view.reflect);
+                        if (sx >= 0 && view.mirror) sx = w - 1 - sx;
+                        if (sx < 0 || sy < 0 || (cut && j >= view.left && j < view.end)) out[j] = 0;
+                        else if (d->bytes) out[j] = table[k][d->bytes[row + (size_t)sx]];
+                        else out[j] = (d->floats[row + (size_t)sx] - mean) / by;
+                    }
+                }
+            }
+            else if (d->bytes) for (size_t j = 0; j < plane; j++)
+                values[to + j] = table[k][d->bytes[from + j]];
+            else for (size_t j = 0; j < plane; j++) values[to + j] = (d->floats[from + j] - mean) / by;
         }
     }
     for (int i = 0; classes && i < n; i++) classes[i] = (float)d->labels[order[i]];
     return n;
+}
+
+CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first)
+{
+    return cnn__feed(x, labels, d, first, NULL, 0, false);
+}
+
+CNN_API int cnn_feed_augmented(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first,
+                               cnn_augment a, long epoch)
+{
+    return cnn__feed(x, labels, d, first, &a, epoch, false);
 }
 
 static bool cnn__same_rows(const cnn_tensor *logits, const cnn_tensor *labels)
