@@ -7404,7 +7404,7 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
                                   columns);
         for (size_t k = 0; k < columns; k++) {
             const char *cell = line;
-            double      v;
+            double      v = 0;
             bool        good = cnn__read_cell(&line, to, separator, &v);
             int         shown = (int)(line - cell < 20 ? line - cell : 20);
             if (!good || fabs(v) > (double)FLT_MAX || fabs(v * (double)scale) > (double)FLT_MAX)
@@ -7760,7 +7760,7 @@ static cnn__view cnn__draw_view(const cnn_graph *g, const cnn_dataset *d, const 
 }
 
 /* The pixel i of n that is seen at i; -1: none, a zero. */
-static int cnn__seen(int i, int n, bool reflect)
+static int cnn__pixel_at(int i, int n, bool reflect)
 {
     if (i >= 0 && i < n) return i;
     return !reflect ? -1 : i < 0 ? -i : 2 * (n - 1) - i;
@@ -7818,12 +7818,12 @@ static int cnn__feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, in
             float mean = d->mean[k], by = deviation[k];
             if (moved) {
                 for (int y = 0; y < h; y++) {
-                    int    sy = cnn__seen(y + view.down, h, view.reflect);
+                    int    sy = cnn__pixel_at(y + view.down, h, view.reflect);
                     size_t row = from + (size_t)(sy < 0 ? 0 : sy) * (size_t)w;
                     float *out = values + to + (size_t)y * (size_t)w;
                     bool   cut = y >= view.top && y < view.bottom;
                     for (int j = 0; j < w; j++) {
-                        int sx = cnn__seen(j + view.right, w, view.reflect);
+                        int sx = cnn__pixel_at(j + view.right, w, view.reflect);
                         if (sx >= 0 && view.mirror) sx = w - 1 - sx;
                         if (sx < 0 || sy < 0 || (cut && j >= view.left && j < view.end)) out[j] = 0;
                         else if (d->bytes) out[j] = table[k][d->bytes[row + (size_t)sx]];
