@@ -6096,7 +6096,8 @@ CNN_API const float *cnn_map_grad(cnn_tensor *t)
     cnn_graph *g = t->graph;
     if (!g->compiled || !t->needs_grad)
         return cnn_fail(t, "gradient: %s", !g->compiled ? "call cnn_compile first"
-                        : t->kind == CNN_INPUT && !cnn__of(t)->wants_grad ? "it was not asked for: say cnn_input(..., .grad = 1)"
+                        : t->kind == CNN_INPUT && !cnn__of(t)->wants_grad
+                        ? "it was not asked for: say cnn_input(..., .grad = 1)"
                         : "no gradient flows to it (frozen, constant, or not on the way to the loss)"), NULL;
     if (t->kind != CNN_PARAM && t != g->loss) {
         if (g->reached != 2 * g->n_order)

@@ -12,7 +12,7 @@ typedef struct { int c, h, w; float *pixel; } image;       /* (C,H,W), 0..1, C =
 
 /* ---- PGM and PPM: "P5" or "P6", width, height, largest value, one white space, then the bytes ---- */
 
-static int read_number(FILE *f)                        /* the next number of the header; -1 if there is none */
+static int read_number(FILE *f)                    /* the next number of the header; -1 if there is none */
 {
     int c = fgetc(f), n = 0;
     while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
@@ -49,17 +49,12 @@ static bool read_image(image *im, const char *path)
 
 static bool write_image(const image *im, const char *name)
 {
-    char  path[80];
-    snprintf(path, sizeof path, "build/%s.%s", name, im->c == 3 ? "ppm" : "pgm");
-    FILE *f = fopen(path, "wb");
-    if (!f) snprintf(path, sizeof path, "%s.%s", name, im->c == 3 ? "ppm" : "pgm"), f = fopen(path, "wb");
-    if (!f) return fprintf(stderr, "%s: cannot be written\n", path), false;
-    fprintf(f, "P%d\n%d %d\n255\n", im->c == 3 ? 6 : 5, im->w, im->h);
-    for (int i = 0; i < im->h * im->w; i++)
-        for (int c = 0; c < im->c; c++)                    /* beyond black and white: cut off */
-            fputc((int)(255 * fminf(1, fmaxf(0, im->pixel[c * im->h * im->w + i])) + 0.5f), f);
-    bool bad = ferror(f) != 0;
-    if (fclose(f) != 0 || bad) return fprintf(stderr, "%s: cannot be written\n", path), false;
+    const cnn_shape shape = { 1, im->c, im->h, im->w };
+    char path[80];
+    snprintf(path, sizeof path, "build/%s.png", name);
+    bool done = cnn_write_image(path, im->pixel, shape, .raw = 1);     /* beyond black and white: cut off */
+    if (!done) snprintf(path, sizeof path, "%s.png", name);
+    if (!done && !cnn_write_image(path, im->pixel, shape, .raw = 1)) return perror(path), false;
     printf("  wrote %s\n", path);
     return true;
 }
@@ -171,7 +166,7 @@ int main(int argc, char **argv)
     show_size(  7, 1,  1,  5, 1, 2);                       /* pad = (kernel - 1) / 2 keeps the size */
     show_size(  7, 1,  1,  3, 2, 0);                       /* every second place */
     show_size( 32, 3, 10,  5, 1, 2);
-    show_size(227, 3, 96, 11, 4, 0);                       /* AlexNet's first layer (Krizhevsky et al. 2012) */
+    show_size(227, 3, 96, 11, 4, 0);                   /* AlexNet's first layer (Krizhevsky et al. 2012) */
     show_size(  5, 1,  1,  7, 1, 0);                       /* larger than the input */
     return 0;
 }
