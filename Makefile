@@ -6,6 +6,7 @@
 #   make test-opencl  the tests of cnn_opencl.h alone (make test runs them too, where OpenCL is installed)
 #   make examples     all examples, into build/
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
+#   make bench-peers  the same beside OpenBLAS, oneDNN and PyTorch, those that are installed: a table of ratios (python3)
 #   make bench-opencl the same on an OpenCL device
 #   make clean
 #
@@ -33,7 +34,7 @@ BENCHES  := $(patsubst tests/bench/%.c,$(B)/%,$(filter-out %_opencl.c,$(wildcard
 HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h)
 RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs sh tests/run.sh
 
-.PHONY: all run examples test test-opencl sanitize bench bench-opencl clean
+.PHONY: all run examples test test-opencl sanitize bench bench-peers bench-opencl clean
 all: examples
 
 run: $(B)/lenet
@@ -79,10 +80,15 @@ $(B)/tsan_threads: tests/switches/threads.c tests/test.h $(HEADERS) | $(B)
 bench: $(BENCHES)
 	@for b in $(BENCHES); do $$b || exit 1; done
 
+bench-peers: $(BENCHES)
+	@$(CC) -O2 tests/bench/peer_blas.c -o $(B)/peer_blas -ldl 2>/dev/null || true
+	@$(CXX) -O2 tests/bench/peer_onednn.cpp -o $(B)/peer_onednn -ldnnl 2>/dev/null || true
+	@BUILD=$(B) python3 tests/bench/peers.py $(PEERS)
+
 bench-opencl: $(B)/bench_opencl
 	@$<
 
-$(B)/bench_%: tests/bench/bench_%.c $(HEADERS) | $(B)
+$(B)/bench_%: tests/bench/bench_%.c $(wildcard tests/bench/*.h) $(HEADERS) | $(B)
 	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. $< -o $@ $(LDLIBS)
 
 $(B):

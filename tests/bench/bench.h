@@ -4,6 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#ifndef BENCH_PREFIX
+#define BENCH_PREFIX "cnn_"
+#endif
 
 static double bench_now(void)
 {
@@ -19,9 +22,9 @@ static int bench_ascending(const void *a, const void *b)
 static void bench_print(const char *name, int threads, double *sample, int samples, const char *unit)
 {
     qsort(sample, (size_t)samples, sizeof *sample, bench_ascending);
-    printf("cnn_%s %d %.4g %s\n", name, threads, sample[samples / 2], unit);
+    printf(BENCH_PREFIX "%s %d %.4g %s\n", name, threads, sample[samples / 2], unit);
     fflush(stdout);
-    fprintf(stderr, "# cnn_%s %d %.4g %.4g\n", name, threads, sample[0], sample[samples - 1]);
+    fprintf(stderr, "# " BENCH_PREFIX "%s %d %.4g %.4g\n", name, threads, sample[0], sample[samples - 1]);
 }
 /* How many `units` run(arg) does in a second: the median of up to 7 samples, fewer where one call takes long. */
 static void bench_case(const char *name, int threads, double units, const char *unit, void (*run)(void *), void *arg)

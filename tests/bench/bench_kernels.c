@@ -1,6 +1,7 @@
 /* bench_kernels.c - GEMM and convolution of cnn.h on the shapes of the peers' programs; see bench.h.
      cc -O2 -std=c99 -fopenmp -I. bench_kernels.c -lm && ./a.out [threads [part of a name [batch [isa]]]]
-   threads: 0 or nothing: 1, then 2. */
+   threads: 0 or nothing: 1, then 2. A name behind = is the whole of it. `./a.out list` prints the cases and their sizes,
+   for peers.py. */
 #define _POSIX_C_SOURCE 200112L
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
@@ -27,8 +28,14 @@ static void run(void *arg)
     if (q->kind == 2) cnn__conv_backward_weights(&cpu, &q->c, q->w, q->b, q->x, q->y, q->scratch);
 }
 
+static bool wanted(const char *name, const char *only)
+{
+    return only[0] == '=' ? strcmp(name, only + 1) == 0 : strstr(name, only) != NULL;
+}
+
 static void bench(const char *only, int batch)
 {
+    const bool list = batch == 0;
     static const int gemm[][3] = { { 1024, 1024, 1024 }, { 256, 256, 256 }, { 64, 784, 150 }, { 64, 3136, 576 }, { 128, 784, 1152 },
         { 256, 196, 2304 }, { 512, 49, 4608 }, { 6, 784, 25 }, { 16, 100, 150 }, { 128, 120, 400 }, { 128, 84, 120 }, { 64, 120, 400 }, { 120, 400, 64 }, { 1, 4096, 4096 } };
     static const struct { const char *name; int ic, oc, hw, k, s, p, g; } layer[] = {
@@ -44,7 +51,8 @@ static void bench(const char *only, int batch)
             const int m = gemm[i][0], n = gemm[i][1], k = gemm[i][2];
             char name[64];
             snprintf(name, sizeof name, "%dx%dx%d%s", m, n, k, t == 0 ? "" : t == 1 ? "_ta" : t == 2 ? "_tb" : "_tab");
-            if (!strstr(name, only)) continue;
+            if (list) { printf("gemm %s %d %d %d\n", name, m, n, k); continue; }
+            if (!wanted(name, only)) continue;
             work q = { 3, m, n, k, t & 1, t & 2, { 0 }, filled((size_t)(m * k)), filled((size_t)(k * n)), filled((size_t)(m * n)), NULL,
                              filled(cnn__gemm_scratch(&cpu, m, n, k) / 4 + 16) };
             bench_case(name, cpu.threads, 2e-9 * m * n * k, "GFLOP/s", run, &q);
@@ -56,7 +64,8 @@ static void bench(const char *only, int batch)
             const cnn__conv c = { batch, ic, hw, hw, oc, o, o, k, k, s, s, layer[i].p, layer[i].p, 1, 1, g };
             char name[64];
             snprintf(name, sizeof name, "%s_%s", layer[i].name, pass[p]);
-            if (!strstr(name, only)) continue;
+            if (list) { printf("conv %s %d %d %d %d %d %d %d\n", name, ic, oc, hw, k, s, layer[i].p, g); continue; }
+            if (!wanted(name, only)) continue;
             work q = { p, 0, 0, 0, 0, 0, c, filled((size_t)(batch * ic * hw * hw)), filled((size_t)(oc * (ic / g) * k * k)),
                              filled((size_t)(batch * oc * o * o)), filled((size_t)oc), filled(cnn__conv_scratch(&cpu, &c) / 4 + 16) };
             fprintf(stderr, "# cnn_%s: %s\n", name, cnn__conv_algorithm(&cpu, &c, p));
@@ -68,6 +77,7 @@ int main(int argc, char **argv)
 {
     static const char *const isas[] = { "auto", "c", "neon", "avx2", "avx512" };
     const int threads = argc > 1 ? atoi(argv[1]) : 0;
+    if (argc > 1 && strcmp(argv[1], "list") == 0) return bench("", 0), 0;
     cpu.isa = cnn__best_isa();
     for (int i = 1; argc > 4 && i < 5; i++)
         if (!strcmp(argv[4], isas[i])) cpu.isa = (cnn_isa)i;

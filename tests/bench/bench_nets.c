@@ -1,7 +1,7 @@
 /* bench_nets.c - whole networks: images per second in training and in inference, on noise, and the peak of memory;
    and the seconds in which LeNet-5 learns MNIST to 99 %. See bench.h.
      cc -O2 -std=c99 -fopenmp -I. bench_nets.c -lm && ./a.out [threads [part of a name]]
-   threads: 0 or nothing: 1, then 2. The networks and batches are those of the peers' programs. MNIST_DIR is the folder
+   threads: 0 or nothing: 1, then 2. A name behind = is the whole of it. The networks and batches are those of the peers' programs. MNIST_DIR is the folder
    of MNIST's four unpacked files; without it mnist99 is left out. Each case is a process of its own, so that its peak
    is its own. */
 #define _POSIX_C_SOURCE 200112L
@@ -75,25 +75,27 @@ static T *vgg16(T *h)
     return cnn_dense(cnn_relu(cnn_dense(cnn_relu(cnn_dense(h, 4096)), 4096)), 1000);
 }
 
-static const struct net { const char *name; T *(*build)(T *); int c, h, train, batch; } cases[] = {
-    { "lenet",    lenet,    1,  28, 1,  64 }, { "lenet",    lenet,    1,  28, 0,   1 }, { "lenet", lenet, 1, 28, 0, 128 },
-    { "keras",    keras,    1,  28, 1, 128 }, { "resnet18", resnet18, 3,  32, 1,  32 }, { "resnet18", resnet18, 3, 32, 0, 32 },
-    { "alexnet",  alexnet,  3, 227, 0,   1 }, { "vgg16",    vgg16,    3, 224, 0,   1 }, { "resnet50", resnet50, 3, 224, 0, 1 },
+static const struct net { const char *name; T *(*build)(T *); int c, h, train, batch, adam; } cases[] = {
+    { "lenet",    lenet,    1,  28, 1, 64, 0 }, { "lenet",    lenet,    1,  28, 0, 1, 0 }, { "lenet", lenet, 1, 28, 0, 128, 0 },
+    { "keras",    keras,    1,  28, 1, 128, 1 }, { "resnet18", resnet18, 3,  32, 1, 32, 0 }, { "resnet18", resnet18, 3, 32, 0, 32, 0 },
+    { "alexnet",  alexnet,  3, 227, 0, 1, 0 }, { "vgg16",    vgg16,    3, 224, 0, 1, 0 }, { "resnet50", resnet50, 3, 224, 0, 1, 0 },
 };
 
-typedef struct { cnn_graph *g; T *y, *loss; int train; } step;
+typedef struct { cnn_graph *g; T *y, *loss; int train, adam; } step;
 static void run(void *arg)
 {
     const step *s = arg;
     if (!s->train) { cnn_forward(s->y, CNN_EVAL); return; }
     cnn_forward(s->loss, CNN_TRAIN);
     cnn_backward(s->loss);
-    cnn_step(s->g, .lr = 0.001f, .momentum = 0.9f);
+    if (s->adam) cnn_step(s->g, .lr = 0.001f);
+    else cnn_step(s->g, .lr = 0.001f, .momentum = 0.9f);
 }
 
 static int speed(const struct net *n, const char *name, int threads)
 {
-    cnn_graph *g = cnn_new(.max_batch = n->batch, .seed = 1, .threads = threads, .inference = !n->train);
+    cnn_graph *g = cnn_new(.max_batch = n->batch, .seed = 1, .threads = threads, .inference = !n->train,
+                             .optimizer = n->adam ? cnn_adam() : NULL);
     T *x = cnn_input(g, n->c, n->h, n->h), *y = n->build(x), *t = NULL, *loss = y;
     if (n->train) t = cnn_labels(g), loss = cnn_softmax_cross_entropy(y, t);
     cnn_compile(g, loss);
@@ -102,7 +104,7 @@ static int speed(const struct net *n, const char *name, int threads)
     for (size_t i = 0; pixel && i < cnn_count(x); i++)
         noise = noise * 1664525u + 1013904223u, pixel[i] = (float)(noise >> 8) / 16777216.0f;
     for (int i = 0; label && i < n->batch; i++) label[i] = (float)(i % 10);
-    step s = { g, y, loss, n->train };
+    step s = { g, y, loss, n->train, n->adam };
     if (!cnn_error(g)) bench_case(name, threads, n->batch, "img/s", run, &s);
     const int failed = cnn_error(g) != NULL;
     if (failed) fprintf(stderr, "%s\n", cnn_error(g));
@@ -170,7 +172,8 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
             char name[64];
             snprintf(name, sizeof name, "%s_%s_b%d", cases[i].name, cases[i].train ? "train" : "infer", cases[i].batch);
-            if (strstr(name, part)) failed += measure(&cases[i], name, threads);
+            if (part[0] == '=' ? strcmp(name, part + 1) == 0 : strstr(name, part) != NULL)
+                failed += measure(&cases[i], name, threads);
         }
         if (strstr("mnist99", part)) failed += measure(NULL, "mnist99", threads);
     }
