@@ -34,42 +34,34 @@
    cnn_backward and cnn_step then run without allocating.
 
    Shapes are (N,C,H,W), w fastest. N is the batch. Inputs are declared without it and planned for .max_batch;
-       a
-   smaller batch is a prefix of every buffer. A vector of K features is (N,K,1,1). All values are float; class
-   labels are small whole numbers kept as floats (exact up to 2^24),
-       so that every tensor is one kind of array.
+   a smaller batch is a prefix of every buffer. A vector of K features is (N,K,1,1). All values are float;
+   class labels are small whole numbers kept as floats (exact up to 2^24), so that every tensor is one kind of
+   array.
 
    Options. What you must say comes first, by position; what you may say follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
-   Zero means the default, which stands beside its field below. C++11 may include this file and link to it;
-       the
-   option macros do not exist there (C++20: cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16,
-       .kernel = 5 })).
+   Zero means the default, which stands beside its field below. C++11 may include this file and link to it; the
+   option macros do not exist there. In C++20:
+       cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
 
-   Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph,
-       with the place
-   of the call, the operation,
-       the shapes and the rule. From then on builders return a nil tensor (so chains need no checks),
-       calls that run do nothing, functions that return bool return false, and cnn_error(g) is the message.
-   cnn_free is always right, also for NULL.
+   Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
+   place of the call, the operation, the shapes and the rule. From then on builders return a nil tensor (so
+   chains need no checks), calls that run do nothing, functions that return bool return false, and cnn_error(g)
+   is the message. cnn_free is always right, also for NULL.
 
    Modes. CNN_TRAIN keeps what backward needs, drops out, and uses the statistics of the batch in batch norm.
-   CNN_EVAL reuses memory as soon as a value is dead, so that only the tensor asked for,
-       the tensors that it reads
-   directly, and those marked with cnn_keep can be read afterwards.
+   CNN_EVAL reuses memory as soon as a value is dead, so that only the tensor asked for, the tensors that it
+   reads directly, and those marked with cnn_keep can be read afterwards.
 
-   Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once,
-       since
+   Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once, as
    there is no mutable global; cnn_share gives each thread its view of one net. With -fopenmp one graph uses
-   .threads threads. The same seed gives the same bits for
-   any number of threads: work is divided by the problem, never by the number of threads.
+   .threads threads. The same seed gives the same bits for any number of threads: work is divided by the
+   problem, never by the number of threads.
 
    Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
-   running_mean and running_var. Without a name,
-       layers are numbered at compile in the order of the post-order walk
-   from the loss: conv2d1, conv2d2, dense1, ... Nothing depends on the order in which nodes were created,
-       because
-   C leaves the order of evaluation of arguments open.
+   running_mean and running_var. Without a name, layers are numbered at compile in the order of the post-order
+   walk from the loss: conv2d1, conv2d2, dense1, ... Nothing depends on the order in which nodes were created,
+   because C leaves the order of evaluation of arguments open.
 
    Switches, to be defined before the include that has CNN_IMPLEMENTATION:
        CNN_STATIC                     every function is static: the library is private to one .c file
