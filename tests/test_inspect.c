@@ -161,6 +161,11 @@ static void checkup(void)
     has(text, "input: values from 1 to 250: normalise");
     has(text, "act (here.c:7): 2 of 2 channels are zero for the whole batch");
     has(text, "fc.weight: its gradient is zero"), has(text, "fc.bias: its gradient is zero");
+    const float one[4] = { 1, 250, 1, 1000 };   /* channel 1 lives in the second sample alone: half are dead */
+    CHECK(cnn_set(n.x, one, 4));
+    CHECK_INT(cnn_checkup(n.loss, text, sizeof text), 1);
+    CHECK(!strstr(text, "dead;"));
+    run(&n, 1, 250);
     memset(few, 'x', sizeof few);
     CHECK_INT(cnn_checkup(n.loss, few, 20), 4);
     CHECK(strlen(few) == 19 && few[20] == 'x');
