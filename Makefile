@@ -51,7 +51,7 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 # ---- Tests ----
 
 test: $(SUITES:%=$(B)/test_%)
-	@$(RUN_TESTS) tests/switches.sh tests/mpi.sh $^
+	@$(RUN_TESTS) tests/switches.sh tests/mpi.sh tests/torch.sh $^
 
 test-opencl: $(B)/test_opencl
 	@$(RUN_TESTS) $^

@@ -606,7 +606,9 @@ typedef struct { const char *at; const char *path;                              
 /* A file holds parameters, running statistics, constants, the net, and in its metadata what continues the
    training to the bit: seed, number of updates, and the optimizer's vectors up to 48 MB (larger ones start
    from zero again; loaded with .inference = 1 and saved, a net has none). PyTorch:
-   load_state_dict(safetensors.torch.load_file(path)). */
+   load_state_dict(safetensors.torch.load_file(path)). Each batch norm also has its num_batches_tracked
+   (int64), so that this may be strict. Other tensors that are not floats, up to 1 MiB of them together, are
+   kept by loading and written again, unchanged, by saving. */
 /* In memory: returns the size; writes at most `capacity` bytes to `out` (NULL to ask for the size). */
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args); /* path: only for messages
@@ -1081,7 +1083,19 @@ struct cnn_graph {
     struct cnn__probe  *probe;          /* sees every operation run; NULL = nobody looks */
     struct cnn__doctor *doctor;         /* NULL until cnn_doctor */
     char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
+    struct cnn__carried *carried;       /* one allocation: the list, then names, shapes and bytes */
+    size_t       n_carried;
+    uint32_t     carried_draw;          /* draw when they were loaded */
 };
+
+/* A tensor of a loaded file that no node computes with, such as PyTorch's num_batches_tracked, kept as it
+   was. See >>files. */
+typedef struct cnn__carried {
+    const char          *name, *shape;  /* shape: as text, "[2,3]" */
+    const unsigned char *data;
+    size_t               bytes;
+    int                  dtype;
+} cnn__carried;
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
 
@@ -5163,6 +5177,7 @@ CNN_API void cnn_free(cnn_graph *g)
     CNN_FREE(g->node);
     CNN_FREE(g->order);
     CNN_FREE(g->base);
+    CNN_FREE(g->carried);
     CNN_FREE(g);
 }
 
@@ -8467,10 +8482,15 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
    "cnn.state" holds what continues the training where it stopped, to the bit: seed, updates and training
    forwards so far, the optimizer and its vectors, in six bits per letter. They stay out above CNN__MOST_STATE
    bytes (and so do not swell the header of a large model): the momentum of such a net starts from zero again.
+
+   Tensors that are not floats and that no node has, such as num_batches_tracked, are carried: kept as they
+   are, type, shape and bytes, and written again. Each batch norm has a num_batches_tracked in the file, as in
+   PyTorch: what was loaded plus the training forwards since.
    ======================================================================================================== */
 
 enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the reference implementation */
        CNN__MOST_STATE  = 48 << 20,
+       CNN__MOST_CARRIED = 1 << 20,            /* bytes of all carried tensors with their names */
        CNN__MOST_NODES  = 1 << 16 };           /* names are compared pairwise */
 
 /* Element types and their bits. The first four become floats. */
@@ -8479,7 +8499,7 @@ static const struct { const char *name; unsigned bits; } cnn__dtypes[] = {
     { "BOOL", 8 }, { "U8", 8 }, { "I8", 8 }, { "U16", 16 }, { "I16", 16 }, { "U32", 32 }, { "I32", 32 },
     { "U64", 64 }, { "I64", 64 }, { "C64", 64 }, { "F8_E4M3", 8 }, { "F8_E5M2", 8 }, { "F8_E8M0", 8 },
     { "F6_E2M3", 6 }, { "F6_E3M2", 6 }, { "F4", 4 } };
-enum { CNN__F32, CNN__F64, CNN__F16, CNN__BF16, CNN__FLOAT_TYPES };
+enum { CNN__F32, CNN__F64, CNN__F16, CNN__BF16, CNN__FLOAT_TYPES, CNN__I64 = 12 };
 
 static const char *const cnn__kind_words[] = { "op", "input", "labels", "const", "param", "buffer" };
 static const char cnn__letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -8924,11 +8944,63 @@ static bool cnn__check_weights(const cnn__file *f)
     return true;
 }
 
-/* All or nothing: a file that does not fit leaves every weight as it was. What the graph does not know is
-   skipped. */
+static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
+
+/* Whether the graph itself writes a tensor of this name. */
+static bool cnn__has_stored(const cnn_graph *g, const char *name)
+{
+    for (int i = 0; i < g->n_order; i++)
+        if (cnn__is_stored(&g->order[i]->t) && strcmp(g->order[i]->t.name, name) == 0) return true;
+    return false;
+}
+
+static bool cnn__is_carried(const cnn__file *f, const cnn__entry *e)
+{
+    return e->dtype >= CNN__FLOAT_TYPES && !cnn__has_stored(f->g, e->name);
+}
+
+/* Keep what no node has, in place of what an earlier file left; wide elements first, so that each tensor of
+   the next file starts at a multiple of its element. More than CNN__MOST_CARRIED is no bookkeeping but data,
+   and is skipped. */
+static bool cnn__carry(const cnn__file *f)
+{
+    static const unsigned widths[] = { 64, 32, 16, 8, 6, 4 };
+    size_t n = 0, bytes = 0;
+    for (size_t i = 0; i < f->n && bytes <= CNN__MOST_CARRIED; i++) {
+        const cnn__entry *e = &f->entry[i];
+        if (!cnn__is_carried(f, e)) continue;
+        size_t text = strlen(e->name) + strcspn(e->shape, "]") + 3;
+        bytes = cnn__add_size(bytes, cnn__add_size(sizeof(cnn__carried) + text, e->end - e->begin)), n++;
+    }
+    cnn__carried *list = NULL;
+    if (n && bytes <= CNN__MOST_CARRIED) {
+        if (!(list = CNN_MALLOC(bytes))) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
+    }
+    CNN_FREE(f->g->carried);
+    f->g->carried = list, f->g->n_carried = list ? n : 0, f->g->carried_draw = f->g->draw;
+    if (!list) return true;
+    cnn__carried *to = list;
+    char         *p = (char *)(list + n);
+    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
+        for (size_t i = 0; i < f->n; i++) {
+            const cnn__entry *e = &f->entry[i];
+            if (cnn__dtypes[e->dtype].bits != widths[w] || !cnn__is_carried(f, e)) continue;
+            const size_t name = strlen(e->name) + 1, shape = strcspn(e->shape, "]") + 1;
+            to->name = memcpy(p, e->name, name), p += name;
+            to->shape = memcpy(p, e->shape, shape), p[shape] = 0, p += shape + 1;
+            to->bytes = e->end - e->begin, to->dtype = e->dtype;
+            to->data = (unsigned char *)p;
+            if (to->bytes) memcpy(p, f->data + e->begin, to->bytes);
+            p += to->bytes, to++;
+        }
+    return true;
+}
+
+/* All or nothing: a file that does not fit leaves every weight as it was. Floats that the graph does not know
+   are skipped. */
 static bool cnn__fill_weights(const cnn__file *f)
 {
-    if (!cnn__check_weights(f)) return false;
+    if (!cnn__check_weights(f) || !cnn__carry(f)) return false;
     for (int i = 0; i < f->g->n_order; i++) {
         cnn_tensor *t = &f->g->order[i]->t;
         if (!cnn__is_learned(t)) continue;
@@ -9256,16 +9328,14 @@ static void cnn__put_word(cnn__string *to, const char *s)
     }
 }
 
-static void cnn__put_json(cnn__string *to, const char *s)
+static void cnn__put_json(cnn__string *to, const char *s)               /* without the quotes */
 {
-    cnn__put(to, "\"", 1);
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
         if (c < 0x20)                    cnn__putf(to, "\\u%04X", (unsigned)c);
         else if (c == '"' || c == '\\')  cnn__putf(to, "\\%c", *s);
         else                             cnn__put(to, s, 1);
     }
-    cnn__put(to, "\"", 1);
 }
 
 static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
@@ -9347,19 +9417,22 @@ static void cnn__put_state(cnn__string *to)
     cnn__put(to, "\"", 1);
 }
 
-/* How many dimensions a tensor has in the file. As PyTorch: four for the weight of a convolution, two for
-   that of a dense layer, one for a vector wherever its extent stands. Else down to the last extent that is
-   not 1. */
-static int cnn__file_shape(const cnn_tensor *t, int extent[4])
+/* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: four for the weight
+   of a convolution, two for that of a dense layer, (C,H,W) for layer norm's, one for a vector wherever its
+   extent stands. Else down to the last extent that is not 1. */
+static int cnn__file_shape(const cnn_tensor *t, int extent[4], int *first)
 {
     const cnn_graph *g = t->graph;
     const int full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
     memcpy(extent, full, sizeof full);
+    *first = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *y = &g->order[i]->t;
+        if (y->op == &cnn_op_layer_norm && y->n_in == 3 && (y->in[1] == t || y->in[2] == t) &&
+            t->shape.h * t->shape.w > 1) return *first = 1, 4;
         if (y->n_in < 2 || y->in[1] != t) continue;
-        if (strcmp(y->op->name, "conv2d") == 0) return 4;
-        if (strcmp(y->op->name, "dense") == 0)  return 2;
+        if (y->op == &cnn_op_conv2d || y->op == &cnn_op_conv_transpose2d) return 4;
+        if (y->op == &cnn_op_dense) return 2;
     }
     int rank = 1, above_one = 0;
     for (int i = 0; i < 4; i++)
@@ -9369,8 +9442,56 @@ static int cnn__file_shape(const cnn_tensor *t, int extent[4])
     return 1;
 }
 
-static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
+/* Whether name is that of batch norm y's count of batches: "bn1.num_batches_tracked". */
+static const char cnn__count_suffix[] = ".num_batches_tracked";
+static bool cnn__names_count(const char *name, const cnn_tensor *y)
+{
+    const size_t n = strlen(y->name);
+    return y->op == &cnn_op_batch_norm && strncmp(name, y->name, n) == 0 &&
+           strcmp(name + n, cnn__count_suffix) == 0;
+}
 
+/* Whether y is a batch norm whose count has to be made up: no file brought one, no parameter has its name. */
+static bool cnn__lacks_count(const cnn_tensor *y)
+{
+    const cnn_graph *g = y->graph;
+    if (y->op != &cnn_op_batch_norm) return false;
+    for (size_t i = 0; i < g->n_carried; i++)
+        if (cnn__names_count(g->carried[i].name, y)) return false;
+    for (int i = 0; i < g->n_order; i++)
+        if (cnn__is_stored(&g->order[i]->t) && cnn__names_count(g->order[i]->t.name, y)) return false;
+    return true;
+}
+
+/* The batches since a carried count was loaded; 0 for what counts nothing. */
+static uint32_t cnn__batches_since(const cnn_graph *g, const cnn__carried *c)
+{
+    for (int i = 0; i < g->n_order; i++)
+        if (c->dtype == CNN__I64 && c->bytes == 8 && cnn__names_count(c->name, &g->order[i]->t))
+            return g->draw - g->carried_draw;
+    return 0;
+}
+
+static void cnn__put_place(cnn__string *to, size_t bytes, size_t *at)
+{
+    const size_t end = cnn__add_size(*at, bytes);
+    cnn__putf(to, ",\"data_offsets\":[%zu,%zu]}", *at, end);
+    *at = end;
+}
+static void cnn__put_carried(cnn__string *to, bool wide, size_t *at)
+{
+    for (size_t i = 0; i < to->g->n_carried; i++) {
+        const cnn__carried *c = &to->g->carried[i];
+        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
+        cnn__putf(to, ",\"");
+        cnn__put_json(to, c->name);
+        cnn__putf(to, "\":{\"dtype\":\"%s\",\"shape\":", cnn__dtypes[c->dtype].name);
+        cnn__put(to, c->shape, strlen(c->shape));
+        cnn__put_place(to, c->bytes, at);
+    }
+}
+
+/* The tensors stand in the order of their elements' widths, so that each lies at a multiple of it. */
 static void cnn__put_header(cnn__string *to, size_t *data_bytes)
 {
     size_t at = 0;
@@ -9380,17 +9501,26 @@ static void cnn__put_header(cnn__string *to, size_t *data_bytes)
     cnn__put_state(to);
     cnn__putf(to, "}");
     for (int i = 0; i < to->g->n_order; i++) {
+        const cnn_tensor *y = &to->g->order[i]->t;
+        if (!cnn__lacks_count(y)) continue;
+        cnn__putf(to, ",\"");
+        cnn__put_json(to, y->name);
+        cnn__putf(to, "%s\":{\"dtype\":\"I64\",\"shape\":[]", cnn__count_suffix);
+        cnn__put_place(to, 8, &at);
+    }
+    cnn__put_carried(to, true, &at);
+    for (int i = 0; i < to->g->n_order; i++) {
         const cnn_tensor *t = &to->g->order[i]->t;
         if (!cnn__is_stored(t)) continue;
-        size_t end = cnn__add_size(at, (size_t)cnn__len(t->shape) * sizeof(float));
-        int    extent[4], rank = cnn__file_shape(t, extent);
-        cnn__putf(to, ",");
+        int first, extent[4], rank = cnn__file_shape(t, extent, &first);
+        cnn__putf(to, ",\"");
         cnn__put_json(to, t->name);
-        cnn__putf(to, ":{\"dtype\":\"F32\",\"shape\":");
-        for (int k = 0; k < rank; k++) cnn__putf(to, "%c%d", k ? ',' : '[', extent[k]);
-        cnn__putf(to, "],\"data_offsets\":[%zu,%zu]}", at, end);
-        at = end;
+        cnn__putf(to, "\":{\"dtype\":\"F32\",\"shape\":");
+        for (int k = first; k < rank; k++) cnn__putf(to, "%c%d", k > first ? ',' : '[', extent[k]);
+        cnn__putf(to, "]");
+        cnn__put_place(to, cnn__mul_size((size_t)cnn__len(t->shape), sizeof(float)), &at);
     }
+    cnn__put_carried(to, false, &at);
     cnn__putf(to, "}");
     while (to->n % 8 && !to->g->error[0]) cnn__put(to, " ", 1);      /* the data begins at a multiple of 8 */
     *data_bytes = at;
@@ -9399,6 +9529,24 @@ static void cnn__put_header(cnn__string *to, size_t *data_bytes)
 /* ---- Writing: the whole file, piece by piece ---- */
 
 typedef bool (*cnn__sink)(void *to, const void *bytes, size_t n);
+
+static void cnn__to_le64(unsigned char *p, uint64_t v)
+{
+    for (int i = 0; i < 8; i++) p[i] = (unsigned char)(v >> 8 * i & 255);
+}
+static bool cnn__write_carried(const cnn_graph *g, bool wide, cnn__sink sink, void *to)
+{
+    bool good = true;
+    for (size_t i = 0; i < g->n_carried && good; i++) {
+        const cnn__carried *c = &g->carried[i];
+        const uint32_t since = cnn__batches_since(g, c);
+        unsigned char  count[8];
+        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
+        if (since) cnn__to_le64(count, cnn__le64(c->data) + since);
+        good = sink(to, since ? count : c->data, c->bytes);
+    }
+    return good;
+}
 
 /* Returns the size of the file, 0 after an error; if the sink failed, the graph has no message yet. */
 static size_t cnn__write_model(const cnn__file *f, cnn__sink sink, void *to)
@@ -9415,9 +9563,13 @@ static size_t cnn__write_model(const cnn__file *f, cnn__sink sink, void *to)
     if (n > CNN__MOST_HEADER)
         cnn__file_fail(f, "the header would have %zu bytes, above the limit of %d", n, (int)CNN__MOST_HEADER);
     if (total == SIZE_MAX)    cnn__file_fail(f, "the file would be larger than this machine can address");
-    for (int i = 0; i < 8; i++) piece[i] = (unsigned char)((uint64_t)n >> 8 * i & 255);
+    cnn__to_le64(piece, n);
     bool good = !g->error[0] && sink(to, piece, 8) && sink(to, header.s, n);
     CNN_FREE(header.s);
+    cnn__to_le64(piece, g->draw);
+    for (int i = 0; i < g->n_order && good; i++)
+        if (cnn__lacks_count(&g->order[i]->t)) good = sink(to, piece, 8);
+    good = good && cnn__write_carried(g, true, sink, to);
     for (int i = 0; i < g->n_order && good; i++) {
         cnn_tensor *t = &g->order[i]->t;
         if (!cnn__is_stored(t)) continue;
@@ -9433,6 +9585,7 @@ static size_t cnn__write_model(const cnn__file *f, cnn__sink sink, void *to)
             good = sink(to, piece, b);
         }
     }
+    good = good && cnn__write_carried(g, false, sink, to);
     return good ? total : 0;
 }
 
@@ -9471,7 +9624,9 @@ static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* it is no loss */
-    return cnn_compile(g, root) && cnn__fill_weights(f) && cnn__read_state(f, a);
+    if (!cnn_compile(g, root) || !cnn__fill_weights(f) || !cnn__read_state(f, a)) return false;
+    g->carried_draw = g->draw;
+    return true;
 }
 
 static cnn_graph *cnn__new_to_load(cnn_load_args a)

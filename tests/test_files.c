@@ -459,6 +459,121 @@ static void hostile_headers(void)
     }
 }
 
+/* A tensor that is no float and that no node has is carried: dtype, shape and bytes are the same in the next
+   file, with its name escaped anew. A later file takes the place of all; one that does not fit, of none. */
+static void carried_tensors(void)
+{
+    static const char both[] =
+        "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+        "\"v\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]},"
+        "\"mask\":{\"dtype\":\"BOOL\",\"shape\":[ 1, 3 ],\"data_offsets\":[12,15]},"
+        "\"a\\\"b\\n\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[15,23]},"
+        "\"none\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[23,23]}}";
+    static const unsigned char data[23] = { [12] = 1, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8 };
+    bytes b = make_file(both, data, sizeof data);
+    cnn_graph *g = tiny();
+    for (int again = 0; again < 2; again++) CHECK(cnn_load_weights_memory(g, b.p, b.n, NULL));
+    bytes c = saved(g);
+    cnn__file f = cnn__file_of(g, NULL, "read", NULL);
+    if (CHECK(cnn__open_file(&f, c.p, c.n)) && CHECK_INT(f.n, 5)) {
+        const struct { const char *name, *shape; int dtype; size_t n, from; } want[] = {
+            { "a\"b\n", "[]", CNN__I64, 8, 15 }, { "mask", "[ 1, 3 ]", 4, 3, 12 },
+            { "none", "[0]", 5, 0, 23 } };
+        for (int i = 0; i < 3; i++) {
+            const cnn__entry *e = &f.entry[i];
+            CHECK_STR(e->name, want[i].name);
+            CHECK(strncmp(e->shape, want[i].shape, strlen(want[i].shape)) == 0 && e->dtype == want[i].dtype);
+            CHECK(e->end - e->begin == want[i].n);
+            CHECK(memcmp(f.data + e->begin, data + want[i].from, want[i].n) == 0);
+            CHECK(e->begin % (cnn__dtypes[e->dtype].bits / 8) == 0);
+        }
+    }
+    cnn__close_file(&f);
+
+    /* A whole net loaded from it has them too. */
+    cnn_graph *whole = loaded(c.p, c.n);
+    CHECK_STR(cnn_error(whole), NULL);
+    CHECK_INT(whole->n_carried, 3);
+    cnn_free(whole);
+
+    /* Damaged files: no prefix is taken, and no file with a byte of its header changed does harm. */
+    for (size_t n = 0; n < b.n; n++) {
+        cnn_graph *h = tiny();
+        unsigned char *copy = test_alloc(n);
+        memcpy(copy, b.p, n);
+        CHECK(!cnn_load_weights_memory(h, copy, n, NULL) && h->n_carried == 0);
+        cnn_free(h), free(copy);
+    }
+    for (int i = 0; i < 5000; i++) {
+        cnn_graph *h = tiny();
+        unsigned char *copy = test_alloc(b.n);
+        memcpy(copy, b.p, b.n);
+        copy[test_int(8, (int)b.n - 1)] = (unsigned char)test_int(0, 255);
+        if (cnn_load_weights_memory(h, copy, b.n, NULL)) {
+            bytes d = saved(h);
+            cnn_graph *k = tiny();
+            CHECK_MSG(cnn_load_weights_memory(k, d.p, d.n, NULL), "%s", no_null(cnn_error(k)));
+            CHECK_INT(k->n_carried, h->n_carried);
+            cnn_free(k), free(d.p);
+        }
+        cnn_free(h), free(copy);
+    }
+    /* Without memory for them nothing is loaded, and the old ones stay. */
+    test_until_failure = 2;                                  /* header, entries, and then the list */
+    CHECK(!cnn_load_weights_memory(g, b.p, b.n, NULL));
+    test_until_failure = -1;
+    CHECK(strstr(no_null(cnn_error(g)), "out of memory") != NULL);
+    CHECK_INT(g->n_carried, 3);
+    cnn_free(g), free(b.p), free(c.p);
+
+    /* Above 1 MiB they are skipped, and the weights are loaded. */
+    enum { MUCH = (1 << 20) + 1 };
+    unsigned char *much = test_alloc(12 + MUCH);
+    char header[256];
+    memset(much, 0, 12 + MUCH);
+    snprintf(header, sizeof header, "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+             "\"v\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]},"
+             "\"u\":{\"dtype\":\"U8\",\"shape\":[%d],\"data_offsets\":[12,%d]}}", (int)MUCH, 12 + MUCH);
+    b = make_file(header, much, 12 + MUCH), g = tiny();
+    CHECK(cnn_load_weights_memory(g, b.p, b.n, NULL));
+    CHECK_INT(g->n_carried, 0);
+    cnn_free(g), free(b.p), free(much);
+}
+
+/* num_batches_tracked: made up if no file brought it, else counted on. */
+static void batches_are_counted(void)
+{
+    cnn_graph  *g = cnn_new();
+    cnn_tensor *h = cnn_batch_norm(cnn_input(g, 2, 2, 2), .name = "b\"n");
+    cnn_tensor *loss = cnn_mean(cnn_batch_norm(h, .name = "other"));
+    CHECK(cnn_compile(g, loss));
+    const long  want[] = { 0, 2, 2, 3 };
+    const float x[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+    cnn_graph *from = g;
+    for (int round = 0; round < 4; round++) {
+        CHECK(cnn_set(cnn_find(from, "input"), x, 8));
+        for (int k = 0; k < 3 && round == 1; k++) cnn_forward(loss, k < 2 ? CNN_TRAIN : CNN_EVAL);
+        if (round == 3) cnn_forward(cnn_loss(from), CNN_TRAIN);
+        bytes b = saved(from);
+        cnn__file f = cnn__file_of(from, NULL, "read", NULL);
+        int found = 0;
+        if (CHECK(cnn__open_file(&f, b.p, b.n)))
+            for (size_t i = 0; i < f.n; i++)
+                if (strcmp(f.entry[i].name, "b\"n.num_batches_tracked") == 0 ||
+                    strcmp(f.entry[i].name, "other.num_batches_tracked") == 0) {
+                    CHECK_INT(f.entry[i].dtype, CNN__I64);
+                    CHECK_INT(cnn__le64(f.data + f.entry[i].begin), want[round]);
+                    found++;
+                }
+        CHECK_INT(found, 2);
+        cnn__close_file(&f);
+        if (round == 1) from = loaded(b.p, b.n);
+        CHECK_STR(cnn_error(from), NULL);
+        free(b.p);
+    }
+    cnn_free(from), cnn_free(g);
+}
+
 /* A file that does not fit leaves the weights as they were. */
 static void all_or_nothing(void)
 {
@@ -1080,6 +1195,8 @@ int main(int argc, char **argv)
     RUN(weights_from_pytorch);
     RUN(ranks_in_the_file);
     RUN(hostile_headers);
+    RUN(carried_tensors);
+    RUN(batches_are_counted);
     RUN(all_or_nothing);
     RUN(hostile_graphs);
     RUN(hostile_state);
