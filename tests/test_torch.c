@@ -401,7 +401,7 @@ static void trajectory(const golden *a, int o)               /* loss = sum(w x):
             row.v += k * n, row.n = (size_t)n;
             CHECK(cnn_set(x, grads.v + k * n, (size_t)n));
             cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step_(step);
-            agree("weights after step ", join("0123456789" + k, ""), cnn_map_read(w), (size_t)n, row, 0);
+            agree("weights after step ", &"0123456789"[k], cnn_map_read(w), (size_t)n, row, 0);
         }
     CHECK_STR(cnn_error(g), NULL);
     cnn_free(g);
