@@ -17,7 +17,9 @@
 
    >>manual ---- Manual --------------------------------------------------------------------------------------
 
-   Parameters, activations, gradients and the optimizer's state stay on the device. A training step copies two
+   Parameters, activations, gradients and the optimizer's state stay on the device, where every operation of
+   cnn.h, forward and backward, every optimizer, clipping and the count of correct answers have kernels. A
+   function behind a convolution or dense layer is computed with its bias. A training step copies two
    arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation
    without a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes
    and the summary say how many there are.
@@ -37,6 +39,9 @@
            cnn_opencl_close(device), device = NULL;
        }
 
+   If the device fails while it works (lost, out of memory), that is the graph's error, as any other. Then
+   cnn_leave_device(g) fetches the parameters, if the device still answers, and the training goes on on the CPU.
+
    A backend belongs to one graph, and cnn_free closes it. One graph belongs to one thread at a time, as
    without a device; CLBlast itself allows only one thread to call it, so give .gemm = CNN_OPENCL_OWN where
    several graphs train in several threads.
@@ -45,6 +50,9 @@
    on CPU devices, and wherever a check at opening time finds a wrong number. Every other kernel is held to
    the CPU's result, too: an operation whose kernel is wrong on this driver is left to the CPU.
    cnn_opencl_report says so.
+
+   With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is another
+   driver's, is compiled and written again.
 
    Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the
    same bits: there are no atomics, and every sum has a fixed order.

@@ -1,11 +1,9 @@
-/* Measurements on a device, one `name units value unit` a line (the second column is the device's compute
-   units), the median of several samples; least and most go to stderr.
-
-     cc -O2 -I. tests/bench/bench_opencl.c -o bench_opencl -lm && ./bench_opencl
-
-   CNN_OPENCL_DEVICE chooses the device, BENCH_SECONDS (0.5) the time for each line. On a CPU device (PoCL)
-   the numbers say nothing: it proves that the kernels are right, not that they are fast. */
-#define _POSIX_C_SOURCE 199309L
+/* bench_opencl.c - GEMM, training and prediction on an OpenCL device; see bench.h. The number behind the name
+   is that of the device's compute units.
+     cc -O2 -std=c99 -I. tests/bench/bench_opencl.c -lm && ./a.out
+   CNN_OPENCL_DEVICE chooses the device. On a CPU device (PoCL) the numbers say nothing: it proves that the
+   kernels are right, not that they are fast. */
+#define _POSIX_C_SOURCE 200112L
 #if defined(__has_include)
 #if __has_include(<CL/cl.h>) || __has_include(<OpenCL/cl.h>)
 #define HAVE_OPENCL_HEADERS
@@ -20,48 +18,12 @@ int main(void) { return fputs("# opencl: its headers are not installed\n", stder
 #define CNN_OPENCL_IMPLEMENTATION
 #include "cnn.h"
 #include "cnn_opencl.h"
-#include <time.h>
+#include "bench.h"
 
-enum { SAMPLES = 7 };
+/* A case runs so many steps, or products, and waits for the last: a device is kept busy from one to the
+   next. */
+enum { TIMES = 8 };
 static int units;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-static double bench_seconds(void)
-{
-    const char *s = getenv("BENCH_SECONDS");
-    return s ? atof(s) : 0.5;
-}
-static int larger(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Time `work(user, times)`, which must wait for the device at its end; each time is `amount` of `unit`. */
-static void measure(const char *name, void (*work)(void *, int), void *user, double amount, const char *unit)
-{
-    double rate[SAMPLES], each = bench_seconds() / SAMPLES, t = 0;
-    int    times = 1;
-    for (work(user, 1); ; times *= 2) {
-        double start = now();
-        work(user, times);
-        t = now() - start;
-        if (t > each / 2 || times > 1 << 20) break;
-    }
-    for (int i = 0; i < SAMPLES; i++) {
-        double start = now();
-        work(user, times);
-        rate[i] = times * amount / (now() - start);
-    }
-    qsort(rate, SAMPLES, sizeof *rate, larger);
-    printf("%s %d %.4g %s\n", name, units, rate[SAMPLES / 2], unit), fflush(stdout);
-    fprintf(stderr, "# %s %d %.4g %.4g\n", name, units, rate[0], rate[SAMPLES - 1]);
-}
 
 /* ---- Nets ---- */
 
@@ -109,20 +71,20 @@ static net make(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int side, 
     cnn_compile(n.g, n.loss);
     return n;
 }
-static void train(void *user, int times)
+static void train(void *user)
 {
     const net *n = user;
-    for (int i = 0; i < times; i++) {
+    for (int i = 0; i < TIMES; i++) {
         cnn_set(n->x, n->images, (size_t)n->batch * n->sample);
         cnn_set_labels(n->t, n->labels, (size_t)n->batch);
         cnn_forward(n->loss, CNN_TRAIN), cnn_backward(n->loss), cnn_step(n->g, .lr = 1e-4f, .momentum = 0.9f);
     }
     cnn_map_read(cnn_find(n->g, "dense1.bias"));            /* waits for the last update */
 }
-static void predict(void *user, int times)
+static void predict(void *user)
 {
     const net *n = user;
-    for (int i = 0; i < times; i++) {
+    for (int i = 0; i < TIMES; i++) {
         cnn_set(n->x, n->images, (size_t)n->batch * n->sample);
         cnn_forward(n->logits, CNN_EVAL);
     }
@@ -132,12 +94,12 @@ static void predict(void *user, int times)
 /* ---- Matrix products ---- */
 
 typedef struct { cnn__cl *d; cnn_place p; int m, n, k; bool own; float *host; } product;
-static void multiply(void *user, int times)
+static void multiply(void *user)
 {
     const product *p = user;
     cnn_place a = p->p, b = cnn__place_at(a, (size_t)p->m * (size_t)p->k);
     cnn_place c = cnn__place_at(b, (size_t)p->k * (size_t)p->n);
-    for (int i = 0; i < times; i++)
+    for (int i = 0; i < TIMES; i++)
         if (p->own) cnn__cl_own_gemm(p->d, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
         else        cnn__cl_gemm(p->d, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
     p->d->base.download(&p->d->base, c.buffer, c.at * sizeof(float), p->host, sizeof(float));
@@ -154,21 +116,22 @@ int main(void)
         if (strcmp(list[i].name, dev->name) == 0) units = list[i].units;
     fprintf(stderr, "# %s\n", cnn_opencl_report(dev));
 
-    static const int sizes[][3] = { { 1024, 1024, 1024 }, { 4096, 4096, 4096 }, { 64, 65536, 576 },
-                                    { 64, 576, 65536 }, { 16, 150, 6400 } };
+    static const int sizes[][3] = { { 512, 512, 512 }, { 1024, 1024, 1024 }, { 4096, 4096, 4096 },
+                                    { 64, 65536, 576 }, { 64, 576, 65536 }, { 16, 150, 6400 } };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         float   one;
         product p = { cnn__cl_of(dev), { NULL, 0 }, sizes[i][0], sizes[i][1], sizes[i][2], false, &one };
         size_t  m = (size_t)p.m, n = (size_t)p.n, k = (size_t)p.k,
             bytes = (m * k + k * n + m * n) * sizeof(float);
-        if (list[0].type == CNN_OPENCL_CPU && m * n * k > (size_t)1 << 31) continue;
+        if (list[0].type == CNN_OPENCL_CPU && m * n * k > (size_t)1 << 28) continue;
         p.p.buffer = dev->alloc(dev, bytes);
         if (!p.p.buffer || !dev->clear(dev, p.p.buffer, 0, bytes)) break;
         for (int own = 0; own < 2; own++) {
             char name[64];
             p.own = own;
             snprintf(name, sizeof name, "opencl_gemm_%s_%dx%dx%d", own ? "own" : "chosen", p.m, p.n, p.k);
-            measure(name, multiply, &p, 2e-9 * (double)m * (double)n * (double)k, "GFLOP/s");
+            bench_case(name, units, TIMES * 2e-9 * (double)m * (double)n * (double)k, "GFLOP/s", multiply,
+                       &p);
         }
         dev->release(dev, p.p.buffer);
     }
@@ -184,9 +147,9 @@ int main(void)
         if (list[0].type == CNN_OPENCL_CPU && nets[i].side > 28) continue;
         net n = make(nets[i].build, nets[i].batch, nets[i].c, nets[i].side, dev);
         snprintf(name, sizeof name, "opencl_%s_train_b%d", nets[i].name, nets[i].batch);
-        measure(name, train, &n, nets[i].batch, "images/s");
+        bench_case(name, units, TIMES * nets[i].batch, "images/s", train, &n);
         snprintf(name, sizeof name, "opencl_%s_predict_b%d", nets[i].name, nets[i].batch);
-        measure(name, predict, &n, nets[i].batch, "images/s");
+        bench_case(name, units, TIMES * nets[i].batch, "images/s", predict, &n);
         if (cnn_error(n.g)) failed = true, fprintf(stderr, "# %s\n", cnn_error(n.g));
         cnn_free(n.g), free(n.images), free(n.labels);
     }
