@@ -743,8 +743,9 @@ enum { CNN_READS_X = 1, /* backward reads in[i]->data */
                            i) */
        CNN_RANDOM  = 8, /* forward in CNN_TRAIN draws random numbers: cnn_gradient_check keeps them fixed */
        CNN_LOSS    = 16, /* y is a loss: in[0] is what it judges */
-       CNN_RECTIFIER = 32 }; /* about half of y is zero, as for relu: weights before it start larger (He et
-                                al. 2015) */
+       CNN_RECTIFIER = 32, /* about half of y is zero, as for relu: weights before it start larger (He et
+                              al. 2015) */
+       CNN_INPLACE_GRAD = 64 }; /* backward may be run with in[0]->grad == y->grad: it sets then, not adds */
 
 struct cnn_op {
     const char *name;
@@ -1032,6 +1033,8 @@ typedef struct cnn__node {
     int               grad_first;       /* index of the user whose backward is the first to write the gradient
                                            */
     struct cnn__node *alias[2];         /* memory plan, per mode: it runs in place of this operand */
+    struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
+    int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the backend's row, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
     unsigned char     saved_on;
@@ -2771,6 +2774,23 @@ static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x
     }
 }
 
+/* dx[i] += f(dy[i], b[i]; k) for a formula that adds to v. Where dx lies in the place of dy it is set. */
+static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+                          const float *k, ptrdiff_t n)
+{
+    enum { PIECE = 2048 };
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
+    for (ptrdiff_t i = 0; i < n; i += PIECE) {
+        const ptrdiff_t m = n - i < PIECE ? n - i : PIECE;
+        float           copy[PIECE];
+        if (dx == dy) {
+            memcpy(copy, dy + i, (size_t)m * sizeof *copy);
+            memset(dx + i, 0, (size_t)m * sizeof *dx);
+        }
+        f(dx + i, dx == dy ? copy : dy + i, b ? b + i : NULL, k, m);
+    }
+}
+
 /* ---- Sums ---- */
 
 /* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024
@@ -3688,7 +3708,7 @@ static void cnn__binary_backward(cnn_tensor *y)
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *a = y->in[0], *b = y->in[1];
     const bool      mul = y->op == &cnn_op_mul;
-    if (a->grad)
+    if (a->grad && a->grad != y->grad)
         cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
     if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
                                   y->op == &cnn_op_sub ? -1.0f : 1.0f);
@@ -3696,11 +3716,11 @@ static void cnn__binary_backward(cnn_tensor *y)
 CNN__ROOM cnn_op_add = {
     .name = "add", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
     .backward = cnn__binary_backward,
-    .flags = CNN_INPLACE };
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD };
 CNN__ROOM cnn_op_sub = {
     .name = "sub", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
     .backward = cnn__binary_backward,
-    .flags = CNN_INPLACE };
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD };
 CNN__ROOM cnn_op_mul = {
     .name = "mul", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
     .backward = cnn__binary_backward,
@@ -3728,14 +3748,15 @@ static void cnn__scale_backward(cnn_tensor *y)
     float *dx = y->in[0]->grad;
     cnn__scale_constants(y, k);
     if (dx)
-        cnn__map(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, dx, y->grad, NULL, k,
-                 cnn__len(y->shape));
+        cnn__map_back(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, y->grad, NULL, k,
+                      cnn__len(y->shape));
 }
 static const cnn_field cnn__scale_fields[] = {
     CNN_FIELD('f', cnn_scale_args, factor), CNN_FIELD('f', cnn_scale_args, offset), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_scale = {
     .name = "scale", .shape = cnn__as_input, .forward = cnn__scale_forward, .backward = cnn__scale_backward,
-    .flags = CNN_INPLACE, .args_size = sizeof(cnn_scale_args), .fields = cnn__scale_fields };
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_scale_args),
+    .fields = cnn__scale_fields };
 
 /* ---- concat -----------------------------------------------------------------------------------------------
  *   y = the channels of all operands, one behind the other;   dx_i = its channels of dy
@@ -3804,9 +3825,9 @@ static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode)
 static void cnn__reshape_backward(cnn_tensor *y)
 {
     float *dx = y->in[0]->grad;
-    if (dx)
-        cnn__map(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, dx, y->grad, NULL, NULL,
-                 cnn__len(y->shape));
+    if (dx && dx != y->grad)
+        cnn__map_back(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, y->grad, NULL, NULL,
+                      cnn__len(y->shape));
 }
 static const cnn_field cnn__reshape_fields[] = {
     CNN_FIELD('i', cnn_reshape_args, c), CNN_FIELD('i', cnn_reshape_args, h),
@@ -3814,7 +3835,8 @@ static const cnn_field cnn__reshape_fields[] = {
 CNN__ROOM cnn_op_reshape = {
     .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
     .backward = cnn__reshape_backward,
-    .flags = CNN_INPLACE, .args_size = sizeof(cnn_reshape_args), .fields = cnn__reshape_fields };
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_reshape_args),
+    .fields = cnn__reshape_fields };
 
 /* ---- The functions of one number: relu, leaky_relu, sigmoid, tanh -----------------------------------------
  *   Their derivatives are written in y, so that x need not be kept and forward may run in place.
@@ -3827,7 +3849,7 @@ static void cnn__pointwise_forward(cnn_tensor *y, cnn__each *f, const float *k)
 static void cnn__pointwise_backward(cnn_tensor *y, cnn__each *f, const float *k)
 {
     float *dx = y->in[0]->grad;
-    if (dx) cnn__map(&y->graph->cpu, f, dx, dx, y->grad, y->data, k, cnn__len(y->shape));
+    if (dx) cnn__map_back(&y->graph->cpu, f, dx, y->grad, y->data, k, cnn__len(y->shape));
 }
 
 /* ---- relu -------------------------------------------------------------------------------------------------
@@ -3843,7 +3865,7 @@ static void cnn__relu_backward(cnn_tensor *y)
 }
 CNN__ROOM cnn_op_relu = {
     .name = "relu", .shape = cnn__as_input, .forward = cnn__relu_forward, .backward = cnn__relu_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER };
+    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER };
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
@@ -3873,7 +3895,8 @@ static const cnn_field cnn__leaky_relu_fields[] = {
     CNN_FIELD('f', cnn_leaky_relu_args, slope), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_leaky_relu = {
     .name = "leaky_relu", .shape = cnn__leaky_relu_shape, .forward = cnn__leaky_relu_forward,
-    .backward = cnn__leaky_relu_backward, .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER,
+    .backward = cnn__leaky_relu_backward,
+    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
     .args_size = sizeof(cnn_leaky_relu_args), .fields = cnn__leaky_relu_fields };
 
 /* ---- sigmoid ----------------------------------------------------------------------------------------------
@@ -3890,7 +3913,7 @@ static void cnn__sigmoid_backward(cnn_tensor *y)
 CNN__ROOM cnn_op_sigmoid = {
     .name = "sigmoid", .shape = cnn__as_input, .forward = cnn__sigmoid_forward,
     .backward = cnn__sigmoid_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE };
+    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD };
 
 /* ---- tanh -------------------------------------------------------------------------------------------------
  *   y = tanh x,   dx = dy (1 - y^2)
@@ -3905,7 +3928,7 @@ static void cnn__tanh_backward(cnn_tensor *y)
 }
 CNN__ROOM cnn_op_tanh = {
     .name = "tanh", .shape = cnn__as_input, .forward = cnn__tanh_forward, .backward = cnn__tanh_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE };
+    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD };
 
 /* ---- softmax ----------------------------------------------------------------------------------------------
  *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                    (Bridle 1990)
@@ -3951,15 +3974,17 @@ static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
 static void cnn__dropout_backward(cnn_tensor *y)
 {
     const float p = ((const cnn_dropout_args *)y->args)->p;
-    if (y->in[0]->grad)
-        cnn__dropout(&y->graph->cpu, y->in[0]->grad, y->grad, true, p, y->graph->config.seed, cnn__stream(y),
+    float      *dx = y->in[0]->grad;
+    if (dx)
+        cnn__dropout(&y->graph->cpu, dx, y->grad, dx != y->grad, p, y->graph->config.seed, cnn__stream(y),
                      cnn__len(y->shape));
 }
 static const cnn_field cnn__dropout_fields[] = { CNN_FIELD('f', cnn_dropout_args, p), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_dropout = {
     .name = "dropout", .shape = cnn__dropout_shape, .forward = cnn__dropout_forward,
     .backward = cnn__dropout_backward,
-    .flags = CNN_INPLACE | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args), .fields = cnn__dropout_fields };
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args),
+    .fields = cnn__dropout_fields };
 
 /* ---- batch_norm -------------------------------------------------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
@@ -4674,7 +4699,7 @@ static void cnn__no_constants(const cnn_tensor *y, float k[2]) { (void)y, k[0] =
         float           k[2], *dx = y->in[0]->grad;                                                          \
         const float    *b = y->op->flags & CNN_READS_X ? y->in[0]->data : y->data;                           \
         constants(y, k);                                                                                     \
-        if (dx) cnn__map(cpu, cnn__each_##op_name##_back(cpu), dx, dx, y->grad, b, k, cnn__len(y->shape));   \
+        if (dx) cnn__map_back(cpu, cnn__each_##op_name##_back(cpu), dx, y->grad, b, k, cnn__len(y->shape));  \
     }                                                                                                        \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = shape_rule, .forward = cnn__##op_name##_forward,                          \
@@ -4708,7 +4733,8 @@ static bool cnn__clamp_shape(cnn_tensor *y)
 static const cnn_field cnn__clamp_fields[] = {
     CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { NULL, 0, 0 } };
 CNN__POINTWISE(clamp, cnn__clamp_shape, cnn__clamp_constants,
-               .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER, .args_size = sizeof(cnn_clamp_args),
+               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
+               .args_size = sizeof(cnn_clamp_args),
                .fields = cnn__clamp_fields)
 
 /* ---- elu ----
@@ -4730,7 +4756,8 @@ static bool cnn__elu_shape(cnn_tensor *y)
     return cnn__as_input(y);
 }
 static const cnn_field cnn__elu_fields[] = { CNN_FIELD('f', cnn_elu_args, alpha), { NULL, 0, 0 } };
-CNN__POINTWISE(elu, cnn__elu_shape, cnn__elu_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_RECTIFIER,
+CNN__POINTWISE(elu, cnn__elu_shape, cnn__elu_constants,
+               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
                .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
 
 /* ---- gelu ----
@@ -4742,14 +4769,16 @@ CNN__EACH(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.70
 CNN__EACH(cnn__each_gelu_back, float x = b[i];
                                v[i] += a[i] * (0.5f * erfcf(x * -0.707106781f) +
                                                x * 0.398942280f * cnn__exp(-0.5f * x * x)))
-CNN__POINTWISE(gelu, cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
+CNN__POINTWISE(gelu, cnn__as_input, cnn__no_constants,
+               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
 
 /* ---- silu (swish) ----
  *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)          (Elfwing et al. 2017; Ramachandran et
      al. 2017) */
 CNN__EACH(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
 CNN__EACH(cnn__each_silu_back, float x = b[i], s = cnn__sigmoid(x); v[i] += a[i] * s * (1 + x * (1 - s)))
-CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
+CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants,
+               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
 
 /* ---- softplus ----
  *   y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which cannot overflow;   dx = dy / (1 + e^-x) = dy (1 -
@@ -4757,7 +4786,8 @@ CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CN
  *   (Dugas et al. 2001) */
 CNN__EACH(cnn__each_softplus,      float x = v[i]; v[i] = (x < 0 ? 0.0f : x) + log1pf(cnn__exp(-fabsf(x))))
 CNN__EACH(cnn__each_softplus_back, v[i] -= a[i] * cnn__exp_less_one(-b[i]))
-CNN__POINTWISE(softplus, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE)
+CNN__POINTWISE(softplus, cnn__as_input, cnn__no_constants,
+               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
 
 /* ---- hard_swish ----
  *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6   (Howard et
@@ -4767,7 +4797,7 @@ CNN__EACH(cnn__each_hard_swish,      float x = v[i],
 CNN__EACH(cnn__each_hard_swish_back, float dy = a[i], x = b[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
                                      v[i] += x <= -3 ? 0.0f : u)
 CNN__POINTWISE(hard_swish, cnn__as_input, cnn__no_constants,
-               .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER)
+               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
 
 /* ---- exp, log, sqrt, abs ----
  *   y = e^x, dx = dy y      y = ln x, dx = dy / x      y = sqrt x, dx = dy / (2y)      y = |x|, dx = dy sign
@@ -4782,10 +4812,10 @@ CNN__EACH(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
 CNN__EACH(cnn__each_sqrt_back, v[i] += a[i] / (2 * b[i]))
 CNN__EACH(cnn__each_abs,       v[i] = fabsf(v[i]))
 CNN__EACH(cnn__each_abs_back,  float dy = a[i], z = b[i] < 0 ? -dy : 0.0f; v[i] += b[i] > 0 ? dy : z)
-CNN__POINTWISE(exp,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE)
-CNN__POINTWISE(log,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE)
-CNN__POINTWISE(sqrt, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE)
-CNN__POINTWISE(abs,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE)
+CNN__POINTWISE(exp,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
+CNN__POINTWISE(log,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD)
+CNN__POINTWISE(sqrt, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
+CNN__POINTWISE(abs,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD)
 
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
@@ -5463,6 +5493,15 @@ static size_t cnn__bytes_of(const cnn__node *v)       /* at max_batch, rounded t
     return cnn__round_up(cnn__checked_len(s) * sizeof(float), CNN__ALIGN);
 }
 
+/* Is x once among the operands of v, with as many elements as v? */
+static bool cnn__same_elements(const cnn__node *v, const cnn__node *x)
+{
+    int times = 0;
+    for (int k = 0; k < v->t.n_in; k++) times += v->t.in[k] == &x->t;
+    return times == 1 && x->max_n == v->max_n && x->t.batched == v->t.batched
+        && cnn__sample(x->t.shape) == cnn__sample(v->t.shape);
+}
+
 /* When is each value read for the last time? Tensors that can be read after the run live to the end: the
    loss, its operands (the logits), and those that are kept. */
 static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
@@ -5488,13 +5527,24 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
     for (int i = 0; i < n; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
         if (!x || !x->t.op || !(v->t.op->flags & CNN_INPLACE) || x->last[mode] != i) continue;
-        int times = 0;
-        for (int k = 0; k < v->t.n_in; k++) times += v->t.in[k] == &x->t;
-        if (times != 1 || x->max_n != v->max_n || cnn__sample(x->t.shape) != cnn__sample(v->t.shape))
-            continue;
-        if (x->t.batched != v->t.batched) continue;
+        if (!cnn__same_elements(v, x)) continue;
         v->alias[mode] = x;
         x->last[mode] = i - 1;
+    }
+    /* Gradients in place: that of y is done with when y's backward has run, so that of its first operand may
+       take its place if y's backward is the first to write it. Device rows add to what was zeroed. */
+    for (int i = 0; i < n; i++) {
+        cnn__node *v = g->order[i];
+        v->grad_alias = NULL, v->grad_last = 2 * n - 1 - i;
+    }
+    for (int i = 0; i < n && mode == CNN_TRAIN && !g->config.backend && !g->config.keep_grads; i++) {
+        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
+        if (!x || !x->t.op || !x->t.needs_grad || !v->t.op || !(v->t.op->flags & CNN_INPLACE_GRAD)) continue;
+        if (&v->t != g->loss && x->grad_first == i && cnn__same_elements(v, x)) x->grad_alias = v;
+    }
+    for (int i = 0; i < n; i++) {                          /* operands first */
+        cnn__node *v = g->order[i], *y = v->grad_alias;
+        if (y && y->grad_last < v->grad_last) y->grad_last = v->grad_last;
     }
 }
 
@@ -5518,17 +5568,19 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
         if (t->op && t->op->saved)
             span[n_spans++] = (cnn__span){ cnn__round_up(t->op->saved(t), CNN__ALIGN), 0, i,
                                            t->needs_grad ? 2 * n - 1 - i : i, &t->saved_at };
-        if (t->needs_grad && t->kind != CNN_PARAM && t != g->loss) {
+        if (t->needs_grad && t->kind != CNN_PARAM && t != g->loss && !v->grad_alias) {
             bool keep = g->config.keep_grads || t->kind == CNN_INPUT;
             span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, 2 * n - 1 - v->grad_first,
-                keep ? end : 2 * n - 1 - i,
-                                           &t->grad_at };
+                                           keep ? end : v->grad_last, &t->grad_at };
         }
     }
     size_t bytes = cnn__place_spans(span, n_spans, by_place);
     for (int i = 0; i < n; i++)
         if (g->order[i]->alias[mode])
             g->order[i]->t.data_at[mode] = g->order[i]->alias[mode]->t.data_at[mode];
+    for (int i = n; i-- > 0; )                             /* users first */
+        if (mode == CNN_TRAIN && g->order[i]->grad_alias)
+            g->order[i]->t.grad_at = g->order[i]->grad_alias->t.grad_at;
     return bytes;
 }
 
@@ -5946,7 +5998,7 @@ static bool cnn__backward_node(cnn__node *v)
         for (int j = 0; j < k; j++) again = again || y->in[j] == x;
         if (again) continue;
         if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
-        if (!x->needs_grad) continue;
+        if (!x->needs_grad || cnn__of(x)->grad_alias == v) continue;
         bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;
         if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
     }
