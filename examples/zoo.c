@@ -6,10 +6,26 @@
    "Multiply-adds" are those of convolutions and matrix products for one image. */
 #define CNN_IMPLEMENTATION
 #include "../cnn.h"
+#include <stdarg.h>
 #include <string.h>
 #include <time.h>
 
 typedef cnn_tensor T;
+
+/* The name of a layer, which cnn.h copies. VGG, ResNet and MobileNetV2 name theirs as torchvision does: its
+   state_dicts load. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+static const char *path_in(char name[64], const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(name, 64, format, ap);
+    va_end(ap);
+    return name;
+}
+#define PATH(...) path_in((char[64]){ 0 }, __VA_ARGS__)
 
 /* ---- 1986-1998: perceptrons and LeNet ---- */
 
@@ -81,13 +97,15 @@ static T *alexnet_lrn(T *x)                  /* as published: two groups, one fo
 static T *vgg(T *h, const int *convs)        /* Simonyan, Zisserman 2014: five stages of 3x3 convolutions */
 {
     static const int channels[5] = { 64, 128, 256, 512, 512 };
+    int at = 0;                              /* torchvision's number, which relu and pooling have too */
     for (int s = 0; s < 5; s++) {
-        for (int i = 0; i < convs[s]; i++) h = cnn_relu(cnn_conv2d(h, channels[s], 3, .pad = 1));
-        h = cnn_max_pool(h, 2);
+        for (int i = 0; i < convs[s]; i++, at += 2)
+            h = cnn_relu(cnn_conv2d(h, channels[s], 3, .pad = 1, .name = PATH("features.%d", at)));
+        h = cnn_max_pool(h, 2), at++;
     }
-    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
-    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
-    return cnn_dense(h, 1000);
+    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096, .name = "classifier.0")), 0.5f);
+    h = cnn_dropout(cnn_relu(cnn_dense(h, 4096, .name = "classifier.3")), 0.5f);
+    return cnn_dense(h, 1000, .name = "classifier.6");
 }
 static T *vgg16(T *x) { return vgg(x, (const int[]){ 2, 2, 3, 3, 3 }); }
 static T *vgg19(T *x) { return vgg(x, (const int[]){ 2, 2, 4, 4, 4 }); }
@@ -163,26 +181,35 @@ static T *unet(T *x)                         /* x (N,1,572,572), y (N,2,388,388)
 
 /* ---- 2015: residual networks (He, Zhang, Ren, Sun 2015) ---- */
 
-static T *shortcut(T *x, int channels, int stride)
+static T *part(T *x, int channels, int kernel, int stride, const char *block, int i)
 {
-    return stride != 1 || x->shape.c != channels ? conv_bn(x, channels, 1, stride, 0) : x;
+    x = cnn_conv2d(x, channels, kernel, .stride = stride, .pad = kernel / 2, .no_bias = 1,
+                   .name = PATH("%sconv%d", block, i));
+    return cnn_batch_norm(x, .name = PATH("%sbn%d", block, i));
 }
-static T *basic_block(T *x, int channels, int stride)
+static T *shortcut(T *x, int channels, int stride, const char *block)
 {
-    T *h = conv_bn(conv_bn_relu(x, channels, 3, stride, 1), channels, 3, 1, 1);
-    return cnn_relu(cnn_add(h, shortcut(x, channels, stride)));
+    if (stride == 1 && x->shape.c == channels) return x;
+    x = cnn_conv2d(x, channels, 1, .stride = stride, .no_bias = 1, .name = PATH("%sdownsample.0", block));
+    return cnn_batch_norm(x, .name = PATH("%sdownsample.1", block));
 }
-static T *bottleneck(T *x, int channels, int stride)         /* stride in the 3x3, as torchvision does */
+static T *basic_block(T *x, int channels, int stride, const char *name)
 {
-    T *h = conv_bn_relu(conv_bn_relu(x, channels, 1, 1, 0), channels, 3, stride, 1);
-    return cnn_relu(cnn_add(conv_bn(h, 4 * channels, 1, 1, 0), shortcut(x, 4 * channels, stride)));
+    T *h = part(cnn_relu(part(x, channels, 3, stride, name, 1)), channels, 3, 1, name, 2);
+    return cnn_relu(cnn_add(h, shortcut(x, channels, stride, name)));
 }
-static T *resnet(T *x, T *(*block)(T *, int, int), const int *blocks)
+static T *bottleneck(T *x, int channels, int stride, const char *name)
+{                                            /* stride in the 3x3, as torchvision does */
+    T *h = cnn_relu(part(cnn_relu(part(x, channels, 1, 1, name, 1)), channels, 3, stride, name, 2));
+    return cnn_relu(cnn_add(part(h, 4 * channels, 1, 1, name, 3), shortcut(x, 4 * channels, stride, name)));
+}
+static T *resnet(T *x, T *(*block)(T *, int, int, const char *), const int *blocks)
 {
-    T *h = cnn_max_pool(conv_bn_relu(x, 64, 7, 2, 3), 3, .stride = 2, .pad = 1);
+    T *h = cnn_max_pool(cnn_relu(part(x, 64, 7, 2, "", 1)), 3, .stride = 2, .pad = 1);
     for (int s = 0; s < 4; s++)
-        for (int i = 0; i < blocks[s]; i++) h = block(h, 64 << s, s > 0 && i == 0 ? 2 : 1);
-    return cnn_dense(cnn_global_avg_pool(h), 1000);
+        for (int i = 0; i < blocks[s]; i++)
+            h = block(h, 64 << s, s > 0 && i == 0 ? 2 : 1, PATH("layer%d.%d.", s + 1, i));
+    return cnn_dense(cnn_global_avg_pool(h), 1000, .name = "fc");
 }
 static T *resnet18 (T *x) { return resnet(x, basic_block, (const int[]){ 2, 2,  2, 2 }); }
 static T *resnet34 (T *x) { return resnet(x, basic_block, (const int[]){ 3, 4,  6, 3 }); }
@@ -217,27 +244,34 @@ static T *resnet56(T *x) { return resnet_cifar(x, 9); }
 
 /* ---- 2018: MobileNetV2 (Sandler et al. 2018), as torchvision builds it ---- */
 
-static T *conv_bn_relu6(T *x, int channels, int kernel, int stride, int groups)
-{
-    return cnn_relu6(cnn_batch_norm(cnn_conv2d(x, channels, kernel, .stride = stride, .pad = kernel / 2, .groups = groups,
-                                               .no_bias = 1)));
+static T *numbered(T *x, int channels, int kernel, int stride, int groups, const char *in, int i)
+{                                            /* in.i and in.(i+1) */
+    x = cnn_conv2d(x, channels, kernel, .stride = stride, .pad = kernel / 2, .groups = groups, .no_bias = 1,
+                   .name = PATH("%s.%d", in, i));
+    return cnn_batch_norm(x, .name = PATH("%s.%d", in, i + 1));
 }
-static T *inverted_residual(T *x, int expand, int channels, int stride)  /* wide in the middle, where it is depthwise */
-{
-    int from = x->shape.c, wide = from * expand;
-    T  *h = expand == 1 ? x : conv_bn_relu6(x, wide, 1, 1, 1);
-    h = conv_bn(conv_bn_relu6(h, wide, 3, stride, wide), channels, 1, 1, 0);
+static T *inverted_residual(T *x, int expand, int channels, int stride, const char *name)
+{                                            /* wide in the middle, where it is depthwise */
+    int from = x->shape.c, wide = from * expand, i = 0;
+    T  *h = x;
+    if (expand != 1) h = cnn_relu6(numbered(h, wide, 1, 1, 1, PATH("%s.%d", name, i++), 0));
+    h = cnn_relu6(numbered(h, wide, 3, stride, wide, PATH("%s.%d", name, i++), 0));
+    h = numbered(h, channels, 1, 1, 1, name, i);
     return stride == 1 && from == channels ? cnn_add(h, x) : h;
 }
 static T *mobilenet_v2(T *x)
 {
-    static const struct { int expand, channels, blocks, stride; } stage[7] = { { 1, 16, 1, 1 }, { 6, 24, 2, 2 }, { 6, 32, 3, 2 },
-        { 6, 64, 4, 2 }, { 6, 96, 3, 1 }, { 6, 160, 3, 2 }, { 6, 320, 1, 1 } };
-    T *h = conv_bn_relu6(x, 32, 3, 2, 1);
+    static const struct { int expand, channels, blocks, stride; } stage[7] = {
+        { 1, 16, 1, 1 }, { 6, 24, 2, 2 }, { 6, 32, 3, 2 }, { 6, 64, 4, 2 }, { 6, 96, 3, 1 }, { 6, 160, 3, 2 },
+        { 6, 320, 1, 1 } };
+    T  *h = cnn_relu6(numbered(x, 32, 3, 2, 1, "features.0", 0));
+    int at = 1;
     for (int s = 0; s < 7; s++)
         for (int i = 0; i < stage[s].blocks; i++)
-            h = inverted_residual(h, stage[s].expand, stage[s].channels, i == 0 ? stage[s].stride : 1);
-    return cnn_dense(cnn_dropout(cnn_global_avg_pool(conv_bn_relu6(h, 1280, 1, 1, 1)), 0.2f), 1000);
+            h = inverted_residual(h, stage[s].expand, stage[s].channels, i == 0 ? stage[s].stride : 1,
+                                  PATH("features.%d.conv", at++));
+    h = cnn_relu6(numbered(h, 1280, 1, 1, 1, "features.18", 0));
+    return cnn_dense(cnn_dropout(cnn_global_avg_pool(h), 0.2f), 1000, .name = "classifier.1");
 }
 
 /* ---- The table ---- */
