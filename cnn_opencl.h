@@ -434,11 +434,10 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
     X(batch_norm_backward, ITEMS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                       \
     X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
     X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
-    X(log_softmax_forward, ITEMS) X(log_softmax_backward, ITEMS) X(upsample_forward, ITEMS)                  \
-    X(upsample_backward, ITEMS) X(prelu_forward, ITEMS) X(prelu_backward, ITEMS) X(prelu_weight, GROUPS)     \
-    X(sample_norm_statistics, GROUPS) X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS)          \
-    X(sample_norm_weight, GROUPS) X(sgd, ITEMS) X(adam, ITEMS) X(rmsprop, ITEMS) X(adagrad, ITEMS)           \
-    X(squares, GROUPS) X(correct, GROUPS)
+    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
+    X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
+    X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
+    X(sgd, ITEMS) X(adam, ITEMS) X(rmsprop, ITEMS) X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS)
 #define CNN__CL_NUMBER(name, work) CNN__CL_##name,
 enum { CNN__CL_KERNELS(CNN__CL_NUMBER) CNN__CL_COUNT };
 #define CNN__CL_HOW(X, name, value, derivative) CNN__CL_IS_##name,
@@ -837,54 +836,35 @@ static const char *const cnn__cl_source[] = {
         dx[i] += sum;
     }),
 
-
-    /* softmax over C of x (N,C,P): y = exp(x - max) / sum exp(x - max); dx += y (dy - sum y dy). One item per
-       (n,p). */
+    /* softmax over C of x (N,C,P), or its logarithm; one item per (n,p). With top = max x:
+           softmax:   y = exp(x - top) / sum exp(x - top),      dx += y (dy - sum y dy)
+           logarithm: y = x - top - log sum exp(x - top),       dx += dy - exp(y) sum dy */
     CNN__CL_SOURCE(
-    __kernel void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int items)
+    __kernel void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int items, int logarithm)
     {
         BASE(y) BASE(x) ITEM(i, items)
-        const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
-        float top = x[at]; float sum = 0.0f;
-        for (int c = 1; c < channels; c++) top = fmax(top, x[at + (size_t)c * plane]);
-        for (int c = 0; c < channels; c++) sum += exp(x[at + (size_t)c * plane] - top);
-        for (int c = 0; c < channels; c++)
-            y[at + (size_t)c * plane] = exp(x[at + (size_t)c * plane] - top) / sum;
+        const size_t first = (size_t)(i / plane) * channels * plane + i % plane;
+        const size_t end = first + (size_t)channels * plane;
+        float top = x[first]; float sum = 0.0f;
+        for (size_t at = first; at < end; at += plane) top = fmax(top, x[at]);
+        for (size_t at = first; at < end; at += plane) sum += exp(x[at] - top);
+        for (size_t at = first; at < end; at += plane)
+            y[at] = logarithm ? x[at] - top - log(sum) : exp(x[at] - top) / sum;
     }
-    __kernel void softmax_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int channels, int plane, int items)
+    __kernel void softmax_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int channels, int plane, int items,
+                                   int logarithm)
     {
         BASE(dx) BASE(dy) BASE(y) ITEM(i, items)
-        const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
+        const size_t first = (size_t)(i / plane) * channels * plane + i % plane;
+        const size_t end = first + (size_t)channels * plane;
         float sum = 0.0f;
-        for (int c = 0; c < channels; c++) sum += y[at + (size_t)c * plane] * dy[at + (size_t)c * plane];
-        for (int c = 0; c < channels; c++)
-            dx[at + (size_t)c * plane] += y[at + (size_t)c * plane] * (dy[at + (size_t)c * plane] - sum);
-    }
-
-    /* its logarithm: y = x - max - log sum exp(x - max); dx += dy - exp(y) sum dy */
-    __kernel void log_softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int items)
-    {
-        BASE(y) BASE(x) ITEM(i, items)
-        const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
-        float top = x[at]; float sum = 0.0f;
-        for (int c = 1; c < channels; c++) top = fmax(top, x[at + (size_t)c * plane]);
-        for (int c = 0; c < channels; c++) sum += exp(x[at + (size_t)c * plane] - top);
-        for (int c = 0; c < channels; c++)
-            y[at + (size_t)c * plane] = x[at + (size_t)c * plane] - top - log(sum);
-    }
-    __kernel void log_softmax_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int channels, int plane, int items)
-    {
-        BASE(dx) BASE(dy) BASE(y) ITEM(i, items)
-        const size_t at = (size_t)(i / plane) * channels * plane + i % plane;
-        float sum = 0.0f;
-        for (int c = 0; c < channels; c++) sum += dy[at + (size_t)c * plane];
-        for (int c = 0; c < channels; c++)
-            dx[at + (size_t)c * plane] += dy[at + (size_t)c * plane] - exp(y[at + (size_t)c * plane]) * sum;
+        for (size_t at = first; at < end; at += plane) sum += logarithm ? dy[at] : y[at] * dy[at];
+        for (size_t at = first; at < end; at += plane)
+            dx[at] += logarithm ? dy[at] - exp(y[at]) * sum : y[at] * (dy[at] - sum);
     }),
 
     /* Local response normalisation: s = k + share sum of x^2 over the channels c - left .. c + right,
-       y = x s^-beta,  dx += dy s^-beta - 2 share beta x (sum of dy y / s over the c whose window holds
-       it). */
+       y = x s^-beta,  dx += dy s^-beta - 2 share beta x (sum of dy y / s over c in whose window it is). */
     CNN__CL_SOURCE(
     __kernel void lrn_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, int size, float share, float beta,
                               float k, int channels, int plane, int n)
@@ -2192,20 +2172,18 @@ CNN__CL_FORWARD(softmax)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
     int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
-    const cnn__cl_arg arg[] = { CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(y->shape.c), CNN__INT(plane),
-                                CNN__INT(rows) };
     (void)mode;
-    return cnn__cl_run(cnn__cl_of(dev), y->op == &cnn_op_softmax ? CNN__CL_softmax_forward
-                       : CNN__CL_log_softmax_forward, rows, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
+    return CNN__RUN(cnn__cl_of(dev), softmax_forward, rows, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x),
+                    CNN__INT(y->shape.c), CNN__INT(plane), CNN__INT(rows),
+                    CNN__INT(y->op == &cnn_op_log_softmax));
 }
 CNN__CL_BACKWARD(softmax)
 {
     cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), out = cnn_place_data(y);
     int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
-    const cnn__cl_arg arg[] = { CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(out), CNN__INT(y->shape.c),
-                                CNN__INT(plane), CNN__INT(rows) };
-    return cnn__cl_run(cnn__cl_of(dev), y->op == &cnn_op_softmax ? CNN__CL_softmax_backward
-                       : CNN__CL_log_softmax_backward, rows, 1, 1, arg, (int)(sizeof arg / sizeof *arg));
+    return CNN__RUN(cnn__cl_of(dev), softmax_backward, rows, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy),
+                    CNN__ARRAY(out), CNN__INT(y->shape.c), CNN__INT(plane), CNN__INT(rows),
+                    CNN__INT(y->op == &cnn_op_log_softmax));
 }
 
 /* ---- Dropout ---- */
