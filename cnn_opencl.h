@@ -40,7 +40,8 @@
        }
 
    If the device fails while it works (lost, out of memory), that is the graph's error, as any other. Then
-   cnn_leave_device(g) fetches the parameters, if the device still answers, and the training goes on on the CPU.
+   cnn_leave_device(g) fetches the parameters, if the device still answers, and the training goes on on the
+   CPU.
 
    A backend belongs to one graph, and cnn_free closes it. One graph belongs to one thread at a time, as
    without a device; CLBlast itself allows only one thread to call it, so give .gemm = CNN_OPENCL_OWN where
@@ -51,8 +52,8 @@
    the CPU's result, too: an operation whose kernel is wrong on this driver is left to the CPU.
    cnn_opencl_report says so.
 
-   With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is another
-   driver's, is compiled and written again.
+   With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is
+   another driver's, is compiled and written again.
 
    Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the
    same bits: there are no atomics, and every sum has a fixed order.
