@@ -1270,8 +1270,10 @@ CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
 
 #ifdef __GNUC__
 #define CNN__INLINE __attribute__((always_inline)) inline
+#define CNN__PREFETCH(p) __builtin_prefetch(p)
 #else
 #define CNN__INLINE inline
+#define CNN__PREFETCH(p) ((void)0)
 #endif
 #if CNN__X86
 #define CNN__AVX2   __attribute__((target("avx2,fma")))
@@ -1302,11 +1304,18 @@ static cnn_isa cnn__best_isa(void)
 
 /* Four kernels are written for each instruction set; one text serves all, given a vector V of W floats.
 
-   micro: a tile of mr rows and NR = NV*W columns, kept in registers while p runs.
+   micro: a tile of mr rows and NR = NV*W columns, or NR/2 where nr is no more, kept in registers while p
+          runs.
               c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
           a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of
           an image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8
-          accumulators.
+          accumulators. The tile of c is fetched into the cache while p runs.
+   pack:  rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. Floor: a
+          load and a store of W floats for W floats.
+   panel: rows of NR floats one behind the other, as micro wants b: to[p*NR + j] = x[at[p] + j], j < NR, and
+          the next NR floats of each row fetched into the cache.
+   halve: every second float. to[i] = x[2*i], i < n.
+   twice: its transpose. to[2*i] += v[i], i < n.
    dot:   rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors, all accumulators in registers:
           over images n, image rows y and pixels q
               c[i][j] += sum_n sum_y sum_q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] +
@@ -1316,9 +1325,12 @@ static cnn_isa cnn__best_isa(void)
           multiply-add.
    winograd: transforms of W tiles side by side, see >>conv. GATHER4 loads four floats of each of W rows and
           transposes them to four vectors; SCATTER4 is its inverse, and adds to what is there if told. */
-typedef void cnn__micro(int mr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
-                        ptrdiff_t ldc,
-                        const float *bias, bool add);
+typedef void cnn__micro(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at,
+                        float *c, ptrdiff_t ldc, const float *bias, bool add);
+typedef void cnn__pack_rows(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
+typedef void cnn__fill_panel(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
+typedef void cnn__halve(float *to, const float *x, ptrdiff_t n);
+typedef void cnn__twice(float *to, const float *v, ptrdiff_t n);
 typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
 typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
                       const ptrdiff_t *at, float *c,
@@ -1338,40 +1350,80 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
     u[4] = v;                                                                                                \
     CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[4], t[i][j]);
 #define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4,        \
-                     SCATTER4)                                                                               \
-    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, ptrdiff_t k, const float *a,                \
-                                                   const float *b,                                           \
-                                                   const ptrdiff_t *at, float *c, ptrdiff_t ldc,             \
-                                                       const float *bias, bool add)                          \
+                     SCATTER4, EVEN, ZIP)                                                                    \
+    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a,  \
+                                                   const float *b, const ptrdiff_t *at, float *c,            \
+                                                   ptrdiff_t ldc, const float *bias, bool add)               \
     {                                                                                                        \
         V t[MR][NV], v[NV];                                                                                  \
         CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
+            CNN__PREFETCH(c + i * ldc);                                                                      \
+            CNN__PREFETCH(c + i * ldc + nv * W - 1);                                                         \
             v[0] = SET1(bias ? bias[i] : 0.0f);                                                              \
-            CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = v[0];                                         \
+            CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
         }                                                                                                    \
         for (; k > 0; k--, a += mr) {                                                                        \
             const float *row = b + *at++;                                                                    \
-            CNN__UNROLL for (int j = 0; j < NV; j++) v[j] = LOAD(row + j * W);                               \
+            CNN__UNROLL for (int j = 0; j < nv; j++) v[j] = LOAD(row + j * W);                               \
             CNN__UNROLL for (int i = 0; i < mr; i++) {                                                       \
                 const V s = SET1(a[i]);                                                                      \
-                CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = FMA(s, v[j], t[i][j]);                    \
+                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = FMA(s, v[j], t[i][j]);                    \
             }                                                                                                \
         }                                                                                                    \
         if (add) {                                                                                           \
             CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
-                CNN__UNROLL for (int j = 0; j < NV; j++) t[i][j] = ADD(LOAD(c + i * ldc + j * W), t[i][j]);  \
+                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = ADD(LOAD(c + i * ldc + j * W), t[i][j]);  \
         }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
-            CNN__UNROLL for (int j = 0; j < NV; j++) STORE(c + i * ldc + j * W, t[i][j]);                    \
+            CNN__UNROLL for (int j = 0; j < nv; j++) STORE(c + i * ldc + j * W, t[i][j]);                    \
     }                                                                                                        \
-    TARGET static void cnn__micro_##isa(int mr, ptrdiff_t k, const float *a, const float *b,                 \
-                                        const ptrdiff_t *at,                                                 \
-                                        float *c, ptrdiff_t ldc, const float *bias, bool add)                \
+    TARGET static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a, const float *b,         \
+                                        const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,     \
+                                        bool add)                                                            \
+    {                               /* each size has code of its own: tails cost what they are */            \
+        if (nr > NV / 2 * W) switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV) default: break; }              \
+        else                 switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV / 2) default: break; }          \
+    }                                                                                                        \
+    TARGET static void cnn__pack_rows_##isa(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np)    \
     {                                                                                                        \
-        switch (mr) {               /* each number of rows has code of its own: tails cost what they are */  \
-        CNN__ROWS_##MR(CNN__CASE, isa)                                                                       \
-        default: break;                                                                                      \
+        const ptrdiff_t none[CNN__MAX_LANES] = { 0 };                                                        \
+        V t[4];                                                                                              \
+        for (int q = (r - 1) / W * W; q >= 0; q -= W) {                                                      \
+            const float *row[CNN__MAX_LANES];                                                                \
+            ptrdiff_t p = 0;        /* whole vectors: what one writes too much is written anew after it */  \
+            for (int l = 0; l < W; l++) row[l] = x + (q + l < r ? q + l : r - 1) * si;                       \
+            for (; p + 4 <= np && (q + W <= r || (np - p - 4) * r >= q + W - r); p += 4) {                   \
+                GATHER4(t, row, none, 0, (int)p);                                                            \
+                for (int e = 0; e < 4; e++) STORE(to + (p + e) * r + q, t[e]);                               \
+            }                                                                                                \
+            for (; p < np; p++)                                                                              \
+                for (int l = 0; l < W && q + l < r; l++) to[p * r + q + l] = row[l][p];                      \
         }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__fill_panel_##isa(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np)   \
+    {                                                                                                        \
+        for (ptrdiff_t p = 0; p < np; p++, to += NV * W) {                                                   \
+            const float *row = x + at[p];                                                                    \
+            CNN__PREFETCH(row + NV * W), CNN__PREFETCH(row + 2 * NV * W - 1);                                \
+            CNN__UNROLL for (int j = 0; j < NV; j++) STORE(to + j * W, LOAD(row + j * W));                   \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__halve_##isa(float *to, const float *x, ptrdiff_t n)                              \
+    {                                                                                                        \
+        ptrdiff_t i = 0;            /* the last vector would read one float too many */                      \
+        for (; i + W < n; i += W) STORE(to + i, EVEN(LOAD(x + 2 * i), LOAD(x + 2 * i + W)));                 \
+        for (; i < n; i++) to[i] = x[2 * i];                                                                 \
+    }                                                                                                        \
+    TARGET static void cnn__twice_##isa(float *to, const float *v, ptrdiff_t n)                              \
+    {                                                                                                        \
+        ptrdiff_t i = 0;            /* zeros are added between; the last vector would write one too many */  \
+        for (; i + W < n; i += W) {                                                                          \
+            V t[2];                                                                                          \
+            ZIP(t, LOAD(v + i), SET1(0.0f));                                                                 \
+            STORE(to + 2 * i, ADD(LOAD(to + 2 * i), t[0]));                                                  \
+            STORE(to + 2 * i + W, ADD(LOAD(to + 2 * i + W), t[1]));                                          \
+        }                                                                                                    \
+        for (; i < n; i++) to[2 * i] += v[i];                                                                \
     }                                                                                                        \
     TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, const int wide, int cols,                 \
                                                    const cnn__runs *r,                                       \
@@ -1493,11 +1545,11 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         }                                                                                                    \
     }
 
-#define CNN__CASE(isa, r) case r: cnn__tile_##isa(r, k, a, b, at, c, ldc, bias, add); break;
-#define CNN__ROWS_4(X, isa)  X(isa, 1) X(isa, 2) X(isa, 3) X(isa, 4)
-#define CNN__ROWS_6(X, isa)  CNN__ROWS_4(X, isa) X(isa, 5) X(isa, 6)
-#define CNN__ROWS_12(X, isa) CNN__ROWS_6(X, isa) X(isa, 7) X(isa, 8) X(isa, 9) X(isa, 10) X(isa, 11)         \
-                             X(isa, 12)
+#define CNN__CASE(isa, r, v) case r: cnn__tile_##isa(r, v, k, a, b, at, c, ldc, bias, add); break;
+#define CNN__ROWS_4(X, isa, v)  X(isa, 1, v) X(isa, 2, v) X(isa, 3, v) X(isa, 4, v)
+#define CNN__ROWS_6(X, isa, v)  CNN__ROWS_4(X, isa, v) X(isa, 5, v) X(isa, 6, v)
+#define CNN__ROWS_12(X, isa, v) CNN__ROWS_6(X, isa, v) X(isa, 7, v) X(isa, 8, v) X(isa, 9, v) X(isa, 10, v) \
+                                X(isa, 11, v) X(isa, 12, v)
 
 #if CNN__X86
 CNN__AVX2 static CNN__INLINE void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
@@ -1519,6 +1571,28 @@ CNN__AVX2 static CNN__INLINE __m256 cnn__load_few_avx2(const float *p, int n)
 CNN__AVX512 static CNN__INLINE __m512 cnn__load_few_avx512(const float *p, int n)
 {
     return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+}
+/* even: a[0], a[2] ... b[0], b[2] ...; zip: a[0], b[0], a[1], b[1] ... in two vectors */
+CNN__AVX2 static CNN__INLINE __m256 cnn__even_avx2(__m256 a, __m256 b)
+{
+    const __m256d t = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(t, 0xD8));
+}
+CNN__AVX2 static CNN__INLINE void cnn__zip_avx2(__m256 *t, __m256 a, __m256 b)
+{
+    const __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    t[0] = _mm256_permute2f128_ps(low, high, 0x20), t[1] = _mm256_permute2f128_ps(low, high, 0x31);
+}
+CNN__AVX512 static CNN__INLINE __m512 cnn__even_avx512(__m512 a, __m512 b)
+{
+    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, at, b);
+}
+CNN__AVX512 static CNN__INLINE void cnn__zip_avx512(__m512 *t, __m512 a, __m512 b)
+{
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    t[0] = _mm512_permutex2var_ps(a, low, b);
+    t[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
 }
 /* Within each quarter of four floats: r[j] quarter q = row 4q+j -> element j of rows 4q .. 4q+3. */
 #define CNN__TRANSPOSE(V, p)                                                                                 \
@@ -1572,11 +1646,11 @@ CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const
 CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2,
              _mm256_storeu_ps, _mm256_add_ps,
              _mm256_fmadd_ps, cnn__sum4_avx2,
-             cnn__gather4_avx2, cnn__scatter4_avx2)
+             cnn__gather4_avx2, cnn__scatter4_avx2, cnn__even_avx2, cnn__zip_avx2)
 CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512,
              _mm512_storeu_ps, _mm512_add_ps,
              _mm512_fmadd_ps, cnn__sum4_avx512,
-             cnn__gather4_avx512, cnn__scatter4_avx512)
+             cnn__gather4_avx512, cnn__scatter4_avx512, cnn__even_avx512, cnn__zip_avx512)
 #elif CNN__ARM
 static inline float32x4_t cnn__load_few_neon(const float *p, int n)
 {
@@ -1601,11 +1675,16 @@ static inline void cnn__scatter4_neon(float32x4_t *r, float *const *y, const ptr
     for (int l = 0; l < 4; l++) vst1q_f32(y[l] + i * row[l], add
                                           ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
 }
+static inline float32x4_t cnn__even_neon(float32x4_t a, float32x4_t b) { return vuzp1q_f32(a, b); }
+static inline void cnn__zip_neon(float32x4_t *t, float32x4_t a, float32x4_t b)
+{
+    t[0] = vzip1q_f32(a, b), t[1] = vzip2q_f32(a, b);
+}
 #define CNN__NEON_FMA(a, b, c) vfmaq_f32(c, a, b)
 #define CNN__NEON_SUM4(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
 CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32,
              CNN__NEON_FMA, CNN__NEON_SUM4,
-             cnn__gather4_neon, cnn__scatter4_neon)
+             cnn__gather4_neon, cnn__scatter4_neon, cnn__even_neon, cnn__zip_neon)
 #endif
 
 /* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
@@ -1639,27 +1718,41 @@ static inline void cnn__scatter4_c(cnn__vec *r, float *const *y, const ptrdiff_t
     for (int l = 0; l < 4; l++)
         for (int e = 0; e < 4; e++) y[l][i * row[l] + e] = add ? y[l][i * row[l] + e] + r[e].v[l] : r[e].v[l];
 }
+static inline cnn__vec cnn__even_c(cnn__vec a, cnn__vec b)
+{
+    return (cnn__vec){ { a.v[0], a.v[2], b.v[0], b.v[2] } };
+}
+static inline void cnn__zip_c(cnn__vec *t, cnn__vec a, cnn__vec b)
+{
+    t[0] = (cnn__vec){ { a.v[0], b.v[0], a.v[1], b.v[1] } };
+    t[1] = (cnn__vec){ { a.v[2], b.v[2], a.v[3], b.v[3] } };
+}
 CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store,
              cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
-             cnn__gather4_c, cnn__scatter4_c)
+             cnn__gather4_c, cnn__scatter4_c, cnn__even_c, cnn__zip_c)
 
 /* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
-typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__dot *dot; cnn__fir *fir;
+typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__pack_rows *pack;
+                 cnn__fill_panel *panel; cnn__halve *halve; cnn__twice *twice; cnn__dot *dot; cnn__fir *fir;
                  cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y;
                      } cnn__kernels;
 static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
 {
     static const cnn__kernels rows[] = {
 #if CNN__X86
-        { CNN_ISA_AVX512, 16, 12, 32, cnn__micro_avx512, cnn__dot_avx512, cnn__fir_avx512,
+        { CNN_ISA_AVX512, 16, 12, 32, cnn__micro_avx512, cnn__pack_rows_avx512, cnn__fill_panel_avx512,
+          cnn__halve_avx512, cnn__twice_avx512, cnn__dot_avx512, cnn__fir_avx512,
           cnn__winograd_w_avx512, cnn__winograd_x_avx512, cnn__winograd_y_avx512 },
-        { CNN_ISA_AVX2, 8, 6, 16, cnn__micro_avx2, cnn__dot_avx2, cnn__fir_avx2,
+        { CNN_ISA_AVX2, 8, 6, 16, cnn__micro_avx2, cnn__pack_rows_avx2, cnn__fill_panel_avx2,
+          cnn__halve_avx2, cnn__twice_avx2, cnn__dot_avx2, cnn__fir_avx2,
           cnn__winograd_w_avx2, cnn__winograd_x_avx2, cnn__winograd_y_avx2 },
 #elif CNN__ARM
-        { CNN_ISA_NEON, 4, 6, 16, cnn__micro_neon, cnn__dot_neon, cnn__fir_neon,
+        { CNN_ISA_NEON, 4, 6, 16, cnn__micro_neon, cnn__pack_rows_neon, cnn__fill_panel_neon,
+          cnn__halve_neon, cnn__twice_neon, cnn__dot_neon, cnn__fir_neon,
           cnn__winograd_w_neon, cnn__winograd_x_neon, cnn__winograd_y_neon },
 #endif
-        { CNN_ISA_C, 4, 4, 8, cnn__micro_c, cnn__dot_c, cnn__fir_c,
+        { CNN_ISA_C, 4, 4, 8, cnn__micro_c, cnn__pack_rows_c, cnn__fill_panel_c,
+          cnn__halve_c, cnn__twice_c, cnn__dot_c, cnn__fir_c,
           cnn__winograd_w_c, cnn__winograd_x_c, cnn__winograd_y_c } };
     const cnn__kernels *r = rows;
     while (r->isa != cpu->isa && r->isa != CNN_ISA_C) r++;
@@ -1688,7 +1781,7 @@ CNN__UNUSED static void cnn__gemm_ref(float *c, int ldc, float beta, const float
 
 /* Blocks: a panel of b (KC, nr) stays in the L1 cache, the block of a (MC, KC) in L2, the block of b (KC, NC)
    in L2 or L3. k is cut into equal blocks, each at most KC. */
-enum { CNN__KC = 256, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
+enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
 
 static ptrdiff_t cnn__min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t cnn__ceil(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
@@ -1705,18 +1798,21 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 
 /* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
 typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
-static void cnn__pack(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp, int ni, ptrdiff_t np)
+static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
+                      int ni, ptrdiff_t np)
 {
     if (si == 1 && ni == r) {
-        for (; np > 0; np--, x += sp, to += r) cnn__copy(to, x, r);
+        for (; np > 0; np--, x += sp, to += r) {
+            CNN__PREFETCH(x + r), CNN__PREFETCH(x + 2 * r - 1);         /* the next panel */
+            cnn__copy(to, x, r);
+        }
     } else if (si == 1) {
         for (; np > 0; np--, x += sp, to += r)
             for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
+    } else if (sp == 1 && ni == r) {
+        u->pack(to, r, x, si, np);
     } else {
-        int q = 0;
-        for (; q + 2 <= ni; q += 2, x += 2 * si)
-            for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = x[p * sp], to[p * r + q + 1] = x[si + p * sp];
-        for (; q < r; q++, x += si)
+        for (int q = 0; q < r; q++, x += si)
             for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
     }
 }
@@ -1764,14 +1860,16 @@ static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool 
             const ptrdiff_t jn = cnn__min(nc, n - jc), kc = cnn__min(kb, k - p);
             const bool add = accumulate || p > 0;
             for (ptrdiff_t j = 0; j < jn; j += nr)
-                if (!in_place || j + nr > jn)
-                    cnn__pack(pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp,
+                if (b.si == 1 && j + nr <= jn) {
+                    if (!in_place) u->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
+                } else
+                    cnn__pack(u, pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp,
                               (int)cnn__min(nr, jn - j), kc);
             for (ptrdiff_t ic = 0; ic < m; ic += mc) {
                 const ptrdiff_t in = cnn__min(mc, m - ic);
                 for (ptrdiff_t i = 0; i < in; i += mr) {
                     const int ni = (int)cnn__min(mr, in - i);
-                    cnn__pack(pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
+                    cnn__pack(u, pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
                 }
                 for (ptrdiff_t j = 0; j < jn; j += nr) {
                     const bool whole = j + nr <= jn, direct = in_place && whole;
@@ -1779,9 +1877,8 @@ static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool 
                     for (ptrdiff_t i = 0; i < in; i += mr) {
                         const int ni = (int)cnn__min(mr, in - i);
                         float *y = c + (ic + i) * ldc + jc + j;
-                        u->micro(ni, kc, pa + i * kc, from, direct ? rows : packed, whole ? y : tile, whole
-                                 ? ldc : nr, NULL,
-                                 whole && add);
+                        u->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from, direct ? rows : packed,
+                                 whole ? y : tile, whole ? ldc : nr, NULL, whole && add);
                         for (ptrdiff_t s = 0; !whole && s < ni; s++)
                             for (ptrdiff_t q = 0; q < jn - j; q++)
                                 y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
@@ -1921,8 +2018,8 @@ static ptrdiff_t cnn__spread_size(const cnn__spread *s,
                                   ptrdiff_t rows) { return s->c * s->a * s->b * cnn__spread_plane(s, rows); }
 
 /* S for output rows from .. from+rows of so many planes of image n, from plane first on. */
-static void cnn__spread_copy(const cnn__spread *s, float *to, ptrdiff_t n, ptrdiff_t first, int planes,
-                             int from, int rows)
+static void cnn__spread_copy(const cnn__kernels *u, const cnn__spread *s, float *to, ptrdiff_t n,
+                             ptrdiff_t first, int planes, int from, int rows)
 {
     const ptrdiff_t size = cnn__spread_plane(s, rows);
     memset(to, 0, (size_t)(planes * s->a * s->b * size) * sizeof *to);
@@ -1936,7 +2033,8 @@ static void cnn__spread_copy(const cnn__spread *s, float *to, ptrdiff_t n, ptrdi
             if (y < 0 || y >= s->h || left >= right) continue;
             const float *row = plane + (ptrdiff_t)y * s->w + x0 + left * s->sw;
             float *start = to + (ptrdiff_t)r * s->width + left;
-            if (s->sw == 1) cnn__copy(start, row, right - left);
+            if (s->sw == 1)      cnn__copy(start, row, right - left);
+            else if (s->sw == 2) u->halve(start, row, right - left);
             else for (int x = 0; x < right - left; x++) start[x] = row[x * s->sw];
         }
     }
@@ -2153,9 +2251,11 @@ static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn
         for (int s = 0; s < ni; s++) {
             float *to = y + s * q->out_plane + r * q->row + x * q->col;
             const float *v = tile + s * nr + from - j;
-            if (q->col != 1) for (int e = 0; e < n; e++) to[e * q->col] = add ? to[e * q->col] + v[e] : v[e];
-            else if (add)    cnn__add(to, v, n);
-            else             cnn__copy(to, v, n);
+            if (q->col == 2 && add) q->u->twice(to, v, n);
+            else if (q->col != 1)
+                for (int e = 0; e < n; e++) to[e * q->col] = add ? to[e * q->col] + v[e] : v[e];
+            else if (add) cnn__add(to, v, n);
+            else          cnn__copy(to, v, n);
         }
     }
 }
@@ -2165,11 +2265,11 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                                ptrdiff_t i1, float *work)
 {
     const int mr = q->u->mr, nr = q->u->nr;
-    const ptrdiff_t mc = mr * CNN__MC_PANELS;
+    const ptrdiff_t mc = 2 * mr * CNN__MC_PANELS;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *panel = work, *copy = work + q->panel;
     ptrdiff_t packed[CNN__KC];
     const float *s = q->borrow ? q->s.x + (n * q->s.planes + g * q->s.c) * q->plane : copy;
-    if (!q->borrow) cnn__spread_copy(&q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
+    if (!q->borrow) cnn__spread_copy(q->u, &q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
     for (int p = 0; p < CNN__KC && q->m > 1; p++) packed[p] = p * nr;
     for (int f = 0; f < q->n_phases; f++) {
         const cnn__phase *p = &q->phase[f];
@@ -2198,7 +2298,8 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                 for (int r = 0, x = 0; r * width + x < end; ) {
                     if (overlap && x + nr > nx) x = nx - nr;        /* computed twice: the same */
                     const int j = r * width + x, stop = (int)cnn__min(j + nr, by_row ? r * width + nx : end);
-                    const bool pack = in > 3 * mr || (q->borrow && j + nr > end);
+                    const bool pack = (in > 3 * mr && (q->borrow || p->k > CNN__KC))
+                                      || (q->borrow && j + nr > end);
                     const bool direct = j + nr <= stop && (flat || (q->col == 1 && x + nr <= nx));
                     ptrdiff_t k0 = b0, k1 = b1;
                     if (p->rows > 1) {                              /* leave out kernel rows that meet zeros
@@ -2212,21 +2313,19 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                         k0 = c0 * p->row > k0 ? c0 * p->row : k0, k1 = cnn__min(k1, c1 * p->row);
                         if (k1 < k0) k1 = k0 = b0;
                     }
-                    if (pack)               /* for many rows, neighbours in the cache repay the copy */
-                        for (ptrdiff_t e = k0; e < k1; e++) {
-                            float *to = panel + (e - k0) * nr;
-                            const float *from_s = s + p->at[e] + j;
-                            if (q->borrow && j + nr > end) for (int z = 0; z < nr; z++) to[z] = j + z < end
-                                ? from_s[z] : 0.0f;
-                            else for (int z = 0; z < nr; z += 8) memcpy(to + z, from_s + z, 8 * sizeof *to);
-                        }
+                    /* for many rows and planes, neighbours in the cache repay the copy */
+                    if (pack && q->borrow && j + nr > end)
+                        for (ptrdiff_t e = k0; e < k1; e++)
+                            for (int z = 0; z < nr; z++)
+                                panel[(e - k0) * nr + z] = j + z < end ? s[p->at[e] + j + z] : 0.0f;
+                    else if (pack) q->u->panel(panel, s + j, p->at + k0, k1 - k0);
                     float *y = y0 + ic * q->out_plane;
                     for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
                         const int ni = (int)cnn__min(mr, in - i);
                         const float *bias = q->bias && b0 == 0 ? q->bias + g * q->m + ic + i : NULL;
                         float *to = direct ? y + (flat ? j : r * q->row + x) : tile;
-                        q->u->micro(ni, k1 - k0, a + i * kc + (k0 - b0) * ni, pack ? panel : s + j, pack
-                                    ? packed : p->at + k0, to,
+                        q->u->micro(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
+                                    pack ? panel : s + j, pack ? packed : p->at + k0, to,
                                     direct ? q->out_plane : nr, bias, direct && add);
                         if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, width, nx, stop, add);
                     }
@@ -2337,7 +2436,7 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
             } else if (q->copy) {
                 float *d = work + q->images * q->s_image;
                 r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-                for (int e = 0; e < images; e++) cnn__spread_copy(&q->d, d + e * r.a_image, n + e, g * q->m,
+                for (int e = 0; e < images; e++) cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m,
                                                                   (int)q->m, from, q->block);
                 dy = d;
             }
@@ -2347,7 +2446,7 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
                     end = cnn__min(k1, (c + planes) * taps);
                 for (int e = 0; e < images && !q->borrow; e++) {
                     float *s = work + e * q->s_image;
-                    cnn__spread_copy(&q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
+                    cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
                     s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
                     for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;   /* meet zeros */
                 }
@@ -2510,10 +2609,10 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
             for (ptrdiff_t j = 0; j < padded; j += u->nr)
                 for (ptrdiff_t i = 0; i < q->m; i += u->mr) {
                     const int mr = (int)cnn__min(u->mr, q->m - i);
-                    u->micro(mr, cnn__min(kb, q->c - p), q->weights + e * (ptrdiff_t)q->m * q->c + i * q->c
-                             + p * mr,
-                             v + e * vs + j * q->c + p * u->nr, at, m + e * ms + j * q->m + i * u->nr,
-                                 u->nr, NULL, p > 0);
+                    u->micro(mr, u->nr, cnn__min(kb, q->c - p),
+                             q->weights + e * (ptrdiff_t)q->m * q->c + i * q->c + p * mr,
+                             v + e * vs + j * q->c + p * u->nr, at,
+                             m + e * ms + j * q->m + i * u->nr, u->nr, NULL, p > 0);
                 }
     for (ptrdiff_t j = 0; j < count; j += u->lanes) {
         const float *sums = m + j / u->nr * u->nr * q->m + j % u->nr;
