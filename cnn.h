@@ -2436,8 +2436,9 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
             } else if (q->copy) {
                 float *d = work + q->images * q->s_image;
                 r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-                for (int e = 0; e < images; e++) cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m,
-                                                                  (int)q->m, from, q->block);
+                for (int e = 0; e < images; e++)
+                    cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from,
+                                     q->block);
                 dy = d;
             }
             for (ptrdiff_t c = k0 / taps; c * taps < k1 && rows > 0; c += q->planes) {
