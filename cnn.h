@@ -436,6 +436,8 @@ CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
    model files do not keep it. Parameters that never learn are better frozen with cnn_freeze, which saves
    their gradients. */
 CNN_API bool cnn_set_lr_scale(cnn_graph *, const char *pattern, float factor);
+/* So also for their weight decay: it becomes weight_decay * factor; 0: none. */
+CNN_API bool cnn_set_decay_scale(cnn_graph *, const char *pattern, float factor);
 
 /* The moving average of everything that training changes: a = decay a + (1 - decay) w (Polyak, Juditsky
    1992). Call cnn_average after each cnn_step; the first call starts at w. cnn_swap_average exchanges weights
@@ -569,11 +571,31 @@ typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; 
                  cnn_dataset *validation; /* evaluated after each epoch */
                  cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to
                                                           stderr */
-                 cnn_history *history; } cnn_fit_args;
+                 cnn_history *history;
+                 cnn_augment augment; /* of the training samples, never of the others; default none */
+                 int accumulate; /* batches to one update, whose gradient is the mean over all their samples;
+                                    default 1 */
+                 float average;  /* default 0: off. Else cnn_average with this decay after each update; the
+                                    averages are what is evaluated, and what patience ends with */
+                 int flips;      /* 1: validation as in cnn_evaluate_flipped */
+                 const char *checkpoint; /* default none. Else the file that is written after each epoch, when
+                                            progress stops the training, and at the end: beside, then
+                                            renamed. If that fails, cnn_error says so, but training goes
+                                            on */
+                 int checkpoint_every; /* also after so many batches, with the next update; default 0: no */
+                 int resume;     /* 1: continue from .checkpoint if there is such a file. Weights, averages,
+                                    optimizer, history and all draws go on as if there had been no break, to
+                                    the bit. It must be the same training: net, seed, optimizer, batch,
+                                    samples, epochs and accumulate are compared; rates and schedule are
+                                    yours */
+               } cnn_fit_args;
 typedef struct { double loss, accuracy; int count; } cnn_score;
 
 CNN_API bool      cnn_fit_(cnn_fit_args);
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
+/* Each sample also in the mirror: the class by the sum of both logits, the loss as the mean of both losses.
+   Logits (N,C,1,1). */
+CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 /* Count which class was taken for which: matrix[label * C + predicted], C = channels of the logits (N,C,1,1);
    needs no loss and no labels in the net. Then, from the matrix, precision and recall of one class: 0 where
    nothing was counted. cnn_top_k: the share of samples whose label is among the k largest logits. False or
@@ -599,8 +621,9 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path); /* los
 typedef struct { const char *at; const char *path;                              /* must */
                  int max_batch, threads, inference, keep_grads; uint64_t seed; cnn_isa isa;
                      cnn_backend *backend;
-                 const cnn_optimizer *optimizer;      /* as in cnn_config: the one of the training, or its
-                                                         state is dropped; seed: default the saved one */
+                 const cnn_optimizer *optimizer;      /* default: that of the training, but your own must be
+                                                         said; another one starts without a state. seed:
+                                                         default the saved one */
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
                } cnn_load_args;
 /* A file holds parameters, running statistics, constants, the net, and in its metadata what continues the
@@ -1017,7 +1040,8 @@ typedef struct cnn__node {
     bool              named;            /* by the user */
     cnn_init          init;             /* parameters and buffers: initial values */
     float             gain;
-    float             lr_scale;         /* parameters: the factor of the learning rate */
+    float             lr_scale;         /* parameters: the factor of the learning rate ... */
+    float             decay_scale;      /* ... and of the weight decay */
     int               fan_in, fan_out;
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
@@ -5333,7 +5357,7 @@ static cnn__node *cnn__new_node(cnn_graph *g, cnn_kind kind, const char *at, con
     if (!v) return NULL;
     v->t.graph = g, v->t.kind = kind, v->t.at = at, v->t.index = -1;
     v->data_on = v->grad_on = v->saved_on = CNN__HOST;
-    v->lr_scale = 1;
+    v->lr_scale = v->decay_scale = 1;
     g->node[g->n_nodes++] = v;
     g->planned = false;
     if (name) {
@@ -5908,7 +5932,7 @@ static bool cnn__copy_nodes(cnn_graph *view, const cnn_graph *g)
         v->t.frozen = t->frozen, v->t.kept = t->kept;
         v->owner = from->owner ? &node[from->owner->t.index] : NULL, v->suffix = from->suffix;
         v->named = from->named;
-        v->data_on = v->grad_on = v->saved_on = CNN__HOST, v->lr_scale = 1;
+        v->data_on = v->grad_on = v->saved_on = CNN__HOST, v->lr_scale = v->decay_scale = 1;
         v->t.n_in = t->n_in;
         for (int k = 0; k < t->n_in; k++) v->t.in[k] = &node[t->in[k]->index].t;
         view->order[view->n_order++] = v;
@@ -6890,23 +6914,34 @@ static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t f
     return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, g->step);
 }
 
-/* Parameters that follow each other with one factor of the learning rate are one update: all of them, as a
-   rule. False if the device refuses. */
+/* The weight decay of parameters with such a factor. AdamW takes 0 for its default, so none at all becomes a
+   number that changes nothing. */
+static float cnn__scaled_decay(const cnn_graph *g, float decay, float factor)
+{
+    if (g->config.optimizer != cnn_adamw()) return decay * factor;
+    decay = cnn__option(decay, 0.01f) * factor;
+    return decay > 0 ? decay : FLT_MIN;
+}
+
+/* Parameters that follow each other with the same factors are one update: all of them, as a rule. False if
+   the device refuses. */
 static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned side)
 {
     size_t from = 0;
-    float  scale = 1;
+    float  scale = 1, decay = 1;
     for (int i = 0; i <= g->n_order; i++) {
         cnn__node *v = i < g->n_order ? g->order[i] : NULL;
-        if (v && (v->t.kind != CNN_PARAM || !v->t.needs_grad || v->lr_scale == scale)) continue;
+        if (v && (v->t.kind != CNN_PARAM || !v->t.needs_grad)) continue;
+        if (v && v->lr_scale == scale && v->decay_scale == decay) continue;
         size_t        to = v ? v->t.grad_at : g->n_trained;
         cnn_step_args scaled = *a;
         scaled.lr *= scale;
+        if (decay != 1) scaled.weight_decay = cnn__scaled_decay(g, a->weight_decay, decay);
         if (scale > 0 && to > from) {
             if (side == CNN__HOST) cnn__update_on_host(g, &scaled, from, to - from);
             else if (!cnn__update_on_device(g, &scaled, from, to - from)) return false;
         }
-        from = to, scale = v ? v->lr_scale : 1;
+        from = to, scale = v ? v->lr_scale : 1, decay = v ? v->decay_scale : 1;
     }
     return true;
 }
@@ -6925,22 +6960,29 @@ static bool cnn__matches(const char *pattern, const char *name)
     return !*pattern;
 }
 
-CNN_API bool cnn_set_lr_scale(cnn_graph *g, const char *pattern, float factor)
+static bool cnn__set_scale(cnn_graph *g, const char *what, const char *pattern, float factor, bool decay)
 {
     int found = 0;
     if (!g || g->error[0]) return false;
-    if (!g->compiled)
-        return cnn__fail(g, g->config.at, "lr_scale", "call cnn_compile first: it gives the names");
+    if (!g->compiled) return cnn__fail(g, g->config.at, what, "call cnn_compile first: it gives the names");
     if (!(factor >= 0) || isinf(factor))
-        return cnn__fail(g, g->config.at, "lr_scale", "factor %g is not a number from 0", (double)factor);
+        return cnn__fail(g, g->config.at, what, "factor %g is not a number from 0", (double)factor);
     for (int i = 0; pattern && i < g->n_order; i++) {
         cnn__node *v = g->order[i];
         if (v->t.kind != CNN_PARAM || !v->t.needs_grad || !cnn__matches(pattern, v->t.name)) continue;
-        v->lr_scale = factor, found++;
+        *(decay ? &v->decay_scale : &v->lr_scale) = factor, found++;
     }
-    return found || cnn__fail(g, g->config.at, "lr_scale",
-                              "no parameter that is trained has a name like \"%.80s\"",
+    return found || cnn__fail(g, g->config.at, what, "no parameter that is trained has a name like \"%.80s\"",
                               pattern ? pattern : "");
+}
+
+CNN_API bool cnn_set_lr_scale(cnn_graph *g, const char *pattern, float factor)
+{
+    return cnn__set_scale(g, "lr_scale", pattern, factor, false);
+}
+CNN_API bool cnn_set_decay_scale(cnn_graph *g, const char *pattern, float factor)
+{
+    return cnn__set_scale(g, "decay_scale", pattern, factor, true);
 }
 
 /* Bring the optimizer's state to the side where the update will run. Zero everywhere needs no copy. */
@@ -8144,18 +8186,47 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
 
 /* ---- Evaluate and predict ---- */
 
-static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_tensor *logits,
-                               const cnn_dataset *data)
+/* One batch in the mirror: its logits are added to those that `sum` holds. Returns its loss. */
+static double cnn__evaluate_mirror(const cnn__feed_to *to, cnn_tensor *loss, cnn_tensor *logits,
+                                   const cnn_dataset *data, int first, float *sum)
 {
+    const float *z = cnn_map_read(logits);
+    size_t       n = cnn_count(logits);
+    if (z) memcpy(sum, z, n * sizeof *z);
+    if (!z || !cnn__feed(to->x, to->labels, data, first, NULL, 0, true)) return NAN;
+    double value = (double)cnn_forward(loss, CNN_EVAL);
+    z = cnn_map_read(logits);
+    for (size_t i = 0; z && i < n; i++) sum[i] += z[i];
+    return value;
+}
+
+static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_tensor *logits,
+                               const cnn_dataset *data, bool flips)
+{
+    cnn_graph *g = to->g;
+    cnn_score  none = { NAN, NAN, 0 };
     double sum = 0, right = 0;
-    int n, count = 0;
+    int    n, count = 0;
+    size_t bytes = cnn__mul_size((size_t)g->config.max_batch, (size_t)logits->shape.c * sizeof(float));
+    float *both = NULL;
+    if (flips && (!logits->batched || cnn__plane(logits->shape) != 1))
+        return cnn__fail(g, NULL, "evaluate", "logits %s: flips need one class for a sample, (N,classes,1,1)",
+                         cnn__shape_text(logits).s), none;
+    if (flips && !(both = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes)))
+        return cnn__no_memory(g, NULL, "evaluate", bytes), none;
     for (; (n = cnn_feed(to->x, to->labels, data, count)) > 0; count += n) {
-        sum   += (double)n * (double)cnn_forward(loss, CNN_EVAL);
-        cnn__count_correct(logits, to->labels, count == 0, count == 0, count + n == data->count, &right);
-        if (to->g->error[0]) break;
+        double value = (double)cnn_forward(loss, CNN_EVAL);
+        if (both) {
+            value = (value + cnn__evaluate_mirror(to, loss, logits, data, count, both)) / 2;
+            const float *label = cnn_map_read(to->labels);
+            if (label) right += cnn__correct(both, logits->shape, label);
+        } else
+            cnn__count_correct(logits, to->labels, count == 0, count == 0, count + n == data->count, &right);
+        sum += (double)n * value;
+        if (g->error[0]) break;
     }
-    cnn_score none = { NAN, NAN, 0 };
-    if (to->g->error[0] || count == 0) return none;
+    CNN_FREE(both);
+    if (g->error[0] || count == 0) return none;
     cnn_score score = { sum / count, right / count, count };
     return score;
 }
@@ -8165,7 +8236,15 @@ CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_d
     cnn__feed_to to;
     cnn_score none = { NAN, NAN, 0 };
     if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return none;
-    return cnn__evaluate(&to, loss, logits, data);
+    return cnn__evaluate(&to, loss, logits, data, false);
+}
+
+CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
+{
+    cnn__feed_to to;
+    cnn_score none = { NAN, NAN, 0 };
+    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return none;
+    return cnn__evaluate(&to, loss, logits, data, true);
 }
 
 CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities)
@@ -8309,9 +8388,47 @@ CNN_API float cnn_staircase(float progress, void *user)
 
 /* ---- Fit ----
 
-   For every epoch: shuffle; for every batch: feed, forward, backward, step. The order of the samples follows
-   from the graph's seed and its number of updates so far, so that two calls of one epoch are one call of two.
-   A loss that is not finite ends the training with an error: no later step could mend the parameters. */
+   For every epoch: shuffle; for every batch: feed, forward, backward; for every `accumulate` batches: step.
+   The order of the samples follows from the graph's seed and its number of updates so far, and what augment
+   draws from the seed and the number of epochs that these updates make, so that two calls of one epoch are
+   one call of two. A loss that is not finite ends the training with an error: no later step could mend the
+   parameters. */
+
+/* A training under way. What a checkpoint has to hold beside the graph stands in `at`. */
+typedef struct {
+    uint64_t epochs, fed, updates, best_epoch; /* finished epochs; samples of the present one; updates */
+    uint64_t epoch_step;                       /* the graph's updates when the present epoch began */
+    double   sum, right, best_loss;            /* sums over the present epoch */
+} cnn__fit_place;
+typedef struct {
+    cnn_fit_args   a;
+    cnn_step_args  step;
+    cnn__feed_to   to, test;
+    cnn_graph     *g;
+    int            epochs, per_update, batches; /* in all; batches to an update; batches of an epoch */
+    int            since;                      /* batches since the last checkpoint */
+    int            history_from;               /* entries that are not of this training */
+    float         *best;                       /* NULL, or where the weights of the best epoch are kept */
+    cnn__fit_place at;
+} cnn__run;
+
+#ifdef CNN_NO_STDIO
+static bool cnn__no_files(cnn__run *r)
+{
+    return cnn__fail(r->g, r->a.at, "fit", "checkpoint: this program was built with CNN_NO_STDIO");
+}
+static bool cnn__save_run(cnn__run *r)   { return cnn__no_files(r); }
+static bool cnn__resume_run(cnn__run *r) { return cnn__no_files(r); }
+#else
+static bool cnn__save_run(cnn__run *r);                        /* see "Checkpoints" at the end of >>files */
+static bool cnn__resume_run(cnn__run *r);
+#endif
+
+static double cnn__updates_of_epoch(const cnn__run *r)
+{
+    return (r->batches - 1) / r->per_update + 1;
+}
+
 /* The learning rate of update number `done` (from 0) of `steps`. */
 static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
 {
@@ -8323,108 +8440,177 @@ static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
     return (float)(done < a->warmup ? lr * (done + 1) / a->warmup : lr);
 }
 
-/* best: NULL, or where the weights of the best epoch are kept. */
-static bool cnn__fit(const cnn_fit_args *a, cnn_step_args s, const cnn__feed_to *to, const cnn__feed_to *test,
-                     int epochs, float *best)
+static bool cnn__scale_grads(cnn_graph *g, double factor)
 {
-    cnn_graph *g = to->g;
-    int    max_batch = g->config.max_batch, batches = (a->train->count - 1) / max_batch + 1;
-    double steps = (double)epochs * batches, done = 0, start = cnn__seconds();
-    double best_loss = INFINITY;
-    int    best_epoch = 0;
-    bool   go = true;
-    for (int epoch = 1; epoch <= epochs && go; epoch++) {
-        double sum = 0, right = 0, epoch_start = cnn__seconds();
-        int    n, count = 0;
-        cnn_progress p = { 0 };
-        p.epoch = epoch, p.epochs = epochs, p.batches = batches;
-        if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + (uint64_t)g->step);
+    size_t count;
+    float *dw = factor == 1 ? NULL : cnn_flat_grads(g, &count);
+    if (factor == 1) return true;
+    for (size_t i = 0; dw && i < count; i++) dw[i] *= (float)factor;
+    return dw != NULL;
+}
 
-        for (; go && (n = cnn_feed(to->x, to->labels, a->train, count)) > 0; count += n) {
-            double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
-            cnn__count_correct(a->logits, to->labels, count == 0, count == 0 || a->progress,
-                               count + n == a->train->count || a->progress, &right);
-            cnn_backward(a->loss);
-            s.lr = cnn__scheduled(a, done, steps);
-            if (g->error[0]) return false;
-            if (!isfinite(loss))
-                return cnn__fail(g, a->at, "fit", "the loss became %s in epoch %d, batch %d: training "
-                                 "diverged; a smaller .lr (now %g) or inputs of smaller range may help",
-                                 isnan(loss) ? "NaN" : "infinite", epoch, p.batch + 1, (double)s.lr);
-            if (a->clip > 0) cnn_clip_grads(g, a->clip);
-            if (!(s.lr >= 0) || isinf(s.lr))
-                return cnn__fail(g, a->at, "fit",
-                                 "the schedule gave the learning rate %g in epoch %d, batch %d", (double)s.lr,
-                                 epoch, p.batch + 1);
-            if (s.lr > 0 ? !cnn_step_(s) : (g->step++, false)) return false;     /* a rate of 0 moves nothing
-                                                                                    */
-            sum += loss * n, done++, p.batch++;
-            if (!a->progress) continue;
+/* One update with the gradients that are there, and what belongs to it. */
+static bool cnn__fit_update(cnn__run *r)
+{
+    cnn_graph *g = r->g;
+    if (r->a.clip > 0) cnn_clip_grads(g, r->a.clip);
+    if (!(r->step.lr >= 0) || isinf(r->step.lr))
+        return cnn__fail(g, r->a.at, "fit", "the schedule gave the learning rate %g in epoch %d, batch %d",
+                         (double)r->step.lr, (int)r->at.epochs + 1,
+                         (int)(r->at.fed / (uint64_t)g->config.max_batch) + 1);
+    if (r->step.lr > 0) { if (!cnn_step_(r->step)) return false; }
+    else g->step++;                                            /* a rate of 0 moves nothing */
+    r->at.updates++;
+    return !(r->a.average > 0) || cnn_average(g, r->a.average);
+}
 
-            double now = cnn__seconds();
-            p.loss = sum / (count + n), p.accuracy = right / (count + n);
-            p.validation_loss = p.validation_accuracy = NAN;
-            p.seconds = now - start;
-            p.samples_per_second = now > epoch_start ? (count + n) / (now - epoch_start) : 0;
-            p.seconds_left = p.seconds / done * (steps - done);
-            go = a->progress(&p, a->user);
-        }
+/* The rest of the present epoch. Sets *go to false if progress stops the training; false after an error.
+
+   A batch's gradient is the mean over its n_i samples. G = n_(i-1)/n_i G + dw_i, and at the end G n_k / sum
+   n_i: that is the mean over the samples of all k, and nothing is multiplied while the batches are equal. */
+static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
+{
+    const cnn_fit_args *a = &r->a;
+    cnn__fit_place     *at = &r->at;
+    cnn_graph          *g = r->g;
+    const int    count = a->train->count, max_batch = g->config.max_batch;
+    const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
+    const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
+    const long   round = (long)((double)at->epoch_step / each);
+    const bool   moved = a->augment.shift || a->augment.flip || a->augment.cutout;
+    const bool   show = a->progress || a->checkpoint;
+    int          n, last = 0, group = 0, in_group = 0;
+    while (*go && (n = cnn__feed(r->to.x, r->to.labels, a->train, (int)at->fed, moved ? &a->augment : NULL,
+                                 round, false)) > 0) {
+        double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
+        cnn__count_correct(a->logits, r->to.labels, false, at->fed == 0 || show,
+                           (int)at->fed + n == count || show, &at->right);
+        if (group && !cnn__scale_grads(g, (double)last / n)) return false;
+        if (group) cnn_backward_add(a->loss);
+        else       cnn_backward(a->loss);
+        r->step.lr = cnn__scheduled(a, (double)at->updates, updates);
         if (g->error[0]) return false;
-        if (p.batch < batches) break;                          /* stopped within the epoch */
+        if (!isfinite(loss))
+            return cnn__fail(g, a->at, "fit", "the loss became %s in epoch %d, batch %d: training "
+                             "diverged; a smaller .lr (now %g) or inputs of smaller range may help",
+                             isnan(loss) ? "NaN" : "infinite", p->epoch, (int)at->fed / max_batch + 1,
+                             (double)r->step.lr);
+        group += n, in_group++, last = n;
+        bool update = in_group == r->per_update || (int)at->fed + n == count;
+        if (update && (!cnn__scale_grads(g, (double)last / group) || !cnn__fit_update(r))) return false;
+        at->sum += loss * n, at->fed += (uint64_t)n, r->since++;
+        if (!update) continue;
+        group = in_group = 0;
+        if (a->checkpoint_every && r->since >= a->checkpoint_every) cnn__save_run(r);
+        if (!a->progress || g->error[0]) continue;
 
-        double trained = cnn__seconds() - epoch_start;
-        cnn_score score = { NAN, NAN, 0 };
-        if (a->validation && go) score = cnn__evaluate(test, a->loss, a->logits, a->validation);
-        if (g->error[0]) return false;
-        if (best && score.loss < best_loss) {
-            best_loss = score.loss, best_epoch = epoch;
-            if (!cnn__copy_trained(g, best, CNN__SAVE, 0)) return false;
-        }
-        cnn_epoch e = { sum / count, right / count, score.loss, score.accuracy, 0 };
-        e.seconds = cnn__seconds() - epoch_start;
-        if (a->history && !cnn__history_add(g, a->at, a->history, e)) return false;
-        bool tired = best && epoch - best_epoch >= a->patience;
-        if (!a->progress || !go) {
-            if (tired) break;
-            continue;
-        }
-        p.loss = e.loss, p.accuracy = e.accuracy, p.validation_loss = e.validation_loss;
-        p.validation_accuracy = e.validation_accuracy, p.epoch_done = 1;
-        p.seconds = cnn__seconds() - start, p.samples_per_second = trained > 0 ? count / trained : 0;
-        p.seconds_left = p.seconds / epoch * (epochs - epoch);
-        go = a->progress(&p, a->user) && !tired;
+        double now = cnn__seconds(), done = (double)at->updates;
+        p->batch = (int)((at->fed - 1) / (uint64_t)max_batch) + 1;
+        p->loss = at->sum / (double)at->fed, p->accuracy = at->right / (double)at->fed;
+        p->validation_loss = p->validation_accuracy = NAN;
+        p->seconds = now - start;
+        p->samples_per_second = now > epoch_start ? ((double)at->fed - fed_before) / (now - epoch_start) : 0;
+        p->seconds_left = (now - epoch_start) / (done - began) * (updates - done);
+        *go = a->progress(p, a->user);
     }
-    return best_epoch == 0 || cnn__copy_trained(g, best, CNN__RESTORE, 0);
+    p->samples_per_second = cnn__seconds() > epoch_start
+                          ? ((double)at->fed - fed_before) / (cnn__seconds() - epoch_start) : 0;
+    return !g->error[0];
+}
+
+/* Evaluate, with the averages where there are any, and keep the weights if they are the best so far. */
+static bool cnn__fit_validate(cnn__run *r, cnn_score *score)
+{
+    bool average = r->a.average > 0;
+    if (average && !cnn_swap_average(r->g)) return false;
+    *score = cnn__evaluate(&r->test, r->a.loss, r->a.logits, r->a.validation, r->a.flips != 0);
+    if (r->g->error[0]) return false;
+    if (r->best && score->loss < r->at.best_loss) {
+        r->at.best_loss = score->loss, r->at.best_epoch = r->at.epochs + 1;
+        if (!cnn__copy_trained(r->g, r->best, CNN__SAVE, 0)) return false;
+    }
+    return !average || cnn_swap_average(r->g);
+}
+
+static bool cnn__fit(cnn__run *r)
+{
+    const cnn_fit_args *a = &r->a;
+    cnn__fit_place     *at = &r->at;
+    cnn_graph          *g = r->g;
+    const double start = cnn__seconds();
+    bool   go = true, tired = false;
+    while ((int)at->epochs < r->epochs && go && !tired) {
+        double epoch_start = cnn__seconds();
+        cnn_progress p = { 0 };
+        p.epoch = (int)at->epochs + 1, p.epochs = r->epochs, p.batches = r->batches;
+        if (at->fed == 0) at->epoch_step = (uint64_t)g->step, at->sum = at->right = 0;
+        if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + at->epoch_step);
+        if (!cnn__fit_epoch(r, &p, start, &go)) return false;
+        if ((int)at->fed < a->train->count || (!go && a->checkpoint)) break;   /* stopped within the epoch */
+
+        cnn_score score = { NAN, NAN, 0 };
+        if (a->validation && go && !cnn__fit_validate(r, &score)) return false;
+        cnn_epoch e = { at->sum / (double)at->fed, at->right / (double)at->fed, score.loss, score.accuracy,
+            cnn__seconds() - epoch_start };
+        if (a->history && !cnn__history_add(g, a->at, a->history, e)) return false;
+        at->epochs++, at->fed = 0;
+        tired = r->best && at->epochs - at->best_epoch >= (uint64_t)a->patience;
+        if (a->checkpoint && go && !tired && (int)at->epochs < r->epochs) cnn__save_run(r);
+        if (!a->progress || !go) continue;
+        p.loss = e.loss, p.accuracy = e.accuracy, p.validation_loss = e.validation_loss;
+        p.validation_accuracy = e.validation_accuracy, p.epoch_done = 1, p.batch = r->batches;
+        p.seconds = cnn__seconds() - start;
+        p.seconds_left = e.seconds * (r->epochs - (int)at->epochs);
+        go = a->progress(&p, a->user);
+    }
+    bool over = tired || (int)at->epochs == r->epochs;         /* else it may be resumed where it stands */
+    if (a->checkpoint && !over) cnn__save_run(r);
+    if (at->best_epoch && !cnn__copy_trained(g, r->best, CNN__RESTORE, 0)) return false;
+    if (over) at->epochs = (uint64_t)r->epochs, at->best_epoch = 0;
+    if (a->checkpoint && over) cnn__save_run(r);
+    return !g->error[0];
 }
 
 CNN_API bool cnn_fit_(cnn_fit_args a)
 {
-    cnn__feed_to  to, test = { NULL, NULL, NULL };
+    cnn__run r;
+    memset(&r, 0, sizeof r);
     cnn_step_args s = { a.at, NULL, a.lr, a.momentum, a.weight_decay, a.nesterov, a.beta1, a.beta2, a.alpha,
         a.eps };
-    int           epochs = a.epochs ? a.epochs : 1;
-    if (!cnn__find_feed(&to, a.at, "fit", a.loss, a.logits, a.train)) return false;
-    cnn_graph *g = s.g = to.g;
-    if (a.validation && !cnn__find_feed(&test, a.at, "fit, validation", a.loss, a.logits, a.validation))
+    if (!cnn__find_feed(&r.to, a.at, "fit", a.loss, a.logits, a.train)) return false;
+    cnn_graph *g = r.g = s.g = r.to.g;
+    if (a.validation && !cnn__find_feed(&r.test, a.at, "fit, validation", a.loss, a.logits, a.validation))
         return false;
     if (!cnn__check_step(g, a.at, "fit", &s)) return false;
-    if (epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", epochs);
+    if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
     if (!(a.lr_end >= 0) || isinf(a.lr_end))
         return cnn__fail(g, a.at, "fit", "lr_end %g is not a positive number", (double)a.lr_end);
 
     if (!(a.clip >= 0) || isinf(a.clip))
         return cnn__fail(g, a.at, "fit", "clip %g is not a number from 0", (double)a.clip);
-    if (a.warmup < 0)   return cnn__fail(g, a.at, "fit", "warmup is %d: it must not be negative", a.warmup);
-    if (a.patience < 0)
-        return cnn__fail(g, a.at, "fit", "patience is %d: it must not be negative", a.patience);
-    if (!a.patience) return cnn__fit(&a, s, &to, &test, epochs, NULL);
-    if (!a.validation)
+    const struct { const char *name; int value; } counts[] = { { "warmup", a.warmup },
+        { "patience", a.patience }, { "accumulate", a.accumulate },
+        { "checkpoint_every", a.checkpoint_every } };
+    for (int i = 0; i < 4; i++)
+        if (counts[i].value < 0)
+            return cnn__fail(g, a.at, "fit", "%s is %d: it must not be negative", counts[i].name,
+                             counts[i].value);
+    if (!(a.average >= 0 && a.average < 1))
+        return cnn__fail(g, a.at, "fit", "average %g is outside [0,1)", (double)a.average);
+    if ((a.resume || a.checkpoint_every) && !a.checkpoint)
+        return cnn__fail(g, a.at, "fit", "%s needs .checkpoint = \"path\"",
+                         a.resume ? "resume" : "checkpoint_every");
+    if (!cnn__check_augment(g, a.at, "fit", &a.augment, a.train->shape)) return false;
+    if (a.patience && !a.validation)
         return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
+    r.a = a, r.step = s, r.epochs = a.epochs ? a.epochs : 1, r.per_update = a.accumulate ? a.accumulate : 1;
+    r.batches = (a.train->count - 1) / g->config.max_batch + 1;
+    r.history_from = a.history ? a.history->count : 0;
+    r.at.best_loss = INFINITY;
     size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
-    float *best = CNN_MALLOC(bytes);
-    if (!best) return cnn__no_memory(g, a.at, "fit", bytes);
-    bool fine = cnn__fit(&a, s, &to, &test, epochs, best);
-    CNN_FREE(best);
+    if (a.patience && !(r.best = CNN_MALLOC(bytes))) return cnn__no_memory(g, a.at, "fit", bytes);
+    bool fine = (!a.resume || cnn__resume_run(&r)) && cnn__fit(&r);
+    CNN_FREE(r.best);
     return fine;
 }
 
@@ -9436,6 +9622,21 @@ static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
     return true;
 }
 
+/* Where the program names no optimizer, that of the file goes on. */
+static bool cnn__choose_optimizer(const cnn__file *f, const cnn_load_args *a)
+{
+    const cnn_optimizer *const known[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
+    const char *name = f->state;
+    for (int i = 0; name && i < 3; i++) name = strchr(name, ' ') ? strchr(name, ' ') + 1 : NULL;
+    if (!name || a->optimizer || f->g->config.inference) return true;      /* cnn__read_state looks closer */
+    size_t n = strcspn(name, " ");
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strlen(known[i]->name) == n && memcmp(known[i]->name, name, n) == 0)
+            return f->g->config.optimizer = known[i], true;
+    return cnn__file_fail(f, "it was trained by the optimizer \"%.*s\": hand it to cnn_load in .optimizer",
+                          (int)(n < 40 ? n : 40), name);
+}
+
 /* ---- Writing: the header ---- */
 
 typedef struct { char *s; size_t n, capacity; cnn_graph *g; } cnn__string;       /* g has its errors */
@@ -9776,7 +9977,9 @@ static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* it is no loss */
-    if (!cnn_compile(g, root) || !cnn__fill_weights(f) || !cnn__read_state(f, a)) return false;
+    if (!cnn__choose_optimizer(f, a) || !cnn_compile(g, root) || !cnn__fill_weights(f) ||
+        !cnn__read_state(f, a))
+        return false;
     g->carried_draw = g->draw;
     return true;
 }
@@ -9909,6 +10112,230 @@ CNN_API bool cnn_save(cnn_graph *g, const char *path)
     if (!g || g->error[0]) return false;
     cnn__file f = cnn__file_of(g, NULL, "save", path);
     return cnn__saved(g, cnn__save_file(&f, cnn__save_model, &f));
+}
+
+/* ---- Checkpoints of cnn_fit ----
+
+       8 bytes      "cnnfit 1"
+       numbers      of eight bytes each, lowest first: what must agree, then the place in the training
+       history      its entries, five numbers each
+       floats       parameters and running statistics; the optimizer's vectors; averages and best weights,
+                    if there are any
+       8 bytes      FNV-1a (Fowler, Noll, Vo 1991) of all before: a file that was cut or changed is noticed
+
+   One list serves both directions, so that they cannot differ. */
+
+typedef struct {
+    FILE                *out;                  /* writing */
+    const unsigned char *in;                   /* reading: what is left */
+    size_t               left;
+    uint64_t             hash;
+    bool                 good;
+} cnn__tape;
+
+static uint64_t cnn__fnv(uint64_t hash, const void *bytes, size_t n)
+{
+    const unsigned char *p = bytes;
+    for (size_t i = 0; i < n; i++) hash = (hash ^ p[i]) * 1099511628211u;
+    return hash;
+}
+enum { CNN__TAPE_HEAD = 8 };
+static const uint64_t cnn__fnv_start = 14695981039346656037u;
+
+/* n bytes from the tape or onto it. */
+static void cnn__tape_bytes(cnn__tape *t, unsigned char *p, size_t n)
+{
+    if (!t->good) return;
+    if (t->out) {
+        t->hash = cnn__fnv(t->hash, p, n);
+        t->good = fwrite(p, 1, n, t->out) == n;
+    } else if ((t->good = t->left >= n)) {
+        memcpy(p, t->in, n);
+        t->in += n, t->left -= n;
+    }
+}
+static void cnn__tape_u64(cnn__tape *t, uint64_t *v)
+{
+    unsigned char p[8];
+    for (int i = 0; i < 8; i++) p[i] = (unsigned char)(*v >> 8 * i & 255);
+    cnn__tape_bytes(t, p, 8);
+    if (!t->out && t->good) *v = cnn__le64(p);
+}
+static void cnn__tape_double(cnn__tape *t, double *v)
+{
+    uint64_t bits;
+    memcpy(&bits, v, sizeof bits);
+    cnn__tape_u64(t, &bits);
+    memcpy(v, &bits, sizeof bits);
+}
+static void cnn__tape_floats(cnn__tape *t, float *v, size_t n)
+{
+    enum { PIECE = 1024 };
+    unsigned char p[4 * PIECE];
+    for (size_t k = 0; k < n && t->good; k += PIECE) {
+        size_t part = n - k < PIECE ? n - k : PIECE;
+        for (size_t i = 0; t->out && i < part; i++) {
+            uint32_t bits = cnn__bits_of_float(v[k + i]);
+            for (int b = 0; b < 4; b++) p[4 * i + (size_t)b] = (unsigned char)(bits >> 8 * b & 255);
+        }
+        cnn__tape_bytes(t, p, 4 * part);
+        for (size_t i = 0; !t->out && t->good && i < part; i++)
+            v[k + i] = cnn__float_of_bits(cnn__le32(p + 4 * i));
+    }
+}
+
+/* What tells one training from another. */
+enum { CNN__SAME = 7 };
+static const char *const cnn__same_names[CNN__SAME] = { "net", "optimizer", "seed", "max_batch", "samples",
+    "epochs", "accumulate" };
+static void cnn__same_values(const cnn__run *r, uint64_t same[CNN__SAME])
+{
+    const cnn_graph *g = r->g;
+    uint64_t net = cnn__fnv_start;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        const int shape[6] = { t->shape.c, t->shape.h, t->shape.w, (int)t->kind, t->needs_grad,
+            t->batched ? 0 : t->shape.n };
+        const char *op = t->op ? t->op->name : "";
+        net = cnn__fnv(cnn__fnv(net, t->name, strlen(t->name) + 1), op, strlen(op) + 1);
+        for (int k = 0; k < 6; k++) {
+            unsigned char byte[4];
+            for (int b = 0; b < 4; b++) byte[b] = (unsigned char)((uint32_t)shape[k] >> 8 * b & 255);
+            net = cnn__fnv(net, byte, 4);
+        }
+    }
+    const char *o = g->config.optimizer->name;
+    const uint64_t values[CNN__SAME] = { net, cnn__fnv(cnn__fnv_start, o, strlen(o)), g->config.seed,
+        (uint64_t)g->config.max_batch, (uint64_t)r->a.train->count, (uint64_t)r->epochs,
+        (uint64_t)r->per_update };
+    memcpy(same, values, sizeof values);
+}
+
+/* The numbers behind them. part: history entries; 1 if there are averages; 1 if there are best weights. */
+static void cnn__tape_place(cnn__tape *t, cnn__run *r, uint64_t *step, uint64_t *draw, uint64_t part[3])
+{
+    uint64_t *number[] = { step, draw, &r->at.epochs, &r->at.fed, &r->at.updates, &r->at.best_epoch,
+        &r->at.epoch_step, part, part + 1, part + 2 };
+    for (size_t i = 0; i < sizeof number / sizeof *number; i++) cnn__tape_u64(t, number[i]);
+    cnn__tape_double(t, &r->at.sum), cnn__tape_double(t, &r->at.right);
+    cnn__tape_double(t, &r->at.best_loss);
+}
+static void cnn__tape_epoch(cnn__tape *t, cnn_epoch *e)
+{
+    double *v[5] = { &e->loss, &e->accuracy, &e->validation_loss, &e->validation_accuracy, &e->seconds };
+    for (int k = 0; k < 5; k++) cnn__tape_double(t, v[k]);
+}
+static size_t cnn__learned_floats(const cnn_graph *g)
+{
+    size_t n = 0;
+    for (int i = 0; i < g->n_order; i++)
+        if (cnn__is_learned(&g->order[i]->t)) n += cnn_count(&g->order[i]->t);
+    return n;
+}
+static void cnn__tape_arrays(cnn__tape *t, cnn__run *r, const uint64_t part[3])
+{
+    cnn_graph *g = r->g;
+    for (int i = 0; i < g->n_order && t->good; i++) {
+        cnn_tensor *w = &g->order[i]->t;
+        if (!cnn__is_learned(w)) continue;
+        float *v = t->out ? (float *)(uintptr_t)cnn_map_read(w) : cnn_map_write(w);
+        if (!v) { t->good = false; return; }
+        cnn__tape_floats(t, v, cnn_count(w));
+    }
+    cnn__tape_floats(t, g->arena[CNN_ARENA_OPTIMIZER], g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float));
+    if (part[1]) cnn__tape_floats(t, g->average, cnn__trained_floats(g));
+    if (part[2]) cnn__tape_floats(t, r->best, cnn__trained_floats(g));
+}
+
+static bool cnn__write_run(FILE *file, void *what)
+{
+    cnn__run  *r = what;
+    cnn_graph *g = r->g;
+    cnn__tape  t = { file, NULL, 0, cnn__fnv_start, true };
+    unsigned char head[CNN__TAPE_HEAD + 1] = "cnnfit 1";
+    uint64_t   same[CNN__SAME], step = (uint64_t)g->step, draw = g->draw;
+    uint64_t   part[3] = { 0, g->average != NULL, r->best && r->at.best_epoch };
+    if (r->a.history) part[0] = (uint64_t)(r->a.history->count - r->history_from);
+    if (!cnn__sync_optimizer(g, CNN__HOST)) return false;
+    cnn__same_values(r, same);
+    cnn__tape_bytes(&t, head, CNN__TAPE_HEAD);
+    for (int k = 0; k < CNN__SAME; k++) cnn__tape_u64(&t, &same[k]);
+    cnn__tape_place(&t, r, &step, &draw, part);
+    for (uint64_t i = 0; i < part[0]; i++)
+        cnn__tape_epoch(&t, &r->a.history->epoch[(uint64_t)r->history_from + i]);
+    cnn__tape_arrays(&t, r, part);
+    uint64_t hash = t.hash;
+    cnn__tape_u64(&t, &hash);
+    return t.good;
+}
+
+static bool cnn__save_run(cnn__run *r)
+{
+    if (r->g->error[0]) return false;
+    cnn__file f = cnn__file_of(r->g, r->a.at, "fit, checkpoint", r->a.checkpoint);
+    r->since = 0;
+    return cnn__saved(r->g, cnn__save_file(&f, cnn__write_run, r));
+}
+
+/* Nothing is taken before everything is checked. */
+static bool cnn__read_run(cnn__run *r, const cnn__file *f, const unsigned char *p, size_t bytes)
+{
+    cnn_graph *g = r->g;
+    if (bytes < CNN__TAPE_HEAD + 8 || memcmp(p, "cnnfit 1", CNN__TAPE_HEAD) != 0)
+        return cnn__file_fail(f, "it is not a checkpoint of cnn_fit");
+    if (cnn__fnv(cnn__fnv_start, p, bytes - 8) != cnn__le64(p + bytes - 8))
+        return cnn__file_fail(f, "it is truncated or damaged");
+    cnn__tape t = { NULL, p + CNN__TAPE_HEAD, bytes - CNN__TAPE_HEAD - 8, 0, true };
+    cnn__run  new_run = *r;
+    uint64_t  same[CNN__SAME], is, step = 0, draw = 0, part[3] = { 0, 0, 0 };
+    cnn__same_values(r, same);
+    for (int k = 0; k < CNN__SAME; k++) {
+        cnn__tape_u64(&t, &is);
+        if (!t.good) return cnn__file_fail(f, "it is truncated or damaged");
+        if (is == same[k]) continue;
+        if (k < 2) return cnn__file_fail(f, "it is of a training with another %s", cnn__same_names[k]);
+        return cnn__file_fail(f, "it is of a training with %s %llu, not %llu", cnn__same_names[k],
+                              (unsigned long long)is, (unsigned long long)same[k]);
+    }
+    cnn__tape_place(&t, &new_run, &step, &draw, part);
+    const cnn__fit_place *at = &new_run.at;
+    size_t trained = cnn__trained_floats(g), floats = cnn__learned_floats(g);
+    floats += g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float);
+    if (part[1]) floats = cnn__add_size(floats, trained);
+    if (part[2]) floats = cnn__add_size(floats, trained);
+    if (!t.good || step > LONG_MAX || draw > UINT32_MAX || part[0] > (uint64_t)r->epochs ||
+        part[1] > 1 || part[2] > 1 || at->epochs > (uint64_t)r->epochs || at->best_epoch > at->epochs ||
+        at->epoch_step > step || at->fed > (uint64_t)r->a.train->count ||
+        t.left != (size_t)part[0] * 5 * 8 + floats * sizeof(float))
+        return cnn__file_fail(f, "its numbers contradict each other");
+    if (at->epochs < (uint64_t)r->epochs && part[2] && !r->best)
+        return cnn__file_fail(f, "it is of a training with .patience");
+    if (part[1] && !g->average && !(g->average = cnn__alloc(g, trained * sizeof(float)))) return false;
+    for (uint64_t i = 0; i < part[0]; i++) {
+        cnn_epoch e = { 0, 0, 0, 0, 0 };
+        cnn__tape_epoch(&t, &e);
+        if (r->a.history && !cnn__history_add(g, r->a.at, r->a.history, e)) return false;
+    }
+    r->at = new_run.at, g->step = (long)step, g->draw = (uint32_t)draw;
+    cnn__tape_arrays(&t, r, part);
+    g->optimizer_on = CNN__HOST;
+    return !g->error[0];
+}
+
+static bool cnn__resume_run(cnn__run *r)
+{
+    cnn__file f = cnn__file_of(r->g, r->a.at, "fit, resume", r->a.checkpoint);
+    char   why[128];
+    size_t bytes;
+    errno = 0;
+    FILE *there = fopen(r->a.checkpoint, "rb");
+    if (!there && errno == ENOENT) return true;                /* the first start */
+    if (there) fclose(there);
+    unsigned char *file = cnn__read_file(r->a.checkpoint, &bytes, why, sizeof why);
+    if (!file) return cnn__file_fail(&f, "%s", why);
+    bool good = cnn__read_run(r, &f, file, bytes);
+    CNN_FREE(file);
+    return good;
 }
 
 #endif

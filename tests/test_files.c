@@ -686,7 +686,8 @@ static void hostile_state(void)
 {
     static const struct { const char *state, *message; } lie[] = {
         { "1 2 3 sgd -", NULL }, { "18446744073709551615 2 3 sgd AAAAAAAAAAA", NULL },
-            { "1 2 3 other x", NULL },
+            { "1 2 3 other x",
+              "it was trained by the optimizer \"other\": hand it to cnn_load in .optimizer" },
         { "", "cnn.state: word 1 is missing" }, { "1 2 3 sgd", "cnn.state: word 5 is missing" },
         { "1 2 3 sgd - -", "cnn.state: bad words" }, { "1 -2 3 sgd -", "cnn.state: bad number \"-2\"" },
         { "18446744073709551616 2 3 sgd -", "cnn.state: bad number \"18446744073709551616\"" },
