@@ -1057,6 +1057,9 @@ typedef struct cnn__node {
     int               grad_first;       /* index of the user whose backward is the first to write the gradient
                                            */
     struct cnn__node *alias[2];         /* memory plan, per mode: it runs in place of this operand */
+    struct cnn__node *joined[2];        /* memory plan, per mode: this one runs in place of it */
+    int               users;            /* memory plan: how often it is an operand */
+    const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the backend's row, or NULL: the room */
@@ -2885,34 +2888,67 @@ CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
 CNN__EACH(cnn__each_standardize,      v[i] = (v[i] - k[0]) * k[1] + k[2])
 CNN__EACH(cnn__each_standardize_back, v[i] += ((a[i] - k[0]) - (b[i] - k[1]) * k[2]) * k[3])
 
-/* y[i] = f(x[i], a[i], b[i]; k), in pieces that stay in the L1 cache. y may be x; a, b may be NULL. */
-static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
-                     const float *b, const float *k, ptrdiff_t n)
+/* Formulas to apply to a result, one after the other, while it is in the L1 cache: see cnn__join. */
+typedef struct cnn__tail {
+    int steps;
+    struct { cnn__each *f; const float *a; float k[2]; } step[4];
+} cnn__tail;
+
+enum { CNN__PIECE = 2048 };              /* elements that stay in the L1 cache, with two operands */
+
+/* Apply them to y[i] for from <= i < from + n; tail may be NULL. */
+static void cnn__finish(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t n)
 {
-    enum { PIECE = 2048 };
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
-    for (ptrdiff_t i = 0; i < n; i += PIECE) {
-        ptrdiff_t m = n - i < PIECE ? n - i : PIECE;
+    for (int s = 0; tail && s < tail->steps; s++)
+        tail->step[s].f(y + from, tail->step[s].a ? tail->step[s].a + from : NULL, NULL, tail->step[s].k, n);
+}
+
+/* y[i] = f(x[i], a[i], b[i]; k) for from <= i < to, then the tail. y may be x; a, b, tail may be NULL. */
+static void cnn__apply(cnn__each *f, float *y, const float *x, const float *a, const float *b, const float *k,
+                       ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail)
+{
+    for (ptrdiff_t i = from; i < to; i += CNN__PIECE) {
+        const ptrdiff_t m = to - i < CNN__PIECE ? to - i : CNN__PIECE;
         if (y != x) memcpy(y + i, x + i, (size_t)m * sizeof *y);
         f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, m);
+        cnn__finish(tail, y, i, m);
     }
 }
 
-/* dx[i] += f(dy[i], b[i]; k) for a formula that adds to v. Where dx lies in the place of dy it is set. */
-static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
-                          const float *k, ptrdiff_t n)
+/* The same for all i < n. */
+static void cnn__map_then(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+                          const float *b, const float *k, ptrdiff_t n, const cnn__tail *tail)
 {
-    enum { PIECE = 2048 };
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
-    for (ptrdiff_t i = 0; i < n; i += PIECE) {
-        const ptrdiff_t m = n - i < PIECE ? n - i : PIECE;
-        float           copy[PIECE];
+    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
+        cnn__apply(f, y, x, a, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE, tail);
+}
+static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+                     const float *b, const float *k, ptrdiff_t n)
+{
+    cnn__map_then(cpu, f, y, x, a, b, k, n, NULL);
+}
+
+/* dx[i] += f(dy[i], b[i]; k) for a formula that adds to v. Where dx lies in the place of dy it is set. */
+static void cnn__apply_back(cnn__each *f, float *dx, const float *dy, const float *b, const float *k,
+                            ptrdiff_t from, ptrdiff_t to)
+{
+    for (ptrdiff_t i = from; i < to; i += CNN__PIECE) {
+        const ptrdiff_t m = to - i < CNN__PIECE ? to - i : CNN__PIECE;
+        float           copy[CNN__PIECE];
         if (dx == dy) {
             memcpy(copy, dy + i, (size_t)m * sizeof *copy);
             memset(dx + i, 0, (size_t)m * sizeof *dx);
         }
         f(dx + i, dx == dy ? copy : dy + i, b ? b + i : NULL, k, m);
     }
+}
+static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+                          const float *k, ptrdiff_t n)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
+    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
+        cnn__apply_back(f, dx, dy, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE);
 }
 
 /* ---- Sums ---- */
@@ -2988,14 +3024,14 @@ static void cnn__bring_forward(ptrdiff_t v[4], int d)
 
 /* y = a op b, op one of '+', '-', '*', with y of the full range. y may be a if a has its shape. */
 static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                           cnn_shape ys, cnn_shape as, cnn_shape bs)
+                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
     const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
     cnn__each       *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
     cnn__each       *scale = cnn__each_scale(cpu);
     if (rows == 1 && r.a[3] && r.b[3]) {
-        cnn__map(cpu, f, y, a, b, NULL, NULL, n);
+        cnn__map_then(cpu, f, y, a, b, NULL, NULL, n, tail);
         return;
     }
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * n))
@@ -3011,6 +3047,7 @@ static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *
                              op == '*' ? 0.0f : op == '-' && !turned ? -number : number };
         if (r.a[3] && r.b[3]) f(to, v, NULL, NULL, n);
         else                  scale(to, NULL, NULL, k, n);
+        cnn__finish(tail, y, to - y, n);
     }
 }
 
@@ -3190,23 +3227,23 @@ static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *varian
     }
 }
 
-/* y = (x - mean) rstd w + b; w, b NULL count as 1, 0. */
+/* y = (x - mean) rstd w + b, then the tail; w, b NULL count as 1, 0; y may be x. */
 static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
-                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane)
+                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane,
+                           const cnn__tail *tail)
 {
     cnn__each *f = cnn__each_standardize(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
     for (int i = 0; i < n * c; i++) {
         const int   ch = i % c;
         const float k[3] = { mean[ch], w ? rstd[ch] * w[ch] : rstd[ch], b ? b[ch] : 0.0f };
-        memcpy(y + i * plane, x + i * plane, (size_t)plane * sizeof *y);
-        f(y + i * plane, NULL, NULL, k, plane);
+        cnn__apply(f, y, x, NULL, NULL, k, i * plane, (i + 1) * plane, tail);
     }
 }
 
 /* With M = N*P and X = (x - mean) rstd:  db += sum dy,  dw += sum dy X,
    dx += w rstd (dy - sum(dy)/M - X sum(dy X)/M), because mean and rstd depend on x too. Each of dx, dw, db
-   may be NULL. */
+   may be NULL; where dx lies in the place of dy it is set. */
 static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
                                 const float *x, const float *mean, const float *rstd, const float *w, int n,
                                 int c, ptrdiff_t plane)
@@ -3228,7 +3265,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
                              w ? w[i] * rstd[i] : rstd[i] };
         for (int s = 0; dx && s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            f(dx + at, dy + at, x + at, k, plane);
+            cnn__apply_back(f, dx, dy, x, k, at, at + plane);
         }
     }
 }
@@ -3825,7 +3862,8 @@ static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode)
     const cnn_tensor *a = y->in[0], *b = y->in[1];
     const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
     (void)mode;
-    cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape);
+    cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape,
+                   cnn__of(y)->tail);
 }
 static void cnn__binary_backward(cnn_tensor *y)
 {
@@ -4177,7 +4215,7 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
     }
     for (int i = 0; i < c; i++) rstd[i] = 1 / sqrtf(var[i] + t.eps);
     cnn__normalize(&y->graph->cpu, y->data, x, mean, rstd, t.w ? t.w->data : NULL, t.b ? t.b->data : NULL, n,
-                   c, plane);
+                   c, plane, cnn__of(y)->tail);
 }
 static void cnn__batch_norm_backward(cnn_tensor *y)
 {
@@ -4195,7 +4233,8 @@ static const cnn_field cnn__batch_norm_fields[] = {
 CNN__ROOM cnn_op_batch_norm = {
     .name = "batch_norm", .shape = cnn__batch_norm_shape, .forward = cnn__batch_norm_forward,
     .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
-    .flags = CNN_READS_X, .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields };
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_batch_norm_args),
+    .fields = cnn__batch_norm_fields };
 
 /* ---- softmax_cross_entropy --------------------------------------------------------------------------------
  *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) [k = label] + e/C)
@@ -5637,9 +5676,11 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
         if (mode == CNN_TRAIN && v->t.needs_grad && v->t.op && (v->t.op->flags & CNN_READS_Y))
             v->last[mode] = v->last[mode] < 2 * n - 1 - i ? 2 * n - 1 - i : v->last[mode];
         v->grad_first = i;
-        v->alias[mode] = NULL;
+        v->alias[mode] = v->joined[mode] = NULL;
+        v->users = 0;
         for (int k = 0; k < v->t.n_in; k++) {
             cnn__node *x = cnn__of(v->t.in[k]);
+            x->users++;
             int        until = i;
             if (mode == CNN_TRAIN && v->t.needs_grad && (v->t.op->flags & CNN_READS_X)) until = 2 * n - 1 - i;
             if (&v->t == g->loss) until = end;
@@ -5652,7 +5693,7 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
         if (!x || !x->t.op || !(v->t.op->flags & CNN_INPLACE) || x->last[mode] != i) continue;
         if (!cnn__same_elements(v, x)) continue;
-        v->alias[mode] = x;
+        v->alias[mode] = x, x->joined[mode] = v;
         x->last[mode] = i - 1;
     }
     /* Gradients in place: that of y is done with when y's backward has run, so that of its first operand may
@@ -6037,8 +6078,52 @@ static void cnn__seen(cnn_tensor *y, cnn__moment moment)
 
 static float cnn__no_result(void) { return (float)NAN; }
 
+/* ---- Joined nodes: batch norm, add, relu in one pass over memory ----
+
+   Nodes that run in place of batch_norm, add, sub or mul join it: their formulas are applied to each piece of
+   its result while that is in the L1 cache, and their rooms are skipped. Joined are relu, leaky_relu, clamp
+   and the addition of a tensor of the same shape that is there already; each must be the only user of the
+   node before it. What can be read stays readable: the memory plan runs in place only of values that nobody
+   reads again, so never of what is kept. The bits are those of the rooms. Nodes are not joined on a device,
+   nor while profile, trace or doctor look on. */
+
+/* Add the formula of y to the tail behind `head`, or say no. */
+static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *tail)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    const int       s = tail->steps;
+    if (s == (int)(sizeof tail->step / sizeof *tail->step)) return false;
+    float *k = tail->step[s].k;
+    tail->step[s].a = NULL;
+    if (y->op == &cnn_op_relu) tail->step[s].f = cnn__each_relu(cpu);
+    else if (y->op == &cnn_op_leaky_relu) tail->step[s].f = cnn__each_leaky(cpu), k[0] = cnn__leaky_slope(y);
+    else if (y->op == &cnn_op_clamp) tail->step[s].f = cnn__each_clamp(cpu), cnn__clamp_constants(y, k);
+    else if (y->op == &cnn_op_add && cnn__same(y, y->in[1]) && y->in[1]->index < head->index)
+        tail->step[s].f = cnn__each_add(cpu), tail->step[s].a = y->in[1]->data;
+    else return false;
+    tail->steps++;
+    return true;
+}
+
+/* The tail behind v in this run; its nodes count as run. */
+static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
+{
+    const cnn_op *op = v->t.op;
+    cnn_graph    *g = v->t.graph;
+    cnn__tail     tail = { .steps = 0 };
+    if (g->config.backend || g->probe) return tail;
+    if (op != &cnn_op_batch_norm && op != &cnn_op_add && op != &cnn_op_sub && op != &cnn_op_mul) return tail;
+    for (cnn__node *x = v, *y; x->users == 1; x = y) {
+        y = x->joined[mode];
+        if (!y || y->mark != g->walk || !cnn__joins(&y->t, &v->t, &tail)) break;
+        y->stamp = g->run;
+    }
+    return tail;
+}
+
 static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
 {
+    if (v->stamp == v->t.graph->run) return true;           /* it joined another */
     cnn_tensor  *y = &v->t;
     cnn_graph   *g = y->graph;
     unsigned     side = v->kernel ? CNN__DEVICE : CNN__HOST;
@@ -6047,12 +6132,14 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
     cnn__wrote(y, CNN__DATA, side);
     cnn__wrote(y, CNN__SAVED, side);
     cnn__seen(y, CNN__BEFORE_FORWARD);
+    const cnn__tail tail = cnn__join(v, mode);
+    v->tail = tail.steps ? &tail : NULL;
     if (!v->kernel) y->op->forward(y, mode);
     else if (!v->kernel->forward(g->config.backend, y, mode)) cnn_fail(y, "%s", g->config.backend->error);
     for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics may have been
                                                                         written */
         if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
-    v->stamp = g->run;
+    v->stamp = g->run, v->tail = NULL;
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
     return !g->error[0];
 }

@@ -355,7 +355,7 @@ static cnn_tensor *random_net(cnn_graph *g, cnn_tensor *x, cnn_tensor **pool, in
     for (int steps = test_int(4, 14); steps > 0; steps--) {
         cnn_tensor *a = pool[test_int(n > 4 ? n - 4 : 0, n - 1)], *b = pool[test_int(0, n - 1)], *y = NULL;
         int c = a->shape.c;
-        switch (test_int(0, 16)) {
+        switch (test_int(0, 19)) {
         case 0: y = cnn_relu(a); break;
         case 1: y = cnn_sigmoid(a); break;
         case 2: y = cnn_tanh(a); break;
@@ -372,6 +372,9 @@ static cnn_tensor *random_net(cnn_graph *g, cnn_tensor *x, cnn_tensor **pool, in
         case 13: y = b->shape.c == c ? cnn_mul(a, b) : cnn_mul(a, cnn_global_avg_pool(a)); break;
         case 14: y = b->shape.c == c ? cnn_sub(b, a) : cnn_sub(a, cnn_mean(a, CNN_C)); break;
         case 15: y = c + b->shape.c <= 8 ? cnn_concat(a, b) : cnn_add(a, a); break;
+        case 17: y = cnn_batch_norm(cnn_conv2d(a, c, 3, .pad = 1, .no_bias = 1)), y = cnn_relu(b->shape.c == c ? cnn_add(y, b) : y); break;
+        case 18: y = cnn_leaky_relu(cnn_clamp(cnn_batch_norm(a), .low = -1, .high = 0.7f)); break;
+        case 19: y = cnn_relu(b->shape.c == c ? cnn_mul(a, b) : cnn_sub(a, cnn_mean(a, CNN_C))); break;
         case 16: y = cnn_reshape(cnn_relu(cnn_flatten(a)), c, a->shape.h, a->shape.w); break;
         }
         pool[n++] = y;
@@ -431,6 +434,45 @@ static void plans_do_not_change_results(void)
         for (int i = 0; i < POOL; i++) free(value[i]);
         test__state = keep;
     }
+}
+
+/* Batch norm, add and rectifiers in one pass (see cnn__joins): the bits of the rooms, on planes of several pieces, for
+   any number of threads; and only what the plan has given up is out of reach. */
+static void joined_nodes(void)
+{
+    enum { B = 3, C = 5, H = 53, W = 47, N = B * C * H * W };
+    float *image = test_floats(N), *value[4], loss[4][3], w[4][2 * 64 + 64];
+    size_t m = 0;
+    test_fill(image, N, -2, 2);
+    for (int way = 0; way < 4; way++) {                 /* 0: all kept; 1: joined; 2: on two threads; 3: in portable C */
+        cnn_graph  *g = cnn_new(.max_batch = B, .seed = 3, .threads = way == 2 ? 2 : 1, .isa = way == 3 ? CNN_ISA_C : CNN_ISA_AUTO);
+        cnn_tensor *x = cnn_input(g, C, H, W), *s = cnn_scale(x, 0.5f, 0.1f), *bn = cnn_batch_norm(x), *sum = cnn_add(bn, s);
+        cnn_tensor *y = cnn_clamp(cnn_leaky_relu(sum), .low = -0.005f, .high = 1), *J = cnn_mean(cnn_mul(y, y));
+        if (way == 0) cnn_keep(bn), cnn_keep(sum), cnn_keep(y->in[0]);
+        if (!compiled(g, J)) { cnn_free(g); return; }
+        poison(g);
+        for (int step = 0; step < 2; step++) {
+            cnn_set(x, image, N);
+            loss[way][step] = cnn_forward(J, CNN_TRAIN);
+            CHECK_INT(cnn__of(y)->stamp, g->run);
+            cnn_backward(J), cnn_step(g, .lr = 0.1f);
+        }
+        loss[way][2] = cnn_forward(J, CNN_EVAL);
+        const float *p = cnn_flat_params(g, &m);
+        CHECK(m <= sizeof w[0] / sizeof *p), memcpy(w[way], p, m * sizeof *p);
+        value[way] = test_floats(2 * N);
+        cnn_forward(y, CNN_EVAL), CHECK(cnn_get(y, value[way], N));
+        cnn_forward(bn, CNN_EVAL), CHECK(cnn_get(bn, value[way] + N, N));       /* asked for alone: not joined */
+        if (way == 1) {
+            cnn_forward(y, CNN_EVAL), CHECK(!cnn_map_read(bn));
+            CHECK(cnn_error(g) && strstr(cnn_error(g), "its memory has been used again"));
+            cnn_free(g);
+        } else no_error(g);
+        CHECK_MSG(memcmp(loss[0], loss[way], sizeof loss[0]) == 0 && memcmp(w[0], w[way], m * sizeof *p) == 0, "way %d", way);
+        CHECK_MSG(memcmp(value[0], value[way], 2 * N * sizeof *image) == 0, "values differ (way %d)", way);
+    }
+    for (int way = 0; way < 4; way++) free(value[way]);
+    free(image);
 }
 
 /* What cnn_plan says is what compile takes, and nothing is allocated while running. */
@@ -1130,6 +1172,7 @@ int main(int argc, char **argv)
     RUN(every_allocation_fails);
     RUN(same_bits_for_any_number_of_threads);
     RUN(plans_do_not_change_results);
+    RUN(joined_nodes);
     RUN(plan_is_what_compile_takes);
     RUN(memory_of_the_caller);
     RUN(inference_takes_less);
