@@ -1,17 +1,19 @@
-/* cifar10.c - small pictures in ten classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
+/* cifar10.c - small pictures in ten classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship,
+   truck.
 
      cc -std=c99 -O2 -fopenmp examples/cifar10.c -I. -o cifar10 -lm
      ./cifar10 RECIPE DIRECTORY [SEED [EPOCHS]]           RECIPE: fast, best, resnet20
 
-   DIRECTORY holds data_batch_1.bin ... data_batch_5.bin and test_batch.bin, which is CIFAR-10's "binary version
-   (suitable for C programs)" from https://www.cs.toronto.edu/~kriz/cifar.html, unpacked (Krizhevsky 2009).
+   DIRECTORY holds data_batch_1.bin ... data_batch_5.bin and test_batch.bin, which is CIFAR-10's "binary
+   version (suitable for C programs)" from https://www.cs.toronto.edu/~kriz/cifar.html, unpacked (Krizhevsky
+   2009).
 
-   fast and best are one short, wide net without skips, trained in few epochs at a high learning rate (Page 2018,
-   "How to train your ResNet"; Jordan 2024, "94 % on CIFAR-10 in 3.29 seconds on a single GPU"): its first layer is
-   not learned but computed, so that what leaves it is white; each convolution starts as the identity; biases learn 64
-   times as fast as weights. resnet20 is the net of He et al. 2015 with the usual augmentation. The weights judged are
-   those of the last epoch, once, on the 10,000 test pictures; the answer to a picture is the mean of the answers to it
-   and to its mirror image (without it: the second figure). */
+   fast and best are one short, wide net without skips, trained in few epochs at a high learning rate (Page
+   2018, "How to train your ResNet"; Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU"): its first
+   layer is not learned but computed, so that what leaves it is white; each convolution starts as the identity;
+   biases learn 64 times as fast as weights. resnet20 is the net of He et al. 2015 with the usual augmentation.
+   The weights judged are those of the last epoch, once, on the 10,000 test pictures; the answer to a picture
+   is the mean of the answers to it and to its mirror image (without it: the second figure). */
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include <time.h>
@@ -29,7 +31,8 @@ typedef struct recipe {
 
 /* ---- The short, wide net ---- */
 
-/* Eigenvectors of a symmetric matrix by Jacobi's rotations (1846): a becomes diagonal, the columns of v are them. */
+/* Eigenvectors of a symmetric matrix by Jacobi's rotations (1846): a becomes diagonal, v holds them in its
+   columns. */
 static void eigen(double a[PATCH][PATCH], double v[PATCH][PATCH])
 {
     for (int i = 0; i < PATCH; i++)
@@ -56,8 +59,9 @@ static void eigen(double a[PATCH][PATCH], double v[PATCH][PATCH])
             }
 }
 
-/* Filters (WHITE,3,2,2) whose answers to the patches of the first pictures are uncorrelated and of deviation 1: the
-   eigenvectors of the patches' covariance, each divided by the root of its eigenvalue, and each once more negated. */
+/* Filters (WHITE,3,2,2) whose answers to the patches of the first pictures are uncorrelated and of deviation
+   1: the eigenvectors of the patches' covariance, each divided by the root of its eigenvalue, and each once
+   more negated. */
 static bool whitening(const cnn_dataset *d, float *filter)
 {
     enum { PICTURES = 2000 };
@@ -99,16 +103,17 @@ static T *conv_bn(T *x, int channels)
 static T *wide(cnn_graph *g, T *x, const recipe *r, const float *whiten)
 {
     T *white = cnn_const(g, (cnn_shape){ WHITE, IN, 2, 2 }, whiten);
-    T *h = cnn_gelu(cnn_conv2d(x, WHITE, 2, .weight = white));                          /* (N,24,31,31) */
+    T *h = cnn_silu(cnn_conv2d(x, WHITE, 2, .weight = white));                          /* (N,24,31,31) */
     for (int i = 0; i < 3; i++) {                                                       /* 31 -> 15 -> 7 -> 3 */
         h = cnn_conv2d(h, r->width[i], 3, .pad = 1, .no_bias = 1);
-        h = cnn_gelu(cnn_batch_norm(cnn_max_pool(h, 2), .momentum = 0.4f));
-        h = cnn_gelu(conv_bn(h, r->width[i]));
+        h = cnn_silu(cnn_batch_norm(cnn_max_pool(h, 2), .momentum = 0.4f));
+        h = cnn_silu(conv_bn(h, r->width[i]));
     }
     return cnn_scale(cnn_dense(cnn_max_pool(h, 3), 10, .no_bias = 1), 1 / 9.0f);
 }
 
-/* Each 3x3 filter k < C becomes the identity of channel k: what comes in goes through (Zagoruyko, Komodakis 2017). */
+/* Each 3x3 filter k < C becomes the identity of channel k: what comes in goes through (Zagoruyko, Komodakis
+   2017). */
 static void start_as_identity(cnn_graph *g)
 {
     for (int layer = 2; ; layer++) {
@@ -132,7 +137,7 @@ static T *resnet20(cnn_graph *g, T *x, const recipe *r, const float *whiten)
     for (int i = 0; i < 9; i++) {
         const int channels = r->width[i / 3], stride = i == 3 || i == 6 ? 2 : 1;
         T *f = cnn_relu(cnn_batch_norm(cnn_conv2d(h, channels, 3, .stride = stride, .pad = 1, .no_bias = 1)));
-        if (stride == 2)                                    /* the skip without parameters: every other pixel, then zeros */
+        if (stride == 2)                    /* the skip without parameters: every other pixel, then zeros */
             h = cnn_pad(cnn_slice(cnn_slice(h, CNN_H, 0, 0, .step = 2), CNN_W, 0, 0, .step = 2),
                         .back = channels - r->width[i / 3 - 1]);
         h = cnn_relu(cnn_add(conv_bn(f, channels), h));
@@ -152,43 +157,15 @@ static const recipe recipes[] = {
 /* ---- Training and judging ---- */
 
 /* The learning rate: from 0.2 up to 1 in the first quarter, then down to 0.07. */
-static float triangle(float p) { return p < 0.23f ? 0.2f + 0.8f * p / 0.23f : 1 - 0.93f * (p - 0.23f) / 0.77f; }
-
-/* The shares of pictures that are classified right: alone, and together with their mirror images. In two epochs in
-   succession CNN_FLIP_ALTERNATE shows each picture once as it is and once mirrored. */
-static void judge(cnn_graph *g, T *x, T *logits, const cnn_dataset *d, double right[2])
+static float triangle(float p, void *user)
 {
-    static float one[1024 * 10], other[1024 * 10];
-    const cnn_augment mirror = { .flip = CNN_FLIP_ALTERNATE };
-    int count[2] = { 0, 0 }, n;
-    for (int first = 0; first < d->count; first += n) {
-        if ((n = cnn_feed(x, NULL, d, first)) <= 0) break;
-        cnn_forward(logits, CNN_EVAL);
-        if (!cnn_get(logits, one, (size_t)n * 10)) break;
-        for (int pass = 0; pass < 2; pass++) {
-            for (int i = 0; i < n; i++) {
-                int best = 0;
-                for (int k = 1; k < 10; k++) if (one[i * 10 + k] > one[i * 10 + best]) best = k;
-                count[pass] += best == d->labels[d->order ? d->order[first + i] : first + i];
-            }
-            for (int k = 0; pass == 0 && k < 2; k++) {
-                cnn_feed_augmented(x, NULL, d, first, mirror, k);
-                cnn_forward(logits, CNN_EVAL);
-                if (!cnn_get(logits, k == 0 ? one : other, (size_t)n * 10)) return;
-            }
-            for (int i = 0; pass == 0 && i < n * 10; i++) one[i] += other[i];
-        }
-    }
-    right[0] = cnn_error(g) ? 0 : (double)count[0] / d->count;
-    right[1] = cnn_error(g) ? 0 : (double)count[1] / d->count;
+    (void)user;
+    return p < 0.23f ? 0.2f + 0.8f * p / 0.23f : 1 - 0.93f * (p - 0.23f) / 0.77f;
 }
-
-static double now(void) { return (double)time(NULL); }
 
 static int train(const recipe *r, cnn_dataset *data, const cnn_dataset *test, uint64_t seed, int epochs)
 {
     static float whiten[WHITE * PATCH];
-    double right[2] = { 0, 0 }, begin = now();
     if (!whitening(data, whiten)) return fprintf(stderr, "out of memory\n"), 1;
     cnn_graph *g = cnn_new(.max_batch = r->batch, .seed = seed);
     T *x = cnn_input(g, IN, 32, 32), *t = cnn_labels(g), *logits = r->net(g, x, r, whiten);
@@ -196,35 +173,27 @@ static int train(const recipe *r, cnn_dataset *data, const cnn_dataset *test, ui
     if (cnn_compile(g, loss)) {
         printf("%s: %zu weights, %.1f million multiply-adds a picture, %d epochs, seed %llu\n", r->name,
                cnn_param_count(g), cnn_multiply_adds(g) / 1e6, epochs, (unsigned long long)seed);
+        fflush(stdout);
         if (r->net == wide) start_as_identity(g);
         cnn_set_lr_scale(g, "*.bias", r->bias_lr);
     }
-    const int steps = data->count / r->batch;               /* whole batches only */
-    for (int epoch = 0; epoch < epochs && !cnn_error(g); epoch++) {
-        double sum = 0;
-        cnn_shuffle(data, seed + (uint64_t)epoch);
-        for (int i = 0; i < steps && !cnn_error(g); i++) {
-            const float progress = ((float)epoch + (float)i / (float)steps) / (float)epochs;
-            cnn_feed_augmented(x, t, data, i * r->batch, r->augment, epoch);
-            sum += (double)cnn_forward(loss, CNN_TRAIN);
-            cnn_backward(loss);
-            cnn_step(g, .lr = r->lr * triangle(progress), .momentum = r->momentum, .nesterov = 1,
-                     .weight_decay = r->decay);
-            if (i % 10 == 9)
-                fprintf(stderr, "\repoch %d/%d, batch %d/%d, loss %.4f, %.0f s ", epoch + 1, epochs, i + 1, steps,
-                        sum / (i + 1), now() - begin);
-        }
-        if (steps) fprintf(stderr, "\n");
-    }
-    const double seconds = now() - begin;
-    judge(g, x, logits, test, right);
-    if (!cnn_error(g)) {
-        printf("%s, seed %llu: test accuracy %.2f %% (%.2f %% without mirror images), trained in %.0f s\n", r->name,
-               (unsigned long long)seed, 100 * right[1], 100 * right[0], seconds);
-        if (cnn_save(g, "cifar10.safetensors")) printf("wrote cifar10.safetensors\n");
-    }
-    const int failed = cnn_error(g) != NULL;
+    cnn_history  history = { 0 };
+    const time_t begin = time(NULL);
+    cnn_fit(loss, logits, data, .epochs = epochs, .lr = r->lr, .schedule = triangle, .momentum = r->momentum,
+            .nesterov = 1, .weight_decay = r->decay, .augment = r->augment, .progress = cnn_print_progress,
+            .history = &history);
+    const double seconds = difftime(time(NULL), begin);
+    const double alone = cnn_evaluate(loss, logits, test).accuracy;
+    const double both  = cnn_evaluate_flipped(loss, logits, test).accuracy;
+    const int    failed = cnn_error(g) != NULL;
     if (failed) fprintf(stderr, "%s\n", cnn_error(g));
+    else {
+        printf("%s, seed %llu: test accuracy %.2f %% (%.2f %% without mirror images), trained in %.0f s\n",
+               r->name, (unsigned long long)seed, 100 * both, 100 * alone, seconds);
+        if (cnn_save(g, "cifar10.safetensors") && cnn_history_svg(&history, "cifar10.svg"))
+            printf("wrote cifar10.safetensors and cifar10.svg, the curves of the training\n");
+    }
+    cnn_history_free(&history);
     cnn_free(g);
     return failed;
 }
@@ -234,7 +203,8 @@ int main(int argc, char **argv)
     const recipe *r = NULL;
     for (size_t i = 0; argc > 2 && i < sizeof recipes / sizeof *recipes; i++)
         if (strcmp(argv[1], recipes[i].name) == 0) r = &recipes[i];
-    if (!r || argc > 5) return fprintf(stderr, "usage: %s fast|best|resnet20 DIRECTORY [SEED [EPOCHS]]\n", argv[0]), 2;
+    if (!r || argc > 5)
+        return fprintf(stderr, "usage: %s fast|best|resnet20 DIRECTORY [SEED [EPOCHS]]\n", argv[0]), 2;
 
     char        path[6][1024];
     const char *paths[6];
@@ -249,7 +219,8 @@ int main(int argc, char **argv)
     if (error) fprintf(stderr, "%s (the head of cifar10.c says where CIFAR-10 is to be had)\n", error);
     else {
         cnn_standardize(&data, &data), cnn_standardize(&test, &data);
-        status = train(r, &data, &test, argc > 3 ? strtoull(argv[3], NULL, 10) : 1, argc > 4 ? atoi(argv[4]) : r->epochs);
+        status = train(r, &data, &test, argc > 3 ? strtoull(argv[3], NULL, 10) : 1,
+                       argc > 4 ? atoi(argv[4]) : r->epochs);
     }
     cnn_dataset_free(&data), cnn_dataset_free(&test);
     return status;

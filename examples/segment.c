@@ -151,7 +151,7 @@ static bool judge(cnn_tensor *x, cnn_tensor *logits, work *w, uint64_t seed)
 
 int main(int argc, char **argv)
 {
-    int      batches = argc > 1 ? atoi(argv[1]) : 400, status = 1;
+    int      batches = argc > 1 ? atoi(argv[1]) : 1000, status = 1;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
     if (argc > 3 || batches < 1) return fprintf(stderr, "usage: %s [BATCHES [SEED]]\n", argv[0]), 2;
 
@@ -172,8 +172,8 @@ int main(int argc, char **argv)
         mean += (double)cnn_forward(loss, CNN_TRAIN);
         cnn_backward(loss);
         cnn_step(g, .lr = 0.005f * cnn_one_cycle((float)(b - 1) / (float)batches, NULL));
-        if (b % 50 && b < batches) continue;
-        int since = b % 50 ? b % 50 : 50;
+        if (b % 100 && b < batches) continue;
+        int since = b % 100 ? b % 100 : 100;
         printf("batch %4d  loss %.4f  %3.0f s\n", b, mean / since, difftime(time(NULL), start));
         fflush(stdout), mean = 0;
     }
