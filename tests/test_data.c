@@ -125,7 +125,8 @@ static void cifar_files(void)
         }
     }
     size_t n = cifar(file, MANY, 10);
-    try_file(CIFAR10, file, n - 1, "cifar: 15364 bytes are not a whole number of CIFAR-10 records of 3073 bytes");
+    try_file(CIFAR10, file, n - 1,
+        "cifar: 15364 bytes are not a whole number of CIFAR-10 records of 3073 bytes");
     try_file(CIFAR10, file, 0, "cifar: 0 bytes are not a whole number of CIFAR-10 records of 3073 bytes");
     file[3073] = 10;
     try_file(CIFAR10, file, n, "cifar: record 2 begins with 10, 31: these are no labels of CIFAR-10");
@@ -164,7 +165,8 @@ static void csv_says(const char *text, cnn_csv_args a, const char *message)
 }
 static void csv_files(void)
 {
-    static const char text[] = "\xEF\xBB\xBF" "a,b,class,c\r\n 1, -2.5e1 ,3,+.25\r\n\r\n4,5.,0,6E-2\n7,8,255,-0.1";
+    static const char text[] = "\xEF\xBB\xBF" "a,b,class,c\r\n"
+        " 1, -2.5e1 ,3,+.25\r\n\r\n4,5.,0,6E-2\n7,8,255,-0.1";
     static const float want[9] = { 0.5f, -12.5f, 0.125f, 2, 2.5f, 0.03f, 3.5f, 4, -0.05f };
     const cnn_csv_args a = { .label = 3, .skip = 1, .scale = 0.5f };
     cnn_dataset d = cnn_csv_memory(text, sizeof text - 1, a);
@@ -191,7 +193,8 @@ static void csv_files(void)
     for (int i = 0; i < 20000; i++) {
         char   number[64];
         double v = test_uniform(-1, 1) * pow(10, test_int(-44, 38));
-        snprintf(number, sizeof number, test_chance(50) ? "%.*e" : test_chance(50) ? "%.*f" : "%.*g", test_int(0, 20), v);
+        snprintf(number, sizeof number, test_chance(50) ? "%.*e" : test_chance(50) ? "%.*f" : "%.*g",
+            test_int(0, 20), v);
         if (fabs(strtod(number, NULL)) > 3e38) continue;
         d = cnn_csv_memory(number, strlen(number), (cnn_csv_args){ 0 });
         double want_v = strtod(number, NULL), near = 1.2e-7 * fabs(want_v) + 1.5e-45;
@@ -208,11 +211,16 @@ static void csv_files(void)
     csv_says("1,2\n\n3,1 2\n", (cnn_csv_args){ 0 }, "csv, line 3, column 2: \"1 2\" is no number that fits");
     csv_says("1,2\n3\n", (cnn_csv_args){ 0 }, "csv, line 2: 1 columns, the first line has 2");
     csv_says("1,2\n3,4,5\n", (cnn_csv_args){ 0 }, "csv, line 2: 3 columns, the first line has 2");
-    csv_says("1,2\n3,4.5\n", (cnn_csv_args){ .label = 2 }, "csv, line 2: label 4.5 is no whole number from 0 to 255");
-    csv_says("1,2\n3,256\n", (cnn_csv_args){ .label = -1 }, "csv, line 2: label 256 is no whole number from 0 to 255");
-    csv_says("1,2\n", (cnn_csv_args){ .label = -3 }, "csv: label is column -3, but the first line has 2 columns");
-    csv_says("1,2\n", (cnn_csv_args){ .label = 3 }, "csv: label is column 3, but the first line has 2 columns");
-    csv_says("1,2\n", (cnn_csv_args){ .h = 2, .w = 2 }, "csv: samples of (1,2,2), but the first line has 2 values");
+    csv_says("1,2\n3,4.5\n", (cnn_csv_args){ .label = 2 },
+        "csv, line 2: label 4.5 is no whole number from 0 to 255");
+    csv_says("1,2\n3,256\n", (cnn_csv_args){ .label = -1 },
+        "csv, line 2: label 256 is no whole number from 0 to 255");
+    csv_says("1,2\n", (cnn_csv_args){ .label = -3 },
+        "csv: label is column -3, but the first line has 2 columns");
+    csv_says("1,2\n", (cnn_csv_args){ .label = 3 },
+        "csv: label is column 3, but the first line has 2 columns");
+    csv_says("1,2\n", (cnn_csv_args){ .h = 2, .w = 2 },
+        "csv: samples of (1,2,2), but the first line has 2 values");
     csv_says("1\n", (cnn_csv_args){ .label = 1 }, "csv: samples of (0,1,1), but the first line has 0 values");
     csv_says("1,2\n", (cnn_csv_args){ .c = -1 }, "csv: samples of (-1,1,1), but the first line has 2 values");
     csv_says("\x1f\x8b", (cnn_csv_args){ 0 }, "csv is gzipped: gunzip it first");
@@ -222,7 +230,8 @@ static void csv_files(void)
     for (int round = 0; round < 30000; round++) {
         char junk[40];
         size_t n = (size_t)test_int(0, (int)sizeof junk);
-        for (size_t i = 0; i < n; i++) junk[i] = signs[test_chance(70) ? test_int(0, 11) : test_int(0, (int)sizeof signs - 2)];
+        for (size_t i = 0; i < n; i++) junk[i] = signs[test_chance(70) ? test_int(0, 11) : test_int(0,
+            (int)sizeof signs - 2)];
         try_file(CSV, junk, n, NULL);
     }
     CHECK(write_file("test_data.csv", "1,2\n3,4\n", 8));
@@ -258,7 +267,8 @@ static void npy_types(void)
 {
     static const struct { const char *type; double least; double most; } types[] = {
         { "i1", -128, 127 }, { "i2", -32768, 32767 }, { "i4", -2e9, 2e9 }, { "i8", -9e15, 9e15 },
-        { "u2", 0, 65535 }, { "u4", 0, 4e9 }, { "u8", 0, 9e15 }, { "b1", 0, 1 }, { "f4", -1e6, 1e6 }, { "f8", -1e6, 1e6 } };
+        { "u2", 0, 65535 }, { "u4", 0, 4e9 }, { "u8", 0, 9e15 }, { "b1", 0, 1 }, { "f4", -1e6, 1e6 },
+            { "f8", -1e6, 1e6 } };
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (int big = 0; big < 2; big++) {
             unsigned char data[12 * 8], file[400];
@@ -267,7 +277,8 @@ static void npy_types(void)
             for (size_t i = 0; i < 12; i++) {
                 double   v = test_uniform(types[t].least, types[t].most + 0.9);
                 uint64_t bits;
-                if (types[t].type[0] != 'f') v = i == 0 ? types[t].least : floor(v), bits = (uint64_t)(int64_t)v;
+                if (types[t].type[0] != 'f') v = i == 0 ? types[t].least : floor(v),
+                    bits = (uint64_t)(int64_t)v;
                 else if (size == 8) memcpy(&bits, &v, 8);
                 else {
                     float    single = (float)v;
@@ -279,7 +290,8 @@ static void npy_types(void)
                     data[i * size + (big ? size - 1 - k : k)] = (unsigned char)(bits >> 8 * k & 255);
             }
             char header[100];
-            snprintf(header, sizeof header, "{'descr': '%c%s', 'fortran_order': False, 'shape': (3, 2, 2), }   \n",
+            snprintf(header, sizeof header,
+                "{'descr': '%c%s', 'fortran_order': False, 'shape': (3, 2, 2), }   \n",
                      size == 1 ? '|' : big ? '>' : '<', types[t].type);
             cnn_dataset d = read_as(NPY, file, npy(file, big ? 2 : 1, header, data, 12 * size));
             CHECK_STR(d.error, "");
@@ -291,7 +303,8 @@ static void npy_types(void)
     static const unsigned char half[10] = { 0x00, 0x3C, 0x00, 0xC0, 0xFF, 0x7B, 0x01, 0x00, 0x55, 0x35 };
     static const float values[5] = { 1, -2, 65504, 5.9604644775390625e-8f, 0.333251953125f };
     unsigned char file[200];
-    cnn_dataset d = read_as(NPY, file, npy(file, 3, "{'shape':(5,),'fortran_order':False,'descr':'<f2'}", half, 10));
+    cnn_dataset d = read_as(NPY, file, npy(file, 3, "{'shape':(5,),'fortran_order':False,'descr':'<f2'}",
+        half, 10));
     CHECK_STR(d.error, "");
     if (d.count == 5) CHECK_SAME_BITS(d.floats, values, 5);
     cnn_dataset_free(&d);
@@ -299,7 +312,8 @@ static void npy_types(void)
 
 static void npy_files(void)
 {
-    static const char header[] = "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 1, 2), }        \n";
+    static const char header[] =
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 3, 1, 2), }        \n";
     static const unsigned char pixels[12] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 255 };
     static const unsigned char classes[16] = { 7, 0, 0, 0, 0, 0, 0, 0, 2 };
     unsigned char file[300], labels[300];
@@ -324,12 +338,15 @@ static void npy_files(void)
         unsigned char bad[300];
         memcpy(bad, file, n);
         for (int k = test_int(1, 3); k > 0; k--)
-            bad[test_int(0, (int)n - 1)] = (unsigned char)(test_chance(50) ? test_int(32, 126) : test_int(0, 255));
+            bad[test_int(0, (int)n - 1)] = (unsigned char)(test_chance(50) ? test_int(32, 126) : test_int(0,
+                255));
         try_file(NPY, bad, n, NULL);
     }
-    m = npy(labels, 1, "{'descr': '|u1', 'fortran_order': False, 'shape': (3,)}", classes, 3), npy_label_bytes = m;
+    m = npy(labels, 1, "{'descr': '|u1', 'fortran_order': False, 'shape': (3,)}", classes, 3),
+        npy_label_bytes = m;
     try_file(NPY, file, n, "values has 2 samples, but labels has 3 labels");
-    m = npy(labels, 1, "{'descr': '|u1', 'fortran_order': False, 'shape': (2,2)}", classes, 4), npy_label_bytes = m;
+    m = npy(labels, 1, "{'descr': '|u1', 'fortran_order': False, 'shape': (2,2)}", classes, 4),
+        npy_label_bytes = m;
     try_file(NPY, file, n, "labels: labels of 2 dimensions: one number a sample is needed");
     npy_labels = NULL;
 
@@ -359,8 +376,10 @@ static void npy_files(void)
     npy_says("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", 9,
              "values: the header promises 8 bytes of elements, the file has 9");
     char want[200];
-    snprintf(want, sizeof want, "values: truncated: the header promises %zu bytes of elements, the file has 4", (size_t)SIZE_MAX);
-    npy_says("{'descr': '<f8', 'fortran_order': False, 'shape': (2147483647,2147483647,2147483647)}", 4, want);
+    snprintf(want, sizeof want,
+        "values: truncated: the header promises %zu bytes of elements, the file has 4", (size_t)SIZE_MAX);
+    npy_says("{'descr': '<f8', 'fortran_order': False, 'shape': (2147483647,2147483647,2147483647)}", 4,
+        want);
 
     CHECK(write_file("test_data.npy", file, n));
     d = cnn_load_npy("test_data.npy", NULL);
@@ -385,7 +404,8 @@ static float padded(const float *plane, int y, int x, bool reflect)
     return y < 0 || y >= H || x < 0 || x >= W ? 0 : (plane[y * W + x] - 0.25f) / 0.5f;
 }
 /* The only shift and flip that give this picture; false if none does. */
-static bool explain(const float *picture, const float *sample, int shift, bool reflect, int *dy, int *dx, int *flip)
+static bool explain(const float *picture, const float *sample, int shift, bool reflect, int *dy, int *dx,
+    int *flip)
 {
     int found = 0;
     for (int f = 0; f < 2; f++)
@@ -396,7 +416,8 @@ static bool explain(const float *picture, const float *sample, int shift, bool r
                     for (int i = 0; i < H * W && same; i++) {
                         const float *plane = sample + c * H * W;
                         float mirrored[H * W];
-                        for (int k = 0; k < H * W; k++) mirrored[k] = plane[f ? k / W * W + W - 1 - k % W : k];
+                        for (int k = 0; k < H * W;
+                            k++) mirrored[k] = plane[f ? k / W * W + W - 1 - k % W : k];
                         same = picture[c * H * W + i] == padded(mirrored, i / W + v, i % W + u, reflect);
                     }
                 if (same) *dy = v, *dx = u, *flip = f, found++;
@@ -420,13 +441,16 @@ static void shifts_and_flips(void)
         cnn_tensor *x = cnn_input(g, C, H, W);
         CHECK(cnn_compile(g, cnn_sum(x)) || cnn_error(g));
         int seen[2][5][5] = { { { 0 } } }, flips = 0;
-        CHECK_INT(cnn_feed_augmented(x, NULL, &d, 0, (cnn_augment){ .shift = 2, .flip = 1, .reflect = reflect }, 0), COUNT);
+        CHECK_INT(cnn_feed_augmented(x, NULL, &d, 0, (cnn_augment){ .shift = 2, .flip = 1,
+            .reflect = reflect }, 0), COUNT);
         for (int i = 0; i < COUNT; i++) {
             int dy = 0, dx = 0, flip = 0;
-            CHECK(explain(cnn_map_read(x) + i * C * H * W, world + i * C * H * W, 2, reflect, &dy, &dx, &flip));
+            CHECK(explain(cnn_map_read(x) + i * C * H * W, world + i * C * H * W, 2, reflect, &dy, &dx,
+                &flip));
             seen[flip][dy + 2][dx + 2]++, flips += flip;
         }
-        for (int k = 0; k < 50; k++) CHECK(((int *)seen)[k] >= 1 && ((int *)seen)[k] <= 22);    /* 8 expected */
+        for (int k = 0; k < 50; k++) CHECK(((int *)seen)[k] >= 1 && ((int *)seen)[k] <= 22);
+            /* 8 expected */
         CHECK(flips > 150 && flips < 250);
         cnn_free(g);
     }
@@ -453,7 +477,8 @@ static void flips_alternate(void)
     cnn_feed_augmented(x, NULL, &d, 0, (cnn_augment){ .flip = CNN_FLIP_ALTERNATE }, 0);
     for (int i = flips = 0; i < COUNT; i++) {
         int dy, dx, flip = 0;
-        explain(cnn_map_read(x) + i * C * H * W, world + i * C * H * W, 0, false, &dy, &dx, &flip), flips += flip;
+        explain(cnn_map_read(x) + i * C * H * W, world + i * C * H * W, 0, false, &dy, &dx, &flip),
+            flips += flip;
     }
     CHECK(flips > 150 && flips < 250);
     cnn_free(g), cnn_dataset_free(&d);
@@ -481,7 +506,8 @@ static void cutout(void)
         }
         CHECK_INT(fits, 1);
     }
-    for (int k = 0; k < H * W; k++) CHECK(centre[k] >= 1 && centre[k] <= 25);                  /* 10 expected */
+    for (int k = 0; k < H * W; k++) CHECK(centre[k] >= 1 && centre[k] <= 25);
+        /* 10 expected */
     cnn_free(g), cnn_dataset_free(&d);
 }
 
@@ -493,7 +519,8 @@ static void draws_follow_the_sample(void)
     const cnn_augment a = { .shift = 2, .flip = 1, .cutout = 2 };
     float *all[4];
     for (int run = 0; run < 4; run++) {
-        cnn_graph  *g = cnn_new(.max_batch = run == 1 ? 7 : COUNT, .seed = run == 3 ? 6 : 5, .threads = run == 1 ? 3 : 1);
+        cnn_graph  *g = cnn_new(.max_batch = run == 1 ? 7 : COUNT, .seed = run == 3 ? 6 : 5,
+            .threads = run == 1 ? 3 : 1);
         cnn_tensor *x = cnn_input(g, C, H, W);
         CHECK(cnn_compile(g, cnn_sum(x)) || cnn_error(g));
         if (run == 1) cnn_shuffle(&d, 77);
@@ -506,7 +533,8 @@ static void draws_follow_the_sample(void)
     CHECK_SAME_BITS(all[0], all[1], COUNT * N);
     for (int run = 2; run < 4; run++) {
         int same = 0;
-        for (int i = 0; i < COUNT; i++) same += memcmp(all[0] + i * N, all[run] + i * N, N * sizeof(float)) == 0;
+        for (int i = 0; i < COUNT; i++) same += memcmp(all[0] + i * N, all[run] + i * N,
+            N * sizeof(float)) == 0;
         CHECK(same < COUNT / 10);
     }
     for (int run = 0; run < 4; run++) free(all[run]);

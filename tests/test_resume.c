@@ -1,5 +1,5 @@
-/* cnn_fit beyond the plain loop: augmentation, accumulation, averages, and checkpoints. A training that is killed at
-   any moment and resumed must end in the same bits as one without a break.
+/* cnn_fit beyond the plain loop: augmentation, accumulation, averages, and checkpoints. A training that is
+   killed at any moment and resumed must end in the same bits as one without a break.
 
        cc -std=c99 -O2 -I. -o build/test_resume tests/test_resume.c -lm && build/test_resume */
 
@@ -45,7 +45,8 @@ static cnn_dataset new_data(void)
     for (int i = 0; i < SAMPLES; i++) {
         labels[i] = (unsigned char)(i % CLASSES);
         for (int k = 0; k < PIXELS; k++)
-            pixels[i * PIXELS + k] = (unsigned char)((i * 37 + k * k * 11) % 90 + (k / 12 == labels[i] ? 120 : 0));
+            pixels[i * PIXELS + k] =
+                (unsigned char)((i * 37 + k * k * 11) % 90 + (k / 12 == labels[i] ? 120 : 0));
     }
     return cnn_bytes(pixels, labels, SAMPLES, 1, SIDE, SIDE);
 }
@@ -87,7 +88,8 @@ static void accumulation(void)
     cnn_dataset d = new_data();
     net a = new_net(NULL, 4, 1, false), b = new_net(NULL, 16, 1, false);
     size_t n;
-    CHECK(cnn_fit(a.loss, a.logits, &d, .epochs = 3, .lr = 0.05f, .momentum = 0.9f, .accumulate = 4, .lr_end = 0.01f));
+    CHECK(cnn_fit(a.loss, a.logits, &d, .epochs = 3, .lr = 0.05f, .momentum = 0.9f, .accumulate = 4,
+        .lr_end = 0.01f));
     CHECK(cnn_fit(b.loss, b.logits, &d, .epochs = 3, .lr = 0.05f, .momentum = 0.9f, .lr_end = 0.01f));
     CHECK_INT(a.g->step, 15), CHECK_INT(b.g->step, 15);
     const float *p = cnn_flat_params(a.g, &n), *q = cnn_flat_params(b.g, &n);
@@ -95,16 +97,18 @@ static void accumulation(void)
     cnn_free(a.g), cnn_free(b.g), cnn_dataset_free(&d);
 }
 
-/* What is fed is what cnn_feed_augmented feeds; the validation set stays as it is; threads do not matter; two calls of
-   one epoch are one call of two. */
+/* What is fed is what cnn_feed_augmented feeds; the validation set stays as it is; threads do not matter; two
+   calls of one epoch are one call of two. */
 static void augmented_training(void)
 {
     cnn_dataset d = new_data(), v = new_data();
     const cnn_augment how = { .shift = 1, .flip = CNN_FLIP_ALTERNATE, .cutout = 2 };
     cnn_history h = { 0 };
-    net a = new_net(NULL, BATCH, 1, true), b = new_net(NULL, BATCH, 3, true), c = new_net(NULL, BATCH, 1, true);
+    net a = new_net(NULL, BATCH, 1, true), b = new_net(NULL, BATCH, 3, true);
+    net c = new_net(NULL, BATCH, 1, true);
     net plain = new_net(NULL, BATCH, 1, true);
-    CHECK(cnn_fit(a.loss, a.logits, &d, .epochs = 2, .lr = 0.05f, .augment = how, .validation = &v, .history = &h));
+    CHECK(cnn_fit(a.loss, a.logits, &d, .epochs = 2, .lr = 0.05f, .augment = how, .validation = &v,
+        .history = &h));
     cnn_score s = cnn_evaluate(a.loss, a.logits, &v);
     CHECK(h.count == 2 && h.epoch[1].validation_loss == s.loss);
     for (int i = 0; i < 2; i++) CHECK(cnn_fit(b.loss, b.logits, &d, .lr = 0.05f, .augment = how));
@@ -117,7 +121,8 @@ static void augmented_training(void)
     state p = state_of(a.g), q = state_of(b.g), r = state_of(c.g), o = state_of(plain.g);
     CHECK(same_state(p, q)), CHECK(same_state(p, r)), CHECK(!same_state(p, o));
     free(p.p), free(q.p), free(r.p), free(o.p), cnn_history_free(&h);
-    cnn_free(a.g), cnn_free(b.g), cnn_free(c.g), cnn_free(plain.g), cnn_dataset_free(&d), cnn_dataset_free(&v);
+    cnn_free(a.g), cnn_free(b.g), cnn_free(c.g), cnn_free(plain.g), cnn_dataset_free(&d),
+        cnn_dataset_free(&v);
 }
 
 static void averages(void)
@@ -135,7 +140,8 @@ static void averages(void)
     CHECK(same_state(p, q));
     CHECK(cnn_evaluate(a.loss, a.logits, &v).loss != h.epoch[0].validation_loss);
     CHECK(cnn_swap_average(a.g) && cnn_evaluate(a.loss, a.logits, &v).loss == h.epoch[0].validation_loss);
-    free(p.p), free(q.p), cnn_history_free(&h), cnn_free(a.g), cnn_free(b.g), cnn_dataset_free(&d), cnn_dataset_free(&v);
+    free(p.p), free(q.p), cnn_history_free(&h), cnn_free(a.g), cnn_free(b.g), cnn_dataset_free(&d),
+        cnn_dataset_free(&v);
 }
 
 static void mirrored_evaluation(void)
@@ -207,9 +213,12 @@ static bool stop_at(const cnn_progress *p, void *user)                 /* after 
 
 static cnn_fit_args training(net n, cnn_dataset *d, cnn_dataset *v, cnn_history *h)
 {
-    cnn_fit_args a = { .at = "here.c:3", .loss = n.loss, .logits = n.logits, .train = d, .epochs = EPOCHS, .lr = 0.02f,
-        .schedule = cnn_one_cycle, .augment = { .shift = 1, .flip = 1 }, .accumulate = 3, .average = 0.8f, .clip = 1,
-        .validation = v, .patience = 3, .history = h, .checkpoint = path, .checkpoint_every = 1, .resume = 1 };
+    cnn_fit_args a = { .at = "here.c:3", .loss = n.loss, .logits = n.logits, .train = d, .epochs = EPOCHS,
+        .lr = 0.02f,
+        .schedule = cnn_one_cycle, .augment = { .shift = 1, .flip = 1 }, .accumulate = 3, .average = 0.8f,
+            .clip = 1,
+        .validation = v, .patience = 3, .history = h, .checkpoint = path, .checkpoint_every = 1,
+            .resume = 1 };
     return a;
 }
 
@@ -254,7 +263,8 @@ static void resumed_to_the_bit(void)
     CHECK_INT(test_live, 0);
 }
 
-/* Without .resume a training begins anew and replaces the file; a finished one that is resumed has nothing to do. */
+/* Without .resume a training begins anew and replaces the file; a finished one that is resumed has nothing
+   to do. */
 static void begin_anew(void)
 {
     cnn_dataset d = new_data(), v = new_data();
@@ -280,7 +290,8 @@ static void no_place_for_it(void)
     net n = new_net(NULL, BATCH, 1, true);
     CHECK(cnn_fit(n.loss, n.logits, &d, .lr = 0.1f, .checkpoint = "no/such/directory/x"));
     CHECK_INT(n.g->step, 10);
-    CHECK(cnn_error(n.g) && strstr(cnn_error(n.g), "fit, checkpoint \"no/such/directory/x\": No such file or directory"));
+    CHECK(cnn_error(n.g) && strstr(cnn_error(n.g),
+        "fit, checkpoint \"no/such/directory/x\": No such file or directory"));
     CHECK(cnn_fit(n.loss, n.logits, &d, .lr = 0.1f));
     cnn_free(n.g), cnn_dataset_free(&d);
 }
@@ -302,7 +313,8 @@ static void write_whole(bytes b)
     if (f) fclose(f);
 }
 /* Resume from the file with some options changed: fails with this message. */
-typedef struct { const cnn_optimizer *o; int batch; uint64_t seed; int epochs, accumulate, noisy, no_patience; } change;
+typedef struct { const cnn_optimizer *o; int batch; uint64_t seed; int epochs, accumulate, noisy,
+    no_patience; } change;
 static void resume_says(const char *message, change c)
 {
     cnn_dataset d = new_data(), v = new_data();
@@ -342,11 +354,13 @@ static void hostile_checkpoints(void)
     CHECK(b.n > 300);
     for (size_t k = 0; k < b.n; k++) {
         write_whole((bytes){ b.p, k });
-        resume_says(k < 16 ? "it is not a checkpoint of cnn_fit" : "it is truncated or damaged", (change){ 0 });
+        resume_says(k < 16 ? "it is not a checkpoint of cnn_fit" : "it is truncated or damaged",
+            (change){ 0 });
     }
     for (size_t k = 0; k < b.n; k += 1 + k / 200) {
         b.p[k] ^= 16, write_whole(b), b.p[k] ^= 16;
-        resume_says(k < 8 ? "it is not a checkpoint of cnn_fit" : "it is truncated or damaged", (change){ 0 });
+        resume_says(k < 8 ? "it is not a checkpoint of cnn_fit" : "it is truncated or damaged",
+            (change){ 0 });
     }
     write_whole(b);
     resume_says("it is of a training with another optimizer", (change){ .o = cnn_adam() });
@@ -356,8 +370,10 @@ static void hostile_checkpoints(void)
     resume_says("it is of a training with epochs 4, not 5", (change){ .epochs = 5 });
     resume_says("it is of a training with accumulate 3, not 2", (change){ .accumulate = 2 });
     resume_says("it is of a training with .patience", (change){ .no_patience = 1 });
-    /* numbers that lie, with the right sum: step, epochs, fed, best epoch, epoch_step, history, averages, best */
-    static const int at[] = { 8 + 7 * 8, 8 + 9 * 8, 8 + 10 * 8, 8 + 12 * 8, 8 + 13 * 8, 8 + 14 * 8, 8 + 15 * 8, 8 + 16 * 8 };
+    /* numbers that lie, with the right sum: step, epochs, fed, best epoch, epoch_step, history, averages,
+       best */
+    static const int at[] = { 8 + 7 * 8, 8 + 9 * 8, 8 + 10 * 8, 8 + 12 * 8, 8 + 13 * 8, 8 + 14 * 8,
+        8 + 15 * 8, 8 + 16 * 8 };
     for (size_t k = 0; k < sizeof at / sizeof *at; k++) {
         unsigned char was = b.p[at[k] + 7];
         b.p[at[k] + 7] = 0xFF, seal(b), write_whole(b), b.p[at[k] + 7] = was;
@@ -390,7 +406,7 @@ static void allocations_fail(void)
         bool good = cnn_fit_(a);
         done = test_until_failure > 0, test_until_failure = -1;
         if (!good) CHECK_MSG(cnn_error(m.g) && strstr(cnn_error(m.g), "out of memory"), "allocation %ld", k);
-        else CHECK(done || k > 4);                                       /* one for a checkpoint stops nothing */
+        else CHECK(done || k > 4);                       /* one for a checkpoint stops nothing */
         cnn_history_free(&h);
         CHECK(test_live <= before + 1);                                  /* the averages are the graph's */
         cnn_free(m.g);
@@ -419,7 +435,8 @@ static void killed_at_any_moment(void)
         pid_t child = fork();
         if (child == 0) {
             net m = new_net(cnn_adam(), BATCH, 1, true);
-            a = training(m, &d, &v, NULL), a.epochs = 60, a.patience = 60, a.checkpoint_every = 1 + rounds % 7;
+            a = training(m, &d, &v, NULL), a.epochs = 60, a.patience = 60,
+                a.checkpoint_every = 1 + rounds % 7;
             bool  good = cnn_fit_(a);
             state s = state_of(m.g);
             FILE *f = good ? fopen(result, "wb") : NULL;
@@ -434,7 +451,7 @@ static void killed_at_any_moment(void)
         nanosleep(&t, NULL);
         kill(child, SIGKILL);
         while (waitpid(child, &status, 0) < 0 && errno == EINTR) { }
-        if (WIFSIGNALED(status)) killed++, rest = rest || fopen(path, "rb") != NULL;
+        if (WIFSIGNALED(status)) killed++, rest = rest || access(path, R_OK) == 0;
         else ended = CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0) ? 1 : -1;
     }
     CHECK_INT(ended, 1);
@@ -451,9 +468,10 @@ static void killed_at_any_moment(void)
 #endif
 }
 
-/* ---- The optimizer of a model file goes on without being named; one that is nobody's must be handed over ---- */
+/* ---- The optimizer of a model file goes on without being named; the program's own must be ---- */
 
-static void own_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a, long step)
+static void own_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
+    long step)
 {
     (void)slot, (void)step;
     for (size_t i = 0; i < n; i++) w[i] -= a->lr * dw[i];
@@ -461,7 +479,8 @@ static void own_update(float *w, const float *dw, float *const *slot, size_t n, 
 static void optimizer_from_the_file(void)
 {
     static const cnn_optimizer own = { "own", 0, own_update };
-    const cnn_optimizer *const all[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad(), &own };
+    const cnn_optimizer *const all[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad(),
+        &own };
     cnn_dataset d = new_data();
     for (int o = 0; o < 6; o++) {
         net n = new_net(all[o], BATCH, 1, true);
@@ -475,7 +494,8 @@ static void optimizer_from_the_file(void)
                   "it was trained by the optimizer \"own\": hand it to cnn_load in .optimizer"));
         else {
             CHECK_STR(cnn_error(g), NULL);
-            CHECK(cnn_fit(n.loss, n.logits, &d, .lr = 0.01f) && cnn_fit(cnn_loss(g), cnn_output(g), &d, .lr = 0.01f));
+            CHECK(cnn_fit(n.loss, n.logits, &d, .lr = 0.01f) && cnn_fit(cnn_loss(g), cnn_output(g), &d,
+                .lr = 0.01f));
             state p = state_of(n.g), q = state_of(g);
             CHECK(same_state(p, q));
             free(p.p), free(q.p);
