@@ -1572,6 +1572,171 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         }                                                                                                    \
     }
 
+/* Kernels for what is small: pooling, and 3x3 depthwise convolution with stride 1. One text again.
+
+   windows: W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
+            at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the
+            last NaN if there is one, and the bits of at[l] are its distance from the start of window l. Reads
+            nothing beyond the last window. Floor: with stride 2 a load and a shuffle for W elements.
+   depth:   y (+)= b + x * w on one plane: w stays in registers, and a block of 4 rows of W outputs loads each
+            input row three times, for 36 multiply-adds in 18 loads. It goes down columns of blocks, so that
+            masks are made once a column. Lanes outside the image are loaded as zeros, rows outside are left
+            out: no copy with borders. Floor: 9 multiply-adds an output.
+   depth_w: dw += dy * x on one plane, the nine sums in registers. Floor: 9 multiply-adds an element of dy. */
+typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
+typedef void cnn__windows(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
+typedef void cnn__depth(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
+typedef void cnn__depth_w(const cnn__image *, float *dw, const float *x, const float *dy);
+
+/* A mask, where there are no better ones: lanes from <= l < to. */
+typedef struct { int from, to; } cnn__lanes;
+static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
+
+/* The float with these bits: a number that travels in a vector of floats. */
+static inline float cnn__float_of(uint32_t bits)
+{
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+#define CNN__SMALL_KERNELS(isa, TARGET, V, M, W, SET1, LOAD, MASK, LOAD_MASKED, STORE, ADD, FMA,             \
+                           SUM4, SPLIT, LARGER)                                                              \
+    TARGET static CNN__INLINE void cnn__window_##isa(const int kh, const int kw, const int sw,               \
+                                                     const bool sum, const float *x, ptrdiff_t w, float *y,  \
+                                                     float *at)                                              \
+    {                                                                                                        \
+        V r = SET1(0.0f), which = SET1(0.0f), v[2];                                                          \
+        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
+            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
+                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
+                if (sw == 2) SPLIT(v, x + i * w + j);                                                        \
+                else v[0] = LOAD(x + j + i * w);                                                             \
+                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
+                    if (sum) { r = ADD(r, v[e]); continue; }                                                 \
+                    const V tag = SET1(cnn__float_of((uint32_t)(i * w + j + e)));                            \
+                    if (i + j + e == 0) r = v[e], which = tag;                                               \
+                    else LARGER(&r, &which, v[e], tag);                                                      \
+                }                                                                                            \
+            }                                                                                                \
+        STORE(y, r);                                                                                         \
+        if (!sum) STORE(at, which);                                                                          \
+    }                                                                                                        \
+    TARGET static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y,     \
+                                          float *at)                                                         \
+    {                                                                                                        \
+        if (kh == 2 && kw == 2 && sw == 2 && at) cnn__window_##isa(2, 2, 2, false, x, w, y, at);             \
+        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
+        else if (kh == 2 && kw == 2 && sw == 2) cnn__window_##isa(2, 2, 2, true, x, w, y, at);               \
+        else cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);                                                \
+    }                                                                                                        \
+    TARGET static CNN__INLINE M cnn__lanes_##isa(int from, int to)                                           \
+    {                                                                                                        \
+        from = from < 0 ? 0 : from > W ? W : from, to = to < 0 ? 0 : to > W ? W : to;                        \
+        return MASK(from, to);                                                                               \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__depth_tile_##isa(const int rows, const bool inside,                  \
+                                                         const cnn__image *p, const V *k, V bias,            \
+                                                         const M *m, int mode, int oy, int ox,               \
+                                                         const float *x, float *y)                           \
+    {                                                                                                        \
+        V t[4];                                                                                              \
+        float few[4 * W];                                                                                    \
+        const int iy = oy - p->ph;                                                                           \
+        const ptrdiff_t w = p->w, step = p->ow;                                                              \
+        const unsigned h = (unsigned)p->h;                                                                   \
+        const float *row = x + iy * w + ox - p->pw;                                                          \
+        CNN__UNROLL for (int r = 0; r < rows; r++) t[r] = bias;                                              \
+        CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
+            if ((unsigned)(iy + r) >= h) continue;                                                           \
+            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
+                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
+                CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
+                    if (r - i >= 0 && r - i < rows) t[r - i] = FMA(k[3 * i + j], v, t[r - i]);               \
+            }                                                                                                \
+        }                                                                                                    \
+        y += oy * step + ox;                                                                                 \
+        if (mode == 0) {                                                                                     \
+            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, t[r]);                            \
+        } else if (mode == 1) {                                                                              \
+            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, ADD(LOAD(y + r * step), t[r]));   \
+        } else {                                                                                             \
+            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(few + r * W, t[r]);                             \
+            if (mode == 2)          /* only the lanes that are new */                                        \
+                CNN__UNROLL for (int r = 0; r < rows; r++)                                                   \
+                    STORE(y + r * step, ADD(LOAD(y + r * step), LOAD_MASKED(few + r * W, m[3])));            \
+            else                    /* a row narrower than a vector */                                       \
+                for (int r = 0; r < rows; r++)                                                               \
+                    for (int e = 0; e < step; e++)                                                           \
+                        y[r * step + e] = few[r * W + e] + (mode == 4 ? y[r * step + e] : 0.0f);             \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x, const float *w,       \
+                                        float b, bool add)                                                   \
+    {                                                                                                        \
+        V k[9], bias = SET1(b);                                                                              \
+        CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = SET1(w[i]);                                           \
+        for (int from = 0; from < p->ow; from += W) {                                                        \
+            const bool tail = from + W > p->ow, narrow = p->ow < W;                                          \
+            const int ox = tail && !narrow ? p->ow - W : from, ix = ox - p->pw;                              \
+            const int mode = narrow ? 3 + add : add ? 1 + tail : 0;                                          \
+            const bool inside = ix >= 0 && ix + 2 + W <= p->w;                                               \
+            M m[4];                                                                                          \
+            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
+            m[3] = cnn__lanes_##isa(from - ox, W);                                                           \
+            int oy = 0;                                                                                      \
+            for (; oy + 4 <= p->oh; oy += 4)                                                                 \
+                if (inside) cnn__depth_tile_##isa(4, true, p, k, bias, m, mode, oy, ox, x, y);               \
+                else        cnn__depth_tile_##isa(4, false, p, k, bias, m, mode, oy, ox, x, y);              \
+            for (; oy + 2 <= p->oh; oy += 2)                                                                 \
+                cnn__depth_tile_##isa(2, false, p, k, bias, m, mode, oy, ox, x, y);                          \
+            for (; oy < p->oh; oy++) cnn__depth_tile_##isa(1, false, p, k, bias, m, mode, oy, ox, x, y);     \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__depth_sums_##isa(const int rows, const bool inside,                  \
+                                                         const cnn__image *p, V *t, const M *m, int oy,      \
+                                                         int ox, const float *x, const float *dy)            \
+    {                                                                                                        \
+        V d[4];                                                                                              \
+        const int iy = oy - p->ph;                                                                           \
+        const ptrdiff_t w = p->w, step = p->ow;                                                              \
+        const unsigned h = (unsigned)p->h;                                                                   \
+        const float *row = x + iy * w + ox - p->pw;                                                          \
+        dy += oy * step + ox;                                                                                \
+        CNN__UNROLL for (int r = 0; r < rows; r++, dy += step)                                               \
+            d[r] = inside ? LOAD(dy) : LOAD_MASKED(dy, m[3]);                                                \
+        CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
+            if ((unsigned)(iy + r) >= h) continue;                                                           \
+            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
+                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
+                CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
+                    if (r - i >= 0 && r - i < rows) t[3 * i + j] = FMA(d[r - i], v, t[3 * i + j]);           \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__depth_w_##isa(const cnn__image *p, float *dw, const float *x, const float *dy)   \
+    {                                                                                                        \
+        V t[9];                                                                                              \
+        float sum[4];                                                                                        \
+        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = SET1(0.0f);                                           \
+        for (int ox = 0; ox < p->ow; ox += W) {                                                              \
+            const int ix = ox - p->pw;                                                                       \
+            const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
+            M m[4];                                                                                          \
+            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
+            m[3] = cnn__lanes_##isa(0, p->ow - ox);                                                          \
+            int oy = 0;                                                                                      \
+            for (; oy + 4 <= p->oh; oy += 4)                                                                 \
+                if (inside) cnn__depth_sums_##isa(4, true, p, t, m, oy, ox, x, dy);                          \
+                else        cnn__depth_sums_##isa(4, false, p, t, m, oy, ox, x, dy);                         \
+            for (; oy < p->oh; oy++) cnn__depth_sums_##isa(1, false, p, t, m, oy, ox, x, dy);                \
+        }                                                                                                    \
+        CNN__UNROLL for (int i = 0; i < 3; i++) {                                                            \
+            SUM4(sum, t[3 * i], t[3 * i + 1], t[3 * i + 2], t[3 * i]);                                       \
+            for (int j = 0; j < 3; j++) dw[3 * i + j] += sum[j];                                             \
+        }                                                                                                    \
+    }
+
 #define CNN__CASE(isa, r, v) case r: cnn__tile_##isa(r, v, k, a, b, at, c, ldc, bias, add); break;
 #define CNN__ROWS_4(X, isa, v)  X(isa, 1, v) X(isa, 2, v) X(isa, 3, v) X(isa, 4, v)
 #define CNN__ROWS_6(X, isa, v)  CNN__ROWS_4(X, isa, v) X(isa, 5, v) X(isa, 6, v)
@@ -1670,6 +1835,45 @@ CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
 }
+/* Lanes from <= l < to. */
+CNN__AVX2 static CNN__INLINE __m256i cnn__mask_avx2(int from, int to)
+{
+    static const int ends[24] = { 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1 };
+    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 8 - from));
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 16 - to));
+    return _mm256_and_si256(a, b);
+}
+CNN__AVX512 static CNN__INLINE __mmask16 cnn__mask_avx512(int from, int to)
+{
+    return (__mmask16)((1u << to) - (1u << (from < to ? from : to)));
+}
+#define CNN__AVX512_LOAD(p, mask) _mm512_maskz_loadu_ps(mask, p)
+/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
+CNN__AVX2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
+{
+    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
+    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
+    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
+}
+CNN__AVX512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
+{
+    const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    v[0] = _mm512_permutex2var_ps(a, even, b);
+    v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
+}
+/* Where v is larger, or no number, it becomes the most and its tag which. */
+CNN__AVX2 static CNN__INLINE void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
+{
+    const __m256 take = _mm256_or_ps(_mm256_cmp_ps(v, *most, _CMP_GT_OQ), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    *most = _mm256_blendv_ps(*most, v, take), *which = _mm256_blendv_ps(*which, tag, take);
+}
+CNN__AVX512 static CNN__INLINE void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
+{
+    const __mmask16 take = (__mmask16)(_mm512_cmp_ps_mask(v, *most, _CMP_GT_OQ)
+                                       | _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q));
+    *most = _mm512_mask_blend_ps(take, *most, v), *which = _mm512_mask_blend_ps(take, *which, tag);
+}
 CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2,
              _mm256_storeu_ps, _mm256_add_ps,
              _mm256_fmadd_ps, cnn__sum4_avx2,
@@ -1678,6 +1882,12 @@ CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_load
              _mm512_storeu_ps, _mm512_add_ps,
              _mm512_fmadd_ps, cnn__sum4_avx512,
              cnn__gather4_avx512, cnn__scatter4_avx512, cnn__even_avx512, cnn__zip_avx512)
+CNN__SMALL_KERNELS(avx2, CNN__AVX2, __m256, __m256i, 8, _mm256_set1_ps, _mm256_loadu_ps, cnn__mask_avx2,
+                   _mm256_maskload_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps, cnn__sum4_avx2,
+                   cnn__split_avx2, cnn__larger_avx2)
+CNN__SMALL_KERNELS(avx512, CNN__AVX512, __m512, __mmask16, 16, _mm512_set1_ps, _mm512_loadu_ps,
+                   cnn__mask_avx512, CNN__AVX512_LOAD, _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
+                   cnn__sum4_avx512, cnn__split_avx512, cnn__larger_avx512)
 #elif CNN__ARM
 static inline float32x4_t cnn__load_few_neon(const float *p, int n)
 {
@@ -1712,6 +1922,25 @@ static inline void cnn__zip_neon(float32x4_t *t, float32x4_t a, float32x4_t b)
 CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32,
              CNN__NEON_FMA, CNN__NEON_SUM4,
              cnn__gather4_neon, cnn__scatter4_neon, cnn__even_neon, cnn__zip_neon)
+static inline float32x4_t cnn__load_masked_neon(const float *p, cnn__lanes m)
+{
+    float part[4];
+    for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
+    return vld1q_f32(part);
+}
+static inline void cnn__split_neon(float32x4_t *v, const float *p)
+{
+    const float32x4_t a = vld1q_f32(p), b = vld1q_f32(p + 4);
+    v[0] = vuzp1q_f32(a, b), v[1] = vuzp2q_f32(a, b);
+}
+static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float32x4_t v, float32x4_t tag)
+{
+    const uint32x4_t take = vorrq_u32(vcgtq_f32(v, *most), vmvnq_u32(vceqq_f32(v, v)));
+    *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
+}
+CNN__SMALL_KERNELS(neon, , float32x4_t, cnn__lanes, 4, vdupq_n_f32, vld1q_f32, cnn__lanes_of,
+                   cnn__load_masked_neon, vst1q_f32, vaddq_f32, CNN__NEON_FMA, CNN__NEON_SUM4,
+                   cnn__split_neon, cnn__larger_neon)
 #endif
 
 /* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
@@ -1758,29 +1987,53 @@ CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few,
              cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
              cnn__gather4_c, cnn__scatter4_c, cnn__even_c, cnn__zip_c)
 
+static inline cnn__vec cnn__load_masked_c(const float *p, cnn__lanes m)
+{
+    cnn__vec r;
+    for (int l = 0; l < 4; l++) r.v[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
+    return r;
+}
+static inline void cnn__split_c(cnn__vec *v, const float *p)
+{
+    for (int l = 0; l < 4; l++) v[0].v[l] = p[2 * l], v[1].v[l] = p[2 * l + 1];
+}
+static inline void cnn__larger_c(cnn__vec *most, cnn__vec *which, cnn__vec v, cnn__vec tag)
+{
+    for (int l = 0; l < 4; l++)
+        if (v.v[l] > most->v[l] || v.v[l] != v.v[l])
+            memcpy(&most->v[l], &v.v[l], sizeof(float)), memcpy(&which->v[l], &tag.v[l], sizeof(float));
+}
+CNN__SMALL_KERNELS(c, , cnn__vec, cnn__lanes, 4, cnn__vec_set1, cnn__vec_load, cnn__lanes_of,
+                   cnn__load_masked_c, cnn__vec_store, cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
+                   cnn__split_c, cnn__larger_c)
+
 /* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
 typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__pack_rows *pack;
                  cnn__fill_panel *panel; cnn__halve *halve; cnn__twice *twice; cnn__dot *dot; cnn__fir *fir;
                  cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y;
-                     } cnn__kernels;
+                 cnn__windows *windows; cnn__depth *depth; cnn__depth_w *depth_w; } cnn__kernels;
 static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
 {
     static const cnn__kernels rows[] = {
 #if CNN__X86
         { CNN_ISA_AVX512, 16, 12, 32, cnn__micro_avx512, cnn__pack_rows_avx512, cnn__fill_panel_avx512,
           cnn__halve_avx512, cnn__twice_avx512, cnn__dot_avx512, cnn__fir_avx512,
-          cnn__winograd_w_avx512, cnn__winograd_x_avx512, cnn__winograd_y_avx512 },
+          cnn__winograd_w_avx512, cnn__winograd_x_avx512, cnn__winograd_y_avx512,
+          cnn__windows_avx512, cnn__depth_avx512, cnn__depth_w_avx512 },
         { CNN_ISA_AVX2, 8, 6, 16, cnn__micro_avx2, cnn__pack_rows_avx2, cnn__fill_panel_avx2,
           cnn__halve_avx2, cnn__twice_avx2, cnn__dot_avx2, cnn__fir_avx2,
-          cnn__winograd_w_avx2, cnn__winograd_x_avx2, cnn__winograd_y_avx2 },
+          cnn__winograd_w_avx2, cnn__winograd_x_avx2, cnn__winograd_y_avx2,
+          cnn__windows_avx2, cnn__depth_avx2, cnn__depth_w_avx2 },
 #elif CNN__ARM
         { CNN_ISA_NEON, 4, 6, 16, cnn__micro_neon, cnn__pack_rows_neon, cnn__fill_panel_neon,
           cnn__halve_neon, cnn__twice_neon, cnn__dot_neon, cnn__fir_neon,
-          cnn__winograd_w_neon, cnn__winograd_x_neon, cnn__winograd_y_neon },
+          cnn__winograd_w_neon, cnn__winograd_x_neon, cnn__winograd_y_neon,
+          cnn__windows_neon, cnn__depth_neon, cnn__depth_w_neon },
 #endif
         { CNN_ISA_C, 4, 4, 8, cnn__micro_c, cnn__pack_rows_c, cnn__fill_panel_c,
           cnn__halve_c, cnn__twice_c, cnn__dot_c, cnn__fir_c,
-          cnn__winograd_w_c, cnn__winograd_x_c, cnn__winograd_y_c } };
+          cnn__winograd_w_c, cnn__winograd_x_c, cnn__winograd_y_c,
+          cnn__windows_c, cnn__depth_c, cnn__depth_w_c } };
     const cnn__kernels *r = rows;
     while (r->isa != cpu->isa && r->isa != CNN_ISA_C) r++;
     return r;
@@ -2685,9 +2938,69 @@ static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y,
                                 q->work + (size_t)thread * q->each);
 }
 
+/* ---- Depthwise 3x3 with stride 1: plane by plane, in place, with u->depth ----
+
+   backward-data is forward from dy, with the kernel turned by 180 degrees and padding 2 - P. Floor: with 18
+   operations for a float read and one written (two, where dx is added to), memory beyond the caches
+   decides. */
+static bool cnn__rows_fit(const cnn__conv *t)
+{
+    return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1
+        && t->dh == 1 && t->dw == 1 && t->ph <= 2 && t->pw <= 2;
+}
+
+/* Ask for the next plane while this one is worked on: strips of columns are no pattern that a processor
+   foresees. */
+static inline void cnn__ask(const float *p, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n && i < 4096; i += CNN__ALIGN / (int)sizeof *p) CNN__PREFETCH(p + i);
+    (void)p;
+}
+
+/* forward (pass 0) and backward-data (pass 1) */
+static void cnn__rows_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, float *to, const float *from,
+                          const float *w, const float *b)
+{
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const cnn__image p[2] = { { t->h, t->w, t->oh, t->ow, t->ph, t->pw },
+                              { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw } }, *q = &p[pass];
+    const ptrdiff_t planes = (ptrdiff_t)t->n * t->ic, in = (ptrdiff_t)q->h * q->w,
+        out = (ptrdiff_t)q->oh * q->ow;
+    const int threads = cnn__team(cpu, 9.0 * (double)planes * (double)out, planes);
+    (void)threads;                      /* without OpenMP */
+    CNN__PARALLEL_FOR(threads)
+    for (ptrdiff_t i = 0; i < planes; i++) {
+        float k[9];
+        const ptrdiff_t c = i % t->ic;
+        for (int e = 0; e < 9; e++) k[e] = w[c * 9 + (pass ? 8 - e : e)];
+        if (i + 1 < planes) cnn__ask(from + (i + 1) * in, in), cnn__ask(to + (i + 1) * out, out);
+        u->depth(q, to + i * out, from + i * in, k, b ? b[c] : 0.0f, pass == 1);
+    }
+}
+
+/* backward-weights: each thread has its channels and goes through the images one after the other. */
+static void cnn__rows_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+                              const float *dy)
+{
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const cnn__image p = { t->h, t->w, t->oh, t->ow, t->ph, t->pw };
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
+        channels = t->ic;
+    const int threads = cnn__team(cpu, 9.0 * t->n * t->ic * (double)out, t->ic);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++)
+        for (ptrdiff_t n = 0; n < t->n; n++)
+            for (ptrdiff_t c = channels * thread / threads; c < channels * (thread + 1) / threads; c++) {
+                const ptrdiff_t i = n * channels + c;
+                if (i + 1 < t->n * channels)
+                    cnn__ask(x + (i + 1) * in, in), cnn__ask(dy + (i + 1) * out, out);
+                u->depth_w(&p, dw + c * 9, x + i * in, dy + i * out);
+            }
+}
+
 /* ---- The three passes, and the rule that picks the algorithm from the shape ---- */
 
-typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD } cnn__algorithm;
+typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD, CNN__ROWS } cnn__algorithm;
 
 static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
 {
@@ -2700,6 +3013,7 @@ static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
     }
 #endif
     (void)pass;
+    if (cnn__rows_fit(t)) return CNN__ROWS;
     return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc && t->ic > 1
         ? CNN__DEPTHWISE : CNN__DIRECT;
 }
@@ -2708,7 +3022,8 @@ static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
    runs. */
 CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-    static const char *const names[] = { "direct", "1x1 gemm", "depthwise", "winograd 4x4" };
+    static const char *const names[] = { "direct", "1x1 gemm", "depthwise", "winograd 4x4",
+                                         "depthwise rows" };
     (void)cpu;
     return names[cnn__conv_rule(t, pass)];
 }
@@ -2721,6 +3036,7 @@ static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
         u.n = n;
         for (int pass = 0; pass < 3; pass++) {
             size_t used = 0;
+            if (cnn__conv_rule(&u, pass) == CNN__ROWS) continue;
             if (pass == 2) cnn__weights_plan(cpu, &u, NULL, NULL, NULL, &used);
             else if (cnn__conv_rule(&u, pass) == CNN__WINOGRAD)
                 cnn__winograd_plan(cpu, &u, pass == 1, NULL, &used);
@@ -2740,6 +3056,8 @@ static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm
     if (algorithm == CNN__WINOGRAD) {
         const cnn__wino q = cnn__winograd_plan(cpu, t, pass == 1, scratch, &used);
         cnn__winograd_run(cpu, &q, to, from, w, b);
+    } else if (algorithm == CNN__ROWS) {
+        cnn__rows_run(cpu, t, pass, to, from, w, b);
     } else {
         cnn__shifted q = cnn__shifted_plan(cpu, t, pass == 1, from, scratch, &used);
         q.y = to, q.bias = b;
@@ -2761,14 +3079,22 @@ static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, flo
     cnn__conv_by(cpu, t, cnn__conv_rule(t, 1), 1, dx, dy, w, NULL, scratch);
 }
 
+/* backward-weights by one algorithm. */
+static void cnn__conv_weights_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, float *dw,
+                                 const float *x, const float *dy, void *scratch)
+{
+    size_t used = 0;
+    if (algorithm == CNN__ROWS) { cnn__rows_weights(cpu, t, dw, x, dy); return; }
+    cnn__weights q = cnn__weights_plan(cpu, t, x, dy, scratch, &used);
+    cnn__weights_run(cpu, &q, dw);
+}
+
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                        const float *x,
                                        const float *dy, void *scratch)
 {
-    size_t used = 0;
-    cnn__weights q = cnn__weights_plan(cpu, t, x, dy, scratch, &used);
-    cnn__weights_run(cpu, &q, dw);
-    if (db) cnn__bias_gradient(q.u, t, db, dy);
+    cnn__conv_weights_by(cpu, t, cnn__conv_rule(t, 2), dw, x, dy, scratch);
+    if (db) cnn__bias_gradient(cnn__kernels_of(cpu), t, db, dy);
 }
 
 /* ===========================================================================================================
@@ -3108,30 +3434,52 @@ static void cnn__window(int i, int size, int k, int s, int p, int *from, int *to
     if (*to > size) *to = size;
 }
 
+/* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
+   their sums, or with at the largest elements and the places of these. Returns n, or 0 if this cannot be
+   done. A vector that is not full goes on into the next row of windows, as far as the array x reaches. */
+static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float *plane, const float *end,
+                          int y0, int y1, int ox, float *v, float *at)
+{
+    const int x0 = ox * t->sw - t->pw, rest = t->w - x0 - t->kw;
+    if (x0 < 0 || rest < 0 || t->sw > 2 || (t->sw == 2 && t->kw < 2)) return 0;
+    const int n = (int)cnn__min(cnn__min(u->lanes, rest / t->sw + 1), t->ow - ox);
+    const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * t->w + x0 + (u->lanes - 1) * t->sw + t->kw - 1;
+    if (last >= end - plane) return 0;
+    u->windows(y1 - y0, t->kw, t->sw, plane + (ptrdiff_t)y0 * t->w + x0, t->w, v, at);
+    return n;
+}
+
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number: a net that has gone wrong should show it. NaN is looked for apart, so that the
-   choice of the larger needs no branch, which would be guessed wrongly half of the time. */
+   wins over every number: a net that has gone wrong should show it. Floor: x is
+   read and y written once. */
 static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
 {
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
     for (int plane = 0; plane < t->planes; plane++) {
         const float *in = x + (ptrdiff_t)plane * t->h * t->w;
         ptrdiff_t    to = (ptrdiff_t)plane * t->oh * t->ow;
+        float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
         for (int oy = 0; oy < t->oh; oy++) {
             int y0, y1, x0, x1;
             cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
-            for (int ox = 0; ox < t->ow; ox++, to++) {
+            for (int ox = 0, n; ox < t->ow; ox += n, to += n) {
+                n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, which);
+                cnn__copy(y + to, v, n);
+                for (int i = 0, first = y0 * t->w + ox * t->sw - t->pw; at && i < n; i++, first += t->sw) {
+                    int from_start;
+                    memcpy(&from_start, which + i, sizeof from_start);
+                    at[to + i] = first + from_start;
+                }
+                if (n) continue;
+                n = 1;
                 cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
-                int   best = y0 * t->w + x0, nan = -1;
+                int   best = y0 * t->w + x0;
                 float most = in[best];
                 for (int iy = y0; iy < y1; iy++)
-                    for (int i = iy * t->w + x0; i < iy * t->w + x1; i++) {
-                        const float v = in[i];
-                        best = v > most ? i : best;
-                        most = v > most ? v : most;
-                        if (v != v) nan = i;
-                    }
-                if (nan >= 0) best = nan, most = in[nan];
+                    for (int i = iy * t->w + x0; i < iy * t->w + x1; i++)
+                        if (in[i] > most || in[i] != in[i]) best = i, most = in[i];
                 y[to] = most;
                 if (at) at[to] = best;
             }
@@ -3173,19 +3521,25 @@ static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
 static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
                           const float *share)
 {
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
     for (int plane = 0; plane < t->planes; plane++)
         for (int oy = 0; oy < t->oh; oy++) {
             float *to = y + ((ptrdiff_t)plane * t->oh + oy) * t->ow;
+            float  v[CNN__MAX_LANES];
             int    y0, y1, x0, x1;
             cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
-            for (int ox = 0; ox < t->ow; ox++) to[ox] = 0;
-            for (int iy = y0; iy < y1; iy++)
-                for (int j = 0; j < t->kw; j++) {
-                    cnn__column(t, j, &x0, &x1);
-                    const float *in = x + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j;
-                    for (int ox = x0, step = t->sw; ox < x1; ox++, in += step) to[ox] += *in;
-                }
+            const float *in = x + (ptrdiff_t)plane * t->h * t->w;
+            for (int ox = 0, n; ox < t->ow; ox += n) {
+                n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL);
+                cnn__copy(to + ox, v, n);
+                if (n) continue;
+                n = 1, to[ox] = 0;
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
+                for (int iy = y0; iy < y1; iy++)
+                    for (int ix = x0; ix < x1; ix++) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
+            }
             for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];
         }
 }

@@ -165,12 +165,16 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, int
         size_t bytes = 0;
         if (algorithm < 0)                    bytes = cnn__conv_scratch(&cpu, t);
         else if (algorithm == CNN__WINOGRAD) cnn__winograd_plan(&cpu, t, pass == BACKWARD_DATA, NULL, &bytes);
-        else                                 cnn__shifted_plan(&cpu, t, pass == BACKWARD_DATA, NULL, NULL, &bytes);
+        else if (algorithm != CNN__ROWS && pass == BACKWARD_WEIGHTS) cnn__weights_plan(&cpu, t, NULL, NULL, NULL, &bytes);
+        else if (algorithm != CNN__ROWS)     cnn__shifted_plan(&cpu, t, pass == BACKWARD_DATA, NULL, NULL, &bytes);
         const size_t sn = (bytes + 3) / 4;
         float *scratch = poisoned(sn), *out = poisoned(on), *db = poisoned((size_t)t->oc);
         if (pass != FORWARD) memcpy(out, out0, on * sizeof *out);
         memcpy(db, b, (size_t)t->oc * sizeof *db);
-        if (algorithm >= 0) {
+        if (algorithm >= 0 && pass == BACKWARD_WEIGHTS) {
+            cnn__conv_weights_by(&cpu, t, (cnn__algorithm)algorithm, out, x, dy, scratch);
+            if (bias) cnn__bias_gradient(cnn__kernels_of(&cpu), t, db, dy);
+        } else if (algorithm >= 0) {
             cnn__conv_by(&cpu, t, (cnn__algorithm)algorithm, pass, out, pass ? dy : x, w, pass == FORWARD && bias ? b : NULL, scratch);
         } else if (pass == FORWARD)     cnn__conv_forward(&cpu, t, out, x, w, bias ? b : NULL, scratch);
         else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&cpu, t, out, dy, w, scratch);
@@ -231,7 +235,7 @@ static cnn__conv random_shape(void)
 static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
 {
     check_conv(isa, t, pass, bias, -1);
-    if (pass < BACKWARD_WEIGHTS && cnn__conv_rule(t, pass) == CNN__WINOGRAD) check_conv(isa, t, pass, bias, CNN__DIRECT);
+    if (cnn__conv_rule(t, pass) == CNN__ROWS || cnn__conv_rule(t, pass) == CNN__WINOGRAD) check_conv(isa, t, pass, bias, CNN__DIRECT);
     else if (cnn__winograd_fits(t, pass)) check_conv(isa, t, pass, bias, CNN__WINOGRAD);
 }
 
@@ -250,6 +254,72 @@ static void conv(cnn_isa isa, int pass)
         const cnn__conv t = random_shape();
         check_all(isa, &t, pass, test_chance(60));
     }
+    for (int w = 1; w <= 40; w++) {                 /* depthwise rows: tails of every width and height */
+        const int c = test_int(1, 5);
+        const cnn__conv t = shape(test_int(1, 3), c, test_int(3, 12), w < 3 ? 3 : w, c, 3, 1, test_int(0, 2), 1, c);
+        check_all(isa, &t, pass, test_chance(60));
+    }
+}
+
+/* ---- Pooling ---- */
+
+/* Some numbers equal, now and then one that is none or infinite. */
+static void check_pool(cnn_isa isa, const cnn__pool *t, bool strange)
+{
+    const size_t xn = (size_t)(t->planes * t->h * t->w), yn = (size_t)(t->planes * t->oh * t->ow);
+    float *x = random_floats(xn), *share = poisoned((size_t)(t->oh + t->ow));
+    double *want = test_alloc(yn * sizeof *want), *size = test_alloc(yn * sizeof *size);
+    for (size_t i = 0; i < xn; i++) {
+        if (test_chance(50)) x[i] = (float)test_int(-2, 2);
+        if (strange && test_chance(5)) x[i] = test_chance(50) ? NAN : -INFINITY;
+    }
+    cnn__pool_shares(t, share);
+    for (int q = 0; q < 4; q++) {
+        const cnn__cpu cpu = { isa, team[q] };
+        float *most = poisoned(yn), *alone = poisoned(yn), *mean = poisoned(yn);
+        int *at = test_alloc(yn * sizeof *at);
+        cnn__max_pool(&cpu, t, most, at, x), cnn__max_pool(&cpu, t, alone, NULL, x);
+        cnn__avg_pool(&cpu, t, mean, x, share);
+        CHECK(guarded(most, yn) && guarded(alone, yn) && guarded(mean, yn));
+        CHECK_MSG(!memcmp(most, alone, yn * sizeof *most), "max_pool differs without places");
+        bool right = true;
+        for (size_t i = 0; i < yn; i++) {
+            const int plane = (int)i / (t->oh * t->ow), oy = (int)i / t->ow % t->oh, ox = (int)i % t->ow;
+            const float *in = x + plane * t->h * t->w;
+            int best = -1;
+            want[i] = size[i] = 0;
+            for (int y = oy * t->sh - t->ph; y < oy * t->sh - t->ph + t->kh; y++)
+                for (int z = ox * t->sw - t->pw; z < ox * t->sw - t->pw + t->kw; z++) {
+                    if (y < 0 || z < 0 || y >= t->h || z >= t->w) continue;
+                    const int e = y * t->w + z;
+                    const double term = (double)in[e] * (double)share[oy] * (double)share[t->oh + ox];
+                    if (best < 0 || isnan(in[e]) || in[e] > in[best]) best = e;
+                    want[i] += term, size[i] += fabs(term);
+                }
+            right = right && at[i] == best && !memcmp(&most[i], &in[best], sizeof *in);
+        }
+        CHECK_MSG(right, "the largest or its place");
+        if (!strange) compare("mean", mean, want, size, yn, 1e-6);
+        drop(most), drop(alone), drop(mean), free(at);
+    }
+    if (test__bad)
+        CHECK_MSG(false, "... in pooling of %d planes (%d,%d), window %dx%d stride %d,%d pad %d,%d", t->planes, t->h, t->w, t->kh,
+                  t->kw, t->sh, t->sw, t->ph, t->pw);
+    drop(x), drop(share), free(want), free(size);
+}
+
+static void pooling(cnn_isa isa)
+{
+    for (int i = 0; i < 400; i++) {
+        cnn__pool t = { test_int(1, 5), test_int(1, 40), test_int(1, 40), 0, 0, test_int(1, 4), test_int(1, 4), test_int(1, 3),
+                        test_int(1, 3), 0, 0, test_chance(50) };
+        if (i % 2) t.kh = t.kw = test_int(2, 3), t.sh = t.sw = 2;           /* those with code of their own */
+        if (test_chance(40)) t.ph = test_int(0, t.kh / 2), t.pw = test_int(0, t.kw / 2);
+        const int h = t.h + 2 * t.ph - t.kh, w = t.w + 2 * t.pw - t.kw;
+        if (h < 0 || w < 0) continue;
+        t.oh = h / t.sh + 1, t.ow = w / t.sw + 1;
+        check_pool(isa, &t, i % 3 == 0);
+    }
 }
 
 int main(int argc, char **argv)
@@ -261,6 +331,7 @@ int main(int argc, char **argv)
             continue;
         }
         if (test_begin("%s gemm", isas[i].name)) gemm(isas[i].isa);
+        if (test_begin("%s pooling", isas[i].name)) pooling(isas[i].isa);
         for (int pass = FORWARD; pass <= BACKWARD_WEIGHTS; pass++)
             if (test_begin("%s convolution %s", isas[i].name, passes[pass])) conv(isas[i].isa, pass);
     }
