@@ -326,7 +326,19 @@ typedef struct { const char *at; cnn_tensor *log_probabilities, *labels; /* must
                  cnn_tensor *class_weights; int ignore_index;   /* as above */
                  const char *name; } cnn_nll_args;
 typedef struct { const char *at; cnn_tensor *y, *target; float delta; /* delta: default 1 */
+                 int smooth_l1;      /* 1: divided by delta (Girshick 2015), which PyTorch calls beta */
                  const char *name; } cnn_huber_args;
+typedef struct { const char *at; cnn_tensor *logits, *target;   /* must: targets in 0..1, shaped as logits */
+                 cnn_tensor *pos_weight; /* (1,C,1,1), a constant: a yes of channel c counts pos_weight[c]
+                                            times; default none */
+                 cnn_tensor *weight; /* (1,C,1,1), a constant: so does each element; the mean still divides
+                                        by their number; default none */
+                 const char *name; } cnn_bce_with_logits_args;
+typedef struct { const char *at; cnn_tensor *x; float beta;     /* log(1 + e^(beta x)) / beta; default 1 */
+                 float threshold;    /* y = x where beta x is above; default 20 */
+                 const char *name; } cnn_softplus_args;
+typedef struct { const char *at; cnn_tensor *x; int tanh;       /* 1: by a tanh, as GPT-2; default exact */
+                 const char *name; } cnn_gelu_args;
 
 CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args); /* (N,channels,OH,OW); weight
                                                          (channels,C/groups,KH,KW) */
@@ -360,7 +372,11 @@ CNN_API cnn_tensor *cnn_elu_       (cnn_elu_args);   /* as x (Clevert et al. 201
 CNN_API cnn_tensor *cnn_prelu_     (cnn_prelu_args); /* as x; slope learned (He et al. 2015); weight (1,1,1,1)
                                                         or (1,C,1,1) */
 CNN_API cnn_tensor *cnn_nll_       (cnn_nll_args);   /* (1,1,1,1): softmax_cross_entropy after log_softmax */
-CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args); /* (1,1,1,1), mean over all elements (Huber 1964) */
+CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args); /* (1,1,1,1), mean over all elements (Huber 1964);
+                                                        cnn_smooth_l1(y, target, beta) is it over beta */
+CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args); /* (1,1,1,1): mean binary cross-entropy */
+CNN_API cnn_tensor *cnn_softplus_  (cnn_softplus_args); /* as x (Dugas et al. 2001) */
+CNN_API cnn_tensor *cnn_gelu_      (cnn_gelu_args);  /* as x (Hendrycks, Gimpel 2016) */
 
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x);         /* (N,C*H*W,1,1) */
@@ -380,9 +396,8 @@ CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target);
                                                                                     elements */
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
 CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x);     /* over C */
-CNN_API cnn_tensor *cnn_gelu_(const char *at, cnn_tensor *x);            /* as x, like all of these */
-CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);            /* x sigmoid(x), also called swish */
-CNN_API cnn_tensor *cnn_softplus_(const char *at, cnn_tensor *x);        /* log(1 + e^x) */
+CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);            /* as x, like all of these; x
+                                                                            sigmoid(x), also called swish */
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
@@ -390,10 +405,6 @@ CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* (1,1,1,1): mean of |y -
                                                                                    target| */
-CNN_API cnn_tensor *cnn_bce_with_logits_(const char *at, cnn_tensor *logits, cnn_tensor *target);
-    /* (1,1,1,1): mean binary
-                                                                               cross-entropy; targets in 0..1,
-                                                                               shape of the logits */
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n); /* along C; at most
                                                                                  CNN_MAX_INPUTS */
 
@@ -903,18 +914,20 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define cnn_prelu(...)      cnn_prelu_     ((cnn_prelu_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_nll(...)        cnn_nll_((cnn_nll_args){ .at = CNN_HERE, .log_probabilities = __VA_ARGS__ })
 #define cnn_huber(...)      cnn_huber_     ((cnn_huber_args)     { .at = CNN_HERE, .y = __VA_ARGS__ })
+#define cnn_smooth_l1(...)  cnn_huber_((cnn_huber_args){ .at = CNN_HERE, .smooth_l1 = 1, .y = __VA_ARGS__ })
 #define cnn_global_max_pool(x) cnn_global_max_pool_(CNN_HERE, x)
 #define cnn_log_softmax(x)  cnn_log_softmax_(CNN_HERE, x)
-#define cnn_gelu(x)         cnn_gelu_   (CNN_HERE, x)
+#define cnn_gelu(...)       cnn_gelu_      ((cnn_gelu_args)      { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_silu(x)         cnn_silu_   (CNN_HERE, x)
-#define cnn_softplus(x)     cnn_softplus_(CNN_HERE, x)
+#define cnn_softplus(...)   cnn_softplus_  ((cnn_softplus_args)  { .at = CNN_HERE, .x = __VA_ARGS__ })
 #define cnn_hard_swish(x)   cnn_hard_swish_(CNN_HERE, x)
 #define cnn_exp(x)          cnn_exp_    (CNN_HERE, x)
 #define cnn_log(x)          cnn_log_    (CNN_HERE, x)
 #define cnn_sqrt(x)         cnn_sqrt_   (CNN_HERE, x)
 #define cnn_abs(x)          cnn_abs_    (CNN_HERE, x)
 #define cnn_l1(y, target)   cnn_l1_     (CNN_HERE, y, target)
-#define cnn_bce_with_logits(logits, target) cnn_bce_with_logits_(CNN_HERE, logits, target)
+#define cnn_bce_with_logits(...)                                                                             \
+    cnn_bce_with_logits_((cnn_bce_with_logits_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
 #define cnn_concat(...)     cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ },                           \
         (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
@@ -4693,9 +4706,8 @@ CNN__ROOM cnn_op_softmax_cross_entropy = {
 /* ---- mse --------------------------------------------------------------------------------------------------
  *   J = 1/K sum (x - t)^2 over all K elements,   dx = dJ 2/K (x - t),   dt = -dx
  * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__mse_shape(cnn_tensor *y)
+static bool cnn__target_shape(cnn_tensor *y)         /* of every loss that is a mean over elements */
 {
-    if (!cnn__operands(y, 2, 2)) return false;
     if (!cnn__same(y->in[0], y->in[1]))
         return cnn_fail(y, "target %s must have the shape of the output, %s", cnn__shape_text(y->in[1]).s,
                         cnn__shape_text(y->in[0]).s);
@@ -4703,6 +4715,7 @@ static bool cnn__mse_shape(cnn_tensor *y)
     y->batched = false;
     return true;
 }
+static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn__target_shape(y); }
 static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode)
 {
     const int n = cnn__len(y->in[0]->shape);
@@ -5279,15 +5292,38 @@ CNN__POINTWISE(elu, cnn__elu_shape, cnn__elu_constants,
 
 /* ---- gelu ----
  *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
-     function, and
- *   p(x) = e^(-x^2/2) / sqrt(2 pi), its density: the exact form, without the usual tanh.      (Hendrycks,
-     Gimpel 2016) */
+ *   function, and p(x) = e^(-x^2/2) / sqrt(2 pi), its density                  (Hendrycks, Gimpel 2016)
+ *   tanh:  P(x) is about (1 + tanh u) / 2 = s = 1 / (1 + e^-2u),   u = sqrt(2/pi) (x + 0.044715 x^3),
+ *          y = x s,   dx = dy (s + x s (1 - s) 2 du/dx)                        (the same) */
 CNN__EACH(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.707106781f))
 CNN__EACH(cnn__each_gelu_back, float x = b[i];
                                v[i] += a[i] * (0.5f * erfcf(x * -0.707106781f) +
                                                x * 0.398942280f * cnn__exp(-0.5f * x * x)))
-CNN__POINTWISE(gelu, cnn__as_input, cnn__no_constants,
-               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
+CNN__EACH(cnn__each_gelu_tanh,      float x = v[i];
+                                    v[i] = x * cnn__sigmoid(1.59576912f * x * (1 + 0.044715f * x * x)))
+CNN__EACH(cnn__each_gelu_tanh_back, float x = b[i], q = x * x, s = cnn__sigmoid(1.59576912f * x *
+                                        (1 + 0.044715f * q)), z = s * (1 - s);
+                                    v[i] += a[i] * (s + (z == 0 ? 0.0f : x * z * 1.59576912f *
+                                        (1 + 0.134145f * q))))
+static bool cnn__gelu_is_tanh(const cnn_tensor *y) { return ((const cnn_gelu_args *)y->args)->tanh != 0; }
+static void cnn__gelu_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn__each      *f = cnn__gelu_is_tanh(y) ? cnn__each_gelu_tanh(cpu) : cnn__each_gelu(cpu);
+    (void)mode, cnn__pointwise_forward(y, f, NULL);
+}
+static void cnn__gelu_backward(cnn_tensor *y)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn__each      *f = cnn__gelu_is_tanh(y) ? cnn__each_gelu_tanh_back(cpu) : cnn__each_gelu_back(cpu);
+    float          *dx = y->in[0]->grad;
+    if (dx) cnn__map_back(cpu, f, dx, y->grad, y->in[0]->data, NULL, cnn__len(y->shape));
+}
+static const cnn_field cnn__gelu_fields[] = { CNN_FIELD('i', cnn_gelu_args, tanh), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_gelu = {
+    .name = "gelu", .shape = cnn__as_input, .forward = cnn__gelu_forward, .backward = cnn__gelu_backward,
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
+    .args_size = sizeof(cnn_gelu_args), .fields = cnn__gelu_fields };
 
 /* ---- silu (swish) ----
  *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)          (Elfwing et al. 2017; Ramachandran et
@@ -5298,13 +5334,32 @@ CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants,
                .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
 
 /* ---- softplus ----
- *   y = log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which cannot overflow;   dx = dy / (1 + e^-x) = dy (1 -
-     e^-y)
- *   (Dugas et al. 2001) */
-CNN__EACH(cnn__each_softplus,      float x = v[i]; v[i] = (x < 0 ? 0.0f : x) + log1pf(cnn__exp(-fabsf(x))))
-CNN__EACH(cnn__each_softplus_back, v[i] -= a[i] * cnn__exp_less_one(-b[i]))
-CNN__POINTWISE(softplus, cnn__as_input, cnn__no_constants,
-               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
+ *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
+ *   dx = dy / (1 + e^(-beta x));   where beta x > threshold, y = x and dx = dy          (Dugas et al. 2001)
+ *   At a low threshold y jumps and has values twice, so that the derivative needs x. */
+CNN__EACH(cnn__each_softplus,      float x = v[i], z = (x < 0 ? 0.0f : x) +
+                                       log1pf(cnn__exp(-fabsf(k[0] * x))) / k[0];
+                                   v[i] = k[0] * x > k[1] ? x : z)
+CNN__EACH(cnn__each_softplus_back, float dy = a[i], x = k[0] * b[i], z = dy * cnn__sigmoid(x);
+                                   v[i] += x > k[1] ? dy : z)
+static void cnn__softplus_constants(const cnn_tensor *y, float k[2])
+{
+    const cnn_softplus_args *a = y->args;
+    k[0] = cnn__orf(a->beta, 1), k[1] = cnn__orf(a->threshold, 20);
+}
+static bool cnn__softplus_shape(cnn_tensor *y)
+{
+    float k[2];
+    cnn__softplus_constants(y, k);
+    if (!(k[0] > 0)) return cnn_fail(y, "beta is %g: it must be positive", (double)k[0]);
+    if (!(k[1] > 0)) return cnn_fail(y, "threshold is %g: it must be positive", (double)k[1]);
+    return cnn__as_input(y);
+}
+static const cnn_field cnn__softplus_fields[] = {
+    CNN_FIELD('f', cnn_softplus_args, beta), CNN_FIELD('f', cnn_softplus_args, threshold), { NULL, 0, 0 } };
+CNN__POINTWISE(softplus, cnn__softplus_shape, cnn__softplus_constants,
+               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD,
+               .args_size = sizeof(cnn_softplus_args), .fields = cnn__softplus_fields)
 
 /* ---- hard_swish ----
  *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6   (Howard et
@@ -5597,15 +5652,20 @@ CNN__ROOM cnn_op_nll = {
  *   J = 1/K sum of f over all K elements,   d = x - t
  *   l1:               f = |d|,   df/dx = sign d, 0 at 0,   df/dt = -df/dx
  *   huber:            f = d^2/2 for |d| <= delta, else delta (|d| - delta/2);   df/dx = d, cut to
-     -delta..delta (Huber 1964)
- *   bce_with_logits:  f = -t log s - (1-t) log(1-s) = max(x,0) - x t + log(1 + e^-|x|),   df/dx = s - t,
-     df/dt = -x
- *                     with s = 1 / (1 + e^-x) and t in 0..1: binary cross-entropy, one independent yes or no
-                       per element
+     -delta..delta (Huber 1964);   smooth_l1: f / delta (Girshick 2015)
+ *   bce_with_logits:  f = w (-p t log s - (1-t) log(1-s)) = w ((1-t) x + (1 + (p-1) t) L),
+ *                     df/dx = w (s - t - (p-1) t (1 - s)),   df/dt = w ((p-1) L - x)
+ *                     with s = 1 / (1 + e^-x), L = -log s = max(-x,0) + log(1 + e^-|x|), and t in 0..1:
+ *                     binary cross-entropy, one independent yes or no per element. p (pos_weight) and w
+ *                     (weight) are of the element's channel, or 1.
  * ------------------------------------------------------------------------------------------------------- */
 static float cnn__huber_delta(const cnn_tensor *y)       /* infinitely small for l1, but for the factor */
 {
     return y->op == &cnn_op_huber ? cnn__orf(((const cnn_huber_args *)y->args)->delta, 1) : 0.0f;
+}
+static bool cnn__is_smooth_l1(const cnn_tensor *y)
+{
+    return y->op == &cnn_op_huber && ((const cnn_huber_args *)y->args)->smooth_l1;
 }
 static bool cnn__huber_shape(cnn_tensor *y)
 {
@@ -5615,33 +5675,75 @@ static bool cnn__huber_shape(cnn_tensor *y)
 }
 static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const double delta = (double)cnn__huber_delta(y);
+    const double delta = (double)cnn__huber_delta(y), factor = cnn__is_smooth_l1(y) ? 1 / delta : 1;
     const int    n = cnn__len(y->in[0]->shape);
     const float *px = y->in[0]->data, *pt = y->in[1]->data;
     double       sum = 0;
     (void)mode;
     for (int i = 0; i < n; i++) {
-        const double x = (double)px[i], t = (double)pt[i], d = fabs(x - t);
-        if (y->op == &cnn_op_l1)         sum += d;
-        else if (y->op == &cnn_op_huber) sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
-        else                             sum += (x < 0 ? 0 : x) - x * t + log1p(exp(-fabs(x)));
+        const double d = fabs((double)px[i] - (double)pt[i]);
+        if (y->op == &cnn_op_l1)    sum += d;
+        else                        sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
     }
-    y->data[0] = (float)(sum / n);
+    y->data[0] = (float)(factor * sum / n);
 }
 static void cnn__pair_loss_backward(cnn_tensor *y)
 {
-    const float  delta = cnn__huber_delta(y), g = y->grad[0] / (float)cnn__len(y->in[0]->shape);
+    const float  delta = cnn__huber_delta(y), mean = y->grad[0] / (float)cnn__len(y->in[0]->shape);
+    const float  g = cnn__is_smooth_l1(y) ? mean / delta : mean;
     const float *x = y->in[0]->data, *t = y->in[1]->data;
     float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
-    const bool   bce = y->op == &cnn_op_bce_with_logits, l1 = y->op == &cnn_op_l1;
+    const bool   l1 = y->op == &cnn_op_l1;
     for (int i = 0, n = cnn__len(y->in[0]->shape); i < n; i++) {
         const float d = x[i] - t[i], cut = d > delta ? delta : d < -delta ? -delta : d;
-        const float f = bce ? cnn__sigmoid(x[i]) - t[i] : l1 ? (float)((d > 0) - (d < 0)) : cut;
+        const float f = l1 ? (float)((d > 0) - (d < 0)) : cut;
         if (dx) dx[i] += g * f;
-        if (dt) dt[i] -= g * (bce ? x[i] : f);
+        if (dt) dt[i] -= g * f;
     }
 }
-static const cnn_field cnn__huber_fields[] = { CNN_FIELD('f', cnn_huber_args, delta), { NULL, 0, 0 } };
+/* The operands after the target are p and w. */
+static bool cnn__bce_shape(cnn_tensor *y)
+{
+    static const char *const name[] = { "pos_weight", "weight" };
+    if (!cnn__operands(y, 2, 4)) return false;
+    for (int i = 2; i < y->n_in; i++) {
+        if (!cnn__check_operand(y, i, name[i - 2], cnn__vector(y->in[0]->shape.c))) return false;
+        if (y->in[i]->op || y->in[i]->kind == CNN_PARAM)
+            return cnn_fail(y, "%s is not learned: make it with cnn_const", name[i - 2]);
+    }
+    return cnn__target_shape(y);
+}
+static float cnn__bce_factor(const cnn_tensor *y, int operand, int i)
+{
+    const cnn_shape s = y->in[0]->shape;
+    return y->n_in > operand ? y->in[operand]->data[i / cnn__plane(s) % s.c] : 1.0f;
+}
+static void cnn__bce_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int n = cnn__len(y->in[0]->shape);
+    double    sum = 0;
+    (void)mode;
+    for (int i = 0; i < n; i++) {
+        const double x = (double)y->in[0]->data[i], t = (double)y->in[1]->data[i];
+        const double p = (double)cnn__bce_factor(y, 2, i), w = (double)cnn__bce_factor(y, 3, i);
+        sum += w * ((1 - t) * x + (1 + (p - 1) * t) * ((x < 0 ? -x : 0) + log1p(exp(-fabs(x)))));
+    }
+    y->data[0] = (float)(sum / n);
+}
+static void cnn__bce_backward(cnn_tensor *y)
+{
+    const int    n = cnn__len(y->in[0]->shape);
+    const float  mean = y->grad[0] / (float)n;
+    float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
+    for (int i = 0; i < n; i++) {
+        const float x = y->in[0]->data[i], t = y->in[1]->data[i], s = cnn__sigmoid(x);
+        const float more = cnn__bce_factor(y, 2, i) - 1, g = mean * cnn__bce_factor(y, 3, i);
+        if (dx) dx[i] += g * (s - t - more * t * (1 - s));
+        if (dt) dt[i] += g * (more * ((x < 0 ? -x : 0) + log1pf(cnn__exp(-fabsf(x)))) - x);
+    }
+}
+static const cnn_field cnn__huber_fields[] = {
+    CNN_FIELD('f', cnn_huber_args, delta), CNN_FIELD('i', cnn_huber_args, smooth_l1), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_l1 = {
     .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
         .backward = cnn__pair_loss_backward,
@@ -5651,8 +5753,8 @@ CNN__ROOM cnn_op_huber = {
         .backward = cnn__pair_loss_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
 CNN__ROOM cnn_op_bce_with_logits = {
-    .name = "bce_with_logits", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
-    .backward = cnn__pair_loss_backward, .flags = CNN_READS_X | CNN_LOSS };
+    .name = "bce_with_logits", .shape = cnn__bce_shape, .forward = cnn__bce_forward,
+    .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS };
 
 /* ===========================================================================================================
    >>graph ---- 10. The graph: record, order, plan, run forward, run backward
@@ -7067,11 +7169,11 @@ CNN__UNARY(cnn_pad_,      pad,      cnn_pad_args)
 CNN__UNARY(cnn_slice_,    slice,    cnn_slice_args)
 CNN__UNARY(cnn_clamp_,    clamp,    cnn_clamp_args)
 CNN__UNARY(cnn_elu_,      elu,      cnn_elu_args)
+CNN__UNARY(cnn_gelu_,     gelu,     cnn_gelu_args)
+CNN__UNARY(cnn_softplus_, softplus, cnn_softplus_args)
 
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
-CNN__PLAIN_1(cnn_gelu_,            gelu)
 CNN__PLAIN_1(cnn_silu_,            silu)
-CNN__PLAIN_1(cnn_softplus_,        softplus)
 CNN__PLAIN_1(cnn_hard_swish_,      hard_swish)
 CNN__PLAIN_1(cnn_exp_,             exp)
 CNN__PLAIN_1(cnn_log_,             log)
@@ -7080,7 +7182,6 @@ CNN__PLAIN_1(cnn_abs_,             abs)
 CNN__PLAIN_1(cnn_log_softmax_,     log_softmax)
 
 CNN__PLAIN_2(cnn_l1_,              l1)
-CNN__PLAIN_2(cnn_bce_with_logits_, bce_with_logits)
 
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
 {
@@ -7092,6 +7193,20 @@ CNN_API cnn_tensor *cnn_huber_(cnn_huber_args a)
 {
     cnn_tensor *in[2] = { a.y, a.target };
     return cnn__layer(&cnn_op_huber, in, 2, &a, a.at, a.name);
+}
+
+CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
+{
+    cnn_tensor *in[4] = { a.logits, a.target, a.pos_weight, a.weight };
+    if (a.weight && !a.pos_weight) {            /* a weight alone: each yes counts once */
+        if (cnn__is_nil(a.logits)) return cnn__nil_tensor();
+        cnn_graph *g = a.logits->graph;
+        const int  c = a.logits->shape.c;
+        float     *ones = cnn__alloc(g, (size_t)c * sizeof *ones);
+        for (int i = 0; ones && i < c; i++) ones[i] = 1;
+        in[2] = ones ? cnn_const_(a.at, g, cnn__vector(c), ones) : cnn__nil_tensor();
+    }
+    return cnn__layer(&cnn_op_bce_with_logits, in, in[3] ? 4 : in[2] ? 3 : 2, NULL, a.at, a.name);
 }
 
 
@@ -10997,6 +11112,10 @@ static void cnn__c_call_pointwise(const cnn__export *e, const cnn_tensor *y)
     for (int i = 0; i < row->n_constants; i++) fputs(", ", e->out), cnn__c_float(e->out, k[i]);
     fputs(");\n", e->out);
 }
+static void cnn__c_gelu_constants(const cnn_tensor *y, float k[2])
+{
+    k[0] = cnn__gelu_is_tanh(y) ? 1.0f : 0.0f, k[1] = 0;
+}
 static void cnn__c_leaky_constants(const cnn_tensor *y, float k[2]) { k[0] = cnn__leaky_slope(y), k[1] = 0; }
 
 /* ---- Rows: windows ---- */
@@ -11480,9 +11599,13 @@ static const cnn__c_row *cnn__c_row_of(const cnn_op *op)
         CNN__C_POINTWISE(abs, NULL, "v < 0 ? -v : v", 0, NULL),
         CNN__C_POINTWISE(sigmoid, "expf", "1 / (1 + expf(-v))", 0, NULL),
         CNN__C_POINTWISE(silu, "expf", "v / (1 + expf(-v))", 0, NULL),
-        CNN__C_POINTWISE(softplus, "expf log1pf", "(v < 0 ? 0 : v) + log1pf(expf(v < 0 ? v : -v))", 0, NULL),
+        CNN__C_POINTWISE(softplus, "expf log1pf",
+                         "a * v > b ? v : (v < 0 ? 0 : v) + log1pf(expf(v < 0 ? a * v : -a * v)) / a", 2,
+                         cnn__softplus_constants),
         CNN__C_POINTWISE(elu, "expm1f", "v > 0 ? v : a * expm1f(v)", 1, cnn__elu_constants),
-        CNN__C_POINTWISE(gelu, "erfcf", "0.5f * v * erfcf(v * -0.707106781f)", 0, NULL),
+        CNN__C_POINTWISE(gelu, "erfcf expf",
+                         "a > 0 ? v / (1 + expf(-1.59576912f * v * (1 + 0.044715f * v * v)))\n"
+                         "             : 0.5f * v * erfcf(v * -0.707106781f)", 1, cnn__c_gelu_constants),
         CNN__C_POINTWISE(tanh, "tanhf", "tanhf(v)", 0, NULL),
         CNN__C_POINTWISE(exp, "expf", "expf(v)", 0, NULL),
         CNN__C_POINTWISE(log, "logf", "logf(v)", 0, NULL),

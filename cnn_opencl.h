@@ -414,7 +414,8 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
     A(X, gelu,       0.5f * v * erfc(v * -0.707106781f),                                                     \
                      0.5f * erfc(v * -0.707106781f) + v * 0.398942280f * exp(-0.5f * v * v))                 \
     A(X, silu,       v / (1.0f + exp(-v)),              (1.0f + v / (1.0f + exp(v))) / (1.0f + exp(-v)))     \
-    A(X, softplus,   (v < 0.0f ? 0.0f : v) + log1p(exp(-fabs(v))), -expm1(-v))                               \
+    A(X, softplus,   k0 * v > k1 ? v : (v < 0.0f ? 0.0f : v) + log1p(exp(-fabs(k0 * v))) / k0,               \
+                     k0 * v > k1 ? 1.0f : 1.0f / (1.0f + exp(-k0 * v)))                                      \
     A(X, hard_swish, v * (clamp(v, -3.0f, 3.0f) + 3.0f) / 6.0f,                                              \
                      v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (2.0f * v + 3.0f) / 6.0f)                        \
     A(X, exp,        exp(v),                            v)                                                   \
@@ -1644,6 +1645,14 @@ static bool cnn__cl_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place
 
 /* ---- The function at the end of a layer ---- */
 
+/* Options that stay with the host. */
+static bool cnn__cl_accepts(const cnn_backend *dev, const cnn_tensor *y)
+{
+    (void)dev;
+    return y->op == &cnn_op_gelu ? !cnn__gelu_is_tanh(y) : y->op == &cnn_op_bce_with_logits ? y->n_in == 2
+         : !cnn__is_smooth_l1(y);
+}
+
 /* One of CNN__CL_ACTIVATIONS, with its constants. */
 typedef struct { int how; float k[2]; } cnn__cl_function;
 
@@ -1653,8 +1662,10 @@ static cnn__cl_function cnn__cl_function_of(const cnn_tensor *y)
     cnn__cl_function f = { CNN__CL_IS_NOTHING, { 0, 0 } };
     if (y->op == &cnn_op_leaky_relu) f.k[0] = cnn__leaky_slope(y);
     if (y->op == &cnn_op_elu)        cnn__elu_constants(y, f.k);
+    if (y->op == &cnn_op_softplus)   cnn__softplus_constants(y, f.k);
     if (y->op == &cnn_op_clamp)      cnn__clamp_constants(y, f.k);
     CNN__CL_ACTIVATIONS(CNN__CL_IS, )
+    if (!cnn__cl_accepts(NULL, y)) f.how = CNN__CL_IS_NOTHING;
     return f;
 }
 #define CNN__FUNCTION(f) CNN__INT((f).how), CNN__FLOAT((f).k[0]), CNN__FLOAT((f).k[1])
@@ -2488,7 +2499,7 @@ static size_t cnn__cl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 }
 
 #define CNN__CL_ROW(name, functions)                                                                         \
-    { &cnn_op_##name, NULL, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward },
+    { &cnn_op_##name, cnn__cl_accepts, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward },
 #define CNN__CL_MAP(X, name, value, derivative) CNN__CL_ROW(name, map)
 static const cnn_kernel cnn__cl_rows[] = {
     CNN__CL_ROW(conv2d, conv2d) CNN__CL_ROW(conv_transpose2d, conv_transpose2d)

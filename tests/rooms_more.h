@@ -210,12 +210,25 @@ static cnn_tensor *build_elu(one *k)
     return k->a == 1 ? cnn_elu(x) : cnn_elu(x, (float)k->a);
 }
 EACH(elu, x > 0 ? x : k->a * expm1(x))
-static cnn_tensor *build_gelu(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_gelu(any(k)); }
-EACH(gelu, 0.5 * x * (1 + erf(x / sqrt(2))))
+static cnn_tensor *build_gelu(one *k)
+{
+    k->gap = test_chance(50) ? 0.1 : 0, k->bias = test_chance(50);
+    cnn_tensor *x = any(k);
+    return k->bias ? cnn_gelu(x, .tanh = 1) : cnn_gelu(x);
+}
+EACH(gelu, 0.5 * x * (1 + (k->bias ? tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x)) : erf(x / sqrt(2)))))
 static cnn_tensor *build_silu(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_silu(any(k)); }
 EACH(silu, x / (1 + exp(-x)))
-static cnn_tensor *build_softplus(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_softplus(any(k)); }
-EACH(softplus, fmax(x, 0) + log1p(exp(-fabs(x))))
+/* A low threshold makes y jump: at an even multiple of half the gap, which no x is near. */
+static cnn_tensor *build_softplus(one *k)
+{
+    cnn_tensor *x = any(k);
+    const bool jump = test_chance(30), own = jump || test_chance(50);
+    k->gap = jump || test_chance(50) ? 0.1 : 0;
+    k->a = own ? (double)(float)test_uniform(0.3, 3) : 1, k->b = jump ? k->a * 0.1 * test_int(1, 8) : 20;
+    return jump ? cnn_softplus(x, (float)k->a, (float)k->b) : own ? cnn_softplus(x, .beta = (float)k->a) : cnn_softplus(x);
+}
+EACH(softplus, k->a * x > k->b ? x : log1p(exp(k->a * x)) / k->a)
 static cnn_tensor *build_hard_swish(one *k) { k->gap = test_chance(50) ? 0.5 : 0.05; return cnn_hard_swish(any(k)); }
 EACH(hard_swish, x * fmin(fmax(x + 3, 0), 6) / 6)
 static cnn_tensor *build_exp(one *k) { k->gap = test_chance(50) ? 0.01 : 0; return cnn_exp(any(k)); }
@@ -287,15 +300,26 @@ static cnn_tensor *build_pair_loss(one *k, char which)
     k->a = test_chance(30) ? 1 : (double)(float)test_uniform(0.3, 2);
     cnn_tensor *t = which != 'l' && test_chance(10) ? x : x->batched ? batched(k, s.c, s.h, s.w) : unbatched(k, s.n, s.c, s.h, s.w);
     if (which == 'l') return cnn_l1(x, t);
-    if (which == 'b') return cnn_bce_with_logits(x, t);
+    if (which == 'b') {
+        k->bias = test_chance(40), k->ceil_mode = test_chance(40), k->classes = s.c;
+        snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " pos_weight %d weight %d", k->bias, k->ceil_mode);
+        return cnn_bce_with_logits(x, t, .pos_weight = k->bias ? class_weights(k, s.c) : NULL,
+                                   .weight = k->ceil_mode ? class_weights(k, s.c) : NULL);
+    }
+    k->bias = test_chance(40);
+    if (k->bias) return k->a == 1 ? cnn_smooth_l1(x, t) : cnn_smooth_l1(x, t, (float)k->a);
     return k->a == 1 ? cnn_huber(x, t) : cnn_huber(x, t, (float)k->a);
 }
 static void ref_pair_loss(const one *k, double *const *v, double *y, char which)
 {
     y[0] = 0;
     for (int i = 0, m = count4(k->s[0]); i < m; i++) {
-        double x = v[0][i], t = v[1][i], d = fabs(x - t);
-        y[0] += (which == 'l' ? d : which == 'b' ? log(1 + exp(x)) - t * x : d <= k->a ? d * d / 2 : k->a * (d - k->a / 2)) / m;
+        double x = v[0][i], t = v[1][i], d = fabs(x - t), f = d;
+        int    c = i / (k->s[0].h * k->s[0].w) % k->s[0].c;
+        if (which == 'b') f = (k->bias || k->ceil_mode ? v[2][c] : 1) * t * log1p(exp(-x)) + (1 - t) * log1p(exp(x));
+        if (which == 'b' && k->ceil_mode) f *= v[3][c];
+        if (which == 'h') f = (d <= k->a ? d * d / 2 : k->a * (d - k->a / 2)) / (k->bias ? k->a : 1);
+        y[0] += f / m;
     }
 }
 static cnn_tensor *build_l1(one *k)              { return build_pair_loss(k, 'l'); }

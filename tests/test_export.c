@@ -355,6 +355,7 @@ static void pointwise(void)
     a = cnn_add(a, cnn_add(cnn_silu(x), cnn_softplus(cnn_scale(x, 9))));
     a = cnn_add(a, cnn_add(cnn_elu(x, .alpha = 0.7f), cnn_gelu(cnn_scale(x, 3))));
     a = cnn_add(a, cnn_add(cnn_hard_swish(cnn_scale(x, 4)), cnn_exp(x)));
+    a = cnn_concat(a, cnn_gelu(cnn_scale(x, 3), .tanh = 1), cnn_softplus(cnn_scale(x, 3), 1.5f, 2));
     T *positive = cnn_clamp(cnn_abs(x), 0.1f, 0.8f);
     a = cnn_concat(a, cnn_log(positive), cnn_sqrt(positive), cnn_prelu(x));
     a = cnn_concat(a, cnn_prelu(cnn_tanh(x), .per_channel = 1));

@@ -166,13 +166,25 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     X(mse,                   cnn_mse(x, x2)) \
     X(l1,                    cnn_l1(x, x2)) \
     X(huber,                 cnn_huber(x, x2, .delta = 0.7f)) \
-    X(bce_with_logits,       cnn_bce_with_logits(x, x2))
+    X(bce_with_logits,       cnn_bce_with_logits(x, x2)) \
+    X(gelu_tanh,             cnn_gelu(x, .tanh = 1)) \
+    X(softplus_beta,         cnn_softplus(x, .beta = 1.7f)) \
+    X(softplus_threshold,    cnn_softplus(x, 0.6f, 1.1f)) \
+    X(bce_pos_weight,        cnn_bce_with_logits(x, x2, .pos_weight = p)) \
+    X(bce_weight,            cnn_bce_with_logits(x, x2, .weight = w)) \
+    X(bce_all,               cnn_bce_with_logits(x, x2, .weight = w, .pos_weight = p)) \
+    X(smooth_l1,             cnn_smooth_l1(x, x2)) \
+    X(smooth_l1_beta,        cnn_smooth_l1(x, x2, 0.4f))
 
 #define FUNCTION(name, ...) \
-    static T *op_##name(T *x, T *x2, T *t, T *w) { (void)x2, (void)t, (void)w; return __VA_ARGS__; }
+    static T *op_##name(T *x, T *x2, T *t, T *w, T *p) \
+    { \
+        (void)x2, (void)t, (void)w, (void)p; \
+        return __VA_ARGS__; \
+    }
 #define ROW(name, ...) { #name, op_##name },
 OPERATIONS(FUNCTION)
-static const struct { const char *name; T *(*build)(T *x, T *x2, T *t, T *w); } operations[] = {
+static const struct { const char *name; T *(*build)(T *x, T *x2, T *t, T *w, T *p); } operations[] = {
     OPERATIONS(ROW) };
 enum { N_OPERATIONS = sizeof operations / sizeof *operations };
 
@@ -180,15 +192,17 @@ static T *input(cnn_graph *g, const char *name, array a)
 {
     return a.v ? cnn_input(g, a.dim[1], a.dim[2], a.dim[3], .name = name, .grad = 1) : NULL;
 }
-static void operation(const golden *a, const char *name, T *(*build)(T *, T *, T *, T *))
+static void operation(const golden *a, const char *name, T *(*build)(T *, T *, T *, T *, T *))
 {
     array      ax = get(a, name, "", "x"), ax2 = get(a, name, "", "x2"), at = get(a, name, "", "t");
-    array      aw = get(a, name, "", "weights"), agy = get(a, name, "", "gy");
+    array      aw = get(a, name, "", "weights"), ap = get(a, name, "", "pos_weight");
+    array      agy = get(a, name, "", "gy");
     cnn_graph *g = cnn_new(.max_batch = ax.dim[0], .keep_grads = 1);
     T *x = input(g, "x", ax), *x2 = input(g, "x2", ax2);
     T *t = at.v ? cnn_labels(g, at.dim[1], at.dim[2]) : NULL;
     T *w = aw.v ? cnn_const(g, (cnn_shape){ 1, (int)aw.n, 1, 1 }, aw.v) : NULL;
-    T *y = build(x, x2, t, w), *gy = NULL, *loss = y;
+    T *p = ap.v ? cnn_const(g, (cnn_shape){ 1, (int)ap.n, 1, 1 }, ap.v) : NULL;
+    T *y = build(x, x2, t, w, p), *gy = NULL, *loss = y;
     if (agy.n > 1) loss = cnn_sum(cnn_mul(cnn_keep(y), gy = cnn_input(g, y->shape.c, y->shape.h, y->shape.w,
         .name = "gy")));
     bool good = ax.v && agy.v && cnn_compile(g, loss);
@@ -196,21 +210,21 @@ static void operation(const golden *a, const char *name, T *(*build)(T *, T *, T
         at.n)) &&
            (!gy || cnn_set(gy, agy.v, agy.n));
     for (int i = 0; i < g->n_order && good; i++) {
-        T *p = &g->order[i]->t;
-        if (!cnn__is_learned(p)) continue;
-        array v = get(a, name, "", p->name);
-        good = CHECK_MSG(v.v != NULL, "no %s in the golden file", p->name) && cnn_set(p, v.v, v.n);
+        T *q = &g->order[i]->t;
+        if (!cnn__is_learned(q)) continue;
+        array v = get(a, name, "", q->name);
+        good = CHECK_MSG(v.v != NULL, "no %s in the golden file", q->name) && cnn_set(q, v.v, v.n);
     }
     if (good) cnn_forward(loss, CNN_TRAIN);
     if (good) agree("y", "", cnn_map_read(y), cnn_count(y), get(a, name, "", "y"), 0);
     if (good) cnn_backward(loss);
     for (int i = 0; i < g->n_order && good; i++) {
-        T *p = &g->order[i]->t;
-        if (p == x || p == x2 || p->kind == CNN_PARAM)
-            agree("gradient of ", p->name, cnn_map_grad(p), cnn_count(p), get(a, name, "grad.", p->name), 0);
-        if (p->kind == CNN_BUFFER)
-            agree("after the forward ", p->name, cnn_map_read(p), cnn_count(p), get(a, name, "after.",
-                p->name), 0);
+        T *q = &g->order[i]->t;
+        if (q == x || q == x2 || q->kind == CNN_PARAM)
+            agree("gradient of ", q->name, cnn_map_grad(q), cnn_count(q), get(a, name, "grad.", q->name), 0);
+        if (q->kind == CNN_BUFFER)
+            agree("after the forward ", q->name, cnn_map_read(q), cnn_count(q), get(a, name, "after.",
+                q->name), 0);
     }
     CHECK_STR(cnn_error(g), NULL);
     cnn_free(g);

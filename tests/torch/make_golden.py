@@ -180,6 +180,30 @@ case("huber", lambda x, t: F.huber_loss(x, t, delta=0.7), (3, 2, 4, 2), (3, 2, 4
 case("bce_with_logits", F.binary_cross_entropy_with_logits, (3, 2, 4, 2),
      torch.rand(3, 2, 4, 2, generator=random).float().double())
 
+
+# ---- Options that came later: of a generator of their own, so that the rest keeps its numbers ----
+
+first, random = random, torch.Generator().manual_seed(20261122)
+
+for name, f in {
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "softplus_beta": lambda x: F.softplus(x, 1.7),
+    "softplus_threshold": lambda x: F.softplus(x, 0.6, 1.1),
+}.items():
+    case(name, f, 2.5 * rand(3, 4, 3, 5))
+pos_weight = (rand(6).abs() + 0.2).float().double()
+bce = F.binary_cross_entropy_with_logits
+for name, f in {
+    "bce_pos_weight": lambda x, t: bce(x, t, pos_weight=pos_weight.view(6, 1, 1)),
+    "bce_weight": lambda x, t: bce(x, t, weight=weights.view(6, 1, 1)),
+    "bce_all": lambda x, t: bce(x, t, weight=weights.view(6, 1, 1), pos_weight=pos_weight.view(6, 1, 1)),
+}.items():
+    case(name, f, (3, 6, 4, 2), torch.rand(3, 6, 4, 2, generator=random).float().double())
+    store(ops, name + "/weights", weights)
+    store(ops, name + "/pos_weight", pos_weight)
+case("smooth_l1", F.smooth_l1_loss, (3, 2, 4, 2), (3, 2, 4, 2))
+case("smooth_l1_beta", lambda x, t: F.smooth_l1_loss(x, t, beta=0.4), (3, 2, 4, 2), (3, 2, 4, 2))
+random = first
+
 save_file(ops, os.path.join(here, "ops.safetensors"))
 
 # ---- Nets ----
