@@ -1376,6 +1376,8 @@ typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, con
                       const ptrdiff_t *at, float *c,
                       ptrdiff_t ldc);
 typedef void cnn__winograd_w(const float *g, float *u, ptrdiff_t step);
+typedef void cnn__winograd_dw(const float *u, ptrdiff_t step, float *g);
+typedef void cnn__winograd_dy(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
 typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
 typedef void cnn__winograd_y(const float *m, ptrdiff_t step, float bias, float *const *y,
                              const ptrdiff_t *row, bool add);
@@ -1582,6 +1584,41 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
             cnn__at_##isa(t + 6 * i, 1);                                                                     \
             for (int j = 0; j < 4; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                        \
             SCATTER4(t + 6 * i, y, row, i, add);                                                             \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__a_##isa(V *d, int s)                                                 \
+    {                                                                                                        \
+        const V one = SET1(-1), d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s];                          \
+        const V p = ADD(d0, d2), q = ADD(d1, d3), r = FMA(SET1(4), d2, d0), u = FMA(SET1(4), d3, d1);        \
+        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(SET1(2), u, r);                          \
+        d[4 * s] = FMA(SET1(-2), u, r), d[5 * s] = d3;                                                       \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_dy_##isa(const float *const *dy, const ptrdiff_t *row, float *m,        \
+                                              ptrdiff_t step)                                                \
+    {                                                                                                        \
+        V t[36];                                                                                             \
+        for (int i = 0; i < 4; i++) GATHER4(t + 6 * i, dy, row, i, 0);                                       \
+        for (int j = 0; j < 4; j++) cnn__a_##isa(t + j, 6);                                                  \
+        for (int i = 0; i < 6; i++) cnn__a_##isa(t + 6 * i, 1);                                              \
+        for (int i = 0; i < 36; i++) STORE(m + i * step, t[i]);                                              \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__gt_##isa(V *u, int s)                                                \
+    {                                                                                                        \
+        const V p = ADD(u[s], u[2 * s]), q = FMA(SET1(-1), u[s], u[2 * s]);                                  \
+        const V r = ADD(u[3 * s], u[4 * s]), v = FMA(SET1(-1), u[4 * s], u[3 * s]);                          \
+        const V c = FMA(SET1(-1 / 6.f), p, SET1(0));                                                         \
+        u[0] = FMA(SET1(0.25f), u[0], FMA(SET1(1 / 24.f), r, c));                                            \
+        u[s] = FMA(SET1(1 / 6.f), q, FMA(SET1(1 / 12.f), v, SET1(0)));                                       \
+        u[2 * s] = ADD(FMA(SET1(1 / 6.f), r, c), u[5 * s]);                                                  \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_dw_##isa(const float *u, ptrdiff_t step, float *g)                      \
+    {                                                                                                        \
+        V t[36];                                                                                             \
+        for (int i = 0; i < 36; i++) t[i] = LOAD(u + i * step);                                              \
+        for (int j = 0; j < 6; j++) cnn__gt_##isa(t + j, 6);                                                 \
+        for (int i = 0; i < 3; i++) {                                                                        \
+            cnn__gt_##isa(t + 6 * i, 1);                                                                     \
+            for (int j = 0; j < 3; j++) STORE(g + (3 * i + j) * CNN__MAX_LANES, t[6 * i + j]);               \
         }                                                                                                    \
     }
 
@@ -2024,6 +2061,7 @@ CNN__SMALL_KERNELS(c, , cnn__vec, cnn__lanes, 4, cnn__vec_set1, cnn__vec_load, c
 typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__pack_rows *pack;
                  cnn__fill_panel *panel; cnn__halve *halve; cnn__twice *twice; cnn__dot *dot; cnn__fir *fir;
                  cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y;
+                 cnn__winograd_dy *winograd_dy; cnn__winograd_dw *winograd_dw;
                  cnn__windows *windows; cnn__depth *depth; cnn__depth_w *depth_w; } cnn__kernels;
 static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
 {
@@ -2032,20 +2070,24 @@ static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
         { CNN_ISA_AVX512, 16, 12, 32, cnn__micro_avx512, cnn__pack_rows_avx512, cnn__fill_panel_avx512,
           cnn__halve_avx512, cnn__twice_avx512, cnn__dot_avx512, cnn__fir_avx512,
           cnn__winograd_w_avx512, cnn__winograd_x_avx512, cnn__winograd_y_avx512,
+          cnn__winograd_dy_avx512, cnn__winograd_dw_avx512,
           cnn__windows_avx512, cnn__depth_avx512, cnn__depth_w_avx512 },
         { CNN_ISA_AVX2, 8, 6, 16, cnn__micro_avx2, cnn__pack_rows_avx2, cnn__fill_panel_avx2,
           cnn__halve_avx2, cnn__twice_avx2, cnn__dot_avx2, cnn__fir_avx2,
           cnn__winograd_w_avx2, cnn__winograd_x_avx2, cnn__winograd_y_avx2,
+          cnn__winograd_dy_avx2, cnn__winograd_dw_avx2,
           cnn__windows_avx2, cnn__depth_avx2, cnn__depth_w_avx2 },
 #elif CNN__ARM
         { CNN_ISA_NEON, 4, 6, 16, cnn__micro_neon, cnn__pack_rows_neon, cnn__fill_panel_neon,
           cnn__halve_neon, cnn__twice_neon, cnn__dot_neon, cnn__fir_neon,
           cnn__winograd_w_neon, cnn__winograd_x_neon, cnn__winograd_y_neon,
+          cnn__winograd_dy_neon, cnn__winograd_dw_neon,
           cnn__windows_neon, cnn__depth_neon, cnn__depth_w_neon },
 #endif
         { CNN_ISA_C, 4, 4, 8, cnn__micro_c, cnn__pack_rows_c, cnn__fill_panel_c,
           cnn__halve_c, cnn__twice_c, cnn__dot_c, cnn__fir_c,
           cnn__winograd_w_c, cnn__winograd_x_c, cnn__winograd_y_c,
+          cnn__winograd_dy_c, cnn__winograd_dw_c,
           cnn__windows_c, cnn__depth_c, cnn__depth_w_c } };
     const cnn__kernels *r = rows;
     while (r->isa != cpu->isa && r->isa != CNN_ISA_C) r++;
@@ -2809,9 +2851,9 @@ typedef struct {
     size_t each;
 } cnn__wino;
 
-CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
+CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t)
 {
-    return pass < 2 && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1
+    return t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1
         && t->groups == 1
            && t->ph <= 2 && t->pw <= 2;
 }
@@ -2951,6 +2993,135 @@ static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y,
                                 q->work + (size_t)thread * q->each);
 }
 
+/* ---- Winograd, backward-weights: F(3x3,4x4), the same tiles with the parts exchanged (Lavin, Gray 2015) ----
+
+       dw += Gt [ sum_tiles (A dY At) o (Bt x B) ] G        for each 4x4 tile dY of dy and 6x6 tile x of input
+
+   Here the sum runs over the tiles: 36 products (OC,tiles)(tiles,C). So channels lie side by side in the
+   vectors, and the tiles come in chunks: x of a chunk is transformed once, for all; then each thread takes
+   panels of output channels. Floor: 36 multiply-adds for 16 outputs and a pair of channels, instead of 144. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    int th, tw;
+    ptrdiff_t tiles, chunk, wide, panels, ms;   /* wide: C rounded up to nr; ms: floats of one of 36 matrices */
+    float *sums, *v, *m;                        /* (36,OC,wide); (36,wide/nr,chunk,nr); (36,panels,chunk,mr) */
+    size_t each;
+} cnn__wino_w;
+
+static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, char *base,
+                                              size_t *used)
+{
+    enum { PANELS = 4, CACHED = 1 << 19 };      /* floats of a transformed chunk that stay near */
+    cnn__wino_w q = { cnn__kernels_of(cpu), t, (t->oh + 3) / 4, (t->ow + 3) / 4, 0, 0, 0, PANELS, 0, NULL,
+                      NULL, NULL, 0 };
+    q.tiles = (ptrdiff_t)t->n * q.th * q.tw, q.wide = cnn__ceil(t->ic, q.u->nr) * q.u->nr;
+    q.chunk = CACHED / 36 / q.wide;
+    q.chunk = cnn__min(q.tiles, q.chunk < 128 ? 128 : cnn__min(q.chunk, CNN__KC));
+    q.ms = q.panels * q.chunk * q.u->mr + CNN__MAX_LANES;       /* a store at the end may go beyond */
+    q.each = cnn__mul_size(36, (size_t)q.ms);
+    q.sums = cnn__take(base, used, cnn__mul_size(36 * (size_t)t->oc, (size_t)q.wide), sizeof *q.sums);
+    q.v = cnn__take(base, used, cnn__mul_size(36 * (size_t)q.chunk, (size_t)q.wide), sizeof *q.v);
+    q.m = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.m);
+    return q;
+}
+
+/* Point the lanes at one tile, of side rows and columns, in channels c, c+1, ... (the last one again beyond
+   the end). A tile that sticks out of the image is copied to the patches, with zeros around it. */
+static void cnn__winograd_lanes(int lanes, const float **tile, ptrdiff_t *row, float patch[][36],
+                                const float *x, int channels, int c, int h, int w, int y0, int x0, int side)
+{
+    const bool inside = y0 >= 0 && x0 >= 0 && y0 + side <= h && x0 + side <= w;
+    for (int l = 0; l < lanes; l++) {
+        const float *p = x + (ptrdiff_t)cnn__min(c + l, channels - 1) * h * w;
+        tile[l] = inside ? p + (ptrdiff_t)y0 * w + x0 : patch[l], row[l] = inside ? w : side;
+        for (int a = 0; a < side && !inside; a++)
+            for (int b = 0; b < side; b++)
+                patch[l][a * side + b] = y0 + a >= 0 && y0 + a < h && x0 + b >= 0 && x0 + b < w
+                    ? p[(ptrdiff_t)(y0 + a) * w + x0 + b] : 0.0f;
+    }
+}
+
+/* v = Bt x B for tiles from .. from+count, channels j .. j+nr: a panel. */
+static void cnn__winograd_inputs(const cnn__wino_w *q, const float *x, ptrdiff_t from, ptrdiff_t count, int j)
+{
+    enum { L = CNN__MAX_LANES };
+    const cnn__conv *t = q->t;
+    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
+    const float *tile[L];
+    float        patch[L][36];
+    ptrdiff_t    row[L];
+    for (ptrdiff_t e = 0; e < count; e++) {
+        const ptrdiff_t n = (from + e) / plane, at = (from + e) % plane;
+        for (int r = 0; r < q->u->nr; r += q->u->lanes) {
+            cnn__winograd_lanes(q->u->lanes, tile, row, patch, x + n * t->ic * t->h * t->w, t->ic, j + r, t->h,
+                                t->w, (int)(at / q->tw) * 4 - t->ph, (int)(at % q->tw) * 4 - t->pw, 6);
+            q->u->winograd_x(tile, row, q->v + j * q->chunk + e * q->u->nr + r, q->chunk * q->wide);
+        }
+    }
+}
+
+/* sums += (A dY At) v for tiles from .. from+count, output channels i .. end. */
+static void cnn__winograd_sums(const cnn__wino_w *q, const float *dy, ptrdiff_t from, ptrdiff_t count, int i,
+                               int end, float *m)
+{
+    enum { L = CNN__MAX_LANES };
+    const cnn__conv *t = q->t;
+    const cnn__kernels *u = q->u;
+    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
+    const float *tile[L];
+    float        patch[L][36];
+    ptrdiff_t    row[L], at[CNN__KC];
+    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
+    for (int c = i; c < end; c += u->mr) {
+        const int mr = (int)cnn__min(u->mr, end - c);
+        for (ptrdiff_t e = 0; e < count; e++) {             /* the next tile overwrites the lanes beyond mr */
+            const ptrdiff_t n = (from + e) / plane, in = (from + e) % plane;
+            for (int r = 0; r < mr; r += u->lanes) {
+                cnn__winograd_lanes(u->lanes, tile, row, patch, dy + n * t->oc * t->oh * t->ow, t->oc, c + r,
+                                    t->oh, t->ow, (int)(in / q->tw) * 4, (int)(in % q->tw) * 4, 4);
+                u->winograd_dy(tile, row, m + (c - i) * q->chunk + e * mr + r, q->ms);
+            }
+        }
+    }
+    for (int e = 0; e < 36; e++)
+        for (ptrdiff_t j = 0; j < q->wide; j += u->nr)
+            for (int c = i; c < end; c += u->mr)
+                u->micro((int)cnn__min(u->mr, end - c), u->nr, count, m + e * q->ms + (c - i) * q->chunk,
+                         q->v + e * q->chunk * q->wide + j * q->chunk, at,
+                         q->sums + ((ptrdiff_t)e * t->oc + c) * q->wide + j, q->wide, NULL, from > 0);
+}
+
+static void cnn__winograd_weights_run(const cnn__cpu *cpu, const cnn__wino_w *q, float *dw, const float *x,
+                                      const float *dy)
+{
+    const cnn__conv *t = q->t;
+    const int nr = q->u->nr, step = (int)q->panels * q->u->mr, columns = (int)(q->wide / nr),
+        blocks = (t->oc + step - 1) / step;
+    const double work = 36.0 * t->oc * t->ic;
+    const int threads = cnn__team(cpu, work * (double)q->chunk, blocks), team = cnn__team(cpu, work, t->oc);
+    (void)team;                         /* without OpenMP */
+    for (ptrdiff_t from = 0; from < q->tiles; from += q->chunk) {
+        const ptrdiff_t count = cnn__min(q->chunk, q->tiles - from);
+        CNN__PARALLEL_FOR(threads)
+        for (int j = 0; j < columns; j++) cnn__winograd_inputs(q, x, from, count, j * nr);
+        CNN__PARALLEL_FOR(threads)
+        for (int thread = 0; thread < threads; thread++)
+            for (int b = blocks * thread / threads; b < blocks * (thread + 1) / threads; b++)
+                cnn__winograd_sums(q, dy, from, count, b * step, (int)cnn__min(t->oc, (b + 1) * step),
+                                   q->m + (size_t)thread * q->each);
+    }
+    CNN__PARALLEL_FOR(team)
+    for (int oc = 0; oc < t->oc; oc++) {
+        float g[9 * CNN__MAX_LANES], *to = dw + (ptrdiff_t)oc * t->ic * 9;
+        for (int c = 0; c < t->ic; c += q->u->lanes, to += 9 * q->u->lanes) {
+            q->u->winograd_dw(q->sums + oc * q->wide + c, t->oc * q->wide, g);
+            for (int l = 0; l < q->u->lanes && c + l < t->ic; l++)
+                for (int e = 0; e < 9; e++) to[9 * l + e] += g[e * CNN__MAX_LANES + l];
+        }
+    }
+}
+
 /* ---- Depthwise 3x3 with stride 1: plane by plane, in place, with u->depth ----
 
    backward-data is forward from dy, with the kernel turned by 180 degrees and padding 2 - P. Floor: with 18
@@ -3018,9 +3189,8 @@ typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD, CNN__
 static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
 {
 #ifndef CNN_NO_WINOGRAD
-    if (cnn__winograd_fits(t, pass) && t->ic >= 16 && t->oc >= 16) {    /* fewer channels do not repay the
-                                                                           transforms */
-        const int h = pass ? t->h : t->oh, w = pass ? t->w : t->ow;
+    if (cnn__winograd_fits(t) && t->ic >= 16 && t->oc >= 16) {  /* fewer do not repay the transforms */
+        const int h = pass == 1 ? t->h : t->oh, w = pass == 1 ? t->w : t->ow;
         const double tiles = (double)t->n * ((h + 3) / 4) * ((w + 3) / 4);
         if (tiles >= 16 && tiles * 16 <= 1.8 * t->n * h * w) return CNN__WINOGRAD;
     }
@@ -3050,9 +3220,10 @@ static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
         for (int pass = 0; pass < 3; pass++) {
             size_t used = 0;
             if (cnn__conv_rule(&u, pass) == CNN__ROWS) continue;
-            if (pass == 2) cnn__weights_plan(cpu, &u, NULL, NULL, NULL, &used);
-            else if (cnn__conv_rule(&u, pass) == CNN__WINOGRAD)
-                cnn__winograd_plan(cpu, &u, pass == 1, NULL, &used);
+            if (cnn__conv_rule(&u, pass) == CNN__WINOGRAD) {
+                if (pass == 2) cnn__winograd_weights_plan(cpu, &u, NULL, &used);
+                else           cnn__winograd_plan(cpu, &u, pass == 1, NULL, &used);
+            } else if (pass == 2) cnn__weights_plan(cpu, &u, NULL, NULL, NULL, &used);
             else cnn__shifted_plan(cpu, &u, pass == 1, NULL, NULL, &used);
             if (used > most) most = used;
         }
@@ -3097,9 +3268,15 @@ static void cnn__conv_weights_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__a
                                  const float *x, const float *dy, void *scratch)
 {
     size_t used = 0;
-    if (algorithm == CNN__ROWS) { cnn__rows_weights(cpu, t, dw, x, dy); return; }
-    cnn__weights q = cnn__weights_plan(cpu, t, x, dy, scratch, &used);
-    cnn__weights_run(cpu, &q, dw);
+    if (algorithm == CNN__WINOGRAD) {
+        const cnn__wino_w q = cnn__winograd_weights_plan(cpu, t, scratch, &used);
+        cnn__winograd_weights_run(cpu, &q, dw, x, dy);
+    } else if (algorithm == CNN__ROWS) {
+        cnn__rows_weights(cpu, t, dw, x, dy);
+    } else {
+        cnn__weights q = cnn__weights_plan(cpu, t, x, dy, scratch, &used);
+        cnn__weights_run(cpu, &q, dw);
+    }
 }
 
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,

@@ -164,6 +164,7 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, int
         const cnn__cpu cpu = { isa, team[q] };
         size_t bytes = 0;
         if (algorithm < 0)                    bytes = cnn__conv_scratch(&cpu, t);
+        else if (algorithm == CNN__WINOGRAD && pass == BACKWARD_WEIGHTS) cnn__winograd_weights_plan(&cpu, t, NULL, &bytes);
         else if (algorithm == CNN__WINOGRAD) cnn__winograd_plan(&cpu, t, pass == BACKWARD_DATA, NULL, &bytes);
         else if (algorithm != CNN__ROWS && pass == BACKWARD_WEIGHTS) cnn__weights_plan(&cpu, t, NULL, NULL, NULL, &bytes);
         else if (algorithm != CNN__ROWS)     cnn__shifted_plan(&cpu, t, pass == BACKWARD_DATA, NULL, NULL, &bytes);
@@ -236,7 +237,7 @@ static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
 {
     check_conv(isa, t, pass, bias, -1);
     if (cnn__conv_rule(t, pass) == CNN__ROWS || cnn__conv_rule(t, pass) == CNN__WINOGRAD) check_conv(isa, t, pass, bias, CNN__DIRECT);
-    else if (cnn__winograd_fits(t, pass)) check_conv(isa, t, pass, bias, CNN__WINOGRAD);
+    else if (cnn__winograd_fits(t)) check_conv(isa, t, pass, bias, CNN__WINOGRAD);
 }
 
 static void conv(cnn_isa isa, int pass)
