@@ -307,7 +307,9 @@ typedef struct { const char *at; cnn_tensor *x; float eps;      /* default 1e-5 
                  const char *name; } cnn_norm_args;
 typedef struct { const char *at; cnn_tensor *x; int scale, scale_h, scale_w; /* must; _h and _w default to
                                                                                 scale */
-                 int bilinear;       /* default nearest; corners not aligned */
+                 int bilinear;       /* default nearest */
+                 int align_corners;  /* 1, of bilinear: the centres of the corner pixels lie on each other */
+                 int height, width;  /* of y; default H*scale_h and W*scale_w */
                  const char *name; } cnn_upsample_args;
 typedef struct { const char *at; cnn_tensor *x; int left, right, top, bottom; /* columns and rows to add;
                                                                                  default 0 */
@@ -364,7 +366,7 @@ CNN_API cnn_tensor *cnn_layer_norm_   (cnn_norm_args); /* as x; over the sample 
 CNN_API cnn_tensor *cnn_group_norm_   (cnn_group_norm_args); /* as x; over C/groups channels (Wu, He 2018);
                                                                 weight (1,C,1,1) */
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args); /* as x; over each channel (Ulyanov et al. 2016) */
-CNN_API cnn_tensor *cnn_upsample_  (cnn_upsample_args); /* (N,C,H*scale_h,W*scale_w) */
+CNN_API cnn_tensor *cnn_upsample_  (cnn_upsample_args); /* (N,C,height,width) */
 CNN_API cnn_tensor *cnn_pad_       (cnn_pad_args);   /* (N,C+front+back,H+top+bottom,W+left+right) */
 CNN_API cnn_tensor *cnn_slice_     (cnn_slice_args); /* a part of x along one axis */
 CNN_API cnn_tensor *cnn_clamp_     (cnn_clamp_args); /* as x; cnn_relu6(x) is cnn_clamp(x, 0, 6) */
@@ -5164,47 +5166,63 @@ CNN__ROOM cnn_op_lrn = {
         .fields = cnn__lrn_fields };
 
 /* ---- upsample --------------------------------------------------------------------------------------------
- *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies
+ *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies,   S = height / H
  *   bilinear:  y[i,j] = (1-t)(1-u) x[a,b] + (1-t) u x[a,b+1] + t (1-u) x[a+1,b] + t u x[a+1,b+1],   dx: the
      same shares of dy
  *   with a + t = (i + 1/2)/S - 1/2, at least 0, and rows beyond the last taken as the last: pixels are
      squares, and the
- *   corners of the images, not the centres of their corner pixels, lie on each other (PyTorch's align_corners
-     = False).
- *   x (N,C,H,W), y (N,C,H S_h,W S_w).
+ *   corners of the images, not the centres of their corner pixels, lie on each other. With align_corners the
+ *   centres do: a + t = i (H - 1) / (height - 1), 0 if the height is 1.
+ *   x (N,C,H,W), y (N,C,height,width).
  * ------------------------------------------------------------------------------------------------------- */
 typedef struct { int a, b; float t; } cnn__between;      /* (1-t) x[a] + t x[b] */
-static cnn__between cnn__source(int i, int scale, int size, bool bilinear)
+typedef enum { CNN__NEAREST, CNN__BILINEAR, CNN__ALIGNED } cnn__filter;
+static cnn__filter cnn__filter_of(const cnn_tensor *y)
 {
-    if (!bilinear) return (cnn__between){ i / scale, i / scale, 0 };
-    float at = ((float)i + 0.5f) / (float)scale - 0.5f;
+    const cnn_upsample_args *a = y->args;
+    return !a->bilinear ? CNN__NEAREST : a->align_corners ? CNN__ALIGNED : CNN__BILINEAR;
+}
+static cnn__between cnn__source(int i, int in, int out, cnn__filter filter)      /* i of `out` among `in` */
+{
+    if (filter == CNN__NEAREST) {
+        const int a = (int)((int64_t)i * in / out);
+        return (cnn__between){ a, a, 0 };
+    }
+    float at = ((float)i + 0.5f) * (float)in / (float)out - 0.5f;
+    if (filter == CNN__ALIGNED) at = out > 1 ? (float)i * (float)(in - 1) / (float)(out - 1) : 0.0f;
     if (at < 0) at = 0;
-    const int a = (int)at < size - 1 ? (int)at : size - 1;
-    return (cnn__between){ a, a + 1 < size ? a + 1 : a, at - (float)a };
+    const int a = (int)at < in - 1 ? (int)at : in - 1;
+    return (cnn__between){ a, a + 1 < in ? a + 1 : a, at - (float)a };
 }
 static bool cnn__upsample_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
     const cnn_upsample_args *a = y->args;
     const cnn_shape          x = y->in[0]->shape;
-    const int                h = cnn__or(a->scale_h, a->scale), w = cnn__or(a->scale_w, a->scale);
+    const int                h = a->height ? 1 : cnn__or(a->scale_h, a->scale);
+    const int                w = a->width ? 1 : cnn__or(a->scale_w, a->scale);
+    if (a->align_corners && !a->bilinear)
+        return cnn_fail(y, "align_corners is for bilinear; nearest has no corners to align");
     if (h < 1 || w < 1 || x.h > (1 << 24) / h || x.w > (1 << 24) / w)
         return cnn_fail(y, "scale %d,%d of input %s: it must be positive, and no extent larger than 2^24", h,
                         w, cnn__shape_text(y->in[0]).s);
-    y->shape = (cnn_shape){ x.n, x.c, x.h * h, x.w * w };
+    y->shape = (cnn_shape){ x.n, x.c, cnn__or(a->height, x.h * h), cnn__or(a->width, x.w * w) };
+    if (y->shape.h < 1 || y->shape.w < 1 || y->shape.h > 1 << 24 || y->shape.w > 1 << 24)
+        return cnn_fail(y, "height %d, width %d: each must be 1 to 2^24", y->shape.h, y->shape.w);
     return true;
 }
 /* to == NULL: y from x; else to = dx from y->grad. The places along a row are the same for all rows. */
 static void cnn__upsample_run(cnn_tensor *y, float *dx)
 {
     const cnn_shape in = y->in[0]->shape, out = y->shape;
-    const bool      bilinear = ((const cnn_upsample_args *)y->args)->bilinear != 0;
+    cnn__filter     filter = cnn__filter_of(y);
+    const bool      bilinear = filter != CNN__NEAREST;
     cnn__between   *column = cnn_scratch(y);
-    for (int j = 0; j < out.w; j++) column[j] = cnn__source(j, out.w / in.w, in.w, bilinear);
+    for (int j = 0; j < out.w; j++) column[j] = cnn__source(j, in.w, out.w, filter);
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(out)))
     for (int plane = 0; plane < out.n * out.c; plane++)
         for (int i = 0; i < out.h; i++) {
-            const cnn__between r = cnn__source(i, out.h / in.h, in.h, bilinear);
+            const cnn__between r = cnn__source(i, in.h, out.h, filter);
             const ptrdiff_t    a = ((ptrdiff_t)plane * in.h + r.a) * in.w,
                 b = ((ptrdiff_t)plane * in.h + r.b) * in.w;
             const ptrdiff_t    to = ((ptrdiff_t)plane * out.h + i) * out.w;
@@ -5233,7 +5251,9 @@ static void cnn__upsample_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__ups
 static size_t cnn__upsample_scratch(const cnn_tensor *y) { return (size_t)y->shape.w * sizeof(cnn__between); }
 static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, scale), CNN_FIELD('i', cnn_upsample_args, scale_h),
-    CNN_FIELD('i', cnn_upsample_args, scale_w), CNN_FIELD('i', cnn_upsample_args, bilinear), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_upsample_args, scale_w), CNN_FIELD('i', cnn_upsample_args, bilinear),
+    CNN_FIELD('i', cnn_upsample_args, align_corners), CNN_FIELD('i', cnn_upsample_args, height),
+    CNN_FIELD('i', cnn_upsample_args, width), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_upsample = {
     .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
         .backward = cnn__upsample_backward,
@@ -11587,24 +11607,26 @@ static void cnn__c_call_pad(const cnn__export *e, const cnn_tensor *y)
 
 static const char cnn__c_upsample[] =
     "/* Output i is between inputs *a and *b: (1 - t) of the first, the returned t of the second. */\n"
-    "static float @_between(int i, int scale, int size, int bilinear, int *a, int *b)\n"
+    "static float @_between(int i, int in, int out, int filter, int *a, int *b)\n"
     "{\n"
-    "    float at = bilinear ? ((float)i + 0.5f) / (float)scale - 0.5f : (float)(i / scale);\n"
+    "    float at = (float)(int)((long long)i * in / out);                                   /* nearest */\n"
+    "    if (filter == 1) at = ((float)i + 0.5f) * (float)in / (float)out - 0.5f;           /* bilinear */\n"
+    "    if (filter == 2) at = out > 1 ? (float)i * (float)(in - 1) / (float)(out - 1) : 0; /* aligned */\n"
     "    if (at < 0) at = 0;\n"
-    "    *a = (int)at < size - 1 ? (int)at : size - 1;\n"
-    "    *b = *a + 1 < size ? *a + 1 : *a;\n"
+    "    *a = (int)at < in - 1 ? (int)at : in - 1;\n"
+    "    *b = *a + 1 < in ? *a + 1 : *a;\n"
     "    return at - (float)*a;\n"
     "}\n"
-    "static void @_upsample(float *restrict y, const float *restrict x, int c, int h, int w, int sh,\n"
-    "                       int sw, int bilinear)\n"
+    "static void @_upsample(float *restrict y, const float *restrict x, int c, int h, int w, int oh,\n"
+    "                       int ow, int filter)\n"
     "{\n"
     "    for (int p = 0; p < c; p++, x += h * w)\n"
-    "        for (int i = 0; i < h * sh; i++) {\n"
+    "        for (int i = 0; i < oh; i++) {\n"
     "            int         up, down, left, right;\n"
-    "            const float t = @_between(i, sh, h, bilinear, &up, &down);\n"
-    "            for (int j = 0; j < w * sw; j++) {\n"
-    "                const float u = @_between(j, sw, w, bilinear, &left, &right);\n"
-    "                *y++ = bilinear ? (1 - t) * ((1 - u) * x[up * w + left] + u * x[up * w + right])\n"
+    "            const float t = @_between(i, h, oh, filter, &up, &down);\n"
+    "            for (int j = 0; j < ow; j++) {\n"
+    "                const float u = @_between(j, w, ow, filter, &left, &right);\n"
+    "                *y++ = filter ? (1 - t) * ((1 - u) * x[up * w + left] + u * x[up * w + right])\n"
     "                                  + t * ((1 - u) * x[down * w + left] + u * x[down * w + right])\n"
     "                                : x[up * w + left];\n"
     "            }\n"
@@ -11614,8 +11636,7 @@ static void cnn__c_call_upsample(const cnn__export *e, const cnn_tensor *y)
 {
     const cnn_shape x = y->in[0]->shape;
     fprintf(e->out, "    %s_upsample(%s, %s, %d, %d, %d, %d, %d, %d);\n", e->prefix, cnn__c_place_of(e, y).s,
-            cnn__c_place_of(e, y->in[0]).s, x.c, x.h, x.w, y->shape.h / x.h, y->shape.w / x.w,
-            ((const cnn_upsample_args *)y->args)->bilinear != 0);
+            cnn__c_place_of(e, y->in[0]).s, x.c, x.h, x.w, y->shape.h, y->shape.w, (int)cnn__filter_of(y));
 }
 
 /* ---- Rows: across channels, and normalisation ---- */

@@ -1649,6 +1649,9 @@ static bool cnn__cl_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place
 static bool cnn__cl_accepts(const cnn_backend *dev, const cnn_tensor *y)
 {
     (void)dev;
+    const cnn_shape x = y->n_in ? y->in[0]->shape : y->shape;
+    if (y->op == &cnn_op_upsample)
+        return y->shape.h % x.h == 0 && y->shape.w % x.w == 0 && cnn__filter_of(y) != CNN__ALIGNED;
     return y->op == &cnn_op_gelu ? !cnn__gelu_is_tanh(y) : y->op == &cnn_op_bce_with_logits ? y->n_in == 2
          : !cnn__is_smooth_l1(y);
 }

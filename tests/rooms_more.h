@@ -104,15 +104,21 @@ static cnn_tensor *build_upsample(one *k)
 {
     cnn_tensor *x = any(k);
     k->sh = test_int(1, 4), k->sw = test_chance(50) ? k->sh : test_int(1, 4), k->bias = test_chance(60);
-    k->ys.h *= k->sh, k->ys.w *= k->sw;
-    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " scale %d,%d bilinear %d", k->sh, k->sw, k->bias);
+    k->ys.h *= k->sh, k->ys.w *= k->sw, k->ceil_mode = k->bias && test_chance(40);
+    const bool sized = test_chance(40);
+    if (sized) k->ys.h = test_int(1, 9), k->ys.w = test_int(1, 20);
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " to %d,%d bilinear %d aligned %d", k->ys.h, k->ys.w,
+             k->bias, k->ceil_mode);
+    if (sized) return cnn_upsample(x, .height = k->ys.h, .width = k->ys.w, .bilinear = k->bias, .align_corners = k->ceil_mode);
+    if (k->ceil_mode) return cnn_upsample(x, .scale_h = k->sh, .scale_w = k->sw, .bilinear = 1, .align_corners = 1);
     if (k->sh == k->sw) return cnn_upsample(x, k->sh, .bilinear = k->bias);
     return cnn_upsample(x, .scale_h = k->sh, .scale_w = k->sw, .bilinear = k->bias);
 }
 /* Bilinear from its other definition: each pixel of x spreads a hat of width 1 around its centre, the border pixels
    reach outwards without end. */
-static double hat(double at, int i, int size)
+static double hat(const one *k, int to, int out, int i, int size)
 {
+    double at = k->ceil_mode ? (out > 1 ? to * (size - 1.0) / (out - 1) : 0) : (to + 0.5) * size / out - 0.5;
     at = fmin(fmax(at, 0), size - 1);
     return fmax(0, 1 - fabs(at - i));
 }
@@ -122,8 +128,8 @@ static void ref_upsample(const one *k, double *const *v, double *y)
     for (int p = 0; p < o.n * o.c; p++) for (int i = 0; i < o.h; i++) for (int j = 0; j < o.w; j++) {
         double s = 0;
         for (int a = 0; k->bias && a < x.h; a++) for (int b = 0; b < x.w; b++)
-            s += v[0][(p * x.h + a) * x.w + b] * hat((i + 0.5) / k->sh - 0.5, a, x.h) * hat((j + 0.5) / k->sw - 0.5, b, x.w);
-        y[(p * o.h + i) * o.w + j] = k->bias ? s : v[0][(p * x.h + i / k->sh) * x.w + j / k->sw];
+            s += v[0][(p * x.h + a) * x.w + b] * hat(k, i, o.h, a, x.h) * hat(k, j, o.w, b, x.w);
+        y[(p * o.h + i) * o.w + j] = k->bias ? s : v[0][(p * x.h + i * x.h / o.h) * x.w + j * x.w / o.w];
     }
 }
 

@@ -380,6 +380,8 @@ static void places(void)
     h = cnn_concat(cnn_slice(h, CNN_C, 1, 0, .step = 3), cnn_slice(h, CNN_C, -2, 0));
     h = cnn_slice(cnn_slice(h, CNN_H, 1, -1, .step = 2), CNN_W, -7, 0, .step = 3);
     h = cnn_concat(cnn_upsample(h, 2, .scale_w = 3), cnn_upsample(h, 2, .scale_w = 3, .bilinear = 1));
+    h = cnn_upsample(cnn_upsample(h, .height = 7, .width = 11), .height = 5, .width = 13, .bilinear = 1);
+    h = cnn_upsample(h, .height = 9, .width = 6, .bilinear = 1, .align_corners = 1);
     holds_one("places", x, h, "");
 }
 static void norms(void)

@@ -174,7 +174,11 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     X(bce_weight,            cnn_bce_with_logits(x, x2, .weight = w)) \
     X(bce_all,               cnn_bce_with_logits(x, x2, .weight = w, .pos_weight = p)) \
     X(smooth_l1,             cnn_smooth_l1(x, x2)) \
-    X(smooth_l1_beta,        cnn_smooth_l1(x, x2, 0.4f))
+    X(smooth_l1_beta,        cnn_smooth_l1(x, x2, 0.4f)) \
+    X(upsample_nearest_to,   cnn_upsample(x, .height = 7, .width = 3)) \
+    X(upsample_bilinear_to,  cnn_upsample(x, .height = 3, .width = 11, .bilinear = 1)) \
+    X(upsample_aligned,      cnn_upsample(x, 2, .scale_w = 3, .bilinear = 1, .align_corners = 1)) \
+    X(upsample_aligned_to,   cnn_upsample(x, .height = 1, .width = 9, .bilinear = 1, .align_corners = 1))
 
 #define FUNCTION(name, ...) \
     static T *op_##name(T *x, T *x2, T *t, T *w, T *p) \

@@ -202,6 +202,10 @@ for name, f in {
     store(ops, name + "/pos_weight", pos_weight)
 case("smooth_l1", F.smooth_l1_loss, (3, 2, 4, 2), (3, 2, 4, 2))
 case("smooth_l1_beta", lambda x, t: F.smooth_l1_loss(x, t, beta=0.4), (3, 2, 4, 2), (3, 2, 4, 2))
+layer("upsample_nearest_to", nn.Upsample((7, 3)), (2, 2, 5, 4))
+layer("upsample_bilinear_to", nn.Upsample((3, 11), mode="bilinear"), (2, 2, 5, 4))
+layer("upsample_aligned", nn.Upsample(scale_factor=(2, 3), mode="bilinear", align_corners=True), (2, 2, 4, 3))
+layer("upsample_aligned_to", nn.Upsample((1, 9), mode="bilinear", align_corners=True), (2, 2, 5, 4))
 random = first
 
 save_file(ops, os.path.join(here, "ops.safetensors"))
