@@ -421,6 +421,7 @@ typedef struct { const char *at; cnn_graph *g; /* must */
                  float beta1, beta2;         /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
                  float alpha;                /* of cnn_rmsprop; default 0.99 */
                  float eps;                  /* default 1e-8; cnn_adagrad: 1e-10 */
+                 float dampening;            /* of cnn_sgd with momentum, not Nesterov's; default 0 */
                } cnn_step_args;
 
 /* One update of all parameters that are not frozen. */
@@ -572,7 +573,7 @@ CNN_API float cnn_staircase(float progress, void *user); /* 1, 0.1, 0.01 in thre
 typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train;  /* must */
                  int epochs;   /* default 1 */
                  float lr, momentum, weight_decay; int nesterov;        /* as in cnn_step; lr must be said */
-                 float beta1, beta2, alpha, eps; /* as in cnn_step */
+                 float beta1, beta2, alpha, eps, dampening; /* as in cnn_step */
                  float lr_end; /* the rate goes from lr to lr_end: linearly, if no schedule is said */
                  cnn_schedule schedule; void *schedule_user; /* default: constant; lr_end + (lr - lr_end)
                                                                 schedule(progress) */
@@ -7414,7 +7415,7 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
 /* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
    PyTorch's form. Per element, with the momentum buffer b zero before the first step:
        d  = dw + weight_decay w
-       b  = momentum b + d
+       b  = momentum b + d              with dampening: after the first step momentum b + (1 - dampening) d
        w -= lr b                        heavy ball
        w -= lr (d + momentum b)         Nesterov: looks at the gradient where the momentum is about to lead
    Both are w -= lr (cd d + cb b), with (cd,cb) = (0,1) or (1,momentum). Without momentum, b is left alone.
@@ -7424,30 +7425,31 @@ static void cnn__sgd_run(float *restrict w, const float *restrict dw, size_t n, 
     for (size_t i = 0; i < n; i++) w[i] -= lr * (dw[i] + decay * w[i]);
 }
 static void cnn__sgd_momentum_run(float *restrict w, const float *restrict dw, float *restrict b, size_t n,
-                                  float lr, float decay, float momentum, float cd, float cb)
+                                  float lr, float decay, float momentum, float share, float cd, float cb)
 {
     for (size_t i = 0; i < n; i++) {
         float d = dw[i] + decay * w[i];
-        b[i] = momentum * b[i] + d;
+        b[i] = momentum * b[i] + share * d;
         w[i] -= lr * (cd * d + cb * b[i]);
     }
 }
 
+/* What of d goes into b. */
+static float cnn__sgd_share(const cnn_step_args *a, long step) { return step == 0 ? 1 : 1 - a->dampening; }
 static void cnn__sgd_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                             long step)
 {
     enum { RUN = 16 };
     float *b = slot[0], lr = a->lr, decay = a->weight_decay, mu = a->momentum;
-    float  cd = a->nesterov ? 1.0f : 0.0f, cb = a->nesterov ? mu : 1.0f;
+    float  cd = a->nesterov ? 1.0f : 0.0f, cb = a->nesterov ? mu : 1.0f, share = cnn__sgd_share(a, step);
     size_t i = 0;
-    (void)step;
     if (mu == 0) {
         for (; i + RUN <= n; i += RUN) cnn__sgd_run(w + i, dw + i, RUN, lr, decay);
         cnn__sgd_run(w + i, dw + i, n - i, lr, decay);
     } else {
         for (; i + RUN <= n; i += RUN)
-            cnn__sgd_momentum_run(w + i, dw + i, b + i, RUN, lr, decay, mu, cd, cb);
-        cnn__sgd_momentum_run(w + i, dw + i, b + i, n - i, lr, decay, mu, cd, cb);
+            cnn__sgd_momentum_run(w + i, dw + i, b + i, RUN, lr, decay, mu, share, cd, cb);
+        cnn__sgd_momentum_run(w + i, dw + i, b + i, n - i, lr, decay, mu, share, cd, cb);
     }
 }
 
@@ -7629,6 +7631,10 @@ static bool cnn__check_step(cnn_graph *g, const char *at, const char *what, cons
         return cnn__fail(g, at, what, "nesterov is for sgd; this graph's optimizer is %s", o->name);
     if (a->nesterov && a->momentum == 0)
         return cnn__fail(g, at, what, "nesterov needs a momentum, such as .momentum = 0.9f");
+    if (!(a->dampening >= 0 && a->dampening <= 1))
+        return cnn__fail(g, at, what, "dampening %g is outside [0,1]", (double)a->dampening);
+    if (a->dampening != 0 && (o == cnn_rmsprop() || a->momentum == 0 || a->nesterov))
+        return cnn__fail(g, at, what, "dampening is for sgd with a momentum, not Nesterov's");
     const struct { const char *name; float value; } part[] = { { "beta1", a->beta1 }, { "beta2", a->beta2 },
         { "alpha", a->alpha } };
     for (int i = 0; i < 3; i++)
@@ -9329,7 +9335,7 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     cnn__run r;
     memset(&r, 0, sizeof r);
     cnn_step_args s = { a.at, NULL, a.lr, a.momentum, a.weight_decay, a.nesterov, a.beta1, a.beta2, a.alpha,
-        a.eps };
+        a.eps, a.dampening };
     if (!cnn__find_feed(&r.to, a.at, "fit", a.loss, a.logits, a.train)) return false;
     cnn_graph *g = r.g = s.g = r.to.g;
     if (a.validation && !cnn__find_feed(&r.test, a.at, "fit, validation", a.loss, a.logits, a.validation))

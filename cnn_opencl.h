@@ -1234,12 +1234,12 @@ static const char *const cnn__cl_source[] = {
        stand there. */
     CNN__CL_SOURCE(
     __kernel void sgd(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float momentum,
-                      float cd, float cb)
+                      float share, float cd, float cb)
     {
         BASE(w) BASE(dw) BASE(slot) ITEM(i, n)
         const float d = dw[i] + decay * w[i];
         float b = d;
-        if (momentum > 0.0f) slot[i] = b = momentum * slot[i] + d;
+        if (momentum > 0.0f) slot[i] = b = momentum * slot[i] + share * d;
         w[i] -= lr * (momentum > 0.0f ? cd * d + cb * b : d);
     }
     __kernel void adam(ARRAY(w), ARRAY(dw), ARRAY(m), ARRAY(v), int n, float lr, float decay, float keep,
@@ -2429,7 +2429,8 @@ static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w
     if (o == cnn_sgd())
         return CNN__RUN(d, sgd, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
                         CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay),
-                        CNN__FLOAT(a->momentum), CNN__FLOAT(a->nesterov ? 1.0f : 0.0f),
+                        CNN__FLOAT(a->momentum), CNN__FLOAT(cnn__sgd_share(a, step)),
+                        CNN__FLOAT(a->nesterov ? 1.0f : 0.0f),
                         CNN__FLOAT(a->nesterov ? a->momentum : 1.0f));
     if (o == cnn_adam() || o == cnn_adamw()) {
         bool own = o == cnn_adamw();                                      /* weight decay of its own */

@@ -449,7 +449,7 @@ static void updates_on_the_device(void)
                 double length = cnn_clip_grads(n[i].g, 0.3f);
                 CHECK(length > 0.3);
                 cnn_step(n[i].g, .lr = 0.01f, .eps = 0.01f, .weight_decay = 1e-3f,
-                         .momentum = k == 0 || k == 3 ? 0.5f : 0);
+                         .momentum = k == 0 || k == 3 ? 0.5f : 0, .dampening = k == 0 ? 0.3f : 0);
                 after = cnn_copies(n[i].g);
             }
             CHECK_MSG(!cnn_error(n[i].g), "%s", cnn_error(n[i].g));

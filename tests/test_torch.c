@@ -391,6 +391,7 @@ static const struct { const char *name; const cnn_optimizer *(*optimizer)(void);
     { "sgd_decay",       cnn_sgd,     STEP(0.1f, .weight_decay = 0.03f) },
     { "sgd_momentum",    cnn_sgd,     STEP(0.1f, .momentum = 0.8f, .weight_decay = 0.02f) },
     { "sgd_nesterov",    cnn_sgd,     STEP(0.1f, .momentum = 0.8f, .weight_decay = 0.02f, .nesterov = 1) },
+    { "sgd_dampening",   cnn_sgd,     STEP(0.1f, .momentum = 0.8f, .weight_decay = 0.02f, .dampening = 0.3f) },
     { "adam",            cnn_adam,    STEP(0.02f) },
     { "adam_options",    cnn_adam,    STEP(0.02f, .beta1 = 0.7f, .beta2 = 0.95f, .eps = 1e-3f,
         .weight_decay = 0.1f) },

@@ -313,6 +313,10 @@ static void step_errors(void)
     step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 1 }, "here.c:7: step: momentum 1 is outside [0,1)");
     step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = -0.5f }, "here.c:7: step: momentum -0.5 is outside [0,1)");
     step_error(2, false, (cnn_step_args){ .lr = 1, .weight_decay = -1 }, "here.c:7: step: weight_decay -1 is not a number from 0");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 0.9f, .dampening = 2 },
+               "here.c:7: step: dampening 2 is outside [0,1]");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .dampening = 0.5f },
+               "here.c:7: step: dampening is for sgd with a momentum, not Nesterov's");
     step_error(2, false, (cnn_step_args){ .lr = 1, .nesterov = 1 },
                "here.c:7: step: nesterov needs a momentum, such as .momentum = 0.9f");
     step_error(0, false, (cnn_step_args){ .lr = 1 }, "here.c:7: step: the graph is not compiled");
