@@ -107,6 +107,16 @@ static void messages(void)
         case 18: cnn_prelu(x, .weight = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
                  want = "prelu: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,1,1,1) or (1,4,1,1)"; break;
         case 19: cnn_layer_norm(x, .eps = -1);                      want = "layer_norm: eps is -1: it must be positive"; break;
+        case 20: cnn_softplus(x, .beta = -1);                       want = "softplus: beta is -1: it must be positive"; break;
+        case 21: cnn_softplus(x, .threshold = -1);                  want = "softplus: threshold is -1: it must be positive"; break;
+        case 22: cnn_upsample(x, 2, .align_corners = 1);            want = "upsample: align_corners is for bilinear; nearest has no corners to align"; break;
+        case 23: cnn_upsample(x, .height = -1, .width = 2);         want = "upsample: height -1, width 2: each must be 1 to 2^24"; break;
+        case 24: cnn_upsample(x, .height = 3, .width = INT_MAX);    want = "upsample: height 3, width 2147483647: each must be 1 to 2^24"; break;
+        case 25: cnn_bce_with_logits(x, x, .pos_weight = cnn_param(g, "w", (cnn_shape){ 1, 4, 1, 1 }));
+                 want = "bce_with_logits: pos_weight is not learned: make it with cnn_const"; break;
+        case 26: cnn_bce_with_logits(x, x, .weight = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
+                 want = "bce_with_logits: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,4,1,1)"; break;
+        case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be positive"; break;
         }
         const char *got = cnn_error(g), *rest = got ? strstr(got, ": ") : NULL;
         if (want) CHECK_STR(rest ? rest + 2 : got, want);
