@@ -176,6 +176,8 @@ static int train(const recipe *r, cnn_dataset *data, const cnn_dataset *test, ui
         fflush(stdout);
         if (r->net == wide) start_as_identity(g);
         cnn_set_lr_scale(g, "*.bias", r->bias_lr);
+        cnn_set_decay_scale(g, "*.bias", 1 / r->bias_lr);       /* rate times decay is the same for all */
+        if (r->net == wide) cnn_set_lr_scale(g, "batch_norm*.weight", 0);
     }
     cnn_history  history = { 0 };
     const time_t begin = time(NULL);
