@@ -40,14 +40,14 @@
 
    Options. What you must say comes first, by position; what you may say follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
-   Zero means the default, which stands beside its field below. C++11 may include this file and link to it; the
-   option macros do not exist there. In C++20:
+   Zero means the default, which stands beside its field below. C++11 may include this file and link to it;
+   the option macros do not exist there. In C++20:
        cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
    place of the call, the operation, the shapes and the rule. From then on builders return a nil tensor (so
-   chains need no checks), calls that run do nothing, functions that return bool return false, and cnn_error(g)
-   is the message. cnn_free is always right, also for NULL.
+   chains need no checks), calls that run do nothing, functions that return bool return false, and
+   cnn_error(g) is the message. cnn_free is always right, also for NULL.
 
    Modes. CNN_TRAIN keeps what backward needs, drops out, and uses the statistics of the batch in batch norm.
    CNN_EVAL reuses memory as soon as a value is dead, so that only the tensor asked for, the tensors that it
@@ -210,10 +210,10 @@ CNN_API cnn_tensor *cnn_param_ (cnn_param_args); /* trained by cnn_step */
 CNN_API cnn_tensor *cnn_const_ (const char *at, cnn_graph *, cnn_shape, const float *values);
 CNN_API cnn_tensor *cnn_name   (cnn_tensor *, const char *name); /* give a node a name (copied); returns it */
 CNN_API cnn_tensor *cnn_keep   (cnn_tensor *); /* keep its value readable in CNN_EVAL too; returns it */
-CNN_API cnn_tensor *cnn_freeze (cnn_tensor *); /* a parameter that cnn_step leaves alone; returns it; before
-                                                  compile */
-CNN_API cnn_tensor *cnn_find   (const cnn_graph *, const char *name); /* by name, after compile; NULL if
-                                                                         none */
+/* a parameter that cnn_step leaves alone; returns it; before compile */
+CNN_API cnn_tensor *cnn_freeze (cnn_tensor *);
+/* by name, after compile; NULL if none */
+CNN_API cnn_tensor *cnn_find   (const cnn_graph *, const char *name);
 
 /* Read and write values. count is the number of floats, checked: for a tensor with a batch it must be a
    multiple of C*H*W, and writing an input sets the graph's current batch to count/(C*H*W), at most max_batch;
@@ -238,8 +238,8 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
 
 /* ---- Layers: a node and its parameters ---- */
 
-typedef struct { const char *at; cnn_tensor *x; int channels, kernel; /* must: (N,C,H,W), out channels,
-                                                                         size */
+typedef struct { const char *at;
+                 cnn_tensor *x; int channels, kernel; /* must: (N,C,H,W), out channels, size */
                  int kernel_h, kernel_w; /* default kernel */
                  int stride, stride_h, stride_w; /* default 1; _h and _w default to stride */
                  int pad, pad_h, pad_w; /* per side, zeros; default 0; _h and _w default to pad */
@@ -271,8 +271,8 @@ typedef struct { const char *at; cnn_tensor *x; float p;        /* must: probabi
                  const char *name; } cnn_dropout_args;
 typedef struct { const char *at; cnn_tensor *x; float slope;    /* default 0.01 */
                  const char *name; } cnn_leaky_relu_args;
-typedef struct { const char *at; cnn_tensor *x; float factor, offset; /* y = factor x + offset; factor:
-                                                                         default 1 */
+typedef struct { const char *at;
+                 cnn_tensor *x; float factor, offset; /* y = factor x + offset; factor: default 1 */
                  const char *name; } cnn_scale_args;
 typedef struct { const char *at; cnn_tensor *x; int c, h, w;    /* must; 0 = 1; c*h*w as before */
                  const char *name; } cnn_reshape_args;
@@ -305,21 +305,23 @@ typedef struct { const char *at; cnn_tensor *x; float eps;      /* default 1e-5 
                  int no_affine;      /* layer_norm: 1 = no weight and bias */
                  int affine;         /* instance_norm: 1 = weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
-typedef struct { const char *at; cnn_tensor *x; int scale, scale_h, scale_w; /* must; _h and _w default to
-                                                                                scale */
+typedef struct { const char *at;
+                 cnn_tensor *x; int scale, scale_h, scale_w; /* must; _h and _w default to scale */
                  int bilinear;       /* default nearest */
                  int align_corners;  /* 1, of bilinear: the centres of the corner pixels lie on each other */
                  int height, width;  /* of y; default H*scale_h and W*scale_w */
                  const char *name; } cnn_upsample_args;
-typedef struct { const char *at; cnn_tensor *x; int left, right, top, bottom; /* columns and rows to add;
-                                                                                 default 0 */
+typedef struct { const char *at;
+                 cnn_tensor *x; int left, right, top, bottom; /* columns and rows to add; default 0 */
                  int front, back;    /* channels to add; default 0 */
                  float value; const char *name; } cnn_pad_args;  /* default 0 */
-typedef struct { const char *at; cnn_tensor *x; unsigned axis; int from, to; /* must: CNN_C, ...; [from,to);
-                                                                                to = 0: the end; */
-                 int step; const char *name; } cnn_slice_args;   /* negative: from the end; step: default 1 */
-/* must */
-typedef struct { const char *at; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
+typedef struct { const char *at;
+                 cnn_tensor *x; unsigned axis; /* must: CNN_C, CNN_H or CNN_W */
+                 int from, to;       /* must: [from,to); negative: from the end; to = 0: the end */
+                 int step;           /* default 1 */
+                 const char *name; } cnn_slice_args;
+typedef struct { const char *at; cnn_tensor *x; float low, high; /* must */
+                 const char *name; } cnn_clamp_args;
 typedef struct { const char *at; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args; /* default 1 */
 typedef struct { const char *at; cnn_tensor *x; int per_channel; /* default: one slope for all */
                  /* start: default 0.25 */
@@ -342,40 +344,40 @@ typedef struct { const char *at; cnn_tensor *x; float beta;     /* log(1 + e^(be
 typedef struct { const char *at; cnn_tensor *x; int tanh;       /* 1: by a tanh, as GPT-2; default exact */
                  const char *name; } cnn_gelu_args;
 
-CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args); /* (N,channels,OH,OW); weight
-                                                         (channels,C/groups,KH,KW) */
+/* (N,channels,OH,OW); weight (channels,C/groups,KH,KW) */
+CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args);
 CNN_API cnn_tensor *cnn_dense_     (cnn_dense_args); /* (N,units,1,1); weight (units,K) */
 CNN_API cnn_tensor *cnn_max_pool_  (cnn_pool_args);  /* (N,C,OH,OW) */
 CNN_API cnn_tensor *cnn_avg_pool_  (cnn_pool_args);  /* (N,C,OH,OW) */
-CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args); /* as x; per channel over (N,H,W) (Ioffe, Szegedy
-                                                             2015) */
-CNN_API cnn_tensor *cnn_dropout_   (cnn_dropout_args); /* as x; scaled by 1/(1-p) in training (Srivastava et
-                                                          al. 2014) */
+/* as x; per channel over (N,H,W) (Ioffe, Szegedy 2015) */
+CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
+/* as x; scaled by 1/(1-p) in training (Srivastava et al. 2014) */
+CNN_API cnn_tensor *cnn_dropout_   (cnn_dropout_args);
 CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args); /* as x (Maas et al. 2013) */
 CNN_API cnn_tensor *cnn_scale_     (cnn_scale_args); /* as x */
 CNN_API cnn_tensor *cnn_reshape_   (cnn_reshape_args); /* (N,c,h,w) */
 CNN_API cnn_tensor *cnn_sum_       (cnn_reduce_args); /* x with the axes reduced to 1 */
 CNN_API cnn_tensor *cnn_mean_      (cnn_reduce_args); /* x with the axes reduced to 1 */
-CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args); /* (1,1,1,1), mean over labels
-                                                                                   */
-CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args); /* (N,channels,OH,OW); weight
-                                                                         (C,channels/groups,KH,KW) */
+/* (1,1,1,1), mean over labels */
+CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
+/* (N,channels,OH,OW); weight (C,channels/groups,KH,KW) */
+CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
 CNN_API cnn_tensor *cnn_lrn_       (cnn_lrn_args);   /* as x; between channels (Krizhevsky et al. 2012) */
-CNN_API cnn_tensor *cnn_layer_norm_   (cnn_norm_args); /* as x; over the sample (Ba et al. 2016); weight
-                                                          (1,C,H,W) */
-CNN_API cnn_tensor *cnn_group_norm_   (cnn_group_norm_args); /* as x; over C/groups channels (Wu, He 2018);
-                                                                weight (1,C,1,1) */
+/* as x; over the sample (Ba et al. 2016); weight (1,C,H,W) */
+CNN_API cnn_tensor *cnn_layer_norm_   (cnn_norm_args);
+/* as x; over C/groups channels (Wu, He 2018); weight (1,C,1,1) */
+CNN_API cnn_tensor *cnn_group_norm_   (cnn_group_norm_args);
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args); /* as x; over each channel (Ulyanov et al. 2016) */
 CNN_API cnn_tensor *cnn_upsample_  (cnn_upsample_args); /* (N,C,height,width) */
 CNN_API cnn_tensor *cnn_pad_       (cnn_pad_args);   /* (N,C+front+back,H+top+bottom,W+left+right) */
 CNN_API cnn_tensor *cnn_slice_     (cnn_slice_args); /* a part of x along one axis */
 CNN_API cnn_tensor *cnn_clamp_     (cnn_clamp_args); /* as x; cnn_relu6(x) is cnn_clamp(x, 0, 6) */
 CNN_API cnn_tensor *cnn_elu_       (cnn_elu_args);   /* as x (Clevert et al. 2015) */
-CNN_API cnn_tensor *cnn_prelu_     (cnn_prelu_args); /* as x; slope learned (He et al. 2015); weight (1,1,1,1)
-                                                        or (1,C,1,1) */
+/* as x; slope learned (He et al. 2015); weight (1,1,1,1) or (1,C,1,1) */
+CNN_API cnn_tensor *cnn_prelu_     (cnn_prelu_args);
 CNN_API cnn_tensor *cnn_nll_       (cnn_nll_args);   /* (1,1,1,1): softmax_cross_entropy after log_softmax */
-CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args); /* (1,1,1,1), mean over all elements (Huber 1964);
-                                                        cnn_smooth_l1(y, target, beta) is it over beta */
+/* (1,1,1,1), mean over all elements (Huber 1964); cnn_smooth_l1(y, target, beta) is it over beta */
+CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args);
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args); /* (1,1,1,1): mean binary cross-entropy */
 CNN_API cnn_tensor *cnn_softplus_  (cnn_softplus_args); /* as x (Dugas et al. 2001) */
 CNN_API cnn_tensor *cnn_gelu_      (cnn_gelu_args);  /* as x (Hendrycks, Gimpel 2016) */
@@ -386,29 +388,28 @@ CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x);            /* as x
 CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x);         /* over C */
-CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b); /* these three broadcast: an
-                                                                               extent of 1 stretches */
+/* these three broadcast: an extent of 1 stretches */
+CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b);
 CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
-CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b); /* element by element
-                                                                               (Hadamard) */
-CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b); /* (M,K,1,1) (K,P,1,1) ->
-                                                                                  (M,P,1,1); M may be N */
-CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target); /* (1,1,1,1): mean of (y -
-                                                                                    target)^2 over all
-                                                                                    elements */
+/* element by element (Hadamard) */
+CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
+/* (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N */
+CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
+/* (1,1,1,1): mean of (y - target)^2 over all elements */
+CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target);
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
 CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x);     /* over C */
-CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);            /* as x, like all of these; x
-                                                                            sigmoid(x), also called swish */
+/* as x, like all of these; x sigmoid(x), also called swish */
+CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
-CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* (1,1,1,1): mean of |y -
-                                                                                   target| */
-CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n); /* along C; at most
-                                                                                 CNN_MAX_INPUTS */
+/* (1,1,1,1): mean of |y - target| */
+CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target);
+/* along C; at most CNN_MAX_INPUTS */
+CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
 
 /* ---- Optimizer ---- */
 
@@ -488,8 +489,8 @@ CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char 
 CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h,
                                int w);
 #ifndef CNN_NO_STDIO
-CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels); /* IDX: MNIST, Fashion-MNIST; not
-                                                                             gzipped */
+/* IDX: MNIST, Fashion-MNIST; not gzipped */
+CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels);
 #endif
 
 /* CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009): bytes of shape (3,32,32). classes says
@@ -519,12 +520,12 @@ CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args);
 CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels);
 #endif
 CNN_API void        cnn_dataset_free(cnn_dataset *);
-CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed); /* Fisher-Yates from the identity: same seed,
-                                                                  same order */
-CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count); /* a view in the present order; the
-                                                                             source must outlive it */
-CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as); /* set mean and deviation per
-                                                                              channel to those of `as` */
+/* Fisher-Yates from the identity: same seed, same order */
+CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
+/* a view in the present order; the source must outlive it */
+CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
+/* set mean and deviation per channel to those of `as` */
+CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);
 
 /* Copy samples first, first+1, ... (at most max_batch) to x and their classes to labels (may be NULL).
    Returns how many: 0 at the end of the data or after an error. */
@@ -544,8 +545,8 @@ typedef struct { int shift;      /* by -shift..shift pixels down and right: the 
 /* As cnn_feed, with changes. */
 CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first,
                                        cnn_augment, long epoch);
-CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels); /* how many of the batch have their
-                                                                            largest logit at the label */
+/* how many of the batch have their largest logit at the label */
+CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels);
 
 /* ---- Training loop ---- */
 
@@ -564,10 +565,10 @@ typedef struct { cnn_epoch *epoch; int count, capacity; } cnn_history;       /* 
    your own, or take one of these; user is .schedule_user. */
 typedef float (*cnn_schedule)(float progress, void *user);
 CNN_API float cnn_linear   (float progress, void *user); /* 1 to 0 */
-CNN_API float cnn_cosine   (float progress, void *user); /* 1 to 0, (1 + cos(pi p)) / 2 (Loshchilov, Hutter
-                                                            2017) */
-CNN_API float cnn_one_cycle(float progress, void *user); /* 1/25 up to 1 at p = 0.3, down to 0, both by cosine
-                                                            (Smith, Topin 2019) */
+/* 1 to 0, (1 + cos(pi p)) / 2 (Loshchilov, Hutter 2017) */
+CNN_API float cnn_cosine   (float progress, void *user);
+/* 1/25 up to 1 at p = 0.3, down to 0, both by cosine (Smith, Topin 2019) */
+CNN_API float cnn_one_cycle(float progress, void *user);
 CNN_API float cnn_staircase(float progress, void *user); /* 1, 0.1, 0.01 in three equal parts */
 
 typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train;  /* must */
@@ -626,8 +627,8 @@ CNN_API void      cnn_history_free(cnn_history *);
 CNN_API bool      cnn_print_progress(const cnn_progress *, void *user);   /* user: a FILE *, default stderr */
 /* False if the file cannot be written: errno says why. */
 CNN_API bool      cnn_history_csv(const cnn_history *, const char *path);
-CNN_API bool      cnn_history_svg(const cnn_history *, const char *path); /* loss and accuracy over the
-                                                                             epochs */
+/* loss and accuracy over the epochs */
+CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 #endif
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
@@ -648,16 +649,16 @@ typedef struct { const char *at; const char *path;                              
    kept by loading and written again, unchanged, by saving. */
 /* In memory: returns the size; writes at most `capacity` bytes to `out` (NULL to ask for the size). */
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
-CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args); /* path: only for messages
-                                                                                       */
+/* path: only for messages */
+CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
 CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
 #ifndef CNN_NO_STDIO
-CNN_API bool        cnn_save(cnn_graph *, const char *path); /* written beside, then renamed: never half a
-                                                                file */
-CNN_API cnn_graph  *cnn_load_(cnn_load_args); /* rebuild the net from the file alone, compiled; see
-                                                 cnn_error */
-CNN_API bool        cnn_load_weights(cnn_graph *, const char *path); /* fill a compiled graph by name; every
-                                                                        parameter must be there */
+/* written beside, then renamed: never half a file */
+CNN_API bool        cnn_save(cnn_graph *, const char *path);
+/* rebuild the net from the file alone, compiled; see cnn_error */
+CNN_API cnn_graph  *cnn_load_(cnn_load_args);
+/* fill a compiled graph by name; every parameter must be there */
+CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);
 #endif
 #ifndef CNN_NO_STDIO
 /* A trained net as one C99 file that needs nothing else: no cnn.h, no header, no heap; of the C library only
@@ -674,14 +675,14 @@ typedef struct { const char *at; cnn_tensor *y; const char *path;               
 CNN_API bool        cnn_export_c_(cnn_export_c_args);
 #endif
 CNN_API cnn_tensor *cnn_loss(const cnn_graph *); /* what cnn_compile was given */
-CNN_API cnn_tensor *cnn_output(const cnn_graph *); /* what the loss judges: its first operand; the root itself
-                                                      without a loss */
+/* what the loss judges: its first operand; the root itself without a loss */
+CNN_API cnn_tensor *cnn_output(const cnn_graph *);
 
 /* ---- Inspection ---- */
 
 #ifndef CNN_NO_STDIO
-CNN_API void        cnn_summary(cnn_graph *, FILE *); /* per node: shape, parameters, multiply-adds, bytes,
-                                                         place; totals */
+/* per node: shape, parameters, multiply-adds, bytes, place; totals */
+CNN_API void        cnn_summary(cnn_graph *, FILE *);
 CNN_API void        cnn_dot(cnn_graph *, FILE *);     /* Graphviz */
 #endif
 typedef struct { double worst; const char *param; int index; double analytic, numeric; int checked;
@@ -743,8 +744,8 @@ CNN_API bool        cnn_write_filters(cnn_tensor *layer, const char *path, int s
 CNN_API bool        cnn_write_maps(cnn_tensor *, int sample, const char *path, int scale);
 #endif
 CNN_API size_t      cnn_param_count(const cnn_graph *); /* trained and frozen, without buffers */
-CNN_API double      cnn_multiply_adds(const cnn_graph *); /* of convolutions and matrix products, for one
-                                                             sample */
+/* of convolutions and matrix products, for one sample */
+CNN_API double      cnn_multiply_adds(const cnn_graph *);
 
 /* ---- Operations: add your own from outside with the same struct, see examples/custom_op.c ---- */
 
@@ -804,16 +805,15 @@ CNN_API cnn_tensor *cnn_apply(const cnn_op *, cnn_tensor *const *in, int n_in, c
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...); /* keeps the first message; returns
-                                                                         false */
+/* keeps the first message; returns false */
+CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...);
 typedef struct { char s[64]; } cnn_text;
 CNN_API cnn_text    cnn_shape_text(const cnn_tensor *); /* .s is text such as (N,6,28,28) */
 CNN_API void       *cnn_scratch(const cnn_tensor *y);            /* op->scratch(y) bytes, aligned to 64 */
 CNN_API int         cnn_threads(const cnn_tensor *y);            /* how many threads a rule may use */
+/* random bits for element i in this training step: the same in forward and backward, on the CPU and on a
+   device */
 CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
-    /* random bits for element i in this training step: the same
-                                                                    in forward and backward, on the CPU and on
-                                                                    a device */
 
 /* ---- Backends: memory, plus rows that replace the CPU functions of the operations that they name ---- */
 
@@ -838,13 +838,14 @@ struct cnn_backend {
     bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes); /* set to zero */
     size_t (*scratch)(const cnn_backend *, const cnn_tensor *y); /* bytes on the device; NULL = none */
     /* Training beside the rows; each may be NULL. update: n parameters w by their gradients; slot i lies
-       slot_stride floats behind slot 0. False without an error refuses this optimizer, always: the CPU does it. */
+       slot_stride floats behind slot 0. False without an error refuses this optimizer, always: the CPU does
+       it. */
     bool  (*update)  (cnn_backend *, const cnn_optimizer *, cnn_place w, cnn_place dw, cnn_place slots,
                       size_t n, size_t slot_stride, const cnn_step_args *, long step);
     bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor);           /* x *= factor */
     /* Two running sums that stay on the device until somebody asks: from 0 where `anew`, then read into *take
-       unless that is NULL. squares: sum of x^2 (n = 0: read only), to clip with scale. correct: rows of logits
-       (N,C,H,W), as cnn_correct counts them. */
+       unless that is NULL. squares: sum of x^2 (n = 0: read only), to clip with scale. correct: rows of
+       logits (N,C,H,W), as cnn_correct counts them. */
     bool  (*squares) (cnn_backend *, cnn_place x, size_t n, bool anew, double *take);
     bool  (*correct) (cnn_backend *, cnn_place logits, cnn_shape, cnn_place labels, bool anew, int *take);
     void  (*close)   (cnn_backend *);                           /* called by cnn_free; NULL = nothing to do */
@@ -860,10 +861,11 @@ typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* copies s
                                                                         without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);
 CNN_API bool      cnn_on_device(const cnn_tensor *);            /* a row of the backend computes it */
-/* Fetch all that training changes (parameters, running statistics, the optimizer's state), close the device and
-   go on on the CPU. After an error of the device, such as a full memory, this is the way to rescue a training:
-   where the device still answers, it takes the graph's error away; gradients and values are to be computed
-   again. False if there is no device, after an error that was not the device's, and if a copy fails. */
+/* Fetch all that training changes (parameters, running statistics, the optimizer's state), close the device
+   and go on on the CPU. After an error of the device, such as a full memory, this is the way to rescue a
+   training: where the device still answers, it takes the graph's error away; gradients and values are to be
+   computed again. False if there is no device, after an error that was not the device's, and if a copy fails.
+   */
 CNN_API bool      cnn_leave_device(cnn_graph *);
 
 /* One word per room. The list feeds cnn_load and the tests. */
@@ -1376,8 +1378,7 @@ typedef void cnn__halve(float *to, const float *x, ptrdiff_t n);
 typedef void cnn__twice(float *to, const float *v, ptrdiff_t n);
 typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
 typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
-                      const ptrdiff_t *at, float *c,
-                      ptrdiff_t ldc);
+                      const ptrdiff_t *at, float *c, ptrdiff_t ldc);
 typedef void cnn__winograd_w(const float *g, float *u, ptrdiff_t step);
 typedef void cnn__winograd_dw(const float *u, ptrdiff_t step, float *g);
 typedef void cnn__winograd_dy(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
@@ -1471,10 +1472,8 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         for (; i < n; i++) to[2 * i] += v[i];                                                                \
     }                                                                                                        \
     TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, const int wide, int cols,                 \
-                                                   const cnn__runs *r,                                       \
-                                                   const float *a, const float *b, const ptrdiff_t *at,      \
-                                                       float *c,                                             \
-                                                   ptrdiff_t ldc)                                            \
+                                                   const cnn__runs *r, const float *a, const float *b,       \
+                                                   const ptrdiff_t *at, float *c, ptrdiff_t ldc)             \
     {                                                                                                        \
         V t[4][4], u[5];                                                                                     \
         CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
@@ -1501,8 +1500,7 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         }                                                                                                    \
     }                                                                                                        \
     TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a,                \
-                                      const float *b,                                                        \
-                                      const ptrdiff_t *at, float *c, ptrdiff_t ldc)                          \
+                                      const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)          \
     {                                                                                                        \
         if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
         else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
@@ -1510,8 +1508,7 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
     }                                                                                                        \
     TARGET static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x,      \
-                                      const ptrdiff_t *at,                                                   \
-                                      float bias, float *y)                                                  \
+                                      const ptrdiff_t *at, float bias, float *y)                             \
     {                                                                                                        \
         ptrdiff_t q = 0;                                                                                     \
         for (; q + 4 * W <= length; q += 4 * W) {                                                            \
@@ -1857,8 +1854,8 @@ CNN__AVX2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
 {
     _mm_storeu_ps(y, add ? _mm_add_ps(_mm_loadu_ps(y), v) : v);
 }
-CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row,
-                                                     int i, bool add)
+CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
+                                                     bool add)
 {
     CNN__TRANSPOSE(__m256, _mm256)
     CNN__UNROLL for (int l = 0; l < 4; l++) {
@@ -2184,8 +2181,7 @@ static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__
 
 /* Rows and columns of C = A B (+ C if add), by one thread. A few rows do not repay packing b. */
 static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool accumulate, cnn__matrix a,
-                           cnn__matrix b,
-                           ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
+                           cnn__matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
 {
     const int mr = u->mr, nr = u->nr;
     const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
@@ -2245,8 +2241,7 @@ static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
    does not read C. Each thread takes a range of row panels or of column panels. Every element is summed over
    p in the same order in whatever range it falls, so the bits do not depend on the number of threads. */
 static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
-                      const float *b,
-                      int ldb, bool tb, int m, int n, int k, void *scratch)
+                      const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
     const bool dots = !ta && tb && m <= CNN__DOT_ROWS;
     if (k < 1 || (beta != 0.0f ? beta != 1.0f : dots))
@@ -2481,8 +2476,8 @@ typedef struct {
     const float *bias;
 } cnn__shifted;
 
-static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
-                                      const float *x, char *base, size_t *used)
+static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x,
+                                      char *base, size_t *used)
 {
     cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .s = backward ? cnn__spread_backward(t, x)
                        : cnn__spread_forward(t, x) };
@@ -2580,8 +2575,7 @@ static inline void cnn__add(float *to, const float *v, ptrdiff_t n)
 
 /* Put the valid pixels of a tile: columns j .. j+nr of the block, width to a row of S. */
 static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *q, int j,
-                          int width, int nx,
-                          int end, bool add)
+                          int width, int nx, int end, bool add)
 {
     const int last = (int)cnn__min(j + nr, end);
     for (int from = j, r = j / width; from < last; from = ++r * width) {
@@ -2754,8 +2748,7 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
 
 /* dw (all groups) += the terms of images n0..n1, group g, taps k0..k1. */
 static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t g,
-                              ptrdiff_t k0,
-                              ptrdiff_t k1, float *work)
+                              ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
@@ -2996,19 +2989,20 @@ static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y,
                                 q->work + (size_t)thread * q->each);
 }
 
-/* ---- Winograd, backward-weights: F(3x3,4x4), the same tiles with the parts exchanged (Lavin, Gray 2015) ----
+/* ---- Winograd, backward-weights: F(3x3,4x4), the same with the parts exchanged (Lavin, Gray 2015) ----
 
        dw += Gt [ sum_tiles (A dY At) o (Bt x B) ] G        for each 4x4 tile dY of dy and 6x6 tile x of input
 
    Here the sum runs over the tiles: 36 products (OC,tiles)(tiles,C). So channels lie side by side in the
    vectors, and the tiles come in chunks: x of a chunk is transformed once, for all; then each thread takes
-   panels of output channels. Floor: 36 multiply-adds for 16 outputs and a pair of channels, instead of 144. */
+   panels of output channels. Floor: 36 multiply-adds for 16 outputs and a pair of channels, instead of 144.
+   */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
     int th, tw;
-    ptrdiff_t tiles, chunk, wide, panels, ms;   /* wide: C rounded up to nr; ms: floats of one of 36 matrices */
-    float *sums, *v, *m;                        /* (36,OC,wide); (36,wide/nr,chunk,nr); (36,panels,chunk,mr) */
+    ptrdiff_t tiles, chunk, wide, panels, ms;   /* wide: C rounded up to nr; ms: floats of one matrix of m */
+    float *sums, *v, *m;                /* (36,OC,wide); (36,wide/nr,chunk,nr); (36,panels,chunk,mr) */
     size_t each;
 } cnn__wino_w;
 
@@ -3057,8 +3051,8 @@ static void cnn__winograd_inputs(const cnn__wino_w *q, const float *x, ptrdiff_t
     for (ptrdiff_t e = 0; e < count; e++) {
         const ptrdiff_t n = (from + e) / plane, at = (from + e) % plane;
         for (int r = 0; r < q->u->nr; r += q->u->lanes) {
-            cnn__winograd_lanes(q->u->lanes, tile, row, patch, x + n * t->ic * t->h * t->w, t->ic, j + r, t->h,
-                                t->w, (int)(at / q->tw) * 4 - t->ph, (int)(at % q->tw) * 4 - t->pw, 6);
+            cnn__winograd_lanes(q->u->lanes, tile, row, patch, x + n * t->ic * t->h * t->w, t->ic, j + r,
+                                t->h, t->w, (int)(at / q->tw) * 4 - t->ph, (int)(at % q->tw) * 4 - t->pw, 6);
             q->u->winograd_x(tile, row, q->v + j * q->chunk + e * q->u->nr + r, q->chunk * q->wide);
         }
     }
@@ -3236,8 +3230,7 @@ static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
 
 /* forward (pass 0, to y from x) or backward-data (pass 1, to dx from dy) by one algorithm. */
 static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, int pass,
-                         float *to, const float *from,
-                         const float *w, const float *b, void *scratch)
+                         float *to, const float *from, const float *w, const float *b, void *scratch)
 {
     size_t used = 0;
     if (algorithm == CNN__WINOGRAD) {
@@ -3253,15 +3246,13 @@ static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm
 }
 
 static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
-                              const float *w, const float *b,
-                              void *scratch)
+                              const float *w, const float *b, void *scratch)
 {
     cnn__conv_by(cpu, t, cnn__conv_rule(t, 0), 0, y, x, w, b, scratch);
 }
 
 static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
-                                    const float *w,
-                                    void *scratch)
+                                    const float *w, void *scratch)
 {
     cnn__conv_by(cpu, t, cnn__conv_rule(t, 1), 1, dx, dy, w, NULL, scratch);
 }
@@ -3283,8 +3274,7 @@ static void cnn__conv_weights_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__a
 }
 
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
-                                       const float *x,
-                                       const float *dy, void *scratch)
+                                       const float *x, const float *dy, void *scratch)
 {
     cnn__conv_weights_by(cpu, t, cnn__conv_rule(t, 2), dw, x, dy, scratch);
     if (db) cnn__bias_gradient(cnn__kernels_of(cpu), t, db, dy);
@@ -7115,7 +7105,8 @@ static bool cnn__open_backend(cnn_graph *g)
             return cnn__fail(g, g->config.at, "compile", "%s: %zu bytes: %s", dev->name, bytes,
                              dev->error[0] ? dev->error : "the device has no such memory");
     }
-    static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };     /* updates run over their gaps */
+    /* updates run over the gaps */
+    static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
     for (int i = 0; i < 2; i++)
         if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
             return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
@@ -8849,8 +8840,8 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
     return label ? cnn__correct(score, logits->shape, label) : 0;
 }
 
-/* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so that
-   the logits need not come down with every batch. */
+/* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
+   that the logits need not come down with every batch. */
 static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool first, bool anew, bool show,
                                double *right)
 {
