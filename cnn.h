@@ -1025,9 +1025,11 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* messages still wan
 #endif
 
 #ifdef __GNUC__                         /* with CNN_STATIC a program need not use everything */
-#define CNN__UNUSED __attribute__((unused))
+#define CNN__UNUSED   __attribute__((unused))
+#define CNN__NOINLINE __attribute__((noinline))
 #else
 #define CNN__UNUSED
+#define CNN__NOINLINE
 #endif
 
 enum { CNN__ALIGN = 64 };               /* bytes: a cache line, and the widest vector */
@@ -1201,7 +1203,8 @@ static bool cnn__no_memory(cnn_graph *g, const char *at, const char *what, size_
     return cnn__fail(g, at, what, "out of memory: %zu bytes", bytes);
 }
 
-CNN_API const char *cnn_error(const cnn_graph *g)
+/* Not inlined: gcc would see the NULL and warn about each printf("%s") of it after a call that failed. */
+CNN__NOINLINE CNN_API const char *cnn_error(const cnn_graph *g)
 {
     if (!g) return "cnn_new: out of memory";
     return g->error[0] ? g->error : g->notice[0] ? g->notice : NULL;

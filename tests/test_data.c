@@ -1,27 +1,7 @@
 /* Data: loaders of CIFAR, CSV and .npy with hostile files, and what cnn_feed_augmented does to a sample.
 
        cc -std=c99 -O2 -I. -o build/test_data tests/test_data.c -lm && build/test_data */
-#include <stdlib.h>
-
-/* The library's memory goes through here: it can be counted, limited, and made to fail. */
-static long   test_live, test_until_failure = -1;    /* blocks in use; which allocation from now on fails */
-static size_t test_most = (size_t)1 << 28;
-static void *test_realloc(void *p, size_t bytes)
-{
-    if (bytes > test_most || test_until_failure == 0) return NULL;
-    if (test_until_failure > 0) test_until_failure--;
-    void *q = realloc(p, bytes ? bytes : 1);
-    if (q && !p) test_live++;
-    return q;
-}
-static void test_free(void *p)
-{
-    if (p) test_live--;
-    free(p);
-}
-#define CNN_MALLOC(bytes)     test_realloc(NULL, bytes)
-#define CNN_REALLOC(p, bytes) test_realloc(p, bytes)
-#define CNN_FREE(p)           test_free(p)
+#include "alloc.h"
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
@@ -47,7 +27,7 @@ static cnn_dataset read_as(format f, const void *file, size_t n)
 /* Either samples, all of which can be read and fed, or a message. */
 static bool try_file(format f, const void *file, size_t n, const char *message)
 {
-    long before = test_live;
+    long before = alloc_live;
     cnn_dataset d = read_as(f, file, n);
     bool good = d.count > 0;
     CHECK(good == !d.error[0]);
@@ -61,21 +41,21 @@ static bool try_file(format f, const void *file, size_t n, const char *message)
         CHECK(!(sum < -INFINITY) && known == (d.labels ? d.count : 0));
     }
     cnn_dataset_free(&d);
-    CHECK_INT(test_live, before);
+    CHECK_INT(alloc_live, before);
     return good;
 }
 
 static void failing_allocations(format f, const void *file, size_t n)
 {
     for (long k = 0; ; k++) {
-        long before = test_live;
-        test_until_failure = k;
+        long before = alloc_live;
+        alloc_left = k;
         cnn_dataset d = read_as(f, file, n);
-        test_until_failure = -1;
+        alloc_left = -1;
         bool done = d.count > 0;
         if (!done) CHECK_MSG(strstr(d.error, "out of memory") != NULL, "allocation %ld: %s", k, d.error);
         cnn_dataset_free(&d);
-        CHECK_INT(test_live, before);
+        CHECK_INT(alloc_live, before);
         if (done) { CHECK(k >= 2); break; }
     }
 }
@@ -153,7 +133,7 @@ static void cifar_files(void)
     d = cnn_load_cifar(NULL, 3, 10);
     CHECK_STR(d.error, "cnn_load_cifar: no path was given");
     remove(path[0]), remove(path[1]);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 /* ---- CSV ---- */
@@ -240,7 +220,7 @@ static void csv_files(void)
     cnn_dataset_free(&d), remove("test_data.csv");
     d = cnn_load_csv("test_data_none.csv", .label = 2);
     CHECK_STR(d.error, "test_data_none.csv: No such file or directory");
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 /* ---- .npy ---- */
@@ -387,7 +367,7 @@ static void npy_files(void)
     cnn_dataset_free(&d), remove("test_data.npy");
     d = cnn_load_npy("test_data_none.npy", NULL);
     CHECK_STR(d.error, "test_data_none.npy: No such file or directory");
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 /* ---- Augmentation, against a reference that pads, cuts out a window and mirrors it ---- */

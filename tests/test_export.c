@@ -4,28 +4,7 @@
    every allocation made to fail.
 
        make build/test_export && build/test_export */
-#include <stdlib.h>
-
-static long alloc_count, alloc_live, alloc_fail;
-static void *test_malloc(size_t n)
-{
-    if (++alloc_count == alloc_fail) return NULL;
-    void *p = malloc(n ? n : 1);
-    if (p) alloc_live++;
-    return p;
-}
-static void *test_realloc(void *old, size_t n)
-{
-    if (++alloc_count == alloc_fail) return NULL;
-    void *p = realloc(old, n ? n : 1);
-    if (p && !old) alloc_live++;
-    return p;
-}
-static void test_free(void *p) { if (p) alloc_live--; free(p); }
-#define CNN_MALLOC(n)     test_malloc(n)
-#define CNN_REALLOC(p, n) test_realloc(p, n)
-#define CNN_FREE(p)       test_free(p)
-
+#include "alloc.h"
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"

@@ -4,29 +4,7 @@
        cc -std=c99 -O2 -I. -o build/test_files tests/test_files.c -lm && build/test_files */
 
 #define _POSIX_C_SOURCE 200809L                 /* for the test of a full disk alone */
-#include <stdlib.h>
-
-/* The library's memory goes through here: it can be counted, limited, and made to fail. */
-static long   test_live, test_until_failure = -1;         /* blocks in use; which allocation from now on
-                                                             fails, -1 = none */
-static size_t test_most = (size_t)1 << 28;           /* one request above this fails: a hostile shape must not
-                                                        eat the machine */
-static void *test_realloc(void *p, size_t bytes)
-{
-    if (bytes > test_most || test_until_failure == 0) return NULL;
-    if (test_until_failure > 0) test_until_failure--;
-    void *q = realloc(p, bytes ? bytes : 1);
-    if (q && !p) test_live++;
-    return q;
-}
-static void test_free(void *p)
-{
-    if (p) test_live--;
-    free(p);
-}
-#define CNN_MALLOC(bytes)     test_realloc(NULL, bytes)
-#define CNN_REALLOC(p, bytes) test_realloc(p, bytes)
-#define CNN_FREE(p)           test_free(p)
+#include "alloc.h"
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
@@ -519,9 +497,9 @@ static void carried_tensors(void)
         cnn_free(h), free(copy);
     }
     /* Without memory for them nothing is loaded, and the old ones stay. */
-    test_until_failure = 2;                                  /* header, entries, and then the list */
+    alloc_left = 2;                                  /* header, entries, and then the list */
     CHECK(!cnn_load_weights_memory(g, b.p, b.n, NULL));
-    test_until_failure = -1;
+    alloc_left = -1;
     CHECK(strstr(no_null(cnn_error(g)), "out of memory") != NULL);
     CHECK_INT(g->n_carried, 3);
     cnn_free(g), free(b.p), free(c.p);
@@ -679,7 +657,7 @@ static void hostile_graphs(void)
                 }
                 cnn_free(g), free(b.p);
             }
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 static void hostile_state(void)
@@ -747,7 +725,7 @@ static void truncated_everywhere(void)
         cnn_free(m.g), free(copy);
     }
     cnn_free(n.g), free(b.p);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 /* One to four changes: a bit, a byte, a digit, a piece removed, a piece doubled. Most hit the header, for it
@@ -760,7 +738,7 @@ static void mutated(void)
     cnn_free(n.g);
     size_t header = b.p[0] + 256u * b.p[1], taken = 0;
     unsigned char *m = test_alloc(2 * b.n);
-    test_most = (size_t)1 << 22;
+    alloc_most = (size_t)1 << 22;
     for (int round = 0; round < 100000; round++) {
         size_t size = b.n;
         memcpy(m, b.p, size);
@@ -789,9 +767,9 @@ static void mutated(void)
         taken += size == b.n && memcmp(m, b.p, size) == 0;
     }
     CHECK(taken < 10000);
-    test_most = (size_t)1 << 28;
+    alloc_most = (size_t)1 << 28;
     free(m), free(b.p);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 /* ---- Memory that runs out ---- */
@@ -802,34 +780,34 @@ static void allocations_fail_one_by_one(void)
     train(&n, 0, 2);
     bytes b = saved(n.g);
     cnn_free(n.g);
-    long before = test_live;
+    long before = alloc_live;
     for (long k = 0; ; k++) {
-        test_until_failure = k;
+        alloc_left = k;
         cnn_graph *g = loaded(b.p, b.n);
-        test_until_failure = -1;
+        alloc_left = -1;
         bool done = g && !cnn_error(g);
         if (!done)
             CHECK_MSG(strstr(cnn_error(g), "out of memory") != NULL, "allocation %ld: %s", k, cnn_error(g));
         cnn_free(g);
-        CHECK_INT(test_live, before);
+        CHECK_INT(alloc_live, before);
         if (done) break;
     }
     for (long k = 0; ; k++) {
         net m = build(0);
-        before = test_live;
-        test_until_failure = k;
+        before = alloc_live;
+        alloc_left = k;
         size_t size = cnn_save_memory(m.g, NULL, 0);
         bool   done = size && cnn_load_weights_memory(m.g, b.p, 0, "x");
-        test_until_failure = -1;
+        alloc_left = -1;
         CHECK(!done && cnn_error(m.g));
         bool   end = size != 0;
         if (!end) CHECK(strstr(cnn_error(m.g), "out of memory") != NULL);
-        CHECK_INT(test_live, before);
+        CHECK_INT(alloc_live, before);
         cnn_free(m.g);
         if (end) break;
     }
     free(b.p);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 /* ---- Files on the disk ---- */
@@ -903,7 +881,7 @@ static void save_is_atomic(void)
     cnn_free(g);
     CHECK(!cnn_save(NULL, path) && !cnn_load_weights(NULL, path) && !cnn_save_memory(NULL, NULL, 0));
     cnn_free(n.g), free(b.p), free(c.p);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 /* A locale whose numbers have a comma changes nothing. */
@@ -1014,7 +992,7 @@ static void idx_files(void)
         }
         try_idx(a, sizeof a - (size_t)test_int(0, 1), b, sizeof b, NULL);
     }
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 
     static const char image_path[] = "test_files_images", label_path[] = "test_files_labels";
     FILE *f = fopen(image_path, "wb"), *h = fopen(label_path, "wb");
@@ -1037,7 +1015,7 @@ static void idx_files(void)
     CHECK_STR(d.error, "cnn_load_idx: no path was given");
     cnn_dataset_free(&d);
     remove(image_path), remove(label_path);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 static void order_and_splits(void)
@@ -1091,7 +1069,7 @@ static void order_and_splits(void)
     CHECK_STR(bad.error,
               "data set: samples of (65536,65536,1): every extent must be at least 1, and a sample holds at "
               "most 2^31 - 1 values");
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 static void feeding(void)
@@ -1162,7 +1140,7 @@ static void feeding(void)
         cnn_free(g), cnn_dataset_free(&no_labels);
     }
     cnn_dataset_free(&d), cnn_dataset_free(&f), cnn_dataset_free(&flat);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 static void correct_counts(void)
@@ -1183,7 +1161,7 @@ static void correct_counts(void)
     CHECK(strstr(cnn_error(g),
                  "correct: logits (1,1,1,1) and labels (N,1,1,2): they must be (N,C,H,W) and (N,1,H,W)"));
     cnn_free(g);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 int main(int argc, char **argv)

@@ -1,31 +1,7 @@
 /* The graph: errors word by word, every allocation made to fail in turn, the same bits for any number of threads, the
    memory plan, the caller's memory, inference, partial batches, shared weights, operations from outside, and backends
    by way of a mirror (device memory is a second malloc). */
-#include <stdlib.h>
-
-/* The test's own allocator: counts what lives, and lets allocation number alloc_fail fail. */
-static long alloc_count, alloc_live, alloc_fail;
-static size_t alloc_largest;
-static void *test_malloc(size_t n)
-{
-    if (++alloc_count == alloc_fail) return NULL;
-    void *p = malloc(n ? n : 1);
-    if (p) alloc_live++;
-    if (n > alloc_largest) alloc_largest = n;
-    return p;
-}
-static void *test_realloc(void *old, size_t n)
-{
-    if (++alloc_count == alloc_fail) return NULL;
-    void *p = realloc(old, n ? n : 1);
-    if (p && !old) alloc_live++;
-    return p;
-}
-static void test_free(void *p) { if (p) alloc_live--; free(p); }
-#define CNN_MALLOC(n)     test_malloc(n)
-#define CNN_REALLOC(p, n) test_realloc(p, n)
-#define CNN_FREE(p)       test_free(p)
-
+#include "alloc.h"
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
@@ -194,7 +170,7 @@ static void errors_of_compile(void)
     { NET; cnn_graph *h = cnn_new(); cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(!cnn_compile(h, y)); EXPECT_HERE(h, "compile: the loss is not a tensor of this graph"); cnn_free(h); DONE; }
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(cnn_compile(g, y)); CHECK(!cnn_compile(g, y)); EXPECT_HERE(g, "compile: the graph is compiled already"); DONE; }
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(cnn_compile(g, y)); cnn_relu(y); EXPECT_HERE(g, "graph: it is compiled already: no more nodes can be recorded"); DONE; }
-    { NET; const char *at = CNN_HERE; cnn_tensor *y = cnn_dense(cnn_dense(x, 2, .name = "fc"), 2, .name = "fc"); CHECK(!cnn_compile(g, cnn_sum(y))); (void)at; EXPECT_AT(g, at, "tensor \"fc.weight\": another node has the same name, recorded at tests/test_graph.c:197"); DONE; }
+    { NET; const char *at = CNN_HERE; cnn_tensor *y = cnn_dense(cnn_dense(x, 2, .name = "fc"), 2, .name = "fc"); CHECK(!cnn_compile(g, cnn_sum(y))); (void)at; EXPECT_AT(g, at, "tensor \"fc.weight\": another node has the same name, recorded at " CNN_HERE); DONE; }
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); char memory[64]; CHECK(!cnn_compile_in(g, y, memory + (64 - (uintptr_t)memory % 64) % 64, 1)); CHECK(cnn_error(g) != NULL); DONE; }
 }
 

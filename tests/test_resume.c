@@ -4,26 +4,7 @@
        cc -std=c99 -O2 -I. -o build/test_resume tests/test_resume.c -lm && build/test_resume */
 
 #define _POSIX_C_SOURCE 200809L                 /* for the test that kills */
-#include <stdlib.h>
-
-/* The library's memory goes through here: it can be counted and made to fail. */
-static long test_live, test_until_failure = -1;      /* blocks in use; which allocation from now on fails */
-static void *test_realloc(void *p, size_t bytes)
-{
-    if (bytes > (size_t)1 << 28 || test_until_failure == 0) return NULL;
-    if (test_until_failure > 0) test_until_failure--;
-    void *q = realloc(p, bytes ? bytes : 1);
-    if (q && !p) test_live++;
-    return q;
-}
-static void test_free(void *p)
-{
-    if (p) test_live--;
-    free(p);
-}
-#define CNN_MALLOC(bytes)     test_realloc(NULL, bytes)
-#define CNN_REALLOC(p, bytes) test_realloc(p, bytes)
-#define CNN_FREE(p)           test_free(p)
+#include "alloc.h"
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
@@ -173,9 +154,9 @@ static void mirrored_evaluation(void)
     CHECK(cnn_fit(n.loss, n.logits, &d, .lr = 1e-30f, .validation = &d, .flips = 1, .history = &h));
     CHECK_NEAR(h.epoch[0].validation_loss, cnn_evaluate_flipped(n.loss, n.logits, &d).loss, 0);
     cnn_history_free(&h);
-    test_until_failure = 0;
+    alloc_left = 0;
     s = cnn_evaluate_flipped(n.loss, n.logits, &d);
-    test_until_failure = -1;
+    alloc_left = -1;
     CHECK(isnan(s.loss) && cnn_error(n.g) && strstr(cnn_error(n.g), "out of memory"));
     cnn_free(n.g), cnn_dataset_free(&d);
 }
@@ -260,7 +241,7 @@ static void resumed_to_the_bit(void)
         free(want.p), cnn_history_free(&h), cnn_free(n.g);
     }
     remove(path), cnn_dataset_free(&d), cnn_dataset_free(&v);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 /* Without .resume a training begins anew and replaces the file; a finished one that is resumed has nothing
@@ -383,7 +364,7 @@ static void hostile_checkpoints(void)
     memset(longer.p, 0, longer.n), memcpy(longer.p, b.p, b.n), seal(longer), write_whole(longer);
     resume_says("its numbers contradict each other", (change){ 0 });
     free(longer.p), free(b.p), remove(path);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 static void allocations_fail(void)
@@ -400,19 +381,19 @@ static void allocations_fail(void)
     for (long k = 0, done = 0; !done; k++) {
         write_whole(b);
         net m = new_net(NULL, BATCH, 1, true);
-        long before = test_live;
+        long before = alloc_live;
         a = training(m, &d, &v, &h), calls = 3, a.progress = stop_at, a.user = &calls;
-        test_until_failure = k;
+        alloc_left = k;
         bool good = cnn_fit_(a);
-        done = test_until_failure > 0, test_until_failure = -1;
+        done = alloc_left > 0, alloc_left = -1;
         if (!good) CHECK_MSG(cnn_error(m.g) && strstr(cnn_error(m.g), "out of memory"), "allocation %ld", k);
         else CHECK(done || k > 4);                       /* one for a checkpoint stops nothing */
         cnn_history_free(&h);
-        CHECK(test_live <= before + 1);                                  /* the averages are the graph's */
+        CHECK(alloc_live <= before + 1);                                  /* the averages are the graph's */
         cnn_free(m.g);
     }
     free(b.p), remove(path), cnn_dataset_free(&d), cnn_dataset_free(&v);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 /* A child trains and is killed at some moment, again and again, until one comes to the end. */

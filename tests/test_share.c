@@ -1,28 +1,7 @@
 /* Views (cnn_share): the same bits as the net itself in every order of calls, for every batch; nothing of the
    net is written; an error of a view is its own; every allocation made to fail in turn. Several threads at
    once are in tests/switches/threads.c, which runs under ThreadSanitizer. */
-#include <stdlib.h>
-
-static long alloc_count, alloc_live, alloc_fail;
-static void *test_malloc(size_t n)
-{
-    if (++alloc_count == alloc_fail) return NULL;
-    void *p = malloc(n ? n : 1);
-    if (p) alloc_live++;
-    return p;
-}
-static void *test_realloc(void *old, size_t n)
-{
-    if (++alloc_count == alloc_fail) return NULL;
-    void *p = realloc(old, n ? n : 1);
-    if (p && !old) alloc_live++;
-    return p;
-}
-static void test_free(void *p) { if (p) alloc_live--; free(p); }
-#define CNN_MALLOC(n)     test_malloc(n)
-#define CNN_REALLOC(p, n) test_realloc(p, n)
-#define CNN_FREE(p)       test_free(p)
-
+#include "alloc.h"
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
