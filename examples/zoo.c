@@ -12,8 +12,8 @@
 
 typedef cnn_tensor T;
 
-/* The name of a layer, which cnn.h copies. VGG, ResNet and MobileNetV2 name theirs as torchvision does: its
-   state_dicts load. */
+/* The name of a layer, which cnn.h copies. VGG, GoogLeNet, ResNet and MobileNetV2 name theirs as torchvision
+   does: cnn_load_weights takes its state_dicts. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
@@ -65,7 +65,7 @@ static T *keras_mnist(T *x)                  /* the convnet of the Keras tutoria
 
 /* ---- 2012: AlexNet ---- */
 
-static T *alexnet(T *x)                      /* Krizhevsky, Sutskever, Hinton 2012, one tower; x (N,3,227,227) */
+static T *alexnet(T *x)                      /* Krizhevsky, Sutskever, Hinton 2012, in one tower */
 {
     T *h = cnn_max_pool(cnn_relu(cnn_conv2d(x, 96, 11, .stride = 4)), 3, .stride = 2);
     h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 256, 5, .pad = 2)), 3, .stride = 2);
@@ -77,9 +77,10 @@ static T *alexnet(T *x)                      /* Krizhevsky, Sutskever, Hinton 20
     return cnn_dense(h, 1000);
 }
 
-static T *alexnet_lrn(T *x)                  /* as published: two groups, one for each graphics card, and responses normalised */
+/* As published: two groups, one for each graphics card, and responses normalised. The paper's alpha, 1e-4,
+   multiplies the plain sum; cnn_lrn, as PyTorch, divides it by the size. */
+static T *alexnet_lrn(T *x)
 {
-    /* The paper's alpha, 1e-4, multiplies the plain sum; cnn_lrn, as PyTorch, divides it by the size. */
     T *h = cnn_lrn(cnn_relu(cnn_conv2d(x, 96, 11, .stride = 4)), 5, .alpha = 5e-4f, .k = 2);
     h = cnn_max_pool(h, 3, .stride = 2);
     h = cnn_lrn(cnn_relu(cnn_conv2d(h, 256, 5, .pad = 2, .groups = 2)), 5, .alpha = 5e-4f, .k = 2);
@@ -110,49 +111,51 @@ static T *vgg(T *h, const int *convs)        /* Simonyan, Zisserman 2014: five s
 static T *vgg16(T *x) { return vgg(x, (const int[]){ 2, 2, 3, 3, 3 }); }
 static T *vgg19(T *x) { return vgg(x, (const int[]){ 2, 2, 4, 4, 4 }); }
 
-static T *conv_bn(T *x, int channels, int kernel, int stride, int pad)
-{
-    return cnn_batch_norm(cnn_conv2d(x, channels, kernel, .stride = stride, .pad = pad, .no_bias = 1));
-}
-static T *conv_bn_relu(T *x, int channels, int kernel, int stride, int pad)
-{
-    return cnn_relu(conv_bn(x, channels, kernel, stride, pad));
-}
-
 /* Szegedy et al. 2014, as torchvision builds it: with batch norm, and 3x3 where the paper has 5x5. */
-static T *inception(T *x, int n1, int r3, int n3, int r5, int n5, int np)
+static T *basic_conv(T *x, int channels, int kernel, int stride, const char *name)
 {
-    T *a = conv_bn_relu(x, n1, 1, 1, 0);
-    T *b = conv_bn_relu(conv_bn_relu(x, r3, 1, 1, 0), n3, 3, 1, 1);
-    T *c = conv_bn_relu(conv_bn_relu(x, r5, 1, 1, 0), n5, 3, 1, 1);
-    T *d = conv_bn_relu(cnn_max_pool(x, 3, .stride = 1, .pad = 1, .ceil_mode = 1), np, 1, 1, 0);
+    x = cnn_conv2d(x, channels, kernel, .stride = stride, .pad = kernel / 2, .no_bias = 1,
+                   .name = PATH("%s.conv", name));
+    return cnn_relu(cnn_batch_norm(x, .eps = 1e-3f, .name = PATH("%s.bn", name)));
+}
+static T *inception(T *x, const char *name, int n1, int r3, int n3, int r5, int n5, int np)
+{
+    T *a = basic_conv(x, n1, 1, 1, PATH("%s.branch1", name));
+    T *b = basic_conv(x, r3, 1, 1, PATH("%s.branch2.0", name));
+    T *c = basic_conv(x, r5, 1, 1, PATH("%s.branch3.0", name));
+    T *d = cnn_max_pool(x, 3, .stride = 1, .pad = 1, .ceil_mode = 1);
+    b = basic_conv(b, n3, 3, 1, PATH("%s.branch2.1", name));
+    c = basic_conv(c, n5, 3, 1, PATH("%s.branch3.1", name));
+    d = basic_conv(d, np, 1, 1, PATH("%s.branch4.1", name));
     return cnn_concat(a, b, c, d);
 }
 /* Two small classifiers on the way, so that gradients reach the early layers by a short path. */
-static T *auxiliary(T *x)
+static T *auxiliary(T *x, const char *name)
 {
-    T *h = conv_bn_relu(cnn_avg_pool(x, 5, .stride = 3), 128, 1, 1, 0);          /* (N,128,4,4) */
-    return cnn_dense(cnn_dropout(cnn_relu(cnn_dense(h, 1024)), 0.7f), 1000);
+    T *h = cnn_avg_pool(x, 5, .stride = 3);                                          /* to 4x4 */
+    h = basic_conv(h, 128, 1, 1, PATH("%s.conv", name));
+    h = cnn_dropout(cnn_relu(cnn_dense(h, 1024, .name = PATH("%s.fc1", name))), 0.7f);
+    return cnn_dense(h, 1000, .name = PATH("%s.fc2", name));
 }
 static T *googlenet_heads(T *x, T **aux)     /* aux: the logits of the two, or NULL */
 {
-    T *h = cnn_max_pool(conv_bn_relu(x, 64, 7, 2, 3), 3, .stride = 2, .ceil_mode = 1);
-    h = conv_bn_relu(conv_bn_relu(h, 64, 1, 1, 0), 192, 3, 1, 1);
+    T *h = cnn_max_pool(basic_conv(x, 64, 7, 2, "conv1"), 3, .stride = 2, .ceil_mode = 1);
+    h = basic_conv(basic_conv(h, 64, 1, 1, "conv2"), 192, 3, 1, "conv3");
     h = cnn_max_pool(h, 3, .stride = 2, .ceil_mode = 1);
-    h = inception(h,  64,  96, 128, 16,  32,  32);
-    h = inception(h, 128, 128, 192, 32,  96,  64);
+    h = inception(h, "inception3a",  64,  96, 128, 16,  32,  32);
+    h = inception(h, "inception3b", 128, 128, 192, 32,  96,  64);
     h = cnn_max_pool(h, 3, .stride = 2, .ceil_mode = 1);
-    h = inception(h, 192,  96, 208, 16,  48,  64);
-    if (aux) aux[0] = auxiliary(h);
-    h = inception(h, 160, 112, 224, 24,  64,  64);
-    h = inception(h, 128, 128, 256, 24,  64,  64);
-    h = inception(h, 112, 144, 288, 32,  64,  64);
-    if (aux) aux[1] = auxiliary(h);
-    h = inception(h, 256, 160, 320, 32, 128, 128);
+    h = inception(h, "inception4a", 192,  96, 208, 16,  48,  64);
+    if (aux) aux[0] = auxiliary(h, "aux1");
+    h = inception(h, "inception4b", 160, 112, 224, 24,  64,  64);
+    h = inception(h, "inception4c", 128, 128, 256, 24,  64,  64);
+    h = inception(h, "inception4d", 112, 144, 288, 32,  64,  64);
+    if (aux) aux[1] = auxiliary(h, "aux2");
+    h = inception(h, "inception4e", 256, 160, 320, 32, 128, 128);
     h = cnn_max_pool(h, 2, .stride = 2, .ceil_mode = 1);
-    h = inception(h, 256, 160, 320, 32, 128, 128);
-    h = inception(h, 384, 192, 384, 48, 128, 128);
-    return cnn_dense(cnn_dropout(cnn_global_avg_pool(h), 0.2f), 1000);
+    h = inception(h, "inception5a", 256, 160, 320, 32, 128, 128);
+    h = inception(h, "inception5b", 384, 192, 384, 48, 128, 128);
+    return cnn_dense(cnn_dropout(cnn_global_avg_pool(h), 0.2f), 1000, .name = "fc");
 }
 static T *googlenet(T *x) { return googlenet_heads(x, NULL); }
 
@@ -217,8 +220,8 @@ static T *resnet50 (T *x) { return resnet(x, bottleneck,  (const int[]){ 3, 4,  
 static T *resnet101(T *x) { return resnet(x, bottleneck,  (const int[]){ 3, 4, 23, 3 }); }
 static T *resnet152(T *x) { return resnet(x, bottleneck,  (const int[]){ 3, 8, 36, 3 }); }
 
-/* For CIFAR: three stages of n blocks with 16, 32, 64 channels; shortcuts without parameters (option A): every other
-   pixel, and zeros for the channels that are new. Here a fixed 1x1 convolution does both. */
+/* For CIFAR: three stages of n blocks, 16, 32, 64 channels; shortcuts without parameters (option A): every
+   other pixel, and zeros for the channels that are new. A fixed 1x1 convolution does both. */
 static T *shortcut_a(T *x, int channels, int stride)
 {
     if (stride == 1) return x;
@@ -230,14 +233,15 @@ static T *shortcut_a(T *x, int channels, int stride)
 }
 static T *resnet_cifar(T *x, int n)
 {
-    T *h = conv_bn_relu(x, 16, 3, 1, 1);
+    T *h = cnn_relu(part(x, 16, 3, 1, "", 1));
     for (int s = 0; s < 3; s++)
         for (int i = 0; i < n; i++) {
             int stride = s > 0 && i == 0 ? 2 : 1, channels = 16 << s;
-            T  *f = conv_bn(conv_bn_relu(h, channels, 3, stride, 1), channels, 3, 1, 1);
+            const char *name = PATH("layer%d.%d.", s + 1, i);
+            T *f = part(cnn_relu(part(h, channels, 3, stride, name, 1)), channels, 3, 1, name, 2);
             h = cnn_relu(cnn_add(f, shortcut_a(h, channels, stride)));
         }
-    return cnn_dense(cnn_global_avg_pool(h), 10);
+    return cnn_dense(cnn_global_avg_pool(h), 10, .name = "fc");
 }
 static T *resnet20(T *x) { return resnet_cifar(x, 3); }
 static T *resnet56(T *x) { return resnet_cifar(x, 9); }
@@ -277,21 +281,30 @@ static T *mobilenet_v2(T *x)
 /* ---- The table ---- */
 
 static const struct net {
-    const char *name; T *(*build)(T *); int c, h, w; const char *year;
-    T *(*build_heads)(T *, T **aux);         /* with two auxiliary heads, which only training has; else NULL */
+    const char *name, *year;
+    int c, h, w;                             /* of the picture */
+    T *(*build)(T *);
+    T *(*build_heads)(T *, T **aux);         /* with the auxiliary heads, which only training has; or NULL */
 } nets[] = {
-    { "mlp",           mlp,          1,  28,  28, "1986", NULL }, { "lenet5",    lenet5,      1,  28,  28, "1998", NULL },
-    { "codelab",       codelab,      1,  28,  28, "2016", NULL }, { "keras",     keras_mnist, 1,  28,  28, "2015", NULL },
-    { "alexnet",       alexnet,      3, 227, 227, "2012", NULL }, { "alexnet_lrn", alexnet_lrn, 3, 227, 227, "2012", NULL },
-    { "vgg16",         vgg16,        3, 224, 224, "2014", NULL }, { "vgg19",     vgg19,       3, 224, 224, "2014", NULL },
-    { "googlenet",     googlenet,    3, 224, 224, "2014", NULL },
-    { "googlenet_aux", googlenet,    3, 224, 224, "2014", googlenet_heads },
-    { "unet",          unet,         1, 572, 572, "2015", NULL },
-    { "resnet18",      resnet18,     3, 224, 224, "2015", NULL }, { "resnet34",  resnet34,    3, 224, 224, "2015", NULL },
-    { "resnet50",      resnet50,     3, 224, 224, "2015", NULL }, { "resnet101", resnet101,   3, 224, 224, "2015", NULL },
-    { "resnet152",     resnet152,    3, 224, 224, "2015", NULL }, { "resnet20",  resnet20,    3,  32,  32, "2015", NULL },
-    { "resnet56",      resnet56,     3,  32,  32, "2015", NULL },
-    { "mobilenet_v2",  mobilenet_v2, 3, 224, 224, "2018", NULL },
+    { "mlp",           "1986", 1,  28,  28, mlp, NULL },
+    { "lenet5",        "1998", 1,  28,  28, lenet5, NULL },
+    { "codelab",       "2016", 1,  28,  28, codelab, NULL },
+    { "keras",         "2015", 1,  28,  28, keras_mnist, NULL },
+    { "alexnet",       "2012", 3, 227, 227, alexnet, NULL },
+    { "alexnet_lrn",   "2012", 3, 227, 227, alexnet_lrn, NULL },
+    { "vgg16",         "2014", 3, 224, 224, vgg16, NULL },
+    { "vgg19",         "2014", 3, 224, 224, vgg19, NULL },
+    { "googlenet",     "2014", 3, 224, 224, googlenet, NULL },
+    { "googlenet_aux", "2014", 3, 224, 224, googlenet, googlenet_heads },
+    { "unet",          "2015", 1, 572, 572, unet, NULL },
+    { "resnet18",      "2015", 3, 224, 224, resnet18, NULL },
+    { "resnet34",      "2015", 3, 224, 224, resnet34, NULL },
+    { "resnet50",      "2015", 3, 224, 224, resnet50, NULL },
+    { "resnet101",     "2015", 3, 224, 224, resnet101, NULL },
+    { "resnet152",     "2015", 3, 224, 224, resnet152, NULL },
+    { "resnet20",      "2015", 3,  32,  32, resnet20, NULL },
+    { "resnet56",      "2015", 3,  32,  32, resnet56, NULL },
+    { "mobilenet_v2",  "2018", 3, 224, 224, mobilenet_v2, NULL },
 };
 enum { N_NETS = sizeof nets / sizeof *nets };
 
@@ -323,8 +336,8 @@ static cnn_graph *build(const struct net *n, int inference, T **x, T **y, T **t,
 
 static int table(void)
 {
-    printf("%-13s %4s %14s %16s %14s %14s  %s\n", "net", "year", "parameters", "multiply-adds", "MiB inference",
-           "MiB training", "output");
+    printf("%-13s %4s %14s %16s %14s %14s  %s\n", "net", "year", "parameters", "multiply-adds",
+           "MiB inference", "MiB training", "output");
     for (int i = 0; i < N_NETS; i++) {
         T *x, *y, *t, *root;
         cnn_graph *g = build(&nets[i], 1, &x, &y, &t, &root);
@@ -338,8 +351,8 @@ static int table(void)
         if (cnn_error(g)) return fail(g);
         size_t params = cnn_param_count(g);
         cnn_free(g);
-        printf("%-13s %4s %14zu %16.0f %14.1f %14.1f  (N,%d,%d,%d)\n", nets[i].name, nets[i].year, params, macs,
-               (double)infer.total / 1048576, (double)train.total / 1048576, out.c, out.h, out.w);
+        printf("%-13s %4s %14zu %16.0f %14.1f %14.1f  (N,%d,%d,%d)\n", nets[i].name, nets[i].year, params,
+               macs, (double)infer.total / 1048576, (double)train.total / 1048576, out.c, out.h, out.w);
     }
     return 0;
 }
@@ -376,8 +389,9 @@ static int one(const struct net *n, int train)
 int main(int argc, char **argv)
 {
     if (argc < 2) return table();
+    int train = argc > 2 && strcmp(argv[2], "--train") == 0;
     for (int i = 0; i < N_NETS; i++)
-        if (strcmp(argv[1], nets[i].name) == 0) return one(&nets[i], argc > 2 && strcmp(argv[2], "--train") == 0);
+        if (strcmp(argv[1], nets[i].name) == 0) return one(&nets[i], train);
     fprintf(stderr, "%s: no such net; they are:", argv[1]);
     for (int i = 0; i < N_NETS; i++) fprintf(stderr, " %s", nets[i].name);
     fprintf(stderr, "\n");
