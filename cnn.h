@@ -258,6 +258,7 @@ typedef struct { const char *at; cnn_tensor *x; int kernel;     /* must */
                  int kernel_h, kernel_w; /* default kernel */
                  int stride, stride_h, stride_w; /* default: the kernel */
                  int pad, pad_h, pad_w; /* default 0; at most kernel/2 */
+                 int dilation, dilation_h, dilation_w; /* max_pool; default 1 */
                  int ceil_mode;      /* 1: a window that starts inside the input or its left padding counts */
                  int no_count_pad;   /* avg_pool: 1 = divide by the window's part inside the input
                                         (PyTorch's count_include_pad = False) */
@@ -3608,26 +3609,28 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
 /* ---- Pooling ----
 
    A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH and PW on each side:
-   "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW) and has at least one element inside the
-   plane. */
-typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw; bool count_pad; } cnn__pool;
+   "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW), takes every DH-th row and DW-th column
+   (a maximum; an average takes all), and has at least one element inside the plane. */
+typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; bool count_pad; } cnn__pool;
 
-/* The part [*from, *to) of window number i inside the plane, along one axis. */
-static void cnn__window(int i, int size, int k, int s, int p, int *from, int *to)
+/* The part of window number i inside the plane, along one axis: *from, *from + d, ..., less than *to. */
+static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to)
 {
-    *from = i * s - p, *to = *from + k;
-    if (*from < 0) *from = 0;
-    if (*to > size) *to = size;
+    const int start = i * s - p, reach = d * (k - 1) + 1;
+    *from = start < 0 ? start + (d - 1 - start) / d * d : start;
+    *to = reach < size - start ? start + reach : size;
 }
 
 /* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
    their sums, or with at the largest elements and the places of these. Returns n, or 0 if this cannot be
-   done. A vector that is not full goes on into the next row of windows, as far as the array x reaches. */
+   done, as with a dilation. A vector that is not full goes on into the next row of windows, as far as the
+   array x reaches. */
 static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float *plane, const float *end,
                           int y0, int y1, int ox, float *v, float *at)
 {
     const int x0 = ox * t->sw - t->pw, rest = t->w - x0 - t->kw;
     if (x0 < 0 || rest < 0 || t->sw > 2 || (t->sw == 2 && t->kw < 2)) return 0;
+    if (t->dh > 1 || t->dw > 1) return 0;
     const int n = (int)cnn__min(cnn__min(u->lanes, rest / t->sw + 1), t->ow - ox);
     const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * t->w + x0 + (u->lanes - 1) * t->sw + t->kw - 1;
     if (last >= end - plane) return 0;
@@ -3649,7 +3652,7 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
         float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
         for (int oy = 0; oy < t->oh; oy++) {
             int y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
             for (int ox = 0, n; ox < t->ow; ox += n, to += n) {
                 n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, which);
                 cnn__copy(y + to, v, n);
@@ -3660,11 +3663,11 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
                 }
                 if (n) continue;
                 n = 1;
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
                 int   best = y0 * t->w + x0;
                 float most = in[best];
-                for (int iy = y0; iy < y1; iy++)
-                    for (int i = iy * t->w + x0; i < iy * t->w + x1; i++)
+                for (int iy = y0; iy < y1; iy += t->dh)
+                    for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
                         if (in[i] > most || in[i] != in[i]) best = i, most = in[i];
                 y[to] = most;
                 if (at) at[to] = best;
@@ -3690,8 +3693,8 @@ static void cnn__pool_shares(const cnn__pool *t, float *share)
     const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
     for (int i = 0; i < t->oh + t->ow; i++) {
         int from, to;
-        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, &from, &to);
-        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, &from, &to);
+        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, 1, &from, &to);
+        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, 1, &from, &to);
         share[i] = 1.0f / (float)(to - from);
     }
 }
@@ -3715,14 +3718,14 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restri
             float *to = y + ((ptrdiff_t)plane * t->oh + oy) * t->ow;
             float  v[CNN__MAX_LANES];
             int    y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
             const float *in = x + (ptrdiff_t)plane * t->h * t->w;
             for (int ox = 0, n; ox < t->ow; ox += n) {
                 n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL);
                 cnn__copy(to + ox, v, n);
                 if (n) continue;
                 n = 1, to[ox] = 0;
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, &x0, &x1);
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
                 for (int iy = y0; iy < y1; iy++)
                     for (int ix = x0; ix < x1; ix++) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
             }
@@ -3738,7 +3741,7 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
         for (int oy = 0; oy < t->oh; oy++) {
             const float *from = dy + ((ptrdiff_t)plane * t->oh + oy) * t->ow, *across = share + t->oh;
             int          y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, &y0, &y1);
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
             for (int iy = y0; iy < y1; iy++)
                 for (int j = 0; j < t->kw; j++) {
                     cnn__column(t, j, &x0, &x1);
@@ -4227,7 +4230,8 @@ CNN__ROOM cnn_op_matmul = {
 
 /* ---- max_pool ---------------------------------------------------------------------------------------------
  *   y = max of the window,   dx += dy at the place of the maximum: the first of equals in reading order.
- *   Padding never wins; NaN does. The places are kept from forward to backward.  (Ranzato et al. 2007)
+ *   Padding never wins; NaN does. A dilation D takes every D-th element, as in conv2d. The places are kept
+ *   from forward to backward.                                                     (Ranzato et al. 2007)
  * -------------------------------------------------------------------------------------------------------- */
 typedef struct { cnn__slide h, w; } cnn__pool_options;
 static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
@@ -4236,18 +4240,25 @@ static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
     const cnn_shape      x = y->in[0]->shape;
     const int            kh = cnn__or(a->kernel_h, a->kernel), kw = cnn__or(a->kernel_w, a->kernel);
     return (cnn__pool_options){
-        { x.h, kh, cnn__or(a->stride_h, cnn__or(a->stride, kh)), cnn__or(a->pad_h, a->pad), 1,
-          a->ceil_mode != 0 },
-        { x.w, kw, cnn__or(a->stride_w, cnn__or(a->stride, kw)), cnn__or(a->pad_w, a->pad), 1,
-          a->ceil_mode != 0 } };
+        { x.h, kh, cnn__or(a->stride_h, cnn__or(a->stride, kh)), cnn__or(a->pad_h, a->pad),
+          cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), a->ceil_mode != 0 },
+        { x.w, kw, cnn__or(a->stride_w, cnn__or(a->stride, kw)), cnn__or(a->pad_w, a->pad),
+          cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), a->ceil_mode != 0 } };
 }
 static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn__pool_options t = cnn__pool_resolve(y);
     return (cnn__pool){ y->shape.n * y->shape.c, t.h.size, t.w.size, cnn__count_windows(&t.h),
                         cnn__count_windows(&t.w), t.h.kernel, t.w.kernel, t.h.stride, t.w.stride,
-                        t.h.pad, t.w.pad,
+                        t.h.pad, t.w.pad, t.h.dilation, t.w.dilation,
                         !((const cnn_pool_args *)y->args)->no_count_pad };
+}
+/* With pad <= kernel/2 only window 0 can miss the input: with kernel 2, pad 1 and a dilation wider than x. */
+static bool cnn__sees_input(const cnn__slide *a)
+{
+    int from, to;
+    cnn__window(0, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
+    return from < to;
 }
 static bool cnn__pool_shape(cnn_tensor *y)
 {
@@ -4258,6 +4269,12 @@ static bool cnn__pool_shape(cnn_tensor *y)
         return cnn_fail(y,
                         "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
                         t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
+    if (y->op == &cnn_op_avg_pool && (t.h.dilation > 1 || t.w.dilation > 1))
+        return cnn_fail(y, "dilation %d,%d is for max_pool", t.h.dilation, t.w.dilation);
+    if (!cnn__sees_input(&t.h) || !cnn__sees_input(&t.w))
+        return cnn_fail(y, "dilation %d,%d is too wide for input %s with pad %d,%d: a window would see "
+                        "nothing but padding", t.h.dilation, t.w.dilation, cnn__shape_text(y->in[0]).s, t.h.pad,
+                        t.w.pad);
     const cnn_shape x = y->in[0]->shape;
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&t.h), cnn__count_windows(&t.w) };
     return true;
@@ -4279,7 +4296,8 @@ static const cnn_field cnn__pool_fields[] = {
     CNN_FIELD('i', cnn_pool_args, stride), CNN_FIELD('i', cnn_pool_args, stride_h),
     CNN_FIELD('i', cnn_pool_args, stride_w),
     CNN_FIELD('i', cnn_pool_args, pad), CNN_FIELD('i', cnn_pool_args, pad_h),
-    CNN_FIELD('i', cnn_pool_args, pad_w),
+    CNN_FIELD('i', cnn_pool_args, pad_w), CNN_FIELD('i', cnn_pool_args, dilation),
+    CNN_FIELD('i', cnn_pool_args, dilation_h), CNN_FIELD('i', cnn_pool_args, dilation_w),
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
@@ -5378,7 +5396,7 @@ CNN__ROOM cnn_op_slice = {
 static cnn__pool cnn__whole_plane(const cnn_tensor *y)
 {
     const cnn_shape x = y->in[0]->shape;
-    return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, false };
+    return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false };
 }
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
@@ -11344,8 +11362,8 @@ static void cnn__c_put_window(const cnn__export *e, const cnn_tensor *y, const c
     fprintf(e->out, "    %s_%s(&(const %s_window){ .c = %d, .h = %d, .w = %d, .oc = %d, .oh = %d, .ow = %d,\n"
             "        .kh = %d, .kw = %d, .sh = %d, .sw = %d, .ph = %d, .pw = %d, .dh = %d, .dw = %d, "
             ".groups = %d },\n        %s, %s", e->prefix, y->op->name, e->prefix, x.c, x.h, x.w, to.c, to.h,
-            to.w, h->kernel, w->kernel, h->stride, w->stride, h->pad, w->pad, h->dilation, w->dilation, groups,
-            cnn__c_place_of(e, y).s, cnn__c_place_of(e, y->in[0]).s);
+            to.w, h->kernel, w->kernel, h->stride, w->stride, h->pad, w->pad, h->dilation, w->dilation,
+            groups, cnn__c_place_of(e, y).s, cnn__c_place_of(e, y->in[0]).s);
 }
 /* ", weight, bias, relu);" */
 static void cnn__c_put_weights(const cnn__export *e, const cnn_tensor *y)
@@ -11423,14 +11441,14 @@ static const char cnn__c_max_pool[] =
     "    for (int c = 0; c < t->c; c++, x += t->h * t->w)\n"
     "        for (int i = 0; i < t->oh; i++)\n"
     "            for (int j = 0; j < t->ow; j++) {\n"
-    "                const int top = i * t->sh - t->ph, left = j * t->sw - t->pw;\n"
-    "                const int r0 = top > 0 ? top : 0, r1 = top + t->kh < t->h ? top + t->kh : t->h;\n"
-    "                const int c0 = left > 0 ? left : 0, c1 = left + t->kw < t->w ? left + t->kw : t->w;\n"
-    "                float     most = x[r0 * t->w + c0];\n"
-    "                for (int r = r0; r < r1; r++)\n"
-    "                    for (int q = c0; q < c1; q++) {\n"
+    "                float most = 0;\n"
+    "                for (int k = 0, seen = 0; k < t->kh; k++)\n"
+    "                    for (int l = 0; l < t->kw; l++) {\n"
+    "                        const int r = i * t->sh - t->ph + k * t->dh;\n"
+    "                        const int q = j * t->sw - t->pw + l * t->dw;\n"
+    "                        if (r < 0 || r >= t->h || q < 0 || q >= t->w) continue;\n"
     "                        const float v = x[r * t->w + q];\n"
-    "                        if (v > most || v != v) most = v;\n"
+    "                        if (!seen || v > most || v != v) most = v, seen = 1;\n"
     "                    }\n"
     "                *y++ = most;\n"
     "            }\n"

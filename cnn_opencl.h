@@ -776,17 +776,19 @@ static const char *const cnn__cl_source[] = {
     }),
 
     /* Pooling windows start at oy SH - PH; saved is the place of the maximum in its plane, the first one in a
-       tie. */
+       tie. Of a window of every d-th element that starts at i: the first one inside. */
     CNN__CL_SOURCE(
+    int first_inside(int i, int d) { return i < 0 ? i + (d - 1 - i) / d * d : i; }
     __kernel void max_pool_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, conv g, int items)
     {
         BASE(y) BASE(x) BASE(saved) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
         const size_t plane = (size_t)(o / (g.ow * g.oh)) * g.h * g.w;
-        const int y0 = max(oy * g.sh - g.ph, 0); const int y1 = min(oy * g.sh - g.ph + g.kh, g.h);
-        const int x0 = max(ox * g.sw - g.pw, 0); const int x1 = min(ox * g.sw - g.pw + g.kw, g.w);
+        const int top = oy * g.sh - g.ph; const int left = ox * g.sw - g.pw;
+        const int y0 = first_inside(top, g.dh); const int y1 = min(top + (g.kh - 1) * g.dh + 1, g.h);
+        const int x0 = first_inside(left, g.dw); const int x1 = min(left + (g.kw - 1) * g.dw + 1, g.w);
         int best = y0 * g.w + x0;
-        for (int iy = y0; iy < y1; iy++) for (int ix = x0; ix < x1; ix++) {
+        for (int iy = y0; iy < y1; iy += g.dh) for (int ix = x0; ix < x1; ix += g.dw) {
             const float v = x[plane + iy * g.w + ix];
             if (v > x[plane + best] || isnan(v)) best = iy * g.w + ix;
         }
@@ -801,9 +803,10 @@ static const char *const cnn__cl_source[] = {
         BASE(dx) BASE(dy) BASE(saved) ITEM(i, items)
         const int me = i % (g.h * g.w); const size_t out = (size_t)(i / (g.h * g.w)) * g.oh * g.ow;
         const int iy = me / g.w; const int ix = me % g.w;
+        const int kh = (g.kh - 1) * g.dh + 1; const int kw = (g.kw - 1) * g.dw + 1;
         float sum = 0.0f;
-        for (int oy = first_window(iy, g.kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
-            for (int ox = first_window(ix, g.kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
+        for (int oy = first_window(iy, kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
+            for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
                 if (((__global int *)saved)[out + oy * g.ow + ox] == me) sum += dy[out + oy * g.ow + ox];
         dx[i] += sum;
     }
@@ -1917,8 +1920,8 @@ static cnn__conv cnn__cl_pool(const cnn_tensor *y, int *count_pad)
 {
     cnn__pool p = y->op == &cnn_op_global_max_pool ? cnn__whole_plane(y) : cnn__pool_of(y);
     *count_pad = p.count_pad;
-    return (cnn__conv){ 1, p.planes, p.h, p.w, p.planes, p.oh, p.ow, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw, 1, 1,
-                        1 };
+    return (cnn__conv){ 1, p.planes, p.h, p.w, p.planes, p.oh, p.ow, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw,
+                        p.dh, p.dw, 1 };
 }
 
 CNN__CL_FORWARD(max_pool)
@@ -2771,7 +2774,8 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
     if (op == &cnn_op_dense)           return cnn_dense(x, 5);
     if (op == &cnn_op_matmul)
         return cnn_matmul(cnn_flatten(x), cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE));
-    if (op == &cnn_op_max_pool)        return cnn_max_pool(x, 3, .stride = 2, .pad = way);
+    if (op == &cnn_op_max_pool)
+        return cnn_max_pool(x, 3, .stride = 2, .pad = way, .dilation = 1 + way);
     if (op == &cnn_op_avg_pool)        return cnn_avg_pool(x, 3, .stride = 2, .pad = 1, .no_count_pad = way);
     if (op == &cnn_op_global_avg_pool) return cnn_global_avg_pool(x);
     if (op == &cnn_op_sum)             return cnn_sum(x, CNN_N | CNN_W);

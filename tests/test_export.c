@@ -318,6 +318,9 @@ static void pools(void)
     x = input(2, 5, 7);
     holds_one("windows", x, cnn_concat(cnn_max_pool(x, 2, .kernel_w = 3), cnn_avg_pool(x, 2, .kernel_w = 3)),
               "");
+    x = input(2, 7, 9);
+    holds_one("dilated", x, cnn_max_pool(x, 3, .kernel_w = 2, .stride = 1, .pad = 1, .dilation_h = 2,
+                                                 .dilation_w = 4), "");
 }
 static void matrices(void)
 {

@@ -62,8 +62,7 @@ static int small(void) { return test_chance(30) ? 1 : test_int(2, 6); }
 /* Windows: kernel, stride, pad, dilation, and an extent in which at least one window fits. */
 static void draw_window(int *k, int *s, int *p, int *d, int *in, bool pool)
 {
-    *k = test_int(1, 5), *s = test_int(1, 4);
-    *d = pool ? 1 : test_int(1, 3);
+    *k = test_int(1, 5), *s = test_int(1, 4), *d = test_int(1, 3);
     *p = pool ? test_int(0, *k / 2) : test_chance(50) ? 0 : test_int(0, *k + 1);
     int least = *d * (*k - 1) + 1 - 2 * *p;
     *in = (least < 1 ? 1 : least) + (test_chance(30) ? 0 : test_int(0, 7));
@@ -144,31 +143,37 @@ static void ref_matmul(const one *k, double *const *v, double *y)
 }
 
 /* PyTorch's rule: in ceil mode a last window that would start in the right padding is dropped. */
-static int out_pool(int in, int k, int s, int p, int ceil_mode)
+static int out_pool(int in, int k, int s, int p, int d, int ceil_mode)
 {
-    int span = in + 2 * p - k, o = span / s + 1;
+    int span = in + 2 * p - (d * (k - 1) + 1), o = span / s + 1;
     if (ceil_mode && span % s) o++;
     if (ceil_mode && (o - 1) * s >= in + p) o--;
     return o;
 }
 static cnn_tensor *build_pool(one *k, bool max)
 {
-    int h, w, c = small(), d;
-    draw_window(&k->kh, &k->sh, &k->ph, &d, &h, true);
-    draw_window(&k->kw, &k->sw, &k->pw, &d, &w, true);
+    int h, w, c = small();
+    draw_window(&k->kh, &k->sh, &k->ph, &k->dh, &h, true);
+    draw_window(&k->kw, &k->sw, &k->pw, &k->dw, &w, true);
+    if (!max || test_chance(50)) k->dh = k->dw = 1;
+    if (k->kh == 2 && k->ph == 1 && h < k->dh) h = k->dh;                       /* else a window would miss x */
+    if (k->kw == 2 && k->pw == 1 && w < k->dw) w = k->dw;
     k->ceil_mode = test_chance(50), k->no_count_pad = !max && test_chance(50);
     k->gap = max ? 0.05 : 0;
-    bool square = k->kh == k->kw && k->ph == k->pw, whole = square && test_chance(50);
+    bool square = k->kh == k->kw && k->ph == k->pw && k->dh == k->dw, whole = square && test_chance(50);
     if (whole) k->sh = k->sw = k->kh;                                           /* the default stride */
-    k->ys = shape4(k->n, c, out_pool(h, k->kh, k->sh, k->ph, k->ceil_mode), out_pool(w, k->kw, k->sw, k->pw, k->ceil_mode));
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) kernel %dx%d stride %d,%d pad %d,%d ceil %d no_count_pad %d", k->n, c, h, w,
-             k->kh, k->kw, k->sh, k->sw, k->ph, k->pw, k->ceil_mode, k->no_count_pad);
+    k->ys = shape4(k->n, c, out_pool(h, k->kh, k->sh, k->ph, k->dh, k->ceil_mode),
+                   out_pool(w, k->kw, k->sw, k->pw, k->dw, k->ceil_mode));
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d ceil %d "
+             "no_count_pad %d", k->n, c, h, w, k->kh, k->kw, k->sh, k->sw, k->ph, k->pw, k->dh, k->dw, k->ceil_mode,
+             k->no_count_pad);
     cnn_tensor *x = batched(k, c, h, w);
-    if (max && whole) return cnn_max_pool(x, k->kh, .pad = k->ph, .ceil_mode = k->ceil_mode);
-    if (max) return cnn_max_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph, .pad_w = k->pw, .ceil_mode = k->ceil_mode);
+    if (max && whole) return cnn_max_pool(x, k->kh, .pad = k->ph, .dilation = k->dh, .ceil_mode = k->ceil_mode);
+    if (max) return cnn_max_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph,
+                                 .pad_w = k->pw, .dilation_h = k->dh, .dilation_w = k->dw, .ceil_mode = k->ceil_mode);
     if (whole) return cnn_avg_pool(x, k->kh, .pad = k->ph, .ceil_mode = k->ceil_mode, .no_count_pad = k->no_count_pad);
-    return cnn_avg_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph, .pad_w = k->pw, .ceil_mode = k->ceil_mode,
-                        .no_count_pad = k->no_count_pad);
+    return cnn_avg_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph,
+                        .pad_w = k->pw, .ceil_mode = k->ceil_mode, .no_count_pad = k->no_count_pad);
 }
 static cnn_tensor *build_max_pool(one *k) { return build_pool(k, true); }
 static cnn_tensor *build_avg_pool(one *k) { return build_pool(k, false); }
@@ -179,7 +184,7 @@ static void ref_pool(const one *k, double *const *v, double *y, bool max)
         double best = -INFINITY, sum = 0;
         int inside = 0, padded = 0;
         for (int i = 0; i < k->kh; i++) for (int j = 0; j < k->kw; j++) {
-            int h = oh * k->sh - k->ph + i, w = ow * k->sw - k->pw + j;
+            int h = oh * k->sh - k->ph + i * k->dh, w = ow * k->sw - k->pw + j * k->dw;
             if (h < x.h + k->ph && w < x.w + k->pw) padded++;
             if (h < 0 || h >= x.h || w < 0 || w >= x.w) continue;
             double e = v[0][at4(x, n, c, h, w)];

@@ -115,6 +115,8 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     X(prelu_channels,        cnn_prelu(x, .per_channel = 1, .name = "l")) \
     X(max_pool,              cnn_max_pool(x, 2)) \
     X(max_pool_options,      cnn_max_pool(x, 3, .kernel_w = 2, .stride_h = 2, .stride_w = 3, .pad = 1)) \
+    X(max_pool_dilation,     cnn_max_pool(x, 3, .kernel_w = 2, .stride_h = 1, .stride_w = 2, .pad = 1, \
+        .dilation_h = 2, .dilation_w = 3, .ceil_mode = 1)) \
     X(max_pool_ceil,         cnn_max_pool(x, 3, .stride = 2, .ceil_mode = 1)) \
     X(avg_pool,              cnn_avg_pool(x, 2)) \
     X(avg_pool_pad,          cnn_avg_pool(x, 3, .stride = 2, .pad = 1)) \

@@ -205,6 +205,7 @@ case("smooth_l1_beta", lambda x, t: F.smooth_l1_loss(x, t, beta=0.4), (3, 2, 4, 
 layer("upsample_nearest_to", nn.Upsample((7, 3)), (2, 2, 5, 4))
 layer("upsample_bilinear_to", nn.Upsample((3, 11), mode="bilinear"), (2, 2, 5, 4))
 layer("upsample_aligned", nn.Upsample(scale_factor=(2, 3), mode="bilinear", align_corners=True), (2, 2, 4, 3))
+layer("max_pool_dilation", nn.MaxPool2d((3, 2), stride=(1, 2), padding=1, dilation=(2, 3), ceil_mode=True), (2, 3, 6, 8))
 layer("upsample_aligned_to", nn.Upsample((1, 9), mode="bilinear", align_corners=True), (2, 2, 5, 4))
 random = first
 
