@@ -844,6 +844,7 @@ struct cnn_backend {
     bool  (*update)  (cnn_backend *, const cnn_optimizer *, cnn_place w, cnn_place dw, cnn_place slots,
                       size_t n, size_t slot_stride, const cnn_step_args *, long step);
     bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor);           /* x *= factor */
+    bool  (*mix)     (cnn_backend *, cnn_place a, cnn_place x, size_t n, float share);  /* a += share (x-a) */
     /* Two running sums that stay on the device until somebody asks: from 0 where `anew`, then read into *take
        unless that is NULL. squares: sum of x^2 (n = 0: read only), to clip with scale. correct: rows of
        logits (N,C,H,W), as cnn_correct counts them. */
@@ -1128,6 +1129,8 @@ struct cnn_graph {
     long         step;                  /* updates so far */
     float       *average;               /* of parameters and running statistics: see cnn_average; NULL = none
                                            */
+    void        *average_buffer;        /* the same on the device, which mixes it; NULL = none */
+    unsigned char average_on;           /* CNN__HOST | CNN__DEVICE: where the newest average is */
     uint32_t     draw;                  /* training forwards so far: what makes dropout differ from run to run
                                            */
     cnn_traffic  traffic;
@@ -6019,6 +6022,8 @@ static void cnn__close_backend(cnn_graph *g)
         if (g->buffer[i]) dev->release(dev, g->buffer[i]);
         g->buffer[i] = NULL;
     }
+    if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
+    g->average_buffer = NULL;
     if (dev && dev->close) dev->close(dev);
     g->config.backend = NULL;
 }
@@ -7756,20 +7761,27 @@ CNN_API bool cnn_set_decay_scale(cnn_graph *g, const char *pattern, float factor
     return cnn__set_scale(g, "decay_scale", pattern, factor, true);
 }
 
-/* Bring the optimizer's state to the side where the update will run. Zero everywhere needs no copy. */
-static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
+/* Bring a whole array, newest on *on, to the side where it is wanted. */
+static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, unsigned side, void *buffer,
+                            float *host, size_t bytes)
 {
     cnn_backend *device = g->config.backend;
-    float *state = g->arena[CNN_ARENA_OPTIMIZER];
-    void  *buffer = g->buffer[CNN_ARENA_OPTIMIZER];
-    size_t bytes = g->arena_bytes[CNN_ARENA_OPTIMIZER];
-    if (!g->optimizer_on || (g->optimizer_on & side) || !bytes) return true;
+    if (*on & side) return true;
     g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
-    if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, state, bytes)
-                              : device->download(device, buffer, 0, state, bytes)))
-        return cnn__fail(g, NULL, "optimizer", "%s: %s", device->name, device->error);
-    g->optimizer_on = CNN__HOST | CNN__DEVICE;
+    if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
+                              : device->download(device, buffer, 0, host, bytes)))
+        return cnn__fail(g, NULL, what, "%s: %s", device->name, device->error);
+    *on = CNN__HOST | CNN__DEVICE;
     return true;
+}
+
+/* The optimizer's state, to where the update will run. Zero everywhere needs no copy. */
+static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
+{
+    size_t bytes = g->arena_bytes[CNN_ARENA_OPTIMIZER];
+    return !g->optimizer_on || !bytes ||
+           cnn__sync_array(g, "optimizer", &g->optimizer_on, side, g->buffer[CNN_ARENA_OPTIMIZER],
+                           g->arena[CNN_ARENA_OPTIMIZER], bytes);
 }
 
 static bool cnn__stepped(cnn_graph *g)
@@ -7807,33 +7819,6 @@ CNN_API bool cnn_step_(cnn_step_args a)
     cnn__host_wrote_params(g);
     g->optimizer_on = CNN__HOST;
     return cnn__stepped(g);
-}
-
-/* ---- Leaving the device ---- */
-
-CNN_API bool cnn_leave_device(cnn_graph *g)
-{
-    char error[CNN_ERROR_SIZE];
-    if (!g || !g->config.backend || !g->compiled) return false;
-    if (g->error[0] && !g->config.backend->error[0]) return false;
-    memcpy(error, g->error, sizeof error);
-    g->error[0] = 0;
-    bool came = cnn__sync_optimizer(g, CNN__HOST);
-    for (int i = 0; i < g->n_order && came; i++)
-        if (!g->order[i]->t.op) came = cnn__sync(&g->order[i]->t, CNN__DATA, CNN__HOST);
-    if (!came) {
-        if (error[0]) memcpy(g->error, error, sizeof error);      /* the first message stays */
-        return false;
-    }
-    cnn__close_backend(g);
-    for (int i = 0; i < g->n_order; i++) {
-        cnn__node *v = g->order[i];
-        v->kernel = NULL, v->data_on = v->grad_on = v->saved_on = CNN__HOST;
-    }
-    g->run++, g->traffic = (cnn_traffic){ 0, 0, 0 };
-    g->optimizer_on = g->optimizer_on ? CNN__HOST : 0;
-    g->can_backward = g->has_grads = false;
-    return true;
 }
 
 /* ---- Clipping ---- */
@@ -7938,15 +7923,49 @@ static bool cnn__copy_trained(cnn_graph *g, float *store, cnn__way way, float de
     return true;
 }
 
+/* The averages, to where they are mixed or read. */
+static bool cnn__sync_average(cnn_graph *g, unsigned side)
+{
+    cnn_backend *device = g->config.backend;
+    size_t       bytes = cnn__trained_floats(g) * sizeof(float);
+    if (!g->average || !bytes) return true;
+    if (side == CNN__DEVICE && !g->average_buffer && !(g->average_buffer = device->alloc(device, bytes)))
+        return cnn__fail(g, g->config.at, "average", "%s: %zu bytes: %s", device->name, bytes, device->error);
+    return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
+}
+
+static bool cnn__mix_on_device(cnn_graph *g, float share)
+{
+    cnn_backend *device = g->config.backend;
+    cnn_place    a = { g->average_buffer, 0 };
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (!cnn__trains(t)) continue;
+        if (!cnn__sync(t, CNN__DATA, CNN__DEVICE)) return false;
+        if (!device->mix(device, a, cnn_place_data(t), cnn_count(t), share))
+            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
+        a.at += cnn_count(t);
+    }
+    return true;
+}
+
 CNN_API bool cnn_average(cnn_graph *g, float decay)
 {
     if (!g || g->error[0]) return false;
     if (!g->compiled) return cnn__fail(g, g->config.at, "average", "call cnn_compile first");
     if (!(decay >= 0 && decay < 1))
         return cnn__fail(g, g->config.at, "average", "decay %g is outside [0,1)", (double)decay);
-    if (g->average) return cnn__copy_trained(g, g->average, CNN__MIX, decay);
-    g->average = cnn__alloc(g, cnn__trained_floats(g) * sizeof(float));
-    return g->average && cnn__copy_trained(g, g->average, CNN__SAVE, 0);
+    unsigned side = g->config.backend && g->config.backend->mix ? CNN__DEVICE : CNN__HOST;
+    if (!g->average) {
+        float *first = cnn__alloc(g, cnn__trained_floats(g) * sizeof *first);
+        if (!first || !cnn__copy_trained(g, first, CNN__SAVE, 0)) return false;
+        g->average = first, g->average_on = CNN__HOST;
+        return true;
+    }
+    if (!cnn__sync_average(g, side)) return false;
+    g->average_on = (unsigned char)side;
+    return side == CNN__DEVICE ? cnn__mix_on_device(g, 1 - decay)
+                               : cnn__copy_trained(g, g->average, CNN__MIX, decay);
 }
 
 CNN_API bool cnn_swap_average(cnn_graph *g)
@@ -7955,7 +7974,36 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
     if (!g->average)
         return cnn__fail(g, g->config.at, "swap_average",
                          "there is no average: call cnn_average after each cnn_step");
+    if (!cnn__sync_average(g, CNN__HOST)) return false;
+    g->average_on = CNN__HOST;
     return cnn__copy_trained(g, g->average, CNN__EXCHANGE, 0);
+}
+
+/* ---- Leaving the device ---- */
+
+CNN_API bool cnn_leave_device(cnn_graph *g)
+{
+    char error[CNN_ERROR_SIZE];
+    if (!g || !g->config.backend || !g->compiled) return false;
+    if (g->error[0] && !g->config.backend->error[0]) return false;
+    memcpy(error, g->error, sizeof error);
+    g->error[0] = 0;
+    bool came = cnn__sync_optimizer(g, CNN__HOST) && cnn__sync_average(g, CNN__HOST);
+    for (int i = 0; i < g->n_order && came; i++)
+        if (!g->order[i]->t.op) came = cnn__sync(&g->order[i]->t, CNN__DATA, CNN__HOST);
+    if (!came) {
+        if (error[0]) memcpy(g->error, error, sizeof error);      /* the first message stays */
+        return false;
+    }
+    cnn__close_backend(g);
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i];
+        v->kernel = NULL, v->data_on = v->grad_on = v->saved_on = CNN__HOST;
+    }
+    g->run++, g->traffic = (cnn_traffic){ 0, 0, 0 };
+    g->optimizer_on = g->optimizer_on ? CNN__HOST : 0, g->average_on = CNN__HOST;
+    g->can_backward = g->has_grads = false;
+    return true;
 }
 
 
@@ -11027,7 +11075,7 @@ static bool cnn__write_run(FILE *file, void *what)
     uint64_t   same[CNN__SAME], step = (uint64_t)g->step, draw = g->draw;
     uint64_t   part[3] = { 0, g->average != NULL, r->best && r->at.best_epoch };
     if (r->a.history) part[0] = (uint64_t)(r->a.history->count - r->history_from);
-    if (!cnn__sync_optimizer(g, CNN__HOST)) return false;
+    if (!cnn__sync_optimizer(g, CNN__HOST) || !cnn__sync_average(g, CNN__HOST)) return false;
     cnn__same_values(r, same);
     cnn__tape_bytes(&t, head, CNN__TAPE_HEAD);
     for (int k = 0; k < CNN__SAME; k++) cnn__tape_u64(&t, &same[k]);
@@ -11090,6 +11138,7 @@ static bool cnn__read_run(cnn__run *r, const cnn__file *f, const unsigned char *
     r->at = new_run.at, g->step = (long)step, g->draw = (uint32_t)draw;
     cnn__tape_arrays(&t, r, part);
     g->optimizer_on = CNN__HOST;
+    if (part[1]) g->average_on = CNN__HOST;
     return !g->error[0];
 }
 

@@ -18,11 +18,11 @@
    >>manual ---- Manual --------------------------------------------------------------------------------------
 
    Parameters, activations, gradients and the optimizer's state stay on the device, where every operation of
-   cnn.h, forward and backward, every optimizer, clipping and the count of correct answers have kernels. A
-   function behind a convolution or dense layer is computed with its bias. A training step copies two
-   arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation
-   without a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes
-   and the summary say how many there are.
+   cnn.h with all its options, forward and backward, every optimizer, clipping, the moving average and the
+   count of correct answers have kernels. A function behind a convolution or dense layer is computed with its
+   bias. A training step copies two arrays up, the batch and its labels, and one number down, the loss:
+   cnn_copies(g) counts. An operation without a row here, such as one of your own, runs on the CPU between two
+   copies; cnn_copies(g).host_nodes and the summary say how many there are.
 
    Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those
    that .type and .name let through, GPUs before accelerators before CPUs; a CPU is taken only when it is
@@ -411,8 +411,9 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
     A(X, tanh,       tanh(v),                           1.0f - v * v)                                        \
     A(X, clamp,      v < k0 ? k0 : v > k1 ? k1 : v,     v > k0 && v < k1 ? 1.0f : 0.0f)                      \
     A(X, elu,        v > 0.0f ? v : k0 * expm1(v),      v > 0.0f ? 1.0f : v + k0)                            \
-    A(X, gelu,       0.5f * v * erfc(v * -0.707106781f),                                                     \
-                     0.5f * erfc(v * -0.707106781f) + v * 0.398942280f * exp(-0.5f * v * v))                 \
+    A(X, gelu,       k0 != 0.0f ? v * gelu_share(v) : 0.5f * v * erfc(v * -0.707106781f),                    \
+                     k0 != 0.0f ? gelu_slope(v)                                                              \
+                     : 0.5f * erfc(v * -0.707106781f) + v * 0.398942280f * exp(-0.5f * v * v))               \
     A(X, silu,       v / (1.0f + exp(-v)),              (1.0f + v / (1.0f + exp(v))) / (1.0f + exp(-v)))     \
     A(X, softplus,   k0 * v > k1 ? v : (v < 0.0f ? 0.0f : v) + log1p(exp(-fabs(k0 * v))) / k0,               \
                      k0 * v > k1 ? 1.0f : 1.0f / (1.0f + exp(-k0 * v)))                                      \
@@ -545,7 +546,15 @@ static const char *const cnn__cl_source[] = {
     }),
 
     /* y = f(x), and dx += dy f'(x), where `how` says which f; 0 is the identity. At the end of a layer the
-       function that follows it in place is done at once with the bias: y = f(y + b). */
+       function that follows it in place is done at once with the bias: y = f(y + b). gelu_...: the form with
+       tanh, where k0 says so. */
+    CNN__CL_SOURCE(
+    float gelu_share(float v) { return 1.0f / (1.0f + exp(-1.59576912f * v * (1.0f + 0.044715f * v * v))); }
+    float gelu_slope(float v)
+    {
+        const float s = gelu_share(v); const float z = s * (1.0f - s);
+        return s + (z == 0.0f ? 0.0f : v * z * 1.59576912f * (1.0f + 0.134145f * v * v));
+    })
     "enum { IS_nothing, " CNN__CL_ACTIVATIONS(CNN__CL_NAME_IS, ) "IS_all };\n"
     "float value(int how, float v, float k0, float k1)\n{\n"
     CNN__CL_ACTIVATIONS(CNN__CL_VALUE, )
@@ -896,37 +905,55 @@ static const char *const cnn__cl_source[] = {
         dx[i] += dy[i] * pow(saved[i], -beta) - 2.0f * share * beta * x[i] * sum;
     }
 
-    /* Upsampling, as in the room: output i lies between rows a and b, at the distance t from a. */
+    /* Upsampling, as in the room: output i lies between rows a and b, at the distance t from a. filter: 0
+       nearest, 1 bilinear, 2 bilinear with aligned corners. */
     typedef struct { int a, b; float t; } between;
-    between source(int i, int scale, int size, int bilinear)
+    between source(int i, int in, int out, int filter)
     {
-        between r; const float at = fmax(((float)i + 0.5f) / (float)scale - 0.5f, 0.0f);
-        r.a = bilinear ? min((int)at, size - 1) : i / scale;
-        r.b = bilinear ? min(r.a + 1, size - 1) : r.a;
-        r.t = bilinear ? at - (float)r.a : 0.0f;
+        between r;
+        float at = ((float)i + 0.5f) * (float)in / (float)out - 0.5f;
+        if (filter == 2) at = out > 1 ? (float)i * (float)(in - 1) / (float)(out - 1) : 0.0f;
+        at = fmax(at, 0.0f);
+        r.a = filter ? min((int)at, in - 1) : (int)((long)i * in / out);
+        r.b = filter ? min(r.a + 1, in - 1) : r.a;
+        r.t = filter ? at - (float)r.a : 0.0f;
         return r;
     }
-    float share_of(between r, int i) { return (r.a == i ? 1.0f - r.t : 0.0f) + (r.b == i ? r.t : 0.0f); }
-    __kernel void upsample_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, int bilinear, int n)
+    __kernel void upsample_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, int filter, int n)
     {
         BASE(y) BASE(x) ITEM(i, n)
-        const between r = source(i / ys.w % ys.h, ys.h / xs.h, xs.h, bilinear);
-        const between q = source(i % ys.w, ys.w / xs.w, xs.w, bilinear);
+        const between r = source(i / ys.w % ys.h, xs.h, ys.h, filter);
+        const between q = source(i % ys.w, xs.w, ys.w, filter);
         x += (size_t)(i / (ys.w * ys.h)) * xs.h * xs.w;
         y[i] = (1.0f - r.t) * ((1.0f - q.t) * x[r.a * xs.w + q.a] + q.t * x[r.a * xs.w + q.b])
              + r.t * ((1.0f - q.t) * x[r.b * xs.w + q.a] + q.t * x[r.b * xs.w + q.b]);
     }
-    __kernel void upsample_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, int bilinear, int n)
+    /* The first output that reads input i or a later one: a and b never fall. What output o takes of i. */
+    int first_reader(int i, int in, int out, int filter)
+    {
+        int from = 0; int to = out;
+        while (from < to) {
+            const int middle = (from + to) / 2;
+            if (source(middle, in, out, filter).b >= i) to = middle; else from = middle + 1;
+        }
+        return from;
+    }
+    float share_of(between r, int i) { return (r.a == i ? 1.0f - r.t : 0.0f) + (r.b == i ? r.t : 0.0f); }
+    __kernel void upsample_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, int filter, int n)
     {
         BASE(dx) BASE(dy) ITEM(i, n)
-        const int sh = ys.h / xs.h; const int sw = ys.w / xs.w; const int row = i / xs.w % xs.h;
-        const int col = i % xs.w;
+        const int row = i / xs.w % xs.h; const int col = i % xs.w;
+        const int left = first_reader(col, xs.w, ys.w, filter);
         float sum = 0.0f;
         dy += (size_t)(i / (xs.w * xs.h)) * ys.h * ys.w;
-        for (int a = max((row - 1) * sh, 0); a < min((row + 2) * sh, ys.h); a++) {
-            const float u = share_of(source(a, sh, xs.h, bilinear), row);
-            for (int b = max((col - 1) * sw, 0); u != 0.0f && b < min((col + 2) * sw, ys.w); b++)
-                sum += u * share_of(source(b, sw, xs.w, bilinear), col) * dy[a * ys.w + b];
+        for (int a = first_reader(row, xs.h, ys.h, filter); a < ys.h; a++) {
+            const between r = source(a, xs.h, ys.h, filter);
+            if (r.a > row) break;
+            for (int b = left; b < ys.w; b++) {
+                const between q = source(b, xs.w, ys.w, filter);
+                if (q.a > col) break;
+                sum += share_of(r, row) * share_of(q, col) * dy[a * ys.w + b];
+            }
         }
         dx[i] += sum;
     }),
@@ -1198,39 +1225,47 @@ static const char *const cnn__cl_source[] = {
         dx[i] += share[0] * ((nll ? 0.0f : exp(x[i] - saved[2 * row] - saved[2 * row + 1]) * all) - q);
     }),
 
-    /* The other losses are means over the elements of x and t: how = 0 mse, 1 l1, 2 huber, 3
-       bce_with_logits */
+    /* The other losses are means over the elements of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
+       bce_with_logits, whose formulas stand in the room: p = 1 and w = 1 unless `weights` says that there is
+       p (1), or both (2). */
     CNN__CL_SOURCE(
-    float pair_loss(float x, float t, int how, float delta)
+    float softplus_of_minus(float x) { return fmax(-x, 0.0f) + log1p(exp(-fabs(x))); }
+    float pair_loss(float x, float t, int how, float delta, float p)
     {
         const float d = fabs(x - t);
         if (how == 0) return d * d;
         if (how == 1) return d;
         if (how == 2) return d <= delta ? d * d / 2.0f : delta * (d - delta / 2.0f);
-        return fmax(x, 0.0f) - x * t + log1p(exp(-fabs(x)));
+        return (1.0f - t) * x + (1.0f + (p - 1.0f) * t) * softplus_of_minus(x);
     }
     GROUP_KERNEL
-    void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), int n, int how, float delta)
+    void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), ARRAY(p), ARRAY(w), int weights, int channels,
+                           int plane, int n, int how, float delta, float factor)
     {
         __local float part[GROUP];
-        BASE(loss) BASE(x) BASE(t)
+        BASE(loss) BASE(x) BASE(t) BASE(p) BASE(w)
         float sum = 0.0f;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += pair_loss(x[i], t[i], how, delta);
+        for (int i = (int)get_local_id(0); i < n; i += GROUP) {
+            const int c = i / plane % channels;
+            sum += pair_loss(x[i], t[i], how, delta, weights > 0 ? p[c] : 1.0f) * (weights > 1 ? w[c] : 1.0f);
+        }
         sum = group_sum(sum, part);
-        if (get_local_id(0) == 0) loss[0] = sum / (float)n;
+        if (get_local_id(0) == 0) loss[0] = factor * sum / (float)n;
     }
     /* to_target: the gradient of t, else that of x */
-    __kernel void pair_loss_backward(ARRAY(dx), ARRAY(x), ARRAY(t), ARRAY(dloss), int n, int how, float delta,
-                                     int to_target)
+    __kernel void pair_loss_backward(ARRAY(dx), ARRAY(x), ARRAY(t), ARRAY(dloss), ARRAY(p), ARRAY(w),
+                                     int weights, int channels, int plane, int n, int how, float delta,
+                                     float factor, int to_target)
     {
-        BASE(dx) BASE(x) BASE(t) BASE(dloss) ITEM(i, n)
-        const float d = x[i] - t[i];
+        BASE(dx) BASE(x) BASE(t) BASE(dloss) BASE(p) BASE(w) ITEM(i, n)
+        const float d = x[i] - t[i]; const int c = i / plane % channels;
+        const float more = weights > 0 ? p[c] - 1.0f : 0.0f; const float s = 1.0f / (1.0f + exp(-x[i]));
         float f = how == 0 ? 2.0f * d
                 : how == 1 ? (float)((d > 0.0f) - (d < 0.0f))
                 : how == 2 ? clamp(d, -delta, delta)
-                : 1.0f / (1.0f + exp(-x[i])) - t[i];
-        if (to_target) f = how == 3 ? -x[i] : -f;
-        dx[i] += f * dloss[0] / (float)n;
+                : s - t[i] - more * t[i] * (1.0f - s);
+        if (to_target) f = how == 3 ? more * softplus_of_minus(x[i]) - x[i] : -f;
+        dx[i] += f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[0] / (float)n;
     }),
 
     /* The updates of cnn_sgd with its (cd,cb), cnn_adam and cnn_adamw, cnn_rmsprop, cnn_adagrad. Formulas
@@ -1648,17 +1683,6 @@ static bool cnn__cl_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place
 
 /* ---- The function at the end of a layer ---- */
 
-/* Options that stay with the host. */
-static bool cnn__cl_accepts(const cnn_backend *dev, const cnn_tensor *y)
-{
-    (void)dev;
-    const cnn_shape x = y->n_in ? y->in[0]->shape : y->shape;
-    if (y->op == &cnn_op_upsample)
-        return y->shape.h % x.h == 0 && y->shape.w % x.w == 0 && cnn__filter_of(y) != CNN__ALIGNED;
-    return y->op == &cnn_op_gelu ? !cnn__gelu_is_tanh(y) : y->op == &cnn_op_bce_with_logits ? y->n_in == 2
-         : !cnn__is_smooth_l1(y);
-}
-
 /* One of CNN__CL_ACTIVATIONS, with its constants. */
 typedef struct { int how; float k[2]; } cnn__cl_function;
 
@@ -1668,10 +1692,10 @@ static cnn__cl_function cnn__cl_function_of(const cnn_tensor *y)
     cnn__cl_function f = { CNN__CL_IS_NOTHING, { 0, 0 } };
     if (y->op == &cnn_op_leaky_relu) f.k[0] = cnn__leaky_slope(y);
     if (y->op == &cnn_op_elu)        cnn__elu_constants(y, f.k);
+    if (y->op == &cnn_op_gelu)       f.k[0] = cnn__gelu_is_tanh(y) ? 1.0f : 0.0f;
     if (y->op == &cnn_op_softplus)   cnn__softplus_constants(y, f.k);
     if (y->op == &cnn_op_clamp)      cnn__clamp_constants(y, f.k);
     CNN__CL_ACTIVATIONS(CNN__CL_IS, )
-    if (!cnn__cl_accepts(NULL, y)) f.how = CNN__CL_IS_NOTHING;
     return f;
 }
 #define CNN__FUNCTION(f) CNN__INT((f).how), CNN__FLOAT((f).k[0]), CNN__FLOAT((f).k[1])
@@ -2126,18 +2150,18 @@ CNN__CL_FORWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
     cnn_place   out = cnn_place_data(y), in = cnn_place_data(x);
-    int         n = cnn__len(y->shape), bilinear = ((const cnn_upsample_args *)y->args)->bilinear != 0;
+    int         n = cnn__len(y->shape);
     (void)mode;
     return CNN__RUN(cnn__cl_of(dev), upsample_forward, n, 1, 1, CNN__ARRAY(out), CNN__SHAPE(y->shape),
-                    CNN__ARRAY(in), CNN__SHAPE(x->shape), CNN__INT(bilinear), CNN__INT(n));
+                    CNN__ARRAY(in), CNN__SHAPE(x->shape), CNN__INT((int)cnn__filter_of(y)), CNN__INT(n));
 }
 CNN__CL_BACKWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
     cnn_place   dx = cnn_place_grad(x), dy = cnn_place_grad(y);
-    int         n = cnn__len(x->shape), bilinear = ((const cnn_upsample_args *)y->args)->bilinear != 0;
+    int         n = cnn__len(x->shape);
     return CNN__RUN(cnn__cl_of(dev), upsample_backward, n, 1, 1, CNN__ARRAY(dx), CNN__SHAPE(x->shape),
-                    CNN__ARRAY(dy), CNN__SHAPE(y->shape), CNN__INT(bilinear), CNN__INT(n));
+                    CNN__ARRAY(dy), CNN__SHAPE(y->shape), CNN__INT((int)cnn__filter_of(y)), CNN__INT(n));
 }
 
 CNN__CL_FORWARD(lrn)
@@ -2393,28 +2417,40 @@ CNN__CL_BACKWARD(label_loss)
                     CNN__INT(l.plane), CNN__INT(l.n));
 }
 
+/* Between two arrays. Its last arguments, the same both ways: p and w (or the target again, where it has
+   none), and the constants. */
 static int cnn__cl_pair(const cnn_tensor *y)
 {
     return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2 : 3;
 }
+static cnn_place cnn__cl_operand(const cnn_tensor *y, int i)
+{
+    return cnn_place_data(y->in[i < y->n_in ? i : 1]);
+}
+#define CNN__PAIR(y)                                                                                         \
+    CNN__ARRAY(p), CNN__ARRAY(w), CNN__INT((y)->n_in - 2), CNN__INT((y)->in[0]->shape.c),                    \
+    CNN__INT(cnn__plane((y)->in[0]->shape)), CNN__INT(n), CNN__INT(cnn__cl_pair(y)),                         \
+    CNN__FLOAT(cnn__huber_delta(y)), CNN__FLOAT(cnn__is_smooth_l1(y) ? 1 / cnn__huber_delta(y) : 1)
+
 CNN__CL_FORWARD(pair_loss)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]);
+    cnn_place p = cnn__cl_operand(y, 2), w = cnn__cl_operand(y, 3);
+    int       n = cnn__len(y->in[0]->shape);
     (void)mode;
     return CNN__RUN(cnn__cl_of(dev), pair_loss_forward, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x),
-                    CNN__ARRAY(t), CNN__INT(cnn__len(y->in[0]->shape)), CNN__INT(cnn__cl_pair(y)),
-                    CNN__FLOAT(cnn__huber_delta(y)));
+                    CNN__ARRAY(t), CNN__PAIR(y));
 }
 CNN__CL_BACKWARD(pair_loss)
 {
     cnn_place x = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]), dloss = cnn_place_grad(y);
+    cnn_place p = cnn__cl_operand(y, 2), w = cnn__cl_operand(y, 3);
     int       n = cnn__len(y->in[0]->shape);
     for (int i = 0; i < 2; i++) {
         if (!y->in[i]->needs_grad) continue;
         cnn_place to = cnn_place_grad(y->in[i]);
         if (!CNN__RUN(cnn__cl_of(dev), pair_loss_backward, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(x),
-                      CNN__ARRAY(t), CNN__ARRAY(dloss), CNN__INT(n), CNN__INT(cnn__cl_pair(y)),
-                      CNN__FLOAT(cnn__huber_delta(y)), CNN__INT(i))) return false;
+                      CNN__ARRAY(t), CNN__ARRAY(dloss), CNN__PAIR(y), CNN__INT(i))) return false;
     }
     return true;
 }
@@ -2459,6 +2495,12 @@ static bool cnn__cl_scale(cnn_backend *dev, cnn_place x, size_t n, float factor)
 {
     cnn_shape s = { 1, 1, 1, (int)n };
     return cnn__cl_spread(cnn__cl_of(dev), x, s, 0, factor, x, s, 0);
+}
+
+static bool cnn__cl_mix(cnn_backend *dev, cnn_place a, cnn_place x, size_t n, float share)
+{
+    cnn_shape s = { 1, 1, 1, (int)n };
+    return cnn__cl_spread(cnn__cl_of(dev), a, s, 1 - share, share, x, s, 0);
 }
 
 static bool cnn__cl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, double *take)
@@ -2506,7 +2548,7 @@ static size_t cnn__cl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 }
 
 #define CNN__CL_ROW(name, functions)                                                                         \
-    { &cnn_op_##name, cnn__cl_accepts, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward },
+    { &cnn_op_##name, NULL, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward },
 #define CNN__CL_MAP(X, name, value, derivative) CNN__CL_ROW(name, map)
 static const cnn_kernel cnn__cl_rows[] = {
     CNN__CL_ROW(conv2d, conv2d) CNN__CL_ROW(conv_transpose2d, conv_transpose2d)
@@ -2800,7 +2842,9 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
     if (op == &cnn_op_global_max_pool) return cnn_global_max_pool(x);
     if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
     if (op == &cnn_op_pad)             return cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
-    if (op == &cnn_op_upsample)        return cnn_upsample(x, 2, .bilinear = way);
+    if (op == &cnn_op_upsample)
+        return way ? cnn_upsample(x, .height = 11, .width = 3, .bilinear = 1, .align_corners = 1)
+                   : cnn_upsample(cnn_upsample(x, 2), .height = 7, .width = 13, .bilinear = 1);
     if (op == &cnn_op_lrn)             return cnn_lrn(x, 3, .alpha = 0.5f);
     if (op == &cnn_op_clamp)           return cnn_clamp(x, -1, 0.5f);
     if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x);
@@ -2808,8 +2852,10 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
     if (op == &cnn_op_layer_norm)      return cnn_layer_norm(x, .no_affine = way);
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
-    if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1));
+    if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);
+    if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
+    if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);
     /* a loss of two, else a function of one number */
     bool        pair = op->flags & CNN_LOSS;
     if (op == &cnn_op_log || op == &cnn_op_sqrt) in[0] = cnn_scale(x, 0.25f, 1);
@@ -2824,8 +2870,8 @@ static bool cnn__cl_near(const float *a, const float *b, size_t n)
 }
 
 /* A training step and one more update on both: the same loss, gradients and parameters? With the optimizer o,
-   NULL for SGD with momentum, the gradients are clipped, too. A lack of host memory says nothing about the
-   row: it stops the opening. */
+   NULL for SGD with momentum, the gradients are clipped, and the parameters are averages. A lack of host
+   memory says nothing about the row: it stops the opening. */
 static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way, const cnn_optimizer *o)
 {
     enum { BATCH = 3, SAMPLE = 6 * 6 * 5, LABELS = 6 * 5 };
@@ -2848,7 +2894,11 @@ static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way, const cnn_opt
         loss[k] = cnn_forward(J, CNN_TRAIN);
         cnn_backward(J);
         if (o) clipped[k] = (float)cnn_clip_grads(one, 0.5f);
-        for (int i = 0; i < 2; i++) cnn_step(one, .lr = 0.1f, .momentum = o ? 0 : 0.5f, .weight_decay = 0.1f);
+        for (int i = 0; i < 2; i++) {
+            if (o) cnn_average(one, 0.75f);
+            cnn_step(one, .lr = 0.1f, .momentum = o ? 0 : 0.5f, .weight_decay = 0.1f);
+        }
+        if (o) cnn_average(one, 0.75f), cnn_swap_average(one);
     }
     bool same = g[0] && g[1] && !cnn_error(g[0]) && !cnn_error(g[1]) && cnn__cl_near(&loss[1], &loss[0], 1) &&
                 cnn__cl_near(&clipped[1], &clipped[0], 1);
@@ -2905,7 +2955,8 @@ static bool cnn__cl_check_training(cnn__cl *d)
     for (int i = 0; i < 5 && right; i++) right = cnn__cl_try_row(d, &cnn_op_dense, 0, optimizers[i]);
     d->base.close = close;
     if (d->base.error[0] || (right && correct == 2 * 2)) return !d->base.error[0];
-    d->base.update = NULL, d->base.scale = NULL, d->base.squares = NULL, d->base.correct = NULL;
+    d->base.update = NULL, d->base.scale = NULL, d->base.mix = NULL;
+    d->base.squares = NULL, d->base.correct = NULL;
     cnn__format(d->report + strlen(d->report), room - strlen(d->report),
                 "; wrong here and left to the CPU: updates");
     return true;
@@ -2985,7 +3036,7 @@ CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
     d->base = (cnn_backend){
         .name = "OpenCL", .alloc = cnn__cl_alloc, .release = cnn__cl_release, .upload = cnn__cl_upload,
         .download = cnn__cl_download, .clear = cnn__cl_clear, .scratch = cnn__cl_scratch,
-        .update = cnn__cl_update, .scale = cnn__cl_scale, .squares = cnn__cl_squares,
+        .update = cnn__cl_update, .scale = cnn__cl_scale, .mix = cnn__cl_mix, .squares = cnn__cl_squares,
         .correct = cnn__cl_correct, .close = cnn__cl_close, .kernels = d->row };
     if (!cnn__cl_open(d, &a, list) && !d->base.error[0])
         cnn__format(d->base.error, sizeof d->base.error, "it cannot be opened");

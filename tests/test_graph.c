@@ -859,6 +859,11 @@ static bool mirror_scale(cnn_backend *b, cnn_place x, size_t n, float factor)
     for (size_t i = 0; i < n; i++) mirror_floats(x)[i] *= factor;
     return !mirror_fails(b);
 }
+static bool mirror_mix(cnn_backend *b, cnn_place a, cnn_place x, size_t n, float share)
+{
+    for (size_t i = 0; i < n; i++) mirror_floats(a)[i] += share * (mirror_floats(x)[i] - mirror_floats(a)[i]);
+    return !mirror_fails(b);
+}
 static bool mirror_squares(cnn_backend *b, cnn_place x, size_t n, bool anew, double *take)
 {
     mirror *m = (mirror *)b;
@@ -931,7 +936,7 @@ static void mirror_open(mirror *m, uint64_t without, bool no_backward)
         m->row[rows++] = k;
     }
     cnn_backend b = { .name = "mirror", .alloc = mirror_alloc, .release = mirror_release, .upload = mirror_upload, .download = mirror_download,
-                      .clear = mirror_clear, .update = mirror_update, .scale = mirror_scale, .squares = mirror_squares,
+                      .clear = mirror_clear, .update = mirror_update, .scale = mirror_scale, .mix = mirror_mix, .squares = mirror_squares,
                       .correct = mirror_correct, .close = mirror_close, .kernels = m->row, .n_kernels = rows };
     m->b = b;
 }
@@ -1091,6 +1096,67 @@ static void mirror_fits(void)
     free(a.w), free(b.w);
 }
 
+/* The average of six steps, exchanged twice on the way; leave: on the CPU for the last two. What one call copies. */
+static fitted averaged(cnn_backend *b, bool leave)
+{
+    fitted f = { NULL, 0, 0, 0, { 0, 0, 0 } };
+    net    n = small_net((cnn_config){ .seed = 21, .backend = b, .at = CNN_HERE });
+    CHECK(compiled(n.g, n.loss));
+    for (uint64_t i = 0; i < 6; i++) {
+        if (i == 4 && leave) CHECK(cnn_leave_device(n.g));
+        train_step(n, i);
+        f.traffic = cnn_copies(n.g);
+        CHECK_MSG(cnn_average(n.g, i % 2 ? 0.75f : 0.5f), "%s", cnn_error(n.g));
+        f.traffic.uploads = cnn_copies(n.g).uploads - f.traffic.uploads;
+        f.traffic.downloads = cnn_copies(n.g).downloads - f.traffic.downloads;
+        if (i == 2) CHECK(cnn_swap_average(n.g) && cnn_swap_average(n.g));
+    }
+    CHECK(cnn_swap_average(n.g));
+    feed(n, MAX_BATCH, 99);
+    f.loss = (double)cnn_forward(n.loss, CNN_EVAL);                     /* by the averages of the running statistics */
+    const float *p = cnn_flat_params(n.g, &f.n);
+    if (CHECK_MSG(p != NULL, "%s", cnn_error(n.g))) f.w = test_floats(f.n), memcpy(f.w, p, f.n * sizeof *p);
+    cnn_free(n.g);
+    return f;
+}
+static void mirror_averages(void)
+{
+    fitted cpu = averaged(NULL, false);
+    long   calls = 0;
+    for (int way = 0; way < 3; way++) {
+        mirror m;
+        mirror_open(&m, 0, false);
+        if (way == 1) m.b.mix = NULL;
+        fitted f = averaged(&m.b, way == 2);
+        CHECK_MSG(f.w && cpu.w && memcmp(f.w, cpu.w, f.n * sizeof *f.w) == 0, "way %d", way);
+        CHECK(f.loss == cpu.loss);
+        if (way == 0) CHECK_INT(f.traffic.uploads + f.traffic.downloads, 0);
+        if (way == 1) CHECK(f.traffic.downloads > 4);
+        CHECK_INT(m.buffers, 0);
+        calls = way == 0 ? m.calls : calls;
+        free(f.w);
+    }
+    free(cpu.w);
+    for (long i = 1; i <= calls; i++) {                                 /* each call fails in turn, and it is left */
+        mirror m;
+        mirror_open(&m, 0, false);
+        m.fail_at = i;
+        net n = small_net((cnn_config){ .seed = 21, .backend = &m.b, .at = CNN_HERE });
+        bool good = cnn_compile(n.g, n.loss);
+        for (uint64_t k = 0; k < 4; k++) train_step(n, k), good = cnn_average(n.g, 0.5f) && good;
+        good = cnn_swap_average(n.g) && good;
+        CHECK_MSG(good == (m.calls < i) && good == !cnn_error(n.g), "call %ld", i);
+        if (!good && n.g->compiled) {
+            CHECK(cnn_leave_device(n.g));
+            train_step(n, 5);
+            CHECK(cnn_average(n.g, 0.5f) && cnn_swap_average(n.g) && isfinite(cnn_forward(n.loss, CNN_EVAL)));
+        }
+        cnn_free(n.g);
+        CHECK_INT(m.buffers, 0);
+        if (good) break;
+    }
+}
+
 /* After an error of the device, the training is fetched and goes on; after another error it is not. */
 static void mirror_is_left(void)
 {
@@ -1168,6 +1234,7 @@ int main(int argc, char **argv)
     RUN(mirror_mixed);
     RUN(mirror_breaks);
     RUN(mirror_fits);
+    RUN(mirror_averages);
     RUN(mirror_is_left);
     return test_end();
 }

@@ -15,28 +15,7 @@ int main(void) { return puts("    skipped: opencl: its headers are not installed
 #else
 
 #include <stdbool.h>
-#include <stdlib.h>
-
-/* The test's own allocator: counts what lives, and lets allocation number alloc_fail fail. */
-static long alloc_count, alloc_live, alloc_fail;
-static void *test_malloc(size_t n)
-{
-    if (++alloc_count == alloc_fail) return NULL;
-    void *p = malloc(n ? n : 1);
-    alloc_live += p != NULL;
-    return p;
-}
-static void *test_realloc(void *old, size_t n)
-{
-    if (++alloc_count == alloc_fail) return NULL;
-    void *p = realloc(old, n ? n : 1);
-    alloc_live += p && !old;
-    return p;
-}
-static void test_free(void *p) { alloc_live -= p != NULL; free(p); }
-#define CNN_MALLOC(n)     test_malloc(n)
-#define CNN_REALLOC(p, n) test_realloc(p, n)
-#define CNN_FREE(p)       test_free(p)
+#include "alloc.h"
 
 /* The libraries as the companion sees them: a library or a function can be missing, calls are counted, call
    number call_fail fails, and the objects that live are counted. */
@@ -123,6 +102,28 @@ static void *CL_API_CALL test_clEnqueueMapBuffer(cl_command_queue q, cl_mem m, c
     return real_clEnqueueMapBuffer(q, m, b, f, at, size, n, w, done, e);
 }
 
+/* CLBlast: wrong products, always or until its direct kernel is forced. */
+enum { RIGHT, WRONG_INDIRECT, WRONG };
+static int products_are;
+static int (*real_CLBlastSgemm)(int, int, int, size_t, size_t, size_t, float, cl_mem, size_t, size_t, cl_mem,
+                                size_t, size_t, float, cl_mem, size_t, size_t, cl_command_queue *, cl_event *);
+static int test_CLBlastSgemm(int layout, int ta, int tb, size_t m, size_t n, size_t k, float alpha, cl_mem a,
+                             size_t a_at, size_t lda, cl_mem b, size_t b_at, size_t ldb, float beta, cl_mem c,
+                             size_t c_at, size_t ldc, cl_command_queue *q, cl_event *e)
+{
+    if (products_are != RIGHT) beta = 2;
+    return real_CLBlastSgemm(layout, ta, tb, m, n, k, alpha, a, a_at, lda, b, b_at, ldb, beta, c, c_at, ldc, q, e);
+}
+static int (*real_CLBlastOverrideParameters)(cl_device_id, const char *, int, size_t, const char **,
+                                             const size_t *);
+static int test_CLBlastOverrideParameters(cl_device_id id, const char *kernel, int precision, size_t n,
+                                          const char **name, const size_t *value)
+{
+    if (products_are == WRONG_INDIRECT && strcmp(name[0], "XGEMM_MIN_INDIRECT_SIZE") == 0 && value[0] == 1 << 20)
+        products_are = RIGHT;
+    return real_CLBlastOverrideParameters(id, kernel, precision, n, name, value);
+}
+
 static void *test_dlopen(const char *name, int how)
 {
     return hidden_library && strstr(name, hidden_library) ? NULL : dlopen(name, how);
@@ -159,8 +160,19 @@ static void *test_dlsym(void *library, const char *name)
     WRAPPED(clWaitForEvents)
     WRAPPED(clFlush)
     WRAPPED(clFinish)
+    WRAPPED(CLBlastSgemm)
+    WRAPPED(CLBlastOverrideParameters)
     return found;
 }
+
+static const char *device_wish;                               /* instead of the environment's; "": none */
+static char *test_getenv(const char *name)
+{
+    if (device_wish && strcmp(name, "CNN_OPENCL_DEVICE") == 0)
+        return *device_wish ? (char *)(uintptr_t)device_wish : NULL;
+    return getenv(name);
+}
+#define getenv(name)          test_getenv(name)
 #define dlopen(name, how)     test_dlopen(name, how)
 #define dlsym(library, name)  test_dlsym(library, name)
 
@@ -190,8 +202,25 @@ static cnn_config on_device(cnn_config c) { c.backend = shared; return c; }
 #define cnn_new(...) cnn_new_(on_device((cnn_config){ .at = CNN_HERE, __VA_ARGS__ }))
 #define main rooms_main
 int rooms_main(int, char **);
+/* ... and that what was left to the CPU is counted. */
+static long nodes_left;
+static void count_and_free(cnn_graph *g) { nodes_left += cnn_copies(g).host_nodes, cnn_free(g); }
+#define cnn_free(g) count_and_free(g)
 #include "test_rooms.c"
+#undef cnn_free
 #undef main
+
+/* The nets of the zoo on the device: nothing is changed here either. */
+#define main  zoo_main
+#define one   zoo_one
+#define build zoo_build
+#define resnet zoo_resnet
+int zoo_main(int, char **);
+#include "../examples/zoo.c"
+#undef main
+#undef one
+#undef build
+#undef resnet
 
 #if defined(__SANITIZE_ADDRESS__)
 const char *__lsan_default_suppressions(void);
@@ -215,6 +244,8 @@ static void unshare(void)
     cnn_opencl_close(shared), shared = NULL;
 }
 static void recover(void) { shared->error[0] = 0; }           /* after an error that a test has made */
+
+static const char *program;                                   /* this one's path */
 
 static unsigned wanted(void) { return getenv("CNN_OPENCL_DEVICE") ? 0 : CNN_OPENCL_ALL; }
 
@@ -499,6 +530,140 @@ static void fit_and_evaluate(void)
     cnn_history_free(&history[0]), cnn_history_free(&history[1]), free(x);
 }
 
+/* The summary counts the operations left to the CPU. */
+static void summary_says(cnn_graph *g, int left)
+{
+    char  line[300], wanted_text[80];
+    bool  said = false;
+    FILE *f = tmpfile();
+    if (!CHECK(f != NULL)) return;
+    cnn_summary(g, f), rewind(f);
+    snprintf(wanted_text, sizeof wanted_text, "; %d of the operations fall back to the cpu", left);
+    while (fgets(line, sizeof line, f)) said = said || (strstr(line, "backend") && strstr(line, wanted_text));
+    CHECK_MSG(said, "the summary does not say \"%s\"", wanted_text);
+    fclose(f);
+}
+
+/* The moving average is mixed on the device; it survives an exchange, a checkpoint's reading and leaving. */
+static void averages_on_the_device(void)
+{
+    bool (*const mix)(cnn_backend *, cnn_place, cnn_place, size_t, float) = shared->mix;
+    for (int way = 0; way < 3; way++) {                       /* 1: without a kernel; 2: the device is left */
+        net   n[2] = { resnet(NULL), resnet(shared) };
+        float losses[2];
+        for (int i = 0; i < 2; i++) {
+            if (way == 1) shared->mix = NULL;
+            CHECK(cnn_compile(n[i].g, n[i].loss));
+            for (int step = 0; step < 6; step++) {
+                CHECK(train(n[i], 1, losses));
+                cnn_traffic before = cnn_copies(n[i].g);
+                CHECK_MSG(cnn_average(n[i].g, step % 2 ? 0.75f : 0.5f), "%s", cnn_error(n[i].g));
+                if (way != 1 && step > 1 && step != 4) {
+                    CHECK_INT(cnn_copies(n[i].g).uploads - before.uploads, 0);
+                    CHECK_INT(cnn_copies(n[i].g).downloads - before.downloads, 0);
+                }
+                if (step == 3) CHECK(cnn_swap_average(n[i].g) && cnn_swap_average(n[i].g));
+            }
+            if (way == 2 && i) {
+                void (*close)(cnn_backend *) = shared->close;
+                CHECK(cnn_leave_device(n[i].g) && shared->close == close && train(n[i], 1, losses));
+                CHECK(cnn_average(n[i].g, 0.5f));
+            } else if (way == 2) CHECK(train(n[i], 1, losses) && cnn_average(n[i].g, 0.5f));
+            CHECK(cnn_swap_average(n[i].g));
+        }
+        shared->mix = mix;
+        for (int i = 0; i < n[0].g->n_order; i++) {
+            cnn_tensor  *p = &n[0].g->order[i]->t;
+            const float *u, *v;
+            if (!cnn__trains(p)) continue;
+            u = cnn_map_read(p), v = cnn_map_read(cnn_find(n[1].g, p->name));
+            if (CHECK(u && v)) CHECK_ALL_NEAR(v, u, cnn_count(p), 1e-3);
+        }
+        cnn_free(n[0].g), cnn_free(n[1].g);
+    }
+}
+
+/* Two epochs at once, and two with a break after three batches: the same bits, averages included. */
+static bool stop_at_third(const cnn_progress *p, void *user) { return (void)user, p->batch < 3; }
+static void checkpoints(void)
+{
+    enum { IMAGES = 20 };
+    float         x[IMAGES * 3 * 16 * 16], *w[2];
+    unsigned char label[IMAGES];
+    char          path[700];
+    size_t        n = 0;
+    snprintf(path, sizeof path, "%s.checkpoint", program);
+    remove(path);
+    test_fill(x, IMAGES * 3 * 16 * 16, -1, 1);
+    for (int i = 0; i < IMAGES; i++) label[i] = (unsigned char)(i % 5);
+    for (int way = 0; way < 2; way++) {
+        cnn_dataset d = cnn_floats(x, label, IMAGES, 3, 16, 16);
+        net         r = { 0 };
+        for (int part = 0; part <= way; part++) {
+            if (part) cnn_free(r.g);
+            r = resnet(shared);
+            CHECK(cnn_compile(r.g, r.loss));
+            CHECK_MSG(cnn_fit(r.loss, cnn_output(r.g), &d, .epochs = 2, .lr = 0.01f, .momentum = 0.9f,
+                              .average = 0.5f, .checkpoint = way ? path : NULL, .resume = part,
+                              .progress = part < way ? stop_at_third : NULL), "%s", cnn_error(r.g));
+        }
+        CHECK(cnn_swap_average(r.g));
+        const float *p = cnn_flat_params(r.g, &n);
+        w[way] = test_floats(n);
+        if (CHECK(p != NULL)) memcpy(w[way], p, n * sizeof *p);
+        cnn_dataset_free(&d), cnn_free(r.g);
+    }
+    CHECK_SAME_BITS(w[1], w[0], n);
+    free(w[0]), free(w[1]), remove(path);
+}
+
+/* ---- The zoo ---- */
+
+/* Two steps of training and a prediction: the losses, then some logits. */
+enum { RESULTS = 2 + 20 };
+static bool run_net(const struct net *z, cnn_backend *dev, float *result)
+{
+    cnn_tensor  *x, *y, *t, *loss;
+    cnn_backend *keep = shared;
+    shared = dev;
+    cnn_graph   *g = zoo_build(z, 0, &x, &y, &t, &loss);
+    shared = keep;
+    if (CHECK_MSG(cnn_compile(g, loss), "%s: %s", z->name, cnn_error(g))) {
+        CHECK_INT(cnn_copies(g).host_nodes, 0);
+        for (int step = 0; step < 2; step++) {
+            float *pixels = cnn_map_write(x), *label = cnn_map_write(t);
+            test__state = 7;
+            test_fill(pixels, cnn_count(x), -1, 1);
+            for (size_t i = 0; i < cnn_count(t); i++) label[i] = (float)(i % 2);
+            result[step] = cnn_forward(loss, CNN_TRAIN);
+            cnn_backward(loss), cnn_step(g, .lr = 1e-3f, .momentum = 0.9f);
+        }
+        cnn_forward(y, CNN_EVAL);
+        const float *logits = cnn_map_read(y);
+        for (size_t i = 2; logits && i < RESULTS; i++) result[i] = logits[i * 7 % cnn_count(y)];
+    }
+    bool done = CHECK_MSG(!cnn_error(g), "%s: %s", z->name, cnn_error(g));
+    cnn_free(g);
+    return done;
+}
+static void zoo_net(const struct net *z)
+{
+    const double macs_to_run = 4e8;
+    cnn_tensor *x, *y, *t, *loss;
+    float       cpu[RESULTS], device[RESULTS];
+    cnn_graph  *g = zoo_build(z, 0, &x, &y, &t, &loss);
+    cnn_plan(g, loss);
+    CHECK_MSG(!cnn_error(g) && g->n_order > 0, "%s", cnn_error(g));
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *v = &g->order[i]->t;
+        CHECK_MSG(!v->op || cnn__find_kernel(shared, v), "%s has no kernel", v->name);
+    }
+    bool small = cnn_multiply_adds(g) < macs_to_run;
+    cnn_free(g);
+    if (!small || !run_net(z, NULL, cpu) || !run_net(z, shared, device)) return;
+    CHECK_ALL_NEAR(device, cpu, RESULTS, 2e-3);
+}
+
 /* Operation number `which` runs on the CPU between two copies, and nothing else changes. */
 static void left_to_the_cpu(const cnn_op *op)
 {
@@ -526,6 +691,7 @@ static void left_to_the_cpu(const cnn_op *op)
                   train(b, 4, device), "%s", cnn_error(b.g) ? cnn_error(b.g) : "?");
         CHECK_ALL_NEAR(device, cpu, 4, 1e-4);
         CHECK_INT(cnn_copies(b.g).host_nodes, here);
+        summary_says(b.g, here);
         cnn_free(a.g), cnn_free(b.g);
     }
     CHECK_MSG(held > 0, "neither net holds %s", op->name);
@@ -659,7 +825,6 @@ static void libraries_that_are_missing(void)
 
 /* ---- Compiled kernels on disk ---- */
 
-static const char *program;
 static bool opens_from(const char *dir, bool cached)
 {
     cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_check = 1, .cache = dir);
@@ -874,6 +1039,125 @@ static void a_wrong_clblast(void)
     d->clblast = false;
 }
 
+static int wrong_products_of(const char *report)
+{
+    return strstr(report, "direct: its indirect way gave wrong products") ? WRONG_INDIRECT
+         : strstr(report, "our own GEMM (CLBlast gave wrong products)") ? WRONG : RIGHT;
+}
+/* CLBlast is held to the products of whole numbers: its direct kernel is tried, then our own. */
+static void wrong_products(void)
+{
+    for (int wrong = RIGHT; wrong <= WRONG; wrong++) {
+        products_are = wrong;
+        cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_CLBLAST, .no_check = 1);
+        CHECK_MSG(!cnn_opencl_error(dev) && wrong_products_of(cnn_opencl_report(dev)) == wrong, "%s",
+                  cnn_opencl_report(dev));
+        if (wrong == RIGHT) {
+            const char *names[] = { "XGEMM_MIN_INDIRECT_SIZE" }, *none[] = { "NO_SUCH_PARAMETER" };
+            size_t      value[] = { 1 << 20 };
+            CHECK(cnn_opencl_tune(dev, "GemmRoutine", 1, names, value));
+            CHECK(!cnn_opencl_tune(dev, "GemmRoutine", 1, none, value));
+        }
+        cnn_opencl_close(dev), products_are = RIGHT;
+    }
+}
+/* On a GPU of Intel's the direct kernel is forced before the first product. */
+static cl_int CL_API_CALL intel_info(cl_device_id id, cl_device_info what, size_t size, void *to, size_t *got)
+{
+    (void)id, (void)got;
+    if (what == CL_DEVICE_VENDOR) snprintf(to, size, "Intel(R) Corporation");
+    return CL_SUCCESS;
+}
+static void a_gpu_of_intel(void)
+{
+    cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_check = 1);
+    cnn__cl     *d = cnn__cl_of(dev);
+    const cnn_opencl_args   args = { .gemm = CNN_OPENCL_AUTO };
+    const cnn_opencl_device gpu = { .type = CNN_OPENCL_GPU };
+    const char *says = "";
+    if (CHECK_MSG(!cnn_opencl_error(dev), "%s", cnn_opencl_report(dev))) {
+        d->cl.clGetDeviceInfo = intel_info, products_are = WRONG_INDIRECT;
+        CHECK(cnn__cl_choose_gemm(d, &args, &gpu, &says) && d->clblast && products_are == RIGHT);
+        CHECK_STR(says, "CLBlast (direct)");
+        products_are = RIGHT;
+    }
+    cnn_opencl_close(dev);
+}
+
+/* Two platforms: the first has a CPU alone, the second an accelerator and two GPUs. Where there is none of a
+   type the count stays unwritten. */
+static int    platforms;
+static cl_int CL_API_CALL two_platforms(cl_uint n, cl_platform_id *list, cl_uint *count)
+{
+    if (!platforms) return -1001;                             /* CL_PLATFORM_NOT_FOUND_KHR */
+    *count = (cl_uint)platforms;
+    for (cl_uint i = 0; i < n && i < *count; i++) list[i] = (cl_platform_id)(uintptr_t)(i + 1);
+    return CL_SUCCESS;
+}
+static cl_int CL_API_CALL four_devices(cl_platform_id p, cl_device_type type, cl_uint n, cl_device_id *list,
+                                       cl_uint *count)
+{
+    const uintptr_t first = (uintptr_t)p == 1 ? (type == CL_DEVICE_TYPE_CPU ? 1 : 0)
+                          : type == CL_DEVICE_TYPE_ACCELERATOR ? 2 : type == CL_DEVICE_TYPE_GPU ? 3 : 0;
+    if (!first) return CL_DEVICE_NOT_FOUND;
+    *count = first == 3 ? 2 : 1;
+    for (cl_uint i = 0; i < n && i < *count; i++) list[i] = (cl_device_id)(first + i);
+    return CL_SUCCESS;
+}
+static cl_int CL_API_CALL named_device(cl_device_id id, cl_device_info what, size_t size, void *to, size_t *got)
+{
+    static const char *const names[] = { "", "Processor", "Board", "Radiant", "GeFast" };
+    (void)got;
+    if (what == CL_DEVICE_NAME) snprintf(to, size, "%s", names[(uintptr_t)id]);
+    return CL_SUCCESS;
+}
+static cl_int CL_API_CALL named_platform(cl_platform_id id, cl_platform_info what, size_t size, void *to,
+                                         size_t *got)
+{
+    (void)what, (void)got;
+    snprintf(to, size, (uintptr_t)id == 1 ? "Host" : "Vendor's");
+    return CL_SUCCESS;
+}
+static const char *chosen(const cnn__cl_device *list, int n, cnn_opencl_args a)
+{
+    cnn__cl_wish(&a);
+    const cnn__cl_device *d = cnn__cl_choose(list, n, &a);
+    return d ? d->about.name : "none";
+}
+static void order_of_devices(void)
+{
+    static const char *const order[] = { "Radiant", "GeFast", "Board", "Processor" };
+    cnn__cl_device    *list = malloc(CNN__CL_MAX_DEVICES * sizeof *list);
+    const cnn__cl_api cl = { .clGetPlatformIDs = two_platforms, .clGetDeviceIDs = four_devices,
+                             .clGetDeviceInfo = named_device, .clGetPlatformInfo = named_platform };
+    if (!CHECK(list != NULL)) return;
+    device_wish = "", platforms = 0;
+    CHECK_INT(cnn__cl_list(&cl, list), 0);
+    platforms = 2;
+    if (CHECK_INT(cnn__cl_list(&cl, list), 4)) {
+        for (int i = 0; i < 4; i++) CHECK_STR(list[i].about.name, order[i]);
+        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ 0 }), "Radiant");
+        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .device = 2 }), "Board");
+        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .device = 3 }), "none");               /* not asked for */
+        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .type = CNN_OPENCL_CPU }), "Processor");
+        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .name = "gefast" }), "GeFast");
+        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .name = "vendor", .type = CNN_OPENCL_ACCELERATOR }), "Board");
+        CHECK_STR(chosen(list + 2, 2, (cnn_opencl_args){ 0 }), "Board");                    /* no GPU here */
+        CHECK_STR(chosen(list + 3, 1, (cnn_opencl_args){ 0 }), "none");
+        static const char *const wishes[][2] = { { "gpu", "Radiant" }, { "accelerator", "Board" },
+            { "cpu", "Processor" }, { "all", "Radiant" }, { "1", "GeFast" }, { "3", "Processor" }, { "4", "none" },
+            { "board", "Board" }, { "host", "Processor" } };
+        for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) {
+            device_wish = wishes[i][0];
+            CHECK_STR(chosen(list, 4, (cnn_opencl_args){ 0 }), wishes[i][1]);
+            /* the program's own wish counts more */
+            CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .type = CNN_OPENCL_ACCELERATOR }), "Board");
+        }
+    }
+    device_wish = NULL;
+    free(list);
+}
+
 static void choosing_a_device(void)
 {
     cnn_opencl_device list[4];
@@ -935,9 +1219,12 @@ static int child(const char *part)
 static void all_rooms(const char *way, int share_of_cases)
 {
     for (int j = 0; j < N_ROOMS; j++)
-        if (test_begin("%s: %s", way, rooms[j].name))
+        if (test_begin("%s: %s", way, rooms[j].name)) {
+            nodes_left = 0;
             for (int i = 0; i < (rooms[j].cases + share_of_cases - 1) / share_of_cases &&
                  test__bad < 8; i++) one_case(&rooms[j], i);
+            CHECK_INT(nodes_left, 0);
+        }
     if (test_begin("%s: LeNet-5", way))        beside_the_cpu(lenet, 20, 1e-4);
     if (test_begin("%s: ResNet", way))         beside_the_cpu(resnet, 20, 1e-3);
     if (test_begin("%s: every operation", way))
@@ -951,8 +1238,11 @@ int main(int argc, char **argv)
     test_args(argc, argv);
     if (!share(cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .workspace = 20000))) {
         cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN);
-        printf("    skipped: opencl: %s\n0 passed, 0 failed\n", cnn_opencl_error(dev));
-        return cnn_opencl_close(dev), 0;
+        if (cnn_opencl_devices(NULL, 0) == 0) printf("    skipped: opencl: %s\n", cnn_opencl_error(dev));
+        else if (test_begin("a device opens"))
+            CHECK_MSG(false, "%s", cnn_opencl_error(dev) ? cnn_opencl_error(dev) : "not the first time");
+        cnn_opencl_close(dev);
+        return test_end();
     }
     printf("    device: %s\n", cnn_opencl_report(shared));
     all_rooms("small workspace", 8);
@@ -970,10 +1260,14 @@ int main(int argc, char **argv)
         RUN(arguments_are_set_once);
         RUN(many_launches);
         RUN(updates_on_the_device);
+        RUN(averages_on_the_device);
+        RUN(checkpoints);
         RUN(fit_and_evaluate);
         for (int i = 0; i < shared->n_kernels; i++)
             if (test_begin("left to the CPU: %s", shared->kernels[i].op->name))
                 left_to_the_cpu(shared->kernels[i].op);
+        for (int i = 0; i < N_NETS; i++)
+            if (test_begin("zoo: %s", nets[i].name)) zoo_net(&nets[i]);
         RUN(a_device_that_fails);
         RUN(calls_that_fail);
         RUN(out_of_memory);
@@ -990,6 +1284,7 @@ int main(int argc, char **argv)
     RUN(calls_that_fail_while_opening);
     RUN(libraries_that_are_missing);
     RUN(compiled_kernels);
+    RUN(order_of_devices);
     RUN(choosing_a_device);
     RUN(no_platform);
     RUN(a_name_that_is_not);
@@ -1005,6 +1300,10 @@ int main(int argc, char **argv)
         CHECK(cnn__cl_of(shared)->clblast);
         all_rooms("CLBlast", 20);
         unshare();
+    }
+    if (cnn__load_clblast(&blas)) {
+        RUN(wrong_products);
+        RUN(a_gpu_of_intel);
     }
     return test_end();
 }
