@@ -106,21 +106,23 @@ static void *CL_API_CALL test_clEnqueueMapBuffer(cl_command_queue q, cl_mem m, c
 enum { RIGHT, WRONG_INDIRECT, WRONG };
 static int products_are;
 static int (*real_CLBlastSgemm)(int, int, int, size_t, size_t, size_t, float, cl_mem, size_t, size_t, cl_mem,
-                                size_t, size_t, float, cl_mem, size_t, size_t, cl_command_queue *, cl_event *);
+                                size_t, size_t, float, cl_mem, size_t, size_t, cl_command_queue *,
+                                cl_event *);
 static int test_CLBlastSgemm(int layout, int ta, int tb, size_t m, size_t n, size_t k, float alpha, cl_mem a,
                              size_t a_at, size_t lda, cl_mem b, size_t b_at, size_t ldb, float beta, cl_mem c,
                              size_t c_at, size_t ldc, cl_command_queue *q, cl_event *e)
 {
     if (products_are != RIGHT) beta = 2;
-    return real_CLBlastSgemm(layout, ta, tb, m, n, k, alpha, a, a_at, lda, b, b_at, ldb, beta, c, c_at, ldc, q, e);
+    return real_CLBlastSgemm(layout, ta, tb, m, n, k, alpha, a, a_at, lda, b, b_at, ldb, beta, c, c_at, ldc, q,
+                             e);
 }
 static int (*real_CLBlastOverrideParameters)(cl_device_id, const char *, int, size_t, const char **,
                                              const size_t *);
 static int test_CLBlastOverrideParameters(cl_device_id id, const char *kernel, int precision, size_t n,
                                           const char **name, const size_t *value)
 {
-    if (products_are == WRONG_INDIRECT && strcmp(name[0], "XGEMM_MIN_INDIRECT_SIZE") == 0 && value[0] == 1 << 20)
-        products_are = RIGHT;
+    bool direct = strcmp(name[0], "XGEMM_MIN_INDIRECT_SIZE") == 0 && value[0] == 1 << 20;
+    if (products_are == WRONG_INDIRECT && direct) products_are = RIGHT;
     return real_CLBlastOverrideParameters(id, kernel, precision, n, name, value);
 }
 
@@ -1104,7 +1106,8 @@ static cl_int CL_API_CALL four_devices(cl_platform_id p, cl_device_type type, cl
     for (cl_uint i = 0; i < n && i < *count; i++) list[i] = (cl_device_id)(first + i);
     return CL_SUCCESS;
 }
-static cl_int CL_API_CALL named_device(cl_device_id id, cl_device_info what, size_t size, void *to, size_t *got)
+static cl_int CL_API_CALL named_device(cl_device_id id, cl_device_info what, size_t size, void *to,
+                                       size_t *got)
 {
     static const char *const names[] = { "", "Processor", "Board", "Radiant", "GeFast" };
     (void)got;
@@ -1138,15 +1141,16 @@ static void order_of_devices(void)
         for (int i = 0; i < 4; i++) CHECK_STR(list[i].about.name, order[i]);
         CHECK_STR(chosen(list, 4, (cnn_opencl_args){ 0 }), "Radiant");
         CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .device = 2 }), "Board");
-        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .device = 3 }), "none");               /* not asked for */
+        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .device = 3 }), "none");         /* not asked for */
         CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .type = CNN_OPENCL_CPU }), "Processor");
         CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .name = "gefast" }), "GeFast");
-        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .name = "vendor", .type = CNN_OPENCL_ACCELERATOR }), "Board");
-        CHECK_STR(chosen(list + 2, 2, (cnn_opencl_args){ 0 }), "Board");                    /* no GPU here */
+        CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .name = "vendor", .type = CNN_OPENCL_ACCELERATOR }),
+                  "Board");
+        CHECK_STR(chosen(list + 2, 2, (cnn_opencl_args){ 0 }), "Board");              /* no GPU here */
         CHECK_STR(chosen(list + 3, 1, (cnn_opencl_args){ 0 }), "none");
         static const char *const wishes[][2] = { { "gpu", "Radiant" }, { "accelerator", "Board" },
-            { "cpu", "Processor" }, { "all", "Radiant" }, { "1", "GeFast" }, { "3", "Processor" }, { "4", "none" },
-            { "board", "Board" }, { "host", "Processor" } };
+            { "cpu", "Processor" }, { "all", "Radiant" }, { "1", "GeFast" }, { "3", "Processor" },
+            { "4", "none" }, { "board", "Board" }, { "host", "Processor" } };
         for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) {
             device_wish = wishes[i][0];
             CHECK_STR(chosen(list, 4, (cnn_opencl_args){ 0 }), wishes[i][1]);
