@@ -2849,7 +2849,8 @@ typedef struct {
     const cnn__kernels *u;
     bool backward;
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
-    ptrdiff_t tiles, block;
+    ptrdiff_t tiles, block, vs, ms;     /* vs, ms: floats from one of the 36 matrices to the next, a cache
+                                           line more than they have: else all meet in one set of the cache */
     float *weights, *work;
     size_t each;
 } cnn__wino;
@@ -2865,14 +2866,15 @@ static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, boo
                                     size_t *used)
 {
     const cnn__wino f = { cnn__kernels_of(cpu), false, t->ic, t->oc, t->h, t->w, t->oh, t->ow, t->ph, t->pw,
-                          0, 0, 0, 0, NULL, NULL, 0 };
+                          0, 0, 0, 0, 0, 0, NULL, NULL, 0 };
     const cnn__wino b = { f.u, true, t->oc, t->ic, t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 0, 0, 0,
-                          0, NULL, NULL, 0 };
+                          0, 0, 0, NULL, NULL, 0 };
     cnn__wino q = backward ? b : f;
     q.th = (q.oh + 3) / 4, q.tw = (q.ow + 3) / 4, q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
     q.weights = cnn__take(base, used, cnn__mul_size(36 * (size_t)q.m, (size_t)q.c), sizeof *q.weights);
-    q.each = cnn__mul_size(36 * (size_t)q.block, cnn__add_size((size_t)q.c, (size_t)q.m));
+    q.vs = q.c * q.block + CNN__MAX_LANES, q.ms = q.m * q.block + CNN__MAX_LANES;
+    q.each = cnn__mul_size(36, cnn__add_size((size_t)q.vs, (size_t)q.ms));
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
@@ -2906,8 +2908,7 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *u = q->u;
-    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, out = (ptrdiff_t)q->oh * q->ow, vs = q->c * q->block,
-        ms = q->m * q->block;
+    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, out = (ptrdiff_t)q->oh * q->ow, vs = q->vs, ms = q->ms;
     const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c),
         plane = (ptrdiff_t)q->th * q->tw;
     float *v = work, *m = work + 36 * vs, patch[L][36] = { { 0 } };
@@ -3008,7 +3009,8 @@ typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
     int th, tw;
-    ptrdiff_t tiles, chunk, wide, panels, ms;   /* wide: C rounded up to nr; ms: floats of one matrix of m */
+    ptrdiff_t tiles, chunk, wide, panels;       /* wide: C rounded up to nr */
+    ptrdiff_t ss, vs, ms;               /* from one matrix to the next, of sums, v and m: as in cnn__wino */
     float *sums, *v, *m;                /* (36,OC,wide); (36,wide/nr,chunk,nr); (36,panels,chunk,mr) */
     size_t each;
 } cnn__wino_w;
@@ -3017,15 +3019,16 @@ static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__co
                                               size_t *used)
 {
     enum { PANELS = 4, CACHED = 1 << 19 };      /* floats of a transformed chunk that stay near */
-    cnn__wino_w q = { cnn__kernels_of(cpu), t, (t->oh + 3) / 4, (t->ow + 3) / 4, 0, 0, 0, PANELS, 0, NULL,
-                      NULL, NULL, 0 };
+    cnn__wino_w q = { cnn__kernels_of(cpu), t, (t->oh + 3) / 4, (t->ow + 3) / 4, 0, 0, 0, PANELS, 0, 0, 0,
+                      NULL, NULL, NULL, 0 };
     q.tiles = (ptrdiff_t)t->n * q.th * q.tw, q.wide = cnn__ceil(t->ic, q.u->nr) * q.u->nr;
     q.chunk = CACHED / 36 / q.wide;
     q.chunk = cnn__min(q.tiles, q.chunk < 128 ? 128 : cnn__min(q.chunk, CNN__KC));
     q.ms = q.panels * q.chunk * q.u->mr + CNN__MAX_LANES;       /* a store at the end may go beyond */
     q.each = cnn__mul_size(36, (size_t)q.ms);
-    q.sums = cnn__take(base, used, cnn__mul_size(36 * (size_t)t->oc, (size_t)q.wide), sizeof *q.sums);
-    q.v = cnn__take(base, used, cnn__mul_size(36 * (size_t)q.chunk, (size_t)q.wide), sizeof *q.v);
+    q.ss = t->oc * q.wide + CNN__MAX_LANES, q.vs = q.chunk * q.wide + CNN__MAX_LANES;
+    q.sums = cnn__take(base, used, cnn__mul_size(36, (size_t)q.ss), sizeof *q.sums);
+    q.v = cnn__take(base, used, cnn__mul_size(36, (size_t)q.vs), sizeof *q.v);
     q.m = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.m);
     return q;
 }
@@ -3060,7 +3063,7 @@ static void cnn__winograd_inputs(const cnn__wino_w *q, const float *x, ptrdiff_t
         for (int r = 0; r < q->u->nr; r += q->u->lanes) {
             cnn__winograd_lanes(q->u->lanes, tile, row, patch, x + n * t->ic * t->h * t->w, t->ic, j + r,
                                 t->h, t->w, (int)(at / q->tw) * 4 - t->ph, (int)(at % q->tw) * 4 - t->pw, 6);
-            q->u->winograd_x(tile, row, q->v + j * q->chunk + e * q->u->nr + r, q->chunk * q->wide);
+            q->u->winograd_x(tile, row, q->v + j * q->chunk + e * q->u->nr + r, q->vs);
         }
     }
 }
@@ -3092,8 +3095,8 @@ static void cnn__winograd_sums(const cnn__wino_w *q, const float *dy, ptrdiff_t 
         for (ptrdiff_t j = 0; j < q->wide; j += u->nr)
             for (int c = i; c < end; c += u->mr)
                 u->micro((int)cnn__min(u->mr, end - c), u->nr, count, m + e * q->ms + (c - i) * q->chunk,
-                         q->v + e * q->chunk * q->wide + j * q->chunk, at,
-                         q->sums + ((ptrdiff_t)e * t->oc + c) * q->wide + j, q->wide, NULL, from > 0);
+                         q->v + e * q->vs + j * q->chunk, at,
+                         q->sums + e * q->ss + c * q->wide + j, q->wide, NULL, from > 0);
 }
 
 static void cnn__winograd_weights_run(const cnn__cpu *cpu, const cnn__wino_w *q, float *dw, const float *x,
@@ -3119,7 +3122,7 @@ static void cnn__winograd_weights_run(const cnn__cpu *cpu, const cnn__wino_w *q,
     for (int oc = 0; oc < t->oc; oc++) {
         float g[9 * CNN__MAX_LANES], *to = dw + (ptrdiff_t)oc * t->ic * 9;
         for (int c = 0; c < t->ic; c += q->u->lanes, to += 9 * q->u->lanes) {
-            q->u->winograd_dw(q->sums + oc * q->wide + c, t->oc * q->wide, g);
+            q->u->winograd_dw(q->sums + oc * q->wide + c, q->ss, g);
             for (int l = 0; l < q->u->lanes && c + l < t->ic; l++)
                 for (int e = 0; e < 9; e++) to[9 * l + e] += g[e * CNN__MAX_LANES + l];
         }
