@@ -784,7 +784,9 @@ enum { CNN_READS_X = 1, /* backward reads in[i]->data */
        CNN_LOSS    = 16, /* y is a loss: in[0] is what it judges */
        CNN_RECTIFIER = 32, /* about half of y is zero, as for relu: weights before it start larger (He et
                               al. 2015) */
-       CNN_INPLACE_GRAD = 64 }; /* backward may be run with in[0]->grad == y->grad: it sets then, not adds */
+       CNN_INPLACE_GRAD = 64, /* backward may be run with in[0]->grad == y->grad: it sets then, not adds */
+       CNN_CLEARS_GRAD = 128 }; /* y has one operand, and backward clears in[0]->grad itself, or sets it,
+                                   where cnn_grad_is_new(y) */
 
 struct cnn_op {
     const char *name;
@@ -812,6 +814,7 @@ typedef struct { char s[64]; } cnn_text;
 CNN_API cnn_text    cnn_shape_text(const cnn_tensor *); /* .s is text such as (N,6,28,28) */
 CNN_API void       *cnn_scratch(const cnn_tensor *y);            /* op->scratch(y) bytes, aligned to 64 */
 CNN_API int         cnn_threads(const cnn_tensor *y);            /* how many threads a rule may use */
+CNN_API bool        cnn_grad_is_new(const cnn_tensor *y); /* in backward: in[0]->grad holds nothing yet */
 /* random bits for element i in this training step: the same in forward and backward, on the CPU and on a
    device */
 CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
@@ -3682,13 +3685,17 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
     }
 }
 
+/* clear: dx is set to zero first, plane by plane, so that it is in the L1 cache when it is added to. */
 static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
-                               const int *at)
+                               const int *at, bool clear)
 {
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, t->planes * out))
-    for (int plane = 0; plane < t->planes; plane++)
-        for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) dx[plane * in + at[i]] += dy[i];
+    for (int plane = 0; plane < t->planes; plane++) {
+        float *to = dx + plane * in;
+        if (clear) memset(to, 0, (size_t)in * sizeof *to);
+        for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) to[at[i]] += dy[i];
+    }
 }
 
 /* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
@@ -3740,10 +3747,12 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restri
 }
 
 static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
-                               const float *restrict dy, const float *share)
+                               const float *restrict dy, const float *share, bool clear)
 {
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w;
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
-    for (int plane = 0; plane < t->planes; plane++)
+    for (int plane = 0; plane < t->planes; plane++) {
+        if (clear) memset(dx + plane * in, 0, (size_t)in * sizeof *dx);
         for (int oy = 0; oy < t->oh; oy++) {
             const float *from = dy + ((ptrdiff_t)plane * t->oh + oy) * t->ow, *across = share + t->oh;
             int          y0, y1, x0, x1;
@@ -3756,6 +3765,7 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
                         *to += from[ox] * share[oy] * across[ox];
                 }
         }
+    }
 }
 
 /* ---- Batch normalisation: per channel of (N,C,P), P = H*W ---- */
@@ -4293,7 +4303,8 @@ static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode)
 static void cnn__max_pool_backward(cnn_tensor *y)
 {
     const cnn__pool t = cnn__pool_of(y);
-    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved);
+    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved,
+                                            cnn_grad_is_new(y));
 }
 static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
 static const cnn_field cnn__pool_fields[] = {
@@ -4308,7 +4319,8 @@ static const cnn_field cnn__pool_fields[] = {
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
     .backward = cnn__max_pool_backward,
-    .saved = cnn__max_pool_saved, .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
+    .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
+    .fields = cnn__pool_fields };
 
 /* ---- avg_pool ---------------------------------------------------------------------------------------------
  *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
@@ -4328,7 +4340,7 @@ static void cnn__avg_pool_backward(cnn_tensor *y)
     float          *share = cnn_scratch(y);
     if (!y->in[0]->grad) return;
     cnn__pool_shares(&t, share);
-    cnn__avg_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, share);
+    cnn__avg_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, share, cnn_grad_is_new(y));
 }
 static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
 {
@@ -4337,7 +4349,8 @@ static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
 CNN__ROOM cnn_op_avg_pool = {
     .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward,
     .backward = cnn__avg_pool_backward,
-    .scratch = cnn__avg_pool_scratch, .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
+    .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
+    .fields = cnn__pool_fields };
 
 /* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
@@ -5418,11 +5431,12 @@ static void cnn__global_max_pool_forward(cnn_tensor *y, cnn_mode mode)
 static void cnn__global_max_pool_backward(cnn_tensor *y)
 {
     const cnn__pool t = cnn__whole_plane(y);
-    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved);
+    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved,
+                                            cnn_grad_is_new(y));
 }
 CNN__ROOM cnn_op_global_max_pool = {
     .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__global_max_pool_forward,
-    .backward = cnn__global_max_pool_backward, .saved = cnn__max_pool_saved };
+    .backward = cnn__global_max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
 
 /* ---- More functions of one number ------------------------------------------------------------------------
  *   Each is its formula, its derivative in y or, where that will not do, in x (flag CNN_READS_X), and its
@@ -6884,7 +6898,8 @@ static bool cnn__backward_node(cnn__node *v)
         if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
         if (!x->needs_grad || cnn__of(x)->grad_alias == v) continue;
         bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;
-        if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
+        if (first && !device && (y->op->flags & CNN_CLEARS_GRAD)) cnn__wrote(x, CNN__GRAD, side);
+        else if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
     }
     cnn__seen(y, CNN__BEFORE_BACKWARD);
     if (!device) y->op->backward(y);
@@ -6932,6 +6947,10 @@ CNN_API void cnn_backward(cnn_tensor *loss)
 
 CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
 CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
+CNN_API bool  cnn_grad_is_new(const cnn_tensor *y)
+{
+    return y->in[0]->kind != CNN_PARAM && cnn__of(y->in[0])->grad_first == y->index;
+}
 
 /* ---- Values ---- */
 
