@@ -72,7 +72,7 @@ sanitize: $(SANITIZED) $(RACED)
 $(B)/asan_%: tests/test_%.c $(wildcard tests/*.h) tests/test_rooms.c $(HEADERS) | $(B)
 	$(CC) -std=c99 -O1 -g -fno-omit-frame-pointer $(ASAN) -fno-sanitize-recover=all -I$(INC) -I. -Itests $< -o $@ $(LDLIBS)
 
-$(B)/test_zoo $(B)/asan_zoo: examples/zoo.c
+$(B)/test_zoo $(B)/asan_zoo $(B)/test_opencl $(B)/asan_opencl: examples/zoo.c
 
 $(B)/tsan_threads: tests/switches/threads.c tests/test.h $(HEADERS) | $(B)
 	$(CC) -std=c99 -O1 -g $(TSAN) -I$(INC) -I. -Itests $< -o $@ $(LDLIBS)

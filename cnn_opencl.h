@@ -9,8 +9,9 @@
 
        cnn_graph *g = cnn_new(.max_batch = 64, .backend = cnn_opencl());      and the rest as on the CPU
 
-   cc -std=c99 -O2 program.c -lm, with the OpenCL headers installed (Debian: opencl-c-headers). The libraries
-   are looked for when the backend is opened, so the program also starts on a machine that has none of them.
+   cc -std=c99 -O2 program.c -lm, with the OpenCL headers installed (Debian: opencl-c-headers); a glibc before
+   2.34 also needs -ldl. The libraries are looked for when the backend is opened, so the program also starts
+   on a machine that has none of them.
 
    Contents (search for the tag): >>usage >>manual >>api | >>cl-library >>cl-devices >>cl-kernels >>cl-run
    >>cl-gemm >>cl-rows >>cl-open >>licence

@@ -113,8 +113,8 @@ static int test_CLBlastSgemm(int layout, int ta, int tb, size_t m, size_t n, siz
                              size_t c_at, size_t ldc, cl_command_queue *q, cl_event *e)
 {
     if (products_are != RIGHT) beta = 2;
-    return real_CLBlastSgemm(layout, ta, tb, m, n, k, alpha, a, a_at, lda, b, b_at, ldb, beta, c, c_at, ldc, q,
-                             e);
+    return real_CLBlastSgemm(layout, ta, tb, m, n, k, alpha, a, a_at, lda, b, b_at, ldb, beta, c, c_at, ldc,
+                             q, e);
 }
 static int (*real_CLBlastOverrideParameters)(cl_device_id, const char *, int, size_t, const char **,
                                              const size_t *);
@@ -230,6 +230,9 @@ const char *__lsan_default_suppressions(void)
 {
     return "leak:libpocl\nleak:libLLVM\nleak:libclang\nleak:libOpenCL\n";
 }
+/* the closing line is the last one */
+const char *__lsan_default_options(void);
+const char *__lsan_default_options(void) { return "print_suppressions=0"; }
 #endif
 
 static bool share(cnn_backend *dev)
