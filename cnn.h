@@ -1389,7 +1389,7 @@ typedef void cnn__twice(float *to, const float *v, ptrdiff_t n);
 typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
 typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
                       const ptrdiff_t *at, float *c, ptrdiff_t ldc);
-typedef void cnn__winograd_w(const float *g, float *u, ptrdiff_t step);
+typedef void cnn__winograd_w(const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
 typedef void cnn__winograd_dw(const float *u, ptrdiff_t step, float *g);
 typedef void cnn__winograd_dy(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
 typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
@@ -1561,10 +1561,10 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         o[0] = FMA(SET1(0.25f), g0, SET1(0)), o[s] = FMA(c, g1, q), o[2 * s] = FMA(SET1(1 / 6.f), g1, q);    \
         o[3 * s] = FMA(SET1(1 / 12.f), g1, p), o[4 * s] = FMA(SET1(-1 / 12.f), g1, p), o[5 * s] = g2;        \
     }                                                                                                        \
-    TARGET static void cnn__winograd_w_##isa(const float *g, float *u, ptrdiff_t step)                       \
+    TARGET static void cnn__winograd_w_##isa(const float *g, ptrdiff_t from, float *u, ptrdiff_t step)       \
     {                                                                                                        \
         V t[36], w[9];                                                                                       \
-        CNN__UNROLL for (int i = 0; i < 9; i++) w[i] = LOAD(g + i * CNN__MAX_LANES);                         \
+        CNN__UNROLL for (int i = 0; i < 9; i++) w[i] = LOAD(g + i * from);                                   \
         CNN__UNROLL for (int j = 0; j < 3; j++) cnn__g_##isa(t + j, 6, w[j], w[3 + j], w[6 + j]);            \
         CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(t + 6 * i, 1, t[6 * i], t[6 * i + 1],           \
                                                              t[6 * i + 2]);                                  \
@@ -2565,7 +2565,8 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float 
             for (ptrdiff_t b = 0; b < p.k; b += kb) {
                 const ptrdiff_t kc = cnn__min(kb, p.k - b);
                 float *to = a + g * q->m * p.k + b * q->m + i * kc;
-                for (ptrdiff_t k = 0; k < kc; k++, to += ni)
+                if (taps == 1 && !q->backward) q->u->pack(to, (int)ni, from + b, w_row, kc);
+                else for (ptrdiff_t k = 0; k < kc; k++, to += ni)
                     for (ptrdiff_t r = 0; r < ni; r++) to[r] = from[wat[b + k] + r * w_row];
             }
         }
@@ -2850,11 +2851,12 @@ static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float 
    the same with dy for x, the kernel turned by 180 degrees, and padding 2 - P. */
 typedef struct {
     const cnn__kernels *u;
-    bool backward;
+    bool backward, once;                /* once: all tiles are one block, which meets each weight once */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
-    ptrdiff_t tiles, block, vs, ms;     /* vs, ms: floats from one of the 36 matrices to the next, a cache
-                                           line more than they have: else all meet in one set of the cache */
-    float *weights, *work;
+    ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
+    ptrdiff_t as, vs, ms;               /* floats from one of the 36 matrices of weights, input, sums to the next:
+                                           a cache line more than they have, else all meet in one set of it */
+    float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     size_t each;
 } cnn__wino;
 
@@ -2868,56 +2870,59 @@ CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t)
 static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
                                     size_t *used)
 {
-    const cnn__wino f = { cnn__kernels_of(cpu), false, t->ic, t->oc, t->h, t->w, t->oh, t->ow, t->ph, t->pw,
-                          0, 0, 0, 0, 0, 0, NULL, NULL, 0 };
-    const cnn__wino b = { f.u, true, t->oc, t->ic, t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 0, 0, 0,
-                          0, 0, 0, NULL, NULL, 0 };
+    enum { PANELS = 4 };
+    const cnn__wino f = { cnn__kernels_of(cpu), false, false, t->ic, t->oc, t->h, t->w, t->oh, t->ow, t->ph,
+                          t->pw, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0 };
+    const cnn__wino b = { f.u, true, false, t->oc, t->ic, t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 0,
+                          0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0 };
     cnn__wino q = backward ? b : f;
     q.th = (q.oh + 3) / 4, q.tw = (q.ow + 3) / 4, q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
-    q.weights = cnn__take(base, used, cnn__mul_size(36 * (size_t)q.m, (size_t)q.c), sizeof *q.weights);
-    q.vs = q.c * q.block + CNN__MAX_LANES, q.ms = q.m * q.block + CNN__MAX_LANES;
-    q.each = cnn__mul_size(36, cnn__add_size((size_t)q.vs, (size_t)q.ms));
+    q.once = q.tiles <= q.block, q.rows = q.once ? cnn__min(PANELS * q.u->mr, q.m) : q.m;
+    q.as = q.rows * q.c + CNN__MAX_LANES, q.vs = q.c * q.block + CNN__MAX_LANES,
+        q.ms = q.rows * q.block + CNN__MAX_LANES;
+    q.shared = cnn__take(base, used, cnn__mul_size(36, (size_t)(q.once ? q.vs : q.as)), sizeof *q.shared);
+    q.each = cnn__mul_size(36, (size_t)((q.once ? q.as : q.vs) + q.ms));
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
-/* G w Gt for row panel i, packed as cnn__micro wants it: 36 matrices, each panel after panel. */
-static void cnn__winograd_weights(const cnn__wino *q, const float *w, ptrdiff_t i)
+/* G w Gt for row panel i to a, packed as cnn__micro wants it: 36 matrices, each panel after panel. The
+   kernels are first brought side by side, those of a few channels at a time. */
+static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, ptrdiff_t i)
 {
+    enum { L = CNN__MAX_LANES, FEW = 32 };
     const int mr = (int)cnn__min(q->u->mr, q->m - i), lanes = q->u->lanes;
-    const ptrdiff_t matrix = (ptrdiff_t)q->m * q->c;
-    enum { L = CNN__MAX_LANES };
-    float g[9 * L] = { 0 }, o[36 * L];
-    for (int c = 0; c < q->c; c++) {
-        for (int r = 0; r < mr; r++) {
-            const float *from = w + (q->backward ? (ptrdiff_t)c * q->m + i + r : (i + r) * q->c + c) * 9;
-            for (int e = 0; e < 9; e++) g[e * L + r] = from[q->backward ? 8 - e : e];
-        }
-        float *to = q->weights + i * q->c + (ptrdiff_t)c * mr;
+    const ptrdiff_t step = q->backward ? -mr : mr;      /* backward: the kernel turned by 180 degrees */
+    float g[9 * FEW * CNN__MAX_MR + L] = { 0 }, o[36 * L];
+    for (int c = 0; c < q->c; c++, a += mr) {
+        const int few = (int)cnn__min(FEW, q->c - c);
+        if (c % FEW == 0 && !q->backward)
+            q->u->pack(g, mr, w + (i * q->c + c) * 9, (ptrdiff_t)q->c * 9, (ptrdiff_t)few * 9);
+        for (int e = 0; c % FEW == 0 && q->backward && e < few; e++)
+            q->u->pack(g + e * 9 * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * 9, 9, 9);
+        const float *from = g + (c % FEW * 9 + (q->backward ? 8 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
-        for (int r = 0; r < mr; r += lanes) q->u->winograd_w(g + r, direct ? to + r : o + r, direct
-                                                             ? matrix : L);
+        for (int r = 0; r < mr; r += lanes)
+            q->u->winograd_w(from + r, step, direct ? a + r : o + r, direct ? q->as : L);
         for (int e = 0; e < 36 && !direct; e++)
-            for (int r = 0; r < mr; r++) to[e * matrix + r] = o[e * L + r];
+            for (int r = 0; r < mr; r++) a[e * q->as + r] = o[e * L + r];
     }
 }
 
-/* Tiles from .. from+count: transform, multiply, transform back. v and m: 36 matrices as panels of nr tiles.
-   A tile that sticks out of the image goes through a little patch. */
-static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, const float *bias,
-                                ptrdiff_t from, ptrdiff_t count, float *work)
+/* Bt x B for tiles from .. from+count, channels c0 .. c1: 36 matrices as panels of nr tiles. A tile that
+   sticks out of the image goes through a little patch. */
+static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, ptrdiff_t from, ptrdiff_t count,
+                                int c0, int c1)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *u = q->u;
-    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, out = (ptrdiff_t)q->oh * q->ow, vs = q->vs, ms = q->ms;
-    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c),
+    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, padded = cnn__ceil(count, u->nr) * u->nr,
         plane = (ptrdiff_t)q->th * q->tw;
-    float *v = work, *m = work + 36 * vs, patch[L][36] = { { 0 } };
-    ptrdiff_t at[CNN__KC], row[L], image[L];
+    float patch[L][36] = { { 0 } };
+    ptrdiff_t row[L], image[L];
     int y0[L], x0[L];
-    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
     for (ptrdiff_t j = 0; j < padded; j += u->lanes) {
         const float *tile[L];
         bool inside[L];
@@ -2927,11 +2932,12 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
                 image[l] = t / plane * q->c * in;
             inside[l] = j + l >= count || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l]
                                            + 6 <= q->w);
-            tile[l] = j + l < count && inside[l] ? x + image[l] + (ptrdiff_t)y0[l] * q->w + x0[l] : patch[l];
+            tile[l] = j + l < count && inside[l]
+                ? x + image[l] + c0 * in + (ptrdiff_t)y0[l] * q->w + x0[l] : patch[l];
             row[l] = tile[l] == patch[l] ? 6 : q->w;
         }
-        float *to = v + j / u->nr * u->nr * q->c + j % u->nr;
-        for (int c = 0; c < q->c; c++, to += u->nr) {
+        float *to = v + (j / u->nr * q->c + c0) * u->nr + j % u->nr;
+        for (int c = c0; c < c1; c++, to += u->nr) {
             for (int l = 0; l < u->lanes; l++) {
                 if (inside[l]) continue;
                 const int left = x0[l] < 0 ? -x0[l] : 0, right = (int)cnn__min(6, q->w - x0[l]);
@@ -2941,43 +2947,57 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
                         for (int b = left; b < right; b++)
                             patch[l][a * 6 + b] = p[(ptrdiff_t)(y0[l] + a) * q->w + b];
             }
-            u->winograd_x(tile, row, to, vs);
+            u->winograd_x(tile, row, to, q->vs);
             for (int l = 0; l < u->lanes; l++)
                 if (tile[l] != patch[l]) tile[l] += in;
         }
         memset(patch, 0, sizeof patch);
     }
+}
+
+/* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. m: 36 matrices
+   as panels of nr tiles. */
+static void cnn__winograd_rows(const cnn__wino *q, float *y, const float *bias, const float *a, ptrdiff_t i0,
+                               ptrdiff_t i1, const float *v, ptrdiff_t from, ptrdiff_t count, float *m)
+{
+    enum { L = CNN__MAX_LANES };
+    const cnn__kernels *u = q->u;
+    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c), rows = i1 - i0,
+        plane = (ptrdiff_t)q->th * q->tw, out = (ptrdiff_t)q->oh * q->ow;
+    float patch[L][36] = { { 0 } };
+    ptrdiff_t at[CNN__KC], row[L], image[L];
+    int y0[L], x0[L];
+    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
     for (int e = 0; e < 36; e++)
         for (ptrdiff_t p = 0; p < q->c; p += kb)
             for (ptrdiff_t j = 0; j < padded; j += u->nr)
-                for (ptrdiff_t i = 0; i < q->m; i += u->mr) {
-                    const int mr = (int)cnn__min(u->mr, q->m - i);
-                    u->micro(mr, u->nr, cnn__min(kb, q->c - p),
-                             q->weights + e * (ptrdiff_t)q->m * q->c + i * q->c + p * mr,
-                             v + e * vs + j * q->c + p * u->nr, at,
-                             m + e * ms + j * q->m + i * u->nr, u->nr, NULL, p > 0);
+                for (ptrdiff_t i = 0; i < rows; i += u->mr) {
+                    const int mr = (int)cnn__min(u->mr, rows - i);
+                    u->micro(mr, u->nr, cnn__min(kb, q->c - p), a + e * q->as + i * q->c + p * mr,
+                             v + e * q->vs + j * q->c + p * u->nr, at,
+                             m + e * q->ms + j * rows + i * u->nr, u->nr, NULL, p > 0);
                 }
     for (ptrdiff_t j = 0; j < count; j += u->lanes) {
-        const float *sums = m + j / u->nr * u->nr * q->m + j % u->nr;
+        const float *sums = m + j / u->nr * u->nr * rows + j % u->nr;
         float *tile[L];
         for (int l = 0; l < u->lanes; l++) {
             const ptrdiff_t t = from + j + l;
             y0[l] = (int)(t % plane / q->tw) * 4, x0[l] = (int)(t % plane % q->tw) * 4,
-                image[l] = t / plane * q->m * out;
+                image[l] = (t / plane * q->m + i0) * out;
             const bool inside = j + l < count && y0[l] + 4 <= q->oh && x0[l] + 4 <= q->ow;
             tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l], row[l] = inside
                 ? q->ow : 4;
         }
-        for (int c = 0; c < q->m; c++, sums += u->nr) {
-            u->winograd_y(sums, ms, bias ? bias[c] : 0.0f, tile, row, q->backward);
+        for (ptrdiff_t c = 0; c < rows; c++, sums += u->nr) {
+            u->winograd_y(sums, q->ms, bias ? bias[i0 + c] : 0.0f, tile, row, q->backward);
             for (int l = 0; l < u->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l >= count) continue;
                 float *to = y + image[l] + c * out + (ptrdiff_t)y0[l] * q->ow + x0[l];
-                const int rows = (int)cnn__min(4, q->oh - y0[l]), columns = (int)cnn__min(4, q->ow - x0[l]);
-                for (int a = 0; a < rows; a++, to += q->ow)
-                    for (int z = 0; z < columns; z++) to[z] = q->backward ? to[z] + patch[l][a * 4 + z]
-                        : patch[l][a * 4 + z];
+                const int high = (int)cnn__min(4, q->oh - y0[l]), wide = (int)cnn__min(4, q->ow - x0[l]);
+                for (int r = 0; r < high; r++, to += q->ow)
+                    for (int z = 0; z < wide; z++)
+                        to[z] = q->backward ? to[z] + patch[l][r * 4 + z] : patch[l][r * 4 + z];
                 for (int z = 0; z < 16 && q->backward; z++) patch[l][z] = 0.0f;
             }
         }
@@ -2987,17 +3007,32 @@ static void cnn__winograd_block(const cnn__wino *q, float *y, const float *x, co
 static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y, const float *x,
                               const float *w, const float *bias)
 {
-    const ptrdiff_t panels = cnn__ceil(q->m, q->u->mr), blocks = cnn__ceil(q->tiles, q->block);
-    const int team = cnn__team(cpu, 40.0 * q->m * q->c, panels),
-        threads = cnn__team(cpu, 36.0 * (double)q->tiles * q->m * q->c, blocks);
-    (void)team;                         /* without OpenMP */
-    CNN__PARALLEL_FOR(team)
-    for (ptrdiff_t i = 0; i < panels; i++) cnn__winograd_weights(q, w, i * q->u->mr);
+    const ptrdiff_t mr = q->u->mr, panels = cnn__ceil(q->m, mr), blocks = cnn__ceil(q->tiles, q->block),
+        steps = cnn__ceil(q->m, q->rows), parts = cnn__ceil(q->c, 16);
+    const double products = 36.0 * (double)q->tiles * q->m * q->c;
+    const int first = q->once ? cnn__team(cpu, 144.0 * (double)q->tiles * q->c, parts)
+                              : cnn__team(cpu, 40.0 * q->m * q->c, panels);
+    const int threads = cnn__team(cpu, products, q->once ? steps : blocks);
+    (void)first;                        /* without OpenMP */
+    CNN__PARALLEL_FOR(first)
+    for (ptrdiff_t i = 0; i < (q->once ? parts : panels); i++)
+        if (q->once) cnn__winograd_tiles(q, q->shared, x, 0, q->tiles, (int)i * 16,
+                                         (int)cnn__min(i * 16 + 16, q->c));
+        else         cnn__winograd_weights(q, q->shared + i * mr * q->c, w, i * mr);
     CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++)
-        for (ptrdiff_t b = blocks * thread / threads; b < blocks * (thread + 1) / threads; b++)
-            cnn__winograd_block(q, y, x, bias, b * q->block, cnn__min(q->block, q->tiles - b * q->block),
-                                q->work + (size_t)thread * q->each);
+    for (int thread = 0; thread < threads; thread++) {
+        float *mine = q->work + (size_t)thread * q->each, *m = mine + 36 * (q->once ? q->as : q->vs);
+        for (ptrdiff_t s = steps * thread / threads; q->once && s < steps * (thread + 1) / threads; s++) {
+            const ptrdiff_t i0 = s * q->rows, i1 = cnn__min(i0 + q->rows, q->m);
+            for (ptrdiff_t i = i0; i < i1; i += mr) cnn__winograd_weights(q, mine + (i - i0) * q->c, w, i);
+            cnn__winograd_rows(q, y, bias, mine, i0, i1, q->shared, 0, q->tiles, m);
+        }
+        for (ptrdiff_t b = blocks * thread / threads; !q->once && b < blocks * (thread + 1) / threads; b++) {
+            const ptrdiff_t from = b * q->block, count = cnn__min(q->block, q->tiles - from);
+            cnn__winograd_tiles(q, mine, x, from, count, 0, q->c);
+            cnn__winograd_rows(q, y, bias, q->shared, 0, q->m, mine, from, count, m);
+        }
+    }
 }
 
 /* ---- Winograd, backward-weights: F(3x3,4x4), the same with the parts exchanged (Lavin, Gray 2015) ----

@@ -289,8 +289,8 @@ static void check_pool(cnn_isa isa, const cnn__pool *t, bool strange)
             const float *in = x + plane * t->h * t->w;
             int best = -1;
             want[i] = size[i] = 0;
-            for (int y = oy * t->sh - t->ph; y < oy * t->sh - t->ph + t->kh; y++)
-                for (int z = ox * t->sw - t->pw; z < ox * t->sw - t->pw + t->kw; z++) {
+            for (int y = oy * t->sh - t->ph; y < oy * t->sh - t->ph + t->kh * t->dh; y += t->dh)
+                for (int z = ox * t->sw - t->pw; z < ox * t->sw - t->pw + t->kw * t->dw; z += t->dw) {
                     if (y < 0 || z < 0 || y >= t->h || z >= t->w) continue;
                     const int e = y * t->w + z;
                     const double term = (double)in[e] * (double)share[oy] * (double)share[t->oh + ox];
@@ -300,12 +300,12 @@ static void check_pool(cnn_isa isa, const cnn__pool *t, bool strange)
             right = right && at[i] == best && !memcmp(&most[i], &in[best], sizeof *in);
         }
         CHECK_MSG(right, "the largest or its place");
-        if (!strange) compare("mean", mean, want, size, yn, 1e-6);
+        if (!strange && t->dh == 1 && t->dw == 1) compare("mean", mean, want, size, yn, 1e-6);
         drop(most), drop(alone), drop(mean), free(at);
     }
     if (test__bad)
-        CHECK_MSG(false, "... in pooling of %d planes (%d,%d), window %dx%d stride %d,%d pad %d,%d", t->planes, t->h, t->w, t->kh,
-                  t->kw, t->sh, t->sw, t->ph, t->pw);
+        CHECK_MSG(false, "... in pooling of %d planes (%d,%d), window %dx%d stride %d,%d pad %d,%d dilation %d,%d",
+                  t->planes, t->h, t->w, t->kh, t->kw, t->sh, t->sw, t->ph, t->pw, t->dh, t->dw);
     drop(x), drop(share), free(want), free(size);
 }
 
@@ -313,10 +313,11 @@ static void pooling(cnn_isa isa)
 {
     for (int i = 0; i < 400; i++) {
         cnn__pool t = { test_int(1, 5), test_int(1, 40), test_int(1, 40), 0, 0, test_int(1, 4), test_int(1, 4), test_int(1, 3),
-                        test_int(1, 3), 0, 0, test_chance(50) };
+                        test_int(1, 3), 0, 0, 1, 1, test_chance(50) };
         if (i % 2) t.kh = t.kw = test_int(2, 3), t.sh = t.sw = 2;           /* those with code of their own */
         if (test_chance(40)) t.ph = test_int(0, t.kh / 2), t.pw = test_int(0, t.kw / 2);
-        const int h = t.h + 2 * t.ph - t.kh, w = t.w + 2 * t.pw - t.kw;
+        if (test_chance(25)) t.dh = test_int(1, 3), t.dw = test_int(1, 3);
+        const int h = t.h + 2 * t.ph - (t.kh - 1) * t.dh - 1, w = t.w + 2 * t.pw - (t.kw - 1) * t.dw - 1;
         if (h < 0 || w < 0) continue;
         t.oh = h / t.sh + 1, t.ow = w / t.sw + 1;
         check_pool(isa, &t, i % 3 == 0);
