@@ -2510,7 +2510,7 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     q.wat = cnn__take(base, used, k, sizeof *q.wat);
     q.a = cnn__take(base, used, cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)), sizeof *q.a);
     q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width
-                                    : (size_t)(CNN__KC * q.u->nr), 16);
+                                    : (size_t)((CNN__KC + 1) * q.u->nr), 16);
     q.each = cnn__round_up(q.panel + (q.borrow ? 0 : (size_t)cnn__spread_size(&q.s, q.block)
                                       + (size_t)q.u->nr), 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
@@ -2603,6 +2603,20 @@ static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn
     }
 }
 
+/* A panel of nr pixels from j on, nx to a row of the image and width to a row of S. Whole vectors: what one
+   writes too much is written anew after it, or lies behind the panel. */
+static void cnn__fill_pixels(float *to, int nr, const float *s, const ptrdiff_t *at, ptrdiff_t np, int j,
+                             int nx, int width, int end)
+{
+    int place[CNN__MAX_NR], from[CNN__MAX_NR], runs = 0;
+    for (int z = j; z < j + nr && z < end; z = (z / nx + 1) * nx)
+        place[runs] = z - j, from[runs++] = z / nx * width + z % nx;
+    for (ptrdiff_t p = 0; p < np; p++, to += nr)
+        for (int r = 0; r < runs; r++)
+            for (int e = 0; e < nr; e += 8)
+                memcpy(to + place[r] + e, s + at[p] + from[r] + e, 8 * sizeof *to);
+}
+
 /* A block of output rows of one group of one image, rows i0..i1 of the weights. */
 static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, int from, ptrdiff_t i0,
                                ptrdiff_t i1, float *work)
@@ -2627,9 +2641,13 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
             continue;
         }
         const ptrdiff_t kb = cnn__shifted_k(q, p->k);
+        /* pixels: panels of the pixels alone, not of what lies between the rows of S; for many sums only, as
+           this copy takes longer */
+        const bool pixels = !flat && q->col == 1 && q->row == nx && q->m > 3 * mr && p->k > CNN__KC;
+        const int step = pixels ? nx : width, stop_at = (ny - 1) * step + nx;
         /* by_row: panels that do not cross the ends of rows, where that takes no more of them or sums are
            short */
-        const bool by_row = !flat && ((nx + nr - 1) / nr * nr <= width
+        const bool by_row = !flat && !pixels && ((nx + nr - 1) / nr * nr <= width
                                       || (p->k <= 64 && nx >= nr && !q->backward));
         const bool overlap = by_row && nx >= nr && q->col == 1 && !q->backward && kb == p->k;
         for (ptrdiff_t b0 = 0; b0 < p->k; b0 += kb) {
@@ -2638,17 +2656,18 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
             for (ptrdiff_t ic = i0; ic < i1; ic += mc) {
                 const ptrdiff_t in = cnn__min(mc, i1 - ic);
                 const float *a = p->a + g * q->m * p->k + b0 * q->m + ic * kc;
-                for (int r = 0, x = 0; r * width + x < end; ) {
+                for (int r = 0, x = 0; r * step + x < stop_at; ) {
                     if (overlap && x + nr > nx) x = nx - nr;        /* computed twice: the same */
-                    const int j = r * width + x, stop = (int)cnn__min(j + nr, by_row ? r * width + nx : end);
-                    const bool pack = (in > 3 * mr && (q->borrow || p->k > CNN__KC))
+                    const int j = r * step + x,
+                        stop = (int)cnn__min(j + nr, by_row ? r * step + nx : stop_at);
+                    const bool pack = pixels || (in > 3 * mr && (q->borrow || p->k > CNN__KC))
                                       || (q->borrow && j + nr > end);
-                    const bool direct = j + nr <= stop && (flat || (q->col == 1 && x + nr <= nx));
+                    const bool direct = j + nr <= stop && (flat || pixels || (q->col == 1 && x + nr <= nx));
                     ptrdiff_t k0 = b0, k1 = b1;
                     if (p->rows > 1) {                              /* leave out kernel rows that meet zeros
                                                                        only */
                         const int first = (from + r) * q->s.sh + p->y0, last = by_row ? first
-                            : (from + (stop - 1) / width) * q->s.sh + p->y0;
+                            : (from + (stop - 1) / step) * q->s.sh + p->y0;
                         int c0 = 0, c1 = p->rows;
                         while (c0 < c1 && (last + c0 * p->dy < 0 || first + c0 * p->dy >= q->s.h)) c0++;
                         while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first
@@ -2661,21 +2680,23 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                         for (ptrdiff_t e = k0; e < k1; e++)
                             for (int z = 0; z < nr; z++)
                                 panel[(e - k0) * nr + z] = j + z < end ? s[p->at[e] + j + z] : 0.0f;
+                    else if (pixels)
+                        cnn__fill_pixels(panel, nr, s, p->at + k0, k1 - k0, j, nx, width, stop_at);
                     else if (pack) q->u->panel(panel, s + j, p->at + k0, k1 - k0);
                     float *y = y0 + ic * q->out_plane;
                     for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
                         const int ni = (int)cnn__min(mr, in - i);
                         const float *bias = q->bias && b0 == 0 ? q->bias + g * q->m + ic + i : NULL;
-                        float *to = direct ? y + (flat ? j : r * q->row + x) : tile;
+                        float *to = direct ? y + (flat || pixels ? j : r * q->row + x) : tile;
                         q->u->micro(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
                                     pack ? panel : s + j, pack ? packed : p->at + k0, to,
                                     direct ? q->out_plane : nr, bias, direct && add);
-                        if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, width, nx, stop, add);
+                        if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, step, nx, stop, add);
                     }
                     x += nr;
-                    if (by_row ? x >= nx : x >= width) {
+                    if (by_row ? x >= nx : x >= step) {
                         if (by_row) r++, x = 0;
-                        else        r += x / width, x %= width;
+                        else        r += x / step, x %= step;
                     }
                 }
             }
@@ -2854,8 +2875,8 @@ typedef struct {
     bool backward, once;                /* once: all tiles are one block, which meets each weight once */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
     ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
-    ptrdiff_t as, vs, ms;               /* floats from one of the 36 matrices of weights, input, sums to the next:
-                                           a cache line more than they have, else all meet in one set of it */
+    ptrdiff_t as, vs, ms;               /* from one of the 36 matrices of weights, input, sums to the next: a
+                                           cache line more than they have, else all meet in one set of it */
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     size_t each;
 } cnn__wino;
