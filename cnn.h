@@ -2523,6 +2523,30 @@ static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
     return !q->borrow && q->m <= 3 * q->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
 }
 
+/* forward: kc terms from b on of ni rows of the weights, side by side. They lie in the order (c,i,j) and are
+   wanted in the order (i,c,j): a few channels are packed as they lie, then a row of the kernel is picked. */
+static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float *w, ptrdiff_t b, ptrdiff_t kc)
+{
+    enum { FLOATS = 1024 };
+    const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
+    const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
+    float all[FLOATS];
+    if (kh == 1) { q->u->pack(to, ni, w + b, row, kc); return; }
+    for (ptrdiff_t k = b, n; k < b + kc; k += n) {
+        const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
+        if (j || !few || b + kc - k < kw) {                     /* part of a row, or a large kernel */
+            n = 1;
+            for (ptrdiff_t r = 0; r < ni; r++) *to++ = w[r * row + c * taps + i * kw + j];
+            continue;
+        }
+        const ptrdiff_t planes = cnn__min(cnn__min(few, q->s.c - c), (b + kc - k) / kw);
+        q->u->pack(all, ni, w + c * taps + i * kw, row, (planes - 1) * taps + kw);
+        for (ptrdiff_t e = 0; e < planes; e++, to += kw * ni)
+            memcpy(to, all + e * taps * ni, (size_t)(kw * ni) * sizeof *to);
+        n = planes * kw;
+    }
+}
+
 /* The tables of a phase and its weights, packed k block after k block, row panel after row panel: a panel of
    r rows is a run of kc*r floats. */
 static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float *w)
@@ -2565,8 +2589,11 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float 
             for (ptrdiff_t b = 0; b < p.k; b += kb) {
                 const ptrdiff_t kc = cnn__min(kb, p.k - b);
                 float *to = a + g * q->m * p.k + b * q->m + i * kc;
-                if (taps == 1 && !q->backward) q->u->pack(to, (int)ni, from + b, w_row, kc);
-                else for (ptrdiff_t k = 0; k < kc; k++, to += ni)
+                if (!q->backward) {
+                    cnn__pack_taps(q, to, (int)ni, from, b, kc);
+                    continue;
+                }
+                for (ptrdiff_t k = 0; k < kc; k++, to += ni)
                     for (ptrdiff_t r = 0; r < ni; r++) to[r] = from[wat[b + k] + r * w_row];
             }
         }
