@@ -2778,7 +2778,7 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
     q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
     q.borrow = cnn__pointwise(t), q.copy = !q.borrow && (t->ow < 24 || q.m == 1
-                                                         || (t->ow < 48 && t->ow % 8 && q.s.c >= 8));
+                                                         || (t->ow < 48 && t->ow % 8 && q.k >= 16));
     q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
     const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow, least = q.borrow ? 1
         : 2 * q.s.halo + 1;
@@ -2959,6 +2959,20 @@ static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, 
     }
 }
 
+/* What lies inside the plane (h,w) of the tile at (y0,x0), of side <= 8 rows and columns. The rest of the
+   patch is left as it is. */
+static inline void cnn__patch(float *patch, int side, const float *plane, int h, int w, int y0, int x0)
+{
+    const int top = y0 < 0 ? -y0 : 0, bottom = (int)cnn__min(side, h - y0), left = x0 < 0 ? -x0 : 0;
+    const ptrdiff_t n = cnn__min(side, w - x0) - left;
+    for (int a = top; a < bottom; a++) {
+        const float *from = plane + (ptrdiff_t)(y0 + a) * w + x0 + left;
+        float *to = patch + a * side + left;
+        if (n >= 4) memcpy(to, from, 4 * sizeof *to), memcpy(to + n - 4, from + n - 4, 4 * sizeof *to);
+        else for (ptrdiff_t b = 0; b < n; b++) to[b] = from[b];
+    }
+}
+
 /* Bt x B for tiles from .. from+count, channels c0 .. c1: 36 matrices as panels of nr tiles. A tile that
    sticks out of the image goes through a little patch. */
 static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, ptrdiff_t from, ptrdiff_t count,
@@ -2986,15 +3000,8 @@ static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, pt
         }
         float *to = v + (j / u->nr * q->c + c0) * u->nr + j % u->nr;
         for (int c = c0; c < c1; c++, to += u->nr) {
-            for (int l = 0; l < u->lanes; l++) {
-                if (inside[l]) continue;
-                const int left = x0[l] < 0 ? -x0[l] : 0, right = (int)cnn__min(6, q->w - x0[l]);
-                const float *p = x + image[l] + c * in + x0[l];
-                for (int a = 0; a < 6; a++)
-                    if (y0[l] + a >= 0 && y0[l] + a < q->h)
-                        for (int b = left; b < right; b++)
-                            patch[l][a * 6 + b] = p[(ptrdiff_t)(y0[l] + a) * q->w + b];
-            }
+            for (int l = 0; l < u->lanes; l++)
+                if (!inside[l]) cnn__patch(patch[l], 6, x + image[l] + c * in, q->h, q->w, y0[l], x0[l]);
             u->winograd_x(tile, row, to, q->vs);
             for (int l = 0; l < u->lanes; l++)
                 if (tile[l] != patch[l]) tile[l] += in;
@@ -3128,10 +3135,9 @@ static void cnn__winograd_lanes(int lanes, const float **tile, ptrdiff_t *row, f
     for (int l = 0; l < lanes; l++) {
         const float *p = x + (ptrdiff_t)cnn__min(c + l, channels - 1) * h * w;
         tile[l] = inside ? p + (ptrdiff_t)y0 * w + x0 : patch[l], row[l] = inside ? w : side;
-        for (int a = 0; a < side && !inside; a++)
-            for (int b = 0; b < side; b++)
-                patch[l][a * side + b] = y0 + a >= 0 && y0 + a < h && x0 + b >= 0 && x0 + b < w
-                    ? p[(ptrdiff_t)(y0 + a) * w + x0 + b] : 0.0f;
+        if (inside) continue;
+        memset(patch[l], 0, sizeof patch[l]);
+        cnn__patch(patch[l], side, p, h, w, y0, x0);
     }
 }
 
