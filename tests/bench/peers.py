@@ -5,8 +5,8 @@ Run by `make bench-peers`, which builds what it needs in build/. Peers: OpenBLAS
 matrices, oneDNN in its own blocked formats for convolutions, PyTorch for whole networks (and their peak of memory).
 What is not installed is left out and said. Case by case, cnn.h and the peer run alternately, N rounds (default 3); each
 run gives a median; the table shows the medians of the rounds and the median of the rounds' ratios, cnn.h / peer. More than
-1 is faster than the peer; for memory, less than 1 is smaller. glibc's malloc is told to keep PyTorch's memory, which is
-PyTorch's best case. BENCH_SECONDS is the time per run (default 0.2 here)."""
+1 is faster than the peer; for memory, less than 1 is smaller. For speed, glibc's malloc is told to keep PyTorch's
+memory, which is its best case; for memory it is left alone. BENCH_SECONDS is the time per run (default 0.2 here)."""
 import argparse
 import datetime
 import os
@@ -33,10 +33,10 @@ def lines(command, threads, **more):
 
 class Torch:
     """One process that answers case after case, so that its start is not timed."""
-    def __init__(self, threads):
+    def __init__(self, threads, keep=KEEP):
         self.child = subprocess.Popen([sys.executable, os.path.join(os.path.dirname(__file__), "peer_torch.py"), str(threads)],
                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                                      env={**os.environ, **KEEP})
+                                      env={**os.environ, **keep})
         self.name = self.child.stdout.readline().strip()                 # it is ready
 
     @staticmethod
@@ -131,7 +131,7 @@ def main():
         if torch:
             torch.close()
     for name in [n for n in PEAKS if have_torch and a.only in n]:
-        torch = Torch(1)
+        torch = Torch(1, {})
         compare(name + "_peak_rss", 1, "MiB", lambda: lines([f"{BUILD}/bench_nets", "1", "=" + name], 1).get(name + "_peak_rss"),
                 lambda: torch.peak(name), 1)
         torch.close()
