@@ -90,7 +90,7 @@
 #define CNN_VERSION "0.1.0"
 
 #if defined(CNN_STATIC) && defined(__GNUC__)
-#define CNN_API __attribute__((unused)) static      /* a program need not use everything */
+#define CNN_API __attribute__((unused)) static /* a program need not use everything */
 #elif defined(CNN_STATIC)
 #define CNN_API static
 #else
@@ -101,12 +101,12 @@
 extern "C" {
 #endif
 
-typedef struct cnn_graph   cnn_graph;      /* owns every tensor, parameter and byte below */
-typedef struct cnn_tensor  cnn_tensor;     /* one node of the graph and the array that it computes */
-typedef struct cnn_op      cnn_op;         /* the rules of one operation: see "Operations" below */
-typedef struct cnn_backend cnn_backend;    /* a device; NULL = the CPU code in the rooms */
+typedef struct cnn_graph   cnn_graph; /* owns every tensor, parameter and byte below */
+typedef struct cnn_tensor  cnn_tensor; /* one node of the graph and the array that it computes */
+typedef struct cnn_op      cnn_op; /* the rules of one operation: see "Operations" below */
+typedef struct cnn_backend cnn_backend; /* a device; NULL = the CPU code in the rooms */
 typedef struct cnn_optimizer cnn_optimizer;
-typedef struct { int n, c, h, w; } cnn_shape;                                   /* (N,C,H,W), w fastest */
+typedef struct { int n, c, h, w; } cnn_shape; /* (N,C,H,W), w fastest */
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
 typedef enum { CNN_ISA_AUTO, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
@@ -121,15 +121,18 @@ enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 2, CNN_ERROR_SIZE = 512 };
 
 typedef struct {
     const char  *at;
-    int          max_batch; /* the largest N; default 1 */
-    uint64_t     seed;   /* of initial weights and dropout; every value, 0 too, is a seed */
-    int          threads; /* OpenMP threads; default: omp_get_max_threads(); 1 without -fopenmp */
-    cnn_isa      isa;    /* default: the environment variable CNN_ISA (c, neon, avx2, avx512) if set, else the
-                            best that this CPU has. An instruction set that it lacks is an error. */
-    cnn_backend *backend; /* default: none, everything on the CPU */
-    const cnn_optimizer *optimizer;/* default &cnn_sgd; decides how much memory the optimizer state takes */
-    int          inference; /* 1: no gradients and no optimizer state are planned; only CNN_EVAL runs */
-    int          keep_grads; /* 1: gradients of activations stay readable after cnn_backward (more memory) */
+    int          max_batch;         /* the largest N; default 1 */
+    uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
+    int          threads;           /* OpenMP threads; default: omp_get_max_threads(); 1 without -fopenmp */
+    cnn_isa      isa;               /* default: the environment variable CNN_ISA (c, neon, avx2, avx512) if
+                                       set, else the best that this CPU has. An instruction set that it lacks
+                                       is an error. */
+    cnn_backend *backend;           /* default: none, everything on the CPU */
+    const cnn_optimizer *optimizer; /* default &cnn_sgd; decides how much memory the optimizer state takes */
+    int          inference;         /* 1: no gradients and no optimizer state are planned; only CNN_EVAL
+                                       runs */
+    int          keep_grads;        /* 1: gradients of activations stay readable after cnn_backward (more
+                                       memory) */
 } cnn_config;
 
 /* A new, empty graph. NULL only if not even its first bytes could be had; every function below takes that
@@ -142,12 +145,12 @@ CNN_API const char *cnn_error(const cnn_graph *);
 
 /* The bytes that cnn_compile will take, known before any of them is allocated. */
 typedef struct {
-    size_t params, grads, optimizer;  /* flat vectors; each tensor in them starts on a multiple of 64 bytes */
-    size_t buffers;                   /* constants and running statistics */
-    size_t inputs;                    /* inputs and labels */
-    size_t activations;               /* values, gradients and saved state of nodes, sharing by liveness */
-    size_t activations_eval;          /* what CNN_EVAL alone needs; part of activations, not added to total */
-    size_t scratch;                   /* workspace of the kernels */
+    size_t params, grads, optimizer; /* flat vectors; each tensor in them starts on a multiple of 64 bytes */
+    size_t buffers;                  /* constants and running statistics */
+    size_t inputs;                   /* inputs and labels */
+    size_t activations;              /* values, gradients and saved state of nodes, sharing by liveness */
+    size_t activations_eval;         /* what CNN_EVAL alone needs; part of activations, not added to total */
+    size_t scratch;                  /* workspace of the kernels */
     size_t total;
 } cnn_memory;
 
@@ -169,9 +172,9 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
    There are no locks, as nothing shared is written: while views run, g and other views may run CNN_EVAL, but
    g must not be trained or loaded into. g outlives its views; each is freed with cnn_free. The view has
    its own error, the first if g is not compiled, has an error, or is on a device. NULL as for cnn_new. */
-typedef struct { const char *at; const cnn_graph *g;            /* must */
-                 int max_batch;                                 /* default: that of g */
-                 int threads; } cnn_share_args;                 /* default 1: each view has its thread */
+typedef struct { const char *at; const cnn_graph *g; /* must */
+                 int max_batch;                      /* default: that of g */
+                 int threads; } cnn_share_args;      /* default 1: each view has its thread */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
 
 /* Compute t and what it depends on, nothing more: without labels, logits can be computed and the loss cannot.
@@ -187,31 +190,31 @@ CNN_API void        cnn_backward_add(cnn_tensor *loss);
 
 /* ---- Leaves ---- */
 
-typedef struct { const char *at; cnn_graph *g; int c, h, w;         /* must; h, w default 1 */
-                 int grad;                                          /* 1: dloss/dinput can be read */
-                 const char *name; } cnn_input_args;                /* default "input", "input2", ... */
-typedef struct { const char *at; cnn_graph *g;                      /* must */
-                 int h, w; const char *name; } cnn_labels_args;     /* one class per sample, or per pixel
-                                                                       (N,1,h,w); default "labels" */
-typedef enum { CNN_INIT_DEFAULT,  /* what the layer asks for; zero for a bare cnn_param */
-               CNN_INIT_HE,       /* U(-a,a), a = gain sqrt(6 / fan_in)               (He et al. 2015) */
-               CNN_INIT_GLOROT,   /* U(-a,a), a = gain sqrt(6 / (fan_in + fan_out))   (Glorot, Bengio 2010) */
-               CNN_INIT_LECUN,    /* U(-a,a), a = gain sqrt(3 / fan_in)               (LeCun et al. 1998) */
-               CNN_INIT_UNIFORM,  /* U(-a,a), a = gain */
-               CNN_INIT_CONSTANT  /* gain everywhere */ } cnn_init;
-typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape;   /* must */
-                 cnn_init init; float gain;                         /* gain: default 1 (0 for CONSTANT) */
-                 int fan_in, fan_out; } cnn_param_args;             /* default shape.n rows in, shape.c out */
+typedef struct { const char *at; cnn_graph *g; int c, h, w; /* must; h, w default 1 */
+                 int grad;                                  /* 1: dloss/dinput can be read */
+                 const char *name; } cnn_input_args;        /* default "input", "input2", ... */
+typedef struct { const char *at; cnn_graph *g;                  /* must */
+                 int h, w; const char *name; } cnn_labels_args; /* one class per sample, or per pixel
+                                                                   (N,1,h,w); default "labels" */
+typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn_param */
+               CNN_INIT_HE,      /* U(-a,a), a = gain sqrt(6 / fan_in) (He et al. 2015) */
+               CNN_INIT_GLOROT,  /* U(-a,a), a = gain sqrt(6 / (fan_in + fan_out)) (Glorot, Bengio 2010) */
+               CNN_INIT_LECUN,   /* U(-a,a), a = gain sqrt(3 / fan_in) (LeCun et al. 1998) */
+               CNN_INIT_UNIFORM, /* U(-a,a), a = gain */
+               CNN_INIT_CONSTANT /* gain everywhere */ } cnn_init;
+typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape; /* must */
+                 cnn_init init; float gain;             /* gain: default 1 (0 for CONSTANT) */
+                 int fan_in, fan_out; } cnn_param_args; /* default shape.n rows in, shape.c out */
 
-CNN_API cnn_tensor *cnn_input_ (cnn_input_args); /* (N,c,h,w), float */
+CNN_API cnn_tensor *cnn_input_ (cnn_input_args);  /* (N,c,h,w), float */
 CNN_API cnn_tensor *cnn_labels_(cnn_labels_args); /* (N,1,h,w), whole numbers from 0 */
-CNN_API cnn_tensor *cnn_param_ (cnn_param_args); /* trained by cnn_step */
+CNN_API cnn_tensor *cnn_param_ (cnn_param_args);  /* trained by cnn_step */
 /* copied; n*c*h*w values */
 CNN_API cnn_tensor *cnn_const_ (const char *at, cnn_graph *, cnn_shape, const float *values);
 CNN_API cnn_tensor *cnn_name   (cnn_tensor *, const char *name); /* give a node a name (copied); returns it */
-CNN_API cnn_tensor *cnn_keep   (cnn_tensor *); /* keep its value readable in CNN_EVAL too; returns it */
-/* a parameter that cnn_step leaves alone; returns it; before compile */
-CNN_API cnn_tensor *cnn_freeze (cnn_tensor *);
+CNN_API cnn_tensor *cnn_keep   (cnn_tensor *);    /* keep its value readable in CNN_EVAL too; returns it */
+CNN_API cnn_tensor *cnn_freeze (cnn_tensor *);    /* a parameter that cnn_step leaves alone; returns it;
+                                                     before compile */
 /* by name, after compile; NULL if none */
 CNN_API cnn_tensor *cnn_find   (const cnn_graph *, const char *name);
 
@@ -222,9 +225,9 @@ CNN_API bool         cnn_set       (cnn_tensor *, const float *values, size_t co
 CNN_API bool         cnn_set_labels(cnn_tensor *, const int *classes, size_t count);
 CNN_API bool         cnn_get       (cnn_tensor *, float *values, size_t count);
 CNN_API bool         cnn_get_grad  (cnn_tensor *, float *values, size_t count);
-CNN_API size_t       cnn_count     (const cnn_tensor *);      /* floats at the current batch */
-CNN_API int          cnn_batch     (const cnn_graph *);       /* the current batch */
-CNN_API bool         cnn_set_batch (cnn_graph *, int batch);  /* without writing an input */
+CNN_API size_t       cnn_count     (const cnn_tensor *);     /* floats at the current batch */
+CNN_API int          cnn_batch     (const cnn_graph *);      /* the current batch */
+CNN_API bool         cnn_set_batch (cnn_graph *, int batch); /* without writing an input */
 
 /* Mapped: a host pointer, up to date, good until the graph runs again; NULL after an error. map_write also
    says that the host copy is now the newest (an input takes the current batch: cnn_set_batch first). The flat
@@ -240,86 +243,87 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
 
 typedef struct { const char *at;
                  cnn_tensor *x; int channels, kernel; /* must: (N,C,H,W), out channels, size */
-                 int kernel_h, kernel_w; /* default kernel */
+                 int kernel_h, kernel_w;         /* default kernel */
                  int stride, stride_h, stride_w; /* default 1; _h and _w default to stride */
-                 int pad, pad_h, pad_w; /* per side, zeros; default 0; _h and _w default to pad */
-                 int dilation, dilation_h, dilation_w;           /* default 1 */
-                 int groups;         /* default 1 */
+                 int pad, pad_h, pad_w;          /* per side, zeros; default 0; _h and _w default to pad */
+                 int dilation, dilation_h, dilation_w; /* default 1 */
+                 int groups;                     /* default 1 */
                  int no_bias;
-                 cnn_tensor *weight, *bias; /* default: new parameters; else shared or constant ones */
+                 cnn_tensor *weight, *bias;      /* default: new parameters; else shared or constant ones */
                  cnn_init init; float gain;
                      /* of the weight; default: He if a rectifier such as relu reads the layer,
                                                else LeCun, gain 1. The bias starts at zero. */
                  const char *name; } cnn_conv2d_args;
-typedef struct { const char *at; cnn_tensor *x; int units;      /* must: (N,...) is flattened to (N,K) */
+typedef struct { const char *at; cnn_tensor *x; int units; /* must: (N,...) is flattened to (N,K) */
                  int no_bias; cnn_tensor *weight, *bias;
                  cnn_init init; float gain; const char *name; } cnn_dense_args;
-typedef struct { const char *at; cnn_tensor *x; int kernel;     /* must */
-                 int kernel_h, kernel_w; /* default kernel */
-                 int stride, stride_h, stride_w; /* default: the kernel */
-                 int pad, pad_h, pad_w; /* default 0; at most kernel/2 */
+typedef struct { const char *at; cnn_tensor *x; int kernel; /* must */
+                 int kernel_h, kernel_w;               /* default kernel */
+                 int stride, stride_h, stride_w;       /* default: the kernel */
+                 int pad, pad_h, pad_w;                /* default 0; at most kernel/2 */
                  int dilation, dilation_h, dilation_w; /* max_pool; default 1 */
-                 int ceil_mode;      /* 1: a window that starts inside the input or its left padding counts */
-                 int no_count_pad;   /* avg_pool: 1 = divide by the window's part inside the input
-                                        (PyTorch's count_include_pad = False) */
+                 int ceil_mode;                        /* 1: a window that starts inside the input or its left
+                                                          padding counts */
+                 int no_count_pad;                     /* avg_pool: 1 = divide by the window's part inside the
+                                                          input (PyTorch's count_include_pad = False) */
                  const char *name; } cnn_pool_args;
-typedef struct { const char *at; cnn_tensor *x;                 /* must */
-                 float momentum;     /* of the running statistics; default 0.1, as PyTorch's */
-                 float eps;          /* default 1e-5 */
-                 int no_affine;      /* 1: no weight and bias */
+typedef struct { const char *at; cnn_tensor *x; /* must */
+                 float momentum;                /* of the running statistics; default 0.1, as PyTorch's */
+                 float eps;                     /* default 1e-5 */
+                 int no_affine;                 /* 1: no weight and bias */
                  const char *name; } cnn_batch_norm_args;
-typedef struct { const char *at; cnn_tensor *x; float p;        /* must: probability of a zero, 0 < p < 1 */
+typedef struct { const char *at; cnn_tensor *x; float p; /* must: probability of a zero, 0 < p < 1 */
                  const char *name; } cnn_dropout_args;
-typedef struct { const char *at; cnn_tensor *x; float slope;    /* default 0.01 */
+typedef struct { const char *at; cnn_tensor *x; float slope; /* default 0.01 */
                  const char *name; } cnn_leaky_relu_args;
 typedef struct { const char *at;
                  cnn_tensor *x; float factor, offset; /* y = factor x + offset; factor: default 1 */
                  const char *name; } cnn_scale_args;
-typedef struct { const char *at; cnn_tensor *x; int c, h, w;    /* must; 0 = 1; c*h*w as before */
+typedef struct { const char *at; cnn_tensor *x; int c, h, w; /* must; 0 = 1; c*h*w as before */
                  const char *name; } cnn_reshape_args;
 enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
-typedef struct { const char *at; cnn_tensor *x;                 /* must */
-                 unsigned axes;      /* CNN_N | CNN_C | CNN_H | CNN_W; default all; kept with size 1 */
+typedef struct { const char *at; cnn_tensor *x; /* must */
+                 unsigned axes; /* CNN_N | CNN_C | CNN_H | CNN_W; default all; kept with size 1 */
                  const char *name; } cnn_reduce_args;
-typedef struct { const char *at; cnn_tensor *logits, *labels;   /* must: (N,C,H,W) and (N,1,H,W) */
-                 float smoothing;    /* label smoothing in [0,1); default 0 (Szegedy et al. 2016) */
+typedef struct { const char *at; cnn_tensor *logits, *labels; /* must: (N,C,H,W) and (N,1,H,W) */
+                 float smoothing;           /* label smoothing in [0,1); default 0 (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: the mean becomes a weighted one; default
                                                none */
-                 int ignore_index;   /* labels with this value do not count (PyTorch's is -100); default none;
-                                        class 0 is left out by a class weight of 0 */
+                 int ignore_index;          /* labels with this value do not count (PyTorch's is -100);
+                                               default none; class 0 is left out by a class weight of 0 */
                  const char *name; } cnn_softmax_cross_entropy_args;
 typedef struct { const char *at; cnn_tensor *x; int channels, kernel; /* must, as in conv2d */
                  int kernel_h, kernel_w;
                  int stride, stride_h, stride_w; /* default 1: the output is about stride times as large */
-                 int pad, pad_h, pad_w; /* what the convolution back to x would pad: cut off here */
+                 int pad, pad_h, pad_w;          /* what the convolution back to x would pad: cut off here */
                  int dilation, dilation_h, dilation_w;
-                 int output_pad, output_pad_h, output_pad_w;     /* default 0; less than the stride */
+                 int output_pad, output_pad_h, output_pad_w; /* default 0; less than the stride */
                  int groups, no_bias;
                  cnn_tensor *weight, *bias; cnn_init init; float gain; const char *name;
                      } cnn_conv_transpose2d_args;
-typedef struct { const char *at; cnn_tensor *x; int size;       /* must: channels in a window, 5 in AlexNet */
+typedef struct { const char *at; cnn_tensor *x; int size; /* must: channels in a window, 5 in AlexNet */
                  float alpha, beta, k; /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
                  const char *name; } cnn_lrn_args;
 typedef struct { const char *at; cnn_tensor *x; int groups; float eps; /* must: groups; eps default 1e-5 */
                  int no_affine; const char *name; } cnn_group_norm_args;
-typedef struct { const char *at; cnn_tensor *x; float eps;      /* default 1e-5 */
-                 int no_affine;      /* layer_norm: 1 = no weight and bias */
-                 int affine;         /* instance_norm: 1 = weight and bias; default none, as PyTorch */
+typedef struct { const char *at; cnn_tensor *x; float eps; /* default 1e-5 */
+                 int no_affine; /* layer_norm: 1 = no weight and bias */
+                 int affine;    /* instance_norm: 1 = weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 typedef struct { const char *at;
                  cnn_tensor *x; int scale, scale_h, scale_w; /* must; _h and _w default to scale */
-                 int bilinear;       /* default nearest */
-                 int align_corners;  /* 1, of bilinear: the centres of the corner pixels lie on each other */
-                 int height, width;  /* of y; default H*scale_h and W*scale_w */
+                 int bilinear;      /* default nearest */
+                 int align_corners; /* 1, of bilinear: the centres of the corner pixels lie on each other */
+                 int height, width; /* of y; default H*scale_h and W*scale_w */
                  const char *name; } cnn_upsample_args;
 typedef struct { const char *at;
-                 cnn_tensor *x; int left, right, top, bottom; /* columns and rows to add; default 0 */
-                 int front, back;    /* channels to add; default 0 */
-                 float value; const char *name; } cnn_pad_args;  /* default 0 */
+                 cnn_tensor *x; int left, right, top, bottom;   /* columns and rows to add; default 0 */
+                 int front, back;                               /* channels to add; default 0 */
+                 float value; const char *name; } cnn_pad_args; /* default 0 */
 typedef struct { const char *at;
                  cnn_tensor *x; unsigned axis; /* must: CNN_C, CNN_H or CNN_W */
-                 int from, to;       /* must: [from,to); negative: from the end; to = 0: the end */
-                 int step;           /* default 1 */
+                 int from, to;                 /* must: [from,to); negative: from the end; to = 0: the end */
+                 int step;                     /* default 1 */
                  const char *name; } cnn_slice_args;
 typedef struct { const char *at; cnn_tensor *x; float low, high; /* must */
                  const char *name; } cnn_clamp_args;
@@ -328,67 +332,68 @@ typedef struct { const char *at; cnn_tensor *x; int per_channel; /* default: one
                  /* start: default 0.25 */
                  float start; cnn_tensor *weight; const char *name; } cnn_prelu_args;
 typedef struct { const char *at; cnn_tensor *log_probabilities, *labels; /* must: (N,C,H,W) and (N,1,H,W) */
-                 cnn_tensor *class_weights; int ignore_index;   /* as above */
+                 cnn_tensor *class_weights; int ignore_index; /* as above */
                  const char *name; } cnn_nll_args;
 typedef struct { const char *at; cnn_tensor *y, *target; float delta; /* delta: default 1 */
-                 int smooth_l1;      /* 1: divided by delta (Girshick 2015), which PyTorch calls beta */
+                 int smooth_l1; /* 1: divided by delta (Girshick 2015), which PyTorch calls beta */
                  const char *name; } cnn_huber_args;
-typedef struct { const char *at; cnn_tensor *logits, *target;   /* must: targets in 0..1, shaped as logits */
+typedef struct { const char *at; cnn_tensor *logits, *target; /* must: targets in 0..1, shaped as logits */
                  cnn_tensor *pos_weight; /* (1,C,1,1), a constant: a yes of channel c counts pos_weight[c]
                                             times; default none */
-                 cnn_tensor *weight; /* (1,C,1,1), a constant: so does each element; the mean still divides
-                                        by their number; default none */
+                 cnn_tensor *weight;     /* (1,C,1,1), a constant: so does each element; the mean still
+                                            divides by their number; default none */
                  const char *name; } cnn_bce_with_logits_args;
-typedef struct { const char *at; cnn_tensor *x; float beta;     /* log(1 + e^(beta x)) / beta; default 1 */
-                 float threshold;    /* y = x where beta x is above; default 20 */
+typedef struct { const char *at; cnn_tensor *x; float beta; /* log(1 + e^(beta x)) / beta; default 1 */
+                 float threshold;                           /* y = x where beta x is above; default 20 */
                  const char *name; } cnn_softplus_args;
-typedef struct { const char *at; cnn_tensor *x; int tanh;       /* 1: by a tanh, as GPT-2; default exact */
+typedef struct { const char *at; cnn_tensor *x; int tanh; /* 1: by a tanh, as GPT-2; default exact */
                  const char *name; } cnn_gelu_args;
 
-/* (N,channels,OH,OW); weight (channels,C/groups,KH,KW) */
-CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args);
-CNN_API cnn_tensor *cnn_dense_     (cnn_dense_args); /* (N,units,1,1); weight (units,K) */
-CNN_API cnn_tensor *cnn_max_pool_  (cnn_pool_args);  /* (N,C,OH,OW) */
-CNN_API cnn_tensor *cnn_avg_pool_  (cnn_pool_args);  /* (N,C,OH,OW) */
+CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args);   /* (N,channels,OH,OW); weight
+                                                           (channels,C/groups,KH,KW) */
+CNN_API cnn_tensor *cnn_dense_     (cnn_dense_args);    /* (N,units,1,1); weight (units,K) */
+CNN_API cnn_tensor *cnn_max_pool_  (cnn_pool_args);     /* (N,C,OH,OW) */
+CNN_API cnn_tensor *cnn_avg_pool_  (cnn_pool_args);     /* (N,C,OH,OW) */
 /* as x; per channel over (N,H,W) (Ioffe, Szegedy 2015) */
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
-/* as x; scaled by 1/(1-p) in training (Srivastava et al. 2014) */
-CNN_API cnn_tensor *cnn_dropout_   (cnn_dropout_args);
+CNN_API cnn_tensor *cnn_dropout_   (cnn_dropout_args);  /* as x; scaled by 1/(1-p) in training (Srivastava et
+                                                           al. 2014) */
 CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args); /* as x (Maas et al. 2013) */
-CNN_API cnn_tensor *cnn_scale_     (cnn_scale_args); /* as x */
-CNN_API cnn_tensor *cnn_reshape_   (cnn_reshape_args); /* (N,c,h,w) */
-CNN_API cnn_tensor *cnn_sum_       (cnn_reduce_args); /* x with the axes reduced to 1 */
-CNN_API cnn_tensor *cnn_mean_      (cnn_reduce_args); /* x with the axes reduced to 1 */
+CNN_API cnn_tensor *cnn_scale_     (cnn_scale_args);    /* as x */
+CNN_API cnn_tensor *cnn_reshape_   (cnn_reshape_args);  /* (N,c,h,w) */
+CNN_API cnn_tensor *cnn_sum_       (cnn_reduce_args);   /* x with the axes reduced to 1 */
+CNN_API cnn_tensor *cnn_mean_      (cnn_reduce_args);   /* x with the axes reduced to 1 */
 /* (1,1,1,1), mean over labels */
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
 /* (N,channels,OH,OW); weight (C,channels/groups,KH,KW) */
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
-CNN_API cnn_tensor *cnn_lrn_       (cnn_lrn_args);   /* as x; between channels (Krizhevsky et al. 2012) */
-/* as x; over the sample (Ba et al. 2016); weight (1,C,H,W) */
-CNN_API cnn_tensor *cnn_layer_norm_   (cnn_norm_args);
+CNN_API cnn_tensor *cnn_lrn_       (cnn_lrn_args);      /* as x; between channels (Krizhevsky et al. 2012) */
+CNN_API cnn_tensor *cnn_layer_norm_   (cnn_norm_args);  /* as x; over the sample (Ba et al. 2016); weight
+                                                           (1,C,H,W) */
 /* as x; over C/groups channels (Wu, He 2018); weight (1,C,1,1) */
 CNN_API cnn_tensor *cnn_group_norm_   (cnn_group_norm_args);
-CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args); /* as x; over each channel (Ulyanov et al. 2016) */
+CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);  /* as x; over each channel (Ulyanov et al. 2016) */
 CNN_API cnn_tensor *cnn_upsample_  (cnn_upsample_args); /* (N,C,height,width) */
-CNN_API cnn_tensor *cnn_pad_       (cnn_pad_args);   /* (N,C+front+back,H+top+bottom,W+left+right) */
-CNN_API cnn_tensor *cnn_slice_     (cnn_slice_args); /* a part of x along one axis */
-CNN_API cnn_tensor *cnn_clamp_     (cnn_clamp_args); /* as x; cnn_relu6(x) is cnn_clamp(x, 0, 6) */
-CNN_API cnn_tensor *cnn_elu_       (cnn_elu_args);   /* as x (Clevert et al. 2015) */
-/* as x; slope learned (He et al. 2015); weight (1,1,1,1) or (1,C,1,1) */
-CNN_API cnn_tensor *cnn_prelu_     (cnn_prelu_args);
-CNN_API cnn_tensor *cnn_nll_       (cnn_nll_args);   /* (1,1,1,1): softmax_cross_entropy after log_softmax */
-/* (1,1,1,1), mean over all elements (Huber 1964); cnn_smooth_l1(y, target, beta) is it over beta */
-CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args);
+CNN_API cnn_tensor *cnn_pad_       (cnn_pad_args);      /* (N,C+front+back,H+top+bottom,W+left+right) */
+CNN_API cnn_tensor *cnn_slice_     (cnn_slice_args);    /* a part of x along one axis */
+CNN_API cnn_tensor *cnn_clamp_     (cnn_clamp_args);    /* as x; cnn_relu6(x) is cnn_clamp(x, 0, 6) */
+CNN_API cnn_tensor *cnn_elu_       (cnn_elu_args);      /* as x (Clevert et al. 2015) */
+CNN_API cnn_tensor *cnn_prelu_     (cnn_prelu_args);    /* as x; slope learned (He et al. 2015); weight
+                                                           (1,1,1,1) or (1,C,1,1) */
+CNN_API cnn_tensor *cnn_nll_       (cnn_nll_args);      /* (1,1,1,1): softmax_cross_entropy after
+                                                           log_softmax */
+CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args);    /* (1,1,1,1), mean over all elements (Huber 1964);
+                                                           cnn_smooth_l1(y, target, beta) is it over beta */
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args); /* (1,1,1,1): mean binary cross-entropy */
 CNN_API cnn_tensor *cnn_softplus_  (cnn_softplus_args); /* as x (Dugas et al. 2001) */
-CNN_API cnn_tensor *cnn_gelu_      (cnn_gelu_args);  /* as x (Hendrycks, Gimpel 2016) */
+CNN_API cnn_tensor *cnn_gelu_      (cnn_gelu_args);     /* as x (Hendrycks, Gimpel 2016) */
 
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
-CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x);         /* (N,C*H*W,1,1) */
-CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x);            /* as x, like the next three */
+CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x); /* (N,C*H*W,1,1) */
+CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x);    /* as x, like the next three */
 CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
-CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x);         /* over C */
+CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C */
 /* these three broadcast: an extent of 1 stretches */
 CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b);
 CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
@@ -399,9 +404,9 @@ CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 /* (1,1,1,1): mean of (y - target)^2 over all elements */
 CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target);
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
-CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x);     /* over C */
-/* as x, like all of these; x sigmoid(x), also called swish */
-CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);
+CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* over C */
+CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);    /* as x, like all of these; x sigmoid(x),
+                                                                    also called swish */
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
@@ -415,15 +420,15 @@ CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
 /* ---- Optimizer ---- */
 
 typedef struct { const char *at; cnn_graph *g; /* must */
-                 float lr;                   /* must be positive: there is no sensible default */
-                 float momentum;             /* of cnn_sgd and cnn_rmsprop; default 0 */
-                 float weight_decay;         /* default 0; added to the gradient: L2. cnn_adamw: default 0.01,
-                                                taken off the weights (for none use cnn_adam) */
-                 int   nesterov;             /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
-                 float beta1, beta2;         /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
-                 float alpha;                /* of cnn_rmsprop; default 0.99 */
-                 float eps;                  /* default 1e-8; cnn_adagrad: 1e-10 */
-                 float dampening;            /* of cnn_sgd with momentum, not Nesterov's; default 0 */
+                 float lr;                     /* must be positive: there is no sensible default */
+                 float momentum;               /* of cnn_sgd and cnn_rmsprop; default 0 */
+                 float weight_decay;           /* default 0; added to the gradient: L2. cnn_adamw: default
+                                                  0.01, taken off the weights (for none use cnn_adam) */
+                 int   nesterov;               /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
+                 float beta1, beta2;           /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
+                 float alpha;                  /* of cnn_rmsprop; default 0.99 */
+                 float eps;                    /* default 1e-8; cnn_adagrad: 1e-10 */
+                 float dampening;              /* of cnn_sgd with momentum, not Nesterov's; default 0 */
                } cnn_step_args;
 
 /* One update of all parameters that are not frozen. */
@@ -431,7 +436,7 @@ CNN_API bool cnn_step_(cnn_step_args);
 
 struct cnn_optimizer {
     const char *name;
-    int         slots;           /* flat vectors of state, each as long as the parameters: 0..CNN_MAX_SLOTS */
+    int         slots; /* flat vectors of state, each as long as the parameters: 0..CNN_MAX_SLOTS */
     void      (*update)(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *,
                         long step);
 };
@@ -469,14 +474,14 @@ CNN_API bool cnn_swap_average(cnn_graph *);
    not be loaded, count is 0 and error says why (cnn_fit passes that on to the graph). Fields are for
    reading. */
 typedef struct cnn_dataset {
-    int                  count, classes;     /* samples; classes = largest label + 1 */
-    cnn_shape            shape;              /* of one sample: n = 1 */
-    const unsigned char *bytes;              /* count*c*h*w, or NULL */
-    const float         *floats;             /* count*c*h*w, or NULL */
-    const unsigned char *labels;             /* one byte a sample (class 0..255) */
-    int                 *order;              /* the order in which samples are fed: a permutation */
+    int                  count, classes;        /* samples; classes = largest label + 1 */
+    cnn_shape            shape;                 /* of one sample: n = 1 */
+    const unsigned char *bytes;                 /* count*c*h*w, or NULL */
+    const float         *floats;                /* count*c*h*w, or NULL */
+    const unsigned char *labels;                /* one byte a sample (class 0..255) */
+    int                 *order;                 /* the order in which samples are fed: a permutation */
     float                mean[4], deviation[4]; /* per channel (the last entry serves all further channels) */
-    void                *own[3];             /* what cnn_dataset_free releases */
+    void                *own[3];                /* what cnn_dataset_free releases */
     char                 error[256];
 } cnn_dataset;
 
@@ -498,23 +503,23 @@ CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels);
    which: 10, or 100 for its fine labels. The files become one data set in the order of the paths, such as
    data_batch_1.bin ... data_batch_5.bin. There is no header: a file that ends between two records looks
    whole. */
-CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes);  /* copied */
+CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes); /* copied */
 
 /* Numbers in lines of text, one sample a line. Decimal point in every locale; blank lines do not count. */
-typedef struct { const char *path;                   /* must; of cnn_csv_memory: only for messages */
-                 int   label;                        /* the column of the class (0..255): 1 is the first one,
-                                                        -1 the last; default 0: there is none */
-                 int   skip;                         /* lines before the first sample: 1 for a heading */
-                 float scale;                        /* of the values: 1 / 255.0f for pixels; default 1 */
-                 int   c, h, w;                      /* of a sample; default (values of a line, 1, 1) */
-                 char  separator;                    /* default ',' */ } cnn_csv_args;
-CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args);      /* copied */
+typedef struct { const char *path; /* must; of cnn_csv_memory: only for messages */
+                 int   label;      /* the column of the class (0..255): 1 is the first one, -1 the last;
+                                      default 0: there is none */
+                 int   skip;       /* lines before the first sample: 1 for a heading */
+                 float scale;      /* of the values: 1 / 255.0f for pixels; default 1 */
+                 int   c, h, w;    /* of a sample; default (values of a line, 1, 1) */
+                 char  separator;  /* default ',' */ } cnn_csv_args;
+CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args); /* copied */
 
 /* Arrays saved by numpy.save, versions 1 to 3, in C order: integers, floats and bools of either byte order.
    Values (N), (N,C), (N,H,W) or (N,C,H,W): uint8 stay bytes, all others become floats as they are. labels:
    (N) or (N,1), whole numbers 0..255; NULL for none. */
 CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
-                                   size_t label_bytes);                                 /* copied */
+                                   size_t label_bytes); /* copied */
 #ifndef CNN_NO_STDIO
 CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes);
 CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args);
@@ -535,14 +540,14 @@ CNN_API int         cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_datase
 /* Changes that leave the class as it is, drawn anew for each sample and epoch. The draw is a function of the
    graph's seed, the epoch and the place of the sample in its data set alone: neither threads nor batches nor
    the order of the samples make a difference. What comes in at the sides is 0, after mean and deviation. */
-enum { CNN_FLIP_RANDOM = 1,      /* left and right change places with probability 1/2 */
-       CNN_FLIP_ALTERNATE = 2    /* so in the first epoch, then in every other one (Jordan 2024) */ };
-typedef struct { int shift;      /* by -shift..shift pixels down and right: the same as padding each side by
-                                    so many and cutting out a window at a random place */
-                 int reflect;    /* 1: what comes in is the picture mirrored at its edge pixels */
-                 int flip;       /* default 0: none */
-                 int cutout;     /* a square of so many pixels a side, around a random pixel, becomes 0
-                                    (DeVries, Taylor 2017) */ } cnn_augment;
+enum { CNN_FLIP_RANDOM = 1,   /* left and right change places with probability 1/2 */
+       CNN_FLIP_ALTERNATE = 2 /* so in the first epoch, then in every other one (Jordan 2024) */ };
+typedef struct { int shift;   /* by -shift..shift pixels down and right: the same as padding each side by so
+                                 many and cutting out a window at a random place */
+                 int reflect; /* 1: what comes in is the picture mirrored at its edge pixels */
+                 int flip;    /* default 0: none */
+                 int cutout;  /* a square of so many pixels a side, around a random pixel, becomes 0 (DeVries,
+                                 Taylor 2017) */ } cnn_augment;
 /* As cnn_feed, with changes. */
 CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first,
                                        cnn_augment, long epoch);
@@ -551,38 +556,39 @@ CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels);
 
 /* ---- Training loop ---- */
 
-typedef struct { int epoch, epochs;                  /* from 1 */
-                 int batch, batches;                 /* within the epoch */
-                 double loss, accuracy;              /* running means over the epoch; accuracy in 0..1 */
-                 double validation_loss, validation_accuracy;     /* at the end of an epoch; else NAN */
+typedef struct { int epoch, epochs;     /* from 1 */
+                 int batch, batches;    /* within the epoch */
+                 double loss, accuracy; /* running means over the epoch; accuracy in 0..1 */
+                 double validation_loss, validation_accuracy; /* at the end of an epoch; else NAN */
                  double samples_per_second, seconds, seconds_left;
                  int epoch_done; } cnn_progress;
-typedef bool (*cnn_progress_fn)(const cnn_progress *, void *user);         /* return false to stop training */
+typedef bool (*cnn_progress_fn)(const cnn_progress *, void *user); /* return false to stop training */
 
 typedef struct { double loss, accuracy, validation_loss, validation_accuracy, seconds; } cnn_epoch;
-typedef struct { cnn_epoch *epoch; int count, capacity; } cnn_history;       /* starts as { 0 } */
+typedef struct { cnn_epoch *epoch; int count, capacity; } cnn_history; /* starts as { 0 } */
 
 /* The shape of the learning rate over a training: progress goes from 0 (first update) to 1 (last one). Write
    your own, or take one of these; user is .schedule_user. */
 typedef float (*cnn_schedule)(float progress, void *user);
 CNN_API float cnn_linear   (float progress, void *user); /* 1 to 0 */
-/* 1 to 0, (1 + cos(pi p)) / 2 (Loshchilov, Hutter 2017) */
-CNN_API float cnn_cosine   (float progress, void *user);
-/* 1/25 up to 1 at p = 0.3, down to 0, both by cosine (Smith, Topin 2019) */
-CNN_API float cnn_one_cycle(float progress, void *user);
+CNN_API float cnn_cosine   (float progress, void *user); /* 1 to 0, (1 + cos(pi p)) / 2 (Loshchilov, Hutter
+                                                            2017) */
+CNN_API float cnn_one_cycle(float progress, void *user); /* 1/25 up to 1 at p = 0.3, down to 0, both by cosine
+                                                            (Smith, Topin 2019) */
 CNN_API float cnn_staircase(float progress, void *user); /* 1, 0.1, 0.01 in three equal parts */
 
-typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train;  /* must */
-                 int epochs;   /* default 1 */
-                 float lr, momentum, weight_decay; int nesterov;        /* as in cnn_step; lr must be said */
+typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; /* must */
+                 int epochs;     /* default 1 */
+                 float lr, momentum, weight_decay; int nesterov; /* as in cnn_step; lr must be said */
                  float beta1, beta2, alpha, eps, dampening; /* as in cnn_step */
-                 float lr_end; /* the rate goes from lr to lr_end: linearly, if no schedule is said */
+                 float lr_end;   /* the rate goes from lr to lr_end: linearly, if no schedule is said */
                  cnn_schedule schedule; void *schedule_user; /* default: constant; lr_end + (lr - lr_end)
                                                                 schedule(progress) */
-                 int warmup;   /* update k of the first `warmup` takes k/warmup of that (Goyal et al. 2017) */
-                 float clip;   /* default none; else cnn_clip_grads to this length before each step */
-                 int patience; /* default 0: off. Else stop after so many epochs without a lower validation
-                                  loss; ends with the weights and running statistics of the best epoch */
+                 int warmup;     /* update k of the first `warmup` takes k/warmup of that (Goyal et al.
+                                    2017) */
+                 float clip;     /* default none; else cnn_clip_grads to this length before each step */
+                 int patience;   /* default 0: off. Else stop after so many epochs without a lower validation
+                                    loss; ends with the weights and running statistics of the best epoch */
                  int no_shuffle;
                  cnn_dataset *validation; /* evaluated after each epoch */
                  cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to
@@ -595,9 +601,8 @@ typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; 
                                     averages are what is evaluated, and what patience ends with */
                  int flips;      /* 1: validation as in cnn_evaluate_flipped */
                  const char *checkpoint; /* default none. Else the file that is written after each epoch, when
-                                            progress stops the training, and at the end: beside, then
-                                            renamed. If that fails, cnn_error says so, but training goes
-                                            on */
+                                            progress stops the training, and at the end: beside, then renamed.
+                                            If that fails, cnn_error says so, but training goes on */
                  int checkpoint_every; /* also after so many batches, with the next update; default 0: no */
                  int resume;     /* 1: continue from .checkpoint if there is such a file. Weights, averages,
                                     optimizer, history and all draws go on as if there had been no break, to
@@ -625,7 +630,7 @@ CNN_API double    cnn_top_k(cnn_tensor *logits, const cnn_dataset *, int k);
 CNN_API int       cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities);
 CNN_API void      cnn_history_free(cnn_history *);
 #ifndef CNN_NO_STDIO
-CNN_API bool      cnn_print_progress(const cnn_progress *, void *user);   /* user: a FILE *, default stderr */
+CNN_API bool      cnn_print_progress(const cnn_progress *, void *user); /* user: a FILE *, default stderr */
 /* False if the file cannot be written: errno says why. */
 CNN_API bool      cnn_history_csv(const cnn_history *, const char *path);
 /* loss and accuracy over the epochs */
@@ -634,7 +639,7 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
-typedef struct { const char *at; const char *path;                              /* must */
+typedef struct { const char *at; const char *path;    /* must */
                  int max_batch, threads, inference, keep_grads; uint64_t seed; cnn_isa isa;
                      cnn_backend *backend;
                  const cnn_optimizer *optimizer;      /* default: that of the training, but your own must be
@@ -654,10 +659,10 @@ CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
 CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
 #ifndef CNN_NO_STDIO
-/* written beside, then renamed: never half a file */
-CNN_API bool        cnn_save(cnn_graph *, const char *path);
-/* rebuild the net from the file alone, compiled; see cnn_error */
-CNN_API cnn_graph  *cnn_load_(cnn_load_args);
+CNN_API bool        cnn_save(cnn_graph *, const char *path); /* written beside, then renamed: never half a
+                                                                file */
+CNN_API cnn_graph  *cnn_load_(cnn_load_args);                /* rebuild the net from the file alone, compiled;
+                                                                see cnn_error */
 /* fill a compiled graph by name; every parameter must be there */
 CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);
 #endif
@@ -669,22 +674,22 @@ CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);
    is to be normalised if .data is given. Dropout is gone, batch norm is part of the weights before it where
    there are such. Every operation but the losses can be exported, if it treats each sample alone. The file
    is written beside, then renamed. */
-typedef struct { const char *at; cnn_tensor *y; const char *path;               /* must */
-                 const char *prefix;                /* of all names in the file; default "net" */
-                 const cnn_dataset *data;           /* whose mean and deviation are told; default none */
+typedef struct { const char *at; cnn_tensor *y; const char *path; /* must */
+                 const char *prefix;      /* of all names in the file; default "net" */
+                 const cnn_dataset *data; /* whose mean and deviation are told; default none */
                } cnn_export_c_args;
 CNN_API bool        cnn_export_c_(cnn_export_c_args);
 #endif
-CNN_API cnn_tensor *cnn_loss(const cnn_graph *); /* what cnn_compile was given */
-/* what the loss judges: its first operand; the root itself without a loss */
-CNN_API cnn_tensor *cnn_output(const cnn_graph *);
+CNN_API cnn_tensor *cnn_loss(const cnn_graph *);   /* what cnn_compile was given */
+CNN_API cnn_tensor *cnn_output(const cnn_graph *); /* what the loss judges: its first operand; the root itself
+                                                      without a loss */
 
 /* ---- Inspection ---- */
 
 #ifndef CNN_NO_STDIO
 /* per node: shape, parameters, multiply-adds, bytes, place; totals */
 CNN_API void        cnn_summary(cnn_graph *, FILE *);
-CNN_API void        cnn_dot(cnn_graph *, FILE *);     /* Graphviz */
+CNN_API void        cnn_dot(cnn_graph *, FILE *); /* Graphviz */
 #endif
 typedef struct { double worst; const char *param; int index; double analytic, numeric; int checked;
     } cnn_check;
@@ -731,10 +736,10 @@ CNN_API bool        cnn_trace(cnn_tensor *loss, int most, FILE *);
    how: ".png" (not compressed), or ".pgm" and ".ppm". False if the file could not be written, or for a shape
    that is no picture: errno says why. */
 typedef struct { const char *at; const char *path; const float *values; cnn_shape shape; /* must: (n,c,h,w) */
-                 int columns;   /* default: as square as it gets */
-                 int scale;     /* default 1: a value becomes scale x scale pixels */
-                 int raw;       /* 1: 0 is black, 1 is white, beyond is cut off; default: each picture from
-                                   its least value, black, to its largest, white */
+                 int columns; /* default: as square as it gets */
+                 int scale;   /* default 1: a value becomes scale x scale pixels */
+                 int raw;     /* 1: 0 is black, 1 is white, beyond is cut off; default: each picture from its
+                                 least value, black, to its largest, white */
                } cnn_write_image_args;
 CNN_API bool        cnn_write_image_(cnn_write_image_args);
 /* The filters of a layer, from its weight (O,I,h,w): one colour picture for each filter if I = 3, else one
@@ -744,31 +749,31 @@ CNN_API bool        cnn_write_image_(cnn_write_image_args);
 CNN_API bool        cnn_write_filters(cnn_tensor *layer, const char *path, int scale);
 CNN_API bool        cnn_write_maps(cnn_tensor *, int sample, const char *path, int scale);
 #endif
-CNN_API size_t      cnn_param_count(const cnn_graph *); /* trained and frozen, without buffers */
-/* of convolutions and matrix products, for one sample */
-CNN_API double      cnn_multiply_adds(const cnn_graph *);
+CNN_API size_t      cnn_param_count(const cnn_graph *);   /* trained and frozen, without buffers */
+CNN_API double      cnn_multiply_adds(const cnn_graph *); /* of convolutions and matrix products, for one
+                                                             sample */
 
 /* ---- Operations: add your own from outside with the same struct, see examples/custom_op.c ---- */
 
 struct cnn_tensor {
-    const char   *name;              /* "conv1"; after compile never NULL */
-    const char   *at;                /* "lenet.c:14": where it was recorded; may be NULL */
-    const cnn_op *op;                /* NULL for leaves */
+    const char   *name;        /* "conv1"; after compile never NULL */
+    const char   *at;          /* "lenet.c:14": where it was recorded; may be NULL */
+    const cnn_op *op;          /* NULL for leaves */
     cnn_graph    *graph;
     cnn_kind      kind;
     cnn_tensor   *in[CNN_MAX_INPUTS]; /* operands, in the order of the formula */
     int           n_in;
-    cnn_shape     shape;             /* n is max_batch while recording, the current batch while running */
-    bool          batched;           /* shape.n is the batch */
-    bool          needs_grad;        /* some parameter is among its ancestors (or it is one) */
+    cnn_shape     shape;       /* n is max_batch while recording, the current batch while running */
+    bool          batched;     /* shape.n is the batch */
+    bool          needs_grad;  /* some parameter is among its ancestors (or it is one) */
     bool          frozen, kept;
-    const void   *args;              /* the op's option struct, copied */
-    int           index;             /* place in the order of execution */
+    const void   *args;        /* the op's option struct, copied */
+    int           index;       /* place in the order of execution */
     /* valid while the rules of the op run: */
-    float        *data, *grad;       /* N*C*H*W floats; grad is NULL unless needs_grad */
-    void         *saved;             /* op->saved(y) bytes, kept from forward to backward; NULL in CNN_EVAL */
+    float        *data, *grad; /* N*C*H*W floats; grad is NULL unless needs_grad */
+    void         *saved;       /* op->saved(y) bytes, kept from forward to backward; NULL in CNN_EVAL */
     /* where the same places are in their arenas, in floats: what a device uses; see "backends" */
-    size_t        data_at[2], grad_at, saved_at;         /* data_at[CNN_EVAL], data_at[CNN_TRAIN] */
+    size_t        data_at[2], grad_at, saved_at; /* data_at[CNN_EVAL], data_at[CNN_TRAIN] */
 };
 
 /* One option that has to be written to model files and shown in summaries. type: 'i' int, 'u' unsigned, 'f'
@@ -776,31 +781,33 @@ struct cnn_tensor {
 typedef struct { const char *name; char type; size_t offset; } cnn_field;
 #define CNN_FIELD(type, args, member) { #member, type, offsetof(args, member) }
 
-enum { CNN_READS_X = 1, /* backward reads in[i]->data */
-       CNN_READS_Y = 2, /* backward reads y->data */
-       CNN_INPLACE = 4, /* forward may be run with y->data == in[0]->data (element i of y needs only element
-                           i) */
-       CNN_RANDOM  = 8, /* forward in CNN_TRAIN draws random numbers: cnn_gradient_check keeps them fixed */
-       CNN_LOSS    = 16, /* y is a loss: in[0] is what it judges */
-       CNN_RECTIFIER = 32, /* about half of y is zero, as for relu: weights before it start larger (He et
-                              al. 2015) */
-       CNN_INPLACE_GRAD = 64, /* backward may be run with in[0]->grad == y->grad: it sets then, not adds */
+enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
+       CNN_READS_Y = 2,         /* backward reads y->data */
+       CNN_INPLACE = 4,         /* forward may be run with y->data == in[0]->data (element i of y needs only
+                                   element i) */
+       CNN_RANDOM  = 8,         /* forward in CNN_TRAIN draws random numbers: cnn_gradient_check keeps them
+                                   fixed */
+       CNN_LOSS    = 16,        /* y is a loss: in[0] is what it judges */
+       CNN_RECTIFIER = 32,      /* about half of y is zero, as for relu: weights before it start larger (He et
+                                   al. 2015) */
+       CNN_INPLACE_GRAD = 64,   /* backward may be run with in[0]->grad == y->grad: it sets then, not adds */
        CNN_CLEARS_GRAD = 128 }; /* y has one operand, and backward clears in[0]->grad itself, or sets it,
                                    where cnn_grad_is_new(y) */
 
 struct cnn_op {
     const char *name;
-    bool   (*shape)(cnn_tensor *y); /* check operands, set y->shape (and y->batched if it differs from "some
-                                       operand is batched"); on error: return cnn_fail(y, ...) */
-    void   (*forward)(cnn_tensor *y, cnn_mode);   /* y->data = f(in) */
-    void   (*backward)(cnn_tensor *y); /* in[i]->grad += (df/din_i)^T y->grad where in[i]->needs_grad */
+    bool   (*shape)(cnn_tensor *y);      /* check operands, set y->shape (and y->batched if it differs from
+                                            "some operand is batched"); on error: return cnn_fail(y, ...) */
+    void   (*forward)(cnn_tensor *y, cnn_mode); /* y->data = f(in) */
+    void   (*backward)(cnn_tensor *y);   /* in[i]->grad += (df/din_i)^T y->grad where in[i]->needs_grad */
     size_t (*scratch)(const cnn_tensor *y); /* bytes of workspace while it runs: cnn_scratch(y); NULL =
                                                none */
     size_t (*saved)(const cnn_tensor *y); /* bytes kept from forward to backward: y->saved; NULL = none */
     double (*macs)(const cnn_tensor *y); /* multiply-adds for the whole batch shape.n; NULL = not counted */
-    unsigned flags;          /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
-    size_t args_size;        /* sizeof its option struct, 0 = none; the struct begins with `const char *at` */
-    const cnn_field *fields; /* options that matter for the result, ended by { 0 }; NULL = none */
+    unsigned flags;                      /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
+    size_t args_size;                    /* sizeof its option struct, 0 = none; the struct begins with `const
+                                            char *at` */
+    const cnn_field *fields;             /* options that matter for the result, ended by { 0 }; NULL = none */
 };
 
 CNN_API cnn_tensor *cnn_apply(const cnn_op *, cnn_tensor *const *in, int n_in, const void *args,
@@ -811,9 +818,9 @@ __attribute__((format(printf, 2, 3)))
 /* keeps the first message; returns false */
 CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...);
 typedef struct { char s[64]; } cnn_text;
-CNN_API cnn_text    cnn_shape_text(const cnn_tensor *); /* .s is text such as (N,6,28,28) */
-CNN_API void       *cnn_scratch(const cnn_tensor *y);            /* op->scratch(y) bytes, aligned to 64 */
-CNN_API int         cnn_threads(const cnn_tensor *y);            /* how many threads a rule may use */
+CNN_API cnn_text    cnn_shape_text(const cnn_tensor *);   /* .s is text such as (N,6,28,28) */
+CNN_API void       *cnn_scratch(const cnn_tensor *y);     /* op->scratch(y) bytes, aligned to 64 */
+CNN_API int         cnn_threads(const cnn_tensor *y);     /* how many threads a rule may use */
 CNN_API bool        cnn_grad_is_new(const cnn_tensor *y); /* in backward: in[0]->grad holds nothing yet */
 /* random bits for element i in this training step: the same in forward and backward, on the CPU and on a
    device */
@@ -825,8 +832,8 @@ typedef enum { CNN_ARENA_PARAMS, CNN_ARENA_GRADS, CNN_ARENA_OPTIMIZER, CNN_ARENA
                CNN_ARENA_ACTIVATIONS, CNN_ARENA_SCRATCH, CNN_ARENAS } cnn_arena;
 typedef struct {
     const cnn_op *op;
-    bool (*accepts) (const cnn_backend *, const cnn_tensor *y);   /* NULL = always */
-    bool (*forward) (cnn_backend *, cnn_tensor *y, cnn_mode);     /* false after an error in backend->error */
+    bool (*accepts) (const cnn_backend *, const cnn_tensor *y); /* NULL = always */
+    bool (*forward) (cnn_backend *, cnn_tensor *y, cnn_mode);   /* false after an error in backend->error */
     bool (*backward)(cnn_backend *, cnn_tensor *y);
 } cnn_kernel;
 /* Where the arrays of a tensor are on the device: buffer[arena] and an offset in floats. */
@@ -834,7 +841,7 @@ typedef struct { void *buffer; size_t at; } cnn_place;
 
 struct cnn_backend {
     const char *name;
-    void *(*alloc)   (cnn_backend *, size_t bytes);             /* NULL after an error */
+    void *(*alloc)   (cnn_backend *, size_t bytes); /* NULL after an error */
     void  (*release) (cnn_backend *, void *buffer);
     /* at in bytes */
     bool  (*upload)  (cnn_backend *, void *buffer, size_t at, const void *from, size_t bytes);
@@ -846,26 +853,26 @@ struct cnn_backend {
        it. */
     bool  (*update)  (cnn_backend *, const cnn_optimizer *, cnn_place w, cnn_place dw, cnn_place slots,
                       size_t n, size_t slot_stride, const cnn_step_args *, long step);
-    bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor);           /* x *= factor */
-    bool  (*mix)     (cnn_backend *, cnn_place a, cnn_place x, size_t n, float share);  /* a += share (x-a) */
+    bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor); /* x *= factor */
+    bool  (*mix)     (cnn_backend *, cnn_place a, cnn_place x, size_t n, float share); /* a += share (x-a) */
     /* Two running sums that stay on the device until somebody asks: from 0 where `anew`, then read into *take
        unless that is NULL. squares: sum of x^2 (n = 0: read only), to clip with scale. correct: rows of
        logits (N,C,H,W), as cnn_correct counts them. */
     bool  (*squares) (cnn_backend *, cnn_place x, size_t n, bool anew, double *take);
     bool  (*correct) (cnn_backend *, cnn_place logits, cnn_shape, cnn_place labels, bool anew, int *take);
-    void  (*close)   (cnn_backend *);                           /* called by cnn_free; NULL = nothing to do */
+    void  (*close)   (cnn_backend *);               /* called by cnn_free; NULL = nothing to do */
     const cnn_kernel *kernels;
     int    n_kernels;
     char   error[CNN_ERROR_SIZE];
 };
-CNN_API cnn_place cnn_place_data (const cnn_tensor *);         /* for the rows of a backend, while they run */
+CNN_API cnn_place cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
 CNN_API cnn_place cnn_place_grad (const cnn_tensor *);
 CNN_API cnn_place cnn_place_saved(const cnn_tensor *);
 CNN_API cnn_place cnn_place_scratch(const cnn_graph *);
 typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* copies since cnn_compile; nodes
                                                                         without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);
-CNN_API bool      cnn_on_device(const cnn_tensor *);            /* a row of the backend computes it */
+CNN_API bool      cnn_on_device(const cnn_tensor *); /* a row of the backend computes it */
 /* Fetch all that training changes (parameters, running statistics, the optimizer's state), close the device
    and go on on the CPU. After an error of the device, such as a full memory, this is the way to rescue a
    training: where the device still answers, it takes the graph's error away; gradients and values are to be
@@ -2525,7 +2532,8 @@ static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
 
 /* forward: kc terms from b on of ni rows of the weights, side by side. They lie in the order (c,i,j) and are
    wanted in the order (i,c,j): a few channels are packed as they lie, then a row of the kernel is picked. */
-static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float *w, ptrdiff_t b, ptrdiff_t kc)
+static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float *w, ptrdiff_t b,
+                           ptrdiff_t kc)
 {
     enum { FLOATS = 1024 };
     const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
@@ -4378,8 +4386,8 @@ static bool cnn__pool_shape(cnn_tensor *y)
         return cnn_fail(y, "dilation %d,%d is for max_pool", t.h.dilation, t.w.dilation);
     if (!cnn__sees_input(&t.h) || !cnn__sees_input(&t.w))
         return cnn_fail(y, "dilation %d,%d is too wide for input %s with pad %d,%d: a window would see "
-                        "nothing but padding", t.h.dilation, t.w.dilation, cnn__shape_text(y->in[0]).s, t.h.pad,
-                        t.w.pad);
+                        "nothing but padding",
+                        t.h.dilation, t.w.dilation, cnn__shape_text(y->in[0]).s, t.h.pad, t.w.pad);
     const cnn_shape x = y->in[0]->shape;
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&t.h), cnn__count_windows(&t.w) };
     return true;
