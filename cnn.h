@@ -110,7 +110,7 @@ typedef struct { int n, c, h, w; } cnn_shape; /* (N,C,H,W), w fastest */
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
 typedef enum { CNN_ISA_AUTO, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
-enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 2, CNN_ERROR_SIZE = 512 };
+enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
 /* Where a call was made, for error messages: "lenet.c:14". */
 #define CNN_STR_(x) #x
@@ -421,12 +421,12 @@ CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
 
 typedef struct { const char *at; cnn_graph *g; /* must */
                  float lr;                     /* must be positive: there is no sensible default */
-                 float momentum;               /* of cnn_sgd and cnn_rmsprop; default 0 */
+                 float momentum;               /* of cnn_sgd and both RMSprops; default 0 */
                  float weight_decay;           /* default 0; added to the gradient: L2. cnn_adamw: default
                                                   0.01, taken off the weights (for none use cnn_adam) */
                  int   nesterov;               /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
                  float beta1, beta2;           /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
-                 float alpha;                  /* of cnn_rmsprop; default 0.99 */
+                 float alpha;                  /* of both RMSprops; default 0.99 */
                  float eps;                    /* default 1e-8; cnn_adagrad: 1e-10 */
                  float dampening;              /* of cnn_sgd with momentum, not Nesterov's; default 0 */
                } cnn_step_args;
@@ -445,6 +445,7 @@ CNN_API const cnn_optimizer *cnn_sgd(void);
 CNN_API const cnn_optimizer *cnn_adam(void);
 CNN_API const cnn_optimizer *cnn_adamw(void);
 CNN_API const cnn_optimizer *cnn_rmsprop(void);
+CNN_API const cnn_optimizer *cnn_rmsprop_centered(void); /* PyTorch's centered = True; one slot more */
 CNN_API const cnn_optimizer *cnn_adagrad(void);
 
 /* Scale all gradients so that their Euclidean length, taken over all parameters together, is at most max_norm
@@ -7678,20 +7679,26 @@ CNN_API const cnn_optimizer *cnn_adamw(void)
 
 /* RMSprop (Tieleman, Hinton 2012), in PyTorch's form, with v and b zero before the first step:
        d  = dw + weight_decay w
-       v  = alpha v + (1 - alpha) d^2
+       v  = alpha v + (1 - alpha) d^2                 mean of the square
        b  = momentum b + d / (sqrt(v) + eps)
        w -= lr b
-   Here beta2 is alpha and beta1 the momentum. */
+   Centred (Graves 2013), the mean of the gradient is kept too, m = alpha m + (1 - alpha) d, and the root is
+   of the variance v - m^2, where rounding below 0 counts as 0. Here beta2 is alpha and beta1 the momentum;
+   m is NULL if not centred. */
 static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float *restrict v,
-                             float *restrict b, size_t n, const cnn__rates *r)
+                             float *restrict b, float *restrict m, size_t n, const cnn__rates *r)
 {
-    float root[CNN__RUN_OF], lr = r->lr, decay = r->decay, eps = r->eps, alpha = r->beta2,
-        momentum = r->beta1;
+    float root[CNN__RUN_OF], variance[CNN__RUN_OF] = { 0 }, lr = r->lr, decay = r->decay, eps = r->eps,
+          alpha = r->beta2, momentum = r->beta1;
     for (size_t i = 0; i < n; i++) {
         float d = dw[i] + decay * w[i];
         v[i] = alpha * v[i] + (1 - alpha) * d * d;
     }
-    cnn__roots(root, v, n);
+    for (size_t i = 0; m && i < n; i++) {
+        m[i] = alpha * m[i] + (1 - alpha) * (dw[i] + decay * w[i]);
+        variance[i] = v[i] > m[i] * m[i] ? v[i] - m[i] * m[i] : 0;
+    }
+    cnn__roots(root, m ? variance : v, n);
     for (size_t i = 0; i < n; i++) {
         float d = dw[i] + decay * w[i];
         b[i] = momentum * b[i] + d / (root[i] + eps);
@@ -7702,19 +7709,24 @@ static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float 
 static void cnn__rmsprop_update(float *w, const float *dw, float *const *slot, size_t n,
                                 const cnn_step_args *a, long step)
 {
-    float *v = slot[0], *b = slot[1];
+    float *v = slot[0], *b = slot[1], *m = slot[2];
     size_t i = 0;
     const cnn__rates r = { a->lr, a->weight_decay, 1, a->momentum, cnn__option(a->alpha, 0.99f),
         cnn__option(a->eps, 1e-8f), 1 };
     (void)step;
     for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF)
-        cnn__rmsprop_run(w + i, dw + i, v + i, b + i, CNN__RUN_OF, &r);
-    cnn__rmsprop_run(w + i, dw + i, v + i, b + i, n - i, &r);
+        cnn__rmsprop_run(w + i, dw + i, v + i, b + i, m ? m + i : NULL, CNN__RUN_OF, &r);
+    cnn__rmsprop_run(w + i, dw + i, v + i, b + i, m ? m + i : NULL, n - i, &r);
 }
 CNN_API const cnn_optimizer *cnn_rmsprop(void)
 {
     static const cnn_optimizer rmsprop = { "rmsprop", 2, cnn__rmsprop_update };
     return &rmsprop;
+}
+CNN_API const cnn_optimizer *cnn_rmsprop_centered(void)
+{
+    static const cnn_optimizer centered = { "rmsprop_centered", 3, cnn__rmsprop_update };
+    return &centered;
 }
 
 /* AdaGrad (Duchi, Hazan, Singer 2011), with s zero before the first step:
@@ -7760,16 +7772,17 @@ static bool cnn__check_step(cnn_graph *g, const char *at, const char *what, cons
         return cnn__fail(g, at, what, "weight_decay %g is not a number from 0", (double)a->weight_decay);
     const cnn_optimizer *o = g->config.optimizer;
     bool no_momentum = o == cnn_adam() || o == cnn_adamw() || o == cnn_adagrad();
+    bool rmsprop = o == cnn_rmsprop() || o == cnn_rmsprop_centered();
     if (no_momentum && a->momentum != 0)
         return cnn__fail(g, at, what, "momentum is for sgd and rmsprop; this graph's optimizer is %s",
                          o->name);
-    if (a->nesterov && (no_momentum || o == cnn_rmsprop()))
+    if (a->nesterov && (no_momentum || rmsprop))
         return cnn__fail(g, at, what, "nesterov is for sgd; this graph's optimizer is %s", o->name);
     if (a->nesterov && a->momentum == 0)
         return cnn__fail(g, at, what, "nesterov needs a momentum, such as .momentum = 0.9f");
     if (!(a->dampening >= 0 && a->dampening <= 1))
         return cnn__fail(g, at, what, "dampening %g is outside [0,1]", (double)a->dampening);
-    if (a->dampening != 0 && (o == cnn_rmsprop() || a->momentum == 0 || a->nesterov))
+    if (a->dampening != 0 && (rmsprop || a->momentum == 0 || a->nesterov))
         return cnn__fail(g, at, what, "dampening is for sgd with a momentum, not Nesterov's");
     const struct { const char *name; float value; } part[] = { { "beta1", a->beta1 }, { "beta2", a->beta2 },
         { "alpha", a->alpha } };
@@ -10563,7 +10576,8 @@ static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
 /* Where the program names no optimizer, that of the file goes on. */
 static bool cnn__choose_optimizer(const cnn__file *f, const cnn_load_args *a)
 {
-    const cnn_optimizer *const known[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
+    const cnn_optimizer *const known[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
+                                           cnn_rmsprop_centered(), cnn_adagrad() };
     const char *name = f->state;
     for (int i = 0; name && i < 3; i++) name = strchr(name, ' ') ? strchr(name, ' ') + 1 : NULL;
     if (!name || a->optimizer || f->g->config.inference) return true;      /* cnn__read_state looks closer */

@@ -1269,8 +1269,8 @@ static const char *const cnn__cl_source[] = {
         dx[i] += f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[0] / (float)n;
     }),
 
-    /* The updates of cnn_sgd with its (cd,cb), cnn_adam and cnn_adamw, cnn_rmsprop, cnn_adagrad. Formulas
-       stand there. */
+    /* The updates of cnn_sgd with its (cd,cb), cnn_adam and cnn_adamw, cnn_rmsprop (m only if centred),
+       cnn_adagrad. Formulas stand there. */
     CNN__CL_SOURCE(
     __kernel void sgd(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float momentum,
                       float share, float cd, float cb)
@@ -1290,13 +1290,17 @@ static const char *const cnn__cl_source[] = {
         v[i] = b2 * v[i] + (1.0f - b2) * d * d;
         w[i] = keep * w[i] - lr * (m[i] / (sqrt(v[i]) * scale + eps));
     }
-    __kernel void rmsprop(ARRAY(w), ARRAY(dw), ARRAY(v), ARRAY(b), int n, float lr, float decay,
-                          float momentum, float alpha, float eps)
+    __kernel void rmsprop(ARRAY(w), ARRAY(dw), ARRAY(v), ARRAY(b), ARRAY(m), int n, int centered, float lr,
+                          float decay, float momentum, float alpha, float eps)
     {
-        BASE(w) BASE(dw) BASE(v) BASE(b) ITEM(i, n)
+        BASE(w) BASE(dw) BASE(v) BASE(b) BASE(m) ITEM(i, n)
         const float d = dw[i] + decay * w[i];
-        v[i] = alpha * v[i] + (1.0f - alpha) * d * d;
-        b[i] = momentum * b[i] + d / (sqrt(v[i]) + eps);
+        float variance = v[i] = alpha * v[i] + (1.0f - alpha) * d * d;
+        if (centered) {
+            m[i] = alpha * m[i] + (1.0f - alpha) * d;
+            variance = max(variance - m[i] * m[i], 0.0f);
+        }
+        b[i] = momentum * b[i] + d / (sqrt(variance) + eps);
         w[i] -= lr * b[i];
     }
     __kernel void adagrad(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float eps)
@@ -2480,11 +2484,14 @@ static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w
                         CNN__FLOAT(own ? 1 - a->lr * cnn__option(a->weight_decay, 0.01f) : 1),
                         CNN__FLOAT(r.beta1), CNN__FLOAT(r.beta2), CNN__FLOAT(r.eps), CNN__FLOAT(r.scale));
     }
-    if (o == cnn_rmsprop())
+    if (o == cnn_rmsprop() || o == cnn_rmsprop_centered()) {
+        bool      centered = o == cnn_rmsprop_centered();
+        cnn_place third = centered ? cnn__place_at(second, slot_stride) : second;
         return CNN__RUN(d, rmsprop, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
-                        CNN__ARRAY(second), CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay),
-                        CNN__FLOAT(a->momentum), CNN__FLOAT(cnn__option(a->alpha, 0.99f)),
-                        CNN__FLOAT(cnn__option(a->eps, 1e-8f)));
+                        CNN__ARRAY(second), CNN__ARRAY(third), CNN__INT(items), CNN__INT(centered),
+                        CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum),
+                        CNN__FLOAT(cnn__option(a->alpha, 0.99f)), CNN__FLOAT(cnn__option(a->eps, 1e-8f)));
+    }
     if (o == cnn_adagrad())
         return CNN__RUN(d, adagrad, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
                         CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay),
@@ -2940,7 +2947,7 @@ static bool cnn__cl_check_rows(cnn__cl *d)
 static bool cnn__cl_check_training(cnn__cl *d)
 {
     const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
-                                                cnn_adagrad() };
+                                                cnn_rmsprop_centered(), cnn_adagrad() };
     /* (4,3), then labels */
     static const float values[] = { 1, 2, 0,  3, 3, 1,  0, 1, 1,  NAN, 0, 1,   1, 0, 2, 1 };
     void (*close)(cnn_backend *) = d->base.close;
@@ -2953,7 +2960,7 @@ static bool cnn__cl_check_training(cnn__cl *d)
                                 (cnn_place){ buffer, 12 }, !i, i ? &correct : NULL);
     if (buffer) d->base.release(&d->base, buffer);
     d->base.close = NULL;
-    for (int i = 0; i < 5 && right; i++) right = cnn__cl_try_row(d, &cnn_op_dense, 0, optimizers[i]);
+    for (int i = 0; i < 6 && right; i++) right = cnn__cl_try_row(d, &cnn_op_dense, 0, optimizers[i]);
     d->base.close = close;
     if (d->base.error[0] || (right && correct == 2 * 2)) return !d->base.error[0];
     d->base.update = NULL, d->base.scale = NULL, d->base.mix = NULL;

@@ -88,7 +88,7 @@ static bool perceptron(void)
     double d_o[2], d_n2[2], d_w2[4], d_h[2], d_n1[2], d_w1[4], w1_new[4], w2_new[4];
     for (int k = 0; k < 2; k++) d_o[k]  = o[k] - (k ? .99 : .01);          /* E = 1/2 (t - o)^2 */
     for (int k = 0; k < 2; k++) d_n2[k] = d_o[k] * o[k] * (1 - o[k]);      /* o = sigmoid(n2) */
-    for (int k = 0; k < 4; k++) d_w2[k] = d_n2[k / 2] * h[k % 2];          /* n2 = W2 h + b: an outer product */
+    for (int k = 0; k < 4; k++) d_w2[k] = d_n2[k / 2] * h[k % 2];        /* n2 = W2 h + b: an outer product */
     for (int k = 0; k < 2; k++) d_h[k]  = d_n2[0] * (.40 + .05 * k) + d_n2[1] * (.50 + .05 * k);
     for (int k = 0; k < 2; k++) d_n1[k] = d_h[k] * h[k] * (1 - h[k]);
     for (int k = 0; k < 4; k++) d_w1[k] = d_n1[k / 2] * (k % 2 ? .10 : .05);
@@ -142,8 +142,8 @@ static void correlate(const double *x, int size, const double *f, int k, double 
    from      y[p][q]        += x[p+i][q+j] f[i][j]
    follow    d_f[i][j]      += d_y[p][q] x[p+i][q+j]
    and       d_x[p+i][q+j]  += d_y[p][q] f[i][j].
-   So d_F = X * d_Y, a convolution again, and d_X is d_Y with a border of zeros, convolved with F turned by 180
-   degrees. */
+   So d_F = X * d_Y, a convolution again, and d_X is d_Y with a border of zeros, convolved with F turned by
+   180 degrees. */
 static void correlate_back(const double *x, const double *f, const double *d_y, double *d_x, double *d_f)
 {
     for (int k = 0; k < 9; k++) d_x[k] = 0;
@@ -252,8 +252,8 @@ static bool convolution_net(void)
 
 /* ---- 3. The exercise: gradients of one convolution -------------------------------------------------------
 
-   Given X, F and d_Y, find d_F and d_X. To hand d_Y to the library, take J = sum of (Y d_Y): its gradient by Y
-   is d_Y. (Our X, F and d_Y are small numbers that lead to the exercise's answers.) */
+   Given X, F and d_Y, find d_F and d_X. To hand d_Y to the library, take J = sum of (Y d_Y): its gradient by
+   Y is d_Y. (Our X, F and d_Y are small numbers that lead to the exercise's answers.) */
 static bool exercise(void)
 {
     static const float x[9] = { 0, 1, 2,  0, 1, 0,  1, 0, 0 }, f[4] = { 1, -2,  -3, -1 };

@@ -16,7 +16,7 @@
 
 typedef struct { int h, w; float *pixel; } image;          /* 0 paper .. 1 ink */
 
-static int read_number(FILE *f)                        /* the next number of the header; -1 if there is none */
+static int read_number(FILE *f)                    /* the next number of the header; -1 if there is none */
 {
     int c = fgetc(f), n = 0;
     while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
@@ -128,7 +128,10 @@ int main(int argc, char **argv)
     cnn_dataset test = { 0 };
     int         status = 1, truth = -1;
     if (cnn_error(g)) { fprintf(stderr, "%s\n", cnn_error(g)); goto done; }
-    if (!x || x->shape.c != 1) { fprintf(stderr, "%s: the input is not one grey picture\n", model); goto done; }
+    if (!x || x->shape.c != 1) {
+        fprintf(stderr, "%s: the input is not one grey picture\n", model);
+        goto done;
+    }
 
     int h = x->shape.h, w = x->shape.w, classes = logits->shape.c;
     pixel = malloc((size_t)(h * w) * sizeof(float)), p = malloc((size_t)classes * sizeof(float));

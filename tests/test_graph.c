@@ -1071,8 +1071,9 @@ static bool watch(const cnn_progress *p, void *user) { return (void)p, (void)use
 
 static void mirror_fits(void)
 {
-    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
-    for (int i = 0; i < 5; i++)
+    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
+                                                cnn_rmsprop_centered(), cnn_adagrad() };
+    for (int i = 0; i < 6; i++)
         for (int way = 0; way < 4; way++) {
             mirror m;
             mirror_open(&m, 0, false);

@@ -464,8 +464,8 @@ static void many_launches(void)
 static void updates_on_the_device(void)
 {
     const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
-                                                cnn_adagrad() };
-    for (int k = 0; k < 5; k++) {
+                                                cnn_rmsprop_centered(), cnn_adagrad() };
+    for (int k = 0; k < 6; k++) {
         optimizer = optimizers[k];
         net   n[2] = { lenet(NULL), lenet(shared) };
         float x[28 * 28 * BATCH], loss[2][6];

@@ -206,9 +206,10 @@ static cnn_fit_args training(net n, cnn_dataset *d, cnn_dataset *v, cnn_history 
 /* Stopped after k calls of progress, again and again, each time going on in a new graph. */
 static void resumed_to_the_bit(void)
 {
-    const cnn_optimizer *const all[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
+    const cnn_optimizer *const all[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
+                                         cnn_rmsprop_centered(), cnn_adagrad() };
     cnn_dataset d = new_data(), v = new_data();
-    for (int o = 0; o < 5; o++) {
+    for (int o = 0; o < 6; o++) {
         cnn_history h = { 0 };
         net n = new_net(all[o], BATCH, 1, true);
         cnn_fit_args a = training(n, &d, &v, &h);
@@ -460,17 +461,17 @@ static void own_update(float *w, const float *dw, float *const *slot, size_t n, 
 static void optimizer_from_the_file(void)
 {
     static const cnn_optimizer own = { "own", 0, own_update };
-    const cnn_optimizer *const all[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad(),
-        &own };
+    const cnn_optimizer *const all[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
+                                         cnn_rmsprop_centered(), cnn_adagrad(), &own };
     cnn_dataset d = new_data();
-    for (int o = 0; o < 6; o++) {
+    for (int o = 0; o < 7; o++) {
         net n = new_net(all[o], BATCH, 1, true);
         CHECK(cnn_fit(n.loss, n.logits, &d, .lr = 0.01f));
         size_t size = cnn_save_memory(n.g, NULL, 0);
         char  *file = test_alloc(size);
         CHECK(cnn_save_memory(n.g, file, size) == size);
         cnn_graph *g = cnn_load_memory(file, size, (cnn_load_args){ .path = "m", .max_batch = BATCH });
-        if (o == 5)
+        if (all[o] == &own)
             CHECK(cnn_error(g) && strstr(cnn_error(g),
                   "it was trained by the optimizer \"own\": hand it to cnn_load in .optimizer"));
         else {

@@ -403,6 +403,9 @@ static const struct { const char *name; const cnn_optimizer *(*optimizer)(void);
     { "rmsprop",         cnn_rmsprop, STEP(0.02f) },
     { "rmsprop_options", cnn_rmsprop, STEP(0.02f, .alpha = 0.9f, .eps = 1e-3f, .momentum = 0.6f,
         .weight_decay = 0.1f) },
+    { "rmsprop_centered", cnn_rmsprop_centered, STEP(0.02f) },
+    { "rmsprop_centered_options", cnn_rmsprop_centered, STEP(0.02f, .alpha = 0.9f, .eps = 1e-3f,
+        .momentum = 0.6f, .weight_decay = 0.1f) },
     { "adagrad",         cnn_adagrad, STEP(0.1f) },
     { "adagrad_options", cnn_adagrad, STEP(0.1f, .eps = 1e-3f, .weight_decay = 0.1f) } };
 enum { N_OPTIMIZERS = sizeof optimizers / sizeof *optimizers };

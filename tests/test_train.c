@@ -160,20 +160,21 @@ static void adam_cs231n(void)
 static void optimizers_against_float64(void)
 {
     static const int length[] = { 1, 17, 150001 };
-    const cnn_optimizer *const all[] = { cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_adagrad() };
-    for (int k = 0; k < 4 * 3 * 2; k++) {
-        const cnn_optimizer *o = all[k % 4];
-        int    n = length[k / 4 % 3], said = k / 12;                      /* said: the options, else their defaults */
+    const cnn_optimizer *const all[] = { cnn_adam(), cnn_adamw(), cnn_rmsprop(), cnn_rmsprop_centered(), cnn_adagrad() };
+    for (int k = 0; k < 5 * 3 * 2; k++) {
+        const cnn_optimizer *o = all[k % 5];
+        bool   rmsprop = o == cnn_rmsprop() || o == cnn_rmsprop_centered();
+        int    n = length[k / 5 % 3], said = k / 15;                      /* said: the options, else their defaults */
         size_t size = (size_t)n;
         float *w = test_floats(size), *a = test_floats(size), *c = test_floats(size), *got = test_floats(size), *first = test_floats(size);
-        double *rw = test_alloc(size * sizeof *rw), *p = test_alloc(size * sizeof *p), *q = test_alloc(size * sizeof *q);
+        double *rw = test_alloc(size * sizeof *rw), *p = test_alloc(size * sizeof *p), *q = test_alloc(size * sizeof *q), *m = test_alloc(size * sizeof *m);
         test_fill(w, size, -1, 1), test_fill(a, size, 0.1, 2), test_fill(c, size, 0.5, 1);
         cnn_step_args s = { .lr = 0.01f };
         if (said) s.weight_decay = 0.1f, s.beta1 = 0.8f, s.beta2 = 0.95f, s.alpha = 0.9f, s.eps = 1e-3f;
-        if (said && o == cnn_rmsprop()) s.momentum = 0.5f;
+        if (said && rmsprop) s.momentum = 0.5f;
         double lr = (double)s.lr, decay = (double)s.weight_decay, eps = said ? (double)s.eps : o == cnn_adagrad() ? 1e-10 : 1e-8;
         double b1 = said ? (double)s.beta1 : 0.9, b2 = said ? (double)s.beta2 : 0.999, alpha = said ? (double)s.alpha : 0.99;
-        for (int i = 0; i < n; i++) rw[i] = (double)w[i], p[i] = q[i] = 0;
+        for (int i = 0; i < n; i++) rw[i] = (double)w[i], p[i] = q[i] = m[i] = 0;
         for (int t = 1; t <= 10; t++)
             for (int i = 0; i < n; i++) {
                 double d = (double)a[i] * rw[i] + (double)c[i];
@@ -182,8 +183,10 @@ static void optimizers_against_float64(void)
                 if (o == cnn_adam() || o == cnn_adamw()) {
                     p[i] = b1 * p[i] + (1 - b1) * d, q[i] = b2 * q[i] + (1 - b2) * d * d;
                     rw[i] -= lr * (p[i] / (1 - pow(b1, t))) / (sqrt(q[i] / (1 - pow(b2, t))) + eps);
-                } else if (o == cnn_rmsprop()) {
-                    p[i] = alpha * p[i] + (1 - alpha) * d * d, q[i] = (double)s.momentum * q[i] + d / (sqrt(p[i]) + eps);
+                } else if (rmsprop) {
+                    p[i] = alpha * p[i] + (1 - alpha) * d * d;
+                    if (o == cnn_rmsprop_centered()) m[i] = alpha * m[i] + (1 - alpha) * d;
+                    q[i] = (double)s.momentum * q[i] + d / (sqrt(p[i] - m[i] * m[i]) + eps);
                     rw[i] -= lr * q[i];
                 } else {
                     p[i] += d * d;
@@ -201,7 +204,7 @@ static void optimizers_against_float64(void)
             CHECK_STR(cnn_error(h.g), NULL);
             cnn_free(h.g);
         }
-        free(w), free(a), free(c), free(got), free(first), free(rw), free(p), free(q);
+        free(w), free(a), free(c), free(got), free(first), free(rw), free(p), free(q), free(m);
     }
 }
 

@@ -263,6 +263,9 @@ for name, make in {
     "adagrad": lambda p: torch.optim.Adagrad(p, lr=0.1),
     "adagrad_options": lambda p: torch.optim.Adagrad(p, lr=0.1, eps=1e-3, weight_decay=0.1),
     "sgd_dampening": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.8, weight_decay=0.02, dampening=0.3),
+    "rmsprop_centered": lambda p: torch.optim.RMSprop(p, lr=0.02, centered=True),
+    "rmsprop_centered_options": lambda p: torch.optim.RMSprop(p, lr=0.02, alpha=0.9, eps=1e-3, momentum=0.6,
+                                                              weight_decay=0.1, centered=True),
 }.items():
     w, g = rand(11).requires_grad_(), rand(10, 11)
     store(out, name + "/w0", w)
