@@ -1,7 +1,7 @@
 /* cifar10.c - small pictures in ten classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship,
    truck.
 
-     cc -std=c99 -O2 -fopenmp examples/cifar10.c -I. -o cifar10 -lm
+     cc -std=c99 -O2 -fopenmp examples/cifar10.c -o cifar10 -lm
      ./cifar10 RECIPE DIRECTORY [SEED [EPOCHS]]           RECIPE: fast, best, resnet20
 
    DIRECTORY holds data_batch_1.bin ... data_batch_5.bin and test_batch.bin, which is CIFAR-10's "binary
@@ -9,13 +9,14 @@
    2009).
 
    fast and best are one short, wide net without skips, trained in few epochs at a high learning rate (Page
-   2018, "How to train your ResNet"; Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU"): its first
-   layer is not learned but computed, so that what leaves it is white; each convolution starts as the identity;
-   biases learn 64 times as fast as weights. resnet20 is the net of He et al. 2015 with the usual augmentation.
+   2018, "How to train your ResNet"; Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU"): its
+   first layer is not learned but computed, so that what leaves it is white; each convolution starts as the
+   identity; biases learn 64 times as fast as weights. resnet20 is the net of He et al. 2015 with the usual
+   augmentation.
    The weights judged are those of the last epoch, once, on the 10,000 test pictures; the answer to a picture
    is the mean of the answers to it and to its mirror image (without it: the second figure). */
 #define CNN_IMPLEMENTATION
-#include "cnn.h"
+#include "../cnn.h"
 #include <time.h>
 
 typedef cnn_tensor T;
@@ -104,7 +105,7 @@ static T *wide(cnn_graph *g, T *x, const recipe *r, const float *whiten)
 {
     T *white = cnn_const(g, (cnn_shape){ WHITE, IN, 2, 2 }, whiten);
     T *h = cnn_silu(cnn_conv2d(x, WHITE, 2, .weight = white));                          /* (N,24,31,31) */
-    for (int i = 0; i < 3; i++) {                                                       /* 31 -> 15 -> 7 -> 3 */
+    for (int i = 0; i < 3; i++) {                                                  /* 31 -> 15 -> 7 -> 3 */
         h = cnn_conv2d(h, r->width[i], 3, .pad = 1, .no_bias = 1);
         h = cnn_silu(cnn_batch_norm(cnn_max_pool(h, 2), .momentum = 0.4f));
         h = cnn_silu(conv_bn(h, r->width[i]));

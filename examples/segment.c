@@ -1,6 +1,6 @@
 /* segment.c - a small U-Net finds shapes, pixel by pixel.
 
-     cc -std=c99 -O2 -fopenmp examples/segment.c -I. -o segment -lm && ./segment [BATCHES [SEED]]
+     cc -std=c99 -O2 -fopenmp examples/segment.c -o segment -lm && ./segment [BATCHES [SEED]]
 
    The pictures are drawn here: discs, rectangles and triangles, which may overlap, of random grey on random
    grey, with noise. The net says for each pixel which of the four classes it belongs to (Ronneberger,
@@ -9,7 +9,7 @@
    for it, the share that are both. At the end build/segment.png (or segment.png) shows eight of them, a row
    each: picture, truth, and what the net made of it. */
 #define CNN_IMPLEMENTATION
-#include "cnn.h"
+#include "../cnn.h"
 #include <time.h>
 
 enum { SIZE = 48, PIXELS = SIZE * SIZE, CLASSES = 4, BATCH = 16, TESTS = 256, SHOWN = 8 };

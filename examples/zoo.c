@@ -375,7 +375,7 @@ static int one(const struct net *n, int train)
         for (size_t i = 0; labels && i < cnn_count(t); i++) labels[i] = (float)(i % 2);
         printf("loss before the step %.4f", (double)cnn_forward(root, CNN_TRAIN));
         cnn_backward(root);
-        cnn_step(g, .lr = 0.01f);
+        cnn_clip_grads(g, 1), cnn_step(g, .lr = 0.01f);
         printf(", after it %.4f\n", (double)cnn_forward(root, CNN_TRAIN));
     } else {
         cnn_forward(y, CNN_EVAL);
