@@ -101,12 +101,12 @@
 extern "C" {
 #endif
 
-typedef struct cnn_graph   cnn_graph; /* owns every tensor, parameter and byte below */
-typedef struct cnn_tensor  cnn_tensor; /* one node of the graph and the array that it computes */
-typedef struct cnn_op      cnn_op; /* the rules of one operation: see "Operations" below */
-typedef struct cnn_backend cnn_backend; /* a device; NULL = the CPU code in the rooms */
-typedef struct cnn_optimizer cnn_optimizer;
-typedef struct { int n, c, h, w; } cnn_shape; /* (N,C,H,W), w fastest */
+typedef struct cnn_graph     cnn_graph;     /* owns every tensor, parameter and byte below */
+typedef struct cnn_tensor    cnn_tensor;    /* one node of the graph and the array that it computes */
+typedef struct cnn_op        cnn_op;        /* the rules of one operation: see "Operations" below */
+typedef struct cnn_optimizer cnn_optimizer; /* a rule for updating weights: see "Optimizer" below */
+typedef struct cnn_backend   cnn_backend;   /* a device; NULL = the CPU code in the rooms */
+typedef struct { int n, c, h, w; } cnn_shape;                                      /* (N,C,H,W), w fastest */
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
 typedef enum { CNN_ISA_AUTO, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
@@ -877,8 +877,8 @@ CNN_API bool      cnn_on_device(const cnn_tensor *); /* a row of the backend com
 /* Fetch all that training changes (parameters, running statistics, the optimizer's state), close the device
    and go on on the CPU. After an error of the device, such as a full memory, this is the way to rescue a
    training: where the device still answers, it takes the graph's error away; gradients and values are to be
-   computed again. False if there is no device, after an error that was not the device's, and if a copy fails.
-   */
+   computed again. False if there is no device, after an error that was not the device's, or if a copy
+   fails. */
 CNN_API bool      cnn_leave_device(cnn_graph *);
 
 /* One word per room. The list feeds cnn_load and the tests. */
@@ -1087,8 +1087,7 @@ typedef struct cnn__node {
     int               last[2];          /* memory plan, per mode: the time of the last read of the value */
     int               span_last;        /* memory plan: the last read of the place, by it or who runs in place
                                            of it */
-    int               grad_first;       /* index of the user whose backward is the first to write the gradient
-                                           */
+    int               grad_first;       /* index of the user whose backward is the first to write it */
     struct cnn__node *alias[2];         /* memory plan, per mode: it runs in place of this operand */
     struct cnn__node *joined[2];        /* memory plan, per mode: this one runs in place of it */
     int               users;            /* memory plan: how often it is an operand */
@@ -1121,13 +1120,11 @@ struct cnn_graph {
     bool         planned, compiled;
     bool         shares;                /* a view: parameters and buffers are another graph's, only read */
     cnn_memory   memory;
-    void        *base;                  /* the one allocation behind the arenas; NULL if the caller gave the
-                                           memory */
+    void        *base;                  /* the one allocation behind the arenas; NULL: the caller's memory */
     float       *arena[CNN_ARENAS];
     size_t       arena_bytes[CNN_ARENAS];
     void        *buffer[CNN_ARENAS];    /* the same arenas on the device */
-    size_t       n_trained;             /* floats in the flat vectors, with gaps; frozen parameters lie behind
-                                           */
+    size_t       n_trained;             /* floats in the flat vectors, with gaps; what is frozen comes last */
     int          batch;                 /* the current N */
     uint32_t     walk, run;             /* counters behind mark and stamp */
     cnn_mode     mode;                  /* of the last run */
@@ -1138,12 +1135,10 @@ struct cnn_graph {
     unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 =
                                            all zero */
     long         step;                  /* updates so far */
-    float       *average;               /* of parameters and running statistics: see cnn_average; NULL = none
-                                           */
+    float       *average;               /* of parameters and running statistics; NULL = none: cnn_average */
     void        *average_buffer;        /* the same on the device, which mixes it; NULL = none */
     unsigned char average_on;           /* CNN__HOST | CNN__DEVICE: where the newest average is */
-    uint32_t     draw;                  /* training forwards so far: what makes dropout differ from run to run
-                                           */
+    uint32_t     draw;                  /* training forwards so far: no two runs drop out the same */
     cnn_traffic  traffic;
     struct cnn__probe  *probe;          /* sees every operation run; NULL = nobody looks */
     struct cnn__doctor *doctor;         /* NULL until cnn_doctor */
@@ -1250,11 +1245,9 @@ static const char *cnn__copy_string(cnn_graph *g, const char *s)
 /* Elements. cnn_apply has checked that they fit an int at max_batch, so rooms may use int. */
 static int cnn__len(cnn_shape s)    { return s.n * s.c * s.h * s.w; }
 static int cnn__sample(cnn_shape s) { return s.c * s.h * s.w; }      /* elements of one sample */
-static int cnn__plane(cnn_shape s)  { return s.h * s.w; }            /* elements of one channel of one sample
-                                                                        */
+static int cnn__plane(cnn_shape s)  { return s.h * s.w; }            /* of one channel of one sample */
 
-static size_t cnn__checked_len(cnn_shape s)    /* SIZE_MAX for an extent below 1 or more than INT_MAX elements
-                                                  */
+static size_t cnn__checked_len(cnn_shape s)    /* SIZE_MAX: an extent < 1, or over INT_MAX elements */
 {
     if (s.n < 1 || s.c < 1 || s.h < 1 || s.w < 1) return SIZE_MAX;
     size_t n = cnn__mul_size(cnn__mul_size((size_t)s.n, (size_t)s.c),
@@ -1283,6 +1276,32 @@ static cnn__text cnn__shape_text(const cnn_tensor *t)
 CNN_API cnn_text cnn_shape_text(const cnn_tensor *t)
 {
     return cnn__shape_text(cnn__is_nil(t) ? &cnn__nil : t);
+}
+
+/* ---- Bits and bytes ---- */
+
+static inline float cnn__float_of_bits(uint32_t bits)
+{
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+static inline uint32_t cnn__bits_of_float(float v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+
+/* Little-endian, as all files are that are written here. */
+static uint32_t cnn__le32(const unsigned char *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+static uint64_t cnn__le64(const unsigned char *p) { return cnn__le32(p) | (uint64_t)cnn__le32(p + 4) << 32; }
+static void cnn__put_le(unsigned char *to, uint64_t v, int bytes)
+{
+    for (int i = 0; i < bytes; i++) to[i] = (unsigned char)(v >> 8 * i & 255);
 }
 
 /* ===========================================================================================================
@@ -1365,10 +1384,9 @@ static cnn_isa cnn__best_isa(void)
     return CNN_ISA_C;
 }
 
-/* Four kernels are written for each instruction set; one text serves all, given a vector V of W floats.
+/* These kernels are written for each instruction set; one text serves all, given a vector V of W floats.
 
-   micro: a tile of mr rows and NR = NV*W columns, or NR/2 where nr is no more, kept in registers while p
-          runs.
+   micro: a tile of mr rows and NR = NV*W columns (NR/2 where nr is no more), in registers while p runs.
               c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
           a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of
           an image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8
@@ -1381,8 +1399,7 @@ static cnn_isa cnn__best_isa(void)
    twice: its transpose. to[2*i] += v[i], i < n.
    dot:   rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors, all accumulators in registers:
           over images n, image rows y and pixels q
-              c[i][j] += sum_n sum_y sum_q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] +
-              q]
+              c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
           at has four entries whatever cols is. Floor: 12 multiply-adds for 7 loads.
    fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a
           multiply-add.
@@ -1660,13 +1677,9 @@ typedef void cnn__depth_w(const cnn__image *, float *dw, const float *x, const f
 typedef struct { int from, to; } cnn__lanes;
 static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
 
-/* The float with these bits: a number that travels in a vector of floats. */
-static inline float cnn__float_of(uint32_t bits)
-{
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
+/* What becomes of a tile of depth: y = t; y += t; y += t in the lanes that the tile before has not done (the
+   last tile of a row ends where the row does); the same where a row is narrower than a vector. */
+enum { CNN__TILE_SET, CNN__TILE_ADD, CNN__TILE_ADD_NEW, CNN__TILE_SET_FEW, CNN__TILE_ADD_FEW };
 
 #define CNN__SMALL_KERNELS(isa, TARGET, V, M, W, SET1, LOAD, MASK, LOAD_MASKED, STORE, ADD, FMA,             \
                            SUM4, SPLIT, LARGER)                                                              \
@@ -1682,7 +1695,7 @@ static inline float cnn__float_of(uint32_t bits)
                 else v[0] = LOAD(x + j + i * w);                                                             \
                 CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
                     if (sum) { r = ADD(r, v[e]); continue; }                                                 \
-                    const V tag = SET1(cnn__float_of((uint32_t)(i * w + j + e)));                            \
+                    const V tag = SET1(cnn__float_of_bits((uint32_t)(i * w + j + e)));                       \
                     if (i + j + e == 0) r = v[e], which = tag;                                               \
                     else LARGER(&r, &which, v[e], tag);                                                      \
                 }                                                                                            \
@@ -1724,19 +1737,20 @@ static inline float cnn__float_of(uint32_t bits)
             }                                                                                                \
         }                                                                                                    \
         y += oy * step + ox;                                                                                 \
-        if (mode == 0) {                                                                                     \
+        if (mode == CNN__TILE_SET) {                                                                         \
             CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, t[r]);                            \
-        } else if (mode == 1) {                                                                              \
+        } else if (mode == CNN__TILE_ADD) {                                                                  \
             CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, ADD(LOAD(y + r * step), t[r]));   \
         } else {                                                                                             \
             CNN__UNROLL for (int r = 0; r < rows; r++) STORE(few + r * W, t[r]);                             \
-            if (mode == 2)          /* only the lanes that are new */                                        \
+            if (mode == CNN__TILE_ADD_NEW)                                                                   \
                 CNN__UNROLL for (int r = 0; r < rows; r++)                                                   \
                     STORE(y + r * step, ADD(LOAD(y + r * step), LOAD_MASKED(few + r * W, m[3])));            \
-            else                    /* a row narrower than a vector */                                       \
+            else                                                                                             \
                 for (int r = 0; r < rows; r++)                                                               \
                     for (int e = 0; e < step; e++)                                                           \
-                        y[r * step + e] = few[r * W + e] + (mode == 4 ? y[r * step + e] : 0.0f);             \
+                        y[r * step + e] = few[r * W + e]                                                     \
+                            + (mode == CNN__TILE_ADD_FEW ? y[r * step + e] : 0.0f);                          \
         }                                                                                                    \
     }                                                                                                        \
     TARGET static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x, const float *w,       \
@@ -1747,7 +1761,8 @@ static inline float cnn__float_of(uint32_t bits)
         for (int from = 0; from < p->ow; from += W) {                                                        \
             const bool tail = from + W > p->ow, narrow = p->ow < W;                                          \
             const int ox = tail && !narrow ? p->ow - W : from, ix = ox - p->pw;                              \
-            const int mode = narrow ? 3 + add : add ? 1 + tail : 0;                                          \
+            const int mode = narrow ? (add ? CNN__TILE_ADD_FEW : CNN__TILE_SET_FEW)                          \
+                           : !add ? CNN__TILE_SET : tail ? CNN__TILE_ADD_NEW : CNN__TILE_ADD;                \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w;                                               \
             M m[4];                                                                                          \
             CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
@@ -2483,8 +2498,7 @@ typedef struct {
     const cnn__conv *t;
     cnn__spread s;
     bool backward, borrow;              /* borrow: S would be the image itself (1x1, stride 1, no padding) */
-    int n_phases, rows, block, blocks, parts;       /* parts: of the rows of W, when there are too few blocks
-                                                       */
+    int n_phases, rows, block, blocks, parts;       /* parts: of W's rows, if blocks are few */
     ptrdiff_t m, out_plane, out_planes, row, col, plane;
     cnn__phase *phase;
     ptrdiff_t *at, *wat;                /* terms: places in S, places in w */
@@ -2769,8 +2783,7 @@ typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
     cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
-    bool borrow, copy;                  /* copy: rows are narrow, so that sums run better over several of them
-                                           */
+    bool borrow, copy;                  /* copy: rows are narrow; sums run better over several */
     int block, blocks, images, chunks, parts, planes;       /* planes of x that are spread at a time */
     int high;                           /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
     ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
@@ -2920,19 +2933,18 @@ typedef struct {
 CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t)
 {
     return t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1
-        && t->groups == 1
-           && t->ph <= 2 && t->pw <= 2;
+        && t->groups == 1 && t->ph <= 2 && t->pw <= 2;
 }
 
 static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
                                     size_t *used)
 {
     enum { PANELS = 4 };
-    const cnn__wino f = { cnn__kernels_of(cpu), false, false, t->ic, t->oc, t->h, t->w, t->oh, t->ow, t->ph,
-                          t->pw, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0 };
-    const cnn__wino b = { f.u, true, false, t->oc, t->ic, t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 0,
-                          0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0 };
-    cnn__wino q = backward ? b : f;
+    cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward };
+    if (backward) q.c = t->oc, q.m = t->ic, q.h = t->oh, q.w = t->ow, q.oh = t->h, q.ow = t->w,
+                  q.ph = 2 - t->ph, q.pw = 2 - t->pw;
+    else          q.c = t->ic, q.m = t->oc, q.h = t->h, q.w = t->w, q.oh = t->oh, q.ow = t->ow,
+                  q.ph = t->ph, q.pw = t->pw;
     q.th = (q.oh + 3) / 4, q.tw = (q.ow + 3) / 4, q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
     q.once = q.tiles <= q.block, q.rows = q.once ? cnn__min(PANELS * q.u->mr, q.m) : q.m;
@@ -3001,8 +3013,8 @@ static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, pt
             const ptrdiff_t t = from + j + l;
             y0[l] = (int)(t % plane / q->tw) * 4 - q->ph, x0[l] = (int)(t % plane % q->tw) * 4 - q->pw,
                 image[l] = t / plane * q->c * in;
-            inside[l] = j + l >= count || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l]
-                                           + 6 <= q->w);
+            inside[l] = j + l >= count
+                || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l] + 6 <= q->w);
             tile[l] = j + l < count && inside[l]
                 ? x + image[l] + c0 * in + (ptrdiff_t)y0[l] * q->w + x0[l] : patch[l];
             row[l] = tile[l] == patch[l] ? 6 : q->w;
@@ -3105,8 +3117,7 @@ static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y,
 
    Here the sum runs over the tiles: 36 products (OC,tiles)(tiles,C). So channels lie side by side in the
    vectors, and the tiles come in chunks: x of a chunk is transformed once, for all; then each thread takes
-   panels of output channels. Floor: 36 multiply-adds for 16 outputs and a pair of channels, instead of 144.
-   */
+   panels of output channels. Floor: 36 multiply-adds for 16 outputs and a pair of channels, not 144. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
@@ -3417,24 +3428,16 @@ static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
 /* yes ? a : b, by masks: a branch would keep the loop around it from becoming vectors. */
 static CNN__INLINE float cnn__select(bool yes, float a, float b)
 {
-    uint32_t x, y, mask = 0u - (uint32_t)yes;
-    memcpy(&x, &a, sizeof x);
-    memcpy(&y, &b, sizeof y);
-    x = (x & mask) | (y & ~mask);
-    memcpy(&a, &x, sizeof x);
-    return a;
+    const uint32_t mask = 0u - (uint32_t)yes;
+    return cnn__float_of_bits((cnn__bits_of_float(a) & mask) | (cnn__bits_of_float(b) & ~mask));
 }
 
 /* e^x = (1 + the result) * power; |x| <= 87, or x is not a number, and neither is the result then. */
 static CNN__INLINE float cnn__exp_parts(float x, float *power)
 {
-    /* 1.5 * 2^23: rounds to whole */
-    float    shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
-    float    r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    uint32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + 127u) << 23;                                                    /* the exponent of 2^n */
-    memcpy(power, &bits, sizeof bits);
+    float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;      /* 1.5 * 2^23: rounds */
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    *power = cnn__float_of_bits((cnn__bits_of_float(shifted) + 127u) << 23);       /* the exponent of 2^n */
     float p = 1.0f / 5040;
     p = p * r + 1.0f / 720, p = p * r + 1.0f / 120, p = p * r + 1.0f / 24, p = p * r + 1.0f / 6,
     p = p * r + 0.5f;
@@ -3746,8 +3749,8 @@ static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float
 }
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number: a net that has gone wrong should show it. Floor: x is
-   read and y written once. */
+   wins over every number: a net that has gone wrong should show it. Floor: x is read
+   and y written once. */
 static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
 {
     const cnn__kernels *u = cnn__kernels_of(cpu);
@@ -3764,9 +3767,7 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
                 n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, which);
                 cnn__copy(y + to, v, n);
                 for (int i = 0, first = y0 * t->w + ox * t->sw - t->pw; at && i < n; i++, first += t->sw) {
-                    int from_start;
-                    memcpy(&from_start, which + i, sizeof from_start);
-                    at[to + i] = first + from_start;
+                    at[to + i] = first + (int)cnn__bits_of_float(which[i]);
                 }
                 if (n) continue;
                 n = 1;
@@ -5059,13 +5060,11 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
  *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
  *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the
-     work, each
- *   in another's place.  dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum
-     dy[n,o,:,:]
+ *   work, each in another's place.
+ *   dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
  *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
  *   convolution would take to H is meant.
- *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).             (Zeiler et al. 2010; Dumoulin,
-     Visin 2016)
+ *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
  * ------------------------------------------------------------------------------------------------------- */
 typedef struct { cnn__slide h, w; int channels, groups; } cnn__transpose_options;      /* size: that of y */
 static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
@@ -5199,11 +5198,11 @@ CNN__ROOM cnn_op_conv_transpose2d = {
     .fields = cnn__conv_transpose2d_fields };
 
 /* ---- lrn: local response normalisation -------------------------------------------------------------------
- *   s_c = k + alpha/size sum of x_j^2 for j = c - size/2 .. c + (size-1)/2 (within the channels),   y_c = x_c
-     s_c^-beta
+ *   s_c = k + alpha/size sum of x_j^2 for j = c - size/2 .. c + (size-1)/2 (within the channels),
+ *   y_c = x_c s_c^-beta
  *   dx_c = dy_c s_c^-beta - 2 alpha beta / size x_c sum of dy_j y_j / s_j over all j whose window holds c
- *   At each pixel. (Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; defaults:
-     PyTorch's)
+ *   At each pixel. Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; the defaults
+ *   are PyTorch's.
  * ------------------------------------------------------------------------------------------------------- */
 typedef struct { int size; float alpha, beta, k; } cnn__lrn;
 static cnn__lrn cnn__lrn_of(const cnn_tensor *y)
@@ -5296,12 +5295,11 @@ CNN__ROOM cnn_op_lrn = {
 
 /* ---- upsample --------------------------------------------------------------------------------------------
  *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies,   S = height / H
- *   bilinear:  y[i,j] = (1-t)(1-u) x[a,b] + (1-t) u x[a,b+1] + t (1-u) x[a+1,b] + t u x[a+1,b+1],   dx: the
-     same shares of dy
+ *   bilinear:  y[i,j] = (1-t)(1-u) x[a,b] + (1-t) u x[a,b+1] + t (1-u) x[a+1,b] + t u x[a+1,b+1],
+ *              dx: the same shares of dy
  *   with a + t = (i + 1/2)/S - 1/2, at least 0, and rows beyond the last taken as the last: pixels are
-     squares, and the
- *   corners of the images, not the centres of their corner pixels, lie on each other. With align_corners the
- *   centres do: a + t = i (H - 1) / (height - 1), 0 if the height is 1.
+ *   squares, and the corners of the images, not the centres of their corner pixels, lie on each other. With
+ *   align_corners the centres do: a + t = i (H - 1) / (height - 1), 0 if the height is 1.
  *   x (N,C,H,W), y (N,C,height,width).
  * ------------------------------------------------------------------------------------------------------- */
 typedef struct { int a, b; float t; } cnn__between;      /* (1-t) x[a] + t x[b] */
@@ -5390,8 +5388,8 @@ CNN__ROOM cnn_op_upsample = {
         .fields = cnn__upsample_fields };
 
 /* ---- pad -------------------------------------------------------------------------------------------------
- *   y = x with `value` around it,   dx = the part of dy where x went.       The order of the sides is
-     PyTorch's F.pad.
+ *   y = x with `value` around it,   dx = the part of dy where x went
+ *   The order of the sides is that of PyTorch's F.pad.
  * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__pad_shape(cnn_tensor *y)
 {
@@ -5507,8 +5505,7 @@ CNN__ROOM cnn_op_slice = {
     .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
 
 /* ---- global_max_pool -------------------------------------------------------------------------------------
- *   y = the largest element of each channel,   dx += dy at its place: max_pool with one window, the whole
-     plane.
+ *   y = the largest element of each channel,   dx += dy at its place: max_pool with one window
  * ------------------------------------------------------------------------------------------------------- */
 static cnn__pool cnn__whole_plane(const cnn_tensor *y)
 {
@@ -5538,8 +5535,7 @@ CNN__ROOM cnn_op_global_max_pool = {
 
 /* ---- More functions of one number ------------------------------------------------------------------------
  *   Each is its formula, its derivative in y or, where that will not do, in x (flag CNN_READS_X), and its
-     constants k.
- *   In the formulas v is x and becomes y; in the derivatives v is dx, a is dy, b is y or x.
+ *   constants k. In the formulas v is x and becomes y; in the derivatives v is dx, a is dy, b is y or x.
  * ------------------------------------------------------------------------------------------------------- */
 static void cnn__no_constants(const cnn_tensor *y, float k[2]) { (void)y, k[0] = k[1] = 0; }
 
@@ -5570,8 +5566,7 @@ static CNN__INLINE float cnn__exp_less_one(float x)
 }
 
 /* ---- clamp (relu6 is clamp from 0 to 6) ----
- *   y = min(max(x, low), high),   dx = dy [low < y < high]        at the two kinks we take 0, as for relu;
-     NaN stays NaN.
+ *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
  *   relu6: Howard et al. 2017. */
 CNN__EACH(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
 CNN__EACH(cnn__each_clamp_back, float dy = a[i], z = b[i] > k[0] ? dy : 0.0f; v[i] += b[i] < k[1] ? z : 0.0f)
@@ -5595,8 +5590,7 @@ CNN__POINTWISE(clamp, cnn__clamp_shape, cnn__clamp_constants,
                .fields = cnn__clamp_fields)
 
 /* ---- elu ----
- *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)             (Clevert et
-     al. 2015)
+ *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
  *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha. */
 CNN__EACH(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x); v[i] = x > 0 ? x
           : z)
@@ -5653,8 +5647,8 @@ CNN__ROOM cnn_op_gelu = {
     .args_size = sizeof(cnn_gelu_args), .fields = cnn__gelu_fields };
 
 /* ---- silu (swish) ----
- *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)          (Elfwing et al. 2017; Ramachandran et
-     al. 2017) */
+ *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)
+ *   (Elfwing et al. 2017; Ramachandran et al. 2017) */
 CNN__EACH(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
 CNN__EACH(cnn__each_silu_back, float x = b[i], s = cnn__sigmoid(x); v[i] += a[i] * s * (1 + x * (1 - s)))
 CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants,
@@ -5689,8 +5683,8 @@ CNN__POINTWISE(softplus, cnn__softplus_shape, cnn__softplus_constants,
                .args_size = sizeof(cnn_softplus_args), .fields = cnn__softplus_fields)
 
 /* ---- hard_swish ----
- *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6   (Howard et
-     al. 2019) */
+ *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6
+ *   (Howard et al. 2019) */
 CNN__EACH(cnn__each_hard_swish,      float x = v[i],
           z = x < -3 ? -3.0f : x; v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
 CNN__EACH(cnn__each_hard_swish_back, float dy = a[i], x = b[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
@@ -5699,10 +5693,9 @@ CNN__POINTWISE(hard_swish, cnn__as_input, cnn__no_constants,
                .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
 
 /* ---- exp, log, sqrt, abs ----
- *   y = e^x, dx = dy y      y = ln x, dx = dy / x      y = sqrt x, dx = dy / (2y)      y = |x|, dx = dy sign
-     x, 0 at 0
- *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is
-     infinite. */
+ *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
+ *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is infinite,
+ *   and that of |x| is 0. */
 CNN__EACH(cnn__each_exp,       v[i] = cnn__exp(v[i]))
 CNN__EACH(cnn__each_exp_back,  v[i] += a[i] * b[i])
 CNN__EACH(cnn__each_log,       v[i] = logf(v[i]))
@@ -5719,8 +5712,7 @@ CNN__POINTWISE(abs,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CN
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
  *   One w for all, (1,1,1,1), or one a channel, (1,C,1,1). It may become negative, so x is kept; at x = 0 we
-     take w.
- *   (He et al. 2015)
+ *   take w. (He et al. 2015)
  * ------------------------------------------------------------------------------------------------------- */
 static bool cnn__prelu_shape(cnn_tensor *y)
 {
@@ -5806,10 +5798,8 @@ CNN__ROOM cnn_op_log_softmax = {
 
 /* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
-     of them
- *   (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or one
-     channel
- *   (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
+ *   of them (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or
+ *   one channel (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
  *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
  *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
  * ------------------------------------------------------------------------------------------------------- */
@@ -5940,9 +5930,8 @@ CNN__ROOM cnn_op_instance_norm = {
         .fields = cnn__norm_fields };
 
 /* ---- nll: negative log-likelihood -------------------------------------------------------------------------
- *   J = - 1/M sum of v_label x_label,   dx_label = - dJ v_label / M         x: log-probabilities, as from
-     log_softmax;
- *   v, M, ignored labels: as for softmax_cross_entropy
+ *   J = - 1/M sum of v_label x_label,   dx_label = - dJ v_label / M
+ *   x: log-probabilities, as from log_softmax;   v, M, ignored labels: as for softmax_cross_entropy
  * ------------------------------------------------------------------------------------------------------- */
 /* Where the element of x that label i names is. */
 static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
@@ -5979,7 +5968,7 @@ CNN__ROOM cnn_op_nll = {
  *   J = 1/K sum of f over all K elements,   d = x - t
  *   l1:               f = |d|,   df/dx = sign d, 0 at 0,   df/dt = -df/dx
  *   huber:            f = d^2/2 for |d| <= delta, else delta (|d| - delta/2);   df/dx = d, cut to
-     -delta..delta (Huber 1964);   smooth_l1: f / delta (Girshick 2015)
+ *                     -delta..delta (Huber 1964);   smooth_l1: f / delta (Girshick 2015)
  *   bce_with_logits:  f = w (-p t log s - (1-t) log(1-s)) = w ((1-t) x + (1 + (p-1) t) L),
  *                     df/dx = w (s - t - (p-1) t (1 - s)),   df/dt = w ((p-1) L - x)
  *                     with s = 1 / (1 + e^-x), L = -log s = max(-x,0) + log(1 + e^-|x|), and t in 0..1:
@@ -8705,12 +8694,7 @@ static double cnn__npy_element(const cnn__npy *a, size_t i)
     uint64_t bits = 0;
     for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
     if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
-    if (a->kind == 'f' && a->size == 4) {
-        uint32_t half = (uint32_t)bits;
-        float    v;
-        memcpy(&v, &half, sizeof v);
-        return (double)v;
-    }
+    if (a->kind == 'f' && a->size == 4) return (double)cnn__float_of_bits((uint32_t)bits);
     if (a->kind == 'f') {
         double v;
         memcpy(&v, &bits, sizeof v);
@@ -9835,25 +9819,6 @@ static bool cnn__file_fail(const cnn__file *f, const char *format, ...)
 
 /* ---- Reading: numbers and words ---- */
 
-static uint32_t cnn__le32(const unsigned char *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-static uint64_t cnn__le64(const unsigned char *p) { return cnn__le32(p) | (uint64_t)cnn__le32(p + 4) << 32; }
-
-static float cnn__float_of_bits(uint32_t bits)
-{
-    float v;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-static uint32_t cnn__bits_of_float(float v)
-{
-    uint32_t bits;
-    memcpy(&bits, &v, sizeof bits);
-    return bits;
-}
-
 /* IEEE 754 half: 1 sign, 5 exponent, 10 fraction bits; value = fraction 2^-24 if the exponent is 0, else
    (1024 + fraction) 2^(exponent - 25). */
 static float cnn__float_of_half(uint32_t half)
@@ -10835,10 +10800,6 @@ static void cnn__put_header(cnn__string *to, size_t *data_bytes)
 
 typedef bool (*cnn__sink)(void *to, const void *bytes, size_t n);
 
-static void cnn__to_le64(unsigned char *p, uint64_t v)
-{
-    for (int i = 0; i < 8; i++) p[i] = (unsigned char)(v >> 8 * i & 255);
-}
 static bool cnn__write_carried(const cnn_graph *g, bool wide, cnn__sink sink, void *to)
 {
     bool good = true;
@@ -10847,7 +10808,7 @@ static bool cnn__write_carried(const cnn_graph *g, bool wide, cnn__sink sink, vo
         const uint32_t since = cnn__batches_since(g, c);
         unsigned char  count[8];
         if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
-        if (since) cnn__to_le64(count, cnn__le64(c->data) + since);
+        if (since) cnn__put_le(count, cnn__le64(c->data) + since, 8);
         good = sink(to, since ? count : c->data, c->bytes);
     }
     return good;
@@ -10868,10 +10829,10 @@ static size_t cnn__write_model(const cnn__file *f, cnn__sink sink, void *to)
     if (n > CNN__MOST_HEADER)
         cnn__file_fail(f, "the header would have %zu bytes, above the limit of %d", n, (int)CNN__MOST_HEADER);
     if (total == SIZE_MAX)    cnn__file_fail(f, "the file would be larger than this machine can address");
-    cnn__to_le64(piece, n);
+    cnn__put_le(piece, n, 8);
     bool good = !g->error[0] && sink(to, piece, 8) && sink(to, header.s, n);
     CNN_FREE(header.s);
-    cnn__to_le64(piece, g->draw);
+    cnn__put_le(piece, g->draw, 8);
     for (int i = 0; i < g->n_order && good; i++)
         if (cnn__lacks_count(&g->order[i]->t)) good = sink(to, piece, 8);
     good = good && cnn__write_carried(g, true, sink, to);
@@ -10883,10 +10844,8 @@ static size_t cnn__write_model(const cnn__file *f, cnn__sink sink, void *to)
         good = w != NULL;
         while (k < count && good) {
             size_t b = 0;
-            for (; k < count && b < sizeof piece; k++) {
-                uint32_t bits = cnn__bits_of_float(w[k]);
-                for (int j = 0; j < 4; j++) piece[b++] = (unsigned char)(bits >> 8 * j & 255);
-            }
+            for (; k < count && b < sizeof piece; k++, b += 4)
+                cnn__put_le(piece + b, cnn__bits_of_float(w[k]), 4);
             good = sink(to, piece, b);
         }
     }
@@ -11109,7 +11068,7 @@ static void cnn__tape_bytes(cnn__tape *t, unsigned char *p, size_t n)
 static void cnn__tape_u64(cnn__tape *t, uint64_t *v)
 {
     unsigned char p[8];
-    for (int i = 0; i < 8; i++) p[i] = (unsigned char)(*v >> 8 * i & 255);
+    cnn__put_le(p, *v, 8);
     cnn__tape_bytes(t, p, 8);
     if (!t->out && t->good) *v = cnn__le64(p);
 }
@@ -11126,10 +11085,7 @@ static void cnn__tape_floats(cnn__tape *t, float *v, size_t n)
     unsigned char p[4 * PIECE];
     for (size_t k = 0; k < n && t->good; k += PIECE) {
         size_t part = n - k < PIECE ? n - k : PIECE;
-        for (size_t i = 0; t->out && i < part; i++) {
-            uint32_t bits = cnn__bits_of_float(v[k + i]);
-            for (int b = 0; b < 4; b++) p[4 * i + (size_t)b] = (unsigned char)(bits >> 8 * b & 255);
-        }
+        for (size_t i = 0; t->out && i < part; i++) cnn__put_le(p + 4 * i, cnn__bits_of_float(v[k + i]), 4);
         cnn__tape_bytes(t, p, 4 * part);
         for (size_t i = 0; !t->out && t->good && i < part; i++)
             v[k + i] = cnn__float_of_bits(cnn__le32(p + 4 * i));
@@ -11152,7 +11108,7 @@ static void cnn__same_values(const cnn__run *r, uint64_t same[CNN__SAME])
         net = cnn__fnv(cnn__fnv(net, t->name, strlen(t->name) + 1), op, strlen(op) + 1);
         for (int k = 0; k < 6; k++) {
             unsigned char byte[4];
-            for (int b = 0; b < 4; b++) byte[b] = (unsigned char)((uint32_t)shape[k] >> 8 * b & 255);
+            cnn__put_le(byte, (uint32_t)shape[k], 4);
             net = cnn__fnv(net, byte, 4);
         }
     }

@@ -2645,7 +2645,7 @@ static void cnn__cl_head(unsigned char head[CNN__CL_HEAD], uint64_t key, const u
 {
     const uint64_t number[3] = { key, bytes, cnn__cl_hash(0, binary, bytes) };
     memcpy(head, cnn__cl_magic, 8);
-    for (int i = 0; i < 24; i++) head[8 + i] = (unsigned char)(number[i / 8] >> 8 * (i % 8));
+    for (int i = 0; i < 3; i++) cnn__put_le(head + 8 + 8 * i, number[i], 8);
 }
 
 static void cnn__cl_read_cache(cnn__cl *d, const char *path, uint64_t key)
