@@ -2170,9 +2170,12 @@ static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, p
                       int ni, ptrdiff_t np)
 {
     if (si == 1 && ni == r) {
+        /* Eight for six, where the next row of both is there to be overrun. */
+        const bool wide = r < 8 && 2 * r >= 8 && sp + r >= 8;
         for (; np > 0; np--, x += sp, to += r) {
             CNN__PREFETCH(x + r), CNN__PREFETCH(x + 2 * r - 1);         /* the next panel */
-            cnn__copy(to, x, r);
+            if (wide && np > 1) memcpy(to, x, 8 * sizeof *to);
+            else                cnn__copy(to, x, r);
         }
     } else if (si == 1) {
         for (; np > 0; np--, x += sp, to += r)
