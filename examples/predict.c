@@ -2,7 +2,7 @@
 
      cc -std=c99 -O2 examples/predict.c -o predict -lm && ./predict            (after ./lenet)
 
-     ./predict                      digit 0 of the test set, by build/lenet.safetensors
+     ./predict                      digit 0 of the test set, by lenet.safetensors, in build/ or here
      ./predict MODEL 17             digit 17 of the test set
      ./predict MODEL PICTURE.pgm    a picture of your own (P5), dark on light or light on dark, of any size
 
@@ -116,9 +116,17 @@ static void bars(float *p, int classes)                    /* the most probable 
     }
 }
 
+static const char *trained(void)                            /* where ./lenet and make run leave the model */
+{
+    static const char *const path[] = { "build/lenet.safetensors", "lenet.safetensors" };
+    FILE *f = fopen(path[0], "rb");
+    if (f) fclose(f);
+    return path[f == NULL];
+}
+
 int main(int argc, char **argv)
 {
-    const char *model = argc > 1 ? argv[1] : "build/lenet.safetensors", *what = argc > 2 ? argv[2] : "0";
+    const char *model = argc > 1 ? argv[1] : trained(), *what = argc > 2 ? argv[2] : "0";
     if (argc > 3) return fprintf(stderr, "usage: %s [MODEL [NUMBER or PICTURE.pgm]]\n", argv[0]), 2;
 
     cnn_graph  *g = cnn_load(model, .inference = 1);       /* builds the net from the file alone */
