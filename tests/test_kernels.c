@@ -106,6 +106,7 @@ static void gemm(cnn_isa isa)
         check_gemm(isa, test_int(1, 90), 1, test_int(1, 300), ta, tb, beta);
         check_gemm(isa, test_int(1, 12), test_int(500, 1100), test_int(1, 30), ta, tb, beta);
         check_gemm(isa, test_int(90, 230), test_int(90, 130), test_int(200, 600), ta, tb, beta);
+        check_gemm(isa, 1 + mode % 5, test_int(1, 9), test_int(1025, 2600), ta, tb, beta);      /* long rows */
     }
     for (int m = 1; m <= 13; m++) check_gemm(isa, m, 33, 7, false, false, 0);       /* tails of every height ... */
     for (int n = 1; n <= 65; n++) check_gemm(isa, 12, n, 5, false, true, 1);        /* ... and width */
