@@ -2419,10 +2419,9 @@ typedef struct {
     int ny, nx;
     ptrdiff_t k, base;                  /* terms of the sum; place of row 0, column 0 in the output plane */
     const float *a;                     /* packed weights of all groups */
-    const ptrdiff_t *at;                /* k places in S. The order of k is (i,c,j), so that the rows of the
-                                           kernel that */
-    int y0, dy, rows;                   /* fall outside the image can be left out: row i meets image row y SH
-                                           + y0 + i dy */
+    const ptrdiff_t *at;                /* k places in S */
+    int y0, dy, rows;                   /* row i of the kernel meets image row y SH + y0 + i dy; rows: how many
+                                           there are that can be left out, see rows_first */
     ptrdiff_t row;                      /* terms of one row of the kernel */
 } cnn__phase;
 
@@ -2505,15 +2504,29 @@ typedef struct {
     const cnn__conv *t;
     cnn__spread s;
     bool backward, borrow;              /* borrow: S would be the image itself (1x1, stride 1, no padding) */
+    bool rows_first;                    /* the order of k is (i,c,j), not (c,i,j) as the weights lie: rows of
+                                           the kernel that fall outside the image can be left out, where a
+                                           panel of pixels is no longer than a row */
+    bool once;                          /* one block meets each weight: it packs those that it needs next, and
+                                           they stay in the L2 cache; else all are packed before */
     int n_phases, rows, block, blocks, parts;       /* parts: of W's rows, if blocks are few */
     ptrdiff_t m, out_plane, out_planes, row, col, plane;
     cnn__phase *phase;
     ptrdiff_t *at, *wat;                /* terms: places in S, places in w */
     float *a, *work;
-    size_t panel, each;                 /* floats of work for one thread: a packed panel, then S */
+    size_t panel, spread, each;         /* floats of work for one thread: a packed panel, S, packed weights */
     float *y;
-    const float *bias;
+    const float *w, *bias;
 } cnn__shifted;
+
+/* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
+static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
+{
+    return !q->borrow && q->m <= 3 * q->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
+}
+
+/* Rows of the weights that stay in the L2 cache, a k block of each. */
+static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q) { return 2 * q->u->mr * CNN__MC_PANELS; }
 
 static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x,
                                       char *base, size_t *used)
@@ -2526,8 +2539,12 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
     q.rows = backward ? (t->h + t->sh - 1) / t->sh : t->oh;
     q.borrow = cnn__pointwise(t);
-    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, q.m > 1 ? CNN__SPREAD_FLOATS : 6144),
+    q.rows_first = backward || t->ow >= q.u->nr;
+    /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
+    const ptrdiff_t k_blocks = q.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
+    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : 6144),
         q.blocks = (int)cnn__ceil(q.rows, q.block);
+    q.once = !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
     q.plane = cnn__spread_plane(&q.s, q.block);
     const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q.blocks;
     q.parts = (int)cnn__min(cnn__ceil(cpu->threads, tasks), cnn__ceil(q.m, q.u->mr));
@@ -2537,23 +2554,20 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     q.phase = cnn__take(base, used, (size_t)q.n_phases, sizeof *q.phase);
     q.at = cnn__take(base, used, k, sizeof *q.at);
     q.wat = cnn__take(base, used, k, sizeof *q.wat);
-    q.a = cnn__take(base, used, cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)), sizeof *q.a);
+    q.a = cnn__take(base, used, q.once ? 0 : cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)),
+                    sizeof *q.a);
     q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width
                                     : (size_t)((CNN__KC + 1) * q.u->nr), 16);
-    q.each = cnn__round_up(q.panel + (q.borrow ? 0 : (size_t)cnn__spread_size(&q.s, q.block)
-                                      + (size_t)q.u->nr), 16);
+    q.spread = q.borrow ? 0 : cnn__round_up((size_t)(cnn__spread_size(&q.s, q.block) + q.u->nr), 16);
+    q.each = q.panel + q.spread + (q.once ? cnn__round_up((size_t)(cnn__min(q.m, cnn__shifted_rows(&q))
+                                                * cnn__shifted_k(&q, (ptrdiff_t)k)), 16) : 0);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
-/* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
-static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
-{
-    return !q->borrow && q->m <= 3 * q->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
-}
-
-/* forward: kc terms from b on of ni rows of the weights, side by side. They lie in the order (c,i,j) and are
-   wanted in the order (i,c,j): a few channels are packed as they lie, then a row of the kernel is picked. */
+/* forward: kc terms from b on of ni rows of the weights, side by side. Where they lie in the order (c,i,j) and
+   are wanted in the order (i,c,j), a few channels are packed as they lie, then a row of the kernel is
+   picked. */
 static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float *w, ptrdiff_t b,
                            ptrdiff_t kc)
 {
@@ -2561,7 +2575,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
     const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
     const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
     float all[FLOATS];
-    if (kh == 1) { q->u->pack(to, ni, w + b, row, kc); return; }
+    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, kc); return; }
     for (ptrdiff_t k = b, n; k < b + kc; k += n) {
         const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
         if (j || !few || b + kc - k < kw) {                     /* part of a row, or a large kernel */
@@ -2577,9 +2591,9 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
     }
 }
 
-/* The tables of a phase and its weights, packed k block after k block, row panel after row panel: a panel of
-   r rows is a run of kc*r floats. */
-static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float *w)
+/* The tables of a phase and, if not once, its weights, packed k block after k block, row panel after row
+   panel: a panel of r rows is a run of kc*r floats. */
+static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q)
 {
     const cnn__conv *t = q->t;
     const cnn__spread *s = &q->s;
@@ -2597,25 +2611,28 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q, const float 
         float *a = q->a + done * q->m * t->groups;
         const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count, q->backward
                                ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0,
-                               a, at, v.start, v.step, v.count, (ptrdiff_t)s->c * h.count };
+                               a, at, v.start, v.step, q->rows_first ? v.count : 1,
+                               (ptrdiff_t)s->c * h.count };
         q->phase[f] = p, done += p.k;
         if (!p.k) continue;
         ptrdiff_t e = 0;
-        for (int i = 0; i < v.count; i++)
-            for (int c = 0; c < s->c; c++)
+        for (int outer = 0; outer < (q->rows_first ? v.count : s->c); outer++)
+            for (int inner = 0; inner < (q->rows_first ? s->c : v.count); inner++)
                 for (int j = 0; j < h.count; j++, e++) {
+                    const int i = q->rows_first ? outer : inner, c = q->rows_first ? inner : outer;
                     const int y = v.start + i * v.step - s->y0, x = h.start + j * h.step - s->x0;
                     at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane
                         + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
                     wat[e] = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
                 }
+        if (q->once) continue;
         const ptrdiff_t kb = cnn__shifted_k(q, p.k);
         const int threads = cnn__team(cpu, 16.0 * (double)p.k * (double)q->m * t->groups, all);
         (void)threads;                  /* without OpenMP */
         CNN__PARALLEL_FOR(threads)
         for (ptrdiff_t z = 0; z < all; z++) {
             const ptrdiff_t g = z / panels, i = z % panels * mr, ni = cnn__min(mr, q->m - i);
-            const float *from = w + g * q->m * s->c * taps + i * w_row;
+            const float *from = q->w + g * q->m * s->c * taps + i * w_row;
             for (ptrdiff_t b = 0; b < p.k; b += kb) {
                 const ptrdiff_t kc = cnn__min(kb, p.k - b);
                 float *to = a + g * q->m * p.k + b * q->m + i * kc;
@@ -2679,8 +2696,8 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
                                ptrdiff_t i1, float *work)
 {
     const int mr = q->u->mr, nr = q->u->nr;
-    const ptrdiff_t mc = 2 * mr * CNN__MC_PANELS;
-    float tile[CNN__MAX_MR * CNN__MAX_NR], *panel = work, *copy = work + q->panel;
+    const ptrdiff_t mc = cnn__shifted_rows(q);
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *panel = work, *copy = work + q->panel, *mine = copy + q->spread;
     ptrdiff_t packed[CNN__KC];
     const float *s = q->borrow ? q->s.x + (n * q->s.planes + g * q->s.c) * q->plane : copy;
     if (!q->borrow) cnn__spread_copy(q->u, &q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
@@ -2712,7 +2729,10 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
             const bool add = q->backward || b0 > 0;
             for (ptrdiff_t ic = i0; ic < i1; ic += mc) {
                 const ptrdiff_t in = cnn__min(mc, i1 - ic);
-                const float *a = p->a + g * q->m * p->k + b0 * q->m + ic * kc;
+                const float *a = q->once ? mine : p->a + g * q->m * p->k + b0 * q->m + ic * kc;
+                for (ptrdiff_t i = 0; i < in && q->once; i += mr)
+                    cnn__pack_taps(q, mine + i * kc, (int)cnn__min(mr, in - i),
+                                   q->w + (g * q->m + ic + i) * p->k, b0, kc);
                 for (int r = 0, x = 0; r * step + x < stop_at; ) {
                     if (overlap && x + nr > nx) x = nx - nr;        /* computed twice: the same */
                     const int j = r * step + x,
@@ -2761,14 +2781,14 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
     }
 }
 
-static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q, const float *w)
+static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q)
 {
     const cnn__conv *t = q->t;
     const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q->blocks * q->parts,
         panels = cnn__ceil(q->m, q->u->mr);
     const double work = (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
     const int threads = cnn__team(cpu, work, tasks), mr = q->u->mr;
-    cnn__shifted_pack(cpu, q, w);
+    cnn__shifted_pack(cpu, q);
     CNN__PARALLEL_FOR(threads)
     for (int thread = 0; thread < threads; thread++)
         for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
@@ -3369,8 +3389,8 @@ static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm
         cnn__rows_run(cpu, t, pass, to, from, w, b);
     } else {
         cnn__shifted q = cnn__shifted_plan(cpu, t, pass == 1, from, scratch, &used);
-        q.y = to, q.bias = b;
-        cnn__shifted_run(cpu, &q, w);
+        q.y = to, q.w = w, q.bias = b;
+        cnn__shifted_run(cpu, &q);
     }
 }
 
