@@ -2801,6 +2801,110 @@ static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q)
         }
 }
 
+/* ---- Small images, several side by side: forward and backward-data with stride 1 ----
+
+   A row of ten pixels fills 16 lanes badly. So nr images of a batch lie side by side, X[c][y][x][image], and
+   an output pixel of all of them is one tile of cnn__micro: its b are rows of nr floats, and taps that meet
+   padding are left out pixel by pixel, so that no multiplication is by zero. backward-data is forward from dy
+   with the kernel turned by 180 degrees and padding K - 1 - P. Floor: the multiply-adds of the formula; the
+   two transpositions move each float twice. */
+typedef struct {
+    const cnn__kernels *u;
+    bool backward;
+    int c, m, h, w, oh, ow, kh, kw, ph, pw, parts;  /* of the pass; parts: of the weights' rows, as above */
+    ptrdiff_t blocks, in, out, k;       /* floats of an image, of its result; terms of a sum */
+    ptrdiff_t *at;                      /* of terms, in the order (i,j,c), from the first one met on */
+    float *a, *work;
+    size_t each;
+} cnn__side;
+
+static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t)
+{
+    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && t->ph < t->kh
+        && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0;
+}
+
+static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
+                                size_t *used)
+{
+    cnn__side q = { .u = cnn__kernels_of(cpu), .backward = backward, .kh = t->kh, .kw = t->kw };
+    if (backward) q.c = t->oc, q.m = t->ic, q.h = t->oh, q.w = t->ow, q.oh = t->h, q.ow = t->w,
+                  q.ph = t->kh - 1 - t->ph, q.pw = t->kw - 1 - t->pw;
+    else          q.c = t->ic, q.m = t->oc, q.h = t->h, q.w = t->w, q.oh = t->oh, q.ow = t->ow,
+                  q.ph = t->ph, q.pw = t->pw;
+    q.in = (ptrdiff_t)q.c * q.h * q.w, q.out = (ptrdiff_t)q.m * q.oh * q.ow;
+    q.k = (ptrdiff_t)q.c * q.kh * q.kw, q.blocks = t->n / q.u->nr;
+    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.blocks), cnn__ceil(q.m, q.u->mr));
+    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.a = cnn__take(base, used, cnn__mul_size((size_t)q.m, (size_t)q.k), sizeof *q.a);
+    q.each = cnn__mul_size((size_t)(q.in > q.out ? q.in : q.out) + (size_t)q.out, (size_t)q.u->nr);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* Terms and weights, in the order (i,j,c); of the weights, row panel after row panel. */
+static void cnn__side_pack(const cnn__side *q, const float *w)
+{
+    const int taps = q->kh * q->kw;
+    for (int tap = 0; tap < taps; tap++)
+        for (int c = 0; c < q->c; c++)
+            q->at[tap * q->c + c] = (((ptrdiff_t)c * q->h + tap / q->kw) * q->w + tap % q->kw) * q->u->nr;
+    for (int r = 0; r < q->m; r++) {
+        const int first = r / q->u->mr * q->u->mr, ni = (int)cnn__min(q->u->mr, q->m - first);
+        float *to = q->a + first * q->k + (r - first);
+        for (int tap = 0; tap < taps; tap++)
+            for (int c = 0; c < q->c; c++, to += ni)
+                *to = q->backward ? w[((ptrdiff_t)c * q->m + r) * taps + taps - 1 - tap]
+                                  : w[((ptrdiff_t)r * q->c + c) * taps + tap];
+    }
+}
+
+/* Rows i0 .. i1 of the weights, for one block of images. The terms of a sum are of one piece where no column
+   of the kernel is left out, otherwise they are of one piece for each row of it. */
+static void cnn__side_block(const cnn__side *q, float *y, const float *x, const float *bias, ptrdiff_t block,
+                            ptrdiff_t i0, ptrdiff_t i1, float *work)
+{
+    const int nr = q->u->nr, mr = q->u->mr;
+    const ptrdiff_t plane = (ptrdiff_t)q->oh * q->ow, part = (i1 - i0) * plane;
+    float *sums = work, *s = work + q->out * nr;
+    q->u->pack(s, nr, x + block * nr * q->in, q->in, q->in);
+    for (ptrdiff_t p = 0; p < plane; p++) {
+        const ptrdiff_t y0 = p / q->ow - q->ph, x0 = p % q->ow - q->pw;
+        const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(q->kh, q->h - y0);
+        const ptrdiff_t left = x0 < 0 ? -x0 : 0, right = cnn__min(q->kw, q->w - x0);
+        const ptrdiff_t step = right - left == q->kw ? bottom - top : 1;
+        for (ptrdiff_t i = i0; i < i1; i += mr) {
+            const int ni = (int)cnn__min(mr, i1 - i);
+            for (ptrdiff_t r = top; r < bottom; r += step)
+                q->u->micro(ni, nr, (step > 1 ? step * q->kw : right - left) * q->c,
+                            q->a + i * q->k + (r * q->kw + left) * q->c * ni,
+                            s + ((y0 + r) * q->w + x0 + left) * nr, q->at,
+                            sums + ((i - i0) * plane + p) * nr, plane * nr,
+                            bias && r == top ? bias + i : NULL, r > top);
+        }
+    }
+    q->u->pack(s, (int)part, sums, nr, nr);                 /* turned back, in the place of the images */
+    for (ptrdiff_t n = 0; n < nr; n++, s += part) {
+        float *to = y + (block * nr + n) * q->out + i0 * plane;
+        if (q->backward) cnn__add(to, s, part);
+        else             cnn__copy(to, s, part);
+    }
+}
+
+static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q, float *y, const float *x, const float *w,
+                          const float *bias)
+{
+    const ptrdiff_t tasks = q->blocks * q->parts, mr = q->u->mr, panels = cnn__ceil(q->m, mr);
+    const int threads = cnn__team(cpu, (double)q->blocks * q->u->nr * (double)q->out * (double)q->k, tasks);
+    cnn__side_pack(q, w);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++)
+        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++)
+            cnn__side_block(q, y, x, bias, e / q->parts, panels * (e % q->parts) / q->parts * mr,
+                            cnn__min(panels * (e % q->parts + 1) / q->parts * mr, q->m),
+                            q->work + (size_t)thread * q->each);
+}
+
 /* ---- backward-weights ---- */
 
 /* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
@@ -2811,6 +2915,7 @@ typedef struct {
     const cnn__conv *t;
     cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
     bool borrow, copy;                  /* copy: rows are narrow; sums run better over several */
+    bool side;                          /* blocks of nr images side by side */
     int block, blocks, images, chunks, parts, planes;       /* planes of x that are spread at a time */
     int high;                           /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
     ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
@@ -2852,6 +2957,52 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
                                                                   : 0))), 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
+}
+
+/* Small images again, several side by side: then the rows of an image, and of dy, are nr times as long, and
+   no sum runs over what lies between the rows of S. Without padding. */
+static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
+                                           const float *dy, char *base, size_t *used)
+{
+    enum { LENGTH = 1024 };             /* as above */
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .side = true, .s = cnn__spread_forward(t, x),
+                       .d = { .x = dy }, .m = t->oc };
+    const int nr = q.u->nr, most = LENGTH / (t->ow * nr);
+    q.k = (ptrdiff_t)t->ic * t->kh * t->kw, q.s.width = t->w, q.s.halo = t->h - t->oh;
+    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
+    q.blocks = (int)cnn__ceil(t->oh, most < 1 ? 1 : most), q.block = (int)cnn__ceil(t->oh, q.blocks);
+    q.images = nr, q.chunks = q.m * q.k <= 32768 ? (int)cnn__min(t->n / nr, 8) : 1;
+    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.chunks), cnn__ceil(q.k, 4));
+    q.s_image = (ptrdiff_t)t->ic * t->h * t->w;
+    q.at = cnn__take(base, used, (size_t)q.k + 3, sizeof *q.at);
+    q.partial = cnn__take(base, used, cnn__mul_size((size_t)(q.m * q.k), (size_t)q.chunks - 1),
+                          sizeof *q.partial);
+    q.each = cnn__mul_size((size_t)(q.s_image + (ptrdiff_t)t->oc * t->oh * t->ow), (size_t)nr);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* dw += the terms of images n0..n1, taps k0..k1. */
+static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t k0,
+                                   ptrdiff_t k1, float *work)
+{
+    const cnn__conv *t = q->t;
+    const int nr = q->u->nr;
+    const ptrdiff_t in = q->s_image, plane = (ptrdiff_t)t->oh * t->ow, out = t->oc * plane;
+    float *x = work, *dy = work + in * nr;
+    for (ptrdiff_t n = n0; n < n1; n += nr) {
+        q->u->pack(x, nr, q->s.x + n * in, in, in);
+        q->u->pack(dy, nr, q->d.x + n * out, out, out);
+        for (int from = 0; from < t->oh; from += q->block) {
+            const cnn__runs r = { 1, (int)cnn__min(q->block, t->oh - from), t->ow * nr, plane * nr,
+                                  0, t->ow * nr, 0, t->w * nr };
+            for (ptrdiff_t i = 0; i < q->m; i += q->high)
+                for (ptrdiff_t k = k0; k < k1; k += 7 - q->high)
+                    q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, k1 - k), &r,
+                              dy + i * r.lda + from * r.a_row, x + from * r.b_row, q->at + k,
+                              dw + i * q->k + k, q->k);
+        }
+    }
 }
 
 /* dw (all groups) += the terms of images n0..n1, group g, taps k0..k1. */
@@ -2905,8 +3056,10 @@ static void cnn__weights_run(const cnn__cpu *cpu, cnn__weights *q, float *dw)
     const size_t weights = (size_t)t->oc * (size_t)q->k;
     const ptrdiff_t quads = cnn__ceil(q->k, 4), tasks = (ptrdiff_t)q->chunks * t->groups * q->parts;
     const int threads = cnn__team(cpu, (double)t->n * t->oh * t->ow * (double)weights, tasks);
+    const int unit = q->side ? q->images : 1, units = t->n / unit;      /* that chunks are made of */
     if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
-    else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
+    else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->side ? t->oh : q->block), q->at);
+    for (ptrdiff_t k = 0; k < q->k; k++) q->at[k] *= unit;
     for (int e = 0; e < 3; e++) q->at[q->k + e] = q->at[q->k - 1];
     if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
     CNN__PARALLEL_FOR(threads)
@@ -2914,11 +3067,13 @@ static void cnn__weights_run(const cnn__cpu *cpu, cnn__weights *q, float *dw)
         for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
             const ptrdiff_t part = e % q->parts, g = e / q->parts % t->groups,
                 chunk = e / q->parts / t->groups;
-            cnn__weights_part(q, chunk ? q->partial + (chunk - 1) * (ptrdiff_t)weights : dw,
-                              t->n * chunk / q->chunks,
-                              t->n * (chunk + 1) / q->chunks, g, quads * part / q->parts * 4,
-                              cnn__min(quads * (part + 1) / q->parts * 4, q->k), q->work
-                                  + (size_t)thread * q->each);
+            const ptrdiff_t n0 = units * chunk / q->chunks * unit, k0 = quads * part / q->parts * 4,
+                n1 = units * (chunk + 1) / q->chunks * unit,
+                k1 = cnn__min(quads * (part + 1) / q->parts * 4, q->k);
+            float *to = chunk ? q->partial + (chunk - 1) * (ptrdiff_t)weights : dw,
+                  *work = q->work + (size_t)thread * q->each;
+            if (q->side) cnn__side_weights_part(q, to, n0, n1, k0, k1, work);
+            else         cnn__weights_part(q, to, n0, n1, g, k0, k1, work);
         }
     for (size_t c = 1; c < (size_t)q->chunks; c++)
         for (size_t i = 0; i < weights; i++) dw[i] += q->partial[(c - 1) * weights + i];
@@ -3330,9 +3485,23 @@ static void cnn__rows_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw
 
 /* ---- The three passes, and the rule that picks the algorithm from the shape ---- */
 
-typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD, CNN__ROWS } cnn__algorithm;
+typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD, CNN__ROWS,
+               CNN__SIDE } cnn__algorithm;
 
-static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
+/* Worth two transpositions: sums are long, vectors of the pixels of a row would be far from full, and a block
+   of images stays in the L2 cache. */
+static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    enum { CACHED = 1 << 17, LEAST = 64 };              /* floats, terms */
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const ptrdiff_t pixels = pass == 1 ? t->w : t->ow;
+    const double terms = (double)(pass == 1 ? t->oc : t->ic) * t->kh * t->kw;
+    const double floats = (double)t->ic * t->h * t->w + (double)t->oc * t->oh * t->ow;
+    return cnn__side_fits(cpu, t) && (pass < 2 || (!t->ph && !t->pw)) && t->kh * t->kw > 1 && terms >= LEAST
+        && floats * u->nr <= CACHED && cnn__ceil(pixels, u->nr) * u->nr * 8 > pixels * 9;
+}
+
+static cnn__algorithm cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
 #ifndef CNN_NO_WINOGRAD
     if (cnn__winograd_fits(t) && t->ic >= 16 && t->oc >= 16) {  /* fewer do not repay the transforms */
@@ -3341,8 +3510,8 @@ static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
         if (tiles >= 16 && tiles * 16 <= 1.8 * t->n * h * w) return CNN__WINOGRAD;
     }
 #endif
-    (void)pass;
     if (cnn__rows_fit(t)) return CNN__ROWS;
+    if (cnn__side_pays(cpu, t, pass)) return CNN__SIDE;
     return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc && t->ic > 1
         ? CNN__DEPTHWISE : CNN__DIRECT;
 }
@@ -3352,9 +3521,8 @@ static cnn__algorithm cnn__conv_rule(const cnn__conv *t, int pass)
 CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     static const char *const names[] = { "direct", "1x1 gemm", "depthwise", "winograd 4x4",
-                                         "depthwise rows" };
-    (void)cpu;
-    return names[cnn__conv_rule(t, pass)];
+                                         "depthwise rows", "direct, images side by side" };
+    return names[cnn__conv_rule(cpu, t, pass)];
 }
 
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
@@ -3365,8 +3533,12 @@ static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
         u.n = n;
         for (int pass = 0; pass < 3; pass++) {
             size_t used = 0;
-            if (cnn__conv_rule(&u, pass) == CNN__ROWS) continue;
-            if (cnn__conv_rule(&u, pass) == CNN__WINOGRAD) {
+            const cnn__algorithm algorithm = cnn__conv_rule(cpu, &u, pass);
+            if (algorithm == CNN__ROWS) continue;
+            if (algorithm == CNN__SIDE) {
+                if (pass == 2) cnn__side_weights_plan(cpu, &u, NULL, NULL, NULL, &used);
+                else           cnn__side_plan(cpu, &u, pass == 1, NULL, &used);
+            } else if (algorithm == CNN__WINOGRAD) {
                 if (pass == 2) cnn__winograd_weights_plan(cpu, &u, NULL, &used);
                 else           cnn__winograd_plan(cpu, &u, pass == 1, NULL, &used);
             } else if (pass == 2) cnn__weights_plan(cpu, &u, NULL, NULL, NULL, &used);
@@ -3387,6 +3559,9 @@ static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm
         cnn__winograd_run(cpu, &q, to, from, w, b);
     } else if (algorithm == CNN__ROWS) {
         cnn__rows_run(cpu, t, pass, to, from, w, b);
+    } else if (algorithm == CNN__SIDE) {
+        const cnn__side q = cnn__side_plan(cpu, t, pass == 1, scratch, &used);
+        cnn__side_run(cpu, &q, to, from, w, b);
     } else {
         cnn__shifted q = cnn__shifted_plan(cpu, t, pass == 1, from, scratch, &used);
         q.y = to, q.w = w, q.bias = b;
@@ -3397,13 +3572,13 @@ static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm
 static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
                               const float *w, const float *b, void *scratch)
 {
-    cnn__conv_by(cpu, t, cnn__conv_rule(t, 0), 0, y, x, w, b, scratch);
+    cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 0), 0, y, x, w, b, scratch);
 }
 
 static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
                                     const float *w, void *scratch)
 {
-    cnn__conv_by(cpu, t, cnn__conv_rule(t, 1), 1, dx, dy, w, NULL, scratch);
+    cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 1), 1, dx, dy, w, NULL, scratch);
 }
 
 /* backward-weights by one algorithm. */
@@ -3417,7 +3592,8 @@ static void cnn__conv_weights_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__a
     } else if (algorithm == CNN__ROWS) {
         cnn__rows_weights(cpu, t, dw, x, dy);
     } else {
-        cnn__weights q = cnn__weights_plan(cpu, t, x, dy, scratch, &used);
+        cnn__weights q = algorithm == CNN__SIDE ? cnn__side_weights_plan(cpu, t, x, dy, scratch, &used)
+                                                : cnn__weights_plan(cpu, t, x, dy, scratch, &used);
         cnn__weights_run(cpu, &q, dw);
     }
 }
@@ -3425,7 +3601,7 @@ static void cnn__conv_weights_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__a
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                        const float *x, const float *dy, void *scratch)
 {
-    cnn__conv_weights_by(cpu, t, cnn__conv_rule(t, 2), dw, x, dy, scratch);
+    cnn__conv_weights_by(cpu, t, cnn__conv_rule(cpu, t, 2), dw, x, dy, scratch);
     if (db) cnn__bias_gradient(cnn__kernels_of(cpu), t, db, dy);
 }
 

@@ -145,7 +145,7 @@ static void reference(const cnn__conv *t, int pass, double *out, double *size, c
 /* algorithm: -1 = what the rule picks, through the functions that rooms call. */
 static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, int algorithm)
 {
-    const double tolerance = algorithm == CNN__WINOGRAD || (algorithm < 0 && cnn__conv_rule(t, pass) == CNN__WINOGRAD) ? 2e-5 : 3e-6;
+    const double tolerance = algorithm == CNN__WINOGRAD || (algorithm < 0 && cnn__conv_rule(&(cnn__cpu){ isa, 1 }, t, pass) == CNN__WINOGRAD) ? 2e-5 : 3e-6;
     const size_t plane = (size_t)(t->oh * t->ow);
     const size_t xn = (size_t)(t->n * t->ic * t->h * t->w), wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw);
     const size_t yn = (size_t)(t->n * t->oc) * plane, on = pass == FORWARD ? yn : pass == BACKWARD_DATA ? xn : wn;
@@ -167,6 +167,8 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, int
         if (algorithm < 0)                    bytes = cnn__conv_scratch(&cpu, t);
         else if (algorithm == CNN__WINOGRAD && pass == BACKWARD_WEIGHTS) cnn__winograd_weights_plan(&cpu, t, NULL, &bytes);
         else if (algorithm == CNN__WINOGRAD) cnn__winograd_plan(&cpu, t, pass == BACKWARD_DATA, NULL, &bytes);
+        else if (algorithm == CNN__SIDE && pass == BACKWARD_WEIGHTS) cnn__side_weights_plan(&cpu, t, NULL, NULL, NULL, &bytes);
+        else if (algorithm == CNN__SIDE)      cnn__side_plan(&cpu, t, pass == BACKWARD_DATA, NULL, &bytes);
         else if (algorithm != CNN__ROWS && pass == BACKWARD_WEIGHTS) cnn__weights_plan(&cpu, t, NULL, NULL, NULL, &bytes);
         else if (algorithm != CNN__ROWS)     cnn__shifted_plan(&cpu, t, pass == BACKWARD_DATA, NULL, NULL, &bytes);
         const size_t sn = (bytes + 3) / 4;
@@ -236,8 +238,10 @@ static cnn__conv random_shape(void)
 /* The rule's choice and every algorithm that can do the shape. */
 static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
 {
+    const cnn__cpu cpu = { isa, 1 };
+    const cnn__algorithm rule = cnn__conv_rule(&cpu, t, pass);
     check_conv(isa, t, pass, bias, -1);
-    if (cnn__conv_rule(t, pass) == CNN__ROWS || cnn__conv_rule(t, pass) == CNN__WINOGRAD) check_conv(isa, t, pass, bias, CNN__DIRECT);
+    if (rule == CNN__ROWS || rule == CNN__WINOGRAD || rule == CNN__SIDE) check_conv(isa, t, pass, bias, CNN__DIRECT);
     else if (cnn__winograd_fits(t)) check_conv(isa, t, pass, bias, CNN__WINOGRAD);
 }
 
@@ -258,6 +262,17 @@ static void conv(cnn_isa isa, int pass)
     for (int i = 0; i < 60; i++) {
         const cnn__conv t = random_shape();
         check_all(isa, &t, pass, test_chance(60));
+    }
+    const cnn__cpu cpu = { isa, 1 };
+    const int nr = cnn__kernels_of(&cpu)->nr;
+    const cnn__conv lenet = shape(2 * nr, 6, 14, 14, 16, 5, 1, 0, 1, 1);
+    CHECK(cnn__conv_rule(&cpu, &lenet, pass) == CNN__SIDE);
+    check_all(isa, &lenet, pass, true);
+    for (int i = 0; i < 30; i++) {                  /* images side by side */
+        cnn__conv t = { nr * test_int(1, 3), test_int(1, 5), test_int(1, 9), test_int(1, 12), test_int(1, 2 * CNN__MAX_MR), 0, 0,
+                        test_int(1, 5), test_int(1, 5), 1, 1, 0, 0, 1, 1, 1 };
+        if (pass != BACKWARD_WEIGHTS) t.ph = test_int(0, t.kh - 1), t.pw = test_int(0, t.kw - 1);
+        if (complete(&t)) check_conv(isa, &t, pass, test_chance(60), CNN__SIDE);
     }
     for (int w = 1; w <= 40; w++) {                 /* depthwise rows: tails of every width and height */
         const int c = test_int(1, 5);
