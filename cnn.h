@@ -1414,11 +1414,11 @@ typedef void cnn__twice(float *to, const float *v, ptrdiff_t n);
 typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
 typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
                       const ptrdiff_t *at, float *c, ptrdiff_t ldc);
-typedef void cnn__winograd_w(const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
+typedef void cnn__winograd_w(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
 typedef void cnn__winograd_dw(const float *u, ptrdiff_t step, float *g);
 typedef void cnn__winograd_dy(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
 typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-typedef void cnn__winograd_y(const float *m, ptrdiff_t step, float bias, float *const *y,
+typedef void cnn__winograd_y(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
                              const ptrdiff_t *row, bool add);
 enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
@@ -1572,28 +1572,38 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(two, u, r),                              \
             d[4 * s] = FMA(SET1(-2), u, r);                                                                  \
     }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__at_##isa(V *m, int s)                                                \
+    TARGET static CNN__INLINE void cnn__at_##isa(const int side, V *m, int s)                                \
     {                                                                                                        \
         const V one = SET1(-1), p = ADD(m[s], m[2 * s]), q = FMA(one, m[2 * s], m[s]);                       \
         const V u = ADD(m[3 * s], m[4 * s]), v = FMA(one, m[4 * s], m[3 * s]);                               \
-        m[0] = ADD(ADD(m[0], p), u), m[s] = FMA(SET1(2), v, q), m[2 * s] = FMA(SET1(4), u, p);               \
-        m[3 * s] = ADD(FMA(SET1(8), v, q), m[5 * s]);                                                        \
+        m[0] = ADD(ADD(m[0], p), u), m[s] = FMA(SET1(2), v, q);                                              \
+        if (side == 4) m[2 * s] = FMA(SET1(4), u, p), m[3 * s] = FMA(SET1(8), v, q);                         \
+        m[(side - 1) * s] = ADD(m[(side - 1) * s], m[5 * s]);                                                \
     }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__g_##isa(V *o, int s, V g0, V g1, V g2)                               \
+    TARGET static CNN__INLINE void cnn__g_##isa(const int k, V *o, int s, const V *g, int gs)                \
     {                                                                                                        \
-        const V p = FMA(SET1(1 / 24.f), g0, FMA(SET1(1 / 6.f), g2, SET1(0))), c = SET1(-1 / 6.f);            \
-        const V q = FMA(c, g0, FMA(c, g2, SET1(0)));                                                         \
-        o[0] = FMA(SET1(0.25f), g0, SET1(0)), o[s] = FMA(c, g1, q), o[2 * s] = FMA(SET1(1 / 6.f), g1, q);    \
-        o[3 * s] = FMA(SET1(1 / 12.f), g1, p), o[4 * s] = FMA(SET1(-1 / 12.f), g1, p), o[5 * s] = g2;        \
+        const V none = SET1(0), one = g[gs], two = g[2 * gs], c = SET1(-1 / 6.f), d = SET1(1 / 24.f);        \
+        V even = ADD(g[0], two), odd = one, even2 = FMA(SET1(4), two, g[0]), odd2 = FMA(SET1(2), one, none); \
+        if (k == 5) even = ADD(even, g[4 * gs]), even2 = FMA(SET1(16), g[4 * gs], even2),                    \
+                    odd = ADD(odd, g[3 * gs]), odd2 = FMA(SET1(8), g[3 * gs], odd2);                         \
+        const V first = g[0], last = g[(k - 1) * gs], p = FMA(c, even, none), q = FMA(d, even2, none);       \
+        o[0] = FMA(SET1(0.25f), first, none), o[s] = FMA(c, odd, p), o[2 * s] = FMA(SET1(1 / 6.f), odd, p);  \
+        o[3 * s] = FMA(d, odd2, q), o[4 * s] = FMA(SET1(-1 / 24.f), odd2, q), o[5 * s] = last;               \
     }                                                                                                        \
-    TARGET static void cnn__winograd_w_##isa(const float *g, ptrdiff_t from, float *u, ptrdiff_t step)       \
+    TARGET static CNN__INLINE void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from,        \
+                                                         float *u, ptrdiff_t step)                           \
     {                                                                                                        \
-        V t[36], w[9];                                                                                       \
-        CNN__UNROLL for (int i = 0; i < 9; i++) w[i] = LOAD(g + i * from);                                   \
-        CNN__UNROLL for (int j = 0; j < 3; j++) cnn__g_##isa(t + j, 6, w[j], w[3 + j], w[6 + j]);            \
-        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(t + 6 * i, 1, t[6 * i], t[6 * i + 1],           \
-                                                             t[6 * i + 2]);                                  \
+        V t[36], w[25];                                                                                      \
+        CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = LOAD(g + i * from);                               \
+        CNN__UNROLL for (int j = 0; j < k; j++) cnn__g_##isa(k, t + j, 6, w + j, k);                         \
+        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                 \
         for (int i = 0; i < 36; i++) STORE(u + i * step, t[i]);                                              \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,                \
+                                             ptrdiff_t step)                                                 \
+    {                                                                                                        \
+        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
+        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
     }                                                                                                        \
     TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v,          \
                                              ptrdiff_t step)                                                 \
@@ -1609,17 +1619,24 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
         for (int i = 0; i < 6; i++) cnn__bt_##isa(t + 6 * i, 1);                                             \
         for (int i = 0; i < 36; i++) STORE(v + i * step, t[i]);                                              \
     }                                                                                                        \
-    TARGET static void cnn__winograd_y_##isa(const float *m, ptrdiff_t step, float bias, float *const *y,    \
-                                             const ptrdiff_t *row, bool add)                                 \
+    TARGET static CNN__INLINE void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step,    \
+                                                          float bias, float *const *y,                       \
+                                                          const ptrdiff_t *row, bool add)                    \
     {                                                                                                        \
         V t[36];                                                                                             \
         for (int i = 0; i < 36; i++) t[i] = LOAD(m + i * step);                                              \
-        for (int j = 0; j < 6; j++) cnn__at_##isa(t + j, 6);                                                 \
-        for (int i = 0; i < 4; i++) {                                                                        \
-            cnn__at_##isa(t + 6 * i, 1);                                                                     \
-            for (int j = 0; j < 4; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                        \
+        for (int j = 0; j < 6; j++) cnn__at_##isa(side, t + j, 6);                                           \
+        for (int i = 0; i < side; i++) {                                                                     \
+            cnn__at_##isa(side, t + 6 * i, 1);                                                               \
+            for (int j = 0; j < side; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                     \
             SCATTER4(t + 6 * i, y, row, i, add);                                                             \
         }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias,           \
+                                             float *const *y, const ptrdiff_t *row, bool add)                \
+    {                                                                                                        \
+        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, y, row, add);                                \
+        else           cnn__winograd_at_##isa(2, m, step, bias, y, row, add);                                \
     }                                                                                                        \
     TARGET static CNN__INLINE void cnn__a_##isa(V *d, int s)                                                 \
     {                                                                                                        \
@@ -3093,17 +3110,21 @@ static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float 
         }
 }
 
-/* ---- Winograd F(4x4,3x3): forward and backward-data of 3x3 kernels with stride 1 (Lavin, Gray 2015) ----
+/* ---- Winograd F(4x4,3x3) and F(2x2,5x5): forward and backward-data, stride 1 (Lavin, Gray 2015) ----
 
-       Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each 4x4 tile Y of output and 6x6 tile x of input
+       Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each tile Y of output and 6x6 tile x of input
 
-   36 products of matrices (OC,C)(C,tiles) do the work of 144: a quarter of the multiply-adds. The transforms
-   hold factors of up to 8, and so the rounding errors grow: largest seen against float64, for 512 channels,
-   9e-6 of the largest output (4e-7 by the direct sum). Define CNN_NO_WINOGRAD to do without. backward-data is
-   the same with dy for x, the kernel turned by 180 degrees, and padding 2 - P. */
+   In one dimension, x and w are the coefficients of polynomials, whose product is known by its values at six
+   points, 0, 1, -1, 2, -2 and infinity: G takes w there, At comes back, and Bt does what is left. Six points
+   tell 4 outputs of 3 weights as well as 2 outputs of 5, and Bt is the same for both. So 36 products of
+   matrices (OC,C)(C,tiles) do the work of 144 (3x3, a quarter of the multiply-adds) or 100 (5x5). The
+   transforms hold factors of up to 16, and so the rounding errors grow: largest seen against float64, for 512
+   channels, 1e-5 of the largest output (5e-7 by the direct sum). Define CNN_NO_WINOGRAD to do without.
+   backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P. */
 typedef struct {
     const cnn__kernels *u;
     bool backward, once;                /* once: all tiles are one block, which meets each weight once */
+    int k, side;                        /* kernels (k,k), tiles of output (side,side) */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
     ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
     ptrdiff_t as, vs, ms;               /* from one of the 36 matrices of weights, input, sums to the next: a
@@ -3112,22 +3133,23 @@ typedef struct {
     size_t each;
 } cnn__wino;
 
-CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t)
+CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
 {
-    return t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1
-        && t->groups == 1 && t->ph <= 2 && t->pw <= 2;
+    return (t->kh == 3 || (t->kh == 5 && pass < 2)) && t->kw == t->kh && t->sh == 1 && t->sw == 1
+        && t->dh == 1 && t->dw == 1 && t->groups == 1 && t->ph < t->kh && t->pw < t->kw;
 }
 
 static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
                                     size_t *used)
 {
     enum { PANELS = 4 };
-    cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward };
+    cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward, .k = t->kh, .side = 7 - t->kh };
     if (backward) q.c = t->oc, q.m = t->ic, q.h = t->oh, q.w = t->ow, q.oh = t->h, q.ow = t->w,
-                  q.ph = 2 - t->ph, q.pw = 2 - t->pw;
+                  q.ph = q.k - 1 - t->ph, q.pw = q.k - 1 - t->pw;
     else          q.c = t->ic, q.m = t->oc, q.h = t->h, q.w = t->w, q.oh = t->oh, q.ow = t->ow,
                   q.ph = t->ph, q.pw = t->pw;
-    q.th = (q.oh + 3) / 4, q.tw = (q.ow + 3) / 4, q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
+    q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
+    q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
     q.once = q.tiles <= q.block, q.rows = q.once ? cnn__min(PANELS * q.u->mr, q.m) : q.m;
     q.as = q.rows * q.c + CNN__MAX_LANES, q.vs = q.c * q.block + CNN__MAX_LANES,
@@ -3142,21 +3164,22 @@ static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, boo
    kernels are first brought side by side, those of a few channels at a time. */
 static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, ptrdiff_t i)
 {
-    enum { L = CNN__MAX_LANES, FEW = 32 };
+    enum { L = CNN__MAX_LANES, FLOATS = 288 };
     const int mr = (int)cnn__min(q->u->mr, q->m - i), lanes = q->u->lanes;
+    const int kk = q->k * q->k, few = FLOATS / kk;
     const ptrdiff_t step = q->backward ? -mr : mr;      /* backward: the kernel turned by 180 degrees */
-    float g[9 * FEW * CNN__MAX_MR + L] = { 0 }, o[36 * L];
+    float g[FLOATS * CNN__MAX_MR + L] = { 0 }, o[36 * L];
     for (int c = 0; c < q->c; c++, a += mr) {
-        const int few = (int)cnn__min(FEW, q->c - c);
-        if (c % FEW == 0 && !q->backward)
-            q->u->pack(g, mr, w + (i * q->c + c) * 9, (ptrdiff_t)q->c * 9, (ptrdiff_t)few * 9);
-        for (int e = 0; c % FEW == 0 && q->backward && e < few; e++)
-            q->u->pack(g + e * 9 * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * 9, 9, 9);
-        const float *from = g + (c % FEW * 9 + (q->backward ? 8 : 0)) * mr;
+        const int now = (int)cnn__min(few, q->c - c);
+        if (c % few == 0 && !q->backward)
+            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, (ptrdiff_t)now * kk);
+        for (int e = 0; c % few == 0 && q->backward && e < now; e++)
+            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, kk);
+        const float *from = g + (c % few * kk + (q->backward ? kk - 1 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
         for (int r = 0; r < mr; r += lanes)
-            q->u->winograd_w(from + r, step, direct ? a + r : o + r, direct ? q->as : L);
+            q->u->winograd_w(q->k, from + r, step, direct ? a + r : o + r, direct ? q->as : L);
         for (int e = 0; e < 36 && !direct; e++)
             for (int r = 0; r < mr; r++) a[e * q->as + r] = o[e * L + r];
     }
@@ -3193,8 +3216,8 @@ static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, pt
         bool inside[L];
         for (int l = 0; l < u->lanes; l++) {
             const ptrdiff_t t = from + j + l;
-            y0[l] = (int)(t % plane / q->tw) * 4 - q->ph, x0[l] = (int)(t % plane % q->tw) * 4 - q->pw,
-                image[l] = t / plane * q->c * in;
+            y0[l] = (int)(t % plane / q->tw) * q->side - q->ph;
+            x0[l] = (int)(t % plane % q->tw) * q->side - q->pw, image[l] = t / plane * q->c * in;
             inside[l] = j + l >= count
                 || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l] + 6 <= q->w);
             tile[l] = j + l < count && inside[l]
@@ -3220,6 +3243,7 @@ static void cnn__winograd_rows(const cnn__wino *q, float *y, const float *bias, 
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *u = q->u;
+    const int side = q->side;
     const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c), rows = i1 - i0,
         plane = (ptrdiff_t)q->th * q->tw, out = (ptrdiff_t)q->oh * q->ow;
     float patch[L][36] = { { 0 } };
@@ -3240,19 +3264,21 @@ static void cnn__winograd_rows(const cnn__wino *q, float *y, const float *bias, 
         float *tile[L];
         for (int l = 0; l < u->lanes; l++) {
             const ptrdiff_t t = from + j + l;
-            y0[l] = (int)(t % plane / q->tw) * 4, x0[l] = (int)(t % plane % q->tw) * 4,
+            y0[l] = (int)(t % plane / q->tw) * side, x0[l] = (int)(t % plane % q->tw) * side,
                 image[l] = (t / plane * q->m + i0) * out;
-            const bool inside = j + l < count && y0[l] + 4 <= q->oh && x0[l] + 4 <= q->ow;
-            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l], row[l] = inside
-                ? q->ow : 4;
+            /* Rows are written four by four: those of a tile of two go through the patch. */
+            const bool inside = side == 4 && j + l < count && y0[l] + 4 <= q->oh && x0[l] + 4 <= q->ow;
+            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l];
+            row[l] = inside ? q->ow : 4;
         }
         for (ptrdiff_t c = 0; c < rows; c++, sums += u->nr) {
-            u->winograd_y(sums, q->ms, bias ? bias[i0 + c] : 0.0f, tile, row, q->backward);
+            u->winograd_y(side, sums, q->ms, bias ? bias[i0 + c] : 0.0f, tile, row, q->backward);
             for (int l = 0; l < u->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l >= count) continue;
                 float *to = y + image[l] + c * out + (ptrdiff_t)y0[l] * q->ow + x0[l];
-                const int high = (int)cnn__min(4, q->oh - y0[l]), wide = (int)cnn__min(4, q->ow - x0[l]);
+                const int high = (int)cnn__min(side, q->oh - y0[l]);
+                const int wide = (int)cnn__min(side, q->ow - x0[l]);
                 for (int r = 0; r < high; r++, to += q->ow)
                     for (int z = 0; z < wide; z++)
                         to[z] = q->backward ? to[z] + patch[l][r * 4 + z] : patch[l][r * 4 + z];
@@ -3265,7 +3291,8 @@ static void cnn__winograd_rows(const cnn__wino *q, float *y, const float *bias, 
 static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y, const float *x,
                               const float *w, const float *bias)
 {
-    const ptrdiff_t mr = q->u->mr, panels = cnn__ceil(q->m, mr), blocks = cnn__ceil(q->tiles, q->block),
+    const ptrdiff_t mr = q->u->mr, nr = q->u->nr, panels = cnn__ceil(q->m, mr),
+        columns = cnn__ceil(q->tiles, nr), blocks = cnn__ceil(q->tiles, q->block),
         steps = cnn__ceil(q->m, q->rows), parts = cnn__ceil(q->c, 16);
     const double products = 36.0 * (double)q->tiles * q->m * q->c;
     const int first = q->once ? cnn__team(cpu, 144.0 * (double)q->tiles * q->c, parts)
@@ -3286,7 +3313,8 @@ static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y,
             cnn__winograd_rows(q, y, bias, mine, i0, i1, q->shared, 0, q->tiles, m);
         }
         for (ptrdiff_t b = blocks * thread / threads; !q->once && b < blocks * (thread + 1) / threads; b++) {
-            const ptrdiff_t from = b * q->block, count = cnn__min(q->block, q->tiles - from);
+            const ptrdiff_t from = columns * b / blocks * nr;       /* blocks as equal as panels allow */
+            const ptrdiff_t count = cnn__min(columns * (b + 1) / blocks * nr, q->tiles) - from;
             cnn__winograd_tiles(q, mine, x, from, count, 0, q->c);
             cnn__winograd_rows(q, y, bias, q->shared, 0, q->m, mine, from, count, m);
         }
@@ -3504,10 +3532,10 @@ static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 static cnn__algorithm cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
 #ifndef CNN_NO_WINOGRAD
-    if (cnn__winograd_fits(t) && t->ic >= 16 && t->oc >= 16) {  /* fewer do not repay the transforms */
-        const int h = pass == 1 ? t->h : t->oh, w = pass == 1 ? t->w : t->ow;
-        const double tiles = (double)t->n * ((h + 3) / 4) * ((w + 3) / 4);
-        if (tiles >= 16 && tiles * 16 <= 1.8 * t->n * h * w) return CNN__WINOGRAD;
+    if (cnn__winograd_fits(t, pass) && t->ic >= 16 && t->oc >= 16) {    /* fewer do not repay transforms */
+        const int h = pass == 1 ? t->h : t->oh, w = pass == 1 ? t->w : t->ow, side = 7 - t->kh;
+        const double tiles = (double)t->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
+        if (tiles >= 16 && tiles * side * side <= 1.8 * t->n * h * w) return CNN__WINOGRAD;
     }
 #endif
     if (cnn__rows_fit(t)) return CNN__ROWS;
@@ -3522,7 +3550,8 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 {
     static const char *const names[] = { "direct", "1x1 gemm", "depthwise", "winograd 4x4",
                                          "depthwise rows", "direct, images side by side" };
-    return names[cnn__conv_rule(cpu, t, pass)];
+    const cnn__algorithm a = cnn__conv_rule(cpu, t, pass);
+    return a == CNN__WINOGRAD && t->kh == 5 ? "winograd 2x2" : names[a];
 }
 
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)

@@ -242,7 +242,7 @@ static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
     const cnn__algorithm rule = cnn__conv_rule(&cpu, t, pass);
     check_conv(isa, t, pass, bias, -1);
     if (rule == CNN__ROWS || rule == CNN__WINOGRAD || rule == CNN__SIDE) check_conv(isa, t, pass, bias, CNN__DIRECT);
-    else if (cnn__winograd_fits(t)) check_conv(isa, t, pass, bias, CNN__WINOGRAD);
+    else if (cnn__winograd_fits(t, pass)) check_conv(isa, t, pass, bias, CNN__WINOGRAD);
 }
 
 static void conv(cnn_isa isa, int pass)
@@ -257,7 +257,8 @@ static void conv(cnn_isa isa, int pass)
         shape(3, 16, 16, 21, 17, 3, 1, 1, 1, 1), shape(1, 300, 9, 12, 18, 3, 1, 0, 1, 1),  shape(2, 17, 15, 14, 30, 3, 1, 2, 1, 1),
         shape(1, 16, 13, 19, 40, 5, 1, 2, 1, 1), shape(2, 40, 15, 9, 45, 3, 2, 1, 1, 1),   shape(1, 48, 9, 35, 38, 3, 1, 0, 2, 1),
         shape(1, 40, 7, 7, 210, 3, 1, 1, 1, 1),  shape(1, 130, 9, 8, 20, 3, 2, 1, 1, 1),   shape(1, 80, 7, 6, 90, 3, 1, 1, 1, 2),
-        shape(1, 300, 7, 7, 200, 1, 1, 0, 1, 1) };
+        shape(1, 300, 7, 7, 200, 1, 1, 0, 1, 1),
+        shape(3, 35, 11, 12, 33, 5, 1, 4, 1, 1), shape(1, 24, 27, 25, 19, 5, 1, 1, 1, 1) };
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_all(isa, &fixed[i], pass, i % 3 > 0);
     for (int i = 0; i < 60; i++) {
         const cnn__conv t = random_shape();
