@@ -1311,17 +1311,38 @@ static void cnn__put_le(unsigned char *to, uint64_t v, int bytes)
    order and get the same bits, and nothing has to be stored between forward and backward.
    ======================================================================================================== */
 
+#ifdef __GNUC__
+#define CNN__INLINE __attribute__((always_inline)) inline
+#define CNN__PREFETCH(p) __builtin_prefetch(p)
+#else
+#define CNN__INLINE inline
+#define CNN__PREFETCH(p) ((void)0)
+#endif
+
+/* Counters i .. i+lanes: each round waits for the one before it, so several counters side by side, which a
+   known number of lanes makes vectors of, take hardly longer than one. */
+enum { CNN__COUNTERS = 16 };
+static CNN__INLINE void cnn__philox_some(const int lanes, uint32_t *out, uint64_t key, uint64_t stream,
+                                         uint64_t i)
+{
+    uint32_t c0[CNN__COUNTERS], c1[CNN__COUNTERS], c2[CNN__COUNTERS], c3[CNN__COUNTERS];
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int l = 0; l < lanes; l++) {
+        const uint64_t c = i + (uint64_t)l;
+        c0[l] = (uint32_t)c, c1[l] = (uint32_t)(c >> 32);
+        c2[l] = (uint32_t)stream, c3[l] = (uint32_t)(stream >> 32);
+    }
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+        for (int l = 0; l < lanes; l++) {
+            const uint64_t p0 = (uint64_t)0xD2511F53u * c0[l], p1 = (uint64_t)0xCD9E8D57u * c2[l];
+            c0[l] = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0, c2[l] = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
+            c1[l] = (uint32_t)p1, c3[l] = (uint32_t)p0;
+        }
+    for (int l = 0; l < lanes; l++, out += 4) out[0] = c0[l], out[1] = c1[l], out[2] = c2[l], out[3] = c3[l];
+}
 static void cnn__philox(uint32_t out[4], uint64_t key, uint64_t stream, uint64_t i)
 {
-    uint32_t c0 = (uint32_t)i, c1 = (uint32_t)(i >> 32), c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    for (int round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
-        uint32_t n0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, n2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)p1, c3 = (uint32_t)p0, c0 = n0, c2 = n2;
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+    cnn__philox_some(1, out, key, stream, i);
 }
 
 /* Random bits number i of a stream: four numbers come from one counter. */
@@ -1350,13 +1371,6 @@ CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
    >>simd ---- 6. Instruction sets: found at run time, one micro-kernel for each
    ======================================================================================================== */
 
-#ifdef __GNUC__
-#define CNN__INLINE __attribute__((always_inline)) inline
-#define CNN__PREFETCH(p) __builtin_prefetch(p)
-#else
-#define CNN__INLINE inline
-#define CNN__PREFETCH(p) ((void)0)
-#endif
 #if CNN__X86
 #define CNN__AVX2   __attribute__((target("avx2,fma")))
 #define CNN__AVX512 __attribute__((target("avx512f,avx2,fma")))
@@ -3740,6 +3754,8 @@ CNN__EACH(cnn__each_mul,              v[i] *= a[i])
 CNN__EACH(cnn__each_add_scaled,       v[i] += a[i] * k[0])
 CNN__EACH(cnn__each_add_product,      v[i] += a[i] * b[i] * k[0])
 CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
+CNN__EACH(cnn__each_keep,             v[i] = cnn__select(a[i] >= k[0], v[i] * k[1], 0.0f))
+CNN__EACH(cnn__each_keep_add,         v[i] += cnn__select(a[i] >= k[0], b[i] * k[1], 0.0f))
 CNN__EACH(cnn__each_standardize,      v[i] = (v[i] - k[0]) * k[1] + k[2])
 CNN__EACH(cnn__each_standardize_back, v[i] += ((a[i] - k[0]) - (b[i] - k[1]) * k[2]) * k[3])
 
@@ -4265,15 +4281,20 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
 static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                          uint64_t stream, ptrdiff_t n)
 {
-    const float scale = 1 / (1 - p);
+    enum { DRAWN = 4 * CNN__COUNTERS };
+    const float k[2] = { p, 1 / (1 - p) };
+    cnn__each  *f = add ? cnn__each_keep_add(cpu) : cnn__each_keep(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, 8 * n))
-    for (ptrdiff_t four = 0; four < n; four += 4) {
-        uint32_t bits[4];
-        cnn__philox(bits, key, stream, (uint64_t)four / 4);
-        for (ptrdiff_t i = four; i < four + 4 && i < n; i++) {
-            const float kept = cnn__select(cnn__uniform(bits[i - four]) >= p, from[i] * scale, 0.0f);
-            to[i] = add ? to[i] + kept : kept;
+    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE) {
+        const ptrdiff_t m = cnn__min(CNN__PIECE, n - i);
+        float           number[CNN__PIECE];
+        for (ptrdiff_t j = 0; j < m; j += DRAWN) {
+            uint32_t bits[DRAWN];
+            cnn__philox_some(CNN__COUNTERS, bits, key, stream, (uint64_t)(i + j) / 4);
+            for (int e = 0; e < DRAWN; e++) number[j + e] = cnn__uniform(bits[e]);
         }
+        if (!add && to != from) memcpy(to + i, from + i, (size_t)m * sizeof *to);
+        f(to + i, number, from + i, k, m);
     }
 }
 
