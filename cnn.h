@@ -3760,6 +3760,7 @@ typedef void cnn__each(float *restrict v, const float *restrict a, const float *
 
 CNN__EACH(cnn__each_relu,             float x = v[i]; v[i] = x < 0 ? 0.0f : x)
 CNN__EACH(cnn__each_relu_back,        float dy = a[i]; v[i] += b[i] > 0 ? dy : 0.0f)
+CNN__EACH(cnn__each_relu_gate,        float dy = v[i]; v[i] = a[i] > 0 ? dy : 0.0f)
 CNN__EACH(cnn__each_leaky,            float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
 CNN__EACH(cnn__each_leaky_back,       float dy = a[i], z = dy * k[0]; v[i] += b[i] > 0 ? dy : z)
 CNN__EACH(cnn__each_sigmoid,          v[i] = cnn__sigmoid(v[i]))
@@ -4971,7 +4972,11 @@ static void cnn__relu_forward(cnn_tensor *y, cnn_mode m)
 }
 static void cnn__relu_backward(cnn_tensor *y)
 {
-    cnn__pointwise_backward(y, cnn__each_relu_back(&y->graph->cpu), NULL);
+    const cnn__cpu *cpu = &y->graph->cpu;
+    float *dx = y->in[0]->grad;
+    if (dx && dx == y->grad)            /* in one pass, without the copy that adding in place would take */
+        cnn__map(cpu, cnn__each_relu_gate(cpu), dx, dx, y->data, NULL, NULL, cnn__len(y->shape));
+    else cnn__pointwise_backward(y, cnn__each_relu_back(cpu), NULL);
 }
 CNN__ROOM cnn_op_relu = {
     .name = "relu", .shape = cnn__as_input, .forward = cnn__relu_forward, .backward = cnn__relu_backward,
