@@ -3562,13 +3562,21 @@ static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
         && floats * u->nr <= CACHED && cnn__ceil(pixels, u->nr) * u->nr * 8 > pixels * 9;
 }
 
+/* The limits are as measured (AVX2). The direct sum of backward-weights is slow on narrow planes: with many
+   channels Winograd pays even where three quarters of its tiles lie outside, with few it loses on 13x13 or
+   26x26. In planes of one row or column some weights meet nothing but padding: the direct sum adds exactly 0
+   to their gradient, Winograd rounding errors. */
 static cnn__algorithm cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
 #ifndef CNN_NO_WINOGRAD
     if (cnn__winograd_fits(t, pass) && t->ic >= 16 && t->oc >= 16) {    /* fewer do not repay transforms */
         const int h = pass == 1 ? t->h : t->oh, w = pass == 1 ? t->w : t->ow, side = 7 - t->kh;
         const double tiles = (double)t->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
-        if (tiles >= 16 && tiles * side * side <= 1.8 * t->n * h * w) return CNN__WINOGRAD;
+        const bool many = t->ic >= 32 && t->oc >= 32;
+        const double least = pass == 2 && many ? 4 : 16;
+        const double most = pass < 2 ? 1.8 : !many ? 1.1 : cnn__side_pays(cpu, t, pass) ? 1.8 : 4;
+        if (tiles >= least && tiles * side * side <= most * t->n * h * w && h > 1 && w > 1)
+            return CNN__WINOGRAD;
     }
 #endif
     if (cnn__rows_fit(t)) return CNN__ROWS;

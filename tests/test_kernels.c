@@ -269,7 +269,8 @@ static void conv(cnn_isa isa, int pass)
         shape(1, 40, 7, 7, 210, 3, 1, 1, 1, 1),  shape(1, 130, 9, 8, 20, 3, 2, 1, 1, 1),   shape(1, 80, 7, 6, 90, 3, 1, 1, 1, 2),
         shape(1, 300, 7, 7, 200, 1, 1, 0, 1, 1),
         shape(3, 35, 11, 12, 33, 5, 1, 4, 1, 1), shape(1, 24, 27, 25, 19, 5, 1, 1, 1, 1),
-        shape(7, 20, 29, 27, 50, 3, 1, 1, 1, 1) };      /* the last: Winograd's backward-weights in several chunks and blocks */
+        shape(5, 33, 2, 3, 40, 3, 1, 1, 1, 1),   shape(4, 32, 5, 5, 37, 3, 1, 1, 1, 1),    shape(16, 32, 1, 4, 32, 3, 1, 1, 1, 1),
+        shape(7, 32, 29, 27, 50, 3, 1, 1, 1, 1) };      /* the last: Winograd's backward-weights in several chunks and blocks */
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_all(isa, &fixed[i], pass, i % 3 > 0);
     for (int i = 0; i < 60; i++) {
         const cnn__conv t = random_shape();
