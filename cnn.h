@@ -2451,8 +2451,8 @@ typedef struct {
     ptrdiff_t k, base;                  /* terms of the sum; place of row 0, column 0 in the output plane */
     const float *a;                     /* packed weights of all groups */
     const ptrdiff_t *at;                /* k places in S */
-    int y0, dy, rows;                   /* row i of the kernel meets image row y SH + y0 + i dy; rows: how many
-                                           there are that can be left out, see rows_first */
+    int y0, dy, rows;                   /* row i of the kernel meets image row y SH + y0 + i dy; rows: how
+                                           many can be left out, see rows_first */
     ptrdiff_t row;                      /* terms of one row of the kernel */
 } cnn__phase;
 
@@ -2573,7 +2573,8 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     q.rows_first = backward || t->ow >= q.u->nr;
     /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
     const ptrdiff_t k_blocks = q.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
-    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : 6144),
+    q.block = q.borrow ? q.rows
+        : cnn__block_rows(&q.s, q.rows, q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : 6144),
         q.blocks = (int)cnn__ceil(q.rows, q.block);
     q.once = !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
     q.plane = cnn__spread_plane(&q.s, q.block);
@@ -2596,8 +2597,8 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     return q;
 }
 
-/* forward: kc terms from b on of ni rows of the weights, side by side. Where they lie in the order (c,i,j) and
-   are wanted in the order (i,c,j), a few channels are packed as they lie, then a row of the kernel is
+/* forward: kc terms from b on of ni rows of the weights, side by side. Where they lie in the order (c,i,j)
+   and are wanted in the order (i,c,j), a few channels are packed as they lie, then a row of the kernel is
    picked. */
 static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float *w, ptrdiff_t b,
                            ptrdiff_t kc)
