@@ -2298,10 +2298,10 @@ static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k)
     return cnn__mul_size((size_t)cpu->threads, cnn__part_scratch(cpu, m, n, k));
 }
 
-/* Threads for so many multiply-adds in so many parts. Below 8 million, about 0.2 ms, a parallel region with
+/* Threads for so many multiply-adds in so many parts. Below 5 million, about 0.1 ms, a parallel region with
    its spinning barrier costs more than it saves when the machine has other work. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
-#define CNN__SERIAL_WORK 8e6
+#define CNN__SERIAL_WORK 5e6
 #endif
 static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
 {
