@@ -1159,6 +1159,14 @@ typedef struct cnn__carried {
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
 
+#ifdef __GNUC__
+#define CNN__INLINE __attribute__((always_inline)) inline
+#define CNN__PREFETCH(p) __builtin_prefetch(p)
+#else
+#define CNN__INLINE inline
+#define CNN__PREFETCH(p) ((void)0)
+#endif
+
 /* ===========================================================================================================
    >>errors ---- 3. Errors: the first message stays, everything after it does nothing
    ======================================================================================================== */
@@ -1310,14 +1318,6 @@ static void cnn__put_le(unsigned char *to, uint64_t v, int bytes)
    Number i of a stream is a function of (key, i) alone. So any thread or device can draw any number in any
    order and get the same bits, and nothing has to be stored between forward and backward.
    ======================================================================================================== */
-
-#ifdef __GNUC__
-#define CNN__INLINE __attribute__((always_inline)) inline
-#define CNN__PREFETCH(p) __builtin_prefetch(p)
-#else
-#define CNN__INLINE inline
-#define CNN__PREFETCH(p) ((void)0)
-#endif
 
 /* Counters i .. i+lanes: each round waits for the one before it, so several counters side by side, which a
    known number of lanes makes vectors of, take hardly longer than one. */
@@ -2833,6 +2833,15 @@ static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q)
         }
 }
 
+/* backward-data with stride 1, as a convolution from dy to dx; its kernel is turned by 180 degrees. */
+static cnn__conv cnn__turned(const cnn__conv *t)
+{
+    cnn__conv p = *t;
+    p.ic = t->oc, p.oc = t->ic, p.h = t->oh, p.w = t->ow, p.oh = t->h, p.ow = t->w;
+    p.ph = t->kh - 1 - t->ph, p.pw = t->kw - 1 - t->pw;
+    return p;
+}
+
 /* ---- Small images, several side by side: forward and backward-data with stride 1 ----
 
    A row of ten pixels fills 16 lanes badly. So nr images of a batch lie side by side, X[c][y][x][image], and
@@ -2859,11 +2868,9 @@ static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t)
 static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
                                 size_t *used)
 {
-    cnn__side q = { .u = cnn__kernels_of(cpu), .backward = backward, .kh = t->kh, .kw = t->kw };
-    if (backward) q.c = t->oc, q.m = t->ic, q.h = t->oh, q.w = t->ow, q.oh = t->h, q.ow = t->w,
-                  q.ph = t->kh - 1 - t->ph, q.pw = t->kw - 1 - t->pw;
-    else          q.c = t->ic, q.m = t->oc, q.h = t->h, q.w = t->w, q.oh = t->oh, q.ow = t->ow,
-                  q.ph = t->ph, q.pw = t->pw;
+    const cnn__conv p = backward ? cnn__turned(t) : *t;
+    cnn__side q = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h, .w = p.w,
+                    .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw };
     q.in = (ptrdiff_t)q.c * q.h * q.w, q.out = (ptrdiff_t)q.m * q.oh * q.ow;
     q.k = (ptrdiff_t)q.c * q.kh * q.kw, q.blocks = t->n / q.u->nr;
     q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.blocks), cnn__ceil(q.m, q.u->mr));
@@ -3158,11 +3165,9 @@ static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, boo
                                     size_t *used)
 {
     enum { PANELS = 4 };
-    cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward, .k = t->kh, .side = 7 - t->kh };
-    if (backward) q.c = t->oc, q.m = t->ic, q.h = t->oh, q.w = t->ow, q.oh = t->h, q.ow = t->w,
-                  q.ph = q.k - 1 - t->ph, q.pw = q.k - 1 - t->pw;
-    else          q.c = t->ic, q.m = t->oc, q.h = t->h, q.w = t->w, q.oh = t->oh, q.ow = t->ow,
-                  q.ph = t->ph, q.pw = t->pw;
+    const cnn__conv p = backward ? cnn__turned(t) : *t;
+    cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward, .k = p.kh, .side = 7 - p.kh, .c = p.ic,
+                    .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw };
     q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
     q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);

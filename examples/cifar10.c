@@ -21,7 +21,8 @@
 #include <time.h>
 
 typedef cnn_tensor T;
-enum { IN = 3, PATCH = 12, WHITE = 2 * PATCH };           /* a patch is 2x2 pixels of 3 colours */
+enum { IN = 3, PATCH = 12, WHITE = 2 * PATCH,             /* a patch is 2x2 pixels of 3 colours */
+       BATCH = 512 };                                     /* the largest of the recipes */
 
 typedef struct recipe {
     const char *name;
@@ -148,9 +149,9 @@ static T *resnet20(cnn_graph *g, T *x, const recipe *r, const float *whiten)
 }
 
 static const recipe recipes[] = {
-    { "fast", wide, { 32, 128, 128 }, 8, 512, 0.75f, 0.85f, 0.00133f, 0.2f, 64, 0.99f,
+    { "fast", wide, { 32, 128, 128 }, 8, BATCH, 0.75f, 0.85f, 0.00133f, 0.2f, 64, 0.99f,
       { .shift = 2, .reflect = 1, .flip = CNN_FLIP_ALTERNATE } },
-    { "best", wide, { 64, 256, 256 }, 14, 512, 0.75f, 0.85f, 0.00133f, 0.2f, 64, 0.99f,
+    { "best", wide, { 64, 256, 256 }, 14, BATCH, 0.75f, 0.85f, 0.00133f, 0.2f, 64, 0.99f,
       { .shift = 2, .reflect = 1, .flip = CNN_FLIP_ALTERNATE } },
     { "resnet20", resnet20, { 16, 32, 64 }, 30, 128, 0.1f, 0.9f, 5e-4f, 0, 1, 0,
       { .shift = 4, .flip = CNN_FLIP_RANDOM } },
@@ -183,15 +184,14 @@ static void view(float *to, const float *from, int planes, cnn_shape s, int move
 static double judge(T *x, T *t, T *logits, const cnn_dataset *test, int views)
 {
     static const int move[] = { 0, 0, -1, -1, 1, 1 }, weight[] = { 2, 2, 1, 1, 1, 1 };
-    enum { CLASSES = 10, PICTURE = IN * 32 * 32, BATCH = 512 };
-    float *picture = malloc(BATCH * PICTURE * sizeof *picture);
-    float *sum = malloc(BATCH * CLASSES * sizeof *sum);
-    int    right = 0, done = 0, n;
-    for (; picture && sum && (n = cnn_feed(x, t, test, done)) > 0; done += n) {
+    enum { CLASSES = 10 };
+    static float picture[BATCH * IN * 32 * 32], sum[BATCH * CLASSES];
+    int right = 0, done = 0, n;
+    for (; (n = cnn_feed(x, t, test, done)) > 0; done += n) {
         const float *pixel = cnn_map_read(x), *label = cnn_map_read(t);
         if (!pixel || !label) break;
         memcpy(picture, pixel, cnn_count(x) * sizeof *picture);
-        memset(sum, 0, BATCH * CLASSES * sizeof *sum);
+        memset(sum, 0, sizeof sum);
         for (int v = 0; v < views; v++) {
             float *changed = cnn_map_write(x);
             if (changed) view(changed, picture, n * IN, x->shape, move[v], v % 2);
@@ -206,7 +206,6 @@ static double judge(T *x, T *t, T *logits, const cnn_dataset *test, int views)
             right += best == (int)label[k];
         }
     }
-    free(picture), free(sum);
     return done ? (double)right / done : NAN;
 }
 
@@ -239,9 +238,9 @@ static int train(const recipe *r, cnn_dataset *data, const cnn_dataset *test, ui
     const int    failed = cnn_error(g) != NULL;
     if (failed) fprintf(stderr, "%s\n", cnn_error(g));
     else {
-        printf("%s, seed %llu: test accuracy %.2f %% (picture and mirror image %.2f %%, picture alone %.2f %%), "
-               "trained in %.0f s\n", r->name, (unsigned long long)seed, 100 * six, 100 * two, 100 * one,
-               seconds);
+        printf("%s, seed %llu: test accuracy %.2f %% (picture and mirror image %.2f %%, picture alone "
+               "%.2f %%), trained in %.0f s\n", r->name, (unsigned long long)seed, 100 * six, 100 * two,
+               100 * one, seconds);
         if (cnn_save(g, "cifar10.safetensors") && cnn_history_svg(&history, "cifar10.svg"))
             printf("wrote cifar10.safetensors and cifar10.svg, the curves of the training\n");
     }
