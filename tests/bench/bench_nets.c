@@ -1,9 +1,9 @@
 /* bench_nets.c - whole networks: images per second in training and in inference, on noise, and the peak of memory;
    and the seconds in which LeNet-5 learns MNIST to 99 %. See bench.h.
      cc -O2 -std=c99 -fopenmp -I. bench_nets.c -lm && ./a.out [threads [part of a name]]
-   threads: 0 or nothing: 1, then 2. A name behind = is the whole of it. The networks and batches are those of the peers' programs. MNIST_DIR is the folder
-   of MNIST's four unpacked files; without it mnist99 is left out. Each case is a process of its own, so that its peak
-   is its own. */
+   threads: 0 or nothing: 1, then 2. A name behind = is the whole of it. The networks and batches are those of the
+   peers' programs. MNIST_DIR is the folder of MNIST's four unpacked files; without it mnist99 is left out. Each case
+   is a process of its own, so that its peak is its own. */
 #define _POSIX_C_SOURCE 200112L
 #define _DEFAULT_SOURCE             /* wait4 */
 #define CNN_IMPLEMENTATION
@@ -163,6 +163,12 @@ static int measure(const struct net *n, const char *name, int threads)
     return 0;
 }
 
+/* part: a part of the case's name, or = and the whole of it */
+static bool wanted(const char *name, const char *part)
+{
+    return part[0] == '=' ? strcmp(name, part + 1) == 0 : strstr(name, part) != NULL;
+}
+
 int main(int argc, char **argv)
 {
     const int   only = argc > 1 ? atoi(argv[1]) : 0;
@@ -172,10 +178,9 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
             char name[64];
             snprintf(name, sizeof name, "%s_%s_b%d", cases[i].name, cases[i].train ? "train" : "infer", cases[i].batch);
-            if (part[0] == '=' ? strcmp(name, part + 1) == 0 : strstr(name, part) != NULL)
-                failed += measure(&cases[i], name, threads);
+            if (wanted(name, part)) failed += measure(&cases[i], name, threads);
         }
-        if (strstr("mnist99", part)) failed += measure(NULL, "mnist99", threads);
+        if (wanted("mnist99", part)) failed += measure(NULL, "mnist99", threads);
     }
     return failed != 0;
 }
