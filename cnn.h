@@ -2470,12 +2470,14 @@ static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
     return f;
 }
 
-/* Rows of output that share one S: so many that S stays in the L2 cache and rows are not copied too often. */
+/* Rows of output that share one S: so many that S stays in the L2 cache and rows are not copied too often.
+   Places in a plane are ints: no more rows than that allows. */
 enum { CNN__SPREAD_FLOATS = 49152 };
 static int cnn__block_rows(const cnn__spread *s, int rows, ptrdiff_t floats)
 {
-    const ptrdiff_t fit = floats / (s->c * s->a * s->b * s->width) - s->halo;
-    const ptrdiff_t most = cnn__min(rows, fit < 2 * s->halo + 1 ? 2 * s->halo + 1 : fit);
+    const ptrdiff_t fit = floats / ((ptrdiff_t)s->c * s->a * s->b * s->width) - s->halo;
+    const ptrdiff_t wish = fit < 2 * s->halo + 1 ? 2 * s->halo + 1 : fit;
+    const ptrdiff_t most = cnn__min(cnn__min(rows, wish), 1 + INT_MAX / 4 / s->width);
     return (int)cnn__ceil(rows, cnn__ceil(rows, most));
 }
 
@@ -2979,7 +2981,7 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
         q.block = (int)cnn__ceil(rows, q.blocks);
     if (q.borrow && q.blocks > 1) q.block = (q.block + 15) / 16 * 16,
         q.blocks = (int)cnn__ceil(rows, q.block);
-    if (q.copy) q.d.gap = 15 - (q.block * q.s.width + 15) % 16;         /* whole vectors */
+    if (q.copy) q.d.gap = (int)(15 - ((ptrdiff_t)q.block * q.s.width + 15) % 16);   /* whole vectors */
     const size_t weights = (size_t)t->oc * (size_t)q.k;
     const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
     q.chunks = weights <= 32768 ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
@@ -4005,6 +4007,12 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
    (a maximum; an average takes all), and has at least one element inside the plane. */
 typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; bool count_pad; } cnn__pool;
 
+/* Threads for a pass over all windows. A double: a kernel may be far larger than the planes. */
+static int cnn__pool_threads(const cnn__cpu *cpu, const cnn__pool *t)
+{
+    return (double)t->planes * t->oh * t->ow * t->kh * t->kw < CNN__LARGE ? 1 : cpu->threads;
+}
+
 /* The part of window number i inside the plane, along one axis: *from, *from + d, ..., less than *to. */
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to)
 {
@@ -4037,7 +4045,7 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
 {
     const cnn__kernels *u = cnn__kernels_of(cpu);
     const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
+    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
     for (int plane = 0; plane < t->planes; plane++) {
         const float *in = x + (ptrdiff_t)plane * t->h * t->w;
         ptrdiff_t    to = (ptrdiff_t)plane * t->oh * t->ow;
@@ -4106,7 +4114,7 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restri
 {
     const cnn__kernels *u = cnn__kernels_of(cpu);
     const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
+    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
     for (int plane = 0; plane < t->planes; plane++)
         for (int oy = 0; oy < t->oh; oy++) {
             float *to = y + ((ptrdiff_t)plane * t->oh + oy) * t->ow;
@@ -4131,7 +4139,7 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
                                const float *restrict dy, const float *share, bool clear)
 {
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)t->planes * t->oh * t->ow * t->kh * t->kw))
+    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
     for (int plane = 0; plane < t->planes; plane++) {
         if (clear) memset(dx + plane * in, 0, (size_t)in * sizeof *dx);
         for (int oy = 0; oy < t->oh; oy++) {
@@ -4311,8 +4319,9 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
 
 /* ---- Dropout ---- */
 
-/* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. The numbers
-   are the cost: four take ten rounds of two 32x32-bit products, so five products for each 8 bytes moved. */
+/* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. The
+   numbers are the cost: four take ten rounds of two 32x32-bit products, so five products for each 8 bytes
+   moved. */
 static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                          uint64_t stream, ptrdiff_t n)
 {
@@ -4401,10 +4410,13 @@ static int cnn__count_windows(const cnn__slide *a)
     return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
 }
 
-/* Is that well defined? The limit keeps all sums above in an int. */
+/* The largest kernel, stride, pad or dilation, and the widest input: so the sums above fit an int. */
+enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
+
+/* Is that well defined? */
 static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
-    const int limit = 1 << 24;
+    const int limit = CNN__LARGEST_OPTION;
     const struct { const char *name; int value, least;
     } option[] = { { "kernel", a->kernel, 1 },
                    { "stride", a->stride, 1 },
@@ -4414,7 +4426,7 @@ static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
         if (option[i].value < option[i].least || option[i].value > limit)
             return cnn_fail(y, "%s is %d: it must be %d to %d", option[i].name, option[i].value,
                             option[i].least, limit);
-    if (a->size > 1 << 30) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
+    if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
     if (reach <= a->size + 2 * a->pad) return true;
     char dilated[32] = "";
@@ -4422,6 +4434,16 @@ static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
     return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
                     a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach,
                     a->stride);
+}
+
+/* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
+   cnn__spread: so that, too, is an array. */
+static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide *h, const cnn__slide *w)
+{
+    const double high = h->size + 2.0 * h->pad, wide = w->size + 2.0 * w->pad;
+    return channels * high * wide <= INT_MAX
+        || cnn_fail(y, "pad %d,%d: %d channels of (%d,%d), padded, would have more than 2^31 - 1 elements",
+                    h->pad, w->pad, channels, h->size, w->size);
 }
 
 /* ---- conv2d -----------------------------------------------------------------------------------------------
@@ -4461,7 +4483,8 @@ static bool cnn__conv_check(cnn_tensor *y)           /* all that can be known be
     if (c % t.groups || t.channels % t.groups)
         return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
                         t.groups, c, cnn__shape_text(y->in[0]).s, t.channels);
-    if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)) return false;
+    if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)
+        || !cnn__check_padded(y, c / t.groups, &t.h, &t.w)) return false;
     const cnn_shape w = cnn__conv_weight(y);
     if (cnn__checked_len(w) == SIZE_MAX)
         return cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
@@ -5361,7 +5384,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
 typedef struct { cnn__slide h, w; int channels, groups; } cnn__transpose_options;      /* size: that of y */
 static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
 {
-    const int limit = 1 << 24;
+    const int limit = CNN__LARGEST_OPTION;
     if (a->kernel < 1 || a->stride < 1 || a->pad < 0 || a->dilation < 1 || a->kernel > limit ||
         a->stride > limit || a->pad > limit || a->dilation > limit)
         return cnn_fail(y, "kernel %d, stride %d, pad %d, dilation %d: the least are 1, 1, 0, 1, the "
@@ -5371,7 +5394,7 @@ static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int outp
     const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad +
         (long long)a->dilation * (a->kernel - 1)
                          + output_pad + 1;
-    if (size < 1 || size > 1 << 30)
+    if (size < 1 || size > CNN__WIDEST)
         return cnn_fail(y, "input %s: (%d - 1)*%d - 2*%d + %d*(%d - 1) + %d + 1 = %lld is no extent",
                         cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel,
                         output_pad, size);
@@ -5408,7 +5431,8 @@ static bool cnn__transpose_check(cnn_tensor *y)      /* all that can be known be
         return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
                         t.groups, x.c, cnn__shape_text(y->in[0]).s, t.channels);
     if (!cnn__transpose_extent(y, &t.h, x.h, cnn__or(a->output_pad_h, a->output_pad))
-        || !cnn__transpose_extent(y, &t.w, x.w, cnn__or(a->output_pad_w, a->output_pad))) return false;
+        || !cnn__transpose_extent(y, &t.w, x.w, cnn__or(a->output_pad_w, a->output_pad))
+        || !cnn__check_padded(y, t.channels / t.groups, &t.h, &t.w)) return false;
     const cnn_shape w = cnn__transpose_weight(y);
     if (cnn__checked_len(w) == SIZE_MAX)
         return cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);

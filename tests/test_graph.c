@@ -123,6 +123,7 @@ static void errors_in_shapes(void)
     { NET; cnn_conv2d(x, 4, 2147483647); EXPECT_HERE(g, "conv2d: kernel is 2147483647: it must be 1 to 16777216"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .pad = 2147483647); EXPECT_HERE(g, "conv2d: pad is 2147483647: it must be 0 to 16777216"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .dilation = 2147483647); EXPECT_HERE(g, "conv2d: dilation is 2147483647: it must be 1 to 16777216"); DONE; }
+    { NET; cnn_conv2d(cnn_input(g, 1024, 1, 1), 1, 3, .stride = 2, .pad_h = 1, .pad_w = 1048575); EXPECT_HERE(g, "conv2d: pad 1,1048575: 1024 channels of (1,1), padded, would have more than 2^31 - 1 elements"); DONE; }
     { NET; cnn_dense(x, 0); EXPECT_HERE(g, "dense: units is 0: say how many outputs, at least 1"); DONE; }
     { NET; cnn_dense(x, -3); EXPECT_HERE(g, "dense: units is -3: say how many outputs, at least 1"); DONE; }
     { NET; cnn_dense(x, 3, .bias = cnn_param(g, "b", shape4(1, 4, 1, 1))); EXPECT_HERE(g, "dense: bias (1,4,1,1) does not fit input (N,6,5,5): it must be (1,3,1,1)"); DONE; }

@@ -267,7 +267,7 @@ static void conv(cnn_isa isa, int pass)
         shape(3, 16, 16, 21, 17, 3, 1, 1, 1, 1), shape(1, 300, 9, 12, 18, 3, 1, 0, 1, 1),  shape(2, 17, 15, 14, 30, 3, 1, 2, 1, 1),
         shape(1, 16, 13, 19, 40, 5, 1, 2, 1, 1), shape(2, 40, 15, 9, 45, 3, 2, 1, 1, 1),   shape(1, 48, 9, 35, 38, 3, 1, 0, 2, 1),
         shape(1, 40, 7, 7, 210, 3, 1, 1, 1, 1),  shape(1, 130, 9, 8, 20, 3, 2, 1, 1, 1),   shape(1, 80, 7, 6, 90, 3, 1, 1, 1, 2),
-        shape(1, 300, 7, 7, 200, 1, 1, 0, 1, 1),
+        shape(1, 300, 7, 7, 200, 1, 1, 0, 1, 1), shape(2, 21, 40, 37, 19, 1, 1, 0, 1, 1),  /* 1x1: planes in two blocks */
         shape(3, 35, 11, 12, 33, 5, 1, 4, 1, 1), shape(1, 24, 27, 25, 19, 5, 1, 1, 1, 1),
         shape(5, 33, 2, 3, 40, 3, 1, 1, 1, 1),   shape(4, 32, 5, 5, 37, 3, 1, 1, 1, 1),    shape(16, 32, 1, 4, 32, 3, 1, 1, 1, 1),
         shape(7, 32, 29, 27, 50, 3, 1, 1, 1, 1) };      /* the last: Winograd's backward-weights in several chunks and blocks */
@@ -289,7 +289,7 @@ static void conv(cnn_isa isa, int pass)
     }
     for (int w = 1; w <= 40; w++) {                 /* depthwise rows: tails of every width and height */
         const int c = test_int(1, 5);
-        const cnn__conv t = shape(test_int(1, 3), c, test_int(3, 12), w < 3 ? 3 : w, c, 3, 1, test_int(0, 2), 1, c);
+        const cnn__conv t = shape(test_int(1, 3), c, w < 3 ? w : test_int(3, 12), w, c, 3, 1, test_int(w < 3, 2), 1, c);
         check_all(isa, &t, pass, test_chance(60));
     }
 }
@@ -356,6 +356,21 @@ static void pooling(cnn_isa isa)
     }
 }
 
+/* Windows far larger than the planes (1,1): kernel and planes multiplied are more than a ptrdiff_t holds. */
+static void vast_windows(cnn_isa isa)
+{
+    const cnn__pool t = { 1 << 18, 1, 1, 2, 2, 1 << 24, 1 << 24, 1, 1, 1 << 23, 1 << 23, 1, 1, false };
+    const cnn__cpu cpu = { isa, 2 };
+    float *x = random_floats((size_t)t.planes), *most = poisoned(4 * (size_t)t.planes), *mean = poisoned(4 * (size_t)t.planes);
+    float share[4];
+    cnn__pool_shares(&t, share);
+    cnn__max_pool(&cpu, &t, most, NULL, x), cnn__avg_pool(&cpu, &t, mean, x, share);
+    bool right = true;
+    for (int i = 0; i < 4 * t.planes; i++) right = right && most[i] == x[i / 4] && mean[i] == x[i / 4];
+    CHECK_MSG(right, "a window over one element is not that element");
+    drop(x), drop(most), drop(mean);
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -366,6 +381,7 @@ int main(int argc, char **argv)
         }
         if (test_begin("%s gemm", isas[i].name)) gemm(isas[i].isa);
         if (test_begin("%s pooling", isas[i].name)) pooling(isas[i].isa);
+        if (test_begin("%s pooling with vast windows", isas[i].name)) vast_windows(isas[i].isa);
         for (int pass = FORWARD; pass <= BACKWARD_WEIGHTS; pass++)
             if (test_begin("%s convolution %s", isas[i].name, passes[pass])) conv(isas[i].isa, pass);
     }

@@ -117,6 +117,8 @@ static void messages(void)
         case 26: cnn_bce_with_logits(x, x, .weight = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
                  want = "bce_with_logits: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,4,1,1)"; break;
         case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be positive"; break;
+        case 28: cnn_conv_transpose2d(cnn_input(g, 1, 1, 1 << 20), 1024, 3, .stride = 2, .pad_h = 1, .pad_w = 1 << 20);
+                 want = "conv_transpose2d: pad 1,1048576: 1024 channels of (1,1), padded, would have more than 2^31 - 1 elements"; break;
         }
         const char *got = cnn_error(g), *rest = got ? strstr(got, ": ") : NULL;
         if (want) CHECK_STR(rest ? rest + 2 : got, want);
