@@ -50,8 +50,8 @@
    cnn_error(g) is the message. cnn_free is always right, also for NULL.
 
    Modes. CNN_TRAIN keeps what backward needs, drops out, and uses the statistics of the batch in batch norm.
-   CNN_EVAL reuses memory as soon as a value is dead, so that only the tensor asked for, the tensors that it
-   reads directly, and those marked with cnn_keep can be read afterwards.
+   CNN_EVAL reuses memory as soon as a value is dead, so that afterwards only these can be read: the tensor
+   asked for, what a loss judges (the logits), and those marked with cnn_keep.
 
    Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once, as
    there is no mutable global; cnn_share gives each thread its view of one net. With -fopenmp one graph uses
@@ -183,8 +183,8 @@ CNN_API float       cnn_forward(cnn_tensor *t, cnn_mode);
 
 /* Set the gradients of all parameters to dloss/dparam, by reverse-mode accumulation (Linnainmaa 1970;
    Rumelhart, Hinton, Williams 1986). loss must be the compiled loss, just computed by cnn_forward(loss,
-   CNN_TRAIN). cnn_backward_add adds to what the parameters' gradients hold (accumulation over several
-   batches). */
+   CNN_TRAIN), and no tensor written since. cnn_backward_add adds to what the parameters' gradients hold
+   (accumulation over several batches). */
 CNN_API void        cnn_backward(cnn_tensor *loss);
 CNN_API void        cnn_backward_add(cnn_tensor *loss);
 
@@ -1078,8 +1078,8 @@ typedef struct cnn__node {
     int               fan_in, fan_out;
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
-    uint32_t          mark;             /* walks: the last walk that saw it */
-    uint32_t          stamp;            /* the last run that computed it */
+    uint64_t          mark;             /* walks: the last walk that saw it */
+    uint64_t          stamp;            /* the last run that computed it */
     int               next_in;          /* walks: the operand to visit next ... */
     struct cnn__node *up;               /* ... and the node to return to */
     int               fed;              /* inputs and labels: how many samples were written */
@@ -1126,9 +1126,9 @@ struct cnn_graph {
     void        *buffer[CNN_ARENAS];    /* the same arenas on the device */
     size_t       n_trained;             /* floats in the flat vectors, with gaps; what is frozen comes last */
     int          batch;                 /* the current N */
-    uint32_t     walk, run;             /* counters behind mark and stamp */
+    uint64_t     walk, run;             /* counters behind mark and stamp; 64 bits never wrap */
     cnn_mode     mode;                  /* of the last run */
-    cnn_tensor  *ran;                   /* what the last run computed */
+    int          ran_batch;             /* N of the last run */
     int          reached;               /* how far the last run went in the time of the memory plan */
     bool         can_backward;          /* the last run was a forward of the loss for training */
     bool         has_grads;             /* some backward has run */
@@ -6410,6 +6410,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
 #endif
     g->config = config;
     g->batch = config.max_batch;
+    g->run = 1;                         /* nodes start with stamp 0: nothing has computed them */
     g->cpu.threads = config.threads;
     g->cpu.isa = config.isa;
     static const struct { const char *name; cnn_isa isa; } named[] = { { "c", CNN_ISA_C },
@@ -6756,7 +6757,7 @@ static bool cnn__same_elements(const cnn__node *v, const cnn__node *x)
 }
 
 /* When is each value read for the last time? Tensors that can be read after the run live to the end: the
-   loss, its operands (the logits), and those that are kept. */
+   root with its operands, what the losses below it judge (the logits), and those that are kept. */
 static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
 {
     int n = g->n_order, end = 2 * n;
@@ -6773,7 +6774,7 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
             x->users++;
             int        until = i;
             if (mode == CNN_TRAIN && v->t.needs_grad && (v->t.op->flags & CNN_READS_X)) until = 2 * n - 1 - i;
-            if (&v->t == g->loss) until = end;
+            if (&v->t == g->loss || (v->t.op->flags & CNN_LOSS)) until = end;
             if (x->last[mode] < until) x->last[mode] = until;
             if (v->t.needs_grad) x->grad_first = i;        /* the highest such i: its backward comes first */
         }
@@ -7168,6 +7169,15 @@ static void cnn__seen(cnn_tensor *y, cnn__moment moment)
 
 static float cnn__no_result(void) { return (float)NAN; }
 
+/* Has t a place in memory? what: the call that wants to know. */
+static bool cnn__placed(cnn_tensor *t, const char *what)
+{
+    if (cnn__is_nil(t) || t->graph->error[0]) return false;
+    if (!t->graph->compiled) return cnn_fail(t, "%s: call cnn_compile first", what);
+    return t->index >= 0 || cnn_fail(t, "%s: neither the loss nor a kept tensor depends on it: cnn_keep it "
+                                        "before cnn_compile", what);
+}
+
 /* ---- Joined nodes: batch norm, add, relu in one pass over memory ----
 
    Nodes that run in place of batch_norm, add, sub or mul join it: their formulas are applied to each piece of
@@ -7236,16 +7246,12 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
 
 CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
 {
-    if (cnn__is_nil(t) || t->graph->error[0]) return cnn__no_result();
+    if (!cnn__placed(t, "forward")) return cnn__no_result();
     cnn_graph *g = t->graph;
-    if (!g->compiled) return cnn__fail(g, t->at, "forward", "call cnn_compile first"), cnn__no_result();
-    if (t->index < 0)
-        return cnn_fail(t, "forward: neither the loss nor a kept tensor depends on it: cnn_keep it before "
-                           "cnn_compile"), cnn__no_result();
     if (mode == CNN_TRAIN && g->config.inference)
         return cnn_fail(t, "forward: the graph is for inference: it runs CNN_EVAL only"), cnn__no_result();
     g->run++, g->walk++;
-    g->ran = t, g->mode = mode, g->reached = t->index;
+    g->ran_batch = g->batch, g->mode = mode, g->reached = t->index;
     g->can_backward = false;
     if (mode == CNN_TRAIN) g->draw++;
     cnn__of(t)->mark = g->walk;
@@ -7318,8 +7324,8 @@ CNN_API void cnn_backward_add(cnn_tensor *loss)
     if (cnn__is_nil(loss) || loss->graph->error[0]) return;
     cnn_graph *g = loss->graph;
     if (loss != g->loss || !g->can_backward) {
-        cnn_fail(loss,
-                 "backward: it must be the compiled loss, just computed by cnn_forward(loss, CNN_TRAIN)");
+        cnn_fail(loss, "backward: it must be the compiled loss, just computed by cnn_forward(loss, "
+                       "CNN_TRAIN), and no tensor written since");
         return;
     }
     g->can_backward = false;
@@ -7360,13 +7366,14 @@ CNN_API bool  cnn_grad_is_new(const cnn_tensor *y)
 /* May the value of t be read? A node's value is there from its run until something else takes its memory. */
 static bool cnn__readable(cnn_tensor *t, const char *what)
 {
-    if (cnn__is_nil(t) || t->graph->error[0]) return false;
+    if (!cnn__placed(t, what)) return false;
     cnn_graph *g = t->graph;
     cnn__node *v = cnn__of(t);
-    if (!g->compiled) return cnn_fail(t, "%s: call cnn_compile first", what);
-    if (t->index < 0) return cnn_fail(t, "%s: neither the loss nor a kept tensor depends on it", what);
     if (!t->op) return true;
     if (v->stamp != g->run) return cnn_fail(t, "%s: the last cnn_forward did not compute it", what);
+    if (t->batched && g->ran_batch != g->batch)
+        return cnn_fail(t, "%s: it was computed for %d samples, and now the batch is %d", what, g->ran_batch,
+                        g->batch);
     if (v->last[g->mode] < g->reached)
         return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward "
                            "it itself", what);
@@ -7405,7 +7412,7 @@ CNN_API const float *cnn_map_read(cnn_tensor *t)
 
 CNN_API float *cnn_map_write(cnn_tensor *t)
 {
-    if (!cnn__readable(t, "write")) return NULL;
+    if (!cnn__placed(t, "write")) return NULL;
     if (t->op)
         return cnn_fail(t, "write: it is computed by the graph; only inputs, labels, parameters, buffers "
                            "and constants can be written"), NULL;
@@ -7414,12 +7421,13 @@ CNN_API float *cnn_map_write(cnn_tensor *t)
     if (!t->batched && !cnn__sync(t, CNN__DATA, CNN__HOST)) return NULL;
     cnn__wrote(t, CNN__DATA, CNN__HOST);
     if (t->batched) t->shape.n = cnn__of(t)->fed = t->graph->batch;
+    t->graph->can_backward = false;                 /* forward saw, and checked, what was there before */
     return t->data;
 }
 
 CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
 {
-    if (!cnn__readable(t, "set")) return false;
+    if (!cnn__placed(t, "set")) return false;
     size_t sample = (size_t)cnn__sample(t->shape);
     if (!t->op && t->batched) {
         if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
@@ -7435,7 +7443,7 @@ CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
 
 CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
 {
-    if (!cnn__readable(t, "set_labels")) return false;
+    if (!cnn__placed(t, "set_labels")) return false;
     if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
     size_t sample = (size_t)cnn__sample(t->shape);
     if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
@@ -7467,6 +7475,9 @@ CNN_API const float *cnn_map_grad(cnn_tensor *t)
     if (t->kind != CNN_PARAM && t != g->loss) {
         if (g->reached != 2 * g->n_order)
             return cnn_fail(t, "gradient: the last call was not cnn_backward"), NULL;
+        if (t->batched && g->ran_batch != g->batch)
+            return cnn_fail(t, "gradient: it was computed for %d samples, and now the batch is %d",
+                            g->ran_batch, g->batch), NULL;
         if (t->op && !g->config.keep_grads)
             return cnn_fail(t, "gradient: it is not kept; say cnn_new(.keep_grads = 1)"), NULL;
     }
@@ -9386,17 +9397,17 @@ static double cnn__seconds(void)
 
 /* ---- What to feed: the leaves below a tensor ---- */
 
-/* The leaf of this kind among the ancestors of t, and how many there are. Operands are recorded before what
-   uses them, so one walk backwards through the recorded nodes meets every ancestor after its last user. */
+/* The leaf of this kind among the ancestors of t, and how many there are. Operands stand before what uses
+   them, so one walk backwards through the order of execution meets every ancestor after its last user. */
 static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
 {
     cnn_graph  *g = t->graph;
     cnn_tensor *leaf = NULL;
-    uint32_t    mark = ++g->walk;
+    uint64_t    mark = ++g->walk;
     *count = 0;
     cnn__of(t)->mark = mark;
-    for (int i = g->n_nodes - 1; i >= 0; i--) {
-        cnn__node *node = g->node[i];
+    for (int i = t->index; i >= 0; i--) {
+        cnn__node *node = g->order[i];
         if (node->mark != mark) continue;
         if (node->t.kind == kind) leaf = &node->t, ++*count;
         for (int k = 0; k < node->t.n_in; k++) cnn__of(node->t.in[k])->mark = mark;
@@ -9417,6 +9428,7 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
         return cnn__fail(g, at, what, "loss or logits is NULL or nil");
     if (logits->graph != g) return cnn__fail(g, at, what, "loss and logits belong to two graphs");
     if (!g->compiled) return cnn__fail(g, at, what, "the graph is not compiled");
+    if (!cnn__placed(loss, what) || !cnn__placed(logits, what)) return false;
     to->x      = cnn__leaf_below(logits, CNN_INPUT, &inputs);
     to->labels = cnn__leaf_below(loss, CNN_LABELS, &labels);
     if (inputs != 1)
@@ -9530,9 +9542,8 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
                           void *user)
 {
     int inputs, n, count = 0;
-    if (cnn__is_nil(logits) || logits->graph->error[0]) return 0;
-    cnn_graph *g = logits->graph;
-    if (!g->compiled) return cnn__fail(g, NULL, what, "the graph is not compiled"), 0;
+    if (!cnn__placed(logits, what)) return 0;
+    cnn_graph  *g = logits->graph;
     cnn_tensor *x = cnn__leaf_below(logits, CNN_INPUT, &inputs);
     if (inputs != 1)
         return cnn__fail(g, NULL, what, "the logits come from %d inputs, and a data set feeds exactly one",
@@ -9550,7 +9561,7 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
         const float *z = cnn_map_read(logits);
         for (int i = 0; z && i < n; i++)
             judge(z + (size_t)i * (size_t)logits->shape.c, logits->shape.c,
-                  data->labels[data->order ? data->order[count + i] : count + i], user);
+                  data->labels[data->order[count + i]], user);
         if (g->error[0]) return 0;
     }
     return g->error[0] ? 0 : count;

@@ -112,6 +112,33 @@ static void kept_tensors_and_the_loss_are_there(void)
     cnn_free(view), cnn_free(n.g);
 }
 
+/* Data sets are fed to a view as to any net. */
+static void views_are_evaluated(void)
+{
+    enum { SAMPLES = 2 * BATCH + 1 };
+    net         n = trained();
+    cnn_graph  *view = cnn_share(n.g, .max_batch = 3);
+    static float values[SAMPLES * PIXELS];
+    unsigned char label[SAMPLES];
+    int         matrix[2][CLASSES * CLASSES];
+    test_fill(values, SAMPLES * PIXELS, -1, 1);
+    for (int i = 0; i < SAMPLES; i++) label[i] = (unsigned char)(i % CLASSES);
+    cnn_dataset data = cnn_floats(values, label, SAMPLES, 2, SIDE, SIDE);
+    cnn_score   own = cnn_evaluate(n.loss, n.logits, &data);
+    cnn_score   score = cnn_evaluate(cnn_loss(view), cnn_output(view), &data);
+    CHECK_STR(cnn_error(view), NULL);
+    CHECK_INT(score.count, SAMPLES);
+    CHECK(score.accuracy == own.accuracy);
+    CHECK(cnn_confusion(n.logits, &data, matrix[0]) && cnn_confusion(cnn_output(view), &data, matrix[1]));
+    CHECK(memcmp(matrix[0], matrix[1], sizeof matrix[0]) == 0);
+    CHECK(cnn_top_k(cnn_output(view), &data, 1) == own.accuracy);
+    for (int i = 0; i < SAMPLES; i++)
+        CHECK_INT(cnn_predict(cnn_find(view, "input"), cnn_output(view), values + i * PIXELS, NULL),
+                  cnn_predict(n.x, n.logits, values + i * PIXELS, NULL));
+    CHECK_STR(cnn_error(view), NULL);
+    cnn_dataset_free(&data), cnn_free(view), cnn_free(n.g);
+}
+
 static void errors_belong_to_the_view(void)
 {
     net   n = trained();
@@ -190,6 +217,7 @@ int main(int argc, char **argv)
     test_args(argc, argv);
     RUN(views_compute_the_same_bits);
     RUN(kept_tensors_and_the_loss_are_there);
+    RUN(views_are_evaluated);
     RUN(errors_belong_to_the_view);
     RUN(every_allocation_fails);
     return test_end();
