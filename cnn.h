@@ -156,8 +156,9 @@ typedef struct {
 
 /* Put the nodes in order and plan memory, without allocating it. cnn_compile does this first. loss: a tensor
    of shape (1,1,1,1) to be minimised, or any tensor if the graph is for inference. Errors: an earlier error;
-   not a tensor of this graph; not scalar in a graph for training; two parameters with one name; total larger
-   than SIZE_MAX. */
+   not a tensor of this graph; in a graph for training, not one number, or computed by no operation; an
+   operation without backward on the way to a parameter; two tensors with one name; total larger than
+   SIZE_MAX. */
 CNN_API cnn_memory  cnn_plan(cnn_graph *, cnn_tensor *loss);
 
 /* Plan, allocate (or use the caller's memory of at least cnn_plan(...).total bytes, aligned to 64, which must
@@ -1178,17 +1179,25 @@ static const cnn_tensor cnn__nil = { "nil", NULL, NULL, NULL, CNN_CONST, { NULL 
 static cnn_tensor *cnn__nil_tensor(void) { return (cnn_tensor *)(uintptr_t)&cnn__nil; }
 static bool        cnn__is_nil(const cnn_tensor *t) { return !t || t == &cnn__nil; }
 
+/* Messages have a fixed size, and the end of a long path says more than its beginning. */
+enum { CNN__SHOWN = 100 };
+static const char *cnn__path_end(const char *path)
+{
+    size_t n = path ? strlen(path) : 0;
+    return n > CNN__SHOWN ? path + (n - CNN__SHOWN) : path ? path : "memory";
+}
+
+/* lenet.c:14: conv2d "c3": ... Each part has a limit, so that there is always room for what went wrong. */
 static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const char *name, const char *format,
                        va_list ap)
 {
     if (!g || g->error[0]) return;
-    size_t room = sizeof g->error, k = 0;
-    const char *part[5] = { at, at ? ": " : NULL, what, name ? " \"" : NULL, name };
-    for (int i = 0; i < 5; i++)
-        for (const char *s = part[i]; s && *s && k + 8 < room; s++) g->error[k++] = *s;
-    if (name && k + 3 < room) g->error[k++] = '"';
-    if ((what || name) && k + 3 < room) g->error[k++] = ':', g->error[k++] = ' ';
-    vsnprintf(g->error + k, room - k, format, ap);
+    size_t k = 0;
+    const char *part[] = { at ? cnn__path_end(at) : NULL, at ? ": " : NULL, what, name ? " \"" : NULL, name,
+                           name ? "\"" : NULL, what || name ? ": " : NULL };
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++)
+        for (size_t n = 0; part[i] && part[i][n] && n < CNN__SHOWN; n++) g->error[k++] = part[i][n];
+    vsnprintf(g->error + k, sizeof g->error - k, format, ap);
     if (!g->error[0]) g->error[0] = '?';
 }
 
@@ -6663,6 +6672,18 @@ static bool cnn__mark_gradients(cnn_graph *g, int n_loss)
     return true;
 }
 
+/* A parameter may be borrowed from a layer that is no part of the net: then who reads it first owns it. */
+static void cnn__adopt(cnn_graph *g)
+{
+    for (int i = 0; i < g->n_order; i++)
+        if (g->order[i]->owner && g->order[i]->owner->t.index < 0) g->order[i]->owner = NULL;
+    for (int i = 0; i < g->n_order; i++)
+        for (int k = 0; k < g->order[i]->t.n_in; k++) {
+            cnn__node *x = cnn__of(g->order[i]->t.in[k]);
+            if (x->suffix && !x->owner) x->owner = g->order[i];
+        }
+}
+
 /* Names for what the user left unnamed: conv2d1, conv2d2, ...; then parameters of layers: conv2d1.weight. */
 static bool cnn__name_nodes(cnn_graph *g)
 {
@@ -6670,25 +6691,24 @@ static bool cnn__name_nodes(cnn_graph *g)
         for (int i = 0; i < g->n_order; i++) {
             cnn__node *v = g->order[i];
             if (v->named || (v->owner != NULL) != (pass == 1)) continue;
-            const char *base = v->t.op ? v->t.op->name : v->t.kind == CNN_INPUT ? "input"
-                             : v->t.kind == CNN_LABELS ? "labels" : v->t.kind == CNN_PARAM ? "param"
-                                 : "const";
-            char name[256];
+            const char *base = pass == 1 ? v->owner->t.name : v->t.op ? v->t.op->name
+                             : v->t.kind == CNN_INPUT ? "input" : v->t.kind == CNN_LABELS ? "labels"
+                             : v->t.kind == CNN_PARAM ? "param" : "const";
+            size_t room = strlen(base) + (pass == 1 ? strlen(v->suffix) : 0) + 16;     /* a number and dots */
+            char  *name = cnn__alloc(g, room);
+            if (!name) return false;
+            v->t.name = name;
             if (pass == 1) {
-                cnn__format(name, sizeof name, "%s.%s", v->owner->t.name ? v->owner->t.name : "?", v->suffix);
-            } else {
-                int number = 1;
-                for (int j = 0; j < i; j++) {
-                    cnn__node *u = g->order[j];
-                    number += !u->named && !u->owner && u->t.op == v->t.op && u->t.kind == v->t.kind;
-                }
-                if (!v->t.op && number == 1 && (v->t.kind == CNN_INPUT || v->t.kind == CNN_LABELS))
-                    cnn__format(name, sizeof name, "%s", base);
-                else
-                    cnn__format(name, sizeof name, "%s%d", base, number);
+                cnn__format(name, room, "%s.%s", base, v->suffix);
+                continue;
             }
-            v->t.name = cnn__copy_string(g, name);
-            if (!v->t.name) return false;
+            int number = 1;
+            for (int j = 0; j < i; j++) {
+                cnn__node *u = g->order[j];
+                number += !u->named && !u->owner && u->t.op == v->t.op && u->t.kind == v->t.kind;
+            }
+            bool single = number == 1 && (v->t.kind == CNN_INPUT || v->t.kind == CNN_LABELS);
+            cnn__format(name, room, single ? "%s" : "%s%d", base, number);
         }
     for (int i = 0; i < g->n_order; i++)
         for (int j = 0; j < i; j++)
@@ -6909,6 +6929,8 @@ static bool cnn__check_root(cnn_graph *g, const cnn_tensor *t, const char *what)
     if (!g || g->error[0]) return false;
     if (cnn__is_nil(t) || t->graph != g)
         return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
+    if (!g->config.inference && !t->op)
+        return cnn__fail(g, t->at, what, "no operation computes the loss: there is nothing to train");
     if (!g->config.inference && (t->batched || cnn__checked_len(t->shape) != 1))
         return cnn__fail(g, t->at, what, "the loss has shape %s: it must be one number, (1,1,1,1); "
                          "for prediction alone say cnn_new(.inference = 1)", cnn__shape_text(t).s);
@@ -6933,6 +6955,7 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     int n_loss = g->n_order;
     for (int i = 0; i < g->n_nodes; i++)
         if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
+    cnn__adopt(g);
     if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
@@ -8474,14 +8497,6 @@ static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
     vsnprintf(d->error, sizeof d->error, format, ap);
     va_end(ap);
     return false;
-}
-
-/* Messages have a fixed size, and the end of a long path says more than its beginning. */
-static const char *cnn__path_end(const char *path)
-{
-    enum { SHOWN = 100 };
-    size_t n = path ? strlen(path) : 0;
-    return n > SHOWN ? path + (n - SHOWN) : path ? path : "memory";
 }
 
 #ifndef CNN_NO_STDIO

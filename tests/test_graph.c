@@ -175,7 +175,25 @@ static void errors_of_compile(void)
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(cnn_compile(g, y)); CHECK(!cnn_compile(g, y)); EXPECT_HERE(g, "compile: the graph is compiled already"); DONE; }
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(cnn_compile(g, y)); cnn_relu(y); EXPECT_HERE(g, "graph: it is compiled already: no more nodes can be recorded"); DONE; }
     { NET; const char *at = CNN_HERE; cnn_tensor *y = cnn_dense(cnn_dense(x, 2, .name = "fc"), 2, .name = "fc"); CHECK(!cnn_compile(g, cnn_sum(y))); (void)at; EXPECT_AT(g, at, "tensor \"fc.weight\": another node has the same name, recorded at " CNN_HERE); DONE; }
+    { NET; const char *at = CNN_HERE; CHECK(!cnn_compile(g, cnn_param(g, "w", shape4(1, 1, 1, 1)))); EXPECT_AT(g, at, "compile: no operation computes the loss: there is nothing to train"); (void)x; DONE; }
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); char memory[64]; CHECK(!cnn_compile_in(g, y, memory + (64 - (uintptr_t)memory % 64) % 64, 1)); CHECK(cnn_error(g) != NULL); DONE; }
+}
+
+/* Names may be of any length: none is cut, and a message keeps its end. */
+static void long_names(void)
+{
+    char a[700], b[700], weight[720];
+    memset(a, 'a', sizeof a - 1), a[sizeof a - 1] = 0;
+    memcpy(b, a, sizeof b), b[sizeof b - 2] = 'b';
+    cnn_graph  *g = cnn_new();
+    cnn_tensor *y = cnn_dense(cnn_dense(cnn_input(g, 3), 4, .name = a), 2, .name = b), *loss = cnn_sum(y);
+    if (compiled(g, loss)) {
+        snprintf(weight, sizeof weight, "%s.weight", b);
+        CHECK(cnn_find(g, weight) == y->in[1]);
+        CHECK(!cnn_get(y->in[1], NULL, 7));
+        CHECK_MSG(strstr(cnn_error(g), "get: 7 values were given for shape (2,4,1,1), which has 8"), "%s", cnn_error(g));
+    }
+    cnn_free(g);
 }
 
 /* A graph that is compiled, with its loss just computed in evaluation. */
@@ -666,6 +684,42 @@ static void shared_weights(void)
         no_error(g);
     }
     for (int i = 0; i < 36; i++) CHECK_NEAR(together[i], (double)apart[0][i] + (double)apart[1][i], 1e-5);
+}
+
+/* A weight from a layer that the loss does not need is the borrower's: in names, summary, picture, views, doctor. */
+static void borrowed_weights(void)
+{
+    float v[6], w[15];
+    int   classes[2] = { 0, 1 };
+    test_fill(v, 6, -1, 1);
+    cnn_graph  *g = cnn_new(.max_batch = 2);
+    cnn_tensor *x = cnn_input(g, 3), *t = cnn_labels(g), *a = cnn_dense(x, 5), *b = cnn_dense(x, 5, .weight = a->in[1]);
+    cnn_tensor *other = cnn_dense(x, 2), *lost = cnn_keep(other->in[1]), *loss = cnn_softmax_cross_entropy(b, t);
+    if (compiled(g, loss)) {
+        CHECK_STR(b->in[1]->name, "dense1.weight");
+        CHECK_STR(lost->name, "param1");                                    /* nobody reads it */
+        const char path[] = "build/test_borrowed.txt";
+        char  text[4000] = "";
+        FILE *f = fopen(path, "w+");
+        if (f) {
+            cnn_summary(g, f), cnn_dot(g, f), rewind(f);
+            text[fread(text, 1, sizeof text - 1, f)] = 0;
+            fclose(f), remove(path);
+            CHECK_MSG(strstr(text, "dense units=5          (N,5,1,1)          20") != NULL, "%s", text);
+            CHECK(!strstr(text, "n-1"));
+        }
+        cnn_graph *view = cnn_share(g);
+        CHECK(cnn_get(cnn_find(view, "dense1.weight"), w, 15));
+        CHECK(cnn__of(cnn_find(view, "dense1.weight"))->owner == cnn__of(cnn_find(view, "dense1")));
+        cnn_free(view);
+        CHECK(cnn_doctor(g, 1) && cnn_set(x, v, 6) && cnn_set_labels(t, classes, 2));
+        cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+        float *dw = cnn_flat_grads(g, NULL);
+        if (dw) dw[0] = INFINITY;
+        CHECK(!cnn_step(g, .lr = 1));
+        CHECK_MSG(cnn_doctor_report(g) && strstr(cnn_doctor_report(g), "update of dense \"dense1\""), "%s", cnn_error(g));
+    }
+    cnn_free(g);
 }
 
 /* Two half batches with cnn_backward_add make the gradient of the whole batch, times two. */
@@ -1220,6 +1274,7 @@ int main(int argc, char **argv)
     RUN(errors_in_shapes);
     RUN(errors_of_new);
     RUN(errors_of_compile);
+    RUN(long_names);
     RUN(errors_while_running);
     RUN(every_allocation_fails);
     RUN(same_bits_for_any_number_of_threads);
@@ -1234,6 +1289,7 @@ int main(int argc, char **argv)
     RUN(seeds);
     RUN(deep_chain);
     RUN(shared_weights);
+    RUN(borrowed_weights);
     RUN(accumulated_gradients);
     RUN(frozen_parameters);
     RUN(operations_from_outside);
