@@ -123,7 +123,8 @@ typedef struct {
     const char  *at;
     int          max_batch;         /* the largest N; default 1 */
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
-    int          threads;           /* OpenMP threads; default: omp_get_max_threads(); 1 without -fopenmp */
+    int          threads;           /* OpenMP threads, at most 1024; default: omp_get_max_threads(); 1
+                                       without -fopenmp */
     cnn_isa      isa;               /* default: the environment variable CNN_ISA (c, neon, avx2, avx512) if
                                        set, else the best that this CPU has. An instruction set that it lacks
                                        is an error. */
@@ -621,7 +622,7 @@ CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_d
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 /* Count which class was taken for which: matrix[label * C + predicted], C = channels of the logits (N,C,1,1);
    needs no loss and no labels in the net. Then, from the matrix, precision and recall of one class: 0 where
-   nothing was counted. cnn_top_k: the share of samples whose label is among the k largest logits. False or
+   nothing was counted, or where there is no such class. cnn_top_k: the share of samples whose label is among the k largest logits. False or
    NAN after an error. */
 typedef struct { double precision, recall, f1; int count; } cnn_class_score; /* count: samples of the class */
 CNN_API bool      cnn_confusion(cnn_tensor *logits, const cnn_dataset *, int *matrix);
@@ -1046,7 +1047,8 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* messages still wan
 #define CNN__NOINLINE
 #endif
 
-enum { CNN__ALIGN = 64 };               /* bytes: a cache line, and the widest vector */
+enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
+       CNN__MOST_THREADS = 1024 };      /* where a system has no more threads, OpenMP ends the program */
 
 typedef struct { cnn_isa isa; int threads; } cnn__cpu;      /* what every kernel that can be fast is told */
 
@@ -6413,9 +6415,10 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     if (!config.max_batch) config.max_batch = 1;
     if (!config.optimizer) config.optimizer = cnn_sgd();
 #ifdef _OPENMP
-    if (!config.threads) config.threads = omp_get_max_threads();
+    const int most = omp_get_max_threads();
+    if (!config.threads) config.threads = most < CNN__MOST_THREADS ? most : CNN__MOST_THREADS;
 #else
-    if (config.threads >= 0) config.threads = 1;
+    if (config.threads >= 0 && config.threads <= CNN__MOST_THREADS) config.threads = 1;
 #endif
     g->config = config;
     g->batch = config.max_batch;
@@ -6436,8 +6439,9 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
                   "this CPU or this build lacks the instruction set asked for (.isa = %d)", (int)g->cpu.isa);
     if (config.max_batch < 1)
         cnn__fail(g, config.at, "cnn_new", "max_batch is %d: it must be positive", config.max_batch);
-    if (config.threads < 0)
-        cnn__fail(g, config.at, "cnn_new", "threads is %d: it must not be negative", config.threads);
+    if (config.threads < 0 || config.threads > CNN__MOST_THREADS)
+        cnn__fail(g, config.at, "cnn_new", "threads is %d: it must be 1 to %d, or 0 for the default",
+                  config.threads, (int)CNN__MOST_THREADS);
     if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
     if (config.optimizer->slots < 0 || config.optimizer->slots > CNN_MAX_SLOTS)
         cnn__fail(g, config.at, "cnn_new", "optimizer %s wants %d slots: at most %d", config.optimizer->name,
@@ -6524,6 +6528,15 @@ static cnn_tensor *cnn__leaf(cnn_graph *g, cnn_kind kind, const char *at, const 
     return t;
 }
 
+/* How its first values are drawn. */
+static bool cnn__set_init(cnn_tensor *t, cnn_init init, float gain)
+{
+    cnn__of(t)->init = init, cnn__of(t)->gain = gain;
+    if ((int)init < CNN_INIT_DEFAULT || (int)init > CNN_INIT_CONSTANT)
+        return cnn_fail(t, "init is %d: it must be one of CNN_INIT_...", (int)init);
+    return isfinite(gain) || cnn_fail(t, "gain is %g: it must be a finite number", (double)gain);
+}
+
 CNN_API cnn_tensor *cnn_input_(cnn_input_args a)
 {
     cnn_shape   s = { 0, a.c, a.h ? a.h : 1, a.w ? a.w : 1 };
@@ -6543,8 +6556,11 @@ CNN_API cnn_tensor *cnn_param_(cnn_param_args a)
     cnn_tensor *t = cnn__leaf(a.g, CNN_PARAM, a.at, a.name, a.shape);
     if (cnn__is_nil(t)) return t;
     cnn__node *v = cnn__of(t);
-    v->init = a.init, v->gain = a.gain, v->fan_in = a.fan_in, v->fan_out = a.fan_out;
-    return t;
+    if (a.fan_in < 0 || a.fan_out < 0)
+        return cnn_fail(t, "fan_in %d, fan_out %d: they must not be negative", a.fan_in, a.fan_out),
+               cnn__nil_tensor();
+    v->fan_in = a.fan_in, v->fan_out = a.fan_out;
+    return cnn__set_init(t, a.init, a.gain) ? t : cnn__nil_tensor();
 }
 
 CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *g, cnn_shape shape, const float *values)
@@ -7647,9 +7663,8 @@ static cnn_tensor *cnn__owned(cnn_graph *g, cnn_kind kind, const char *at, const
 {
     cnn_tensor *t = cnn__leaf(g, kind, at, NULL, shape);
     if (cnn__is_nil(t)) return t;
-    cnn__node *v = cnn__of(t);
-    v->suffix = suffix, v->init = init, v->gain = gain;
-    return t;
+    cnn__of(t)->suffix = suffix;
+    return cnn__set_init(t, init, gain) ? t : cnn__nil_tensor();
 }
 
 /* The weight of a linear layer; cnn_compile resolves CNN_INIT_DEFAULT, when it can see what follows the
@@ -9530,6 +9545,7 @@ CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, 
     if (cnn__is_nil(x) || cnn__is_nil(logits) || x->graph->error[0]) return -1;
     cnn_graph *g = x->graph;
     if (!values) return cnn__fail(g, NULL, "predict", "the values are NULL"), -1;
+    if (logits->graph != g) return cnn__fail(g, NULL, "predict", "x and logits belong to two graphs"), -1;
     if (!logits->batched || cnn__plane(logits->shape) != 1)
         return cnn__fail(g, NULL, "predict", "logits %s: one class for a sample needs the shape "
                          "(N,classes,1,1)", cnn__shape_text(logits).s), -1;
@@ -9598,9 +9614,12 @@ CNN_API bool cnn_confusion(cnn_tensor *logits, const cnn_dataset *data, int *mat
 
 CNN_API cnn_class_score cnn_precision_recall(const int *matrix, int classes, int of)
 {
-    double right = matrix[of * classes + of], said = 0, are = 0;
-    for (int k = 0; k < classes; k++) said += matrix[k * classes + of], are += matrix[of * classes + k];
-    cnn_class_score s = { said > 0 ? right / said : 0, are > 0 ? right / are : 0, 0, (int)are };
+    cnn_class_score s = { 0, 0, 0, 0 };
+    if (!matrix || of < 0 || of >= classes) return s;
+    const size_t n = (size_t)classes, c = (size_t)of;
+    double right = matrix[c * n + c], said = 0, are = 0;
+    for (size_t k = 0; k < n; k++) said += matrix[k * n + c], are += matrix[c * n + k];
+    s.precision = said > 0 ? right / said : 0, s.recall = are > 0 ? right / are : 0, s.count = (int)are;
     if (right > 0) s.f1 = 2 * s.precision * s.recall / (s.precision + s.recall);
     return s;
 }
@@ -9903,11 +9922,10 @@ static cnn__text cnn__decimal(double v, int digits)
     if (!isfinite(v)) return r;
     for (int i = 0; i < digits; i++) unit *= 10;
     double size = fabs(v) < 1e15 / unit ? floor(fabs(v) * unit + 0.5) / unit : fabs(v);
-    double part = modf(size, &whole);
+    double part = fmin(floor(modf(size, &whole) * unit + 0.5), unit - 1);   /* large ones stand unrounded */
     if (size > 1e15) cnn__format(r.s, sizeof r.s, "%s1000000000000000", v < 0 ? "-" : "");
     else if (digits == 0) cnn__format(r.s, sizeof r.s, "%s%.0f", v < 0 && whole > 0 ? "-" : "", whole);
-    else cnn__format(r.s, sizeof r.s, "%s%.0f.%0*.0f", v < 0 && size > 0 ? "-" : "", whole, digits,
-                     floor(part * unit + 0.5));
+    else cnn__format(r.s, sizeof r.s, "%s%.0f.%0*.0f", v < 0 && size > 0 ? "-" : "", whole, digits, part);
     return r;
 }
 
@@ -11555,10 +11573,10 @@ static bool cnn__read_run(cnn__run *r, const cnn__file *f, const unsigned char *
     if (part[2]) floats = cnn__add_size(floats, trained);
     if (!t.good || step > LONG_MAX || draw > UINT32_MAX || part[0] > (uint64_t)r->epochs ||
         part[1] > 1 || part[2] > 1 || at->epochs > (uint64_t)r->epochs || at->best_epoch > at->epochs ||
-        at->epoch_step > step || at->fed > (uint64_t)r->a.train->count ||
+        at->epoch_step > step || at->fed > (uint64_t)r->a.train->count || part[2] != (at->best_epoch > 0) ||
         t.left != (size_t)part[0] * 5 * 8 + floats * sizeof(float))
         return cnn__file_fail(f, "its numbers contradict each other");
-    if (at->epochs < (uint64_t)r->epochs && part[2] && !r->best)
+    if (part[2] && !r->best)
         return cnn__file_fail(f, "it is of a training with .patience");
     if (part[1] && !g->average && !(g->average = cnn__alloc(g, trained * sizeof(float)))) return false;
     for (uint64_t i = 0; i < part[0]; i++) {
@@ -13284,9 +13302,10 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
     double         whole = NAN;
     if (!w.spent) return cnn__no_memory(g, loss->at, "profile", bytes), NAN;
     if (runs < 1) runs = 10;
+    memset(w.spent, 0, bytes);
     if (cnn__begin_visit(&visit, loss, "profile", &w.probe)) {
-        bool done = cnn__visit_once(&visit);
-        memset(w.spent, 0, bytes);
+        bool done = cnn__visit_once(&visit);           /* to warm up: */
+        memset(w.spent, 0, bytes);                     /* forgotten */
         const double start = cnn__seconds();
         for (int r = 0; r < runs && done; r++) done = cnn__visit_once(&visit);
         whole = (cnn__seconds() - start) / runs;

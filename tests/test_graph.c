@@ -152,6 +152,9 @@ static void errors_in_shapes(void)
     { NET; cnn_input(g, 0); EXPECT_HERE(g, "tensor: shape (N,0,1,1): every extent must be at least 1, and a tensor holds at most 2^31 - 1 elements (N = 4)"); DONE; }
     { NET; cnn_input(g, 100000, 100000); EXPECT_HERE(g, "tensor: shape (N,100000,100000,1): every extent must be at least 1, and a tensor holds at most 2^31 - 1 elements (N = 4)"); DONE; }
     { NET; cnn_param(g, "w", shape4(1, -1, 1, 1)); EXPECT_HERE(g, "tensor \"w\": shape (1,-1,1,1): every extent must be at least 1, and a tensor holds at most 2^31 - 1 elements (N = 1)"); DONE; }
+    { NET; cnn_param(g, "w", shape4(2, 3, 1, 1), .init = CNN_INIT_HE, .fan_in = -3); EXPECT_HERE(g, "tensor \"w\": fan_in -3, fan_out 0: they must not be negative"); DONE; }
+    { NET; cnn_param(g, "w", shape4(2, 3, 1, 1), .init = (cnn_init)77); EXPECT_HERE(g, "tensor \"w\": init is 77: it must be one of CNN_INIT_..."); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .gain = INFINITY); EXPECT_HERE(g, "tensor: gain is inf: it must be a finite number"); DONE; }
     { NET; cnn_const(g, shape4(1, 1, 1, 1), NULL); EXPECT_HERE(g, "tensor: no values were given"); DONE; }
     { NET; cnn_freeze(x); EXPECT_HERE(g, "tensor: cannot be frozen: it is not a parameter"); DONE; }
     { NET; cnn_graph *other = cnn_new(); cnn_add(x, cnn_input(other, 6, 5, 5)); EXPECT_HERE(g, "add: operand 2 belongs to another graph"); cnn_free(other); DONE; }
@@ -161,7 +164,8 @@ static void errors_in_shapes(void)
 static void errors_of_new(void)
 {
     cnn_graph *g = cnn_new(.max_batch = -1); EXPECT_HERE(g, "cnn_new: max_batch is -1: it must be positive"); DONE;
-    g = cnn_new(.threads = -2); EXPECT_HERE(g, "cnn_new: threads is -2: it must not be negative"); DONE;
+    g = cnn_new(.threads = -2); EXPECT_HERE(g, "cnn_new: threads is -2: it must be 1 to 1024, or 0 for the default"); DONE;
+    g = cnn_new(.threads = 1025); EXPECT_HERE(g, "cnn_new: threads is 1025: it must be 1 to 1024, or 0 for the default"); DONE;
 #if defined(__x86_64__)
     g = cnn_new(.isa = CNN_ISA_NEON); EXPECT_HERE(g, "cnn_new: this CPU or this build lacks the instruction set asked for (.isa = 2)"); DONE;
 #endif

@@ -361,6 +361,17 @@ static void hostile_checkpoints(void)
         b.p[at[k] + 7] = 0xFF, seal(b), write_whole(b), b.p[at[k] + 7] = was;
         resume_says("its numbers contradict each other", (change){ 0 });
     }
+    /* best weights and the epoch that they are of come together, also where the training is over */
+    unsigned char epochs = b.p[8 + 9 * 8], best = b.p[8 + 12 * 8];
+    b.p[8 + 9 * 8] = 4, seal(b), write_whole(b), b.p[8 + 9 * 8] = epochs;
+    resume_says("it is of a training with .patience", (change){ .no_patience = 1 });
+    b.p[8 + 12 * 8] = 0, seal(b), write_whole(b), b.p[8 + 12 * 8] = best;
+    resume_says("its numbers contradict each other", (change){ 0 });
+    n = new_net(NULL, BATCH, 1, true);
+    bytes less = { b.p, b.n - cnn__trained_floats(n.g) * sizeof(float) };
+    cnn_free(n.g);
+    b.p[8 + 16 * 8] = 0, seal(less), write_whole(less), b.p[8 + 16 * 8] = 1;
+    resume_says("its numbers contradict each other", (change){ .no_patience = 1 });
     bytes longer = { test_alloc(b.n + 4), b.n + 4 };
     memset(longer.p, 0, longer.n), memcpy(longer.p, b.p, b.n), seal(longer), write_whole(longer);
     resume_says("its numbers contradict each other", (change){ 0 });

@@ -632,6 +632,8 @@ static void confusion(void)
     CHECK_INT(c.count, 8);
     c = cnn_precision_recall(two, 2, 1);
     CHECK_NEAR(c.precision + c.recall + c.f1, 0, 0);
+    for (int of = -1; of <= 2; of += 3) CHECK_INT(cnn_precision_recall(two, 2, of).count, 0);       /* no such class */
+    CHECK_INT(cnn_precision_recall(NULL, 2, 0).count, 0);
 }
 
 typedef struct { int calls, ends, stop_at; cnn_progress last; bool sane; } watch;
@@ -707,6 +709,12 @@ static void predict(void)
     CHECK(right >= 18);
     CHECK_INT(cnn_batch(n.g), 1);
     cnn_free(n.g);
+
+    n = new_net();
+    net other = new_net();
+    CHECK_INT(cnn_predict(other.x, n.logits, x, NULL), -1);
+    CHECK_STR(cnn_error(other.g), "predict: x and logits belong to two graphs");
+    cnn_free(other.g), cnn_free(n.g);
 
     n = new_net();                                                        /* logits of 1000 do not overflow */
     cnn_tensor *bias = cnn_find(n.g, "dense1.bias");
@@ -913,6 +921,15 @@ static void history_extremes(void)
     remove("build/test_train.csv"), remove("build/test_train.svg");
 }
 
+/* Digits behind the point are as many as asked for, also where a double has no more to round. */
+static void decimals(void)
+{
+    static const struct { double v; int digits; const char *text; } is[] = {
+        { 0.9999999, 6, "1.000000" }, { -0.25, 2, "-0.25" }, { 1.005, 0, "1" }, { -1e-9, 3, "0.000" }, { NAN, 2, "" },
+        { 999999999.9999999, 6, "1000000000.000000" }, { 1000000000.9999999, 6, "1000000000.999999" }, { 3e20, 1, "1000000000000000" } };
+    for (size_t i = 0; i < sizeof is / sizeof *is; i++) CHECK_STR(cnn__decimal(is[i].v, is[i].digits).s, is[i].text);
+}
+
 static void progress_line(void)
 {
     FILE *f = tmpfile();
@@ -1115,6 +1132,7 @@ int main(int argc, char **argv)
     RUN(fit_errors);
     RUN(history_files);
     RUN(history_extremes);
+    RUN(decimals);
     RUN(progress_line);
     RUN(summary_of_lenet);
     RUN(dot_of_a_residual);
