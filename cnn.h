@@ -71,7 +71,7 @@
        CNN_ASSERT(condition)          internal checks; default: nothing
        CNN_NO_STDIO                   no FILE and no files: no load, save, summary; memory versions remain
        CNN_NO_SIMD                    plain C99, for any compiler
-       CNN_NO_WINOGRAD                3x3 convolutions by the direct sum: slower, smaller rounding errors
+       CNN_NO_WINOGRAD                3x3 and 5x5 convolutions by the direct sum: slower, rounded less
 
    >>api ---- API ---------------------------------------------------------------------------------------- */
 #ifndef CNN_H_INCLUDED
@@ -2357,6 +2357,10 @@ static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const 
    y[n][oc][oy][ox] = b[oc] + sum over c, i, j of  w[oc][c][i][j] x[n][g IC/G + c][oy SH - PH + i DH][ox SW -
                                                    PW + j DW]
    with g = oc / (OC/G), x zero outside the image, x (N,IC,H,W), w (OC,IC/G,KH,KW), y (N,OC,OH,OW).
+
+   A NaN or Inf in x, or in dy on the way back, reaches the elements that the formula gives it to and no other,
+   with two exceptions: Winograd makes NaN of every element of the tiles that hold one, and in the gradient of
+   the weights it may make NaN of any.
    ======================================================================================================== */
 
 typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnn__conv;

@@ -821,12 +821,13 @@ static const char *const cnn__cl_source[] = {
         dx[i] += sum;
     }
     /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and
-       padding */
+       padding, which may be more than an int holds */
     float window_size(conv g, int count_pad, int oy, int ox)
     {
         const int p = count_pad ? g.ph : 0; const int q = count_pad ? g.pw : 0;
         const int y0 = oy * g.sh - g.ph; const int x0 = ox * g.sw - g.pw;
-        return (float)((min(y0 + g.kh, g.h + p) - max(y0, -p)) * (min(x0 + g.kw, g.w + q) - max(x0, -q)));
+        const float rows = (float)(min(y0 + g.kh, g.h + p) - max(y0, -p));
+        return rows * (float)(min(x0 + g.kw, g.w + q) - max(x0, -q));
     }
     __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, int count_pad, int items)
     {
@@ -1312,7 +1313,8 @@ static const char *const cnn__cl_source[] = {
     }
 
     /* Running sums, from 0 where `anew`: of x^2, one for each group, and of the rows whose label's logit is
-       the largest, the first of equals. */
+       the largest, the first of equals. Rows are counted in two parts, as a float holds no count beyond
+       2^24. */
     GROUP_KERNEL
     void squares(ARRAY(sums), ARRAY(x), int n, int anew)
     {
@@ -1329,7 +1331,7 @@ static const char *const cnn__cl_source[] = {
     {
         __local float part[GROUP];
         BASE(sum) BASE(x) BASE(labels)
-        float count = 0.0f;
+        int count = 0;
         for (int i = (int)get_local_id(0); i < n; i += GROUP) {
             __global float *z = x + (size_t)(i / plane) * channels * plane + i % plane;
             const int k = labels[i] >= 0.0f && labels[i] < (float)channels ? (int)labels[i] : -1;
@@ -1338,11 +1340,12 @@ static const char *const cnn__cl_source[] = {
                 const float best = z[(size_t)k * plane]; const float other = z[(size_t)c * plane];
                 right = c < k ? other < best : other <= best;
             }
-            count += (float)right;
+            count += right;
         }
-        count = group_sum(count, part);
+        const int low = (int)group_sum((float)(count % 4096), part);
+        const int high = (int)group_sum((float)(count / 4096), part);
         __global int *total = (__global int *)sum;
-        if (get_local_id(0) == 0) total[0] = (anew ? 0 : total[0]) + (int)count;
+        if (get_local_id(0) == 0) total[0] = (anew ? 0 : total[0]) + high * 4096 + low;
     })
 };
 
@@ -1747,7 +1750,7 @@ static int cnn__cl_columns(const cnn__cl *d, const cnn__conv *g)
    product. */
 static bool cnn__cl_is_product(const cnn__conv *g)
 {
-    return g->kh * g->kw * g->sh * g->sw == 1 && g->ph + g->pw == 0 && (g->n == 1 || g->oh * g->ow >= 1024);
+    return cnn__pointwise(g) && (g->n == 1 || g->oh * g->ow >= 1024);
 }
 
 static size_t cnn__cl_conv_scratch(const cnn__cl *d, const cnn__conv *g)
@@ -2721,6 +2724,8 @@ static bool cnn__cl_build(cnn__cl *d, const char *cache)
     return true;
 }
 
+static const char cnn__cl_check_memory[] = "out of memory in the check of the kernels";
+
 /* Is C = op(A) op(B) + beta C right? Small whole numbers, so that float has no rounding and every order of
    adding the same sum; every `every`-th element is compared. */
 static bool cnn__cl_try_gemm(cnn__cl *d, int m, int n, int k, bool ta, bool tb, float beta, int every)
@@ -2728,11 +2733,12 @@ static bool cnn__cl_try_gemm(cnn__cl *d, int m, int n, int k, bool ta, bool tb, 
     size_t  an = (size_t)m * (size_t)k, bn = (size_t)k * (size_t)n, cn = (size_t)m * (size_t)n;
     size_t  all = an + bn + cn, at = 8;
     float  *host = CNN_MALLOC((2 * all + at) * sizeof *host);
+    if (!host)
+        return cnn__format(d->base.error, sizeof d->base.error, "%s", cnn__cl_check_memory), false;
     float  *a = host + at, *b = a + an, *c = b + bn, *got = c + cn;
-    void   *buffer = host ? d->base.alloc(&d->base, (all + at) * sizeof *host) : NULL;
+    void   *buffer = d->base.alloc(&d->base, (all + at) * sizeof *host);
     bool    same = false;
-    if (!host) cnn__format(d->base.error, sizeof d->base.error, "out of memory in the check of the kernels");
-    for (size_t i = 0; host && i < all + at; i++)
+    for (size_t i = 0; i < all + at; i++)
         host[i] = (float)((int)(cnn__random_bits(1, all, i) % 7) - 3);
     if (buffer && d->base.upload(&d->base, buffer, 0, host, (all + at) * sizeof *host) &&
         cnn__cl_gemm(d, (cnn_place){ buffer, at + an + bn }, n, beta, (cnn_place){ buffer, at }, ta ? m : k,
@@ -2918,7 +2924,7 @@ static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way, const cnn_opt
     }
     d->base.error[0] = 0;
     if (!g[0] || !g[1] || cnn_error(g[0]) || (cnn_error(g[1]) && strstr(cnn_error(g[1]), "out of memory")))
-        cnn__format(d->base.error, sizeof d->base.error, "out of memory in the check of the kernels");
+        cnn__format(d->base.error, sizeof d->base.error, "%s", cnn__cl_check_memory);
     cnn_free(g[0]), cnn_free(g[1]);
     CNN_FREE(x);
     return same;

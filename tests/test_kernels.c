@@ -255,6 +255,51 @@ static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
     else if (cnn__winograd_fits(t, pass)) check_conv(isa, t, pass, bias, CNN__WINOGRAD);
 }
 
+/* A NaN in x (or dy) reaches the outputs that the formula gives it to and no other: not by what is computed and
+   dropped, nor by the zeros of a padding. Winograd is left out, as it mixes whole tiles. */
+static void check_stays(cnn_isa isa, const cnn__conv *t, int pass)
+{
+    const cnn__cpu cpu = { isa, 2 };
+    const size_t xn = (size_t)(t->n * t->ic * t->h * t->w), wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw);
+    const size_t yn = (size_t)(t->n * t->oc * t->oh * t->ow), in_n = pass ? yn : xn, out_n = pass ? xn : yn;
+    float *in = random_floats(in_n), *w = random_floats(wn), *clean = random_floats(out_n), *out = random_floats(out_n);
+    float *one = random_floats(in_n), *ones = random_floats(wn);
+    float *scratch = poisoned((cnn__conv_scratch(&cpu, t) + 3) / 4);
+    double *sum = test_alloc(out_n * sizeof *sum), *meets = test_alloc(out_n * sizeof *meets);
+    const size_t at = (size_t)test_int(0, (int)in_n - 1);
+    for (size_t i = 0; i < in_n; i++) one[i] = i == at;
+    for (size_t i = 0; i < wn; i++) ones[i] = 1;
+    for (size_t i = 0; i < out_n; i++) sum[i] = meets[i] = 0, out[i] = clean[i];
+    reference(t, pass, sum, meets, one, ones, one);
+    for (int k = 0; k < 2; k++) {
+        if (pass) cnn__conv_backward_data(&cpu, t, k ? out : clean, in, w, scratch);
+        else      cnn__conv_forward(&cpu, t, k ? out : clean, in, w, NULL, scratch);
+        in[at] = NAN;
+    }
+    for (size_t i = 0; i < out_n; i++)
+        if (!CHECK_MSG(meets[i] > 0 ? isnan(out[i]) : memcmp(&out[i], &clean[i], sizeof *out) == 0,
+                       "NaN at %zu: element %zu of %s is %g, without it %g", at, i, passes[pass], (double)out[i],
+                       (double)clean[i])) {
+            CHECK_MSG(false, "... in %s: (%d,%d,%d,%d) oc %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d groups %d",
+                      passes[pass], t->n, t->ic, t->h, t->w, t->oc, t->kh, t->kw, t->sh, t->sw, t->ph, t->pw, t->dh, t->dw,
+                      t->groups);
+            break;
+        }
+    drop(in), drop(w), drop(clean), drop(out), drop(one), drop(ones), drop(scratch), free(sum), free(meets);
+}
+
+static void nan_stays(cnn_isa isa)
+{
+    const cnn__cpu cpu = { isa, 1 };
+    for (int pass = FORWARD; pass <= BACKWARD_DATA; pass++)
+        for (int i = 0; i < 60; i++) {
+            const cnn__conv side = shape(2 * cnn__kernels_of(&cpu)->nr, 6, 14, 14, 16, 5, 1, 0, 1, 1);
+            const cnn__conv rows = shape(2, 3, 9, 4 + i, 3, 3, 1, i % 3, 1, 3);
+            const cnn__conv t = i == 0 ? side : i % 4 == 0 ? rows : random_shape();
+            if (cnn__conv_rule(&cpu, &t, pass) != CNN__WINOGRAD) check_stays(isa, &t, pass);
+        }
+}
+
 static void conv(cnn_isa isa, int pass)
 {
     const cnn__conv fixed[] = {
@@ -382,6 +427,7 @@ int main(int argc, char **argv)
         if (test_begin("%s gemm", isas[i].name)) gemm(isas[i].isa);
         if (test_begin("%s pooling", isas[i].name)) pooling(isas[i].isa);
         if (test_begin("%s pooling with vast windows", isas[i].name)) vast_windows(isas[i].isa);
+        if (test_begin("%s NaN stays in its place", isas[i].name)) nan_stays(isas[i].isa);
         for (int pass = FORWARD; pass <= BACKWARD_WEIGHTS; pass++)
             if (test_begin("%s convolution %s", isas[i].name, passes[pass])) conv(isas[i].isa, pass);
     }

@@ -960,6 +960,40 @@ static void a_buffer_too_large(void)
     recover();
 }
 
+/* Options whose products no int holds: 641 * 6700417 = 2^32 + 1 (Euler 1732), 65536 * 65536 = 2^32. */
+static void vast_options(void)
+{
+    float v[32], value[2][3] = { { 0 } };
+    test_fill(v, 32, 1, 2);
+    for (int k = 0; k < 2; k++) {
+        cnn_graph  *g = cnn_new_((cnn_config){ .seed = 2, .backend = k ? shared : NULL });
+        cnn_tensor *x = cnn_input(g, 2, 4, 4);
+        cnn_tensor *y = cnn_keep(cnn_conv2d(x, 1, 1, .stride_h = 641, .stride_w = 6700417));
+        cnn_tensor *z = cnn_keep(cnn_avg_pool(x, 65536, .pad = 32768)), *J = cnn_sum(cnn_concat(y, z));
+        CHECK(cnn_compile(g, J) && cnn_set(x, v, 32));
+        cnn_forward(J, CNN_EVAL);
+        CHECK(cnn_get(y, &value[k][0], 1) && cnn_get(z, &value[k][1], 2));
+        CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+        cnn_free(g);
+    }
+    for (int i = 0; i < 3; i++) CHECK_NEAR(value[1][i] / value[0][i], 1, 1e-5);
+}
+
+/* More rows than a float can count. */
+static void many_rows(void)
+{
+    const int n = (1 << 24) + 3;
+    const size_t bytes = (size_t)n * sizeof(float);
+    int count = 0;
+    void *zeros = device_alloc(shared, bytes);              /* logits of the one class there is, and labels */
+    if (!zeros) { recover(), test_skip("no memory for it on the device"); return; }
+    CHECK(shared->clear(shared, zeros, 0, bytes) &&
+          shared->correct(shared, (cnn_place){ zeros, 0 }, (cnn_shape){ 1, 1, 1, n }, (cnn_place){ zeros, 0 }, true,
+                          &count));
+    CHECK_INT(count, n);
+    shared->release(shared, zeros);
+}
+
 /* Kernels that do not build: the log is in the message. */
 static void program_build_log(void)
 {
@@ -1280,6 +1314,8 @@ int main(int argc, char **argv)
         RUN(out_of_memory);
         RUN(wrong_label);
         RUN(a_buffer_too_large);
+        RUN(vast_options);
+        RUN(many_rows);
         RUN(program_build_log);
         RUN(every_operation_has_a_kernel);
         RUN(a_wrong_kernel);
