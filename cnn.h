@@ -215,8 +215,9 @@ CNN_API cnn_tensor *cnn_param_ (cnn_param_args);  /* trained by cnn_step */
 CNN_API cnn_tensor *cnn_const_ (const char *at, cnn_graph *, cnn_shape, const float *values);
 CNN_API cnn_tensor *cnn_name   (cnn_tensor *, const char *name); /* give a node a name (copied); returns it */
 CNN_API cnn_tensor *cnn_keep   (cnn_tensor *);    /* keep its value readable in CNN_EVAL too; returns it */
-CNN_API cnn_tensor *cnn_freeze (cnn_tensor *);    /* a parameter that cnn_step leaves alone; returns it;
-                                                     before compile */
+CNN_API cnn_tensor *cnn_freeze (cnn_tensor *);    /* a parameter that cnn_step leaves alone, such as
+                                                     conv1->in[1], conv1's weight; returns it; before
+                                                     compile. By name: cnn_set_lr_scale with 0 */
 /* by name, after compile; NULL if none */
 CNN_API cnn_tensor *cnn_find   (const cnn_graph *, const char *name);
 
@@ -327,7 +328,8 @@ typedef struct { const char *at;
                  int from, to;                 /* must: [from,to); negative: from the end; to = 0: the end */
                  int step;                     /* default 1 */
                  const char *name; } cnn_slice_args;
-typedef struct { const char *at; cnn_tensor *x; float low, high; /* must */
+typedef struct { const char *at; cnn_tensor *x; float low, high; /* must; -INFINITY, INFINITY: no
+                                                                     such bound */
                  const char *name; } cnn_clamp_args;
 typedef struct { const char *at; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args; /* default 1 */
 typedef struct { const char *at; cnn_tensor *x; int per_channel; /* default: one slope for all */
@@ -474,8 +476,8 @@ CNN_API bool cnn_swap_average(cnn_graph *);
 
 /* Images (or any arrays) with one class each. Pixels are kept as bytes when they came as bytes, and become
    (byte/255 - mean[c]) / deviation[c] when fed. A value, not a pointer: the loaders return it; if it could
-   not be loaded, count is 0 and error says why (cnn_fit passes that on to the graph). Fields are for
-   reading. */
+   not be loaded, count is 0 and error says why (cnn_fit passes that on to the graph). Fields are for reading;
+   mean and deviation may be written too, as when a net was trained elsewhere with others. */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
     cnn_shape            shape;                 /* of one sample: n = 1 */
@@ -508,7 +510,8 @@ CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels);
    whole. */
 CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes); /* copied */
 
-/* Numbers in lines of text, one sample a line. Decimal point in every locale; blank lines do not count. */
+/* Numbers in lines of text, one sample a line. Decimal point in every locale; a number may stand in quotes;
+   blank lines do not count. Errors: a cell that is empty or no finite number, lines of different length. */
 typedef struct { const char *path; /* must; of cnn_csv_memory: only for messages */
                  int   label;      /* the column of the class (0..255): 1 is the first one, -1 the last;
                                       default 0: there is none */
@@ -533,7 +536,8 @@ CNN_API void        cnn_dataset_free(cnn_dataset *);
 CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
 /* a view in the present order; the source must outlive it */
 CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
-/* set mean and deviation per channel to those of `as` */
+/* Set mean and deviation per channel to those of `as`. Errors, in d.error: `as` has one, is empty, has
+   another number of channels, or values that are not finite. */
 CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);
 
 /* Copy samples first, first+1, ... (at most max_batch) to x and their classes to labels (may be NULL).
@@ -615,15 +619,19 @@ typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; 
                } cnn_fit_args;
 typedef struct { double loss, accuracy; int count; } cnn_score;
 
+/* Train. False after an error, which is the graph's: an option that is wrong, data that do not fit, a loss that
+   is not finite. Stopped by progress or patience it is true. */
 CNN_API bool      cnn_fit_(cnn_fit_args);
+/* All samples of a data set in CNN_EVAL, batch by batch: loss, the batches' losses weighed by their samples;
+   accuracy, 0..1; count, the samples. { NAN, NAN, 0 } after an error. */
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 /* Each sample also in the mirror: the class by the sum of both logits, the loss as the mean of both losses.
    Logits (N,C,1,1). */
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 /* Count which class was taken for which: matrix[label * C + predicted], C = channels of the logits (N,C,1,1);
    needs no loss and no labels in the net. Then, from the matrix, precision and recall of one class: 0 where
-   nothing was counted, or where there is no such class. cnn_top_k: the share of samples whose label is among the k largest logits. False or
-   NAN after an error. */
+   nothing was counted, or where there is no such class. cnn_top_k: the share of samples whose label is among
+   the k largest logits, the label coming last among equals. False or NAN after an error. */
 typedef struct { double precision, recall, f1; int count; } cnn_class_score; /* count: samples of the class */
 CNN_API bool      cnn_confusion(cnn_tensor *logits, const cnn_dataset *, int *matrix);
 CNN_API cnn_class_score cnn_precision_recall(const int *matrix, int classes, int of);
@@ -746,9 +754,9 @@ typedef struct { const char *at; const char *path; const float *values; cnn_shap
                } cnn_write_image_args;
 CNN_API bool        cnn_write_image_(cnn_write_image_args);
 /* The filters of a layer, from its weight (O,I,h,w): one colour picture for each filter if I = 3, else one
-   grey picture for each h x w slice, a row for each filter. The channels of one sample of a tensor that has
-   been computed (cnn_keep it). scale 0: 1. Errors: as cnn_write_image for the file; the graph's for the
-   tensor. */
+   grey picture for each h x w slice, a row for each filter. The weight of a dense layer that flattens
+   (N,I,h,w) is read as such filters. The channels of one sample of a tensor that has been computed (cnn_keep
+   it). scale 0: 1. Errors: as cnn_write_image for the file; the graph's for the tensor. */
 CNN_API bool        cnn_write_filters(cnn_tensor *layer, const char *path, int scale);
 CNN_API bool        cnn_write_maps(cnn_tensor *, int sample, const char *path, int scale);
 #endif
@@ -8140,8 +8148,13 @@ static bool cnn__check_step(cnn_graph *g, const char *at, const char *what, cons
         return cnn__fail(g, at, what, "nesterov needs a momentum, such as .momentum = 0.9f");
     if (!(a->dampening >= 0 && a->dampening <= 1))
         return cnn__fail(g, at, what, "dampening %g is outside [0,1]", (double)a->dampening);
-    if (a->dampening != 0 && (rmsprop || a->momentum == 0 || a->nesterov))
+    if (a->dampening != 0 && (rmsprop || no_momentum || a->momentum == 0 || a->nesterov))
         return cnn__fail(g, at, what, "dampening is for sgd with a momentum, not Nesterov's");
+    if ((a->beta1 != 0 || a->beta2 != 0) && (rmsprop || o == cnn_sgd() || o == cnn_adagrad()))
+        return cnn__fail(g, at, what, "beta1 and beta2 are for adam and adamw; this graph's optimizer is %s",
+                         o->name);
+    if (a->alpha != 0 && (no_momentum || o == cnn_sgd()))
+        return cnn__fail(g, at, what, "alpha is for rmsprop; this graph's optimizer is %s", o->name);
     const struct { const char *name; float value; } part[] = { { "beta1", a->beta1 }, { "beta2", a->beta2 },
         { "alpha", a->alpha } };
     for (int i = 0; i < 3; i++)
@@ -8846,15 +8859,13 @@ static const char *cnn__next_line(const char **p, const char *end, const char **
     return NULL;
 }
 
-/* The cell at *p up to the next separator, which is skipped: a number with blanks around it. */
-static bool cnn__read_cell(const char **p, const char *end, char separator, double *v)
+/* The cell from p to `to`: a number, perhaps in quotes, with blanks around it. */
+static bool cnn__read_cell(const char *p, const char *to, double *v)
 {
-    const char *stop = memchr(*p, separator, (size_t)(end - *p)), *to = stop ? stop : end, *q = *p;
-    *p = stop ? stop + 1 : end;
-    while (q < to && (*q == ' ' || *q == '\t')) q++;
-    q = cnn__read_decimal(q, to, v);
-    while (q && q < to && (*q == ' ' || *q == '\t')) q++;
-    return q == to;
+    while (p < to && (*p == ' ' || *p == '\t')) p++;
+    while (p < to && (to[-1] == ' ' || to[-1] == '\t')) to--;
+    if (to - p >= 2 && *p == '"' && to[-1] == '"') p++, to--;
+    return cnn__read_decimal(p, to, v) == to;
 }
 
 /* Two passes: count lines and columns, which bounds the memory by the size of the file; then read. */
@@ -8868,6 +8879,8 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
     int         number = 0;
     if (bytes >= 2 && (unsigned char)text[0] == 0x1f && (unsigned char)text[1] == 0x8b)
         return cnn__data_fail(d, "%s is gzipped: gunzip it first", name);
+    if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", name, a->skip);
+    if (!isfinite(scale)) return cnn__data_fail(d, "%s: scale %g is no number", name, (double)scale);
     if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) begin += 3;       /* UTF-8's byte order mark */
     for (int i = 0; i < a->skip && begin < end; i++, number++) {
         const char *stop = memchr(begin, '\n', (size_t)(end - begin));
@@ -8889,8 +8902,8 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
     cnn_shape s = { 1, shaped && a->c ? a->c : 1, a->h ? a->h : 1, a->w ? a->w : 1 };
     if (!shaped) s.c = values > INT_MAX ? 0 : (int)values;
     if (cnn__checked_len(s) != values || values == 0)
-        return cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values", name, s.c,
-                              s.h, s.w, values);
+        return cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between '%c'",
+                              name, s.c, s.h, s.w, values, separator);
     const size_t need[2] = { cnn__mul_size(cnn__mul_size(rows, values), sizeof(float)), rows };
     for (int k = 0; k < 2; k++) {
         d->own[k] = need[k] == SIZE_MAX ? NULL : CNN_MALLOC(need[k]);
@@ -8906,13 +8919,15 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
             return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", name, number, cells,
                                   columns);
         for (size_t k = 0; k < columns; k++) {
-            const char *cell = line;
+            const char *cell = line, *stop = memchr(cell, separator, (size_t)(to - cell));
             double      v = 0;
-            bool        good = cnn__read_cell(&line, to, separator, &v);
-            int         shown = (int)(line - cell < 20 ? line - cell : 20);
+            bool        good = cnn__read_cell(cell, stop ? stop : to, &v);
+            ptrdiff_t   shown = (stop ? stop : to) - cell;
+            line = stop ? stop + 1 : to;
             if (!good || fabs(v) > (double)FLT_MAX || fabs(v * (double)scale) > (double)FLT_MAX)
-                return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits", name,
-                                      number, k + 1, shown, cell);
+                return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", name,
+                                      number, k + 1, (int)(shown < 20 ? shown : 20), cell, d->own[0] != out ? ""
+                                      : "; is it a heading? .skip = 1 leaves it out");
             if (k != label_at) { *out++ = (float)(v * (double)scale); continue; }
             if (!(v >= 0 && v <= 255) || v != floor(v))
                 return cnn__data_fail(d, "%s, line %d: label %g is no whole number from 0 to 255", name,
@@ -9199,6 +9214,11 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
             }
         for (size_t k = 0; k < 4 && k < channels; k++) mean[k] = sum[0][k] / n[k];
     }
+    for (size_t k = 0; k < 4 && k < channels; k++)
+        if (!isfinite(sum[1][k])) {
+            cnn__data_fail(d, "standardize: channel %d holds NaN or Inf", (int)k);
+            return;
+        }
     double unit = as->bytes ? 1.0 / 255 : 1;
     for (size_t k = 0; k < 4 && k < channels; k++) {
         double deviation = sqrt(sum[1][k] / n[k]) * unit;
@@ -9792,7 +9812,8 @@ static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
         if (g->error[0]) return false;
         if (!isfinite(loss))
             return cnn__fail(g, a->at, "fit", "the loss became %s in epoch %d, batch %d: training "
-                             "diverged; a smaller .lr (now %g) or inputs of smaller range may help",
+                             "diverged; a smaller .lr (now %g) or inputs of smaller range may help; "
+                             "cnn_doctor says where it began",
                              isnan(loss) ? "NaN" : "infinite", p->epoch, (int)at->fed / max_batch + 1,
                              (double)r->step.lr);
         group += n, in_group++, last = n;
@@ -10701,7 +10722,7 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
     case 'f': if (*value != 'x' || !cnn__read_hex(value + 1, 8, &bits) || value[9]) return false;
               v = cnn__float_of_bits(bits);
               memcpy(args + k->offset, &v, sizeof v);
-              return isfinite(v);
+              return true;           /* infinite too, such as a clamp with one side: its rule looks at it */
     default:  return false;
     }
 }
@@ -11678,6 +11699,10 @@ static void cnn__c_float(FILE *out, float value)
 {
     const uint32_t bits = cnn__bits_of_float(value), mantissa = bits & 0x7fffff, exponent = bits >> 23 & 255;
     char           digits[8];
+    if (exponent == 255) {                             /* no literal is infinite or NaN */
+        fprintf(out, "(%s0.0f)", mantissa ? "0.0f / " : bits >> 31 ? "-1 / " : "1 / ");
+        return;
+    }
     int            n = cnn__format(digits, sizeof digits, "%06lx", (unsigned long)mantissa << 1);
     while (n > 0 && digits[n - 1] == '0') digits[--n] = 0;
     fprintf(out, "%s0x%c%s%sp%df", bits >> 31 ? "-" : "", exponent ? '1' : '0', n ? "." : "", digits,
@@ -13525,7 +13550,12 @@ CNN_API bool cnn_write_filters(cnn_tensor *layer, const char *path, int scale)
     if (!w) return cnn_fail(layer, "filters: it has no weight");
     const float *v = cnn_map_read(w);
     if (!v) return false;
-    const cnn_shape s = w->shape;
+    cnn_shape s = w->shape;
+    if (layer->op == &cnn_op_dense) {                  /* as the picture that it sees */
+        const cnn_tensor *x = layer->in[0];
+        while (x->op == &cnn_op_reshape && cnn__plane(x->shape) == 1) x = x->in[0];
+        s = (cnn_shape){ s.n, x->shape.c, x->shape.h, x->shape.w };
+    }
     const bool colour = s.c == 3;
     return cnn_write_image_((cnn_write_image_args){ .at = layer->at, .path = path, .values = v,
                .shape = { colour ? s.n : s.n * s.c, colour ? 3 : 1, s.h, s.w },

@@ -165,6 +165,13 @@ static void csv_files(void)
     CHECK_STR(d.error, "");
     CHECK(d.count == 1 && d.shape.c == 1 && d.shape.h == 2 && d.shape.w == 2 && d.labels[0] == 9);
     cnn_dataset_free(&d);
+    static const char quoted[] = "\"x\",\"y\",\"class\"\r\n\"1\", \"-2.5\" ,\"7\"\r\n3,\"4e1\",\"0\"";
+    static const float said[4] = { 1, -2.5f, 3, 40 };
+    d = cnn_csv_memory(quoted, sizeof quoted - 1, (cnn_csv_args){ .label = -1, .skip = 1 });
+    CHECK_STR(d.error, "");
+    CHECK(d.count == 2 && d.classes == 8);
+    if (d.count == 2) CHECK_SAME_BITS(d.floats, said, 4);
+    cnn_dataset_free(&d);
     d = cnn_csv_memory("1,2\n3,4\n", 8, (cnn_csv_args){ 0 });
     CHECK(d.count == 2 && !d.labels && d.shape.c == 2);
     cnn_dataset_free(&d);
@@ -184,7 +191,13 @@ static void csv_files(void)
 
     csv_says("", (cnn_csv_args){ 0 }, "csv: there is no line with numbers");
     csv_says("a,b\n", (cnn_csv_args){ .skip = 1 }, "csv: there is no line with numbers");
-    csv_says("a,b\n1,2\n", (cnn_csv_args){ 0 }, "csv, line 1, column 1: \"a,\" is no number that fits");
+    csv_says("a,b\n1,2\n", (cnn_csv_args){ 0 }, "csv, line 1, column 1: \"a\" is no number that fits; "
+        "is it a heading? .skip = 1 leaves it out");
+    csv_says("1,\"2\n", (cnn_csv_args){ 0 }, "csv, line 1, column 2: \"\"2\" is no number that fits");
+    csv_says("1,2\n3,,4\n", (cnn_csv_args){ 0 }, "csv, line 2: 3 columns, the first line has 2");
+    csv_says("1,2,3\n3,,4\n", (cnn_csv_args){ 0 }, "csv, line 2, column 2: \"\" is no number that fits");
+    csv_says("1\n", (cnn_csv_args){ .skip = -1 }, "csv: skip is -1: it must not be negative");
+    csv_says("1\n", (cnn_csv_args){ .scale = INFINITY }, "csv: scale inf is no number");
     csv_says("1,2\n3,\n", (cnn_csv_args){ 0 }, "csv, line 2, column 2: \"\" is no number that fits");
     csv_says("1,2\n3,nan\n", (cnn_csv_args){ 0 }, "csv, line 2, column 2: \"nan\" is no number that fits");
     csv_says("1,2\n3,1e39\n", (cnn_csv_args){ 0 }, "csv, line 2, column 2: \"1e39\" is no number that fits");
@@ -200,9 +213,9 @@ static void csv_files(void)
     csv_says("1,2\n", (cnn_csv_args){ .label = 3 },
         "csv: label is column 3, but the first line has 2 columns");
     csv_says("1,2\n", (cnn_csv_args){ .h = 2, .w = 2 },
-        "csv: samples of (1,2,2), but the first line has 2 values");
-    csv_says("1\n", (cnn_csv_args){ .label = 1 }, "csv: samples of (0,1,1), but the first line has 0 values");
-    csv_says("1,2\n", (cnn_csv_args){ .c = -1 }, "csv: samples of (-1,1,1), but the first line has 2 values");
+        "csv: samples of (1,2,2), but the first line has 2 values between ','");
+    csv_says("1\n", (cnn_csv_args){ .label = 1 }, "csv: samples of (0,1,1), but the first line has 0 values between ','");
+    csv_says("1,2\n", (cnn_csv_args){ .c = -1 }, "csv: samples of (-1,1,1), but the first line has 2 values between ','");
     csv_says("\x1f\x8b", (cnn_csv_args){ 0 }, "csv is gzipped: gunzip it first");
 
     csv_args = (cnn_csv_args){ .label = 1 };

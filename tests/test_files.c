@@ -608,8 +608,8 @@ static const struct { const char *text, *message; } false_graphs[] = {
         "cnn.graph, line 3: bad option \"slope=0.5\"" },
     { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope=x3f0000000\\nroot 1\\n",
         "cnn.graph, line 3: bad option \"slope=x3f0000000\"" },
-    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope=x7f800000\\nroot 1\\n",
-        "cnn.graph, line 3: bad option \"slope=x7f800000\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y leaky_relu 0 slope=x7f80000\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"slope=x7f80000\"" },
     { "cnn 1\\ninput x 2,1,1\\nop y my%20affine%3D%25 0 shift=1.5\\nroot 1\\n",
         "cnn.graph, line 3: bad option \"shift=1.5\"" },
     { "cnn 1\\ninput x 2,1,1\\nop y my%20affine%3D%25 0 mask=-1\\nroot 1\\n",
@@ -1119,6 +1119,12 @@ static void feeding(void)
     CHECK_STR(cnn_error(g), "feed: the samples have shape (1,2,1), the input has (N,5,2,1)");
     cnn_standardize(&flat, &f);
     CHECK_STR(flat.error, "standardize: 1 channels, the other data set has 5");
+    static const float with_nan[4] = { 1, 2, NAN, 4 };
+    cnn_dataset ill = cnn_floats(with_nan, NULL, 2, 2, 1, 1);
+    cnn_standardize(&ill, &ill);
+    CHECK_STR(ill.error, "standardize: channel 0 holds NaN or Inf");
+    CHECK_INT(ill.count, 0);
+    cnn_dataset_free(&ill);
     CHECK_INT(flat.count, 0);
     cnn_free(g);
 

@@ -468,6 +468,22 @@ static void filters_and_maps(void)
     x = cnn_input(g, 1, 2, 2);
     CHECK(cnn_compile(g, cnn_mean(r = cnn_relu(x))) && !cnn_write_filters(r, path, 1));
     has(cnn_error(g), "filters: it has no weight");
+    cnn_free(g);
+    g = cnn_new();                              /* a dense layer shows what it looks for in the picture */
+    x = cnn_input(g, 1, 4, 6);
+    cnn_tensor *dense = cnn_dense(cnn_flatten(x), 5), *next = cnn_dense(dense, 2);
+    CHECK(cnn_compile(g, cnn_mean(next)) && cnn_write_filters(dense, path, 1));
+    im = read_png(path);                        /* 5 of 4x6, 3 columns */
+    CHECK(im.c == 1 && im.w == 3 * 7 - 1 && im.h == 2 * 5 - 1);
+    const float *weight = cnn_map_read(dense->in[1]);
+    s = cnn_stats_of(weight + 24, 24);          /* of unit 1 */
+    for (int i = 0; i < 24 && im.pixel; i++)
+        CHECK_INT(im.pixel[i / 6 * 20 + 7 + i % 6], 255 * ((double)weight[24 + i] - s.min) / (s.max - s.min) + 0.5);
+    free(im.pixel);
+    CHECK(cnn_write_filters(next, path, 1));
+    im = read_png(path);                        /* of a vector: 2 rows of 5 numbers */
+    CHECK(im.c == 1 && im.w == 5 * 2 - 1 && im.h == 2 * 2 - 1);
+    free(im.pixel);
     cnn_free(g), remove(path);
 }
 

@@ -14,7 +14,7 @@ static cnn_tensor *everything(cnn_tensor *x, cnn_tensor *t)
     h = cnn_add(cnn_silu(h), cnn_upsample(cnn_gelu(down), 2, .bilinear = 1));
     h = cnn_add(cnn_instance_norm(h, .affine = 1), cnn_upsample(cnn_hard_swish(down), 2));
     h = cnn_pad(cnn_slice(h, CNN_C, 1, -1), 1, 2, 0, 1, 1, 1, .value = 0.5f);
-    h = cnn_relu6(cnn_layer_norm(cnn_clamp(h, -1, 2)));
+    h = cnn_relu6(cnn_layer_norm(cnn_clamp(cnn_clamp(h, -1, INFINITY), -INFINITY, 2)));
     h = cnn_log(cnn_sqrt(cnn_exp(cnn_softplus(cnn_abs(cnn_sub(h, cnn_global_max_pool(h)))))));
     h = cnn_dense(h, 4, .name = "logits");
     static const float weights[4] = { 1, 0.5f, 2, 0 };

@@ -170,8 +170,9 @@ static void optimizers_against_float64(void)
         double *rw = test_alloc(size * sizeof *rw), *p = test_alloc(size * sizeof *p), *q = test_alloc(size * sizeof *q), *m = test_alloc(size * sizeof *m);
         test_fill(w, size, -1, 1), test_fill(a, size, 0.1, 2), test_fill(c, size, 0.5, 1);
         cnn_step_args s = { .lr = 0.01f };
-        if (said) s.weight_decay = 0.1f, s.beta1 = 0.8f, s.beta2 = 0.95f, s.alpha = 0.9f, s.eps = 1e-3f;
-        if (said && rmsprop) s.momentum = 0.5f;
+        if (said) s.weight_decay = 0.1f, s.eps = 1e-3f;
+        if (said && rmsprop) s.momentum = 0.5f, s.alpha = 0.9f;
+        if (said && (o == cnn_adam() || o == cnn_adamw())) s.beta1 = 0.8f, s.beta2 = 0.95f;
         double lr = (double)s.lr, decay = (double)s.weight_decay, eps = said ? (double)s.eps : o == cnn_adagrad() ? 1e-10 : 1e-8;
         double b1 = said ? (double)s.beta1 : 0.9, b2 = said ? (double)s.beta2 : 0.999, alpha = said ? (double)s.alpha : 0.99;
         for (int i = 0; i < n; i++) rw[i] = (double)w[i], p[i] = q[i] = m[i] = 0;
@@ -320,6 +321,10 @@ static void step_errors(void)
                "here.c:7: step: dampening 2 is outside [0,1]");
     step_error(2, false, (cnn_step_args){ .lr = 1, .dampening = 0.5f },
                "here.c:7: step: dampening is for sgd with a momentum, not Nesterov's");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .beta1 = 0.9f },
+               "here.c:7: step: beta1 and beta2 are for adam and adamw; this graph's optimizer is sgd");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .alpha = 0.9f },
+               "here.c:7: step: alpha is for rmsprop; this graph's optimizer is sgd");
     step_error(2, false, (cnn_step_args){ .lr = 1, .nesterov = 1 },
                "here.c:7: step: nesterov needs a momentum, such as .momentum = 0.9f");
     step_error(0, false, (cnn_step_args){ .lr = 1 }, "here.c:7: step: the graph is not compiled");
@@ -787,7 +792,7 @@ static void fit_errors(void)
     CHECK(cnn_set(cnn_find(n.g, "dense1.bias"), bad, CLASSES));
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 0.5f },
              "here.c:9: fit: the loss became NaN in epoch 1, batch 1: training diverged; "
-             "a smaller .lr (now 0.5) or inputs of smaller range may help");
+             "a smaller .lr (now 0.5) or inputs of smaller range may help; cnn_doctor says where it began");
 
     n.g = cnn_new(.max_batch = 4);                                        /* not compiled */
     n.x = cnn_input(n.g, 1, SIDE, SIDE), n.t = cnn_labels(n.g), n.logits = cnn_dense(n.x, CLASSES);
