@@ -619,8 +619,8 @@ typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; 
                } cnn_fit_args;
 typedef struct { double loss, accuracy; int count; } cnn_score;
 
-/* Train. False after an error, which is the graph's: an option that is wrong, data that do not fit, a loss that
-   is not finite. Stopped by progress or patience it is true. */
+/* Train. False after an error, which is the graph's: an option that is wrong, data that do not fit, a loss
+   that is not finite. Stopped by progress or patience it is true. */
 CNN_API bool      cnn_fit_(cnn_fit_args);
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the batches' losses weighed by their samples;
    accuracy, 0..1; count, the samples. { NAN, NAN, 0 } after an error. */
@@ -8926,8 +8926,8 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
             line = stop ? stop + 1 : to;
             if (!good || fabs(v) > (double)FLT_MAX || fabs(v * (double)scale) > (double)FLT_MAX)
                 return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", name,
-                                      number, k + 1, (int)(shown < 20 ? shown : 20), cell, d->own[0] != out ? ""
-                                      : "; is it a heading? .skip = 1 leaves it out");
+                                      number, k + 1, (int)(shown < 20 ? shown : 20), cell, d->own[0] == out
+                                      ? "; is it a heading? .skip = 1 leaves it out" : "");
             if (k != label_at) { *out++ = (float)(v * (double)scale); continue; }
             if (!(v >= 0 && v <= 255) || v != floor(v))
                 return cnn__data_fail(d, "%s, line %d: label %g is no whole number from 0 to 255", name,
