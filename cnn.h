@@ -9229,25 +9229,27 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
 
 /* ---- Batches ---- */
 
-static bool cnn__check_feed(const cnn_tensor *x, const cnn_tensor *labels, const cnn_dataset *d, int first)
+/* what: "feed". */
+static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *x, const cnn_tensor *labels,
+                            const cnn_dataset *d, int first)
 {
     cnn_graph *g = x->graph;
-    if (!d)           return cnn__fail(g, NULL, "feed", "the data set is NULL");
-    if (d->error[0])  return cnn__fail(g, NULL, "feed", "data set: %s", d->error);
-    if (first < 0)    return cnn__fail(g, NULL, "feed", "first is %d: samples are counted from 0", first);
+    if (!d)           return cnn__fail(g, at, what, "the data set is NULL");
+    if (d->error[0])  return cnn__fail(g, at, what, "data set: %s", d->error);
+    if (first < 0)    return cnn__fail(g, at, what, "first is %d: samples are counted from 0", first);
     if (!x->batched || x->op)
-        return cnn__fail(g, NULL, "feed", "samples go to a tensor made by cnn_input");
+        return cnn__fail(g, at, what, "samples go to a tensor made by cnn_input");
     if (x->shape.c != d->shape.c || x->shape.h != d->shape.h || x->shape.w != d->shape.w)
-        return cnn__fail(g, NULL, "feed", "the samples have shape (%d,%d,%d), the input has %s", d->shape.c,
+        return cnn__fail(g, at, what, "the samples have shape (%d,%d,%d), the input has %s", d->shape.c,
                          d->shape.h, d->shape.w, cnn__shape_text(x).s);
     if (!labels)      return true;
     if (labels->graph != g || labels->kind != CNN_LABELS)
-        return cnn__fail(g, NULL, "feed",
+        return cnn__fail(g, at, what,
                          "classes go to a tensor made by cnn_labels in the graph of the input");
     if (cnn__sample(labels->shape) != 1)
-        return cnn__fail(g, NULL, "feed", "a data set has one class a sample, the labels have %s",
+        return cnn__fail(g, at, what, "a data set has one class a sample, the labels have %s",
                          cnn__shape_text(labels).s);
-    if (!d->labels)   return cnn__fail(g, NULL, "feed", "the data set has no labels");
+    if (!d->labels)   return cnn__fail(g, at, what, "the data set has no labels");
     return true;
 }
 
@@ -9308,7 +9310,7 @@ static int cnn__feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, in
     if (cnn__is_nil(x) || x->graph->error[0]) return 0;
     if (labels && cnn__is_nil(labels)) labels = NULL;
     cnn_graph *g = x->graph;
-    if (!cnn__check_feed(x, labels, d, first) || first >= d->count) return 0;
+    if (!cnn__check_feed(NULL, "feed", x, labels, d, first) || first >= d->count) return 0;
     if (a && !cnn__check_augment(g, NULL, "feed", a, d->shape)) return 0;
     int n = d->count - first < g->config.max_batch ? d->count - first : g->config.max_batch;
     if (!cnn_set_batch(g, n)) return 0;
@@ -9498,7 +9500,7 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (data->classes > logits->shape.c)
         return cnn__fail(g, at, what, "the data set has labels 0..%d, but the logits %s tell only %d classes "
                          "apart", data->classes - 1, cnn__shape_text(logits).s, logits->shape.c);
-    return true;
+    return cnn__check_feed(at, what, to->x, to->labels, data, 0);      /* now, not after an epoch of hours */
 }
 
 /* ---- Evaluate and predict ---- */
@@ -9606,8 +9608,8 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
     if (!data || data->error[0] || data->count < 1)
         return cnn__fail(g, NULL, what, "data set: %s", !data ? "it is NULL" : data->error[0] ? data->error
                          : "it is empty"), 0;
-    if (!data->labels || data->classes > logits->shape.c || !logits->batched ||
-        cnn__plane(logits->shape) != 1)
+    if (!data->labels) return cnn__fail(g, NULL, what, "the data set has no labels"), 0;
+    if (data->classes > logits->shape.c || !logits->batched || cnn__plane(logits->shape) != 1)
         return cnn__fail(g, NULL, what,
                          "logits %s and %d classes: one label for a sample needs the shape (N,classes,1,1)",
                          cnn__shape_text(logits).s, data->classes), 0;

@@ -787,6 +787,18 @@ static void fit_errors(void)
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &many, .lr = 1 },
              "here.c:9: fit: the data set has labels 0..4, but the logits (N,4,1,1) tell only 4 classes apart");
+    cnn_dataset other = cnn_bytes(q->pixels, q->labels, 10, 1, SIDE, SIDE / 2), bare = cnn_bytes(q->pixels, NULL, 10, 1, SIDE, SIDE);
+    n = new_net();                                                        /* said before the first epoch, not after it */
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .validation = &other, .lr = 1 },
+             "here.c:9: fit, validation: the samples have shape (1,8,4), the input has (N,1,8,8)");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &bare, .lr = 1 },
+             "here.c:9: fit: the data set has no labels");
+    n = new_net();
+    int m4[CLASSES * CLASSES];
+    CHECK(!cnn_confusion(n.logits, &bare, m4));
+    CHECK_STR(cnn_error(n.g), "confusion: the data set has no labels");
+    cnn_free(n.g), cnn_dataset_free(&other), cnn_dataset_free(&bare);
     n = new_net();
     float bad[CLASSES] = { 0, NAN, 0, 0 };
     CHECK(cnn_set(cnn_find(n.g, "dense1.bias"), bad, CLASSES));
