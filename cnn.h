@@ -1600,10 +1600,10 @@ typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const fl
             one = SET1(-1);                                                                                  \
         const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4),                  \
             u = FMA(one, d1, d3);                                                                            \
-        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4)), d[5 * s] = FMA(four, d1,                              \
-                                                                      FMA(SET1(-5), d3, d[5 * s]));          \
-        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(two, u, r),                              \
-            d[4 * s] = FMA(SET1(-2), u, r);                                                                  \
+        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4));                                                       \
+        d[5 * s] = FMA(four, d1, FMA(SET1(-5), d3, d[5 * s]));                                               \
+        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p);                                                         \
+        d[3 * s] = FMA(two, u, r), d[4 * s] = FMA(SET1(-2), u, r);                                           \
     }                                                                                                        \
     TARGET static CNN__INLINE void cnn__at_##isa(const int side, V *m, int s)                                \
     {                                                                                                        \
@@ -2080,8 +2080,10 @@ CNN__SMALL_KERNELS(neon, , float32x4_t, cnn__lanes, 4, vdupq_n_f32, vld1q_f32, c
 typedef struct { float v[4]; } cnn__vec;
 static inline cnn__vec cnn__vec_set1(float a) { return (cnn__vec){ { a, a, a, a } }; }
 static inline cnn__vec cnn__vec_load(const float *p) { return (cnn__vec){ { p[0], p[1], p[2], p[3] } }; }
-static inline cnn__vec cnn__vec_few(const float *p, int n) { return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f,
-                                                            n > 2 ? p[2] : 0.0f, 0.0f } }; }
+static inline cnn__vec cnn__vec_few(const float *p, int n)
+{
+    return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f } };
+}
 static inline void     cnn__vec_store(float *p, cnn__vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
 static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
 {
@@ -2183,22 +2185,24 @@ static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
 
 /* The reference: C (m,n) = op(A) op(B) + beta C, row-major, op transposes where ta, tb say so. */
 CNN__UNUSED static void cnn__gemm_ref(float *c, int ldc, float beta, const float *a, int lda, bool ta,
-                                      const float *b, int ldb,
-                                      bool tb, int m, int n, int k)
+                                      const float *b, int ldb, bool tb, int m, int n, int k)
 {
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
             double s = 0;
-            for (ptrdiff_t p = 0; p < k; p++)
-                s += (double)(ta ? a[p * lda + i]
-                              : a[i * lda + p]) * (double)(tb ? b[j * ldb + p] : b[p * ldb + j]);
+            for (ptrdiff_t p = 0; p < k; p++) {
+                const float u = ta ? a[p * lda + i] : a[i * lda + p];
+                const float v = tb ? b[j * ldb + p] : b[p * ldb + j];
+                s += (double)u * (double)v;
+            }
             float *y = c + i * ldc + j;
             *y = (beta != 0.0f ? beta * *y : 0.0f) + (float)s;
         }
 }
 
 /* Blocks: a panel of b (KC, nr) stays in the L1 cache, the block of a (MC, KC) in L2, the block of b (KC, NC)
-   in L2 or L3. k is cut into equal blocks, each at most KC. */
+   in L2 or L3: with AVX2, where mr is 6 and nr 16, these are 18 KB, 108 KB and 1.1 MB. k is cut into equal
+   blocks, each at most KC. */
 enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
 
 static ptrdiff_t cnn__min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -2263,9 +2267,8 @@ static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__
             const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si,
                                                         cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
             for (ptrdiff_t i = 0; i < m; i += 3)
-                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p, b.x
-                       + j * b.si + p, at,
-                       c + i * ldc + j, ldc);
+                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p,
+                       b.x + j * b.si + p, at, c + i * ldc + j, ldc);
         }
 }
 
@@ -2366,9 +2369,9 @@ static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const 
                                                    PW + j DW]
    with g = oc / (OC/G), x zero outside the image, x (N,IC,H,W), w (OC,IC/G,KH,KW), y (N,OC,OH,OW).
 
-   A NaN or Inf in x, or in dy on the way back, reaches the elements that the formula gives it to and no other,
-   with two exceptions: Winograd makes NaN of every element of the tiles that hold one, and in the gradient of
-   the weights it may make NaN of any.
+   A NaN or Inf in x, or in dy on the way back, reaches the elements that the formula gives it to and no
+   other, with two exceptions: Winograd makes NaN of every element of the tiles that hold one, and in the
+   gradient of the weights it may make NaN of any.
    ======================================================================================================== */
 
 typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnn__conv;
@@ -2394,9 +2397,8 @@ typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, gr
 CNN__UNUSED static void cnn__conv_forward_ref(const cnn__conv *t, float *y, const float *x, const float *w,
                                               const float *b)
 {
-    for (size_t oc = 0, at = 0,
-         plane = (size_t)t->oh * (size_t)t->ow; oc < (size_t)t->n * (size_t)t->oc; oc++)
-        for (size_t p = 0; p < plane; p++) y[at++] = b ? b[oc % (size_t)t->oc] : 0.0f;
+    const size_t plane = (size_t)t->oh * (size_t)t->ow, all = (size_t)t->n * (size_t)t->oc * plane;
+    for (size_t i = 0; i < all; i++) y[i] = b ? b[i / plane % (size_t)t->oc] : 0.0f;
     CNN__CONV_TERMS(t, yat, xat, wat, y[yat] += w[wat] * x[xat])
 }
 CNN__UNUSED static void cnn__conv_backward_data_ref(const cnn__conv *t, float *dx, const float *dy,
@@ -2407,10 +2409,9 @@ CNN__UNUSED static void cnn__conv_backward_data_ref(const cnn__conv *t, float *d
 CNN__UNUSED static void cnn__conv_backward_weights_ref(const cnn__conv *t, float *dw, float *db,
                                                        const float *x, const float *dy)
 {
+    const size_t plane = (size_t)t->oh * (size_t)t->ow, all = (size_t)t->n * (size_t)t->oc * plane;
     CNN__CONV_TERMS(t, yat, xat, wat, dw[wat] += x[xat] * dy[yat])
-    for (size_t oc = 0, at = 0, plane = (size_t)t->oh * (size_t)t->ow; db
-         && oc < (size_t)t->n * (size_t)t->oc; oc++)
-        for (size_t p = 0; p < plane; p++) db[oc % (size_t)t->oc] += dy[at++];
+    for (size_t i = 0; db && i < all; i++) db[i / plane % (size_t)t->oc] += dy[i];
 }
 
 /* ---- Spread planes: a convolution without borders, strides and im2col ----
@@ -2439,10 +2440,15 @@ typedef struct {
     int width, gap;                     /* of a row of S; zeros behind each plane */
 } cnn__spread;
 
-static ptrdiff_t cnn__spread_plane(const cnn__spread *s,
-                                   ptrdiff_t rows) { return (rows + s->halo) * s->width + s->gap; }
-static ptrdiff_t cnn__spread_size(const cnn__spread *s,
-                                  ptrdiff_t rows) { return s->c * s->a * s->b * cnn__spread_plane(s, rows); }
+/* Floats of one plane of S and of all, for so many output rows. */
+static ptrdiff_t cnn__spread_plane(const cnn__spread *s, ptrdiff_t rows)
+{
+    return (rows + s->halo) * s->width + s->gap;
+}
+static ptrdiff_t cnn__spread_size(const cnn__spread *s, ptrdiff_t rows)
+{
+    return s->c * s->a * s->b * cnn__spread_plane(s, rows);
+}
 
 /* S for output rows from .. from+rows of so many planes of image n, from plane first on. */
 static void cnn__spread_copy(const cnn__kernels *u, const cnn__spread *s, float *to, ptrdiff_t n,
@@ -2488,14 +2494,17 @@ static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
     while (rest) { int swap = g % rest; g = rest, rest = swap; }
     cnn__axis f = { 0, s / g, 0, 0, -d / g, (size - r + s - 1) / s };
     while (f.first < k && f.first < f.q && (r + p - f.first * d) % s) f.first++;
-    if (f.first < k && f.first < f.q) f.count = (k - f.first + f.q - 1) / f.q,
+    if (f.first < k && f.first < f.q) {
+        f.count = (k - f.first + f.q - 1) / f.q;
         f.start = (r + p - f.first * d) / s;
+    }
     return f;
 }
 
 /* Rows of output that share one S: so many that S stays in the L2 cache and rows are not copied too often.
    Places in a plane are ints: no more rows than that allows. */
-enum { CNN__SPREAD_FLOATS = 49152 };
+enum { CNN__SPREAD_FLOATS = 49152,      /* 192 KB */
+       CNN__PLANE_FLOATS = 6144 };      /* 24 KB, of the L1 cache: where each plane is met but once */
 static int cnn__block_rows(const cnn__spread *s, int rows, ptrdiff_t floats)
 {
     const ptrdiff_t fit = floats / ((ptrdiff_t)s->c * s->a * s->b * s->width) - s->halo;
@@ -2525,8 +2534,7 @@ static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
         }
     if (low[0] > high[0] || low[1] > high[1]) low[0] = low[1] = high[0] = high[1] = 0;
     return (cnn__spread){ dy, t->oc, t->oh, t->ow, t->oc / t->groups, 1, 1, 1, 1, low[0], low[1],
-                          high[0] - low[0],
-                          most + high[1] - low[1], 0 };
+                          high[0] - low[0], most + high[1] - low[1], 0 };
 }
 
 /* Where tap (c,i,j) of a forward window begins in S. */
@@ -2587,10 +2595,9 @@ static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q) { return 2 * q->u->mr 
 static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x,
                                       char *base, size_t *used)
 {
-    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .s = backward ? cnn__spread_backward(t, x)
-                       : cnn__spread_forward(t, x) };
+    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward,
+                       .s = backward ? cnn__spread_backward(t, x) : cnn__spread_forward(t, x) };
     const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
-    q.backward = backward;
     q.m = (backward ? t->ic : t->oc) / t->groups;
     q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
     q.rows = backward ? (t->h + t->sh - 1) / t->sh : t->oh;
@@ -2598,15 +2605,15 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     q.rows_first = backward || t->ow >= q.u->nr;
     /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
     const ptrdiff_t k_blocks = q.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
-    q.block = q.borrow ? q.rows
-        : cnn__block_rows(&q.s, q.rows, q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : 6144),
-        q.blocks = (int)cnn__ceil(q.rows, q.block);
+    const ptrdiff_t cached = q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
+    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, cached);
+    q.blocks = (int)cnn__ceil(q.rows, q.block);
     q.once = !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
     q.plane = cnn__spread_plane(&q.s, q.block);
     const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q.blocks;
     q.parts = (int)cnn__min(cnn__ceil(cpu->threads, tasks), cnn__ceil(q.m, q.u->mr));
-    q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow, q.out_planes = backward
-        ? t->ic : t->oc;
+    q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow;
+    q.out_planes = backward ? t->ic : t->oc;
     q.row = backward ? (ptrdiff_t)t->sh * t->w : t->ow, q.col = backward ? t->sw : 1;
     q.phase = cnn__take(base, used, (size_t)q.n_phases, sizeof *q.phase);
     q.at = cnn__take(base, used, k, sizeof *q.at);
@@ -2661,15 +2668,14 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q)
     for (int f = 0; f < q->n_phases; f++) {
         cnn__axis v = { 0, 1, t->kh, -t->ph, t->dh, t->oh }, h = { 0, 1, t->kw, -t->pw, t->dw, t->ow };
         if (q->backward) {
-            v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh),
-                h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
+            v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh);
+            h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
         }
         ptrdiff_t *at = q->at + done, *wat = q->wat + done;
         float *a = q->a + done * q->m * t->groups;
-        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count, q->backward
-                               ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0,
-                               a, at, v.start, v.step, q->rows_first ? v.count : 1,
-                               (ptrdiff_t)s->c * h.count };
+        const ptrdiff_t base = q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0;
+        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count, base, a, at, v.start, v.step,
+                               q->rows_first ? v.count : 1, (ptrdiff_t)s->c * h.count };
         q->phase[f] = p, done += p.k;
         if (!p.k) continue;
         ptrdiff_t e = 0;
@@ -2684,6 +2690,7 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q)
                 }
         if (q->once) continue;
         const ptrdiff_t kb = cnn__shifted_k(q, p.k);
+        /* a float that is packed counts as 16 multiply-adds */
         const int threads = cnn__team(cpu, 16.0 * (double)p.k * (double)q->m * t->groups, all);
         (void)threads;                  /* without OpenMP */
         CNN__PARALLEL_FOR(threads)
@@ -2995,15 +3002,17 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
     q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.borrow = cnn__pointwise(t), q.copy = !q.borrow && (t->ow < 24 || q.m == 1
-                                                         || (t->ow < 48 && t->ow % 8 && q.k >= 16));
+    q.borrow = cnn__pointwise(t);
+    q.copy = !q.borrow && (t->ow < 24 || q.m == 1 || (t->ow < 48 && t->ow % 8 && q.k >= 16));
     q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow, least = q.borrow ? 1
-        : 2 * q.s.halo + 1;
-    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least),
-        q.block = (int)cnn__ceil(rows, q.blocks);
-    if (q.borrow && q.blocks > 1) q.block = (q.block + 15) / 16 * 16,
+    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow;
+    const int least = q.borrow ? 1 : 2 * q.s.halo + 1;
+    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least);
+    q.block = (int)cnn__ceil(rows, q.blocks);
+    if (q.borrow && q.blocks > 1) {                                     /* whole vectors */
+        q.block = (q.block + 15) / 16 * 16;
         q.blocks = (int)cnn__ceil(rows, q.block);
+    }
     if (q.copy) q.d.gap = (int)(15 - ((ptrdiff_t)q.block * q.s.width + 15) % 16);   /* whole vectors */
     const size_t weights = (size_t)t->oc * (size_t)q.k;
     const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
@@ -3011,14 +3020,13 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
                                                 cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
     const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
-    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c)), q.s_image = q.planes * each
-        + (q.copy ? q.s.width + 16 : 0);
+    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c));
+    q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
     q.parts = (int)cnn__min(cnn__ceil(cpu->threads, (ptrdiff_t)q.chunks * t->groups), cnn__ceil(q.k, 4));
-    q.at = cnn__take(base, used, (size_t)q.k + 3, sizeof *q.at);
+    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
-    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image
-                                                               + (q.copy ? cnn__spread_size(&q.d, q.block)
-                                                                  : 0))), 16);
+    const ptrdiff_t copied = q.copy ? cnn__spread_size(&q.d, q.block) : 0;
+    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image + copied)), 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
@@ -3038,12 +3046,21 @@ static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv 
     q.images = nr, q.chunks = q.m * q.k <= 32768 ? (int)cnn__min(t->n / nr, 8) : 1;
     q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.chunks), cnn__ceil(q.k, 4));
     q.s_image = (ptrdiff_t)t->ic * t->h * t->w;
-    q.at = cnn__take(base, used, (size_t)q.k + 3, sizeof *q.at);
+    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.partial = cnn__take(base, used, cnn__mul_size((size_t)(q.m * q.k), (size_t)q.chunks - 1),
                           sizeof *q.partial);
     q.each = cnn__mul_size((size_t)(q.s_image + (ptrdiff_t)t->oc * t->oh * t->ow), (size_t)nr);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
+}
+
+/* The four places that dot reads, where so many taps are left: beyond the last one, that one again. What is
+   summed there is dropped, but it is read, and those taps' planes may not have been spread. */
+static const ptrdiff_t *cnn__four_places(ptrdiff_t four[4], const ptrdiff_t *at, ptrdiff_t left)
+{
+    if (left >= 4) return at;
+    for (ptrdiff_t j = 0; j < 4; j++) four[j] = at[cnn__min(j, left - 1)];
+    return four;
 }
 
 /* dw += the terms of images n0..n1, taps k0..k1. */
@@ -3053,6 +3070,7 @@ static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n
     const cnn__conv *t = q->t;
     const int nr = q->u->nr;
     const ptrdiff_t in = q->s_image, plane = (ptrdiff_t)t->oh * t->ow, out = t->oc * plane;
+    ptrdiff_t four[4];
     float *x = work, *dy = work + in * nr;
     for (ptrdiff_t n = n0; n < n1; n += nr) {
         q->u->pack(x, nr, q->s.x + n * in, in, in);
@@ -3063,8 +3081,8 @@ static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n
             for (ptrdiff_t i = 0; i < q->m; i += q->high)
                 for (ptrdiff_t k = k0; k < k1; k += 7 - q->high)
                     q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, k1 - k), &r,
-                              dy + i * r.lda + from * r.a_row, x + from * r.b_row, q->at + k,
-                              dw + i * q->k + k, q->k);
+                              dy + i * r.lda + from * r.a_row, x + from * r.b_row,
+                              cnn__four_places(four, q->at + k, k1 - k), dw + i * q->k + k, q->k);
         }
     }
 }
@@ -3076,6 +3094,7 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
     const cnn__conv *t = q->t;
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
         taps = (ptrdiff_t)t->kh * t->kw;
+    ptrdiff_t four[4];
     dw += g * q->m * q->k;
     for (ptrdiff_t n = n0; n < n1; n += q->images)
         for (int block = 0; block < q->blocks; block++) {
@@ -3108,7 +3127,8 @@ static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, pt
                 for (ptrdiff_t i = 0; i < q->m; i += q->high)
                     for (ptrdiff_t k = first; k < end; k += 7 - q->high)
                         q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, end - k), &r,
-                                  dy + i * r.lda, x, q->at + (q->borrow ? k : k - c * taps),
+                                  dy + i * r.lda, x,
+                                  cnn__four_places(four, q->at + (q->borrow ? k : k - c * taps), end - k),
                                   dw + i * q->k + k, q->k);
             }
         }
@@ -3124,7 +3144,6 @@ static void cnn__weights_run(const cnn__cpu *cpu, cnn__weights *q, float *dw)
     if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
     else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->side ? t->oh : q->block), q->at);
     for (ptrdiff_t k = 0; k < q->k; k++) q->at[k] *= unit;
-    for (int e = 0; e < 3; e++) q->at[q->k + e] = q->at[q->k - 1];
     if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
     CNN__PARALLEL_FOR(threads)
     for (int thread = 0; thread < threads; thread++)
@@ -3340,6 +3359,7 @@ static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y,
         columns = cnn__ceil(q->tiles, nr), blocks = cnn__ceil(q->tiles, q->block),
         steps = cnn__ceil(q->m, q->rows), parts = cnn__ceil(q->c, 16);
     const double products = 36.0 * (double)q->tiles * q->m * q->c;
+    /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
     const int first = q->once ? cnn__team(cpu, 144.0 * (double)q->tiles * q->c, parts)
                               : cnn__team(cpu, 40.0 * q->m * q->c, panels);
     const int threads = cnn__team(cpu, products, q->once ? steps : blocks);
@@ -3626,11 +3646,13 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
     return a == CNN__WINOGRAD && t->kh == 5 ? "winograd 2x2" : names[a];
 }
 
+/* The most that a pass needs, with this batch or a smaller one, which may be cut into larger pieces. Beyond
+   8192 images no piece grows: backward-weights takes at most 8 chunks, 1024 images at a time. */
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
 {
     size_t most = 0;
-    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {      /* a smaller batch may be cut */
-        cnn__conv u = *t;                          /* into larger pieces; from 8192 on their size stays */
+    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {
+        cnn__conv u = *t;
         u.n = n;
         for (int pass = 0; pass < 3; pass++) {
             size_t used = 0;
