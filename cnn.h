@@ -6434,7 +6434,7 @@ CNN__ROOM cnn_op_bce_with_logits = {
     .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS };
 
 /* ===========================================================================================================
-   >>graph ---- 10. The graph: record, order, plan, run forward, run backward
+   >>graph ---- 11. The graph: record, order, plan, run forward, run backward
    ======================================================================================================== */
 
 CNN_API cnn_graph *cnn_new_(cnn_config config)
@@ -7606,7 +7606,7 @@ CNN_API float *cnn_flat_params(cnn_graph *g, size_t *count) { return cnn__flat(g
 CNN_API float *cnn_flat_grads (cnn_graph *g, size_t *count) { return cnn__flat(g, count, CNN__GRAD); }
 
 /* ===========================================================================================================
-   >>backends ---- 11. Backends: the same arenas on a device, and rows that replace rooms
+   >>backends ---- 12. Backends: the same arenas on a device, and rows that replace rooms
    ======================================================================================================== */
 
 /* The row that computes y on the device, or NULL: then the room does, on the host. */
@@ -7677,7 +7677,7 @@ CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 CNN_API bool cnn_on_device(const cnn_tensor *t) { return !cnn__is_nil(t) && cnn__of(t)->kernel != NULL; }
 
 /* ===========================================================================================================
-   >>layers ---- 12. Layers: an operation and its parameters
+   >>layers ---- 13. Layers: an operation and its parameters
    ======================================================================================================== */
 
 /* A stand-in for a node that is not recorded yet: enough for the checks of its room, so that a mistake in the
@@ -7934,7 +7934,7 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
 
 
 /* ========================================================================================================
-   >>optim ---- 13. Optimizers: one loop over the flat vectors of parameters and gradients
+   >>optim ---- 14. Optimizers: one loop over the flat vectors of parameters and gradients
    ======================================================================================================== */
 
 /* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
@@ -8533,7 +8533,7 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
 
 
 /* ===========================================================================================================
-   >>data ---- 14. Data: IDX, CIFAR, CSV and .npy files, arrays, shuffling, splits, batches
+   >>data ---- 15. Data: IDX, CIFAR, CSV and .npy files, arrays, shuffling, splits, batches
 
    A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
@@ -9452,7 +9452,7 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool firs
 
 
 /* ========================================================================================================
-   >>train ---- 15. Training loop: fit, evaluate, predict, progress and history
+   >>train ---- 16. Training loop: fit, evaluate, predict, progress and history
    ======================================================================================================== */
 
 #include <time.h>
@@ -10142,7 +10142,7 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 
 
 /* ===========================================================================================================
-   >>files ---- 16. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
+   >>files ---- 17. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
 
        8 bytes      the length of the header, lowest byte first
        header       JSON: { "__metadata__": { "format": "pt", "cnn.graph": "...", ... }, "conv1.weight":
@@ -11660,7 +11660,7 @@ static bool cnn__resume_run(cnn__run *r)
 
 
 /* ========================================================================================================
-   >>export ---- 17. Export: a net as one C99 file of its own
+   >>export ---- 18. Export: a net as one C99 file of its own
 
    As a backend has rows that replace rooms, this has rows that put rooms into C text: the function that
    computes the operation, once in a file, and the call of it, once for each node. The order of the calls is
@@ -12694,7 +12694,7 @@ CNN_API bool cnn_export_c_(cnn_export_c_args a)
 #endif
 
 /* ========================================================================================================
-   >>inspect ---- 18. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
+   >>inspect ---- 19. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
 /* Every node that matters once the order is known; before that, every node recorded. */
