@@ -2370,7 +2370,7 @@ static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const 
    with g = oc / (OC/G), x zero outside the image, x (N,IC,H,W), w (OC,IC/G,KH,KW), y (N,OC,OH,OW).
 
    A NaN or Inf in x, or in dy on the way back, reaches the elements that the formula gives it to and no
-   other, with two exceptions: Winograd makes NaN of every element of the tiles that hold one, and in the
+   other, with two exceptions: Winograd may make NaN of all elements of the tiles that hold it, and in the
    gradient of the weights it may make NaN of any.
    ======================================================================================================== */
 
