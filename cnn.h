@@ -140,8 +140,8 @@ typedef struct {
    NULL, and cnn_error(NULL) is its message. */
 CNN_API cnn_graph  *cnn_new_(cnn_config);
 CNN_API void        cnn_free(cnn_graph *);
-/* The first error's message. Without one, why the last cnn_save failed: that stops nothing, and a save that
-   succeeds clears it. Else NULL. */
+/* The first error's message. Without one, why the last cnn_save, cnn_save_memory or cnn_export_c failed: that
+   stops nothing, and the next one that succeeds clears it. Else NULL. */
 CNN_API const char *cnn_error(const cnn_graph *);
 
 /* The bytes that cnn_compile will take, known before any of them is allocated. */
@@ -324,7 +324,7 @@ typedef struct { const char *at;
                  int front, back;                               /* channels to add; default 0 */
                  float value; const char *name; } cnn_pad_args; /* default 0 */
 typedef struct { const char *at;
-                 cnn_tensor *x; unsigned axis; /* must: CNN_C, CNN_H or CNN_W */
+                 cnn_tensor *x; unsigned axis; /* must: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */
                  int from, to;                 /* must: [from,to); negative: from the end; to = 0: the end */
                  int step;                     /* default 1 */
                  const char *name; } cnn_slice_args;
@@ -453,8 +453,8 @@ CNN_API const cnn_optimizer *cnn_rmsprop_centered(void); /* PyTorch's centered =
 CNN_API const cnn_optimizer *cnn_adagrad(void);
 
 /* Scale all gradients so that their Euclidean length, taken over all parameters together, is at most max_norm
-   (Pascanu, Mikolov, Bengio 2013). Between cnn_backward and cnn_step. Returns the length before; NAN after an
-   error. */
+   (Pascanu, Mikolov, Bengio 2013). Between cnn_backward and cnn_step. Parameters whose cnn_set_lr_scale is 0
+   neither count nor change. Returns the length before; NAN after an error. */
 CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
 
 /* From now on the parameters whose names match learn at lr * factor; 0 leaves them as they are. In a pattern,
@@ -476,8 +476,9 @@ CNN_API bool cnn_swap_average(cnn_graph *);
 
 /* Images (or any arrays) with one class each. Pixels are kept as bytes when they came as bytes, and become
    (byte/255 - mean[c]) / deviation[c] when fed. A value, not a pointer: the loaders return it; if it could
-   not be loaded, count is 0 and error says why (cnn_fit passes that on to the graph). Fields are for reading;
-   mean and deviation may be written too, as when a net was trained elsewhere with others. */
+   not be loaded, count is 0 and error says why (cnn_fit passes that on to the graph). cnn_dataset_free it in
+   any case. Fields are for reading; mean and deviation may be written too, as when a net was trained
+   elsewhere with others. */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
     cnn_shape            shape;                 /* of one sample: n = 1 */
@@ -664,7 +665,8 @@ typedef struct { const char *at; const char *path;    /* must */
    load_state_dict(safetensors.torch.load_file(path)). Each batch norm also has its num_batches_tracked
    (int64), so that this may be strict. Other tensors that are not floats, up to 1 MiB of them together, are
    kept by loading and written again, unchanged, by saving. */
-/* In memory: returns the size; writes at most `capacity` bytes to `out` (NULL to ask for the size). */
+/* In memory: returns the size, 0 after an error; writes at most `capacity` bytes to `out` (NULL to ask for the
+   size). */
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 /* path: only for messages */
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
@@ -676,8 +678,7 @@ CNN_API cnn_graph  *cnn_load_(cnn_load_args);                /* rebuild the net 
                                                                 see cnn_error */
 /* fill a compiled graph by name; every parameter must be there */
 CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);
-#endif
-#ifndef CNN_NO_STDIO
+
 /* A trained net as one C99 file that needs nothing else: no cnn.h, no header, no heap; of the C library only
    functions such as expf, if the net uses them. It holds the weights to the last bit, and one function
        void net_predict(const float *x, float *y, float *work);
@@ -999,12 +1000,11 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #ifdef CNN_NO_STDIO
-int vsnprintf(char *, size_t, const char *, va_list);      /* messages still want formatting: the one thing of
-                                                              stdio */
+int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages want of stdio */
 #else
 #include <errno.h>
-#include <time.h>
 #endif
 #ifdef _OPENMP
 #include <omp.h>
@@ -1048,11 +1048,15 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* messages still wan
 #endif
 
 #ifdef __GNUC__                         /* with CNN_STATIC a program need not use everything */
-#define CNN__UNUSED   __attribute__((unused))
-#define CNN__NOINLINE __attribute__((noinline))
+#define CNN__UNUSED      __attribute__((unused))
+#define CNN__NOINLINE    __attribute__((noinline))
+#define CNN__INLINE      __attribute__((always_inline)) inline
+#define CNN__PREFETCH(p) __builtin_prefetch(p)
 #else
 #define CNN__UNUSED
 #define CNN__NOINLINE
+#define CNN__INLINE      inline
+#define CNN__PREFETCH(p) ((void)0)
 #endif
 
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
@@ -1068,12 +1072,13 @@ typedef struct { cnn_isa isa; int threads; } cnn__cpu;      /* what every kernel
    computation. */
 static size_t cnn__add_size(size_t a, size_t b) { return a > SIZE_MAX - b ? SIZE_MAX : a + b; }
 static size_t cnn__mul_size(size_t a, size_t b) { return b && a > SIZE_MAX / b ? SIZE_MAX : a * b; }
-static size_t cnn__round_up(size_t n, size_t to) { return n > SIZE_MAX - (to - 1) ? SIZE_MAX
-    : (n + to - 1) / to * to; }
+static size_t cnn__round_up(size_t n, size_t to)
+{
+    return n > SIZE_MAX - (to - 1) ? SIZE_MAX : (n + to - 1) / to * to;
+}
 
-typedef union cnn__block { union cnn__block *next; double align_d; void *align_p; long long align_l;
-    } cnn__block;
-
+/* The head of each piece; what follows it is aligned for all that is kept there. */
+typedef union cnn__block { union cnn__block *next; double d; void *p; long long l; } cnn__block;
 
 /* What the library knows of a tensor beyond what rooms may see. Every cnn_tensor is the head of one of
    these. */
@@ -1170,22 +1175,12 @@ typedef struct cnn__carried {
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
 
-#ifdef __GNUC__
-#define CNN__INLINE __attribute__((always_inline)) inline
-#define CNN__PREFETCH(p) __builtin_prefetch(p)
-#else
-#define CNN__INLINE inline
-#define CNN__PREFETCH(p) ((void)0)
-#endif
-
 /* ===========================================================================================================
    >>errors ---- 3. Errors: the first message stays, everything after it does nothing
    ======================================================================================================== */
 
 /* The nil tensor: what builders return after an error, and what every builder skips. */
-static const cnn_tensor cnn__nil = { "nil", NULL, NULL, NULL, CNN_CONST, { NULL }, 0, { 0, 0, 0, 0 }, false,
-    false, false,
-                                     false, NULL, 0, NULL, NULL, NULL, { 0, 0 }, 0, 0 };
+static const cnn_tensor cnn__nil = { .name = "nil", .kind = CNN_CONST };
 static cnn_tensor *cnn__nil_tensor(void) { return (cnn_tensor *)(uintptr_t)&cnn__nil; }
 static bool        cnn__is_nil(const cnn_tensor *t) { return !t || t == &cnn__nil; }
 
@@ -5699,7 +5694,7 @@ static bool cnn__upsample_shape(cnn_tensor *y)
         return cnn_fail(y, "height %d, width %d: each must be 1 to 2^24", y->shape.h, y->shape.w);
     return true;
 }
-/* to == NULL: y from x; else to = dx from y->grad. The places along a row are the same for all rows. */
+/* dx NULL: y from x; else dx from y->grad. The places along a row are the same for all rows. */
 static void cnn__upsample_run(cnn_tensor *y, float *dx)
 {
     const cnn_shape in = y->in[0]->shape, out = y->shape;
@@ -6602,7 +6597,7 @@ CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *g, cnn_shape shape, co
     cnn_tensor *t = cnn__leaf(g, CNN_CONST, at, NULL, shape);
     if (cnn__is_nil(t)) return t;
     if (!values) return cnn_fail(t, "no values were given"), cnn__nil_tensor();
-    size_t bytes = cnn__checked_len(shape) * sizeof(float);
+    size_t bytes = cnn__mul_size(cnn__checked_len(shape), sizeof(float));
     float *copy = cnn__alloc(g, bytes);
     if (!copy) return cnn__nil_tensor();
     cnn__of(t)->values = memcpy(copy, values, bytes);
@@ -6814,7 +6809,7 @@ static size_t cnn__bytes_of(const cnn__node *v)       /* at max_batch, rounded t
 {
     cnn_shape s = v->t.shape;
     s.n = v->max_n;
-    return cnn__round_up(cnn__checked_len(s) * sizeof(float), CNN__ALIGN);
+    return cnn__round_up(cnn__mul_size(cnn__checked_len(s), sizeof(float)), CNN__ALIGN);
 }
 
 /* Is x once among the operands of v, with as many elements as v? */
@@ -9455,8 +9450,6 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool firs
    >>train ---- 16. Training loop: fit, evaluate, predict, progress and history
    ======================================================================================================== */
 
-#include <time.h>
-
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
    the processor time of all threads: the time on the wall as long as one thread is busy. So: OpenMP's clock
    with OpenMP, C11's where the system declares it, and clock() for the rest, which has one thread. */
@@ -11272,12 +11265,21 @@ static bool cnn__to_memory(void *to, const void *bytes, size_t n)
     return true;
 }
 
+/* What cannot be saved must not end a training: the message stays, but not as the graph's error. */
+static bool cnn__saved(cnn_graph *g, bool good)
+{
+    memcpy(g->notice, g->error, sizeof g->notice);
+    g->error[0] = 0;
+    return good;
+}
+
 CNN_API size_t cnn_save_memory(cnn_graph *g, void *out, size_t capacity)
 {
     if (!g || g->error[0]) return 0;
     cnn__file f = cnn__file_of(g, NULL, "save", NULL);
     cnn__memory_sink m = { out, 0, out ? capacity : 0 };
-    return cnn__write_model(&f, cnn__to_memory, &m);
+    size_t bytes = cnn__write_model(&f, cnn__to_memory, &m);
+    return cnn__saved(g, bytes > 0), bytes;
 }
 
 /* ---- Loading a net ---- */
@@ -11411,14 +11413,6 @@ static bool cnn__save_file(const cnn__file *f, bool (*write)(FILE *, void *), vo
     if (!good && file && !special) remove(temporary);
     CNN_FREE(temporary);
     errno = reason;
-    return good;
-}
-
-/* A file that cannot be written must not end a training: the message stays, but not as the graph's error. */
-static bool cnn__saved(cnn_graph *g, bool good)
-{
-    memcpy(g->notice, g->error, sizeof g->notice);
-    g->error[0] = 0;
     return good;
 }
 
@@ -12668,9 +12662,8 @@ static bool cnn__c_identifier(const char *s)
     return n > 0 && n <= 60 && !s[n] && !(*s >= '0' && *s <= '9');
 }
 
-CNN_API bool cnn_export_c_(cnn_export_c_args a)
+static bool cnn__export_c(cnn_export_c_args a)
 {
-    if (cnn__is_nil(a.y) || a.y->graph->error[0]) return false;
     cnn_graph  *g = a.y->graph;
     cnn__export e = { .y = a.y, .what = cnn__file_of(g, a.at, "export_c", a.path), .data = a.data,
                       .prefix = a.prefix ? a.prefix : "net" };
@@ -12689,6 +12682,12 @@ CNN_API bool cnn_export_c_(cnn_export_c_args a)
     bool good = cnn__c_plan(&e) && cnn__save_file(&e.what, cnn__write_c, &e);
     CNN_FREE(e.node);
     return good;
+}
+
+CNN_API bool cnn_export_c_(cnn_export_c_args a)
+{
+    if (cnn__is_nil(a.y) || a.y->graph->error[0]) return false;
+    return cnn__saved(a.y->graph, cnn__export_c(a));
 }
 
 #endif

@@ -498,6 +498,15 @@ static void a_failed_save_stops_nothing(void)
     CHECK(cnn_step(n.g, .lr = 0.1f));
     CHECK(cnn_save(n.g, "test_inspect.safetensors"));
     CHECK_STR(cnn_error(n.g), NULL);
+    CHECK(!cnn_export_c(n.y, "no/such/x.c"));
+    CHECK(strstr(cnn_error(n.g), "export_c \"no/such/x.c\": No such file or directory"));
+    CHECK(cnn_step(n.g, .lr = 0.1f));
+    test_left = 0;
+    CHECK_INT(cnn_save_memory(n.g, NULL, 0), 0);
+    test_left = -1;
+    CHECK(strstr(cnn_error(n.g), "save: out of memory"));
+    CHECK(cnn_step(n.g, .lr = 0.1f) && cnn_save_memory(n.g, NULL, 0) > 0);
+    CHECK_STR(cnn_error(n.g), NULL);
     remove("test_inspect.safetensors"), cnn_free(n.g);
 }
 
