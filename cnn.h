@@ -665,8 +665,8 @@ typedef struct { const char *at; const char *path;    /* must */
    load_state_dict(safetensors.torch.load_file(path)). Each batch norm also has its num_batches_tracked
    (int64), so that this may be strict. Other tensors that are not floats, up to 1 MiB of them together, are
    kept by loading and written again, unchanged, by saving. */
-/* In memory: returns the size, 0 after an error; writes at most `capacity` bytes to `out` (NULL to ask for the
-   size). */
+/* In memory: returns the size, 0 after an error; writes at most `capacity` bytes to `out` (NULL to ask for
+   the size). */
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 /* path: only for messages */
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
@@ -4491,8 +4491,7 @@ static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide *h, 
  *   dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[...],   db[o] = sum_{n,i,j} dy[n,o,i,j]
  *   dx[...]     = sum_{o,k,l} w[o,c,k,l] dy[n,o,i,j]            the same connections, walked backwards
  *   With G groups, output channel o sees the C/G input channels of its own group. Strictly this is
- *   correlation:
- *   the kernel is not mirrored.                                                           (LeCun et al. 1989)
+ *   correlation: the kernel is not mirrored.                                              (LeCun et al. 1989)
  *   x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).
  * -------------------------------------------------------------------------------------------------------- */
 typedef struct { cnn__slide h, w; int channels, groups; } cnn__conv_options;
@@ -4513,22 +4512,27 @@ static cnn_shape cnn__conv_weight(const cnn_tensor *y)
     const cnn__conv_options t = cnn__conv_resolve(y);
     return (cnn_shape){ t.channels, y->in[0]->shape.c / t.groups, t.h.kernel, t.w.kernel };
 }
+static bool cnn__check_channels(cnn_tensor *y, const cnn__conv_options *t)
+{
+    const int c = y->in[0]->shape.c;
+    if (t->channels < 1)
+        return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t->channels);
+    if (t->groups < 1) return cnn_fail(y, "groups is %d: it must be positive", t->groups);
+    if (c % t->groups == 0 && t->channels % t->groups == 0) return true;
+    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
+                    t->groups, c, cnn__shape_text(y->in[0]).s, t->channels);
+}
+static bool cnn__check_weight(cnn_tensor *y, cnn_shape w)
+{
+    return cnn__checked_len(w) != SIZE_MAX
+           || cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
+}
 static bool cnn__conv_check(cnn_tensor *y)           /* all that can be known before there is a weight */
 {
     const cnn__conv_options t = cnn__conv_resolve(y);
-    const int               c = y->in[0]->shape.c;
-    if (t.channels < 1)
-        return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t.channels);
-    if (t.groups < 1)   return cnn_fail(y, "groups is %d: it must be positive", t.groups);
-    if (c % t.groups || t.channels % t.groups)
-        return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
-                        t.groups, c, cnn__shape_text(y->in[0]).s, t.channels);
-    if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)
-        || !cnn__check_padded(y, c / t.groups, &t.h, &t.w)) return false;
-    const cnn_shape w = cnn__conv_weight(y);
-    if (cnn__checked_len(w) == SIZE_MAX)
-        return cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
-    return true;
+    return cnn__check_channels(y, &t) && cnn__check_slide(y, &t.h) && cnn__check_slide(y, &t.w)
+        && cnn__check_padded(y, y->in[0]->shape.c / t.groups, &t.h, &t.w)
+        && cnn__check_weight(y, cnn__conv_weight(y));
 }
 static cnn__conv cnn__conv_of(const cnn_tensor *y)   /* for the kernels */
 {
@@ -4579,10 +4583,9 @@ static const cnn_field cnn__conv2d_fields[] = {
     CNN_FIELD('i', cnn_conv2d_args, kernel_h), CNN_FIELD('i', cnn_conv2d_args, kernel_w),
     CNN_FIELD('i', cnn_conv2d_args, stride), CNN_FIELD('i', cnn_conv2d_args, stride_h),
     CNN_FIELD('i', cnn_conv2d_args, stride_w), CNN_FIELD('i', cnn_conv2d_args, pad),
-    CNN_FIELD('i', cnn_conv2d_args, pad_h),
-    CNN_FIELD('i', cnn_conv2d_args, pad_w), CNN_FIELD('i', cnn_conv2d_args, dilation),
-    CNN_FIELD('i', cnn_conv2d_args, dilation_h), CNN_FIELD('i', cnn_conv2d_args, dilation_w),
-    CNN_FIELD('i', cnn_conv2d_args, groups), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_conv2d_args, pad_h), CNN_FIELD('i', cnn_conv2d_args, pad_w),
+    CNN_FIELD('i', cnn_conv2d_args, dilation), CNN_FIELD('i', cnn_conv2d_args, dilation_h),
+    CNN_FIELD('i', cnn_conv2d_args, dilation_w), CNN_FIELD('i', cnn_conv2d_args, groups), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
     .backward = cnn__conv2d_backward,
@@ -4599,9 +4602,7 @@ static bool cnn__dense_check(cnn_tensor *y)
     const cnn_dense_args *a = y->args;
     const cnn_shape       w = { a->units, cnn__sample(y->in[0]->shape), 1, 1 };
     if (a->units < 1) return cnn_fail(y, "units is %d: say how many outputs, at least 1", a->units);
-    if (cnn__checked_len(w) == SIZE_MAX)
-        return cnn_fail(y, "weight (%d,%d,1,1) would have more than 2^31 - 1 elements", w.n, w.c);
-    return true;
+    return cnn__check_weight(y, w);
 }
 static bool cnn__dense_shape(cnn_tensor *y)
 {
@@ -4759,9 +4760,8 @@ static void cnn__max_pool_backward(cnn_tensor *y)
 static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
 static const cnn_field cnn__pool_fields[] = {
     CNN_FIELD('i', cnn_pool_args, kernel), CNN_FIELD('i', cnn_pool_args, kernel_h),
-    CNN_FIELD('i', cnn_pool_args, kernel_w),
-    CNN_FIELD('i', cnn_pool_args, stride), CNN_FIELD('i', cnn_pool_args, stride_h),
-    CNN_FIELD('i', cnn_pool_args, stride_w),
+    CNN_FIELD('i', cnn_pool_args, kernel_w), CNN_FIELD('i', cnn_pool_args, stride),
+    CNN_FIELD('i', cnn_pool_args, stride_h), CNN_FIELD('i', cnn_pool_args, stride_w),
     CNN_FIELD('i', cnn_pool_args, pad), CNN_FIELD('i', cnn_pool_args, pad_h),
     CNN_FIELD('i', cnn_pool_args, pad_w), CNN_FIELD('i', cnn_pool_args, dilation),
     CNN_FIELD('i', cnn_pool_args, dilation_h), CNN_FIELD('i', cnn_pool_args, dilation_w),
@@ -5260,7 +5260,8 @@ static void cnn__batch_norm_backward(cnn_tensor *y)
 static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
 static const cnn_field cnn__batch_norm_fields[] = {
-    CNN_FIELD('f', cnn_batch_norm_args, momentum), CNN_FIELD('f', cnn_batch_norm_args, eps), { NULL, 0, 0 } };
+    CNN_FIELD('f', cnn_batch_norm_args, momentum), CNN_FIELD('f', cnn_batch_norm_args, eps),
+    { NULL, 0, 0 } };
 CNN__ROOM cnn_op_batch_norm = {
     .name = "batch_norm", .shape = cnn__batch_norm_shape, .forward = cnn__batch_norm_forward,
     .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
@@ -5399,19 +5400,6 @@ CNN__ROOM cnn_op_mse = {
     .name = "mse", .shape = cnn__mse_shape, .forward = cnn__mse_forward, .backward = cnn__mse_backward,
     .flags = CNN_READS_X | CNN_LOSS };
 
-/* ---- All of them ---- */
-
-CNN_API const cnn_op *const *cnn_ops(int *count)
-{
-#define CNN__OP_ADDRESS(name) &cnn_op_##name,
-    static const cnn_op *const all[] = { CNN_OPS(CNN__OP_ADDRESS) NULL };
-    if (count) *count = (int)(sizeof all / sizeof *all) - 1;
-    return all;
-}
-
-/* ---- Rooms, continued: conv_transpose2d, lrn, other normalisations, shapes, functions of one number, losses
-   ---- */
-
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
  *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
  *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the
@@ -5421,7 +5409,6 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
  *   convolution would take to H is meant.
  *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
  * ------------------------------------------------------------------------------------------------------- */
-typedef struct { cnn__slide h, w; int channels, groups; } cnn__transpose_options;      /* size: that of y */
 static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
 {
     const int limit = CNN__LARGEST_OPTION;
@@ -5431,9 +5418,8 @@ static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int outp
                            "largest %d", a->kernel, a->stride, a->pad, a->dilation, limit);
     if (output_pad < 0 || output_pad >= a->stride)
         return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d", output_pad, a->stride);
-    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad +
-        (long long)a->dilation * (a->kernel - 1)
-                         + output_pad + 1;
+    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad
+                         + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
     if (size < 1 || size > CNN__WIDEST)
         return cnn_fail(y, "input %s: (%d - 1)*%d - 2*%d + %d*(%d - 1) + %d + 1 = %lld is no extent",
                         cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel,
@@ -5441,57 +5427,47 @@ static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int outp
     a->size = (int)size;
     return true;
 }
-static cnn__transpose_options cnn__transpose_resolve(const cnn_tensor *y)
+static cnn__conv_options cnn__transpose_resolve(const cnn_tensor *y)         /* what is slid over is y */
 {
     const cnn_conv_transpose2d_args *a = y->args;
-    return (cnn__transpose_options){
+    return (cnn__conv_options){
         { y->shape.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
-            cnn__or(a->pad_h, a->pad),
-          cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
+          cnn__or(a->pad_h, a->pad), cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
         { y->shape.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
-            cnn__or(a->pad_w, a->pad),
-          cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
+          cnn__or(a->pad_w, a->pad), cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
         a->channels, cnn__or(a->groups, 1) };
 }
 static cnn_shape cnn__transpose_weight(const cnn_tensor *y)
 {
-    const cnn__transpose_options t = cnn__transpose_resolve(y);
+    const cnn__conv_options t = cnn__transpose_resolve(y);
     return (cnn_shape){ y->in[0]->shape.c, t.channels / t.groups, t.h.kernel, t.w.kernel };
 }
-static bool cnn__transpose_check(cnn_tensor *y)      /* all that can be known before there is a weight; sets
-                                                        y->shape */
+/* All that can be known before there is a weight; sets y->shape. */
+static bool cnn__transpose_check(cnn_tensor *y)
 {
     const cnn_conv_transpose2d_args *a = y->args;
-    cnn__transpose_options           t = cnn__transpose_resolve(y);
+    cnn__conv_options                t = cnn__transpose_resolve(y);
     const cnn_shape                  x = y->in[0]->shape;
-    if (t.channels < 1)
-        return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t.channels);
-    if (t.groups < 1)   return cnn_fail(y, "groups is %d: it must be positive", t.groups);
-    if (x.c % t.groups || t.channels % t.groups)
-        return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
-                        t.groups, x.c, cnn__shape_text(y->in[0]).s, t.channels);
-    if (!cnn__transpose_extent(y, &t.h, x.h, cnn__or(a->output_pad_h, a->output_pad))
+    if (!cnn__check_channels(y, &t)
+        || !cnn__transpose_extent(y, &t.h, x.h, cnn__or(a->output_pad_h, a->output_pad))
         || !cnn__transpose_extent(y, &t.w, x.w, cnn__or(a->output_pad_w, a->output_pad))
-        || !cnn__check_padded(y, t.channels / t.groups, &t.h, &t.w)) return false;
-    const cnn_shape w = cnn__transpose_weight(y);
-    if (cnn__checked_len(w) == SIZE_MAX)
-        return cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
+        || !cnn__check_padded(y, t.channels / t.groups, &t.h, &t.w)
+        || !cnn__check_weight(y, cnn__transpose_weight(y))) return false;
     y->shape = (cnn_shape){ x.n, t.channels, t.h.size, t.w.size };
     return true;
 }
 static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
 {
-    return cnn__operands(y, 2, 3) && cnn__transpose_check(y) &&
-        cnn__check_operand(y, 1, "weight", cnn__transpose_weight(y))
+    return cnn__operands(y, 2, 3) && cnn__transpose_check(y)
+        && cnn__check_operand(y, 1, "weight", cnn__transpose_weight(y))
         && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(y->shape.c)));
 }
 static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution from y to x */
 {
-    const cnn__transpose_options t = cnn__transpose_resolve(y);
+    const cnn__conv_options t = cnn__transpose_resolve(y);
     const cnn_shape              x = y->in[0]->shape;
     return (cnn__conv){ x.n, t.channels, y->shape.h, y->shape.w, x.c, x.h, x.w, t.h.kernel, t.w.kernel,
-        t.h.stride,
-                        t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation, t.groups };
+                        t.h.stride, t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation, t.groups };
 }
 static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
 {
@@ -5504,8 +5480,8 @@ static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
     }
     cnn__conv_backward_data(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
 }
-static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)   /* conv_forward sets, gradients are added: a
-                                                                place between */
+/* cnn__conv_forward sets, but gradients are added: so there is a place between. */
+static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)
 {
     return cnn__round_up((size_t)cnn__len(y->in[0]->shape) * sizeof(float), CNN__ALIGN);
 }
@@ -5539,16 +5515,16 @@ static const cnn_field cnn__conv_transpose2d_fields[] = {
     CNN_FIELD('i', cnn_conv_transpose2d_args, stride), CNN_FIELD('i', cnn_conv_transpose2d_args, stride_h),
     CNN_FIELD('i', cnn_conv_transpose2d_args, stride_w), CNN_FIELD('i', cnn_conv_transpose2d_args, pad),
     CNN_FIELD('i', cnn_conv_transpose2d_args, pad_h), CNN_FIELD('i', cnn_conv_transpose2d_args, pad_w),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation), CNN_FIELD('i', cnn_conv_transpose2d_args,
-                                                                   dilation_h),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_w), CNN_FIELD('i', cnn_conv_transpose2d_args,
-                                                                     output_pad),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_h),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad),
     CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h),
-        CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_w),
     CNN_FIELD('i', cnn_conv_transpose2d_args, groups), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_conv_transpose2d = {
     .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape,
-        .forward = cnn__conv_transpose2d_forward,
+    .forward = cnn__conv_transpose2d_forward,
     .backward = cnn__conv_transpose2d_backward, .scratch = cnn__conv_transpose2d_scratch,
     .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X, .args_size = sizeof(cnn_conv_transpose2d_args),
     .fields = cnn__conv_transpose2d_fields };
@@ -5605,8 +5581,8 @@ static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * c; row++)
         for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
-            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS,
-                at = row * plane + p;
+            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
+            const ptrdiff_t at = row * plane + p;
             const ptrdiff_t first = row / c * c * plane + p;                 /* the same pixel in channel 0 */
             float           s[CNN__LRN_PIXELS] = { 0 };
             cnn__lrn_sum(s, x + first, x + first, NULL, row % c - left, row % c + right, c, plane, m);
@@ -5628,26 +5604,25 @@ static void cnn__lrn_backward(cnn_tensor *y)
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * c; row++)
         for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
-            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS,
-                at = row * plane + p;
+            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
+            const ptrdiff_t at = row * plane + p;
             const ptrdiff_t first = row / c * c * plane + p;
             float           sum[CNN__LRN_PIXELS] = { 0 };
             cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, row % c - right, row % c + left, c,
                          plane, m);
             for (ptrdiff_t i = 0; i < m; i++)
-                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t.beta) -
-                    factor * x[at + i] * sum[i];
+                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t.beta)
+                            - factor * x[at + i] * sum[i];
         }
 }
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
     CNN_FIELD('i', cnn_lrn_args, size), CNN_FIELD('f', cnn_lrn_args, alpha),
-        CNN_FIELD('f', cnn_lrn_args, beta),
-    CNN_FIELD('f', cnn_lrn_args, k), { NULL, 0, 0 } };
+    CNN_FIELD('f', cnn_lrn_args, beta), CNN_FIELD('f', cnn_lrn_args, k), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_lrn = {
     .name = "lrn", .shape = cnn__lrn_shape, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
     .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y, .args_size = sizeof(cnn_lrn_args),
-        .fields = cnn__lrn_fields };
+    .fields = cnn__lrn_fields };
 
 /* ---- upsample --------------------------------------------------------------------------------------------
  *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies,   S = height / H
@@ -5706,8 +5681,8 @@ static void cnn__upsample_run(cnn_tensor *y, float *dx)
     for (int plane = 0; plane < out.n * out.c; plane++)
         for (int i = 0; i < out.h; i++) {
             const cnn__between r = cnn__source(i, in.h, out.h, filter);
-            const ptrdiff_t    a = ((ptrdiff_t)plane * in.h + r.a) * in.w,
-                b = ((ptrdiff_t)plane * in.h + r.b) * in.w;
+            const ptrdiff_t    a = ((ptrdiff_t)plane * in.h + r.a) * in.w;
+            const ptrdiff_t    b = ((ptrdiff_t)plane * in.h + r.b) * in.w;
             const ptrdiff_t    to = ((ptrdiff_t)plane * out.h + i) * out.w;
             if (!dx) {
                 const float *up = y->in[0]->data + a, *down = y->in[0]->data + b;
@@ -5729,8 +5704,10 @@ static void cnn__upsample_run(cnn_tensor *y, float *dx)
         }
 }
 static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__upsample_run(y, NULL); }
-static void cnn__upsample_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__upsample_run(y, y->in[0]->grad);
-    }
+static void cnn__upsample_backward(cnn_tensor *y)
+{
+    if (y->in[0]->grad) cnn__upsample_run(y, y->in[0]->grad);
+}
 static size_t cnn__upsample_scratch(const cnn_tensor *y) { return (size_t)y->shape.w * sizeof(cnn__between); }
 static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, scale), CNN_FIELD('i', cnn_upsample_args, scale_h),
@@ -5739,9 +5716,9 @@ static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, width), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_upsample = {
     .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
-        .backward = cnn__upsample_backward,
+    .backward = cnn__upsample_backward,
     .scratch = cnn__upsample_scratch, .args_size = sizeof(cnn_upsample_args),
-        .fields = cnn__upsample_fields };
+    .fields = cnn__upsample_fields };
 
 /* ---- pad -------------------------------------------------------------------------------------------------
  *   y = x with `value` around it,   dx = the part of dy where x went
@@ -5752,9 +5729,9 @@ static bool cnn__pad_shape(cnn_tensor *y)
     if (!cnn__operands(y, 1, 1)) return false;
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape;
-    const struct { const char *name; int value; } side[] = { { "left", a->left }, { "right", a->right },
-        { "top", a->top },
-        { "bottom", a->bottom }, { "front", a->front }, { "back", a->back } };
+    const struct { const char *name; int value;
+    } side[] = { { "left", a->left }, { "right", a->right }, { "top", a->top }, { "bottom", a->bottom },
+                 { "front", a->front }, { "back", a->back } };
     const int limit = 1 << 24;
     for (int i = 0; i < 6; i++)
         if (side[i].value < 0 || side[i].value > limit)
@@ -5762,7 +5739,7 @@ static bool cnn__pad_shape(cnn_tensor *y)
     if (x.c > INT_MAX - 2 * limit || x.h > INT_MAX - 2 * limit || x.w > INT_MAX - 2 * limit)
         return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c + a->front + a->back, x.h + a->top + a->bottom,
-        x.w + a->left + a->right };
+                            x.w + a->left + a->right };
     return true;
 }
 /* Where row number i of x (of N*C*H rows) begins in y. */
@@ -5791,9 +5768,8 @@ static void cnn__pad_backward(cnn_tensor *y)
 }
 static const cnn_field cnn__pad_fields[] = {
     CNN_FIELD('i', cnn_pad_args, left), CNN_FIELD('i', cnn_pad_args, right),
-        CNN_FIELD('i', cnn_pad_args, top),
-    CNN_FIELD('i', cnn_pad_args, bottom), CNN_FIELD('i', cnn_pad_args, front),
-        CNN_FIELD('i', cnn_pad_args, back),
+    CNN_FIELD('i', cnn_pad_args, top), CNN_FIELD('i', cnn_pad_args, bottom),
+    CNN_FIELD('i', cnn_pad_args, front), CNN_FIELD('i', cnn_pad_args, back),
     CNN_FIELD('f', cnn_pad_args, value), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_pad = {
     .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
@@ -5853,11 +5829,10 @@ static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__
 static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
 static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
-        CNN_FIELD('i', cnn_slice_args, to),
-    CNN_FIELD('i', cnn_slice_args, step), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_slice_args, to), CNN_FIELD('i', cnn_slice_args, step), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_slice = {
     .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
-        .backward = cnn__slice_backward,
+    .backward = cnn__slice_backward,
     .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
 
 /* ---- global_max_pool -------------------------------------------------------------------------------------
@@ -5948,8 +5923,8 @@ CNN__POINTWISE(clamp, cnn__clamp_shape, cnn__clamp_constants,
 /* ---- elu ----
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
  *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha. */
-CNN__EACH(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x); v[i] = x > 0 ? x
-          : z)
+CNN__EACH(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x);
+                              v[i] = x > 0 ? x : z)
 CNN__EACH(cnn__each_elu_back, float dy = a[i], z = dy * (b[i] + k[0]); v[i] += b[i] > 0 ? dy : z)
 static void cnn__elu_constants(const cnn_tensor *y, float k[2])
 {
@@ -5978,10 +5953,10 @@ CNN__EACH(cnn__each_gelu_back, float x = b[i];
                                                x * 0.398942280f * cnn__exp(-0.5f * x * x)))
 CNN__EACH(cnn__each_gelu_tanh,      float x = v[i];
                                     v[i] = x * cnn__sigmoid(1.59576912f * x * (1 + 0.044715f * x * x)))
-CNN__EACH(cnn__each_gelu_tanh_back, float x = b[i], q = x * x, s = cnn__sigmoid(1.59576912f * x *
-                                        (1 + 0.044715f * q)), z = s * (1 - s);
-                                    v[i] += a[i] * (s + (z == 0 ? 0.0f : x * z * 1.59576912f *
-                                        (1 + 0.134145f * q))))
+CNN__EACH(cnn__each_gelu_tanh_back, float x = b[i], q = x * x;
+                                    float s = cnn__sigmoid(1.59576912f * x * (1 + 0.044715f * q));
+                                    float z = s * (1 - s), u = 1 + 0.134145f * q;
+                                    v[i] += a[i] * (s + (z == 0 ? 0.0f : x * z * 1.59576912f * u)))
 static bool cnn__gelu_is_tanh(const cnn_tensor *y) { return ((const cnn_gelu_args *)y->args)->tanh != 0; }
 static void cnn__gelu_forward(cnn_tensor *y, cnn_mode mode)
 {
@@ -6014,8 +5989,8 @@ CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants,
  *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
  *   dx = dy / (1 + e^(-beta x));   where beta x > threshold, y = x and dx = dy          (Dugas et al. 2001)
  *   At a low threshold y jumps and has values twice, so that the derivative needs x. */
-CNN__EACH(cnn__each_softplus,      float x = v[i], z = (x < 0 ? 0.0f : x) +
-                                       log1pf(cnn__exp(-fabsf(k[0] * x))) / k[0];
+CNN__EACH(cnn__each_softplus,      float x = v[i], u = log1pf(cnn__exp(-fabsf(k[0] * x))) / k[0];
+                                   float z = (x < 0 ? 0.0f : x) + u;
                                    v[i] = k[0] * x > k[1] ? x : z)
 CNN__EACH(cnn__each_softplus_back, float dy = a[i], x = k[0] * b[i], z = dy * cnn__sigmoid(x);
                                    v[i] += x > k[1] ? dy : z)
@@ -6041,8 +6016,8 @@ CNN__POINTWISE(softplus, cnn__softplus_shape, cnn__softplus_constants,
 /* ---- hard_swish ----
  *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6
  *   (Howard et al. 2019) */
-CNN__EACH(cnn__each_hard_swish,      float x = v[i],
-          z = x < -3 ? -3.0f : x; v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
+CNN__EACH(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
+                                     v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
 CNN__EACH(cnn__each_hard_swish_back, float dy = a[i], x = b[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
                                      v[i] += x <= -3 ? 0.0f : u)
 CNN__POINTWISE(hard_swish, cnn__as_input, cnn__no_constants,
@@ -6114,7 +6089,7 @@ static void cnn__prelu_backward(cnn_tensor *y)
 static size_t cnn__prelu_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(double); }
 CNN__ROOM cnn_op_prelu = {
     .name = "prelu", .shape = cnn__prelu_shape, .forward = cnn__prelu_forward,
-        .backward = cnn__prelu_backward,
+    .backward = cnn__prelu_backward,
     .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER };
 
 /* ---- log_softmax -----------------------------------------------------------------------------------------
@@ -6159,18 +6134,17 @@ CNN__ROOM cnn_op_log_softmax = {
  *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
  *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
  * ------------------------------------------------------------------------------------------------------- */
+/* Groups of a sample; elements of a group; how many neighbours share one weight. */
 typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; } cnn__sample_norm;
-static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)      /* share: how many neighbours have one
-                                                                         weight */
+static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
 {
-    const cnn_shape x = y->in[0]->shape;
-    const bool      layer = y->op == &cnn_op_layer_norm, group = y->op == &cnn_op_group_norm;
-    const float     eps = group ? ((const cnn_group_norm_args *)y->args)->eps
-        : ((const cnn_norm_args *)y->args)->eps;
-    const int       groups = layer ? 1 : group ? ((const cnn_group_norm_args *)y->args)->groups : x.c;
+    const cnn_shape            x = y->in[0]->shape;
+    const bool                 layer = y->op == &cnn_op_layer_norm, affine = y->n_in == 3;
+    const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
+    const float                eps = group ? group->eps : ((const cnn_norm_args *)y->args)->eps;
+    const int                  groups = layer ? 1 : group ? group->groups : x.c;
     return (cnn__sample_norm){ groups, groups < 1 ? 0 : cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
-        cnn__orf(eps, 1e-5f),
-                           y->n_in == 3 ? y->in[1] : NULL, y->n_in == 3 ? y->in[2] : NULL };
+                               cnn__orf(eps, 1e-5f), affine ? y->in[1] : NULL, affine ? y->in[2] : NULL };
 }
 static bool cnn__sample_norm_check(cnn_tensor *y)
 {
@@ -6199,14 +6173,14 @@ static bool cnn__sample_norm_shape(cnn_tensor *y)
 static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn__sample_norm t = cnn__sample_norm_of(y);
-    const float       *w = t.w ? t.w->data : NULL, *b = t.b ? t.b->data : NULL;
-    float             *saved = mode == CNN_TRAIN ? y->saved : NULL;
+    const float *w = t.w ? t.w->data : NULL, *b = t.b ? t.b->data : NULL;
+    float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * t.groups; row++) {
         const float *x = y->in[0]->data + row * t.k;
         const float  mean = (float)(cnn__sum(x, NULL, 0, t.k) / (double)t.k);
-        const float  variance = (float)(cnn__sum_squares(x, NULL, mean, t.k) / (double)t.k),
-            rstd = 1 / sqrtf(variance + t.eps);
+        const float  variance = (float)(cnn__sum_squares(x, NULL, mean, t.k) / (double)t.k);
+        const float  rstd = 1 / sqrtf(variance + t.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd;
         ptrdiff_t weight = row % t.groups * t.k / t.share;
         for (ptrdiff_t i = 0; i < t.k; weight++) {
@@ -6226,10 +6200,10 @@ static void cnn__add_moments(double sum[2], const float *x, const float *dy, flo
 static void cnn__sample_norm_backward(cnn_tensor *y)
 {
     const cnn__sample_norm t = cnn__sample_norm_of(y);
-    const cnn__cpu    *cpu = &y->graph->cpu;
-    const ptrdiff_t    sample = cnn__sample(y->shape);
-    const float       *saved = y->saved, *w = t.w ? t.w->data : NULL, *x = y->in[0]->data, *dy = y->grad;
-    float             *dx = y->in[0]->grad, *dw = t.w ? t.w->grad : NULL, *db = t.b ? t.b->grad : NULL;
+    const cnn__cpu *cpu = &y->graph->cpu;
+    const ptrdiff_t sample = cnn__sample(y->shape);
+    const float    *saved = y->saved, *w = t.w ? t.w->data : NULL, *x = y->in[0]->data, *dy = y->grad;
+    float          *dx = y->in[0]->grad, *dw = t.w ? t.w->grad : NULL, *db = t.b ? t.b->grad : NULL;
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
     for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
         const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
@@ -6241,8 +6215,8 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
             cnn__add_moments(part, x + at + i, dy + at + i, mean, t.share);
             sum += factor * part[0], moment += factor * part[1];
         }
-        const float d = (float)(sum / (double)t.k),
-            m = (float)(moment * (double)rstd * (double)rstd / (double)t.k);
+        const float d = (float)(sum / (double)t.k);
+        const float m = (float)(moment * (double)rstd * (double)rstd / (double)t.k);
         for (ptrdiff_t i = 0; i < t.k; ) {
             const float factor = w ? w[weight + i / t.share] : 1.0f;
             for (ptrdiff_t end = i + t.share; i < end; i++)
@@ -6271,19 +6245,19 @@ static const cnn_field cnn__group_norm_fields[] = {
     CNN_FIELD('i', cnn_group_norm_args, groups), CNN_FIELD('f', cnn_group_norm_args, eps), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_layer_norm = {
     .name = "layer_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
-        .backward = cnn__sample_norm_backward,
+    .backward = cnn__sample_norm_backward,
     .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
-        .fields = cnn__norm_fields };
+    .fields = cnn__norm_fields };
 CNN__ROOM cnn_op_group_norm = {
     .name = "group_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
-        .backward = cnn__sample_norm_backward,
+    .backward = cnn__sample_norm_backward,
     .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_group_norm_args),
     .fields = cnn__group_norm_fields };
 CNN__ROOM cnn_op_instance_norm = {
     .name = "instance_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
-        .backward = cnn__sample_norm_backward,
+    .backward = cnn__sample_norm_backward,
     .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
-        .fields = cnn__norm_fields };
+    .fields = cnn__norm_fields };
 
 /* ---- nll: negative log-likelihood -------------------------------------------------------------------------
  *   J = - 1/M sum of v_label x_label,   dx_label = - dJ v_label / M
@@ -6331,7 +6305,7 @@ CNN__ROOM cnn_op_nll = {
  *                     binary cross-entropy, one independent yes or no per element. p (pos_weight) and w
  *                     (weight) are of the element's channel, or 1.
  * ------------------------------------------------------------------------------------------------------- */
-static float cnn__huber_delta(const cnn_tensor *y)       /* infinitely small for l1, but for the factor */
+static float cnn__huber_delta(const cnn_tensor *y)       /* 0 for l1, which has none */
 {
     return y->op == &cnn_op_huber ? cnn__orf(((const cnn_huber_args *)y->args)->delta, 1) : 0.0f;
 }
@@ -6354,8 +6328,8 @@ static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
     (void)mode;
     for (int i = 0; i < n; i++) {
         const double d = fabs((double)px[i] - (double)pt[i]);
-        if (y->op == &cnn_op_l1)    sum += d;
-        else                        sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
+        if (y->op == &cnn_op_l1) sum += d;
+        else                     sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
     }
     y->data[0] = (float)(factor * sum / n);
 }
@@ -6418,15 +6392,25 @@ static const cnn_field cnn__huber_fields[] = {
     CNN_FIELD('f', cnn_huber_args, delta), CNN_FIELD('i', cnn_huber_args, smooth_l1), { NULL, 0, 0 } };
 CNN__ROOM cnn_op_l1 = {
     .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
-        .backward = cnn__pair_loss_backward,
+    .backward = cnn__pair_loss_backward,
     .flags = CNN_READS_X | CNN_LOSS };
 CNN__ROOM cnn_op_huber = {
     .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward,
-        .backward = cnn__pair_loss_backward,
+    .backward = cnn__pair_loss_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
 CNN__ROOM cnn_op_bce_with_logits = {
     .name = "bce_with_logits", .shape = cnn__bce_shape, .forward = cnn__bce_forward,
     .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS };
+
+/* ---- All of them ---- */
+
+CNN_API const cnn_op *const *cnn_ops(int *count)
+{
+#define CNN__OP_ADDRESS(name) &cnn_op_##name,
+    static const cnn_op *const all[] = { CNN_OPS(CNN__OP_ADDRESS) NULL };
+    if (count) *count = (int)(sizeof all / sizeof *all) - 1;
+    return all;
+}
 
 /* ===========================================================================================================
    >>graph ---- 11. The graph: record, order, plan, run forward, run backward
@@ -6454,9 +6438,9 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     g->run = 1;                         /* nodes start with stamp 0: nothing has computed them */
     g->cpu.threads = config.threads;
     g->cpu.isa = config.isa;
-    static const struct { const char *name; cnn_isa isa; } named[] = { { "c", CNN_ISA_C },
-        { "neon", CNN_ISA_NEON },
-        { "avx2", CNN_ISA_AVX2 }, { "avx512", CNN_ISA_AVX512 } };
+    static const struct { const char *name; cnn_isa isa;
+    } named[] = { { "c", CNN_ISA_C }, { "neon", CNN_ISA_NEON }, { "avx2", CNN_ISA_AVX2 },
+                  { "avx512", CNN_ISA_AVX512 } };
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
     for (size_t i = 0; wish && i < sizeof named / sizeof *named; i++)
         if (strcmp(wish, named[i].name) == 0) g->cpu.isa = named[i].isa, wish = NULL;
@@ -6836,8 +6820,8 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
         v->users = 0;
         for (int k = 0; k < v->t.n_in; k++) {
             cnn__node *x = cnn__of(v->t.in[k]);
-            x->users++;
             int        until = i;
+            x->users++;
             if (mode == CNN_TRAIN && v->t.needs_grad && (v->t.op->flags & CNN_READS_X)) until = 2 * n - 1 - i;
             if (&v->t == g->loss || (v->t.op->flags & CNN_LOSS)) until = end;
             if (x->last[mode] < until) x->last[mode] = until;
@@ -7763,64 +7747,6 @@ CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
     return cnn__layer(&cnn_op_batch_norm, in, n, &a, a.at, a.name);
 }
 
-/* ---- Operations without parameters: one line each ---- */
-
-#define CNN__UNARY(call, op_name, args_type)                                                                 \
-    CNN_API cnn_tensor *call(args_type a) { return cnn__layer(&cnn_op_##op_name, &a.x, 1, &a, a.at, a.name); }
-CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
-CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
-CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
-CNN__UNARY(cnn_leaky_relu_, leaky_relu, cnn_leaky_relu_args)
-CNN__UNARY(cnn_scale_,      scale,      cnn_scale_args)
-CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
-CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
-CNN__UNARY(cnn_mean_,       mean,       cnn_reduce_args)
-
-#define CNN__PLAIN_1(call, op_name)                                                                          \
-    CNN_API cnn_tensor *call(const char *at, cnn_tensor *x)                                                  \
-    {                                                                                                        \
-        return cnn__layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL);                                         \
-    }
-CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
-CNN__PLAIN_1(cnn_relu_,            relu)
-CNN__PLAIN_1(cnn_sigmoid_,         sigmoid)
-CNN__PLAIN_1(cnn_tanh_,            tanh)
-CNN__PLAIN_1(cnn_softmax_,         softmax)
-
-#define CNN__PLAIN_2(call, op_name)                                                                          \
-    CNN_API cnn_tensor *call(const char *at, cnn_tensor *a, cnn_tensor *b)                                   \
-    {                                                                                                        \
-        cnn_tensor *in[2] = { a, b };                                                                        \
-        return cnn__layer(&cnn_op_##op_name, in, 2, NULL, at, NULL);                                         \
-    }
-CNN__PLAIN_2(cnn_add_,    add)
-CNN__PLAIN_2(cnn_sub_,    sub)
-CNN__PLAIN_2(cnn_mul_,    mul)
-CNN__PLAIN_2(cnn_matmul_, matmul)
-CNN__PLAIN_2(cnn_mse_,    mse)
-
-CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
-{
-    cnn_tensor *in[3] = { a.logits, a.labels, a.class_weights };
-    return cnn__layer(&cnn_op_softmax_cross_entropy, in, in[2] ? 3 : 2, &a, a.at, a.name);
-}
-
-CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
-{
-    if (cnn__is_nil(x)) return cnn__nil_tensor();
-    cnn_reshape_args a;
-    memset(&a, 0, sizeof a);
-    a.at = at, a.x = x, a.c = cnn__sample(x->shape);
-    return cnn_reshape_(a);
-}
-
-CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
-{
-    return cnn__layer(&cnn_op_concat, x, n, NULL, at, NULL);
-}
-
-/* ---- Layers, continued ---- */
-
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args a)
 {
     if (cnn__is_nil(a.x)) return cnn__nil_tensor();
@@ -7831,8 +7757,8 @@ CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args a)
     int       groups = cnn__or(a.groups, 1);
     double    taps = (double)w.h * w.w;
     if (!in[1]) {       /* an output pixel is reached by every stride-th tap */
-        cnn__transpose_options t = cnn__transpose_resolve(&draft);
-        double                 reach = taps / ((double)t.h.stride * t.w.stride);
+        cnn__conv_options t = cnn__transpose_resolve(&draft);
+        double            reach = taps / ((double)t.h.stride * t.w.stride);
         in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain,
                             (double)w.n / groups * (reach < 1 ? 1 : reach), w.c * taps);
     }
@@ -7881,15 +7807,37 @@ CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args a)
     return cnn__layer(&cnn_op_prelu, in, 2, NULL, a.at, a.name);
 }
 
-CNN__UNARY(cnn_lrn_,      lrn,      cnn_lrn_args)
-CNN__UNARY(cnn_upsample_, upsample, cnn_upsample_args)
-CNN__UNARY(cnn_pad_,      pad,      cnn_pad_args)
-CNN__UNARY(cnn_slice_,    slice,    cnn_slice_args)
-CNN__UNARY(cnn_clamp_,    clamp,    cnn_clamp_args)
-CNN__UNARY(cnn_elu_,      elu,      cnn_elu_args)
-CNN__UNARY(cnn_gelu_,     gelu,     cnn_gelu_args)
-CNN__UNARY(cnn_softplus_, softplus, cnn_softplus_args)
+/* ---- Operations without parameters: one line each ---- */
 
+#define CNN__UNARY(call, op_name, args_type)                                                                 \
+    CNN_API cnn_tensor *call(args_type a) { return cnn__layer(&cnn_op_##op_name, &a.x, 1, &a, a.at, a.name); }
+CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
+CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
+CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
+CNN__UNARY(cnn_leaky_relu_, leaky_relu, cnn_leaky_relu_args)
+CNN__UNARY(cnn_scale_,      scale,      cnn_scale_args)
+CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
+CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
+CNN__UNARY(cnn_mean_,       mean,       cnn_reduce_args)
+CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
+CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
+CNN__UNARY(cnn_pad_,        pad,        cnn_pad_args)
+CNN__UNARY(cnn_slice_,      slice,      cnn_slice_args)
+CNN__UNARY(cnn_clamp_,      clamp,      cnn_clamp_args)
+CNN__UNARY(cnn_elu_,        elu,        cnn_elu_args)
+CNN__UNARY(cnn_gelu_,       gelu,       cnn_gelu_args)
+CNN__UNARY(cnn_softplus_,   softplus,   cnn_softplus_args)
+
+#define CNN__PLAIN_1(call, op_name)                                                                          \
+    CNN_API cnn_tensor *call(const char *at, cnn_tensor *x)                                                  \
+    {                                                                                                        \
+        return cnn__layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL);                                         \
+    }
+CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
+CNN__PLAIN_1(cnn_relu_,            relu)
+CNN__PLAIN_1(cnn_sigmoid_,         sigmoid)
+CNN__PLAIN_1(cnn_tanh_,            tanh)
+CNN__PLAIN_1(cnn_softmax_,         softmax)
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 CNN__PLAIN_1(cnn_silu_,            silu)
 CNN__PLAIN_1(cnn_hard_swish_,      hard_swish)
@@ -7899,7 +7847,26 @@ CNN__PLAIN_1(cnn_sqrt_,            sqrt)
 CNN__PLAIN_1(cnn_abs_,             abs)
 CNN__PLAIN_1(cnn_log_softmax_,     log_softmax)
 
-CNN__PLAIN_2(cnn_l1_,              l1)
+#define CNN__PLAIN_2(call, op_name)                                                                          \
+    CNN_API cnn_tensor *call(const char *at, cnn_tensor *a, cnn_tensor *b)                                   \
+    {                                                                                                        \
+        cnn_tensor *in[2] = { a, b };                                                                        \
+        return cnn__layer(&cnn_op_##op_name, in, 2, NULL, at, NULL);                                         \
+    }
+CNN__PLAIN_2(cnn_add_,    add)
+CNN__PLAIN_2(cnn_sub_,    sub)
+CNN__PLAIN_2(cnn_mul_,    mul)
+CNN__PLAIN_2(cnn_matmul_, matmul)
+CNN__PLAIN_2(cnn_mse_,    mse)
+CNN__PLAIN_2(cnn_l1_,     l1)
+
+/* ---- Losses with options, and what takes more than one call ---- */
+
+CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
+{
+    cnn_tensor *in[3] = { a.logits, a.labels, a.class_weights };
+    return cnn__layer(&cnn_op_softmax_cross_entropy, in, in[2] ? 3 : 2, &a, a.at, a.name);
+}
 
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
 {
@@ -7927,6 +7894,16 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
     return cnn__layer(&cnn_op_bce_with_logits, in, in[3] ? 4 : in[2] ? 3 : 2, NULL, a.at, a.name);
 }
 
+CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
+{
+    if (cnn__is_nil(x)) return cnn__nil_tensor();
+    return cnn_reshape_((cnn_reshape_args){ .at = at, .x = x, .c = cnn__sample(x->shape) });
+}
+
+CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
+{
+    return cnn__layer(&cnn_op_concat, x, n, NULL, at, NULL);
+}
 
 /* ========================================================================================================
    >>optim ---- 14. Optimizers: one loop over the flat vectors of parameters and gradients
@@ -7939,7 +7916,9 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
        w -= lr b                        heavy ball
        w -= lr (d + momentum b)         Nesterov: looks at the gradient where the momentum is about to lead
    Both are w -= lr (cd d + cb b), with (cd,cb) = (0,1) or (1,momentum). Without momentum, b is left alone.
-   The floor is memory: 20 bytes moved per parameter. A call with a constant n becomes vector code at -O2. */
+   The floor is memory: 20 bytes moved per parameter. A call with a constant n becomes vector code at -O2: so
+   all optimizers work in runs of this length, and do the rest as one shorter run. */
+enum { CNN__RUN_OF = 16 };
 static void cnn__sgd_run(float *restrict w, const float *restrict dw, size_t n, float lr, float decay)
 {
     for (size_t i = 0; i < n; i++) w[i] -= lr * (dw[i] + decay * w[i]);
@@ -7959,16 +7938,15 @@ static float cnn__sgd_share(const cnn_step_args *a, long step) { return step == 
 static void cnn__sgd_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                             long step)
 {
-    enum { RUN = 16 };
     float *b = slot[0], lr = a->lr, decay = a->weight_decay, mu = a->momentum;
     float  cd = a->nesterov ? 1.0f : 0.0f, cb = a->nesterov ? mu : 1.0f, share = cnn__sgd_share(a, step);
     size_t i = 0;
     if (mu == 0) {
-        for (; i + RUN <= n; i += RUN) cnn__sgd_run(w + i, dw + i, RUN, lr, decay);
+        for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__sgd_run(w + i, dw + i, CNN__RUN_OF, lr, decay);
         cnn__sgd_run(w + i, dw + i, n - i, lr, decay);
     } else {
-        for (; i + RUN <= n; i += RUN)
-            cnn__sgd_momentum_run(w + i, dw + i, b + i, RUN, lr, decay, mu, share, cd, cb);
+        for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF)
+            cnn__sgd_momentum_run(w + i, dw + i, b + i, CNN__RUN_OF, lr, decay, mu, share, cd, cb);
         cnn__sgd_momentum_run(w + i, dw + i, b + i, n - i, lr, decay, mu, share, cd, cb);
     }
 }
@@ -7979,9 +7957,8 @@ CNN_API const cnn_optimizer *cnn_sgd(void)
     return &sgd;
 }
 
-/* The next four divide by a root. C's sqrtf may set errno, which keeps compilers from making vector code of
-   it; the vector instructions give the same bits. */
-enum { CNN__RUN_OF = 16 };
+/* The others divide by a root. C's sqrtf may set errno, which keeps compilers from making vector code of it;
+   the vector instructions give the same bits. */
 static void cnn__roots(float root[CNN__RUN_OF], const float *x, size_t n)
 {
     size_t i = 0;
@@ -7994,8 +7971,7 @@ static void cnn__roots(float root[CNN__RUN_OF], const float *x, size_t n)
 }
 
 /* What a run of an optimizer is told: the options with their defaults, and step sizes made from them. */
-typedef struct { float lr, decay, keep, beta1, beta2, eps, scale; } cnn__rates;
-static float cnn__option(float option, float otherwise) { return option != 0 ? option : otherwise; }
+typedef struct { float lr, decay, eps, keep, beta1, beta2, scale, alpha, momentum; } cnn__rates;
 
 /* Adam (Kingma, Ba 2015) and AdamW (Loshchilov, Hutter 2019), in PyTorch's form. Update number t = 1, 2, ...:
        Adam:   d = dw + weight_decay w          AdamW:  w = (1 - lr weight_decay) w,  d = dw
@@ -8027,8 +8003,8 @@ static void cnn__adam_blocks(float *w, const float *dw, float *const *slot, size
 
 static cnn__rates cnn__adam_rates(const cnn_step_args *a, long step)
 {
-    cnn__rates r = { a->lr, 0, 1, cnn__option(a->beta1, 0.9f), cnn__option(a->beta2, 0.999f),
-        cnn__option(a->eps, 1e-8f), 1 };
+    cnn__rates r = { .beta1 = cnn__orf(a->beta1, 0.9f), .beta2 = cnn__orf(a->beta2, 0.999f),
+                     .eps = cnn__orf(a->eps, 1e-8f), .keep = 1 };
     r.lr    = (float)((double)a->lr / (1 - pow((double)r.beta1, (double)step + 1)));
     r.scale = (float)(1 / sqrt(1 - pow((double)r.beta2, (double)step + 1)));
     return r;
@@ -8051,7 +8027,7 @@ static void cnn__adamw_update(float *w, const float *dw, float *const *slot, siz
                               long step)
 {
     cnn__rates r = cnn__adam_rates(a, step);
-    r.keep = 1 - a->lr * cnn__option(a->weight_decay, 0.01f);
+    r.keep = 1 - a->lr * cnn__orf(a->weight_decay, 0.01f);
     cnn__adam_blocks(w, dw, slot, n, &r);
 }
 CNN_API const cnn_optimizer *cnn_adamw(void)
@@ -8066,13 +8042,12 @@ CNN_API const cnn_optimizer *cnn_adamw(void)
        b  = momentum b + d / (sqrt(v) + eps)
        w -= lr b
    Centred (Graves 2013), the mean of the gradient is kept too, m = alpha m + (1 - alpha) d, and the root is
-   of the variance v - m^2, where rounding below 0 counts as 0. Here beta2 is alpha and beta1 the momentum;
-   m is NULL if not centred. */
+   of the variance v - m^2, where rounding below 0 counts as 0. m is NULL if not centred. */
 static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float *restrict v,
                              float *restrict b, float *restrict m, size_t n, const cnn__rates *r)
 {
     float root[CNN__RUN_OF], variance[CNN__RUN_OF] = { 0 }, lr = r->lr, decay = r->decay, eps = r->eps,
-          alpha = r->beta2, momentum = r->beta1;
+          alpha = r->alpha, momentum = r->momentum;
     for (size_t i = 0; i < n; i++) {
         float d = dw[i] + decay * w[i];
         v[i] = alpha * v[i] + (1 - alpha) * d * d;
@@ -8094,8 +8069,8 @@ static void cnn__rmsprop_update(float *w, const float *dw, float *const *slot, s
 {
     float *v = slot[0], *b = slot[1], *m = slot[2];
     size_t i = 0;
-    const cnn__rates r = { a->lr, a->weight_decay, 1, a->momentum, cnn__option(a->alpha, 0.99f),
-        cnn__option(a->eps, 1e-8f), 1 };
+    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .eps = cnn__orf(a->eps, 1e-8f),
+                           .alpha = cnn__orf(a->alpha, 0.99f), .momentum = a->momentum };
     (void)step;
     for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF)
         cnn__rmsprop_run(w + i, dw + i, v + i, b + i, m ? m + i : NULL, CNN__RUN_OF, &r);
@@ -8133,7 +8108,7 @@ static void cnn__adagrad_update(float *w, const float *dw, float *const *slot, s
 {
     float *s = slot[0];
     size_t i = 0;
-    const cnn__rates r = { a->lr, a->weight_decay, 1, 0, 0, cnn__option(a->eps, 1e-10f), 1 };
+    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .eps = cnn__orf(a->eps, 1e-10f) };
     (void)step;
     for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__adagrad_run(w + i, dw + i, s + i, CNN__RUN_OF, &r);
     cnn__adagrad_run(w + i, dw + i, s + i, n - i, &r);
@@ -8215,7 +8190,7 @@ static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t f
 static float cnn__scaled_decay(const cnn_graph *g, float decay, float factor)
 {
     if (g->config.optimizer != cnn_adamw()) return decay * factor;
-    decay = cnn__option(decay, 0.01f) * factor;
+    decay = cnn__orf(decay, 0.01f) * factor;
     return decay > 0 ? decay : FLT_MIN;
 }
 
@@ -8408,8 +8383,10 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
 
-static bool cnn__trains(const cnn_tensor *t) { return t->kind == CNN_BUFFER ||
-    (t->kind == CNN_PARAM && t->needs_grad); }
+static bool cnn__trains(const cnn_tensor *t)
+{
+    return t->kind == CNN_BUFFER || (t->kind == CNN_PARAM && t->needs_grad);
+}
 
 static size_t cnn__trained_floats(const cnn_graph *g)
 {
@@ -8419,7 +8396,7 @@ static size_t cnn__trained_floats(const cnn_graph *g)
     return n;
 }
 
-/* From the net to store, from store to the net, or both at once. */
+/* From the net to store, from store to the net, both at once, or mixed into store (cnn_average). */
 typedef enum { CNN__SAVE, CNN__RESTORE, CNN__EXCHANGE, CNN__MIX } cnn__way;
 static bool cnn__copy_trained(cnn_graph *g, float *store, cnn__way way, float decay)
 {
@@ -8433,7 +8410,7 @@ static bool cnn__copy_trained(cnn_graph *g, float *store, cnn__way way, float de
         if (way == CNN__SAVE)         memcpy(store, w, n * sizeof *w);
         else if (way == CNN__RESTORE) memcpy(w, store, n * sizeof *w);
         else if (way == CNN__MIX)
-                for (size_t k = 0; k < n; k++) store[k] += (1 - decay) * (w[k] - store[k]);
+            for (size_t k = 0; k < n; k++) store[k] += (1 - decay) * (w[k] - store[k]);
         else for (size_t k = 0; k < n; k++) {
             float old = w[k];
             w[k] = store[k], store[k] = old;
@@ -8525,7 +8502,6 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
     g->can_backward = g->has_grads = false;
     return true;
 }
-
 
 /* ===========================================================================================================
    >>data ---- 15. Data: IDX, CIFAR, CSV and .npy files, arrays, shuffling, splits, batches
@@ -9445,7 +9421,6 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool firs
     *right += count;
 }
 
-
 /* ========================================================================================================
    >>train ---- 16. Training loop: fit, evaluate, predict, progress and history
    ======================================================================================================== */
@@ -10132,7 +10107,6 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
     return fclose(f) == 0 && fine;
 }
 #endif /* CNN_NO_STDIO */
-
 
 /* ===========================================================================================================
    >>files ---- 17. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
@@ -11652,7 +11626,6 @@ static bool cnn__resume_run(cnn__run *r)
 
 #endif
 
-
 /* ========================================================================================================
    >>export ---- 18. Export: a net as one C99 file of its own
 
@@ -11975,7 +11948,7 @@ static const char cnn__c_conv_transpose2d[] =
     "}\n";
 static void cnn__c_call_conv_transpose2d(const cnn__export *e, const cnn_tensor *y)
 {
-    const cnn__transpose_options t = cnn__transpose_resolve(y);
+    const cnn__conv_options t = cnn__transpose_resolve(y);
     cnn__c_put_window(e, y, &t.h, &t.w, t.groups);
     cnn__c_put_weights(e, y);
 }

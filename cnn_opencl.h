@@ -2484,7 +2484,7 @@ static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w
         return CNN__RUN(d, adam, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
                         CNN__ARRAY(second), CNN__INT(items), CNN__FLOAT(r.lr),
                         CNN__FLOAT(own ? 0 : a->weight_decay),
-                        CNN__FLOAT(own ? 1 - a->lr * cnn__option(a->weight_decay, 0.01f) : 1),
+                        CNN__FLOAT(own ? 1 - a->lr * cnn__orf(a->weight_decay, 0.01f) : 1),
                         CNN__FLOAT(r.beta1), CNN__FLOAT(r.beta2), CNN__FLOAT(r.eps), CNN__FLOAT(r.scale));
     }
     if (o == cnn_rmsprop() || o == cnn_rmsprop_centered()) {
@@ -2493,12 +2493,12 @@ static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w
         return CNN__RUN(d, rmsprop, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
                         CNN__ARRAY(second), CNN__ARRAY(third), CNN__INT(items), CNN__INT(centered),
                         CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum),
-                        CNN__FLOAT(cnn__option(a->alpha, 0.99f)), CNN__FLOAT(cnn__option(a->eps, 1e-8f)));
+                        CNN__FLOAT(cnn__orf(a->alpha, 0.99f)), CNN__FLOAT(cnn__orf(a->eps, 1e-8f)));
     }
     if (o == cnn_adagrad())
         return CNN__RUN(d, adagrad, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
                         CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay),
-                        CNN__FLOAT(cnn__option(a->eps, 1e-10f)));
+                        CNN__FLOAT(cnn__orf(a->eps, 1e-10f)));
     return false;
 }
 
