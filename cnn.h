@@ -454,13 +454,14 @@ CNN_API const cnn_optimizer *cnn_adagrad(void);
 
 /* Scale all gradients so that their Euclidean length, taken over all parameters together, is at most max_norm
    (Pascanu, Mikolov, Bengio 2013). Between cnn_backward and cnn_step. Parameters whose cnn_set_lr_scale is 0
-   neither count nor change. Returns the length before; NAN after an error. */
+   neither count nor change. Returns the length before; if that is not finite, nothing
+   has changed. NAN after an error. */
 CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
 
 /* From now on the parameters whose names match learn at lr * factor; 0 leaves them as they are. In a pattern,
    '*' stands for any characters: "conv1.*", "*.bias". After cnn_compile; the last call that matches counts;
-   model files do not keep it. Parameters that never learn are better frozen with cnn_freeze, which saves
-   their gradients. */
+   neither model files nor checkpoints keep it. Parameters that never learn are better frozen with cnn_freeze,
+   which saves their gradients. Running statistics are no parameters: they go on, as PyTorch's. */
 CNN_API bool cnn_set_lr_scale(cnn_graph *, const char *pattern, float factor);
 /* So also for their weight decay: it becomes weight_decay * factor; 0: none. */
 CNN_API bool cnn_set_decay_scale(cnn_graph *, const char *pattern, float factor);
@@ -468,7 +469,7 @@ CNN_API bool cnn_set_decay_scale(cnn_graph *, const char *pattern, float factor)
 /* The moving average of everything that training changes: a = decay a + (1 - decay) w (Polyak, Juditsky
    1992). Call cnn_average after each cnn_step; the first call starts at w. cnn_swap_average exchanges weights
    and averages: once before evaluating or saving, and once more before training goes on. Model files hold
-   what is in the net. */
+   what is in the net; cnn_load_weights leaves the averages as they are. */
 CNN_API bool cnn_average(cnn_graph *, float decay);
 CNN_API bool cnn_swap_average(cnn_graph *);
 
@@ -522,9 +523,9 @@ typedef struct { const char *path; /* must; of cnn_csv_memory: only for messages
                  char  separator;  /* default ',' */ } cnn_csv_args;
 CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args); /* copied */
 
-/* Arrays saved by numpy.save, versions 1 to 3, in C order: integers, floats and bools of either byte order.
-   Values (N), (N,C), (N,H,W) or (N,C,H,W): uint8 stay bytes, all others become floats as they are. labels:
-   (N) or (N,1), whole numbers 0..255; NULL for none. */
+/* Arrays saved by numpy.save, versions 1 to 3: integers, floats and bools of either byte order, in C's order
+   or in Fortran's (which pandas often has). Values (N), (N,C), (N,H,W) or (N,C,H,W): uint8 stay bytes, all
+   others become floats as they are. labels: (N) or (N,1), whole numbers 0..255; NULL for none. */
 CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
                                    size_t label_bytes); /* copied */
 #ifndef CNN_NO_STDIO
@@ -8960,7 +8961,7 @@ typedef struct {
     const unsigned char *data;
     char   kind;                               /* 'f' float, 'i' integer, 'u' without a sign, 'b' bool */
     size_t size;                               /* bytes of an element */
-    bool   big;                                /* highest byte first */
+    bool   big, fortran;                       /* highest byte first; first index fastest, not the last */
     int    rank, dim[4];
     size_t count;                              /* elements */
 } cnn__npy;
@@ -9039,8 +9040,10 @@ static bool cnn__open_npy(cnn_dataset *d, const char *name, const unsigned char 
         if (k == 0 && !(q = cnn__npy_type(a, value, end)))
             return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read",
                                   name, (int)(end - value < 20 ? end - value : 20), value);
-        if (k == 1 && !(q = cnn__npy_word(value, end, "False")))
-            return cnn__data_fail(d, "%s: fortran_order is not False: save numpy.ascontiguousarray(a)", name);
+        if (k == 1 && !(q = cnn__npy_word(value, end, "False"))) {
+            a->fortran = (q = cnn__npy_word(value, end, "True")) != NULL;
+            if (!q) break;
+        }
         if (k == 2 && !(q = cnn__npy_shape(a, value, end)))
             return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
                                   (int)(end - value < 40 ? end - value : 40), value, INT_MAX);
@@ -9057,9 +9060,20 @@ static bool cnn__open_npy(cnn_dataset *d, const char *name, const unsigned char 
 }
 
 static float cnn__float_of_half(uint32_t half);
+/* Where element i, counted with the last index fastest, lies. */
+static size_t cnn__npy_place(const cnn__npy *a, size_t i)
+{
+    size_t at = 0, stride = a->count;
+    if (!a->fortran) return i;
+    for (int k = a->rank - 1; k >= 0; k--) {
+        const size_t n = (size_t)a->dim[k];
+        stride /= n, at += i % n * stride, i /= n;
+    }
+    return at;
+}
 static double cnn__npy_element(const cnn__npy *a, size_t i)
 {
-    const unsigned char *p = a->data + i * a->size;
+    const unsigned char *p = a->data + cnn__npy_place(a, i) * a->size;
     uint64_t bits = 0;
     for (size_t k = 0; k < a->size; k++) bits |= (uint64_t)p[a->big ? a->size - 1 - k : k] << 8 * k;
     if (a->kind == 'f' && a->size == 2) return (double)cnn__float_of_half((uint32_t)bits);
@@ -9092,7 +9106,9 @@ static bool cnn__set_npy(cnn_dataset *d, const char *value_name, const void *val
         d->own[k] = need[k] == SIZE_MAX ? NULL : CNN_MALLOC(need[k]);
         if (!d->own[k]) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
     }
-    if (whole) memcpy(d->own[0], a.data, a.count);
+    if (whole && !a.fortran) memcpy(d->own[0], a.data, a.count);
+    else if (whole) for (size_t i = 0; i < a.count; i++)
+        ((unsigned char *)d->own[0])[i] = a.data[cnn__npy_place(&a, i)];
     else for (size_t i = 0; i < a.count; i++) {
         double v = cnn__npy_element(&a, i);
         if (isfinite(v) && fabs(v) > (double)FLT_MAX)

@@ -303,6 +303,31 @@ static void npy_types(void)
     cnn_dataset_free(&d);
 }
 
+/* The first index fastest: element (n,c,h,w) of (2,3,2,2) lies at n + 2 (c + 3 (h + 2 w)). */
+static void npy_in_fortran_order(void)
+{
+    for (int bytes = 0; bytes < 2; bytes++) {
+        unsigned char data[24 * 2], file[300];
+        for (int n = 0, i = 0; n < 2; n++)
+            for (int c = 0; c < 3; c++)
+                for (int h = 0; h < 2; h++)
+                    for (int w = 0; w < 2; w++, i++) {
+                        const int at = n + 2 * (c + 3 * (h + 2 * w));
+                        if (bytes) data[at] = (unsigned char)i;
+                        else       data[2 * at] = (unsigned char)i, data[2 * at + 1] = 1;
+                    }
+        char header[100];
+        snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': True, 'shape': (2, 3, 2, 2), }\n",
+                 bytes ? "|u1" : "<i2");
+        cnn_dataset d = read_as(NPY, file, npy(file, 1, header, data, bytes ? 24 : 48));
+        CHECK_STR(d.error, "");
+        CHECK(d.count == 2 && d.shape.c == 3 && d.shape.h == 2 && d.shape.w == 2);
+        for (int i = 0; i < 24 && d.count; i++)
+            CHECK_INT(bytes ? (double)d.bytes[i] : (double)d.floats[i], bytes ? i : 256 + i);
+        cnn_dataset_free(&d);
+    }
+}
+
 static void npy_files(void)
 {
     static const char header[] =
@@ -348,8 +373,8 @@ static void npy_files(void)
     try_file(NPY, "0123456789", 10, "values: not a .npy file: it does not begin with \\x93NUMPY");
     try_file(NPY, "\x93NUMPY\4\0\1\0", 10, "values: version 4 of .npy: 1 to 3 can be read");
     try_file(NPY, "\x93NUMPY\1\0\1\0", 10, "values: truncated: the header has 11 bytes, the file has 10");
-    npy_says("{'descr': '<f4', 'fortran_order': True, 'shape': (1,)}", 4,
-             "values: fortran_order is not False: save numpy.ascontiguousarray(a)");
+    npy_says("{'descr': '<f4', 'fortran_order': Maybe, 'shape': (1,)}", 4,
+             "values: the header is not the dictionary of a .npy file");
     npy_says("{'descr': '<c8', 'fortran_order': False, 'shape': (1,)}", 8,
              "values: elements of type  '<c8', 'fortran_ord: integers, floats and bools can be read");
     npy_says("{'descr': '<f4', 'fortran_order': False, 'shape': (1,2,3,4,5)}", 4,
@@ -559,6 +584,7 @@ int main(int argc, char **argv)
     RUN(cifar_files);
     RUN(csv_files);
     RUN(npy_types);
+    RUN(npy_in_fortran_order);
     RUN(npy_files);
     RUN(shifts_and_flips);
     RUN(flips_alternate);
