@@ -4180,6 +4180,8 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
                                const float *restrict dy, const float *share, bool clear)
 {
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w;
+    const int reach = t->pw - (t->ow - 1) * t->sw;      /* columns that meet the plane in some window */
+    const int j0 = reach > 0 ? reach : 0, j1 = t->kw < t->w + t->pw ? t->kw : t->w + t->pw;
     CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
     for (int plane = 0; plane < t->planes; plane++) {
         if (clear) memset(dx + plane * in, 0, (size_t)in * sizeof *dx);
@@ -4188,7 +4190,7 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
             int          y0, y1, x0, x1;
             cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
             for (int iy = y0; iy < y1; iy++)
-                for (int j = 0; j < t->kw; j++) {
+                for (int j = j0; j < j1; j++) {
                     cnn__column(t, j, &x0, &x1);
                     float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j;
                     for (int ox = x0, step = t->sw; ox < x1; ox++, to += step)

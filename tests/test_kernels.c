@@ -446,13 +446,16 @@ static void vast_windows(cnn_isa isa)
     const cnn__pool t = { 1 << 18, 1, 1, 2, 2, 1 << 24, 1 << 24, 1, 1, 1 << 23, 1 << 23, 1, 1, false };
     const cnn__cpu cpu = { isa, 2 };
     float *x = random_floats((size_t)t.planes), *most = poisoned(4 * (size_t)t.planes), *mean = poisoned(4 * (size_t)t.planes);
-    float share[4];
+    float share[4], *dx = poisoned((size_t)t.planes);
     cnn__pool_shares(&t, share);
     cnn__max_pool(&cpu, &t, most, NULL, x), cnn__avg_pool(&cpu, &t, mean, x, share);
     bool right = true;
     for (int i = 0; i < 4 * t.planes; i++) right = right && most[i] == x[i / 4] && mean[i] == x[i / 4];
     CHECK_MSG(right, "a window over one element is not that element");
-    drop(x), drop(most), drop(mean);
+    cnn__avg_pool_back(&cpu, &t, dx, mean, share, true);
+    for (int i = 0; i < t.planes; i++) right = right && dx[i] == 4 * x[i];
+    CHECK_MSG(right, "its gradient is not the sum over the four windows");
+    drop(x), drop(most), drop(mean), drop(dx);
 }
 
 int main(int argc, char **argv)
