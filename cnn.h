@@ -253,9 +253,9 @@ typedef struct { const char *at;
                  int groups;                     /* default 1 */
                  int no_bias;
                  cnn_tensor *weight, *bias;      /* default: new parameters; else shared or constant ones */
-                 cnn_init init; float gain;
-                     /* of the weight; default: He if a rectifier such as relu reads the layer,
-                                               else LeCun, gain 1. The bias starts at zero. */
+                 cnn_init init; float gain;      /* of the weight; default: He if a rectifier such as relu
+                                                    reads the layer, else LeCun, gain 1. The bias starts at
+                                                    zero. */
                  const char *name; } cnn_conv2d_args;
 typedef struct { const char *at; cnn_tensor *x; int units; /* must: (N,...) is flattened to (N,K) */
                  int no_bias; cnn_tensor *weight, *bias;
@@ -302,8 +302,8 @@ typedef struct { const char *at; cnn_tensor *x; int channels, kernel; /* must, a
                  int dilation, dilation_h, dilation_w;
                  int output_pad, output_pad_h, output_pad_w; /* default 0; less than the stride */
                  int groups, no_bias;
-                 cnn_tensor *weight, *bias; cnn_init init; float gain; const char *name;
-                     } cnn_conv_transpose2d_args;
+                 cnn_tensor *weight, *bias; cnn_init init; float gain;
+                 const char *name; } cnn_conv_transpose2d_args;
 typedef struct { const char *at; cnn_tensor *x; int size; /* must: channels in a window, 5 in AlexNet */
                  float alpha, beta, k; /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
                  const char *name; } cnn_lrn_args;
@@ -333,8 +333,8 @@ typedef struct { const char *at; cnn_tensor *x; float low, high; /* must; -INFIN
                  const char *name; } cnn_clamp_args;
 typedef struct { const char *at; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args; /* default 1 */
 typedef struct { const char *at; cnn_tensor *x; int per_channel; /* default: one slope for all */
-                 /* start: default 0.25 */
-                 float start; cnn_tensor *weight; const char *name; } cnn_prelu_args;
+                 float start;                                    /* of the slopes; default 0.25 */
+                 cnn_tensor *weight; const char *name; } cnn_prelu_args;
 typedef struct { const char *at; cnn_tensor *log_probabilities, *labels; /* must: (N,C,H,W) and (N,1,H,W) */
                  cnn_tensor *class_weights; int ignore_index; /* as above */
                  const char *name; } cnn_nll_args;
@@ -454,8 +454,8 @@ CNN_API const cnn_optimizer *cnn_adagrad(void);
 
 /* Scale all gradients so that their Euclidean length, taken over all parameters together, is at most max_norm
    (Pascanu, Mikolov, Bengio 2013). Between cnn_backward and cnn_step. Parameters whose cnn_set_lr_scale is 0
-   neither count nor change. Returns the length before; if that is not finite, nothing
-   has changed. NAN after an error. */
+   neither count nor change. Returns the length before; if that is not finite, nothing has changed. NAN after
+   an error. */
 CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
 
 /* From now on the parameters whose names match learn at lr * factor; 0 leaves them as they are. In a pattern,
@@ -704,8 +704,8 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *); /* what the loss judges: its 
 CNN_API void        cnn_summary(cnn_graph *, FILE *);
 CNN_API void        cnn_dot(cnn_graph *, FILE *); /* Graphviz */
 #endif
-typedef struct { double worst; const char *param; int index; double analytic, numeric; int checked;
-    } cnn_check;
+typedef struct { double worst; const char *param; int index; double analytic, numeric;
+                 int checked; } cnn_check;
 /* Compare backward with central differences of the loss on up to `samples` elements of each parameter (0:
    20), with the batch that the inputs now hold. worst: for each parameter the largest difference over its
    largest gradient (but at least 0.001 (1 + |loss|), below which float's rounding rules); the worst parameter
@@ -6914,8 +6914,7 @@ static void cnn__plan_leaves(cnn_graph *g)
     g->n_trained = trained / sizeof(float);
     g->memory.params = cnn__add_size(trained, frozen);
     g->memory.grads = trained;
-    g->memory.optimizer = g->config.inference ? 0 : cnn__mul_size(trained,
-                                                                  (size_t)g->config.optimizer->slots);
+    g->memory.optimizer = cnn__mul_size(trained, (size_t)g->config.optimizer->slots);
     g->memory.buffers = buffers;
     g->memory.inputs = inputs;
 }
@@ -7176,8 +7175,9 @@ CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
     return NULL;
 }
 
-/* ---- Where the newest copy is: host, device, or both. Only the executor moves arrays; rooms never know.
-   ---- */
+/* ---- Where the newest copy is: host, device, or both ----
+
+   Only the executor moves arrays; rooms never know. */
 
 typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;
 
