@@ -338,6 +338,25 @@ static void nan_stays(cnn_isa isa)
         }
 }
 
+/* What the rule picks, by the name that the summary gives it. */
+static void names(cnn_isa isa)
+{
+    const cnn__cpu cpu = { isa, 1 };
+    const int many = 2 * cnn__kernels_of(&cpu)->nr;
+    const cnn__conv direct = shape(1, 3, 9, 9, 8, 3, 1, 1, 1, 1), pointwise = shape(1, 24, 9, 9, 8, 1, 1, 0, 1, 1);
+    const cnn__conv wide = shape(1, 6, 9, 9, 6, 5, 1, 2, 1, 6), rows = shape(1, 6, 9, 9, 6, 3, 1, 1, 1, 6);
+    const cnn__conv three = shape(4, 32, 16, 16, 32, 3, 1, 1, 1, 1), five = shape(4, 32, 16, 16, 32, 5, 1, 2, 1, 1);
+    const cnn__conv side = shape(many, 6, 14, 14, 16, 5, 1, 0, 1, 1);
+    CHECK_STR(cnn__conv_algorithm(&cpu, &direct, FORWARD), "direct");
+    CHECK_STR(cnn__conv_algorithm(&cpu, &pointwise, FORWARD), "1x1 gemm");
+    CHECK_STR(cnn__conv_algorithm(&cpu, &wide, FORWARD), "depthwise");
+    CHECK_STR(cnn__conv_algorithm(&cpu, &rows, FORWARD), "depthwise rows");
+    CHECK_STR(cnn__conv_algorithm(&cpu, &three, FORWARD), "winograd 4x4");
+    CHECK_STR(cnn__conv_algorithm(&cpu, &five, BACKWARD_DATA), "winograd 2x2");
+    CHECK_STR(cnn__conv_algorithm(&cpu, &five, BACKWARD_WEIGHTS), "direct");
+    CHECK_STR(cnn__conv_algorithm(&cpu, &side, FORWARD), "direct, images side by side");
+}
+
 static void conv(cnn_isa isa, int pass)
 {
     const cnn__conv fixed[] = {
@@ -470,6 +489,7 @@ int main(int argc, char **argv)
         if (test_begin("%s gemm", isas[i].name)) gemm(isas[i].isa);
         if (test_begin("%s pooling", isas[i].name)) pooling(isas[i].isa);
         if (test_begin("%s pooling with vast windows", isas[i].name)) vast_windows(isas[i].isa);
+        if (test_begin("%s names of the algorithms", isas[i].name)) names(isas[i].isa);
         if (test_begin("%s NaN stays in its place", isas[i].name)) nan_stays(isas[i].isa);
         for (int pass = FORWARD; pass <= BACKWARD_WEIGHTS; pass++)
             if (test_begin("%s convolution %s", isas[i].name, passes[pass])) conv(isas[i].isa, pass);
