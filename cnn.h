@@ -5792,7 +5792,7 @@ static cnn__slice cnn__slice_of(const cnn_tensor *y)
     if (t.axis == 4) return t;
     if (t.from < 0) t.from += t.extent[t.axis];
     if (t.to <= 0)  t.to += t.extent[t.axis];
-    if (t.step > 0 && t.to > t.from) t.count = (t.to - 1 - t.from) / t.step + 1;
+    if (t.step > 0 && t.from >= 0 && t.to > t.from) t.count = (t.to - 1 - t.from) / t.step + 1;
     return t;
 }
 static bool cnn__slice_shape(cnn_tensor *y)

@@ -143,6 +143,7 @@ static void errors_in_shapes(void)
     { NET; cnn_reshape(x, 7, 5, 5); EXPECT_HERE(g, "reshape: (7,5,5) does not have the 150 elements that a sample of (N,6,5,5) has"); DONE; }
     { NET; cnn_reshape(x, -1, 5, 5); EXPECT_HERE(g, "reshape: (-1,5,5) does not have the 150 elements that a sample of (N,6,5,5) has"); DONE; }
     { NET; cnn_sum(x, 16); EXPECT_HERE(g, "sum: axes is 16: it must be made of CNN_N | CNN_C | CNN_H | CNN_W"); DONE; }
+    { NET; cnn_slice(x, CNN_C, INT_MIN, 3); EXPECT_HERE(g, "slice: from -2147483648 to 3 of input (N,6,5,5) holds nothing, or leaves the extent 6 of its axis"); DONE; }
     { NET; cnn_dropout(x, 0); EXPECT_HERE(g, "dropout: p is 0: say the probability of a zero, between 0 and 1"); DONE; }
     { NET; cnn_dropout(x, 1); EXPECT_HERE(g, "dropout: p is 1: say the probability of a zero, between 0 and 1"); DONE; }
     { NET; cnn_batch_norm(x, .eps = -1); EXPECT_HERE(g, "batch_norm: eps is -1: it must be positive"); DONE; }
