@@ -168,6 +168,89 @@ static void ignored_labels(void)
     cnn_free(g);
 }
 
+/* ---- Random nets of random options, many of them senseless: a message, or a net that runs ----
+   Which come first depends on the compiler, since the order of arguments does. */
+
+static int any_int(void)                            /* rarely sensible */
+{
+    static const int edges[] = { 0, 1, 16, 31, 1000, 65535, 65536, 1 << 20, 1 << 24, (1 << 24) + 1, 1 << 30, INT_MAX - 1,
+                                 INT_MAX, -1, -2, -7, -100000, INT_MIN + 1, INT_MIN };
+    return edges[test_int(0, (int)(sizeof edges / sizeof *edges) - 1)];
+}
+static int   option(void) { return test_chance(94) ? test_int(0, 4) : any_int(); }
+static int   extent(void) { return test_chance(90) ? test_int(1, 12) : any_int(); }
+static int   axis(void)   { return 1 << test_int(0, 4); }
+static float rate(void)
+{
+    static const float edges[] = { 1, -1, 0.5f, 1e-30f, 1e30f, INFINITY, -INFINITY, NAN, 2, 0.1f };
+    return test_chance(60) ? 0 : edges[test_int(0, 9)];
+}
+static bool flag(void) { return test_chance(50); }
+
+static cnn_tensor *random_layer(cnn_tensor *h)
+{
+    cnn_graph *g = h->graph;
+    cnn_shape  s = { extent(), extent(), extent(), extent() };
+    switch (test_int(0, 21)) {
+    case 0:  case 1:
+             return cnn_conv2d(h, option(), option(), .kernel_h = option(), .stride = option(), .stride_w = option(), .pad = option(), .pad_h = option(),
+                               .dilation = option(), .dilation_w = option(), .groups = flag() ? 0 : option(), .gain = rate());
+    case 2:  case 3:
+             return cnn_conv_transpose2d(h, option(), option(), .stride = option(), .stride_w = option(), .pad = option(), .dilation = option(),
+                                         .output_pad = flag() ? 0 : option(), .groups = flag() ? 0 : option());
+    case 4:  return cnn_max_pool(h, option(), .kernel_w = option(), .stride = option(), .pad = option(), .dilation = option(), .ceil_mode = flag());
+    case 5:  return cnn_avg_pool(h, option(), .kernel_w = option(), .stride = option(), .pad = option(), .ceil_mode = flag(), .no_count_pad = flag());
+    case 6:  return cnn_dense(h, extent(), .no_bias = flag(), .gain = rate());
+    case 7:  return cnn_upsample(h, option(), .scale_h = option(), .height = flag() ? 0 : extent(), .width = flag() ? 0 : extent(), .bilinear = flag(),
+                                 .align_corners = flag());
+    case 8:  return cnn_pad(h, .left = option(), .right = option(), .top = option(), .bottom = option(), .front = option(), .back = option(), .value = rate());
+    case 9:  return cnn_slice(h, (unsigned)axis(), any_int(), any_int(), .step = option());
+    case 10: return cnn_reshape(h, s.c, s.h, s.w);
+    case 11: return cnn_group_norm(h, option(), .eps = rate());
+    case 12: return cnn_layer_norm(h, .eps = rate());
+    case 13: return cnn_lrn(h, option(), .alpha = rate(), .beta = rate(), .k = rate());
+    case 14: return cnn_batch_norm(h, .eps = rate(), .momentum = rate());
+    case 15: return cnn_sum(h, .axes = (unsigned)test_int(0, 17));
+    case 16: return cnn_dropout(h, rate());
+    case 17: return cnn_concat(h, h, cnn_relu(h));
+    case 18: return cnn_add(h, cnn_param(g, NULL, s));
+    case 19: return cnn_matmul(cnn_flatten(h), cnn_param(g, NULL, ((cnn_shape){ h->shape.c * h->shape.h * h->shape.w, s.c, 1, 1 })));
+    case 20: return cnn_clamp(h, rate(), rate());
+    default: return cnn_prelu(h, .per_channel = 1, .start = rate());
+    }
+}
+
+static void random_options(void)
+{
+    enum { NETS = 10000, SMALL = 4 << 20, FEW = 2000000 };       /* bytes, multiply-adds */
+    int refused = 0, ran = 0;
+    for (int i = 0; i < NETS; i++) {
+        cnn_graph  *g = cnn_new(.max_batch = test_chance(90) ? test_int(1, 4) : any_int(), .inference = flag(), .threads = test_int(0, 2),
+                                .isa = flag() ? CNN_ISA_C : CNN_ISA_AUTO);
+        cnn_tensor *x = cnn_input(g, extent(), extent(), extent()), *y = x;
+        for (int k = 0; k < 2 && !cnn_error(g); k++) y = random_layer(y);
+        if (flag() || !cnn_error(g)) y = cnn_mean(y);           /* of what was refused, too */
+        const cnn_memory m = cnn_plan(g, y);
+        CHECK((m.total > 0) == !cnn_error(g));
+        if (cnn_error(g)) {
+            refused++;
+            CHECK_MSG(strncmp(cnn_error(g), __FILE__, strlen(__FILE__)) == 0 && !strstr(cnn_error(g), "nil"), "%s", cnn_error(g));
+        } else if (m.total < SMALL && cnn_multiply_adds(g) < FEW) {
+            CHECK(cnn_compile(g, y));
+            const size_t n = cnn_count(x);
+            float *pixels = test_floats(n);
+            test_fill(pixels, n, -1, 1);
+            CHECK(cnn_set(x, pixels, n));
+            if (!g->config.inference) cnn_forward(y, CNN_TRAIN), cnn_backward(y), cnn_step(g, .lr = 0.01f);
+            cnn_forward(y, CNN_EVAL);
+            CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+            free(pixels), ran++;
+        }
+        cnn_free(g);
+    }
+    CHECK(refused > NETS / 4 && ran > NETS / 10);
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -176,5 +259,6 @@ int main(int argc, char **argv)
     RUN(messages);
     RUN(extremes);
     RUN(ignored_labels);
+    RUN(random_options);
     return test_end();
 }
