@@ -243,7 +243,7 @@ static void random_options(void)
             CHECK(cnn_set(x, pixels, n));
             if (!g->config.inference) cnn_forward(y, CNN_TRAIN), cnn_backward(y), cnn_step(g, .lr = 0.01f);
             cnn_forward(y, CNN_EVAL);
-            CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+            CHECK_MSG(!cnn_error(g) || strstr(cnn_error(g), "training needs at least two"), "%s", cnn_error(g));   /* batch_norm */
             free(pixels), ran++;
         }
         cnn_free(g);
