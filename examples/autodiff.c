@@ -100,6 +100,7 @@ int main(void)
         right += (o[n] > 0.5f) == (Y[n] > 0.5f);
     }
     status = worst < 1e-6 && check.worst < 1e-2 && right == N ? 0 : 1;
+    if (fflush(stdout) || ferror(stdout)) status = 1, fprintf(stderr, "stdout: cannot be written\n");
 done:
     if (cnn_error(g)) fprintf(stderr, "%s\n", cnn_error(g));
     cnn_free(g);

@@ -24,7 +24,8 @@ static void head(const char *title)
 static void row(const char *name, double library, double hand, const char *lecture)
 {
     printf("  %-34s %12.6f %12.6f   %s\n", name, library, hand, lecture);
-    if (!(fabs(library - hand) <= worst)) worst = fabs(library - hand);         /* NAN counts too */
+    const double difference = fabs(library - hand);
+    if (difference > worst || isnan(difference)) worst = difference;            /* once NAN, always NAN */
 }
 
 /* One row per element, numbered from first; lecture may be NULL. name: "h" becomes h1, h2, ... */
@@ -289,5 +290,6 @@ int main(void)
 {
     if (!perceptron() || !convolution_net() || !exercise()) return 1;
     printf("\nThe largest difference between cnn.h and the hand: %.1e\n", worst);
+    if (fflush(stdout) || ferror(stdout)) return fprintf(stderr, "stdout: cannot be written\n"), 1;
     return worst < 1e-6 ? 0 : 1;
 }

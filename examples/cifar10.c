@@ -229,21 +229,22 @@ static int train(const recipe *r, cnn_dataset *data, const cnn_dataset *test, ui
     const time_t begin = time(NULL);
     cnn_fit(loss, logits, data, .epochs = epochs, .lr = r->lr, .schedule = triangle, .momentum = r->momentum,
             .nesterov = 1, .weight_decay = r->decay, .augment = r->augment, .average = r->average,
-            .progress = cnn_print_progress,
-            .history = &history);
+            .progress = cnn_print_progress, .history = &history);
     const double seconds = difftime(time(NULL), begin);
     if (r->average > 0) cnn_swap_average(g);
     const double six = judge(x, t, logits, test, 6), two = judge(x, t, logits, test, 2);
     const double one = cnn_evaluate(loss, logits, test).accuracy;
-    const int    failed = cnn_error(g) != NULL;
+    int          failed = cnn_error(g) != NULL;
     if (failed) fprintf(stderr, "%s\n", cnn_error(g));
     else {
         printf("%s, seed %llu: test accuracy %.2f %% (picture and mirror image %.2f %%, picture alone "
                "%.2f %%), trained in %.0f s\n", r->name, (unsigned long long)seed, 100 * six, 100 * two,
                100 * one, seconds);
-        if (cnn_save(g, "cifar10.safetensors") && cnn_history_svg(&history, "cifar10.svg"))
-            printf("wrote cifar10.safetensors and cifar10.svg, the curves of the training\n");
+        if (!cnn_save(g, "cifar10.safetensors")) failed = 1, fprintf(stderr, "%s\n", cnn_error(g));
+        else if (!cnn_history_svg(&history, "cifar10.svg")) failed = 1, perror("cifar10.svg");
+        else printf("wrote cifar10.safetensors and cifar10.svg, the curves of the training\n");
     }
+    if (fflush(stdout) || ferror(stdout)) failed = 1, fprintf(stderr, "stdout: cannot be written\n");
     cnn_history_free(&history);
     cnn_free(g);
     return failed;
@@ -254,7 +255,9 @@ int main(int argc, char **argv)
     const recipe *r = NULL;
     for (size_t i = 0; argc > 2 && i < sizeof recipes / sizeof *recipes; i++)
         if (strcmp(argv[1], recipes[i].name) == 0) r = &recipes[i];
-    if (!r || argc > 5)
+    bool numbers = true;
+    for (int i = 3; i < argc; i++) numbers = numbers && !argv[i][strspn(argv[i], "0123456789")];
+    if (!r || argc > 5 || !numbers || (argc == 5 && atoi(argv[4]) < 1))
         return fprintf(stderr, "usage: %s fast|best|resnet20 DIRECTORY [SEED [EPOCHS]]\n", argv[0]), 2;
 
     char        path[6][1024];

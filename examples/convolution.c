@@ -168,5 +168,6 @@ int main(int argc, char **argv)
     show_size( 32, 3, 10,  5, 1, 2);
     show_size(227, 3, 96, 11, 4, 0);                   /* AlexNet's first layer (Krizhevsky et al. 2012) */
     show_size(  5, 1,  1,  7, 1, 0);                       /* larger than the input */
+    if (fflush(stdout) || ferror(stdout)) return fprintf(stderr, "stdout: cannot be written\n"), 1;
     return 0;
 }

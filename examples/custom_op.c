@@ -180,5 +180,6 @@ int main(void)
     printf("\nA mistake in a shape:\n  %s\n", cnn_error(g) ? cnn_error(g) : "not found");
     if (!cnn_error(g)) status = 1;
     cnn_free(g);
+    if (fflush(stdout) || ferror(stdout)) status = 1, fprintf(stderr, "stdout: cannot be written\n");
     return status;
 }

@@ -74,13 +74,14 @@ int main(int argc, char **argv)
                 .progress = cnn_print_progress, .history = &history);
         score = cnn_evaluate(loss, logits, &test);
         cnn_save(g, result(model, "lenet.safetensors"));
+        result(svg, "lenet.svg"), result(csv, "lenet.csv");
     }
     bool ok = !cnn_error(g);
     if (!ok) fprintf(stderr, "%s\n", cnn_error(g));
-    else if (!cnn_history_svg(&history, result(svg, "lenet.svg")) ||
-             !cnn_history_csv(&history, result(csv, "lenet.csv")))
+    else if (!cnn_history_svg(&history, svg) || !cnn_history_csv(&history, csv))
         ok = false, fprintf(stderr, "cannot write %s or %s\n", svg, csv);
     else printf("wrote %s, %s, %s\ntest accuracy %.2f %%\n", model, svg, csv, 100 * score.accuracy);
+    if (fflush(stdout) || ferror(stdout)) ok = false, fprintf(stderr, "stdout: cannot be written\n");
 
     cnn_history_free(&history), cnn_dataset_free(&train), cnn_dataset_free(&test), cnn_free(g);
     return ok ? 0 : 1;

@@ -102,7 +102,9 @@ int main(int argc, char **argv)
     const struct recipe *r = NULL;
     for (size_t i = 0; argc > 2 && i < sizeof recipes / sizeof *recipes; i++)
         if (strcmp(argv[1], recipes[i].name) == 0) r = &recipes[i];
-    if (!r || argc > 3 + MOST)
+    bool numbers = true;                                           /* a seed that is none is a slip */
+    for (int i = 3; i < argc; i++) numbers = numbers && !argv[i][strspn(argv[i], "0123456789")];
+    if (!r || argc > 3 + MOST || !numbers)
         return fprintf(stderr, "usage: %s mlp|lenet|keras|fashion DIRECTORY [SEED ...]\n", argv[0]), 2;
 
     cnn_dataset train = load(argv[2], "train"), test = load(argv[2], "t10k");
@@ -121,6 +123,7 @@ int main(int argc, char **argv)
         qsort(accuracy, (size_t)n, sizeof *accuracy, ascending);
         printf("%s: median of %d seeds %.2f %%\n", r->name, n, (accuracy[(n - 1) / 2] + accuracy[n / 2]) / 2);
     }
+    if (fflush(stdout) || ferror(stdout)) ok = false, fprintf(stderr, "stdout: cannot be written\n");
     cnn_dataset_free(&train), cnn_dataset_free(&test);
     return ok ? 0 : 1;
 }

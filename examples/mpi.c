@@ -54,7 +54,8 @@ int main(int argc, char **argv)
     MPI_Comm_rank(MPI_COMM_WORLD, &rank), MPI_Comm_size(MPI_COMM_WORLD, &ranks);
     const int epochs = argc > 1 ? atoi(argv[1]) : 5, batch = argc > 2 ? atoi(argv[2]) : 32;
     const int part = batch / ranks;
-    if (epochs < 1 || part < 1 || batch % ranks) stop("the batch must be a multiple of the number of ranks");
+    if (epochs < 1) stop("usage: mpi [EPOCHS [BATCH]], both at least 1");
+    if (part < 1 || batch % ranks) stop("the batch must be a multiple of the number of ranks");
 
     cnn_dataset train = load_sample("train"), test = load_sample("test");
     cnn_standardize(&test, &train), cnn_standardize(&train, &train);

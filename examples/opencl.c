@@ -67,6 +67,7 @@ static cnn_backend *open_device(const char *wish)
 
 int main(int argc, char **argv)
 {
+    if (argc > 2) return fprintf(stderr, "usage: %s [list or DEVICE]\n", argv[0]), 2;
     if (argc > 1 && strcmp(argv[1], "list") == 0) return list_devices();
     cnn_dataset train = load_sample("train"), test = load_sample("test");
     if (!train.count) return fprintf(stderr, "%s\n", train.error), 1;
@@ -117,6 +118,7 @@ int main(int argc, char **argv)
     }
     bool ok = !cnn_error(g);
     if (!ok) fprintf(stderr, "%s\n", cnn_error(g));
+    if (fflush(stdout) || ferror(stdout)) ok = false, fprintf(stderr, "stdout: cannot be written\n");
     cnn_dataset_free(&train), cnn_dataset_free(&test), cnn_free(g);
     return ok ? 0 : 1;
 }

@@ -166,7 +166,8 @@ int main(int argc, char **argv)
     draw(pixel, h, w);
     bars(p, classes);
     if (truth >= 0) printf("It is a %d: %s.\n", truth, best == truth ? "right" : "wrong");
-    status = 0;
+    if (fflush(stdout) || ferror(stdout)) fprintf(stderr, "stdout: cannot be written\n");
+    else status = 0;
 done:
     free(pixel), free(p), free(im.pixel), cnn_dataset_free(&test), cnn_free(g);
     return status;

@@ -153,7 +153,8 @@ int main(int argc, char **argv)
 {
     int      batches = argc > 1 ? atoi(argv[1]) : 1000, status = 1;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-    if (argc > 3 || batches < 1) return fprintf(stderr, "usage: %s [BATCHES [SEED]]\n", argv[0]), 2;
+    bool     good = batches > 0 && (argc < 3 || !argv[2][strspn(argv[2], "0123456789")]);
+    if (argc > 3 || !good) return fprintf(stderr, "usage: %s [BATCHES [SEED]]\n", argv[0]), 2;
 
     work       *w = malloc(sizeof *w);
     cnn_graph  *g = cnn_new(.max_batch = BATCH, .seed = seed, .optimizer = cnn_adam());
@@ -179,6 +180,7 @@ int main(int argc, char **argv)
     }
     if (!cnn_error(g) && judge(x, logits, w, seed)) status = 0;
     if (cnn_error(g)) fprintf(stderr, "%s\n", cnn_error(g));
+    if (fflush(stdout) || ferror(stdout)) status = 1, fprintf(stderr, "stdout: cannot be written\n");
 done:
     free(w), cnn_free(g);
     return status;

@@ -27,7 +27,7 @@ static const char *path_in(char name[64], const char *format, ...)
 }
 #define PATH(...) path_in((char[64]){ 0 }, __VA_ARGS__)
 
-/* ---- 1986-1998: perceptrons and LeNet ---- */
+/* ---- 1986-1998: perceptrons and LeNet; and two nets of later tutorials for the same digits ---- */
 
 static T *mlp(T *x)                          /* 784-16-16-10, the network of many a first lecture */
 {
@@ -388,12 +388,16 @@ static int one(const struct net *n, int train)
 
 int main(int argc, char **argv)
 {
-    if (argc < 2) return table();
-    int train = argc > 2 && strcmp(argv[2], "--train") == 0;
-    for (int i = 0; i < N_NETS; i++)
-        if (strcmp(argv[1], nets[i].name) == 0) return one(&nets[i], train);
-    fprintf(stderr, "%s: no such net; they are:", argv[1]);
-    for (int i = 0; i < N_NETS; i++) fprintf(stderr, " %s", nets[i].name);
-    fprintf(stderr, "\n");
-    return 1;
+    const int train = argc == 3 && strcmp(argv[2], "--train") == 0;
+    int i = 0, status;
+    if (argc > 3 || (argc == 3 && !train)) return fprintf(stderr, "usage: %s [NET [--train]]\n", argv[0]), 2;
+    while (argc > 1 && i < N_NETS && strcmp(argv[1], nets[i].name) != 0) i++;
+    if (i == N_NETS) {
+        fprintf(stderr, "%s: no such net; they are:", argv[1]);
+        for (i = 0; i < N_NETS; i++) fprintf(stderr, " %s", nets[i].name);
+        return fprintf(stderr, "\n"), 2;
+    }
+    status = argc < 2 ? table() : one(&nets[i], train);
+    if (fflush(stdout) || ferror(stdout)) status = 1, fprintf(stderr, "stdout: cannot be written\n");
+    return status;
 }
