@@ -6,11 +6,12 @@
 #   make test-opencl  the tests of cnn_opencl.h alone (make test runs them too, where OpenCL is installed)
 #   make examples     all examples, into build/
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
-#   make bench-peers  the same beside OpenBLAS, oneDNN and PyTorch, those that are installed: a table of ratios (python3)
+#   make bench-peers  the same beside OpenBLAS, oneDNN and PyTorch, where installed: a table of ratios (python3)
 #   make bench-opencl the same on an OpenCL device
 #   make clean
 #
-# A C compiler and make are enough; what else is missing (OpenMP, C++, clang, sanitizers, OpenCL, MPI) is skipped and said.
+# A C compiler and make are enough. What else is missing (OpenMP, C++, clang, sanitizers, OpenCL, MPI) is skipped,
+# and said.
 # WERROR=1 makes warnings errors. INC is where cnn.h lies.
 
 CC      ?= cc
