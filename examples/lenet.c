@@ -65,7 +65,7 @@ int main(int argc, char **argv)
 
     cnn_history history = { 0 };
     cnn_score   score   = { 0 };
-    char        model[64], svg[64], csv[64];
+    char        model[64] = "", svg[64] = "", csv[64] = "";
 
     if (cnn_compile(g, loss)) {
         cnn_summary(g, stdout), fflush(stdout);
