@@ -4453,7 +4453,8 @@ static int cnn__count_windows(const cnn__slide *a)
     return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
 }
 
-/* The largest kernel, stride, pad or dilation, and the widest input: so the sums above fit an int. */
+/* The largest kernel, stride, pad, dilation, window or result of upsample, and the widest input: so the sums
+   above fit an int. */
 enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
 
 /* Is that well defined? */
@@ -5548,7 +5549,7 @@ static cnn__lrn cnn__lrn_of(const cnn_tensor *y)
 static bool cnn__lrn_shape(cnn_tensor *y)
 {
     const cnn__lrn t = cnn__lrn_of(y);
-    if (t.size < 1 || t.size > 1 << 24)
+    if (t.size < 1 || t.size > CNN__LARGEST_OPTION)
         return cnn_fail(y, "size is %d: say how many channels a window has, at least 1", t.size);
     if (!(t.alpha > 0 && t.beta > 0 && t.k > 0))
         return cnn_fail(y, "alpha %g, beta %g, k %g: they must be positive", (double)t.alpha, (double)t.beta,
@@ -5664,11 +5665,12 @@ static bool cnn__upsample_shape(cnn_tensor *y)
     const int                w = a->width ? 1 : cnn__or(a->scale_w, a->scale);
     if (a->align_corners && !a->bilinear)
         return cnn_fail(y, "align_corners is for bilinear; nearest has no corners to align");
-    if (h < 1 || w < 1 || x.h > (1 << 24) / h || x.w > (1 << 24) / w)
+    if (h < 1 || w < 1 || x.h > CNN__LARGEST_OPTION / h || x.w > CNN__LARGEST_OPTION / w)
         return cnn_fail(y, "scale %d,%d of input %s: it must be positive, and no extent larger than 2^24", h,
                         w, cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c, cnn__or(a->height, x.h * h), cnn__or(a->width, x.w * w) };
-    if (y->shape.h < 1 || y->shape.w < 1 || y->shape.h > 1 << 24 || y->shape.w > 1 << 24)
+    if (y->shape.h < 1 || y->shape.w < 1 || y->shape.h > CNN__LARGEST_OPTION
+        || y->shape.w > CNN__LARGEST_OPTION)
         return cnn_fail(y, "height %d, width %d: each must be 1 to 2^24", y->shape.h, y->shape.w);
     return true;
 }
@@ -5735,7 +5737,7 @@ static bool cnn__pad_shape(cnn_tensor *y)
     const struct { const char *name; int value;
     } side[] = { { "left", a->left }, { "right", a->right }, { "top", a->top }, { "bottom", a->bottom },
                  { "front", a->front }, { "back", a->back } };
-    const int limit = 1 << 24;
+    const int limit = CNN__LARGEST_OPTION;
     for (int i = 0; i < 6; i++)
         if (side[i].value < 0 || side[i].value > limit)
             return cnn_fail(y, "%s is %d: it must be 0 to %d", side[i].name, side[i].value, limit);
@@ -9240,7 +9242,7 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
 
 /* ---- Batches ---- */
 
-/* what: "feed". */
+/* Do the samples from first on fit x and labels? at, what: the call that asks, for its message. */
 static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *x, const cnn_tensor *labels,
                             const cnn_dataset *d, int first)
 {
