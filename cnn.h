@@ -992,7 +992,13 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #define CNN_IMPLEMENTATION_ONCE
 
 /* ===========================================================================================================
-   >>config ---- 1. Configuration
+
+   Part I. The net: from the idea down to the plain loops.
+
+   ======================================================================================================== */
+
+/* ===========================================================================================================
+   >>base ---- 1. Configuration, sizes, shapes, bits, random numbers
    ======================================================================================================== */
 
 #include <float.h>
@@ -1065,9 +1071,7 @@ enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest v
 
 typedef struct { cnn_isa isa; int threads; } cnn__cpu;      /* what every kernel that can be fast is told */
 
-/* ===========================================================================================================
-   >>memory ---- 2. Memory: sizes that cannot overflow, small pieces that live as long as their graph
-   ======================================================================================================== */
+/* ---- Sizes that cannot overflow ---- */
 
 /* Sizes saturate at SIZE_MAX, which no allocation grants: so one check at the end covers a whole
    computation. */
@@ -1077,6 +1081,96 @@ static size_t cnn__round_up(size_t n, size_t to)
 {
     return n > SIZE_MAX - (to - 1) ? SIZE_MAX : (n + to - 1) / to * to;
 }
+
+static ptrdiff_t cnn__min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t cnn__ceil(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+/* ---- Shapes ---- */
+
+/* Elements. cnn_apply has checked that they fit an int at max_batch, so rooms may use int. */
+static int cnn__len(cnn_shape s)    { return s.n * s.c * s.h * s.w; }
+static int cnn__sample(cnn_shape s) { return s.c * s.h * s.w; }      /* elements of one sample */
+static int cnn__plane(cnn_shape s)  { return s.h * s.w; }            /* of one channel of one sample */
+
+static size_t cnn__checked_len(cnn_shape s)    /* SIZE_MAX: an extent < 1, or over INT_MAX elements */
+{
+    if (s.n < 1 || s.c < 1 || s.h < 1 || s.w < 1) return SIZE_MAX;
+    size_t n = cnn__mul_size(cnn__mul_size((size_t)s.n, (size_t)s.c),
+                             cnn__mul_size((size_t)s.h, (size_t)s.w));
+    return n > INT_MAX ? SIZE_MAX : n;
+}
+
+/* ---- Bits and bytes ---- */
+
+static inline float cnn__float_of_bits(uint32_t bits)
+{
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+static inline uint32_t cnn__bits_of_float(float v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+
+/* Little-endian, as all files are that are written here. */
+static uint32_t cnn__le32(const unsigned char *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+static uint64_t cnn__le64(const unsigned char *p) { return cnn__le32(p) | (uint64_t)cnn__le32(p + 4) << 32; }
+static void cnn__put_le(unsigned char *to, uint64_t v, int bytes)
+{
+    for (int i = 0; i < bytes; i++) to[i] = (unsigned char)(v >> 8 * i & 255);
+}
+
+/* ---- Random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), a counter-based generator ----
+
+   Number i of a stream is a function of (key, i) alone. So any thread or device can draw any number in any
+   order and get the same bits, and nothing has to be stored between forward and backward. */
+
+/* Counters i .. i+lanes: each round waits for the one before it, so several counters side by side, which a
+   known number of lanes makes vectors of, take hardly longer than one. */
+enum { CNN__COUNTERS = 16 };
+static CNN__INLINE void cnn__philox_some(const int lanes, uint32_t *out, uint64_t key, uint64_t stream,
+                                         uint64_t i)
+{
+    uint32_t c0[CNN__COUNTERS], c1[CNN__COUNTERS], c2[CNN__COUNTERS], c3[CNN__COUNTERS];
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int l = 0; l < lanes; l++) {
+        const uint64_t c = i + (uint64_t)l;
+        c0[l] = (uint32_t)c, c1[l] = (uint32_t)(c >> 32);
+        c2[l] = (uint32_t)stream, c3[l] = (uint32_t)(stream >> 32);
+    }
+    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+        for (int l = 0; l < lanes; l++) {
+            const uint64_t p0 = (uint64_t)0xD2511F53u * c0[l], p1 = (uint64_t)0xCD9E8D57u * c2[l];
+            c0[l] = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0, c2[l] = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
+            c1[l] = (uint32_t)p1, c3[l] = (uint32_t)p0;
+        }
+    for (int l = 0; l < lanes; l++, out += 4) out[0] = c0[l], out[1] = c1[l], out[2] = c2[l], out[3] = c3[l];
+}
+static void cnn__philox(uint32_t out[4], uint64_t key, uint64_t stream, uint64_t i)
+{
+    cnn__philox_some(1, out, key, stream, i);
+}
+
+/* Random bits number i of a stream: four numbers come from one counter. */
+static uint32_t cnn__random_bits(uint64_t key, uint64_t stream, uint64_t i)
+{
+    uint32_t r[4];
+    cnn__philox(r, key, stream, i / 4);
+    return r[i % 4];
+}
+
+/* Uniform in [0,1): 24 bits, exact in float. */
+static float cnn__uniform(uint32_t bits) { return (float)(bits >> 8) * (1.0f / 16777216.0f); }
+
+/* ===========================================================================================================
+   >>graph ---- 2. The graph: record, order, run forward, run backward
+   ======================================================================================================== */
 
 /* The head of each piece; what follows it is aligned for all that is kept there. */
 typedef union cnn__block { union cnn__block *next; double d; void *p; long long l; } cnn__block;
@@ -1176,9 +1270,7 @@ typedef struct cnn__carried {
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
 
-/* ===========================================================================================================
-   >>errors ---- 3. Errors: the first message stays, everything after it does nothing
-   ======================================================================================================== */
+/* ---- Errors: the first message stays, everything after it does nothing ---- */
 
 /* The nil tensor: what builders return after an error, and what every builder skips. */
 static const cnn_tensor cnn__nil = { .name = "nil", .kind = CNN_CONST };
@@ -1261,23 +1353,6 @@ static const char *cnn__copy_string(cnn_graph *g, const char *s)
     return p ? memcpy(p, s, n) : NULL;
 }
 
-/* ===========================================================================================================
-   >>shapes ---- 4. Shapes
-   ======================================================================================================== */
-
-/* Elements. cnn_apply has checked that they fit an int at max_batch, so rooms may use int. */
-static int cnn__len(cnn_shape s)    { return s.n * s.c * s.h * s.w; }
-static int cnn__sample(cnn_shape s) { return s.c * s.h * s.w; }      /* elements of one sample */
-static int cnn__plane(cnn_shape s)  { return s.h * s.w; }            /* of one channel of one sample */
-
-static size_t cnn__checked_len(cnn_shape s)    /* SIZE_MAX: an extent < 1, or over INT_MAX elements */
-{
-    if (s.n < 1 || s.c < 1 || s.h < 1 || s.w < 1) return SIZE_MAX;
-    size_t n = cnn__mul_size(cnn__mul_size((size_t)s.n, (size_t)s.c),
-                             cnn__mul_size((size_t)s.h, (size_t)s.w));
-    return n > INT_MAX ? SIZE_MAX : n;
-}
-
 /* For messages: "(N,6,28,28)", or "(4,6,1,1)" for a tensor without a batch. */
 typedef cnn_text cnn__text;
 static int cnn__format(char *out, size_t room, const char *format, ...)
@@ -1301,2540 +1376,8 @@ CNN_API cnn_text cnn_shape_text(const cnn_tensor *t)
     return cnn__shape_text(cnn__is_nil(t) ? &cnn__nil : t);
 }
 
-/* ---- Bits and bytes ---- */
-
-static inline float cnn__float_of_bits(uint32_t bits)
-{
-    float v;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-static inline uint32_t cnn__bits_of_float(float v)
-{
-    uint32_t bits;
-    memcpy(&bits, &v, sizeof bits);
-    return bits;
-}
-
-/* Little-endian, as all files are that are written here. */
-static uint32_t cnn__le32(const unsigned char *p)
-{
-    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-static uint64_t cnn__le64(const unsigned char *p) { return cnn__le32(p) | (uint64_t)cnn__le32(p + 4) << 32; }
-static void cnn__put_le(unsigned char *to, uint64_t v, int bytes)
-{
-    for (int i = 0; i < bytes; i++) to[i] = (unsigned char)(v >> 8 * i & 255);
-}
-
-/* ===========================================================================================================
-   >>random ---- 5. Random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011), a counter-based generator
-
-   Number i of a stream is a function of (key, i) alone. So any thread or device can draw any number in any
-   order and get the same bits, and nothing has to be stored between forward and backward.
-   ======================================================================================================== */
-
-/* Counters i .. i+lanes: each round waits for the one before it, so several counters side by side, which a
-   known number of lanes makes vectors of, take hardly longer than one. */
-enum { CNN__COUNTERS = 16 };
-static CNN__INLINE void cnn__philox_some(const int lanes, uint32_t *out, uint64_t key, uint64_t stream,
-                                         uint64_t i)
-{
-    uint32_t c0[CNN__COUNTERS], c1[CNN__COUNTERS], c2[CNN__COUNTERS], c3[CNN__COUNTERS];
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
-    for (int l = 0; l < lanes; l++) {
-        const uint64_t c = i + (uint64_t)l;
-        c0[l] = (uint32_t)c, c1[l] = (uint32_t)(c >> 32);
-        c2[l] = (uint32_t)stream, c3[l] = (uint32_t)(stream >> 32);
-    }
-    for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
-        for (int l = 0; l < lanes; l++) {
-            const uint64_t p0 = (uint64_t)0xD2511F53u * c0[l], p1 = (uint64_t)0xCD9E8D57u * c2[l];
-            c0[l] = (uint32_t)(p1 >> 32) ^ c1[l] ^ k0, c2[l] = (uint32_t)(p0 >> 32) ^ c3[l] ^ k1;
-            c1[l] = (uint32_t)p1, c3[l] = (uint32_t)p0;
-        }
-    for (int l = 0; l < lanes; l++, out += 4) out[0] = c0[l], out[1] = c1[l], out[2] = c2[l], out[3] = c3[l];
-}
-static void cnn__philox(uint32_t out[4], uint64_t key, uint64_t stream, uint64_t i)
-{
-    cnn__philox_some(1, out, key, stream, i);
-}
-
-/* Random bits number i of a stream: four numbers come from one counter. */
-static uint32_t cnn__random_bits(uint64_t key, uint64_t stream, uint64_t i)
-{
-    uint32_t r[4];
-    cnn__philox(r, key, stream, i / 4);
-    return r[i % 4];
-}
-
-/* Uniform in [0,1): 24 bits, exact in float. */
-static float cnn__uniform(uint32_t bits) { return (float)(bits >> 8) * (1.0f / 16777216.0f); }
-
-/* The stream of a node in this training step. */
-static uint64_t cnn__stream(const cnn_tensor *y)
-{
-    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
-}
-
-CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
-{
-    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
-}
-
-/* ========================================================================================================
-   >>simd ---- 6. Instruction sets: found at run time, one micro-kernel for each
-   ======================================================================================================== */
-
-#if CNN__X86
-#define CNN__AVX2   __attribute__((target("avx2,fma")))
-#define CNN__AVX512 __attribute__((target("avx512f,avx2,fma")))
-#endif
-#if defined(__GNUC__) && !defined(__clang__)
-#define CNN__UNROLL _Pragma("GCC unroll 16")        /* gcc -O2 would keep the accumulators below in memory */
-#else
-#define CNN__UNROLL
-#endif
-
-static bool cnn__has_isa(cnn_isa isa)
-{
-#if CNN__X86
-    if (isa == CNN_ISA_AVX2)   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (isa == CNN_ISA_AVX512) return __builtin_cpu_supports("avx512f");
-#endif
-    return isa == CNN_ISA_C || (isa == CNN_ISA_NEON && CNN__ARM);
-}
-
-static cnn_isa cnn__best_isa(void)
-{
-    static const cnn_isa by_speed[] = { CNN_ISA_AVX512, CNN_ISA_AVX2, CNN_ISA_NEON };
-    for (size_t i = 0; i < sizeof by_speed / sizeof *by_speed; i++)
-        if (cnn__has_isa(by_speed[i])) return by_speed[i];
-    return CNN_ISA_C;
-}
-
-/* These kernels are written for each instruction set; one text serves all, given a vector V of W floats.
-
-   micro: a tile of mr rows and NR = NV*W columns (NR/2 where nr is no more), in registers while p runs.
-              c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
-          a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of
-          an image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8
-          accumulators. The tile of c is fetched into the cache while p runs.
-   pack:  rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. Floor: a
-          load and a store of W floats for W floats.
-   panel: rows of NR floats one behind the other, as micro wants b: to[p*NR + j] = x[at[p] + j], j < NR, and
-          the next NR floats of each row fetched into the cache.
-   halve: every second float. to[i] = x[2*i], i < n.
-   twice: its transpose. to[2*i] += v[i], i < n.
-   dot:   rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors, all accumulators in registers:
-          over images n, image rows y and pixels q
-              c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
-          at has four entries whatever cols is. Floor: 12 multiply-adds for 7 loads.
-   fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a
-          multiply-add.
-   winograd: transforms of W tiles side by side, see >>conv. GATHER4 loads four floats of each of W rows and
-          transposes them to four vectors; SCATTER4 is its inverse, and adds to what is there if told. */
-typedef void cnn__micro(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at,
-                        float *c, ptrdiff_t ldc, const float *bias, bool add);
-typedef void cnn__pack_rows(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
-typedef void cnn__fill_panel(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
-typedef void cnn__halve(float *to, const float *x, ptrdiff_t n);
-typedef void cnn__twice(float *to, const float *v, ptrdiff_t n);
-typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
-typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
-                      const ptrdiff_t *at, float *c, ptrdiff_t ldc);
-typedef void cnn__winograd_w(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
-typedef void cnn__winograd_dw(const float *u, ptrdiff_t step, float *g);
-typedef void cnn__winograd_dy(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
-typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-typedef void cnn__winograd_y(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
-                             const ptrdiff_t *row, bool add);
-enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
-typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
-                      float bias, float *y);
-
-#define CNN__DOT_STEP(FMA, v0, v1, v2, v3)                                                                   \
-    CNN__DOT_COLUMN(FMA, 0, v0) CNN__DOT_COLUMN(FMA, 1, v1) CNN__DOT_COLUMN(FMA, 2, v2)                      \
-    if (wide > 3) { CNN__DOT_COLUMN(FMA, 3, v3) }
-#define CNN__DOT_COLUMN(FMA, j, v)                                                                           \
-    u[4] = v;                                                                                                \
-    CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[4], t[i][j]);
-#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4,        \
-                     SCATTER4, EVEN, ZIP)                                                                    \
-    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a,  \
-                                                   const float *b, const ptrdiff_t *at, float *c,            \
-                                                   ptrdiff_t ldc, const float *bias, bool add)               \
-    {                                                                                                        \
-        V t[MR][NV], v[NV];                                                                                  \
-        CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
-            CNN__PREFETCH(c + i * ldc);                                                                      \
-            CNN__PREFETCH(c + i * ldc + nv * W - 1);                                                         \
-            v[0] = SET1(bias ? bias[i] : 0.0f);                                                              \
-            CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
-        }                                                                                                    \
-        for (; k > 0; k--, a += mr) {                                                                        \
-            const float *row = b + *at++;                                                                    \
-            CNN__UNROLL for (int j = 0; j < nv; j++) v[j] = LOAD(row + j * W);                               \
-            CNN__UNROLL for (int i = 0; i < mr; i++) {                                                       \
-                const V s = SET1(a[i]);                                                                      \
-                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = FMA(s, v[j], t[i][j]);                    \
-            }                                                                                                \
-        }                                                                                                    \
-        if (add) {                                                                                           \
-            CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
-                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = ADD(LOAD(c + i * ldc + j * W), t[i][j]);  \
-        }                                                                                                    \
-        CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
-            CNN__UNROLL for (int j = 0; j < nv; j++) STORE(c + i * ldc + j * W, t[i][j]);                    \
-    }                                                                                                        \
-    TARGET static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a, const float *b,         \
-                                        const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,     \
-                                        bool add)                                                            \
-    {                               /* each size has code of its own: tails cost what they are */            \
-        if (nr > NV / 2 * W) switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV) default: break; }              \
-        else                 switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV / 2) default: break; }          \
-    }                                                                                                        \
-    TARGET static void cnn__pack_rows_##isa(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np)    \
-    {                                                                                                        \
-        const ptrdiff_t none[CNN__MAX_LANES] = { 0 };                                                        \
-        V t[4];                                                                                              \
-        for (int q = (r - 1) / W * W; q >= 0; q -= W) {                                                      \
-            const float *row[CNN__MAX_LANES];                                                                \
-            ptrdiff_t p = 0;        /* whole vectors: what one writes too much is written anew after it */  \
-            for (int l = 0; l < W; l++) row[l] = x + (q + l < r ? q + l : r - 1) * si;                       \
-            for (; p + 4 <= np && (q + W <= r || (np - p - 4) * r >= q + W - r); p += 4) {                   \
-                GATHER4(t, row, none, 0, (int)p);                                                            \
-                for (int e = 0; e < 4; e++) STORE(to + (p + e) * r + q, t[e]);                               \
-            }                                                                                                \
-            for (; p < np; p++)                                                                              \
-                for (int l = 0; l < W && q + l < r; l++) to[p * r + q + l] = row[l][p];                      \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__fill_panel_##isa(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np)   \
-    {                                                                                                        \
-        for (ptrdiff_t p = 0; p < np; p++, to += NV * W) {                                                   \
-            const float *row = x + at[p];                                                                    \
-            CNN__PREFETCH(row + NV * W), CNN__PREFETCH(row + 2 * NV * W - 1);                                \
-            CNN__UNROLL for (int j = 0; j < NV; j++) STORE(to + j * W, LOAD(row + j * W));                   \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__halve_##isa(float *to, const float *x, ptrdiff_t n)                              \
-    {                                                                                                        \
-        ptrdiff_t i = 0;            /* the last vector would read one float too many */                      \
-        for (; i + W < n; i += W) STORE(to + i, EVEN(LOAD(x + 2 * i), LOAD(x + 2 * i + W)));                 \
-        for (; i < n; i++) to[i] = x[2 * i];                                                                 \
-    }                                                                                                        \
-    TARGET static void cnn__twice_##isa(float *to, const float *v, ptrdiff_t n)                              \
-    {                                                                                                        \
-        ptrdiff_t i = 0;            /* zeros are added between; the last vector would write one too many */  \
-        for (; i + W < n; i += W) {                                                                          \
-            V t[2];                                                                                          \
-            ZIP(t, LOAD(v + i), SET1(0.0f));                                                                 \
-            STORE(to + 2 * i, ADD(LOAD(to + 2 * i), t[0]));                                                  \
-            STORE(to + 2 * i + W, ADD(LOAD(to + 2 * i + W), t[1]));                                          \
-        }                                                                                                    \
-        for (; i < n; i++) to[2 * i] += v[i];                                                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, const int wide, int cols,                 \
-                                                   const cnn__runs *r, const float *a, const float *b,       \
-                                                   const ptrdiff_t *at, float *c, ptrdiff_t ldc)             \
-    {                                                                                                        \
-        V t[4][4], u[5];                                                                                     \
-        CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = SET1(0.0f);                                    \
-        const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
-        for (int n = 0; n < r->images; n++)                                                                  \
-            for (int y = 0; y < r->rows; y++) {                                                              \
-                const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;  \
-                for (const float *end = p + whole; p < end; p += W, q += W) {                                \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD(p + i * r->lda);                  \
-                    CNN__DOT_STEP(FMA, LOAD(q + b0), LOAD(q + b1), LOAD(q + b2), LOAD(q + b3))               \
-                }                                                                                            \
-                const int few = (int)(r->length - whole);                                                    \
-                if (few) {                                                                                   \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD_FEW(p + i * r->lda, few);         \
-                    CNN__DOT_STEP(FMA, LOAD_FEW(q + b0, few), LOAD_FEW(q + b1, few), LOAD_FEW(q + b2, few),  \
-                                  LOAD_FEW(q + b3, few))                                                     \
-                }                                                                                            \
-            }                                                                                                \
-        CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
-            float sum[4];                                                                                    \
-            SUM4(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                                   \
-            for (int j = 0; j < cols; j++) c[i * ldc + j] += sum[j];                                         \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a,                \
-                                      const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)          \
-    {                                                                                                        \
-        if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
-        else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
-    }                                                                                                        \
-    TARGET static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x,      \
-                                      const ptrdiff_t *at, float bias, float *y)                             \
-    {                                                                                                        \
-        ptrdiff_t q = 0;                                                                                     \
-        for (; q + 4 * W <= length; q += 4 * W) {                                                            \
-            V t[4];                                                                                          \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = SET1(bias);                                       \
-            for (ptrdiff_t p = 0; p < taps; p++) {                                                           \
-                const V s = SET1(w[p]);                                                                      \
-                CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = FMA(s, LOAD(x + at[p] + q + j * W), t[j]);    \
-            }                                                                                                \
-            CNN__UNROLL for (int j = 0; j < 4; j++) STORE(y + q + j * W, t[j]);                              \
-        }                                                                                                    \
-        for (; q < length; q++) {                                                                            \
-            float sum = bias;                                                                                \
-            for (ptrdiff_t p = 0; p < taps; p++) sum += w[p] * x[at[p] + q];                                 \
-            y[q] = sum;                                                                                      \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__bt_##isa(V *d, int s)                                                \
-    {                                                                                                        \
-        const V d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], four = SET1(4), two = SET1(2),       \
-            one = SET1(-1);                                                                                  \
-        const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4),                  \
-            u = FMA(one, d1, d3);                                                                            \
-        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4));                                                       \
-        d[5 * s] = FMA(four, d1, FMA(SET1(-5), d3, d[5 * s]));                                               \
-        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p);                                                         \
-        d[3 * s] = FMA(two, u, r), d[4 * s] = FMA(SET1(-2), u, r);                                           \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__at_##isa(const int side, V *m, int s)                                \
-    {                                                                                                        \
-        const V one = SET1(-1), p = ADD(m[s], m[2 * s]), q = FMA(one, m[2 * s], m[s]);                       \
-        const V u = ADD(m[3 * s], m[4 * s]), v = FMA(one, m[4 * s], m[3 * s]);                               \
-        m[0] = ADD(ADD(m[0], p), u), m[s] = FMA(SET1(2), v, q);                                              \
-        if (side == 4) m[2 * s] = FMA(SET1(4), u, p), m[3 * s] = FMA(SET1(8), v, q);                         \
-        m[(side - 1) * s] = ADD(m[(side - 1) * s], m[5 * s]);                                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__g_##isa(const int k, V *o, int s, const V *g, int gs)                \
-    {                                                                                                        \
-        const V none = SET1(0), one = g[gs], two = g[2 * gs], c = SET1(-1 / 6.f), d = SET1(1 / 24.f);        \
-        V even = ADD(g[0], two), odd = one, even2 = FMA(SET1(4), two, g[0]), odd2 = FMA(SET1(2), one, none); \
-        if (k == 5) even = ADD(even, g[4 * gs]), even2 = FMA(SET1(16), g[4 * gs], even2),                    \
-                    odd = ADD(odd, g[3 * gs]), odd2 = FMA(SET1(8), g[3 * gs], odd2);                         \
-        const V first = g[0], last = g[(k - 1) * gs], p = FMA(c, even, none), q = FMA(d, even2, none);       \
-        o[0] = FMA(SET1(0.25f), first, none), o[s] = FMA(c, odd, p), o[2 * s] = FMA(SET1(1 / 6.f), odd, p);  \
-        o[3 * s] = FMA(d, odd2, q), o[4 * s] = FMA(SET1(-1 / 24.f), odd2, q), o[5 * s] = last;               \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from,        \
-                                                         float *u, ptrdiff_t step)                           \
-    {                                                                                                        \
-        V t[36], w[25];                                                                                      \
-        CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = LOAD(g + i * from);                               \
-        CNN__UNROLL for (int j = 0; j < k; j++) cnn__g_##isa(k, t + j, 6, w + j, k);                         \
-        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                 \
-        for (int i = 0; i < 36; i++) STORE(u + i * step, t[i]);                                              \
-    }                                                                                                        \
-    TARGET static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,                \
-                                             ptrdiff_t step)                                                 \
-    {                                                                                                        \
-        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
-        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
-    }                                                                                                        \
-    TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v,          \
-                                             ptrdiff_t step)                                                 \
-    {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 6; i++) {                                                                        \
-            GATHER4(t + 6 * i + 2, x, row, i, 2);           /* columns 2 to 5, then 0 to 3 */                \
-            const V last[2] = { t[6 * i + 4], t[6 * i + 5] };                                                \
-            GATHER4(t + 6 * i, x, row, i, 0);                                                                \
-            t[6 * i + 4] = last[0], t[6 * i + 5] = last[1];                                                  \
-        }                                                                                                    \
-        for (int j = 0; j < 6; j++) cnn__bt_##isa(t + j, 6);                                                 \
-        for (int i = 0; i < 6; i++) cnn__bt_##isa(t + 6 * i, 1);                                             \
-        for (int i = 0; i < 36; i++) STORE(v + i * step, t[i]);                                              \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step,    \
-                                                          float bias, float *const *y,                       \
-                                                          const ptrdiff_t *row, bool add)                    \
-    {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 36; i++) t[i] = LOAD(m + i * step);                                              \
-        for (int j = 0; j < 6; j++) cnn__at_##isa(side, t + j, 6);                                           \
-        for (int i = 0; i < side; i++) {                                                                     \
-            cnn__at_##isa(side, t + 6 * i, 1);                                                               \
-            for (int j = 0; j < side; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                     \
-            SCATTER4(t + 6 * i, y, row, i, add);                                                             \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias,           \
-                                             float *const *y, const ptrdiff_t *row, bool add)                \
-    {                                                                                                        \
-        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, y, row, add);                                \
-        else           cnn__winograd_at_##isa(2, m, step, bias, y, row, add);                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__a_##isa(V *d, int s)                                                 \
-    {                                                                                                        \
-        const V one = SET1(-1), d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s];                          \
-        const V p = ADD(d0, d2), q = ADD(d1, d3), r = FMA(SET1(4), d2, d0), u = FMA(SET1(4), d3, d1);        \
-        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(SET1(2), u, r);                          \
-        d[4 * s] = FMA(SET1(-2), u, r), d[5 * s] = d3;                                                       \
-    }                                                                                                        \
-    TARGET static void cnn__winograd_dy_##isa(const float *const *dy, const ptrdiff_t *row, float *m,        \
-                                              ptrdiff_t step)                                                \
-    {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 4; i++) GATHER4(t + 6 * i, dy, row, i, 0);                                       \
-        for (int j = 0; j < 4; j++) cnn__a_##isa(t + j, 6);                                                  \
-        for (int i = 0; i < 6; i++) cnn__a_##isa(t + 6 * i, 1);                                              \
-        for (int i = 0; i < 36; i++) STORE(m + i * step, t[i]);                                              \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__gt_##isa(V *u, int s)                                                \
-    {                                                                                                        \
-        const V p = ADD(u[s], u[2 * s]), q = FMA(SET1(-1), u[s], u[2 * s]);                                  \
-        const V r = ADD(u[3 * s], u[4 * s]), v = FMA(SET1(-1), u[4 * s], u[3 * s]);                          \
-        const V c = FMA(SET1(-1 / 6.f), p, SET1(0));                                                         \
-        u[0] = FMA(SET1(0.25f), u[0], FMA(SET1(1 / 24.f), r, c));                                            \
-        u[s] = FMA(SET1(1 / 6.f), q, FMA(SET1(1 / 12.f), v, SET1(0)));                                       \
-        u[2 * s] = ADD(FMA(SET1(1 / 6.f), r, c), u[5 * s]);                                                  \
-    }                                                                                                        \
-    TARGET static void cnn__winograd_dw_##isa(const float *u, ptrdiff_t step, float *g)                      \
-    {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 36; i++) t[i] = LOAD(u + i * step);                                              \
-        for (int j = 0; j < 6; j++) cnn__gt_##isa(t + j, 6);                                                 \
-        for (int i = 0; i < 3; i++) {                                                                        \
-            cnn__gt_##isa(t + 6 * i, 1);                                                                     \
-            for (int j = 0; j < 3; j++) STORE(g + (3 * i + j) * CNN__MAX_LANES, t[6 * i + j]);               \
-        }                                                                                                    \
-    }
-
-/* Kernels for what is small: pooling, and 3x3 depthwise convolution with stride 1. One text again.
-
-   windows: W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
-            at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the
-            last NaN if there is one, and the bits of at[l] are its distance from the start of window l. Reads
-            nothing beyond the last window. Floor: with stride 2 a load and a shuffle for W elements.
-   depth:   y (+)= b + x * w on one plane: w stays in registers, and a block of 4 rows of W outputs loads each
-            input row three times, for 36 multiply-adds in 18 loads. It goes down columns of blocks, so that
-            masks are made once a column. Lanes outside the image are loaded as zeros, rows outside are left
-            out: no copy with borders. Floor: 9 multiply-adds an output.
-   depth_w: dw += dy * x on one plane, the nine sums in registers. Floor: 9 multiply-adds an element of dy. */
-typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
-typedef void cnn__windows(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
-typedef void cnn__depth(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
-typedef void cnn__depth_w(const cnn__image *, float *dw, const float *x, const float *dy);
-
-/* A mask, where there are no better ones: lanes from <= l < to. */
-typedef struct { int from, to; } cnn__lanes;
-static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
-
-/* What becomes of a tile of depth: y = t; y += t; y += t in the lanes that the tile before has not done (the
-   last tile of a row ends where the row does); the same where a row is narrower than a vector. */
-enum { CNN__TILE_SET, CNN__TILE_ADD, CNN__TILE_ADD_NEW, CNN__TILE_SET_FEW, CNN__TILE_ADD_FEW };
-
-#define CNN__SMALL_KERNELS(isa, TARGET, V, M, W, SET1, LOAD, MASK, LOAD_MASKED, STORE, ADD, FMA,             \
-                           SUM4, SPLIT, LARGER)                                                              \
-    TARGET static CNN__INLINE void cnn__window_##isa(const int kh, const int kw, const int sw,               \
-                                                     const bool sum, const float *x, ptrdiff_t w, float *y,  \
-                                                     float *at)                                              \
-    {                                                                                                        \
-        V r = SET1(0.0f), which = SET1(0.0f), v[2];                                                          \
-        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
-            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
-                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
-                if (sw == 2) SPLIT(v, x + i * w + j);                                                        \
-                else v[0] = LOAD(x + j + i * w);                                                             \
-                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
-                    if (sum) { r = ADD(r, v[e]); continue; }                                                 \
-                    const V tag = SET1(cnn__float_of_bits((uint32_t)(i * w + j + e)));                       \
-                    if (i + j + e == 0) r = v[e], which = tag;                                               \
-                    else LARGER(&r, &which, v[e], tag);                                                      \
-                }                                                                                            \
-            }                                                                                                \
-        STORE(y, r);                                                                                         \
-        if (!sum) STORE(at, which);                                                                          \
-    }                                                                                                        \
-    TARGET static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y,     \
-                                          float *at)                                                         \
-    {                                                                                                        \
-        if (kh == 2 && kw == 2 && sw == 2 && at) cnn__window_##isa(2, 2, 2, false, x, w, y, at);             \
-        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
-        else if (kh == 2 && kw == 2 && sw == 2) cnn__window_##isa(2, 2, 2, true, x, w, y, at);               \
-        else cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);                                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE M cnn__lanes_##isa(int from, int to)                                           \
-    {                                                                                                        \
-        from = from < 0 ? 0 : from > W ? W : from, to = to < 0 ? 0 : to > W ? W : to;                        \
-        return MASK(from, to);                                                                               \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__depth_tile_##isa(const int rows, const bool inside,                  \
-                                                         const cnn__image *p, const V *k, V bias,            \
-                                                         const M *m, int mode, int oy, int ox,               \
-                                                         const float *x, float *y)                           \
-    {                                                                                                        \
-        V t[4];                                                                                              \
-        float few[4 * W];                                                                                    \
-        const int iy = oy - p->ph;                                                                           \
-        const ptrdiff_t w = p->w, step = p->ow;                                                              \
-        const unsigned h = (unsigned)p->h;                                                                   \
-        const float *row = x + iy * w + ox - p->pw;                                                          \
-        CNN__UNROLL for (int r = 0; r < rows; r++) t[r] = bias;                                              \
-        CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
-            if ((unsigned)(iy + r) >= h) continue;                                                           \
-            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
-                CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
-                    if (r - i >= 0 && r - i < rows) t[r - i] = FMA(k[3 * i + j], v, t[r - i]);               \
-            }                                                                                                \
-        }                                                                                                    \
-        y += oy * step + ox;                                                                                 \
-        if (mode == CNN__TILE_SET) {                                                                         \
-            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, t[r]);                            \
-        } else if (mode == CNN__TILE_ADD) {                                                                  \
-            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, ADD(LOAD(y + r * step), t[r]));   \
-        } else {                                                                                             \
-            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(few + r * W, t[r]);                             \
-            if (mode == CNN__TILE_ADD_NEW)                                                                   \
-                CNN__UNROLL for (int r = 0; r < rows; r++)                                                   \
-                    STORE(y + r * step, ADD(LOAD(y + r * step), LOAD_MASKED(few + r * W, m[3])));            \
-            else                                                                                             \
-                for (int r = 0; r < rows; r++)                                                               \
-                    for (int e = 0; e < step; e++)                                                           \
-                        y[r * step + e] = few[r * W + e]                                                     \
-                            + (mode == CNN__TILE_ADD_FEW ? y[r * step + e] : 0.0f);                          \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x, const float *w,       \
-                                        float b, bool add)                                                   \
-    {                                                                                                        \
-        V k[9], bias = SET1(b);                                                                              \
-        CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = SET1(w[i]);                                           \
-        for (int from = 0; from < p->ow; from += W) {                                                        \
-            const bool tail = from + W > p->ow, narrow = p->ow < W;                                          \
-            const int ox = tail && !narrow ? p->ow - W : from, ix = ox - p->pw;                              \
-            const int mode = narrow ? (add ? CNN__TILE_ADD_FEW : CNN__TILE_SET_FEW)                          \
-                           : !add ? CNN__TILE_SET : tail ? CNN__TILE_ADD_NEW : CNN__TILE_ADD;                \
-            const bool inside = ix >= 0 && ix + 2 + W <= p->w;                                               \
-            M m[4];                                                                                          \
-            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
-            m[3] = cnn__lanes_##isa(from - ox, W);                                                           \
-            int oy = 0;                                                                                      \
-            for (; oy + 4 <= p->oh; oy += 4)                                                                 \
-                if (inside) cnn__depth_tile_##isa(4, true, p, k, bias, m, mode, oy, ox, x, y);               \
-                else        cnn__depth_tile_##isa(4, false, p, k, bias, m, mode, oy, ox, x, y);              \
-            for (; oy + 2 <= p->oh; oy += 2)                                                                 \
-                cnn__depth_tile_##isa(2, false, p, k, bias, m, mode, oy, ox, x, y);                          \
-            for (; oy < p->oh; oy++) cnn__depth_tile_##isa(1, false, p, k, bias, m, mode, oy, ox, x, y);     \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__depth_sums_##isa(const int rows, const bool inside,                  \
-                                                         const cnn__image *p, V *t, const M *m, int oy,      \
-                                                         int ox, const float *x, const float *dy)            \
-    {                                                                                                        \
-        V d[4];                                                                                              \
-        const int iy = oy - p->ph;                                                                           \
-        const ptrdiff_t w = p->w, step = p->ow;                                                              \
-        const unsigned h = (unsigned)p->h;                                                                   \
-        const float *row = x + iy * w + ox - p->pw;                                                          \
-        dy += oy * step + ox;                                                                                \
-        CNN__UNROLL for (int r = 0; r < rows; r++, dy += step)                                               \
-            d[r] = inside ? LOAD(dy) : LOAD_MASKED(dy, m[3]);                                                \
-        CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
-            if ((unsigned)(iy + r) >= h) continue;                                                           \
-            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
-                CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
-                    if (r - i >= 0 && r - i < rows) t[3 * i + j] = FMA(d[r - i], v, t[3 * i + j]);           \
-            }                                                                                                \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__depth_w_##isa(const cnn__image *p, float *dw, const float *x, const float *dy)   \
-    {                                                                                                        \
-        V t[9];                                                                                              \
-        float sum[4];                                                                                        \
-        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = SET1(0.0f);                                           \
-        for (int ox = 0; ox < p->ow; ox += W) {                                                              \
-            const int ix = ox - p->pw;                                                                       \
-            const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
-            M m[4];                                                                                          \
-            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
-            m[3] = cnn__lanes_##isa(0, p->ow - ox);                                                          \
-            int oy = 0;                                                                                      \
-            for (; oy + 4 <= p->oh; oy += 4)                                                                 \
-                if (inside) cnn__depth_sums_##isa(4, true, p, t, m, oy, ox, x, dy);                          \
-                else        cnn__depth_sums_##isa(4, false, p, t, m, oy, ox, x, dy);                         \
-            for (; oy < p->oh; oy++) cnn__depth_sums_##isa(1, false, p, t, m, oy, ox, x, dy);                \
-        }                                                                                                    \
-        CNN__UNROLL for (int i = 0; i < 3; i++) {                                                            \
-            SUM4(sum, t[3 * i], t[3 * i + 1], t[3 * i + 2], t[3 * i]);                                       \
-            for (int j = 0; j < 3; j++) dw[3 * i + j] += sum[j];                                             \
-        }                                                                                                    \
-    }
-
-#define CNN__CASE(isa, r, v) case r: cnn__tile_##isa(r, v, k, a, b, at, c, ldc, bias, add); break;
-#define CNN__ROWS_4(X, isa, v)  X(isa, 1, v) X(isa, 2, v) X(isa, 3, v) X(isa, 4, v)
-#define CNN__ROWS_6(X, isa, v)  CNN__ROWS_4(X, isa, v) X(isa, 5, v) X(isa, 6, v)
-#define CNN__ROWS_12(X, isa, v) CNN__ROWS_6(X, isa, v) X(isa, 7, v) X(isa, 8, v) X(isa, 9, v) X(isa, 10, v) \
-                                X(isa, 11, v) X(isa, 12, v)
-
-#if CNN__X86
-CNN__AVX2 static CNN__INLINE void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
-{
-    const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-    _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
-}
-CNN__AVX512 static CNN__INLINE void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
-{
-    sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
-    sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
-}
-/* n < 8 values, then zeros */
-CNN__AVX2 static CNN__INLINE __m256 cnn__load_few_avx2(const float *p, int n)
-{
-    static const int mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
-    return _mm256_maskload_ps(p, _mm256_loadu_si256((const __m256i *)(const void *)(mask + 8 - n)));
-}
-CNN__AVX512 static CNN__INLINE __m512 cnn__load_few_avx512(const float *p, int n)
-{
-    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
-}
-/* even: a[0], a[2] ... b[0], b[2] ...; zip: a[0], b[0], a[1], b[1] ... in two vectors */
-CNN__AVX2 static CNN__INLINE __m256 cnn__even_avx2(__m256 a, __m256 b)
-{
-    const __m256d t = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
-    return _mm256_castpd_ps(_mm256_permute4x64_pd(t, 0xD8));
-}
-CNN__AVX2 static CNN__INLINE void cnn__zip_avx2(__m256 *t, __m256 a, __m256 b)
-{
-    const __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
-    t[0] = _mm256_permute2f128_ps(low, high, 0x20), t[1] = _mm256_permute2f128_ps(low, high, 0x31);
-}
-CNN__AVX512 static CNN__INLINE __m512 cnn__even_avx512(__m512 a, __m512 b)
-{
-    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(a, at, b);
-}
-CNN__AVX512 static CNN__INLINE void cnn__zip_avx512(__m512 *t, __m512 a, __m512 b)
-{
-    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    t[0] = _mm512_permutex2var_ps(a, low, b);
-    t[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
-}
-/* Within each quarter of four floats: r[j] quarter q = row 4q+j -> element j of rows 4q .. 4q+3. */
-#define CNN__TRANSPOSE(V, p)                                                                                 \
-    const V a = p##_unpacklo_ps(r[0], r[1]), b = p##_unpackhi_ps(r[0], r[1]);                                \
-    const V c = p##_unpacklo_ps(r[2], r[3]), d = p##_unpackhi_ps(r[2], r[3]);                                \
-    r[0] = p##_shuffle_ps(a, c, 0x44), r[1] = p##_shuffle_ps(a, c, 0xEE);                                    \
-    r[2] = p##_shuffle_ps(b, d, 0x44), r[3] = p##_shuffle_ps(b, d, 0xEE);
-CNN__AVX2 static CNN__INLINE void cnn__gather4_avx2(__m256 *r, const float *const *x, const ptrdiff_t *row,
-                                                    int i, int j)
-{
-    CNN__UNROLL for (int l = 0; l < 4; l++)
-        r[l] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x[l] + i * row[l] + j)),
-                                    _mm_loadu_ps(x[l + 4] + i * row[l + 4] + j), 1);
-    CNN__TRANSPOSE(__m256, _mm256)
-}
-CNN__AVX2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
-{
-    _mm_storeu_ps(y, add ? _mm_add_ps(_mm_loadu_ps(y), v) : v);
-}
-CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
-                                                     bool add)
-{
-    CNN__TRANSPOSE(__m256, _mm256)
-    CNN__UNROLL for (int l = 0; l < 4; l++) {
-        cnn__put4_avx2(y[l] + i * row[l], _mm256_castps256_ps128(r[l]), add);
-        cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
-    }
-}
-CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *const *x,
-                                                        const ptrdiff_t *row, int i, int j)
-{
-    CNN__UNROLL for (int l = 0; l < 4; l++) {
-        r[l] = _mm512_castps128_ps512(_mm_loadu_ps(x[l] + i * row[l] + j));
-        r[l] = _mm512_insertf32x4(r[l], _mm_loadu_ps(x[l + 4] + i * row[l + 4] + j), 1);
-        r[l] = _mm512_insertf32x4(r[l], _mm_loadu_ps(x[l + 8] + i * row[l + 8] + j), 2);
-        r[l] = _mm512_insertf32x4(r[l], _mm_loadu_ps(x[l + 12] + i * row[l + 12] + j), 3);
-    }
-    CNN__TRANSPOSE(__m512, _mm512)
-}
-CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row,
-                                                         int i, bool add)
-{
-    CNN__TRANSPOSE(__m512, _mm512)
-    CNN__UNROLL for (int l = 0; l < 4; l++) {
-        cnn__put4_avx2(y[l] + i * row[l], _mm512_castps512_ps128(r[l]), add);
-        cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm512_extractf32x4_ps(r[l], 1), add);
-        cnn__put4_avx2(y[l + 8] + i * row[l + 8], _mm512_extractf32x4_ps(r[l], 2), add);
-        cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
-    }
-}
-/* Lanes from <= l < to. */
-CNN__AVX2 static CNN__INLINE __m256i cnn__mask_avx2(int from, int to)
-{
-    static const int ends[24] = { 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1 };
-    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 8 - from));
-    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 16 - to));
-    return _mm256_and_si256(a, b);
-}
-CNN__AVX512 static CNN__INLINE __mmask16 cnn__mask_avx512(int from, int to)
-{
-    return (__mmask16)((1u << to) - (1u << (from < to ? from : to)));
-}
-#define CNN__AVX512_LOAD(p, mask) _mm512_maskz_loadu_ps(mask, p)
-/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
-CNN__AVX2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
-{
-    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
-    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
-    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
-}
-CNN__AVX512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
-{
-    const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    v[0] = _mm512_permutex2var_ps(a, even, b);
-    v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
-}
-/* Where v is larger, or no number, it becomes the most and its tag which. */
-CNN__AVX2 static CNN__INLINE void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
-{
-    const __m256 take = _mm256_or_ps(_mm256_cmp_ps(v, *most, _CMP_GT_OQ), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-    *most = _mm256_blendv_ps(*most, v, take), *which = _mm256_blendv_ps(*which, tag, take);
-}
-CNN__AVX512 static CNN__INLINE void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
-{
-    const __mmask16 take = (__mmask16)(_mm512_cmp_ps_mask(v, *most, _CMP_GT_OQ)
-                                       | _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q));
-    *most = _mm512_mask_blend_ps(take, *most, v), *which = _mm512_mask_blend_ps(take, *which, tag);
-}
-CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2,
-             _mm256_storeu_ps, _mm256_add_ps,
-             _mm256_fmadd_ps, cnn__sum4_avx2,
-             cnn__gather4_avx2, cnn__scatter4_avx2, cnn__even_avx2, cnn__zip_avx2)
-CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512,
-             _mm512_storeu_ps, _mm512_add_ps,
-             _mm512_fmadd_ps, cnn__sum4_avx512,
-             cnn__gather4_avx512, cnn__scatter4_avx512, cnn__even_avx512, cnn__zip_avx512)
-CNN__SMALL_KERNELS(avx2, CNN__AVX2, __m256, __m256i, 8, _mm256_set1_ps, _mm256_loadu_ps, cnn__mask_avx2,
-                   _mm256_maskload_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps, cnn__sum4_avx2,
-                   cnn__split_avx2, cnn__larger_avx2)
-CNN__SMALL_KERNELS(avx512, CNN__AVX512, __m512, __mmask16, 16, _mm512_set1_ps, _mm512_loadu_ps,
-                   cnn__mask_avx512, CNN__AVX512_LOAD, _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
-                   cnn__sum4_avx512, cnn__split_avx512, cnn__larger_avx512)
-#elif CNN__ARM
-static inline float32x4_t cnn__load_few_neon(const float *p, int n)
-{
-    const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };
-    return vld1q_f32(few);
-}
-static inline void cnn__transpose_neon(float32x4_t *r)
-{
-    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip1q_f32(r[1], r[3]), c = vzip2q_f32(r[0], r[2]),
-        d = vzip2q_f32(r[1], r[3]);
-    r[0] = vzip1q_f32(a, b), r[1] = vzip2q_f32(a, b), r[2] = vzip1q_f32(c, d), r[3] = vzip2q_f32(c, d);
-}
-static inline void cnn__gather4_neon(float32x4_t *r, const float *const *x, const ptrdiff_t *row, int i,
-                                     int j)
-{
-    for (int l = 0; l < 4; l++) r[l] = vld1q_f32(x[l] + i * row[l] + j);
-    cnn__transpose_neon(r);
-}
-static inline void cnn__scatter4_neon(float32x4_t *r, float *const *y, const ptrdiff_t *row, int i, bool add)
-{
-    cnn__transpose_neon(r);
-    for (int l = 0; l < 4; l++) vst1q_f32(y[l] + i * row[l], add
-                                          ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
-}
-static inline float32x4_t cnn__even_neon(float32x4_t a, float32x4_t b) { return vuzp1q_f32(a, b); }
-static inline void cnn__zip_neon(float32x4_t *t, float32x4_t a, float32x4_t b)
-{
-    t[0] = vzip1q_f32(a, b), t[1] = vzip2q_f32(a, b);
-}
-#define CNN__NEON_FMA(a, b, c) vfmaq_f32(c, a, b)
-#define CNN__NEON_SUM4(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
-CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32,
-             CNN__NEON_FMA, CNN__NEON_SUM4,
-             cnn__gather4_neon, cnn__scatter4_neon, cnn__even_neon, cnn__zip_neon)
-static inline float32x4_t cnn__load_masked_neon(const float *p, cnn__lanes m)
-{
-    float part[4];
-    for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
-    return vld1q_f32(part);
-}
-static inline void cnn__split_neon(float32x4_t *v, const float *p)
-{
-    const float32x4_t a = vld1q_f32(p), b = vld1q_f32(p + 4);
-    v[0] = vuzp1q_f32(a, b), v[1] = vuzp2q_f32(a, b);
-}
-static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float32x4_t v, float32x4_t tag)
-{
-    const uint32x4_t take = vorrq_u32(vcgtq_f32(v, *most), vmvnq_u32(vceqq_f32(v, v)));
-    *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
-}
-CNN__SMALL_KERNELS(neon, , float32x4_t, cnn__lanes, 4, vdupq_n_f32, vld1q_f32, cnn__lanes_of,
-                   cnn__load_masked_neon, vst1q_f32, vaddq_f32, CNN__NEON_FMA, CNN__NEON_SUM4,
-                   cnn__split_neon, cnn__larger_neon)
-#endif
-
-/* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
-typedef struct { float v[4]; } cnn__vec;
-static inline cnn__vec cnn__vec_set1(float a) { return (cnn__vec){ { a, a, a, a } }; }
-static inline cnn__vec cnn__vec_load(const float *p) { return (cnn__vec){ { p[0], p[1], p[2], p[3] } }; }
-static inline cnn__vec cnn__vec_few(const float *p, int n)
-{
-    return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f } };
-}
-static inline void     cnn__vec_store(float *p, cnn__vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
-static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
-{
-    return (cnn__vec){ { a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3] } };
-}
-static inline cnn__vec cnn__vec_fma(cnn__vec a, cnn__vec b, cnn__vec c)
-{
-    return (cnn__vec){ { a.v[0] * b.v[0] + c.v[0], a.v[1] * b.v[1] + c.v[1], a.v[2] * b.v[2] + c.v[2],
-                         a.v[3] * b.v[3] + c.v[3] } };
-}
-static inline void cnn__sum4_c(float *sum, cnn__vec a, cnn__vec b, cnn__vec c, cnn__vec d)
-{
-    const cnn__vec t[4] = { a, b, c, d };
-    for (int i = 0; i < 4; i++) sum[i] = (t[i].v[0] + t[i].v[2]) + (t[i].v[1] + t[i].v[3]);
-}
-static inline void cnn__gather4_c(cnn__vec *r, const float *const *x, const ptrdiff_t *row, int i, int j)
-{
-    for (int l = 0; l < 4; l++)
-        for (int e = 0; e < 4; e++) r[e].v[l] = x[l][i * row[l] + j + e];
-}
-static inline void cnn__scatter4_c(cnn__vec *r, float *const *y, const ptrdiff_t *row, int i, bool add)
-{
-    for (int l = 0; l < 4; l++)
-        for (int e = 0; e < 4; e++) y[l][i * row[l] + e] = add ? y[l][i * row[l] + e] + r[e].v[l] : r[e].v[l];
-}
-static inline cnn__vec cnn__even_c(cnn__vec a, cnn__vec b)
-{
-    return (cnn__vec){ { a.v[0], a.v[2], b.v[0], b.v[2] } };
-}
-static inline void cnn__zip_c(cnn__vec *t, cnn__vec a, cnn__vec b)
-{
-    t[0] = (cnn__vec){ { a.v[0], b.v[0], a.v[1], b.v[1] } };
-    t[1] = (cnn__vec){ { a.v[2], b.v[2], a.v[3], b.v[3] } };
-}
-CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store,
-             cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
-             cnn__gather4_c, cnn__scatter4_c, cnn__even_c, cnn__zip_c)
-
-static inline cnn__vec cnn__load_masked_c(const float *p, cnn__lanes m)
-{
-    cnn__vec r;
-    for (int l = 0; l < 4; l++) r.v[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
-    return r;
-}
-static inline void cnn__split_c(cnn__vec *v, const float *p)
-{
-    for (int l = 0; l < 4; l++) v[0].v[l] = p[2 * l], v[1].v[l] = p[2 * l + 1];
-}
-static inline void cnn__larger_c(cnn__vec *most, cnn__vec *which, cnn__vec v, cnn__vec tag)
-{
-    for (int l = 0; l < 4; l++)
-        if (v.v[l] > most->v[l] || v.v[l] != v.v[l])
-            memcpy(&most->v[l], &v.v[l], sizeof(float)), memcpy(&which->v[l], &tag.v[l], sizeof(float));
-}
-CNN__SMALL_KERNELS(c, , cnn__vec, cnn__lanes, 4, cnn__vec_set1, cnn__vec_load, cnn__lanes_of,
-                   cnn__load_masked_c, cnn__vec_store, cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
-                   cnn__split_c, cnn__larger_c)
-
-/* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
-typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__pack_rows *pack;
-                 cnn__fill_panel *panel; cnn__halve *halve; cnn__twice *twice; cnn__dot *dot; cnn__fir *fir;
-                 cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y;
-                 cnn__winograd_dy *winograd_dy; cnn__winograd_dw *winograd_dw;
-                 cnn__windows *windows; cnn__depth *depth; cnn__depth_w *depth_w; } cnn__kernels;
-static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
-{
-    static const cnn__kernels rows[] = {
-#if CNN__X86
-        { CNN_ISA_AVX512, 16, 12, 32, cnn__micro_avx512, cnn__pack_rows_avx512, cnn__fill_panel_avx512,
-          cnn__halve_avx512, cnn__twice_avx512, cnn__dot_avx512, cnn__fir_avx512,
-          cnn__winograd_w_avx512, cnn__winograd_x_avx512, cnn__winograd_y_avx512,
-          cnn__winograd_dy_avx512, cnn__winograd_dw_avx512,
-          cnn__windows_avx512, cnn__depth_avx512, cnn__depth_w_avx512 },
-        { CNN_ISA_AVX2, 8, 6, 16, cnn__micro_avx2, cnn__pack_rows_avx2, cnn__fill_panel_avx2,
-          cnn__halve_avx2, cnn__twice_avx2, cnn__dot_avx2, cnn__fir_avx2,
-          cnn__winograd_w_avx2, cnn__winograd_x_avx2, cnn__winograd_y_avx2,
-          cnn__winograd_dy_avx2, cnn__winograd_dw_avx2,
-          cnn__windows_avx2, cnn__depth_avx2, cnn__depth_w_avx2 },
-#elif CNN__ARM
-        { CNN_ISA_NEON, 4, 6, 16, cnn__micro_neon, cnn__pack_rows_neon, cnn__fill_panel_neon,
-          cnn__halve_neon, cnn__twice_neon, cnn__dot_neon, cnn__fir_neon,
-          cnn__winograd_w_neon, cnn__winograd_x_neon, cnn__winograd_y_neon,
-          cnn__winograd_dy_neon, cnn__winograd_dw_neon,
-          cnn__windows_neon, cnn__depth_neon, cnn__depth_w_neon },
-#endif
-        { CNN_ISA_C, 4, 4, 8, cnn__micro_c, cnn__pack_rows_c, cnn__fill_panel_c,
-          cnn__halve_c, cnn__twice_c, cnn__dot_c, cnn__fir_c,
-          cnn__winograd_w_c, cnn__winograd_x_c, cnn__winograd_y_c,
-          cnn__winograd_dy_c, cnn__winograd_dw_c,
-          cnn__windows_c, cnn__depth_c, cnn__depth_w_c } };
-    const cnn__kernels *r = rows;
-    while (r->isa != cpu->isa && r->isa != CNN_ISA_C) r++;
-    return r;
-}
-
-/* ========================================================================================================
-   >>gemm ---- 7. Matrix multiplication (Goto, van de Geijn 2008; BLIS: Van Zee, van de Geijn 2015)
-   ======================================================================================================== */
-
-/* The reference: C (m,n) = op(A) op(B) + beta C, row-major, op transposes where ta, tb say so. */
-CNN__UNUSED static void cnn__gemm_ref(float *c, int ldc, float beta, const float *a, int lda, bool ta,
-                                      const float *b, int ldb, bool tb, int m, int n, int k)
-{
-    for (ptrdiff_t i = 0; i < m; i++)
-        for (ptrdiff_t j = 0; j < n; j++) {
-            double s = 0;
-            for (ptrdiff_t p = 0; p < k; p++) {
-                const float u = ta ? a[p * lda + i] : a[i * lda + p];
-                const float v = tb ? b[j * ldb + p] : b[p * ldb + j];
-                s += (double)u * (double)v;
-            }
-            float *y = c + i * ldc + j;
-            *y = (beta != 0.0f ? beta * *y : 0.0f) + (float)s;
-        }
-}
-
-/* Blocks: a panel of b (KC, nr) stays in the L1 cache, the block of a (MC, KC) in L2, the block of b (KC, NC)
-   in L2 or L3: with AVX2, where mr is 6 and nr 16, these are 18 KB, 108 KB and 1.1 MB. k is cut into equal
-   blocks, each at most KC. */
-enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
-
-static ptrdiff_t cnn__min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-static ptrdiff_t cnn__ceil(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
-static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
-
-/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
-static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
-{
-    ptrdiff_t i = 0;
-    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
-    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
-    else for (; i < n; i++) to[i] = from[i];
-}
-
-/* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
-typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
-static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
-                      int ni, ptrdiff_t np)
-{
-    if (si == 1 && ni == r) {
-        /* Eight for six, where the next row of both is there to be overrun. */
-        const bool wide = r < 8 && 2 * r >= 8 && sp + r >= 8;
-        for (; np > 0; np--, x += sp, to += r) {
-            CNN__PREFETCH(x + r), CNN__PREFETCH(x + 2 * r - 1);         /* the next panel */
-            if (wide && np > 1) memcpy(to, x, 8 * sizeof *to);
-            else                cnn__copy(to, x, r);
-        }
-    } else if (si == 1) {
-        for (; np > 0; np--, x += sp, to += r)
-            for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
-    } else if (sp == 1 && ni == r) {
-        u->pack(to, r, x, si, np);
-    } else {
-        for (int q = 0; q < r; q++, x += si)
-            for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
-    }
-}
-
-/* Bytes of packed blocks for one thread. */
-static size_t cnn__part_scratch(const cnn__cpu *cpu, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
-{
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    size_t mc = (size_t)cnn__min(cnn__ceil(m, u->mr), CNN__MC_PANELS) * (size_t)u->mr;
-    size_t nc = (size_t)cnn__min(cnn__ceil(n, u->nr), CNN__NC_PANELS) * (size_t)u->nr;
-    return cnn__round_up((size_t)cnn__min(k, CNN__KC) * (mc + nc) * sizeof(float), CNN__ALIGN);
-}
-
-/* C += A B where A has few rows and the rows of both lie in one piece along k, as a dense layer has it: no
-   packing. Rows of A are taken by three. Where they are no more, each weight is met once and memory decides:
-   four whole rows of B are read side by side, as pieces of 4 KB stop the processor's prefetching (36 MB by
-   one thread of a Zen 3: 24 GB/s, and 14 in pieces). Otherwise such a piece stays in the L1 cache for the
-   next three rows. */
-enum { CNN__DOT_ROWS = 96, CNN__DOT_RUN = 1024 };
-static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__matrix a, cnn__matrix b,
-                           ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
-{
-    const ptrdiff_t run = m <= 3 ? k : CNN__DOT_RUN;
-    for (ptrdiff_t p = 0; p < k; p += run)
-        for (ptrdiff_t j = 0; j < n; j += 4) {
-            const cnn__runs r = { 1, 1, cnn__min(run, k - p), a.si, 0, 0, 0, 0 };
-            const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si,
-                                                        cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
-            for (ptrdiff_t i = 0; i < m; i += 3)
-                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p,
-                       b.x + j * b.si + p, at, c + i * ldc + j, ldc);
-        }
-}
-
-/* Rows and columns of C = A B (+ C if add), by one thread. A few rows do not repay packing b. */
-static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool accumulate, cnn__matrix a,
-                           cnn__matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
-{
-    const int mr = u->mr, nr = u->nr;
-    const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
-    const bool in_place = b.si == 1 && m <= 3 * mr;
-    float tile[CNN__MAX_MR * CNN__MAX_NR], *pb = pack, *pa = pack + kb * cnn__min(cnn__ceil(n, nr) * nr, nc);
-    ptrdiff_t packed[CNN__KC], rows[CNN__KC];
-    for (ptrdiff_t p = 0; p < kb; p++) packed[p] = p * nr, rows[p] = p * b.sp;
-    for (ptrdiff_t jc = 0; jc < n; jc += nc)
-        for (ptrdiff_t p = 0; p < k; p += kb) {
-            const ptrdiff_t jn = cnn__min(nc, n - jc), kc = cnn__min(kb, k - p);
-            const bool add = accumulate || p > 0;
-            for (ptrdiff_t j = 0; j < jn; j += nr)
-                if (b.si == 1 && j + nr <= jn) {
-                    if (!in_place) u->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
-                } else
-                    cnn__pack(u, pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp,
-                              (int)cnn__min(nr, jn - j), kc);
-            for (ptrdiff_t ic = 0; ic < m; ic += mc) {
-                const ptrdiff_t in = cnn__min(mc, m - ic);
-                for (ptrdiff_t i = 0; i < in; i += mr) {
-                    const int ni = (int)cnn__min(mr, in - i);
-                    cnn__pack(u, pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
-                }
-                for (ptrdiff_t j = 0; j < jn; j += nr) {
-                    const bool whole = j + nr <= jn, direct = in_place && whole;
-                    const float *from = direct ? b.x + jc + j + p * b.sp : pb + j * kc;
-                    for (ptrdiff_t i = 0; i < in; i += mr) {
-                        const int ni = (int)cnn__min(mr, in - i);
-                        float *y = c + (ic + i) * ldc + jc + j;
-                        u->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from, direct ? rows : packed,
-                                 whole ? y : tile, whole ? ldc : nr, NULL, whole && add);
-                        for (ptrdiff_t s = 0; !whole && s < ni; s++)
-                            for (ptrdiff_t q = 0; q < jn - j; q++)
-                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
-                    }
-                }
-            }
-        }
-}
-
-static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k)
-{
-    return cnn__mul_size((size_t)cpu->threads, cnn__part_scratch(cpu, m, n, k));
-}
-
-/* Threads for so many multiply-adds in so many parts. Below 5 million, about 0.1 ms, a parallel region with
-   its spinning barrier costs more than it saves when the machine has other work. (The tests set 0.) */
-#ifndef CNN__SERIAL_WORK
-#define CNN__SERIAL_WORK 5e6
-#endif
-static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
-{
-    return work < CNN__SERIAL_WORK ? 1 : (int)cnn__min(cpu->threads, parts);
-}
-
-/* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb. beta 0
-   does not read C. Each thread takes a range of row panels or of column panels. Every element is summed over
-   p in the same order in whatever range it falls, so the bits do not depend on the number of threads. */
-static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
-                      const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
-{
-    const bool dots = !ta && tb && m <= CNN__DOT_ROWS;
-    if (k < 1 || (beta != 0.0f ? beta != 1.0f : dots))
-        for (ptrdiff_t i = 0; i < m; i++)
-            for (ptrdiff_t j = 0; j < n; j++) c[i * ldc + j] = beta != 0.0f ? beta * c[i * ldc + j] : 0.0f;
-    if (m < 1 || n < 1 || k < 1) return;
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const cnn__matrix x = { a, ta ? 1 : lda, ta ? lda : 1 }, w = { b, tb ? ldb : 1, tb ? 1 : ldb };
-    const bool by_row = !dots && cnn__ceil(m, u->mr) > cnn__ceil(n, u->nr);
-    const ptrdiff_t r = by_row ? u->mr : u->nr, size = by_row ? m : n, panels = cnn__ceil(size, r);
-    const int threads = cnn__team(cpu, (double)m * n * k, panels);
-    const size_t each = cnn__part_scratch(cpu, m, n, k);
-    CNN__PARALLEL_FOR(threads)
-    for (int q = 0; q < threads; q++) {
-        const ptrdiff_t from = panels * q / threads * r, to = cnn__min(panels * (q + 1) / threads * r, size);
-        float *pack = (float *)(void *)((char *)scratch + (size_t)q * each);
-        if (by_row) {
-            const cnn__matrix part = { x.x + from * x.si, x.si, x.sp };
-            cnn__gemm_part(u, c + from * ldc, ldc, beta != 0.0f, part, w, to - from, n, k, pack);
-        } else {
-            const cnn__matrix part = { w.x + from * w.si, w.si, w.sp };
-            if (dots) cnn__gemm_dots(u, c + from, ldc, x, part, m, to - from, k);
-            else cnn__gemm_part(u, c + from, ldc, beta != 0.0f, x, part, m, to - from, k, pack);
-        }
-    }
-}
-
-/* ========================================================================================================
-   >>conv ---- 8. Convolution
-
-   y[n][oc][oy][ox] = b[oc] + sum over c, i, j of  w[oc][c][i][j] x[n][g IC/G + c][oy SH - PH + i DH][ox SW -
-                                                   PW + j DW]
-   with g = oc / (OC/G), x zero outside the image, x (N,IC,H,W), w (OC,IC/G,KH,KW), y (N,OC,OH,OW).
-
-   A NaN or Inf in x, or in dy on the way back, reaches the elements that the formula gives it to and no
-   other, with two exceptions: Winograd may make NaN of all elements of the tiles that hold it, and in the
-   gradient of the weights it may make NaN of any.
-   ======================================================================================================== */
-
-typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnn__conv;
-
-/* The reference for all three passes: each visits every term (oc,c,i,j,oy,ox) of the formula once. */
-#define CNN__CONV_TERMS(t, yat, xat, wat, ...)                                                               \
-    for (int n = 0; n < (t)->n; n++) for (int oc = 0; oc < (t)->oc; oc++)                                    \
-    for (int oy = 0; oy < (t)->oh; oy++) for (int ox = 0; ox < (t)->ow; ox++)                                \
-    for (int c = 0; c < (t)->ic / (t)->groups; c++)                                                          \
-    for (int i = 0; i < (t)->kh; i++) for (int j = 0; j < (t)->kw; j++) {                                    \
-        const int iy = oy * (t)->sh - (t)->ph + i * (t)->dh, ix = ox * (t)->sw - (t)->pw + j * (t)->dw;      \
-        const int icg = (t)->ic / (t)->groups, ic = oc / ((t)->oc / (t)->groups) * icg + c;                  \
-        if (iy < 0 || iy >= (t)->h || ix < 0 || ix >= (t)->w) continue;                                      \
-        const size_t yat = (((size_t)n * (size_t)(t)->oc + (size_t)oc) * (size_t)(t)->oh                     \
-                            + (size_t)oy) * (size_t)(t)->ow + (size_t)ox;                                    \
-        const size_t xat = (((size_t)n * (size_t)(t)->ic + (size_t)ic) * (size_t)(t)->h                      \
-                            + (size_t)iy) * (size_t)(t)->w + (size_t)ix;                                     \
-        const size_t wat = (((size_t)oc * (size_t)icg + (size_t)c) * (size_t)(t)->kh                         \
-                            + (size_t)i) * (size_t)(t)->kw + (size_t)j;                                      \
-        __VA_ARGS__;                                                                                         \
-    }
-
-CNN__UNUSED static void cnn__conv_forward_ref(const cnn__conv *t, float *y, const float *x, const float *w,
-                                              const float *b)
-{
-    const size_t plane = (size_t)t->oh * (size_t)t->ow, all = (size_t)t->n * (size_t)t->oc * plane;
-    for (size_t i = 0; i < all; i++) y[i] = b ? b[i / plane % (size_t)t->oc] : 0.0f;
-    CNN__CONV_TERMS(t, yat, xat, wat, y[yat] += w[wat] * x[xat])
-}
-CNN__UNUSED static void cnn__conv_backward_data_ref(const cnn__conv *t, float *dx, const float *dy,
-                                                    const float *w)
-{
-    CNN__CONV_TERMS(t, yat, xat, wat, dx[xat] += w[wat] * dy[yat])
-}
-CNN__UNUSED static void cnn__conv_backward_weights_ref(const cnn__conv *t, float *dw, float *db,
-                                                       const float *x, const float *dy)
-{
-    const size_t plane = (size_t)t->oh * (size_t)t->ow, all = (size_t)t->n * (size_t)t->oc * plane;
-    CNN__CONV_TERMS(t, yat, xat, wat, dw[wat] += x[xat] * dy[yat])
-    for (size_t i = 0; db && i < all; i++) db[i / plane % (size_t)t->oc] += dy[i];
-}
-
-/* ---- Spread planes: a convolution without borders, strides and im2col ----
-
-   The part of the image that a block of output rows needs is copied once, with its zeros, into planes split
-   by the stride: S[c][a][b][y][x] = x[c][y0 + y SH + a][x0 + x SW + b]. Then the values that tap (c,i,j) of
-   the kernel meets, for output pixel oy*width + ox, form one run of contiguous floats: S[at(c,i,j) + oy*width
-   + ox]. So any convolution is a matrix product whose b has rows that start at at(c,i,j): nothing is
-   unfolded. Pixels with ox >= OW, a few at the end of each row, are computed and dropped.
-
-   forward           Y = W S(X)
-   backward-data     dX = W^T S(dY), one product for each residue r of the input row modulo SH (and column
-                     modulo SW):
-                     row r + SH t gets from row i of the kernel the gradient of row (r + SH t + PH - i DH)/SH
-                     where that is whole, which is every q-th i, q = SH/gcd(SH,DH), from the first one on. So
-                     it reads dY with stride 1, from row t + (r + PH - i DH)/SH, and no term is a
-                     multiplication by zero.
-   backward-weights  dW = dY S(X)^T, sums along the contiguous floats: cnn__dot. */
-typedef struct {
-    const float *x;                     /* the image or images, (N, planes, h, w) */
-    ptrdiff_t planes;
-    int h, w, c;                        /* c planes of it are used */
-    int sh, sw, a, b;                   /* stride; residues that a tap meets */
-    int y0, x0;                         /* of the row and column that output row 0 and column 0 meet first */
-    int halo;                           /* rows of S beyond the number of output rows */
-    int width, gap;                     /* of a row of S; zeros behind each plane */
-} cnn__spread;
-
-/* Floats of one plane of S and of all, for so many output rows. */
-static ptrdiff_t cnn__spread_plane(const cnn__spread *s, ptrdiff_t rows)
-{
-    return (rows + s->halo) * s->width + s->gap;
-}
-static ptrdiff_t cnn__spread_size(const cnn__spread *s, ptrdiff_t rows)
-{
-    return s->c * s->a * s->b * cnn__spread_plane(s, rows);
-}
-
-/* S for output rows from .. from+rows of so many planes of image n, from plane first on. */
-static void cnn__spread_copy(const cnn__kernels *u, const cnn__spread *s, float *to, ptrdiff_t n,
-                             ptrdiff_t first, int planes, int from, int rows)
-{
-    const ptrdiff_t size = cnn__spread_plane(s, rows);
-    memset(to, 0, (size_t)(planes * s->a * s->b * size) * sizeof *to);
-    for (ptrdiff_t e = 0; e < (ptrdiff_t)planes * s->a * s->b; e++, to += size) {
-        const int y0 = s->y0 + from * s->sh + (int)(e / s->b % s->a), x0 = s->x0 + (int)(e % s->b);
-        const float *plane = s->x + (n * s->planes + first + e / s->b / s->a) * s->h * s->w;
-        const int left = x0 >= 0 ? 0 : (-x0 + s->sw - 1) / s->sw;
-        const int right = x0 >= s->w ? 0 : (int)cnn__min((s->w - x0 + s->sw - 1) / s->sw, s->width);
-        for (int r = 0; r < rows + s->halo; r++) {
-            const int y = y0 + r * s->sh;
-            if (y < 0 || y >= s->h || left >= right) continue;
-            const float *row = plane + (ptrdiff_t)y * s->w + x0 + left * s->sw;
-            float *start = to + (ptrdiff_t)r * s->width + left;
-            if (s->sw == 1)      cnn__copy(start, row, right - left);
-            else if (s->sw == 2) u->halve(start, row, right - left);
-            else for (int x = 0; x < right - left; x++) start[x] = row[x * s->sw];
-        }
-    }
-}
-
-/* One product: forward has one, backward-data one for each residue. Output rows 0..ny, columns 0..nx of
-   it. */
-typedef struct {
-    int ny, nx;
-    ptrdiff_t k, base;                  /* terms of the sum; place of row 0, column 0 in the output plane */
-    const float *a;                     /* packed weights of all groups */
-    const ptrdiff_t *at;                /* k places in S */
-    int y0, dy, rows;                   /* row i of the kernel meets image row y SH + y0 + i dy; rows: how
-                                           many can be left out, see rows_first */
-    ptrdiff_t row;                      /* terms of one row of the kernel */
-} cnn__phase;
-
-/* One axis of backward-data for residue r: kernel taps first, first + q, ... (count of them), the first one
-   reads from start, each next one step further. */
-typedef struct { int first, q, count, start, step, n; } cnn__axis;
-static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
-{
-    int g = s, rest = d;
-    while (rest) { int swap = g % rest; g = rest, rest = swap; }
-    cnn__axis f = { 0, s / g, 0, 0, -d / g, (size - r + s - 1) / s };
-    while (f.first < k && f.first < f.q && (r + p - f.first * d) % s) f.first++;
-    if (f.first < k && f.first < f.q) {
-        f.count = (k - f.first + f.q - 1) / f.q;
-        f.start = (r + p - f.first * d) / s;
-    }
-    return f;
-}
-
-/* Rows of output that share one S: so many that S stays in the L2 cache and rows are not copied too often.
-   Places in a plane are ints: no more rows than that allows. */
-enum { CNN__SPREAD_FLOATS = 49152,      /* 192 KB */
-       CNN__PLANE_FLOATS = 6144 };      /* 24 KB, of the L1 cache: where each plane is met but once */
-static int cnn__block_rows(const cnn__spread *s, int rows, ptrdiff_t floats)
-{
-    const ptrdiff_t fit = floats / ((ptrdiff_t)s->c * s->a * s->b * s->width) - s->halo;
-    const ptrdiff_t wish = fit < 2 * s->halo + 1 ? 2 * s->halo + 1 : fit;
-    const ptrdiff_t most = cnn__min(cnn__min(rows, wish), 1 + INT_MAX / 4 / s->width);
-    return (int)cnn__ceil(rows, cnn__ceil(rows, most));
-}
-
-static cnn__spread cnn__spread_forward(const cnn__conv *t, const float *x)
-{
-    const int y = (t->kh - 1) * t->dh, z = (t->kw - 1) * t->dw;
-    return (cnn__spread){ x, t->ic, t->h, t->w, t->ic / t->groups, t->sh, t->sw, (int)cnn__min(t->sh, y + 1),
-                          (int)cnn__min(t->sw, z + 1), -t->ph, -t->pw, y / t->sh, t->ow + z / t->sw, 0 };
-}
-static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
-{
-    int low[2] = { INT_MAX, INT_MAX }, high[2] = { INT_MIN, INT_MIN }, most = 1;
-    for (int axis = 0; axis < 2; axis++)
-        for (int r = 0; r < (axis ? t->sw : t->sh) && r < (axis ? t->w : t->h); r++) {
-            const cnn__axis f = axis ? cnn__axis_of(r, t->w, t->kw, t->sw, t->pw, t->dw)
-                                     : cnn__axis_of(r, t->h, t->kh, t->sh, t->ph, t->dh);
-            if (!f.count) continue;
-            const int end = f.start + (f.count - 1) * f.step;
-            if (end < low[axis]) low[axis] = end;
-            if (f.start > high[axis]) high[axis] = f.start;
-            if (axis && f.n > most) most = f.n;
-        }
-    if (low[0] > high[0] || low[1] > high[1]) low[0] = low[1] = high[0] = high[1] = 0;
-    return (cnn__spread){ dy, t->oc, t->oh, t->ow, t->oc / t->groups, 1, 1, 1, 1, low[0], low[1],
-                          high[0] - low[0], most + high[1] - low[1], 0 };
-}
-
-/* Where tap (c,i,j) of a forward window begins in S. */
-static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane, ptrdiff_t *at)
-{
-    for (int c = 0; c < s->c; c++)
-        for (int i = 0; i < t->kh; i++)
-            for (int j = 0; j < t->kw; j++) {
-                const int y = i * t->dh, x = j * t->dw;
-                *at++ = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane
-                    + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
-            }
-}
-
-static bool cnn__pointwise(const cnn__conv *t)       /* S would be the image itself */
-{
-    return t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && !t->ph && !t->pw;
-}
-
-/* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
-static void *cnn__take(char *base, size_t *used, size_t count, size_t size)
-{
-    void *p = base ? base + *used : NULL;
-    *used = cnn__add_size(*used, cnn__round_up(cnn__mul_size(count, size), CNN__ALIGN));
-    return p;
-}
-
-/* forward and backward-data. */
-typedef struct {
-    const cnn__kernels *u;
-    const cnn__conv *t;
-    cnn__spread s;
-    bool backward, borrow;              /* borrow: S would be the image itself (1x1, stride 1, no padding) */
-    bool rows_first;                    /* the order of k is (i,c,j), not (c,i,j) as the weights lie: rows of
-                                           the kernel that fall outside the image can be left out, where a
-                                           panel of pixels is no longer than a row */
-    bool once;                          /* one block meets each weight: it packs those that it needs next, and
-                                           they stay in the L2 cache; else all are packed before */
-    int n_phases, rows, block, blocks, parts;       /* parts: of W's rows, if blocks are few */
-    ptrdiff_t m, out_plane, out_planes, row, col, plane;
-    cnn__phase *phase;
-    ptrdiff_t *at, *wat;                /* terms: places in S, places in w */
-    float *a, *work;
-    size_t panel, spread, each;         /* floats of work for one thread: a packed panel, S, packed weights */
-    float *y;
-    const float *w, *bias;
-} cnn__shifted;
-
-/* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
-static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
-{
-    return !q->borrow && q->m <= 3 * q->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
-}
-
-/* Rows of the weights that stay in the L2 cache, a k block of each. */
-static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q) { return 2 * q->u->mr * CNN__MC_PANELS; }
-
-static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x,
-                                      char *base, size_t *used)
-{
-    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward,
-                       .s = backward ? cnn__spread_backward(t, x) : cnn__spread_forward(t, x) };
-    const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
-    q.m = (backward ? t->ic : t->oc) / t->groups;
-    q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
-    q.rows = backward ? (t->h + t->sh - 1) / t->sh : t->oh;
-    q.borrow = cnn__pointwise(t);
-    q.rows_first = backward || t->ow >= q.u->nr;
-    /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
-    const ptrdiff_t k_blocks = q.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
-    const ptrdiff_t cached = q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
-    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, cached);
-    q.blocks = (int)cnn__ceil(q.rows, q.block);
-    q.once = !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
-    q.plane = cnn__spread_plane(&q.s, q.block);
-    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q.blocks;
-    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, tasks), cnn__ceil(q.m, q.u->mr));
-    q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow;
-    q.out_planes = backward ? t->ic : t->oc;
-    q.row = backward ? (ptrdiff_t)t->sh * t->w : t->ow, q.col = backward ? t->sw : 1;
-    q.phase = cnn__take(base, used, (size_t)q.n_phases, sizeof *q.phase);
-    q.at = cnn__take(base, used, k, sizeof *q.at);
-    q.wat = cnn__take(base, used, k, sizeof *q.wat);
-    q.a = cnn__take(base, used, q.once ? 0 : cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)),
-                    sizeof *q.a);
-    q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width
-                                    : (size_t)((CNN__KC + 1) * q.u->nr), 16);
-    q.spread = q.borrow ? 0 : cnn__round_up((size_t)(cnn__spread_size(&q.s, q.block) + q.u->nr), 16);
-    q.each = q.panel + q.spread + (q.once ? cnn__round_up((size_t)(cnn__min(q.m, cnn__shifted_rows(&q))
-                                                * cnn__shifted_k(&q, (ptrdiff_t)k)), 16) : 0);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
-}
-
-/* forward: kc terms from b on of ni rows of the weights, side by side. Where they lie in the order (c,i,j)
-   and are wanted in the order (i,c,j), a few channels are packed as they lie, then a row of the kernel is
-   picked. */
-static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float *w, ptrdiff_t b,
-                           ptrdiff_t kc)
-{
-    enum { FLOATS = 1024 };
-    const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
-    const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
-    float all[FLOATS];
-    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, kc); return; }
-    for (ptrdiff_t k = b, n; k < b + kc; k += n) {
-        const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
-        if (j || !few || b + kc - k < kw) {                     /* part of a row, or a large kernel */
-            n = 1;
-            for (ptrdiff_t r = 0; r < ni; r++) *to++ = w[r * row + c * taps + i * kw + j];
-            continue;
-        }
-        const ptrdiff_t planes = cnn__min(cnn__min(few, q->s.c - c), (b + kc - k) / kw);
-        q->u->pack(all, ni, w + c * taps + i * kw, row, (planes - 1) * taps + kw);
-        for (ptrdiff_t e = 0; e < planes; e++, to += kw * ni)
-            memcpy(to, all + e * taps * ni, (size_t)(kw * ni) * sizeof *to);
-        n = planes * kw;
-    }
-}
-
-/* The tables of a phase and, if not once, its weights, packed k block after k block, row panel after row
-   panel: a panel of r rows is a run of kc*r floats. */
-static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q)
-{
-    const cnn__conv *t = q->t;
-    const cnn__spread *s = &q->s;
-    const int mr = q->u->mr, sx = (int)cnn__min(t->sw, t->w);
-    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, panels = cnn__ceil(q->m, mr), all = panels * t->groups;
-    const ptrdiff_t w_row = q->backward ? taps : s->c * taps, w_plane = q->backward ? q->m * taps : taps;
-    ptrdiff_t done = 0;
-    for (int f = 0; f < q->n_phases; f++) {
-        cnn__axis v = { 0, 1, t->kh, -t->ph, t->dh, t->oh }, h = { 0, 1, t->kw, -t->pw, t->dw, t->ow };
-        if (q->backward) {
-            v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh);
-            h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
-        }
-        ptrdiff_t *at = q->at + done, *wat = q->wat + done;
-        float *a = q->a + done * q->m * t->groups;
-        const ptrdiff_t base = q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0;
-        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count, base, a, at, v.start, v.step,
-                               q->rows_first ? v.count : 1, (ptrdiff_t)s->c * h.count };
-        q->phase[f] = p, done += p.k;
-        if (!p.k) continue;
-        ptrdiff_t e = 0;
-        for (int outer = 0; outer < (q->rows_first ? v.count : s->c); outer++)
-            for (int inner = 0; inner < (q->rows_first ? s->c : v.count); inner++)
-                for (int j = 0; j < h.count; j++, e++) {
-                    const int i = q->rows_first ? outer : inner, c = q->rows_first ? inner : outer;
-                    const int y = v.start + i * v.step - s->y0, x = h.start + j * h.step - s->x0;
-                    at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane
-                        + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
-                    wat[e] = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
-                }
-        if (q->once) continue;
-        const ptrdiff_t kb = cnn__shifted_k(q, p.k);
-        /* a float that is packed counts as 16 multiply-adds */
-        const int threads = cnn__team(cpu, 16.0 * (double)p.k * (double)q->m * t->groups, all);
-        (void)threads;                  /* without OpenMP */
-        CNN__PARALLEL_FOR(threads)
-        for (ptrdiff_t z = 0; z < all; z++) {
-            const ptrdiff_t g = z / panels, i = z % panels * mr, ni = cnn__min(mr, q->m - i);
-            const float *from = q->w + g * q->m * s->c * taps + i * w_row;
-            for (ptrdiff_t b = 0; b < p.k; b += kb) {
-                const ptrdiff_t kc = cnn__min(kb, p.k - b);
-                float *to = a + g * q->m * p.k + b * q->m + i * kc;
-                if (!q->backward) {
-                    cnn__pack_taps(q, to, (int)ni, from, b, kc);
-                    continue;
-                }
-                for (ptrdiff_t k = 0; k < kc; k++, to += ni)
-                    for (ptrdiff_t r = 0; r < ni; r++) to[r] = from[wat[b + k] + r * w_row];
-            }
-        }
-    }
-}
-
-static inline void cnn__add(float *to, const float *v, ptrdiff_t n)
-{
-    for (; n >= 8; n -= 8, to += 8, v += 8) {
-        float a[8], b[8];               /* copies: the compiler need not fear that to and v overlap */
-        memcpy(a, to, sizeof a), memcpy(b, v, sizeof b);
-        for (int e = 0; e < 8; e++) a[e] += b[e];
-        memcpy(to, a, sizeof a);
-    }
-    for (; n > 0; n--) *to++ += *v++;
-}
-
-/* Put the valid pixels of a tile: columns j .. j+nr of the block, width to a row of S. */
-static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *q, int j,
-                          int width, int nx, int end, bool add)
-{
-    const int last = (int)cnn__min(j + nr, end);
-    for (int from = j, r = j / width; from < last; from = ++r * width) {
-        const int x = from - r * width, n = (int)cnn__min(nx, last - r * width) - x;
-        for (int s = 0; s < ni; s++) {
-            float *to = y + s * q->out_plane + r * q->row + x * q->col;
-            const float *v = tile + s * nr + from - j;
-            if (q->col == 2 && add) q->u->twice(to, v, n);
-            else if (q->col != 1)
-                for (int e = 0; e < n; e++) to[e * q->col] = add ? to[e * q->col] + v[e] : v[e];
-            else if (add) cnn__add(to, v, n);
-            else          cnn__copy(to, v, n);
-        }
-    }
-}
-
-/* A panel of nr pixels from j on, nx to a row of the image and width to a row of S. Whole vectors: what one
-   writes too much is written anew after it, or lies behind the panel. */
-static void cnn__fill_pixels(float *to, int nr, const float *s, const ptrdiff_t *at, ptrdiff_t np, int j,
-                             int nx, int width, int end)
-{
-    int place[CNN__MAX_NR], from[CNN__MAX_NR], runs = 0;
-    for (int z = j; z < j + nr && z < end; z = (z / nx + 1) * nx)
-        place[runs] = z - j, from[runs++] = z / nx * width + z % nx;
-    for (ptrdiff_t p = 0; p < np; p++, to += nr)
-        for (int r = 0; r < runs; r++)
-            for (int e = 0; e < nr; e += 8)
-                memcpy(to + place[r] + e, s + at[p] + from[r] + e, 8 * sizeof *to);
-}
-
-/* A block of output rows of one group of one image, rows i0..i1 of the weights. */
-static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, int from, ptrdiff_t i0,
-                               ptrdiff_t i1, float *work)
-{
-    const int mr = q->u->mr, nr = q->u->nr;
-    const ptrdiff_t mc = cnn__shifted_rows(q);
-    float tile[CNN__MAX_MR * CNN__MAX_NR], *panel = work, *copy = work + q->panel, *mine = copy + q->spread;
-    ptrdiff_t packed[CNN__KC];
-    const float *s = q->borrow ? q->s.x + (n * q->s.planes + g * q->s.c) * q->plane : copy;
-    if (!q->borrow) cnn__spread_copy(q->u, &q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
-    for (int p = 0; p < CNN__KC && q->m > 1; p++) packed[p] = p * nr;
-    for (int f = 0; f < q->n_phases; f++) {
-        const cnn__phase *p = &q->phase[f];
-        if (!p->k || p->ny <= from) continue;
-        const int width = q->borrow ? (int)q->out_plane : q->s.width, nx = q->borrow ? width : p->nx;
-        const int ny = q->borrow ? 1 : (int)cnn__min(p->ny - from, q->block), end = (ny - 1) * width + nx;
-        const bool flat = q->col == 1 && width == nx && (q->row == width || ny == 1);
-        float *y0 = q->y + (n * q->out_planes + g * q->m) * q->out_plane + p->base + from * q->row;
-        if (q->m == 1) {
-            q->u->fir(end, p->k, p->a + g * p->k, s, p->at, q->bias ? q->bias[g] : 0.0f, panel);
-            cnn__put_tile(y0, panel, end, 1, q, 0, width, nx, end, q->backward);
-            continue;
-        }
-        const ptrdiff_t kb = cnn__shifted_k(q, p->k);
-        /* pixels: panels of the pixels alone, not of what lies between the rows of S; for many sums only, as
-           this copy takes longer */
-        const bool pixels = !flat && q->col == 1 && q->row == nx && q->m > 3 * mr && p->k > CNN__KC;
-        const int step = pixels ? nx : width, stop_at = (ny - 1) * step + nx;
-        /* by_row: panels that do not cross the ends of rows, where that takes no more of them or sums are
-           short */
-        const bool by_row = !flat && !pixels && ((nx + nr - 1) / nr * nr <= width
-                                      || (p->k <= 64 && nx >= nr && !q->backward));
-        const bool overlap = by_row && nx >= nr && q->col == 1 && !q->backward && kb == p->k;
-        for (ptrdiff_t b0 = 0; b0 < p->k; b0 += kb) {
-            const ptrdiff_t b1 = cnn__min(b0 + kb, p->k), kc = b1 - b0;
-            const bool add = q->backward || b0 > 0;
-            for (ptrdiff_t ic = i0; ic < i1; ic += mc) {
-                const ptrdiff_t in = cnn__min(mc, i1 - ic);
-                const float *a = q->once ? mine : p->a + g * q->m * p->k + b0 * q->m + ic * kc;
-                for (ptrdiff_t i = 0; i < in && q->once; i += mr)
-                    cnn__pack_taps(q, mine + i * kc, (int)cnn__min(mr, in - i),
-                                   q->w + (g * q->m + ic + i) * p->k, b0, kc);
-                for (int r = 0, x = 0; r * step + x < stop_at; ) {
-                    if (overlap && x + nr > nx) x = nx - nr;        /* computed twice: the same */
-                    const int j = r * step + x,
-                        stop = (int)cnn__min(j + nr, by_row ? r * step + nx : stop_at);
-                    const bool pack = pixels || (in > 3 * mr && (q->borrow || p->k > CNN__KC))
-                                      || (q->borrow && j + nr > end);
-                    const bool direct = j + nr <= stop && (flat || pixels || (q->col == 1 && x + nr <= nx));
-                    ptrdiff_t k0 = b0, k1 = b1;
-                    if (p->rows > 1) {                              /* leave out kernel rows that meet zeros
-                                                                       only */
-                        const int first = (from + r) * q->s.sh + p->y0, last = by_row ? first
-                            : (from + (stop - 1) / step) * q->s.sh + p->y0;
-                        int c0 = 0, c1 = p->rows;
-                        while (c0 < c1 && (last + c0 * p->dy < 0 || first + c0 * p->dy >= q->s.h)) c0++;
-                        while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first
-                                           + (c1 - 1) * p->dy >= q->s.h)) c1--;
-                        k0 = c0 * p->row > k0 ? c0 * p->row : k0, k1 = cnn__min(k1, c1 * p->row);
-                        if (k1 < k0) k1 = k0 = b0;
-                    }
-                    /* for many rows and planes, neighbours in the cache repay the copy */
-                    if (pack && q->borrow && j + nr > end)
-                        for (ptrdiff_t e = k0; e < k1; e++)
-                            for (int z = 0; z < nr; z++)
-                                panel[(e - k0) * nr + z] = j + z < end ? s[p->at[e] + j + z] : 0.0f;
-                    else if (pixels)
-                        cnn__fill_pixels(panel, nr, s, p->at + k0, k1 - k0, j, nx, width, stop_at);
-                    else if (pack) q->u->panel(panel, s + j, p->at + k0, k1 - k0);
-                    float *y = y0 + ic * q->out_plane;
-                    for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
-                        const int ni = (int)cnn__min(mr, in - i);
-                        const float *bias = q->bias && b0 == 0 ? q->bias + g * q->m + ic + i : NULL;
-                        float *to = direct ? y + (flat || pixels ? j : r * q->row + x) : tile;
-                        q->u->micro(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
-                                    pack ? panel : s + j, pack ? packed : p->at + k0, to,
-                                    direct ? q->out_plane : nr, bias, direct && add);
-                        if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, step, nx, stop, add);
-                    }
-                    x += nr;
-                    if (by_row ? x >= nx : x >= step) {
-                        if (by_row) r++, x = 0;
-                        else        r += x / step, x %= step;
-                    }
-                }
-            }
-        }
-    }
-}
-
-static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q)
-{
-    const cnn__conv *t = q->t;
-    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q->blocks * q->parts,
-        panels = cnn__ceil(q->m, q->u->mr);
-    const double work = (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
-    const int threads = cnn__team(cpu, work, tasks), mr = q->u->mr;
-    cnn__shifted_pack(cpu, q);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++)
-        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
-            const ptrdiff_t part = e % q->parts, block = e / q->parts % q->blocks,
-                g = e / q->parts / q->blocks % t->groups;
-            cnn__shifted_block(q, e / q->parts / q->blocks / t->groups, g, (int)block * q->block,
-                               panels * part / q->parts * mr,
-                               cnn__min(panels * (part + 1) / q->parts * mr, q->m), q->work
-                                   + (size_t)thread * q->each);
-        }
-}
-
-/* backward-data with stride 1, as a convolution from dy to dx; its kernel is turned by 180 degrees. */
-static cnn__conv cnn__turned(const cnn__conv *t)
-{
-    cnn__conv p = *t;
-    p.ic = t->oc, p.oc = t->ic, p.h = t->oh, p.w = t->ow, p.oh = t->h, p.ow = t->w;
-    p.ph = t->kh - 1 - t->ph, p.pw = t->kw - 1 - t->pw;
-    return p;
-}
-
-/* ---- Small images, several side by side: forward and backward-data with stride 1 ----
-
-   A row of ten pixels fills 16 lanes badly. So nr images of a batch lie side by side, X[c][y][x][image], and
-   an output pixel of all of them is one tile of cnn__micro: its b are rows of nr floats, and taps that meet
-   padding are left out pixel by pixel, so that no multiplication is by zero. backward-data is forward from dy
-   with the kernel turned by 180 degrees and padding K - 1 - P. Floor: the multiply-adds of the formula; the
-   two transpositions move each float twice. */
-typedef struct {
-    const cnn__kernels *u;
-    bool backward;
-    int c, m, h, w, oh, ow, kh, kw, ph, pw, parts;  /* of the pass; parts: of the weights' rows, as above */
-    ptrdiff_t blocks, in, out, k;       /* floats of an image, of its result; terms of a sum */
-    ptrdiff_t *at;                      /* of terms, in the order (i,j,c), from the first one met on */
-    float *a, *work;
-    size_t each;
-} cnn__side;
-
-static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t)
-{
-    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && t->ph < t->kh
-        && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0;
-}
-
-static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
-                                size_t *used)
-{
-    const cnn__conv p = backward ? cnn__turned(t) : *t;
-    cnn__side q = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h, .w = p.w,
-                    .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw };
-    q.in = (ptrdiff_t)q.c * q.h * q.w, q.out = (ptrdiff_t)q.m * q.oh * q.ow;
-    q.k = (ptrdiff_t)q.c * q.kh * q.kw, q.blocks = t->n / q.u->nr;
-    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.blocks), cnn__ceil(q.m, q.u->mr));
-    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
-    q.a = cnn__take(base, used, cnn__mul_size((size_t)q.m, (size_t)q.k), sizeof *q.a);
-    q.each = cnn__mul_size((size_t)(q.in > q.out ? q.in : q.out) + (size_t)q.out, (size_t)q.u->nr);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
-}
-
-/* Terms and weights, in the order (i,j,c); of the weights, row panel after row panel. */
-static void cnn__side_pack(const cnn__side *q, const float *w)
-{
-    const int taps = q->kh * q->kw;
-    for (int tap = 0; tap < taps; tap++)
-        for (int c = 0; c < q->c; c++)
-            q->at[tap * q->c + c] = (((ptrdiff_t)c * q->h + tap / q->kw) * q->w + tap % q->kw) * q->u->nr;
-    for (int r = 0; r < q->m; r++) {
-        const int first = r / q->u->mr * q->u->mr, ni = (int)cnn__min(q->u->mr, q->m - first);
-        float *to = q->a + first * q->k + (r - first);
-        for (int tap = 0; tap < taps; tap++)
-            for (int c = 0; c < q->c; c++, to += ni)
-                *to = q->backward ? w[((ptrdiff_t)c * q->m + r) * taps + taps - 1 - tap]
-                                  : w[((ptrdiff_t)r * q->c + c) * taps + tap];
-    }
-}
-
-/* Rows i0 .. i1 of the weights, for one block of images. The terms of a sum are of one piece where no column
-   of the kernel is left out, otherwise they are of one piece for each row of it. */
-static void cnn__side_block(const cnn__side *q, float *y, const float *x, const float *bias, ptrdiff_t block,
-                            ptrdiff_t i0, ptrdiff_t i1, float *work)
-{
-    const int nr = q->u->nr, mr = q->u->mr;
-    const ptrdiff_t plane = (ptrdiff_t)q->oh * q->ow, part = (i1 - i0) * plane;
-    float *sums = work, *s = work + q->out * nr;
-    q->u->pack(s, nr, x + block * nr * q->in, q->in, q->in);
-    for (ptrdiff_t p = 0; p < plane; p++) {
-        const ptrdiff_t y0 = p / q->ow - q->ph, x0 = p % q->ow - q->pw;
-        const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(q->kh, q->h - y0);
-        const ptrdiff_t left = x0 < 0 ? -x0 : 0, right = cnn__min(q->kw, q->w - x0);
-        const ptrdiff_t step = right - left == q->kw ? bottom - top : 1;
-        for (ptrdiff_t i = i0; i < i1; i += mr) {
-            const int ni = (int)cnn__min(mr, i1 - i);
-            for (ptrdiff_t r = top; r < bottom; r += step)
-                q->u->micro(ni, nr, (step > 1 ? step * q->kw : right - left) * q->c,
-                            q->a + i * q->k + (r * q->kw + left) * q->c * ni,
-                            s + ((y0 + r) * q->w + x0 + left) * nr, q->at,
-                            sums + ((i - i0) * plane + p) * nr, plane * nr,
-                            bias && r == top ? bias + i : NULL, r > top);
-        }
-    }
-    q->u->pack(s, (int)part, sums, nr, nr);                 /* turned back, in the place of the images */
-    for (ptrdiff_t n = 0; n < nr; n++, s += part) {
-        float *to = y + (block * nr + n) * q->out + i0 * plane;
-        if (q->backward) cnn__add(to, s, part);
-        else             cnn__copy(to, s, part);
-    }
-}
-
-static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q, float *y, const float *x, const float *w,
-                          const float *bias)
-{
-    const ptrdiff_t tasks = q->blocks * q->parts, mr = q->u->mr, panels = cnn__ceil(q->m, mr);
-    const int threads = cnn__team(cpu, (double)q->blocks * q->u->nr * (double)q->out * (double)q->k, tasks);
-    cnn__side_pack(q, w);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++)
-        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++)
-            cnn__side_block(q, y, x, bias, e / q->parts, panels * (e % q->parts) / q->parts * mr,
-                            cnn__min(panels * (e % q->parts + 1) / q->parts * mr, q->m),
-                            q->work + (size_t)thread * q->each);
-}
-
-/* ---- backward-weights ---- */
-
-/* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
-   its own and are added in order. Where the weights are many there is one chunk, and threads share the
-   taps. */
-typedef struct {
-    const cnn__kernels *u;
-    const cnn__conv *t;
-    cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
-    bool borrow, copy;                  /* copy: rows are narrow; sums run better over several */
-    bool side;                          /* blocks of nr images side by side */
-    int block, blocks, images, chunks, parts, planes;       /* planes of x that are spread at a time */
-    int high;                           /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
-    ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
-    ptrdiff_t *at;
-    float *partial, *work;
-    size_t each;
-} cnn__weights;
-
-static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
-                                      const float *dy, char *base, size_t *used)
-{
-    enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
-    q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.borrow = cnn__pointwise(t);
-    q.copy = !q.borrow && (t->ow < 24 || q.m == 1 || (t->ow < 48 && t->ow % 8 && q.k >= 16));
-    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow;
-    const int least = q.borrow ? 1 : 2 * q.s.halo + 1;
-    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least);
-    q.block = (int)cnn__ceil(rows, q.blocks);
-    if (q.borrow && q.blocks > 1) {                                     /* whole vectors */
-        q.block = (q.block + 15) / 16 * 16;
-        q.blocks = (int)cnn__ceil(rows, q.block);
-    }
-    if (q.copy) q.d.gap = (int)(15 - ((ptrdiff_t)q.block * q.s.width + 15) % 16);   /* whole vectors */
-    const size_t weights = (size_t)t->oc * (size_t)q.k;
-    const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    q.chunks = weights <= 32768 ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
-    q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
-                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
-    const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
-    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c));
-    q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
-    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, (ptrdiff_t)q.chunks * t->groups), cnn__ceil(q.k, 4));
-    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
-    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
-    const ptrdiff_t copied = q.copy ? cnn__spread_size(&q.d, q.block) : 0;
-    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image + copied)), 16);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
-}
-
-/* Small images again, several side by side: then the rows of an image, and of dy, are nr times as long, and
-   no sum runs over what lies between the rows of S. Without padding. */
-static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
-                                           const float *dy, char *base, size_t *used)
-{
-    enum { LENGTH = 1024 };             /* as above */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .side = true, .s = cnn__spread_forward(t, x),
-                       .d = { .x = dy }, .m = t->oc };
-    const int nr = q.u->nr, most = LENGTH / (t->ow * nr);
-    q.k = (ptrdiff_t)t->ic * t->kh * t->kw, q.s.width = t->w, q.s.halo = t->h - t->oh;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.blocks = (int)cnn__ceil(t->oh, most < 1 ? 1 : most), q.block = (int)cnn__ceil(t->oh, q.blocks);
-    q.images = nr, q.chunks = q.m * q.k <= 32768 ? (int)cnn__min(t->n / nr, 8) : 1;
-    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.chunks), cnn__ceil(q.k, 4));
-    q.s_image = (ptrdiff_t)t->ic * t->h * t->w;
-    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
-    q.partial = cnn__take(base, used, cnn__mul_size((size_t)(q.m * q.k), (size_t)q.chunks - 1),
-                          sizeof *q.partial);
-    q.each = cnn__mul_size((size_t)(q.s_image + (ptrdiff_t)t->oc * t->oh * t->ow), (size_t)nr);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
-}
-
-/* The four places that dot reads, where so many taps are left: beyond the last one, that one again. What is
-   summed there is dropped, but it is read, and those taps' planes may not have been spread. */
-static const ptrdiff_t *cnn__four_places(ptrdiff_t four[4], const ptrdiff_t *at, ptrdiff_t left)
-{
-    if (left >= 4) return at;
-    for (ptrdiff_t j = 0; j < 4; j++) four[j] = at[cnn__min(j, left - 1)];
-    return four;
-}
-
-/* dw += the terms of images n0..n1, taps k0..k1. */
-static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t k0,
-                                   ptrdiff_t k1, float *work)
-{
-    const cnn__conv *t = q->t;
-    const int nr = q->u->nr;
-    const ptrdiff_t in = q->s_image, plane = (ptrdiff_t)t->oh * t->ow, out = t->oc * plane;
-    ptrdiff_t four[4];
-    float *x = work, *dy = work + in * nr;
-    for (ptrdiff_t n = n0; n < n1; n += nr) {
-        q->u->pack(x, nr, q->s.x + n * in, in, in);
-        q->u->pack(dy, nr, q->d.x + n * out, out, out);
-        for (int from = 0; from < t->oh; from += q->block) {
-            const cnn__runs r = { 1, (int)cnn__min(q->block, t->oh - from), t->ow * nr, plane * nr,
-                                  0, t->ow * nr, 0, t->w * nr };
-            for (ptrdiff_t i = 0; i < q->m; i += q->high)
-                for (ptrdiff_t k = k0; k < k1; k += 7 - q->high)
-                    q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, k1 - k), &r,
-                              dy + i * r.lda + from * r.a_row, x + from * r.b_row,
-                              cnn__four_places(four, q->at + k, k1 - k), dw + i * q->k + k, q->k);
-        }
-    }
-}
-
-/* dw (all groups) += the terms of images n0..n1, group g, taps k0..k1. */
-static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t g,
-                              ptrdiff_t k0, ptrdiff_t k1, float *work)
-{
-    const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
-        taps = (ptrdiff_t)t->kh * t->kw;
-    ptrdiff_t four[4];
-    dw += g * q->m * q->k;
-    for (ptrdiff_t n = n0; n < n1; n += q->images)
-        for (int block = 0; block < q->blocks; block++) {
-            const int images = (int)cnn__min(q->images, n1 - n), from = block * q->block;
-            const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
-            const float *x = work, *dy = q->d.x + (n * t->oc + g * q->m) * out
-                + from * (q->borrow ? 1 : t->ow);
-            cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
-            if (q->borrow) {
-                x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
-                r.b_image = t->ic * in, r.length = rows, r.rows = 1;
-            } else if (q->copy) {
-                float *d = work + q->images * q->s_image;
-                r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-                for (int e = 0; e < images; e++)
-                    cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from,
-                                     q->block);
-                dy = d;
-            }
-            for (ptrdiff_t c = k0 / taps; c * taps < k1 && rows > 0; c += q->planes) {
-                const int planes = (int)cnn__min(q->planes, q->s.c - c);
-                const ptrdiff_t first = c * taps > k0 ? c * taps : k0,
-                    end = cnn__min(k1, (c + planes) * taps);
-                for (int e = 0; e < images && !q->borrow; e++) {
-                    float *s = work + e * q->s_image;
-                    cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
-                    s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
-                    for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;   /* meet zeros */
-                }
-                for (ptrdiff_t i = 0; i < q->m; i += q->high)
-                    for (ptrdiff_t k = first; k < end; k += 7 - q->high)
-                        q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, end - k), &r,
-                                  dy + i * r.lda, x,
-                                  cnn__four_places(four, q->at + (q->borrow ? k : k - c * taps), end - k),
-                                  dw + i * q->k + k, q->k);
-            }
-        }
-}
-
-static void cnn__weights_run(const cnn__cpu *cpu, cnn__weights *q, float *dw)
-{
-    const cnn__conv *t = q->t;
-    const size_t weights = (size_t)t->oc * (size_t)q->k;
-    const ptrdiff_t quads = cnn__ceil(q->k, 4), tasks = (ptrdiff_t)q->chunks * t->groups * q->parts;
-    const int threads = cnn__team(cpu, (double)t->n * t->oh * t->ow * (double)weights, tasks);
-    const int unit = q->side ? q->images : 1, units = t->n / unit;      /* that chunks are made of */
-    if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
-    else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->side ? t->oh : q->block), q->at);
-    for (ptrdiff_t k = 0; k < q->k; k++) q->at[k] *= unit;
-    if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++)
-        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
-            const ptrdiff_t part = e % q->parts, g = e / q->parts % t->groups,
-                chunk = e / q->parts / t->groups;
-            const ptrdiff_t n0 = units * chunk / q->chunks * unit, k0 = quads * part / q->parts * 4,
-                n1 = units * (chunk + 1) / q->chunks * unit,
-                k1 = cnn__min(quads * (part + 1) / q->parts * 4, q->k);
-            float *to = chunk ? q->partial + (chunk - 1) * (ptrdiff_t)weights : dw,
-                  *work = q->work + (size_t)thread * q->each;
-            if (q->side) cnn__side_weights_part(q, to, n0, n1, k0, k1, work);
-            else         cnn__weights_part(q, to, n0, n1, g, k0, k1, work);
-        }
-    for (size_t c = 1; c < (size_t)q->chunks; c++)
-        for (size_t i = 0; i < weights; i++) dw[i] += q->partial[(c - 1) * weights + i];
-}
-
-/* db[oc] += sum over images and pixels of dy: sums of products with ones. */
-static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float *db, const float *dy)
-{
-    enum { RUN = 512 };
-    const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow, at[4] = { 0, 0, 0, 0 };
-    float ones[RUN];
-    for (int i = 0; i < RUN; i++) ones[i] = 1.0f;
-    for (int oc = 0; oc < t->oc; oc += 3)
-        for (ptrdiff_t from = 0; from < out; from += RUN) {
-            const cnn__runs r = { t->n, 1, cnn__min(RUN, out - from), out, t->oc * out, 0, 0, 0 };
-            u->dot((int)cnn__min(3, t->oc - oc), 1, &r, dy + oc * out + from, ones, at, db + oc, 1);
-        }
-}
-
-/* ---- Winograd F(4x4,3x3) and F(2x2,5x5): forward and backward-data, stride 1 (Lavin, Gray 2015) ----
-
-       Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each tile Y of output and 6x6 tile x of input
-
-   In one dimension, x and w are the coefficients of polynomials, whose product is known by its values at six
-   points, 0, 1, -1, 2, -2 and infinity: G takes w there, At comes back, and Bt does what is left. Six points
-   tell 4 outputs of 3 weights as well as 2 outputs of 5, and Bt is the same for both. So 36 products of
-   matrices (OC,C)(C,tiles) do the work of 144 (3x3, a quarter of the multiply-adds) or 100 (5x5). The
-   transforms hold factors of up to 16, and so the rounding errors grow: largest seen against float64, for 512
-   channels, 1e-5 of the largest output (5e-7 by the direct sum). Define CNN_NO_WINOGRAD to do without.
-   backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P. */
-typedef struct {
-    const cnn__kernels *u;
-    bool backward, once;                /* once: all tiles are one block, which meets each weight once */
-    int k, side;                        /* kernels (k,k), tiles of output (side,side) */
-    int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
-    ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
-    ptrdiff_t as, vs, ms;               /* from one of the 36 matrices of weights, input, sums to the next: a
-                                           cache line more than they have, else all meet in one set of it */
-    float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
-    size_t each;
-} cnn__wino;
-
-CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
-{
-    return (t->kh == 3 || (t->kh == 5 && pass < 2)) && t->kw == t->kh && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && t->groups == 1 && t->ph < t->kh && t->pw < t->kw;
-}
-
-static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
-                                    size_t *used)
-{
-    enum { PANELS = 4 };
-    const cnn__conv p = backward ? cnn__turned(t) : *t;
-    cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward, .k = p.kh, .side = 7 - p.kh, .c = p.ic,
-                    .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw };
-    q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
-    q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
-    q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
-    q.once = q.tiles <= q.block, q.rows = q.once ? cnn__min(PANELS * q.u->mr, q.m) : q.m;
-    q.as = q.rows * q.c + CNN__MAX_LANES, q.vs = q.c * q.block + CNN__MAX_LANES,
-        q.ms = q.rows * q.block + CNN__MAX_LANES;
-    q.shared = cnn__take(base, used, cnn__mul_size(36, (size_t)(q.once ? q.vs : q.as)), sizeof *q.shared);
-    q.each = cnn__mul_size(36, (size_t)((q.once ? q.as : q.vs) + q.ms));
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
-}
-
-/* G w Gt for row panel i to a, packed as cnn__micro wants it: 36 matrices, each panel after panel. The
-   kernels are first brought side by side, those of a few channels at a time. */
-static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, ptrdiff_t i)
-{
-    enum { L = CNN__MAX_LANES, FLOATS = 288 };
-    const int mr = (int)cnn__min(q->u->mr, q->m - i), lanes = q->u->lanes;
-    const int kk = q->k * q->k, few = FLOATS / kk;
-    const ptrdiff_t step = q->backward ? -mr : mr;      /* backward: the kernel turned by 180 degrees */
-    float g[FLOATS * CNN__MAX_MR + L] = { 0 }, o[36 * L];
-    for (int c = 0; c < q->c; c++, a += mr) {
-        const int now = (int)cnn__min(few, q->c - c);
-        if (c % few == 0 && !q->backward)
-            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, (ptrdiff_t)now * kk);
-        for (int e = 0; c % few == 0 && q->backward && e < now; e++)
-            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, kk);
-        const float *from = g + (c % few * kk + (q->backward ? kk - 1 : 0)) * mr;
-        /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
-        const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
-        for (int r = 0; r < mr; r += lanes)
-            q->u->winograd_w(q->k, from + r, step, direct ? a + r : o + r, direct ? q->as : L);
-        for (int e = 0; e < 36 && !direct; e++)
-            for (int r = 0; r < mr; r++) a[e * q->as + r] = o[e * L + r];
-    }
-}
-
-/* What lies inside the plane (h,w) of the tile at (y0,x0), of side <= 8 rows and columns. The rest of the
-   patch is left as it is. */
-static inline void cnn__patch(float *patch, int side, const float *plane, int h, int w, int y0, int x0)
-{
-    const int top = y0 < 0 ? -y0 : 0, bottom = (int)cnn__min(side, h - y0), left = x0 < 0 ? -x0 : 0;
-    const ptrdiff_t n = cnn__min(side, w - x0) - left;
-    for (int a = top; a < bottom; a++) {
-        const float *from = plane + (ptrdiff_t)(y0 + a) * w + x0 + left;
-        float *to = patch + a * side + left;
-        if (n >= 4) memcpy(to, from, 4 * sizeof *to), memcpy(to + n - 4, from + n - 4, 4 * sizeof *to);
-        else for (ptrdiff_t b = 0; b < n; b++) to[b] = from[b];
-    }
-}
-
-/* Bt x B for tiles from .. from+count, channels c0 .. c1: 36 matrices as panels of nr tiles. A tile that
-   sticks out of the image goes through a little patch. */
-static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, ptrdiff_t from, ptrdiff_t count,
-                                int c0, int c1)
-{
-    enum { L = CNN__MAX_LANES };
-    const cnn__kernels *u = q->u;
-    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, padded = cnn__ceil(count, u->nr) * u->nr,
-        plane = (ptrdiff_t)q->th * q->tw;
-    float patch[L][36] = { { 0 } };
-    ptrdiff_t row[L], image[L];
-    int y0[L], x0[L];
-    for (ptrdiff_t j = 0; j < padded; j += u->lanes) {
-        const float *tile[L];
-        bool inside[L];
-        for (int l = 0; l < u->lanes; l++) {
-            const ptrdiff_t t = from + j + l;
-            y0[l] = (int)(t % plane / q->tw) * q->side - q->ph;
-            x0[l] = (int)(t % plane % q->tw) * q->side - q->pw, image[l] = t / plane * q->c * in;
-            inside[l] = j + l >= count
-                || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l] + 6 <= q->w);
-            tile[l] = j + l < count && inside[l]
-                ? x + image[l] + c0 * in + (ptrdiff_t)y0[l] * q->w + x0[l] : patch[l];
-            row[l] = tile[l] == patch[l] ? 6 : q->w;
-        }
-        float *to = v + (j / u->nr * q->c + c0) * u->nr + j % u->nr;
-        for (int c = c0; c < c1; c++, to += u->nr) {
-            for (int l = 0; l < u->lanes; l++)
-                if (!inside[l]) cnn__patch(patch[l], 6, x + image[l] + c * in, q->h, q->w, y0[l], x0[l]);
-            u->winograd_x(tile, row, to, q->vs);
-            for (int l = 0; l < u->lanes; l++)
-                if (tile[l] != patch[l]) tile[l] += in;
-        }
-        memset(patch, 0, sizeof patch);
-    }
-}
-
-/* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. m: 36 matrices
-   as panels of nr tiles. */
-static void cnn__winograd_rows(const cnn__wino *q, float *y, const float *bias, const float *a, ptrdiff_t i0,
-                               ptrdiff_t i1, const float *v, ptrdiff_t from, ptrdiff_t count, float *m)
-{
-    enum { L = CNN__MAX_LANES };
-    const cnn__kernels *u = q->u;
-    const int side = q->side;
-    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c), rows = i1 - i0,
-        plane = (ptrdiff_t)q->th * q->tw, out = (ptrdiff_t)q->oh * q->ow;
-    float patch[L][36] = { { 0 } };
-    ptrdiff_t at[CNN__KC], row[L], image[L];
-    int y0[L], x0[L];
-    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
-    for (int e = 0; e < 36; e++)
-        for (ptrdiff_t p = 0; p < q->c; p += kb)
-            for (ptrdiff_t j = 0; j < padded; j += u->nr)
-                for (ptrdiff_t i = 0; i < rows; i += u->mr) {
-                    const int mr = (int)cnn__min(u->mr, rows - i);
-                    u->micro(mr, u->nr, cnn__min(kb, q->c - p), a + e * q->as + i * q->c + p * mr,
-                             v + e * q->vs + j * q->c + p * u->nr, at,
-                             m + e * q->ms + j * rows + i * u->nr, u->nr, NULL, p > 0);
-                }
-    for (ptrdiff_t j = 0; j < count; j += u->lanes) {
-        const float *sums = m + j / u->nr * u->nr * rows + j % u->nr;
-        float *tile[L];
-        for (int l = 0; l < u->lanes; l++) {
-            const ptrdiff_t t = from + j + l;
-            y0[l] = (int)(t % plane / q->tw) * side, x0[l] = (int)(t % plane % q->tw) * side,
-                image[l] = (t / plane * q->m + i0) * out;
-            /* Rows are written four by four: those of a tile of two go through the patch. */
-            const bool inside = side == 4 && j + l < count && y0[l] + 4 <= q->oh && x0[l] + 4 <= q->ow;
-            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l];
-            row[l] = inside ? q->ow : 4;
-        }
-        for (ptrdiff_t c = 0; c < rows; c++, sums += u->nr) {
-            u->winograd_y(side, sums, q->ms, bias ? bias[i0 + c] : 0.0f, tile, row, q->backward);
-            for (int l = 0; l < u->lanes; l++) {
-                if (tile[l] != patch[l]) { tile[l] += out; continue; }
-                if (j + l >= count) continue;
-                float *to = y + image[l] + c * out + (ptrdiff_t)y0[l] * q->ow + x0[l];
-                const int high = (int)cnn__min(side, q->oh - y0[l]);
-                const int wide = (int)cnn__min(side, q->ow - x0[l]);
-                for (int r = 0; r < high; r++, to += q->ow)
-                    for (int z = 0; z < wide; z++)
-                        to[z] = q->backward ? to[z] + patch[l][r * 4 + z] : patch[l][r * 4 + z];
-                for (int z = 0; z < 16 && q->backward; z++) patch[l][z] = 0.0f;
-            }
-        }
-    }
-}
-
-static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y, const float *x,
-                              const float *w, const float *bias)
-{
-    const ptrdiff_t mr = q->u->mr, nr = q->u->nr, panels = cnn__ceil(q->m, mr),
-        columns = cnn__ceil(q->tiles, nr), blocks = cnn__ceil(q->tiles, q->block),
-        steps = cnn__ceil(q->m, q->rows), parts = cnn__ceil(q->c, 16);
-    const double products = 36.0 * (double)q->tiles * q->m * q->c;
-    /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
-    const int first = q->once ? cnn__team(cpu, 144.0 * (double)q->tiles * q->c, parts)
-                              : cnn__team(cpu, 40.0 * q->m * q->c, panels);
-    const int threads = cnn__team(cpu, products, q->once ? steps : blocks);
-    (void)first;                        /* without OpenMP */
-    CNN__PARALLEL_FOR(first)
-    for (ptrdiff_t i = 0; i < (q->once ? parts : panels); i++)
-        if (q->once) cnn__winograd_tiles(q, q->shared, x, 0, q->tiles, (int)i * 16,
-                                         (int)cnn__min(i * 16 + 16, q->c));
-        else         cnn__winograd_weights(q, q->shared + i * mr * q->c, w, i * mr);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++) {
-        float *mine = q->work + (size_t)thread * q->each, *m = mine + 36 * (q->once ? q->as : q->vs);
-        for (ptrdiff_t s = steps * thread / threads; q->once && s < steps * (thread + 1) / threads; s++) {
-            const ptrdiff_t i0 = s * q->rows, i1 = cnn__min(i0 + q->rows, q->m);
-            for (ptrdiff_t i = i0; i < i1; i += mr) cnn__winograd_weights(q, mine + (i - i0) * q->c, w, i);
-            cnn__winograd_rows(q, y, bias, mine, i0, i1, q->shared, 0, q->tiles, m);
-        }
-        for (ptrdiff_t b = blocks * thread / threads; !q->once && b < blocks * (thread + 1) / threads; b++) {
-            const ptrdiff_t from = columns * b / blocks * nr;       /* blocks as equal as panels allow */
-            const ptrdiff_t count = cnn__min(columns * (b + 1) / blocks * nr, q->tiles) - from;
-            cnn__winograd_tiles(q, mine, x, from, count, 0, q->c);
-            cnn__winograd_rows(q, y, bias, q->shared, 0, q->m, mine, from, count, m);
-        }
-    }
-}
-
-/* ---- Winograd, backward-weights: F(3x3,4x4), the same with the parts exchanged (Lavin, Gray 2015) ----
-
-       dw += Gt [ sum_tiles (A dY At) o (Bt x B) ] G        for each 4x4 tile dY of dy and 6x6 tile x of input
-
-   Here the sum runs over the tiles: 36 products (OC,tiles)(tiles,C). So channels lie side by side in the
-   vectors, and the tiles come in chunks: x of a chunk is transformed once, for all; then each thread takes
-   as many blocks of output channels as the next. Where all tiles are one chunk, a block is brought back as
-   soon as it is summed, and each thread keeps the sums of one block alone. A and G hold the same six points
-   as above. Rounding errors: largest seen against float64, for 64 channels and 8192 tiles, 8e-6 of the
-   largest dw (5e-7 by the direct sum). Floor: 36 multiply-adds for 16 outputs and a pair of channels, not
-   144. */
-typedef struct {
-    const cnn__kernels *u;
-    const cnn__conv *t;
-    bool once;                          /* all tiles are one chunk */
-    int th, tw;
-    ptrdiff_t tiles, chunk, wide, rows; /* wide: C rounded up to nr; rows: the most of a block */
-    ptrdiff_t ss, vs, ms;               /* from one matrix to the next, of sums, v and m: as in cnn__wino */
-    float *sums, *v, *m;                /* (36,OC,wide), or (36,rows,wide) for each thread if once;
-                                           (36,wide/nr,chunk,nr); (36,rows/mr,chunk,mr) for each thread */
-    size_t sums_each, m_each;           /* from one thread to the next, of sums (once) and m */
-} cnn__wino_w;
-
-static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, char *base,
-                                              size_t *used)
-{
-    enum { PANELS = 4, CACHED = 1 << 19 };      /* floats of a transformed chunk that stay near */
-    cnn__wino_w q = { cnn__kernels_of(cpu), t, false, (t->oh + 3) / 4, (t->ow + 3) / 4, 0, 0, 0, 0, 0, 0, 0,
-                      NULL, NULL, NULL, 0, 0 };
-    q.tiles = (ptrdiff_t)t->n * q.th * q.tw, q.wide = cnn__ceil(t->ic, q.u->nr) * q.u->nr;
-    q.chunk = CACHED / 36 / q.wide;
-    q.chunk = cnn__min(q.tiles, q.chunk < 128 ? 128 : cnn__min(q.chunk, CNN__KC));
-    q.once = q.tiles == q.chunk, q.rows = PANELS * q.u->mr;
-    q.ms = q.rows * q.chunk + CNN__MAX_LANES;                   /* a store at the end may go beyond */
-    q.ss = (q.once ? q.rows : t->oc) * q.wide + CNN__MAX_LANES, q.vs = q.chunk * q.wide + CNN__MAX_LANES;
-    q.sums_each = q.once ? cnn__mul_size(36, (size_t)q.ss) : 0, q.m_each = cnn__mul_size(36, (size_t)q.ms);
-    q.sums = cnn__take(base, used, cnn__mul_size(q.once ? (size_t)cpu->threads : 1,
-                                                 cnn__mul_size(36, (size_t)q.ss)), sizeof *q.sums);
-    q.v = cnn__take(base, used, cnn__mul_size(36, (size_t)q.vs), sizeof *q.v);
-    q.m = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.m_each), sizeof *q.m);
-    return q;
-}
-
-/* Point the lanes at one tile, of side rows and columns, in channels c, c+1, ... (the last one again beyond
-   the end). A tile that sticks out of the image is copied to the patches, with zeros around it. */
-static void cnn__winograd_lanes(int lanes, const float **tile, ptrdiff_t *row, float patch[][36],
-                                const float *x, int channels, int c, int h, int w, int y0, int x0, int side)
-{
-    const bool inside = y0 >= 0 && x0 >= 0 && y0 + side <= h && x0 + side <= w;
-    for (int l = 0; l < lanes; l++) {
-        const float *p = x + (ptrdiff_t)cnn__min(c + l, channels - 1) * h * w;
-        tile[l] = inside ? p + (ptrdiff_t)y0 * w + x0 : patch[l], row[l] = inside ? w : side;
-        if (inside) continue;
-        memset(patch[l], 0, sizeof patch[l]);
-        cnn__patch(patch[l], side, p, h, w, y0, x0);
-    }
-}
-
-/* v = Bt x B for tiles from .. from+count, channels j .. j+nr: a panel. */
-static void cnn__winograd_inputs(const cnn__wino_w *q, const float *x, ptrdiff_t from, ptrdiff_t count, int j)
-{
-    enum { L = CNN__MAX_LANES };
-    const cnn__conv *t = q->t;
-    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
-    const float *tile[L];
-    float        patch[L][36];
-    ptrdiff_t    row[L];
-    for (ptrdiff_t e = 0; e < count; e++) {
-        const ptrdiff_t n = (from + e) / plane, at = (from + e) % plane;
-        for (int r = 0; r < q->u->nr; r += q->u->lanes) {
-            cnn__winograd_lanes(q->u->lanes, tile, row, patch, x + n * t->ic * t->h * t->w, t->ic, j + r,
-                                t->h, t->w, (int)(at / q->tw) * 4 - t->ph, (int)(at % q->tw) * 4 - t->pw, 6);
-            q->u->winograd_x(tile, row, q->v + j * q->chunk + e * q->u->nr + r, q->vs);
-        }
-    }
-}
-
-/* sums += (A dY At) v for tiles from .. from+count, output channels i .. end. sums starts at row i. */
-static void cnn__winograd_sums(const cnn__wino_w *q, float *sums, const float *dy, ptrdiff_t from,
-                               ptrdiff_t count, int i, int end, float *m)
-{
-    enum { L = CNN__MAX_LANES };
-    const cnn__conv *t = q->t;
-    const cnn__kernels *u = q->u;
-    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
-    const float *tile[L];
-    float        patch[L][36];
-    ptrdiff_t    row[L], at[CNN__KC];
-    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
-    for (int c = i; c < end; c += u->mr) {
-        const int mr = (int)cnn__min(u->mr, end - c);
-        for (ptrdiff_t e = 0; e < count; e++) {             /* the next tile overwrites the lanes beyond mr */
-            const ptrdiff_t n = (from + e) / plane, in = (from + e) % plane;
-            for (int r = 0; r < mr; r += u->lanes) {
-                cnn__winograd_lanes(u->lanes, tile, row, patch, dy + n * t->oc * t->oh * t->ow, t->oc, c + r,
-                                    t->oh, t->ow, (int)(in / q->tw) * 4, (int)(in % q->tw) * 4, 4);
-                u->winograd_dy(tile, row, m + (c - i) * q->chunk + e * mr + r, q->ms);
-            }
-        }
-    }
-    for (int e = 0; e < 36; e++)
-        for (ptrdiff_t j = 0; j < q->wide; j += u->nr)
-            for (int c = i; c < end; c += u->mr)
-                u->micro((int)cnn__min(u->mr, end - c), u->nr, count, m + e * q->ms + (c - i) * q->chunk,
-                         q->v + e * q->vs + j * q->chunk, at,
-                         sums + e * q->ss + (c - i) * q->wide + j, q->wide, NULL, from > 0);
-}
-
-/* dw += Gt sums G for output channels i .. end. sums starts at row i. */
-static void cnn__winograd_gradient(const cnn__wino_w *q, float *dw, const float *sums, int i, int end)
-{
-    const int ic = q->t->ic, lanes = q->u->lanes;
-    float g[9 * CNN__MAX_LANES], *to = dw + (ptrdiff_t)i * ic * 9;
-    for (; i < end; i++, sums += q->wide)
-        for (int c = 0; c < ic; c += lanes) {
-            q->u->winograd_dw(sums + c, q->ss, g);
-            for (int l = 0; l < lanes && c + l < ic; l++, to += 9)
-                for (int e = 0; e < 9; e++) to[e] += g[e * CNN__MAX_LANES + l];
-        }
-}
-
-static void cnn__winograd_weights_run(const cnn__cpu *cpu, const cnn__wino_w *q, float *dw, const float *x,
-                                      const float *dy)
-{
-    const int nr = q->u->nr, mr = q->u->mr, oc = q->t->oc, columns = (int)(q->wide / nr),
-        panels = (oc + mr - 1) / mr;
-    const double work = 36.0 * oc * q->t->ic;
-    const int threads = cnn__team(cpu, work * (double)q->chunk, panels), team = cnn__team(cpu, work, oc);
-    const int each = (int)cnn__ceil(cnn__ceil(oc, q->rows), threads), blocks = each * threads;
-    (void)team;                         /* without OpenMP */
-    for (ptrdiff_t from = 0; from < q->tiles; from += q->chunk) {
-        const ptrdiff_t count = cnn__min(q->chunk, q->tiles - from);
-        CNN__PARALLEL_FOR(threads)
-        for (int j = 0; j < columns; j++) cnn__winograd_inputs(q, x, from, count, j * nr);
-        CNN__PARALLEL_FOR(threads)
-        for (int thread = 0; thread < threads; thread++)
-            for (int b = each * thread; b < each * (thread + 1); b++) {
-                const int i = (int)((ptrdiff_t)panels * b / blocks) * mr;
-                const int end = (int)cnn__min(oc, (ptrdiff_t)panels * (b + 1) / blocks * mr);
-                float *sums = q->sums + (q->once ? (size_t)thread * q->sums_each : (size_t)(i * q->wide));
-                cnn__winograd_sums(q, sums, dy, from, count, i, end, q->m + (size_t)thread * q->m_each);
-                if (q->once) cnn__winograd_gradient(q, dw, sums, i, end);
-            }
-    }
-    CNN__PARALLEL_FOR(team)
-    for (int i = 0; i < (q->once ? 0 : oc); i++)
-        cnn__winograd_gradient(q, dw, q->sums + i * q->wide, i, i + 1);
-}
-
-/* ---- Depthwise 3x3 with stride 1: plane by plane, in place, with u->depth ----
-
-   backward-data is forward from dy, with the kernel turned by 180 degrees and padding 2 - P. Floor: with 18
-   operations for a float read and one written (two, where dx is added to), memory beyond the caches
-   decides. */
-static bool cnn__rows_fit(const cnn__conv *t)
-{
-    return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && t->ph <= 2 && t->pw <= 2;
-}
-
-/* Ask for the next plane while this one is worked on: strips of columns are no pattern that a processor
-   foresees. */
-static inline void cnn__ask(const float *p, ptrdiff_t n)
-{
-    for (ptrdiff_t i = 0; i < n && i < 4096; i += CNN__ALIGN / (int)sizeof *p) CNN__PREFETCH(p + i);
-    (void)p;
-}
-
-/* forward (pass 0) and backward-data (pass 1) */
-static void cnn__rows_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, float *to, const float *from,
-                          const float *w, const float *b)
-{
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const cnn__image p[2] = { { t->h, t->w, t->oh, t->ow, t->ph, t->pw },
-                              { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw } }, *q = &p[pass];
-    const ptrdiff_t planes = (ptrdiff_t)t->n * t->ic, in = (ptrdiff_t)q->h * q->w,
-        out = (ptrdiff_t)q->oh * q->ow;
-    const int threads = cnn__team(cpu, 9.0 * (double)planes * (double)out, planes);
-    (void)threads;                      /* without OpenMP */
-    CNN__PARALLEL_FOR(threads)
-    for (ptrdiff_t i = 0; i < planes; i++) {
-        float k[9];
-        const ptrdiff_t c = i % t->ic;
-        for (int e = 0; e < 9; e++) k[e] = w[c * 9 + (pass ? 8 - e : e)];
-        if (i + 1 < planes) cnn__ask(from + (i + 1) * in, in), cnn__ask(to + (i + 1) * out, out);
-        u->depth(q, to + i * out, from + i * in, k, b ? b[c] : 0.0f, pass == 1);
-    }
-}
-
-/* backward-weights: each thread has its channels and goes through the images one after the other. */
-static void cnn__rows_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
-                              const float *dy)
-{
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const cnn__image p = { t->h, t->w, t->oh, t->ow, t->ph, t->pw };
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
-        channels = t->ic;
-    const int threads = cnn__team(cpu, 9.0 * t->n * t->ic * (double)out, t->ic);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++)
-        for (ptrdiff_t n = 0; n < t->n; n++)
-            for (ptrdiff_t c = channels * thread / threads; c < channels * (thread + 1) / threads; c++) {
-                const ptrdiff_t i = n * channels + c;
-                if (i + 1 < t->n * channels)
-                    cnn__ask(x + (i + 1) * in, in), cnn__ask(dy + (i + 1) * out, out);
-                u->depth_w(&p, dw + c * 9, x + i * in, dy + i * out);
-            }
-}
-
-/* ---- The three passes, and the rule that picks the algorithm from the shape ---- */
-
-typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD, CNN__ROWS,
-               CNN__SIDE } cnn__algorithm;
-
-/* Worth two transpositions: sums are long, vectors of the pixels of a row would be far from full, and a block
-   of images stays in the L2 cache. */
-static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
-{
-    enum { CACHED = 1 << 17, LEAST = 64 };              /* floats, terms */
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const ptrdiff_t pixels = pass == 1 ? t->w : t->ow;
-    const double terms = (double)(pass == 1 ? t->oc : t->ic) * t->kh * t->kw;
-    const double floats = (double)t->ic * t->h * t->w + (double)t->oc * t->oh * t->ow;
-    return cnn__side_fits(cpu, t) && (pass < 2 || (!t->ph && !t->pw)) && t->kh * t->kw > 1 && terms >= LEAST
-        && floats * u->nr <= CACHED && cnn__ceil(pixels, u->nr) * u->nr * 8 > pixels * 9;
-}
-
-/* The limits are as measured (AVX2). The direct sum of backward-weights is slow on narrow planes: with many
-   channels Winograd pays even where three quarters of its tiles lie outside, with few it loses on 13x13 or
-   26x26. In planes of one row or column some weights meet nothing but padding: the direct sum adds exactly 0
-   to their gradient, Winograd rounding errors. */
-static cnn__algorithm cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *t, int pass)
-{
-#ifndef CNN_NO_WINOGRAD
-    if (cnn__winograd_fits(t, pass) && t->ic >= 16 && t->oc >= 16) {    /* fewer do not repay transforms */
-        const int h = pass == 1 ? t->h : t->oh, w = pass == 1 ? t->w : t->ow, side = 7 - t->kh;
-        const double tiles = (double)t->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
-        const bool many = t->ic >= 32 && t->oc >= 32;
-        const double least = pass == 2 && many ? 4 : 16;
-        const double most = pass < 2 ? 1.8 : !many ? 1.1 : cnn__side_pays(cpu, t, pass) ? 1.8 : 4;
-        if (tiles >= least && tiles * side * side <= most * t->n * h * w && h > 1 && w > 1)
-            return CNN__WINOGRAD;
-    }
-#endif
-    if (cnn__rows_fit(t)) return CNN__ROWS;
-    if (cnn__side_pays(cpu, t, pass)) return CNN__SIDE;
-    return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc && t->ic > 1
-        ? CNN__DEPTHWISE : CNN__DIRECT;
-}
-
-/* The name of the algorithm that a pass (0 forward, 1 backward-data, 2 backward-weights) of this shape
-   runs. */
-CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
-{
-    static const char *const names[] = { "direct", "1x1 gemm", "depthwise", "winograd 4x4",
-                                         "depthwise rows", "direct, images side by side" };
-    const cnn__algorithm a = cnn__conv_rule(cpu, t, pass);
-    return a == CNN__WINOGRAD && t->kh == 5 ? "winograd 2x2" : names[a];
-}
-
-/* The most that a pass needs, with this batch or a smaller one, which may be cut into larger pieces. Beyond
-   8192 images no piece grows: backward-weights takes at most 8 chunks, 1024 images at a time. */
-static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
-{
-    size_t most = 0;
-    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {
-        cnn__conv u = *t;
-        u.n = n;
-        for (int pass = 0; pass < 3; pass++) {
-            size_t used = 0;
-            const cnn__algorithm algorithm = cnn__conv_rule(cpu, &u, pass);
-            if (algorithm == CNN__ROWS) continue;
-            if (algorithm == CNN__SIDE) {
-                if (pass == 2) cnn__side_weights_plan(cpu, &u, NULL, NULL, NULL, &used);
-                else           cnn__side_plan(cpu, &u, pass == 1, NULL, &used);
-            } else if (algorithm == CNN__WINOGRAD) {
-                if (pass == 2) cnn__winograd_weights_plan(cpu, &u, NULL, &used);
-                else           cnn__winograd_plan(cpu, &u, pass == 1, NULL, &used);
-            } else if (pass == 2) cnn__weights_plan(cpu, &u, NULL, NULL, NULL, &used);
-            else cnn__shifted_plan(cpu, &u, pass == 1, NULL, NULL, &used);
-            if (used > most) most = used;
-        }
-    }
-    return most;
-}
-
-/* forward (pass 0, to y from x) or backward-data (pass 1, to dx from dy) by one algorithm. */
-static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, int pass,
-                         float *to, const float *from, const float *w, const float *b, void *scratch)
-{
-    size_t used = 0;
-    if (algorithm == CNN__WINOGRAD) {
-        const cnn__wino q = cnn__winograd_plan(cpu, t, pass == 1, scratch, &used);
-        cnn__winograd_run(cpu, &q, to, from, w, b);
-    } else if (algorithm == CNN__ROWS) {
-        cnn__rows_run(cpu, t, pass, to, from, w, b);
-    } else if (algorithm == CNN__SIDE) {
-        const cnn__side q = cnn__side_plan(cpu, t, pass == 1, scratch, &used);
-        cnn__side_run(cpu, &q, to, from, w, b);
-    } else {
-        cnn__shifted q = cnn__shifted_plan(cpu, t, pass == 1, from, scratch, &used);
-        q.y = to, q.w = w, q.bias = b;
-        cnn__shifted_run(cpu, &q);
-    }
-}
-
-static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
-                              const float *w, const float *b, void *scratch)
-{
-    cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 0), 0, y, x, w, b, scratch);
-}
-
-static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
-                                    const float *w, void *scratch)
-{
-    cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 1), 1, dx, dy, w, NULL, scratch);
-}
-
-/* backward-weights by one algorithm. */
-static void cnn__conv_weights_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, float *dw,
-                                 const float *x, const float *dy, void *scratch)
-{
-    size_t used = 0;
-    if (algorithm == CNN__WINOGRAD) {
-        const cnn__wino_w q = cnn__winograd_weights_plan(cpu, t, scratch, &used);
-        cnn__winograd_weights_run(cpu, &q, dw, x, dy);
-    } else if (algorithm == CNN__ROWS) {
-        cnn__rows_weights(cpu, t, dw, x, dy);
-    } else {
-        cnn__weights q = algorithm == CNN__SIDE ? cnn__side_weights_plan(cpu, t, x, dy, scratch, &used)
-                                                : cnn__weights_plan(cpu, t, x, dy, scratch, &used);
-        cnn__weights_run(cpu, &q, dw);
-    }
-}
-
-static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
-                                       const float *x, const float *dy, void *scratch)
-{
-    cnn__conv_weights_by(cpu, t, cnn__conv_rule(cpu, t, 2), dw, x, dy, scratch);
-    if (db) cnn__bias_gradient(cnn__kernels_of(cpu), t, db, dy);
-}
-
-/* ===========================================================================================================
-   >>kernels ---- 9. Other kernels: element by element, sums and broadcasting, pooling, normalisation, softmax
-
-   Plain pointers and sizes, output first. Where many threads share a loop, every element is computed by one
-   of them, with its sums in the order that is written here: the bits do not depend on the number of threads.
-   ======================================================================================================== */
-
-/* Simple steps: below this a parallel region can cost more than it brings. */
-enum { CNN__LARGE = 1 << 18 };
-
-static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
-{
-    return work >= CNN__LARGE ? cpu->threads : 1;
-}
-
-/* ---- Exponential and hyperbolic tangent ----
-
-   Those of libm are calls, one number at a time, and would take a third of LeNet's training. These are a few
-   operations without a branch, so that the loops around them become vectors.
-
-   e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2)/2; the difference is exact, since ln 2 is split in
-   two (Cody, Waite 1980); e^r - 1 = r + r^2/2 + ... + r^7/7!, the Taylor series, whose next term is below
-   6e-9. Keeping e^r - 1 rather than e^r is what makes tanh exact to the last bits near zero. */
-/* yes ? a : b, by masks: a branch would keep the loop around it from becoming vectors. */
-static CNN__INLINE float cnn__select(bool yes, float a, float b)
-{
-    const uint32_t mask = 0u - (uint32_t)yes;
-    return cnn__float_of_bits((cnn__bits_of_float(a) & mask) | (cnn__bits_of_float(b) & ~mask));
-}
-
-/* e^x = (1 + the result) * power; |x| <= 87, or x is not a number, and neither is the result then. */
-static CNN__INLINE float cnn__exp_parts(float x, float *power)
-{
-    float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;      /* 1.5 * 2^23: rounds */
-    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    *power = cnn__float_of_bits((cnn__bits_of_float(shifted) + 127u) << 23);       /* the exponent of 2^n */
-    float p = 1.0f / 5040;
-    p = p * r + 1.0f / 720, p = p * r + 1.0f / 120, p = p * r + 1.0f / 24, p = p * r + 1.0f / 6,
-    p = p * r + 0.5f;
-    return r + r * r * p;
-}
-
-/* Relative error below 2e-7. 0 below -87 (where e^x = 1.6e-38) and infinite above 88 (1.7e38). */
-static CNN__INLINE float cnn__exp(float x)
-{
-    float power, y = cnn__select(x > 88.0f, 88.0f, cnn__select(x < -87.0f, -87.0f, x));
-    y = (1 + cnn__exp_parts(y, &power)) * power;
-    return cnn__select(x > 88.0f, (float)INFINITY, cnn__select(x < -87.0f, 0.0f, y));
-}
-
-/* tanh x = (e^2x - 1) / (e^2x + 1). Relative error below 3e-7; beyond |x| = 10 it is 1 in float. */
-static CNN__INLINE float cnn__tanh(float x)
-{
-    float power, y = cnn__select(x > 10.0f, 10.0f, cnn__select(x < -10.0f, -10.0f, x));
-    float e = cnn__exp_parts(2 * y, &power);
-    /* e^2x - 1, without cancellation */
-    e = e * power + (power - 1);
-    return e / (e + 2);
-}
-
-static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); }
-
-/* ---- Element by element ----
-
-   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Sixteen
-   elements at a time, because a loop of known length is what gcc -O2 makes into vectors. On x86 it is
-   compiled a second time, for AVX2: without fused multiply-adds, so that both give the same bits. */
 typedef void cnn__each(float *restrict v, const float *restrict a, const float *restrict b,
                        const float *restrict k, ptrdiff_t n);
-
-#define CNN__EACH_TEXT(name, ...)                                                                            \
-    static void name(float *restrict v, const float *restrict a, const float *restrict b,                    \
-                     const float *restrict k, ptrdiff_t n)                                                   \
-    {                                                                                                        \
-        ptrdiff_t from = 0;                                                                                  \
-        for (; from + 16 <= n; from += 16)                                                                   \
-            for (int j = 0; j < 16; j++) { const ptrdiff_t i = from + j; __VA_ARGS__; }                      \
-        for (ptrdiff_t i = from; i < n; i++) { __VA_ARGS__; }                                                \
-        (void)a, (void)b, (void)k;                                                                           \
-    }
-#if CNN__X86
-#define CNN__EACH(name, ...)                                                                                 \
-    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                    \
-    __attribute__((target("avx2"))) CNN__EACH_TEXT(name##_avx2, __VA_ARGS__)                                 \
-    static cnn__each *name(const cnn__cpu *cpu) { return cpu->isa >= CNN_ISA_AVX2 ? name##_avx2 : name##_c; }
-#else
-#define CNN__EACH(name, ...)                                                                                 \
-    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                    \
-    static cnn__each *name(const cnn__cpu *cpu) { return (void)cpu, name##_c; }
-#endif
-
-CNN__EACH(cnn__each_relu,             float x = v[i]; v[i] = x < 0 ? 0.0f : x)
-CNN__EACH(cnn__each_relu_back,        float dy = a[i]; v[i] += b[i] > 0 ? dy : 0.0f)
-CNN__EACH(cnn__each_relu_gate,        float dy = v[i]; v[i] = a[i] > 0 ? dy : 0.0f)
-CNN__EACH(cnn__each_leaky,            float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
-CNN__EACH(cnn__each_leaky_back,       float dy = a[i], z = dy * k[0]; v[i] += b[i] > 0 ? dy : z)
-CNN__EACH(cnn__each_sigmoid,          v[i] = cnn__sigmoid(v[i]))
-CNN__EACH(cnn__each_sigmoid_back,     v[i] += a[i] * b[i] * (1 - b[i]))
-CNN__EACH(cnn__each_tanh,             v[i] = cnn__tanh(v[i]))
-CNN__EACH(cnn__each_tanh_back,        v[i] += a[i] * (1 - b[i] * b[i]))
-CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
-CNN__EACH(cnn__each_add,              v[i] += a[i])
-CNN__EACH(cnn__each_sub,              v[i] -= a[i])
-CNN__EACH(cnn__each_mul,              v[i] *= a[i])
-CNN__EACH(cnn__each_add_scaled,       v[i] += a[i] * k[0])
-CNN__EACH(cnn__each_add_product,      v[i] += a[i] * b[i] * k[0])
-CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
-CNN__EACH(cnn__each_keep,             v[i] = cnn__select(a[i] >= k[0], v[i] * k[1], 0.0f))
-CNN__EACH(cnn__each_keep_add,         v[i] += cnn__select(a[i] >= k[0], b[i] * k[1], 0.0f))
-CNN__EACH(cnn__each_standardize,      v[i] = (v[i] - k[0]) * k[1] + k[2])
-CNN__EACH(cnn__each_standardize_back, v[i] += ((a[i] - k[0]) - (b[i] - k[1]) * k[2]) * k[3])
 
 /* Formulas to apply to a result, one after the other, while it is in the L1 cache: see cnn__join. */
 typedef struct cnn__tail {
@@ -3842,2584 +1385,24 @@ typedef struct cnn__tail {
     struct { cnn__each *f; const float *a; float k[2]; } step[4];
 } cnn__tail;
 
-enum { CNN__PIECE = 2048 };              /* elements that stay in the L1 cache, with two operands */
-
-/* Apply them to y[i] for from <= i < from + n; tail may be NULL. */
-static void cnn__finish(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t n)
-{
-    for (int s = 0; tail && s < tail->steps; s++)
-        tail->step[s].f(y + from, tail->step[s].a ? tail->step[s].a + from : NULL, NULL, tail->step[s].k, n);
-}
-
-/* y[i] = f(x[i], a[i], b[i]; k) for from <= i < to, then the tail. y may be x; a, b, tail may be NULL. */
-static void cnn__apply(cnn__each *f, float *y, const float *x, const float *a, const float *b, const float *k,
-                       ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail)
-{
-    for (ptrdiff_t i = from; i < to; i += CNN__PIECE) {
-        const ptrdiff_t m = to - i < CNN__PIECE ? to - i : CNN__PIECE;
-        if (y != x) memcpy(y + i, x + i, (size_t)m * sizeof *y);
-        f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, m);
-        cnn__finish(tail, y, i, m);
-    }
-}
-
-/* The same for all i < n. */
-static void cnn__map_then(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
-                          const float *b, const float *k, ptrdiff_t n, const cnn__tail *tail)
-{
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
-    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
-        cnn__apply(f, y, x, a, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE, tail);
-}
-static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
-                     const float *b, const float *k, ptrdiff_t n)
-{
-    cnn__map_then(cpu, f, y, x, a, b, k, n, NULL);
-}
-
-/* dx[i] += f(dy[i], b[i]; k) for a formula that adds to v. Where dx lies in the place of dy it is set. */
-static void cnn__apply_back(cnn__each *f, float *dx, const float *dy, const float *b, const float *k,
-                            ptrdiff_t from, ptrdiff_t to)
-{
-    for (ptrdiff_t i = from; i < to; i += CNN__PIECE) {
-        const ptrdiff_t m = to - i < CNN__PIECE ? to - i : CNN__PIECE;
-        float           copy[CNN__PIECE];
-        if (dx == dy) {
-            memcpy(copy, dy + i, (size_t)m * sizeof *copy);
-            memset(dx + i, 0, (size_t)m * sizeof *dx);
-        }
-        f(dx + i, dx == dy ? copy : dy + i, b ? b + i : NULL, k, m);
-    }
-}
-static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
-                          const float *k, ptrdiff_t n)
-{
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
-    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
-        cnn__apply_back(f, dx, dy, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE);
-}
-
-/* ---- Sums ---- */
-
-/* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024
-   terms, so that the error is that of sums of 64 numbers however long the array is. */
-#define CNN__SUM(name, ...)                                                                                  \
-    static double name(const float *x, const float *a, float m, ptrdiff_t n)                                 \
-    {                                                                                                        \
-        double sum = 0;                                                                                      \
-        for (ptrdiff_t from = 0; from < n; from += 1024) {                                                   \
-            const ptrdiff_t end = n - from < 1024 ? n : from + 1024;                                         \
-            float           part[16] = { 0 };                                                                \
-            ptrdiff_t       at = from;                                                                       \
-            for (; at + 16 <= end; at += 16)                                                                 \
-                for (int j = 0; j < 16; j++) { const ptrdiff_t i = at + j; part[j] += (__VA_ARGS__); }       \
-            for (int j = 0; j < 16; j++) sum += (double)part[j];                                             \
-            for (ptrdiff_t i = at; i < end; i++) sum += (double)(__VA_ARGS__);                               \
-        }                                                                                                    \
-        (void)a, (void)m;                                                                                    \
-        return sum;                                                                                          \
-    }
-CNN__SUM(cnn__sum,             x[i])
-CNN__SUM(cnn__sum_products,    x[i] * a[i])
-CNN__SUM(cnn__sum_squares,     (x[i] - m) * (x[i] - m))                  /* about m */
-CNN__SUM(cnn__sum_moments,     (x[i] - m) * a[i])
-CNN__SUM(cnn__sum_differences, (x[i] - a[i]) * (x[i] - a[i]))
-
-/* ---- Broadcasting ----
-
-   Three arrays over one range of indices (N,C,H,W): y, a and b. An array that has extent 1 on an axis where
-   the range is longer stays where it is along that axis: its step is 0. Read, that is broadcasting; written
-   with +=, it is the sum over the axis. The two are each other's derivative, so these few loops serve add,
-   mul, sum, mean and biases. */
-typedef struct { ptrdiff_t n[4], y[4], a[4], b[4]; } cnn__range;
-
-static void cnn__steps(ptrdiff_t step[4], cnn_shape s)
-{
-    const int extent[4] = { s.n, s.c, s.h, s.w };
-    for (ptrdiff_t i = 3, size = 1; i >= 0; size *= extent[i--]) step[i] = extent[i] == 1 ? 0 : size;
-}
-
-/* Neighbouring axes that all three arrays cross in one stride become one, so that rows are long. They are
-   moved to the back: the last axis is the row. */
-static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
-{
-    const int  extent[3][4] = { { y.n, y.c, y.h, y.w }, { a.n, a.c, a.h, a.w }, { b.n, b.c, b.h, b.w } };
-    cnn__range r, m = { { 1, 1, 1, 1 }, { 0 }, { 0 }, { 0 } };
-    cnn__steps(r.y, y), cnn__steps(r.a, a), cnn__steps(r.b, b);
-    int to = 4;
-    for (int i = 3; i >= 0; i--) {
-        r.n[i] = extent[0][i] > extent[1][i] ? extent[0][i] : extent[1][i];
-        if (extent[2][i] > r.n[i]) r.n[i] = extent[2][i];
-        if (r.n[i] == 1) continue;
-        if (to < 4 && r.y[i] == m.y[to] * m.n[to] && r.a[i] == m.a[to] * m.n[to]
-            && r.b[i] == m.b[to] * m.n[to]) {
-            m.n[to] *= r.n[i];
-            continue;
-        }
-        to--;
-        m.n[to] = r.n[i], m.y[to] = r.y[i], m.a[to] = r.a[i], m.b[to] = r.b[i];
-    }
-    return m;
-}
-
-/* Axis d comes first, the axes before it move back. */
-static void cnn__bring_forward(ptrdiff_t v[4], int d)
-{
-    ptrdiff_t first = v[d];
-    for (; d > 0; d--) v[d] = v[d - 1];
-    v[0] = first;
-}
-
-/* y = a op b, op one of '+', '-', '*', with y of the full range. y may be a if a has its shape. */
-static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
-{
-    const cnn__range r = cnn__range_of(ys, as, bs);
-    const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
-    cnn__each       *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
-    cnn__each       *scale = cnn__each_scale(cpu);
-    if (rows == 1 && r.a[3] && r.b[3]) {
-        cnn__map_then(cpu, f, y, a, b, NULL, NULL, n, tail);
-        return;
-    }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * n))
-    for (ptrdiff_t row = 0; row < rows; row++) {
-        const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
-        float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
-        const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
-        const float *v  = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2];
-        const bool   turned = !r.a[3] && r.b[3];                 /* one number op a row */
-        const float *from = turned ? v : u, number = turned ? *u : *v;
-        if (to != from) memcpy(to, from, (size_t)n * sizeof *to);
-        const float k[2] = { op == '*' ? number : op == '-' && turned ? -1.0f : 1.0f,
-                             op == '*' ? 0.0f : op == '-' && !turned ? -number : number };
-        if (r.a[3] && r.b[3]) f(to, v, NULL, NULL, n);
-        else                  scale(to, NULL, NULL, k, n);
-        cnn__finish(tail, y, to - y, n);
-    }
-}
-
-/* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. Sums over a row are made in
-   double. */
-static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
-                             cnn_shape as, cnn_shape bs, float p)
-{
-    cnn__range      r = cnn__range_of(ys, as, b ? bs : as);
-    const ptrdiff_t n = r.n[3], rows = r.n[0] * r.n[1] * r.n[2];
-    const bool      a_row = r.a[3] != 0, b_row = b && r.b[3] != 0;
-    cnn__each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu),
-              *scale = cnn__each_scale(cpu);
-    if (rows == 1 && r.y[3] && a_row && (!b || b_row)) {
-        cnn__map(cpu, b ? add_product : add_scaled, y, y, a, b, &p, n);
-        return;
-    }
-    int first = 0;                       /* threads share an axis along which y moves, if there is one */
-    while (first < 2 && (r.n[first] == 1 || !r.y[first])) first++;
-    const int threads = r.y[first] ? cnn__threads_for(cpu, rows * n) : 1;
-    cnn__bring_forward(r.n, first), cnn__bring_forward(r.y, first);
-    cnn__bring_forward(r.a, first), cnn__bring_forward(r.b, first);
-    CNN__PARALLEL_FOR(threads)
-    for (ptrdiff_t i0 = 0; i0 < r.n[0]; i0++)
-        for (ptrdiff_t i1 = 0; i1 < r.n[1]; i1++)
-            for (ptrdiff_t i2 = 0; i2 < r.n[2]; i2++) {
-                float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
-                const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
-                const float *v  = b ? b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] : NULL;
-                const float *row = a_row ? u : b_row ? v : NULL;      /* the only row, times a number ... */
-                const float  number = p * (a_row ? 1.0f : *u) * (b && !b_row ? *v : 1.0f);
-                const float  k[2] = { 1, number };
-                if (a_row && b_row) {                                 /* ... unless both are rows */
-                    if (r.y[3]) add_product(to, u, v, &p, n);
-                    else *to += (float)((double)p * cnn__sum_products(u, v, 0, n));
-                } else if (row) {
-                    if (r.y[3]) add_scaled(to, row, NULL, &number, n);
-                    else *to += (float)((double)number * cnn__sum(row, NULL, 0, n));
-                } else {
-                    if (r.y[3]) scale(to, NULL, NULL, k, n);
-                    else *to += number * (float)n;
-                }
-            }
-}
-
-/* ---- Pooling ----
-
-   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH and PW on each side:
-   "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW), takes every DH-th row and DW-th column
-   (a maximum; an average takes all), and has at least one element inside the plane. */
-typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; bool count_pad; } cnn__pool;
-
-/* Threads for a pass over all windows. A double: a kernel may be far larger than the planes. */
-static int cnn__pool_threads(const cnn__cpu *cpu, const cnn__pool *t)
-{
-    return (double)t->planes * t->oh * t->ow * t->kh * t->kw < CNN__LARGE ? 1 : cpu->threads;
-}
-
-/* The part of window number i inside the plane, along one axis: *from, *from + d, ..., less than *to. */
-static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to)
-{
-    const int start = i * s - p, reach = d * (k - 1) + 1;
-    *from = start < 0 ? start + (d - 1 - start) / d * d : start;
-    *to = reach < size - start ? start + reach : size;
-}
-
-/* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
-   their sums, or with at the largest elements and the places of these. Returns n, or 0 if this cannot be
-   done, as with a dilation. A vector that is not full goes on into the next row of windows, as far as the
-   array x reaches. */
-static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float *plane, const float *end,
-                          int y0, int y1, int ox, float *v, float *at)
-{
-    const int x0 = ox * t->sw - t->pw, rest = t->w - x0 - t->kw;
-    if (x0 < 0 || rest < 0 || t->sw > 2 || (t->sw == 2 && t->kw < 2)) return 0;
-    if (t->dh > 1 || t->dw > 1) return 0;
-    const int n = (int)cnn__min(cnn__min(u->lanes, rest / t->sw + 1), t->ow - ox);
-    const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * t->w + x0 + (u->lanes - 1) * t->sw + t->kw - 1;
-    if (last >= end - plane) return 0;
-    u->windows(y1 - y0, t->kw, t->sw, plane + (ptrdiff_t)y0 * t->w + x0, t->w, v, at);
-    return n;
-}
-
-/* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number: a net that has gone wrong should show it. Floor: x is read
-   and y written once. */
-static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
-{
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
-    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
-    for (int plane = 0; plane < t->planes; plane++) {
-        const float *in = x + (ptrdiff_t)plane * t->h * t->w;
-        ptrdiff_t    to = (ptrdiff_t)plane * t->oh * t->ow;
-        float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
-        for (int oy = 0; oy < t->oh; oy++) {
-            int y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
-            for (int ox = 0, n; ox < t->ow; ox += n, to += n) {
-                n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, which);
-                cnn__copy(y + to, v, n);
-                for (int i = 0, first = y0 * t->w + ox * t->sw - t->pw; at && i < n; i++, first += t->sw) {
-                    at[to + i] = first + (int)cnn__bits_of_float(which[i]);
-                }
-                if (n) continue;
-                n = 1;
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
-                int   best = y0 * t->w + x0;
-                float most = in[best];
-                for (int iy = y0; iy < y1; iy += t->dh)
-                    for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
-                        if (in[i] > most || in[i] != in[i]) best = i, most = in[i];
-                y[to] = most;
-                if (at) at[to] = best;
-            }
-        }
-    }
-}
-
-/* clear: dx is set to zero first, plane by plane, so that it is in the L1 cache when it is added to. */
-static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
-                               const int *at, bool clear)
-{
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, t->planes * out))
-    for (int plane = 0; plane < t->planes; plane++) {
-        float *to = dx + plane * in;
-        if (clear) memset(to, 0, (size_t)in * sizeof *to);
-        for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) to[at[i]] += dy[i];
-    }
-}
-
-/* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
-   plane (a last window of ceil_mode may reach beyond even that). That is rows times columns, so 1/that is
-   share[oy] times share[OH + ox]. */
-static void cnn__pool_shares(const cnn__pool *t, float *share)
-{
-    const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
-    for (int i = 0; i < t->oh + t->ow; i++) {
-        int from, to;
-        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, 1, &from, &to);
-        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, 1, &from, &to);
-        share[i] = 1.0f / (float)(to - from);
-    }
-}
-
-/* Column j of the windows of a row: it lies inside the plane for the windows *from <= ox < *to. */
-static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
-{
-    const int last = t->w - 1 + t->pw - j;              /* ox sw <= last */
-    *from = j >= t->pw ? 0 : (t->pw - j + t->sw - 1) / t->sw;
-    *to = last >= (t->ow - 1) * t->sw ? t->ow : last < 0 ? 0 : last / t->sw + 1;
-}
-
-static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
-                          const float *share)
-{
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
-    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
-    for (int plane = 0; plane < t->planes; plane++)
-        for (int oy = 0; oy < t->oh; oy++) {
-            float *to = y + ((ptrdiff_t)plane * t->oh + oy) * t->ow;
-            float  v[CNN__MAX_LANES];
-            int    y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
-            const float *in = x + (ptrdiff_t)plane * t->h * t->w;
-            for (int ox = 0, n; ox < t->ow; ox += n) {
-                n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL);
-                cnn__copy(to + ox, v, n);
-                if (n) continue;
-                n = 1, to[ox] = 0;
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
-                for (int iy = y0; iy < y1; iy++)
-                    for (int ix = x0; ix < x1; ix++) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
-            }
-            for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];
-        }
-}
-
-static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
-                               const float *restrict dy, const float *share, bool clear)
-{
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w;
-    const int reach = t->pw - (t->ow - 1) * t->sw;      /* columns that meet the plane in some window */
-    const int j0 = reach > 0 ? reach : 0, j1 = t->kw < t->w + t->pw ? t->kw : t->w + t->pw;
-    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
-    for (int plane = 0; plane < t->planes; plane++) {
-        if (clear) memset(dx + plane * in, 0, (size_t)in * sizeof *dx);
-        for (int oy = 0; oy < t->oh; oy++) {
-            const float *from = dy + ((ptrdiff_t)plane * t->oh + oy) * t->ow, *across = share + t->oh;
-            int          y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
-            for (int iy = y0; iy < y1; iy++)
-                for (int j = j0; j < j1; j++) {
-                    cnn__column(t, j, &x0, &x1);
-                    float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j;
-                    for (int ox = x0, step = t->sw; ox < x1; ox++, to += step)
-                        *to += from[ox] * share[oy] * across[ox];
-                }
-        }
-    }
-}
-
-/* ---- Batch normalisation: per channel of (N,C,P), P = H*W ---- */
-
-/* Mean, and the mean square of the distance from it, in two passes: E[x^2] - E[x]^2 would cancel. */
-static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n,
-                                 int c, ptrdiff_t plane)
-{
-    const double count = (double)n * (double)plane;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
-    for (int i = 0; i < c; i++) {
-        double sum = 0, squares = 0;
-        for (int s = 0; s < n; s++) sum += cnn__sum(x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
-        mean[i] = (float)(sum / count);
-        for (int s = 0; s < n; s++)
-            squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
-        variance[i] = (float)(squares / count);
-    }
-}
-
-/* y = (x - mean) rstd w + b, then the tail; w, b NULL count as 1, 0; y may be x. */
-static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
-                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane,
-                           const cnn__tail *tail)
-{
-    cnn__each *f = cnn__each_standardize(cpu);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
-    for (int i = 0; i < n * c; i++) {
-        const int   ch = i % c;
-        const float k[3] = { mean[ch], w ? rstd[ch] * w[ch] : rstd[ch], b ? b[ch] : 0.0f };
-        cnn__apply(f, y, x, NULL, NULL, k, i * plane, (i + 1) * plane, tail);
-    }
-}
-
-/* With M = N*P and X = (x - mean) rstd:  db += sum dy,  dw += sum dy X,
-   dx += w rstd (dy - sum(dy)/M - X sum(dy X)/M), because mean and rstd depend on x too. Each of dx, dw, db
-   may be NULL; where dx lies in the place of dy it is set. */
-static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
-                                const float *x, const float *mean, const float *rstd, const float *w, int n,
-                                int c, ptrdiff_t plane)
-{
-    const double count = (double)n * (double)plane;
-    cnn__each   *f = cnn__each_standardize_back(cpu);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
-    for (int i = 0; i < c; i++) {
-        double sum = 0, moment = 0;
-        for (int s = 0; s < n; s++) {
-            const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            sum += cnn__sum(dy + at, NULL, 0, plane);
-            moment += cnn__sum_moments(x + at, dy + at, mean[i], plane);
-        }
-        const double r = (double)rstd[i];
-        if (dw) dw[i] += (float)(moment * r);
-        if (db) db[i] += (float)sum;
-        const float k[4] = { (float)(sum / count), mean[i], (float)(moment * r * r / count),
-                             w ? w[i] * rstd[i] : rstd[i] };
-        for (int s = 0; dx && s < n; s++) {
-            const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            cnn__apply_back(f, dx, dy, x, k, at, at + plane);
-        }
-    }
-}
-
-/* ---- Softmax over the C classes of each of P pixels: x (C,P) ---- */
-
-/* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). They are
-   kept in e unless it is NULL; e may be x. */
-static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane)
-{
-    float  m = x[0];
-    double sum = 0;
-    for (int i = 1; i < c; i++) m = x[i * plane] > m ? x[i * plane] : m;
-    for (int i = 0; i < c; i++) {
-        const float t = cnn__exp(x[i * plane] - m);
-        if (e) e[i * plane] = t;
-        sum += (double)t;
-    }
-    *most = m;
-    return sum;
-}
-
-static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane)
-{
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
-    for (ptrdiff_t i = 0; i < n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
-        float           most;
-        const float     share = (float)(1 / cnn__exp_sum(&most, y + at, x + at, c, plane));
-        for (int k = 0; k < c; k++) y[at + k * plane] *= share;
-    }
-}
-
-static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
-                              ptrdiff_t plane)
-{
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
-    for (ptrdiff_t i = 0; i < n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
-        double          dot = 0;
-        for (int k = 0; k < c; k++) dot += (double)dy[at + k * plane] * (double)y[at + k * plane];
-        for (int k = 0; k < c; k++)
-            dx[at + k * plane] += y[at + k * plane] * (dy[at + k * plane] - (float)dot);
-    }
-}
-
-/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) [k = label] + e/C), v_k the weight of
-   class k, or 1 without weights. Where the label is `ignore` every q_k is 0; 0 ignores none. */
-typedef struct { const float *label, *weight; float e; int ignore; } cnn__target;
-
-static bool cnn__ignored(const cnn__target *t, ptrdiff_t i)
-{
-    return t->ignore && t->label[i] == (float)t->ignore;
-}
-static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
-{
-    return cnn__ignored(t, i) ? 0.0f : t->weight ? t->weight[(int)t->label[i]] : 1.0f;
-}
-
-/* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k); saved: for each pixel, most and log sum of
-   the above. */
-static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
-                               const cnn__target *t, int n, int c, ptrdiff_t plane)
-{
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
-    for (ptrdiff_t i = 0; i < n * plane; i++) {
-        const float *at = x + i / plane * c * plane + i % plane;
-        float        most;
-        const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
-        const double e = (double)t->e;
-        double       spread = 0;
-        if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
-        each[i] = 0;
-        if (cnn__ignored(t, i)) continue;
-        for (int k = 0; k < c && e > 0; k++)
-            spread += (t->weight ? (double)t->weight[k] : 1.0) * (rest + (double)(most - at[k * plane])) / c;
-        each[i] = (1 - e) * (double)cnn__label_weight(t, i)
-                      * (rest + (double)(most - at[(ptrdiff_t)t->label[i] * plane]))
-                  + e * spread;
-    }
-}
-
-/* dx_k += g (softmax(x)_k sum_j q_j - q_k) */
-static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, const float *saved,
-                                    const float *x, const cnn__target *t, int n, int c, ptrdiff_t plane)
-{
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
-    for (ptrdiff_t i = 0; i < n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
-        if (cnn__ignored(t, i)) continue;
-        const float own = (1 - t->e) * cnn__label_weight(t, i);
-        float       all = 1;
-        if (t->weight) all = own;
-        for (int k = 0; t->weight && k < c; k++) all += t->e / (float)c * t->weight[k];
-        for (int k = 0; k < c; k++) {
-            const float q =
-                t->e / (float)c * (t->weight ? t->weight[k] : 1.0f) + (k == (int)t->label[i] ? own : 0.0f);
-            dx[at + k * plane] +=
-                g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
-        }
-    }
-}
-
-/* ---- Dropout ---- */
-
-/* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. The
-   numbers are the cost: four take ten rounds of two 32x32-bit products, so five products for each 8 bytes
-   moved. */
-static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
-                         uint64_t stream, ptrdiff_t n)
-{
-    enum { DRAWN = 4 * CNN__COUNTERS };
-    const float k[2] = { p, 1 / (1 - p) };
-    cnn__each  *f = add ? cnn__each_keep_add(cpu) : cnn__each_keep(cpu);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, 8 * n))
-    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE) {
-        const ptrdiff_t m = cnn__min(CNN__PIECE, n - i);
-        float           number[CNN__PIECE];
-        for (ptrdiff_t j = 0; j < m; j += DRAWN) {
-            uint32_t bits[DRAWN];
-            cnn__philox_some(CNN__COUNTERS, bits, key, stream, (uint64_t)(i + j) / 4);
-            for (int e = 0; e < DRAWN; e++) number[j + e] = cnn__uniform(bits[e]);
-        }
-        if (!add && to != from) memcpy(to + i, from + i, (size_t)m * sizeof *to);
-        f(to + i, number, from + i, k, m);
-    }
-}
-
-/* ===========================================================================================================
-   >>rooms ---- 10. Rooms: everything about one operation in one place
-
-   Above each stand its formula, its derivative, a source, and the choice made where the derivative does not
-   exist. dx is dJ/dx, the gradient of the loss J with respect to x; gradients are added to, never set,
-   because a tensor may have several users; grad is NULL where none is wanted. The rules take a tensor apart
-   and call a kernel.
-   ======================================================================================================== */
-
-#ifdef CNN_STATIC
-#define CNN__ROOM static const cnn_op
-#else
-#define CNN__ROOM const cnn_op
-#endif
-
-/* 0 = default */
-static int       cnn__or(int value, int otherwise)      { return value ? value : otherwise; }
-static float     cnn__orf(float value, float otherwise) { return value != 0 ? value : otherwise; }
-static cnn_shape cnn__vector(int c)                     { return (cnn_shape){ 1, c, 1, 1 }; }
-static bool      cnn__equal(cnn_shape a, cnn_shape b)
-{
-    return a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w;
-}
-static bool      cnn__same(const cnn_tensor *a, const cnn_tensor *b)
-{
-    return cnn__equal(a->shape, b->shape) && a->batched == b->batched;
-}
-
-static bool cnn__operands(cnn_tensor *y, int least, int most)
-{
-    if (y->n_in >= least && y->n_in <= most) return true;
-    return least == most ? cnn_fail(y, "%d operands: it takes %d", y->n_in, least)
-                         : cnn_fail(y, "%d operands: it takes %d to %d", y->n_in, least, most);
-}
-
-/* Operand i, a parameter or a constant, must have this shape, and no batch. what: "weight". */
-static bool cnn__check_operand(cnn_tensor *y, int i, const char *what, cnn_shape must)
-{
-    const cnn_tensor *w = y->in[i];
-    if (!w->batched && cnn__equal(w->shape, must)) return true;
-    return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", what, cnn__shape_text(w).s,
-                    cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
-}
-
-/* The shape rule of what keeps the shape of its one operand. */
-static bool cnn__as_input(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 1, 1)) return false;
-    y->shape = y->in[0]->shape;
-    return true;
-}
-
-/* ---- Windows: what convolution and pooling share, along one axis ---- */
-
-typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
-
-/* The extent of a dilated kernel. */
-static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
-
-/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must
-   start inside the input or its left padding. */
-static int cnn__count_windows(const cnn__slide *a)
-{
-    const int room = a->size + 2 * a->pad - cnn__reach(a);
-    int       n = (a->ceil_mode ? room + a->stride - 1 : room) / a->stride + 1;
-    return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
-}
-
-/* The largest kernel, stride, pad, dilation, window or result of upsample, and the widest input: so the sums
-   above fit an int. */
-enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
-
-/* Is that well defined? */
-static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
-{
-    const int limit = CNN__LARGEST_OPTION;
-    const struct { const char *name; int value, least;
-    } option[] = { { "kernel", a->kernel, 1 },
-                   { "stride", a->stride, 1 },
-                   { "pad", a->pad, 0 },
-                   { "dilation", a->dilation, 1 } };
-    for (int i = 0; i < 4; i++)
-        if (option[i].value < option[i].least || option[i].value > limit)
-            return cnn_fail(y, "%s is %d: it must be %d to %d", option[i].name, option[i].value,
-                            option[i].least, limit);
-    if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
-    long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
-    if (reach <= a->size + 2 * a->pad) return true;
-    char dilated[32] = "";
-    if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
-    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
-                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach,
-                    a->stride);
-}
-
-/* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
-   cnn__spread: so that, too, is an array. */
-static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide *h, const cnn__slide *w)
-{
-    const double high = h->size + 2.0 * h->pad, wide = w->size + 2.0 * w->pad;
-    return channels * high * wide <= INT_MAX
-        || cnn_fail(y, "pad %d,%d: %d channels of (%d,%d), padded, would have more than 2^31 - 1 elements",
-                    h->pad, w->pad, channels, h->size, w->size);
-}
-
-/* ---- conv2d -----------------------------------------------------------------------------------------------
- *   y[n,o,i,j]  = b[o] + sum_{c,k,l} w[o,c,k,l] x[n, c, i SH - PH + k DH, j SW - PW + l DW]  (x is 0 outside)
- *   dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[...],   db[o] = sum_{n,i,j} dy[n,o,i,j]
- *   dx[...]     = sum_{o,k,l} w[o,c,k,l] dy[n,o,i,j]            the same connections, walked backwards
- *   With G groups, output channel o sees the C/G input channels of its own group. Strictly this is
- *   correlation: the kernel is not mirrored.                                              (LeCun et al. 1989)
- *   x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).
- * -------------------------------------------------------------------------------------------------------- */
-typedef struct { cnn__slide h, w; int channels, groups; } cnn__conv_options;
-static cnn__conv_options cnn__conv_resolve(const cnn_tensor *y)
-{
-    const cnn_conv2d_args *a = y->args;
-    const cnn_shape        x = y->in[0]->shape;
-    cnn__conv_options      t = {
-        { x.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
-          cnn__or(a->pad_h, a->pad), cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
-        { x.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
-          cnn__or(a->pad_w, a->pad), cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
-        a->channels, cnn__or(a->groups, 1) };
-    return t;
-}
-static cnn_shape cnn__conv_weight(const cnn_tensor *y)
-{
-    const cnn__conv_options t = cnn__conv_resolve(y);
-    return (cnn_shape){ t.channels, y->in[0]->shape.c / t.groups, t.h.kernel, t.w.kernel };
-}
-static bool cnn__check_channels(cnn_tensor *y, const cnn__conv_options *t)
-{
-    const int c = y->in[0]->shape.c;
-    if (t->channels < 1)
-        return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t->channels);
-    if (t->groups < 1) return cnn_fail(y, "groups is %d: it must be positive", t->groups);
-    if (c % t->groups == 0 && t->channels % t->groups == 0) return true;
-    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
-                    t->groups, c, cnn__shape_text(y->in[0]).s, t->channels);
-}
-static bool cnn__check_weight(cnn_tensor *y, cnn_shape w)
-{
-    return cnn__checked_len(w) != SIZE_MAX
-           || cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
-}
-static bool cnn__conv_check(cnn_tensor *y)           /* all that can be known before there is a weight */
-{
-    const cnn__conv_options t = cnn__conv_resolve(y);
-    return cnn__check_channels(y, &t) && cnn__check_slide(y, &t.h) && cnn__check_slide(y, &t.w)
-        && cnn__check_padded(y, y->in[0]->shape.c / t.groups, &t.h, &t.w)
-        && cnn__check_weight(y, cnn__conv_weight(y));
-}
-static cnn__conv cnn__conv_of(const cnn_tensor *y)   /* for the kernels */
-{
-    const cnn__conv_options t = cnn__conv_resolve(y);
-    const cnn_shape         x = y->in[0]->shape;
-    return (cnn__conv){ x.n, x.c, x.h, x.w, t.channels, cnn__count_windows(&t.h), cnn__count_windows(&t.w),
-                        t.h.kernel, t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad,
-                        t.h.dilation, t.w.dilation, t.groups };
-}
-static bool cnn__conv2d_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 2, 3) || !cnn__conv_check(y)
-        || !cnn__check_operand(y, 1, "weight", cnn__conv_weight(y)))
-        return false;
-    const cnn__conv t = cnn__conv_of(y);
-    y->shape = (cnn_shape){ t.n, t.oc, t.oh, t.ow };
-    return y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(t.oc));
-}
-static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__conv t = cnn__conv_of(y);
-    (void)mode;
-    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data,
-                      y->n_in == 3 ? y->in[2]->data : NULL, cnn_scratch(y));
-}
-static void cnn__conv2d_backward(cnn_tensor *y)
-{
-    const cnn__conv t = cnn__conv_of(y);
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
-    if (x->grad) cnn__conv_backward_data(cpu, &t, x->grad, y->grad, w->data, cnn_scratch(y));
-    if (w->grad)
-        cnn__conv_backward_weights(cpu, &t, w->grad, b ? b->grad : NULL, x->data, y->grad, cnn_scratch(y));
-    else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
-}
-static size_t cnn__conv2d_scratch(const cnn_tensor *y)
-{
-    const cnn__conv t = cnn__conv_of(y);
-    return cnn__conv_scratch(&y->graph->cpu, &t);
-}
-static double cnn__conv2d_macs(const cnn_tensor *y)
-{
-    const cnn_shape w = y->in[1]->shape;
-    return (double)cnn__len(y->shape) * w.c * w.h * w.w;
-}
-static const cnn_field cnn__conv2d_fields[] = {
-    CNN_FIELD('i', cnn_conv2d_args, channels), CNN_FIELD('i', cnn_conv2d_args, kernel),
-    CNN_FIELD('i', cnn_conv2d_args, kernel_h), CNN_FIELD('i', cnn_conv2d_args, kernel_w),
-    CNN_FIELD('i', cnn_conv2d_args, stride), CNN_FIELD('i', cnn_conv2d_args, stride_h),
-    CNN_FIELD('i', cnn_conv2d_args, stride_w), CNN_FIELD('i', cnn_conv2d_args, pad),
-    CNN_FIELD('i', cnn_conv2d_args, pad_h), CNN_FIELD('i', cnn_conv2d_args, pad_w),
-    CNN_FIELD('i', cnn_conv2d_args, dilation), CNN_FIELD('i', cnn_conv2d_args, dilation_h),
-    CNN_FIELD('i', cnn_conv2d_args, dilation_w), CNN_FIELD('i', cnn_conv2d_args, groups), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_conv2d = {
-    .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
-    .backward = cnn__conv2d_backward,
-    .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields };
-
-/* ---- dense ------------------------------------------------------------------------------------------------
- *   Y = X W' + 1 b'                  every output sees every input; X is (N,C,H,W) read as (N,K), K = C H W
- *   dX = dY W,   dW = dY' X,   db = sum over the samples of dY
- *   X (N,K), W (units,K,1,1), b (1,units,1,1), Y (N,units,1,1).                        (Rosenblatt 1958)
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__dense_check(cnn_tensor *y)
-{
-    const cnn_dense_args *a = y->args;
-    const cnn_shape       w = { a->units, cnn__sample(y->in[0]->shape), 1, 1 };
-    if (a->units < 1) return cnn_fail(y, "units is %d: say how many outputs, at least 1", a->units);
-    return cnn__check_weight(y, w);
-}
-static bool cnn__dense_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 2, 3) || !cnn__dense_check(y)) return false;
-    const int units = ((const cnn_dense_args *)y->args)->units;
-    y->shape = (cnn_shape){ y->in[0]->shape.n, units, 1, 1 };
-    return cnn__check_operand(y, 1, "weight", (cnn_shape){ units, cnn__sample(y->in[0]->shape), 1, 1 })
-        && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(units)));
-}
-static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const int n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
-    (void)mode;
-    for (ptrdiff_t i = 0; i < n && y->n_in == 3; i++)
-        memcpy(y->data + i * units, y->in[2]->data, (size_t)units * sizeof *y->data);
-    cnn__gemm(&y->graph->cpu, y->data, units, y->n_in == 3 ? 1.0f : 0.0f, y->in[0]->data, k, false,
-              y->in[1]->data, k, true, n, units, k, cnn_scratch(y));
-}
-static void cnn__dense_backward(cnn_tensor *y)
-{
-    const int       n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
-    if (x->grad)
-        cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
-    if (w->grad)
-        cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n, cnn_scratch(y));
-    if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
-}
-/* forward, and one for each operand */
-static size_t cnn__three_products(const cnn_tensor *y, int m, int n, int k)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    size_t a = cnn__gemm_scratch(cpu, m, n, k), b = cnn__gemm_scratch(cpu, m, k, n),
-           c = cnn__gemm_scratch(cpu, n, k, m);
-    size_t d = cnn__gemm_scratch(cpu, k, n, m);
-    a = a > b ? a : b, c = c > d ? c : d;
-    return a > c ? a : c;
-}
-static size_t cnn__dense_scratch(const cnn_tensor *y)
-{
-    return cnn__three_products(y, y->shape.n, y->shape.c, cnn__sample(y->in[0]->shape));
-}
-static double cnn__dense_macs(const cnn_tensor *y)
-{
-    return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape);
-}
-static const cnn_field cnn__dense_fields[] = { CNN_FIELD('i', cnn_dense_args, units), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_dense = {
-    .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
-    .backward = cnn__dense_backward,
-    .scratch = cnn__dense_scratch, .macs = cnn__dense_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields };
-
-/* ---- matmul -----------------------------------------------------------------------------------------------
- *   Y = A B,   dA = dY B',   dB = A' dY             A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__matmul_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 2, 2)) return false;
-    const cnn_tensor *a = y->in[0], *b = y->in[1];
-    if (cnn__plane(a->shape) != 1 || cnn__plane(b->shape) != 1 || b->batched || b->shape.n != a->shape.c)
-        return cnn_fail(y, "%s times %s: it must be (M,K,1,1) times (K,P,1,1), the second without the batch",
-                        cnn__shape_text(a).s, cnn__shape_text(b).s);
-    y->shape = (cnn_shape){ a->shape.n, b->shape.c, 1, 1 };
-    return true;
-}
-static void cnn__matmul_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const int m = y->shape.n, p = y->shape.c, k = y->in[0]->shape.c;
-    (void)mode;
-    cnn__gemm(&y->graph->cpu, y->data, p, 0, y->in[0]->data, k, false, y->in[1]->data, p, false, m, p, k,
-              cnn_scratch(y));
-}
-static void cnn__matmul_backward(cnn_tensor *y)
-{
-    const int       m = y->shape.n, p = y->shape.c, k = y->in[0]->shape.c;
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn_tensor     *a = y->in[0], *b = y->in[1];
-    if (a->grad) cnn__gemm(cpu, a->grad, k, 1, y->grad, p, false, b->data, p, true, m, k, p, cnn_scratch(y));
-    if (b->grad) cnn__gemm(cpu, b->grad, p, 1, a->data, k, true, y->grad, p, false, k, p, m, cnn_scratch(y));
-}
-static size_t cnn__matmul_scratch(const cnn_tensor *y)
-{
-    return cnn__three_products(y, y->shape.n, y->shape.c, y->in[0]->shape.c);
-}
-static double cnn__matmul_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * y->in[0]->shape.c; }
-CNN__ROOM cnn_op_matmul = {
-    .name = "matmul", .shape = cnn__matmul_shape, .forward = cnn__matmul_forward,
-    .backward = cnn__matmul_backward,
-    .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs, .flags = CNN_READS_X };
-
-/* ---- max_pool ---------------------------------------------------------------------------------------------
- *   y = max of the window,   dx += dy at the place of the maximum: the first of equals in reading order.
- *   Padding never wins; NaN does. A dilation D takes every D-th element, as in conv2d. The places are kept
- *   from forward to backward.                                                     (Ranzato et al. 2007)
- * -------------------------------------------------------------------------------------------------------- */
-typedef struct { cnn__slide h, w; } cnn__pool_options;
-static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
-{
-    const cnn_pool_args *a = y->args;
-    const cnn_shape      x = y->in[0]->shape;
-    const int            kh = cnn__or(a->kernel_h, a->kernel), kw = cnn__or(a->kernel_w, a->kernel);
-    return (cnn__pool_options){
-        { x.h, kh, cnn__or(a->stride_h, cnn__or(a->stride, kh)), cnn__or(a->pad_h, a->pad),
-          cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), a->ceil_mode != 0 },
-        { x.w, kw, cnn__or(a->stride_w, cnn__or(a->stride, kw)), cnn__or(a->pad_w, a->pad),
-          cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), a->ceil_mode != 0 } };
-}
-static cnn__pool cnn__pool_of(const cnn_tensor *y)
-{
-    const cnn__pool_options t = cnn__pool_resolve(y);
-    return (cnn__pool){ y->shape.n * y->shape.c, t.h.size, t.w.size, cnn__count_windows(&t.h),
-                        cnn__count_windows(&t.w), t.h.kernel, t.w.kernel, t.h.stride, t.w.stride,
-                        t.h.pad, t.w.pad, t.h.dilation, t.w.dilation,
-                        !((const cnn_pool_args *)y->args)->no_count_pad };
-}
-/* With pad <= kernel/2 only window 0 can miss the input: with kernel 2, pad 1 and a dilation wider than x. */
-static bool cnn__sees_input(const cnn__slide *a)
-{
-    int from, to;
-    cnn__window(0, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
-    return from < to;
-}
-static bool cnn__pool_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 1, 1)) return false;
-    const cnn__pool_options t = cnn__pool_resolve(y);
-    if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)) return false;
-    if (t.h.pad > t.h.kernel / 2 || t.w.pad > t.w.kernel / 2)
-        return cnn_fail(y,
-                        "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
-                        t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
-    if (y->op == &cnn_op_avg_pool && (t.h.dilation > 1 || t.w.dilation > 1))
-        return cnn_fail(y, "dilation %d,%d is for max_pool", t.h.dilation, t.w.dilation);
-    if (!cnn__sees_input(&t.h) || !cnn__sees_input(&t.w))
-        return cnn_fail(y, "dilation %d,%d is too wide for input %s with pad %d,%d: a window would see "
-                        "nothing but padding",
-                        t.h.dilation, t.w.dilation, cnn__shape_text(y->in[0]).s, t.h.pad, t.w.pad);
-    const cnn_shape x = y->in[0]->shape;
-    y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&t.h), cnn__count_windows(&t.w) };
-    return true;
-}
-static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__pool t = cnn__pool_of(y);
-    cnn__max_pool(&y->graph->cpu, &t, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
-}
-static void cnn__max_pool_backward(cnn_tensor *y)
-{
-    const cnn__pool t = cnn__pool_of(y);
-    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved,
-                                            cnn_grad_is_new(y));
-}
-static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
-static const cnn_field cnn__pool_fields[] = {
-    CNN_FIELD('i', cnn_pool_args, kernel), CNN_FIELD('i', cnn_pool_args, kernel_h),
-    CNN_FIELD('i', cnn_pool_args, kernel_w), CNN_FIELD('i', cnn_pool_args, stride),
-    CNN_FIELD('i', cnn_pool_args, stride_h), CNN_FIELD('i', cnn_pool_args, stride_w),
-    CNN_FIELD('i', cnn_pool_args, pad), CNN_FIELD('i', cnn_pool_args, pad_h),
-    CNN_FIELD('i', cnn_pool_args, pad_w), CNN_FIELD('i', cnn_pool_args, dilation),
-    CNN_FIELD('i', cnn_pool_args, dilation_h), CNN_FIELD('i', cnn_pool_args, dilation_w),
-    CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_max_pool = {
-    .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward,
-    .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
-    .fields = cnn__pool_fields };
-
-/* ---- avg_pool ---------------------------------------------------------------------------------------------
- *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
- *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input.
- * -------------------------------------------------------------------------------------------------------- */
-static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__pool t = cnn__pool_of(y);
-    float          *share = cnn_scratch(y);
-    (void)mode;
-    cnn__pool_shares(&t, share);
-    cnn__avg_pool(&y->graph->cpu, &t, y->data, y->in[0]->data, share);
-}
-static void cnn__avg_pool_backward(cnn_tensor *y)
-{
-    const cnn__pool t = cnn__pool_of(y);
-    float          *share = cnn_scratch(y);
-    if (!y->in[0]->grad) return;
-    cnn__pool_shares(&t, share);
-    cnn__avg_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, share, cnn_grad_is_new(y));
-}
-static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
-{
-    return cnn__mul_size(cnn__add_size((size_t)y->shape.h, (size_t)y->shape.w), sizeof(float));
-}
-CNN__ROOM cnn_op_avg_pool = {
-    .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward,
-    .backward = cnn__avg_pool_backward,
-    .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
-    .fields = cnn__pool_fields };
-
-/* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
- *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
- *   s = 1 for sum, 1/(elements) for mean; global_avg_pool is the mean over H and W (Lin et al. 2013).
- *   Reduced axes stay with extent 1; a sum over N is no longer batched.
- * -------------------------------------------------------------------------------------------------------- */
-static unsigned cnn__reduce_axes(const cnn_tensor *y)
-{
-    if (y->op == &cnn_op_global_avg_pool) return CNN_H | CNN_W;
-    const cnn_reduce_args *a = y->args;
-    return a->axes ? a->axes : CNN_N | CNN_C | CNN_H | CNN_W;
-}
-static bool cnn__reduce_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 1, 1)) return false;
-    const unsigned axes = cnn__reduce_axes(y);
-    if (axes > 15) return cnn_fail(y, "axes is %u: it must be made of CNN_N | CNN_C | CNN_H | CNN_W", axes);
-    const cnn_shape x = y->in[0]->shape;
-    y->shape = (cnn_shape){ axes & CNN_N ? 1 : x.n, axes & CNN_C ? 1 : x.c, axes & CNN_H ? 1 : x.h,
-                            axes & CNN_W ? 1 : x.w };
-    if (axes & CNN_N) y->batched = false;
-    return true;
-}
-static float cnn__reduce_factor(const cnn_tensor *y)
-{
-    return y->op == &cnn_op_sum ? 1.0f : (float)cnn__len(y->shape) / (float)cnn__len(y->in[0]->shape);
-}
-static void cnn__reduce_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn_tensor *x = y->in[0];
-    (void)mode;
-    memset(y->data, 0, (size_t)cnn__len(y->shape) * sizeof *y->data);
-    cnn__add_product(&y->graph->cpu, y->data, x->data, NULL, y->shape, x->shape, x->shape,
-                     cnn__reduce_factor(y));
-}
-static void cnn__reduce_backward(cnn_tensor *y)
-{
-    cnn_tensor *x = y->in[0];
-    if (x->grad)
-        cnn__add_product(&y->graph->cpu, x->grad, y->grad, NULL, x->shape, y->shape, y->shape,
-                         cnn__reduce_factor(y));
-}
-static const cnn_field cnn__reduce_fields[] = { CNN_FIELD('u', cnn_reduce_args, axes), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_sum = {
-    .name = "sum", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
-    .backward = cnn__reduce_backward,
-    .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
-CNN__ROOM cnn_op_mean = {
-    .name = "mean", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
-    .backward = cnn__reduce_backward,
-    .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
-CNN__ROOM cnn_op_global_avg_pool = {
-    .name = "global_avg_pool", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
-    .backward = cnn__reduce_backward };
-
-/* ---- add, sub, mul ----------------------------------------------------------------------------------------
- *   add: y = a + b, da = dy, db = dy    sub: y = a - b, da = dy, db = -dy  mul: y = a b, da = dy b, db = dy a
- *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
- *   was stretched is summed over the copies.
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__stretch(int *y, int a, int b)
-{
-    *y = a == 1 ? b : a;
-    return a == b || a == 1 || b == 1;
-}
-static bool cnn__binary_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 2, 2)) return false;
-    const cnn_tensor *a = y->in[0], *b = y->in[1];
-    bool fits = cnn__stretch(&y->shape.c, a->shape.c, b->shape.c);
-    fits = cnn__stretch(&y->shape.h, a->shape.h, b->shape.h) && fits;
-    fits = cnn__stretch(&y->shape.w, a->shape.w, b->shape.w) && fits;
-    /* N is no number: only a single sample stretches to it */
-    if (a->batched != b->batched) {
-        fits = (a->batched ? b : a)->shape.n == 1 && fits;
-        y->shape.n = (a->batched ? a : b)->shape.n;
-    } else {
-        fits = cnn__stretch(&y->shape.n, a->shape.n, b->shape.n) && fits;
-    }
-    return fits
-           || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
-                       cnn__shape_text(a).s, cnn__shape_text(b).s);
-}
-static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn_tensor *a = y->in[0], *b = y->in[1];
-    const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
-    (void)mode;
-    cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape,
-                   cnn__of(y)->tail);
-}
-static void cnn__binary_backward(cnn_tensor *y)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn_tensor     *a = y->in[0], *b = y->in[1];
-    const bool      mul = y->op == &cnn_op_mul;
-    if (a->grad && a->grad != y->grad)
-        cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
-    if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
-                                  y->op == &cnn_op_sub ? -1.0f : 1.0f);
-}
-CNN__ROOM cnn_op_add = {
-    .name = "add", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
-    .backward = cnn__binary_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD };
-CNN__ROOM cnn_op_sub = {
-    .name = "sub", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
-    .backward = cnn__binary_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD };
-CNN__ROOM cnn_op_mul = {
-    .name = "mul", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
-    .backward = cnn__binary_backward,
-    .flags = CNN_INPLACE | CNN_READS_X };
-
-/* ---- scale ------------------------------------------------------------------------------------------------
- *   y = factor x + offset,   dx = factor dy
- * -------------------------------------------------------------------------------------------------------- */
-static void cnn__scale_constants(const cnn_tensor *y, float k[2])
-{
-    const cnn_scale_args *a = y->args;
-    k[0] = cnn__orf(a->factor, 1), k[1] = a->offset;
-}
-static void cnn__scale_forward(cnn_tensor *y, cnn_mode mode)
-{
-    float k[2];
-    cnn__scale_constants(y, k);
-    (void)mode;
-    cnn__map(&y->graph->cpu, cnn__each_scale(&y->graph->cpu), y->data, y->in[0]->data, NULL, NULL, k,
-             cnn__len(y->shape));
-}
-static void cnn__scale_backward(cnn_tensor *y)
-{
-    float  k[2];
-    float *dx = y->in[0]->grad;
-    cnn__scale_constants(y, k);
-    if (dx)
-        cnn__map_back(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, y->grad, NULL, k,
-                      cnn__len(y->shape));
-}
-static const cnn_field cnn__scale_fields[] = {
-    CNN_FIELD('f', cnn_scale_args, factor), CNN_FIELD('f', cnn_scale_args, offset), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_scale = {
-    .name = "scale", .shape = cnn__as_input, .forward = cnn__scale_forward, .backward = cnn__scale_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_scale_args),
-    .fields = cnn__scale_fields };
-
-/* ---- concat -----------------------------------------------------------------------------------------------
- *   y = the channels of all operands, one behind the other;   dx_i = its channels of dy
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__concat_shape(cnn_tensor *y)
-{
-    const cnn_tensor *first = y->in[0];
-    long long         c = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        const cnn_tensor *x = y->in[i];
-        cnn_shape         s = x->shape;
-        c += s.c, s.c = first->shape.c;
-        if (!cnn__equal(s, first->shape) || x->batched != first->batched)
-            return cnn_fail(y, "operand %d is %s, the first is %s: they may differ in C only", i + 1,
-                            cnn__shape_text(x).s, cnn__shape_text(first).s);
-    }
-    y->shape = first->shape;
-    y->shape.c = c > INT_MAX ? 0 : (int)c;           /* cnn_apply refuses 0 as too large */
-    return true;
-}
-static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode)
-{
-    (void)mode;
-    for (ptrdiff_t n = 0, to = 0; n < y->shape.n; n++)
-        for (int i = 0; i < y->n_in; i++) {
-            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
-            memcpy(y->data + to, y->in[i]->data + n * size, (size_t)size * sizeof *y->data);
-            to += size;
-        }
-}
-static void cnn__concat_backward(cnn_tensor *y)
-{
-    cnn__each *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t n = 0, from = 0; n < y->shape.n; n++)
-        for (int i = 0; i < y->n_in; i++) {
-            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
-            if (y->in[i]->grad) add(y->in[i]->grad + n * size, y->grad + from, NULL, NULL, size);
-            from += size;
-        }
-}
-CNN__ROOM cnn_op_concat = {
-    .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward,
-    .backward = cnn__concat_backward };
-
-/* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) --------------------------------------------------------
- *   y = x,   dx = dy                                   the same numbers in the same order, with other extents
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__reshape_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 1, 1)) return false;
-    const cnn_reshape_args *a = y->args;
-    const cnn_tensor       *x = y->in[0];
-    y->shape = (cnn_shape){ 1, cnn__or(a->c, 1), cnn__or(a->h, 1), cnn__or(a->w, 1) };
-    if (cnn__checked_len(y->shape) != (size_t)cnn__sample(x->shape))
-        return cnn_fail(y, "(%d,%d,%d) does not have the %d elements that a sample of %s has", y->shape.c,
-                        y->shape.h, y->shape.w, cnn__sample(x->shape), cnn__shape_text(x).s);
-    y->shape.n = x->shape.n;
-    return true;
-}
-static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode)
-{
-    (void)mode;
-    if (y->data != y->in[0]->data)
-        memcpy(y->data, y->in[0]->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
-}
-static void cnn__reshape_backward(cnn_tensor *y)
-{
-    float *dx = y->in[0]->grad;
-    if (dx && dx != y->grad)
-        cnn__map_back(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, y->grad, NULL, NULL,
-                      cnn__len(y->shape));
-}
-static const cnn_field cnn__reshape_fields[] = {
-    CNN_FIELD('i', cnn_reshape_args, c), CNN_FIELD('i', cnn_reshape_args, h),
-    CNN_FIELD('i', cnn_reshape_args, w), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_reshape = {
-    .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
-    .backward = cnn__reshape_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_reshape_args),
-    .fields = cnn__reshape_fields };
-
-/* ---- The functions of one number: relu, leaky_relu, sigmoid, tanh -----------------------------------------
- *   Their derivatives are written in y, so that x need not be kept and forward may run in place.
- * -------------------------------------------------------------------------------------------------------- */
-static void cnn__pointwise_forward(cnn_tensor *y, cnn__each *f, const float *k)
-{
-    cnn__map(&y->graph->cpu, f, y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
-}
-/* f: dx, given dy and y */
-static void cnn__pointwise_backward(cnn_tensor *y, cnn__each *f, const float *k)
-{
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__map_back(&y->graph->cpu, f, dx, y->grad, y->data, k, cnn__len(y->shape));
-}
-
-/* ---- relu -------------------------------------------------------------------------------------------------
- *   y = max(0, x),   dx = dy [y > 0]                    at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
- * -------------------------------------------------------------------------------------------------------- */
-static void cnn__relu_forward(cnn_tensor *y, cnn_mode m)
-{
-    (void)m, cnn__pointwise_forward(y, cnn__each_relu(&y->graph->cpu), NULL);
-}
-static void cnn__relu_backward(cnn_tensor *y)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    float *dx = y->in[0]->grad;
-    if (dx && dx == y->grad)            /* in one pass, without the copy that adding in place would take */
-        cnn__map(cpu, cnn__each_relu_gate(cpu), dx, dx, y->data, NULL, NULL, cnn__len(y->shape));
-    else cnn__pointwise_backward(y, cnn__each_relu_back(cpu), NULL);
-}
-CNN__ROOM cnn_op_relu = {
-    .name = "relu", .shape = cnn__as_input, .forward = cnn__relu_forward, .backward = cnn__relu_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER };
-
-/* ---- leaky_relu -------------------------------------------------------------------------------------------
- *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
- *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
- * -------------------------------------------------------------------------------------------------------- */
-static float cnn__leaky_slope(const cnn_tensor *y)
-{
-    return cnn__orf(((const cnn_leaky_relu_args *)y->args)->slope, 0.01f);
-}
-static bool cnn__leaky_relu_shape(cnn_tensor *y)
-{
-    float slope = cnn__leaky_slope(y);
-    if (!(slope > 0)) return cnn_fail(y, "slope is %g: it must be positive", (double)slope);
-    return cnn__as_input(y);
-}
-static void cnn__leaky_relu_forward(cnn_tensor *y, cnn_mode m)
-{
-    float slope = cnn__leaky_slope(y);
-    (void)m, cnn__pointwise_forward(y, cnn__each_leaky(&y->graph->cpu), &slope);
-}
-static void cnn__leaky_relu_backward(cnn_tensor *y)
-{
-    float slope = cnn__leaky_slope(y);
-    cnn__pointwise_backward(y, cnn__each_leaky_back(&y->graph->cpu), &slope);
-}
-static const cnn_field cnn__leaky_relu_fields[] = {
-    CNN_FIELD('f', cnn_leaky_relu_args, slope), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_leaky_relu = {
-    .name = "leaky_relu", .shape = cnn__leaky_relu_shape, .forward = cnn__leaky_relu_forward,
-    .backward = cnn__leaky_relu_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-    .args_size = sizeof(cnn_leaky_relu_args), .fields = cnn__leaky_relu_fields };
-
-/* ---- sigmoid ----------------------------------------------------------------------------------------------
- *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
- * -------------------------------------------------------------------------------------------------------- */
-static void cnn__sigmoid_forward(cnn_tensor *y, cnn_mode m)
-{
-    (void)m, cnn__pointwise_forward(y, cnn__each_sigmoid(&y->graph->cpu), NULL);
-}
-static void cnn__sigmoid_backward(cnn_tensor *y)
-{
-    cnn__pointwise_backward(y, cnn__each_sigmoid_back(&y->graph->cpu), NULL);
-}
-CNN__ROOM cnn_op_sigmoid = {
-    .name = "sigmoid", .shape = cnn__as_input, .forward = cnn__sigmoid_forward,
-    .backward = cnn__sigmoid_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD };
-
-/* ---- tanh -------------------------------------------------------------------------------------------------
- *   y = tanh x,   dx = dy (1 - y^2)
- * -------------------------------------------------------------------------------------------------------- */
-static void cnn__tanh_forward(cnn_tensor *y, cnn_mode m)
-{
-    (void)m, cnn__pointwise_forward(y, cnn__each_tanh(&y->graph->cpu), NULL);
-}
-static void cnn__tanh_backward(cnn_tensor *y)
-{
-    cnn__pointwise_backward(y, cnn__each_tanh_back(&y->graph->cpu), NULL);
-}
-CNN__ROOM cnn_op_tanh = {
-    .name = "tanh", .shape = cnn__as_input, .forward = cnn__tanh_forward, .backward = cnn__tanh_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD };
-
-/* ---- softmax ----------------------------------------------------------------------------------------------
- *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                    (Bridle 1990)
- *   For training, softmax_cross_entropy from the logits is more exact.
- * -------------------------------------------------------------------------------------------------------- */
-static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m)
-{
-    (void)m;
-    cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
-}
-static void cnn__softmax_backward(cnn_tensor *y)
-{
-    float *dx = y->in[0]->grad;
-    if (dx)
-        cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
-}
-CNN__ROOM cnn_op_softmax = {
-    .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward,
-    .backward = cnn__softmax_backward,
-    .flags = CNN_READS_Y };
-
-/* ---- dropout ----------------------------------------------------------------------------------------------
- *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1
- *   evaluation:  y = x         the factor above keeps the expected value     (Srivastava et al. 2014)
- *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept.
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__dropout_shape(cnn_tensor *y)
-{
-    float p = ((const cnn_dropout_args *)y->args)->p;
-    if (!(p > 0 && p < 1))
-        return cnn_fail(y, "p is %g: say the probability of a zero, between 0 and 1", (double)p);
-    return cnn__as_input(y);
-}
-static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn_tensor *x = y->in[0];
-    const float       p = ((const cnn_dropout_args *)y->args)->p;
-    if (mode == CNN_TRAIN)
-        cnn__dropout(&y->graph->cpu, y->data, x->data, false, p, y->graph->config.seed, cnn__stream(y),
-                     cnn__len(y->shape));
-    else if (y->data != x->data) memcpy(y->data, x->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
-}
-static void cnn__dropout_backward(cnn_tensor *y)
-{
-    const float p = ((const cnn_dropout_args *)y->args)->p;
-    float      *dx = y->in[0]->grad;
-    if (dx)
-        cnn__dropout(&y->graph->cpu, dx, y->grad, dx != y->grad, p, y->graph->config.seed, cnn__stream(y),
-                     cnn__len(y->shape));
-}
-static const cnn_field cnn__dropout_fields[] = { CNN_FIELD('f', cnn_dropout_args, p), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_dropout = {
-    .name = "dropout", .shape = cnn__dropout_shape, .forward = cnn__dropout_forward,
-    .backward = cnn__dropout_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args),
-    .fields = cnn__dropout_fields };
-
-/* ---- batch_norm -------------------------------------------------------------------------------------------
- *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
- *   training:    m, v = mean and variance over (N,H,W), M elements;
- *      running += momentum ((m, v M/(M-1)) - running): the running variance is the unbiased one, as PyTorch's
- *   evaluation:  m, v = the running ones
- *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X))
- *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
- *   (1,C,1,1).
- * -------------------------------------------------------------------------------------------------------- */
-typedef struct { float momentum, eps; cnn_tensor *w, *b, *mean, *var; } cnn__norm;
-static cnn__norm cnn__norm_of(const cnn_tensor *y)
-{
-    const cnn_batch_norm_args *a = y->args;
-    const bool                 affine = y->n_in == 5;
-    return (cnn__norm){ cnn__orf(a->momentum, 0.1f), cnn__orf(a->eps, 1e-5f), affine ? y->in[1] : NULL,
-                        affine ? y->in[2] : NULL,    y->in[affine ? 3 : 1],   y->in[affine ? 4 : 2] };
-}
-static bool cnn__batch_norm_check(cnn_tensor *y)
-{
-    const cnn__norm t = cnn__norm_of(y);
-    if (!(t.eps > 0)) return cnn_fail(y, "eps is %g: it must be positive", (double)t.eps);
-    if (!(t.momentum > 0 && t.momentum <= 1))
-        return cnn_fail(y, "momentum is %g: it must be in (0,1]", (double)t.momentum);
-    return true;
-}
-static bool cnn__batch_norm_shape(cnn_tensor *y)
-{
-    if (y->n_in != 3 && y->n_in != 5)
-        return cnn_fail(
-            y, "%d operands: it takes x, weight, bias, running_mean, running_var, or x and the last two",
-            y->n_in);
-    if (!cnn__batch_norm_check(y)) return false;
-    static const char *const what[] = { "weight", "bias", "running_mean", "running_var" };
-    for (int i = 1; i < y->n_in; i++) {
-        const bool running = i > y->n_in - 3;
-        if (!cnn__check_operand(y, i, what[i + 4 - y->n_in], cnn__vector(y->in[0]->shape.c))) return false;
-        if (running && y->in[i]->kind != CNN_BUFFER)
-            return cnn_fail(y, "%s must be a buffer", what[i + 4 - y->n_in]);
-    }
-    y->shape = y->in[0]->shape;
-    return true;
-}
-static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__norm t = cnn__norm_of(y);
-    const int       n = y->shape.n, c = y->shape.c, plane = cnn__plane(y->shape);
-    const float    *x = y->in[0]->data, *mean = t.mean->data, *var = t.var->data;
-    float          *rstd = cnn_scratch(y);
-    if (mode == CNN_TRAIN) {
-        float       *m = y->saved, *v = m + c;
-        const double count = (double)n * plane;
-        if (count < 2) {
-            cnn_fail(
-                y,
-                "input %s with N = %d has one value per channel: training needs at least two for a variance",
-                cnn__shape_text(y).s, n);
-            return;
-        }
-        cnn__channel_moments(&y->graph->cpu, m, v, x, n, c, plane);
-        for (int i = 0; i < c; i++) {
-            t.mean->data[i] += t.momentum * (m[i] - t.mean->data[i]);
-            t.var->data[i] += t.momentum * ((float)((double)v[i] * count / (count - 1)) - t.var->data[i]);
-        }
-        mean = m, var = v, rstd = v;
-    }
-    for (int i = 0; i < c; i++) rstd[i] = 1 / sqrtf(var[i] + t.eps);
-    cnn__normalize(&y->graph->cpu, y->data, x, mean, rstd, t.w ? t.w->data : NULL, t.b ? t.b->data : NULL, n,
-                   c, plane, cnn__of(y)->tail);
-}
-static void cnn__batch_norm_backward(cnn_tensor *y)
-{
-    const cnn__norm t = cnn__norm_of(y);
-    const int       c = y->shape.c;
-    const float    *mean = y->saved, *rstd = mean + c;
-    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, t.w ? t.w->grad : NULL, t.b ? t.b->grad : NULL,
-                        y->grad, y->in[0]->data, mean, rstd, t.w ? t.w->data : NULL, y->shape.n, c,
-                        cnn__plane(y->shape));
-}
-static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
-static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
-static const cnn_field cnn__batch_norm_fields[] = {
-    CNN_FIELD('f', cnn_batch_norm_args, momentum), CNN_FIELD('f', cnn_batch_norm_args, eps),
-    { NULL, 0, 0 } };
-CNN__ROOM cnn_op_batch_norm = {
-    .name = "batch_norm", .shape = cnn__batch_norm_shape, .forward = cnn__batch_norm_forward,
-    .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_batch_norm_args),
-    .fields = cnn__batch_norm_fields };
-
-/* ---- softmax_cross_entropy --------------------------------------------------------------------------------
- *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) [k = label] + e/C)
- *   dx = dJ/M (softmax(x) sum q - q),   e = smoothing, 0 for none     (Bridle 1990; Szegedy et al. 2016)
- *   v_k, the weight of class k, is 1 without class weights, and then sum q = 1. M = sum of v_label over the
- *   labels, which is their number then. A label that is ignored counts neither in J nor in M; if all are, J
- *   is 0 (PyTorch: NaN).
- *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
- *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compares classes with labels */
-{
-    if (!cnn__operands(y, 2, 3)) return false;
-    const cnn_tensor *x = y->in[0], *label = y->in[1];
-    cnn_shape must = x->shape;
-    must.c = 1;
-    if (!cnn__equal(label->shape, must) || label->batched != x->batched)
-        return cnn_fail(
-            y,
-            "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
-            "rest is equal",
-            cnn__shape_text(label).s, cnn__shape_text(x).s);
-    if (y->n_in == 3 && !cnn__check_operand(y, 2, "class weights", cnn__vector(x->shape.c))) return false;
-    if (y->n_in == 3 && (y->in[2]->op || y->in[2]->kind == CNN_PARAM))
-        return cnn_fail(y, "class weights are not learned: make them with cnn_const");
-    y->shape = cnn__vector(1);
-    y->batched = false;
-    return true;
-}
-static bool cnn__cross_entropy_shape(cnn_tensor *y)
-{
-    const float e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
-    if (!(e >= 0 && e < 1)) return cnn_fail(y, "smoothing is %g: it must be in [0,1)", (double)e);
-    return cnn__labelled_shape(y);
-}
-static cnn__target cnn__target_of(const cnn_tensor *y)
-{
-    const cnn_softmax_cross_entropy_args *a = y->args;
-    const bool                            nll = y->op == &cnn_op_nll;
-    return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
-                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index };
-}
-/* 1/M */
-static double cnn__label_share(const cnn_tensor *y)
-{
-    const cnn__target t = cnn__target_of(y);
-    double            sum = 0;
-    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
-    return sum > 0 ? 1 / sum : 0;
-}
-static bool cnn__check_labels(cnn_tensor *y)
-{
-    const cnn_tensor *label = y->in[1];
-    const cnn__target t = cnn__target_of(y);
-    const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
-    for (int i = 0, n = cnn__len(label->shape); i < n; i++) {
-        const float k = label->data[i];
-        if (cnn__ignored(&t, i)) continue;
-        if (!(k >= 0 && k < (float)classes) || k != floorf(k))
-            return cnn_fail(y, "label %g of sample %d is not a class: logits %s have the classes 0 to %d",
-                            (double)k, i / plane, cnn__shape_text(y->in[0]).s, classes - 1);
-    }
-    return true;
-}
-static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn_tensor *x = y->in[0];
-    const cnn__target t = cnn__target_of(y);
-    double           *each = cnn_scratch(y), sum = 0;
-    if (!cnn__check_labels(y)) return;
-    cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
-                       x->shape.c, cnn__plane(x->shape));
-    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += each[i];
-    y->data[0] = (float)(sum * cnn__label_share(y));
-}
-static void cnn__cross_entropy_backward(cnn_tensor *y)
-{
-    const cnn_tensor *x = y->in[0];
-    const cnn__target t = cnn__target_of(y);
-    const float       g = (float)((double)y->grad[0] * cnn__label_share(y));
-    if (x->grad)
-        cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, y->saved, x->data, &t, x->shape.n, x->shape.c,
-                                cnn__plane(x->shape));
-}
-static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
-{
-    return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float);
-}
-static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
-{
-    return (size_t)cnn__len(y->in[1]->shape) * sizeof(double);
-}
-static const cnn_field cnn__cross_entropy_fields[] = {
-    CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing),
-    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_softmax_cross_entropy = {
-    .name = "softmax_cross_entropy", .shape = cnn__cross_entropy_shape, .forward = cnn__cross_entropy_forward,
-    .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
-    .saved = cnn__cross_entropy_saved, .flags = CNN_READS_X | CNN_LOSS,
-    .args_size = sizeof(cnn_softmax_cross_entropy_args), .fields = cnn__cross_entropy_fields };
-
-/* ---- mse --------------------------------------------------------------------------------------------------
- *   J = 1/K sum (x - t)^2 over all K elements,   dx = dJ 2/K (x - t),   dt = -dx
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__target_shape(cnn_tensor *y)         /* of every loss that is a mean over elements */
-{
-    if (!cnn__same(y->in[0], y->in[1]))
-        return cnn_fail(y, "target %s must have the shape of the output, %s", cnn__shape_text(y->in[1]).s,
-                        cnn__shape_text(y->in[0]).s);
-    y->shape = cnn__vector(1);
-    y->batched = false;
-    return true;
-}
-static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn__target_shape(y); }
-static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const int n = cnn__len(y->in[0]->shape);
-    (void)mode;
-    y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
-}
-static void cnn__mse_backward(cnn_tensor *y)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    const int       n = cnn__len(y->in[0]->shape);
-    cnn_tensor     *x = y->in[0], *t = y->in[1];
-    const float     k = 2 * y->grad[0] / (float)n;
-    if (x->grad) cnn__map(cpu, cnn__each_add_difference(cpu), x->grad, x->grad, x->data, t->data, &k, n);
-    if (t->grad) cnn__map(cpu, cnn__each_add_difference(cpu), t->grad, t->grad, t->data, x->data, &k, n);
-}
-CNN__ROOM cnn_op_mse = {
-    .name = "mse", .shape = cnn__mse_shape, .forward = cnn__mse_forward, .backward = cnn__mse_backward,
-    .flags = CNN_READS_X | CNN_LOSS };
-
-/* ---- conv_transpose2d ------------------------------------------------------------------------------------
- *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
- *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the
- *   work, each in another's place.
- *   dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
- *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
- *   convolution would take to H is meant.
- *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
- * ------------------------------------------------------------------------------------------------------- */
-static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
-{
-    const int limit = CNN__LARGEST_OPTION;
-    if (a->kernel < 1 || a->stride < 1 || a->pad < 0 || a->dilation < 1 || a->kernel > limit ||
-        a->stride > limit || a->pad > limit || a->dilation > limit)
-        return cnn_fail(y, "kernel %d, stride %d, pad %d, dilation %d: the least are 1, 1, 0, 1, the "
-                           "largest %d", a->kernel, a->stride, a->pad, a->dilation, limit);
-    if (output_pad < 0 || output_pad >= a->stride)
-        return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d", output_pad, a->stride);
-    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad
-                         + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
-    if (size < 1 || size > CNN__WIDEST)
-        return cnn_fail(y, "input %s: (%d - 1)*%d - 2*%d + %d*(%d - 1) + %d + 1 = %lld is no extent",
-                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel,
-                        output_pad, size);
-    a->size = (int)size;
-    return true;
-}
-static cnn__conv_options cnn__transpose_resolve(const cnn_tensor *y)         /* what is slid over is y */
-{
-    const cnn_conv_transpose2d_args *a = y->args;
-    return (cnn__conv_options){
-        { y->shape.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
-          cnn__or(a->pad_h, a->pad), cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
-        { y->shape.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
-          cnn__or(a->pad_w, a->pad), cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
-        a->channels, cnn__or(a->groups, 1) };
-}
-static cnn_shape cnn__transpose_weight(const cnn_tensor *y)
-{
-    const cnn__conv_options t = cnn__transpose_resolve(y);
-    return (cnn_shape){ y->in[0]->shape.c, t.channels / t.groups, t.h.kernel, t.w.kernel };
-}
-/* All that can be known before there is a weight; sets y->shape. */
-static bool cnn__transpose_check(cnn_tensor *y)
-{
-    const cnn_conv_transpose2d_args *a = y->args;
-    cnn__conv_options                t = cnn__transpose_resolve(y);
-    const cnn_shape                  x = y->in[0]->shape;
-    if (!cnn__check_channels(y, &t)
-        || !cnn__transpose_extent(y, &t.h, x.h, cnn__or(a->output_pad_h, a->output_pad))
-        || !cnn__transpose_extent(y, &t.w, x.w, cnn__or(a->output_pad_w, a->output_pad))
-        || !cnn__check_padded(y, t.channels / t.groups, &t.h, &t.w)
-        || !cnn__check_weight(y, cnn__transpose_weight(y))) return false;
-    y->shape = (cnn_shape){ x.n, t.channels, t.h.size, t.w.size };
-    return true;
-}
-static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
-{
-    return cnn__operands(y, 2, 3) && cnn__transpose_check(y)
-        && cnn__check_operand(y, 1, "weight", cnn__transpose_weight(y))
-        && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(y->shape.c)));
-}
-static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution from y to x */
-{
-    const cnn__conv_options t = cnn__transpose_resolve(y);
-    const cnn_shape              x = y->in[0]->shape;
-    return (cnn__conv){ x.n, t.channels, y->shape.h, y->shape.w, x.c, x.h, x.w, t.h.kernel, t.w.kernel,
-                        t.h.stride, t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation, t.groups };
-}
-static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__conv t = cnn__transpose_of(y);
-    const int       plane = cnn__plane(y->shape);
-    (void)mode;
-    for (int i = 0; i < y->shape.n * y->shape.c; i++) {
-        const float b = y->n_in == 3 ? y->in[2]->data[i % y->shape.c] : 0.0f;
-        for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++) y->data[j] = b;
-    }
-    cnn__conv_backward_data(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
-}
-/* cnn__conv_forward sets, but gradients are added: so there is a place between. */
-static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)
-{
-    return cnn__round_up((size_t)cnn__len(y->in[0]->shape) * sizeof(float), CNN__ALIGN);
-}
-static void cnn__conv_transpose2d_backward(cnn_tensor *y)
-{
-    const cnn__conv t = cnn__transpose_of(y);
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
-    float          *dx = cnn_scratch(y);
-    void           *scratch = (char *)cnn_scratch(y) + cnn__transpose_dx_bytes(y);
-    if (x->grad) {
-        cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, scratch);
-        cnn__map(cpu, cnn__each_add(cpu), x->grad, x->grad, dx, NULL, NULL, cnn__len(x->shape));
-    }
-    if (w->grad)      cnn__conv_backward_weights(cpu, &t, w->grad, NULL, y->grad, x->data, scratch);
-    if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
-}
-static size_t cnn__conv_transpose2d_scratch(const cnn_tensor *y)
-{
-    const cnn__conv t = cnn__transpose_of(y);
-    return cnn__add_size(cnn__transpose_dx_bytes(y), cnn__conv_scratch(&y->graph->cpu, &t));
-}
-static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
-{
-    const cnn_shape w = y->in[1]->shape;
-    return (double)cnn__len(y->in[0]->shape) * w.c * w.h * w.w;
-}
-static const cnn_field cnn__conv_transpose2d_fields[] = {
-    CNN_FIELD('i', cnn_conv_transpose2d_args, channels), CNN_FIELD('i', cnn_conv_transpose2d_args, kernel),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, kernel_h), CNN_FIELD('i', cnn_conv_transpose2d_args, kernel_w),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, stride), CNN_FIELD('i', cnn_conv_transpose2d_args, stride_h),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, stride_w), CNN_FIELD('i', cnn_conv_transpose2d_args, pad),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, pad_h), CNN_FIELD('i', cnn_conv_transpose2d_args, pad_w),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_h),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_w),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_w),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, groups), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_conv_transpose2d = {
-    .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape,
-    .forward = cnn__conv_transpose2d_forward,
-    .backward = cnn__conv_transpose2d_backward, .scratch = cnn__conv_transpose2d_scratch,
-    .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X, .args_size = sizeof(cnn_conv_transpose2d_args),
-    .fields = cnn__conv_transpose2d_fields };
-
-/* ---- lrn: local response normalisation -------------------------------------------------------------------
- *   s_c = k + alpha/size sum of x_j^2 for j = c - size/2 .. c + (size-1)/2 (within the channels),
- *   y_c = x_c s_c^-beta
- *   dx_c = dy_c s_c^-beta - 2 alpha beta / size x_c sum of dy_j y_j / s_j over all j whose window holds c
- *   At each pixel. Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; the defaults
- *   are PyTorch's.
- * ------------------------------------------------------------------------------------------------------- */
-typedef struct { int size; float alpha, beta, k; } cnn__lrn;
-static cnn__lrn cnn__lrn_of(const cnn_tensor *y)
-{
-    const cnn_lrn_args *a = y->args;
-    return (cnn__lrn){ a->size, cnn__orf(a->alpha, 1e-4f), cnn__orf(a->beta, 0.75f), cnn__orf(a->k, 1) };
-}
-static bool cnn__lrn_shape(cnn_tensor *y)
-{
-    const cnn__lrn t = cnn__lrn_of(y);
-    if (t.size < 1 || t.size > CNN__LARGEST_OPTION)
-        return cnn_fail(y, "size is %d: say how many channels a window has, at least 1", t.size);
-    if (!(t.alpha > 0 && t.beta > 0 && t.k > 0))
-        return cnn_fail(y, "alpha %g, beta %g, k %g: they must be positive", (double)t.alpha, (double)t.beta,
-                        (double)t.k);
-    return cnn__as_input(y);
-}
-/* s^-beta; three quarters, everybody's choice, is two square roots. */
-static float cnn__lrn_power(float s, float beta)
-{
-    if (beta != 0.75f) return powf(s, -beta);
-    const float root = sqrtf(s);
-    return 1 / (root * sqrtf(root));
-}
-/* sum[i] += a_i b_i (/ s_i) over the channels [from,to] of one sample that exist, for m pixels; s may be
-   NULL. */
-static void cnn__lrn_sum(float *sum, const float *a, const float *b, const float *s, int from, int to, int c,
-                         ptrdiff_t plane, ptrdiff_t m)
-{
-    for (int j = from < 0 ? 0 : from; j <= to && j < c; j++) {
-        const ptrdiff_t at = j * plane;
-        if (s) for (ptrdiff_t i = 0; i < m; i++) sum[i] += a[at + i] * b[at + i] / s[at + i];
-        else   for (ptrdiff_t i = 0; i < m; i++) sum[i] += a[at + i] * b[at + i];
-    }
-}
-enum { CNN__LRN_PIXELS = 256 };
-static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__lrn  t = cnn__lrn_of(y);
-    const int       c = y->shape.c, left = t.size / 2, right = (t.size - 1) / 2;
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const float    *x = y->in[0]->data;
-    float          *saved = mode == CNN_TRAIN ? y->saved : NULL;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < y->shape.n * c; row++)
-        for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
-            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
-            const ptrdiff_t at = row * plane + p;
-            const ptrdiff_t first = row / c * c * plane + p;                 /* the same pixel in channel 0 */
-            float           s[CNN__LRN_PIXELS] = { 0 };
-            cnn__lrn_sum(s, x + first, x + first, NULL, row % c - left, row % c + right, c, plane, m);
-            for (ptrdiff_t i = 0; i < m; i++) {
-                s[i] = t.k + t.alpha / (float)t.size * s[i];
-                y->data[at + i] = x[at + i] * cnn__lrn_power(s[i], t.beta);
-                if (saved) saved[at + i] = s[i];
-            }
-        }
-}
-static void cnn__lrn_backward(cnn_tensor *y)
-{
-    const cnn__lrn  t = cnn__lrn_of(y);
-    const int       c = y->shape.c, left = t.size / 2, right = (t.size - 1) / 2;
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const float    *x = y->in[0]->data, *s = y->saved, factor = 2 * t.alpha * t.beta / (float)t.size;
-    float          *dx = y->in[0]->grad;
-    if (!dx) return;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < y->shape.n * c; row++)
-        for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
-            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
-            const ptrdiff_t at = row * plane + p;
-            const ptrdiff_t first = row / c * c * plane + p;
-            float           sum[CNN__LRN_PIXELS] = { 0 };
-            cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, row % c - right, row % c + left, c,
-                         plane, m);
-            for (ptrdiff_t i = 0; i < m; i++)
-                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t.beta)
-                            - factor * x[at + i] * sum[i];
-        }
-}
-static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
-static const cnn_field cnn__lrn_fields[] = {
-    CNN_FIELD('i', cnn_lrn_args, size), CNN_FIELD('f', cnn_lrn_args, alpha),
-    CNN_FIELD('f', cnn_lrn_args, beta), CNN_FIELD('f', cnn_lrn_args, k), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_lrn = {
-    .name = "lrn", .shape = cnn__lrn_shape, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
-    .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y, .args_size = sizeof(cnn_lrn_args),
-    .fields = cnn__lrn_fields };
-
-/* ---- upsample --------------------------------------------------------------------------------------------
- *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies,   S = height / H
- *   bilinear:  y[i,j] = (1-t)(1-u) x[a,b] + (1-t) u x[a,b+1] + t (1-u) x[a+1,b] + t u x[a+1,b+1],
- *              dx: the same shares of dy
- *   with a + t = (i + 1/2)/S - 1/2, at least 0, and rows beyond the last taken as the last: pixels are
- *   squares, and the corners of the images, not the centres of their corner pixels, lie on each other. With
- *   align_corners the centres do: a + t = i (H - 1) / (height - 1), 0 if the height is 1.
- *   x (N,C,H,W), y (N,C,height,width).
- * ------------------------------------------------------------------------------------------------------- */
-typedef struct { int a, b; float t; } cnn__between;      /* (1-t) x[a] + t x[b] */
-typedef enum { CNN__NEAREST, CNN__BILINEAR, CNN__ALIGNED } cnn__filter;
-static cnn__filter cnn__filter_of(const cnn_tensor *y)
-{
-    const cnn_upsample_args *a = y->args;
-    return !a->bilinear ? CNN__NEAREST : a->align_corners ? CNN__ALIGNED : CNN__BILINEAR;
-}
-static cnn__between cnn__source(int i, int in, int out, cnn__filter filter)      /* i of `out` among `in` */
-{
-    if (filter == CNN__NEAREST) {
-        const int a = (int)((int64_t)i * in / out);
-        return (cnn__between){ a, a, 0 };
-    }
-    float at = ((float)i + 0.5f) * (float)in / (float)out - 0.5f;
-    if (filter == CNN__ALIGNED) at = out > 1 ? (float)i * (float)(in - 1) / (float)(out - 1) : 0.0f;
-    if (at < 0) at = 0;
-    const int a = (int)at < in - 1 ? (int)at : in - 1;
-    return (cnn__between){ a, a + 1 < in ? a + 1 : a, at - (float)a };
-}
-static bool cnn__upsample_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 1, 1)) return false;
-    const cnn_upsample_args *a = y->args;
-    const cnn_shape          x = y->in[0]->shape;
-    const int                h = a->height ? 1 : cnn__or(a->scale_h, a->scale);
-    const int                w = a->width ? 1 : cnn__or(a->scale_w, a->scale);
-    if (a->align_corners && !a->bilinear)
-        return cnn_fail(y, "align_corners is for bilinear; nearest has no corners to align");
-    if (h < 1 || w < 1 || x.h > CNN__LARGEST_OPTION / h || x.w > CNN__LARGEST_OPTION / w)
-        return cnn_fail(y, "scale %d,%d of input %s: it must be positive, and no extent larger than 2^24", h,
-                        w, cnn__shape_text(y->in[0]).s);
-    y->shape = (cnn_shape){ x.n, x.c, cnn__or(a->height, x.h * h), cnn__or(a->width, x.w * w) };
-    if (y->shape.h < 1 || y->shape.w < 1 || y->shape.h > CNN__LARGEST_OPTION
-        || y->shape.w > CNN__LARGEST_OPTION)
-        return cnn_fail(y, "height %d, width %d: each must be 1 to 2^24", y->shape.h, y->shape.w);
-    return true;
-}
-/* dx NULL: y from x; else dx from y->grad. The places along a row are the same for all rows. */
-static void cnn__upsample_run(cnn_tensor *y, float *dx)
-{
-    const cnn_shape in = y->in[0]->shape, out = y->shape;
-    cnn__filter     filter = cnn__filter_of(y);
-    const bool      bilinear = filter != CNN__NEAREST;
-    cnn__between   *column = cnn_scratch(y);
-    for (int j = 0; j < out.w; j++) column[j] = cnn__source(j, in.w, out.w, filter);
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(out)))
-    for (int plane = 0; plane < out.n * out.c; plane++)
-        for (int i = 0; i < out.h; i++) {
-            const cnn__between r = cnn__source(i, in.h, out.h, filter);
-            const ptrdiff_t    a = ((ptrdiff_t)plane * in.h + r.a) * in.w;
-            const ptrdiff_t    b = ((ptrdiff_t)plane * in.h + r.b) * in.w;
-            const ptrdiff_t    to = ((ptrdiff_t)plane * out.h + i) * out.w;
-            if (!dx) {
-                const float *up = y->in[0]->data + a, *down = y->in[0]->data + b;
-                for (int j = 0; j < out.w; j++) {
-                    const cnn__between q = column[j];
-                    y->data[to + j] = bilinear ? (1 - r.t) * ((1 - q.t) * up[q.a] + q.t * up[q.b])
-                                               + r.t * ((1 - q.t) * down[q.a] + q.t * down[q.b]) : up[q.a];
-                }
-            } else {
-                for (int j = 0; j < out.w; j++) {
-                    const cnn__between q = column[j];
-                    const float        dy = y->grad[to + j];
-                    dx[a + q.a] += (1 - r.t) * (1 - q.t) * dy;
-                    if (!bilinear) continue;
-                    dx[a + q.b] += (1 - r.t) * q.t * dy;
-                    dx[b + q.a] += r.t * (1 - q.t) * dy, dx[b + q.b] += r.t * q.t * dy;
-                }
-            }
-        }
-}
-static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__upsample_run(y, NULL); }
-static void cnn__upsample_backward(cnn_tensor *y)
-{
-    if (y->in[0]->grad) cnn__upsample_run(y, y->in[0]->grad);
-}
-static size_t cnn__upsample_scratch(const cnn_tensor *y) { return (size_t)y->shape.w * sizeof(cnn__between); }
-static const cnn_field cnn__upsample_fields[] = {
-    CNN_FIELD('i', cnn_upsample_args, scale), CNN_FIELD('i', cnn_upsample_args, scale_h),
-    CNN_FIELD('i', cnn_upsample_args, scale_w), CNN_FIELD('i', cnn_upsample_args, bilinear),
-    CNN_FIELD('i', cnn_upsample_args, align_corners), CNN_FIELD('i', cnn_upsample_args, height),
-    CNN_FIELD('i', cnn_upsample_args, width), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_upsample = {
-    .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
-    .backward = cnn__upsample_backward,
-    .scratch = cnn__upsample_scratch, .args_size = sizeof(cnn_upsample_args),
-    .fields = cnn__upsample_fields };
-
-/* ---- pad -------------------------------------------------------------------------------------------------
- *   y = x with `value` around it,   dx = the part of dy where x went
- *   The order of the sides is that of PyTorch's F.pad.
- * ------------------------------------------------------------------------------------------------------- */
-static bool cnn__pad_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 1, 1)) return false;
-    const cnn_pad_args *a = y->args;
-    const cnn_shape     x = y->in[0]->shape;
-    const struct { const char *name; int value;
-    } side[] = { { "left", a->left }, { "right", a->right }, { "top", a->top }, { "bottom", a->bottom },
-                 { "front", a->front }, { "back", a->back } };
-    const int limit = CNN__LARGEST_OPTION;
-    for (int i = 0; i < 6; i++)
-        if (side[i].value < 0 || side[i].value > limit)
-            return cnn_fail(y, "%s is %d: it must be 0 to %d", side[i].name, side[i].value, limit);
-    if (x.c > INT_MAX - 2 * limit || x.h > INT_MAX - 2 * limit || x.w > INT_MAX - 2 * limit)
-        return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
-    y->shape = (cnn_shape){ x.n, x.c + a->front + a->back, x.h + a->top + a->bottom,
-                            x.w + a->left + a->right };
-    return true;
-}
-/* Where row number i of x (of N*C*H rows) begins in y. */
-static ptrdiff_t cnn__pad_row(const cnn_tensor *y, ptrdiff_t i)
-{
-    const cnn_pad_args *a = y->args;
-    const cnn_shape     x = y->in[0]->shape;
-    const ptrdiff_t     h = i % x.h, c = i / x.h % x.c, n = i / x.h / x.c;
-    return ((n * y->shape.c + c + a->front) * y->shape.h + h + a->top) * y->shape.w + a->left;
-}
-static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn_shape x = y->in[0]->shape;
-    const float     value = ((const cnn_pad_args *)y->args)->value;
-    (void)mode;
-    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = value;
-    for (ptrdiff_t i = 0; i < (ptrdiff_t)x.n * x.c * x.h; i++)
-        memcpy(y->data + cnn__pad_row(y, i), y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
-}
-static void cnn__pad_backward(cnn_tensor *y)
-{
-    const cnn_shape x = y->in[0]->shape;
-    cnn__each      *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t i = 0; y->in[0]->grad && i < (ptrdiff_t)x.n * x.c * x.h; i++)
-        add(y->in[0]->grad + i * x.w, y->grad + cnn__pad_row(y, i), NULL, NULL, x.w);
-}
-static const cnn_field cnn__pad_fields[] = {
-    CNN_FIELD('i', cnn_pad_args, left), CNN_FIELD('i', cnn_pad_args, right),
-    CNN_FIELD('i', cnn_pad_args, top), CNN_FIELD('i', cnn_pad_args, bottom),
-    CNN_FIELD('i', cnn_pad_args, front), CNN_FIELD('i', cnn_pad_args, back),
-    CNN_FIELD('f', cnn_pad_args, value), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_pad = {
-    .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
-    .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
-
-/* ---- slice -----------------------------------------------------------------------------------------------
- *   y = the places from, from + step, ... below to, along one axis,   dx = dy at these places.
- *   As in Python a negative place counts from the end; to = 0 is the end.
- * ------------------------------------------------------------------------------------------------------- */
-typedef struct { int axis, extent[4], from, to, step, count; } cnn__slice;
-static cnn__slice cnn__slice_of(const cnn_tensor *y)
-{
-    const cnn_slice_args *a = y->args;
-    const cnn_shape       x = y->in[0]->shape;
-    cnn__slice            t = { 0, { x.n, x.c, x.h, x.w }, a->from, a->to, cnn__or(a->step, 1), 0 };
-    while (t.axis < 4 && a->axis != 1u << t.axis) t.axis++;
-    if (t.axis == 4) return t;
-    if (t.from < 0) t.from += t.extent[t.axis];
-    if (t.to <= 0)  t.to += t.extent[t.axis];
-    if (t.step > 0 && t.from >= 0 && t.to > t.from) t.count = (t.to - 1 - t.from) / t.step + 1;
-    return t;
-}
-static bool cnn__slice_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 1, 1)) return false;
-    cnn__slice              t = cnn__slice_of(y);
-    const cnn_tensor       *x = y->in[0];
-    const cnn_slice_args   *a = y->args;
-    if (t.axis == 4 || (t.axis == 0 && x->batched))
-        return cnn_fail(y, "axis is %u: it must be one of CNN_C, CNN_H, CNN_W, or CNN_N without a batch",
-                        a->axis);
-    if (t.step < 1) return cnn_fail(y, "step is %d: it must be positive", t.step);
-    if (t.from < 0 || t.to > t.extent[t.axis] || t.to <= t.from)
-        return cnn_fail(y, "from %d to %d of input %s holds nothing, or leaves the extent %d of its axis",
-                        a->from, a->to, cnn__shape_text(x).s, t.extent[t.axis]);
-    t.extent[t.axis] = t.count;
-    y->shape = (cnn_shape){ t.extent[0], t.extent[1], t.extent[2], t.extent[3] };
-    return true;
-}
-/* dx NULL: y from x; else dx from y->grad. Places next to each other are one run. */
-static void cnn__slice_run(cnn_tensor *y, float *dx)
-{
-    const cnn__slice t = cnn__slice_of(y);
-    cnn__each       *add = cnn__each_add(&y->graph->cpu);
-    ptrdiff_t        outer = 1, inner = 1, to = 0;
-    for (int i = 0; i < t.axis; i++)     outer *= t.extent[i];
-    for (int i = t.axis + 1; i < 4; i++) inner *= t.extent[i];
-    const ptrdiff_t  run = t.step == 1 ? t.count * inner : inner, runs = t.step == 1 ? 1 : t.count;
-    for (ptrdiff_t o = 0; o < outer; o++)
-        for (ptrdiff_t i = 0; i < runs; i++, to += run) {
-            const ptrdiff_t from = (o * t.extent[t.axis] + t.from + i * t.step) * inner;
-            if (dx) add(dx + from, y->grad + to, NULL, NULL, run);
-            else    memcpy(y->data + to, y->in[0]->data + from, (size_t)run * sizeof(float));
-        }
-}
-static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__slice_run(y, NULL); }
-static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
-static const cnn_field cnn__slice_fields[] = {
-    CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
-    CNN_FIELD('i', cnn_slice_args, to), CNN_FIELD('i', cnn_slice_args, step), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_slice = {
-    .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
-    .backward = cnn__slice_backward,
-    .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
-
-/* ---- global_max_pool -------------------------------------------------------------------------------------
- *   y = the largest element of each channel,   dx += dy at its place: max_pool with one window
- * ------------------------------------------------------------------------------------------------------- */
-static cnn__pool cnn__whole_plane(const cnn_tensor *y)
-{
-    const cnn_shape x = y->in[0]->shape;
-    return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false };
-}
-static bool cnn__global_max_pool_shape(cnn_tensor *y)
-{
-    if (!cnn__as_input(y)) return false;
-    y->shape.h = y->shape.w = 1;
-    return true;
-}
-static void cnn__global_max_pool_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__pool t = cnn__whole_plane(y);
-    cnn__max_pool(&y->graph->cpu, &t, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
-}
-static void cnn__global_max_pool_backward(cnn_tensor *y)
-{
-    const cnn__pool t = cnn__whole_plane(y);
-    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved,
-                                            cnn_grad_is_new(y));
-}
-CNN__ROOM cnn_op_global_max_pool = {
-    .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__global_max_pool_forward,
-    .backward = cnn__global_max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
-
-/* ---- More functions of one number ------------------------------------------------------------------------
- *   Each is its formula, its derivative in y or, where that will not do, in x (flag CNN_READS_X), and its
- *   constants k. In the formulas v is x and becomes y; in the derivatives v is dx, a is dy, b is y or x.
- * ------------------------------------------------------------------------------------------------------- */
-static void cnn__no_constants(const cnn_tensor *y, float k[2]) { (void)y, k[0] = k[1] = 0; }
-
-#define CNN__POINTWISE(op_name, shape_rule, constants, ...)                                                  \
-    static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode)                                       \
-    {                                                                                                        \
-        float k[2];                                                                                          \
-        constants(y, k);                                                                                     \
-        (void)mode, cnn__pointwise_forward(y, cnn__each_##op_name(&y->graph->cpu), k);                       \
-    }                                                                                                        \
-    static void cnn__##op_name##_backward(cnn_tensor *y)                                                     \
-    {                                                                                                        \
-        const cnn__cpu *cpu = &y->graph->cpu;                                                                \
-        float           k[2], *dx = y->in[0]->grad;                                                          \
-        const float    *b = y->op->flags & CNN_READS_X ? y->in[0]->data : y->data;                           \
-        constants(y, k);                                                                                     \
-        if (dx) cnn__map_back(cpu, cnn__each_##op_name##_back(cpu), dx, y->grad, b, k, cnn__len(y->shape));  \
-    }                                                                                                        \
-    CNN__ROOM cnn_op_##op_name = {                                                                           \
-        .name = #op_name, .shape = shape_rule, .forward = cnn__##op_name##_forward,                          \
-        .backward = cnn__##op_name##_backward, __VA_ARGS__ };
-
-/* e^x - 1 for x <= 0, without cancellation near 0. */
-static CNN__INLINE float cnn__exp_less_one(float x)
-{
-    float power, e = cnn__exp_parts(cnn__select(x < -87.0f, -87.0f, x), &power);
-    return e * power + (power - 1);
-}
-
-/* ---- clamp (relu6 is clamp from 0 to 6) ----
- *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
- *   relu6: Howard et al. 2017. */
-CNN__EACH(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
-CNN__EACH(cnn__each_clamp_back, float dy = a[i], z = b[i] > k[0] ? dy : 0.0f; v[i] += b[i] < k[1] ? z : 0.0f)
-static void cnn__clamp_constants(const cnn_tensor *y, float k[2])
-{
-    const cnn_clamp_args *a = y->args;
-    k[0] = a->low, k[1] = a->high;
-}
-static bool cnn__clamp_shape(cnn_tensor *y)
-{
-    const cnn_clamp_args *a = y->args;
-    if (!(a->low < a->high))
-        return cnn_fail(y, "low %g is not below high %g", (double)a->low, (double)a->high);
-    return cnn__as_input(y);
-}
-static const cnn_field cnn__clamp_fields[] = {
-    CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { NULL, 0, 0 } };
-CNN__POINTWISE(clamp, cnn__clamp_shape, cnn__clamp_constants,
-               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-               .args_size = sizeof(cnn_clamp_args),
-               .fields = cnn__clamp_fields)
-
-/* ---- elu ----
- *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
- *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha. */
-CNN__EACH(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x);
-                              v[i] = x > 0 ? x : z)
-CNN__EACH(cnn__each_elu_back, float dy = a[i], z = dy * (b[i] + k[0]); v[i] += b[i] > 0 ? dy : z)
-static void cnn__elu_constants(const cnn_tensor *y, float k[2])
-{
-    k[0] = cnn__orf(((const cnn_elu_args *)y->args)->alpha, 1), k[1] = 0;
-}
-static bool cnn__elu_shape(cnn_tensor *y)
-{
-    float k[2];
-    cnn__elu_constants(y, k);
-    if (!(k[0] > 0)) return cnn_fail(y, "alpha is %g: it must be positive", (double)k[0]);
-    return cnn__as_input(y);
-}
-static const cnn_field cnn__elu_fields[] = { CNN_FIELD('f', cnn_elu_args, alpha), { NULL, 0, 0 } };
-CNN__POINTWISE(elu, cnn__elu_shape, cnn__elu_constants,
-               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-               .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
-
-/* ---- gelu ----
- *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
- *   function, and p(x) = e^(-x^2/2) / sqrt(2 pi), its density                  (Hendrycks, Gimpel 2016)
- *   tanh:  P(x) is about (1 + tanh u) / 2 = s = 1 / (1 + e^-2u),   u = sqrt(2/pi) (x + 0.044715 x^3),
- *          y = x s,   dx = dy (s + x s (1 - s) 2 du/dx)                        (the same) */
-CNN__EACH(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.707106781f))
-CNN__EACH(cnn__each_gelu_back, float x = b[i];
-                               v[i] += a[i] * (0.5f * erfcf(x * -0.707106781f) +
-                                               x * 0.398942280f * cnn__exp(-0.5f * x * x)))
-CNN__EACH(cnn__each_gelu_tanh,      float x = v[i];
-                                    v[i] = x * cnn__sigmoid(1.59576912f * x * (1 + 0.044715f * x * x)))
-CNN__EACH(cnn__each_gelu_tanh_back, float x = b[i], q = x * x;
-                                    float s = cnn__sigmoid(1.59576912f * x * (1 + 0.044715f * q));
-                                    float z = s * (1 - s), u = 1 + 0.134145f * q;
-                                    v[i] += a[i] * (s + (z == 0 ? 0.0f : x * z * 1.59576912f * u)))
-static bool cnn__gelu_is_tanh(const cnn_tensor *y) { return ((const cnn_gelu_args *)y->args)->tanh != 0; }
-static void cnn__gelu_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn__each      *f = cnn__gelu_is_tanh(y) ? cnn__each_gelu_tanh(cpu) : cnn__each_gelu(cpu);
-    (void)mode, cnn__pointwise_forward(y, f, NULL);
-}
-static void cnn__gelu_backward(cnn_tensor *y)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn__each      *f = cnn__gelu_is_tanh(y) ? cnn__each_gelu_tanh_back(cpu) : cnn__each_gelu_back(cpu);
-    float          *dx = y->in[0]->grad;
-    if (dx) cnn__map_back(cpu, f, dx, y->grad, y->in[0]->data, NULL, cnn__len(y->shape));
-}
-static const cnn_field cnn__gelu_fields[] = { CNN_FIELD('i', cnn_gelu_args, tanh), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_gelu = {
-    .name = "gelu", .shape = cnn__as_input, .forward = cnn__gelu_forward, .backward = cnn__gelu_backward,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-    .args_size = sizeof(cnn_gelu_args), .fields = cnn__gelu_fields };
-
-/* ---- silu (swish) ----
- *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)
- *   (Elfwing et al. 2017; Ramachandran et al. 2017) */
-CNN__EACH(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
-CNN__EACH(cnn__each_silu_back, float x = b[i], s = cnn__sigmoid(x); v[i] += a[i] * s * (1 + x * (1 - s)))
-CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants,
-               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
-
-/* ---- softplus ----
- *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
- *   dx = dy / (1 + e^(-beta x));   where beta x > threshold, y = x and dx = dy          (Dugas et al. 2001)
- *   At a low threshold y jumps and has values twice, so that the derivative needs x. */
-CNN__EACH(cnn__each_softplus,      float x = v[i], u = log1pf(cnn__exp(-fabsf(k[0] * x))) / k[0];
-                                   float z = (x < 0 ? 0.0f : x) + u;
-                                   v[i] = k[0] * x > k[1] ? x : z)
-CNN__EACH(cnn__each_softplus_back, float dy = a[i], x = k[0] * b[i], z = dy * cnn__sigmoid(x);
-                                   v[i] += x > k[1] ? dy : z)
-static void cnn__softplus_constants(const cnn_tensor *y, float k[2])
-{
-    const cnn_softplus_args *a = y->args;
-    k[0] = cnn__orf(a->beta, 1), k[1] = cnn__orf(a->threshold, 20);
-}
-static bool cnn__softplus_shape(cnn_tensor *y)
-{
-    float k[2];
-    cnn__softplus_constants(y, k);
-    if (!(k[0] > 0)) return cnn_fail(y, "beta is %g: it must be positive", (double)k[0]);
-    if (!(k[1] > 0)) return cnn_fail(y, "threshold is %g: it must be positive", (double)k[1]);
-    return cnn__as_input(y);
-}
-static const cnn_field cnn__softplus_fields[] = {
-    CNN_FIELD('f', cnn_softplus_args, beta), CNN_FIELD('f', cnn_softplus_args, threshold), { NULL, 0, 0 } };
-CNN__POINTWISE(softplus, cnn__softplus_shape, cnn__softplus_constants,
-               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD,
-               .args_size = sizeof(cnn_softplus_args), .fields = cnn__softplus_fields)
-
-/* ---- hard_swish ----
- *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6
- *   (Howard et al. 2019) */
-CNN__EACH(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
-                                     v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
-CNN__EACH(cnn__each_hard_swish_back, float dy = a[i], x = b[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
-                                     v[i] += x <= -3 ? 0.0f : u)
-CNN__POINTWISE(hard_swish, cnn__as_input, cnn__no_constants,
-               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
-
-/* ---- exp, log, sqrt, abs ----
- *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
- *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is infinite,
- *   and that of |x| is 0. */
-CNN__EACH(cnn__each_exp,       v[i] = cnn__exp(v[i]))
-CNN__EACH(cnn__each_exp_back,  v[i] += a[i] * b[i])
-CNN__EACH(cnn__each_log,       v[i] = logf(v[i]))
-CNN__EACH(cnn__each_log_back,  v[i] += a[i] / b[i])
-CNN__EACH(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
-CNN__EACH(cnn__each_sqrt_back, v[i] += a[i] / (2 * b[i]))
-CNN__EACH(cnn__each_abs,       v[i] = fabsf(v[i]))
-CNN__EACH(cnn__each_abs_back,  float dy = a[i], z = b[i] < 0 ? -dy : 0.0f; v[i] += b[i] > 0 ? dy : z)
-CNN__POINTWISE(exp,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
-CNN__POINTWISE(log,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD)
-CNN__POINTWISE(sqrt, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
-CNN__POINTWISE(abs,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD)
-
-/* ---- prelu -----------------------------------------------------------------------------------------------
- *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
- *   One w for all, (1,1,1,1), or one a channel, (1,C,1,1). It may become negative, so x is kept; at x = 0 we
- *   take w. (He et al. 2015)
- * ------------------------------------------------------------------------------------------------------- */
-static bool cnn__prelu_shape(cnn_tensor *y)
-{
-    if (!cnn__operands(y, 2, 2)) return false;
-    const cnn_tensor *x = y->in[0], *w = y->in[1];
-    if (w->batched || !(cnn__equal(w->shape, cnn__vector(1)) ||
-                        cnn__equal(w->shape, cnn__vector(x->shape.c))))
-        return cnn_fail(y, "weight %s does not fit input %s: it must be (1,1,1,1) or (1,%d,1,1)",
-                        cnn__shape_text(w).s, cnn__shape_text(x).s, x->shape.c);
-    y->shape = x->shape;
-    return true;
-}
-static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const int       c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
-    const float    *x = y->in[0]->data, *w = y->in[1]->data;
-    (void)mode;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < y->shape.n * c; row++)
-        for (ptrdiff_t i = row * plane; i < (row + 1) * plane; i++)
-            y->data[i] = x[i] > 0 ? x[i] : w[row % c * step] * x[i];
-}
-static void cnn__prelu_backward(cnn_tensor *y)
-{
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const int       n = y->shape.n, c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
-    const float    *x = y->in[0]->data, *w = y->in[1]->data, *dy = y->grad;
-    float          *dx = y->in[0]->grad, *dw = y->in[1]->grad;
-    double         *sum = cnn_scratch(y);
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int ch = 0; ch < c; ch++) {
-        sum[ch] = 0;
-        for (int s = 0; s < n; s++)
-            for (ptrdiff_t i = ((ptrdiff_t)s * c + ch) * plane, end = i + plane; i < end; i++) {
-                if (dx) dx[i] += x[i] > 0 ? dy[i] : w[ch * step] * dy[i];
-                if (!(x[i] > 0)) sum[ch] += (double)(dy[i] * x[i]);
-            }
-    }
-    for (int ch = 1; ch < c && !step; ch++) sum[0] += sum[ch];
-    for (int ch = 0; dw && ch < y->in[1]->shape.c; ch++) dw[ch] += (float)sum[ch];
-}
-static size_t cnn__prelu_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(double); }
-CNN__ROOM cnn_op_prelu = {
-    .name = "prelu", .shape = cnn__prelu_shape, .forward = cnn__prelu_forward,
-    .backward = cnn__prelu_backward,
-    .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER };
-
-/* ---- log_softmax -----------------------------------------------------------------------------------------
- *   y_k = x_k - max - log sum_j e^(x_j - max)   over C,   dx_k = dy_k - e^y_k sum_j dy_j
- * ------------------------------------------------------------------------------------------------------- */
-static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const int       c = y->shape.c;
-    (void)mode;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
-        const float    *x = y->in[0]->data + at;
-        float           most, rest = (float)log(cnn__exp_sum(&most, NULL, x, c, plane));
-        for (int k = 0; k < c; k++) y->data[at + k * plane] = (x[k * plane] - most) - rest;
-    }
-}
-static void cnn__log_softmax_backward(cnn_tensor *y)
-{
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const int       c = y->shape.c;
-    float          *dx = y->in[0]->grad;
-    if (!dx) return;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
-        double          sum = 0;
-        for (int k = 0; k < c; k++) sum += (double)y->grad[at + k * plane];
-        for (int k = 0; k < c; k++)
-            dx[at + k * plane] += y->grad[at + k * plane] - cnn__exp(y->data[at + k * plane]) * (float)sum;
-    }
-}
-CNN__ROOM cnn_op_log_softmax = {
-    .name = "log_softmax", .shape = cnn__as_input, .forward = cnn__log_softmax_forward,
-    .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y };
-
-/* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
- *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
- *   of them (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or
- *   one channel (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
- *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
- *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
- * ------------------------------------------------------------------------------------------------------- */
-/* Groups of a sample; elements of a group; how many neighbours share one weight. */
-typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; } cnn__sample_norm;
-static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
-{
-    const cnn_shape            x = y->in[0]->shape;
-    const bool                 layer = y->op == &cnn_op_layer_norm, affine = y->n_in == 3;
-    const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    const float                eps = group ? group->eps : ((const cnn_norm_args *)y->args)->eps;
-    const int                  groups = layer ? 1 : group ? group->groups : x.c;
-    return (cnn__sample_norm){ groups, groups < 1 ? 0 : cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
-                               cnn__orf(eps, 1e-5f), affine ? y->in[1] : NULL, affine ? y->in[2] : NULL };
-}
-static bool cnn__sample_norm_check(cnn_tensor *y)
-{
-    const cnn__sample_norm t = cnn__sample_norm_of(y);
-    if (!(t.eps > 0)) return cnn_fail(y, "eps is %g: it must be positive", (double)t.eps);
-    if (t.groups < 1 || y->in[0]->shape.c % t.groups)
-        return cnn_fail(y, "groups is %d: it must be positive and divide the %d channels of input %s",
-                        t.groups, y->in[0]->shape.c, cnn__shape_text(y->in[0]).s);
-    return true;
-}
-static cnn_shape cnn__sample_norm_weight(const cnn_tensor *y)
-{
-    const cnn_shape x = y->in[0]->shape;
-    return y->op == &cnn_op_layer_norm ? (cnn_shape){ 1, x.c, x.h, x.w } : cnn__vector(x.c);
-}
-static bool cnn__sample_norm_shape(cnn_tensor *y)
-{
-    if (y->n_in != 1 && y->n_in != 3)
-        return cnn_fail(y, "%d operands: it takes x, or x, weight and bias", y->n_in);
-    if (!cnn__sample_norm_check(y)) return false;
-    if (y->n_in == 3 && !(cnn__check_operand(y, 1, "weight", cnn__sample_norm_weight(y))
-                          && cnn__check_operand(y, 2, "bias", cnn__sample_norm_weight(y)))) return false;
-    y->shape = y->in[0]->shape;
-    return true;
-}
-static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__sample_norm t = cnn__sample_norm_of(y);
-    const float *w = t.w ? t.w->data : NULL, *b = t.b ? t.b->data : NULL;
-    float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < y->shape.n * t.groups; row++) {
-        const float *x = y->in[0]->data + row * t.k;
-        const float  mean = (float)(cnn__sum(x, NULL, 0, t.k) / (double)t.k);
-        const float  variance = (float)(cnn__sum_squares(x, NULL, mean, t.k) / (double)t.k);
-        const float  rstd = 1 / sqrtf(variance + t.eps);
-        if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd;
-        ptrdiff_t weight = row % t.groups * t.k / t.share;
-        for (ptrdiff_t i = 0; i < t.k; weight++) {
-            const float factor = w ? rstd * w[weight] : rstd, offset = b ? b[weight] : 0.0f;
-            for (ptrdiff_t end = i + t.share; i < end; i++)
-                y->data[row * t.k + i] = (x[i] - mean) * factor + offset;
-        }
-    }
-}
-/* sum[0] += dy, sum[1] += dy (x - mean), over n elements: often one, in layer_norm. */
-static void cnn__add_moments(double sum[2], const float *x, const float *dy, float mean, ptrdiff_t n)
-{
-    for (ptrdiff_t i = 0; n < 32 && i < n; i++)
-        sum[0] += (double)dy[i], sum[1] += (double)(dy[i] * (x[i] - mean));
-    if (n >= 32) sum[0] += cnn__sum(dy, NULL, 0, n), sum[1] += cnn__sum_moments(x, dy, mean, n);
-}
-static void cnn__sample_norm_backward(cnn_tensor *y)
-{
-    const cnn__sample_norm t = cnn__sample_norm_of(y);
-    const cnn__cpu *cpu = &y->graph->cpu;
-    const ptrdiff_t sample = cnn__sample(y->shape);
-    const float    *saved = y->saved, *w = t.w ? t.w->data : NULL, *x = y->in[0]->data, *dy = y->grad;
-    float          *dx = y->in[0]->grad, *dw = t.w ? t.w->grad : NULL, *db = t.b ? t.b->grad : NULL;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
-    for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
-        const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
-        const ptrdiff_t at = row * t.k, weight = row % t.groups * t.k / t.share;
-        double          sum = 0, moment = 0;
-        for (ptrdiff_t i = 0; i < t.k; i += t.share) {
-            const double factor = w ? (double)w[weight + i / t.share] : 1.0;
-            double       part[2] = { 0, 0 };
-            cnn__add_moments(part, x + at + i, dy + at + i, mean, t.share);
-            sum += factor * part[0], moment += factor * part[1];
-        }
-        const float d = (float)(sum / (double)t.k);
-        const float m = (float)(moment * (double)rstd * (double)rstd / (double)t.k);
-        for (ptrdiff_t i = 0; i < t.k; ) {
-            const float factor = w ? w[weight + i / t.share] : 1.0f;
-            for (ptrdiff_t end = i + t.share; i < end; i++)
-                dx[at + i] += (factor * dy[at + i] - d - (x[at + i] - mean) * m) * rstd;
-        }
-    }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < (dw || db ? sample / t.share : 0); i++) {
-        double sum = 0, moment = 0;
-        for (int s = 0; s < y->shape.n; s++) {
-            const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
-            double          part[2] = { 0, 0 };
-            cnn__add_moments(part, x + at, dy + at, saved[2 * row], t.share);
-            sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
-        }
-        if (dw) dw[i] += (float)moment;
-        if (db) db[i] += (float)sum;
-    }
-}
-static size_t cnn__sample_norm_saved(const cnn_tensor *y)
-{
-    return 2 * (size_t)y->shape.n * (size_t)cnn__sample_norm_of(y).groups * sizeof(float);
-}
-static const cnn_field cnn__norm_fields[] = { CNN_FIELD('f', cnn_norm_args, eps), { NULL, 0, 0 } };
-static const cnn_field cnn__group_norm_fields[] = {
-    CNN_FIELD('i', cnn_group_norm_args, groups), CNN_FIELD('f', cnn_group_norm_args, eps), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_layer_norm = {
-    .name = "layer_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
-    .backward = cnn__sample_norm_backward,
-    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
-    .fields = cnn__norm_fields };
-CNN__ROOM cnn_op_group_norm = {
-    .name = "group_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
-    .backward = cnn__sample_norm_backward,
-    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_group_norm_args),
-    .fields = cnn__group_norm_fields };
-CNN__ROOM cnn_op_instance_norm = {
-    .name = "instance_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
-    .backward = cnn__sample_norm_backward,
-    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
-    .fields = cnn__norm_fields };
-
-/* ---- nll: negative log-likelihood -------------------------------------------------------------------------
- *   J = - 1/M sum of v_label x_label,   dx_label = - dJ v_label / M
- *   x: log-probabilities, as from log_softmax;   v, M, ignored labels: as for softmax_cross_entropy
- * ------------------------------------------------------------------------------------------------------- */
-/* Where the element of x that label i names is. */
-static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
-{
-    const cnn_shape x = y->in[0]->shape;
-    const ptrdiff_t plane = cnn__plane(x);
-    return (i / plane * x.c + (ptrdiff_t)y->in[1]->data[i]) * plane + i % plane;
-}
-static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__target t = cnn__target_of(y);
-    double            sum = 0;
-    (void)mode;
-    if (!cnn__check_labels(y)) return;
-    for (int i = 0; i < cnn__len(y->in[1]->shape); i++)
-        if (!cnn__ignored(&t, i))
-            sum -= (double)cnn__label_weight(&t, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
-    y->data[0] = (float)(sum * cnn__label_share(y));
-}
-static void cnn__nll_backward(cnn_tensor *y)
-{
-    const cnn__target t = cnn__target_of(y);
-    const float       g = (float)((double)y->grad[0] * cnn__label_share(y));
-    float            *dx = y->in[0]->grad;
-    for (int i = 0; dx && i < cnn__len(y->in[1]->shape); i++)
-        if (!cnn__ignored(&t, i)) dx[cnn__at_label(y, i)] -= g * cnn__label_weight(&t, i);
-}
-static const cnn_field cnn__nll_fields[] = { CNN_FIELD('i', cnn_nll_args, ignore_index), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_nll = {
-    .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
-    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields };
-
-/* ---- l1, huber, bce_with_logits --------------------------------------------------------------------------
- *   J = 1/K sum of f over all K elements,   d = x - t
- *   l1:               f = |d|,   df/dx = sign d, 0 at 0,   df/dt = -df/dx
- *   huber:            f = d^2/2 for |d| <= delta, else delta (|d| - delta/2);   df/dx = d, cut to
- *                     -delta..delta (Huber 1964);   smooth_l1: f / delta (Girshick 2015)
- *   bce_with_logits:  f = w (-p t log s - (1-t) log(1-s)) = w ((1-t) x + (1 + (p-1) t) L),
- *                     df/dx = w (s - t - (p-1) t (1 - s)),   df/dt = w ((p-1) L - x)
- *                     with s = 1 / (1 + e^-x), L = -log s = max(-x,0) + log(1 + e^-|x|), and t in 0..1:
- *                     binary cross-entropy, one independent yes or no per element. p (pos_weight) and w
- *                     (weight) are of the element's channel, or 1.
- * ------------------------------------------------------------------------------------------------------- */
-static float cnn__huber_delta(const cnn_tensor *y)       /* 0 for l1, which has none */
-{
-    return y->op == &cnn_op_huber ? cnn__orf(((const cnn_huber_args *)y->args)->delta, 1) : 0.0f;
-}
-static bool cnn__is_smooth_l1(const cnn_tensor *y)
-{
-    return y->op == &cnn_op_huber && ((const cnn_huber_args *)y->args)->smooth_l1;
-}
-static bool cnn__huber_shape(cnn_tensor *y)
-{
-    const float delta = cnn__huber_delta(y);
-    if (!(delta > 0)) return cnn_fail(y, "delta is %g: it must be positive", (double)delta);
-    return cnn__mse_shape(y);
-}
-static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const double delta = (double)cnn__huber_delta(y), factor = cnn__is_smooth_l1(y) ? 1 / delta : 1;
-    const int    n = cnn__len(y->in[0]->shape);
-    const float *px = y->in[0]->data, *pt = y->in[1]->data;
-    double       sum = 0;
-    (void)mode;
-    for (int i = 0; i < n; i++) {
-        const double d = fabs((double)px[i] - (double)pt[i]);
-        if (y->op == &cnn_op_l1) sum += d;
-        else                     sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
-    }
-    y->data[0] = (float)(factor * sum / n);
-}
-static void cnn__pair_loss_backward(cnn_tensor *y)
-{
-    const float  delta = cnn__huber_delta(y), mean = y->grad[0] / (float)cnn__len(y->in[0]->shape);
-    const float  g = cnn__is_smooth_l1(y) ? mean / delta : mean;
-    const float *x = y->in[0]->data, *t = y->in[1]->data;
-    float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
-    const bool   l1 = y->op == &cnn_op_l1;
-    for (int i = 0, n = cnn__len(y->in[0]->shape); i < n; i++) {
-        const float d = x[i] - t[i], cut = d > delta ? delta : d < -delta ? -delta : d;
-        const float f = l1 ? (float)((d > 0) - (d < 0)) : cut;
-        if (dx) dx[i] += g * f;
-        if (dt) dt[i] -= g * f;
-    }
-}
-/* The operands after the target are p and w. */
-static bool cnn__bce_shape(cnn_tensor *y)
-{
-    static const char *const name[] = { "pos_weight", "weight" };
-    if (!cnn__operands(y, 2, 4)) return false;
-    for (int i = 2; i < y->n_in; i++) {
-        if (!cnn__check_operand(y, i, name[i - 2], cnn__vector(y->in[0]->shape.c))) return false;
-        if (y->in[i]->op || y->in[i]->kind == CNN_PARAM)
-            return cnn_fail(y, "%s is not learned: make it with cnn_const", name[i - 2]);
-    }
-    return cnn__target_shape(y);
-}
-static float cnn__bce_factor(const cnn_tensor *y, int operand, int i)
-{
-    const cnn_shape s = y->in[0]->shape;
-    return y->n_in > operand ? y->in[operand]->data[i / cnn__plane(s) % s.c] : 1.0f;
-}
-static void cnn__bce_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const int n = cnn__len(y->in[0]->shape);
-    double    sum = 0;
-    (void)mode;
-    for (int i = 0; i < n; i++) {
-        const double x = (double)y->in[0]->data[i], t = (double)y->in[1]->data[i];
-        const double p = (double)cnn__bce_factor(y, 2, i), w = (double)cnn__bce_factor(y, 3, i);
-        sum += w * ((1 - t) * x + (1 + (p - 1) * t) * ((x < 0 ? -x : 0) + log1p(exp(-fabs(x)))));
-    }
-    y->data[0] = (float)(sum / n);
-}
-static void cnn__bce_backward(cnn_tensor *y)
-{
-    const int    n = cnn__len(y->in[0]->shape);
-    const float  mean = y->grad[0] / (float)n;
-    float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
-    for (int i = 0; i < n; i++) {
-        const float x = y->in[0]->data[i], t = y->in[1]->data[i], s = cnn__sigmoid(x);
-        const float more = cnn__bce_factor(y, 2, i) - 1, g = mean * cnn__bce_factor(y, 3, i);
-        if (dx) dx[i] += g * (s - t - more * t * (1 - s));
-        if (dt) dt[i] += g * (more * ((x < 0 ? -x : 0) + log1pf(cnn__exp(-fabsf(x)))) - x);
-    }
-}
-static const cnn_field cnn__huber_fields[] = {
-    CNN_FIELD('f', cnn_huber_args, delta), CNN_FIELD('i', cnn_huber_args, smooth_l1), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_l1 = {
-    .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
-    .backward = cnn__pair_loss_backward,
-    .flags = CNN_READS_X | CNN_LOSS };
-CNN__ROOM cnn_op_huber = {
-    .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward,
-    .backward = cnn__pair_loss_backward,
-    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
-CNN__ROOM cnn_op_bce_with_logits = {
-    .name = "bce_with_logits", .shape = cnn__bce_shape, .forward = cnn__bce_forward,
-    .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS };
-
-/* ---- All of them ---- */
-
-CNN_API const cnn_op *const *cnn_ops(int *count)
-{
-#define CNN__OP_ADDRESS(name) &cnn_op_##name,
-    static const cnn_op *const all[] = { CNN_OPS(CNN__OP_ADDRESS) NULL };
-    if (count) *count = (int)(sizeof all / sizeof *all) - 1;
-    return all;
-}
-
-/* ===========================================================================================================
-   >>graph ---- 11. The graph: record, order, plan, run forward, run backward
-   ======================================================================================================== */
+/* ---- What the graph needs of later sections ---- */
+
+static bool      cnn__has_isa(cnn_isa isa);                            /* >>simd */
+static cnn_isa   cnn__best_isa(void);
+static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
+static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>elementwise */
+
+typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;           /* >>devices */
+static bool cnn__open_backend(cnn_graph *g);
+static void cnn__close_backend(cnn_graph *g);
+static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side);
+static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side);
+static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side);
+static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side);
+static bool cnn__to_host_params(cnn_graph *g);
+static bool cnn__to_device_params(cnn_graph *g);
+static void cnn__host_wrote_params(cnn_graph *g);
+static void cnn__device_wrote_params(cnn_graph *g);
 
 CNN_API cnn_graph *cnn_new_(cnn_config config)
 {
@@ -6465,19 +1448,6 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         cnn__fail(g, config.at, "cnn_new", "optimizer %s wants %d slots: at most %d", config.optimizer->name,
                   config.optimizer->slots, CNN_MAX_SLOTS);
     return g;
-}
-
-static void cnn__close_backend(cnn_graph *g)
-{
-    cnn_backend *dev = g->config.backend;
-    for (int i = 0; dev && i < CNN_ARENAS; i++) {
-        if (g->buffer[i]) dev->release(dev, g->buffer[i]);
-        g->buffer[i] = NULL;
-    }
-    if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
-    g->average_buffer = NULL;
-    if (dev && dev->close) dev->close(dev);
-    g->config.backend = NULL;
 }
 
 CNN_API void cnn_free(cnn_graph *g)
@@ -6668,6 +1638,51 @@ CNN_API cnn_tensor *cnn_apply(const cnn_op *op, cnn_tensor *const *in, int n_in,
     return cnn__apply_named(op, in, n_in, args, at, NULL);
 }
 
+/* ---- Layers: an operation and its parameters ---- */
+
+/* A stand-in for a node that is not recorded yet: enough for the checks of its room, so that a mistake in the
+   options is reported before parameters are made from them. */
+static cnn_tensor cnn__draft(const cnn_op *op, cnn_tensor *x, const void *args, const char *at,
+                             const char *name)
+{
+    cnn_tensor y;
+    memset(&y, 0, sizeof y);
+    y.name = name, y.at = at, y.op = op, y.graph = x->graph, y.in[0] = x, y.n_in = 1, y.args = args;
+    return y;
+}
+
+/* A parameter or buffer of the layer that is about to be recorded. */
+static cnn_tensor *cnn__owned(cnn_graph *g, cnn_kind kind, const char *at, const char *suffix,
+                              cnn_shape shape, cnn_init init, float gain)
+{
+    cnn_tensor *t = cnn__leaf(g, kind, at, NULL, shape);
+    if (cnn__is_nil(t)) return t;
+    cnn__of(t)->suffix = suffix;
+    return cnn__set_init(t, init, gain) ? t : cnn__nil_tensor();
+}
+
+/* The weight of a linear layer; cnn_compile resolves CNN_INIT_DEFAULT, when it can see what follows the
+   layer. */
+static cnn_tensor *cnn__weight(cnn_graph *g, const char *at, cnn_shape shape, cnn_init init, float gain,
+                               double fan_in, double fan_out)
+{
+    cnn_tensor *w = cnn__owned(g, CNN_PARAM, at, "weight", shape, init, gain);
+    if (cnn__is_nil(w)) return w;
+    cnn__of(w)->fan_in = fan_in < INT_MAX ? (int)fan_in : INT_MAX,
+    cnn__of(w)->fan_out = fan_out < INT_MAX ? (int)fan_out : INT_MAX;
+    return w;
+}
+
+/* Record the layer; it owns what was made for it: their names will be its name and their suffix. */
+static cnn_tensor *cnn__layer(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
+                              const char *at, const char *name)
+{
+    cnn_tensor *y = cnn__apply_named(op, in, n_in, args, at, name);
+    for (int i = 0; i < n_in && !cnn__is_nil(y); i++)
+        if (cnn__of(in[i])->suffix && !cnn__of(in[i])->owner) cnn__of(in[i])->owner = cnn__of(y);
+    return y;
+}
+
 /* ---- Order: the post-order walk from the loss, then from the tensors that are kept ----
 
    Post-order puts operands before their users, and depends on the formula alone: not on the order in which C
@@ -6753,469 +1768,6 @@ static bool cnn__name_nodes(cnn_graph *g)
     return true;
 }
 
-/* ---- The memory plan ----
-
-   Time runs from 0 to 2n: the forward of node i happens at time i, its backward at 2n-1-i, and 2n is the end.
-   Every value, gradient and saved state of a node is an interval of that time: from its first write to its
-   last read. Two arrays may share memory if their intervals do not meet. Larger arrays choose their place
-   first, each the lowest gap that fits (Pisarchyk, Lee 2020, "greedy by size"). */
-
-typedef struct { size_t bytes, at; int first, last; size_t *result; } cnn__span;
-
-static int cnn__larger_span(const void *a, const void *b)
-{
-    const cnn__span *x = a, *y = b;
-    if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
-    return x->first != y->first ? (x->first < y->first ? -1 : 1) : (x->last > y->last) - (x->last < y->last);
-}
-
-/* Give each span its place; returns the size of the arena in bytes. Placed spans are kept sorted by place, so
-   that the gaps are met from low to high. */
-static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
-{
-    size_t arena = 0;
-    qsort(span, (size_t)n, sizeof *span, cnn__larger_span);
-    for (int i = 0; i < n; i++) {
-        size_t at = 0;
-        int    k = 0;
-        for (int j = 0; j < i; j++) {
-            const cnn__span *other = &span[by_place[j]];
-            if (other->last < span[i].first || span[i].last < other->first) continue;
-            if (other->at >= cnn__add_size(at, span[i].bytes)) break;
-            if (other->at + other->bytes > at) at = other->at + other->bytes;
-        }
-        span[i].at = at;
-        while (k < i && span[by_place[k]].at <= at) k++;
-        memmove(by_place + k + 1, by_place + k, (size_t)(i - k) * sizeof *by_place);
-        by_place[k] = i;
-        if (cnn__add_size(at, span[i].bytes) > arena) arena = cnn__add_size(at, span[i].bytes);
-        *span[i].result = at / sizeof(float);
-    }
-    return arena;
-}
-
-static size_t cnn__bytes_of(const cnn__node *v)       /* at max_batch, rounded to the alignment */
-{
-    cnn_shape s = v->t.shape;
-    s.n = v->max_n;
-    return cnn__round_up(cnn__mul_size(cnn__checked_len(s), sizeof(float)), CNN__ALIGN);
-}
-
-/* Is x once among the operands of v, with as many elements as v? */
-static bool cnn__same_elements(const cnn__node *v, const cnn__node *x)
-{
-    int times = 0;
-    for (int k = 0; k < v->t.n_in; k++) times += v->t.in[k] == &x->t;
-    return times == 1 && x->max_n == v->max_n && x->t.batched == v->t.batched
-        && cnn__sample(x->t.shape) == cnn__sample(v->t.shape);
-}
-
-/* When is each value read for the last time? Tensors that can be read after the run live to the end: the
-   root with its operands, what the losses below it judge (the logits), and those that are kept. */
-static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
-{
-    int n = g->n_order, end = 2 * n;
-    for (int i = 0; i < n; i++) {
-        cnn__node *v = g->order[i];
-        v->last[mode] = v->t.kept || &v->t == g->loss ? end : i;
-        if (mode == CNN_TRAIN && v->t.needs_grad && v->t.op && (v->t.op->flags & CNN_READS_Y))
-            v->last[mode] = v->last[mode] < 2 * n - 1 - i ? 2 * n - 1 - i : v->last[mode];
-        v->grad_first = i;
-        v->alias[mode] = v->joined[mode] = NULL;
-        v->users = 0;
-        for (int k = 0; k < v->t.n_in; k++) {
-            cnn__node *x = cnn__of(v->t.in[k]);
-            int        until = i;
-            x->users++;
-            if (mode == CNN_TRAIN && v->t.needs_grad && (v->t.op->flags & CNN_READS_X)) until = 2 * n - 1 - i;
-            if (&v->t == g->loss || (v->t.op->flags & CNN_LOSS)) until = end;
-            if (x->last[mode] < until) x->last[mode] = until;
-            if (v->t.needs_grad) x->grad_first = i;        /* the highest such i: its backward comes first */
-        }
-    }
-    /* In place: y may overwrite its first operand if it is the last to read it. */
-    for (int i = 0; i < n; i++) {
-        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
-        if (!x || !x->t.op || !(v->t.op->flags & CNN_INPLACE) || x->last[mode] != i) continue;
-        if (!cnn__same_elements(v, x)) continue;
-        v->alias[mode] = x, x->joined[mode] = v;
-        x->last[mode] = i - 1;
-    }
-    /* Gradients in place: that of y is done with when y's backward has run, so that of its first operand may
-       take its place if y's backward is the first to write it. Device rows add to what was zeroed. */
-    for (int i = 0; i < n; i++) {
-        cnn__node *v = g->order[i];
-        v->grad_alias = NULL, v->grad_last = 2 * n - 1 - i;
-    }
-    for (int i = 0; i < n && mode == CNN_TRAIN && !g->config.backend && !g->config.keep_grads; i++) {
-        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
-        if (!x || !x->t.op || !x->t.needs_grad || !v->t.op || !(v->t.op->flags & CNN_INPLACE_GRAD)) continue;
-        if (&v->t != g->loss && x->grad_first == i && cnn__same_elements(v, x)) x->grad_alias = v;
-    }
-    for (int i = 0; i < n; i++) {                          /* operands first */
-        cnn__node *v = g->order[i], *y = v->grad_alias;
-        if (y && y->grad_last < v->grad_last) y->grad_last = v->grad_last;
-    }
-}
-
-static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span, int *by_place)
-{
-    int n = g->n_order, n_spans = 0, end = 2 * n;
-    cnn__plan_lifetimes(g, mode);
-    for (int i = n; i-- > 0; ) {               /* from the last user of a shared place back to its first */
-        cnn__node *v = g->order[i];
-        if (v->span_last < v->last[mode]) v->span_last = v->last[mode];
-        if (v->alias[mode] && v->alias[mode]->span_last < v->span_last)
-            v->alias[mode]->span_last = v->span_last;
-    }
-    for (int i = 0; i < n; i++) {
-        cnn__node  *v = g->order[i];
-        cnn_tensor *t = &v->t;
-        if (t->op && !v->alias[mode])
-            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, i, v->span_last, &t->data_at[mode] };
-        v->span_last = 0;
-        if (mode == CNN_EVAL) continue;
-        if (t->op && t->op->saved)
-            span[n_spans++] = (cnn__span){ cnn__round_up(t->op->saved(t), CNN__ALIGN), 0, i,
-                                           t->needs_grad ? 2 * n - 1 - i : i, &t->saved_at };
-        if (t->needs_grad && t->kind != CNN_PARAM && t != g->loss && !v->grad_alias) {
-            bool keep = g->config.keep_grads || t->kind == CNN_INPUT;
-            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, 2 * n - 1 - v->grad_first,
-                                           keep ? end : v->grad_last, &t->grad_at };
-        }
-    }
-    size_t bytes = cnn__place_spans(span, n_spans, by_place);
-    for (int i = 0; i < n; i++)
-        if (g->order[i]->alias[mode])
-            g->order[i]->t.data_at[mode] = g->order[i]->alias[mode]->t.data_at[mode];
-    for (int i = n; i-- > 0; )                             /* users first */
-        if (mode == CNN_TRAIN && g->order[i]->grad_alias)
-            g->order[i]->t.grad_at = g->order[i]->grad_alias->t.grad_at;
-    return bytes;
-}
-
-/* Places of the leaves: parameters that are trained first, so that the optimizer is one loop over a
-   prefix. */
-static void cnn__plan_leaves(cnn_graph *g)
-{
-    size_t trained = 0, frozen = 0, buffers = 0, inputs = 0;
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        size_t     *at = t->kind == CNN_PARAM ? (t->needs_grad ? &trained : &frozen)
-                       : t->kind == CNN_INPUT || t->kind == CNN_LABELS ? &inputs : &buffers;
-        if (t->op) continue;
-        t->data_at[CNN_EVAL] = t->data_at[CNN_TRAIN] = *at / sizeof(float);
-        if (t->kind == CNN_PARAM) t->grad_at = *at / sizeof(float);
-        *at = cnn__add_size(*at, cnn__bytes_of(g->order[i]));
-    }
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && !t->needs_grad)
-            t->data_at[CNN_EVAL] = t->data_at[CNN_TRAIN] = t->data_at[CNN_EVAL] + trained / sizeof(float);
-    }
-    g->n_trained = trained / sizeof(float);
-    g->memory.params = cnn__add_size(trained, frozen);
-    g->memory.grads = trained;
-    g->memory.optimizer = cnn__mul_size(trained, (size_t)g->config.optimizer->slots);
-    g->memory.buffers = buffers;
-    g->memory.inputs = inputs;
-}
-
-/* Places of all that is computed, and the sum of the arenas. */
-static bool cnn__plan_spans(cnn_graph *g)
-{
-    const size_t most = 3 * (size_t)g->n_order;          /* value, gradient and saved state of each node */
-    cnn_memory  *m = &g->memory;
-    cnn__span   *span = CNN_MALLOC(most * sizeof *span);
-    int         *by_place = CNN_MALLOC(most * sizeof *by_place);
-    if (!span || !by_place) {
-        CNN_FREE(span);
-        CNN_FREE(by_place);
-        return cnn__no_memory(g, NULL, "compile", most * (sizeof *span + sizeof *by_place));
-    }
-    m->activations = m->activations_eval = cnn__plan_activations(g, CNN_EVAL, span, by_place);
-    if (!g->config.inference) {
-        size_t train = cnn__plan_activations(g, CNN_TRAIN, span, by_place);
-        if (train > m->activations) m->activations = train;
-        g->loss->grad_at = m->activations / sizeof(float);     /* the loss's gradient is 1 for ever, in both
-                                                                  modes */
-        m->activations = cnn__add_size(m->activations, CNN__ALIGN);
-    }
-    CNN_FREE(span);
-    CNN_FREE(by_place);
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        size_t            s = t->op && t->op->scratch ? cnn__round_up(t->op->scratch(t), CNN__ALIGN) : 0;
-        if (s > m->scratch) m->scratch = s;
-    }
-    const size_t part[CNN_ARENAS] = { m->params, m->grads, m->optimizer, m->buffers, m->inputs,
-        m->activations, m->scratch };
-    m->total = 0;
-    for (int i = 0; i < CNN_ARENAS; i++) m->total = cnn__add_size(m->total, g->arena_bytes[i] = part[i]);
-    return m->total < SIZE_MAX - CNN__ALIGN
-           || cnn__fail(g, NULL, "compile", "the memory plan is larger than this machine can address");
-}
-
-/* Is a tensor that the user hands in one of this graph? */
-static bool cnn__check_root(cnn_graph *g, const cnn_tensor *t, const char *what)
-{
-    if (!g || g->error[0]) return false;
-    if (cnn__is_nil(t) || t->graph != g)
-        return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
-    if (!g->config.inference && !t->op)
-        return cnn__fail(g, t->at, what, "no operation computes the loss: there is nothing to train");
-    if (!g->config.inference && (t->batched || cnn__checked_len(t->shape) != 1))
-        return cnn__fail(g, t->at, what, "the loss has shape %s: it must be one number, (1,1,1,1); "
-                         "for prediction alone say cnn_new(.inference = 1)", cnn__shape_text(t).s);
-    return true;
-}
-
-CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
-{
-    const cnn_memory none = { 0, 0, 0, 0, 0, 0, 0, 0, 0 };
-    if (!cnn__check_root(g, loss, "compile")) return none;
-    if (g->planned && g->loss == loss) return g->memory;
-    if (g->compiled)
-        return cnn__fail(g, loss->at, "compile", "the graph is compiled already, for another loss"), none;
-    g->memory = none;
-    CNN_FREE(g->order);
-    g->n_order = 0;
-    g->order = CNN_MALLOC((size_t)g->n_nodes * sizeof *g->order);
-    if (!g->order) return cnn__no_memory(g, NULL, "compile", (size_t)g->n_nodes * sizeof *g->order), none;
-    g->loss = loss, g->walk++;
-    for (int i = 0; i < g->n_nodes; i++) g->node[i]->t.index = -1, g->node[i]->t.needs_grad = false;
-    cnn__walk(g, cnn__of(loss));
-    int n_loss = g->n_order;
-    for (int i = 0; i < g->n_nodes; i++)
-        if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
-    cnn__adopt(g);
-    if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
-        cnn__plan_leaves(g);
-        g->planned = cnn__plan_spans(g);
-    }
-    return g->planned ? g->memory : none;
-}
-
-/* ---- Compile ---- */
-
-/* The rule for the weight of a layer that was given none: He if a rectifier reads what the layer computes,
-   for half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
-static cnn_init cnn__default_init(const cnn__node *v)
-{
-    const cnn_graph *g = v->t.graph;
-    if (!v->owner || strcmp(v->suffix, "weight") != 0) return CNN_INIT_CONSTANT;
-    for (int i = v->owner->t.index + 1; i <= g->loss->index; i++) {     /* kept tensors do not count */
-        const cnn_tensor *user = &g->order[i]->t;
-        if (user->op && (user->op->flags & CNN_RECTIFIER) && user->in[0] == &v->owner->t) return CNN_INIT_HE;
-    }
-    return CNN_INIT_LECUN;
-}
-
-/* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the
-   order. */
-static void cnn__init_leaf(const cnn__node *v)
-{
-    const cnn_tensor *t = &v->t;
-    cnn_init          init = v->init == CNN_INIT_DEFAULT ? cnn__default_init(v) : v->init;
-    size_t n = (size_t)cnn__len(t->shape);
-    double in  = v->fan_in  ? v->fan_in  : t->shape.n;
-    double out = v->fan_out ? v->fan_out : t->shape.c;
-    double gain = v->gain != 0 ? (double)v->gain : init == CNN_INIT_CONSTANT ? 0.0 : 1.0, a = 0;
-    switch (init) {
-    case CNN_INIT_HE:      a = gain * sqrt(6.0 / in);         break;
-    case CNN_INIT_GLOROT:  a = gain * sqrt(6.0 / (in + out)); break;
-    case CNN_INIT_LECUN:   a = gain * sqrt(3.0 / in);         break;
-    case CNN_INIT_UNIFORM: a = gain;                          break;
-    case CNN_INIT_DEFAULT: case CNN_INIT_CONSTANT:            break;
-    }
-    if (v->values) memcpy(t->data, v->values, n * sizeof(float));
-    else if (init == CNN_INIT_CONSTANT) for (size_t i = 0; i < n; i++) t->data[i] = (float)gain;
-    else for (size_t i = 0; i < n; i++) {
-        float u = cnn__uniform(cnn__random_bits(t->graph->config.seed, (uint64_t)(unsigned)t->index, i));
-        t->data[i] = (float)a * (2 * u - 1);
-    }
-}
-
-static cnn_arena cnn__arena_of(const cnn_tensor *t)
-{
-    switch (t->kind) {
-    case CNN_PARAM:                   return CNN_ARENA_PARAMS;
-    case CNN_CONST: case CNN_BUFFER:  return CNN_ARENA_BUFFERS;
-    case CNN_INPUT: case CNN_LABELS:  return CNN_ARENA_INPUTS;
-    case CNN_NODE:                    break;
-    }
-    return CNN_ARENA_ACTIVATIONS;
-}
-
-/* Point a tensor to where its arrays are in this mode, and give it the current batch. */
-static void cnn__bind(cnn__node *v, cnn_mode mode)
-{
-    cnn_tensor *t = &v->t;
-    cnn_graph  *g = t->graph;
-    float      *act = g->arena[CNN_ARENA_ACTIVATIONS];
-    t->shape.n = t->batched ? g->batch : v->max_n;
-    t->data = g->arena[cnn__arena_of(t)] + t->data_at[mode];
-    t->grad = !t->needs_grad ? NULL : t->kind == CNN_PARAM ? g->arena[CNN_ARENA_GRADS] + t->grad_at
-            : mode == CNN_TRAIN ? act + t->grad_at : NULL;
-    t->saved = mode == CNN_TRAIN && t->op && t->op->saved ? act + t->saved_at : NULL;
-}
-
-/* Lay the arenas out in `memory`, or in an allocation of the graph's own. */
-static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
-{
-    if (!memory) {
-        memory = g->base = CNN_MALLOC(g->memory.total + CNN__ALIGN);
-        if (!g->base) return cnn__no_memory(g, g->config.at, what, g->memory.total + CNN__ALIGN);
-    }
-    char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
-    for (int i = 0; i < CNN_ARENAS; i++) {
-        g->arena[i] = (float *)(void *)p;
-        if (i < CNN_ARENA_ACTIVATIONS) memset(p, 0, g->arena_bytes[i]);    /* the rest is written before it is
-                                                                              read */
-        p += g->arena_bytes[i];
-    }
-    return true;
-}
-
-static bool cnn__open_backend(cnn_graph *g);
-
-CNN_API bool cnn_compile(cnn_graph *g, cnn_tensor *loss) { return cnn_compile_in(g, loss, NULL, 0); }
-
-CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t bytes)
-{
-    cnn_memory m = cnn_plan(g, loss);
-    if (!g || g->error[0]) return false;
-    if (g->compiled) return cnn__fail(g, g->config.at, "compile", "the graph is compiled already");
-    if (memory && ((uintptr_t)memory % CNN__ALIGN || bytes < m.total))
-        return cnn__fail(g, g->config.at, "compile",
-                         "the memory given has %zu bytes at an address of alignment %d: %zu bytes, aligned "
-                         "to %d, are needed", bytes, (int)((uintptr_t)memory % CNN__ALIGN ? 1 : CNN__ALIGN),
-                         m.total, CNN__ALIGN);
-    if (!cnn__place_arenas(g, "compile", memory)) return false;
-    for (int i = 0; i < g->n_order; i++) {
-        cnn__node *v = g->order[i];
-        cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
-        v->stamp = 0;
-        if (v->t.kind == CNN_PARAM || v->t.kind == CNN_BUFFER || v->t.kind == CNN_CONST) cnn__init_leaf(v);
-    }
-    if (!g->config.inference && loss->needs_grad) loss->grad[0] = 1;
-    g->compiled = cnn__open_backend(g);
-    return g->compiled;
-}
-
-/* ---- Views: the nodes once more, with places of their own for all but parameters and buffers ---- */
-
-static bool cnn__copy_nodes(cnn_graph *view, const cnn_graph *g)
-{
-    const size_t n = (size_t)g->n_order;
-    cnn__node   *node = cnn__alloc(view, n * sizeof *node);
-    view->order = node ? CNN_MALLOC(n * sizeof *view->order) : NULL;
-    if (!view->order) return cnn__no_memory(view, NULL, "share", n * sizeof *view->order);
-    for (size_t i = 0; i < n; i++) {
-        const cnn__node  *from = g->order[i];       /* only what a run of g leaves alone is read: no race */
-        const cnn_tensor *t = &from->t;
-        cnn__node        *v = &node[i];
-        v->t.name = t->name, v->t.at = t->at, v->t.op = t->op, v->t.args = t->args;
-        v->t.graph = view, v->t.kind = t->kind, v->t.index = t->index;
-        v->t.frozen = t->frozen, v->t.kept = t->kept;
-        v->owner = from->owner ? &node[from->owner->t.index] : NULL, v->suffix = from->suffix;
-        v->named = from->named;
-        v->data_on = v->grad_on = v->saved_on = CNN__HOST, v->lr_scale = v->decay_scale = 1;
-        v->t.n_in = t->n_in;
-        for (int k = 0; k < t->n_in; k++) v->t.in[k] = &node[t->in[k]->index].t;
-        view->order[view->n_order++] = v;
-        if (t->op) {
-            if (!cnn__set_shape(&v->t)) return false;
-            continue;
-        }
-        v->t.batched = t->batched;
-        v->max_n = t->batched ? view->config.max_batch : from->max_n;
-        v->t.shape = (cnn_shape){ v->max_n, t->shape.c, t->shape.h, t->shape.w };
-        if (cnn__checked_len(v->t.shape) == SIZE_MAX)
-            return cnn_fail(&v->t, "shape %s holds more than 2^31 - 1 elements (N = %d)",
-                            cnn__shape_text(&v->t).s, v->max_n);
-    }
-    return true;
-}
-
-CNN_API cnn_graph *cnn_share_(cnn_share_args a)
-{
-    const cnn_graph *g = a.g;
-    if (!g) return NULL;
-    const cnn_config config = { .at = a.at, .max_batch = a.max_batch ? a.max_batch : g->config.max_batch,
-                                .seed = g->config.seed, .threads = a.threads ? a.threads : 1,
-                                .isa = g->cpu.isa, .optimizer = g->config.optimizer, .inference = 1 };
-    cnn_graph *view = cnn_new_(config);
-    if (!view || view->error[0]) return view;
-    view->shares = true;
-    if (g->error[0])           cnn__fail(view, a.at, "share", "the net has an error: %.400s", g->error);
-    else if (!g->compiled)     cnn__fail(view, a.at, "share", "the net is not compiled");
-    else if (g->config.backend)
-        cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
-    if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
-    view->loss = &view->order[g->loss->index]->t;
-    cnn__plan_leaves(view);
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_arena arena = cnn__arena_of(&g->order[i]->t);
-        if (arena != CNN_ARENA_PARAMS && arena != CNN_ARENA_BUFFERS) continue;
-        memcpy(view->order[i]->t.data_at, g->order[i]->t.data_at, sizeof g->order[i]->t.data_at);
-    }
-    view->memory.params = view->memory.buffers = 0;
-    view->planned = cnn__plan_spans(view);
-    if (!view->planned || !cnn__place_arenas(view, "share", NULL)) return view;
-    view->arena[CNN_ARENA_PARAMS]  = g->arena[CNN_ARENA_PARAMS];
-    view->arena[CNN_ARENA_BUFFERS] = g->arena[CNN_ARENA_BUFFERS];
-    for (int i = 0; i < view->n_order; i++) cnn__bind(view->order[i], CNN_EVAL);
-    view->compiled = true;
-    return view;
-}
-
-CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
-{
-    for (int i = 0; g && g->planned && name && i < g->n_order; i++)
-        if (strcmp(g->order[i]->t.name, name) == 0) return &g->order[i]->t;
-    return NULL;
-}
-
-/* ---- Where the newest copy is: host, device, or both ----
-
-   Only the executor moves arrays; rooms never know. */
-
-typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;
-
-static unsigned char *cnn__part_on(cnn__node *v, cnn__part part)
-{
-    return part == CNN__DATA ? &v->data_on : part == CNN__GRAD ? &v->grad_on : &v->saved_on;
-}
-
-/* Make one array of a tensor valid on `side`. Copies only if it is not. */
-static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
-{
-    cnn__node     *v = cnn__of(t);
-    cnn_graph     *g = t->graph;
-    cnn_backend   *dev = g->config.backend;
-    unsigned char *on = cnn__part_on(v, part);
-    if (*on & side) return true;
-    cnn_place place = part == CNN__DATA ? cnn_place_data(t) : part == CNN__GRAD ? cnn_place_grad(t)
-        : cnn_place_saved(t);
-    void     *host = part == CNN__DATA ? (void *)t->data : part == CNN__GRAD ? (void *)t->grad : t->saved;
-    size_t    bytes = part == CNN__SAVED ? t->op->saved(t) : (size_t)cnn__len(t->shape) * sizeof(float);
-    bool      done = side == CNN__DEVICE ? dev->upload(dev, place.buffer, place.at * sizeof(float), host,
-                                                       bytes)
-                                         : dev->download(dev, place.buffer, place.at * sizeof(float), host,
-                                                         bytes);
-    if (side == CNN__DEVICE) g->traffic.uploads++;
-    else g->traffic.downloads++;
-    if (!done) return cnn_fail(t, "%s", dev->error[0] ? dev->error : "copy to or from the device failed");
-    *on = (unsigned char)(CNN__HOST | CNN__DEVICE);
-    return true;
-}
-
-static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side)
-{
-    *cnn__part_on(cnn__of(t), part) = (unsigned char)side;
-}
-
 /* ---- Running ---- */
 
 static void cnn__seen(cnn_tensor *y, cnn__moment moment)
@@ -7233,49 +1785,6 @@ static bool cnn__placed(cnn_tensor *t, const char *what)
     if (!t->graph->compiled) return cnn_fail(t, "%s: call cnn_compile first", what);
     return t->index >= 0 || cnn_fail(t, "%s: neither the loss nor a kept tensor depends on it: cnn_keep it "
                                         "before cnn_compile", what);
-}
-
-/* ---- Joined nodes: batch norm, add, relu in one pass over memory ----
-
-   Nodes that run in place of batch_norm, add, sub or mul join it: their formulas are applied to each piece of
-   its result while that is in the L1 cache, and their rooms are skipped. Joined are relu, leaky_relu, clamp
-   and the addition of a tensor of the same shape that is there already; each must be the only user of the
-   node before it. What can be read stays readable: the memory plan runs in place only of values that nobody
-   reads again, so never of what is kept. The bits are those of the rooms. Nodes are not joined on a device,
-   nor while profile, trace or doctor look on. */
-
-/* Add the formula of y to the tail behind `head`, or say no. */
-static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *tail)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    const int       s = tail->steps;
-    if (s == (int)(sizeof tail->step / sizeof *tail->step)) return false;
-    float *k = tail->step[s].k;
-    tail->step[s].a = NULL;
-    if (y->op == &cnn_op_relu) tail->step[s].f = cnn__each_relu(cpu);
-    else if (y->op == &cnn_op_leaky_relu) tail->step[s].f = cnn__each_leaky(cpu), k[0] = cnn__leaky_slope(y);
-    else if (y->op == &cnn_op_clamp) tail->step[s].f = cnn__each_clamp(cpu), cnn__clamp_constants(y, k);
-    else if (y->op == &cnn_op_add && cnn__same(y, y->in[1]) && y->in[1]->index < head->index)
-        tail->step[s].f = cnn__each_add(cpu), tail->step[s].a = y->in[1]->data;
-    else return false;
-    tail->steps++;
-    return true;
-}
-
-/* The tail behind v in this run; its nodes count as run. */
-static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
-{
-    const cnn_op *op = v->t.op;
-    cnn_graph    *g = v->t.graph;
-    cnn__tail     tail = { .steps = 0 };
-    if (g->config.backend || g->probe) return tail;
-    if (op != &cnn_op_batch_norm && op != &cnn_op_add && op != &cnn_op_sub && op != &cnn_op_mul) return tail;
-    for (cnn__node *x = v, *y; x->users == 1; x = y) {
-        y = x->joined[mode];
-        if (!y || y->mark != g->walk || !cnn__joins(&y->t, &v->t, &tail)) break;
-        y->stamp = g->run;
-    }
-    return tail;
 }
 
 static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
@@ -7418,294 +1927,478 @@ CNN_API bool  cnn_grad_is_new(const cnn_tensor *y)
     return y->in[0]->kind != CNN_PARAM && cnn__of(y->in[0])->grad_first == y->index;
 }
 
-/* ---- Values ---- */
-
-/* May the value of t be read? A node's value is there from its run until something else takes its memory. */
-static bool cnn__readable(cnn_tensor *t, const char *what)
+/* The stream of a node in this training step. */
+static uint64_t cnn__stream(const cnn_tensor *y)
 {
-    if (!cnn__placed(t, what)) return false;
-    cnn_graph *g = t->graph;
-    cnn__node *v = cnn__of(t);
-    if (!t->op) return true;
-    if (v->stamp != g->run) return cnn_fail(t, "%s: the last cnn_forward did not compute it", what);
-    if (t->batched && g->ran_batch != g->batch)
-        return cnn_fail(t, "%s: it was computed for %d samples, and now the batch is %d", what, g->ran_batch,
-                        g->batch);
-    if (v->last[g->mode] < g->reached)
-        return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward "
-                           "it itself", what);
-    return true;
+    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
 }
 
-static bool cnn__check_count(cnn_tensor *t, const char *what, size_t count)
+CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
 {
-    if (count == cnn_count(t)) return true;
-    return cnn_fail(t, "%s: %zu values were given for shape %s, which has %zu", what, count,
-                    cnn__shape_text(t).s, cnn_count(t));
+    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
 }
-
-CNN_API size_t cnn_count(const cnn_tensor *t)
-{
-    if (cnn__is_nil(t)) return 0;
-    return (size_t)(t->batched ? t->graph->batch : cnn__of(t)->max_n) * (size_t)cnn__sample(t->shape);
-}
-
-CNN_API int cnn_batch(const cnn_graph *g) { return g ? g->batch : 0; }
-
-CNN_API bool cnn_set_batch(cnn_graph *g, int batch)
-{
-    if (!g || g->error[0]) return false;
-    if (batch < 1 || batch > g->config.max_batch)
-        return cnn__fail(g, g->config.at, "batch", "%d samples: the batch must be 1 to max_batch = %d", batch,
-                         g->config.max_batch);
-    g->batch = batch;
-    return true;
-}
-
-CNN_API const float *cnn_map_read(cnn_tensor *t)
-{
-    return cnn__readable(t, "read") && cnn__sync(t, CNN__DATA, CNN__HOST) ? t->data : NULL;
-}
-
-CNN_API float *cnn_map_write(cnn_tensor *t)
-{
-    if (!cnn__placed(t, "write")) return NULL;
-    if (t->op)
-        return cnn_fail(t, "write: it is computed by the graph; only inputs, labels, parameters, buffers "
-                           "and constants can be written"), NULL;
-    if (t->graph->shares && !t->batched)
-        return cnn_fail(t, "write: it belongs to the net that this view shares"), NULL;
-    if (!t->batched && !cnn__sync(t, CNN__DATA, CNN__HOST)) return NULL;
-    cnn__wrote(t, CNN__DATA, CNN__HOST);
-    if (t->batched) t->shape.n = cnn__of(t)->fed = t->graph->batch;
-    t->graph->can_backward = false;                 /* forward saw, and checked, what was there before */
-    return t->data;
-}
-
-CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
-{
-    if (!cnn__placed(t, "set")) return false;
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (!t->op && t->batched) {
-        if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-            return cnn_fail(t, "set: %zu values: shape %s takes a multiple of %zu, up to max_batch = %d "
-                               "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-        t->graph->batch = (int)(count / sample);
-    }
-    if (!t->op && !cnn__check_count(t, "set", count)) return false;
-    float *data = cnn_map_write(t);
-    if (data) memcpy(data, values, count * sizeof(float));
-    return data != NULL;
-}
-
-CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
-{
-    if (!cnn__placed(t, "set_labels")) return false;
-    if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-        return cnn_fail(t, "set_labels: %zu classes: shape %s takes a multiple of %zu, up to max_batch = %d "
-                           "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-    t->graph->batch = (int)(count / sample);
-    float *data = cnn_map_write(t);
-    for (size_t i = 0; data && i < count; i++) data[i] = (float)classes[i];
-    return data != NULL;
-}
-
-CNN_API bool cnn_get(cnn_tensor *t, float *values, size_t count)
-{
-    const float *data = cnn_map_read(t);
-    if (!data || !cnn__check_count(t, "get", count)) return false;
-    memcpy(values, data, count * sizeof(float));
-    return true;
-}
-
-CNN_API const float *cnn_map_grad(cnn_tensor *t)
-{
-    if (cnn__is_nil(t) || t->graph->error[0]) return NULL;
-    cnn_graph *g = t->graph;
-    if (!g->compiled || !t->needs_grad)
-        return cnn_fail(t, "gradient: %s", !g->compiled ? "call cnn_compile first"
-                        : t->kind == CNN_INPUT && !cnn__of(t)->wants_grad
-                        ? "it was not asked for: say cnn_input(..., .grad = 1)"
-                        : "no gradient flows to it (frozen, constant, or not on the way to the loss)"), NULL;
-    if (t->kind != CNN_PARAM && t != g->loss) {
-        if (g->reached != 2 * g->n_order)
-            return cnn_fail(t, "gradient: the last call was not cnn_backward"), NULL;
-        if (t->batched && g->ran_batch != g->batch)
-            return cnn_fail(t, "gradient: it was computed for %d samples, and now the batch is %d",
-                            g->ran_batch, g->batch), NULL;
-        if (t->op && !g->config.keep_grads)
-            return cnn_fail(t, "gradient: it is not kept; say cnn_new(.keep_grads = 1)"), NULL;
-    }
-    return cnn__sync(t, CNN__GRAD, CNN__HOST) ? t->grad : NULL;
-}
-
-CNN_API bool cnn_get_grad(cnn_tensor *t, float *values, size_t count)
-{
-    const float *grad = cnn_map_grad(t);
-    if (!grad || !cnn__check_count(t, "get_grad", count)) return false;
-    memcpy(values, grad, count * sizeof(float));
-    return true;
-}
-
-/* Make all parameters, or all their gradients, valid on one side; and say that they were written there. */
-static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side)
-{
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && t->needs_grad && !cnn__sync(t, part, side)) return false;
-    }
-    return true;
-}
-static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side)
-{
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && t->needs_grad) cnn__wrote(t, part, side);
-    }
-}
-static bool cnn__to_host_params(cnn_graph *g)
-{
-    return cnn__sync_params(g, CNN__DATA, CNN__HOST) && cnn__sync_params(g, CNN__GRAD, CNN__HOST);
-}
-static bool cnn__to_device_params(cnn_graph *g)
-{
-    return cnn__sync_params(g, CNN__DATA, CNN__DEVICE) && cnn__sync_params(g, CNN__GRAD, CNN__DEVICE);
-}
-static void cnn__host_wrote_params  (cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__HOST); }
-static void cnn__device_wrote_params(cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__DEVICE); }
-
-static float *cnn__flat(cnn_graph *g, size_t *count, cnn__part part)
-{
-    if (count) *count = 0;
-    if (!g || g->error[0]) return NULL;
-    if (!g->compiled) return cnn__fail(g, g->config.at, "flat vector", "call cnn_compile first"), NULL;
-    if (!cnn__sync_params(g, part, CNN__HOST)) return NULL;
-    cnn__wrote_params(g, part, CNN__HOST);
-    if (count) *count = g->n_trained;
-    return g->arena[part == CNN__DATA ? CNN_ARENA_PARAMS : CNN_ARENA_GRADS];
-}
-CNN_API float *cnn_flat_params(cnn_graph *g, size_t *count) { return cnn__flat(g, count, CNN__DATA); }
-CNN_API float *cnn_flat_grads (cnn_graph *g, size_t *count) { return cnn__flat(g, count, CNN__GRAD); }
 
 /* ===========================================================================================================
-   >>backends ---- 12. Backends: the same arenas on a device, and rows that replace rooms
+   >>kernels ---- 3. What rooms call: formulas element by element, sums, and the contracts of all kernels
+
+   Plain pointers and sizes, output first. Where many threads share a loop, every element is computed by one
+   of them, with its sums in the order that is written here: the bits do not depend on the number of threads.
    ======================================================================================================== */
 
-/* The row that computes y on the device, or NULL: then the room does, on the host. */
-static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tensor *y)
+/* ---- Exponential and hyperbolic tangent ----
+
+   Those of libm are calls, one number at a time, and would take a third of LeNet's training. These are a few
+   operations without a branch, so that the loops around them become vectors.
+
+   e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2)/2; the difference is exact, since ln 2 is split in
+   two (Cody, Waite 1980); e^r - 1 = r + r^2/2 + ... + r^7/7!, the Taylor series, whose next term is below
+   6e-9. Keeping e^r - 1 rather than e^r is what makes tanh exact to the last bits near zero. */
+/* yes ? a : b, by masks: a branch would keep the loop around it from becoming vectors. */
+static CNN__INLINE float cnn__select(bool yes, float a, float b)
 {
-    for (int i = 0; dev && i < dev->n_kernels; i++)
-        if (dev->kernels[i].op == y->op && (!dev->kernels[i].accepts || dev->kernels[i].accepts(dev, y)))
-            return &dev->kernels[i];
-    return NULL;
+    const uint32_t mask = 0u - (uint32_t)yes;
+    return cnn__float_of_bits((cnn__bits_of_float(a) & mask) | (cnn__bits_of_float(b) & ~mask));
 }
 
-/* Resolved once, in compile: a row or none for each node, and a device buffer for each arena. */
-static bool cnn__open_backend(cnn_graph *g)
+/* e^x = (1 + the result) * power; |x| <= 87, or x is not a number, and neither is the result then. */
+static CNN__INLINE float cnn__exp_parts(float x, float *power)
 {
-    cnn_backend *dev = g->config.backend;
-    if (!dev) return true;
-    size_t scratch = 0;
-    for (int i = 0; i < g->n_order; i++) {
-        cnn__node *v = g->order[i];
-        if (!v->t.op) continue;
-        v->kernel = cnn__find_kernel(dev, &v->t);
-        if (!v->kernel) g->traffic.host_nodes++;
-        size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
-        if (s > scratch) scratch = s;
+    float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;      /* 1.5 * 2^23: rounds */
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    *power = cnn__float_of_bits((cnn__bits_of_float(shifted) + 127u) << 23);       /* the exponent of 2^n */
+    float p = 1.0f / 5040;
+    p = p * r + 1.0f / 720, p = p * r + 1.0f / 120, p = p * r + 1.0f / 24, p = p * r + 1.0f / 6,
+    p = p * r + 0.5f;
+    return r + r * r * p;
+}
+
+/* Relative error below 2e-7. 0 below -87 (where e^x = 1.6e-38) and infinite above 88 (1.7e38). */
+static CNN__INLINE float cnn__exp(float x)
+{
+    float power, y = cnn__select(x > 88.0f, 88.0f, cnn__select(x < -87.0f, -87.0f, x));
+    y = (1 + cnn__exp_parts(y, &power)) * power;
+    return cnn__select(x > 88.0f, (float)INFINITY, cnn__select(x < -87.0f, 0.0f, y));
+}
+
+/* tanh x = (e^2x - 1) / (e^2x + 1). Relative error below 3e-7; beyond |x| = 10 it is 1 in float. */
+static CNN__INLINE float cnn__tanh(float x)
+{
+    float power, y = cnn__select(x > 10.0f, 10.0f, cnn__select(x < -10.0f, -10.0f, x));
+    float e = cnn__exp_parts(2 * y, &power);
+    /* e^2x - 1, without cancellation */
+    e = e * power + (power - 1);
+    return e / (e + 2);
+}
+
+static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); }
+
+/* ---- Element by element ----
+
+   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Sixteen
+   elements at a time, because a loop of known length is what gcc -O2 makes into vectors. On x86 it is
+   compiled a second time, for AVX2: without fused multiply-adds, so that both give the same bits. */
+
+#define CNN__EACH_TEXT(name, ...)                                                                            \
+    static void name(float *restrict v, const float *restrict a, const float *restrict b,                    \
+                     const float *restrict k, ptrdiff_t n)                                                   \
+    {                                                                                                        \
+        ptrdiff_t from = 0;                                                                                  \
+        for (; from + 16 <= n; from += 16)                                                                   \
+            for (int j = 0; j < 16; j++) { const ptrdiff_t i = from + j; __VA_ARGS__; }                      \
+        for (ptrdiff_t i = from; i < n; i++) { __VA_ARGS__; }                                                \
+        (void)a, (void)b, (void)k;                                                                           \
     }
-    for (int i = 0; i < CNN_ARENAS; i++) {
-        size_t bytes = i == CNN_ARENA_SCRATCH ? scratch : g->arena_bytes[i];
-        if (!bytes) continue;
-        g->buffer[i] = dev->alloc(dev, bytes);
-        if (!g->buffer[i])
-            return cnn__fail(g, g->config.at, "compile", "%s: %zu bytes: %s", dev->name, bytes,
-                             dev->error[0] ? dev->error : "the device has no such memory");
+#if CNN__X86
+#define CNN__EACH(name, ...)                                                                                 \
+    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                    \
+    __attribute__((target("avx2"))) CNN__EACH_TEXT(name##_avx2, __VA_ARGS__)                                 \
+    static cnn__each *name(const cnn__cpu *cpu) { return cpu->isa >= CNN_ISA_AVX2 ? name##_avx2 : name##_c; }
+#else
+#define CNN__EACH(name, ...)                                                                                 \
+    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                    \
+    static cnn__each *name(const cnn__cpu *cpu) { return (void)cpu, name##_c; }
+#endif
+
+CNN__EACH(cnn__each_relu,             float x = v[i]; v[i] = x < 0 ? 0.0f : x)
+CNN__EACH(cnn__each_relu_back,        float dy = a[i]; v[i] += b[i] > 0 ? dy : 0.0f)
+CNN__EACH(cnn__each_relu_gate,        float dy = v[i]; v[i] = a[i] > 0 ? dy : 0.0f)
+CNN__EACH(cnn__each_leaky,            float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
+CNN__EACH(cnn__each_leaky_back,       float dy = a[i], z = dy * k[0]; v[i] += b[i] > 0 ? dy : z)
+CNN__EACH(cnn__each_sigmoid,          v[i] = cnn__sigmoid(v[i]))
+CNN__EACH(cnn__each_sigmoid_back,     v[i] += a[i] * b[i] * (1 - b[i]))
+CNN__EACH(cnn__each_tanh,             v[i] = cnn__tanh(v[i]))
+CNN__EACH(cnn__each_tanh_back,        v[i] += a[i] * (1 - b[i] * b[i]))
+CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
+CNN__EACH(cnn__each_add,              v[i] += a[i])
+CNN__EACH(cnn__each_sub,              v[i] -= a[i])
+CNN__EACH(cnn__each_mul,              v[i] *= a[i])
+CNN__EACH(cnn__each_add_scaled,       v[i] += a[i] * k[0])
+CNN__EACH(cnn__each_add_product,      v[i] += a[i] * b[i] * k[0])
+CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
+CNN__EACH(cnn__each_keep,             v[i] = cnn__select(a[i] >= k[0], v[i] * k[1], 0.0f))
+CNN__EACH(cnn__each_keep_add,         v[i] += cnn__select(a[i] >= k[0], b[i] * k[1], 0.0f))
+CNN__EACH(cnn__each_standardize,      v[i] = (v[i] - k[0]) * k[1] + k[2])
+CNN__EACH(cnn__each_standardize_back, v[i] += ((a[i] - k[0]) - (b[i] - k[1]) * k[2]) * k[3])
+
+/* ---- Sums ---- */
+
+/* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024
+   terms, so that the error is that of sums of 64 numbers however long the array is. */
+#define CNN__SUM(name, ...)                                                                                  \
+    static double name(const float *x, const float *a, float m, ptrdiff_t n)                                 \
+    {                                                                                                        \
+        double sum = 0;                                                                                      \
+        for (ptrdiff_t from = 0; from < n; from += 1024) {                                                   \
+            const ptrdiff_t end = n - from < 1024 ? n : from + 1024;                                         \
+            float           part[16] = { 0 };                                                                \
+            ptrdiff_t       at = from;                                                                       \
+            for (; at + 16 <= end; at += 16)                                                                 \
+                for (int j = 0; j < 16; j++) { const ptrdiff_t i = at + j; part[j] += (__VA_ARGS__); }       \
+            for (int j = 0; j < 16; j++) sum += (double)part[j];                                             \
+            for (ptrdiff_t i = at; i < end; i++) sum += (double)(__VA_ARGS__);                               \
+        }                                                                                                    \
+        (void)a, (void)m;                                                                                    \
+        return sum;                                                                                          \
     }
-    /* updates run over the gaps */
-    static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
-    for (int i = 0; i < 2; i++)
-        if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
-            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
+CNN__SUM(cnn__sum,             x[i])
+CNN__SUM(cnn__sum_products,    x[i] * a[i])
+CNN__SUM(cnn__sum_squares,     (x[i] - m) * (x[i] - m))                  /* about m */
+CNN__SUM(cnn__sum_moments,     (x[i] - m) * a[i])
+CNN__SUM(cnn__sum_differences, (x[i] - a[i]) * (x[i] - a[i]))
+
+typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnn__conv;
+
+/* ---- Pooling ----
+
+   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH and PW on each side:
+   "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW), takes every DH-th row and DW-th column
+   (a maximum; an average takes all), and has at least one element inside the plane. */
+typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; bool count_pad; } cnn__pool;
+
+/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) [k = label] + e/C), v_k the weight of
+   class k, or 1 without weights. Where the label is `ignore` every q_k is 0; 0 ignores none. */
+typedef struct { const float *label, *weight; float e; int ignore; } cnn__target;
+
+static bool cnn__ignored(const cnn__target *t, ptrdiff_t i)
+{
+    return t->ignore && t->label[i] == (float)t->ignore;
+}
+static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
+{
+    return cnn__ignored(t, i) ? 0.0f : t->weight ? t->weight[(int)t->label[i]] : 1.0f;
+}
+
+/* ---- The kernels, by the chapters of the rooms ----
+
+   cpu says how many threads may share the work and which instruction set runs. x, w, b are operands and y the
+   result; dx, dw, db, dy are their gradients. Gradients are added to. scratch is workspace, aligned to 64. */
+
+/* How many threads a loop of so many simple steps is worth. */
+static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work);
+
+/* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb. beta 0
+   does not read C. Bytes of scratch: cnn__gemm_scratch. */
+static void   cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
+                        const float *b, int ldb, bool tb, int m, int n, int k, void *scratch);
+static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k);
+
+/* Convolution: y = x * w + b (b may be NULL); dx += ...; dw += ... and, unless it is NULL, db += ... */
+static void   cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
+                                const float *w, const float *b, void *scratch);
+static void   cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
+                                      const float *w, void *scratch);
+static void   cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
+                                         const float *x, const float *dy, void *scratch);
+static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t);
+CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass);
+
+/* The part of window number i inside the plane, along one axis: *from, *from + d, ..., less than *to. */
+static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
+
+/* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
+   wins over every number: a net that has gone wrong should show it. Back: dx[at] += dy; clear: dx is set to
+   zero first. */
+static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x);
+static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
+                               const int *at, bool clear);
+
+/* y = the sum of each window (oy,ox) times share[oy] share[OH + ox], which cnn__pool_shares computes. */
+static void cnn__pool_shares(const cnn__pool *t, float *share);
+static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
+                          const float *share);
+static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
+                               const float *restrict dy, const float *share, bool clear);
+
+/* Per channel of (N,C,P), P = H*W: mean and variance; y = (x - mean) rstd w + b, then the tail; and back. */
+static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n,
+                                 int c, ptrdiff_t plane);
+static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
+                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane,
+                           const cnn__tail *tail);
+static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
+                                const float *x, const float *mean, const float *rstd, const float *w, int n,
+                                int c, ptrdiff_t plane);
+
+/* y[i] = f(x[i], a[i], b[i]; k) for i < n; y may be x; a and b may be NULL. Back: dx[i] += f(dy[i], b[i]; k),
+   set where dx is dy. */
+static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+                     const float *b, const float *k, ptrdiff_t n);
+static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+                          const float *k, ptrdiff_t n);
+
+/* Over the C classes of each of P pixels, x (N,C,P). */
+static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane);
+static void   cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane);
+static void   cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
+                                ptrdiff_t plane);
+static void   cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
+                                 const cnn__target *t, int n, int c, ptrdiff_t plane);
+static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, const float *saved,
+                                      const float *x, const cnn__target *t, int n, int c, ptrdiff_t plane);
+
+/* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. */
+static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
+                         uint64_t stream, ptrdiff_t n);
+
+/* y = a op b, op one of '+', '-', '*', with y of the full range: an extent of 1 stretches. y may be a if a has
+   its shape. And y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. */
+static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
+                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
+                             cnn_shape as, cnn_shape bs, float p);
+
+/* ===========================================================================================================
+   >>rooms ---- 4. Rooms: everything about one operation in one place
+
+   Above each stand its formula, its derivative, a source, and the choice made where the derivative does not
+   exist. dx is dJ/dx, the gradient of the loss J with respect to x; gradients are added to, never set,
+   because a tensor may have several users; grad is NULL where none is wanted. The rules take a tensor apart
+   and call a kernel.
+   ======================================================================================================== */
+
+#ifdef CNN_STATIC
+#define CNN__ROOM static const cnn_op
+#else
+#define CNN__ROOM const cnn_op
+#endif
+
+/* 0 = default */
+static int       cnn__or(int value, int otherwise)      { return value ? value : otherwise; }
+static float     cnn__orf(float value, float otherwise) { return value != 0 ? value : otherwise; }
+static cnn_shape cnn__vector(int c)                     { return (cnn_shape){ 1, c, 1, 1 }; }
+static bool      cnn__equal(cnn_shape a, cnn_shape b)
+{
+    return a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w;
+}
+static bool      cnn__same(const cnn_tensor *a, const cnn_tensor *b)
+{
+    return cnn__equal(a->shape, b->shape) && a->batched == b->batched;
+}
+
+static bool cnn__operands(cnn_tensor *y, int least, int most)
+{
+    if (y->n_in >= least && y->n_in <= most) return true;
+    return least == most ? cnn_fail(y, "%d operands: it takes %d", y->n_in, least)
+                         : cnn_fail(y, "%d operands: it takes %d to %d", y->n_in, least, most);
+}
+
+/* Operand i, a parameter or a constant, must have this shape, and no batch. what: "weight". */
+static bool cnn__check_operand(cnn_tensor *y, int i, const char *what, cnn_shape must)
+{
+    const cnn_tensor *w = y->in[i];
+    if (!w->batched && cnn__equal(w->shape, must)) return true;
+    return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", what, cnn__shape_text(w).s,
+                    cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
+}
+
+/* The shape rule of what keeps the shape of its one operand. */
+static bool cnn__as_input(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    y->shape = y->in[0]->shape;
     return true;
 }
 
-CNN_API cnn_place cnn_place_data(const cnn_tensor *t)
-{
-    cnn_place p = { t->graph->buffer[cnn__arena_of(t)], t->data_at[t->graph->mode] };
-    return p;
-}
-CNN_API cnn_place cnn_place_grad(const cnn_tensor *t)
-{
-    cnn_place p = { t->graph->buffer[t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS],
-        t->grad_at };
-    return p;
-}
-CNN_API cnn_place cnn_place_saved(const cnn_tensor *t)
-{
-    cnn_place p = { t->graph->buffer[CNN_ARENA_ACTIVATIONS], t->saved_at };
-    return p;
-}
-CNN_API cnn_place cnn_place_scratch(const cnn_graph *g)
-{
-    cnn_place p = { g->buffer[CNN_ARENA_SCRATCH], 0 };
-    return p;
-}
-CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
-{
-    const cnn_traffic none = { 0, 0, 0 };
-    return g ? g->traffic : none;
-}
-CNN_API bool cnn_on_device(const cnn_tensor *t) { return !cnn__is_nil(t) && cnn__of(t)->kernel != NULL; }
+/* ---- Windows: what convolution and pooling share, along one axis ---- */
 
-/* ===========================================================================================================
-   >>layers ---- 13. Layers: an operation and its parameters
-   ======================================================================================================== */
+typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
 
-/* A stand-in for a node that is not recorded yet: enough for the checks of its room, so that a mistake in the
-   options is reported before parameters are made from them. */
-static cnn_tensor cnn__draft(const cnn_op *op, cnn_tensor *x, const void *args, const char *at,
-                             const char *name)
+/* The extent of a dilated kernel. */
+static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
+
+/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must
+   start inside the input or its left padding. */
+static int cnn__count_windows(const cnn__slide *a)
 {
-    cnn_tensor y;
-    memset(&y, 0, sizeof y);
-    y.name = name, y.at = at, y.op = op, y.graph = x->graph, y.in[0] = x, y.n_in = 1, y.args = args;
-    return y;
+    const int room = a->size + 2 * a->pad - cnn__reach(a);
+    int       n = (a->ceil_mode ? room + a->stride - 1 : room) / a->stride + 1;
+    return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
 }
 
-/* A parameter or buffer of the layer that is about to be recorded. */
-static cnn_tensor *cnn__owned(cnn_graph *g, cnn_kind kind, const char *at, const char *suffix,
-                              cnn_shape shape, cnn_init init, float gain)
+/* The largest kernel, stride, pad, dilation, window or result of upsample, and the widest input: so the sums
+   above fit an int. */
+enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
+
+/* Is that well defined? */
+static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
-    cnn_tensor *t = cnn__leaf(g, kind, at, NULL, shape);
-    if (cnn__is_nil(t)) return t;
-    cnn__of(t)->suffix = suffix;
-    return cnn__set_init(t, init, gain) ? t : cnn__nil_tensor();
+    const int limit = CNN__LARGEST_OPTION;
+    const struct { const char *name; int value, least;
+    } option[] = { { "kernel", a->kernel, 1 },
+                   { "stride", a->stride, 1 },
+                   { "pad", a->pad, 0 },
+                   { "dilation", a->dilation, 1 } };
+    for (int i = 0; i < 4; i++)
+        if (option[i].value < option[i].least || option[i].value > limit)
+            return cnn_fail(y, "%s is %d: it must be %d to %d", option[i].name, option[i].value,
+                            option[i].least, limit);
+    if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
+    long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
+    if (reach <= a->size + 2 * a->pad) return true;
+    char dilated[32] = "";
+    if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
+    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
+                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach,
+                    a->stride);
 }
 
-/* The weight of a linear layer; cnn_compile resolves CNN_INIT_DEFAULT, when it can see what follows the
-   layer. */
-static cnn_tensor *cnn__weight(cnn_graph *g, const char *at, cnn_shape shape, cnn_init init, float gain,
-                               double fan_in, double fan_out)
+/* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
+   cnn__spread: so that, too, is an array. */
+static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide *h, const cnn__slide *w)
 {
-    cnn_tensor *w = cnn__owned(g, CNN_PARAM, at, "weight", shape, init, gain);
-    if (cnn__is_nil(w)) return w;
-    cnn__of(w)->fan_in = fan_in < INT_MAX ? (int)fan_in : INT_MAX,
-    cnn__of(w)->fan_out = fan_out < INT_MAX ? (int)fan_out : INT_MAX;
-    return w;
+    const double high = h->size + 2.0 * h->pad, wide = w->size + 2.0 * w->pad;
+    return channels * high * wide <= INT_MAX
+        || cnn_fail(y, "pad %d,%d: %d channels of (%d,%d), padded, would have more than 2^31 - 1 elements",
+                    h->pad, w->pad, channels, h->size, w->size);
 }
 
-/* Record the layer; it owns what was made for it: their names will be its name and their suffix. */
-static cnn_tensor *cnn__layer(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
-                              const char *at, const char *name)
+/* ---- Builders without parameters of their own: one line each, below their rooms ---- */
+
+#define CNN__UNARY(call, op_name, args_type)                                                                 \
+    CNN_API cnn_tensor *call(args_type a) { return cnn__layer(&cnn_op_##op_name, &a.x, 1, &a, a.at, a.name); }
+
+#define CNN__PLAIN_1(call, op_name)                                                                          \
+    CNN_API cnn_tensor *call(const char *at, cnn_tensor *x)                                                  \
+    {                                                                                                        \
+        return cnn__layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL);                                         \
+    }
+
+#define CNN__PLAIN_2(call, op_name)                                                                          \
+    CNN_API cnn_tensor *call(const char *at, cnn_tensor *a, cnn_tensor *b)                                   \
+    {                                                                                                        \
+        cnn_tensor *in[2] = { a, b };                                                                        \
+        return cnn__layer(&cnn_op_##op_name, in, 2, NULL, at, NULL);                                         \
+    }
+
+/* -----------------------------------------------------------------------------------------------------------
+   Chapter 1. Linear: conv2d, conv_transpose2d, dense, matmul
+   -------------------------------------------------------------------------------------------------------- */
+
+/* ---- conv2d -----------------------------------------------------------------------------------------------
+ *   y[n,o,i,j]  = b[o] + sum_{c,k,l} w[o,c,k,l] x[n, c, i SH - PH + k DH, j SW - PW + l DW]  (x is 0 outside)
+ *   dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[...],   db[o] = sum_{n,i,j} dy[n,o,i,j]
+ *   dx[...]     = sum_{o,k,l} w[o,c,k,l] dy[n,o,i,j]            the same connections, walked backwards
+ *   With G groups, output channel o sees the C/G input channels of its own group. Strictly this is
+ *   correlation: the kernel is not mirrored.                                              (LeCun et al. 1989)
+ *   x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).
+ * -------------------------------------------------------------------------------------------------------- */
+typedef struct { cnn__slide h, w; int channels, groups; } cnn__conv_options;
+static cnn__conv_options cnn__conv_resolve(const cnn_tensor *y)
 {
-    cnn_tensor *y = cnn__apply_named(op, in, n_in, args, at, name);
-    for (int i = 0; i < n_in && !cnn__is_nil(y); i++)
-        if (cnn__of(in[i])->suffix && !cnn__of(in[i])->owner) cnn__of(in[i])->owner = cnn__of(y);
-    return y;
+    const cnn_conv2d_args *a = y->args;
+    const cnn_shape        x = y->in[0]->shape;
+    cnn__conv_options      t = {
+        { x.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
+          cnn__or(a->pad_h, a->pad), cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
+        { x.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
+          cnn__or(a->pad_w, a->pad), cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
+        a->channels, cnn__or(a->groups, 1) };
+    return t;
 }
+static cnn_shape cnn__conv_weight(const cnn_tensor *y)
+{
+    const cnn__conv_options t = cnn__conv_resolve(y);
+    return (cnn_shape){ t.channels, y->in[0]->shape.c / t.groups, t.h.kernel, t.w.kernel };
+}
+static bool cnn__check_channels(cnn_tensor *y, const cnn__conv_options *t)
+{
+    const int c = y->in[0]->shape.c;
+    if (t->channels < 1)
+        return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t->channels);
+    if (t->groups < 1) return cnn_fail(y, "groups is %d: it must be positive", t->groups);
+    if (c % t->groups == 0 && t->channels % t->groups == 0) return true;
+    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
+                    t->groups, c, cnn__shape_text(y->in[0]).s, t->channels);
+}
+static bool cnn__check_weight(cnn_tensor *y, cnn_shape w)
+{
+    return cnn__checked_len(w) != SIZE_MAX
+           || cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
+}
+static bool cnn__conv_check(cnn_tensor *y)           /* all that can be known before there is a weight */
+{
+    const cnn__conv_options t = cnn__conv_resolve(y);
+    return cnn__check_channels(y, &t) && cnn__check_slide(y, &t.h) && cnn__check_slide(y, &t.w)
+        && cnn__check_padded(y, y->in[0]->shape.c / t.groups, &t.h, &t.w)
+        && cnn__check_weight(y, cnn__conv_weight(y));
+}
+static cnn__conv cnn__conv_of(const cnn_tensor *y)   /* for the kernels */
+{
+    const cnn__conv_options t = cnn__conv_resolve(y);
+    const cnn_shape         x = y->in[0]->shape;
+    return (cnn__conv){ x.n, x.c, x.h, x.w, t.channels, cnn__count_windows(&t.h), cnn__count_windows(&t.w),
+                        t.h.kernel, t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad,
+                        t.h.dilation, t.w.dilation, t.groups };
+}
+static bool cnn__conv2d_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 3) || !cnn__conv_check(y)
+        || !cnn__check_operand(y, 1, "weight", cnn__conv_weight(y)))
+        return false;
+    const cnn__conv t = cnn__conv_of(y);
+    y->shape = (cnn_shape){ t.n, t.oc, t.oh, t.ow };
+    return y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(t.oc));
+}
+static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__conv t = cnn__conv_of(y);
+    (void)mode;
+    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data,
+                      y->n_in == 3 ? y->in[2]->data : NULL, cnn_scratch(y));
+}
+static void cnn__conv2d_backward(cnn_tensor *y)
+{
+    const cnn__conv t = cnn__conv_of(y);
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
+    if (x->grad) cnn__conv_backward_data(cpu, &t, x->grad, y->grad, w->data, cnn_scratch(y));
+    if (w->grad)
+        cnn__conv_backward_weights(cpu, &t, w->grad, b ? b->grad : NULL, x->data, y->grad, cnn_scratch(y));
+    else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
+}
+static size_t cnn__conv2d_scratch(const cnn_tensor *y)
+{
+    const cnn__conv t = cnn__conv_of(y);
+    return cnn__conv_scratch(&y->graph->cpu, &t);
+}
+static double cnn__conv2d_macs(const cnn_tensor *y)
+{
+    const cnn_shape w = y->in[1]->shape;
+    return (double)cnn__len(y->shape) * w.c * w.h * w.w;
+}
+static const cnn_field cnn__conv2d_fields[] = {
+    CNN_FIELD('i', cnn_conv2d_args, channels), CNN_FIELD('i', cnn_conv2d_args, kernel),
+    CNN_FIELD('i', cnn_conv2d_args, kernel_h), CNN_FIELD('i', cnn_conv2d_args, kernel_w),
+    CNN_FIELD('i', cnn_conv2d_args, stride), CNN_FIELD('i', cnn_conv2d_args, stride_h),
+    CNN_FIELD('i', cnn_conv2d_args, stride_w), CNN_FIELD('i', cnn_conv2d_args, pad),
+    CNN_FIELD('i', cnn_conv2d_args, pad_h), CNN_FIELD('i', cnn_conv2d_args, pad_w),
+    CNN_FIELD('i', cnn_conv2d_args, dilation), CNN_FIELD('i', cnn_conv2d_args, dilation_h),
+    CNN_FIELD('i', cnn_conv2d_args, dilation_w), CNN_FIELD('i', cnn_conv2d_args, groups), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_conv2d = {
+    .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
+    .backward = cnn__conv2d_backward,
+    .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs, .flags = CNN_READS_X,
+    .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields };
 
 CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args a)
 {
@@ -7722,35 +2415,134 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args a)
     return cnn__layer(&cnn_op_conv2d, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
 
-CNN_API cnn_tensor *cnn_dense_(cnn_dense_args a)
+/* ---- conv_transpose2d ------------------------------------------------------------------------------------
+ *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
+ *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the
+ *   work, each in another's place.
+ *   dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
+ *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
+ *   convolution would take to H is meant.
+ *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
+ * ------------------------------------------------------------------------------------------------------- */
+static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
 {
-    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
-    cnn_tensor draft = cnn__draft(&cnn_op_dense, a.x, &a, a.at, a.name), *in[3] = { a.x, a.weight, a.bias };
-    if (!cnn__dense_check(&draft)) return cnn__nil_tensor();
-    cnn_shape w = { a.units, cnn__sample(a.x->shape), 1, 1 };
-    if (!in[1])
-        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c, w.n);
-    if (!in[2] && !a.no_bias)
-        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(w.n), CNN_INIT_CONSTANT, 0);
-    return cnn__layer(&cnn_op_dense, in, in[2] ? 3 : 2, &a, a.at, a.name);
+    const int limit = CNN__LARGEST_OPTION;
+    if (a->kernel < 1 || a->stride < 1 || a->pad < 0 || a->dilation < 1 || a->kernel > limit ||
+        a->stride > limit || a->pad > limit || a->dilation > limit)
+        return cnn_fail(y, "kernel %d, stride %d, pad %d, dilation %d: the least are 1, 1, 0, 1, the "
+                           "largest %d", a->kernel, a->stride, a->pad, a->dilation, limit);
+    if (output_pad < 0 || output_pad >= a->stride)
+        return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d", output_pad, a->stride);
+    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad
+                         + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
+    if (size < 1 || size > CNN__WIDEST)
+        return cnn_fail(y, "input %s: (%d - 1)*%d - 2*%d + %d*(%d - 1) + %d + 1 = %lld is no extent",
+                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel,
+                        output_pad, size);
+    a->size = (int)size;
+    return true;
 }
-
-CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
+static cnn__conv_options cnn__transpose_resolve(const cnn_tensor *y)         /* what is slid over is y */
 {
-    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
-    cnn_tensor draft = cnn__draft(&cnn_op_batch_norm, a.x, &a, a.at, a.name), *in[5] = { a.x };
-    if (!cnn__batch_norm_check(&draft)) return cnn__nil_tensor();
-    cnn_graph *g = a.x->graph;
-    cnn_shape  s = cnn__vector(a.x->shape.c);
-    int        n = 1;
-    if (!a.no_affine) {
-        in[n++] = cnn__owned(g, CNN_PARAM, a.at, "weight", s, CNN_INIT_CONSTANT, 1);
-        in[n++] = cnn__owned(g, CNN_PARAM, a.at, "bias", s, CNN_INIT_CONSTANT, 0);
+    const cnn_conv_transpose2d_args *a = y->args;
+    return (cnn__conv_options){
+        { y->shape.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
+          cnn__or(a->pad_h, a->pad), cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
+        { y->shape.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
+          cnn__or(a->pad_w, a->pad), cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
+        a->channels, cnn__or(a->groups, 1) };
+}
+static cnn_shape cnn__transpose_weight(const cnn_tensor *y)
+{
+    const cnn__conv_options t = cnn__transpose_resolve(y);
+    return (cnn_shape){ y->in[0]->shape.c, t.channels / t.groups, t.h.kernel, t.w.kernel };
+}
+/* All that can be known before there is a weight; sets y->shape. */
+static bool cnn__transpose_check(cnn_tensor *y)
+{
+    const cnn_conv_transpose2d_args *a = y->args;
+    cnn__conv_options                t = cnn__transpose_resolve(y);
+    const cnn_shape                  x = y->in[0]->shape;
+    if (!cnn__check_channels(y, &t)
+        || !cnn__transpose_extent(y, &t.h, x.h, cnn__or(a->output_pad_h, a->output_pad))
+        || !cnn__transpose_extent(y, &t.w, x.w, cnn__or(a->output_pad_w, a->output_pad))
+        || !cnn__check_padded(y, t.channels / t.groups, &t.h, &t.w)
+        || !cnn__check_weight(y, cnn__transpose_weight(y))) return false;
+    y->shape = (cnn_shape){ x.n, t.channels, t.h.size, t.w.size };
+    return true;
+}
+static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
+{
+    return cnn__operands(y, 2, 3) && cnn__transpose_check(y)
+        && cnn__check_operand(y, 1, "weight", cnn__transpose_weight(y))
+        && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(y->shape.c)));
+}
+static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution from y to x */
+{
+    const cnn__conv_options t = cnn__transpose_resolve(y);
+    const cnn_shape              x = y->in[0]->shape;
+    return (cnn__conv){ x.n, t.channels, y->shape.h, y->shape.w, x.c, x.h, x.w, t.h.kernel, t.w.kernel,
+                        t.h.stride, t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation, t.groups };
+}
+static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__conv t = cnn__transpose_of(y);
+    const int       plane = cnn__plane(y->shape);
+    (void)mode;
+    for (int i = 0; i < y->shape.n * y->shape.c; i++) {
+        const float b = y->n_in == 3 ? y->in[2]->data[i % y->shape.c] : 0.0f;
+        for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++) y->data[j] = b;
     }
-    in[n++] = cnn__owned(g, CNN_BUFFER, a.at, "running_mean", s, CNN_INIT_CONSTANT, 0);
-    in[n++] = cnn__owned(g, CNN_BUFFER, a.at, "running_var", s, CNN_INIT_CONSTANT, 1);
-    return cnn__layer(&cnn_op_batch_norm, in, n, &a, a.at, a.name);
+    cnn__conv_backward_data(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
 }
+/* cnn__conv_forward sets, but gradients are added: so there is a place between. */
+static size_t cnn__transpose_dx_bytes(const cnn_tensor *y)
+{
+    return cnn__round_up((size_t)cnn__len(y->in[0]->shape) * sizeof(float), CNN__ALIGN);
+}
+static void cnn__conv_transpose2d_backward(cnn_tensor *y)
+{
+    const cnn__conv t = cnn__transpose_of(y);
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
+    float          *dx = cnn_scratch(y);
+    void           *scratch = (char *)cnn_scratch(y) + cnn__transpose_dx_bytes(y);
+    if (x->grad) {
+        cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, scratch);
+        cnn__map(cpu, cnn__each_add(cpu), x->grad, x->grad, dx, NULL, NULL, cnn__len(x->shape));
+    }
+    if (w->grad)      cnn__conv_backward_weights(cpu, &t, w->grad, NULL, y->grad, x->data, scratch);
+    if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
+}
+static size_t cnn__conv_transpose2d_scratch(const cnn_tensor *y)
+{
+    const cnn__conv t = cnn__transpose_of(y);
+    return cnn__add_size(cnn__transpose_dx_bytes(y), cnn__conv_scratch(&y->graph->cpu, &t));
+}
+static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
+{
+    const cnn_shape w = y->in[1]->shape;
+    return (double)cnn__len(y->in[0]->shape) * w.c * w.h * w.w;
+}
+static const cnn_field cnn__conv_transpose2d_fields[] = {
+    CNN_FIELD('i', cnn_conv_transpose2d_args, channels), CNN_FIELD('i', cnn_conv_transpose2d_args, kernel),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, kernel_h), CNN_FIELD('i', cnn_conv_transpose2d_args, kernel_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, stride), CNN_FIELD('i', cnn_conv_transpose2d_args, stride_h),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, stride_w), CNN_FIELD('i', cnn_conv_transpose2d_args, pad),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, pad_h), CNN_FIELD('i', cnn_conv_transpose2d_args, pad_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_h),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, groups), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_conv_transpose2d = {
+    .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape,
+    .forward = cnn__conv_transpose2d_forward,
+    .backward = cnn__conv_transpose2d_backward, .scratch = cnn__conv_transpose2d_scratch,
+    .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X, .args_size = sizeof(cnn_conv_transpose2d_args),
+    .fields = cnn__conv_transpose2d_fields };
 
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args a)
 {
@@ -7773,6 +2565,512 @@ CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args a)
     return cnn__layer(op, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
 
+/* ---- dense ------------------------------------------------------------------------------------------------
+ *   Y = X W' + 1 b'                  every output sees every input; X is (N,C,H,W) read as (N,K), K = C H W
+ *   dX = dY W,   dW = dY' X,   db = sum over the samples of dY
+ *   X (N,K), W (units,K,1,1), b (1,units,1,1), Y (N,units,1,1).                        (Rosenblatt 1958)
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__dense_check(cnn_tensor *y)
+{
+    const cnn_dense_args *a = y->args;
+    const cnn_shape       w = { a->units, cnn__sample(y->in[0]->shape), 1, 1 };
+    if (a->units < 1) return cnn_fail(y, "units is %d: say how many outputs, at least 1", a->units);
+    return cnn__check_weight(y, w);
+}
+static bool cnn__dense_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 3) || !cnn__dense_check(y)) return false;
+    const int units = ((const cnn_dense_args *)y->args)->units;
+    y->shape = (cnn_shape){ y->in[0]->shape.n, units, 1, 1 };
+    return cnn__check_operand(y, 1, "weight", (cnn_shape){ units, cnn__sample(y->in[0]->shape), 1, 1 })
+        && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(units)));
+}
+static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
+    (void)mode;
+    for (ptrdiff_t i = 0; i < n && y->n_in == 3; i++)
+        memcpy(y->data + i * units, y->in[2]->data, (size_t)units * sizeof *y->data);
+    cnn__gemm(&y->graph->cpu, y->data, units, y->n_in == 3 ? 1.0f : 0.0f, y->in[0]->data, k, false,
+              y->in[1]->data, k, true, n, units, k, cnn_scratch(y));
+}
+static void cnn__dense_backward(cnn_tensor *y)
+{
+    const int       n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
+    if (x->grad)
+        cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
+    if (w->grad)
+        cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n, cnn_scratch(y));
+    if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
+}
+/* forward, and one for each operand */
+static size_t cnn__three_products(const cnn_tensor *y, int m, int n, int k)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    size_t a = cnn__gemm_scratch(cpu, m, n, k), b = cnn__gemm_scratch(cpu, m, k, n),
+           c = cnn__gemm_scratch(cpu, n, k, m);
+    size_t d = cnn__gemm_scratch(cpu, k, n, m);
+    a = a > b ? a : b, c = c > d ? c : d;
+    return a > c ? a : c;
+}
+static size_t cnn__dense_scratch(const cnn_tensor *y)
+{
+    return cnn__three_products(y, y->shape.n, y->shape.c, cnn__sample(y->in[0]->shape));
+}
+static double cnn__dense_macs(const cnn_tensor *y)
+{
+    return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape);
+}
+static const cnn_field cnn__dense_fields[] = { CNN_FIELD('i', cnn_dense_args, units), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_dense = {
+    .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
+    .backward = cnn__dense_backward,
+    .scratch = cnn__dense_scratch, .macs = cnn__dense_macs, .flags = CNN_READS_X,
+    .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields };
+
+CNN_API cnn_tensor *cnn_dense_(cnn_dense_args a)
+{
+    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
+    cnn_tensor draft = cnn__draft(&cnn_op_dense, a.x, &a, a.at, a.name), *in[3] = { a.x, a.weight, a.bias };
+    if (!cnn__dense_check(&draft)) return cnn__nil_tensor();
+    cnn_shape w = { a.units, cnn__sample(a.x->shape), 1, 1 };
+    if (!in[1])
+        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c, w.n);
+    if (!in[2] && !a.no_bias)
+        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(w.n), CNN_INIT_CONSTANT, 0);
+    return cnn__layer(&cnn_op_dense, in, in[2] ? 3 : 2, &a, a.at, a.name);
+}
+
+/* ---- matmul -----------------------------------------------------------------------------------------------
+ *   Y = A B,   dA = dY B',   dB = A' dY             A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__matmul_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 2)) return false;
+    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    if (cnn__plane(a->shape) != 1 || cnn__plane(b->shape) != 1 || b->batched || b->shape.n != a->shape.c)
+        return cnn_fail(y, "%s times %s: it must be (M,K,1,1) times (K,P,1,1), the second without the batch",
+                        cnn__shape_text(a).s, cnn__shape_text(b).s);
+    y->shape = (cnn_shape){ a->shape.n, b->shape.c, 1, 1 };
+    return true;
+}
+static void cnn__matmul_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int m = y->shape.n, p = y->shape.c, k = y->in[0]->shape.c;
+    (void)mode;
+    cnn__gemm(&y->graph->cpu, y->data, p, 0, y->in[0]->data, k, false, y->in[1]->data, p, false, m, p, k,
+              cnn_scratch(y));
+}
+static void cnn__matmul_backward(cnn_tensor *y)
+{
+    const int       m = y->shape.n, p = y->shape.c, k = y->in[0]->shape.c;
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *a = y->in[0], *b = y->in[1];
+    if (a->grad) cnn__gemm(cpu, a->grad, k, 1, y->grad, p, false, b->data, p, true, m, k, p, cnn_scratch(y));
+    if (b->grad) cnn__gemm(cpu, b->grad, p, 1, a->data, k, true, y->grad, p, false, k, p, m, cnn_scratch(y));
+}
+static size_t cnn__matmul_scratch(const cnn_tensor *y)
+{
+    return cnn__three_products(y, y->shape.n, y->shape.c, y->in[0]->shape.c);
+}
+static double cnn__matmul_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * y->in[0]->shape.c; }
+CNN__ROOM cnn_op_matmul = {
+    .name = "matmul", .shape = cnn__matmul_shape, .forward = cnn__matmul_forward,
+    .backward = cnn__matmul_backward,
+    .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs, .flags = CNN_READS_X };
+
+CNN__PLAIN_2(cnn_matmul_, matmul)
+
+/* -----------------------------------------------------------------------------------------------------------
+   Chapter 2. Pooling: max_pool, avg_pool, global_max_pool
+   -------------------------------------------------------------------------------------------------------- */
+
+/* ---- max_pool ---------------------------------------------------------------------------------------------
+ *   y = max of the window,   dx += dy at the place of the maximum: the first of equals in reading order.
+ *   Padding never wins; NaN does. A dilation D takes every D-th element, as in conv2d. The places are kept
+ *   from forward to backward.                                                     (Ranzato et al. 2007)
+ * -------------------------------------------------------------------------------------------------------- */
+typedef struct { cnn__slide h, w; } cnn__pool_options;
+static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
+{
+    const cnn_pool_args *a = y->args;
+    const cnn_shape      x = y->in[0]->shape;
+    const int            kh = cnn__or(a->kernel_h, a->kernel), kw = cnn__or(a->kernel_w, a->kernel);
+    return (cnn__pool_options){
+        { x.h, kh, cnn__or(a->stride_h, cnn__or(a->stride, kh)), cnn__or(a->pad_h, a->pad),
+          cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), a->ceil_mode != 0 },
+        { x.w, kw, cnn__or(a->stride_w, cnn__or(a->stride, kw)), cnn__or(a->pad_w, a->pad),
+          cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), a->ceil_mode != 0 } };
+}
+static cnn__pool cnn__pool_of(const cnn_tensor *y)
+{
+    const cnn__pool_options t = cnn__pool_resolve(y);
+    return (cnn__pool){ y->shape.n * y->shape.c, t.h.size, t.w.size, cnn__count_windows(&t.h),
+                        cnn__count_windows(&t.w), t.h.kernel, t.w.kernel, t.h.stride, t.w.stride,
+                        t.h.pad, t.w.pad, t.h.dilation, t.w.dilation,
+                        !((const cnn_pool_args *)y->args)->no_count_pad };
+}
+/* With pad <= kernel/2 only window 0 can miss the input: with kernel 2, pad 1 and a dilation wider than x. */
+static bool cnn__sees_input(const cnn__slide *a)
+{
+    int from, to;
+    cnn__window(0, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
+    return from < to;
+}
+static bool cnn__pool_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn__pool_options t = cnn__pool_resolve(y);
+    if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)) return false;
+    if (t.h.pad > t.h.kernel / 2 || t.w.pad > t.w.kernel / 2)
+        return cnn_fail(y,
+                        "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
+                        t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
+    if (y->op == &cnn_op_avg_pool && (t.h.dilation > 1 || t.w.dilation > 1))
+        return cnn_fail(y, "dilation %d,%d is for max_pool", t.h.dilation, t.w.dilation);
+    if (!cnn__sees_input(&t.h) || !cnn__sees_input(&t.w))
+        return cnn_fail(y, "dilation %d,%d is too wide for input %s with pad %d,%d: a window would see "
+                        "nothing but padding",
+                        t.h.dilation, t.w.dilation, cnn__shape_text(y->in[0]).s, t.h.pad, t.w.pad);
+    const cnn_shape x = y->in[0]->shape;
+    y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&t.h), cnn__count_windows(&t.w) };
+    return true;
+}
+static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__pool t = cnn__pool_of(y);
+    cnn__max_pool(&y->graph->cpu, &t, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
+}
+static void cnn__max_pool_backward(cnn_tensor *y)
+{
+    const cnn__pool t = cnn__pool_of(y);
+    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved,
+                                            cnn_grad_is_new(y));
+}
+static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
+static const cnn_field cnn__pool_fields[] = {
+    CNN_FIELD('i', cnn_pool_args, kernel), CNN_FIELD('i', cnn_pool_args, kernel_h),
+    CNN_FIELD('i', cnn_pool_args, kernel_w), CNN_FIELD('i', cnn_pool_args, stride),
+    CNN_FIELD('i', cnn_pool_args, stride_h), CNN_FIELD('i', cnn_pool_args, stride_w),
+    CNN_FIELD('i', cnn_pool_args, pad), CNN_FIELD('i', cnn_pool_args, pad_h),
+    CNN_FIELD('i', cnn_pool_args, pad_w), CNN_FIELD('i', cnn_pool_args, dilation),
+    CNN_FIELD('i', cnn_pool_args, dilation_h), CNN_FIELD('i', cnn_pool_args, dilation_w),
+    CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_max_pool = {
+    .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
+    .backward = cnn__max_pool_backward,
+    .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
+    .fields = cnn__pool_fields };
+
+CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
+
+/* ---- avg_pool ---------------------------------------------------------------------------------------------
+ *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
+ *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input.
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__pool t = cnn__pool_of(y);
+    float          *share = cnn_scratch(y);
+    (void)mode;
+    cnn__pool_shares(&t, share);
+    cnn__avg_pool(&y->graph->cpu, &t, y->data, y->in[0]->data, share);
+}
+static void cnn__avg_pool_backward(cnn_tensor *y)
+{
+    const cnn__pool t = cnn__pool_of(y);
+    float          *share = cnn_scratch(y);
+    if (!y->in[0]->grad) return;
+    cnn__pool_shares(&t, share);
+    cnn__avg_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, share, cnn_grad_is_new(y));
+}
+static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
+{
+    return cnn__mul_size(cnn__add_size((size_t)y->shape.h, (size_t)y->shape.w), sizeof(float));
+}
+CNN__ROOM cnn_op_avg_pool = {
+    .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward,
+    .backward = cnn__avg_pool_backward,
+    .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
+    .fields = cnn__pool_fields };
+
+CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
+
+/* ---- global_max_pool -------------------------------------------------------------------------------------
+ *   y = the largest element of each channel,   dx += dy at its place: max_pool with one window
+ * ------------------------------------------------------------------------------------------------------- */
+static cnn__pool cnn__whole_plane(const cnn_tensor *y)
+{
+    const cnn_shape x = y->in[0]->shape;
+    return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false };
+}
+static bool cnn__global_max_pool_shape(cnn_tensor *y)
+{
+    if (!cnn__as_input(y)) return false;
+    y->shape.h = y->shape.w = 1;
+    return true;
+}
+static void cnn__global_max_pool_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__pool t = cnn__whole_plane(y);
+    cnn__max_pool(&y->graph->cpu, &t, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
+}
+static void cnn__global_max_pool_backward(cnn_tensor *y)
+{
+    const cnn__pool t = cnn__whole_plane(y);
+    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved,
+                                            cnn_grad_is_new(y));
+}
+CNN__ROOM cnn_op_global_max_pool = {
+    .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__global_max_pool_forward,
+    .backward = cnn__global_max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
+
+CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
+
+/* -----------------------------------------------------------------------------------------------------------
+   Chapter 3. Normalisation: batch_norm, layer_norm, group_norm, instance_norm, lrn
+   -------------------------------------------------------------------------------------------------------- */
+
+/* ---- batch_norm -------------------------------------------------------------------------------------------
+ *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
+ *   training:    m, v = mean and variance over (N,H,W), M elements;
+ *      running += momentum ((m, v M/(M-1)) - running): the running variance is the unbiased one, as PyTorch's
+ *   evaluation:  m, v = the running ones
+ *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X))
+ *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
+ *   (1,C,1,1).
+ * -------------------------------------------------------------------------------------------------------- */
+typedef struct { float momentum, eps; cnn_tensor *w, *b, *mean, *var; } cnn__norm;
+static cnn__norm cnn__norm_of(const cnn_tensor *y)
+{
+    const cnn_batch_norm_args *a = y->args;
+    const bool                 affine = y->n_in == 5;
+    return (cnn__norm){ cnn__orf(a->momentum, 0.1f), cnn__orf(a->eps, 1e-5f), affine ? y->in[1] : NULL,
+                        affine ? y->in[2] : NULL,    y->in[affine ? 3 : 1],   y->in[affine ? 4 : 2] };
+}
+static bool cnn__batch_norm_check(cnn_tensor *y)
+{
+    const cnn__norm t = cnn__norm_of(y);
+    if (!(t.eps > 0)) return cnn_fail(y, "eps is %g: it must be positive", (double)t.eps);
+    if (!(t.momentum > 0 && t.momentum <= 1))
+        return cnn_fail(y, "momentum is %g: it must be in (0,1]", (double)t.momentum);
+    return true;
+}
+static bool cnn__batch_norm_shape(cnn_tensor *y)
+{
+    if (y->n_in != 3 && y->n_in != 5)
+        return cnn_fail(
+            y, "%d operands: it takes x, weight, bias, running_mean, running_var, or x and the last two",
+            y->n_in);
+    if (!cnn__batch_norm_check(y)) return false;
+    static const char *const what[] = { "weight", "bias", "running_mean", "running_var" };
+    for (int i = 1; i < y->n_in; i++) {
+        const bool running = i > y->n_in - 3;
+        if (!cnn__check_operand(y, i, what[i + 4 - y->n_in], cnn__vector(y->in[0]->shape.c))) return false;
+        if (running && y->in[i]->kind != CNN_BUFFER)
+            return cnn_fail(y, "%s must be a buffer", what[i + 4 - y->n_in]);
+    }
+    y->shape = y->in[0]->shape;
+    return true;
+}
+static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__norm t = cnn__norm_of(y);
+    const int       n = y->shape.n, c = y->shape.c, plane = cnn__plane(y->shape);
+    const float    *x = y->in[0]->data, *mean = t.mean->data, *var = t.var->data;
+    float          *rstd = cnn_scratch(y);
+    if (mode == CNN_TRAIN) {
+        float       *m = y->saved, *v = m + c;
+        const double count = (double)n * plane;
+        if (count < 2) {
+            cnn_fail(
+                y,
+                "input %s with N = %d has one value per channel: training needs at least two for a variance",
+                cnn__shape_text(y).s, n);
+            return;
+        }
+        cnn__channel_moments(&y->graph->cpu, m, v, x, n, c, plane);
+        for (int i = 0; i < c; i++) {
+            t.mean->data[i] += t.momentum * (m[i] - t.mean->data[i]);
+            t.var->data[i] += t.momentum * ((float)((double)v[i] * count / (count - 1)) - t.var->data[i]);
+        }
+        mean = m, var = v, rstd = v;
+    }
+    for (int i = 0; i < c; i++) rstd[i] = 1 / sqrtf(var[i] + t.eps);
+    cnn__normalize(&y->graph->cpu, y->data, x, mean, rstd, t.w ? t.w->data : NULL, t.b ? t.b->data : NULL, n,
+                   c, plane, cnn__of(y)->tail);
+}
+static void cnn__batch_norm_backward(cnn_tensor *y)
+{
+    const cnn__norm t = cnn__norm_of(y);
+    const int       c = y->shape.c;
+    const float    *mean = y->saved, *rstd = mean + c;
+    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, t.w ? t.w->grad : NULL, t.b ? t.b->grad : NULL,
+                        y->grad, y->in[0]->data, mean, rstd, t.w ? t.w->data : NULL, y->shape.n, c,
+                        cnn__plane(y->shape));
+}
+static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
+static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
+static const cnn_field cnn__batch_norm_fields[] = {
+    CNN_FIELD('f', cnn_batch_norm_args, momentum), CNN_FIELD('f', cnn_batch_norm_args, eps),
+    { NULL, 0, 0 } };
+CNN__ROOM cnn_op_batch_norm = {
+    .name = "batch_norm", .shape = cnn__batch_norm_shape, .forward = cnn__batch_norm_forward,
+    .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_batch_norm_args),
+    .fields = cnn__batch_norm_fields };
+
+CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
+{
+    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
+    cnn_tensor draft = cnn__draft(&cnn_op_batch_norm, a.x, &a, a.at, a.name), *in[5] = { a.x };
+    if (!cnn__batch_norm_check(&draft)) return cnn__nil_tensor();
+    cnn_graph *g = a.x->graph;
+    cnn_shape  s = cnn__vector(a.x->shape.c);
+    int        n = 1;
+    if (!a.no_affine) {
+        in[n++] = cnn__owned(g, CNN_PARAM, a.at, "weight", s, CNN_INIT_CONSTANT, 1);
+        in[n++] = cnn__owned(g, CNN_PARAM, a.at, "bias", s, CNN_INIT_CONSTANT, 0);
+    }
+    in[n++] = cnn__owned(g, CNN_BUFFER, a.at, "running_mean", s, CNN_INIT_CONSTANT, 0);
+    in[n++] = cnn__owned(g, CNN_BUFFER, a.at, "running_var", s, CNN_INIT_CONSTANT, 1);
+    return cnn__layer(&cnn_op_batch_norm, in, n, &a, a.at, a.name);
+}
+
+/* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
+ *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
+ *   of them (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or
+ *   one channel (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
+ *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
+ *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
+ * ------------------------------------------------------------------------------------------------------- */
+/* Groups of a sample; elements of a group; how many neighbours share one weight. */
+typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; } cnn__sample_norm;
+static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
+{
+    const cnn_shape            x = y->in[0]->shape;
+    const bool                 layer = y->op == &cnn_op_layer_norm, affine = y->n_in == 3;
+    const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
+    const float                eps = group ? group->eps : ((const cnn_norm_args *)y->args)->eps;
+    const int                  groups = layer ? 1 : group ? group->groups : x.c;
+    return (cnn__sample_norm){ groups, groups < 1 ? 0 : cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
+                               cnn__orf(eps, 1e-5f), affine ? y->in[1] : NULL, affine ? y->in[2] : NULL };
+}
+static bool cnn__sample_norm_check(cnn_tensor *y)
+{
+    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    if (!(t.eps > 0)) return cnn_fail(y, "eps is %g: it must be positive", (double)t.eps);
+    if (t.groups < 1 || y->in[0]->shape.c % t.groups)
+        return cnn_fail(y, "groups is %d: it must be positive and divide the %d channels of input %s",
+                        t.groups, y->in[0]->shape.c, cnn__shape_text(y->in[0]).s);
+    return true;
+}
+static cnn_shape cnn__sample_norm_weight(const cnn_tensor *y)
+{
+    const cnn_shape x = y->in[0]->shape;
+    return y->op == &cnn_op_layer_norm ? (cnn_shape){ 1, x.c, x.h, x.w } : cnn__vector(x.c);
+}
+static bool cnn__sample_norm_shape(cnn_tensor *y)
+{
+    if (y->n_in != 1 && y->n_in != 3)
+        return cnn_fail(y, "%d operands: it takes x, or x, weight and bias", y->n_in);
+    if (!cnn__sample_norm_check(y)) return false;
+    if (y->n_in == 3 && !(cnn__check_operand(y, 1, "weight", cnn__sample_norm_weight(y))
+                          && cnn__check_operand(y, 2, "bias", cnn__sample_norm_weight(y)))) return false;
+    y->shape = y->in[0]->shape;
+    return true;
+}
+static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    const float *w = t.w ? t.w->data : NULL, *b = t.b ? t.b->data : NULL;
+    float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int row = 0; row < y->shape.n * t.groups; row++) {
+        const float *x = y->in[0]->data + row * t.k;
+        const float  mean = (float)(cnn__sum(x, NULL, 0, t.k) / (double)t.k);
+        const float  variance = (float)(cnn__sum_squares(x, NULL, mean, t.k) / (double)t.k);
+        const float  rstd = 1 / sqrtf(variance + t.eps);
+        if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd;
+        ptrdiff_t weight = row % t.groups * t.k / t.share;
+        for (ptrdiff_t i = 0; i < t.k; weight++) {
+            const float factor = w ? rstd * w[weight] : rstd, offset = b ? b[weight] : 0.0f;
+            for (ptrdiff_t end = i + t.share; i < end; i++)
+                y->data[row * t.k + i] = (x[i] - mean) * factor + offset;
+        }
+    }
+}
+/* sum[0] += dy, sum[1] += dy (x - mean), over n elements: often one, in layer_norm. */
+static void cnn__add_moments(double sum[2], const float *x, const float *dy, float mean, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; n < 32 && i < n; i++)
+        sum[0] += (double)dy[i], sum[1] += (double)(dy[i] * (x[i] - mean));
+    if (n >= 32) sum[0] += cnn__sum(dy, NULL, 0, n), sum[1] += cnn__sum_moments(x, dy, mean, n);
+}
+static void cnn__sample_norm_backward(cnn_tensor *y)
+{
+    const cnn__sample_norm t = cnn__sample_norm_of(y);
+    const cnn__cpu *cpu = &y->graph->cpu;
+    const ptrdiff_t sample = cnn__sample(y->shape);
+    const float    *saved = y->saved, *w = t.w ? t.w->data : NULL, *x = y->in[0]->data, *dy = y->grad;
+    float          *dx = y->in[0]->grad, *dw = t.w ? t.w->grad : NULL, *db = t.b ? t.b->grad : NULL;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
+    for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
+        const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
+        const ptrdiff_t at = row * t.k, weight = row % t.groups * t.k / t.share;
+        double          sum = 0, moment = 0;
+        for (ptrdiff_t i = 0; i < t.k; i += t.share) {
+            const double factor = w ? (double)w[weight + i / t.share] : 1.0;
+            double       part[2] = { 0, 0 };
+            cnn__add_moments(part, x + at + i, dy + at + i, mean, t.share);
+            sum += factor * part[0], moment += factor * part[1];
+        }
+        const float d = (float)(sum / (double)t.k);
+        const float m = (float)(moment * (double)rstd * (double)rstd / (double)t.k);
+        for (ptrdiff_t i = 0; i < t.k; ) {
+            const float factor = w ? w[weight + i / t.share] : 1.0f;
+            for (ptrdiff_t end = i + t.share; i < end; i++)
+                dx[at + i] += (factor * dy[at + i] - d - (x[at + i] - mean) * m) * rstd;
+        }
+    }
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
+    for (ptrdiff_t i = 0; i < (dw || db ? sample / t.share : 0); i++) {
+        double sum = 0, moment = 0;
+        for (int s = 0; s < y->shape.n; s++) {
+            const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
+            double          part[2] = { 0, 0 };
+            cnn__add_moments(part, x + at, dy + at, saved[2 * row], t.share);
+            sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
+        }
+        if (dw) dw[i] += (float)moment;
+        if (db) db[i] += (float)sum;
+    }
+}
+static size_t cnn__sample_norm_saved(const cnn_tensor *y)
+{
+    return 2 * (size_t)y->shape.n * (size_t)cnn__sample_norm_of(y).groups * sizeof(float);
+}
+static const cnn_field cnn__norm_fields[] = { CNN_FIELD('f', cnn_norm_args, eps), { NULL, 0, 0 } };
+static const cnn_field cnn__group_norm_fields[] = {
+    CNN_FIELD('i', cnn_group_norm_args, groups), CNN_FIELD('f', cnn_group_norm_args, eps), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_layer_norm = {
+    .name = "layer_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
+    .backward = cnn__sample_norm_backward,
+    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
+    .fields = cnn__norm_fields };
+CNN__ROOM cnn_op_group_norm = {
+    .name = "group_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
+    .backward = cnn__sample_norm_backward,
+    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_group_norm_args),
+    .fields = cnn__group_norm_fields };
+CNN__ROOM cnn_op_instance_norm = {
+    .name = "instance_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
+    .backward = cnn__sample_norm_backward,
+    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
+    .fields = cnn__norm_fields };
+
 /* The three norms over parts of one sample. */
 static cnn_tensor *cnn__sample_norm_layer(const cnn_op *op, cnn_tensor *x, const void *args, bool affine,
                                           const char *at, const char *name)
@@ -7788,18 +3086,474 @@ static cnn_tensor *cnn__sample_norm_layer(const cnn_op *op, cnn_tensor *x, const
     }
     return cnn__layer(op, in, affine ? 3 : 1, args, at, name);
 }
+
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args a)
 {
     return cnn__sample_norm_layer(&cnn_op_layer_norm, a.x, &a, !a.no_affine, a.at, a.name);
 }
+
 CNN_API cnn_tensor *cnn_group_norm_(cnn_group_norm_args a)
 {
     return cnn__sample_norm_layer(&cnn_op_group_norm, a.x, &a, !a.no_affine, a.at, a.name);
 }
+
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
 {
     return cnn__sample_norm_layer(&cnn_op_instance_norm, a.x, &a, a.affine != 0, a.at, a.name);
 }
+
+/* ---- lrn: local response normalisation -------------------------------------------------------------------
+ *   s_c = k + alpha/size sum of x_j^2 for j = c - size/2 .. c + (size-1)/2 (within the channels),
+ *   y_c = x_c s_c^-beta
+ *   dx_c = dy_c s_c^-beta - 2 alpha beta / size x_c sum of dy_j y_j / s_j over all j whose window holds c
+ *   At each pixel. Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; the defaults
+ *   are PyTorch's.
+ * ------------------------------------------------------------------------------------------------------- */
+typedef struct { int size; float alpha, beta, k; } cnn__lrn;
+static cnn__lrn cnn__lrn_of(const cnn_tensor *y)
+{
+    const cnn_lrn_args *a = y->args;
+    return (cnn__lrn){ a->size, cnn__orf(a->alpha, 1e-4f), cnn__orf(a->beta, 0.75f), cnn__orf(a->k, 1) };
+}
+static bool cnn__lrn_shape(cnn_tensor *y)
+{
+    const cnn__lrn t = cnn__lrn_of(y);
+    if (t.size < 1 || t.size > CNN__LARGEST_OPTION)
+        return cnn_fail(y, "size is %d: say how many channels a window has, at least 1", t.size);
+    if (!(t.alpha > 0 && t.beta > 0 && t.k > 0))
+        return cnn_fail(y, "alpha %g, beta %g, k %g: they must be positive", (double)t.alpha, (double)t.beta,
+                        (double)t.k);
+    return cnn__as_input(y);
+}
+/* s^-beta; three quarters, everybody's choice, is two square roots. */
+static float cnn__lrn_power(float s, float beta)
+{
+    if (beta != 0.75f) return powf(s, -beta);
+    const float root = sqrtf(s);
+    return 1 / (root * sqrtf(root));
+}
+/* sum[i] += a_i b_i (/ s_i) over the channels [from,to] of one sample that exist, for m pixels; s may be
+   NULL. */
+static void cnn__lrn_sum(float *sum, const float *a, const float *b, const float *s, int from, int to, int c,
+                         ptrdiff_t plane, ptrdiff_t m)
+{
+    for (int j = from < 0 ? 0 : from; j <= to && j < c; j++) {
+        const ptrdiff_t at = j * plane;
+        if (s) for (ptrdiff_t i = 0; i < m; i++) sum[i] += a[at + i] * b[at + i] / s[at + i];
+        else   for (ptrdiff_t i = 0; i < m; i++) sum[i] += a[at + i] * b[at + i];
+    }
+}
+enum { CNN__LRN_PIXELS = 256 };
+static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__lrn  t = cnn__lrn_of(y);
+    const int       c = y->shape.c, left = t.size / 2, right = (t.size - 1) / 2;
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const float    *x = y->in[0]->data;
+    float          *saved = mode == CNN_TRAIN ? y->saved : NULL;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int row = 0; row < y->shape.n * c; row++)
+        for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
+            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
+            const ptrdiff_t at = row * plane + p;
+            const ptrdiff_t first = row / c * c * plane + p;                 /* the same pixel in channel 0 */
+            float           s[CNN__LRN_PIXELS] = { 0 };
+            cnn__lrn_sum(s, x + first, x + first, NULL, row % c - left, row % c + right, c, plane, m);
+            for (ptrdiff_t i = 0; i < m; i++) {
+                s[i] = t.k + t.alpha / (float)t.size * s[i];
+                y->data[at + i] = x[at + i] * cnn__lrn_power(s[i], t.beta);
+                if (saved) saved[at + i] = s[i];
+            }
+        }
+}
+static void cnn__lrn_backward(cnn_tensor *y)
+{
+    const cnn__lrn  t = cnn__lrn_of(y);
+    const int       c = y->shape.c, left = t.size / 2, right = (t.size - 1) / 2;
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const float    *x = y->in[0]->data, *s = y->saved, factor = 2 * t.alpha * t.beta / (float)t.size;
+    float          *dx = y->in[0]->grad;
+    if (!dx) return;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int row = 0; row < y->shape.n * c; row++)
+        for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
+            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
+            const ptrdiff_t at = row * plane + p;
+            const ptrdiff_t first = row / c * c * plane + p;
+            float           sum[CNN__LRN_PIXELS] = { 0 };
+            cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, row % c - right, row % c + left, c,
+                         plane, m);
+            for (ptrdiff_t i = 0; i < m; i++)
+                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t.beta)
+                            - factor * x[at + i] * sum[i];
+        }
+}
+static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
+static const cnn_field cnn__lrn_fields[] = {
+    CNN_FIELD('i', cnn_lrn_args, size), CNN_FIELD('f', cnn_lrn_args, alpha),
+    CNN_FIELD('f', cnn_lrn_args, beta), CNN_FIELD('f', cnn_lrn_args, k), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_lrn = {
+    .name = "lrn", .shape = cnn__lrn_shape, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
+    .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y, .args_size = sizeof(cnn_lrn_args),
+    .fields = cnn__lrn_fields };
+
+CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
+
+/* -----------------------------------------------------------------------------------------------------------
+   Chapter 4. Activations
+   -------------------------------------------------------------------------------------------------------- */
+
+/* ---- The functions of one number: relu, leaky_relu, sigmoid, tanh -----------------------------------------
+ *   Their derivatives are written in y, so that x need not be kept and forward may run in place.
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__pointwise_forward(cnn_tensor *y, cnn__each *f, const float *k)
+{
+    cnn__map(&y->graph->cpu, f, y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
+}
+/* f: dx, given dy and y */
+static void cnn__pointwise_backward(cnn_tensor *y, cnn__each *f, const float *k)
+{
+    float *dx = y->in[0]->grad;
+    if (dx) cnn__map_back(&y->graph->cpu, f, dx, y->grad, y->data, k, cnn__len(y->shape));
+}
+
+/* ---- relu -------------------------------------------------------------------------------------------------
+ *   y = max(0, x),   dx = dy [y > 0]                    at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__relu_forward(cnn_tensor *y, cnn_mode m)
+{
+    (void)m, cnn__pointwise_forward(y, cnn__each_relu(&y->graph->cpu), NULL);
+}
+static void cnn__relu_backward(cnn_tensor *y)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    float *dx = y->in[0]->grad;
+    if (dx && dx == y->grad)            /* in one pass, without the copy that adding in place would take */
+        cnn__map(cpu, cnn__each_relu_gate(cpu), dx, dx, y->data, NULL, NULL, cnn__len(y->shape));
+    else cnn__pointwise_backward(y, cnn__each_relu_back(cpu), NULL);
+}
+CNN__ROOM cnn_op_relu = {
+    .name = "relu", .shape = cnn__as_input, .forward = cnn__relu_forward, .backward = cnn__relu_backward,
+    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER };
+
+CNN__PLAIN_1(cnn_relu_,            relu)
+
+/* ---- leaky_relu -------------------------------------------------------------------------------------------
+ *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
+ *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
+ * -------------------------------------------------------------------------------------------------------- */
+static float cnn__leaky_slope(const cnn_tensor *y)
+{
+    return cnn__orf(((const cnn_leaky_relu_args *)y->args)->slope, 0.01f);
+}
+static bool cnn__leaky_relu_shape(cnn_tensor *y)
+{
+    float slope = cnn__leaky_slope(y);
+    if (!(slope > 0)) return cnn_fail(y, "slope is %g: it must be positive", (double)slope);
+    return cnn__as_input(y);
+}
+static void cnn__leaky_relu_forward(cnn_tensor *y, cnn_mode m)
+{
+    float slope = cnn__leaky_slope(y);
+    (void)m, cnn__pointwise_forward(y, cnn__each_leaky(&y->graph->cpu), &slope);
+}
+static void cnn__leaky_relu_backward(cnn_tensor *y)
+{
+    float slope = cnn__leaky_slope(y);
+    cnn__pointwise_backward(y, cnn__each_leaky_back(&y->graph->cpu), &slope);
+}
+static const cnn_field cnn__leaky_relu_fields[] = {
+    CNN_FIELD('f', cnn_leaky_relu_args, slope), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_leaky_relu = {
+    .name = "leaky_relu", .shape = cnn__leaky_relu_shape, .forward = cnn__leaky_relu_forward,
+    .backward = cnn__leaky_relu_backward,
+    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
+    .args_size = sizeof(cnn_leaky_relu_args), .fields = cnn__leaky_relu_fields };
+
+CNN__UNARY(cnn_leaky_relu_, leaky_relu, cnn_leaky_relu_args)
+
+/* ---- sigmoid ----------------------------------------------------------------------------------------------
+ *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__sigmoid_forward(cnn_tensor *y, cnn_mode m)
+{
+    (void)m, cnn__pointwise_forward(y, cnn__each_sigmoid(&y->graph->cpu), NULL);
+}
+static void cnn__sigmoid_backward(cnn_tensor *y)
+{
+    cnn__pointwise_backward(y, cnn__each_sigmoid_back(&y->graph->cpu), NULL);
+}
+CNN__ROOM cnn_op_sigmoid = {
+    .name = "sigmoid", .shape = cnn__as_input, .forward = cnn__sigmoid_forward,
+    .backward = cnn__sigmoid_backward,
+    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD };
+
+CNN__PLAIN_1(cnn_sigmoid_,         sigmoid)
+
+/* ---- tanh -------------------------------------------------------------------------------------------------
+ *   y = tanh x,   dx = dy (1 - y^2)
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__tanh_forward(cnn_tensor *y, cnn_mode m)
+{
+    (void)m, cnn__pointwise_forward(y, cnn__each_tanh(&y->graph->cpu), NULL);
+}
+static void cnn__tanh_backward(cnn_tensor *y)
+{
+    cnn__pointwise_backward(y, cnn__each_tanh_back(&y->graph->cpu), NULL);
+}
+CNN__ROOM cnn_op_tanh = {
+    .name = "tanh", .shape = cnn__as_input, .forward = cnn__tanh_forward, .backward = cnn__tanh_backward,
+    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD };
+
+CNN__PLAIN_1(cnn_tanh_,            tanh)
+
+/* ---- More functions of one number ------------------------------------------------------------------------
+ *   Each is its formula, its derivative in y or, where that will not do, in x (flag CNN_READS_X), and its
+ *   constants k. In the formulas v is x and becomes y; in the derivatives v is dx, a is dy, b is y or x.
+ * ------------------------------------------------------------------------------------------------------- */
+static void cnn__no_constants(const cnn_tensor *y, float k[2]) { (void)y, k[0] = k[1] = 0; }
+
+#define CNN__POINTWISE(op_name, shape_rule, constants, ...)                                                  \
+    static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode)                                       \
+    {                                                                                                        \
+        float k[2];                                                                                          \
+        constants(y, k);                                                                                     \
+        (void)mode, cnn__pointwise_forward(y, cnn__each_##op_name(&y->graph->cpu), k);                       \
+    }                                                                                                        \
+    static void cnn__##op_name##_backward(cnn_tensor *y)                                                     \
+    {                                                                                                        \
+        const cnn__cpu *cpu = &y->graph->cpu;                                                                \
+        float           k[2], *dx = y->in[0]->grad;                                                          \
+        const float    *b = y->op->flags & CNN_READS_X ? y->in[0]->data : y->data;                           \
+        constants(y, k);                                                                                     \
+        if (dx) cnn__map_back(cpu, cnn__each_##op_name##_back(cpu), dx, y->grad, b, k, cnn__len(y->shape));  \
+    }                                                                                                        \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = shape_rule, .forward = cnn__##op_name##_forward,                          \
+        .backward = cnn__##op_name##_backward, __VA_ARGS__ };
+
+/* e^x - 1 for x <= 0, without cancellation near 0. */
+static CNN__INLINE float cnn__exp_less_one(float x)
+{
+    float power, e = cnn__exp_parts(cnn__select(x < -87.0f, -87.0f, x), &power);
+    return e * power + (power - 1);
+}
+
+/* ---- clamp (relu6 is clamp from 0 to 6) ----
+ *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
+ *   relu6: Howard et al. 2017. */
+CNN__EACH(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
+CNN__EACH(cnn__each_clamp_back, float dy = a[i], z = b[i] > k[0] ? dy : 0.0f; v[i] += b[i] < k[1] ? z : 0.0f)
+static void cnn__clamp_constants(const cnn_tensor *y, float k[2])
+{
+    const cnn_clamp_args *a = y->args;
+    k[0] = a->low, k[1] = a->high;
+}
+static bool cnn__clamp_shape(cnn_tensor *y)
+{
+    const cnn_clamp_args *a = y->args;
+    if (!(a->low < a->high))
+        return cnn_fail(y, "low %g is not below high %g", (double)a->low, (double)a->high);
+    return cnn__as_input(y);
+}
+static const cnn_field cnn__clamp_fields[] = {
+    CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { NULL, 0, 0 } };
+CNN__POINTWISE(clamp, cnn__clamp_shape, cnn__clamp_constants,
+               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
+               .args_size = sizeof(cnn_clamp_args),
+               .fields = cnn__clamp_fields)
+
+CNN__UNARY(cnn_clamp_,      clamp,      cnn_clamp_args)
+
+/* ---- elu ----
+ *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
+ *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha. */
+CNN__EACH(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x);
+                              v[i] = x > 0 ? x : z)
+CNN__EACH(cnn__each_elu_back, float dy = a[i], z = dy * (b[i] + k[0]); v[i] += b[i] > 0 ? dy : z)
+static void cnn__elu_constants(const cnn_tensor *y, float k[2])
+{
+    k[0] = cnn__orf(((const cnn_elu_args *)y->args)->alpha, 1), k[1] = 0;
+}
+static bool cnn__elu_shape(cnn_tensor *y)
+{
+    float k[2];
+    cnn__elu_constants(y, k);
+    if (!(k[0] > 0)) return cnn_fail(y, "alpha is %g: it must be positive", (double)k[0]);
+    return cnn__as_input(y);
+}
+static const cnn_field cnn__elu_fields[] = { CNN_FIELD('f', cnn_elu_args, alpha), { NULL, 0, 0 } };
+CNN__POINTWISE(elu, cnn__elu_shape, cnn__elu_constants,
+               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
+               .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
+
+CNN__UNARY(cnn_elu_,        elu,        cnn_elu_args)
+
+/* ---- gelu ----
+ *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
+ *   function, and p(x) = e^(-x^2/2) / sqrt(2 pi), its density                  (Hendrycks, Gimpel 2016)
+ *   tanh:  P(x) is about (1 + tanh u) / 2 = s = 1 / (1 + e^-2u),   u = sqrt(2/pi) (x + 0.044715 x^3),
+ *          y = x s,   dx = dy (s + x s (1 - s) 2 du/dx)                        (the same) */
+CNN__EACH(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.707106781f))
+CNN__EACH(cnn__each_gelu_back, float x = b[i];
+                               v[i] += a[i] * (0.5f * erfcf(x * -0.707106781f) +
+                                               x * 0.398942280f * cnn__exp(-0.5f * x * x)))
+CNN__EACH(cnn__each_gelu_tanh,      float x = v[i];
+                                    v[i] = x * cnn__sigmoid(1.59576912f * x * (1 + 0.044715f * x * x)))
+CNN__EACH(cnn__each_gelu_tanh_back, float x = b[i], q = x * x;
+                                    float s = cnn__sigmoid(1.59576912f * x * (1 + 0.044715f * q));
+                                    float z = s * (1 - s), u = 1 + 0.134145f * q;
+                                    v[i] += a[i] * (s + (z == 0 ? 0.0f : x * z * 1.59576912f * u)))
+static bool cnn__gelu_is_tanh(const cnn_tensor *y) { return ((const cnn_gelu_args *)y->args)->tanh != 0; }
+static void cnn__gelu_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn__each      *f = cnn__gelu_is_tanh(y) ? cnn__each_gelu_tanh(cpu) : cnn__each_gelu(cpu);
+    (void)mode, cnn__pointwise_forward(y, f, NULL);
+}
+static void cnn__gelu_backward(cnn_tensor *y)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn__each      *f = cnn__gelu_is_tanh(y) ? cnn__each_gelu_tanh_back(cpu) : cnn__each_gelu_back(cpu);
+    float          *dx = y->in[0]->grad;
+    if (dx) cnn__map_back(cpu, f, dx, y->grad, y->in[0]->data, NULL, cnn__len(y->shape));
+}
+static const cnn_field cnn__gelu_fields[] = { CNN_FIELD('i', cnn_gelu_args, tanh), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_gelu = {
+    .name = "gelu", .shape = cnn__as_input, .forward = cnn__gelu_forward, .backward = cnn__gelu_backward,
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
+    .args_size = sizeof(cnn_gelu_args), .fields = cnn__gelu_fields };
+
+CNN__UNARY(cnn_gelu_,       gelu,       cnn_gelu_args)
+
+/* ---- silu (swish) ----
+ *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)
+ *   (Elfwing et al. 2017; Ramachandran et al. 2017) */
+CNN__EACH(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
+CNN__EACH(cnn__each_silu_back, float x = b[i], s = cnn__sigmoid(x); v[i] += a[i] * s * (1 + x * (1 - s)))
+CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants,
+               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
+
+CNN__PLAIN_1(cnn_silu_,            silu)
+
+/* ---- softplus ----
+ *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
+ *   dx = dy / (1 + e^(-beta x));   where beta x > threshold, y = x and dx = dy          (Dugas et al. 2001)
+ *   At a low threshold y jumps and has values twice, so that the derivative needs x. */
+CNN__EACH(cnn__each_softplus,      float x = v[i], u = log1pf(cnn__exp(-fabsf(k[0] * x))) / k[0];
+                                   float z = (x < 0 ? 0.0f : x) + u;
+                                   v[i] = k[0] * x > k[1] ? x : z)
+CNN__EACH(cnn__each_softplus_back, float dy = a[i], x = k[0] * b[i], z = dy * cnn__sigmoid(x);
+                                   v[i] += x > k[1] ? dy : z)
+static void cnn__softplus_constants(const cnn_tensor *y, float k[2])
+{
+    const cnn_softplus_args *a = y->args;
+    k[0] = cnn__orf(a->beta, 1), k[1] = cnn__orf(a->threshold, 20);
+}
+static bool cnn__softplus_shape(cnn_tensor *y)
+{
+    float k[2];
+    cnn__softplus_constants(y, k);
+    if (!(k[0] > 0)) return cnn_fail(y, "beta is %g: it must be positive", (double)k[0]);
+    if (!(k[1] > 0)) return cnn_fail(y, "threshold is %g: it must be positive", (double)k[1]);
+    return cnn__as_input(y);
+}
+static const cnn_field cnn__softplus_fields[] = {
+    CNN_FIELD('f', cnn_softplus_args, beta), CNN_FIELD('f', cnn_softplus_args, threshold), { NULL, 0, 0 } };
+CNN__POINTWISE(softplus, cnn__softplus_shape, cnn__softplus_constants,
+               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD,
+               .args_size = sizeof(cnn_softplus_args), .fields = cnn__softplus_fields)
+
+CNN__UNARY(cnn_softplus_,   softplus,   cnn_softplus_args)
+
+/* ---- hard_swish ----
+ *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6
+ *   (Howard et al. 2019) */
+CNN__EACH(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
+                                     v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
+CNN__EACH(cnn__each_hard_swish_back, float dy = a[i], x = b[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
+                                     v[i] += x <= -3 ? 0.0f : u)
+CNN__POINTWISE(hard_swish, cnn__as_input, cnn__no_constants,
+               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
+
+CNN__PLAIN_1(cnn_hard_swish_,      hard_swish)
+
+/* ---- exp, log, sqrt, abs ----
+ *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
+ *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is infinite,
+ *   and that of |x| is 0. */
+CNN__EACH(cnn__each_exp,       v[i] = cnn__exp(v[i]))
+CNN__EACH(cnn__each_exp_back,  v[i] += a[i] * b[i])
+CNN__EACH(cnn__each_log,       v[i] = logf(v[i]))
+CNN__EACH(cnn__each_log_back,  v[i] += a[i] / b[i])
+CNN__EACH(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
+CNN__EACH(cnn__each_sqrt_back, v[i] += a[i] / (2 * b[i]))
+CNN__EACH(cnn__each_abs,       v[i] = fabsf(v[i]))
+CNN__EACH(cnn__each_abs_back,  float dy = a[i], z = b[i] < 0 ? -dy : 0.0f; v[i] += b[i] > 0 ? dy : z)
+CNN__POINTWISE(exp,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
+CNN__POINTWISE(log,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD)
+CNN__POINTWISE(sqrt, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
+CNN__POINTWISE(abs,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD)
+
+CNN__PLAIN_1(cnn_exp_,             exp)
+
+CNN__PLAIN_1(cnn_log_,             log)
+
+CNN__PLAIN_1(cnn_sqrt_,            sqrt)
+
+CNN__PLAIN_1(cnn_abs_,             abs)
+
+/* ---- prelu -----------------------------------------------------------------------------------------------
+ *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
+ *   One w for all, (1,1,1,1), or one a channel, (1,C,1,1). It may become negative, so x is kept; at x = 0 we
+ *   take w. (He et al. 2015)
+ * ------------------------------------------------------------------------------------------------------- */
+static bool cnn__prelu_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 2)) return false;
+    const cnn_tensor *x = y->in[0], *w = y->in[1];
+    if (w->batched || !(cnn__equal(w->shape, cnn__vector(1)) ||
+                        cnn__equal(w->shape, cnn__vector(x->shape.c))))
+        return cnn_fail(y, "weight %s does not fit input %s: it must be (1,1,1,1) or (1,%d,1,1)",
+                        cnn__shape_text(w).s, cnn__shape_text(x).s, x->shape.c);
+    y->shape = x->shape;
+    return true;
+}
+static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const int       c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
+    const float    *x = y->in[0]->data, *w = y->in[1]->data;
+    (void)mode;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int row = 0; row < y->shape.n * c; row++)
+        for (ptrdiff_t i = row * plane; i < (row + 1) * plane; i++)
+            y->data[i] = x[i] > 0 ? x[i] : w[row % c * step] * x[i];
+}
+static void cnn__prelu_backward(cnn_tensor *y)
+{
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const int       n = y->shape.n, c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
+    const float    *x = y->in[0]->data, *w = y->in[1]->data, *dy = y->grad;
+    float          *dx = y->in[0]->grad, *dw = y->in[1]->grad;
+    double         *sum = cnn_scratch(y);
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (int ch = 0; ch < c; ch++) {
+        sum[ch] = 0;
+        for (int s = 0; s < n; s++)
+            for (ptrdiff_t i = ((ptrdiff_t)s * c + ch) * plane, end = i + plane; i < end; i++) {
+                if (dx) dx[i] += x[i] > 0 ? dy[i] : w[ch * step] * dy[i];
+                if (!(x[i] > 0)) sum[ch] += (double)(dy[i] * x[i]);
+            }
+    }
+    for (int ch = 1; ch < c && !step; ch++) sum[0] += sum[ch];
+    for (int ch = 0; dw && ch < y->in[1]->shape.c; ch++) dw[ch] += (float)sum[ch];
+}
+static size_t cnn__prelu_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(double); }
+CNN__ROOM cnn_op_prelu = {
+    .name = "prelu", .shape = cnn__prelu_shape, .forward = cnn__prelu_forward,
+    .backward = cnn__prelu_backward,
+    .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER };
 
 CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args a)
 {
@@ -7812,60 +3566,684 @@ CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args a)
     return cnn__layer(&cnn_op_prelu, in, 2, NULL, a.at, a.name);
 }
 
-/* ---- Operations without parameters: one line each ---- */
+/* ---- softmax ----------------------------------------------------------------------------------------------
+ *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                    (Bridle 1990)
+ *   For training, softmax_cross_entropy from the logits is more exact.
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m)
+{
+    (void)m;
+    cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
+}
+static void cnn__softmax_backward(cnn_tensor *y)
+{
+    float *dx = y->in[0]->grad;
+    if (dx)
+        cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
+}
+CNN__ROOM cnn_op_softmax = {
+    .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward,
+    .backward = cnn__softmax_backward,
+    .flags = CNN_READS_Y };
 
-#define CNN__UNARY(call, op_name, args_type)                                                                 \
-    CNN_API cnn_tensor *call(args_type a) { return cnn__layer(&cnn_op_##op_name, &a.x, 1, &a, a.at, a.name); }
-CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
-CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
-CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
-CNN__UNARY(cnn_leaky_relu_, leaky_relu, cnn_leaky_relu_args)
-CNN__UNARY(cnn_scale_,      scale,      cnn_scale_args)
-CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
-CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
-CNN__UNARY(cnn_mean_,       mean,       cnn_reduce_args)
-CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
-CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
-CNN__UNARY(cnn_pad_,        pad,        cnn_pad_args)
-CNN__UNARY(cnn_slice_,      slice,      cnn_slice_args)
-CNN__UNARY(cnn_clamp_,      clamp,      cnn_clamp_args)
-CNN__UNARY(cnn_elu_,        elu,        cnn_elu_args)
-CNN__UNARY(cnn_gelu_,       gelu,       cnn_gelu_args)
-CNN__UNARY(cnn_softplus_,   softplus,   cnn_softplus_args)
-
-#define CNN__PLAIN_1(call, op_name)                                                                          \
-    CNN_API cnn_tensor *call(const char *at, cnn_tensor *x)                                                  \
-    {                                                                                                        \
-        return cnn__layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL);                                         \
-    }
-CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
-CNN__PLAIN_1(cnn_relu_,            relu)
-CNN__PLAIN_1(cnn_sigmoid_,         sigmoid)
-CNN__PLAIN_1(cnn_tanh_,            tanh)
 CNN__PLAIN_1(cnn_softmax_,         softmax)
-CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
-CNN__PLAIN_1(cnn_silu_,            silu)
-CNN__PLAIN_1(cnn_hard_swish_,      hard_swish)
-CNN__PLAIN_1(cnn_exp_,             exp)
-CNN__PLAIN_1(cnn_log_,             log)
-CNN__PLAIN_1(cnn_sqrt_,            sqrt)
-CNN__PLAIN_1(cnn_abs_,             abs)
+
+/* ---- log_softmax -----------------------------------------------------------------------------------------
+ *   y_k = x_k - max - log sum_j e^(x_j - max)   over C,   dx_k = dy_k - e^y_k sum_j dy_j
+ * ------------------------------------------------------------------------------------------------------- */
+static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const int       c = y->shape.c;
+    (void)mode;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        const float    *x = y->in[0]->data + at;
+        float           most, rest = (float)log(cnn__exp_sum(&most, NULL, x, c, plane));
+        for (int k = 0; k < c; k++) y->data[at + k * plane] = (x[k * plane] - most) - rest;
+    }
+}
+static void cnn__log_softmax_backward(cnn_tensor *y)
+{
+    const ptrdiff_t plane = cnn__plane(y->shape);
+    const int       c = y->shape.c;
+    float          *dx = y->in[0]->grad;
+    if (!dx) return;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
+    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        double          sum = 0;
+        for (int k = 0; k < c; k++) sum += (double)y->grad[at + k * plane];
+        for (int k = 0; k < c; k++)
+            dx[at + k * plane] += y->grad[at + k * plane] - cnn__exp(y->data[at + k * plane]) * (float)sum;
+    }
+}
+CNN__ROOM cnn_op_log_softmax = {
+    .name = "log_softmax", .shape = cnn__as_input, .forward = cnn__log_softmax_forward,
+    .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y };
+
 CNN__PLAIN_1(cnn_log_softmax_,     log_softmax)
 
-#define CNN__PLAIN_2(call, op_name)                                                                          \
-    CNN_API cnn_tensor *call(const char *at, cnn_tensor *a, cnn_tensor *b)                                   \
-    {                                                                                                        \
-        cnn_tensor *in[2] = { a, b };                                                                        \
-        return cnn__layer(&cnn_op_##op_name, in, 2, NULL, at, NULL);                                         \
-    }
-CNN__PLAIN_2(cnn_add_,    add)
-CNN__PLAIN_2(cnn_sub_,    sub)
-CNN__PLAIN_2(cnn_mul_,    mul)
-CNN__PLAIN_2(cnn_matmul_, matmul)
-CNN__PLAIN_2(cnn_mse_,    mse)
-CNN__PLAIN_2(cnn_l1_,     l1)
+/* ---- dropout ----------------------------------------------------------------------------------------------
+ *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1
+ *   evaluation:  y = x         the factor above keeps the expected value     (Srivastava et al. 2014)
+ *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept.
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__dropout_shape(cnn_tensor *y)
+{
+    float p = ((const cnn_dropout_args *)y->args)->p;
+    if (!(p > 0 && p < 1))
+        return cnn_fail(y, "p is %g: say the probability of a zero, between 0 and 1", (double)p);
+    return cnn__as_input(y);
+}
+static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_tensor *x = y->in[0];
+    const float       p = ((const cnn_dropout_args *)y->args)->p;
+    if (mode == CNN_TRAIN)
+        cnn__dropout(&y->graph->cpu, y->data, x->data, false, p, y->graph->config.seed, cnn__stream(y),
+                     cnn__len(y->shape));
+    else if (y->data != x->data) memcpy(y->data, x->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
+}
+static void cnn__dropout_backward(cnn_tensor *y)
+{
+    const float p = ((const cnn_dropout_args *)y->args)->p;
+    float      *dx = y->in[0]->grad;
+    if (dx)
+        cnn__dropout(&y->graph->cpu, dx, y->grad, dx != y->grad, p, y->graph->config.seed, cnn__stream(y),
+                     cnn__len(y->shape));
+}
+static const cnn_field cnn__dropout_fields[] = { CNN_FIELD('f', cnn_dropout_args, p), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_dropout = {
+    .name = "dropout", .shape = cnn__dropout_shape, .forward = cnn__dropout_forward,
+    .backward = cnn__dropout_backward,
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args),
+    .fields = cnn__dropout_fields };
 
-/* ---- Losses with options, and what takes more than one call ---- */
+CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
+
+/* -----------------------------------------------------------------------------------------------------------
+   Chapter 5. Shapes: reshape, flatten, concat, pad, slice, upsample
+   -------------------------------------------------------------------------------------------------------- */
+
+/* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) --------------------------------------------------------
+ *   y = x,   dx = dy                                   the same numbers in the same order, with other extents
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__reshape_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_reshape_args *a = y->args;
+    const cnn_tensor       *x = y->in[0];
+    y->shape = (cnn_shape){ 1, cnn__or(a->c, 1), cnn__or(a->h, 1), cnn__or(a->w, 1) };
+    if (cnn__checked_len(y->shape) != (size_t)cnn__sample(x->shape))
+        return cnn_fail(y, "(%d,%d,%d) does not have the %d elements that a sample of %s has", y->shape.c,
+                        y->shape.h, y->shape.w, cnn__sample(x->shape), cnn__shape_text(x).s);
+    y->shape.n = x->shape.n;
+    return true;
+}
+static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode)
+{
+    (void)mode;
+    if (y->data != y->in[0]->data)
+        memcpy(y->data, y->in[0]->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
+}
+static void cnn__reshape_backward(cnn_tensor *y)
+{
+    float *dx = y->in[0]->grad;
+    if (dx && dx != y->grad)
+        cnn__map_back(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, y->grad, NULL, NULL,
+                      cnn__len(y->shape));
+}
+static const cnn_field cnn__reshape_fields[] = {
+    CNN_FIELD('i', cnn_reshape_args, c), CNN_FIELD('i', cnn_reshape_args, h),
+    CNN_FIELD('i', cnn_reshape_args, w), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_reshape = {
+    .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
+    .backward = cnn__reshape_backward,
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_reshape_args),
+    .fields = cnn__reshape_fields };
+
+CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
+
+CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
+{
+    if (cnn__is_nil(x)) return cnn__nil_tensor();
+    return cnn_reshape_((cnn_reshape_args){ .at = at, .x = x, .c = cnn__sample(x->shape) });
+}
+
+/* ---- concat -----------------------------------------------------------------------------------------------
+ *   y = the channels of all operands, one behind the other;   dx_i = its channels of dy
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__concat_shape(cnn_tensor *y)
+{
+    const cnn_tensor *first = y->in[0];
+    long long         c = 0;
+    for (int i = 0; i < y->n_in; i++) {
+        const cnn_tensor *x = y->in[i];
+        cnn_shape         s = x->shape;
+        c += s.c, s.c = first->shape.c;
+        if (!cnn__equal(s, first->shape) || x->batched != first->batched)
+            return cnn_fail(y, "operand %d is %s, the first is %s: they may differ in C only", i + 1,
+                            cnn__shape_text(x).s, cnn__shape_text(first).s);
+    }
+    y->shape = first->shape;
+    y->shape.c = c > INT_MAX ? 0 : (int)c;           /* cnn_apply refuses 0 as too large */
+    return true;
+}
+static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode)
+{
+    (void)mode;
+    for (ptrdiff_t n = 0, to = 0; n < y->shape.n; n++)
+        for (int i = 0; i < y->n_in; i++) {
+            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
+            memcpy(y->data + to, y->in[i]->data + n * size, (size_t)size * sizeof *y->data);
+            to += size;
+        }
+}
+static void cnn__concat_backward(cnn_tensor *y)
+{
+    cnn__each *add = cnn__each_add(&y->graph->cpu);
+    for (ptrdiff_t n = 0, from = 0; n < y->shape.n; n++)
+        for (int i = 0; i < y->n_in; i++) {
+            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
+            if (y->in[i]->grad) add(y->in[i]->grad + n * size, y->grad + from, NULL, NULL, size);
+            from += size;
+        }
+}
+CNN__ROOM cnn_op_concat = {
+    .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward,
+    .backward = cnn__concat_backward };
+
+CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
+{
+    return cnn__layer(&cnn_op_concat, x, n, NULL, at, NULL);
+}
+
+/* ---- pad -------------------------------------------------------------------------------------------------
+ *   y = x with `value` around it,   dx = the part of dy where x went
+ *   The order of the sides is that of PyTorch's F.pad.
+ * ------------------------------------------------------------------------------------------------------- */
+static bool cnn__pad_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_pad_args *a = y->args;
+    const cnn_shape     x = y->in[0]->shape;
+    const struct { const char *name; int value;
+    } side[] = { { "left", a->left }, { "right", a->right }, { "top", a->top }, { "bottom", a->bottom },
+                 { "front", a->front }, { "back", a->back } };
+    const int limit = CNN__LARGEST_OPTION;
+    for (int i = 0; i < 6; i++)
+        if (side[i].value < 0 || side[i].value > limit)
+            return cnn_fail(y, "%s is %d: it must be 0 to %d", side[i].name, side[i].value, limit);
+    if (x.c > INT_MAX - 2 * limit || x.h > INT_MAX - 2 * limit || x.w > INT_MAX - 2 * limit)
+        return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
+    y->shape = (cnn_shape){ x.n, x.c + a->front + a->back, x.h + a->top + a->bottom,
+                            x.w + a->left + a->right };
+    return true;
+}
+/* Where row number i of x (of N*C*H rows) begins in y. */
+static ptrdiff_t cnn__pad_row(const cnn_tensor *y, ptrdiff_t i)
+{
+    const cnn_pad_args *a = y->args;
+    const cnn_shape     x = y->in[0]->shape;
+    const ptrdiff_t     h = i % x.h, c = i / x.h % x.c, n = i / x.h / x.c;
+    return ((n * y->shape.c + c + a->front) * y->shape.h + h + a->top) * y->shape.w + a->left;
+}
+static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_shape x = y->in[0]->shape;
+    const float     value = ((const cnn_pad_args *)y->args)->value;
+    (void)mode;
+    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = value;
+    for (ptrdiff_t i = 0; i < (ptrdiff_t)x.n * x.c * x.h; i++)
+        memcpy(y->data + cnn__pad_row(y, i), y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
+}
+static void cnn__pad_backward(cnn_tensor *y)
+{
+    const cnn_shape x = y->in[0]->shape;
+    cnn__each      *add = cnn__each_add(&y->graph->cpu);
+    for (ptrdiff_t i = 0; y->in[0]->grad && i < (ptrdiff_t)x.n * x.c * x.h; i++)
+        add(y->in[0]->grad + i * x.w, y->grad + cnn__pad_row(y, i), NULL, NULL, x.w);
+}
+static const cnn_field cnn__pad_fields[] = {
+    CNN_FIELD('i', cnn_pad_args, left), CNN_FIELD('i', cnn_pad_args, right),
+    CNN_FIELD('i', cnn_pad_args, top), CNN_FIELD('i', cnn_pad_args, bottom),
+    CNN_FIELD('i', cnn_pad_args, front), CNN_FIELD('i', cnn_pad_args, back),
+    CNN_FIELD('f', cnn_pad_args, value), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_pad = {
+    .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
+    .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
+
+CNN__UNARY(cnn_pad_,        pad,        cnn_pad_args)
+
+/* ---- slice -----------------------------------------------------------------------------------------------
+ *   y = the places from, from + step, ... below to, along one axis,   dx = dy at these places.
+ *   As in Python a negative place counts from the end; to = 0 is the end.
+ * ------------------------------------------------------------------------------------------------------- */
+typedef struct { int axis, extent[4], from, to, step, count; } cnn__slice;
+static cnn__slice cnn__slice_of(const cnn_tensor *y)
+{
+    const cnn_slice_args *a = y->args;
+    const cnn_shape       x = y->in[0]->shape;
+    cnn__slice            t = { 0, { x.n, x.c, x.h, x.w }, a->from, a->to, cnn__or(a->step, 1), 0 };
+    while (t.axis < 4 && a->axis != 1u << t.axis) t.axis++;
+    if (t.axis == 4) return t;
+    if (t.from < 0) t.from += t.extent[t.axis];
+    if (t.to <= 0)  t.to += t.extent[t.axis];
+    if (t.step > 0 && t.from >= 0 && t.to > t.from) t.count = (t.to - 1 - t.from) / t.step + 1;
+    return t;
+}
+static bool cnn__slice_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    cnn__slice              t = cnn__slice_of(y);
+    const cnn_tensor       *x = y->in[0];
+    const cnn_slice_args   *a = y->args;
+    if (t.axis == 4 || (t.axis == 0 && x->batched))
+        return cnn_fail(y, "axis is %u: it must be one of CNN_C, CNN_H, CNN_W, or CNN_N without a batch",
+                        a->axis);
+    if (t.step < 1) return cnn_fail(y, "step is %d: it must be positive", t.step);
+    if (t.from < 0 || t.to > t.extent[t.axis] || t.to <= t.from)
+        return cnn_fail(y, "from %d to %d of input %s holds nothing, or leaves the extent %d of its axis",
+                        a->from, a->to, cnn__shape_text(x).s, t.extent[t.axis]);
+    t.extent[t.axis] = t.count;
+    y->shape = (cnn_shape){ t.extent[0], t.extent[1], t.extent[2], t.extent[3] };
+    return true;
+}
+/* dx NULL: y from x; else dx from y->grad. Places next to each other are one run. */
+static void cnn__slice_run(cnn_tensor *y, float *dx)
+{
+    const cnn__slice t = cnn__slice_of(y);
+    cnn__each       *add = cnn__each_add(&y->graph->cpu);
+    ptrdiff_t        outer = 1, inner = 1, to = 0;
+    for (int i = 0; i < t.axis; i++)     outer *= t.extent[i];
+    for (int i = t.axis + 1; i < 4; i++) inner *= t.extent[i];
+    const ptrdiff_t  run = t.step == 1 ? t.count * inner : inner, runs = t.step == 1 ? 1 : t.count;
+    for (ptrdiff_t o = 0; o < outer; o++)
+        for (ptrdiff_t i = 0; i < runs; i++, to += run) {
+            const ptrdiff_t from = (o * t.extent[t.axis] + t.from + i * t.step) * inner;
+            if (dx) add(dx + from, y->grad + to, NULL, NULL, run);
+            else    memcpy(y->data + to, y->in[0]->data + from, (size_t)run * sizeof(float));
+        }
+}
+static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__slice_run(y, NULL); }
+static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
+static const cnn_field cnn__slice_fields[] = {
+    CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
+    CNN_FIELD('i', cnn_slice_args, to), CNN_FIELD('i', cnn_slice_args, step), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_slice = {
+    .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
+    .backward = cnn__slice_backward,
+    .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
+
+CNN__UNARY(cnn_slice_,      slice,      cnn_slice_args)
+
+/* ---- upsample --------------------------------------------------------------------------------------------
+ *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies,   S = height / H
+ *   bilinear:  y[i,j] = (1-t)(1-u) x[a,b] + (1-t) u x[a,b+1] + t (1-u) x[a+1,b] + t u x[a+1,b+1],
+ *              dx: the same shares of dy
+ *   with a + t = (i + 1/2)/S - 1/2, at least 0, and rows beyond the last taken as the last: pixels are
+ *   squares, and the corners of the images, not the centres of their corner pixels, lie on each other. With
+ *   align_corners the centres do: a + t = i (H - 1) / (height - 1), 0 if the height is 1.
+ *   x (N,C,H,W), y (N,C,height,width).
+ * ------------------------------------------------------------------------------------------------------- */
+typedef struct { int a, b; float t; } cnn__between;      /* (1-t) x[a] + t x[b] */
+typedef enum { CNN__NEAREST, CNN__BILINEAR, CNN__ALIGNED } cnn__filter;
+static cnn__filter cnn__filter_of(const cnn_tensor *y)
+{
+    const cnn_upsample_args *a = y->args;
+    return !a->bilinear ? CNN__NEAREST : a->align_corners ? CNN__ALIGNED : CNN__BILINEAR;
+}
+static cnn__between cnn__source(int i, int in, int out, cnn__filter filter)      /* i of `out` among `in` */
+{
+    if (filter == CNN__NEAREST) {
+        const int a = (int)((int64_t)i * in / out);
+        return (cnn__between){ a, a, 0 };
+    }
+    float at = ((float)i + 0.5f) * (float)in / (float)out - 0.5f;
+    if (filter == CNN__ALIGNED) at = out > 1 ? (float)i * (float)(in - 1) / (float)(out - 1) : 0.0f;
+    if (at < 0) at = 0;
+    const int a = (int)at < in - 1 ? (int)at : in - 1;
+    return (cnn__between){ a, a + 1 < in ? a + 1 : a, at - (float)a };
+}
+static bool cnn__upsample_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_upsample_args *a = y->args;
+    const cnn_shape          x = y->in[0]->shape;
+    const int                h = a->height ? 1 : cnn__or(a->scale_h, a->scale);
+    const int                w = a->width ? 1 : cnn__or(a->scale_w, a->scale);
+    if (a->align_corners && !a->bilinear)
+        return cnn_fail(y, "align_corners is for bilinear; nearest has no corners to align");
+    if (h < 1 || w < 1 || x.h > CNN__LARGEST_OPTION / h || x.w > CNN__LARGEST_OPTION / w)
+        return cnn_fail(y, "scale %d,%d of input %s: it must be positive, and no extent larger than 2^24", h,
+                        w, cnn__shape_text(y->in[0]).s);
+    y->shape = (cnn_shape){ x.n, x.c, cnn__or(a->height, x.h * h), cnn__or(a->width, x.w * w) };
+    if (y->shape.h < 1 || y->shape.w < 1 || y->shape.h > CNN__LARGEST_OPTION
+        || y->shape.w > CNN__LARGEST_OPTION)
+        return cnn_fail(y, "height %d, width %d: each must be 1 to 2^24", y->shape.h, y->shape.w);
+    return true;
+}
+/* dx NULL: y from x; else dx from y->grad. The places along a row are the same for all rows. */
+static void cnn__upsample_run(cnn_tensor *y, float *dx)
+{
+    const cnn_shape in = y->in[0]->shape, out = y->shape;
+    cnn__filter     filter = cnn__filter_of(y);
+    const bool      bilinear = filter != CNN__NEAREST;
+    cnn__between   *column = cnn_scratch(y);
+    for (int j = 0; j < out.w; j++) column[j] = cnn__source(j, in.w, out.w, filter);
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(out)))
+    for (int plane = 0; plane < out.n * out.c; plane++)
+        for (int i = 0; i < out.h; i++) {
+            const cnn__between r = cnn__source(i, in.h, out.h, filter);
+            const ptrdiff_t    a = ((ptrdiff_t)plane * in.h + r.a) * in.w;
+            const ptrdiff_t    b = ((ptrdiff_t)plane * in.h + r.b) * in.w;
+            const ptrdiff_t    to = ((ptrdiff_t)plane * out.h + i) * out.w;
+            if (!dx) {
+                const float *up = y->in[0]->data + a, *down = y->in[0]->data + b;
+                for (int j = 0; j < out.w; j++) {
+                    const cnn__between q = column[j];
+                    y->data[to + j] = bilinear ? (1 - r.t) * ((1 - q.t) * up[q.a] + q.t * up[q.b])
+                                               + r.t * ((1 - q.t) * down[q.a] + q.t * down[q.b]) : up[q.a];
+                }
+            } else {
+                for (int j = 0; j < out.w; j++) {
+                    const cnn__between q = column[j];
+                    const float        dy = y->grad[to + j];
+                    dx[a + q.a] += (1 - r.t) * (1 - q.t) * dy;
+                    if (!bilinear) continue;
+                    dx[a + q.b] += (1 - r.t) * q.t * dy;
+                    dx[b + q.a] += r.t * (1 - q.t) * dy, dx[b + q.b] += r.t * q.t * dy;
+                }
+            }
+        }
+}
+static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__upsample_run(y, NULL); }
+static void cnn__upsample_backward(cnn_tensor *y)
+{
+    if (y->in[0]->grad) cnn__upsample_run(y, y->in[0]->grad);
+}
+static size_t cnn__upsample_scratch(const cnn_tensor *y) { return (size_t)y->shape.w * sizeof(cnn__between); }
+static const cnn_field cnn__upsample_fields[] = {
+    CNN_FIELD('i', cnn_upsample_args, scale), CNN_FIELD('i', cnn_upsample_args, scale_h),
+    CNN_FIELD('i', cnn_upsample_args, scale_w), CNN_FIELD('i', cnn_upsample_args, bilinear),
+    CNN_FIELD('i', cnn_upsample_args, align_corners), CNN_FIELD('i', cnn_upsample_args, height),
+    CNN_FIELD('i', cnn_upsample_args, width), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_upsample = {
+    .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
+    .backward = cnn__upsample_backward,
+    .scratch = cnn__upsample_scratch, .args_size = sizeof(cnn_upsample_args),
+    .fields = cnn__upsample_fields };
+
+CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
+
+/* -----------------------------------------------------------------------------------------------------------
+   Chapter 6. Arithmetic: add, sub, mul, scale, sum, mean
+   -------------------------------------------------------------------------------------------------------- */
+
+/* ---- add, sub, mul ----------------------------------------------------------------------------------------
+ *   add: y = a + b, da = dy, db = dy    sub: y = a - b, da = dy, db = -dy  mul: y = a b, da = dy b, db = dy a
+ *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
+ *   was stretched is summed over the copies.
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__stretch(int *y, int a, int b)
+{
+    *y = a == 1 ? b : a;
+    return a == b || a == 1 || b == 1;
+}
+static bool cnn__binary_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 2)) return false;
+    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    bool fits = cnn__stretch(&y->shape.c, a->shape.c, b->shape.c);
+    fits = cnn__stretch(&y->shape.h, a->shape.h, b->shape.h) && fits;
+    fits = cnn__stretch(&y->shape.w, a->shape.w, b->shape.w) && fits;
+    /* N is no number: only a single sample stretches to it */
+    if (a->batched != b->batched) {
+        fits = (a->batched ? b : a)->shape.n == 1 && fits;
+        y->shape.n = (a->batched ? a : b)->shape.n;
+    } else {
+        fits = cnn__stretch(&y->shape.n, a->shape.n, b->shape.n) && fits;
+    }
+    return fits
+           || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
+                       cnn__shape_text(a).s, cnn__shape_text(b).s);
+}
+static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
+    (void)mode;
+    cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape,
+                   cnn__of(y)->tail);
+}
+static void cnn__binary_backward(cnn_tensor *y)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *a = y->in[0], *b = y->in[1];
+    const bool      mul = y->op == &cnn_op_mul;
+    if (a->grad && a->grad != y->grad)
+        cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
+    if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
+                                  y->op == &cnn_op_sub ? -1.0f : 1.0f);
+}
+CNN__ROOM cnn_op_add = {
+    .name = "add", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
+    .backward = cnn__binary_backward,
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD };
+CNN__ROOM cnn_op_sub = {
+    .name = "sub", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
+    .backward = cnn__binary_backward,
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD };
+CNN__ROOM cnn_op_mul = {
+    .name = "mul", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
+    .backward = cnn__binary_backward,
+    .flags = CNN_INPLACE | CNN_READS_X };
+
+CNN__PLAIN_2(cnn_add_,    add)
+
+CNN__PLAIN_2(cnn_sub_,    sub)
+
+CNN__PLAIN_2(cnn_mul_,    mul)
+
+/* ---- scale ------------------------------------------------------------------------------------------------
+ *   y = factor x + offset,   dx = factor dy
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__scale_constants(const cnn_tensor *y, float k[2])
+{
+    const cnn_scale_args *a = y->args;
+    k[0] = cnn__orf(a->factor, 1), k[1] = a->offset;
+}
+static void cnn__scale_forward(cnn_tensor *y, cnn_mode mode)
+{
+    float k[2];
+    cnn__scale_constants(y, k);
+    (void)mode;
+    cnn__map(&y->graph->cpu, cnn__each_scale(&y->graph->cpu), y->data, y->in[0]->data, NULL, NULL, k,
+             cnn__len(y->shape));
+}
+static void cnn__scale_backward(cnn_tensor *y)
+{
+    float  k[2];
+    float *dx = y->in[0]->grad;
+    cnn__scale_constants(y, k);
+    if (dx)
+        cnn__map_back(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, y->grad, NULL, k,
+                      cnn__len(y->shape));
+}
+static const cnn_field cnn__scale_fields[] = {
+    CNN_FIELD('f', cnn_scale_args, factor), CNN_FIELD('f', cnn_scale_args, offset), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_scale = {
+    .name = "scale", .shape = cnn__as_input, .forward = cnn__scale_forward, .backward = cnn__scale_backward,
+    .flags = CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_scale_args),
+    .fields = cnn__scale_fields };
+
+CNN__UNARY(cnn_scale_,      scale,      cnn_scale_args)
+
+/* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
+ *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
+ *   s = 1 for sum, 1/(elements) for mean; global_avg_pool is the mean over H and W (Lin et al. 2013).
+ *   Reduced axes stay with extent 1; a sum over N is no longer batched.
+ * -------------------------------------------------------------------------------------------------------- */
+static unsigned cnn__reduce_axes(const cnn_tensor *y)
+{
+    if (y->op == &cnn_op_global_avg_pool) return CNN_H | CNN_W;
+    const cnn_reduce_args *a = y->args;
+    return a->axes ? a->axes : CNN_N | CNN_C | CNN_H | CNN_W;
+}
+static bool cnn__reduce_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const unsigned axes = cnn__reduce_axes(y);
+    if (axes > 15) return cnn_fail(y, "axes is %u: it must be made of CNN_N | CNN_C | CNN_H | CNN_W", axes);
+    const cnn_shape x = y->in[0]->shape;
+    y->shape = (cnn_shape){ axes & CNN_N ? 1 : x.n, axes & CNN_C ? 1 : x.c, axes & CNN_H ? 1 : x.h,
+                            axes & CNN_W ? 1 : x.w };
+    if (axes & CNN_N) y->batched = false;
+    return true;
+}
+static float cnn__reduce_factor(const cnn_tensor *y)
+{
+    return y->op == &cnn_op_sum ? 1.0f : (float)cnn__len(y->shape) / (float)cnn__len(y->in[0]->shape);
+}
+static void cnn__reduce_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_tensor *x = y->in[0];
+    (void)mode;
+    memset(y->data, 0, (size_t)cnn__len(y->shape) * sizeof *y->data);
+    cnn__add_product(&y->graph->cpu, y->data, x->data, NULL, y->shape, x->shape, x->shape,
+                     cnn__reduce_factor(y));
+}
+static void cnn__reduce_backward(cnn_tensor *y)
+{
+    cnn_tensor *x = y->in[0];
+    if (x->grad)
+        cnn__add_product(&y->graph->cpu, x->grad, y->grad, NULL, x->shape, y->shape, y->shape,
+                         cnn__reduce_factor(y));
+}
+static const cnn_field cnn__reduce_fields[] = { CNN_FIELD('u', cnn_reduce_args, axes), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_sum = {
+    .name = "sum", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
+    .backward = cnn__reduce_backward,
+    .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
+CNN__ROOM cnn_op_mean = {
+    .name = "mean", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
+    .backward = cnn__reduce_backward,
+    .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
+CNN__ROOM cnn_op_global_avg_pool = {
+    .name = "global_avg_pool", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
+    .backward = cnn__reduce_backward };
+
+CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
+
+CNN__UNARY(cnn_mean_,       mean,       cnn_reduce_args)
+
+CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
+
+/* -----------------------------------------------------------------------------------------------------------
+   Chapter 7. Losses: softmax_cross_entropy, nll, mse, l1, huber, bce_with_logits
+   -------------------------------------------------------------------------------------------------------- */
+
+/* ---- softmax_cross_entropy --------------------------------------------------------------------------------
+ *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) [k = label] + e/C)
+ *   dx = dJ/M (softmax(x) sum q - q),   e = smoothing, 0 for none     (Bridle 1990; Szegedy et al. 2016)
+ *   v_k, the weight of class k, is 1 without class weights, and then sum q = 1. M = sum of v_label over the
+ *   labels, which is their number then. A label that is ignored counts neither in J nor in M; if all are, J
+ *   is 0 (PyTorch: NaN).
+ *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
+ *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compares classes with labels */
+{
+    if (!cnn__operands(y, 2, 3)) return false;
+    const cnn_tensor *x = y->in[0], *label = y->in[1];
+    cnn_shape must = x->shape;
+    must.c = 1;
+    if (!cnn__equal(label->shape, must) || label->batched != x->batched)
+        return cnn_fail(
+            y,
+            "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
+            "rest is equal",
+            cnn__shape_text(label).s, cnn__shape_text(x).s);
+    if (y->n_in == 3 && !cnn__check_operand(y, 2, "class weights", cnn__vector(x->shape.c))) return false;
+    if (y->n_in == 3 && (y->in[2]->op || y->in[2]->kind == CNN_PARAM))
+        return cnn_fail(y, "class weights are not learned: make them with cnn_const");
+    y->shape = cnn__vector(1);
+    y->batched = false;
+    return true;
+}
+static bool cnn__cross_entropy_shape(cnn_tensor *y)
+{
+    const float e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
+    if (!(e >= 0 && e < 1)) return cnn_fail(y, "smoothing is %g: it must be in [0,1)", (double)e);
+    return cnn__labelled_shape(y);
+}
+static cnn__target cnn__target_of(const cnn_tensor *y)
+{
+    const cnn_softmax_cross_entropy_args *a = y->args;
+    const bool                            nll = y->op == &cnn_op_nll;
+    return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
+                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index };
+}
+/* 1/M */
+static double cnn__label_share(const cnn_tensor *y)
+{
+    const cnn__target t = cnn__target_of(y);
+    double            sum = 0;
+    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
+    return sum > 0 ? 1 / sum : 0;
+}
+static bool cnn__check_labels(cnn_tensor *y)
+{
+    const cnn_tensor *label = y->in[1];
+    const cnn__target t = cnn__target_of(y);
+    const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
+    for (int i = 0, n = cnn__len(label->shape); i < n; i++) {
+        const float k = label->data[i];
+        if (cnn__ignored(&t, i)) continue;
+        if (!(k >= 0 && k < (float)classes) || k != floorf(k))
+            return cnn_fail(y, "label %g of sample %d is not a class: logits %s have the classes 0 to %d",
+                            (double)k, i / plane, cnn__shape_text(y->in[0]).s, classes - 1);
+    }
+    return true;
+}
+static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_tensor *x = y->in[0];
+    const cnn__target t = cnn__target_of(y);
+    double           *each = cnn_scratch(y), sum = 0;
+    if (!cnn__check_labels(y)) return;
+    cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
+                       x->shape.c, cnn__plane(x->shape));
+    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += each[i];
+    y->data[0] = (float)(sum * cnn__label_share(y));
+}
+static void cnn__cross_entropy_backward(cnn_tensor *y)
+{
+    const cnn_tensor *x = y->in[0];
+    const cnn__target t = cnn__target_of(y);
+    const float       g = (float)((double)y->grad[0] * cnn__label_share(y));
+    if (x->grad)
+        cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, y->saved, x->data, &t, x->shape.n, x->shape.c,
+                                cnn__plane(x->shape));
+}
+static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
+{
+    return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float);
+}
+static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
+{
+    return (size_t)cnn__len(y->in[1]->shape) * sizeof(double);
+}
+static const cnn_field cnn__cross_entropy_fields[] = {
+    CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing),
+    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_softmax_cross_entropy = {
+    .name = "softmax_cross_entropy", .shape = cnn__cross_entropy_shape, .forward = cnn__cross_entropy_forward,
+    .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
+    .saved = cnn__cross_entropy_saved, .flags = CNN_READS_X | CNN_LOSS,
+    .args_size = sizeof(cnn_softmax_cross_entropy_args), .fields = cnn__cross_entropy_fields };
 
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
 {
@@ -7873,11 +4251,190 @@ CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
     return cnn__layer(&cnn_op_softmax_cross_entropy, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
 
+/* ---- nll: negative log-likelihood -------------------------------------------------------------------------
+ *   J = - 1/M sum of v_label x_label,   dx_label = - dJ v_label / M
+ *   x: log-probabilities, as from log_softmax;   v, M, ignored labels: as for softmax_cross_entropy
+ * ------------------------------------------------------------------------------------------------------- */
+/* Where the element of x that label i names is. */
+static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
+{
+    const cnn_shape x = y->in[0]->shape;
+    const ptrdiff_t plane = cnn__plane(x);
+    return (i / plane * x.c + (ptrdiff_t)y->in[1]->data[i]) * plane + i % plane;
+}
+static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__target t = cnn__target_of(y);
+    double            sum = 0;
+    (void)mode;
+    if (!cnn__check_labels(y)) return;
+    for (int i = 0; i < cnn__len(y->in[1]->shape); i++)
+        if (!cnn__ignored(&t, i))
+            sum -= (double)cnn__label_weight(&t, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
+    y->data[0] = (float)(sum * cnn__label_share(y));
+}
+static void cnn__nll_backward(cnn_tensor *y)
+{
+    const cnn__target t = cnn__target_of(y);
+    const float       g = (float)((double)y->grad[0] * cnn__label_share(y));
+    float            *dx = y->in[0]->grad;
+    for (int i = 0; dx && i < cnn__len(y->in[1]->shape); i++)
+        if (!cnn__ignored(&t, i)) dx[cnn__at_label(y, i)] -= g * cnn__label_weight(&t, i);
+}
+static const cnn_field cnn__nll_fields[] = { CNN_FIELD('i', cnn_nll_args, ignore_index), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_nll = {
+    .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
+    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields };
+
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
 {
     cnn_tensor *in[3] = { a.log_probabilities, a.labels, a.class_weights };
     return cnn__layer(&cnn_op_nll, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
+
+/* ---- mse --------------------------------------------------------------------------------------------------
+ *   J = 1/K sum (x - t)^2 over all K elements,   dx = dJ 2/K (x - t),   dt = -dx
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__target_shape(cnn_tensor *y)         /* of every loss that is a mean over elements */
+{
+    if (!cnn__same(y->in[0], y->in[1]))
+        return cnn_fail(y, "target %s must have the shape of the output, %s", cnn__shape_text(y->in[1]).s,
+                        cnn__shape_text(y->in[0]).s);
+    y->shape = cnn__vector(1);
+    y->batched = false;
+    return true;
+}
+static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn__target_shape(y); }
+static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int n = cnn__len(y->in[0]->shape);
+    (void)mode;
+    y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
+}
+static void cnn__mse_backward(cnn_tensor *y)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    const int       n = cnn__len(y->in[0]->shape);
+    cnn_tensor     *x = y->in[0], *t = y->in[1];
+    const float     k = 2 * y->grad[0] / (float)n;
+    if (x->grad) cnn__map(cpu, cnn__each_add_difference(cpu), x->grad, x->grad, x->data, t->data, &k, n);
+    if (t->grad) cnn__map(cpu, cnn__each_add_difference(cpu), t->grad, t->grad, t->data, x->data, &k, n);
+}
+CNN__ROOM cnn_op_mse = {
+    .name = "mse", .shape = cnn__mse_shape, .forward = cnn__mse_forward, .backward = cnn__mse_backward,
+    .flags = CNN_READS_X | CNN_LOSS };
+
+CNN__PLAIN_2(cnn_mse_,    mse)
+
+/* ---- l1, huber, bce_with_logits --------------------------------------------------------------------------
+ *   J = 1/K sum of f over all K elements,   d = x - t
+ *   l1:               f = |d|,   df/dx = sign d, 0 at 0,   df/dt = -df/dx
+ *   huber:            f = d^2/2 for |d| <= delta, else delta (|d| - delta/2);   df/dx = d, cut to
+ *                     -delta..delta (Huber 1964);   smooth_l1: f / delta (Girshick 2015)
+ *   bce_with_logits:  f = w (-p t log s - (1-t) log(1-s)) = w ((1-t) x + (1 + (p-1) t) L),
+ *                     df/dx = w (s - t - (p-1) t (1 - s)),   df/dt = w ((p-1) L - x)
+ *                     with s = 1 / (1 + e^-x), L = -log s = max(-x,0) + log(1 + e^-|x|), and t in 0..1:
+ *                     binary cross-entropy, one independent yes or no per element. p (pos_weight) and w
+ *                     (weight) are of the element's channel, or 1.
+ * ------------------------------------------------------------------------------------------------------- */
+static float cnn__huber_delta(const cnn_tensor *y)       /* 0 for l1, which has none */
+{
+    return y->op == &cnn_op_huber ? cnn__orf(((const cnn_huber_args *)y->args)->delta, 1) : 0.0f;
+}
+static bool cnn__is_smooth_l1(const cnn_tensor *y)
+{
+    return y->op == &cnn_op_huber && ((const cnn_huber_args *)y->args)->smooth_l1;
+}
+static bool cnn__huber_shape(cnn_tensor *y)
+{
+    const float delta = cnn__huber_delta(y);
+    if (!(delta > 0)) return cnn_fail(y, "delta is %g: it must be positive", (double)delta);
+    return cnn__mse_shape(y);
+}
+static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const double delta = (double)cnn__huber_delta(y), factor = cnn__is_smooth_l1(y) ? 1 / delta : 1;
+    const int    n = cnn__len(y->in[0]->shape);
+    const float *px = y->in[0]->data, *pt = y->in[1]->data;
+    double       sum = 0;
+    (void)mode;
+    for (int i = 0; i < n; i++) {
+        const double d = fabs((double)px[i] - (double)pt[i]);
+        if (y->op == &cnn_op_l1) sum += d;
+        else                     sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
+    }
+    y->data[0] = (float)(factor * sum / n);
+}
+static void cnn__pair_loss_backward(cnn_tensor *y)
+{
+    const float  delta = cnn__huber_delta(y), mean = y->grad[0] / (float)cnn__len(y->in[0]->shape);
+    const float  g = cnn__is_smooth_l1(y) ? mean / delta : mean;
+    const float *x = y->in[0]->data, *t = y->in[1]->data;
+    float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
+    const bool   l1 = y->op == &cnn_op_l1;
+    for (int i = 0, n = cnn__len(y->in[0]->shape); i < n; i++) {
+        const float d = x[i] - t[i], cut = d > delta ? delta : d < -delta ? -delta : d;
+        const float f = l1 ? (float)((d > 0) - (d < 0)) : cut;
+        if (dx) dx[i] += g * f;
+        if (dt) dt[i] -= g * f;
+    }
+}
+/* The operands after the target are p and w. */
+static bool cnn__bce_shape(cnn_tensor *y)
+{
+    static const char *const name[] = { "pos_weight", "weight" };
+    if (!cnn__operands(y, 2, 4)) return false;
+    for (int i = 2; i < y->n_in; i++) {
+        if (!cnn__check_operand(y, i, name[i - 2], cnn__vector(y->in[0]->shape.c))) return false;
+        if (y->in[i]->op || y->in[i]->kind == CNN_PARAM)
+            return cnn_fail(y, "%s is not learned: make it with cnn_const", name[i - 2]);
+    }
+    return cnn__target_shape(y);
+}
+static float cnn__bce_factor(const cnn_tensor *y, int operand, int i)
+{
+    const cnn_shape s = y->in[0]->shape;
+    return y->n_in > operand ? y->in[operand]->data[i / cnn__plane(s) % s.c] : 1.0f;
+}
+static void cnn__bce_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int n = cnn__len(y->in[0]->shape);
+    double    sum = 0;
+    (void)mode;
+    for (int i = 0; i < n; i++) {
+        const double x = (double)y->in[0]->data[i], t = (double)y->in[1]->data[i];
+        const double p = (double)cnn__bce_factor(y, 2, i), w = (double)cnn__bce_factor(y, 3, i);
+        sum += w * ((1 - t) * x + (1 + (p - 1) * t) * ((x < 0 ? -x : 0) + log1p(exp(-fabs(x)))));
+    }
+    y->data[0] = (float)(sum / n);
+}
+static void cnn__bce_backward(cnn_tensor *y)
+{
+    const int    n = cnn__len(y->in[0]->shape);
+    const float  mean = y->grad[0] / (float)n;
+    float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
+    for (int i = 0; i < n; i++) {
+        const float x = y->in[0]->data[i], t = y->in[1]->data[i], s = cnn__sigmoid(x);
+        const float more = cnn__bce_factor(y, 2, i) - 1, g = mean * cnn__bce_factor(y, 3, i);
+        if (dx) dx[i] += g * (s - t - more * t * (1 - s));
+        if (dt) dt[i] += g * (more * ((x < 0 ? -x : 0) + log1pf(cnn__exp(-fabsf(x)))) - x);
+    }
+}
+static const cnn_field cnn__huber_fields[] = {
+    CNN_FIELD('f', cnn_huber_args, delta), CNN_FIELD('i', cnn_huber_args, smooth_l1), { NULL, 0, 0 } };
+CNN__ROOM cnn_op_l1 = {
+    .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
+    .backward = cnn__pair_loss_backward,
+    .flags = CNN_READS_X | CNN_LOSS };
+CNN__ROOM cnn_op_huber = {
+    .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward,
+    .backward = cnn__pair_loss_backward,
+    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
+CNN__ROOM cnn_op_bce_with_logits = {
+    .name = "bce_with_logits", .shape = cnn__bce_shape, .forward = cnn__bce_forward,
+    .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS };
+
+CNN__PLAIN_2(cnn_l1_,     l1)
 
 CNN_API cnn_tensor *cnn_huber_(cnn_huber_args a)
 {
@@ -7899,19 +4456,163 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
     return cnn__layer(&cnn_op_bce_with_logits, in, in[3] ? 4 : in[2] ? 3 : 2, NULL, a.at, a.name);
 }
 
-CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
+/* ---- All of them ---- */
+
+CNN_API const cnn_op *const *cnn_ops(int *count)
 {
-    if (cnn__is_nil(x)) return cnn__nil_tensor();
-    return cnn_reshape_((cnn_reshape_args){ .at = at, .x = x, .c = cnn__sample(x->shape) });
+#define CNN__OP_ADDRESS(name) &cnn_op_##name,
+    static const cnn_op *const all[] = { CNN_OPS(CNN__OP_ADDRESS) NULL };
+    if (count) *count = (int)(sizeof all / sizeof *all) - 1;
+    return all;
 }
 
-CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
+/* ===========================================================================================================
+   >>loops ---- 5. The plain loops of the kernels
+   ======================================================================================================== */
+
+/* The reference: C (m,n) = op(A) op(B) + beta C, row-major, op transposes where ta, tb say so. */
+CNN__UNUSED static void cnn__gemm_ref(float *c, int ldc, float beta, const float *a, int lda, bool ta,
+                                      const float *b, int ldb, bool tb, int m, int n, int k)
 {
-    return cnn__layer(&cnn_op_concat, x, n, NULL, at, NULL);
+    for (ptrdiff_t i = 0; i < m; i++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            double s = 0;
+            for (ptrdiff_t p = 0; p < k; p++) {
+                const float u = ta ? a[p * lda + i] : a[i * lda + p];
+                const float v = tb ? b[j * ldb + p] : b[p * ldb + j];
+                s += (double)u * (double)v;
+            }
+            float *y = c + i * ldc + j;
+            *y = (beta != 0.0f ? beta * *y : 0.0f) + (float)s;
+        }
 }
 
-/* ========================================================================================================
-   >>optim ---- 14. Optimizers: one loop over the flat vectors of parameters and gradients
+/* The reference for all three passes: each visits every term (oc,c,i,j,oy,ox) of the formula once. */
+#define CNN__CONV_TERMS(t, yat, xat, wat, ...)                                                               \
+    for (int n = 0; n < (t)->n; n++) for (int oc = 0; oc < (t)->oc; oc++)                                    \
+    for (int oy = 0; oy < (t)->oh; oy++) for (int ox = 0; ox < (t)->ow; ox++)                                \
+    for (int c = 0; c < (t)->ic / (t)->groups; c++)                                                          \
+    for (int i = 0; i < (t)->kh; i++) for (int j = 0; j < (t)->kw; j++) {                                    \
+        const int iy = oy * (t)->sh - (t)->ph + i * (t)->dh, ix = ox * (t)->sw - (t)->pw + j * (t)->dw;      \
+        const int icg = (t)->ic / (t)->groups, ic = oc / ((t)->oc / (t)->groups) * icg + c;                  \
+        if (iy < 0 || iy >= (t)->h || ix < 0 || ix >= (t)->w) continue;                                      \
+        const size_t yat = (((size_t)n * (size_t)(t)->oc + (size_t)oc) * (size_t)(t)->oh                     \
+                            + (size_t)oy) * (size_t)(t)->ow + (size_t)ox;                                    \
+        const size_t xat = (((size_t)n * (size_t)(t)->ic + (size_t)ic) * (size_t)(t)->h                      \
+                            + (size_t)iy) * (size_t)(t)->w + (size_t)ix;                                     \
+        const size_t wat = (((size_t)oc * (size_t)icg + (size_t)c) * (size_t)(t)->kh                         \
+                            + (size_t)i) * (size_t)(t)->kw + (size_t)j;                                      \
+        __VA_ARGS__;                                                                                         \
+    }
+
+CNN__UNUSED static void cnn__conv_forward_ref(const cnn__conv *t, float *y, const float *x, const float *w,
+                                              const float *b)
+{
+    const size_t plane = (size_t)t->oh * (size_t)t->ow, all = (size_t)t->n * (size_t)t->oc * plane;
+    for (size_t i = 0; i < all; i++) y[i] = b ? b[i / plane % (size_t)t->oc] : 0.0f;
+    CNN__CONV_TERMS(t, yat, xat, wat, y[yat] += w[wat] * x[xat])
+}
+CNN__UNUSED static void cnn__conv_backward_data_ref(const cnn__conv *t, float *dx, const float *dy,
+                                                    const float *w)
+{
+    CNN__CONV_TERMS(t, yat, xat, wat, dx[xat] += w[wat] * dy[yat])
+}
+CNN__UNUSED static void cnn__conv_backward_weights_ref(const cnn__conv *t, float *dw, float *db,
+                                                       const float *x, const float *dy)
+{
+    const size_t plane = (size_t)t->oh * (size_t)t->ow, all = (size_t)t->n * (size_t)t->oc * plane;
+    CNN__CONV_TERMS(t, yat, xat, wat, dw[wat] += x[xat] * dy[yat])
+    for (size_t i = 0; db && i < all; i++) db[i / plane % (size_t)t->oc] += dy[i];
+}
+
+/* ---- Softmax over the C classes of each of P pixels: x (C,P) ---- */
+
+/* e^(x - most) cannot overflow, and the largest term is 1: log sum e^x = most + log(sum of them). They are
+   kept in e unless it is NULL; e may be x. */
+static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane)
+{
+    float  m = x[0];
+    double sum = 0;
+    for (int i = 1; i < c; i++) m = x[i * plane] > m ? x[i * plane] : m;
+    for (int i = 0; i < c; i++) {
+        const float t = cnn__exp(x[i * plane] - m);
+        if (e) e[i * plane] = t;
+        sum += (double)t;
+    }
+    *most = m;
+    return sum;
+}
+
+static void cnn__softmax(const cnn__cpu *cpu, float *y, const float *x, int n, int c, ptrdiff_t plane)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
+    for (ptrdiff_t i = 0; i < n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        float           most;
+        const float     share = (float)(1 / cnn__exp_sum(&most, y + at, x + at, c, plane));
+        for (int k = 0; k < c; k++) y[at + k * plane] *= share;
+    }
+}
+
+static void cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy, const float *y, int n, int c,
+                              ptrdiff_t plane)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
+    for (ptrdiff_t i = 0; i < n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        double          dot = 0;
+        for (int k = 0; k < c; k++) dot += (double)dy[at + k * plane] * (double)y[at + k * plane];
+        for (int k = 0; k < c; k++)
+            dx[at + k * plane] += y[at + k * plane] * (dy[at + k * plane] - (float)dot);
+    }
+}
+
+/* The cross-entropy of each pixel, sum_k q_k (log sum e^x - x_k); saved: for each pixel, most and log sum of
+   the above. */
+static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
+                               const cnn__target *t, int n, int c, ptrdiff_t plane)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
+    for (ptrdiff_t i = 0; i < n * plane; i++) {
+        const float *at = x + i / plane * c * plane + i % plane;
+        float        most;
+        const double rest = log(cnn__exp_sum(&most, NULL, at, c, plane));
+        const double e = (double)t->e;
+        double       spread = 0;
+        if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
+        each[i] = 0;
+        if (cnn__ignored(t, i)) continue;
+        for (int k = 0; k < c && e > 0; k++)
+            spread += (t->weight ? (double)t->weight[k] : 1.0) * (rest + (double)(most - at[k * plane])) / c;
+        each[i] = (1 - e) * (double)cnn__label_weight(t, i)
+                      * (rest + (double)(most - at[(ptrdiff_t)t->label[i] * plane]))
+                  + e * spread;
+    }
+}
+
+/* dx_k += g (softmax(x)_k sum_j q_j - q_k) */
+static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, const float *saved,
+                                    const float *x, const cnn__target *t, int n, int c, ptrdiff_t plane)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
+    for (ptrdiff_t i = 0; i < n * plane; i++) {
+        const ptrdiff_t at = i / plane * c * plane + i % plane;
+        if (cnn__ignored(t, i)) continue;
+        const float own = (1 - t->e) * cnn__label_weight(t, i);
+        float       all = 1;
+        if (t->weight) all = own;
+        for (int k = 0; t->weight && k < c; k++) all += t->e / (float)c * t->weight[k];
+        for (int k = 0; k < c; k++) {
+            const float q =
+                t->e / (float)c * (t->weight ? t->weight[k] : 1.0f) + (k == (int)t->label[i] ? own : 0.0f);
+            dx[at + k * plane] +=
+                g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
+        }
+    }
+}
+
+/* ===========================================================================================================
+   >>optim ---- 6. Optimizers: one loop over the flat vectors of parameters and gradients
    ======================================================================================================== */
 
 /* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
@@ -8481,35 +5182,582 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
     return cnn__copy_trained(g, g->average, CNN__EXCHANGE, 0);
 }
 
-/* ---- Leaving the device ---- */
+/* ===========================================================================================================
+   >>plan ---- 7. The memory plan, and cnn_compile
+   ======================================================================================================== */
 
-CNN_API bool cnn_leave_device(cnn_graph *g)
+/* ---- The memory plan ----
+
+   Time runs from 0 to 2n: the forward of node i happens at time i, its backward at 2n-1-i, and 2n is the end.
+   Every value, gradient and saved state of a node is an interval of that time: from its first write to its
+   last read. Two arrays may share memory if their intervals do not meet. Larger arrays choose their place
+   first, each the lowest gap that fits (Pisarchyk, Lee 2020, "greedy by size"). */
+
+typedef struct { size_t bytes, at; int first, last; size_t *result; } cnn__span;
+
+static int cnn__larger_span(const void *a, const void *b)
 {
-    char error[CNN_ERROR_SIZE];
-    if (!g || !g->config.backend || !g->compiled) return false;
-    if (g->error[0] && !g->config.backend->error[0]) return false;
-    memcpy(error, g->error, sizeof error);
-    g->error[0] = 0;
-    bool came = cnn__sync_optimizer(g, CNN__HOST) && cnn__sync_average(g, CNN__HOST);
-    for (int i = 0; i < g->n_order && came; i++)
-        if (!g->order[i]->t.op) came = cnn__sync(&g->order[i]->t, CNN__DATA, CNN__HOST);
-    if (!came) {
-        if (error[0]) memcpy(g->error, error, sizeof error);      /* the first message stays */
-        return false;
+    const cnn__span *x = a, *y = b;
+    if (x->bytes != y->bytes) return x->bytes < y->bytes ? 1 : -1;
+    return x->first != y->first ? (x->first < y->first ? -1 : 1) : (x->last > y->last) - (x->last < y->last);
+}
+
+/* Give each span its place; returns the size of the arena in bytes. Placed spans are kept sorted by place, so
+   that the gaps are met from low to high. */
+static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
+{
+    size_t arena = 0;
+    qsort(span, (size_t)n, sizeof *span, cnn__larger_span);
+    for (int i = 0; i < n; i++) {
+        size_t at = 0;
+        int    k = 0;
+        for (int j = 0; j < i; j++) {
+            const cnn__span *other = &span[by_place[j]];
+            if (other->last < span[i].first || span[i].last < other->first) continue;
+            if (other->at >= cnn__add_size(at, span[i].bytes)) break;
+            if (other->at + other->bytes > at) at = other->at + other->bytes;
+        }
+        span[i].at = at;
+        while (k < i && span[by_place[k]].at <= at) k++;
+        memmove(by_place + k + 1, by_place + k, (size_t)(i - k) * sizeof *by_place);
+        by_place[k] = i;
+        if (cnn__add_size(at, span[i].bytes) > arena) arena = cnn__add_size(at, span[i].bytes);
+        *span[i].result = at / sizeof(float);
     }
-    cnn__close_backend(g);
-    for (int i = 0; i < g->n_order; i++) {
+    return arena;
+}
+
+static size_t cnn__bytes_of(const cnn__node *v)       /* at max_batch, rounded to the alignment */
+{
+    cnn_shape s = v->t.shape;
+    s.n = v->max_n;
+    return cnn__round_up(cnn__mul_size(cnn__checked_len(s), sizeof(float)), CNN__ALIGN);
+}
+
+/* Is x once among the operands of v, with as many elements as v? */
+static bool cnn__same_elements(const cnn__node *v, const cnn__node *x)
+{
+    int times = 0;
+    for (int k = 0; k < v->t.n_in; k++) times += v->t.in[k] == &x->t;
+    return times == 1 && x->max_n == v->max_n && x->t.batched == v->t.batched
+        && cnn__sample(x->t.shape) == cnn__sample(v->t.shape);
+}
+
+/* When is each value read for the last time? Tensors that can be read after the run live to the end: the
+   root with its operands, what the losses below it judge (the logits), and those that are kept. */
+static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
+{
+    int n = g->n_order, end = 2 * n;
+    for (int i = 0; i < n; i++) {
         cnn__node *v = g->order[i];
-        v->kernel = NULL, v->data_on = v->grad_on = v->saved_on = CNN__HOST;
+        v->last[mode] = v->t.kept || &v->t == g->loss ? end : i;
+        if (mode == CNN_TRAIN && v->t.needs_grad && v->t.op && (v->t.op->flags & CNN_READS_Y))
+            v->last[mode] = v->last[mode] < 2 * n - 1 - i ? 2 * n - 1 - i : v->last[mode];
+        v->grad_first = i;
+        v->alias[mode] = v->joined[mode] = NULL;
+        v->users = 0;
+        for (int k = 0; k < v->t.n_in; k++) {
+            cnn__node *x = cnn__of(v->t.in[k]);
+            int        until = i;
+            x->users++;
+            if (mode == CNN_TRAIN && v->t.needs_grad && (v->t.op->flags & CNN_READS_X)) until = 2 * n - 1 - i;
+            if (&v->t == g->loss || (v->t.op->flags & CNN_LOSS)) until = end;
+            if (x->last[mode] < until) x->last[mode] = until;
+            if (v->t.needs_grad) x->grad_first = i;        /* the highest such i: its backward comes first */
+        }
     }
-    g->run++, g->traffic = (cnn_traffic){ 0, 0, 0 };
-    g->optimizer_on = g->optimizer_on ? CNN__HOST : 0, g->average_on = CNN__HOST;
-    g->can_backward = g->has_grads = false;
+    /* In place: y may overwrite its first operand if it is the last to read it. */
+    for (int i = 0; i < n; i++) {
+        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
+        if (!x || !x->t.op || !(v->t.op->flags & CNN_INPLACE) || x->last[mode] != i) continue;
+        if (!cnn__same_elements(v, x)) continue;
+        v->alias[mode] = x, x->joined[mode] = v;
+        x->last[mode] = i - 1;
+    }
+    /* Gradients in place: that of y is done with when y's backward has run, so that of its first operand may
+       take its place if y's backward is the first to write it. Device rows add to what was zeroed. */
+    for (int i = 0; i < n; i++) {
+        cnn__node *v = g->order[i];
+        v->grad_alias = NULL, v->grad_last = 2 * n - 1 - i;
+    }
+    for (int i = 0; i < n && mode == CNN_TRAIN && !g->config.backend && !g->config.keep_grads; i++) {
+        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
+        if (!x || !x->t.op || !x->t.needs_grad || !v->t.op || !(v->t.op->flags & CNN_INPLACE_GRAD)) continue;
+        if (&v->t != g->loss && x->grad_first == i && cnn__same_elements(v, x)) x->grad_alias = v;
+    }
+    for (int i = 0; i < n; i++) {                          /* operands first */
+        cnn__node *v = g->order[i], *y = v->grad_alias;
+        if (y && y->grad_last < v->grad_last) y->grad_last = v->grad_last;
+    }
+}
+
+static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span, int *by_place)
+{
+    int n = g->n_order, n_spans = 0, end = 2 * n;
+    cnn__plan_lifetimes(g, mode);
+    for (int i = n; i-- > 0; ) {               /* from the last user of a shared place back to its first */
+        cnn__node *v = g->order[i];
+        if (v->span_last < v->last[mode]) v->span_last = v->last[mode];
+        if (v->alias[mode] && v->alias[mode]->span_last < v->span_last)
+            v->alias[mode]->span_last = v->span_last;
+    }
+    for (int i = 0; i < n; i++) {
+        cnn__node  *v = g->order[i];
+        cnn_tensor *t = &v->t;
+        if (t->op && !v->alias[mode])
+            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, i, v->span_last, &t->data_at[mode] };
+        v->span_last = 0;
+        if (mode == CNN_EVAL) continue;
+        if (t->op && t->op->saved)
+            span[n_spans++] = (cnn__span){ cnn__round_up(t->op->saved(t), CNN__ALIGN), 0, i,
+                                           t->needs_grad ? 2 * n - 1 - i : i, &t->saved_at };
+        if (t->needs_grad && t->kind != CNN_PARAM && t != g->loss && !v->grad_alias) {
+            bool keep = g->config.keep_grads || t->kind == CNN_INPUT;
+            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, 2 * n - 1 - v->grad_first,
+                                           keep ? end : v->grad_last, &t->grad_at };
+        }
+    }
+    size_t bytes = cnn__place_spans(span, n_spans, by_place);
+    for (int i = 0; i < n; i++)
+        if (g->order[i]->alias[mode])
+            g->order[i]->t.data_at[mode] = g->order[i]->alias[mode]->t.data_at[mode];
+    for (int i = n; i-- > 0; )                             /* users first */
+        if (mode == CNN_TRAIN && g->order[i]->grad_alias)
+            g->order[i]->t.grad_at = g->order[i]->grad_alias->t.grad_at;
+    return bytes;
+}
+
+/* Places of the leaves: parameters that are trained first, so that the optimizer is one loop over a
+   prefix. */
+static void cnn__plan_leaves(cnn_graph *g)
+{
+    size_t trained = 0, frozen = 0, buffers = 0, inputs = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        size_t     *at = t->kind == CNN_PARAM ? (t->needs_grad ? &trained : &frozen)
+                       : t->kind == CNN_INPUT || t->kind == CNN_LABELS ? &inputs : &buffers;
+        if (t->op) continue;
+        t->data_at[CNN_EVAL] = t->data_at[CNN_TRAIN] = *at / sizeof(float);
+        if (t->kind == CNN_PARAM) t->grad_at = *at / sizeof(float);
+        *at = cnn__add_size(*at, cnn__bytes_of(g->order[i]));
+    }
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM && !t->needs_grad)
+            t->data_at[CNN_EVAL] = t->data_at[CNN_TRAIN] = t->data_at[CNN_EVAL] + trained / sizeof(float);
+    }
+    g->n_trained = trained / sizeof(float);
+    g->memory.params = cnn__add_size(trained, frozen);
+    g->memory.grads = trained;
+    g->memory.optimizer = cnn__mul_size(trained, (size_t)g->config.optimizer->slots);
+    g->memory.buffers = buffers;
+    g->memory.inputs = inputs;
+}
+
+/* Places of all that is computed, and the sum of the arenas. */
+static bool cnn__plan_spans(cnn_graph *g)
+{
+    const size_t most = 3 * (size_t)g->n_order;          /* value, gradient and saved state of each node */
+    cnn_memory  *m = &g->memory;
+    cnn__span   *span = CNN_MALLOC(most * sizeof *span);
+    int         *by_place = CNN_MALLOC(most * sizeof *by_place);
+    if (!span || !by_place) {
+        CNN_FREE(span);
+        CNN_FREE(by_place);
+        return cnn__no_memory(g, NULL, "compile", most * (sizeof *span + sizeof *by_place));
+    }
+    m->activations = m->activations_eval = cnn__plan_activations(g, CNN_EVAL, span, by_place);
+    if (!g->config.inference) {
+        size_t train = cnn__plan_activations(g, CNN_TRAIN, span, by_place);
+        if (train > m->activations) m->activations = train;
+        g->loss->grad_at = m->activations / sizeof(float);     /* the loss's gradient is 1 for ever, in both
+                                                                  modes */
+        m->activations = cnn__add_size(m->activations, CNN__ALIGN);
+    }
+    CNN_FREE(span);
+    CNN_FREE(by_place);
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        size_t            s = t->op && t->op->scratch ? cnn__round_up(t->op->scratch(t), CNN__ALIGN) : 0;
+        if (s > m->scratch) m->scratch = s;
+    }
+    const size_t part[CNN_ARENAS] = { m->params, m->grads, m->optimizer, m->buffers, m->inputs,
+        m->activations, m->scratch };
+    m->total = 0;
+    for (int i = 0; i < CNN_ARENAS; i++) m->total = cnn__add_size(m->total, g->arena_bytes[i] = part[i]);
+    return m->total < SIZE_MAX - CNN__ALIGN
+           || cnn__fail(g, NULL, "compile", "the memory plan is larger than this machine can address");
+}
+
+/* Is a tensor that the user hands in one of this graph? */
+static bool cnn__check_root(cnn_graph *g, const cnn_tensor *t, const char *what)
+{
+    if (!g || g->error[0]) return false;
+    if (cnn__is_nil(t) || t->graph != g)
+        return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
+    if (!g->config.inference && !t->op)
+        return cnn__fail(g, t->at, what, "no operation computes the loss: there is nothing to train");
+    if (!g->config.inference && (t->batched || cnn__checked_len(t->shape) != 1))
+        return cnn__fail(g, t->at, what, "the loss has shape %s: it must be one number, (1,1,1,1); "
+                         "for prediction alone say cnn_new(.inference = 1)", cnn__shape_text(t).s);
     return true;
 }
 
+CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
+{
+    const cnn_memory none = { 0, 0, 0, 0, 0, 0, 0, 0, 0 };
+    if (!cnn__check_root(g, loss, "compile")) return none;
+    if (g->planned && g->loss == loss) return g->memory;
+    if (g->compiled)
+        return cnn__fail(g, loss->at, "compile", "the graph is compiled already, for another loss"), none;
+    g->memory = none;
+    CNN_FREE(g->order);
+    g->n_order = 0;
+    g->order = CNN_MALLOC((size_t)g->n_nodes * sizeof *g->order);
+    if (!g->order) return cnn__no_memory(g, NULL, "compile", (size_t)g->n_nodes * sizeof *g->order), none;
+    g->loss = loss, g->walk++;
+    for (int i = 0; i < g->n_nodes; i++) g->node[i]->t.index = -1, g->node[i]->t.needs_grad = false;
+    cnn__walk(g, cnn__of(loss));
+    int n_loss = g->n_order;
+    for (int i = 0; i < g->n_nodes; i++)
+        if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
+    cnn__adopt(g);
+    if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
+        cnn__plan_leaves(g);
+        g->planned = cnn__plan_spans(g);
+    }
+    return g->planned ? g->memory : none;
+}
+
+/* ---- Compile ---- */
+
+/* The rule for the weight of a layer that was given none: He if a rectifier reads what the layer computes,
+   for half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
+static cnn_init cnn__default_init(const cnn__node *v)
+{
+    const cnn_graph *g = v->t.graph;
+    if (!v->owner || strcmp(v->suffix, "weight") != 0) return CNN_INIT_CONSTANT;
+    for (int i = v->owner->t.index + 1; i <= g->loss->index; i++) {     /* kept tensors do not count */
+        const cnn_tensor *user = &g->order[i]->t;
+        if (user->op && (user->op->flags & CNN_RECTIFIER) && user->in[0] == &v->owner->t) return CNN_INIT_HE;
+    }
+    return CNN_INIT_LECUN;
+}
+
+/* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the
+   order. */
+static void cnn__init_leaf(const cnn__node *v)
+{
+    const cnn_tensor *t = &v->t;
+    cnn_init          init = v->init == CNN_INIT_DEFAULT ? cnn__default_init(v) : v->init;
+    size_t n = (size_t)cnn__len(t->shape);
+    double in  = v->fan_in  ? v->fan_in  : t->shape.n;
+    double out = v->fan_out ? v->fan_out : t->shape.c;
+    double gain = v->gain != 0 ? (double)v->gain : init == CNN_INIT_CONSTANT ? 0.0 : 1.0, a = 0;
+    switch (init) {
+    case CNN_INIT_HE:      a = gain * sqrt(6.0 / in);         break;
+    case CNN_INIT_GLOROT:  a = gain * sqrt(6.0 / (in + out)); break;
+    case CNN_INIT_LECUN:   a = gain * sqrt(3.0 / in);         break;
+    case CNN_INIT_UNIFORM: a = gain;                          break;
+    case CNN_INIT_DEFAULT: case CNN_INIT_CONSTANT:            break;
+    }
+    if (v->values) memcpy(t->data, v->values, n * sizeof(float));
+    else if (init == CNN_INIT_CONSTANT) for (size_t i = 0; i < n; i++) t->data[i] = (float)gain;
+    else for (size_t i = 0; i < n; i++) {
+        float u = cnn__uniform(cnn__random_bits(t->graph->config.seed, (uint64_t)(unsigned)t->index, i));
+        t->data[i] = (float)a * (2 * u - 1);
+    }
+}
+
+static cnn_arena cnn__arena_of(const cnn_tensor *t)
+{
+    switch (t->kind) {
+    case CNN_PARAM:                   return CNN_ARENA_PARAMS;
+    case CNN_CONST: case CNN_BUFFER:  return CNN_ARENA_BUFFERS;
+    case CNN_INPUT: case CNN_LABELS:  return CNN_ARENA_INPUTS;
+    case CNN_NODE:                    break;
+    }
+    return CNN_ARENA_ACTIVATIONS;
+}
+
+/* Point a tensor to where its arrays are in this mode, and give it the current batch. */
+static void cnn__bind(cnn__node *v, cnn_mode mode)
+{
+    cnn_tensor *t = &v->t;
+    cnn_graph  *g = t->graph;
+    float      *act = g->arena[CNN_ARENA_ACTIVATIONS];
+    t->shape.n = t->batched ? g->batch : v->max_n;
+    t->data = g->arena[cnn__arena_of(t)] + t->data_at[mode];
+    t->grad = !t->needs_grad ? NULL : t->kind == CNN_PARAM ? g->arena[CNN_ARENA_GRADS] + t->grad_at
+            : mode == CNN_TRAIN ? act + t->grad_at : NULL;
+    t->saved = mode == CNN_TRAIN && t->op && t->op->saved ? act + t->saved_at : NULL;
+}
+
+/* Lay the arenas out in `memory`, or in an allocation of the graph's own. */
+static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
+{
+    if (!memory) {
+        memory = g->base = CNN_MALLOC(g->memory.total + CNN__ALIGN);
+        if (!g->base) return cnn__no_memory(g, g->config.at, what, g->memory.total + CNN__ALIGN);
+    }
+    char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
+    for (int i = 0; i < CNN_ARENAS; i++) {
+        g->arena[i] = (float *)(void *)p;
+        if (i < CNN_ARENA_ACTIVATIONS) memset(p, 0, g->arena_bytes[i]);    /* the rest is written before it is
+                                                                              read */
+        p += g->arena_bytes[i];
+    }
+    return true;
+}
+
+CNN_API bool cnn_compile(cnn_graph *g, cnn_tensor *loss) { return cnn_compile_in(g, loss, NULL, 0); }
+
+CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t bytes)
+{
+    cnn_memory m = cnn_plan(g, loss);
+    if (!g || g->error[0]) return false;
+    if (g->compiled) return cnn__fail(g, g->config.at, "compile", "the graph is compiled already");
+    if (memory && ((uintptr_t)memory % CNN__ALIGN || bytes < m.total))
+        return cnn__fail(g, g->config.at, "compile",
+                         "the memory given has %zu bytes at an address of alignment %d: %zu bytes, aligned "
+                         "to %d, are needed", bytes, (int)((uintptr_t)memory % CNN__ALIGN ? 1 : CNN__ALIGN),
+                         m.total, CNN__ALIGN);
+    if (!cnn__place_arenas(g, "compile", memory)) return false;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i];
+        cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
+        v->stamp = 0;
+        if (v->t.kind == CNN_PARAM || v->t.kind == CNN_BUFFER || v->t.kind == CNN_CONST) cnn__init_leaf(v);
+    }
+    if (!g->config.inference && loss->needs_grad) loss->grad[0] = 1;
+    g->compiled = cnn__open_backend(g);
+    return g->compiled;
+}
+
 /* ===========================================================================================================
-   >>data ---- 15. Data: IDX, CIFAR, CSV and .npy files, arrays, shuffling, splits, batches
+   >>values ---- 8. Values: set, get, map; views
+   ======================================================================================================== */
+
+/* ---- Values ---- */
+
+/* May the value of t be read? A node's value is there from its run until something else takes its memory. */
+static bool cnn__readable(cnn_tensor *t, const char *what)
+{
+    if (!cnn__placed(t, what)) return false;
+    cnn_graph *g = t->graph;
+    cnn__node *v = cnn__of(t);
+    if (!t->op) return true;
+    if (v->stamp != g->run) return cnn_fail(t, "%s: the last cnn_forward did not compute it", what);
+    if (t->batched && g->ran_batch != g->batch)
+        return cnn_fail(t, "%s: it was computed for %d samples, and now the batch is %d", what, g->ran_batch,
+                        g->batch);
+    if (v->last[g->mode] < g->reached)
+        return cnn_fail(t, "%s: its memory has been used again; cnn_keep it before cnn_compile, or forward "
+                           "it itself", what);
+    return true;
+}
+
+static bool cnn__check_count(cnn_tensor *t, const char *what, size_t count)
+{
+    if (count == cnn_count(t)) return true;
+    return cnn_fail(t, "%s: %zu values were given for shape %s, which has %zu", what, count,
+                    cnn__shape_text(t).s, cnn_count(t));
+}
+
+CNN_API size_t cnn_count(const cnn_tensor *t)
+{
+    if (cnn__is_nil(t)) return 0;
+    return (size_t)(t->batched ? t->graph->batch : cnn__of(t)->max_n) * (size_t)cnn__sample(t->shape);
+}
+
+CNN_API int cnn_batch(const cnn_graph *g) { return g ? g->batch : 0; }
+
+CNN_API bool cnn_set_batch(cnn_graph *g, int batch)
+{
+    if (!g || g->error[0]) return false;
+    if (batch < 1 || batch > g->config.max_batch)
+        return cnn__fail(g, g->config.at, "batch", "%d samples: the batch must be 1 to max_batch = %d", batch,
+                         g->config.max_batch);
+    g->batch = batch;
+    return true;
+}
+
+CNN_API const float *cnn_map_read(cnn_tensor *t)
+{
+    return cnn__readable(t, "read") && cnn__sync(t, CNN__DATA, CNN__HOST) ? t->data : NULL;
+}
+
+CNN_API float *cnn_map_write(cnn_tensor *t)
+{
+    if (!cnn__placed(t, "write")) return NULL;
+    if (t->op)
+        return cnn_fail(t, "write: it is computed by the graph; only inputs, labels, parameters, buffers "
+                           "and constants can be written"), NULL;
+    if (t->graph->shares && !t->batched)
+        return cnn_fail(t, "write: it belongs to the net that this view shares"), NULL;
+    if (!t->batched && !cnn__sync(t, CNN__DATA, CNN__HOST)) return NULL;
+    cnn__wrote(t, CNN__DATA, CNN__HOST);
+    if (t->batched) t->shape.n = cnn__of(t)->fed = t->graph->batch;
+    t->graph->can_backward = false;                 /* forward saw, and checked, what was there before */
+    return t->data;
+}
+
+CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
+{
+    if (!cnn__placed(t, "set")) return false;
+    size_t sample = (size_t)cnn__sample(t->shape);
+    if (!t->op && t->batched) {
+        if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
+            return cnn_fail(t, "set: %zu values: shape %s takes a multiple of %zu, up to max_batch = %d "
+                               "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
+        t->graph->batch = (int)(count / sample);
+    }
+    if (!t->op && !cnn__check_count(t, "set", count)) return false;
+    float *data = cnn_map_write(t);
+    if (data) memcpy(data, values, count * sizeof(float));
+    return data != NULL;
+}
+
+CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
+{
+    if (!cnn__placed(t, "set_labels")) return false;
+    if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
+    size_t sample = (size_t)cnn__sample(t->shape);
+    if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
+        return cnn_fail(t, "set_labels: %zu classes: shape %s takes a multiple of %zu, up to max_batch = %d "
+                           "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
+    t->graph->batch = (int)(count / sample);
+    float *data = cnn_map_write(t);
+    for (size_t i = 0; data && i < count; i++) data[i] = (float)classes[i];
+    return data != NULL;
+}
+
+CNN_API bool cnn_get(cnn_tensor *t, float *values, size_t count)
+{
+    const float *data = cnn_map_read(t);
+    if (!data || !cnn__check_count(t, "get", count)) return false;
+    memcpy(values, data, count * sizeof(float));
+    return true;
+}
+
+CNN_API const float *cnn_map_grad(cnn_tensor *t)
+{
+    if (cnn__is_nil(t) || t->graph->error[0]) return NULL;
+    cnn_graph *g = t->graph;
+    if (!g->compiled || !t->needs_grad)
+        return cnn_fail(t, "gradient: %s", !g->compiled ? "call cnn_compile first"
+                        : t->kind == CNN_INPUT && !cnn__of(t)->wants_grad
+                        ? "it was not asked for: say cnn_input(..., .grad = 1)"
+                        : "no gradient flows to it (frozen, constant, or not on the way to the loss)"), NULL;
+    if (t->kind != CNN_PARAM && t != g->loss) {
+        if (g->reached != 2 * g->n_order)
+            return cnn_fail(t, "gradient: the last call was not cnn_backward"), NULL;
+        if (t->batched && g->ran_batch != g->batch)
+            return cnn_fail(t, "gradient: it was computed for %d samples, and now the batch is %d",
+                            g->ran_batch, g->batch), NULL;
+        if (t->op && !g->config.keep_grads)
+            return cnn_fail(t, "gradient: it is not kept; say cnn_new(.keep_grads = 1)"), NULL;
+    }
+    return cnn__sync(t, CNN__GRAD, CNN__HOST) ? t->grad : NULL;
+}
+
+CNN_API bool cnn_get_grad(cnn_tensor *t, float *values, size_t count)
+{
+    const float *grad = cnn_map_grad(t);
+    if (!grad || !cnn__check_count(t, "get_grad", count)) return false;
+    memcpy(values, grad, count * sizeof(float));
+    return true;
+}
+
+static float *cnn__flat(cnn_graph *g, size_t *count, cnn__part part)
+{
+    if (count) *count = 0;
+    if (!g || g->error[0]) return NULL;
+    if (!g->compiled) return cnn__fail(g, g->config.at, "flat vector", "call cnn_compile first"), NULL;
+    if (!cnn__sync_params(g, part, CNN__HOST)) return NULL;
+    cnn__wrote_params(g, part, CNN__HOST);
+    if (count) *count = g->n_trained;
+    return g->arena[part == CNN__DATA ? CNN_ARENA_PARAMS : CNN_ARENA_GRADS];
+}
+CNN_API float *cnn_flat_params(cnn_graph *g, size_t *count) { return cnn__flat(g, count, CNN__DATA); }
+CNN_API float *cnn_flat_grads (cnn_graph *g, size_t *count) { return cnn__flat(g, count, CNN__GRAD); }
+
+/* ---- Views: the nodes once more, with places of their own for all but parameters and buffers ---- */
+
+static bool cnn__copy_nodes(cnn_graph *view, const cnn_graph *g)
+{
+    const size_t n = (size_t)g->n_order;
+    cnn__node   *node = cnn__alloc(view, n * sizeof *node);
+    view->order = node ? CNN_MALLOC(n * sizeof *view->order) : NULL;
+    if (!view->order) return cnn__no_memory(view, NULL, "share", n * sizeof *view->order);
+    for (size_t i = 0; i < n; i++) {
+        const cnn__node  *from = g->order[i];       /* only what a run of g leaves alone is read: no race */
+        const cnn_tensor *t = &from->t;
+        cnn__node        *v = &node[i];
+        v->t.name = t->name, v->t.at = t->at, v->t.op = t->op, v->t.args = t->args;
+        v->t.graph = view, v->t.kind = t->kind, v->t.index = t->index;
+        v->t.frozen = t->frozen, v->t.kept = t->kept;
+        v->owner = from->owner ? &node[from->owner->t.index] : NULL, v->suffix = from->suffix;
+        v->named = from->named;
+        v->data_on = v->grad_on = v->saved_on = CNN__HOST, v->lr_scale = v->decay_scale = 1;
+        v->t.n_in = t->n_in;
+        for (int k = 0; k < t->n_in; k++) v->t.in[k] = &node[t->in[k]->index].t;
+        view->order[view->n_order++] = v;
+        if (t->op) {
+            if (!cnn__set_shape(&v->t)) return false;
+            continue;
+        }
+        v->t.batched = t->batched;
+        v->max_n = t->batched ? view->config.max_batch : from->max_n;
+        v->t.shape = (cnn_shape){ v->max_n, t->shape.c, t->shape.h, t->shape.w };
+        if (cnn__checked_len(v->t.shape) == SIZE_MAX)
+            return cnn_fail(&v->t, "shape %s holds more than 2^31 - 1 elements (N = %d)",
+                            cnn__shape_text(&v->t).s, v->max_n);
+    }
+    return true;
+}
+
+CNN_API cnn_graph *cnn_share_(cnn_share_args a)
+{
+    const cnn_graph *g = a.g;
+    if (!g) return NULL;
+    const cnn_config config = { .at = a.at, .max_batch = a.max_batch ? a.max_batch : g->config.max_batch,
+                                .seed = g->config.seed, .threads = a.threads ? a.threads : 1,
+                                .isa = g->cpu.isa, .optimizer = g->config.optimizer, .inference = 1 };
+    cnn_graph *view = cnn_new_(config);
+    if (!view || view->error[0]) return view;
+    view->shares = true;
+    if (g->error[0])           cnn__fail(view, a.at, "share", "the net has an error: %.400s", g->error);
+    else if (!g->compiled)     cnn__fail(view, a.at, "share", "the net is not compiled");
+    else if (g->config.backend)
+        cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
+    if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
+    view->loss = &view->order[g->loss->index]->t;
+    cnn__plan_leaves(view);
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_arena arena = cnn__arena_of(&g->order[i]->t);
+        if (arena != CNN_ARENA_PARAMS && arena != CNN_ARENA_BUFFERS) continue;
+        memcpy(view->order[i]->t.data_at, g->order[i]->t.data_at, sizeof g->order[i]->t.data_at);
+    }
+    view->memory.params = view->memory.buffers = 0;
+    view->planned = cnn__plan_spans(view);
+    if (!view->planned || !cnn__place_arenas(view, "share", NULL)) return view;
+    view->arena[CNN_ARENA_PARAMS]  = g->arena[CNN_ARENA_PARAMS];
+    view->arena[CNN_ARENA_BUFFERS] = g->arena[CNN_ARENA_BUFFERS];
+    for (int i = 0; i < view->n_order; i++) cnn__bind(view->order[i], CNN_EVAL);
+    view->compiled = true;
+    return view;
+}
+
+CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
+{
+    for (int i = 0; g && g->planned && name && i < g->n_order; i++)
+        if (strcmp(g->order[i]->t.name, name) == 0) return &g->order[i]->t;
+    return NULL;
+}
+
+/* ===========================================================================================================
+   >>data ---- 9. Data: IDX, CIFAR, CSV and .npy files, arrays, shuffling, splits, batches
 
    A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
@@ -9441,8 +6689,8 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool firs
     *right += count;
 }
 
-/* ========================================================================================================
-   >>train ---- 16. Training loop: fit, evaluate, predict, progress and history
+/* ===========================================================================================================
+   >>train ---- 10. Training loop: fit, evaluate, predict, progress and history
    ======================================================================================================== */
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
@@ -10129,7 +7377,7 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 #endif /* CNN_NO_STDIO */
 
 /* ===========================================================================================================
-   >>files ---- 17. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
+   >>files ---- 11. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
 
        8 bytes      the length of the header, lowest byte first
        header       JSON: { "__metadata__": { "format": "pt", "cnn.graph": "...", ... }, "conv1.weight":
@@ -11646,8 +8894,8 @@ static bool cnn__resume_run(cnn__run *r)
 
 #endif
 
-/* ========================================================================================================
-   >>export ---- 18. Export: a net as one C99 file of its own
+/* ===========================================================================================================
+   >>export ---- 12. Export: a net as one C99 file of its own
 
    As a backend has rows that replace rooms, this has rows that put rooms into C text: the function that
    computes the operation, once in a file, and the call of it, once for each node. The order of the calls is
@@ -12685,8 +9933,8 @@ CNN_API bool cnn_export_c_(cnn_export_c_args a)
 
 #endif
 
-/* ========================================================================================================
-   >>inspect ---- 19. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
+/* ===========================================================================================================
+   >>inspect ---- 13. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
 /* Every node that matters once the order is known; before that, every node recorded. */
@@ -13667,9 +10915,2948 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
     return c;
 }
 
+/* ===========================================================================================================
+
+   Part II. The engine: how the plain loops became fast. It knows no tensor and no graph.
+
+   ======================================================================================================== */
+
+/* ===========================================================================================================
+   >>threads ---- 14. Threads
+   ======================================================================================================== */
+
+/* Simple steps: below this a parallel region can cost more than it brings. */
+enum { CNN__LARGE = 1 << 18 };
+
+static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
+{
+    return work >= CNN__LARGE ? cpu->threads : 1;
+}
+
+/* Threads for so many multiply-adds in so many parts. Below 5 million, about 0.1 ms, a parallel region with
+   its spinning barrier costs more than it saves when the machine has other work. (The tests set 0.) */
+#ifndef CNN__SERIAL_WORK
+#define CNN__SERIAL_WORK 5e6
+#endif
+static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
+{
+    return work < CNN__SERIAL_WORK ? 1 : (int)cnn__min(cpu->threads, parts);
+}
+
+/* ===========================================================================================================
+   >>simd ---- 15. Instruction sets: found at run time, one micro-kernel for each
+   ======================================================================================================== */
+
+#if CNN__X86
+#define CNN__AVX2   __attribute__((target("avx2,fma")))
+#define CNN__AVX512 __attribute__((target("avx512f,avx2,fma")))
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#define CNN__UNROLL _Pragma("GCC unroll 16")        /* gcc -O2 would keep the accumulators below in memory */
+#else
+#define CNN__UNROLL
+#endif
+
+static bool cnn__has_isa(cnn_isa isa)
+{
+#if CNN__X86
+    if (isa == CNN_ISA_AVX2)   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (isa == CNN_ISA_AVX512) return __builtin_cpu_supports("avx512f");
+#endif
+    return isa == CNN_ISA_C || (isa == CNN_ISA_NEON && CNN__ARM);
+}
+
+static cnn_isa cnn__best_isa(void)
+{
+    static const cnn_isa by_speed[] = { CNN_ISA_AVX512, CNN_ISA_AVX2, CNN_ISA_NEON };
+    for (size_t i = 0; i < sizeof by_speed / sizeof *by_speed; i++)
+        if (cnn__has_isa(by_speed[i])) return by_speed[i];
+    return CNN_ISA_C;
+}
+
+/* These kernels are written for each instruction set; one text serves all, given a vector V of W floats.
+
+   micro: a tile of mr rows and NR = NV*W columns (NR/2 where nr is no more), in registers while p runs.
+              c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
+          a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of
+          an image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8
+          accumulators. The tile of c is fetched into the cache while p runs.
+   pack:  rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. Floor: a
+          load and a store of W floats for W floats.
+   panel: rows of NR floats one behind the other, as micro wants b: to[p*NR + j] = x[at[p] + j], j < NR, and
+          the next NR floats of each row fetched into the cache.
+   halve: every second float. to[i] = x[2*i], i < n.
+   twice: its transpose. to[2*i] += v[i], i < n.
+   dot:   rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors, all accumulators in registers:
+          over images n, image rows y and pixels q
+              c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
+          at has four entries whatever cols is. Floor: 12 multiply-adds for 7 loads.
+   fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a
+          multiply-add.
+   winograd: transforms of W tiles side by side, see >>conv. GATHER4 loads four floats of each of W rows and
+          transposes them to four vectors; SCATTER4 is its inverse, and adds to what is there if told. */
+typedef void cnn__micro(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at,
+                        float *c, ptrdiff_t ldc, const float *bias, bool add);
+typedef void cnn__pack_rows(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
+typedef void cnn__fill_panel(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
+typedef void cnn__halve(float *to, const float *x, ptrdiff_t n);
+typedef void cnn__twice(float *to, const float *v, ptrdiff_t n);
+typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
+typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
+                      const ptrdiff_t *at, float *c, ptrdiff_t ldc);
+typedef void cnn__winograd_w(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
+typedef void cnn__winograd_dw(const float *u, ptrdiff_t step, float *g);
+typedef void cnn__winograd_dy(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
+typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
+typedef void cnn__winograd_y(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
+                             const ptrdiff_t *row, bool add);
+enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
+typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
+                      float bias, float *y);
+
+#define CNN__DOT_STEP(FMA, v0, v1, v2, v3)                                                                   \
+    CNN__DOT_COLUMN(FMA, 0, v0) CNN__DOT_COLUMN(FMA, 1, v1) CNN__DOT_COLUMN(FMA, 2, v2)                      \
+    if (wide > 3) { CNN__DOT_COLUMN(FMA, 3, v3) }
+#define CNN__DOT_COLUMN(FMA, j, v)                                                                           \
+    u[4] = v;                                                                                                \
+    CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[4], t[i][j]);
+#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4,        \
+                     SCATTER4, EVEN, ZIP)                                                                    \
+    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a,  \
+                                                   const float *b, const ptrdiff_t *at, float *c,            \
+                                                   ptrdiff_t ldc, const float *bias, bool add)               \
+    {                                                                                                        \
+        V t[MR][NV], v[NV];                                                                                  \
+        CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
+            CNN__PREFETCH(c + i * ldc);                                                                      \
+            CNN__PREFETCH(c + i * ldc + nv * W - 1);                                                         \
+            v[0] = SET1(bias ? bias[i] : 0.0f);                                                              \
+            CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
+        }                                                                                                    \
+        for (; k > 0; k--, a += mr) {                                                                        \
+            const float *row = b + *at++;                                                                    \
+            CNN__UNROLL for (int j = 0; j < nv; j++) v[j] = LOAD(row + j * W);                               \
+            CNN__UNROLL for (int i = 0; i < mr; i++) {                                                       \
+                const V s = SET1(a[i]);                                                                      \
+                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = FMA(s, v[j], t[i][j]);                    \
+            }                                                                                                \
+        }                                                                                                    \
+        if (add) {                                                                                           \
+            CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
+                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = ADD(LOAD(c + i * ldc + j * W), t[i][j]);  \
+        }                                                                                                    \
+        CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
+            CNN__UNROLL for (int j = 0; j < nv; j++) STORE(c + i * ldc + j * W, t[i][j]);                    \
+    }                                                                                                        \
+    TARGET static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a, const float *b,         \
+                                        const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,     \
+                                        bool add)                                                            \
+    {                               /* each size has code of its own: tails cost what they are */            \
+        if (nr > NV / 2 * W) switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV) default: break; }              \
+        else                 switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV / 2) default: break; }          \
+    }                                                                                                        \
+    TARGET static void cnn__pack_rows_##isa(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np)    \
+    {                                                                                                        \
+        const ptrdiff_t none[CNN__MAX_LANES] = { 0 };                                                        \
+        V t[4];                                                                                              \
+        for (int q = (r - 1) / W * W; q >= 0; q -= W) {                                                      \
+            const float *row[CNN__MAX_LANES];                                                                \
+            ptrdiff_t p = 0;        /* whole vectors: what one writes too much is written anew after it */  \
+            for (int l = 0; l < W; l++) row[l] = x + (q + l < r ? q + l : r - 1) * si;                       \
+            for (; p + 4 <= np && (q + W <= r || (np - p - 4) * r >= q + W - r); p += 4) {                   \
+                GATHER4(t, row, none, 0, (int)p);                                                            \
+                for (int e = 0; e < 4; e++) STORE(to + (p + e) * r + q, t[e]);                               \
+            }                                                                                                \
+            for (; p < np; p++)                                                                              \
+                for (int l = 0; l < W && q + l < r; l++) to[p * r + q + l] = row[l][p];                      \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__fill_panel_##isa(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np)   \
+    {                                                                                                        \
+        for (ptrdiff_t p = 0; p < np; p++, to += NV * W) {                                                   \
+            const float *row = x + at[p];                                                                    \
+            CNN__PREFETCH(row + NV * W), CNN__PREFETCH(row + 2 * NV * W - 1);                                \
+            CNN__UNROLL for (int j = 0; j < NV; j++) STORE(to + j * W, LOAD(row + j * W));                   \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__halve_##isa(float *to, const float *x, ptrdiff_t n)                              \
+    {                                                                                                        \
+        ptrdiff_t i = 0;            /* the last vector would read one float too many */                      \
+        for (; i + W < n; i += W) STORE(to + i, EVEN(LOAD(x + 2 * i), LOAD(x + 2 * i + W)));                 \
+        for (; i < n; i++) to[i] = x[2 * i];                                                                 \
+    }                                                                                                        \
+    TARGET static void cnn__twice_##isa(float *to, const float *v, ptrdiff_t n)                              \
+    {                                                                                                        \
+        ptrdiff_t i = 0;            /* zeros are added between; the last vector would write one too many */  \
+        for (; i + W < n; i += W) {                                                                          \
+            V t[2];                                                                                          \
+            ZIP(t, LOAD(v + i), SET1(0.0f));                                                                 \
+            STORE(to + 2 * i, ADD(LOAD(to + 2 * i), t[0]));                                                  \
+            STORE(to + 2 * i + W, ADD(LOAD(to + 2 * i + W), t[1]));                                          \
+        }                                                                                                    \
+        for (; i < n; i++) to[2 * i] += v[i];                                                                \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, const int wide, int cols,                 \
+                                                   const cnn__runs *r, const float *a, const float *b,       \
+                                                   const ptrdiff_t *at, float *c, ptrdiff_t ldc)             \
+    {                                                                                                        \
+        V t[4][4], u[5];                                                                                     \
+        CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = SET1(0.0f);                                    \
+        const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
+        for (int n = 0; n < r->images; n++)                                                                  \
+            for (int y = 0; y < r->rows; y++) {                                                              \
+                const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;  \
+                for (const float *end = p + whole; p < end; p += W, q += W) {                                \
+                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD(p + i * r->lda);                  \
+                    CNN__DOT_STEP(FMA, LOAD(q + b0), LOAD(q + b1), LOAD(q + b2), LOAD(q + b3))               \
+                }                                                                                            \
+                const int few = (int)(r->length - whole);                                                    \
+                if (few) {                                                                                   \
+                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD_FEW(p + i * r->lda, few);         \
+                    CNN__DOT_STEP(FMA, LOAD_FEW(q + b0, few), LOAD_FEW(q + b1, few), LOAD_FEW(q + b2, few),  \
+                                  LOAD_FEW(q + b3, few))                                                     \
+                }                                                                                            \
+            }                                                                                                \
+        CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
+            float sum[4];                                                                                    \
+            SUM4(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                                   \
+            for (int j = 0; j < cols; j++) c[i * ldc + j] += sum[j];                                         \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a,                \
+                                      const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)          \
+    {                                                                                                        \
+        if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
+        else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
+        else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
+        else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
+    }                                                                                                        \
+    TARGET static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x,      \
+                                      const ptrdiff_t *at, float bias, float *y)                             \
+    {                                                                                                        \
+        ptrdiff_t q = 0;                                                                                     \
+        for (; q + 4 * W <= length; q += 4 * W) {                                                            \
+            V t[4];                                                                                          \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = SET1(bias);                                       \
+            for (ptrdiff_t p = 0; p < taps; p++) {                                                           \
+                const V s = SET1(w[p]);                                                                      \
+                CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = FMA(s, LOAD(x + at[p] + q + j * W), t[j]);    \
+            }                                                                                                \
+            CNN__UNROLL for (int j = 0; j < 4; j++) STORE(y + q + j * W, t[j]);                              \
+        }                                                                                                    \
+        for (; q < length; q++) {                                                                            \
+            float sum = bias;                                                                                \
+            for (ptrdiff_t p = 0; p < taps; p++) sum += w[p] * x[at[p] + q];                                 \
+            y[q] = sum;                                                                                      \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__bt_##isa(V *d, int s)                                                \
+    {                                                                                                        \
+        const V d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], four = SET1(4), two = SET1(2),       \
+            one = SET1(-1);                                                                                  \
+        const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4),                  \
+            u = FMA(one, d1, d3);                                                                            \
+        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4));                                                       \
+        d[5 * s] = FMA(four, d1, FMA(SET1(-5), d3, d[5 * s]));                                               \
+        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p);                                                         \
+        d[3 * s] = FMA(two, u, r), d[4 * s] = FMA(SET1(-2), u, r);                                           \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__at_##isa(const int side, V *m, int s)                                \
+    {                                                                                                        \
+        const V one = SET1(-1), p = ADD(m[s], m[2 * s]), q = FMA(one, m[2 * s], m[s]);                       \
+        const V u = ADD(m[3 * s], m[4 * s]), v = FMA(one, m[4 * s], m[3 * s]);                               \
+        m[0] = ADD(ADD(m[0], p), u), m[s] = FMA(SET1(2), v, q);                                              \
+        if (side == 4) m[2 * s] = FMA(SET1(4), u, p), m[3 * s] = FMA(SET1(8), v, q);                         \
+        m[(side - 1) * s] = ADD(m[(side - 1) * s], m[5 * s]);                                                \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__g_##isa(const int k, V *o, int s, const V *g, int gs)                \
+    {                                                                                                        \
+        const V none = SET1(0), one = g[gs], two = g[2 * gs], c = SET1(-1 / 6.f), d = SET1(1 / 24.f);        \
+        V even = ADD(g[0], two), odd = one, even2 = FMA(SET1(4), two, g[0]), odd2 = FMA(SET1(2), one, none); \
+        if (k == 5) even = ADD(even, g[4 * gs]), even2 = FMA(SET1(16), g[4 * gs], even2),                    \
+                    odd = ADD(odd, g[3 * gs]), odd2 = FMA(SET1(8), g[3 * gs], odd2);                         \
+        const V first = g[0], last = g[(k - 1) * gs], p = FMA(c, even, none), q = FMA(d, even2, none);       \
+        o[0] = FMA(SET1(0.25f), first, none), o[s] = FMA(c, odd, p), o[2 * s] = FMA(SET1(1 / 6.f), odd, p);  \
+        o[3 * s] = FMA(d, odd2, q), o[4 * s] = FMA(SET1(-1 / 24.f), odd2, q), o[5 * s] = last;               \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from,        \
+                                                         float *u, ptrdiff_t step)                           \
+    {                                                                                                        \
+        V t[36], w[25];                                                                                      \
+        CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = LOAD(g + i * from);                               \
+        CNN__UNROLL for (int j = 0; j < k; j++) cnn__g_##isa(k, t + j, 6, w + j, k);                         \
+        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                 \
+        for (int i = 0; i < 36; i++) STORE(u + i * step, t[i]);                                              \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,                \
+                                             ptrdiff_t step)                                                 \
+    {                                                                                                        \
+        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
+        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v,          \
+                                             ptrdiff_t step)                                                 \
+    {                                                                                                        \
+        V t[36];                                                                                             \
+        for (int i = 0; i < 6; i++) {                                                                        \
+            GATHER4(t + 6 * i + 2, x, row, i, 2);           /* columns 2 to 5, then 0 to 3 */                \
+            const V last[2] = { t[6 * i + 4], t[6 * i + 5] };                                                \
+            GATHER4(t + 6 * i, x, row, i, 0);                                                                \
+            t[6 * i + 4] = last[0], t[6 * i + 5] = last[1];                                                  \
+        }                                                                                                    \
+        for (int j = 0; j < 6; j++) cnn__bt_##isa(t + j, 6);                                                 \
+        for (int i = 0; i < 6; i++) cnn__bt_##isa(t + 6 * i, 1);                                             \
+        for (int i = 0; i < 36; i++) STORE(v + i * step, t[i]);                                              \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step,    \
+                                                          float bias, float *const *y,                       \
+                                                          const ptrdiff_t *row, bool add)                    \
+    {                                                                                                        \
+        V t[36];                                                                                             \
+        for (int i = 0; i < 36; i++) t[i] = LOAD(m + i * step);                                              \
+        for (int j = 0; j < 6; j++) cnn__at_##isa(side, t + j, 6);                                           \
+        for (int i = 0; i < side; i++) {                                                                     \
+            cnn__at_##isa(side, t + 6 * i, 1);                                                               \
+            for (int j = 0; j < side; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                     \
+            SCATTER4(t + 6 * i, y, row, i, add);                                                             \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias,           \
+                                             float *const *y, const ptrdiff_t *row, bool add)                \
+    {                                                                                                        \
+        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, y, row, add);                                \
+        else           cnn__winograd_at_##isa(2, m, step, bias, y, row, add);                                \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__a_##isa(V *d, int s)                                                 \
+    {                                                                                                        \
+        const V one = SET1(-1), d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s];                          \
+        const V p = ADD(d0, d2), q = ADD(d1, d3), r = FMA(SET1(4), d2, d0), u = FMA(SET1(4), d3, d1);        \
+        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(SET1(2), u, r);                          \
+        d[4 * s] = FMA(SET1(-2), u, r), d[5 * s] = d3;                                                       \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_dy_##isa(const float *const *dy, const ptrdiff_t *row, float *m,        \
+                                              ptrdiff_t step)                                                \
+    {                                                                                                        \
+        V t[36];                                                                                             \
+        for (int i = 0; i < 4; i++) GATHER4(t + 6 * i, dy, row, i, 0);                                       \
+        for (int j = 0; j < 4; j++) cnn__a_##isa(t + j, 6);                                                  \
+        for (int i = 0; i < 6; i++) cnn__a_##isa(t + 6 * i, 1);                                              \
+        for (int i = 0; i < 36; i++) STORE(m + i * step, t[i]);                                              \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__gt_##isa(V *u, int s)                                                \
+    {                                                                                                        \
+        const V p = ADD(u[s], u[2 * s]), q = FMA(SET1(-1), u[s], u[2 * s]);                                  \
+        const V r = ADD(u[3 * s], u[4 * s]), v = FMA(SET1(-1), u[4 * s], u[3 * s]);                          \
+        const V c = FMA(SET1(-1 / 6.f), p, SET1(0));                                                         \
+        u[0] = FMA(SET1(0.25f), u[0], FMA(SET1(1 / 24.f), r, c));                                            \
+        u[s] = FMA(SET1(1 / 6.f), q, FMA(SET1(1 / 12.f), v, SET1(0)));                                       \
+        u[2 * s] = ADD(FMA(SET1(1 / 6.f), r, c), u[5 * s]);                                                  \
+    }                                                                                                        \
+    TARGET static void cnn__winograd_dw_##isa(const float *u, ptrdiff_t step, float *g)                      \
+    {                                                                                                        \
+        V t[36];                                                                                             \
+        for (int i = 0; i < 36; i++) t[i] = LOAD(u + i * step);                                              \
+        for (int j = 0; j < 6; j++) cnn__gt_##isa(t + j, 6);                                                 \
+        for (int i = 0; i < 3; i++) {                                                                        \
+            cnn__gt_##isa(t + 6 * i, 1);                                                                     \
+            for (int j = 0; j < 3; j++) STORE(g + (3 * i + j) * CNN__MAX_LANES, t[6 * i + j]);               \
+        }                                                                                                    \
+    }
+
+/* Kernels for what is small: pooling, and 3x3 depthwise convolution with stride 1. One text again.
+
+   windows: W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
+            at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the
+            last NaN if there is one, and the bits of at[l] are its distance from the start of window l. Reads
+            nothing beyond the last window. Floor: with stride 2 a load and a shuffle for W elements.
+   depth:   y (+)= b + x * w on one plane: w stays in registers, and a block of 4 rows of W outputs loads each
+            input row three times, for 36 multiply-adds in 18 loads. It goes down columns of blocks, so that
+            masks are made once a column. Lanes outside the image are loaded as zeros, rows outside are left
+            out: no copy with borders. Floor: 9 multiply-adds an output.
+   depth_w: dw += dy * x on one plane, the nine sums in registers. Floor: 9 multiply-adds an element of dy. */
+typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
+typedef void cnn__windows(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
+typedef void cnn__depth(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
+typedef void cnn__depth_w(const cnn__image *, float *dw, const float *x, const float *dy);
+
+/* A mask, where there are no better ones: lanes from <= l < to. */
+typedef struct { int from, to; } cnn__lanes;
+static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
+
+/* What becomes of a tile of depth: y = t; y += t; y += t in the lanes that the tile before has not done (the
+   last tile of a row ends where the row does); the same where a row is narrower than a vector. */
+enum { CNN__TILE_SET, CNN__TILE_ADD, CNN__TILE_ADD_NEW, CNN__TILE_SET_FEW, CNN__TILE_ADD_FEW };
+
+#define CNN__SMALL_KERNELS(isa, TARGET, V, M, W, SET1, LOAD, MASK, LOAD_MASKED, STORE, ADD, FMA,             \
+                           SUM4, SPLIT, LARGER)                                                              \
+    TARGET static CNN__INLINE void cnn__window_##isa(const int kh, const int kw, const int sw,               \
+                                                     const bool sum, const float *x, ptrdiff_t w, float *y,  \
+                                                     float *at)                                              \
+    {                                                                                                        \
+        V r = SET1(0.0f), which = SET1(0.0f), v[2];                                                          \
+        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
+            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
+                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
+                if (sw == 2) SPLIT(v, x + i * w + j);                                                        \
+                else v[0] = LOAD(x + j + i * w);                                                             \
+                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
+                    if (sum) { r = ADD(r, v[e]); continue; }                                                 \
+                    const V tag = SET1(cnn__float_of_bits((uint32_t)(i * w + j + e)));                       \
+                    if (i + j + e == 0) r = v[e], which = tag;                                               \
+                    else LARGER(&r, &which, v[e], tag);                                                      \
+                }                                                                                            \
+            }                                                                                                \
+        STORE(y, r);                                                                                         \
+        if (!sum) STORE(at, which);                                                                          \
+    }                                                                                                        \
+    TARGET static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y,     \
+                                          float *at)                                                         \
+    {                                                                                                        \
+        if (kh == 2 && kw == 2 && sw == 2 && at) cnn__window_##isa(2, 2, 2, false, x, w, y, at);             \
+        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
+        else if (kh == 2 && kw == 2 && sw == 2) cnn__window_##isa(2, 2, 2, true, x, w, y, at);               \
+        else cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);                                                \
+    }                                                                                                        \
+    TARGET static CNN__INLINE M cnn__lanes_##isa(int from, int to)                                           \
+    {                                                                                                        \
+        from = from < 0 ? 0 : from > W ? W : from, to = to < 0 ? 0 : to > W ? W : to;                        \
+        return MASK(from, to);                                                                               \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__depth_tile_##isa(const int rows, const bool inside,                  \
+                                                         const cnn__image *p, const V *k, V bias,            \
+                                                         const M *m, int mode, int oy, int ox,               \
+                                                         const float *x, float *y)                           \
+    {                                                                                                        \
+        V t[4];                                                                                              \
+        float few[4 * W];                                                                                    \
+        const int iy = oy - p->ph;                                                                           \
+        const ptrdiff_t w = p->w, step = p->ow;                                                              \
+        const unsigned h = (unsigned)p->h;                                                                   \
+        const float *row = x + iy * w + ox - p->pw;                                                          \
+        CNN__UNROLL for (int r = 0; r < rows; r++) t[r] = bias;                                              \
+        CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
+            if ((unsigned)(iy + r) >= h) continue;                                                           \
+            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
+                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
+                CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
+                    if (r - i >= 0 && r - i < rows) t[r - i] = FMA(k[3 * i + j], v, t[r - i]);               \
+            }                                                                                                \
+        }                                                                                                    \
+        y += oy * step + ox;                                                                                 \
+        if (mode == CNN__TILE_SET) {                                                                         \
+            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, t[r]);                            \
+        } else if (mode == CNN__TILE_ADD) {                                                                  \
+            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, ADD(LOAD(y + r * step), t[r]));   \
+        } else {                                                                                             \
+            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(few + r * W, t[r]);                             \
+            if (mode == CNN__TILE_ADD_NEW)                                                                   \
+                CNN__UNROLL for (int r = 0; r < rows; r++)                                                   \
+                    STORE(y + r * step, ADD(LOAD(y + r * step), LOAD_MASKED(few + r * W, m[3])));            \
+            else                                                                                             \
+                for (int r = 0; r < rows; r++)                                                               \
+                    for (int e = 0; e < step; e++)                                                           \
+                        y[r * step + e] = few[r * W + e]                                                     \
+                            + (mode == CNN__TILE_ADD_FEW ? y[r * step + e] : 0.0f);                          \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x, const float *w,       \
+                                        float b, bool add)                                                   \
+    {                                                                                                        \
+        V k[9], bias = SET1(b);                                                                              \
+        CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = SET1(w[i]);                                           \
+        for (int from = 0; from < p->ow; from += W) {                                                        \
+            const bool tail = from + W > p->ow, narrow = p->ow < W;                                          \
+            const int ox = tail && !narrow ? p->ow - W : from, ix = ox - p->pw;                              \
+            const int mode = narrow ? (add ? CNN__TILE_ADD_FEW : CNN__TILE_SET_FEW)                          \
+                           : !add ? CNN__TILE_SET : tail ? CNN__TILE_ADD_NEW : CNN__TILE_ADD;                \
+            const bool inside = ix >= 0 && ix + 2 + W <= p->w;                                               \
+            M m[4];                                                                                          \
+            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
+            m[3] = cnn__lanes_##isa(from - ox, W);                                                           \
+            int oy = 0;                                                                                      \
+            for (; oy + 4 <= p->oh; oy += 4)                                                                 \
+                if (inside) cnn__depth_tile_##isa(4, true, p, k, bias, m, mode, oy, ox, x, y);               \
+                else        cnn__depth_tile_##isa(4, false, p, k, bias, m, mode, oy, ox, x, y);              \
+            for (; oy + 2 <= p->oh; oy += 2)                                                                 \
+                cnn__depth_tile_##isa(2, false, p, k, bias, m, mode, oy, ox, x, y);                          \
+            for (; oy < p->oh; oy++) cnn__depth_tile_##isa(1, false, p, k, bias, m, mode, oy, ox, x, y);     \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static CNN__INLINE void cnn__depth_sums_##isa(const int rows, const bool inside,                  \
+                                                         const cnn__image *p, V *t, const M *m, int oy,      \
+                                                         int ox, const float *x, const float *dy)            \
+    {                                                                                                        \
+        V d[4];                                                                                              \
+        const int iy = oy - p->ph;                                                                           \
+        const ptrdiff_t w = p->w, step = p->ow;                                                              \
+        const unsigned h = (unsigned)p->h;                                                                   \
+        const float *row = x + iy * w + ox - p->pw;                                                          \
+        dy += oy * step + ox;                                                                                \
+        CNN__UNROLL for (int r = 0; r < rows; r++, dy += step)                                               \
+            d[r] = inside ? LOAD(dy) : LOAD_MASKED(dy, m[3]);                                                \
+        CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
+            if ((unsigned)(iy + r) >= h) continue;                                                           \
+            CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
+                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
+                CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
+                    if (r - i >= 0 && r - i < rows) t[3 * i + j] = FMA(d[r - i], v, t[3 * i + j]);           \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
+    TARGET static void cnn__depth_w_##isa(const cnn__image *p, float *dw, const float *x, const float *dy)   \
+    {                                                                                                        \
+        V t[9];                                                                                              \
+        float sum[4];                                                                                        \
+        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = SET1(0.0f);                                           \
+        for (int ox = 0; ox < p->ow; ox += W) {                                                              \
+            const int ix = ox - p->pw;                                                                       \
+            const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
+            M m[4];                                                                                          \
+            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
+            m[3] = cnn__lanes_##isa(0, p->ow - ox);                                                          \
+            int oy = 0;                                                                                      \
+            for (; oy + 4 <= p->oh; oy += 4)                                                                 \
+                if (inside) cnn__depth_sums_##isa(4, true, p, t, m, oy, ox, x, dy);                          \
+                else        cnn__depth_sums_##isa(4, false, p, t, m, oy, ox, x, dy);                         \
+            for (; oy < p->oh; oy++) cnn__depth_sums_##isa(1, false, p, t, m, oy, ox, x, dy);                \
+        }                                                                                                    \
+        CNN__UNROLL for (int i = 0; i < 3; i++) {                                                            \
+            SUM4(sum, t[3 * i], t[3 * i + 1], t[3 * i + 2], t[3 * i]);                                       \
+            for (int j = 0; j < 3; j++) dw[3 * i + j] += sum[j];                                             \
+        }                                                                                                    \
+    }
+
+#define CNN__CASE(isa, r, v) case r: cnn__tile_##isa(r, v, k, a, b, at, c, ldc, bias, add); break;
+#define CNN__ROWS_4(X, isa, v)  X(isa, 1, v) X(isa, 2, v) X(isa, 3, v) X(isa, 4, v)
+#define CNN__ROWS_6(X, isa, v)  CNN__ROWS_4(X, isa, v) X(isa, 5, v) X(isa, 6, v)
+#define CNN__ROWS_12(X, isa, v) CNN__ROWS_6(X, isa, v) X(isa, 7, v) X(isa, 8, v) X(isa, 9, v) X(isa, 10, v) \
+                                X(isa, 11, v) X(isa, 12, v)
+
+#if CNN__X86
+CNN__AVX2 static CNN__INLINE void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
+{
+    const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
+}
+CNN__AVX512 static CNN__INLINE void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
+{
+    sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
+    sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
+}
+/* n < 8 values, then zeros */
+CNN__AVX2 static CNN__INLINE __m256 cnn__load_few_avx2(const float *p, int n)
+{
+    static const int mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
+    return _mm256_maskload_ps(p, _mm256_loadu_si256((const __m256i *)(const void *)(mask + 8 - n)));
+}
+CNN__AVX512 static CNN__INLINE __m512 cnn__load_few_avx512(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+}
+/* even: a[0], a[2] ... b[0], b[2] ...; zip: a[0], b[0], a[1], b[1] ... in two vectors */
+CNN__AVX2 static CNN__INLINE __m256 cnn__even_avx2(__m256 a, __m256 b)
+{
+    const __m256d t = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(t, 0xD8));
+}
+CNN__AVX2 static CNN__INLINE void cnn__zip_avx2(__m256 *t, __m256 a, __m256 b)
+{
+    const __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    t[0] = _mm256_permute2f128_ps(low, high, 0x20), t[1] = _mm256_permute2f128_ps(low, high, 0x31);
+}
+CNN__AVX512 static CNN__INLINE __m512 cnn__even_avx512(__m512 a, __m512 b)
+{
+    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, at, b);
+}
+CNN__AVX512 static CNN__INLINE void cnn__zip_avx512(__m512 *t, __m512 a, __m512 b)
+{
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    t[0] = _mm512_permutex2var_ps(a, low, b);
+    t[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
+}
+/* Within each quarter of four floats: r[j] quarter q = row 4q+j -> element j of rows 4q .. 4q+3. */
+#define CNN__TRANSPOSE(V, p)                                                                                 \
+    const V a = p##_unpacklo_ps(r[0], r[1]), b = p##_unpackhi_ps(r[0], r[1]);                                \
+    const V c = p##_unpacklo_ps(r[2], r[3]), d = p##_unpackhi_ps(r[2], r[3]);                                \
+    r[0] = p##_shuffle_ps(a, c, 0x44), r[1] = p##_shuffle_ps(a, c, 0xEE);                                    \
+    r[2] = p##_shuffle_ps(b, d, 0x44), r[3] = p##_shuffle_ps(b, d, 0xEE);
+CNN__AVX2 static CNN__INLINE void cnn__gather4_avx2(__m256 *r, const float *const *x, const ptrdiff_t *row,
+                                                    int i, int j)
+{
+    CNN__UNROLL for (int l = 0; l < 4; l++)
+        r[l] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x[l] + i * row[l] + j)),
+                                    _mm_loadu_ps(x[l + 4] + i * row[l + 4] + j), 1);
+    CNN__TRANSPOSE(__m256, _mm256)
+}
+CNN__AVX2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
+{
+    _mm_storeu_ps(y, add ? _mm_add_ps(_mm_loadu_ps(y), v) : v);
+}
+CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
+                                                     bool add)
+{
+    CNN__TRANSPOSE(__m256, _mm256)
+    CNN__UNROLL for (int l = 0; l < 4; l++) {
+        cnn__put4_avx2(y[l] + i * row[l], _mm256_castps256_ps128(r[l]), add);
+        cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
+    }
+}
+CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *const *x,
+                                                        const ptrdiff_t *row, int i, int j)
+{
+    CNN__UNROLL for (int l = 0; l < 4; l++) {
+        r[l] = _mm512_castps128_ps512(_mm_loadu_ps(x[l] + i * row[l] + j));
+        r[l] = _mm512_insertf32x4(r[l], _mm_loadu_ps(x[l + 4] + i * row[l + 4] + j), 1);
+        r[l] = _mm512_insertf32x4(r[l], _mm_loadu_ps(x[l + 8] + i * row[l + 8] + j), 2);
+        r[l] = _mm512_insertf32x4(r[l], _mm_loadu_ps(x[l + 12] + i * row[l + 12] + j), 3);
+    }
+    CNN__TRANSPOSE(__m512, _mm512)
+}
+CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row,
+                                                         int i, bool add)
+{
+    CNN__TRANSPOSE(__m512, _mm512)
+    CNN__UNROLL for (int l = 0; l < 4; l++) {
+        cnn__put4_avx2(y[l] + i * row[l], _mm512_castps512_ps128(r[l]), add);
+        cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm512_extractf32x4_ps(r[l], 1), add);
+        cnn__put4_avx2(y[l + 8] + i * row[l + 8], _mm512_extractf32x4_ps(r[l], 2), add);
+        cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
+    }
+}
+/* Lanes from <= l < to. */
+CNN__AVX2 static CNN__INLINE __m256i cnn__mask_avx2(int from, int to)
+{
+    static const int ends[24] = { 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1 };
+    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 8 - from));
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 16 - to));
+    return _mm256_and_si256(a, b);
+}
+CNN__AVX512 static CNN__INLINE __mmask16 cnn__mask_avx512(int from, int to)
+{
+    return (__mmask16)((1u << to) - (1u << (from < to ? from : to)));
+}
+#define CNN__AVX512_LOAD(p, mask) _mm512_maskz_loadu_ps(mask, p)
+/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
+CNN__AVX2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
+{
+    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
+    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
+    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
+}
+CNN__AVX512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
+{
+    const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    v[0] = _mm512_permutex2var_ps(a, even, b);
+    v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
+}
+/* Where v is larger, or no number, it becomes the most and its tag which. */
+CNN__AVX2 static CNN__INLINE void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
+{
+    const __m256 take = _mm256_or_ps(_mm256_cmp_ps(v, *most, _CMP_GT_OQ), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    *most = _mm256_blendv_ps(*most, v, take), *which = _mm256_blendv_ps(*which, tag, take);
+}
+CNN__AVX512 static CNN__INLINE void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
+{
+    const __mmask16 take = (__mmask16)(_mm512_cmp_ps_mask(v, *most, _CMP_GT_OQ)
+                                       | _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q));
+    *most = _mm512_mask_blend_ps(take, *most, v), *which = _mm512_mask_blend_ps(take, *which, tag);
+}
+CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2,
+             _mm256_storeu_ps, _mm256_add_ps,
+             _mm256_fmadd_ps, cnn__sum4_avx2,
+             cnn__gather4_avx2, cnn__scatter4_avx2, cnn__even_avx2, cnn__zip_avx2)
+CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512,
+             _mm512_storeu_ps, _mm512_add_ps,
+             _mm512_fmadd_ps, cnn__sum4_avx512,
+             cnn__gather4_avx512, cnn__scatter4_avx512, cnn__even_avx512, cnn__zip_avx512)
+CNN__SMALL_KERNELS(avx2, CNN__AVX2, __m256, __m256i, 8, _mm256_set1_ps, _mm256_loadu_ps, cnn__mask_avx2,
+                   _mm256_maskload_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps, cnn__sum4_avx2,
+                   cnn__split_avx2, cnn__larger_avx2)
+CNN__SMALL_KERNELS(avx512, CNN__AVX512, __m512, __mmask16, 16, _mm512_set1_ps, _mm512_loadu_ps,
+                   cnn__mask_avx512, CNN__AVX512_LOAD, _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
+                   cnn__sum4_avx512, cnn__split_avx512, cnn__larger_avx512)
+#elif CNN__ARM
+static inline float32x4_t cnn__load_few_neon(const float *p, int n)
+{
+    const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };
+    return vld1q_f32(few);
+}
+static inline void cnn__transpose_neon(float32x4_t *r)
+{
+    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip1q_f32(r[1], r[3]), c = vzip2q_f32(r[0], r[2]),
+        d = vzip2q_f32(r[1], r[3]);
+    r[0] = vzip1q_f32(a, b), r[1] = vzip2q_f32(a, b), r[2] = vzip1q_f32(c, d), r[3] = vzip2q_f32(c, d);
+}
+static inline void cnn__gather4_neon(float32x4_t *r, const float *const *x, const ptrdiff_t *row, int i,
+                                     int j)
+{
+    for (int l = 0; l < 4; l++) r[l] = vld1q_f32(x[l] + i * row[l] + j);
+    cnn__transpose_neon(r);
+}
+static inline void cnn__scatter4_neon(float32x4_t *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+{
+    cnn__transpose_neon(r);
+    for (int l = 0; l < 4; l++) vst1q_f32(y[l] + i * row[l], add
+                                          ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
+}
+static inline float32x4_t cnn__even_neon(float32x4_t a, float32x4_t b) { return vuzp1q_f32(a, b); }
+static inline void cnn__zip_neon(float32x4_t *t, float32x4_t a, float32x4_t b)
+{
+    t[0] = vzip1q_f32(a, b), t[1] = vzip2q_f32(a, b);
+}
+#define CNN__NEON_FMA(a, b, c) vfmaq_f32(c, a, b)
+#define CNN__NEON_SUM4(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
+CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32,
+             CNN__NEON_FMA, CNN__NEON_SUM4,
+             cnn__gather4_neon, cnn__scatter4_neon, cnn__even_neon, cnn__zip_neon)
+static inline float32x4_t cnn__load_masked_neon(const float *p, cnn__lanes m)
+{
+    float part[4];
+    for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
+    return vld1q_f32(part);
+}
+static inline void cnn__split_neon(float32x4_t *v, const float *p)
+{
+    const float32x4_t a = vld1q_f32(p), b = vld1q_f32(p + 4);
+    v[0] = vuzp1q_f32(a, b), v[1] = vuzp2q_f32(a, b);
+}
+static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float32x4_t v, float32x4_t tag)
+{
+    const uint32x4_t take = vorrq_u32(vcgtq_f32(v, *most), vmvnq_u32(vceqq_f32(v, v)));
+    *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
+}
+CNN__SMALL_KERNELS(neon, , float32x4_t, cnn__lanes, 4, vdupq_n_f32, vld1q_f32, cnn__lanes_of,
+                   cnn__load_masked_neon, vst1q_f32, vaddq_f32, CNN__NEON_FMA, CNN__NEON_SUM4,
+                   cnn__split_neon, cnn__larger_neon)
+#endif
+
+/* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
+typedef struct { float v[4]; } cnn__vec;
+static inline cnn__vec cnn__vec_set1(float a) { return (cnn__vec){ { a, a, a, a } }; }
+static inline cnn__vec cnn__vec_load(const float *p) { return (cnn__vec){ { p[0], p[1], p[2], p[3] } }; }
+static inline cnn__vec cnn__vec_few(const float *p, int n)
+{
+    return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f } };
+}
+static inline void     cnn__vec_store(float *p, cnn__vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
+static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
+{
+    return (cnn__vec){ { a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3] } };
+}
+static inline cnn__vec cnn__vec_fma(cnn__vec a, cnn__vec b, cnn__vec c)
+{
+    return (cnn__vec){ { a.v[0] * b.v[0] + c.v[0], a.v[1] * b.v[1] + c.v[1], a.v[2] * b.v[2] + c.v[2],
+                         a.v[3] * b.v[3] + c.v[3] } };
+}
+static inline void cnn__sum4_c(float *sum, cnn__vec a, cnn__vec b, cnn__vec c, cnn__vec d)
+{
+    const cnn__vec t[4] = { a, b, c, d };
+    for (int i = 0; i < 4; i++) sum[i] = (t[i].v[0] + t[i].v[2]) + (t[i].v[1] + t[i].v[3]);
+}
+static inline void cnn__gather4_c(cnn__vec *r, const float *const *x, const ptrdiff_t *row, int i, int j)
+{
+    for (int l = 0; l < 4; l++)
+        for (int e = 0; e < 4; e++) r[e].v[l] = x[l][i * row[l] + j + e];
+}
+static inline void cnn__scatter4_c(cnn__vec *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+{
+    for (int l = 0; l < 4; l++)
+        for (int e = 0; e < 4; e++) y[l][i * row[l] + e] = add ? y[l][i * row[l] + e] + r[e].v[l] : r[e].v[l];
+}
+static inline cnn__vec cnn__even_c(cnn__vec a, cnn__vec b)
+{
+    return (cnn__vec){ { a.v[0], a.v[2], b.v[0], b.v[2] } };
+}
+static inline void cnn__zip_c(cnn__vec *t, cnn__vec a, cnn__vec b)
+{
+    t[0] = (cnn__vec){ { a.v[0], b.v[0], a.v[1], b.v[1] } };
+    t[1] = (cnn__vec){ { a.v[2], b.v[2], a.v[3], b.v[3] } };
+}
+CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store,
+             cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
+             cnn__gather4_c, cnn__scatter4_c, cnn__even_c, cnn__zip_c)
+
+static inline cnn__vec cnn__load_masked_c(const float *p, cnn__lanes m)
+{
+    cnn__vec r;
+    for (int l = 0; l < 4; l++) r.v[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
+    return r;
+}
+static inline void cnn__split_c(cnn__vec *v, const float *p)
+{
+    for (int l = 0; l < 4; l++) v[0].v[l] = p[2 * l], v[1].v[l] = p[2 * l + 1];
+}
+static inline void cnn__larger_c(cnn__vec *most, cnn__vec *which, cnn__vec v, cnn__vec tag)
+{
+    for (int l = 0; l < 4; l++)
+        if (v.v[l] > most->v[l] || v.v[l] != v.v[l])
+            memcpy(&most->v[l], &v.v[l], sizeof(float)), memcpy(&which->v[l], &tag.v[l], sizeof(float));
+}
+CNN__SMALL_KERNELS(c, , cnn__vec, cnn__lanes, 4, cnn__vec_set1, cnn__vec_load, cnn__lanes_of,
+                   cnn__load_masked_c, cnn__vec_store, cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
+                   cnn__split_c, cnn__larger_c)
+
+/* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
+typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__pack_rows *pack;
+                 cnn__fill_panel *panel; cnn__halve *halve; cnn__twice *twice; cnn__dot *dot; cnn__fir *fir;
+                 cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y;
+                 cnn__winograd_dy *winograd_dy; cnn__winograd_dw *winograd_dw;
+                 cnn__windows *windows; cnn__depth *depth; cnn__depth_w *depth_w; } cnn__kernels;
+static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
+{
+    static const cnn__kernels rows[] = {
+#if CNN__X86
+        { CNN_ISA_AVX512, 16, 12, 32, cnn__micro_avx512, cnn__pack_rows_avx512, cnn__fill_panel_avx512,
+          cnn__halve_avx512, cnn__twice_avx512, cnn__dot_avx512, cnn__fir_avx512,
+          cnn__winograd_w_avx512, cnn__winograd_x_avx512, cnn__winograd_y_avx512,
+          cnn__winograd_dy_avx512, cnn__winograd_dw_avx512,
+          cnn__windows_avx512, cnn__depth_avx512, cnn__depth_w_avx512 },
+        { CNN_ISA_AVX2, 8, 6, 16, cnn__micro_avx2, cnn__pack_rows_avx2, cnn__fill_panel_avx2,
+          cnn__halve_avx2, cnn__twice_avx2, cnn__dot_avx2, cnn__fir_avx2,
+          cnn__winograd_w_avx2, cnn__winograd_x_avx2, cnn__winograd_y_avx2,
+          cnn__winograd_dy_avx2, cnn__winograd_dw_avx2,
+          cnn__windows_avx2, cnn__depth_avx2, cnn__depth_w_avx2 },
+#elif CNN__ARM
+        { CNN_ISA_NEON, 4, 6, 16, cnn__micro_neon, cnn__pack_rows_neon, cnn__fill_panel_neon,
+          cnn__halve_neon, cnn__twice_neon, cnn__dot_neon, cnn__fir_neon,
+          cnn__winograd_w_neon, cnn__winograd_x_neon, cnn__winograd_y_neon,
+          cnn__winograd_dy_neon, cnn__winograd_dw_neon,
+          cnn__windows_neon, cnn__depth_neon, cnn__depth_w_neon },
+#endif
+        { CNN_ISA_C, 4, 4, 8, cnn__micro_c, cnn__pack_rows_c, cnn__fill_panel_c,
+          cnn__halve_c, cnn__twice_c, cnn__dot_c, cnn__fir_c,
+          cnn__winograd_w_c, cnn__winograd_x_c, cnn__winograd_y_c,
+          cnn__winograd_dy_c, cnn__winograd_dw_c,
+          cnn__windows_c, cnn__depth_c, cnn__depth_w_c } };
+    const cnn__kernels *r = rows;
+    while (r->isa != cpu->isa && r->isa != CNN_ISA_C) r++;
+    return r;
+}
+
+/* ===========================================================================================================
+   >>gemm ---- 16. Matrix multiplication (Goto, van de Geijn 2008; BLIS: Van Zee, van de Geijn 2015)
+   ======================================================================================================== */
+
+/* Blocks: a panel of b (KC, nr) stays in the L1 cache, the block of a (MC, KC) in L2, the block of b (KC, NC)
+   in L2 or L3: with AVX2, where mr is 6 and nr 16, these are 18 KB, 108 KB and 1.1 MB. k is cut into equal
+   blocks, each at most KC. */
+enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
+
+static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
+
+/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
+static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
+    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
+    else for (; i < n; i++) to[i] = from[i];
+}
+
+/* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
+typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
+static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
+                      int ni, ptrdiff_t np)
+{
+    if (si == 1 && ni == r) {
+        /* Eight for six, where the next row of both is there to be overrun. */
+        const bool wide = r < 8 && 2 * r >= 8 && sp + r >= 8;
+        for (; np > 0; np--, x += sp, to += r) {
+            CNN__PREFETCH(x + r), CNN__PREFETCH(x + 2 * r - 1);         /* the next panel */
+            if (wide && np > 1) memcpy(to, x, 8 * sizeof *to);
+            else                cnn__copy(to, x, r);
+        }
+    } else if (si == 1) {
+        for (; np > 0; np--, x += sp, to += r)
+            for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
+    } else if (sp == 1 && ni == r) {
+        u->pack(to, r, x, si, np);
+    } else {
+        for (int q = 0; q < r; q++, x += si)
+            for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
+    }
+}
+
+/* Bytes of packed blocks for one thread. */
+static size_t cnn__part_scratch(const cnn__cpu *cpu, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
+{
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    size_t mc = (size_t)cnn__min(cnn__ceil(m, u->mr), CNN__MC_PANELS) * (size_t)u->mr;
+    size_t nc = (size_t)cnn__min(cnn__ceil(n, u->nr), CNN__NC_PANELS) * (size_t)u->nr;
+    return cnn__round_up((size_t)cnn__min(k, CNN__KC) * (mc + nc) * sizeof(float), CNN__ALIGN);
+}
+
+/* C += A B where A has few rows and the rows of both lie in one piece along k, as a dense layer has it: no
+   packing. Rows of A are taken by three. Where they are no more, each weight is met once and memory decides:
+   four whole rows of B are read side by side, as pieces of 4 KB stop the processor's prefetching (36 MB by
+   one thread of a Zen 3: 24 GB/s, and 14 in pieces). Otherwise such a piece stays in the L1 cache for the
+   next three rows. */
+enum { CNN__DOT_ROWS = 96, CNN__DOT_RUN = 1024 };
+static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__matrix a, cnn__matrix b,
+                           ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
+{
+    const ptrdiff_t run = m <= 3 ? k : CNN__DOT_RUN;
+    for (ptrdiff_t p = 0; p < k; p += run)
+        for (ptrdiff_t j = 0; j < n; j += 4) {
+            const cnn__runs r = { 1, 1, cnn__min(run, k - p), a.si, 0, 0, 0, 0 };
+            const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si,
+                                                        cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
+            for (ptrdiff_t i = 0; i < m; i += 3)
+                u->dot((int)cnn__min(3, m - i), (int)cnn__min(4, n - j), &r, a.x + i * a.si + p,
+                       b.x + j * b.si + p, at, c + i * ldc + j, ldc);
+        }
+}
+
+/* Rows and columns of C = A B (+ C if add), by one thread. A few rows do not repay packing b. */
+static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool accumulate, cnn__matrix a,
+                           cnn__matrix b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, float *pack)
+{
+    const int mr = u->mr, nr = u->nr;
+    const ptrdiff_t mc = mr * CNN__MC_PANELS, nc = nr * CNN__NC_PANELS, kb = cnn__k_block(k);
+    const bool in_place = b.si == 1 && m <= 3 * mr;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *pb = pack, *pa = pack + kb * cnn__min(cnn__ceil(n, nr) * nr, nc);
+    ptrdiff_t packed[CNN__KC], rows[CNN__KC];
+    for (ptrdiff_t p = 0; p < kb; p++) packed[p] = p * nr, rows[p] = p * b.sp;
+    for (ptrdiff_t jc = 0; jc < n; jc += nc)
+        for (ptrdiff_t p = 0; p < k; p += kb) {
+            const ptrdiff_t jn = cnn__min(nc, n - jc), kc = cnn__min(kb, k - p);
+            const bool add = accumulate || p > 0;
+            for (ptrdiff_t j = 0; j < jn; j += nr)
+                if (b.si == 1 && j + nr <= jn) {
+                    if (!in_place) u->panel(pb + j * kc, b.x + jc + j + p * b.sp, rows, kc);
+                } else
+                    cnn__pack(u, pb + j * kc, nr, b.x + (jc + j) * b.si + p * b.sp, b.si, b.sp,
+                              (int)cnn__min(nr, jn - j), kc);
+            for (ptrdiff_t ic = 0; ic < m; ic += mc) {
+                const ptrdiff_t in = cnn__min(mc, m - ic);
+                for (ptrdiff_t i = 0; i < in; i += mr) {
+                    const int ni = (int)cnn__min(mr, in - i);
+                    cnn__pack(u, pa + i * kc, ni, a.x + (ic + i) * a.si + p * a.sp, a.si, a.sp, ni, kc);
+                }
+                for (ptrdiff_t j = 0; j < jn; j += nr) {
+                    const bool whole = j + nr <= jn, direct = in_place && whole;
+                    const float *from = direct ? b.x + jc + j + p * b.sp : pb + j * kc;
+                    for (ptrdiff_t i = 0; i < in; i += mr) {
+                        const int ni = (int)cnn__min(mr, in - i);
+                        float *y = c + (ic + i) * ldc + jc + j;
+                        u->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from, direct ? rows : packed,
+                                 whole ? y : tile, whole ? ldc : nr, NULL, whole && add);
+                        for (ptrdiff_t s = 0; !whole && s < ni; s++)
+                            for (ptrdiff_t q = 0; q < jn - j; q++)
+                                y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
+                    }
+                }
+            }
+        }
+}
+
+static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k)
+{
+    return cnn__mul_size((size_t)cpu->threads, cnn__part_scratch(cpu, m, n, k));
+}
+
+/* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb. beta 0
+   does not read C. Each thread takes a range of row panels or of column panels. Every element is summed over
+   p in the same order in whatever range it falls, so the bits do not depend on the number of threads. */
+static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
+                      const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
+{
+    const bool dots = !ta && tb && m <= CNN__DOT_ROWS;
+    if (k < 1 || (beta != 0.0f ? beta != 1.0f : dots))
+        for (ptrdiff_t i = 0; i < m; i++)
+            for (ptrdiff_t j = 0; j < n; j++) c[i * ldc + j] = beta != 0.0f ? beta * c[i * ldc + j] : 0.0f;
+    if (m < 1 || n < 1 || k < 1) return;
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const cnn__matrix x = { a, ta ? 1 : lda, ta ? lda : 1 }, w = { b, tb ? ldb : 1, tb ? 1 : ldb };
+    const bool by_row = !dots && cnn__ceil(m, u->mr) > cnn__ceil(n, u->nr);
+    const ptrdiff_t r = by_row ? u->mr : u->nr, size = by_row ? m : n, panels = cnn__ceil(size, r);
+    const int threads = cnn__team(cpu, (double)m * n * k, panels);
+    const size_t each = cnn__part_scratch(cpu, m, n, k);
+    CNN__PARALLEL_FOR(threads)
+    for (int q = 0; q < threads; q++) {
+        const ptrdiff_t from = panels * q / threads * r, to = cnn__min(panels * (q + 1) / threads * r, size);
+        float *pack = (float *)(void *)((char *)scratch + (size_t)q * each);
+        if (by_row) {
+            const cnn__matrix part = { x.x + from * x.si, x.si, x.sp };
+            cnn__gemm_part(u, c + from * ldc, ldc, beta != 0.0f, part, w, to - from, n, k, pack);
+        } else {
+            const cnn__matrix part = { w.x + from * w.si, w.si, w.sp };
+            if (dots) cnn__gemm_dots(u, c + from, ldc, x, part, m, to - from, k);
+            else cnn__gemm_part(u, c + from, ldc, beta != 0.0f, x, part, m, to - from, k, pack);
+        }
+    }
+}
+
+/* ===========================================================================================================
+   >>conv ---- 17. Convolution
+
+   y[n][oc][oy][ox] = b[oc] + sum over c, i, j of  w[oc][c][i][j] x[n][g IC/G + c][oy SH - PH + i DH][ox SW -
+                                                   PW + j DW]
+   with g = oc / (OC/G), x zero outside the image, x (N,IC,H,W), w (OC,IC/G,KH,KW), y (N,OC,OH,OW).
+
+   A NaN or Inf in x, or in dy on the way back, reaches the elements that the formula gives it to and no
+   other, with two exceptions: Winograd may make NaN of all elements of the tiles that hold it, and in the
+   gradient of the weights it may make NaN of any.
+   ======================================================================================================== */
+
+/* ---- Spread planes: a convolution without borders, strides and im2col ----
+
+   The part of the image that a block of output rows needs is copied once, with its zeros, into planes split
+   by the stride: S[c][a][b][y][x] = x[c][y0 + y SH + a][x0 + x SW + b]. Then the values that tap (c,i,j) of
+   the kernel meets, for output pixel oy*width + ox, form one run of contiguous floats: S[at(c,i,j) + oy*width
+   + ox]. So any convolution is a matrix product whose b has rows that start at at(c,i,j): nothing is
+   unfolded. Pixels with ox >= OW, a few at the end of each row, are computed and dropped.
+
+   forward           Y = W S(X)
+   backward-data     dX = W^T S(dY), one product for each residue r of the input row modulo SH (and column
+                     modulo SW):
+                     row r + SH t gets from row i of the kernel the gradient of row (r + SH t + PH - i DH)/SH
+                     where that is whole, which is every q-th i, q = SH/gcd(SH,DH), from the first one on. So
+                     it reads dY with stride 1, from row t + (r + PH - i DH)/SH, and no term is a
+                     multiplication by zero.
+   backward-weights  dW = dY S(X)^T, sums along the contiguous floats: cnn__dot. */
+typedef struct {
+    const float *x;                     /* the image or images, (N, planes, h, w) */
+    ptrdiff_t planes;
+    int h, w, c;                        /* c planes of it are used */
+    int sh, sw, a, b;                   /* stride; residues that a tap meets */
+    int y0, x0;                         /* of the row and column that output row 0 and column 0 meet first */
+    int halo;                           /* rows of S beyond the number of output rows */
+    int width, gap;                     /* of a row of S; zeros behind each plane */
+} cnn__spread;
+
+/* Floats of one plane of S and of all, for so many output rows. */
+static ptrdiff_t cnn__spread_plane(const cnn__spread *s, ptrdiff_t rows)
+{
+    return (rows + s->halo) * s->width + s->gap;
+}
+static ptrdiff_t cnn__spread_size(const cnn__spread *s, ptrdiff_t rows)
+{
+    return s->c * s->a * s->b * cnn__spread_plane(s, rows);
+}
+
+/* S for output rows from .. from+rows of so many planes of image n, from plane first on. */
+static void cnn__spread_copy(const cnn__kernels *u, const cnn__spread *s, float *to, ptrdiff_t n,
+                             ptrdiff_t first, int planes, int from, int rows)
+{
+    const ptrdiff_t size = cnn__spread_plane(s, rows);
+    memset(to, 0, (size_t)(planes * s->a * s->b * size) * sizeof *to);
+    for (ptrdiff_t e = 0; e < (ptrdiff_t)planes * s->a * s->b; e++, to += size) {
+        const int y0 = s->y0 + from * s->sh + (int)(e / s->b % s->a), x0 = s->x0 + (int)(e % s->b);
+        const float *plane = s->x + (n * s->planes + first + e / s->b / s->a) * s->h * s->w;
+        const int left = x0 >= 0 ? 0 : (-x0 + s->sw - 1) / s->sw;
+        const int right = x0 >= s->w ? 0 : (int)cnn__min((s->w - x0 + s->sw - 1) / s->sw, s->width);
+        for (int r = 0; r < rows + s->halo; r++) {
+            const int y = y0 + r * s->sh;
+            if (y < 0 || y >= s->h || left >= right) continue;
+            const float *row = plane + (ptrdiff_t)y * s->w + x0 + left * s->sw;
+            float *start = to + (ptrdiff_t)r * s->width + left;
+            if (s->sw == 1)      cnn__copy(start, row, right - left);
+            else if (s->sw == 2) u->halve(start, row, right - left);
+            else for (int x = 0; x < right - left; x++) start[x] = row[x * s->sw];
+        }
+    }
+}
+
+/* One product: forward has one, backward-data one for each residue. Output rows 0..ny, columns 0..nx of
+   it. */
+typedef struct {
+    int ny, nx;
+    ptrdiff_t k, base;                  /* terms of the sum; place of row 0, column 0 in the output plane */
+    const float *a;                     /* packed weights of all groups */
+    const ptrdiff_t *at;                /* k places in S */
+    int y0, dy, rows;                   /* row i of the kernel meets image row y SH + y0 + i dy; rows: how
+                                           many can be left out, see rows_first */
+    ptrdiff_t row;                      /* terms of one row of the kernel */
+} cnn__phase;
+
+/* One axis of backward-data for residue r: kernel taps first, first + q, ... (count of them), the first one
+   reads from start, each next one step further. */
+typedef struct { int first, q, count, start, step, n; } cnn__axis;
+static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
+{
+    int g = s, rest = d;
+    while (rest) { int swap = g % rest; g = rest, rest = swap; }
+    cnn__axis f = { 0, s / g, 0, 0, -d / g, (size - r + s - 1) / s };
+    while (f.first < k && f.first < f.q && (r + p - f.first * d) % s) f.first++;
+    if (f.first < k && f.first < f.q) {
+        f.count = (k - f.first + f.q - 1) / f.q;
+        f.start = (r + p - f.first * d) / s;
+    }
+    return f;
+}
+
+/* Rows of output that share one S: so many that S stays in the L2 cache and rows are not copied too often.
+   Places in a plane are ints: no more rows than that allows. */
+enum { CNN__SPREAD_FLOATS = 49152,      /* 192 KB */
+       CNN__PLANE_FLOATS = 6144 };      /* 24 KB, of the L1 cache: where each plane is met but once */
+static int cnn__block_rows(const cnn__spread *s, int rows, ptrdiff_t floats)
+{
+    const ptrdiff_t fit = floats / ((ptrdiff_t)s->c * s->a * s->b * s->width) - s->halo;
+    const ptrdiff_t wish = fit < 2 * s->halo + 1 ? 2 * s->halo + 1 : fit;
+    const ptrdiff_t most = cnn__min(cnn__min(rows, wish), 1 + INT_MAX / 4 / s->width);
+    return (int)cnn__ceil(rows, cnn__ceil(rows, most));
+}
+
+static cnn__spread cnn__spread_forward(const cnn__conv *t, const float *x)
+{
+    const int y = (t->kh - 1) * t->dh, z = (t->kw - 1) * t->dw;
+    return (cnn__spread){ x, t->ic, t->h, t->w, t->ic / t->groups, t->sh, t->sw, (int)cnn__min(t->sh, y + 1),
+                          (int)cnn__min(t->sw, z + 1), -t->ph, -t->pw, y / t->sh, t->ow + z / t->sw, 0 };
+}
+static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
+{
+    int low[2] = { INT_MAX, INT_MAX }, high[2] = { INT_MIN, INT_MIN }, most = 1;
+    for (int axis = 0; axis < 2; axis++)
+        for (int r = 0; r < (axis ? t->sw : t->sh) && r < (axis ? t->w : t->h); r++) {
+            const cnn__axis f = axis ? cnn__axis_of(r, t->w, t->kw, t->sw, t->pw, t->dw)
+                                     : cnn__axis_of(r, t->h, t->kh, t->sh, t->ph, t->dh);
+            if (!f.count) continue;
+            const int end = f.start + (f.count - 1) * f.step;
+            if (end < low[axis]) low[axis] = end;
+            if (f.start > high[axis]) high[axis] = f.start;
+            if (axis && f.n > most) most = f.n;
+        }
+    if (low[0] > high[0] || low[1] > high[1]) low[0] = low[1] = high[0] = high[1] = 0;
+    return (cnn__spread){ dy, t->oc, t->oh, t->ow, t->oc / t->groups, 1, 1, 1, 1, low[0], low[1],
+                          high[0] - low[0], most + high[1] - low[1], 0 };
+}
+
+/* Where tap (c,i,j) of a forward window begins in S. */
+static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane, ptrdiff_t *at)
+{
+    for (int c = 0; c < s->c; c++)
+        for (int i = 0; i < t->kh; i++)
+            for (int j = 0; j < t->kw; j++) {
+                const int y = i * t->dh, x = j * t->dw;
+                *at++ = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane
+                    + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+            }
+}
+
+static bool cnn__pointwise(const cnn__conv *t)       /* S would be the image itself */
+{
+    return t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && !t->ph && !t->pw;
+}
+
+/* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
+static void *cnn__take(char *base, size_t *used, size_t count, size_t size)
+{
+    void *p = base ? base + *used : NULL;
+    *used = cnn__add_size(*used, cnn__round_up(cnn__mul_size(count, size), CNN__ALIGN));
+    return p;
+}
+
+/* forward and backward-data. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    cnn__spread s;
+    bool backward, borrow;              /* borrow: S would be the image itself (1x1, stride 1, no padding) */
+    bool rows_first;                    /* the order of k is (i,c,j), not (c,i,j) as the weights lie: rows of
+                                           the kernel that fall outside the image can be left out, where a
+                                           panel of pixels is no longer than a row */
+    bool once;                          /* one block meets each weight: it packs those that it needs next, and
+                                           they stay in the L2 cache; else all are packed before */
+    int n_phases, rows, block, blocks, parts;       /* parts: of W's rows, if blocks are few */
+    ptrdiff_t m, out_plane, out_planes, row, col, plane;
+    cnn__phase *phase;
+    ptrdiff_t *at, *wat;                /* terms: places in S, places in w */
+    float *a, *work;
+    size_t panel, spread, each;         /* floats of work for one thread: a packed panel, S, packed weights */
+    float *y;
+    const float *w, *bias;
+} cnn__shifted;
+
+/* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
+static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
+{
+    return !q->borrow && q->m <= 3 * q->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
+}
+
+/* Rows of the weights that stay in the L2 cache, a k block of each. */
+static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q) { return 2 * q->u->mr * CNN__MC_PANELS; }
+
+static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x,
+                                      char *base, size_t *used)
+{
+    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward,
+                       .s = backward ? cnn__spread_backward(t, x) : cnn__spread_forward(t, x) };
+    const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
+    q.m = (backward ? t->ic : t->oc) / t->groups;
+    q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
+    q.rows = backward ? (t->h + t->sh - 1) / t->sh : t->oh;
+    q.borrow = cnn__pointwise(t);
+    q.rows_first = backward || t->ow >= q.u->nr;
+    /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
+    const ptrdiff_t k_blocks = q.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
+    const ptrdiff_t cached = q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
+    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, cached);
+    q.blocks = (int)cnn__ceil(q.rows, q.block);
+    q.once = !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
+    q.plane = cnn__spread_plane(&q.s, q.block);
+    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q.blocks;
+    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, tasks), cnn__ceil(q.m, q.u->mr));
+    q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow;
+    q.out_planes = backward ? t->ic : t->oc;
+    q.row = backward ? (ptrdiff_t)t->sh * t->w : t->ow, q.col = backward ? t->sw : 1;
+    q.phase = cnn__take(base, used, (size_t)q.n_phases, sizeof *q.phase);
+    q.at = cnn__take(base, used, k, sizeof *q.at);
+    q.wat = cnn__take(base, used, k, sizeof *q.wat);
+    q.a = cnn__take(base, used, q.once ? 0 : cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)),
+                    sizeof *q.a);
+    q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width
+                                    : (size_t)((CNN__KC + 1) * q.u->nr), 16);
+    q.spread = q.borrow ? 0 : cnn__round_up((size_t)(cnn__spread_size(&q.s, q.block) + q.u->nr), 16);
+    q.each = q.panel + q.spread + (q.once ? cnn__round_up((size_t)(cnn__min(q.m, cnn__shifted_rows(&q))
+                                                * cnn__shifted_k(&q, (ptrdiff_t)k)), 16) : 0);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* forward: kc terms from b on of ni rows of the weights, side by side. Where they lie in the order (c,i,j)
+   and are wanted in the order (i,c,j), a few channels are packed as they lie, then a row of the kernel is
+   picked. */
+static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float *w, ptrdiff_t b,
+                           ptrdiff_t kc)
+{
+    enum { FLOATS = 1024 };
+    const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
+    const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
+    float all[FLOATS];
+    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, kc); return; }
+    for (ptrdiff_t k = b, n; k < b + kc; k += n) {
+        const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
+        if (j || !few || b + kc - k < kw) {                     /* part of a row, or a large kernel */
+            n = 1;
+            for (ptrdiff_t r = 0; r < ni; r++) *to++ = w[r * row + c * taps + i * kw + j];
+            continue;
+        }
+        const ptrdiff_t planes = cnn__min(cnn__min(few, q->s.c - c), (b + kc - k) / kw);
+        q->u->pack(all, ni, w + c * taps + i * kw, row, (planes - 1) * taps + kw);
+        for (ptrdiff_t e = 0; e < planes; e++, to += kw * ni)
+            memcpy(to, all + e * taps * ni, (size_t)(kw * ni) * sizeof *to);
+        n = planes * kw;
+    }
+}
+
+/* The tables of a phase and, if not once, its weights, packed k block after k block, row panel after row
+   panel: a panel of r rows is a run of kc*r floats. */
+static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q)
+{
+    const cnn__conv *t = q->t;
+    const cnn__spread *s = &q->s;
+    const int mr = q->u->mr, sx = (int)cnn__min(t->sw, t->w);
+    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, panels = cnn__ceil(q->m, mr), all = panels * t->groups;
+    const ptrdiff_t w_row = q->backward ? taps : s->c * taps, w_plane = q->backward ? q->m * taps : taps;
+    ptrdiff_t done = 0;
+    for (int f = 0; f < q->n_phases; f++) {
+        cnn__axis v = { 0, 1, t->kh, -t->ph, t->dh, t->oh }, h = { 0, 1, t->kw, -t->pw, t->dw, t->ow };
+        if (q->backward) {
+            v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh);
+            h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
+        }
+        ptrdiff_t *at = q->at + done, *wat = q->wat + done;
+        float *a = q->a + done * q->m * t->groups;
+        const ptrdiff_t base = q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0;
+        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count, base, a, at, v.start, v.step,
+                               q->rows_first ? v.count : 1, (ptrdiff_t)s->c * h.count };
+        q->phase[f] = p, done += p.k;
+        if (!p.k) continue;
+        ptrdiff_t e = 0;
+        for (int outer = 0; outer < (q->rows_first ? v.count : s->c); outer++)
+            for (int inner = 0; inner < (q->rows_first ? s->c : v.count); inner++)
+                for (int j = 0; j < h.count; j++, e++) {
+                    const int i = q->rows_first ? outer : inner, c = q->rows_first ? inner : outer;
+                    const int y = v.start + i * v.step - s->y0, x = h.start + j * h.step - s->x0;
+                    at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane
+                        + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+                    wat[e] = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
+                }
+        if (q->once) continue;
+        const ptrdiff_t kb = cnn__shifted_k(q, p.k);
+        /* a float that is packed counts as 16 multiply-adds */
+        const int threads = cnn__team(cpu, 16.0 * (double)p.k * (double)q->m * t->groups, all);
+        (void)threads;                  /* without OpenMP */
+        CNN__PARALLEL_FOR(threads)
+        for (ptrdiff_t z = 0; z < all; z++) {
+            const ptrdiff_t g = z / panels, i = z % panels * mr, ni = cnn__min(mr, q->m - i);
+            const float *from = q->w + g * q->m * s->c * taps + i * w_row;
+            for (ptrdiff_t b = 0; b < p.k; b += kb) {
+                const ptrdiff_t kc = cnn__min(kb, p.k - b);
+                float *to = a + g * q->m * p.k + b * q->m + i * kc;
+                if (!q->backward) {
+                    cnn__pack_taps(q, to, (int)ni, from, b, kc);
+                    continue;
+                }
+                for (ptrdiff_t k = 0; k < kc; k++, to += ni)
+                    for (ptrdiff_t r = 0; r < ni; r++) to[r] = from[wat[b + k] + r * w_row];
+            }
+        }
+    }
+}
+
+static inline void cnn__add(float *to, const float *v, ptrdiff_t n)
+{
+    for (; n >= 8; n -= 8, to += 8, v += 8) {
+        float a[8], b[8];               /* copies: the compiler need not fear that to and v overlap */
+        memcpy(a, to, sizeof a), memcpy(b, v, sizeof b);
+        for (int e = 0; e < 8; e++) a[e] += b[e];
+        memcpy(to, a, sizeof a);
+    }
+    for (; n > 0; n--) *to++ += *v++;
+}
+
+/* Put the valid pixels of a tile: columns j .. j+nr of the block, width to a row of S. */
+static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn__shifted *q, int j,
+                          int width, int nx, int end, bool add)
+{
+    const int last = (int)cnn__min(j + nr, end);
+    for (int from = j, r = j / width; from < last; from = ++r * width) {
+        const int x = from - r * width, n = (int)cnn__min(nx, last - r * width) - x;
+        for (int s = 0; s < ni; s++) {
+            float *to = y + s * q->out_plane + r * q->row + x * q->col;
+            const float *v = tile + s * nr + from - j;
+            if (q->col == 2 && add) q->u->twice(to, v, n);
+            else if (q->col != 1)
+                for (int e = 0; e < n; e++) to[e * q->col] = add ? to[e * q->col] + v[e] : v[e];
+            else if (add) cnn__add(to, v, n);
+            else          cnn__copy(to, v, n);
+        }
+    }
+}
+
+/* A panel of nr pixels from j on, nx to a row of the image and width to a row of S. Whole vectors: what one
+   writes too much is written anew after it, or lies behind the panel. */
+static void cnn__fill_pixels(float *to, int nr, const float *s, const ptrdiff_t *at, ptrdiff_t np, int j,
+                             int nx, int width, int end)
+{
+    int place[CNN__MAX_NR], from[CNN__MAX_NR], runs = 0;
+    for (int z = j; z < j + nr && z < end; z = (z / nx + 1) * nx)
+        place[runs] = z - j, from[runs++] = z / nx * width + z % nx;
+    for (ptrdiff_t p = 0; p < np; p++, to += nr)
+        for (int r = 0; r < runs; r++)
+            for (int e = 0; e < nr; e += 8)
+                memcpy(to + place[r] + e, s + at[p] + from[r] + e, 8 * sizeof *to);
+}
+
+/* A block of output rows of one group of one image, rows i0..i1 of the weights. */
+static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, int from, ptrdiff_t i0,
+                               ptrdiff_t i1, float *work)
+{
+    const int mr = q->u->mr, nr = q->u->nr;
+    const ptrdiff_t mc = cnn__shifted_rows(q);
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *panel = work, *copy = work + q->panel, *mine = copy + q->spread;
+    ptrdiff_t packed[CNN__KC];
+    const float *s = q->borrow ? q->s.x + (n * q->s.planes + g * q->s.c) * q->plane : copy;
+    if (!q->borrow) cnn__spread_copy(q->u, &q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
+    for (int p = 0; p < CNN__KC && q->m > 1; p++) packed[p] = p * nr;
+    for (int f = 0; f < q->n_phases; f++) {
+        const cnn__phase *p = &q->phase[f];
+        if (!p->k || p->ny <= from) continue;
+        const int width = q->borrow ? (int)q->out_plane : q->s.width, nx = q->borrow ? width : p->nx;
+        const int ny = q->borrow ? 1 : (int)cnn__min(p->ny - from, q->block), end = (ny - 1) * width + nx;
+        const bool flat = q->col == 1 && width == nx && (q->row == width || ny == 1);
+        float *y0 = q->y + (n * q->out_planes + g * q->m) * q->out_plane + p->base + from * q->row;
+        if (q->m == 1) {
+            q->u->fir(end, p->k, p->a + g * p->k, s, p->at, q->bias ? q->bias[g] : 0.0f, panel);
+            cnn__put_tile(y0, panel, end, 1, q, 0, width, nx, end, q->backward);
+            continue;
+        }
+        const ptrdiff_t kb = cnn__shifted_k(q, p->k);
+        /* pixels: panels of the pixels alone, not of what lies between the rows of S; for many sums only, as
+           this copy takes longer */
+        const bool pixels = !flat && q->col == 1 && q->row == nx && q->m > 3 * mr && p->k > CNN__KC;
+        const int step = pixels ? nx : width, stop_at = (ny - 1) * step + nx;
+        /* by_row: panels that do not cross the ends of rows, where that takes no more of them or sums are
+           short */
+        const bool by_row = !flat && !pixels && ((nx + nr - 1) / nr * nr <= width
+                                      || (p->k <= 64 && nx >= nr && !q->backward));
+        const bool overlap = by_row && nx >= nr && q->col == 1 && !q->backward && kb == p->k;
+        for (ptrdiff_t b0 = 0; b0 < p->k; b0 += kb) {
+            const ptrdiff_t b1 = cnn__min(b0 + kb, p->k), kc = b1 - b0;
+            const bool add = q->backward || b0 > 0;
+            for (ptrdiff_t ic = i0; ic < i1; ic += mc) {
+                const ptrdiff_t in = cnn__min(mc, i1 - ic);
+                const float *a = q->once ? mine : p->a + g * q->m * p->k + b0 * q->m + ic * kc;
+                for (ptrdiff_t i = 0; i < in && q->once; i += mr)
+                    cnn__pack_taps(q, mine + i * kc, (int)cnn__min(mr, in - i),
+                                   q->w + (g * q->m + ic + i) * p->k, b0, kc);
+                for (int r = 0, x = 0; r * step + x < stop_at; ) {
+                    if (overlap && x + nr > nx) x = nx - nr;        /* computed twice: the same */
+                    const int j = r * step + x,
+                        stop = (int)cnn__min(j + nr, by_row ? r * step + nx : stop_at);
+                    const bool pack = pixels || (in > 3 * mr && (q->borrow || p->k > CNN__KC))
+                                      || (q->borrow && j + nr > end);
+                    const bool direct = j + nr <= stop && (flat || pixels || (q->col == 1 && x + nr <= nx));
+                    ptrdiff_t k0 = b0, k1 = b1;
+                    if (p->rows > 1) {                              /* leave out kernel rows that meet zeros
+                                                                       only */
+                        const int first = (from + r) * q->s.sh + p->y0, last = by_row ? first
+                            : (from + (stop - 1) / step) * q->s.sh + p->y0;
+                        int c0 = 0, c1 = p->rows;
+                        while (c0 < c1 && (last + c0 * p->dy < 0 || first + c0 * p->dy >= q->s.h)) c0++;
+                        while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first
+                                           + (c1 - 1) * p->dy >= q->s.h)) c1--;
+                        k0 = c0 * p->row > k0 ? c0 * p->row : k0, k1 = cnn__min(k1, c1 * p->row);
+                        if (k1 < k0) k1 = k0 = b0;
+                    }
+                    /* for many rows and planes, neighbours in the cache repay the copy */
+                    if (pack && q->borrow && j + nr > end)
+                        for (ptrdiff_t e = k0; e < k1; e++)
+                            for (int z = 0; z < nr; z++)
+                                panel[(e - k0) * nr + z] = j + z < end ? s[p->at[e] + j + z] : 0.0f;
+                    else if (pixels)
+                        cnn__fill_pixels(panel, nr, s, p->at + k0, k1 - k0, j, nx, width, stop_at);
+                    else if (pack) q->u->panel(panel, s + j, p->at + k0, k1 - k0);
+                    float *y = y0 + ic * q->out_plane;
+                    for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
+                        const int ni = (int)cnn__min(mr, in - i);
+                        const float *bias = q->bias && b0 == 0 ? q->bias + g * q->m + ic + i : NULL;
+                        float *to = direct ? y + (flat || pixels ? j : r * q->row + x) : tile;
+                        q->u->micro(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
+                                    pack ? panel : s + j, pack ? packed : p->at + k0, to,
+                                    direct ? q->out_plane : nr, bias, direct && add);
+                        if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, step, nx, stop, add);
+                    }
+                    x += nr;
+                    if (by_row ? x >= nx : x >= step) {
+                        if (by_row) r++, x = 0;
+                        else        r += x / step, x %= step;
+                    }
+                }
+            }
+        }
+    }
+}
+
+static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q->blocks * q->parts,
+        panels = cnn__ceil(q->m, q->u->mr);
+    const double work = (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
+    const int threads = cnn__team(cpu, work, tasks), mr = q->u->mr;
+    cnn__shifted_pack(cpu, q);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++)
+        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
+            const ptrdiff_t part = e % q->parts, block = e / q->parts % q->blocks,
+                g = e / q->parts / q->blocks % t->groups;
+            cnn__shifted_block(q, e / q->parts / q->blocks / t->groups, g, (int)block * q->block,
+                               panels * part / q->parts * mr,
+                               cnn__min(panels * (part + 1) / q->parts * mr, q->m), q->work
+                                   + (size_t)thread * q->each);
+        }
+}
+
+/* backward-data with stride 1, as a convolution from dy to dx; its kernel is turned by 180 degrees. */
+static cnn__conv cnn__turned(const cnn__conv *t)
+{
+    cnn__conv p = *t;
+    p.ic = t->oc, p.oc = t->ic, p.h = t->oh, p.w = t->ow, p.oh = t->h, p.ow = t->w;
+    p.ph = t->kh - 1 - t->ph, p.pw = t->kw - 1 - t->pw;
+    return p;
+}
+
+/* ---- Small images, several side by side: forward and backward-data with stride 1 ----
+
+   A row of ten pixels fills 16 lanes badly. So nr images of a batch lie side by side, X[c][y][x][image], and
+   an output pixel of all of them is one tile of cnn__micro: its b are rows of nr floats, and taps that meet
+   padding are left out pixel by pixel, so that no multiplication is by zero. backward-data is forward from dy
+   with the kernel turned by 180 degrees and padding K - 1 - P. Floor: the multiply-adds of the formula; the
+   two transpositions move each float twice. */
+typedef struct {
+    const cnn__kernels *u;
+    bool backward;
+    int c, m, h, w, oh, ow, kh, kw, ph, pw, parts;  /* of the pass; parts: of the weights' rows, as above */
+    ptrdiff_t blocks, in, out, k;       /* floats of an image, of its result; terms of a sum */
+    ptrdiff_t *at;                      /* of terms, in the order (i,j,c), from the first one met on */
+    float *a, *work;
+    size_t each;
+} cnn__side;
+
+static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t)
+{
+    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && t->ph < t->kh
+        && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0;
+}
+
+static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
+                                size_t *used)
+{
+    const cnn__conv p = backward ? cnn__turned(t) : *t;
+    cnn__side q = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h, .w = p.w,
+                    .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw };
+    q.in = (ptrdiff_t)q.c * q.h * q.w, q.out = (ptrdiff_t)q.m * q.oh * q.ow;
+    q.k = (ptrdiff_t)q.c * q.kh * q.kw, q.blocks = t->n / q.u->nr;
+    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.blocks), cnn__ceil(q.m, q.u->mr));
+    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.a = cnn__take(base, used, cnn__mul_size((size_t)q.m, (size_t)q.k), sizeof *q.a);
+    q.each = cnn__mul_size((size_t)(q.in > q.out ? q.in : q.out) + (size_t)q.out, (size_t)q.u->nr);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* Terms and weights, in the order (i,j,c); of the weights, row panel after row panel. */
+static void cnn__side_pack(const cnn__side *q, const float *w)
+{
+    const int taps = q->kh * q->kw;
+    for (int tap = 0; tap < taps; tap++)
+        for (int c = 0; c < q->c; c++)
+            q->at[tap * q->c + c] = (((ptrdiff_t)c * q->h + tap / q->kw) * q->w + tap % q->kw) * q->u->nr;
+    for (int r = 0; r < q->m; r++) {
+        const int first = r / q->u->mr * q->u->mr, ni = (int)cnn__min(q->u->mr, q->m - first);
+        float *to = q->a + first * q->k + (r - first);
+        for (int tap = 0; tap < taps; tap++)
+            for (int c = 0; c < q->c; c++, to += ni)
+                *to = q->backward ? w[((ptrdiff_t)c * q->m + r) * taps + taps - 1 - tap]
+                                  : w[((ptrdiff_t)r * q->c + c) * taps + tap];
+    }
+}
+
+/* Rows i0 .. i1 of the weights, for one block of images. The terms of a sum are of one piece where no column
+   of the kernel is left out, otherwise they are of one piece for each row of it. */
+static void cnn__side_block(const cnn__side *q, float *y, const float *x, const float *bias, ptrdiff_t block,
+                            ptrdiff_t i0, ptrdiff_t i1, float *work)
+{
+    const int nr = q->u->nr, mr = q->u->mr;
+    const ptrdiff_t plane = (ptrdiff_t)q->oh * q->ow, part = (i1 - i0) * plane;
+    float *sums = work, *s = work + q->out * nr;
+    q->u->pack(s, nr, x + block * nr * q->in, q->in, q->in);
+    for (ptrdiff_t p = 0; p < plane; p++) {
+        const ptrdiff_t y0 = p / q->ow - q->ph, x0 = p % q->ow - q->pw;
+        const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(q->kh, q->h - y0);
+        const ptrdiff_t left = x0 < 0 ? -x0 : 0, right = cnn__min(q->kw, q->w - x0);
+        const ptrdiff_t step = right - left == q->kw ? bottom - top : 1;
+        for (ptrdiff_t i = i0; i < i1; i += mr) {
+            const int ni = (int)cnn__min(mr, i1 - i);
+            for (ptrdiff_t r = top; r < bottom; r += step)
+                q->u->micro(ni, nr, (step > 1 ? step * q->kw : right - left) * q->c,
+                            q->a + i * q->k + (r * q->kw + left) * q->c * ni,
+                            s + ((y0 + r) * q->w + x0 + left) * nr, q->at,
+                            sums + ((i - i0) * plane + p) * nr, plane * nr,
+                            bias && r == top ? bias + i : NULL, r > top);
+        }
+    }
+    q->u->pack(s, (int)part, sums, nr, nr);                 /* turned back, in the place of the images */
+    for (ptrdiff_t n = 0; n < nr; n++, s += part) {
+        float *to = y + (block * nr + n) * q->out + i0 * plane;
+        if (q->backward) cnn__add(to, s, part);
+        else             cnn__copy(to, s, part);
+    }
+}
+
+static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q, float *y, const float *x, const float *w,
+                          const float *bias)
+{
+    const ptrdiff_t tasks = q->blocks * q->parts, mr = q->u->mr, panels = cnn__ceil(q->m, mr);
+    const int threads = cnn__team(cpu, (double)q->blocks * q->u->nr * (double)q->out * (double)q->k, tasks);
+    cnn__side_pack(q, w);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++)
+        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++)
+            cnn__side_block(q, y, x, bias, e / q->parts, panels * (e % q->parts) / q->parts * mr,
+                            cnn__min(panels * (e % q->parts + 1) / q->parts * mr, q->m),
+                            q->work + (size_t)thread * q->each);
+}
+
+/* ---- backward-weights ---- */
+
+/* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
+   its own and are added in order. Where the weights are many there is one chunk, and threads share the
+   taps. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
+    bool borrow, copy;                  /* copy: rows are narrow; sums run better over several */
+    bool side;                          /* blocks of nr images side by side */
+    int block, blocks, images, chunks, parts, planes;       /* planes of x that are spread at a time */
+    int high;                           /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
+    ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
+    ptrdiff_t *at;
+    float *partial, *work;
+    size_t each;
+} cnn__weights;
+
+static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
+                                      const float *dy, char *base, size_t *used)
+{
+    enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
+    q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
+    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
+    q.borrow = cnn__pointwise(t);
+    q.copy = !q.borrow && (t->ow < 24 || q.m == 1 || (t->ow < 48 && t->ow % 8 && q.k >= 16));
+    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
+    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow;
+    const int least = q.borrow ? 1 : 2 * q.s.halo + 1;
+    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least);
+    q.block = (int)cnn__ceil(rows, q.blocks);
+    if (q.borrow && q.blocks > 1) {                                     /* whole vectors */
+        q.block = (q.block + 15) / 16 * 16;
+        q.blocks = (int)cnn__ceil(rows, q.block);
+    }
+    if (q.copy) q.d.gap = (int)(15 - ((ptrdiff_t)q.block * q.s.width + 15) % 16);   /* whole vectors */
+    const size_t weights = (size_t)t->oc * (size_t)q.k;
+    const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
+    q.chunks = weights <= 32768 ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
+    q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
+                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
+    const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
+    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c));
+    q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
+    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, (ptrdiff_t)q.chunks * t->groups), cnn__ceil(q.k, 4));
+    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
+    const ptrdiff_t copied = q.copy ? cnn__spread_size(&q.d, q.block) : 0;
+    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image + copied)), 16);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* Small images again, several side by side: then the rows of an image, and of dy, are nr times as long, and
+   no sum runs over what lies between the rows of S. Without padding. */
+static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
+                                           const float *dy, char *base, size_t *used)
+{
+    enum { LENGTH = 1024 };             /* as above */
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .side = true, .s = cnn__spread_forward(t, x),
+                       .d = { .x = dy }, .m = t->oc };
+    const int nr = q.u->nr, most = LENGTH / (t->ow * nr);
+    q.k = (ptrdiff_t)t->ic * t->kh * t->kw, q.s.width = t->w, q.s.halo = t->h - t->oh;
+    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
+    q.blocks = (int)cnn__ceil(t->oh, most < 1 ? 1 : most), q.block = (int)cnn__ceil(t->oh, q.blocks);
+    q.images = nr, q.chunks = q.m * q.k <= 32768 ? (int)cnn__min(t->n / nr, 8) : 1;
+    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.chunks), cnn__ceil(q.k, 4));
+    q.s_image = (ptrdiff_t)t->ic * t->h * t->w;
+    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.partial = cnn__take(base, used, cnn__mul_size((size_t)(q.m * q.k), (size_t)q.chunks - 1),
+                          sizeof *q.partial);
+    q.each = cnn__mul_size((size_t)(q.s_image + (ptrdiff_t)t->oc * t->oh * t->ow), (size_t)nr);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* The four places that dot reads, where so many taps are left: beyond the last one, that one again. What is
+   summed there is dropped, but it is read, and those taps' planes may not have been spread. */
+static const ptrdiff_t *cnn__four_places(ptrdiff_t four[4], const ptrdiff_t *at, ptrdiff_t left)
+{
+    if (left >= 4) return at;
+    for (ptrdiff_t j = 0; j < 4; j++) four[j] = at[cnn__min(j, left - 1)];
+    return four;
+}
+
+/* dw += the terms of images n0..n1, taps k0..k1. */
+static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t k0,
+                                   ptrdiff_t k1, float *work)
+{
+    const cnn__conv *t = q->t;
+    const int nr = q->u->nr;
+    const ptrdiff_t in = q->s_image, plane = (ptrdiff_t)t->oh * t->ow, out = t->oc * plane;
+    ptrdiff_t four[4];
+    float *x = work, *dy = work + in * nr;
+    for (ptrdiff_t n = n0; n < n1; n += nr) {
+        q->u->pack(x, nr, q->s.x + n * in, in, in);
+        q->u->pack(dy, nr, q->d.x + n * out, out, out);
+        for (int from = 0; from < t->oh; from += q->block) {
+            const cnn__runs r = { 1, (int)cnn__min(q->block, t->oh - from), t->ow * nr, plane * nr,
+                                  0, t->ow * nr, 0, t->w * nr };
+            for (ptrdiff_t i = 0; i < q->m; i += q->high)
+                for (ptrdiff_t k = k0; k < k1; k += 7 - q->high)
+                    q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, k1 - k), &r,
+                              dy + i * r.lda + from * r.a_row, x + from * r.b_row,
+                              cnn__four_places(four, q->at + k, k1 - k), dw + i * q->k + k, q->k);
+        }
+    }
+}
+
+/* dw (all groups) += the terms of images n0..n1, group g, taps k0..k1. */
+static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t g,
+                              ptrdiff_t k0, ptrdiff_t k1, float *work)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
+        taps = (ptrdiff_t)t->kh * t->kw;
+    ptrdiff_t four[4];
+    dw += g * q->m * q->k;
+    for (ptrdiff_t n = n0; n < n1; n += q->images)
+        for (int block = 0; block < q->blocks; block++) {
+            const int images = (int)cnn__min(q->images, n1 - n), from = block * q->block;
+            const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
+            const float *x = work, *dy = q->d.x + (n * t->oc + g * q->m) * out
+                + from * (q->borrow ? 1 : t->ow);
+            cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
+            if (q->borrow) {
+                x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
+                r.b_image = t->ic * in, r.length = rows, r.rows = 1;
+            } else if (q->copy) {
+                float *d = work + q->images * q->s_image;
+                r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
+                for (int e = 0; e < images; e++)
+                    cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from,
+                                     q->block);
+                dy = d;
+            }
+            for (ptrdiff_t c = k0 / taps; c * taps < k1 && rows > 0; c += q->planes) {
+                const int planes = (int)cnn__min(q->planes, q->s.c - c);
+                const ptrdiff_t first = c * taps > k0 ? c * taps : k0,
+                    end = cnn__min(k1, (c + planes) * taps);
+                for (int e = 0; e < images && !q->borrow; e++) {
+                    float *s = work + e * q->s_image;
+                    cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
+                    s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
+                    for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;   /* meet zeros */
+                }
+                for (ptrdiff_t i = 0; i < q->m; i += q->high)
+                    for (ptrdiff_t k = first; k < end; k += 7 - q->high)
+                        q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, end - k), &r,
+                                  dy + i * r.lda, x,
+                                  cnn__four_places(four, q->at + (q->borrow ? k : k - c * taps), end - k),
+                                  dw + i * q->k + k, q->k);
+            }
+        }
+}
+
+static void cnn__weights_run(const cnn__cpu *cpu, cnn__weights *q, float *dw)
+{
+    const cnn__conv *t = q->t;
+    const size_t weights = (size_t)t->oc * (size_t)q->k;
+    const ptrdiff_t quads = cnn__ceil(q->k, 4), tasks = (ptrdiff_t)q->chunks * t->groups * q->parts;
+    const int threads = cnn__team(cpu, (double)t->n * t->oh * t->ow * (double)weights, tasks);
+    const int unit = q->side ? q->images : 1, units = t->n / unit;      /* that chunks are made of */
+    if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
+    else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->side ? t->oh : q->block), q->at);
+    for (ptrdiff_t k = 0; k < q->k; k++) q->at[k] *= unit;
+    if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++)
+        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
+            const ptrdiff_t part = e % q->parts, g = e / q->parts % t->groups,
+                chunk = e / q->parts / t->groups;
+            const ptrdiff_t n0 = units * chunk / q->chunks * unit, k0 = quads * part / q->parts * 4,
+                n1 = units * (chunk + 1) / q->chunks * unit,
+                k1 = cnn__min(quads * (part + 1) / q->parts * 4, q->k);
+            float *to = chunk ? q->partial + (chunk - 1) * (ptrdiff_t)weights : dw,
+                  *work = q->work + (size_t)thread * q->each;
+            if (q->side) cnn__side_weights_part(q, to, n0, n1, k0, k1, work);
+            else         cnn__weights_part(q, to, n0, n1, g, k0, k1, work);
+        }
+    for (size_t c = 1; c < (size_t)q->chunks; c++)
+        for (size_t i = 0; i < weights; i++) dw[i] += q->partial[(c - 1) * weights + i];
+}
+
+/* db[oc] += sum over images and pixels of dy: sums of products with ones. */
+static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float *db, const float *dy)
+{
+    enum { RUN = 512 };
+    const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow, at[4] = { 0, 0, 0, 0 };
+    float ones[RUN];
+    for (int i = 0; i < RUN; i++) ones[i] = 1.0f;
+    for (int oc = 0; oc < t->oc; oc += 3)
+        for (ptrdiff_t from = 0; from < out; from += RUN) {
+            const cnn__runs r = { t->n, 1, cnn__min(RUN, out - from), out, t->oc * out, 0, 0, 0 };
+            u->dot((int)cnn__min(3, t->oc - oc), 1, &r, dy + oc * out + from, ones, at, db + oc, 1);
+        }
+}
+
+/* ---- Winograd F(4x4,3x3) and F(2x2,5x5): forward and backward-data, stride 1 (Lavin, Gray 2015) ----
+
+       Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each tile Y of output and 6x6 tile x of input
+
+   In one dimension, x and w are the coefficients of polynomials, whose product is known by its values at six
+   points, 0, 1, -1, 2, -2 and infinity: G takes w there, At comes back, and Bt does what is left. Six points
+   tell 4 outputs of 3 weights as well as 2 outputs of 5, and Bt is the same for both. So 36 products of
+   matrices (OC,C)(C,tiles) do the work of 144 (3x3, a quarter of the multiply-adds) or 100 (5x5). The
+   transforms hold factors of up to 16, and so the rounding errors grow: largest seen against float64, for 512
+   channels, 1e-5 of the largest output (5e-7 by the direct sum). Define CNN_NO_WINOGRAD to do without.
+   backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P. */
+typedef struct {
+    const cnn__kernels *u;
+    bool backward, once;                /* once: all tiles are one block, which meets each weight once */
+    int k, side;                        /* kernels (k,k), tiles of output (side,side) */
+    int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
+    ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
+    ptrdiff_t as, vs, ms;               /* from one of the 36 matrices of weights, input, sums to the next: a
+                                           cache line more than they have, else all meet in one set of it */
+    float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
+    size_t each;
+} cnn__wino;
+
+CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
+{
+    return (t->kh == 3 || (t->kh == 5 && pass < 2)) && t->kw == t->kh && t->sh == 1 && t->sw == 1
+        && t->dh == 1 && t->dw == 1 && t->groups == 1 && t->ph < t->kh && t->pw < t->kw;
+}
+
+static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
+                                    size_t *used)
+{
+    enum { PANELS = 4 };
+    const cnn__conv p = backward ? cnn__turned(t) : *t;
+    cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward, .k = p.kh, .side = 7 - p.kh, .c = p.ic,
+                    .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw };
+    q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
+    q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
+    q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
+    q.once = q.tiles <= q.block, q.rows = q.once ? cnn__min(PANELS * q.u->mr, q.m) : q.m;
+    q.as = q.rows * q.c + CNN__MAX_LANES, q.vs = q.c * q.block + CNN__MAX_LANES,
+        q.ms = q.rows * q.block + CNN__MAX_LANES;
+    q.shared = cnn__take(base, used, cnn__mul_size(36, (size_t)(q.once ? q.vs : q.as)), sizeof *q.shared);
+    q.each = cnn__mul_size(36, (size_t)((q.once ? q.as : q.vs) + q.ms));
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* G w Gt for row panel i to a, packed as cnn__micro wants it: 36 matrices, each panel after panel. The
+   kernels are first brought side by side, those of a few channels at a time. */
+static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, ptrdiff_t i)
+{
+    enum { L = CNN__MAX_LANES, FLOATS = 288 };
+    const int mr = (int)cnn__min(q->u->mr, q->m - i), lanes = q->u->lanes;
+    const int kk = q->k * q->k, few = FLOATS / kk;
+    const ptrdiff_t step = q->backward ? -mr : mr;      /* backward: the kernel turned by 180 degrees */
+    float g[FLOATS * CNN__MAX_MR + L] = { 0 }, o[36 * L];
+    for (int c = 0; c < q->c; c++, a += mr) {
+        const int now = (int)cnn__min(few, q->c - c);
+        if (c % few == 0 && !q->backward)
+            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, (ptrdiff_t)now * kk);
+        for (int e = 0; c % few == 0 && q->backward && e < now; e++)
+            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, kk);
+        const float *from = g + (c % few * kk + (q->backward ? kk - 1 : 0)) * mr;
+        /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
+        const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
+        for (int r = 0; r < mr; r += lanes)
+            q->u->winograd_w(q->k, from + r, step, direct ? a + r : o + r, direct ? q->as : L);
+        for (int e = 0; e < 36 && !direct; e++)
+            for (int r = 0; r < mr; r++) a[e * q->as + r] = o[e * L + r];
+    }
+}
+
+/* What lies inside the plane (h,w) of the tile at (y0,x0), of side <= 8 rows and columns. The rest of the
+   patch is left as it is. */
+static inline void cnn__patch(float *patch, int side, const float *plane, int h, int w, int y0, int x0)
+{
+    const int top = y0 < 0 ? -y0 : 0, bottom = (int)cnn__min(side, h - y0), left = x0 < 0 ? -x0 : 0;
+    const ptrdiff_t n = cnn__min(side, w - x0) - left;
+    for (int a = top; a < bottom; a++) {
+        const float *from = plane + (ptrdiff_t)(y0 + a) * w + x0 + left;
+        float *to = patch + a * side + left;
+        if (n >= 4) memcpy(to, from, 4 * sizeof *to), memcpy(to + n - 4, from + n - 4, 4 * sizeof *to);
+        else for (ptrdiff_t b = 0; b < n; b++) to[b] = from[b];
+    }
+}
+
+/* Bt x B for tiles from .. from+count, channels c0 .. c1: 36 matrices as panels of nr tiles. A tile that
+   sticks out of the image goes through a little patch. */
+static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, ptrdiff_t from, ptrdiff_t count,
+                                int c0, int c1)
+{
+    enum { L = CNN__MAX_LANES };
+    const cnn__kernels *u = q->u;
+    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, padded = cnn__ceil(count, u->nr) * u->nr,
+        plane = (ptrdiff_t)q->th * q->tw;
+    float patch[L][36] = { { 0 } };
+    ptrdiff_t row[L], image[L];
+    int y0[L], x0[L];
+    for (ptrdiff_t j = 0; j < padded; j += u->lanes) {
+        const float *tile[L];
+        bool inside[L];
+        for (int l = 0; l < u->lanes; l++) {
+            const ptrdiff_t t = from + j + l;
+            y0[l] = (int)(t % plane / q->tw) * q->side - q->ph;
+            x0[l] = (int)(t % plane % q->tw) * q->side - q->pw, image[l] = t / plane * q->c * in;
+            inside[l] = j + l >= count
+                || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l] + 6 <= q->w);
+            tile[l] = j + l < count && inside[l]
+                ? x + image[l] + c0 * in + (ptrdiff_t)y0[l] * q->w + x0[l] : patch[l];
+            row[l] = tile[l] == patch[l] ? 6 : q->w;
+        }
+        float *to = v + (j / u->nr * q->c + c0) * u->nr + j % u->nr;
+        for (int c = c0; c < c1; c++, to += u->nr) {
+            for (int l = 0; l < u->lanes; l++)
+                if (!inside[l]) cnn__patch(patch[l], 6, x + image[l] + c * in, q->h, q->w, y0[l], x0[l]);
+            u->winograd_x(tile, row, to, q->vs);
+            for (int l = 0; l < u->lanes; l++)
+                if (tile[l] != patch[l]) tile[l] += in;
+        }
+        memset(patch, 0, sizeof patch);
+    }
+}
+
+/* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. m: 36 matrices
+   as panels of nr tiles. */
+static void cnn__winograd_rows(const cnn__wino *q, float *y, const float *bias, const float *a, ptrdiff_t i0,
+                               ptrdiff_t i1, const float *v, ptrdiff_t from, ptrdiff_t count, float *m)
+{
+    enum { L = CNN__MAX_LANES };
+    const cnn__kernels *u = q->u;
+    const int side = q->side;
+    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c), rows = i1 - i0,
+        plane = (ptrdiff_t)q->th * q->tw, out = (ptrdiff_t)q->oh * q->ow;
+    float patch[L][36] = { { 0 } };
+    ptrdiff_t at[CNN__KC], row[L], image[L];
+    int y0[L], x0[L];
+    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
+    for (int e = 0; e < 36; e++)
+        for (ptrdiff_t p = 0; p < q->c; p += kb)
+            for (ptrdiff_t j = 0; j < padded; j += u->nr)
+                for (ptrdiff_t i = 0; i < rows; i += u->mr) {
+                    const int mr = (int)cnn__min(u->mr, rows - i);
+                    u->micro(mr, u->nr, cnn__min(kb, q->c - p), a + e * q->as + i * q->c + p * mr,
+                             v + e * q->vs + j * q->c + p * u->nr, at,
+                             m + e * q->ms + j * rows + i * u->nr, u->nr, NULL, p > 0);
+                }
+    for (ptrdiff_t j = 0; j < count; j += u->lanes) {
+        const float *sums = m + j / u->nr * u->nr * rows + j % u->nr;
+        float *tile[L];
+        for (int l = 0; l < u->lanes; l++) {
+            const ptrdiff_t t = from + j + l;
+            y0[l] = (int)(t % plane / q->tw) * side, x0[l] = (int)(t % plane % q->tw) * side,
+                image[l] = (t / plane * q->m + i0) * out;
+            /* Rows are written four by four: those of a tile of two go through the patch. */
+            const bool inside = side == 4 && j + l < count && y0[l] + 4 <= q->oh && x0[l] + 4 <= q->ow;
+            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l];
+            row[l] = inside ? q->ow : 4;
+        }
+        for (ptrdiff_t c = 0; c < rows; c++, sums += u->nr) {
+            u->winograd_y(side, sums, q->ms, bias ? bias[i0 + c] : 0.0f, tile, row, q->backward);
+            for (int l = 0; l < u->lanes; l++) {
+                if (tile[l] != patch[l]) { tile[l] += out; continue; }
+                if (j + l >= count) continue;
+                float *to = y + image[l] + c * out + (ptrdiff_t)y0[l] * q->ow + x0[l];
+                const int high = (int)cnn__min(side, q->oh - y0[l]);
+                const int wide = (int)cnn__min(side, q->ow - x0[l]);
+                for (int r = 0; r < high; r++, to += q->ow)
+                    for (int z = 0; z < wide; z++)
+                        to[z] = q->backward ? to[z] + patch[l][r * 4 + z] : patch[l][r * 4 + z];
+                for (int z = 0; z < 16 && q->backward; z++) patch[l][z] = 0.0f;
+            }
+        }
+    }
+}
+
+static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y, const float *x,
+                              const float *w, const float *bias)
+{
+    const ptrdiff_t mr = q->u->mr, nr = q->u->nr, panels = cnn__ceil(q->m, mr),
+        columns = cnn__ceil(q->tiles, nr), blocks = cnn__ceil(q->tiles, q->block),
+        steps = cnn__ceil(q->m, q->rows), parts = cnn__ceil(q->c, 16);
+    const double products = 36.0 * (double)q->tiles * q->m * q->c;
+    /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
+    const int first = q->once ? cnn__team(cpu, 144.0 * (double)q->tiles * q->c, parts)
+                              : cnn__team(cpu, 40.0 * q->m * q->c, panels);
+    const int threads = cnn__team(cpu, products, q->once ? steps : blocks);
+    (void)first;                        /* without OpenMP */
+    CNN__PARALLEL_FOR(first)
+    for (ptrdiff_t i = 0; i < (q->once ? parts : panels); i++)
+        if (q->once) cnn__winograd_tiles(q, q->shared, x, 0, q->tiles, (int)i * 16,
+                                         (int)cnn__min(i * 16 + 16, q->c));
+        else         cnn__winograd_weights(q, q->shared + i * mr * q->c, w, i * mr);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++) {
+        float *mine = q->work + (size_t)thread * q->each, *m = mine + 36 * (q->once ? q->as : q->vs);
+        for (ptrdiff_t s = steps * thread / threads; q->once && s < steps * (thread + 1) / threads; s++) {
+            const ptrdiff_t i0 = s * q->rows, i1 = cnn__min(i0 + q->rows, q->m);
+            for (ptrdiff_t i = i0; i < i1; i += mr) cnn__winograd_weights(q, mine + (i - i0) * q->c, w, i);
+            cnn__winograd_rows(q, y, bias, mine, i0, i1, q->shared, 0, q->tiles, m);
+        }
+        for (ptrdiff_t b = blocks * thread / threads; !q->once && b < blocks * (thread + 1) / threads; b++) {
+            const ptrdiff_t from = columns * b / blocks * nr;       /* blocks as equal as panels allow */
+            const ptrdiff_t count = cnn__min(columns * (b + 1) / blocks * nr, q->tiles) - from;
+            cnn__winograd_tiles(q, mine, x, from, count, 0, q->c);
+            cnn__winograd_rows(q, y, bias, q->shared, 0, q->m, mine, from, count, m);
+        }
+    }
+}
+
+/* ---- Winograd, backward-weights: F(3x3,4x4), the same with the parts exchanged (Lavin, Gray 2015) ----
+
+       dw += Gt [ sum_tiles (A dY At) o (Bt x B) ] G        for each 4x4 tile dY of dy and 6x6 tile x of input
+
+   Here the sum runs over the tiles: 36 products (OC,tiles)(tiles,C). So channels lie side by side in the
+   vectors, and the tiles come in chunks: x of a chunk is transformed once, for all; then each thread takes
+   as many blocks of output channels as the next. Where all tiles are one chunk, a block is brought back as
+   soon as it is summed, and each thread keeps the sums of one block alone. A and G hold the same six points
+   as above. Rounding errors: largest seen against float64, for 64 channels and 8192 tiles, 8e-6 of the
+   largest dw (5e-7 by the direct sum). Floor: 36 multiply-adds for 16 outputs and a pair of channels, not
+   144. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    bool once;                          /* all tiles are one chunk */
+    int th, tw;
+    ptrdiff_t tiles, chunk, wide, rows; /* wide: C rounded up to nr; rows: the most of a block */
+    ptrdiff_t ss, vs, ms;               /* from one matrix to the next, of sums, v and m: as in cnn__wino */
+    float *sums, *v, *m;                /* (36,OC,wide), or (36,rows,wide) for each thread if once;
+                                           (36,wide/nr,chunk,nr); (36,rows/mr,chunk,mr) for each thread */
+    size_t sums_each, m_each;           /* from one thread to the next, of sums (once) and m */
+} cnn__wino_w;
+
+static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, char *base,
+                                              size_t *used)
+{
+    enum { PANELS = 4, CACHED = 1 << 19 };      /* floats of a transformed chunk that stay near */
+    cnn__wino_w q = { cnn__kernels_of(cpu), t, false, (t->oh + 3) / 4, (t->ow + 3) / 4, 0, 0, 0, 0, 0, 0, 0,
+                      NULL, NULL, NULL, 0, 0 };
+    q.tiles = (ptrdiff_t)t->n * q.th * q.tw, q.wide = cnn__ceil(t->ic, q.u->nr) * q.u->nr;
+    q.chunk = CACHED / 36 / q.wide;
+    q.chunk = cnn__min(q.tiles, q.chunk < 128 ? 128 : cnn__min(q.chunk, CNN__KC));
+    q.once = q.tiles == q.chunk, q.rows = PANELS * q.u->mr;
+    q.ms = q.rows * q.chunk + CNN__MAX_LANES;                   /* a store at the end may go beyond */
+    q.ss = (q.once ? q.rows : t->oc) * q.wide + CNN__MAX_LANES, q.vs = q.chunk * q.wide + CNN__MAX_LANES;
+    q.sums_each = q.once ? cnn__mul_size(36, (size_t)q.ss) : 0, q.m_each = cnn__mul_size(36, (size_t)q.ms);
+    q.sums = cnn__take(base, used, cnn__mul_size(q.once ? (size_t)cpu->threads : 1,
+                                                 cnn__mul_size(36, (size_t)q.ss)), sizeof *q.sums);
+    q.v = cnn__take(base, used, cnn__mul_size(36, (size_t)q.vs), sizeof *q.v);
+    q.m = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.m_each), sizeof *q.m);
+    return q;
+}
+
+/* Point the lanes at one tile, of side rows and columns, in channels c, c+1, ... (the last one again beyond
+   the end). A tile that sticks out of the image is copied to the patches, with zeros around it. */
+static void cnn__winograd_lanes(int lanes, const float **tile, ptrdiff_t *row, float patch[][36],
+                                const float *x, int channels, int c, int h, int w, int y0, int x0, int side)
+{
+    const bool inside = y0 >= 0 && x0 >= 0 && y0 + side <= h && x0 + side <= w;
+    for (int l = 0; l < lanes; l++) {
+        const float *p = x + (ptrdiff_t)cnn__min(c + l, channels - 1) * h * w;
+        tile[l] = inside ? p + (ptrdiff_t)y0 * w + x0 : patch[l], row[l] = inside ? w : side;
+        if (inside) continue;
+        memset(patch[l], 0, sizeof patch[l]);
+        cnn__patch(patch[l], side, p, h, w, y0, x0);
+    }
+}
+
+/* v = Bt x B for tiles from .. from+count, channels j .. j+nr: a panel. */
+static void cnn__winograd_inputs(const cnn__wino_w *q, const float *x, ptrdiff_t from, ptrdiff_t count, int j)
+{
+    enum { L = CNN__MAX_LANES };
+    const cnn__conv *t = q->t;
+    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
+    const float *tile[L];
+    float        patch[L][36];
+    ptrdiff_t    row[L];
+    for (ptrdiff_t e = 0; e < count; e++) {
+        const ptrdiff_t n = (from + e) / plane, at = (from + e) % plane;
+        for (int r = 0; r < q->u->nr; r += q->u->lanes) {
+            cnn__winograd_lanes(q->u->lanes, tile, row, patch, x + n * t->ic * t->h * t->w, t->ic, j + r,
+                                t->h, t->w, (int)(at / q->tw) * 4 - t->ph, (int)(at % q->tw) * 4 - t->pw, 6);
+            q->u->winograd_x(tile, row, q->v + j * q->chunk + e * q->u->nr + r, q->vs);
+        }
+    }
+}
+
+/* sums += (A dY At) v for tiles from .. from+count, output channels i .. end. sums starts at row i. */
+static void cnn__winograd_sums(const cnn__wino_w *q, float *sums, const float *dy, ptrdiff_t from,
+                               ptrdiff_t count, int i, int end, float *m)
+{
+    enum { L = CNN__MAX_LANES };
+    const cnn__conv *t = q->t;
+    const cnn__kernels *u = q->u;
+    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
+    const float *tile[L];
+    float        patch[L][36];
+    ptrdiff_t    row[L], at[CNN__KC];
+    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
+    for (int c = i; c < end; c += u->mr) {
+        const int mr = (int)cnn__min(u->mr, end - c);
+        for (ptrdiff_t e = 0; e < count; e++) {             /* the next tile overwrites the lanes beyond mr */
+            const ptrdiff_t n = (from + e) / plane, in = (from + e) % plane;
+            for (int r = 0; r < mr; r += u->lanes) {
+                cnn__winograd_lanes(u->lanes, tile, row, patch, dy + n * t->oc * t->oh * t->ow, t->oc, c + r,
+                                    t->oh, t->ow, (int)(in / q->tw) * 4, (int)(in % q->tw) * 4, 4);
+                u->winograd_dy(tile, row, m + (c - i) * q->chunk + e * mr + r, q->ms);
+            }
+        }
+    }
+    for (int e = 0; e < 36; e++)
+        for (ptrdiff_t j = 0; j < q->wide; j += u->nr)
+            for (int c = i; c < end; c += u->mr)
+                u->micro((int)cnn__min(u->mr, end - c), u->nr, count, m + e * q->ms + (c - i) * q->chunk,
+                         q->v + e * q->vs + j * q->chunk, at,
+                         sums + e * q->ss + (c - i) * q->wide + j, q->wide, NULL, from > 0);
+}
+
+/* dw += Gt sums G for output channels i .. end. sums starts at row i. */
+static void cnn__winograd_gradient(const cnn__wino_w *q, float *dw, const float *sums, int i, int end)
+{
+    const int ic = q->t->ic, lanes = q->u->lanes;
+    float g[9 * CNN__MAX_LANES], *to = dw + (ptrdiff_t)i * ic * 9;
+    for (; i < end; i++, sums += q->wide)
+        for (int c = 0; c < ic; c += lanes) {
+            q->u->winograd_dw(sums + c, q->ss, g);
+            for (int l = 0; l < lanes && c + l < ic; l++, to += 9)
+                for (int e = 0; e < 9; e++) to[e] += g[e * CNN__MAX_LANES + l];
+        }
+}
+
+static void cnn__winograd_weights_run(const cnn__cpu *cpu, const cnn__wino_w *q, float *dw, const float *x,
+                                      const float *dy)
+{
+    const int nr = q->u->nr, mr = q->u->mr, oc = q->t->oc, columns = (int)(q->wide / nr),
+        panels = (oc + mr - 1) / mr;
+    const double work = 36.0 * oc * q->t->ic;
+    const int threads = cnn__team(cpu, work * (double)q->chunk, panels), team = cnn__team(cpu, work, oc);
+    const int each = (int)cnn__ceil(cnn__ceil(oc, q->rows), threads), blocks = each * threads;
+    (void)team;                         /* without OpenMP */
+    for (ptrdiff_t from = 0; from < q->tiles; from += q->chunk) {
+        const ptrdiff_t count = cnn__min(q->chunk, q->tiles - from);
+        CNN__PARALLEL_FOR(threads)
+        for (int j = 0; j < columns; j++) cnn__winograd_inputs(q, x, from, count, j * nr);
+        CNN__PARALLEL_FOR(threads)
+        for (int thread = 0; thread < threads; thread++)
+            for (int b = each * thread; b < each * (thread + 1); b++) {
+                const int i = (int)((ptrdiff_t)panels * b / blocks) * mr;
+                const int end = (int)cnn__min(oc, (ptrdiff_t)panels * (b + 1) / blocks * mr);
+                float *sums = q->sums + (q->once ? (size_t)thread * q->sums_each : (size_t)(i * q->wide));
+                cnn__winograd_sums(q, sums, dy, from, count, i, end, q->m + (size_t)thread * q->m_each);
+                if (q->once) cnn__winograd_gradient(q, dw, sums, i, end);
+            }
+    }
+    CNN__PARALLEL_FOR(team)
+    for (int i = 0; i < (q->once ? 0 : oc); i++)
+        cnn__winograd_gradient(q, dw, q->sums + i * q->wide, i, i + 1);
+}
+
+/* ---- Depthwise 3x3 with stride 1: plane by plane, in place, with u->depth ----
+
+   backward-data is forward from dy, with the kernel turned by 180 degrees and padding 2 - P. Floor: with 18
+   operations for a float read and one written (two, where dx is added to), memory beyond the caches
+   decides. */
+static bool cnn__rows_fit(const cnn__conv *t)
+{
+    return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1
+        && t->dh == 1 && t->dw == 1 && t->ph <= 2 && t->pw <= 2;
+}
+
+/* Ask for the next plane while this one is worked on: strips of columns are no pattern that a processor
+   foresees. */
+static inline void cnn__ask(const float *p, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < n && i < 4096; i += CNN__ALIGN / (int)sizeof *p) CNN__PREFETCH(p + i);
+    (void)p;
+}
+
+/* forward (pass 0) and backward-data (pass 1) */
+static void cnn__rows_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, float *to, const float *from,
+                          const float *w, const float *b)
+{
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const cnn__image p[2] = { { t->h, t->w, t->oh, t->ow, t->ph, t->pw },
+                              { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw } }, *q = &p[pass];
+    const ptrdiff_t planes = (ptrdiff_t)t->n * t->ic, in = (ptrdiff_t)q->h * q->w,
+        out = (ptrdiff_t)q->oh * q->ow;
+    const int threads = cnn__team(cpu, 9.0 * (double)planes * (double)out, planes);
+    (void)threads;                      /* without OpenMP */
+    CNN__PARALLEL_FOR(threads)
+    for (ptrdiff_t i = 0; i < planes; i++) {
+        float k[9];
+        const ptrdiff_t c = i % t->ic;
+        for (int e = 0; e < 9; e++) k[e] = w[c * 9 + (pass ? 8 - e : e)];
+        if (i + 1 < planes) cnn__ask(from + (i + 1) * in, in), cnn__ask(to + (i + 1) * out, out);
+        u->depth(q, to + i * out, from + i * in, k, b ? b[c] : 0.0f, pass == 1);
+    }
+}
+
+/* backward-weights: each thread has its channels and goes through the images one after the other. */
+static void cnn__rows_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+                              const float *dy)
+{
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const cnn__image p = { t->h, t->w, t->oh, t->ow, t->ph, t->pw };
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
+        channels = t->ic;
+    const int threads = cnn__team(cpu, 9.0 * t->n * t->ic * (double)out, t->ic);
+    CNN__PARALLEL_FOR(threads)
+    for (int thread = 0; thread < threads; thread++)
+        for (ptrdiff_t n = 0; n < t->n; n++)
+            for (ptrdiff_t c = channels * thread / threads; c < channels * (thread + 1) / threads; c++) {
+                const ptrdiff_t i = n * channels + c;
+                if (i + 1 < t->n * channels)
+                    cnn__ask(x + (i + 1) * in, in), cnn__ask(dy + (i + 1) * out, out);
+                u->depth_w(&p, dw + c * 9, x + i * in, dy + i * out);
+            }
+}
+
+/* ---- The three passes, and the rule that picks the algorithm from the shape ---- */
+
+typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD, CNN__ROWS,
+               CNN__SIDE } cnn__algorithm;
+
+/* Worth two transpositions: sums are long, vectors of the pixels of a row would be far from full, and a block
+   of images stays in the L2 cache. */
+static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    enum { CACHED = 1 << 17, LEAST = 64 };              /* floats, terms */
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const ptrdiff_t pixels = pass == 1 ? t->w : t->ow;
+    const double terms = (double)(pass == 1 ? t->oc : t->ic) * t->kh * t->kw;
+    const double floats = (double)t->ic * t->h * t->w + (double)t->oc * t->oh * t->ow;
+    return cnn__side_fits(cpu, t) && (pass < 2 || (!t->ph && !t->pw)) && t->kh * t->kw > 1 && terms >= LEAST
+        && floats * u->nr <= CACHED && cnn__ceil(pixels, u->nr) * u->nr * 8 > pixels * 9;
+}
+
+/* The limits are as measured (AVX2). The direct sum of backward-weights is slow on narrow planes: with many
+   channels Winograd pays even where three quarters of its tiles lie outside, with few it loses on 13x13 or
+   26x26. In planes of one row or column some weights meet nothing but padding: the direct sum adds exactly 0
+   to their gradient, Winograd rounding errors. */
+static cnn__algorithm cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+#ifndef CNN_NO_WINOGRAD
+    if (cnn__winograd_fits(t, pass) && t->ic >= 16 && t->oc >= 16) {    /* fewer do not repay transforms */
+        const int h = pass == 1 ? t->h : t->oh, w = pass == 1 ? t->w : t->ow, side = 7 - t->kh;
+        const double tiles = (double)t->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
+        const bool many = t->ic >= 32 && t->oc >= 32;
+        const double least = pass == 2 && many ? 4 : 16;
+        const double most = pass < 2 ? 1.8 : !many ? 1.1 : cnn__side_pays(cpu, t, pass) ? 1.8 : 4;
+        if (tiles >= least && tiles * side * side <= most * t->n * h * w && h > 1 && w > 1)
+            return CNN__WINOGRAD;
+    }
+#endif
+    if (cnn__rows_fit(t)) return CNN__ROWS;
+    if (cnn__side_pays(cpu, t, pass)) return CNN__SIDE;
+    return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc && t->ic > 1
+        ? CNN__DEPTHWISE : CNN__DIRECT;
+}
+
+/* The name of the algorithm that a pass (0 forward, 1 backward-data, 2 backward-weights) of this shape
+   runs. */
+CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    static const char *const names[] = { "direct", "1x1 gemm", "depthwise", "winograd 4x4",
+                                         "depthwise rows", "direct, images side by side" };
+    const cnn__algorithm a = cnn__conv_rule(cpu, t, pass);
+    return a == CNN__WINOGRAD && t->kh == 5 ? "winograd 2x2" : names[a];
+}
+
+/* The most that a pass needs, with this batch or a smaller one, which may be cut into larger pieces. Beyond
+   8192 images no piece grows: backward-weights takes at most 8 chunks, 1024 images at a time. */
+static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
+{
+    size_t most = 0;
+    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {
+        cnn__conv u = *t;
+        u.n = n;
+        for (int pass = 0; pass < 3; pass++) {
+            size_t used = 0;
+            const cnn__algorithm algorithm = cnn__conv_rule(cpu, &u, pass);
+            if (algorithm == CNN__ROWS) continue;
+            if (algorithm == CNN__SIDE) {
+                if (pass == 2) cnn__side_weights_plan(cpu, &u, NULL, NULL, NULL, &used);
+                else           cnn__side_plan(cpu, &u, pass == 1, NULL, &used);
+            } else if (algorithm == CNN__WINOGRAD) {
+                if (pass == 2) cnn__winograd_weights_plan(cpu, &u, NULL, &used);
+                else           cnn__winograd_plan(cpu, &u, pass == 1, NULL, &used);
+            } else if (pass == 2) cnn__weights_plan(cpu, &u, NULL, NULL, NULL, &used);
+            else cnn__shifted_plan(cpu, &u, pass == 1, NULL, NULL, &used);
+            if (used > most) most = used;
+        }
+    }
+    return most;
+}
+
+/* forward (pass 0, to y from x) or backward-data (pass 1, to dx from dy) by one algorithm. */
+static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, int pass,
+                         float *to, const float *from, const float *w, const float *b, void *scratch)
+{
+    size_t used = 0;
+    if (algorithm == CNN__WINOGRAD) {
+        const cnn__wino q = cnn__winograd_plan(cpu, t, pass == 1, scratch, &used);
+        cnn__winograd_run(cpu, &q, to, from, w, b);
+    } else if (algorithm == CNN__ROWS) {
+        cnn__rows_run(cpu, t, pass, to, from, w, b);
+    } else if (algorithm == CNN__SIDE) {
+        const cnn__side q = cnn__side_plan(cpu, t, pass == 1, scratch, &used);
+        cnn__side_run(cpu, &q, to, from, w, b);
+    } else {
+        cnn__shifted q = cnn__shifted_plan(cpu, t, pass == 1, from, scratch, &used);
+        q.y = to, q.w = w, q.bias = b;
+        cnn__shifted_run(cpu, &q);
+    }
+}
+
+static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
+                              const float *w, const float *b, void *scratch)
+{
+    cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 0), 0, y, x, w, b, scratch);
+}
+
+static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
+                                    const float *w, void *scratch)
+{
+    cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 1), 1, dx, dy, w, NULL, scratch);
+}
+
+/* backward-weights by one algorithm. */
+static void cnn__conv_weights_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, float *dw,
+                                 const float *x, const float *dy, void *scratch)
+{
+    size_t used = 0;
+    if (algorithm == CNN__WINOGRAD) {
+        const cnn__wino_w q = cnn__winograd_weights_plan(cpu, t, scratch, &used);
+        cnn__winograd_weights_run(cpu, &q, dw, x, dy);
+    } else if (algorithm == CNN__ROWS) {
+        cnn__rows_weights(cpu, t, dw, x, dy);
+    } else {
+        cnn__weights q = algorithm == CNN__SIDE ? cnn__side_weights_plan(cpu, t, x, dy, scratch, &used)
+                                                : cnn__weights_plan(cpu, t, x, dy, scratch, &used);
+        cnn__weights_run(cpu, &q, dw);
+    }
+}
+
+static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
+                                       const float *x, const float *dy, void *scratch)
+{
+    cnn__conv_weights_by(cpu, t, cnn__conv_rule(cpu, t, 2), dw, x, dy, scratch);
+    if (db) cnn__bias_gradient(cnn__kernels_of(cpu), t, db, dy);
+}
+
+/* ===========================================================================================================
+   >>elementwise ---- 18. Element by element, broadcasting, pooling, normalisation, dropout
+   ======================================================================================================== */
+
+enum { CNN__PIECE = 2048 };              /* elements that stay in the L1 cache, with two operands */
+
+/* Apply them to y[i] for from <= i < from + n; tail may be NULL. */
+static void cnn__finish(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t n)
+{
+    for (int s = 0; tail && s < tail->steps; s++)
+        tail->step[s].f(y + from, tail->step[s].a ? tail->step[s].a + from : NULL, NULL, tail->step[s].k, n);
+}
+
+/* y[i] = f(x[i], a[i], b[i]; k) for from <= i < to, then the tail. y may be x; a, b, tail may be NULL. */
+static void cnn__apply(cnn__each *f, float *y, const float *x, const float *a, const float *b, const float *k,
+                       ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail)
+{
+    for (ptrdiff_t i = from; i < to; i += CNN__PIECE) {
+        const ptrdiff_t m = to - i < CNN__PIECE ? to - i : CNN__PIECE;
+        if (y != x) memcpy(y + i, x + i, (size_t)m * sizeof *y);
+        f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, m);
+        cnn__finish(tail, y, i, m);
+    }
+}
+
+/* The same for all i < n. */
+static void cnn__map_then(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+                          const float *b, const float *k, ptrdiff_t n, const cnn__tail *tail)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
+    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
+        cnn__apply(f, y, x, a, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE, tail);
+}
+static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+                     const float *b, const float *k, ptrdiff_t n)
+{
+    cnn__map_then(cpu, f, y, x, a, b, k, n, NULL);
+}
+
+/* dx[i] += f(dy[i], b[i]; k) for a formula that adds to v. Where dx lies in the place of dy it is set. */
+static void cnn__apply_back(cnn__each *f, float *dx, const float *dy, const float *b, const float *k,
+                            ptrdiff_t from, ptrdiff_t to)
+{
+    for (ptrdiff_t i = from; i < to; i += CNN__PIECE) {
+        const ptrdiff_t m = to - i < CNN__PIECE ? to - i : CNN__PIECE;
+        float           copy[CNN__PIECE];
+        if (dx == dy) {
+            memcpy(copy, dy + i, (size_t)m * sizeof *copy);
+            memset(dx + i, 0, (size_t)m * sizeof *dx);
+        }
+        f(dx + i, dx == dy ? copy : dy + i, b ? b + i : NULL, k, m);
+    }
+}
+static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+                          const float *k, ptrdiff_t n)
+{
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
+    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
+        cnn__apply_back(f, dx, dy, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE);
+}
+
+/* ---- Broadcasting ----
+
+   Three arrays over one range of indices (N,C,H,W): y, a and b. An array that has extent 1 on an axis where
+   the range is longer stays where it is along that axis: its step is 0. Read, that is broadcasting; written
+   with +=, it is the sum over the axis. The two are each other's derivative, so these few loops serve add,
+   mul, sum, mean and biases. */
+typedef struct { ptrdiff_t n[4], y[4], a[4], b[4]; } cnn__range;
+
+static void cnn__steps(ptrdiff_t step[4], cnn_shape s)
+{
+    const int extent[4] = { s.n, s.c, s.h, s.w };
+    for (ptrdiff_t i = 3, size = 1; i >= 0; size *= extent[i--]) step[i] = extent[i] == 1 ? 0 : size;
+}
+
+/* Neighbouring axes that all three arrays cross in one stride become one, so that rows are long. They are
+   moved to the back: the last axis is the row. */
+static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
+{
+    const int  extent[3][4] = { { y.n, y.c, y.h, y.w }, { a.n, a.c, a.h, a.w }, { b.n, b.c, b.h, b.w } };
+    cnn__range r, m = { { 1, 1, 1, 1 }, { 0 }, { 0 }, { 0 } };
+    cnn__steps(r.y, y), cnn__steps(r.a, a), cnn__steps(r.b, b);
+    int to = 4;
+    for (int i = 3; i >= 0; i--) {
+        r.n[i] = extent[0][i] > extent[1][i] ? extent[0][i] : extent[1][i];
+        if (extent[2][i] > r.n[i]) r.n[i] = extent[2][i];
+        if (r.n[i] == 1) continue;
+        if (to < 4 && r.y[i] == m.y[to] * m.n[to] && r.a[i] == m.a[to] * m.n[to]
+            && r.b[i] == m.b[to] * m.n[to]) {
+            m.n[to] *= r.n[i];
+            continue;
+        }
+        to--;
+        m.n[to] = r.n[i], m.y[to] = r.y[i], m.a[to] = r.a[i], m.b[to] = r.b[i];
+    }
+    return m;
+}
+
+/* Axis d comes first, the axes before it move back. */
+static void cnn__bring_forward(ptrdiff_t v[4], int d)
+{
+    ptrdiff_t first = v[d];
+    for (; d > 0; d--) v[d] = v[d - 1];
+    v[0] = first;
+}
+
+/* y = a op b, op one of '+', '-', '*', with y of the full range. y may be a if a has its shape. */
+static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
+                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+{
+    const cnn__range r = cnn__range_of(ys, as, bs);
+    const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
+    cnn__each       *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
+    cnn__each       *scale = cnn__each_scale(cpu);
+    if (rows == 1 && r.a[3] && r.b[3]) {
+        cnn__map_then(cpu, f, y, a, b, NULL, NULL, n, tail);
+        return;
+    }
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * n))
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
+        float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
+        const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
+        const float *v  = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2];
+        const bool   turned = !r.a[3] && r.b[3];                 /* one number op a row */
+        const float *from = turned ? v : u, number = turned ? *u : *v;
+        if (to != from) memcpy(to, from, (size_t)n * sizeof *to);
+        const float k[2] = { op == '*' ? number : op == '-' && turned ? -1.0f : 1.0f,
+                             op == '*' ? 0.0f : op == '-' && !turned ? -number : number };
+        if (r.a[3] && r.b[3]) f(to, v, NULL, NULL, n);
+        else                  scale(to, NULL, NULL, k, n);
+        cnn__finish(tail, y, to - y, n);
+    }
+}
+
+/* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. Sums over a row are made in
+   double. */
+static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
+                             cnn_shape as, cnn_shape bs, float p)
+{
+    cnn__range      r = cnn__range_of(ys, as, b ? bs : as);
+    const ptrdiff_t n = r.n[3], rows = r.n[0] * r.n[1] * r.n[2];
+    const bool      a_row = r.a[3] != 0, b_row = b && r.b[3] != 0;
+    cnn__each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu),
+              *scale = cnn__each_scale(cpu);
+    if (rows == 1 && r.y[3] && a_row && (!b || b_row)) {
+        cnn__map(cpu, b ? add_product : add_scaled, y, y, a, b, &p, n);
+        return;
+    }
+    int first = 0;                       /* threads share an axis along which y moves, if there is one */
+    while (first < 2 && (r.n[first] == 1 || !r.y[first])) first++;
+    const int threads = r.y[first] ? cnn__threads_for(cpu, rows * n) : 1;
+    cnn__bring_forward(r.n, first), cnn__bring_forward(r.y, first);
+    cnn__bring_forward(r.a, first), cnn__bring_forward(r.b, first);
+    CNN__PARALLEL_FOR(threads)
+    for (ptrdiff_t i0 = 0; i0 < r.n[0]; i0++)
+        for (ptrdiff_t i1 = 0; i1 < r.n[1]; i1++)
+            for (ptrdiff_t i2 = 0; i2 < r.n[2]; i2++) {
+                float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
+                const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
+                const float *v  = b ? b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] : NULL;
+                const float *row = a_row ? u : b_row ? v : NULL;      /* the only row, times a number ... */
+                const float  number = p * (a_row ? 1.0f : *u) * (b && !b_row ? *v : 1.0f);
+                const float  k[2] = { 1, number };
+                if (a_row && b_row) {                                 /* ... unless both are rows */
+                    if (r.y[3]) add_product(to, u, v, &p, n);
+                    else *to += (float)((double)p * cnn__sum_products(u, v, 0, n));
+                } else if (row) {
+                    if (r.y[3]) add_scaled(to, row, NULL, &number, n);
+                    else *to += (float)((double)number * cnn__sum(row, NULL, 0, n));
+                } else {
+                    if (r.y[3]) scale(to, NULL, NULL, k, n);
+                    else *to += number * (float)n;
+                }
+            }
+}
+
+/* Threads for a pass over all windows. A double: a kernel may be far larger than the planes. */
+static int cnn__pool_threads(const cnn__cpu *cpu, const cnn__pool *t)
+{
+    return (double)t->planes * t->oh * t->ow * t->kh * t->kw < CNN__LARGE ? 1 : cpu->threads;
+}
+
+/* The part of window number i inside the plane, along one axis: *from, *from + d, ..., less than *to. */
+static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to)
+{
+    const int start = i * s - p, reach = d * (k - 1) + 1;
+    *from = start < 0 ? start + (d - 1 - start) / d * d : start;
+    *to = reach < size - start ? start + reach : size;
+}
+
+/* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
+   their sums, or with at the largest elements and the places of these. Returns n, or 0 if this cannot be
+   done, as with a dilation. A vector that is not full goes on into the next row of windows, as far as the
+   array x reaches. */
+static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float *plane, const float *end,
+                          int y0, int y1, int ox, float *v, float *at)
+{
+    const int x0 = ox * t->sw - t->pw, rest = t->w - x0 - t->kw;
+    if (x0 < 0 || rest < 0 || t->sw > 2 || (t->sw == 2 && t->kw < 2)) return 0;
+    if (t->dh > 1 || t->dw > 1) return 0;
+    const int n = (int)cnn__min(cnn__min(u->lanes, rest / t->sw + 1), t->ow - ox);
+    const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * t->w + x0 + (u->lanes - 1) * t->sw + t->kw - 1;
+    if (last >= end - plane) return 0;
+    u->windows(y1 - y0, t->kw, t->sw, plane + (ptrdiff_t)y0 * t->w + x0, t->w, v, at);
+    return n;
+}
+
+/* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
+   wins over every number: a net that has gone wrong should show it. Floor: x is read
+   and y written once. */
+static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
+{
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
+    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
+    for (int plane = 0; plane < t->planes; plane++) {
+        const float *in = x + (ptrdiff_t)plane * t->h * t->w;
+        ptrdiff_t    to = (ptrdiff_t)plane * t->oh * t->ow;
+        float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
+        for (int oy = 0; oy < t->oh; oy++) {
+            int y0, y1, x0, x1;
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
+            for (int ox = 0, n; ox < t->ow; ox += n, to += n) {
+                n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, which);
+                cnn__copy(y + to, v, n);
+                for (int i = 0, first = y0 * t->w + ox * t->sw - t->pw; at && i < n; i++, first += t->sw) {
+                    at[to + i] = first + (int)cnn__bits_of_float(which[i]);
+                }
+                if (n) continue;
+                n = 1;
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
+                int   best = y0 * t->w + x0;
+                float most = in[best];
+                for (int iy = y0; iy < y1; iy += t->dh)
+                    for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
+                        if (in[i] > most || in[i] != in[i]) best = i, most = in[i];
+                y[to] = most;
+                if (at) at[to] = best;
+            }
+        }
+    }
+}
+
+/* clear: dx is set to zero first, plane by plane, so that it is in the L1 cache when it is added to. */
+static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
+                               const int *at, bool clear)
+{
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, t->planes * out))
+    for (int plane = 0; plane < t->planes; plane++) {
+        float *to = dx + plane * in;
+        if (clear) memset(to, 0, (size_t)in * sizeof *to);
+        for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) to[at[i]] += dy[i];
+    }
+}
+
+/* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
+   plane (a last window of ceil_mode may reach beyond even that). That is rows times columns, so 1/that is
+   share[oy] times share[OH + ox]. */
+static void cnn__pool_shares(const cnn__pool *t, float *share)
+{
+    const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
+    for (int i = 0; i < t->oh + t->ow; i++) {
+        int from, to;
+        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, 1, &from, &to);
+        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, 1, &from, &to);
+        share[i] = 1.0f / (float)(to - from);
+    }
+}
+
+/* Column j of the windows of a row: it lies inside the plane for the windows *from <= ox < *to. */
+static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
+{
+    const int last = t->w - 1 + t->pw - j;              /* ox sw <= last */
+    *from = j >= t->pw ? 0 : (t->pw - j + t->sw - 1) / t->sw;
+    *to = last >= (t->ow - 1) * t->sw ? t->ow : last < 0 ? 0 : last / t->sw + 1;
+}
+
+static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
+                          const float *share)
+{
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
+    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
+    for (int plane = 0; plane < t->planes; plane++)
+        for (int oy = 0; oy < t->oh; oy++) {
+            float *to = y + ((ptrdiff_t)plane * t->oh + oy) * t->ow;
+            float  v[CNN__MAX_LANES];
+            int    y0, y1, x0, x1;
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
+            const float *in = x + (ptrdiff_t)plane * t->h * t->w;
+            for (int ox = 0, n; ox < t->ow; ox += n) {
+                n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL);
+                cnn__copy(to + ox, v, n);
+                if (n) continue;
+                n = 1, to[ox] = 0;
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
+                for (int iy = y0; iy < y1; iy++)
+                    for (int ix = x0; ix < x1; ix++) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
+            }
+            for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];
+        }
+}
+
+static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
+                               const float *restrict dy, const float *share, bool clear)
+{
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w;
+    const int reach = t->pw - (t->ow - 1) * t->sw;      /* columns that meet the plane in some window */
+    const int j0 = reach > 0 ? reach : 0, j1 = t->kw < t->w + t->pw ? t->kw : t->w + t->pw;
+    CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
+    for (int plane = 0; plane < t->planes; plane++) {
+        if (clear) memset(dx + plane * in, 0, (size_t)in * sizeof *dx);
+        for (int oy = 0; oy < t->oh; oy++) {
+            const float *from = dy + ((ptrdiff_t)plane * t->oh + oy) * t->ow, *across = share + t->oh;
+            int          y0, y1, x0, x1;
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
+            for (int iy = y0; iy < y1; iy++)
+                for (int j = j0; j < j1; j++) {
+                    cnn__column(t, j, &x0, &x1);
+                    float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j;
+                    for (int ox = x0, step = t->sw; ox < x1; ox++, to += step)
+                        *to += from[ox] * share[oy] * across[ox];
+                }
+        }
+    }
+}
+
+/* ---- Batch normalisation: per channel of (N,C,P), P = H*W ---- */
+
+/* Mean, and the mean square of the distance from it, in two passes: E[x^2] - E[x]^2 would cancel. */
+static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n,
+                                 int c, ptrdiff_t plane)
+{
+    const double count = (double)n * (double)plane;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (int i = 0; i < c; i++) {
+        double sum = 0, squares = 0;
+        for (int s = 0; s < n; s++) sum += cnn__sum(x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
+        mean[i] = (float)(sum / count);
+        for (int s = 0; s < n; s++)
+            squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
+        variance[i] = (float)(squares / count);
+    }
+}
+
+/* y = (x - mean) rstd w + b, then the tail; w, b NULL count as 1, 0; y may be x. */
+static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
+                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane,
+                           const cnn__tail *tail)
+{
+    cnn__each *f = cnn__each_standardize(cpu);
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (int i = 0; i < n * c; i++) {
+        const int   ch = i % c;
+        const float k[3] = { mean[ch], w ? rstd[ch] * w[ch] : rstd[ch], b ? b[ch] : 0.0f };
+        cnn__apply(f, y, x, NULL, NULL, k, i * plane, (i + 1) * plane, tail);
+    }
+}
+
+/* With M = N*P and X = (x - mean) rstd:  db += sum dy,  dw += sum dy X,
+   dx += w rstd (dy - sum(dy)/M - X sum(dy X)/M), because mean and rstd depend on x too. Each of dx, dw, db
+   may be NULL; where dx lies in the place of dy it is set. */
+static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
+                                const float *x, const float *mean, const float *rstd, const float *w, int n,
+                                int c, ptrdiff_t plane)
+{
+    const double count = (double)n * (double)plane;
+    cnn__each   *f = cnn__each_standardize_back(cpu);
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
+    for (int i = 0; i < c; i++) {
+        double sum = 0, moment = 0;
+        for (int s = 0; s < n; s++) {
+            const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
+            sum += cnn__sum(dy + at, NULL, 0, plane);
+            moment += cnn__sum_moments(x + at, dy + at, mean[i], plane);
+        }
+        const double r = (double)rstd[i];
+        if (dw) dw[i] += (float)(moment * r);
+        if (db) db[i] += (float)sum;
+        const float k[4] = { (float)(sum / count), mean[i], (float)(moment * r * r / count),
+                             w ? w[i] * rstd[i] : rstd[i] };
+        for (int s = 0; dx && s < n; s++) {
+            const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
+            cnn__apply_back(f, dx, dy, x, k, at, at + plane);
+        }
+    }
+}
+
+/* ---- Dropout ---- */
+
+/* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. The
+   numbers are the cost: four take ten rounds of two 32x32-bit products, so five products for each 8 bytes
+   moved. */
+static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
+                         uint64_t stream, ptrdiff_t n)
+{
+    enum { DRAWN = 4 * CNN__COUNTERS };
+    const float k[2] = { p, 1 / (1 - p) };
+    cnn__each  *f = add ? cnn__each_keep_add(cpu) : cnn__each_keep(cpu);
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, 8 * n))
+    for (ptrdiff_t i = 0; i < n; i += CNN__PIECE) {
+        const ptrdiff_t m = cnn__min(CNN__PIECE, n - i);
+        float           number[CNN__PIECE];
+        for (ptrdiff_t j = 0; j < m; j += DRAWN) {
+            uint32_t bits[DRAWN];
+            cnn__philox_some(CNN__COUNTERS, bits, key, stream, (uint64_t)(i + j) / 4);
+            for (int e = 0; e < DRAWN; e++) number[j + e] = cnn__uniform(bits[e]);
+        }
+        if (!add && to != from) memcpy(to + i, from + i, (size_t)m * sizeof *to);
+        f(to + i, number, from + i, k, m);
+    }
+}
+
+/* ---- Joined nodes: batch norm, add, relu in one pass over memory ----
+
+   Nodes that run in place of batch_norm, add, sub or mul join it: their formulas are applied to each piece of
+   its result while that is in the L1 cache, and their rooms are skipped. Joined are relu, leaky_relu, clamp
+   and the addition of a tensor of the same shape that is there already; each must be the only user of the
+   node before it. What can be read stays readable: the memory plan runs in place only of values that nobody
+   reads again, so never of what is kept. The bits are those of the rooms. Nodes are not joined on a device,
+   nor while profile, trace or doctor look on. */
+
+/* Add the formula of y to the tail behind `head`, or say no. */
+static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *tail)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    const int       s = tail->steps;
+    if (s == (int)(sizeof tail->step / sizeof *tail->step)) return false;
+    float *k = tail->step[s].k;
+    tail->step[s].a = NULL;
+    if (y->op == &cnn_op_relu) tail->step[s].f = cnn__each_relu(cpu);
+    else if (y->op == &cnn_op_leaky_relu) tail->step[s].f = cnn__each_leaky(cpu), k[0] = cnn__leaky_slope(y);
+    else if (y->op == &cnn_op_clamp) tail->step[s].f = cnn__each_clamp(cpu), cnn__clamp_constants(y, k);
+    else if (y->op == &cnn_op_add && cnn__same(y, y->in[1]) && y->in[1]->index < head->index)
+        tail->step[s].f = cnn__each_add(cpu), tail->step[s].a = y->in[1]->data;
+    else return false;
+    tail->steps++;
+    return true;
+}
+
+/* The tail behind v in this run; its nodes count as run. */
+static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
+{
+    const cnn_op *op = v->t.op;
+    cnn_graph    *g = v->t.graph;
+    cnn__tail     tail = { .steps = 0 };
+    if (g->config.backend || g->probe) return tail;
+    if (op != &cnn_op_batch_norm && op != &cnn_op_add && op != &cnn_op_sub && op != &cnn_op_mul) return tail;
+    for (cnn__node *x = v, *y; x->users == 1; x = y) {
+        y = x->joined[mode];
+        if (!y || y->mark != g->walk || !cnn__joins(&y->t, &v->t, &tail)) break;
+        y->stamp = g->run;
+    }
+    return tail;
+}
+
+/* ===========================================================================================================
+
+   Part III. Devices: the same arenas elsewhere.
+
+   ======================================================================================================== */
+
+/* ===========================================================================================================
+   >>devices ---- 19. Devices: where the newest copy is, rows that replace rooms, leaving
+   ======================================================================================================== */
+
+/* ---- Where the newest copy is: host, device, or both ----
+
+   Only the executor moves arrays; rooms never know. */
+
+static unsigned char *cnn__part_on(cnn__node *v, cnn__part part)
+{
+    return part == CNN__DATA ? &v->data_on : part == CNN__GRAD ? &v->grad_on : &v->saved_on;
+}
+
+/* Make one array of a tensor valid on `side`. Copies only if it is not. */
+static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
+{
+    cnn__node     *v = cnn__of(t);
+    cnn_graph     *g = t->graph;
+    cnn_backend   *dev = g->config.backend;
+    unsigned char *on = cnn__part_on(v, part);
+    if (*on & side) return true;
+    cnn_place place = part == CNN__DATA ? cnn_place_data(t) : part == CNN__GRAD ? cnn_place_grad(t)
+        : cnn_place_saved(t);
+    void     *host = part == CNN__DATA ? (void *)t->data : part == CNN__GRAD ? (void *)t->grad : t->saved;
+    size_t    bytes = part == CNN__SAVED ? t->op->saved(t) : (size_t)cnn__len(t->shape) * sizeof(float);
+    bool      done = side == CNN__DEVICE ? dev->upload(dev, place.buffer, place.at * sizeof(float), host,
+                                                       bytes)
+                                         : dev->download(dev, place.buffer, place.at * sizeof(float), host,
+                                                         bytes);
+    if (side == CNN__DEVICE) g->traffic.uploads++;
+    else g->traffic.downloads++;
+    if (!done) return cnn_fail(t, "%s", dev->error[0] ? dev->error : "copy to or from the device failed");
+    *on = (unsigned char)(CNN__HOST | CNN__DEVICE);
+    return true;
+}
+
+static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side)
+{
+    *cnn__part_on(cnn__of(t), part) = (unsigned char)side;
+}
+
+/* Make all parameters, or all their gradients, valid on one side; and say that they were written there. */
+static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM && t->needs_grad && !cnn__sync(t, part, side)) return false;
+    }
+    return true;
+}
+static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM && t->needs_grad) cnn__wrote(t, part, side);
+    }
+}
+static bool cnn__to_host_params(cnn_graph *g)
+{
+    return cnn__sync_params(g, CNN__DATA, CNN__HOST) && cnn__sync_params(g, CNN__GRAD, CNN__HOST);
+}
+static bool cnn__to_device_params(cnn_graph *g)
+{
+    return cnn__sync_params(g, CNN__DATA, CNN__DEVICE) && cnn__sync_params(g, CNN__GRAD, CNN__DEVICE);
+}
+static void cnn__host_wrote_params  (cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__HOST); }
+static void cnn__device_wrote_params(cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__DEVICE); }
+
+static void cnn__close_backend(cnn_graph *g)
+{
+    cnn_backend *dev = g->config.backend;
+    for (int i = 0; dev && i < CNN_ARENAS; i++) {
+        if (g->buffer[i]) dev->release(dev, g->buffer[i]);
+        g->buffer[i] = NULL;
+    }
+    if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
+    g->average_buffer = NULL;
+    if (dev && dev->close) dev->close(dev);
+    g->config.backend = NULL;
+}
+
+/* The row that computes y on the device, or NULL: then the room does, on the host. */
+static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tensor *y)
+{
+    for (int i = 0; dev && i < dev->n_kernels; i++)
+        if (dev->kernels[i].op == y->op && (!dev->kernels[i].accepts || dev->kernels[i].accepts(dev, y)))
+            return &dev->kernels[i];
+    return NULL;
+}
+
+/* Resolved once, in compile: a row or none for each node, and a device buffer for each arena. */
+static bool cnn__open_backend(cnn_graph *g)
+{
+    cnn_backend *dev = g->config.backend;
+    if (!dev) return true;
+    size_t scratch = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i];
+        if (!v->t.op) continue;
+        v->kernel = cnn__find_kernel(dev, &v->t);
+        if (!v->kernel) g->traffic.host_nodes++;
+        size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
+        if (s > scratch) scratch = s;
+    }
+    for (int i = 0; i < CNN_ARENAS; i++) {
+        size_t bytes = i == CNN_ARENA_SCRATCH ? scratch : g->arena_bytes[i];
+        if (!bytes) continue;
+        g->buffer[i] = dev->alloc(dev, bytes);
+        if (!g->buffer[i])
+            return cnn__fail(g, g->config.at, "compile", "%s: %zu bytes: %s", dev->name, bytes,
+                             dev->error[0] ? dev->error : "the device has no such memory");
+    }
+    /* updates run over the gaps */
+    static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
+    for (int i = 0; i < 2; i++)
+        if (g->buffer[flat[i]] && !dev->clear(dev, g->buffer[flat[i]], 0, g->arena_bytes[flat[i]]))
+            return cnn__fail(g, g->config.at, "compile", "%s: %s", dev->name, dev->error);
+    return true;
+}
+
+CNN_API cnn_place cnn_place_data(const cnn_tensor *t)
+{
+    cnn_place p = { t->graph->buffer[cnn__arena_of(t)], t->data_at[t->graph->mode] };
+    return p;
+}
+CNN_API cnn_place cnn_place_grad(const cnn_tensor *t)
+{
+    cnn_place p = { t->graph->buffer[t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS],
+        t->grad_at };
+    return p;
+}
+CNN_API cnn_place cnn_place_saved(const cnn_tensor *t)
+{
+    cnn_place p = { t->graph->buffer[CNN_ARENA_ACTIVATIONS], t->saved_at };
+    return p;
+}
+CNN_API cnn_place cnn_place_scratch(const cnn_graph *g)
+{
+    cnn_place p = { g->buffer[CNN_ARENA_SCRATCH], 0 };
+    return p;
+}
+CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
+{
+    const cnn_traffic none = { 0, 0, 0 };
+    return g ? g->traffic : none;
+}
+CNN_API bool cnn_on_device(const cnn_tensor *t) { return !cnn__is_nil(t) && cnn__of(t)->kernel != NULL; }
+
+/* ---- Leaving the device ---- */
+
+CNN_API bool cnn_leave_device(cnn_graph *g)
+{
+    char error[CNN_ERROR_SIZE];
+    if (!g || !g->config.backend || !g->compiled) return false;
+    if (g->error[0] && !g->config.backend->error[0]) return false;
+    memcpy(error, g->error, sizeof error);
+    g->error[0] = 0;
+    bool came = cnn__sync_optimizer(g, CNN__HOST) && cnn__sync_average(g, CNN__HOST);
+    for (int i = 0; i < g->n_order && came; i++)
+        if (!g->order[i]->t.op) came = cnn__sync(&g->order[i]->t, CNN__DATA, CNN__HOST);
+    if (!came) {
+        if (error[0]) memcpy(g->error, error, sizeof error);      /* the first message stays */
+        return false;
+    }
+    cnn__close_backend(g);
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i];
+        v->kernel = NULL, v->data_on = v->grad_on = v->saved_on = CNN__HOST;
+    }
+    g->run++, g->traffic = (cnn_traffic){ 0, 0, 0 };
+    g->optimizer_on = g->optimizer_on ? CNN__HOST : 0, g->average_on = CNN__HOST;
+    g->can_backward = g->has_grads = false;
+    return true;
+}
+
 #endif /* CNN_IMPLEMENTATION_ONCE */
 #endif /* CNN_IMPLEMENTATION */
-
 
 /* >>licence ---- Licence -----------------------------------------------------------------------------------
 
