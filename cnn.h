@@ -108,7 +108,7 @@ typedef struct cnn_optimizer cnn_optimizer; /* a rule for updating weights: see 
 typedef struct cnn_backend   cnn_backend;   /* a device; NULL = the CPU code in the rooms */
 typedef struct { int n, c, h, w; } cnn_shape;                                      /* (N,C,H,W), w fastest */
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
-typedef enum { CNN_ISA_AUTO, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
+typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
@@ -125,9 +125,10 @@ typedef struct {
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
     int          threads;           /* OpenMP threads, at most 1024; default: omp_get_max_threads(); 1
                                        without -fopenmp */
-    cnn_isa      isa;               /* default: the environment variable CNN_ISA (c, neon, avx2, avx512) if
-                                       set, else the best that this CPU has. An instruction set that it lacks
-                                       is an error. */
+    cnn_isa      isa;               /* default: the environment variable CNN_ISA (plain, c, neon, avx2,
+                                       avx512) if set, else the best that this CPU has. One that it lacks is
+                                       an error. plain: every kernel is its formula as a loop, see >>loops:
+                                       slow, made to be read, stepped through and compared with */
     cnn_backend *backend;           /* default: none, everything on the CPU */
     const cnn_optimizer *optimizer; /* default &cnn_sgd; decides how much memory the optimizer state takes */
     int          inference;         /* 1: no gradients and no optimizer state are planned; only CNN_EVAL
@@ -1427,13 +1428,13 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     g->cpu.threads = config.threads;
     g->cpu.isa = config.isa;
     static const struct { const char *name; cnn_isa isa;
-    } named[] = { { "c", CNN_ISA_C }, { "neon", CNN_ISA_NEON }, { "avx2", CNN_ISA_AVX2 },
-                  { "avx512", CNN_ISA_AVX512 } };
+    } named[] = { { "plain", CNN_ISA_PLAIN }, { "c", CNN_ISA_C }, { "neon", CNN_ISA_NEON },
+                  { "avx2", CNN_ISA_AVX2 }, { "avx512", CNN_ISA_AVX512 } };
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
     for (size_t i = 0; wish && i < sizeof named / sizeof *named; i++)
         if (strcmp(wish, named[i].name) == 0) g->cpu.isa = named[i].isa, wish = NULL;
     if (wish && *wish)
-        cnn__fail(g, config.at, "cnn_new", "CNN_ISA=%.20s: not one of c, neon, avx2, avx512", wish);
+        cnn__fail(g, config.at, "cnn_new", "CNN_ISA=%.20s: not one of plain, c, neon, avx2, avx512", wish);
     if (g->cpu.isa == CNN_ISA_AUTO) g->cpu.isa = cnn__best_isa();
     if (!cnn__has_isa(g->cpu.isa))
         cnn__fail(g, config.at, "cnn_new",
@@ -2091,24 +2092,29 @@ static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
 /* ---- The kernels, by the chapters of the rooms ----
 
    cpu says how many threads may share the work and which instruction set runs. x, w, b are operands and y the
-   result; dx, dw, db, dy are their gradients. Gradients are added to. scratch is workspace, aligned to 64. */
+   result; dx, dw, db, dy are their gradients. Gradients are added to. scratch is workspace, aligned to 64.
+
+   CNN__KERNEL declares a kernel twice: cnn__NAME, which rooms call, its plain loop in >>loops; and its fast
+   twin cnn__fast_NAME in Part II. */
+#define CNN__KERNEL(name, ...) static void cnn__##name(__VA_ARGS__), cnn__fast_##name(__VA_ARGS__)
 
 /* How many threads a loop of so many simple steps is worth. */
 static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work);
 
-/* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb. beta 0
-   does not read C. Bytes of scratch: cnn__gemm_scratch. */
-static void   cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
-                        const float *b, int ldb, bool tb, int m, int n, int k, void *scratch);
+/* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb; from row
+   to row it is lda, ldb, ldc floats. beta 0 does not read C. Bytes of scratch: cnn__gemm_scratch. */
+CNN__KERNEL(gemm, const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
+                  const float *b, int ldb, bool tb, int m, int n, int k, void *scratch);
 static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k);
 
-/* Convolution: y = x * w + b (b may be NULL); dx += ...; dw += ... and, unless it is NULL, db += ... */
-static void   cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
-                                const float *w, const float *b, void *scratch);
-static void   cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
-                                      const float *w, void *scratch);
-static void   cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
-                                         const float *x, const float *dy, void *scratch);
+/* y = conv(x, w) + b, where b may be NULL; dx += dy w; dw += dy x and, unless it is NULL, db += sum dy: the
+   formulas stand in the room of conv2d. Bytes of scratch for any of the three: cnn__conv_scratch. */
+CNN__KERNEL(conv_forward, const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x, const float *w,
+                          const float *b, void *scratch);
+CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
+                                const float *w, void *scratch);
+CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
+                                   const float *x, const float *dy, void *scratch);
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t);
 CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass);
 
@@ -2116,35 +2122,39 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number: a net that has gone wrong should show it. Back: dx[at] += dy; clear: dx is set to
+   wins over every number: a net that has gone wrong should show it. Back: dx[at] += dy. clear: dx is set to
    zero first. */
-static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x);
+CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x);
 static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
                                const int *at, bool clear);
 
 /* y = the sum of each window (oy,ox) times share[oy] share[OH + ox], which cnn__pool_shares computes. */
 static void cnn__pool_shares(const cnn__pool *t, float *share);
-static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
-                          const float *share);
-static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
-                               const float *restrict dy, const float *share, bool clear);
+CNN__KERNEL(avg_pool, const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
+                      const float *share);
+CNN__KERNEL(avg_pool_back, const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
+                           const float *restrict dy, const float *share, bool clear);
 
-/* Per channel of (N,C,P), P = H*W: mean and variance; y = (x - mean) rstd w + b, then the tail; and back. */
-static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n,
-                                 int c, ptrdiff_t plane);
-static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
-                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane,
-                           const cnn__tail *tail);
-static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
-                                const float *x, const float *mean, const float *rstd, const float *w, int n,
-                                int c, ptrdiff_t plane);
+/* Per channel of (N,C,P), P = H*W: the mean, and the mean square of the distance from it, in two passes, as
+   E[x^2] - E[x]^2 would cancel. */
+CNN__KERNEL(channel_moments, const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n, int c,
+                             ptrdiff_t plane);
+/* y = (x - mean) rstd w + b, then the tail; w, b NULL count as 1, 0; y may be x. */
+CNN__KERNEL(normalize, const cnn__cpu *cpu, float *y, const float *x, const float *mean, const float *rstd,
+                       const float *w, const float *b, int n, int c, ptrdiff_t plane, const cnn__tail *tail);
+/* With M = N*P and X = (x - mean) rstd:  db += sum dy,  dw += sum dy X,
+   dx += w rstd (dy - sum(dy)/M - X sum(dy X)/M), because mean and rstd depend on x too. Each of dx, dw, db
+   may be NULL; where dx lies in the place of dy it is set. */
+CNN__KERNEL(normalize_back, const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
+                            const float *x, const float *mean, const float *rstd, const float *w, int n,
+                            int c, ptrdiff_t plane);
 
 /* y[i] = f(x[i], a[i], b[i]; k) for i < n; y may be x; a and b may be NULL. Back: dx[i] += f(dy[i], b[i]; k),
-   set where dx is dy. */
-static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
-                     const float *b, const float *k, ptrdiff_t n);
-static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
-                          const float *k, ptrdiff_t n);
+   set where dx lies in the place of dy. */
+CNN__KERNEL(map, const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a, const float *b,
+                 const float *k, ptrdiff_t n);
+CNN__KERNEL(map_back, const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+                      const float *k, ptrdiff_t n);
 
 /* Over the C classes of each of P pixels, x (N,C,P). */
 static double cnn__exp_sum(float *most, float *e, const float *x, int c, ptrdiff_t plane);
@@ -2157,15 +2167,16 @@ static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, c
                                       const float *x, const cnn__target *t, int n, int c, ptrdiff_t plane);
 
 /* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. */
-static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
-                         uint64_t stream, ptrdiff_t n);
+CNN__KERNEL(dropout, const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
+                     uint64_t stream, ptrdiff_t n);
 
-/* y = a op b, op one of '+', '-', '*', with y of the full range: an extent of 1 stretches. y may be a if a has
-   its shape. And y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. */
-static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail);
-static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
-                             cnn_shape as, cnn_shape bs, float p);
+/* y = a op b, op one of '+', '-', '*', then the tail: an extent of 1 stretches. y has the full range; it may
+   be a if a has its shape. */
+CNN__KERNEL(broadcast, const cnn__cpu *cpu, char op, float *y, const float *a, const float *b, cnn_shape ys,
+                       cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+/* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. */
+CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
+                         cnn_shape as, cnn_shape bs, float p);
 
 /* ===========================================================================================================
    >>rooms ---- 4. Rooms: everything about one operation in one place
@@ -4467,62 +4478,378 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
 }
 
 /* ===========================================================================================================
-   >>loops ---- 5. The plain loops of the kernels
+   >>loops ---- 5. The plain loops: what every kernel computes
+
+   Each kernel is its formula, as a loop that a debugger can step through. With CNN_ISA=plain nets run on
+   them; otherwise a kernel hands on to its fast twin in Part II, cnn__fast_..., and the tests hold one to the
+   other. Sums are made in double.
    ======================================================================================================== */
 
-/* The reference: C (m,n) = op(A) op(B) + beta C, row-major, op transposes where ta, tb say so. */
-CNN__UNUSED static void cnn__gemm_ref(float *c, int ldc, float beta, const float *a, int lda, bool ta,
-                                      const float *b, int ldb, bool tb, int m, int n, int k)
+/* ---- Linear ---- */
+
+static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
+                      const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_gemm(cpu, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k, scratch);
+        return;
+    }
     for (ptrdiff_t i = 0; i < m; i++)
         for (ptrdiff_t j = 0; j < n; j++) {
-            double s = 0;
+            double sum = 0;
             for (ptrdiff_t p = 0; p < k; p++) {
-                const float u = ta ? a[p * lda + i] : a[i * lda + p];
-                const float v = tb ? b[j * ldb + p] : b[p * ldb + j];
-                s += (double)u * (double)v;
+                const float left  = ta ? a[p * lda + i] : a[i * lda + p];
+                const float right = tb ? b[j * ldb + p] : b[p * ldb + j];
+                sum += (double)left * (double)right;
             }
-            float *y = c + i * ldc + j;
-            *y = (beta != 0.0f ? beta * *y : 0.0f) + (float)s;
+            float *to = c + i * ldc + j;
+            *to = (beta != 0 ? beta * *to : 0.0f) + (float)sum;
         }
 }
 
-/* The reference for all three passes: each visits every term (oc,c,i,j,oy,ox) of the formula once. */
-#define CNN__CONV_TERMS(t, yat, xat, wat, ...)                                                               \
-    for (int n = 0; n < (t)->n; n++) for (int oc = 0; oc < (t)->oc; oc++)                                    \
-    for (int oy = 0; oy < (t)->oh; oy++) for (int ox = 0; ox < (t)->ow; ox++)                                \
-    for (int c = 0; c < (t)->ic / (t)->groups; c++)                                                          \
-    for (int i = 0; i < (t)->kh; i++) for (int j = 0; j < (t)->kw; j++) {                                    \
-        const int iy = oy * (t)->sh - (t)->ph + i * (t)->dh, ix = ox * (t)->sw - (t)->pw + j * (t)->dw;      \
-        const int icg = (t)->ic / (t)->groups, ic = oc / ((t)->oc / (t)->groups) * icg + c;                  \
-        if (iy < 0 || iy >= (t)->h || ix < 0 || ix >= (t)->w) continue;                                      \
-        const size_t yat = (((size_t)n * (size_t)(t)->oc + (size_t)oc) * (size_t)(t)->oh                     \
-                            + (size_t)oy) * (size_t)(t)->ow + (size_t)ox;                                    \
-        const size_t xat = (((size_t)n * (size_t)(t)->ic + (size_t)ic) * (size_t)(t)->h                      \
-                            + (size_t)iy) * (size_t)(t)->w + (size_t)ix;                                     \
-        const size_t wat = (((size_t)oc * (size_t)icg + (size_t)c) * (size_t)(t)->kh                         \
-                            + (size_t)i) * (size_t)(t)->kw + (size_t)j;                                      \
-        __VA_ARGS__;                                                                                         \
-    }
+/* Where element (n,c,h,w) of an array (N,C,H,W) is. */
+static ptrdiff_t cnn__at(int n, int c, int h, int w, int C, int H, int W)
+{
+    return (((ptrdiff_t)n * C + c) * H + h) * W + w;
+}
 
-CNN__UNUSED static void cnn__conv_forward_ref(const cnn__conv *t, float *y, const float *x, const float *w,
-                                              const float *b)
+/* Output pixel (oy,ox) meets input pixel (oy SH - PH + i DH, ox SW - PW + j DW) at tap (i,j) of the kernel.
+   In all three passes the loops visit every such meeting once; around the image x is zero. */
+static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
+                              const float *w, const float *b, void *scratch)
 {
-    const size_t plane = (size_t)t->oh * (size_t)t->ow, all = (size_t)t->n * (size_t)t->oc * plane;
-    for (size_t i = 0; i < all; i++) y[i] = b ? b[i / plane % (size_t)t->oc] : 0.0f;
-    CNN__CONV_TERMS(t, yat, xat, wat, y[yat] += w[wat] * x[xat])
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_conv_forward(cpu, t, y, x, w, b, scratch);
+        return;
+    }
+    const int in = t->ic / t->groups, out = t->oc / t->groups;             /* channels of one group */
+    for (int n = 0; n < t->n; n++)
+    for (int o = 0; o < t->oc; o++)
+    for (int oy = 0; oy < t->oh; oy++)
+    for (int ox = 0; ox < t->ow; ox++) {
+        double sum = b ? (double)b[o] : 0;
+        for (int c = 0; c < in; c++)
+        for (int i = 0; i < t->kh; i++)
+        for (int j = 0; j < t->kw; j++) {
+            const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
+            if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
+            sum += (double)w[cnn__at(o, c, i, j, in, t->kh, t->kw)]
+                 * (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)];
+        }
+        y[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)] = (float)sum;
+    }
 }
-CNN__UNUSED static void cnn__conv_backward_data_ref(const cnn__conv *t, float *dx, const float *dy,
-                                                    const float *w)
+
+static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
+                                    const float *w, void *scratch)
 {
-    CNN__CONV_TERMS(t, yat, xat, wat, dx[xat] += w[wat] * dy[yat])
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_conv_backward_data(cpu, t, dx, dy, w, scratch);
+        return;
+    }
+    const int in = t->ic / t->groups, out = t->oc / t->groups;
+    for (int n = 0; n < t->n; n++)
+    for (int c = 0; c < t->ic; c++)
+    for (int iy = 0; iy < t->h; iy++)
+    for (int ix = 0; ix < t->w; ix++) {
+        const int group = c / in;
+        double    sum = 0;
+        for (int o = group * out; o < (group + 1) * out; o++)
+        for (int i = 0; i < t->kh; i++)
+        for (int j = 0; j < t->kw; j++) {
+            const int y = iy + t->ph - i * t->dh, x = ix + t->pw - j * t->dw;    /* (oy SH, ox SW) */
+            if (y < 0 || y % t->sh || y / t->sh >= t->oh) continue;
+            if (x < 0 || x % t->sw || x / t->sw >= t->ow) continue;
+            sum += (double)w[cnn__at(o, c % in, i, j, in, t->kh, t->kw)]
+                 * (double)dy[cnn__at(n, o, y / t->sh, x / t->sw, t->oc, t->oh, t->ow)];
+        }
+        dx[cnn__at(n, c, iy, ix, t->ic, t->h, t->w)] += (float)sum;
+    }
 }
-CNN__UNUSED static void cnn__conv_backward_weights_ref(const cnn__conv *t, float *dw, float *db,
-                                                       const float *x, const float *dy)
+
+static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
+                                       const float *x, const float *dy, void *scratch)
 {
-    const size_t plane = (size_t)t->oh * (size_t)t->ow, all = (size_t)t->n * (size_t)t->oc * plane;
-    CNN__CONV_TERMS(t, yat, xat, wat, dw[wat] += x[xat] * dy[yat])
-    for (size_t i = 0; db && i < all; i++) db[i / plane % (size_t)t->oc] += dy[i];
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_conv_backward_weights(cpu, t, dw, db, x, dy, scratch);
+        return;
+    }
+    const int in = t->ic / t->groups, out = t->oc / t->groups;
+    for (int o = 0; o < t->oc; o++)
+    for (int c = 0; c < in; c++)
+    for (int i = 0; i < t->kh; i++)
+    for (int j = 0; j < t->kw; j++) {
+        double sum = 0;
+        for (int n = 0; n < t->n; n++)
+        for (int oy = 0; oy < t->oh; oy++)
+        for (int ox = 0; ox < t->ow; ox++) {
+            const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
+            if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
+            sum += (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)]
+                 * (double)dy[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)];
+        }
+        dw[cnn__at(o, c, i, j, in, t->kh, t->kw)] += (float)sum;
+    }
+    if (db) cnn__add_product(cpu, db, dy, NULL, (cnn_shape){ 1, t->oc, 1, 1 },
+                             (cnn_shape){ t->n, t->oc, t->oh, t->ow }, (cnn_shape){ 1, 1, 1, 1 }, 1);
+}
+
+/* ---- Pooling ---- */
+
+static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to)
+{
+    const int start = i * s - p, reach = d * (k - 1) + 1;
+    *from = start < 0 ? start + (d - 1 - start) / d * d : start;
+    *to = reach < size - start ? start + reach : size;
+}
+
+static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_max_pool(cpu, t, y, at, x);
+        return;
+    }
+    for (int plane = 0; plane < t->planes; plane++, x += (ptrdiff_t)t->h * t->w)
+    for (int oy = 0; oy < t->oh; oy++)
+    for (int ox = 0; ox < t->ow; ox++) {
+        int y0, y1, x0, x1;
+        cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
+        cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
+        int best = y0 * t->w + x0;
+        for (int iy = y0; iy < y1; iy += t->dh)
+            for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
+                if (x[i] > x[best] || (x[i] != x[i] && x[best] == x[best])) best = i;
+        *y++ = x[best];
+        if (at) *at++ = best;
+    }
+}
+
+static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
+                               const int *at, bool clear)
+{
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, t->planes * out))
+    for (int plane = 0; plane < t->planes; plane++) {
+        float *to = dx + plane * in;
+        if (clear) memset(to, 0, (size_t)in * sizeof *to);   /* now, so that it is in the L1 cache below */
+        for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) to[at[i]] += dy[i];
+    }
+}
+
+/* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
+   plane (a last window of ceil_mode may reach beyond even that). That is rows times columns, so 1/that is
+   share[oy] times share[OH + ox]. */
+static void cnn__pool_shares(const cnn__pool *t, float *share)
+{
+    const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
+    for (int i = 0; i < t->oh + t->ow; i++) {
+        int from, to;
+        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, 1, &from, &to);
+        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, 1, &from, &to);
+        share[i] = 1.0f / (float)(to - from);
+    }
+}
+
+static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
+                          const float *share)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_avg_pool(cpu, t, y, x, share);
+        return;
+    }
+    for (int plane = 0; plane < t->planes; plane++, x += (ptrdiff_t)t->h * t->w)
+    for (int oy = 0; oy < t->oh; oy++)
+    for (int ox = 0; ox < t->ow; ox++) {
+        int    y0, y1, x0, x1;
+        double sum = 0;
+        cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
+        cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
+        for (int iy = y0; iy < y1; iy++)
+            for (int ix = x0; ix < x1; ix++) sum += (double)x[(ptrdiff_t)iy * t->w + ix];
+        *y++ = (float)sum * share[oy] * share[t->oh + ox];
+    }
+}
+
+static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
+                               const float *restrict dy, const float *share, bool clear)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_avg_pool_back(cpu, t, dx, dy, share, clear);
+        return;
+    }
+    const size_t plane_bytes = (size_t)t->h * (size_t)t->w * sizeof *dx;
+    for (int plane = 0; plane < t->planes; plane++, dx += (ptrdiff_t)t->h * t->w) {
+        if (clear) memset(dx, 0, plane_bytes);
+        for (int oy = 0; oy < t->oh; oy++)
+        for (int ox = 0; ox < t->ow; ox++, dy++) {
+            int y0, y1, x0, x1;
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
+            cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
+            for (int iy = y0; iy < y1; iy++)
+                for (int ix = x0; ix < x1; ix++)
+                    dx[(ptrdiff_t)iy * t->w + ix] += *dy * share[oy] * share[t->oh + ox];
+        }
+    }
+}
+
+/* ---- Normalisation: per channel of (N,C,P) ---- */
+
+static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n,
+                                 int c, ptrdiff_t plane)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_channel_moments(cpu, mean, variance, x, n, c, plane);
+        return;
+    }
+    const double count = (double)n * (double)plane;
+    for (int ch = 0; ch < c; ch++) {
+        double sum = 0, squares = 0;
+        for (int s = 0; s < n; s++)
+            for (ptrdiff_t i = 0; i < plane; i++) sum += (double)x[(s * (ptrdiff_t)c + ch) * plane + i];
+        mean[ch] = (float)(sum / count);
+        for (int s = 0; s < n; s++)
+            for (ptrdiff_t i = 0; i < plane; i++) {
+                const double d = (double)x[(s * (ptrdiff_t)c + ch) * plane + i] - (double)mean[ch];
+                squares += d * d;
+            }
+        variance[ch] = (float)(squares / count);
+    }
+}
+
+static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
+                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane,
+                           const cnn__tail *tail)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_normalize(cpu, y, x, mean, rstd, w, b, n, c, plane, tail);
+        return;
+    }
+    for (int s = 0; s < n; s++)
+    for (int ch = 0; ch < c; ch++)
+    for (ptrdiff_t i = 0; i < plane; i++) {
+        const ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane + i;
+        y[at] = (x[at] - mean[ch]) * rstd[ch] * (w ? w[ch] : 1.0f) + (b ? b[ch] : 0.0f);
+    }
+}
+
+static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
+                                const float *x, const float *mean, const float *rstd, const float *w, int n,
+                                int c, ptrdiff_t plane)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_normalize_back(cpu, dx, dw, db, dy, x, mean, rstd, w, n, c, plane);
+        return;
+    }
+    const double count = (double)n * (double)plane;
+    for (int ch = 0; ch < c; ch++) {
+        const double m = (double)mean[ch], r = (double)rstd[ch];
+        double       sum = 0, moment = 0;                    /* of dy, and of dy X with X = (x - m) r */
+        for (int s = 0; s < n; s++)
+            for (ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane, end = at + plane; at < end; at++) {
+                sum += (double)dy[at];
+                moment += (double)dy[at] * ((double)x[at] - m) * r;
+            }
+        if (dw) dw[ch] += (float)moment;
+        if (db) db[ch] += (float)sum;
+        for (int s = 0; dx && s < n; s++)
+            for (ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane, end = at + plane; at < end; at++) {
+                const double X = ((double)x[at] - m) * r;
+                const double d = (double)dy[at] - sum / count - X * moment / count;
+                dx[at] = (dx == dy ? 0.0f : dx[at]) + (float)((w ? (double)w[ch] : 1) * r * d);
+            }
+    }
+}
+
+/* ---- Element by element ---- */
+
+static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+                     const float *b, const float *k, ptrdiff_t n)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_map(cpu, f, y, x, a, b, k, n);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < n; i++) {
+        y[i] = x[i];
+        f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, 1);
+    }
+}
+
+static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+                          const float *k, ptrdiff_t n)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_map_back(cpu, f, dx, dy, b, k, n);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const float d = dy[i];
+        if (dx == dy) dx[i] = 0;
+        f(dx + i, &d, b ? b + i : NULL, k, 1);
+    }
+}
+
+static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
+                         uint64_t stream, ptrdiff_t n)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_dropout(cpu, to, from, add, p, key, stream, n);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const bool  keep = cnn__uniform(cnn__random_bits(key, stream, (uint64_t)i)) >= p;
+        const float value = keep ? from[i] * (1 / (1 - p)) : 0.0f;
+        to[i] = add ? to[i] + value : value;
+    }
+}
+
+/* ---- Broadcasting: an axis of extent 1 stretches ---- */
+
+static ptrdiff_t cnn__stretched(cnn_shape s, int n, int c, int h, int w)
+{
+    return cnn__at(s.n == 1 ? 0 : n, s.c == 1 ? 0 : c, s.h == 1 ? 0 : h, s.w == 1 ? 0 : w, s.c, s.h, s.w);
+}
+
+static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
+                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_broadcast(cpu, op, y, a, b, ys, as, bs, tail);
+        return;
+    }
+    for (int n = 0; n < ys.n; n++)
+    for (int c = 0; c < ys.c; c++)
+    for (int h = 0; h < ys.h; h++)
+    for (int w = 0; w < ys.w; w++) {
+        const float left = a[cnn__stretched(as, n, c, h, w)], right = b[cnn__stretched(bs, n, c, h, w)];
+        *y++ = op == '+' ? left + right : op == '-' ? left - right : left * right;
+    }
+}
+
+/* Each element of y is the sum over the axes on which y has extent 1 and a or b has more. */
+static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
+                             cnn_shape as, cnn_shape bs, float p)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_add_product(cpu, y, a, b, ys, as, bs, p);
+        return;
+    }
+    if (!b) bs = (cnn_shape){ 1, 1, 1, 1 };
+    const int ends[4] = { ys.n > 1 ? 1 : as.n > bs.n ? as.n : bs.n, ys.c > 1 ? 1 : as.c > bs.c ? as.c : bs.c,
+                          ys.h > 1 ? 1 : as.h > bs.h ? as.h : bs.h, ys.w > 1 ? 1 : as.w > bs.w ? as.w : bs.w };
+    for (int n = 0; n < ys.n; n++)
+    for (int c = 0; c < ys.c; c++)
+    for (int h = 0; h < ys.h; h++)
+    for (int w = 0; w < ys.w; w++) {
+        double sum = 0;
+        for (int i = n; i < n + ends[0]; i++)
+        for (int j = c; j < c + ends[1]; j++)
+        for (int k = h; k < h + ends[2]; k++)
+        for (int l = w; l < w + ends[3]; l++)
+            sum += (double)a[cnn__stretched(as, i, j, k, l)]
+                 * (b ? (double)b[cnn__stretched(bs, i, j, k, l)] : 1);
+        *y++ += (float)((double)p * sum);
+    }
 }
 
 /* ---- Softmax over the C classes of each of P pixels: x (C,P) ---- */
@@ -10963,7 +11290,7 @@ static bool cnn__has_isa(cnn_isa isa)
     if (isa == CNN_ISA_AVX2)   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (isa == CNN_ISA_AVX512) return __builtin_cpu_supports("avx512f");
 #endif
-    return isa == CNN_ISA_C || (isa == CNN_ISA_NEON && CNN__ARM);
+    return isa == CNN_ISA_PLAIN || isa == CNN_ISA_C || (isa == CNN_ISA_NEON && CNN__ARM);
 }
 
 static cnn_isa cnn__best_isa(void)
@@ -11858,11 +12185,10 @@ static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k)
     return cnn__mul_size((size_t)cpu->threads, cnn__part_scratch(cpu, m, n, k));
 }
 
-/* C (m,n) = op(A) op(B) + beta C, row-major: A is (m,k), or (k,m) if ta; B is (k,n), or (n,k) if tb. beta 0
-   does not read C. Each thread takes a range of row panels or of column panels. Every element is summed over
+/* cnn__gemm, fast. Each thread takes a range of row panels or of column panels. Every element is summed over
    p in the same order in whatever range it falls, so the bits do not depend on the number of threads. */
-static void cnn__gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda, bool ta,
-                      const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
+static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda,
+                           bool ta, const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
     const bool dots = !ta && tb && m <= CNN__DOT_ROWS;
     if (k < 1 || (beta != 0.0f ? beta != 1.0f : dots))
@@ -13180,14 +13506,14 @@ static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm
     }
 }
 
-static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
-                              const float *w, const float *b, void *scratch)
+static void cnn__fast_conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
+                                   const float *w, const float *b, void *scratch)
 {
     cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 0), 0, y, x, w, b, scratch);
 }
 
-static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
-                                    const float *w, void *scratch)
+static void cnn__fast_conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
+                                         const float *w, void *scratch)
 {
     cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 1), 1, dx, dy, w, NULL, scratch);
 }
@@ -13209,8 +13535,8 @@ static void cnn__conv_weights_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__a
     }
 }
 
-static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
-                                       const float *x, const float *dy, void *scratch)
+static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
+                                            const float *x, const float *dy, void *scratch)
 {
     cnn__conv_weights_by(cpu, t, cnn__conv_rule(cpu, t, 2), dw, x, dy, scratch);
     if (db) cnn__bias_gradient(cnn__kernels_of(cpu), t, db, dy);
@@ -13249,8 +13575,8 @@ static void cnn__map_then(const cnn__cpu *cpu, cnn__each *f, float *y, const flo
     for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
         cnn__apply(f, y, x, a, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE, tail);
 }
-static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
-                     const float *b, const float *k, ptrdiff_t n)
+static void cnn__fast_map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+                          const float *b, const float *k, ptrdiff_t n)
 {
     cnn__map_then(cpu, f, y, x, a, b, k, n, NULL);
 }
@@ -13269,8 +13595,8 @@ static void cnn__apply_back(cnn__each *f, float *dx, const float *dy, const floa
         f(dx + i, dx == dy ? copy : dy + i, b ? b + i : NULL, k, m);
     }
 }
-static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
-                          const float *k, ptrdiff_t n)
+static void cnn__fast_map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+                               const float *k, ptrdiff_t n)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
     for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
@@ -13322,9 +13648,8 @@ static void cnn__bring_forward(ptrdiff_t v[4], int d)
     v[0] = first;
 }
 
-/* y = a op b, op one of '+', '-', '*', with y of the full range. y may be a if a has its shape. */
-static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+static void cnn__fast_broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
+                                cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
     const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
@@ -13351,10 +13676,9 @@ static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *
     }
 }
 
-/* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. Sums over a row are made in
-   double. */
-static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
-                             cnn_shape as, cnn_shape bs, float p)
+/* Sums over a row are made in double. */
+static void cnn__fast_add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
+                                  cnn_shape as, cnn_shape bs, float p)
 {
     cnn__range      r = cnn__range_of(ys, as, b ? bs : as);
     const ptrdiff_t n = r.n[3], rows = r.n[0] * r.n[1] * r.n[2];
@@ -13362,7 +13686,7 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
     cnn__each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu),
               *scale = cnn__each_scale(cpu);
     if (rows == 1 && r.y[3] && a_row && (!b || b_row)) {
-        cnn__map(cpu, b ? add_product : add_scaled, y, y, a, b, &p, n);
+        cnn__fast_map(cpu, b ? add_product : add_scaled, y, y, a, b, &p, n);
         return;
     }
     int first = 0;                       /* threads share an axis along which y moves, if there is one */
@@ -13399,14 +13723,6 @@ static int cnn__pool_threads(const cnn__cpu *cpu, const cnn__pool *t)
     return (double)t->planes * t->oh * t->ow * t->kh * t->kw < CNN__LARGE ? 1 : cpu->threads;
 }
 
-/* The part of window number i inside the plane, along one axis: *from, *from + d, ..., less than *to. */
-static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to)
-{
-    const int start = i * s - p, reach = d * (k - 1) + 1;
-    *from = start < 0 ? start + (d - 1 - start) / d * d : start;
-    *to = reach < size - start ? start + reach : size;
-}
-
 /* Windows ox .. ox+n of a row, as many as one vector holds, if they lie inside the plane from left to right:
    their sums, or with at the largest elements and the places of these. Returns n, or 0 if this cannot be
    done, as with a dilation. A vector that is not full goes on into the next row of windows, as far as the
@@ -13424,10 +13740,7 @@ static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float
     return n;
 }
 
-/* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number: a net that has gone wrong should show it. Floor: x is read
-   and y written once. */
-static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
+static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x)
 {
     const cnn__kernels *u = cnn__kernels_of(cpu);
     const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
@@ -13460,33 +13773,6 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
     }
 }
 
-/* clear: dx is set to zero first, plane by plane, so that it is in the L1 cache when it is added to. */
-static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
-                               const int *at, bool clear)
-{
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, t->planes * out))
-    for (int plane = 0; plane < t->planes; plane++) {
-        float *to = dx + plane * in;
-        if (clear) memset(to, 0, (size_t)in * sizeof *to);
-        for (ptrdiff_t i = plane * out; i < (plane + 1) * out; i++) to[at[i]] += dy[i];
-    }
-}
-
-/* An average is divided by the part of its window inside the plane or, with count_pad, inside the padded
-   plane (a last window of ceil_mode may reach beyond even that). That is rows times columns, so 1/that is
-   share[oy] times share[OH + ox]. */
-static void cnn__pool_shares(const cnn__pool *t, float *share)
-{
-    const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
-    for (int i = 0; i < t->oh + t->ow; i++) {
-        int from, to;
-        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, 1, &from, &to);
-        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, 1, &from, &to);
-        share[i] = 1.0f / (float)(to - from);
-    }
-}
-
 /* Column j of the windows of a row: it lies inside the plane for the windows *from <= ox < *to. */
 static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
 {
@@ -13495,8 +13781,8 @@ static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
     *to = last >= (t->ow - 1) * t->sw ? t->ow : last < 0 ? 0 : last / t->sw + 1;
 }
 
-static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y, const float *restrict x,
-                          const float *share)
+static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y,
+                               const float *restrict x, const float *share)
 {
     const cnn__kernels *u = cnn__kernels_of(cpu);
     const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
@@ -13521,8 +13807,8 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restri
         }
 }
 
-static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
-                               const float *restrict dy, const float *share, bool clear)
+static void cnn__fast_avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
+                                    const float *restrict dy, const float *share, bool clear)
 {
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w;
     const int reach = t->pw - (t->ow - 1) * t->sw;      /* columns that meet the plane in some window */
@@ -13548,8 +13834,8 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
 /* ---- Batch normalisation: per channel of (N,C,P), P = H*W ---- */
 
 /* Mean, and the mean square of the distance from it, in two passes: E[x^2] - E[x]^2 would cancel. */
-static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n,
-                                 int c, ptrdiff_t plane)
+static void cnn__fast_channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x,
+                                      int n, int c, ptrdiff_t plane)
 {
     const double count = (double)n * (double)plane;
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
@@ -13563,10 +13849,9 @@ static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *varian
     }
 }
 
-/* y = (x - mean) rstd w + b, then the tail; w, b NULL count as 1, 0; y may be x. */
-static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
-                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane,
-                           const cnn__tail *tail)
+static void cnn__fast_normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
+                                const float *rstd, const float *w, const float *b, int n, int c,
+                                ptrdiff_t plane, const cnn__tail *tail)
 {
     cnn__each *f = cnn__each_standardize(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
@@ -13577,12 +13862,9 @@ static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const 
     }
 }
 
-/* With M = N*P and X = (x - mean) rstd:  db += sum dy,  dw += sum dy X,
-   dx += w rstd (dy - sum(dy)/M - X sum(dy X)/M), because mean and rstd depend on x too. Each of dx, dw, db
-   may be NULL; where dx lies in the place of dy it is set. */
-static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
-                                const float *x, const float *mean, const float *rstd, const float *w, int n,
-                                int c, ptrdiff_t plane)
+static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
+                                     const float *x, const float *mean, const float *rstd, const float *w,
+                                     int n, int c, ptrdiff_t plane)
 {
     const double count = (double)n * (double)plane;
     cnn__each   *f = cnn__each_standardize_back(cpu);
@@ -13608,11 +13890,10 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
 
 /* ---- Dropout ---- */
 
-/* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. The
-   numbers are the cost: four take ten rounds of two 32x32-bit products, so five products for each 8 bytes
-   moved. */
-static void cnn__dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
-                         uint64_t stream, ptrdiff_t n)
+/* The random numbers are the cost: four take ten rounds of two 32x32-bit products, so five products for each
+   8 bytes moved. */
+static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from, bool add, float p,
+                              uint64_t key, uint64_t stream, ptrdiff_t n)
 {
     enum { DRAWN = 4 * CNN__COUNTERS };
     const float k[2] = { p, 1 / (1 - p) };
@@ -13664,7 +13945,7 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
     const cnn_op *op = v->t.op;
     cnn_graph    *g = v->t.graph;
     cnn__tail     tail = { .steps = 0 };
-    if (g->config.backend || g->probe) return tail;
+    if (g->config.backend || g->probe || g->cpu.isa == CNN_ISA_PLAIN) return tail;
     if (op != &cnn_op_batch_norm && op != &cnn_op_add && op != &cnn_op_sub && op != &cnn_op_mul) return tail;
     for (cnn__node *x = v, *y; x->users == 1; x = y) {
         y = x->joined[mode];

@@ -482,12 +482,12 @@ enum { N_ROOMS = sizeof rooms / sizeof rooms[0] };
 
 /* ---- The driver ---- */
 
-static cnn_isa isa[5] = { CNN_ISA_AUTO };       /* those that this machine has */
+static cnn_isa isa[6] = { CNN_ISA_AUTO };       /* those that this machine has */
 static int     n_isa = 1;
 
 static void find_isas(void)
 {
-    static const cnn_isa all[] = { CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 };
+    static const cnn_isa all[] = { CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 };
     for (int i = 0; i < 4; i++) {
         cnn_graph *g = cnn_new(.isa = all[i]);
         if (g && !cnn_error(g)) isa[n_isa++] = all[i];
