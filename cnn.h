@@ -40,8 +40,9 @@
 
    Options. What you must say comes first, by position; what you may say follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
-   Zero means the default, which stands beside its field below. C++11 may include this file and link to it;
-   the option macros do not exist there. In C++20:
+   Zero means the default, which stands beside its field below. C++11 may include this file and link to it.
+   Macros without options, such as cnn_relu(x) and cnn_mse(y, t), work there; those with options, and
+   cnn_concat, are C99. C++ calls the functions behind them; in C++20:
        cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
@@ -129,7 +130,7 @@ typedef struct {
     cnn_backend *backend;           /* default: none, everything on the CPU */
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
     int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs */
-    int          keep_grads;        /* 1: gradients of activations stay readable, for more memory */
+    int          keep_grads;        /* 1: activations' gradients stay readable after cnn_backward */
 } cnn_config;
 /* A new, empty graph. NULL only if the graph object itself cannot be allocated; every function below accepts
    that NULL, and cnn_error(NULL) is its message. */
@@ -152,8 +153,8 @@ typedef struct {
 } cnn_memory;
 /* Put the nodes in order and plan memory without allocating it; cnn_compile does this first. loss: a tensor
    of shape (1,1,1,1) to be minimised, or any tensor if the graph is for inference. Errors: an earlier one; a
-   tensor of another graph; for training, not one number, computed by no operation, or an operation without
-   backward on the way to a parameter; two tensors with one name; total larger than SIZE_MAX. */
+   tensor of another graph; for training, a loss that is not one number or that no operation computes, or an
+   operation without backward on the way to a parameter; two tensors with one name; a total over SIZE_MAX. */
 CNN_API cnn_memory  cnn_plan(cnn_graph *, cnn_tensor *loss);
 /* Plan, allocate (or use the caller's memory of at least cnn_plan(...).total bytes, aligned to 64, which must
    outlive the graph), and set the initial weights. A graph is compiled once. False after an error. */
@@ -167,8 +168,8 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
    There are no locks, as nothing shared is written: while views run, g and other views may run CNN_EVAL, but
    g must not be trained or loaded into. g outlives its views; each is freed with cnn_free. A view has its own
    error, from the start if g is not compiled, has an error, or is on a device. NULL as for cnn_new. */
-typedef struct { const char *at; const cnn_graph *g;              /* required */
-                 int max_batch, threads; } cnn_share_args; /* default: max_batch of g, 1 thread for a view */
+typedef struct { const char *at; const cnn_graph *g; /* required */
+                 int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
 #define cnn_share(...) cnn_share_((cnn_share_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 
@@ -216,14 +217,15 @@ CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *, cnn_shape, const flo
 /* Before cnn_compile; each returns its tensor. */
 CNN_API cnn_tensor *cnn_name  (cnn_tensor *, const char *name); /* of a node; copied */
 CNN_API cnn_tensor *cnn_keep  (cnn_tensor *);                   /* its value stays readable in CNN_EVAL too */
-/* cnn_step leaves this parameter alone, such as conv1->in[1], conv1's weight; cf. cnn_set_lr_scale. */
+/* A parameter that cnn_step leaves alone; conv1->in[1] is conv1's weight. By name: cnn_set_lr_scale, 0. */
 CNN_API cnn_tensor *cnn_freeze(cnn_tensor *);
 
 /* ---- Values ---- */
 
 CNN_API cnn_tensor *cnn_find  (const cnn_graph *, const char *name); /* after cnn_compile; NULL if none */
 CNN_API cnn_tensor *cnn_loss  (const cnn_graph *); /* what cnn_compile was given; before that, nil */
-CNN_API cnn_tensor *cnn_output(const cnn_graph *); /* what the loss judges; without a loss, cnn_loss */
+/* What the loss judges: its first operand. cnn_loss itself if that is no loss. */
+CNN_API cnn_tensor *cnn_output(const cnn_graph *);
 
 /* Read and write values. count is the number of floats, checked: for a tensor with a batch it must be a
    multiple of C*H*W, and writing an input sets the graph's current batch to count/(C*H*W), at most max_batch;
@@ -294,14 +296,15 @@ CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 
 /* ---- Pooling ---- */
 
-/* (N,C,OH,OW): each window's largest (Ranzato et al. 2007), or its mean (LeCun et al. 1989); as in conv2d. */
+/* The largest of each window (Ranzato et al. 2007), or its mean (LeCun et al. 1989): (N,C,H,W) ->
+   (N,C,OH,OW), with OH and OW as in conv2d. */
 typedef struct { const char *at; cnn_tensor *x; int kernel; /* required */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default: the kernel */
                  int pad, pad_h, pad_w;                /* at most kernel/2 */
                  int dilation, dilation_h, dilation_w; /* max_pool; default 1 */
                  int ceil_mode;    /* 1: a window that starts inside the input or its left padding counts */
-                 int no_count_pad; /* avg_pool; 1: padding does not count (count_include_pad = False) */
+                 int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
                  const char *name; } cnn_pool_args;
 CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
 #define cnn_max_pool(...) cnn_max_pool_((cnn_pool_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
@@ -376,9 +379,9 @@ CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
 #define cnn_softplus(...) cnn_softplus_((cnn_softplus_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
-/* x for x > 0, else w x (He et al. 2015); weight (1,1,1,1), per_channel (1,C,1,1); start: default 0.25. */
-typedef struct { const char *at; cnn_tensor *x; int per_channel; float start; cnn_tensor *weight;
-                 const char *name; } cnn_prelu_args;
+/* x for x > 0, else w x, w learned (He et al. 2015). weight (1,1,1,1), or (1,C,1,1) if per_channel. */
+typedef struct { const char *at; cnn_tensor *x; int per_channel; float start; /* of the slopes; default 0.25 */
+                 cnn_tensor *weight; const char *name; } cnn_prelu_args;
 CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args);
 #define cnn_prelu(...) cnn_prelu_((cnn_prelu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
@@ -393,7 +396,7 @@ CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_
 #define cnn_softmax(x) cnn_softmax_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its logarithm */
 #define cnn_log_softmax(x) cnn_log_softmax_(CNN_HERE, x)
-/* In training 0 with probability p, required 0 < p < 1, else x / (1-p) (Srivastava et al. 2014). */
+/* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
 #define cnn_dropout(...) cnn_dropout_((cnn_dropout_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
@@ -455,7 +458,8 @@ CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
 typedef struct { const char *at; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
-                 int ignore_index; /* labels of this value do not count; default none; class 0: weight it 0 */
+                 int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none;
+                                      to leave out class 0, give it a class weight of 0 */
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
 #define cnn_softmax_cross_entropy(...) \
@@ -477,7 +481,7 @@ CNN_API cnn_tensor *cnn_huber_(cnn_huber_args);
 #define cnn_huber(...)     cnn_huber_((cnn_huber_args){ .at = CNN_HERE, .y = __VA_ARGS__ })
 #define cnn_smooth_l1(...) cnn_huber_((cnn_huber_args){ .at = CNN_HERE, .smooth_l1 = 1, .y = __VA_ARGS__ })
 /* Mean binary cross-entropy of sigmoid(logits). pos_weight and weight: (1,C,1,1), constants; default none. */
-typedef struct { const char *at; cnn_tensor *logits, *target; /* required: targets in 0..1, as logits */
+typedef struct { const char *at; cnn_tensor *logits, *target; /* required, of one shape; targets in 0..1 */
                  cnn_tensor *pos_weight; /* a yes of channel c counts pos_weight[c] times */
                  cnn_tensor *weight;     /* so does each element; the mean still divides by their number */
                  const char *name; } cnn_bce_with_logits_args;
@@ -487,7 +491,7 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
 
 /* ---- Optimizer ---- */
 
-typedef struct { const char *at; cnn_graph *g; float lr; /* required; lr positive: no default is sensible */
+typedef struct { const char *at; cnn_graph *g; float lr; /* required; lr > 0: no default is sensible */
                  float momentum;     /* of cnn_sgd and both RMSprops; default 0 */
                  float weight_decay; /* default 0, added to the gradient (L2); cnn_adamw: default 0.01, taken
                                         off the weights (for none use cnn_adam) */
@@ -516,7 +520,7 @@ struct cnn_optimizer { /* or your own */
 
 /* Between cnn_backward and cnn_step: scale all gradients so that their Euclidean length, over all parameters
    together, is at most max_norm (Pascanu, Mikolov, Bengio 2013). Parameters whose cnn_set_lr_scale is 0
-   neither count nor change. Returns the length before; not finite: nothing has changed. NAN: an error. */
+   neither count nor change. Returns the length before: if not finite, nothing changed; NAN after an error. */
 CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
 
 /* From now on the parameters whose names match learn at lr * factor; 0 leaves them as they are. In a pattern,
@@ -566,7 +570,7 @@ typedef struct { const char *path; /* required; of cnn_csv_memory: only for mess
                  int   c, h, w;    /* of a sample; default (values of a line, 1, 1) */
                  char  separator; } cnn_csv_args; /* default ',' */
 /* IDX: MNIST, Fashion-MNIST; not gzipped. CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009):
-   bytes of shape (3,32,32); classes says which: 10, or 100 for its fine labels. There is no header: a file
+   bytes of shape (3,32,32); classes says which: 10, or 100 for its fine labels. Without a header, a file
    that ends between two records looks whole. NPY: arrays saved by numpy.save, versions 1 to 3: integers,
    floats and bools of either byte order, in C's order or Fortran's (which pandas often has). Values (N),
    (N,C), (N,H,W) or (N,C,H,W): uint8 stay bytes, all others become floats as they are. labels: (N) or (N,1),
