@@ -380,7 +380,7 @@ CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
 /* x for x > 0, else w x, w learned (He et al. 2015). weight (1,1,1,1), or (1,C,1,1) if per_channel. */
-typedef struct { const char *at; cnn_tensor *x; int per_channel; float start; /* of the slopes; default 0.25 */
+typedef struct { const char *at; cnn_tensor *x; int per_channel; float start; /* of slopes; default 0.25 */
                  cnn_tensor *weight; const char *name; } cnn_prelu_args;
 CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args);
 #define cnn_prelu(...) cnn_prelu_((cnn_prelu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
