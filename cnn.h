@@ -699,18 +699,19 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
    training to the bit: seed, number of updates, and the optimizer's vectors up to 48 MB (larger ones start
    from zero again; loaded with .inference = 1 and saved, a net has none). PyTorch:
    load_state_dict(safetensors.torch.load_file(path)). Each batch norm also has its num_batches_tracked
-   (int64), so that this may be strict. Other tensors that are not floats, up to 1 MiB of them together, are
+   (int64), so strict loading succeeds. Other tensors that are not floats, up to 1 MiB of them together, are
    kept by loading and written again, unchanged, by saving. */
 typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
-                 int max_batch, threads, inference, keep_grads; /* these as in cnn_new, but seed: */
-                 uint64_t seed; cnn_isa isa; cnn_backend *backend; /* default the saved one */
+                 int max_batch, threads, inference, keep_grads; /* as in cnn_new */
+                 uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
                                                     another one starts without a state */
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
                } cnn_load_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
    name; every parameter must be there. Save: written beside, then renamed, so there is never half a file; in
-   memory, at most `capacity` bytes go to out (NULL to ask for the size); returns the size, 0: an error. */
+   memory, at most `capacity` bytes go to out (NULL to ask for the size), and the size is returned. False, or
+   0, after an error. */
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
 CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
@@ -829,7 +830,8 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_INPLACE = 4,         /* forward may run with y->data == in[0]->data: y[i] needs only in[0][i] */
        CNN_RANDOM  = 8,         /* CNN_TRAIN draws random numbers: cnn_gradient_check keeps them fixed */
        CNN_LOSS    = 16,        /* y is a loss: in[0] is what it judges */
-       CNN_RECTIFIER = 32,      /* about half of y is zero, as for relu: weights before it start by He */
+       CNN_RECTIFIER = 32,      /* about half of y is zero, as for relu: weights before it start larger (He et
+                                   al. 2015) */
        CNN_INPLACE_GRAD = 64,   /* backward may run with in[0]->grad == y->grad: it sets then, not adds */
        CNN_CLEARS_GRAD = 128 }; /* y has one operand, and backward clears in[0]->grad itself, or sets it,
                                    where cnn_grad_is_new(y) */
