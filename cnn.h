@@ -40,8 +40,9 @@
 
    Options. What you must say comes first, by position; what you may say follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
-   Zero means the default, which stands beside its field below. C++11 may include this file and link to it;
-   the option macros do not exist there. In C++20:
+   Zero means the default, which stands beside its field below. C++11 may include this file and link to it.
+   Macros without options, such as cnn_relu(x) and cnn_mse(y, t), work there; those with options, and
+   cnn_concat, are C99. C++ calls the functions behind them; in C++20:
        cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
@@ -103,8 +104,8 @@ extern "C" {
 
 typedef struct cnn_graph     cnn_graph;     /* owns every tensor, parameter and byte below */
 typedef struct cnn_tensor    cnn_tensor;    /* one node of the graph and the array that it computes */
-typedef struct cnn_op        cnn_op;        /* the rules of one operation: see "Operations" below */
-typedef struct cnn_optimizer cnn_optimizer; /* a rule for updating weights: see "Optimizer" below */
+typedef struct cnn_op        cnn_op;        /* the rules of one operation: see "Your own operations" */
+typedef struct cnn_optimizer cnn_optimizer; /* a rule for updating weights: see "Optimizer" */
 typedef struct cnn_backend   cnn_backend;   /* a device; NULL = the CPU code in the rooms */
 typedef struct { int n, c, h, w; } cnn_shape;                                      /* (N,C,H,W), w fastest */
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
@@ -112,7 +113,7 @@ typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
-/* Where a call was made, for error messages: "lenet.c:14". */
+/* Where a call was made, for error messages: "lenet.c:14". The macros below put it into `at`. */
 #define CNN_STR_(x) #x
 #define CNN_STR(x)  CNN_STR_(x)
 #define CNN_HERE    __FILE__ ":" CNN_STR(__LINE__)
@@ -123,23 +124,19 @@ typedef struct {
     const char  *at;
     int          max_batch;         /* the largest N; default 1 */
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
-    int          threads;           /* OpenMP threads, at most 1024; default: omp_get_max_threads(); 1
-                                       without -fopenmp */
+    int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
     cnn_isa      isa;               /* default: the environment variable CNN_ISA (plain, c, neon, avx2,
-                                       avx512) if set, else the best that this CPU has. One that it lacks is
-                                       an error. plain: every kernel is its formula as a loop, see >>loops:
-                                       slow, made to be read, stepped through and compared with */
+                                       avx512) if set, else the best that this CPU has; one that it lacks is
+                                       an error. plain: every kernel is its formula as a loop, see >>loops */
     cnn_backend *backend;           /* default: none, everything on the CPU */
-    const cnn_optimizer *optimizer; /* default &cnn_sgd; decides how much memory the optimizer state takes */
-    int          inference;         /* 1: no gradients and no optimizer state are planned; only CNN_EVAL
-                                       runs */
-    int          keep_grads;        /* 1: gradients of activations stay readable after cnn_backward (more
-                                       memory) */
+    const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
+    int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs */
+    int          keep_grads;        /* 1: activations' gradients stay readable after cnn_backward */
 } cnn_config;
-
-/* A new, empty graph. NULL only if not even its first bytes could be had; every function below takes that
-   NULL, and cnn_error(NULL) is its message. */
+/* A new, empty graph. NULL only if the graph object itself cannot be allocated; every function below accepts
+   that NULL, and cnn_error(NULL) is its message. */
 CNN_API cnn_graph  *cnn_new_(cnn_config);
+#define cnn_new(...) cnn_new_((cnn_config){ .at = CNN_HERE, __VA_ARGS__ })
 CNN_API void        cnn_free(cnn_graph *);
 /* The first error's message. Without one, why the last cnn_save, cnn_save_memory or cnn_export_c failed: that
    stops nothing, and the next one that succeeds clears it. Else NULL. */
@@ -155,16 +152,13 @@ typedef struct {
     size_t scratch;                  /* workspace of the kernels */
     size_t total;
 } cnn_memory;
-
-/* Put the nodes in order and plan memory, without allocating it. cnn_compile does this first. loss: a tensor
-   of shape (1,1,1,1) to be minimised, or any tensor if the graph is for inference. Errors: an earlier error;
-   not a tensor of this graph; in a graph for training, not one number, or computed by no operation; an
-   operation without backward on the way to a parameter; two tensors with one name; total larger than
-   SIZE_MAX. */
+/* Put the nodes in order and plan memory without allocating it; cnn_compile does this first. loss: a tensor
+   of shape (1,1,1,1) to be minimised, or any tensor if the graph is for inference. Errors: an earlier one; a
+   tensor of another graph; for training, a loss that is not one number or that no operation computes, or an
+   operation without backward on the way to a parameter; two tensors with one name; a total over SIZE_MAX. */
 CNN_API cnn_memory  cnn_plan(cnn_graph *, cnn_tensor *loss);
-
 /* Plan, allocate (or use the caller's memory of at least cnn_plan(...).total bytes, aligned to 64, which must
-   outlive the graph), and set the initial weights. A graph is compiled once. */
+   outlive the graph), and set the initial weights. A graph is compiled once. False after an error. */
 CNN_API bool        cnn_compile(cnn_graph *, cnn_tensor *loss);
 CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, size_t bytes);
 
@@ -173,278 +167,345 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
    allocation. A view is a graph with .inference = 1: cnn_find(view, x->name) is its x, and cnn_output,
    cnn_set, cnn_forward, cnn_get, cnn_predict and cnn_evaluate work on it as on any graph, to the same bits.
    There are no locks, as nothing shared is written: while views run, g and other views may run CNN_EVAL, but
-   g must not be trained or loaded into. g outlives its views; each is freed with cnn_free. The view has
-   its own error, the first if g is not compiled, has an error, or is on a device. NULL as for cnn_new. */
-typedef struct { const char *at; const cnn_graph *g; /* must */
-                 int max_batch;                      /* default: that of g */
-                 int threads; } cnn_share_args;      /* default 1: each view has its thread */
+   g must not be trained or loaded into. g outlives its views; each is freed with cnn_free. A view has its own
+   error, from the start if g is not compiled, has an error, or is on a device. NULL as for cnn_new. */
+typedef struct { const char *at; const cnn_graph *g; /* required */
+                 int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
+#define cnn_share(...) cnn_share_((cnn_share_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 
 /* Compute t and what it depends on, nothing more: without labels, logits can be computed and the loss cannot.
    Returns the value of t if it is one number (the loss), else 0; NAN after an error. */
 CNN_API float       cnn_forward(cnn_tensor *t, cnn_mode);
-
 /* Set the gradients of all parameters to dloss/dparam, by reverse-mode accumulation (Linnainmaa 1970;
    Rumelhart, Hinton, Williams 1986). loss must be the compiled loss, just computed by cnn_forward(loss,
-   CNN_TRAIN), and no tensor written since. cnn_backward_add adds to what the parameters' gradients hold
-   (accumulation over several batches). */
+   CNN_TRAIN), no tensor written since. cnn_backward_add adds to the gradients that are there. */
 CNN_API void        cnn_backward(cnn_tensor *loss);
 CNN_API void        cnn_backward_add(cnn_tensor *loss);
 
 /* ---- Leaves ---- */
 
-typedef struct { const char *at; cnn_graph *g; int c, h, w; /* must; h, w default 1 */
+/* Data, (N,c,h,w), written by cnn_set or cnn_feed. */
+typedef struct { const char *at; cnn_graph *g; int c, h, w; /* required: g, c; h and w default to 1 */
                  int grad;                                  /* 1: dloss/dinput can be read */
                  const char *name; } cnn_input_args;        /* default "input", "input2", ... */
-typedef struct { const char *at; cnn_graph *g;                  /* must */
-                 int h, w; const char *name; } cnn_labels_args; /* one class per sample, or per pixel
-                                                                   (N,1,h,w); default "labels" */
+CNN_API cnn_tensor *cnn_input_(cnn_input_args);
+#define cnn_input(...) cnn_input_((cnn_input_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+
+/* Classes, (N,1,h,w), whole numbers from 0: one for each sample, or for each pixel. */
+typedef struct { const char *at; cnn_graph *g; int h, w; /* required: g; h and w default to 1 */
+                 const char *name; } cnn_labels_args;    /* default "labels", "labels2", ... */
+CNN_API cnn_tensor *cnn_labels_(cnn_labels_args);
+#define cnn_labels(...) cnn_labels_((cnn_labels_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+
+/* A parameter, trained by cnn_step. */
 typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn_param */
                CNN_INIT_HE,      /* U(-a,a), a = gain sqrt(6 / fan_in) (He et al. 2015) */
                CNN_INIT_GLOROT,  /* U(-a,a), a = gain sqrt(6 / (fan_in + fan_out)) (Glorot, Bengio 2010) */
                CNN_INIT_LECUN,   /* U(-a,a), a = gain sqrt(3 / fan_in) (LeCun et al. 1998) */
                CNN_INIT_UNIFORM, /* U(-a,a), a = gain */
                CNN_INIT_CONSTANT /* gain everywhere */ } cnn_init;
-typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape; /* must */
+typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape; /* required */
                  cnn_init init; float gain;             /* gain: default 1 (0 for CONSTANT) */
-                 int fan_in, fan_out; } cnn_param_args; /* default shape.n rows in, shape.c out */
+                 int fan_in, fan_out; } cnn_param_args; /* default shape.n and shape.c */
+CNN_API cnn_tensor *cnn_param_(cnn_param_args);
+#define cnn_param(...) cnn_param_((cnn_param_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 
-CNN_API cnn_tensor *cnn_input_ (cnn_input_args);  /* (N,c,h,w), float */
-CNN_API cnn_tensor *cnn_labels_(cnn_labels_args); /* (N,1,h,w), whole numbers from 0 */
-CNN_API cnn_tensor *cnn_param_ (cnn_param_args);  /* trained by cnn_step */
-/* copied; n*c*h*w values */
-CNN_API cnn_tensor *cnn_const_ (const char *at, cnn_graph *, cnn_shape, const float *values);
-CNN_API cnn_tensor *cnn_name   (cnn_tensor *, const char *name); /* give a node a name (copied); returns it */
-CNN_API cnn_tensor *cnn_keep   (cnn_tensor *);    /* keep its value readable in CNN_EVAL too; returns it */
-CNN_API cnn_tensor *cnn_freeze (cnn_tensor *);    /* a parameter that cnn_step leaves alone, such as
-                                                     conv1->in[1], conv1's weight; returns it; before
-                                                     compile. By name: cnn_set_lr_scale with 0 */
-/* by name, after compile; NULL if none */
-CNN_API cnn_tensor *cnn_find   (const cnn_graph *, const char *name);
+/* A constant: n*c*h*w values, copied. */
+CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *, cnn_shape, const float *values);
+#define cnn_const(...) cnn_const_(CNN_HERE, __VA_ARGS__)
+
+/* Before cnn_compile; each returns its tensor. */
+CNN_API cnn_tensor *cnn_name  (cnn_tensor *, const char *name); /* of a node; copied */
+CNN_API cnn_tensor *cnn_keep  (cnn_tensor *);                   /* its value stays readable in CNN_EVAL too */
+/* A parameter that cnn_step leaves alone; conv1->in[1] is conv1's weight. By name: cnn_set_lr_scale, 0. */
+CNN_API cnn_tensor *cnn_freeze(cnn_tensor *);
+
+/* ---- Values ---- */
+
+CNN_API cnn_tensor *cnn_find  (const cnn_graph *, const char *name); /* after cnn_compile; NULL if none */
+CNN_API cnn_tensor *cnn_loss  (const cnn_graph *); /* what cnn_compile was given; before that, nil */
+/* What the loss judges: its first operand. cnn_loss itself if that is no loss. */
+CNN_API cnn_tensor *cnn_output(const cnn_graph *);
 
 /* Read and write values. count is the number of floats, checked: for a tensor with a batch it must be a
    multiple of C*H*W, and writing an input sets the graph's current batch to count/(C*H*W), at most max_batch;
-   all inputs of one run must agree. Errors are the graph's. */
-CNN_API bool         cnn_set       (cnn_tensor *, const float *values, size_t count);
-CNN_API bool         cnn_set_labels(cnn_tensor *, const int *classes, size_t count);
-CNN_API bool         cnn_get       (cnn_tensor *, float *values, size_t count);
-CNN_API bool         cnn_get_grad  (cnn_tensor *, float *values, size_t count);
-CNN_API size_t       cnn_count     (const cnn_tensor *);     /* floats at the current batch */
-CNN_API int          cnn_batch     (const cnn_graph *);      /* the current batch */
-CNN_API bool         cnn_set_batch (cnn_graph *, int batch); /* without writing an input */
+   all inputs of one run must agree. False after an error, which is the graph's. */
+CNN_API bool         cnn_set        (cnn_tensor *, const float *values, size_t count);
+CNN_API bool         cnn_set_labels (cnn_tensor *, const int *classes, size_t count);
+CNN_API bool         cnn_get        (cnn_tensor *, float *values, size_t count);
+CNN_API bool         cnn_get_grad   (cnn_tensor *, float *values, size_t count);
+CNN_API size_t       cnn_count      (const cnn_tensor *);     /* floats at the current batch */
+CNN_API int          cnn_batch      (const cnn_graph *);      /* the current batch */
+CNN_API bool         cnn_set_batch  (cnn_graph *, int batch); /* 1 to max_batch, without writing an input */
 
 /* Mapped: a host pointer, up to date, good until the graph runs again; NULL after an error. map_write also
    says that the host copy is now the newest (an input takes the current batch: cnn_set_batch first). The flat
    vectors hold all parameters that are trained, and their gradients, in the same order, with zeros in the
    gaps; both are mapped for reading and writing. With MPI: one MPI_Allreduce on the gradient. */
-CNN_API const float *cnn_map_read  (cnn_tensor *);
-CNN_API float       *cnn_map_write (cnn_tensor *);
-CNN_API const float *cnn_map_grad  (cnn_tensor *);
+CNN_API const float *cnn_map_read   (cnn_tensor *);
+CNN_API float       *cnn_map_write  (cnn_tensor *);
+CNN_API const float *cnn_map_grad   (cnn_tensor *);
 CNN_API float       *cnn_flat_params(cnn_graph *, size_t *count);
 CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
 
-/* ---- Layers: a node and its parameters ---- */
+/* ---- Operations: linear ----
 
-typedef struct { const char *at;
-                 cnn_tensor *x; int channels, kernel; /* must: (N,C,H,W), out channels, size */
-                 int kernel_h, kernel_w;         /* default kernel */
-                 int stride, stride_h, stride_w; /* default 1; _h and _w default to stride */
-                 int pad, pad_h, pad_w;          /* per side, zeros; default 0; _h and _w default to pad */
+   Each operation records a node and returns its tensor y, or, after an error (the graph's), the nil tensor.
+   Unless its block says otherwise, y has the shape of x and a field defaults to 0; what is required comes
+   first, by position. eps, slope, alpha, beta, k, delta and threshold must be positive. A weight or bias of
+   NULL is a new parameter; one that is given is used as it is: shared or constant. */
+
+/* Cross-correlation with learned kernels (LeCun et al. 1989): (N,C,H,W) -> (N,channels,OH,OW),
+   OH = floor((H + 2 pad_h - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
+   weight (channels,C/groups,kernel_h,kernel_w), bias (1,channels,1,1). */
+typedef struct { const char *at; cnn_tensor *x; int channels, kernel; /* required: channels of y */
+                 int kernel_h, kernel_w;               /* default kernel */
+                 int stride, stride_h, stride_w;       /* default 1; _h and _w default to stride */
+                 int pad, pad_h, pad_w;                /* zeros per side; _h and _w default to pad */
                  int dilation, dilation_h, dilation_w; /* default 1 */
-                 int groups;                     /* default 1 */
-                 int no_bias;
-                 cnn_tensor *weight, *bias;      /* default: new parameters; else shared or constant ones */
-                 cnn_init init; float gain;      /* of the weight; default: He if a rectifier such as relu
-                                                    reads the layer, else LeCun, gain 1. The bias starts at
-                                                    zero. */
+                 int groups, no_bias;                  /* groups: default 1 */
+                 cnn_tensor *weight, *bias;
+                 cnn_init init; float gain; /* of the weight; default: He if a rectifier such as relu reads
+                                               the layer, else LeCun; gain 1. The bias starts at zero. */
                  const char *name; } cnn_conv2d_args;
-typedef struct { const char *at; cnn_tensor *x; int units; /* must: (N,...) is flattened to (N,K) */
-                 int no_bias; cnn_tensor *weight, *bias;
+CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
+#define cnn_conv2d(...) cnn_conv2d_((cnn_conv2d_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+
+/* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
+   (H - 1) stride_h - 2 pad_h + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in conv2d, but weight
+   (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad, cut off here. */
+typedef struct { const char *at; cnn_tensor *x; int channels, kernel, kernel_h, kernel_w;
+                 int stride, stride_h, stride_w, pad, pad_h, pad_w, dilation, dilation_h, dilation_w;
+                 int output_pad, output_pad_h, output_pad_w; /* less than the stride */
+                 int groups, no_bias; cnn_tensor *weight, *bias; cnn_init init; float gain;
+                 const char *name; } cnn_conv_transpose2d_args;
+CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
+#define cnn_conv_transpose2d(...) \
+    cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+
+/* y = W x + b (Rosenblatt 1958): (N,...), flattened to (N,K,1,1), -> (N,units,1,1). weight (units,K,1,1),
+   bias (1,units,1,1); init and gain as in conv2d. */
+typedef struct { const char *at; cnn_tensor *x; int units /* required */, no_bias; cnn_tensor *weight, *bias;
                  cnn_init init; float gain; const char *name; } cnn_dense_args;
-typedef struct { const char *at; cnn_tensor *x; int kernel; /* must */
+CNN_API cnn_tensor *cnn_dense_(cnn_dense_args);
+#define cnn_dense(...) cnn_dense_((cnn_dense_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+
+/* The matrix product: (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N, the batch. */
+CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_matmul(a, b) cnn_matmul_(CNN_HERE, a, b)
+
+/* ---- Pooling ---- */
+
+/* The largest of each window (Ranzato et al. 2007), or its mean (LeCun et al. 1989): (N,C,H,W) ->
+   (N,C,OH,OW), with OH and OW as in conv2d. */
+typedef struct { const char *at; cnn_tensor *x; int kernel; /* required */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default: the kernel */
-                 int pad, pad_h, pad_w;                /* default 0; at most kernel/2 */
+                 int pad, pad_h, pad_w;                /* at most kernel/2 */
                  int dilation, dilation_h, dilation_w; /* max_pool; default 1 */
-                 int ceil_mode;                        /* 1: a window that starts inside the input or its left
-                                                          padding counts */
-                 int no_count_pad;                     /* avg_pool: 1 = divide by the window's part inside the
-                                                          input (PyTorch's count_include_pad = False) */
+                 int ceil_mode;    /* 1: a window that starts inside the input or its left padding counts */
+                 int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
                  const char *name; } cnn_pool_args;
-typedef struct { const char *at; cnn_tensor *x; /* must */
-                 float momentum;                /* of the running statistics; default 0.1, as PyTorch's */
-                 float eps;                     /* default 1e-5 */
-                 int no_affine;                 /* 1: no weight and bias */
+CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
+#define cnn_max_pool(...) cnn_max_pool_((cnn_pool_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_avg_pool_(cnn_pool_args);
+#define cnn_avg_pool(...) cnn_avg_pool_((cnn_pool_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
+#define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
+#define cnn_global_max_pool(x) cnn_global_max_pool_(CNN_HERE, x)
+
+/* ---- Normalisation: X = (x - mean) / sqrt(variance + eps), y = weight X + bias; eps: default 1e-5 ---- */
+
+/* Per channel over (N,H,W) (Ioffe, Szegedy 2015). weight, bias, running_mean, running_var (1,C,1,1). */
+typedef struct { const char *at; cnn_tensor *x;
+                 float momentum; /* of the running statistics, in (0,1]; default 0.1, as PyTorch's */
+                 float eps; int no_affine; /* 1: no weight and bias */
                  const char *name; } cnn_batch_norm_args;
-typedef struct { const char *at; cnn_tensor *x; float p; /* must: probability of a zero, 0 < p < 1 */
-                 const char *name; } cnn_dropout_args;
-typedef struct { const char *at; cnn_tensor *x; float slope; /* default 0.01 */
-                 const char *name; } cnn_leaky_relu_args;
-typedef struct { const char *at;
-                 cnn_tensor *x; float factor, offset; /* y = factor x + offset; factor: default 1 */
-                 const char *name; } cnn_scale_args;
-typedef struct { const char *at; cnn_tensor *x; int c, h, w; /* must; 0 = 1; c*h*w as before */
-                 const char *name; } cnn_reshape_args;
-enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
-typedef struct { const char *at; cnn_tensor *x; /* must */
-                 unsigned axes; /* CNN_N | CNN_C | CNN_H | CNN_W; default all; kept with size 1 */
-                 const char *name; } cnn_reduce_args;
-typedef struct { const char *at; cnn_tensor *logits, *labels; /* must: (N,C,H,W) and (N,1,H,W) */
-                 float smoothing;           /* label smoothing in [0,1); default 0 (Szegedy et al. 2016) */
-                 cnn_tensor *class_weights; /* (1,C,1,1), a constant: the mean becomes a weighted one; default
-                                               none */
-                 int ignore_index;          /* labels with this value do not count (PyTorch's is -100);
-                                               default none; class 0 is left out by a class weight of 0 */
-                 const char *name; } cnn_softmax_cross_entropy_args;
-typedef struct { const char *at; cnn_tensor *x; int channels, kernel; /* must, as in conv2d */
-                 int kernel_h, kernel_w;
-                 int stride, stride_h, stride_w; /* default 1: the output is about stride times as large */
-                 int pad, pad_h, pad_w;          /* what the convolution back to x would pad: cut off here */
-                 int dilation, dilation_h, dilation_w;
-                 int output_pad, output_pad_h, output_pad_w; /* default 0; less than the stride */
-                 int groups, no_bias;
-                 cnn_tensor *weight, *bias; cnn_init init; float gain;
-                 const char *name; } cnn_conv_transpose2d_args;
-typedef struct { const char *at; cnn_tensor *x; int size; /* must: channels in a window, 5 in AlexNet */
+CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
+#define cnn_batch_norm(...) cnn_batch_norm_((cnn_batch_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+/* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
+typedef struct { const char *at; cnn_tensor *x; float eps;
+                 int no_affine; /* layer_norm; 1: no weight and bias */
+                 int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
+                 const char *name; } cnn_norm_args;
+CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
+#define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+/* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
+typedef struct { const char *at; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
+                 const char *name; } cnn_group_norm_args;
+CNN_API cnn_tensor *cnn_group_norm_(cnn_group_norm_args);
+#define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+/* Over each channel of each sample (Ulyanov et al. 2016). weight, bias (1,C,1,1). */
+CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);
+#define cnn_instance_norm(...) cnn_instance_norm_((cnn_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+/* Between neighbouring channels: y = x / (k + alpha/size sum x^2)^beta (Krizhevsky et al. 2012). */
+typedef struct { const char *at; cnn_tensor *x; int size; /* required: channels in a window, 5 in AlexNet */
                  float alpha, beta, k; /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
                  const char *name; } cnn_lrn_args;
-typedef struct { const char *at; cnn_tensor *x; int groups; float eps; /* must: groups; eps default 1e-5 */
-                 int no_affine; const char *name; } cnn_group_norm_args;
-typedef struct { const char *at; cnn_tensor *x; float eps; /* default 1e-5 */
-                 int no_affine; /* layer_norm: 1 = no weight and bias */
-                 int affine;    /* instance_norm: 1 = weight and bias; default none, as PyTorch */
-                 const char *name; } cnn_norm_args;
-typedef struct { const char *at;
-                 cnn_tensor *x; int scale, scale_h, scale_w; /* must; _h and _w default to scale */
-                 int bilinear;      /* default nearest */
-                 int align_corners; /* 1, of bilinear: the centres of the corner pixels lie on each other */
-                 int height, width; /* of y; default H*scale_h and W*scale_w */
-                 const char *name; } cnn_upsample_args;
-typedef struct { const char *at;
-                 cnn_tensor *x; int left, right, top, bottom;   /* columns and rows to add; default 0 */
-                 int front, back;                               /* channels to add; default 0 */
-                 float value; const char *name; } cnn_pad_args; /* default 0 */
-typedef struct { const char *at;
-                 cnn_tensor *x; unsigned axis; /* must: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */
-                 int from, to;                 /* must: [from,to); negative: from the end; to = 0: the end */
-                 int step;                     /* default 1 */
-                 const char *name; } cnn_slice_args;
-typedef struct { const char *at; cnn_tensor *x; float low, high; /* must; -INFINITY, INFINITY: no
-                                                                     such bound */
-                 const char *name; } cnn_clamp_args;
-typedef struct { const char *at; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args; /* default 1 */
-typedef struct { const char *at; cnn_tensor *x; int per_channel; /* default: one slope for all */
-                 float start;                                    /* of the slopes; default 0.25 */
-                 cnn_tensor *weight; const char *name; } cnn_prelu_args;
-typedef struct { const char *at; cnn_tensor *log_probabilities, *labels; /* must: (N,C,H,W) and (N,1,H,W) */
-                 cnn_tensor *class_weights; int ignore_index; /* as above */
-                 const char *name; } cnn_nll_args;
-typedef struct { const char *at; cnn_tensor *y, *target; float delta; /* delta: default 1 */
-                 int smooth_l1; /* 1: divided by delta (Girshick 2015), which PyTorch calls beta */
-                 const char *name; } cnn_huber_args;
-typedef struct { const char *at; cnn_tensor *logits, *target; /* must: targets in 0..1, shaped as logits */
-                 cnn_tensor *pos_weight; /* (1,C,1,1), a constant: a yes of channel c counts pos_weight[c]
-                                            times; default none */
-                 cnn_tensor *weight;     /* (1,C,1,1), a constant: so does each element; the mean still
-                                            divides by their number; default none */
-                 const char *name; } cnn_bce_with_logits_args;
-typedef struct { const char *at; cnn_tensor *x; float beta; /* log(1 + e^(beta x)) / beta; default 1 */
-                 float threshold;                           /* y = x where beta x is above; default 20 */
-                 const char *name; } cnn_softplus_args;
-typedef struct { const char *at; cnn_tensor *x; int tanh; /* 1: by a tanh, as GPT-2; default exact */
-                 const char *name; } cnn_gelu_args;
+CNN_API cnn_tensor *cnn_lrn_(cnn_lrn_args);
+#define cnn_lrn(...) cnn_lrn_((cnn_lrn_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
 
-CNN_API cnn_tensor *cnn_conv2d_    (cnn_conv2d_args);   /* (N,channels,OH,OW); weight
-                                                           (channels,C/groups,KH,KW) */
-CNN_API cnn_tensor *cnn_dense_     (cnn_dense_args);    /* (N,units,1,1); weight (units,K) */
-CNN_API cnn_tensor *cnn_max_pool_  (cnn_pool_args);     /* (N,C,OH,OW) */
-CNN_API cnn_tensor *cnn_avg_pool_  (cnn_pool_args);     /* (N,C,OH,OW) */
-/* as x; per channel over (N,H,W) (Ioffe, Szegedy 2015) */
-CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
-CNN_API cnn_tensor *cnn_dropout_   (cnn_dropout_args);  /* as x; scaled by 1/(1-p) in training (Srivastava et
-                                                           al. 2014) */
-CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args); /* as x (Maas et al. 2013) */
-CNN_API cnn_tensor *cnn_scale_     (cnn_scale_args);    /* as x */
-CNN_API cnn_tensor *cnn_reshape_   (cnn_reshape_args);  /* (N,c,h,w) */
-CNN_API cnn_tensor *cnn_sum_       (cnn_reduce_args);   /* x with the axes reduced to 1 */
-CNN_API cnn_tensor *cnn_mean_      (cnn_reduce_args);   /* x with the axes reduced to 1 */
-/* (1,1,1,1), mean over labels */
-CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
-/* (N,channels,OH,OW); weight (C,channels/groups,KH,KW) */
-CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
-CNN_API cnn_tensor *cnn_lrn_       (cnn_lrn_args);      /* as x; between channels (Krizhevsky et al. 2012) */
-CNN_API cnn_tensor *cnn_layer_norm_   (cnn_norm_args);  /* as x; over the sample (Ba et al. 2016); weight
-                                                           (1,C,H,W) */
-/* as x; over C/groups channels (Wu, He 2018); weight (1,C,1,1) */
-CNN_API cnn_tensor *cnn_group_norm_   (cnn_group_norm_args);
-CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);  /* as x; over each channel (Ulyanov et al. 2016) */
-CNN_API cnn_tensor *cnn_upsample_  (cnn_upsample_args); /* (N,C,height,width) */
-CNN_API cnn_tensor *cnn_pad_       (cnn_pad_args);      /* (N,C+front+back,H+top+bottom,W+left+right) */
-CNN_API cnn_tensor *cnn_slice_     (cnn_slice_args);    /* a part of x along one axis */
-CNN_API cnn_tensor *cnn_clamp_     (cnn_clamp_args);    /* as x; cnn_relu6(x) is cnn_clamp(x, 0, 6) */
-CNN_API cnn_tensor *cnn_elu_       (cnn_elu_args);      /* as x (Clevert et al. 2015) */
-CNN_API cnn_tensor *cnn_prelu_     (cnn_prelu_args);    /* as x; slope learned (He et al. 2015); weight
-                                                           (1,1,1,1) or (1,C,1,1) */
-CNN_API cnn_tensor *cnn_nll_       (cnn_nll_args);      /* (1,1,1,1): softmax_cross_entropy after
-                                                           log_softmax */
-CNN_API cnn_tensor *cnn_huber_     (cnn_huber_args);    /* (1,1,1,1), mean over all elements (Huber 1964);
-                                                           cnn_smooth_l1(y, target, beta) is it over beta */
-CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args); /* (1,1,1,1): mean binary cross-entropy */
-CNN_API cnn_tensor *cnn_softplus_  (cnn_softplus_args); /* as x (Dugas et al. 2001) */
-CNN_API cnn_tensor *cnn_gelu_      (cnn_gelu_args);     /* as x (Hendrycks, Gimpel 2016) */
+/* ---- Activations ---- */
 
-CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
-CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x); /* (N,C*H*W,1,1) */
-CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x);    /* as x, like the next three */
-CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x);
+CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x); /* max(x, 0) (Nair, Hinton 2010) */
+#define cnn_relu(x) cnn_relu_(CNN_HERE, x)
+/* x for x > 0, else slope x; slope: default 0.01 (Maas et al. 2013). */
+typedef struct { const char *at; cnn_tensor *x; float slope; const char *name; } cnn_leaky_relu_args;
+CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args);
+#define cnn_leaky_relu(...) cnn_leaky_relu_((cnn_leaky_relu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-x) */
+#define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
-CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C */
-/* these three broadcast: an extent of 1 stretches */
-CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b);
-CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
-/* element by element (Hadamard) */
-CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
-/* (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N */
-CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
-/* (1,1,1,1): mean of (y - target)^2 over all elements */
-CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target);
-CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
-CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* over C */
-CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x);    /* as x, like all of these; x sigmoid(x),
-                                                                    also called swish */
-CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x);
+#define cnn_tanh(x) cnn_tanh_(CNN_HERE, x)
+/* min(max(x, low), high), required low < high; +-INFINITY: no bound. relu6: Howard et al. 2017. */
+typedef struct { const char *at; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
+CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
+#define cnn_clamp(...) cnn_clamp_((cnn_clamp_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_relu6(x)   cnn_clamp(x, 0, 6)
+/* x for x > 0, else alpha (e^x - 1); alpha: default 1 (Clevert et al. 2015). */
+typedef struct { const char *at; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args;
+CNN_API cnn_tensor *cnn_elu_(cnn_elu_args);
+#define cnn_elu(...) cnn_elu_((cnn_elu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+/* x P(x), P the normal distribution function; tanh = 1: by a tanh, as GPT-2 (Hendrycks, Gimpel 2016). */
+typedef struct { const char *at; cnn_tensor *x; int tanh; const char *name; } cnn_gelu_args;
+CNN_API cnn_tensor *cnn_gelu_(cnn_gelu_args);
+#define cnn_gelu(...) cnn_gelu_((cnn_gelu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x); /* swish, x sigmoid(x) (Elfwing et al. 2017) */
+#define cnn_silu(x) cnn_silu_(CNN_HERE, x)
+/* log(1 + e^(beta x)) / beta, or x where beta x > threshold; default 1 and 20 (Dugas et al. 2001). */
+typedef struct { const char *at; cnn_tensor *x; float beta, threshold; const char *name; } cnn_softplus_args;
+CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
+#define cnn_softplus(...) cnn_softplus_((cnn_softplus_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
+#define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
+/* x for x > 0, else w x, w learned (He et al. 2015). weight (1,1,1,1), or (1,C,1,1) if per_channel. */
+typedef struct { const char *at; cnn_tensor *x; int per_channel; float start; /* of slopes; default 0.25 */
+                 cnn_tensor *weight; const char *name; } cnn_prelu_args;
+CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args);
+#define cnn_prelu(...) cnn_prelu_((cnn_prelu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
+#define cnn_exp(x) cnn_exp_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
+#define cnn_log(x) cnn_log_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
+#define cnn_sqrt(x) cnn_sqrt_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
-/* (1,1,1,1): mean of |y - target| */
-CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target);
-/* along C; at most CNN_MAX_INPUTS */
+#define cnn_abs(x) cnn_abs_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_k / sum e^x (Bridle 1990) */
+#define cnn_softmax(x) cnn_softmax_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its logarithm */
+#define cnn_log_softmax(x) cnn_log_softmax_(CNN_HERE, x)
+/* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
+typedef struct { const char *at; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
+CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
+#define cnn_dropout(...) cnn_dropout_((cnn_dropout_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+
+/* ---- Shapes ---- */
+
+/* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
+typedef struct { const char *at; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
+CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
+#define cnn_reshape(...) cnn_reshape_((cnn_reshape_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x); /* (N,C*H*W,1,1) */
+#define cnn_flatten(x) cnn_flatten_(CNN_HERE, x)
+/* cnn_concat(a, b, ...): one behind the other along C, at most CNN_MAX_INPUTS. */
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
+#define cnn_concat(...) cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ }, \
+    (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
+/* Columns, rows and channels of `value` added: (N,C+front+back,H+top+bottom,W+left+right). */
+typedef struct { const char *at; cnn_tensor *x; int left, right, top, bottom, front, back;
+                 float value; const char *name; } cnn_pad_args;
+CNN_API cnn_tensor *cnn_pad_(cnn_pad_args);
+#define cnn_pad(...) cnn_pad_((cnn_pad_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+/* Every step-th (default 1) of [from,to) along one axis. Negative: from the end; to = 0: the end. */
+enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
+typedef struct { const char *at; cnn_tensor *x;
+                 unsigned axis; /* required: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */
+                 int from, to /* required */, step; const char *name; } cnn_slice_args;
+CNN_API cnn_tensor *cnn_slice_(cnn_slice_args);
+#define cnn_slice(...) cnn_slice_((cnn_slice_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+/* (N,C,height,width): each pixel repeated, or interpolated if bilinear. */
+typedef struct { const char *at; cnn_tensor *x; int scale, scale_h, scale_w; /* required; _h, _w: scale */
+                 int bilinear, align_corners; /* 1, of bilinear: the corner pixels' centres coincide */
+                 int height, width;           /* of y; default H*scale_h and W*scale_w */
+                 const char *name; } cnn_upsample_args;
+CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
+#define cnn_upsample(...) cnn_upsample_((cnn_upsample_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+
+/* ---- Arithmetic: add, sub and mul (Hadamard) broadcast, so an extent of 1 stretches ---- */
+
+CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_add(a, b) cnn_add_(CNN_HERE, a, b)
+CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_sub(a, b) cnn_sub_(CNN_HERE, a, b)
+CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b)
+/* factor x + offset; factor: default 1. */
+typedef struct { const char *at; cnn_tensor *x; float factor, offset; const char *name; } cnn_scale_args;
+CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
+#define cnn_scale(...) cnn_scale_((cnn_scale_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+/* The sum and the mean over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they stay with extent 1. */
+typedef struct { const char *at; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
+CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
+#define cnn_sum(...) cnn_sum_((cnn_reduce_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
+#define cnn_mean(...) cnn_mean_((cnn_reduce_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+
+/* ---- Losses: one number, (1,1,1,1) ---- */
+
+/* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). */
+typedef struct { const char *at; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
+                 float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
+                 cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
+                 int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none;
+                                      to leave out class 0, give it a class weight of 0 */
+                 const char *name; } cnn_softmax_cross_entropy_args;
+CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
+#define cnn_softmax_cross_entropy(...) \
+    cnn_softmax_cross_entropy_((cnn_softmax_cross_entropy_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
+/* The same after log_softmax, with the same options. */
+typedef struct { const char *at; cnn_tensor *log_probabilities, *labels, *class_weights; int ignore_index;
+                 const char *name; } cnn_nll_args;
+CNN_API cnn_tensor *cnn_nll_(cnn_nll_args);
+#define cnn_nll(...) cnn_nll_((cnn_nll_args){ .at = CNN_HERE, .log_probabilities = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean (y - target)^2 */
+#define cnn_mse(y, target) cnn_mse_(CNN_HERE, y, target)
+CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean |y - target| */
+#define cnn_l1(y, target) cnn_l1_(CNN_HERE, y, target)
+/* The mean of d^2/2 for |d| <= delta, else delta (|d| - delta/2), d = y - target; delta: default 1 (Huber
+   1964). smooth_l1: divided by delta, which PyTorch calls beta (Girshick 2015). */
+typedef struct { const char *at; cnn_tensor *y, *target; float delta; int smooth_l1;
+                 const char *name; } cnn_huber_args;
+CNN_API cnn_tensor *cnn_huber_(cnn_huber_args);
+#define cnn_huber(...)     cnn_huber_((cnn_huber_args){ .at = CNN_HERE, .y = __VA_ARGS__ })
+#define cnn_smooth_l1(...) cnn_huber_((cnn_huber_args){ .at = CNN_HERE, .smooth_l1 = 1, .y = __VA_ARGS__ })
+/* Mean binary cross-entropy of sigmoid(logits). pos_weight and weight: (1,C,1,1), constants; default none. */
+typedef struct { const char *at; cnn_tensor *logits, *target; /* required, of one shape; targets in 0..1 */
+                 cnn_tensor *pos_weight; /* a yes of channel c counts pos_weight[c] times */
+                 cnn_tensor *weight;     /* so does each element; the mean still divides by their number */
+                 const char *name; } cnn_bce_with_logits_args;
+CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
+#define cnn_bce_with_logits(...) \
+    cnn_bce_with_logits_((cnn_bce_with_logits_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
 
 /* ---- Optimizer ---- */
 
-typedef struct { const char *at; cnn_graph *g; /* must */
-                 float lr;                     /* must be positive: there is no sensible default */
-                 float momentum;               /* of cnn_sgd and both RMSprops; default 0 */
-                 float weight_decay;           /* default 0; added to the gradient: L2. cnn_adamw: default
-                                                  0.01, taken off the weights (for none use cnn_adam) */
-                 int   nesterov;               /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
-                 float beta1, beta2;           /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
-                 float alpha;                  /* of both RMSprops; default 0.99 */
-                 float eps;                    /* default 1e-8; cnn_adagrad: 1e-10 */
-                 float dampening;              /* of cnn_sgd with momentum, not Nesterov's; default 0 */
+typedef struct { const char *at; cnn_graph *g; float lr; /* required; lr > 0: no default is sensible */
+                 float momentum;     /* of cnn_sgd and both RMSprops; default 0 */
+                 float weight_decay; /* default 0, added to the gradient (L2); cnn_adamw: default 0.01, taken
+                                        off the weights (for none use cnn_adam) */
+                 int   nesterov;     /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
+                 float beta1, beta2; /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
+                 float alpha;        /* of both RMSprops; default 0.99 */
+                 float eps;          /* default 1e-8; cnn_adagrad: 1e-10 */
+                 float dampening;    /* of cnn_sgd with momentum, not Nesterov's; default 0 */
                } cnn_step_args;
-
-/* One update of all parameters that are not frozen. */
+/* One update of all parameters that are not frozen. False after an error. */
 CNN_API bool cnn_step_(cnn_step_args);
+#define cnn_step(...) cnn_step_((cnn_step_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 
-struct cnn_optimizer {
-    const char *name;
-    int         slots; /* flat vectors of state, each as long as the parameters: 0..CNN_MAX_SLOTS */
-    void      (*update)(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *,
-                        long step);
-};
 /* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. */
 CNN_API const cnn_optimizer *cnn_sgd(void);
 CNN_API const cnn_optimizer *cnn_adam(void);
@@ -452,19 +513,23 @@ CNN_API const cnn_optimizer *cnn_adamw(void);
 CNN_API const cnn_optimizer *cnn_rmsprop(void);
 CNN_API const cnn_optimizer *cnn_rmsprop_centered(void); /* PyTorch's centered = True; one slot more */
 CNN_API const cnn_optimizer *cnn_adagrad(void);
+struct cnn_optimizer { /* or your own */
+    const char *name;
+    int         slots; /* flat vectors of state, each as long as the parameters: 0..CNN_MAX_SLOTS */
+    void (*update)(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *, long step);
+};
 
-/* Scale all gradients so that their Euclidean length, taken over all parameters together, is at most max_norm
-   (Pascanu, Mikolov, Bengio 2013). Between cnn_backward and cnn_step. Parameters whose cnn_set_lr_scale is 0
-   neither count nor change. Returns the length before; if that is not finite, nothing has changed. NAN after
-   an error. */
+/* Between cnn_backward and cnn_step: scale all gradients so that their Euclidean length, over all parameters
+   together, is at most max_norm (Pascanu, Mikolov, Bengio 2013). Parameters whose cnn_set_lr_scale is 0
+   neither count nor change. Returns the length before: if not finite, nothing changed; NAN after an error. */
 CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
 
 /* From now on the parameters whose names match learn at lr * factor; 0 leaves them as they are. In a pattern,
    '*' stands for any characters: "conv1.*", "*.bias". After cnn_compile; the last call that matches counts;
    neither model files nor checkpoints keep it. Parameters that never learn are better frozen with cnn_freeze,
-   which saves their gradients. Running statistics are no parameters: they go on, as PyTorch's. */
+   which saves their gradients. Running statistics are not parameters: they go on, as PyTorch's.
+   cnn_set_decay_scale likewise: weight_decay * factor; 0 turns it off. */
 CNN_API bool cnn_set_lr_scale(cnn_graph *, const char *pattern, float factor);
-/* So also for their weight decay: it becomes weight_decay * factor; 0: none. */
 CNN_API bool cnn_set_decay_scale(cnn_graph *, const char *pattern, float factor);
 
 /* The moving average of everything that training changes: a = decay a + (1 - decay) w (Polyak, Juditsky
@@ -476,11 +541,10 @@ CNN_API bool cnn_swap_average(cnn_graph *);
 
 /* ---- Data ---- */
 
-/* Images (or any arrays) with one class each. Pixels are kept as bytes when they came as bytes, and become
-   (byte/255 - mean[c]) / deviation[c] when fed. A value, not a pointer: the loaders return it; if it could
-   not be loaded, count is 0 and error says why (cnn_fit passes that on to the graph). cnn_dataset_free it in
-   any case. Fields are for reading; mean and deviation may be written too, as when a net was trained
-   elsewhere with others. */
+/* Images (or any arrays) with one class each. Pixels that came as bytes stay bytes, and become
+   (byte/255 - mean[c]) / deviation[c] when fed. A value, not a pointer: the loaders return it. If loading
+   failed, count is 0 and error says why (cnn_fit passes that on to the graph); cnn_dataset_free it anyway.
+   Only mean and deviation may be written, as for a net that was trained elsewhere with others. */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
     cnn_shape            shape;                 /* of one sample: n = 1 */
@@ -492,76 +556,64 @@ typedef struct cnn_dataset {
     void                *own[3];                /* what cnn_dataset_free releases */
     char                 error[256];
 } cnn_dataset;
-
-/* copied */
-CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
-                                   size_t label_bytes);
-/* not copied */
-CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char *labels, int count, int c,
-                               int h, int w);
-/* not copied */
-CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h,
+CNN_API void        cnn_dataset_free(cnn_dataset *);
+/* n samples of shape (c,h,w), not copied. */
+CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
                                int w);
-#ifndef CNN_NO_STDIO
-/* IDX: MNIST, Fashion-MNIST; not gzipped */
-CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels);
-#endif
+CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int n, int c, int h, int w);
 
-/* CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009): bytes of shape (3,32,32). classes says
-   which: 10, or 100 for its fine labels. The files become one data set in the order of the paths, such as
-   data_batch_1.bin ... data_batch_5.bin. There is no header: a file that ends between two records looks
-   whole. */
-CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes); /* copied */
-
-/* Numbers in lines of text, one sample a line. Decimal point in every locale; a number may stand in quotes;
-   blank lines do not count. Errors: a cell that is empty or no finite number, lines of different length. */
-typedef struct { const char *path; /* must; of cnn_csv_memory: only for messages */
-                 int   label;      /* the column of the class (0..255): 1 is the first one, -1 the last;
-                                      default 0: there is none */
+/* CSV: numbers, one sample a line; a decimal point in every locale; quotes are allowed; blank lines do not
+   count. Errors: a cell that is empty or not a finite number, lines of different length. */
+typedef struct { const char *path; /* required; of cnn_csv_memory: only for messages */
+                 int   label;      /* the column of the class (0..255): 1 the first, -1 the last; 0: none */
                  int   skip;       /* lines before the first sample: 1 for a heading */
                  float scale;      /* of the values: 1 / 255.0f for pixels; default 1 */
                  int   c, h, w;    /* of a sample; default (values of a line, 1, 1) */
-                 char  separator;  /* default ',' */ } cnn_csv_args;
-CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args); /* copied */
-
-/* Arrays saved by numpy.save, versions 1 to 3: integers, floats and bools of either byte order, in C's order
-   or in Fortran's (which pandas often has). Values (N), (N,C), (N,H,W) or (N,C,H,W): uint8 stay bytes, all
-   others become floats as they are. labels: (N) or (N,1), whole numbers 0..255; NULL for none. */
-CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
-                                   size_t label_bytes); /* copied */
+                 char  separator; } cnn_csv_args; /* default ',' */
+/* IDX: MNIST, Fashion-MNIST; not gzipped. CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009):
+   bytes of shape (3,32,32); classes says which: 10, or 100 for its fine labels. Without a header, a file
+   that ends between two records looks whole. NPY: arrays saved by numpy.save, versions 1 to 3: integers,
+   floats and bools of either byte order, in C's order or Fortran's (which pandas often has). Values (N),
+   (N,C), (N,H,W) or (N,C,H,W): uint8 stay bytes, all others become floats as they are. labels: (N) or (N,1),
+   whole numbers 0..255; NULL for none. All are copied from memory: */
+CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t bytes, const void *labels, size_t label_bytes);
+CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes);
+CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args);
+CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t bytes, const void *labels, size_t label_bytes);
 #ifndef CNN_NO_STDIO
+CNN_API cnn_dataset cnn_load_idx  (const char *images, const char *labels);
+/* One data set in the order of the paths, such as data_batch_1.bin ... data_batch_5.bin. */
 CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes);
-CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args);
-CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels);
+CNN_API cnn_dataset cnn_load_csv_ (cnn_csv_args);
+#define cnn_load_csv(...) cnn_load_csv_((cnn_csv_args){ .path = __VA_ARGS__ })
+CNN_API cnn_dataset cnn_load_npy  (const char *values, const char *labels);
 #endif
-CNN_API void        cnn_dataset_free(cnn_dataset *);
-/* Fisher-Yates from the identity: same seed, same order */
-CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
-/* a view in the present order; the source must outlive it */
-CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
-/* Set mean and deviation per channel to those of `as`. Errors, in d.error: `as` has one, is empty, has
-   another number of channels, or values that are not finite. */
-CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);
 
+/* Fisher-Yates from the identity: same seed, same order. */
+CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
+/* A view of count samples from first on, in the present order; the source must outlive it. */
+CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
+/* Set mean and deviation per channel to those of `as`. Errors, in .error: `as` has one, is empty, has another
+   number of channels, or values that are not finite. */
+CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);
 /* Copy samples first, first+1, ... (at most max_batch) to x and their classes to labels (may be NULL).
    Returns how many: 0 at the end of the data or after an error. */
 CNN_API int         cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first);
 
-/* Changes that leave the class as it is, drawn anew for each sample and epoch. The draw is a function of the
-   graph's seed, the epoch and the place of the sample in its data set alone: neither threads nor batches nor
-   the order of the samples make a difference. What comes in at the sides is 0, after mean and deviation. */
-enum { CNN_FLIP_RANDOM = 1,   /* left and right change places with probability 1/2 */
-       CNN_FLIP_ALTERNATE = 2 /* so in the first epoch, then in every other one (Jordan 2024) */ };
-typedef struct { int shift;   /* by -shift..shift pixels down and right: the same as padding each side by so
+/* As cnn_feed, with changes that leave the class as it is, drawn anew for each sample and epoch. The draw is
+   a function of the graph's seed, the epoch and the place of the sample in its data set alone: threads,
+   batches and the order of the samples make no difference. Outside the picture is 0, after normalisation. */
+enum { CNN_FLIP_RANDOM = 1, CNN_FLIP_ALTERNATE = 2 };
+typedef struct { int shift;   /* by -shift..shift pixels down and right: the same as padding each side by that
                                  many and cutting out a window at a random place */
-                 int reflect; /* 1: what comes in is the picture mirrored at its edge pixels */
-                 int flip;    /* default 0: none */
-                 int cutout;  /* a square of so many pixels a side, around a random pixel, becomes 0 (DeVries,
-                                 Taylor 2017) */ } cnn_augment;
-/* As cnn_feed, with changes. */
+                 int reflect; /* 1: outside is the picture mirrored at its edge pixels */
+                 int flip;    /* default none; RANDOM: left and right change places with probability 1/2;
+                                 ALTERNATE: so in the first epoch, then in every other one (Jordan 2024) */
+                 int cutout; } cnn_augment; /* a square of this side, around a random pixel, becomes 0
+                                               (DeVries, Taylor 2017) */
 CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first,
                                        cnn_augment, long epoch);
-/* how many of the batch have their largest logit at the label */
+/* How many of the batch have their largest logit at the label; 0 after an error. */
 CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels);
 
 /* ---- Training loop ---- */
@@ -573,63 +625,57 @@ typedef struct { int epoch, epochs;     /* from 1 */
                  double samples_per_second, seconds, seconds_left;
                  int epoch_done; } cnn_progress;
 typedef bool (*cnn_progress_fn)(const cnn_progress *, void *user); /* return false to stop training */
-
 typedef struct { double loss, accuracy, validation_loss, validation_accuracy, seconds; } cnn_epoch;
 typedef struct { cnn_epoch *epoch; int count, capacity; } cnn_history; /* starts as { 0 } */
+CNN_API void  cnn_history_free(cnn_history *);
 
-/* The shape of the learning rate over a training: progress goes from 0 (first update) to 1 (last one). Write
-   your own, or take one of these; user is .schedule_user. */
+/* The shape of the learning rate over a training: progress p goes from 0 (first update) to 1 (last one).
+   Write your own, or take one of these; user is .schedule_user. */
 typedef float (*cnn_schedule)(float progress, void *user);
 CNN_API float cnn_linear   (float progress, void *user); /* 1 to 0 */
-CNN_API float cnn_cosine   (float progress, void *user); /* 1 to 0, (1 + cos(pi p)) / 2 (Loshchilov, Hutter
-                                                            2017) */
-CNN_API float cnn_one_cycle(float progress, void *user); /* 1/25 up to 1 at p = 0.3, down to 0, both by cosine
-                                                            (Smith, Topin 2019) */
+CNN_API float cnn_cosine   (float progress, void *user); /* (1 + cos(pi p)) / 2 (Loshchilov, Hutter 2017) */
+/* 1/25 up to 1 at p = 0.3, down to 0, both by cosine (Smith, Topin 2019) */
+CNN_API float cnn_one_cycle(float progress, void *user);
 CNN_API float cnn_staircase(float progress, void *user); /* 1, 0.1, 0.01 in three equal parts */
 
-typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; /* must */
-                 int epochs;     /* default 1 */
-                 float lr, momentum, weight_decay; int nesterov; /* as in cnn_step; lr must be said */
-                 float beta1, beta2, alpha, eps, dampening; /* as in cnn_step */
-                 float lr_end;   /* the rate goes from lr to lr_end: linearly, if no schedule is said */
-                 cnn_schedule schedule; void *schedule_user; /* default: constant; lr_end + (lr - lr_end)
-                                                                schedule(progress) */
-                 int warmup;     /* update k of the first `warmup` takes k/warmup of that (Goyal et al.
-                                    2017) */
-                 float clip;     /* default none; else cnn_clip_grads to this length before each step */
-                 int patience;   /* default 0: off. Else stop after so many epochs without a lower validation
-                                    loss; ends with the weights and running statistics of the best epoch */
-                 int no_shuffle;
-                 cnn_dataset *validation; /* evaluated after each epoch */
-                 cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to
-                                                          stderr */
-                 cnn_history *history;
-                 cnn_augment augment; /* of the training samples, never of the others; default none */
-                 int accumulate; /* batches to one update, whose gradient is the mean over all their samples;
-                                    default 1 */
-                 float average;  /* default 0: off. Else cnn_average with this decay after each update; the
-                                    averages are what is evaluated, and what patience ends with */
-                 int flips;      /* 1: validation as in cnn_evaluate_flipped */
-                 const char *checkpoint; /* default none. Else the file that is written after each epoch, when
-                                            progress stops the training, and at the end: beside, then renamed.
-                                            If that fails, cnn_error says so, but training goes on */
-                 int checkpoint_every; /* also after so many batches, with the next update; default 0: no */
-                 int resume;     /* 1: continue from .checkpoint if there is such a file. Weights, averages,
-                                    optimizer, history and all draws go on as if there had been no break, to
-                                    the bit. It must be the same training: net, seed, optimizer, batch,
-                                    samples, epochs and accumulate are compared; rates and schedule are
-                                    yours */
-               } cnn_fit_args;
-typedef struct { double loss, accuracy; int count; } cnn_score;
-
-/* Train. False after an error, which is the graph's: an option that is wrong, data that do not fit, a loss
-   that is not finite. Stopped by progress or patience it is true. */
+typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; /* required */
+    int   epochs;           /* default 1 */
+    float lr, momentum, weight_decay; int nesterov; /* as in cnn_step; lr is required */
+    float beta1, beta2, alpha, eps, dampening;      /* as in cnn_step */
+    float lr_end;           /* the rate goes from lr to lr_end: linearly if there is no schedule, */
+    cnn_schedule schedule; void *schedule_user; /* else lr_end + (lr-lr_end) schedule(p); default constant */
+    int   warmup;           /* update k of the first `warmup` takes k/warmup of that (Goyal et al. 2017) */
+    float clip;             /* default none; else cnn_clip_grads to this length before each step */
+    int   patience;         /* default 0: off. Else stop after so many epochs without a lower validation loss,
+                               with the weights and running statistics of the best epoch */
+    int   no_shuffle;
+    cnn_dataset *validation;              /* evaluated after each epoch */
+    cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to stderr */
+    cnn_history *history;
+    cnn_augment augment;    /* of the training samples, never of the others; default none */
+    int   accumulate;       /* batches to one update, by the mean gradient of all their samples; default 1 */
+    float average;          /* default 0: off. Else the decay of cnn_average after each update; the averages
+                               are evaluated, and what patience ends with */
+    int   flips;            /* 1: validation as in cnn_evaluate_flipped */
+    const char *checkpoint; /* default none. Else the file that is written after each epoch, when progress
+                               stops the training, and at the end: beside, then renamed. If that fails,
+                               cnn_error says so, but training goes on */
+    int   checkpoint_every; /* also after so many batches, with the next update; default 0: no */
+    int   resume;           /* 1: continue from .checkpoint if there is such a file. Weights, averages,
+                               optimizer, history and all draws go on as if there had been no break, to the
+                               bit. It must be the same training: net, seed, optimizer, batch, samples, epochs
+                               and accumulate are compared; rates and schedule are yours */
+} cnn_fit_args;
+/* Train. False after an error (the graph's): a wrong option, data that do not fit, a loss that is not finite;
+   true if progress or patience stopped it. */
 CNN_API bool      cnn_fit_(cnn_fit_args);
-/* All samples of a data set in CNN_EVAL, batch by batch: loss, the batches' losses weighed by their samples;
-   accuracy, 0..1; count, the samples. { NAN, NAN, 0 } after an error. */
+#define cnn_fit(...) cnn_fit_((cnn_fit_args){ .at = CNN_HERE, .loss = __VA_ARGS__ })
+
+/* All samples of a data set in CNN_EVAL, batch by batch: loss, the batches' losses weighted by their samples;
+   accuracy, 0..1; count, the samples. { NAN, NAN, 0 } after an error. Flipped: each sample also in the
+   mirror, the class by the sum of both logits (N,C,1,1), the loss as the mean of both losses. */
+typedef struct { double loss, accuracy; int count; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
-/* Each sample also in the mirror: the class by the sum of both logits, the loss as the mean of both losses.
-   Logits (N,C,1,1). */
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 /* Count which class was taken for which: matrix[label * C + predicted], C = channels of the logits (N,C,1,1);
    needs no loss and no labels in the net. Then, from the matrix, precision and recall of one class: 0 where
@@ -639,80 +685,68 @@ typedef struct { double precision, recall, f1; int count; } cnn_class_score; /* 
 CNN_API bool      cnn_confusion(cnn_tensor *logits, const cnn_dataset *, int *matrix);
 CNN_API cnn_class_score cnn_precision_recall(const int *matrix, int classes, int of);
 CNN_API double    cnn_top_k(cnn_tensor *logits, const cnn_dataset *, int k);
-/* The probabilities (softmax) of one sample; returns the most probable class, -1 after an error. x: C*H*W
-   floats. */
+/* Softmax of one sample, C*H*W floats. Returns the most probable class, -1 after an error. */
 CNN_API int       cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities);
-CNN_API void      cnn_history_free(cnn_history *);
 #ifndef CNN_NO_STDIO
 CNN_API bool      cnn_print_progress(const cnn_progress *, void *user); /* user: a FILE *, default stderr */
-/* False if the file cannot be written: errno says why. */
+/* Loss and accuracy over the epochs. False if the file cannot be written: errno says why. */
 CNN_API bool      cnn_history_csv(const cnn_history *, const char *path);
-/* loss and accuracy over the epochs */
 CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 #endif
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
-typedef struct { const char *at; const char *path;    /* must */
-                 int max_batch, threads, inference, keep_grads; uint64_t seed; cnn_isa isa;
-                     cnn_backend *backend;
-                 const cnn_optimizer *optimizer;      /* default: that of the training, but your own must be
-                                                         said; another one starts without a state. seed:
-                                                         default the saved one */
-                 const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
-               } cnn_load_args;
 /* A file holds parameters, running statistics, constants, the net, and in its metadata what continues the
    training to the bit: seed, number of updates, and the optimizer's vectors up to 48 MB (larger ones start
    from zero again; loaded with .inference = 1 and saved, a net has none). PyTorch:
    load_state_dict(safetensors.torch.load_file(path)). Each batch norm also has its num_batches_tracked
-   (int64), so that this may be strict. Other tensors that are not floats, up to 1 MiB of them together, are
+   (int64), so strict loading succeeds. Other tensors that are not floats, up to 1 MiB of them together, are
    kept by loading and written again, unchanged, by saving. */
-/* In memory: returns the size, 0 after an error; writes at most `capacity` bytes to `out` (NULL to ask for
-   the size). */
-CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
-/* path: only for messages */
+typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
+                 int max_batch, threads, inference, keep_grads; /* as in cnn_new */
+                 uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
+                 const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
+                                                    another one starts without a state */
+                 const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
+               } cnn_load_args;
+/* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
+   name; every parameter must be there. Save: written beside, then renamed, so there is never half a file; in
+   memory, at most `capacity` bytes go to out (NULL to ask for the size), and the size is returned. False, or
+   0, after an error. */
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
 CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
+CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 #ifndef CNN_NO_STDIO
-CNN_API bool        cnn_save(cnn_graph *, const char *path); /* written beside, then renamed: never half a
-                                                                file */
-CNN_API cnn_graph  *cnn_load_(cnn_load_args);                /* rebuild the net from the file alone, compiled;
-                                                                see cnn_error */
-/* fill a compiled graph by name; every parameter must be there */
+CNN_API cnn_graph  *cnn_load_(cnn_load_args);
+#define cnn_load(...) cnn_load_((cnn_load_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
 CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);
+CNN_API bool        cnn_save(cnn_graph *, const char *path);
 
 /* A trained net as one C99 file that needs nothing else: no cnn.h, no header, no heap; of the C library only
    functions such as expf, if the net uses them. It holds the weights to the last bit, and one function
        void net_predict(const float *x, float *y, float *work);
    that computes y from one sample, as CNN_EVAL does; the head of the file says shapes and sizes, and how x
-   is to be normalised if .data is given. Dropout is gone, batch norm is part of the weights before it where
-   there are such. Every operation but the losses can be exported, if it treats each sample alone. The file
-   is written beside, then renamed. */
-typedef struct { const char *at; cnn_tensor *y; const char *path; /* must */
+   is to be normalised if .data is given. Dropout is gone, batch norm folded into the preceding layer where
+   there is one. Operations must treat each sample alone; losses stay out. Written beside, then renamed. */
+typedef struct { const char *at; cnn_tensor *y; const char *path; /* required */
                  const char *prefix;      /* of all names in the file; default "net" */
-                 const cnn_dataset *data; /* whose mean and deviation are told; default none */
+                 const cnn_dataset *data; /* mean and deviation to write down; default none */
                } cnn_export_c_args;
 CNN_API bool        cnn_export_c_(cnn_export_c_args);
+#define cnn_export_c(...) cnn_export_c_((cnn_export_c_args){ .at = CNN_HERE, .y = __VA_ARGS__ })
 #endif
-CNN_API cnn_tensor *cnn_loss(const cnn_graph *);   /* what cnn_compile was given */
-CNN_API cnn_tensor *cnn_output(const cnn_graph *); /* what the loss judges: its first operand; the root itself
-                                                      without a loss */
 
 /* ---- Inspection ---- */
 
-#ifndef CNN_NO_STDIO
-/* per node: shape, parameters, multiply-adds, bytes, place; totals */
-CNN_API void        cnn_summary(cnn_graph *, FILE *);
-CNN_API void        cnn_dot(cnn_graph *, FILE *); /* Graphviz */
-#endif
-typedef struct { double worst; const char *param; int index; double analytic, numeric;
-                 int checked; } cnn_check;
+CNN_API size_t      cnn_param_count(const cnn_graph *);   /* trained and frozen, without buffers */
+CNN_API double      cnn_multiply_adds(const cnn_graph *); /* of convolutions and products, for one sample */
 /* Compare backward with central differences of the loss on up to `samples` elements of each parameter (0:
    20), with the batch that the inputs now hold. worst: for each parameter the largest difference over its
    largest gradient (but at least 0.001 (1 + |loss|), below which float's rounding rules); the worst parameter
    and its worst element. 1e-2 is good for smooth nets; kinks (relu, max) near the point may give more. NAN
-   after an error. Parameters, running statistics and dropout's draws are as before; gradients are those of
-   this batch. */
+   after an error. Parameters, running statistics and dropout's draws stay; gradients are of this batch. */
+typedef struct { double worst; const char *param; int index; double analytic, numeric;
+                 int checked; } cnn_check;
 CNN_API cnn_check   cnn_gradient_check(cnn_tensor *loss, int samples);
 /* What an array looks like. min, max, mean and deviation are those of its finite values; 0 if it has none. */
 typedef struct { size_t count, nans, infs, zeros; double min, max, mean, deviation; } cnn_stats;
@@ -730,44 +764,42 @@ CNN_API const char *cnn_doctor_report(const cnn_graph *);
    each finding, with a hint, to text (room bytes, always ended by 0; what does not fit is left out): data not
    normalised; one class only; a loss that is given probabilities; rectifier channels that are zero for every
    sample; vanishing, exploding or missing gradients; and, if the doctor has been on for 40 updates, a loss
-   that does not move. Returns the number of findings; -1 after an error. loss: the compiled loss of a graph
-   for training. Nothing but the gradients is changed. */
+   that does not move. Returns how many, -1 after an error. loss: the compiled loss of a graph for training.
+   Nothing but the gradients is changed. */
 CNN_API int         cnn_checkup(cnn_tensor *loss, char *text, size_t room);
 
 #ifndef CNN_NO_STDIO
+/* Per node: shape, parameters, multiply-adds, bytes, place; totals. And the graph for Graphviz. */
+CNN_API void        cnn_summary(cnn_graph *, FILE *);
+CNN_API void        cnn_dot(cnn_graph *, FILE *);
 /* Time every operation with the batch that the inputs hold, over `runs` runs (0: 10) after one to warm up,
    and print milliseconds per run, GFLOP/s (two for each multiply-add) and share, in the order of execution;
-   at the end the total, and what was spent outside of the operations. loss: the compiled loss, run forward
+   at the end the total, and the time spent outside of the operations. loss: the compiled loss, run forward
    and backward; in a graph for inference any tensor, run forward. Returns the seconds of a run, NAN after an
    error. On a device these are the times of the calls, which may return before the work is done. */
 CNN_API double      cnn_profile(cnn_tensor *loss, int runs, FILE *);
 /* Run once, as cnn_profile does, and print the values of each node as it is computed, then the gradients in
-   reverse order, each with the node that it came from. At most `most` (0: 8) numbers of a tensor are
-   shown. */
+   reverse order, each with the node that it came from: at most `most` (0: 8) numbers of a tensor. */
 CNN_API bool        cnn_trace(cnn_tensor *loss, int most, FILE *);
 
-/* Write n pictures of c = 1 (grey) or 3 (colour) planes side by side, as one grid. The end of the path says
-   how: ".png" (not compressed), or ".pgm" and ".ppm". False if the file could not be written, or for a shape
-   that is no picture: errno says why. */
-typedef struct { const char *at; const char *path; const float *values; cnn_shape shape; /* must: (n,c,h,w) */
-                 int columns; /* default: as square as it gets */
+/* Write n pictures of c = 1 (grey) or 3 (colour) planes as one grid: ".png" (not compressed), ".pgm" or
+   ".ppm", by the end of the path. False if it cannot be written or is no picture by its shape: see errno. */
+typedef struct { const char *at; const char *path; const float *values; cnn_shape shape; /* required */
+                 int columns; /* default: as square as possible */
                  int scale;   /* default 1: a value becomes scale x scale pixels */
-                 int raw;     /* 1: 0 is black, 1 is white, beyond is cut off; default: each picture from its
-                                 least value, black, to its largest, white */
-               } cnn_write_image_args;
+                 int raw; } cnn_write_image_args; /* 1: 0 is black, 1 white, beyond is cut off; default: each
+                                                     picture from its least value to its largest */
 CNN_API bool        cnn_write_image_(cnn_write_image_args);
+#define cnn_write_image(...) cnn_write_image_((cnn_write_image_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
 /* The filters of a layer, from its weight (O,I,h,w): one colour picture for each filter if I = 3, else one
    grey picture for each h x w slice, a row for each filter. The weight of a dense layer that flattens
-   (N,I,h,w) is read as such filters. The channels of one sample of a tensor that has been computed (cnn_keep
-   it). scale 0: 1. Errors: as cnn_write_image for the file; the graph's for the tensor. */
+   (N,I,h,w) is read as such filters. cnn_write_maps: the channels of one sample of a tensor that has been
+   computed (cnn_keep it). scale 0: 1. Errors: as cnn_write_image for the file; the graph's for the tensor. */
 CNN_API bool        cnn_write_filters(cnn_tensor *layer, const char *path, int scale);
 CNN_API bool        cnn_write_maps(cnn_tensor *, int sample, const char *path, int scale);
 #endif
-CNN_API size_t      cnn_param_count(const cnn_graph *);   /* trained and frozen, without buffers */
-CNN_API double      cnn_multiply_adds(const cnn_graph *); /* of convolutions and matrix products, for one
-                                                             sample */
 
-/* ---- Operations: add your own from outside with the same struct, see examples/custom_op.c ---- */
+/* ---- Your own operations, with the same struct as the library's: see examples/custom_op.c ---- */
 
 struct cnn_tensor {
     const char   *name;        /* "conv1"; after compile never NULL */
@@ -786,58 +818,50 @@ struct cnn_tensor {
     /* valid while the rules of the op run: */
     float        *data, *grad; /* N*C*H*W floats; grad is NULL unless needs_grad */
     void         *saved;       /* op->saved(y) bytes, kept from forward to backward; NULL in CNN_EVAL */
-    /* where the same places are in their arenas, in floats: what a device uses; see "backends" */
+    /* where the same places are in their arenas, in floats: what a device uses; see "Backends" */
     size_t        data_at[2], grad_at, saved_at; /* data_at[CNN_EVAL], data_at[CNN_TRAIN] */
 };
 
-/* One option that has to be written to model files and shown in summaries. type: 'i' int, 'u' unsigned, 'f'
-   float. */
+/* An option that is written to model files and shown in summaries. type: 'i' int, 'u' unsigned, 'f' float. */
 typedef struct { const char *name; char type; size_t offset; } cnn_field;
 #define CNN_FIELD(type, args, member) { #member, type, offsetof(args, member) }
 
 enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_READS_Y = 2,         /* backward reads y->data */
-       CNN_INPLACE = 4,         /* forward may be run with y->data == in[0]->data (element i of y needs only
-                                   element i) */
-       CNN_RANDOM  = 8,         /* forward in CNN_TRAIN draws random numbers: cnn_gradient_check keeps them
-                                   fixed */
+       CNN_INPLACE = 4,         /* forward may run with y->data == in[0]->data: y[i] needs only in[0][i] */
+       CNN_RANDOM  = 8,         /* CNN_TRAIN draws random numbers: cnn_gradient_check keeps them fixed */
        CNN_LOSS    = 16,        /* y is a loss: in[0] is what it judges */
        CNN_RECTIFIER = 32,      /* about half of y is zero, as for relu: weights before it start larger (He et
                                    al. 2015) */
-       CNN_INPLACE_GRAD = 64,   /* backward may be run with in[0]->grad == y->grad: it sets then, not adds */
+       CNN_INPLACE_GRAD = 64,   /* backward may run with in[0]->grad == y->grad: it sets then, not adds */
        CNN_CLEARS_GRAD = 128 }; /* y has one operand, and backward clears in[0]->grad itself, or sets it,
                                    where cnn_grad_is_new(y) */
-
 struct cnn_op {
     const char *name;
-    bool   (*shape)(cnn_tensor *y);      /* check operands, set y->shape (and y->batched if it differs from
-                                            "some operand is batched"); on error: return cnn_fail(y, ...) */
+    bool   (*shape)(cnn_tensor *y);         /* check operands, set y->shape (and y->batched if it differs from
+                                               "some operand is batched"); error: return cnn_fail(y, ...) */
     void   (*forward)(cnn_tensor *y, cnn_mode); /* y->data = f(in) */
-    void   (*backward)(cnn_tensor *y);   /* in[i]->grad += (df/din_i)^T y->grad where in[i]->needs_grad */
-    size_t (*scratch)(const cnn_tensor *y); /* bytes of workspace while it runs: cnn_scratch(y); NULL =
-                                               none */
-    size_t (*saved)(const cnn_tensor *y); /* bytes kept from forward to backward: y->saved; NULL = none */
-    double (*macs)(const cnn_tensor *y); /* multiply-adds for the whole batch shape.n; NULL = not counted */
-    unsigned flags;                      /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
-    size_t args_size;                    /* sizeof its option struct, 0 = none; the struct begins with `const
-                                            char *at` */
-    const cnn_field *fields;             /* options that matter for the result, ended by { 0 }; NULL = none */
+    void   (*backward)(cnn_tensor *y);      /* in[i]->grad += (df/din_i)^T y->grad where in[i]->needs_grad */
+    size_t (*scratch)(const cnn_tensor *y); /* bytes of workspace while it runs, cnn_scratch(y); NULL: none */
+    size_t (*saved)(const cnn_tensor *y);   /* bytes kept from forward to backward, y->saved; NULL: none */
+    double (*macs)(const cnn_tensor *y);    /* multiply-adds for the whole batch shape.n; NULL: not counted */
+    unsigned flags;                         /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
+    size_t args_size;        /* sizeof its option struct, which begins with `const char *at`; 0 = none */
+    const cnn_field *fields; /* options that matter for the result, ended by { 0 }; NULL = none */
 };
-
+/* Record a node, as every operation above does; args are copied. */
 CNN_API cnn_tensor *cnn_apply(const cnn_op *, cnn_tensor *const *in, int n_in, const void *args,
                               const char *at);
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-/* keeps the first message; returns false */
-CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...);
+CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...); /* keeps the first; returns false */
 typedef struct { char s[64]; } cnn_text;
 CNN_API cnn_text    cnn_shape_text(const cnn_tensor *);   /* .s is text such as (N,6,28,28) */
 CNN_API void       *cnn_scratch(const cnn_tensor *y);     /* op->scratch(y) bytes, aligned to 64 */
 CNN_API int         cnn_threads(const cnn_tensor *y);     /* how many threads a rule may use */
 CNN_API bool        cnn_grad_is_new(const cnn_tensor *y); /* in backward: in[0]->grad holds nothing yet */
-/* random bits for element i in this training step: the same in forward and backward, on the CPU and on a
-   device */
+/* Random bits for element i in this training step: the same forward and backward, on the CPU and a device. */
 CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
 
 /* ---- Backends: memory, plus rows that replace the CPU functions of the operations that they name ---- */
@@ -863,15 +887,13 @@ struct cnn_backend {
     bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes); /* set to zero */
     size_t (*scratch)(const cnn_backend *, const cnn_tensor *y); /* bytes on the device; NULL = none */
     /* Training beside the rows; each may be NULL. update: n parameters w by their gradients; slot i lies
-       slot_stride floats behind slot 0. False without an error refuses this optimizer, always: the CPU does
-       it. */
+       slot_stride floats behind slot 0; false without an error: never for this optimizer, the CPU does it. */
     bool  (*update)  (cnn_backend *, const cnn_optimizer *, cnn_place w, cnn_place dw, cnn_place slots,
                       size_t n, size_t slot_stride, const cnn_step_args *, long step);
     bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor); /* x *= factor */
     bool  (*mix)     (cnn_backend *, cnn_place a, cnn_place x, size_t n, float share); /* a += share (x-a) */
-    /* Two running sums that stay on the device until somebody asks: from 0 where `anew`, then read into *take
-       unless that is NULL. squares: sum of x^2 (n = 0: read only), to clip with scale. correct: rows of
-       logits (N,C,H,W), as cnn_correct counts them. */
+    /* Two running sums, kept on the device: from 0 where `anew`, then read into *take unless that is NULL.
+       squares: of x^2 (n = 0: read only), to clip with scale. correct: as cnn_correct, logits (N,C,H,W). */
     bool  (*squares) (cnn_backend *, cnn_place x, size_t n, bool anew, double *take);
     bool  (*correct) (cnn_backend *, cnn_place logits, cnn_shape, cnn_place labels, bool anew, int *take);
     void  (*close)   (cnn_backend *);               /* called by cnn_free; NULL = nothing to do */
@@ -879,28 +901,27 @@ struct cnn_backend {
     int    n_kernels;
     char   error[CNN_ERROR_SIZE];
 };
-CNN_API cnn_place cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
-CNN_API cnn_place cnn_place_grad (const cnn_tensor *);
-CNN_API cnn_place cnn_place_saved(const cnn_tensor *);
-CNN_API cnn_place cnn_place_scratch(const cnn_graph *);
-typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* copies since cnn_compile; nodes
-                                                                        without a row */
-CNN_API cnn_traffic cnn_copies(const cnn_graph *);
-CNN_API bool      cnn_on_device(const cnn_tensor *); /* a row of the backend computes it */
+CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
+CNN_API cnn_place   cnn_place_grad (const cnn_tensor *);
+CNN_API cnn_place   cnn_place_saved(const cnn_tensor *);
+CNN_API cnn_place   cnn_place_scratch(const cnn_graph *);
+typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* host_nodes: without a row */
+CNN_API cnn_traffic cnn_copies(const cnn_graph *);     /* since cnn_compile */
+CNN_API bool        cnn_on_device(const cnn_tensor *); /* a row of the backend computes it */
 /* Fetch all that training changes (parameters, running statistics, the optimizer's state), close the device
-   and go on on the CPU. After an error of the device, such as a full memory, this is the way to rescue a
-   training: where the device still answers, it takes the graph's error away; gradients and values are to be
-   computed again. False if there is no device, after an error that was not the device's, or if a copy
-   fails. */
-CNN_API bool      cnn_leave_device(cnn_graph *);
+   and go on on the CPU. This rescues a training after an error of the device, such as a full memory: where
+   the device still answers, it takes the graph's error away; gradients and values are to be computed again.
+   False if there is no device, after an error that was not the device's, or if a copy fails. */
+CNN_API bool        cnn_leave_device(cnn_graph *);
 
-/* One word per room. The list feeds cnn_load and the tests. */
-#define CNN_OPS(X) X(conv2d) X(dense) X(matmul) X(max_pool) X(avg_pool) X(global_avg_pool) X(add) X(sub) \
-    X(mul) X(scale) X(concat) X(reshape) X(sum) X(mean) X(relu) X(leaky_relu) X(sigmoid) X(tanh) \
-    X(softmax) X(dropout) X(batch_norm) X(softmax_cross_entropy) X(mse) X(conv_transpose2d) X(lrn) \
-    X(layer_norm) X(group_norm) X(instance_norm) X(upsample) X(pad) X(slice) X(global_max_pool) X(clamp) \
-    X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(log_softmax) \
-    X(nll) X(l1) X(huber) X(bce_with_logits)
+/* One word per operation, in the order of the chapters. The list feeds cnn_load and the tests. */
+#define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul) \
+    X(max_pool) X(avg_pool) X(global_avg_pool) X(global_max_pool) \
+    X(batch_norm) X(layer_norm) X(group_norm) X(instance_norm) X(lrn) \
+    X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
+    X(prelu) X(exp) X(log) X(sqrt) X(abs) X(softmax) X(log_softmax) X(dropout) \
+    X(reshape) X(concat) X(pad) X(slice) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
+    X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
 #define CNN_OP_(name) static const cnn_op cnn_op_##name;
@@ -909,77 +930,6 @@ CNN_API bool      cnn_leave_device(cnn_graph *);
 #endif
 CNN_OPS(CNN_OP_)
 CNN_API const cnn_op *const *cnn_ops(int *count);
-
-#ifndef __cplusplus
-#define cnn_new(...)        cnn_new_       ((cnn_config)         { .at = CNN_HERE, __VA_ARGS__ })
-#define cnn_share(...)      cnn_share_     ((cnn_share_args)     { .at = CNN_HERE, .g = __VA_ARGS__ })
-#define cnn_input(...)      cnn_input_     ((cnn_input_args)     { .at = CNN_HERE, .g = __VA_ARGS__ })
-#define cnn_labels(...)     cnn_labels_    ((cnn_labels_args)    { .at = CNN_HERE, .g = __VA_ARGS__ })
-#define cnn_param(...)      cnn_param_     ((cnn_param_args)     { .at = CNN_HERE, .g = __VA_ARGS__ })
-#define cnn_const(...)      cnn_const_     (CNN_HERE, __VA_ARGS__)
-#define cnn_conv2d(...)     cnn_conv2d_    ((cnn_conv2d_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_dense(...)      cnn_dense_     ((cnn_dense_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_max_pool(...)   cnn_max_pool_  ((cnn_pool_args)      { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_avg_pool(...)   cnn_avg_pool_  ((cnn_pool_args)      { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_batch_norm(...) cnn_batch_norm_((cnn_batch_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_dropout(...)    cnn_dropout_   ((cnn_dropout_args)   { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_leaky_relu(...) cnn_leaky_relu_((cnn_leaky_relu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_scale(...)      cnn_scale_     ((cnn_scale_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_reshape(...)    cnn_reshape_   ((cnn_reshape_args)   { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_sum(...)        cnn_sum_       ((cnn_reduce_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_mean(...)       cnn_mean_      ((cnn_reduce_args)    { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_softmax_cross_entropy(...) cnn_softmax_cross_entropy_(                                           \
-        (cnn_softmax_cross_entropy_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
-#define cnn_conv_transpose2d(...) cnn_conv_transpose2d_(                                                     \
-        (cnn_conv_transpose2d_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_lrn(...)        cnn_lrn_       ((cnn_lrn_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args)      { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_instance_norm(...) cnn_instance_norm_((cnn_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_upsample(...)   cnn_upsample_  ((cnn_upsample_args)  { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_pad(...)        cnn_pad_       ((cnn_pad_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_slice(...)      cnn_slice_     ((cnn_slice_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_clamp(...)      cnn_clamp_     ((cnn_clamp_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_relu6(x)        cnn_clamp(x, 0, 6)
-#define cnn_elu(...)        cnn_elu_       ((cnn_elu_args)       { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_prelu(...)      cnn_prelu_     ((cnn_prelu_args)     { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_nll(...)        cnn_nll_((cnn_nll_args){ .at = CNN_HERE, .log_probabilities = __VA_ARGS__ })
-#define cnn_huber(...)      cnn_huber_     ((cnn_huber_args)     { .at = CNN_HERE, .y = __VA_ARGS__ })
-#define cnn_smooth_l1(...)  cnn_huber_((cnn_huber_args){ .at = CNN_HERE, .smooth_l1 = 1, .y = __VA_ARGS__ })
-#define cnn_global_max_pool(x) cnn_global_max_pool_(CNN_HERE, x)
-#define cnn_log_softmax(x)  cnn_log_softmax_(CNN_HERE, x)
-#define cnn_gelu(...)       cnn_gelu_      ((cnn_gelu_args)      { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_silu(x)         cnn_silu_   (CNN_HERE, x)
-#define cnn_softplus(...)   cnn_softplus_  ((cnn_softplus_args)  { .at = CNN_HERE, .x = __VA_ARGS__ })
-#define cnn_hard_swish(x)   cnn_hard_swish_(CNN_HERE, x)
-#define cnn_exp(x)          cnn_exp_    (CNN_HERE, x)
-#define cnn_log(x)          cnn_log_    (CNN_HERE, x)
-#define cnn_sqrt(x)         cnn_sqrt_   (CNN_HERE, x)
-#define cnn_abs(x)          cnn_abs_    (CNN_HERE, x)
-#define cnn_l1(y, target)   cnn_l1_     (CNN_HERE, y, target)
-#define cnn_bce_with_logits(...)                                                                             \
-    cnn_bce_with_logits_((cnn_bce_with_logits_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
-#define cnn_concat(...)     cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ },                           \
-        (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
-#define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
-#define cnn_flatten(x)      cnn_flatten_(CNN_HERE, x)
-#define cnn_relu(x)         cnn_relu_   (CNN_HERE, x)
-#define cnn_sigmoid(x)      cnn_sigmoid_(CNN_HERE, x)
-#define cnn_tanh(x)         cnn_tanh_   (CNN_HERE, x)
-#define cnn_softmax(x)      cnn_softmax_(CNN_HERE, x)
-#define cnn_add(a, b)       cnn_add_    (CNN_HERE, a, b)
-#define cnn_sub(a, b)       cnn_sub_    (CNN_HERE, a, b)
-#define cnn_mul(a, b)       cnn_mul_    (CNN_HERE, a, b)
-#define cnn_matmul(a, b)    cnn_matmul_ (CNN_HERE, a, b)
-#define cnn_mse(y, target)  cnn_mse_    (CNN_HERE, y, target)
-#define cnn_step(...)       cnn_step_      ((cnn_step_args)      { .at = CNN_HERE, .g = __VA_ARGS__ })
-#define cnn_load_csv(...)   cnn_load_csv_  ((cnn_csv_args)       { .path = __VA_ARGS__ })
-#define cnn_fit(...)        cnn_fit_       ((cnn_fit_args)       { .at = CNN_HERE, .loss = __VA_ARGS__ })
-#define cnn_export_c(...)   cnn_export_c_  ((cnn_export_c_args)  { .at = CNN_HERE, .y = __VA_ARGS__ })
-#define cnn_write_image(...) cnn_write_image_(                                                               \
-        (cnn_write_image_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
-#define cnn_load(...)       cnn_load_      ((cnn_load_args)      { .at = CNN_HERE, .path = __VA_ARGS__ })
-#endif
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
-/* The operations behind mse in CNN_OPS: what tests/test_rooms.c cannot ask. Model files with all of them, the bits of
-   several threads, messages, and numbers far out. */
+/* The operations beyond those of LeNet and ResNet: what tests/test_rooms.c cannot ask. Model files with all of them, the
+   bits of several threads, messages, and numbers far out. */
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"

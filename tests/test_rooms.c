@@ -57,7 +57,7 @@ static cnn_tensor *batched(one *k, int c, int h, int w)
 
 static int small(void) { return test_chance(30) ? 1 : test_int(2, 6); }
 
-/* ---- Generators and references, in the order of CNN_OPS ---- */
+/* ---- Generators and references ---- */
 
 /* Windows: kernel, stride, pad, dilation, and an extent in which at least one window fits. */
 static void draw_window(int *k, int *s, int *p, int *d, int *in, bool pool)

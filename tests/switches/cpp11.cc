@@ -18,7 +18,7 @@ int main()
     cnn_input_args xa = cnn_input_args(), ta = cnn_input_args();
     xa.g = ta.g = g, xa.c = 2, ta.c = 1;
     cnn_tensor *x = cnn_input_(xa), *t = cnn_input_(ta);
-    cnn_tensor *loss = cnn_mse_(CNN_HERE, dense(cnn_tanh_(CNN_HERE, dense(x, 8)), 1), t);
+    cnn_tensor *loss = cnn_mse(dense(cnn_tanh(dense(x, 8)), 1), t);     // macros without options work here too
     if (!cnn_compile(g, loss)) return std::fprintf(stderr, "%s\n", cnn_error(g)), 1;
     cnn_set(x, in, 8), cnn_set(t, out, 4);
     cnn_step_args step = cnn_step_args();
