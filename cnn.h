@@ -1336,16 +1336,27 @@ typedef struct cnn__tail {
     struct { cnn__each *f; const float *a; float k[2]; } step[4];
 } cnn__tail;
 
-/* ---- What the graph needs of later sections ---- */
+/* ---- What is defined below its first use, or in a later section ---- */
+
+static bool  cnn__begin_forward(cnn_tensor *t, cnn_mode mode);
+static bool  cnn__forward_node(cnn__node *v, cnn_mode mode);
+static bool  cnn__backward_node(cnn__node *v);
+static void  cnn__start_grad(const cnn__node *v, const cnn__node *x);
+static bool  cnn__placed(cnn_tensor *t, const char *what);
+static float cnn__no_result(void);
+static void  cnn__seen(cnn_tensor *y, cnn__moment moment);
 
 static bool      cnn__has_isa(cnn_isa isa);                            /* >>simd */
 static cnn_isa   cnn__best_isa(void);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
-static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>elementwise */
+static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
 
 typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;           /* >>devices */
 static bool cnn__open_backend(cnn_graph *g);
 static void cnn__close_backend(cnn_graph *g);
+static void cnn__device_forward(cnn__node *v, cnn_mode mode);
+static bool cnn__device_backward(cnn__node *v);
+static void cnn__device_clear_grads(cnn_graph *g);
 static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side);
 static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side);
 static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side);
@@ -1719,58 +1730,57 @@ static bool cnn__name_nodes(cnn_graph *g)
     return true;
 }
 
-/* ---- Running ---- */
+/* ---- Forward: every node once, operands before their users ---- */
 
-static void cnn__seen(cnn_tensor *y, cnn__moment moment)
+/* Compute t from the leaves below it. */
+CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
 {
-    cnn__probe *probe = y->graph->probe;
-    if (probe) probe->see(probe, y, moment);
+    if (!cnn__begin_forward(t, mode)) return cnn__no_result();
+    cnn_graph *g = t->graph;
+
+    /* The order puts operands before their users: when a node's turn comes, all that it reads is there. */
+    for (int i = 0; i <= t->index; i++) {
+        cnn__node *v = g->order[i];
+        const bool needed = v->mark == g->walk && v->t.op;           /* t depends on it, and it is no leaf */
+        if (needed && !cnn__forward_node(v, mode)) return cnn__no_result();
+    }
+
+    /* Only from here can backward start: it needs what the loss just left behind. */
+    g->can_backward = mode == CNN_TRAIN && t == g->loss;
+    if (cnn__len(t->shape) != 1) return 0;
+    return cnn__sync(t, CNN__DATA, CNN__HOST) ? t->data[0] : cnn__no_result();
 }
 
-static float cnn__no_result(void) { return (float)NAN; }
-
-/* Has t a place in memory? what: the call that wants to know. */
-static bool cnn__placed(cnn_tensor *t, const char *what)
-{
-    if (cnn__is_nil(t) || t->graph->error[0]) return false;
-    if (!t->graph->compiled) return cnn_fail(t, "%s: call cnn_compile first", what);
-    return t->index >= 0 || cnn_fail(t, "%s: neither the loss nor a kept tensor depends on it: cnn_keep it "
-                                        "before cnn_compile", what);
-}
-
+/* Compute one node, y = op(x_1, x_2, ...), by its room. */
 static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
 {
-    if (v->stamp == v->t.graph->run) return true;           /* it joined another */
-    cnn_tensor  *y = &v->t;
-    cnn_graph   *g = y->graph;
-    unsigned     side = v->kernel ? CNN__DEVICE : CNN__HOST;
-    for (int k = 0; k < y->n_in; k++)
-        if (!cnn__sync(y->in[k], CNN__DATA, side)) return false;
-    cnn__wrote(y, CNN__DATA, side);
-    cnn__wrote(y, CNN__SAVED, side);
+    cnn_tensor *y = &v->t;
+    cnn_graph  *g = y->graph;
+    if (v->stamp == g->run) return true;                /* fused: computed together with its operand */
+
     cnn__seen(y, CNN__BEFORE_FORWARD);
-    const cnn__tail tail = cnn__join(v, mode);
+    const cnn__tail tail = cnn__join(v, mode);          /* what is computed in the same pass: see >>fusion */
     v->tail = tail.steps ? &tail : NULL;
-    if (!v->kernel) y->op->forward(y, mode);
-    else if (!v->kernel->forward(g->config.backend, y, mode)) cnn_fail(y, "%s", g->config.backend->error);
-    for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics may have been
-                                                                        written */
-        if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
+    if (g->config.backend) cnn__device_forward(v, mode);                                /* see >>devices */
+    else                   y->op->forward(y, mode);
     v->stamp = g->run, v->tail = NULL;
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
     return !g->error[0];
 }
 
-CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
+/* Before a run: is t ready to be computed? Mark what it depends on, and show every tensor its memory. */
+static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
 {
-    if (!cnn__placed(t, "forward")) return cnn__no_result();
+    if (!cnn__placed(t, "forward")) return false;
     cnn_graph *g = t->graph;
     if (mode == CNN_TRAIN && g->config.inference)
-        return cnn_fail(t, "forward: the graph is for inference: it runs CNN_EVAL only"), cnn__no_result();
+        return cnn_fail(t, "forward: the graph is for inference: it runs CNN_EVAL only");
     g->run++, g->walk++;
     g->ran_batch = g->batch, g->mode = mode, g->reached = t->index;
     g->can_backward = false;
-    if (mode == CNN_TRAIN) g->draw++;
+    if (mode == CNN_TRAIN) g->draw++;                   /* dropout draws other numbers each time */
+
+    /* From t down, users before their operands. */
     cnn__of(t)->mark = g->walk;
     for (int i = t->index; i >= 0; i--) {
         cnn__node *v = g->order[i];
@@ -1779,61 +1789,46 @@ CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
         for (int k = 0; k < v->t.n_in; k++) cnn__of(v->t.in[k])->mark = g->walk;
         if (!v->t.batched || v->t.op) continue;
         if (!v->fed)
-            return cnn_fail(&v->t, "it has no values yet: call cnn_set or cnn_feed before cnn_forward"),
-                            cnn__no_result();
+            return cnn_fail(&v->t, "it has no values yet: call cnn_set or cnn_feed before cnn_forward");
         if (v->fed != g->batch)
-            return cnn_fail(&v->t, "it holds %d samples, but the batch is %d", v->fed, g->batch),
-                                       cnn__no_result();
+            return cnn_fail(&v->t, "it holds %d samples, but the batch is %d", v->fed, g->batch);
     }
-    for (int i = 0; i <= t->index; i++) {
-        cnn__node *v = g->order[i];
-        if (v->mark == g->walk && v->t.op && !cnn__forward_node(v, mode)) return cnn__no_result();
-    }
-    g->can_backward = mode == CNN_TRAIN && t == g->loss;
-    if (cnn__len(t->shape) != 1) return 0;
-    return cnn__sync(t, CNN__DATA, CNN__HOST) ? t->data[0] : cnn__no_result();
-}
-
-/* Zero an array of gradients on the side where it will be written next. */
-static bool cnn__zero_grad(cnn_tensor *t, unsigned side)
-{
-    cnn_backend *dev = t->graph->config.backend;
-    size_t       bytes = (size_t)cnn__len(t->shape) * sizeof(float);
-    cnn_place    place = cnn_place_grad(t);
-    cnn__wrote(t, CNN__GRAD, side);
-    if (side == CNN__HOST) memset(t->grad, 0, bytes);
-    else if (!dev->clear(dev, place.buffer, place.at * sizeof(float), bytes))
-        return cnn_fail(t, "%s", dev->error);
     return true;
 }
 
-static bool cnn__backward_node(cnn__node *v)
+static float cnn__no_result(void) { return (float)NAN; }
+
+/* Does t have memory? what: the call that wants to know. */
+static bool cnn__placed(cnn_tensor *t, const char *what)
 {
-    cnn_tensor  *y = &v->t;
-    cnn_backend *dev = y->graph->config.backend;
-    bool         device = v->kernel && v->kernel->backward;
-    unsigned     side = device ? CNN__DEVICE : CNN__HOST;
-    if (!cnn__sync(y, CNN__GRAD, side)) return false;
-    if ((y->op->flags & CNN_READS_Y) && !cnn__sync(y, CNN__DATA, side)) return false;
-    if (y->op->saved && !cnn__sync(y, CNN__SAVED, side)) return false;
-    for (int k = 0; k < y->n_in; k++) {
-        cnn_tensor *x = y->in[k];
-        bool        again = false;
-        for (int j = 0; j < k; j++) again = again || y->in[j] == x;
-        if (again) continue;
-        if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
-        if (!x->needs_grad || cnn__of(x)->grad_alias == v) continue;
-        bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;
-        if (first && !device && (y->op->flags & CNN_CLEARS_GRAD)) cnn__wrote(x, CNN__GRAD, side);
-        else if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
+    if (cnn__is_nil(t) || t->graph->error[0]) return false;
+    if (!t->graph->compiled) return cnn_fail(t, "%s: call cnn_compile first", what);
+    return t->index >= 0 || cnn_fail(t, "%s: neither the loss nor a kept tensor depends on it: cnn_keep it "
+                                        "before cnn_compile", what);
+}
+
+static void cnn__seen(cnn_tensor *y, cnn__moment moment)
+{
+    cnn__probe *probe = y->graph->probe;
+    if (probe) probe->see(probe, y, moment);
+}
+
+/* ---- Backward: the same nodes in reverse order ----
+
+   y = f(x), and the loss J depends on y: if y->grad holds dJ/dy, the chain rule says dJ/dx = (df/dx)' dJ/dy,
+   which the room of f adds to x->grad. It adds, since x may have other users, each with its part of dJ/dx. In
+   reverse order all users of a node come before it, so its gradient is complete when its turn comes. The
+   first gradient, dJ/dJ = 1, was written by cnn_compile. */
+
+CNN_API void cnn_backward(cnn_tensor *loss)
+{
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return;
+    cnn_graph *g = loss->graph;
+    if (g->can_backward) {                              /* from zero: dw += ... below then sets dJ/dw */
+        if (g->config.backend)      cnn__device_clear_grads(g);
+        else if (g->memory.grads)   memset(g->arena[CNN_ARENA_GRADS], 0, g->memory.grads);
     }
-    cnn__seen(y, CNN__BEFORE_BACKWARD);
-    if (!device) y->op->backward(y);
-    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", dev->error);
-    for (int k = 0; k < y->n_in; k++)
-        if (y->in[k]->needs_grad) cnn__wrote(y->in[k], CNN__GRAD, side);
-    if (!y->graph->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
-    return !y->graph->error[0];
+    cnn_backward_add(loss);
 }
 
 CNN_API void cnn_backward_add(cnn_tensor *loss)
@@ -1845,8 +1840,9 @@ CNN_API void cnn_backward_add(cnn_tensor *loss)
                        "CNN_TRAIN), and no tensor written since");
         return;
     }
-    g->can_backward = false;
+    g->can_backward = false;                            /* it uses up what forward left behind */
     g->reached = 2 * g->n_order;
+
     for (int i = loss->index; i >= 0; i--) {
         cnn__node *v = g->order[i];
         if (v->t.op && v->t.needs_grad && !cnn__backward_node(v)) return;
@@ -1854,22 +1850,33 @@ CNN_API void cnn_backward_add(cnn_tensor *loss)
     g->has_grads = true;
 }
 
-CNN_API void cnn_backward(cnn_tensor *loss)
+/* From dJ/dy to dJ/dx for each operand x of one node. */
+static bool cnn__backward_node(cnn__node *v)
 {
-    if (cnn__is_nil(loss) || loss->graph->error[0]) return;
-    cnn_graph   *g = loss->graph;
-    cnn_backend *dev = g->config.backend;
-    size_t       bytes = g->memory.grads;
-    if (g->can_backward && bytes) {
-        if (!dev) memset(g->arena[CNN_ARENA_GRADS], 0, bytes);
-        else if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, bytes))
-            cnn__fail(g, NULL, "backward", "%s", dev->error);
-        for (int i = 0; i < g->n_order; i++)
-            if (g->order[i]->t.kind == CNN_PARAM)
-                cnn__wrote(&g->order[i]->t, CNN__GRAD, dev ? CNN__DEVICE : CNN__HOST);
-    }
-    cnn_backward_add(loss);
+    cnn_tensor *y = &v->t;
+    cnn_graph  *g = y->graph;
+    if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
+
+    for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
+    cnn__seen(y, CNN__BEFORE_BACKWARD);
+
+    y->op->backward(y);                                 /* x->grad += (df/dx)' y->grad */
+
+    if (!g->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
+    return !g->error[0];
 }
+
+/* The gradient of x starts at zero when the first of its users adds to it; not before, as until then other
+   arrays may use its memory. Nothing is to be done for parameters (cnn_backward zeroes them all at once),
+   where x->grad takes the place of v's own gradient (the room then sets it), and for rooms that clear it. */
+static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
+{
+    const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
+    if (!first || x->grad_alias == v || (v->t.op->flags & CNN_CLEARS_GRAD)) return;
+    memset(x->t.grad, 0, (size_t)cnn__len(x->t.shape) * sizeof *x->t.grad);
+}
+
+/* ---- What rooms may ask while they run ---- */
 
 CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
 CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
@@ -4785,17 +4792,17 @@ static void cnn__add_product(const cnn__cpu *cpu, float *y, const float *a, cons
         return;
     }
     if (!b) bs = (cnn_shape){ 1, 1, 1, 1 };
-    const int ends[4] = { ys.n > 1 ? 1 : as.n > bs.n ? as.n : bs.n, ys.c > 1 ? 1 : as.c > bs.c ? as.c : bs.c,
-                          ys.h > 1 ? 1 : as.h > bs.h ? as.h : bs.h, ys.w > 1 ? 1 : as.w > bs.w ? as.w : bs.w };
+    const int ns = ys.n > 1 ? 1 : as.n > bs.n ? as.n : bs.n, cs = ys.c > 1 ? 1 : as.c > bs.c ? as.c : bs.c;
+    const int hs = ys.h > 1 ? 1 : as.h > bs.h ? as.h : bs.h, ws = ys.w > 1 ? 1 : as.w > bs.w ? as.w : bs.w;
     for (int n = 0; n < ys.n; n++)
     for (int c = 0; c < ys.c; c++)
     for (int h = 0; h < ys.h; h++)
     for (int w = 0; w < ys.w; w++) {
         double sum = 0;
-        for (int i = n; i < n + ends[0]; i++)
-        for (int j = c; j < c + ends[1]; j++)
-        for (int k = h; k < h + ends[2]; k++)
-        for (int l = w; l < w + ends[3]; l++)
+        for (int i = n; i < n + ns; i++)
+        for (int j = c; j < c + cs; j++)
+        for (int k = h; k < h + hs; k++)
+        for (int l = w; l < w + ws; l++)
             sum += (double)a[cnn__stretched(as, i, j, k, l)]
                  * (b ? (double)b[cnn__stretched(bs, i, j, k, l)] : 1);
         *y++ += (float)((double)p * sum);
@@ -5466,9 +5473,19 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
 /* ---- The memory plan ----
 
    Time runs from 0 to 2n: the forward of node i happens at time i, its backward at 2n-1-i, and 2n is the end.
-   Every value, gradient and saved state of a node is an interval of that time: from its first write to its
-   last read. Two arrays may share memory if their intervals do not meet. Larger arrays choose their place
-   first, each the lowest gap that fits (Pisarchyk, Lee 2020, "greedy by size"). */
+   Every value, gradient and saved state of a node is a span of that time, from its first write to its last
+   read; two arrays may share memory if their spans do not meet. Take three nodes, h = dense(x, w), y = tanh h
+   and J = mse(y, t), and count only them, n = 3 (the leaves x, w, t have arenas of their own):
+
+       time            0        1        2        3        4        5        6
+                     h = xw  y = tanh h  J      J back   y back   h back    end
+       value of h      |--------|                                                  y is computed in its place
+       value of y               |--------------------------------------------|     logits stay readable
+       gradient of y                              |--------|                       tanh's backward reads y,
+       gradient of h                                       |--------|              and writes in place of dy
+
+   tanh may run in place, since nobody else reads h and its backward needs y alone: so h and y are one array.
+   Likewise h's gradient takes the place of y's. In CNN_EVAL nothing is read after n, so spans are shorter. */
 
 typedef struct { size_t bytes, at; int first, last; size_t *result; } cnn__span;
 
@@ -5520,87 +5537,114 @@ static bool cnn__same_elements(const cnn__node *v, const cnn__node *x)
         && cnn__sample(x->t.shape) == cnn__sample(v->t.shape);
 }
 
-/* When is each value read for the last time? Tensors that can be read after the run live to the end: the
-   root with its operands, what the losses below it judge (the logits), and those that are kept. */
+/* The step of backward that belongs to step i of forward. */
+static int cnn__backward_time(const cnn_graph *g, int i) { return 2 * g->n_order - 1 - i; }
+
+/* When is each value read for the last time? By its users, and by the backward of those that read it. What
+   can be read after the run lives to the end: the root with its operands, what the losses below it judge (the
+   logits), and what is kept. Also: how many users has a node, and which of them comes first in backward? */
 static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
 {
-    int n = g->n_order, end = 2 * n;
-    for (int i = 0; i < n; i++) {
+    const int end = 2 * g->n_order;
+    for (int i = 0; i < g->n_order; i++) {
         cnn__node *v = g->order[i];
+        const bool back = mode == CNN_TRAIN && v->t.needs_grad && v->t.op;
         v->last[mode] = v->t.kept || &v->t == g->loss ? end : i;
-        if (mode == CNN_TRAIN && v->t.needs_grad && v->t.op && (v->t.op->flags & CNN_READS_Y))
-            v->last[mode] = v->last[mode] < 2 * n - 1 - i ? 2 * n - 1 - i : v->last[mode];
-        v->grad_first = i;
+        if (back && (v->t.op->flags & CNN_READS_Y) && v->last[mode] < end)
+            v->last[mode] = cnn__backward_time(g, i);
+        v->grad_first = i, v->users = 0;
         v->alias[mode] = v->joined[mode] = NULL;
-        v->users = 0;
         for (int k = 0; k < v->t.n_in; k++) {
             cnn__node *x = cnn__of(v->t.in[k]);
-            int        until = i;
-            x->users++;
-            if (mode == CNN_TRAIN && v->t.needs_grad && (v->t.op->flags & CNN_READS_X)) until = 2 * n - 1 - i;
+            int        until = back && (v->t.op->flags & CNN_READS_X) ? cnn__backward_time(g, i) : i;
             if (&v->t == g->loss || (v->t.op->flags & CNN_LOSS)) until = end;
             if (x->last[mode] < until) x->last[mode] = until;
             if (v->t.needs_grad) x->grad_first = i;        /* the highest such i: its backward comes first */
+            x->users++;
         }
     }
-    /* In place: y may overwrite its first operand if it is the last to read it. */
-    for (int i = 0; i < n; i++) {
+}
+
+/* In place: y may overwrite its first operand if it is the last to read it. */
+static void cnn__plan_in_place(cnn_graph *g, cnn_mode mode)
+{
+    for (int i = 0; i < g->n_order; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
         if (!x || !x->t.op || !(v->t.op->flags & CNN_INPLACE) || x->last[mode] != i) continue;
         if (!cnn__same_elements(v, x)) continue;
         v->alias[mode] = x, x->joined[mode] = v;
         x->last[mode] = i - 1;
     }
-    /* Gradients in place: that of y is done with when y's backward has run, so that of its first operand may
-       take its place if y's backward is the first to write it. Device rows add to what was zeroed. */
-    for (int i = 0; i < n; i++) {
-        cnn__node *v = g->order[i];
-        v->grad_alias = NULL, v->grad_last = 2 * n - 1 - i;
-    }
-    for (int i = 0; i < n && mode == CNN_TRAIN && !g->config.backend && !g->config.keep_grads; i++) {
+}
+
+/* Gradients in place: that of y is done with when y's backward has run, so that of its first operand may take
+   its place if y's backward is the first to write it. On a device rows add to what was zeroed: not there. */
+static void cnn__plan_gradients_in_place(cnn_graph *g, cnn_mode mode)
+{
+    const bool may = mode == CNN_TRAIN && !g->config.backend && !g->config.keep_grads;
+    for (int i = 0; i < g->n_order; i++)
+        g->order[i]->grad_alias = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
+    for (int i = 0; i < g->n_order && may; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
         if (!x || !x->t.op || !x->t.needs_grad || !v->t.op || !(v->t.op->flags & CNN_INPLACE_GRAD)) continue;
         if (&v->t != g->loss && x->grad_first == i && cnn__same_elements(v, x)) x->grad_alias = v;
     }
-    for (int i = 0; i < n; i++) {                          /* operands first */
+    for (int i = 0; i < g->n_order; i++) {                          /* operands first */
         cnn__node *v = g->order[i], *y = v->grad_alias;
         if (y && y->grad_last < v->grad_last) y->grad_last = v->grad_last;
     }
 }
 
+/* Where several nodes share one place, it is taken until the last of them has been read: span_last, for the
+   first of them. From the last user back to the first. */
+static void cnn__plan_shared_places(cnn_graph *g, cnn_mode mode)
+{
+    for (int i = 0; i < g->n_order; i++) g->order[i]->span_last = 0;
+    for (int i = g->n_order; i-- > 0; ) {
+        cnn__node *v = g->order[i], *x = v->alias[mode];
+        if (v->span_last < v->last[mode]) v->span_last = v->last[mode];
+        if (x && x->span_last < v->span_last) x->span_last = v->span_last;
+    }
+}
+
+/* A place for every value, saved state and gradient in this mode; returns the bytes that they take. */
 static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span, int *by_place)
 {
-    int n = g->n_order, n_spans = 0, end = 2 * n;
+    const int n = g->n_order, end = 2 * n;
+    int       n_spans = 0;
     cnn__plan_lifetimes(g, mode);
-    for (int i = n; i-- > 0; ) {               /* from the last user of a shared place back to its first */
-        cnn__node *v = g->order[i];
-        if (v->span_last < v->last[mode]) v->span_last = v->last[mode];
-        if (v->alias[mode] && v->alias[mode]->span_last < v->span_last)
-            v->alias[mode]->span_last = v->span_last;
-    }
+    cnn__plan_in_place(g, mode);
+    cnn__plan_gradients_in_place(g, mode);
+    cnn__plan_shared_places(g, mode);
+
+    /* The spans. */
     for (int i = 0; i < n; i++) {
         cnn__node  *v = g->order[i];
         cnn_tensor *t = &v->t;
+        const int   back = cnn__backward_time(g, i);
         if (t->op && !v->alias[mode])
             span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, i, v->span_last, &t->data_at[mode] };
-        v->span_last = 0;
         if (mode == CNN_EVAL) continue;
         if (t->op && t->op->saved)
             span[n_spans++] = (cnn__span){ cnn__round_up(t->op->saved(t), CNN__ALIGN), 0, i,
-                                           t->needs_grad ? 2 * n - 1 - i : i, &t->saved_at };
+                                           t->needs_grad ? back : i, &t->saved_at };
         if (t->needs_grad && t->kind != CNN_PARAM && t != g->loss && !v->grad_alias) {
-            bool keep = g->config.keep_grads || t->kind == CNN_INPUT;
-            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, 2 * n - 1 - v->grad_first,
+            const bool keep = g->config.keep_grads || t->kind == CNN_INPUT;
+            span[n_spans++] = (cnn__span){ cnn__bytes_of(v), 0, cnn__backward_time(g, v->grad_first),
                                            keep ? end : v->grad_last, &t->grad_at };
         }
     }
-    size_t bytes = cnn__place_spans(span, n_spans, by_place);
-    for (int i = 0; i < n; i++)
-        if (g->order[i]->alias[mode])
-            g->order[i]->t.data_at[mode] = g->order[i]->alias[mode]->t.data_at[mode];
-    for (int i = n; i-- > 0; )                             /* users first */
-        if (mode == CNN_TRAIN && g->order[i]->grad_alias)
-            g->order[i]->t.grad_at = g->order[i]->grad_alias->t.grad_at;
+    const size_t bytes = cnn__place_spans(span, n_spans, by_place);
+
+    /* Those in place of another: operands first for values, users first for gradients. */
+    for (int i = 0; i < n; i++) {
+        cnn__node *v = g->order[i];
+        if (v->alias[mode]) v->t.data_at[mode] = v->alias[mode]->t.data_at[mode];
+    }
+    for (int i = n; mode == CNN_TRAIN && i-- > 0; ) {
+        cnn__node *v = g->order[i];
+        if (v->grad_alias) v->t.grad_at = v->grad_alias->t.grad_at;
+    }
     return bytes;
 }
 
@@ -5647,8 +5691,7 @@ static bool cnn__plan_spans(cnn_graph *g)
     if (!g->config.inference) {
         size_t train = cnn__plan_activations(g, CNN_TRAIN, span, by_place);
         if (train > m->activations) m->activations = train;
-        g->loss->grad_at = m->activations / sizeof(float);     /* the loss's gradient is 1 for ever, in both
-                                                                  modes */
+        g->loss->grad_at = m->activations / sizeof(float);     /* always 1, in both modes */
         m->activations = cnn__add_size(m->activations, CNN__ALIGN);
     }
     CNN_FREE(span);
@@ -5680,6 +5723,7 @@ static bool cnn__check_root(cnn_graph *g, const cnn_tensor *t, const char *what)
     return true;
 }
 
+/* Order, gradients, names, places: all that can be known before memory is taken. */
 CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 {
     const cnn_memory none = { 0, 0, 0, 0, 0, 0, 0, 0, 0 };
@@ -5692,12 +5736,16 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     g->n_order = 0;
     g->order = CNN_MALLOC((size_t)g->n_nodes * sizeof *g->order);
     if (!g->order) return cnn__no_memory(g, NULL, "compile", (size_t)g->n_nodes * sizeof *g->order), none;
+
+    /* The order of execution: what the loss depends on, then what else is kept. */
     g->loss = loss, g->walk++;
     for (int i = 0; i < g->n_nodes; i++) g->node[i]->t.index = -1, g->node[i]->t.needs_grad = false;
     cnn__walk(g, cnn__of(loss));
-    int n_loss = g->n_order;
+    const int n_loss = g->n_order;
     for (int i = 0; i < g->n_nodes; i++)
         if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
+
+    /* Whose parameter is it, which gradients are wanted, what is everything called, and where does it lie? */
     cnn__adopt(g);
     if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
         cnn__plan_leaves(g);
@@ -5791,7 +5839,7 @@ CNN_API bool cnn_compile(cnn_graph *g, cnn_tensor *loss) { return cnn_compile_in
 
 CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t bytes)
 {
-    cnn_memory m = cnn_plan(g, loss);
+    const cnn_memory m = cnn_plan(g, loss);
     if (!g || g->error[0]) return false;
     if (g->compiled) return cnn__fail(g, g->config.at, "compile", "the graph is compiled already");
     if (memory && ((uintptr_t)memory % CNN__ALIGN || bytes < m.total))
@@ -5799,6 +5847,8 @@ CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t
                          "the memory given has %zu bytes at an address of alignment %d: %zu bytes, aligned "
                          "to %d, are needed", bytes, (int)((uintptr_t)memory % CNN__ALIGN ? 1 : CNN__ALIGN),
                          m.total, CNN__ALIGN);
+
+    /* One block of memory for all arenas; each tensor learns its place; parameters get their first values. */
     if (!cnn__place_arenas(g, "compile", memory)) return false;
     for (int i = 0; i < g->n_order; i++) {
         cnn__node *v = g->order[i];
@@ -5806,6 +5856,8 @@ CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t
         v->stamp = 0;
         if (v->t.kind == CNN_PARAM || v->t.kind == CNN_BUFFER || v->t.kind == CNN_CONST) cnn__init_leaf(v);
     }
+
+    /* Where backward starts: dJ/dJ = 1. */
     if (!g->config.inference && loss->needs_grad) loss->grad[0] = 1;
     g->compiled = cnn__open_backend(g);
     return g->compiled;
@@ -13862,14 +13914,16 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
     }
 }
 
-/* ---- Joined nodes: batch norm, add, relu in one pass over memory ----
+/* ===========================================================================================================
+   >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
    Nodes that run in place of batch_norm, add, sub or mul join it: their formulas are applied to each piece of
-   its result while that is in the L1 cache, and their rooms are skipped. Joined are relu, leaky_relu, clamp
+   its result while that is in the L1 cache, and their rooms are skipped. Joined are formulas of one number
    and the addition of a tensor of the same shape that is there already; each must be the only user of the
    node before it. What can be read stays readable: the memory plan runs in place only of values that nobody
    reads again, so never of what is kept. The bits are those of the rooms. Nodes are not joined on a device,
-   nor while profile, trace or doctor look on. */
+   on the plain loops, nor while profile, trace or doctor look on.
+   ======================================================================================================== */
 
 /* Add the formula of y to the tail behind `head`, or say no. */
 static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *tail)
@@ -13912,7 +13966,7 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
    ======================================================================================================== */
 
 /* ===========================================================================================================
-   >>devices ---- 19. Devices: where the newest copy is, rows that replace rooms, leaving
+   >>devices ---- 20. Devices: where the newest copy is, rows that replace rooms, leaving
    ======================================================================================================== */
 
 /* ---- Where the newest copy is: host, device, or both ----
@@ -13950,6 +14004,84 @@ static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
 static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side)
 {
     *cnn__part_on(cnn__of(t), part) = (unsigned char)side;
+}
+
+/* ---- Running on a device: a node by its row, or by its room where it has none ---- */
+
+/* Operands are copied to the side that computes y; y's newest copy is there then. */
+static void cnn__device_forward(cnn__node *v, cnn_mode mode)
+{
+    cnn_tensor    *y = &v->t;
+    cnn_backend   *dev = y->graph->config.backend;
+    const unsigned side = v->kernel ? CNN__DEVICE : CNN__HOST;
+    for (int k = 0; k < y->n_in; k++)
+        if (!cnn__sync(y->in[k], CNN__DATA, side)) return;
+    cnn__wrote(y, CNN__DATA, side);
+    cnn__wrote(y, CNN__SAVED, side);
+    if (!v->kernel) y->op->forward(y, mode);
+    else if (!v->kernel->forward(dev, y, mode)) cnn_fail(y, "%s", dev->error);
+    for (int k = 0; k < y->n_in && mode == CNN_TRAIN; k++)           /* running statistics were written */
+        if (y->in[k]->kind == CNN_BUFFER) cnn__wrote(y->in[k], CNN__DATA, side);
+}
+
+/* Zero an array of gradients on the side where it will be written next. */
+static bool cnn__zero_grad(cnn_tensor *t, unsigned side)
+{
+    cnn_backend *dev = t->graph->config.backend;
+    size_t       bytes = (size_t)cnn__len(t->shape) * sizeof(float);
+    cnn_place    place = cnn_place_grad(t);
+    cnn__wrote(t, CNN__GRAD, side);
+    if (side == CNN__HOST) memset(t->grad, 0, bytes);
+    else if (!dev->clear(dev, place.buffer, place.at * sizeof(float), bytes))
+        return cnn_fail(t, "%s", dev->error);
+    return true;
+}
+
+/* What backward of y reads is copied to the side that runs it; the gradients that it adds to are there. */
+static bool cnn__gather_for_backward(cnn__node *v, unsigned side)
+{
+    cnn_tensor *y = &v->t;
+    if (!cnn__sync(y, CNN__GRAD, side)) return false;
+    if ((y->op->flags & CNN_READS_Y) && !cnn__sync(y, CNN__DATA, side)) return false;
+    if (y->op->saved && !cnn__sync(y, CNN__SAVED, side)) return false;
+    for (int k = 0; k < y->n_in; k++) {
+        cnn_tensor *x = y->in[k];
+        bool        again = false;
+        for (int j = 0; j < k; j++) again = again || y->in[j] == x;
+        if (again) continue;
+        if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
+        if (!x->needs_grad) continue;
+        const bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;
+        if (first && side == CNN__HOST && (y->op->flags & CNN_CLEARS_GRAD)) cnn__wrote(x, CNN__GRAD, side);
+        else if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
+    }
+    return true;
+}
+
+static bool cnn__device_backward(cnn__node *v)
+{
+    cnn_tensor    *y = &v->t;
+    cnn_backend   *dev = y->graph->config.backend;
+    const bool     row = v->kernel && v->kernel->backward;
+    const unsigned side = row ? CNN__DEVICE : CNN__HOST;
+    if (!cnn__gather_for_backward(v, side)) return false;
+    cnn__seen(y, CNN__BEFORE_BACKWARD);
+    if (!row) y->op->backward(y);
+    else if (!v->kernel->backward(dev, y)) return cnn_fail(y, "%s", dev->error);
+    for (int k = 0; k < y->n_in; k++)
+        if (y->in[k]->needs_grad) cnn__wrote(y->in[k], CNN__GRAD, side);
+    if (!y->graph->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
+    return !y->graph->error[0];
+}
+
+static void cnn__device_clear_grads(cnn_graph *g)
+{
+    cnn_backend *dev = g->config.backend;
+    if (!g->memory.grads) return;
+    if (!dev->clear(dev, g->buffer[CNN_ARENA_GRADS], 0, g->memory.grads))
+        cnn__fail(g, NULL, "backward", "%s", dev->error);
+    for (int i = 0; i < g->n_order; i++)
+        if (g->order[i]->t.kind == CNN_PARAM) cnn__wrote(&g->order[i]->t, CNN__GRAD, CNN__DEVICE);
 }
 
 /* Make all parameters, or all their gradients, valid on one side; and say that they were written there. */
