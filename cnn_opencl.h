@@ -65,7 +65,7 @@
                         /etc/OpenCL/vendors/nvidia.icd
        AMD              rocm-opencl-runtime of ROCm, or mesa-opencl-icd (with RUSTICL_ENABLE=radeonsi)
        Intel            intel-opencl-icd
-       Mali, Adreno     libOpenCL.so of the vendor's driver (in /vendor/lib64 on Android), in the loader's path
+       Mali, Adreno     libOpenCL.so of the vendor's driver (Android: /vendor/lib64), in the loader's path
        Apple            nothing: the framework is part of macOS; CNN_OPENCL_LINK links it directly
        no GPU: a CPU    pocl-opencl-icd, and CNN_OPENCL_DEVICE=cpu
        CLBlast          libclblast-dev or libclblast1; optional

@@ -1,12 +1,12 @@
-/* readme.c - what stands around a fragment of README.md: tests/readme.sh compiles this once for each, with
-   -DIN_main or -DIN_lenet and the fragment's file as FRAGMENT, and runs it. */
+/* readme.c - what stands around a fragment of README.md: tests/readme.sh compiles and runs this for each,
+   with -DIN_main or -DIN_lenet and the fragment's file as FRAGMENT. */
 #include "cnn.h"
-#include <stdlib.h>
 
 int main(void)
 {
-#ifdef IN_lenet                                            /* README's first program, not trained, one epoch of 48 */
-    cnn_dataset train = cnn_load_idx("examples/data/test-images-idx3-ubyte", "examples/data/test-labels-idx1-ubyte");
+#ifdef IN_lenet                                   /* the names of README's LeNet-5 on a smaller, quicker net */
+    cnn_dataset train = cnn_load_idx("examples/data/test-images-idx3-ubyte",
+                                     "examples/data/test-labels-idx1-ubyte");
     cnn_graph  *g     = cnn_new(.max_batch = 16, .seed = 1);
     cnn_tensor *x     = cnn_input(g, 1, 28, 28), *t = cnn_labels(g);
     cnn_tensor *conv1 = cnn_conv2d(x, 6, 5, .pad = 2, .name = "conv1"), *maps = cnn_keep(conv1);
