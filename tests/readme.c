@@ -4,7 +4,7 @@
 
 int main(void)
 {
-#ifdef IN_lenet                                   /* the names of README's LeNet-5 on a smaller, quicker net */
+#ifdef IN_lenet                                /* the names of README's LeNet-5 on a smaller, quicker net */
     cnn_dataset train = cnn_load_idx("examples/data/test-images-idx3-ubyte",
                                      "examples/data/test-labels-idx1-ubyte");
     cnn_graph  *g     = cnn_new(.max_batch = 16, .seed = 1);

@@ -5,8 +5,8 @@
 #   <!-- not run: REASON -->   the block needs what this test does not have; also for other languages
 #   <!-- in: main -->          a fragment: tests/readme.c has it in an empty main
 #   <!-- in: lenet -->         ... or after a small net with its data
-# In a text block `...` is any number of lines; decimal fractions, bytes, speeds and what follows "cpu" vary by
-# machine and are masked. Run from the top of the repository; CC, BUILD and INC (where cnn.h is) may be set.
+# In a text block `...` is any number of lines; decimal fractions, bytes, speeds and what follows "cpu" vary
+# by machine and are masked. Run from the top of the repository; CC, BUILD and INC (where cnn.h is) may be set.
 # Ends with `N passed, N failed`.
 CC=${CC:-cc} BUILD=${BUILD:-build} INC=${INC:-.}
 passed=0 failed=0
