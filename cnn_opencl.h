@@ -9,9 +9,9 @@
 
        cnn_graph *g = cnn_new(.max_batch = 64, .backend = cnn_opencl());      and the rest as on the CPU
 
-   cc -std=c99 -O2 program.c -lm, with the OpenCL headers installed (Debian: opencl-c-headers); a glibc before
-   2.34 also needs -ldl. The libraries are looked for when the backend is opened, so the program also starts
-   on a machine that has none of them.
+   cc -std=c99 -O2 program.c -lm, with the OpenCL headers installed; a glibc before 2.34 also needs -ldl. The
+   libraries are looked for when the backend is opened, so the program also starts on a machine that has none
+   of them.
 
    Contents (search for the tag): >>usage >>manual >>api | >>cl-library >>cl-devices >>cl-kernels >>cl-run
    >>cl-gemm >>cl-rows >>cl-open >>licence
@@ -58,6 +58,19 @@
 
    Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the
    same bits: there are no atomics, and every sum has a fixed order.
+
+   What to install:
+       to compile       Debian, Ubuntu: opencl-c-headers, or ocl-icd-opencl-dev with the loader
+       NVIDIA           the driver brings OpenCL; where clinfo finds nothing, write libnvidia-opencl.so.1 into
+                        /etc/OpenCL/vendors/nvidia.icd
+       AMD              rocm-opencl-runtime of ROCm, or mesa-opencl-icd (with RUSTICL_ENABLE=radeonsi)
+       Intel            intel-opencl-icd
+       Mali, Adreno     libOpenCL.so of the vendor's driver (Android: /vendor/lib64), in the loader's path
+       Apple            nothing: the framework is part of macOS; CNN_OPENCL_LINK links it directly
+       no GPU: a CPU    pocl-opencl-icd, and CNN_OPENCL_DEVICE=cpu
+       CLBlast          libclblast-dev or libclblast1; optional
+   Tested on PoCL 3.1 with CLBlast 1.5.3 (Debian 12, x86-64) only. The other rows follow the vendors'
+   documentation and were not run.
 
    Switches:
        CNN_OPENCL_LINK                call libOpenCL directly: link with -lOpenCL (macOS: -framework OpenCL)

@@ -1,4 +1,4 @@
-/* mnist.c - four small networks learn MNIST or Fashion-MNIST: where the accuracies in README.md come from.
+/* mnist.c - four small networks learn MNIST or Fashion-MNIST: the accuracies of tests/bench/README.md.
 
      cc -std=c99 -O2 examples/mnist.c -o mnist -lm            (with -fopenmp: on all cores)
      ./mnist NET DIRECTORY [SEED ...]                         NET: mlp, lenet, keras, fashion; seed: default 1
