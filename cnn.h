@@ -46,9 +46,11 @@
        cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
-   place of the call, the operation, the shapes and the rule. From then on builders return a nil tensor (so
-   chains need no checks), calls that run do nothing, functions that return bool return false, and
-   cnn_error(g) is the message. cnn_free is always right, also for NULL.
+   place of the call, the operation, the shapes and the rule: cnn_error(g). While recording, builders then
+   return a nil tensor, so that chains need no checks, and cnn_compile returns false. After cnn_compile a call
+   that is refused changes nothing and returns false (or NAN, NULL, 0), and nothing runs any more until
+   cnn_clear_error(g); but values can be read, and the net can be saved and exported: what was learned is not
+   lost to a wrong call. cnn_free is always right, also for NULL.
 
    Modes. CNN_TRAIN keeps what backward needs, drops out, and uses the statistics of the batch in batch norm.
    CNN_EVAL reuses memory as soon as a value is dead, so that afterwards only these can be read: the tensor
@@ -141,6 +143,9 @@ CNN_API void        cnn_free(cnn_graph *);
 /* The first error's message. Without one, why the last cnn_save, cnn_save_memory or cnn_export_c failed: that
    stops nothing, and the next one that succeeds clears it. Else NULL. */
 CNN_API const char *cnn_error(const cnn_graph *);
+/* After cnn_compile: forget the error, so that runs go on. False, and the error stays, while recording: what
+   could not be recorded is missing. */
+CNN_API bool        cnn_clear_error(cnn_graph *);
 
 /* The bytes that cnn_compile will take, known before any of them is allocated. */
 typedef struct {
@@ -1286,6 +1291,14 @@ CNN__NOINLINE CNN_API const char *cnn_error(const cnn_graph *g)
     return g->error[0] ? g->error : g->notice[0] ? g->notice : NULL;
 }
 
+CNN_API bool cnn_clear_error(cnn_graph *g)
+{
+    if (!g || (!g->compiled && g->error[0])) return false;
+    g->error[0] = g->notice[0] = 0;
+    g->can_backward = false;                        /* a run may have been cut short */
+    return true;
+}
+
 /* A zeroed piece of memory that lives as long as the graph. NULL after writing the error. */
 static void *cnn__alloc(cnn_graph *g, size_t bytes)
 {
@@ -1342,6 +1355,7 @@ static bool  cnn__begin_forward(cnn_tensor *t, cnn_mode mode);
 static bool  cnn__forward_node(cnn__node *v, cnn_mode mode);
 static bool  cnn__backward_node(cnn__node *v);
 static void  cnn__start_grad(const cnn__node *v, const cnn__node *x);
+static bool  cnn__usable(cnn_tensor *t, const char *what);
 static bool  cnn__placed(cnn_tensor *t, const char *what);
 static float cnn__no_result(void);
 static void  cnn__seen(cnn_tensor *y, cnn__moment moment);
@@ -1771,7 +1785,7 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
 /* Before a run: is t ready to be computed? Mark what it depends on, and show every tensor its memory. */
 static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
 {
-    if (!cnn__placed(t, "forward")) return false;
+    if (!cnn__usable(t, "forward")) return false;
     cnn_graph *g = t->graph;
     if (mode == CNN_TRAIN && g->config.inference)
         return cnn_fail(t, "forward: the graph is for inference: it runs CNN_EVAL only");
@@ -1798,10 +1812,16 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
 
 static float cnn__no_result(void) { return (float)NAN; }
 
-/* Does t have memory? what: the call that wants to know. */
+/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. */
+static bool cnn__usable(cnn_tensor *t, const char *what)
+{
+    return !cnn__is_nil(t) && !t->graph->error[0] && cnn__placed(t, what);
+}
+
+/* Does t have memory? That is enough to read it: an error after cnn_compile does not lock values up. */
 static bool cnn__placed(cnn_tensor *t, const char *what)
 {
-    if (cnn__is_nil(t) || t->graph->error[0]) return false;
+    if (cnn__is_nil(t)) return false;
     if (!t->graph->compiled) return cnn_fail(t, "%s: call cnn_compile first", what);
     return t->index >= 0 || cnn_fail(t, "%s: neither the loss nor a kept tensor depends on it: cnn_keep it "
                                         "before cnn_compile", what);
@@ -5918,7 +5938,7 @@ CNN_API const float *cnn_map_read(cnn_tensor *t)
 
 CNN_API float *cnn_map_write(cnn_tensor *t)
 {
-    if (!cnn__placed(t, "write")) return NULL;
+    if (!cnn__usable(t, "write")) return NULL;
     if (t->op)
         return cnn_fail(t, "write: it is computed by the graph; only inputs, labels, parameters, buffers "
                            "and constants can be written"), NULL;
@@ -5933,7 +5953,8 @@ CNN_API float *cnn_map_write(cnn_tensor *t)
 
 CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
 {
-    if (!cnn__placed(t, "set")) return false;
+    if (!cnn__usable(t, "set")) return false;
+    if (!values) return cnn_fail(t, "set: no values were given: the pointer is NULL");
     size_t sample = (size_t)cnn__sample(t->shape);
     if (!t->op && t->batched) {
         if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
@@ -5949,7 +5970,8 @@ CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
 
 CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
 {
-    if (!cnn__placed(t, "set_labels")) return false;
+    if (!cnn__usable(t, "set_labels")) return false;
+    if (!classes) return cnn_fail(t, "set_labels: no classes were given: the pointer is NULL");
     if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
     size_t sample = (size_t)cnn__sample(t->shape);
     if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
@@ -5965,13 +5987,14 @@ CNN_API bool cnn_get(cnn_tensor *t, float *values, size_t count)
 {
     const float *data = cnn_map_read(t);
     if (!data || !cnn__check_count(t, "get", count)) return false;
+    if (!values) return cnn_fail(t, "get: there is nowhere to write to: the pointer is NULL");
     memcpy(values, data, count * sizeof(float));
     return true;
 }
 
 CNN_API const float *cnn_map_grad(cnn_tensor *t)
 {
-    if (cnn__is_nil(t) || t->graph->error[0]) return NULL;
+    if (cnn__is_nil(t)) return NULL;
     cnn_graph *g = t->graph;
     if (!g->compiled || !t->needs_grad)
         return cnn_fail(t, "gradient: %s", !g->compiled ? "call cnn_compile first"
@@ -5994,6 +6017,7 @@ CNN_API bool cnn_get_grad(cnn_tensor *t, float *values, size_t count)
 {
     const float *grad = cnn_map_grad(t);
     if (!grad || !cnn__check_count(t, "get_grad", count)) return false;
+    if (!values) return cnn_fail(t, "get_grad: there is nowhere to write to: the pointer is NULL");
     memcpy(values, grad, count * sizeof(float));
     return true;
 }
@@ -6001,7 +6025,7 @@ CNN_API bool cnn_get_grad(cnn_tensor *t, float *values, size_t count)
 static float *cnn__flat(cnn_graph *g, size_t *count, cnn__part part)
 {
     if (count) *count = 0;
-    if (!g || g->error[0]) return NULL;
+    if (!g) return NULL;
     if (!g->compiled) return cnn__fail(g, g->config.at, "flat vector", "call cnn_compile first"), NULL;
     if (!cnn__sync_params(g, part, CNN__HOST)) return NULL;
     cnn__wrote_params(g, part, CNN__HOST);
@@ -6056,8 +6080,8 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     cnn_graph *view = cnn_new_(config);
     if (!view || view->error[0]) return view;
     view->shares = true;
-    if (g->error[0])           cnn__fail(view, a.at, "share", "the net has an error: %.400s", g->error);
-    else if (!g->compiled)     cnn__fail(view, a.at, "share", "the net is not compiled");
+    if (!g->compiled && g->error[0]) cnn__fail(view, a.at, "share", "the net has an error: %.400s", g->error);
+    else if (!g->compiled)           cnn__fail(view, a.at, "share", "the net is not compiled");
     else if (g->config.backend)
         cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
     if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
@@ -7071,7 +7095,7 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
         return cnn__fail(g, at, what, "loss or logits is NULL or nil");
     if (logits->graph != g) return cnn__fail(g, at, what, "loss and logits belong to two graphs");
     if (!g->compiled) return cnn__fail(g, at, what, "the graph is not compiled");
-    if (!cnn__placed(loss, what) || !cnn__placed(logits, what)) return false;
+    if (!cnn__usable(loss, what) || !cnn__usable(logits, what)) return false;
     to->x      = cnn__leaf_below(logits, CNN_INPUT, &inputs);
     to->labels = cnn__leaf_below(loss, CNN_LABELS, &labels);
     if (inputs != 1)
@@ -7186,7 +7210,7 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
                           void *user)
 {
     int inputs, n, count = 0;
-    if (!cnn__placed(logits, what)) return 0;
+    if (!cnn__usable(logits, what)) return 0;
     cnn_graph  *g = logits->graph;
     cnn_tensor *x = cnn__leaf_below(logits, CNN_INPUT, &inputs);
     if (inputs != 1)
