@@ -108,6 +108,7 @@ typedef struct cnn_graph     cnn_graph;     /* owns every tensor, parameter and 
 typedef struct cnn_tensor    cnn_tensor;    /* one node of the graph and the array that it computes */
 typedef struct cnn_op        cnn_op;        /* the rules of one operation: see "Your own operations" */
 typedef struct cnn_optimizer cnn_optimizer; /* a rule for updating weights: see "Optimizer" */
+typedef struct cnn_kernel    cnn_kernel;    /* a function that replaces one of an operation's */
 typedef struct cnn_backend   cnn_backend;   /* a device; NULL = the CPU code in the rooms */
 typedef struct { int n, c, h, w; } cnn_shape;                                      /* (N,C,H,W), w fastest */
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
@@ -134,6 +135,8 @@ typedef struct {
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
     int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs */
     int          keep_grads;        /* 1: activations' gradients stay readable after cnn_backward */
+    const cnn_kernel *rows;         /* functions of yours that replace CPU functions, ended by { NULL }: see
+                                       cnn_kernel; not together with a backend; must outlive the graph */
 } cnn_config;
 /* A new, empty graph. NULL only if the graph object itself cannot be allocated; every function below accepts
    that NULL, and cnn_error(NULL) is its message. */
@@ -873,12 +876,17 @@ CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
 
 typedef enum { CNN_ARENA_PARAMS, CNN_ARENA_GRADS, CNN_ARENA_OPTIMIZER, CNN_ARENA_BUFFERS, CNN_ARENA_INPUTS,
                CNN_ARENA_ACTIVATIONS, CNN_ARENA_SCRATCH, CNN_ARENAS } cnn_arena;
-typedef struct {
+/* A row replaces the CPU functions of one operation: on a device, or with cnn_new(.rows = ...) on the CPU, as
+   a lab or a vendor's library wants it: backend is NULL there, and y->data, y->grad are arrays that overlap no
+   others. As those of cnn_op, forward sets y->data and backward adds to in[i]->grad, if that is not NULL. A
+   function that is NULL replaces nothing. */
+struct cnn_kernel {
     const cnn_op *op;
     bool (*accepts) (const cnn_backend *, const cnn_tensor *y); /* NULL = always */
-    bool (*forward) (cnn_backend *, cnn_tensor *y, cnn_mode);   /* false after an error in backend->error */
+    bool (*forward) (cnn_backend *, cnn_tensor *y, cnn_mode);   /* false after an error: backend->error, or
+                                                                   cnn_fail(y, ...) */
     bool (*backward)(cnn_backend *, cnn_tensor *y);
-} cnn_kernel;
+};
 /* Where the arrays of a tensor are on the device: buffer[arena] and an offset in floats. */
 typedef struct { void *buffer; size_t at; } cnn_place;
 
@@ -1161,7 +1169,7 @@ typedef struct cnn__node {
     const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
-    const cnn_kernel *kernel;           /* the backend's row, or NULL: the room */
+    const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
     unsigned char     saved_on;
 } cnn__node;
@@ -1351,6 +1359,7 @@ typedef struct cnn__tail {
 
 /* ---- What is defined below its first use, or in a later section ---- */
 
+static void  cnn__by_row(bool done, cnn_tensor *y);
 static bool  cnn__begin_forward(cnn_tensor *t, cnn_mode mode);
 static bool  cnn__forward_node(cnn__node *v, cnn_mode mode);
 static bool  cnn__backward_node(cnn__node *v);
@@ -1420,6 +1429,8 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         cnn__fail(g, config.at, "cnn_new", "threads is %d: it must be 1 to %d, or 0 for the default",
                   config.threads, (int)CNN__MOST_THREADS);
     if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
+    if (dev && config.rows)
+        cnn__fail(g, config.at, "cnn_new", ".rows are for the CPU: those of a device belong to its backend");
     if (config.optimizer->slots < 0 || config.optimizer->slots > CNN_MAX_SLOTS)
         cnn__fail(g, config.at, "cnn_new", "optimizer %s wants %d slots: at most %d", config.optimizer->name,
                   config.optimizer->slots, CNN_MAX_SLOTS);
@@ -1775,11 +1786,18 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
     cnn__seen(y, CNN__BEFORE_FORWARD);
     const cnn__tail tail = cnn__join(v, mode);          /* what is computed in the same pass: see >>fusion */
     v->tail = tail.steps ? &tail : NULL;
-    if (g->config.backend) cnn__device_forward(v, mode);                                /* see >>devices */
-    else                   y->op->forward(y, mode);
+    if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
+    else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
+    else                                       y->op->forward(y, mode);
     v->stamp = g->run, v->tail = NULL;
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
     return !g->error[0];
+}
+
+/* After a row of the user's. */
+static void cnn__by_row(bool done, cnn_tensor *y)
+{
+    if (!done) cnn_fail(y, "the row that replaces it failed");
 }
 
 /* Before a run: is t ready to be computed? Mark what it depends on, and show every tensor its memory. */
@@ -1880,7 +1898,8 @@ static bool cnn__backward_node(cnn__node *v)
     for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
     cnn__seen(y, CNN__BEFORE_BACKWARD);
 
-    y->op->backward(y);                                 /* x->grad += (df/dx)' y->grad */
+    if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
+    else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
 
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
     return !g->error[0];
@@ -1892,7 +1911,8 @@ static bool cnn__backward_node(cnn__node *v)
 static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
 {
     const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
-    if (!first || x->grad_alias == v || (v->t.op->flags & CNN_CLEARS_GRAD)) return;
+    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && !(v->kernel && v->kernel->backward);
+    if (!first || x->grad_alias == v || clears) return;
     memset(x->t.grad, 0, (size_t)cnn__len(x->t.shape) * sizeof *x->t.grad);
 }
 
@@ -5591,7 +5611,7 @@ static void cnn__plan_in_place(cnn_graph *g, cnn_mode mode)
     for (int i = 0; i < g->n_order; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
         if (!x || !x->t.op || !(v->t.op->flags & CNN_INPLACE) || x->last[mode] != i) continue;
-        if (!cnn__same_elements(v, x)) continue;
+        if (v->kernel || !cnn__same_elements(v, x)) continue;
         v->alias[mode] = x, x->joined[mode] = v;
         x->last[mode] = i - 1;
     }
@@ -5606,7 +5626,7 @@ static void cnn__plan_gradients_in_place(cnn_graph *g, cnn_mode mode)
         g->order[i]->grad_alias = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
     for (int i = 0; i < g->n_order && may; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
-        if (!x || !x->t.op || !x->t.needs_grad || !v->t.op || !(v->t.op->flags & CNN_INPLACE_GRAD)) continue;
+        if (!x || !x->t.op || !x->t.needs_grad || !(v->t.op->flags & CNN_INPLACE_GRAD) || v->kernel) continue;
         if (&v->t != g->loss && x->grad_first == i && cnn__same_elements(v, x)) x->grad_alias = v;
     }
     for (int i = 0; i < g->n_order; i++) {                          /* operands first */
@@ -5767,6 +5787,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 
     /* Whose parameter is it, which gradients are wanted, what is everything called, and where does it lie? */
     cnn__adopt(g);
+    for (int i = 0; i < g->n_order; i++)
+        for (const cnn_kernel *row = g->config.rows; row && row->op; row++)
+            if (row->op == g->order[i]->t.op && (!row->accepts || row->accepts(NULL, &g->order[i]->t)))
+                g->order[i]->kernel = row;
     if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
@@ -8903,8 +8927,9 @@ static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
 
 static cnn_graph *cnn__new_to_load(cnn_load_args a)
 {
-    cnn_config config = { a.at, a.max_batch, a.seed, a.threads, a.isa, a.backend, a.optimizer, a.inference,
-                          a.keep_grads };
+    const cnn_config config = { .at = a.at, .max_batch = a.max_batch, .seed = a.seed, .threads = a.threads,
+                                .isa = a.isa, .backend = a.backend, .optimizer = a.optimizer,
+                                .inference = a.inference, .keep_grads = a.keep_grads };
     return cnn_new_(config);
 }
 
@@ -10381,6 +10406,7 @@ static cnn__text cnn__runs_on_text(const cnn_tensor *t)
         cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], cnn__conv_algorithm(&g->cpu, &c, 0));
     } else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", isa[g->cpu.isa]);
     else cnn__format(r.s, sizeof r.s, "cpu");
+    if (cnn__of(t)->kernel && !cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "cpu, by a row of yours");
     return r;
 }
 
@@ -13973,7 +13999,7 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
     const cnn_op *op = v->t.op;
     cnn_graph    *g = v->t.graph;
     cnn__tail     tail = { .steps = 0 };
-    if (g->config.backend || g->probe || g->cpu.isa == CNN_ISA_PLAIN) return tail;
+    if (g->config.backend || g->probe || g->cpu.isa == CNN_ISA_PLAIN || v->kernel) return tail;
     if (op != &cnn_op_batch_norm && op != &cnn_op_add && op != &cnn_op_sub && op != &cnn_op_mul) return tail;
     for (cnn__node *x = v, *y; x->users == 1; x = y) {
         y = x->joined[mode];
@@ -14213,7 +14239,10 @@ CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
     const cnn_traffic none = { 0, 0, 0 };
     return g ? g->traffic : none;
 }
-CNN_API bool cnn_on_device(const cnn_tensor *t) { return !cnn__is_nil(t) && cnn__of(t)->kernel != NULL; }
+CNN_API bool cnn_on_device(const cnn_tensor *t)
+{
+    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel != NULL;
+}
 
 /* ---- Leaving the device ---- */
 
