@@ -965,8 +965,8 @@ struct cnn_backend {
     bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes); /* set to zero */
     size_t (*scratch)(const cnn_backend *, const cnn_tensor *y); /* bytes on the device; NULL = none */
     /* Training beside the rows; each may be NULL. update: n parameters w by their gradients; slot i lies
-       slot_stride floats behind slot 0; options and step as cnn_optimizer's. False without an error: never for
-       this optimizer, the CPU does it. */
+       slot_stride floats behind slot 0; options and step as for cnn_optimizer. False without an error: never
+       for this optimizer, the CPU does it. */
     bool  (*update)  (cnn_backend *, const cnn_optimizer *, cnn_place w, cnn_place dw, cnn_place slots,
                       size_t n, size_t slot_stride, const cnn_step_args *, long step);
     bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor); /* x *= factor */
@@ -5091,8 +5091,8 @@ static cnn_text cnn__takers(const char *option)
     int      n;
     const cnn_optimizer *const *all = cnn_optimizers(&n);
     for (int i = 0; i < n; i++) {
-        const size_t k = strlen(r.s);
-        if (cnn__takes(all[i], option)) cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
+        const size_t k = cnn__takes(all[i], option) ? strlen(r.s) : sizeof r.s;
+        if (k < sizeof r.s) cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
     }
     return r;
 }
