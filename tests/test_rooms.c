@@ -3,8 +3,8 @@
 
    The list of operations drives the tests: for each name in cnn_ops there must be a row in the table `rooms` below,
    with a generator of cases and a reference. A row that names no operation fails as well. */
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "inside.h"
 #include "test.h"
 
 enum { MAX_IN = CNN_MAX_INPUTS };
