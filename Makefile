@@ -33,7 +33,8 @@ EXAMPLES := $(patsubst examples/%.c,$(B)/%,$(filter-out $(if $(OPENCL),,examples
               $(if $(MPI),,examples/mpi.c),$(wildcard examples/*.c)))
 BENCHES  := $(patsubst tests/bench/%.c,$(B)/%,$(filter-out %_opencl.c,$(wildcard tests/bench/bench_*.c)))
 HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h)
-RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs sh tests/run.sh
+RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
+            OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 
 .PHONY: all run examples test test-opencl sanitize bench bench-peers bench-opencl clean
 all: examples
@@ -55,13 +56,16 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 LINKED  := $(filter-out kernels opencl,$(SUITES))
 # Tests that are no C program, each ending with `N passed, N failed`; the longest first.
 SCRIPTS := tests/switches.sh tests/bits.sh tests/mpi.sh tests/torch.sh
+# $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.
+LONG    := opencl kernels rooms
+ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
 # tests/inside.h wants the private types of cnn.h, tests/test_zoo.c the zoo without the implementation.
 PARTS   := $(B)/inside_types.h $(B)/zoo.h
 TESTING := $(wildcard tests/*.h) tests/test_rooms.c examples/zoo.c $(PARTS) $(HEADERS)
 INCLUDE  = -I$(INC) -I. -Itests -I$(B)
 
 test: $(SUITES:%=$(B)/test_%)
-	@$(RUN_TESTS) $(SCRIPTS) $^
+	@$(RUN_TESTS) $(call ordered,test_,$(SCRIPTS))
 
 test-opencl: $(B)/test_opencl
 	@$(RUN_TESTS) $^
@@ -84,7 +88,7 @@ $(B)/zoo.h: examples/zoo.c | $(B)
 # Without OpenMP: the sanitizers do not know its runtime.
 ASAN := -fsanitize=address,undefined
 TSAN := -fsanitize=thread -pthread
-SANITIZED := $(if $(call takes,$(CC),$(ASAN)),$(SUITES:%=$(B)/asan_%))
+SANITIZED := $(if $(call takes,$(CC),$(ASAN)),$(call ordered,asan_))
 RACED     := $(if $(call takes,$(CC),$(TSAN)),$(B)/tsan_threads)
 ASAN_CC    = $(CC) -std=c99 -O1 -g -fno-omit-frame-pointer $(ASAN) -fno-sanitize-recover=all $(INCLUDE)
 

@@ -62,15 +62,17 @@ if printf '#include <simde/x86/avx512.h>\n' | $CC -x c -mavx2 -mfma -fsyntax-onl
         "$INC/cnn.h" >"$BUILD/emulated/cnn.h"
     [ "$(diff "$INC/cnn.h" "$BUILD/emulated/cnn.h" | grep -c '^>')" -eq 2 ] && pass ||
         fail 'the two lines about AVX-512 in cnn.h are not as this test takes them to be'
-    if $CC -std=gnu99 -O1 -mavx2 -mfma -include $S/avx512.h -I"$BUILD/emulated" -Itests tests/test_kernels.c \
+    if CNN_ISA=avx512 "$BUILD/two_units" >/dev/null 2>&1; then      # then build/test_kernels runs what it has
+        skip 'AVX-512 emulated: this machine has it'
+    elif $CC -std=gnu99 -O1 -mavx2 -mfma -include $S/avx512.h -I"$BUILD/emulated" -Itests tests/test_kernels.c \
            -o "$BUILD/kernels_avx512" -lm 2>"$BUILD/out"; then
-        out=$("$BUILD/kernels_avx512" 2>&1) && ! echo "$out" | grep -q 'skipped: avx512' && pass || fail 'AVX-512 emulated' "$out"
+        out=$("$BUILD/kernels_avx512" avx512 2>&1) && ! echo "$out" | grep -q 'skipped: avx512' && pass || fail 'AVX-512 emulated' "$out"
     else fail 'AVX-512 emulated does not compile' "$(cat "$BUILD/out")"; fi
 else skip 'AVX-512 emulated: libsimde-dev is not installed, or this is not x86-64'; fi
 if have aarch64-linux-gnu-gcc && have qemu-aarch64; then
     if aarch64-linux-gnu-gcc -std=c99 -O1 -static -I"$INC" -Itests tests/test_kernels.c -o "$BUILD/kernels_neon" -lm \
            2>"$BUILD/out"; then
-        out=$(qemu-aarch64 "$BUILD/kernels_neon" 2>&1) && ! echo "$out" | grep -q 'skipped: neon' && pass || fail 'NEON under qemu' "$out"
+        out=$(qemu-aarch64 "$BUILD/kernels_neon" neon 2>&1) && ! echo "$out" | grep -q 'skipped: neon' && pass || fail 'NEON under qemu' "$out"
     else fail 'NEON does not compile' "$(cat "$BUILD/out")"; fi
 else skip 'NEON under qemu: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user are not installed'; fi
 
@@ -84,7 +86,7 @@ for c in gcc $CLANG; do
     done
     compiles $c -fopenmp && ok "$c -fopenmp" $c -std=c99 $STRICT -fopenmp -I"$INC" -fsyntax-only $S/impl.c
 done
-if have $CLANG; then built 'clang' $CLANG -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE $S/net.c; fi
+if have $CLANG; then built 'clang' $CLANG -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE $S/net.c; fi
 if printf 'int main() { return 0; }\n' | $CXX -x c++ - -o "$BUILD/probe" >/dev/null 2>&1; then
     ok    'C++11, declarations' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -fsyntax-only $S/cpp11.cc
     built 'cpp11' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" $S/cpp11.cc "$BUILD/impl.o"
@@ -115,8 +117,7 @@ else skip 'nm is not installed'; fi
 out=$(grep -n 'TODO\|FIXME\|XXX\|HACK' "$INC/cnn.h")
 [ -z "$out" ] && pass || fail 'cnn.h: left-over marks' "$out"
 
-# ---- Examples: each opens with its cc line, which compiles; optimised, it is linked with impl.o; lenet.c as its line says ----
-ok 'examples/lenet.c as its line says' $CC -std=c99 -O2 -Wall -Wextra -I"$INC" examples/lenet.c -o "$BUILD/lenet" -lm
+# ---- Examples: each opens with its cc line and compiles so; optimised, it is linked with impl.o ----
 for e in examples/*.c; do
     [ -f "$e" ] || continue
     n=${e##*/}

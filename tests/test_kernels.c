@@ -138,24 +138,27 @@ static const char *const passes[] = { "forward", "backward-data", "backward-weig
 static void reference(const cnn__conv *t, int pass, double *out, double *size, const float *x, const float *w, const float *dy)
 {
     const int icg = t->ic / t->groups, ocg = t->oc / t->groups;
+    const int step = pass == FORWARD ? 1 : pass == BACKWARD_DATA ? t->sw : 0;
     for (int n = 0; n < t->n; n++)
         for (int g = 0; g < t->groups; g++)
             for (int o = g * ocg; o < (g + 1) * ocg; o++)
                 for (int c = 0; c < icg; c++)
                     for (int i = 0; i < t->kh; i++)
                         for (int j = 0; j < t->kw; j++)
-                            for (int r = 0; r < t->oh; r++)
-                                for (int s = 0; s < t->ow; s++) {
-                                    const int y = r * t->sh + i * t->dh - t->ph, z = s * t->sw + j * t->dw - t->pw;
-                                    if (y < 0 || z < 0 || y >= t->h || z >= t->w) continue;
-                                    const int xi = ((n * t->ic + g * icg + c) * t->h + y) * t->w + z;
-                                    const int wi = ((o * icg + c) * t->kh + i) * t->kw + j;
-                                    const int yi = ((n * t->oc + o) * t->oh + r) * t->ow + s;
-                                    const double a = pass == BACKWARD_WEIGHTS ? (double)dy[yi] : (double)w[wi];
-                                    const double b = pass == BACKWARD_DATA ? (double)dy[yi] : (double)x[xi];
-                                    const int at = pass == FORWARD ? yi : pass == BACKWARD_DATA ? xi : wi;
-                                    out[at] += a * b, size[at] += fabs(a * b);
+                            for (int r = 0; r < t->oh; r++) {
+                                const int y = r * t->sh + i * t->dh - t->ph, z = j * t->dw - t->pw;
+                                if (y < 0 || y >= t->h) continue;
+                                const ptrdiff_t xi = ((ptrdiff_t)(n * t->ic + g * icg + c) * t->h + y) * t->w + z;
+                                const ptrdiff_t wi = ((o * icg + c) * t->kh + i) * t->kw + j;
+                                const ptrdiff_t yi = ((ptrdiff_t)(n * t->oc + o) * t->oh + r) * t->ow;
+                                const ptrdiff_t at = pass == FORWARD ? yi : pass == BACKWARD_DATA ? xi : wi;
+                                for (int s = z < 0 ? (-z + t->sw - 1) / t->sw : 0; s < t->ow && s * t->sw + z < t->w; s++) {
+                                    const double a = (double)(pass == BACKWARD_WEIGHTS ? dy[yi + s] : w[wi]);
+                                    const double b = (double)(pass == BACKWARD_DATA ? dy[yi + s] : x[xi + s * t->sw]);
+                                    const ptrdiff_t k = at + s * step;
+                                    out[k] += a * b, size[k] += fabs(a * b);
                                 }
+                            }
 }
 
 /* oh and ow from the rest; false if the kernel does not fit. */
