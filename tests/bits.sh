@@ -5,7 +5,7 @@
 # said. BITS=all also tries what need not pass yet.
 CLANG=${CLANG:-clang} BUILD=${BUILD:-build}/bits INC=${INC:-.}
 passed=0 failed=0
-mkdir -p "$BUILD" 
+mkdir -p "$BUILD"
 
 have() { command -v "$1" >/dev/null 2>&1; }
 skip() { echo "    skipped: $1"; }

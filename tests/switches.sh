@@ -55,27 +55,6 @@ if out=$(sed -n '/^       #define CNN_IMPLEMENTATION/,/^       }/p' "$INC/cnn.h"
     built 'usage_at_the_top_of_cnn.h' $CC -std=c99 -O0 -Wall -Wextra -I"$INC" "$BUILD/usage.c"
 else fail 'no usage at the top of cnn.h' "$out"; fi
 
-# ---- Instruction sets that this machine lacks: the tests of the kernels under an emulator ----
-mkdir -p "$BUILD/emulated"
-if printf '#include <simde/x86/avx512.h>\n' | $CC -x c -mavx2 -mfma -fsyntax-only - >/dev/null 2>&1; then
-    sed -e 's/target("avx512f,avx2,fma")/target("avx2,fma")/' -e 's/__builtin_cpu_supports("avx512f")/1/' \
-        "$INC/cnn.h" >"$BUILD/emulated/cnn.h"
-    [ "$(diff "$INC/cnn.h" "$BUILD/emulated/cnn.h" | grep -c '^>')" -eq 2 ] && pass ||
-        fail 'the two lines about AVX-512 in cnn.h are not as this test takes them to be'
-    if CNN_ISA=avx512 "$BUILD/two_units" >/dev/null 2>&1; then      # then build/test_kernels runs what it has
-        skip 'AVX-512 emulated: this machine has it'
-    elif $CC -std=gnu99 -O1 -mavx2 -mfma -include $S/avx512.h -I"$BUILD/emulated" -Itests tests/test_kernels.c \
-           -o "$BUILD/kernels_avx512" -lm 2>"$BUILD/out"; then
-        out=$("$BUILD/kernels_avx512" avx512 2>&1) && ! echo "$out" | grep -q 'skipped: avx512' && pass || fail 'AVX-512 emulated' "$out"
-    else fail 'AVX-512 emulated does not compile' "$(cat "$BUILD/out")"; fi
-else skip 'AVX-512 emulated: libsimde-dev is not installed, or this is not x86-64'; fi
-if have aarch64-linux-gnu-gcc && have qemu-aarch64; then
-    if aarch64-linux-gnu-gcc -std=c99 -O1 -static -I"$INC" -Itests tests/test_kernels.c -o "$BUILD/kernels_neon" -lm \
-           2>"$BUILD/out"; then
-        out=$(qemu-aarch64 "$BUILD/kernels_neon" neon 2>&1) && ! echo "$out" | grep -q 'skipped: neon' && pass || fail 'NEON under qemu' "$out"
-    else fail 'NEON does not compile' "$(cat "$BUILD/out")"; fi
-else skip 'NEON under qemu: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user are not installed'; fi
-
 # ---- Compilers and standards ----
 for c in gcc $CLANG; do
     if ! have $c; then skip "$c is not installed"; continue; fi
