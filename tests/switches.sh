@@ -97,7 +97,7 @@ out=$(grep -n 'TODO\|FIXME\|XXX\|HACK' "$INC/cnn.h")
 [ -z "$out" ] && pass || fail 'cnn.h: left-over marks' "$out"
 
 # ---- Examples: each opens with its cc line and compiles so; optimised, it is linked with impl.o ----
-HEADS='-include errno.h -include math.h -include stdlib.h'       # what the implementation would have included
+HEADS=$(for h in errno float limits math stdarg stdlib string time; do echo "-include $h.h"; done)     # what the implementation would have included
 for e in examples/*.c; do
     [ -f "$e" ] || continue
     n=${e##*/}
