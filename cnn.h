@@ -38,11 +38,12 @@
    class labels are small whole numbers kept as floats (exact up to 2^24), so that every tensor is one kind of
    array.
 
-   Options. What you must say comes first, by position; what you may say follows, by name:
+   Options. What is required comes first, by position; what is optional follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
-   Zero means the default, which stands beside its field below. C++11 may include this file and link to it.
-   Macros without options, such as cnn_relu(x) and cnn_mse(y, t), work there; those with options, and
-   cnn_concat, are C99. C++ calls the functions behind them; in C++20:
+   An option that is not given has the default that stands beside it below; one that is given counts, also as
+   0: the macros hand over the text of their arguments. (Without the macros, 0 means the default.) C++11 may
+   include this file and link to it: macros without options work there, those with options and cnn_concat are
+   C99. In C++20:
        cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
@@ -120,6 +121,9 @@ enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 #define CNN_STR_(x) #x
 #define CNN_STR(x)  CNN_STR_(x)
 #define CNN_HERE    __FILE__ ":" CNN_STR(__LINE__)
+/* The first two options of a call: where it is, and the text of its arguments, by which an option that is
+   given as 0 is told from one that is not given. */
+#define CNN_SAID(...) .at = CNN_HERE, .said = #__VA_ARGS__
 
 /* ---- Graph ---- */
 
@@ -267,7 +271,7 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
 /* Cross-correlation with learned kernels (LeCun et al. 1989): (N,C,H,W) -> (N,channels,OH,OW),
    OH = floor((H + 2 pad_h - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
    weight (channels,C/groups,kernel_h,kernel_w), bias (1,channels,1,1). */
-typedef struct { const char *at; cnn_tensor *x; int channels, kernel; /* required: channels of y */
+typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel; /* required: channels of y */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default 1; _h and _w default to stride */
                  int pad, pad_h, pad_w;                /* zeros per side; _h and _w default to pad */
@@ -278,26 +282,27 @@ typedef struct { const char *at; cnn_tensor *x; int channels, kernel; /* require
                                                the layer, else LeCun; gain 1. The bias starts at zero. */
                  const char *name; } cnn_conv2d_args;
 CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
-#define cnn_conv2d(...) cnn_conv2d_((cnn_conv2d_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_conv2d(...) cnn_conv2d_((cnn_conv2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
    (H - 1) stride_h - 2 pad_h + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in conv2d, but weight
    (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad, cut off here. */
-typedef struct { const char *at; cnn_tensor *x; int channels, kernel, kernel_h, kernel_w;
+typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel, kernel_h, kernel_w;
                  int stride, stride_h, stride_w, pad, pad_h, pad_w, dilation, dilation_h, dilation_w;
                  int output_pad, output_pad_h, output_pad_w; /* less than the stride */
                  int groups, no_bias; cnn_tensor *weight, *bias; cnn_init init; float gain;
                  const char *name; } cnn_conv_transpose2d_args;
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
 #define cnn_conv_transpose2d(...) \
-    cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+    cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 
 /* y = W x + b (Rosenblatt 1958): (N,...), flattened to (N,K,1,1), -> (N,units,1,1). weight (units,K,1,1),
    bias (1,units,1,1); init and gain as in conv2d. */
-typedef struct { const char *at; cnn_tensor *x; int units /* required */, no_bias; cnn_tensor *weight, *bias;
+typedef struct { const char *at, *said; cnn_tensor *x; int units; /* required */
+                 int no_bias; cnn_tensor *weight, *bias;
                  cnn_init init; float gain; const char *name; } cnn_dense_args;
 CNN_API cnn_tensor *cnn_dense_(cnn_dense_args);
-#define cnn_dense(...) cnn_dense_((cnn_dense_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_dense(...) cnn_dense_((cnn_dense_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 
 /* The matrix product: (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N, the batch. */
 CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
@@ -307,7 +312,7 @@ CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 
 /* The largest of each window (Ranzato et al. 2007), or its mean (LeCun et al. 1989): (N,C,H,W) ->
    (N,C,OH,OW), with OH and OW as in conv2d. */
-typedef struct { const char *at; cnn_tensor *x; int kernel; /* required */
+typedef struct { const char *at, *said; cnn_tensor *x; int kernel; /* required */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default: the kernel */
                  int pad, pad_h, pad_w;                /* at most kernel/2 */
@@ -316,9 +321,9 @@ typedef struct { const char *at; cnn_tensor *x; int kernel; /* required */
                  int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
                  const char *name; } cnn_pool_args;
 CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
-#define cnn_max_pool(...) cnn_max_pool_((cnn_pool_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_max_pool(...) cnn_max_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_avg_pool_(cnn_pool_args);
-#define cnn_avg_pool(...) cnn_avg_pool_((cnn_pool_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_avg_pool(...) cnn_avg_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
@@ -327,72 +332,75 @@ CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C
 /* ---- Normalisation: X = (x - mean) / sqrt(variance + eps), y = weight X + bias; eps: default 1e-5 ---- */
 
 /* Per channel over (N,H,W) (Ioffe, Szegedy 2015). weight, bias, running_mean, running_var (1,C,1,1). */
-typedef struct { const char *at; cnn_tensor *x;
+typedef struct { const char *at, *said; cnn_tensor *x;
                  float momentum; /* of the running statistics, in (0,1]; default 0.1, as PyTorch's */
                  float eps; int no_affine; /* 1: no weight and bias */
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
-#define cnn_batch_norm(...) cnn_batch_norm_((cnn_batch_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_batch_norm(...) cnn_batch_norm_((cnn_batch_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
-typedef struct { const char *at; cnn_tensor *x; float eps;
+typedef struct { const char *at, *said; cnn_tensor *x; float eps;
                  int no_affine; /* layer_norm; 1: no weight and bias */
                  int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
-#define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
-typedef struct { const char *at; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
+typedef struct { const char *at, *said; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
                  const char *name; } cnn_group_norm_args;
 CNN_API cnn_tensor *cnn_group_norm_(cnn_group_norm_args);
-#define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* Over each channel of each sample (Ulyanov et al. 2016). weight, bias (1,C,1,1). */
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);
-#define cnn_instance_norm(...) cnn_instance_norm_((cnn_norm_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_instance_norm(...) cnn_instance_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* Between neighbouring channels: y = x / (k + alpha/size sum x^2)^beta (Krizhevsky et al. 2012). */
-typedef struct { const char *at; cnn_tensor *x; int size; /* required: channels in a window, 5 in AlexNet */
+typedef struct { const char *at, *said;
+                 cnn_tensor *x; int size; /* required: channels in a window, 5 in AlexNet */
                  float alpha, beta, k; /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
                  const char *name; } cnn_lrn_args;
 CNN_API cnn_tensor *cnn_lrn_(cnn_lrn_args);
-#define cnn_lrn(...) cnn_lrn_((cnn_lrn_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_lrn(...) cnn_lrn_((cnn_lrn_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 
 /* ---- Activations ---- */
 
 CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x); /* max(x, 0) (Nair, Hinton 2010) */
 #define cnn_relu(x) cnn_relu_(CNN_HERE, x)
 /* x for x > 0, else slope x; slope: default 0.01 (Maas et al. 2013). */
-typedef struct { const char *at; cnn_tensor *x; float slope; const char *name; } cnn_leaky_relu_args;
+typedef struct { const char *at, *said; cnn_tensor *x; float slope; const char *name; } cnn_leaky_relu_args;
 CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args);
-#define cnn_leaky_relu(...) cnn_leaky_relu_((cnn_leaky_relu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_leaky_relu(...) cnn_leaky_relu_((cnn_leaky_relu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-x) */
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 #define cnn_tanh(x) cnn_tanh_(CNN_HERE, x)
 /* min(max(x, low), high), required low < high; +-INFINITY: no bound. relu6: Howard et al. 2017. */
-typedef struct { const char *at; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
+typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
-#define cnn_clamp(...) cnn_clamp_((cnn_clamp_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_clamp(...) cnn_clamp_((cnn_clamp_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 #define cnn_relu6(x)   cnn_clamp(x, 0, 6)
 /* x for x > 0, else alpha (e^x - 1); alpha: default 1 (Clevert et al. 2015). */
-typedef struct { const char *at; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args;
+typedef struct { const char *at, *said; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args;
 CNN_API cnn_tensor *cnn_elu_(cnn_elu_args);
-#define cnn_elu(...) cnn_elu_((cnn_elu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_elu(...) cnn_elu_((cnn_elu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* x P(x), P the normal distribution function; tanh = 1: by a tanh, as GPT-2 (Hendrycks, Gimpel 2016). */
-typedef struct { const char *at; cnn_tensor *x; int tanh; const char *name; } cnn_gelu_args;
+typedef struct { const char *at, *said; cnn_tensor *x; int tanh; const char *name; } cnn_gelu_args;
 CNN_API cnn_tensor *cnn_gelu_(cnn_gelu_args);
-#define cnn_gelu(...) cnn_gelu_((cnn_gelu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_gelu(...) cnn_gelu_((cnn_gelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x); /* swish, x sigmoid(x) (Elfwing et al. 2017) */
 #define cnn_silu(x) cnn_silu_(CNN_HERE, x)
 /* log(1 + e^(beta x)) / beta, or x where beta x > threshold; default 1 and 20 (Dugas et al. 2001). */
-typedef struct { const char *at; cnn_tensor *x; float beta, threshold; const char *name; } cnn_softplus_args;
+typedef struct { const char *at, *said; cnn_tensor *x; float beta, threshold;
+                 const char *name; } cnn_softplus_args;
 CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
-#define cnn_softplus(...) cnn_softplus_((cnn_softplus_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_softplus(...) cnn_softplus_((cnn_softplus_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
 /* x for x > 0, else w x, w learned (He et al. 2015). weight (1,1,1,1), or (1,C,1,1) if per_channel. */
-typedef struct { const char *at; cnn_tensor *x; int per_channel; float start; /* of slopes; default 0.25 */
+typedef struct { const char *at, *said; cnn_tensor *x; int per_channel;
+                 float start; /* of slopes; default 0.25 */
                  cnn_tensor *weight; const char *name; } cnn_prelu_args;
 CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args);
-#define cnn_prelu(...) cnn_prelu_((cnn_prelu_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_prelu(...) cnn_prelu_((cnn_prelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
 #define cnn_exp(x) cnn_exp_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
@@ -406,16 +414,16 @@ CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_
 CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its logarithm */
 #define cnn_log_softmax(x) cnn_log_softmax_(CNN_HERE, x)
 /* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
-typedef struct { const char *at; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
+typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
-#define cnn_dropout(...) cnn_dropout_((cnn_dropout_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_dropout(...) cnn_dropout_((cnn_dropout_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 
 /* ---- Shapes ---- */
 
 /* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
-typedef struct { const char *at; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
+typedef struct { const char *at, *said; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
 CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
-#define cnn_reshape(...) cnn_reshape_((cnn_reshape_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_reshape(...) cnn_reshape_((cnn_reshape_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x); /* (N,C*H*W,1,1) */
 #define cnn_flatten(x) cnn_flatten_(CNN_HERE, x)
 /* cnn_concat(a, b, ...): one behind the other along C, at most CNN_MAX_INPUTS. */
@@ -423,24 +431,25 @@ CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
 #define cnn_concat(...) cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ }, \
     (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
 /* Columns, rows and channels of `value` added: (N,C+front+back,H+top+bottom,W+left+right). */
-typedef struct { const char *at; cnn_tensor *x; int left, right, top, bottom, front, back;
+typedef struct { const char *at, *said; cnn_tensor *x; int left, right, top, bottom, front, back;
                  float value; const char *name; } cnn_pad_args;
 CNN_API cnn_tensor *cnn_pad_(cnn_pad_args);
-#define cnn_pad(...) cnn_pad_((cnn_pad_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_pad(...) cnn_pad_((cnn_pad_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* Every step-th (default 1) of [from,to) along one axis. Negative: from the end; to = 0: the end. */
 enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
-typedef struct { const char *at; cnn_tensor *x;
+typedef struct { const char *at, *said; cnn_tensor *x;
                  unsigned axis; /* required: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */
                  int from, to /* required */, step; const char *name; } cnn_slice_args;
 CNN_API cnn_tensor *cnn_slice_(cnn_slice_args);
-#define cnn_slice(...) cnn_slice_((cnn_slice_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_slice(...) cnn_slice_((cnn_slice_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* (N,C,height,width): each pixel repeated, or interpolated if bilinear. */
-typedef struct { const char *at; cnn_tensor *x; int scale, scale_h, scale_w; /* required; _h, _w: scale */
+typedef struct { const char *at, *said; cnn_tensor *x;
+                 int scale, scale_h, scale_w; /* required; _h, _w: scale */
                  int bilinear, align_corners; /* 1, of bilinear: the corner pixels' centres coincide */
                  int height, width;           /* of y; default H*scale_h and W*scale_w */
                  const char *name; } cnn_upsample_args;
 CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
-#define cnn_upsample(...) cnn_upsample_((cnn_upsample_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_upsample(...) cnn_upsample_((cnn_upsample_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 
 /* ---- Arithmetic: add, sub and mul (Hadamard) broadcast, so an extent of 1 stretches ---- */
 
@@ -451,20 +460,21 @@ CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
 CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 #define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b)
 /* factor x + offset; factor: default 1. */
-typedef struct { const char *at; cnn_tensor *x; float factor, offset; const char *name; } cnn_scale_args;
+typedef struct { const char *at, *said; cnn_tensor *x; float factor, offset;
+                 const char *name; } cnn_scale_args;
 CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
-#define cnn_scale(...) cnn_scale_((cnn_scale_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_scale(...) cnn_scale_((cnn_scale_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* The sum and the mean over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they stay with extent 1. */
-typedef struct { const char *at; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
+typedef struct { const char *at, *said; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
 CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
-#define cnn_sum(...) cnn_sum_((cnn_reduce_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_sum(...) cnn_sum_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
-#define cnn_mean(...) cnn_mean_((cnn_reduce_args){ .at = CNN_HERE, .x = __VA_ARGS__ })
+#define cnn_mean(...) cnn_mean_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
 /* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). */
-typedef struct { const char *at; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
+typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
                  int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none;
@@ -472,35 +482,39 @@ typedef struct { const char *at; cnn_tensor *logits, *labels; /* required: (N,C,
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
 #define cnn_softmax_cross_entropy(...) \
-    cnn_softmax_cross_entropy_((cnn_softmax_cross_entropy_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
+    cnn_softmax_cross_entropy_(                \
+        (cnn_softmax_cross_entropy_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
 /* The same after log_softmax, with the same options. */
-typedef struct { const char *at; cnn_tensor *log_probabilities, *labels, *class_weights; int ignore_index;
+typedef struct { const char *at, *said; cnn_tensor *log_probabilities, *labels, *class_weights;
+                 int ignore_index;
                  const char *name; } cnn_nll_args;
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args);
-#define cnn_nll(...) cnn_nll_((cnn_nll_args){ .at = CNN_HERE, .log_probabilities = __VA_ARGS__ })
+#define cnn_nll(...) cnn_nll_((cnn_nll_args){ CNN_SAID(__VA_ARGS__), .log_probabilities = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean (y - target)^2 */
 #define cnn_mse(y, target) cnn_mse_(CNN_HERE, y, target)
 CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean |y - target| */
 #define cnn_l1(y, target) cnn_l1_(CNN_HERE, y, target)
 /* The mean of d^2/2 for |d| <= delta, else delta (|d| - delta/2), d = y - target; delta: default 1 (Huber
    1964). smooth_l1: divided by delta, which PyTorch calls beta (Girshick 2015). */
-typedef struct { const char *at; cnn_tensor *y, *target; float delta; int smooth_l1;
+typedef struct { const char *at, *said; cnn_tensor *y, *target; float delta; int smooth_l1;
                  const char *name; } cnn_huber_args;
 CNN_API cnn_tensor *cnn_huber_(cnn_huber_args);
-#define cnn_huber(...)     cnn_huber_((cnn_huber_args){ .at = CNN_HERE, .y = __VA_ARGS__ })
-#define cnn_smooth_l1(...) cnn_huber_((cnn_huber_args){ .at = CNN_HERE, .smooth_l1 = 1, .y = __VA_ARGS__ })
+#define cnn_huber(...)     cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .y = __VA_ARGS__ })
+#define cnn_smooth_l1(...) \
+    cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .smooth_l1 = 1, .y = __VA_ARGS__ })
 /* Mean binary cross-entropy of sigmoid(logits). pos_weight and weight: (1,C,1,1), constants; default none. */
-typedef struct { const char *at; cnn_tensor *logits, *target; /* required, of one shape; targets in 0..1 */
+typedef struct { const char *at, *said;
+                 cnn_tensor *logits, *target; /* required, of one shape; targets in 0..1 */
                  cnn_tensor *pos_weight; /* a yes of channel c counts pos_weight[c] times */
                  cnn_tensor *weight;     /* so does each element; the mean still divides by their number */
                  const char *name; } cnn_bce_with_logits_args;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
 #define cnn_bce_with_logits(...) \
-    cnn_bce_with_logits_((cnn_bce_with_logits_args){ .at = CNN_HERE, .logits = __VA_ARGS__ })
+    cnn_bce_with_logits_((cnn_bce_with_logits_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
 
 /* ---- Optimizer ---- */
 
-typedef struct { const char *at; cnn_graph *g; float lr; /* required; lr > 0: no default is sensible */
+typedef struct { const char *at, *said; cnn_graph *g; float lr; /* required; lr > 0: no default is sensible */
                  float momentum;     /* of cnn_sgd and both RMSprops; default 0 */
                  float weight_decay; /* default 0, added to the gradient (L2); cnn_adamw: default 0.01, taken
                                         off the weights (for none use cnn_adam) */
@@ -513,7 +527,7 @@ typedef struct { const char *at; cnn_graph *g; float lr; /* required; lr > 0: no
 /* One update of all parameters that are not frozen. False after an error, such as an option that the graph's
    optimizer does not take. */
 CNN_API bool cnn_step_(cnn_step_args);
-#define cnn_step(...) cnn_step_((cnn_step_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_step(...) cnn_step_((cnn_step_args){ CNN_SAID(__VA_ARGS__), .g = __VA_ARGS__ })
 
 /* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. Each word is a function:
    cnn_sgd(), cnn_adam(), ...; rmsprop_centered is PyTorch's centered = True. cnn_optimizers lists all. */
@@ -652,7 +666,7 @@ CNN_API float cnn_cosine   (float progress, void *user); /* (1 + cos(pi p)) / 2 
 CNN_API float cnn_one_cycle(float progress, void *user);
 CNN_API float cnn_staircase(float progress, void *user); /* 1, 0.1, 0.01 in three equal parts */
 
-typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; /* required */
+typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *train; /* required */
     int   epochs;           /* default 1 */
     float lr, momentum, weight_decay; int nesterov; /* as in cnn_step; lr is required */
     float beta1, beta2, alpha, eps, dampening;      /* as in cnn_step */
@@ -683,7 +697,7 @@ typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; 
 /* Train. False after an error (the graph's): a wrong option, data that do not fit, a loss that is not finite;
    true if progress or patience stopped it. */
 CNN_API bool      cnn_fit_(cnn_fit_args);
-#define cnn_fit(...) cnn_fit_((cnn_fit_args){ .at = CNN_HERE, .loss = __VA_ARGS__ })
+#define cnn_fit(...) cnn_fit_((cnn_fit_args){ CNN_SAID(__VA_ARGS__), .loss = __VA_ARGS__ })
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the batches' losses weighted by their samples;
    accuracy, 0..1; count, the samples. { NAN, NAN, 0 } after an error. Flipped: each sample also in the
@@ -836,9 +850,10 @@ struct cnn_tensor {
     size_t        data_at[2], grad_at, saved_at; /* data_at[CNN_EVAL], data_at[CNN_TRAIN] */
 };
 
-/* One option of an operation: checked and filled in when a node is recorded, so that y->args holds what holds,
-   shown in summaries, written to model files. An option that is not given, which is 0, takes the value of the
-   first option named in `like` (words, which stand before it) that is not 0, else `preset`. */
+/* One option of an operation: checked and filled in when a node is recorded, so that y->args holds plain
+   values; shown in summaries, written to model files. An option that is not given takes the value of the
+   first option named in `like` (words, which stand before it) that is, else `preset`. Given is what is not 0,
+   or stands in the text `said`: ".slope = 0", or as argument number `nth`. */
 typedef struct cnn_field {
     const char *name;
     char        type;                    /* 'i' int, 'u' unsigned, 'f' float */
@@ -847,8 +862,10 @@ typedef struct cnn_field {
     const char *like;                    /* "stride", "stride kernel_h"; NULL: nothing */
     const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: anything */
     const char *what;                    /* for the message of the range: "the probability of a zero" */
+    int         nth;                     /* 2: the second argument, where that is usual; 0: by name only */
 } cnn_field;
 /* CNN_FIELD('f', my_args, slope, .preset = 0.01, .range = "(0,inf)"); the last row of a list is { 0 } */
+#define CNN_REQUIRED 1e300               /* a preset: there is no default */
 #define CNN_FIELD(letter, args, ...) CNN_FIELD_(letter, args, __VA_ARGS__, )
 #define CNN_FIELD_(letter, args, member, ...) \
     { .name = #member, .type = letter, .offset = offsetof(args, member), __VA_ARGS__ }
@@ -875,8 +892,8 @@ typedef void cnn_each(float *v, const float *a, const float *b, const float *k, 
 /* What an operation does with each element. With it, y needs no pass over memory of its own where it can run
    in place of batch_norm, add, sub or mul. */
 typedef struct {
-    cnn_each *forward[2];   /* v is x and becomes y; a is in[1] of two operands, shaped as y. [1]: for AVX2; may
-                               be NULL */
+    cnn_each *forward[2];   /* v is x and becomes y; a is in[1] of two operands, shaped as y. [1]: for AVX2,
+                               may be NULL */
     cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X) */
     size_t    k[2];         /* k[0] and k[1] are these options, offsetof a float; 0: none */
     size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
@@ -905,7 +922,7 @@ struct cnn_op {
     size_t (*saved)(const cnn_tensor *y);   /* bytes kept from forward to backward, y->saved; NULL: none */
     double (*macs)(const cnn_tensor *y);    /* multiply-adds for the whole batch shape.n; NULL: not counted */
     unsigned flags;                         /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
-    size_t args_size;        /* sizeof its option struct, which begins with `const char *at`; 0 = none */
+    size_t args_size;        /* sizeof its option struct, which begins with const char *at, *said; 0: none */
     const cnn_field *fields; /* options that matter for the result, ended by { 0 }; NULL = none */
     /* each of these may be missing: */
     const cnn_owned *owned;  /* parameters and buffers, ended by { 0 }: for cnn_layer */
@@ -941,9 +958,9 @@ CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
 typedef enum { CNN_ARENA_PARAMS, CNN_ARENA_GRADS, CNN_ARENA_OPTIMIZER, CNN_ARENA_BUFFERS, CNN_ARENA_INPUTS,
                CNN_ARENA_ACTIVATIONS, CNN_ARENA_SCRATCH, CNN_ARENAS } cnn_arena;
 /* A row replaces the CPU functions of one operation: on a device, or with cnn_new(.rows = ...) on the CPU, as
-   a lab or a vendor's library wants it. There backend is NULL, and y->data and y->grad overlap no other array.
-   As those of cnn_op, forward sets y->data, and backward adds to in[i]->grad, if that is not NULL, with all of
-   in[i]->data and y->data there to be read. A function that is NULL replaces nothing; but where forward keeps
+   a lab or a vendor's library wants it. There backend is NULL, and y's arrays overlap no others. As those of
+   cnn_op, forward sets y->data, and backward adds to in[i]->grad, if that is not NULL; in[i]->data and
+   y->data are there to be read. A function that is NULL replaces nothing; but where forward keeps
    something for backward (op->saved), a forward of your own needs a backward of your own. */
 struct cnn_kernel {
     const cnn_op *op;
@@ -1691,7 +1708,34 @@ static void cnn__set_option(const cnn_field *f, void *args, double value)
 }
 
 /* Was the option given? The one place that says what "given" means. */
-static bool cnn__given(const cnn_field *f, const void *args) { return cnn__option(f, args) != 0; }
+/* Is this option among the arguments, by the text of these: under its name, or as the nth of them? */
+static bool cnn__said(const char *text, const cnn_field *f)
+{
+    const size_t n = strlen(f->name);
+    int  depth = 0, argument = 1;
+    bool begins = true;                  /* an argument, outside of all brackets */
+    for (const char *c = text; c && *c; c++) {
+        if (begins && *c != ' ') {
+            const char *name = c + 1 + strspn(c + 1, " ");
+            if (*c != '.' && argument == f->nth) return true;
+            if (*c == '.' && strncmp(name, f->name, n) == 0 && strchr(" =", name[n])) return true;
+            begins = false;
+        }
+        if (*c == '"' || *c == '\'')      /* a string or a character: to its end */
+            for (const char quote = *c++; *c && *c != quote; c++) c += *c == '\\' && c[1];
+        else if (strchr("([{", *c)) depth++;
+        else if (strchr(")]}", *c)) depth--;
+        else if (*c == ',' && depth == 0) argument++, begins = true;
+        if (!*c) break;
+    }
+    return false;
+}
+
+/* Every option struct begins with `const char *at, *said`. */
+static bool cnn__given(const cnn_field *f, const void *args)
+{
+    return cnn__option(f, args) != 0 || cnn__said(((const char *const *)args)[1], f);
+}
 
 /* The value of an option that is not given; *from: the option that it comes from. */
 static double cnn__default(const cnn_field *fields, const cnn_field *f, const void *args,
@@ -1703,7 +1747,7 @@ static double cnn__default(const cnn_field *fields, const cnn_field *f, const vo
         for (const cnn_field *like = fields; like != f; like++) {
             if (strlen(like->name) != n || memcmp(like->name, word, n) != 0) continue;
             *from = like;
-            if (cnn__option(like, args) != 0) return cnn__option(like, args);
+            if (cnn__given(like, args)) return cnn__option(like, args);
         }
         word += n;
     }
@@ -1720,23 +1764,24 @@ static bool cnn__is_default(const cnn_tensor *y, const cnn_field *f)
                           : value == otherwise;
 }
 
-/* After this, args are plain values. False, and why, if one is out of its range. */
+/* After this, args are plain values, and `said` is NULL. False, and why, if one is out of its range. */
 static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR_SIZE])
 {
     for (const cnn_field *f = fields; f && f->name; f++) {
         const cnn_field *from = f;
-        if (!cnn__given(f, args)) {
-            const double value = cnn__default(fields, f, args, &from);
-            if (value != 0) cnn__set_option(f, args, value);
+        const double value = cnn__given(f, args) ? cnn__option(f, args)
+                                                 : cnn__default(fields, f, args, &from);
+        if (cnn__in_range(f->range, value)) {
+            cnn__set_option(f, args, value);
+            continue;
         }
-        const double value = cnn__option(f, args);
-        if (cnn__in_range(f->range, value)) continue;
-        char text[32];
-        cnn__format(text, sizeof text, f->type == 'f' ? "%g" : "%.0f", value);
+        char text[32] = "missing";
+        if (value != CNN_REQUIRED) cnn__format(text, sizeof text, f->type == 'f' ? "%g" : "%.0f", value);
         cnn__format(why, CNN_ERROR_SIZE, "%s is %s: it must be %s%sin %s", from->name, text,
                     from->what ? from->what : "", from->what ? ", " : "", f->range);
         return false;
     }
+    if (fields) ((const char **)args)[1] = NULL;
     return true;
 }
 
@@ -1816,7 +1861,8 @@ static bool cnn__check_owned(cnn_tensor *y)
         const cnn_shape   must = own->shape(y);
         if (t && (t->batched || !cnn__equal(t->shape, must)))
             return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", own->suffix,
-                            cnn__shape_text(t).s, cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
+                            cnn__shape_text(t).s, cnn__shape_text(y->in[0]).s, must.n, must.c, must.h,
+                            must.w);
         if (t && own->kind == CNN_BUFFER && t->kind != CNN_BUFFER)
             return cnn_fail(y, "%s must be a buffer", own->suffix);
     }
@@ -2205,10 +2251,11 @@ static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); 
 
 /* ---- Element by element ----
 
-   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Where it is that
-   of an operation, v is x and becomes y; that of its derivative, below it, finds dy in v and leaves dx there, and
-   a is y or x. Sixteen elements at a time, because a loop of known length is what gcc -O2 makes into vectors. On
-   x86 it is compiled a second time, for AVX2: without fused multiply-adds, so that both give the same bits. */
+   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Where it is
+   that of an operation, v is x and becomes y; that of its derivative, below it, finds dy in v and leaves dx
+   there, and a is y or x. Sixteen elements at a time, because a loop of known length is what gcc -O2 makes
+   into vectors. On x86 it is compiled a second time, for AVX2: without fused multiply-adds, so that both give
+   the same bits. */
 
 #define CNN__EACH_TEXT(name, ...)                                                                            \
     static void name(float *restrict v, const float *restrict a, const float *restrict b,                    \
@@ -2539,8 +2586,8 @@ static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2]
 
 /* ---- Element by element: operations that are a formula (op->formula) ----
 
-   Their derivatives are written in y where that will do, so that x need not be kept and forward may run in place;
-   else in x (CNN_READS_X). */
+   Their derivatives are written in y where that will do, so that x need not be kept and forward may run in
+   place; else in x (CNN_READS_X). */
 
 /* The formula of y and its constants. */
 static const cnn_formula *cnn__formula(const cnn_tensor *y, float k[2])
@@ -2596,8 +2643,8 @@ static bool cnn__check_channels(cnn_tensor *y, int channels, int groups)
 {
     const int c = y->in[0]->shape.c;
     if (c % groups == 0 && channels % groups == 0) return true;
-    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", groups, c,
-                    cnn__shape_text(y->in[0]).s, channels);
+    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
+                    groups, c, cnn__shape_text(y->in[0]).s, channels);
 }
 static bool cnn__conv2d_shape(cnn_tensor *y)
 {
@@ -3080,7 +3127,7 @@ static void cnn__batch_norm_backward(cnn_tensor *y)
 static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
 static const cnn_field cnn__batch_norm_fields[] = {
-    CNN_FIELD('f', cnn_batch_norm_args, momentum, .preset = 0.1, .range = "(0,1]"),
+    CNN_FIELD('f', cnn_batch_norm_args, momentum, .preset = 0.1, .range = "[0,1]", .nth = 2),
     CNN_FIELD('f', cnn_batch_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_owned cnn__batch_norm_owned[] = {
     CNN__AFFINE(cnn_batch_norm_args, cnn__per_channel, 0),
@@ -3297,8 +3344,8 @@ static void cnn__lrn_backward(cnn_tensor *y)
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
     CNN_FIELD('i', cnn_lrn_args, size, .range = CNN__FROM_1, .what = "the channels of a window"),
-    CNN_FIELD('f', cnn_lrn_args, alpha, .preset = 1e-4, .range = "(0,inf)"),
-    CNN_FIELD('f', cnn_lrn_args, beta, .preset = 0.75, .range = "(0,inf)"),
+    CNN_FIELD('f', cnn_lrn_args, alpha, .preset = 1e-4, .range = "[0,inf)"),
+    CNN_FIELD('f', cnn_lrn_args, beta, .preset = 0.75, .range = "[0,inf)"),
     CNN_FIELD('f', cnn_lrn_args, k, .preset = 1, .range = "(0,inf)"), { 0 } };
 CNN__ROOM cnn_op_lrn = {
     .name = "lrn", .shape = cnn__as_input, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
@@ -3327,7 +3374,7 @@ CNN__PLAIN_1(cnn_relu_, relu)
 CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__leaky_relu_fields[] = {
-    CNN_FIELD('f', cnn_leaky_relu_args, slope, .preset = 0.01, .range = "(0,inf)"), { 0 } };
+    CNN_FIELD('f', cnn_leaky_relu_args, slope, .preset = 0.01, .range = "[0,inf)", .nth = 2), { 0 } };
 CNN__ELEMENTWISE(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_leaky_relu_args, slope), 0,
                  .shape = cnn__as_input, .args_size = sizeof(cnn_leaky_relu_args),
                  .fields = cnn__leaky_relu_fields)
@@ -3385,7 +3432,7 @@ CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0
                               v[i] = x > 0 ? x : z)
 CNN__LOOP(cnn__each_elu_back, float dy = v[i], z = dy * (a[i] + k[0]); v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__elu_fields[] = {
-    CNN_FIELD('f', cnn_elu_args, alpha, .preset = 1, .range = "(0,inf)"), { 0 } };
+    CNN_FIELD('f', cnn_elu_args, alpha, .preset = 1, .range = "[0,inf)", .nth = 2), { 0 } };
 CNN__ELEMENTWISE(elu, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_elu_args, alpha), 0, .shape = cnn__as_input,
                  .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
 
@@ -3440,8 +3487,8 @@ CNN__LOOP(cnn__each_softplus,      float x = v[i], u = log1pf(cnn__exp(-fabsf(k[
 CNN__LOOP(cnn__each_softplus_back, float dy = v[i], x = k[0] * a[i], z = dy * cnn__sigmoid(x);
                                    v[i] = x > k[1] ? dy : z)
 static const cnn_field cnn__softplus_fields[] = {
-    CNN_FIELD('f', cnn_softplus_args, beta, .preset = 1, .range = "(0,inf)"),
-    CNN_FIELD('f', cnn_softplus_args, threshold, .preset = 20, .range = "(0,inf]"), { 0 } };
+    CNN_FIELD('f', cnn_softplus_args, beta, .preset = 1, .range = "(0,inf)", .nth = 2),
+    CNN_FIELD('f', cnn_softplus_args, threshold, .preset = 20, .range = "[0,inf]"), { 0 } };
 CNN__ELEMENTWISE(softplus, CNN_READS_X, offsetof(cnn_softplus_args, beta),
                  offsetof(cnn_softplus_args, threshold), .shape = cnn__as_input,
                  .args_size = sizeof(cnn_softplus_args), .fields = cnn__softplus_fields)
@@ -3643,7 +3690,8 @@ static void cnn__dropout_backward(cnn_tensor *y)
                      cnn__len(y->shape));
 }
 static const cnn_field cnn__dropout_fields[] = {
-    CNN_FIELD('f', cnn_dropout_args, p, .range = "(0,1)", .what = "the probability of a zero"), { 0 } };
+    CNN_FIELD('f', cnn_dropout_args, p, .preset = CNN_REQUIRED, .range = "[0,1)", .nth = 2,
+              .what = "the probability of a zero"), { 0 } };
 CNN__ROOM cnn_op_dropout = {
     .name = "dropout", .shape = cnn__as_input, .forward = cnn__dropout_forward,
     .backward = cnn__dropout_backward,
@@ -3801,7 +3849,7 @@ CNN__UNARY(cnn_pad_,        pad,        cnn_pad_args)
 
 /* ---- slice -----------------------------------------------------------------------------------------------
  *   y = the places from, from + step, ... below to, along one axis,   dx = dy at these places.
- *   As in Python a negative place counts from the end; to = 0 is the end.
+ *   As in Python a negative place counts from the end; without `to` it goes on to the end.
  * ------------------------------------------------------------------------------------------------------- */
 typedef struct { int axis, extent[4], from, to, step, count; } cnn__slice;
 static cnn__slice cnn__slice_of(const cnn_tensor *y)
@@ -3809,10 +3857,11 @@ static cnn__slice cnn__slice_of(const cnn_tensor *y)
     const cnn_slice_args *a = y->args;
     const cnn_shape       x = y->in[0]->shape;
     cnn__slice            t = { 0, { x.n, x.c, x.h, x.w }, a->from, a->to, a->step, 0 };
+    const int             end = INT_MAX;
     while (t.axis < 4 && a->axis != 1u << t.axis) t.axis++;
     if (t.axis == 4) return t;
     if (t.from < 0) t.from += t.extent[t.axis];
-    if (t.to <= 0)  t.to += t.extent[t.axis];
+    if (t.to < 0 || t.to == end) t.to = t.extent[t.axis] + (t.to < 0 ? t.to : 0);
     if (t.from >= 0 && t.to > t.from) t.count = (t.to - 1 - t.from) / t.step + 1;
     return t;
 }
@@ -3852,7 +3901,7 @@ static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__
 static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
 static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
-    CNN_FIELD('i', cnn_slice_args, to),
+    CNN_FIELD('i', cnn_slice_args, to, .preset = INT_MAX, .nth = 4),
     CNN_FIELD('i', cnn_slice_args, step, .preset = 1, .range = "[1,2147483647]"), { 0 } };
 CNN__ROOM cnn_op_slice = {
     .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
@@ -4030,7 +4079,7 @@ CNN__PLAIN_2(cnn_mul_,    mul)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_scale_back, v[i] *= k[0])
 static const cnn_field cnn__scale_fields[] = {
-    CNN_FIELD('f', cnn_scale_args, factor, .preset = 1), CNN_FIELD('f', cnn_scale_args, offset), { 0 } };
+    CNN_FIELD('f', cnn_scale_args, factor, .preset = 1, .nth = 2), CNN_FIELD('f', cnn_scale_args, offset), { 0 } };
 CNN__ELEMENTWISE(scale, 0, offsetof(cnn_scale_args, factor), offsetof(cnn_scale_args, offset),
                  .shape = cnn__as_input, .args_size = sizeof(cnn_scale_args), .fields = cnn__scale_fields)
 
@@ -4281,18 +4330,23 @@ CNN__PLAIN_2(cnn_mse_,    mse)
  *                     binary cross-entropy, one independent yes or no per element. p (pos_weight) and w
  *                     (weight) are of the element's channel, or 1.
  * ------------------------------------------------------------------------------------------------------- */
+static bool cnn__huber_shape(cnn_tensor *y)
+{
+    const cnn_huber_args *a = y->args;
+    return a->delta > 0 || a->smooth_l1 ? cnn__mse_shape(y) : cnn_fail(y, "delta is 0: it must be positive");
+}
 static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn_huber_args *a = y->args;                         /* NULL for l1 */
-    const double delta = a ? (double)a->delta : 0, factor = a && a->smooth_l1 ? 1 / delta : 1;
+    const cnn_huber_args *a = y->args;                         /* NULL for l1, which is smooth_l1 of delta 0 */
+    const double delta = a ? (double)a->delta : 0, factor = delta > 0 && a->smooth_l1 ? 1 / delta : 1;
     const int    n = cnn__len(y->in[0]->shape);
     const float *px = y->in[0]->data, *pt = y->in[1]->data;
     double       sum = 0;
     (void)mode;
     for (int i = 0; i < n; i++) {
         const double d = fabs((double)px[i] - (double)pt[i]);
-        if (!a) sum += d;
-        else    sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
+        if (delta == 0) sum += d;
+        else            sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
     }
     y->data[0] = (float)(factor * sum / n);
 }
@@ -4300,12 +4354,12 @@ static void cnn__pair_loss_backward(cnn_tensor *y)
 {
     const cnn_huber_args *a = y->args;
     const float  delta = a ? a->delta : 0.0f, mean = y->grad[0] / (float)cnn__len(y->in[0]->shape);
-    const float  g = a && a->smooth_l1 ? mean / delta : mean;
+    const float  g = delta > 0 && a->smooth_l1 ? mean / delta : mean;
     const float *x = y->in[0]->data, *t = y->in[1]->data;
     float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
     for (int i = 0, n = cnn__len(y->in[0]->shape); i < n; i++) {
         const float d = x[i] - t[i], cut = d > delta ? delta : d < -delta ? -delta : d;
-        const float f = a ? cut : (float)((d > 0) - (d < 0));
+        const float f = delta > 0 ? cut : (float)((d > 0) - (d < 0));
         if (dx) dx[i] += g * f;
         if (dt) dt[i] -= g * f;
     }
@@ -4352,14 +4406,14 @@ static void cnn__bce_backward(cnn_tensor *y)
     }
 }
 static const cnn_field cnn__huber_fields[] = {
-    CNN_FIELD('f', cnn_huber_args, delta, .preset = 1, .range = "(0,inf]"),
+    CNN_FIELD('f', cnn_huber_args, delta, .preset = 1, .range = "[0,inf]", .nth = 3),
     CNN_FIELD('i', cnn_huber_args, smooth_l1), { 0 } };
 CNN__ROOM cnn_op_l1 = {
     .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
     .backward = cnn__pair_loss_backward,
     .flags = CNN_READS_X | CNN_LOSS };
 CNN__ROOM cnn_op_huber = {
-    .name = "huber", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
+    .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward,
     .backward = cnn__pair_loss_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
 CNN__ROOM cnn_op_bce_with_logits = {
@@ -5110,7 +5164,7 @@ static bool cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
                          ".lr = 0.01f", (double)a->lr);
     for (int i = 0; i < n; i++)
         for (const cnn_field *f = all[i]->fields; f->name; f++)
-            if (cnn__given(f, a) && !cnn__takes(o, f->name))
+            if (cnn__option(f, a) != 0 && !cnn__takes(o, f->name))
                 return cnn__fail(g, a->at, what, "%s is for %s; this graph's optimizer is %s", f->name,
                                  cnn__takers(f->name).s, o->name);
     if (!cnn__resolve(o->fields, a, why)) return cnn__fail(g, a->at, what, "%s", why);
@@ -7408,7 +7462,7 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
     memset(&r, 0, sizeof r);
-    cnn_step_args s = { .at = a.at, .lr = a.lr, .momentum = a.momentum, .weight_decay = a.weight_decay,
+    cnn_step_args s = { .at = a.at, .said = a.said, .lr = a.lr, .momentum = a.momentum, .weight_decay = a.weight_decay,
                         .nesterov = a.nesterov, .beta1 = a.beta1, .beta2 = a.beta2, .alpha = a.alpha,
                         .eps = a.eps, .dampening = a.dampening }, resolved;
     if (!cnn__find_feed(&r.to, a.at, "fit", a.loss, a.logits, a.train)) return false;

@@ -50,7 +50,7 @@ static cnn_tensor *mish_(const char *at, cnn_tensor *x) { return cnn_apply(&op_m
    dy = dJ/M s tanh(d / s),   dt = -dy
    About d^2/2 near the target, s |d| far from it: an outlier pulls with the force s at most, where the pull
    of mse has no bound. */
-typedef struct { const char *at; cnn_tensor *y, *target; float s; } logcosh_args;           /* s: default 1 */
+typedef struct { const char *at, *said; cnn_tensor *y, *target; float s; } logcosh_args;           /* s: default 1 */
 static const cnn_field logcosh_fields[] = { CNN_FIELD('f', logcosh_args, s), { 0 } };
 
 static float logcosh_s(const cnn_tensor *j)               /* zero means the default, in one place */
@@ -96,7 +96,7 @@ static const cnn_op op_logcosh = { .name = "logcosh", .shape = logcosh_shape, .f
                                    .backward = logcosh_backward, .flags = CNN_READS_X | CNN_LOSS,
                                    .args_size = sizeof(logcosh_args), .fields = logcosh_fields };
 
-#define logcosh(...) logcosh_((logcosh_args){ .at = CNN_HERE, .y = __VA_ARGS__ })  /* logcosh(y, t, .s = 2) */
+#define logcosh(...) logcosh_((logcosh_args){ CNN_SAID(__VA_ARGS__), .y = __VA_ARGS__ })  /* logcosh(y, t, .s = 2) */
 static cnn_tensor *logcosh_(logcosh_args a)
 {
     cnn_tensor *in[2] = { a.y, a.target };

@@ -55,10 +55,92 @@ static void null_is_a_message(void)
     cnn_free(n.g);
 }
 
+/* An option that is given as 0 counts, also by a variable; one that is not given has its default. */
+static float of_minus_one(cnn_tensor *(*f)(cnn_tensor *))
+{
+    cnn_graph  *g = cnn_new(.inference = 1);
+    cnn_tensor *x = cnn_input(g, 1), *y = f(x);
+    float       v = -1;
+    CHECK_MSG(cnn_compile(g, y) && cnn_set(x, &v, 1), "%s", cnn_error(g));
+    cnn_forward(y, CNN_EVAL);
+    CHECK(cnn_get(y, &v, 1));
+    cnn_free(g);
+    return v;
+}
+static float zero;
+static cnn_tensor *scale_zero(cnn_tensor *x)   { return cnn_scale(x, zero); }
+static cnn_tensor *scale_named(cnn_tensor *x)  { return cnn_scale(x, .factor = zero, .offset = 3); }
+static cnn_tensor *scale_offset(cnn_tensor *x) { return cnn_scale(x, .offset = 3); }
+static cnn_tensor *leaky_zero(cnn_tensor *x)   { return cnn_leaky_relu(x, .slope = zero); }
+static cnn_tensor *leaky_place(cnn_tensor *x)  { return cnn_leaky_relu(x, zero); }
+static cnn_tensor *leaky(cnn_tensor *x)        { return cnn_leaky_relu(x); }
+static cnn_tensor *elu_zero(cnn_tensor *x)     { return cnn_elu(x, .alpha = 0); }
+static cnn_tensor *nested(cnn_tensor *x)       { return cnn_scale(cnn_leaky_relu(x, .slope = 0), .offset = 1); }
+static cnn_tensor *in_a_name(cnn_tensor *x)    { return cnn_leaky_relu(x, .name = ", .slope = (\"") ; }
+
+static void zero_is_a_value(void)
+{
+    CHECK_NEAR(of_minus_one(scale_zero), 0, 0);
+    CHECK_NEAR(of_minus_one(scale_named), 3, 0);
+    CHECK_NEAR(of_minus_one(scale_offset), 2, 0);
+    CHECK_NEAR(of_minus_one(leaky_zero), 0, 0);
+    CHECK_NEAR(of_minus_one(leaky_place), 0, 0);
+    CHECK_NEAR(of_minus_one(leaky), -0.01, 1e-9);
+    CHECK_NEAR(of_minus_one(elu_zero), 0, 0);
+    CHECK_NEAR(of_minus_one(nested), 1, 0);                        /* .slope is the inner call's: factor stays 1 */
+    CHECK_NEAR(of_minus_one(in_a_name), -0.01, 1e-9);              /* a string is no option */
+
+    cnn_graph  *g = cnn_new(.max_batch = 2);
+    cnn_tensor *x = cnn_input(g, 1, 4, 4);
+    CHECK(cnn_conv2d(x, 1, 3, .pad = 1, .pad_h = 0)->shape.h == 2);
+    CHECK(cnn_conv2d(x, 1, 3, .pad = 1)->shape.h == 4);
+    CHECK(cnn_max_pool(x, 2, .stride = 0)->graph == NULL && strstr(cnn_error(g), "stride is 0"));
+    cnn_free(g);
+    g = cnn_new();
+    CHECK(cnn_dropout(cnn_input(g, 1))->graph == NULL && strstr(cnn_error(g), "missing"));
+    cnn_free(g);
+
+    /* batch norm's momentum 0 leaves the running statistics alone; smooth_l1's beta 0 is l1 */
+    g = cnn_new(.max_batch = 2);
+    x = cnn_input(g, 1);
+    cnn_tensor *t = cnn_input(g, 1), *bn = cnn_batch_norm(x, .momentum = zero, .name = "bn");
+    cnn_tensor *loss = cnn_smooth_l1(bn, t, zero);
+    const float in[2] = { 1, 3 }, target[2] = { 0, 5 };
+    float mean = 9;
+    CHECK_MSG(cnn_compile(g, loss) && cnn_set(x, in, 2) && cnn_set(t, target, 2), "%s", cnn_error(g));
+    CHECK_NEAR(cnn_forward(loss, CNN_TRAIN), (1 + 4) / 2.0, 1e-4);
+    CHECK(cnn_get(cnn_find(g, "bn.running_mean"), &mean, 1) && mean == 0);
+    cnn_free(g);
+}
+
+/* The same in optimizers: PyTorch's AdamW without decay, Adam without momentum of the gradient. */
+static void zero_is_a_value_in_steps(void)
+{
+    const cnn_optimizer *rules[] = { cnn_adamw(), cnn_adam() };
+    for (int k = 0; k < 2; k++) {
+        cnn_graph  *g = cnn_new(.optimizer = rules[k]);
+        cnn_tensor *w = cnn_param(g, "w", { 1, 1, 1, 1 }, CNN_INIT_CONSTANT, 2);
+        cnn_tensor *x = cnn_input(g, 1), *loss = cnn_sum(cnn_mul(x, w));
+        float       v = 1, got;
+        CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g));
+        for (int step = 0; step < 3; step++) {
+            v = step == 0 ? 1.0f : 0.0f;
+            cnn_set(x, &v, 1), cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+            if (k == 0) CHECK(cnn_step(g, .lr = 0.1f, .weight_decay = zero, .beta1 = zero));
+            else        CHECK(cnn_step(g, .lr = 0.1f, .beta1 = zero));
+        }
+        CHECK(cnn_get(w, &got, 1));
+        CHECK_NEAR(got, 1.9, 1e-6);      /* the first step moves by lr; without momentum the others do not move */
+        cnn_free(g);
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
     RUN(refused_calls_trap_nothing);
     RUN(null_is_a_message);
+    RUN(zero_is_a_value);
+    RUN(zero_is_a_value_in_steps);
     return test_end();
 }

