@@ -605,7 +605,7 @@ static void counts_are_saved(void)
             const bool same = !other || all[o] == cnn_sgd();
             for (int i = 0; i < g->n_order; i++) {
                 cnn_tensor *t = &g->order[i]->t;
-                if (cnn__is_trained(t)) CHECK_INT(g->order[i]->steps, same && !strstr(t->name, "bias") ? 20 : 0);
+                if (t->kind == CNN_PARAM) CHECK_INT(g->order[i]->steps, same && !strstr(t->name, "bias") ? 20 : 0);
             }
             if (same) {
                 CHECK(cnn_set_lr_scale(n.g, "*.bias", 1));
