@@ -836,15 +836,15 @@ struct cnn_tensor {
     size_t        data_at[2], grad_at, saved_at; /* data_at[CNN_EVAL], data_at[CNN_TRAIN] */
 };
 
-/* One option of an operation: checked and filled in when a node is recorded, so that y->args holds what holds,
-   shown in summaries, written to model files. An option that is not given, which is 0, takes the value of the
-   first option named in `like` (words, which stand before it) that is not 0, else `preset`. */
+/* One option of an operation. It is filled in and checked once, when a node is recorded: after that y->args
+   holds plain values. Summaries and model files hold what differs from the default. An option that is not
+   given, which is 0, takes the value of the first option in `like` that is not 0, else `preset`. */
 typedef struct cnn_field {
     const char *name;
     char        type;                    /* 'i' int, 'u' unsigned, 'f' float */
     size_t      offset;
     double      preset;
-    const char *like;                    /* "stride", "stride kernel_h"; NULL: nothing */
+    const char *like;                    /* names of options that stand before it: "stride kernel_h" */
     const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: anything */
     const char *what;                    /* for the message of the range: "the probability of a zero" */
 } cnn_field;
@@ -875,8 +875,8 @@ typedef void cnn_each(float *v, const float *a, const float *b, const float *k, 
 /* What an operation does with each element. With it, y needs no pass over memory of its own where it can run
    in place of batch_norm, add, sub or mul. */
 typedef struct {
-    cnn_each *forward[2];   /* v is x and becomes y; a is in[1] of two operands, shaped as y. [1]: for AVX2; may
-                               be NULL */
+    cnn_each *forward[2];   /* v is x and becomes y; a is in[1], of two operands, shaped as y. [1]: the same
+                               compiled for AVX2; may be NULL */
     cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X) */
     size_t    k[2];         /* k[0] and k[1] are these options, offsetof a float; 0: none */
     size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
@@ -1809,14 +1809,15 @@ static bool cnn__check_owned(cnn_tensor *y)
 {
     const int most = cnn__count_owned(y->op, true), least = cnn__count_owned(y->op, false), n = y->n_in - 1;
     if (n != most && n != least)
-        return cnn_fail(y, "%d operands: it takes %d or, with all that it can own, %d", y->n_in, least + 1,
-                        most + 1);
+        return least == most ? cnn_fail(y, "%d operands: it takes %d", y->n_in, most + 1)
+             : cnn_fail(y, "%d operands: it takes %d or %d", y->n_in, least + 1, most + 1);
     for (const cnn_owned *own = y->op->owned; own->suffix; own++) {
         const cnn_tensor *t = cnn__owned(y, own);
         const cnn_shape   must = own->shape(y);
         if (t && (t->batched || !cnn__equal(t->shape, must)))
             return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", own->suffix,
-                            cnn__shape_text(t).s, cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
+                            cnn__shape_text(t).s, cnn__shape_text(y->in[0]).s, must.n, must.c, must.h,
+                            must.w);
         if (t && own->kind == CNN_BUFFER && t->kind != CNN_BUFFER)
             return cnn_fail(y, "%s must be a buffer", own->suffix);
     }
@@ -2205,10 +2206,10 @@ static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); 
 
 /* ---- Element by element ----
 
-   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Where it is that
-   of an operation, v is x and becomes y; that of its derivative, below it, finds dy in v and leaves dx there, and
-   a is y or x. Sixteen elements at a time, because a loop of known length is what gcc -O2 makes into vectors. On
-   x86 it is compiled a second time, for AVX2: without fused multiply-adds, so that both give the same bits. */
+   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. In the formula
+   of an operation v is x and becomes y; in that of its derivative v is dy and becomes dx, and a is y or x.
+   Sixteen elements at a time, because a loop of known length is what gcc -O2 makes into vectors. On x86 it is
+   compiled a second time, for AVX2: without fused multiply-adds, so that both give the same bits. */
 
 #define CNN__EACH_TEXT(name, ...)                                                                            \
     static void name(float *restrict v, const float *restrict a, const float *restrict b,                    \
@@ -2539,8 +2540,8 @@ static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2]
 
 /* ---- Element by element: operations that are a formula (op->formula) ----
 
-   Their derivatives are written in y where that will do, so that x need not be kept and forward may run in place;
-   else in x (CNN_READS_X). */
+   The legend of v, a, k is that of cnn_formula. Derivatives are written in y where that will do, so that x
+   need not be kept and forward may run in place; else in x (CNN_READS_X). */
 
 /* The formula of y and its constants. */
 static const cnn_formula *cnn__formula(const cnn_tensor *y, float k[2])
@@ -2571,7 +2572,8 @@ static void cnn__elementwise_backward(cnn_tensor *y)
     if (y->in[0]->grad) cnn__map_back(cpu, f, y->in[0]->grad, y->grad, a, k, cnn__len(y->shape));
 }
 
-/* The row of an operation with the loops cnn__each_NAME and cnn__each_NAME_back; k0, k1: see cnn_formula. */
+/* The row of an operation with the loops cnn__each_NAME and cnn__each_NAME_back, without options, and with;
+   k0, k1: see cnn_formula. Each with its builder. */
 #define CNN__ELEMENTWISE(op_name, op_flags, k0, k1, ...)                                                     \
     static const cnn_formula cnn__##op_name##_formula = {                                                    \
         CNN__LOOPS(cnn__each_##op_name), CNN__LOOPS(cnn__each_##op_name##_back), { k0, k1 }, 0 };            \
@@ -2579,6 +2581,13 @@ static void cnn__elementwise_backward(cnn_tensor *y)
         .name = #op_name, .forward = cnn__elementwise_forward, .backward = cnn__elementwise_backward,        \
         .flags = CNN_INPLACE | CNN_INPLACE_GRAD | (op_flags), .formula = &cnn__##op_name##_formula,          \
         __VA_ARGS__ };
+#define CNN__FUNCTION(op_name, op_flags, doctor)                                                             \
+    CNN__ELEMENTWISE(op_name, op_flags, 0, 0, .shape = cnn__as_input, .hint = doctor)                        \
+    CNN__PLAIN_1(cnn_##op_name##_, op_name)
+#define CNN__FUNCTION_OF(op_name, op_flags, shape_rule, k0, k1)                                              \
+    CNN__ELEMENTWISE(op_name, op_flags, k0, k1, .shape = shape_rule,                                         \
+                     .args_size = sizeof(cnn_##op_name##_args), .fields = cnn__##op_name##_fields)           \
+    CNN__UNARY(cnn_##op_name##_, op_name, cnn_##op_name##_args)
 
 /* -----------------------------------------------------------------------------------------------------------
    Chapter 1. Linear: conv2d, conv_transpose2d, dense, matmul
@@ -2596,8 +2605,8 @@ static bool cnn__check_channels(cnn_tensor *y, int channels, int groups)
 {
     const int c = y->in[0]->shape.c;
     if (c % groups == 0 && channels % groups == 0) return true;
-    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", groups, c,
-                    cnn__shape_text(y->in[0]).s, channels);
+    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", groups,
+                    c, cnn__shape_text(y->in[0]).s, channels);
 }
 static bool cnn__conv2d_shape(cnn_tensor *y)
 {
@@ -2707,7 +2716,8 @@ static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
     const cnn_conv_transpose2d_args *a = y->args;
     const cnn_shape                  x = y->in[0]->shape;
     cnn__slide                       s[2] = CNN__SLIDES(a, x, false);
-    if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__transpose_extent(y, &s[0], x.h, a->output_pad_h)
+    if (!cnn__check_channels(y, a->channels, a->groups)
+        || !cnn__transpose_extent(y, &s[0], x.h, a->output_pad_h)
         || !cnn__transpose_extent(y, &s[1], x.w, a->output_pad_w)
         || !cnn__check_padded(y, a->channels / a->groups, s)) return false;
     y->shape = (cnn_shape){ x.n, a->channels, s[0].size, s[1].size };
@@ -2723,7 +2733,7 @@ static void cnn__transpose_fan(const cnn_tensor *y, double *in, double *out)
     const cnn_conv_transpose2d_args *a = y->args;
     const cnn_shape                  w = cnn__transpose_weight(y);
     const double taps = (double)w.h * w.w, reach = taps / ((double)a->stride_h * a->stride_w);
-    *in = (double)w.n / a->groups * (reach < 1 ? 1 : reach);    /* a pixel is reached by every stride-th tap */
+    *in = (double)w.n / a->groups * (reach < 1 ? 1 : reach);    /* every stride-th tap reaches a pixel */
     *out = w.c * taps;
 }
 static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution from y to x */
@@ -2773,7 +2783,8 @@ static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
     return (double)cnn__len(y->in[0]->shape) * w.c * w.h * w.w;
 }
 static const cnn_field cnn__conv_transpose2d_fields[] = {
-    CNN_FIELD('i', cnn_conv_transpose2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, channels, .range = "[1,2147483647]",
+              .what = "the number of outputs"),
     CNN__WINDOW(cnn_conv_transpose2d_args, "stride", "stride"),
     CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad),
     CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h, .like = "output_pad", .range = CNN__FROM_0),
@@ -2848,7 +2859,8 @@ static double cnn__dense_macs(const cnn_tensor *y)
     return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape);
 }
 static const cnn_field cnn__dense_fields[] = {
-    CNN_FIELD('i', cnn_dense_args, units, .range = "[1,2147483647]", .what = "the number of outputs"), { 0 } };
+    CNN_FIELD('i', cnn_dense_args, units, .range = "[1,2147483647]", .what = "the number of outputs"),
+    { 0 } };
 static const cnn_owned cnn__dense_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_dense_args, cnn__dense_weight, cnn__dense_fan, CNN_N | CNN_C), { 0 } };
 CNN__ROOM cnn_op_dense = {
@@ -3074,8 +3086,8 @@ static void cnn__batch_norm_backward(cnn_tensor *y)
 {
     const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
     const float      *mean = y->saved, *rstd = mean + y->shape.c;
-    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, cnn__grad(w), cnn__grad(b), y->grad, y->in[0]->data, mean,
-                        rstd, cnn__data(w), y->shape.n, y->shape.c, cnn__plane(y->shape));
+    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, cnn__grad(w), cnn__grad(b), y->grad, y->in[0]->data,
+                        mean, rstd, cnn__data(w), y->shape.n, y->shape.c, cnn__plane(y->shape));
 }
 static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
@@ -3208,8 +3220,10 @@ static const cnn_field cnn__group_norm_fields[] = {
     CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_owned cnn__layer_norm_owned[] = {
     CNN__AFFINE(cnn_norm_args, cnn__per_element, CNN_C | CNN_H | CNN_W), { 0 } };
-static const cnn_owned cnn__group_norm_owned[] = { CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
-static const cnn_owned cnn__instance_norm_owned[] = { CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
+static const cnn_owned cnn__group_norm_owned[] = {
+    CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
+static const cnn_owned cnn__instance_norm_owned[] = {
+    CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
 CNN__SAMPLE_NORM(layer_norm,    cnn__as_input,         norm,       cnn__layer_norm_owned)
 CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, group_norm, cnn__group_norm_owned)
 CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         norm,       cnn__instance_norm_owned)
@@ -3316,9 +3330,7 @@ CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_relu,      float x = v[i]; v[i] = x < 0 ? 0.0f : x)
 CNN__LOOP(cnn__each_relu_back, float dy = v[i]; v[i] = a[i] > 0 ? dy : 0.0f)
-CNN__ELEMENTWISE(relu, CNN_READS_Y | CNN_RECTIFIER, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_relu_, relu)
+CNN__FUNCTION(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
@@ -3328,29 +3340,22 @@ CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__leaky_relu_fields[] = {
     CNN_FIELD('f', cnn_leaky_relu_args, slope, .preset = 0.01, .range = "(0,inf)"), { 0 } };
-CNN__ELEMENTWISE(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_leaky_relu_args, slope), 0,
-                 .shape = cnn__as_input, .args_size = sizeof(cnn_leaky_relu_args),
-                 .fields = cnn__leaky_relu_fields)
-
-CNN__UNARY(cnn_leaky_relu_, leaky_relu, cnn_leaky_relu_args)
+CNN__FUNCTION_OF(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_leaky_relu_args, slope),
+                 0)
 
 /* ---- sigmoid ----------------------------------------------------------------------------------------------
  *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_sigmoid,      v[i] = cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_sigmoid_back, v[i] = v[i] * a[i] * (1 - a[i]))
-CNN__ELEMENTWISE(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_sigmoid_, sigmoid)
+CNN__FUNCTION(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
 
 /* ---- tanh -------------------------------------------------------------------------------------------------
  *   y = tanh x,   dx = dy (1 - y^2)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_tanh,      v[i] = cnn__tanh(v[i]))
 CNN__LOOP(cnn__each_tanh_back, v[i] *= 1 - a[i] * a[i])
-CNN__ELEMENTWISE(tanh, CNN_READS_Y, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_tanh_, tanh)
+CNN__FUNCTION(tanh, CNN_READS_Y, NULL)
 
 /* ---- clamp (relu6 is clamp from 0 to 6) -------------------------------------------------------------------
  *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
@@ -3366,10 +3371,8 @@ static bool cnn__clamp_shape(cnn_tensor *y)
 }
 static const cnn_field cnn__clamp_fields[] = {
     CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { 0 } };
-CNN__ELEMENTWISE(clamp, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_clamp_args, low), offsetof(cnn_clamp_args, high),
-                 .shape = cnn__clamp_shape, .args_size = sizeof(cnn_clamp_args), .fields = cnn__clamp_fields)
-
-CNN__UNARY(cnn_clamp_, clamp, cnn_clamp_args)
+CNN__FUNCTION_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(cnn_clamp_args, low),
+                 offsetof(cnn_clamp_args, high))
 
 /* ---- elu --------------------------------------------------------------------------------------------------
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
@@ -3386,10 +3389,7 @@ CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0
 CNN__LOOP(cnn__each_elu_back, float dy = v[i], z = dy * (a[i] + k[0]); v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__elu_fields[] = {
     CNN_FIELD('f', cnn_elu_args, alpha, .preset = 1, .range = "(0,inf)"), { 0 } };
-CNN__ELEMENTWISE(elu, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_elu_args, alpha), 0, .shape = cnn__as_input,
-                 .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
-
-CNN__UNARY(cnn_elu_, elu, cnn_elu_args)
+CNN__FUNCTION_OF(elu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_elu_args, alpha), 0)
 
 /* ---- gelu -------------------------------------------------------------------------------------------------
  *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
@@ -3425,9 +3425,7 @@ CNN__UNARY(cnn_gelu_, gelu, cnn_gelu_args)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_silu_back, float x = a[i], s = cnn__sigmoid(x); v[i] = v[i] * s * (1 + x * (1 - s)))
-CNN__ELEMENTWISE(silu, CNN_READS_X | CNN_RECTIFIER, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_silu_, silu)
+CNN__FUNCTION(silu, CNN_READS_X | CNN_RECTIFIER, NULL)
 
 /* ---- softplus ---------------------------------------------------------------------------------------------
  *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
@@ -3442,11 +3440,8 @@ CNN__LOOP(cnn__each_softplus_back, float dy = v[i], x = k[0] * a[i], z = dy * cn
 static const cnn_field cnn__softplus_fields[] = {
     CNN_FIELD('f', cnn_softplus_args, beta, .preset = 1, .range = "(0,inf)"),
     CNN_FIELD('f', cnn_softplus_args, threshold, .preset = 20, .range = "(0,inf]"), { 0 } };
-CNN__ELEMENTWISE(softplus, CNN_READS_X, offsetof(cnn_softplus_args, beta),
-                 offsetof(cnn_softplus_args, threshold), .shape = cnn__as_input,
-                 .args_size = sizeof(cnn_softplus_args), .fields = cnn__softplus_fields)
-
-CNN__UNARY(cnn_softplus_, softplus, cnn_softplus_args)
+CNN__FUNCTION_OF(softplus, CNN_READS_X, cnn__as_input, offsetof(cnn_softplus_args, beta),
+                 offsetof(cnn_softplus_args, threshold))
 
 /* ---- hard_swish -------------------------------------------------------------------------------------------
  *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6
@@ -3456,9 +3451,11 @@ CNN__LOOP(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
                                      v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
 CNN__LOOP(cnn__each_hard_swish_back, float dy = v[i], x = a[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
                                      v[i] = x <= -3 ? 0.0f : u)
-CNN__ELEMENTWISE(hard_swish, CNN_READS_X | CNN_RECTIFIER, 0, 0, .shape = cnn__as_input)
+CNN__FUNCTION(hard_swish, CNN_READS_X | CNN_RECTIFIER, NULL)
 
-CNN__PLAIN_1(cnn_hard_swish_, hard_swish)
+/* ---- An operation of your own: its room here --------------------------------------------------------------
+   Its API block stands in the API, its word in CNN_OPS: these are all places.
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* ---- exp, log, sqrt, abs ----------------------------------------------------------------------------------
  *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
@@ -3467,25 +3464,25 @@ CNN__PLAIN_1(cnn_hard_swish_, hard_swish)
  * -------------------------------------------------------------------------------------------------------- */
 static const char *cnn__exp_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
 {
-    return (void)y, backward || !(x->max > 88.7) ? NULL
-         : "exp overflows above 88.7: clamp its input, or use cnn_log_softmax or cnn_softmax_cross_entropy, which "
-           "take logits";
+    (void)y;
+    return backward || !(x->max > 88.7) ? NULL
+         : "exp overflows above 88.7: clamp its input, or use cnn_log_softmax or cnn_softmax_cross_entropy, "
+           "which take logits";
 }
 static const char *cnn__log_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
 {
     (void)y;
-    if (!backward)
-        return "the log of a number that is not positive: keep it above 0 (cnn_clamp), or use cnn_log_softmax or "
-               "cnn_softmax_cross_entropy, which take logits";
-    return x->min < 1e-30 ? "the derivative of log, 1 / x, is too large near 0: keep x away from it (cnn_clamp), "
-                            "or use cnn_log_softmax or cnn_softmax_cross_entropy" : NULL;
+    return !backward ? "the log of a number that is not positive: keep it above 0 (cnn_clamp), or use "
+                       "cnn_log_softmax or cnn_softmax_cross_entropy, which take logits"
+         : x->min < 1e-30 ? "the derivative of log, 1 / x, is too large near 0: keep x away from it "
+                            "(cnn_clamp), or use cnn_log_softmax or cnn_softmax_cross_entropy" : NULL;
 }
 static const char *cnn__sqrt_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
 {
     (void)y;
-    if (!backward) return "the square root of a negative number: cnn_clamp it at 0";
-    return x->zeros ? "the derivative of sqrt, 1 / (2 sqrt x), divides by zero at 0: add a small constant before "
-                      "it" : NULL;
+    return !backward ? "the square root of a negative number: cnn_clamp it at 0"
+         : x->zeros ? "the derivative of sqrt, 1 / (2 sqrt x), divides by zero at 0: add a small constant "
+                      "before it" : NULL;
 }
 CNN__LOOP(cnn__each_exp,       v[i] = cnn__exp(v[i]))
 CNN__LOOP(cnn__each_exp_back,  v[i] *= a[i])
@@ -3495,18 +3492,10 @@ CNN__LOOP(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
 CNN__LOOP(cnn__each_sqrt_back, v[i] /= 2 * a[i])
 CNN__LOOP(cnn__each_abs,       v[i] = fabsf(v[i]))
 CNN__LOOP(cnn__each_abs_back,  float dy = v[i], z = a[i] < 0 ? -dy : 0.0f; v[i] = a[i] > 0 ? dy : z)
-CNN__ELEMENTWISE(exp,  CNN_READS_Y, 0, 0, .shape = cnn__as_input, .hint = cnn__exp_hint)
-CNN__ELEMENTWISE(log,  CNN_READS_X, 0, 0, .shape = cnn__as_input, .hint = cnn__log_hint)
-CNN__ELEMENTWISE(sqrt, CNN_READS_Y, 0, 0, .shape = cnn__as_input, .hint = cnn__sqrt_hint)
-CNN__ELEMENTWISE(abs,  CNN_READS_X, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_exp_, exp)
-
-CNN__PLAIN_1(cnn_log_, log)
-
-CNN__PLAIN_1(cnn_sqrt_, sqrt)
-
-CNN__PLAIN_1(cnn_abs_, abs)
+CNN__FUNCTION(exp,  CNN_READS_Y, cnn__exp_hint)
+CNN__FUNCTION(log,  CNN_READS_X, cnn__log_hint)
+CNN__FUNCTION(sqrt, CNN_READS_Y, cnn__sqrt_hint)
+CNN__FUNCTION(abs,  CNN_READS_X, NULL)
 
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
@@ -3552,8 +3541,8 @@ static size_t cnn__prelu_scratch(const cnn_tensor *y) { return (size_t)y->shape.
 static const cnn_field cnn__prelu_fields[] = {
     CNN_FIELD('f', cnn_prelu_args, start, .preset = 0.25), { 0 } };
 static const cnn_owned cnn__prelu_owned[] = {
-    { .suffix = "weight", .kind = CNN_PARAM, .shape = cnn__prelu_weight, .given = offsetof(cnn_prelu_args, weight),
-      .gain = offsetof(cnn_prelu_args, start) }, { 0 } };
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = cnn__prelu_weight,
+      .given = offsetof(cnn_prelu_args, weight), .gain = offsetof(cnn_prelu_args, start) }, { 0 } };
 CNN__ROOM cnn_op_prelu = {
     .name = "prelu", .shape = cnn__as_input, .forward = cnn__prelu_forward, .backward = cnn__prelu_backward,
     .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER,
@@ -4031,10 +4020,7 @@ CNN__PLAIN_2(cnn_mul_,    mul)
 CNN__LOOP(cnn__each_scale_back, v[i] *= k[0])
 static const cnn_field cnn__scale_fields[] = {
     CNN_FIELD('f', cnn_scale_args, factor, .preset = 1), CNN_FIELD('f', cnn_scale_args, offset), { 0 } };
-CNN__ELEMENTWISE(scale, 0, offsetof(cnn_scale_args, factor), offsetof(cnn_scale_args, offset),
-                 .shape = cnn__as_input, .args_size = sizeof(cnn_scale_args), .fields = cnn__scale_fields)
-
-CNN__UNARY(cnn_scale_,      scale,      cnn_scale_args)
+CNN__FUNCTION_OF(scale, 0, cnn__as_input, offsetof(cnn_scale_args, factor), offsetof(cnn_scale_args, offset))
 
 /* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
@@ -8219,25 +8205,20 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
     const cnn_field *k = op->fields;
     while (k && k->name && (strlen(k->name) != n || memcmp(k->name, word, n) != 0)) k++;
     if (!k || !k->name) return false;
-    int         i;
-    uint64_t    u;
-    unsigned    whole;
-    uint32_t    bits;
-    float       v;
-    const char *end;
+    int         i = 0;
+    uint64_t    u = 0;
+    uint32_t    bits = 0;
+    const char *end = NULL;
     switch (k->type) {
     case 'i': end = cnn__read_int(value, &i);
-              memcpy(args + k->offset, &i, sizeof i);
-              return end && !*end;
-    case 'u': end = cnn__read_whole(value, UINT_MAX, &u), whole = (unsigned)u;
-              memcpy(args + k->offset, &whole, sizeof whole);
-              return end && !*end;
-    case 'f': if (*value != 'x' || !cnn__read_hex(value + 1, 8, &bits) || value[9]) return false;
-              v = cnn__float_of_bits(bits);
-              memcpy(args + k->offset, &v, sizeof v);
-              return true;           /* infinite too, such as a clamp with one side: its rule looks at it */
-    default:  return false;
+              break;
+    case 'u': end = cnn__read_whole(value, UINT_MAX, &u);
+              break;
+    default:  end = *value == 'x' && cnn__read_hex(value + 1, 8, &bits) ? value + 9 : NULL;
     }
+    cnn__set_option(k, args, k->type == 'i' ? i : k->type == 'u' ? (double)u
+                                                                 : (double)cnn__float_of_bits(bits));
+    return end && !*end;
 }
 
 static const cnn_op *cnn__find_op(const cnn_load_args *a, const char *name)
@@ -10284,7 +10265,8 @@ static cnn__text cnn__runs_on_text(const cnn_tensor *t)
     cnn__text r = { "" };
     if (!t->op) return r;
     if (cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "%s", g->config.backend->name);
-    else if (t->op->algorithm) cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], t->op->algorithm(t));
+    else if (t->op->algorithm)
+        cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], t->op->algorithm(t));
     else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", isa[g->cpu.isa]);
     else cnn__format(r.s, sizeof r.s, "cpu");
     if (cnn__of(t)->kernel && !cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "cpu, by a row of yours");
@@ -10539,8 +10521,8 @@ static const char *cnn__hint(const cnn__doctor *d, const cnn_tensor *y, const cn
                "(cnn_clip_grads, .clip)";
     if (when == CNN__AFTER_BACKWARD)
         return hint ? hint
-             : "the gradients explode: clip them (cnn_clip_grads, .clip), lower the learning rate, or put batch "
-               "norm between the layers";
+             : "the gradients explode: clip them (cnn_clip_grads, .clip), lower the learning rate, or put "
+               "batch norm between the layers";
     if (!culprit->op && culprit->kind == CNN_PARAM)
         return "the weight was ill before this run: it was written, loaded or updated while the doctor was "
                "off, or the learning rate is too high";
@@ -10692,8 +10674,8 @@ static int cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
 {
     const cnn_op *maker = t->n_in ? t->in[0]->op : NULL;
     if (t->op->expects && maker && (maker->flags & CNN_PROBABILITIES))
-        return cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name, t->at ? t->at : "?",
-                        t->op->name, maker->name, t->op->expects), 1;
+        return cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name,
+                        t->at ? t->at : "?", t->op->name, maker->name, t->op->expects), 1;
     if (2 * dead > t->shape.c)
         return cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the "
                            "learning rate, or use cnn_leaky_relu\n", t->name, t->at ? t->at : "?", dead,
@@ -13828,8 +13810,8 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* ===========================================================================================================
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
-   Nodes with a formula that run in place of batch_norm, add, sub or mul (CNN_JOINABLE) join it: their formulas
-   are applied to each piece of its result while that is in the L1 cache, and their rooms are skipped. Each
+   Nodes with a formula that run in place of batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
+   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are skipped. Each
    must be the only user of the node before it; the second operand of add, sub and mul must have y's shape and
    be there already. What can be read stays readable: the memory plan runs in place only of values that nobody
    reads again, so never of what is kept. The bits are those of the rooms. Nodes are not joined on a device,

@@ -483,6 +483,53 @@ static void joined_nodes(void)
     free(image);
 }
 
+/* A layer as a user writes it: y = w x + shift, w (1,C,1,1) its own, shift an option with default and range. */
+typedef struct { const char *at; cnn_tensor *x, *weight; float shift, twin; } gain_args;
+static bool gain_shape(cnn_tensor *y) { return y->shape = y->in[0]->shape, true; }
+static cnn_shape gain_weight(const cnn_tensor *y) { return shape4(1, y->shape.c, 1, 1); }
+static void gain_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const gain_args *a = y->args;
+    (void)mode;
+    for (int i = 0; i < y->shape.n * y->shape.c; i++)
+        y->data[i] = cnn_operand(y, "weight")->data[i % y->shape.c] * y->in[0]->data[i] + a->shift;
+}
+static const cnn_field gain_fields[] = {
+    CNN_FIELD('f', gain_args, shift, .preset = -0.5, .range = "(-1.25,inf)", .what = "a shift"),
+    CNN_FIELD('f', gain_args, twin, .like = "shift"), { 0 } };
+static const cnn_owned gain_owned[] = {
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = gain_weight, .start = 3, .given = offsetof(gain_args, weight) },
+    { 0 } };
+static const cnn_op gain_op = { .name = "gain", .shape = gain_shape, .forward = gain_forward, .args_size = sizeof(gain_args),
+                                .fields = gain_fields, .owned = gain_owned };
+static cnn_tensor *gain(gain_args a) { return cnn_layer(&gain_op, &a.x, 1, &a, a.at, "g1"); }
+
+static void a_row_knows(void)
+{
+    { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .shift = -1.25f }); EXPECT_HERE(g, "gain \"g1\": shift is -1.25: it must be a shift, in (-1.25,inf)"); DONE; }
+    { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .weight = cnn_param(g, "w", shape4(1, 5, 1, 1)) }); EXPECT_HERE(g, "gain \"g1\": weight (1,5,1,1) does not fit input (N,6,5,5): it must be (1,6,1,1)"); DONE; }
+    { NET; cnn_apply(&gain_op, &x, 1, NULL, CNN_HERE); EXPECT_HERE(g, "gain: 1 operands: it takes 2"); DONE; }
+    cnn_graph  *g = cnn_new(.max_batch = 2, .inference = 1);
+    cnn_tensor *x = cnn_input(g, 3), *y = gain((gain_args){ .at = CNN_HERE, .x = x });
+    const float in[6] = { 0, 1, 2, 3, 4, 5 };
+    float       out[6];
+    CHECK(compiled(g, y) && cnn_set(x, in, 6)), cnn_forward(y, CNN_EVAL);
+    CHECK(cnn_get(y, out, 6));
+    for (int i = 0; i < 6; i++) CHECK(out[i] == 3 * in[i] - 0.5f);
+    CHECK(((const gain_args *)y->args)->twin == -0.5f);
+    CHECK_STR(cnn_operand(y, "weight")->name, "g1.weight");
+    CHECK(cnn_operand(y, "bias") == NULL && cnn_operand(x, "weight") == NULL);
+    cnn_free(g);
+
+    g = cnn_new(.max_batch = 2);
+    const cnn_conv2d_args *c = cnn_conv2d(cnn_input(g, 4, 9, 9), 2, 3, .kernel_w = 5, .stride = 2, .pad_h = 1)->args;
+    const cnn_pool_args   *p = cnn_max_pool(cnn_input(g, 4, 9, 9), 2, .kernel_h = 3)->args;
+    CHECK(c->kernel_h == 3 && c->kernel_w == 5 && c->stride_h == 2 && c->stride_w == 2 && c->pad_h == 1 && c->pad_w == 0);
+    CHECK(c->dilation_h == 1 && c->dilation_w == 1 && c->groups == 1);
+    CHECK(p->kernel_h == 3 && p->kernel_w == 2 && p->stride_h == 3 && p->stride_w == 2 && p->dilation_h == 1);
+    no_error(g), cnn_free(g);
+}
+
 /* What cnn_plan says is what compile takes, and nothing is allocated while running. */
 static void plan_is_what_compile_takes(void)
 {
