@@ -401,6 +401,7 @@ CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
 #define cnn_sqrt(x) cnn_sqrt_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
 #define cnn_abs(x) cnn_abs_(CNN_HERE, x)
+/* An operation of your own: its API block here. */
 CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_k / sum e^x (Bridle 1990) */
 #define cnn_softmax(x) cnn_softmax_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its logarithm */
@@ -13811,8 +13812,8 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
    Nodes with a formula that run in place of batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
-   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are skipped. Each
-   must be the only user of the node before it; the second operand of add, sub and mul must have y's shape and
+   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are skipped.
+   Each must be the only user of the node before it; the second operand of add, sub and mul must have y's shape and
    be there already. What can be read stays readable: the memory plan runs in place only of values that nobody
    reads again, so never of what is kept. The bits are those of the rooms. Nodes are not joined on a device,
    on the plain loops, nor while profile, trace or doctor look on.
