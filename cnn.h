@@ -2582,10 +2582,10 @@ static void cnn__elementwise_backward(cnn_tensor *y)
         .name = #op_name, .forward = cnn__elementwise_forward, .backward = cnn__elementwise_backward,        \
         .flags = CNN_INPLACE | CNN_INPLACE_GRAD | (op_flags), .formula = &cnn__##op_name##_formula,          \
         __VA_ARGS__ };
-#define CNN__FUNCTION(op_name, op_flags, doctor)                                                             \
+#define CNN__FORMULA(op_name, op_flags, doctor)                                                             \
     CNN__ELEMENTWISE(op_name, op_flags, 0, 0, .shape = cnn__as_input, .hint = doctor)                        \
     CNN__PLAIN_1(cnn_##op_name##_, op_name)
-#define CNN__FUNCTION_OF(op_name, op_flags, shape_rule, k0, k1)                                              \
+#define CNN__FORMULA_OF(op_name, op_flags, shape_rule, k0, k1)                                              \
     CNN__ELEMENTWISE(op_name, op_flags, k0, k1, .shape = shape_rule,                                         \
                      .args_size = sizeof(cnn_##op_name##_args), .fields = cnn__##op_name##_fields)           \
     CNN__UNARY(cnn_##op_name##_, op_name, cnn_##op_name##_args)
@@ -2682,10 +2682,9 @@ static const cnn_owned cnn__conv2d_owned[] = {
     { 0 } };
 CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
-    .backward = cnn__conv2d_backward,
-    .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields, .owned = cnn__conv2d_owned,
-    .algorithm = cnn__conv2d_algorithm };
+    .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs,
+    .flags = CNN_READS_X, .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields,
+    .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
 
@@ -2796,10 +2795,10 @@ static const cnn_owned cnn__conv_transpose2d_owned[] = {
                          CNN_N | CNN_C | CNN_H | CNN_W), { 0 } };
 CNN__ROOM cnn_op_conv_transpose2d = {
     .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape,
-    .forward = cnn__conv_transpose2d_forward,
-    .backward = cnn__conv_transpose2d_backward, .scratch = cnn__conv_transpose2d_scratch,
-    .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X, .args_size = sizeof(cnn_conv_transpose2d_args),
-    .fields = cnn__conv_transpose2d_fields, .owned = cnn__conv_transpose2d_owned };
+    .forward = cnn__conv_transpose2d_forward, .backward = cnn__conv_transpose2d_backward,
+    .scratch = cnn__conv_transpose2d_scratch, .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X,
+    .args_size = sizeof(cnn_conv_transpose2d_args), .fields = cnn__conv_transpose2d_fields,
+    .owned = cnn__conv_transpose2d_owned };
 
 CNN__UNARY(cnn_conv_transpose2d_, conv_transpose2d, cnn_conv_transpose2d_args)
 
@@ -2866,9 +2865,9 @@ static const cnn_owned cnn__dense_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_dense_args, cnn__dense_weight, cnn__dense_fan, CNN_N | CNN_C), { 0 } };
 CNN__ROOM cnn_op_dense = {
     .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
-    .backward = cnn__dense_backward,
-    .scratch = cnn__dense_scratch, .macs = cnn__dense_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields, .owned = cnn__dense_owned };
+    .backward = cnn__dense_backward, .scratch = cnn__dense_scratch, .macs = cnn__dense_macs,
+    .flags = CNN_READS_X, .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields,
+    .owned = cnn__dense_owned };
 
 CNN__UNARY(cnn_dense_, dense, cnn_dense_args)
 
@@ -2907,8 +2906,8 @@ static size_t cnn__matmul_scratch(const cnn_tensor *y)
 static double cnn__matmul_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * y->in[0]->shape.c; }
 CNN__ROOM cnn_op_matmul = {
     .name = "matmul", .shape = cnn__matmul_shape, .forward = cnn__matmul_forward,
-    .backward = cnn__matmul_backward,
-    .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs, .flags = CNN_READS_X };
+    .backward = cnn__matmul_backward, .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs,
+    .flags = CNN_READS_X };
 
 CNN__PLAIN_2(cnn_matmul_, matmul)
 
@@ -2972,9 +2971,8 @@ static const cnn_field cnn__pool_fields[] = {
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward,
-    .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
-    .fields = cnn__pool_fields };
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD,
+    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
 
@@ -3004,9 +3002,8 @@ static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
 }
 CNN__ROOM cnn_op_avg_pool = {
     .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward,
-    .backward = cnn__avg_pool_backward,
-    .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
-    .fields = cnn__pool_fields };
+    .backward = cnn__avg_pool_backward, .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD,
+    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
 
@@ -3331,7 +3328,7 @@ CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_relu,      float x = v[i]; v[i] = x < 0 ? 0.0f : x)
 CNN__LOOP(cnn__each_relu_back, float dy = v[i]; v[i] = a[i] > 0 ? dy : 0.0f)
-CNN__FUNCTION(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
+CNN__FORMULA(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
@@ -3341,7 +3338,7 @@ CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__leaky_relu_fields[] = {
     CNN_FIELD('f', cnn_leaky_relu_args, slope, .preset = 0.01, .range = "(0,inf)"), { 0 } };
-CNN__FUNCTION_OF(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_leaky_relu_args, slope),
+CNN__FORMULA_OF(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_leaky_relu_args, slope),
                  0)
 
 /* ---- sigmoid ----------------------------------------------------------------------------------------------
@@ -3349,14 +3346,14 @@ CNN__FUNCTION_OF(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offseto
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_sigmoid,      v[i] = cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_sigmoid_back, v[i] = v[i] * a[i] * (1 - a[i]))
-CNN__FUNCTION(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
+CNN__FORMULA(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
 
 /* ---- tanh -------------------------------------------------------------------------------------------------
  *   y = tanh x,   dx = dy (1 - y^2)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_tanh,      v[i] = cnn__tanh(v[i]))
 CNN__LOOP(cnn__each_tanh_back, v[i] *= 1 - a[i] * a[i])
-CNN__FUNCTION(tanh, CNN_READS_Y, NULL)
+CNN__FORMULA(tanh, CNN_READS_Y, NULL)
 
 /* ---- clamp (relu6 is clamp from 0 to 6) -------------------------------------------------------------------
  *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
@@ -3372,7 +3369,7 @@ static bool cnn__clamp_shape(cnn_tensor *y)
 }
 static const cnn_field cnn__clamp_fields[] = {
     CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { 0 } };
-CNN__FUNCTION_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(cnn_clamp_args, low),
+CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(cnn_clamp_args, low),
                  offsetof(cnn_clamp_args, high))
 
 /* ---- elu --------------------------------------------------------------------------------------------------
@@ -3390,7 +3387,7 @@ CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0
 CNN__LOOP(cnn__each_elu_back, float dy = v[i], z = dy * (a[i] + k[0]); v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__elu_fields[] = {
     CNN_FIELD('f', cnn_elu_args, alpha, .preset = 1, .range = "(0,inf)"), { 0 } };
-CNN__FUNCTION_OF(elu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_elu_args, alpha), 0)
+CNN__FORMULA_OF(elu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_elu_args, alpha), 0)
 
 /* ---- gelu -------------------------------------------------------------------------------------------------
  *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
@@ -3415,8 +3412,8 @@ static const cnn_formula cnn__gelu_formulas[] = {
 CNN__ROOM cnn_op_gelu = {
     .name = "gelu", .shape = cnn__as_input, .forward = cnn__elementwise_forward,
     .backward = cnn__elementwise_backward,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-    .args_size = sizeof(cnn_gelu_args), .fields = cnn__gelu_fields, .formula = cnn__gelu_formulas };
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER, .args_size = sizeof(cnn_gelu_args),
+    .fields = cnn__gelu_fields, .formula = cnn__gelu_formulas };
 
 CNN__UNARY(cnn_gelu_, gelu, cnn_gelu_args)
 
@@ -3426,7 +3423,7 @@ CNN__UNARY(cnn_gelu_, gelu, cnn_gelu_args)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_silu_back, float x = a[i], s = cnn__sigmoid(x); v[i] = v[i] * s * (1 + x * (1 - s)))
-CNN__FUNCTION(silu, CNN_READS_X | CNN_RECTIFIER, NULL)
+CNN__FORMULA(silu, CNN_READS_X | CNN_RECTIFIER, NULL)
 
 /* ---- softplus ---------------------------------------------------------------------------------------------
  *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
@@ -3441,7 +3438,7 @@ CNN__LOOP(cnn__each_softplus_back, float dy = v[i], x = k[0] * a[i], z = dy * cn
 static const cnn_field cnn__softplus_fields[] = {
     CNN_FIELD('f', cnn_softplus_args, beta, .preset = 1, .range = "(0,inf)"),
     CNN_FIELD('f', cnn_softplus_args, threshold, .preset = 20, .range = "(0,inf]"), { 0 } };
-CNN__FUNCTION_OF(softplus, CNN_READS_X, cnn__as_input, offsetof(cnn_softplus_args, beta),
+CNN__FORMULA_OF(softplus, CNN_READS_X, cnn__as_input, offsetof(cnn_softplus_args, beta),
                  offsetof(cnn_softplus_args, threshold))
 
 /* ---- hard_swish -------------------------------------------------------------------------------------------
@@ -3452,7 +3449,7 @@ CNN__LOOP(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
                                      v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
 CNN__LOOP(cnn__each_hard_swish_back, float dy = v[i], x = a[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
                                      v[i] = x <= -3 ? 0.0f : u)
-CNN__FUNCTION(hard_swish, CNN_READS_X | CNN_RECTIFIER, NULL)
+CNN__FORMULA(hard_swish, CNN_READS_X | CNN_RECTIFIER, NULL)
 
 /* ---- An operation of your own: its room here --------------------------------------------------------------
    Its API block stands in the API, its word in CNN_OPS: these are all places.
@@ -3493,10 +3490,10 @@ CNN__LOOP(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
 CNN__LOOP(cnn__each_sqrt_back, v[i] /= 2 * a[i])
 CNN__LOOP(cnn__each_abs,       v[i] = fabsf(v[i]))
 CNN__LOOP(cnn__each_abs_back,  float dy = v[i], z = a[i] < 0 ? -dy : 0.0f; v[i] = a[i] > 0 ? dy : z)
-CNN__FUNCTION(exp,  CNN_READS_Y, cnn__exp_hint)
-CNN__FUNCTION(log,  CNN_READS_X, cnn__log_hint)
-CNN__FUNCTION(sqrt, CNN_READS_Y, cnn__sqrt_hint)
-CNN__FUNCTION(abs,  CNN_READS_X, NULL)
+CNN__FORMULA(exp,  CNN_READS_Y, cnn__exp_hint)
+CNN__FORMULA(log,  CNN_READS_X, cnn__log_hint)
+CNN__FORMULA(sqrt, CNN_READS_Y, cnn__sqrt_hint)
+CNN__FORMULA(abs,  CNN_READS_X, NULL)
 
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
@@ -3568,8 +3565,7 @@ static void cnn__softmax_backward(cnn_tensor *y)
 }
 CNN__ROOM cnn_op_softmax = {
     .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward,
-    .backward = cnn__softmax_backward,
-    .flags = CNN_READS_Y | CNN_PROBABILITIES };
+    .backward = cnn__softmax_backward, .flags = CNN_READS_Y | CNN_PROBABILITIES };
 
 CNN__PLAIN_1(cnn_softmax_,         softmax)
 
@@ -3636,9 +3632,8 @@ static const cnn_field cnn__dropout_fields[] = {
     CNN_FIELD('f', cnn_dropout_args, p, .range = "(0,1)", .what = "the probability of a zero"), { 0 } };
 CNN__ROOM cnn_op_dropout = {
     .name = "dropout", .shape = cnn__as_input, .forward = cnn__dropout_forward,
-    .backward = cnn__dropout_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args),
-    .fields = cnn__dropout_fields };
+    .backward = cnn__dropout_backward, .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM,
+    .args_size = sizeof(cnn_dropout_args), .fields = cnn__dropout_fields };
 
 CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
 
@@ -3676,9 +3671,8 @@ static const cnn_field cnn__reshape_fields[] = {
     CNN_FIELD('i', cnn_reshape_args, w, .preset = 1), { 0 } };
 CNN__ROOM cnn_op_reshape = {
     .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
-    .backward = cnn__reshape_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_reshape_args),
-    .fields = cnn__reshape_fields };
+    .backward = cnn__reshape_backward, .flags = CNN_INPLACE | CNN_INPLACE_GRAD,
+    .args_size = sizeof(cnn_reshape_args), .fields = cnn__reshape_fields };
 
 CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
 
@@ -3846,8 +3840,7 @@ static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('i', cnn_slice_args, step, .preset = 1, .range = "[1,2147483647]"), { 0 } };
 CNN__ROOM cnn_op_slice = {
     .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
-    .backward = cnn__slice_backward,
-    .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
+    .backward = cnn__slice_backward, .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
 
 CNN__UNARY(cnn_slice_,      slice,      cnn_slice_args)
 
@@ -3942,9 +3935,8 @@ static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, width, .range = CNN__FROM_0), { 0 } };
 CNN__ROOM cnn_op_upsample = {
     .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
-    .backward = cnn__upsample_backward,
-    .scratch = cnn__upsample_scratch, .args_size = sizeof(cnn_upsample_args),
-    .fields = cnn__upsample_fields };
+    .backward = cnn__upsample_backward, .scratch = cnn__upsample_scratch,
+    .args_size = sizeof(cnn_upsample_args), .fields = cnn__upsample_fields };
 
 CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
 
@@ -4021,7 +4013,7 @@ CNN__PLAIN_2(cnn_mul_,    mul)
 CNN__LOOP(cnn__each_scale_back, v[i] *= k[0])
 static const cnn_field cnn__scale_fields[] = {
     CNN_FIELD('f', cnn_scale_args, factor, .preset = 1), CNN_FIELD('f', cnn_scale_args, offset), { 0 } };
-CNN__FUNCTION_OF(scale, 0, cnn__as_input, offsetof(cnn_scale_args, factor), offsetof(cnn_scale_args, offset))
+CNN__FORMULA_OF(scale, 0, cnn__as_input, offsetof(cnn_scale_args, factor), offsetof(cnn_scale_args, offset))
 
 /* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
@@ -4343,12 +4335,11 @@ static const cnn_field cnn__huber_fields[] = {
     CNN_FIELD('i', cnn_huber_args, smooth_l1), { 0 } };
 CNN__ROOM cnn_op_l1 = {
     .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
-    .backward = cnn__pair_loss_backward,
-    .flags = CNN_READS_X | CNN_LOSS };
+    .backward = cnn__pair_loss_backward, .flags = CNN_READS_X | CNN_LOSS };
 CNN__ROOM cnn_op_huber = {
     .name = "huber", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
-    .backward = cnn__pair_loss_backward,
-    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
+    .backward = cnn__pair_loss_backward, .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args),
+    .fields = cnn__huber_fields };
 CNN__ROOM cnn_op_bce_with_logits = {
     .name = "bce_with_logits", .shape = cnn__bce_shape, .forward = cnn__bce_forward,
     .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS, .expects = "logits: leave that out" };
@@ -13812,11 +13803,11 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
    Nodes with a formula that run in place of batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
-   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are skipped.
-   Each must be the only user of the node before it; the second operand of add, sub and mul must have y's shape and
-   be there already. What can be read stays readable: the memory plan runs in place only of values that nobody
-   reads again, so never of what is kept. The bits are those of the rooms. Nodes are not joined on a device,
-   on the plain loops, nor while profile, trace or doctor look on.
+   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are
+   skipped. Each must be the only user of the node before it; the second operand of add, sub and mul must have
+   y's shape and be there already. What can be read stays readable: the memory plan runs in place only of
+   values that nobody reads again, so never of what is kept. The bits are those of the rooms. Nodes are not
+   joined on a device, on the plain loops, nor while profile, trace or doctor look on.
    ======================================================================================================== */
 
 /* Add the formula of y to the tail behind `head`, or say no. */

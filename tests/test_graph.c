@@ -483,6 +483,56 @@ static void joined_nodes(void)
     free(image);
 }
 
+/* Every formula of one number behind every operation that can take it, and sub and mul as the second: the bits of the
+   rooms, which run where the result before it is kept. */
+static cnn_tensor *formula_number(cnn_tensor *x, int i)
+{
+    switch (i) {
+    case 0:  return cnn_relu(x);
+    case 1:  return cnn_leaky_relu(x, 0.2f);
+    case 2:  return cnn_sigmoid(x);
+    case 3:  return cnn_tanh(x);
+    case 4:  return cnn_clamp(x, -0.5f, 0.7f);
+    case 5:  return cnn_elu(x, 0.8f);
+    case 6:  return cnn_gelu(x);
+    case 7:  return cnn_gelu(x, .tanh = 1);
+    case 8:  return cnn_silu(x);
+    case 9:  return cnn_softplus(x, .beta = 2);
+    case 10: return cnn_hard_swish(x);
+    case 11: return cnn_exp(x);
+    case 12: return cnn_log(x);
+    case 13: return cnn_sqrt(x);
+    case 14: return cnn_abs(x);
+    case 15: return cnn_scale(x, 1.5f, -0.2f);
+    case 16: return cnn_sub(x, x->in[0]);
+    default: return cnn_mul(x, x->in[0]);
+    }
+}
+static void joined_formulas(void)
+{
+    enum { B = 2, C = 3, H = 31, W = 37, N = B * C * H * W };
+    float *image = test_floats(N), *value[2] = { test_floats(N), test_floats(N) };
+    test_fill(image, N, -2, 2);
+    for (int i = 0; i < 18; i++)
+        for (int head = 0; head < 4; head++) {
+            bool joined = false;
+            for (int way = 0; way < 2; way++) {
+                cnn_graph  *g = cnn_new(.max_batch = B, .threads = 1, .inference = 1);
+                cnn_tensor *x = cnn_input(g, C, H, W), *s = cnn_scale(x, 0.5f, 0.1f), *a = cnn_scale(x, 2);
+                cnn_tensor *h = head == 0 ? cnn_batch_norm(a) : head == 1 ? cnn_add(a, s) : head == 2 ? cnn_sub(a, s)
+                                                                                              : cnn_mul(a, s);
+                cnn_tensor *y = formula_number(h, i);
+                if (way == 0) cnn_keep(h);
+                if (!compiled(g, cnn_mean(cnn_keep(y)))) { cnn_free(g); return; }
+                cnn_set(x, image, N), cnn_forward(y, CNN_EVAL);
+                CHECK(cnn_get(y, value[way], N));
+                if (way == 1) joined = cnn__of(h)->joined[CNN_EVAL] == cnn__of(y);
+                cnn_free(g);
+            }
+            CHECK_MSG(joined, "formula %d is not joined to %d", i, head);
+            CHECK_MSG(memcmp(value[0], value[1], N * sizeof *image) == 0, "formula %d behind %d", i, head);
+        }
+    free(image), free(value[0]), free(value[1]);
 /* A layer as a user writes it: y = w x + shift, w (1,C,1,1) its own, shift an option with default and range. */
 typedef struct { const char *at; cnn_tensor *x, *weight; float shift, twin; } gain_args;
 static bool gain_shape(cnn_tensor *y) { return y->shape = y->in[0]->shape, true; }
@@ -1332,6 +1382,8 @@ int main(int argc, char **argv)
     RUN(same_bits_for_any_number_of_threads);
     RUN(plans_do_not_change_results);
     RUN(joined_nodes);
+    RUN(joined_formulas);
+    RUN(a_row_knows);
     RUN(plan_is_what_compile_takes);
     RUN(memory_of_the_caller);
     RUN(inference_takes_less);
