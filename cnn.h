@@ -409,6 +409,7 @@ CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
 #define cnn_sqrt(x) cnn_sqrt_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
 #define cnn_abs(x) cnn_abs_(CNN_HERE, x)
+/* An operation of your own: its API block here. */
 CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_k / sum e^x (Bridle 1990) */
 #define cnn_softmax(x) cnn_softmax_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its logarithm */
@@ -859,7 +860,7 @@ typedef struct cnn_field {
     char        type;                    /* 'i' int, 'u' unsigned, 'f' float */
     size_t      offset;
     double      preset;
-    const char *like;                    /* "stride", "stride kernel_h"; NULL: nothing */
+    const char *like;                    /* names of options that stand before it: "stride kernel_h" */
     const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: anything */
     const char *what;                    /* for the message of the range: "the probability of a zero" */
     int         nth;                     /* 2: the second argument, where that is usual; 0: by name only */
@@ -892,8 +893,8 @@ typedef void cnn_each(float *v, const float *a, const float *b, const float *k, 
 /* What an operation does with each element. With it, y needs no pass over memory of its own where it can run
    in place of batch_norm, add, sub or mul. */
 typedef struct {
-    cnn_each *forward[2];   /* v is x and becomes y; a is in[1] of two operands, shaped as y. [1]: for AVX2,
-                               may be NULL */
+    cnn_each *forward[2];   /* v is x and becomes y; a is in[1], of two operands, shaped as y. [1]: the same
+                               compiled for AVX2; may be NULL */
     cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X) */
     size_t    k[2];         /* k[0] and k[1] are these options, offsetof a float; 0: none */
     size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
@@ -1854,8 +1855,8 @@ static bool cnn__check_owned(cnn_tensor *y)
 {
     const int most = cnn__count_owned(y->op, true), least = cnn__count_owned(y->op, false), n = y->n_in - 1;
     if (n != most && n != least)
-        return cnn_fail(y, "%d operands: it takes %d or, with all that it can own, %d", y->n_in, least + 1,
-                        most + 1);
+        return least == most ? cnn_fail(y, "%d operands: it takes %d", y->n_in, most + 1)
+             : cnn_fail(y, "%d operands: it takes %d or %d", y->n_in, least + 1, most + 1);
     for (const cnn_owned *own = y->op->owned; own->suffix; own++) {
         const cnn_tensor *t = cnn__owned(y, own);
         const cnn_shape   must = own->shape(y);
@@ -2251,11 +2252,10 @@ static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); 
 
 /* ---- Element by element ----
 
-   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Where it is
-   that of an operation, v is x and becomes y; that of its derivative, below it, finds dy in v and leaves dx
-   there, and a is y or x. Sixteen elements at a time, because a loop of known length is what gcc -O2 makes
-   into vectors. On x86 it is compiled a second time, for AVX2: without fused multiply-adds, so that both give
-   the same bits. */
+   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. In the formula
+   of an operation v is x and becomes y; in that of its derivative v is dy and becomes dx, and a is y or x.
+   Sixteen elements at a time, because a loop of known length is what gcc -O2 makes into vectors. On x86 it is
+   compiled a second time, for AVX2: without fused multiply-adds, so that both give the same bits. */
 
 #define CNN__EACH_TEXT(name, ...)                                                                            \
     static void name(float *restrict v, const float *restrict a, const float *restrict b,                    \
@@ -2586,8 +2586,8 @@ static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2]
 
 /* ---- Element by element: operations that are a formula (op->formula) ----
 
-   Their derivatives are written in y where that will do, so that x need not be kept and forward may run in
-   place; else in x (CNN_READS_X). */
+   The legend of v, a, k is that of cnn_formula. Derivatives are written in y where that will do, so that x
+   need not be kept and forward may run in place; else in x (CNN_READS_X). */
 
 /* The formula of y and its constants. */
 static const cnn_formula *cnn__formula(const cnn_tensor *y, float k[2])
@@ -2618,7 +2618,8 @@ static void cnn__elementwise_backward(cnn_tensor *y)
     if (y->in[0]->grad) cnn__map_back(cpu, f, y->in[0]->grad, y->grad, a, k, cnn__len(y->shape));
 }
 
-/* The row of an operation with the loops cnn__each_NAME and cnn__each_NAME_back; k0, k1: see cnn_formula. */
+/* The row of an operation with the loops cnn__each_NAME and cnn__each_NAME_back, without options, and with;
+   k0, k1: see cnn_formula. Each with its builder. */
 #define CNN__ELEMENTWISE(op_name, op_flags, k0, k1, ...)                                                     \
     static const cnn_formula cnn__##op_name##_formula = {                                                    \
         CNN__LOOPS(cnn__each_##op_name), CNN__LOOPS(cnn__each_##op_name##_back), { k0, k1 }, 0 };            \
@@ -2626,6 +2627,13 @@ static void cnn__elementwise_backward(cnn_tensor *y)
         .name = #op_name, .forward = cnn__elementwise_forward, .backward = cnn__elementwise_backward,        \
         .flags = CNN_INPLACE | CNN_INPLACE_GRAD | (op_flags), .formula = &cnn__##op_name##_formula,          \
         __VA_ARGS__ };
+#define CNN__FORMULA(op_name, op_flags, doctor)                                                             \
+    CNN__ELEMENTWISE(op_name, op_flags, 0, 0, .shape = cnn__as_input, .hint = doctor)                        \
+    CNN__PLAIN_1(cnn_##op_name##_, op_name)
+#define CNN__FORMULA_OF(op_name, op_flags, shape_rule, k0, k1)                                              \
+    CNN__ELEMENTWISE(op_name, op_flags, k0, k1, .shape = shape_rule,                                         \
+                     .args_size = sizeof(cnn_##op_name##_args), .fields = cnn__##op_name##_fields)           \
+    CNN__UNARY(cnn_##op_name##_, op_name, cnn_##op_name##_args)
 
 /* -----------------------------------------------------------------------------------------------------------
    Chapter 1. Linear: conv2d, conv_transpose2d, dense, matmul
@@ -2643,8 +2651,8 @@ static bool cnn__check_channels(cnn_tensor *y, int channels, int groups)
 {
     const int c = y->in[0]->shape.c;
     if (c % groups == 0 && channels % groups == 0) return true;
-    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
-                    groups, c, cnn__shape_text(y->in[0]).s, channels);
+    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", groups,
+                    c, cnn__shape_text(y->in[0]).s, channels);
 }
 static bool cnn__conv2d_shape(cnn_tensor *y)
 {
@@ -2719,10 +2727,9 @@ static const cnn_owned cnn__conv2d_owned[] = {
     { 0 } };
 CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
-    .backward = cnn__conv2d_backward,
-    .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields, .owned = cnn__conv2d_owned,
-    .algorithm = cnn__conv2d_algorithm };
+    .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs,
+    .flags = CNN_READS_X, .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields,
+    .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
 
@@ -2754,7 +2761,8 @@ static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
     const cnn_conv_transpose2d_args *a = y->args;
     const cnn_shape                  x = y->in[0]->shape;
     cnn__slide                       s[2] = CNN__SLIDES(a, x, false);
-    if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__transpose_extent(y, &s[0], x.h, a->output_pad_h)
+    if (!cnn__check_channels(y, a->channels, a->groups)
+        || !cnn__transpose_extent(y, &s[0], x.h, a->output_pad_h)
         || !cnn__transpose_extent(y, &s[1], x.w, a->output_pad_w)
         || !cnn__check_padded(y, a->channels / a->groups, s)) return false;
     y->shape = (cnn_shape){ x.n, a->channels, s[0].size, s[1].size };
@@ -2770,7 +2778,7 @@ static void cnn__transpose_fan(const cnn_tensor *y, double *in, double *out)
     const cnn_conv_transpose2d_args *a = y->args;
     const cnn_shape                  w = cnn__transpose_weight(y);
     const double taps = (double)w.h * w.w, reach = taps / ((double)a->stride_h * a->stride_w);
-    *in = (double)w.n / a->groups * (reach < 1 ? 1 : reach);    /* a pixel is reached by every stride-th tap */
+    *in = (double)w.n / a->groups * (reach < 1 ? 1 : reach);    /* every stride-th tap reaches a pixel */
     *out = w.c * taps;
 }
 static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution from y to x */
@@ -2820,7 +2828,8 @@ static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
     return (double)cnn__len(y->in[0]->shape) * w.c * w.h * w.w;
 }
 static const cnn_field cnn__conv_transpose2d_fields[] = {
-    CNN_FIELD('i', cnn_conv_transpose2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, channels, .range = "[1,2147483647]",
+              .what = "the number of outputs"),
     CNN__WINDOW(cnn_conv_transpose2d_args, "stride", "stride"),
     CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad),
     CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h, .like = "output_pad", .range = CNN__FROM_0),
@@ -2831,10 +2840,10 @@ static const cnn_owned cnn__conv_transpose2d_owned[] = {
                          CNN_N | CNN_C | CNN_H | CNN_W), { 0 } };
 CNN__ROOM cnn_op_conv_transpose2d = {
     .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape,
-    .forward = cnn__conv_transpose2d_forward,
-    .backward = cnn__conv_transpose2d_backward, .scratch = cnn__conv_transpose2d_scratch,
-    .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X, .args_size = sizeof(cnn_conv_transpose2d_args),
-    .fields = cnn__conv_transpose2d_fields, .owned = cnn__conv_transpose2d_owned };
+    .forward = cnn__conv_transpose2d_forward, .backward = cnn__conv_transpose2d_backward,
+    .scratch = cnn__conv_transpose2d_scratch, .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X,
+    .args_size = sizeof(cnn_conv_transpose2d_args), .fields = cnn__conv_transpose2d_fields,
+    .owned = cnn__conv_transpose2d_owned };
 
 CNN__UNARY(cnn_conv_transpose2d_, conv_transpose2d, cnn_conv_transpose2d_args)
 
@@ -2895,14 +2904,15 @@ static double cnn__dense_macs(const cnn_tensor *y)
     return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape);
 }
 static const cnn_field cnn__dense_fields[] = {
-    CNN_FIELD('i', cnn_dense_args, units, .range = "[1,2147483647]", .what = "the number of outputs"), { 0 } };
+    CNN_FIELD('i', cnn_dense_args, units, .range = "[1,2147483647]", .what = "the number of outputs"),
+    { 0 } };
 static const cnn_owned cnn__dense_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_dense_args, cnn__dense_weight, cnn__dense_fan, CNN_N | CNN_C), { 0 } };
 CNN__ROOM cnn_op_dense = {
     .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
-    .backward = cnn__dense_backward,
-    .scratch = cnn__dense_scratch, .macs = cnn__dense_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields, .owned = cnn__dense_owned };
+    .backward = cnn__dense_backward, .scratch = cnn__dense_scratch, .macs = cnn__dense_macs,
+    .flags = CNN_READS_X, .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields,
+    .owned = cnn__dense_owned };
 
 CNN__UNARY(cnn_dense_, dense, cnn_dense_args)
 
@@ -2941,8 +2951,8 @@ static size_t cnn__matmul_scratch(const cnn_tensor *y)
 static double cnn__matmul_macs(const cnn_tensor *y) { return (double)cnn__len(y->shape) * y->in[0]->shape.c; }
 CNN__ROOM cnn_op_matmul = {
     .name = "matmul", .shape = cnn__matmul_shape, .forward = cnn__matmul_forward,
-    .backward = cnn__matmul_backward,
-    .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs, .flags = CNN_READS_X };
+    .backward = cnn__matmul_backward, .scratch = cnn__matmul_scratch, .macs = cnn__matmul_macs,
+    .flags = CNN_READS_X };
 
 CNN__PLAIN_2(cnn_matmul_, matmul)
 
@@ -3006,9 +3016,8 @@ static const cnn_field cnn__pool_fields[] = {
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward,
-    .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
-    .fields = cnn__pool_fields };
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD,
+    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
 
@@ -3038,9 +3047,8 @@ static size_t cnn__avg_pool_scratch(const cnn_tensor *y)
 }
 CNN__ROOM cnn_op_avg_pool = {
     .name = "avg_pool", .shape = cnn__pool_shape, .forward = cnn__avg_pool_forward,
-    .backward = cnn__avg_pool_backward,
-    .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD, .args_size = sizeof(cnn_pool_args),
-    .fields = cnn__pool_fields };
+    .backward = cnn__avg_pool_backward, .scratch = cnn__avg_pool_scratch, .flags = CNN_CLEARS_GRAD,
+    .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
 
@@ -3121,8 +3129,8 @@ static void cnn__batch_norm_backward(cnn_tensor *y)
 {
     const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
     const float      *mean = y->saved, *rstd = mean + y->shape.c;
-    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, cnn__grad(w), cnn__grad(b), y->grad, y->in[0]->data, mean,
-                        rstd, cnn__data(w), y->shape.n, y->shape.c, cnn__plane(y->shape));
+    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, cnn__grad(w), cnn__grad(b), y->grad, y->in[0]->data,
+                        mean, rstd, cnn__data(w), y->shape.n, y->shape.c, cnn__plane(y->shape));
 }
 static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
@@ -3255,8 +3263,10 @@ static const cnn_field cnn__group_norm_fields[] = {
     CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_owned cnn__layer_norm_owned[] = {
     CNN__AFFINE(cnn_norm_args, cnn__per_element, CNN_C | CNN_H | CNN_W), { 0 } };
-static const cnn_owned cnn__group_norm_owned[] = { CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
-static const cnn_owned cnn__instance_norm_owned[] = { CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
+static const cnn_owned cnn__group_norm_owned[] = {
+    CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
+static const cnn_owned cnn__instance_norm_owned[] = {
+    CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
 CNN__SAMPLE_NORM(layer_norm,    cnn__as_input,         norm,       cnn__layer_norm_owned)
 CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, group_norm, cnn__group_norm_owned)
 CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         norm,       cnn__instance_norm_owned)
@@ -3363,9 +3373,7 @@ CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_relu,      float x = v[i]; v[i] = x < 0 ? 0.0f : x)
 CNN__LOOP(cnn__each_relu_back, float dy = v[i]; v[i] = a[i] > 0 ? dy : 0.0f)
-CNN__ELEMENTWISE(relu, CNN_READS_Y | CNN_RECTIFIER, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_relu_, relu)
+CNN__FORMULA(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
@@ -3375,29 +3383,22 @@ CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__leaky_relu_fields[] = {
     CNN_FIELD('f', cnn_leaky_relu_args, slope, .preset = 0.01, .range = "[0,inf)", .nth = 2), { 0 } };
-CNN__ELEMENTWISE(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_leaky_relu_args, slope), 0,
-                 .shape = cnn__as_input, .args_size = sizeof(cnn_leaky_relu_args),
-                 .fields = cnn__leaky_relu_fields)
-
-CNN__UNARY(cnn_leaky_relu_, leaky_relu, cnn_leaky_relu_args)
+CNN__FORMULA_OF(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_leaky_relu_args, slope),
+                 0)
 
 /* ---- sigmoid ----------------------------------------------------------------------------------------------
  *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_sigmoid,      v[i] = cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_sigmoid_back, v[i] = v[i] * a[i] * (1 - a[i]))
-CNN__ELEMENTWISE(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_sigmoid_, sigmoid)
+CNN__FORMULA(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
 
 /* ---- tanh -------------------------------------------------------------------------------------------------
  *   y = tanh x,   dx = dy (1 - y^2)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_tanh,      v[i] = cnn__tanh(v[i]))
 CNN__LOOP(cnn__each_tanh_back, v[i] *= 1 - a[i] * a[i])
-CNN__ELEMENTWISE(tanh, CNN_READS_Y, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_tanh_, tanh)
+CNN__FORMULA(tanh, CNN_READS_Y, NULL)
 
 /* ---- clamp (relu6 is clamp from 0 to 6) -------------------------------------------------------------------
  *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
@@ -3413,10 +3414,8 @@ static bool cnn__clamp_shape(cnn_tensor *y)
 }
 static const cnn_field cnn__clamp_fields[] = {
     CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { 0 } };
-CNN__ELEMENTWISE(clamp, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_clamp_args, low), offsetof(cnn_clamp_args, high),
-                 .shape = cnn__clamp_shape, .args_size = sizeof(cnn_clamp_args), .fields = cnn__clamp_fields)
-
-CNN__UNARY(cnn_clamp_, clamp, cnn_clamp_args)
+CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(cnn_clamp_args, low),
+                 offsetof(cnn_clamp_args, high))
 
 /* ---- elu --------------------------------------------------------------------------------------------------
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
@@ -3433,10 +3432,7 @@ CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0
 CNN__LOOP(cnn__each_elu_back, float dy = v[i], z = dy * (a[i] + k[0]); v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__elu_fields[] = {
     CNN_FIELD('f', cnn_elu_args, alpha, .preset = 1, .range = "[0,inf)", .nth = 2), { 0 } };
-CNN__ELEMENTWISE(elu, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_elu_args, alpha), 0, .shape = cnn__as_input,
-                 .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
-
-CNN__UNARY(cnn_elu_, elu, cnn_elu_args)
+CNN__FORMULA_OF(elu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof(cnn_elu_args, alpha), 0)
 
 /* ---- gelu -------------------------------------------------------------------------------------------------
  *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
@@ -3461,8 +3457,8 @@ static const cnn_formula cnn__gelu_formulas[] = {
 CNN__ROOM cnn_op_gelu = {
     .name = "gelu", .shape = cnn__as_input, .forward = cnn__elementwise_forward,
     .backward = cnn__elementwise_backward,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-    .args_size = sizeof(cnn_gelu_args), .fields = cnn__gelu_fields, .formula = cnn__gelu_formulas };
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER, .args_size = sizeof(cnn_gelu_args),
+    .fields = cnn__gelu_fields, .formula = cnn__gelu_formulas };
 
 CNN__UNARY(cnn_gelu_, gelu, cnn_gelu_args)
 
@@ -3472,9 +3468,7 @@ CNN__UNARY(cnn_gelu_, gelu, cnn_gelu_args)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_silu_back, float x = a[i], s = cnn__sigmoid(x); v[i] = v[i] * s * (1 + x * (1 - s)))
-CNN__ELEMENTWISE(silu, CNN_READS_X | CNN_RECTIFIER, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_silu_, silu)
+CNN__FORMULA(silu, CNN_READS_X | CNN_RECTIFIER, NULL)
 
 /* ---- softplus ---------------------------------------------------------------------------------------------
  *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
@@ -3489,11 +3483,8 @@ CNN__LOOP(cnn__each_softplus_back, float dy = v[i], x = k[0] * a[i], z = dy * cn
 static const cnn_field cnn__softplus_fields[] = {
     CNN_FIELD('f', cnn_softplus_args, beta, .preset = 1, .range = "(0,inf)", .nth = 2),
     CNN_FIELD('f', cnn_softplus_args, threshold, .preset = 20, .range = "[0,inf]"), { 0 } };
-CNN__ELEMENTWISE(softplus, CNN_READS_X, offsetof(cnn_softplus_args, beta),
-                 offsetof(cnn_softplus_args, threshold), .shape = cnn__as_input,
-                 .args_size = sizeof(cnn_softplus_args), .fields = cnn__softplus_fields)
-
-CNN__UNARY(cnn_softplus_, softplus, cnn_softplus_args)
+CNN__FORMULA_OF(softplus, CNN_READS_X, cnn__as_input, offsetof(cnn_softplus_args, beta),
+                 offsetof(cnn_softplus_args, threshold))
 
 /* ---- hard_swish -------------------------------------------------------------------------------------------
  *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6
@@ -3503,9 +3494,11 @@ CNN__LOOP(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
                                      v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
 CNN__LOOP(cnn__each_hard_swish_back, float dy = v[i], x = a[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
                                      v[i] = x <= -3 ? 0.0f : u)
-CNN__ELEMENTWISE(hard_swish, CNN_READS_X | CNN_RECTIFIER, 0, 0, .shape = cnn__as_input)
+CNN__FORMULA(hard_swish, CNN_READS_X | CNN_RECTIFIER, NULL)
 
-CNN__PLAIN_1(cnn_hard_swish_, hard_swish)
+/* ---- An operation of your own: its room here --------------------------------------------------------------
+   Its API block stands in the API, its word in CNN_OPS: these are all places.
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* ---- exp, log, sqrt, abs ----------------------------------------------------------------------------------
  *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
@@ -3514,25 +3507,25 @@ CNN__PLAIN_1(cnn_hard_swish_, hard_swish)
  * -------------------------------------------------------------------------------------------------------- */
 static const char *cnn__exp_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
 {
-    return (void)y, backward || !(x->max > 88.7) ? NULL
-         : "exp overflows above 88.7: clamp its input, or use cnn_log_softmax or cnn_softmax_cross_entropy, which "
-           "take logits";
+    (void)y;
+    return backward || !(x->max > 88.7) ? NULL
+         : "exp overflows above 88.7: clamp its input, or use cnn_log_softmax or cnn_softmax_cross_entropy, "
+           "which take logits";
 }
 static const char *cnn__log_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
 {
     (void)y;
-    if (!backward)
-        return "the log of a number that is not positive: keep it above 0 (cnn_clamp), or use cnn_log_softmax or "
-               "cnn_softmax_cross_entropy, which take logits";
-    return x->min < 1e-30 ? "the derivative of log, 1 / x, is too large near 0: keep x away from it (cnn_clamp), "
-                            "or use cnn_log_softmax or cnn_softmax_cross_entropy" : NULL;
+    return !backward ? "the log of a number that is not positive: keep it above 0 (cnn_clamp), or use "
+                       "cnn_log_softmax or cnn_softmax_cross_entropy, which take logits"
+         : x->min < 1e-30 ? "the derivative of log, 1 / x, is too large near 0: keep x away from it "
+                            "(cnn_clamp), or use cnn_log_softmax or cnn_softmax_cross_entropy" : NULL;
 }
 static const char *cnn__sqrt_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
 {
     (void)y;
-    if (!backward) return "the square root of a negative number: cnn_clamp it at 0";
-    return x->zeros ? "the derivative of sqrt, 1 / (2 sqrt x), divides by zero at 0: add a small constant before "
-                      "it" : NULL;
+    return !backward ? "the square root of a negative number: cnn_clamp it at 0"
+         : x->zeros ? "the derivative of sqrt, 1 / (2 sqrt x), divides by zero at 0: add a small constant "
+                      "before it" : NULL;
 }
 CNN__LOOP(cnn__each_exp,       v[i] = cnn__exp(v[i]))
 CNN__LOOP(cnn__each_exp_back,  v[i] *= a[i])
@@ -3542,18 +3535,10 @@ CNN__LOOP(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
 CNN__LOOP(cnn__each_sqrt_back, v[i] /= 2 * a[i])
 CNN__LOOP(cnn__each_abs,       v[i] = fabsf(v[i]))
 CNN__LOOP(cnn__each_abs_back,  float dy = v[i], z = a[i] < 0 ? -dy : 0.0f; v[i] = a[i] > 0 ? dy : z)
-CNN__ELEMENTWISE(exp,  CNN_READS_Y, 0, 0, .shape = cnn__as_input, .hint = cnn__exp_hint)
-CNN__ELEMENTWISE(log,  CNN_READS_X, 0, 0, .shape = cnn__as_input, .hint = cnn__log_hint)
-CNN__ELEMENTWISE(sqrt, CNN_READS_Y, 0, 0, .shape = cnn__as_input, .hint = cnn__sqrt_hint)
-CNN__ELEMENTWISE(abs,  CNN_READS_X, 0, 0, .shape = cnn__as_input)
-
-CNN__PLAIN_1(cnn_exp_, exp)
-
-CNN__PLAIN_1(cnn_log_, log)
-
-CNN__PLAIN_1(cnn_sqrt_, sqrt)
-
-CNN__PLAIN_1(cnn_abs_, abs)
+CNN__FORMULA(exp,  CNN_READS_Y, cnn__exp_hint)
+CNN__FORMULA(log,  CNN_READS_X, cnn__log_hint)
+CNN__FORMULA(sqrt, CNN_READS_Y, cnn__sqrt_hint)
+CNN__FORMULA(abs,  CNN_READS_X, NULL)
 
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
@@ -3599,8 +3584,8 @@ static size_t cnn__prelu_scratch(const cnn_tensor *y) { return (size_t)y->shape.
 static const cnn_field cnn__prelu_fields[] = {
     CNN_FIELD('f', cnn_prelu_args, start, .preset = 0.25), { 0 } };
 static const cnn_owned cnn__prelu_owned[] = {
-    { .suffix = "weight", .kind = CNN_PARAM, .shape = cnn__prelu_weight, .given = offsetof(cnn_prelu_args, weight),
-      .gain = offsetof(cnn_prelu_args, start) }, { 0 } };
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = cnn__prelu_weight,
+      .given = offsetof(cnn_prelu_args, weight), .gain = offsetof(cnn_prelu_args, start) }, { 0 } };
 CNN__ROOM cnn_op_prelu = {
     .name = "prelu", .shape = cnn__as_input, .forward = cnn__prelu_forward, .backward = cnn__prelu_backward,
     .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER,
@@ -3625,8 +3610,7 @@ static void cnn__softmax_backward(cnn_tensor *y)
 }
 CNN__ROOM cnn_op_softmax = {
     .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward,
-    .backward = cnn__softmax_backward,
-    .flags = CNN_READS_Y | CNN_PROBABILITIES };
+    .backward = cnn__softmax_backward, .flags = CNN_READS_Y | CNN_PROBABILITIES };
 
 CNN__PLAIN_1(cnn_softmax_,         softmax)
 
@@ -3694,9 +3678,8 @@ static const cnn_field cnn__dropout_fields[] = {
               .what = "the probability of a zero"), { 0 } };
 CNN__ROOM cnn_op_dropout = {
     .name = "dropout", .shape = cnn__as_input, .forward = cnn__dropout_forward,
-    .backward = cnn__dropout_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args),
-    .fields = cnn__dropout_fields };
+    .backward = cnn__dropout_backward, .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM,
+    .args_size = sizeof(cnn_dropout_args), .fields = cnn__dropout_fields };
 
 CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
 
@@ -3734,9 +3717,8 @@ static const cnn_field cnn__reshape_fields[] = {
     CNN_FIELD('i', cnn_reshape_args, w, .preset = 1), { 0 } };
 CNN__ROOM cnn_op_reshape = {
     .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
-    .backward = cnn__reshape_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_reshape_args),
-    .fields = cnn__reshape_fields };
+    .backward = cnn__reshape_backward, .flags = CNN_INPLACE | CNN_INPLACE_GRAD,
+    .args_size = sizeof(cnn_reshape_args), .fields = cnn__reshape_fields };
 
 CNN__UNARY(cnn_reshape_,    reshape,    cnn_reshape_args)
 
@@ -3905,8 +3887,7 @@ static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('i', cnn_slice_args, step, .preset = 1, .range = "[1,2147483647]"), { 0 } };
 CNN__ROOM cnn_op_slice = {
     .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
-    .backward = cnn__slice_backward,
-    .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
+    .backward = cnn__slice_backward, .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
 
 CNN__UNARY(cnn_slice_,      slice,      cnn_slice_args)
 
@@ -4001,9 +3982,8 @@ static const cnn_field cnn__upsample_fields[] = {
     CNN_FIELD('i', cnn_upsample_args, width, .range = CNN__FROM_0), { 0 } };
 CNN__ROOM cnn_op_upsample = {
     .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
-    .backward = cnn__upsample_backward,
-    .scratch = cnn__upsample_scratch, .args_size = sizeof(cnn_upsample_args),
-    .fields = cnn__upsample_fields };
+    .backward = cnn__upsample_backward, .scratch = cnn__upsample_scratch,
+    .args_size = sizeof(cnn_upsample_args), .fields = cnn__upsample_fields };
 
 CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
 
@@ -4079,11 +4059,9 @@ CNN__PLAIN_2(cnn_mul_,    mul)
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_scale_back, v[i] *= k[0])
 static const cnn_field cnn__scale_fields[] = {
-    CNN_FIELD('f', cnn_scale_args, factor, .preset = 1, .nth = 2), CNN_FIELD('f', cnn_scale_args, offset), { 0 } };
-CNN__ELEMENTWISE(scale, 0, offsetof(cnn_scale_args, factor), offsetof(cnn_scale_args, offset),
-                 .shape = cnn__as_input, .args_size = sizeof(cnn_scale_args), .fields = cnn__scale_fields)
-
-CNN__UNARY(cnn_scale_,      scale,      cnn_scale_args)
+    CNN_FIELD('f', cnn_scale_args, factor, .preset = 1, .nth = 2),
+    CNN_FIELD('f', cnn_scale_args, offset), { 0 } };
+CNN__FORMULA_OF(scale, 0, cnn__as_input, offsetof(cnn_scale_args, factor), offsetof(cnn_scale_args, offset))
 
 /* ---- sum, mean, global_avg_pool ---------------------------------------------------------------------------
  *   y = s * sum of x over some axes,   dx = s dy for each element of the sum
@@ -4410,12 +4388,11 @@ static const cnn_field cnn__huber_fields[] = {
     CNN_FIELD('i', cnn_huber_args, smooth_l1), { 0 } };
 CNN__ROOM cnn_op_l1 = {
     .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
-    .backward = cnn__pair_loss_backward,
-    .flags = CNN_READS_X | CNN_LOSS };
+    .backward = cnn__pair_loss_backward, .flags = CNN_READS_X | CNN_LOSS };
 CNN__ROOM cnn_op_huber = {
     .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward,
-    .backward = cnn__pair_loss_backward,
-    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
+    .backward = cnn__pair_loss_backward, .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args),
+    .fields = cnn__huber_fields };
 CNN__ROOM cnn_op_bce_with_logits = {
     .name = "bce_with_logits", .shape = cnn__bce_shape, .forward = cnn__bce_forward,
     .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS, .expects = "logits: leave that out" };
@@ -8273,25 +8250,20 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
     const cnn_field *k = op->fields;
     while (k && k->name && (strlen(k->name) != n || memcmp(k->name, word, n) != 0)) k++;
     if (!k || !k->name) return false;
-    int         i;
-    uint64_t    u;
-    unsigned    whole;
-    uint32_t    bits;
-    float       v;
-    const char *end;
+    int         i = 0;
+    uint64_t    u = 0;
+    uint32_t    bits = 0;
+    const char *end = NULL;
     switch (k->type) {
     case 'i': end = cnn__read_int(value, &i);
-              memcpy(args + k->offset, &i, sizeof i);
-              return end && !*end;
-    case 'u': end = cnn__read_whole(value, UINT_MAX, &u), whole = (unsigned)u;
-              memcpy(args + k->offset, &whole, sizeof whole);
-              return end && !*end;
-    case 'f': if (*value != 'x' || !cnn__read_hex(value + 1, 8, &bits) || value[9]) return false;
-              v = cnn__float_of_bits(bits);
-              memcpy(args + k->offset, &v, sizeof v);
-              return true;           /* infinite too, such as a clamp with one side: its rule looks at it */
-    default:  return false;
+              break;
+    case 'u': end = cnn__read_whole(value, UINT_MAX, &u);
+              break;
+    default:  end = *value == 'x' && cnn__read_hex(value + 1, 8, &bits) ? value + 9 : NULL;
     }
+    cnn__set_option(k, args, k->type == 'i' ? i : k->type == 'u' ? (double)u
+                                                                 : (double)cnn__float_of_bits(bits));
+    return end && !*end;
 }
 
 static const cnn_op *cnn__find_op(const cnn_load_args *a, const char *name)
@@ -10338,7 +10310,8 @@ static cnn__text cnn__runs_on_text(const cnn_tensor *t)
     cnn__text r = { "" };
     if (!t->op) return r;
     if (cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "%s", g->config.backend->name);
-    else if (t->op->algorithm) cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], t->op->algorithm(t));
+    else if (t->op->algorithm)
+        cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], t->op->algorithm(t));
     else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", isa[g->cpu.isa]);
     else cnn__format(r.s, sizeof r.s, "cpu");
     if (cnn__of(t)->kernel && !cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "cpu, by a row of yours");
@@ -10593,8 +10566,8 @@ static const char *cnn__hint(const cnn__doctor *d, const cnn_tensor *y, const cn
                "(cnn_clip_grads, .clip)";
     if (when == CNN__AFTER_BACKWARD)
         return hint ? hint
-             : "the gradients explode: clip them (cnn_clip_grads, .clip), lower the learning rate, or put batch "
-               "norm between the layers";
+             : "the gradients explode: clip them (cnn_clip_grads, .clip), lower the learning rate, or put "
+               "batch norm between the layers";
     if (!culprit->op && culprit->kind == CNN_PARAM)
         return "the weight was ill before this run: it was written, loaded or updated while the doctor was "
                "off, or the learning rate is too high";
@@ -10746,8 +10719,8 @@ static int cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
 {
     const cnn_op *maker = t->n_in ? t->in[0]->op : NULL;
     if (t->op->expects && maker && (maker->flags & CNN_PROBABILITIES))
-        return cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name, t->at ? t->at : "?",
-                        t->op->name, maker->name, t->op->expects), 1;
+        return cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name,
+                        t->at ? t->at : "?", t->op->name, maker->name, t->op->expects), 1;
     if (2 * dead > t->shape.c)
         return cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the "
                            "learning rate, or use cnn_leaky_relu\n", t->name, t->at ? t->at : "?", dead,
@@ -13882,12 +13855,12 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* ===========================================================================================================
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
-   Nodes with a formula that run in place of batch_norm, add, sub or mul (CNN_JOINABLE) join it: their formulas
-   are applied to each piece of its result while that is in the L1 cache, and their rooms are skipped. Each
-   must be the only user of the node before it; the second operand of add, sub and mul must have y's shape and
-   be there already. What can be read stays readable: the memory plan runs in place only of values that nobody
-   reads again, so never of what is kept. The bits are those of the rooms. Nodes are not joined on a device,
-   on the plain loops, nor while profile, trace or doctor look on.
+   Nodes with a formula that run in place of batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
+   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are
+   skipped. Each must be the only user of the node before it; the second operand of add, sub and mul must have
+   y's shape and be there already. What can be read stays readable: the memory plan runs in place only of
+   values that nobody reads again, so never of what is kept. The bits are those of the rooms. Nodes are not
+   joined on a device, on the plain loops, nor while profile, trace or doctor look on.
    ======================================================================================================== */
 
 /* Add the formula of y to the tail behind `head`, or say no. */

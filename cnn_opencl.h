@@ -2201,8 +2201,8 @@ CNN__CL_FORWARD(lrn)
     int       n = cnn__len(y->shape);
     return CNN__RUN(cnn__cl_of(dev), lrn_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved),
                     CNN__INT(mode == CNN_TRAIN), CNN__INT(t->size), CNN__FLOAT(t->alpha / (float)t->size),
-                    CNN__FLOAT(t->beta), CNN__FLOAT(t->k), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)),
-                    CNN__INT(n));
+                    CNN__FLOAT(t->beta), CNN__FLOAT(t->k), CNN__INT(y->shape.c),
+                    CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
 }
 CNN__CL_BACKWARD(lrn)
 {
@@ -2211,8 +2211,9 @@ CNN__CL_BACKWARD(lrn)
     cnn_place out = cnn_place_data(y), saved = cnn_place_saved(y);
     int       n = cnn__len(y->shape);
     return CNN__RUN(cnn__cl_of(dev), lrn_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x),
-                    CNN__ARRAY(out), CNN__ARRAY(saved), CNN__INT(t->size), CNN__FLOAT(t->alpha / (float)t->size),
-                    CNN__FLOAT(t->beta), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
+                    CNN__ARRAY(out), CNN__ARRAY(saved), CNN__INT(t->size),
+                    CNN__FLOAT(t->alpha / (float)t->size), CNN__FLOAT(t->beta),
+                    CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
 }
 
 /* ---- Functions of one number ---- */

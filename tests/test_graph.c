@@ -483,6 +483,103 @@ static void joined_nodes(void)
     free(image);
 }
 
+/* Every formula of one number behind every operation that can take it, and sub and mul as the second: the bits of the
+   rooms, which run where the result before it is kept. */
+static cnn_tensor *formula_number(cnn_tensor *x, int i)
+{
+    switch (i) {
+    case 0:  return cnn_relu(x);
+    case 1:  return cnn_leaky_relu(x, 0.2f);
+    case 2:  return cnn_sigmoid(x);
+    case 3:  return cnn_tanh(x);
+    case 4:  return cnn_clamp(x, -0.5f, 0.7f);
+    case 5:  return cnn_elu(x, 0.8f);
+    case 6:  return cnn_gelu(x);
+    case 7:  return cnn_gelu(x, .tanh = 1);
+    case 8:  return cnn_silu(x);
+    case 9:  return cnn_softplus(x, .beta = 2);
+    case 10: return cnn_hard_swish(x);
+    case 11: return cnn_exp(x);
+    case 12: return cnn_log(x);
+    case 13: return cnn_sqrt(x);
+    case 14: return cnn_abs(x);
+    case 15: return cnn_scale(x, 1.5f, -0.2f);
+    case 16: return cnn_sub(x, x->in[0]);
+    default: return cnn_mul(x, x->in[0]);
+    }
+}
+static void joined_formulas(void)
+{
+    enum { B = 2, C = 3, H = 31, W = 37, N = B * C * H * W };
+    float *image = test_floats(N), *value[2] = { test_floats(N), test_floats(N) };
+    test_fill(image, N, -2, 2);
+    for (int i = 0; i < 18; i++)
+        for (int head = 0; head < 4; head++) {
+            bool joined = false;
+            for (int way = 0; way < 2; way++) {
+                cnn_graph  *g = cnn_new(.max_batch = B, .threads = 1, .inference = 1);
+                cnn_tensor *x = cnn_input(g, C, H, W), *s = cnn_scale(x, 0.5f, 0.1f), *a = cnn_scale(x, 2);
+                cnn_tensor *h = head == 0 ? cnn_batch_norm(a) : head == 1 ? cnn_add(a, s) : head == 2 ? cnn_sub(a, s)
+                                                                                              : cnn_mul(a, s);
+                cnn_tensor *y = formula_number(h, i);
+                if (way == 0) cnn_keep(h);
+                if (!compiled(g, cnn_mean(cnn_keep(y)))) { cnn_free(g); return; }
+                cnn_set(x, image, N), cnn_forward(y, CNN_EVAL);
+                CHECK(cnn_get(y, value[way], N));
+                if (way == 1) joined = cnn__of(h)->joined[CNN_EVAL] == cnn__of(y);
+                cnn_free(g);
+            }
+            CHECK_MSG(joined, "formula %d is not joined to %d", i, head);
+            CHECK_MSG(memcmp(value[0], value[1], N * sizeof *image) == 0, "formula %d behind %d", i, head);
+        }
+    free(image), free(value[0]), free(value[1]);
+/* A layer as a user writes it: y = w x + shift, w (1,C,1,1) its own, shift an option with default and range. */
+typedef struct { const char *at; cnn_tensor *x, *weight; float shift, twin; } gain_args;
+static bool gain_shape(cnn_tensor *y) { return y->shape = y->in[0]->shape, true; }
+static cnn_shape gain_weight(const cnn_tensor *y) { return shape4(1, y->shape.c, 1, 1); }
+static void gain_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const gain_args *a = y->args;
+    (void)mode;
+    for (int i = 0; i < y->shape.n * y->shape.c; i++)
+        y->data[i] = cnn_operand(y, "weight")->data[i % y->shape.c] * y->in[0]->data[i] + a->shift;
+}
+static const cnn_field gain_fields[] = {
+    CNN_FIELD('f', gain_args, shift, .preset = -0.5, .range = "(-1.25,inf)", .what = "a shift"),
+    CNN_FIELD('f', gain_args, twin, .like = "shift"), { 0 } };
+static const cnn_owned gain_owned[] = {
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = gain_weight, .start = 3, .given = offsetof(gain_args, weight) },
+    { 0 } };
+static const cnn_op gain_op = { .name = "gain", .shape = gain_shape, .forward = gain_forward, .args_size = sizeof(gain_args),
+                                .fields = gain_fields, .owned = gain_owned };
+static cnn_tensor *gain(gain_args a) { return cnn_layer(&gain_op, &a.x, 1, &a, a.at, "g1"); }
+
+static void a_row_knows(void)
+{
+    { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .shift = -1.25f }); EXPECT_HERE(g, "gain \"g1\": shift is -1.25: it must be a shift, in (-1.25,inf)"); DONE; }
+    { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .weight = cnn_param(g, "w", shape4(1, 5, 1, 1)) }); EXPECT_HERE(g, "gain \"g1\": weight (1,5,1,1) does not fit input (N,6,5,5): it must be (1,6,1,1)"); DONE; }
+    { NET; cnn_apply(&gain_op, &x, 1, NULL, CNN_HERE); EXPECT_HERE(g, "gain: 1 operands: it takes 2"); DONE; }
+    cnn_graph  *g = cnn_new(.max_batch = 2, .inference = 1);
+    cnn_tensor *x = cnn_input(g, 3), *y = gain((gain_args){ .at = CNN_HERE, .x = x });
+    const float in[6] = { 0, 1, 2, 3, 4, 5 };
+    float       out[6];
+    CHECK(compiled(g, y) && cnn_set(x, in, 6)), cnn_forward(y, CNN_EVAL);
+    CHECK(cnn_get(y, out, 6));
+    for (int i = 0; i < 6; i++) CHECK(out[i] == 3 * in[i] - 0.5f);
+    CHECK(((const gain_args *)y->args)->twin == -0.5f);
+    CHECK_STR(cnn_operand(y, "weight")->name, "g1.weight");
+    CHECK(cnn_operand(y, "bias") == NULL && cnn_operand(x, "weight") == NULL);
+    cnn_free(g);
+
+    g = cnn_new(.max_batch = 2);
+    const cnn_conv2d_args *c = cnn_conv2d(cnn_input(g, 4, 9, 9), 2, 3, .kernel_w = 5, .stride = 2, .pad_h = 1)->args;
+    const cnn_pool_args   *p = cnn_max_pool(cnn_input(g, 4, 9, 9), 2, .kernel_h = 3)->args;
+    CHECK(c->kernel_h == 3 && c->kernel_w == 5 && c->stride_h == 2 && c->stride_w == 2 && c->pad_h == 1 && c->pad_w == 0);
+    CHECK(c->dilation_h == 1 && c->dilation_w == 1 && c->groups == 1);
+    CHECK(p->kernel_h == 3 && p->kernel_w == 2 && p->stride_h == 3 && p->stride_w == 2 && p->dilation_h == 1);
+    no_error(g), cnn_free(g);
+}
+
 /* What cnn_plan says is what compile takes, and nothing is allocated while running. */
 static void plan_is_what_compile_takes(void)
 {
@@ -1285,6 +1382,8 @@ int main(int argc, char **argv)
     RUN(same_bits_for_any_number_of_threads);
     RUN(plans_do_not_change_results);
     RUN(joined_nodes);
+    RUN(joined_formulas);
+    RUN(a_row_knows);
     RUN(plan_is_what_compile_takes);
     RUN(memory_of_the_caller);
     RUN(inference_takes_less);
