@@ -1183,6 +1183,7 @@ struct cnn_graph {
     int          n_nodes, node_capacity;
     cnn__node  **order;                 /* those that matter, operands first: the order of execution */
     int          n_order;
+    cnn__node  **by_name;               /* the same, sorted by their names */
     cnn_tensor  *loss;
     bool         planned, compiled;
     bool         shares;                /* a view: parameters and buffers are another graph's, only read */
@@ -1710,38 +1711,88 @@ static void cnn__adopt(cnn_graph *g)
 }
 
 /* Names for what the user left unnamed: conv2d1, conv2d2, ...; then parameters of layers: conv2d1.weight. */
+static const char *const cnn__kind_names[] = { "op", "input", "labels", "const", "param", "buffer" };
+
+static int cnn__by_index(const cnn__node *a, const cnn__node *b) { return a->t.index < b->t.index ? -1 : 1; }
+static int cnn__compare_kinds(const void *a, const void *b)
+{
+    const cnn__node *v = *(cnn__node *const *)a, *u = *(cnn__node *const *)b;
+    if (v->t.kind != u->t.kind) return v->t.kind < u->t.kind ? -1 : 1;
+    const int order = v->t.op ? strcmp(v->t.op->name, u->t.op->name) : 0;
+    return order ? order : cnn__by_index(v, u);
+}
+static int cnn__compare_nodes(const void *a, const void *b)
+{
+    const cnn__node *v = *(cnn__node *const *)a, *u = *(cnn__node *const *)b;
+    const int order = strcmp(v->t.name, u->t.name);
+    return order ? order : cnn__by_index(v, u);
+}
+
+static bool cnn__number_nodes(cnn_graph *g)
+{
+    cnn__node **list = g->by_name;
+    int n = 0, number = 0;
+    for (int i = 0; i < g->n_order; i++)
+        if (!g->order[i]->named && !g->order[i]->owner) list[n++] = g->order[i];
+    qsort(list, (size_t)n, sizeof *list, cnn__compare_kinds);
+    for (int i = 0; i < n; i++) {
+        const cnn_tensor *t = &list[i]->t;
+        const char *base = t->op ? t->op->name : cnn__kind_names[t->kind];
+        size_t room = strlen(base) + 16;
+        char  *name = cnn__alloc(g, room);
+        if (!name) return false;
+        const cnn_tensor *last = i && list[i - 1]->t.kind == t->kind ? &list[i - 1]->t : NULL;
+        number = last && (!t->op || strcmp(last->op->name, base) == 0) ? number + 1 : 1;
+        bool single = number == 1 && (t->kind == CNN_INPUT || t->kind == CNN_LABELS);
+        cnn__format(name, room, single ? "%s" : "%s%d", base, number);
+        list[i]->t.name = name;
+    }
+    return true;
+}
+
+/* All names, and the list by which they are found. */
 static bool cnn__name_nodes(cnn_graph *g)
 {
-    for (int pass = 0; pass < 2; pass++)
-        for (int i = 0; i < g->n_order; i++) {
-            cnn__node *v = g->order[i];
-            if (v->named || (v->owner != NULL) != (pass == 1)) continue;
-            const char *base = pass == 1 ? v->owner->t.name : v->t.op ? v->t.op->name
-                             : v->t.kind == CNN_INPUT ? "input" : v->t.kind == CNN_LABELS ? "labels"
-                             : v->t.kind == CNN_PARAM ? "param" : "const";
-            size_t room = strlen(base) + (pass == 1 ? strlen(v->suffix) : 0) + 16;     /* a number and dots */
-            char  *name = cnn__alloc(g, room);
-            if (!name) return false;
-            v->t.name = name;
-            if (pass == 1) {
-                cnn__format(name, room, "%s.%s", base, v->suffix);
-                continue;
-            }
-            int number = 1;
-            for (int j = 0; j < i; j++) {
-                cnn__node *u = g->order[j];
-                number += !u->named && !u->owner && u->t.op == v->t.op && u->t.kind == v->t.kind;
-            }
-            bool single = number == 1 && (v->t.kind == CNN_INPUT || v->t.kind == CNN_LABELS);
-            cnn__format(name, room, single ? "%s" : "%s%d", base, number);
-        }
-    for (int i = 0; i < g->n_order; i++)
-        for (int j = 0; j < i; j++)
-            if (strcmp(g->order[i]->t.name, g->order[j]->t.name) == 0)
-                return cnn_fail(&g->order[i]->t, "another node has the same name%s%s",
-                                g->order[j]->t.at ? ", recorded at " : "",
-                                g->order[j]->t.at ? g->order[j]->t.at : "");
-    return true;
+    const cnn__node *twin = NULL, *first = NULL;
+    if (!cnn__number_nodes(g)) return false;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->by_name[i] = g->order[i];
+        if (v->named || !v->owner) continue;
+        size_t room = strlen(v->owner->t.name) + strlen(v->suffix) + 2;
+        char  *name = cnn__alloc(g, room);
+        if (!name) return false;
+        cnn__format(name, room, "%s.%s", v->owner->t.name, v->suffix);
+        v->t.name = name;
+    }
+    qsort(g->by_name, (size_t)g->n_order, sizeof *g->by_name, cnn__compare_nodes);
+    for (int i = 1; i < g->n_order; i++) {
+        const cnn__node *v = g->by_name[i], *u = g->by_name[i - 1];
+        if (strcmp(v->t.name, u->t.name) == 0 && (!twin || v->t.index < twin->t.index)) twin = v, first = u;
+    }
+    return !twin || cnn_fail(&g->order[twin->t.index]->t, "another node has the same name%s%s",
+                             first->t.at ? ", recorded at " : "", first->t.at ? first->t.at : "");
+}
+
+/* A name in two parts, so that none has to be put together: "conv1" ".weight". */
+typedef struct { const char *prefix, *name; } cnn__key;
+static int cnn__compare_name(const cnn__key *key, const char *name)
+{
+    const size_t n = strlen(key->prefix);
+    const int    order = strncmp(key->prefix, name, n);
+    return order ? order : strcmp(key->name, name + n);
+}
+static int cnn__compare_key(const void *key, const void *node)
+{
+    return cnn__compare_name(key, (*(cnn__node *const *)node)->t.name);
+}
+
+/* The node of this name, or NULL. */
+static cnn_tensor *cnn__find_name(const cnn_graph *g, const char *prefix, const char *name)
+{
+    const cnn__key key = { prefix, name };
+    cnn__node *const *v = g->n_order ? bsearch(&key, g->by_name, (size_t)g->n_order, sizeof *g->by_name,
+                                               cnn__compare_key) : NULL;
+    return v ? &(*v)->t : NULL;
 }
 
 /* ---- Forward: every node once, operands before their users ---- */
@@ -5754,8 +5805,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     g->memory = none;
     CNN_FREE(g->order);
     g->n_order = 0;
-    g->order = CNN_MALLOC((size_t)g->n_nodes * sizeof *g->order);
-    if (!g->order) return cnn__no_memory(g, NULL, "compile", (size_t)g->n_nodes * sizeof *g->order), none;
+    const size_t bytes = 2 * (size_t)g->n_nodes * sizeof *g->order;
+    g->order = CNN_MALLOC(bytes);
+    if (!g->order) return cnn__no_memory(g, NULL, "compile", bytes), none;
+    g->by_name = g->order + g->n_nodes;
 
     /* The order of execution: what the loss depends on, then what else is kept. */
     g->loss = loss, g->walk++;
@@ -6041,8 +6094,9 @@ static bool cnn__copy_nodes(cnn_graph *view, const cnn_graph *g)
 {
     const size_t n = (size_t)g->n_order;
     cnn__node   *node = cnn__alloc(view, n * sizeof *node);
-    view->order = node ? CNN_MALLOC(n * sizeof *view->order) : NULL;
-    if (!view->order) return cnn__no_memory(view, NULL, "share", n * sizeof *view->order);
+    view->order = node ? CNN_MALLOC(2 * n * sizeof *view->order) : NULL;
+    if (!view->order) return cnn__no_memory(view, NULL, "share", 2 * n * sizeof *view->order);
+    view->by_name = view->order + n;
     for (size_t i = 0; i < n; i++) {
         const cnn__node  *from = g->order[i];       /* only what a run of g leaves alone is read: no race */
         const cnn_tensor *t = &from->t;
@@ -6085,6 +6139,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     else if (g->config.backend)
         cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
     if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
+    for (int i = 0; i < g->n_order; i++) view->by_name[i] = view->order[g->by_name[i]->t.index];
     view->loss = &view->order[g->loss->index]->t;
     cnn__plan_leaves(view);
     for (int i = 0; i < g->n_order; i++) {
@@ -6104,9 +6159,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
 
 CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
 {
-    for (int i = 0; g && g->planned && name && i < g->n_order; i++)
-        if (strcmp(g->order[i]->t.name, name) == 0) return &g->order[i]->t;
-    return NULL;
+    return g && g->planned && name ? cnn__find_name(g, "", name) : NULL;
 }
 
 /* ===========================================================================================================
@@ -7771,7 +7824,6 @@ static const struct { const char *name; unsigned bits; } cnn__dtypes[] = {
     { "F6_E2M3", 6 }, { "F6_E3M2", 6 }, { "F4", 4 } };
 enum { CNN__F32, CNN__F64, CNN__F16, CNN__BF16, CNN__FLOAT_TYPES, CNN__I64 = 12 };
 
-static const char *const cnn__kind_words[] = { "op", "input", "labels", "const", "param", "buffer" };
 static const char cnn__letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /* One tensor of an open file. */
@@ -8447,7 +8499,7 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
             bool good = !line && !*text && cnn__read_ints(name, &root, 1) == 1 && root >= 0 && root < n;
             return good ? node[root] : (cnn__line_fail(f, n + 2, "bad root", name), nil);
         }
-        while (k <= CNN_BUFFER && strcmp(kind, cnn__kind_words[k]) != 0) k++;
+        while (k <= CNN_BUFFER && strcmp(kind, cnn__kind_names[k]) != 0) k++;
         if (k > CNN_BUFFER)          return cnn__line_fail(f, n + 2, "unknown kind", kind), nil;
         if (n >= CNN__MOST_NODES)    return cnn__line_fail(f, n + 2, "too many nodes", NULL), nil;
         if (!cnn__unescape(name))    return cnn__line_fail(f, n + 2, "bad name", name), nil;
@@ -8635,7 +8687,7 @@ static void cnn__put_graph(cnn__string *to)                          /* as a JSO
     cnn__putf(to, "\"cnn 1\\n");
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
-        cnn__putf(to, "%s ", cnn__kind_words[t->kind]);
+        cnn__putf(to, "%s ", cnn__kind_names[t->kind]);
         cnn__put_word(to, t->name);
         if (t->op) {
             cnn__put(to, " ", 1);
@@ -10339,9 +10391,8 @@ static cnn__text cnn__grouped(double whole)                    /* 61706 -> "61,7
 typedef struct { char s[160]; } cnn__long_text;
 static cnn__long_text cnn__op_text(const cnn_tensor *t)
 {
-    static const char *const leaf[] = { "", "input", "labels", "constant", "parameter", "buffer" };
     cnn__long_text r;
-    int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : leaf[t->kind]);
+    int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
     for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++) {
         const char *at = (const char *)t->args + f->offset;
         int i = 0;
