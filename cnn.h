@@ -539,8 +539,8 @@ CNN_API bool cnn_set_decay_scale(cnn_graph *, const char *pattern, float factor)
 
 /* The moving average of everything that training changes: a = decay a + (1 - decay) w (Polyak, Juditsky
    1992). Call cnn_average after each cnn_step; the first call starts at w. cnn_swap_average exchanges weights
-   and averages: once before evaluating or saving, and once more before training goes on. Model files hold
-   what is in the net; cnn_load_weights leaves the averages as they are. */
+   and averages: once before evaluating or saving, and once more before training goes on. cnn_save writes what
+   is in the net, cnn_save_checkpoint both; cnn_load_weights leaves the averages as they are. */
 CNN_API bool cnn_average(cnn_graph *, float decay);
 CNN_API bool cnn_swap_average(cnn_graph *);
 
@@ -701,12 +701,15 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
-/* A file holds parameters, running statistics, constants, the net, and in its metadata what continues the
-   training to the bit: seed, number of updates, and the optimizer's vectors up to 48 MB (larger ones start
-   from zero again; loaded with .inference = 1 and saved, a net has none). PyTorch:
-   load_state_dict(safetensors.torch.load_file(path)). Each batch norm also has its num_batches_tracked
-   (int64), so strict loading succeeds. Other tensors that are not floats, up to 1 MiB of them together, are
-   kept by loading and written again, unchanged, by saving. */
+/* cnn_save: parameters, running statistics, constants and the net; in the metadata the seed and the numbers of
+   updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch norm
+   has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer of this name there.
+   cnn_save_checkpoint: also what continues the training to the bit, as tensors "cnn.slot0.conv1.weight" (the
+   optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
+   .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
+   these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
+   cnn_load_weights takes weights from any of them. Other tensors that are not floats, up to 1 MiB of them
+   together, are kept by loading and written again, unchanged, by saving. */
 typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
                  int max_batch, threads, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
@@ -715,17 +718,19 @@ typedef struct { const char *at; const char *path; /* required; of cnn_load_memo
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
                } cnn_load_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
-   name; every parameter must be there. Save: written beside, then renamed, so there is never half a file; in
-   memory, at most `capacity` bytes go to out (NULL to ask for the size), and the size is returned. False, or
-   0, after an error. */
+   name; every parameter must be there. Save: written
+   beside, then renamed, so there is never half a file; in memory, at most `capacity` bytes go to out (NULL to
+   ask for the size), and the size is returned. False, or 0, after an error. */
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
 CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
+CNN_API size_t      cnn_save_checkpoint_memory(cnn_graph *, void *out, size_t capacity);
 #ifndef CNN_NO_STDIO
 CNN_API cnn_graph  *cnn_load_(cnn_load_args);
 #define cnn_load(...) cnn_load_((cnn_load_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
 CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);
 CNN_API bool        cnn_save(cnn_graph *, const char *path);
+CNN_API bool        cnn_save_checkpoint(cnn_graph *, const char *path);
 
 /* A trained net as one C99 file that needs nothing else: no cnn.h, no header, no heap; of the C library only
    functions such as expf, if the net uses them. It holds the weights to the last bit, and one function
@@ -1164,6 +1169,8 @@ typedef struct cnn__node {
     const cnn_kernel *kernel;           /* the backend's row, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
     unsigned char     saved_on;
+    uint64_t          batches;          /* batch norm: loaded num_batches_tracked, less g->draw at that time */
+    const cnn_op     *reader;           /* while a file is written: whose weight it is */
 } cnn__node;
 enum { CNN__HOST = 1, CNN__DEVICE = 2 };
 
@@ -1213,7 +1220,6 @@ struct cnn_graph {
     char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
     struct cnn__carried *carried;       /* one allocation: the list, then names, shapes and bytes */
     size_t       n_carried;
-    uint32_t     carried_draw;          /* draw when they were loaded */
 };
 
 /* A tensor of a loaded file that no node computes with, such as PyTorch's num_batches_tracked, kept as it
@@ -7802,19 +7808,34 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
    Words are escaped like URLs, and floats are written as their bits in hexadecimal: no locale can come
    between.
 
-   "cnn.state" holds what continues the training where it stopped, to the bit: seed, updates and training
-   forwards so far, the optimizer and its vectors, in six bits per letter. They stay out above CNN__MOST_STATE
-   bytes (and so do not swell the header of a large model): the momentum of such a net starts from zero again.
+   A checkpoint is the same file with what continues the training to the bit, as tensors with the names of the
+   weights that they belong to, and as numbers in the metadata:
 
-   Tensors that are not floats and that no node has, such as num_batches_tracked, are carried: kept as they
-   are, type, shape and bytes, and written again. Each batch norm has a num_batches_tracked in the file, as in
-   PyTorch: what was loaded plus the training forwards since.
+       cnn.slot0.conv1.weight, cnn.slot1...         the optimizer's vectors; none if they are all zero
+       cnn.average.conv1.weight                     the moving average, if there is one (cnn_average)
+       cnn.best.conv1.weight                        of cnn_fit with .patience: the best weights so far
+       cnn.history, cnn.fit                         of cnn_fit: F64 [epochs,5], and the sums of the epoch
+       "cnn.step": "12", ...                        see cnn__numbers
+
+   Tensors that are not floats and that no node has are carried: kept as they are, type, shape and bytes, and
+   written again. Each batch norm has a num_batches_tracked in the file, as in PyTorch: what was loaded plus
+   the training forwards since.
    ======================================================================================================== */
 
 enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the reference implementation */
-       CNN__MOST_STATE  = 48 << 20,
        CNN__MOST_CARRIED = 1 << 20,            /* bytes of all carried tensors with their names */
-       CNN__MOST_NODES  = 1 << 16 };           /* names are compared pairwise */
+       CNN__MOST_NODES  = 1 << 16 };
+
+/* The numbers of the metadata and their limits. The first three are in every file, "slots" (how many vectors
+   of the optimizer it has) in every checkpoint, the others in those of cnn_fit. */
+enum { CNN__SEED, CNN__STEP, CNN__DRAW, CNN__SLOTS, CNN__MAX_BATCH, CNN__SAMPLES, CNN__ACCUMULATE, CNN__EPOCHS,
+       CNN__DONE, CNN__FED, CNN__UPDATES, CNN__BEST_EPOCH, CNN__EPOCH_STEP, CNN__NUMBERS };
+static const struct { const char *key; uint64_t most; } cnn__numbers[CNN__NUMBERS] = {
+    { "cnn.seed", UINT64_MAX }, { "cnn.step", LONG_MAX / 2 }, { "cnn.draw", UINT32_MAX },
+    { "cnn.slots", CNN_MAX_SLOTS }, { "cnn.max_batch", INT_MAX }, { "cnn.samples", INT_MAX },
+    { "cnn.accumulate", INT_MAX }, { "cnn.epochs", INT_MAX }, { "cnn.epochs_done", INT_MAX },
+    { "cnn.samples_fed", INT_MAX }, { "cnn.updates", LONG_MAX / 2 }, { "cnn.best_epoch", INT_MAX },
+    { "cnn.epoch_step", LONG_MAX / 2 } };
 
 /* Element types and their bits. The first four become floats. */
 static const struct { const char *name; unsigned bits; } cnn__dtypes[] = {
@@ -7824,8 +7845,6 @@ static const struct { const char *name; unsigned bits; } cnn__dtypes[] = {
     { "F6_E2M3", 6 }, { "F6_E3M2", 6 }, { "F4", 4 } };
 enum { CNN__F32, CNN__F64, CNN__F16, CNN__BF16, CNN__FLOAT_TYPES, CNN__I64 = 12 };
 
-static const char cnn__letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 /* One tensor of an open file. */
 typedef struct {
     const char *name, *shape;                  /* shape: the text, for messages */
@@ -7834,6 +7853,7 @@ typedef struct {
     int         extents;                       /* how many; 5 = more than four */
     int         dtype;
     size_t      count, begin, end;             /* elements; bytes from the beginning of the data */
+    bool        known;                         /* the graph has something of this name */
 } cnn__entry;
 
 /* An open file. The header is a copy, in which strings are decoded where they lie. */
@@ -7845,12 +7865,14 @@ typedef struct {
     size_t               n, capacity;
     const unsigned char *data;
     size_t               bytes;
-    char                *graph, *state;        /* from the metadata, or NULL */
+    char                *graph, *optimizer;    /* from the metadata, or NULL; also: */
+    uint64_t             number[CNN__NUMBERS];
+    unsigned             has;                  /* bit k: number k is there */
 } cnn__file;
 
 static cnn__file cnn__file_of(cnn_graph *g, const char *at, const char *what, const char *path)
 {
-    cnn__file f = { g, at, what, path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    cnn__file f = { .g = g, .at = at, .what = what, .path = path };
     return f;
 }
 
@@ -7917,7 +7939,7 @@ static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value
     if (*s < '0' || *s > '9' || (*s == '0' && s[1] >= '0' && s[1] <= '9')) return NULL;
     for (; *s >= '0' && *s <= '9'; s++) {
         uint64_t digit = (uint64_t)(*s - '0');
-        if (*value > (most - digit) / 10) return NULL;
+        if (digit > most || *value > (most - digit) / 10) return NULL;
         *value = *value * 10 + digit;
     }
     return s;
@@ -8022,6 +8044,18 @@ static bool cnn__json_size(cnn__file *f, size_t *value)
     return true;
 }
 
+static bool cnn__read_number(cnn__file *f, const char *key, const char *value)
+{
+    int k = 0;
+    while (k < CNN__NUMBERS && strcmp(key, cnn__numbers[k].key) != 0) k++;
+    if (k == CNN__NUMBERS) return true;                              /* somebody else's */
+    if (f->has >> k & 1) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
+    const char *end = cnn__read_whole(value, cnn__numbers[k].most, &f->number[k]);
+    if (!end || *end) return cnn__file_fail(f, "%s: bad number \"%.40s\"", key, value);
+    f->has |= 1u << k;
+    return true;
+}
+
 /* "__metadata__": strings by strings. */
 static bool cnn__read_metadata(cnn__file *f)
 {
@@ -8032,11 +8066,11 @@ static bool cnn__read_metadata(cnn__file *f)
         if (!key || !cnn__json_take(f, ':')) return false;
         char *value = cnn__json_string(f);
         if (!value) return false;
-        char **keep = NULL;
-        if (strcmp(key, "cnn.graph") == 0) keep = &f->graph;
-        if (strcmp(key, "cnn.state") == 0) keep = &f->state;
+        char **keep = strcmp(key, "cnn.graph") == 0 ? &f->graph
+                    : strcmp(key, "cnn.optimizer") == 0 ? &f->optimizer : NULL;
         if (keep && *keep) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
         if (keep) *keep = value;
+        else if (!cnn__read_number(f, key, value)) return false;
     } while (cnn__json_is(f, ','));
     return cnn__json_take(f, '}');
 }
@@ -8202,23 +8236,29 @@ static bool cnn__open_file(cnn__file *f, const void *file, size_t bytes)
 
 /* ---- Reading: tensors into the graph ---- */
 
-static int cnn__find_by_name(const void *name, const void *entry)
+static int cnn__compare_entry(const void *key, const void *entry)
 {
-    return strcmp(name, ((const cnn__entry *)entry)->name);
+    return cnn__compare_name(key, ((const cnn__entry *)entry)->name);
+}
+static cnn__entry *cnn__lookup(const cnn__file *f, const char *prefix, const char *name)
+{
+    const cnn__key key = { prefix, name };
+    return f->n ? bsearch(&key, f->entry, f->n, sizeof *f->entry, cnn__compare_entry) : NULL;
 }
 
 /* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is
    (1,6,1,1). */
-static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *name, cnn_shape s)
+static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix, const char *name,
+                                         cnn_shape s)
 {
-    const cnn__entry *e = f->n ? bsearch(name, f->entry, f->n, sizeof *f->entry, cnn__find_by_name) : NULL;
+    cnn__entry *e = cnn__lookup(f, prefix, name);
     if (!e) {
         char list[160] = "none";
         int  n = 0;
         for (size_t i = 0; i < f->n && i < 3; i++)
             n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "",
                              f->entry[i].name);
-        cnn__file_fail(f, "there is no tensor \"%.60s\"; the file has %zu: %s%s", name, f->n, list,
+        cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s", prefix, name, f->n, list,
                        f->n > 3 ? ", ..." : "");
         return NULL;
     }
@@ -8229,37 +8269,46 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *name, c
         if (extent[i] != 1) same = k < e->extents && e->extent[k++] == (size_t)extent[i];
     if (!same || k != e->extents)
         return cnn__file_fail(f, "tensor \"%.60s\" has shape %.*s in the file and (%d,%d,%d,%d) in the graph",
-                              name, e->shape_length, e->shape, s.n, s.c, s.h, s.w), NULL;
+                              e->name, e->shape_length, e->shape, s.n, s.c, s.h, s.w), NULL;
     if (e->dtype >= CNN__FLOAT_TYPES)
         return cnn__file_fail(f, "tensor \"%.60s\" has dtype %s: only F32, F64, F16 and BF16 become floats",
-                              name, cnn__dtypes[e->dtype].name), NULL;
+                              e->name, cnn__dtypes[e->dtype].name), NULL;
+    e->known = true;
     return e;
 }
 
 static bool cnn__is_learned(const cnn_tensor *t) { return t->kind == CNN_PARAM || t->kind == CNN_BUFFER; }
 
+static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
+
+/* The count of a batch norm's batches, "bn1" ".num_batches_tracked". The graph keeps it as the difference from
+   its own number of training forwards. */
+static const char cnn__count_suffix[] = ".num_batches_tracked";
+static bool cnn__has_count(const cnn_tensor *y)                      /* and no parameter took its name */
+{
+    return y->op == &cnn_op_batch_norm && !cnn__find_name(y->graph, y->name, cnn__count_suffix);
+}
+static void cnn__read_count(const cnn__file *f, cnn_tensor *y)
+{
+    cnn__entry *e = cnn__has_count(y) ? cnn__lookup(f, y->name, cnn__count_suffix) : NULL;
+    if (!e || e->dtype != CNN__I64 || e->count != 1) return;
+    e->known = true;
+    cnn__of(y)->batches = cnn__le64(f->data + e->begin) - f->g->draw;
+}
+
+/* Whether the file has all that the graph learns. Nothing is taken yet. */
 static bool cnn__check_weights(const cnn__file *f)
 {
     for (int i = 0; i < f->g->n_order; i++) {
         const cnn_tensor *t = &f->g->order[i]->t;
-        if (cnn__is_learned(t) && !cnn__find_entry(f, t->name, t->shape)) return false;
+        if (cnn__is_learned(t) && !cnn__find_entry(f, "", t->name, t->shape)) return false;
     }
     return true;
 }
 
-static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
-
-/* Whether the graph itself writes a tensor of this name. */
-static bool cnn__has_stored(const cnn_graph *g, const char *name)
-{
-    for (int i = 0; i < g->n_order; i++)
-        if (cnn__is_stored(&g->order[i]->t) && strcmp(g->order[i]->t.name, name) == 0) return true;
-    return false;
-}
-
 static bool cnn__is_carried(const cnn__file *f, const cnn__entry *e)
 {
-    return e->dtype >= CNN__FLOAT_TYPES && !cnn__has_stored(f->g, e->name);
+    return e->dtype >= CNN__FLOAT_TYPES && !e->known && !cnn__find_name(f->g, "", e->name);
 }
 
 /* Keep what no node has, in place of what an earlier file left; wide elements first, so that each tensor of
@@ -8280,7 +8329,7 @@ static bool cnn__carry(const cnn__file *f)
         if (!(list = CNN_MALLOC(bytes))) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
     }
     CNN_FREE(f->g->carried);
-    f->g->carried = list, f->g->n_carried = list ? n : 0, f->g->carried_draw = f->g->draw;
+    f->g->carried = list, f->g->n_carried = list ? n : 0;
     if (!list) return true;
     cnn__carried *to = list;
     char         *p = (char *)(list + n);
@@ -8303,11 +8352,13 @@ static bool cnn__carry(const cnn__file *f)
    are skipped. */
 static bool cnn__fill_weights(const cnn__file *f)
 {
-    if (!cnn__check_weights(f) || !cnn__carry(f)) return false;
+    if (!cnn__check_weights(f)) return false;
+    for (int i = 0; i < f->g->n_order; i++) cnn__read_count(f, &f->g->order[i]->t);
+    if (!cnn__carry(f)) return false;
     for (int i = 0; i < f->g->n_order; i++) {
         cnn_tensor *t = &f->g->order[i]->t;
         if (!cnn__is_learned(t)) continue;
-        const cnn__entry *e = cnn__find_entry(f, t->name, t->shape);
+        const cnn__entry *e = cnn__lookup(f, "", t->name);
         float *w = e ? cnn_map_write(t) : NULL;
         if (!w) return false;
         for (size_t k = 0; k < e->count; k++) w[k] = cnn__element(f, e, k);
@@ -8453,7 +8504,7 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     if (!word || cnn__read_ints(word, s + batched, 4 - batched) != 4 - batched)
         return cnn__line_fail(f, line, "bad extents", word), nil;
     cnn_shape         shape = { s[0], s[1], s[2], s[3] };
-    const cnn__entry *e = batched ? NULL : cnn__find_entry(f, name, shape);
+    const cnn__entry *e = batched ? NULL : cnn__find_entry(f, "", name, shape);
     if (!batched && !e) return nil;
     cnn_tensor *t = cnn__leaf(f->g, kind, at, name, shape);
     if (cnn__is_nil(t)) return nil;
@@ -8511,25 +8562,7 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
     return nil;
 }
 
-/* ---- Writing and reading: the state of the training ---- */
-
-static size_t cnn__state_floats(const cnn_graph *g)                  /* of one vector, without the gaps */
-{
-    size_t n = 0;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && t->needs_grad) n += (size_t)cnn__len(t->shape);
-    }
-    return n;
-}
-
-static bool cnn__is_zero_state(const cnn_graph *g)
-{
-    const float *v = g->arena[CNN_ARENA_OPTIMIZER];
-    size_t n = g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float), i = 0;
-    while (i < n && cnn__bits_of_float(v[i]) == 0) i++;
-    return i == n;
-}
+/* ---- The state of a training, beside the weights ---- */
 
 /* Vector s of the optimizer's state, for the parameter t. */
 static float *cnn__state_of(const cnn_tensor *t, int s)
@@ -8538,53 +8571,71 @@ static float *cnn__state_of(const cnn_tensor *t, int s)
     return g->arena[CNN_ARENA_OPTIMIZER] + (size_t)s * g->n_trained + t->grad_at;
 }
 
-/* "SEED STEP DRAW OPTIMIZER LETTERS": the bits of the floats, lowest byte first, six to a letter. "-": all
-   zero. */
-static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
+/* Call use with each array of the state. average, best: as cnn__copy_trained lays them out, or NULL. */
+typedef bool cnn__use_vector(void *user, const char *prefix, const cnn_tensor *t, float *values);
+static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use, void *user)
+{
+    static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
+    size_t at = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (!cnn__trains(t)) continue;
+        for (int s = 0; s < slots && t->kind == CNN_PARAM; s++)
+            if (!use(user, slot[s], t, cnn__state_of(t, s))) return false;
+        if (average && !use(user, "cnn.average.", t, average + at)) return false;
+        if (best && !use(user, "cnn.best.", t, best + at)) return false;
+        at += cnn_count(t);
+    }
+    return true;
+}
+
+static bool cnn__check_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
+{
+    (void)values;
+    return cnn__find_entry(user, prefix, t->name, t->shape) != NULL;
+}
+static bool cnn__fill_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
+{
+    const cnn__file  *f = user;
+    const cnn__entry *e = cnn__lookup(f, prefix, t->name);
+    for (size_t k = 0; e && k < e->count; k++) values[k] = cnn__element(f, e, k);
+    return e != NULL;
+}
+
+static bool cnn__has_prefix(const cnn__file *f, const char *prefix)
+{
+    for (int i = 0; i < f->g->n_order; i++) {
+        const cnn_tensor *t = &f->g->order[i]->t;
+        if (cnn__trains(t)) return cnn__lookup(f, prefix, t->name) != NULL;
+    }
+    return false;
+}
+
+/* Take weights and state, all or nothing. best: NULL, or where to put the best weights. A plain file leaves an
+   optimizer that starts from zero, as one that was trained by another optimizer does. */
+static bool cnn__fill_state(cnn__file *f, float *best)
 {
     cnn_graph  *g = f->g;
     const cnn_optimizer *o = g->config.optimizer;
-    char       *text = f->state, *word[5] = { NULL };
-    const char *end[3];
-    uint64_t    number[3];
-    const uint64_t most[3] = { UINT64_MAX, LONG_MAX, UINT32_MAX };
-    if (!text) return true;
-    for (int i = 0; i < 5; i++) {
-        word[i] = cnn__word(&text);
-        if (!word[i]) return cnn__file_fail(f, "cnn.state: word %d is missing", i + 1);
-        if (i < 3 && (!(end[i] = cnn__read_whole(word[i], most[i], &number[i])) || *end[i]))
-            return cnn__file_fail(f, "cnn.state: bad number \"%.40s\"", word[i]);
+    float      *average = NULL;
+    int         slots = 0;
+    if (!g->config.inference && f->optimizer && strcmp(f->optimizer, o->name) == 0)
+        slots = (int)f->number[CNN__SLOTS];
+    if (slots && slots != o->slots)
+        return cnn__file_fail(f, "it has %d vectors of the optimizer %.40s, which keeps %d", slots, o->name,
+                              o->slots);
+    if (!g->config.inference && cnn__has_prefix(f, "cnn.average.")) {
+        average = g->average ? g->average : cnn__alloc(g, cnn__trained_floats(g) * sizeof *average);
+        if (!average) return false;
     }
-    if (text || !cnn__unescape(word[3])) return cnn__file_fail(f, "cnn.state: bad words");
-    if (!a->seed) g->config.seed = number[0];
-    g->step = (long)number[1], g->draw = (uint32_t)number[2];
-    if (g->config.inference || strcmp(word[3], o->name) != 0 || strcmp(word[4], "-") == 0) return true;
-
-    size_t n = (size_t)o->slots * cnn__state_floats(g), letters = strlen(word[4]);
-    if (n > CNN__MOST_STATE / sizeof(float) || letters != (32 * n + 5) / 6)
-        return cnn__file_fail(f, "cnn.state: %zu letters do not hold %zu floats", letters, n);
-    uint32_t pool = 0, bits = 0;
-    for (const char *c = word[4]; *c; c++)
-        if (!strchr(cnn__letters, *c))
-            return cnn__file_fail(f, "cnn.state: '%c' is not one of the letters", *c);
-    const char *c = word[4];
-    for (int s = 0; s < o->slots; s++)
-        for (int i = 0; i < g->n_order; i++) {
-            const cnn_tensor *t = &g->order[i]->t;
-            if (t->kind != CNN_PARAM || !t->needs_grad) continue;
-            float *v = cnn__state_of(t, s);
-            for (int k = 0; k < cnn__len(t->shape); k++) {
-                unsigned char byte[4];
-                for (int b = 0; b < 4; b++) {
-                    for (; bits < 8; bits += 6)
-                        pool = pool << 6 | (uint32_t)(strchr(cnn__letters, *c++) - cnn__letters);
-                    byte[b] = (unsigned char)(pool >> (bits -= 8));
-                }
-                v[k] = cnn__float_of_bits(cnn__le32(byte));
-            }
-        }
-    g->optimizer_on = CNN__HOST;
-    return true;
+    if (!cnn__check_weights(f) || !cnn__each_state(g, slots, average, best, cnn__check_vector, f)) return false;
+    g->step = (long)f->number[CNN__STEP], g->draw = (uint32_t)f->number[CNN__DRAW];
+    if (!cnn__fill_weights(f)) return false;
+    if (g->arena_bytes[CNN_ARENA_OPTIMIZER])
+        memset(g->arena[CNN_ARENA_OPTIMIZER], 0, g->arena_bytes[CNN_ARENA_OPTIMIZER]);
+    g->optimizer_on = slots ? CNN__HOST : 0;
+    g->average = average, g->average_on = CNN__HOST;
+    return cnn__each_state(g, slots, average, best, cnn__fill_vector, f);
 }
 
 /* Where the program names no optimizer, that of the file goes on. */
@@ -8592,15 +8643,12 @@ static bool cnn__choose_optimizer(const cnn__file *f, const cnn_load_args *a)
 {
     const cnn_optimizer *const known[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
                                            cnn_rmsprop_centered(), cnn_adagrad() };
-    const char *name = f->state;
-    for (int i = 0; name && i < 3; i++) name = strchr(name, ' ') ? strchr(name, ' ') + 1 : NULL;
-    if (!name || a->optimizer || f->g->config.inference) return true;      /* cnn__read_state looks closer */
-    size_t n = strcspn(name, " ");
+    if (!f->optimizer || a->optimizer || f->g->config.inference) return true;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strlen(known[i]->name) == n && memcmp(known[i]->name, name, n) == 0)
-            return f->g->config.optimizer = known[i], true;
-    return cnn__file_fail(f, "it was trained by the optimizer \"%.*s\": hand it to cnn_load in .optimizer",
-                          (int)(n < 40 ? n : 40), name);
+        if (strcmp(known[i]->name, f->optimizer) == 0) return f->g->config.optimizer = known[i], true;
+    return !(f->has >> CNN__SLOTS & 1) ||              /* a plain file may start with another one */
+           cnn__file_fail(f, "it was trained by the optimizer \"%.40s\": hand it to cnn_load in .optimizer",
+                          f->optimizer);
 }
 
 /* ---- Writing: the header ---- */
@@ -8651,7 +8699,8 @@ static void cnn__put_json(cnn__string *to, const char *s)               /* witho
 {
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
-        if (c < 0x20)                    cnn__putf(to, "\\u%04X", (unsigned)c);
+        if (c == '\n')                   cnn__put(to, "\\n", 2);
+        else if (c < 0x20)               cnn__putf(to, "\\u%04X", (unsigned)c);
         else if (c == '"' || c == '\\')  cnn__putf(to, "\\%c", *s);
         else                             cnn__put(to, s, 1);
     }
@@ -8681,10 +8730,10 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
     }
 }
 
-static void cnn__put_graph(cnn__string *to)                          /* as a JSON string: \n ends the lines */
+static void cnn__put_graph(cnn__string *to)
 {
     const cnn_graph *g = to->g;
-    cnn__putf(to, "\"cnn 1\\n");
+    cnn__putf(to, "cnn 1\n");
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
         cnn__putf(to, "%s ", cnn__kind_names[t->kind]);
@@ -8702,57 +8751,22 @@ static void cnn__put_graph(cnn__string *to)                          /* as a JSO
         if (t->frozen)                  cnn__putf(to, " frozen");
         if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
         if (t->kept)                    cnn__putf(to, " kept");
-        cnn__putf(to, "\\n");
+        cnn__put(to, "\n", 1);
     }
-    cnn__putf(to, "root %d\\n\"", g->loss->index);
-}
-
-static void cnn__put_state(cnn__string *to)
-{
-    cnn_graph *g = to->g;
-    const cnn_optimizer *o = g->config.optimizer;
-    size_t   n = (size_t)o->slots * cnn__state_floats(g);
-    uint32_t pool = 0, bits = 0;
-    cnn__putf(to, "\"%llu %ld %lu ", (unsigned long long)g->config.seed, g->step, (unsigned long)g->draw);
-    cnn__put_word(to, o->name);
-    cnn__put(to, " ", 1);
-    if (!cnn__sync_optimizer(g, CNN__HOST)) return;
-    if (g->config.inference || n > CNN__MOST_STATE / sizeof(float) || cnn__is_zero_state(g)) {
-        cnn__put(to, "-\"", 2);
-        return;
-    }
-    for (int s = 0; s < o->slots; s++)
-        for (int i = 0; i < g->n_order; i++) {
-            const cnn_tensor *t = &g->order[i]->t;
-            if (t->kind != CNN_PARAM || !t->needs_grad) continue;
-            const float *v = cnn__state_of(t, s);
-            for (int k = 0; k < cnn__len(t->shape); k++)
-                for (int b = 0; b < 4; b++) {
-                    pool = pool << 8 | (cnn__bits_of_float(v[k]) >> 8 * b & 255);
-                    for (bits += 8; bits >= 6; ) bits -= 6, cnn__put(to, &cnn__letters[pool >> bits & 63], 1);
-                }
-        }
-    if (bits) cnn__put(to, &cnn__letters[pool << (6 - bits) & 63], 1);
-    cnn__put(to, "\"", 1);
+    cnn__putf(to, "root %d\n", g->loss->index);
 }
 
 /* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: four for the weight
    of a convolution, two for that of a dense layer, (C,H,W) for layer norm's, one for a vector wherever its
    extent stands. Else down to the last extent that is not 1. */
-static int cnn__file_shape(const cnn_tensor *t, int extent[4], int *first)
+static int cnn__file_rank(const cnn_tensor *t, int extent[4], int *first)
 {
-    const cnn_graph *g = t->graph;
     const int full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
+    const cnn_op *op = cnn__of(t)->reader;
     memcpy(extent, full, sizeof full);
-    *first = 0;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *y = &g->order[i]->t;
-        if (y->op == &cnn_op_layer_norm && y->n_in == 3 && (y->in[1] == t || y->in[2] == t) &&
-            t->shape.h * t->shape.w > 1) return *first = 1, 4;
-        if (y->n_in < 2 || y->in[1] != t) continue;
-        if (y->op == &cnn_op_conv2d || y->op == &cnn_op_conv_transpose2d) return 4;
-        if (y->op == &cnn_op_dense) return 2;
-    }
+    *first = op == &cnn_op_layer_norm && t->shape.h * t->shape.w > 1;
+    if (*first || op == &cnn_op_conv2d || op == &cnn_op_conv_transpose2d) return 4;
+    if (op == &cnn_op_dense) return 2;
     int rank = 1, above_one = 0;
     for (int i = 0; i < 4; i++)
         if (full[i] > 1) rank = i + 1, above_one++;
@@ -8760,145 +8774,207 @@ static int cnn__file_shape(const cnn_tensor *t, int extent[4], int *first)
     extent[0] = cnn__len(t->shape);
     return 1;
 }
-
-/* Whether name is that of batch norm y's count of batches: "bn1.num_batches_tracked". */
-static const char cnn__count_suffix[] = ".num_batches_tracked";
-static bool cnn__names_count(const char *name, const cnn_tensor *y)
+static cnn__text cnn__file_shape(const cnn_tensor *t)
 {
-    const size_t n = strlen(y->name);
-    return y->op == &cnn_op_batch_norm && strncmp(name, y->name, n) == 0 &&
-           strcmp(name + n, cnn__count_suffix) == 0;
+    cnn__text text;
+    int first, n = 0, extent[4], rank = cnn__file_rank(t, extent, &first);
+    for (int k = first; k < rank; k++)
+        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k > first ? ',' : '[', extent[k]);
+    cnn__format(text.s + n, sizeof text.s - (size_t)n, "]");
+    return text;
 }
 
-/* Whether y is a batch norm whose count has to be made up: no file brought one, no parameter has its name. */
-static bool cnn__lacks_count(const cnn_tensor *y)
+/* The operation of which each tensor is the weight: the first that reads it so, in the order of execution. */
+static void cnn__find_readers(cnn_graph *g)
 {
-    const cnn_graph *g = y->graph;
-    if (y->op != &cnn_op_batch_norm) return false;
-    for (size_t i = 0; i < g->n_carried; i++)
-        if (cnn__names_count(g->carried[i].name, y)) return false;
-    for (int i = 0; i < g->n_order; i++)
-        if (cnn__is_stored(&g->order[i]->t) && cnn__names_count(g->order[i]->t.name, y)) return false;
-    return true;
-}
-
-/* The batches since a carried count was loaded; 0 for what counts nothing. */
-static uint32_t cnn__batches_since(const cnn_graph *g, const cnn__carried *c)
-{
-    for (int i = 0; i < g->n_order; i++)
-        if (c->dtype == CNN__I64 && c->bytes == 8 && cnn__names_count(c->name, &g->order[i]->t))
-            return g->draw - g->carried_draw;
-    return 0;
-}
-
-static void cnn__put_place(cnn__string *to, size_t bytes, size_t *at)
-{
-    const size_t end = cnn__add_size(*at, bytes);
-    cnn__putf(to, ",\"data_offsets\":[%zu,%zu]}", *at, end);
-    *at = end;
-}
-static void cnn__put_carried(cnn__string *to, bool wide, size_t *at)
-{
-    for (size_t i = 0; i < to->g->n_carried; i++) {
-        const cnn__carried *c = &to->g->carried[i];
-        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
-        cnn__putf(to, ",\"");
-        cnn__put_json(to, c->name);
-        cnn__putf(to, "\":{\"dtype\":\"%s\",\"shape\":", cnn__dtypes[c->dtype].name);
-        cnn__put(to, c->shape, strlen(c->shape));
-        cnn__put_place(to, c->bytes, at);
+    for (int i = 0; i < g->n_order; i++) g->order[i]->reader = NULL;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *y = &g->order[i]->t;
+        const bool norm = y->op == &cnn_op_layer_norm;
+        if (!norm && y->op != &cnn_op_conv2d && y->op != &cnn_op_conv_transpose2d && y->op != &cnn_op_dense)
+            continue;
+        for (int k = 1; k < y->n_in && (k == 1 || norm); k++)
+            if (!cnn__of(y->in[k])->reader) cnn__of(y->in[k])->reader = y->op;
     }
 }
 
-/* The tensors stand in the order of their elements' widths, so that each lies at a multiple of it. */
-static void cnn__put_header(cnn__string *to, size_t *data_bytes)
-{
-    size_t at = 0;
-    cnn__putf(to, "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\",\"cnn.graph\":");
-    cnn__put_graph(to);
-    cnn__putf(to, ",\"cnn.state\":");
-    cnn__put_state(to);
-    cnn__putf(to, "}");
-    for (int i = 0; i < to->g->n_order; i++) {
-        const cnn_tensor *y = &to->g->order[i]->t;
-        if (!cnn__lacks_count(y)) continue;
-        cnn__putf(to, ",\"");
-        cnn__put_json(to, y->name);
-        cnn__putf(to, "%s\":{\"dtype\":\"I64\",\"shape\":[]", cnn__count_suffix);
-        cnn__put_place(to, 8, &at);
-    }
-    cnn__put_carried(to, true, &at);
-    for (int i = 0; i < to->g->n_order; i++) {
-        const cnn_tensor *t = &to->g->order[i]->t;
-        if (!cnn__is_stored(t)) continue;
-        int first, extent[4], rank = cnn__file_shape(t, extent, &first);
-        cnn__putf(to, ",\"");
-        cnn__put_json(to, t->name);
-        cnn__putf(to, "\":{\"dtype\":\"F32\",\"shape\":");
-        for (int k = first; k < rank; k++) cnn__putf(to, "%c%d", k > first ? ',' : '[', extent[k]);
-        cnn__putf(to, "]");
-        cnn__put_place(to, cnn__mul_size((size_t)cnn__len(t->shape), sizeof(float)), &at);
-    }
-    cnn__put_carried(to, false, &at);
-    cnn__putf(to, "}");
-    while (to->n % 8 && !to->g->error[0]) cnn__put(to, " ", 1);      /* the data begins at a multiple of 8 */
-    *data_bytes = at;
-}
-
-/* ---- Writing: the whole file, piece by piece ---- */
+/* ---- Writing: twice over the same tensors, first for the header, then for the data ---- */
 
 typedef bool (*cnn__sink)(void *to, const void *bytes, size_t n);
+typedef struct {
+    const cnn__file *f;                        /* for messages */
+    bool             state;                    /* a checkpoint */
+    cnn__run        *run;                      /* of cnn_fit, or NULL */
+    cnn__string      header;
+    size_t           bytes;                    /* of data so far */
+    cnn__sink        sink;                     /* NULL on the first way */
+    void            *to;
+} cnn__writer;
 
-static bool cnn__write_carried(const cnn_graph *g, bool wide, cnn__sink sink, void *to)
+static bool cnn__put_entry(cnn__writer *w, int dtype, const char *prefix, const char *name, const char *shape,
+                           size_t bytes)
 {
+    cnn__string *to = &w->header;
+    const size_t end = cnn__add_size(w->bytes, bytes);
+    cnn__put(to, ",\"", 2);
+    cnn__put_json(to, prefix);
+    cnn__put_json(to, name);
+    cnn__putf(to, "\":{\"dtype\":\"%s\",\"shape\":", cnn__dtypes[dtype].name);
+    cnn__put(to, shape, strlen(shape));
+    cnn__putf(to, ",\"data_offsets\":[%zu,%zu]}", w->bytes, end);
+    w->bytes = end;
+    return !to->g->error[0];
+}
+
+/* count numbers of four or eight bytes, lowest byte first in the file. */
+static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const char *name, const char *shape,
+                            const void *values, size_t count)
+{
+    enum { PIECE = 4096 };
+    unsigned char piece[PIECE];
+    const size_t  width = cnn__dtypes[dtype].bits / 8;
+    if (!w->sink) return cnn__put_entry(w, dtype, prefix, name, shape, cnn__mul_size(count, width));
+    const unsigned char *from = values;
     bool good = true;
-    for (size_t i = 0; i < g->n_carried && good; i++) {
-        const cnn__carried *c = &g->carried[i];
-        const uint32_t since = cnn__batches_since(g, c);
-        unsigned char  count[8];
-        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
-        if (since) cnn__put_le(count, cnn__le64(c->data) + since, 8);
-        good = sink(to, since ? count : c->data, c->bytes);
+    for (size_t k = 0; k < count && good; ) {
+        size_t n = 0;
+        for (; k < count && n < PIECE; k++, n += width, from += width) {
+            uint64_t v8;
+            uint32_t v4;
+            if (width == 8) memcpy(&v8, from, 8);
+            else            memcpy(&v4, from, 4), v8 = v4;
+            cnn__put_le(piece + n, v8, (int)width);
+        }
+        good = w->sink(w->to, piece, n);
     }
     return good;
 }
 
-/* Returns the size of the file, 0 after an error; if the sink failed, the graph has no message yet. */
-static size_t cnn__write_model(const cnn__file *f, cnn__sink sink, void *to)
+static bool cnn__put_carried(cnn__writer *w, bool wide)
 {
-    cnn_graph  *g = f->g;
-    cnn__string header = { NULL, 0, 0, g };
-    unsigned char piece[4096];
-    size_t data_bytes = 0;
-    if (!g->compiled) return cnn__file_fail(f, "call cnn_compile first"), 0;
-    if (g->n_order > CNN__MOST_NODES)
-        return cnn__file_fail(f, "%d nodes: at most %d can be read", g->n_order, (int)CNN__MOST_NODES), 0;
-    cnn__put_header(&header, &data_bytes);
-    size_t n = header.n, total = cnn__add_size(cnn__add_size(8, n), data_bytes);
-    if (n > CNN__MOST_HEADER)
-        cnn__file_fail(f, "the header would have %zu bytes, above the limit of %d", n, (int)CNN__MOST_HEADER);
-    if (total == SIZE_MAX)    cnn__file_fail(f, "the file would be larger than this machine can address");
-    cnn__put_le(piece, n, 8);
-    bool good = !g->error[0] && sink(to, piece, 8) && sink(to, header.s, n);
-    CNN_FREE(header.s);
-    cnn__put_le(piece, g->draw, 8);
-    for (int i = 0; i < g->n_order && good; i++)
-        if (cnn__lacks_count(&g->order[i]->t)) good = sink(to, piece, 8);
-    good = good && cnn__write_carried(g, true, sink, to);
+    const cnn_graph *g = w->f->g;
+    bool good = true;
+    for (size_t i = 0; i < g->n_carried && good; i++) {
+        const cnn__carried *c = &g->carried[i];
+        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
+        good = w->sink ? w->sink(w->to, c->data, c->bytes)
+                       : cnn__put_entry(w, c->dtype, "", c->name, c->shape, c->bytes);
+    }
+    return good;
+}
+
+static bool cnn__put_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
+{
+    cnn_tensor *same = cnn__find_name(t->graph, prefix, t->name);
+    if (same && cnn__is_stored(same)) return cnn_fail(same, "a checkpoint has another tensor of this name");
+    return cnn__put_tensor(user, CNN__F32, prefix, t->name, cnn__file_shape(t).s, values, cnn_count(t));
+}
+
+/* Which vectors of the optimizer are written: none while they are all zero. */
+static int cnn__slots_of(const cnn_graph *g)
+{
+    const float *v = g->arena[CNN_ARENA_OPTIMIZER];
+    const size_t n = g->config.inference ? 0 : g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof *v;
+    size_t i = 0;
+    while (i < n && cnn__bits_of_float(v[i]) == 0) i++;
+    return i < n ? g->config.optimizer->slots : 0;
+}
+
+static bool cnn__put_fit(cnn__writer *w)
+{
+    const cnn__run    *r = w->run;
+    const cnn_history *h = r->a.history;
+    const double       sums[3] = { r->at.sum, r->at.right, r->at.best_loss };
+    const int          epochs = h ? h->count - r->history_from : 0;
+    cnn__text          shape;
+    cnn__format(shape.s, sizeof shape.s, "[%d,5]", epochs);
+    return cnn__put_tensor(w, CNN__F64, "cnn.", "fit", "[3]", sums, 3) &&
+           cnn__put_tensor(w, CNN__F64, "cnn.", "history", shape.s, epochs ? h->epoch + r->history_from : NULL,
+                           5 * (size_t)epochs);
+}
+
+/* The tensors stand in the order of their elements' widths, so that each lies at a multiple of it. */
+static bool cnn__put_tensors(cnn__writer *w)
+{
+    cnn_graph *g = w->f->g;
+    bool       good = true;
+    for (int i = 0; i < g->n_order && good; i++) {
+        const cnn_tensor *y = &g->order[i]->t;
+        const uint64_t    count = g->order[i]->batches + g->draw;
+        if (cnn__has_count(y)) good = cnn__put_tensor(w, CNN__I64, y->name, cnn__count_suffix, "[]", &count, 1);
+    }
+    good = good && (!w->run || cnn__put_fit(w)) && cnn__put_carried(w, true);
     for (int i = 0; i < g->n_order && good; i++) {
         cnn_tensor *t = &g->order[i]->t;
         if (!cnn__is_stored(t)) continue;
-        const float *w = cnn_map_read(t);
-        size_t       count = (size_t)cnn__len(t->shape), k = 0;
-        good = w != NULL;
-        while (k < count && good) {
-            size_t b = 0;
-            for (; k < count && b < sizeof piece; k++, b += 4)
-                cnn__put_le(piece + b, cnn__bits_of_float(w[k]), 4);
-            good = sink(to, piece, b);
-        }
+        const float *v = w->sink ? cnn_map_read(t) : NULL;
+        good = (v || !w->sink) &&
+               cnn__put_tensor(w, CNN__F32, "", t->name, cnn__file_shape(t).s, v, cnn_count(t));
     }
-    good = good && cnn__write_carried(g, false, sink, to);
+    if (good && w->state)
+        good = cnn__each_state(g, cnn__slots_of(g), g->config.inference ? NULL : g->average,
+                               w->run && w->run->at.best_epoch ? w->run->best : NULL, cnn__put_vector, w);
+    return good && cnn__put_carried(w, false);
+}
+
+static void cnn__numbers_of_run(const cnn__run *r, uint64_t number[CNN__NUMBERS])
+{
+    number[CNN__MAX_BATCH] = (uint64_t)r->g->config.max_batch;
+    number[CNN__SAMPLES] = (uint64_t)r->a.train->count;
+    number[CNN__ACCUMULATE] = (uint64_t)r->per_update;
+    number[CNN__EPOCHS] = (uint64_t)r->epochs;
+    number[CNN__DONE] = r->at.epochs, number[CNN__FED] = r->at.fed, number[CNN__UPDATES] = r->at.updates;
+    number[CNN__BEST_EPOCH] = r->at.best_epoch, number[CNN__EPOCH_STEP] = r->at.epoch_step;
+}
+static void cnn__put_numbers(cnn__writer *w)
+{
+    const cnn_graph *g = w->f->g;
+    const cnn__run  *r = w->run;
+    uint64_t number[CNN__NUMBERS] = { g->config.seed, (uint64_t)g->step, g->draw, (uint64_t)cnn__slots_of(g) };
+    if (r) cnn__numbers_of_run(r, number);
+    for (int k = 0; k < (r ? CNN__NUMBERS : w->state ? CNN__MAX_BATCH : CNN__SLOTS); k++)
+        cnn__putf(&w->header, ",\"%s\":\"%llu\"", cnn__numbers[k].key, (unsigned long long)number[k]);
+}
+
+static bool cnn__put_header(cnn__writer *w)
+{
+    cnn__string *to = &w->header, graph = { .g = to->g };
+    cnn__put_graph(&graph);
+    cnn__put(&graph, "", 1);
+    cnn__putf(to, "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\",\"cnn.graph\":\"");
+    if (!to->g->error[0]) cnn__put_json(to, graph.s);
+    CNN_FREE(graph.s);
+    cnn__putf(to, "\",\"cnn.optimizer\":\"");
+    cnn__put_json(to, to->g->config.optimizer->name);
+    cnn__putf(to, "\"");
+    cnn__put_numbers(w);
+    cnn__putf(to, "}");
+    const bool good = cnn__put_tensors(w);
+    cnn__putf(to, "}");
+    while (to->n % 8 && !to->g->error[0]) cnn__put(to, " ", 1);      /* the data begins at a multiple of 8 */
+    return good && !to->g->error[0];
+}
+
+/* Returns the size of the file, 0 after an error; if the sink failed, the graph has no message yet. */
+static size_t cnn__write_model(cnn__writer *w, cnn__sink sink, void *to)
+{
+    const cnn__file *f = w->f;
+    cnn_graph       *g = w->header.g = f->g;
+    unsigned char    length[8];
+    if (!g->compiled) return cnn__file_fail(f, "call cnn_compile first"), 0;
+    if (g->n_order > CNN__MOST_NODES)
+        return cnn__file_fail(f, "%d nodes: at most %d can be read", g->n_order, (int)CNN__MOST_NODES), 0;
+    if (w->state && (!cnn__sync_optimizer(g, CNN__HOST) || !cnn__sync_average(g, CNN__HOST))) return 0;
+    cnn__find_readers(g);
+    bool   good = cnn__put_header(w);
+    size_t n = w->header.n, total = cnn__add_size(cnn__add_size(8, n), w->bytes);
+    if (n > CNN__MOST_HEADER)
+        cnn__file_fail(f, "the header would have %zu bytes, above the limit of %d", n, (int)CNN__MOST_HEADER);
+    if (total == SIZE_MAX) cnn__file_fail(f, "the file would be larger than this machine can address");
+    cnn__put_le(length, n, 8);
+    w->sink = sink, w->to = to;
+    good = good && !g->error[0] && sink(to, length, 8) && sink(to, w->header.s, n) && cnn__put_tensors(w);
+    CNN_FREE(w->header.s);
     return good ? total : 0;
 }
 
@@ -8920,18 +8996,27 @@ static bool cnn__saved(cnn_graph *g, bool good)
     return good;
 }
 
-CNN_API size_t cnn_save_memory(cnn_graph *g, void *out, size_t capacity)
+static size_t cnn__save_memory(cnn_graph *g, const char *what, bool state, void *out, size_t capacity)
 {
     if (!g || g->error[0]) return 0;
-    cnn__file f = cnn__file_of(g, NULL, "save", NULL);
+    const cnn__file  f = cnn__file_of(g, NULL, what, NULL);
+    cnn__writer      w = { .f = &f, .state = state };
     cnn__memory_sink m = { out, 0, out ? capacity : 0 };
-    size_t bytes = cnn__write_model(&f, cnn__to_memory, &m);
+    size_t bytes = cnn__write_model(&w, cnn__to_memory, &m);
     return cnn__saved(g, bytes > 0), bytes;
+}
+CNN_API size_t cnn_save_memory(cnn_graph *g, void *out, size_t capacity)
+{
+    return cnn__save_memory(g, "save", false, out, capacity);
+}
+CNN_API size_t cnn_save_checkpoint_memory(cnn_graph *g, void *out, size_t capacity)
+{
+    return cnn__save_memory(g, "save_checkpoint", true, out, capacity);
 }
 
 /* ---- Loading a net ---- */
 
-static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
+static bool cnn__load(cnn__file *f, const cnn_load_args *a)
 {
     cnn_graph *g = f->g;
     if (!f->graph)
@@ -8946,11 +9031,8 @@ static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* it is no loss */
-    if (!cnn__choose_optimizer(f, a) || !cnn_compile(g, root) || !cnn__fill_weights(f) ||
-        !cnn__read_state(f, a))
-        return false;
-    g->carried_draw = g->draw;
-    return true;
+    if (!a->seed && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
+    return cnn__choose_optimizer(f, a) && cnn_compile(g, root) && cnn__fill_state(f, NULL);
 }
 
 static cnn_graph *cnn__new_to_load(cnn_load_args a)
@@ -9067,218 +9149,92 @@ static bool cnn__save_model(FILE *file, void *what)
 {
     return cnn__write_model(what, cnn__to_file, file) != 0;
 }
-
+static bool cnn__save(cnn_graph *g, cnn__file f, bool state, cnn__run *run)
+{
+    cnn__writer w = { .f = &f, .state = state, .run = run };
+    return cnn__saved(g, cnn__save_file(&f, cnn__save_model, &w));
+}
 CNN_API bool cnn_save(cnn_graph *g, const char *path)
 {
-    if (!g || g->error[0]) return false;
-    cnn__file f = cnn__file_of(g, NULL, "save", path);
-    return cnn__saved(g, cnn__save_file(&f, cnn__save_model, &f));
+    return g && !g->error[0] && cnn__save(g, cnn__file_of(g, NULL, "save", path), false, NULL);
+}
+CNN_API bool cnn_save_checkpoint(cnn_graph *g, const char *path)
+{
+    return g && !g->error[0] && cnn__save(g, cnn__file_of(g, NULL, "save_checkpoint", path), true, NULL);
 }
 
-/* ---- Checkpoints of cnn_fit ----
-
-       8 bytes      "cnnfit 1"
-       numbers      of eight bytes each, lowest first: what must agree, then the place in the training
-       history      its entries, five numbers each
-       floats       parameters and running statistics; the optimizer's vectors; averages and best weights,
-                    if there are any
-       8 bytes      FNV-1a (Fowler, Noll, Vo 1991) of all before: a file that was cut or changed is noticed
-
-   One list serves both directions, so that they cannot differ. */
-
-typedef struct {
-    FILE                *out;                  /* writing */
-    const unsigned char *in;                   /* reading: what is left */
-    size_t               left;
-    uint64_t             hash;
-    bool                 good;
-} cnn__tape;
-
-static uint64_t cnn__fnv(uint64_t hash, const void *bytes, size_t n)
-{
-    const unsigned char *p = bytes;
-    for (size_t i = 0; i < n; i++) hash = (hash ^ p[i]) * 1099511628211u;
-    return hash;
-}
-enum { CNN__TAPE_HEAD = 8 };
-static const uint64_t cnn__fnv_start = 14695981039346656037u;
-
-/* n bytes from the tape or onto it. */
-static void cnn__tape_bytes(cnn__tape *t, unsigned char *p, size_t n)
-{
-    if (!t->good) return;
-    if (t->out) {
-        t->hash = cnn__fnv(t->hash, p, n);
-        t->good = fwrite(p, 1, n, t->out) == n;
-    } else if ((t->good = t->left >= n)) {
-        memcpy(p, t->in, n);
-        t->in += n, t->left -= n;
-    }
-}
-static void cnn__tape_u64(cnn__tape *t, uint64_t *v)
-{
-    unsigned char p[8];
-    cnn__put_le(p, *v, 8);
-    cnn__tape_bytes(t, p, 8);
-    if (!t->out && t->good) *v = cnn__le64(p);
-}
-static void cnn__tape_double(cnn__tape *t, double *v)
-{
-    uint64_t bits;
-    memcpy(&bits, v, sizeof bits);
-    cnn__tape_u64(t, &bits);
-    memcpy(v, &bits, sizeof bits);
-}
-static void cnn__tape_floats(cnn__tape *t, float *v, size_t n)
-{
-    enum { PIECE = 1024 };
-    unsigned char p[4 * PIECE];
-    for (size_t k = 0; k < n && t->good; k += PIECE) {
-        size_t part = n - k < PIECE ? n - k : PIECE;
-        for (size_t i = 0; t->out && i < part; i++) cnn__put_le(p + 4 * i, cnn__bits_of_float(v[k + i]), 4);
-        cnn__tape_bytes(t, p, 4 * part);
-        for (size_t i = 0; !t->out && t->good && i < part; i++)
-            v[k + i] = cnn__float_of_bits(cnn__le32(p + 4 * i));
-    }
-}
-
-/* What tells one training from another. */
-enum { CNN__SAME = 7 };
-static const char *const cnn__same_names[CNN__SAME] = { "net", "optimizer", "seed", "max_batch", "samples",
-    "epochs", "accumulate" };
-static void cnn__same_values(const cnn__run *r, uint64_t same[CNN__SAME])
-{
-    const cnn_graph *g = r->g;
-    uint64_t net = cnn__fnv_start;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        const int shape[6] = { t->shape.c, t->shape.h, t->shape.w, (int)t->kind, t->needs_grad,
-            t->batched ? 0 : t->shape.n };
-        const char *op = t->op ? t->op->name : "";
-        net = cnn__fnv(cnn__fnv(net, t->name, strlen(t->name) + 1), op, strlen(op) + 1);
-        for (int k = 0; k < 6; k++) {
-            unsigned char byte[4];
-            cnn__put_le(byte, (uint32_t)shape[k], 4);
-            net = cnn__fnv(net, byte, 4);
-        }
-    }
-    const char *o = g->config.optimizer->name;
-    const uint64_t values[CNN__SAME] = { net, cnn__fnv(cnn__fnv_start, o, strlen(o)), g->config.seed,
-        (uint64_t)g->config.max_batch, (uint64_t)r->a.train->count, (uint64_t)r->epochs,
-        (uint64_t)r->per_update };
-    memcpy(same, values, sizeof values);
-}
-
-/* The numbers behind them. part: history entries; 1 if there are averages; 1 if there are best weights. */
-static void cnn__tape_place(cnn__tape *t, cnn__run *r, uint64_t *step, uint64_t *draw, uint64_t part[3])
-{
-    uint64_t *number[] = { step, draw, &r->at.epochs, &r->at.fed, &r->at.updates, &r->at.best_epoch,
-        &r->at.epoch_step, part, part + 1, part + 2 };
-    for (size_t i = 0; i < sizeof number / sizeof *number; i++) cnn__tape_u64(t, number[i]);
-    cnn__tape_double(t, &r->at.sum), cnn__tape_double(t, &r->at.right);
-    cnn__tape_double(t, &r->at.best_loss);
-}
-static void cnn__tape_epoch(cnn__tape *t, cnn_epoch *e)
-{
-    double *v[5] = { &e->loss, &e->accuracy, &e->validation_loss, &e->validation_accuracy, &e->seconds };
-    for (int k = 0; k < 5; k++) cnn__tape_double(t, v[k]);
-}
-static size_t cnn__learned_floats(const cnn_graph *g)
-{
-    size_t n = 0;
-    for (int i = 0; i < g->n_order; i++)
-        if (cnn__is_learned(&g->order[i]->t)) n += cnn_count(&g->order[i]->t);
-    return n;
-}
-static void cnn__tape_arrays(cnn__tape *t, cnn__run *r, const uint64_t part[3])
-{
-    cnn_graph *g = r->g;
-    for (int i = 0; i < g->n_order && t->good; i++) {
-        cnn_tensor *w = &g->order[i]->t;
-        if (!cnn__is_learned(w)) continue;
-        float *v = t->out ? (float *)(uintptr_t)cnn_map_read(w) : cnn_map_write(w);
-        if (!v) { t->good = false; return; }
-        cnn__tape_floats(t, v, cnn_count(w));
-    }
-    cnn__tape_floats(t, g->arena[CNN_ARENA_OPTIMIZER], g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float));
-    if (part[1]) cnn__tape_floats(t, g->average, cnn__trained_floats(g));
-    if (part[2]) cnn__tape_floats(t, r->best, cnn__trained_floats(g));
-}
-
-static bool cnn__write_run(FILE *file, void *what)
-{
-    cnn__run  *r = what;
-    cnn_graph *g = r->g;
-    cnn__tape  t = { file, NULL, 0, cnn__fnv_start, true };
-    unsigned char head[CNN__TAPE_HEAD + 1] = "cnnfit 1";
-    uint64_t   same[CNN__SAME], step = (uint64_t)g->step, draw = g->draw;
-    uint64_t   part[3] = { 0, g->average != NULL, r->best && r->at.best_epoch };
-    if (r->a.history) part[0] = (uint64_t)(r->a.history->count - r->history_from);
-    if (!cnn__sync_optimizer(g, CNN__HOST) || !cnn__sync_average(g, CNN__HOST)) return false;
-    cnn__same_values(r, same);
-    cnn__tape_bytes(&t, head, CNN__TAPE_HEAD);
-    for (int k = 0; k < CNN__SAME; k++) cnn__tape_u64(&t, &same[k]);
-    cnn__tape_place(&t, r, &step, &draw, part);
-    for (uint64_t i = 0; i < part[0]; i++)
-        cnn__tape_epoch(&t, &r->a.history->epoch[(uint64_t)r->history_from + i]);
-    cnn__tape_arrays(&t, r, part);
-    uint64_t hash = t.hash;
-    cnn__tape_u64(&t, &hash);
-    return t.good;
-}
+/* ---- Checkpoints of cnn_fit ---- */
 
 static bool cnn__save_run(cnn__run *r)
 {
     if (r->g->error[0]) return false;
-    cnn__file f = cnn__file_of(r->g, r->a.at, "fit, checkpoint", r->a.checkpoint);
     r->since = 0;
-    return cnn__saved(r->g, cnn__save_file(&f, cnn__write_run, r));
+    return cnn__save(r->g, cnn__file_of(r->g, r->a.at, "fit, checkpoint", r->a.checkpoint), true, r);
+}
+
+/* Whether the file is of this very training: its net, optimizer, seed, batch, samples and accumulation. */
+static bool cnn__check_run(const cnn__run *r, const cnn__file *f)
+{
+    uint64_t    is[CNN__NUMBERS] = { r->g->config.seed };
+    cnn__string graph = { .g = r->g };
+    if (!f->graph || !f->optimizer || f->has != (1u << CNN__NUMBERS) - 1)
+        return cnn__file_fail(f, "it is not a checkpoint of cnn_fit");
+    cnn__put_graph(&graph);
+    cnn__put(&graph, "", 1);
+    const bool same = !r->g->error[0] && strcmp(graph.s, f->graph) == 0;
+    CNN_FREE(graph.s);
+    if (!same) return cnn__file_fail(f, "it is of a training with another net");
+    if (strcmp(f->optimizer, r->g->config.optimizer->name) != 0)
+        return cnn__file_fail(f, "it is of a training with another optimizer");
+    cnn__numbers_of_run(r, is);
+    static const int compared[] = { CNN__SEED, CNN__MAX_BATCH, CNN__SAMPLES, CNN__ACCUMULATE, CNN__EPOCHS };
+    for (size_t k = 0; k < sizeof compared / sizeof *compared; k++) {
+        const int i = compared[k];
+        if (f->number[i] != is[i])
+            return cnn__file_fail(f, "it is of a training with %s %llu, not %llu", cnn__numbers[i].key + 4,
+                                  (unsigned long long)f->number[i], (unsigned long long)is[i]);
+    }
+    return true;
+}
+
+/* count of doubles, or with 0 any, in rows of `row`; NULL after an error. */
+static const cnn__entry *cnn__find_doubles(const cnn__file *f, const char *name, size_t count, size_t row)
+{
+    const cnn__entry *e = cnn__lookup(f, "cnn.", name);
+    if (e && e->dtype == CNN__F64 && e->count % row == 0 && (!count || e->count == count)) return e;
+    return cnn__file_fail(f, "there is no tensor \"cnn.%s\" of a checkpoint", name), NULL;
+}
+static double cnn__double_at(const cnn__file *f, const cnn__entry *e, size_t i)
+{
+    const uint64_t bits = cnn__le64(f->data + e->begin + 8 * i);
+    double v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
 }
 
 /* Nothing is taken before everything is checked. */
-static bool cnn__read_run(cnn__run *r, const cnn__file *f, const unsigned char *p, size_t bytes)
+static bool cnn__read_run(cnn__run *r, cnn__file *f)
 {
-    cnn_graph *g = r->g;
-    if (bytes < CNN__TAPE_HEAD + 8 || memcmp(p, "cnnfit 1", CNN__TAPE_HEAD) != 0)
-        return cnn__file_fail(f, "it is not a checkpoint of cnn_fit");
-    if (cnn__fnv(cnn__fnv_start, p, bytes - 8) != cnn__le64(p + bytes - 8))
-        return cnn__file_fail(f, "it is truncated or damaged");
-    cnn__tape t = { NULL, p + CNN__TAPE_HEAD, bytes - CNN__TAPE_HEAD - 8, 0, true };
-    cnn__run  new_run = *r;
-    uint64_t  same[CNN__SAME], is, step = 0, draw = 0, part[3] = { 0, 0, 0 };
-    cnn__same_values(r, same);
-    for (int k = 0; k < CNN__SAME; k++) {
-        cnn__tape_u64(&t, &is);
-        if (!t.good) return cnn__file_fail(f, "it is truncated or damaged");
-        if (is == same[k]) continue;
-        if (k < 2) return cnn__file_fail(f, "it is of a training with another %s", cnn__same_names[k]);
-        return cnn__file_fail(f, "it is of a training with %s %llu, not %llu", cnn__same_names[k],
-                              (unsigned long long)is, (unsigned long long)same[k]);
-    }
-    cnn__tape_place(&t, &new_run, &step, &draw, part);
-    const cnn__fit_place *at = &new_run.at;
-    size_t trained = cnn__trained_floats(g), floats = cnn__learned_floats(g);
-    floats += g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float);
-    if (part[1]) floats = cnn__add_size(floats, trained);
-    if (part[2]) floats = cnn__add_size(floats, trained);
-    if (!t.good || step > LONG_MAX || draw > UINT32_MAX || part[0] > (uint64_t)r->epochs ||
-        part[1] > 1 || part[2] > 1 || at->epochs > (uint64_t)r->epochs || at->best_epoch > at->epochs ||
-        at->epoch_step > step || at->fed > (uint64_t)r->a.train->count || part[2] != (at->best_epoch > 0) ||
-        t.left != (size_t)part[0] * 5 * 8 + floats * sizeof(float))
+    const uint64_t *n = f->number;
+    if (!cnn__check_run(r, f)) return false;
+    const cnn__entry *sums = cnn__find_doubles(f, "fit", 3, 1), *history = cnn__find_doubles(f, "history", 0, 5);
+    if (!sums || !history) return false;
+    if (n[CNN__DONE] > n[CNN__EPOCHS] || n[CNN__FED] > n[CNN__SAMPLES] || n[CNN__BEST_EPOCH] > n[CNN__DONE] ||
+        n[CNN__EPOCH_STEP] > n[CNN__STEP] || history->count / 5 > n[CNN__DONE])
         return cnn__file_fail(f, "its numbers contradict each other");
-    if (part[2] && !r->best)
-        return cnn__file_fail(f, "it is of a training with .patience");
-    if (part[1] && !g->average && !(g->average = cnn__alloc(g, trained * sizeof(float)))) return false;
-    for (uint64_t i = 0; i < part[0]; i++) {
-        cnn_epoch e = { 0, 0, 0, 0, 0 };
-        cnn__tape_epoch(&t, &e);
-        if (r->a.history && !cnn__history_add(g, r->a.at, r->a.history, e)) return false;
+    if (n[CNN__BEST_EPOCH] && !r->best) return cnn__file_fail(f, "it is of a training with .patience");
+    if (!cnn__fill_state(f, n[CNN__BEST_EPOCH] ? r->best : NULL)) return false;
+    for (size_t i = 0; i < history->count && r->a.history; i += 5) {
+        double v[5];
+        for (size_t k = 0; k < 5; k++) v[k] = cnn__double_at(f, history, i + k);
+        const cnn_epoch e = { v[0], v[1], v[2], v[3], v[4] };
+        if (!cnn__history_add(r->g, r->a.at, r->a.history, e)) return false;
     }
-    r->at = new_run.at, g->step = (long)step, g->draw = (uint32_t)draw;
-    cnn__tape_arrays(&t, r, part);
-    g->optimizer_on = CNN__HOST;
-    if (part[1]) g->average_on = CNN__HOST;
-    return !g->error[0];
+    r->at.epochs = n[CNN__DONE], r->at.fed = n[CNN__FED], r->at.updates = n[CNN__UPDATES];
+    r->at.best_epoch = n[CNN__BEST_EPOCH], r->at.epoch_step = n[CNN__EPOCH_STEP];
+    r->at.sum = cnn__double_at(f, sums, 0), r->at.right = cnn__double_at(f, sums, 1);
+    r->at.best_loss = cnn__double_at(f, sums, 2);
+    return true;
 }
 
 static bool cnn__resume_run(cnn__run *r)
@@ -9292,7 +9248,8 @@ static bool cnn__resume_run(cnn__run *r)
     if (there) fclose(there);
     unsigned char *file = cnn__read_file(r->a.checkpoint, &bytes, why, sizeof why);
     if (!file) return cnn__file_fail(&f, "%s", why);
-    bool good = cnn__read_run(r, &f, file, bytes);
+    bool good = cnn__open_file(&f, file, bytes) && cnn__read_run(r, &f);
+    cnn__close_file(&f);
     CNN_FREE(file);
     return good;
 }

@@ -104,13 +104,15 @@ static void train(const net *n, int from, int to)
 
 typedef struct { unsigned char *p; size_t n; } bytes;
 
-static bytes saved(cnn_graph *g)
+static bytes saved_as(cnn_graph *g, size_t (*save)(cnn_graph *, void *, size_t))
 {
-    bytes b = { NULL, cnn_save_memory(g, NULL, 0) };
+    bytes b = { NULL, save(g, NULL, 0) };
     b.p = test_alloc(b.n);
-    CHECK_INT(cnn_save_memory(g, b.p, b.n), b.n);
+    CHECK_INT(save(g, b.p, b.n), b.n);
     return b;
 }
+static bytes saved(cnn_graph *g)      { return saved_as(g, cnn_save_memory); }
+static bytes checkpoint(cnn_graph *g) { return saved_as(g, cnn_save_checkpoint_memory); }
 
 static cnn_graph *loaded(const unsigned char *file, size_t n)
 {
@@ -137,11 +139,12 @@ static bool same_weights(cnn_graph *a, cnn_graph *b)
 
 static void file_round_trip(void)
 {
-    for (int everything = 0; everything < 2; everything++) {
-        net   n = build(everything);
+    for (int way = 0; way < 4; way++) {
+        size_t (*save)(cnn_graph *, void *, size_t) = way / 2 ? cnn_save_checkpoint_memory : cnn_save_memory;
+        net   n = build(way % 2);
         train(&n, 0, 5);
         CHECK_STR(cnn_error(n.g), NULL);
-        bytes b = saved(n.g);
+        bytes b = saved_as(n.g, save);
         CHECK_INT((b.p[0] + 256 * b.p[1]) % 8, 0);
         cnn_graph *g = loaded(b.p, b.n);
         CHECK_STR(cnn_error(g), NULL);
@@ -149,12 +152,12 @@ static void file_round_trip(void)
         net   m = found(g);
         float x = loss_of(&n, CNN_EVAL, 9), y = loss_of(&m, CNN_EVAL, 9);
         CHECK_SAME_BITS(&x, &y, 1);
-        bytes c = saved(g);
+        bytes c = saved_as(g, save);
         CHECK(b.n == c.n && memcmp(b.p, c.p, b.n) == 0);
 
         unsigned char part[100];                       /* less room than the file takes */
         memset(part, 7, sizeof part);
-        CHECK_INT(cnn_save_memory(g, part, 90), b.n);
+        CHECK_INT(save(g, part, 90), b.n);
         CHECK(memcmp(part, b.p, 90) == 0 && part[90] == 7 && part[99] == 7);
         cnn_free(n.g), cnn_free(g), free(b.p), free(c.p);
     }
@@ -164,28 +167,47 @@ static void load_then_continue_training(void)
 {
     net   n = build(1);
     train(&n, 0, 4);
-    bytes b = saved(n.g);
+    CHECK(cnn_average(n.g, 0.5f));
+    train(&n, 4, 5);
+    CHECK(cnn_average(n.g, 0.5f));
+    bytes b = checkpoint(n.g);
     cnn_graph *g = loaded(b.p, b.n);
     net   m = found(g);
     CHECK_STR(cnn_error(g), NULL);
-    train(&n, 4, 9), train(&m, 4, 9);
+    train(&n, 5, 9), train(&m, 5, 9);
+    CHECK(cnn_average(n.g, 0.5f) && cnn_average(g, 0.5f));
     CHECK_STR(cnn_error(g), NULL);
     CHECK(same_weights(n.g, g));
-    bytes c = saved(n.g), d = saved(g);
+    bytes c = checkpoint(n.g), d = checkpoint(g);
     CHECK(c.n == d.n && memcmp(c.p, d.p, c.n) == 0);
+    CHECK(cnn_load_weights_memory(m.g, b.p, b.n, "a checkpoint"));     /* its weights alone */
+    CHECK_INT(m.g->step, 9);
     cnn_free(n.g), cnn_free(g), free(b.p), free(c.p), free(d.p);
+
+    /* A plain file has no vectors: the optimizer starts from zero. And no tensor that PyTorch does not know. */
+    n = build(0), train(&n, 0, 4), b = saved(n.g), c = checkpoint(n.g), g = loaded(b.p, b.n);
+    CHECK_INT(g->step, 4);
+    CHECK(cnn__slots_of(g) == 0 && cnn__slots_of(n.g) == 1);
+    cnn__file f = cnn__file_of(g, NULL, "read", NULL);
+    if (CHECK(cnn__open_file(&f, b.p, b.n)))
+        for (size_t i = 0; i < f.n; i++) CHECK(strncmp(f.entry[i].name, "cnn.", 4) != 0);
+    cnn__close_file(&f);
+    f = cnn__file_of(g, NULL, "read", NULL);
+    if (CHECK(cnn__open_file(&f, c.p, c.n))) CHECK(cnn__lookup(&f, "cnn.slot0.", "conv1.weight") != NULL);
+    cnn__close_file(&f);
+    cnn_free(n.g), cnn_free(g), free(b.p), free(c.p);
 }
 
 static void load_for_inference(void)
 {
     net   n = build(0);
     train(&n, 0, 3);
-    bytes b = saved(n.g);
+    bytes b = checkpoint(n.g);
     cnn_load_args a = { .path = "x", .max_batch = 2, .inference = 1, .seed = 5 };
     cnn_graph    *g = cnn_load_memory(b.p, b.n, a);
     CHECK_STR(cnn_error(g), NULL);
     CHECK(same_weights(n.g, g));
-    bytes c = saved(g);
+    bytes c = checkpoint(g);
     CHECK_MSG(c.n < b.n, "the state of the training should be gone");
     cnn_free(g), free(c.p);
 
@@ -662,26 +684,36 @@ static void hostile_graphs(void)
 
 static void hostile_state(void)
 {
-    static const struct { const char *state, *message; } lie[] = {
-        { "1 2 3 sgd -", NULL }, { "18446744073709551615 2 3 sgd AAAAAAAAAAA", NULL },
-            { "1 2 3 other x",
-              "it was trained by the optimizer \"other\": hand it to cnn_load in .optimizer" },
-        { "", "cnn.state: word 1 is missing" }, { "1 2 3 sgd", "cnn.state: word 5 is missing" },
-        { "1 2 3 sgd - -", "cnn.state: bad words" }, { "1 -2 3 sgd -", "cnn.state: bad number \"-2\"" },
-        { "18446744073709551616 2 3 sgd -", "cnn.state: bad number \"18446744073709551616\"" },
-        { "1 2 4294967296 sgd -", "cnn.state: bad number \"4294967296\"" },
-        { "1 2 3 sgd AAAAAAAAAA", "cnn.state: 10 letters do not hold 2 floats" },
-        { "1 2 3 sgd AAAAAAAAAAAA", "cnn.state: 12 letters do not hold 2 floats" },
-        { "1 2 3 sgd AAAAAA=AAAA", "cnn.state: '=' is not one of the letters" } };
+#define S3 "\"cnn.seed\":\"1\",\"cnn.step\":\"2\",\"cnn.draw\":\"3\""
+#define SLOT ",\"cnn.slot0.w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}"
+    static const struct { const char *numbers, *more, *message; } lie[] = {
+        { S3, "", NULL }, { S3 ",\"cnn.optimizer\":\"other\"", "", NULL },
+        { S3 ",\"cnn.optimizer\":\"sgd\",\"cnn.slots\":\"1\"", SLOT, NULL },
+        { S3 ",\"cnn.optimizer\":\"sgd\",\"cnn.slots\":\"1\"", "",
+          "there is no tensor \"cnn.slot0.w\"; the file has 1: \"w\"" },
+        { S3 ",\"cnn.optimizer\":\"sgd\",\"cnn.slots\":\"2\"", SLOT,
+          "it has 2 vectors of the optimizer sgd, which keeps 1" },
+        { S3 ",\"cnn.slots\":\"9\"", "", "cnn.slots: bad number \"9\"" },
+        { S3 ",\"cnn.optimizer\":\"other\",\"cnn.slots\":\"1\"", SLOT,
+          "it was trained by the optimizer \"other\": hand it to cnn_load in .optimizer" },
+        { S3 ",\"cnn.step\":\"2\"", "", "the metadata has \"cnn.step\" twice" },
+        { "\"cnn.step\":\"\"", "", "cnn.step: bad number \"\"" },
+        { "\"cnn.step\":\"-2\"", "", "cnn.step: bad number \"-2\"" },
+        { "\"cnn.step\":\"2 \"", "", "cnn.step: bad number \"2 \"" },
+        { "\"cnn.step\":\"9223372036854775807\"", "", "cnn.step: bad number \"9223372036854775807\"" },
+        { "\"cnn.seed\":\"18446744073709551616\"", "", "cnn.seed: bad number \"18446744073709551616\"" },
+        { "\"cnn.draw\":\"4294967296\"", "", "cnn.draw: bad number \"4294967296\"" } };
     for (size_t i = 0; i < sizeof lie / sizeof *lie; i++) {
-        char header[512], want[512];
-        snprintf(header, sizeof header, "{\"__metadata__\":{\"cnn.state\":\"%s\",\"cnn.graph\":\"cnn 1\\n"
-                 "param w 1,2,1,1\\nop s sum 0\\nroot 1\\n\"}," TWO_W, lie[i].state);
-        bytes      b = make_file(header, "\0\0\0\0\0\0\0\0", 8);
+        char header[1024], want[512];
+        snprintf(header, sizeof header, "{\"__metadata__\":{%s,\"cnn.graph\":\"cnn 1\\nparam w 1,2,1,1\\n"
+                 "op s sum 0\\nroot 1\\n\"},\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}%s}",
+                 lie[i].numbers, lie[i].more);
+        bytes      b = make_file(header, "\0\0\0\0\0\0\0\0\0\0\200?\0\0\0", lie[i].more[0] ? 16 : 8);
         cnn_graph *g = loaded(b.p, b.n);
         snprintf(want, sizeof want, "here.c:1: load \"net.safetensors\": %s", no_null(lie[i].message));
         CHECK_STR(cnn_error(g), lie[i].message ? want : NULL);
-        if (!lie[i].message) CHECK(g->step == 2 && g->draw == 3);
+        if (!lie[i].message) CHECK(g->step == 2 && g->draw == 3 && g->config.seed == 1);
+        if (i == 2) CHECK(g->arena[CNN_ARENA_OPTIMIZER][0] == 1);
         cnn_free(g), free(b.p);
     }
 }
@@ -715,7 +747,7 @@ static void truncated_everywhere(void)
 {
     net   n = build(1);
     train(&n, 0, 2);
-    bytes b = saved(n.g);
+    bytes b = checkpoint(n.g);
     for (size_t k = 0; k < b.n; k++) try_model(b.p, k, true);
     for (size_t k = 0; k < b.n; k += 7) {
         net m = build(0);
@@ -734,7 +766,8 @@ static void mutated(void)
 {
     net   n = build(1);
     train(&n, 0, 1);
-    bytes b = saved(n.g);
+    CHECK(cnn_average(n.g, 0.5f));
+    bytes b = checkpoint(n.g);
     cnn_free(n.g);
     size_t header = b.p[0] + 256u * b.p[1], taken = 0;
     unsigned char *m = test_alloc(2 * b.n);
@@ -778,7 +811,8 @@ static void allocations_fail_one_by_one(void)
 {
     net   n = build(1);
     train(&n, 0, 2);
-    bytes b = saved(n.g);
+    CHECK(cnn_average(n.g, 0.5f));
+    bytes b = checkpoint(n.g);
     cnn_free(n.g);
     long before = alloc_live;
     for (long k = 0; ; k++) {
@@ -796,7 +830,7 @@ static void allocations_fail_one_by_one(void)
         net m = build(0);
         before = alloc_live;
         alloc_left = k;
-        size_t size = cnn_save_memory(m.g, NULL, 0);
+        size_t size = cnn_save_checkpoint_memory(m.g, NULL, 0);
         bool   done = size && cnn_load_weights_memory(m.g, b.p, 0, "x");
         alloc_left = -1;
         CHECK(!done && cnn_error(m.g));
