@@ -1169,7 +1169,7 @@ typedef struct cnn__node {
     const cnn_kernel *kernel;           /* the backend's row, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
     unsigned char     saved_on;
-    uint64_t          batches;          /* batch norm: loaded num_batches_tracked, less g->draw at that time */
+    uint64_t          batches;          /* batch norm: num_batches_tracked as loaded, less g->draw then */
     const cnn_op     *reader;           /* while a file is written: whose weight it is */
 } cnn__node;
 enum { CNN__HOST = 1, CNN__DEVICE = 2 };
@@ -1259,6 +1259,8 @@ static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const cha
     for (size_t i = 0; i < sizeof part / sizeof *part; i++)
         for (size_t n = 0; part[i] && part[i][n] && n < CNN__SHOWN; n++) g->error[k++] = part[i][n];
     vsnprintf(g->error + k, sizeof g->error - k, format, ap);
+    for (char *c = g->error; *c; c++)                  /* a name from a file must not command a terminal */
+        if (((unsigned char)*c < ' ' && *c != '\n') || *c == 127) *c = '?';
     if (!g->error[0]) g->error[0] = '?';
 }
 
@@ -1756,6 +1758,28 @@ static bool cnn__number_nodes(cnn_graph *g)
     return true;
 }
 
+/* Names go into files and onto terminals: UTF-8 (no overlong forms, no surrogates), no control characters, and
+   not the one name that safetensors keeps for itself. */
+static bool cnn__check_name(cnn_tensor *t)
+{
+    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
+    for (const unsigned char *s = (const unsigned char *)t->name; *s; ) {
+        const int more = *s < 0x80 ? 0 : *s >= 0xC0 && *s < 0xE0 ? 1 : *s >= 0xE0 && *s < 0xF0 ? 2
+                       : *s >= 0xF0 && *s < 0xF8 ? 3 : -1;
+        uint32_t code = more > 0 ? *s & (0x3Fu >> more) : *s;
+        for (int k = 1; k <= more; k++) {
+            if ((s[k] & 0xC0) != 0x80) return cnn_fail(t, "its name is not UTF-8");
+            code = code << 6 | (s[k] & 0x3F);
+        }
+        if (more < 0 || code < least[more] || code > 0x10FFFF || (code & 0xFFFFF800) == 0xD800)
+            return cnn_fail(t, "its name is not UTF-8");
+        if (code < 0x20 || (code >= 0x7F && code < 0xA0))
+            return cnn_fail(t, "its name has a control character");
+        s += more + 1;
+    }
+    return strcmp(t->name, "__metadata__") != 0 || cnn_fail(t, "files keep this name for themselves");
+}
+
 /* All names, and the list by which they are found. */
 static bool cnn__name_nodes(cnn_graph *g)
 {
@@ -1763,12 +1787,14 @@ static bool cnn__name_nodes(cnn_graph *g)
     if (!cnn__number_nodes(g)) return false;
     for (int i = 0; i < g->n_order; i++) {
         cnn__node *v = g->by_name[i] = g->order[i];
-        if (v->named || !v->owner) continue;
-        size_t room = strlen(v->owner->t.name) + strlen(v->suffix) + 2;
-        char  *name = cnn__alloc(g, room);
-        if (!name) return false;
-        cnn__format(name, room, "%s.%s", v->owner->t.name, v->suffix);
-        v->t.name = name;
+        if (!v->named && v->owner) {
+            size_t room = strlen(v->owner->t.name) + strlen(v->suffix) + 2;
+            char  *name = cnn__alloc(g, room);
+            if (!name) return false;
+            cnn__format(name, room, "%s.%s", v->owner->t.name, v->suffix);
+            v->t.name = name;
+        }
+        if (!cnn__check_name(&v->t)) return false;
     }
     qsort(g->by_name, (size_t)g->n_order, sizeof *g->by_name, cnn__compare_nodes);
     for (int i = 1; i < g->n_order; i++) {
@@ -2917,6 +2943,8 @@ static bool cnn__batch_norm_shape(cnn_tensor *y)
         if (running && y->in[i]->kind != CNN_BUFFER)
             return cnn_fail(y, "%s must be a buffer", what[i + 4 - y->n_in]);
     }
+    if (y->in[y->n_in - 1] == y->in[y->n_in - 2])
+        return cnn_fail(y, "running_mean and running_var are one buffer");
     y->shape = y->in[0]->shape;
     return true;
 }
@@ -7828,8 +7856,8 @@ enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the refere
 
 /* The numbers of the metadata and their limits. The first three are in every file, "slots" (how many vectors
    of the optimizer it has) in every checkpoint, the others in those of cnn_fit. */
-enum { CNN__SEED, CNN__STEP, CNN__DRAW, CNN__SLOTS, CNN__MAX_BATCH, CNN__SAMPLES, CNN__ACCUMULATE, CNN__EPOCHS,
-       CNN__DONE, CNN__FED, CNN__UPDATES, CNN__BEST_EPOCH, CNN__EPOCH_STEP, CNN__NUMBERS };
+enum { CNN__SEED, CNN__STEP, CNN__DRAW, CNN__SLOTS, CNN__MAX_BATCH, CNN__SAMPLES, CNN__ACCUMULATE,
+       CNN__EPOCHS, CNN__DONE, CNN__FED, CNN__UPDATES, CNN__BEST_EPOCH, CNN__EPOCH_STEP, CNN__NUMBERS };
 static const struct { const char *key; uint64_t most; } cnn__numbers[CNN__NUMBERS] = {
     { "cnn.seed", UINT64_MAX }, { "cnn.step", LONG_MAX / 2 }, { "cnn.draw", UINT32_MAX },
     { "cnn.slots", CNN_MAX_SLOTS }, { "cnn.max_batch", INT_MAX }, { "cnn.samples", INT_MAX },
@@ -8281,8 +8309,8 @@ static bool cnn__is_learned(const cnn_tensor *t) { return t->kind == CNN_PARAM |
 
 static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
 
-/* The count of a batch norm's batches, "bn1" ".num_batches_tracked". The graph keeps it as the difference from
-   its own number of training forwards. */
+/* The count of a batch norm's batches, "bn1" ".num_batches_tracked". The graph keeps it as the difference
+   from its own number of training forwards. */
 static const char cnn__count_suffix[] = ".num_batches_tracked";
 static bool cnn__has_count(const cnn_tensor *y)                      /* and no parameter took its name */
 {
@@ -8300,8 +8328,14 @@ static void cnn__read_count(const cnn__file *f, cnn_tensor *y)
 static bool cnn__check_weights(const cnn__file *f)
 {
     for (int i = 0; i < f->g->n_order; i++) {
-        const cnn_tensor *t = &f->g->order[i]->t;
-        if (cnn__is_learned(t) && !cnn__find_entry(f, "", t->name, t->shape)) return false;
+        const cnn_tensor *y = &f->g->order[i]->t;
+        if (cnn__is_learned(y) && !cnn__find_entry(f, "", y->name, y->shape)) return false;
+        if (y->op != &cnn_op_batch_norm) continue;
+        const char       *variance = y->in[y->n_in - 1]->name;
+        const cnn__entry *e = cnn__lookup(f, "", variance);
+        for (size_t k = 0; e && e->known && k < e->count; k++)
+            if (cnn__element(f, e, k) < 0)
+                return cnn__file_fail(f, "tensor \"%.60s\": a variance is negative", variance);
     }
     return true;
 }
@@ -8412,8 +8446,8 @@ static bool cnn__line_fail(const cnn__file *f, int line, const char *what, const
                           word ? word : "", word ? "\"" : "");
 }
 
-/* "kernel=5" into the option struct of the operation. */
-static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
+/* "kernel=5" into the option struct of the operation, once. seen: bit i for its option i. */
+static bool cnn__read_option(const cnn_op *op, char *args, const char *word, uint64_t *seen)
 {
     const char *value = strchr(word, '=');
     if (!value) return false;
@@ -8421,6 +8455,9 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
     const cnn_field *k = op->fields;
     while (k && k->name && (strlen(k->name) != n || memcmp(k->name, word, n) != 0)) k++;
     if (!k || !k->name) return false;
+    const uint64_t bit = (uint64_t)1 << ((k - op->fields) & 63);
+    if (*seen & bit) return false;
+    *seen |= bit;
     int         i;
     uint64_t    u;
     unsigned    whole;
@@ -8437,7 +8474,7 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
     case 'f': if (*value != 'x' || !cnn__read_hex(value + 1, 8, &bits) || value[9]) return false;
               v = cnn__float_of_bits(bits);
               memcpy(args + k->offset, &v, sizeof v);
-              return true;           /* infinite too, such as a clamp with one side: its rule looks at it */
+              return !isnan(v);      /* infinite too, such as a clamp with one side: its rule looks at it */
     default:  return false;
     }
 }
@@ -8484,10 +8521,11 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     char *args = op->args_size ? CNN_MALLOC(op->args_size) : NULL;
     if (op->args_size && !args) return cnn__file_fail(f, "out of memory: %zu bytes", op->args_size), nil;
     if (args) memset(args, 0, op->args_size);
-    bool kept = false;
+    bool     kept = false;
+    uint64_t seen = 0;
     while (!f->g->error[0] && (word = cnn__word(&rest)) != NULL)
         if (strcmp(word, "kept") == 0) kept = true;
-        else if (!args || !cnn__read_option(op, args, word)) cnn__line_fail(f, n + 2, "bad option", word);
+        else if (!args || !cnn__read_option(op, args, word, &seen)) cnn__line_fail(f, n + 2, "bad option", word);
     cnn_tensor *y = f->g->error[0] ? nil : cnn__apply_named(op, in, n_in, args, at, name);
     CNN_FREE(args);
     if (!cnn__is_nil(y)) y->kept = kept;
@@ -8573,7 +8611,8 @@ static float *cnn__state_of(const cnn_tensor *t, int s)
 
 /* Call use with each array of the state. average, best: as cnn__copy_trained lays them out, or NULL. */
 typedef bool cnn__use_vector(void *user, const char *prefix, const cnn_tensor *t, float *values);
-static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use, void *user)
+static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use,
+                            void *user)
 {
     static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
     size_t at = 0;
@@ -8611,8 +8650,8 @@ static bool cnn__has_prefix(const cnn__file *f, const char *prefix)
     return false;
 }
 
-/* Take weights and state, all or nothing. best: NULL, or where to put the best weights. A plain file leaves an
-   optimizer that starts from zero, as one that was trained by another optimizer does. */
+/* Take weights and state, all or nothing. best: NULL, or where to put the best weights. Without vectors in
+   the file, or with those of another optimizer, the graph's starts from zero. */
 static bool cnn__fill_state(cnn__file *f, float *best)
 {
     cnn_graph  *g = f->g;
@@ -8628,7 +8667,8 @@ static bool cnn__fill_state(cnn__file *f, float *best)
         average = g->average ? g->average : cnn__alloc(g, cnn__trained_floats(g) * sizeof *average);
         if (!average) return false;
     }
-    if (!cnn__check_weights(f) || !cnn__each_state(g, slots, average, best, cnn__check_vector, f)) return false;
+    if (!cnn__check_weights(f)) return false;
+    if (!cnn__each_state(g, slots, average, best, cnn__check_vector, f)) return false;
     g->step = (long)f->number[CNN__STEP], g->draw = (uint32_t)f->number[CNN__DRAW];
     if (!cnn__fill_weights(f)) return false;
     if (g->arena_bytes[CNN_ARENA_OPTIMIZER])
@@ -8827,8 +8867,8 @@ static bool cnn__put_entry(cnn__writer *w, int dtype, const char *prefix, const 
 }
 
 /* count numbers of four or eight bytes, lowest byte first in the file. */
-static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const char *name, const char *shape,
-                            const void *values, size_t count)
+static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const char *name,
+                            const char *shape, const void *values, size_t count)
 {
     enum { PIECE = 4096 };
     unsigned char piece[PIECE];
@@ -8889,8 +8929,8 @@ static bool cnn__put_fit(cnn__writer *w)
     cnn__text          shape;
     cnn__format(shape.s, sizeof shape.s, "[%d,5]", epochs);
     return cnn__put_tensor(w, CNN__F64, "cnn.", "fit", "[3]", sums, 3) &&
-           cnn__put_tensor(w, CNN__F64, "cnn.", "history", shape.s, epochs ? h->epoch + r->history_from : NULL,
-                           5 * (size_t)epochs);
+           cnn__put_tensor(w, CNN__F64, "cnn.", "history", shape.s,
+                           epochs ? h->epoch + r->history_from : NULL, 5 * (size_t)epochs);
 }
 
 /* The tensors stand in the order of their elements' widths, so that each lies at a multiple of it. */
@@ -8901,7 +8941,8 @@ static bool cnn__put_tensors(cnn__writer *w)
     for (int i = 0; i < g->n_order && good; i++) {
         const cnn_tensor *y = &g->order[i]->t;
         const uint64_t    count = g->order[i]->batches + g->draw;
-        if (cnn__has_count(y)) good = cnn__put_tensor(w, CNN__I64, y->name, cnn__count_suffix, "[]", &count, 1);
+        good = !cnn__has_count(y) ||
+               cnn__put_tensor(w, CNN__I64, y->name, cnn__count_suffix, "[]", &count, 1);
     }
     good = good && (!w->run || cnn__put_fit(w)) && cnn__put_carried(w, true);
     for (int i = 0; i < g->n_order && good; i++) {
@@ -8930,7 +8971,8 @@ static void cnn__put_numbers(cnn__writer *w)
 {
     const cnn_graph *g = w->f->g;
     const cnn__run  *r = w->run;
-    uint64_t number[CNN__NUMBERS] = { g->config.seed, (uint64_t)g->step, g->draw, (uint64_t)cnn__slots_of(g) };
+    uint64_t number[CNN__NUMBERS] = { g->config.seed, (uint64_t)g->step, g->draw };
+    number[CNN__SLOTS] = w->state ? (uint64_t)cnn__slots_of(g) : 0;
     if (r) cnn__numbers_of_run(r, number);
     for (int k = 0; k < (r ? CNN__NUMBERS : w->state ? CNN__MAX_BATCH : CNN__SLOTS); k++)
         cnn__putf(&w->header, ",\"%s\":\"%llu\"", cnn__numbers[k].key, (unsigned long long)number[k]);
@@ -8941,7 +8983,8 @@ static bool cnn__put_header(cnn__writer *w)
     cnn__string *to = &w->header, graph = { .g = to->g };
     cnn__put_graph(&graph);
     cnn__put(&graph, "", 1);
-    cnn__putf(to, "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\",\"cnn.graph\":\"");
+    cnn__putf(to, "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\",");
+    cnn__putf(to, "\"cnn.graph\":\"");
     if (!to->g->error[0]) cnn__put_json(to, graph.s);
     CNN_FREE(graph.s);
     cnn__putf(to, "\",\"cnn.optimizer\":\"");
@@ -9217,7 +9260,8 @@ static bool cnn__read_run(cnn__run *r, cnn__file *f)
 {
     const uint64_t *n = f->number;
     if (!cnn__check_run(r, f)) return false;
-    const cnn__entry *sums = cnn__find_doubles(f, "fit", 3, 1), *history = cnn__find_doubles(f, "history", 0, 5);
+    const cnn__entry *sums = cnn__find_doubles(f, "fit", 3, 1);
+    const cnn__entry *history = cnn__find_doubles(f, "history", 0, 5);
     if (!sums || !history) return false;
     if (n[CNN__DONE] > n[CNN__EPOCHS] || n[CNN__FED] > n[CNN__SAMPLES] || n[CNN__BEST_EPOCH] > n[CNN__DONE] ||
         n[CNN__EPOCH_STEP] > n[CNN__STEP] || history->count / 5 > n[CNN__DONE])

@@ -60,7 +60,7 @@ static net build(int everything)
     if (everything) {
         static const float values[3] = { 0.5f, -0.0f, 1e-42f };
         affine_args a = { CNN_HERE, 0.7f, -2, 0x80000001u };
-        cnn_tensor *p = cnn_param(n.g, "scale \"1\"\n\xC3\xA9", { 1, 3, 1, 1 }, .init = CNN_INIT_CONSTANT,
+        cnn_tensor *p = cnn_param(n.g, "scale \"1\" \xC3\xA9", { 1, 3, 1, 1 }, .init = CNN_INIT_CONSTANT,
                                   .gain = 0.9f);
         h = cnn_add(h, cnn_const(n.g, (cnn_shape){ 1, 3, 1, 1 }, values));
         h = cnn_mul(h, p);
@@ -638,6 +638,10 @@ static const struct { const char *text, *message; } false_graphs[] = {
         "cnn.graph, line 3: bad option \"mask=-1\"" },
     { "cnn 1\\ninput x 2,1,1\\nop y my%20affine%3D%25 0 at=1\\nroot 1\\n",
         "cnn.graph, line 3: bad option \"at=1\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y scale 0 factor=x40000000 factor=x40000000\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"factor=x40000000\"" },
+    { "cnn 1\\ninput x 2,1,1\\nop y scale 0 factor=x7fc00000\\nroot 1\\n",
+        "cnn.graph, line 3: bad option \"factor=x7fc00000\"" },
 };
 
 #define TWO_W "\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}"
@@ -716,6 +720,61 @@ static void hostile_state(void)
         if (i == 2) CHECK(g->arena[CNN_ARENA_OPTIMIZER][0] == 1);
         cnn_free(g), free(b.p);
     }
+}
+
+/* Names that no reader takes, or that would command a terminal, are refused when the net is compiled. */
+static void names(void)
+{
+    static const struct { const char *name, *why; } bad[] = {
+        { "__metadata__", "files keep this name for themselves" }, { "a\033[2J", "its name has a control character" },
+        { "a\n", "its name has a control character" }, { "\177", "its name has a control character" },
+        { "\xC2\x85", "its name has a control character" }, { "\xE4hm", "its name is not UTF-8" },
+        { "\x80", "its name is not UTF-8" }, { "\xC3", "its name is not UTF-8" },
+        { "\xC0\x80", "its name is not UTF-8" }, { "\xED\xA0\x80", "its name is not UTF-8" },
+        { "\xF4\x90\x80\x80", "its name is not UTF-8" }, { "\xF8\x88\x80\x80\x80", "its name is not UTF-8" } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cnn_graph *g = cnn_new();
+        CHECK(!cnn_compile(g, cnn_sum(cnn_param(g, bad[i].name, { 1, 2, 1, 1 }))));
+        CHECK(strstr(cnn_error(g), ": tensor \"") && strstr(cnn_error(g), bad[i].why) && !strchr(cnn_error(g), 27));
+        cnn_free(g);
+    }
+    static const char *const good[] = { "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "cnn.0.weight", "a b/c:d" };
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        cnn_graph *g = cnn_new();
+        CHECK(cnn_compile(g, cnn_sum(cnn_param(g, good[i], { 1, 2, 1, 1 }))));
+        bytes b = saved(g);
+        cnn_graph *h = loaded(b.p, b.n);
+        CHECK_STR(cnn_error(h), NULL);
+        CHECK(cnn_find(h, good[i]) != NULL);
+        cnn_free(g), cnn_free(h), free(b.p);
+    }
+    cnn_graph *g = cnn_new();                          /* a parameter with the name of another one's vector */
+    cnn_tensor *w = cnn_param(g, "w", { 1, 2, 1, 1 }, .init = CNN_INIT_CONSTANT, .gain = 1);
+    cnn_tensor *loss = cnn_sum(cnn_mul(w, cnn_param(g, "cnn.slot0.w", { 1, 2, 1, 1 })));
+    CHECK(cnn_compile(g, loss));
+    cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 0.1f, .momentum = 0.5f);
+    CHECK(cnn_save_memory(g, NULL, 0) > 0 && cnn_save_checkpoint_memory(g, NULL, 0) == 0);
+    CHECK(strstr(cnn_error(g), "a checkpoint has another tensor of this name"));
+    cnn_free(g);
+}
+
+/* Statistics that no training makes. */
+static void hostile_statistics(void)
+{
+    cnn_graph *g = cnn_new();
+    CHECK(cnn_compile(g, cnn_mean(cnn_batch_norm(cnn_input(g, 2, 2, 2), .name = "b"))));
+    bytes b = saved(g);
+    unsigned char *last = b.p + b.n - 1;               /* the last float is running_var's */
+    CHECK(*last == 0x3F);
+    *last = 0xBF;
+    cnn_graph *h = loaded(b.p, b.n);
+    CHECK(strstr(no_null(cnn_error(h)), "tensor \"b.running_var\": a variance is negative"));
+    cnn_free(h), cnn_free(g), free(b.p);
+    b = make_file("{\"__metadata__\":{\"cnn.graph\":\"cnn 1\\ninput x 2,1,1\\nbuffer w 1,2,1,1\\n"
+                  "op y batch_norm 0,1,1\\nroot 2\\n\"}," TWO_W, "\0\0\0\0\0\0\0\0", 8);
+    h = loaded(b.p, b.n);
+    CHECK(strstr(no_null(cnn_error(h)), "running_mean and running_var are one buffer"));
+    cnn_free(h), free(b.p);
 }
 
 /* ---- Truncated and mutated ---- */
@@ -1219,6 +1278,8 @@ int main(int argc, char **argv)
     RUN(all_or_nothing);
     RUN(hostile_graphs);
     RUN(hostile_state);
+    RUN(names);
+    RUN(hostile_statistics);
     RUN(truncated_everywhere);
     RUN(mutated);
     RUN(allocations_fail_one_by_one);
