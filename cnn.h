@@ -1148,6 +1148,7 @@ typedef struct cnn__node {
     float             lr_scale;         /* parameters: the factor of the learning rate ... */
     float             decay_scale;      /* ... and of the weight decay */
     int               fan_in, fan_out;
+    bool              rectified;        /* a rectifier such as relu reads it */
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
     uint64_t          mark;             /* walks: the last walk that saw it */
@@ -5867,13 +5868,8 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
    for half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
 static cnn_init cnn__default_init(const cnn__node *v)
 {
-    const cnn_graph *g = v->t.graph;
     if (!v->owner || strcmp(v->suffix, "weight") != 0) return CNN_INIT_CONSTANT;
-    for (int i = v->owner->t.index + 1; i <= g->loss->index; i++) {     /* kept tensors do not count */
-        const cnn_tensor *user = &g->order[i]->t;
-        if (user->op && (user->op->flags & CNN_RECTIFIER) && user->in[0] == &v->owner->t) return CNN_INIT_HE;
-    }
-    return CNN_INIT_LECUN;
+    return v->owner->rectified ? CNN_INIT_HE : CNN_INIT_LECUN;
 }
 
 /* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the
@@ -5957,6 +5953,10 @@ CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t
 
     /* One block of memory for all arenas; each tensor learns its place; parameters get their first values. */
     if (!cnn__place_arenas(g, "compile", memory)) return false;
+    for (int i = 0; i <= loss->index; i++) {                        /* kept tensors do not count */
+        const cnn_tensor *y = &g->order[i]->t;
+        if (y->op && (y->op->flags & CNN_RECTIFIER)) cnn__of(y->in[0])->rectified = true;
+    }
     for (int i = 0; i < g->n_order; i++) {
         cnn__node *v = g->order[i];
         cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
