@@ -716,6 +716,8 @@ typedef struct { const char *at; const char *path; /* required; of cnn_load_memo
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
                                                     another one starts without a state */
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
+                 size_t max_bytes;                    /* a file that asks for a larger net is refused; default
+                                                         2 GiB for each sample of max_batch */
                } cnn_load_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
    name; every parameter must be there. Save: written
@@ -7853,6 +7855,7 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the reference implementation */
        CNN__MOST_CARRIED = 1 << 20,            /* bytes of all carried tensors with their names */
        CNN__MOST_NODES  = 1 << 16 };
+static const size_t CNN__MOST_PLAN = (size_t)1 << 31;  /* bytes for each sample, where the caller says nothing */
 
 /* The numbers of the metadata and their limits. The first three are in every file, "slots" (how many vectors
    of the optimizer it has) in every checkpoint, the others in those of cnn_fit. */
@@ -7892,7 +7895,8 @@ typedef struct {
     cnn__entry          *entry;                /* sorted by name */
     size_t               n, capacity;
     const unsigned char *data;
-    size_t               bytes;
+    size_t               bytes;                /* of data; SIZE_MAX while they are not read yet */
+    void                *own;                  /* the data, if it was read from a path */
     char                *graph, *optimizer;    /* from the metadata, or NULL; also: */
     uint64_t             number[CNN__NUMBERS];
     unsigned             has;                  /* bit k: number k is there */
@@ -8186,6 +8190,7 @@ static bool cnn__check_entries(cnn__file *f)
             return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, e->begin);
         at = e->end;
     }
+    if (f->bytes == SIZE_MAX) f->bytes = at;
     if (at < f->bytes)
         return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, f->bytes);
     if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_name);
@@ -8232,33 +8237,50 @@ static void cnn__close_file(cnn__file *f)
 {
     CNN_FREE(f->header);
     CNN_FREE(f->entry);
-    f->header = NULL, f->entry = NULL;
+    CNN_FREE(f->own);
+    f->header = NULL, f->entry = NULL, f->own = NULL;
+}
+
+/* The length of the header, by the first bytes of a file; 0 after an error. Most wrong files end here. */
+static size_t cnn__header_length(const cnn__file *f, const unsigned char *p, size_t bytes)
+{
+    static const struct { const char *start, *what; } other[] = {
+        { "PK\3\4", "a zip, perhaps of torch.save: use safetensors.torch.save_file" },
+        { "\200\2\212\n", "a pickle, perhaps of torch.save: use safetensors.torch.save_file" },
+        { "\037\213\b", "gzipped: gunzip it first" }, { "\211HDF", "HDF5, perhaps of Keras" } };
+    if (bytes < 8)
+        return cnn__file_fail(f, "truncated: a safetensors file begins with 8 bytes, this has %zu", bytes), 0;
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++)
+        if (memcmp(p, other[i].start, strlen(other[i].start)) == 0)
+            return cnn__file_fail(f, "not a safetensors file but %s", other[i].what), 0;
+    const uint64_t length = cnn__le64(p);
+    if (length >= 2 && length <= CNN__MOST_HEADER) return (size_t)length;
+    const char *end = f->path ? strrchr(f->path, '.') : NULL;
+    return cnn__file_fail(f, "not a safetensors file%s%.20s: its header would have %llu bytes, and 2 to %d are "
+                             "allowed", end ? " but perhaps a " : "", end ? end : "",
+                          (unsigned long long)length, (int)CNN__MOST_HEADER), 0;
+}
+
+static bool cnn__new_header(cnn__file *f, size_t length)
+{
+    f->p = f->header = CNN_MALLOC(length + 1);
+    if (!f->header) return cnn__file_fail(f, "out of memory: %zu bytes", length + 1);
+    f->header[length] = 0;
+    return true;
 }
 
 /* Read and check all of the header. cnn__close_file it, also after an error. */
 static bool cnn__open_file(cnn__file *f, const void *file, size_t bytes)
 {
     const unsigned char *p = file;
-    if (!p || bytes < 8)
-        return cnn__file_fail(f, "truncated: a safetensors file begins with 8 bytes, this has %zu",
-                              p ? bytes : 0);
-    if (memcmp(p, "PK\3\4", 4) == 0)
-        return cnn__file_fail(f, "not a safetensors file but a zip, perhaps of torch.save: use "
-                                 "safetensors.torch.save_file");
-    if (p[0] == 0x1f && p[1] == 0x8b) return cnn__file_fail(f, "it is gzipped: gunzip it first");
-    uint64_t length = cnn__le64(p);
-    if (length > CNN__MOST_HEADER)
-        return cnn__file_fail(f, "not a safetensors file: its header would have %llu bytes, above the limit "
-                                 "of %d", (unsigned long long)length, (int)CNN__MOST_HEADER);
+    const size_t length = cnn__header_length(f, p, p ? bytes : 0);
+    if (!length) return false;
     if (length > bytes - 8)
-        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu",
-                              (size_t)length, bytes - 8);
-    size_t n = (size_t)length;
-    f->p = f->header = CNN_MALLOC(n + 1);
-    if (!f->header) return cnn__file_fail(f, "out of memory: %zu bytes", n + 1);
-    memcpy(f->header, p + 8, n);
-    f->header[n] = 0;
-    f->data = p + 8 + n, f->bytes = bytes - 8 - n;
+        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length,
+                              bytes - 8);
+    if (!cnn__new_header(f, length)) return false;
+    memcpy(f->header, p + 8, length);
+    f->data = p + 8 + length, f->bytes = bytes - 8 - length;
     return cnn__read_header(f) && cnn__check_entries(f);
 }
 
@@ -9075,7 +9097,12 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* it is no loss */
     if (!a->seed && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
-    return cnn__choose_optimizer(f, a) && cnn_compile(g, root) && cnn__fill_state(f, NULL);
+    if (!cnn__choose_optimizer(f, a)) return false;
+    const size_t plan = cnn_plan(g, root).total, most = a->max_bytes ? a->max_bytes
+                      : cnn__mul_size(CNN__MOST_PLAN, (size_t)g->config.max_batch);
+    if (!g->error[0] && plan > most)
+        return cnn__file_fail(f, "the net takes %zu bytes, above the limit of %zu: .max_bytes", plan, most);
+    return cnn_compile(g, root) && cnn__fill_state(f, NULL);
 }
 
 static cnn_graph *cnn__new_to_load(cnn_load_args a)
@@ -9110,31 +9137,70 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
 
 #ifndef CNN_NO_STDIO
 
+/* What the header promises, and not more. The memory grows with what is there, not with what is promised. */
+static bool cnn__read_data(cnn__file *f, FILE *file)
+{
+    const size_t   promised = f->bytes;
+    size_t         size = 0, capacity = 0, got = 1;
+    unsigned char *data = NULL;
+    f->bytes = 0;
+    while (size < promised && got) {
+        if (size == capacity) {
+            capacity = capacity > promised / 2 ? promised : capacity ? 2 * capacity : 1u << 20;
+            if (capacity > promised) capacity = promised;
+            void *more = CNN_REALLOC(data, capacity);
+            if (!more) return cnn__file_fail(f, "out of memory: %zu bytes", capacity);
+            f->own = data = more;
+        }
+        got = fread(data + size, 1, capacity - size, file);
+        size += got;
+    }
+    if (size < promised)
+        return cnn__file_fail(f, "truncated: its tensors have %zu bytes, and %zu are there", promised, size);
+    if (fgetc(file) != EOF) return cnn__file_fail(f, "bytes %zu on of the data belong to no tensor", promised);
+    f->data = data, f->bytes = size;
+    return true;
+}
+
+/* As cnn__open_file. Of a file that is no model, only the first bytes are read. */
+static bool cnn__open_path(cnn__file *f)
+{
+    unsigned char start[8];
+    errno = 0;
+    FILE *file = f->path ? fopen(f->path, "rb") : NULL;
+    if (!file)
+        return cnn__file_fail(f, "%s", !f->path ? "no path was given"
+                                       : errno ? strerror(errno) : "it cannot be opened");
+    size_t got = fread(start, 1, sizeof start, file), length = 0;
+    bool   good = !ferror(file) && (length = cnn__header_length(f, start, got)) > 0 &&
+                  cnn__new_header(f, length);
+    got = good ? fread(f->header, 1, length, file) : 0;
+    if (ferror(file)) cnn__file_fail(f, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
+    else if (good && got < length)
+        cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length, got);
+    f->bytes = SIZE_MAX;
+    good = good && got == length && cnn__read_header(f) && cnn__check_entries(f) && cnn__read_data(f, file);
+    fclose(file);
+    return good;
+}
+
 CNN_API cnn_graph *cnn_load_(cnn_load_args a)
 {
-    char   why[128] = "";
-    size_t bytes;
-    unsigned char *file = cnn__read_file(a.path, &bytes, why, sizeof why);
-    if (!file) {
-        cnn__file f = cnn__file_of(cnn__new_to_load(a), a.at, "load", a.path);
-        cnn__file_fail(&f, "%s", why);
-        return f.g;
-    }
-    cnn_graph *g = cnn_load_memory(file, bytes, a);
-    CNN_FREE(file);
+    cnn_graph *g = cnn__new_to_load(a);
+    if (!g || g->error[0]) return g;
+    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
+    if (cnn__open_path(&f)) cnn__load(&f, &a);
+    cnn__close_file(&f);
     return g;
 }
 
 CNN_API bool cnn_load_weights(cnn_graph *g, const char *path)
 {
     if (!g || g->error[0]) return false;
-    char   why[128] = "";
-    size_t bytes;
-    unsigned char *file = cnn__read_file(path, &bytes, why, sizeof why);
     cnn__file f = cnn__file_of(g, NULL, "load_weights", path);
-    if (!file) return cnn__file_fail(&f, "%s", why);
-    bool done = cnn_load_weights_memory(g, file, bytes, path);
-    CNN_FREE(file);
+    if (!g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
+    bool done = cnn__open_path(&f) && cnn__fill_weights(&f);
+    cnn__close_file(&f);
     return done;
 }
 
@@ -9284,17 +9350,12 @@ static bool cnn__read_run(cnn__run *r, cnn__file *f)
 static bool cnn__resume_run(cnn__run *r)
 {
     cnn__file f = cnn__file_of(r->g, r->a.at, "fit, resume", r->a.checkpoint);
-    char   why[128];
-    size_t bytes;
     errno = 0;
     FILE *there = fopen(r->a.checkpoint, "rb");
     if (!there && errno == ENOENT) return true;                /* the first start */
     if (there) fclose(there);
-    unsigned char *file = cnn__read_file(r->a.checkpoint, &bytes, why, sizeof why);
-    if (!file) return cnn__file_fail(&f, "%s", why);
-    bool good = cnn__open_file(&f, file, bytes) && cnn__read_run(r, &f);
+    bool good = cnn__open_path(&f) && cnn__read_run(r, &f);
     cnn__close_file(&f);
-    CNN_FREE(file);
     return good;
 }
 

@@ -345,7 +345,7 @@ static cnn_graph *tiny(void)                           /* parameters w (2) and v
 static const struct { const char *header; size_t data; const char *message; } lies[] = {
     { W V, 12, NULL },
     { "{}", 0, "there is no tensor \"w\"; the file has 0: none" },
-    { "", 0, "header, byte 0: '{' expected" },
+    { "  ", 0, "header, byte 2: '{' expected" },
     { "[]", 0, "header, byte 0: '{' expected" },
     { W, 8, "header, byte 53: '}' expected" },
     { W V "x", 12, "header, byte 108: the end of the header expected" },
@@ -439,15 +439,19 @@ static void hostile_headers(void)
         { { 1 }, 7, "load_weights: truncated: a safetensors file begins with 8 bytes, this has 7" },
         { { 9 }, 12, "load_weights: truncated: the header should have 9 bytes, the file has 4" },
         { { 1, 225, 245, 5 }, 12,
-            "load_weights: not a safetensors file: its header would have 100000001 bytes, above the limit "
-            "of 100000000" },
+            "load_weights: not a safetensors file: its header would have 100000001 bytes, and 2 to "
+            "100000000 are allowed" },
         { { 255, 255, 255, 255, 255, 255, 255, 255 }, 12,
-          "load_weights: not a safetensors file: its header would have 18446744073709551615 bytes, above "
-          "the limit of 100000000" },
+          "load_weights: not a safetensors file: its header would have 18446744073709551615 bytes, and 2 to "
+          "100000000 are allowed" },
+        { { 0 }, 12, "load_weights: not a safetensors file: its header would have 0 bytes, and 2 to "
+          "100000000 are allowed" },
+        { { 0x80, 2, 0x8a, 10 }, 12, "load_weights: not a safetensors file but a pickle, perhaps of torch.save: "
+          "use safetensors.torch.save_file" },
         { { 'P', 'K', 3, 4 }, 12,
             "load_weights: not a safetensors file but a zip, perhaps of torch.save: use "
             "safetensors.torch.save_file" },
-        { { 0x1f, 0x8b }, 12, "load_weights: it is gzipped: gunzip it first" } };
+        { { 0x1f, 0x8b, 8 }, 12, "load_weights: not a safetensors file but gzipped: gunzip it first" } };
     for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
         cnn_graph *g = tiny();
         unsigned char *copy = test_alloc(starts[i].n);               /* exactly so long, for the address
@@ -758,6 +762,65 @@ static void names(void)
     cnn_free(g);
 }
 
+/* What a file may cost: seconds and memory grow with its bytes, and what is no model is left at once. */
+static void costs(void)
+{
+    const char *graph = "{\"__metadata__\":{\"cnn.graph\":\"cnn 1\\ninput x 30000,10000,10\\nop y relu 0\\nroot 1\\n\"}}";
+    bytes b = make_file(graph, NULL, 0);
+    cnn_graph *g = loaded(b.p, b.n);
+    CHECK_MSG(strstr(no_null(cnn_error(g)), "elements") || strstr(no_null(cnn_error(g)), ".max_bytes"), "%s",
+              no_null(cnn_error(g)));
+    cnn_free(g), free(b.p);
+    b = make_file("{\"__metadata__\":{\"cnn.graph\":\"cnn 1\\ninput x 1000,100,100\\nop y relu 0\\nroot 1\\n\"}}", NULL, 0);
+    for (int k = 0; k < 2; k++) {
+        cnn_load_args a = { .path = "x", .max_bytes = k ? 30000000 : 100000000 };
+        g = cnn_load_memory(b.p, b.n, a);
+        if (k == 0) CHECK_STR(cnn_error(g), NULL);
+        else CHECK(strstr(no_null(cnn_error(g)), "load \"x\": the net takes ") && strstr(cnn_error(g), ": .max_bytes"));
+        cnn_free(g);
+    }
+    free(b.p);
+
+    enum { NODES = 60000 };                            /* once a minute */
+    size_t n = 0, room = 100 + NODES * 30;
+    char  *text = test_alloc(room);
+    n += (size_t)snprintf(text, room, "{\"__metadata__\":{\"cnn.graph\":\"cnn 1\\ninput x 1,1,1\\n");
+    for (int i = 0; i < NODES; i++) n += (size_t)snprintf(text + n, room - n, "op r%d relu %d\\n", i, i);
+    snprintf(text + n, room - n, "root %d\\n\"}}", NODES);
+    b = make_file(text, NULL, 0);
+    clock_t start = clock();
+    cnn_load_args a = { .inference = 1, .threads = 1 };
+    g = cnn_load_memory(b.p, b.n, a);
+    CHECK_STR(cnn_error(g), NULL);
+    CHECK_MSG((double)(clock() - start) / CLOCKS_PER_SEC < 10, "%.1f s", (double)(clock() - start) / CLOCKS_PER_SEC);
+    cnn_free(g), free(b.p);
+    n = (size_t)snprintf(text, room, "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"
+                         "\"v\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[8,12]}");
+    for (int i = 0; i < 20000; i++)
+        n += (size_t)snprintf(text + n, room - n, ",\"%d\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[12,12]}", i);
+    snprintf(text + n, room - n, "}");
+    b = make_file(text, "\0\0\0\0\0\0\0\0\0\0\0\0", 12), start = clock(), g = tiny();
+    CHECK(cnn_load_weights_memory(g, b.p, b.n, NULL));
+    CHECK_INT(g->n_carried, 20000);
+    CHECK((double)(clock() - start) / CLOCKS_PER_SEC < 5);
+    cnn_free(g), free(b.p), free(text);
+#ifdef __linux__
+    g = cnn_load("/dev/zero");
+    CHECK(strstr(no_null(cnn_error(g)), "not a safetensors file"));
+    cnn_free(g);
+    g = cnn_load("/dev/null");
+    CHECK(strstr(no_null(cnn_error(g)), "truncated: a safetensors file begins with 8 bytes, this has 0"));
+    cnn_free(g);
+#endif
+    FILE *f = fopen("test_files.caffemodel", "wb");
+    CHECK(f && fwrite("\n\016AlexNet and so on", 1, 19, f) == 19);
+    if (f) fclose(f);
+    g = cnn_load("test_files.caffemodel");
+    CHECK(strstr(no_null(cnn_error(g)), "not a safetensors file but perhaps a .caffemodel"));
+    cnn_free(g), remove("test_files.caffemodel");
+    CHECK_INT(alloc_live, 0);
+}
+
 /* Statistics that no training makes. */
 static void hostile_statistics(void)
 {
@@ -923,6 +986,14 @@ static void save_is_atomic(void)
     CHECK(cnn_save(n.g, path));
     bytes b = saved(n.g), c = read_whole(path);
     CHECK(c.p && b.n == c.n && memcmp(b.p, c.p, b.n) == 0);
+    for (size_t k = 0; k <= b.n + 1; k += k < 16 ? 1 : k + 40 < b.n ? 37 : 1) {
+        FILE *f = fopen("test_files.cut", "wb");
+        if (CHECK(f)) CHECK(fwrite(b.p, 1, k < b.n ? k : b.n, f) + (k > b.n ? fwrite("x", 1, 1, f) : 0) == k), fclose(f);
+        cnn_graph *cut = cnn_load("test_files.cut", .max_batch = BATCH, .ops = own_ops, .n_ops = 1);
+        CHECK_MSG(!cnn_error(cut) == (k == b.n), "%zu of %zu bytes: %s", k, b.n, no_null(cnn_error(cut)));
+        cnn_free(cut);
+    }
+    remove("test_files.cut");
     cnn_graph *g = cnn_load(path, .max_batch = BATCH, .ops = own_ops, .n_ops = 1);
     CHECK_STR(cnn_error(g), NULL);
     CHECK(same_weights(n.g, g));
@@ -1280,6 +1351,7 @@ int main(int argc, char **argv)
     RUN(hostile_state);
     RUN(names);
     RUN(hostile_statistics);
+    RUN(costs);
     RUN(truncated_everywhere);
     RUN(mutated);
     RUN(allocations_fail_one_by_one);
