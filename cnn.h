@@ -716,11 +716,14 @@ typedef struct { const char *at; const char *path; /* required; of cnn_load_memo
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
                                                     another one starts without a state */
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
-                 size_t max_bytes;                    /* a file that asks for a larger net is refused; default
-                                                         2 GiB for each sample of max_batch */
+                 size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
+                                      max_batch */
                } cnn_load_args;
+typedef struct { const char *at; cnn_graph *g; const char *path; /* required */
+                 int extra; /* 1: tensors that the net lacks, such as another head's, are left out */
+               } cnn_load_weights_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
-   name; every parameter must be there. Save: written
+   name; every parameter must be there, and every tensor of floats of the file in the net. Save: written
    beside, then renamed, so there is never half a file; in memory, at most `capacity` bytes go to out (NULL to
    ask for the size), and the size is returned. False, or 0, after an error. */
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
@@ -730,7 +733,8 @@ CNN_API size_t      cnn_save_checkpoint_memory(cnn_graph *, void *out, size_t ca
 #ifndef CNN_NO_STDIO
 CNN_API cnn_graph  *cnn_load_(cnn_load_args);
 #define cnn_load(...) cnn_load_((cnn_load_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
-CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);
+CNN_API bool        cnn_load_weights_(cnn_load_weights_args);
+#define cnn_load_weights(...) cnn_load_weights_((cnn_load_weights_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 CNN_API bool        cnn_save(cnn_graph *, const char *path);
 CNN_API bool        cnn_save_checkpoint(cnn_graph *, const char *path);
 
@@ -8404,8 +8408,7 @@ static bool cnn__carry(const cnn__file *f)
     return true;
 }
 
-/* All or nothing: a file that does not fit leaves every weight as it was. Floats that the graph does not know
-   are skipped. */
+/* All or nothing: a file that does not fit leaves every weight as it was. */
 static bool cnn__fill_weights(const cnn__file *f)
 {
     if (!cnn__check_weights(f)) return false;
@@ -8422,14 +8425,35 @@ static bool cnn__fill_weights(const cnn__file *f)
     return true;
 }
 
+/* Floats of the file that the net has nothing for: a bias or a layer was forgotten, or left out on purpose.
+   What a checkpoint has beside the weights does not count. */
+static bool cnn__check_extra(const cnn__file *f)
+{
+    char list[160] = "";
+    int  n = 0, extra = 0;
+    for (size_t i = 0; i < f->n; i++) {
+        const cnn__entry *e = &f->entry[i];
+        if (e->known || e->dtype >= CNN__FLOAT_TYPES || cnn__find_name(f->g, "", e->name)) continue;
+        if ((f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0) continue;
+        if (extra++ < 3)
+            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "", e->name);
+    }
+    return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra = 1 leaves "
+                                       "them out)", extra, list, extra > 3 ? ", ..." : "");
+}
+static bool cnn__load_weights(cnn__file *f, bool opened, bool extra)
+{
+    bool done = opened && cnn__check_weights(f) && (extra || cnn__check_extra(f)) && cnn__fill_weights(f);
+    cnn__close_file(f);
+    return done;
+}
+
 CNN_API bool cnn_load_weights_memory(cnn_graph *g, const void *file, size_t bytes, const char *what)
 {
     if (!g || g->error[0]) return false;
     cnn__file f = cnn__file_of(g, NULL, "load_weights", what);
     if (!g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
-    bool done = cnn__open_file(&f, file, bytes) && cnn__fill_weights(&f);
-    cnn__close_file(&f);
-    return done;
+    return cnn__load_weights(&f, cnn__open_file(&f, file, bytes), false);
 }
 
 /* ---- Reading: the graph. Every word may be a lie: it is checked here, and every shape by its room. ---- */
@@ -9194,14 +9218,12 @@ CNN_API cnn_graph *cnn_load_(cnn_load_args a)
     return g;
 }
 
-CNN_API bool cnn_load_weights(cnn_graph *g, const char *path)
+CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
 {
-    if (!g || g->error[0]) return false;
-    cnn__file f = cnn__file_of(g, NULL, "load_weights", path);
-    if (!g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
-    bool done = cnn__open_path(&f) && cnn__fill_weights(&f);
-    cnn__close_file(&f);
-    return done;
+    if (!a.g || a.g->error[0]) return false;
+    cnn__file f = cnn__file_of(a.g, a.at, "load_weights", a.path);
+    if (!a.g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
+    return cnn__load_weights(&f, cnn__open_path(&f), a.extra != 0);
 }
 
 static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(bytes, 1, n, to) == n; }

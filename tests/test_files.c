@@ -344,6 +344,8 @@ static cnn_graph *tiny(void)                           /* parameters w (2) and v
 #define W "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}"
 static const struct { const char *header; size_t data; const char *message; } lies[] = {
     { W V, 12, NULL },
+    { W ",\"w.bias\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}" V, 16,
+        "the net has nothing for 1 tensors of the file: \"w.bias\" (.extra = 1 leaves them out)" },
     { "{}", 0, "there is no tensor \"w\"; the file has 0: none" },
     { "  ", 0, "header, byte 2: '{' expected" },
     { "[]", 0, "header, byte 0: '{' expected" },
@@ -999,6 +1001,15 @@ static void save_is_atomic(void)
     CHECK(same_weights(n.g, g));
     train(&n, 2, 3);
     CHECK(cnn_save(n.g, path) && cnn_load_weights(g, path) && same_weights(n.g, g));
+    CHECK(cnn_save_checkpoint(n.g, path) && cnn_load_weights(g, path));
+    CHECK(cnn_save(n.g, path));
+    cnn_graph  *less = cnn_new();                       /* a part of the net */
+    cnn_tensor *body = cnn_conv2d(cnn_input(less, 2, 6, 6), 3, 3, .name = "conv1");
+    CHECK(cnn_compile(less, cnn_mean(body)) && cnn_load_weights(less, path, .extra = 1));
+    CHECK_SAME_BITS(cnn_map_read(cnn_find(less, "conv1.weight")), cnn_map_read(cnn_find(n.g, "conv1.weight")), 54);
+    CHECK(!cnn_load_weights(less, path));
+    CHECK(strstr(cnn_error(less), "test_files.c:") && strstr(cnn_error(less), "the net has nothing for "));
+    cnn_free(less);
     cnn_free(g);
 
     net m = build(0);
