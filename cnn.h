@@ -9157,7 +9157,8 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
 }
 
 /* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system:
-   whoever is killed in between leaves the old file whole (and perhaps a path.tmp... to be deleted). ---- */
+   whoever is killed in between leaves the old file whole, and cnn-save-PROCESS-0.tmp, which a later save into
+   the folder removes. ---- */
 
 #ifndef CNN_NO_STDIO
 
@@ -9228,50 +9229,130 @@ CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
 
 static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(bytes, 1, n, to) == n; }
 
-/* POSIX knows what C99 does not: whether a path is a device, which must be written as it is, and how to get
-   bytes onto the disk before the name. Windows replaces a file only when asked to. */
+/* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the disk
+   before the name. Windows replaces a file only when asked to. */
+static size_t cnn__folder(const char *path)                    /* letters up to the name of the file */
+{
+    const char *name = strrchr(path, '/');
+#ifdef _WIN32
+    const char *back = strrchr(path, '\\');
+    if (back && (!name || back > name)) name = back;
+#endif
+    return name ? (size_t)(name - path) + 1 : 0;
+}
 #if defined(__unix__) || defined(__APPLE__)
+#include <dirent.h>
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 int (fileno)(FILE *);
 int (fsync)(int);
-static bool cnn__is_special(const char *path)
+int (fchmod)(int, mode_t);
+int (kill)(pid_t, int);
+char *(realpath)(const char *, char *);
+static unsigned long cnn__process(const void *any) { return (void)any, (unsigned long)getpid(); }
+static bool  cnn__flush(FILE *f) { return fflush(f) == 0 && fsync(fileno(f)) == 0; }
+static bool  cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
+static char *cnn__real_path(const char *path) { return realpath(path, NULL); }
+static bool  cnn__is_special(const char *path)
 {
     struct stat s;
     return stat(path, &s) == 0 && !S_ISREG(s.st_mode);
 }
-static bool cnn__flush(FILE *f) { return fflush(f) == 0 && fsync(fileno(f)) == 0; }
+static void cnn__keep_rights(FILE *file, const char *old)
+{
+    struct stat s;
+    if (stat(old, &s) == 0 && fchmod(fileno(file), s.st_mode & 07777) != 0) { }    /* as good as it gets */
+}
+
+/* The new name onto the disk. And remove what killed processes left: files of our name that no process of this
+   machine owns, and that none of another one, on a shared disk, has written to for a minute. */
+static void cnn__tidy_folder(char *folder)
+{
+    int fd = open(folder, O_RDONLY);
+    if (fd >= 0) fsync(fd), close(fd);
+    DIR    *all = opendir(folder);
+    size_t  n = strlen(folder);
+    struct  dirent *one;
+    while (all && (one = readdir(all)) != NULL) {
+        unsigned long process;
+        int           number, end = 0;
+        struct stat   s;
+        if (sscanf(one->d_name, "cnn-save-%lu-%d.tmp%n", &process, &number, &end) != 2 || !end ||
+            one->d_name[end] || !(kill((pid_t)process, 0) != 0 && errno == ESRCH)) continue;
+        cnn__format(folder + n, 64, "/%s", one->d_name);
+        if (stat(folder, &s) == 0 && difftime(time(NULL), s.st_mtime) > 60) remove(folder);
+        folder[n] = 0;
+    }
+    if (all) closedir(all);
+}
 #else
-static bool cnn__is_special(const char *path) { (void)path; return false; }
-static bool cnn__flush(FILE *f) { return fflush(f) == 0; }
-#endif
+static unsigned long cnn__process(const void *any)
+{
+    uint32_t unique[4];
+    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL), (uint64_t)clock());
+    return unique[0];
+}
+static char *cnn__real_path(const char *path) { return (void)path, NULL; }
+static bool  cnn__is_special(const char *path) { return (void)path, false; }
+static void  cnn__keep_rights(FILE *file, const char *old) { (void)file, (void)old; }
+static void  cnn__tidy_folder(char *folder) { (void)folder; }
+static bool  cnn__flush(FILE *f) { return fflush(f) == 0; }
 #ifdef _WIN32
 __declspec(dllimport) int __stdcall MoveFileExA(const char *, const char *, unsigned long);
-static bool cnn__replace(const char *from, const char *to) { return MoveFileExA(from, to, 1) != 0; }
+static bool  cnn__replace(const char *from, const char *to) { return MoveFileExA(from, to, 1) != 0; }
 #else
-static bool cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
+static bool  cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
 #endif
+#endif
+
+/* Write beside path and take its name. temporary: room for a name of its folder. */
+static bool cnn__write_beside(const char *path, char *temporary, size_t room, bool (*write)(FILE *, void *),
+                              void *what)
+{
+    FILE     *file = NULL;
+    const int folder = (int)cnn__folder(path);
+    for (int k = 0; !file && k < 1000 && (k == 0 || errno == EEXIST); k++) {
+        cnn__format(temporary, room, "%.*scnn-save-%lu-%d.tmp", folder, path, cnn__process(what), k);
+        file = fopen(temporary, "wbx");                /* a file of its own, whoever else saves now */
+    }
+    if (!file) return false;
+    cnn__keep_rights(file, path);
+    errno = 0;
+    bool good = write(file, what) && cnn__flush(file);
+    int  reason = errno;
+    if (fclose(file) != 0 && good) good = false, reason = errno;
+    if (good && !cnn__replace(temporary, path)) good = false, reason = errno;
+    if (!good) remove(temporary);
+    cnn__format(temporary, room, "%.*s", folder ? folder : 1, folder ? path : ".");
+    if (good) cnn__tidy_folder(temporary);
+    errno = reason;
+    return good;
+}
 
 /* Let `write` write what into the file f->path: all of it or, after the error, none. */
 static bool cnn__save_file(const cnn__file *f, bool (*write)(FILE *, void *), void *what)
 {
     if (!f->path) return errno = EINVAL, cnn__file_fail(f, "no path was given");
-    bool   special = cnn__is_special(f->path);
-    size_t room = strlen(f->path) + 32;
-    char  *temporary = CNN_MALLOC(room);
-    if (!temporary) return cnn__file_fail(f, "out of memory: %zu bytes", room);
-    uint32_t unique[4];                                /* two programs may save to one path at one time */
-    cnn__philox(unique, (uint64_t)(uintptr_t)f->g, (uint64_t)time(NULL), (uint64_t)clock());
-    cnn__format(temporary, room, special ? "%s" : "%s.tmp%08lx", f->path, (unsigned long)unique[0]);
-
+    char       *real = cnn__real_path(f->path);        /* a link stays one */
+    const char *path = real ? real : f->path;
+    const size_t room = cnn__folder(path) + 400;
+    char *temporary = CNN_MALLOC(room);
+    bool  good = false;
     errno = 0;
-    FILE *file = fopen(temporary, "wb");
-    bool  good = file && write(file, what) && (special ? fflush(file) == 0 : cnn__flush(file));
-    int   reason = errno;
-    if (file && fclose(file) != 0 && good) good = false, reason = errno;
-    if (good && !special && !cnn__replace(temporary, f->path)) good = false, reason = errno;
+    if (!temporary) cnn__file_fail(f, "out of memory: %zu bytes", room);
+    else if (!cnn__is_special(path)) good = cnn__write_beside(path, temporary, room, write, what);
+    else {
+        FILE *file = fopen(path, "wb");
+        good = file && write(file, what) && fflush(file) == 0;
+        int reason = errno;
+        if (file && fclose(file) != 0 && good) good = false, reason = errno;
+        errno = reason;
+    }
+    int reason = errno;
     if (!good) cnn__file_fail(f, "%s", reason ? strerror(reason) : "it cannot be written");
-    if (!good && file && !special) remove(temporary);
     CNN_FREE(temporary);
+    free(real);
     errno = reason;
     return good;
 }

@@ -3,7 +3,7 @@
 
        cc -std=c99 -O2 -I. -o build/test_files tests/test_files.c -lm && build/test_files */
 
-#define _POSIX_C_SOURCE 200809L                 /* for the test of a full disk alone */
+#define _POSIX_C_SOURCE 200809L                 /* for the tests of disks and processes alone */
 #include "alloc.h"
 #define CNN_IMPLEMENTATION
 #include "cnn.h"
@@ -13,6 +13,8 @@
 #ifdef __unix__
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <utime.h>
 #endif
 
 /* ---- A custom operation with every kind of option: y = gain x + shift, in place of its zeros ---- */
@@ -1059,6 +1061,60 @@ static void save_is_atomic(void)
     CHECK_INT(alloc_live, 0);
 }
 
+#ifdef __unix__
+static bool exists(const char *path) { return access(path, F_OK) == 0; }
+#endif
+
+/* Rights and links stay, long names work, twins do not meet, and what killed ones left is removed. */
+static void saves_leave_no_trace(void)
+{
+#ifdef __unix__
+    static const char dir[] = "test_files.dir";
+    char   path[400], link_path[] = "test_files.dir/link", left[64], name[256];
+    struct stat s;
+    net    n = build(0);
+    CHECK(mkdir(dir, 0777) == 0);
+    memset(name, 'x', 255), name[255] = 0;
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    CHECK(cnn_save(n.g, path) && exists(path));
+    CHECK(chmod(path, 0600) == 0 && cnn_save(n.g, path) && stat(path, &s) == 0 && (s.st_mode & 0777) == 0600);
+    CHECK(symlink(name, link_path) == 0 && remove(path) == 0);
+    FILE *f = fopen(path, "wb");
+    if (CHECK(f)) fclose(f);
+    CHECK(cnn_save(n.g, link_path) && lstat(link_path, &s) == 0 && S_ISLNK(s.st_mode));
+    CHECK(stat(path, &s) == 0 && s.st_size > 100);
+
+    pid_t gone = fork();                               /* a process that is no more */
+    if (gone == 0) _exit(0);
+    CHECK(waitpid(gone, NULL, 0) == gone);
+    for (int k = 0; k < 3; k++) {                      /* its file, just written; its file; one of a live one */
+        snprintf(left, sizeof left, "%s/cnn-save-%ld-0.tmp", dir, (long)(k < 2 ? gone : getppid()));
+        f = fopen(left, "wb");
+        if (CHECK(f)) fclose(f);
+        struct utimbuf old = { time(NULL) - 100, time(NULL) - 100 };
+        if (k) CHECK(utime(left, &old) == 0);
+        CHECK(cnn_save(n.g, path) && exists(left) == (k != 1));
+        remove(left);
+    }
+    pid_t child[8];
+    int   bad = 0;
+    for (int i = 0; i < 8; i++)
+        if ((child[i] = fork()) == 0) {
+            for (int k = 0; k < 20; k++) bad += !cnn_save(n.g, path);
+            _exit(bad);
+        }
+    for (int i = 0, status; i < 8; i++)
+        CHECK(waitpid(child[i], &status, 0) == child[i] && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    cnn_graph *g = cnn_load(path);
+    CHECK_STR(cnn_error(g), NULL);
+    remove(link_path), remove(path);
+    CHECK_MSG(rmdir(dir) == 0, "something is left in %s", dir);
+    cnn_free(g), cnn_free(n.g);
+#else
+    test_skip("no fork here");
+#endif
+}
+
 /* A locale whose numbers have a comma changes nothing. */
 static void any_locale(void)
 {
@@ -1367,6 +1423,7 @@ int main(int argc, char **argv)
     RUN(mutated);
     RUN(allocations_fail_one_by_one);
     RUN(save_is_atomic);
+    RUN(saves_leave_no_trace);
     RUN(any_locale);
     RUN(idx_files);
     RUN(order_and_splits);

@@ -456,7 +456,7 @@ static void killed_at_any_moment(void)
     CHECK(same_state(got, want));
     free(want.p), free(got.p), cnn_free(n.g), cnn_dataset_free(&d), cnn_dataset_free(&v);
     remove(path), remove(result);
-    if (system("rm -f test_resume.checkpoint.tmp*") != 0) { }
+    if (system("rm -f cnn-save-*.tmp") != 0) { }
 #else
     test_skip("no fork here");
 #endif
