@@ -668,8 +668,8 @@ typedef struct { const char *at; cnn_tensor *loss, *logits; cnn_dataset *train; 
     int   checkpoint_every; /* also after so many batches, with the next update; default 0: no */
     int   resume;           /* 1: continue from .checkpoint if there is such a file. Weights, averages,
                                optimizer, history and all draws go on as if there had been no break, to the
-                               bit. It must be the same training: net, seed, optimizer, batch, samples, epochs
-                               and accumulate are compared; rates and schedule are yours */
+                               bit. It must be the same training: net, seed, optimizer, batch, samples and
+                               accumulate are compared; rates and schedule are yours; more epochs extend it */
 } cnn_fit_args;
 /* Train. False after an error (the graph's): a wrong option, data that do not fit, a loss that is not finite;
    true if progress or patience stopped it. */
@@ -701,8 +701,8 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
-/* cnn_save: parameters, running statistics, constants and the net; in the metadata the seed and the numbers of
-   updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch norm
+/* cnn_save: parameters, running statistics, constants and the net; in the metadata the seed and the numbers
+   of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch norm
    has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer of this name there.
    cnn_save_checkpoint: also what continues the training to the bit, as tensors "cnn.slot0.conv1.weight" (the
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
@@ -1765,8 +1765,8 @@ static bool cnn__number_nodes(cnn_graph *g)
     return true;
 }
 
-/* Names go into files and onto terminals: UTF-8 (no overlong forms, no surrogates), no control characters, and
-   not the one name that safetensors keeps for itself. */
+/* Names go into files and onto terminals: UTF-8 (no overlong forms, no surrogates), no control characters,
+   and not the one name that safetensors keeps for itself. */
 static bool cnn__check_name(cnn_tensor *t)
 {
     static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
@@ -7859,7 +7859,7 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the reference implementation */
        CNN__MOST_CARRIED = 1 << 20,            /* bytes of all carried tensors with their names */
        CNN__MOST_NODES  = 1 << 16 };
-static const size_t CNN__MOST_PLAN = (size_t)1 << 31;  /* bytes for each sample, where the caller says nothing */
+static const size_t CNN__MOST_PLAN = (size_t)1 << 31;  /* bytes for each sample: the default of .max_bytes */
 
 /* The numbers of the metadata and their limits. The first three are in every file, "slots" (how many vectors
    of the optimizer it has) in every checkpoint, the others in those of cnn_fit. */
@@ -8260,8 +8260,8 @@ static size_t cnn__header_length(const cnn__file *f, const unsigned char *p, siz
     const uint64_t length = cnn__le64(p);
     if (length >= 2 && length <= CNN__MOST_HEADER) return (size_t)length;
     const char *end = f->path ? strrchr(f->path, '.') : NULL;
-    return cnn__file_fail(f, "not a safetensors file%s%.20s: its header would have %llu bytes, and 2 to %d are "
-                             "allowed", end ? " but perhaps a " : "", end ? end : "",
+    return cnn__file_fail(f, "not a safetensors file%s%.20s: its header would have %llu bytes, and 2 to %d "
+                             "are allowed", end ? " but perhaps a " : "", end ? end : "",
                           (unsigned long long)length, (int)CNN__MOST_HEADER), 0;
 }
 
@@ -8438,8 +8438,8 @@ static bool cnn__check_extra(const cnn__file *f)
         if (extra++ < 3)
             n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "", e->name);
     }
-    return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra = 1 leaves "
-                                       "them out)", extra, list, extra > 3 ? ", ..." : "");
+    return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra = 1 "
+                                       "leaves them out)", extra, list, extra > 3 ? ", ..." : "");
 }
 static bool cnn__load_weights(cnn__file *f, bool opened, bool extra)
 {
@@ -8571,7 +8571,8 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     uint64_t seen = 0;
     while (!f->g->error[0] && (word = cnn__word(&rest)) != NULL)
         if (strcmp(word, "kept") == 0) kept = true;
-        else if (!args || !cnn__read_option(op, args, word, &seen)) cnn__line_fail(f, n + 2, "bad option", word);
+        else if (!args || !cnn__read_option(op, args, word, &seen))
+            cnn__line_fail(f, n + 2, "bad option", word);
     cnn_tensor *y = f->g->error[0] ? nil : cnn__apply_named(op, in, n_in, args, at, name);
     CNN_FREE(args);
     if (!cnn__is_nil(y)) y->kept = kept;
@@ -9182,7 +9183,8 @@ static bool cnn__read_data(cnn__file *f, FILE *file)
     }
     if (size < promised)
         return cnn__file_fail(f, "truncated: its tensors have %zu bytes, and %zu are there", promised, size);
-    if (fgetc(file) != EOF) return cnn__file_fail(f, "bytes %zu on of the data belong to no tensor", promised);
+    if (fgetc(file) != EOF)
+        return cnn__file_fail(f, "the data from byte %zu on belong to no tensor", promised);
     f->data = data, f->bytes = size;
     return true;
 }
@@ -9229,8 +9231,8 @@ CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
 
 static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(bytes, 1, n, to) == n; }
 
-/* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the disk
-   before the name. Windows replaces a file only when asked to. */
+/* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the
+   disk before the name. Windows replaces a file only when asked to. */
 static size_t cnn__folder(const char *path)                    /* letters up to the name of the file */
 {
     const char *name = strrchr(path, '/');
@@ -9265,8 +9267,8 @@ static void cnn__keep_rights(FILE *file, const char *old)
     if (stat(old, &s) == 0 && fchmod(fileno(file), s.st_mode & 07777) != 0) { }    /* as good as it gets */
 }
 
-/* The new name onto the disk. And remove what killed processes left: files of our name that no process of this
-   machine owns, and that none of another one, on a shared disk, has written to for a minute. */
+/* The new name onto the disk. And remove what killed processes left: files of our name that no process of
+   this machine owns, and that none of another one, on a shared disk, has written to for a minute. */
 static void cnn__tidy_folder(char *folder)
 {
     int fd = open(folder, O_RDONLY);
@@ -9399,7 +9401,7 @@ static bool cnn__check_run(const cnn__run *r, const cnn__file *f)
     if (strcmp(f->optimizer, r->g->config.optimizer->name) != 0)
         return cnn__file_fail(f, "it is of a training with another optimizer");
     cnn__numbers_of_run(r, is);
-    static const int compared[] = { CNN__SEED, CNN__MAX_BATCH, CNN__SAMPLES, CNN__ACCUMULATE, CNN__EPOCHS };
+    static const int compared[] = { CNN__SEED, CNN__MAX_BATCH, CNN__SAMPLES, CNN__ACCUMULATE };
     for (size_t k = 0; k < sizeof compared / sizeof *compared; k++) {
         const int i = compared[k];
         if (f->number[i] != is[i])
@@ -9435,6 +9437,9 @@ static bool cnn__read_run(cnn__run *r, cnn__file *f)
     if (n[CNN__DONE] > n[CNN__EPOCHS] || n[CNN__FED] > n[CNN__SAMPLES] || n[CNN__BEST_EPOCH] > n[CNN__DONE] ||
         n[CNN__EPOCH_STEP] > n[CNN__STEP] || history->count / 5 > n[CNN__DONE])
         return cnn__file_fail(f, "its numbers contradict each other");
+    if (n[CNN__DONE] > (uint64_t)r->epochs)
+        return cnn__file_fail(f, "it has %d epochs already, and %d are asked for", (int)n[CNN__DONE],
+                              r->epochs);
     if (n[CNN__BEST_EPOCH] && !r->best) return cnn__file_fail(f, "it is of a training with .patience");
     if (!cnn__fill_state(f, n[CNN__BEST_EPOCH] ? r->best : NULL)) return false;
     for (size_t i = 0; i < history->count && r->a.history; i += 5) {
@@ -9447,7 +9452,9 @@ static bool cnn__read_run(cnn__run *r, cnn__file *f)
     r->at.best_epoch = n[CNN__BEST_EPOCH], r->at.epoch_step = n[CNN__EPOCH_STEP];
     r->at.sum = cnn__double_at(f, sums, 0), r->at.right = cnn__double_at(f, sums, 1);
     r->at.best_loss = cnn__double_at(f, sums, 2);
-    return true;
+    if (!r->best || r->at.best_epoch || !isfinite(r->at.best_loss)) return true;
+    r->at.best_epoch = r->at.epochs;           /* it was over, and goes on from the best weights */
+    return cnn__copy_trained(r->g, r->best, CNN__SAVE, 0);
 }
 
 static bool cnn__resume_run(cnn__run *r)

@@ -316,6 +316,46 @@ static void resume_says(const char *message, change c)
     CHECK(same_state(before, after));                                    /* nothing was taken */
     free(before.p), free(after.p), cnn_free(n.g), cnn_dataset_free(&d), cnn_dataset_free(&v);
 }
+/* A training that is over is extended by more epochs: without a schedule it is the longer one, to the bit. */
+static void extended(void)
+{
+    cnn_dataset d = new_data(), v = new_data();
+    state s[2];
+    remove(path);
+    for (int way = 0; way < 2; way++) {
+        cnn_history h = { 0 };
+        for (int part = way ? 2 : 5; part <= 5; part += 3) {
+            net n = new_net(cnn_adam(), BATCH, 1, true);
+            cnn_fit_args a = training(n, &d, &v, &h);
+            a.epochs = part, a.schedule = NULL, a.patience = 0, h.count = 0;
+            if (!way) a.checkpoint = NULL, a.checkpoint_every = a.resume = 0;
+            CHECK(cnn_fit_(a));
+            CHECK_STR(cnn_error(n.g), NULL);
+            CHECK_INT(h.count, part);
+            if (part == 5) s[way] = state_of(n.g);
+            cnn_free(n.g);
+        }
+        cnn_history_free(&h);
+    }
+    CHECK(same_state(s[0], s[1]));
+    resume_says("it has 5 epochs already, and 4 are asked for", (change){ .o = cnn_adam() });
+
+    /* With patience: it goes on from the best weights, and ends with them if nothing better comes. */
+    remove(path);
+    for (int part = 0; part < 2; part++) {
+        net n = new_net(NULL, BATCH, 1, true);
+        cnn_fit_args a = training(n, &d, &v, NULL);
+        a.epochs = part ? 8 : 3, a.schedule = NULL, a.lr = part ? 100 : 0.02f, a.clip = a.average = 0;
+        a.patience = 2;
+        CHECK(cnn_fit_(a));
+        free(s[part].p), s[part] = state_of(n.g);
+        if (part) CHECK(cnn_find(n.g, "conv2d1.weight") && n.g->step == 3 * 4 + 2 * 4);
+        CHECK(memcmp(s[0].p, s[part].p, cnn__trained_floats(n.g) * sizeof(float)) == 0);
+        cnn_free(n.g);
+    }
+    free(s[0].p), free(s[1].p), remove(path), cnn_dataset_free(&d), cnn_dataset_free(&v);
+}
+
 /* The number behind key in the metadata becomes another one with as many digits. */
 static void lie_about(bytes b, const char *key, const char *value)
 {
@@ -354,7 +394,6 @@ static void hostile_checkpoints(void)
     resume_says("it is of a training with another net", (change){ .noisy = -1 });
     resume_says("it is of a training with seed 5, not 6", (change){ .seed = 6 });
     resume_says("it is of a training with max_batch 8, not 4", (change){ .batch = 4 });
-    resume_says("it is of a training with epochs 4, not 5", (change){ .epochs = 5 });
     resume_says("it is of a training with accumulate 3, not 2", (change){ .accumulate = 2 });
     resume_says("it is of a training with .patience", (change){ .no_patience = 1 });
     static const struct { const char *key, *value; } lies[] = { { "cnn.epochs_done", "9" },
@@ -530,6 +569,7 @@ int main(int argc, char **argv)
     RUN(decay_by_name);
     RUN(resumed_to_the_bit);
     RUN(begin_anew);
+    RUN(extended);
     RUN(no_place_for_it);
     RUN(hostile_checkpoints);
     RUN(allocations_fail);
