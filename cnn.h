@@ -9078,22 +9078,32 @@ static bool cnn__to_memory(void *to, const void *bytes, size_t n)
     return true;
 }
 
-/* What cannot be saved must not end a training: the message stays, but not as the graph's error. */
-static bool cnn__saved(cnn_graph *g, bool good)
+/* A save is no run: an error that the graph has does not stop it, and what cannot be saved does not end a
+   training. Its message stays, but not as the graph's error. */
+typedef struct { char error[CNN_ERROR_SIZE]; } cnn__aside;
+static cnn__aside cnn__begin_save(cnn_graph *g)
+{
+    cnn__aside before;
+    memcpy(before.error, g->error, sizeof before.error);
+    g->error[0] = 0;
+    return before;
+}
+static bool cnn__saved(cnn_graph *g, const cnn__aside *before, bool good)
 {
     memcpy(g->notice, g->error, sizeof g->notice);
-    g->error[0] = 0;
+    memcpy(g->error, before->error, sizeof g->error);
     return good;
 }
 
 static size_t cnn__save_memory(cnn_graph *g, const char *what, bool state, void *out, size_t capacity)
 {
-    if (!g || g->error[0]) return 0;
+    if (!g) return 0;
     const cnn__file  f = cnn__file_of(g, NULL, what, NULL);
+    const cnn__aside before = cnn__begin_save(g);
     cnn__writer      w = { .f = &f, .state = state };
     cnn__memory_sink m = { out, 0, out ? capacity : 0 };
     size_t bytes = cnn__write_model(&w, cnn__to_memory, &m);
-    return cnn__saved(g, bytes > 0), bytes;
+    return cnn__saved(g, &before, bytes > 0), bytes;
 }
 CNN_API size_t cnn_save_memory(cnn_graph *g, void *out, size_t capacity)
 {
@@ -9365,16 +9375,18 @@ static bool cnn__save_model(FILE *file, void *what)
 }
 static bool cnn__save(cnn_graph *g, cnn__file f, bool state, cnn__run *run)
 {
+    if (!g) return false;
+    const cnn__aside before = cnn__begin_save(g);
     cnn__writer w = { .f = &f, .state = state, .run = run };
-    return cnn__saved(g, cnn__save_file(&f, cnn__save_model, &w));
+    return cnn__saved(g, &before, cnn__save_file(&f, cnn__save_model, &w));
 }
 CNN_API bool cnn_save(cnn_graph *g, const char *path)
 {
-    return g && !g->error[0] && cnn__save(g, cnn__file_of(g, NULL, "save", path), false, NULL);
+    return cnn__save(g, cnn__file_of(g, NULL, "save", path), false, NULL);
 }
 CNN_API bool cnn_save_checkpoint(cnn_graph *g, const char *path)
 {
-    return g && !g->error[0] && cnn__save(g, cnn__file_of(g, NULL, "save_checkpoint", path), true, NULL);
+    return cnn__save(g, cnn__file_of(g, NULL, "save_checkpoint", path), true, NULL);
 }
 
 /* ---- Checkpoints of cnn_fit ---- */
@@ -10504,8 +10516,9 @@ static bool cnn__export_c(cnn_export_c_args a)
 
 CNN_API bool cnn_export_c_(cnn_export_c_args a)
 {
-    if (cnn__is_nil(a.y) || a.y->graph->error[0]) return false;
-    return cnn__saved(a.y->graph, cnn__export_c(a));
+    if (cnn__is_nil(a.y)) return false;
+    const cnn__aside before = cnn__begin_save(a.y->graph);
+    return cnn__saved(a.y->graph, &before, cnn__export_c(a));
 }
 
 #endif

@@ -1015,6 +1015,10 @@ static void save_is_atomic(void)
     cnn_free(g);
 
     net m = build(0);
+    CHECK(!cnn_set(m.x, NULL, 5) && cnn_error(m.g));    /* a refused call does not lock up what was learned */
+    CHECK(cnn_save(m.g, path) && cnn_save_checkpoint(m.g, path) && cnn_save_memory(m.g, NULL, 0) > 0);
+    CHECK(strstr(no_null(cnn_error(m.g)), "set: "));
+    CHECK(cnn_save(n.g, path) && cnn_clear_error(m.g));
     CHECK(!cnn_save(m.g, "no/such/directory/x.safetensors"));
     CHECK_STR(cnn_error(m.g), "save \"no/such/directory/x.safetensors\": No such file or directory");
     cnn_free(m.g);
