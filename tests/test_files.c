@@ -20,7 +20,7 @@
 typedef struct { const char *at; float gain; int shift; unsigned mask; } affine_args;
 static const cnn_field affine_fields[] = {
     CNN_FIELD('f', affine_args, gain), CNN_FIELD('i', affine_args, shift), CNN_FIELD('u', affine_args, mask),
-    { NULL, 0, 0 } };
+    { 0 } };
 static bool affine_shape(cnn_tensor *y)
 {
     if (y->n_in != 1) return cnn_fail(y, "one operand");
