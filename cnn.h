@@ -840,7 +840,7 @@ typedef struct {
     double      preset;
     const char *like;                    /* "stride", "stride kernel_h"; NULL: nothing */
     const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: anything */
-    const char *what;                    /* what it says, for the message of the range: "the window" */
+    const char *what;                    /* for the message of the range: "the probability of a zero" */
 } cnn_field;
 /* CNN_FIELD('f', my_args, slope, .preset = 0.01, .range = "(0,inf)"); the last row of a list is { 0 } */
 #define CNN_FIELD(letter, args, ...) CNN_FIELD_(letter, args, __VA_ARGS__, )
@@ -1720,8 +1720,8 @@ static bool cnn__resolve(cnn_tensor *y, void *args)
         if (cnn__in_range(f->range, value)) continue;
         char text[32];
         cnn__format(text, sizeof text, f->type == 'f' ? "%g" : "%.0f", value);
-        return cnn_fail(y, "%s is %s: it must be in %s%s%s", from->name, text, f->range, from->what ? ": " : "",
-                        from->what ? from->what : "");
+        return cnn_fail(y, "%s is %s: it must be %s%sin %s", from->name, text, from->what ? from->what : "",
+                        from->what ? ", " : "", f->range);
     }
     return true;
 }
@@ -2650,7 +2650,7 @@ static const char *cnn__conv2d_algorithm(const cnn_tensor *y)
     return cnn__conv_algorithm(&y->graph->cpu, &t, 0);
 }
 static const cnn_field cnn__conv2d_fields[] = {
-    CNN_FIELD('i', cnn_conv2d_args, channels, .range = "[1,2147483647]", .what = "how many outputs"),
+    CNN_FIELD('i', cnn_conv2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
     CNN__WINDOW(cnn_conv2d_args, "stride", "stride"),
     CNN_FIELD('i', cnn_conv2d_args, groups, .preset = 1, .range = "[1,2147483647]"), { 0 } };
 static const cnn_owned cnn__conv2d_owned[] = {
@@ -2759,7 +2759,7 @@ static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
     return (double)cnn__len(y->in[0]->shape) * w.c * w.h * w.w;
 }
 static const cnn_field cnn__conv_transpose2d_fields[] = {
-    CNN_FIELD('i', cnn_conv_transpose2d_args, channels, .range = "[1,2147483647]", .what = "how many outputs"),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
     CNN__WINDOW(cnn_conv_transpose2d_args, "stride", "stride"),
     CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad),
     CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h, .like = "output_pad", .range = CNN__FROM_0),
@@ -2834,7 +2834,7 @@ static double cnn__dense_macs(const cnn_tensor *y)
     return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape);
 }
 static const cnn_field cnn__dense_fields[] = {
-    CNN_FIELD('i', cnn_dense_args, units, .range = "[1,2147483647]", .what = "how many outputs"), { 0 } };
+    CNN_FIELD('i', cnn_dense_args, units, .range = "[1,2147483647]", .what = "the number of outputs"), { 0 } };
 static const cnn_owned cnn__dense_owned[] = {
     CNN__WEIGHT_AND_BIAS(cnn_dense_args, cnn__dense_weight, cnn__dense_fan, CNN_N | CNN_C), { 0 } };
 CNN__ROOM cnn_op_dense = {
@@ -3190,7 +3190,7 @@ static cnn_shape cnn__per_element(const cnn_tensor *y)
 static const cnn_field cnn__norm_fields[] = {
     CNN_FIELD('f', cnn_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_field cnn__group_norm_fields[] = {
-    CNN_FIELD('i', cnn_group_norm_args, groups, .range = "[1,2147483647]", .what = "how many groups of channels"),
+    CNN_FIELD('i', cnn_group_norm_args, groups, .range = "[1,2147483647]", .what = "the number of groups"),
     CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_owned cnn__layer_norm_owned[] = {
     CNN__AFFINE(cnn_norm_args, cnn__per_element, CNN_C | CNN_H | CNN_W), { 0 } };
@@ -3282,7 +3282,7 @@ static void cnn__lrn_backward(cnn_tensor *y)
 }
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
-    CNN_FIELD('i', cnn_lrn_args, size, .range = CNN__FROM_1, .what = "how many channels a window has"),
+    CNN_FIELD('i', cnn_lrn_args, size, .range = CNN__FROM_1, .what = "the channels of a window"),
     CNN_FIELD('f', cnn_lrn_args, alpha, .preset = 1e-4, .range = "(0,inf)"),
     CNN_FIELD('f', cnn_lrn_args, beta, .preset = 0.75, .range = "(0,inf)"),
     CNN_FIELD('f', cnn_lrn_args, k, .preset = 1, .range = "(0,inf)"), { 0 } };
