@@ -1711,12 +1711,9 @@ static cnn__cl_function cnn__cl_function_of(const cnn_tensor *y)
 {
 #define CNN__CL_IS(X, name, value, derivative) if (y->op == &cnn_op_##name) f.how = CNN__CL_IS_##name;
     cnn__cl_function f = { CNN__CL_IS_NOTHING, { 0, 0 } };
-    if (y->op == &cnn_op_leaky_relu) f.k[0] = cnn__leaky_slope(y);
-    if (y->op == &cnn_op_elu)        cnn__elu_constants(y, f.k);
-    if (y->op == &cnn_op_gelu)       f.k[0] = cnn__gelu_is_tanh(y) ? 1.0f : 0.0f;
-    if (y->op == &cnn_op_softplus)   cnn__softplus_constants(y, f.k);
-    if (y->op == &cnn_op_clamp)      cnn__clamp_constants(y, f.k);
     CNN__CL_ACTIVATIONS(CNN__CL_IS, )
+    if (f.how != CNN__CL_IS_NOTHING) cnn__formula(y, f.k);
+    if (y->op == &cnn_op_gelu) f.k[0] = ((const cnn_gelu_args *)y->args)->tanh ? 1.0f : 0.0f;
     return f;
 }
 #define CNN__FUNCTION(f) CNN__INT((f).how), CNN__FLOAT((f).k[0]), CNN__FLOAT((f).k[1])
@@ -2052,18 +2049,16 @@ CNN__CL_BACKWARD(binary)
 
 CNN__CL_FORWARD(scale)
 {
-    float k[2];
-    cnn__scale_constants(y, k);
+    const cnn_scale_args *a = y->args;
     (void)mode;
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, k[0], cnn_place_data(y->in[0]),
-                          y->shape, k[1]);
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, a->factor,
+                          cnn_place_data(y->in[0]), y->shape, a->offset);
 }
 CNN__CL_BACKWARD(scale)
 {
-    float k[2];
-    cnn__scale_constants(y, k);
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, k[0], cnn_place_grad(y),
-                          y->shape, 0);
+    const cnn_scale_args *a = y->args;
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, a->factor,
+                          cnn_place_grad(y), y->shape, 0);
 }
 
 /* ---- Copies ---- */
@@ -2187,24 +2182,24 @@ CNN__CL_BACKWARD(upsample)
 
 CNN__CL_FORWARD(lrn)
 {
-    cnn__lrn  t = cnn__lrn_of(y);
+    const cnn_lrn_args *t = y->args;
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : out;
     int       n = cnn__len(y->shape);
     return CNN__RUN(cnn__cl_of(dev), lrn_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved),
-                    CNN__INT(mode == CNN_TRAIN), CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size),
-                    CNN__FLOAT(t.beta), CNN__FLOAT(t.k), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)),
+                    CNN__INT(mode == CNN_TRAIN), CNN__INT(t->size), CNN__FLOAT(t->alpha / (float)t->size),
+                    CNN__FLOAT(t->beta), CNN__FLOAT(t->k), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)),
                     CNN__INT(n));
 }
 CNN__CL_BACKWARD(lrn)
 {
-    cnn__lrn  t = cnn__lrn_of(y);
+    const cnn_lrn_args *t = y->args;
     cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]);
     cnn_place out = cnn_place_data(y), saved = cnn_place_saved(y);
     int       n = cnn__len(y->shape);
     return CNN__RUN(cnn__cl_of(dev), lrn_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x),
-                    CNN__ARRAY(out), CNN__ARRAY(saved), CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size),
-                    CNN__FLOAT(t.beta), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
+                    CNN__ARRAY(out), CNN__ARRAY(saved), CNN__INT(t->size), CNN__FLOAT(t->alpha / (float)t->size),
+                    CNN__FLOAT(t->beta), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
 }
 
 /* ---- Functions of one number ---- */
@@ -2275,12 +2270,13 @@ typedef struct {
 
 static cnn__cl_norm cnn__cl_norm_of(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn__norm t = cnn__norm_of(y);
-    cnn__cl_norm    v;
-    v.affine = t.w != NULL;
+    const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
+    cnn__cl_norm      v;
+    v.affine = w != NULL;
     v.x = cnn_place_data(y->in[0]);
-    v.w = t.w ? cnn_place_data(t.w) : v.x, v.b = t.b ? cnn_place_data(t.b) : v.x;
-    v.running_mean = cnn_place_data(t.mean), v.running_var = cnn_place_data(t.var);
+    v.w = w ? cnn_place_data(w) : v.x, v.b = b ? cnn_place_data(b) : v.x;
+    v.running_mean = cnn_place_data(cnn_operand(y, "running_mean"));
+    v.running_var = cnn_place_data(cnn_operand(y, "running_var"));
     v.channels = y->shape.c, v.plane = cnn__plane(y->shape), v.count = y->shape.n * v.plane;
     v.mean = mode == CNN_TRAIN ? cnn_place_saved(y) : v.running_mean;
     v.inverse = mode == CNN_TRAIN ? cnn__place_at(v.mean, (size_t)v.channels) : v.running_var;
@@ -2290,18 +2286,18 @@ static cnn__cl_norm cnn__cl_norm_of(cnn_tensor *y, cnn_mode mode)
 CNN__CL_FORWARD(batch_norm)
 {
     cnn__cl     *d = cnn__cl_of(dev);
-    cnn__norm    t = cnn__norm_of(y);
     cnn__cl_norm v = cnn__cl_norm_of(y, mode);
+    const cnn_batch_norm_args *a = y->args;
     cnn_place    out = cnn_place_data(y);
     int          n = cnn__len(y->shape);
     return (mode == CNN_EVAL ||
             CNN__RUN(d, batch_norm_statistics, v.channels, 1, 1, CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
                      CNN__ARRAY(v.inverse), CNN__ARRAY(v.running_mean), CNN__ARRAY(v.running_var),
-                     CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count), CNN__FLOAT(t.eps),
-                     CNN__FLOAT(t.momentum))) &&
+                     CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count), CNN__FLOAT(a->eps),
+                     CNN__FLOAT(a->momentum))) &&
            CNN__RUN(d, batch_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
                     CNN__ARRAY(v.inverse), CNN__ARRAY(v.w), CNN__ARRAY(v.b), CNN__INT(v.affine),
-                    CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(n), CNN__FLOAT(t.eps),
+                    CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(n), CNN__FLOAT(a->eps),
                     CNN__INT(mode == CNN_EVAL));
 }
 
@@ -2309,7 +2305,7 @@ CNN__CL_BACKWARD(batch_norm)
 {
     cnn__cl     *d = cnn__cl_of(dev);
     cnn__cl_norm v = cnn__cl_norm_of(y, CNN_TRAIN);
-    cnn_tensor  *x = y->in[0], *w = cnn__norm_of(y).w, *b = cnn__norm_of(y).b;
+    cnn_tensor  *x = y->in[0], *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
     cnn_place    sums = cnn_place_scratch(y->graph), dy = cnn_place_grad(y);
     bool         want_dw = w && w->needs_grad, want_db = b && b->needs_grad;
     cnn_place    dx = x->needs_grad ? cnn_place_grad(x) : sums;
@@ -2444,6 +2440,16 @@ static int cnn__cl_pair(const cnn_tensor *y)
 {
     return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2 : 3;
 }
+/* The constants: huber's delta, and a factor. */
+static float cnn__cl_delta(const cnn_tensor *y)
+{
+    return y->op == &cnn_op_huber ? ((const cnn_huber_args *)y->args)->delta : 0.0f;
+}
+static float cnn__cl_pair_factor(const cnn_tensor *y)
+{
+    const bool smooth = y->op == &cnn_op_huber && ((const cnn_huber_args *)y->args)->smooth_l1;
+    return smooth ? 1 / cnn__cl_delta(y) : 1.0f;
+}
 static cnn_place cnn__cl_operand(const cnn_tensor *y, int i)
 {
     return cnn_place_data(y->in[i < y->n_in ? i : 1]);
@@ -2451,7 +2457,7 @@ static cnn_place cnn__cl_operand(const cnn_tensor *y, int i)
 #define CNN__PAIR(y)                                                                                         \
     CNN__ARRAY(p), CNN__ARRAY(w), CNN__INT((y)->n_in - 2), CNN__INT((y)->in[0]->shape.c),                    \
     CNN__INT(cnn__plane((y)->in[0]->shape)), CNN__INT(n), CNN__INT(cnn__cl_pair(y)),                         \
-    CNN__FLOAT(cnn__huber_delta(y)), CNN__FLOAT(cnn__is_smooth_l1(y) ? 1 / cnn__huber_delta(y) : 1)
+    CNN__FLOAT(cnn__cl_delta(y)), CNN__FLOAT(cnn__cl_pair_factor(y))
 
 CNN__CL_FORWARD(pair_loss)
 {
