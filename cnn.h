@@ -833,7 +833,7 @@ struct cnn_tensor {
 /* One option of an operation: checked and filled in when a node is recorded, so that y->args holds what holds,
    shown in summaries, written to model files. An option that is not given, which is 0, takes the value of the
    first option named in `like` (words, which stand before it) that is not 0, else `preset`. */
-typedef struct {
+typedef struct cnn_field {
     const char *name;
     char        type;                    /* 'i' int, 'u' unsigned, 'f' float */
     size_t      offset;
