@@ -507,24 +507,30 @@ typedef struct { const char *at; cnn_graph *g; float lr; /* required; lr > 0: no
                  int   nesterov;     /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
                  float beta1, beta2; /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
                  float alpha;        /* of both RMSprops; default 0.99 */
-                 float eps;          /* default 1e-8; cnn_adagrad: 1e-10 */
+                 float eps;          /* of all but cnn_sgd; default 1e-8; cnn_adagrad: 1e-10 */
                  float dampening;    /* of cnn_sgd with momentum, not Nesterov's; default 0 */
                } cnn_step_args;
-/* One update of all parameters that are not frozen. False after an error. */
+/* One update of all parameters that are not frozen. False after an error, such as an option that this graph's
+   optimizer does not take. */
 CNN_API bool cnn_step_(cnn_step_args);
 #define cnn_step(...) cnn_step_((cnn_step_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 
-/* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. */
-CNN_API const cnn_optimizer *cnn_sgd(void);
-CNN_API const cnn_optimizer *cnn_adam(void);
-CNN_API const cnn_optimizer *cnn_adamw(void);
-CNN_API const cnn_optimizer *cnn_rmsprop(void);
-CNN_API const cnn_optimizer *cnn_rmsprop_centered(void); /* PyTorch's centered = True; one slot more */
-CNN_API const cnn_optimizer *cnn_adagrad(void);
+/* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. Each word is a function:
+   cnn_sgd(), cnn_adam(), ...; rmsprop_centered is PyTorch's centered = True. cnn_optimizers lists them all. */
+#define CNN_OPTIMIZERS(X) X(sgd) X(adam) X(adamw) X(rmsprop) X(rmsprop_centered) X(adagrad)
+#define CNN_OPTIMIZER_(name) CNN_API const cnn_optimizer *cnn_##name(void);
+CNN_OPTIMIZERS(CNN_OPTIMIZER_)
+CNN_API const cnn_optimizer *const *cnn_optimizers(int *count);
 struct cnn_optimizer { /* or your own */
     const char *name;
     int         slots; /* flat vectors of state, each as long as the parameters: 0..CNN_MAX_SLOTS */
+    /* Update w[0..n) by the gradients dw. slot: CNN_MAX_SLOTS pointers, NULL beyond those that it has; zero
+       before the first update. The options have their defaults filled in. step: how many updates these slots
+       have seen. */
     void (*update)(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *, long step);
+    const struct cnn_field *fields; /* the options that it takes beside lr: members of cnn_step_args, with
+                                       defaults and ranges, ended by { 0 }; NULL = none */
+    const char *(*wrong)(const cnn_step_args *); /* why these options do not go together; NULL = they do */
 };
 
 /* Between cnn_backward and cnn_step: scale all gradients so that their Euclidean length, over all parameters
@@ -1439,10 +1445,10 @@ static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side);
 static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side);
 static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side);
 static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side);
-static bool cnn__to_host_params(cnn_graph *g);
-static bool cnn__to_device_params(cnn_graph *g);
-static void cnn__host_wrote_params(cnn_graph *g);
-static void cnn__device_wrote_params(cnn_graph *g);
+static bool cnn__sync_optimizer(cnn_graph *g, unsigned side);
+static bool cnn__sync_average(cnn_graph *g, unsigned side);
+static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n);
+static bool cnn__mix_on_device(cnn_graph *g, float share);
 
 CNN_API cnn_graph *cnn_new_(cnn_config config)
 {
@@ -4849,69 +4855,91 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
    >>optim ---- 6. Optimizers: one loop over the flat vectors of parameters and gradients
    ======================================================================================================== */
 
-/* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
-   PyTorch's form. Per element, with the momentum buffer b zero before the first step:
-       d  = dw + weight_decay w
-       b  = momentum b + d              with dampening: after the first step momentum b + (1 - dampening) d
-       w -= lr b                        heavy ball
-       w -= lr (d + momentum b)         Nesterov: looks at the gradient where the momentum is about to lead
-   Both are w -= lr (cd d + cb b), with (cd,cb) = (0,1) or (1,momentum). Without momentum, b is left alone.
-   The floor is memory: 20 bytes moved per parameter. A call with a constant n becomes vector code at -O2: so
-   all optimizers work in runs of this length, and do the rest as one shorter run. */
+/* The rules below update a run of 16 elements: a constant length becomes vector code at -O2. `slot` are the
+   optimizer's vectors, zero before the first update; `r` are the numbers that all elements share. */
 enum { CNN__RUN_OF = 16 };
-static void cnn__sgd_run(float *restrict w, const float *restrict dw, size_t n, float lr, float decay)
+typedef struct { float lr, decay, keep, momentum, share, cd, cb, beta1, beta2, scale, alpha, eps;
+               } cnn__rates;
+typedef void cnn__rule(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r);
+
+/* n elements, run by run; a shorter rest in copies of full length. */
+static void cnn__in_runs(cnn__rule *rule, float *w, const float *dw, float *const *slot, size_t n,
+                         cnn__rates r)
 {
-    for (size_t i = 0; i < n; i++) w[i] -= lr * (dw[i] + decay * w[i]);
-}
-static void cnn__sgd_momentum_run(float *restrict w, const float *restrict dw, float *restrict b, size_t n,
-                                  float lr, float decay, float momentum, float share, float cd, float cb)
-{
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
-        b[i] = momentum * b[i] + share * d;
-        w[i] -= lr * (cd * d + cb * b[i]);
+    float        rest[2 + CNN_MAX_SLOTS][CNN__RUN_OF] = { { 0 } };
+    float       *v[CNN_MAX_SLOTS] = { NULL }, *copy[CNN_MAX_SLOTS] = { NULL };
+    const size_t left = n % CNN__RUN_OF * sizeof(float);
+    int          slots = 0;
+    for (; slots < CNN_MAX_SLOTS && slot[slots]; slots++) v[slots] = slot[slots];
+    for (; n >= CNN__RUN_OF; n -= CNN__RUN_OF, w += CNN__RUN_OF, dw += CNN__RUN_OF) {
+        rule(w, dw, v, r);
+        for (int s = 0; s < slots; s++) v[s] += CNN__RUN_OF;
     }
+    if (n == 0) return;
+    memcpy(rest[0], w, left), memcpy(rest[1], dw, left);
+    for (int s = 0; s < slots; s++) copy[s] = memcpy(rest[2 + s], v[s], left);
+    rule(rest[0], rest[1], copy, r);
+    memcpy(w, rest[0], left);
+    for (int s = 0; s < slots; s++) memcpy(v[s], copy[s], left);
 }
 
-/* What of d goes into b. */
-static float cnn__sgd_share(const cnn_step_args *a, long step) { return step == 0 ? 1 : 1 - a->dampening; }
+/* An option that an optimizer takes: its default, and the values that it may have. */
+#define CNN__TAKES(member, otherwise, values)                                                                \
+    CNN_FIELD('f', cnn_step_args, member, .preset = otherwise, .range = values)
+
+/* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
+   PyTorch's form. Per element, with the momentum buffer b:
+       d  = dw + weight_decay w
+       b  = momentum b + d              with dampening: after the first update momentum b + (1 - dampening) d
+       w -= lr b                        heavy ball
+       w -= lr (d + momentum b)         Nesterov: looks at the gradient where the momentum is about to lead
+   Both are w -= lr (cd d + cb b), with (cd,cb) = (0,1) or (1,momentum). Without momentum, b is left alone. */
+static void cnn__sgd_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
+{
+    float *restrict b = slot[0];
+    if (r.momentum == 0) {
+        for (int i = 0; i < CNN__RUN_OF; i++) w[i] -= r.lr * (dw[i] + r.decay * w[i]);
+        return;
+    }
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
+        b[i] = r.momentum * b[i] + r.share * d;
+        w[i] -= r.lr * (r.cd * d + r.cb * b[i]);
+    }
+}
 static void cnn__sgd_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                             long step)
 {
-    float *b = slot[0], lr = a->lr, decay = a->weight_decay, mu = a->momentum;
-    float  cd = a->nesterov ? 1.0f : 0.0f, cb = a->nesterov ? mu : 1.0f, share = cnn__sgd_share(a, step);
-    size_t i = 0;
-    if (mu == 0) {
-        for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__sgd_run(w + i, dw + i, CNN__RUN_OF, lr, decay);
-        cnn__sgd_run(w + i, dw + i, n - i, lr, decay);
-    } else {
-        for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF)
-            cnn__sgd_momentum_run(w + i, dw + i, b + i, CNN__RUN_OF, lr, decay, mu, share, cd, cb);
-        cnn__sgd_momentum_run(w + i, dw + i, b + i, n - i, lr, decay, mu, share, cd, cb);
-    }
+    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .momentum = a->momentum,
+                           .share = step == 0 ? 1 : 1 - a->dampening,
+                           .cd = a->nesterov ? 1.0f : 0.0f, .cb = a->nesterov ? a->momentum : 1.0f };
+    cnn__in_runs(cnn__sgd_run, w, dw, slot, n, r);
 }
 
-CNN_API const cnn_optimizer *cnn_sgd(void)
+static const char *cnn__sgd_wrong(const cnn_step_args *a)
 {
-    static const cnn_optimizer sgd = { "sgd", 1, cnn__sgd_update };
-    return &sgd;
+    if (a->nesterov && a->momentum == 0) return "nesterov needs a momentum, such as .momentum = 0.9f";
+    if (a->dampening != 0 && (a->momentum == 0 || a->nesterov))
+        return "dampening is for sgd with a momentum, not Nesterov's";
+    return NULL;
 }
+static const cnn_field cnn__sgd_fields[] = {
+    CNN__TAKES(momentum, 0, "[0,1)"), CNN__TAKES(weight_decay, 0, "[0,inf)"),
+    CNN__TAKES(dampening, 0, "[0,1]"), CNN_FIELD('i', cnn_step_args, nesterov), { 0 } };
+static const cnn_optimizer cnn__sgd = { "sgd", 1, cnn__sgd_update, cnn__sgd_fields, cnn__sgd_wrong };
 
 /* The others divide by a root. C's sqrtf may set errno, which keeps compilers from making vector code of it;
    the vector instructions give the same bits. */
-static void cnn__roots(float root[CNN__RUN_OF], const float *x, size_t n)
+static void cnn__roots(float root[CNN__RUN_OF], const float *x)
 {
-    size_t i = 0;
 #if CNN__X86
-    for (; i + 4 <= n; i += 4) _mm_storeu_ps(root + i, _mm_sqrt_ps(_mm_loadu_ps(x + i)));
+    for (int i = 0; i < CNN__RUN_OF; i += 4) _mm_storeu_ps(root + i, _mm_sqrt_ps(_mm_loadu_ps(x + i)));
 #elif CNN__ARM
-    for (; i + 4 <= n; i += 4) vst1q_f32(root + i, vsqrtq_f32(vld1q_f32(x + i)));
+    for (int i = 0; i < CNN__RUN_OF; i += 4) vst1q_f32(root + i, vsqrtq_f32(vld1q_f32(x + i)));
+#else
+    for (int i = 0; i < CNN__RUN_OF; i++) root[i] = sqrtf(x[i]);
 #endif
-    for (; i < n; i++) root[i] = sqrtf(x[i]);
 }
-
-/* What a run of an optimizer is told: the options with their defaults, and step sizes made from them. */
-typedef struct { float lr, decay, eps, keep, beta1, beta2, scale, alpha, momentum; } cnn__rates;
 
 /* Adam (Kingma, Ba 2015) and AdamW (Loshchilov, Hutter 2019), in PyTorch's form. Update number t = 1, 2, ...:
        Adam:   d = dw + weight_decay w          AdamW:  w = (1 - lr weight_decay) w,  d = dw
@@ -4919,183 +4947,174 @@ typedef struct { float lr, decay, eps, keep, beta1, beta2, scale, alpha, momentu
        v  = beta2 v + (1 - beta2) d^2           mean of its square
        w -= lr / (1 - beta1^t)  m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
    Both means start at zero; dividing by 1 - beta^t makes up for that. */
-static void cnn__adam_run(float *restrict w, const float *restrict dw, float *restrict m, float *restrict v,
-                          size_t n, const cnn__rates *r)
+static void cnn__adam_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
 {
-    float root[CNN__RUN_OF], lr = r->lr, decay = r->decay, keep = r->keep, eps = r->eps, scale = r->scale;
-    float b1 = r->beta1, b2 = r->beta2;
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
-        m[i] = b1 * m[i] + (1 - b1) * d;
-        v[i] = b2 * v[i] + (1 - b2) * d * d;
+    float *restrict m = slot[0], *restrict v = slot[1], root[CNN__RUN_OF];
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
+        m[i] = r.beta1 * m[i] + (1 - r.beta1) * d;
+        v[i] = r.beta2 * v[i] + (1 - r.beta2) * d * d;
     }
-    cnn__roots(root, v, n);
-    for (size_t i = 0; i < n; i++) w[i] = keep * w[i] - lr * (m[i] / (root[i] * scale + eps));
+    cnn__roots(root, v);
+    for (int i = 0; i < CNN__RUN_OF; i++) w[i] = r.keep * w[i] - r.lr * (m[i] / (root[i] * r.scale + r.eps));
 }
-
-static void cnn__adam_blocks(float *w, const float *dw, float *const *slot, size_t n, const cnn__rates *r)
-{
-    float *m = slot[0], *v = slot[1];
-    size_t i = 0;
-    for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__adam_run(w + i, dw + i, m + i, v + i, CNN__RUN_OF, r);
-    cnn__adam_run(w + i, dw + i, m + i, v + i, n - i, r);
-}
-
 static cnn__rates cnn__adam_rates(const cnn_step_args *a, long step)
 {
-    cnn__rates r = { .beta1 = cnn__orf(a->beta1, 0.9f), .beta2 = cnn__orf(a->beta2, 0.999f),
-                     .eps = cnn__orf(a->eps, 1e-8f), .keep = 1 };
-    r.lr    = (float)((double)a->lr / (1 - pow((double)r.beta1, (double)step + 1)));
-    r.scale = (float)(1 / sqrt(1 - pow((double)r.beta2, (double)step + 1)));
-    return r;
+    const double t = (double)step + 1;
+    return (cnn__rates){ .lr = (float)((double)a->lr / (1 - pow((double)a->beta1, t))),
+                         .scale = (float)(1 / sqrt(1 - pow((double)a->beta2, t))),
+                         .beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps, .keep = 1 };
 }
-
 static void cnn__adam_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                              long step)
 {
     cnn__rates r = cnn__adam_rates(a, step);
     r.decay = a->weight_decay;
-    cnn__adam_blocks(w, dw, slot, n, &r);
+    cnn__in_runs(cnn__adam_run, w, dw, slot, n, r);
 }
-CNN_API const cnn_optimizer *cnn_adam(void)
-{
-    static const cnn_optimizer adam = { "adam", 2, cnn__adam_update };
-    return &adam;
-}
-
 static void cnn__adamw_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                               long step)
 {
     cnn__rates r = cnn__adam_rates(a, step);
-    r.keep = 1 - a->lr * cnn__orf(a->weight_decay, 0.01f);
-    cnn__adam_blocks(w, dw, slot, n, &r);
-}
-CNN_API const cnn_optimizer *cnn_adamw(void)
-{
-    static const cnn_optimizer adamw = { "adamw", 2, cnn__adamw_update };
-    return &adamw;
+    r.keep = 1 - a->lr * a->weight_decay;
+    cnn__in_runs(cnn__adam_run, w, dw, slot, n, r);
 }
 
-/* RMSprop (Tieleman, Hinton 2012), in PyTorch's form, with v and b zero before the first step:
+static const cnn_field cnn__adam_fields[] = {
+    CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
+    CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
+static const cnn_field cnn__adamw_fields[] = {
+    CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
+    CNN__TAKES(weight_decay, 0.01, "[0,inf)"), { 0 } };
+static const cnn_optimizer cnn__adam  = { "adam",  2, cnn__adam_update,  cnn__adam_fields,  NULL };
+static const cnn_optimizer cnn__adamw = { "adamw", 2, cnn__adamw_update, cnn__adamw_fields, NULL };
+
+/* RMSprop (Tieleman, Hinton 2012), in PyTorch's form:
        d  = dw + weight_decay w
        v  = alpha v + (1 - alpha) d^2                 mean of the square
        b  = momentum b + d / (sqrt(v) + eps)
        w -= lr b
    Centred (Graves 2013), the mean of the gradient is kept too, m = alpha m + (1 - alpha) d, and the root is
-   of the variance v - m^2, where rounding below 0 counts as 0. m is NULL if not centred. */
-static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float *restrict v,
-                             float *restrict b, float *restrict m, size_t n, const cnn__rates *r)
+   of the variance v - m^2, where rounding below 0 counts as 0. */
+static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
 {
-    float root[CNN__RUN_OF], variance[CNN__RUN_OF] = { 0 }, lr = r->lr, decay = r->decay, eps = r->eps,
-          alpha = r->alpha, momentum = r->momentum;
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
-        v[i] = alpha * v[i] + (1 - alpha) * d * d;
+    float *restrict v = slot[0], *restrict b = slot[1], *restrict m = slot[2];
+    float root[CNN__RUN_OF], variance[CNN__RUN_OF];
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
+        v[i] = r.alpha * v[i] + (1 - r.alpha) * d * d;
     }
-    for (size_t i = 0; m && i < n; i++) {
-        m[i] = alpha * m[i] + (1 - alpha) * (dw[i] + decay * w[i]);
+    for (int i = 0; m && i < CNN__RUN_OF; i++) {
+        m[i] = r.alpha * m[i] + (1 - r.alpha) * (dw[i] + r.decay * w[i]);
         variance[i] = v[i] > m[i] * m[i] ? v[i] - m[i] * m[i] : 0;
     }
-    cnn__roots(root, m ? variance : v, n);
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
-        b[i] = momentum * b[i] + d / (root[i] + eps);
-        w[i] -= lr * b[i];
+    cnn__roots(root, m ? variance : v);
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
+        b[i] = r.momentum * b[i] + d / (root[i] + r.eps);
+        w[i] -= r.lr * b[i];
     }
 }
-
 static void cnn__rmsprop_update(float *w, const float *dw, float *const *slot, size_t n,
                                 const cnn_step_args *a, long step)
 {
-    float *v = slot[0], *b = slot[1], *m = slot[2];
-    size_t i = 0;
-    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .eps = cnn__orf(a->eps, 1e-8f),
-                           .alpha = cnn__orf(a->alpha, 0.99f), .momentum = a->momentum };
+    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .momentum = a->momentum, .alpha = a->alpha,
+                           .eps = a->eps };
     (void)step;
-    for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF)
-        cnn__rmsprop_run(w + i, dw + i, v + i, b + i, m ? m + i : NULL, CNN__RUN_OF, &r);
-    cnn__rmsprop_run(w + i, dw + i, v + i, b + i, m ? m + i : NULL, n - i, &r);
+    cnn__in_runs(cnn__rmsprop_run, w, dw, slot, n, r);
 }
-CNN_API const cnn_optimizer *cnn_rmsprop(void)
-{
-    static const cnn_optimizer rmsprop = { "rmsprop", 2, cnn__rmsprop_update };
-    return &rmsprop;
-}
-CNN_API const cnn_optimizer *cnn_rmsprop_centered(void)
-{
-    static const cnn_optimizer centered = { "rmsprop_centered", 3, cnn__rmsprop_update };
-    return &centered;
-}
+static const cnn_field cnn__rmsprop_fields[] = {
+    CNN__TAKES(alpha, 0.99, "[0,1)"), CNN__TAKES(momentum, 0, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
+    CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
+static const cnn_optimizer cnn__rmsprop = { "rmsprop", 2, cnn__rmsprop_update, cnn__rmsprop_fields, NULL };
+static const cnn_optimizer cnn__rmsprop_centered = { "rmsprop_centered", 3, cnn__rmsprop_update,
+                                                     cnn__rmsprop_fields, NULL };
 
-/* AdaGrad (Duchi, Hazan, Singer 2011), with s zero before the first step:
+/* AdaGrad (Duchi, Hazan, Singer 2011):
        d  = dw + weight_decay w
        s += d^2
        w -= lr d / (sqrt(s) + eps) */
-static void cnn__adagrad_run(float *restrict w, const float *restrict dw, float *restrict s, size_t n,
-                             const cnn__rates *r)
+static void cnn__adagrad_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
 {
-    float root[CNN__RUN_OF], lr = r->lr, decay = r->decay, eps = r->eps;
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
+    float *restrict s = slot[0], root[CNN__RUN_OF];
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
         s[i] += d * d;
     }
-    cnn__roots(root, s, n);
-    for (size_t i = 0; i < n; i++) w[i] -= lr * ((dw[i] + decay * w[i]) / (root[i] + eps));
+    cnn__roots(root, s);
+    for (int i = 0; i < CNN__RUN_OF; i++) w[i] -= r.lr * ((dw[i] + r.decay * w[i]) / (root[i] + r.eps));
 }
-
 static void cnn__adagrad_update(float *w, const float *dw, float *const *slot, size_t n,
                                 const cnn_step_args *a, long step)
 {
-    float *s = slot[0];
-    size_t i = 0;
-    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .eps = cnn__orf(a->eps, 1e-10f) };
+    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .eps = a->eps };
     (void)step;
-    for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__adagrad_run(w + i, dw + i, s + i, CNN__RUN_OF, &r);
-    cnn__adagrad_run(w + i, dw + i, s + i, n - i, &r);
+    cnn__in_runs(cnn__adagrad_run, w, dw, slot, n, r);
 }
-CNN_API const cnn_optimizer *cnn_adagrad(void)
+static const cnn_field cnn__adagrad_fields[] = {
+    CNN__TAKES(eps, 1e-10, "[0,inf)"), CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
+static const cnn_optimizer cnn__adagrad = { "adagrad", 1, cnn__adagrad_update, cnn__adagrad_fields, NULL };
+
+/* An optimizer of your own: its row here, cnn__NAME, and NAME in CNN_OPTIMIZERS. */
+
+#define CNN__OPTIMIZER(name) CNN_API const cnn_optimizer *cnn_##name(void) { return &cnn__##name; }
+CNN_OPTIMIZERS(CNN__OPTIMIZER)
+
+CNN_API const cnn_optimizer *const *cnn_optimizers(int *count)
 {
-    static const cnn_optimizer adagrad = { "adagrad", 1, cnn__adagrad_update };
-    return &adagrad;
+#define CNN__OPTIMIZER_ADDRESS(name) &cnn__##name,
+    static const cnn_optimizer *const all[] = { CNN_OPTIMIZERS(CNN__OPTIMIZER_ADDRESS) NULL };
+    if (count) *count = (int)(sizeof all / sizeof *all) - 1;
+    return all;
 }
 
-static bool cnn__check_step(cnn_graph *g, const char *at, const char *what, const cnn_step_args *a)
+/* ---- One update ---- */
+
+static const cnn_field *cnn__find_field(const cnn_field *f, const char *name)
 {
-    if (!(a->lr > 0) || isinf(a->lr))
-        return cnn__fail(g, at, what, "lr %g: the learning rate must be said and positive, such as "
-                         ".lr = 0.01f", (double)a->lr);
-    if (!(a->momentum >= 0 && a->momentum < 1))
-        return cnn__fail(g, at, what, "momentum %g is outside [0,1)", (double)a->momentum);
-    if (!(a->weight_decay >= 0) || isinf(a->weight_decay))
-        return cnn__fail(g, at, what, "weight_decay %g is not a number from 0", (double)a->weight_decay);
-    const cnn_optimizer *o = g->config.optimizer;
-    bool no_momentum = o == cnn_adam() || o == cnn_adamw() || o == cnn_adagrad();
-    bool rmsprop = o == cnn_rmsprop() || o == cnn_rmsprop_centered();
-    if (no_momentum && a->momentum != 0)
-        return cnn__fail(g, at, what, "momentum is for sgd and rmsprop; this graph's optimizer is %s",
-                         o->name);
-    if (a->nesterov && (no_momentum || rmsprop))
-        return cnn__fail(g, at, what, "nesterov is for sgd; this graph's optimizer is %s", o->name);
-    if (a->nesterov && a->momentum == 0)
-        return cnn__fail(g, at, what, "nesterov needs a momentum, such as .momentum = 0.9f");
-    if (!(a->dampening >= 0 && a->dampening <= 1))
-        return cnn__fail(g, at, what, "dampening %g is outside [0,1]", (double)a->dampening);
-    if (a->dampening != 0 && (rmsprop || no_momentum || a->momentum == 0 || a->nesterov))
-        return cnn__fail(g, at, what, "dampening is for sgd with a momentum, not Nesterov's");
-    if ((a->beta1 != 0 || a->beta2 != 0) && (rmsprop || o == cnn_sgd() || o == cnn_adagrad()))
-        return cnn__fail(g, at, what, "beta1 and beta2 are for adam and adamw; this graph's optimizer is %s",
-                         o->name);
-    if (a->alpha != 0 && (no_momentum || o == cnn_sgd()))
-        return cnn__fail(g, at, what, "alpha is for rmsprop; this graph's optimizer is %s", o->name);
-    const struct { const char *name; float value; } part[] = { { "beta1", a->beta1 }, { "beta2", a->beta2 },
-        { "alpha", a->alpha } };
-    for (int i = 0; i < 3; i++)
-        if (!(part[i].value >= 0 && part[i].value < 1))
-            return cnn__fail(g, at, what, "%s %g is outside [0,1)", part[i].name, (double)part[i].value);
-    if (!(a->eps >= 0) || isinf(a->eps))
-        return cnn__fail(g, at, what, "eps %g is not a number from 0", (double)a->eps);
-    return true;
+    while (f && f->name && strcmp(f->name, name) != 0) f++;
+    return f && f->name ? f : NULL;
 }
+
+/* "sgd, rmsprop, rmsprop_centered" */
+static cnn_text cnn__takers(const char *option)
+{
+    cnn_text r = { "" };
+    int      n;
+    const cnn_optimizer *const *all = cnn_optimizers(&n);
+    for (int i = 0; i < n; i++) {
+        const size_t k = strlen(r.s);
+        if (!cnn__find_field(all[i]->fields, option)) continue;
+        cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
+    }
+    return r;
+}
+
+/* Fill in the defaults. Errors: no learning rate; an option that this graph's optimizer does not take, or
+   that is out of its range. */
+static bool cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
+{
+    const cnn_optimizer *o = g->config.optimizer;
+    int n;
+    const cnn_optimizer *const *all = cnn_optimizers(&n);
+    if (!(a->lr > 0) || isinf(a->lr))
+        return cnn__fail(g, a->at, what, "lr %g: the learning rate must be said and positive, such as "
+                         ".lr = 0.01f", (double)a->lr);
+    for (int i = 0; i < n; i++)
+        for (const cnn_field *f = all[i]->fields; f->name; f++)
+            if (cnn__given(f, a) && !cnn__find_field(o->fields, f->name))
+                return cnn__fail(g, a->at, what, "%s is for %s; this graph's optimizer is %s", f->name,
+                                 cnn__takers(f->name).s, o->name);
+    for (const cnn_field *f = o->fields; f && f->name; f++) {
+        if (!cnn__given(f, a)) cnn__set_option(f, a, f->preset);
+        if (!cnn__in_range(f->range, cnn__option(f, a)))
+            return cnn__fail(g, a->at, what, "%s %g is outside %s", f->name, cnn__option(f, a), f->range);
+    }
+    const char *wrong = o->wrong ? o->wrong(a) : NULL;
+    return !wrong || cnn__fail(g, a->at, what, "%s", wrong);
+}
+
+static bool cnn__is_trained(const cnn_tensor *t) { return t->kind == CNN_PARAM && t->needs_grad; }
 
 /* Floats from, from + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
    into blocks for threads cannot change a bit. */
@@ -5106,7 +5125,6 @@ static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t fro
     float *w = g->arena[CNN_ARENA_PARAMS] + from, *state = g->arena[CNN_ARENA_OPTIMIZER] + from;
     const float *dw = g->arena[CNN_ARENA_GRADS] + from;
     int blocks = (int)((n + BLOCK - 1) / BLOCK), threads = blocks < 8 ? 1 : g->cpu.threads;
-    (void)threads;
     CNN__PARALLEL_FOR(threads)
     for (int k = 0; k < blocks; k++) {
         size_t first = (size_t)k * BLOCK, rest = n - first;
@@ -5117,42 +5135,23 @@ static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t fro
     }
 }
 
-static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n)
-{
-    cnn_backend *device = g->config.backend;
-    cnn_place    w = { g->buffer[CNN_ARENA_PARAMS], from }, dw = { g->buffer[CNN_ARENA_GRADS], from };
-    cnn_place    slots = { g->buffer[CNN_ARENA_OPTIMIZER], from };
-    return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, g->step);
-}
-
-/* The weight decay of parameters with such a factor. AdamW takes 0 for its default, so none at all becomes a
-   number that changes nothing. */
-static float cnn__scaled_decay(const cnn_graph *g, float decay, float factor)
-{
-    if (g->config.optimizer != cnn_adamw()) return decay * factor;
-    decay = cnn__orf(decay, 0.01f) * factor;
-    return decay > 0 ? decay : FLT_MIN;
-}
-
 /* Parameters that follow each other with the same factors are one update: all of them, as a rule. False if
    the device refuses. */
 static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned side)
 {
-    size_t from = 0;
-    float  scale = 1, decay = 1;
+    const cnn__node *first = NULL;                             /* of the group */
     for (int i = 0; i <= g->n_order; i++) {
-        cnn__node *v = i < g->n_order ? g->order[i] : NULL;
-        if (v && (v->t.kind != CNN_PARAM || !v->t.needs_grad)) continue;
-        if (v && v->lr_scale == scale && v->decay_scale == decay) continue;
-        size_t        to = v ? v->t.grad_at : g->n_trained;
-        cnn_step_args scaled = *a;
-        scaled.lr *= scale;
-        if (decay != 1) scaled.weight_decay = cnn__scaled_decay(g, a->weight_decay, decay);
-        if (scale > 0 && to > from) {
-            if (side == CNN__HOST) cnn__update_on_host(g, &scaled, from, to - from);
-            else if (!cnn__update_on_device(g, &scaled, from, to - from)) return false;
+        const cnn__node *v = i < g->n_order ? g->order[i] : NULL;
+        if (v && !cnn__is_trained(&v->t)) continue;
+        if (v && first && v->lr_scale == first->lr_scale && v->decay_scale == first->decay_scale) continue;
+        if (first && first->lr_scale > 0) {
+            size_t        from = first->t.grad_at, n = (v ? v->t.grad_at : g->n_trained) - from;
+            cnn_step_args scaled = *a;
+            scaled.lr *= first->lr_scale, scaled.weight_decay *= first->decay_scale;
+            if (side == CNN__HOST) cnn__update_on_host(g, &scaled, from, n);
+            else if (!cnn__update_on_device(g, &scaled, from, n)) return false;
         }
-        from = to, scale = v ? v->lr_scale : 1, decay = v ? v->decay_scale : 1;
+        first = v;
     }
     return true;
 }
@@ -5180,7 +5179,7 @@ static bool cnn__set_scale(cnn_graph *g, const char *what, const char *pattern, 
         return cnn__fail(g, g->config.at, what, "factor %g is not a number from 0", (double)factor);
     for (int i = 0; pattern && i < g->n_order; i++) {
         cnn__node *v = g->order[i];
-        if (v->t.kind != CNN_PARAM || !v->t.needs_grad || !cnn__matches(pattern, v->t.name)) continue;
+        if (!cnn__is_trained(&v->t) || !cnn__matches(pattern, v->t.name)) continue;
         *(decay ? &v->decay_scale : &v->lr_scale) = factor, found++;
     }
     return found || cnn__fail(g, g->config.at, what, "no parameter that is trained has a name like \"%.80s\"",
@@ -5196,31 +5195,14 @@ CNN_API bool cnn_set_decay_scale(cnn_graph *g, const char *pattern, float factor
     return cnn__set_scale(g, "decay_scale", pattern, factor, true);
 }
 
-/* Bring a whole array, newest on *on, to the side where it is wanted. */
-static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, unsigned side, void *buffer,
-                            float *host, size_t bytes)
+/* All updates on one side. False after an error, or without one if the device refuses this optimizer. */
+static bool cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side)
 {
-    cnn_backend *device = g->config.backend;
-    if (*on & side) return true;
-    g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
-    if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
-                              : device->download(device, buffer, 0, host, bytes)))
-        return cnn__fail(g, NULL, what, "%s: %s", device->name, device->error);
-    *on = CNN__HOST | CNN__DEVICE;
-    return true;
-}
-
-/* The optimizer's state, to where the update will run. Zero everywhere needs no copy. */
-static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
-{
-    size_t bytes = g->arena_bytes[CNN_ARENA_OPTIMIZER];
-    return !g->optimizer_on || !bytes ||
-           cnn__sync_array(g, "optimizer", &g->optimizer_on, side, g->buffer[CNN_ARENA_OPTIMIZER],
-                           g->arena[CNN_ARENA_OPTIMIZER], bytes);
-}
-
-static bool cnn__stepped(cnn_graph *g)
-{
+    if (!cnn__sync_params(g, CNN__DATA, side) || !cnn__sync_params(g, CNN__GRAD, side) ||
+        !cnn__sync_optimizer(g, side) || !cnn__update_groups(g, a, side))
+        return false;
+    cnn__wrote_params(g, CNN__DATA, side);
+    g->optimizer_on = (unsigned char)side;
     g->step++;
     cnn__seen(g->loss, CNN__AFTER_UPDATE);
     return !g->error[0];
@@ -5231,7 +5213,7 @@ CNN_API bool cnn_step_(cnn_step_args a)
     cnn_graph *g = a.g;
     if (!g || g->error[0]) return false;
     cnn_backend *device = g->config.backend;
-    if (!cnn__check_step(g, a.at, "step", &a)) return false;
+    if (!cnn__resolve_step(g, "step", &a)) return false;
     if (!g->compiled) return cnn__fail(g, a.at, "step", "the graph is not compiled");
     if (g->config.inference)
         return cnn__fail(g, a.at, "step", "the graph was made with .inference = 1: it has no gradients");
@@ -5241,19 +5223,11 @@ CNN_API bool cnn_step_(cnn_step_args a)
     if (g->n_trained == 0) return g->step++, true;
 
     if (device && device->update) {
-        if (!cnn__to_device_params(g) || !cnn__sync_optimizer(g, CNN__DEVICE)) return false;
-        if (cnn__update_groups(g, &a, CNN__DEVICE)) {
-            cnn__device_wrote_params(g);
-            g->optimizer_on = CNN__DEVICE;
-            return cnn__stepped(g);
-        }
-        if (device->error[0]) return cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
+        if (cnn__update(g, &a, CNN__DEVICE)) return true;
+        if (device->error[0]) cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
+        if (g->error[0]) return false;
     }
-    if (!cnn__to_host_params(g) || !cnn__sync_optimizer(g, CNN__HOST)) return false;
-    cnn__update_groups(g, &a, CNN__HOST);
-    cnn__host_wrote_params(g);
-    g->optimizer_on = CNN__HOST;
-    return cnn__stepped(g);
+    return cnn__update(g, &a, CNN__HOST);
 }
 
 /* ---- Clipping ---- */
@@ -5264,7 +5238,6 @@ static double cnn__sum_of_squares(const float *x, size_t n, int threads)
     enum { PARTS = 64 };
     double part[PARTS], sum = 0;
     if (n < 1 << 18) threads = 1;
-    (void)threads;
     CNN__PARALLEL_FOR(threads)
     for (int k = 0; k < PARTS; k++) {
         size_t end = n / PARTS * (size_t)(k + 1) + (k == PARTS - 1 ? n % PARTS : 0);
@@ -5275,28 +5248,39 @@ static double cnn__sum_of_squares(const float *x, size_t n, int threads)
     return sum;
 }
 
-/* Multiply all gradients by factor, or, if that is 1, return the sum of their squares. */
-static double cnn__over_grads(cnn_graph *g, unsigned side, float factor)
+/* The sum of the squares of all gradients that count, on the device or, without one, on the CPU; NAN after an
+   error. */
+static double cnn__squared_length(cnn_graph *g, cnn_backend *device)
 {
-    cnn_backend *device = side == CNN__DEVICE ? g->config.backend : NULL;
-    double       sum = 0;
-    bool         anew = true, done = true;
+    double sum = 0;
+    bool   anew = true, done = true;
     for (int i = 0; i < g->n_order && done; i++) {
         cnn__node *v = g->order[i];
-        if (v->t.kind != CNN_PARAM || !v->t.needs_grad || v->lr_scale == 0) continue;
-        size_t n = cnn_count(&v->t);
-        if (device && factor == 1) done = device->squares(device, cnn_place_grad(&v->t), n, anew, NULL);
-        else if (device)           done = device->scale(device, cnn_place_grad(&v->t), n, factor);
-        else if (factor == 1)      sum += cnn__sum_of_squares(v->t.grad, n, g->cpu.threads);
-        else for (size_t k = 0; k < n; k++) v->t.grad[k] *= factor;
+        if (!cnn__is_trained(&v->t) || v->lr_scale == 0) continue;
+        if (device) done = device->squares(device, cnn_place_grad(&v->t), cnn_count(&v->t), anew, NULL);
+        else        sum += cnn__sum_of_squares(v->t.grad, cnn_count(&v->t), g->cpu.threads);
         anew = false;
     }
-    if (device && factor == 1 && done && !anew) {
-        cnn_place none = { NULL, 0 };
+    if (device && done && !anew) {
+        const cnn_place none = { NULL, 0 };
         g->traffic.downloads++;
         done = device->squares(device, none, 0, false, &sum);
     }
     return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+}
+
+/* And all of them times factor. */
+static bool cnn__shorten_grads(cnn_graph *g, cnn_backend *device, float factor)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->order[i];
+        if (!cnn__is_trained(&v->t) || v->lr_scale == 0) continue;
+        size_t n = cnn_count(&v->t);
+        if (device && !device->scale(device, cnn_place_grad(&v->t), n, factor))
+            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error);
+        for (size_t k = 0; !device && k < n; k++) v->t.grad[k] *= factor;
+    }
+    return true;
 }
 
 /* As PyTorch's clip_grad_norm_: dw *= min(1, max_norm / (|dw| + 1e-6)). Parameters that cnn_set_lr_scale has
@@ -5311,21 +5295,22 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
         return cnn__fail(g, g->config.at, "clip", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
                          "cnn_backward(loss) first"), NAN;
     cnn_backend *device = g->config.backend;
-    unsigned     side = device && device->squares && device->scale ? CNN__DEVICE : CNN__HOST;
+    if (device && (!device->squares || !device->scale)) device = NULL;
+    const unsigned side = device ? CNN__DEVICE : CNN__HOST;
     if (!cnn__sync_params(g, CNN__GRAD, side)) return NAN;
-    double norm = sqrt(cnn__over_grads(g, side, 1));
+    double norm = sqrt(cnn__squared_length(g, device));
     if (isfinite(norm) && norm > (double)max_norm) {
-        cnn__over_grads(g, side, (float)((double)max_norm / (norm + 1e-6)));
+        if (!cnn__shorten_grads(g, device, (float)((double)max_norm / (norm + 1e-6)))) return NAN;
         cnn__wrote_params(g, CNN__GRAD, side);
     }
-    return g->error[0] ? NAN : norm;
+    return norm;
 }
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
 
 static bool cnn__trains(const cnn_tensor *t)
 {
-    return t->kind == CNN_BUFFER || (t->kind == CNN_PARAM && t->needs_grad);
+    return t->kind == CNN_BUFFER || cnn__is_trained(t);
 }
 
 static size_t cnn__trained_floats(const cnn_graph *g)
@@ -5356,32 +5341,6 @@ static bool cnn__copy_trained(cnn_graph *g, float *store, cnn__way way, float de
             w[k] = store[k], store[k] = old;
         }
         store += n;
-    }
-    return true;
-}
-
-/* The averages, to where they are mixed or read. */
-static bool cnn__sync_average(cnn_graph *g, unsigned side)
-{
-    cnn_backend *device = g->config.backend;
-    size_t       bytes = cnn__trained_floats(g) * sizeof(float);
-    if (!g->average || !bytes) return true;
-    if (side == CNN__DEVICE && !g->average_buffer && !(g->average_buffer = device->alloc(device, bytes)))
-        return cnn__fail(g, g->config.at, "average", "%s: %zu bytes: %s", device->name, bytes, device->error);
-    return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
-}
-
-static bool cnn__mix_on_device(cnn_graph *g, float share)
-{
-    cnn_backend *device = g->config.backend;
-    cnn_place    a = { g->average_buffer, 0 };
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (!cnn__trains(t)) continue;
-        if (!cnn__sync(t, CNN__DATA, CNN__DEVICE)) return false;
-        if (!device->mix(device, a, cnn_place_data(t), cnn_count(t), share))
-            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
-        a.at += cnn_count(t);
     }
     return true;
 }
@@ -7443,13 +7402,15 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
     memset(&r, 0, sizeof r);
-    cnn_step_args s = { a.at, NULL, a.lr, a.momentum, a.weight_decay, a.nesterov, a.beta1, a.beta2, a.alpha,
-        a.eps, a.dampening };
+    cnn_step_args s = { .at = a.at, .lr = a.lr, .momentum = a.momentum, .weight_decay = a.weight_decay,
+                        .nesterov = a.nesterov, .beta1 = a.beta1, .beta2 = a.beta2, .alpha = a.alpha,
+                        .eps = a.eps, .dampening = a.dampening }, resolved;
     if (!cnn__find_feed(&r.to, a.at, "fit", a.loss, a.logits, a.train)) return false;
     cnn_graph *g = r.g = s.g = r.to.g;
+    resolved = s;
     if (a.validation && !cnn__find_feed(&r.test, a.at, "fit, validation", a.loss, a.logits, a.validation))
         return false;
-    if (!cnn__check_step(g, a.at, "fit", &s)) return false;
+    if (!cnn__resolve_step(g, "fit", &resolved)) return false; /* each cnn_step does it again */
     if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
     if (!(a.lr_end >= 0) || isinf(a.lr_end))
         return cnn__fail(g, a.at, "fit", "lr_end %g is not a positive number", (double)a.lr_end);
@@ -8473,13 +8434,13 @@ static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
 /* Where the program names no optimizer, that of the file goes on. */
 static bool cnn__choose_optimizer(const cnn__file *f, const cnn_load_args *a)
 {
-    const cnn_optimizer *const known[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
-                                           cnn_rmsprop_centered(), cnn_adagrad() };
+    int n_known;
+    const cnn_optimizer *const *known = cnn_optimizers(&n_known);
     const char *name = f->state;
     for (int i = 0; name && i < 3; i++) name = strchr(name, ' ') ? strchr(name, ' ') + 1 : NULL;
     if (!name || a->optimizer || f->g->config.inference) return true;      /* cnn__read_state looks closer */
     size_t n = strcspn(name, " ");
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    for (int i = 0; i < n_known; i++)
         if (strlen(known[i]->name) == n && memcmp(known[i]->name, name, n) == 0)
             return f->g->config.optimizer = known[i], true;
     return cnn__file_fail(f, "it was trained by the optimizer \"%.*s\": hand it to cnn_load in .optimizer",
@@ -14020,16 +13981,67 @@ static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side)
         if (t->kind == CNN_PARAM && t->needs_grad) cnn__wrote(t, part, side);
     }
 }
-static bool cnn__to_host_params(cnn_graph *g)
+
+/* ---- Training there ---- */
+
+/* Bring a whole array, newest on *on, to the side where it is wanted. */
+static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, unsigned side, void *buffer,
+                            float *host, size_t bytes)
 {
-    return cnn__sync_params(g, CNN__DATA, CNN__HOST) && cnn__sync_params(g, CNN__GRAD, CNN__HOST);
+    cnn_backend *device = g->config.backend;
+    if (*on & side) return true;
+    g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
+    if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
+                              : device->download(device, buffer, 0, host, bytes)))
+        return cnn__fail(g, NULL, what, "%s: %s", device->name, device->error);
+    *on = CNN__HOST | CNN__DEVICE;
+    return true;
 }
-static bool cnn__to_device_params(cnn_graph *g)
+
+/* The optimizer's state, to where the update will run. Zero everywhere needs no copy. */
+static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
 {
-    return cnn__sync_params(g, CNN__DATA, CNN__DEVICE) && cnn__sync_params(g, CNN__GRAD, CNN__DEVICE);
+    size_t bytes = g->arena_bytes[CNN_ARENA_OPTIMIZER];
+    return !g->optimizer_on || !bytes ||
+           cnn__sync_array(g, "optimizer", &g->optimizer_on, side, g->buffer[CNN_ARENA_OPTIMIZER],
+                           g->arena[CNN_ARENA_OPTIMIZER], bytes);
 }
-static void cnn__host_wrote_params  (cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__HOST); }
-static void cnn__device_wrote_params(cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__DEVICE); }
+
+/* The averages, to where they are mixed or read. */
+static bool cnn__sync_average(cnn_graph *g, unsigned side)
+{
+    cnn_backend *device = g->config.backend;
+    size_t       bytes = cnn__trained_floats(g) * sizeof(float);
+    if (!g->average || !bytes) return true;
+    if (side == CNN__DEVICE && !g->average_buffer && !(g->average_buffer = device->alloc(device, bytes)))
+        return cnn__fail(g, g->config.at, "average", "%s: %zu bytes: %s", device->name, bytes, device->error);
+    return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
+}
+
+static bool cnn__mix_on_device(cnn_graph *g, float share)
+{
+    cnn_backend *device = g->config.backend;
+    cnn_place    a = { g->average_buffer, 0 };
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (!cnn__trains(t)) continue;
+        if (!cnn__sync(t, CNN__DATA, CNN__DEVICE)) return false;
+        if (!device->mix(device, a, cnn_place_data(t), cnn_count(t), share))
+            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
+        a.at += cnn_count(t);
+    }
+    return true;
+}
+
+static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n)
+{
+    cnn_backend *device = g->config.backend;
+    cnn_place    w = { g->buffer[CNN_ARENA_PARAMS], from }, dw = { g->buffer[CNN_ARENA_GRADS], from };
+    cnn_place    slots = { g->buffer[CNN_ARENA_OPTIMIZER], from };
+    return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, g->step);
+}
+
+/* ---- Opening and closing ---- */
 
 static void cnn__close_backend(cnn_graph *g)
 {

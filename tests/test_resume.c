@@ -471,7 +471,7 @@ static void own_update(float *w, const float *dw, float *const *slot, size_t n, 
 }
 static void optimizer_from_the_file(void)
 {
-    static const cnn_optimizer own = { "own", 0, own_update };
+    static const cnn_optimizer own = { "own", 0, own_update, NULL, NULL };
     const cnn_optimizer *const all[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
                                          cnn_rmsprop_centered(), cnn_adagrad(), &own };
     cnn_dataset d = new_data();

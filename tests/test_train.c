@@ -316,15 +316,15 @@ static void step_errors(void)
                "here.c:7: step: lr inf: the learning rate must be said and positive, such as .lr = 0.01f");
     step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 1 }, "here.c:7: step: momentum 1 is outside [0,1)");
     step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = -0.5f }, "here.c:7: step: momentum -0.5 is outside [0,1)");
-    step_error(2, false, (cnn_step_args){ .lr = 1, .weight_decay = -1 }, "here.c:7: step: weight_decay -1 is not a number from 0");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .weight_decay = -1 }, "here.c:7: step: weight_decay -1 is outside [0,inf)");
     step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 0.9f, .dampening = 2 },
                "here.c:7: step: dampening 2 is outside [0,1]");
     step_error(2, false, (cnn_step_args){ .lr = 1, .dampening = 0.5f },
                "here.c:7: step: dampening is for sgd with a momentum, not Nesterov's");
     step_error(2, false, (cnn_step_args){ .lr = 1, .beta1 = 0.9f },
-               "here.c:7: step: beta1 and beta2 are for adam and adamw; this graph's optimizer is sgd");
+               "here.c:7: step: beta1 is for adam, adamw; this graph's optimizer is sgd");
     step_error(2, false, (cnn_step_args){ .lr = 1, .alpha = 0.9f },
-               "here.c:7: step: alpha is for rmsprop; this graph's optimizer is sgd");
+               "here.c:7: step: alpha is for rmsprop, rmsprop_centered; this graph's optimizer is sgd");
     step_error(2, false, (cnn_step_args){ .lr = 1, .nesterov = 1 },
                "here.c:7: step: nesterov needs a momentum, such as .momentum = 0.9f");
     step_error(0, false, (cnn_step_args){ .lr = 1 }, "here.c:7: step: the graph is not compiled");
@@ -518,7 +518,7 @@ static void note_rate(float *w, const float *dw, float *const *slot, size_t n, c
 }
 static void fit_schedule(void)
 {
-    static const cnn_optimizer note = { "note", 0, note_rate };
+    static const cnn_optimizer note = { "note", 0, note_rate, NULL, NULL };
     quarters *q = new_quarters(64);
     net n = new_net_for((cnn_config){ .max_batch = 16, .optimizer = &note }, false);
     CHECK_INT(cnn_plan(n.g, n.loss).optimizer, 0);
@@ -548,7 +548,7 @@ static void adam_is_saved(void)
 static float half(float progress, void *user) { return *(float *)user * (1 - progress); }
 static void fit_schedules(void)
 {
-    static const cnn_optimizer note = { "note", 0, note_rate };
+    static const cnn_optimizer note = { "note", 0, note_rate, NULL, NULL };
     quarters *q = new_quarters(64);
     net   n = new_net_for((cnn_config){ .max_batch = 16, .optimizer = &note }, false);
     float factor = 0.5f;
