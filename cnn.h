@@ -510,13 +510,13 @@ typedef struct { const char *at; cnn_graph *g; float lr; /* required; lr > 0: no
                  float eps;          /* of all but cnn_sgd; default 1e-8; cnn_adagrad: 1e-10 */
                  float dampening;    /* of cnn_sgd with momentum, not Nesterov's; default 0 */
                } cnn_step_args;
-/* One update of all parameters that are not frozen. False after an error, such as an option that this graph's
+/* One update of all parameters that are not frozen. False after an error, such as an option that the graph's
    optimizer does not take. */
 CNN_API bool cnn_step_(cnn_step_args);
 #define cnn_step(...) cnn_step_((cnn_step_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 
 /* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. Each word is a function:
-   cnn_sgd(), cnn_adam(), ...; rmsprop_centered is PyTorch's centered = True. cnn_optimizers lists them all. */
+   cnn_sgd(), cnn_adam(), ...; rmsprop_centered is PyTorch's centered = True. cnn_optimizers lists all. */
 #define CNN_OPTIMIZERS(X) X(sgd) X(adam) X(adamw) X(rmsprop) X(rmsprop_centered) X(adagrad)
 #define CNN_OPTIMIZER_(name) CNN_API const cnn_optimizer *cnn_##name(void);
 CNN_OPTIMIZERS(CNN_OPTIMIZER_)
@@ -1214,6 +1214,7 @@ typedef struct cnn__node {
     float             gain;
     float             lr_scale;         /* parameters: the factor of the learning rate ... */
     float             decay_scale;      /* ... and of the weight decay */
+    long              steps;            /* parameters: updates that their optimizer vectors have seen */
     int               fan_in, fan_out;
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
@@ -1447,7 +1448,7 @@ static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side);
 static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side);
 static bool cnn__sync_optimizer(cnn_graph *g, unsigned side);
 static bool cnn__sync_average(cnn_graph *g, unsigned side);
-static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n);
+static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step);
 static bool cnn__mix_on_device(cnn_graph *g, float share);
 
 CNN_API cnn_graph *cnn_new_(cnn_config config)
@@ -5118,7 +5119,7 @@ static bool cnn__is_trained(const cnn_tensor *t) { return t->kind == CNN_PARAM &
 
 /* Floats from, from + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
    into blocks for threads cannot change a bit. */
-static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n)
+static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step)
 {
     enum { BLOCK = 1 << 14 };
     const cnn_optimizer *o = g->config.optimizer;
@@ -5131,25 +5132,29 @@ static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t fro
         float *slot[CNN_MAX_SLOTS] = { NULL };
         for (int s = 0; s < o->slots && s < CNN_MAX_SLOTS; s++)
             slot[s] = state + (size_t)s * g->n_trained + first;
-        o->update(w + first, dw + first, slot, rest < BLOCK ? rest : BLOCK, a, g->step);
+        o->update(w + first, dw + first, slot, rest < BLOCK ? rest : BLOCK, a, step);
     }
 }
 
-/* Parameters that follow each other with the same factors are one update: all of them, as a rule. False if
-   the device refuses. */
+static bool cnn__same_update(const cnn__node *a, const cnn__node *b)
+{
+    return a->lr_scale == b->lr_scale && a->decay_scale == b->decay_scale && a->steps == b->steps;
+}
+
+/* Parameters that follow each other with the same factors and as many updates behind them are one update: all
+   of them, as a rule. False if the device refuses. */
 static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned side)
 {
     const cnn__node *first = NULL;                             /* of the group */
     for (int i = 0; i <= g->n_order; i++) {
         const cnn__node *v = i < g->n_order ? g->order[i] : NULL;
-        if (v && !cnn__is_trained(&v->t)) continue;
-        if (v && first && v->lr_scale == first->lr_scale && v->decay_scale == first->decay_scale) continue;
+        if (v && (!cnn__is_trained(&v->t) || (first && cnn__same_update(first, v)))) continue;
         if (first && first->lr_scale > 0) {
             size_t        from = first->t.grad_at, n = (v ? v->t.grad_at : g->n_trained) - from;
             cnn_step_args scaled = *a;
             scaled.lr *= first->lr_scale, scaled.weight_decay *= first->decay_scale;
-            if (side == CNN__HOST) cnn__update_on_host(g, &scaled, from, n);
-            else if (!cnn__update_on_device(g, &scaled, from, n)) return false;
+            if (side == CNN__HOST) cnn__update_on_host(g, &scaled, from, n, first->steps);
+            else if (!cnn__update_on_device(g, &scaled, from, n, first->steps)) return false;
         }
         first = v;
     }
@@ -5203,6 +5208,8 @@ static bool cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side)
         return false;
     cnn__wrote_params(g, CNN__DATA, side);
     g->optimizer_on = (unsigned char)side;
+    for (int i = 0; i < g->n_order; i++)
+        g->order[i]->steps += cnn__is_trained(&g->order[i]->t) && g->order[i]->lr_scale > 0;
     g->step++;
     cnn__seen(g->loss, CNN__AFTER_UPDATE);
     return !g->error[0];
@@ -5248,8 +5255,8 @@ static double cnn__sum_of_squares(const float *x, size_t n, int threads)
     return sum;
 }
 
-/* The sum of the squares of all gradients that count, on the device or, without one, on the CPU; NAN after an
-   error. */
+/* The sum of the squares of all gradients that count, on the device or, without one, on the CPU. NAN after
+   an error. */
 static double cnn__squared_length(cnn_graph *g, cnn_backend *device)
 {
     double sum = 0;
@@ -8382,14 +8389,14 @@ static float *cnn__state_of(const cnn_tensor *t, int s)
     return g->arena[CNN_ARENA_OPTIMIZER] + (size_t)s * g->n_trained + t->grad_at;
 }
 
-/* "SEED STEP DRAW OPTIMIZER LETTERS": the bits of the floats, lowest byte first, six to a letter. "-": all
-   zero. */
+/* "SEED STEP DRAW OPTIMIZER LETTERS COUNTS": the bits of the floats, lowest byte first, six to a letter. "-":
+   all zero. COUNTS: cnn__node.steps of each parameter, "3,3,0"; missing where the vectors were left out. */
 static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
 {
     cnn_graph  *g = f->g;
     const cnn_optimizer *o = g->config.optimizer;
     char       *text = f->state, *word[5] = { NULL };
-    const char *end[3];
+    const char *end[3], *counts;
     uint64_t    number[3];
     const uint64_t most[3] = { UINT64_MAX, LONG_MAX, UINT32_MAX };
     if (!text) return true;
@@ -8399,10 +8406,20 @@ static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
         if (i < 3 && (!(end[i] = cnn__read_whole(word[i], most[i], &number[i])) || *end[i]))
             return cnn__file_fail(f, "cnn.state: bad number \"%.40s\"", word[i]);
     }
+    counts = cnn__word(&text);
     if (text || !cnn__unescape(word[3])) return cnn__file_fail(f, "cnn.state: bad words");
     if (!a->seed) g->config.seed = number[0];
     g->step = (long)number[1], g->draw = (uint32_t)number[2];
-    if (g->config.inference || strcmp(word[3], o->name) != 0 || strcmp(word[4], "-") == 0) return true;
+    if (g->config.inference || strcmp(word[3], o->name) != 0) return true;
+    for (int i = 0; i < g->n_order; i++) {
+        if (!cnn__is_trained(&g->order[i]->t)) continue;
+        number[0] = strcmp(word[4], "-") != 0 ? number[1] : 0;            /* an older file: all of one age */
+        if (counts && !(counts = cnn__read_whole(counts, number[1], number)))
+            return cnn__file_fail(f, "cnn.state: bad counts of updates");
+        g->order[i]->steps = (long)number[0], counts += counts && *counts == ',';
+    }
+    if (counts && *counts) return cnn__file_fail(f, "cnn.state: too many counts of updates");
+    if (strcmp(word[4], "-") == 0) return true;
 
     size_t n = (size_t)o->slots * cnn__state_floats(g), letters = strlen(word[4]);
     if (n > CNN__MOST_STATE / sizeof(float) || letters != (32 * n + 5) / 6)
@@ -8548,11 +8565,10 @@ static void cnn__put_state(cnn__string *to)
     cnn__put_word(to, o->name);
     cnn__put(to, " ", 1);
     if (!cnn__sync_optimizer(g, CNN__HOST)) return;
-    if (g->config.inference || n > CNN__MOST_STATE / sizeof(float) || cnn__is_zero_state(g)) {
-        cnn__put(to, "-\"", 2);
-        return;
-    }
-    for (int s = 0; s < o->slots; s++)
+    const bool with = !g->config.inference && n <= CNN__MOST_STATE / sizeof(float);
+    const bool zero = !with || cnn__is_zero_state(g);
+    if (zero) cnn__put(to, "-", 1);
+    for (int s = 0; s < o->slots && !zero; s++)
         for (int i = 0; i < g->n_order; i++) {
             const cnn_tensor *t = &g->order[i]->t;
             if (t->kind != CNN_PARAM || !t->needs_grad) continue;
@@ -8564,6 +8580,9 @@ static void cnn__put_state(cnn__string *to)
                 }
         }
     if (bits) cnn__put(to, &cnn__letters[pool << (6 - bits) & 63], 1);
+    for (int i = 0, k = 0; i < g->n_order && with; i++)
+        if (cnn__is_trained(&g->order[i]->t))
+            cnn__putf(to, "%s%ld", k++ ? "," : " ", g->order[i]->steps);
     cnn__put(to, "\"", 1);
 }
 
@@ -9036,6 +9055,11 @@ static void cnn__tape_arrays(cnn__tape *t, cnn__run *r, const uint64_t part[3])
         cnn__tape_floats(t, v, cnn_count(w));
     }
     cnn__tape_floats(t, g->arena[CNN_ARENA_OPTIMIZER], g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float));
+    for (int i = 0; i < g->n_order; i++) {
+        uint64_t steps = (uint64_t)g->order[i]->steps;
+        cnn__tape_u64(t, &steps);
+        g->order[i]->steps = (long)(steps < (uint64_t)g->step ? steps : (uint64_t)g->step);
+    }
     if (part[1]) cnn__tape_floats(t, g->average, cnn__trained_floats(g));
     if (part[2]) cnn__tape_floats(t, r->best, cnn__trained_floats(g));
 }
@@ -9093,7 +9117,7 @@ static bool cnn__read_run(cnn__run *r, const cnn__file *f, const unsigned char *
     cnn__tape_place(&t, &new_run, &step, &draw, part);
     const cnn__fit_place *at = &new_run.at;
     size_t trained = cnn__trained_floats(g), floats = cnn__learned_floats(g);
-    floats += g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float);
+    floats += g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float) + 2 * (size_t)g->n_order;   /* and steps */
     if (part[1]) floats = cnn__add_size(floats, trained);
     if (part[2]) floats = cnn__add_size(floats, trained);
     if (!t.good || step > LONG_MAX || draw > UINT32_MAX || part[0] > (uint64_t)r->epochs ||
@@ -14033,12 +14057,12 @@ static bool cnn__mix_on_device(cnn_graph *g, float share)
     return true;
 }
 
-static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n)
+static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step)
 {
     cnn_backend *device = g->config.backend;
     cnn_place    w = { g->buffer[CNN_ARENA_PARAMS], from }, dw = { g->buffer[CNN_ARENA_GRADS], from };
     cnn_place    slots = { g->buffer[CNN_ARENA_OPTIMIZER], from };
-    return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, g->step);
+    return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, step);
 }
 
 /* ---- Opening and closing ---- */

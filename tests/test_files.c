@@ -667,7 +667,7 @@ static void hostile_state(void)
             { "1 2 3 other x",
               "it was trained by the optimizer \"other\": hand it to cnn_load in .optimizer" },
         { "", "cnn.state: word 1 is missing" }, { "1 2 3 sgd", "cnn.state: word 5 is missing" },
-        { "1 2 3 sgd - -", "cnn.state: bad words" }, { "1 -2 3 sgd -", "cnn.state: bad number \"-2\"" },
+        { "1 2 3 sgd - - -", "cnn.state: bad words" }, { "1 2 3 sgd - -", "cnn.state: bad counts of updates" }, { "1 -2 3 sgd -", "cnn.state: bad number \"-2\"" },
         { "18446744073709551616 2 3 sgd -", "cnn.state: bad number \"18446744073709551616\"" },
         { "1 2 4294967296 sgd -", "cnn.state: bad number \"4294967296\"" },
         { "1 2 3 sgd AAAAAAAAAA", "cnn.state: 10 letters do not hold 2 floats" },
