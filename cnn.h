@@ -1450,6 +1450,8 @@ static bool cnn__sync_optimizer(cnn_graph *g, unsigned side);
 static bool cnn__sync_average(cnn_graph *g, unsigned side);
 static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step);
 static bool cnn__mix_on_device(cnn_graph *g, float share);
+static double cnn__squares_on_device(cnn_graph *g);
+static bool cnn__shorten_on_device(cnn_graph *g, float factor);
 
 CNN_API cnn_graph *cnn_new_(cnn_config config)
 {
@@ -1690,12 +1692,13 @@ static void cnn__set_option(const cnn_field *f, void *args, double value)
 static bool cnn__given(const cnn_field *f, const void *args) { return cnn__option(f, args) != 0; }
 
 /* The value of an option that is not given; *from: the option that it comes from. */
-static double cnn__default(const cnn_op *op, const cnn_field *f, const void *args, const cnn_field **from)
+static double cnn__default(const cnn_field *fields, const cnn_field *f, const void *args,
+                           const cnn_field **from)
 {
     *from = f;
     for (const char *word = f->like; word && *word; word += *word == ' ') {
         const size_t n = strcspn(word, " ");
-        for (const cnn_field *like = op->fields; like != f; like++) {
+        for (const cnn_field *like = fields; like != f; like++) {
             if (strlen(like->name) != n || memcmp(like->name, word, n) != 0) continue;
             *from = like;
             if (cnn__option(like, args) != 0) return cnn__option(like, args);
@@ -1709,26 +1712,28 @@ static double cnn__default(const cnn_op *op, const cnn_field *f, const void *arg
 static bool cnn__is_default(const cnn_tensor *y, const cnn_field *f)
 {
     const cnn_field *from;
-    const double     value = cnn__option(f, y->args), otherwise = cnn__default(y->op, f, y->args, &from);
+    const double     value = cnn__option(f, y->args);
+    const double     otherwise = cnn__default(y->op->fields, f, y->args, &from);
     return f->type == 'f' ? cnn__bits_of_float((float)value) == cnn__bits_of_float((float)otherwise)
                           : value == otherwise;
 }
 
-/* After this, args are plain values. */
-static bool cnn__resolve(cnn_tensor *y, void *args)
+/* After this, args are plain values. False, and why, if one is out of its range. */
+static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR_SIZE])
 {
-    for (const cnn_field *f = args ? y->op->fields : NULL; f && f->name; f++) {
+    for (const cnn_field *f = fields; f && f->name; f++) {
         const cnn_field *from = f;
         if (!cnn__given(f, args)) {
-            const double value = cnn__default(y->op, f, args, &from);
+            const double value = cnn__default(fields, f, args, &from);
             if (value != 0) cnn__set_option(f, args, value);
         }
         const double value = cnn__option(f, args);
         if (cnn__in_range(f->range, value)) continue;
         char text[32];
         cnn__format(text, sizeof text, f->type == 'f' ? "%g" : "%.0f", value);
-        return cnn_fail(y, "%s is %s: it must be %s%sin %s", from->name, text, from->what ? from->what : "",
-                        from->what ? ", " : "", f->range);
+        cnn__format(why, CNN_ERROR_SIZE, "%s is %s: it must be %s%sin %s", from->name, text,
+                    from->what ? from->what : "", from->what ? ", " : "", f->range);
+        return false;
     }
     return true;
 }
@@ -1855,7 +1860,8 @@ static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in
         void *copy = cnn__alloc(g, op->args_size);
         if (!copy) return cnn__nil_tensor();
         y->args = args ? memcpy(copy, args, op->args_size) : copy;
-        if (!cnn__resolve(y, copy)) return cnn__nil_tensor();
+        char why[CNN_ERROR_SIZE];
+        if (!cnn__resolve(op->fields, copy, why)) return cnn_fail(y, "%s", why), cnn__nil_tensor();
     }
     if (!cnn__set_shape(y)) return cnn__nil_tensor();
     for (const cnn_owned *own = op->owned; build && own && own->suffix; own++)
@@ -2398,7 +2404,6 @@ CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const fl
 #define CNN__ROOM const cnn_op
 #endif
 
-static float cnn__orf(float value, float otherwise) { return value != 0 ? value : otherwise; } /* of optimizers */
 static cnn_shape cnn__vector(int c) { return (cnn_shape){ 1, c, 1, 1 }; }
 static bool cnn__same(const cnn_tensor *a, const cnn_tensor *b)
 {
@@ -5019,10 +5024,9 @@ static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float 
 static void cnn__rmsprop_update(float *w, const float *dw, float *const *slot, size_t n,
                                 const cnn_step_args *a, long step)
 {
-    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .momentum = a->momentum, .alpha = a->alpha,
-                           .eps = a->eps };
     (void)step;
-    cnn__in_runs(cnn__rmsprop_run, w, dw, slot, n, r);
+    cnn__in_runs(cnn__rmsprop_run, w, dw, slot, n, (cnn__rates){ .lr = a->lr, .decay = a->weight_decay,
+                 .momentum = a->momentum, .alpha = a->alpha, .eps = a->eps });
 }
 static const cnn_field cnn__rmsprop_fields[] = {
     CNN__TAKES(alpha, 0.99, "[0,1)"), CNN__TAKES(momentum, 0, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
@@ -5048,9 +5052,9 @@ static void cnn__adagrad_run(float *restrict w, const float *restrict dw, float 
 static void cnn__adagrad_update(float *w, const float *dw, float *const *slot, size_t n,
                                 const cnn_step_args *a, long step)
 {
-    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .eps = a->eps };
     (void)step;
-    cnn__in_runs(cnn__adagrad_run, w, dw, slot, n, r);
+    cnn__in_runs(cnn__adagrad_run, w, dw, slot, n,
+                 (cnn__rates){ .lr = a->lr, .decay = a->weight_decay, .eps = a->eps });
 }
 static const cnn_field cnn__adagrad_fields[] = {
     CNN__TAKES(eps, 1e-10, "[0,inf)"), CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
@@ -5071,10 +5075,11 @@ CNN_API const cnn_optimizer *const *cnn_optimizers(int *count)
 
 /* ---- One update ---- */
 
-static const cnn_field *cnn__find_field(const cnn_field *f, const char *name)
+static bool cnn__takes(const cnn_optimizer *o, const char *option)
 {
-    while (f && f->name && strcmp(f->name, name) != 0) f++;
-    return f && f->name ? f : NULL;
+    const cnn_field *f = o->fields;
+    while (f && f->name && strcmp(f->name, option) != 0) f++;
+    return f && f->name;
 }
 
 /* "sgd, rmsprop, rmsprop_centered" */
@@ -5085,8 +5090,7 @@ static cnn_text cnn__takers(const char *option)
     const cnn_optimizer *const *all = cnn_optimizers(&n);
     for (int i = 0; i < n; i++) {
         const size_t k = strlen(r.s);
-        if (!cnn__find_field(all[i]->fields, option)) continue;
-        cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
+        if (cnn__takes(all[i], option)) cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
     }
     return r;
 }
@@ -5096,26 +5100,24 @@ static cnn_text cnn__takers(const char *option)
 static bool cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
 {
     const cnn_optimizer *o = g->config.optimizer;
-    int n;
+    char why[CNN_ERROR_SIZE];
+    int  n;
     const cnn_optimizer *const *all = cnn_optimizers(&n);
     if (!(a->lr > 0) || isinf(a->lr))
         return cnn__fail(g, a->at, what, "lr %g: the learning rate must be said and positive, such as "
                          ".lr = 0.01f", (double)a->lr);
     for (int i = 0; i < n; i++)
         for (const cnn_field *f = all[i]->fields; f->name; f++)
-            if (cnn__given(f, a) && !cnn__find_field(o->fields, f->name))
+            if (cnn__given(f, a) && !cnn__takes(o, f->name))
                 return cnn__fail(g, a->at, what, "%s is for %s; this graph's optimizer is %s", f->name,
                                  cnn__takers(f->name).s, o->name);
-    for (const cnn_field *f = o->fields; f && f->name; f++) {
-        if (!cnn__given(f, a)) cnn__set_option(f, a, f->preset);
-        if (!cnn__in_range(f->range, cnn__option(f, a)))
-            return cnn__fail(g, a->at, what, "%s %g is outside %s", f->name, cnn__option(f, a), f->range);
-    }
+    if (!cnn__resolve(o->fields, a, why)) return cnn__fail(g, a->at, what, "%s", why);
     const char *wrong = o->wrong ? o->wrong(a) : NULL;
     return !wrong || cnn__fail(g, a->at, what, "%s", wrong);
 }
 
 static bool cnn__is_trained(const cnn_tensor *t) { return t->kind == CNN_PARAM && t->needs_grad; }
+static bool cnn__learns(const cnn__node *v) { return cnn__is_trained(&v->t) && v->lr_scale > 0; }
 
 /* Floats from, from + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
    into blocks for threads cannot change a bit. */
@@ -5208,8 +5210,7 @@ static bool cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side)
         return false;
     cnn__wrote_params(g, CNN__DATA, side);
     g->optimizer_on = (unsigned char)side;
-    for (int i = 0; i < g->n_order; i++)
-        g->order[i]->steps += cnn__is_trained(&g->order[i]->t) && g->order[i]->lr_scale > 0;
+    for (int i = 0; i < g->n_order; i++) g->order[i]->steps += cnn__learns(g->order[i]);
     g->step++;
     cnn__seen(g->loss, CNN__AFTER_UPDATE);
     return !g->error[0];
@@ -5255,37 +5256,19 @@ static double cnn__sum_of_squares(const float *x, size_t n, int threads)
     return sum;
 }
 
-/* The sum of the squares of all gradients that count, on the device or, without one, on the CPU. NAN after
-   an error. */
-static double cnn__squared_length(cnn_graph *g, cnn_backend *device)
+static double cnn__squares_on_host(const cnn_graph *g)
 {
     double sum = 0;
-    bool   anew = true, done = true;
-    for (int i = 0; i < g->n_order && done; i++) {
-        cnn__node *v = g->order[i];
-        if (!cnn__is_trained(&v->t) || v->lr_scale == 0) continue;
-        if (device) done = device->squares(device, cnn_place_grad(&v->t), cnn_count(&v->t), anew, NULL);
-        else        sum += cnn__sum_of_squares(v->t.grad, cnn_count(&v->t), g->cpu.threads);
-        anew = false;
-    }
-    if (device && done && !anew) {
-        const cnn_place none = { NULL, 0 };
-        g->traffic.downloads++;
-        done = device->squares(device, none, 0, false, &sum);
-    }
-    return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+    for (int i = 0; i < g->n_order; i++)
+        if (cnn__learns(g->order[i]))
+            sum += cnn__sum_of_squares(g->order[i]->t.grad, cnn_count(&g->order[i]->t), g->cpu.threads);
+    return sum;
 }
-
-/* And all of them times factor. */
-static bool cnn__shorten_grads(cnn_graph *g, cnn_backend *device, float factor)
+static bool cnn__shorten_on_host(cnn_graph *g, float factor)
 {
     for (int i = 0; i < g->n_order; i++) {
-        cnn__node *v = g->order[i];
-        if (!cnn__is_trained(&v->t) || v->lr_scale == 0) continue;
-        size_t n = cnn_count(&v->t);
-        if (device && !device->scale(device, cnn_place_grad(&v->t), n, factor))
-            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error);
-        for (size_t k = 0; !device && k < n; k++) v->t.grad[k] *= factor;
+        const cnn_tensor *t = &g->order[i]->t;
+        for (size_t k = 0, n = cnn__learns(g->order[i]) ? cnn_count(t) : 0; k < n; k++) t->grad[k] *= factor;
     }
     return true;
 }
@@ -5301,13 +5284,13 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
     if (!g->compiled || !g->has_grads)
         return cnn__fail(g, g->config.at, "clip", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
                          "cnn_backward(loss) first"), NAN;
-    cnn_backend *device = g->config.backend;
-    if (device && (!device->squares || !device->scale)) device = NULL;
-    const unsigned side = device ? CNN__DEVICE : CNN__HOST;
+    const bool     there = g->config.backend && g->config.backend->squares && g->config.backend->scale;
+    const unsigned side = there ? CNN__DEVICE : CNN__HOST;
     if (!cnn__sync_params(g, CNN__GRAD, side)) return NAN;
-    double norm = sqrt(cnn__squared_length(g, device));
+    double norm = sqrt(there ? cnn__squares_on_device(g) : cnn__squares_on_host(g));
     if (isfinite(norm) && norm > (double)max_norm) {
-        if (!cnn__shorten_grads(g, device, (float)((double)max_norm / (norm + 1e-6)))) return NAN;
+        const float factor = (float)((double)max_norm / (norm + 1e-6));
+        if (!(there ? cnn__shorten_on_device(g, factor) : cnn__shorten_on_host(g, factor))) return NAN;
         cnn__wrote_params(g, CNN__GRAD, side);
     }
     return norm;
@@ -5315,10 +5298,7 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
 
-static bool cnn__trains(const cnn_tensor *t)
-{
-    return t->kind == CNN_BUFFER || cnn__is_trained(t);
-}
+static bool cnn__trains(const cnn_tensor *t) { return t->kind == CNN_BUFFER || cnn__is_trained(t); }
 
 static size_t cnn__trained_floats(const cnn_graph *g)
 {
@@ -14063,6 +14043,33 @@ static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t f
     cnn_place    w = { g->buffer[CNN_ARENA_PARAMS], from }, dw = { g->buffer[CNN_ARENA_GRADS], from };
     cnn_place    slots = { g->buffer[CNN_ARENA_OPTIMIZER], from };
     return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, step);
+}
+
+/* Squares of gradients, and gradients times a factor; NAN and false after an error. */
+static double cnn__squares_on_device(cnn_graph *g)
+{
+    cnn_backend    *device = g->config.backend;
+    const cnn_place none = { NULL, 0 };
+    double          sum = 0;
+    bool            anew = true, done = true;
+    for (int i = 0; i < g->n_order && done; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (!cnn__learns(g->order[i])) continue;
+        done = device->squares(device, cnn_place_grad(t), cnn_count(t), anew, NULL);
+        anew = false;
+    }
+    if (done && !anew) done = device->squares(device, none, 0, false, &sum), g->traffic.downloads++;
+    return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+}
+static bool cnn__shorten_on_device(cnn_graph *g, float factor)
+{
+    cnn_backend *device = g->config.backend;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (cnn__learns(g->order[i]) && !device->scale(device, cnn_place_grad(t), cnn_count(t), factor))
+            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error);
+    }
+    return true;
 }
 
 /* ---- Opening and closing ---- */

@@ -353,11 +353,11 @@ static void step_errors(void)
                "here.c:7: step: lr -0.5: the learning rate must be said and positive, such as .lr = 0.01f");
     step_error(2, false, (cnn_step_args){ .lr = INFINITY },
                "here.c:7: step: lr inf: the learning rate must be said and positive, such as .lr = 0.01f");
-    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 1 }, "here.c:7: step: momentum 1 is outside [0,1)");
-    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = -0.5f }, "here.c:7: step: momentum -0.5 is outside [0,1)");
-    step_error(2, false, (cnn_step_args){ .lr = 1, .weight_decay = -1 }, "here.c:7: step: weight_decay -1 is outside [0,inf)");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 1 }, "here.c:7: step: momentum is 1: it must be in [0,1)");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = -0.5f }, "here.c:7: step: momentum is -0.5: it must be in [0,1)");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .weight_decay = -1 }, "here.c:7: step: weight_decay is -1: it must be in [0,inf)");
     step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 0.9f, .dampening = 2 },
-               "here.c:7: step: dampening 2 is outside [0,1]");
+               "here.c:7: step: dampening is 2: it must be in [0,1]");
     step_error(2, false, (cnn_step_args){ .lr = 1, .dampening = 0.5f },
                "here.c:7: step: dampening is for sgd with a momentum, not Nesterov's");
     step_error(2, false, (cnn_step_args){ .lr = 1, .beta1 = 0.9f },
