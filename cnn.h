@@ -964,7 +964,8 @@ struct cnn_backend {
     bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes); /* set to zero */
     size_t (*scratch)(const cnn_backend *, const cnn_tensor *y); /* bytes on the device; NULL = none */
     /* Training beside the rows; each may be NULL. update: n parameters w by their gradients; slot i lies
-       slot_stride floats behind slot 0; false without an error: never for this optimizer, the CPU does it. */
+       slot_stride floats behind slot 0; options and step as cnn_optimizer's. False without an error: never for
+       this optimizer, the CPU does it. */
     bool  (*update)  (cnn_backend *, const cnn_optimizer *, cnn_place w, cnn_place dw, cnn_place slots,
                       size_t n, size_t slot_stride, const cnn_step_args *, long step);
     bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor); /* x *= factor */
