@@ -108,6 +108,7 @@ typedef struct cnn_graph     cnn_graph;     /* owns every tensor, parameter and 
 typedef struct cnn_tensor    cnn_tensor;    /* one node of the graph and the array that it computes */
 typedef struct cnn_op        cnn_op;        /* the rules of one operation: see "Your own operations" */
 typedef struct cnn_optimizer cnn_optimizer; /* a rule for updating weights: see "Optimizer" */
+typedef struct cnn_kernel    cnn_kernel;    /* a function that replaces one of an operation's */
 typedef struct cnn_backend   cnn_backend;   /* a device; NULL = the CPU code in the rooms */
 typedef struct { int n, c, h, w; } cnn_shape;                                      /* (N,C,H,W), w fastest */
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
@@ -134,6 +135,8 @@ typedef struct {
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
     int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs */
     int          keep_grads;        /* 1: activations' gradients stay readable after cnn_backward */
+    const cnn_kernel *rows;         /* functions of yours that replace CPU functions, ended by { NULL }: see
+                                       cnn_kernel; not together with a backend; must outlive the graph */
 } cnn_config;
 /* A new, empty graph. NULL only if the graph object itself cannot be allocated; every function below accepts
    that NULL, and cnn_error(NULL) is its message. */
@@ -504,24 +507,30 @@ typedef struct { const char *at; cnn_graph *g; float lr; /* required; lr > 0: no
                  int   nesterov;     /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
                  float beta1, beta2; /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
                  float alpha;        /* of both RMSprops; default 0.99 */
-                 float eps;          /* default 1e-8; cnn_adagrad: 1e-10 */
+                 float eps;          /* of all but cnn_sgd; default 1e-8; cnn_adagrad: 1e-10 */
                  float dampening;    /* of cnn_sgd with momentum, not Nesterov's; default 0 */
                } cnn_step_args;
-/* One update of all parameters that are not frozen. False after an error. */
+/* One update of all parameters that are not frozen. False after an error, such as an option that the graph's
+   optimizer does not take. */
 CNN_API bool cnn_step_(cnn_step_args);
 #define cnn_step(...) cnn_step_((cnn_step_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 
-/* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. */
-CNN_API const cnn_optimizer *cnn_sgd(void);
-CNN_API const cnn_optimizer *cnn_adam(void);
-CNN_API const cnn_optimizer *cnn_adamw(void);
-CNN_API const cnn_optimizer *cnn_rmsprop(void);
-CNN_API const cnn_optimizer *cnn_rmsprop_centered(void); /* PyTorch's centered = True; one slot more */
-CNN_API const cnn_optimizer *cnn_adagrad(void);
+/* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. Each word is a function:
+   cnn_sgd(), cnn_adam(), ...; rmsprop_centered is PyTorch's centered = True. cnn_optimizers lists all. */
+#define CNN_OPTIMIZERS(X) X(sgd) X(adam) X(adamw) X(rmsprop) X(rmsprop_centered) X(adagrad)
+#define CNN_OPTIMIZER_(name) CNN_API const cnn_optimizer *cnn_##name(void);
+CNN_OPTIMIZERS(CNN_OPTIMIZER_)
+CNN_API const cnn_optimizer *const *cnn_optimizers(int *count);
 struct cnn_optimizer { /* or your own */
     const char *name;
     int         slots; /* flat vectors of state, each as long as the parameters: 0..CNN_MAX_SLOTS */
+    /* Update w[0..n) by the gradients dw. slot: CNN_MAX_SLOTS pointers, NULL beyond those that it has; zero
+       before the first update. The options have their defaults filled in. step: how many updates these slots
+       have seen. */
     void (*update)(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *, long step);
+    const struct cnn_field *fields; /* the options that it takes beside lr: members of cnn_step_args, with
+                                       defaults and ranges, ended by { 0 }; NULL = none */
+    const char *(*wrong)(const cnn_step_args *); /* why these options do not go together; NULL = they do */
 };
 
 /* Between cnn_backward and cnn_step: scale all gradients so that their Euclidean length, over all parameters
@@ -838,9 +847,51 @@ struct cnn_tensor {
     size_t        data_at[2], grad_at, saved_at; /* data_at[CNN_EVAL], data_at[CNN_TRAIN] */
 };
 
-/* An option that is written to model files and shown in summaries. type: 'i' int, 'u' unsigned, 'f' float. */
-typedef struct { const char *name; char type; size_t offset; } cnn_field;
-#define CNN_FIELD(type, args, member) { #member, type, offsetof(args, member) }
+/* One option of an operation: checked and filled in when a node is recorded, so that y->args holds what holds,
+   shown in summaries, written to model files. An option that is not given, which is 0, takes the value of the
+   first option named in `like` (words, which stand before it) that is not 0, else `preset`. */
+typedef struct cnn_field {
+    const char *name;
+    char        type;                    /* 'i' int, 'u' unsigned, 'f' float */
+    size_t      offset;
+    double      preset;
+    const char *like;                    /* "stride", "stride kernel_h"; NULL: nothing */
+    const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: anything */
+    const char *what;                    /* for the message of the range: "the probability of a zero" */
+} cnn_field;
+/* CNN_FIELD('f', my_args, slope, .preset = 0.01, .range = "(0,inf)"); the last row of a list is { 0 } */
+#define CNN_FIELD(letter, args, ...) CNN_FIELD_(letter, args, __VA_ARGS__, )
+#define CNN_FIELD_(letter, args, member, ...) \
+    { .name = #member, .type = letter, .offset = offsetof(args, member), __VA_ARGS__ }
+
+/* A parameter or buffer of an operation: cnn_layer makes it, with the name y.suffix. These operands follow
+   in[0] in the order of the list. */
+typedef struct {
+    const char *suffix;                  /* "weight"; the last row of a list is { 0 } */
+    cnn_kind    kind;                    /* CNN_PARAM or CNN_BUFFER */
+    cnn_shape (*shape)(const cnn_tensor *y); /* by y's options, its shape and that of in[0] */
+    /* the numbers of inputs that an output sees, and of outputs that an input reaches, for random initial
+       values; NULL: it is `start` everywhere */
+    void      (*fan)(const cnn_tensor *y, double *in, double *out);
+    float       start;
+    unsigned    axes;                    /* its dimensions in files, CNN_N | CNN_C ...; 0: as few as it has */
+    /* places in the option struct, offsetof, or 0: */
+    size_t      given;                   /* cnn_tensor *: taken instead of a new one */
+    size_t      unless;                  /* int: 1 leaves it out (no_bias) */
+    size_t      init, gain;              /* cnn_init; float, of a constant too */
+} cnn_owned;
+
+/* Element by element: v[i] changes, for i < n, given a[i] and constants k. */
+typedef void cnn_each(float *v, const float *a, const float *b, const float *k, ptrdiff_t n);
+/* What an operation does with each element. With it, y needs no pass over memory of its own where it can run
+   in place of batch_norm, add, sub or mul. */
+typedef struct {
+    cnn_each *forward[2];   /* v is x and becomes y; a is in[1] of two operands, shaped as y. [1]: for AVX2; may
+                               be NULL */
+    cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X) */
+    size_t    k[2];         /* k[0] and k[1] are these options, offsetof a float; 0: none */
+    size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
+} cnn_formula;
 
 enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_READS_Y = 2,         /* backward reads y->data */
@@ -849,9 +900,12 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_LOSS    = 16,        /* y is a loss: in[0] is what it judges */
        CNN_RECTIFIER = 32,      /* about half of y is zero, as for relu: weights before it start larger (He et
                                    al. 2015) */
-       CNN_INPLACE_GRAD = 64,   /* backward may run with in[0]->grad == y->grad: it sets then, not adds */
-       CNN_CLEARS_GRAD = 128 }; /* y has one operand, and backward clears in[0]->grad itself, or sets it,
+       CNN_INPLACE_GRAD = 64,   /* backward may be run with in[0]->grad == y->grad: it sets then, not adds */
+       CNN_CLEARS_GRAD = 128,   /* y has one operand, and backward clears in[0]->grad itself, or sets it,
                                    where cnn_grad_is_new(y) */
+       CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
+       CNN_JOINABLE = 512 };    /* forward also applies the formulas of the nodes that run in place of y */
+
 struct cnn_op {
     const char *name;
     bool   (*shape)(cnn_tensor *y);         /* check operands, set y->shape (and y->batched if it differs from
@@ -864,10 +918,23 @@ struct cnn_op {
     unsigned flags;                         /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
     size_t args_size;        /* sizeof its option struct, which begins with `const char *at`; 0 = none */
     const cnn_field *fields; /* options that matter for the result, ended by { 0 }; NULL = none */
+    /* each of these may be missing: */
+    const cnn_owned *owned;  /* parameters and buffers, ended by { 0 }: for cnn_layer */
+    const cnn_formula *formula; /* an element-wise operation */
+    const char *expects;     /* a loss: what in[0] should be, said by cnn_checkup where that holds
+                                probabilities: "logits: leave that out" */
+    /* for the doctor: what to do when y (or, backward, the gradient of x) is NaN or Inf; x: of in[0] */
+    const char *(*hint)(const cnn_tensor *y, const cnn_stats *x, bool backward);
+    const char *(*algorithm)(const cnn_tensor *y); /* which one the CPU runs forward, for cnn_summary */
 };
-/* Record a node, as every operation above does; args are copied. */
+/* Record y = op(in...), as every operation above does: cnn_apply with all operands, cnn_layer with those that
+   the operation does not own. args are copied. nil after an error. */
 CNN_API cnn_tensor *cnn_apply(const cnn_op *, cnn_tensor *const *in, int n_in, const void *args,
                               const char *at);
+CNN_API cnn_tensor *cnn_layer(const cnn_op *, cnn_tensor *const *in, int n_in, const void *args,
+                              const char *at, const char *name);
+/* The operand of y that op->owned calls suffix; NULL if it was left out. */
+CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix);
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
@@ -884,12 +951,17 @@ CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
 
 typedef enum { CNN_ARENA_PARAMS, CNN_ARENA_GRADS, CNN_ARENA_OPTIMIZER, CNN_ARENA_BUFFERS, CNN_ARENA_INPUTS,
                CNN_ARENA_ACTIVATIONS, CNN_ARENA_SCRATCH, CNN_ARENAS } cnn_arena;
-typedef struct {
+/* A row replaces the CPU functions of one operation: on a device, or with cnn_new(.rows = ...) on the CPU, as
+   a lab or a vendor's library wants it: backend is NULL there, and y->data, y->grad are arrays that overlap no
+   others. As those of cnn_op, forward sets y->data and backward adds to in[i]->grad, if that is not NULL. A
+   function that is NULL replaces nothing. */
+struct cnn_kernel {
     const cnn_op *op;
     bool (*accepts) (const cnn_backend *, const cnn_tensor *y); /* NULL = always */
-    bool (*forward) (cnn_backend *, cnn_tensor *y, cnn_mode);   /* false after an error in backend->error */
+    bool (*forward) (cnn_backend *, cnn_tensor *y, cnn_mode);   /* false after an error: backend->error, or
+                                                                   cnn_fail(y, ...) */
     bool (*backward)(cnn_backend *, cnn_tensor *y);
-} cnn_kernel;
+};
 /* Where the arrays of a tensor are on the device: buffer[arena] and an offset in floats. */
 typedef struct { void *buffer; size_t at; } cnn_place;
 
@@ -903,7 +975,8 @@ struct cnn_backend {
     bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes); /* set to zero */
     size_t (*scratch)(const cnn_backend *, const cnn_tensor *y); /* bytes on the device; NULL = none */
     /* Training beside the rows; each may be NULL. update: n parameters w by their gradients; slot i lies
-       slot_stride floats behind slot 0; false without an error: never for this optimizer, the CPU does it. */
+       slot_stride floats behind slot 0; options and step as cnn_optimizer's. False without an error: never for
+       this optimizer, the CPU does it. */
     bool  (*update)  (cnn_backend *, const cnn_optimizer *, cnn_place w, cnn_place dw, cnn_place slots,
                       size_t n, size_t slot_stride, const cnn_step_args *, long step);
     bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor); /* x *= factor */
@@ -1153,6 +1226,7 @@ typedef struct cnn__node {
     float             gain;
     float             lr_scale;         /* parameters: the factor of the learning rate ... */
     float             decay_scale;      /* ... and of the weight decay */
+    long              steps;            /* parameters: updates that their optimizer vectors have seen */
     int               fan_in, fan_out;
     bool              rectified;        /* a rectifier such as relu reads it */
     const float      *values;           /* CNN_CONST: the initial values */
@@ -1173,11 +1247,11 @@ typedef struct cnn__node {
     const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
-    const cnn_kernel *kernel;           /* the backend's row, or NULL: the room */
+    const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
     unsigned char     saved_on;
     uint64_t          batches;          /* batch norm: num_batches_tracked as loaded, less g->draw then */
-    const cnn_op     *reader;           /* while a file is written: whose weight it is */
+    unsigned          axes;             /* while a file is written: its dimensions there, cnn_owned.axes */
 } cnn__node;
 enum { CNN__HOST = 1, CNN__DEVICE = 2 };
 
@@ -1356,17 +1430,15 @@ CNN_API cnn_text cnn_shape_text(const cnn_tensor *t)
     return cnn__shape_text(cnn__is_nil(t) ? &cnn__nil : t);
 }
 
-typedef void cnn__each(float *restrict v, const float *restrict a, const float *restrict b,
-                       const float *restrict k, ptrdiff_t n);
-
 /* Formulas to apply to a result, one after the other, while it is in the L1 cache: see cnn__join. */
 typedef struct cnn__tail {
     int steps;
-    struct { cnn__each *f; const float *a; float k[2]; } step[4];
+    struct { cnn_each *f; const float *a; float k[2]; } step[4];
 } cnn__tail;
 
 /* ---- What is defined below its first use, or in a later section ---- */
 
+static void  cnn__by_row(bool done, cnn_tensor *y);
 static bool  cnn__begin_forward(cnn_tensor *t, cnn_mode mode);
 static bool  cnn__forward_node(cnn__node *v, cnn_mode mode);
 static bool  cnn__backward_node(cnn__node *v);
@@ -1391,10 +1463,12 @@ static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side);
 static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side);
 static bool cnn__sync_params(cnn_graph *g, cnn__part part, unsigned side);
 static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side);
-static bool cnn__to_host_params(cnn_graph *g);
-static bool cnn__to_device_params(cnn_graph *g);
-static void cnn__host_wrote_params(cnn_graph *g);
-static void cnn__device_wrote_params(cnn_graph *g);
+static bool cnn__sync_optimizer(cnn_graph *g, unsigned side);
+static bool cnn__sync_average(cnn_graph *g, unsigned side);
+static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step);
+static bool cnn__mix_on_device(cnn_graph *g, float share);
+static double cnn__squares_on_device(cnn_graph *g);
+static bool cnn__shorten_on_device(cnn_graph *g, float factor);
 
 CNN_API cnn_graph *cnn_new_(cnn_config config)
 {
@@ -1436,6 +1510,8 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         cnn__fail(g, config.at, "cnn_new", "threads is %d: it must be 1 to %d, or 0 for the default",
                   config.threads, (int)CNN__MOST_THREADS);
     if (dev && dev->error[0]) cnn__fail(g, config.at, "cnn_new", "%s", dev->error);
+    if (dev && config.rows)
+        cnn__fail(g, config.at, "cnn_new", ".rows are for the CPU: those of a device belong to its backend");
     if (config.optimizer->slots < 0 || config.optimizer->slots > CNN_MAX_SLOTS)
         cnn__fail(g, config.at, "cnn_new", "optimizer %s wants %d slots: at most %d", config.optimizer->name,
                   config.optimizer->slots, CNN_MAX_SLOTS);
@@ -1536,6 +1612,7 @@ CNN_API cnn_tensor *cnn_param_(cnn_param_args a)
     cnn_tensor *t = cnn__leaf(a.g, CNN_PARAM, a.at, a.name, a.shape);
     if (cnn__is_nil(t)) return t;
     cnn__node *v = cnn__of(t);
+    if (a.init == CNN_INIT_DEFAULT) a.init = CNN_INIT_CONSTANT;
     if (a.fan_in < 0 || a.fan_out < 0)
         return cnn_fail(t, "fan_in %d, fan_out %d: they must not be negative", a.fan_in, a.fan_out),
                cnn__nil_tensor();
@@ -1581,6 +1658,189 @@ CNN_API cnn_tensor *cnn_freeze(cnn_tensor *t)
     return t;
 }
 
+/* ---- Options: filled in and checked once, when a node is recorded ---- */
+
+/* "(0,1]": reads "0" or "inf" and moves on; no locale can interfere. */
+static double cnn__bound(const char **range)
+{
+    const bool minus = **range == '-';
+    double     value = 0, unit = 1;
+    *range += minus;
+    if (strncmp(*range, "inf", 3) == 0) value = (double)INFINITY, *range += 3;
+    for (; **range >= '0' && **range <= '9'; ++*range) value = 10 * value + (**range - '0');
+    if (**range == '.')
+        while (*++*range >= '0' && **range <= '9') value += (unit /= 10) * (**range - '0');
+    return minus ? -value : value;
+}
+
+static bool cnn__in_range(const char *range, double value)
+{
+    if (!range) return true;
+    const bool from = *range++ == '[';
+    const double least = cnn__bound(&range);
+    if (*range++ != ',') return false;
+    const double most = cnn__bound(&range);
+    return (from ? value >= least : value > least) && (*range == ']' ? value <= most : value < most);
+}
+
+static double cnn__option(const cnn_field *f, const void *args)
+{
+    const char *at = (const char *)args + f->offset;
+    int         i;
+    unsigned    u;
+    float       v;
+    switch (f->type) {
+    case 'i': return memcpy(&i, at, sizeof i), i;
+    case 'u': return memcpy(&u, at, sizeof u), u;
+    default:  return memcpy(&v, at, sizeof v), (double)v;
+    }
+}
+
+static void cnn__set_option(const cnn_field *f, void *args, double value)
+{
+    char *at = (char *)args + f->offset;
+    const int      i = f->type == 'i' ? (int)value : 0;
+    const unsigned u = f->type == 'u' ? (unsigned)value : 0;
+    const float    v = (float)value;
+    memcpy(at, f->type == 'i' ? (const void *)&i : f->type == 'u' ? (const void *)&u : &v, sizeof i);
+}
+
+/* Was the option given? The one place that says what "given" means. */
+static bool cnn__given(const cnn_field *f, const void *args) { return cnn__option(f, args) != 0; }
+
+/* The value of an option that is not given; *from: the option that it comes from. */
+static double cnn__default(const cnn_field *fields, const cnn_field *f, const void *args,
+                           const cnn_field **from)
+{
+    *from = f;
+    for (const char *word = f->like; word && *word; word += *word == ' ') {
+        const size_t n = strcspn(word, " ");
+        for (const cnn_field *like = fields; like != f; like++) {
+            if (strlen(like->name) != n || memcmp(like->name, word, n) != 0) continue;
+            *from = like;
+            if (cnn__option(like, args) != 0) return cnn__option(like, args);
+        }
+        word += n;
+    }
+    return f->preset;
+}
+
+/* Is its value the one that it would have if it were not given? */
+static bool cnn__is_default(const cnn_tensor *y, const cnn_field *f)
+{
+    const cnn_field *from;
+    const double     value = cnn__option(f, y->args);
+    const double     otherwise = cnn__default(y->op->fields, f, y->args, &from);
+    return f->type == 'f' ? cnn__bits_of_float((float)value) == cnn__bits_of_float((float)otherwise)
+                          : value == otherwise;
+}
+
+/* After this, args are plain values. False, and why, if one is out of its range. */
+static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR_SIZE])
+{
+    for (const cnn_field *f = fields; f && f->name; f++) {
+        const cnn_field *from = f;
+        if (!cnn__given(f, args)) {
+            const double value = cnn__default(fields, f, args, &from);
+            if (value != 0) cnn__set_option(f, args, value);
+        }
+        const double value = cnn__option(f, args);
+        if (cnn__in_range(f->range, value)) continue;
+        char text[32];
+        cnn__format(text, sizeof text, f->type == 'f' ? "%g" : "%.0f", value);
+        cnn__format(why, CNN_ERROR_SIZE, "%s is %s: it must be %s%sin %s", from->name, text,
+                    from->what ? from->what : "", from->what ? ", " : "", f->range);
+        return false;
+    }
+    return true;
+}
+
+/* ---- Record: y = op(in...), its shape, and the parameters that it owns ---- */
+
+/* How many operands it owns: at most, or at least. */
+static int cnn__count_owned(const cnn_op *op, bool most)
+{
+    int n = 0;
+    for (const cnn_owned *own = op->owned; own && own->suffix; own++) n += most || !own->unless;
+    return n;
+}
+
+/* The operand in the place of a row of op->owned; NULL if it was left out. */
+static cnn_tensor *cnn__owned(const cnn_tensor *y, const cnn_owned *row)
+{
+    const bool all = y->n_in - 1 == cnn__count_owned(y->op, true);
+    int        i = 1;
+    for (const cnn_owned *own = y->op->owned; own != row; own++) i += all || !own->unless;
+    return i < y->n_in && (all || !row->unless) ? y->in[i] : NULL;
+}
+
+CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix)
+{
+    for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++)
+        if (strcmp(own->suffix, suffix) == 0) return cnn__owned(y, own);
+    return NULL;
+}
+
+/* Make the parameter or buffer of this row, unless it is given or left out. */
+static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
+{
+    const char *args = y->args;
+    cnn_tensor *t = NULL;
+    int         left_out = 0;
+    cnn_init    init = own->fan ? CNN_INIT_DEFAULT : CNN_INIT_CONSTANT;
+    float       gain = own->fan ? 0.0f : own->start;
+    if (own->given)  memcpy(&t, args + own->given, sizeof t);
+    if (own->unless) memcpy(&left_out, args + own->unless, sizeof left_out);
+    if (own->init)   memcpy(&init, args + own->init, sizeof init);
+    if (own->gain)   memcpy(&gain, args + own->gain, sizeof gain);
+    if (!t && left_out) return true;
+    if (y->n_in == CNN_MAX_INPUTS) return cnn_fail(y, "more than %d operands", (int)CNN_MAX_INPUTS);
+    if (!t) {
+        const cnn_shape s = own->shape(y);
+        if (cnn__checked_len(s) == SIZE_MAX)
+            return cnn_fail(y, "%s (%d,%d,%d,%d) would have more than 2^31 - 1 elements", own->suffix, s.n,
+                            s.c, s.h, s.w);
+        t = cnn__leaf(y->graph, own->kind, y->at, NULL, s);
+        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain)) return false;
+        double in = 0, out = 0;
+        if (own->fan) own->fan(y, &in, &out);
+        cnn__node *v = cnn__of(t);
+        v->fan_in = in < INT_MAX ? (int)in : INT_MAX, v->fan_out = out < INT_MAX ? (int)out : INT_MAX;
+        v->suffix = own->suffix, v->owner = cnn__of(y);
+    }
+    if (t->graph != y->graph)
+        return cnn_fail(y, "%s is not a tensor of this graph", own->suffix);
+    y->in[y->n_in++] = t;
+    return true;
+}
+
+static bool cnn__equal(cnn_shape a, cnn_shape b)
+{
+    return a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w;
+}
+
+/* The owned operands must have their shapes, and no batch. */
+static bool cnn__check_owned(cnn_tensor *y)
+{
+    const int most = cnn__count_owned(y->op, true), least = cnn__count_owned(y->op, false), n = y->n_in - 1;
+    if (n != most && n != least)
+        return cnn_fail(y, "%d operands: it takes %d or, with all that it can own, %d", y->n_in, least + 1,
+                        most + 1);
+    for (const cnn_owned *own = y->op->owned; own->suffix; own++) {
+        const cnn_tensor *t = cnn__owned(y, own);
+        const cnn_shape   must = own->shape(y);
+        if (t && (t->batched || !cnn__equal(t->shape, must)))
+            return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", own->suffix,
+                            cnn__shape_text(t).s, cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
+        if (t && own->kind == CNN_BUFFER && t->kind != CNN_BUFFER)
+            return cnn_fail(y, "%s must be a buffer", own->suffix);
+        for (const cnn_owned *other = y->op->owned; other != own && t && own->kind == CNN_BUFFER; other++)
+            if (cnn__owned(y, other) == t)
+                return cnn_fail(y, "%s and %s are one buffer", other->suffix, own->suffix);
+    }
+    return true;
+}
+
 /* The shape of y by the rule of its room, and what holds for all operations. */
 static bool cnn__set_shape(cnn_tensor *y)
 {
@@ -1596,9 +1856,9 @@ static bool cnn__set_shape(cnn_tensor *y)
     return true;
 }
 
-/* Record y = op(in...). */
-static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
-                                    const char *at, const char *name)
+/* Record y = op(in...), with options and shape; build: and what it owns. */
+static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
+                               const char *at, const char *name, bool build)
 {
     cnn_graph *g = NULL;
     for (int i = 0; i < n_in && i < CNN_MAX_INPUTS && !g; i++)
@@ -1620,59 +1880,25 @@ static cnn_tensor *cnn__apply_named(const cnn_op *op, cnn_tensor *const *in, int
         void *copy = cnn__alloc(g, op->args_size);
         if (!copy) return cnn__nil_tensor();
         y->args = args ? memcpy(copy, args, op->args_size) : copy;
+        char why[CNN_ERROR_SIZE];
+        if (!cnn__resolve(op->fields, copy, why)) return cnn_fail(y, "%s", why), cnn__nil_tensor();
     }
-    return cnn__set_shape(y) ? y : cnn__nil_tensor();
+    if (!cnn__set_shape(y)) return cnn__nil_tensor();
+    for (const cnn_owned *own = op->owned; build && own && own->suffix; own++)
+        if (!cnn__make_owned(y, own)) return cnn__nil_tensor();
+    return !op->owned || cnn__check_owned(y) ? y : cnn__nil_tensor();
 }
 
 CNN_API cnn_tensor *cnn_apply(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
                               const char *at)
 {
-    return cnn__apply_named(op, in, n_in, args, at, NULL);
+    return cnn__record(op, in, n_in, args, at, NULL, false);
 }
 
-/* ---- Layers: an operation and its parameters ---- */
-
-/* A stand-in for a node that is not recorded yet: enough for the checks of its room, so that a mistake in the
-   options is reported before parameters are made from them. */
-static cnn_tensor cnn__draft(const cnn_op *op, cnn_tensor *x, const void *args, const char *at,
-                             const char *name)
-{
-    cnn_tensor y;
-    memset(&y, 0, sizeof y);
-    y.name = name, y.at = at, y.op = op, y.graph = x->graph, y.in[0] = x, y.n_in = 1, y.args = args;
-    return y;
-}
-
-/* A parameter or buffer of the layer that is about to be recorded. */
-static cnn_tensor *cnn__owned(cnn_graph *g, cnn_kind kind, const char *at, const char *suffix,
-                              cnn_shape shape, cnn_init init, float gain)
-{
-    cnn_tensor *t = cnn__leaf(g, kind, at, NULL, shape);
-    if (cnn__is_nil(t)) return t;
-    cnn__of(t)->suffix = suffix;
-    return cnn__set_init(t, init, gain) ? t : cnn__nil_tensor();
-}
-
-/* The weight of a linear layer; cnn_compile resolves CNN_INIT_DEFAULT, when it can see what follows the
-   layer. */
-static cnn_tensor *cnn__weight(cnn_graph *g, const char *at, cnn_shape shape, cnn_init init, float gain,
-                               double fan_in, double fan_out)
-{
-    cnn_tensor *w = cnn__owned(g, CNN_PARAM, at, "weight", shape, init, gain);
-    if (cnn__is_nil(w)) return w;
-    cnn__of(w)->fan_in = fan_in < INT_MAX ? (int)fan_in : INT_MAX,
-    cnn__of(w)->fan_out = fan_out < INT_MAX ? (int)fan_out : INT_MAX;
-    return w;
-}
-
-/* Record the layer; it owns what was made for it: their names will be its name and their suffix. */
-static cnn_tensor *cnn__layer(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
+CNN_API cnn_tensor *cnn_layer(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
                               const char *at, const char *name)
 {
-    cnn_tensor *y = cnn__apply_named(op, in, n_in, args, at, name);
-    for (int i = 0; i < n_in && !cnn__is_nil(y); i++)
-        if (cnn__of(in[i])->suffix && !cnn__of(in[i])->owner) cnn__of(in[i])->owner = cnn__of(y);
-    return y;
+    return cnn__record(op, in, n_in, args, at, name, true);
 }
 
 /* ---- Order: the post-order walk from the loss, then from the tensors that are kept ----
@@ -1865,11 +2091,18 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
     cnn__seen(y, CNN__BEFORE_FORWARD);
     const cnn__tail tail = cnn__join(v, mode);          /* what is computed in the same pass: see >>fusion */
     v->tail = tail.steps ? &tail : NULL;
-    if (g->config.backend) cnn__device_forward(v, mode);                                /* see >>devices */
-    else                   y->op->forward(y, mode);
+    if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
+    else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
+    else                                       y->op->forward(y, mode);
     v->stamp = g->run, v->tail = NULL;
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
     return !g->error[0];
+}
+
+/* After a row of the user's. */
+static void cnn__by_row(bool done, cnn_tensor *y)
+{
+    if (!done) cnn_fail(y, "the row that replaces it failed");
 }
 
 /* Before a run: is t ready to be computed? Mark what it depends on, and show every tensor its memory. */
@@ -1970,7 +2203,8 @@ static bool cnn__backward_node(cnn__node *v)
     for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
     cnn__seen(y, CNN__BEFORE_BACKWARD);
 
-    y->op->backward(y);                                 /* x->grad += (df/dx)' y->grad */
+    if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
+    else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
 
     if (!g->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
     return !g->error[0];
@@ -1982,7 +2216,8 @@ static bool cnn__backward_node(cnn__node *v)
 static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
 {
     const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
-    if (!first || x->grad_alias == v || (v->t.op->flags & CNN_CLEARS_GRAD)) return;
+    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && !(v->kernel && v->kernel->backward);
+    if (!first || x->grad_alias == v || clears) return;
     memset(x->t.grad, 0, (size_t)cnn__len(x->t.shape) * sizeof *x->t.grad);
 }
 
@@ -2062,9 +2297,10 @@ static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); 
 
 /* ---- Element by element ----
 
-   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Sixteen
-   elements at a time, because a loop of known length is what gcc -O2 makes into vectors. On x86 it is
-   compiled a second time, for AVX2: without fused multiply-adds, so that both give the same bits. */
+   A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. Where it is that
+   of an operation, v is x and becomes y; that of its derivative, below it, finds dy in v and leaves dx there, and
+   a is y or x. Sixteen elements at a time, because a loop of known length is what gcc -O2 makes into vectors. On
+   x86 it is compiled a second time, for AVX2: without fused multiply-adds, so that both give the same bits. */
 
 #define CNN__EACH_TEXT(name, ...)                                                                            \
     static void name(float *restrict v, const float *restrict a, const float *restrict b,                    \
@@ -2077,25 +2313,27 @@ static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); 
         (void)a, (void)b, (void)k;                                                                           \
     }
 #if CNN__X86
-#define CNN__EACH(name, ...)                                                                                 \
+#define CNN__LOOP(name, ...)                                                                                 \
     CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                    \
-    __attribute__((target("avx2"))) CNN__EACH_TEXT(name##_avx2, __VA_ARGS__)                                 \
-    static cnn__each *name(const cnn__cpu *cpu) { return cpu->isa >= CNN_ISA_AVX2 ? name##_avx2 : name##_c; }
+    __attribute__((target("avx2"))) CNN__EACH_TEXT(name##_avx2, __VA_ARGS__)
+#define CNN__LOOPS(name) { name##_c, name##_avx2 }
 #else
-#define CNN__EACH(name, ...)                                                                                 \
-    CNN__EACH_TEXT(name##_c, __VA_ARGS__)                                                                    \
-    static cnn__each *name(const cnn__cpu *cpu) { return (void)cpu, name##_c; }
+#define CNN__LOOP(name, ...) CNN__EACH_TEXT(name##_c, __VA_ARGS__)
+#define CNN__LOOPS(name) { name##_c, NULL }
 #endif
+static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
+{
+    return cpu->isa >= CNN_ISA_AVX2 && loop[1] ? loop[1] : loop[0];
+}
+/* The formulas that kernels use, picked by the instruction set: cnn__each_add(cpu). */
+#define CNN__EACH(name, ...)                                                                                 \
+    CNN__LOOP(name, __VA_ARGS__)                                                                             \
+    static cnn_each *name(const cnn__cpu *cpu)                                                               \
+    {                                                                                                        \
+        static cnn_each *const loop[2] = CNN__LOOPS(name);                                                   \
+        return cnn__loop(cpu, loop);                                                                         \
+    }
 
-CNN__EACH(cnn__each_relu,             float x = v[i]; v[i] = x < 0 ? 0.0f : x)
-CNN__EACH(cnn__each_relu_back,        float dy = a[i]; v[i] += b[i] > 0 ? dy : 0.0f)
-CNN__EACH(cnn__each_relu_gate,        float dy = v[i]; v[i] = a[i] > 0 ? dy : 0.0f)
-CNN__EACH(cnn__each_leaky,            float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
-CNN__EACH(cnn__each_leaky_back,       float dy = a[i], z = dy * k[0]; v[i] += b[i] > 0 ? dy : z)
-CNN__EACH(cnn__each_sigmoid,          v[i] = cnn__sigmoid(v[i]))
-CNN__EACH(cnn__each_sigmoid_back,     v[i] += a[i] * b[i] * (1 - b[i]))
-CNN__EACH(cnn__each_tanh,             v[i] = cnn__tanh(v[i]))
-CNN__EACH(cnn__each_tanh_back,        v[i] += a[i] * (1 - b[i] * b[i]))
 CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
 CNN__EACH(cnn__each_add,              v[i] += a[i])
 CNN__EACH(cnn__each_sub,              v[i] -= a[i])
@@ -2106,7 +2344,7 @@ CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
 CNN__EACH(cnn__each_keep,             v[i] = cnn__select(a[i] >= k[0], v[i] * k[1], 0.0f))
 CNN__EACH(cnn__each_keep_add,         v[i] += cnn__select(a[i] >= k[0], b[i] * k[1], 0.0f))
 CNN__EACH(cnn__each_standardize,      v[i] = (v[i] - k[0]) * k[1] + k[2])
-CNN__EACH(cnn__each_standardize_back, v[i] += ((a[i] - k[0]) - (b[i] - k[1]) * k[2]) * k[3])
+CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[2]) * k[3])
 
 /* ---- Sums ---- */
 
@@ -2216,11 +2454,11 @@ CNN__KERNEL(normalize_back, const cnn__cpu *cpu, float *dx, float *dw, float *db
                             const float *x, const float *mean, const float *rstd, const float *w, int n,
                             int c, ptrdiff_t plane);
 
-/* y[i] = f(x[i], a[i], b[i]; k) for i < n; y may be x; a and b may be NULL. Back: dx[i] += f(dy[i], b[i]; k),
-   set where dx lies in the place of dy. */
-CNN__KERNEL(map, const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a, const float *b,
+/* y[i] = f(x[i], a[i], b[i]; k) for i < n; y may be x; a and b may be NULL; f NULL: y = x. Back: dx[i] +=
+   f(dy[i], a[i]; k), or, where dx lies in the place of dy, dx[i] = that. */
+CNN__KERNEL(map, const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a, const float *b,
                  const float *k, ptrdiff_t n);
-CNN__KERNEL(map_back, const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+CNN__KERNEL(map_back, const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                       const float *k, ptrdiff_t n);
 
 /* Over the C classes of each of P pixels, x (N,C,P). */
@@ -2260,18 +2498,14 @@ CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const fl
 #define CNN__ROOM const cnn_op
 #endif
 
-/* 0 = default */
-static int       cnn__or(int value, int otherwise)      { return value ? value : otherwise; }
-static float     cnn__orf(float value, float otherwise) { return value != 0 ? value : otherwise; }
-static cnn_shape cnn__vector(int c)                     { return (cnn_shape){ 1, c, 1, 1 }; }
-static bool      cnn__equal(cnn_shape a, cnn_shape b)
-{
-    return a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w;
-}
-static bool      cnn__same(const cnn_tensor *a, const cnn_tensor *b)
+static cnn_shape cnn__vector(int c) { return (cnn_shape){ 1, c, 1, 1 }; }
+static bool cnn__same(const cnn_tensor *a, const cnn_tensor *b)
 {
     return cnn__equal(a->shape, b->shape) && a->batched == b->batched;
 }
+
+static const float *cnn__data(const cnn_tensor *t) { return t ? t->data : NULL; }
+static float       *cnn__grad(const cnn_tensor *t) { return t ? t->grad : NULL; }
 
 static bool cnn__operands(cnn_tensor *y, int least, int most)
 {
@@ -2292,10 +2526,25 @@ static bool cnn__check_operand(cnn_tensor *y, int i, const char *what, cnn_shape
 /* The shape rule of what keeps the shape of its one operand. */
 static bool cnn__as_input(cnn_tensor *y)
 {
-    if (!cnn__operands(y, 1, 1)) return false;
+    if (!y->op->owned && !cnn__operands(y, 1, 1)) return false;
     y->shape = y->in[0]->shape;
     return true;
 }
+
+/* The shape of a bias, and of the weights of most norms. */
+static cnn_shape cnn__per_channel(const cnn_tensor *y) { return cnn__vector(y->shape.c); }
+
+/* Layers and norms own these, which their options may leave out. */
+#define CNN__WEIGHT_AND_BIAS(args, shape_rule, fan_rule, dimensions)                                         \
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .fan = fan_rule, .axes = dimensions,       \
+      .given = offsetof(args, weight), .init = offsetof(args, init), .gain = offsetof(args, gain) },         \
+    { .suffix = "bias", .kind = CNN_PARAM, .shape = cnn__per_channel, .given = offsetof(args, bias),         \
+      .unless = offsetof(args, no_bias) }
+#define CNN__AFFINE(args, shape_rule, dimensions)                                                            \
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .start = 1, .axes = dimensions,            \
+      .unless = offsetof(args, no_affine) },                                                                 \
+    { .suffix = "bias", .kind = CNN_PARAM, .shape = shape_rule, .axes = dimensions,                          \
+      .unless = offsetof(args, no_affine) }
 
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
@@ -2315,21 +2564,33 @@ static int cnn__count_windows(const cnn__slide *a)
 
 /* The largest kernel, stride, pad, dilation, window or result of upsample, and the widest input: so the sums
    above fit an int. */
+#define CNN__FROM_1 "[1,16777216]"
+#define CNN__FROM_0 "[0,16777216]"
 enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
 
-/* Is that well defined? */
+/* What the option structs of convolution and pooling have in common: `kernel` serves both axes, and so on.
+   Readers of y->args take the values of the axes, kernel_h and kernel_w. */
+#define CNN__WINDOW(args, like_h, like_w)                                                                    \
+    CNN_FIELD('i', args, kernel, .what = "the size of the window"),                                          \
+    CNN_FIELD('i', args, kernel_h, .like = "kernel", .range = CNN__FROM_1),                                  \
+    CNN_FIELD('i', args, kernel_w, .like = "kernel", .range = CNN__FROM_1),                                  \
+    CNN_FIELD('i', args, stride),                                                                            \
+    CNN_FIELD('i', args, stride_h, .like = like_h, .preset = 1, .range = CNN__FROM_1),                       \
+    CNN_FIELD('i', args, stride_w, .like = like_w, .preset = 1, .range = CNN__FROM_1),                       \
+    CNN_FIELD('i', args, pad),                                                                               \
+    CNN_FIELD('i', args, pad_h, .like = "pad", .range = CNN__FROM_0),                                        \
+    CNN_FIELD('i', args, pad_w, .like = "pad", .range = CNN__FROM_0),                                        \
+    CNN_FIELD('i', args, dilation),                                                                          \
+    CNN_FIELD('i', args, dilation_h, .like = "dilation", .preset = 1, .range = CNN__FROM_1),                 \
+    CNN_FIELD('i', args, dilation_w, .like = "dilation", .preset = 1, .range = CNN__FROM_1)
+/* The same as windows that slide over x, along h and w. */
+#define CNN__SLIDES(a, x, up)                                                                                \
+    { { (x).h, (a)->kernel_h, (a)->stride_h, (a)->pad_h, (a)->dilation_h, up },                              \
+      { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_w, (a)->dilation_w, up } }
+
+/* Is there a window? */
 static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
-    const int limit = CNN__LARGEST_OPTION;
-    const struct { const char *name; int value, least;
-    } option[] = { { "kernel", a->kernel, 1 },
-                   { "stride", a->stride, 1 },
-                   { "pad", a->pad, 0 },
-                   { "dilation", a->dilation, 1 } };
-    for (int i = 0; i < 4; i++)
-        if (option[i].value < option[i].least || option[i].value > limit)
-            return cnn_fail(y, "%s is %d: it must be %d to %d", option[i].name, option[i].value,
-                            option[i].least, limit);
     if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
     if (reach <= a->size + 2 * a->pad) return true;
@@ -2342,31 +2603,74 @@ static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 
 /* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
    cnn__spread: so that, too, is an array. */
-static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide *h, const cnn__slide *w)
+static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2])
 {
-    const double high = h->size + 2.0 * h->pad, wide = w->size + 2.0 * w->pad;
+    const double high = s[0].size + 2.0 * s[0].pad, wide = s[1].size + 2.0 * s[1].pad;
     return channels * high * wide <= INT_MAX
         || cnn_fail(y, "pad %d,%d: %d channels of (%d,%d), padded, would have more than 2^31 - 1 elements",
-                    h->pad, w->pad, channels, h->size, w->size);
+                    s[0].pad, s[1].pad, channels, s[0].size, s[1].size);
 }
 
-/* ---- Builders without parameters of their own: one line each, below their rooms ---- */
+/* ---- Builders: one line each, below their rooms ---- */
 
 #define CNN__UNARY(call, op_name, args_type)                                                                 \
-    CNN_API cnn_tensor *call(args_type a) { return cnn__layer(&cnn_op_##op_name, &a.x, 1, &a, a.at, a.name); }
+    CNN_API cnn_tensor *call(args_type a) { return cnn_layer(&cnn_op_##op_name, &a.x, 1, &a, a.at, a.name); }
 
 #define CNN__PLAIN_1(call, op_name)                                                                          \
     CNN_API cnn_tensor *call(const char *at, cnn_tensor *x)                                                  \
     {                                                                                                        \
-        return cnn__layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL);                                         \
+        return cnn_layer(&cnn_op_##op_name, &x, 1, NULL, at, NULL);                                          \
     }
 
 #define CNN__PLAIN_2(call, op_name)                                                                          \
     CNN_API cnn_tensor *call(const char *at, cnn_tensor *a, cnn_tensor *b)                                   \
     {                                                                                                        \
         cnn_tensor *in[2] = { a, b };                                                                        \
-        return cnn__layer(&cnn_op_##op_name, in, 2, NULL, at, NULL);                                         \
+        return cnn_layer(&cnn_op_##op_name, in, 2, NULL, at, NULL);                                          \
     }
+
+/* ---- Element by element: operations that are a formula (op->formula) ----
+
+   Their derivatives are written in y where that will do, so that x need not be kept and forward may run in place;
+   else in x (CNN_READS_X). */
+
+/* The formula of y and its constants. */
+static const cnn_formula *cnn__formula(const cnn_tensor *y, float k[2])
+{
+    const cnn_formula *f = y->op->formula;
+    const char        *args = y->args;
+    int                variant = 0;
+    k[0] = k[1] = 0;
+    for (int i = 0; i < 2; i++)
+        if (f->k[i]) memcpy(&k[i], args + f->k[i], sizeof k[i]);
+    if (f->variant) memcpy(&variant, args + f->variant, sizeof variant);
+    return variant ? f + 1 : f;
+}
+static void cnn__elementwise_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    float           k[2];
+    cnn_each       *f = cnn__loop(cpu, cnn__formula(y, k)->forward);
+    (void)mode;
+    cnn__map(cpu, f, y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
+}
+static void cnn__elementwise_backward(cnn_tensor *y)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    const float    *a = y->op->flags & CNN_READS_X ? y->in[0]->data : y->data;
+    float           k[2];
+    cnn_each       *f = cnn__loop(cpu, cnn__formula(y, k)->backward);
+    if (y->in[0]->grad) cnn__map_back(cpu, f, y->in[0]->grad, y->grad, a, k, cnn__len(y->shape));
+}
+
+/* The row of an operation with the loops cnn__each_NAME and cnn__each_NAME_back; k0, k1: see cnn_formula. */
+#define CNN__ELEMENTWISE(op_name, op_flags, k0, k1, ...)                                                     \
+    static const cnn_formula cnn__##op_name##_formula = {                                                    \
+        CNN__LOOPS(cnn__each_##op_name), CNN__LOOPS(cnn__each_##op_name##_back), { k0, k1 }, 0 };            \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .forward = cnn__elementwise_forward, .backward = cnn__elementwise_backward,        \
+        .flags = CNN_INPLACE | CNN_INPLACE_GRAD | (op_flags), .formula = &cnn__##op_name##_formula,          \
+        __VA_ARGS__ };
 
 /* -----------------------------------------------------------------------------------------------------------
    Chapter 1. Linear: conv2d, conv_transpose2d, dense, matmul
@@ -2380,78 +2684,59 @@ static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide *h, 
  *   correlation: the kernel is not mirrored.                                              (LeCun et al. 1989)
  *   x (N,C,H,W), w (O,C/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).
  * -------------------------------------------------------------------------------------------------------- */
-typedef struct { cnn__slide h, w; int channels, groups; } cnn__conv_options;
-static cnn__conv_options cnn__conv_resolve(const cnn_tensor *y)
-{
-    const cnn_conv2d_args *a = y->args;
-    const cnn_shape        x = y->in[0]->shape;
-    cnn__conv_options      t = {
-        { x.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
-          cnn__or(a->pad_h, a->pad), cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
-        { x.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
-          cnn__or(a->pad_w, a->pad), cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
-        a->channels, cnn__or(a->groups, 1) };
-    return t;
-}
-static cnn_shape cnn__conv_weight(const cnn_tensor *y)
-{
-    const cnn__conv_options t = cnn__conv_resolve(y);
-    return (cnn_shape){ t.channels, y->in[0]->shape.c / t.groups, t.h.kernel, t.w.kernel };
-}
-static bool cnn__check_channels(cnn_tensor *y, const cnn__conv_options *t)
+static bool cnn__check_channels(cnn_tensor *y, int channels, int groups)
 {
     const int c = y->in[0]->shape.c;
-    if (t->channels < 1)
-        return cnn_fail(y, "channels is %d: say how many output channels, at least 1", t->channels);
-    if (t->groups < 1) return cnn_fail(y, "groups is %d: it must be positive", t->groups);
-    if (c % t->groups == 0 && t->channels % t->groups == 0) return true;
-    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output",
-                    t->groups, c, cnn__shape_text(y->in[0]).s, t->channels);
-}
-static bool cnn__check_weight(cnn_tensor *y, cnn_shape w)
-{
-    return cnn__checked_len(w) != SIZE_MAX
-           || cnn_fail(y, "weight (%d,%d,%d,%d) would have more than 2^31 - 1 elements", w.n, w.c, w.h, w.w);
-}
-static bool cnn__conv_check(cnn_tensor *y)           /* all that can be known before there is a weight */
-{
-    const cnn__conv_options t = cnn__conv_resolve(y);
-    return cnn__check_channels(y, &t) && cnn__check_slide(y, &t.h) && cnn__check_slide(y, &t.w)
-        && cnn__check_padded(y, y->in[0]->shape.c / t.groups, &t.h, &t.w)
-        && cnn__check_weight(y, cnn__conv_weight(y));
-}
-static cnn__conv cnn__conv_of(const cnn_tensor *y)   /* for the kernels */
-{
-    const cnn__conv_options t = cnn__conv_resolve(y);
-    const cnn_shape         x = y->in[0]->shape;
-    return (cnn__conv){ x.n, x.c, x.h, x.w, t.channels, cnn__count_windows(&t.h), cnn__count_windows(&t.w),
-                        t.h.kernel, t.w.kernel, t.h.stride, t.w.stride, t.h.pad, t.w.pad,
-                        t.h.dilation, t.w.dilation, t.groups };
+    if (c % groups == 0 && channels % groups == 0) return true;
+    return cnn_fail(y, "groups %d must divide the %d channels of input %s and the %d of the output", groups, c,
+                    cnn__shape_text(y->in[0]).s, channels);
 }
 static bool cnn__conv2d_shape(cnn_tensor *y)
 {
-    if (!cnn__operands(y, 2, 3) || !cnn__conv_check(y)
-        || !cnn__check_operand(y, 1, "weight", cnn__conv_weight(y)))
-        return false;
-    const cnn__conv t = cnn__conv_of(y);
-    y->shape = (cnn_shape){ t.n, t.oc, t.oh, t.ow };
-    return y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(t.oc));
+    const cnn_conv2d_args *a = y->args;
+    const cnn_shape        x = y->in[0]->shape;
+    const cnn__slide       s[2] = CNN__SLIDES(a, x, false);
+    if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &s[0])
+        || !cnn__check_slide(y, &s[1]) || !cnn__check_padded(y, x.c / a->groups, s)) return false;
+    y->shape = (cnn_shape){ x.n, a->channels, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
+    return true;
+}
+static cnn_shape cnn__conv2d_weight(const cnn_tensor *y)
+{
+    const cnn_conv2d_args *a = y->args;
+    return (cnn_shape){ a->channels, y->in[0]->shape.c / a->groups, a->kernel_h, a->kernel_w };
+}
+static void cnn__conv2d_fan(const cnn_tensor *y, double *in, double *out)
+{
+    const cnn_shape w = cnn__conv2d_weight(y);
+    const double    taps = (double)w.h * w.w;
+    *in = w.c * taps, *out = w.n * taps / ((const cnn_conv2d_args *)y->args)->groups;
+}
+/* For the kernels: the convolution from `from` to `to`, by options a. */
+#define CNN__CONV_OF(a, from, to)                                                                            \
+    (cnn__conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,              \
+                 (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,       \
+                 (a)->dilation_w, (a)->groups }
+static cnn__conv cnn__conv_of(const cnn_tensor *y)
+{
+    const cnn_conv2d_args *a = y->args;
+    return CNN__CONV_OF(a, y->in[0]->shape, y->shape);
 }
 static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn__conv t = cnn__conv_of(y);
     (void)mode;
     cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data,
-                      y->n_in == 3 ? y->in[2]->data : NULL, cnn_scratch(y));
+                      cnn__data(cnn_operand(y, "bias")), cnn_scratch(y));
 }
 static void cnn__conv2d_backward(cnn_tensor *y)
 {
     const cnn__conv t = cnn__conv_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
-    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
     if (x->grad) cnn__conv_backward_data(cpu, &t, x->grad, y->grad, w->data, cnn_scratch(y));
     if (w->grad)
-        cnn__conv_backward_weights(cpu, &t, w->grad, b ? b->grad : NULL, x->data, y->grad, cnn_scratch(y));
+        cnn__conv_backward_weights(cpu, &t, w->grad, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
     else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv2d_scratch(const cnn_tensor *y)
@@ -2464,34 +2749,27 @@ static double cnn__conv2d_macs(const cnn_tensor *y)
     const cnn_shape w = y->in[1]->shape;
     return (double)cnn__len(y->shape) * w.c * w.h * w.w;
 }
+static const char *cnn__conv2d_algorithm(const cnn_tensor *y)
+{
+    cnn__conv t = cnn__conv_of(y);
+    t.n = cnn__of(y)->max_n;
+    return cnn__conv_algorithm(&y->graph->cpu, &t, 0);
+}
 static const cnn_field cnn__conv2d_fields[] = {
-    CNN_FIELD('i', cnn_conv2d_args, channels), CNN_FIELD('i', cnn_conv2d_args, kernel),
-    CNN_FIELD('i', cnn_conv2d_args, kernel_h), CNN_FIELD('i', cnn_conv2d_args, kernel_w),
-    CNN_FIELD('i', cnn_conv2d_args, stride), CNN_FIELD('i', cnn_conv2d_args, stride_h),
-    CNN_FIELD('i', cnn_conv2d_args, stride_w), CNN_FIELD('i', cnn_conv2d_args, pad),
-    CNN_FIELD('i', cnn_conv2d_args, pad_h), CNN_FIELD('i', cnn_conv2d_args, pad_w),
-    CNN_FIELD('i', cnn_conv2d_args, dilation), CNN_FIELD('i', cnn_conv2d_args, dilation_h),
-    CNN_FIELD('i', cnn_conv2d_args, dilation_w), CNN_FIELD('i', cnn_conv2d_args, groups), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_conv2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
+    CNN__WINDOW(cnn_conv2d_args, "stride", "stride"),
+    CNN_FIELD('i', cnn_conv2d_args, groups, .preset = 1, .range = "[1,2147483647]"), { 0 } };
+static const cnn_owned cnn__conv2d_owned[] = {
+    CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W),
+    { 0 } };
 CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
     .backward = cnn__conv2d_backward,
     .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields };
+    .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields, .owned = cnn__conv2d_owned,
+    .algorithm = cnn__conv2d_algorithm };
 
-CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args a)
-{
-    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
-    cnn_tensor draft = cnn__draft(&cnn_op_conv2d, a.x, &a, a.at, a.name), *in[3] = { a.x, a.weight, a.bias };
-    if (!cnn__conv_check(&draft)) return cnn__nil_tensor();
-    cnn_shape w = cnn__conv_weight(&draft);
-    double    taps = (double)w.h * w.w;
-    if (!in[1])
-        in[1] =
-            cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c * taps, w.n * taps / cnn__or(a.groups, 1));
-    if (!in[2] && !a.no_bias)
-        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(w.n), CNN_INIT_CONSTANT, 0);
-    return cnn__layer(&cnn_op_conv2d, in, in[2] ? 3 : 2, &a, a.at, a.name);
-}
+CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
  *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
@@ -2502,14 +2780,10 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args a)
  *   convolution would take to H is meant.
  *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
  * ------------------------------------------------------------------------------------------------------- */
+/* What is slid over is y: sets its size. */
 static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
 {
-    const int limit = CNN__LARGEST_OPTION;
-    if (a->kernel < 1 || a->stride < 1 || a->pad < 0 || a->dilation < 1 || a->kernel > limit ||
-        a->stride > limit || a->pad > limit || a->dilation > limit)
-        return cnn_fail(y, "kernel %d, stride %d, pad %d, dilation %d: the least are 1, 1, 0, 1, the "
-                           "largest %d", a->kernel, a->stride, a->pad, a->dilation, limit);
-    if (output_pad < 0 || output_pad >= a->stride)
+    if (output_pad >= a->stride)
         return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d", output_pad, a->stride);
     const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad
                          + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
@@ -2520,55 +2794,43 @@ static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int outp
     a->size = (int)size;
     return true;
 }
-static cnn__conv_options cnn__transpose_resolve(const cnn_tensor *y)         /* what is slid over is y */
+static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
 {
     const cnn_conv_transpose2d_args *a = y->args;
-    return (cnn__conv_options){
-        { y->shape.h, cnn__or(a->kernel_h, a->kernel), cnn__or(a->stride_h, cnn__or(a->stride, 1)),
-          cnn__or(a->pad_h, a->pad), cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), false },
-        { y->shape.w, cnn__or(a->kernel_w, a->kernel), cnn__or(a->stride_w, cnn__or(a->stride, 1)),
-          cnn__or(a->pad_w, a->pad), cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), false },
-        a->channels, cnn__or(a->groups, 1) };
+    const cnn_shape                  x = y->in[0]->shape;
+    cnn__slide                       s[2] = CNN__SLIDES(a, x, false);
+    if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__transpose_extent(y, &s[0], x.h, a->output_pad_h)
+        || !cnn__transpose_extent(y, &s[1], x.w, a->output_pad_w)
+        || !cnn__check_padded(y, a->channels / a->groups, s)) return false;
+    y->shape = (cnn_shape){ x.n, a->channels, s[0].size, s[1].size };
+    return true;
 }
 static cnn_shape cnn__transpose_weight(const cnn_tensor *y)
 {
-    const cnn__conv_options t = cnn__transpose_resolve(y);
-    return (cnn_shape){ y->in[0]->shape.c, t.channels / t.groups, t.h.kernel, t.w.kernel };
+    const cnn_conv_transpose2d_args *a = y->args;
+    return (cnn_shape){ y->in[0]->shape.c, a->channels / a->groups, a->kernel_h, a->kernel_w };
 }
-/* All that can be known before there is a weight; sets y->shape. */
-static bool cnn__transpose_check(cnn_tensor *y)
+static void cnn__transpose_fan(const cnn_tensor *y, double *in, double *out)
 {
     const cnn_conv_transpose2d_args *a = y->args;
-    cnn__conv_options                t = cnn__transpose_resolve(y);
-    const cnn_shape                  x = y->in[0]->shape;
-    if (!cnn__check_channels(y, &t)
-        || !cnn__transpose_extent(y, &t.h, x.h, cnn__or(a->output_pad_h, a->output_pad))
-        || !cnn__transpose_extent(y, &t.w, x.w, cnn__or(a->output_pad_w, a->output_pad))
-        || !cnn__check_padded(y, t.channels / t.groups, &t.h, &t.w)
-        || !cnn__check_weight(y, cnn__transpose_weight(y))) return false;
-    y->shape = (cnn_shape){ x.n, t.channels, t.h.size, t.w.size };
-    return true;
-}
-static bool cnn__conv_transpose2d_shape(cnn_tensor *y)
-{
-    return cnn__operands(y, 2, 3) && cnn__transpose_check(y)
-        && cnn__check_operand(y, 1, "weight", cnn__transpose_weight(y))
-        && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(y->shape.c)));
+    const cnn_shape                  w = cnn__transpose_weight(y);
+    const double taps = (double)w.h * w.w, reach = taps / ((double)a->stride_h * a->stride_w);
+    *in = (double)w.n / a->groups * (reach < 1 ? 1 : reach);    /* a pixel is reached by every stride-th tap */
+    *out = w.c * taps;
 }
 static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution from y to x */
 {
-    const cnn__conv_options t = cnn__transpose_resolve(y);
-    const cnn_shape              x = y->in[0]->shape;
-    return (cnn__conv){ x.n, t.channels, y->shape.h, y->shape.w, x.c, x.h, x.w, t.h.kernel, t.w.kernel,
-                        t.h.stride, t.w.stride, t.h.pad, t.w.pad, t.h.dilation, t.w.dilation, t.groups };
+    const cnn_conv_transpose2d_args *a = y->args;
+    return CNN__CONV_OF(a, y->shape, y->in[0]->shape);
 }
 static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn__conv t = cnn__transpose_of(y);
     const int       plane = cnn__plane(y->shape);
+    const float    *bias = cnn__data(cnn_operand(y, "bias"));
     (void)mode;
     for (int i = 0; i < y->shape.n * y->shape.c; i++) {
-        const float b = y->n_in == 3 ? y->in[2]->data[i % y->shape.c] : 0.0f;
+        const float b = bias ? bias[i % y->shape.c] : 0.0f;
         for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++) y->data[j] = b;
     }
     cnn__conv_backward_data(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data, cnn_scratch(y));
@@ -2582,12 +2844,12 @@ static void cnn__conv_transpose2d_backward(cnn_tensor *y)
 {
     const cnn__conv t = cnn__transpose_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
-    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
     float          *dx = cnn_scratch(y);
     void           *scratch = (char *)cnn_scratch(y) + cnn__transpose_dx_bytes(y);
     if (x->grad) {
         cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, scratch);
-        cnn__map(cpu, cnn__each_add(cpu), x->grad, x->grad, dx, NULL, NULL, cnn__len(x->shape));
+        cnn__map_back(cpu, NULL, x->grad, dx, NULL, NULL, cnn__len(x->shape));
     }
     if (w->grad)      cnn__conv_backward_weights(cpu, &t, w->grad, NULL, y->grad, x->data, scratch);
     if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
@@ -2603,80 +2865,56 @@ static double cnn__conv_transpose2d_macs(const cnn_tensor *y)
     return (double)cnn__len(y->in[0]->shape) * w.c * w.h * w.w;
 }
 static const cnn_field cnn__conv_transpose2d_fields[] = {
-    CNN_FIELD('i', cnn_conv_transpose2d_args, channels), CNN_FIELD('i', cnn_conv_transpose2d_args, kernel),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, kernel_h), CNN_FIELD('i', cnn_conv_transpose2d_args, kernel_w),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, stride), CNN_FIELD('i', cnn_conv_transpose2d_args, stride_h),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, stride_w), CNN_FIELD('i', cnn_conv_transpose2d_args, pad),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, pad_h), CNN_FIELD('i', cnn_conv_transpose2d_args, pad_w),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_h),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, dilation_w),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
+    CNN__WINDOW(cnn_conv_transpose2d_args, "stride", "stride"),
     CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_w),
-    CNN_FIELD('i', cnn_conv_transpose2d_args, groups), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_h, .like = "output_pad", .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, output_pad_w, .like = "output_pad", .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_conv_transpose2d_args, groups, .preset = 1, .range = "[1,2147483647]"), { 0 } };
+static const cnn_owned cnn__conv_transpose2d_owned[] = {
+    CNN__WEIGHT_AND_BIAS(cnn_conv_transpose2d_args, cnn__transpose_weight, cnn__transpose_fan,
+                         CNN_N | CNN_C | CNN_H | CNN_W), { 0 } };
 CNN__ROOM cnn_op_conv_transpose2d = {
     .name = "conv_transpose2d", .shape = cnn__conv_transpose2d_shape,
     .forward = cnn__conv_transpose2d_forward,
     .backward = cnn__conv_transpose2d_backward, .scratch = cnn__conv_transpose2d_scratch,
     .macs = cnn__conv_transpose2d_macs, .flags = CNN_READS_X, .args_size = sizeof(cnn_conv_transpose2d_args),
-    .fields = cnn__conv_transpose2d_fields };
+    .fields = cnn__conv_transpose2d_fields, .owned = cnn__conv_transpose2d_owned };
 
-CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args a)
-{
-    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
-    const cnn_op *op = &cnn_op_conv_transpose2d;
-    cnn_tensor    draft = cnn__draft(op, a.x, &a, a.at, a.name), *in[3] = { a.x, a.weight, a.bias };
-    if (!cnn__transpose_check(&draft)) return cnn__nil_tensor();
-    cnn_shape w = cnn__transpose_weight(&draft);
-    int       groups = cnn__or(a.groups, 1);
-    double    taps = (double)w.h * w.w;
-    if (!in[1]) {       /* an output pixel is reached by every stride-th tap */
-        cnn__conv_options t = cnn__transpose_resolve(&draft);
-        double            reach = taps / ((double)t.h.stride * t.w.stride);
-        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain,
-                            (double)w.n / groups * (reach < 1 ? 1 : reach), w.c * taps);
-    }
-    if (!in[2] && !a.no_bias)
-        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(a.channels), CNN_INIT_CONSTANT,
-                           0);
-    return cnn__layer(op, in, in[2] ? 3 : 2, &a, a.at, a.name);
-}
+CNN__UNARY(cnn_conv_transpose2d_, conv_transpose2d, cnn_conv_transpose2d_args)
 
 /* ---- dense ------------------------------------------------------------------------------------------------
  *   Y = X W' + 1 b'                  every output sees every input; X is (N,C,H,W) read as (N,K), K = C H W
  *   dX = dY W,   dW = dY' X,   db = sum over the samples of dY
  *   X (N,K), W (units,K,1,1), b (1,units,1,1), Y (N,units,1,1).                        (Rosenblatt 1958)
  * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__dense_check(cnn_tensor *y)
-{
-    const cnn_dense_args *a = y->args;
-    const cnn_shape       w = { a->units, cnn__sample(y->in[0]->shape), 1, 1 };
-    if (a->units < 1) return cnn_fail(y, "units is %d: say how many outputs, at least 1", a->units);
-    return cnn__check_weight(y, w);
-}
 static bool cnn__dense_shape(cnn_tensor *y)
 {
-    if (!cnn__operands(y, 2, 3) || !cnn__dense_check(y)) return false;
-    const int units = ((const cnn_dense_args *)y->args)->units;
-    y->shape = (cnn_shape){ y->in[0]->shape.n, units, 1, 1 };
-    return cnn__check_operand(y, 1, "weight", (cnn_shape){ units, cnn__sample(y->in[0]->shape), 1, 1 })
-        && (y->n_in < 3 || cnn__check_operand(y, 2, "bias", cnn__vector(units)));
+    y->shape = (cnn_shape){ y->in[0]->shape.n, ((const cnn_dense_args *)y->args)->units, 1, 1 };
+    return true;
+}
+static cnn_shape cnn__dense_weight(const cnn_tensor *y)
+{
+    return (cnn_shape){ y->shape.c, cnn__sample(y->in[0]->shape), 1, 1 };
+}
+static void cnn__dense_fan(const cnn_tensor *y, double *in, double *out)
+{
+    *in = cnn__sample(y->in[0]->shape), *out = y->shape.c;
 }
 static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode)
 {
     const int n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
+    const float *b = cnn__data(cnn_operand(y, "bias"));
     (void)mode;
-    for (ptrdiff_t i = 0; i < n && y->n_in == 3; i++)
-        memcpy(y->data + i * units, y->in[2]->data, (size_t)units * sizeof *y->data);
-    cnn__gemm(&y->graph->cpu, y->data, units, y->n_in == 3 ? 1.0f : 0.0f, y->in[0]->data, k, false,
+    for (ptrdiff_t i = 0; b && i < n; i++) memcpy(y->data + i * units, b, (size_t)units * sizeof *b);
+    cnn__gemm(&y->graph->cpu, y->data, units, b ? 1.0f : 0.0f, y->in[0]->data, k, false,
               y->in[1]->data, k, true, n, units, k, cnn_scratch(y));
 }
 static void cnn__dense_backward(cnn_tensor *y)
 {
     const int       n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
     const cnn__cpu *cpu = &y->graph->cpu;
-    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in == 3 ? y->in[2] : NULL;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
     if (x->grad)
         cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
     if (w->grad)
@@ -2701,25 +2939,17 @@ static double cnn__dense_macs(const cnn_tensor *y)
 {
     return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape);
 }
-static const cnn_field cnn__dense_fields[] = { CNN_FIELD('i', cnn_dense_args, units), { NULL, 0, 0 } };
+static const cnn_field cnn__dense_fields[] = {
+    CNN_FIELD('i', cnn_dense_args, units, .range = "[1,2147483647]", .what = "the number of outputs"), { 0 } };
+static const cnn_owned cnn__dense_owned[] = {
+    CNN__WEIGHT_AND_BIAS(cnn_dense_args, cnn__dense_weight, cnn__dense_fan, CNN_N | CNN_C), { 0 } };
 CNN__ROOM cnn_op_dense = {
     .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
     .backward = cnn__dense_backward,
     .scratch = cnn__dense_scratch, .macs = cnn__dense_macs, .flags = CNN_READS_X,
-    .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields };
+    .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields, .owned = cnn__dense_owned };
 
-CNN_API cnn_tensor *cnn_dense_(cnn_dense_args a)
-{
-    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
-    cnn_tensor draft = cnn__draft(&cnn_op_dense, a.x, &a, a.at, a.name), *in[3] = { a.x, a.weight, a.bias };
-    if (!cnn__dense_check(&draft)) return cnn__nil_tensor();
-    cnn_shape w = { a.units, cnn__sample(a.x->shape), 1, 1 };
-    if (!in[1])
-        in[1] = cnn__weight(a.x->graph, a.at, w, a.init, a.gain, w.c, w.n);
-    if (!in[2] && !a.no_bias)
-        in[2] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "bias", cnn__vector(w.n), CNN_INIT_CONSTANT, 0);
-    return cnn__layer(&cnn_op_dense, in, in[2] ? 3 : 2, &a, a.at, a.name);
-}
+CNN__UNARY(cnn_dense_, dense, cnn_dense_args)
 
 /* ---- matmul -----------------------------------------------------------------------------------------------
  *   Y = A B,   dA = dY B',   dB = A' dY             A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
@@ -2770,25 +3000,12 @@ CNN__PLAIN_2(cnn_matmul_, matmul)
  *   Padding never wins; NaN does. A dilation D takes every D-th element, as in conv2d. The places are kept
  *   from forward to backward.                                                     (Ranzato et al. 2007)
  * -------------------------------------------------------------------------------------------------------- */
-typedef struct { cnn__slide h, w; } cnn__pool_options;
-static cnn__pool_options cnn__pool_resolve(const cnn_tensor *y)
+static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn_pool_args *a = y->args;
     const cnn_shape      x = y->in[0]->shape;
-    const int            kh = cnn__or(a->kernel_h, a->kernel), kw = cnn__or(a->kernel_w, a->kernel);
-    return (cnn__pool_options){
-        { x.h, kh, cnn__or(a->stride_h, cnn__or(a->stride, kh)), cnn__or(a->pad_h, a->pad),
-          cnn__or(a->dilation_h, cnn__or(a->dilation, 1)), a->ceil_mode != 0 },
-        { x.w, kw, cnn__or(a->stride_w, cnn__or(a->stride, kw)), cnn__or(a->pad_w, a->pad),
-          cnn__or(a->dilation_w, cnn__or(a->dilation, 1)), a->ceil_mode != 0 } };
-}
-static cnn__pool cnn__pool_of(const cnn_tensor *y)
-{
-    const cnn__pool_options t = cnn__pool_resolve(y);
-    return (cnn__pool){ y->shape.n * y->shape.c, t.h.size, t.w.size, cnn__count_windows(&t.h),
-                        cnn__count_windows(&t.w), t.h.kernel, t.w.kernel, t.h.stride, t.w.stride,
-                        t.h.pad, t.w.pad, t.h.dilation, t.w.dilation,
-                        !((const cnn_pool_args *)y->args)->no_count_pad };
+    return (cnn__pool){ x.n * x.c, x.h, x.w, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
+                        a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, !a->no_count_pad };
 }
 /* With pad <= kernel/2 only window 0 can miss the input: with kernel 2, pad 1 and a dilation wider than x. */
 static bool cnn__sees_input(const cnn__slide *a)
@@ -2800,20 +3017,21 @@ static bool cnn__sees_input(const cnn__slide *a)
 static bool cnn__pool_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
-    const cnn__pool_options t = cnn__pool_resolve(y);
-    if (!cnn__check_slide(y, &t.h) || !cnn__check_slide(y, &t.w)) return false;
-    if (t.h.pad > t.h.kernel / 2 || t.w.pad > t.w.kernel / 2)
+    const cnn_pool_args *a = y->args;
+    const cnn_shape      x = y->in[0]->shape;
+    const cnn__slide     s[2] = CNN__SLIDES(a, x, a->ceil_mode != 0);
+    if (!cnn__check_slide(y, &s[0]) || !cnn__check_slide(y, &s[1])) return false;
+    if (a->pad_h > a->kernel_h / 2 || a->pad_w > a->kernel_w / 2)
         return cnn_fail(y,
                         "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
-                        t.h.pad, t.w.pad, t.h.kernel, t.w.kernel);
-    if (y->op == &cnn_op_avg_pool && (t.h.dilation > 1 || t.w.dilation > 1))
-        return cnn_fail(y, "dilation %d,%d is for max_pool", t.h.dilation, t.w.dilation);
-    if (!cnn__sees_input(&t.h) || !cnn__sees_input(&t.w))
+                        a->pad_h, a->pad_w, a->kernel_h, a->kernel_w);
+    if (y->op == &cnn_op_avg_pool && (a->dilation_h > 1 || a->dilation_w > 1))
+        return cnn_fail(y, "dilation %d,%d is for max_pool", a->dilation_h, a->dilation_w);
+    if (!cnn__sees_input(&s[0]) || !cnn__sees_input(&s[1]))
         return cnn_fail(y, "dilation %d,%d is too wide for input %s with pad %d,%d: a window would see "
                         "nothing but padding",
-                        t.h.dilation, t.w.dilation, cnn__shape_text(y->in[0]).s, t.h.pad, t.w.pad);
-    const cnn_shape x = y->in[0]->shape;
-    y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&t.h), cnn__count_windows(&t.w) };
+                        a->dilation_h, a->dilation_w, cnn__shape_text(y->in[0]).s, a->pad_h, a->pad_w);
+    y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
     return true;
 }
 static void cnn__max_pool_forward(cnn_tensor *y, cnn_mode mode)
@@ -2829,13 +3047,8 @@ static void cnn__max_pool_backward(cnn_tensor *y)
 }
 static size_t cnn__max_pool_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(int); }
 static const cnn_field cnn__pool_fields[] = {
-    CNN_FIELD('i', cnn_pool_args, kernel), CNN_FIELD('i', cnn_pool_args, kernel_h),
-    CNN_FIELD('i', cnn_pool_args, kernel_w), CNN_FIELD('i', cnn_pool_args, stride),
-    CNN_FIELD('i', cnn_pool_args, stride_h), CNN_FIELD('i', cnn_pool_args, stride_w),
-    CNN_FIELD('i', cnn_pool_args, pad), CNN_FIELD('i', cnn_pool_args, pad_h),
-    CNN_FIELD('i', cnn_pool_args, pad_w), CNN_FIELD('i', cnn_pool_args, dilation),
-    CNN_FIELD('i', cnn_pool_args, dilation_h), CNN_FIELD('i', cnn_pool_args, dilation_w),
-    CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { NULL, 0, 0 } };
+    CNN__WINDOW(cnn_pool_args, "stride kernel_h", "stride kernel_w"),
+    CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
     .backward = cnn__max_pool_backward,
@@ -2920,47 +3133,14 @@ CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
  *   (1,C,1,1).
  * -------------------------------------------------------------------------------------------------------- */
-typedef struct { float momentum, eps; cnn_tensor *w, *b, *mean, *var; } cnn__norm;
-static cnn__norm cnn__norm_of(const cnn_tensor *y)
-{
-    const cnn_batch_norm_args *a = y->args;
-    const bool                 affine = y->n_in == 5;
-    return (cnn__norm){ cnn__orf(a->momentum, 0.1f), cnn__orf(a->eps, 1e-5f), affine ? y->in[1] : NULL,
-                        affine ? y->in[2] : NULL,    y->in[affine ? 3 : 1],   y->in[affine ? 4 : 2] };
-}
-static bool cnn__batch_norm_check(cnn_tensor *y)
-{
-    const cnn__norm t = cnn__norm_of(y);
-    if (!(t.eps > 0)) return cnn_fail(y, "eps is %g: it must be positive", (double)t.eps);
-    if (!(t.momentum > 0 && t.momentum <= 1))
-        return cnn_fail(y, "momentum is %g: it must be in (0,1]", (double)t.momentum);
-    return true;
-}
-static bool cnn__batch_norm_shape(cnn_tensor *y)
-{
-    if (y->n_in != 3 && y->n_in != 5)
-        return cnn_fail(
-            y, "%d operands: it takes x, weight, bias, running_mean, running_var, or x and the last two",
-            y->n_in);
-    if (!cnn__batch_norm_check(y)) return false;
-    static const char *const what[] = { "weight", "bias", "running_mean", "running_var" };
-    for (int i = 1; i < y->n_in; i++) {
-        const bool running = i > y->n_in - 3;
-        if (!cnn__check_operand(y, i, what[i + 4 - y->n_in], cnn__vector(y->in[0]->shape.c))) return false;
-        if (running && y->in[i]->kind != CNN_BUFFER)
-            return cnn_fail(y, "%s must be a buffer", what[i + 4 - y->n_in]);
-    }
-    if (y->in[y->n_in - 1] == y->in[y->n_in - 2])
-        return cnn_fail(y, "running_mean and running_var are one buffer");
-    y->shape = y->in[0]->shape;
-    return true;
-}
 static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn__norm t = cnn__norm_of(y);
-    const int       n = y->shape.n, c = y->shape.c, plane = cnn__plane(y->shape);
-    const float    *x = y->in[0]->data, *mean = t.mean->data, *var = t.var->data;
-    float          *rstd = cnn_scratch(y);
+    const cnn_batch_norm_args *a = y->args;
+    const int    n = y->shape.n, c = y->shape.c, plane = cnn__plane(y->shape);
+    float       *running_mean = cnn_operand(y, "running_mean")->data;
+    float       *running_var = cnn_operand(y, "running_var")->data;
+    const float *x = y->in[0]->data, *mean = running_mean, *var = running_var;
+    float       *rstd = cnn_scratch(y);
     if (mode == CNN_TRAIN) {
         float       *m = y->saved, *v = m + c;
         const double count = (double)n * plane;
@@ -2973,51 +3153,39 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
         }
         cnn__channel_moments(&y->graph->cpu, m, v, x, n, c, plane);
         for (int i = 0; i < c; i++) {
-            t.mean->data[i] += t.momentum * (m[i] - t.mean->data[i]);
-            t.var->data[i] += t.momentum * ((float)((double)v[i] * count / (count - 1)) - t.var->data[i]);
+            running_mean[i] += a->momentum * (m[i] - running_mean[i]);
+            running_var[i] += a->momentum * ((float)((double)v[i] * count / (count - 1)) - running_var[i]);
         }
         mean = m, var = v, rstd = v;
     }
-    for (int i = 0; i < c; i++) rstd[i] = 1 / sqrtf(var[i] + t.eps);
-    cnn__normalize(&y->graph->cpu, y->data, x, mean, rstd, t.w ? t.w->data : NULL, t.b ? t.b->data : NULL, n,
-                   c, plane, cnn__of(y)->tail);
+    for (int i = 0; i < c; i++) rstd[i] = 1 / sqrtf(var[i] + a->eps);
+    cnn__normalize(&y->graph->cpu, y->data, x, mean, rstd, cnn__data(cnn_operand(y, "weight")),
+                   cnn__data(cnn_operand(y, "bias")), n, c, plane, cnn__of(y)->tail);
 }
 static void cnn__batch_norm_backward(cnn_tensor *y)
 {
-    const cnn__norm t = cnn__norm_of(y);
-    const int       c = y->shape.c;
-    const float    *mean = y->saved, *rstd = mean + c;
-    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, t.w ? t.w->grad : NULL, t.b ? t.b->grad : NULL,
-                        y->grad, y->in[0]->data, mean, rstd, t.w ? t.w->data : NULL, y->shape.n, c,
-                        cnn__plane(y->shape));
+    const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
+    const float      *mean = y->saved, *rstd = mean + y->shape.c;
+    cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, cnn__grad(w), cnn__grad(b), y->grad, y->in[0]->data, mean,
+                        rstd, cnn__data(w), y->shape.n, y->shape.c, cnn__plane(y->shape));
 }
 static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
 static const cnn_field cnn__batch_norm_fields[] = {
-    CNN_FIELD('f', cnn_batch_norm_args, momentum), CNN_FIELD('f', cnn_batch_norm_args, eps),
-    { NULL, 0, 0 } };
+    CNN_FIELD('f', cnn_batch_norm_args, momentum, .preset = 0.1, .range = "(0,1]"),
+    CNN_FIELD('f', cnn_batch_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
+static const cnn_owned cnn__batch_norm_owned[] = {
+    CNN__AFFINE(cnn_batch_norm_args, cnn__per_channel, 0),
+    { .suffix = "running_mean", .kind = CNN_BUFFER, .shape = cnn__per_channel },
+    { .suffix = "running_var", .kind = CNN_BUFFER, .shape = cnn__per_channel, .start = 1 }, { 0 } };
 CNN__ROOM cnn_op_batch_norm = {
-    .name = "batch_norm", .shape = cnn__batch_norm_shape, .forward = cnn__batch_norm_forward,
+    .name = "batch_norm", .shape = cnn__as_input, .forward = cnn__batch_norm_forward,
     .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_batch_norm_args),
-    .fields = cnn__batch_norm_fields };
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE,
+    .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields,
+    .owned = cnn__batch_norm_owned };
 
-CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
-{
-    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
-    cnn_tensor draft = cnn__draft(&cnn_op_batch_norm, a.x, &a, a.at, a.name), *in[5] = { a.x };
-    if (!cnn__batch_norm_check(&draft)) return cnn__nil_tensor();
-    cnn_graph *g = a.x->graph;
-    cnn_shape  s = cnn__vector(a.x->shape.c);
-    int        n = 1;
-    if (!a.no_affine) {
-        in[n++] = cnn__owned(g, CNN_PARAM, a.at, "weight", s, CNN_INIT_CONSTANT, 1);
-        in[n++] = cnn__owned(g, CNN_PARAM, a.at, "bias", s, CNN_INIT_CONSTANT, 0);
-    }
-    in[n++] = cnn__owned(g, CNN_BUFFER, a.at, "running_mean", s, CNN_INIT_CONSTANT, 0);
-    in[n++] = cnn__owned(g, CNN_BUFFER, a.at, "running_var", s, CNN_INIT_CONSTANT, 1);
-    return cnn__layer(&cnn_op_batch_norm, in, n, &a, a.at, a.name);
-}
+CNN__UNARY(cnn_batch_norm_, batch_norm, cnn_batch_norm_args)
 
 /* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
@@ -3031,41 +3199,25 @@ typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; }
 static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
 {
     const cnn_shape            x = y->in[0]->shape;
-    const bool                 layer = y->op == &cnn_op_layer_norm, affine = y->n_in == 3;
+    const bool                 layer = y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    const float                eps = group ? group->eps : ((const cnn_norm_args *)y->args)->eps;
     const int                  groups = layer ? 1 : group ? group->groups : x.c;
-    return (cnn__sample_norm){ groups, groups < 1 ? 0 : cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
-                               cnn__orf(eps, 1e-5f), affine ? y->in[1] : NULL, affine ? y->in[2] : NULL };
+    return (cnn__sample_norm){ groups, cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
+                               group ? group->eps : ((const cnn_norm_args *)y->args)->eps,
+                               cnn_operand(y, "weight"), cnn_operand(y, "bias") };
 }
-static bool cnn__sample_norm_check(cnn_tensor *y)
+static bool cnn__group_norm_shape(cnn_tensor *y)
 {
-    const cnn__sample_norm t = cnn__sample_norm_of(y);
-    if (!(t.eps > 0)) return cnn_fail(y, "eps is %g: it must be positive", (double)t.eps);
-    if (t.groups < 1 || y->in[0]->shape.c % t.groups)
-        return cnn_fail(y, "groups is %d: it must be positive and divide the %d channels of input %s",
-                        t.groups, y->in[0]->shape.c, cnn__shape_text(y->in[0]).s);
-    return true;
-}
-static cnn_shape cnn__sample_norm_weight(const cnn_tensor *y)
-{
-    const cnn_shape x = y->in[0]->shape;
-    return y->op == &cnn_op_layer_norm ? (cnn_shape){ 1, x.c, x.h, x.w } : cnn__vector(x.c);
-}
-static bool cnn__sample_norm_shape(cnn_tensor *y)
-{
-    if (y->n_in != 1 && y->n_in != 3)
-        return cnn_fail(y, "%d operands: it takes x, or x, weight and bias", y->n_in);
-    if (!cnn__sample_norm_check(y)) return false;
-    if (y->n_in == 3 && !(cnn__check_operand(y, 1, "weight", cnn__sample_norm_weight(y))
-                          && cnn__check_operand(y, 2, "bias", cnn__sample_norm_weight(y)))) return false;
-    y->shape = y->in[0]->shape;
-    return true;
+    const int groups = ((const cnn_group_norm_args *)y->args)->groups;
+    if (y->in[0]->shape.c % groups)
+        return cnn_fail(y, "groups is %d: it must divide the %d channels of input %s", groups,
+                        y->in[0]->shape.c, cnn__shape_text(y->in[0]).s);
+    return cnn__as_input(y);
 }
 static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn__sample_norm t = cnn__sample_norm_of(y);
-    const float *w = t.w ? t.w->data : NULL, *b = t.b ? t.b->data : NULL;
+    const float *w = cnn__data(t.w), *b = cnn__data(t.b);
     float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * t.groups; row++) {
@@ -3094,8 +3246,8 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     const ptrdiff_t sample = cnn__sample(y->shape);
-    const float    *saved = y->saved, *w = t.w ? t.w->data : NULL, *x = y->in[0]->data, *dy = y->grad;
-    float          *dx = y->in[0]->grad, *dw = t.w ? t.w->grad : NULL, *db = t.b ? t.b->grad : NULL;
+    const float    *saved = y->saved, *w = cnn__data(t.w), *x = y->in[0]->data, *dy = y->grad;
+    float          *dx = y->in[0]->grad, *dw = cnn__grad(t.w), *db = cnn__grad(t.b);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
     for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
         const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
@@ -3132,54 +3284,36 @@ static size_t cnn__sample_norm_saved(const cnn_tensor *y)
 {
     return 2 * (size_t)y->shape.n * (size_t)cnn__sample_norm_of(y).groups * sizeof(float);
 }
-static const cnn_field cnn__norm_fields[] = { CNN_FIELD('f', cnn_norm_args, eps), { NULL, 0, 0 } };
+static cnn_shape cnn__per_element(const cnn_tensor *y)
+{
+    return (cnn_shape){ 1, y->shape.c, y->shape.h, y->shape.w };
+}
+#define CNN__SAMPLE_NORM(op_name, shape_rule, options, weights)                                              \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = shape_rule, .forward = cnn__sample_norm_forward,                          \
+        .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved, .flags = CNN_READS_X,        \
+        .args_size = sizeof(cnn_##options##_args), .fields = cnn__##options##_fields, .owned = weights };
+static const cnn_field cnn__norm_fields[] = {
+    CNN_FIELD('f', cnn_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_field cnn__group_norm_fields[] = {
-    CNN_FIELD('i', cnn_group_norm_args, groups), CNN_FIELD('f', cnn_group_norm_args, eps), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_layer_norm = {
-    .name = "layer_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
-    .backward = cnn__sample_norm_backward,
-    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
-    .fields = cnn__norm_fields };
-CNN__ROOM cnn_op_group_norm = {
-    .name = "group_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
-    .backward = cnn__sample_norm_backward,
-    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_group_norm_args),
-    .fields = cnn__group_norm_fields };
-CNN__ROOM cnn_op_instance_norm = {
-    .name = "instance_norm", .shape = cnn__sample_norm_shape, .forward = cnn__sample_norm_forward,
-    .backward = cnn__sample_norm_backward,
-    .saved = cnn__sample_norm_saved, .flags = CNN_READS_X, .args_size = sizeof(cnn_norm_args),
-    .fields = cnn__norm_fields };
+    CNN_FIELD('i', cnn_group_norm_args, groups, .range = "[1,2147483647]", .what = "the number of groups"),
+    CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
+static const cnn_owned cnn__layer_norm_owned[] = {
+    CNN__AFFINE(cnn_norm_args, cnn__per_element, CNN_C | CNN_H | CNN_W), { 0 } };
+static const cnn_owned cnn__group_norm_owned[] = { CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
+static const cnn_owned cnn__instance_norm_owned[] = { CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
+CNN__SAMPLE_NORM(layer_norm,    cnn__as_input,         norm,       cnn__layer_norm_owned)
+CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, group_norm, cnn__group_norm_owned)
+CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         norm,       cnn__instance_norm_owned)
 
-/* The three norms over parts of one sample. */
-static cnn_tensor *cnn__sample_norm_layer(const cnn_op *op, cnn_tensor *x, const void *args, bool affine,
-                                          const char *at, const char *name)
-{
-    if (cnn__is_nil(x)) return cnn__nil_tensor();
-    cnn_tensor draft = cnn__draft(op, x, args, at, name), *in[3] = { x, NULL, NULL };
-    if (!cnn__sample_norm_check(&draft)) return cnn__nil_tensor();
-    if (affine) {
-        in[1] = cnn__owned(x->graph, CNN_PARAM, at, "weight", cnn__sample_norm_weight(&draft),
-                           CNN_INIT_CONSTANT, 1);
-        in[2] = cnn__owned(x->graph, CNN_PARAM, at, "bias", cnn__sample_norm_weight(&draft),
-                           CNN_INIT_CONSTANT, 0);
-    }
-    return cnn__layer(op, in, affine ? 3 : 1, args, at, name);
-}
+CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
 
-CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args a)
-{
-    return cnn__sample_norm_layer(&cnn_op_layer_norm, a.x, &a, !a.no_affine, a.at, a.name);
-}
-
-CNN_API cnn_tensor *cnn_group_norm_(cnn_group_norm_args a)
-{
-    return cnn__sample_norm_layer(&cnn_op_group_norm, a.x, &a, !a.no_affine, a.at, a.name);
-}
+CNN__UNARY(cnn_group_norm_, group_norm, cnn_group_norm_args)
 
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
 {
-    return cnn__sample_norm_layer(&cnn_op_instance_norm, a.x, &a, a.affine != 0, a.at, a.name);
+    a.no_affine = !a.affine;
+    return cnn_layer(&cnn_op_instance_norm, &a.x, 1, &a, a.at, a.name);
 }
 
 /* ---- lrn: local response normalisation -------------------------------------------------------------------
@@ -3189,22 +3323,6 @@ CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
  *   At each pixel. Krizhevsky, Sutskever, Hinton 2012: size 5, beta 0.75, k 2, alpha/size 1e-4; the defaults
  *   are PyTorch's.
  * ------------------------------------------------------------------------------------------------------- */
-typedef struct { int size; float alpha, beta, k; } cnn__lrn;
-static cnn__lrn cnn__lrn_of(const cnn_tensor *y)
-{
-    const cnn_lrn_args *a = y->args;
-    return (cnn__lrn){ a->size, cnn__orf(a->alpha, 1e-4f), cnn__orf(a->beta, 0.75f), cnn__orf(a->k, 1) };
-}
-static bool cnn__lrn_shape(cnn_tensor *y)
-{
-    const cnn__lrn t = cnn__lrn_of(y);
-    if (t.size < 1 || t.size > CNN__LARGEST_OPTION)
-        return cnn_fail(y, "size is %d: say how many channels a window has, at least 1", t.size);
-    if (!(t.alpha > 0 && t.beta > 0 && t.k > 0))
-        return cnn_fail(y, "alpha %g, beta %g, k %g: they must be positive", (double)t.alpha, (double)t.beta,
-                        (double)t.k);
-    return cnn__as_input(y);
-}
 /* s^-beta; three quarters, everybody's choice, is two square roots. */
 static float cnn__lrn_power(float s, float beta)
 {
@@ -3226,8 +3344,8 @@ static void cnn__lrn_sum(float *sum, const float *a, const float *b, const float
 enum { CNN__LRN_PIXELS = 256 };
 static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn__lrn  t = cnn__lrn_of(y);
-    const int       c = y->shape.c, left = t.size / 2, right = (t.size - 1) / 2;
+    const cnn_lrn_args *t = y->args;
+    const int       c = y->shape.c, left = t->size / 2, right = (t->size - 1) / 2;
     const ptrdiff_t plane = cnn__plane(y->shape);
     const float    *x = y->in[0]->data;
     float          *saved = mode == CNN_TRAIN ? y->saved : NULL;
@@ -3240,18 +3358,18 @@ static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
             float           s[CNN__LRN_PIXELS] = { 0 };
             cnn__lrn_sum(s, x + first, x + first, NULL, row % c - left, row % c + right, c, plane, m);
             for (ptrdiff_t i = 0; i < m; i++) {
-                s[i] = t.k + t.alpha / (float)t.size * s[i];
-                y->data[at + i] = x[at + i] * cnn__lrn_power(s[i], t.beta);
+                s[i] = t->k + t->alpha / (float)t->size * s[i];
+                y->data[at + i] = x[at + i] * cnn__lrn_power(s[i], t->beta);
                 if (saved) saved[at + i] = s[i];
             }
         }
 }
 static void cnn__lrn_backward(cnn_tensor *y)
 {
-    const cnn__lrn  t = cnn__lrn_of(y);
-    const int       c = y->shape.c, left = t.size / 2, right = (t.size - 1) / 2;
+    const cnn_lrn_args *t = y->args;
+    const int       c = y->shape.c, left = t->size / 2, right = (t->size - 1) / 2;
     const ptrdiff_t plane = cnn__plane(y->shape);
-    const float    *x = y->in[0]->data, *s = y->saved, factor = 2 * t.alpha * t.beta / (float)t.size;
+    const float    *x = y->in[0]->data, *s = y->saved, factor = 2 * t->alpha * t->beta / (float)t->size;
     float          *dx = y->in[0]->grad;
     if (!dx) return;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
@@ -3264,16 +3382,18 @@ static void cnn__lrn_backward(cnn_tensor *y)
             cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, row % c - right, row % c + left, c,
                          plane, m);
             for (ptrdiff_t i = 0; i < m; i++)
-                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t.beta)
+                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t->beta)
                             - factor * x[at + i] * sum[i];
         }
 }
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
-    CNN_FIELD('i', cnn_lrn_args, size), CNN_FIELD('f', cnn_lrn_args, alpha),
-    CNN_FIELD('f', cnn_lrn_args, beta), CNN_FIELD('f', cnn_lrn_args, k), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_lrn_args, size, .range = CNN__FROM_1, .what = "the channels of a window"),
+    CNN_FIELD('f', cnn_lrn_args, alpha, .preset = 1e-4, .range = "(0,inf)"),
+    CNN_FIELD('f', cnn_lrn_args, beta, .preset = 0.75, .range = "(0,inf)"),
+    CNN_FIELD('f', cnn_lrn_args, k, .preset = 1, .range = "(0,inf)"), { 0 } };
 CNN__ROOM cnn_op_lrn = {
-    .name = "lrn", .shape = cnn__lrn_shape, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
+    .name = "lrn", .shape = cnn__as_input, .forward = cnn__lrn_forward, .backward = cnn__lrn_backward,
     .saved = cnn__lrn_saved, .flags = CNN_READS_X | CNN_READS_Y, .args_size = sizeof(cnn_lrn_args),
     .fields = cnn__lrn_fields };
 
@@ -3283,321 +3403,212 @@ CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
    Chapter 4. Activations
    -------------------------------------------------------------------------------------------------------- */
 
-/* ---- The functions of one number: relu, leaky_relu, sigmoid, tanh -----------------------------------------
- *   Their derivatives are written in y, so that x need not be kept and forward may run in place.
- * -------------------------------------------------------------------------------------------------------- */
-static void cnn__pointwise_forward(cnn_tensor *y, cnn__each *f, const float *k)
-{
-    cnn__map(&y->graph->cpu, f, y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
-}
-/* f: dx, given dy and y */
-static void cnn__pointwise_backward(cnn_tensor *y, cnn__each *f, const float *k)
-{
-    float *dx = y->in[0]->grad;
-    if (dx) cnn__map_back(&y->graph->cpu, f, dx, y->grad, y->data, k, cnn__len(y->shape));
-}
-
 /* ---- relu -------------------------------------------------------------------------------------------------
  *   y = max(0, x),   dx = dy [y > 0]                    at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
  * -------------------------------------------------------------------------------------------------------- */
-static void cnn__relu_forward(cnn_tensor *y, cnn_mode m)
-{
-    (void)m, cnn__pointwise_forward(y, cnn__each_relu(&y->graph->cpu), NULL);
-}
-static void cnn__relu_backward(cnn_tensor *y)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    float *dx = y->in[0]->grad;
-    if (dx && dx == y->grad)            /* in one pass, without the copy that adding in place would take */
-        cnn__map(cpu, cnn__each_relu_gate(cpu), dx, dx, y->data, NULL, NULL, cnn__len(y->shape));
-    else cnn__pointwise_backward(y, cnn__each_relu_back(cpu), NULL);
-}
-CNN__ROOM cnn_op_relu = {
-    .name = "relu", .shape = cnn__as_input, .forward = cnn__relu_forward, .backward = cnn__relu_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER };
+CNN__LOOP(cnn__each_relu,      float x = v[i]; v[i] = x < 0 ? 0.0f : x)
+CNN__LOOP(cnn__each_relu_back, float dy = v[i]; v[i] = a[i] > 0 ? dy : 0.0f)
+CNN__ELEMENTWISE(relu, CNN_READS_Y | CNN_RECTIFIER, 0, 0, .shape = cnn__as_input)
 
-CNN__PLAIN_1(cnn_relu_,            relu)
+CNN__PLAIN_1(cnn_relu_, relu)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
  *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
  * -------------------------------------------------------------------------------------------------------- */
-static float cnn__leaky_slope(const cnn_tensor *y)
-{
-    return cnn__orf(((const cnn_leaky_relu_args *)y->args)->slope, 0.01f);
-}
-static bool cnn__leaky_relu_shape(cnn_tensor *y)
-{
-    float slope = cnn__leaky_slope(y);
-    if (!(slope > 0)) return cnn_fail(y, "slope is %g: it must be positive", (double)slope);
-    return cnn__as_input(y);
-}
-static void cnn__leaky_relu_forward(cnn_tensor *y, cnn_mode m)
-{
-    float slope = cnn__leaky_slope(y);
-    (void)m, cnn__pointwise_forward(y, cnn__each_leaky(&y->graph->cpu), &slope);
-}
-static void cnn__leaky_relu_backward(cnn_tensor *y)
-{
-    float slope = cnn__leaky_slope(y);
-    cnn__pointwise_backward(y, cnn__each_leaky_back(&y->graph->cpu), &slope);
-}
+CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
+CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__leaky_relu_fields[] = {
-    CNN_FIELD('f', cnn_leaky_relu_args, slope), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_leaky_relu = {
-    .name = "leaky_relu", .shape = cnn__leaky_relu_shape, .forward = cnn__leaky_relu_forward,
-    .backward = cnn__leaky_relu_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-    .args_size = sizeof(cnn_leaky_relu_args), .fields = cnn__leaky_relu_fields };
+    CNN_FIELD('f', cnn_leaky_relu_args, slope, .preset = 0.01, .range = "(0,inf)"), { 0 } };
+CNN__ELEMENTWISE(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_leaky_relu_args, slope), 0,
+                 .shape = cnn__as_input, .args_size = sizeof(cnn_leaky_relu_args),
+                 .fields = cnn__leaky_relu_fields)
 
 CNN__UNARY(cnn_leaky_relu_, leaky_relu, cnn_leaky_relu_args)
 
 /* ---- sigmoid ----------------------------------------------------------------------------------------------
  *   y = 1 / (1 + e^-x),   dx = dy y (1 - y)
  * -------------------------------------------------------------------------------------------------------- */
-static void cnn__sigmoid_forward(cnn_tensor *y, cnn_mode m)
-{
-    (void)m, cnn__pointwise_forward(y, cnn__each_sigmoid(&y->graph->cpu), NULL);
-}
-static void cnn__sigmoid_backward(cnn_tensor *y)
-{
-    cnn__pointwise_backward(y, cnn__each_sigmoid_back(&y->graph->cpu), NULL);
-}
-CNN__ROOM cnn_op_sigmoid = {
-    .name = "sigmoid", .shape = cnn__as_input, .forward = cnn__sigmoid_forward,
-    .backward = cnn__sigmoid_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD };
+CNN__LOOP(cnn__each_sigmoid,      v[i] = cnn__sigmoid(v[i]))
+CNN__LOOP(cnn__each_sigmoid_back, v[i] = v[i] * a[i] * (1 - a[i]))
+CNN__ELEMENTWISE(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, 0, 0, .shape = cnn__as_input)
 
-CNN__PLAIN_1(cnn_sigmoid_,         sigmoid)
+CNN__PLAIN_1(cnn_sigmoid_, sigmoid)
 
 /* ---- tanh -------------------------------------------------------------------------------------------------
  *   y = tanh x,   dx = dy (1 - y^2)
  * -------------------------------------------------------------------------------------------------------- */
-static void cnn__tanh_forward(cnn_tensor *y, cnn_mode m)
+CNN__LOOP(cnn__each_tanh,      v[i] = cnn__tanh(v[i]))
+CNN__LOOP(cnn__each_tanh_back, v[i] *= 1 - a[i] * a[i])
+CNN__ELEMENTWISE(tanh, CNN_READS_Y, 0, 0, .shape = cnn__as_input)
+
+CNN__PLAIN_1(cnn_tanh_, tanh)
+
+/* ---- clamp (relu6 is clamp from 0 to 6) -------------------------------------------------------------------
+ *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
+ *   relu6: Howard et al. 2017.
+ * -------------------------------------------------------------------------------------------------------- */
+CNN__LOOP(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
+CNN__LOOP(cnn__each_clamp_back, float dy = v[i], z = a[i] > k[0] ? dy : 0.0f; v[i] = a[i] < k[1] ? z : 0.0f)
+static bool cnn__clamp_shape(cnn_tensor *y)
 {
-    (void)m, cnn__pointwise_forward(y, cnn__each_tanh(&y->graph->cpu), NULL);
+    const cnn_clamp_args *a = y->args;
+    if (a->low < a->high) return cnn__as_input(y);
+    return cnn_fail(y, "low %g is not below high %g", (double)a->low, (double)a->high);
 }
-static void cnn__tanh_backward(cnn_tensor *y)
-{
-    cnn__pointwise_backward(y, cnn__each_tanh_back(&y->graph->cpu), NULL);
-}
-CNN__ROOM cnn_op_tanh = {
-    .name = "tanh", .shape = cnn__as_input, .forward = cnn__tanh_forward, .backward = cnn__tanh_backward,
-    .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD };
+static const cnn_field cnn__clamp_fields[] = {
+    CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { 0 } };
+CNN__ELEMENTWISE(clamp, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_clamp_args, low), offsetof(cnn_clamp_args, high),
+                 .shape = cnn__clamp_shape, .args_size = sizeof(cnn_clamp_args), .fields = cnn__clamp_fields)
 
-CNN__PLAIN_1(cnn_tanh_,            tanh)
+CNN__UNARY(cnn_clamp_, clamp, cnn_clamp_args)
 
-/* ---- More functions of one number ------------------------------------------------------------------------
- *   Each is its formula, its derivative in y or, where that will not do, in x (flag CNN_READS_X), and its
- *   constants k. In the formulas v is x and becomes y; in the derivatives v is dx, a is dy, b is y or x.
- * ------------------------------------------------------------------------------------------------------- */
-static void cnn__no_constants(const cnn_tensor *y, float k[2]) { (void)y, k[0] = k[1] = 0; }
-
-#define CNN__POINTWISE(op_name, shape_rule, constants, ...)                                                  \
-    static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode)                                       \
-    {                                                                                                        \
-        float k[2];                                                                                          \
-        constants(y, k);                                                                                     \
-        (void)mode, cnn__pointwise_forward(y, cnn__each_##op_name(&y->graph->cpu), k);                       \
-    }                                                                                                        \
-    static void cnn__##op_name##_backward(cnn_tensor *y)                                                     \
-    {                                                                                                        \
-        const cnn__cpu *cpu = &y->graph->cpu;                                                                \
-        float           k[2], *dx = y->in[0]->grad;                                                          \
-        const float    *b = y->op->flags & CNN_READS_X ? y->in[0]->data : y->data;                           \
-        constants(y, k);                                                                                     \
-        if (dx) cnn__map_back(cpu, cnn__each_##op_name##_back(cpu), dx, y->grad, b, k, cnn__len(y->shape));  \
-    }                                                                                                        \
-    CNN__ROOM cnn_op_##op_name = {                                                                           \
-        .name = #op_name, .shape = shape_rule, .forward = cnn__##op_name##_forward,                          \
-        .backward = cnn__##op_name##_backward, __VA_ARGS__ };
-
+/* ---- elu --------------------------------------------------------------------------------------------------
+ *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
+ *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha.
+ * -------------------------------------------------------------------------------------------------------- */
 /* e^x - 1 for x <= 0, without cancellation near 0. */
 static CNN__INLINE float cnn__exp_less_one(float x)
 {
     float power, e = cnn__exp_parts(cnn__select(x < -87.0f, -87.0f, x), &power);
     return e * power + (power - 1);
 }
-
-/* ---- clamp (relu6 is clamp from 0 to 6) ----
- *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
- *   relu6: Howard et al. 2017. */
-CNN__EACH(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
-CNN__EACH(cnn__each_clamp_back, float dy = a[i], z = b[i] > k[0] ? dy : 0.0f; v[i] += b[i] < k[1] ? z : 0.0f)
-static void cnn__clamp_constants(const cnn_tensor *y, float k[2])
-{
-    const cnn_clamp_args *a = y->args;
-    k[0] = a->low, k[1] = a->high;
-}
-static bool cnn__clamp_shape(cnn_tensor *y)
-{
-    const cnn_clamp_args *a = y->args;
-    if (!(a->low < a->high))
-        return cnn_fail(y, "low %g is not below high %g", (double)a->low, (double)a->high);
-    return cnn__as_input(y);
-}
-static const cnn_field cnn__clamp_fields[] = {
-    CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { NULL, 0, 0 } };
-CNN__POINTWISE(clamp, cnn__clamp_shape, cnn__clamp_constants,
-               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-               .args_size = sizeof(cnn_clamp_args),
-               .fields = cnn__clamp_fields)
-
-CNN__UNARY(cnn_clamp_,      clamp,      cnn_clamp_args)
-
-/* ---- elu ----
- *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
- *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha. */
-CNN__EACH(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x);
+CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x);
                               v[i] = x > 0 ? x : z)
-CNN__EACH(cnn__each_elu_back, float dy = a[i], z = dy * (b[i] + k[0]); v[i] += b[i] > 0 ? dy : z)
-static void cnn__elu_constants(const cnn_tensor *y, float k[2])
-{
-    k[0] = cnn__orf(((const cnn_elu_args *)y->args)->alpha, 1), k[1] = 0;
-}
-static bool cnn__elu_shape(cnn_tensor *y)
-{
-    float k[2];
-    cnn__elu_constants(y, k);
-    if (!(k[0] > 0)) return cnn_fail(y, "alpha is %g: it must be positive", (double)k[0]);
-    return cnn__as_input(y);
-}
-static const cnn_field cnn__elu_fields[] = { CNN_FIELD('f', cnn_elu_args, alpha), { NULL, 0, 0 } };
-CNN__POINTWISE(elu, cnn__elu_shape, cnn__elu_constants,
-               .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-               .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
+CNN__LOOP(cnn__each_elu_back, float dy = v[i], z = dy * (a[i] + k[0]); v[i] = a[i] > 0 ? dy : z)
+static const cnn_field cnn__elu_fields[] = {
+    CNN_FIELD('f', cnn_elu_args, alpha, .preset = 1, .range = "(0,inf)"), { 0 } };
+CNN__ELEMENTWISE(elu, CNN_READS_Y | CNN_RECTIFIER, offsetof(cnn_elu_args, alpha), 0, .shape = cnn__as_input,
+                 .args_size = sizeof(cnn_elu_args), .fields = cnn__elu_fields)
 
-CNN__UNARY(cnn_elu_,        elu,        cnn_elu_args)
+CNN__UNARY(cnn_elu_, elu, cnn_elu_args)
 
-/* ---- gelu ----
+/* ---- gelu -------------------------------------------------------------------------------------------------
  *   y = x P(x),   dx = dy (P(x) + x p(x))            P(x) = erfc(-x / sqrt 2) / 2, the normal distribution
  *   function, and p(x) = e^(-x^2/2) / sqrt(2 pi), its density                  (Hendrycks, Gimpel 2016)
  *   tanh:  P(x) is about (1 + tanh u) / 2 = s = 1 / (1 + e^-2u),   u = sqrt(2/pi) (x + 0.044715 x^3),
- *          y = x s,   dx = dy (s + x s (1 - s) 2 du/dx)                        (the same) */
-CNN__EACH(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.707106781f))
-CNN__EACH(cnn__each_gelu_back, float x = b[i];
-                               v[i] += a[i] * (0.5f * erfcf(x * -0.707106781f) +
-                                               x * 0.398942280f * cnn__exp(-0.5f * x * x)))
-CNN__EACH(cnn__each_gelu_tanh,      float x = v[i];
+ *          y = x s,   dx = dy (s + x s (1 - s) 2 du/dx)                        (the same)
+ * -------------------------------------------------------------------------------------------------------- */
+CNN__LOOP(cnn__each_gelu,      float x = v[i]; v[i] = 0.5f * x * erfcf(x * -0.707106781f))
+CNN__LOOP(cnn__each_gelu_back, float x = a[i];
+                               v[i] *= 0.5f * erfcf(x * -0.707106781f) +
+                                       x * 0.398942280f * cnn__exp(-0.5f * x * x))
+CNN__LOOP(cnn__each_gelu_tanh,      float x = v[i];
                                     v[i] = x * cnn__sigmoid(1.59576912f * x * (1 + 0.044715f * x * x)))
-CNN__EACH(cnn__each_gelu_tanh_back, float x = b[i], q = x * x;
+CNN__LOOP(cnn__each_gelu_tanh_back, float x = a[i], q = x * x;
                                     float s = cnn__sigmoid(1.59576912f * x * (1 + 0.044715f * q));
                                     float z = s * (1 - s), u = 1 + 0.134145f * q;
-                                    v[i] += a[i] * (s + (z == 0 ? 0.0f : x * z * 1.59576912f * u)))
-static bool cnn__gelu_is_tanh(const cnn_tensor *y) { return ((const cnn_gelu_args *)y->args)->tanh != 0; }
-static void cnn__gelu_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn__each      *f = cnn__gelu_is_tanh(y) ? cnn__each_gelu_tanh(cpu) : cnn__each_gelu(cpu);
-    (void)mode, cnn__pointwise_forward(y, f, NULL);
-}
-static void cnn__gelu_backward(cnn_tensor *y)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn__each      *f = cnn__gelu_is_tanh(y) ? cnn__each_gelu_tanh_back(cpu) : cnn__each_gelu_back(cpu);
-    float          *dx = y->in[0]->grad;
-    if (dx) cnn__map_back(cpu, f, dx, y->grad, y->in[0]->data, NULL, cnn__len(y->shape));
-}
-static const cnn_field cnn__gelu_fields[] = { CNN_FIELD('i', cnn_gelu_args, tanh), { NULL, 0, 0 } };
+                                    v[i] *= s + (z == 0 ? 0.0f : x * z * 1.59576912f * u))
+static const cnn_field cnn__gelu_fields[] = { CNN_FIELD('i', cnn_gelu_args, tanh), { 0 } };
+static const cnn_formula cnn__gelu_formulas[] = {
+    { CNN__LOOPS(cnn__each_gelu), CNN__LOOPS(cnn__each_gelu_back), { 0, 0 }, offsetof(cnn_gelu_args, tanh) },
+    { CNN__LOOPS(cnn__each_gelu_tanh), CNN__LOOPS(cnn__each_gelu_tanh_back), { 0, 0 }, 0 } };
 CNN__ROOM cnn_op_gelu = {
-    .name = "gelu", .shape = cnn__as_input, .forward = cnn__gelu_forward, .backward = cnn__gelu_backward,
+    .name = "gelu", .shape = cnn__as_input, .forward = cnn__elementwise_forward,
+    .backward = cnn__elementwise_backward,
     .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER,
-    .args_size = sizeof(cnn_gelu_args), .fields = cnn__gelu_fields };
+    .args_size = sizeof(cnn_gelu_args), .fields = cnn__gelu_fields, .formula = cnn__gelu_formulas };
 
-CNN__UNARY(cnn_gelu_,       gelu,       cnn_gelu_args)
+CNN__UNARY(cnn_gelu_, gelu, cnn_gelu_args)
 
-/* ---- silu (swish) ----
+/* ---- silu (swish) -----------------------------------------------------------------------------------------
  *   y = x s,   dx = dy s (1 + x (1 - s)),   s = 1 / (1 + e^-x)
- *   (Elfwing et al. 2017; Ramachandran et al. 2017) */
-CNN__EACH(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
-CNN__EACH(cnn__each_silu_back, float x = b[i], s = cnn__sigmoid(x); v[i] += a[i] * s * (1 + x * (1 - s)))
-CNN__POINTWISE(silu, cnn__as_input, cnn__no_constants,
-               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
+ *   (Elfwing et al. 2017; Ramachandran et al. 2017)
+ * -------------------------------------------------------------------------------------------------------- */
+CNN__LOOP(cnn__each_silu,      v[i] *= cnn__sigmoid(v[i]))
+CNN__LOOP(cnn__each_silu_back, float x = a[i], s = cnn__sigmoid(x); v[i] = v[i] * s * (1 + x * (1 - s)))
+CNN__ELEMENTWISE(silu, CNN_READS_X | CNN_RECTIFIER, 0, 0, .shape = cnn__as_input)
 
-CNN__PLAIN_1(cnn_silu_,            silu)
+CNN__PLAIN_1(cnn_silu_, silu)
 
-/* ---- softplus ----
+/* ---- softplus ---------------------------------------------------------------------------------------------
  *   y = log(1 + e^(beta x)) / beta = max(x, 0) + log(1 + e^-|beta x|) / beta, which cannot overflow;
  *   dx = dy / (1 + e^(-beta x));   where beta x > threshold, y = x and dx = dy          (Dugas et al. 2001)
- *   At a low threshold y jumps and has values twice, so that the derivative needs x. */
-CNN__EACH(cnn__each_softplus,      float x = v[i], u = log1pf(cnn__exp(-fabsf(k[0] * x))) / k[0];
+ *   At a low threshold y jumps and has values twice, so that the derivative needs x.
+ * -------------------------------------------------------------------------------------------------------- */
+CNN__LOOP(cnn__each_softplus,      float x = v[i], u = log1pf(cnn__exp(-fabsf(k[0] * x))) / k[0];
                                    float z = (x < 0 ? 0.0f : x) + u;
                                    v[i] = k[0] * x > k[1] ? x : z)
-CNN__EACH(cnn__each_softplus_back, float dy = a[i], x = k[0] * b[i], z = dy * cnn__sigmoid(x);
-                                   v[i] += x > k[1] ? dy : z)
-static void cnn__softplus_constants(const cnn_tensor *y, float k[2])
-{
-    const cnn_softplus_args *a = y->args;
-    k[0] = cnn__orf(a->beta, 1), k[1] = cnn__orf(a->threshold, 20);
-}
-static bool cnn__softplus_shape(cnn_tensor *y)
-{
-    float k[2];
-    cnn__softplus_constants(y, k);
-    if (!(k[0] > 0)) return cnn_fail(y, "beta is %g: it must be positive", (double)k[0]);
-    if (!(k[1] > 0)) return cnn_fail(y, "threshold is %g: it must be positive", (double)k[1]);
-    return cnn__as_input(y);
-}
+CNN__LOOP(cnn__each_softplus_back, float dy = v[i], x = k[0] * a[i], z = dy * cnn__sigmoid(x);
+                                   v[i] = x > k[1] ? dy : z)
 static const cnn_field cnn__softplus_fields[] = {
-    CNN_FIELD('f', cnn_softplus_args, beta), CNN_FIELD('f', cnn_softplus_args, threshold), { NULL, 0, 0 } };
-CNN__POINTWISE(softplus, cnn__softplus_shape, cnn__softplus_constants,
-               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD,
-               .args_size = sizeof(cnn_softplus_args), .fields = cnn__softplus_fields)
+    CNN_FIELD('f', cnn_softplus_args, beta, .preset = 1, .range = "(0,inf)"),
+    CNN_FIELD('f', cnn_softplus_args, threshold, .preset = 20, .range = "(0,inf]"), { 0 } };
+CNN__ELEMENTWISE(softplus, CNN_READS_X, offsetof(cnn_softplus_args, beta),
+                 offsetof(cnn_softplus_args, threshold), .shape = cnn__as_input,
+                 .args_size = sizeof(cnn_softplus_args), .fields = cnn__softplus_fields)
 
-CNN__UNARY(cnn_softplus_,   softplus,   cnn_softplus_args)
+CNN__UNARY(cnn_softplus_, softplus, cnn_softplus_args)
 
-/* ---- hard_swish ----
+/* ---- hard_swish -------------------------------------------------------------------------------------------
  *   y = x min(max(x + 3, 0), 6) / 6;   dx = 0 for x <= -3, dy for x >= 3, else dy (2x + 3) / 6
- *   (Howard et al. 2019) */
-CNN__EACH(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
+ *   (Howard et al. 2019)
+ * -------------------------------------------------------------------------------------------------------- */
+CNN__LOOP(cnn__each_hard_swish,      float x = v[i], z = x < -3 ? -3.0f : x;
                                      v[i] = x * ((z > 3 ? 3.0f : z) + 3) / 6)
-CNN__EACH(cnn__each_hard_swish_back, float dy = a[i], x = b[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
-                                     v[i] += x <= -3 ? 0.0f : u)
-CNN__POINTWISE(hard_swish, cnn__as_input, cnn__no_constants,
-               .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RECTIFIER)
+CNN__LOOP(cnn__each_hard_swish_back, float dy = v[i], x = a[i], z = dy * (2 * x + 3) / 6, u = x >= 3 ? dy : z;
+                                     v[i] = x <= -3 ? 0.0f : u)
+CNN__ELEMENTWISE(hard_swish, CNN_READS_X | CNN_RECTIFIER, 0, 0, .shape = cnn__as_input)
 
-CNN__PLAIN_1(cnn_hard_swish_,      hard_swish)
+CNN__PLAIN_1(cnn_hard_swish_, hard_swish)
 
-/* ---- exp, log, sqrt, abs ----
+/* ---- exp, log, sqrt, abs ----------------------------------------------------------------------------------
  *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
  *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is infinite,
- *   and that of |x| is 0. */
-CNN__EACH(cnn__each_exp,       v[i] = cnn__exp(v[i]))
-CNN__EACH(cnn__each_exp_back,  v[i] += a[i] * b[i])
-CNN__EACH(cnn__each_log,       v[i] = logf(v[i]))
-CNN__EACH(cnn__each_log_back,  v[i] += a[i] / b[i])
-CNN__EACH(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
-CNN__EACH(cnn__each_sqrt_back, v[i] += a[i] / (2 * b[i]))
-CNN__EACH(cnn__each_abs,       v[i] = fabsf(v[i]))
-CNN__EACH(cnn__each_abs_back,  float dy = a[i], z = b[i] < 0 ? -dy : 0.0f; v[i] += b[i] > 0 ? dy : z)
-CNN__POINTWISE(exp,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
-CNN__POINTWISE(log,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD)
-CNN__POINTWISE(sqrt, cnn__as_input, cnn__no_constants, .flags = CNN_READS_Y | CNN_INPLACE | CNN_INPLACE_GRAD)
-CNN__POINTWISE(abs,  cnn__as_input, cnn__no_constants, .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD)
+ *   and that of |x| is 0.
+ * -------------------------------------------------------------------------------------------------------- */
+static const char *cnn__exp_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    return (void)y, backward || !(x->max > 88.7) ? NULL
+         : "exp overflows above 88.7: clamp its input, or use cnn_log_softmax or cnn_softmax_cross_entropy, which "
+           "take logits";
+}
+static const char *cnn__log_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y;
+    if (!backward)
+        return "the log of a number that is not positive: keep it above 0 (cnn_clamp), or use cnn_log_softmax or "
+               "cnn_softmax_cross_entropy, which take logits";
+    return x->min < 1e-30 ? "the derivative of log, 1 / x, is too large near 0: keep x away from it (cnn_clamp), "
+                            "or use cnn_log_softmax or cnn_softmax_cross_entropy" : NULL;
+}
+static const char *cnn__sqrt_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y;
+    if (!backward) return "the square root of a negative number: cnn_clamp it at 0";
+    return x->zeros ? "the derivative of sqrt, 1 / (2 sqrt x), divides by zero at 0: add a small constant before "
+                      "it" : NULL;
+}
+CNN__LOOP(cnn__each_exp,       v[i] = cnn__exp(v[i]))
+CNN__LOOP(cnn__each_exp_back,  v[i] *= a[i])
+CNN__LOOP(cnn__each_log,       v[i] = logf(v[i]))
+CNN__LOOP(cnn__each_log_back,  v[i] /= a[i])
+CNN__LOOP(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
+CNN__LOOP(cnn__each_sqrt_back, v[i] /= 2 * a[i])
+CNN__LOOP(cnn__each_abs,       v[i] = fabsf(v[i]))
+CNN__LOOP(cnn__each_abs_back,  float dy = v[i], z = a[i] < 0 ? -dy : 0.0f; v[i] = a[i] > 0 ? dy : z)
+CNN__ELEMENTWISE(exp,  CNN_READS_Y, 0, 0, .shape = cnn__as_input, .hint = cnn__exp_hint)
+CNN__ELEMENTWISE(log,  CNN_READS_X, 0, 0, .shape = cnn__as_input, .hint = cnn__log_hint)
+CNN__ELEMENTWISE(sqrt, CNN_READS_Y, 0, 0, .shape = cnn__as_input, .hint = cnn__sqrt_hint)
+CNN__ELEMENTWISE(abs,  CNN_READS_X, 0, 0, .shape = cnn__as_input)
 
-CNN__PLAIN_1(cnn_exp_,             exp)
+CNN__PLAIN_1(cnn_exp_, exp)
 
-CNN__PLAIN_1(cnn_log_,             log)
+CNN__PLAIN_1(cnn_log_, log)
 
-CNN__PLAIN_1(cnn_sqrt_,            sqrt)
+CNN__PLAIN_1(cnn_sqrt_, sqrt)
 
-CNN__PLAIN_1(cnn_abs_,             abs)
+CNN__PLAIN_1(cnn_abs_, abs)
 
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
  *   One w for all, (1,1,1,1), or one a channel, (1,C,1,1). It may become negative, so x is kept; at x = 0 we
  *   take w. (He et al. 2015)
  * ------------------------------------------------------------------------------------------------------- */
-static bool cnn__prelu_shape(cnn_tensor *y)
+static cnn_shape cnn__prelu_weight(const cnn_tensor *y)         /* a given one may have either shape */
 {
-    if (!cnn__operands(y, 2, 2)) return false;
-    const cnn_tensor *x = y->in[0], *w = y->in[1];
-    if (w->batched || !(cnn__equal(w->shape, cnn__vector(1)) ||
-                        cnn__equal(w->shape, cnn__vector(x->shape.c))))
-        return cnn_fail(y, "weight %s does not fit input %s: it must be (1,1,1,1) or (1,%d,1,1)",
-                        cnn__shape_text(w).s, cnn__shape_text(x).s, x->shape.c);
-    y->shape = x->shape;
-    return true;
+    const bool one = y->n_in > 1 ? y->in[1]->shape.c == 1 : !((const cnn_prelu_args *)y->args)->per_channel;
+    return cnn__vector(one ? 1 : y->shape.c);
 }
 static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode)
 {
@@ -3630,21 +3641,17 @@ static void cnn__prelu_backward(cnn_tensor *y)
     for (int ch = 0; dw && ch < y->in[1]->shape.c; ch++) dw[ch] += (float)sum[ch];
 }
 static size_t cnn__prelu_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(double); }
+static const cnn_field cnn__prelu_fields[] = {
+    CNN_FIELD('f', cnn_prelu_args, start, .preset = 0.25), { 0 } };
+static const cnn_owned cnn__prelu_owned[] = {
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = cnn__prelu_weight, .given = offsetof(cnn_prelu_args, weight),
+      .gain = offsetof(cnn_prelu_args, start) }, { 0 } };
 CNN__ROOM cnn_op_prelu = {
-    .name = "prelu", .shape = cnn__prelu_shape, .forward = cnn__prelu_forward,
-    .backward = cnn__prelu_backward,
-    .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER };
+    .name = "prelu", .shape = cnn__as_input, .forward = cnn__prelu_forward, .backward = cnn__prelu_backward,
+    .scratch = cnn__prelu_scratch, .flags = CNN_READS_X | CNN_INPLACE | CNN_RECTIFIER,
+    .args_size = sizeof(cnn_prelu_args), .fields = cnn__prelu_fields, .owned = cnn__prelu_owned };
 
-CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args a)
-{
-    if (cnn__is_nil(a.x)) return cnn__nil_tensor();
-    cnn_tensor *in[2] = { a.x, a.weight };
-    if (!in[1])
-        in[1] = cnn__owned(a.x->graph, CNN_PARAM, a.at, "weight",
-                           cnn__vector(a.per_channel ? a.x->shape.c : 1), CNN_INIT_CONSTANT,
-                           cnn__orf(a.start, 0.25f));
-    return cnn__layer(&cnn_op_prelu, in, 2, NULL, a.at, a.name);
-}
+CNN__UNARY(cnn_prelu_, prelu, cnn_prelu_args)
 
 /* ---- softmax ----------------------------------------------------------------------------------------------
  *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                    (Bridle 1990)
@@ -3664,7 +3671,7 @@ static void cnn__softmax_backward(cnn_tensor *y)
 CNN__ROOM cnn_op_softmax = {
     .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward,
     .backward = cnn__softmax_backward,
-    .flags = CNN_READS_Y };
+    .flags = CNN_READS_Y | CNN_PROBABILITIES };
 
 CNN__PLAIN_1(cnn_softmax_,         softmax)
 
@@ -3710,13 +3717,6 @@ CNN__PLAIN_1(cnn_log_softmax_,     log_softmax)
  *   evaluation:  y = x         the factor above keeps the expected value     (Srivastava et al. 2014)
  *   m_i is random number i of this node and step: backward draws it again, so nothing has to be kept.
  * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__dropout_shape(cnn_tensor *y)
-{
-    float p = ((const cnn_dropout_args *)y->args)->p;
-    if (!(p > 0 && p < 1))
-        return cnn_fail(y, "p is %g: say the probability of a zero, between 0 and 1", (double)p);
-    return cnn__as_input(y);
-}
 static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_tensor *x = y->in[0];
@@ -3724,7 +3724,7 @@ static void cnn__dropout_forward(cnn_tensor *y, cnn_mode mode)
     if (mode == CNN_TRAIN)
         cnn__dropout(&y->graph->cpu, y->data, x->data, false, p, y->graph->config.seed, cnn__stream(y),
                      cnn__len(y->shape));
-    else if (y->data != x->data) memcpy(y->data, x->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
+    else cnn__map(&y->graph->cpu, NULL, y->data, x->data, NULL, NULL, NULL, cnn__len(y->shape));
 }
 static void cnn__dropout_backward(cnn_tensor *y)
 {
@@ -3734,9 +3734,10 @@ static void cnn__dropout_backward(cnn_tensor *y)
         cnn__dropout(&y->graph->cpu, dx, y->grad, dx != y->grad, p, y->graph->config.seed, cnn__stream(y),
                      cnn__len(y->shape));
 }
-static const cnn_field cnn__dropout_fields[] = { CNN_FIELD('f', cnn_dropout_args, p), { NULL, 0, 0 } };
+static const cnn_field cnn__dropout_fields[] = {
+    CNN_FIELD('f', cnn_dropout_args, p, .range = "(0,1)", .what = "the probability of a zero"), { 0 } };
 CNN__ROOM cnn_op_dropout = {
-    .name = "dropout", .shape = cnn__dropout_shape, .forward = cnn__dropout_forward,
+    .name = "dropout", .shape = cnn__as_input, .forward = cnn__dropout_forward,
     .backward = cnn__dropout_backward,
     .flags = CNN_INPLACE | CNN_INPLACE_GRAD | CNN_RANDOM, .args_size = sizeof(cnn_dropout_args),
     .fields = cnn__dropout_fields };
@@ -3755,7 +3756,7 @@ static bool cnn__reshape_shape(cnn_tensor *y)
     if (!cnn__operands(y, 1, 1)) return false;
     const cnn_reshape_args *a = y->args;
     const cnn_tensor       *x = y->in[0];
-    y->shape = (cnn_shape){ 1, cnn__or(a->c, 1), cnn__or(a->h, 1), cnn__or(a->w, 1) };
+    y->shape = (cnn_shape){ 1, a->c, a->h, a->w };
     if (cnn__checked_len(y->shape) != (size_t)cnn__sample(x->shape))
         return cnn_fail(y, "(%d,%d,%d) does not have the %d elements that a sample of %s has", y->shape.c,
                         y->shape.h, y->shape.w, cnn__sample(x->shape), cnn__shape_text(x).s);
@@ -3765,19 +3766,16 @@ static bool cnn__reshape_shape(cnn_tensor *y)
 static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode)
 {
     (void)mode;
-    if (y->data != y->in[0]->data)
-        memcpy(y->data, y->in[0]->data, (size_t)cnn__len(y->shape) * sizeof *y->data);
+    cnn__map(&y->graph->cpu, NULL, y->data, y->in[0]->data, NULL, NULL, NULL, cnn__len(y->shape));
 }
 static void cnn__reshape_backward(cnn_tensor *y)
 {
     float *dx = y->in[0]->grad;
-    if (dx && dx != y->grad)
-        cnn__map_back(&y->graph->cpu, cnn__each_add(&y->graph->cpu), dx, y->grad, NULL, NULL,
-                      cnn__len(y->shape));
+    if (dx) cnn__map_back(&y->graph->cpu, NULL, dx, y->grad, NULL, NULL, cnn__len(y->shape));
 }
 static const cnn_field cnn__reshape_fields[] = {
-    CNN_FIELD('i', cnn_reshape_args, c), CNN_FIELD('i', cnn_reshape_args, h),
-    CNN_FIELD('i', cnn_reshape_args, w), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_reshape_args, c, .preset = 1), CNN_FIELD('i', cnn_reshape_args, h, .preset = 1),
+    CNN_FIELD('i', cnn_reshape_args, w, .preset = 1), { 0 } };
 CNN__ROOM cnn_op_reshape = {
     .name = "reshape", .shape = cnn__reshape_shape, .forward = cnn__reshape_forward,
     .backward = cnn__reshape_backward,
@@ -3823,7 +3821,7 @@ static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode)
 }
 static void cnn__concat_backward(cnn_tensor *y)
 {
-    cnn__each *add = cnn__each_add(&y->graph->cpu);
+    cnn_each *add = cnn__each_add(&y->graph->cpu);
     for (ptrdiff_t n = 0, from = 0; n < y->shape.n; n++)
         for (int i = 0; i < y->n_in; i++) {
             const ptrdiff_t size = cnn__sample(y->in[i]->shape);
@@ -3837,7 +3835,7 @@ CNN__ROOM cnn_op_concat = {
 
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
 {
-    return cnn__layer(&cnn_op_concat, x, n, NULL, at, NULL);
+    return cnn_layer(&cnn_op_concat, x, n, NULL, at, NULL);
 }
 
 /* ---- pad -------------------------------------------------------------------------------------------------
@@ -3849,13 +3847,7 @@ static bool cnn__pad_shape(cnn_tensor *y)
     if (!cnn__operands(y, 1, 1)) return false;
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape;
-    const struct { const char *name; int value;
-    } side[] = { { "left", a->left }, { "right", a->right }, { "top", a->top }, { "bottom", a->bottom },
-                 { "front", a->front }, { "back", a->back } };
-    const int limit = CNN__LARGEST_OPTION;
-    for (int i = 0; i < 6; i++)
-        if (side[i].value < 0 || side[i].value > limit)
-            return cnn_fail(y, "%s is %d: it must be 0 to %d", side[i].name, side[i].value, limit);
+    const int           limit = CNN__LARGEST_OPTION;
     if (x.c > INT_MAX - 2 * limit || x.h > INT_MAX - 2 * limit || x.w > INT_MAX - 2 * limit)
         return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c + a->front + a->back, x.h + a->top + a->bottom,
@@ -3882,15 +3874,17 @@ static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
 static void cnn__pad_backward(cnn_tensor *y)
 {
     const cnn_shape x = y->in[0]->shape;
-    cnn__each      *add = cnn__each_add(&y->graph->cpu);
+    cnn_each       *add = cnn__each_add(&y->graph->cpu);
     for (ptrdiff_t i = 0; y->in[0]->grad && i < (ptrdiff_t)x.n * x.c * x.h; i++)
         add(y->in[0]->grad + i * x.w, y->grad + cnn__pad_row(y, i), NULL, NULL, x.w);
 }
 static const cnn_field cnn__pad_fields[] = {
-    CNN_FIELD('i', cnn_pad_args, left), CNN_FIELD('i', cnn_pad_args, right),
-    CNN_FIELD('i', cnn_pad_args, top), CNN_FIELD('i', cnn_pad_args, bottom),
-    CNN_FIELD('i', cnn_pad_args, front), CNN_FIELD('i', cnn_pad_args, back),
-    CNN_FIELD('f', cnn_pad_args, value), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_pad_args, left, .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_pad_args, right, .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_pad_args, top, .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_pad_args, bottom, .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_pad_args, front, .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_pad_args, back, .range = CNN__FROM_0), CNN_FIELD('f', cnn_pad_args, value), { 0 } };
 CNN__ROOM cnn_op_pad = {
     .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
     .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
@@ -3906,12 +3900,12 @@ static cnn__slice cnn__slice_of(const cnn_tensor *y)
 {
     const cnn_slice_args *a = y->args;
     const cnn_shape       x = y->in[0]->shape;
-    cnn__slice            t = { 0, { x.n, x.c, x.h, x.w }, a->from, a->to, cnn__or(a->step, 1), 0 };
+    cnn__slice            t = { 0, { x.n, x.c, x.h, x.w }, a->from, a->to, a->step, 0 };
     while (t.axis < 4 && a->axis != 1u << t.axis) t.axis++;
     if (t.axis == 4) return t;
     if (t.from < 0) t.from += t.extent[t.axis];
     if (t.to <= 0)  t.to += t.extent[t.axis];
-    if (t.step > 0 && t.from >= 0 && t.to > t.from) t.count = (t.to - 1 - t.from) / t.step + 1;
+    if (t.from >= 0 && t.to > t.from) t.count = (t.to - 1 - t.from) / t.step + 1;
     return t;
 }
 static bool cnn__slice_shape(cnn_tensor *y)
@@ -3923,7 +3917,6 @@ static bool cnn__slice_shape(cnn_tensor *y)
     if (t.axis == 4 || (t.axis == 0 && x->batched))
         return cnn_fail(y, "axis is %u: it must be one of CNN_C, CNN_H, CNN_W, or CNN_N without a batch",
                         a->axis);
-    if (t.step < 1) return cnn_fail(y, "step is %d: it must be positive", t.step);
     if (t.from < 0 || t.to > t.extent[t.axis] || t.to <= t.from)
         return cnn_fail(y, "from %d to %d of input %s holds nothing, or leaves the extent %d of its axis",
                         a->from, a->to, cnn__shape_text(x).s, t.extent[t.axis]);
@@ -3935,7 +3928,7 @@ static bool cnn__slice_shape(cnn_tensor *y)
 static void cnn__slice_run(cnn_tensor *y, float *dx)
 {
     const cnn__slice t = cnn__slice_of(y);
-    cnn__each       *add = cnn__each_add(&y->graph->cpu);
+    cnn_each        *add = cnn__each_add(&y->graph->cpu);
     ptrdiff_t        outer = 1, inner = 1, to = 0;
     for (int i = 0; i < t.axis; i++)     outer *= t.extent[i];
     for (int i = t.axis + 1; i < 4; i++) inner *= t.extent[i];
@@ -3951,7 +3944,8 @@ static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__
 static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
 static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
-    CNN_FIELD('i', cnn_slice_args, to), CNN_FIELD('i', cnn_slice_args, step), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_slice_args, to),
+    CNN_FIELD('i', cnn_slice_args, step, .preset = 1, .range = "[1,2147483647]"), { 0 } };
 CNN__ROOM cnn_op_slice = {
     .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
     .backward = cnn__slice_backward,
@@ -3992,17 +3986,14 @@ static bool cnn__upsample_shape(cnn_tensor *y)
     if (!cnn__operands(y, 1, 1)) return false;
     const cnn_upsample_args *a = y->args;
     const cnn_shape          x = y->in[0]->shape;
-    const int                h = a->height ? 1 : cnn__or(a->scale_h, a->scale);
-    const int                w = a->width ? 1 : cnn__or(a->scale_w, a->scale);
+    const int                h = a->height ? 1 : a->scale_h;
+    const int                w = a->width ? 1 : a->scale_w;
     if (a->align_corners && !a->bilinear)
         return cnn_fail(y, "align_corners is for bilinear; nearest has no corners to align");
     if (h < 1 || w < 1 || x.h > CNN__LARGEST_OPTION / h || x.w > CNN__LARGEST_OPTION / w)
         return cnn_fail(y, "scale %d,%d of input %s: it must be positive, and no extent larger than 2^24", h,
                         w, cnn__shape_text(y->in[0]).s);
-    y->shape = (cnn_shape){ x.n, x.c, cnn__or(a->height, x.h * h), cnn__or(a->width, x.w * w) };
-    if (y->shape.h < 1 || y->shape.w < 1 || y->shape.h > CNN__LARGEST_OPTION
-        || y->shape.w > CNN__LARGEST_OPTION)
-        return cnn_fail(y, "height %d, width %d: each must be 1 to 2^24", y->shape.h, y->shape.w);
+    y->shape = (cnn_shape){ x.n, x.c, a->height ? a->height : x.h * h, a->width ? a->width : x.w * w };
     return true;
 }
 /* dx NULL: y from x; else dx from y->grad. The places along a row are the same for all rows. */
@@ -4046,10 +4037,11 @@ static void cnn__upsample_backward(cnn_tensor *y)
 }
 static size_t cnn__upsample_scratch(const cnn_tensor *y) { return (size_t)y->shape.w * sizeof(cnn__between); }
 static const cnn_field cnn__upsample_fields[] = {
-    CNN_FIELD('i', cnn_upsample_args, scale), CNN_FIELD('i', cnn_upsample_args, scale_h),
-    CNN_FIELD('i', cnn_upsample_args, scale_w), CNN_FIELD('i', cnn_upsample_args, bilinear),
-    CNN_FIELD('i', cnn_upsample_args, align_corners), CNN_FIELD('i', cnn_upsample_args, height),
-    CNN_FIELD('i', cnn_upsample_args, width), { NULL, 0, 0 } };
+    CNN_FIELD('i', cnn_upsample_args, scale), CNN_FIELD('i', cnn_upsample_args, scale_h, .like = "scale"),
+    CNN_FIELD('i', cnn_upsample_args, scale_w, .like = "scale"), CNN_FIELD('i', cnn_upsample_args, bilinear),
+    CNN_FIELD('i', cnn_upsample_args, align_corners),
+    CNN_FIELD('i', cnn_upsample_args, height, .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_upsample_args, width, .range = CNN__FROM_0), { 0 } };
 CNN__ROOM cnn_op_upsample = {
     .name = "upsample", .shape = cnn__upsample_shape, .forward = cnn__upsample_forward,
     .backward = cnn__upsample_backward,
@@ -4108,18 +4100,16 @@ static void cnn__binary_backward(cnn_tensor *y)
     if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
                                   y->op == &cnn_op_sub ? -1.0f : 1.0f);
 }
-CNN__ROOM cnn_op_add = {
-    .name = "add", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
-    .backward = cnn__binary_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD };
-CNN__ROOM cnn_op_sub = {
-    .name = "sub", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
-    .backward = cnn__binary_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD };
-CNN__ROOM cnn_op_mul = {
-    .name = "mul", .shape = cnn__binary_shape, .forward = cnn__binary_forward,
-    .backward = cnn__binary_backward,
-    .flags = CNN_INPLACE | CNN_READS_X };
+#define CNN__BINARY(op_name, op_flags)                                                                       \
+    static const cnn_formula cnn__##op_name##_formula = {                                                    \
+        CNN__LOOPS(cnn__each_##op_name), { NULL, NULL }, { 0, 0 }, 0 };                                      \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = cnn__binary_shape, .forward = cnn__binary_forward,                        \
+        .backward = cnn__binary_backward, .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags),                  \
+        .formula = &cnn__##op_name##_formula };
+CNN__BINARY(add, CNN_INPLACE_GRAD)
+CNN__BINARY(sub, CNN_INPLACE_GRAD)
+CNN__BINARY(mul, CNN_READS_X)
 
 CNN__PLAIN_2(cnn_add_,    add)
 
@@ -4130,34 +4120,11 @@ CNN__PLAIN_2(cnn_mul_,    mul)
 /* ---- scale ------------------------------------------------------------------------------------------------
  *   y = factor x + offset,   dx = factor dy
  * -------------------------------------------------------------------------------------------------------- */
-static void cnn__scale_constants(const cnn_tensor *y, float k[2])
-{
-    const cnn_scale_args *a = y->args;
-    k[0] = cnn__orf(a->factor, 1), k[1] = a->offset;
-}
-static void cnn__scale_forward(cnn_tensor *y, cnn_mode mode)
-{
-    float k[2];
-    cnn__scale_constants(y, k);
-    (void)mode;
-    cnn__map(&y->graph->cpu, cnn__each_scale(&y->graph->cpu), y->data, y->in[0]->data, NULL, NULL, k,
-             cnn__len(y->shape));
-}
-static void cnn__scale_backward(cnn_tensor *y)
-{
-    float  k[2];
-    float *dx = y->in[0]->grad;
-    cnn__scale_constants(y, k);
-    if (dx)
-        cnn__map_back(&y->graph->cpu, cnn__each_add_scaled(&y->graph->cpu), dx, y->grad, NULL, k,
-                      cnn__len(y->shape));
-}
+CNN__LOOP(cnn__each_scale_back, v[i] *= k[0])
 static const cnn_field cnn__scale_fields[] = {
-    CNN_FIELD('f', cnn_scale_args, factor), CNN_FIELD('f', cnn_scale_args, offset), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_scale = {
-    .name = "scale", .shape = cnn__as_input, .forward = cnn__scale_forward, .backward = cnn__scale_backward,
-    .flags = CNN_INPLACE | CNN_INPLACE_GRAD, .args_size = sizeof(cnn_scale_args),
-    .fields = cnn__scale_fields };
+    CNN_FIELD('f', cnn_scale_args, factor, .preset = 1), CNN_FIELD('f', cnn_scale_args, offset), { 0 } };
+CNN__ELEMENTWISE(scale, 0, offsetof(cnn_scale_args, factor), offsetof(cnn_scale_args, offset),
+                 .shape = cnn__as_input, .args_size = sizeof(cnn_scale_args), .fields = cnn__scale_fields)
 
 CNN__UNARY(cnn_scale_,      scale,      cnn_scale_args)
 
@@ -4166,17 +4133,10 @@ CNN__UNARY(cnn_scale_,      scale,      cnn_scale_args)
  *   s = 1 for sum, 1/(elements) for mean; global_avg_pool is the mean over H and W (Lin et al. 2013).
  *   Reduced axes stay with extent 1; a sum over N is no longer batched.
  * -------------------------------------------------------------------------------------------------------- */
-static unsigned cnn__reduce_axes(const cnn_tensor *y)
-{
-    if (y->op == &cnn_op_global_avg_pool) return CNN_H | CNN_W;
-    const cnn_reduce_args *a = y->args;
-    return a->axes ? a->axes : CNN_N | CNN_C | CNN_H | CNN_W;
-}
 static bool cnn__reduce_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
-    const unsigned axes = cnn__reduce_axes(y);
-    if (axes > 15) return cnn_fail(y, "axes is %u: it must be made of CNN_N | CNN_C | CNN_H | CNN_W", axes);
+    const unsigned  axes = ((const cnn_reduce_args *)y->args)->axes;
     const cnn_shape x = y->in[0]->shape;
     y->shape = (cnn_shape){ axes & CNN_N ? 1 : x.n, axes & CNN_C ? 1 : x.c, axes & CNN_H ? 1 : x.h,
                             axes & CNN_W ? 1 : x.w };
@@ -4202,18 +4162,18 @@ static void cnn__reduce_backward(cnn_tensor *y)
         cnn__add_product(&y->graph->cpu, x->grad, y->grad, NULL, x->shape, y->shape, y->shape,
                          cnn__reduce_factor(y));
 }
-static const cnn_field cnn__reduce_fields[] = { CNN_FIELD('u', cnn_reduce_args, axes), { NULL, 0, 0 } };
-CNN__ROOM cnn_op_sum = {
-    .name = "sum", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
-    .backward = cnn__reduce_backward,
-    .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
-CNN__ROOM cnn_op_mean = {
-    .name = "mean", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
-    .backward = cnn__reduce_backward,
-    .args_size = sizeof(cnn_reduce_args), .fields = cnn__reduce_fields };
-CNN__ROOM cnn_op_global_avg_pool = {
-    .name = "global_avg_pool", .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,
-    .backward = cnn__reduce_backward };
+static const cnn_field cnn__reduce_fields[] = {
+    CNN_FIELD('u', cnn_reduce_args, axes, .preset = CNN_N | CNN_C | CNN_H | CNN_W, .range = "[1,15]",
+              .what = "made of CNN_N | CNN_C | CNN_H | CNN_W"), { 0 } };
+static const cnn_field cnn__global_fields[] = {
+    CNN_FIELD('u', cnn_reduce_args, axes, .preset = CNN_H | CNN_W, .range = "[12,12]"), { 0 } };
+#define CNN__REDUCE(op_name, options)                                                                        \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,                        \
+        .backward = cnn__reduce_backward, .args_size = sizeof(cnn_reduce_args), .fields = options };
+CNN__REDUCE(sum,             cnn__reduce_fields)
+CNN__REDUCE(mean,            cnn__reduce_fields)
+CNN__REDUCE(global_avg_pool, cnn__global_fields)
 
 CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
 
@@ -4252,12 +4212,6 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
     y->shape = cnn__vector(1);
     y->batched = false;
     return true;
-}
-static bool cnn__cross_entropy_shape(cnn_tensor *y)
-{
-    const float e = ((const cnn_softmax_cross_entropy_args *)y->args)->smoothing;
-    if (!(e >= 0 && e < 1)) return cnn_fail(y, "smoothing is %g: it must be in [0,1)", (double)e);
-    return cnn__labelled_shape(y);
 }
 static cnn__target cnn__target_of(const cnn_tensor *y)
 {
@@ -4317,18 +4271,19 @@ static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
     return (size_t)cnn__len(y->in[1]->shape) * sizeof(double);
 }
 static const cnn_field cnn__cross_entropy_fields[] = {
-    CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing),
-    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index), { NULL, 0, 0 } };
+    CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
+    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index), { 0 } };
 CNN__ROOM cnn_op_softmax_cross_entropy = {
-    .name = "softmax_cross_entropy", .shape = cnn__cross_entropy_shape, .forward = cnn__cross_entropy_forward,
+    .name = "softmax_cross_entropy", .shape = cnn__labelled_shape, .forward = cnn__cross_entropy_forward,
     .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
     .saved = cnn__cross_entropy_saved, .flags = CNN_READS_X | CNN_LOSS,
-    .args_size = sizeof(cnn_softmax_cross_entropy_args), .fields = cnn__cross_entropy_fields };
+    .args_size = sizeof(cnn_softmax_cross_entropy_args), .fields = cnn__cross_entropy_fields,
+    .expects = "logits: leave that out" };
 
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
 {
     cnn_tensor *in[3] = { a.logits, a.labels, a.class_weights };
-    return cnn__layer(&cnn_op_softmax_cross_entropy, in, in[2] ? 3 : 2, &a, a.at, a.name);
+    return cnn_layer(&cnn_op_softmax_cross_entropy, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
 
 /* ---- nll: negative log-likelihood -------------------------------------------------------------------------
@@ -4361,15 +4316,16 @@ static void cnn__nll_backward(cnn_tensor *y)
     for (int i = 0; dx && i < cnn__len(y->in[1]->shape); i++)
         if (!cnn__ignored(&t, i)) dx[cnn__at_label(y, i)] -= g * cnn__label_weight(&t, i);
 }
-static const cnn_field cnn__nll_fields[] = { CNN_FIELD('i', cnn_nll_args, ignore_index), { NULL, 0, 0 } };
+static const cnn_field cnn__nll_fields[] = { CNN_FIELD('i', cnn_nll_args, ignore_index), { 0 } };
 CNN__ROOM cnn_op_nll = {
     .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
-    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields };
+    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields,
+    .expects = "log-probabilities: use cnn_log_softmax" };
 
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
 {
     cnn_tensor *in[3] = { a.log_probabilities, a.labels, a.class_weights };
-    return cnn__layer(&cnn_op_nll, in, in[2] ? 3 : 2, &a, a.at, a.name);
+    return cnn_layer(&cnn_op_nll, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
 
 /* ---- mse --------------------------------------------------------------------------------------------------
@@ -4417,44 +4373,31 @@ CNN__PLAIN_2(cnn_mse_,    mse)
  *                     binary cross-entropy, one independent yes or no per element. p (pos_weight) and w
  *                     (weight) are of the element's channel, or 1.
  * ------------------------------------------------------------------------------------------------------- */
-static float cnn__huber_delta(const cnn_tensor *y)       /* 0 for l1, which has none */
-{
-    return y->op == &cnn_op_huber ? cnn__orf(((const cnn_huber_args *)y->args)->delta, 1) : 0.0f;
-}
-static bool cnn__is_smooth_l1(const cnn_tensor *y)
-{
-    return y->op == &cnn_op_huber && ((const cnn_huber_args *)y->args)->smooth_l1;
-}
-static bool cnn__huber_shape(cnn_tensor *y)
-{
-    const float delta = cnn__huber_delta(y);
-    if (!(delta > 0)) return cnn_fail(y, "delta is %g: it must be positive", (double)delta);
-    return cnn__mse_shape(y);
-}
 static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const double delta = (double)cnn__huber_delta(y), factor = cnn__is_smooth_l1(y) ? 1 / delta : 1;
+    const cnn_huber_args *a = y->args;                         /* NULL for l1 */
+    const double delta = a ? (double)a->delta : 0, factor = a && a->smooth_l1 ? 1 / delta : 1;
     const int    n = cnn__len(y->in[0]->shape);
     const float *px = y->in[0]->data, *pt = y->in[1]->data;
     double       sum = 0;
     (void)mode;
     for (int i = 0; i < n; i++) {
         const double d = fabs((double)px[i] - (double)pt[i]);
-        if (y->op == &cnn_op_l1) sum += d;
-        else                     sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
+        if (!a) sum += d;
+        else    sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
     }
     y->data[0] = (float)(factor * sum / n);
 }
 static void cnn__pair_loss_backward(cnn_tensor *y)
 {
-    const float  delta = cnn__huber_delta(y), mean = y->grad[0] / (float)cnn__len(y->in[0]->shape);
-    const float  g = cnn__is_smooth_l1(y) ? mean / delta : mean;
+    const cnn_huber_args *a = y->args;
+    const float  delta = a ? a->delta : 0.0f, mean = y->grad[0] / (float)cnn__len(y->in[0]->shape);
+    const float  g = a && a->smooth_l1 ? mean / delta : mean;
     const float *x = y->in[0]->data, *t = y->in[1]->data;
     float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
-    const bool   l1 = y->op == &cnn_op_l1;
     for (int i = 0, n = cnn__len(y->in[0]->shape); i < n; i++) {
         const float d = x[i] - t[i], cut = d > delta ? delta : d < -delta ? -delta : d;
-        const float f = l1 ? (float)((d > 0) - (d < 0)) : cut;
+        const float f = a ? cut : (float)((d > 0) - (d < 0));
         if (dx) dx[i] += g * f;
         if (dt) dt[i] -= g * f;
     }
@@ -4501,25 +4444,26 @@ static void cnn__bce_backward(cnn_tensor *y)
     }
 }
 static const cnn_field cnn__huber_fields[] = {
-    CNN_FIELD('f', cnn_huber_args, delta), CNN_FIELD('i', cnn_huber_args, smooth_l1), { NULL, 0, 0 } };
+    CNN_FIELD('f', cnn_huber_args, delta, .preset = 1, .range = "(0,inf]"),
+    CNN_FIELD('i', cnn_huber_args, smooth_l1), { 0 } };
 CNN__ROOM cnn_op_l1 = {
     .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
     .backward = cnn__pair_loss_backward,
     .flags = CNN_READS_X | CNN_LOSS };
 CNN__ROOM cnn_op_huber = {
-    .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward,
+    .name = "huber", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
     .backward = cnn__pair_loss_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args), .fields = cnn__huber_fields };
 CNN__ROOM cnn_op_bce_with_logits = {
     .name = "bce_with_logits", .shape = cnn__bce_shape, .forward = cnn__bce_forward,
-    .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS };
+    .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS, .expects = "logits: leave that out" };
 
 CNN__PLAIN_2(cnn_l1_,     l1)
 
 CNN_API cnn_tensor *cnn_huber_(cnn_huber_args a)
 {
     cnn_tensor *in[2] = { a.y, a.target };
-    return cnn__layer(&cnn_op_huber, in, 2, &a, a.at, a.name);
+    return cnn_layer(&cnn_op_huber, in, 2, &a, a.at, a.name);
 }
 
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
@@ -4533,7 +4477,7 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
         for (int i = 0; ones && i < c; i++) ones[i] = 1;
         in[2] = ones ? cnn_const_(a.at, g, cnn__vector(c), ones) : cnn__nil_tensor();
     }
-    return cnn__layer(&cnn_op_bce_with_logits, in, in[3] ? 4 : in[2] ? 3 : 2, NULL, a.at, a.name);
+    return cnn_layer(&cnn_op_bce_with_logits, in, in[3] ? 4 : in[2] ? 3 : 2, NULL, a.at, a.name);
 }
 
 /* ---- All of them ---- */
@@ -4831,7 +4775,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
 
 /* ---- Element by element ---- */
 
-static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+static void cnn__map(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                      const float *b, const float *k, ptrdiff_t n)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
@@ -4840,21 +4784,21 @@ static void cnn__map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x
     }
     for (ptrdiff_t i = 0; i < n; i++) {
         y[i] = x[i];
-        f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, 1);
+        if (f) f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, 1);
     }
 }
 
-static void cnn__map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+static void cnn__map_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                           const float *k, ptrdiff_t n)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_map_back(cpu, f, dx, dy, b, k, n);
+        cnn__fast_map_back(cpu, f, dx, dy, a, k, n);
         return;
     }
     for (ptrdiff_t i = 0; i < n; i++) {
-        const float d = dy[i];
-        if (dx == dy) dx[i] = 0;
-        f(dx + i, &d, b ? b + i : NULL, k, 1);
+        float v = dy[i];
+        if (f) f(&v, a ? a + i : NULL, NULL, k, 1);
+        dx[i] = dx == dy ? v : dx[i] + v;
     }
 }
 
@@ -5011,69 +4955,91 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
    >>optim ---- 6. Optimizers: one loop over the flat vectors of parameters and gradients
    ======================================================================================================== */
 
-/* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
-   PyTorch's form. Per element, with the momentum buffer b zero before the first step:
-       d  = dw + weight_decay w
-       b  = momentum b + d              with dampening: after the first step momentum b + (1 - dampening) d
-       w -= lr b                        heavy ball
-       w -= lr (d + momentum b)         Nesterov: looks at the gradient where the momentum is about to lead
-   Both are w -= lr (cd d + cb b), with (cd,cb) = (0,1) or (1,momentum). Without momentum, b is left alone.
-   The floor is memory: 20 bytes moved per parameter. A call with a constant n becomes vector code at -O2: so
-   all optimizers work in runs of this length, and do the rest as one shorter run. */
+/* The rules below update a run of 16 elements: a constant length becomes vector code at -O2. `slot` are the
+   optimizer's vectors, zero before the first update; `r` are the numbers that all elements share. */
 enum { CNN__RUN_OF = 16 };
-static void cnn__sgd_run(float *restrict w, const float *restrict dw, size_t n, float lr, float decay)
+typedef struct { float lr, decay, keep, momentum, share, cd, cb, beta1, beta2, scale, alpha, eps;
+               } cnn__rates;
+typedef void cnn__rule(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r);
+
+/* n elements, run by run; a shorter rest in copies of full length. */
+static void cnn__in_runs(cnn__rule *rule, float *w, const float *dw, float *const *slot, size_t n,
+                         cnn__rates r)
 {
-    for (size_t i = 0; i < n; i++) w[i] -= lr * (dw[i] + decay * w[i]);
-}
-static void cnn__sgd_momentum_run(float *restrict w, const float *restrict dw, float *restrict b, size_t n,
-                                  float lr, float decay, float momentum, float share, float cd, float cb)
-{
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
-        b[i] = momentum * b[i] + share * d;
-        w[i] -= lr * (cd * d + cb * b[i]);
+    float        rest[2 + CNN_MAX_SLOTS][CNN__RUN_OF] = { { 0 } };
+    float       *v[CNN_MAX_SLOTS] = { NULL }, *copy[CNN_MAX_SLOTS] = { NULL };
+    const size_t left = n % CNN__RUN_OF * sizeof(float);
+    int          slots = 0;
+    for (; slots < CNN_MAX_SLOTS && slot[slots]; slots++) v[slots] = slot[slots];
+    for (; n >= CNN__RUN_OF; n -= CNN__RUN_OF, w += CNN__RUN_OF, dw += CNN__RUN_OF) {
+        rule(w, dw, v, r);
+        for (int s = 0; s < slots; s++) v[s] += CNN__RUN_OF;
     }
+    if (n == 0) return;
+    memcpy(rest[0], w, left), memcpy(rest[1], dw, left);
+    for (int s = 0; s < slots; s++) copy[s] = memcpy(rest[2 + s], v[s], left);
+    rule(rest[0], rest[1], copy, r);
+    memcpy(w, rest[0], left);
+    for (int s = 0; s < slots; s++) memcpy(v[s], copy[s], left);
 }
 
-/* What of d goes into b. */
-static float cnn__sgd_share(const cnn_step_args *a, long step) { return step == 0 ? 1 : 1 - a->dampening; }
+/* An option that an optimizer takes: its default, and the values that it may have. */
+#define CNN__TAKES(member, otherwise, values)                                                                \
+    CNN_FIELD('f', cnn_step_args, member, .preset = otherwise, .range = values)
+
+/* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
+   PyTorch's form. Per element, with the momentum buffer b:
+       d  = dw + weight_decay w
+       b  = momentum b + d              with dampening: after the first update momentum b + (1 - dampening) d
+       w -= lr b                        heavy ball
+       w -= lr (d + momentum b)         Nesterov: looks at the gradient where the momentum is about to lead
+   Both are w -= lr (cd d + cb b), with (cd,cb) = (0,1) or (1,momentum). Without momentum, b is left alone. */
+static void cnn__sgd_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
+{
+    float *restrict b = slot[0];
+    if (r.momentum == 0) {
+        for (int i = 0; i < CNN__RUN_OF; i++) w[i] -= r.lr * (dw[i] + r.decay * w[i]);
+        return;
+    }
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
+        b[i] = r.momentum * b[i] + r.share * d;
+        w[i] -= r.lr * (r.cd * d + r.cb * b[i]);
+    }
+}
 static void cnn__sgd_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                             long step)
 {
-    float *b = slot[0], lr = a->lr, decay = a->weight_decay, mu = a->momentum;
-    float  cd = a->nesterov ? 1.0f : 0.0f, cb = a->nesterov ? mu : 1.0f, share = cnn__sgd_share(a, step);
-    size_t i = 0;
-    if (mu == 0) {
-        for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__sgd_run(w + i, dw + i, CNN__RUN_OF, lr, decay);
-        cnn__sgd_run(w + i, dw + i, n - i, lr, decay);
-    } else {
-        for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF)
-            cnn__sgd_momentum_run(w + i, dw + i, b + i, CNN__RUN_OF, lr, decay, mu, share, cd, cb);
-        cnn__sgd_momentum_run(w + i, dw + i, b + i, n - i, lr, decay, mu, share, cd, cb);
-    }
+    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .momentum = a->momentum,
+                           .share = step == 0 ? 1 : 1 - a->dampening,
+                           .cd = a->nesterov ? 1.0f : 0.0f, .cb = a->nesterov ? a->momentum : 1.0f };
+    cnn__in_runs(cnn__sgd_run, w, dw, slot, n, r);
 }
 
-CNN_API const cnn_optimizer *cnn_sgd(void)
+static const char *cnn__sgd_wrong(const cnn_step_args *a)
 {
-    static const cnn_optimizer sgd = { "sgd", 1, cnn__sgd_update };
-    return &sgd;
+    if (a->nesterov && a->momentum == 0) return "nesterov needs a momentum, such as .momentum = 0.9f";
+    if (a->dampening != 0 && (a->momentum == 0 || a->nesterov))
+        return "dampening is for sgd with a momentum, not Nesterov's";
+    return NULL;
 }
+static const cnn_field cnn__sgd_fields[] = {
+    CNN__TAKES(momentum, 0, "[0,1)"), CNN__TAKES(weight_decay, 0, "[0,inf)"),
+    CNN__TAKES(dampening, 0, "[0,1]"), CNN_FIELD('i', cnn_step_args, nesterov), { 0 } };
+static const cnn_optimizer cnn__sgd = { "sgd", 1, cnn__sgd_update, cnn__sgd_fields, cnn__sgd_wrong };
 
 /* The others divide by a root. C's sqrtf may set errno, which keeps compilers from making vector code of it;
    the vector instructions give the same bits. */
-static void cnn__roots(float root[CNN__RUN_OF], const float *x, size_t n)
+static void cnn__roots(float root[CNN__RUN_OF], const float *x)
 {
-    size_t i = 0;
 #if CNN__X86
-    for (; i + 4 <= n; i += 4) _mm_storeu_ps(root + i, _mm_sqrt_ps(_mm_loadu_ps(x + i)));
+    for (int i = 0; i < CNN__RUN_OF; i += 4) _mm_storeu_ps(root + i, _mm_sqrt_ps(_mm_loadu_ps(x + i)));
 #elif CNN__ARM
-    for (; i + 4 <= n; i += 4) vst1q_f32(root + i, vsqrtq_f32(vld1q_f32(x + i)));
+    for (int i = 0; i < CNN__RUN_OF; i += 4) vst1q_f32(root + i, vsqrtq_f32(vld1q_f32(x + i)));
+#else
+    for (int i = 0; i < CNN__RUN_OF; i++) root[i] = sqrtf(x[i]);
 #endif
-    for (; i < n; i++) root[i] = sqrtf(x[i]);
 }
-
-/* What a run of an optimizer is told: the options with their defaults, and step sizes made from them. */
-typedef struct { float lr, decay, eps, keep, beta1, beta2, scale, alpha, momentum; } cnn__rates;
 
 /* Adam (Kingma, Ba 2015) and AdamW (Loshchilov, Hutter 2019), in PyTorch's form. Update number t = 1, 2, ...:
        Adam:   d = dw + weight_decay w          AdamW:  w = (1 - lr weight_decay) w,  d = dw
@@ -5081,240 +5047,212 @@ typedef struct { float lr, decay, eps, keep, beta1, beta2, scale, alpha, momentu
        v  = beta2 v + (1 - beta2) d^2           mean of its square
        w -= lr / (1 - beta1^t)  m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
    Both means start at zero; dividing by 1 - beta^t makes up for that. */
-static void cnn__adam_run(float *restrict w, const float *restrict dw, float *restrict m, float *restrict v,
-                          size_t n, const cnn__rates *r)
+static void cnn__adam_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
 {
-    float root[CNN__RUN_OF], lr = r->lr, decay = r->decay, keep = r->keep, eps = r->eps, scale = r->scale;
-    float b1 = r->beta1, b2 = r->beta2;
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
-        m[i] = b1 * m[i] + (1 - b1) * d;
-        v[i] = b2 * v[i] + (1 - b2) * d * d;
+    float *restrict m = slot[0], *restrict v = slot[1], root[CNN__RUN_OF];
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
+        m[i] = r.beta1 * m[i] + (1 - r.beta1) * d;
+        v[i] = r.beta2 * v[i] + (1 - r.beta2) * d * d;
     }
-    cnn__roots(root, v, n);
-    for (size_t i = 0; i < n; i++) w[i] = keep * w[i] - lr * (m[i] / (root[i] * scale + eps));
+    cnn__roots(root, v);
+    for (int i = 0; i < CNN__RUN_OF; i++) w[i] = r.keep * w[i] - r.lr * (m[i] / (root[i] * r.scale + r.eps));
 }
-
-static void cnn__adam_blocks(float *w, const float *dw, float *const *slot, size_t n, const cnn__rates *r)
-{
-    float *m = slot[0], *v = slot[1];
-    size_t i = 0;
-    for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__adam_run(w + i, dw + i, m + i, v + i, CNN__RUN_OF, r);
-    cnn__adam_run(w + i, dw + i, m + i, v + i, n - i, r);
-}
-
 static cnn__rates cnn__adam_rates(const cnn_step_args *a, long step)
 {
-    cnn__rates r = { .beta1 = cnn__orf(a->beta1, 0.9f), .beta2 = cnn__orf(a->beta2, 0.999f),
-                     .eps = cnn__orf(a->eps, 1e-8f), .keep = 1 };
-    r.lr    = (float)((double)a->lr / (1 - pow((double)r.beta1, (double)step + 1)));
-    r.scale = (float)(1 / sqrt(1 - pow((double)r.beta2, (double)step + 1)));
-    return r;
+    const double t = (double)step + 1;
+    return (cnn__rates){ .lr = (float)((double)a->lr / (1 - pow((double)a->beta1, t))),
+                         .scale = (float)(1 / sqrt(1 - pow((double)a->beta2, t))),
+                         .beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps, .keep = 1 };
 }
-
 static void cnn__adam_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                              long step)
 {
     cnn__rates r = cnn__adam_rates(a, step);
     r.decay = a->weight_decay;
-    cnn__adam_blocks(w, dw, slot, n, &r);
+    cnn__in_runs(cnn__adam_run, w, dw, slot, n, r);
 }
-CNN_API const cnn_optimizer *cnn_adam(void)
-{
-    static const cnn_optimizer adam = { "adam", 2, cnn__adam_update };
-    return &adam;
-}
-
 static void cnn__adamw_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
                               long step)
 {
     cnn__rates r = cnn__adam_rates(a, step);
-    r.keep = 1 - a->lr * cnn__orf(a->weight_decay, 0.01f);
-    cnn__adam_blocks(w, dw, slot, n, &r);
-}
-CNN_API const cnn_optimizer *cnn_adamw(void)
-{
-    static const cnn_optimizer adamw = { "adamw", 2, cnn__adamw_update };
-    return &adamw;
+    r.keep = 1 - a->lr * a->weight_decay;
+    cnn__in_runs(cnn__adam_run, w, dw, slot, n, r);
 }
 
-/* RMSprop (Tieleman, Hinton 2012), in PyTorch's form, with v and b zero before the first step:
+static const cnn_field cnn__adam_fields[] = {
+    CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
+    CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
+static const cnn_field cnn__adamw_fields[] = {
+    CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.999, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
+    CNN__TAKES(weight_decay, 0.01, "[0,inf)"), { 0 } };
+static const cnn_optimizer cnn__adam  = { "adam",  2, cnn__adam_update,  cnn__adam_fields,  NULL };
+static const cnn_optimizer cnn__adamw = { "adamw", 2, cnn__adamw_update, cnn__adamw_fields, NULL };
+
+/* RMSprop (Tieleman, Hinton 2012), in PyTorch's form:
        d  = dw + weight_decay w
        v  = alpha v + (1 - alpha) d^2                 mean of the square
        b  = momentum b + d / (sqrt(v) + eps)
        w -= lr b
    Centred (Graves 2013), the mean of the gradient is kept too, m = alpha m + (1 - alpha) d, and the root is
-   of the variance v - m^2, where rounding below 0 counts as 0. m is NULL if not centred. */
-static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float *restrict v,
-                             float *restrict b, float *restrict m, size_t n, const cnn__rates *r)
+   of the variance v - m^2, where rounding below 0 counts as 0. */
+static void cnn__rmsprop_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
 {
-    float root[CNN__RUN_OF], variance[CNN__RUN_OF] = { 0 }, lr = r->lr, decay = r->decay, eps = r->eps,
-          alpha = r->alpha, momentum = r->momentum;
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
-        v[i] = alpha * v[i] + (1 - alpha) * d * d;
+    float *restrict v = slot[0], *restrict b = slot[1], *restrict m = slot[2];
+    float root[CNN__RUN_OF], variance[CNN__RUN_OF];
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
+        v[i] = r.alpha * v[i] + (1 - r.alpha) * d * d;
     }
-    for (size_t i = 0; m && i < n; i++) {
-        m[i] = alpha * m[i] + (1 - alpha) * (dw[i] + decay * w[i]);
+    for (int i = 0; m && i < CNN__RUN_OF; i++) {
+        m[i] = r.alpha * m[i] + (1 - r.alpha) * (dw[i] + r.decay * w[i]);
         variance[i] = v[i] > m[i] * m[i] ? v[i] - m[i] * m[i] : 0;
     }
-    cnn__roots(root, m ? variance : v, n);
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
-        b[i] = momentum * b[i] + d / (root[i] + eps);
-        w[i] -= lr * b[i];
+    cnn__roots(root, m ? variance : v);
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
+        b[i] = r.momentum * b[i] + d / (root[i] + r.eps);
+        w[i] -= r.lr * b[i];
     }
 }
-
 static void cnn__rmsprop_update(float *w, const float *dw, float *const *slot, size_t n,
                                 const cnn_step_args *a, long step)
 {
-    float *v = slot[0], *b = slot[1], *m = slot[2];
-    size_t i = 0;
-    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .eps = cnn__orf(a->eps, 1e-8f),
-                           .alpha = cnn__orf(a->alpha, 0.99f), .momentum = a->momentum };
     (void)step;
-    for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF)
-        cnn__rmsprop_run(w + i, dw + i, v + i, b + i, m ? m + i : NULL, CNN__RUN_OF, &r);
-    cnn__rmsprop_run(w + i, dw + i, v + i, b + i, m ? m + i : NULL, n - i, &r);
+    cnn__in_runs(cnn__rmsprop_run, w, dw, slot, n, (cnn__rates){ .lr = a->lr, .decay = a->weight_decay,
+                 .momentum = a->momentum, .alpha = a->alpha, .eps = a->eps });
 }
-CNN_API const cnn_optimizer *cnn_rmsprop(void)
-{
-    static const cnn_optimizer rmsprop = { "rmsprop", 2, cnn__rmsprop_update };
-    return &rmsprop;
-}
-CNN_API const cnn_optimizer *cnn_rmsprop_centered(void)
-{
-    static const cnn_optimizer centered = { "rmsprop_centered", 3, cnn__rmsprop_update };
-    return &centered;
-}
+static const cnn_field cnn__rmsprop_fields[] = {
+    CNN__TAKES(alpha, 0.99, "[0,1)"), CNN__TAKES(momentum, 0, "[0,1)"), CNN__TAKES(eps, 1e-8, "[0,inf)"),
+    CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
+static const cnn_optimizer cnn__rmsprop = { "rmsprop", 2, cnn__rmsprop_update, cnn__rmsprop_fields, NULL };
+static const cnn_optimizer cnn__rmsprop_centered = { "rmsprop_centered", 3, cnn__rmsprop_update,
+                                                     cnn__rmsprop_fields, NULL };
 
-/* AdaGrad (Duchi, Hazan, Singer 2011), with s zero before the first step:
+/* AdaGrad (Duchi, Hazan, Singer 2011):
        d  = dw + weight_decay w
        s += d^2
        w -= lr d / (sqrt(s) + eps) */
-static void cnn__adagrad_run(float *restrict w, const float *restrict dw, float *restrict s, size_t n,
-                             const cnn__rates *r)
+static void cnn__adagrad_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
 {
-    float root[CNN__RUN_OF], lr = r->lr, decay = r->decay, eps = r->eps;
-    for (size_t i = 0; i < n; i++) {
-        float d = dw[i] + decay * w[i];
+    float *restrict s = slot[0], root[CNN__RUN_OF];
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
         s[i] += d * d;
     }
-    cnn__roots(root, s, n);
-    for (size_t i = 0; i < n; i++) w[i] -= lr * ((dw[i] + decay * w[i]) / (root[i] + eps));
+    cnn__roots(root, s);
+    for (int i = 0; i < CNN__RUN_OF; i++) w[i] -= r.lr * ((dw[i] + r.decay * w[i]) / (root[i] + r.eps));
 }
-
 static void cnn__adagrad_update(float *w, const float *dw, float *const *slot, size_t n,
                                 const cnn_step_args *a, long step)
 {
-    float *s = slot[0];
-    size_t i = 0;
-    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .eps = cnn__orf(a->eps, 1e-10f) };
     (void)step;
-    for (; i + CNN__RUN_OF <= n; i += CNN__RUN_OF) cnn__adagrad_run(w + i, dw + i, s + i, CNN__RUN_OF, &r);
-    cnn__adagrad_run(w + i, dw + i, s + i, n - i, &r);
+    cnn__in_runs(cnn__adagrad_run, w, dw, slot, n,
+                 (cnn__rates){ .lr = a->lr, .decay = a->weight_decay, .eps = a->eps });
 }
-CNN_API const cnn_optimizer *cnn_adagrad(void)
+static const cnn_field cnn__adagrad_fields[] = {
+    CNN__TAKES(eps, 1e-10, "[0,inf)"), CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
+static const cnn_optimizer cnn__adagrad = { "adagrad", 1, cnn__adagrad_update, cnn__adagrad_fields, NULL };
+
+/* An optimizer of your own: its row here, cnn__NAME, and NAME in CNN_OPTIMIZERS. */
+
+#define CNN__OPTIMIZER(name) CNN_API const cnn_optimizer *cnn_##name(void) { return &cnn__##name; }
+CNN_OPTIMIZERS(CNN__OPTIMIZER)
+
+CNN_API const cnn_optimizer *const *cnn_optimizers(int *count)
 {
-    static const cnn_optimizer adagrad = { "adagrad", 1, cnn__adagrad_update };
-    return &adagrad;
+#define CNN__OPTIMIZER_ADDRESS(name) &cnn__##name,
+    static const cnn_optimizer *const all[] = { CNN_OPTIMIZERS(CNN__OPTIMIZER_ADDRESS) NULL };
+    if (count) *count = (int)(sizeof all / sizeof *all) - 1;
+    return all;
 }
 
-static bool cnn__check_step(cnn_graph *g, const char *at, const char *what, const cnn_step_args *a)
+/* ---- One update ---- */
+
+static bool cnn__takes(const cnn_optimizer *o, const char *option)
 {
-    if (!(a->lr > 0) || isinf(a->lr))
-        return cnn__fail(g, at, what, "lr %g: the learning rate must be said and positive, such as "
-                         ".lr = 0.01f", (double)a->lr);
-    if (!(a->momentum >= 0 && a->momentum < 1))
-        return cnn__fail(g, at, what, "momentum %g is outside [0,1)", (double)a->momentum);
-    if (!(a->weight_decay >= 0) || isinf(a->weight_decay))
-        return cnn__fail(g, at, what, "weight_decay %g is not a number from 0", (double)a->weight_decay);
-    const cnn_optimizer *o = g->config.optimizer;
-    bool no_momentum = o == cnn_adam() || o == cnn_adamw() || o == cnn_adagrad();
-    bool rmsprop = o == cnn_rmsprop() || o == cnn_rmsprop_centered();
-    if (no_momentum && a->momentum != 0)
-        return cnn__fail(g, at, what, "momentum is for sgd and rmsprop; this graph's optimizer is %s",
-                         o->name);
-    if (a->nesterov && (no_momentum || rmsprop))
-        return cnn__fail(g, at, what, "nesterov is for sgd; this graph's optimizer is %s", o->name);
-    if (a->nesterov && a->momentum == 0)
-        return cnn__fail(g, at, what, "nesterov needs a momentum, such as .momentum = 0.9f");
-    if (!(a->dampening >= 0 && a->dampening <= 1))
-        return cnn__fail(g, at, what, "dampening %g is outside [0,1]", (double)a->dampening);
-    if (a->dampening != 0 && (rmsprop || no_momentum || a->momentum == 0 || a->nesterov))
-        return cnn__fail(g, at, what, "dampening is for sgd with a momentum, not Nesterov's");
-    if ((a->beta1 != 0 || a->beta2 != 0) && (rmsprop || o == cnn_sgd() || o == cnn_adagrad()))
-        return cnn__fail(g, at, what, "beta1 and beta2 are for adam and adamw; this graph's optimizer is %s",
-                         o->name);
-    if (a->alpha != 0 && (no_momentum || o == cnn_sgd()))
-        return cnn__fail(g, at, what, "alpha is for rmsprop; this graph's optimizer is %s", o->name);
-    const struct { const char *name; float value; } part[] = { { "beta1", a->beta1 }, { "beta2", a->beta2 },
-        { "alpha", a->alpha } };
-    for (int i = 0; i < 3; i++)
-        if (!(part[i].value >= 0 && part[i].value < 1))
-            return cnn__fail(g, at, what, "%s %g is outside [0,1)", part[i].name, (double)part[i].value);
-    if (!(a->eps >= 0) || isinf(a->eps))
-        return cnn__fail(g, at, what, "eps %g is not a number from 0", (double)a->eps);
-    return true;
+    const cnn_field *f = o->fields;
+    while (f && f->name && strcmp(f->name, option) != 0) f++;
+    return f && f->name;
 }
+
+/* "sgd, rmsprop, rmsprop_centered" */
+static cnn_text cnn__takers(const char *option)
+{
+    cnn_text r = { "" };
+    int      n;
+    const cnn_optimizer *const *all = cnn_optimizers(&n);
+    for (int i = 0; i < n; i++) {
+        const size_t k = strlen(r.s);
+        if (cnn__takes(all[i], option)) cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
+    }
+    return r;
+}
+
+/* Fill in the defaults. Errors: no learning rate; an option that this graph's optimizer does not take, or
+   that is out of its range. */
+static bool cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
+{
+    const cnn_optimizer *o = g->config.optimizer;
+    char why[CNN_ERROR_SIZE];
+    int  n;
+    const cnn_optimizer *const *all = cnn_optimizers(&n);
+    if (!(a->lr > 0) || isinf(a->lr))
+        return cnn__fail(g, a->at, what, "lr %g: the learning rate must be said and positive, such as "
+                         ".lr = 0.01f", (double)a->lr);
+    for (int i = 0; i < n; i++)
+        for (const cnn_field *f = all[i]->fields; f->name; f++)
+            if (cnn__given(f, a) && !cnn__takes(o, f->name))
+                return cnn__fail(g, a->at, what, "%s is for %s; this graph's optimizer is %s", f->name,
+                                 cnn__takers(f->name).s, o->name);
+    if (!cnn__resolve(o->fields, a, why)) return cnn__fail(g, a->at, what, "%s", why);
+    const char *wrong = o->wrong ? o->wrong(a) : NULL;
+    return !wrong || cnn__fail(g, a->at, what, "%s", wrong);
+}
+
+static bool cnn__is_trained(const cnn_tensor *t) { return t->kind == CNN_PARAM && t->needs_grad; }
+static bool cnn__learns(const cnn__node *v) { return cnn__is_trained(&v->t) && v->lr_scale > 0; }
 
 /* Floats from, from + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
    into blocks for threads cannot change a bit. */
-static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n)
+static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step)
 {
     enum { BLOCK = 1 << 14 };
     const cnn_optimizer *o = g->config.optimizer;
     float *w = g->arena[CNN_ARENA_PARAMS] + from, *state = g->arena[CNN_ARENA_OPTIMIZER] + from;
     const float *dw = g->arena[CNN_ARENA_GRADS] + from;
     int blocks = (int)((n + BLOCK - 1) / BLOCK), threads = blocks < 8 ? 1 : g->cpu.threads;
-    (void)threads;
     CNN__PARALLEL_FOR(threads)
     for (int k = 0; k < blocks; k++) {
         size_t first = (size_t)k * BLOCK, rest = n - first;
         float *slot[CNN_MAX_SLOTS] = { NULL };
         for (int s = 0; s < o->slots && s < CNN_MAX_SLOTS; s++)
             slot[s] = state + (size_t)s * g->n_trained + first;
-        o->update(w + first, dw + first, slot, rest < BLOCK ? rest : BLOCK, a, g->step);
+        o->update(w + first, dw + first, slot, rest < BLOCK ? rest : BLOCK, a, step);
     }
 }
 
-static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n)
+static bool cnn__same_update(const cnn__node *a, const cnn__node *b)
 {
-    cnn_backend *device = g->config.backend;
-    cnn_place    w = { g->buffer[CNN_ARENA_PARAMS], from }, dw = { g->buffer[CNN_ARENA_GRADS], from };
-    cnn_place    slots = { g->buffer[CNN_ARENA_OPTIMIZER], from };
-    return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, g->step);
+    return a->lr_scale == b->lr_scale && a->decay_scale == b->decay_scale && a->steps == b->steps;
 }
 
-/* The weight decay of parameters with such a factor. AdamW takes 0 for its default, so none at all becomes a
-   number that changes nothing. */
-static float cnn__scaled_decay(const cnn_graph *g, float decay, float factor)
-{
-    if (g->config.optimizer != cnn_adamw()) return decay * factor;
-    decay = cnn__orf(decay, 0.01f) * factor;
-    return decay > 0 ? decay : FLT_MIN;
-}
-
-/* Parameters that follow each other with the same factors are one update: all of them, as a rule. False if
-   the device refuses. */
+/* Parameters that follow each other with the same factors and as many updates behind them are one update: all
+   of them, as a rule. False if the device refuses. */
 static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned side)
 {
-    size_t from = 0;
-    float  scale = 1, decay = 1;
+    const cnn__node *first = NULL;                             /* of the group */
     for (int i = 0; i <= g->n_order; i++) {
-        cnn__node *v = i < g->n_order ? g->order[i] : NULL;
-        if (v && (v->t.kind != CNN_PARAM || !v->t.needs_grad)) continue;
-        if (v && v->lr_scale == scale && v->decay_scale == decay) continue;
-        size_t        to = v ? v->t.grad_at : g->n_trained;
-        cnn_step_args scaled = *a;
-        scaled.lr *= scale;
-        if (decay != 1) scaled.weight_decay = cnn__scaled_decay(g, a->weight_decay, decay);
-        if (scale > 0 && to > from) {
-            if (side == CNN__HOST) cnn__update_on_host(g, &scaled, from, to - from);
-            else if (!cnn__update_on_device(g, &scaled, from, to - from)) return false;
+        const cnn__node *v = i < g->n_order ? g->order[i] : NULL;
+        if (v && (!cnn__is_trained(&v->t) || (first && cnn__same_update(first, v)))) continue;
+        if (first && first->lr_scale > 0) {
+            size_t        from = first->t.grad_at, n = (v ? v->t.grad_at : g->n_trained) - from;
+            cnn_step_args scaled = *a;
+            scaled.lr *= first->lr_scale, scaled.weight_decay *= first->decay_scale;
+            if (side == CNN__HOST) cnn__update_on_host(g, &scaled, from, n, first->steps);
+            else if (!cnn__update_on_device(g, &scaled, from, n, first->steps)) return false;
         }
-        from = to, scale = v ? v->lr_scale : 1, decay = v ? v->decay_scale : 1;
+        first = v;
     }
     return true;
 }
@@ -5342,7 +5280,7 @@ static bool cnn__set_scale(cnn_graph *g, const char *what, const char *pattern, 
         return cnn__fail(g, g->config.at, what, "factor %g is not a number from 0", (double)factor);
     for (int i = 0; pattern && i < g->n_order; i++) {
         cnn__node *v = g->order[i];
-        if (v->t.kind != CNN_PARAM || !v->t.needs_grad || !cnn__matches(pattern, v->t.name)) continue;
+        if (!cnn__is_trained(&v->t) || !cnn__matches(pattern, v->t.name)) continue;
         *(decay ? &v->decay_scale : &v->lr_scale) = factor, found++;
     }
     return found || cnn__fail(g, g->config.at, what, "no parameter that is trained has a name like \"%.80s\"",
@@ -5358,31 +5296,15 @@ CNN_API bool cnn_set_decay_scale(cnn_graph *g, const char *pattern, float factor
     return cnn__set_scale(g, "decay_scale", pattern, factor, true);
 }
 
-/* Bring a whole array, newest on *on, to the side where it is wanted. */
-static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, unsigned side, void *buffer,
-                            float *host, size_t bytes)
+/* All updates on one side. False after an error, or without one if the device refuses this optimizer. */
+static bool cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side)
 {
-    cnn_backend *device = g->config.backend;
-    if (*on & side) return true;
-    g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
-    if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
-                              : device->download(device, buffer, 0, host, bytes)))
-        return cnn__fail(g, NULL, what, "%s: %s", device->name, device->error);
-    *on = CNN__HOST | CNN__DEVICE;
-    return true;
-}
-
-/* The optimizer's state, to where the update will run. Zero everywhere needs no copy. */
-static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
-{
-    size_t bytes = g->arena_bytes[CNN_ARENA_OPTIMIZER];
-    return !g->optimizer_on || !bytes ||
-           cnn__sync_array(g, "optimizer", &g->optimizer_on, side, g->buffer[CNN_ARENA_OPTIMIZER],
-                           g->arena[CNN_ARENA_OPTIMIZER], bytes);
-}
-
-static bool cnn__stepped(cnn_graph *g)
-{
+    if (!cnn__sync_params(g, CNN__DATA, side) || !cnn__sync_params(g, CNN__GRAD, side) ||
+        !cnn__sync_optimizer(g, side) || !cnn__update_groups(g, a, side))
+        return false;
+    cnn__wrote_params(g, CNN__DATA, side);
+    g->optimizer_on = (unsigned char)side;
+    for (int i = 0; i < g->n_order; i++) g->order[i]->steps += cnn__learns(g->order[i]);
     g->step++;
     cnn__seen(g->loss, CNN__AFTER_UPDATE);
     return !g->error[0];
@@ -5393,7 +5315,7 @@ CNN_API bool cnn_step_(cnn_step_args a)
     cnn_graph *g = a.g;
     if (!g || g->error[0]) return false;
     cnn_backend *device = g->config.backend;
-    if (!cnn__check_step(g, a.at, "step", &a)) return false;
+    if (!cnn__resolve_step(g, "step", &a)) return false;
     if (!g->compiled) return cnn__fail(g, a.at, "step", "the graph is not compiled");
     if (g->config.inference)
         return cnn__fail(g, a.at, "step", "the graph was made with .inference = 1: it has no gradients");
@@ -5403,19 +5325,11 @@ CNN_API bool cnn_step_(cnn_step_args a)
     if (g->n_trained == 0) return g->step++, true;
 
     if (device && device->update) {
-        if (!cnn__to_device_params(g) || !cnn__sync_optimizer(g, CNN__DEVICE)) return false;
-        if (cnn__update_groups(g, &a, CNN__DEVICE)) {
-            cnn__device_wrote_params(g);
-            g->optimizer_on = CNN__DEVICE;
-            return cnn__stepped(g);
-        }
-        if (device->error[0]) return cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
+        if (cnn__update(g, &a, CNN__DEVICE)) return true;
+        if (device->error[0]) cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
+        if (g->error[0]) return false;
     }
-    if (!cnn__to_host_params(g) || !cnn__sync_optimizer(g, CNN__HOST)) return false;
-    cnn__update_groups(g, &a, CNN__HOST);
-    cnn__host_wrote_params(g);
-    g->optimizer_on = CNN__HOST;
-    return cnn__stepped(g);
+    return cnn__update(g, &a, CNN__HOST);
 }
 
 /* ---- Clipping ---- */
@@ -5426,7 +5340,6 @@ static double cnn__sum_of_squares(const float *x, size_t n, int threads)
     enum { PARTS = 64 };
     double part[PARTS], sum = 0;
     if (n < 1 << 18) threads = 1;
-    (void)threads;
     CNN__PARALLEL_FOR(threads)
     for (int k = 0; k < PARTS; k++) {
         size_t end = n / PARTS * (size_t)(k + 1) + (k == PARTS - 1 ? n % PARTS : 0);
@@ -5437,28 +5350,21 @@ static double cnn__sum_of_squares(const float *x, size_t n, int threads)
     return sum;
 }
 
-/* Multiply all gradients by factor, or, if that is 1, return the sum of their squares. */
-static double cnn__over_grads(cnn_graph *g, unsigned side, float factor)
+static double cnn__squares_on_host(const cnn_graph *g)
 {
-    cnn_backend *device = side == CNN__DEVICE ? g->config.backend : NULL;
-    double       sum = 0;
-    bool         anew = true, done = true;
-    for (int i = 0; i < g->n_order && done; i++) {
-        cnn__node *v = g->order[i];
-        if (v->t.kind != CNN_PARAM || !v->t.needs_grad || v->lr_scale == 0) continue;
-        size_t n = cnn_count(&v->t);
-        if (device && factor == 1) done = device->squares(device, cnn_place_grad(&v->t), n, anew, NULL);
-        else if (device)           done = device->scale(device, cnn_place_grad(&v->t), n, factor);
-        else if (factor == 1)      sum += cnn__sum_of_squares(v->t.grad, n, g->cpu.threads);
-        else for (size_t k = 0; k < n; k++) v->t.grad[k] *= factor;
-        anew = false;
+    double sum = 0;
+    for (int i = 0; i < g->n_order; i++)
+        if (cnn__learns(g->order[i]))
+            sum += cnn__sum_of_squares(g->order[i]->t.grad, cnn_count(&g->order[i]->t), g->cpu.threads);
+    return sum;
+}
+static bool cnn__shorten_on_host(cnn_graph *g, float factor)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        for (size_t k = 0, n = cnn__learns(g->order[i]) ? cnn_count(t) : 0; k < n; k++) t->grad[k] *= factor;
     }
-    if (device && factor == 1 && done && !anew) {
-        cnn_place none = { NULL, 0 };
-        g->traffic.downloads++;
-        done = device->squares(device, none, 0, false, &sum);
-    }
-    return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+    return true;
 }
 
 /* As PyTorch's clip_grad_norm_: dw *= min(1, max_norm / (|dw| + 1e-6)). Parameters that cnn_set_lr_scale has
@@ -5472,23 +5378,21 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
     if (!g->compiled || !g->has_grads)
         return cnn__fail(g, g->config.at, "clip", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
                          "cnn_backward(loss) first"), NAN;
-    cnn_backend *device = g->config.backend;
-    unsigned     side = device && device->squares && device->scale ? CNN__DEVICE : CNN__HOST;
+    const bool     there = g->config.backend && g->config.backend->squares && g->config.backend->scale;
+    const unsigned side = there ? CNN__DEVICE : CNN__HOST;
     if (!cnn__sync_params(g, CNN__GRAD, side)) return NAN;
-    double norm = sqrt(cnn__over_grads(g, side, 1));
+    double norm = sqrt(there ? cnn__squares_on_device(g) : cnn__squares_on_host(g));
     if (isfinite(norm) && norm > (double)max_norm) {
-        cnn__over_grads(g, side, (float)((double)max_norm / (norm + 1e-6)));
+        const float factor = (float)((double)max_norm / (norm + 1e-6));
+        if (!(there ? cnn__shorten_on_device(g, factor) : cnn__shorten_on_host(g, factor))) return NAN;
         cnn__wrote_params(g, CNN__GRAD, side);
     }
-    return g->error[0] ? NAN : norm;
+    return norm;
 }
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
 
-static bool cnn__trains(const cnn_tensor *t)
-{
-    return t->kind == CNN_BUFFER || (t->kind == CNN_PARAM && t->needs_grad);
-}
+static bool cnn__trains(const cnn_tensor *t) { return t->kind == CNN_BUFFER || cnn__is_trained(t); }
 
 static size_t cnn__trained_floats(const cnn_graph *g)
 {
@@ -5518,32 +5422,6 @@ static bool cnn__copy_trained(cnn_graph *g, float *store, cnn__way way, float de
             w[k] = store[k], store[k] = old;
         }
         store += n;
-    }
-    return true;
-}
-
-/* The averages, to where they are mixed or read. */
-static bool cnn__sync_average(cnn_graph *g, unsigned side)
-{
-    cnn_backend *device = g->config.backend;
-    size_t       bytes = cnn__trained_floats(g) * sizeof(float);
-    if (!g->average || !bytes) return true;
-    if (side == CNN__DEVICE && !g->average_buffer && !(g->average_buffer = device->alloc(device, bytes)))
-        return cnn__fail(g, g->config.at, "average", "%s: %zu bytes: %s", device->name, bytes, device->error);
-    return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
-}
-
-static bool cnn__mix_on_device(cnn_graph *g, float share)
-{
-    cnn_backend *device = g->config.backend;
-    cnn_place    a = { g->average_buffer, 0 };
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (!cnn__trains(t)) continue;
-        if (!cnn__sync(t, CNN__DATA, CNN__DEVICE)) return false;
-        if (!device->mix(device, a, cnn_place_data(t), cnn_count(t), share))
-            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
-        a.at += cnn_count(t);
     }
     return true;
 }
@@ -5683,7 +5561,7 @@ static void cnn__plan_in_place(cnn_graph *g, cnn_mode mode)
     for (int i = 0; i < g->n_order; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
         if (!x || !x->t.op || !(v->t.op->flags & CNN_INPLACE) || x->last[mode] != i) continue;
-        if (!cnn__same_elements(v, x)) continue;
+        if (v->kernel || !cnn__same_elements(v, x)) continue;
         v->alias[mode] = x, x->joined[mode] = v;
         x->last[mode] = i - 1;
     }
@@ -5698,7 +5576,7 @@ static void cnn__plan_gradients_in_place(cnn_graph *g, cnn_mode mode)
         g->order[i]->grad_alias = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
     for (int i = 0; i < g->n_order && may; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
-        if (!x || !x->t.op || !x->t.needs_grad || !v->t.op || !(v->t.op->flags & CNN_INPLACE_GRAD)) continue;
+        if (!x || !x->t.op || !x->t.needs_grad || !(v->t.op->flags & CNN_INPLACE_GRAD) || v->kernel) continue;
         if (&v->t != g->loss && x->grad_first == i && cnn__same_elements(v, x)) x->grad_alias = v;
     }
     for (int i = 0; i < g->n_order; i++) {                          /* operands first */
@@ -5861,6 +5739,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 
     /* Whose parameter is it, which gradients are wanted, what is everything called, and where does it lie? */
     cnn__adopt(g);
+    for (int i = 0; i < g->n_order; i++)
+        for (const cnn_kernel *row = g->config.rows; row && row->op; row++)
+            if (row->op == g->order[i]->t.op && (!row->accepts || row->accepts(NULL, &g->order[i]->t)))
+                g->order[i]->kernel = row;
     if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
@@ -5874,7 +5756,7 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
    for half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
 static cnn_init cnn__default_init(const cnn__node *v)
 {
-    if (!v->owner || strcmp(v->suffix, "weight") != 0) return CNN_INIT_CONSTANT;
+    if (!v->owner) return CNN_INIT_CONSTANT;
     return v->owner->rectified ? CNN_INIT_HE : CNN_INIT_LECUN;
 }
 
@@ -7602,13 +7484,15 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
     memset(&r, 0, sizeof r);
-    cnn_step_args s = { a.at, NULL, a.lr, a.momentum, a.weight_decay, a.nesterov, a.beta1, a.beta2, a.alpha,
-        a.eps, a.dampening };
+    cnn_step_args s = { .at = a.at, .lr = a.lr, .momentum = a.momentum, .weight_decay = a.weight_decay,
+                        .nesterov = a.nesterov, .beta1 = a.beta1, .beta2 = a.beta2, .alpha = a.alpha,
+                        .eps = a.eps, .dampening = a.dampening }, resolved;
     if (!cnn__find_feed(&r.to, a.at, "fit", a.loss, a.logits, a.train)) return false;
     cnn_graph *g = r.g = s.g = r.to.g;
+    resolved = s;
     if (a.validation && !cnn__find_feed(&r.test, a.at, "fit, validation", a.loss, a.logits, a.validation))
         return false;
-    if (!cnn__check_step(g, a.at, "fit", &s)) return false;
+    if (!cnn__resolve_step(g, "fit", &resolved)) return false; /* each cnn_step does it again */
     if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
     if (!(a.lr_end >= 0) || isinf(a.lr_end))
         return cnn__fail(g, a.at, "fit", "lr_end %g is not a positive number", (double)a.lr_end);
@@ -7846,6 +7730,7 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
    weights that they belong to, and as numbers in the metadata:
 
        cnn.slot0.conv1.weight, cnn.slot1...         the optimizer's vectors; none if they are all zero
+       cnn.steps.conv1.weight                       I64: the updates that these vectors have seen
        cnn.average.conv1.weight                     the moving average, if there is one (cnn_average)
        cnn.best.conv1.weight                        of cnn_fit with .patience: the best weights so far
        cnn.history, cnn.fit                         of cnn_fit: F64 [epochs,5], and the sums of the epoch
@@ -8340,7 +8225,7 @@ static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t
 static const char cnn__count_suffix[] = ".num_batches_tracked";
 static bool cnn__has_count(const cnn_tensor *y)                      /* and no parameter took its name */
 {
-    return y->op == &cnn_op_batch_norm && !cnn__find_name(y->graph, y->name, cnn__count_suffix);
+    return cnn_operand(y, "running_mean") && !cnn__find_name(y->graph, y->name, cnn__count_suffix);
 }
 static void cnn__read_count(const cnn__file *f, cnn_tensor *y)
 {
@@ -8356,19 +8241,24 @@ static bool cnn__check_weights(const cnn__file *f)
     for (int i = 0; i < f->g->n_order; i++) {
         const cnn_tensor *y = &f->g->order[i]->t;
         if (cnn__is_learned(y) && !cnn__find_entry(f, "", y->name, y->shape)) return false;
-        if (y->op != &cnn_op_batch_norm) continue;
-        const char       *variance = y->in[y->n_in - 1]->name;
-        const cnn__entry *e = cnn__lookup(f, "", variance);
+        const cnn_tensor *variance = cnn_operand(y, "running_var");
+        const cnn__entry *e = variance ? cnn__lookup(f, "", variance->name) : NULL;
         for (size_t k = 0; e && e->known && k < e->count; k++)
             if (cnn__element(f, e, k) < 0)
-                return cnn__file_fail(f, "tensor \"%.60s\": a variance is negative", variance);
+                return cnn__file_fail(f, "tensor \"%.60s\": a variance is negative", variance->name);
     }
     return true;
 }
 
+/* What the file has and the graph does not, other than the state in a checkpoint. */
+static bool cnn__is_foreign(const cnn__file *f, const cnn__entry *e)
+{
+    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+    return !e->known && !state && !cnn__find_name(f->g, "", e->name);
+}
 static bool cnn__is_carried(const cnn__file *f, const cnn__entry *e)
 {
-    return e->dtype >= CNN__FLOAT_TYPES && !e->known && !cnn__find_name(f->g, "", e->name);
+    return e->dtype >= CNN__FLOAT_TYPES && cnn__is_foreign(f, e);
 }
 
 /* Keep what no node has, in place of what an earlier file left; wide elements first, so that each tensor of
@@ -8433,8 +8323,7 @@ static bool cnn__check_extra(const cnn__file *f)
     int  n = 0, extra = 0;
     for (size_t i = 0; i < f->n; i++) {
         const cnn__entry *e = &f->entry[i];
-        if (e->known || e->dtype >= CNN__FLOAT_TYPES || cnn__find_name(f->g, "", e->name)) continue;
-        if ((f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0) continue;
+        if (e->dtype >= CNN__FLOAT_TYPES || !cnn__is_foreign(f, e)) continue;
         if (extra++ < 3)
             n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "", e->name);
     }
@@ -8573,7 +8462,7 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
         if (strcmp(word, "kept") == 0) kept = true;
         else if (!args || !cnn__read_option(op, args, word, &seen))
             cnn__line_fail(f, n + 2, "bad option", word);
-    cnn_tensor *y = f->g->error[0] ? nil : cnn__apply_named(op, in, n_in, args, at, name);
+    cnn_tensor *y = f->g->error[0] ? nil : cnn__record(op, in, n_in, args, at, name, false);
     CNN_FREE(args);
     if (!cnn__is_nil(y)) y->kept = kept;
     return y;
@@ -8593,6 +8482,7 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     if (!batched && !e) return nil;
     cnn_tensor *t = cnn__leaf(f->g, kind, at, name, shape);
     if (cnn__is_nil(t)) return nil;
+    cnn__of(t)->init = CNN_INIT_CONSTANT;                   /* its values come from the file */
     if (kind == CNN_CONST) {
         float *values = cnn__alloc(f->g, e->count * sizeof *values);
         if (!values) return nil;
@@ -8697,6 +8587,21 @@ static bool cnn__has_prefix(const cnn__file *f, const char *prefix)
     return false;
 }
 
+/* The parameters' counts of updates, checked, or taken too. */
+static bool cnn__read_steps(const cnn__file *f, bool same, bool take)
+{
+    for (int i = 0; i < f->g->n_order; i++) {
+        cnn__node *v = f->g->order[i];
+        if (!cnn__is_trained(&v->t)) continue;
+        const cnn__entry *e = same ? cnn__lookup(f, "cnn.steps.", v->t.name) : NULL;
+        if (same && (!e || e->dtype != CNN__I64 || e->count != 1 ||
+                     cnn__le64(f->data + e->begin) > f->number[CNN__STEP]))
+            return cnn__file_fail(f, "there is no count \"cnn.steps.%.60s\" of at most cnn.step", v->t.name);
+        if (take) v->steps = e ? (long)cnn__le64(f->data + e->begin) : 0;
+    }
+    return true;
+}
+
 /* Take weights and state, all or nothing. best: NULL, or where to put the best weights. Without vectors in
    the file, or with those of another optimizer, the graph's starts from zero. */
 static bool cnn__fill_state(cnn__file *f, float *best)
@@ -8704,9 +8609,9 @@ static bool cnn__fill_state(cnn__file *f, float *best)
     cnn_graph  *g = f->g;
     const cnn_optimizer *o = g->config.optimizer;
     float      *average = NULL;
-    int         slots = 0;
-    if (!g->config.inference && f->optimizer && strcmp(f->optimizer, o->name) == 0)
-        slots = (int)f->number[CNN__SLOTS];
+    const bool  same = !g->config.inference && (f->has >> CNN__SLOTS & 1) && f->optimizer &&
+                       strcmp(f->optimizer, o->name) == 0;
+    const int   slots = same ? (int)f->number[CNN__SLOTS] : 0;
     if (slots && slots != o->slots)
         return cnn__file_fail(f, "it has %d vectors of the optimizer %.40s, which keeps %d", slots, o->name,
                               o->slots);
@@ -8714,10 +8619,10 @@ static bool cnn__fill_state(cnn__file *f, float *best)
         average = g->average ? g->average : cnn__alloc(g, cnn__trained_floats(g) * sizeof *average);
         if (!average) return false;
     }
-    if (!cnn__check_weights(f)) return false;
+    if (!cnn__check_weights(f) || !cnn__read_steps(f, same, false)) return false;
     if (!cnn__each_state(g, slots, average, best, cnn__check_vector, f)) return false;
     g->step = (long)f->number[CNN__STEP], g->draw = (uint32_t)f->number[CNN__DRAW];
-    if (!cnn__fill_weights(f)) return false;
+    if (!cnn__fill_weights(f) || !cnn__read_steps(f, same, true)) return false;
     if (g->arena_bytes[CNN_ARENA_OPTIMIZER])
         memset(g->arena[CNN_ARENA_OPTIMIZER], 0, g->arena_bytes[CNN_ARENA_OPTIMIZER]);
     g->optimizer_on = slots ? CNN__HOST : 0;
@@ -8728,10 +8633,10 @@ static bool cnn__fill_state(cnn__file *f, float *best)
 /* Where the program names no optimizer, that of the file goes on. */
 static bool cnn__choose_optimizer(const cnn__file *f, const cnn_load_args *a)
 {
-    const cnn_optimizer *const known[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
-                                           cnn_rmsprop_centered(), cnn_adagrad() };
+    int n;
+    const cnn_optimizer *const *known = cnn_optimizers(&n);
     if (!f->optimizer || a->optimizer || f->g->config.inference) return true;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    for (int i = 0; i < n; i++)
         if (strcmp(known[i]->name, f->optimizer) == 0) return f->g->config.optimizer = known[i], true;
     return !(f->has >> CNN__SLOTS & 1) ||              /* a plain file may start with another one */
            cnn__file_fail(f, "it was trained by the optimizer \"%.40s\": hand it to cnn_load in .optimizer",
@@ -8795,25 +8700,12 @@ static void cnn__put_json(cnn__string *to, const char *s)               /* witho
 
 static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
 {
-    for (const cnn_field *k = y->op->fields; k && k->name && y->args; k++) {
-        const char *at = (const char *)y->args + k->offset;
-        int      i;
-        unsigned u;
-        float    v;
-        uint32_t bits;
-        switch (k->type) {
-        case 'i': memcpy(&i, at, sizeof i);
-                  if (i) cnn__putf(to, " %s=%d", k->name, i);
-                  break;
-        case 'u': memcpy(&u, at, sizeof u);
-                  if (u) cnn__putf(to, " %s=%u", k->name, u);
-                  break;
-        case 'f': memcpy(&v, at, sizeof v);
-                  bits = cnn__bits_of_float(v);
-                  if (bits) cnn__putf(to, " %s=x%08lx", k->name, (unsigned long)bits);
-                  break;
-        default:  break;
-        }
+    for (const cnn_field *k = y->args ? y->op->fields : NULL; k && k->name; k++) {
+        const double value = cnn__option(k, y->args);
+        if (cnn__is_default(y, k)) continue;
+        if (k->type == 'f')
+            cnn__putf(to, " %s=x%08lx", k->name, (unsigned long)cnn__bits_of_float((float)value));
+        else cnn__putf(to, " %s=%.0f", k->name, value);
     }
 }
 
@@ -8843,18 +8735,21 @@ static void cnn__put_graph(cnn__string *to)
     cnn__putf(to, "root %d\n", g->loss->index);
 }
 
-/* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: four for the weight
-   of a convolution, two for that of a dense layer, (C,H,W) for layer norm's, one for a vector wherever its
-   extent stands. Else down to the last extent that is not 1. */
+/* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: those that the row of
+   its owner says, except that a vector stays one: four for the weight of a convolution, two for that of a dense
+   layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1, and one for a vector. */
 static int cnn__file_rank(const cnn_tensor *t, int extent[4], int *first)
 {
-    const int full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
-    const cnn_op *op = cnn__of(t)->reader;
-    memcpy(extent, full, sizeof full);
-    *first = op == &cnn_op_layer_norm && t->shape.h * t->shape.w > 1;
-    if (*first || op == &cnn_op_conv2d || op == &cnn_op_conv_transpose2d) return 4;
-    if (op == &cnn_op_dense) return 2;
+    const int      full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
+    const unsigned axes = cnn__of(t)->axes;
     int rank = 1, above_one = 0;
+    memcpy(extent, full, sizeof full);
+    *first = 0;
+    if (axes && ((axes & CNN_N) || cnn__plane(t->shape) > 1)) {
+        for (rank = 4; !(axes & 1u << (rank - 1)); ) rank--;
+        while (!(axes & 1u << *first)) ++*first;
+        return rank;
+    }
     for (int i = 0; i < 4; i++)
         if (full[i] > 1) rank = i + 1, above_one++;
     if (above_one > 1) return rank;
@@ -8871,17 +8766,16 @@ static cnn__text cnn__file_shape(const cnn_tensor *t)
     return text;
 }
 
-/* The operation of which each tensor is the weight: the first that reads it so, in the order of execution. */
-static void cnn__find_readers(cnn_graph *g)
+/* The dimensions of each tensor by the row of its owner: the first in the order of execution. */
+static void cnn__find_axes(cnn_graph *g)
 {
-    for (int i = 0; i < g->n_order; i++) g->order[i]->reader = NULL;
+    for (int i = 0; i < g->n_order; i++) g->order[i]->axes = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        const bool norm = y->op == &cnn_op_layer_norm;
-        if (!norm && y->op != &cnn_op_conv2d && y->op != &cnn_op_conv_transpose2d && y->op != &cnn_op_dense)
-            continue;
-        for (int k = 1; k < y->n_in && (k == 1 || norm); k++)
-            if (!cnn__of(y->in[k])->reader) cnn__of(y->in[k])->reader = y->op;
+        for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
+            cnn_tensor *t = cnn__owned(y, own);
+            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes;
+        }
     }
 }
 
@@ -8991,6 +8885,11 @@ static bool cnn__put_tensors(cnn__writer *w)
         good = !cnn__has_count(y) ||
                cnn__put_tensor(w, CNN__I64, y->name, cnn__count_suffix, "[]", &count, 1);
     }
+    for (int i = 0; i < g->n_order && good && w->state; i++) {
+        const uint64_t steps = (uint64_t)g->order[i]->steps;
+        good = !cnn__is_trained(&g->order[i]->t) ||
+               cnn__put_tensor(w, CNN__I64, "cnn.steps.", g->order[i]->t.name, "[]", &steps, 1);
+    }
     good = good && (!w->run || cnn__put_fit(w)) && cnn__put_carried(w, true);
     for (int i = 0; i < g->n_order && good; i++) {
         cnn_tensor *t = &g->order[i]->t;
@@ -9055,7 +8954,7 @@ static size_t cnn__write_model(cnn__writer *w, cnn__sink sink, void *to)
     if (g->n_order > CNN__MOST_NODES)
         return cnn__file_fail(f, "%d nodes: at most %d can be read", g->n_order, (int)CNN__MOST_NODES), 0;
     if (w->state && (!cnn__sync_optimizer(g, CNN__HOST) || !cnn__sync_average(g, CNN__HOST))) return 0;
-    cnn__find_readers(g);
+    cnn__find_axes(g);
     bool   good = cnn__put_header(w);
     size_t n = w->header.n, total = cnn__add_size(cnn__add_size(8, n), w->bytes);
     if (n > CNN__MOST_HEADER)
@@ -9142,8 +9041,9 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
 
 static cnn_graph *cnn__new_to_load(cnn_load_args a)
 {
-    cnn_config config = { a.at, a.max_batch, a.seed, a.threads, a.isa, a.backend, a.optimizer, a.inference,
-                          a.keep_grads };
+    const cnn_config config = { .at = a.at, .max_batch = a.max_batch, .seed = a.seed, .threads = a.threads,
+                                .isa = a.isa, .backend = a.backend, .optimizer = a.optimizer,
+                                .inference = a.inference, .keep_grads = a.keep_grads };
     return cnn_new_(config);
 }
 
@@ -9615,13 +9515,14 @@ static void cnn__c_extents(FILE *out, const cnn_tensor *t)
 /* The batch norm is factor x + offset. */
 static double cnn__c_factor(const cnn_tensor *norm, int c)
 {
-    const cnn__norm t = cnn__norm_of(norm);
-    return (t.w ? (double)t.w->data[c] : 1.0) / sqrt((double)t.var->data[c] + (double)t.eps);
+    const cnn_tensor *w = cnn_operand(norm, "weight"), *var = cnn_operand(norm, "running_var");
+    const float       eps = ((const cnn_batch_norm_args *)norm->args)->eps;
+    return (w ? (double)w->data[c] : 1.0) / sqrt((double)var->data[c] + (double)eps);
 }
 static double cnn__c_offset(const cnn_tensor *norm, int c, double x)
 {
-    const cnn__norm t = cnn__norm_of(norm);
-    return (x - (double)t.mean->data[c]) * cnn__c_factor(norm, c) + (t.b ? (double)t.b->data[c] : 0.0);
+    const cnn_tensor *b = cnn_operand(norm, "bias"), *mean = cnn_operand(norm, "running_mean");
+    return (x - (double)mean->data[c]) * cnn__c_factor(norm, c) + (b ? (double)b->data[c] : 0.0);
 }
 static float cnn__c_scaled(float w, const cnn_tensor *norm, size_t c)
 {
@@ -9704,9 +9605,9 @@ static void cnn__c_call_pointwise(const cnn__export *e, const cnn_tensor *y)
 }
 static void cnn__c_gelu_constants(const cnn_tensor *y, float k[2])
 {
-    k[0] = cnn__gelu_is_tanh(y) ? 1.0f : 0.0f, k[1] = 0;
+    k[0] = ((const cnn_gelu_args *)y->args)->tanh ? 1.0f : 0.0f, k[1] = 0;
 }
-static void cnn__c_leaky_constants(const cnn_tensor *y, float k[2]) { k[0] = cnn__leaky_slope(y), k[1] = 0; }
+static void cnn__c_constants(const cnn_tensor *y, float k[2]) { cnn__formula(y, k); }
 
 /* ---- Rows: windows ---- */
 
@@ -9775,8 +9676,9 @@ static const char cnn__c_conv2d[] =
     "}\n";
 static void cnn__c_call_conv2d(const cnn__export *e, const cnn_tensor *y)
 {
-    const cnn__conv_options t = cnn__conv_resolve(y);
-    cnn__c_put_window(e, y, &t.h, &t.w, t.groups);
+    const cnn_conv2d_args *a = y->args;
+    const cnn__slide       t[2] = CNN__SLIDES(a, y->in[0]->shape, false);
+    cnn__c_put_window(e, y, &t[0], &t[1], a->groups);
     cnn__c_put_weights(e, y);
 }
 
@@ -9805,8 +9707,9 @@ static const char cnn__c_conv_transpose2d[] =
     "}\n";
 static void cnn__c_call_conv_transpose2d(const cnn__export *e, const cnn_tensor *y)
 {
-    const cnn__conv_options t = cnn__transpose_resolve(y);
-    cnn__c_put_window(e, y, &t.h, &t.w, t.groups);
+    const cnn_conv_transpose2d_args *a = y->args;
+    const cnn__slide                 t[2] = CNN__SLIDES(a, y->in[0]->shape, false);
+    cnn__c_put_window(e, y, &t[0], &t[1], a->groups);
     cnn__c_put_weights(e, y);
 }
 
@@ -9830,8 +9733,9 @@ static const char cnn__c_max_pool[] =
     "}\n";
 static void cnn__c_call_max_pool(const cnn__export *e, const cnn_tensor *y)
 {
-    const cnn__pool_options t = cnn__pool_resolve(y);
-    cnn__c_put_window(e, y, &t.h, &t.w, 1);
+    const cnn_pool_args *a = y->args;
+    const cnn__slide     t[2] = CNN__SLIDES(a, y->in[0]->shape, false);
+    cnn__c_put_window(e, y, &t[0], &t[1], 1);
     fputs(");\n", e->out);
 }
 static void cnn__c_call_global_max_pool(const cnn__export *e, const cnn_tensor *y)
@@ -9864,8 +9768,9 @@ static const char cnn__c_avg_pool[] =
     "}\n";
 static void cnn__c_call_avg_pool(const cnn__export *e, const cnn_tensor *y)
 {
-    const cnn__pool_options t = cnn__pool_resolve(y);
-    cnn__c_put_window(e, y, &t.h, &t.w, 1);
+    const cnn_pool_args *a = y->args;
+    const cnn__slide     t[2] = CNN__SLIDES(a, y->in[0]->shape, false);
+    cnn__c_put_window(e, y, &t[0], &t[1], 1);
     fprintf(e->out, ", %d);\n", !((const cnn_pool_args *)y->args)->no_count_pad);
 }
 
@@ -10068,7 +9973,7 @@ static const char cnn__c_lrn[] =
     "}\n";
 static void cnn__c_call_lrn(const cnn__export *e, const cnn_tensor *y)
 {
-    const cnn__lrn t = cnn__lrn_of(y);
+    const cnn_lrn_args t = *(const cnn_lrn_args *)y->args;
     fprintf(e->out, "    %s_lrn(%s, %s, %d, %d, %d, ", e->prefix, cnn__c_place_of(e, y).s,
             cnn__c_place_of(e, y->in[0]).s, y->shape.c, cnn__plane(y->shape), t.size);
     cnn__c_float(e->out, t.alpha / (float)t.size), fputs(", ", e->out);
@@ -10183,17 +10088,17 @@ static const cnn__c_row *cnn__c_row_of(const cnn_op *op)
                    "for (int k = 0; k < c; k++) y[k * m + i] = x[k * m + i] - most - logf(sum)",
                    cnn__c_call_softmax),
         CNN__C_POINTWISE(relu, NULL, "v < 0 ? 0 : v", 0, NULL),
-        CNN__C_POINTWISE(leaky_relu, NULL, "v < 0 ? a * v : v", 1, cnn__c_leaky_constants),
-        CNN__C_POINTWISE(scale, NULL, "a * v + b", 2, cnn__scale_constants),
-        CNN__C_POINTWISE(clamp, NULL, "v < a ? a : v > b ? b : v", 2, cnn__clamp_constants),
+        CNN__C_POINTWISE(leaky_relu, NULL, "v < 0 ? a * v : v", 1, cnn__c_constants),
+        CNN__C_POINTWISE(scale, NULL, "a * v + b", 2, cnn__c_constants),
+        CNN__C_POINTWISE(clamp, NULL, "v < a ? a : v > b ? b : v", 2, cnn__c_constants),
         CNN__C_POINTWISE(hard_swish, NULL, "v * ((v < -3 ? -3 : v > 3 ? 3 : v) + 3) / 6", 0, NULL),
         CNN__C_POINTWISE(abs, NULL, "v < 0 ? -v : v", 0, NULL),
         CNN__C_POINTWISE(sigmoid, "expf", "1 / (1 + expf(-v))", 0, NULL),
         CNN__C_POINTWISE(silu, "expf", "v / (1 + expf(-v))", 0, NULL),
         CNN__C_POINTWISE(softplus, "expf log1pf",
                          "a * v > b ? v : (v < 0 ? 0 : v) + log1pf(expf(v < 0 ? a * v : -a * v)) / a", 2,
-                         cnn__softplus_constants),
-        CNN__C_POINTWISE(elu, "expm1f", "v > 0 ? v : a * expm1f(v)", 1, cnn__elu_constants),
+                         cnn__c_constants),
+        CNN__C_POINTWISE(elu, "expm1f", "v > 0 ? v : a * expm1f(v)", 1, cnn__c_constants),
         CNN__C_POINTWISE(gelu, "erfcf expf",
                          "a > 0 ? v / (1 + expf(-1.59576912f * v * (1 + 0.044715f * v * v)))\n"
                          "             : 0.5f * v * erfcf(v * -0.707106781f)", 1, cnn__c_gelu_constants),
@@ -10579,16 +10484,10 @@ static cnn__long_text cnn__op_text(const cnn_tensor *t)
     cnn__long_text r;
     int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
     for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++) {
-        const char *at = (const char *)t->args + f->offset;
-        int i = 0;
-        float x = 0;
         if (k < 0 || k >= (int)sizeof r.s) break;
-        if (f->type == 'f') memcpy(&x, at, sizeof x);
-        else memcpy(&i, at, sizeof i);
-        char  *end = r.s + k;
-        size_t room = sizeof r.s - (size_t)k;
-        if (x != 0) k += cnn__format(end, room, " %s=%g", f->name, (double)x);
-        else if (i) k += cnn__format(end, room, f->type == 'u' ? " %s=%u" : " %s=%d", f->name, i);
+        if (cnn__is_default(t, f)) continue;
+        k += cnn__format(r.s + k, sizeof r.s - (size_t)k, f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name,
+                         cnn__option(f, t->args));
     }
     return r;
 }
@@ -10611,12 +10510,10 @@ static cnn__text cnn__runs_on_text(const cnn_tensor *t)
     cnn__text r = { "" };
     if (!t->op) return r;
     if (cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "%s", g->config.backend->name);
-    else if (t->op == &cnn_op_conv2d) {
-        cnn__conv c = cnn__conv_of(t);
-        c.n = cnn__of(t)->max_n;
-        cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], cnn__conv_algorithm(&g->cpu, &c, 0));
-    } else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", isa[g->cpu.isa]);
+    else if (t->op->algorithm) cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], t->op->algorithm(t));
+    else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", isa[g->cpu.isa]);
     else cnn__format(r.s, sizeof r.s, "cpu");
+    if (cnn__of(t)->kernel && !cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "cpu, by a row of yours");
     return r;
 }
 
@@ -10854,42 +10751,29 @@ typedef struct cnn__doctor {
     char       report[CNN__REPORT];
 } cnn__doctor;
 
-static bool cnn__is_op(const cnn_tensor *y, const cnn_op *op) { return y->op == op; }
-
 /* The one hint. culprit: the array that is ill; y: the operation that made it, or read it if it is a
    leaf. */
 static const char *cnn__hint(const cnn__doctor *d, const cnn_tensor *y, const cnn_tensor *culprit,
                              cnn__moment when)
 {
     const cnn_stats *x = y->n_in ? &d->value[y->in[0]->index] : &d->value[y->index];
-    double largest = 0;
+    const char      *hint = y->op && y->op->hint ? y->op->hint(y, x, when == CNN__AFTER_BACKWARD) : NULL;
+    double           largest = 0;
     for (int k = 0; k < y->n_in; k++) largest = fmax(largest, cnn__largest(&d->value[y->in[k]->index]));
     if (when == CNN__AFTER_UPDATE)
         return "the update was too large: lower the learning rate to a tenth, or clip the gradients "
                "(cnn_clip_grads, .clip)";
-    if (when == CNN__AFTER_BACKWARD) {
-        if (cnn__is_op(y, &cnn_op_sqrt) && x->zeros)
-            return "the derivative of sqrt, 1 / (2 sqrt x), divides by zero at 0: add a small constant "
-                   "before it";
-        if (cnn__is_op(y, &cnn_op_log) && x->min < 1e-30)
-            return "the derivative of log, 1 / x, is too large near 0: keep x away from it (cnn_clamp), or "
-                   "use cnn_log_softmax or cnn_softmax_cross_entropy";
-        return "the gradients explode: clip them (cnn_clip_grads, .clip), lower the learning rate, or put "
-               "batch norm between the layers";
-    }
+    if (when == CNN__AFTER_BACKWARD)
+        return hint ? hint
+             : "the gradients explode: clip them (cnn_clip_grads, .clip), lower the learning rate, or put batch "
+               "norm between the layers";
     if (!culprit->op && culprit->kind == CNN_PARAM)
         return "the weight was ill before this run: it was written, loaded or updated while the doctor was "
                "off, or the learning rate is too high";
     if (!culprit->op)
         return "the data are ill: look at the loader and at the normalisation (a deviation of 0 divides by "
                "zero)";
-    if (cnn__is_op(y, &cnn_op_log))
-        return "the log of a number that is not positive: keep it above 0 (cnn_clamp), or use "
-               "cnn_log_softmax or cnn_softmax_cross_entropy, which take logits";
-    if (cnn__is_op(y, &cnn_op_sqrt)) return "the square root of a negative number: cnn_clamp it at 0";
-    if (cnn__is_op(y, &cnn_op_exp) && x->max > 88.7)
-        return "exp overflows above 88.7: clamp its input, or use cnn_log_softmax or "
-               "cnn_softmax_cross_entropy, which take logits";
+    if (hint) return hint;
     if (largest > 1e15)
         return "the values explode: normalise the data, lower the learning rate, or put batch norm between "
                "the layers";
@@ -11032,16 +10916,10 @@ static int cnn__check_leaf(cnn__page *p, const cnn_tensor *t, const cnn_stats *s
 
 static int cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
 {
-    const char *maker = t->n_in && t->in[0]->op ? t->in[0]->op->name : "";
-    const bool  softmax = cnn__is_op(t->in[0], &cnn_op_softmax);
-    const bool  sigmoid = cnn__is_op(t->in[0], &cnn_op_sigmoid);
-    if ((cnn__is_op(t, &cnn_op_softmax_cross_entropy) || cnn__is_op(t, &cnn_op_bce_with_logits)) &&
-        (softmax || sigmoid))
-        return cnn__say(p, "%s (%s): %s expects logits, and gets the output of %s: leave that out\n", t->name,
-                        t->at ? t->at : "?", t->op->name, maker), 1;
-    if (cnn__is_op(t, &cnn_op_nll) && softmax)
-        return cnn__say(p, "%s (%s): nll expects log-probabilities, and gets the output of softmax: use "
-                           "cnn_log_softmax\n", t->name, t->at ? t->at : "?"), 1;
+    const cnn_op *maker = t->n_in ? t->in[0]->op : NULL;
+    if (t->op->expects && maker && (maker->flags & CNN_PROBABILITIES))
+        return cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name, t->at ? t->at : "?",
+                        t->op->name, maker->name, t->op->expects), 1;
     if (2 * dead > t->shape.c)
         return cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the "
                            "learning rate, or use cnn_leaky_relu\n", t->name, t->at ? t->at : "?", dead,
@@ -11404,9 +11282,9 @@ CNN_API bool cnn_write_filters(cnn_tensor *layer, const char *path, int scale)
     const float *v = cnn_map_read(w);
     if (!v) return false;
     cnn_shape s = w->shape;
-    if (layer->op == &cnn_op_dense) {                  /* as the picture that it sees */
-        const cnn_tensor *x = layer->in[0];
-        while (x->op == &cnn_op_reshape && cnn__plane(x->shape) == 1) x = x->in[0];
+    if (layer->op && cnn__plane(s) == 1 && s.c == cnn__sample(layer->in[0]->shape)) {
+        const cnn_tensor *x = layer->in[0];            /* of a dense layer: as the picture that it sees */
+        while (x->n_in == 1 && cnn__plane(x->shape) == 1 && cnn__sample(x->in[0]->shape) == s.c) x = x->in[0];
         s = (cnn_shape){ s.n, x->shape.c, x->shape.h, x->shape.w };
     }
     const bool colour = s.c == 3;
@@ -13818,51 +13696,50 @@ static void cnn__finish(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff
 }
 
 /* y[i] = f(x[i], a[i], b[i]; k) for from <= i < to, then the tail. y may be x; a, b, tail may be NULL. */
-static void cnn__apply(cnn__each *f, float *y, const float *x, const float *a, const float *b, const float *k,
+static void cnn__apply(cnn_each *f, float *y, const float *x, const float *a, const float *b, const float *k,
                        ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail)
 {
     for (ptrdiff_t i = from; i < to; i += CNN__PIECE) {
         const ptrdiff_t m = to - i < CNN__PIECE ? to - i : CNN__PIECE;
         if (y != x) memcpy(y + i, x + i, (size_t)m * sizeof *y);
-        f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, m);
+        if (f) f(y + i, a ? a + i : NULL, b ? b + i : NULL, k, m);
         cnn__finish(tail, y, i, m);
     }
 }
 
 /* The same for all i < n. */
-static void cnn__map_then(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+static void cnn__map_then(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                           const float *b, const float *k, ptrdiff_t n, const cnn__tail *tail)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
     for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
         cnn__apply(f, y, x, a, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE, tail);
 }
-static void cnn__fast_map(const cnn__cpu *cpu, cnn__each *f, float *y, const float *x, const float *a,
+static void cnn__fast_map(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                           const float *b, const float *k, ptrdiff_t n)
 {
     cnn__map_then(cpu, f, y, x, a, b, k, n, NULL);
 }
 
-/* dx[i] += f(dy[i], b[i]; k) for a formula that adds to v. Where dx lies in the place of dy it is set. */
-static void cnn__apply_back(cnn__each *f, float *dx, const float *dy, const float *b, const float *k,
-                            ptrdiff_t from, ptrdiff_t to)
+/* dx[i] += f(dy[i], a[i]; k), or, where dx lies in the place of dy, dx[i] = that. f NULL: dy as it is. */
+static void cnn__apply_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
+                            const float *k, ptrdiff_t from, ptrdiff_t to)
 {
+    cnn_each *add = cnn__each_add(cpu);
     for (ptrdiff_t i = from; i < to; i += CNN__PIECE) {
         const ptrdiff_t m = to - i < CNN__PIECE ? to - i : CNN__PIECE;
-        float           copy[CNN__PIECE];
-        if (dx == dy) {
-            memcpy(copy, dy + i, (size_t)m * sizeof *copy);
-            memset(dx + i, 0, (size_t)m * sizeof *dx);
-        }
-        f(dx + i, dx == dy ? copy : dy + i, b ? b + i : NULL, k, m);
+        float           copy[CNN__PIECE], *v = dx == dy ? dx + i : copy;
+        if (dx != dy) memcpy(copy, dy + i, (size_t)m * sizeof *copy);
+        if (f) f(v, a ? a + i : NULL, NULL, k, m);
+        if (dx != dy) add(dx + i, copy, NULL, NULL, m);
     }
 }
-static void cnn__fast_map_back(const cnn__cpu *cpu, cnn__each *f, float *dx, const float *dy, const float *b,
+static void cnn__fast_map_back(const cnn__cpu *cpu, cnn_each *f, float *dx, const float *dy, const float *a,
                                const float *k, ptrdiff_t n)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n))
     for (ptrdiff_t i = 0; i < n; i += CNN__PIECE)
-        cnn__apply_back(f, dx, dy, b, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE);
+        cnn__apply_back(cpu, f, dx, dy, a, k, i, n - i < CNN__PIECE ? n : i + CNN__PIECE);
 }
 
 /* ---- Broadcasting ----
@@ -13915,8 +13792,8 @@ static void cnn__fast_broadcast(const cnn__cpu *cpu, char op, float *y, const fl
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
     const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
-    cnn__each       *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
-    cnn__each       *scale = cnn__each_scale(cpu);
+    cnn_each        *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
+    cnn_each        *scale = cnn__each_scale(cpu);
     if (rows == 1 && r.a[3] && r.b[3]) {
         cnn__map_then(cpu, f, y, a, b, NULL, NULL, n, tail);
         return;
@@ -13945,7 +13822,7 @@ static void cnn__fast_add_product(const cnn__cpu *cpu, float *y, const float *a,
     cnn__range      r = cnn__range_of(ys, as, b ? bs : as);
     const ptrdiff_t n = r.n[3], rows = r.n[0] * r.n[1] * r.n[2];
     const bool      a_row = r.a[3] != 0, b_row = b && r.b[3] != 0;
-    cnn__each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu),
+    cnn_each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu),
               *scale = cnn__each_scale(cpu);
     if (rows == 1 && r.y[3] && a_row && (!b || b_row)) {
         cnn__fast_map(cpu, b ? add_product : add_scaled, y, y, a, b, &p, n);
@@ -14115,7 +13992,7 @@ static void cnn__fast_normalize(const cnn__cpu *cpu, float *y, const float *x, c
                                 const float *rstd, const float *w, const float *b, int n, int c,
                                 ptrdiff_t plane, const cnn__tail *tail)
 {
-    cnn__each *f = cnn__each_standardize(cpu);
+    cnn_each *f = cnn__each_standardize(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
     for (int i = 0; i < n * c; i++) {
         const int   ch = i % c;
@@ -14129,7 +14006,7 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
                                      int n, int c, ptrdiff_t plane)
 {
     const double count = (double)n * (double)plane;
-    cnn__each   *f = cnn__each_standardize_back(cpu);
+    cnn_each    *f = cnn__each_standardize_back(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
     for (int i = 0; i < c; i++) {
         double sum = 0, moment = 0;
@@ -14145,7 +14022,7 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
                              w ? w[i] * rstd[i] : rstd[i] };
         for (int s = 0; dx && s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            cnn__apply_back(f, dx, dy, x, k, at, at + plane);
+            cnn__apply_back(cpu, f, dx, dy, x, k, at, at + plane);
         }
     }
 }
@@ -14159,7 +14036,7 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 {
     enum { DRAWN = 4 * CNN__COUNTERS };
     const float k[2] = { p, 1 / (1 - p) };
-    cnn__each  *f = add ? cnn__each_keep_add(cpu) : cnn__each_keep(cpu);
+    cnn_each   *f = add ? cnn__each_keep_add(cpu) : cnn__each_keep(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, 8 * n))
     for (ptrdiff_t i = 0; i < n; i += CNN__PIECE) {
         const ptrdiff_t m = cnn__min(CNN__PIECE, n - i);
@@ -14177,10 +14054,10 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* ===========================================================================================================
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
-   Nodes that run in place of batch_norm, add, sub or mul join it: their formulas are applied to each piece of
-   its result while that is in the L1 cache, and their rooms are skipped. Joined are formulas of one number
-   and the addition of a tensor of the same shape that is there already; each must be the only user of the
-   node before it. What can be read stays readable: the memory plan runs in place only of values that nobody
+   Nodes with a formula that run in place of batch_norm, add, sub or mul (CNN_JOINABLE) join it: their formulas
+   are applied to each piece of its result while that is in the L1 cache, and their rooms are skipped. Each
+   must be the only user of the node before it; the second operand of add, sub and mul must have y's shape and
+   be there already. What can be read stays readable: the memory plan runs in place only of values that nobody
    reads again, so never of what is kept. The bits are those of the rooms. Nodes are not joined on a device,
    on the plain loops, nor while profile, trace or doctor look on.
    ======================================================================================================== */
@@ -14188,17 +14065,11 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* Add the formula of y to the tail behind `head`, or say no. */
 static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *tail)
 {
-    const cnn__cpu *cpu = &y->graph->cpu;
-    const int       s = tail->steps;
-    if (s == (int)(sizeof tail->step / sizeof *tail->step)) return false;
-    float *k = tail->step[s].k;
-    tail->step[s].a = NULL;
-    if (y->op == &cnn_op_relu) tail->step[s].f = cnn__each_relu(cpu);
-    else if (y->op == &cnn_op_leaky_relu) tail->step[s].f = cnn__each_leaky(cpu), k[0] = cnn__leaky_slope(y);
-    else if (y->op == &cnn_op_clamp) tail->step[s].f = cnn__each_clamp(cpu), cnn__clamp_constants(y, k);
-    else if (y->op == &cnn_op_add && cnn__same(y, y->in[1]) && y->in[1]->index < head->index)
-        tail->step[s].f = cnn__each_add(cpu), tail->step[s].a = y->in[1]->data;
-    else return false;
+    const int s = tail->steps;
+    if (!y->op->formula || s == (int)(sizeof tail->step / sizeof *tail->step)) return false;
+    if (y->n_in == 2 && !(cnn__same(y, y->in[1]) && y->in[1]->index < head->index)) return false;
+    tail->step[s].f = cnn__loop(&y->graph->cpu, cnn__formula(y, tail->step[s].k)->forward);
+    tail->step[s].a = y->n_in == 2 ? y->in[1]->data : NULL;
     tail->steps++;
     return true;
 }
@@ -14206,14 +14077,13 @@ static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *t
 /* The tail behind v in this run; its nodes count as run. */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
 {
-    const cnn_op *op = v->t.op;
-    cnn_graph    *g = v->t.graph;
-    cnn__tail     tail = { .steps = 0 };
-    if (g->config.backend || g->probe || g->cpu.isa == CNN_ISA_PLAIN) return tail;
-    if (op != &cnn_op_batch_norm && op != &cnn_op_add && op != &cnn_op_sub && op != &cnn_op_mul) return tail;
+    cnn_graph *g = v->t.graph;
+    cnn__tail  tail = { .steps = 0 };
+    if (g->config.backend || g->probe || g->cpu.isa == CNN_ISA_PLAIN || v->kernel) return tail;
+    if (!(v->t.op->flags & CNN_JOINABLE)) return tail;
     for (cnn__node *x = v, *y; x->users == 1; x = y) {
         y = x->joined[mode];
-        if (!y || y->mark != g->walk || !cnn__joins(&y->t, &v->t, &tail)) break;
+        if (!y || y->kernel || y->mark != g->walk || !cnn__joins(&y->t, &v->t, &tail)) break;
         y->stamp = g->run;
     }
     return tail;
@@ -14360,16 +14230,94 @@ static void cnn__wrote_params(cnn_graph *g, cnn__part part, unsigned side)
         if (t->kind == CNN_PARAM && t->needs_grad) cnn__wrote(t, part, side);
     }
 }
-static bool cnn__to_host_params(cnn_graph *g)
+
+/* ---- Training there ---- */
+
+/* Bring a whole array, newest on *on, to the side where it is wanted. */
+static bool cnn__sync_array(cnn_graph *g, const char *what, unsigned char *on, unsigned side, void *buffer,
+                            float *host, size_t bytes)
 {
-    return cnn__sync_params(g, CNN__DATA, CNN__HOST) && cnn__sync_params(g, CNN__GRAD, CNN__HOST);
+    cnn_backend *device = g->config.backend;
+    if (*on & side) return true;
+    g->traffic.uploads += side == CNN__DEVICE, g->traffic.downloads += side == CNN__HOST;
+    if (!(side == CNN__DEVICE ? device->upload(device, buffer, 0, host, bytes)
+                              : device->download(device, buffer, 0, host, bytes)))
+        return cnn__fail(g, NULL, what, "%s: %s", device->name, device->error);
+    *on = CNN__HOST | CNN__DEVICE;
+    return true;
 }
-static bool cnn__to_device_params(cnn_graph *g)
+
+/* The optimizer's state, to where the update will run. Zero everywhere needs no copy. */
+static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
 {
-    return cnn__sync_params(g, CNN__DATA, CNN__DEVICE) && cnn__sync_params(g, CNN__GRAD, CNN__DEVICE);
+    size_t bytes = g->arena_bytes[CNN_ARENA_OPTIMIZER];
+    return !g->optimizer_on || !bytes ||
+           cnn__sync_array(g, "optimizer", &g->optimizer_on, side, g->buffer[CNN_ARENA_OPTIMIZER],
+                           g->arena[CNN_ARENA_OPTIMIZER], bytes);
 }
-static void cnn__host_wrote_params  (cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__HOST); }
-static void cnn__device_wrote_params(cnn_graph *g) { cnn__wrote_params(g, CNN__DATA, CNN__DEVICE); }
+
+/* The averages, to where they are mixed or read. */
+static bool cnn__sync_average(cnn_graph *g, unsigned side)
+{
+    cnn_backend *device = g->config.backend;
+    size_t       bytes = cnn__trained_floats(g) * sizeof(float);
+    if (!g->average || !bytes) return true;
+    if (side == CNN__DEVICE && !g->average_buffer && !(g->average_buffer = device->alloc(device, bytes)))
+        return cnn__fail(g, g->config.at, "average", "%s: %zu bytes: %s", device->name, bytes, device->error);
+    return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
+}
+
+static bool cnn__mix_on_device(cnn_graph *g, float share)
+{
+    cnn_backend *device = g->config.backend;
+    cnn_place    a = { g->average_buffer, 0 };
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        if (!cnn__trains(t)) continue;
+        if (!cnn__sync(t, CNN__DATA, CNN__DEVICE)) return false;
+        if (!device->mix(device, a, cnn_place_data(t), cnn_count(t), share))
+            return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
+        a.at += cnn_count(t);
+    }
+    return true;
+}
+
+static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step)
+{
+    cnn_backend *device = g->config.backend;
+    cnn_place    w = { g->buffer[CNN_ARENA_PARAMS], from }, dw = { g->buffer[CNN_ARENA_GRADS], from };
+    cnn_place    slots = { g->buffer[CNN_ARENA_OPTIMIZER], from };
+    return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, step);
+}
+
+/* Squares of gradients, and gradients times a factor; NAN and false after an error. */
+static double cnn__squares_on_device(cnn_graph *g)
+{
+    cnn_backend    *device = g->config.backend;
+    const cnn_place none = { NULL, 0 };
+    double          sum = 0;
+    bool            anew = true, done = true;
+    for (int i = 0; i < g->n_order && done; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (!cnn__learns(g->order[i])) continue;
+        done = device->squares(device, cnn_place_grad(t), cnn_count(t), anew, NULL);
+        anew = false;
+    }
+    if (done && !anew) done = device->squares(device, none, 0, false, &sum), g->traffic.downloads++;
+    return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
+}
+static bool cnn__shorten_on_device(cnn_graph *g, float factor)
+{
+    cnn_backend *device = g->config.backend;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (cnn__learns(g->order[i]) && !device->scale(device, cnn_place_grad(t), cnn_count(t), factor))
+            return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error);
+    }
+    return true;
+}
+
+/* ---- Opening and closing ---- */
 
 static void cnn__close_backend(cnn_graph *g)
 {
@@ -14449,7 +14397,10 @@ CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
     const cnn_traffic none = { 0, 0, 0 };
     return g ? g->traffic : none;
 }
-CNN_API bool cnn_on_device(const cnn_tensor *t) { return !cnn__is_nil(t) && cnn__of(t)->kernel != NULL; }
+CNN_API bool cnn_on_device(const cnn_tensor *t)
+{
+    return !cnn__is_nil(t) && t->graph->config.backend && cnn__of(t)->kernel != NULL;
+}
 
 /* ---- Leaving the device ---- */
 

@@ -454,7 +454,8 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
-    X(sgd, ITEMS) X(adam, ITEMS) X(rmsprop, ITEMS) X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS)
+    X(sgd, ITEMS) X(adam, ITEMS) X(adamw, ITEMS) X(rmsprop, ITEMS) X(rmsprop_centered, ITEMS)                \
+    X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS)
 #define CNN__CL_NUMBER(name, work) CNN__CL_##name,
 enum { CNN__CL_KERNELS(CNN__CL_NUMBER) CNN__CL_COUNT };
 #define CNN__CL_HOW(X, name, value, derivative) CNN__CL_IS_##name,
@@ -1283,46 +1284,57 @@ static const char *const cnn__cl_source[] = {
         dx[i] += f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[0] / (float)n;
     }),
 
-    /* The updates of cnn_sgd with its (cd,cb), cnn_adam and cnn_adamw, cnn_rmsprop (m only if centred),
-       cnn_adagrad. Formulas stand there. */
+    /* The updates, named as the rows of cnn.h; the formulas stand there. */
+    "#define UPDATE(name) __kernel void name(ARRAY(w), ARRAY(dw), ARRAY(slot), ulong stride, int n, \\\n"
+    "    float lr, float decay, float momentum, float share, int nesterov, float beta1, float beta2, \\\n"
+    "    float rate, float scale, float alpha, float eps)\n"
+    "#define START BASE(w) BASE(dw) BASE(slot) ITEM(i, n) const float d = dw[i] + decay * w[i];\n"
+    "#define SLOT(k) slot[i + k * stride]\n"
     CNN__CL_SOURCE(
-    __kernel void sgd(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float momentum,
-                      float share, float cd, float cb)
+    UPDATE(sgd)
     {
-        BASE(w) BASE(dw) BASE(slot) ITEM(i, n)
-        const float d = dw[i] + decay * w[i];
-        float b = d;
-        if (momentum > 0.0f) slot[i] = b = momentum * slot[i] + share * d;
-        w[i] -= lr * (momentum > 0.0f ? cd * d + cb * b : d);
+        START
+        if (momentum > 0.0f) SLOT(0) = momentum * SLOT(0) + share * d;
+        w[i] -= lr * (momentum == 0.0f ? d : nesterov ? d + momentum * SLOT(0) : SLOT(0));
     }
-    __kernel void adam(ARRAY(w), ARRAY(dw), ARRAY(m), ARRAY(v), int n, float lr, float decay, float keep,
-                       float b1, float b2, float eps, float scale)
+    float adam_step(__global float *m, __global float *v, float d, float beta1, float beta2, float scale,
+                    float eps)
     {
-        BASE(w) BASE(dw) BASE(m) BASE(v) ITEM(i, n)
-        const float d = dw[i] + decay * w[i];
-        m[i] = b1 * m[i] + (1.0f - b1) * d;
-        v[i] = b2 * v[i] + (1.0f - b2) * d * d;
-        w[i] = keep * w[i] - lr * (m[i] / (sqrt(v[i]) * scale + eps));
+        *m = beta1 * *m + (1.0f - beta1) * d;
+        *v = beta2 * *v + (1.0f - beta2) * d * d;
+        return *m / (sqrt(*v) * scale + eps);
     }
-    __kernel void rmsprop(ARRAY(w), ARRAY(dw), ARRAY(v), ARRAY(b), ARRAY(m), int n, int centered, float lr,
-                          float decay, float momentum, float alpha, float eps)
+    UPDATE(adam)
     {
-        BASE(w) BASE(dw) BASE(v) BASE(b) BASE(m) ITEM(i, n)
-        const float d = dw[i] + decay * w[i];
-        float variance = v[i] = alpha * v[i] + (1.0f - alpha) * d * d;
-        if (centered) {
-            m[i] = alpha * m[i] + (1.0f - alpha) * d;
-            variance = max(variance - m[i] * m[i], 0.0f);
-        }
-        b[i] = momentum * b[i] + d / (sqrt(variance) + eps);
-        w[i] -= lr * b[i];
+        START
+        w[i] -= rate * adam_step(&SLOT(0), &SLOT(1), d, beta1, beta2, scale, eps);
     }
-    __kernel void adagrad(ARRAY(w), ARRAY(dw), ARRAY(slot), int n, float lr, float decay, float eps)
+    UPDATE(adamw)
     {
-        BASE(w) BASE(dw) BASE(slot) ITEM(i, n)
-        const float d = dw[i] + decay * w[i];
-        slot[i] += d * d;
-        w[i] -= lr * (d / (sqrt(slot[i]) + eps));
+        START
+        const float step = rate * adam_step(&SLOT(0), &SLOT(1), dw[i], beta1, beta2, scale, eps);
+        w[i] = (1.0f - lr * decay) * w[i] - step;
+    }
+    UPDATE(rmsprop)
+    {
+        START
+        SLOT(0) = alpha * SLOT(0) + (1.0f - alpha) * d * d;
+        SLOT(1) = momentum * SLOT(1) + d / (sqrt(SLOT(0)) + eps);
+        w[i] -= lr * SLOT(1);
+    }
+    UPDATE(rmsprop_centered)
+    {
+        START
+        SLOT(0) = alpha * SLOT(0) + (1.0f - alpha) * d * d;
+        SLOT(2) = alpha * SLOT(2) + (1.0f - alpha) * d;
+        SLOT(1) = momentum * SLOT(1) + d / (sqrt(max(SLOT(0) - SLOT(2) * SLOT(2), 0.0f)) + eps);
+        w[i] -= lr * SLOT(1);
+    }
+    UPDATE(adagrad)
+    {
+        START
+        SLOT(0) += d * d;
+        w[i] -= lr * (d / (sqrt(SLOT(0)) + eps));
     }
 
     /* Running sums, from 0 where `anew`: of x^2, one for each group, and of the rows whose label's logit is
@@ -1589,8 +1601,9 @@ static cl_int cnn__cl_set_arguments(cnn__cl *d, cnn__cl_launch *l, bool all, con
 /* Run a kernel on x by y by z items, groups or tiles, as its entry in CNN__CL_KERNELS says. The sizes of
    groups are constant, and the number of items is rounded up: some drivers compile a kernel again for each
    size. */
-#define CNN__RUN(d, kernel, x, y, z, ...)                                                                    \
-    cnn__cl_run(d, CNN__CL_##kernel, x, y, z, (cnn__cl_arg[]){ __VA_ARGS__ },                                \
+#define CNN__RUN(d, kernel, ...) CNN__RUN_NUMBER(d, CNN__CL_##kernel, __VA_ARGS__)
+#define CNN__RUN_NUMBER(d, number, x, y, z, ...)                                                             \
+    cnn__cl_run(d, number, x, y, z, (cnn__cl_arg[]){ __VA_ARGS__ },                                          \
                 (int)(sizeof (cnn__cl_arg[]){ __VA_ARGS__ } / sizeof(cnn__cl_arg)))
 
 static bool cnn__cl_run(cnn__cl *d, int kernel, int x, int y, int z, const cnn__cl_arg *arg, int n)
@@ -1711,12 +1724,9 @@ static cnn__cl_function cnn__cl_function_of(const cnn_tensor *y)
 {
 #define CNN__CL_IS(X, name, value, derivative) if (y->op == &cnn_op_##name) f.how = CNN__CL_IS_##name;
     cnn__cl_function f = { CNN__CL_IS_NOTHING, { 0, 0 } };
-    if (y->op == &cnn_op_leaky_relu) f.k[0] = cnn__leaky_slope(y);
-    if (y->op == &cnn_op_elu)        cnn__elu_constants(y, f.k);
-    if (y->op == &cnn_op_gelu)       f.k[0] = cnn__gelu_is_tanh(y) ? 1.0f : 0.0f;
-    if (y->op == &cnn_op_softplus)   cnn__softplus_constants(y, f.k);
-    if (y->op == &cnn_op_clamp)      cnn__clamp_constants(y, f.k);
     CNN__CL_ACTIVATIONS(CNN__CL_IS, )
+    if (f.how != CNN__CL_IS_NOTHING) cnn__formula(y, f.k);
+    if (y->op == &cnn_op_gelu) f.k[0] = ((const cnn_gelu_args *)y->args)->tanh ? 1.0f : 0.0f;
     return f;
 }
 #define CNN__FUNCTION(f) CNN__INT((f).how), CNN__FLOAT((f).k[0]), CNN__FLOAT((f).k[1])
@@ -2052,18 +2062,16 @@ CNN__CL_BACKWARD(binary)
 
 CNN__CL_FORWARD(scale)
 {
-    float k[2];
-    cnn__scale_constants(y, k);
+    const cnn_scale_args *a = y->args;
     (void)mode;
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, k[0], cnn_place_data(y->in[0]),
-                          y->shape, k[1]);
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, a->factor,
+                          cnn_place_data(y->in[0]), y->shape, a->offset);
 }
 CNN__CL_BACKWARD(scale)
 {
-    float k[2];
-    cnn__scale_constants(y, k);
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, k[0], cnn_place_grad(y),
-                          y->shape, 0);
+    const cnn_scale_args *a = y->args;
+    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, a->factor,
+                          cnn_place_grad(y), y->shape, 0);
 }
 
 /* ---- Copies ---- */
@@ -2187,24 +2195,24 @@ CNN__CL_BACKWARD(upsample)
 
 CNN__CL_FORWARD(lrn)
 {
-    cnn__lrn  t = cnn__lrn_of(y);
+    const cnn_lrn_args *t = y->args;
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : out;
     int       n = cnn__len(y->shape);
     return CNN__RUN(cnn__cl_of(dev), lrn_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved),
-                    CNN__INT(mode == CNN_TRAIN), CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size),
-                    CNN__FLOAT(t.beta), CNN__FLOAT(t.k), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)),
+                    CNN__INT(mode == CNN_TRAIN), CNN__INT(t->size), CNN__FLOAT(t->alpha / (float)t->size),
+                    CNN__FLOAT(t->beta), CNN__FLOAT(t->k), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)),
                     CNN__INT(n));
 }
 CNN__CL_BACKWARD(lrn)
 {
-    cnn__lrn  t = cnn__lrn_of(y);
+    const cnn_lrn_args *t = y->args;
     cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]);
     cnn_place out = cnn_place_data(y), saved = cnn_place_saved(y);
     int       n = cnn__len(y->shape);
     return CNN__RUN(cnn__cl_of(dev), lrn_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x),
-                    CNN__ARRAY(out), CNN__ARRAY(saved), CNN__INT(t.size), CNN__FLOAT(t.alpha / (float)t.size),
-                    CNN__FLOAT(t.beta), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
+                    CNN__ARRAY(out), CNN__ARRAY(saved), CNN__INT(t->size), CNN__FLOAT(t->alpha / (float)t->size),
+                    CNN__FLOAT(t->beta), CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
 }
 
 /* ---- Functions of one number ---- */
@@ -2275,12 +2283,13 @@ typedef struct {
 
 static cnn__cl_norm cnn__cl_norm_of(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn__norm t = cnn__norm_of(y);
-    cnn__cl_norm    v;
-    v.affine = t.w != NULL;
+    const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
+    cnn__cl_norm      v;
+    v.affine = w != NULL;
     v.x = cnn_place_data(y->in[0]);
-    v.w = t.w ? cnn_place_data(t.w) : v.x, v.b = t.b ? cnn_place_data(t.b) : v.x;
-    v.running_mean = cnn_place_data(t.mean), v.running_var = cnn_place_data(t.var);
+    v.w = w ? cnn_place_data(w) : v.x, v.b = b ? cnn_place_data(b) : v.x;
+    v.running_mean = cnn_place_data(cnn_operand(y, "running_mean"));
+    v.running_var = cnn_place_data(cnn_operand(y, "running_var"));
     v.channels = y->shape.c, v.plane = cnn__plane(y->shape), v.count = y->shape.n * v.plane;
     v.mean = mode == CNN_TRAIN ? cnn_place_saved(y) : v.running_mean;
     v.inverse = mode == CNN_TRAIN ? cnn__place_at(v.mean, (size_t)v.channels) : v.running_var;
@@ -2290,18 +2299,18 @@ static cnn__cl_norm cnn__cl_norm_of(cnn_tensor *y, cnn_mode mode)
 CNN__CL_FORWARD(batch_norm)
 {
     cnn__cl     *d = cnn__cl_of(dev);
-    cnn__norm    t = cnn__norm_of(y);
     cnn__cl_norm v = cnn__cl_norm_of(y, mode);
+    const cnn_batch_norm_args *a = y->args;
     cnn_place    out = cnn_place_data(y);
     int          n = cnn__len(y->shape);
     return (mode == CNN_EVAL ||
             CNN__RUN(d, batch_norm_statistics, v.channels, 1, 1, CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
                      CNN__ARRAY(v.inverse), CNN__ARRAY(v.running_mean), CNN__ARRAY(v.running_var),
-                     CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count), CNN__FLOAT(t.eps),
-                     CNN__FLOAT(t.momentum))) &&
+                     CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count), CNN__FLOAT(a->eps),
+                     CNN__FLOAT(a->momentum))) &&
            CNN__RUN(d, batch_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
                     CNN__ARRAY(v.inverse), CNN__ARRAY(v.w), CNN__ARRAY(v.b), CNN__INT(v.affine),
-                    CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(n), CNN__FLOAT(t.eps),
+                    CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(n), CNN__FLOAT(a->eps),
                     CNN__INT(mode == CNN_EVAL));
 }
 
@@ -2309,7 +2318,7 @@ CNN__CL_BACKWARD(batch_norm)
 {
     cnn__cl     *d = cnn__cl_of(dev);
     cnn__cl_norm v = cnn__cl_norm_of(y, CNN_TRAIN);
-    cnn_tensor  *x = y->in[0], *w = cnn__norm_of(y).w, *b = cnn__norm_of(y).b;
+    cnn_tensor  *x = y->in[0], *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
     cnn_place    sums = cnn_place_scratch(y->graph), dy = cnn_place_grad(y);
     bool         want_dw = w && w->needs_grad, want_db = b && b->needs_grad;
     cnn_place    dx = x->needs_grad ? cnn_place_grad(x) : sums;
@@ -2444,6 +2453,16 @@ static int cnn__cl_pair(const cnn_tensor *y)
 {
     return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2 : 3;
 }
+/* The constants: huber's delta, and a factor. */
+static float cnn__cl_delta(const cnn_tensor *y)
+{
+    return y->op == &cnn_op_huber ? ((const cnn_huber_args *)y->args)->delta : 0.0f;
+}
+static float cnn__cl_pair_factor(const cnn_tensor *y)
+{
+    const bool smooth = y->op == &cnn_op_huber && ((const cnn_huber_args *)y->args)->smooth_l1;
+    return smooth ? 1 / cnn__cl_delta(y) : 1.0f;
+}
 static cnn_place cnn__cl_operand(const cnn_tensor *y, int i)
 {
     return cnn_place_data(y->in[i < y->n_in ? i : 1]);
@@ -2451,7 +2470,7 @@ static cnn_place cnn__cl_operand(const cnn_tensor *y, int i)
 #define CNN__PAIR(y)                                                                                         \
     CNN__ARRAY(p), CNN__ARRAY(w), CNN__INT((y)->n_in - 2), CNN__INT((y)->in[0]->shape.c),                    \
     CNN__INT(cnn__plane((y)->in[0]->shape)), CNN__INT(n), CNN__INT(cnn__cl_pair(y)),                         \
-    CNN__FLOAT(cnn__huber_delta(y)), CNN__FLOAT(cnn__is_smooth_l1(y) ? 1 / cnn__huber_delta(y) : 1)
+    CNN__FLOAT(cnn__cl_delta(y)), CNN__FLOAT(cnn__cl_pair_factor(y))
 
 CNN__CL_FORWARD(pair_loss)
 {
@@ -2478,41 +2497,27 @@ CNN__CL_BACKWARD(pair_loss)
 
 /* ---- Training beside the rows ---- */
 
+/* Where an optimizer's row has no kernel, the CPU updates. An option that it does not take is 0: so `rate` is
+   lr, and scale 1, but for Adam's. */
 static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw,
                            cnn_place slots, size_t n, size_t slot_stride, const cnn_step_args *a, long step)
 {
-    cnn__cl   *d = cnn__cl_of(dev);
-    cnn_place  second = cnn__place_at(slots, slot_stride);
-    cnn__rates r = cnn__adam_rates(a, step);
-    int        items = (int)n;
-    if (n > INT_MAX) return false;
-    if (o == cnn_sgd())
-        return CNN__RUN(d, sgd, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
-                        CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay),
-                        CNN__FLOAT(a->momentum), CNN__FLOAT(cnn__sgd_share(a, step)),
-                        CNN__FLOAT(a->nesterov ? 1.0f : 0.0f),
-                        CNN__FLOAT(a->nesterov ? a->momentum : 1.0f));
-    if (o == cnn_adam() || o == cnn_adamw()) {
-        bool own = o == cnn_adamw();                                      /* weight decay of its own */
-        return CNN__RUN(d, adam, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
-                        CNN__ARRAY(second), CNN__INT(items), CNN__FLOAT(r.lr),
-                        CNN__FLOAT(own ? 0 : a->weight_decay),
-                        CNN__FLOAT(own ? 1 - a->lr * cnn__orf(a->weight_decay, 0.01f) : 1),
-                        CNN__FLOAT(r.beta1), CNN__FLOAT(r.beta2), CNN__FLOAT(r.eps), CNN__FLOAT(r.scale));
-    }
-    if (o == cnn_rmsprop() || o == cnn_rmsprop_centered()) {
-        bool      centered = o == cnn_rmsprop_centered();
-        cnn_place third = centered ? cnn__place_at(second, slot_stride) : second;
-        return CNN__RUN(d, rmsprop, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
-                        CNN__ARRAY(second), CNN__ARRAY(third), CNN__INT(items), CNN__INT(centered),
-                        CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum),
-                        CNN__FLOAT(cnn__orf(a->alpha, 0.99f)), CNN__FLOAT(cnn__orf(a->eps, 1e-8f)));
-    }
-    if (o == cnn_adagrad())
-        return CNN__RUN(d, adagrad, items, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw), CNN__ARRAY(slots),
-                        CNN__INT(items), CNN__FLOAT(a->lr), CNN__FLOAT(a->weight_decay),
-                        CNN__FLOAT(cnn__orf(a->eps, 1e-10f)));
-    return false;
+    static const struct { const cnn_optimizer *(*row)(void); int kernel; } rows[] = {
+        { cnn_sgd, CNN__CL_sgd }, { cnn_adam, CNN__CL_adam }, { cnn_adamw, CNN__CL_adamw },
+        { cnn_rmsprop, CNN__CL_rmsprop }, { cnn_rmsprop_centered, CNN__CL_rmsprop_centered },
+        { cnn_adagrad, CNN__CL_adagrad } };
+    const size_t n_rows = sizeof rows / sizeof *rows;
+    const double t = (double)step + 1, rate = (double)a->lr / (1 - pow((double)a->beta1, t));
+    const double scale = 1 / sqrt(1 - pow((double)a->beta2, t));
+    size_t k = 0;
+    while (k < n_rows && rows[k].row() != o) k++;
+    if (k == n_rows || n > INT_MAX) return false;
+    return CNN__RUN_NUMBER(cnn__cl_of(dev), rows[k].kernel, (int)n, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw),
+                           CNN__ARRAY(slots), CNN__ULONG(slot_stride), CNN__INT((int)n), CNN__FLOAT(a->lr),
+                           CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum),
+                           CNN__FLOAT(step ? 1 - a->dampening : 1), CNN__INT(a->nesterov),
+                           CNN__FLOAT(a->beta1), CNN__FLOAT(a->beta2), CNN__FLOAT((float)rate),
+                           CNN__FLOAT((float)scale), CNN__FLOAT(a->alpha), CNN__FLOAT(a->eps));
 }
 
 static bool cnn__cl_scale(cnn_backend *dev, cnn_place x, size_t n, float factor)
@@ -2965,8 +2970,8 @@ static bool cnn__cl_check_rows(cnn__cl *d)
 /* And of what stands beside them: the optimizers, clipping, the count of correct rows. */
 static bool cnn__cl_check_training(cnn__cl *d)
 {
-    const cnn_optimizer *const optimizers[] = { cnn_sgd(), cnn_adam(), cnn_adamw(), cnn_rmsprop(),
-                                                cnn_rmsprop_centered(), cnn_adagrad() };
+    int n_optimizers;
+    const cnn_optimizer *const *optimizers = cnn_optimizers(&n_optimizers);
     /* (4,3), then labels */
     static const float values[] = { 1, 2, 0,  3, 3, 1,  0, 1, 1,  NAN, 0, 1,   1, 0, 2, 1 };
     void (*close)(cnn_backend *) = d->base.close;
@@ -2979,7 +2984,8 @@ static bool cnn__cl_check_training(cnn__cl *d)
                                 (cnn_place){ buffer, 12 }, !i, i ? &correct : NULL);
     if (buffer) d->base.release(&d->base, buffer);
     d->base.close = NULL;
-    for (int i = 0; i < 6 && right; i++) right = cnn__cl_try_row(d, &cnn_op_dense, 0, optimizers[i]);
+    for (int i = 0; i < n_optimizers && right; i++)
+        right = cnn__cl_try_row(d, &cnn_op_dense, 0, optimizers[i]);
     d->base.close = close;
     if (d->base.error[0] || (right && correct == 2 * 2)) return !d->base.error[0];
     d->base.update = NULL, d->base.scale = NULL, d->base.mix = NULL;

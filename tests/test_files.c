@@ -22,7 +22,7 @@
 typedef struct { const char *at; float gain; int shift; unsigned mask; } affine_args;
 static const cnn_field affine_fields[] = {
     CNN_FIELD('f', affine_args, gain), CNN_FIELD('i', affine_args, shift), CNN_FIELD('u', affine_args, mask),
-    { NULL, 0, 0 } };
+    { 0 } };
 static bool affine_shape(cnn_tensor *y)
 {
     if (y->n_in != 1) return cnn_fail(y, "one operand");
@@ -697,12 +697,17 @@ static void hostile_graphs(void)
 static void hostile_state(void)
 {
 #define S3 "\"cnn.seed\":\"1\",\"cnn.step\":\"2\",\"cnn.draw\":\"3\""
-#define SLOT ",\"cnn.slot0.w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}"
+#define SLOT ",\"cnn.slot0.w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,16]}" STEPS("16,24")
+#define STEPS(at) ",\"cnn.steps.w\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[" at "]}"
     static const struct { const char *numbers, *more, *message; } lie[] = {
         { S3, "", NULL }, { S3 ",\"cnn.optimizer\":\"other\"", "", NULL },
         { S3 ",\"cnn.optimizer\":\"sgd\",\"cnn.slots\":\"1\"", SLOT, NULL },
         { S3 ",\"cnn.optimizer\":\"sgd\",\"cnn.slots\":\"1\"", "",
-          "there is no tensor \"cnn.slot0.w\"; the file has 1: \"w\"" },
+          "there is no count \"cnn.steps.w\" of at most cnn.step" },
+        { S3 ",\"cnn.optimizer\":\"sgd\",\"cnn.slots\":\"1\"", STEPS("8,16"),
+          "there is no tensor \"cnn.slot0.w\"; the file has 2: \"cnn.steps.w\", \"w\"" },
+        { "\"cnn.step\":\"0\",\"cnn.optimizer\":\"sgd\",\"cnn.slots\":\"0\"", STEPS("8,16"),
+          "there is no count \"cnn.steps.w\" of at most cnn.step" },
         { S3 ",\"cnn.optimizer\":\"sgd\",\"cnn.slots\":\"2\"", SLOT,
           "it has 2 vectors of the optimizer sgd, which keeps 1" },
         { S3 ",\"cnn.slots\":\"9\"", "", "cnn.slots: bad number \"9\"" },
@@ -720,12 +725,14 @@ static void hostile_state(void)
         snprintf(header, sizeof header, "{\"__metadata__\":{%s,\"cnn.graph\":\"cnn 1\\nparam w 1,2,1,1\\n"
                  "op s sum 0\\nroot 1\\n\"},\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}%s}",
                  lie[i].numbers, lie[i].more);
-        bytes      b = make_file(header, "\0\0\0\0\0\0\0\0\0\0\200?\0\0\0", lie[i].more[0] ? 16 : 8);
+        static const unsigned char one[16] = { [8] = 1 }, data[24] = { [8] = 1, [10] = 0x80, [11] = 0x3F, [16] = 1 };
+        const bool slot = strstr(lie[i].more, "slot0") != NULL;
+        bytes      b = make_file(header, slot ? data : one, !lie[i].more[0] ? 8 : slot ? 24 : 16);
         cnn_graph *g = loaded(b.p, b.n);
         snprintf(want, sizeof want, "here.c:1: load \"net.safetensors\": %s", no_null(lie[i].message));
         CHECK_STR(cnn_error(g), lie[i].message ? want : NULL);
         if (!lie[i].message) CHECK(g->step == 2 && g->draw == 3 && g->config.seed == 1);
-        if (i == 2) CHECK(g->arena[CNN_ARENA_OPTIMIZER][0] == 1);
+        if (i == 2) CHECK(g->arena[CNN_ARENA_OPTIMIZER][0] > 1 && cnn__of(cnn_find(g, "w"))->steps == 1);
         cnn_free(g), free(b.p);
     }
 }

@@ -112,28 +112,28 @@ static void errors_in_shapes(void)
 {
     { NET; cnn_conv2d(x, 4, 7, .name = "c3"); EXPECT_HERE(g, "conv2d \"c3\": kernel 7 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/1 + 1 < 1"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .dilation = 3, .pad = 0); EXPECT_HERE(g, "conv2d: kernel 3 with dilation 3 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/1 + 1 < 1"); DONE; }
-    { NET; cnn_conv2d(x, 0, 3); EXPECT_HERE(g, "conv2d: channels is 0: say how many output channels, at least 1"); DONE; }
-    { NET; cnn_conv2d(x, 4, 0); EXPECT_HERE(g, "conv2d: kernel is 0: it must be 1 to 16777216"); DONE; }
-    { NET; cnn_conv2d(x, 4, 3, .stride = -1); EXPECT_HERE(g, "conv2d: stride is -1: it must be 1 to 16777216"); DONE; }
-    { NET; cnn_conv2d(x, 4, 3, .pad = -1); EXPECT_HERE(g, "conv2d: pad is -1: it must be 0 to 16777216"); DONE; }
+    { NET; cnn_conv2d(x, 0, 3); EXPECT_HERE(g, "conv2d: channels is 0: it must be the number of outputs, in [1,2147483647]"); DONE; }
+    { NET; cnn_conv2d(x, 4, 0); EXPECT_HERE(g, "conv2d: kernel is 0: it must be the size of the window, in [1,16777216]"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .stride = -1); EXPECT_HERE(g, "conv2d: stride is -1: it must be in [1,16777216]"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .pad = -1); EXPECT_HERE(g, "conv2d: pad is -1: it must be in [0,16777216]"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .groups = 4); EXPECT_HERE(g, "conv2d: groups 4 must divide the 6 channels of input (N,6,5,5) and the 4 of the output"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .groups = 3); EXPECT_HERE(g, "conv2d: groups 3 must divide the 6 channels of input (N,6,5,5) and the 4 of the output"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .weight = cnn_param(g, "w", shape4(4, 6, 5, 3))); EXPECT_HERE(g, "conv2d: weight (4,6,5,3) does not fit input (N,6,5,5): it must be (4,6,3,3)"); DONE; }
-    { NET; cnn_conv2d(x, 2147483647, 3); EXPECT_HERE(g, "conv2d: weight (2147483647,6,3,3) would have more than 2^31 - 1 elements"); DONE; }
-    { NET; cnn_conv2d(x, 4, 2147483647); EXPECT_HERE(g, "conv2d: kernel is 2147483647: it must be 1 to 16777216"); DONE; }
-    { NET; cnn_conv2d(x, 4, 3, .pad = 2147483647); EXPECT_HERE(g, "conv2d: pad is 2147483647: it must be 0 to 16777216"); DONE; }
-    { NET; cnn_conv2d(x, 4, 3, .dilation = 2147483647); EXPECT_HERE(g, "conv2d: dilation is 2147483647: it must be 1 to 16777216"); DONE; }
+    { NET; cnn_conv2d(x, 50000000, 3); EXPECT_HERE(g, "conv2d: weight (50000000,6,3,3) would have more than 2^31 - 1 elements"); DONE; }
+    { NET; cnn_conv2d(x, 4, 2147483647); EXPECT_HERE(g, "conv2d: kernel is 2147483647: it must be the size of the window, in [1,16777216]"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .pad = 2147483647); EXPECT_HERE(g, "conv2d: pad is 2147483647: it must be in [0,16777216]"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .dilation = 2147483647); EXPECT_HERE(g, "conv2d: dilation is 2147483647: it must be in [1,16777216]"); DONE; }
     { NET; cnn_conv2d(cnn_input(g, 1024, 1, 1), 1, 3, .stride = 2, .pad_h = 1, .pad_w = 1048575); EXPECT_HERE(g, "conv2d: pad 1,1048575: 1024 channels of (1,1), padded, would have more than 2^31 - 1 elements"); DONE; }
-    { NET; cnn_dense(x, 0); EXPECT_HERE(g, "dense: units is 0: say how many outputs, at least 1"); DONE; }
-    { NET; cnn_dense(x, -3); EXPECT_HERE(g, "dense: units is -3: say how many outputs, at least 1"); DONE; }
+    { NET; cnn_dense(x, 0); EXPECT_HERE(g, "dense: units is 0: it must be the number of outputs, in [1,2147483647]"); DONE; }
+    { NET; cnn_dense(x, -3); EXPECT_HERE(g, "dense: units is -3: it must be the number of outputs, in [1,2147483647]"); DONE; }
     { NET; cnn_dense(x, 3, .bias = cnn_param(g, "b", shape4(1, 4, 1, 1))); EXPECT_HERE(g, "dense: bias (1,4,1,1) does not fit input (N,6,5,5): it must be (1,3,1,1)"); DONE; }
     { NET; cnn_max_pool(x, 6); EXPECT_HERE(g, "max_pool: kernel 6 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 6)/6 + 1 < 1"); DONE; }
-    { NET; cnn_max_pool(x, 0); EXPECT_HERE(g, "max_pool: kernel is 0: it must be 1 to 16777216"); DONE; }
+    { NET; cnn_max_pool(x, 0); EXPECT_HERE(g, "max_pool: kernel is 0: it must be the size of the window, in [1,16777216]"); DONE; }
     { NET; cnn_avg_pool(x, 3, .pad = 2); EXPECT_HERE(g, "avg_pool: pad 2,2 is more than half of kernel 3,3: a window would see nothing but padding"); DONE; }
     { NET; cnn_max_pool(x, 3, .dilation = 3); EXPECT_HERE(g, "max_pool: kernel 3 with dilation 3 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/3 + 1 < 1"); DONE; }
     { NET; cnn_max_pool(x, 2, .pad = 1, .dilation_w = 6); EXPECT_HERE(g, "max_pool: dilation 1,6 is too wide for input (N,6,5,5) with pad 1,1: a window would see nothing but padding"); DONE; }
     { NET; cnn_avg_pool(x, 3, .dilation_h = 2); EXPECT_HERE(g, "avg_pool: dilation 2,1 is for max_pool"); DONE; }
-    { NET; cnn_avg_pool(x, 3, .stride = -2); EXPECT_HERE(g, "avg_pool: stride is -2: it must be 1 to 16777216"); DONE; }
+    { NET; cnn_avg_pool(x, 3, .stride = -2); EXPECT_HERE(g, "avg_pool: stride is -2: it must be in [1,16777216]"); DONE; }
     { NET; cnn_add(x, cnn_input(g, 6, 5, 4)); EXPECT_HERE(g, "add: (N,6,5,5) and (N,6,5,4) do not fit: each extent must be equal, or 1 in one of them"); DONE; }
     { NET; cnn_mul(x, cnn_param(g, "w", shape4(3, 1, 1, 1))); EXPECT_HERE(g, "mul: (N,6,5,5) and (3,1,1,1) do not fit: each extent must be equal, or 1 in one of them"); DONE; }
     { NET; cnn_matmul(x, x); EXPECT_HERE(g, "matmul: (N,6,5,5) times (N,6,5,5): it must be (M,K,1,1) times (K,P,1,1), the second without the batch"); DONE; }
@@ -142,11 +142,11 @@ static void errors_in_shapes(void)
     { NET; cnn_concat(x, x, x, x, x, x, x, x, x); EXPECT_HERE(g, "concat: 9 operands: there must be 1 to 8"); DONE; }
     { NET; cnn_reshape(x, 7, 5, 5); EXPECT_HERE(g, "reshape: (7,5,5) does not have the 150 elements that a sample of (N,6,5,5) has"); DONE; }
     { NET; cnn_reshape(x, -1, 5, 5); EXPECT_HERE(g, "reshape: (-1,5,5) does not have the 150 elements that a sample of (N,6,5,5) has"); DONE; }
-    { NET; cnn_sum(x, 16); EXPECT_HERE(g, "sum: axes is 16: it must be made of CNN_N | CNN_C | CNN_H | CNN_W"); DONE; }
+    { NET; cnn_sum(x, 16); EXPECT_HERE(g, "sum: axes is 16: it must be made of CNN_N | CNN_C | CNN_H | CNN_W, in [1,15]"); DONE; }
     { NET; cnn_slice(x, CNN_C, INT_MIN, 3); EXPECT_HERE(g, "slice: from -2147483648 to 3 of input (N,6,5,5) holds nothing, or leaves the extent 6 of its axis"); DONE; }
-    { NET; cnn_dropout(x, 0); EXPECT_HERE(g, "dropout: p is 0: say the probability of a zero, between 0 and 1"); DONE; }
-    { NET; cnn_dropout(x, 1); EXPECT_HERE(g, "dropout: p is 1: say the probability of a zero, between 0 and 1"); DONE; }
-    { NET; cnn_batch_norm(x, .eps = -1); EXPECT_HERE(g, "batch_norm: eps is -1: it must be positive"); DONE; }
+    { NET; cnn_dropout(x, 0); EXPECT_HERE(g, "dropout: p is 0: it must be the probability of a zero, in (0,1)"); DONE; }
+    { NET; cnn_dropout(x, 1); EXPECT_HERE(g, "dropout: p is 1: it must be the probability of a zero, in (0,1)"); DONE; }
+    { NET; cnn_batch_norm(x, .eps = -1); EXPECT_HERE(g, "batch_norm: eps is -1: it must be in (0,inf)"); DONE; }
     { NET; cnn_softmax_cross_entropy(x, cnn_labels(g)); EXPECT_HERE(g, "softmax_cross_entropy: labels (N,1,1,1) do not fit logits (N,6,5,5): there must be one label per sample and pixel, so C is 1 and the rest is equal"); DONE; }
     { NET; cnn_softmax_cross_entropy(cnn_flatten(x), cnn_labels(g), .smoothing = 1); EXPECT_HERE(g, "softmax_cross_entropy: smoothing is 1: it must be in [0,1)"); DONE; }
     { NET; cnn_mse(x, cnn_flatten(x)); EXPECT_HERE(g, "mse: target (N,150,1,1) must have the shape of the output, (N,6,5,5)"); DONE; }

@@ -185,7 +185,7 @@ static void checkup(void)
     CHECK(cnn_set(x, v, 12) && cnn_set_labels(t, k, 4));
     for (int i = 0; i < 39; i++) cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 1e-9f);
     CHECK_INT(cnn_checkup(loss, text, sizeof text), 2);
-    has(text, "softmax_cross_entropy expects logits, and gets the output of softmax"), has(text, "all 4 labels of this batch are 1");
+    has(text, "softmax_cross_entropy gets the output of softmax, but expects logits: leave that out"), has(text, "all 4 labels of this batch are 1");
     cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 1e-9f);
     CHECK_INT(cnn_checkup(loss, text, sizeof text), 3);
     has(text, "the loss does not move");

@@ -484,7 +484,7 @@ static void updates_on_the_device(void)
                 cnn_backward(n[i].loss);
                 double length = cnn_clip_grads(n[i].g, 0.3f);
                 CHECK(length > 0.3);
-                cnn_step(n[i].g, .lr = 0.01f, .eps = 0.01f, .weight_decay = 1e-3f,
+                cnn_step(n[i].g, .lr = 0.01f, .eps = k ? 0.01f : 0, .weight_decay = 1e-3f,
                          .momentum = k == 0 || k == 3 ? 0.5f : 0, .dampening = k == 0 ? 0.3f : 0);
                 after = cnn_copies(n[i].g);
             }

@@ -148,7 +148,7 @@ static void adam_cs231n(void)
     hill h = new_hill(&bowl, (cnn_config){ .optimizer = cnn_adam() }, 20, w, a, dw);
     float *m = h.g->arena[CNN_ARENA_OPTIMIZER], *v = m + h.g->n_trained;
     for (int i = 0; i < 20; i++) m[i] = (float)(0.6 + 0.3 * i / 19), v[i] = (float)(0.7 - 0.2 * i / 19);
-    h.g->step = 5;                                                        /* the notebook's t becomes 6 */
+    cnn__of(h.w)->steps = 5;                                              /* the notebook's t becomes 6 */
     run_hill(&h);
     CHECK(cnn_step(h.g, .lr = 1e-2f));
     CHECK(cnn_get(h.w, got, 20));
@@ -273,6 +273,45 @@ static void lr_scale_by_name(void)
     CHECK(cnn__matches("*", "") && cnn__matches("a*c*", "abcabd") && !cnn__matches("a*c", "abca") && !cnn__matches("a", "ab"));
 }
 
+/* A parameter that is let go after nine updates learns as if the training had begun there: its moments have seen
+   nothing. So PyTorch, whose state is the parameter's own. And the first move is PyTorch's: Adam's is lr. */
+static void late_parameters(void)
+{
+    int n;
+    const cnn_optimizer *const *all = cnn_optimizers(&n);
+    CHECK_INT(n, 6);
+    for (int o = 0; o < n; o++) {
+        const bool  sgd = all[o] == cnn_sgd(), centered = all[o] == cnn_rmsprop_centered();
+        cnn_shape   s = { 1, 37, 1, 1 }, both = { 1, 74, 1, 1 };
+        float       a[74], c[74], w[37], got[2][3][37];
+        cnn_step_args step = { .lr = 0.01f, .momentum = sgd ? 0.9f : 0, .dampening = sgd ? 0.5f : 0 };
+        test_fill(a, 74, 0, 2), test_fill(c, 74, 3, 4), test_fill(w, 37, -1, 1);
+        for (int late = 0; late < 2; late++) {
+            cnn_graph  *g = step.g = cnn_new(.optimizer = all[o]);
+            cnn_tensor *p = cnn_param(g, "p", s), *q = cnn_param(g, "q", s);
+            cnn_tensor *in[3] = { cnn_concat(p, q), cnn_const(g, both, a), cnn_const(g, both, c) };
+            cnn_tensor *loss = cnn_apply(&bowl, in, 3, NULL, NULL);
+            CHECK(cnn_compile(g, loss) && cnn_set(q, w, 37) && cnn_set_lr_scale(g, "q", late ? 0 : 1));
+            for (int k = late ? -9 : 0; k < 3; k++) {
+                if (k == 0) CHECK(cnn_set_lr_scale(g, "q", 1));
+                cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+                CHECK(cnn_step_(step));
+                if (k >= 0) CHECK(cnn_get(q, got[late][k], 37));
+            }
+            CHECK_INT(cnn__of(p)->steps, late ? 12 : 3);
+            CHECK_INT(cnn__of(q)->steps, 3);
+            CHECK_INT(g->step, late ? 12 : 3);
+            cnn_free(g);
+        }
+        CHECK(memcmp(got[0], got[1], sizeof *got) == 0);
+        for (int i = 0; i < 37; i++) {
+            double d = (double)a[37 + i] * (double)w[i] + (double)c[37 + i], decay = all[o] == cnn_adamw() ? 1e-4 : 0;
+            double move = sgd ? d : centered ? 1 / sqrt(0.01 - 1e-4) : all[o] == cnn_rmsprop() ? 10 : 1;
+            CHECK_NEAR((double)w[i] * (1 - decay) - (double)got[1][0][i], 0.01 * move, 1e-6);
+        }
+    }
+}
+
 static void frozen_stays(void)
 {
     cnn_graph  *g = cnn_new(.seed = 3);
@@ -314,17 +353,17 @@ static void step_errors(void)
                "here.c:7: step: lr -0.5: the learning rate must be said and positive, such as .lr = 0.01f");
     step_error(2, false, (cnn_step_args){ .lr = INFINITY },
                "here.c:7: step: lr inf: the learning rate must be said and positive, such as .lr = 0.01f");
-    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 1 }, "here.c:7: step: momentum 1 is outside [0,1)");
-    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = -0.5f }, "here.c:7: step: momentum -0.5 is outside [0,1)");
-    step_error(2, false, (cnn_step_args){ .lr = 1, .weight_decay = -1 }, "here.c:7: step: weight_decay -1 is not a number from 0");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 1 }, "here.c:7: step: momentum is 1: it must be in [0,1)");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = -0.5f }, "here.c:7: step: momentum is -0.5: it must be in [0,1)");
+    step_error(2, false, (cnn_step_args){ .lr = 1, .weight_decay = -1 }, "here.c:7: step: weight_decay is -1: it must be in [0,inf)");
     step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 0.9f, .dampening = 2 },
-               "here.c:7: step: dampening 2 is outside [0,1]");
+               "here.c:7: step: dampening is 2: it must be in [0,1]");
     step_error(2, false, (cnn_step_args){ .lr = 1, .dampening = 0.5f },
                "here.c:7: step: dampening is for sgd with a momentum, not Nesterov's");
     step_error(2, false, (cnn_step_args){ .lr = 1, .beta1 = 0.9f },
-               "here.c:7: step: beta1 and beta2 are for adam and adamw; this graph's optimizer is sgd");
+               "here.c:7: step: beta1 is for adam, adamw; this graph's optimizer is sgd");
     step_error(2, false, (cnn_step_args){ .lr = 1, .alpha = 0.9f },
-               "here.c:7: step: alpha is for rmsprop; this graph's optimizer is sgd");
+               "here.c:7: step: alpha is for rmsprop, rmsprop_centered; this graph's optimizer is sgd");
     step_error(2, false, (cnn_step_args){ .lr = 1, .nesterov = 1 },
                "here.c:7: step: nesterov needs a momentum, such as .momentum = 0.9f");
     step_error(0, false, (cnn_step_args){ .lr = 1 }, "here.c:7: step: the graph is not compiled");
@@ -518,7 +557,7 @@ static void note_rate(float *w, const float *dw, float *const *slot, size_t n, c
 }
 static void fit_schedule(void)
 {
-    static const cnn_optimizer note = { "note", 0, note_rate };
+    static const cnn_optimizer note = { "note", 0, note_rate, NULL, NULL };
     quarters *q = new_quarters(64);
     net n = new_net_for((cnn_config){ .max_batch = 16, .optimizer = &note }, false);
     CHECK_INT(cnn_plan(n.g, n.loss).optimizer, 0);
@@ -545,10 +584,56 @@ static void adam_is_saved(void)
     cnn_free(n.g), cnn_free(g), free(file), free_quarters(q);
 }
 
+/* A file that another optimizer trained has no moments: the first step is a first step, and Adam moves by lr. Counts
+   of updates go through a file: what learned and what stood still go on to the bit. */
+static void counts_are_saved(void)
+{
+    int n_all;
+    const cnn_optimizer *const *all = cnn_optimizers(&n_all);
+    quarters *q = new_quarters(64);
+    for (int o = 0; o < n_all; o++)
+        for (int other = 0; other < 2; other++) {
+            net n = new_net_for((cnn_config){ .max_batch = 16, .seed = 5, .optimizer = other ? cnn_sgd() : all[o] }, false);
+            cnn_fit_args a = { .train = &q->data, .lr = 0.01f, .no_shuffle = 1 };
+            CHECK(cnn_set_lr_scale(n.g, "*.bias", 0));
+            CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 5, .lr = 0.01f));
+            size_t size = cnn_save_memory(n.g, NULL, 0);
+            char  *file = test_alloc(size);
+            CHECK(cnn_save_memory(n.g, file, size) == size);
+            cnn_graph *g = cnn_load_memory(file, size, (cnn_load_args){ .path = "memory", .max_batch = 16, .optimizer = all[o] });
+            CHECK_STR(cnn_error(g), NULL);
+            const bool same = !other || all[o] == cnn_sgd();
+            for (int i = 0; i < g->n_order; i++) {
+                cnn_tensor *t = &g->order[i]->t;
+                if (cnn__is_trained(t)) CHECK_INT(g->order[i]->steps, same && !strstr(t->name, "bias") ? 20 : 0);
+            }
+            if (same) {
+                CHECK(cnn_set_lr_scale(n.g, "*.bias", 1));
+                a.loss = n.loss, a.logits = n.logits;
+                CHECK(cnn_fit_(a));
+                a.loss = cnn_loss(g), a.logits = cnn_output(g);
+                CHECK(cnn_fit_(a));
+                CHECK(same_params(n.g, g));
+            } else if (all[o] == cnn_adam()) {
+                float before[8], after[8], grad[8];
+                cnn_tensor *w = cnn_find(g, "dense1.weight");
+                CHECK(cnn_feed(cnn_find(g, n.x->name), cnn_find(g, n.t->name), &q->data, 0) == 16);
+                cnn_forward(cnn_loss(g), CNN_TRAIN), cnn_backward(cnn_loss(g));
+                memcpy(before, cnn_map_read(w), sizeof before), memcpy(grad, cnn_map_grad(w), sizeof grad);
+                CHECK(cnn_step(g, .lr = 0.01f));
+                memcpy(after, cnn_map_read(w), sizeof after);
+                for (int i = 0; i < 8; i++)
+                    CHECK_NEAR(before[i] - after[i], grad[i] > 0 ? 0.01 : -0.01, 1e-5);
+            }
+            cnn_free(n.g), cnn_free(g), free(file);
+        }
+    free_quarters(q);
+}
+
 static float half(float progress, void *user) { return *(float *)user * (1 - progress); }
 static void fit_schedules(void)
 {
-    static const cnn_optimizer note = { "note", 0, note_rate };
+    static const cnn_optimizer note = { "note", 0, note_rate, NULL, NULL };
     quarters *q = new_quarters(64);
     net   n = new_net_for((cnn_config){ .max_batch = 16, .optimizer = &note }, false);
     float factor = 0.5f;
@@ -558,7 +643,7 @@ static void fit_schedules(void)
         CHECK_NEAR(rates[i], i == 11 ? rates[i] : i < 4 ? lr * (i + 1) / 4 : lr, 1e-6);
     }
     CHECK_INT(n.g->step, 12);
-    n.g->step = 0;
+    for (int i = 0; i < n.g->n_order; i++) n.g->order[i]->steps = 0;
     CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 3, .lr = 0.5f, .lr_end = 0.1f, .schedule = half, .schedule_user = &factor));
     for (int i = 0; i < 12; i++) CHECK_NEAR(rates[i], 0.1 + 0.4 * 0.5 * (1 - i / 11.0), 1e-6);
     factor = -1;
@@ -1131,6 +1216,7 @@ int main(int argc, char **argv)
     RUN(optimizers_against_float64);
     RUN(clip_and_average);
     RUN(lr_scale_by_name);
+    RUN(late_parameters);
     RUN(frozen_stays);
     RUN(step_errors);
     RUN(step_on_a_device);
@@ -1139,6 +1225,7 @@ int main(int argc, char **argv)
     RUN(fit_is_the_loop);
     RUN(fit_schedule);
     RUN(adam_is_saved);
+    RUN(counts_are_saved);
     RUN(fit_schedules);
     RUN(fit_clips);
     RUN(fit_stops_early);
