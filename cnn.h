@@ -702,8 +702,8 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
 /* cnn_save: parameters, running statistics, constants and the net; in the metadata the seed and the numbers
-   of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch norm
-   has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer of this name there.
+   of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch
+   norm has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer there.
    cnn_save_checkpoint: also what continues the training to the bit, as tensors "cnn.slot0.conv1.weight" (the
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
@@ -8366,9 +8366,15 @@ static bool cnn__check_weights(const cnn__file *f)
     return true;
 }
 
+/* What the file has and the graph does not, other than the state in a checkpoint. */
+static bool cnn__is_foreign(const cnn__file *f, const cnn__entry *e)
+{
+    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+    return !e->known && !state && !cnn__find_name(f->g, "", e->name);
+}
 static bool cnn__is_carried(const cnn__file *f, const cnn__entry *e)
 {
-    return e->dtype >= CNN__FLOAT_TYPES && !e->known && !cnn__find_name(f->g, "", e->name);
+    return e->dtype >= CNN__FLOAT_TYPES && cnn__is_foreign(f, e);
 }
 
 /* Keep what no node has, in place of what an earlier file left; wide elements first, so that each tensor of
@@ -8433,8 +8439,7 @@ static bool cnn__check_extra(const cnn__file *f)
     int  n = 0, extra = 0;
     for (size_t i = 0; i < f->n; i++) {
         const cnn__entry *e = &f->entry[i];
-        if (e->known || e->dtype >= CNN__FLOAT_TYPES || cnn__find_name(f->g, "", e->name)) continue;
-        if ((f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0) continue;
+        if (e->dtype >= CNN__FLOAT_TYPES || !cnn__is_foreign(f, e)) continue;
         if (extra++ < 3)
             n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "", e->name);
     }
