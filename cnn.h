@@ -711,8 +711,8 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
 /* cnn_save: parameters, running statistics, constants and the net; in the metadata the seed and the numbers
-   of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch norm
-   has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer of this name there.
+   of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch
+   norm has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer there.
    cnn_save_checkpoint: also what continues the training to the bit, as tensors "cnn.slot0.conv1.weight" (the
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
