@@ -33,7 +33,8 @@ EXAMPLES := $(patsubst examples/%.c,$(B)/%,$(filter-out $(if $(OPENCL),,examples
               $(if $(MPI),,examples/mpi.c),$(wildcard examples/*.c)))
 BENCHES  := $(patsubst tests/bench/%.c,$(B)/%,$(filter-out %_opencl.c,$(wildcard tests/bench/bench_*.c)))
 HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h)
-RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs sh tests/run.sh
+RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
+            OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 
 .PHONY: all run examples test test-opencl sanitize bench bench-peers bench-opencl clean
 all: examples
@@ -51,32 +52,58 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 
 # ---- Tests ----
 
+# Tests link one object with the implementation, tests/cnn.c; but test_kernels and test_opencl hold one of their own.
+LINKED  := $(filter-out kernels opencl,$(SUITES))
+# Tests that are no C program, each ending with `N passed, N failed`; the longest first.
+SCRIPTS := tests/emulated.sh tests/switches.sh tests/bits.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
+# $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.
+LONG    := opencl kernels rooms
+ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
+# tests/inside.h wants the private types of cnn.h, tests/test_zoo.c the zoo without the implementation.
+PARTS   := $(B)/inside_types.h $(B)/zoo.h
+TESTING := $(wildcard tests/*.h) tests/test_rooms.c examples/zoo.c $(PARTS) $(HEADERS)
+INCLUDE  = -I$(INC) -I. -Itests -I$(B)
+
 test: $(SUITES:%=$(B)/test_%)
-	@$(RUN_TESTS) tests/switches.sh tests/mpi.sh tests/torch.sh $^
+	@$(RUN_TESTS) $(call ordered,test_,$(SCRIPTS))
 
 test-opencl: $(B)/test_opencl
 	@$(RUN_TESTS) $^
 
-$(B)/test_%: tests/test_%.c $(wildcard tests/*.h) tests/test_rooms.c $(HEADERS) | $(B)
-	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. -Itests $< -o $@ $(LDLIBS)
+$(B)/test_%: tests/test_%.c $(TESTING)
+	$(CC) $(CFLAGS) $(WARN) $(INCLUDE) $< $(filter %.o,$^) -o $@ $(LDLIBS)
+
+$(LINKED:%=$(B)/test_%): $(B)/test_cnn.o
+$(LINKED:%=$(B)/asan_%): $(B)/asan_cnn.o
+
+$(B)/test_cnn.o: tests/cnn.c $(TESTING)
+	$(CC) $(CFLAGS) $(WARN) $(INCLUDE) -c $< -o $@
+
+$(B)/inside_types.h: tests/inside.awk $(HEADERS) | $(B)
+	awk -f $< $(INC)/cnn.h >$@
+
+$(B)/zoo.h: examples/zoo.c | $(B)
+	sed -e '/^#define CNN_IMPLEMENTATION/d' -e 's|"../cnn.h"|"cnn.h"|' $< >$@
 
 # Without OpenMP: the sanitizers do not know its runtime.
 ASAN := -fsanitize=address,undefined
 TSAN := -fsanitize=thread -pthread
-SANITIZED := $(if $(call takes,$(CC),$(ASAN)),$(SUITES:%=$(B)/asan_%))
+SANITIZED := $(if $(call takes,$(CC),$(ASAN)),$(call ordered,asan_))
 RACED     := $(if $(call takes,$(CC),$(TSAN)),$(B)/tsan_threads)
+ASAN_CC    = $(CC) -std=c99 -O1 -g -fno-omit-frame-pointer $(ASAN) -fno-sanitize-recover=all $(INCLUDE)
 
 sanitize: $(SANITIZED) $(RACED)
 	@$(if $(SANITIZED),,echo "    skipped: $(CC) has no AddressSanitizer";) $(if $(RACED),,echo "    skipped: $(CC) has no ThreadSanitizer";) \
 	ASAN_OPTIONS=allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1 $(RUN_TESTS) $^
 
-$(B)/asan_%: tests/test_%.c $(wildcard tests/*.h) tests/test_rooms.c $(HEADERS) | $(B)
-	$(CC) -std=c99 -O1 -g -fno-omit-frame-pointer $(ASAN) -fno-sanitize-recover=all -I$(INC) -I. -Itests $< -o $@ $(LDLIBS)
+$(B)/asan_%: tests/test_%.c $(TESTING)
+	$(ASAN_CC) $< $(filter %.o,$^) -o $@ $(LDLIBS)
 
-$(B)/test_zoo $(B)/asan_zoo $(B)/test_opencl $(B)/asan_opencl: examples/zoo.c
+$(B)/asan_cnn.o: tests/cnn.c $(TESTING)
+	$(ASAN_CC) -c $< -o $@
 
-$(B)/tsan_threads: tests/switches/threads.c tests/test.h $(HEADERS) | $(B)
-	$(CC) -std=c99 -O1 -g $(TSAN) -I$(INC) -I. -Itests $< -o $@ $(LDLIBS)
+$(B)/tsan_threads: tests/switches/threads.c tests/switches/impl.c tests/test.h $(HEADERS) | $(B)
+	$(CC) -std=c99 -O1 -g $(TSAN) $(INCLUDE) $(filter %.c,$^) -o $@ $(LDLIBS)
 
 # ---- Bench ----
 

@@ -952,9 +952,10 @@ CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
 typedef enum { CNN_ARENA_PARAMS, CNN_ARENA_GRADS, CNN_ARENA_OPTIMIZER, CNN_ARENA_BUFFERS, CNN_ARENA_INPUTS,
                CNN_ARENA_ACTIVATIONS, CNN_ARENA_SCRATCH, CNN_ARENAS } cnn_arena;
 /* A row replaces the CPU functions of one operation: on a device, or with cnn_new(.rows = ...) on the CPU, as
-   a lab or a vendor's library wants it: backend is NULL there, and y->data, y->grad are arrays that overlap no
-   others. As those of cnn_op, forward sets y->data and backward adds to in[i]->grad, if that is not NULL. A
-   function that is NULL replaces nothing. */
+   a lab or a vendor's library wants it. There backend is NULL, and y->data and y->grad overlap no other array.
+   As those of cnn_op, forward sets y->data, and backward adds to in[i]->grad, if that is not NULL, with all of
+   in[i]->data and y->data there to be read. A function that is NULL replaces nothing; but where forward keeps
+   something for backward (op->saved), a forward of your own needs a backward of your own. */
 struct cnn_kernel {
     const cnn_op *op;
     bool (*accepts) (const cnn_backend *, const cnn_tensor *y); /* NULL = always */
@@ -975,8 +976,8 @@ struct cnn_backend {
     bool  (*clear)   (cnn_backend *, void *buffer, size_t at, size_t bytes); /* set to zero */
     size_t (*scratch)(const cnn_backend *, const cnn_tensor *y); /* bytes on the device; NULL = none */
     /* Training beside the rows; each may be NULL. update: n parameters w by their gradients; slot i lies
-       slot_stride floats behind slot 0; options and step as cnn_optimizer's. False without an error: never for
-       this optimizer, the CPU does it. */
+       slot_stride floats behind slot 0; options and step as for cnn_optimizer. False without an error: never
+       for this optimizer, the CPU does it. */
     bool  (*update)  (cnn_backend *, const cnn_optimizer *, cnn_place w, cnn_place dw, cnn_place slots,
                       size_t n, size_t slot_stride, const cnn_step_args *, long step);
     bool  (*scale)   (cnn_backend *, cnn_place x, size_t n, float factor); /* x *= factor */
@@ -5183,8 +5184,8 @@ static cnn_text cnn__takers(const char *option)
     int      n;
     const cnn_optimizer *const *all = cnn_optimizers(&n);
     for (int i = 0; i < n; i++) {
-        const size_t k = strlen(r.s);
-        if (cnn__takes(all[i], option)) cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
+        const size_t k = cnn__takes(all[i], option) ? strlen(r.s) : sizeof r.s;
+        if (k < sizeof r.s) cnn__format(r.s + k, sizeof r.s - k, "%s%s", k ? ", " : "", all[i]->name);
     }
     return r;
 }
@@ -5530,6 +5531,12 @@ static bool cnn__same_elements(const cnn__node *v, const cnn__node *x)
 /* The step of backward that belongs to step i of forward. */
 static int cnn__backward_time(const cnn_graph *g, int i) { return 2 * g->n_order - 1 - i; }
 
+/* What does backward of v read? A row of the user's may read all. */
+static unsigned cnn__reads(const cnn__node *v)
+{
+    return v->kernel && v->kernel->backward ? CNN_READS_X | CNN_READS_Y : v->t.op->flags;
+}
+
 /* When is each value read for the last time? By its users, and by the backward of those that read it. What
    can be read after the run lives to the end: the root with its operands, what the losses below it judge (the
    logits), and what is kept. Also: how many users has a node, and which of them comes first in backward? */
@@ -5540,13 +5547,13 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
         cnn__node *v = g->order[i];
         const bool back = mode == CNN_TRAIN && v->t.needs_grad && v->t.op;
         v->last[mode] = v->t.kept || &v->t == g->loss ? end : i;
-        if (back && (v->t.op->flags & CNN_READS_Y) && v->last[mode] < end)
+        if (back && (cnn__reads(v) & CNN_READS_Y) && v->last[mode] < end)
             v->last[mode] = cnn__backward_time(g, i);
         v->grad_first = i, v->users = 0;
         v->alias[mode] = v->joined[mode] = NULL;
         for (int k = 0; k < v->t.n_in; k++) {
             cnn__node *x = cnn__of(v->t.in[k]);
-            int        until = back && (v->t.op->flags & CNN_READS_X) ? cnn__backward_time(g, i) : i;
+            int        until = back && (cnn__reads(v) & CNN_READS_X) ? cnn__backward_time(g, i) : i;
             if (&v->t == g->loss || (v->t.op->flags & CNN_LOSS)) until = end;
             if (x->last[mode] < until) x->last[mode] = until;
             if (v->t.needs_grad) x->grad_first = i;        /* the highest such i: its backward comes first */
@@ -5713,6 +5720,21 @@ static bool cnn__check_root(cnn_graph *g, const cnn_tensor *t, const char *what)
     return true;
 }
 
+/* The user's rows for the CPU. */
+static bool cnn__find_rows(cnn_graph *g)
+{
+    for (int i = 0; i < g->n_order; i++)
+        for (const cnn_kernel *row = g->config.rows; row && row->op; row++) {
+            cnn_tensor *y = &g->order[i]->t;
+            if (row->op != y->op || (row->accepts && !row->accepts(NULL, y))) continue;
+            g->order[i]->kernel = row;
+            if (row->forward && !row->backward && y->op->saved && y->needs_grad)
+                return cnn_fail(y, "its forward keeps something for backward: a row that replaces forward must "
+                                   "replace backward as well");
+        }
+    return true;
+}
+
 /* Order, gradients, names, places: all that can be known before memory is taken. */
 CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 {
@@ -5739,11 +5761,7 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 
     /* Whose parameter is it, which gradients are wanted, what is everything called, and where does it lie? */
     cnn__adopt(g);
-    for (int i = 0; i < g->n_order; i++)
-        for (const cnn_kernel *row = g->config.rows; row && row->op; row++)
-            if (row->op == g->order[i]->t.op && (!row->accepts || row->accepts(NULL, &g->order[i]->t)))
-                g->order[i]->kernel = row;
-    if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g)) {
+    if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g) && cnn__find_rows(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
     }
@@ -8736,8 +8754,8 @@ static void cnn__put_graph(cnn__string *to)
 }
 
 /* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: those that the row of
-   its owner says, except that a vector stays one: four for the weight of a convolution, two for that of a dense
-   layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1, and one for a vector. */
+   its owner says, except that a vector stays one: four for the weight of a convolution, two for that of a
+   dense layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1; one for a vector. */
 static int cnn__file_rank(const cnn_tensor *t, int extent[4], int *first)
 {
     const int      full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };

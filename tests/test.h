@@ -12,6 +12,7 @@
 #ifndef CNN_TEST_H
 #define CNN_TEST_H
 
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>

@@ -1,9 +1,8 @@
 /* Data: loaders of CIFAR, CSV and .npy with hostile files, and what cnn_feed_augmented does to a sample.
 
        cc -std=c99 -O2 -I. -o build/test_data tests/test_data.c -lm && build/test_data */
-#include "alloc.h"
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "alloc.h"
 #include "test.h"
 
 /* ---- Any loader, on a copy whose ends a sanitizer sees ---- */

@@ -4,9 +4,9 @@
    every allocation made to fail.
 
        make build/test_export && build/test_export */
-#include "alloc.h"
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "alloc.h"
+#include "inside.h"
 #include "test.h"
 
 typedef cnn_tensor T;

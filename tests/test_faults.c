@@ -1,5 +1,4 @@
 /* test_faults.c - nothing silent, nothing trapped: one test for each kind of fault that outsiders found. */
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
 

@@ -4,16 +4,19 @@
        cc -std=c99 -O2 -I. -o build/test_files tests/test_files.c -lm && build/test_files */
 
 #define _POSIX_C_SOURCE 200809L                 /* for the tests of disks and processes alone */
-#include "alloc.h"
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "alloc.h"
+#include "inside.h"
 #include "test.h"
 
 #include <locale.h>
 #ifdef __unix__
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 #include <utime.h>
 #endif
 
@@ -493,7 +496,7 @@ static void carried_tensors(void)
             CHECK(strncmp(e->shape, want[i].shape, strlen(want[i].shape)) == 0 && e->dtype == want[i].dtype);
             CHECK(e->end - e->begin == want[i].n);
             CHECK(memcmp(f.data + e->begin, data + want[i].from, want[i].n) == 0);
-            CHECK(e->begin % (cnn__dtypes[e->dtype].bits / 8) == 0);
+            CHECK(e->begin % (inside_dtype_of(e->dtype).bits / 8) == 0);
         }
     }
     cnn__close_file(&f);

@@ -4,7 +4,6 @@
    Sources: CS231n assignments 1 and 2 (Stanford), deeplearning.ai "Convolution model step by step" and the C4W1 lecture
    (Ng), Dive into Deep Learning chapters 7 and 14 (Zhang et al.), Matt Mazur's "A step by step backpropagation example"
    (2015), and the lecture's two worked examples and exercise. */
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
 

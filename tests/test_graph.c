@@ -1,9 +1,9 @@
 /* The graph: errors word by word, every allocation made to fail in turn, the same bits for any number of threads, the
    memory plan, the caller's memory, inference, partial batches, shared weights, operations from outside, and backends
    by way of a mirror (device memory is a second malloc). */
-#include "alloc.h"
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "alloc.h"
+#include "inside.h"
 #include "test.h"
 
 static cnn_shape shape4(int n, int c, int h, int w) { cnn_shape s = { n, c, h, w }; return s; }

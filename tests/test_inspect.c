@@ -1,21 +1,9 @@
 /* test_inspect.c - the doctor, the checkup, profile, trace and pictures: that they name the right layer, and that
    their numbers are those that can be computed by hand. */
-#include <stddef.h>
-#include <stdlib.h>
-static long test_live, test_left = -1;          /* live allocations; how many more succeed, -1 = all */
-static void *test_realloc(void *p, size_t n)
-{
-    if (test_left == 0) return NULL;
-    if (test_left > 0) test_left--;
-    if (!p) test_live++;
-    return realloc(p, n);
-}
-static void test_free(void *p) { if (p) test_live--; free(p); }
-#define CNN_MALLOC(bytes)     test_realloc(NULL, bytes)
-#define CNN_REALLOC(p, bytes) test_realloc(p, bytes)
-#define CNN_FREE(p)           test_free(p)
-#define CNN_IMPLEMENTATION
+#include <errno.h>
 #include "cnn.h"
+#include "alloc.h"
+#include "inside.h"
 #include "test.h"
 
 static char *slurp(FILE *f)                     /* from the beginning, as a string; closes */
@@ -429,10 +417,10 @@ static void pictures(void)
     errno = 0, CHECK(!cnn_write_image("x.jpg", v, { 1, 1, 1, 1 }) && errno == EINVAL);
     errno = 0, CHECK(!cnn_write_image("x.ppm", v, { 1, 1, 1, 1 }) && errno == EINVAL);
     errno = 0, CHECK(!cnn_write_image("no/such/x.png", v, { 1, 1, 1, 1 }) && errno == ENOENT);
-    test_left = 0, errno = 0, CHECK(!cnn_write_image(path, v, { 1, 1, 1, 1 }) && errno == ENOMEM);
-    test_left = -1;
+    alloc_left = 0, errno = 0, CHECK(!cnn_write_image(path, v, { 1, 1, 1, 1 }) && errno == ENOMEM);
+    alloc_left = -1;
     remove(path);
-    CHECK_INT(test_live, 0);
+    CHECK_INT(alloc_live, 0);
 }
 
 static void filters_and_maps(void)
@@ -501,9 +489,9 @@ static void a_failed_save_stops_nothing(void)
     CHECK(!cnn_export_c(n.y, "no/such/x.c"));
     CHECK(strstr(cnn_error(n.g), "export_c \"no/such/x.c\": No such file or directory"));
     CHECK(cnn_step(n.g, .lr = 0.1f));
-    test_left = 0;
+    alloc_left = 0;
     CHECK_INT(cnn_save_memory(n.g, NULL, 0), 0);
-    test_left = -1;
+    alloc_left = -1;
     CHECK(strstr(cnn_error(n.g), "save: out of memory"));
     CHECK(cnn_step(n.g, .lr = 0.1f) && cnn_save_memory(n.g, NULL, 0) > 0);
     CHECK_STR(cnn_error(n.g), NULL);
@@ -535,16 +523,16 @@ static void no_memory(void)
         for (long left = 0; left < 20; left++) {
             net n = small(cnn_relu_, 1);
             run(&n, 1, 2);
-            test_left = left;
+            alloc_left = left;
             char text[100];
             bool ok = tool == 0 ? cnn_doctor(n.g, 1) : tool == 1 ? cnn_checkup(n.loss, text, sizeof text) >= 0
                     : tool == 2 ? cnn_profile(n.loss, 1, f) > 0 : cnn_trace(n.loss, 1, f);
-            test_left = -1;
+            alloc_left = -1;
             failures += !ok;
             CHECK(ok == !cnn_error(n.g));
             if (!ok) has(cnn_error(n.g), "out of memory");
             cnn_free(n.g);
-            CHECK_INT(test_live, 0);
+            CHECK_INT(alloc_live, 0);
             if (ok) break;
         }
         static const int must[4] = { 4, 5, 2, 1 };

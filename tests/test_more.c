@@ -1,7 +1,8 @@
 /* The operations beyond those of LeNet and ResNet: what tests/test_rooms.c cannot ask. Model files with all of them, the
    bits of several threads, messages, and numbers far out. */
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "alloc.h"
+#include "inside.h"
 #include "test.h"
 
 /* Each of them once. */
@@ -254,6 +255,7 @@ static void random_options(void)
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
+    alloc_most = SIZE_MAX;
     RUN(model_files);
     RUN(threads_give_the_same_bits);
     RUN(messages);

@@ -15,6 +15,7 @@ int main(void) { return puts("    skipped: opencl: its headers are not installed
 #else
 
 #include <stdbool.h>
+#define ALLOC_HERE
 #include "alloc.h"
 
 /* The libraries as the companion sees them: a library or a function can be missing, calls are counted, call

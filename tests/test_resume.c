@@ -4,15 +4,17 @@
        cc -std=c99 -O2 -I. -o build/test_resume tests/test_resume.c -lm && build/test_resume */
 
 #define _POSIX_C_SOURCE 200809L                 /* for the test that kills */
-#include "alloc.h"
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "alloc.h"
+#include "inside.h"
 #include "test.h"
 
 #ifdef __unix__
+#include <errno.h>
 #include <signal.h>
 #include <sys/types.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #endif
 

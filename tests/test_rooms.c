@@ -3,11 +3,11 @@
 
    The list of operations drives the tests: for each name in cnn_ops there must be a row in the table `rooms` below,
    with a generator of cases and a reference. A row that names no operation fails as well. */
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "inside.h"
 #include "test.h"
 
-enum { MAX_IN = CNN_MAX_INPUTS };
+enum { MAX_IN = CNN_MAX_INPUTS, ELEMENTS = 16 };     /* of a gradient that one case checks; two references each */
 
 /* One random case of one operation: what the generator chose, and the operands' values in float64. */
 typedef struct {
@@ -598,12 +598,12 @@ static void one_case(const room *r, int number)
     cnn_backward(loss);
     for (int i = 0; ok && i < k.n_in; i++) {
         cnn_tensor *t = y->in[i];
-        int m = count4(k.s[i]), tries = m <= 40 ? m : 40;
+        int m = count4(k.s[i]), tries = m <= ELEMENTS ? m : ELEMENTS;
         if (!t->needs_grad) continue;
         float *df = test_floats((size_t)m);
         ok = CHECK_MSG(cnn_get_grad(t, df, (size_t)m), "case %d: %s: gradient %d: %s", number, k.text, i, cnn_error(k.g) ? cnn_error(k.g) : "?");
         for (int q = 0; ok && q < tries; q++) {
-            int e = m <= 40 ? q : test_int(0, m - 1);
+            int e = m <= ELEMENTS ? q : test_int(0, m - 1);
             double keep = k.v[i][e], step = 1e-4, up, down;
             k.v[i][e] = keep + step, up = scalarised(&k, r, dyd, yd);
             k.v[i][e] = keep - step, down = scalarised(&k, r, dyd, yd);

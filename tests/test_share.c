@@ -1,9 +1,8 @@
 /* Views (cnn_share): the same bits as the net itself in every order of calls, for every batch; nothing of the
    net is written; an error of a view is its own; every allocation made to fail in turn. Several threads at
    once are in tests/switches/threads.c, which runs under ThreadSanitizer. */
-#include "alloc.h"
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "alloc.h"
 #include "test.h"
 
 enum { BATCH = 4, SIDE = 8, CLASSES = 3, PIXELS = 2 * SIDE * SIDE, MOST = 7 };

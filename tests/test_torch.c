@@ -3,10 +3,11 @@
        no Python here. An array agrees if no element is further off than 1e-5 of the
    largest magnitude in it. (PyTorch computed in float64, so all of that is cnn.h's rounding.)
 
-       cc -std=c99 -O2 -I. -Itests -o build/test_torch tests/test_torch.c -lm && build/test_torch
+       make build/test_torch && build/test_torch
        build/test_torch --save DIR       writes what tests/torch/check_saved.py reads */
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "alloc.h"
+#include "inside.h"
 #include "test.h"
 
 typedef cnn_tensor T;
@@ -340,7 +341,7 @@ static void same_state_dict(cnn_graph *g, const char *path)
                     if (*s == ']') break;
                 }
                 shape[k][to] = 0;
-                snprintf(dtype[k], sizeof dtype[k], "%s", cnn__dtypes[e->dtype].name);
+                snprintf(dtype[k], sizeof dtype[k], "%s", inside_dtype_of(e->dtype).name);
             }
             CHECK_MSG(strcmp(shape[0], shape[1]) == 0, "%s: %s, PyTorch %s", p->name, shape[0], shape[1]);
             CHECK_STR(dtype[0], dtype[1]);

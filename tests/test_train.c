@@ -2,8 +2,8 @@
 
    The optimizer is held to a float64 loop written here and to the published numbers of CS231n; everything else to
    what 10_api says: exact messages, exact totals, the same bits for any number of threads. */
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
+#include "inside.h"
 #include "test.h"
 #include <locale.h>
 

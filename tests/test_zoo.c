@@ -1,8 +1,10 @@
 /* examples/zoo.c: parameters and multiply-adds as published, AlexNet layer by layer, U-Net by its formula, four
    nets with torchvision's names and logits (tests/torch/make_zoo.py), and a training step of the small ones. */
 #define main zoo_main
-#include "examples/zoo.c"
+#include "zoo.h"                     /* examples/zoo.c without the implementation: see Makefile */
 #undef main
+#include "alloc.h"
+#include "inside.h"
 #include "test.h"
 
 static const struct net *net(const char *name)
@@ -161,6 +163,7 @@ static void a_step_lowers_the_loss(const char *name)
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
+    alloc_most = SIZE_MAX;
     RUN(as_published);
     RUN(alexnet_layer_by_layer);
     RUN(unet_by_its_formula);

@@ -1,7 +1,6 @@
 /* Several threads at once, without OpenMP, for ThreadSanitizer: two graphs that train, and views of one net
    that infer while the net itself does; no mutable global and no write to what is shared, so no race; and
    each computes what one alone computes. */
-#define CNN_IMPLEMENTATION
 #include "cnn.h"
 #include "test.h"
 #include <pthread.h>

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Instruction sets that this machine lacks: the tests of the kernels under an emulator (SIMDe, qemu), but for the largest
+# shapes. Run from the top of the repository; CC, BUILD and INC may be set. Ends with `N passed, N failed`.
+CC=${CC:-cc} BUILD=${BUILD:-build}/emulated INC=${INC:-.} S=tests/switches
+MOST=-DMOST_WORK=16e6
+passed=0 failed=0
+mkdir -p "$BUILD"
+
+have() { command -v "$1" >/dev/null 2>&1; }
+skip() { echo "    skipped: $1"; }
+pass() { passed=$((passed + 1)); }
+fail() { failed=$((failed + 1)); echo "    FAILED: $1"; [ -z "$2" ] || printf '%s\n' "$2" | head -n 12 | sed 's/^/        /'; }
+# kernels ISA COMMAND...: the tests of its kernels, and none is skipped.
+kernels() {
+    isa=$1; shift
+    if out=$("$@" $isa 2>&1) && ! echo "$out" | grep -q "skipped: $isa"; then pass; else fail "$isa emulated" "$out"; fi
+}
+
+if printf '#include <simde/x86/avx512.h>\n' | $CC -x c -mavx2 -mfma -fsyntax-only - >/dev/null 2>&1; then
+    sed -e 's/target("avx512f,avx2,fma")/target("avx2,fma")/' -e 's/__builtin_cpu_supports("avx512f")/1/' \
+        "$INC/cnn.h" >"$BUILD/cnn.h"
+    [ "$(diff "$INC/cnn.h" "$BUILD/cnn.h" | grep -c '^>')" -eq 2 ] && pass ||
+        fail 'the two lines about AVX-512 in cnn.h are not as this test takes them to be'
+    if grep -qw avx512f /proc/cpuinfo 2>/dev/null; then             # then build/test_kernels runs the real one
+        skip 'AVX-512 emulated: this machine has it'
+    elif out=$($CC -std=gnu99 -O1 $MOST -mavx2 -mfma -include $S/avx512.h -I"$BUILD" -Itests tests/test_kernels.c \
+                   -o "$BUILD/kernels_avx512" -lm 2>&1); then kernels avx512 "$BUILD/kernels_avx512"
+    else fail 'AVX-512 emulated does not compile' "$out"; fi
+else skip 'AVX-512 emulated: libsimde-dev is not installed, or this is not x86-64'; fi
+if have aarch64-linux-gnu-gcc && have qemu-aarch64; then
+    if out=$(aarch64-linux-gnu-gcc -std=c99 -O1 $MOST -static -I"$INC" -Itests tests/test_kernels.c \
+                 -o "$BUILD/kernels_neon" -lm 2>&1); then kernels neon qemu-aarch64 "$BUILD/kernels_neon"
+    else fail 'NEON does not compile' "$out"; fi
+else skip 'NEON under qemu: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user are not installed'; fi
+
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
