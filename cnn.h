@@ -563,8 +563,8 @@ CNN_API bool cnn_set_decay_scale(cnn_graph *, const char *pattern, float factor)
 
 /* The moving average of everything that training changes: a = decay a + (1 - decay) w (Polyak, Juditsky
    1992). Call cnn_average after each cnn_step; the first call starts at w. cnn_swap_average exchanges weights
-   and averages: once before evaluating or saving, and once more before training goes on. Model files hold
-   what is in the net; cnn_load_weights leaves the averages as they are. */
+   and averages: once before evaluating or saving, and once more before training goes on. cnn_save writes what
+   is in the net, cnn_save_checkpoint both; cnn_load_weights leaves the averages as they are. */
 CNN_API bool cnn_average(cnn_graph *, float decay);
 CNN_API bool cnn_swap_average(cnn_graph *);
 
@@ -692,8 +692,8 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
     int   checkpoint_every; /* also after so many batches, with the next update; default 0: no */
     int   resume;           /* 1: continue from .checkpoint if there is such a file. Weights, averages,
                                optimizer, history and all draws go on as if there had been no break, to the
-                               bit. It must be the same training: net, seed, optimizer, batch, samples, epochs
-                               and accumulate are compared; rates and schedule are yours */
+                               bit. It must be the same training: net, seed, optimizer, batch, samples and
+                               accumulate are compared; rates and schedule are yours; more epochs extend it */
 } cnn_fit_args;
 /* Train. False after an error (the graph's): a wrong option, data that do not fit, a loss that is not finite;
    true if progress or patience stopped it. */
@@ -725,31 +725,42 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
-/* A file holds parameters, running statistics, constants, the net, and in its metadata what continues the
-   training to the bit: seed, number of updates, and the optimizer's vectors up to 48 MB (larger ones start
-   from zero again; loaded with .inference = 1 and saved, a net has none). PyTorch:
-   load_state_dict(safetensors.torch.load_file(path)). Each batch norm also has its num_batches_tracked
-   (int64), so strict loading succeeds. Other tensors that are not floats, up to 1 MiB of them together, are
-   kept by loading and written again, unchanged, by saving. */
+/* cnn_save: parameters, running statistics, constants and the net; in the metadata the seed and the numbers
+   of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch
+   norm has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer there.
+   cnn_save_checkpoint: also what continues the training to the bit, as tensors "cnn.slot0.conv1.weight" (the
+   optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
+   .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
+   these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
+   cnn_load_weights takes weights from any of them. Other tensors that are not floats, up to 1 MiB of them
+   together, are kept by loading and written again, unchanged, by saving. */
 typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
                  int max_batch, threads, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
                                                     another one starts without a state */
                  const cnn_op *const *ops; int n_ops; /* the program's own operations, known by their names */
+                 size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
+                                      max_batch */
                } cnn_load_args;
+typedef struct { const char *at; cnn_graph *g; const char *path; /* required */
+                 int extra; /* 1: tensors that the net lacks, such as another head's, are left out */
+               } cnn_load_weights_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
-   name; every parameter must be there. Save: written beside, then renamed, so there is never half a file; in
-   memory, at most `capacity` bytes go to out (NULL to ask for the size), and the size is returned. False, or
-   0, after an error. */
+   name; every parameter must be there, and every tensor of floats of the file in the net. Save: written
+   beside, then renamed, so there is never half a file; in memory, at most `capacity` bytes go to out (NULL to
+   ask for the size), and the size is returned. False, or 0, after an error. */
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
 CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
+CNN_API size_t      cnn_save_checkpoint_memory(cnn_graph *, void *out, size_t capacity);
 #ifndef CNN_NO_STDIO
 CNN_API cnn_graph  *cnn_load_(cnn_load_args);
 #define cnn_load(...) cnn_load_((cnn_load_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
-CNN_API bool        cnn_load_weights(cnn_graph *, const char *path);
+CNN_API bool        cnn_load_weights_(cnn_load_weights_args);
+#define cnn_load_weights(...) cnn_load_weights_((cnn_load_weights_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 CNN_API bool        cnn_save(cnn_graph *, const char *path);
+CNN_API bool        cnn_save_checkpoint(cnn_graph *, const char *path);
 
 /* A trained net as one C99 file that needs nothing else: no cnn.h, no header, no heap; of the C library only
    functions such as expf, if the net uses them. It holds the weights to the last bit, and one function
@@ -1236,6 +1247,7 @@ typedef struct cnn__node {
     float             decay_scale;      /* ... and of the weight decay */
     long              steps;            /* parameters: updates that their optimizer vectors have seen */
     int               fan_in, fan_out;
+    bool              rectified;        /* a rectifier such as relu reads it */
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
     uint64_t          mark;             /* walks: the last walk that saw it */
@@ -1257,6 +1269,8 @@ typedef struct cnn__node {
     const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
     unsigned char     saved_on;
+    uint64_t          batches;          /* batch norm: num_batches_tracked as loaded, less g->draw then */
+    unsigned          axes;             /* while a file is written: its dimensions there, cnn_owned.axes */
 } cnn__node;
 enum { CNN__HOST = 1, CNN__DEVICE = 2 };
 
@@ -1276,6 +1290,7 @@ struct cnn_graph {
     int          n_nodes, node_capacity;
     cnn__node  **order;                 /* those that matter, operands first: the order of execution */
     int          n_order;
+    cnn__node  **by_name;               /* the same, sorted by their names */
     cnn_tensor  *loss;
     bool         planned, compiled;
     bool         shares;                /* a view: parameters and buffers are another graph's, only read */
@@ -1305,7 +1320,6 @@ struct cnn_graph {
     char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
     struct cnn__carried *carried;       /* one allocation: the list, then names, shapes and bytes */
     size_t       n_carried;
-    uint32_t     carried_draw;          /* draw when they were loaded */
 };
 
 /* A tensor of a loaded file that no node computes with, such as PyTorch's num_batches_tracked, kept as it
@@ -1345,6 +1359,8 @@ static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const cha
     for (size_t i = 0; i < sizeof part / sizeof *part; i++)
         for (size_t n = 0; part[i] && part[i][n] && n < CNN__SHOWN; n++) g->error[k++] = part[i][n];
     vsnprintf(g->error + k, sizeof g->error - k, format, ap);
+    for (char *c = g->error; *c; c++)                  /* a name from a file must not command a terminal */
+        if (((unsigned char)*c < ' ' && *c != '\n') || *c == 127) *c = '?';
     if (!g->error[0]) g->error[0] = '?';
 }
 
@@ -1866,6 +1882,9 @@ static bool cnn__check_owned(cnn_tensor *y)
                             must.w);
         if (t && own->kind == CNN_BUFFER && t->kind != CNN_BUFFER)
             return cnn_fail(y, "%s must be a buffer", own->suffix);
+        for (const cnn_owned *other = y->op->owned; other != own && t && own->kind == CNN_BUFFER; other++)
+            if (cnn__owned(y, other) == t)
+                return cnn_fail(y, "%s and %s are one buffer", other->suffix, own->suffix);
     }
     return true;
 }
@@ -1981,38 +2000,112 @@ static void cnn__adopt(cnn_graph *g)
 }
 
 /* Names for what the user left unnamed: conv2d1, conv2d2, ...; then parameters of layers: conv2d1.weight. */
+static const char *const cnn__kind_names[] = { "op", "input", "labels", "const", "param", "buffer" };
+
+static int cnn__by_index(const cnn__node *a, const cnn__node *b) { return a->t.index < b->t.index ? -1 : 1; }
+static int cnn__compare_kinds(const void *a, const void *b)
+{
+    const cnn__node *v = *(cnn__node *const *)a, *u = *(cnn__node *const *)b;
+    if (v->t.kind != u->t.kind) return v->t.kind < u->t.kind ? -1 : 1;
+    const int order = v->t.op ? strcmp(v->t.op->name, u->t.op->name) : 0;
+    return order ? order : cnn__by_index(v, u);
+}
+static int cnn__compare_nodes(const void *a, const void *b)
+{
+    const cnn__node *v = *(cnn__node *const *)a, *u = *(cnn__node *const *)b;
+    const int order = strcmp(v->t.name, u->t.name);
+    return order ? order : cnn__by_index(v, u);
+}
+
+static bool cnn__number_nodes(cnn_graph *g)
+{
+    cnn__node **list = g->by_name;
+    int n = 0, number = 0;
+    for (int i = 0; i < g->n_order; i++)
+        if (!g->order[i]->named && !g->order[i]->owner) list[n++] = g->order[i];
+    qsort(list, (size_t)n, sizeof *list, cnn__compare_kinds);
+    for (int i = 0; i < n; i++) {
+        const cnn_tensor *t = &list[i]->t;
+        const char *base = t->op ? t->op->name : cnn__kind_names[t->kind];
+        size_t room = strlen(base) + 16;
+        char  *name = cnn__alloc(g, room);
+        if (!name) return false;
+        const cnn_tensor *last = i && list[i - 1]->t.kind == t->kind ? &list[i - 1]->t : NULL;
+        number = last && (!t->op || strcmp(last->op->name, base) == 0) ? number + 1 : 1;
+        bool single = number == 1 && (t->kind == CNN_INPUT || t->kind == CNN_LABELS);
+        cnn__format(name, room, single ? "%s" : "%s%d", base, number);
+        list[i]->t.name = name;
+    }
+    return true;
+}
+
+/* Names go into files and onto terminals: UTF-8 (no overlong forms, no surrogates), no control characters,
+   and not the one name that safetensors keeps for itself. */
+static bool cnn__check_name(cnn_tensor *t)
+{
+    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
+    for (const unsigned char *s = (const unsigned char *)t->name; *s; ) {
+        const int more = *s < 0x80 ? 0 : *s >= 0xC0 && *s < 0xE0 ? 1 : *s >= 0xE0 && *s < 0xF0 ? 2
+                       : *s >= 0xF0 && *s < 0xF8 ? 3 : -1;
+        uint32_t code = more > 0 ? *s & (0x3Fu >> more) : *s;
+        for (int k = 1; k <= more; k++) {
+            if ((s[k] & 0xC0) != 0x80) return cnn_fail(t, "its name is not UTF-8");
+            code = code << 6 | (s[k] & 0x3F);
+        }
+        if (more < 0 || code < least[more] || code > 0x10FFFF || (code & 0xFFFFF800) == 0xD800)
+            return cnn_fail(t, "its name is not UTF-8");
+        if (code < 0x20 || (code >= 0x7F && code < 0xA0))
+            return cnn_fail(t, "its name has a control character");
+        s += more + 1;
+    }
+    return strcmp(t->name, "__metadata__") != 0 || cnn_fail(t, "files keep this name for themselves");
+}
+
+/* All names, and the list by which they are found. */
 static bool cnn__name_nodes(cnn_graph *g)
 {
-    for (int pass = 0; pass < 2; pass++)
-        for (int i = 0; i < g->n_order; i++) {
-            cnn__node *v = g->order[i];
-            if (v->named || (v->owner != NULL) != (pass == 1)) continue;
-            const char *base = pass == 1 ? v->owner->t.name : v->t.op ? v->t.op->name
-                             : v->t.kind == CNN_INPUT ? "input" : v->t.kind == CNN_LABELS ? "labels"
-                             : v->t.kind == CNN_PARAM ? "param" : "const";
-            size_t room = strlen(base) + (pass == 1 ? strlen(v->suffix) : 0) + 16;     /* a number and dots */
+    const cnn__node *twin = NULL, *first = NULL;
+    if (!cnn__number_nodes(g)) return false;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->by_name[i] = g->order[i];
+        if (!v->named && v->owner) {
+            size_t room = strlen(v->owner->t.name) + strlen(v->suffix) + 2;
             char  *name = cnn__alloc(g, room);
             if (!name) return false;
+            cnn__format(name, room, "%s.%s", v->owner->t.name, v->suffix);
             v->t.name = name;
-            if (pass == 1) {
-                cnn__format(name, room, "%s.%s", base, v->suffix);
-                continue;
-            }
-            int number = 1;
-            for (int j = 0; j < i; j++) {
-                cnn__node *u = g->order[j];
-                number += !u->named && !u->owner && u->t.op == v->t.op && u->t.kind == v->t.kind;
-            }
-            bool single = number == 1 && (v->t.kind == CNN_INPUT || v->t.kind == CNN_LABELS);
-            cnn__format(name, room, single ? "%s" : "%s%d", base, number);
         }
-    for (int i = 0; i < g->n_order; i++)
-        for (int j = 0; j < i; j++)
-            if (strcmp(g->order[i]->t.name, g->order[j]->t.name) == 0)
-                return cnn_fail(&g->order[i]->t, "another node has the same name%s%s",
-                                g->order[j]->t.at ? ", recorded at " : "",
-                                g->order[j]->t.at ? g->order[j]->t.at : "");
-    return true;
+        if (!cnn__check_name(&v->t)) return false;
+    }
+    qsort(g->by_name, (size_t)g->n_order, sizeof *g->by_name, cnn__compare_nodes);
+    for (int i = 1; i < g->n_order; i++) {
+        const cnn__node *v = g->by_name[i], *u = g->by_name[i - 1];
+        if (strcmp(v->t.name, u->t.name) == 0 && (!twin || v->t.index < twin->t.index)) twin = v, first = u;
+    }
+    return !twin || cnn_fail(&g->order[twin->t.index]->t, "another node has the same name%s%s",
+                             first->t.at ? ", recorded at " : "", first->t.at ? first->t.at : "");
+}
+
+/* A name in two parts, so that none has to be put together: "conv1" ".weight". */
+typedef struct { const char *prefix, *name; } cnn__key;
+static int cnn__compare_name(const cnn__key *key, const char *name)
+{
+    const size_t n = strlen(key->prefix);
+    const int    order = strncmp(key->prefix, name, n);
+    return order ? order : strcmp(key->name, name + n);
+}
+static int cnn__compare_key(const void *key, const void *node)
+{
+    return cnn__compare_name(key, (*(cnn__node *const *)node)->t.name);
+}
+
+/* The node of this name, or NULL. */
+static cnn_tensor *cnn__find_name(const cnn_graph *g, const char *prefix, const char *name)
+{
+    const cnn__key key = { prefix, name };
+    cnn__node *const *v = g->n_order ? bsearch(&key, g->by_name, (size_t)g->n_order, sizeof *g->by_name,
+                                               cnn__compare_key) : NULL;
+    return v ? &(*v)->t : NULL;
 }
 
 /* ---- Forward: every node once, operands before their users ---- */
@@ -5684,8 +5777,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     g->memory = none;
     CNN_FREE(g->order);
     g->n_order = 0;
-    g->order = CNN_MALLOC((size_t)g->n_nodes * sizeof *g->order);
-    if (!g->order) return cnn__no_memory(g, NULL, "compile", (size_t)g->n_nodes * sizeof *g->order), none;
+    const size_t bytes = 2 * (size_t)g->n_nodes * sizeof *g->order;
+    g->order = CNN_MALLOC(bytes);
+    if (!g->order) return cnn__no_memory(g, NULL, "compile", bytes), none;
+    g->by_name = g->order + g->n_nodes;
 
     /* The order of execution: what the loss depends on, then what else is kept. */
     g->loss = loss, g->walk++;
@@ -5710,13 +5805,8 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
    for half of that will be zero (He et al. 2015), else LeCun (LeCun et al. 1998). */
 static cnn_init cnn__default_init(const cnn__node *v)
 {
-    const cnn_graph *g = v->t.graph;
     if (!v->owner) return CNN_INIT_CONSTANT;
-    for (int i = v->owner->t.index + 1; i <= g->loss->index; i++) {     /* kept tensors do not count */
-        const cnn_tensor *user = &g->order[i]->t;
-        if (user->op && (user->op->flags & CNN_RECTIFIER) && user->in[0] == &v->owner->t) return CNN_INIT_HE;
-    }
-    return CNN_INIT_LECUN;
+    return v->owner->rectified ? CNN_INIT_HE : CNN_INIT_LECUN;
 }
 
 /* Initial values: number i of parameter p is drawn from the stream p of the seed, p counting along the
@@ -5800,6 +5890,10 @@ CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t
 
     /* One block of memory for all arenas; each tensor learns its place; parameters get their first values. */
     if (!cnn__place_arenas(g, "compile", memory)) return false;
+    for (int i = 0; i <= loss->index; i++) {                        /* kept tensors do not count */
+        const cnn_tensor *y = &g->order[i]->t;
+        if (y->op && (y->op->flags & CNN_RECTIFIER)) cnn__of(y->in[0])->rectified = true;
+    }
     for (int i = 0; i < g->n_order; i++) {
         cnn__node *v = g->order[i];
         cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
@@ -5971,8 +6065,9 @@ static bool cnn__copy_nodes(cnn_graph *view, const cnn_graph *g)
 {
     const size_t n = (size_t)g->n_order;
     cnn__node   *node = cnn__alloc(view, n * sizeof *node);
-    view->order = node ? CNN_MALLOC(n * sizeof *view->order) : NULL;
-    if (!view->order) return cnn__no_memory(view, NULL, "share", n * sizeof *view->order);
+    view->order = node ? CNN_MALLOC(2 * n * sizeof *view->order) : NULL;
+    if (!view->order) return cnn__no_memory(view, NULL, "share", 2 * n * sizeof *view->order);
+    view->by_name = view->order + n;
     for (size_t i = 0; i < n; i++) {
         const cnn__node  *from = g->order[i];       /* only what a run of g leaves alone is read: no race */
         const cnn_tensor *t = &from->t;
@@ -6015,6 +6110,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     else if (g->config.backend)
         cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
     if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
+    for (int i = 0; i < g->n_order; i++) view->by_name[i] = view->order[g->by_name[i]->t.index];
     view->loss = &view->order[g->loss->index]->t;
     cnn__plan_leaves(view);
     for (int i = 0; i < g->n_order; i++) {
@@ -6034,9 +6130,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
 
 CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
 {
-    for (int i = 0; g && g->planned && name && i < g->n_order; i++)
-        if (strcmp(g->order[i]->t.name, name) == 0) return &g->order[i]->t;
-    return NULL;
+    return g && g->planned && name ? cnn__find_name(g, "", name) : NULL;
 }
 
 /* ===========================================================================================================
@@ -7681,19 +7775,36 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
    Words are escaped like URLs, and floats are written as their bits in hexadecimal: no locale can come
    between.
 
-   "cnn.state" holds what continues the training where it stopped, to the bit: seed, updates and training
-   forwards so far, the optimizer and its vectors, in six bits per letter. They stay out above CNN__MOST_STATE
-   bytes (and so do not swell the header of a large model): the momentum of such a net starts from zero again.
+   A checkpoint is the same file with what continues the training to the bit, as tensors with the names of the
+   weights that they belong to, and as numbers in the metadata:
 
-   Tensors that are not floats and that no node has, such as num_batches_tracked, are carried: kept as they
-   are, type, shape and bytes, and written again. Each batch norm has a num_batches_tracked in the file, as in
-   PyTorch: what was loaded plus the training forwards since.
+       cnn.slot0.conv1.weight, cnn.slot1...         the optimizer's vectors; none if they are all zero
+       cnn.steps.conv1.weight                       I64: the updates that these vectors have seen
+       cnn.average.conv1.weight                     the moving average, if there is one (cnn_average)
+       cnn.best.conv1.weight                        of cnn_fit with .patience: the best weights so far
+       cnn.history, cnn.fit                         of cnn_fit: F64 [epochs,5], and the sums of the epoch
+       "cnn.step": "12", ...                        see cnn__numbers
+
+   Tensors that are not floats and that no node has are carried: kept as they are, type, shape and bytes, and
+   written again. Each batch norm has a num_batches_tracked in the file, as in PyTorch: what was loaded plus
+   the training forwards since.
    ======================================================================================================== */
 
 enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the reference implementation */
-       CNN__MOST_STATE  = 48 << 20,
        CNN__MOST_CARRIED = 1 << 20,            /* bytes of all carried tensors with their names */
-       CNN__MOST_NODES  = 1 << 16 };           /* names are compared pairwise */
+       CNN__MOST_NODES  = 1 << 16 };
+static const size_t CNN__MOST_PLAN = (size_t)1 << 31;  /* bytes for each sample: the default of .max_bytes */
+
+/* The numbers of the metadata and their limits. The first three are in every file, "slots" (how many vectors
+   of the optimizer it has) in every checkpoint, the others in those of cnn_fit. */
+enum { CNN__SEED, CNN__STEP, CNN__DRAW, CNN__SLOTS, CNN__MAX_BATCH, CNN__SAMPLES, CNN__ACCUMULATE,
+       CNN__EPOCHS, CNN__DONE, CNN__FED, CNN__UPDATES, CNN__BEST_EPOCH, CNN__EPOCH_STEP, CNN__NUMBERS };
+static const struct { const char *key; uint64_t most; } cnn__numbers[CNN__NUMBERS] = {
+    { "cnn.seed", UINT64_MAX }, { "cnn.step", LONG_MAX / 2 }, { "cnn.draw", UINT32_MAX },
+    { "cnn.slots", CNN_MAX_SLOTS }, { "cnn.max_batch", INT_MAX }, { "cnn.samples", INT_MAX },
+    { "cnn.accumulate", INT_MAX }, { "cnn.epochs", INT_MAX }, { "cnn.epochs_done", INT_MAX },
+    { "cnn.samples_fed", INT_MAX }, { "cnn.updates", LONG_MAX / 2 }, { "cnn.best_epoch", INT_MAX },
+    { "cnn.epoch_step", LONG_MAX / 2 } };
 
 /* Element types and their bits. The first four become floats. */
 static const struct { const char *name; unsigned bits; } cnn__dtypes[] = {
@@ -7703,9 +7814,6 @@ static const struct { const char *name; unsigned bits; } cnn__dtypes[] = {
     { "F6_E2M3", 6 }, { "F6_E3M2", 6 }, { "F4", 4 } };
 enum { CNN__F32, CNN__F64, CNN__F16, CNN__BF16, CNN__FLOAT_TYPES, CNN__I64 = 12 };
 
-static const char *const cnn__kind_words[] = { "op", "input", "labels", "const", "param", "buffer" };
-static const char cnn__letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
 /* One tensor of an open file. */
 typedef struct {
     const char *name, *shape;                  /* shape: the text, for messages */
@@ -7714,6 +7822,7 @@ typedef struct {
     int         extents;                       /* how many; 5 = more than four */
     int         dtype;
     size_t      count, begin, end;             /* elements; bytes from the beginning of the data */
+    bool        known;                         /* the graph has something of this name */
 } cnn__entry;
 
 /* An open file. The header is a copy, in which strings are decoded where they lie. */
@@ -7724,13 +7833,16 @@ typedef struct {
     cnn__entry          *entry;                /* sorted by name */
     size_t               n, capacity;
     const unsigned char *data;
-    size_t               bytes;
-    char                *graph, *state;        /* from the metadata, or NULL */
+    size_t               bytes;                /* of data; SIZE_MAX while they are not read yet */
+    void                *own;                  /* the data, if it was read from a path */
+    char                *graph, *optimizer;    /* from the metadata, or NULL; also: */
+    uint64_t             number[CNN__NUMBERS];
+    unsigned             has;                  /* bit k: number k is there */
 } cnn__file;
 
 static cnn__file cnn__file_of(cnn_graph *g, const char *at, const char *what, const char *path)
 {
-    cnn__file f = { g, at, what, path, NULL, NULL, NULL, 0, 0, NULL, 0, NULL, NULL };
+    cnn__file f = { .g = g, .at = at, .what = what, .path = path };
     return f;
 }
 
@@ -7797,7 +7909,7 @@ static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value
     if (*s < '0' || *s > '9' || (*s == '0' && s[1] >= '0' && s[1] <= '9')) return NULL;
     for (; *s >= '0' && *s <= '9'; s++) {
         uint64_t digit = (uint64_t)(*s - '0');
-        if (*value > (most - digit) / 10) return NULL;
+        if (digit > most || *value > (most - digit) / 10) return NULL;
         *value = *value * 10 + digit;
     }
     return s;
@@ -7902,6 +8014,18 @@ static bool cnn__json_size(cnn__file *f, size_t *value)
     return true;
 }
 
+static bool cnn__read_number(cnn__file *f, const char *key, const char *value)
+{
+    int k = 0;
+    while (k < CNN__NUMBERS && strcmp(key, cnn__numbers[k].key) != 0) k++;
+    if (k == CNN__NUMBERS) return true;                              /* somebody else's */
+    if (f->has >> k & 1) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
+    const char *end = cnn__read_whole(value, cnn__numbers[k].most, &f->number[k]);
+    if (!end || *end) return cnn__file_fail(f, "%s: bad number \"%.40s\"", key, value);
+    f->has |= 1u << k;
+    return true;
+}
+
 /* "__metadata__": strings by strings. */
 static bool cnn__read_metadata(cnn__file *f)
 {
@@ -7912,11 +8036,11 @@ static bool cnn__read_metadata(cnn__file *f)
         if (!key || !cnn__json_take(f, ':')) return false;
         char *value = cnn__json_string(f);
         if (!value) return false;
-        char **keep = NULL;
-        if (strcmp(key, "cnn.graph") == 0) keep = &f->graph;
-        if (strcmp(key, "cnn.state") == 0) keep = &f->state;
+        char **keep = strcmp(key, "cnn.graph") == 0 ? &f->graph
+                    : strcmp(key, "cnn.optimizer") == 0 ? &f->optimizer : NULL;
         if (keep && *keep) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
         if (keep) *keep = value;
+        else if (!cnn__read_number(f, key, value)) return false;
     } while (cnn__json_is(f, ','));
     return cnn__json_take(f, '}');
 }
@@ -8004,6 +8128,7 @@ static bool cnn__check_entries(cnn__file *f)
             return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, e->begin);
         at = e->end;
     }
+    if (f->bytes == SIZE_MAX) f->bytes = at;
     if (at < f->bytes)
         return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, f->bytes);
     if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_name);
@@ -8050,55 +8175,78 @@ static void cnn__close_file(cnn__file *f)
 {
     CNN_FREE(f->header);
     CNN_FREE(f->entry);
-    f->header = NULL, f->entry = NULL;
+    CNN_FREE(f->own);
+    f->header = NULL, f->entry = NULL, f->own = NULL;
+}
+
+/* The length of the header, by the first bytes of a file; 0 after an error. Most wrong files end here. */
+static size_t cnn__header_length(const cnn__file *f, const unsigned char *p, size_t bytes)
+{
+    static const struct { const char *start, *what; } other[] = {
+        { "PK\3\4", "a zip, perhaps of torch.save: use safetensors.torch.save_file" },
+        { "\200\2\212\n", "a pickle, perhaps of torch.save: use safetensors.torch.save_file" },
+        { "\037\213\b", "gzipped: gunzip it first" }, { "\211HDF", "HDF5, perhaps of Keras" } };
+    if (bytes < 8)
+        return cnn__file_fail(f, "truncated: a safetensors file begins with 8 bytes, this has %zu", bytes), 0;
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++)
+        if (memcmp(p, other[i].start, strlen(other[i].start)) == 0)
+            return cnn__file_fail(f, "not a safetensors file but %s", other[i].what), 0;
+    const uint64_t length = cnn__le64(p);
+    if (length >= 2 && length <= CNN__MOST_HEADER) return (size_t)length;
+    const char *end = f->path ? strrchr(f->path, '.') : NULL;
+    return cnn__file_fail(f, "not a safetensors file%s%.20s: its header would have %llu bytes, and 2 to %d "
+                             "are allowed", end ? " but perhaps a " : "", end ? end : "",
+                          (unsigned long long)length, (int)CNN__MOST_HEADER), 0;
+}
+
+static bool cnn__new_header(cnn__file *f, size_t length)
+{
+    f->p = f->header = CNN_MALLOC(length + 1);
+    if (!f->header) return cnn__file_fail(f, "out of memory: %zu bytes", length + 1);
+    f->header[length] = 0;
+    return true;
 }
 
 /* Read and check all of the header. cnn__close_file it, also after an error. */
 static bool cnn__open_file(cnn__file *f, const void *file, size_t bytes)
 {
     const unsigned char *p = file;
-    if (!p || bytes < 8)
-        return cnn__file_fail(f, "truncated: a safetensors file begins with 8 bytes, this has %zu",
-                              p ? bytes : 0);
-    if (memcmp(p, "PK\3\4", 4) == 0)
-        return cnn__file_fail(f, "not a safetensors file but a zip, perhaps of torch.save: use "
-                                 "safetensors.torch.save_file");
-    if (p[0] == 0x1f && p[1] == 0x8b) return cnn__file_fail(f, "it is gzipped: gunzip it first");
-    uint64_t length = cnn__le64(p);
-    if (length > CNN__MOST_HEADER)
-        return cnn__file_fail(f, "not a safetensors file: its header would have %llu bytes, above the limit "
-                                 "of %d", (unsigned long long)length, (int)CNN__MOST_HEADER);
+    const size_t length = cnn__header_length(f, p, p ? bytes : 0);
+    if (!length) return false;
     if (length > bytes - 8)
-        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu",
-                              (size_t)length, bytes - 8);
-    size_t n = (size_t)length;
-    f->p = f->header = CNN_MALLOC(n + 1);
-    if (!f->header) return cnn__file_fail(f, "out of memory: %zu bytes", n + 1);
-    memcpy(f->header, p + 8, n);
-    f->header[n] = 0;
-    f->data = p + 8 + n, f->bytes = bytes - 8 - n;
+        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length,
+                              bytes - 8);
+    if (!cnn__new_header(f, length)) return false;
+    memcpy(f->header, p + 8, length);
+    f->data = p + 8 + length, f->bytes = bytes - 8 - length;
     return cnn__read_header(f) && cnn__check_entries(f);
 }
 
 /* ---- Reading: tensors into the graph ---- */
 
-static int cnn__find_by_name(const void *name, const void *entry)
+static int cnn__compare_entry(const void *key, const void *entry)
 {
-    return strcmp(name, ((const cnn__entry *)entry)->name);
+    return cnn__compare_name(key, ((const cnn__entry *)entry)->name);
+}
+static cnn__entry *cnn__lookup(const cnn__file *f, const char *prefix, const char *name)
+{
+    const cnn__key key = { prefix, name };
+    return f->n ? bsearch(&key, f->entry, f->n, sizeof *f->entry, cnn__compare_entry) : NULL;
 }
 
 /* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is
    (1,6,1,1). */
-static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *name, cnn_shape s)
+static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix, const char *name,
+                                         cnn_shape s)
 {
-    const cnn__entry *e = f->n ? bsearch(name, f->entry, f->n, sizeof *f->entry, cnn__find_by_name) : NULL;
+    cnn__entry *e = cnn__lookup(f, prefix, name);
     if (!e) {
         char list[160] = "none";
         int  n = 0;
         for (size_t i = 0; i < f->n && i < 3; i++)
             n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "",
                              f->entry[i].name);
-        cnn__file_fail(f, "there is no tensor \"%.60s\"; the file has %zu: %s%s", name, f->n, list,
+        cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s", prefix, name, f->n, list,
                        f->n > 3 ? ", ..." : "");
         return NULL;
     }
@@ -8109,37 +8257,57 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *name, c
         if (extent[i] != 1) same = k < e->extents && e->extent[k++] == (size_t)extent[i];
     if (!same || k != e->extents)
         return cnn__file_fail(f, "tensor \"%.60s\" has shape %.*s in the file and (%d,%d,%d,%d) in the graph",
-                              name, e->shape_length, e->shape, s.n, s.c, s.h, s.w), NULL;
+                              e->name, e->shape_length, e->shape, s.n, s.c, s.h, s.w), NULL;
     if (e->dtype >= CNN__FLOAT_TYPES)
         return cnn__file_fail(f, "tensor \"%.60s\" has dtype %s: only F32, F64, F16 and BF16 become floats",
-                              name, cnn__dtypes[e->dtype].name), NULL;
+                              e->name, cnn__dtypes[e->dtype].name), NULL;
+    e->known = true;
     return e;
 }
 
 static bool cnn__is_learned(const cnn_tensor *t) { return t->kind == CNN_PARAM || t->kind == CNN_BUFFER; }
 
+static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
+
+/* The count of a batch norm's batches, "bn1" ".num_batches_tracked". The graph keeps it as the difference
+   from its own number of training forwards. */
+static const char cnn__count_suffix[] = ".num_batches_tracked";
+static bool cnn__has_count(const cnn_tensor *y)                      /* and no parameter took its name */
+{
+    return cnn_operand(y, "running_mean") && !cnn__find_name(y->graph, y->name, cnn__count_suffix);
+}
+static void cnn__read_count(const cnn__file *f, cnn_tensor *y)
+{
+    cnn__entry *e = cnn__has_count(y) ? cnn__lookup(f, y->name, cnn__count_suffix) : NULL;
+    if (!e || e->dtype != CNN__I64 || e->count != 1) return;
+    e->known = true;
+    cnn__of(y)->batches = cnn__le64(f->data + e->begin) - f->g->draw;
+}
+
+/* Whether the file has all that the graph learns. Nothing is taken yet. */
 static bool cnn__check_weights(const cnn__file *f)
 {
     for (int i = 0; i < f->g->n_order; i++) {
-        const cnn_tensor *t = &f->g->order[i]->t;
-        if (cnn__is_learned(t) && !cnn__find_entry(f, t->name, t->shape)) return false;
+        const cnn_tensor *y = &f->g->order[i]->t;
+        if (cnn__is_learned(y) && !cnn__find_entry(f, "", y->name, y->shape)) return false;
+        const cnn_tensor *variance = cnn_operand(y, "running_var");
+        const cnn__entry *e = variance ? cnn__lookup(f, "", variance->name) : NULL;
+        for (size_t k = 0; e && e->known && k < e->count; k++)
+            if (cnn__element(f, e, k) < 0)
+                return cnn__file_fail(f, "tensor \"%.60s\": a variance is negative", variance->name);
     }
     return true;
 }
 
-static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
-
-/* Whether the graph itself writes a tensor of this name. */
-static bool cnn__has_stored(const cnn_graph *g, const char *name)
+/* What the file has and the graph does not, other than the state in a checkpoint. */
+static bool cnn__is_foreign(const cnn__file *f, const cnn__entry *e)
 {
-    for (int i = 0; i < g->n_order; i++)
-        if (cnn__is_stored(&g->order[i]->t) && strcmp(g->order[i]->t.name, name) == 0) return true;
-    return false;
+    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+    return !e->known && !state && !cnn__find_name(f->g, "", e->name);
 }
-
 static bool cnn__is_carried(const cnn__file *f, const cnn__entry *e)
 {
-    return e->dtype >= CNN__FLOAT_TYPES && !cnn__has_stored(f->g, e->name);
+    return e->dtype >= CNN__FLOAT_TYPES && cnn__is_foreign(f, e);
 }
 
 /* Keep what no node has, in place of what an earlier file left; wide elements first, so that each tensor of
@@ -8160,7 +8328,7 @@ static bool cnn__carry(const cnn__file *f)
         if (!(list = CNN_MALLOC(bytes))) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
     }
     CNN_FREE(f->g->carried);
-    f->g->carried = list, f->g->n_carried = list ? n : 0, f->g->carried_draw = f->g->draw;
+    f->g->carried = list, f->g->n_carried = list ? n : 0;
     if (!list) return true;
     cnn__carried *to = list;
     char         *p = (char *)(list + n);
@@ -8179,15 +8347,16 @@ static bool cnn__carry(const cnn__file *f)
     return true;
 }
 
-/* All or nothing: a file that does not fit leaves every weight as it was. Floats that the graph does not know
-   are skipped. */
+/* All or nothing: a file that does not fit leaves every weight as it was. */
 static bool cnn__fill_weights(const cnn__file *f)
 {
-    if (!cnn__check_weights(f) || !cnn__carry(f)) return false;
+    if (!cnn__check_weights(f)) return false;
+    for (int i = 0; i < f->g->n_order; i++) cnn__read_count(f, &f->g->order[i]->t);
+    if (!cnn__carry(f)) return false;
     for (int i = 0; i < f->g->n_order; i++) {
         cnn_tensor *t = &f->g->order[i]->t;
         if (!cnn__is_learned(t)) continue;
-        const cnn__entry *e = cnn__find_entry(f, t->name, t->shape);
+        const cnn__entry *e = cnn__lookup(f, "", t->name);
         float *w = e ? cnn_map_write(t) : NULL;
         if (!w) return false;
         for (size_t k = 0; k < e->count; k++) w[k] = cnn__element(f, e, k);
@@ -8195,14 +8364,34 @@ static bool cnn__fill_weights(const cnn__file *f)
     return true;
 }
 
+/* Floats of the file that the net has nothing for: a bias or a layer was forgotten, or left out on purpose.
+   What a checkpoint has beside the weights does not count. */
+static bool cnn__check_extra(const cnn__file *f)
+{
+    char list[160] = "";
+    int  n = 0, extra = 0;
+    for (size_t i = 0; i < f->n; i++) {
+        const cnn__entry *e = &f->entry[i];
+        if (e->dtype >= CNN__FLOAT_TYPES || !cnn__is_foreign(f, e)) continue;
+        if (extra++ < 3)
+            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "", e->name);
+    }
+    return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra = 1 "
+                                       "leaves them out)", extra, list, extra > 3 ? ", ..." : "");
+}
+static bool cnn__load_weights(cnn__file *f, bool opened, bool extra)
+{
+    bool done = opened && cnn__check_weights(f) && (extra || cnn__check_extra(f)) && cnn__fill_weights(f);
+    cnn__close_file(f);
+    return done;
+}
+
 CNN_API bool cnn_load_weights_memory(cnn_graph *g, const void *file, size_t bytes, const char *what)
 {
     if (!g || g->error[0]) return false;
     cnn__file f = cnn__file_of(g, NULL, "load_weights", what);
     if (!g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
-    bool done = cnn__open_file(&f, file, bytes) && cnn__fill_weights(&f);
-    cnn__close_file(&f);
-    return done;
+    return cnn__load_weights(&f, cnn__open_file(&f, file, bytes), false);
 }
 
 /* ---- Reading: the graph. Every word may be a lie: it is checked here, and every shape by its room. ---- */
@@ -8241,8 +8430,8 @@ static bool cnn__line_fail(const cnn__file *f, int line, const char *what, const
                           word ? word : "", word ? "\"" : "");
 }
 
-/* "kernel=5" into the option struct of the operation. */
-static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
+/* "kernel=5" into the option struct of the operation, once. seen: bit i for its option i. */
+static bool cnn__read_option(const cnn_op *op, char *args, const char *word, uint64_t *seen)
 {
     const char *value = strchr(word, '=');
     if (!value) return false;
@@ -8250,6 +8439,9 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
     const cnn_field *k = op->fields;
     while (k && k->name && (strlen(k->name) != n || memcmp(k->name, word, n) != 0)) k++;
     if (!k || !k->name) return false;
+    const uint64_t bit = (uint64_t)1 << ((k - op->fields) & 63);
+    if (*seen & bit) return false;
+    *seen |= bit;
     int         i = 0;
     uint64_t    u = 0;
     uint32_t    bits = 0;
@@ -8263,7 +8455,7 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word)
     }
     cnn__set_option(k, args, k->type == 'i' ? i : k->type == 'u' ? (double)u
                                                                  : (double)cnn__float_of_bits(bits));
-    return end && !*end;
+    return end && !*end && (bits & 0x7fffffff) <= 0x7f800000;      /* no NaN; infinite may be right, in clamp */
 }
 
 static const cnn_op *cnn__find_op(const cnn_load_args *a, const char *name)
@@ -8305,13 +8497,22 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
             return cnn__line_fail(f, n + 2, "operands that are no earlier lines", operands), nil;
         in[i] = node[id[i]];
     }
-    char *args = op->args_size ? CNN_MALLOC(op->args_size) : NULL;
-    if (op->args_size && !args) return cnn__file_fail(f, "out of memory: %zu bytes", op->args_size), nil;
-    if (args) memset(args, 0, op->args_size);
-    bool kept = false;
+    /* The option struct, and behind it the options as the text of a call's arguments: ".pad=1,.pad_h=0". */
+    const size_t bytes = op->args_size + (rest ? 2 * strlen(rest) : 0) + 2;
+    char *args = op->args_size ? CNN_MALLOC(bytes) : NULL, *said = args ? args + op->args_size : NULL;
+    if (op->args_size && !args) return cnn__file_fail(f, "out of memory: %zu bytes", bytes), nil;
+    if (args) memset(args, 0, bytes);
+    if (args && op->fields) memcpy(args + sizeof said, &said, sizeof said);
+    for (const char *c = rest; said && c && *c; c++) {
+        if (c == rest || c[-1] == ' ') *said++ = '.';
+        *said++ = (char)(*c == ' ' ? ',' : *c);
+    }
+    bool     kept = false;
+    uint64_t seen = 0;
     while (!f->g->error[0] && (word = cnn__word(&rest)) != NULL)
         if (strcmp(word, "kept") == 0) kept = true;
-        else if (!args || !cnn__read_option(op, args, word)) cnn__line_fail(f, n + 2, "bad option", word);
+        else if (!args || !cnn__read_option(op, args, word, &seen))
+            cnn__line_fail(f, n + 2, "bad option", word);
     cnn_tensor *y = f->g->error[0] ? nil : cnn__record(op, in, n_in, args, at, name, false);
     CNN_FREE(args);
     if (!cnn__is_nil(y)) y->kept = kept;
@@ -8328,7 +8529,7 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     if (!word || cnn__read_ints(word, s + batched, 4 - batched) != 4 - batched)
         return cnn__line_fail(f, line, "bad extents", word), nil;
     cnn_shape         shape = { s[0], s[1], s[2], s[3] };
-    const cnn__entry *e = batched ? NULL : cnn__find_entry(f, name, shape);
+    const cnn__entry *e = batched ? NULL : cnn__find_entry(f, "", name, shape);
     if (!batched && !e) return nil;
     cnn_tensor *t = cnn__leaf(f->g, kind, at, name, shape);
     if (cnn__is_nil(t)) return nil;
@@ -8375,7 +8576,7 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
             bool good = !line && !*text && cnn__read_ints(name, &root, 1) == 1 && root >= 0 && root < n;
             return good ? node[root] : (cnn__line_fail(f, n + 2, "bad root", name), nil);
         }
-        while (k <= CNN_BUFFER && strcmp(kind, cnn__kind_words[k]) != 0) k++;
+        while (k <= CNN_BUFFER && strcmp(kind, cnn__kind_names[k]) != 0) k++;
         if (k > CNN_BUFFER)          return cnn__line_fail(f, n + 2, "unknown kind", kind), nil;
         if (n >= CNN__MOST_NODES)    return cnn__line_fail(f, n + 2, "too many nodes", NULL), nil;
         if (!cnn__unescape(name))    return cnn__line_fail(f, n + 2, "bad name", name), nil;
@@ -8387,25 +8588,7 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
     return nil;
 }
 
-/* ---- Writing and reading: the state of the training ---- */
-
-static size_t cnn__state_floats(const cnn_graph *g)                  /* of one vector, without the gaps */
-{
-    size_t n = 0;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && t->needs_grad) n += (size_t)cnn__len(t->shape);
-    }
-    return n;
-}
-
-static bool cnn__is_zero_state(const cnn_graph *g)
-{
-    const float *v = g->arena[CNN_ARENA_OPTIMIZER];
-    size_t n = g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float), i = 0;
-    while (i < n && cnn__bits_of_float(v[i]) == 0) i++;
-    return i == n;
-}
+/* ---- The state of a training, beside the weights ---- */
 
 /* Vector s of the optimizer's state, for the parameter t. */
 static float *cnn__state_of(const cnn_tensor *t, int s)
@@ -8414,79 +8597,101 @@ static float *cnn__state_of(const cnn_tensor *t, int s)
     return g->arena[CNN_ARENA_OPTIMIZER] + (size_t)s * g->n_trained + t->grad_at;
 }
 
-/* "SEED STEP DRAW OPTIMIZER LETTERS COUNTS": the bits of the floats, lowest byte first, six to a letter. "-":
-   all zero. COUNTS: cnn__node.steps of each parameter, "3,3,0"; missing where the vectors were left out. */
-static bool cnn__read_state(const cnn__file *f, const cnn_load_args *a)
+/* Call use with each array of the state. average, best: as cnn__copy_trained lays them out, or NULL. */
+typedef bool cnn__use_vector(void *user, const char *prefix, const cnn_tensor *t, float *values);
+static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use,
+                            void *user)
+{
+    static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
+    size_t at = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        if (!cnn__trains(t)) continue;
+        for (int s = 0; s < slots && t->kind == CNN_PARAM; s++)
+            if (!use(user, slot[s], t, cnn__state_of(t, s))) return false;
+        if (average && !use(user, "cnn.average.", t, average + at)) return false;
+        if (best && !use(user, "cnn.best.", t, best + at)) return false;
+        at += cnn_count(t);
+    }
+    return true;
+}
+
+static bool cnn__check_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
+{
+    (void)values;
+    return cnn__find_entry(user, prefix, t->name, t->shape) != NULL;
+}
+static bool cnn__fill_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
+{
+    const cnn__file  *f = user;
+    const cnn__entry *e = cnn__lookup(f, prefix, t->name);
+    for (size_t k = 0; e && k < e->count; k++) values[k] = cnn__element(f, e, k);
+    return e != NULL;
+}
+
+static bool cnn__has_prefix(const cnn__file *f, const char *prefix)
+{
+    for (int i = 0; i < f->g->n_order; i++) {
+        const cnn_tensor *t = &f->g->order[i]->t;
+        if (cnn__trains(t)) return cnn__lookup(f, prefix, t->name) != NULL;
+    }
+    return false;
+}
+
+/* The parameters' counts of updates, checked, or taken too. */
+static bool cnn__read_steps(const cnn__file *f, bool same, bool take)
+{
+    for (int i = 0; i < f->g->n_order; i++) {
+        cnn__node *v = f->g->order[i];
+        if (!cnn__is_trained(&v->t)) continue;
+        const cnn__entry *e = same ? cnn__lookup(f, "cnn.steps.", v->t.name) : NULL;
+        if (same && (!e || e->dtype != CNN__I64 || e->count != 1 ||
+                     cnn__le64(f->data + e->begin) > f->number[CNN__STEP]))
+            return cnn__file_fail(f, "there is no count \"cnn.steps.%.60s\" of at most cnn.step", v->t.name);
+        if (take) v->steps = e ? (long)cnn__le64(f->data + e->begin) : 0;
+    }
+    return true;
+}
+
+/* Take weights and state, all or nothing. best: NULL, or where to put the best weights. Without vectors in
+   the file, or with those of another optimizer, the graph's starts from zero. */
+static bool cnn__fill_state(cnn__file *f, float *best)
 {
     cnn_graph  *g = f->g;
     const cnn_optimizer *o = g->config.optimizer;
-    char       *text = f->state, *word[5] = { NULL };
-    const char *end[3], *counts;
-    uint64_t    number[3];
-    const uint64_t most[3] = { UINT64_MAX, LONG_MAX, UINT32_MAX };
-    if (!text) return true;
-    for (int i = 0; i < 5; i++) {
-        word[i] = cnn__word(&text);
-        if (!word[i]) return cnn__file_fail(f, "cnn.state: word %d is missing", i + 1);
-        if (i < 3 && (!(end[i] = cnn__read_whole(word[i], most[i], &number[i])) || *end[i]))
-            return cnn__file_fail(f, "cnn.state: bad number \"%.40s\"", word[i]);
+    float      *average = NULL;
+    const bool  same = !g->config.inference && (f->has >> CNN__SLOTS & 1) && f->optimizer &&
+                       strcmp(f->optimizer, o->name) == 0;
+    const int   slots = same ? (int)f->number[CNN__SLOTS] : 0;
+    if (slots && slots != o->slots)
+        return cnn__file_fail(f, "it has %d vectors of the optimizer %.40s, which keeps %d", slots, o->name,
+                              o->slots);
+    if (!g->config.inference && cnn__has_prefix(f, "cnn.average.")) {
+        average = g->average ? g->average : cnn__alloc(g, cnn__trained_floats(g) * sizeof *average);
+        if (!average) return false;
     }
-    counts = cnn__word(&text);
-    if (text || !cnn__unescape(word[3])) return cnn__file_fail(f, "cnn.state: bad words");
-    if (!a->seed) g->config.seed = number[0];
-    g->step = (long)number[1], g->draw = (uint32_t)number[2];
-    if (g->config.inference || strcmp(word[3], o->name) != 0) return true;
-    for (int i = 0; i < g->n_order; i++) {
-        if (!cnn__is_trained(&g->order[i]->t)) continue;
-        number[0] = strcmp(word[4], "-") != 0 ? number[1] : 0;            /* an older file: all of one age */
-        if (counts && !(counts = cnn__read_whole(counts, number[1], number)))
-            return cnn__file_fail(f, "cnn.state: bad counts of updates");
-        g->order[i]->steps = (long)number[0], counts += counts && *counts == ',';
-    }
-    if (counts && *counts) return cnn__file_fail(f, "cnn.state: too many counts of updates");
-    if (strcmp(word[4], "-") == 0) return true;
-
-    size_t n = (size_t)o->slots * cnn__state_floats(g), letters = strlen(word[4]);
-    if (n > CNN__MOST_STATE / sizeof(float) || letters != (32 * n + 5) / 6)
-        return cnn__file_fail(f, "cnn.state: %zu letters do not hold %zu floats", letters, n);
-    uint32_t pool = 0, bits = 0;
-    for (const char *c = word[4]; *c; c++)
-        if (!strchr(cnn__letters, *c))
-            return cnn__file_fail(f, "cnn.state: '%c' is not one of the letters", *c);
-    const char *c = word[4];
-    for (int s = 0; s < o->slots; s++)
-        for (int i = 0; i < g->n_order; i++) {
-            const cnn_tensor *t = &g->order[i]->t;
-            if (t->kind != CNN_PARAM || !t->needs_grad) continue;
-            float *v = cnn__state_of(t, s);
-            for (int k = 0; k < cnn__len(t->shape); k++) {
-                unsigned char byte[4];
-                for (int b = 0; b < 4; b++) {
-                    for (; bits < 8; bits += 6)
-                        pool = pool << 6 | (uint32_t)(strchr(cnn__letters, *c++) - cnn__letters);
-                    byte[b] = (unsigned char)(pool >> (bits -= 8));
-                }
-                v[k] = cnn__float_of_bits(cnn__le32(byte));
-            }
-        }
-    g->optimizer_on = CNN__HOST;
-    return true;
+    if (!cnn__check_weights(f) || !cnn__read_steps(f, same, false)) return false;
+    if (!cnn__each_state(g, slots, average, best, cnn__check_vector, f)) return false;
+    g->step = (long)f->number[CNN__STEP], g->draw = (uint32_t)f->number[CNN__DRAW];
+    if (!cnn__fill_weights(f) || !cnn__read_steps(f, same, true)) return false;
+    if (g->arena_bytes[CNN_ARENA_OPTIMIZER])
+        memset(g->arena[CNN_ARENA_OPTIMIZER], 0, g->arena_bytes[CNN_ARENA_OPTIMIZER]);
+    g->optimizer_on = slots ? CNN__HOST : 0;
+    g->average = average, g->average_on = CNN__HOST;
+    return cnn__each_state(g, slots, average, best, cnn__fill_vector, f);
 }
 
 /* Where the program names no optimizer, that of the file goes on. */
 static bool cnn__choose_optimizer(const cnn__file *f, const cnn_load_args *a)
 {
-    int n_known;
-    const cnn_optimizer *const *known = cnn_optimizers(&n_known);
-    const char *name = f->state;
-    for (int i = 0; name && i < 3; i++) name = strchr(name, ' ') ? strchr(name, ' ') + 1 : NULL;
-    if (!name || a->optimizer || f->g->config.inference) return true;      /* cnn__read_state looks closer */
-    size_t n = strcspn(name, " ");
-    for (int i = 0; i < n_known; i++)
-        if (strlen(known[i]->name) == n && memcmp(known[i]->name, name, n) == 0)
-            return f->g->config.optimizer = known[i], true;
-    return cnn__file_fail(f, "it was trained by the optimizer \"%.*s\": hand it to cnn_load in .optimizer",
-                          (int)(n < 40 ? n : 40), name);
+    int n;
+    const cnn_optimizer *const *known = cnn_optimizers(&n);
+    if (!f->optimizer || a->optimizer || f->g->config.inference) return true;
+    for (int i = 0; i < n; i++)
+        if (strcmp(known[i]->name, f->optimizer) == 0) return f->g->config.optimizer = known[i], true;
+    return !(f->has >> CNN__SLOTS & 1) ||              /* a plain file may start with another one */
+           cnn__file_fail(f, "it was trained by the optimizer \"%.40s\": hand it to cnn_load in .optimizer",
+                          f->optimizer);
 }
 
 /* ---- Writing: the header ---- */
@@ -8537,7 +8742,8 @@ static void cnn__put_json(cnn__string *to, const char *s)               /* witho
 {
     for (; *s; s++) {
         unsigned char c = (unsigned char)*s;
-        if (c < 0x20)                    cnn__putf(to, "\\u%04X", (unsigned)c);
+        if (c == '\n')                   cnn__put(to, "\\n", 2);
+        else if (c < 0x20)               cnn__putf(to, "\\u%04X", (unsigned)c);
         else if (c == '"' || c == '\\')  cnn__putf(to, "\\%c", *s);
         else                             cnn__put(to, s, 1);
     }
@@ -8554,13 +8760,13 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
     }
 }
 
-static void cnn__put_graph(cnn__string *to)                          /* as a JSON string: \n ends the lines */
+static void cnn__put_graph(cnn__string *to)
 {
     const cnn_graph *g = to->g;
-    cnn__putf(to, "\"cnn 1\\n");
+    cnn__putf(to, "cnn 1\n");
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
-        cnn__putf(to, "%s ", cnn__kind_words[t->kind]);
+        cnn__putf(to, "%s ", cnn__kind_names[t->kind]);
         cnn__put_word(to, t->name);
         if (t->op) {
             cnn__put(to, " ", 1);
@@ -8575,208 +8781,240 @@ static void cnn__put_graph(cnn__string *to)                          /* as a JSO
         if (t->frozen)                  cnn__putf(to, " frozen");
         if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
         if (t->kept)                    cnn__putf(to, " kept");
-        cnn__putf(to, "\\n");
+        cnn__put(to, "\n", 1);
     }
-    cnn__putf(to, "root %d\\n\"", g->loss->index);
+    cnn__putf(to, "root %d\n", g->loss->index);
 }
 
-static void cnn__put_state(cnn__string *to)
+/* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: those that the row of
+   its owner says, except that a vector stays one: four for the weight of a convolution, two for that of a
+   dense layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1; one for a vector. */
+static int cnn__file_rank(const cnn_tensor *t, int extent[4], int *first)
 {
-    cnn_graph *g = to->g;
-    const cnn_optimizer *o = g->config.optimizer;
-    size_t   n = (size_t)o->slots * cnn__state_floats(g);
-    uint32_t pool = 0, bits = 0;
-    cnn__putf(to, "\"%llu %ld %lu ", (unsigned long long)g->config.seed, g->step, (unsigned long)g->draw);
-    cnn__put_word(to, o->name);
-    cnn__put(to, " ", 1);
-    if (!cnn__sync_optimizer(g, CNN__HOST)) return;
-    const bool with = !g->config.inference && n <= CNN__MOST_STATE / sizeof(float);
-    const bool zero = !with || cnn__is_zero_state(g);
-    if (zero) cnn__put(to, "-", 1);
-    for (int s = 0; s < o->slots && !zero; s++)
-        for (int i = 0; i < g->n_order; i++) {
-            const cnn_tensor *t = &g->order[i]->t;
-            if (t->kind != CNN_PARAM || !t->needs_grad) continue;
-            const float *v = cnn__state_of(t, s);
-            for (int k = 0; k < cnn__len(t->shape); k++)
-                for (int b = 0; b < 4; b++) {
-                    pool = pool << 8 | (cnn__bits_of_float(v[k]) >> 8 * b & 255);
-                    for (bits += 8; bits >= 6; ) bits -= 6, cnn__put(to, &cnn__letters[pool >> bits & 63], 1);
-                }
-        }
-    if (bits) cnn__put(to, &cnn__letters[pool << (6 - bits) & 63], 1);
-    for (int i = 0, k = 0; i < g->n_order && with; i++)
-        if (cnn__is_trained(&g->order[i]->t))
-            cnn__putf(to, "%s%ld", k++ ? "," : " ", g->order[i]->steps);
-    cnn__put(to, "\"", 1);
-}
-
-/* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: four for the weight
-   of a convolution, two for that of a dense layer, (C,H,W) for layer norm's, one for a vector wherever its
-   extent stands. Else down to the last extent that is not 1. */
-static int cnn__file_shape(const cnn_tensor *t, int extent[4], int *first)
-{
-    const cnn_graph *g = t->graph;
-    const int full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
+    const int      full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
+    const unsigned axes = cnn__of(t)->axes;
+    int rank = 1, above_one = 0;
     memcpy(extent, full, sizeof full);
     *first = 0;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *y = &g->order[i]->t;
-        for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
-            if (!own->axes || cnn__owned(y, own) != t) continue;
-            if (!(own->axes & CNN_N) && cnn__plane(t->shape) == 1) continue;      /* a vector stays one */
-            int last = 4;
-            while (!(own->axes & 1u << *first)) ++*first;
-            while (!(own->axes & 1u << (last - 1))) last--;
-            return last;
-        }
+    if (axes && ((axes & CNN_N) || cnn__plane(t->shape) > 1)) {
+        for (rank = 4; !(axes & 1u << (rank - 1)); ) rank--;
+        while (!(axes & 1u << *first)) ++*first;
+        return rank;
     }
-    int rank = 1, above_one = 0;
     for (int i = 0; i < 4; i++)
         if (full[i] > 1) rank = i + 1, above_one++;
     if (above_one > 1) return rank;
     extent[0] = cnn__len(t->shape);
     return 1;
 }
-
-/* Whether name is that of batch norm y's count of batches: "bn1.num_batches_tracked". */
-static const char cnn__count_suffix[] = ".num_batches_tracked";
-static bool cnn__names_count(const char *name, const cnn_tensor *y)
+static cnn__text cnn__file_shape(const cnn_tensor *t)
 {
-    const size_t n = strlen(y->name);
-    return cnn_operand(y, "running_mean") && strncmp(name, y->name, n) == 0 &&
-           strcmp(name + n, cnn__count_suffix) == 0;
+    cnn__text text;
+    int first, n = 0, extent[4], rank = cnn__file_rank(t, extent, &first);
+    for (int k = first; k < rank; k++)
+        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k > first ? ',' : '[', extent[k]);
+    cnn__format(text.s + n, sizeof text.s - (size_t)n, "]");
+    return text;
 }
 
-/* Whether y is a batch norm whose count has to be made up: no file brought one, no parameter has its name. */
-static bool cnn__lacks_count(const cnn_tensor *y)
+/* The dimensions of each tensor by the row of its owner: the first in the order of execution. */
+static void cnn__find_axes(cnn_graph *g)
 {
-    const cnn_graph *g = y->graph;
-    if (!cnn_operand(y, "running_mean")) return false;
-    for (size_t i = 0; i < g->n_carried; i++)
-        if (cnn__names_count(g->carried[i].name, y)) return false;
-    for (int i = 0; i < g->n_order; i++)
-        if (cnn__is_stored(&g->order[i]->t) && cnn__names_count(g->order[i]->t.name, y)) return false;
-    return true;
-}
-
-/* The batches since a carried count was loaded; 0 for what counts nothing. */
-static uint32_t cnn__batches_since(const cnn_graph *g, const cnn__carried *c)
-{
-    for (int i = 0; i < g->n_order; i++)
-        if (c->dtype == CNN__I64 && c->bytes == 8 && cnn__names_count(c->name, &g->order[i]->t))
-            return g->draw - g->carried_draw;
-    return 0;
-}
-
-static void cnn__put_place(cnn__string *to, size_t bytes, size_t *at)
-{
-    const size_t end = cnn__add_size(*at, bytes);
-    cnn__putf(to, ",\"data_offsets\":[%zu,%zu]}", *at, end);
-    *at = end;
-}
-static void cnn__put_carried(cnn__string *to, bool wide, size_t *at)
-{
-    for (size_t i = 0; i < to->g->n_carried; i++) {
-        const cnn__carried *c = &to->g->carried[i];
-        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
-        cnn__putf(to, ",\"");
-        cnn__put_json(to, c->name);
-        cnn__putf(to, "\":{\"dtype\":\"%s\",\"shape\":", cnn__dtypes[c->dtype].name);
-        cnn__put(to, c->shape, strlen(c->shape));
-        cnn__put_place(to, c->bytes, at);
+    for (int i = 0; i < g->n_order; i++) g->order[i]->axes = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *y = &g->order[i]->t;
+        for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
+            cnn_tensor *t = cnn__owned(y, own);
+            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes;
+        }
     }
 }
 
-/* The tensors stand in the order of their elements' widths, so that each lies at a multiple of it. */
-static void cnn__put_header(cnn__string *to, size_t *data_bytes)
-{
-    size_t at = 0;
-    cnn__putf(to, "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\",\"cnn.graph\":");
-    cnn__put_graph(to);
-    cnn__putf(to, ",\"cnn.state\":");
-    cnn__put_state(to);
-    cnn__putf(to, "}");
-    for (int i = 0; i < to->g->n_order; i++) {
-        const cnn_tensor *y = &to->g->order[i]->t;
-        if (!cnn__lacks_count(y)) continue;
-        cnn__putf(to, ",\"");
-        cnn__put_json(to, y->name);
-        cnn__putf(to, "%s\":{\"dtype\":\"I64\",\"shape\":[]", cnn__count_suffix);
-        cnn__put_place(to, 8, &at);
-    }
-    cnn__put_carried(to, true, &at);
-    for (int i = 0; i < to->g->n_order; i++) {
-        const cnn_tensor *t = &to->g->order[i]->t;
-        if (!cnn__is_stored(t)) continue;
-        int first, extent[4], rank = cnn__file_shape(t, extent, &first);
-        cnn__putf(to, ",\"");
-        cnn__put_json(to, t->name);
-        cnn__putf(to, "\":{\"dtype\":\"F32\",\"shape\":");
-        for (int k = first; k < rank; k++) cnn__putf(to, "%c%d", k > first ? ',' : '[', extent[k]);
-        cnn__putf(to, "]");
-        cnn__put_place(to, cnn__mul_size((size_t)cnn__len(t->shape), sizeof(float)), &at);
-    }
-    cnn__put_carried(to, false, &at);
-    cnn__putf(to, "}");
-    while (to->n % 8 && !to->g->error[0]) cnn__put(to, " ", 1);      /* the data begins at a multiple of 8 */
-    *data_bytes = at;
-}
-
-/* ---- Writing: the whole file, piece by piece ---- */
+/* ---- Writing: twice over the same tensors, first for the header, then for the data ---- */
 
 typedef bool (*cnn__sink)(void *to, const void *bytes, size_t n);
+typedef struct {
+    const cnn__file *f;                        /* for messages */
+    bool             state;                    /* a checkpoint */
+    cnn__run        *run;                      /* of cnn_fit, or NULL */
+    cnn__string      header;
+    size_t           bytes;                    /* of data so far */
+    cnn__sink        sink;                     /* NULL on the first way */
+    void            *to;
+} cnn__writer;
 
-static bool cnn__write_carried(const cnn_graph *g, bool wide, cnn__sink sink, void *to)
+static bool cnn__put_entry(cnn__writer *w, int dtype, const char *prefix, const char *name, const char *shape,
+                           size_t bytes)
 {
+    cnn__string *to = &w->header;
+    const size_t end = cnn__add_size(w->bytes, bytes);
+    cnn__put(to, ",\"", 2);
+    cnn__put_json(to, prefix);
+    cnn__put_json(to, name);
+    cnn__putf(to, "\":{\"dtype\":\"%s\",\"shape\":", cnn__dtypes[dtype].name);
+    cnn__put(to, shape, strlen(shape));
+    cnn__putf(to, ",\"data_offsets\":[%zu,%zu]}", w->bytes, end);
+    w->bytes = end;
+    return !to->g->error[0];
+}
+
+/* count numbers of four or eight bytes, lowest byte first in the file. */
+static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const char *name,
+                            const char *shape, const void *values, size_t count)
+{
+    enum { PIECE = 4096 };
+    unsigned char piece[PIECE];
+    const size_t  width = cnn__dtypes[dtype].bits / 8;
+    if (!w->sink) return cnn__put_entry(w, dtype, prefix, name, shape, cnn__mul_size(count, width));
+    const unsigned char *from = values;
     bool good = true;
-    for (size_t i = 0; i < g->n_carried && good; i++) {
-        const cnn__carried *c = &g->carried[i];
-        const uint32_t since = cnn__batches_since(g, c);
-        unsigned char  count[8];
-        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
-        if (since) cnn__put_le(count, cnn__le64(c->data) + since, 8);
-        good = sink(to, since ? count : c->data, c->bytes);
+    for (size_t k = 0; k < count && good; ) {
+        size_t n = 0;
+        for (; k < count && n < PIECE; k++, n += width, from += width) {
+            uint64_t v8;
+            uint32_t v4;
+            if (width == 8) memcpy(&v8, from, 8);
+            else            memcpy(&v4, from, 4), v8 = v4;
+            cnn__put_le(piece + n, v8, (int)width);
+        }
+        good = w->sink(w->to, piece, n);
     }
     return good;
 }
 
-/* Returns the size of the file, 0 after an error; if the sink failed, the graph has no message yet. */
-static size_t cnn__write_model(const cnn__file *f, cnn__sink sink, void *to)
+static bool cnn__put_carried(cnn__writer *w, bool wide)
 {
-    cnn_graph  *g = f->g;
-    cnn__string header = { NULL, 0, 0, g };
-    unsigned char piece[4096];
-    size_t data_bytes = 0;
-    if (!g->compiled) return cnn__file_fail(f, "call cnn_compile first"), 0;
-    if (g->n_order > CNN__MOST_NODES)
-        return cnn__file_fail(f, "%d nodes: at most %d can be read", g->n_order, (int)CNN__MOST_NODES), 0;
-    cnn__put_header(&header, &data_bytes);
-    size_t n = header.n, total = cnn__add_size(cnn__add_size(8, n), data_bytes);
-    if (n > CNN__MOST_HEADER)
-        cnn__file_fail(f, "the header would have %zu bytes, above the limit of %d", n, (int)CNN__MOST_HEADER);
-    if (total == SIZE_MAX)    cnn__file_fail(f, "the file would be larger than this machine can address");
-    cnn__put_le(piece, n, 8);
-    bool good = !g->error[0] && sink(to, piece, 8) && sink(to, header.s, n);
-    CNN_FREE(header.s);
-    cnn__put_le(piece, g->draw, 8);
-    for (int i = 0; i < g->n_order && good; i++)
-        if (cnn__lacks_count(&g->order[i]->t)) good = sink(to, piece, 8);
-    good = good && cnn__write_carried(g, true, sink, to);
+    const cnn_graph *g = w->f->g;
+    bool good = true;
+    for (size_t i = 0; i < g->n_carried && good; i++) {
+        const cnn__carried *c = &g->carried[i];
+        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
+        good = w->sink ? w->sink(w->to, c->data, c->bytes)
+                       : cnn__put_entry(w, c->dtype, "", c->name, c->shape, c->bytes);
+    }
+    return good;
+}
+
+static bool cnn__put_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
+{
+    cnn_tensor *same = cnn__find_name(t->graph, prefix, t->name);
+    if (same && cnn__is_stored(same)) return cnn_fail(same, "a checkpoint has another tensor of this name");
+    return cnn__put_tensor(user, CNN__F32, prefix, t->name, cnn__file_shape(t).s, values, cnn_count(t));
+}
+
+/* Which vectors of the optimizer are written: none while they are all zero. */
+static int cnn__slots_of(const cnn_graph *g)
+{
+    const float *v = g->arena[CNN_ARENA_OPTIMIZER];
+    const size_t n = g->config.inference ? 0 : g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof *v;
+    size_t i = 0;
+    while (i < n && cnn__bits_of_float(v[i]) == 0) i++;
+    return i < n ? g->config.optimizer->slots : 0;
+}
+
+static bool cnn__put_fit(cnn__writer *w)
+{
+    const cnn__run    *r = w->run;
+    const cnn_history *h = r->a.history;
+    const double       sums[3] = { r->at.sum, r->at.right, r->at.best_loss };
+    const int          epochs = h ? h->count - r->history_from : 0;
+    cnn__text          shape;
+    cnn__format(shape.s, sizeof shape.s, "[%d,5]", epochs);
+    return cnn__put_tensor(w, CNN__F64, "cnn.", "fit", "[3]", sums, 3) &&
+           cnn__put_tensor(w, CNN__F64, "cnn.", "history", shape.s,
+                           epochs ? h->epoch + r->history_from : NULL, 5 * (size_t)epochs);
+}
+
+/* The tensors stand in the order of their elements' widths, so that each lies at a multiple of it. */
+static bool cnn__put_tensors(cnn__writer *w)
+{
+    cnn_graph *g = w->f->g;
+    bool       good = true;
+    for (int i = 0; i < g->n_order && good; i++) {
+        const cnn_tensor *y = &g->order[i]->t;
+        const uint64_t    count = g->order[i]->batches + g->draw;
+        good = !cnn__has_count(y) ||
+               cnn__put_tensor(w, CNN__I64, y->name, cnn__count_suffix, "[]", &count, 1);
+    }
+    for (int i = 0; i < g->n_order && good && w->state; i++) {
+        const uint64_t steps = (uint64_t)g->order[i]->steps;
+        good = !cnn__is_trained(&g->order[i]->t) ||
+               cnn__put_tensor(w, CNN__I64, "cnn.steps.", g->order[i]->t.name, "[]", &steps, 1);
+    }
+    good = good && (!w->run || cnn__put_fit(w)) && cnn__put_carried(w, true);
     for (int i = 0; i < g->n_order && good; i++) {
         cnn_tensor *t = &g->order[i]->t;
         if (!cnn__is_stored(t)) continue;
-        const float *w = cnn_map_read(t);
-        size_t       count = (size_t)cnn__len(t->shape), k = 0;
-        good = w != NULL;
-        while (k < count && good) {
-            size_t b = 0;
-            for (; k < count && b < sizeof piece; k++, b += 4)
-                cnn__put_le(piece + b, cnn__bits_of_float(w[k]), 4);
-            good = sink(to, piece, b);
-        }
+        const float *v = w->sink ? cnn_map_read(t) : NULL;
+        good = (v || !w->sink) &&
+               cnn__put_tensor(w, CNN__F32, "", t->name, cnn__file_shape(t).s, v, cnn_count(t));
     }
-    good = good && cnn__write_carried(g, false, sink, to);
+    if (good && w->state)
+        good = cnn__each_state(g, cnn__slots_of(g), g->config.inference ? NULL : g->average,
+                               w->run && w->run->at.best_epoch ? w->run->best : NULL, cnn__put_vector, w);
+    return good && cnn__put_carried(w, false);
+}
+
+static void cnn__numbers_of_run(const cnn__run *r, uint64_t number[CNN__NUMBERS])
+{
+    number[CNN__MAX_BATCH] = (uint64_t)r->g->config.max_batch;
+    number[CNN__SAMPLES] = (uint64_t)r->a.train->count;
+    number[CNN__ACCUMULATE] = (uint64_t)r->per_update;
+    number[CNN__EPOCHS] = (uint64_t)r->epochs;
+    number[CNN__DONE] = r->at.epochs, number[CNN__FED] = r->at.fed, number[CNN__UPDATES] = r->at.updates;
+    number[CNN__BEST_EPOCH] = r->at.best_epoch, number[CNN__EPOCH_STEP] = r->at.epoch_step;
+}
+static void cnn__put_numbers(cnn__writer *w)
+{
+    const cnn_graph *g = w->f->g;
+    const cnn__run  *r = w->run;
+    uint64_t number[CNN__NUMBERS] = { g->config.seed, (uint64_t)g->step, g->draw };
+    number[CNN__SLOTS] = w->state ? (uint64_t)cnn__slots_of(g) : 0;
+    if (r) cnn__numbers_of_run(r, number);
+    for (int k = 0; k < (r ? CNN__NUMBERS : w->state ? CNN__MAX_BATCH : CNN__SLOTS); k++)
+        cnn__putf(&w->header, ",\"%s\":\"%llu\"", cnn__numbers[k].key, (unsigned long long)number[k]);
+}
+
+static bool cnn__put_header(cnn__writer *w)
+{
+    cnn__string *to = &w->header, graph = { .g = to->g };
+    cnn__put_graph(&graph);
+    cnn__put(&graph, "", 1);
+    cnn__putf(to, "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\",");
+    cnn__putf(to, "\"cnn.graph\":\"");
+    if (!to->g->error[0]) cnn__put_json(to, graph.s);
+    CNN_FREE(graph.s);
+    cnn__putf(to, "\",\"cnn.optimizer\":\"");
+    cnn__put_json(to, to->g->config.optimizer->name);
+    cnn__putf(to, "\"");
+    cnn__put_numbers(w);
+    cnn__putf(to, "}");
+    const bool good = cnn__put_tensors(w);
+    cnn__putf(to, "}");
+    while (to->n % 8 && !to->g->error[0]) cnn__put(to, " ", 1);      /* the data begins at a multiple of 8 */
+    return good && !to->g->error[0];
+}
+
+/* Returns the size of the file, 0 after an error; if the sink failed, the graph has no message yet. */
+static size_t cnn__write_model(cnn__writer *w, cnn__sink sink, void *to)
+{
+    const cnn__file *f = w->f;
+    cnn_graph       *g = w->header.g = f->g;
+    unsigned char    length[8];
+    if (!g->compiled) return cnn__file_fail(f, "call cnn_compile first"), 0;
+    if (g->n_order > CNN__MOST_NODES)
+        return cnn__file_fail(f, "%d nodes: at most %d can be read", g->n_order, (int)CNN__MOST_NODES), 0;
+    if (w->state && (!cnn__sync_optimizer(g, CNN__HOST) || !cnn__sync_average(g, CNN__HOST))) return 0;
+    cnn__find_axes(g);
+    bool   good = cnn__put_header(w);
+    size_t n = w->header.n, total = cnn__add_size(cnn__add_size(8, n), w->bytes);
+    if (n > CNN__MOST_HEADER)
+        cnn__file_fail(f, "the header would have %zu bytes, above the limit of %d", n, (int)CNN__MOST_HEADER);
+    if (total == SIZE_MAX) cnn__file_fail(f, "the file would be larger than this machine can address");
+    cnn__put_le(length, n, 8);
+    w->sink = sink, w->to = to;
+    good = good && !g->error[0] && sink(to, length, 8) && sink(to, w->header.s, n) && cnn__put_tensors(w);
+    CNN_FREE(w->header.s);
     return good ? total : 0;
 }
 
@@ -8790,26 +9028,45 @@ static bool cnn__to_memory(void *to, const void *bytes, size_t n)
     return true;
 }
 
-/* What cannot be saved must not end a training: the message stays, but not as the graph's error. */
-static bool cnn__saved(cnn_graph *g, bool good)
+/* A save is no run: an error that the graph has does not stop it, and what cannot be saved does not end a
+   training. Its message stays, but not as the graph's error. */
+typedef struct { char error[CNN_ERROR_SIZE]; } cnn__aside;
+static cnn__aside cnn__begin_save(cnn_graph *g)
+{
+    cnn__aside before;
+    memcpy(before.error, g->error, sizeof before.error);
+    g->error[0] = 0;
+    return before;
+}
+static bool cnn__saved(cnn_graph *g, const cnn__aside *before, bool good)
 {
     memcpy(g->notice, g->error, sizeof g->notice);
-    g->error[0] = 0;
+    memcpy(g->error, before->error, sizeof g->error);
     return good;
 }
 
+static size_t cnn__save_memory(cnn_graph *g, const char *what, bool state, void *out, size_t capacity)
+{
+    if (!g) return 0;
+    const cnn__file  f = cnn__file_of(g, NULL, what, NULL);
+    const cnn__aside before = cnn__begin_save(g);
+    cnn__writer      w = { .f = &f, .state = state };
+    cnn__memory_sink m = { out, 0, out ? capacity : 0 };
+    size_t bytes = cnn__write_model(&w, cnn__to_memory, &m);
+    return cnn__saved(g, &before, bytes > 0), bytes;
+}
 CNN_API size_t cnn_save_memory(cnn_graph *g, void *out, size_t capacity)
 {
-    if (!g || g->error[0]) return 0;
-    cnn__file f = cnn__file_of(g, NULL, "save", NULL);
-    cnn__memory_sink m = { out, 0, out ? capacity : 0 };
-    size_t bytes = cnn__write_model(&f, cnn__to_memory, &m);
-    return cnn__saved(g, bytes > 0), bytes;
+    return cnn__save_memory(g, "save", false, out, capacity);
+}
+CNN_API size_t cnn_save_checkpoint_memory(cnn_graph *g, void *out, size_t capacity)
+{
+    return cnn__save_memory(g, "save_checkpoint", true, out, capacity);
 }
 
 /* ---- Loading a net ---- */
 
-static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
+static bool cnn__load(cnn__file *f, const cnn_load_args *a)
 {
     cnn_graph *g = f->g;
     if (!f->graph)
@@ -8824,11 +9081,13 @@ static bool cnn__load(const cnn__file *f, const cnn_load_args *a)
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* it is no loss */
-    if (!cnn__choose_optimizer(f, a) || !cnn_compile(g, root) || !cnn__fill_weights(f) ||
-        !cnn__read_state(f, a))
-        return false;
-    g->carried_draw = g->draw;
-    return true;
+    if (!a->seed && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
+    if (!cnn__choose_optimizer(f, a)) return false;
+    const size_t plan = cnn_plan(g, root).total, most = a->max_bytes ? a->max_bytes
+                      : cnn__mul_size(CNN__MOST_PLAN, (size_t)g->config.max_batch);
+    if (!g->error[0] && plan > most)
+        return cnn__file_fail(f, "the net takes %zu bytes, above the limit of %zu: .max_bytes", plan, most);
+    return cnn_compile(g, root) && cnn__fill_state(f, NULL);
 }
 
 static cnn_graph *cnn__new_to_load(cnn_load_args a)
@@ -8860,84 +9119,203 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
 }
 
 /* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system:
-   whoever is killed in between leaves the old file whole (and perhaps a path.tmp... to be deleted). ---- */
+   whoever is killed in between leaves the old file whole, and cnn-save-PROCESS-0.tmp, which a later save into
+   the folder removes. ---- */
 
 #ifndef CNN_NO_STDIO
 
+/* What the header promises, and not more. The memory grows with what is there, not with what is promised. */
+static bool cnn__read_data(cnn__file *f, FILE *file)
+{
+    const size_t   promised = f->bytes;
+    size_t         size = 0, capacity = 0, got = 1;
+    unsigned char *data = NULL;
+    f->bytes = 0;
+    while (size < promised && got) {
+        if (size == capacity) {
+            capacity = capacity > promised / 2 ? promised : capacity ? 2 * capacity : 1u << 20;
+            if (capacity > promised) capacity = promised;
+            void *more = CNN_REALLOC(data, capacity);
+            if (!more) return cnn__file_fail(f, "out of memory: %zu bytes", capacity);
+            f->own = data = more;
+        }
+        got = fread(data + size, 1, capacity - size, file);
+        size += got;
+    }
+    if (size < promised)
+        return cnn__file_fail(f, "truncated: its tensors have %zu bytes, and %zu are there", promised, size);
+    if (fgetc(file) != EOF)
+        return cnn__file_fail(f, "the data from byte %zu on belong to no tensor", promised);
+    f->data = data, f->bytes = size;
+    return true;
+}
+
+/* As cnn__open_file. Of a file that is no model, only the first bytes are read. */
+static bool cnn__open_path(cnn__file *f)
+{
+    unsigned char start[8];
+    errno = 0;
+    FILE *file = f->path ? fopen(f->path, "rb") : NULL;
+    if (!file)
+        return cnn__file_fail(f, "%s", !f->path ? "no path was given"
+                                       : errno ? strerror(errno) : "it cannot be opened");
+    size_t got = fread(start, 1, sizeof start, file), length = 0;
+    bool   good = !ferror(file) && (length = cnn__header_length(f, start, got)) > 0 &&
+                  cnn__new_header(f, length);
+    got = good ? fread(f->header, 1, length, file) : 0;
+    if (ferror(file)) cnn__file_fail(f, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
+    else if (good && got < length)
+        cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length, got);
+    f->bytes = SIZE_MAX;
+    good = good && got == length && cnn__read_header(f) && cnn__check_entries(f) && cnn__read_data(f, file);
+    fclose(file);
+    return good;
+}
+
 CNN_API cnn_graph *cnn_load_(cnn_load_args a)
 {
-    char   why[128] = "";
-    size_t bytes;
-    unsigned char *file = cnn__read_file(a.path, &bytes, why, sizeof why);
-    if (!file) {
-        cnn__file f = cnn__file_of(cnn__new_to_load(a), a.at, "load", a.path);
-        cnn__file_fail(&f, "%s", why);
-        return f.g;
-    }
-    cnn_graph *g = cnn_load_memory(file, bytes, a);
-    CNN_FREE(file);
+    cnn_graph *g = cnn__new_to_load(a);
+    if (!g || g->error[0]) return g;
+    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
+    if (cnn__open_path(&f)) cnn__load(&f, &a);
+    cnn__close_file(&f);
     return g;
 }
 
-CNN_API bool cnn_load_weights(cnn_graph *g, const char *path)
+CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
 {
-    if (!g || g->error[0]) return false;
-    char   why[128] = "";
-    size_t bytes;
-    unsigned char *file = cnn__read_file(path, &bytes, why, sizeof why);
-    cnn__file f = cnn__file_of(g, NULL, "load_weights", path);
-    if (!file) return cnn__file_fail(&f, "%s", why);
-    bool done = cnn_load_weights_memory(g, file, bytes, path);
-    CNN_FREE(file);
-    return done;
+    if (!a.g || a.g->error[0]) return false;
+    cnn__file f = cnn__file_of(a.g, a.at, "load_weights", a.path);
+    if (!a.g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
+    return cnn__load_weights(&f, cnn__open_path(&f), a.extra != 0);
 }
 
 static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(bytes, 1, n, to) == n; }
 
-/* POSIX knows what C99 does not: whether a path is a device, which must be written as it is, and how to get
-   bytes onto the disk before the name. Windows replaces a file only when asked to. */
+/* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the
+   disk before the name. Windows replaces a file only when asked to. */
+static size_t cnn__folder(const char *path)                    /* letters up to the name of the file */
+{
+    const char *name = strrchr(path, '/');
+#ifdef _WIN32
+    const char *back = strrchr(path, '\\');
+    if (back && (!name || back > name)) name = back;
+#endif
+    return name ? (size_t)(name - path) + 1 : 0;
+}
 #if defined(__unix__) || defined(__APPLE__)
+#include <dirent.h>
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 int (fileno)(FILE *);
 int (fsync)(int);
-static bool cnn__is_special(const char *path)
+int (fchmod)(int, mode_t);
+int (kill)(pid_t, int);
+char *(realpath)(const char *, char *);
+static unsigned long cnn__process(const void *any) { return (void)any, (unsigned long)getpid(); }
+static bool  cnn__flush(FILE *f) { return fflush(f) == 0 && fsync(fileno(f)) == 0; }
+static bool  cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
+static char *cnn__real_path(const char *path) { return realpath(path, NULL); }
+static bool  cnn__is_special(const char *path)
 {
     struct stat s;
     return stat(path, &s) == 0 && !S_ISREG(s.st_mode);
 }
-static bool cnn__flush(FILE *f) { return fflush(f) == 0 && fsync(fileno(f)) == 0; }
+static void cnn__keep_rights(FILE *file, const char *old)
+{
+    struct stat s;
+    if (stat(old, &s) == 0 && fchmod(fileno(file), s.st_mode & 07777) != 0) { }    /* as good as it gets */
+}
+
+/* The new name onto the disk. And remove what killed processes left: files of our name that no process of
+   this machine owns, and that none of another one, on a shared disk, has written to for a minute. */
+static void cnn__tidy_folder(char *folder)
+{
+    int fd = open(folder, O_RDONLY);
+    if (fd >= 0) fsync(fd), close(fd);
+    DIR    *all = opendir(folder);
+    size_t  n = strlen(folder);
+    struct  dirent *one;
+    while (all && (one = readdir(all)) != NULL) {
+        unsigned long process;
+        int           number, end = 0;
+        struct stat   s;
+        if (sscanf(one->d_name, "cnn-save-%lu-%d.tmp%n", &process, &number, &end) != 2 || !end ||
+            one->d_name[end] || !(kill((pid_t)process, 0) != 0 && errno == ESRCH)) continue;
+        cnn__format(folder + n, 64, "/%s", one->d_name);
+        if (stat(folder, &s) == 0 && difftime(time(NULL), s.st_mtime) > 60) remove(folder);
+        folder[n] = 0;
+    }
+    if (all) closedir(all);
+}
 #else
-static bool cnn__is_special(const char *path) { (void)path; return false; }
-static bool cnn__flush(FILE *f) { return fflush(f) == 0; }
-#endif
+static unsigned long cnn__process(const void *any)
+{
+    uint32_t unique[4];
+    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL), (uint64_t)clock());
+    return unique[0];
+}
+static char *cnn__real_path(const char *path) { return (void)path, NULL; }
+static bool  cnn__is_special(const char *path) { return (void)path, false; }
+static void  cnn__keep_rights(FILE *file, const char *old) { (void)file, (void)old; }
+static void  cnn__tidy_folder(char *folder) { (void)folder; }
+static bool  cnn__flush(FILE *f) { return fflush(f) == 0; }
 #ifdef _WIN32
 __declspec(dllimport) int __stdcall MoveFileExA(const char *, const char *, unsigned long);
-static bool cnn__replace(const char *from, const char *to) { return MoveFileExA(from, to, 1) != 0; }
+static bool  cnn__replace(const char *from, const char *to) { return MoveFileExA(from, to, 1) != 0; }
 #else
-static bool cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
+static bool  cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
 #endif
+#endif
+
+/* Write beside path and take its name. temporary: room for a name of its folder. */
+static bool cnn__write_beside(const char *path, char *temporary, size_t room, bool (*write)(FILE *, void *),
+                              void *what)
+{
+    FILE     *file = NULL;
+    const int folder = (int)cnn__folder(path);
+    for (int k = 0; !file && k < 1000 && (k == 0 || errno == EEXIST); k++) {
+        cnn__format(temporary, room, "%.*scnn-save-%lu-%d.tmp", folder, path, cnn__process(what), k);
+        file = fopen(temporary, "wbx");                /* a file of its own, whoever else saves now */
+    }
+    if (!file) return false;
+    cnn__keep_rights(file, path);
+    errno = 0;
+    bool good = write(file, what) && cnn__flush(file);
+    int  reason = errno;
+    if (fclose(file) != 0 && good) good = false, reason = errno;
+    if (good && !cnn__replace(temporary, path)) good = false, reason = errno;
+    if (!good) remove(temporary);
+    cnn__format(temporary, room, "%.*s", folder ? folder : 1, folder ? path : ".");
+    if (good) cnn__tidy_folder(temporary);
+    errno = reason;
+    return good;
+}
 
 /* Let `write` write what into the file f->path: all of it or, after the error, none. */
 static bool cnn__save_file(const cnn__file *f, bool (*write)(FILE *, void *), void *what)
 {
     if (!f->path) return errno = EINVAL, cnn__file_fail(f, "no path was given");
-    bool   special = cnn__is_special(f->path);
-    size_t room = strlen(f->path) + 32;
-    char  *temporary = CNN_MALLOC(room);
-    if (!temporary) return cnn__file_fail(f, "out of memory: %zu bytes", room);
-    uint32_t unique[4];                                /* two programs may save to one path at one time */
-    cnn__philox(unique, (uint64_t)(uintptr_t)f->g, (uint64_t)time(NULL), (uint64_t)clock());
-    cnn__format(temporary, room, special ? "%s" : "%s.tmp%08lx", f->path, (unsigned long)unique[0]);
-
+    char       *real = cnn__real_path(f->path);        /* a link stays one */
+    const char *path = real ? real : f->path;
+    const size_t room = cnn__folder(path) + 400;
+    char *temporary = CNN_MALLOC(room);
+    bool  good = false;
     errno = 0;
-    FILE *file = fopen(temporary, "wb");
-    bool  good = file && write(file, what) && (special ? fflush(file) == 0 : cnn__flush(file));
-    int   reason = errno;
-    if (file && fclose(file) != 0 && good) good = false, reason = errno;
-    if (good && !special && !cnn__replace(temporary, f->path)) good = false, reason = errno;
+    if (!temporary) cnn__file_fail(f, "out of memory: %zu bytes", room);
+    else if (!cnn__is_special(path)) good = cnn__write_beside(path, temporary, room, write, what);
+    else {
+        FILE *file = fopen(path, "wb");
+        good = file && write(file, what) && fflush(file) == 0;
+        int reason = errno;
+        if (file && fclose(file) != 0 && good) good = false, reason = errno;
+        errno = reason;
+    }
+    int reason = errno;
     if (!good) cnn__file_fail(f, "%s", reason ? strerror(reason) : "it cannot be written");
-    if (!good && file && !special) remove(temporary);
     CNN_FREE(temporary);
+    free(real);
     errno = reason;
     return good;
 }
@@ -8946,238 +9324,111 @@ static bool cnn__save_model(FILE *file, void *what)
 {
     return cnn__write_model(what, cnn__to_file, file) != 0;
 }
-
+static bool cnn__save(cnn_graph *g, cnn__file f, bool state, cnn__run *run)
+{
+    if (!g) return false;
+    const cnn__aside before = cnn__begin_save(g);
+    cnn__writer w = { .f = &f, .state = state, .run = run };
+    return cnn__saved(g, &before, cnn__save_file(&f, cnn__save_model, &w));
+}
 CNN_API bool cnn_save(cnn_graph *g, const char *path)
 {
-    if (!g || g->error[0]) return false;
-    cnn__file f = cnn__file_of(g, NULL, "save", path);
-    return cnn__saved(g, cnn__save_file(&f, cnn__save_model, &f));
+    return cnn__save(g, cnn__file_of(g, NULL, "save", path), false, NULL);
+}
+CNN_API bool cnn_save_checkpoint(cnn_graph *g, const char *path)
+{
+    return cnn__save(g, cnn__file_of(g, NULL, "save_checkpoint", path), true, NULL);
 }
 
-/* ---- Checkpoints of cnn_fit ----
-
-       8 bytes      "cnnfit 1"
-       numbers      of eight bytes each, lowest first: what must agree, then the place in the training
-       history      its entries, five numbers each
-       floats       parameters and running statistics; the optimizer's vectors; averages and best weights,
-                    if there are any
-       8 bytes      FNV-1a (Fowler, Noll, Vo 1991) of all before: a file that was cut or changed is noticed
-
-   One list serves both directions, so that they cannot differ. */
-
-typedef struct {
-    FILE                *out;                  /* writing */
-    const unsigned char *in;                   /* reading: what is left */
-    size_t               left;
-    uint64_t             hash;
-    bool                 good;
-} cnn__tape;
-
-static uint64_t cnn__fnv(uint64_t hash, const void *bytes, size_t n)
-{
-    const unsigned char *p = bytes;
-    for (size_t i = 0; i < n; i++) hash = (hash ^ p[i]) * 1099511628211u;
-    return hash;
-}
-enum { CNN__TAPE_HEAD = 8 };
-static const uint64_t cnn__fnv_start = 14695981039346656037u;
-
-/* n bytes from the tape or onto it. */
-static void cnn__tape_bytes(cnn__tape *t, unsigned char *p, size_t n)
-{
-    if (!t->good) return;
-    if (t->out) {
-        t->hash = cnn__fnv(t->hash, p, n);
-        t->good = fwrite(p, 1, n, t->out) == n;
-    } else if ((t->good = t->left >= n)) {
-        memcpy(p, t->in, n);
-        t->in += n, t->left -= n;
-    }
-}
-static void cnn__tape_u64(cnn__tape *t, uint64_t *v)
-{
-    unsigned char p[8];
-    cnn__put_le(p, *v, 8);
-    cnn__tape_bytes(t, p, 8);
-    if (!t->out && t->good) *v = cnn__le64(p);
-}
-static void cnn__tape_double(cnn__tape *t, double *v)
-{
-    uint64_t bits;
-    memcpy(&bits, v, sizeof bits);
-    cnn__tape_u64(t, &bits);
-    memcpy(v, &bits, sizeof bits);
-}
-static void cnn__tape_floats(cnn__tape *t, float *v, size_t n)
-{
-    enum { PIECE = 1024 };
-    unsigned char p[4 * PIECE];
-    for (size_t k = 0; k < n && t->good; k += PIECE) {
-        size_t part = n - k < PIECE ? n - k : PIECE;
-        for (size_t i = 0; t->out && i < part; i++) cnn__put_le(p + 4 * i, cnn__bits_of_float(v[k + i]), 4);
-        cnn__tape_bytes(t, p, 4 * part);
-        for (size_t i = 0; !t->out && t->good && i < part; i++)
-            v[k + i] = cnn__float_of_bits(cnn__le32(p + 4 * i));
-    }
-}
-
-/* What tells one training from another. */
-enum { CNN__SAME = 7 };
-static const char *const cnn__same_names[CNN__SAME] = { "net", "optimizer", "seed", "max_batch", "samples",
-    "epochs", "accumulate" };
-static void cnn__same_values(const cnn__run *r, uint64_t same[CNN__SAME])
-{
-    const cnn_graph *g = r->g;
-    uint64_t net = cnn__fnv_start;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        const int shape[6] = { t->shape.c, t->shape.h, t->shape.w, (int)t->kind, t->needs_grad,
-            t->batched ? 0 : t->shape.n };
-        const char *op = t->op ? t->op->name : "";
-        net = cnn__fnv(cnn__fnv(net, t->name, strlen(t->name) + 1), op, strlen(op) + 1);
-        for (int k = 0; k < 6; k++) {
-            unsigned char byte[4];
-            cnn__put_le(byte, (uint32_t)shape[k], 4);
-            net = cnn__fnv(net, byte, 4);
-        }
-    }
-    const char *o = g->config.optimizer->name;
-    const uint64_t values[CNN__SAME] = { net, cnn__fnv(cnn__fnv_start, o, strlen(o)), g->config.seed,
-        (uint64_t)g->config.max_batch, (uint64_t)r->a.train->count, (uint64_t)r->epochs,
-        (uint64_t)r->per_update };
-    memcpy(same, values, sizeof values);
-}
-
-/* The numbers behind them. part: history entries; 1 if there are averages; 1 if there are best weights. */
-static void cnn__tape_place(cnn__tape *t, cnn__run *r, uint64_t *step, uint64_t *draw, uint64_t part[3])
-{
-    uint64_t *number[] = { step, draw, &r->at.epochs, &r->at.fed, &r->at.updates, &r->at.best_epoch,
-        &r->at.epoch_step, part, part + 1, part + 2 };
-    for (size_t i = 0; i < sizeof number / sizeof *number; i++) cnn__tape_u64(t, number[i]);
-    cnn__tape_double(t, &r->at.sum), cnn__tape_double(t, &r->at.right);
-    cnn__tape_double(t, &r->at.best_loss);
-}
-static void cnn__tape_epoch(cnn__tape *t, cnn_epoch *e)
-{
-    double *v[5] = { &e->loss, &e->accuracy, &e->validation_loss, &e->validation_accuracy, &e->seconds };
-    for (int k = 0; k < 5; k++) cnn__tape_double(t, v[k]);
-}
-static size_t cnn__learned_floats(const cnn_graph *g)
-{
-    size_t n = 0;
-    for (int i = 0; i < g->n_order; i++)
-        if (cnn__is_learned(&g->order[i]->t)) n += cnn_count(&g->order[i]->t);
-    return n;
-}
-static void cnn__tape_arrays(cnn__tape *t, cnn__run *r, const uint64_t part[3])
-{
-    cnn_graph *g = r->g;
-    for (int i = 0; i < g->n_order && t->good; i++) {
-        cnn_tensor *w = &g->order[i]->t;
-        if (!cnn__is_learned(w)) continue;
-        float *v = t->out ? (float *)(uintptr_t)cnn_map_read(w) : cnn_map_write(w);
-        if (!v) { t->good = false; return; }
-        cnn__tape_floats(t, v, cnn_count(w));
-    }
-    cnn__tape_floats(t, g->arena[CNN_ARENA_OPTIMIZER], g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float));
-    for (int i = 0; i < g->n_order; i++) {
-        uint64_t steps = (uint64_t)g->order[i]->steps;
-        cnn__tape_u64(t, &steps);
-        g->order[i]->steps = (long)(steps < (uint64_t)g->step ? steps : (uint64_t)g->step);
-    }
-    if (part[1]) cnn__tape_floats(t, g->average, cnn__trained_floats(g));
-    if (part[2]) cnn__tape_floats(t, r->best, cnn__trained_floats(g));
-}
-
-static bool cnn__write_run(FILE *file, void *what)
-{
-    cnn__run  *r = what;
-    cnn_graph *g = r->g;
-    cnn__tape  t = { file, NULL, 0, cnn__fnv_start, true };
-    unsigned char head[CNN__TAPE_HEAD + 1] = "cnnfit 1";
-    uint64_t   same[CNN__SAME], step = (uint64_t)g->step, draw = g->draw;
-    uint64_t   part[3] = { 0, g->average != NULL, r->best && r->at.best_epoch };
-    if (r->a.history) part[0] = (uint64_t)(r->a.history->count - r->history_from);
-    if (!cnn__sync_optimizer(g, CNN__HOST) || !cnn__sync_average(g, CNN__HOST)) return false;
-    cnn__same_values(r, same);
-    cnn__tape_bytes(&t, head, CNN__TAPE_HEAD);
-    for (int k = 0; k < CNN__SAME; k++) cnn__tape_u64(&t, &same[k]);
-    cnn__tape_place(&t, r, &step, &draw, part);
-    for (uint64_t i = 0; i < part[0]; i++)
-        cnn__tape_epoch(&t, &r->a.history->epoch[(uint64_t)r->history_from + i]);
-    cnn__tape_arrays(&t, r, part);
-    uint64_t hash = t.hash;
-    cnn__tape_u64(&t, &hash);
-    return t.good;
-}
+/* ---- Checkpoints of cnn_fit ---- */
 
 static bool cnn__save_run(cnn__run *r)
 {
     if (r->g->error[0]) return false;
-    cnn__file f = cnn__file_of(r->g, r->a.at, "fit, checkpoint", r->a.checkpoint);
     r->since = 0;
-    return cnn__saved(r->g, cnn__save_file(&f, cnn__write_run, r));
+    return cnn__save(r->g, cnn__file_of(r->g, r->a.at, "fit, checkpoint", r->a.checkpoint), true, r);
+}
+
+/* Whether the file is of this very training: its net, optimizer, seed, batch, samples and accumulation. */
+static bool cnn__check_run(const cnn__run *r, const cnn__file *f)
+{
+    uint64_t    is[CNN__NUMBERS] = { r->g->config.seed };
+    cnn__string graph = { .g = r->g };
+    if (!f->graph || !f->optimizer || f->has != (1u << CNN__NUMBERS) - 1)
+        return cnn__file_fail(f, "it is not a checkpoint of cnn_fit");
+    cnn__put_graph(&graph);
+    cnn__put(&graph, "", 1);
+    const bool same = !r->g->error[0] && strcmp(graph.s, f->graph) == 0;
+    CNN_FREE(graph.s);
+    if (!same) return cnn__file_fail(f, "it is of a training with another net");
+    if (strcmp(f->optimizer, r->g->config.optimizer->name) != 0)
+        return cnn__file_fail(f, "it is of a training with another optimizer");
+    cnn__numbers_of_run(r, is);
+    static const int compared[] = { CNN__SEED, CNN__MAX_BATCH, CNN__SAMPLES, CNN__ACCUMULATE };
+    for (size_t k = 0; k < sizeof compared / sizeof *compared; k++) {
+        const int i = compared[k];
+        if (f->number[i] != is[i])
+            return cnn__file_fail(f, "it is of a training with %s %llu, not %llu", cnn__numbers[i].key + 4,
+                                  (unsigned long long)f->number[i], (unsigned long long)is[i]);
+    }
+    return true;
+}
+
+/* count of doubles, or with 0 any, in rows of `row`; NULL after an error. */
+static const cnn__entry *cnn__find_doubles(const cnn__file *f, const char *name, size_t count, size_t row)
+{
+    const cnn__entry *e = cnn__lookup(f, "cnn.", name);
+    if (e && e->dtype == CNN__F64 && e->count % row == 0 && (!count || e->count == count)) return e;
+    return cnn__file_fail(f, "there is no tensor \"cnn.%s\" of a checkpoint", name), NULL;
+}
+static double cnn__double_at(const cnn__file *f, const cnn__entry *e, size_t i)
+{
+    const uint64_t bits = cnn__le64(f->data + e->begin + 8 * i);
+    double v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
 }
 
 /* Nothing is taken before everything is checked. */
-static bool cnn__read_run(cnn__run *r, const cnn__file *f, const unsigned char *p, size_t bytes)
+static bool cnn__read_run(cnn__run *r, cnn__file *f)
 {
-    cnn_graph *g = r->g;
-    if (bytes < CNN__TAPE_HEAD + 8 || memcmp(p, "cnnfit 1", CNN__TAPE_HEAD) != 0)
-        return cnn__file_fail(f, "it is not a checkpoint of cnn_fit");
-    if (cnn__fnv(cnn__fnv_start, p, bytes - 8) != cnn__le64(p + bytes - 8))
-        return cnn__file_fail(f, "it is truncated or damaged");
-    cnn__tape t = { NULL, p + CNN__TAPE_HEAD, bytes - CNN__TAPE_HEAD - 8, 0, true };
-    cnn__run  new_run = *r;
-    uint64_t  same[CNN__SAME], is, step = 0, draw = 0, part[3] = { 0, 0, 0 };
-    cnn__same_values(r, same);
-    for (int k = 0; k < CNN__SAME; k++) {
-        cnn__tape_u64(&t, &is);
-        if (!t.good) return cnn__file_fail(f, "it is truncated or damaged");
-        if (is == same[k]) continue;
-        if (k < 2) return cnn__file_fail(f, "it is of a training with another %s", cnn__same_names[k]);
-        return cnn__file_fail(f, "it is of a training with %s %llu, not %llu", cnn__same_names[k],
-                              (unsigned long long)is, (unsigned long long)same[k]);
-    }
-    cnn__tape_place(&t, &new_run, &step, &draw, part);
-    const cnn__fit_place *at = &new_run.at;
-    size_t trained = cnn__trained_floats(g), floats = cnn__learned_floats(g);
-    floats += g->arena_bytes[CNN_ARENA_OPTIMIZER] / sizeof(float) + 2 * (size_t)g->n_order;   /* and steps */
-    if (part[1]) floats = cnn__add_size(floats, trained);
-    if (part[2]) floats = cnn__add_size(floats, trained);
-    if (!t.good || step > LONG_MAX || draw > UINT32_MAX || part[0] > (uint64_t)r->epochs ||
-        part[1] > 1 || part[2] > 1 || at->epochs > (uint64_t)r->epochs || at->best_epoch > at->epochs ||
-        at->epoch_step > step || at->fed > (uint64_t)r->a.train->count || part[2] != (at->best_epoch > 0) ||
-        t.left != (size_t)part[0] * 5 * 8 + floats * sizeof(float))
+    const uint64_t *n = f->number;
+    if (!cnn__check_run(r, f)) return false;
+    const cnn__entry *sums = cnn__find_doubles(f, "fit", 3, 1);
+    const cnn__entry *history = cnn__find_doubles(f, "history", 0, 5);
+    if (!sums || !history) return false;
+    if (n[CNN__DONE] > n[CNN__EPOCHS] || n[CNN__FED] > n[CNN__SAMPLES] || n[CNN__BEST_EPOCH] > n[CNN__DONE] ||
+        n[CNN__EPOCH_STEP] > n[CNN__STEP] || history->count / 5 > n[CNN__DONE])
         return cnn__file_fail(f, "its numbers contradict each other");
-    if (part[2] && !r->best)
-        return cnn__file_fail(f, "it is of a training with .patience");
-    if (part[1] && !g->average && !(g->average = cnn__alloc(g, trained * sizeof(float)))) return false;
-    for (uint64_t i = 0; i < part[0]; i++) {
-        cnn_epoch e = { 0, 0, 0, 0, 0 };
-        cnn__tape_epoch(&t, &e);
-        if (r->a.history && !cnn__history_add(g, r->a.at, r->a.history, e)) return false;
+    if (n[CNN__DONE] > (uint64_t)r->epochs)
+        return cnn__file_fail(f, "it has %d epochs already, and %d are asked for", (int)n[CNN__DONE],
+                              r->epochs);
+    if (n[CNN__BEST_EPOCH] && !r->best) return cnn__file_fail(f, "it is of a training with .patience");
+    if (!cnn__fill_state(f, n[CNN__BEST_EPOCH] ? r->best : NULL)) return false;
+    for (size_t i = 0; i < history->count && r->a.history; i += 5) {
+        double v[5];
+        for (size_t k = 0; k < 5; k++) v[k] = cnn__double_at(f, history, i + k);
+        const cnn_epoch e = { v[0], v[1], v[2], v[3], v[4] };
+        if (!cnn__history_add(r->g, r->a.at, r->a.history, e)) return false;
     }
-    r->at = new_run.at, g->step = (long)step, g->draw = (uint32_t)draw;
-    cnn__tape_arrays(&t, r, part);
-    g->optimizer_on = CNN__HOST;
-    if (part[1]) g->average_on = CNN__HOST;
-    return !g->error[0];
+    r->at.epochs = n[CNN__DONE], r->at.fed = n[CNN__FED], r->at.updates = n[CNN__UPDATES];
+    r->at.best_epoch = n[CNN__BEST_EPOCH], r->at.epoch_step = n[CNN__EPOCH_STEP];
+    r->at.sum = cnn__double_at(f, sums, 0), r->at.right = cnn__double_at(f, sums, 1);
+    r->at.best_loss = cnn__double_at(f, sums, 2);
+    if (!r->best || r->at.best_epoch || !isfinite(r->at.best_loss)) return true;
+    r->at.best_epoch = r->at.epochs;           /* it was over, and goes on from the best weights */
+    return cnn__copy_trained(r->g, r->best, CNN__SAVE, 0);
 }
 
 static bool cnn__resume_run(cnn__run *r)
 {
     cnn__file f = cnn__file_of(r->g, r->a.at, "fit, resume", r->a.checkpoint);
-    char   why[128];
-    size_t bytes;
     errno = 0;
     FILE *there = fopen(r->a.checkpoint, "rb");
     if (!there && errno == ENOENT) return true;                /* the first start */
     if (there) fclose(there);
-    unsigned char *file = cnn__read_file(r->a.checkpoint, &bytes, why, sizeof why);
-    if (!file) return cnn__file_fail(&f, "%s", why);
-    bool good = cnn__read_run(r, &f, file, bytes);
-    CNN_FREE(file);
+    bool good = cnn__open_path(&f) && cnn__read_run(r, &f);
+    cnn__close_file(&f);
     return good;
 }
 
@@ -10221,8 +10472,9 @@ static bool cnn__export_c(cnn_export_c_args a)
 
 CNN_API bool cnn_export_c_(cnn_export_c_args a)
 {
-    if (cnn__is_nil(a.y) || a.y->graph->error[0]) return false;
-    return cnn__saved(a.y->graph, cnn__export_c(a));
+    if (cnn__is_nil(a.y)) return false;
+    const cnn__aside before = cnn__begin_save(a.y->graph);
+    return cnn__saved(a.y->graph, &before, cnn__export_c(a));
 }
 
 #endif
@@ -10280,9 +10532,8 @@ static cnn__text cnn__grouped(double whole)                    /* 61706 -> "61,7
 typedef struct { char s[160]; } cnn__long_text;
 static cnn__long_text cnn__op_text(const cnn_tensor *t)
 {
-    static const char *const leaf[] = { "", "input", "labels", "constant", "parameter", "buffer" };
     cnn__long_text r;
-    int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : leaf[t->kind]);
+    int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
     for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++) {
         if (k < 0 || k >= (int)sizeof r.s) break;
         if (cnn__is_default(t, f)) continue;

@@ -2692,27 +2692,27 @@ static void cnn__cl_read_cache(cnn__cl *d, const char *path, uint64_t key)
     d->program = NULL;
 }
 
-/* Beside the file and then in its place; a directory that cannot be written is no error. */
+typedef struct { unsigned char head[CNN__CL_HEAD], *binary; size_t bytes; } cnn__cl_cache;
+static bool cnn__cl_put_cache(FILE *f, void *what)
+{
+    const cnn__cl_cache *c = what;
+    return fwrite(c->head, 1, sizeof c->head, f) == sizeof c->head &&
+           fwrite(c->binary, 1, c->bytes, f) == c->bytes;
+}
+
+/* A directory that cannot be written is no error. */
 static void cnn__cl_write_cache(cnn__cl *d, const char *path, uint64_t key)
 {
-    unsigned char  head[CNN__CL_HEAD];
-    char           temporary[1200];
-    uint32_t       unique[4];
-    size_t         bytes = 0;
-    d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
-    unsigned char *binary = bytes ? CNN_MALLOC(bytes) : NULL;
-    if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
-                                         NULL) == CL_SUCCESS) {
-        cnn__philox(unique, (uint64_t)(uintptr_t)d, (uint64_t)time(NULL), (uint64_t)clock());
-        cnn__format(temporary, sizeof temporary, "%s.tmp%08lx", path, (unsigned long)unique[0]);
-        cnn__cl_head(head, key, binary, bytes);
-        FILE *f = fopen(temporary, "wb");
-        bool  good = f && fwrite(head, 1, sizeof head, f) == sizeof head &&
-            fwrite(binary, 1, bytes, f) == bytes && cnn__flush(f);
-        if (f && fclose(f) != 0) good = false;
-        if (f && !(good && cnn__replace(temporary, path))) remove(temporary);
+    cnn__cl_cache   c = { { 0 }, NULL, 0 };
+    const cnn__file f = cnn__file_of(NULL, NULL, "cache", path);
+    d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof c.bytes, &c.bytes, NULL);
+    c.binary = c.bytes ? CNN_MALLOC(c.bytes) : NULL;
+    if (c.binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof c.binary, &c.binary,
+                                           NULL) == CL_SUCCESS) {
+        cnn__cl_head(c.head, key, c.binary, c.bytes);
+        cnn__save_file(&f, cnn__cl_put_cache, &c);
     }
-    CNN_FREE(binary);
+    CNN_FREE(c.binary);
 }
 
 #endif

@@ -46,7 +46,7 @@ static array get(const golden *a, const char *of, const char *what,
     char  key[160];
     array r = { NULL, 0, { 1, 1, 1, 1 }, 0 };
     snprintf(key, sizeof key, "%s/%s%s", of, what, name);
-    const cnn__entry *e = bsearch(key, a->f.entry, a->f.n, sizeof *a->f.entry, cnn__find_by_name);
+    const cnn__entry *e = cnn__lookup(&a->f, "", key);
     if (!e) return r;
     r.v = a->floats + e->begin / 4, r.n = e->count;
     for (const char *s = e->shape + 1; *s != ']' && r.dims < 4;

@@ -568,15 +568,15 @@ static void fit_schedule(void)
     cnn_free(n.g), free_quarters(q);
 }
 
-/* Adam's state goes through a model file: the training continues to the bit when cnn_load is given the same optimizer. */
+/* Adam's state goes through a checkpoint: the training continues to the bit when cnn_load is given the same optimizer. */
 static void adam_is_saved(void)
 {
     quarters *q = new_quarters(64);
     net n = new_net_for((cnn_config){ .max_batch = 16, .seed = 5, .optimizer = cnn_adam() }, false);
     CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 2, .lr = 0.01f));
-    size_t size = cnn_save_memory(n.g, NULL, 0);
+    size_t size = cnn_save_checkpoint_memory(n.g, NULL, 0);
     char  *file = test_alloc(size);
-    CHECK(size > 0 && cnn_save_memory(n.g, file, size) == size);
+    CHECK(size > 0 && cnn_save_checkpoint_memory(n.g, file, size) == size);
     cnn_graph *g = cnn_load_memory(file, size, (cnn_load_args){ .path = "memory", .max_batch = 16, .optimizer = cnn_adam() });
     CHECK_STR(cnn_error(g), NULL);
     CHECK(cnn_fit(n.loss, n.logits, &q->data, .lr = 0.01f) && cnn_fit(cnn_loss(g), cnn_output(g), &q->data, .lr = 0.01f));
