@@ -30,9 +30,7 @@ typedef struct { const char *name; unsigned bits; } inside_dtype;
     DOOR(return, bool, open_file, (cnn__file *f, const void *file, size_t bytes), (f, file, bytes)) \
     DOOR(, void, close_file, (cnn__file *f), (f)) \
     DOOR(return, float, element, (const cnn__file *f, const cnn__entry *e, size_t i), (f, e, i)) \
-    DOOR(return, int, find_by_name, (const void *name, const void *entry), (name, entry)) \
-    DOOR(return, const void *, c_row_of, (const cnn_op *op), (op)) \
-    DOOR(, void, c_float, (FILE *out, float value), (out, value))
+    DOOR(return, int, find_by_name, (const void *name, const void *entry), (name, entry))
 
 /* In a test the function has its own name again. */
 #ifndef CNN_IMPLEMENTATION_ONCE
