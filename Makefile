@@ -32,7 +32,7 @@ SUITES   := $(patsubst tests/test_%.c,%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst examples/%.c,$(B)/%,$(filter-out $(if $(OPENCL),,examples/opencl.c) \
               $(if $(MPI),,examples/mpi.c),$(wildcard examples/*.c)))
 BENCHES  := $(patsubst tests/bench/%.c,$(B)/%,$(filter-out %_opencl.c,$(wildcard tests/bench/bench_*.c)))
-HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h)
+HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h cnn_exchange.h)
 RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
             OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 

@@ -31,9 +31,7 @@ typedef struct { const char *name; unsigned bits; } inside_dtype;
     DOOR(, void, close_file, (cnn__file *f), (f)) \
     DOOR(return, float, element, (const cnn__file *f, const cnn__entry *e, size_t i), (f, e, i)) \
     DOOR(return, cnn__entry *, lookup, (const cnn__file *f, const char *prefix, const char *name), (f, prefix, name)) \
-    DOOR(return, int, slots_of, (const cnn_graph *g), (g)) \
-    DOOR(return, const void *, c_row_of, (const cnn_op *op), (op)) \
-    DOOR(, void, c_float, (FILE *out, float value), (out, value))
+    DOOR(return, int, slots_of, (const cnn_graph *g), (g))
 
 /* In a test the function has its own name again. */
 #ifndef CNN_IMPLEMENTATION_ONCE

@@ -67,8 +67,8 @@ for c in gcc $CLANG; do
 done
 if have $CLANG; then built 'clang' $CLANG -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE $S/net.c; fi
 if printf 'int main() { return 0; }\n' | $CXX -x c++ - -o "$BUILD/probe" >/dev/null 2>&1; then
-    ok    'C++11, declarations' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -fsyntax-only $S/cpp11.cc
-    built 'cpp11' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" $S/cpp11.cc "$BUILD/impl.o"
+    ok    'C++11, declarations' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -I. -fsyntax-only $S/cpp11.cc
+    built 'cpp11' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -I. $S/cpp11.cc "$BUILD/impl.o"
     printf '#include "cnn.h"\ncnn_tensor *f(cnn_tensor *x) { return cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 6, .kernel = 5, .pad = 2 }); }\n' >"$BUILD/cpp20.cc"
     if printf 'int main() { return 0; }\n' | $CXX -std=c++20 -x c++ - -o "$BUILD/probe" >/dev/null 2>&1; then
         ok 'C++20, designated options' $CXX -std=c++20 -Wall -I"$INC" -fsyntax-only "$BUILD/cpp20.cc"

@@ -1,5 +1,6 @@
 // cnn.h included from C++11: the declarations compile, the functions behind the macros can be called.
 #include "cnn.h"
+#include "cnn_exchange.h"
 #include <cstdio>
 
 static cnn_tensor *dense(cnn_tensor *x, int units)
