@@ -1435,6 +1435,8 @@ static void  cnn__seen(cnn_tensor *y, cnn__moment moment);
 
 static bool      cnn__has_isa(cnn_isa isa);                            /* >>simd */
 static cnn_isa   cnn__best_isa(void);
+static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
+static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
 
@@ -1477,14 +1479,10 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     g->run = 1;                         /* nodes start with stamp 0: nothing has computed them */
     g->cpu.threads = config.threads;
     g->cpu.isa = config.isa;
-    static const struct { const char *name; cnn_isa isa;
-    } named[] = { { "plain", CNN_ISA_PLAIN }, { "c", CNN_ISA_C }, { "neon", CNN_ISA_NEON },
-                  { "avx2", CNN_ISA_AVX2 }, { "avx512", CNN_ISA_AVX512 } };
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
-    for (size_t i = 0; wish && i < sizeof named / sizeof *named; i++)
-        if (strcmp(wish, named[i].name) == 0) g->cpu.isa = named[i].isa, wish = NULL;
-    if (wish && *wish)
-        cnn__fail(g, config.at, "cnn_new", "CNN_ISA=%.20s: not one of plain, c, neon, avx2, avx512", wish);
+    char        names[80];
+    if (wish && *wish && !(g->cpu.isa = cnn__isa_named(wish, names, sizeof names)))
+        cnn__fail(g, config.at, "cnn_new", "CNN_ISA=%.20s: not one of %s", wish, names);
     if (g->cpu.isa == CNN_ISA_AUTO) g->cpu.isa = cnn__best_isa();
     if (!cnn__has_isa(g->cpu.isa))
         cnn__fail(g, config.at, "cnn_new",
@@ -2231,7 +2229,8 @@ static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); 
 #endif
 static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 {
-    return cpu->isa >= CNN_ISA_AVX2 && loop[1] ? loop[1] : loop[0];
+    const bool avx = cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
+    return avx && loop[1] ? loop[1] : loop[0];
 }
 /* The formulas that kernels use, picked by the instruction set: cnn__each_add(cpu). */
 #define CNN__EACH(name, ...)                                                                                 \
@@ -10279,13 +10278,13 @@ typedef struct {
    rule of the convolutions picked for a whole batch: "cpu avx2, winograd 4x4". */
 static cnn__text cnn__runs_on_text(const cnn_tensor *t)
 {
-    static const char *const isa[] = { "?", "c", "neon", "avx2", "avx512" };
     const cnn_graph *g = t->graph;
     cnn__text r = { "" };
     if (!t->op) return r;
     if (cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "%s", g->config.backend->name);
-    else if (t->op->algorithm) cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], t->op->algorithm(t));
-    else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", isa[g->cpu.isa]);
+    else if (t->op->algorithm)
+        cnn__format(r.s, sizeof r.s, "cpu %s, %s", cnn__isa_name(g->cpu.isa), t->op->algorithm(t));
+    else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", cnn__isa_name(g->cpu.isa));
     else cnn__format(r.s, sizeof r.s, "cpu");
     if (cnn__of(t)->kernel && !cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "cpu, by a row of yours");
     return r;
@@ -11189,8 +11188,8 @@ static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
    ======================================================================================================== */
 
 #if CNN__X86
-#define CNN__AVX2   __attribute__((target("avx2,fma")))
-#define CNN__AVX512 __attribute__((target("avx512f,avx2,fma")))
+#define CNN__TARGET_avx2   __attribute__((target("avx2,fma")))
+#define CNN__TARGET_avx512 __attribute__((target("avx512f,avx2,fma")))
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
 #define CNN__UNROLL _Pragma("GCC unroll 16")        /* gcc -O2 would keep the accumulators below in memory */
@@ -11198,524 +11197,647 @@ static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
 #define CNN__UNROLL
 #endif
 
-static bool cnn__has_isa(cnn_isa isa)
-{
-#if CNN__X86
-    if (isa == CNN_ISA_AVX2)   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (isa == CNN_ISA_AVX512) return __builtin_cpu_supports("avx512f");
-#endif
-    return isa == CNN_ISA_PLAIN || isa == CNN_ISA_C || (isa == CNN_ISA_NEON && CNN__ARM);
-}
+/* The kernels that are written for each instruction set. One text serves all: CNN__MICRO(avx2) is the
+   micro-kernel for AVX2, written in the words that the section "AVX2" below defines, which end in _avx2:
 
-static cnn_isa cnn__best_isa(void)
-{
-    static const cnn_isa by_speed[] = { CNN_ISA_AVX512, CNN_ISA_AVX2, CNN_ISA_NEON };
-    for (size_t i = 0; i < sizeof by_speed / sizeof *by_speed; i++)
-        if (cnn__has_isa(by_speed[i])) return by_speed[i];
-    return CNN_ISA_C;
-}
-
-/* These kernels are written for each instruction set; one text serves all, given a vector V of W floats.
-
-   micro: a tile of mr rows and NR = NV*W columns (NR/2 where nr is no more), in registers while p runs.
-              c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
-          a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of
-          an image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8
-          accumulators. The tile of c is fetched into the cache while p runs.
-   pack:  rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. Floor: a
-          load and a store of W floats for W floats.
-   panel: rows of NR floats one behind the other, as micro wants b: to[p*NR + j] = x[at[p] + j], j < NR, and
-          the next NR floats of each row fetched into the cache.
-   halve: every second float. to[i] = x[2*i], i < n.
-   twice: its transpose. to[2*i] += v[i], i < n.
-   dot:   rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors, all accumulators in registers:
-          over images n, image rows y and pixels q
-              c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
-          at has four entries whatever cols is. Floor: 12 multiply-adds for 7 loads.
-   fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a
-          multiply-add.
-   winograd: transforms of W tiles side by side, see >>conv. GATHER4 loads four floats of each of W rows and
-          transposes them to four vectors; SCATTER4 is its inverse, and adds to what is there if told. */
-typedef void cnn__micro(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at,
-                        float *c, ptrdiff_t ldc, const float *bias, bool add);
-typedef void cnn__pack_rows(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
-typedef void cnn__fill_panel(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
-typedef void cnn__halve(float *to, const float *x, ptrdiff_t n);
-typedef void cnn__twice(float *to, const float *v, ptrdiff_t n);
-typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
-typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
-                      const ptrdiff_t *at, float *c, ptrdiff_t ldc);
-typedef void cnn__winograd_w(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
-typedef void cnn__winograd_dw(const float *u, ptrdiff_t step, float *g);
-typedef void cnn__winograd_dy(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
-typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-typedef void cnn__winograd_y(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
-                             const ptrdiff_t *row, bool add);
+   CNN__TARGET_   how the compiler is told;  CNN__W_, _MR_, _NV_: floats in a vector; the largest tile of
+                  micro has MR rows and NV vectors
+   cnn__v_        a vector;  set(a): a in all lanes;  load(p), store(p, v), add(a, b);  fma(a, b, c) = a b + c
+   cnn__few_      load(p) where only n < W floats may be read, then zeros;  sum4(s, a, b, c, d): s[0] = the
+                  sum of the lanes of a, ...
+   cnn__gather4_  four floats of each of W rows, transposed to four vectors:
+                  r[e] lane l = x[l][i row[l] + j + e]
+   cnn__scatter4_ its inverse, y[l][i row[l] + e] = or, with add, += r[e] lane l
+   cnn__even_     a[0], a[2] ... b[0], b[2] ...;  zip(t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
+   cnn__split_    v[0] = p[0], p[2] ...; v[1] = p[1], p[3] ...
+   cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
+   cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere */
 enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
-typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
-                      float bias, float *y);
+typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
+typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
 
-#define CNN__DOT_STEP(FMA, v0, v1, v2, v3)                                                                   \
-    CNN__DOT_COLUMN(FMA, 0, v0) CNN__DOT_COLUMN(FMA, 1, v1) CNN__DOT_COLUMN(FMA, 2, v2)                      \
-    if (wide > 3) { CNN__DOT_COLUMN(FMA, 3, v3) }
-#define CNN__DOT_COLUMN(FMA, j, v)                                                                           \
-    u[4] = v;                                                                                                \
-    CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[4], t[i][j]);
-#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4,        \
-                     SCATTER4, EVEN, ZIP)                                                                    \
-    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a,  \
-                                                   const float *b, const ptrdiff_t *at, float *c,            \
-                                                   ptrdiff_t ldc, const float *bias, bool add)               \
+/* A mask, where there are no better ones: lanes from <= l < to. */
+typedef struct { int from, to; } cnn__lanes;
+static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
+
+typedef struct {
+    cnn_isa     isa;
+    const char *name;                   /* in CNN_ISA and in messages */
+    bool      (*has)(void);             /* has this CPU got it? */
+    int         lanes, mr, nr;
+
+    /* A tile of mr rows and nr columns, in registers while p runs over k terms:
+           c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
+       a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of an
+       image alike. Whole vectors are stored: nr or, where nr is no more than half, half as many columns.
+       Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators. */
+    void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
+                  ptrdiff_t ldc, const float *bias, bool add);
+    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. */
+    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
+    /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
+    void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
+    /* to[i] = x[2*i], i < n; and its transpose, to[2*i] += v[i]. */
+    void (*take_even)(float *to, const float *x, ptrdiff_t n);
+    void (*add_even)(float *to, const float *v, ptrdiff_t n);
+    /* rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors: over images n, rows y and pixels q
+           c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
+       at has four entries whatever cols is. Lower bound: 12 multiply-adds for 7 loads. */
+    void (*dot)(int rows, int cols, const cnn__runs *, const float *a, const float *b, const ptrdiff_t *at,
+                float *c, ptrdiff_t ldc);
+    /* One row, few taps: y[q] = bias + sum_t w[t] x[at[t] + q], q < length. Lower bound: a load for each
+       multiply-add. */
+    void (*fir)(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
+                float bias, float *y);
+    /* Winograd's transforms of W tiles side by side: of kernels (w), of input (x), back to output (y); of dy
+       and back to dw. See >>conv. */
+    void (*winograd_w)(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
+    void (*winograd_x)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
+    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
+                       const ptrdiff_t *row, bool add);
+    void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
+    void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
+    /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
+       at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the last NaN
+       if there is one, and the bits of at[l] are its distance from the start of window l. Reads nothing
+       beyond the last window. */
+    void (*windows)(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
+    /* 3x3 depthwise on one plane with stride 1: y (+)= b + x * w, and dw += dy * x. Lanes outside the image
+       are loaded as zeros, rows outside are left out. Lower bound: 9 multiply-adds for each output. */
+    void (*depth)(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
+    void (*depth_w)(const cnn__image *, float *dw, const float *x, const float *dy);
+} cnn__kernels;
+
+/* ---- The texts of the kernels ---- */
+
+/* micro: the tile of c is fetched into the cache while p runs. */
+#define CNN__TILE(isa)                                                                                       \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a, ptrdiff_t lda,             \
+                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,    \
+                         bool add)                                                                           \
     {                                                                                                        \
-        V t[MR][NV], v[NV];                                                                                  \
+        enum { W = CNN__W_##isa };                                                                           \
+        cnn__v_##isa t[CNN__MAX_MR][CNN__NV_##isa], v[CNN__NV_##isa];                                        \
         CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
             CNN__PREFETCH(c + i * ldc);                                                                      \
             CNN__PREFETCH(c + i * ldc + nv * W - 1);                                                         \
-            v[0] = SET1(bias ? bias[i] : 0.0f);                                                              \
+            v[0] = cnn__set_##isa(bias ? bias[i] : 0.0f);                                                    \
             CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
         }                                                                                                    \
-        for (; k > 0; k--, a += mr) {                                                                        \
+        for (; k > 0; k--, a += lda) {                                                                       \
             const float *row = b + *at++;                                                                    \
-            CNN__UNROLL for (int j = 0; j < nv; j++) v[j] = LOAD(row + j * W);                               \
+            CNN__UNROLL for (int j = 0; j < nv; j++) v[j] = cnn__load_##isa(row + j * W);                    \
             CNN__UNROLL for (int i = 0; i < mr; i++) {                                                       \
-                const V s = SET1(a[i]);                                                                      \
-                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = FMA(s, v[j], t[i][j]);                    \
+                const cnn__v_##isa s = cnn__set_##isa(a[i]);                                                 \
+                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__fma_##isa(s, v[j], t[i][j]);         \
             }                                                                                                \
         }                                                                                                    \
         if (add) {                                                                                           \
             CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
-                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = ADD(LOAD(c + i * ldc + j * W), t[i][j]);  \
+                CNN__UNROLL for (int j = 0; j < nv; j++)                                                     \
+                    t[i][j] = cnn__add_##isa(cnn__load_##isa(c + i * ldc + j * W), t[i][j]);                 \
         }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
-            CNN__UNROLL for (int j = 0; j < nv; j++) STORE(c + i * ldc + j * W, t[i][j]);                    \
-    }                                                                                                        \
-    TARGET static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a, const float *b,         \
-                                        const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,     \
-                                        bool add)                                                            \
-    {                               /* each size has code of its own: tails cost what they are */            \
-        if (nr > NV / 2 * W) switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV) default: break; }              \
-        else                 switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV / 2) default: break; }          \
-    }                                                                                                        \
-    TARGET static void cnn__pack_rows_##isa(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np)    \
+            CNN__UNROLL for (int j = 0; j < nv; j++) cnn__store_##isa(c + i * ldc + j * W, t[i][j]);         \
+    }
+
+/* Tiles of 12, 8, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are a tile of 4 and one of 1. */
+#define CNN__MICRO(isa)                                                                                      \
+    CNN__TARGET_##isa static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a,              \
+                                                   const float *b, const ptrdiff_t *at, float *c,            \
+                                                   ptrdiff_t ldc, const float *bias, bool add)               \
     {                                                                                                        \
-        const ptrdiff_t none[CNN__MAX_LANES] = { 0 };                                                        \
-        V t[4];                                                                                              \
+        enum { NV = CNN__NV_##isa };                                                                         \
+        for (int i = 0, rows; i < mr; i += rows, a += rows, c += rows * ldc) {                               \
+            const float *own = bias ? bias + i : NULL;                                                       \
+            rows = cnn__tile_rows(mr - i);                                                                   \
+            if (nr > NV / 2 * CNN__W_##isa) switch (rows) { CNN__TILES(isa, NV) default: break; }            \
+            else                            switch (rows) { CNN__TILES(isa, NV / 2) default: break; }        \
+        }                                                                                                    \
+    }
+
+#define CNN__TILES(isa, nv) CNN__CASE(isa, 12, nv) CNN__CASE(isa, 8, nv) CNN__CASE(isa, 6, nv)               \
+    CNN__CASE(isa, 4, nv) CNN__CASE(isa, 3, nv) CNN__CASE(isa, 2, nv) CNN__CASE(isa, 1, nv)
+
+#define CNN__CASE(isa, r, nv)                                                                                \
+    case r: if (r <= CNN__MR_##isa) cnn__tile_##isa(r, nv, k, a, mr, b, at, c, ldc, own, add); break;
+
+static inline int cnn__tile_rows(int left)
+{
+    return left >= 12 ? 12 : left >= 8 ? 8 : left >= 6 ? 6 : left > 4 ? 4 : left;
+}
+
+#define CNN__PACK_ROWS(isa)                                                                                  \
+    CNN__TARGET_##isa static void cnn__pack_##isa(float *to, int r, const float *x, ptrdiff_t si,            \
+                                                  ptrdiff_t np)                                              \
+    {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
+        const ptrdiff_t none[W] = { 0 };                                                                     \
+        cnn__v_##isa t[4];                                                                                   \
         for (int q = (r - 1) / W * W; q >= 0; q -= W) {                                                      \
-            const float *row[CNN__MAX_LANES];                                                                \
-            ptrdiff_t p = 0;        /* whole vectors: what one writes too much is written anew after it */  \
+            const float *row[W];                                                                             \
+            ptrdiff_t p = 0;            /* full-vector stores; the next one overwrites the excess lanes */   \
             for (int l = 0; l < W; l++) row[l] = x + (q + l < r ? q + l : r - 1) * si;                       \
             for (; p + 4 <= np && (q + W <= r || (np - p - 4) * r >= q + W - r); p += 4) {                   \
-                GATHER4(t, row, none, 0, (int)p);                                                            \
-                for (int e = 0; e < 4; e++) STORE(to + (p + e) * r + q, t[e]);                               \
+                cnn__gather4_##isa(t, row, none, 0, (int)p);                                                 \
+                for (int e = 0; e < 4; e++) cnn__store_##isa(to + (p + e) * r + q, t[e]);                    \
             }                                                                                                \
             for (; p < np; p++)                                                                              \
                 for (int l = 0; l < W && q + l < r; l++) to[p * r + q + l] = row[l][p];                      \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__fill_panel_##isa(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np)   \
+    }
+
+#define CNN__PANEL(isa)                                                                                      \
+    CNN__TARGET_##isa static void cnn__panel_##isa(float *to, const float *x, const ptrdiff_t *at,           \
+                                                   ptrdiff_t np)                                             \
     {                                                                                                        \
+        enum { W = CNN__W_##isa, NV = CNN__NV_##isa };                                                       \
         for (ptrdiff_t p = 0; p < np; p++, to += NV * W) {                                                   \
             const float *row = x + at[p];                                                                    \
-            CNN__PREFETCH(row + NV * W), CNN__PREFETCH(row + 2 * NV * W - 1);                                \
-            CNN__UNROLL for (int j = 0; j < NV; j++) STORE(to + j * W, LOAD(row + j * W));                   \
+            CNN__PREFETCH(row + NV * W), CNN__PREFETCH(row + 2 * NV * W - 1);       /* the next panel */     \
+            CNN__UNROLL for (int j = 0; j < NV; j++)                                                         \
+                cnn__store_##isa(to + j * W, cnn__load_##isa(row + j * W));                                  \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__halve_##isa(float *to, const float *x, ptrdiff_t n)                              \
+    }
+
+#define CNN__TAKE_EVEN(isa)                                                                                  \
+    CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
-        ptrdiff_t i = 0;            /* the last vector would read one float too many */                      \
-        for (; i + W < n; i += W) STORE(to + i, EVEN(LOAD(x + 2 * i), LOAD(x + 2 * i + W)));                 \
+        enum { W = CNN__W_##isa };                                                                           \
+        ptrdiff_t i = 0;                /* the last vector would read one float too many */                  \
+        for (; i + W < n; i += W)                                                                            \
+            cnn__store_##isa(to + i, cnn__even_##isa(cnn__load_##isa(x + 2 * i),                             \
+                                                     cnn__load_##isa(x + 2 * i + W)));                       \
         for (; i < n; i++) to[i] = x[2 * i];                                                                 \
-    }                                                                                                        \
-    TARGET static void cnn__twice_##isa(float *to, const float *v, ptrdiff_t n)                              \
+    }
+
+#define CNN__ADD_EVEN(isa)                                                                                   \
+    CNN__TARGET_##isa static void cnn__add_even_##isa(float *to, const float *v, ptrdiff_t n)                \
     {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
         ptrdiff_t i = 0;            /* zeros are added between; the last vector would write one too many */  \
         for (; i + W < n; i += W) {                                                                          \
-            V t[2];                                                                                          \
-            ZIP(t, LOAD(v + i), SET1(0.0f));                                                                 \
-            STORE(to + 2 * i, ADD(LOAD(to + 2 * i), t[0]));                                                  \
-            STORE(to + 2 * i + W, ADD(LOAD(to + 2 * i + W), t[1]));                                          \
+            cnn__v_##isa t[2];                                                                               \
+            cnn__zip_##isa(t, cnn__load_##isa(v + i), cnn__set_##isa(0.0f));                                 \
+            for (int e = 0; e < 2; e++) {                                                                    \
+                float *at = to + 2 * i + e * W;                                                              \
+                cnn__store_##isa(at, cnn__add_##isa(cnn__load_##isa(at), t[e]));                             \
+            }                                                                                                \
         }                                                                                                    \
         for (; i < n; i++) to[2 * i] += v[i];                                                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, const int wide, int cols,                 \
-                                                   const cnn__runs *r, const float *a, const float *b,       \
-                                                   const ptrdiff_t *at, float *c, ptrdiff_t ldc)             \
+    }
+
+/* dot: the accumulators t[rows][4] stay in registers. */
+#define CNN__DOTS(isa)                                                                                       \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__dots_##isa(const int rows, const int wide, int cols, const cnn__runs *r, const float *a,       \
+                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)                       \
     {                                                                                                        \
-        V t[4][4], u[5];                                                                                     \
+        cnn__v_##isa t[4][4], u[4];                                                                          \
         CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = SET1(0.0f);                                    \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = cnn__set_##isa(0.0f);                          \
+        enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
+        const int few = (int)(r->length - whole);                                                            \
         for (int n = 0; n < r->images; n++)                                                                  \
             for (int y = 0; y < r->rows; y++) {                                                              \
                 const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;  \
                 for (const float *end = p + whole; p < end; p += W, q += W) {                                \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD(p + i * r->lda);                  \
-                    CNN__DOT_STEP(FMA, LOAD(q + b0), LOAD(q + b1), LOAD(q + b2), LOAD(q + b3))               \
+                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);       \
+                    CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                     \
+                                  cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                          \
                 }                                                                                            \
-                const int few = (int)(r->length - whole);                                                    \
-                if (few) {                                                                                   \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD_FEW(p + i * r->lda, few);         \
-                    CNN__DOT_STEP(FMA, LOAD_FEW(q + b0, few), LOAD_FEW(q + b1, few), LOAD_FEW(q + b2, few),  \
-                                  LOAD_FEW(q + b3, few))                                                     \
-                }                                                                                            \
+                if (!few) continue;                                                                          \
+                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);       \
+                CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                 \
+                              cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                      \
             }                                                                                                \
         CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
             float sum[4];                                                                                    \
-            SUM4(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                                   \
+            cnn__sum4_##isa(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                        \
             for (int j = 0; j < cols; j++) c[i * ldc + j] += sum[j];                                         \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a,                \
-                                      const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)          \
+    }
+
+#define CNN__DOT_STEP(isa, v0, v1, v2, v3)                                                                   \
+    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1) CNN__DOT_COLUMN(isa, 2, v2)                      \
+    if (wide > 3) { CNN__DOT_COLUMN(isa, 3, v3) }
+
+#define CNN__DOT_COLUMN(isa, j, v) {                                                                         \
+        const cnn__v_##isa column = v;                                                                       \
+        CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = cnn__fma_##isa(u[i], column, t[i][j]);          \
+    }
+
+#define CNN__DOT(isa)                                                                                        \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b,              \
+                        const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                        \
     {                                                                                                        \
         if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
         else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
         else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
         else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
-    }                                                                                                        \
-    TARGET static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x,      \
-                                      const ptrdiff_t *at, float bias, float *y)                             \
+    }
+
+#define CNN__FIR(isa)                                                                                        \
+    CNN__TARGET_##isa static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w,           \
+                                                 const float *x, const ptrdiff_t *at, float bias, float *y)  \
     {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
         ptrdiff_t q = 0;                                                                                     \
         for (; q + 4 * W <= length; q += 4 * W) {                                                            \
-            V t[4];                                                                                          \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = SET1(bias);                                       \
+            cnn__v_##isa t[4];                                                                               \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = cnn__set_##isa(bias);                             \
             for (ptrdiff_t p = 0; p < taps; p++) {                                                           \
-                const V s = SET1(w[p]);                                                                      \
-                CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = FMA(s, LOAD(x + at[p] + q + j * W), t[j]);    \
+                const cnn__v_##isa s = cnn__set_##isa(w[p]);                                                 \
+                const float *from = x + at[p] + q;                                                           \
+                CNN__UNROLL for (int j = 0; j < 4; j++)                                                      \
+                    t[j] = cnn__fma_##isa(s, cnn__load_##isa(from + j * W), t[j]);                           \
             }                                                                                                \
-            CNN__UNROLL for (int j = 0; j < 4; j++) STORE(y + q + j * W, t[j]);                              \
+            CNN__UNROLL for (int j = 0; j < 4; j++) cnn__store_##isa(y + q + j * W, t[j]);                   \
         }                                                                                                    \
         for (; q < length; q++) {                                                                            \
             float sum = bias;                                                                                \
             for (ptrdiff_t p = 0; p < taps; p++) sum += w[p] * x[at[p] + q];                                 \
             y[q] = sum;                                                                                      \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__bt_##isa(V *d, int s)                                                \
+    }
+
+/* Winograd: the matrices Bt, At, G, A and Gt times a vector of six or fewer, whose elements are s apart. Each
+   transform applies its matrix to the columns of a 6x6 tile t, then to the rows. */
+#define CNN__WINOGRAD_X(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_bt_##isa(cnn__v_##isa *d, int s)                    \
     {                                                                                                        \
-        const V d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], four = SET1(4), two = SET1(2),       \
-            one = SET1(-1);                                                                                  \
-        const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4),                  \
-            u = FMA(one, d1, d3);                                                                            \
-        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4));                                                       \
-        d[5 * s] = FMA(four, d1, FMA(SET1(-5), d3, d[5 * s]));                                               \
-        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p);                                                         \
-        d[3 * s] = FMA(two, u, r), d[4 * s] = FMA(SET1(-2), u, r);                                           \
+        const cnn__v_##isa d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s];                           \
+        const cnn__v_##isa two = cnn__set_##isa(2), four = cnn__set_##isa(4), minus = cnn__set_##isa(-1),    \
+            minus2 = cnn__set_##isa(-2), minus4 = cnn__set_##isa(-4), minus5 = cnn__set_##isa(-5);           \
+        const cnn__v_##isa p = cnn__fma_##isa(minus4, d2, d4), q = cnn__fma_##isa(minus4, d1, d3),           \
+            r = cnn__fma_##isa(minus, d2, d4), u = cnn__fma_##isa(minus, d1, d3);                            \
+        d[0]     = cnn__fma_##isa(four, d[0], cnn__fma_##isa(minus5, d2, d4));                               \
+        d[s]     = cnn__add_##isa(p, q);                                                                     \
+        d[2 * s] = cnn__fma_##isa(minus, q, p);                                                              \
+        d[3 * s] = cnn__fma_##isa(two, u, r);                                                                \
+        d[4 * s] = cnn__fma_##isa(minus2, u, r);                                                             \
+        d[5 * s] = cnn__fma_##isa(four, d1, cnn__fma_##isa(minus5, d3, d[5 * s]));                           \
     }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__at_##isa(const int side, V *m, int s)                                \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step)        \
     {                                                                                                        \
-        const V one = SET1(-1), p = ADD(m[s], m[2 * s]), q = FMA(one, m[2 * s], m[s]);                       \
-        const V u = ADD(m[3 * s], m[4 * s]), v = FMA(one, m[4 * s], m[3 * s]);                               \
-        m[0] = ADD(ADD(m[0], p), u), m[s] = FMA(SET1(2), v, q);                                              \
-        if (side == 4) m[2 * s] = FMA(SET1(4), u, p), m[3 * s] = FMA(SET1(8), v, q);                         \
-        m[(side - 1) * s] = ADD(m[(side - 1) * s], m[5 * s]);                                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__g_##isa(const int k, V *o, int s, const V *g, int gs)                \
-    {                                                                                                        \
-        const V none = SET1(0), one = g[gs], two = g[2 * gs], c = SET1(-1 / 6.f), d = SET1(1 / 24.f);        \
-        V even = ADD(g[0], two), odd = one, even2 = FMA(SET1(4), two, g[0]), odd2 = FMA(SET1(2), one, none); \
-        if (k == 5) even = ADD(even, g[4 * gs]), even2 = FMA(SET1(16), g[4 * gs], even2),                    \
-                    odd = ADD(odd, g[3 * gs]), odd2 = FMA(SET1(8), g[3 * gs], odd2);                         \
-        const V first = g[0], last = g[(k - 1) * gs], p = FMA(c, even, none), q = FMA(d, even2, none);       \
-        o[0] = FMA(SET1(0.25f), first, none), o[s] = FMA(c, odd, p), o[2 * s] = FMA(SET1(1 / 6.f), odd, p);  \
-        o[3 * s] = FMA(d, odd2, q), o[4 * s] = FMA(SET1(-1 / 24.f), odd2, q), o[5 * s] = last;               \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from,        \
-                                                         float *u, ptrdiff_t step)                           \
-    {                                                                                                        \
-        V t[36], w[25];                                                                                      \
-        CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = LOAD(g + i * from);                               \
-        CNN__UNROLL for (int j = 0; j < k; j++) cnn__g_##isa(k, t + j, 6, w + j, k);                         \
-        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                 \
-        for (int i = 0; i < 36; i++) STORE(u + i * step, t[i]);                                              \
-    }                                                                                                        \
-    TARGET static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,                \
-                                             ptrdiff_t step)                                                 \
-    {                                                                                                        \
-        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
-        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
-    }                                                                                                        \
-    TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v,          \
-                                             ptrdiff_t step)                                                 \
-    {                                                                                                        \
-        V t[36];                                                                                             \
+        cnn__v_##isa t[36];                                                                                  \
         for (int i = 0; i < 6; i++) {                                                                        \
-            GATHER4(t + 6 * i + 2, x, row, i, 2);           /* columns 2 to 5, then 0 to 3 */                \
-            const V last[2] = { t[6 * i + 4], t[6 * i + 5] };                                                \
-            GATHER4(t + 6 * i, x, row, i, 0);                                                                \
+            cnn__gather4_##isa(t + 6 * i + 2, x, row, i, 2);        /* columns 2 to 5, then 0 to 3 */        \
+            const cnn__v_##isa last[2] = { t[6 * i + 4], t[6 * i + 5] };                                     \
+            cnn__gather4_##isa(t + 6 * i, x, row, i, 0);                                                     \
             t[6 * i + 4] = last[0], t[6 * i + 5] = last[1];                                                  \
         }                                                                                                    \
-        for (int j = 0; j < 6; j++) cnn__bt_##isa(t + j, 6);                                                 \
-        for (int i = 0; i < 6; i++) cnn__bt_##isa(t + 6 * i, 1);                                             \
-        for (int i = 0; i < 36; i++) STORE(v + i * step, t[i]);                                              \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step,    \
-                                                          float bias, float *const *y,                       \
-                                                          const ptrdiff_t *row, bool add)                    \
+        for (int j = 0; j < 6; j++) cnn__times_bt_##isa(t + j, 6);                                           \
+        for (int i = 0; i < 6; i++) cnn__times_bt_##isa(t + 6 * i, 1);                                       \
+        for (int i = 0; i < 36; i++) cnn__store_##isa(v + i * step, t[i]);                                   \
+    }
+
+#define CNN__WINOGRAD_Y(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_at_##isa(const int side, cnn__v_##isa *m, int s)    \
     {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 36; i++) t[i] = LOAD(m + i * step);                                              \
-        for (int j = 0; j < 6; j++) cnn__at_##isa(side, t + j, 6);                                           \
+        const cnn__v_##isa minus = cnn__set_##isa(-1);                                                       \
+        const cnn__v_##isa p = cnn__add_##isa(m[s], m[2 * s]), q = cnn__fma_##isa(minus, m[2 * s], m[s]);    \
+        const cnn__v_##isa u = cnn__add_##isa(m[3 * s], m[4 * s]),                                           \
+            v = cnn__fma_##isa(minus, m[4 * s], m[3 * s]);                                                   \
+        m[0] = cnn__add_##isa(cnn__add_##isa(m[0], p), u);                                                   \
+        m[s] = cnn__fma_##isa(cnn__set_##isa(2), v, q);                                                      \
+        if (side == 4) {                                                                                     \
+            m[2 * s] = cnn__fma_##isa(cnn__set_##isa(4), u, p);                                              \
+            m[3 * s] = cnn__fma_##isa(cnn__set_##isa(8), v, q);                                              \
+        }                                                                                                    \
+        m[(side - 1) * s] = cnn__add_##isa(m[(side - 1) * s], m[5 * s]);                                     \
+    }                                                                                                        \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step, float bias,                  \
+                                float *const *y, const ptrdiff_t *row, bool add)                             \
+    {                                                                                                        \
+        cnn__v_##isa t[36];                                                                                  \
+        for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(m + i * step);                                   \
+        for (int j = 0; j < 6; j++) cnn__times_at_##isa(side, t + j, 6);                                     \
         for (int i = 0; i < side; i++) {                                                                     \
-            cnn__at_##isa(side, t + 6 * i, 1);                                                               \
-            for (int j = 0; j < side; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                     \
-            SCATTER4(t + 6 * i, y, row, i, add);                                                             \
+            cnn__times_at_##isa(side, t + 6 * i, 1);                                                         \
+            for (int j = 0; j < side; j++)                                                                   \
+                t[6 * i + j] = cnn__add_##isa(t[6 * i + j], cnn__set_##isa(bias));                           \
+            cnn__scatter4_##isa(t + 6 * i, y, row, i, add);                                                  \
         }                                                                                                    \
     }                                                                                                        \
-    TARGET static void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias,           \
-                                             float *const *y, const ptrdiff_t *row, bool add)                \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, float *const *y,        \
+                               const ptrdiff_t *row, bool add)                                               \
     {                                                                                                        \
         if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, y, row, add);                                \
         else           cnn__winograd_at_##isa(2, m, step, bias, y, row, add);                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__a_##isa(V *d, int s)                                                 \
+    }
+
+#define CNN__WINOGRAD_W(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__times_g_##isa(const int k, cnn__v_##isa *o, int s, const cnn__v_##isa *g, int gs)              \
     {                                                                                                        \
-        const V one = SET1(-1), d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s];                          \
-        const V p = ADD(d0, d2), q = ADD(d1, d3), r = FMA(SET1(4), d2, d0), u = FMA(SET1(4), d3, d1);        \
-        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(SET1(2), u, r);                          \
-        d[4 * s] = FMA(SET1(-2), u, r), d[5 * s] = d3;                                                       \
+        const cnn__v_##isa none = cnn__set_##isa(0), c = cnn__set_##isa(-1 / 6.f),                           \
+            d = cnn__set_##isa(1 / 24.f);                                                                    \
+        const cnn__v_##isa first = g[0], one = g[gs], two = g[2 * gs], last = g[(k - 1) * gs];               \
+        cnn__v_##isa even = cnn__add_##isa(first, two), odd = one;                                           \
+        cnn__v_##isa even2 = cnn__fma_##isa(cnn__set_##isa(4), two, first),                                  \
+            odd2 = cnn__fma_##isa(cnn__set_##isa(2), one, none);                                             \
+        if (k == 5) {                                                                                        \
+            even  = cnn__add_##isa(even, last);                                                              \
+            even2 = cnn__fma_##isa(cnn__set_##isa(16), last, even2);                                         \
+            odd   = cnn__add_##isa(odd, g[3 * gs]);                                                          \
+            odd2  = cnn__fma_##isa(cnn__set_##isa(8), g[3 * gs], odd2);                                      \
+        }                                                                                                    \
+        const cnn__v_##isa p = cnn__fma_##isa(c, even, none), q = cnn__fma_##isa(d, even2, none);            \
+        o[0]     = cnn__fma_##isa(cnn__set_##isa(0.25f), first, none);                                       \
+        o[s]     = cnn__fma_##isa(c, odd, p);                                                                \
+        o[2 * s] = cnn__fma_##isa(cnn__set_##isa(1 / 6.f), odd, p);                                          \
+        o[3 * s] = cnn__fma_##isa(d, odd2, q);                                                               \
+        o[4 * s] = cnn__fma_##isa(cnn__set_##isa(-1 / 24.f), odd2, q);                                       \
+        o[5 * s] = last;                                                                                     \
     }                                                                                                        \
-    TARGET static void cnn__winograd_dy_##isa(const float *const *dy, const ptrdiff_t *row, float *m,        \
-                                              ptrdiff_t step)                                                \
+    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,     \
+                                                        ptrdiff_t step)                                      \
     {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 4; i++) GATHER4(t + 6 * i, dy, row, i, 0);                                       \
-        for (int j = 0; j < 4; j++) cnn__a_##isa(t + j, 6);                                                  \
-        for (int i = 0; i < 6; i++) cnn__a_##isa(t + 6 * i, 1);                                              \
-        for (int i = 0; i < 36; i++) STORE(m + i * step, t[i]);                                              \
+        cnn__v_##isa t[36], w[25];                                                                           \
+        for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                                \
+        for (int i = 0; i < k + 6; i++) {                                                                    \
+            const bool down = i < k;    /* k columns, then 6 rows */                                         \
+            cnn__v_##isa *to = down ? t + i : t + 6 * (i - k), *v = down ? w + i : to;                       \
+            if (k == 3) cnn__times_g_##isa(3, to, down ? 6 : 1, v, down ? 3 : 1);                            \
+            else        cnn__times_g_##isa(5, to, down ? 6 : 1, v, down ? 5 : 1);                            \
+        }                                                                                                    \
+        for (int i = 0; i < 36; i++) cnn__store_##isa(u + i * step, t[i]);                                   \
+    }
+
+#define CNN__WINOGRAD_DY(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_a_##isa(cnn__v_##isa *d, int s)                     \
+    {                                                                                                        \
+        const cnn__v_##isa d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s];                               \
+        const cnn__v_##isa minus = cnn__set_##isa(-1), four = cnn__set_##isa(4);                             \
+        const cnn__v_##isa p = cnn__add_##isa(d0, d2), q = cnn__add_##isa(d1, d3);                           \
+        const cnn__v_##isa r = cnn__fma_##isa(four, d2, d0), u = cnn__fma_##isa(four, d3, d1);               \
+        d[s]     = cnn__add_##isa(p, q);                                                                     \
+        d[2 * s] = cnn__fma_##isa(minus, q, p);                                                              \
+        d[3 * s] = cnn__fma_##isa(cnn__set_##isa(2), u, r);                                                  \
+        d[4 * s] = cnn__fma_##isa(cnn__set_##isa(-2), u, r);                                                 \
+        d[5 * s] = d3;                                                                                       \
     }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__gt_##isa(V *u, int s)                                                \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_dy_##isa(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step)      \
     {                                                                                                        \
-        const V p = ADD(u[s], u[2 * s]), q = FMA(SET1(-1), u[s], u[2 * s]);                                  \
-        const V r = ADD(u[3 * s], u[4 * s]), v = FMA(SET1(-1), u[4 * s], u[3 * s]);                          \
-        const V c = FMA(SET1(-1 / 6.f), p, SET1(0));                                                         \
-        u[0] = FMA(SET1(0.25f), u[0], FMA(SET1(1 / 24.f), r, c));                                            \
-        u[s] = FMA(SET1(1 / 6.f), q, FMA(SET1(1 / 12.f), v, SET1(0)));                                       \
-        u[2 * s] = ADD(FMA(SET1(1 / 6.f), r, c), u[5 * s]);                                                  \
+        cnn__v_##isa t[36];                                                                                  \
+        for (int i = 0; i < 4; i++) cnn__gather4_##isa(t + 6 * i, dy, row, i, 0);                            \
+        for (int j = 0; j < 4; j++) cnn__times_a_##isa(t + j, 6);                                            \
+        for (int i = 0; i < 6; i++) cnn__times_a_##isa(t + 6 * i, 1);                                        \
+        for (int i = 0; i < 36; i++) cnn__store_##isa(m + i * step, t[i]);                                   \
+    }
+
+#define CNN__WINOGRAD_DW(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_gt_##isa(cnn__v_##isa *u, int s)                    \
+    {                                                                                                        \
+        const cnn__v_##isa minus = cnn__set_##isa(-1), none = cnn__set_##isa(0),                             \
+            sixth = cnn__set_##isa(1 / 6.f);                                                                 \
+        const cnn__v_##isa p = cnn__add_##isa(u[s], u[2 * s]), q = cnn__fma_##isa(minus, u[s], u[2 * s]);    \
+        const cnn__v_##isa r = cnn__add_##isa(u[3 * s], u[4 * s]),                                           \
+            v = cnn__fma_##isa(minus, u[4 * s], u[3 * s]);                                                   \
+        const cnn__v_##isa c = cnn__fma_##isa(cnn__set_##isa(-1 / 6.f), p, none);                            \
+        u[0] = cnn__fma_##isa(cnn__set_##isa(0.25f), u[0], cnn__fma_##isa(cnn__set_##isa(1 / 24.f), r, c));  \
+        u[s] = cnn__fma_##isa(sixth, q, cnn__fma_##isa(cnn__set_##isa(1 / 12.f), v, none));                  \
+        u[2 * s] = cnn__add_##isa(cnn__fma_##isa(sixth, r, c), u[5 * s]);                                    \
     }                                                                                                        \
-    TARGET static void cnn__winograd_dw_##isa(const float *u, ptrdiff_t step, float *g)                      \
+    CNN__TARGET_##isa static void cnn__winograd_dw_##isa(const float *u, ptrdiff_t step, float *g)           \
     {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 36; i++) t[i] = LOAD(u + i * step);                                              \
-        for (int j = 0; j < 6; j++) cnn__gt_##isa(t + j, 6);                                                 \
+        cnn__v_##isa t[36];                                                                                  \
+        for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(u + i * step);                                   \
+        for (int j = 0; j < 6; j++) cnn__times_gt_##isa(t + j, 6);                                           \
         for (int i = 0; i < 3; i++) {                                                                        \
-            cnn__gt_##isa(t + 6 * i, 1);                                                                     \
-            for (int j = 0; j < 3; j++) STORE(g + (3 * i + j) * CNN__MAX_LANES, t[6 * i + j]);               \
+            cnn__times_gt_##isa(t + 6 * i, 1);                                                               \
+            for (int j = 0; j < 3; j++) cnn__store_##isa(g + (3 * i + j) * CNN__MAX_LANES, t[6 * i + j]);    \
         }                                                                                                    \
     }
 
-/* Kernels for what is small: pooling, and 3x3 depthwise convolution with stride 1. One text again.
-
-   windows: W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
-            at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the
-            last NaN if there is one, and the bits of at[l] are its distance from the start of window l. Reads
-            nothing beyond the last window. Floor: with stride 2 a load and a shuffle for W elements.
-   depth:   y (+)= b + x * w on one plane: w stays in registers, and a block of 4 rows of W outputs loads each
-            input row three times, for 36 multiply-adds in 18 loads. It goes down columns of blocks, so that
-            masks are made once a column. Lanes outside the image are loaded as zeros, rows outside are left
-            out: no copy with borders. Floor: 9 multiply-adds an output.
-   depth_w: dw += dy * x on one plane, the nine sums in registers. Floor: 9 multiply-adds an element of dy. */
-typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
-typedef void cnn__windows(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
-typedef void cnn__depth(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
-typedef void cnn__depth_w(const cnn__image *, float *dw, const float *x, const float *dy);
-
-/* A mask, where there are no better ones: lanes from <= l < to. */
-typedef struct { int from, to; } cnn__lanes;
-static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
+#define CNN__WINDOWS(isa)                                                                                    \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__window_##isa(const int kh, const int kw, const int sw, const bool sum, const float *x,         \
+                           ptrdiff_t w, float *y, float *at)                                                 \
+    {                                                                                                        \
+        cnn__v_##isa r = cnn__set_##isa(0.0f), which = r, v[2];                                              \
+        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
+            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
+                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
+                if (sw == 2) cnn__split_##isa(v, x + i * w + j);                                             \
+                else         v[0] = cnn__load_##isa(x + i * w + j);                                          \
+                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
+                    if (sum) { r = cnn__add_##isa(r, v[e]); continue; }                                      \
+                    const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j + e)));  \
+                    if (i + j + e == 0) r = v[e], which = tag;                                               \
+                    else                cnn__larger_##isa(&r, &which, v[e], tag);                            \
+                }                                                                                            \
+            }                                                                                                \
+        cnn__store_##isa(y, r);                                                                              \
+        if (!sum) cnn__store_##isa(at, which);                                                               \
+    }                                                                                                        \
+    CNN__TARGET_##isa static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w,    \
+                                                     float *y, float *at)                                    \
+    {                                                                                                        \
+        if (kh == 2 && kw == 2 && sw == 2 && at)      cnn__window_##isa(2, 2, 2, false, x, w, y, at);        \
+        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
+        else if (kh == 2 && kw == 2 && sw == 2)       cnn__window_##isa(2, 2, 2, true, x, w, y, at);         \
+        else                                          cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);       \
+    }
 
 /* What becomes of a tile of depth: y = t; y += t; y += t in the lanes that the tile before has not done (the
    last tile of a row ends where the row does); the same where a row is narrower than a vector. */
 enum { CNN__TILE_SET, CNN__TILE_ADD, CNN__TILE_ADD_NEW, CNN__TILE_SET_FEW, CNN__TILE_ADD_FEW };
 
-#define CNN__SMALL_KERNELS(isa, TARGET, V, M, W, SET1, LOAD, MASK, LOAD_MASKED, STORE, ADD, FMA,             \
-                           SUM4, SPLIT, LARGER)                                                              \
-    TARGET static CNN__INLINE void cnn__window_##isa(const int kh, const int kw, const int sw,               \
-                                                     const bool sum, const float *x, ptrdiff_t w, float *y,  \
-                                                     float *at)                                              \
+static void cnn__put_few(float *y, ptrdiff_t n, const float *few, int lanes, int rows, bool add)
+{
+    for (int r = 0; r < rows; r++)
+        for (ptrdiff_t e = 0; e < n; e++)
+            y[r * n + e] = few[r * lanes + e] + (add ? y[r * n + e] : 0.0f);
+}
+
+#define CNN__PUT_ROWS(isa)                                                                                   \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__put_rows_##isa(const int rows, int mode, float *y, ptrdiff_t step, const cnn__v_##isa *t,      \
+                             cnn__m_##isa fresh)                                                             \
     {                                                                                                        \
-        V r = SET1(0.0f), which = SET1(0.0f), v[2];                                                          \
-        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
-            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
-                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
-                if (sw == 2) SPLIT(v, x + i * w + j);                                                        \
-                else v[0] = LOAD(x + j + i * w);                                                             \
-                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
-                    if (sum) { r = ADD(r, v[e]); continue; }                                                 \
-                    const V tag = SET1(cnn__float_of_bits((uint32_t)(i * w + j + e)));                       \
-                    if (i + j + e == 0) r = v[e], which = tag;                                               \
-                    else LARGER(&r, &which, v[e], tag);                                                      \
-                }                                                                                            \
-            }                                                                                                \
-        STORE(y, r);                                                                                         \
-        if (!sum) STORE(at, which);                                                                          \
-    }                                                                                                        \
-    TARGET static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y,     \
-                                          float *at)                                                         \
-    {                                                                                                        \
-        if (kh == 2 && kw == 2 && sw == 2 && at) cnn__window_##isa(2, 2, 2, false, x, w, y, at);             \
-        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
-        else if (kh == 2 && kw == 2 && sw == 2) cnn__window_##isa(2, 2, 2, true, x, w, y, at);               \
-        else cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);                                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE M cnn__lanes_##isa(int from, int to)                                           \
-    {                                                                                                        \
-        from = from < 0 ? 0 : from > W ? W : from, to = to < 0 ? 0 : to > W ? W : to;                        \
-        return MASK(from, to);                                                                               \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__depth_tile_##isa(const int rows, const bool inside,                  \
-                                                         const cnn__image *p, const V *k, V bias,            \
-                                                         const M *m, int mode, int oy, int ox,               \
-                                                         const float *x, float *y)                           \
-    {                                                                                                        \
-        V t[4];                                                                                              \
+        enum { W = CNN__W_##isa };                                                                           \
         float few[4 * W];                                                                                    \
+        if (mode == CNN__TILE_SET) {                                                                         \
+            CNN__UNROLL for (int r = 0; r < rows; r++) cnn__store_##isa(y + r * step, t[r]);                 \
+            return;                                                                                          \
+        }                                                                                                    \
+        if (mode == CNN__TILE_ADD) {                                                                         \
+            CNN__UNROLL for (int r = 0; r < rows; r++)                                                       \
+                cnn__store_##isa(y + r * step, cnn__add_##isa(cnn__load_##isa(y + r * step), t[r]));         \
+            return;                                                                                          \
+        }                                                                                                    \
+        CNN__UNROLL for (int r = 0; r < rows; r++) cnn__store_##isa(few + r * W, t[r]);                      \
+        if (mode != CNN__TILE_ADD_NEW) {                                                                     \
+            cnn__put_few(y, step, few, W, rows, mode == CNN__TILE_ADD_FEW);                                  \
+            return;                                                                                          \
+        }                                                                                                    \
+        for (int r = 0; r < rows; r++)                                                                       \
+            cnn__store_##isa(y + r * step, cnn__add_##isa(cnn__load_##isa(y + r * step),                     \
+                                                          cnn__masked_##isa(few + r * W, fresh)));           \
+    }
+
+/* depth: w stays in registers, and a block of 4 rows of W outputs loads each input row three times, for 36
+   multiply-adds in 18 loads. It goes down columns of blocks, so that masks are made once for a column. */
+#define CNN__DEPTH_TILE(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__depth_tile_##isa(const int rows, const bool inside, const cnn__image *p,                       \
+                               const cnn__v_##isa *k, cnn__v_##isa bias, const cnn__m_##isa *m, int mode,    \
+                               int oy, int ox, const float *x, float *y)                                     \
+    {                                                                                                        \
+        cnn__v_##isa t[4];                                                                                   \
         const int iy = oy - p->ph;                                                                           \
         const ptrdiff_t w = p->w, step = p->ow;                                                              \
-        const unsigned h = (unsigned)p->h;                                                                   \
         const float *row = x + iy * w + ox - p->pw;                                                          \
         CNN__UNROLL for (int r = 0; r < rows; r++) t[r] = bias;                                              \
         CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
-            if ((unsigned)(iy + r) >= h) continue;                                                           \
+            if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
             CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
+                const cnn__v_##isa v = inside ? cnn__load_##isa(row + j)                                     \
+                                              : cnn__masked_##isa(row + j, m[j]);                            \
                 CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
-                    if (r - i >= 0 && r - i < rows) t[r - i] = FMA(k[3 * i + j], v, t[r - i]);               \
+                    if (r - i >= 0 && r - i < rows) t[r - i] = cnn__fma_##isa(k[3 * i + j], v, t[r - i]);    \
             }                                                                                                \
         }                                                                                                    \
-        y += oy * step + ox;                                                                                 \
-        if (mode == CNN__TILE_SET) {                                                                         \
-            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, t[r]);                            \
-        } else if (mode == CNN__TILE_ADD) {                                                                  \
-            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, ADD(LOAD(y + r * step), t[r]));   \
-        } else {                                                                                             \
-            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(few + r * W, t[r]);                             \
-            if (mode == CNN__TILE_ADD_NEW)                                                                   \
-                CNN__UNROLL for (int r = 0; r < rows; r++)                                                   \
-                    STORE(y + r * step, ADD(LOAD(y + r * step), LOAD_MASKED(few + r * W, m[3])));            \
-            else                                                                                             \
-                for (int r = 0; r < rows; r++)                                                               \
-                    for (int e = 0; e < step; e++)                                                           \
-                        y[r * step + e] = few[r * W + e]                                                     \
-                            + (mode == CNN__TILE_ADD_FEW ? y[r * step + e] : 0.0f);                          \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x, const float *w,       \
-                                        float b, bool add)                                                   \
+        cnn__put_rows_##isa(rows, mode, y + oy * step + ox, step, t, m[3]);                                  \
+    }
+
+#define CNN__DEPTH(isa)                                                                                      \
+    CNN__TARGET_##isa static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x,            \
+                                                   const float *w, float b, bool add)                        \
     {                                                                                                        \
-        V k[9], bias = SET1(b);                                                                              \
-        CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = SET1(w[i]);                                           \
+        enum { W = CNN__W_##isa };                                                                           \
+        cnn__v_##isa k[9], bias = cnn__set_##isa(b);                                                         \
+        CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = cnn__set_##isa(w[i]);                                 \
         for (int from = 0; from < p->ow; from += W) {                                                        \
             const bool tail = from + W > p->ow, narrow = p->ow < W;                                          \
             const int ox = tail && !narrow ? p->ow - W : from, ix = ox - p->pw;                              \
             const int mode = narrow ? (add ? CNN__TILE_ADD_FEW : CNN__TILE_SET_FEW)                          \
                            : !add ? CNN__TILE_SET : tail ? CNN__TILE_ADD_NEW : CNN__TILE_ADD;                \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w;                                               \
-            M m[4];                                                                                          \
-            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
-            m[3] = cnn__lanes_##isa(from - ox, W);                                                           \
+            cnn__m_##isa m[4];                                                                               \
+            for (int j = 0; j < 3; j++)                                                                      \
+                m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
+            m[3] = cnn__mask_##isa(from - ox, W);                                                            \
             int oy = 0;                                                                                      \
             for (; oy + 4 <= p->oh; oy += 4)                                                                 \
                 if (inside) cnn__depth_tile_##isa(4, true, p, k, bias, m, mode, oy, ox, x, y);               \
                 else        cnn__depth_tile_##isa(4, false, p, k, bias, m, mode, oy, ox, x, y);              \
-            for (; oy + 2 <= p->oh; oy += 2)                                                                 \
-                cnn__depth_tile_##isa(2, false, p, k, bias, m, mode, oy, ox, x, y);                          \
             for (; oy < p->oh; oy++) cnn__depth_tile_##isa(1, false, p, k, bias, m, mode, oy, ox, x, y);     \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__depth_sums_##isa(const int rows, const bool inside,                  \
-                                                         const cnn__image *p, V *t, const M *m, int oy,      \
-                                                         int ox, const float *x, const float *dy)            \
+    }
+
+#define CNN__DEPTH_SUMS(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__depth_sums_##isa(const int rows, const bool inside, const cnn__image *p, cnn__v_##isa *t,      \
+                               const cnn__m_##isa *m, int oy, int ox, const float *x, const float *dy)       \
     {                                                                                                        \
-        V d[4];                                                                                              \
+        cnn__v_##isa d[4];                                                                                   \
         const int iy = oy - p->ph;                                                                           \
         const ptrdiff_t w = p->w, step = p->ow;                                                              \
-        const unsigned h = (unsigned)p->h;                                                                   \
         const float *row = x + iy * w + ox - p->pw;                                                          \
         dy += oy * step + ox;                                                                                \
         CNN__UNROLL for (int r = 0; r < rows; r++, dy += step)                                               \
-            d[r] = inside ? LOAD(dy) : LOAD_MASKED(dy, m[3]);                                                \
+            d[r] = inside ? cnn__load_##isa(dy) : cnn__masked_##isa(dy, m[3]);                               \
         CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
-            if ((unsigned)(iy + r) >= h) continue;                                                           \
+            if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
             CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
-                CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
-                    if (r - i >= 0 && r - i < rows) t[3 * i + j] = FMA(d[r - i], v, t[3 * i + j]);           \
+                const cnn__v_##isa v = inside ? cnn__load_##isa(row + j)                                     \
+                                              : cnn__masked_##isa(row + j, m[j]);                            \
+                CNN__UNROLL for (int i = 0, e = r; i < 3; i++, e--)                                          \
+                    if (e >= 0 && e < rows) t[3 * i + j] = cnn__fma_##isa(d[e], v, t[3 * i + j]);            \
             }                                                                                                \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__depth_w_##isa(const cnn__image *p, float *dw, const float *x, const float *dy)   \
+    }
+
+#define CNN__DEPTH_W(isa)                                                                                    \
+    CNN__TARGET_##isa static void cnn__depth_w_##isa(const cnn__image *p, float *dw, const float *x,         \
+                                                     const float *dy)                                        \
     {                                                                                                        \
-        V t[9];                                                                                              \
-        float sum[4];                                                                                        \
-        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = SET1(0.0f);                                           \
+        enum { W = CNN__W_##isa };                                                                           \
+        cnn__v_##isa t[9];              /* the nine sums */                                                  \
+        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = cnn__set_##isa(0.0f);                                 \
         for (int ox = 0; ox < p->ow; ox += W) {                                                              \
             const int ix = ox - p->pw;                                                                       \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
-            M m[4];                                                                                          \
-            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
-            m[3] = cnn__lanes_##isa(0, p->ow - ox);                                                          \
+            cnn__m_##isa m[4];                                                                               \
+            for (int j = 0; j < 3; j++)                                                                      \
+                m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
+            m[3] = cnn__mask_##isa(0, cnn__clamp(p->ow - ox, W));                                            \
             int oy = 0;                                                                                      \
             for (; oy + 4 <= p->oh; oy += 4)                                                                 \
                 if (inside) cnn__depth_sums_##isa(4, true, p, t, m, oy, ox, x, dy);                          \
                 else        cnn__depth_sums_##isa(4, false, p, t, m, oy, ox, x, dy);                         \
             for (; oy < p->oh; oy++) cnn__depth_sums_##isa(1, false, p, t, m, oy, ox, x, dy);                \
         }                                                                                                    \
-        CNN__UNROLL for (int i = 0; i < 3; i++) {                                                            \
-            SUM4(sum, t[3 * i], t[3 * i + 1], t[3 * i + 2], t[3 * i]);                                       \
+        for (int i = 0; i < 3; i++) {                                                                        \
+            float sum[4];                                                                                    \
+            cnn__sum4_##isa(sum, t[3 * i], t[3 * i + 1], t[3 * i + 2], t[3 * i]);                            \
             for (int j = 0; j < 3; j++) dw[3 * i + j] += sum[j];                                             \
         }                                                                                                    \
     }
 
-#define CNN__CASE(isa, r, v) case r: cnn__tile_##isa(r, v, k, a, b, at, c, ldc, bias, add); break;
-#define CNN__ROWS_4(X, isa, v)  X(isa, 1, v) X(isa, 2, v) X(isa, 3, v) X(isa, 4, v)
-#define CNN__ROWS_6(X, isa, v)  CNN__ROWS_4(X, isa, v) X(isa, 5, v) X(isa, 6, v)
-#define CNN__ROWS_12(X, isa, v) CNN__ROWS_6(X, isa, v) X(isa, 7, v) X(isa, 8, v) X(isa, 9, v) X(isa, 10, v) \
-                                X(isa, 11, v) X(isa, 12, v)
+static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? most : v; }
+
+/* All kernels of an instruction set, and its row of the table. */
+#define CNN__ISA_KERNELS(isa)                                                                                \
+    CNN__TILE(isa) CNN__MICRO(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)                   \
+    CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                                            \
+    CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                     \
+    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__PUT_ROWS(isa) CNN__DEPTH_TILE(isa) CNN__DEPTH(isa)          \
+    CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
+
+#define CNN__ISA_ROW(number, isa)                                                                            \
+    { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
+      cnn__micro_##isa, cnn__pack_##isa, cnn__panel_##isa, cnn__take_even_##isa, cnn__add_even_##isa,        \
+      cnn__dot_##isa, cnn__fir_##isa, cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_y_##isa,   \
+      cnn__winograd_dy_##isa, cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__depth_##isa,                  \
+      cnn__depth_w_##isa }
 
 #if CNN__X86
-CNN__AVX2 static CNN__INLINE void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
+/* ---- AVX2 ---- */
+
+static bool cnn__has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2 };
+typedef __m256  cnn__v_avx2;
+typedef __m256i cnn__m_avx2;
+#define cnn__set_avx2    _mm256_set1_ps
+#define cnn__load_avx2   _mm256_loadu_ps
+#define cnn__store_avx2  _mm256_storeu_ps
+#define cnn__add_avx2    _mm256_add_ps
+#define cnn__fma_avx2    _mm256_fmadd_ps
+#define cnn__masked_avx2 _mm256_maskload_ps
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
 {
     const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
 }
-CNN__AVX512 static CNN__INLINE void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
-{
-    sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
-    sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
-}
 /* n < 8 values, then zeros */
-CNN__AVX2 static CNN__INLINE __m256 cnn__load_few_avx2(const float *p, int n)
+CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__few_avx2(const float *p, int n)
 {
     static const int mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
     return _mm256_maskload_ps(p, _mm256_loadu_si256((const __m256i *)(const void *)(mask + 8 - n)));
 }
-CNN__AVX512 static CNN__INLINE __m512 cnn__load_few_avx512(const float *p, int n)
-{
-    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
-}
 /* even: a[0], a[2] ... b[0], b[2] ...; zip: a[0], b[0], a[1], b[1] ... in two vectors */
-CNN__AVX2 static CNN__INLINE __m256 cnn__even_avx2(__m256 a, __m256 b)
+CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__even_avx2(__m256 a, __m256 b)
 {
     const __m256d t = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
     return _mm256_castpd_ps(_mm256_permute4x64_pd(t, 0xD8));
 }
-CNN__AVX2 static CNN__INLINE void cnn__zip_avx2(__m256 *t, __m256 a, __m256 b)
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__zip_avx2(__m256 *t, __m256 a, __m256 b)
 {
     const __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
     t[0] = _mm256_permute2f128_ps(low, high, 0x20), t[1] = _mm256_permute2f128_ps(low, high, 0x31);
-}
-CNN__AVX512 static CNN__INLINE __m512 cnn__even_avx512(__m512 a, __m512 b)
-{
-    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(a, at, b);
-}
-CNN__AVX512 static CNN__INLINE void cnn__zip_avx512(__m512 *t, __m512 a, __m512 b)
-{
-    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    t[0] = _mm512_permutex2var_ps(a, low, b);
-    t[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
 }
 /* Within each quarter of four floats: r[j] quarter q = row 4q+j -> element j of rows 4q .. 4q+3. */
 #define CNN__TRANSPOSE(V, p)                                                                                 \
@@ -11723,20 +11845,20 @@ CNN__AVX512 static CNN__INLINE void cnn__zip_avx512(__m512 *t, __m512 a, __m512 
     const V c = p##_unpacklo_ps(r[2], r[3]), d = p##_unpackhi_ps(r[2], r[3]);                                \
     r[0] = p##_shuffle_ps(a, c, 0x44), r[1] = p##_shuffle_ps(a, c, 0xEE);                                    \
     r[2] = p##_shuffle_ps(b, d, 0x44), r[3] = p##_shuffle_ps(b, d, 0xEE);
-CNN__AVX2 static CNN__INLINE void cnn__gather4_avx2(__m256 *r, const float *const *x, const ptrdiff_t *row,
-                                                    int i, int j)
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__gather4_avx2(__m256 *r, const float *const *x, const ptrdiff_t *row, int i, int j)
 {
     CNN__UNROLL for (int l = 0; l < 4; l++)
         r[l] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x[l] + i * row[l] + j)),
                                     _mm_loadu_ps(x[l + 4] + i * row[l + 4] + j), 1);
     CNN__TRANSPOSE(__m256, _mm256)
 }
-CNN__AVX2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
+CNN__TARGET_avx2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
 {
     _mm_storeu_ps(y, add ? _mm_add_ps(_mm_loadu_ps(y), v) : v);
 }
-CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
-                                                     bool add)
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i, bool add)
 {
     CNN__TRANSPOSE(__m256, _mm256)
     CNN__UNROLL for (int l = 0; l < 4; l++) {
@@ -11744,8 +11866,65 @@ CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y,
         cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
     }
 }
-CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *const *x,
-                                                        const ptrdiff_t *row, int i, int j)
+CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(int from, int to)
+{
+    static const int ends[24] = { 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1 };
+    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 8 - from));
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 16 - to));
+    return _mm256_and_si256(a, b);
+}
+/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
+CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
+{
+    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
+    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
+    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
+}
+/* Where v is larger, or no number, it becomes the most and its tag which. */
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
+{
+    const __m256 take = _mm256_or_ps(_mm256_cmp_ps(v, *most, _CMP_GT_OQ), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    *most = _mm256_blendv_ps(*most, v, take), *which = _mm256_blendv_ps(*which, tag, take);
+}
+CNN__ISA_KERNELS(avx2)
+
+/* ---- AVX-512 ---- */
+
+static bool cnn__has_avx512(void) { return __builtin_cpu_supports("avx512f"); }
+enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2 };
+typedef __m512    cnn__v_avx512;
+typedef __mmask16 cnn__m_avx512;
+#define cnn__set_avx512          _mm512_set1_ps
+#define cnn__load_avx512         _mm512_loadu_ps
+#define cnn__store_avx512        _mm512_storeu_ps
+#define cnn__add_avx512          _mm512_add_ps
+#define cnn__fma_avx512          _mm512_fmadd_ps
+#define cnn__masked_avx512(p, m) _mm512_maskz_loadu_ps(m, p)
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
+{
+    sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
+    sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
+}
+CNN__TARGET_avx512 static CNN__INLINE __m512 cnn__few_avx512(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+}
+CNN__TARGET_avx512 static CNN__INLINE __m512 cnn__even_avx512(__m512 a, __m512 b)
+{
+    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, at, b);
+}
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__zip_avx512(__m512 *t, __m512 a, __m512 b)
+{
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    t[0] = _mm512_permutex2var_ps(a, low, b);
+    t[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
+}
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__gather4_avx512(__m512 *r, const float *const *x, const ptrdiff_t *row, int i, int j)
 {
     CNN__UNROLL for (int l = 0; l < 4; l++) {
         r[l] = _mm512_castps128_ps512(_mm_loadu_ps(x[l] + i * row[l] + j));
@@ -11755,8 +11934,8 @@ CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *
     }
     CNN__TRANSPOSE(__m512, _mm512)
 }
-CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row,
-                                                         int i, bool add)
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int i, bool add)
 {
     CNN__TRANSPOSE(__m512, _mm512)
     CNN__UNROLL for (int l = 0; l < 4; l++) {
@@ -11766,61 +11945,43 @@ CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
 }
-/* Lanes from <= l < to. */
-CNN__AVX2 static CNN__INLINE __m256i cnn__mask_avx2(int from, int to)
-{
-    static const int ends[24] = { 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1 };
-    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 8 - from));
-    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 16 - to));
-    return _mm256_and_si256(a, b);
-}
-CNN__AVX512 static CNN__INLINE __mmask16 cnn__mask_avx512(int from, int to)
+CNN__TARGET_avx512 static CNN__INLINE __mmask16 cnn__mask_avx512(int from, int to)
 {
     return (__mmask16)((1u << to) - (1u << (from < to ? from : to)));
 }
-#define CNN__AVX512_LOAD(p, mask) _mm512_maskz_loadu_ps(mask, p)
-/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
-CNN__AVX2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
-{
-    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
-    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
-    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
-}
-CNN__AVX512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
+CNN__TARGET_avx512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
 {
     const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     v[0] = _mm512_permutex2var_ps(a, even, b);
     v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
 }
-/* Where v is larger, or no number, it becomes the most and its tag which. */
-CNN__AVX2 static CNN__INLINE void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
-{
-    const __m256 take = _mm256_or_ps(_mm256_cmp_ps(v, *most, _CMP_GT_OQ), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-    *most = _mm256_blendv_ps(*most, v, take), *which = _mm256_blendv_ps(*which, tag, take);
-}
-CNN__AVX512 static CNN__INLINE void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
 {
     const __mmask16 take = (__mmask16)(_mm512_cmp_ps_mask(v, *most, _CMP_GT_OQ)
                                        | _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q));
     *most = _mm512_mask_blend_ps(take, *most, v), *which = _mm512_mask_blend_ps(take, *which, tag);
 }
-CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2,
-             _mm256_storeu_ps, _mm256_add_ps,
-             _mm256_fmadd_ps, cnn__sum4_avx2,
-             cnn__gather4_avx2, cnn__scatter4_avx2, cnn__even_avx2, cnn__zip_avx2)
-CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512,
-             _mm512_storeu_ps, _mm512_add_ps,
-             _mm512_fmadd_ps, cnn__sum4_avx512,
-             cnn__gather4_avx512, cnn__scatter4_avx512, cnn__even_avx512, cnn__zip_avx512)
-CNN__SMALL_KERNELS(avx2, CNN__AVX2, __m256, __m256i, 8, _mm256_set1_ps, _mm256_loadu_ps, cnn__mask_avx2,
-                   _mm256_maskload_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps, cnn__sum4_avx2,
-                   cnn__split_avx2, cnn__larger_avx2)
-CNN__SMALL_KERNELS(avx512, CNN__AVX512, __m512, __mmask16, 16, _mm512_set1_ps, _mm512_loadu_ps,
-                   cnn__mask_avx512, CNN__AVX512_LOAD, _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
-                   cnn__sum4_avx512, cnn__split_avx512, cnn__larger_avx512)
-#elif CNN__ARM
-static inline float32x4_t cnn__load_few_neon(const float *p, int n)
+CNN__ISA_KERNELS(avx512)
+#endif
+
+#if CNN__ARM
+/* ---- NEON ---- */
+
+static bool cnn__has_neon(void) { return true; }
+enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4 };
+typedef float32x4_t cnn__v_neon;
+typedef cnn__lanes  cnn__m_neon;
+#define CNN__TARGET_neon
+#define cnn__set_neon   vdupq_n_f32
+#define cnn__load_neon  vld1q_f32
+#define cnn__store_neon vst1q_f32
+#define cnn__add_neon   vaddq_f32
+#define cnn__mask_neon  cnn__lanes_of
+#define cnn__fma_neon(a, b, c) vfmaq_f32(c, a, b)
+#define cnn__sum4_neon(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
+static inline float32x4_t cnn__few_neon(const float *p, int n)
 {
     const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };
     return vld1q_f32(few);
@@ -11848,12 +12009,7 @@ static inline void cnn__zip_neon(float32x4_t *t, float32x4_t a, float32x4_t b)
 {
     t[0] = vzip1q_f32(a, b), t[1] = vzip2q_f32(a, b);
 }
-#define CNN__NEON_FMA(a, b, c) vfmaq_f32(c, a, b)
-#define CNN__NEON_SUM4(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
-CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32,
-             CNN__NEON_FMA, CNN__NEON_SUM4,
-             cnn__gather4_neon, cnn__scatter4_neon, cnn__even_neon, cnn__zip_neon)
-static inline float32x4_t cnn__load_masked_neon(const float *p, cnn__lanes m)
+static inline float32x4_t cnn__masked_neon(const float *p, cnn__lanes m)
 {
     float part[4];
     for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
@@ -11869,112 +12025,155 @@ static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float
     const uint32x4_t take = vorrq_u32(vcgtq_f32(v, *most), vmvnq_u32(vceqq_f32(v, v)));
     *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
 }
-CNN__SMALL_KERNELS(neon, , float32x4_t, cnn__lanes, 4, vdupq_n_f32, vld1q_f32, cnn__lanes_of,
-                   cnn__load_masked_neon, vst1q_f32, vaddq_f32, CNN__NEON_FMA, CNN__NEON_SUM4,
-                   cnn__split_neon, cnn__larger_neon)
+CNN__ISA_KERNELS(neon)
 #endif
 
-/* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
-typedef struct { float v[4]; } cnn__vec;
-static inline cnn__vec cnn__vec_set1(float a) { return (cnn__vec){ { a, a, a, a } }; }
-static inline cnn__vec cnn__vec_load(const float *p) { return (cnn__vec){ { p[0], p[1], p[2], p[3] } }; }
-static inline cnn__vec cnn__vec_few(const float *p, int n)
-{
-    return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f } };
-}
-static inline void     cnn__vec_store(float *p, cnn__vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
-static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
-{
-    return (cnn__vec){ { a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3] } };
-}
-static inline cnn__vec cnn__vec_fma(cnn__vec a, cnn__vec b, cnn__vec c)
-{
-    return (cnn__vec){ { a.v[0] * b.v[0] + c.v[0], a.v[1] * b.v[1] + c.v[1], a.v[2] * b.v[2] + c.v[2],
-                         a.v[3] * b.v[3] + c.v[3] } };
-}
-static inline void cnn__sum4_c(float *sum, cnn__vec a, cnn__vec b, cnn__vec c, cnn__vec d)
-{
-    const cnn__vec t[4] = { a, b, c, d };
-    for (int i = 0; i < 4; i++) sum[i] = (t[i].v[0] + t[i].v[2]) + (t[i].v[1] + t[i].v[3]);
-}
-static inline void cnn__gather4_c(cnn__vec *r, const float *const *x, const ptrdiff_t *row, int i, int j)
-{
-    for (int l = 0; l < 4; l++)
-        for (int e = 0; e < 4; e++) r[e].v[l] = x[l][i * row[l] + j + e];
-}
-static inline void cnn__scatter4_c(cnn__vec *r, float *const *y, const ptrdiff_t *row, int i, bool add)
-{
-    for (int l = 0; l < 4; l++)
-        for (int e = 0; e < 4; e++) y[l][i * row[l] + e] = add ? y[l][i * row[l] + e] + r[e].v[l] : r[e].v[l];
-}
-static inline cnn__vec cnn__even_c(cnn__vec a, cnn__vec b)
-{
-    return (cnn__vec){ { a.v[0], a.v[2], b.v[0], b.v[2] } };
-}
-static inline void cnn__zip_c(cnn__vec *t, cnn__vec a, cnn__vec b)
-{
-    t[0] = (cnn__vec){ { a.v[0], b.v[0], a.v[1], b.v[1] } };
-    t[1] = (cnn__vec){ { a.v[2], b.v[2], a.v[3], b.v[3] } };
-}
-CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store,
-             cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
-             cnn__gather4_c, cnn__scatter4_c, cnn__even_c, cnn__zip_c)
+/* ---- Portable C: a vector is four floats, which the compiler maps to registers if it can ---- */
 
-static inline cnn__vec cnn__load_masked_c(const float *p, cnn__lanes m)
+static bool cnn__has_c(void) { return true; }
+enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2 };
+typedef cnn__lanes cnn__m_c;
+#define CNN__TARGET_c
+#define cnn__mask_c cnn__lanes_of
+#if defined(__GNUC__) && defined(__SSE2__)              /* the same arithmetic; it compiles sooner */
+typedef float cnn__v_c __attribute__((vector_size(16)));
+#define CNN__LANE(v, l) (v)[l]
+#define cnn__set_c(a)       ((cnn__v_c){ 0 } + (a))
+#define cnn__add_c(a, b)    ((a) + (b))
+#define cnn__fma_c(a, b, c) ((a) * (b) + (c))
+#else
+typedef struct { float v[4]; } cnn__v_c;
+#define CNN__LANE(a, l) (a).v[l]
+static inline cnn__v_c cnn__set_c(float a) { return (cnn__v_c){ { a, a, a, a } }; }
+static inline cnn__v_c cnn__add_c(cnn__v_c a, cnn__v_c b)
 {
-    cnn__vec r;
-    for (int l = 0; l < 4; l++) r.v[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
-    return r;
+    for (int l = 0; l < 4; l++) a.v[l] += b.v[l];
+    return a;
 }
-static inline void cnn__split_c(cnn__vec *v, const float *p)
+static inline cnn__v_c cnn__fma_c(cnn__v_c a, cnn__v_c b, cnn__v_c c)
 {
-    for (int l = 0; l < 4; l++) v[0].v[l] = p[2 * l], v[1].v[l] = p[2 * l + 1];
+    for (int l = 0; l < 4; l++) c.v[l] = a.v[l] * b.v[l] + c.v[l];
+    return c;
 }
-static inline void cnn__larger_c(cnn__vec *most, cnn__vec *which, cnn__vec v, cnn__vec tag)
+#endif
+static inline cnn__v_c cnn__load_c(const float *p)
+{
+    cnn__v_c v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void cnn__store_c(float *p, cnn__v_c v) { memcpy(p, &v, sizeof v); }
+static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
+{
+    float part[4];
+    for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
+    return cnn__load_c(part);
+}
+static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__lanes_of(0, n)); }
+static inline void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
+{
+    const cnn__v_c t[4] = { a, b, c, d };
+    for (int i = 0; i < 4; i++)
+        sum[i] = (CNN__LANE(t[i], 0) + CNN__LANE(t[i], 2)) + (CNN__LANE(t[i], 1) + CNN__LANE(t[i], 3));
+}
+static inline void cnn__gather4_c(cnn__v_c *r, const float *const *x, const ptrdiff_t *row, int i, int j)
 {
     for (int l = 0; l < 4; l++)
-        if (v.v[l] > most->v[l] || v.v[l] != v.v[l])
-            memcpy(&most->v[l], &v.v[l], sizeof(float)), memcpy(&which->v[l], &tag.v[l], sizeof(float));
+        for (int e = 0; e < 4; e++) CNN__LANE(r[e], l) = x[l][i * row[l] + j + e];
 }
-CNN__SMALL_KERNELS(c, , cnn__vec, cnn__lanes, 4, cnn__vec_set1, cnn__vec_load, cnn__lanes_of,
-                   cnn__load_masked_c, cnn__vec_store, cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
-                   cnn__split_c, cnn__larger_c)
+static inline void cnn__scatter4_c(const cnn__v_c *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+{
+    for (int l = 0; l < 4; l++)
+        for (int e = 0; e < 4; e++) {
+            float *to = &y[l][i * row[l] + e];
+            *to = add ? *to + CNN__LANE(r[e], l) : CNN__LANE(r[e], l);
+        }
+}
+static inline cnn__v_c cnn__even_c(cnn__v_c a, cnn__v_c b)
+{
+    const float even[4] = { CNN__LANE(a, 0), CNN__LANE(a, 2), CNN__LANE(b, 0), CNN__LANE(b, 2) };
+    return cnn__load_c(even);
+}
+static inline void cnn__zip_c(cnn__v_c *t, cnn__v_c a, cnn__v_c b)
+{
+    for (int l = 0; l < 4; l++) {
+        CNN__LANE(t[l / 2], l % 2 * 2) = CNN__LANE(a, l);
+        CNN__LANE(t[l / 2], l % 2 * 2 + 1) = CNN__LANE(b, l);
+    }
+}
+static inline void cnn__split_c(cnn__v_c *v, const float *p)
+{
+    for (int l = 0; l < 4; l++) CNN__LANE(v[0], l) = p[2 * l], CNN__LANE(v[1], l) = p[2 * l + 1];
+}
+static inline void cnn__larger_c(cnn__v_c *most, cnn__v_c *which, cnn__v_c v, cnn__v_c tag)
+{
+    float old[4], value[4], place[4], own[4];           /* copies of bytes keep the bits of any NaN and tag */
+    cnn__store_c(old, *most), cnn__store_c(value, v), cnn__store_c(place, *which), cnn__store_c(own, tag);
+    for (int l = 0; l < 4; l++)
+        if (value[l] > old[l] || value[l] != value[l])
+            memcpy(old + l, value + l, sizeof *old), memcpy(place + l, own + l, sizeof *place);
+    *most = cnn__load_c(old), *which = cnn__load_c(place);
+}
+CNN__ISA_KERNELS(c)
 
-/* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
-typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__pack_rows *pack;
-                 cnn__fill_panel *panel; cnn__halve *halve; cnn__twice *twice; cnn__dot *dot; cnn__fir *fir;
-                 cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y;
-                 cnn__winograd_dy *winograd_dy; cnn__winograd_dw *winograd_dw;
-                 cnn__windows *windows; cnn__depth *depth; cnn__depth_w *depth_w; } cnn__kernels;
+/* An instruction set of your own: its section here. */
+
+/* ---- The table: the best first ---- */
+
+static const cnn__kernels cnn__isa_table[] = {
+#if CNN__X86
+    CNN__ISA_ROW(CNN_ISA_AVX512, avx512),
+    CNN__ISA_ROW(CNN_ISA_AVX2, avx2),
+#elif CNN__ARM
+    CNN__ISA_ROW(CNN_ISA_NEON, neon),
+#endif
+    /* An instruction set of your own: its row here. */
+    CNN__ISA_ROW(CNN_ISA_C, c),
+    { .isa = CNN_ISA_PLAIN, .name = "plain", .has = cnn__has_c }       /* the loops of Part I */
+};
+enum { CNN__ISA_ROWS = sizeof cnn__isa_table / sizeof *cnn__isa_table };
+
+/* The row of an instruction set; NULL: this build has none. */
+static const cnn__kernels *cnn__isa_row(cnn_isa isa)
+{
+    for (int i = 0; i < CNN__ISA_ROWS; i++)
+        if (cnn__isa_table[i].isa == isa) return &cnn__isa_table[i];
+    return NULL;
+}
 static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
 {
-    static const cnn__kernels rows[] = {
-#if CNN__X86
-        { CNN_ISA_AVX512, 16, 12, 32, cnn__micro_avx512, cnn__pack_rows_avx512, cnn__fill_panel_avx512,
-          cnn__halve_avx512, cnn__twice_avx512, cnn__dot_avx512, cnn__fir_avx512,
-          cnn__winograd_w_avx512, cnn__winograd_x_avx512, cnn__winograd_y_avx512,
-          cnn__winograd_dy_avx512, cnn__winograd_dw_avx512,
-          cnn__windows_avx512, cnn__depth_avx512, cnn__depth_w_avx512 },
-        { CNN_ISA_AVX2, 8, 6, 16, cnn__micro_avx2, cnn__pack_rows_avx2, cnn__fill_panel_avx2,
-          cnn__halve_avx2, cnn__twice_avx2, cnn__dot_avx2, cnn__fir_avx2,
-          cnn__winograd_w_avx2, cnn__winograd_x_avx2, cnn__winograd_y_avx2,
-          cnn__winograd_dy_avx2, cnn__winograd_dw_avx2,
-          cnn__windows_avx2, cnn__depth_avx2, cnn__depth_w_avx2 },
-#elif CNN__ARM
-        { CNN_ISA_NEON, 4, 6, 16, cnn__micro_neon, cnn__pack_rows_neon, cnn__fill_panel_neon,
-          cnn__halve_neon, cnn__twice_neon, cnn__dot_neon, cnn__fir_neon,
-          cnn__winograd_w_neon, cnn__winograd_x_neon, cnn__winograd_y_neon,
-          cnn__winograd_dy_neon, cnn__winograd_dw_neon,
-          cnn__windows_neon, cnn__depth_neon, cnn__depth_w_neon },
-#endif
-        { CNN_ISA_C, 4, 4, 8, cnn__micro_c, cnn__pack_rows_c, cnn__fill_panel_c,
-          cnn__halve_c, cnn__twice_c, cnn__dot_c, cnn__fir_c,
-          cnn__winograd_w_c, cnn__winograd_x_c, cnn__winograd_y_c,
-          cnn__winograd_dy_c, cnn__winograd_dw_c,
-          cnn__windows_c, cnn__depth_c, cnn__depth_w_c } };
-    const cnn__kernels *r = rows;
-    while (r->isa != cpu->isa && r->isa != CNN_ISA_C) r++;
-    return r;
+    const cnn__kernels *row = cnn__isa_row(cpu->isa);
+    return row && row->micro ? row : cnn__isa_row(CNN_ISA_C);
+}
+static const char *cnn__isa_name(cnn_isa isa)
+{
+    const cnn__kernels *row = cnn__isa_row(isa);
+    return row ? row->name : "?";
+}
+
+static bool cnn__has_isa(cnn_isa isa)
+{
+    const cnn__kernels *row = cnn__isa_row(isa);
+    return row && row->has();
+}
+
+static cnn_isa cnn__best_isa(void)
+{
+    int i = 0;
+    while (!cnn__isa_table[i].has()) i++;
+    return cnn__isa_table[i].isa;
+}
+
+/* The instruction set of that name. CNN_ISA_AUTO: there is none, and names[room] says which there are. */
+static cnn_isa cnn__isa_named(const char *name, char *names, size_t room)
+{
+    names[0] = 0;
+    for (int i = 0; i < CNN__ISA_ROWS; i++) {
+        const size_t used = strlen(names);
+        if (strcmp(name, cnn__isa_table[i].name) == 0) return cnn__isa_table[i].isa;
+        cnn__format(names + used, room - used, "%s%s", i ? ", " : "", cnn__isa_table[i].name);
+    }
+    return CNN_ISA_AUTO;
 }
 
 /* ===========================================================================================================
@@ -12195,7 +12394,7 @@ static void cnn__spread_copy(const cnn__kernels *u, const cnn__spread *s, float 
             const float *row = plane + (ptrdiff_t)y * s->w + x0 + left * s->sw;
             float *start = to + (ptrdiff_t)r * s->width + left;
             if (s->sw == 1)      cnn__copy(start, row, right - left);
-            else if (s->sw == 2) u->halve(start, row, right - left);
+            else if (s->sw == 2) u->take_even(start, row, right - left);
             else for (int x = 0; x < right - left; x++) start[x] = row[x * s->sw];
         }
     }
@@ -12460,7 +12659,7 @@ static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn
         for (int s = 0; s < ni; s++) {
             float *to = y + s * q->out_plane + r * q->row + x * q->col;
             const float *v = tile + s * nr + from - j;
-            if (q->col == 2 && add) q->u->twice(to, v, n);
+            if (q->col == 2 && add) q->u->add_even(to, v, n);
             else if (q->col != 1)
                 for (int e = 0; e < n; e++) to[e * q->col] = add ? to[e * q->col] + v[e] : v[e];
             else if (add) cnn__add(to, v, n);
