@@ -1469,6 +1469,8 @@ static void  cnn__seen(cnn_tensor *y, cnn__moment moment);
 
 static bool      cnn__has_isa(cnn_isa isa);                            /* >>simd */
 static cnn_isa   cnn__best_isa(void);
+static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
+static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
 
@@ -1511,14 +1513,10 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     g->run = 1;                         /* nodes start with stamp 0: nothing has computed them */
     g->cpu.threads = config.threads;
     g->cpu.isa = config.isa;
-    static const struct { const char *name; cnn_isa isa;
-    } named[] = { { "plain", CNN_ISA_PLAIN }, { "c", CNN_ISA_C }, { "neon", CNN_ISA_NEON },
-                  { "avx2", CNN_ISA_AVX2 }, { "avx512", CNN_ISA_AVX512 } };
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
-    for (size_t i = 0; wish && i < sizeof named / sizeof *named; i++)
-        if (strcmp(wish, named[i].name) == 0) g->cpu.isa = named[i].isa, wish = NULL;
-    if (wish && *wish)
-        cnn__fail(g, config.at, "cnn_new", "CNN_ISA=%.20s: not one of plain, c, neon, avx2, avx512", wish);
+    char        names[80];
+    if (wish && *wish && !(g->cpu.isa = cnn__isa_named(wish, names, sizeof names)))
+        cnn__fail(g, config.at, "cnn_new", "CNN_ISA=%.20s: not one of %s", wish, names);
     if (g->cpu.isa == CNN_ISA_AUTO) g->cpu.isa = cnn__best_isa();
     if (!cnn__has_isa(g->cpu.isa))
         cnn__fail(g, config.at, "cnn_new",
@@ -2371,7 +2369,8 @@ static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); 
 #endif
 static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 {
-    return cpu->isa >= CNN_ISA_AVX2 && loop[1] ? loop[1] : loop[0];
+    const bool avx = cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
+    return avx && loop[1] ? loop[1] : loop[0];
 }
 /* The formulas that kernels use, picked by the instruction set: cnn__each_add(cpu). */
 #define CNN__EACH(name, ...)                                                                                 \
@@ -9521,14 +9520,13 @@ typedef struct {
    rule of the convolutions picked for a whole batch: "cpu avx2, winograd 4x4". */
 static cnn__text cnn__runs_on_text(const cnn_tensor *t)
 {
-    static const char *const isa[] = { "?", "c", "neon", "avx2", "avx512" };
     const cnn_graph *g = t->graph;
     cnn__text r = { "" };
     if (!t->op) return r;
     if (cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "%s", g->config.backend->name);
     else if (t->op->algorithm)
-        cnn__format(r.s, sizeof r.s, "cpu %s, %s", isa[g->cpu.isa], t->op->algorithm(t));
-    else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", isa[g->cpu.isa]);
+        cnn__format(r.s, sizeof r.s, "cpu %s, %s", cnn__isa_name(g->cpu.isa), t->op->algorithm(t));
+    else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", cnn__isa_name(g->cpu.isa));
     else cnn__format(r.s, sizeof r.s, "cpu");
     if (cnn__of(t)->kernel && !cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "cpu, by a row of yours");
     return r;
@@ -10416,14 +10414,25 @@ static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
     return work >= CNN__LARGE ? cpu->threads : 1;
 }
 
-/* Threads for so many multiply-adds in so many parts. Below 5 million, about 0.1 ms, a parallel region with
+/* Threads for so many multiply-adds in so many units. Below 5 million, about 0.1 ms, a parallel region with
    its spinning barrier costs more than it saves when the machine has other work. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
 #define CNN__SERIAL_WORK 5e6
 #endif
-static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
+static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t units)
 {
-    return work < CNN__SERIAL_WORK ? 1 : (int)cnn__min(cpu->threads, parts);
+    return work < CNN__SERIAL_WORK ? 1 : (int)cnn__min(cpu->threads, units);
+}
+
+/* The work of all kernels below is divided here. It has units, numbered from 0, that follow from the problem
+   alone and are computed alike in whatever range they fall; each thread takes one range of them. So the same
+   seed gives the same bits for any number of threads. */
+typedef void cnn__job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread);
+static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cnn__job *run, const void *job)
+{
+    const int threads = cnn__team(cpu, work, units);
+    CNN__PARALLEL_FOR(threads)
+    for (int i = 0; i < threads; i++) run(job, units * i / threads, units * (i + 1) / threads, i);
 }
 
 /* ===========================================================================================================
@@ -10431,8 +10440,8 @@ static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
    ======================================================================================================== */
 
 #if CNN__X86
-#define CNN__AVX2   __attribute__((target("avx2,fma")))
-#define CNN__AVX512 __attribute__((target("avx512f,avx2,fma")))
+#define CNN__TARGET_avx2   __attribute__((target("avx2,fma")))
+#define CNN__TARGET_avx512 __attribute__((target("avx512f,avx2,fma")))
 #endif
 #if defined(__GNUC__) && !defined(__clang__)
 #define CNN__UNROLL _Pragma("GCC unroll 16")        /* gcc -O2 would keep the accumulators below in memory */
@@ -10440,524 +10449,647 @@ static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t parts)
 #define CNN__UNROLL
 #endif
 
-static bool cnn__has_isa(cnn_isa isa)
-{
-#if CNN__X86
-    if (isa == CNN_ISA_AVX2)   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (isa == CNN_ISA_AVX512) return __builtin_cpu_supports("avx512f");
-#endif
-    return isa == CNN_ISA_PLAIN || isa == CNN_ISA_C || (isa == CNN_ISA_NEON && CNN__ARM);
-}
+/* The kernels that are written for each instruction set. One text serves all: CNN__MICRO(avx2) is the
+   micro-kernel for AVX2, written in the words that the section "AVX2" below defines, which end in _avx2:
 
-static cnn_isa cnn__best_isa(void)
-{
-    static const cnn_isa by_speed[] = { CNN_ISA_AVX512, CNN_ISA_AVX2, CNN_ISA_NEON };
-    for (size_t i = 0; i < sizeof by_speed / sizeof *by_speed; i++)
-        if (cnn__has_isa(by_speed[i])) return by_speed[i];
-    return CNN_ISA_C;
-}
-
-/* These kernels are written for each instruction set; one text serves all, given a vector V of W floats.
-
-   micro: a tile of mr rows and NR = NV*W columns (NR/2 where nr is no more), in registers while p runs.
-              c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
-          a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of
-          an image alike. Floor: mr*NR*k multiply-adds. Two can start in a cycle and take four: at least 8
-          accumulators. The tile of c is fetched into the cache while p runs.
-   pack:  rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. Floor: a
-          load and a store of W floats for W floats.
-   panel: rows of NR floats one behind the other, as micro wants b: to[p*NR + j] = x[at[p] + j], j < NR, and
-          the next NR floats of each row fetched into the cache.
-   halve: every second float. to[i] = x[2*i], i < n.
-   twice: its transpose. to[2*i] += v[i], i < n.
-   dot:   rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors, all accumulators in registers:
-          over images n, image rows y and pixels q
-              c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
-          at has four entries whatever cols is. Floor: 12 multiply-adds for 7 loads.
-   fir:   one row, few taps.   y[q] = bias + sum_t w[t] x[at[t] + q], q < length.   Floor: one load a
-          multiply-add.
-   winograd: transforms of W tiles side by side, see >>conv. GATHER4 loads four floats of each of W rows and
-          transposes them to four vectors; SCATTER4 is its inverse, and adds to what is there if told. */
-typedef void cnn__micro(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at,
-                        float *c, ptrdiff_t ldc, const float *bias, bool add);
-typedef void cnn__pack_rows(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
-typedef void cnn__fill_panel(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
-typedef void cnn__halve(float *to, const float *x, ptrdiff_t n);
-typedef void cnn__twice(float *to, const float *v, ptrdiff_t n);
-typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
-typedef void cnn__dot(int rows, int cols, const cnn__runs *, const float *a, const float *b,
-                      const ptrdiff_t *at, float *c, ptrdiff_t ldc);
-typedef void cnn__winograd_w(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
-typedef void cnn__winograd_dw(const float *u, ptrdiff_t step, float *g);
-typedef void cnn__winograd_dy(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
-typedef void cnn__winograd_x(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-typedef void cnn__winograd_y(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
-                             const ptrdiff_t *row, bool add);
+   CNN__TARGET_   how the compiler is told;  CNN__W_, _MR_, _NV_: floats in a vector; the largest tile of
+                  micro has MR rows and NV vectors
+   cnn__v_        a vector;  set(a): a in all lanes;  load(p), store(p, v), add(a, b);  fma(a, b, c) = a b + c
+   cnn__few_      load(p) where only n < W floats may be read, then zeros;  sum4(s, a, b, c, d): s[0] = the
+                  sum of the lanes of a, ...
+   cnn__gather4_  four floats of each of W rows, transposed to four vectors:
+                  r[e] lane l = x[l][i row[l] + j + e]
+   cnn__scatter4_ its inverse, y[l][i row[l] + e] = or, with add, += r[e] lane l
+   cnn__even_     a[0], a[2] ... b[0], b[2] ...;  zip(t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
+   cnn__split_    v[0] = p[0], p[2] ...; v[1] = p[1], p[3] ...
+   cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
+   cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere */
 enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
-typedef void cnn__fir(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
-                      float bias, float *y);
+typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
+typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
 
-#define CNN__DOT_STEP(FMA, v0, v1, v2, v3)                                                                   \
-    CNN__DOT_COLUMN(FMA, 0, v0) CNN__DOT_COLUMN(FMA, 1, v1) CNN__DOT_COLUMN(FMA, 2, v2)                      \
-    if (wide > 3) { CNN__DOT_COLUMN(FMA, 3, v3) }
-#define CNN__DOT_COLUMN(FMA, j, v)                                                                           \
-    u[4] = v;                                                                                                \
-    CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = FMA(u[i], u[4], t[i][j]);
-#define CNN__KERNELS(isa, TARGET, V, W, MR, NV, SET1, LOAD, LOAD_FEW, STORE, ADD, FMA, SUM4, GATHER4,        \
-                     SCATTER4, EVEN, ZIP)                                                                    \
-    TARGET static CNN__INLINE void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a,  \
-                                                   const float *b, const ptrdiff_t *at, float *c,            \
-                                                   ptrdiff_t ldc, const float *bias, bool add)               \
+/* A mask, where there are no better ones: lanes from <= l < to. */
+typedef struct { int from, to; } cnn__lanes;
+static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
+
+typedef struct {
+    cnn_isa     isa;
+    const char *name;                   /* in CNN_ISA and in messages */
+    bool      (*has)(void);             /* has this CPU got it? */
+    int         lanes, mr, nr;
+
+    /* A tile of mr rows and nr columns, in registers while p runs over k terms:
+           c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
+       a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of an
+       image alike. Whole vectors are stored: nr or, where nr is no more than half, half as many columns.
+       Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators. */
+    void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
+                  ptrdiff_t ldc, const float *bias, bool add);
+    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. */
+    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
+    /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
+    void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
+    /* to[i] = x[2*i], i < n; and its transpose, to[2*i] += v[i]. */
+    void (*take_even)(float *to, const float *x, ptrdiff_t n);
+    void (*add_even)(float *to, const float *v, ptrdiff_t n);
+    /* rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors: over images n, rows y and pixels q
+           c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
+       at has four entries whatever cols is. Lower bound: 12 multiply-adds for 7 loads. */
+    void (*dot)(int rows, int cols, const cnn__runs *, const float *a, const float *b, const ptrdiff_t *at,
+                float *c, ptrdiff_t ldc);
+    /* One row, few taps: y[q] = bias + sum_t w[t] x[at[t] + q], q < length. Lower bound: a load for each
+       multiply-add. */
+    void (*fir)(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x, const ptrdiff_t *at,
+                float bias, float *y);
+    /* Winograd's transforms of W tiles side by side: of kernels (w), of input (x), back to output (y); of dy
+       and back to dw. See >>conv. */
+    void (*winograd_w)(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
+    void (*winograd_x)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
+    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
+                       const ptrdiff_t *row, bool add);
+    void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
+    void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
+    /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
+       at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the last NaN
+       if there is one, and the bits of at[l] are its distance from the start of window l. Reads nothing
+       beyond the last window. */
+    void (*windows)(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
+    /* 3x3 depthwise on one plane with stride 1: y (+)= b + x * w, and dw += dy * x. Lanes outside the image
+       are loaded as zeros, rows outside are left out. Lower bound: 9 multiply-adds for each output. */
+    void (*depth)(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
+    void (*depth_w)(const cnn__image *, float *dw, const float *x, const float *dy);
+} cnn__kernels;
+
+/* ---- The texts of the kernels ---- */
+
+/* micro: the tile of c is fetched into the cache while p runs. */
+#define CNN__TILE(isa)                                                                                       \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a, ptrdiff_t lda,             \
+                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,    \
+                         bool add)                                                                           \
     {                                                                                                        \
-        V t[MR][NV], v[NV];                                                                                  \
+        enum { W = CNN__W_##isa };                                                                           \
+        cnn__v_##isa t[CNN__MAX_MR][CNN__NV_##isa], v[CNN__NV_##isa];                                        \
         CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
             CNN__PREFETCH(c + i * ldc);                                                                      \
             CNN__PREFETCH(c + i * ldc + nv * W - 1);                                                         \
-            v[0] = SET1(bias ? bias[i] : 0.0f);                                                              \
+            v[0] = cnn__set_##isa(bias ? bias[i] : 0.0f);                                                    \
             CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
         }                                                                                                    \
-        for (; k > 0; k--, a += mr) {                                                                        \
+        for (; k > 0; k--, a += lda) {                                                                       \
             const float *row = b + *at++;                                                                    \
-            CNN__UNROLL for (int j = 0; j < nv; j++) v[j] = LOAD(row + j * W);                               \
+            CNN__UNROLL for (int j = 0; j < nv; j++) v[j] = cnn__load_##isa(row + j * W);                    \
             CNN__UNROLL for (int i = 0; i < mr; i++) {                                                       \
-                const V s = SET1(a[i]);                                                                      \
-                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = FMA(s, v[j], t[i][j]);                    \
+                const cnn__v_##isa s = cnn__set_##isa(a[i]);                                                 \
+                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__fma_##isa(s, v[j], t[i][j]);         \
             }                                                                                                \
         }                                                                                                    \
         if (add) {                                                                                           \
             CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
-                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = ADD(LOAD(c + i * ldc + j * W), t[i][j]);  \
+                CNN__UNROLL for (int j = 0; j < nv; j++)                                                     \
+                    t[i][j] = cnn__add_##isa(cnn__load_##isa(c + i * ldc + j * W), t[i][j]);                 \
         }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
-            CNN__UNROLL for (int j = 0; j < nv; j++) STORE(c + i * ldc + j * W, t[i][j]);                    \
-    }                                                                                                        \
-    TARGET static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a, const float *b,         \
-                                        const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,     \
-                                        bool add)                                                            \
-    {                               /* each size has code of its own: tails cost what they are */            \
-        if (nr > NV / 2 * W) switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV) default: break; }              \
-        else                 switch (mr) { CNN__ROWS_##MR(CNN__CASE, isa, NV / 2) default: break; }          \
-    }                                                                                                        \
-    TARGET static void cnn__pack_rows_##isa(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np)    \
+            CNN__UNROLL for (int j = 0; j < nv; j++) cnn__store_##isa(c + i * ldc + j * W, t[i][j]);         \
+    }
+
+/* Tiles of 12, 8, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are a tile of 4 and one of 1. */
+#define CNN__MICRO(isa)                                                                                      \
+    CNN__TARGET_##isa static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a,              \
+                                                   const float *b, const ptrdiff_t *at, float *c,            \
+                                                   ptrdiff_t ldc, const float *bias, bool add)               \
     {                                                                                                        \
-        const ptrdiff_t none[CNN__MAX_LANES] = { 0 };                                                        \
-        V t[4];                                                                                              \
+        enum { NV = CNN__NV_##isa };                                                                         \
+        for (int i = 0, rows; i < mr; i += rows, a += rows, c += rows * ldc) {                               \
+            const float *own = bias ? bias + i : NULL;                                                       \
+            rows = cnn__tile_rows(mr - i);                                                                   \
+            if (nr > NV / 2 * CNN__W_##isa) switch (rows) { CNN__TILES(isa, NV) default: break; }            \
+            else                            switch (rows) { CNN__TILES(isa, NV / 2) default: break; }        \
+        }                                                                                                    \
+    }
+
+#define CNN__TILES(isa, nv) CNN__CASE(isa, 12, nv) CNN__CASE(isa, 8, nv) CNN__CASE(isa, 6, nv)               \
+    CNN__CASE(isa, 4, nv) CNN__CASE(isa, 3, nv) CNN__CASE(isa, 2, nv) CNN__CASE(isa, 1, nv)
+
+#define CNN__CASE(isa, r, nv)                                                                                \
+    case r: if (r <= CNN__MR_##isa) cnn__tile_##isa(r, nv, k, a, mr, b, at, c, ldc, own, add); break;
+
+static inline int cnn__tile_rows(int left)
+{
+    return left >= 12 ? 12 : left >= 8 ? 8 : left >= 6 ? 6 : left > 4 ? 4 : left;
+}
+
+#define CNN__PACK_ROWS(isa)                                                                                  \
+    CNN__TARGET_##isa static void cnn__pack_##isa(float *to, int r, const float *x, ptrdiff_t si,            \
+                                                  ptrdiff_t np)                                              \
+    {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
+        const ptrdiff_t none[W] = { 0 };                                                                     \
+        cnn__v_##isa t[4];                                                                                   \
         for (int q = (r - 1) / W * W; q >= 0; q -= W) {                                                      \
-            const float *row[CNN__MAX_LANES];                                                                \
-            ptrdiff_t p = 0;        /* whole vectors: what one writes too much is written anew after it */  \
+            const float *row[W];                                                                             \
+            ptrdiff_t p = 0;            /* full-vector stores; the next one overwrites the excess lanes */   \
             for (int l = 0; l < W; l++) row[l] = x + (q + l < r ? q + l : r - 1) * si;                       \
             for (; p + 4 <= np && (q + W <= r || (np - p - 4) * r >= q + W - r); p += 4) {                   \
-                GATHER4(t, row, none, 0, (int)p);                                                            \
-                for (int e = 0; e < 4; e++) STORE(to + (p + e) * r + q, t[e]);                               \
+                cnn__gather4_##isa(t, row, none, 0, (int)p);                                                 \
+                for (int e = 0; e < 4; e++) cnn__store_##isa(to + (p + e) * r + q, t[e]);                    \
             }                                                                                                \
             for (; p < np; p++)                                                                              \
                 for (int l = 0; l < W && q + l < r; l++) to[p * r + q + l] = row[l][p];                      \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__fill_panel_##isa(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np)   \
+    }
+
+#define CNN__PANEL(isa)                                                                                      \
+    CNN__TARGET_##isa static void cnn__panel_##isa(float *to, const float *x, const ptrdiff_t *at,           \
+                                                   ptrdiff_t np)                                             \
     {                                                                                                        \
+        enum { W = CNN__W_##isa, NV = CNN__NV_##isa };                                                       \
         for (ptrdiff_t p = 0; p < np; p++, to += NV * W) {                                                   \
             const float *row = x + at[p];                                                                    \
-            CNN__PREFETCH(row + NV * W), CNN__PREFETCH(row + 2 * NV * W - 1);                                \
-            CNN__UNROLL for (int j = 0; j < NV; j++) STORE(to + j * W, LOAD(row + j * W));                   \
+            CNN__PREFETCH(row + NV * W), CNN__PREFETCH(row + 2 * NV * W - 1);       /* the next panel */     \
+            CNN__UNROLL for (int j = 0; j < NV; j++)                                                         \
+                cnn__store_##isa(to + j * W, cnn__load_##isa(row + j * W));                                  \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__halve_##isa(float *to, const float *x, ptrdiff_t n)                              \
+    }
+
+#define CNN__TAKE_EVEN(isa)                                                                                  \
+    CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
-        ptrdiff_t i = 0;            /* the last vector would read one float too many */                      \
-        for (; i + W < n; i += W) STORE(to + i, EVEN(LOAD(x + 2 * i), LOAD(x + 2 * i + W)));                 \
+        enum { W = CNN__W_##isa };                                                                           \
+        ptrdiff_t i = 0;                /* the last vector would read one float too many */                  \
+        for (; i + W < n; i += W)                                                                            \
+            cnn__store_##isa(to + i, cnn__even_##isa(cnn__load_##isa(x + 2 * i),                             \
+                                                     cnn__load_##isa(x + 2 * i + W)));                       \
         for (; i < n; i++) to[i] = x[2 * i];                                                                 \
-    }                                                                                                        \
-    TARGET static void cnn__twice_##isa(float *to, const float *v, ptrdiff_t n)                              \
+    }
+
+#define CNN__ADD_EVEN(isa)                                                                                   \
+    CNN__TARGET_##isa static void cnn__add_even_##isa(float *to, const float *v, ptrdiff_t n)                \
     {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
         ptrdiff_t i = 0;            /* zeros are added between; the last vector would write one too many */  \
         for (; i + W < n; i += W) {                                                                          \
-            V t[2];                                                                                          \
-            ZIP(t, LOAD(v + i), SET1(0.0f));                                                                 \
-            STORE(to + 2 * i, ADD(LOAD(to + 2 * i), t[0]));                                                  \
-            STORE(to + 2 * i + W, ADD(LOAD(to + 2 * i + W), t[1]));                                          \
+            cnn__v_##isa t[2];                                                                               \
+            cnn__zip_##isa(t, cnn__load_##isa(v + i), cnn__set_##isa(0.0f));                                 \
+            for (int e = 0; e < 2; e++) {                                                                    \
+                float *at = to + 2 * i + e * W;                                                              \
+                cnn__store_##isa(at, cnn__add_##isa(cnn__load_##isa(at), t[e]));                             \
+            }                                                                                                \
         }                                                                                                    \
         for (; i < n; i++) to[2 * i] += v[i];                                                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__dots_##isa(const int rows, const int wide, int cols,                 \
-                                                   const cnn__runs *r, const float *a, const float *b,       \
-                                                   const ptrdiff_t *at, float *c, ptrdiff_t ldc)             \
+    }
+
+/* dot: the accumulators t[rows][4] stay in registers. */
+#define CNN__DOTS(isa)                                                                                       \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__dots_##isa(const int rows, const int wide, int cols, const cnn__runs *r, const float *a,       \
+                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)                       \
     {                                                                                                        \
-        V t[4][4], u[5];                                                                                     \
+        cnn__v_##isa t[4][4], u[4];                                                                          \
         CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = SET1(0.0f);                                    \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = cnn__set_##isa(0.0f);                          \
+        enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
+        const int few = (int)(r->length - whole);                                                            \
         for (int n = 0; n < r->images; n++)                                                                  \
             for (int y = 0; y < r->rows; y++) {                                                              \
                 const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;  \
                 for (const float *end = p + whole; p < end; p += W, q += W) {                                \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD(p + i * r->lda);                  \
-                    CNN__DOT_STEP(FMA, LOAD(q + b0), LOAD(q + b1), LOAD(q + b2), LOAD(q + b3))               \
+                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);       \
+                    CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                     \
+                                  cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                          \
                 }                                                                                            \
-                const int few = (int)(r->length - whole);                                                    \
-                if (few) {                                                                                   \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = LOAD_FEW(p + i * r->lda, few);         \
-                    CNN__DOT_STEP(FMA, LOAD_FEW(q + b0, few), LOAD_FEW(q + b1, few), LOAD_FEW(q + b2, few),  \
-                                  LOAD_FEW(q + b3, few))                                                     \
-                }                                                                                            \
+                if (!few) continue;                                                                          \
+                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);       \
+                CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                 \
+                              cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                      \
             }                                                                                                \
         CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
             float sum[4];                                                                                    \
-            SUM4(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                                   \
+            cnn__sum4_##isa(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                        \
             for (int j = 0; j < cols; j++) c[i * ldc + j] += sum[j];                                         \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a,                \
-                                      const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)          \
+    }
+
+#define CNN__DOT_STEP(isa, v0, v1, v2, v3)                                                                   \
+    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1) CNN__DOT_COLUMN(isa, 2, v2)                      \
+    if (wide > 3) { CNN__DOT_COLUMN(isa, 3, v3) }
+
+#define CNN__DOT_COLUMN(isa, j, v) {                                                                         \
+        const cnn__v_##isa column = v;                                                                       \
+        CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = cnn__fma_##isa(u[i], column, t[i][j]);          \
+    }
+
+#define CNN__DOT(isa)                                                                                        \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b,              \
+                        const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                        \
     {                                                                                                        \
         if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
         else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
         else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
         else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
-    }                                                                                                        \
-    TARGET static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w, const float *x,      \
-                                      const ptrdiff_t *at, float bias, float *y)                             \
+    }
+
+#define CNN__FIR(isa)                                                                                        \
+    CNN__TARGET_##isa static void cnn__fir_##isa(ptrdiff_t length, ptrdiff_t taps, const float *w,           \
+                                                 const float *x, const ptrdiff_t *at, float bias, float *y)  \
     {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
         ptrdiff_t q = 0;                                                                                     \
         for (; q + 4 * W <= length; q += 4 * W) {                                                            \
-            V t[4];                                                                                          \
-            CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = SET1(bias);                                       \
+            cnn__v_##isa t[4];                                                                               \
+            CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = cnn__set_##isa(bias);                             \
             for (ptrdiff_t p = 0; p < taps; p++) {                                                           \
-                const V s = SET1(w[p]);                                                                      \
-                CNN__UNROLL for (int j = 0; j < 4; j++) t[j] = FMA(s, LOAD(x + at[p] + q + j * W), t[j]);    \
+                const cnn__v_##isa s = cnn__set_##isa(w[p]);                                                 \
+                const float *from = x + at[p] + q;                                                           \
+                CNN__UNROLL for (int j = 0; j < 4; j++)                                                      \
+                    t[j] = cnn__fma_##isa(s, cnn__load_##isa(from + j * W), t[j]);                           \
             }                                                                                                \
-            CNN__UNROLL for (int j = 0; j < 4; j++) STORE(y + q + j * W, t[j]);                              \
+            CNN__UNROLL for (int j = 0; j < 4; j++) cnn__store_##isa(y + q + j * W, t[j]);                   \
         }                                                                                                    \
         for (; q < length; q++) {                                                                            \
             float sum = bias;                                                                                \
             for (ptrdiff_t p = 0; p < taps; p++) sum += w[p] * x[at[p] + q];                                 \
             y[q] = sum;                                                                                      \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__bt_##isa(V *d, int s)                                                \
+    }
+
+/* Winograd: the matrices Bt, At, G, A and Gt times a vector of six or fewer, whose elements are s apart. Each
+   transform applies its matrix to the columns of a 6x6 tile t, then to the rows. */
+#define CNN__WINOGRAD_X(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_bt_##isa(cnn__v_##isa *d, int s)                    \
     {                                                                                                        \
-        const V d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], four = SET1(4), two = SET1(2),       \
-            one = SET1(-1);                                                                                  \
-        const V p = FMA(SET1(-4), d2, d4), q = FMA(SET1(-4), d1, d3), r = FMA(one, d2, d4),                  \
-            u = FMA(one, d1, d3);                                                                            \
-        d[0] = FMA(four, d[0], FMA(SET1(-5), d2, d4));                                                       \
-        d[5 * s] = FMA(four, d1, FMA(SET1(-5), d3, d[5 * s]));                                               \
-        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p);                                                         \
-        d[3 * s] = FMA(two, u, r), d[4 * s] = FMA(SET1(-2), u, r);                                           \
+        const cnn__v_##isa d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s];                           \
+        const cnn__v_##isa two = cnn__set_##isa(2), four = cnn__set_##isa(4), minus = cnn__set_##isa(-1),    \
+            minus2 = cnn__set_##isa(-2), minus4 = cnn__set_##isa(-4), minus5 = cnn__set_##isa(-5);           \
+        const cnn__v_##isa p = cnn__fma_##isa(minus4, d2, d4), q = cnn__fma_##isa(minus4, d1, d3),           \
+            r = cnn__fma_##isa(minus, d2, d4), u = cnn__fma_##isa(minus, d1, d3);                            \
+        d[0]     = cnn__fma_##isa(four, d[0], cnn__fma_##isa(minus5, d2, d4));                               \
+        d[s]     = cnn__add_##isa(p, q);                                                                     \
+        d[2 * s] = cnn__fma_##isa(minus, q, p);                                                              \
+        d[3 * s] = cnn__fma_##isa(two, u, r);                                                                \
+        d[4 * s] = cnn__fma_##isa(minus2, u, r);                                                             \
+        d[5 * s] = cnn__fma_##isa(four, d1, cnn__fma_##isa(minus5, d3, d[5 * s]));                           \
     }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__at_##isa(const int side, V *m, int s)                                \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step)        \
     {                                                                                                        \
-        const V one = SET1(-1), p = ADD(m[s], m[2 * s]), q = FMA(one, m[2 * s], m[s]);                       \
-        const V u = ADD(m[3 * s], m[4 * s]), v = FMA(one, m[4 * s], m[3 * s]);                               \
-        m[0] = ADD(ADD(m[0], p), u), m[s] = FMA(SET1(2), v, q);                                              \
-        if (side == 4) m[2 * s] = FMA(SET1(4), u, p), m[3 * s] = FMA(SET1(8), v, q);                         \
-        m[(side - 1) * s] = ADD(m[(side - 1) * s], m[5 * s]);                                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__g_##isa(const int k, V *o, int s, const V *g, int gs)                \
-    {                                                                                                        \
-        const V none = SET1(0), one = g[gs], two = g[2 * gs], c = SET1(-1 / 6.f), d = SET1(1 / 24.f);        \
-        V even = ADD(g[0], two), odd = one, even2 = FMA(SET1(4), two, g[0]), odd2 = FMA(SET1(2), one, none); \
-        if (k == 5) even = ADD(even, g[4 * gs]), even2 = FMA(SET1(16), g[4 * gs], even2),                    \
-                    odd = ADD(odd, g[3 * gs]), odd2 = FMA(SET1(8), g[3 * gs], odd2);                         \
-        const V first = g[0], last = g[(k - 1) * gs], p = FMA(c, even, none), q = FMA(d, even2, none);       \
-        o[0] = FMA(SET1(0.25f), first, none), o[s] = FMA(c, odd, p), o[2 * s] = FMA(SET1(1 / 6.f), odd, p);  \
-        o[3 * s] = FMA(d, odd2, q), o[4 * s] = FMA(SET1(-1 / 24.f), odd2, q), o[5 * s] = last;               \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from,        \
-                                                         float *u, ptrdiff_t step)                           \
-    {                                                                                                        \
-        V t[36], w[25];                                                                                      \
-        CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = LOAD(g + i * from);                               \
-        CNN__UNROLL for (int j = 0; j < k; j++) cnn__g_##isa(k, t + j, 6, w + j, k);                         \
-        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);                 \
-        for (int i = 0; i < 36; i++) STORE(u + i * step, t[i]);                                              \
-    }                                                                                                        \
-    TARGET static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,                \
-                                             ptrdiff_t step)                                                 \
-    {                                                                                                        \
-        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
-        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
-    }                                                                                                        \
-    TARGET static void cnn__winograd_x_##isa(const float *const *x, const ptrdiff_t *row, float *v,          \
-                                             ptrdiff_t step)                                                 \
-    {                                                                                                        \
-        V t[36];                                                                                             \
+        cnn__v_##isa t[36];                                                                                  \
         for (int i = 0; i < 6; i++) {                                                                        \
-            GATHER4(t + 6 * i + 2, x, row, i, 2);           /* columns 2 to 5, then 0 to 3 */                \
-            const V last[2] = { t[6 * i + 4], t[6 * i + 5] };                                                \
-            GATHER4(t + 6 * i, x, row, i, 0);                                                                \
+            cnn__gather4_##isa(t + 6 * i + 2, x, row, i, 2);        /* columns 2 to 5, then 0 to 3 */        \
+            const cnn__v_##isa last[2] = { t[6 * i + 4], t[6 * i + 5] };                                     \
+            cnn__gather4_##isa(t + 6 * i, x, row, i, 0);                                                     \
             t[6 * i + 4] = last[0], t[6 * i + 5] = last[1];                                                  \
         }                                                                                                    \
-        for (int j = 0; j < 6; j++) cnn__bt_##isa(t + j, 6);                                                 \
-        for (int i = 0; i < 6; i++) cnn__bt_##isa(t + 6 * i, 1);                                             \
-        for (int i = 0; i < 36; i++) STORE(v + i * step, t[i]);                                              \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step,    \
-                                                          float bias, float *const *y,                       \
-                                                          const ptrdiff_t *row, bool add)                    \
+        for (int j = 0; j < 6; j++) cnn__times_bt_##isa(t + j, 6);                                           \
+        for (int i = 0; i < 6; i++) cnn__times_bt_##isa(t + 6 * i, 1);                                       \
+        for (int i = 0; i < 36; i++) cnn__store_##isa(v + i * step, t[i]);                                   \
+    }
+
+#define CNN__WINOGRAD_Y(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_at_##isa(const int side, cnn__v_##isa *m, int s)    \
     {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 36; i++) t[i] = LOAD(m + i * step);                                              \
-        for (int j = 0; j < 6; j++) cnn__at_##isa(side, t + j, 6);                                           \
+        const cnn__v_##isa minus = cnn__set_##isa(-1);                                                       \
+        const cnn__v_##isa p = cnn__add_##isa(m[s], m[2 * s]), q = cnn__fma_##isa(minus, m[2 * s], m[s]);    \
+        const cnn__v_##isa u = cnn__add_##isa(m[3 * s], m[4 * s]),                                           \
+            v = cnn__fma_##isa(minus, m[4 * s], m[3 * s]);                                                   \
+        m[0] = cnn__add_##isa(cnn__add_##isa(m[0], p), u);                                                   \
+        m[s] = cnn__fma_##isa(cnn__set_##isa(2), v, q);                                                      \
+        if (side == 4) {                                                                                     \
+            m[2 * s] = cnn__fma_##isa(cnn__set_##isa(4), u, p);                                              \
+            m[3 * s] = cnn__fma_##isa(cnn__set_##isa(8), v, q);                                              \
+        }                                                                                                    \
+        m[(side - 1) * s] = cnn__add_##isa(m[(side - 1) * s], m[5 * s]);                                     \
+    }                                                                                                        \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step, float bias,                  \
+                                float *const *y, const ptrdiff_t *row, bool add)                             \
+    {                                                                                                        \
+        cnn__v_##isa t[36];                                                                                  \
+        for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(m + i * step);                                   \
+        for (int j = 0; j < 6; j++) cnn__times_at_##isa(side, t + j, 6);                                     \
         for (int i = 0; i < side; i++) {                                                                     \
-            cnn__at_##isa(side, t + 6 * i, 1);                                                               \
-            for (int j = 0; j < side; j++) t[6 * i + j] = ADD(t[6 * i + j], SET1(bias));                     \
-            SCATTER4(t + 6 * i, y, row, i, add);                                                             \
+            cnn__times_at_##isa(side, t + 6 * i, 1);                                                         \
+            for (int j = 0; j < side; j++)                                                                   \
+                t[6 * i + j] = cnn__add_##isa(t[6 * i + j], cnn__set_##isa(bias));                           \
+            cnn__scatter4_##isa(t + 6 * i, y, row, i, add);                                                  \
         }                                                                                                    \
     }                                                                                                        \
-    TARGET static void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias,           \
-                                             float *const *y, const ptrdiff_t *row, bool add)                \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, float *const *y,        \
+                               const ptrdiff_t *row, bool add)                                               \
     {                                                                                                        \
         if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, y, row, add);                                \
         else           cnn__winograd_at_##isa(2, m, step, bias, y, row, add);                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__a_##isa(V *d, int s)                                                 \
+    }
+
+#define CNN__WINOGRAD_W(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__times_g_##isa(const int k, cnn__v_##isa *o, int s, const cnn__v_##isa *g, int gs)              \
     {                                                                                                        \
-        const V one = SET1(-1), d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s];                          \
-        const V p = ADD(d0, d2), q = ADD(d1, d3), r = FMA(SET1(4), d2, d0), u = FMA(SET1(4), d3, d1);        \
-        d[s] = ADD(p, q), d[2 * s] = FMA(one, q, p), d[3 * s] = FMA(SET1(2), u, r);                          \
-        d[4 * s] = FMA(SET1(-2), u, r), d[5 * s] = d3;                                                       \
+        const cnn__v_##isa none = cnn__set_##isa(0), c = cnn__set_##isa(-1 / 6.f),                           \
+            d = cnn__set_##isa(1 / 24.f);                                                                    \
+        const cnn__v_##isa first = g[0], one = g[gs], two = g[2 * gs], last = g[(k - 1) * gs];               \
+        cnn__v_##isa even = cnn__add_##isa(first, two), odd = one;                                           \
+        cnn__v_##isa even2 = cnn__fma_##isa(cnn__set_##isa(4), two, first),                                  \
+            odd2 = cnn__fma_##isa(cnn__set_##isa(2), one, none);                                             \
+        if (k == 5) {                                                                                        \
+            even  = cnn__add_##isa(even, last);                                                              \
+            even2 = cnn__fma_##isa(cnn__set_##isa(16), last, even2);                                         \
+            odd   = cnn__add_##isa(odd, g[3 * gs]);                                                          \
+            odd2  = cnn__fma_##isa(cnn__set_##isa(8), g[3 * gs], odd2);                                      \
+        }                                                                                                    \
+        const cnn__v_##isa p = cnn__fma_##isa(c, even, none), q = cnn__fma_##isa(d, even2, none);            \
+        o[0]     = cnn__fma_##isa(cnn__set_##isa(0.25f), first, none);                                       \
+        o[s]     = cnn__fma_##isa(c, odd, p);                                                                \
+        o[2 * s] = cnn__fma_##isa(cnn__set_##isa(1 / 6.f), odd, p);                                          \
+        o[3 * s] = cnn__fma_##isa(d, odd2, q);                                                               \
+        o[4 * s] = cnn__fma_##isa(cnn__set_##isa(-1 / 24.f), odd2, q);                                       \
+        o[5 * s] = last;                                                                                     \
     }                                                                                                        \
-    TARGET static void cnn__winograd_dy_##isa(const float *const *dy, const ptrdiff_t *row, float *m,        \
-                                              ptrdiff_t step)                                                \
+    CNN__TARGET_##isa static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,     \
+                                                        ptrdiff_t step)                                      \
     {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 4; i++) GATHER4(t + 6 * i, dy, row, i, 0);                                       \
-        for (int j = 0; j < 4; j++) cnn__a_##isa(t + j, 6);                                                  \
-        for (int i = 0; i < 6; i++) cnn__a_##isa(t + 6 * i, 1);                                              \
-        for (int i = 0; i < 36; i++) STORE(m + i * step, t[i]);                                              \
+        cnn__v_##isa t[36], w[25];                                                                           \
+        for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                                \
+        for (int i = 0; i < k + 6; i++) {                                                                    \
+            const bool down = i < k;    /* k columns, then 6 rows */                                         \
+            cnn__v_##isa *to = down ? t + i : t + 6 * (i - k), *v = down ? w + i : to;                       \
+            if (k == 3) cnn__times_g_##isa(3, to, down ? 6 : 1, v, down ? 3 : 1);                            \
+            else        cnn__times_g_##isa(5, to, down ? 6 : 1, v, down ? 5 : 1);                            \
+        }                                                                                                    \
+        for (int i = 0; i < 36; i++) cnn__store_##isa(u + i * step, t[i]);                                   \
+    }
+
+#define CNN__WINOGRAD_DY(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_a_##isa(cnn__v_##isa *d, int s)                     \
+    {                                                                                                        \
+        const cnn__v_##isa d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s];                               \
+        const cnn__v_##isa minus = cnn__set_##isa(-1), four = cnn__set_##isa(4);                             \
+        const cnn__v_##isa p = cnn__add_##isa(d0, d2), q = cnn__add_##isa(d1, d3);                           \
+        const cnn__v_##isa r = cnn__fma_##isa(four, d2, d0), u = cnn__fma_##isa(four, d3, d1);               \
+        d[s]     = cnn__add_##isa(p, q);                                                                     \
+        d[2 * s] = cnn__fma_##isa(minus, q, p);                                                              \
+        d[3 * s] = cnn__fma_##isa(cnn__set_##isa(2), u, r);                                                  \
+        d[4 * s] = cnn__fma_##isa(cnn__set_##isa(-2), u, r);                                                 \
+        d[5 * s] = d3;                                                                                       \
     }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__gt_##isa(V *u, int s)                                                \
+    CNN__TARGET_##isa static                                                                                 \
+    void cnn__winograd_dy_##isa(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step)      \
     {                                                                                                        \
-        const V p = ADD(u[s], u[2 * s]), q = FMA(SET1(-1), u[s], u[2 * s]);                                  \
-        const V r = ADD(u[3 * s], u[4 * s]), v = FMA(SET1(-1), u[4 * s], u[3 * s]);                          \
-        const V c = FMA(SET1(-1 / 6.f), p, SET1(0));                                                         \
-        u[0] = FMA(SET1(0.25f), u[0], FMA(SET1(1 / 24.f), r, c));                                            \
-        u[s] = FMA(SET1(1 / 6.f), q, FMA(SET1(1 / 12.f), v, SET1(0)));                                       \
-        u[2 * s] = ADD(FMA(SET1(1 / 6.f), r, c), u[5 * s]);                                                  \
+        cnn__v_##isa t[36];                                                                                  \
+        for (int i = 0; i < 4; i++) cnn__gather4_##isa(t + 6 * i, dy, row, i, 0);                            \
+        for (int j = 0; j < 4; j++) cnn__times_a_##isa(t + j, 6);                                            \
+        for (int i = 0; i < 6; i++) cnn__times_a_##isa(t + 6 * i, 1);                                        \
+        for (int i = 0; i < 36; i++) cnn__store_##isa(m + i * step, t[i]);                                   \
+    }
+
+#define CNN__WINOGRAD_DW(isa)                                                                                \
+    CNN__TARGET_##isa static CNN__INLINE void cnn__times_gt_##isa(cnn__v_##isa *u, int s)                    \
+    {                                                                                                        \
+        const cnn__v_##isa minus = cnn__set_##isa(-1), none = cnn__set_##isa(0),                             \
+            sixth = cnn__set_##isa(1 / 6.f);                                                                 \
+        const cnn__v_##isa p = cnn__add_##isa(u[s], u[2 * s]), q = cnn__fma_##isa(minus, u[s], u[2 * s]);    \
+        const cnn__v_##isa r = cnn__add_##isa(u[3 * s], u[4 * s]),                                           \
+            v = cnn__fma_##isa(minus, u[4 * s], u[3 * s]);                                                   \
+        const cnn__v_##isa c = cnn__fma_##isa(cnn__set_##isa(-1 / 6.f), p, none);                            \
+        u[0] = cnn__fma_##isa(cnn__set_##isa(0.25f), u[0], cnn__fma_##isa(cnn__set_##isa(1 / 24.f), r, c));  \
+        u[s] = cnn__fma_##isa(sixth, q, cnn__fma_##isa(cnn__set_##isa(1 / 12.f), v, none));                  \
+        u[2 * s] = cnn__add_##isa(cnn__fma_##isa(sixth, r, c), u[5 * s]);                                    \
     }                                                                                                        \
-    TARGET static void cnn__winograd_dw_##isa(const float *u, ptrdiff_t step, float *g)                      \
+    CNN__TARGET_##isa static void cnn__winograd_dw_##isa(const float *u, ptrdiff_t step, float *g)           \
     {                                                                                                        \
-        V t[36];                                                                                             \
-        for (int i = 0; i < 36; i++) t[i] = LOAD(u + i * step);                                              \
-        for (int j = 0; j < 6; j++) cnn__gt_##isa(t + j, 6);                                                 \
+        cnn__v_##isa t[36];                                                                                  \
+        for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(u + i * step);                                   \
+        for (int j = 0; j < 6; j++) cnn__times_gt_##isa(t + j, 6);                                           \
         for (int i = 0; i < 3; i++) {                                                                        \
-            cnn__gt_##isa(t + 6 * i, 1);                                                                     \
-            for (int j = 0; j < 3; j++) STORE(g + (3 * i + j) * CNN__MAX_LANES, t[6 * i + j]);               \
+            cnn__times_gt_##isa(t + 6 * i, 1);                                                               \
+            for (int j = 0; j < 3; j++) cnn__store_##isa(g + (3 * i + j) * CNN__MAX_LANES, t[6 * i + j]);    \
         }                                                                                                    \
     }
 
-/* Kernels for what is small: pooling, and 3x3 depthwise convolution with stride 1. One text again.
-
-   windows: W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
-            at NULL: y[l] = their sums, row by row. Otherwise y[l] = the largest, the first of equals, the
-            last NaN if there is one, and the bits of at[l] are its distance from the start of window l. Reads
-            nothing beyond the last window. Floor: with stride 2 a load and a shuffle for W elements.
-   depth:   y (+)= b + x * w on one plane: w stays in registers, and a block of 4 rows of W outputs loads each
-            input row three times, for 36 multiply-adds in 18 loads. It goes down columns of blocks, so that
-            masks are made once a column. Lanes outside the image are loaded as zeros, rows outside are left
-            out: no copy with borders. Floor: 9 multiply-adds an output.
-   depth_w: dw += dy * x on one plane, the nine sums in registers. Floor: 9 multiply-adds an element of dy. */
-typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
-typedef void cnn__windows(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
-typedef void cnn__depth(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
-typedef void cnn__depth_w(const cnn__image *, float *dw, const float *x, const float *dy);
-
-/* A mask, where there are no better ones: lanes from <= l < to. */
-typedef struct { int from, to; } cnn__lanes;
-static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
+#define CNN__WINDOWS(isa)                                                                                    \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__window_##isa(const int kh, const int kw, const int sw, const bool sum, const float *x,         \
+                           ptrdiff_t w, float *y, float *at)                                                 \
+    {                                                                                                        \
+        cnn__v_##isa r = cnn__set_##isa(0.0f), which = r, v[2];                                              \
+        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
+            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
+                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
+                if (sw == 2) cnn__split_##isa(v, x + i * w + j);                                             \
+                else         v[0] = cnn__load_##isa(x + i * w + j);                                          \
+                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
+                    if (sum) { r = cnn__add_##isa(r, v[e]); continue; }                                      \
+                    const cnn__v_##isa tag = cnn__set_##isa(cnn__float_of_bits((uint32_t)(i * w + j + e)));  \
+                    if (i + j + e == 0) r = v[e], which = tag;                                               \
+                    else                cnn__larger_##isa(&r, &which, v[e], tag);                            \
+                }                                                                                            \
+            }                                                                                                \
+        cnn__store_##isa(y, r);                                                                              \
+        if (!sum) cnn__store_##isa(at, which);                                                               \
+    }                                                                                                        \
+    CNN__TARGET_##isa static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w,    \
+                                                     float *y, float *at)                                    \
+    {                                                                                                        \
+        if (kh == 2 && kw == 2 && sw == 2 && at)      cnn__window_##isa(2, 2, 2, false, x, w, y, at);        \
+        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
+        else if (kh == 2 && kw == 2 && sw == 2)       cnn__window_##isa(2, 2, 2, true, x, w, y, at);         \
+        else                                          cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);       \
+    }
 
 /* What becomes of a tile of depth: y = t; y += t; y += t in the lanes that the tile before has not done (the
    last tile of a row ends where the row does); the same where a row is narrower than a vector. */
 enum { CNN__TILE_SET, CNN__TILE_ADD, CNN__TILE_ADD_NEW, CNN__TILE_SET_FEW, CNN__TILE_ADD_FEW };
 
-#define CNN__SMALL_KERNELS(isa, TARGET, V, M, W, SET1, LOAD, MASK, LOAD_MASKED, STORE, ADD, FMA,             \
-                           SUM4, SPLIT, LARGER)                                                              \
-    TARGET static CNN__INLINE void cnn__window_##isa(const int kh, const int kw, const int sw,               \
-                                                     const bool sum, const float *x, ptrdiff_t w, float *y,  \
-                                                     float *at)                                              \
+static void cnn__put_few(float *y, ptrdiff_t n, const float *few, int lanes, int rows, bool add)
+{
+    for (int r = 0; r < rows; r++)
+        for (ptrdiff_t e = 0; e < n; e++)
+            y[r * n + e] = few[r * lanes + e] + (add ? y[r * n + e] : 0.0f);
+}
+
+#define CNN__PUT_ROWS(isa)                                                                                   \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__put_rows_##isa(const int rows, int mode, float *y, ptrdiff_t step, const cnn__v_##isa *t,      \
+                             cnn__m_##isa fresh)                                                             \
     {                                                                                                        \
-        V r = SET1(0.0f), which = SET1(0.0f), v[2];                                                          \
-        CNN__UNROLL for (int i = 0; i < kh; i++)                                                             \
-            CNN__UNROLL for (int j = 0, n; j < kw; j += n) {                                                 \
-                n = sw == 2 && (kw - j) % 2 == 0 ? 2 : 1;                                                    \
-                if (sw == 2) SPLIT(v, x + i * w + j);                                                        \
-                else v[0] = LOAD(x + j + i * w);                                                             \
-                CNN__UNROLL for (int e = 0; e < n; e++) {                                                    \
-                    if (sum) { r = ADD(r, v[e]); continue; }                                                 \
-                    const V tag = SET1(cnn__float_of_bits((uint32_t)(i * w + j + e)));                       \
-                    if (i + j + e == 0) r = v[e], which = tag;                                               \
-                    else LARGER(&r, &which, v[e], tag);                                                      \
-                }                                                                                            \
-            }                                                                                                \
-        STORE(y, r);                                                                                         \
-        if (!sum) STORE(at, which);                                                                          \
-    }                                                                                                        \
-    TARGET static void cnn__windows_##isa(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y,     \
-                                          float *at)                                                         \
-    {                                                                                                        \
-        if (kh == 2 && kw == 2 && sw == 2 && at) cnn__window_##isa(2, 2, 2, false, x, w, y, at);             \
-        else if (kh == 3 && kw == 3 && sw == 2 && at) cnn__window_##isa(3, 3, 2, false, x, w, y, at);        \
-        else if (kh == 2 && kw == 2 && sw == 2) cnn__window_##isa(2, 2, 2, true, x, w, y, at);               \
-        else cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);                                                \
-    }                                                                                                        \
-    TARGET static CNN__INLINE M cnn__lanes_##isa(int from, int to)                                           \
-    {                                                                                                        \
-        from = from < 0 ? 0 : from > W ? W : from, to = to < 0 ? 0 : to > W ? W : to;                        \
-        return MASK(from, to);                                                                               \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__depth_tile_##isa(const int rows, const bool inside,                  \
-                                                         const cnn__image *p, const V *k, V bias,            \
-                                                         const M *m, int mode, int oy, int ox,               \
-                                                         const float *x, float *y)                           \
-    {                                                                                                        \
-        V t[4];                                                                                              \
+        enum { W = CNN__W_##isa };                                                                           \
         float few[4 * W];                                                                                    \
+        if (mode == CNN__TILE_SET) {                                                                         \
+            CNN__UNROLL for (int r = 0; r < rows; r++) cnn__store_##isa(y + r * step, t[r]);                 \
+            return;                                                                                          \
+        }                                                                                                    \
+        if (mode == CNN__TILE_ADD) {                                                                         \
+            CNN__UNROLL for (int r = 0; r < rows; r++)                                                       \
+                cnn__store_##isa(y + r * step, cnn__add_##isa(cnn__load_##isa(y + r * step), t[r]));         \
+            return;                                                                                          \
+        }                                                                                                    \
+        CNN__UNROLL for (int r = 0; r < rows; r++) cnn__store_##isa(few + r * W, t[r]);                      \
+        if (mode != CNN__TILE_ADD_NEW) {                                                                     \
+            cnn__put_few(y, step, few, W, rows, mode == CNN__TILE_ADD_FEW);                                  \
+            return;                                                                                          \
+        }                                                                                                    \
+        for (int r = 0; r < rows; r++)                                                                       \
+            cnn__store_##isa(y + r * step, cnn__add_##isa(cnn__load_##isa(y + r * step),                     \
+                                                          cnn__masked_##isa(few + r * W, fresh)));           \
+    }
+
+/* depth: w stays in registers, and a block of 4 rows of W outputs loads each input row three times, for 36
+   multiply-adds in 18 loads. It goes down columns of blocks, so that masks are made once for a column. */
+#define CNN__DEPTH_TILE(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__depth_tile_##isa(const int rows, const bool inside, const cnn__image *p,                       \
+                               const cnn__v_##isa *k, cnn__v_##isa bias, const cnn__m_##isa *m, int mode,    \
+                               int oy, int ox, const float *x, float *y)                                     \
+    {                                                                                                        \
+        cnn__v_##isa t[4];                                                                                   \
         const int iy = oy - p->ph;                                                                           \
         const ptrdiff_t w = p->w, step = p->ow;                                                              \
-        const unsigned h = (unsigned)p->h;                                                                   \
         const float *row = x + iy * w + ox - p->pw;                                                          \
         CNN__UNROLL for (int r = 0; r < rows; r++) t[r] = bias;                                              \
         CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
-            if ((unsigned)(iy + r) >= h) continue;                                                           \
+            if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
             CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
+                const cnn__v_##isa v = inside ? cnn__load_##isa(row + j)                                     \
+                                              : cnn__masked_##isa(row + j, m[j]);                            \
                 CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
-                    if (r - i >= 0 && r - i < rows) t[r - i] = FMA(k[3 * i + j], v, t[r - i]);               \
+                    if (r - i >= 0 && r - i < rows) t[r - i] = cnn__fma_##isa(k[3 * i + j], v, t[r - i]);    \
             }                                                                                                \
         }                                                                                                    \
-        y += oy * step + ox;                                                                                 \
-        if (mode == CNN__TILE_SET) {                                                                         \
-            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, t[r]);                            \
-        } else if (mode == CNN__TILE_ADD) {                                                                  \
-            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(y + r * step, ADD(LOAD(y + r * step), t[r]));   \
-        } else {                                                                                             \
-            CNN__UNROLL for (int r = 0; r < rows; r++) STORE(few + r * W, t[r]);                             \
-            if (mode == CNN__TILE_ADD_NEW)                                                                   \
-                CNN__UNROLL for (int r = 0; r < rows; r++)                                                   \
-                    STORE(y + r * step, ADD(LOAD(y + r * step), LOAD_MASKED(few + r * W, m[3])));            \
-            else                                                                                             \
-                for (int r = 0; r < rows; r++)                                                               \
-                    for (int e = 0; e < step; e++)                                                           \
-                        y[r * step + e] = few[r * W + e]                                                     \
-                            + (mode == CNN__TILE_ADD_FEW ? y[r * step + e] : 0.0f);                          \
-        }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x, const float *w,       \
-                                        float b, bool add)                                                   \
+        cnn__put_rows_##isa(rows, mode, y + oy * step + ox, step, t, m[3]);                                  \
+    }
+
+#define CNN__DEPTH(isa)                                                                                      \
+    CNN__TARGET_##isa static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x,            \
+                                                   const float *w, float b, bool add)                        \
     {                                                                                                        \
-        V k[9], bias = SET1(b);                                                                              \
-        CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = SET1(w[i]);                                           \
+        enum { W = CNN__W_##isa };                                                                           \
+        cnn__v_##isa k[9], bias = cnn__set_##isa(b);                                                         \
+        CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = cnn__set_##isa(w[i]);                                 \
         for (int from = 0; from < p->ow; from += W) {                                                        \
             const bool tail = from + W > p->ow, narrow = p->ow < W;                                          \
             const int ox = tail && !narrow ? p->ow - W : from, ix = ox - p->pw;                              \
             const int mode = narrow ? (add ? CNN__TILE_ADD_FEW : CNN__TILE_SET_FEW)                          \
                            : !add ? CNN__TILE_SET : tail ? CNN__TILE_ADD_NEW : CNN__TILE_ADD;                \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w;                                               \
-            M m[4];                                                                                          \
-            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
-            m[3] = cnn__lanes_##isa(from - ox, W);                                                           \
+            cnn__m_##isa m[4];                                                                               \
+            for (int j = 0; j < 3; j++)                                                                      \
+                m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
+            m[3] = cnn__mask_##isa(from - ox, W);                                                            \
             int oy = 0;                                                                                      \
             for (; oy + 4 <= p->oh; oy += 4)                                                                 \
                 if (inside) cnn__depth_tile_##isa(4, true, p, k, bias, m, mode, oy, ox, x, y);               \
                 else        cnn__depth_tile_##isa(4, false, p, k, bias, m, mode, oy, ox, x, y);              \
-            for (; oy + 2 <= p->oh; oy += 2)                                                                 \
-                cnn__depth_tile_##isa(2, false, p, k, bias, m, mode, oy, ox, x, y);                          \
             for (; oy < p->oh; oy++) cnn__depth_tile_##isa(1, false, p, k, bias, m, mode, oy, ox, x, y);     \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static CNN__INLINE void cnn__depth_sums_##isa(const int rows, const bool inside,                  \
-                                                         const cnn__image *p, V *t, const M *m, int oy,      \
-                                                         int ox, const float *x, const float *dy)            \
+    }
+
+#define CNN__DEPTH_SUMS(isa)                                                                                 \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__depth_sums_##isa(const int rows, const bool inside, const cnn__image *p, cnn__v_##isa *t,      \
+                               const cnn__m_##isa *m, int oy, int ox, const float *x, const float *dy)       \
     {                                                                                                        \
-        V d[4];                                                                                              \
+        cnn__v_##isa d[4];                                                                                   \
         const int iy = oy - p->ph;                                                                           \
         const ptrdiff_t w = p->w, step = p->ow;                                                              \
-        const unsigned h = (unsigned)p->h;                                                                   \
         const float *row = x + iy * w + ox - p->pw;                                                          \
         dy += oy * step + ox;                                                                                \
         CNN__UNROLL for (int r = 0; r < rows; r++, dy += step)                                               \
-            d[r] = inside ? LOAD(dy) : LOAD_MASKED(dy, m[3]);                                                \
+            d[r] = inside ? cnn__load_##isa(dy) : cnn__masked_##isa(dy, m[3]);                               \
         CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
-            if ((unsigned)(iy + r) >= h) continue;                                                           \
+            if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
             CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                const V v = inside ? LOAD(row + j) : LOAD_MASKED(row + j, m[j]);                             \
-                CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
-                    if (r - i >= 0 && r - i < rows) t[3 * i + j] = FMA(d[r - i], v, t[3 * i + j]);           \
+                const cnn__v_##isa v = inside ? cnn__load_##isa(row + j)                                     \
+                                              : cnn__masked_##isa(row + j, m[j]);                            \
+                CNN__UNROLL for (int i = 0, e = r; i < 3; i++, e--)                                          \
+                    if (e >= 0 && e < rows) t[3 * i + j] = cnn__fma_##isa(d[e], v, t[3 * i + j]);            \
             }                                                                                                \
         }                                                                                                    \
-    }                                                                                                        \
-    TARGET static void cnn__depth_w_##isa(const cnn__image *p, float *dw, const float *x, const float *dy)   \
+    }
+
+#define CNN__DEPTH_W(isa)                                                                                    \
+    CNN__TARGET_##isa static void cnn__depth_w_##isa(const cnn__image *p, float *dw, const float *x,         \
+                                                     const float *dy)                                        \
     {                                                                                                        \
-        V t[9];                                                                                              \
-        float sum[4];                                                                                        \
-        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = SET1(0.0f);                                           \
+        enum { W = CNN__W_##isa };                                                                           \
+        cnn__v_##isa t[9];              /* the nine sums */                                                  \
+        CNN__UNROLL for (int i = 0; i < 9; i++) t[i] = cnn__set_##isa(0.0f);                                 \
         for (int ox = 0; ox < p->ow; ox += W) {                                                              \
             const int ix = ox - p->pw;                                                                       \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
-            M m[4];                                                                                          \
-            CNN__UNROLL for (int j = 0; j < 3; j++) m[j] = cnn__lanes_##isa(-ix - j, p->w - ix - j);         \
-            m[3] = cnn__lanes_##isa(0, p->ow - ox);                                                          \
+            cnn__m_##isa m[4];                                                                               \
+            for (int j = 0; j < 3; j++)                                                                      \
+                m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
+            m[3] = cnn__mask_##isa(0, cnn__clamp(p->ow - ox, W));                                            \
             int oy = 0;                                                                                      \
             for (; oy + 4 <= p->oh; oy += 4)                                                                 \
                 if (inside) cnn__depth_sums_##isa(4, true, p, t, m, oy, ox, x, dy);                          \
                 else        cnn__depth_sums_##isa(4, false, p, t, m, oy, ox, x, dy);                         \
             for (; oy < p->oh; oy++) cnn__depth_sums_##isa(1, false, p, t, m, oy, ox, x, dy);                \
         }                                                                                                    \
-        CNN__UNROLL for (int i = 0; i < 3; i++) {                                                            \
-            SUM4(sum, t[3 * i], t[3 * i + 1], t[3 * i + 2], t[3 * i]);                                       \
+        for (int i = 0; i < 3; i++) {                                                                        \
+            float sum[4];                                                                                    \
+            cnn__sum4_##isa(sum, t[3 * i], t[3 * i + 1], t[3 * i + 2], t[3 * i]);                            \
             for (int j = 0; j < 3; j++) dw[3 * i + j] += sum[j];                                             \
         }                                                                                                    \
     }
 
-#define CNN__CASE(isa, r, v) case r: cnn__tile_##isa(r, v, k, a, b, at, c, ldc, bias, add); break;
-#define CNN__ROWS_4(X, isa, v)  X(isa, 1, v) X(isa, 2, v) X(isa, 3, v) X(isa, 4, v)
-#define CNN__ROWS_6(X, isa, v)  CNN__ROWS_4(X, isa, v) X(isa, 5, v) X(isa, 6, v)
-#define CNN__ROWS_12(X, isa, v) CNN__ROWS_6(X, isa, v) X(isa, 7, v) X(isa, 8, v) X(isa, 9, v) X(isa, 10, v) \
-                                X(isa, 11, v) X(isa, 12, v)
+static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? most : v; }
+
+/* All kernels of an instruction set, and its row of the table. */
+#define CNN__ISA_KERNELS(isa)                                                                                \
+    CNN__TILE(isa) CNN__MICRO(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)                   \
+    CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                                            \
+    CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                     \
+    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__PUT_ROWS(isa) CNN__DEPTH_TILE(isa) CNN__DEPTH(isa)          \
+    CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
+
+#define CNN__ISA_ROW(number, isa)                                                                            \
+    { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
+      cnn__micro_##isa, cnn__pack_##isa, cnn__panel_##isa, cnn__take_even_##isa, cnn__add_even_##isa,        \
+      cnn__dot_##isa, cnn__fir_##isa, cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_y_##isa,   \
+      cnn__winograd_dy_##isa, cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__depth_##isa,                  \
+      cnn__depth_w_##isa }
 
 #if CNN__X86
-CNN__AVX2 static CNN__INLINE void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
+/* ---- AVX2 ---- */
+
+static bool cnn__has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2 };
+typedef __m256  cnn__v_avx2;
+typedef __m256i cnn__m_avx2;
+#define cnn__set_avx2    _mm256_set1_ps
+#define cnn__load_avx2   _mm256_loadu_ps
+#define cnn__store_avx2  _mm256_storeu_ps
+#define cnn__add_avx2    _mm256_add_ps
+#define cnn__fma_avx2    _mm256_fmadd_ps
+#define cnn__masked_avx2 _mm256_maskload_ps
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
 {
     const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_storeu_ps(sum, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
 }
-CNN__AVX512 static CNN__INLINE void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
-{
-    sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
-    sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
-}
 /* n < 8 values, then zeros */
-CNN__AVX2 static CNN__INLINE __m256 cnn__load_few_avx2(const float *p, int n)
+CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__few_avx2(const float *p, int n)
 {
     static const int mask[16] = { -1, -1, -1, -1, -1, -1, -1, -1 };
     return _mm256_maskload_ps(p, _mm256_loadu_si256((const __m256i *)(const void *)(mask + 8 - n)));
 }
-CNN__AVX512 static CNN__INLINE __m512 cnn__load_few_avx512(const float *p, int n)
-{
-    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
-}
 /* even: a[0], a[2] ... b[0], b[2] ...; zip: a[0], b[0], a[1], b[1] ... in two vectors */
-CNN__AVX2 static CNN__INLINE __m256 cnn__even_avx2(__m256 a, __m256 b)
+CNN__TARGET_avx2 static CNN__INLINE __m256 cnn__even_avx2(__m256 a, __m256 b)
 {
     const __m256d t = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
     return _mm256_castpd_ps(_mm256_permute4x64_pd(t, 0xD8));
 }
-CNN__AVX2 static CNN__INLINE void cnn__zip_avx2(__m256 *t, __m256 a, __m256 b)
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__zip_avx2(__m256 *t, __m256 a, __m256 b)
 {
     const __m256 low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
     t[0] = _mm256_permute2f128_ps(low, high, 0x20), t[1] = _mm256_permute2f128_ps(low, high, 0x31);
-}
-CNN__AVX512 static CNN__INLINE __m512 cnn__even_avx512(__m512 a, __m512 b)
-{
-    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(a, at, b);
-}
-CNN__AVX512 static CNN__INLINE void cnn__zip_avx512(__m512 *t, __m512 a, __m512 b)
-{
-    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    t[0] = _mm512_permutex2var_ps(a, low, b);
-    t[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
 }
 /* Within each quarter of four floats: r[j] quarter q = row 4q+j -> element j of rows 4q .. 4q+3. */
 #define CNN__TRANSPOSE(V, p)                                                                                 \
@@ -10965,20 +11097,20 @@ CNN__AVX512 static CNN__INLINE void cnn__zip_avx512(__m512 *t, __m512 a, __m512 
     const V c = p##_unpacklo_ps(r[2], r[3]), d = p##_unpackhi_ps(r[2], r[3]);                                \
     r[0] = p##_shuffle_ps(a, c, 0x44), r[1] = p##_shuffle_ps(a, c, 0xEE);                                    \
     r[2] = p##_shuffle_ps(b, d, 0x44), r[3] = p##_shuffle_ps(b, d, 0xEE);
-CNN__AVX2 static CNN__INLINE void cnn__gather4_avx2(__m256 *r, const float *const *x, const ptrdiff_t *row,
-                                                    int i, int j)
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__gather4_avx2(__m256 *r, const float *const *x, const ptrdiff_t *row, int i, int j)
 {
     CNN__UNROLL for (int l = 0; l < 4; l++)
         r[l] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(x[l] + i * row[l] + j)),
                                     _mm_loadu_ps(x[l + 4] + i * row[l + 4] + j), 1);
     CNN__TRANSPOSE(__m256, _mm256)
 }
-CNN__AVX2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
+CNN__TARGET_avx2 static CNN__INLINE void cnn__put4_avx2(float *y, __m128 v, bool add)
 {
     _mm_storeu_ps(y, add ? _mm_add_ps(_mm_loadu_ps(y), v) : v);
 }
-CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
-                                                     bool add)
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i, bool add)
 {
     CNN__TRANSPOSE(__m256, _mm256)
     CNN__UNROLL for (int l = 0; l < 4; l++) {
@@ -10986,8 +11118,65 @@ CNN__AVX2 static CNN__INLINE void cnn__scatter4_avx2(__m256 *r, float *const *y,
         cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
     }
 }
-CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *const *x,
-                                                        const ptrdiff_t *row, int i, int j)
+CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(int from, int to)
+{
+    static const int ends[24] = { 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1 };
+    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 8 - from));
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 16 - to));
+    return _mm256_and_si256(a, b);
+}
+/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
+CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
+{
+    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
+    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
+    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
+}
+/* Where v is larger, or no number, it becomes the most and its tag which. */
+CNN__TARGET_avx2 static CNN__INLINE
+void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
+{
+    const __m256 take = _mm256_or_ps(_mm256_cmp_ps(v, *most, _CMP_GT_OQ), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    *most = _mm256_blendv_ps(*most, v, take), *which = _mm256_blendv_ps(*which, tag, take);
+}
+CNN__ISA_KERNELS(avx2)
+
+/* ---- AVX-512 ---- */
+
+static bool cnn__has_avx512(void) { return __builtin_cpu_supports("avx512f"); }
+enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2 };
+typedef __m512    cnn__v_avx512;
+typedef __mmask16 cnn__m_avx512;
+#define cnn__set_avx512          _mm512_set1_ps
+#define cnn__load_avx512         _mm512_loadu_ps
+#define cnn__store_avx512        _mm512_storeu_ps
+#define cnn__add_avx512          _mm512_add_ps
+#define cnn__fma_avx512          _mm512_fmadd_ps
+#define cnn__masked_avx512(p, m) _mm512_maskz_loadu_ps(m, p)
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
+{
+    sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
+    sum[2] = _mm512_reduce_add_ps(c), sum[3] = _mm512_reduce_add_ps(d);
+}
+CNN__TARGET_avx512 static CNN__INLINE __m512 cnn__few_avx512(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+}
+CNN__TARGET_avx512 static CNN__INLINE __m512 cnn__even_avx512(__m512 a, __m512 b)
+{
+    const __m512i at = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, at, b);
+}
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__zip_avx512(__m512 *t, __m512 a, __m512 b)
+{
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    t[0] = _mm512_permutex2var_ps(a, low, b);
+    t[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
+}
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__gather4_avx512(__m512 *r, const float *const *x, const ptrdiff_t *row, int i, int j)
 {
     CNN__UNROLL for (int l = 0; l < 4; l++) {
         r[l] = _mm512_castps128_ps512(_mm_loadu_ps(x[l] + i * row[l] + j));
@@ -10997,8 +11186,8 @@ CNN__AVX512 static CNN__INLINE void cnn__gather4_avx512(__m512 *r, const float *
     }
     CNN__TRANSPOSE(__m512, _mm512)
 }
-CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row,
-                                                         int i, bool add)
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int i, bool add)
 {
     CNN__TRANSPOSE(__m512, _mm512)
     CNN__UNROLL for (int l = 0; l < 4; l++) {
@@ -11008,61 +11197,43 @@ CNN__AVX512 static CNN__INLINE void cnn__scatter4_avx512(__m512 *r, float *const
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
 }
-/* Lanes from <= l < to. */
-CNN__AVX2 static CNN__INLINE __m256i cnn__mask_avx2(int from, int to)
-{
-    static const int ends[24] = { 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1 };
-    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 8 - from));
-    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 16 - to));
-    return _mm256_and_si256(a, b);
-}
-CNN__AVX512 static CNN__INLINE __mmask16 cnn__mask_avx512(int from, int to)
+CNN__TARGET_avx512 static CNN__INLINE __mmask16 cnn__mask_avx512(int from, int to)
 {
     return (__mmask16)((1u << to) - (1u << (from < to ? from : to)));
 }
-#define CNN__AVX512_LOAD(p, mask) _mm512_maskz_loadu_ps(mask, p)
-/* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
-CNN__AVX2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
-{
-    const __m256 a = _mm256_loadu_ps(p), b = _mm256_loadu_ps(p + 8);
-    const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
-    v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
-}
-CNN__AVX512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
+CNN__TARGET_avx512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
 {
     const __m512 a = _mm512_loadu_ps(p), b = _mm512_loadu_ps(p + 16);
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     v[0] = _mm512_permutex2var_ps(a, even, b);
     v[1] = _mm512_permutex2var_ps(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b);
 }
-/* Where v is larger, or no number, it becomes the most and its tag which. */
-CNN__AVX2 static CNN__INLINE void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
-{
-    const __m256 take = _mm256_or_ps(_mm256_cmp_ps(v, *most, _CMP_GT_OQ), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-    *most = _mm256_blendv_ps(*most, v, take), *which = _mm256_blendv_ps(*which, tag, take);
-}
-CNN__AVX512 static CNN__INLINE void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
+CNN__TARGET_avx512 static CNN__INLINE
+void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
 {
     const __mmask16 take = (__mmask16)(_mm512_cmp_ps_mask(v, *most, _CMP_GT_OQ)
                                        | _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q));
     *most = _mm512_mask_blend_ps(take, *most, v), *which = _mm512_mask_blend_ps(take, *which, tag);
 }
-CNN__KERNELS(avx2, CNN__AVX2, __m256, 8, 6, 2, _mm256_set1_ps, _mm256_loadu_ps, cnn__load_few_avx2,
-             _mm256_storeu_ps, _mm256_add_ps,
-             _mm256_fmadd_ps, cnn__sum4_avx2,
-             cnn__gather4_avx2, cnn__scatter4_avx2, cnn__even_avx2, cnn__zip_avx2)
-CNN__KERNELS(avx512, CNN__AVX512, __m512, 16, 12, 2, _mm512_set1_ps, _mm512_loadu_ps, cnn__load_few_avx512,
-             _mm512_storeu_ps, _mm512_add_ps,
-             _mm512_fmadd_ps, cnn__sum4_avx512,
-             cnn__gather4_avx512, cnn__scatter4_avx512, cnn__even_avx512, cnn__zip_avx512)
-CNN__SMALL_KERNELS(avx2, CNN__AVX2, __m256, __m256i, 8, _mm256_set1_ps, _mm256_loadu_ps, cnn__mask_avx2,
-                   _mm256_maskload_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps, cnn__sum4_avx2,
-                   cnn__split_avx2, cnn__larger_avx2)
-CNN__SMALL_KERNELS(avx512, CNN__AVX512, __m512, __mmask16, 16, _mm512_set1_ps, _mm512_loadu_ps,
-                   cnn__mask_avx512, CNN__AVX512_LOAD, _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
-                   cnn__sum4_avx512, cnn__split_avx512, cnn__larger_avx512)
-#elif CNN__ARM
-static inline float32x4_t cnn__load_few_neon(const float *p, int n)
+CNN__ISA_KERNELS(avx512)
+#endif
+
+#if CNN__ARM
+/* ---- NEON ---- */
+
+static bool cnn__has_neon(void) { return true; }
+enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4 };
+typedef float32x4_t cnn__v_neon;
+typedef cnn__lanes  cnn__m_neon;
+#define CNN__TARGET_neon
+#define cnn__set_neon   vdupq_n_f32
+#define cnn__load_neon  vld1q_f32
+#define cnn__store_neon vst1q_f32
+#define cnn__add_neon   vaddq_f32
+#define cnn__mask_neon  cnn__lanes_of
+#define cnn__fma_neon(a, b, c) vfmaq_f32(c, a, b)
+#define cnn__sum4_neon(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
+static inline float32x4_t cnn__few_neon(const float *p, int n)
 {
     const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };
     return vld1q_f32(few);
@@ -11090,12 +11261,7 @@ static inline void cnn__zip_neon(float32x4_t *t, float32x4_t a, float32x4_t b)
 {
     t[0] = vzip1q_f32(a, b), t[1] = vzip2q_f32(a, b);
 }
-#define CNN__NEON_FMA(a, b, c) vfmaq_f32(c, a, b)
-#define CNN__NEON_SUM4(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
-CNN__KERNELS(neon, , float32x4_t, 4, 6, 4, vdupq_n_f32, vld1q_f32, cnn__load_few_neon, vst1q_f32, vaddq_f32,
-             CNN__NEON_FMA, CNN__NEON_SUM4,
-             cnn__gather4_neon, cnn__scatter4_neon, cnn__even_neon, cnn__zip_neon)
-static inline float32x4_t cnn__load_masked_neon(const float *p, cnn__lanes m)
+static inline float32x4_t cnn__masked_neon(const float *p, cnn__lanes m)
 {
     float part[4];
     for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
@@ -11111,112 +11277,155 @@ static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float
     const uint32x4_t take = vorrq_u32(vcgtq_f32(v, *most), vmvnq_u32(vceqq_f32(v, v)));
     *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
 }
-CNN__SMALL_KERNELS(neon, , float32x4_t, cnn__lanes, 4, vdupq_n_f32, vld1q_f32, cnn__lanes_of,
-                   cnn__load_masked_neon, vst1q_f32, vaddq_f32, CNN__NEON_FMA, CNN__NEON_SUM4,
-                   cnn__split_neon, cnn__larger_neon)
+CNN__ISA_KERNELS(neon)
 #endif
 
-/* Portable C: a vector is a struct of four floats, which the compiler maps to registers if it can. */
-typedef struct { float v[4]; } cnn__vec;
-static inline cnn__vec cnn__vec_set1(float a) { return (cnn__vec){ { a, a, a, a } }; }
-static inline cnn__vec cnn__vec_load(const float *p) { return (cnn__vec){ { p[0], p[1], p[2], p[3] } }; }
-static inline cnn__vec cnn__vec_few(const float *p, int n)
-{
-    return (cnn__vec){ { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f } };
-}
-static inline void     cnn__vec_store(float *p, cnn__vec a) { for (int i = 0; i < 4; i++) p[i] = a.v[i]; }
-static inline cnn__vec cnn__vec_add(cnn__vec a, cnn__vec b)
-{
-    return (cnn__vec){ { a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3] } };
-}
-static inline cnn__vec cnn__vec_fma(cnn__vec a, cnn__vec b, cnn__vec c)
-{
-    return (cnn__vec){ { a.v[0] * b.v[0] + c.v[0], a.v[1] * b.v[1] + c.v[1], a.v[2] * b.v[2] + c.v[2],
-                         a.v[3] * b.v[3] + c.v[3] } };
-}
-static inline void cnn__sum4_c(float *sum, cnn__vec a, cnn__vec b, cnn__vec c, cnn__vec d)
-{
-    const cnn__vec t[4] = { a, b, c, d };
-    for (int i = 0; i < 4; i++) sum[i] = (t[i].v[0] + t[i].v[2]) + (t[i].v[1] + t[i].v[3]);
-}
-static inline void cnn__gather4_c(cnn__vec *r, const float *const *x, const ptrdiff_t *row, int i, int j)
-{
-    for (int l = 0; l < 4; l++)
-        for (int e = 0; e < 4; e++) r[e].v[l] = x[l][i * row[l] + j + e];
-}
-static inline void cnn__scatter4_c(cnn__vec *r, float *const *y, const ptrdiff_t *row, int i, bool add)
-{
-    for (int l = 0; l < 4; l++)
-        for (int e = 0; e < 4; e++) y[l][i * row[l] + e] = add ? y[l][i * row[l] + e] + r[e].v[l] : r[e].v[l];
-}
-static inline cnn__vec cnn__even_c(cnn__vec a, cnn__vec b)
-{
-    return (cnn__vec){ { a.v[0], a.v[2], b.v[0], b.v[2] } };
-}
-static inline void cnn__zip_c(cnn__vec *t, cnn__vec a, cnn__vec b)
-{
-    t[0] = (cnn__vec){ { a.v[0], b.v[0], a.v[1], b.v[1] } };
-    t[1] = (cnn__vec){ { a.v[2], b.v[2], a.v[3], b.v[3] } };
-}
-CNN__KERNELS(c, , cnn__vec, 4, 4, 2, cnn__vec_set1, cnn__vec_load, cnn__vec_few, cnn__vec_store,
-             cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
-             cnn__gather4_c, cnn__scatter4_c, cnn__even_c, cnn__zip_c)
+/* ---- Portable C: a vector is four floats, which the compiler maps to registers if it can ---- */
 
-static inline cnn__vec cnn__load_masked_c(const float *p, cnn__lanes m)
+static bool cnn__has_c(void) { return true; }
+enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2 };
+typedef cnn__lanes cnn__m_c;
+#define CNN__TARGET_c
+#define cnn__mask_c cnn__lanes_of
+#if defined(__GNUC__) && defined(__SSE2__)              /* the same arithmetic; it compiles sooner */
+typedef float cnn__v_c __attribute__((vector_size(16)));
+#define CNN__LANE(v, l) (v)[l]
+#define cnn__set_c(a)       ((cnn__v_c){ 0 } + (a))
+#define cnn__add_c(a, b)    ((a) + (b))
+#define cnn__fma_c(a, b, c) ((a) * (b) + (c))
+#else
+typedef struct { float v[4]; } cnn__v_c;
+#define CNN__LANE(a, l) (a).v[l]
+static inline cnn__v_c cnn__set_c(float a) { return (cnn__v_c){ { a, a, a, a } }; }
+static inline cnn__v_c cnn__add_c(cnn__v_c a, cnn__v_c b)
 {
-    cnn__vec r;
-    for (int l = 0; l < 4; l++) r.v[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
-    return r;
+    for (int l = 0; l < 4; l++) a.v[l] += b.v[l];
+    return a;
 }
-static inline void cnn__split_c(cnn__vec *v, const float *p)
+static inline cnn__v_c cnn__fma_c(cnn__v_c a, cnn__v_c b, cnn__v_c c)
 {
-    for (int l = 0; l < 4; l++) v[0].v[l] = p[2 * l], v[1].v[l] = p[2 * l + 1];
+    for (int l = 0; l < 4; l++) c.v[l] = a.v[l] * b.v[l] + c.v[l];
+    return c;
 }
-static inline void cnn__larger_c(cnn__vec *most, cnn__vec *which, cnn__vec v, cnn__vec tag)
+#endif
+static inline cnn__v_c cnn__load_c(const float *p)
+{
+    cnn__v_c v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void cnn__store_c(float *p, cnn__v_c v) { memcpy(p, &v, sizeof v); }
+static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
+{
+    float part[4];
+    for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
+    return cnn__load_c(part);
+}
+static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__lanes_of(0, n)); }
+static inline void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
+{
+    const cnn__v_c t[4] = { a, b, c, d };
+    for (int i = 0; i < 4; i++)
+        sum[i] = (CNN__LANE(t[i], 0) + CNN__LANE(t[i], 2)) + (CNN__LANE(t[i], 1) + CNN__LANE(t[i], 3));
+}
+static inline void cnn__gather4_c(cnn__v_c *r, const float *const *x, const ptrdiff_t *row, int i, int j)
 {
     for (int l = 0; l < 4; l++)
-        if (v.v[l] > most->v[l] || v.v[l] != v.v[l])
-            memcpy(&most->v[l], &v.v[l], sizeof(float)), memcpy(&which->v[l], &tag.v[l], sizeof(float));
+        for (int e = 0; e < 4; e++) CNN__LANE(r[e], l) = x[l][i * row[l] + j + e];
 }
-CNN__SMALL_KERNELS(c, , cnn__vec, cnn__lanes, 4, cnn__vec_set1, cnn__vec_load, cnn__lanes_of,
-                   cnn__load_masked_c, cnn__vec_store, cnn__vec_add, cnn__vec_fma, cnn__sum4_c,
-                   cnn__split_c, cnn__larger_c)
+static inline void cnn__scatter4_c(const cnn__v_c *r, float *const *y, const ptrdiff_t *row, int i, bool add)
+{
+    for (int l = 0; l < 4; l++)
+        for (int e = 0; e < 4; e++) {
+            float *to = &y[l][i * row[l] + e];
+            *to = add ? *to + CNN__LANE(r[e], l) : CNN__LANE(r[e], l);
+        }
+}
+static inline cnn__v_c cnn__even_c(cnn__v_c a, cnn__v_c b)
+{
+    const float even[4] = { CNN__LANE(a, 0), CNN__LANE(a, 2), CNN__LANE(b, 0), CNN__LANE(b, 2) };
+    return cnn__load_c(even);
+}
+static inline void cnn__zip_c(cnn__v_c *t, cnn__v_c a, cnn__v_c b)
+{
+    for (int l = 0; l < 4; l++) {
+        CNN__LANE(t[l / 2], l % 2 * 2) = CNN__LANE(a, l);
+        CNN__LANE(t[l / 2], l % 2 * 2 + 1) = CNN__LANE(b, l);
+    }
+}
+static inline void cnn__split_c(cnn__v_c *v, const float *p)
+{
+    for (int l = 0; l < 4; l++) CNN__LANE(v[0], l) = p[2 * l], CNN__LANE(v[1], l) = p[2 * l + 1];
+}
+static inline void cnn__larger_c(cnn__v_c *most, cnn__v_c *which, cnn__v_c v, cnn__v_c tag)
+{
+    float old[4], value[4], place[4], own[4];           /* copies of bytes keep the bits of any NaN and tag */
+    cnn__store_c(old, *most), cnn__store_c(value, v), cnn__store_c(place, *which), cnn__store_c(own, tag);
+    for (int l = 0; l < 4; l++)
+        if (value[l] > old[l] || value[l] != value[l])
+            memcpy(old + l, value + l, sizeof *old), memcpy(place + l, own + l, sizeof *place);
+    *most = cnn__load_c(old), *which = cnn__load_c(place);
+}
+CNN__ISA_KERNELS(c)
 
-/* The table of kernels: a new instruction set is a name in cnn_isa, its lines above and a row here. */
-typedef struct { cnn_isa isa; int lanes, mr, nr; cnn__micro *micro; cnn__pack_rows *pack;
-                 cnn__fill_panel *panel; cnn__halve *halve; cnn__twice *twice; cnn__dot *dot; cnn__fir *fir;
-                 cnn__winograd_w *winograd_w; cnn__winograd_x *winograd_x; cnn__winograd_y *winograd_y;
-                 cnn__winograd_dy *winograd_dy; cnn__winograd_dw *winograd_dw;
-                 cnn__windows *windows; cnn__depth *depth; cnn__depth_w *depth_w; } cnn__kernels;
+/* An instruction set of your own: its section here. */
+
+/* ---- The table: the best first ---- */
+
+static const cnn__kernels cnn__isa_table[] = {
+#if CNN__X86
+    CNN__ISA_ROW(CNN_ISA_AVX512, avx512),
+    CNN__ISA_ROW(CNN_ISA_AVX2, avx2),
+#elif CNN__ARM
+    CNN__ISA_ROW(CNN_ISA_NEON, neon),
+#endif
+    /* An instruction set of your own: its row here. */
+    CNN__ISA_ROW(CNN_ISA_C, c),
+    { .isa = CNN_ISA_PLAIN, .name = "plain", .has = cnn__has_c }       /* the loops of Part I */
+};
+enum { CNN__ISA_ROWS = sizeof cnn__isa_table / sizeof *cnn__isa_table };
+
+/* The row of an instruction set; NULL: this build has none. */
+static const cnn__kernels *cnn__isa_row(cnn_isa isa)
+{
+    for (int i = 0; i < CNN__ISA_ROWS; i++)
+        if (cnn__isa_table[i].isa == isa) return &cnn__isa_table[i];
+    return NULL;
+}
 static const cnn__kernels *cnn__kernels_of(const cnn__cpu *cpu)
 {
-    static const cnn__kernels rows[] = {
-#if CNN__X86
-        { CNN_ISA_AVX512, 16, 12, 32, cnn__micro_avx512, cnn__pack_rows_avx512, cnn__fill_panel_avx512,
-          cnn__halve_avx512, cnn__twice_avx512, cnn__dot_avx512, cnn__fir_avx512,
-          cnn__winograd_w_avx512, cnn__winograd_x_avx512, cnn__winograd_y_avx512,
-          cnn__winograd_dy_avx512, cnn__winograd_dw_avx512,
-          cnn__windows_avx512, cnn__depth_avx512, cnn__depth_w_avx512 },
-        { CNN_ISA_AVX2, 8, 6, 16, cnn__micro_avx2, cnn__pack_rows_avx2, cnn__fill_panel_avx2,
-          cnn__halve_avx2, cnn__twice_avx2, cnn__dot_avx2, cnn__fir_avx2,
-          cnn__winograd_w_avx2, cnn__winograd_x_avx2, cnn__winograd_y_avx2,
-          cnn__winograd_dy_avx2, cnn__winograd_dw_avx2,
-          cnn__windows_avx2, cnn__depth_avx2, cnn__depth_w_avx2 },
-#elif CNN__ARM
-        { CNN_ISA_NEON, 4, 6, 16, cnn__micro_neon, cnn__pack_rows_neon, cnn__fill_panel_neon,
-          cnn__halve_neon, cnn__twice_neon, cnn__dot_neon, cnn__fir_neon,
-          cnn__winograd_w_neon, cnn__winograd_x_neon, cnn__winograd_y_neon,
-          cnn__winograd_dy_neon, cnn__winograd_dw_neon,
-          cnn__windows_neon, cnn__depth_neon, cnn__depth_w_neon },
-#endif
-        { CNN_ISA_C, 4, 4, 8, cnn__micro_c, cnn__pack_rows_c, cnn__fill_panel_c,
-          cnn__halve_c, cnn__twice_c, cnn__dot_c, cnn__fir_c,
-          cnn__winograd_w_c, cnn__winograd_x_c, cnn__winograd_y_c,
-          cnn__winograd_dy_c, cnn__winograd_dw_c,
-          cnn__windows_c, cnn__depth_c, cnn__depth_w_c } };
-    const cnn__kernels *r = rows;
-    while (r->isa != cpu->isa && r->isa != CNN_ISA_C) r++;
-    return r;
+    const cnn__kernels *row = cnn__isa_row(cpu->isa);
+    return row && row->micro ? row : cnn__isa_row(CNN_ISA_C);
+}
+static const char *cnn__isa_name(cnn_isa isa)
+{
+    const cnn__kernels *row = cnn__isa_row(isa);
+    return row ? row->name : "?";
+}
+
+static bool cnn__has_isa(cnn_isa isa)
+{
+    const cnn__kernels *row = cnn__isa_row(isa);
+    return row && row->has();
+}
+
+static cnn_isa cnn__best_isa(void)
+{
+    int i = 0;
+    while (!cnn__isa_table[i].has()) i++;
+    return cnn__isa_table[i].isa;
+}
+
+/* The instruction set of that name. CNN_ISA_AUTO: there is none, and names[room] says which there are. */
+static cnn_isa cnn__isa_named(const char *name, char *names, size_t room)
+{
+    names[0] = 0;
+    for (int i = 0; i < CNN__ISA_ROWS; i++) {
+        const size_t used = strlen(names);
+        if (strcmp(name, cnn__isa_table[i].name) == 0) return cnn__isa_table[i].isa;
+        cnn__format(names + used, room - used, "%s%s", i ? ", " : "", cnn__isa_table[i].name);
+    }
+    return CNN_ISA_AUTO;
 }
 
 /* ===========================================================================================================
@@ -11341,8 +11550,33 @@ static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k)
     return cnn__mul_size((size_t)cpu->threads, cnn__part_scratch(cpu, m, n, k));
 }
 
-/* cnn__gemm, fast. Each thread takes a range of row panels or of column panels. Every element is summed over
-   p in the same order in whatever range it falls, so the bits do not depend on the number of threads. */
+/* cnn__gemm, fast: the units are row panels or column panels. Every element is summed over p in the same
+   order in whatever range it falls. */
+typedef struct {
+    const cnn__kernels *u;
+    cnn__matrix a, b;
+    float *c;
+    ptrdiff_t ldc, m, n, k;
+    bool accumulate, dots, by_row;
+    char *scratch;
+    size_t each;
+} cnn__product;
+
+static void cnn__gemm_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__product *q = job;
+    float *pack = (float *)(void *)(q->scratch + (size_t)thread * q->each);
+    cnn__matrix a = q->a, b = q->b;
+    if (q->by_row) {
+        from *= q->u->mr, to = cnn__min(to * q->u->mr, q->m), a.x += from * a.si;
+        cnn__gemm_part(q->u, q->c + from * q->ldc, q->ldc, q->accumulate, a, b, to - from, q->n, q->k, pack);
+        return;
+    }
+    from *= q->u->nr, to = cnn__min(to * q->u->nr, q->n), b.x += from * b.si;
+    if (q->dots) cnn__gemm_dots(q->u, q->c + from, q->ldc, a, b, q->m, to - from, q->k);
+    else cnn__gemm_part(q->u, q->c + from, q->ldc, q->accumulate, a, b, q->m, to - from, q->k, pack);
+}
+
 static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda,
                            bool ta, const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
@@ -11351,25 +11585,13 @@ static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, c
         for (ptrdiff_t i = 0; i < m; i++)
             for (ptrdiff_t j = 0; j < n; j++) c[i * ldc + j] = beta != 0.0f ? beta * c[i * ldc + j] : 0.0f;
     if (m < 1 || n < 1 || k < 1) return;
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const cnn__matrix x = { a, ta ? 1 : lda, ta ? lda : 1 }, w = { b, tb ? ldb : 1, tb ? 1 : ldb };
-    const bool by_row = !dots && cnn__ceil(m, u->mr) > cnn__ceil(n, u->nr);
-    const ptrdiff_t r = by_row ? u->mr : u->nr, size = by_row ? m : n, panels = cnn__ceil(size, r);
-    const int threads = cnn__team(cpu, (double)m * n * k, panels);
-    const size_t each = cnn__part_scratch(cpu, m, n, k);
-    CNN__PARALLEL_FOR(threads)
-    for (int q = 0; q < threads; q++) {
-        const ptrdiff_t from = panels * q / threads * r, to = cnn__min(panels * (q + 1) / threads * r, size);
-        float *pack = (float *)(void *)((char *)scratch + (size_t)q * each);
-        if (by_row) {
-            const cnn__matrix part = { x.x + from * x.si, x.si, x.sp };
-            cnn__gemm_part(u, c + from * ldc, ldc, beta != 0.0f, part, w, to - from, n, k, pack);
-        } else {
-            const cnn__matrix part = { w.x + from * w.si, w.si, w.sp };
-            if (dots) cnn__gemm_dots(u, c + from, ldc, x, part, m, to - from, k);
-            else cnn__gemm_part(u, c + from, ldc, beta != 0.0f, x, part, m, to - from, k, pack);
-        }
-    }
+    cnn__product q = { .u = cnn__kernels_of(cpu), .a = { a, ta ? 1 : lda, ta ? lda : 1 },
+                       .b = { b, tb ? ldb : 1, tb ? 1 : ldb }, .c = c, .ldc = ldc, .m = m, .n = n, .k = k,
+                       .accumulate = beta != 0.0f, .dots = dots, .scratch = scratch,
+                       .each = cnn__part_scratch(cpu, m, n, k) };
+    const ptrdiff_t rows = cnn__ceil(m, q.u->mr), columns = cnn__ceil(n, q.u->nr);
+    q.by_row = !dots && rows > columns;
+    cnn__share_out(cpu, (double)m * n * k, q.by_row ? rows : columns, cnn__gemm_job, &q);
 }
 
 /* ===========================================================================================================
@@ -11391,6 +11613,16 @@ static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, c
    the kernel meets, for output pixel oy*width + ox, form one run of contiguous floats: S[at(c,i,j) + oy*width
    + ox]. So any convolution is a matrix product whose b has rows that start at at(c,i,j): nothing is
    unfolded. Pixels with ox >= OW, a few at the end of each row, are computed and dropped.
+
+   One axis as an example: an input of 7, kernel 3, stride 2, padding 1, so y[o] = w0 x[2o-1] + w1 x[2o] +
+   w2 x[2o+1] for four o. S has two planes of 5, one for each residue; a dot is a zero:
+
+       x      . x0 x1 x2 x3 x4 x5 x6 .           tap 0 meets S[0] from 0 on:    .  x1 x3 x5
+       S[0]   .     x1    x3    x5    .          tap 1 meets S[1] from 0 on:   x0  x2 x4 x6
+       S[1]      x0    x2    x4    x6  .         tap 2 meets S[0] from 1 on:   x1  x3 x5  .
+
+   Backward-data spreads dy instead: dx[0], dx[2], ... (residue 0) meet w1 alone, dx[1], dx[3], ... meet w2
+   and w0. Each residue is a product of its own (cnn__phase); cnn__axis says which taps it meets on an axis.
 
    forward           Y = W S(X)
    backward-data     dX = W^T S(dY), one product for each residue r of the input row modulo SH (and column
@@ -11437,7 +11669,7 @@ static void cnn__spread_copy(const cnn__kernels *u, const cnn__spread *s, float 
             const float *row = plane + (ptrdiff_t)y * s->w + x0 + left * s->sw;
             float *start = to + (ptrdiff_t)r * s->width + left;
             if (s->sw == 1)      cnn__copy(start, row, right - left);
-            else if (s->sw == 2) u->halve(start, row, right - left);
+            else if (s->sw == 2) u->take_even(start, row, right - left);
             else for (int x = 0; x < right - left; x++) start[x] = row[x * s->sw];
         }
     }
@@ -11448,8 +11680,8 @@ static void cnn__spread_copy(const cnn__kernels *u, const cnn__spread *s, float 
 typedef struct {
     int ny, nx;
     ptrdiff_t k, base;                  /* terms of the sum; place of row 0, column 0 in the output plane */
-    const float *a;                     /* packed weights of all groups */
-    const ptrdiff_t *at;                /* k places in S */
+    float *a;                           /* packed weights of all groups */
+    ptrdiff_t *at, *wat;                /* k places in S; in the weights */
     int y0, dy, rows;                   /* row i of the kernel meets image row y SH + y0 + i dy; rows: how
                                            many can be left out, see rows_first */
     ptrdiff_t row;                      /* terms of one row of the kernel */
@@ -11507,21 +11739,24 @@ static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
                           high[0] - low[0], most + high[1] - low[1], 0 };
 }
 
-/* Where tap (c,i,j) of a forward window begins in S. */
+/* Where input pixel (y,x) of plane c, counted from the first that output (0,0) meets, lies in S. */
+static inline ptrdiff_t cnn__place(const cnn__spread *s, ptrdiff_t plane, int c, int y, int x)
+{
+    return ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane
+        + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+}
+
+/* The places of all taps (c,i,j) of a forward window. */
 static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane, ptrdiff_t *at)
 {
     for (int c = 0; c < s->c; c++)
         for (int i = 0; i < t->kh; i++)
-            for (int j = 0; j < t->kw; j++) {
-                const int y = i * t->dh, x = j * t->dw;
-                *at++ = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane
-                    + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
-            }
+            for (int j = 0; j < t->kw; j++) *at++ = cnn__place(s, plane, c, i * t->dh, j * t->dw);
 }
 
-static bool cnn__pointwise(const cnn__conv *t)       /* S would be the image itself */
-{
-    return t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && !t->ph && !t->pw;
+static bool cnn__pointwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{                                       /* S would be the image itself */
+    return (void)cpu, (void)pass, t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && !t->ph && !t->pw;
 }
 
 /* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
@@ -11543,7 +11778,7 @@ typedef struct {
                                            panel of pixels is no longer than a row */
     bool once;                          /* one block meets each weight: it packs those that it needs next, and
                                            they stay in the L2 cache; else all are packed before */
-    int n_phases, rows, block, blocks, parts;       /* parts: of W's rows, if blocks are few */
+    int n_phases, rows, block, blocks;
     ptrdiff_t m, out_plane, out_planes, row, col, plane;
     cnn__phase *phase;
     ptrdiff_t *at, *wat;                /* terms: places in S, places in w */
@@ -11571,7 +11806,7 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     q.m = (backward ? t->ic : t->oc) / t->groups;
     q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
     q.rows = backward ? (t->h + t->sh - 1) / t->sh : t->oh;
-    q.borrow = cnn__pointwise(t);
+    q.borrow = cnn__pointwise_fits(cpu, t, 0);
     q.rows_first = backward || t->ow >= q.u->nr;
     /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
     const ptrdiff_t k_blocks = q.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
@@ -11580,8 +11815,6 @@ static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, b
     q.blocks = (int)cnn__ceil(q.rows, q.block);
     q.once = !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
     q.plane = cnn__spread_plane(&q.s, q.block);
-    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q.blocks;
-    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, tasks), cnn__ceil(q.m, q.u->mr));
     q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow;
     q.out_planes = backward ? t->ic : t->oc;
     q.row = backward ? (ptrdiff_t)t->sh * t->w : t->ow, q.col = backward ? t->sw : 1;
@@ -11625,59 +11858,73 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
     }
 }
 
-/* The tables of a phase and, if not once, its weights, packed k block after k block, row panel after row
-   panel: a panel of r rows is a run of kc*r floats. */
-static void cnn__shifted_pack(const cnn__cpu *cpu, cnn__shifted *q)
+/* Phase f, whose terms start at number done of all: its places in S and in the weights. */
+static void cnn__phase_of(const cnn__shifted *q, cnn__phase *p, int f, ptrdiff_t done)
 {
     const cnn__conv *t = q->t;
     const cnn__spread *s = &q->s;
-    const int mr = q->u->mr, sx = (int)cnn__min(t->sw, t->w);
-    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, panels = cnn__ceil(q->m, mr), all = panels * t->groups;
-    const ptrdiff_t w_row = q->backward ? taps : s->c * taps, w_plane = q->backward ? q->m * taps : taps;
+    const int sx = (int)cnn__min(t->sw, t->w);
+    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, w_plane = q->backward ? q->m * taps : taps;
+    cnn__axis v = { 0, 1, t->kh, -t->ph, t->dh, t->oh }, h = { 0, 1, t->kw, -t->pw, t->dw, t->ow };
+    if (q->backward) {
+        v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh);
+        h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
+    }
+    *p = (cnn__phase){ v.n, h.n, (ptrdiff_t)s->c * v.count * h.count,
+                       q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0, q->a + done * q->m * t->groups,
+                       q->at + done, q->wat + done, v.start, v.step, q->rows_first ? v.count : 1,
+                       (ptrdiff_t)s->c * h.count };
+    const int outer = p->k ? (q->rows_first ? v.count : s->c) : 0, inner = q->rows_first ? s->c : v.count;
+    ptrdiff_t *at = p->at, *wat = p->wat;
+    for (int o = 0; o < outer; o++)
+        for (int n = 0; n < inner; n++)
+            for (int j = 0; j < h.count; j++) {
+                const int i = q->rows_first ? o : n, c = q->rows_first ? n : o;
+                const int y = v.start + i * v.step - s->y0, x = h.start + j * h.step - s->x0;
+                *at++ = cnn__place(s, q->plane, c, y, x);
+                *wat++ = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
+            }
+}
+
+/* The weights of a phase, packed k block after k block, row panel after row panel: a panel of r rows is a run
+   of kc*r floats. A unit is a row panel of a group. */
+typedef struct { const cnn__shifted *q; const cnn__phase *p; } cnn__packing;
+static void cnn__shifted_pack_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__shifted *q = ((const cnn__packing *)job)->q;
+    const cnn__phase *p = ((const cnn__packing *)job)->p;
+    const int mr = q->u->mr;
+    const ptrdiff_t taps = (ptrdiff_t)q->t->kh * q->t->kw, panels = cnn__ceil(q->m, mr);
+    const ptrdiff_t w_row = q->backward ? taps : q->s.c * taps, kb = cnn__shifted_k(q, p->k);
+    (void)thread;
+    for (; from < to; from++) {
+        const ptrdiff_t g = from / panels, i = from % panels * mr, ni = cnn__min(mr, q->m - i);
+        const float *w = q->w + g * q->m * q->s.c * taps + i * w_row;
+        for (ptrdiff_t b = 0; b < p->k; b += kb) {
+            const ptrdiff_t kc = cnn__min(kb, p->k - b);
+            float *a = p->a + g * q->m * p->k + b * q->m + i * kc;
+            if (!q->backward) {
+                cnn__pack_taps(q, a, (int)ni, w, b, kc);
+                continue;
+            }
+            for (ptrdiff_t k = 0; k < kc; k++, a += ni)
+                for (ptrdiff_t r = 0; r < ni; r++) a[r] = w[p->wat[b + k] + r * w_row];
+        }
+    }
+}
+
+static void cnn__shifted_pack(const cnn__cpu *cpu, const cnn__shifted *q)
+{
     ptrdiff_t done = 0;
     for (int f = 0; f < q->n_phases; f++) {
-        cnn__axis v = { 0, 1, t->kh, -t->ph, t->dh, t->oh }, h = { 0, 1, t->kw, -t->pw, t->dw, t->ow };
-        if (q->backward) {
-            v = cnn__axis_of(f / sx, t->h, t->kh, t->sh, t->ph, t->dh);
-            h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
-        }
-        ptrdiff_t *at = q->at + done, *wat = q->wat + done;
-        float *a = q->a + done * q->m * t->groups;
-        const ptrdiff_t base = q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0;
-        const cnn__phase p = { v.n, h.n, (ptrdiff_t)s->c * v.count * h.count, base, a, at, v.start, v.step,
-                               q->rows_first ? v.count : 1, (ptrdiff_t)s->c * h.count };
-        q->phase[f] = p, done += p.k;
-        if (!p.k) continue;
-        ptrdiff_t e = 0;
-        for (int outer = 0; outer < (q->rows_first ? v.count : s->c); outer++)
-            for (int inner = 0; inner < (q->rows_first ? s->c : v.count); inner++)
-                for (int j = 0; j < h.count; j++, e++) {
-                    const int i = q->rows_first ? outer : inner, c = q->rows_first ? inner : outer;
-                    const int y = v.start + i * v.step - s->y0, x = h.start + j * h.step - s->x0;
-                    at[e] = ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * q->plane
-                        + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
-                    wat[e] = c * w_plane + (v.first + (ptrdiff_t)i * v.q) * t->kw + h.first + j * h.q;
-                }
-        if (q->once) continue;
-        const ptrdiff_t kb = cnn__shifted_k(q, p.k);
+        cnn__phase *p = &q->phase[f];
+        const cnn__packing job = { q, p };
+        cnn__phase_of(q, p, f, done);
+        done += p->k;
+        if (q->once || !p->k) continue;
         /* a float that is packed counts as 16 multiply-adds */
-        const int threads = cnn__team(cpu, 16.0 * (double)p.k * (double)q->m * t->groups, all);
-        (void)threads;                  /* without OpenMP */
-        CNN__PARALLEL_FOR(threads)
-        for (ptrdiff_t z = 0; z < all; z++) {
-            const ptrdiff_t g = z / panels, i = z % panels * mr, ni = cnn__min(mr, q->m - i);
-            const float *from = q->w + g * q->m * s->c * taps + i * w_row;
-            for (ptrdiff_t b = 0; b < p.k; b += kb) {
-                const ptrdiff_t kc = cnn__min(kb, p.k - b);
-                float *to = a + g * q->m * p.k + b * q->m + i * kc;
-                if (!q->backward) {
-                    cnn__pack_taps(q, to, (int)ni, from, b, kc);
-                    continue;
-                }
-                for (ptrdiff_t k = 0; k < kc; k++, to += ni)
-                    for (ptrdiff_t r = 0; r < ni; r++) to[r] = from[wat[b + k] + r * w_row];
-            }
-        }
+        cnn__share_out(cpu, 16.0 * (double)p->k * (double)q->m * q->t->groups,
+                       cnn__ceil(q->m, q->u->mr) * q->t->groups, cnn__shifted_pack_job, &job);
     }
 }
 
@@ -11702,7 +11949,7 @@ static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn
         for (int s = 0; s < ni; s++) {
             float *to = y + s * q->out_plane + r * q->row + x * q->col;
             const float *v = tile + s * nr + from - j;
-            if (q->col == 2 && add) q->u->twice(to, v, n);
+            if (q->col == 2 && add) q->u->add_even(to, v, n);
             else if (q->col != 1)
                 for (int e = 0; e < n; e++) to[e * q->col] = add ? to[e * q->col] + v[e] : v[e];
             else if (add) cnn__add(to, v, n);
@@ -11711,8 +11958,8 @@ static void cnn__put_tile(float *y, const float *tile, int nr, int ni, const cnn
     }
 }
 
-/* A panel of nr pixels from j on, nx to a row of the image and width to a row of S. Whole vectors: what one
-   writes too much is written anew after it, or lies behind the panel. */
+/* A panel of nr pixels from j on, nx to a row of the image and width to a row of S. Full-vector stores:
+   the next one overwrites the excess lanes, or they lie behind the panel. */
 static void cnn__fill_pixels(float *to, int nr, const float *s, const ptrdiff_t *at, ptrdiff_t np, int j,
                              int nx, int width, int end)
 {
@@ -11725,114 +11972,181 @@ static void cnn__fill_pixels(float *to, int nr, const float *s, const ptrdiff_t 
                 memcpy(to + place[r] + e, s + at[p] + from[r] + e, 8 * sizeof *to);
 }
 
+/* The pixels of a block of output rows are the columns of a product: pixel (r, x) is column r*step + x. They
+   are cut into panels of nr columns in one of four ways. */
+typedef enum {
+    CNN__FLAT,                          /* S is as wide as the output: tiles go straight to it */
+    CNN__ACROSS,                        /* panels run on over what lies between rows of S; it is dropped */
+    CNN__BY_ROW,                        /* no panel crosses the end of a row */
+    CNN__PIXELS                         /* a panel is a copy of pixels alone, of one row or several */
+} cnn__cut;
+typedef struct {
+    const cnn__shifted *q;
+    const cnn__phase *p;
+    cnn__cut cut;
+    bool overlap;                       /* by row: the last panel ends where the row does */
+    int from;                           /* the first output row of the block */
+    int nx, ny, step, end;              /* pixels of a row; rows; columns of a row and in all */
+    const float *s;                     /* S, or the image itself */
+    float *y, *panel, *mine;            /* pixel (0, 0) of row 0; one panel of S; packed weights (once) */
+    ptrdiff_t g;
+    const ptrdiff_t *packed;            /* places in a packed panel */
+} cnn__area;
+
+/* How the block from output row `from` on is cut. By row: where that takes no more panels, or sums are short.
+   Pixels alone: for many sums only, as this copy takes longer. */
+enum { CNN__FEW_PANELS = 3,             /* row panels of weights that do not repay copying a panel of S */
+       CNN__SHORT_SUM = 64 };           /* terms */
+static void cnn__cut_block(cnn__area *d)
+{
+    const cnn__shifted *q = d->q;
+    const cnn__phase *p = d->p;
+    const int width = q->borrow ? (int)q->out_plane : q->s.width, nr = q->u->nr;
+    d->nx = q->borrow ? width : p->nx, d->ny = q->borrow ? 1 : (int)cnn__min(p->ny - d->from, q->block);
+    const bool dense = q->col == 1;
+    if (dense && width == d->nx && (q->row == width || d->ny == 1)) d->cut = CNN__FLAT;
+    else if (dense && q->row == d->nx && q->m > CNN__FEW_PANELS * q->u->mr && p->k > CNN__KC)
+        d->cut = CNN__PIXELS;
+    else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && d->nx >= nr && !q->backward))
+        d->cut = CNN__BY_ROW;
+    else d->cut = CNN__ACROSS;
+    d->overlap = d->cut == CNN__BY_ROW && d->nx >= nr && dense && !q->backward
+        && cnn__shifted_k(q, p->k) == p->k;
+    d->step = d->cut == CNN__PIXELS ? d->nx : width, d->end = (d->ny - 1) * d->step + d->nx;
+}
+
+/* Of the terms *k0 .. *k1, leave out the first and last rows of the kernel that meet nothing but zeros in all
+   output rows first .. last. */
+static void cnn__skip_rows(const cnn__area *d, int first, int last, ptrdiff_t *k0, ptrdiff_t *k1)
+{
+    const cnn__phase *p = d->p;
+    const int top = (d->from + first) * d->q->s.sh + p->y0, bottom = (d->from + last) * d->q->s.sh + p->y0;
+    const int h = d->q->s.h;
+    int c0 = 0, c1 = p->rows;
+    while (c0 < c1 && (bottom + c0 * p->dy < 0 || top + c0 * p->dy >= h)) c0++;
+    while (c1 > c0 && (bottom + (c1 - 1) * p->dy < 0 || top + (c1 - 1) * p->dy >= h)) c1--;
+    const ptrdiff_t none = *k0;
+    if (c0 * p->row > *k0) *k0 = c0 * p->row;
+    *k1 = cnn__min(*k1, c1 * p->row);
+    if (*k1 < *k0) *k0 = *k1 = none;
+}
+
+/* Copy terms k0 .. k1 of the columns from j on to the panel if rows of the weights, so many, repay that or if
+   they cannot be read where they lie. */
+static bool cnn__copy_panel(const cnn__area *d, int j, ptrdiff_t k0, ptrdiff_t k1, ptrdiff_t rows)
+{
+    const cnn__shifted *q = d->q;
+    const int nr = q->u->nr;
+    const ptrdiff_t *at = d->p->at + k0, n = k1 - k0;
+    if (q->borrow && j + nr > d->end) {                 /* the image ends here */
+        for (ptrdiff_t e = 0; e < n; e++)
+            for (int z = 0; z < nr; z++) d->panel[e * nr + z] = j + z < d->end ? d->s[at[e] + j + z] : 0.0f;
+        return true;
+    }
+    if (d->cut == CNN__PIXELS) {
+        cnn__fill_pixels(d->panel, nr, d->s, at, n, j, d->nx, q->s.width, d->end);
+        return true;
+    }
+    const bool pays = rows > CNN__FEW_PANELS * q->u->mr && (q->borrow || d->p->k > CNN__KC);
+    if (pays) q->u->panel(d->panel, d->s + j, at, n);
+    return pays;
+}
+
+/* One panel, from pixel (r, x) on: terms b0 .. b0+kc of rows ic .. ic+in of the weights, packed in a. */
+static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic,
+                               ptrdiff_t in, const float *a)
+{
+    const cnn__shifted *q = d->q;
+    const int mr = q->u->mr, nr = q->u->nr, j = r * d->step + x;
+    const int stop = (int)cnn__min(j + nr, d->cut == CNN__BY_ROW ? r * d->step + d->nx : d->end);
+    const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS;
+    const bool direct = j + nr <= stop && (straight || (q->col == 1 && x + nr <= d->nx));
+    const bool add = q->backward || b0 > 0;
+    float tile[CNN__MAX_MR * CNN__MAX_NR];
+    ptrdiff_t k0 = b0, k1 = b0 + kc;
+    if (d->p->rows > 1) cnn__skip_rows(d, r, d->cut == CNN__BY_ROW ? r : (stop - 1) / d->step, &k0, &k1);
+    const bool copied = cnn__copy_panel(d, j, k0, k1, in);
+    float *y = d->y + ic * q->out_plane;
+    for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
+        const int ni = (int)cnn__min(mr, in - i);
+        const float *bias = q->bias && b0 == 0 ? q->bias + d->g * q->m + ic + i : NULL;
+        float *to = direct ? y + (straight ? j : r * q->row + x) : tile;
+        q->u->micro(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
+                    copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
+                    direct ? q->out_plane : nr, bias, direct && add);
+        if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, d->step, d->nx, stop, add);
+    }
+}
+
+/* All panels of the block, terms b0 .. b0+kc of rows ic .. ic+in of the weights. */
+static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic, ptrdiff_t in)
+{
+    const cnn__shifted *q = d->q;
+    const int mr = q->u->mr, nr = q->u->nr;
+    const float *a = q->once ? d->mine : d->p->a + d->g * q->m * d->p->k + b0 * q->m + ic * kc;
+    for (ptrdiff_t i = 0; i < in && q->once; i += mr)
+        cnn__pack_taps(q, d->mine + i * kc, (int)cnn__min(mr, in - i),
+                       q->w + (d->g * q->m + ic + i) * d->p->k, b0, kc);
+    for (int r = 0, x = 0; r * d->step + x < d->end; ) {
+        if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
+        cnn__shifted_panel(d, r, x, b0, kc, ic, in, a);
+        x += nr;
+        if (d->cut != CNN__BY_ROW) r += x / d->step, x %= d->step;
+        else if (x >= d->nx)       r++, x = 0;
+    }
+}
+
 /* A block of output rows of one group of one image, rows i0..i1 of the weights. */
 static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, int from, ptrdiff_t i0,
                                ptrdiff_t i1, float *work)
 {
-    const int mr = q->u->mr, nr = q->u->nr;
     const ptrdiff_t mc = cnn__shifted_rows(q);
-    float tile[CNN__MAX_MR * CNN__MAX_NR], *panel = work, *copy = work + q->panel, *mine = copy + q->spread;
     ptrdiff_t packed[CNN__KC];
-    const float *s = q->borrow ? q->s.x + (n * q->s.planes + g * q->s.c) * q->plane : copy;
-    if (!q->borrow) cnn__spread_copy(q->u, &q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
-    for (int p = 0; p < CNN__KC && q->m > 1; p++) packed[p] = p * nr;
+    float *copy = work + q->panel, *y = q->y + (n * q->out_planes + g * q->m) * q->out_plane + from * q->row;
+    cnn__area d = { .q = q, .from = from, .s = copy, .panel = work, .mine = copy + q->spread, .g = g,
+                     .packed = packed };
+    for (int p = 0; p < CNN__KC && q->m > 1; p++) packed[p] = p * q->u->nr;
+    if (q->borrow) d.s = q->s.x + (n * q->s.planes + g * q->s.c) * q->plane;
+    else           cnn__spread_copy(q->u, &q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
     for (int f = 0; f < q->n_phases; f++) {
-        const cnn__phase *p = &q->phase[f];
+        const cnn__phase *p = d.p = &q->phase[f];
         if (!p->k || p->ny <= from) continue;
-        const int width = q->borrow ? (int)q->out_plane : q->s.width, nx = q->borrow ? width : p->nx;
-        const int ny = q->borrow ? 1 : (int)cnn__min(p->ny - from, q->block), end = (ny - 1) * width + nx;
-        const bool flat = q->col == 1 && width == nx && (q->row == width || ny == 1);
-        float *y0 = q->y + (n * q->out_planes + g * q->m) * q->out_plane + p->base + from * q->row;
-        if (q->m == 1) {
-            q->u->fir(end, p->k, p->a + g * p->k, s, p->at, q->bias ? q->bias[g] : 0.0f, panel);
-            cnn__put_tile(y0, panel, end, 1, q, 0, width, nx, end, q->backward);
+        const ptrdiff_t kb = cnn__shifted_k(q, p->k);
+        d.y = y + p->base;
+        cnn__cut_block(&d);
+        if (q->m == 1) {                /* one output: a filter along the rows */
+            const int width = q->borrow ? d.nx : q->s.width, end = (d.ny - 1) * width + d.nx;
+            q->u->fir(end, p->k, p->a + g * p->k, d.s, p->at, q->bias ? q->bias[g] : 0.0f, d.panel);
+            cnn__put_tile(d.y, d.panel, end, 1, q, 0, width, d.nx, end, q->backward);
             continue;
         }
-        const ptrdiff_t kb = cnn__shifted_k(q, p->k);
-        /* pixels: panels of the pixels alone, not of what lies between the rows of S; for many sums only, as
-           this copy takes longer */
-        const bool pixels = !flat && q->col == 1 && q->row == nx && q->m > 3 * mr && p->k > CNN__KC;
-        const int step = pixels ? nx : width, stop_at = (ny - 1) * step + nx;
-        /* by_row: panels that do not cross the ends of rows, where that takes no more of them or sums are
-           short */
-        const bool by_row = !flat && !pixels && ((nx + nr - 1) / nr * nr <= width
-                                      || (p->k <= 64 && nx >= nr && !q->backward));
-        const bool overlap = by_row && nx >= nr && q->col == 1 && !q->backward && kb == p->k;
-        for (ptrdiff_t b0 = 0; b0 < p->k; b0 += kb) {
-            const ptrdiff_t b1 = cnn__min(b0 + kb, p->k), kc = b1 - b0;
-            const bool add = q->backward || b0 > 0;
-            for (ptrdiff_t ic = i0; ic < i1; ic += mc) {
-                const ptrdiff_t in = cnn__min(mc, i1 - ic);
-                const float *a = q->once ? mine : p->a + g * q->m * p->k + b0 * q->m + ic * kc;
-                for (ptrdiff_t i = 0; i < in && q->once; i += mr)
-                    cnn__pack_taps(q, mine + i * kc, (int)cnn__min(mr, in - i),
-                                   q->w + (g * q->m + ic + i) * p->k, b0, kc);
-                for (int r = 0, x = 0; r * step + x < stop_at; ) {
-                    if (overlap && x + nr > nx) x = nx - nr;        /* computed twice: the same */
-                    const int j = r * step + x,
-                        stop = (int)cnn__min(j + nr, by_row ? r * step + nx : stop_at);
-                    const bool pack = pixels || (in > 3 * mr && (q->borrow || p->k > CNN__KC))
-                                      || (q->borrow && j + nr > end);
-                    const bool direct = j + nr <= stop && (flat || pixels || (q->col == 1 && x + nr <= nx));
-                    ptrdiff_t k0 = b0, k1 = b1;
-                    if (p->rows > 1) {                              /* leave out kernel rows that meet zeros
-                                                                       only */
-                        const int first = (from + r) * q->s.sh + p->y0, last = by_row ? first
-                            : (from + (stop - 1) / step) * q->s.sh + p->y0;
-                        int c0 = 0, c1 = p->rows;
-                        while (c0 < c1 && (last + c0 * p->dy < 0 || first + c0 * p->dy >= q->s.h)) c0++;
-                        while (c1 > c0 && (last + (c1 - 1) * p->dy < 0 || first
-                                           + (c1 - 1) * p->dy >= q->s.h)) c1--;
-                        k0 = c0 * p->row > k0 ? c0 * p->row : k0, k1 = cnn__min(k1, c1 * p->row);
-                        if (k1 < k0) k1 = k0 = b0;
-                    }
-                    /* for many rows and planes, neighbours in the cache repay the copy */
-                    if (pack && q->borrow && j + nr > end)
-                        for (ptrdiff_t e = k0; e < k1; e++)
-                            for (int z = 0; z < nr; z++)
-                                panel[(e - k0) * nr + z] = j + z < end ? s[p->at[e] + j + z] : 0.0f;
-                    else if (pixels)
-                        cnn__fill_pixels(panel, nr, s, p->at + k0, k1 - k0, j, nx, width, stop_at);
-                    else if (pack) q->u->panel(panel, s + j, p->at + k0, k1 - k0);
-                    float *y = y0 + ic * q->out_plane;
-                    for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
-                        const int ni = (int)cnn__min(mr, in - i);
-                        const float *bias = q->bias && b0 == 0 ? q->bias + g * q->m + ic + i : NULL;
-                        float *to = direct ? y + (flat || pixels ? j : r * q->row + x) : tile;
-                        q->u->micro(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
-                                    pack ? panel : s + j, pack ? packed : p->at + k0, to,
-                                    direct ? q->out_plane : nr, bias, direct && add);
-                        if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, step, nx, stop, add);
-                    }
-                    x += nr;
-                    if (by_row ? x >= nx : x >= step) {
-                        if (by_row) r++, x = 0;
-                        else        r += x / step, x %= step;
-                    }
-                }
-            }
-        }
+        for (ptrdiff_t b = 0; b < p->k; b += kb)
+            for (ptrdiff_t i = i0; i < i1; i += mc)
+                cnn__shifted_terms(&d, b, cnn__min(kb, p->k - b), i, cnn__min(mc, i1 - i));
     }
 }
 
-static void cnn__shifted_run(const cnn__cpu *cpu, cnn__shifted *q)
+/* A unit is a row panel of the weights in a block of a group of an image. */
+static void cnn__shifted_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__shifted *q = job;
+    const ptrdiff_t mr = q->u->mr, panels = cnn__ceil(q->m, mr);
+    for (ptrdiff_t end; from < to; from = end) {
+        const ptrdiff_t block = from / panels, image = block / q->blocks;
+        end = cnn__min(to, (block + 1) * panels);
+        cnn__shifted_block(q, image / q->t->groups, image % q->t->groups, (int)(block % q->blocks) * q->block,
+                           (from - block * panels) * mr, cnn__min((end - block * panels) * mr, q->m),
+                           q->work + (size_t)thread * q->each);
+    }
+}
+
+static void cnn__shifted_run(const cnn__cpu *cpu, const cnn__shifted *q)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t tasks = (ptrdiff_t)t->n * t->groups * q->blocks * q->parts,
-        panels = cnn__ceil(q->m, q->u->mr);
     const double work = (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
-    const int threads = cnn__team(cpu, work, tasks), mr = q->u->mr;
     cnn__shifted_pack(cpu, q);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++)
-        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
-            const ptrdiff_t part = e % q->parts, block = e / q->parts % q->blocks,
-                g = e / q->parts / q->blocks % t->groups;
-            cnn__shifted_block(q, e / q->parts / q->blocks / t->groups, g, (int)block * q->block,
-                               panels * part / q->parts * mr,
-                               cnn__min(panels * (part + 1) / q->parts * mr, q->m), q->work
-                                   + (size_t)thread * q->each);
-        }
+    cnn__share_out(cpu, work, (ptrdiff_t)t->n * t->groups * q->blocks * cnn__ceil(q->m, q->u->mr),
+                   cnn__shifted_job, q);
 }
 
 /* backward-data with stride 1, as a convolution from dy to dx; its kernel is turned by 180 degrees. */
@@ -11849,22 +12163,23 @@ static cnn__conv cnn__turned(const cnn__conv *t)
    A row of ten pixels fills 16 lanes badly. So nr images of a batch lie side by side, X[c][y][x][image], and
    an output pixel of all of them is one tile of cnn__micro: its b are rows of nr floats, and taps that meet
    padding are left out pixel by pixel, so that no multiplication is by zero. backward-data is forward from dy
-   with the kernel turned by 180 degrees and padding K - 1 - P. Floor: the multiply-adds of the formula; the
-   two transpositions move each float twice. */
+   with the kernel turned by 180 degrees and padding K - 1 - P. Lower bound: the multiply-adds of the formula;
+   the two transpositions move each float twice. */
 typedef struct {
     const cnn__kernels *u;
     bool backward;
-    int c, m, h, w, oh, ow, kh, kw, ph, pw, parts;  /* of the pass; parts: of the weights' rows, as above */
+    int c, m, h, w, oh, ow, kh, kw, ph, pw;         /* of the pass */
     ptrdiff_t blocks, in, out, k;       /* floats of an image, of its result; terms of a sum */
     ptrdiff_t *at;                      /* of terms, in the order (i,j,c), from the first one met on */
-    float *a, *work;
+    float *a, *work, *y;
+    const float *x, *bias;
     size_t each;
 } cnn__side;
 
-static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t)
+static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && t->ph < t->kh
-        && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0;
+        && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || (!t->ph && !t->pw));
 }
 
 static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
@@ -11875,7 +12190,6 @@ static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool ba
                     .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw };
     q.in = (ptrdiff_t)q.c * q.h * q.w, q.out = (ptrdiff_t)q.m * q.oh * q.ow;
     q.k = (ptrdiff_t)q.c * q.kh * q.kw, q.blocks = t->n / q.u->nr;
-    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.blocks), cnn__ceil(q.m, q.u->mr));
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.a = cnn__take(base, used, cnn__mul_size((size_t)q.m, (size_t)q.k), sizeof *q.a);
     q.each = cnn__mul_size((size_t)(q.in > q.out ? q.in : q.out) + (size_t)q.out, (size_t)q.u->nr);
@@ -11902,13 +12216,12 @@ static void cnn__side_pack(const cnn__side *q, const float *w)
 
 /* Rows i0 .. i1 of the weights, for one block of images. The terms of a sum are of one piece where no column
    of the kernel is left out, otherwise they are of one piece for each row of it. */
-static void cnn__side_block(const cnn__side *q, float *y, const float *x, const float *bias, ptrdiff_t block,
-                            ptrdiff_t i0, ptrdiff_t i1, float *work)
+static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, ptrdiff_t i1, float *work)
 {
     const int nr = q->u->nr, mr = q->u->mr;
     const ptrdiff_t plane = (ptrdiff_t)q->oh * q->ow, part = (i1 - i0) * plane;
     float *sums = work, *s = work + q->out * nr;
-    q->u->pack(s, nr, x + block * nr * q->in, q->in, q->in);
+    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, q->in);
     for (ptrdiff_t p = 0; p < plane; p++) {
         const ptrdiff_t y0 = p / q->ow - q->ph, x0 = p % q->ow - q->pw;
         const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(q->kh, q->h - y0);
@@ -11921,44 +12234,51 @@ static void cnn__side_block(const cnn__side *q, float *y, const float *x, const 
                             q->a + i * q->k + (r * q->kw + left) * q->c * ni,
                             s + ((y0 + r) * q->w + x0 + left) * nr, q->at,
                             sums + ((i - i0) * plane + p) * nr, plane * nr,
-                            bias && r == top ? bias + i : NULL, r > top);
+                            q->bias && r == top ? q->bias + i : NULL, r > top);
         }
     }
     q->u->pack(s, (int)part, sums, nr, nr);                 /* turned back, in the place of the images */
     for (ptrdiff_t n = 0; n < nr; n++, s += part) {
-        float *to = y + (block * nr + n) * q->out + i0 * plane;
+        float *to = q->y + (block * nr + n) * q->out + i0 * plane;
         if (q->backward) cnn__add(to, s, part);
         else             cnn__copy(to, s, part);
     }
 }
 
-static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q, float *y, const float *x, const float *w,
-                          const float *bias)
+/* A unit is a row panel of the weights in a block of images. */
+static void cnn__side_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const ptrdiff_t tasks = q->blocks * q->parts, mr = q->u->mr, panels = cnn__ceil(q->m, mr);
-    const int threads = cnn__team(cpu, (double)q->blocks * q->u->nr * (double)q->out * (double)q->k, tasks);
+    const cnn__side *q = job;
+    const ptrdiff_t mr = q->u->mr, panels = cnn__ceil(q->m, mr);
+    for (ptrdiff_t end; from < to; from = end) {
+        const ptrdiff_t block = from / panels;
+        end = cnn__min(to, (block + 1) * panels);
+        cnn__side_block(q, block, (from - block * panels) * mr, cnn__min((end - block * panels) * mr, q->m),
+                        q->work + (size_t)thread * q->each);
+    }
+}
+
+static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q, const float *w)
+{
     cnn__side_pack(q, w);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++)
-        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++)
-            cnn__side_block(q, y, x, bias, e / q->parts, panels * (e % q->parts) / q->parts * mr,
-                            cnn__min(panels * (e % q->parts + 1) / q->parts * mr, q->m),
-                            q->work + (size_t)thread * q->each);
+    cnn__share_out(cpu, (double)q->blocks * q->u->nr * (double)q->out * (double)q->k,
+                   q->blocks * cnn__ceil(q->m, q->u->mr), cnn__side_job, q);
 }
 
 /* ---- backward-weights ---- */
 
 /* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
-   its own and are added in order. Where the weights are many there is one chunk, and threads share the
-   taps. */
+   its own and are added in order. Where the weights are many there is one chunk, and threads share
+   its taps, tile by tile. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
     cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
     bool borrow, copy;                  /* copy: rows are narrow; sums run better over several */
     bool side;                          /* blocks of nr images side by side */
-    int block, blocks, images, chunks, parts, planes;       /* planes of x that are spread at a time */
-    int high;                           /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
+    int block, blocks, images, chunks, planes;              /* planes of x that are spread at a time */
+    int high, wide;                     /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
+    float *dw;
     ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
     ptrdiff_t *at;
     float *partial, *work;
@@ -11972,7 +12292,8 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
     q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.borrow = cnn__pointwise(t);
+    q.wide = 7 - q.high;
+    q.borrow = cnn__pointwise_fits(cpu, t, 0);
     q.copy = !q.borrow && (t->ow < 24 || q.m == 1 || (t->ow < 48 && t->ow % 8 && q.k >= 16));
     q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
     const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow;
@@ -11992,7 +12313,6 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
     const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
     q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c));
     q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
-    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, (ptrdiff_t)q.chunks * t->groups), cnn__ceil(q.k, 4));
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
     const ptrdiff_t copied = q.copy ? cnn__spread_size(&q.d, q.block) : 0;
@@ -12012,9 +12332,9 @@ static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv 
     const int nr = q.u->nr, most = LENGTH / (t->ow * nr);
     q.k = (ptrdiff_t)t->ic * t->kh * t->kw, q.s.width = t->w, q.s.halo = t->h - t->oh;
     q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
+    q.wide = 7 - q.high, q.planes = t->ic;
     q.blocks = (int)cnn__ceil(t->oh, most < 1 ? 1 : most), q.block = (int)cnn__ceil(t->oh, q.blocks);
     q.images = nr, q.chunks = q.m * q.k <= 32768 ? (int)cnn__min(t->n / nr, 8) : 1;
-    q.parts = (int)cnn__min(cnn__ceil(cpu->threads, q.chunks), cnn__ceil(q.k, 4));
     q.s_image = (ptrdiff_t)t->ic * t->h * t->w;
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.partial = cnn__take(base, used, cnn__mul_size((size_t)(q.m * q.k), (size_t)q.chunks - 1),
@@ -12033,6 +12353,17 @@ static const ptrdiff_t *cnn__four_places(ptrdiff_t four[4], const ptrdiff_t *at,
     return four;
 }
 
+/* dw += dy x^T over the runs r: taps k0..k1, whose places begin at `at`, tile by tile. */
+static void cnn__weights_dots(const cnn__weights *q, float *dw, const cnn__runs *r, const float *dy,
+                              const float *x, const ptrdiff_t *at, ptrdiff_t k0, ptrdiff_t k1)
+{
+    ptrdiff_t four[4];
+    for (ptrdiff_t i = 0; i < q->m; i += q->high)
+        for (ptrdiff_t k = k0; k < k1; k += q->wide)
+            q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(q->wide, k1 - k), r, dy + i * r->lda, x,
+                      cnn__four_places(four, at + k - k0, k1 - k), dw + i * q->k + k, q->k);
+}
+
 /* dw += the terms of images n0..n1, taps k0..k1. */
 static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t k0,
                                    ptrdiff_t k1, float *work)
@@ -12040,7 +12371,6 @@ static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n
     const cnn__conv *t = q->t;
     const int nr = q->u->nr;
     const ptrdiff_t in = q->s_image, plane = (ptrdiff_t)t->oh * t->ow, out = t->oc * plane;
-    ptrdiff_t four[4];
     float *x = work, *dy = work + in * nr;
     for (ptrdiff_t n = n0; n < n1; n += nr) {
         q->u->pack(x, nr, q->s.x + n * in, in, in);
@@ -12048,88 +12378,102 @@ static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n
         for (int from = 0; from < t->oh; from += q->block) {
             const cnn__runs r = { 1, (int)cnn__min(q->block, t->oh - from), t->ow * nr, plane * nr,
                                   0, t->ow * nr, 0, t->w * nr };
-            for (ptrdiff_t i = 0; i < q->m; i += q->high)
-                for (ptrdiff_t k = k0; k < k1; k += 7 - q->high)
-                    q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, k1 - k), &r,
-                              dy + i * r.lda + from * r.a_row, x + from * r.b_row,
-                              cnn__four_places(four, q->at + k, k1 - k), dw + i * q->k + k, q->k);
+            cnn__weights_dots(q, dw, &r, dy + from * r.a_row, x + from * r.b_row, q->at + k0, k0, k1);
         }
     }
 }
 
-/* dw (all groups) += the terms of images n0..n1, group g, taps k0..k1. */
-static void cnn__weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t g,
-                              ptrdiff_t k0, ptrdiff_t k1, float *work)
+/* S of planes c .. c+planes of `images` images from n on, rows from .. of a block. */
+static void cnn__weights_spread(const cnn__weights *q, float *to, ptrdiff_t n, int images, ptrdiff_t c,
+                                int planes, int from)
 {
-    const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
-        taps = (ptrdiff_t)t->kh * t->kw;
-    ptrdiff_t four[4];
-    dw += g * q->m * q->k;
-    for (ptrdiff_t n = n0; n < n1; n += q->images)
-        for (int block = 0; block < q->blocks; block++) {
-            const int images = (int)cnn__min(q->images, n1 - n), from = block * q->block;
-            const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
-            const float *x = work, *dy = q->d.x + (n * t->oc + g * q->m) * out
-                + from * (q->borrow ? 1 : t->ow);
-            cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
-            if (q->borrow) {
-                x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
-                r.b_image = t->ic * in, r.length = rows, r.rows = 1;
-            } else if (q->copy) {
-                float *d = work + q->images * q->s_image;
-                r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-                for (int e = 0; e < images; e++)
-                    cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from,
-                                     q->block);
-                dy = d;
-            }
-            for (ptrdiff_t c = k0 / taps; c * taps < k1 && rows > 0; c += q->planes) {
-                const int planes = (int)cnn__min(q->planes, q->s.c - c);
-                const ptrdiff_t first = c * taps > k0 ? c * taps : k0,
-                    end = cnn__min(k1, (c + planes) * taps);
-                for (int e = 0; e < images && !q->borrow; e++) {
-                    float *s = work + e * q->s_image;
-                    cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
-                    s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
-                    for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;   /* meet zeros */
-                }
-                for (ptrdiff_t i = 0; i < q->m; i += q->high)
-                    for (ptrdiff_t k = first; k < end; k += 7 - q->high)
-                        q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(7 - q->high, end - k), &r,
-                                  dy + i * r.lda, x,
-                                  cnn__four_places(four, q->at + (q->borrow ? k : k - c * taps), end - k),
-                                  dw + i * q->k + k, q->k);
-            }
-        }
+    for (int e = 0; e < images; e++) {
+        float *s = to + e * q->s_image;
+        cnn__spread_copy(q->u, &q->s, s, n + e, c, planes, from, q->block);
+        s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
+        for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;       /* meet the zeros of dy */
+    }
 }
 
-static void cnn__weights_run(const cnn__cpu *cpu, cnn__weights *q, float *dw)
+/* dw += the terms of a block of output rows of images n .. n+images, group g, taps k0..k1. */
+static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
+                               int from, ptrdiff_t k0, ptrdiff_t k1, float *work)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
+    const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
+    const float *dy = q->d.x + (n * t->oc + g * q->m) * out + from * (q->borrow ? 1 : t->ow);
+    cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
+    if (rows <= 0) return;
+    if (q->borrow) {
+        r.b_image = t->ic * in, r.length = rows, r.rows = 1;
+        cnn__weights_dots(q, dw, &r, dy, q->s.x + (n * t->ic + g * q->s.c) * in + from, q->at + k0, k0, k1);
+        return;
+    }
+    if (q->copy) {
+        float *d = work + q->images * q->s_image;
+        r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
+        for (int e = 0; e < images; e++)
+            cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from, q->block);
+        dy = d;
+    }
+    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, piece = q->planes * taps;
+    for (ptrdiff_t k = k0, end; k < k1; k = end) {      /* some planes at a time */
+        const ptrdiff_t c = k / taps;
+        end = cnn__min(k1, (k / piece + 1) * piece);
+        cnn__weights_spread(q, work, n, images, g * q->s.c + c, (int)(cnn__ceil(end, taps) - c), from);
+        cnn__weights_dots(q, dw, &r, dy, work, q->at + k - c * taps, k, end);
+    }
+}
+
+/* The first tap of tile number e: the planes that are spread at a time are cut into tiles. */
+static ptrdiff_t cnn__weights_tap(const cnn__weights *q, ptrdiff_t e)
+{
+    const ptrdiff_t piece = q->k / q->s.c * q->planes, tiles = cnn__ceil(piece, q->wide);
+    return cnn__min(e / tiles * piece + e % tiles * q->wide, q->k);
+}
+
+/* Tiles that cover all taps. */
+static ptrdiff_t cnn__weights_tiles(const cnn__weights *q)
+{
+    const ptrdiff_t piece = q->k / q->s.c * q->planes;
+    return q->k / piece * cnn__ceil(piece, q->wide) + cnn__ceil(q->k % piece, q->wide);
+}
+
+/* A unit is a column of tiles of dw in a group of a chunk of images. */
+static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__weights *q = job;
+    const cnn__conv *t = q->t;
+    const ptrdiff_t tiles = cnn__weights_tiles(q), weights = t->oc * q->k;
+    const int unit = q->side ? q->images : 1, units = t->n / unit;      /* that chunks are made of */
+    float *work = q->work + (size_t)thread * q->each;
+    for (ptrdiff_t end; from < to; from = end) {
+        const ptrdiff_t e = from / tiles, g = e % t->groups, chunk = e / t->groups;
+        const ptrdiff_t n0 = units * chunk / q->chunks * unit, n1 = units * (chunk + 1) / q->chunks * unit;
+        end = cnn__min(to, (e + 1) * tiles);
+        const ptrdiff_t k0 = cnn__weights_tap(q, from - e * tiles), k1 = cnn__weights_tap(q, end - e * tiles);
+        float *dw = (chunk ? q->partial + (chunk - 1) * weights : q->dw) + g * q->m * q->k;
+        if (q->side) cnn__side_weights_part(q, dw, n0, n1, k0, k1, work);
+        for (ptrdiff_t n = n0; n < n1 && !q->side; n += q->images)
+            for (int block = 0; block < q->blocks; block++)
+                cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, k0, k1,
+                                   work);
+    }
+}
+
+static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 {
     const cnn__conv *t = q->t;
     const size_t weights = (size_t)t->oc * (size_t)q->k;
-    const ptrdiff_t quads = cnn__ceil(q->k, 4), tasks = (ptrdiff_t)q->chunks * t->groups * q->parts;
-    const int threads = cnn__team(cpu, (double)t->n * t->oh * t->ow * (double)weights, tasks);
-    const int unit = q->side ? q->images : 1, units = t->n / unit;      /* that chunks are made of */
     if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
     else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->side ? t->oh : q->block), q->at);
-    for (ptrdiff_t k = 0; k < q->k; k++) q->at[k] *= unit;
+    for (ptrdiff_t k = 0; q->side && k < q->k; k++) q->at[k] *= q->images;
     if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++)
-        for (ptrdiff_t e = tasks * thread / threads; e < tasks * (thread + 1) / threads; e++) {
-            const ptrdiff_t part = e % q->parts, g = e / q->parts % t->groups,
-                chunk = e / q->parts / t->groups;
-            const ptrdiff_t n0 = units * chunk / q->chunks * unit, k0 = quads * part / q->parts * 4,
-                n1 = units * (chunk + 1) / q->chunks * unit,
-                k1 = cnn__min(quads * (part + 1) / q->parts * 4, q->k);
-            float *to = chunk ? q->partial + (chunk - 1) * (ptrdiff_t)weights : dw,
-                  *work = q->work + (size_t)thread * q->each;
-            if (q->side) cnn__side_weights_part(q, to, n0, n1, k0, k1, work);
-            else         cnn__weights_part(q, to, n0, n1, g, k0, k1, work);
-        }
+    cnn__share_out(cpu, (double)t->n * t->oh * t->ow * (double)weights,
+                   (ptrdiff_t)q->chunks * t->groups * cnn__weights_tiles(q), cnn__weights_job, q);
     for (size_t c = 1; c < (size_t)q->chunks; c++)
-        for (size_t i = 0; i < weights; i++) dw[i] += q->partial[(c - 1) * weights + i];
+        for (size_t i = 0; i < weights; i++) q->dw[i] += q->partial[(c - 1) * weights + i];
 }
 
 /* db[oc] += sum over images and pixels of dy: sums of products with ones. */
@@ -12166,6 +12510,8 @@ typedef struct {
     ptrdiff_t as, vs, ms;               /* from one of the 36 matrices of weights, input, sums to the next: a
                                            cache line more than they have, else all meet in one set of it */
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
+    float *y;
+    const float *x, *weights, *bias;
     size_t each;
 } cnn__wino;
 
@@ -12233,56 +12579,59 @@ static inline void cnn__patch(float *patch, int side, const float *plane, int h,
     }
 }
 
+/* Tiles number first .. first+lanes, one to a lane: where they begin in a plane, and the plane of channel 0
+   of their image. Tiles lie side by side, side pixels apart, the first at (-ph, -pw). */
+typedef struct { ptrdiff_t image[CNN__MAX_LANES]; int y[CNN__MAX_LANES], x[CNN__MAX_LANES]; } cnn__tiles;
+static void cnn__tiles_of(cnn__tiles *at, const cnn__wino *q, ptrdiff_t first, ptrdiff_t size, int ph, int pw)
+{
+    const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
+    for (int l = 0; l < q->u->lanes; l++) {
+        const ptrdiff_t e = first + l;
+        at->y[l] = (int)(e % plane / q->tw) * q->side - ph;
+        at->x[l] = (int)(e % plane % q->tw) * q->side - pw;
+        at->image[l] = e / plane * size;
+    }
+}
+
 /* Bt x B for tiles from .. from+count, channels c0 .. c1: 36 matrices as panels of nr tiles. A tile that
-   sticks out of the image goes through a little patch. */
+   sticks out of the image goes through a little patch; one beyond count is a patch of zeros. */
 static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, ptrdiff_t from, ptrdiff_t count,
                                 int c0, int c1)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__kernels *u = q->u;
-    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, padded = cnn__ceil(count, u->nr) * u->nr,
-        plane = (ptrdiff_t)q->th * q->tw;
-    float patch[L][36] = { { 0 } };
-    ptrdiff_t row[L], image[L];
-    int y0[L], x0[L];
+    const ptrdiff_t in = (ptrdiff_t)q->h * q->w, padded = cnn__ceil(count, u->nr) * u->nr;
+    cnn__tiles at;
     for (ptrdiff_t j = 0; j < padded; j += u->lanes) {
+        float patch[L][36] = { { 0 } };
         const float *tile[L];
-        bool inside[L];
+        ptrdiff_t row[L];
+        cnn__tiles_of(&at, q, from + j, q->c * in, q->ph, q->pw);
         for (int l = 0; l < u->lanes; l++) {
-            const ptrdiff_t t = from + j + l;
-            y0[l] = (int)(t % plane / q->tw) * q->side - q->ph;
-            x0[l] = (int)(t % plane % q->tw) * q->side - q->pw, image[l] = t / plane * q->c * in;
-            inside[l] = j + l >= count
-                || (y0[l] >= 0 && x0[l] >= 0 && y0[l] + 6 <= q->h && x0[l] + 6 <= q->w);
-            tile[l] = j + l < count && inside[l]
-                ? x + image[l] + c0 * in + (ptrdiff_t)y0[l] * q->w + x0[l] : patch[l];
-            row[l] = tile[l] == patch[l] ? 6 : q->w;
+            const bool inside = at.y[l] >= 0 && at.x[l] >= 0 && at.y[l] + 6 <= q->h && at.x[l] + 6 <= q->w;
+            tile[l] = patch[l], row[l] = 6;
+            if (j + l >= count || !inside) continue;
+            tile[l] = x + at.image[l] + c0 * in + (ptrdiff_t)at.y[l] * q->w + at.x[l], row[l] = q->w;
         }
         float *to = v + (j / u->nr * q->c + c0) * u->nr + j % u->nr;
         for (int c = c0; c < c1; c++, to += u->nr) {
-            for (int l = 0; l < u->lanes; l++)
-                if (!inside[l]) cnn__patch(patch[l], 6, x + image[l] + c * in, q->h, q->w, y0[l], x0[l]);
+            for (int l = 0; l < u->lanes && j + l < count; l++)
+                if (tile[l] == patch[l])
+                    cnn__patch(patch[l], 6, x + at.image[l] + c * in, q->h, q->w, at.y[l], at.x[l]);
             u->winograd_x(tile, row, to, q->vs);
             for (int l = 0; l < u->lanes; l++)
                 if (tile[l] != patch[l]) tile[l] += in;
         }
-        memset(patch, 0, sizeof patch);
     }
 }
 
-/* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. m: 36 matrices
-   as panels of nr tiles. */
-static void cnn__winograd_rows(const cnn__wino *q, float *y, const float *bias, const float *a, ptrdiff_t i0,
-                               ptrdiff_t i1, const float *v, ptrdiff_t from, ptrdiff_t count, float *m)
+/* The 36 products: rows of the weights, transformed in a, times the tiles in v, to m: panels of nr tiles. */
+static void cnn__winograd_products(const cnn__wino *q, const float *a, ptrdiff_t rows, const float *v,
+                                   ptrdiff_t padded, float *m)
 {
-    enum { L = CNN__MAX_LANES };
     const cnn__kernels *u = q->u;
-    const int side = q->side;
-    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr, kb = cnn__k_block(q->c), rows = i1 - i0,
-        plane = (ptrdiff_t)q->th * q->tw, out = (ptrdiff_t)q->oh * q->ow;
-    float patch[L][36] = { { 0 } };
-    ptrdiff_t at[CNN__KC], row[L], image[L];
-    int y0[L], x0[L];
+    const ptrdiff_t kb = cnn__k_block(q->c);
+    ptrdiff_t at[CNN__KC];
     for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
     for (int e = 0; e < 36; e++)
         for (ptrdiff_t p = 0; p < q->c; p += kb)
@@ -12293,67 +12642,96 @@ static void cnn__winograd_rows(const cnn__wino *q, float *y, const float *bias, 
                              v + e * q->vs + j * q->c + p * u->nr, at,
                              m + e * q->ms + j * rows + i * u->nr, u->nr, NULL, p > 0);
                 }
+}
+
+/* The part of a patch that lies inside the image, to its place there. */
+static void cnn__put_patch(const cnn__wino *q, float *y, const float *patch, int y0, int x0)
+{
+    const int high = (int)cnn__min(q->side, q->oh - y0), wide = (int)cnn__min(q->side, q->ow - x0);
+    y += (ptrdiff_t)y0 * q->ow + x0;
+    for (int r = 0; r < high; r++, y += q->ow, patch += 4)
+        for (int z = 0; z < wide; z++) y[z] = q->backward ? y[z] + patch[z] : patch[z];
+}
+
+/* Rows i0 .. i1 of the weights, transformed in a, times the tiles in v, and transformed back. */
+static void cnn__winograd_rows(const cnn__wino *q, const float *a, ptrdiff_t i0, ptrdiff_t i1, const float *v,
+                               ptrdiff_t from, ptrdiff_t count, float *m)
+{
+    enum { L = CNN__MAX_LANES };
+    const cnn__kernels *u = q->u;
+    const ptrdiff_t rows = i1 - i0, out = (ptrdiff_t)q->oh * q->ow;
+    cnn__tiles at;
+    cnn__winograd_products(q, a, rows, v, cnn__ceil(count, u->nr) * u->nr, m);
     for (ptrdiff_t j = 0; j < count; j += u->lanes) {
         const float *sums = m + j / u->nr * u->nr * rows + j % u->nr;
-        float *tile[L];
+        float patch[L][36] = { { 0 } }, *tile[L];
+        ptrdiff_t row[L];
+        cnn__tiles_of(&at, q, from + j, q->m * out, 0, 0);
         for (int l = 0; l < u->lanes; l++) {
-            const ptrdiff_t t = from + j + l;
-            y0[l] = (int)(t % plane / q->tw) * side, x0[l] = (int)(t % plane % q->tw) * side,
-                image[l] = (t / plane * q->m + i0) * out;
             /* Rows are written four by four: those of a tile of two go through the patch. */
-            const bool inside = side == 4 && j + l < count && y0[l] + 4 <= q->oh && x0[l] + 4 <= q->ow;
-            tile[l] = inside ? y + image[l] + (ptrdiff_t)y0[l] * q->ow + x0[l] : patch[l];
+            const bool inside = q->side == 4 && j + l < count && at.y[l] + 4 <= q->oh && at.x[l] + 4 <= q->ow;
+            at.image[l] += i0 * out;
+            tile[l] = inside ? q->y + at.image[l] + (ptrdiff_t)at.y[l] * q->ow + at.x[l] : patch[l];
             row[l] = inside ? q->ow : 4;
         }
         for (ptrdiff_t c = 0; c < rows; c++, sums += u->nr) {
-            u->winograd_y(side, sums, q->ms, bias ? bias[i0 + c] : 0.0f, tile, row, q->backward);
+            u->winograd_y(q->side, sums, q->ms, q->bias ? q->bias[i0 + c] : 0.0f, tile, row, q->backward);
             for (int l = 0; l < u->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
-                if (j + l >= count) continue;
-                float *to = y + image[l] + c * out + (ptrdiff_t)y0[l] * q->ow + x0[l];
-                const int high = (int)cnn__min(side, q->oh - y0[l]);
-                const int wide = (int)cnn__min(side, q->ow - x0[l]);
-                for (int r = 0; r < high; r++, to += q->ow)
-                    for (int z = 0; z < wide; z++)
-                        to[z] = q->backward ? to[z] + patch[l][r * 4 + z] : patch[l][r * 4 + z];
-                for (int z = 0; z < 16 && q->backward; z++) patch[l][z] = 0.0f;
+                if (j + l < count)
+                    cnn__put_patch(q, q->y + at.image[l] + c * out, patch[l], at.y[l], at.x[l]);
+                if (q->backward) memset(patch[l], 0, 16 * sizeof **patch);
             }
         }
     }
 }
 
-static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y, const float *x,
-                              const float *w, const float *bias)
+/* What all need is transformed first: the input, a unit being 16 channels, if all tiles are one block;
+   otherwise the weights, a unit being a row panel. */
+enum { CNN__WINOGRAD_PART = 16 };
+static void cnn__winograd_shared_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const ptrdiff_t mr = q->u->mr, nr = q->u->nr, panels = cnn__ceil(q->m, mr),
-        columns = cnn__ceil(q->tiles, nr), blocks = cnn__ceil(q->tiles, q->block),
-        steps = cnn__ceil(q->m, q->rows), parts = cnn__ceil(q->c, 16);
-    const double products = 36.0 * (double)q->tiles * q->m * q->c;
-    /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
-    const int first = q->once ? cnn__team(cpu, 144.0 * (double)q->tiles * q->c, parts)
-                              : cnn__team(cpu, 40.0 * q->m * q->c, panels);
-    const int threads = cnn__team(cpu, products, q->once ? steps : blocks);
-    (void)first;                        /* without OpenMP */
-    CNN__PARALLEL_FOR(first)
-    for (ptrdiff_t i = 0; i < (q->once ? parts : panels); i++)
-        if (q->once) cnn__winograd_tiles(q, q->shared, x, 0, q->tiles, (int)i * 16,
-                                         (int)cnn__min(i * 16 + 16, q->c));
-        else         cnn__winograd_weights(q, q->shared + i * mr * q->c, w, i * mr);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++) {
-        float *mine = q->work + (size_t)thread * q->each, *m = mine + 36 * (q->once ? q->as : q->vs);
-        for (ptrdiff_t s = steps * thread / threads; q->once && s < steps * (thread + 1) / threads; s++) {
-            const ptrdiff_t i0 = s * q->rows, i1 = cnn__min(i0 + q->rows, q->m);
-            for (ptrdiff_t i = i0; i < i1; i += mr) cnn__winograd_weights(q, mine + (i - i0) * q->c, w, i);
-            cnn__winograd_rows(q, y, bias, mine, i0, i1, q->shared, 0, q->tiles, m);
-        }
-        for (ptrdiff_t b = blocks * thread / threads; !q->once && b < blocks * (thread + 1) / threads; b++) {
-            const ptrdiff_t from = columns * b / blocks * nr;       /* blocks as equal as panels allow */
-            const ptrdiff_t count = cnn__min(columns * (b + 1) / blocks * nr, q->tiles) - from;
-            cnn__winograd_tiles(q, mine, x, from, count, 0, q->c);
-            cnn__winograd_rows(q, y, bias, q->shared, 0, q->m, mine, from, count, m);
+    const cnn__wino *q = job;
+    const ptrdiff_t mr = q->u->mr, part = CNN__WINOGRAD_PART;
+    (void)thread;
+    if (q->once)
+        cnn__winograd_tiles(q, q->shared, q->x, 0, q->tiles, (int)(from * part),
+                            (int)cnn__min(to * part, q->c));
+    else for (; from < to; from++)
+        cnn__winograd_weights(q, q->shared + from * mr * q->c, q->weights, from * mr);
+}
+
+/* Then the rest: a unit is a row panel (once) or a panel of nr tiles; some at a time. */
+static void cnn__winograd_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__wino *q = job;
+    const ptrdiff_t mr = q->u->mr, nr = q->u->nr;
+    const ptrdiff_t most = q->once ? cnn__ceil(q->rows, mr) : q->block / nr;
+    float *mine = q->work + (size_t)thread * q->each, *m = mine + 36 * (q->once ? q->as : q->vs);
+    const ptrdiff_t steps = cnn__ceil(to - from, most);
+    for (ptrdiff_t e = 0; e < steps; e++) {
+        const ptrdiff_t first = from + (to - from) * e / steps, last = from + (to - from) * (e + 1) / steps;
+        if (q->once) {
+            const ptrdiff_t i0 = first * mr, i1 = cnn__min(last * mr, q->m);
+            for (ptrdiff_t i = i0; i < i1; i += mr)
+                cnn__winograd_weights(q, mine + (i - i0) * q->c, q->weights, i);
+            cnn__winograd_rows(q, mine, i0, i1, q->shared, 0, q->tiles, m);
+        } else {
+            const ptrdiff_t count = cnn__min(last * nr, q->tiles) - first * nr;
+            cnn__winograd_tiles(q, mine, q->x, first * nr, count, 0, q->c);
+            cnn__winograd_rows(q, q->shared, 0, q->m, mine, first * nr, count, m);
         }
     }
+}
+
+static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q)
+{
+    const ptrdiff_t panels = cnn__ceil(q->m, q->u->mr);
+    /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
+    cnn__share_out(cpu, q->once ? 144.0 * (double)q->tiles * q->c : 40.0 * q->m * q->c,
+                   q->once ? cnn__ceil(q->c, CNN__WINOGRAD_PART) : panels, cnn__winograd_shared_job, q);
+    cnn__share_out(cpu, 36.0 * (double)q->tiles * q->m * q->c,
+                   q->once ? panels : cnn__ceil(q->tiles, q->u->nr), cnn__winograd_job, q);
 }
 
 /* ---- Winograd, backward-weights: F(3x3,4x4), the same with the parts exchanged (Lavin, Gray 2015) ----
@@ -12361,12 +12739,12 @@ static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q, float *y,
        dw += Gt [ sum_tiles (A dY At) o (Bt x B) ] G        for each 4x4 tile dY of dy and 6x6 tile x of input
 
    Here the sum runs over the tiles: 36 products (OC,tiles)(tiles,C). So channels lie side by side in the
-   vectors, and the tiles come in chunks: x of a chunk is transformed once, for all; then each thread takes
-   as many blocks of output channels as the next. Where all tiles are one chunk, a block is brought back as
+   vectors, and the tiles come in chunks: x of a chunk is transformed once, for all; then threads
+   share the row panels of output channels. Where all tiles are one chunk, a block is brought back as
    soon as it is summed, and each thread keeps the sums of one block alone. A and G hold the same six points
    as above. Rounding errors: largest seen against float64, for 64 channels and 8192 tiles, 8e-6 of the
-   largest dw (5e-7 by the direct sum). Floor: 36 multiply-adds for 16 outputs and a pair of channels, not
-   144. */
+   largest dw (5e-7 by the direct sum). Lower bound: 36 multiply-adds for 16 outputs and a pair of channels,
+   not 144. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
@@ -12374,6 +12752,9 @@ typedef struct {
     int th, tw;
     ptrdiff_t tiles, chunk, wide, rows; /* wide: C rounded up to nr; rows: the most of a block */
     ptrdiff_t ss, vs, ms;               /* from one matrix to the next, of sums, v and m: as in cnn__wino */
+    const float *x, *dy;
+    float *dw;
+    ptrdiff_t from, count;              /* the chunk that is worked on */
     float *sums, *v, *m;                /* (36,OC,wide), or (36,rows,wide) for each thread if once;
                                            (36,wide/nr,chunk,nr); (36,rows/mr,chunk,mr) for each thread */
     size_t sums_each, m_each;           /* from one thread to the next, of sums (once) and m */
@@ -12383,8 +12764,7 @@ static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__co
                                               size_t *used)
 {
     enum { PANELS = 4, CACHED = 1 << 19 };      /* floats of a transformed chunk that stay near */
-    cnn__wino_w q = { cnn__kernels_of(cpu), t, false, (t->oh + 3) / 4, (t->ow + 3) / 4, 0, 0, 0, 0, 0, 0, 0,
-                      NULL, NULL, NULL, 0, 0 };
+    cnn__wino_w q = { .u = cnn__kernels_of(cpu), .t = t, .th = (t->oh + 3) / 4, .tw = (t->ow + 3) / 4 };
     q.tiles = (ptrdiff_t)t->n * q.th * q.tw, q.wide = cnn__ceil(t->ic, q.u->nr) * q.u->nr;
     q.chunk = CACHED / 36 / q.wide;
     q.chunk = cnn__min(q.tiles, q.chunk < 128 ? 128 : cnn__min(q.chunk, CNN__KC));
@@ -12414,8 +12794,8 @@ static void cnn__winograd_lanes(int lanes, const float **tile, ptrdiff_t *row, f
     }
 }
 
-/* v = Bt x B for tiles from .. from+count, channels j .. j+nr: a panel. */
-static void cnn__winograd_inputs(const cnn__wino_w *q, const float *x, ptrdiff_t from, ptrdiff_t count, int j)
+/* v = Bt x B for the tiles of the chunk, channels j .. j+nr: a panel. */
+static void cnn__winograd_inputs(const cnn__wino_w *q, int j)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__conv *t = q->t;
@@ -12423,52 +12803,56 @@ static void cnn__winograd_inputs(const cnn__wino_w *q, const float *x, ptrdiff_t
     const float *tile[L];
     float        patch[L][36];
     ptrdiff_t    row[L];
-    for (ptrdiff_t e = 0; e < count; e++) {
-        const ptrdiff_t n = (from + e) / plane, at = (from + e) % plane;
+    for (ptrdiff_t e = 0; e < q->count; e++) {
+        const ptrdiff_t n = (q->from + e) / plane, at = (q->from + e) % plane;
         for (int r = 0; r < q->u->nr; r += q->u->lanes) {
-            cnn__winograd_lanes(q->u->lanes, tile, row, patch, x + n * t->ic * t->h * t->w, t->ic, j + r,
+            cnn__winograd_lanes(q->u->lanes, tile, row, patch, q->x + n * t->ic * t->h * t->w, t->ic, j + r,
                                 t->h, t->w, (int)(at / q->tw) * 4 - t->ph, (int)(at % q->tw) * 4 - t->pw, 6);
             q->u->winograd_x(tile, row, q->v + j * q->chunk + e * q->u->nr + r, q->vs);
         }
     }
 }
 
-/* sums += (A dY At) v for tiles from .. from+count, output channels i .. end. sums starts at row i. */
-static void cnn__winograd_sums(const cnn__wino_w *q, float *sums, const float *dy, ptrdiff_t from,
-                               ptrdiff_t count, int i, int end, float *m)
+/* m = A dY At for the tiles of the chunk, output channels c .. c+mr: a panel. */
+static void cnn__winograd_outputs(const cnn__wino_w *q, float *m, int c, int mr)
 {
     enum { L = CNN__MAX_LANES };
     const cnn__conv *t = q->t;
-    const cnn__kernels *u = q->u;
     const ptrdiff_t plane = (ptrdiff_t)q->th * q->tw;
     const float *tile[L];
     float        patch[L][36];
-    ptrdiff_t    row[L], at[CNN__KC];
-    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
-    for (int c = i; c < end; c += u->mr) {
-        const int mr = (int)cnn__min(u->mr, end - c);
-        for (ptrdiff_t e = 0; e < count; e++) {             /* the next tile overwrites the lanes beyond mr */
-            const ptrdiff_t n = (from + e) / plane, in = (from + e) % plane;
-            for (int r = 0; r < mr; r += u->lanes) {
-                cnn__winograd_lanes(u->lanes, tile, row, patch, dy + n * t->oc * t->oh * t->ow, t->oc, c + r,
-                                    t->oh, t->ow, (int)(in / q->tw) * 4, (int)(in % q->tw) * 4, 4);
-                u->winograd_dy(tile, row, m + (c - i) * q->chunk + e * mr + r, q->ms);
-            }
+    ptrdiff_t    row[L];
+    for (ptrdiff_t e = 0; e < q->count; e++) {              /* the next tile overwrites the lanes beyond mr */
+        const ptrdiff_t n = (q->from + e) / plane, at = (q->from + e) % plane;
+        for (int r = 0; r < mr; r += q->u->lanes) {
+            cnn__winograd_lanes(q->u->lanes, tile, row, patch, q->dy + n * t->oc * t->oh * t->ow, t->oc,
+                                c + r, t->oh, t->ow, (int)(at / q->tw) * 4, (int)(at % q->tw) * 4, 4);
+            q->u->winograd_dy(tile, row, m + e * mr + r, q->ms);
         }
     }
+}
+
+/* sums += (A dY At) v for the tiles of the chunk, output channels i .. end. sums starts at row i. */
+static void cnn__winograd_sums(const cnn__wino_w *q, float *sums, int i, int end, float *m)
+{
+    const cnn__kernels *u = q->u;
+    ptrdiff_t at[CNN__KC];
+    for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
+    for (int c = i; c < end; c += u->mr)
+        cnn__winograd_outputs(q, m + (c - i) * q->chunk, c, (int)cnn__min(u->mr, end - c));
     for (int e = 0; e < 36; e++)
         for (ptrdiff_t j = 0; j < q->wide; j += u->nr)
             for (int c = i; c < end; c += u->mr)
-                u->micro((int)cnn__min(u->mr, end - c), u->nr, count, m + e * q->ms + (c - i) * q->chunk,
-                         q->v + e * q->vs + j * q->chunk, at,
-                         sums + e * q->ss + (c - i) * q->wide + j, q->wide, NULL, from > 0);
+                u->micro((int)cnn__min(u->mr, end - c), u->nr, q->count, m + e * q->ms + (c - i) * q->chunk,
+                         q->v + e * q->vs + j * q->chunk, at, sums + e * q->ss + (c - i) * q->wide + j,
+                         q->wide, NULL, q->from > 0);
 }
 
 /* dw += Gt sums G for output channels i .. end. sums starts at row i. */
-static void cnn__winograd_gradient(const cnn__wino_w *q, float *dw, const float *sums, int i, int end)
+static void cnn__winograd_gradient(const cnn__wino_w *q, const float *sums, ptrdiff_t i, ptrdiff_t end)
 {
     const int ic = q->t->ic, lanes = q->u->lanes;
-    float g[9 * CNN__MAX_LANES], *to = dw + (ptrdiff_t)i * ic * 9;
+    float g[9 * CNN__MAX_LANES], *to = q->dw + i * ic * 9;
     for (; i < end; i++, sums += q->wide)
         for (int c = 0; c < ic; c += lanes) {
             q->u->winograd_dw(sums + c, q->ss, g);
@@ -12477,143 +12861,264 @@ static void cnn__winograd_gradient(const cnn__wino_w *q, float *dw, const float 
         }
 }
 
-static void cnn__winograd_weights_run(const cnn__cpu *cpu, const cnn__wino_w *q, float *dw, const float *x,
-                                      const float *dy)
+/* The three steps. A unit is a panel of nr input channels; a row panel of output channels; one of them. */
+static void cnn__winograd_inputs_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
-    const int nr = q->u->nr, mr = q->u->mr, oc = q->t->oc, columns = (int)(q->wide / nr),
-        panels = (oc + mr - 1) / mr;
-    const double work = 36.0 * oc * q->t->ic;
-    const int threads = cnn__team(cpu, work * (double)q->chunk, panels), team = cnn__team(cpu, work, oc);
-    const int each = (int)cnn__ceil(cnn__ceil(oc, q->rows), threads), blocks = each * threads;
-    (void)team;                         /* without OpenMP */
-    for (ptrdiff_t from = 0; from < q->tiles; from += q->chunk) {
-        const ptrdiff_t count = cnn__min(q->chunk, q->tiles - from);
-        CNN__PARALLEL_FOR(threads)
-        for (int j = 0; j < columns; j++) cnn__winograd_inputs(q, x, from, count, j * nr);
-        CNN__PARALLEL_FOR(threads)
-        for (int thread = 0; thread < threads; thread++)
-            for (int b = each * thread; b < each * (thread + 1); b++) {
-                const int i = (int)((ptrdiff_t)panels * b / blocks) * mr;
-                const int end = (int)cnn__min(oc, (ptrdiff_t)panels * (b + 1) / blocks * mr);
-                float *sums = q->sums + (q->once ? (size_t)thread * q->sums_each : (size_t)(i * q->wide));
-                cnn__winograd_sums(q, sums, dy, from, count, i, end, q->m + (size_t)thread * q->m_each);
-                if (q->once) cnn__winograd_gradient(q, dw, sums, i, end);
-            }
+    const cnn__wino_w *q = job;
+    (void)thread;
+    for (; from < to; from++) cnn__winograd_inputs(q, (int)from * q->u->nr);
+}
+static void cnn__winograd_sums_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__wino_w *q = job;
+    const int mr = q->u->mr, last = (int)cnn__min(to * mr, q->t->oc), rows = (int)q->rows;
+    for (int i = (int)from * mr, end; i < last; i = end) {
+        end = (int)cnn__min(i + rows, last);
+        float *sums = q->sums + (q->once ? (size_t)thread * q->sums_each : (size_t)(i * q->wide));
+        cnn__winograd_sums(q, sums, i, end, q->m + (size_t)thread * q->m_each);
+        if (q->once) cnn__winograd_gradient(q, sums, i, end);
     }
-    CNN__PARALLEL_FOR(team)
-    for (int i = 0; i < (q->once ? 0 : oc); i++)
-        cnn__winograd_gradient(q, dw, q->sums + i * q->wide, i, i + 1);
+}
+static void cnn__winograd_gradient_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__wino_w *q = job;
+    (void)thread;
+    cnn__winograd_gradient(q, q->sums + from * q->wide, from, to);
+}
+
+static void cnn__winograd_weights_run(const cnn__cpu *cpu, cnn__wino_w *q)
+{
+    const double work = 36.0 * q->t->oc * q->t->ic;
+    for (q->from = 0; q->from < q->tiles; q->from += q->chunk) {
+        q->count = cnn__min(q->chunk, q->tiles - q->from);
+        cnn__share_out(cpu, work * (double)q->chunk, q->wide / q->u->nr, cnn__winograd_inputs_job, q);
+        cnn__share_out(cpu, work * (double)q->chunk, cnn__ceil(q->t->oc, q->u->mr), cnn__winograd_sums_job,
+                       q);
+    }
+    if (!q->once) cnn__share_out(cpu, work, q->t->oc, cnn__winograd_gradient_job, q);
 }
 
 /* ---- Depthwise 3x3 with stride 1: plane by plane, in place, with u->depth ----
 
-   backward-data is forward from dy, with the kernel turned by 180 degrees and padding 2 - P. Floor: with 18
-   operations for a float read and one written (two, where dx is added to), memory beyond the caches
+   backward-data is forward from dy, with the kernel turned by 180 degrees and padding 2 - P. Lower bound:
+   with 18 operations for a float read and one written (two, where dx is added to), memory beyond the caches
    decides. */
-static bool cnn__rows_fit(const cnn__conv *t)
+static bool cnn__rows_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
+    (void)cpu, (void)pass;
     return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1
         && t->dh == 1 && t->dw == 1 && t->ph <= 2 && t->pw <= 2;
 }
 
-/* Ask for the next plane while this one is worked on: strips of columns are no pattern that a processor
-   foresees. */
-static inline void cnn__ask(const float *p, ptrdiff_t n)
+/* Fetch the next plane while this one is worked on: the hardware prefetcher does not recognise strips of
+   columns. */
+static inline void cnn__prefetch_plane(const float *p, ptrdiff_t n)
 {
     for (ptrdiff_t i = 0; i < n && i < 4096; i += CNN__ALIGN / (int)sizeof *p) CNN__PREFETCH(p + i);
     (void)p;
 }
 
-/* forward (pass 0) and backward-data (pass 1) */
-static void cnn__rows_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, float *to, const float *from,
-                          const float *w, const float *b)
+/* forward and backward-data: a unit is a plane. backward-weights: a unit is a channel, whose images are taken
+   one after the other. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    int pass;
+    cnn__image image;
+    float *to;
+    const float *from, *dy, *w, *b;
+} cnn__rows;
+
+static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int thread)
 {
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const cnn__image p[2] = { { t->h, t->w, t->oh, t->ow, t->ph, t->pw },
-                              { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw } }, *q = &p[pass];
-    const ptrdiff_t planes = (ptrdiff_t)t->n * t->ic, in = (ptrdiff_t)q->h * q->w,
-        out = (ptrdiff_t)q->oh * q->ow;
-    const int threads = cnn__team(cpu, 9.0 * (double)planes * (double)out, planes);
-    (void)threads;                      /* without OpenMP */
-    CNN__PARALLEL_FOR(threads)
-    for (ptrdiff_t i = 0; i < planes; i++) {
+    const cnn__rows *q = job;
+    const ptrdiff_t in = (ptrdiff_t)q->image.h * q->image.w, out = (ptrdiff_t)q->image.oh * q->image.ow;
+    (void)thread;
+    for (ptrdiff_t i = first; i < last; i++) {
         float k[9];
-        const ptrdiff_t c = i % t->ic;
-        for (int e = 0; e < 9; e++) k[e] = w[c * 9 + (pass ? 8 - e : e)];
-        if (i + 1 < planes) cnn__ask(from + (i + 1) * in, in), cnn__ask(to + (i + 1) * out, out);
-        u->depth(q, to + i * out, from + i * in, k, b ? b[c] : 0.0f, pass == 1);
+        const ptrdiff_t c = i % q->t->ic;
+        for (int e = 0; e < 9; e++) k[e] = q->w[c * 9 + (q->pass ? 8 - e : e)];
+        if (i + 1 < last) {
+            cnn__prefetch_plane(q->from + (i + 1) * in, in);
+            cnn__prefetch_plane(q->to + (i + 1) * out, out);
+        }
+        q->u->depth(&q->image, q->to + i * out, q->from + i * in, k, q->b ? q->b[c] : 0.0f, q->pass == 1);
     }
 }
 
-/* backward-weights: each thread has its channels and goes through the images one after the other. */
-static void cnn__rows_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
-                              const float *dy)
+static void cnn__rows_weights_job(const void *job, ptrdiff_t first, ptrdiff_t last, int thread)
 {
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const cnn__image p = { t->h, t->w, t->oh, t->ow, t->ph, t->pw };
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow,
-        channels = t->ic;
-    const int threads = cnn__team(cpu, 9.0 * t->n * t->ic * (double)out, t->ic);
-    CNN__PARALLEL_FOR(threads)
-    for (int thread = 0; thread < threads; thread++)
-        for (ptrdiff_t n = 0; n < t->n; n++)
-            for (ptrdiff_t c = channels * thread / threads; c < channels * (thread + 1) / threads; c++) {
-                const ptrdiff_t i = n * channels + c;
-                if (i + 1 < t->n * channels)
-                    cnn__ask(x + (i + 1) * in, in), cnn__ask(dy + (i + 1) * out, out);
-                u->depth_w(&p, dw + c * 9, x + i * in, dy + i * out);
+    const cnn__rows *q = job;
+    const ptrdiff_t in = (ptrdiff_t)q->image.h * q->image.w, out = (ptrdiff_t)q->image.oh * q->image.ow;
+    (void)thread;
+    for (ptrdiff_t n = 0; n < q->t->n; n++)
+        for (ptrdiff_t c = first; c < last; c++) {
+            const ptrdiff_t i = n * q->t->ic + c;
+            if (c + 1 < last) {
+                cnn__prefetch_plane(q->from + (i + 1) * in, in);
+                cnn__prefetch_plane(q->dy + (i + 1) * out, out);
             }
+            q->u->depth_w(&q->image, q->to + c * 9, q->from + i * in, q->dy + i * out);
+        }
 }
 
-/* ---- The three passes, and the rule that picks the algorithm from the shape ---- */
+/* ---- The algorithms: a table, and the rule that picks one from the shape ---- */
 
-typedef enum { CNN__DIRECT, CNN__POINTWISE, CNN__DEPTHWISE, CNN__WINOGRAD, CNN__ROWS,
-               CNN__SIDE } cnn__algorithm;
+/* What a pass reads and writes: to is y, dx or dw. */
+typedef struct { float *to; const float *x, *w, *b, *dy; } cnn__arrays;
+enum { CNN__FORWARD, CNN__BACKWARD_DATA, CNN__BACKWARD_WEIGHTS };       /* a pass */
 
-/* Worth two transpositions: sums are long, vectors of the pixels of a row would be far from full, and a block
-   of images stays in the L2 cache. */
+/* Each runs a pass. Without arrays it only adds the bytes of scratch that the pass needs to *used. */
+static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+                            char *scratch, size_t *used)
+{
+    if (pass == CNN__BACKWARD_WEIGHTS) {
+        cnn__weights q = cnn__weights_plan(cpu, t, o ? o->x : NULL, o ? o->dy : NULL, scratch, used);
+        if (o) q.dw = o->to, cnn__weights_run(cpu, &q);
+        return;
+    }
+    const bool backward = pass == CNN__BACKWARD_DATA;
+    cnn__shifted q = cnn__shifted_plan(cpu, t, backward, !o ? NULL : backward ? o->dy : o->x, scratch, used);
+    if (!o) return;
+    q.y = o->to, q.w = o->w, q.bias = o->b;
+    cnn__shifted_run(cpu, &q);
+}
+
+static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+                          char *scratch, size_t *used)
+{
+    if (pass == CNN__BACKWARD_WEIGHTS) {
+        cnn__weights q = cnn__side_weights_plan(cpu, t, o ? o->x : NULL, o ? o->dy : NULL, scratch, used);
+        if (o) q.dw = o->to, cnn__weights_run(cpu, &q);
+        return;
+    }
+    cnn__side q = cnn__side_plan(cpu, t, pass == CNN__BACKWARD_DATA, scratch, used);
+    if (!o) return;
+    q.y = o->to, q.x = pass == CNN__BACKWARD_DATA ? o->dy : o->x, q.bias = o->b;
+    cnn__side_run(cpu, &q, o->w);
+}
+
+static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+                              char *scratch, size_t *used)
+{
+    if (pass == CNN__BACKWARD_WEIGHTS) {
+        cnn__wino_w q = cnn__winograd_weights_plan(cpu, t, scratch, used);
+        if (o) q.dw = o->to, q.x = o->x, q.dy = o->dy, cnn__winograd_weights_run(cpu, &q);
+        return;
+    }
+    cnn__wino q = cnn__winograd_plan(cpu, t, pass == CNN__BACKWARD_DATA, scratch, used);
+    if (!o) return;
+    q.y = o->to, q.x = pass == CNN__BACKWARD_DATA ? o->dy : o->x, q.weights = o->w;
+    q.bias = o->b;
+    cnn__winograd_run(cpu, &q);
+}
+
+static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+                          char *scratch, size_t *used)
+{
+    (void)scratch, (void)used;                          /* needs none */
+    if (!o) return;
+    const double work = 9.0 * t->n * t->ic * (pass == CNN__BACKWARD_DATA ? (double)t->h * t->w
+                                                                         : (double)t->oh * t->ow);
+    const cnn__image image = { t->h, t->w, t->oh, t->ow, t->ph, t->pw },
+        turned = { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw };
+    const bool backward = pass == CNN__BACKWARD_DATA, weights = pass == CNN__BACKWARD_WEIGHTS;
+    const cnn__rows q = { cnn__kernels_of(cpu), t, pass, backward ? turned : image, o->to,
+                          backward ? o->dy : o->x, o->dy, o->w, o->b };
+    cnn__share_out(cpu, work, weights ? t->ic : (ptrdiff_t)t->n * t->ic,
+                   weights ? cnn__rows_weights_job : cnn__rows_job, &q);
+}
+
+/* The limits of the rule, as tuned on AVX2 (LeNet, ResNet); tests/bench has the programs that measure them.
+   Ratios are of the pixels of all tiles to those of the output. */
+enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the transforms */
+       CNN__WINOGRAD_MANY = 32,         /* channels that repay even backward-weights on narrow planes */
+       CNN__WINOGRAD_TILES = 16,        /* tiles of a batch, at least; */
+       CNN__WINOGRAD_TILES_MANY = 4,    /* of backward-weights with many channels */
+       CNN__SIDE_TERMS = 64,            /* of a sum, at least: worth two transpositions */
+       CNN__SIDE_FLOATS = 1 << 17 };    /* of a block of nr images, which should stay in the L2 cache */
+#define CNN__WINOGRAD_WASTE      1.8    /* the largest ratio, */
+#define CNN__WINOGRAD_WASTE_FEW  1.1    /* of backward-weights with few channels (13x13, 26x26 lose) */
+#define CNN__WINOGRAD_WASTE_MANY 4.0    /* with many: the direct sum is slow on narrow planes */
+
+/* Vectors of the pixels of a row would be less than 8/9 full. */
 static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-    enum { CACHED = 1 << 17, LEAST = 64 };              /* floats, terms */
-    const cnn__kernels *u = cnn__kernels_of(cpu);
-    const ptrdiff_t pixels = pass == 1 ? t->w : t->ow;
-    const double terms = (double)(pass == 1 ? t->oc : t->ic) * t->kh * t->kw;
+    const ptrdiff_t nr = cnn__kernels_of(cpu)->nr, pixels = pass == CNN__BACKWARD_DATA ? t->w : t->ow;
+    const double terms = (double)(pass == CNN__BACKWARD_DATA ? t->oc : t->ic) * t->kh * t->kw;
     const double floats = (double)t->ic * t->h * t->w + (double)t->oc * t->oh * t->ow;
-    return cnn__side_fits(cpu, t) && (pass < 2 || (!t->ph && !t->pw)) && t->kh * t->kw > 1 && terms >= LEAST
-        && floats * u->nr <= CACHED && cnn__ceil(pixels, u->nr) * u->nr * 8 > pixels * 9;
+    return cnn__side_fits(cpu, t, pass) && t->kh * t->kw > 1 && terms >= CNN__SIDE_TERMS
+        && floats * (double)nr <= CNN__SIDE_FLOATS && cnn__ceil(pixels, nr) * nr * 8 > pixels * 9;
 }
 
-/* The limits are as measured (AVX2). The direct sum of backward-weights is slow on narrow planes: with many
-   channels Winograd pays even where three quarters of its tiles lie outside, with few it loses on 13x13 or
-   26x26. In planes of one row or column some weights meet nothing but padding: the direct sum adds exactly 0
-   to their gradient, Winograd rounding errors. */
-static cnn__algorithm cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+/* In planes of one row or column some weights meet nothing but padding: the direct sum adds exactly 0 to
+   their gradient, Winograd rounding errors. */
+static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-#ifndef CNN_NO_WINOGRAD
-    if (cnn__winograd_fits(t, pass) && t->ic >= 16 && t->oc >= 16) {    /* fewer do not repay transforms */
-        const int h = pass == 1 ? t->h : t->oh, w = pass == 1 ? t->w : t->ow, side = 7 - t->kh;
-        const double tiles = (double)t->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
-        const bool many = t->ic >= 32 && t->oc >= 32;
-        const double least = pass == 2 && many ? 4 : 16;
-        const double most = pass < 2 ? 1.8 : !many ? 1.1 : cnn__side_pays(cpu, t, pass) ? 1.8 : 4;
-        if (tiles >= least && tiles * side * side <= most * t->n * h * w && h > 1 && w > 1)
-            return CNN__WINOGRAD;
-    }
+#ifdef CNN_NO_WINOGRAD
+    return (void)cpu, (void)t, (void)pass, false;
+#else
+    const int h = pass == CNN__BACKWARD_DATA ? t->h : t->oh, w = pass == CNN__BACKWARD_DATA ? t->w : t->ow;
+    const int side = 7 - t->kh, channels = t->ic < t->oc ? t->ic : t->oc;
+    const bool weights = pass == CNN__BACKWARD_WEIGHTS, many = channels >= CNN__WINOGRAD_MANY;
+    const double tiles = (double)t->n * (double)(cnn__ceil(h, side) * cnn__ceil(w, side));
+    double waste = CNN__WINOGRAD_WASTE;
+    if (weights && !many) waste = CNN__WINOGRAD_WASTE_FEW;
+    if (weights && many && !cnn__side_pays(cpu, t, pass)) waste = CNN__WINOGRAD_WASTE_MANY;
+    return channels >= CNN__WINOGRAD_LEAST && h > 1 && w > 1
+        && tiles >= (weights && many ? CNN__WINOGRAD_TILES_MANY : CNN__WINOGRAD_TILES)
+        && tiles * side * side <= waste * t->n * h * w;
 #endif
-    if (cnn__rows_fit(t)) return CNN__ROWS;
-    if (cnn__side_pays(cpu, t, pass)) return CNN__SIDE;
-    return cnn__pointwise(t) ? CNN__POINTWISE : t->groups == t->ic && t->ic == t->oc && t->ic > 1
-        ? CNN__DEPTHWISE : CNN__DIRECT;
 }
 
-/* The name of the algorithm that a pass (0 forward, 1 backward-data, 2 backward-weights) of this shape
-   runs. */
+static bool cnn__winograd4_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    return (void)cpu, t->kh == 3 && cnn__winograd_fits(t, pass);
+}
+static bool cnn__winograd2_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    return (void)cpu, t->kh == 5 && cnn__winograd_fits(t, pass);
+}
+static bool cnn__depthwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    return (void)cpu, (void)pass, t->groups == t->ic && t->ic == t->oc && t->ic > 1;
+}
+static bool cnn__always(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    return (void)cpu, (void)t, (void)pass, true;
+}
+
+/* An algorithm of convolution is a row; the first that fits a shape and pays for it runs. The last three are
+   one algorithm, whose name says what it is for this shape. */
+typedef bool cnn__shape_rule(const cnn__cpu *, const cnn__conv *, int pass);
+typedef struct {
+    const char *name;
+    cnn__shape_rule *fits, *pays;
+    void (*run)(const cnn__cpu *, const cnn__conv *, int pass, const cnn__arrays *, char *scratch,
+                size_t *used);
+} cnn__algorithm;
+static const cnn__algorithm cnn__algorithms[] = {
+    /* An algorithm of your own: its row here. */
+    { "winograd 4x4",              cnn__winograd4_fits, cnn__winograd_pays, cnn__run_winograd },
+    { "winograd 2x2",              cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd },
+    { "depthwise rows",            cnn__rows_fit,       cnn__always,        cnn__run_rows },
+    { "direct, images side by side", cnn__side_fits,    cnn__side_pays,     cnn__run_side },
+    { "1x1 gemm",                  cnn__pointwise_fits, cnn__always,        cnn__run_direct },
+    { "depthwise",                 cnn__depthwise_fits, cnn__always,        cnn__run_direct },
+    { "direct",                    cnn__always,         cnn__always,        cnn__run_direct }
+};
+
+static const cnn__algorithm *cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    const cnn__algorithm *a = cnn__algorithms;
+    while (!a->fits(cpu, t, pass) || !a->pays(cpu, t, pass)) a++;
+    return a;
+}
+
+/* The name of the algorithm that a pass of this shape runs, for the summary. */
 CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-    static const char *const names[] = { "direct", "1x1 gemm", "depthwise", "winograd 4x4",
-                                         "depthwise rows", "direct, images side by side" };
-    const cnn__algorithm a = cnn__conv_rule(cpu, t, pass);
-    return a == CNN__WINOGRAD && t->kh == 5 ? "winograd 2x2" : names[a];
+    return cnn__conv_rule(cpu, t, pass)->name;
 }
 
 /* The most that a pass needs, with this batch or a smaller one, which may be cut into larger pieces. Beyond
@@ -12621,80 +13126,42 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
 {
     size_t most = 0;
-    for (int n = t->n; n > 0; n = n > 8192 ? 8192 : n - 1) {
-        cnn__conv u = *t;
-        u.n = n;
+    cnn__conv u = *t;
+    for (; u.n > 0; u.n = u.n > 8192 ? 8192 : u.n - 1)
         for (int pass = 0; pass < 3; pass++) {
             size_t used = 0;
-            const cnn__algorithm algorithm = cnn__conv_rule(cpu, &u, pass);
-            if (algorithm == CNN__ROWS) continue;
-            if (algorithm == CNN__SIDE) {
-                if (pass == 2) cnn__side_weights_plan(cpu, &u, NULL, NULL, NULL, &used);
-                else           cnn__side_plan(cpu, &u, pass == 1, NULL, &used);
-            } else if (algorithm == CNN__WINOGRAD) {
-                if (pass == 2) cnn__winograd_weights_plan(cpu, &u, NULL, &used);
-                else           cnn__winograd_plan(cpu, &u, pass == 1, NULL, &used);
-            } else if (pass == 2) cnn__weights_plan(cpu, &u, NULL, NULL, NULL, &used);
-            else cnn__shifted_plan(cpu, &u, pass == 1, NULL, NULL, &used);
+            cnn__conv_rule(cpu, &u, pass)->run(cpu, &u, pass, NULL, NULL, &used);
             if (used > most) most = used;
         }
-    }
     return most;
 }
 
-/* forward (pass 0, to y from x) or backward-data (pass 1, to dx from dy) by one algorithm. */
-static void cnn__conv_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, int pass,
-                         float *to, const float *from, const float *w, const float *b, void *scratch)
+static void cnn__conv_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+                          void *scratch)
 {
     size_t used = 0;
-    if (algorithm == CNN__WINOGRAD) {
-        const cnn__wino q = cnn__winograd_plan(cpu, t, pass == 1, scratch, &used);
-        cnn__winograd_run(cpu, &q, to, from, w, b);
-    } else if (algorithm == CNN__ROWS) {
-        cnn__rows_run(cpu, t, pass, to, from, w, b);
-    } else if (algorithm == CNN__SIDE) {
-        const cnn__side q = cnn__side_plan(cpu, t, pass == 1, scratch, &used);
-        cnn__side_run(cpu, &q, to, from, w, b);
-    } else {
-        cnn__shifted q = cnn__shifted_plan(cpu, t, pass == 1, from, scratch, &used);
-        q.y = to, q.w = w, q.bias = b;
-        cnn__shifted_run(cpu, &q);
-    }
+    cnn__conv_rule(cpu, t, pass)->run(cpu, t, pass, o, scratch, &used);
 }
 
 static void cnn__fast_conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
                                    const float *w, const float *b, void *scratch)
 {
-    cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 0), 0, y, x, w, b, scratch);
+    const cnn__arrays o = { .to = y, .x = x, .w = w, .b = b };
+    cnn__conv_run(cpu, t, CNN__FORWARD, &o, scratch);
 }
 
 static void cnn__fast_conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
                                          const float *w, void *scratch)
 {
-    cnn__conv_by(cpu, t, cnn__conv_rule(cpu, t, 1), 1, dx, dy, w, NULL, scratch);
-}
-
-/* backward-weights by one algorithm. */
-static void cnn__conv_weights_by(const cnn__cpu *cpu, const cnn__conv *t, cnn__algorithm algorithm, float *dw,
-                                 const float *x, const float *dy, void *scratch)
-{
-    size_t used = 0;
-    if (algorithm == CNN__WINOGRAD) {
-        const cnn__wino_w q = cnn__winograd_weights_plan(cpu, t, scratch, &used);
-        cnn__winograd_weights_run(cpu, &q, dw, x, dy);
-    } else if (algorithm == CNN__ROWS) {
-        cnn__rows_weights(cpu, t, dw, x, dy);
-    } else {
-        cnn__weights q = algorithm == CNN__SIDE ? cnn__side_weights_plan(cpu, t, x, dy, scratch, &used)
-                                                : cnn__weights_plan(cpu, t, x, dy, scratch, &used);
-        cnn__weights_run(cpu, &q, dw);
-    }
+    const cnn__arrays o = { .to = dx, .dy = dy, .w = w };
+    cnn__conv_run(cpu, t, CNN__BACKWARD_DATA, &o, scratch);
 }
 
 static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                             const float *x, const float *dy, void *scratch)
 {
-    cnn__conv_weights_by(cpu, t, cnn__conv_rule(cpu, t, 2), dw, x, dy, scratch);
+    const cnn__arrays o = { .to = dw, .x = x, .dy = dy };
+    cnn__conv_run(cpu, t, CNN__BACKWARD_WEIGHTS, &o, scratch);
     if (db) cnn__bias_gradient(cnn__kernels_of(cpu), t, db, dy);
 }
 

@@ -135,7 +135,7 @@ static void gemm(cnn_isa isa)
 
 /* ---- Convolution ---- */
 
-enum { FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS };
+enum { FORWARD = CNN__FORWARD, BACKWARD_DATA = CNN__BACKWARD_DATA, BACKWARD_WEIGHTS = CNN__BACKWARD_WEIGHTS };
 static const char *const passes[] = { "forward", "backward-data", "backward-weights" };
 
 /* The float64 reference of all three passes: out += (or = b +) the terms of the formula; magnitudes into size. */
@@ -227,11 +227,12 @@ static void references(void)
     }
 }
 
-/* algorithm: -1 = what the rule picks, through the functions that rooms call. */
-static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, int algorithm)
+/* by: NULL = what the rule picks, through the functions that rooms call. */
+static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, const cnn__algorithm *by)
 {
-    const bool ruled = algorithm < 0 && cnn__conv_rule(&(cnn__cpu){ isa, 1 }, t, pass) == CNN__WINOGRAD;
-    const double tolerance = algorithm == CNN__WINOGRAD || ruled ? 2e-5 : 3e-6;
+    const cnn__algorithm *runs = by ? by : cnn__conv_rule(&(cnn__cpu){ isa, 1 }, t, pass);
+    const bool winograd = runs->run == cnn__run_winograd, ruled = !by && winograd;
+    const double tolerance = winograd ? 2e-5 : 3e-6;
     const size_t plane = (size_t)(t->oh * t->ow);
     const size_t xn = (size_t)(t->n * t->ic * t->h * t->w), wn = (size_t)(t->oc * (t->ic / t->groups) * t->kh * t->kw);
     const size_t yn = (size_t)(t->n * t->oc) * plane, on = pass == FORWARD ? yn : pass == BACKWARD_DATA ? xn : wn;
@@ -249,24 +250,16 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, int
     reference(t, pass, want, size, x, w, dy);
     for (int q = 0; q < 4; q++) {
         const cnn__cpu cpu = { isa, team[q] };
-        const cnn__algorithm by = algorithm < 0 ? cnn__conv_rule(&cpu, t, pass) : (cnn__algorithm)algorithm;
-        size_t bytes = 0;                               /* what this pass has planned, so that no more is touched */
-        if (by == CNN__WINOGRAD && pass == BACKWARD_WEIGHTS)  cnn__winograd_weights_plan(&cpu, t, NULL, &bytes);
-        else if (by == CNN__WINOGRAD)                         cnn__winograd_plan(&cpu, t, pass == BACKWARD_DATA, NULL, &bytes);
-        else if (by == CNN__SIDE && pass == BACKWARD_WEIGHTS) cnn__side_weights_plan(&cpu, t, NULL, NULL, NULL, &bytes);
-        else if (by == CNN__SIDE)                             cnn__side_plan(&cpu, t, pass == BACKWARD_DATA, NULL, &bytes);
-        else if (by != CNN__ROWS && pass == BACKWARD_WEIGHTS) cnn__weights_plan(&cpu, t, NULL, NULL, NULL, &bytes);
-        else if (by != CNN__ROWS)                             cnn__shifted_plan(&cpu, t, pass == BACKWARD_DATA, NULL, NULL, &bytes);
-        CHECK(algorithm >= 0 || bytes <= cnn__conv_scratch(&cpu, t));
+        size_t bytes = 0, used = 0;                     /* what this pass has planned, so that no more is touched */
+        runs->run(&cpu, t, pass, NULL, NULL, &bytes);
+        CHECK(by || bytes <= cnn__conv_scratch(&cpu, t));
         const size_t sn = (bytes + 3) / 4;
         float *scratch = poisoned(sn), *out = poisoned(on), *db = poisoned((size_t)t->oc);
         if (pass != FORWARD) memcpy(out, out0, on * sizeof *out);
         memcpy(db, b, (size_t)t->oc * sizeof *db);
-        if (algorithm >= 0 && pass == BACKWARD_WEIGHTS) {
-            cnn__conv_weights_by(&cpu, t, (cnn__algorithm)algorithm, out, x, dy, scratch);
-            if (bias) cnn__bias_gradient(cnn__kernels_of(&cpu), t, db, dy);
-        } else if (algorithm >= 0) {
-            cnn__conv_by(&cpu, t, (cnn__algorithm)algorithm, pass, out, pass ? dy : x, w, pass == FORWARD && bias ? b : NULL, scratch);
+        if (by) {
+            by->run(&cpu, t, pass, &(cnn__arrays){ out, x, w, pass == FORWARD && bias ? b : NULL, dy }, (char *)scratch, &used);
+            if (bias && pass == BACKWARD_WEIGHTS) cnn__bias_gradient(cnn__kernels_of(&cpu), t, db, dy);
         } else if (pass == FORWARD)     cnn__conv_forward(&cpu, t, out, x, w, bias ? b : NULL, scratch);
         else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&cpu, t, out, dy, w, scratch);
         else                            cnn__conv_backward_weights(&cpu, t, out, bias ? db : NULL, x, dy, scratch);
@@ -284,8 +277,8 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, int
         drop(scratch);
     }
     if (test__bad)
-        CHECK_MSG(false, "... in %s, %s (%d): (%d,%d,%d,%d) oc %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d groups %d bias %d",
-                  passes[pass], cnn__conv_algorithm(&(cnn__cpu){ isa, 1 }, t, pass), algorithm, t->n, t->ic, t->h, t->w, t->oc, t->kh, t->kw,
+        CHECK_MSG(false, "... in %s, %s: (%d,%d,%d,%d) oc %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d groups %d bias %d",
+                  passes[pass], runs->name, t->n, t->ic, t->h, t->w, t->oc, t->kh, t->kw,
                   t->sh, t->sw, t->ph, t->pw, t->dh, t->dw, t->groups, bias);
     drop(x), drop(w), drop(dy), drop(out0), drop(b), drop(first), drop(first_db);
     free(want), free(size), free(db_want), free(db_size);
@@ -295,11 +288,15 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, int
 static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
 {
     const cnn__cpu cpu = { isa, 1 };
-    const cnn__algorithm rule = cnn__conv_rule(&cpu, t, pass);
+    const cnn__algorithm *rule = cnn__conv_rule(&cpu, t, pass);
     if ((double)t->n * t->oc * t->oh * t->ow * (t->ic / t->groups) * t->kh * t->kw > (double)MOST_WORK) return;
-    check_conv(isa, t, pass, bias, -1);
-    if (rule == CNN__ROWS || rule == CNN__WINOGRAD || rule == CNN__SIDE) check_conv(isa, t, pass, bias, CNN__DIRECT);
-    else if (cnn__winograd_fits(t, pass)) check_conv(isa, t, pass, bias, CNN__WINOGRAD);
+    check_conv(isa, t, pass, bias, NULL);
+    for (size_t i = 0; i < sizeof cnn__algorithms / sizeof *cnn__algorithms; i++) {
+        const cnn__algorithm *a = &cnn__algorithms[i];
+        if (a->run == cnn__run_winograd && rule->run != cnn__run_direct) continue;      /* its sums are too short */
+        if (a->run != rule->run && a->fits(&cpu, t, pass) && !(i > 0 && a->run == a[-1].run && a[-1].fits(&cpu, t, pass)))
+            check_conv(isa, t, pass, bias, a);
+    }
 }
 
 /* A NaN in x (or dy) reaches the outputs that the formula gives it to and no other: not by what is computed and
@@ -343,7 +340,7 @@ static void nan_stays(cnn_isa isa)
             const cnn__conv side = shape(2 * cnn__kernels_of(&cpu)->nr, 6, 14, 14, 16, 5, 1, 0, 1, 1);
             const cnn__conv rows = shape(2, 3, 9, 4 + i, 3, 3, 1, i % 3, 1, 3);
             const cnn__conv t = i == 0 ? side : i % 4 == 0 ? rows : random_shape();
-            if (cnn__conv_rule(&cpu, &t, pass) != CNN__WINOGRAD) check_stays(isa, &t, pass);
+            if (cnn__conv_rule(&cpu, &t, pass)->run != cnn__run_winograd) check_stays(isa, &t, pass);
         }
 }
 
@@ -391,13 +388,14 @@ static void conv(cnn_isa isa, int pass)
     const cnn__cpu cpu = { isa, 1 };
     const int nr = cnn__kernels_of(&cpu)->nr;
     const cnn__conv lenet = shape(2 * nr, 6, 14, 14, 16, 5, 1, 0, 1, 1);
-    CHECK(cnn__conv_rule(&cpu, &lenet, pass) == CNN__SIDE);
+    const cnn__algorithm *side = cnn__conv_rule(&cpu, &lenet, pass);
+    CHECK(side->run == cnn__run_side);
     check_all(isa, &lenet, pass, true);
     for (int i = 0; i < 30; i++) {                  /* images side by side */
         cnn__conv t = { nr * test_int(1, 3), test_int(1, 5), test_int(1, 9), test_int(1, 12), test_int(1, 2 * CNN__MAX_MR), 0, 0,
                         test_int(1, 5), test_int(1, 5), 1, 1, 0, 0, 1, 1, 1 };
         if (pass != BACKWARD_WEIGHTS) t.ph = test_int(0, t.kh - 1), t.pw = test_int(0, t.kw - 1);
-        if (complete(&t)) check_conv(isa, &t, pass, test_chance(60), CNN__SIDE);
+        if (complete(&t)) check_conv(isa, &t, pass, test_chance(60), side);
     }
     for (int w = 1; w <= 40; w++) {                 /* depthwise rows: tails of every width and height */
         const int c = test_int(1, 5);
