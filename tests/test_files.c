@@ -64,7 +64,7 @@ static net build(int everything)
     h = cnn_max_pool(h, 2);
     if (everything) {
         static const float values[3] = { 0.5f, -0.0f, 1e-42f };
-        affine_args a = { CNN_HERE, 0.7f, -2, 0x80000001u };
+        affine_args a = { .at = CNN_HERE, .gain = 0.7f, .shift = -2, .mask = 0x80000001u };
         cnn_tensor *p = cnn_param(n.g, "scale \"1\" \xC3\xA9", { 1, 3, 1, 1 }, .init = CNN_INIT_CONSTANT,
                                   .gain = 0.9f);
         h = cnn_add(h, cnn_const(n.g, (cnn_shape){ 1, 3, 1, 1 }, values));

@@ -585,7 +585,7 @@ static void adam_is_saved(void)
 }
 
 /* A file that another optimizer trained has no moments: the first step is a first step, and Adam moves by lr. Counts
-   of updates go through a file: what learned and what stood still go on to the bit. */
+   of updates go through a checkpoint: what learned and what stood still go on to the bit. */
 static void counts_are_saved(void)
 {
     int n_all;
@@ -597,9 +597,9 @@ static void counts_are_saved(void)
             cnn_fit_args a = { .train = &q->data, .lr = 0.01f, .no_shuffle = 1 };
             CHECK(cnn_set_lr_scale(n.g, "*.bias", 0));
             CHECK(cnn_fit(n.loss, n.logits, &q->data, .epochs = 5, .lr = 0.01f));
-            size_t size = cnn_save_memory(n.g, NULL, 0);
+            size_t size = cnn_save_checkpoint_memory(n.g, NULL, 0);
             char  *file = test_alloc(size);
-            CHECK(cnn_save_memory(n.g, file, size) == size);
+            CHECK(cnn_save_checkpoint_memory(n.g, file, size) == size);
             cnn_graph *g = cnn_load_memory(file, size, (cnn_load_args){ .path = "memory", .max_batch = 16, .optimizer = all[o] });
             CHECK_STR(cnn_error(g), NULL);
             const bool same = !other || all[o] == cnn_sgd();
