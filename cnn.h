@@ -441,7 +441,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int left, right, top, bot
                  float value; const char *name; } cnn_pad_args;
 CNN_API cnn_tensor *cnn_pad_(cnn_pad_args);
 #define cnn_pad(...) cnn_pad_((cnn_pad_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
-/* Every step-th (default 1) of [from,to) along one axis. Negative: from the end; to = 0: the end. */
+/* Every step-th (default 1) of [from,to) along one axis. Negative: from the end; `to` defaults to the end. */
 enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
 typedef struct { const char *at, *said; cnn_tensor *x;
                  unsigned axis; /* required: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */

@@ -141,7 +141,7 @@ static T *resnet20(cnn_graph *g, T *x, const recipe *r, const float *whiten)
         const int channels = r->width[i / 3], stride = i == 3 || i == 6 ? 2 : 1;
         T *f = cnn_relu(cnn_batch_norm(cnn_conv2d(h, channels, 3, .stride = stride, .pad = 1, .no_bias = 1)));
         if (stride == 2)                    /* the skip without parameters: every other pixel, then zeros */
-            h = cnn_pad(cnn_slice(cnn_slice(h, CNN_H, 0, 0, .step = 2), CNN_W, 0, 0, .step = 2),
+            h = cnn_pad(cnn_slice(cnn_slice(h, CNN_H, 0, .step = 2), CNN_W, 0, .step = 2),
                         .back = channels - r->width[i / 3 - 1]);
         h = cnn_relu(cnn_add(conv_bn(f, channels), h));
     }

@@ -162,9 +162,11 @@ static cnn_tensor *build_slice(one *k)
     k->kh = from;
     *extent[k->axes] = (to - from + k->sh - 1) / k->sh;
     if (test_chance(30)) from -= size;
-    if (to == size && test_chance(50)) to = 0;
+    const bool to_the_end = to == size && test_chance(50);
+    if (to_the_end) to = 0;
     else if (to < size && test_chance(30)) to -= size;
     snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " axis %d from %d to %d step %d", k->axes, from, to, k->sh);
+    if (to_the_end) return cnn_slice(x, 1u << k->axes, from, .step = k->sh);
     if (k->sh == 1) return cnn_slice(x, 1u << k->axes, from, to);
     return cnn_slice(x, 1u << k->axes, from, to, .step = k->sh);
 }

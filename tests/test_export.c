@@ -360,9 +360,9 @@ static void places(void)
 {
     T *x = input(4, 5, 6);
     T *h = cnn_pad(x, .left = 1, .right = 2, .top = 3, .bottom = 1, .front = 2, .back = 1, .value = -0.5f);
-    h = cnn_add(h, cnn_slice(h, CNN_C, 0, 0));
-    h = cnn_concat(cnn_slice(h, CNN_C, 1, 0, .step = 3), cnn_slice(h, CNN_C, -2, 0));
-    h = cnn_slice(cnn_slice(h, CNN_H, 1, -1, .step = 2), CNN_W, -7, 0, .step = 3);
+    h = cnn_add(h, cnn_slice(h, CNN_C, 0));
+    h = cnn_concat(cnn_slice(h, CNN_C, 1, .step = 3), cnn_slice(h, CNN_C, -2));
+    h = cnn_slice(cnn_slice(h, CNN_H, 1, -1, .step = 2), CNN_W, -7, .step = 3);
     h = cnn_concat(cnn_upsample(h, 2, .scale_w = 3), cnn_upsample(h, 2, .scale_w = 3, .bilinear = 1));
     h = cnn_upsample(cnn_upsample(h, .height = 7, .width = 11), .height = 5, .width = 13, .bilinear = 1);
     h = cnn_upsample(h, .height = 9, .width = 6, .bilinear = 1, .align_corners = 1);
