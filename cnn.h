@@ -238,8 +238,8 @@ CNN_API cnn_tensor *cnn_freeze(cnn_tensor *);
 /* ---- Values ---- */
 
 CNN_API cnn_tensor *cnn_find  (const cnn_graph *, const char *name); /* after cnn_compile; NULL if none */
-/* After cnn_compile: number i, from 0, in the order of execution, leaves such as parameters included, operands
-   first: its index is i. NULL past the end. */
+/* After cnn_compile: number i, from 0, in the order of execution: operands first, leaves such as parameters
+   included; its index is i. NULL past the end. */
 CNN_API cnn_tensor *cnn_node  (const cnn_graph *, int i);
 CNN_API cnn_tensor *cnn_loss  (const cnn_graph *); /* what cnn_compile was given; before that, nil */
 /* What the loss judges: its first operand. cnn_loss itself if that is no loss. */
@@ -766,8 +766,8 @@ CNN_API bool        cnn_load_weights_(cnn_load_weights_args);
 #define cnn_load_weights(...) cnn_load_weights_((cnn_load_weights_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
 CNN_API bool        cnn_save(cnn_graph *, const char *path);
 CNN_API bool        cnn_save_checkpoint(cnn_graph *, const char *path);
-/* What cnn_save does, for a file of your own: let `write` write it beside, then rename it; all of it or, where
-   `write` or the disk fails, none. False: errno says why; it is 0 where only `write` knows. */
+/* What cnn_save does, for a file of your own: let `write` write it beside, then rename it; all of it or,
+   where `write` or the disk fails, none. False: errno says why; it is 0 where only `write` knows. */
 CNN_API bool        cnn_write_file(const char *path, bool (*write)(FILE *, void *user), void *user);
 #endif
 
@@ -4407,7 +4407,7 @@ static bool cnn__huber_shape(cnn_tensor *y)
 }
 static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn_huber_args *a = y->args;                         /* NULL for l1, which is smooth_l1 of delta 0 */
+    const cnn_huber_args *a = y->args;                      /* NULL for l1, which is smooth_l1 of delta 0 */
     const double delta = a ? (double)a->delta : 0, factor = delta > 0 && a->smooth_l1 ? 1 / delta : 1;
     const int    n = cnn__len(y->in[0]->shape);
     const float *px = y->in[0]->data, *pt = y->in[1]->data;
@@ -5759,8 +5759,8 @@ static bool cnn__find_rows(cnn_graph *g)
             if (row->op != y->op || (row->accepts && !row->accepts(NULL, y))) continue;
             g->order[i]->kernel = row;
             if (row->forward && !row->backward && y->op->saved && y->needs_grad)
-                return cnn_fail(y, "its forward keeps something for backward: a row that replaces forward must "
-                                   "replace backward as well");
+                return cnn_fail(y, "its forward keeps something for backward: a row that replaces forward "
+                                   "must replace backward as well");
         }
     return true;
 }
@@ -7536,7 +7536,8 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
     memset(&r, 0, sizeof r);
-    cnn_step_args s = { .at = a.at, .said = a.said, .lr = a.lr, .momentum = a.momentum, .weight_decay = a.weight_decay,
+    cnn_step_args s = { .at = a.at, .said = a.said, .lr = a.lr, .momentum = a.momentum,
+                        .weight_decay = a.weight_decay,
                         .nesterov = a.nesterov, .beta1 = a.beta1, .beta2 = a.beta2, .alpha = a.alpha,
                         .eps = a.eps, .dampening = a.dampening }, resolved;
     if (!cnn__find_feed(&r.to, a.at, "fit", a.loss, a.logits, a.train)) return false;
@@ -8458,7 +8459,7 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word, uin
     }
     cnn__set_option(k, args, k->type == 'i' ? i : k->type == 'u' ? (double)u
                                                                  : (double)cnn__float_of_bits(bits));
-    return end && !*end && (bits & 0x7fffffff) <= 0x7f800000;      /* no NaN; infinite may be right, in clamp */
+    return end && !*end && (bits & 0x7fffffff) <= 0x7f800000;      /* no NaN; but clamp to an Inf */
 }
 
 static const cnn_op *cnn__find_op(const cnn_load_args *a, const char *name)
