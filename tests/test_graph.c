@@ -536,7 +536,7 @@ static void joined_formulas(void)
 }
 
 /* A layer as a user writes it: y = w x + shift, w (1,C,1,1) its own, shift an option with default and range. */
-typedef struct { const char *at; cnn_tensor *x, *weight; float shift, twin; } gain_args;
+typedef struct { const char *at, *said; cnn_tensor *x, *weight; float shift, twin; } gain_args;
 static bool gain_shape(cnn_tensor *y) { return y->shape = y->in[0]->shape, true; }
 static cnn_shape gain_weight(const cnn_tensor *y) { return shape4(1, y->shape.c, 1, 1); }
 static void gain_forward(cnn_tensor *y, cnn_mode mode)
