@@ -97,9 +97,9 @@ static void messages(void)
         case 9:  cnn_slice(x, CNN_N, 0, 1);                         want = "slice: axis is 1: it must be one of CNN_C, CNN_H, CNN_W, or CNN_N without a batch"; break;
         case 10: cnn_slice(x, CNN_W, INT_MIN, INT_MAX, .step = -1); want = "slice: step is -1: it must be in [1,2147483647]"; break;
         case 11: cnn_clamp(x, 1, 1);                                want = "clamp: low 1 is not below high 1"; break;
-        case 12: cnn_elu(x, -1);                                    want = "elu: alpha is -1: it must be in (0,inf)"; break;
+        case 12: cnn_elu(x, -1);                                    want = "elu: alpha is -1: it must be in [0,inf)"; break;
         case 13: cnn_l1(x, y);                                      want = "l1: target (N,4,5,5) must have the shape of the output, (N,4,5,6)"; break;
-        case 14: cnn_huber(x, x, -1);                               want = "huber: delta is -1: it must be in (0,inf]"; break;
+        case 14: cnn_huber(x, x, -1);                               want = "huber: delta is -1: it must be in [0,inf]"; break;
         case 15: cnn_nll(x, t);                                     want = "nll: labels (N,1,1,1) do not fit logits (N,4,5,6): there must be one label per sample and pixel, so C is 1 and the rest is equal"; break;
         case 16: cnn_softmax_cross_entropy(flat, t, .class_weights = cnn_param(g, "w", (cnn_shape){ 1, 4, 1, 1 }));
                  want = "softmax_cross_entropy: class weights are not learned: make them with cnn_const"; break;
@@ -109,7 +109,7 @@ static void messages(void)
                  want = "prelu: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,4,1,1)"; break;
         case 19: cnn_layer_norm(x, .eps = -1);                      want = "layer_norm: eps is -1: it must be in (0,inf)"; break;
         case 20: cnn_softplus(x, .beta = -1);                       want = "softplus: beta is -1: it must be in (0,inf)"; break;
-        case 21: cnn_softplus(x, .threshold = -1);                  want = "softplus: threshold is -1: it must be in (0,inf]"; break;
+        case 21: cnn_softplus(x, .threshold = -1);                  want = "softplus: threshold is -1: it must be in [0,inf]"; break;
         case 22: cnn_upsample(x, 2, .align_corners = 1);            want = "upsample: align_corners is for bilinear; nearest has no corners to align"; break;
         case 23: cnn_upsample(x, .height = -1, .width = 2);         want = "upsample: height is -1: it must be in [0,16777216]"; break;
         case 24: cnn_upsample(x, .height = 3, .width = INT_MAX);    want = "upsample: width is 2147483647: it must be in [0,16777216]"; break;
@@ -117,7 +117,7 @@ static void messages(void)
                  want = "bce_with_logits: pos_weight is not learned: make it with cnn_const"; break;
         case 26: cnn_bce_with_logits(x, x, .weight = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
                  want = "bce_with_logits: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,4,1,1)"; break;
-        case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be in (0,inf]"; break;
+        case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be in [0,inf]"; break;
         case 28: cnn_conv_transpose2d(cnn_input(g, 1, 1, 1 << 20), 1024, 3, .stride = 2, .pad_h = 1, .pad_w = 1 << 20);
                  want = "conv_transpose2d: pad 1,1048576: 1024 channels of (1,1), padded, would have more than 2^31 - 1 elements"; break;
         }
