@@ -2703,14 +2703,13 @@ static bool cnn__cl_put_cache(FILE *f, void *what)
 /* A directory that cannot be written is no error. */
 static void cnn__cl_write_cache(cnn__cl *d, const char *path, uint64_t key)
 {
-    cnn__cl_cache   c = { { 0 }, NULL, 0 };
-    const cnn__file f = cnn__file_of(NULL, NULL, "cache", path);
+    cnn__cl_cache c = { { 0 }, NULL, 0 };
     d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof c.bytes, &c.bytes, NULL);
     c.binary = c.bytes ? CNN_MALLOC(c.bytes) : NULL;
     if (c.binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof c.binary, &c.binary,
                                            NULL) == CL_SUCCESS) {
         cnn__cl_head(c.head, key, c.binary, c.bytes);
-        cnn__save_file(&f, cnn__cl_put_cache, &c);
+        cnn_write_file(path, cnn__cl_put_cache, &c);
     }
     CNN_FREE(c.binary);
 }
