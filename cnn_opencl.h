@@ -1773,7 +1773,8 @@ static int cnn__cl_columns(const cnn__cl *d, const cnn__conv *g)
    product. */
 static bool cnn__cl_is_product(const cnn__conv *g)
 {
-    return cnn__pointwise(g) && (g->n == 1 || g->oh * g->ow >= 1024);
+    const bool pointwise = g->kh == 1 && g->kw == 1 && g->sh == 1 && g->sw == 1 && !g->ph && !g->pw;
+    return pointwise && (g->n == 1 || g->oh * g->ow >= 1024);
 }
 
 static size_t cnn__cl_conv_scratch(const cnn__cl *d, const cnn__conv *g)
