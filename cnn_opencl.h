@@ -1773,7 +1773,8 @@ static int cnn__cl_columns(const cnn__cl *d, const cnn__conv *g)
    product. */
 static bool cnn__cl_is_product(const cnn__conv *g)
 {
-    return cnn__pointwise(g) && (g->n == 1 || g->oh * g->ow >= 1024);
+    const bool pointwise = g->kh == 1 && g->kw == 1 && g->sh == 1 && g->sw == 1 && !g->ph && !g->pw;
+    return pointwise && (g->n == 1 || g->oh * g->ow >= 1024);
 }
 
 static size_t cnn__cl_conv_scratch(const cnn__cl *d, const cnn__conv *g)
@@ -2703,14 +2704,13 @@ static bool cnn__cl_put_cache(FILE *f, void *what)
 /* A directory that cannot be written is no error. */
 static void cnn__cl_write_cache(cnn__cl *d, const char *path, uint64_t key)
 {
-    cnn__cl_cache   c = { { 0 }, NULL, 0 };
-    const cnn__file f = cnn__file_of(NULL, NULL, "cache", path);
+    cnn__cl_cache c = { { 0 }, NULL, 0 };
     d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof c.bytes, &c.bytes, NULL);
     c.binary = c.bytes ? CNN_MALLOC(c.bytes) : NULL;
     if (c.binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof c.binary, &c.binary,
                                            NULL) == CL_SUCCESS) {
         cnn__cl_head(c.head, key, c.binary, c.bytes);
-        cnn__save_file(&f, cnn__cl_put_cache, &c);
+        cnn_write_file(path, cnn__cl_put_cache, &c);
     }
     CNN_FREE(c.binary);
 }
