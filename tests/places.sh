@@ -1,0 +1,82 @@
+#!/bin/sh
+# places.sh: how many places does a contributor touch? Into a copy of cnn.h go, at its marks alone, an operation
+# (mish: API block, room, a word in CNN_OPS), an optimizer (Lion: row, a word in CNN_OPTIMIZERS), and an instruction
+# set ("c4", four lanes in tiles of 6 x 8: section, row). Then the tests of the rooms run on the copy, with mish among
+# the operations and c4 as the instruction set, and tests/places.c. Ends with `N passed, N failed`.
+CC=${CC:-cc} INC=${INC:-.} BUILD=${BUILD:-build}
+dir=$BUILD/places
+mkdir -p "$dir"
+fail() { echo "places.sh: $1"; echo "0 passed, 1 failed"; exit 1; }
+
+cat >"$dir/api" <<'END'
+/* As x: x tanh(log(1 + e^x)) (Misra 2019). */
+CNN_API cnn_tensor *cnn_mish_(const char *at, cnn_tensor *x);
+#define cnn_mish(x)    cnn_mish_(CNN_HERE, x)
+END
+cat >"$dir/room" <<'END'
+static CNN__INLINE float cnn__log_one_more(float x) { return (x < 0 ? 0.0f : x) + log1pf(cnn__exp(-fabsf(x))); }
+CNN__LOOP(cnn__each_mish,      float x = v[i]; v[i] = x * cnn__tanh(cnn__log_one_more(x)))
+CNN__LOOP(cnn__each_mish_back, float x = a[i], t = cnn__tanh(cnn__log_one_more(x));
+                               v[i] *= t + x * (1 - t * t) * cnn__sigmoid(x))
+CNN__FORMULA(mish, CNN_READS_X, NULL)
+END
+cat >"$dir/optimizer" <<'END'
+/* Lion (Chen et al. 2023):  w -= lr (sign(beta1 m + (1 - beta1) dw) + decay w),  m = beta2 m + (1 - beta2) dw */
+static void cnn__lion_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
+{
+    float *restrict m = slot[0];
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        const float c = r.beta1 * m[i] + (1 - r.beta1) * dw[i];
+        w[i] -= r.lr * ((float)((c > 0) - (c < 0)) + r.decay * w[i]);
+        m[i] = r.beta2 * m[i] + (1 - r.beta2) * dw[i];
+    }
+}
+static void cnn__lion_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a, long step)
+{
+    (void)step;
+    cnn__in_runs(cnn__lion_run, w, dw, slot, n, (cnn__rates){ .lr = a->lr, .decay = a->weight_decay,
+                                                              .beta1 = a->beta1, .beta2 = a->beta2 });
+}
+static const cnn_field cnn__lion_fields[] = {
+    CNN__TAKES(beta1, 0.9, "[0,1)"), CNN__TAKES(beta2, 0.99, "[0,1)"), CNN__TAKES(weight_decay, 0, "[0,inf)"), { 0 } };
+static const cnn_optimizer cnn__lion = { "lion", 1, cnn__lion_update, cnn__lion_fields, NULL };
+END
+{   # the vocabulary of the portable set under other names, in larger tiles
+    echo '#define CNN_ISA_C4 ((cnn_isa)40)'
+    echo 'static bool cnn__has_c4(void) { return true; }'
+    echo 'enum { CNN__W_c4 = 4, CNN__MR_c4 = 6, CNN__NV_c4 = 2 };'
+    echo 'typedef cnn__v_c cnn__v_c4;'
+    echo 'typedef cnn__m_c cnn__m_c4;'
+    echo '#define CNN__TARGET_c4'
+    for word in mask set add fma load store masked few sum4 gather4 scatter4 even zip split larger; do
+        echo "#define cnn__${word}_c4 cnn__${word}_c"
+    done
+    echo 'CNN__ISA_KERNELS(c4)'
+} >"$dir/section"
+echo '    CNN__ISA_ROW(CNN_ISA_C4, c4),' >"$dir/row"
+
+# Each piece behind its mark; the room behind the end of its comment.
+sed -e "/An operation of your own: its API block here/r $dir/api" \
+    -e "/An operation of your own: its room here/,/^ \* --/{
+        /^ \* --/r $dir/room
+        }" \
+    -e "/An optimizer of your own: its row here/r $dir/optimizer" \
+    -e "/An instruction set of your own: its section here/r $dir/section" \
+    -e "/An instruction set of your own: its row here/r $dir/row" \
+    -e 's/^#define CNN_OPS(X) /&X(mish) /' -e 's/^#define CNN_OPTIMIZERS(X) /&X(lion) /' "$INC/cnn.h" >"$dir/cnn.h"
+[ "$(diff "$INC/cnn.h" "$dir/cnn.h" | grep -c '^[0-9]')" -eq 7 ] || fail "a mark in cnn.h is missing"
+
+# The tests of the rooms know mish by its float64 reference.
+sed -e 's|^EACH(silu,|static cnn_tensor *build_mish(one *k) { k->gap = 0.1; return cnn_mish(any(k)); }\
+EACH(mish, x * tanh(log1p(exp(x))))\
+&|' -e 's/ROOM(silu, 40, 1e-5),/& ROOM(mish, 40, 1e-5),/' tests/rooms_more.h >"$dir/rooms_more.h"
+cp tests/test_rooms.c "$dir/test_rooms.c"
+flags="-std=c99 -O1 -I$dir -I. -Itests -I$BUILD"
+$CC $flags -c tests/cnn.c -o "$dir/cnn.o" && $CC $flags "$dir/test_rooms.c" "$dir/cnn.o" -o "$dir/test_rooms" -lm &&
+    $CC $flags tests/places.c "$dir/cnn.o" -o "$dir/places" -lm || fail "the copy does not compile"
+CNN_ISA=c4 "$dir/test_rooms" >"$dir/rooms.log"; CNN_ISA=c4 "$dir/places" >"$dir/places.log"
+cat "$dir/rooms.log" "$dir/places.log" | grep -v 'passed,'
+p=$(sed -n 's/^\([0-9]*\) passed, .*/\1/p' "$dir/rooms.log" "$dir/places.log" | awk '{ n += $1 } END { print n + 0 }')
+f=$(sed -n 's/^[0-9]* passed, \([0-9]*\) failed$/\1/p' "$dir/rooms.log" "$dir/places.log" | awk '{ n += $1; k++ } END { print k == 2 ? n : n + 1 }')
+echo "$p passed, $f failed"
+[ "$f" -eq 0 ]
