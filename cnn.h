@@ -10812,18 +10812,20 @@ static inline int cnn__tile_rows(int left)
         o[4 * s] = cnn__fma_##isa(cnn__set_##isa(-1 / 24.f), odd2, q);                                       \
         o[5 * s] = last;                                                                                     \
     }                                                                                                        \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step)        \
+    {                                                                                                        \
+        cnn__v_##isa t[36], w[25];                                                                           \
+        CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                    \
+        CNN__UNROLL for (int j = 0; j < k; j++) cnn__times_g_##isa(k, t + j, 6, w + j, k);                   \
+        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);           \
+        for (int i = 0; i < 36; i++) cnn__store_##isa(u + i * step, t[i]);                                   \
+    }                                                                                                        \
     CNN__TARGET_##isa static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,     \
                                                         ptrdiff_t step)                                      \
     {                                                                                                        \
-        cnn__v_##isa t[36], w[25];                                                                           \
-        for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                                \
-        for (int i = 0; i < k + 6; i++) {                                                                    \
-            const bool down = i < k;    /* k columns, then 6 rows */                                         \
-            cnn__v_##isa *to = down ? t + i : t + 6 * (i - k), *v = down ? w + i : to;                       \
-            if (k == 3) cnn__times_g_##isa(3, to, down ? 6 : 1, v, down ? 3 : 1);                            \
-            else        cnn__times_g_##isa(5, to, down ? 6 : 1, v, down ? 5 : 1);                            \
-        }                                                                                                    \
-        for (int i = 0; i < 36; i++) cnn__store_##isa(u + i * step, t[i]);                                   \
+        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
+        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
     }
 
 #define CNN__WINOGRAD_DY(isa)                                                                                \
@@ -10979,7 +10981,7 @@ static void cnn__put_few(float *y, ptrdiff_t n, const float *few, int lanes, int
                            : !add ? CNN__TILE_SET : tail ? CNN__TILE_ADD_NEW : CNN__TILE_ADD;                \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w;                                               \
             cnn__m_##isa m[4];                                                                               \
-            for (int j = 0; j < 3; j++)                                                                      \
+            CNN__UNROLL for (int j = 0; j < 3; j++)                                                          \
                 m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
             m[3] = cnn__mask_##isa(from - ox, W);                                                            \
             int oy = 0;                                                                                      \
@@ -11024,7 +11026,7 @@ static void cnn__put_few(float *y, ptrdiff_t n, const float *few, int lanes, int
             const int ix = ox - p->pw;                                                                       \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
             cnn__m_##isa m[4];                                                                               \
-            for (int j = 0; j < 3; j++)                                                                      \
+            CNN__UNROLL for (int j = 0; j < 3; j++)                                                          \
                 m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
             m[3] = cnn__mask_##isa(0, cnn__clamp(p->ow - ox, W));                                            \
             int oy = 0;                                                                                      \
@@ -11033,7 +11035,7 @@ static void cnn__put_few(float *y, ptrdiff_t n, const float *few, int lanes, int
                 else        cnn__depth_sums_##isa(4, false, p, t, m, oy, ox, x, dy);                         \
             for (; oy < p->oh; oy++) cnn__depth_sums_##isa(1, false, p, t, m, oy, ox, x, dy);                \
         }                                                                                                    \
-        for (int i = 0; i < 3; i++) {                                                                        \
+        CNN__UNROLL for (int i = 0; i < 3; i++) {       /* all of t stays in registers */                    \
             float sum[4];                                                                                    \
             cnn__sum4_##isa(sum, t[3 * i], t[3 * i + 1], t[3 * i + 2], t[3 * i]);                            \
             for (int j = 0; j < 3; j++) dw[3 * i + j] += sum[j];                                             \
