@@ -1110,11 +1110,13 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 
 #ifdef __GNUC__                         /* with CNN_STATIC a program need not use everything */
 #define CNN__UNUSED      __attribute__((unused))
+#define CNN__COLD        __attribute__((cold, noinline))       /* compiled small: plans */
 #define CNN__NOINLINE    __attribute__((noinline))
 #define CNN__INLINE      __attribute__((always_inline)) inline
 #define CNN__PREFETCH(p) __builtin_prefetch(p)
 #else
 #define CNN__UNUSED
+#define CNN__COLD
 #define CNN__NOINLINE
 #define CNN__INLINE      inline
 #define CNN__PREFETCH(p) ((void)0)
@@ -10810,18 +10812,20 @@ static inline int cnn__tile_rows(int left)
         o[4 * s] = cnn__fma_##isa(cnn__set_##isa(-1 / 24.f), odd2, q);                                       \
         o[5 * s] = last;                                                                                     \
     }                                                                                                        \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__winograd_g_##isa(const int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step)        \
+    {                                                                                                        \
+        cnn__v_##isa t[36], w[25];                                                                           \
+        CNN__UNROLL for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                    \
+        CNN__UNROLL for (int j = 0; j < k; j++) cnn__times_g_##isa(k, t + j, 6, w + j, k);                   \
+        CNN__UNROLL for (int i = 0; i < 6; i++) cnn__times_g_##isa(k, t + 6 * i, 1, t + 6 * i, 1);           \
+        for (int i = 0; i < 36; i++) cnn__store_##isa(u + i * step, t[i]);                                   \
+    }                                                                                                        \
     CNN__TARGET_##isa static void cnn__winograd_w_##isa(int k, const float *g, ptrdiff_t from, float *u,     \
                                                         ptrdiff_t step)                                      \
     {                                                                                                        \
-        cnn__v_##isa t[36], w[25];                                                                           \
-        for (int i = 0; i < k * k; i++) w[i] = cnn__load_##isa(g + i * from);                                \
-        for (int i = 0; i < k + 6; i++) {                                                                    \
-            const bool down = i < k;    /* k columns, then 6 rows */                                         \
-            cnn__v_##isa *to = down ? t + i : t + 6 * (i - k), *v = down ? w + i : to;                       \
-            if (k == 3) cnn__times_g_##isa(3, to, down ? 6 : 1, v, down ? 3 : 1);                            \
-            else        cnn__times_g_##isa(5, to, down ? 6 : 1, v, down ? 5 : 1);                            \
-        }                                                                                                    \
-        for (int i = 0; i < 36; i++) cnn__store_##isa(u + i * step, t[i]);                                   \
+        if (k == 3) cnn__winograd_g_##isa(3, g, from, u, step);                                              \
+        else        cnn__winograd_g_##isa(5, g, from, u, step);                                              \
     }
 
 #define CNN__WINOGRAD_DY(isa)                                                                                \
@@ -10977,7 +10981,7 @@ static void cnn__put_few(float *y, ptrdiff_t n, const float *few, int lanes, int
                            : !add ? CNN__TILE_SET : tail ? CNN__TILE_ADD_NEW : CNN__TILE_ADD;                \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w;                                               \
             cnn__m_##isa m[4];                                                                               \
-            for (int j = 0; j < 3; j++)                                                                      \
+            CNN__UNROLL for (int j = 0; j < 3; j++)                                                          \
                 m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
             m[3] = cnn__mask_##isa(from - ox, W);                                                            \
             int oy = 0;                                                                                      \
@@ -11022,7 +11026,7 @@ static void cnn__put_few(float *y, ptrdiff_t n, const float *few, int lanes, int
             const int ix = ox - p->pw;                                                                       \
             const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
             cnn__m_##isa m[4];                                                                               \
-            for (int j = 0; j < 3; j++)                                                                      \
+            CNN__UNROLL for (int j = 0; j < 3; j++)                                                          \
                 m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
             m[3] = cnn__mask_##isa(0, cnn__clamp(p->ow - ox, W));                                            \
             int oy = 0;                                                                                      \
@@ -11031,7 +11035,7 @@ static void cnn__put_few(float *y, ptrdiff_t n, const float *few, int lanes, int
                 else        cnn__depth_sums_##isa(4, false, p, t, m, oy, ox, x, dy);                         \
             for (; oy < p->oh; oy++) cnn__depth_sums_##isa(1, false, p, t, m, oy, ox, x, dy);                \
         }                                                                                                    \
-        for (int i = 0; i < 3; i++) {                                                                        \
+        CNN__UNROLL for (int i = 0; i < 3; i++) {       /* all of t stays in registers */                    \
             float sum[4];                                                                                    \
             cnn__sum4_##isa(sum, t[3 * i], t[3 * i + 1], t[3 * i + 2], t[3 * i]);                            \
             for (int j = 0; j < 3; j++) dw[3 * i + j] += sum[j];                                             \
@@ -11068,7 +11072,7 @@ typedef __m256i cnn__m_avx2;
 #define cnn__add_avx2    _mm256_add_ps
 #define cnn__fma_avx2    _mm256_fmadd_ps
 #define cnn__masked_avx2 _mm256_maskload_ps
-CNN__TARGET_avx2 static CNN__INLINE
+CNN__TARGET_avx2 static CNN__NOINLINE
 void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
 {
     const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
@@ -11154,7 +11158,7 @@ typedef __mmask16 cnn__m_avx512;
 #define cnn__add_avx512          _mm512_add_ps
 #define cnn__fma_avx512          _mm512_fmadd_ps
 #define cnn__masked_avx512(p, m) _mm512_maskz_loadu_ps(m, p)
-CNN__TARGET_avx512 static CNN__INLINE
+CNN__TARGET_avx512 static CNN__NOINLINE
 void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
 {
     sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
@@ -11323,7 +11327,7 @@ static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
     return cnn__load_c(part);
 }
 static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__lanes_of(0, n)); }
-static inline void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
+static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
 {
     const cnn__v_c t[4] = { a, b, c, d };
     for (int i = 0; i < 4; i++)
@@ -11691,7 +11695,7 @@ typedef struct {
 /* One axis of backward-data for residue r: kernel taps first, first + q, ... (count of them), the first one
    reads from start, each next one step further. */
 typedef struct { int first, q, count, start, step, n; } cnn__axis;
-static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
+CNN__COLD static cnn__axis cnn__axis_of(int r, int size, int k, int s, int p, int d)
 {
     int g = s, rest = d;
     while (rest) { int swap = g % rest; g = rest, rest = swap; }
@@ -11716,13 +11720,13 @@ static int cnn__block_rows(const cnn__spread *s, int rows, ptrdiff_t floats)
     return (int)cnn__ceil(rows, cnn__ceil(rows, most));
 }
 
-static cnn__spread cnn__spread_forward(const cnn__conv *t, const float *x)
+CNN__COLD static cnn__spread cnn__spread_forward(const cnn__conv *t, const float *x)
 {
     const int y = (t->kh - 1) * t->dh, z = (t->kw - 1) * t->dw;
     return (cnn__spread){ x, t->ic, t->h, t->w, t->ic / t->groups, t->sh, t->sw, (int)cnn__min(t->sh, y + 1),
                           (int)cnn__min(t->sw, z + 1), -t->ph, -t->pw, y / t->sh, t->ow + z / t->sw, 0 };
 }
-static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
+CNN__COLD static cnn__spread cnn__spread_backward(const cnn__conv *t, const float *dy)
 {
     int low[2] = { INT_MAX, INT_MAX }, high[2] = { INT_MIN, INT_MIN }, most = 1;
     for (int axis = 0; axis < 2; axis++)
@@ -11761,7 +11765,7 @@ static bool cnn__pointwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pas
 }
 
 /* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
-static void *cnn__take(char *base, size_t *used, size_t count, size_t size)
+CNN__COLD static void *cnn__take(char *base, size_t *used, size_t count, size_t size)
 {
     void *p = base ? base + *used : NULL;
     *used = cnn__add_size(*used, cnn__round_up(cnn__mul_size(count, size), CNN__ALIGN));
@@ -11798,8 +11802,8 @@ static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
 /* Rows of the weights that stay in the L2 cache, a k block of each. */
 static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q) { return 2 * q->u->mr * CNN__MC_PANELS; }
 
-static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, const float *x,
-                                      char *base, size_t *used)
+CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
+                                                const float *x, char *base, size_t *used)
 {
     cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward,
                        .s = backward ? cnn__spread_backward(t, x) : cnn__spread_forward(t, x) };
@@ -12183,8 +12187,8 @@ static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
         && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || (!t->ph && !t->pw));
 }
 
-static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
-                                size_t *used)
+CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
+                                          size_t *used)
 {
     const cnn__conv p = backward ? cnn__turned(t) : *t;
     cnn__side q = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h, .w = p.w,
@@ -12286,8 +12290,8 @@ typedef struct {
     size_t each;
 } cnn__weights;
 
-static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
-                                      const float *dy, char *base, size_t *used)
+CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
+                                                const float *dy, char *base, size_t *used)
 {
     enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
@@ -12324,8 +12328,8 @@ static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, c
 
 /* Small images again, several side by side: then the rows of an image, and of dy, are nr times as long, and
    no sum runs over what lies between the rows of S. Without padding. */
-static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
-                                           const float *dy, char *base, size_t *used)
+CNN__COLD static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
+                                                     const float *dy, char *base, size_t *used)
 {
     enum { LENGTH = 1024 };             /* as above */
     cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .side = true, .s = cnn__spread_forward(t, x),
@@ -12522,8 +12526,8 @@ CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
         && t->dh == 1 && t->dw == 1 && t->groups == 1 && t->ph < t->kh && t->pw < t->kw;
 }
 
-static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
-                                    size_t *used)
+CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
+                                              char *base, size_t *used)
 {
     enum { PANELS = 4 };
     const cnn__conv p = backward ? cnn__turned(t) : *t;
@@ -12761,8 +12765,8 @@ typedef struct {
     size_t sums_each, m_each;           /* from one thread to the next, of sums (once) and m */
 } cnn__wino_w;
 
-static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, char *base,
-                                              size_t *used)
+CNN__COLD static cnn__wino_w cnn__winograd_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, char *base,
+                                                        size_t *used)
 {
     enum { PANELS = 4, CACHED = 1 << 19 };      /* floats of a transformed chunk that stay near */
     cnn__wino_w q = { .u = cnn__kernels_of(cpu), .t = t, .th = (t->oh + 3) / 4, .tw = (t->ow + 3) / 4 };
@@ -13043,7 +13047,7 @@ enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the tran
 #define CNN__WINOGRAD_WASTE_MANY 4.0    /* with many: the direct sum is slow on narrow planes */
 
 /* Vectors of the pixels of a row would be less than 8/9 full. */
-static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+CNN__COLD static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     const ptrdiff_t nr = cnn__kernels_of(cpu)->nr, pixels = pass == CNN__BACKWARD_DATA ? t->w : t->ow;
     const double terms = (double)(pass == CNN__BACKWARD_DATA ? t->oc : t->ic) * t->kh * t->kw;
@@ -13054,7 +13058,7 @@ static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 
 /* In planes of one row or column some weights meet nothing but padding: the direct sum adds exactly 0 to
    their gradient, Winograd rounding errors. */
-static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
 #ifdef CNN_NO_WINOGRAD
     return (void)cpu, (void)t, (void)pass, false;
@@ -13124,7 +13128,7 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 
 /* The most that a pass needs, with this batch or a smaller one, which may be cut into larger pieces. Beyond
    8192 images no piece grows: backward-weights takes at most 8 chunks, 1024 images at a time. */
-static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
+CNN__COLD static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t)
 {
     size_t most = 0;
     cnn__conv u = *t;

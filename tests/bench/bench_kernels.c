@@ -75,12 +75,11 @@ static void bench(const char *only, int batch)
 
 int main(int argc, char **argv)
 {
-    static const char *const isas[] = { "auto", "c", "neon", "avx2", "avx512" };
+    char names[80];
     const int threads = argc > 1 ? atoi(argv[1]) : 0;
     if (argc > 1 && strcmp(argv[1], "list") == 0) return bench("", 0), 0;
     cpu.isa = cnn__best_isa();
-    for (int i = 1; argc > 4 && i < 5; i++)
-        if (!strcmp(argv[4], isas[i])) cpu.isa = (cnn_isa)i;
+    if (argc > 4 && strcmp(argv[4], "auto")) cpu.isa = cnn__isa_named(argv[4], names, sizeof names);
     for (cpu.threads = threads ? threads : 1; cpu.threads <= (threads ? threads : 2); cpu.threads++)
         bench(argc > 2 ? argv[2] : "", argc > 3 ? atoi(argv[3]) : 16);
     return 0;
