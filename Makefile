@@ -55,7 +55,7 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 # Tests link one object with the implementation, tests/cnn.c; but test_kernels and test_opencl hold one of their own.
 LINKED  := $(filter-out kernels opencl,$(SUITES))
 # Tests that are no C program, each ending with `N passed, N failed`; the longest first.
-SCRIPTS := tests/emulated.sh tests/switches.sh tests/bits.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
+SCRIPTS := tests/places.sh tests/emulated.sh tests/switches.sh tests/bits.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
 # $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.
 LONG    := opencl kernels rooms
 ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))

@@ -72,7 +72,10 @@ static cnn_tensor *build_sample_norm(one *k, int which)
     k->ys = shape4(k->n, c, h, w);
     snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) groups %d affine %d eps %g", k->n, c, h, w, k->groups, k->bias, k->a);
     cnn_tensor *x = batched(k, c, h, w);
-    float eps = k->a == 1e-5 ? 0.0f : (float)k->a;
+    const float eps = (float)k->a;
+    if (k->a == 1e-5 && which == 0) return cnn_layer_norm(x, .no_affine = !k->bias);
+    if (k->a == 1e-5 && which == 1) return cnn_group_norm(x, groups, .no_affine = !k->bias);
+    if (k->a == 1e-5) return cnn_instance_norm(x, .affine = k->bias);
     if (which == 0) return cnn_layer_norm(x, .eps = eps, .no_affine = !k->bias);
     if (which == 1) return cnn_group_norm(x, groups, .eps = eps, .no_affine = !k->bias);
     return cnn_instance_norm(x, .eps = eps, .affine = k->bias);
