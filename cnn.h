@@ -21,10 +21,6 @@
 
    Several cores: add -fopenmp. No other flag is needed: the instruction set is chosen at run time.
 
-   Contents (search for the tag): >>usage >>manual >>api | >>config >>memory >>errors >>shapes >>random >>simd
-   >>gemm >>conv >>kernels >>rooms >>graph >>backends >>layers >>optim >>data >>train >>files >>inspect
-   >>licence
-
    What it does not do: shapes that depend on data, recurrent networks, several devices for one graph.
 
    >>manual ---- Manual -------------------------------------------------------------------------------------
@@ -72,10 +68,37 @@
        CNN_MALLOC(bytes)              all three or none: your allocator
        CNN_REALLOC(p, bytes)
        CNN_FREE(p)
-       CNN_ASSERT(condition)          internal checks; default: nothing
        CNN_NO_STDIO                   no FILE and no files: no load, save, summary; memory versions remain
        CNN_NO_SIMD                    plain C99, for any compiler
        CNN_NO_WINOGRAD                3x3 and 5x5 convolutions by the direct sum: slower, rounded less
+
+   >>map ---- Map: search for a tag; minutes of a reader who knows C -----------------------------------------
+
+   >>usage >>manual >>map >>api: to use the library, 50 minutes of reference
+   Part I, the net
+       >>base 9           configuration, sizes, shapes, bits, random numbers
+       >>graph 29         what a graph is made of: nodes, errors, leaves, options
+       >>kernels 12       what rooms call: formulas of one number, sums, the contracts of all kernels
+       >>hour 36          START HERE: record, order, forward, backward, three rooms, SGD
+       >>rooms 88         all other operations, by chapters    >>loops 23    the plain loops that they run on
+       >>optim 20         Adam and the others, clipping, averages
+       >>plan 27          names, the memory plan, cnn_compile  >>values 11   set, get, map; views
+       >>data 47          >>train 34          >>files 83       >>inspect 48
+   Part II, the engine    >>threads 2         >>simd 50        >>gemm 8      >>conv 79
+                          >>elementwise 18    >>fusion 2
+   Part III               >>devices 17        >>licence
+
+   Words. Room: all about one operation: formula, shape rule, forward, backward. Row: a struct of functions
+   and data that stands for an operation (cnn_op), an optimizer, a kernel of a device. Kernel: a function of
+   plain pointers that does the arithmetic. Leaf: a tensor that no operation computes. Node: a tensor and what
+   the executor knows of it. Arena: one of the blocks of memory, each for arrays of a kind. Span: the time from
+   the first write of an array to its last read. Scratch: workspace of a kernel while it runs. Saved: what
+   forward keeps for backward. Formula: an operation element by element. Tail: formulas that are applied to a
+   result in the pass that computes it. Probe: who looks on while a graph runs. View: a second graph on the
+   same weights. Spread: laid out with its padding, so that a convolution becomes a matrix product.
+
+   Letters. g graph, v node, y the tensor computed, x w b its operands, dx dw db dy gradients; N C H W, OC IC
+   KH KW OH OW extents; m n k lda ldb ldc mr nr mc nc kc of matrix products; f a file or a function.
 
    >>api ---- API ---------------------------------------------------------------------------------------- */
 #ifndef CNN_H_INCLUDED
@@ -1079,9 +1102,6 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #else
 #error "cnn.h: define all of CNN_MALLOC, CNN_REALLOC and CNN_FREE, or none"
 #endif
-#ifndef CNN_ASSERT
-#define CNN_ASSERT(condition) ((void)0)
-#endif
 
 /* CNN__PARALLEL_FOR(threads): the loop that follows is shared among threads in equal, contiguous parts. Empty
    without OpenMP. Few, coarse regions: libgomp's barrier spins, and a busy neighbour makes each one dear. */
@@ -1467,6 +1487,8 @@ static void  cnn__start_grad(const cnn__node *v, const cnn__node *x);
 static bool  cnn__usable(cnn_tensor *t, const char *what);
 static bool  cnn__placed(cnn_tensor *t, const char *what);
 static float cnn__no_result(void);
+static bool  cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a);         /* >>optim */
+static bool  cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side);
 static void  cnn__seen(cnn_tensor *y, cnn__moment moment);
 
 static bool      cnn__has_isa(cnn_isa isa);                            /* >>simd */
@@ -1802,493 +1824,6 @@ static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR
     return true;
 }
 
-/* ---- Record: y = op(in...), its shape, and the parameters that it owns ---- */
-
-/* How many operands it owns: at most, or at least. */
-static int cnn__count_owned(const cnn_op *op, bool most)
-{
-    int n = 0;
-    for (const cnn_owned *own = op->owned; own && own->suffix; own++) n += most || !own->unless;
-    return n;
-}
-
-/* The operand in the place of a row of op->owned; NULL if it was left out. */
-static cnn_tensor *cnn__owned(const cnn_tensor *y, const cnn_owned *row)
-{
-    const bool all = y->n_in - 1 == cnn__count_owned(y->op, true);
-    int        i = 1;
-    for (const cnn_owned *own = y->op->owned; own != row; own++) i += all || !own->unless;
-    return i < y->n_in && (all || !row->unless) ? y->in[i] : NULL;
-}
-
-CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix)
-{
-    for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++)
-        if (strcmp(own->suffix, suffix) == 0) return cnn__owned(y, own);
-    return NULL;
-}
-
-/* Make the parameter or buffer of this row, unless it is given or left out. */
-static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
-{
-    const char *args = y->args;
-    cnn_tensor *t = NULL;
-    int         left_out = 0;
-    cnn_init    init = own->fan ? CNN_INIT_DEFAULT : CNN_INIT_CONSTANT;
-    float       gain = own->fan ? 0.0f : own->start;
-    if (own->given)  memcpy(&t, args + own->given, sizeof t);
-    if (own->unless) memcpy(&left_out, args + own->unless, sizeof left_out);
-    if (own->init)   memcpy(&init, args + own->init, sizeof init);
-    if (own->gain)   memcpy(&gain, args + own->gain, sizeof gain);
-    if (!t && left_out) return true;
-    if (y->n_in == CNN_MAX_INPUTS) return cnn_fail(y, "more than %d operands", (int)CNN_MAX_INPUTS);
-    if (!t) {
-        const cnn_shape s = own->shape(y);
-        if (cnn__checked_len(s) == SIZE_MAX)
-            return cnn_fail(y, "%s (%d,%d,%d,%d) would have more than 2^31 - 1 elements", own->suffix, s.n,
-                            s.c, s.h, s.w);
-        t = cnn__leaf(y->graph, own->kind, y->at, NULL, s);
-        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain)) return false;
-        double in = 0, out = 0;
-        if (own->fan) own->fan(y, &in, &out);
-        cnn__node *v = cnn__of(t);
-        v->fan_in = in < INT_MAX ? (int)in : INT_MAX, v->fan_out = out < INT_MAX ? (int)out : INT_MAX;
-        v->suffix = own->suffix, v->owner = cnn__of(y);
-    }
-    if (t->graph != y->graph)
-        return cnn_fail(y, "%s is not a tensor of this graph", own->suffix);
-    y->in[y->n_in++] = t;
-    return true;
-}
-
-static bool cnn__equal(cnn_shape a, cnn_shape b)
-{
-    return a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w;
-}
-
-/* The owned operands must have their shapes, and no batch. */
-static bool cnn__check_owned(cnn_tensor *y)
-{
-    const int most = cnn__count_owned(y->op, true), least = cnn__count_owned(y->op, false), n = y->n_in - 1;
-    if (n != most && n != least)
-        return least == most ? cnn_fail(y, "%d operands: it takes %d", y->n_in, most + 1)
-             : cnn_fail(y, "%d operands: it takes %d or %d", y->n_in, least + 1, most + 1);
-    for (const cnn_owned *own = y->op->owned; own->suffix; own++) {
-        const cnn_tensor *t = cnn__owned(y, own);
-        const cnn_shape   must = own->shape(y);
-        if (t && (t->batched || !cnn__equal(t->shape, must)))
-            return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", own->suffix,
-                            cnn__shape_text(t).s, cnn__shape_text(y->in[0]).s, must.n, must.c, must.h,
-                            must.w);
-        if (t && own->kind == CNN_BUFFER && t->kind != CNN_BUFFER)
-            return cnn_fail(y, "%s must be a buffer", own->suffix);
-        for (const cnn_owned *other = y->op->owned; other != own && t && own->kind == CNN_BUFFER; other++)
-            if (cnn__owned(y, other) == t)
-                return cnn_fail(y, "%s and %s are one buffer", other->suffix, own->suffix);
-    }
-    return true;
-}
-
-/* The shape of y by the rule of its room, and what holds for all operations. */
-static bool cnn__set_shape(cnn_tensor *y)
-{
-    for (int i = 0; i < y->n_in; i++) y->batched = y->batched || y->in[i]->batched;
-    if (!y->op->shape(y)) return cnn_fail(y, "its shape rule failed");
-    cnn__of(y)->max_n = y->shape.n;
-    if (cnn__checked_len(y->shape) == SIZE_MAX)
-        return cnn_fail(y, "result %s is empty or larger than 2^31 - 1 elements (N = %d)",
-                        cnn__shape_text(y).s, y->shape.n);
-    if (y->batched && y->shape.n != y->graph->config.max_batch)
-        return cnn_fail(y, "the shape rule gave %d samples, the batch is %d", y->shape.n,
-                        y->graph->config.max_batch);
-    return true;
-}
-
-/* Record y = op(in...), with options and shape; build: and what it owns. */
-static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
-                               const char *at, const char *name, bool build)
-{
-    cnn_graph *g = NULL;
-    for (int i = 0; i < n_in && i < CNN_MAX_INPUTS && !g; i++)
-        if (!cnn__is_nil(in[i])) g = in[i]->graph;
-    cnn__node *v = cnn__new_node(g, CNN_NODE, at, name);
-    if (!v) return cnn__nil_tensor();
-    cnn_tensor *y = &v->t;
-    y->op = op;
-    if (n_in < 1 || n_in > CNN_MAX_INPUTS)
-        return cnn_fail(y, "%d operands: there must be 1 to %d", n_in, CNN_MAX_INPUTS), cnn__nil_tensor();
-    for (int i = 0; i < n_in; i++) {
-        if (cnn__is_nil(in[i])) return cnn_fail(y, "operand %d is not a tensor", i + 1), cnn__nil_tensor();
-        if (in[i]->graph != g)
-            return cnn_fail(y, "operand %d belongs to another graph", i + 1), cnn__nil_tensor();
-        y->in[i] = in[i];
-    }
-    y->n_in = n_in;
-    if (op->args_size) {
-        void *copy = cnn__alloc(g, op->args_size);
-        if (!copy) return cnn__nil_tensor();
-        y->args = args ? memcpy(copy, args, op->args_size) : copy;
-        char why[CNN_ERROR_SIZE];
-        if (!cnn__resolve(op->fields, copy, why)) return cnn_fail(y, "%s", why), cnn__nil_tensor();
-    }
-    if (!cnn__set_shape(y)) return cnn__nil_tensor();
-    for (const cnn_owned *own = op->owned; build && own && own->suffix; own++)
-        if (!cnn__make_owned(y, own)) return cnn__nil_tensor();
-    return !op->owned || cnn__check_owned(y) ? y : cnn__nil_tensor();
-}
-
-CNN_API cnn_tensor *cnn_apply(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
-                              const char *at)
-{
-    return cnn__record(op, in, n_in, args, at, NULL, false);
-}
-
-CNN_API cnn_tensor *cnn_layer(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
-                              const char *at, const char *name)
-{
-    return cnn__record(op, in, n_in, args, at, name, true);
-}
-
-/* ---- Order: the post-order walk from the loss, then from the tensors that are kept ----
-
-   Post-order puts operands before their users, and depends on the formula alone: not on the order in which C
-   happened to evaluate the arguments. The walk keeps its stack in the nodes, since a net may be deep. */
-
-static void cnn__walk(cnn_graph *g, cnn__node *root)
-{
-    if (root->mark == g->walk) return;
-    root->mark = g->walk, root->next_in = 0, root->up = NULL;
-    for (cnn__node *v = root; v; ) {
-        if (v->next_in < v->t.n_in) {
-            cnn__node *x = cnn__of(v->t.in[v->next_in++]);
-            if (x->mark == g->walk) continue;
-            x->mark = g->walk, x->next_in = 0, x->up = v;
-            v = x;
-        } else {
-            v->t.index = g->n_order;
-            g->order[g->n_order++] = v;
-            v = v->up;
-        }
-    }
-}
-
-/* Which nodes need gradients: parameters, and what is computed from them on the way to the loss. */
-static bool cnn__mark_gradients(cnn_graph *g, int n_loss)
-{
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        t->needs_grad = false;
-        if (i >= n_loss || g->config.inference) continue;
-        t->needs_grad = t->kind == CNN_PARAM ? !t->frozen : t->kind == CNN_INPUT && g->order[i]->wants_grad;
-        for (int k = 0; k < t->n_in; k++) t->needs_grad = t->needs_grad || t->in[k]->needs_grad;
-        if (t->needs_grad && t->op && !t->op->backward)
-            return cnn_fail(t, "the loss depends on parameters through it, and it has no backward");
-    }
-    return true;
-}
-
-/* A parameter may be borrowed from a layer that is no part of the net: then who reads it first owns it. */
-static void cnn__adopt(cnn_graph *g)
-{
-    for (int i = 0; i < g->n_order; i++)
-        if (g->order[i]->owner && g->order[i]->owner->t.index < 0) g->order[i]->owner = NULL;
-    for (int i = 0; i < g->n_order; i++)
-        for (int k = 0; k < g->order[i]->t.n_in; k++) {
-            cnn__node *x = cnn__of(g->order[i]->t.in[k]);
-            if (x->suffix && !x->owner) x->owner = g->order[i];
-        }
-}
-
-/* Names for what the user left unnamed: conv2d1, conv2d2, ...; then parameters of layers: conv2d1.weight. */
-static const char *const cnn__kind_names[] = { "op", "input", "labels", "const", "param", "buffer" };
-
-static int cnn__by_index(const cnn__node *a, const cnn__node *b) { return a->t.index < b->t.index ? -1 : 1; }
-static int cnn__compare_kinds(const void *a, const void *b)
-{
-    const cnn__node *v = *(cnn__node *const *)a, *u = *(cnn__node *const *)b;
-    if (v->t.kind != u->t.kind) return v->t.kind < u->t.kind ? -1 : 1;
-    const int order = v->t.op ? strcmp(v->t.op->name, u->t.op->name) : 0;
-    return order ? order : cnn__by_index(v, u);
-}
-static int cnn__compare_nodes(const void *a, const void *b)
-{
-    const cnn__node *v = *(cnn__node *const *)a, *u = *(cnn__node *const *)b;
-    const int order = strcmp(v->t.name, u->t.name);
-    return order ? order : cnn__by_index(v, u);
-}
-
-static bool cnn__number_nodes(cnn_graph *g)
-{
-    cnn__node **list = g->by_name;
-    int n = 0, number = 0;
-    for (int i = 0; i < g->n_order; i++)
-        if (!g->order[i]->named && !g->order[i]->owner) list[n++] = g->order[i];
-    qsort(list, (size_t)n, sizeof *list, cnn__compare_kinds);
-    for (int i = 0; i < n; i++) {
-        const cnn_tensor *t = &list[i]->t;
-        const char *base = t->op ? t->op->name : cnn__kind_names[t->kind];
-        size_t room = strlen(base) + 16;
-        char  *name = cnn__alloc(g, room);
-        if (!name) return false;
-        const cnn_tensor *last = i && list[i - 1]->t.kind == t->kind ? &list[i - 1]->t : NULL;
-        number = last && (!t->op || strcmp(last->op->name, base) == 0) ? number + 1 : 1;
-        bool single = number == 1 && (t->kind == CNN_INPUT || t->kind == CNN_LABELS);
-        cnn__format(name, room, single ? "%s" : "%s%d", base, number);
-        list[i]->t.name = name;
-    }
-    return true;
-}
-
-/* Names go into files and onto terminals: UTF-8 (no overlong forms, no surrogates), no control characters,
-   and not the one name that safetensors keeps for itself. */
-static bool cnn__check_name(cnn_tensor *t)
-{
-    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
-    for (const unsigned char *s = (const unsigned char *)t->name; *s; ) {
-        const int more = *s < 0x80 ? 0 : *s >= 0xC0 && *s < 0xE0 ? 1 : *s >= 0xE0 && *s < 0xF0 ? 2
-                       : *s >= 0xF0 && *s < 0xF8 ? 3 : -1;
-        uint32_t code = more > 0 ? *s & (0x3Fu >> more) : *s;
-        for (int k = 1; k <= more; k++) {
-            if ((s[k] & 0xC0) != 0x80) return cnn_fail(t, "its name is not UTF-8");
-            code = code << 6 | (s[k] & 0x3F);
-        }
-        if (more < 0 || code < least[more] || code > 0x10FFFF || (code & 0xFFFFF800) == 0xD800)
-            return cnn_fail(t, "its name is not UTF-8");
-        if (code < 0x20 || (code >= 0x7F && code < 0xA0))
-            return cnn_fail(t, "its name has a control character");
-        s += more + 1;
-    }
-    return strcmp(t->name, "__metadata__") != 0 || cnn_fail(t, "files keep this name for themselves");
-}
-
-/* All names, and the list by which they are found. */
-static bool cnn__name_nodes(cnn_graph *g)
-{
-    const cnn__node *twin = NULL, *first = NULL;
-    if (!cnn__number_nodes(g)) return false;
-    for (int i = 0; i < g->n_order; i++) {
-        cnn__node *v = g->by_name[i] = g->order[i];
-        if (!v->named && v->owner) {
-            size_t room = strlen(v->owner->t.name) + strlen(v->suffix) + 2;
-            char  *name = cnn__alloc(g, room);
-            if (!name) return false;
-            cnn__format(name, room, "%s.%s", v->owner->t.name, v->suffix);
-            v->t.name = name;
-        }
-        if (!cnn__check_name(&v->t)) return false;
-    }
-    qsort(g->by_name, (size_t)g->n_order, sizeof *g->by_name, cnn__compare_nodes);
-    for (int i = 1; i < g->n_order; i++) {
-        const cnn__node *v = g->by_name[i], *u = g->by_name[i - 1];
-        if (strcmp(v->t.name, u->t.name) == 0 && (!twin || v->t.index < twin->t.index)) twin = v, first = u;
-    }
-    return !twin || cnn_fail(&g->order[twin->t.index]->t, "another node has the same name%s%s",
-                             first->t.at ? ", recorded at " : "", first->t.at ? first->t.at : "");
-}
-
-/* A name in two parts, so that none has to be put together: "conv1" ".weight". */
-typedef struct { const char *prefix, *name; } cnn__key;
-static int cnn__compare_name(const cnn__key *key, const char *name)
-{
-    const size_t n = strlen(key->prefix);
-    const int    order = strncmp(key->prefix, name, n);
-    return order ? order : strcmp(key->name, name + n);
-}
-static int cnn__compare_key(const void *key, const void *node)
-{
-    return cnn__compare_name(key, (*(cnn__node *const *)node)->t.name);
-}
-
-/* The node of this name, or NULL. */
-static cnn_tensor *cnn__find_name(const cnn_graph *g, const char *prefix, const char *name)
-{
-    const cnn__key key = { prefix, name };
-    cnn__node *const *v = g->n_order ? bsearch(&key, g->by_name, (size_t)g->n_order, sizeof *g->by_name,
-                                               cnn__compare_key) : NULL;
-    return v ? &(*v)->t : NULL;
-}
-
-/* ---- Forward: every node once, operands before their users ---- */
-
-/* Compute t from the leaves below it. */
-CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
-{
-    if (!cnn__begin_forward(t, mode)) return cnn__no_result();
-    cnn_graph *g = t->graph;
-
-    /* The order puts operands before their users: when a node's turn comes, all that it reads is there. */
-    for (int i = 0; i <= t->index; i++) {
-        cnn__node *v = g->order[i];
-        const bool needed = v->mark == g->walk && v->t.op;           /* t depends on it, and it is no leaf */
-        if (needed && !cnn__forward_node(v, mode)) return cnn__no_result();
-    }
-
-    /* Only from here can backward start: it needs what the loss just left behind. */
-    g->can_backward = mode == CNN_TRAIN && t == g->loss;
-    if (cnn__len(t->shape) != 1) return 0;
-    return cnn__sync(t, CNN__DATA, CNN__HOST) ? t->data[0] : cnn__no_result();
-}
-
-/* Compute one node, y = op(x_1, x_2, ...), by its room. */
-static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
-{
-    cnn_tensor *y = &v->t;
-    cnn_graph  *g = y->graph;
-    if (v->stamp == g->run) return true;                /* fused: computed together with its operand */
-
-    cnn__seen(y, CNN__BEFORE_FORWARD);
-    const cnn__tail tail = cnn__join(v, mode);          /* what is computed in the same pass: see >>fusion */
-    v->tail = tail.steps ? &tail : NULL;
-    if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
-    else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
-    else                                       y->op->forward(y, mode);
-    v->stamp = g->run, v->tail = NULL;
-    if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
-    return !g->error[0];
-}
-
-/* After a row of the user's. */
-static void cnn__by_row(bool done, cnn_tensor *y)
-{
-    if (!done) cnn_fail(y, "the row that replaces it failed");
-}
-
-/* Before a run: is t ready to be computed? Mark what it depends on, and show every tensor its memory. */
-static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
-{
-    if (!cnn__usable(t, "forward")) return false;
-    cnn_graph *g = t->graph;
-    if (mode == CNN_TRAIN && g->config.inference)
-        return cnn_fail(t, "forward: the graph is for inference: it runs CNN_EVAL only");
-    g->run++, g->walk++;
-    g->ran_batch = g->batch, g->mode = mode, g->reached = t->index;
-    g->can_backward = false;
-    if (mode == CNN_TRAIN) g->draw++;                   /* dropout draws other numbers each time */
-
-    /* From t down, users before their operands. */
-    cnn__of(t)->mark = g->walk;
-    for (int i = t->index; i >= 0; i--) {
-        cnn__node *v = g->order[i];
-        cnn__bind(v, mode);
-        if (v->mark != g->walk) continue;
-        for (int k = 0; k < v->t.n_in; k++) cnn__of(v->t.in[k])->mark = g->walk;
-        if (!v->t.batched || v->t.op) continue;
-        if (!v->fed)
-            return cnn_fail(&v->t, "it has no values yet: call cnn_set or cnn_feed before cnn_forward");
-        if (v->fed != g->batch)
-            return cnn_fail(&v->t, "it holds %d samples, but the batch is %d", v->fed, g->batch);
-    }
-    return true;
-}
-
-static float cnn__no_result(void) { return (float)NAN; }
-
-/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. */
-static bool cnn__usable(cnn_tensor *t, const char *what)
-{
-    return !cnn__is_nil(t) && !t->graph->error[0] && cnn__placed(t, what);
-}
-
-/* Does t have memory? That is enough to read it: an error after cnn_compile does not lock values up. */
-static bool cnn__placed(cnn_tensor *t, const char *what)
-{
-    if (cnn__is_nil(t)) return false;
-    if (!t->graph->compiled) return cnn_fail(t, "%s: call cnn_compile first", what);
-    return t->index >= 0 || cnn_fail(t, "%s: neither the loss nor a kept tensor depends on it: cnn_keep it "
-                                        "before cnn_compile", what);
-}
-
-static void cnn__seen(cnn_tensor *y, cnn__moment moment)
-{
-    cnn__probe *probe = y->graph->probe;
-    if (probe) probe->see(probe, y, moment);
-}
-
-/* ---- Backward: the same nodes in reverse order ----
-
-   y = f(x), and the loss J depends on y: if y->grad holds dJ/dy, the chain rule says dJ/dx = (df/dx)' dJ/dy,
-   which the room of f adds to x->grad. It adds, since x may have other users, each with its part of dJ/dx. In
-   reverse order all users of a node come before it, so its gradient is complete when its turn comes. The
-   first gradient, dJ/dJ = 1, was written by cnn_compile. */
-
-CNN_API void cnn_backward(cnn_tensor *loss)
-{
-    if (cnn__is_nil(loss) || loss->graph->error[0]) return;
-    cnn_graph *g = loss->graph;
-    if (g->can_backward) {                              /* from zero: dw += ... below then sets dJ/dw */
-        if (g->config.backend)      cnn__device_clear_grads(g);
-        else if (g->memory.grads)   memset(g->arena[CNN_ARENA_GRADS], 0, g->memory.grads);
-    }
-    cnn_backward_add(loss);
-}
-
-CNN_API void cnn_backward_add(cnn_tensor *loss)
-{
-    if (cnn__is_nil(loss) || loss->graph->error[0]) return;
-    cnn_graph *g = loss->graph;
-    if (loss != g->loss || !g->can_backward) {
-        cnn_fail(loss, "backward: it must be the compiled loss, just computed by cnn_forward(loss, "
-                       "CNN_TRAIN), and no tensor written since");
-        return;
-    }
-    g->can_backward = false;                            /* it uses up what forward left behind */
-    g->reached = 2 * g->n_order;
-
-    for (int i = loss->index; i >= 0; i--) {
-        cnn__node *v = g->order[i];
-        if (v->t.op && v->t.needs_grad && !cnn__backward_node(v)) return;
-    }
-    g->has_grads = true;
-}
-
-/* From dJ/dy to dJ/dx for each operand x of one node. */
-static bool cnn__backward_node(cnn__node *v)
-{
-    cnn_tensor *y = &v->t;
-    cnn_graph  *g = y->graph;
-    if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
-
-    for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
-    cnn__seen(y, CNN__BEFORE_BACKWARD);
-
-    if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
-    else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
-
-    if (!g->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
-    return !g->error[0];
-}
-
-/* The gradient of x starts at zero when the first of its users adds to it; not before, as until then other
-   arrays may use its memory. Nothing is to be done for parameters (cnn_backward zeroes them all at once),
-   where x->grad takes the place of v's own gradient (the room then sets it), and for rooms that clear it. */
-static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
-{
-    const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
-    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && !(v->kernel && v->kernel->backward);
-    if (!first || x->grad_alias == v || clears) return;
-    memset(x->t.grad, 0, (size_t)cnn__len(x->t.shape) * sizeof *x->t.grad);
-}
-
-/* ---- What rooms may ask while they run ---- */
-
-CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
-CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
-CNN_API bool  cnn_grad_is_new(const cnn_tensor *y)
-{
-    return y->in[0]->kind != CNN_PARAM && cnn__of(y->in[0])->grad_first == y->index;
-}
-
-/* The stream of a node in this training step. */
-static uint64_t cnn__stream(const cnn_tensor *y)
-{
-    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
-}
-
-CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
-{
-    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
-}
-
 /* ===========================================================================================================
    >>kernels ---- 3. What rooms call: formulas element by element, sums, and the contracts of all kernels
 
@@ -2533,13 +2068,384 @@ CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const fl
                          cnn_shape as, cnn_shape bs, float p);
 
 /* ===========================================================================================================
-   >>rooms ---- 4. Rooms: everything about one operation in one place
+   >>hour ---- 4. The first hour: record, order, forward, backward, three rooms, stochastic gradient descent
+
+   One piece, to be read from top to bottom: how a net is recorded, put in order, run forward and backward,
+   and improved. What follows is more rooms and rules of the same kind, comfort, and speed.
+   ======================================================================================================== */
+
+/* ---- Record: y = op(in...), its shape, and the parameters that it owns ---- */
+
+/* How many operands it owns: at most, or at least. */
+static int cnn__count_owned(const cnn_op *op, bool most)
+{
+    int n = 0;
+    for (const cnn_owned *own = op->owned; own && own->suffix; own++) n += most || !own->unless;
+    return n;
+}
+
+/* The operand in the place of a row of op->owned; NULL if it was left out. */
+static cnn_tensor *cnn__owned(const cnn_tensor *y, const cnn_owned *row)
+{
+    const bool all = y->n_in - 1 == cnn__count_owned(y->op, true);
+    int        i = 1;
+    for (const cnn_owned *own = y->op->owned; own != row; own++) i += all || !own->unless;
+    return i < y->n_in && (all || !row->unless) ? y->in[i] : NULL;
+}
+
+CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix)
+{
+    for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++)
+        if (strcmp(own->suffix, suffix) == 0) return cnn__owned(y, own);
+    return NULL;
+}
+
+/* Make the parameter or buffer of this row, unless it is given or left out. */
+static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
+{
+    const char *args = y->args;
+    cnn_tensor *t = NULL;
+    int         left_out = 0;
+    cnn_init    init = own->fan ? CNN_INIT_DEFAULT : CNN_INIT_CONSTANT;
+    float       gain = own->fan ? 0.0f : own->start;
+    if (own->given)  memcpy(&t, args + own->given, sizeof t);
+    if (own->unless) memcpy(&left_out, args + own->unless, sizeof left_out);
+    if (own->init)   memcpy(&init, args + own->init, sizeof init);
+    if (own->gain)   memcpy(&gain, args + own->gain, sizeof gain);
+    if (!t && left_out) return true;
+    if (y->n_in == CNN_MAX_INPUTS) return cnn_fail(y, "more than %d operands", (int)CNN_MAX_INPUTS);
+    if (!t) {
+        const cnn_shape s = own->shape(y);
+        if (cnn__checked_len(s) == SIZE_MAX)
+            return cnn_fail(y, "%s (%d,%d,%d,%d) would have more than 2^31 - 1 elements", own->suffix, s.n,
+                            s.c, s.h, s.w);
+        t = cnn__leaf(y->graph, own->kind, y->at, NULL, s);
+        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain)) return false;
+        double in = 0, out = 0;
+        if (own->fan) own->fan(y, &in, &out);
+        cnn__node *v = cnn__of(t);
+        v->fan_in = in < INT_MAX ? (int)in : INT_MAX, v->fan_out = out < INT_MAX ? (int)out : INT_MAX;
+        v->suffix = own->suffix, v->owner = cnn__of(y);
+    }
+    if (t->graph != y->graph)
+        return cnn_fail(y, "%s is not a tensor of this graph", own->suffix);
+    y->in[y->n_in++] = t;
+    return true;
+}
+
+static bool cnn__equal(cnn_shape a, cnn_shape b)
+{
+    return a.n == b.n && a.c == b.c && a.h == b.h && a.w == b.w;
+}
+
+/* The owned operands must have their shapes, and no batch. */
+static bool cnn__check_owned(cnn_tensor *y)
+{
+    const int most = cnn__count_owned(y->op, true), least = cnn__count_owned(y->op, false), n = y->n_in - 1;
+    if (n != most && n != least)
+        return least == most ? cnn_fail(y, "%d operands: it takes %d", y->n_in, most + 1)
+             : cnn_fail(y, "%d operands: it takes %d or %d", y->n_in, least + 1, most + 1);
+    for (const cnn_owned *own = y->op->owned; own->suffix; own++) {
+        const cnn_tensor *t = cnn__owned(y, own);
+        const cnn_shape   must = own->shape(y);
+        if (t && (t->batched || !cnn__equal(t->shape, must)))
+            return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", own->suffix,
+                            cnn__shape_text(t).s, cnn__shape_text(y->in[0]).s, must.n, must.c, must.h,
+                            must.w);
+        if (t && own->kind == CNN_BUFFER && t->kind != CNN_BUFFER)
+            return cnn_fail(y, "%s must be a buffer", own->suffix);
+        for (const cnn_owned *other = y->op->owned; other != own && t && own->kind == CNN_BUFFER; other++)
+            if (cnn__owned(y, other) == t)
+                return cnn_fail(y, "%s and %s are one buffer", other->suffix, own->suffix);
+    }
+    return true;
+}
+
+/* The shape of y by the rule of its room, and what holds for all operations. */
+static bool cnn__set_shape(cnn_tensor *y)
+{
+    for (int i = 0; i < y->n_in; i++) y->batched = y->batched || y->in[i]->batched;
+    if (!y->op->shape(y)) return cnn_fail(y, "its shape rule failed");
+    cnn__of(y)->max_n = y->shape.n;
+    if (cnn__checked_len(y->shape) == SIZE_MAX)
+        return cnn_fail(y, "result %s is empty or larger than 2^31 - 1 elements (N = %d)",
+                        cnn__shape_text(y).s, y->shape.n);
+    if (y->batched && y->shape.n != y->graph->config.max_batch)
+        return cnn_fail(y, "the shape rule gave %d samples, the batch is %d", y->shape.n,
+                        y->graph->config.max_batch);
+    return true;
+}
+
+/* Record y = op(in...), with options and shape; build: and what it owns. */
+static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
+                               const char *at, const char *name, bool build)
+{
+    cnn_graph *g = NULL;
+    for (int i = 0; i < n_in && i < CNN_MAX_INPUTS && !g; i++)
+        if (!cnn__is_nil(in[i])) g = in[i]->graph;
+    cnn__node *v = cnn__new_node(g, CNN_NODE, at, name);
+    if (!v) return cnn__nil_tensor();
+    cnn_tensor *y = &v->t;
+    y->op = op;
+    if (n_in < 1 || n_in > CNN_MAX_INPUTS)
+        return cnn_fail(y, "%d operands: there must be 1 to %d", n_in, CNN_MAX_INPUTS), cnn__nil_tensor();
+    for (int i = 0; i < n_in; i++) {
+        if (cnn__is_nil(in[i])) return cnn_fail(y, "operand %d is not a tensor", i + 1), cnn__nil_tensor();
+        if (in[i]->graph != g)
+            return cnn_fail(y, "operand %d belongs to another graph", i + 1), cnn__nil_tensor();
+        y->in[i] = in[i];
+    }
+    y->n_in = n_in;
+    if (op->args_size) {
+        void *copy = cnn__alloc(g, op->args_size);
+        if (!copy) return cnn__nil_tensor();
+        y->args = args ? memcpy(copy, args, op->args_size) : copy;
+        char why[CNN_ERROR_SIZE];
+        if (!cnn__resolve(op->fields, copy, why)) return cnn_fail(y, "%s", why), cnn__nil_tensor();
+    }
+    if (!cnn__set_shape(y)) return cnn__nil_tensor();
+    for (const cnn_owned *own = op->owned; build && own && own->suffix; own++)
+        if (!cnn__make_owned(y, own)) return cnn__nil_tensor();
+    return !op->owned || cnn__check_owned(y) ? y : cnn__nil_tensor();
+}
+
+CNN_API cnn_tensor *cnn_apply(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
+                              const char *at)
+{
+    return cnn__record(op, in, n_in, args, at, NULL, false);
+}
+
+CNN_API cnn_tensor *cnn_layer(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
+                              const char *at, const char *name)
+{
+    return cnn__record(op, in, n_in, args, at, name, true);
+}
+
+/* ---- Order: the post-order walk from the loss, then from the tensors that are kept ----
+
+   Post-order puts operands before their users, and depends on the formula alone: not on the order in which C
+   happened to evaluate the arguments. The walk keeps its stack in the nodes, since a net may be deep. */
+
+static void cnn__walk(cnn_graph *g, cnn__node *root)
+{
+    if (root->mark == g->walk) return;
+    root->mark = g->walk, root->next_in = 0, root->up = NULL;
+    for (cnn__node *v = root; v; ) {
+        if (v->next_in < v->t.n_in) {
+            cnn__node *x = cnn__of(v->t.in[v->next_in++]);
+            if (x->mark == g->walk) continue;
+            x->mark = g->walk, x->next_in = 0, x->up = v;
+            v = x;
+        } else {
+            v->t.index = g->n_order;
+            g->order[g->n_order++] = v;
+            v = v->up;
+        }
+    }
+}
+
+/* Which nodes need gradients: parameters, and what is computed from them on the way to the loss. */
+static bool cnn__mark_gradients(cnn_graph *g, int n_loss)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *t = &g->order[i]->t;
+        t->needs_grad = false;
+        if (i >= n_loss || g->config.inference) continue;
+        t->needs_grad = t->kind == CNN_PARAM ? !t->frozen : t->kind == CNN_INPUT && g->order[i]->wants_grad;
+        for (int k = 0; k < t->n_in; k++) t->needs_grad = t->needs_grad || t->in[k]->needs_grad;
+        if (t->needs_grad && t->op && !t->op->backward)
+            return cnn_fail(t, "the loss depends on parameters through it, and it has no backward");
+    }
+    return true;
+}
+
+/* ---- Forward: every node once, operands before their users ---- */
+
+/* Compute t from the leaves below it. */
+CNN_API float cnn_forward(cnn_tensor *t, cnn_mode mode)
+{
+    if (!cnn__begin_forward(t, mode)) return cnn__no_result();
+    cnn_graph *g = t->graph;
+
+    /* The order puts operands before their users: when a node's turn comes, all that it reads is there. */
+    for (int i = 0; i <= t->index; i++) {
+        cnn__node *v = g->order[i];
+        const bool needed = v->mark == g->walk && v->t.op;           /* t depends on it, and it is no leaf */
+        if (needed && !cnn__forward_node(v, mode)) return cnn__no_result();
+    }
+
+    /* Only from here can backward start: it needs what the loss just left behind. */
+    g->can_backward = mode == CNN_TRAIN && t == g->loss;
+    if (cnn__len(t->shape) != 1) return 0;
+    return cnn__sync(t, CNN__DATA, CNN__HOST) ? t->data[0] : cnn__no_result();
+}
+
+/* Compute one node, y = op(x_1, x_2, ...), by its room. */
+static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
+{
+    cnn_tensor *y = &v->t;
+    cnn_graph  *g = y->graph;
+    if (v->stamp == g->run) return true;                /* fused: computed together with its operand */
+
+    cnn__seen(y, CNN__BEFORE_FORWARD);
+    const cnn__tail tail = cnn__join(v, mode);          /* what is computed in the same pass: see >>fusion */
+    v->tail = tail.steps ? &tail : NULL;
+    if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
+    else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
+    else                                       y->op->forward(y, mode);
+    v->stamp = g->run, v->tail = NULL;
+    if (!g->error[0]) cnn__seen(y, CNN__AFTER_FORWARD);
+    return !g->error[0];
+}
+
+/* After a row of the user's. */
+static void cnn__by_row(bool done, cnn_tensor *y)
+{
+    if (!done) cnn_fail(y, "the row that replaces it failed");
+}
+
+/* Before a run: is t ready to be computed? Mark what it depends on, and show every tensor its memory. */
+static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
+{
+    if (!cnn__usable(t, "forward")) return false;
+    cnn_graph *g = t->graph;
+    if (mode == CNN_TRAIN && g->config.inference)
+        return cnn_fail(t, "forward: the graph is for inference: it runs CNN_EVAL only");
+    g->run++, g->walk++;
+    g->ran_batch = g->batch, g->mode = mode, g->reached = t->index;
+    g->can_backward = false;
+    if (mode == CNN_TRAIN) g->draw++;                   /* dropout draws other numbers each time */
+
+    /* From t down, users before their operands. */
+    cnn__of(t)->mark = g->walk;
+    for (int i = t->index; i >= 0; i--) {
+        cnn__node *v = g->order[i];
+        cnn__bind(v, mode);
+        if (v->mark != g->walk) continue;
+        for (int k = 0; k < v->t.n_in; k++) cnn__of(v->t.in[k])->mark = g->walk;
+        if (!v->t.batched || v->t.op) continue;
+        if (!v->fed)
+            return cnn_fail(&v->t, "it has no values yet: call cnn_set or cnn_feed before cnn_forward");
+        if (v->fed != g->batch)
+            return cnn_fail(&v->t, "it holds %d samples, but the batch is %d", v->fed, g->batch);
+    }
+    return true;
+}
+
+static float cnn__no_result(void) { return (float)NAN; }
+
+/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. */
+static bool cnn__usable(cnn_tensor *t, const char *what)
+{
+    return !cnn__is_nil(t) && !t->graph->error[0] && cnn__placed(t, what);
+}
+
+/* Does t have memory? That is enough to read it: an error after cnn_compile does not lock values up. */
+static bool cnn__placed(cnn_tensor *t, const char *what)
+{
+    if (cnn__is_nil(t)) return false;
+    if (!t->graph->compiled) return cnn_fail(t, "%s: call cnn_compile first", what);
+    return t->index >= 0 || cnn_fail(t, "%s: neither the loss nor a kept tensor depends on it: cnn_keep it "
+                                        "before cnn_compile", what);
+}
+
+static void cnn__seen(cnn_tensor *y, cnn__moment moment)
+{
+    cnn__probe *probe = y->graph->probe;
+    if (probe) probe->see(probe, y, moment);
+}
+
+/* ---- Backward: the same nodes in reverse order ----
+
+   y = f(x), and the loss J depends on y: if y->grad holds dJ/dy, the chain rule says dJ/dx = (df/dx)' dJ/dy,
+   which the room of f adds to x->grad. It adds, since x may have other users, each with its part of dJ/dx. In
+   reverse order all users of a node come before it, so its gradient is complete when its turn comes. The
+   first gradient, dJ/dJ = 1, was written by cnn_compile. */
+
+CNN_API void cnn_backward(cnn_tensor *loss)
+{
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return;
+    cnn_graph *g = loss->graph;
+    if (g->can_backward) {                              /* from zero: dw += ... below then sets dJ/dw */
+        if (g->config.backend)      cnn__device_clear_grads(g);
+        else if (g->memory.grads)   memset(g->arena[CNN_ARENA_GRADS], 0, g->memory.grads);
+    }
+    cnn_backward_add(loss);
+}
+
+CNN_API void cnn_backward_add(cnn_tensor *loss)
+{
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return;
+    cnn_graph *g = loss->graph;
+    if (loss != g->loss || !g->can_backward) {
+        cnn_fail(loss, "backward: it must be the compiled loss, just computed by cnn_forward(loss, "
+                       "CNN_TRAIN), and no tensor written since");
+        return;
+    }
+    g->can_backward = false;                            /* it uses up what forward left behind */
+    g->reached = 2 * g->n_order;
+
+    for (int i = loss->index; i >= 0; i--) {
+        cnn__node *v = g->order[i];
+        if (v->t.op && v->t.needs_grad && !cnn__backward_node(v)) return;
+    }
+    g->has_grads = true;
+}
+
+/* From dJ/dy to dJ/dx for each operand x of one node. */
+static bool cnn__backward_node(cnn__node *v)
+{
+    cnn_tensor *y = &v->t;
+    cnn_graph  *g = y->graph;
+    if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
+
+    for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
+    cnn__seen(y, CNN__BEFORE_BACKWARD);
+
+    if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
+    else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
+
+    if (!g->error[0]) cnn__seen(y, CNN__AFTER_BACKWARD);
+    return !g->error[0];
+}
+
+/* The gradient of x starts at zero when the first of its users adds to it; not before, as until then other
+   arrays may use its memory. Nothing is to be done for parameters (cnn_backward zeroes them all at once),
+   where x->grad takes the place of v's own gradient (the room then sets it), and for rooms that clear it. */
+static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
+{
+    const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
+    const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && !(v->kernel && v->kernel->backward);
+    if (!first || x->grad_alias == v || clears) return;
+    memset(x->t.grad, 0, (size_t)cnn__len(x->t.shape) * sizeof *x->t.grad);
+}
+
+/* ---- What rooms may ask while they run ---- */
+
+CNN_API void *cnn_scratch(const cnn_tensor *y)  { return y->graph->arena[CNN_ARENA_SCRATCH]; }
+CNN_API int   cnn_threads(const cnn_tensor *y)  { return y->graph->cpu.threads; }
+CNN_API bool  cnn_grad_is_new(const cnn_tensor *y)
+{
+    return y->in[0]->kind != CNN_PARAM && cnn__of(y->in[0])->grad_first == y->index;
+}
+
+/* The stream of a node in this training step. */
+static uint64_t cnn__stream(const cnn_tensor *y)
+{
+    return ((uint64_t)(y->graph->draw + 1u) << 32) | (uint32_t)y->index;
+}
+
+CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
+{
+    return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
+}
+
+/* ---- Three rooms: dense, tanh, mse ----
 
    Above each stand its formula, its derivative, a source, and the choice made where the derivative does not
    exist. dx is dJ/dx, the gradient of the loss J with respect to x; gradients are added to, never set,
    because a tensor may have several users; grad is NULL where none is wanted. The rules take a tensor apart
-   and call a kernel.
-   ======================================================================================================== */
+   and call a kernel. */
 
 #ifdef CNN_STATIC
 #define CNN__ROOM static const cnn_op
@@ -2594,71 +2500,6 @@ static cnn_shape cnn__per_channel(const cnn_tensor *y) { return cnn__vector(y->s
       .unless = offsetof(args, no_affine) },                                                                 \
     { .suffix = "bias", .kind = CNN_PARAM, .shape = shape_rule, .axes = dimensions,                          \
       .unless = offsetof(args, no_affine) }
-
-/* ---- Windows: what convolution and pooling share, along one axis ---- */
-
-typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
-
-/* The extent of a dilated kernel. */
-static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
-
-/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must
-   start inside the input or its left padding. */
-static int cnn__count_windows(const cnn__slide *a)
-{
-    const int room = a->size + 2 * a->pad - cnn__reach(a);
-    int       n = (a->ceil_mode ? room + a->stride - 1 : room) / a->stride + 1;
-    return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
-}
-
-/* The largest kernel, stride, pad, dilation, window or result of upsample, and the widest input: so the sums
-   above fit an int. */
-#define CNN__FROM_1 "[1,16777216]"
-#define CNN__FROM_0 "[0,16777216]"
-enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
-
-/* What the option structs of convolution and pooling have in common: `kernel` serves both axes, and so on.
-   Readers of y->args take the values of the axes, kernel_h and kernel_w. */
-#define CNN__WINDOW(args, like_h, like_w)                                                                    \
-    CNN_FIELD('i', args, kernel, .what = "the size of the window"),                                          \
-    CNN_FIELD('i', args, kernel_h, .like = "kernel", .range = CNN__FROM_1),                                  \
-    CNN_FIELD('i', args, kernel_w, .like = "kernel", .range = CNN__FROM_1),                                  \
-    CNN_FIELD('i', args, stride),                                                                            \
-    CNN_FIELD('i', args, stride_h, .like = like_h, .preset = 1, .range = CNN__FROM_1),                       \
-    CNN_FIELD('i', args, stride_w, .like = like_w, .preset = 1, .range = CNN__FROM_1),                       \
-    CNN_FIELD('i', args, pad),                                                                               \
-    CNN_FIELD('i', args, pad_h, .like = "pad", .range = CNN__FROM_0),                                        \
-    CNN_FIELD('i', args, pad_w, .like = "pad", .range = CNN__FROM_0),                                        \
-    CNN_FIELD('i', args, dilation),                                                                          \
-    CNN_FIELD('i', args, dilation_h, .like = "dilation", .preset = 1, .range = CNN__FROM_1),                 \
-    CNN_FIELD('i', args, dilation_w, .like = "dilation", .preset = 1, .range = CNN__FROM_1)
-/* The same as windows that slide over x, along h and w. */
-#define CNN__SLIDES(a, x, up)                                                                                \
-    { { (x).h, (a)->kernel_h, (a)->stride_h, (a)->pad_h, (a)->dilation_h, up },                              \
-      { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_w, (a)->dilation_w, up } }
-
-/* Is there a window? */
-static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
-{
-    if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
-    long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
-    if (reach <= a->size + 2 * a->pad) return true;
-    char dilated[32] = "";
-    if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
-    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
-                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach,
-                    a->stride);
-}
-
-/* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
-   cnn__spread: so that, too, is an array. */
-static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2])
-{
-    const double high = s[0].size + 2.0 * s[0].pad, wide = s[1].size + 2.0 * s[1].pad;
-    return channels * high * wide <= INT_MAX
-        || cnn_fail(y, "pad %d,%d: %d channels of (%d,%d), padded, would have more than 2^31 - 1 elements",
-                    s[0].pad, s[1].pad, channels, s[0].size, s[1].size);
-}
 
 /* ---- Builders: one line each, below their rooms ---- */
 
@@ -2728,6 +2569,303 @@ static void cnn__elementwise_backward(cnn_tensor *y)
     CNN__ELEMENTWISE(op_name, op_flags, k0, k1, .shape = shape_rule,                                         \
                      .args_size = sizeof(cnn_##op_name##_args), .fields = cnn__##op_name##_fields)           \
     CNN__UNARY(cnn_##op_name##_, op_name, cnn_##op_name##_args)
+
+/* ---- dense ------------------------------------------------------------------------------------------------
+ *   Y = X W' + 1 b'                  every output sees every input; X is (N,C,H,W) read as (N,K), K = C H W
+ *   dX = dY W,   dW = dY' X,   db = sum over the samples of dY
+ *   X (N,K), W (units,K,1,1), b (1,units,1,1), Y (N,units,1,1).                        (Rosenblatt 1958)
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__dense_shape(cnn_tensor *y)
+{
+    y->shape = (cnn_shape){ y->in[0]->shape.n, ((const cnn_dense_args *)y->args)->units, 1, 1 };
+    return true;
+}
+static cnn_shape cnn__dense_weight(const cnn_tensor *y)
+{
+    return (cnn_shape){ y->shape.c, cnn__sample(y->in[0]->shape), 1, 1 };
+}
+static void cnn__dense_fan(const cnn_tensor *y, double *in, double *out)
+{
+    *in = cnn__sample(y->in[0]->shape), *out = y->shape.c;
+}
+static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
+    const float *b = cnn__data(cnn_operand(y, "bias"));
+    (void)mode;
+    for (ptrdiff_t i = 0; b && i < n; i++) memcpy(y->data + i * units, b, (size_t)units * sizeof *b);
+    cnn__gemm(&y->graph->cpu, y->data, units, b ? 1.0f : 0.0f, y->in[0]->data, k, false,
+              y->in[1]->data, k, true, n, units, k, cnn_scratch(y));
+}
+static void cnn__dense_backward(cnn_tensor *y)
+{
+    const int       n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
+    if (x->grad)
+        cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
+    if (w->grad)
+        cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n, cnn_scratch(y));
+    if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
+}
+/* forward, and one for each operand */
+static size_t cnn__three_products(const cnn_tensor *y, int m, int n, int k)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    size_t a = cnn__gemm_scratch(cpu, m, n, k), b = cnn__gemm_scratch(cpu, m, k, n),
+           c = cnn__gemm_scratch(cpu, n, k, m);
+    size_t d = cnn__gemm_scratch(cpu, k, n, m);
+    a = a > b ? a : b, c = c > d ? c : d;
+    return a > c ? a : c;
+}
+static size_t cnn__dense_scratch(const cnn_tensor *y)
+{
+    return cnn__three_products(y, y->shape.n, y->shape.c, cnn__sample(y->in[0]->shape));
+}
+static double cnn__dense_macs(const cnn_tensor *y)
+{
+    return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape);
+}
+static const cnn_field cnn__dense_fields[] = {
+    CNN_FIELD('i', cnn_dense_args, units, .range = "[1,2147483647]", .what = "the number of outputs"),
+    { 0 } };
+static const cnn_owned cnn__dense_owned[] = {
+    CNN__WEIGHT_AND_BIAS(cnn_dense_args, cnn__dense_weight, cnn__dense_fan, CNN_N | CNN_C), { 0 } };
+CNN__ROOM cnn_op_dense = {
+    .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
+    .backward = cnn__dense_backward, .scratch = cnn__dense_scratch, .macs = cnn__dense_macs,
+    .flags = CNN_READS_X, .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields,
+    .owned = cnn__dense_owned };
+
+CNN__UNARY(cnn_dense_, dense, cnn_dense_args)
+
+/* ---- tanh -------------------------------------------------------------------------------------------------
+ *   y = tanh x,   dx = dy (1 - y^2)
+ * -------------------------------------------------------------------------------------------------------- */
+CNN__LOOP(cnn__each_tanh,      v[i] = cnn__tanh(v[i]))
+CNN__LOOP(cnn__each_tanh_back, v[i] *= 1 - a[i] * a[i])
+CNN__FORMULA(tanh, CNN_READS_Y, NULL)
+
+/* ---- mse --------------------------------------------------------------------------------------------------
+ *   J = 1/K sum (x - t)^2 over all K elements,   dx = dJ 2/K (x - t),   dt = -dx
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__target_shape(cnn_tensor *y)         /* of every loss that is a mean over elements */
+{
+    if (!cnn__same(y->in[0], y->in[1]))
+        return cnn_fail(y, "target %s must have the shape of the output, %s", cnn__shape_text(y->in[1]).s,
+                        cnn__shape_text(y->in[0]).s);
+    y->shape = cnn__vector(1);
+    y->batched = false;
+    return true;
+}
+static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn__target_shape(y); }
+static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const int n = cnn__len(y->in[0]->shape);
+    (void)mode;
+    y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
+}
+static void cnn__mse_backward(cnn_tensor *y)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    const int       n = cnn__len(y->in[0]->shape);
+    cnn_tensor     *x = y->in[0], *t = y->in[1];
+    const float     k = 2 * y->grad[0] / (float)n;
+    if (x->grad) cnn__map(cpu, cnn__each_add_difference(cpu), x->grad, x->grad, x->data, t->data, &k, n);
+    if (t->grad) cnn__map(cpu, cnn__each_add_difference(cpu), t->grad, t->grad, t->data, x->data, &k, n);
+}
+CNN__ROOM cnn_op_mse = {
+    .name = "mse", .shape = cnn__mse_shape, .forward = cnn__mse_forward, .backward = cnn__mse_backward,
+    .flags = CNN_READS_X | CNN_LOSS };
+
+CNN__PLAIN_2(cnn_mse_,    mse)
+
+/* ---- Stochastic gradient descent, and one update ---- */
+
+/* The rules below update a run of 16 elements: a constant length becomes vector code at -O2. `slot` are the
+   optimizer's vectors, zero before the first update; `r` are the numbers that all elements share. */
+enum { CNN__RUN_OF = 16 };
+typedef struct { float lr, decay, keep, momentum, share, cd, cb, beta1, beta2, scale, alpha, eps;
+               } cnn__rates;
+typedef void cnn__rule(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r);
+
+/* n elements, run by run; a shorter rest in copies of full length. */
+static void cnn__in_runs(cnn__rule *rule, float *w, const float *dw, float *const *slot, size_t n,
+                         cnn__rates r)
+{
+    float        rest[2 + CNN_MAX_SLOTS][CNN__RUN_OF] = { { 0 } };
+    float       *v[CNN_MAX_SLOTS] = { NULL }, *copy[CNN_MAX_SLOTS] = { NULL };
+    const size_t left = n % CNN__RUN_OF * sizeof(float);
+    int          slots = 0;
+    for (; slots < CNN_MAX_SLOTS && slot[slots]; slots++) v[slots] = slot[slots];
+    for (; n >= CNN__RUN_OF; n -= CNN__RUN_OF, w += CNN__RUN_OF, dw += CNN__RUN_OF) {
+        rule(w, dw, v, r);
+        for (int s = 0; s < slots; s++) v[s] += CNN__RUN_OF;
+    }
+    if (n == 0) return;
+    memcpy(rest[0], w, left), memcpy(rest[1], dw, left);
+    for (int s = 0; s < slots; s++) copy[s] = memcpy(rest[2 + s], v[s], left);
+    rule(rest[0], rest[1], copy, r);
+    memcpy(w, rest[0], left);
+    for (int s = 0; s < slots; s++) memcpy(v[s], copy[s], left);
+}
+
+/* An option that an optimizer takes: its default, and the values that it may have. */
+#define CNN__TAKES(member, otherwise, values)                                                                \
+    CNN_FIELD('f', cnn_step_args, member, .preset = otherwise, .range = values)
+
+/* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
+   PyTorch's form. Per element, with the momentum buffer b:
+       d  = dw + weight_decay w
+       b  = momentum b + d              with dampening: after the first update momentum b + (1 - dampening) d
+       w -= lr b                        heavy ball
+       w -= lr (d + momentum b)         Nesterov: looks at the gradient where the momentum is about to lead
+   Both are w -= lr (cd d + cb b), with (cd,cb) = (0,1) or (1,momentum). Without momentum, b is left alone. */
+static void cnn__sgd_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
+{
+    float *restrict b = slot[0];
+    if (r.momentum == 0) {
+        for (int i = 0; i < CNN__RUN_OF; i++) w[i] -= r.lr * (dw[i] + r.decay * w[i]);
+        return;
+    }
+    for (int i = 0; i < CNN__RUN_OF; i++) {
+        float d = dw[i] + r.decay * w[i];
+        b[i] = r.momentum * b[i] + r.share * d;
+        w[i] -= r.lr * (r.cd * d + r.cb * b[i]);
+    }
+}
+static void cnn__sgd_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
+                            long step)
+{
+    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .momentum = a->momentum,
+                           .share = step == 0 ? 1 : 1 - a->dampening,
+                           .cd = a->nesterov ? 1.0f : 0.0f, .cb = a->nesterov ? a->momentum : 1.0f };
+    cnn__in_runs(cnn__sgd_run, w, dw, slot, n, r);
+}
+
+static const char *cnn__sgd_wrong(const cnn_step_args *a)
+{
+    if (a->nesterov && a->momentum == 0) return "nesterov needs a momentum, such as .momentum = 0.9f";
+    if (a->dampening != 0 && (a->momentum == 0 || a->nesterov))
+        return "dampening is for sgd with a momentum, not Nesterov's";
+    return NULL;
+}
+static const cnn_field cnn__sgd_fields[] = {
+    CNN__TAKES(momentum, 0, "[0,1)"), CNN__TAKES(weight_decay, 0, "[0,inf)"),
+    CNN__TAKES(dampening, 0, "[0,1]"), CNN_FIELD('i', cnn_step_args, nesterov), { 0 } };
+static const cnn_optimizer cnn__sgd = { "sgd", 1, cnn__sgd_update, cnn__sgd_fields, cnn__sgd_wrong };
+
+/* Floats from, from + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
+   into blocks for threads cannot change a bit. */
+static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step)
+{
+    enum { BLOCK = 1 << 14 };
+    const cnn_optimizer *o = g->config.optimizer;
+    float *w = g->arena[CNN_ARENA_PARAMS] + from, *state = g->arena[CNN_ARENA_OPTIMIZER] + from;
+    const float *dw = g->arena[CNN_ARENA_GRADS] + from;
+    int blocks = (int)((n + BLOCK - 1) / BLOCK), threads = blocks < 8 ? 1 : g->cpu.threads;
+    CNN__PARALLEL_FOR(threads)
+    for (int k = 0; k < blocks; k++) {
+        size_t first = (size_t)k * BLOCK, rest = n - first;
+        float *slot[CNN_MAX_SLOTS] = { NULL };
+        for (int s = 0; s < o->slots && s < CNN_MAX_SLOTS; s++)
+            slot[s] = state + (size_t)s * g->n_trained + first;
+        o->update(w + first, dw + first, slot, rest < BLOCK ? rest : BLOCK, a, step);
+    }
+}
+
+CNN_API bool cnn_step_(cnn_step_args a)
+{
+    cnn_graph *g = a.g;
+    if (!g || g->error[0]) return false;
+    cnn_backend *device = g->config.backend;
+    if (!cnn__resolve_step(g, "step", &a)) return false;
+    if (!g->compiled) return cnn__fail(g, a.at, "step", "the graph is not compiled");
+    if (g->config.inference)
+        return cnn__fail(g, a.at, "step", "the graph was made with .inference = 1: it has no gradients");
+    if (!g->has_grads)
+        return cnn__fail(g, a.at, "step", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
+                         "cnn_backward(loss) first");
+    if (g->n_trained == 0) return g->step++, true;
+
+    if (device && device->update) {
+        if (cnn__update(g, &a, CNN__DEVICE)) return true;
+        if (device->error[0]) cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
+        if (g->error[0]) return false;
+    }
+    return cnn__update(g, &a, CNN__HOST);
+}
+
+/* ===========================================================================================================
+   >>rooms ---- 5. More rooms, by chapters
+
+   dense stands in chapter 1 of the API, tanh in 4, mse in 7: their rooms are in >>hour.
+   ======================================================================================================== */
+
+/* ---- Windows: what convolution and pooling share, along one axis ---- */
+
+typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
+
+/* The extent of a dilated kernel. */
+static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
+
+/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must
+   start inside the input or its left padding. */
+static int cnn__count_windows(const cnn__slide *a)
+{
+    const int room = a->size + 2 * a->pad - cnn__reach(a);
+    int       n = (a->ceil_mode ? room + a->stride - 1 : room) / a->stride + 1;
+    return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
+}
+
+/* The largest kernel, stride, pad, dilation, window or result of upsample, and the widest input: so the sums
+   above fit an int. */
+#define CNN__FROM_1 "[1,16777216]"
+#define CNN__FROM_0 "[0,16777216]"
+enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
+
+/* What the option structs of convolution and pooling have in common: `kernel` serves both axes, and so on.
+   Readers of y->args take the values of the axes, kernel_h and kernel_w. */
+#define CNN__WINDOW(args, like_h, like_w)                                                                    \
+    CNN_FIELD('i', args, kernel, .what = "the size of the window"),                                          \
+    CNN_FIELD('i', args, kernel_h, .like = "kernel", .range = CNN__FROM_1),                                  \
+    CNN_FIELD('i', args, kernel_w, .like = "kernel", .range = CNN__FROM_1),                                  \
+    CNN_FIELD('i', args, stride),                                                                            \
+    CNN_FIELD('i', args, stride_h, .like = like_h, .preset = 1, .range = CNN__FROM_1),                       \
+    CNN_FIELD('i', args, stride_w, .like = like_w, .preset = 1, .range = CNN__FROM_1),                       \
+    CNN_FIELD('i', args, pad),                                                                               \
+    CNN_FIELD('i', args, pad_h, .like = "pad", .range = CNN__FROM_0),                                        \
+    CNN_FIELD('i', args, pad_w, .like = "pad", .range = CNN__FROM_0),                                        \
+    CNN_FIELD('i', args, dilation),                                                                          \
+    CNN_FIELD('i', args, dilation_h, .like = "dilation", .preset = 1, .range = CNN__FROM_1),                 \
+    CNN_FIELD('i', args, dilation_w, .like = "dilation", .preset = 1, .range = CNN__FROM_1)
+/* The same as windows that slide over x, along h and w. */
+#define CNN__SLIDES(a, x, up)                                                                                \
+    { { (x).h, (a)->kernel_h, (a)->stride_h, (a)->pad_h, (a)->dilation_h, up },                              \
+      { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_w, (a)->dilation_w, up } }
+
+/* Is there a window? */
+static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
+{
+    if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
+    long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
+    if (reach <= a->size + 2 * a->pad) return true;
+    char dilated[32] = "";
+    if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
+    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
+                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach,
+                    a->stride);
+}
+
+/* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
+   cnn__spread: so that, too, is an array. */
+static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2])
+{
+    const double high = s[0].size + 2.0 * s[0].pad, wide = s[1].size + 2.0 * s[1].pad;
+    return channels * high * wide <= INT_MAX
+        || cnn_fail(y, "pad %d,%d: %d channels of (%d,%d), padded, would have more than 2^31 - 1 elements",
+                    s[0].pad, s[1].pad, channels, s[0].size, s[1].size);
+}
 
 /* -----------------------------------------------------------------------------------------------------------
    Chapter 1. Linear: conv2d, conv_transpose2d, dense, matmul
@@ -2940,75 +3078,6 @@ CNN__ROOM cnn_op_conv_transpose2d = {
     .owned = cnn__conv_transpose2d_owned };
 
 CNN__UNARY(cnn_conv_transpose2d_, conv_transpose2d, cnn_conv_transpose2d_args)
-
-/* ---- dense ------------------------------------------------------------------------------------------------
- *   Y = X W' + 1 b'                  every output sees every input; X is (N,C,H,W) read as (N,K), K = C H W
- *   dX = dY W,   dW = dY' X,   db = sum over the samples of dY
- *   X (N,K), W (units,K,1,1), b (1,units,1,1), Y (N,units,1,1).                        (Rosenblatt 1958)
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__dense_shape(cnn_tensor *y)
-{
-    y->shape = (cnn_shape){ y->in[0]->shape.n, ((const cnn_dense_args *)y->args)->units, 1, 1 };
-    return true;
-}
-static cnn_shape cnn__dense_weight(const cnn_tensor *y)
-{
-    return (cnn_shape){ y->shape.c, cnn__sample(y->in[0]->shape), 1, 1 };
-}
-static void cnn__dense_fan(const cnn_tensor *y, double *in, double *out)
-{
-    *in = cnn__sample(y->in[0]->shape), *out = y->shape.c;
-}
-static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const int n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
-    const float *b = cnn__data(cnn_operand(y, "bias"));
-    (void)mode;
-    for (ptrdiff_t i = 0; b && i < n; i++) memcpy(y->data + i * units, b, (size_t)units * sizeof *b);
-    cnn__gemm(&y->graph->cpu, y->data, units, b ? 1.0f : 0.0f, y->in[0]->data, k, false,
-              y->in[1]->data, k, true, n, units, k, cnn_scratch(y));
-}
-static void cnn__dense_backward(cnn_tensor *y)
-{
-    const int       n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
-    const cnn__cpu *cpu = &y->graph->cpu;
-    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
-    if (x->grad)
-        cnn__gemm(cpu, x->grad, k, 1, y->grad, units, false, w->data, k, false, n, k, units, cnn_scratch(y));
-    if (w->grad)
-        cnn__gemm(cpu, w->grad, k, 1, y->grad, units, true, x->data, k, false, units, k, n, cnn_scratch(y));
-    if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
-}
-/* forward, and one for each operand */
-static size_t cnn__three_products(const cnn_tensor *y, int m, int n, int k)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    size_t a = cnn__gemm_scratch(cpu, m, n, k), b = cnn__gemm_scratch(cpu, m, k, n),
-           c = cnn__gemm_scratch(cpu, n, k, m);
-    size_t d = cnn__gemm_scratch(cpu, k, n, m);
-    a = a > b ? a : b, c = c > d ? c : d;
-    return a > c ? a : c;
-}
-static size_t cnn__dense_scratch(const cnn_tensor *y)
-{
-    return cnn__three_products(y, y->shape.n, y->shape.c, cnn__sample(y->in[0]->shape));
-}
-static double cnn__dense_macs(const cnn_tensor *y)
-{
-    return (double)cnn__len(y->shape) * cnn__sample(y->in[0]->shape);
-}
-static const cnn_field cnn__dense_fields[] = {
-    CNN_FIELD('i', cnn_dense_args, units, .range = "[1,2147483647]", .what = "the number of outputs"),
-    { 0 } };
-static const cnn_owned cnn__dense_owned[] = {
-    CNN__WEIGHT_AND_BIAS(cnn_dense_args, cnn__dense_weight, cnn__dense_fan, CNN_N | CNN_C), { 0 } };
-CNN__ROOM cnn_op_dense = {
-    .name = "dense", .shape = cnn__dense_shape, .forward = cnn__dense_forward,
-    .backward = cnn__dense_backward, .scratch = cnn__dense_scratch, .macs = cnn__dense_macs,
-    .flags = CNN_READS_X, .args_size = sizeof(cnn_dense_args), .fields = cnn__dense_fields,
-    .owned = cnn__dense_owned };
-
-CNN__UNARY(cnn_dense_, dense, cnn_dense_args)
 
 /* ---- matmul -----------------------------------------------------------------------------------------------
  *   Y = A B,   dA = dY B',   dB = A' dY             A (M,K,1,1), M may be the batch; B (K,P,1,1); Y (M,P,1,1)
@@ -3486,13 +3555,6 @@ CNN__FORMULA_OF(leaky_relu, CNN_READS_Y | CNN_RECTIFIER, cnn__as_input, offsetof
 CNN__LOOP(cnn__each_sigmoid,      v[i] = cnn__sigmoid(v[i]))
 CNN__LOOP(cnn__each_sigmoid_back, v[i] = v[i] * a[i] * (1 - a[i]))
 CNN__FORMULA(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
-
-/* ---- tanh -------------------------------------------------------------------------------------------------
- *   y = tanh x,   dx = dy (1 - y^2)
- * -------------------------------------------------------------------------------------------------------- */
-CNN__LOOP(cnn__each_tanh,      v[i] = cnn__tanh(v[i]))
-CNN__LOOP(cnn__each_tanh_back, v[i] *= 1 - a[i] * a[i])
-CNN__FORMULA(tanh, CNN_READS_Y, NULL)
 
 /* ---- clamp (relu6 is clamp from 0 to 6) -------------------------------------------------------------------
  *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
@@ -4357,40 +4419,6 @@ CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
     return cnn_layer(&cnn_op_nll, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
 
-/* ---- mse --------------------------------------------------------------------------------------------------
- *   J = 1/K sum (x - t)^2 over all K elements,   dx = dJ 2/K (x - t),   dt = -dx
- * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__target_shape(cnn_tensor *y)         /* of every loss that is a mean over elements */
-{
-    if (!cnn__same(y->in[0], y->in[1]))
-        return cnn_fail(y, "target %s must have the shape of the output, %s", cnn__shape_text(y->in[1]).s,
-                        cnn__shape_text(y->in[0]).s);
-    y->shape = cnn__vector(1);
-    y->batched = false;
-    return true;
-}
-static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn__target_shape(y); }
-static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const int n = cnn__len(y->in[0]->shape);
-    (void)mode;
-    y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
-}
-static void cnn__mse_backward(cnn_tensor *y)
-{
-    const cnn__cpu *cpu = &y->graph->cpu;
-    const int       n = cnn__len(y->in[0]->shape);
-    cnn_tensor     *x = y->in[0], *t = y->in[1];
-    const float     k = 2 * y->grad[0] / (float)n;
-    if (x->grad) cnn__map(cpu, cnn__each_add_difference(cpu), x->grad, x->grad, x->data, t->data, &k, n);
-    if (t->grad) cnn__map(cpu, cnn__each_add_difference(cpu), t->grad, t->grad, t->data, x->data, &k, n);
-}
-CNN__ROOM cnn_op_mse = {
-    .name = "mse", .shape = cnn__mse_shape, .forward = cnn__mse_forward, .backward = cnn__mse_backward,
-    .flags = CNN_READS_X | CNN_LOSS };
-
-CNN__PLAIN_2(cnn_mse_,    mse)
-
 /* ---- l1, huber, bce_with_logits --------------------------------------------------------------------------
  *   J = 1/K sum of f over all K elements,   d = x - t
  *   l1:               f = |d|,   df/dx = sign d, 0 at 0,   df/dt = -df/dx
@@ -4524,7 +4552,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count)
 }
 
 /* ===========================================================================================================
-   >>loops ---- 5. The plain loops: what every kernel computes
+   >>loops ---- 6. The plain loops: what every kernel computes
 
    Each kernel is its formula, as a loop that a debugger can step through. With CNN_ISA=plain nets run on
    them; otherwise a kernel hands on to its fast twin in Part II, cnn__fast_..., and the tests hold one to the
@@ -4985,81 +5013,8 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
 }
 
 /* ===========================================================================================================
-   >>optim ---- 6. Optimizers: one loop over the flat vectors of parameters and gradients
+   >>optim ---- 7. Optimizers: one loop over the flat vectors of parameters and gradients
    ======================================================================================================== */
-
-/* The rules below update a run of 16 elements: a constant length becomes vector code at -O2. `slot` are the
-   optimizer's vectors, zero before the first update; `r` are the numbers that all elements share. */
-enum { CNN__RUN_OF = 16 };
-typedef struct { float lr, decay, keep, momentum, share, cd, cb, beta1, beta2, scale, alpha, eps;
-               } cnn__rates;
-typedef void cnn__rule(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r);
-
-/* n elements, run by run; a shorter rest in copies of full length. */
-static void cnn__in_runs(cnn__rule *rule, float *w, const float *dw, float *const *slot, size_t n,
-                         cnn__rates r)
-{
-    float        rest[2 + CNN_MAX_SLOTS][CNN__RUN_OF] = { { 0 } };
-    float       *v[CNN_MAX_SLOTS] = { NULL }, *copy[CNN_MAX_SLOTS] = { NULL };
-    const size_t left = n % CNN__RUN_OF * sizeof(float);
-    int          slots = 0;
-    for (; slots < CNN_MAX_SLOTS && slot[slots]; slots++) v[slots] = slot[slots];
-    for (; n >= CNN__RUN_OF; n -= CNN__RUN_OF, w += CNN__RUN_OF, dw += CNN__RUN_OF) {
-        rule(w, dw, v, r);
-        for (int s = 0; s < slots; s++) v[s] += CNN__RUN_OF;
-    }
-    if (n == 0) return;
-    memcpy(rest[0], w, left), memcpy(rest[1], dw, left);
-    for (int s = 0; s < slots; s++) copy[s] = memcpy(rest[2 + s], v[s], left);
-    rule(rest[0], rest[1], copy, r);
-    memcpy(w, rest[0], left);
-    for (int s = 0; s < slots; s++) memcpy(v[s], copy[s], left);
-}
-
-/* An option that an optimizer takes: its default, and the values that it may have. */
-#define CNN__TAKES(member, otherwise, values)                                                                \
-    CNN_FIELD('f', cnn_step_args, member, .preset = otherwise, .range = values)
-
-/* Stochastic gradient descent with momentum (Polyak 1964; Nesterov 1983, after Sutskever et al. 2013), in
-   PyTorch's form. Per element, with the momentum buffer b:
-       d  = dw + weight_decay w
-       b  = momentum b + d              with dampening: after the first update momentum b + (1 - dampening) d
-       w -= lr b                        heavy ball
-       w -= lr (d + momentum b)         Nesterov: looks at the gradient where the momentum is about to lead
-   Both are w -= lr (cd d + cb b), with (cd,cb) = (0,1) or (1,momentum). Without momentum, b is left alone. */
-static void cnn__sgd_run(float *restrict w, const float *restrict dw, float *const *slot, cnn__rates r)
-{
-    float *restrict b = slot[0];
-    if (r.momentum == 0) {
-        for (int i = 0; i < CNN__RUN_OF; i++) w[i] -= r.lr * (dw[i] + r.decay * w[i]);
-        return;
-    }
-    for (int i = 0; i < CNN__RUN_OF; i++) {
-        float d = dw[i] + r.decay * w[i];
-        b[i] = r.momentum * b[i] + r.share * d;
-        w[i] -= r.lr * (r.cd * d + r.cb * b[i]);
-    }
-}
-static void cnn__sgd_update(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a,
-                            long step)
-{
-    const cnn__rates r = { .lr = a->lr, .decay = a->weight_decay, .momentum = a->momentum,
-                           .share = step == 0 ? 1 : 1 - a->dampening,
-                           .cd = a->nesterov ? 1.0f : 0.0f, .cb = a->nesterov ? a->momentum : 1.0f };
-    cnn__in_runs(cnn__sgd_run, w, dw, slot, n, r);
-}
-
-static const char *cnn__sgd_wrong(const cnn_step_args *a)
-{
-    if (a->nesterov && a->momentum == 0) return "nesterov needs a momentum, such as .momentum = 0.9f";
-    if (a->dampening != 0 && (a->momentum == 0 || a->nesterov))
-        return "dampening is for sgd with a momentum, not Nesterov's";
-    return NULL;
-}
-static const cnn_field cnn__sgd_fields[] = {
-    CNN__TAKES(momentum, 0, "[0,1)"), CNN__TAKES(weight_decay, 0, "[0,inf)"),
-    CNN__TAKES(dampening, 0, "[0,1]"), CNN_FIELD('i', cnn_step_args, nesterov), { 0 } };
-static const cnn_optimizer cnn__sgd = { "sgd", 1, cnn__sgd_update, cnn__sgd_fields, cnn__sgd_wrong };
 
 /* The others divide by a root. C's sqrtf may set errno, which keeps compilers from making vector code of it;
    the vector instructions give the same bits. */
@@ -5246,25 +5201,6 @@ static bool cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
 static bool cnn__is_trained(const cnn_tensor *t) { return t->kind == CNN_PARAM && t->needs_grad; }
 static bool cnn__learns(const cnn__node *v) { return cnn__is_trained(&v->t) && v->lr_scale > 0; }
 
-/* Floats from, from + 1, ... of the flat vectors. The update is element by element, so cutting the vectors
-   into blocks for threads cannot change a bit. */
-static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t from, size_t n, long step)
-{
-    enum { BLOCK = 1 << 14 };
-    const cnn_optimizer *o = g->config.optimizer;
-    float *w = g->arena[CNN_ARENA_PARAMS] + from, *state = g->arena[CNN_ARENA_OPTIMIZER] + from;
-    const float *dw = g->arena[CNN_ARENA_GRADS] + from;
-    int blocks = (int)((n + BLOCK - 1) / BLOCK), threads = blocks < 8 ? 1 : g->cpu.threads;
-    CNN__PARALLEL_FOR(threads)
-    for (int k = 0; k < blocks; k++) {
-        size_t first = (size_t)k * BLOCK, rest = n - first;
-        float *slot[CNN_MAX_SLOTS] = { NULL };
-        for (int s = 0; s < o->slots && s < CNN_MAX_SLOTS; s++)
-            slot[s] = state + (size_t)s * g->n_trained + first;
-        o->update(w + first, dw + first, slot, rest < BLOCK ? rest : BLOCK, a, step);
-    }
-}
-
 static bool cnn__same_update(const cnn__node *a, const cnn__node *b)
 {
     return a->lr_scale == b->lr_scale && a->decay_scale == b->decay_scale && a->steps == b->steps;
@@ -5341,28 +5277,6 @@ static bool cnn__update(cnn_graph *g, const cnn_step_args *a, unsigned side)
     g->step++;
     cnn__seen(g->loss, CNN__AFTER_UPDATE);
     return !g->error[0];
-}
-
-CNN_API bool cnn_step_(cnn_step_args a)
-{
-    cnn_graph *g = a.g;
-    if (!g || g->error[0]) return false;
-    cnn_backend *device = g->config.backend;
-    if (!cnn__resolve_step(g, "step", &a)) return false;
-    if (!g->compiled) return cnn__fail(g, a.at, "step", "the graph is not compiled");
-    if (g->config.inference)
-        return cnn__fail(g, a.at, "step", "the graph was made with .inference = 1: it has no gradients");
-    if (!g->has_grads)
-        return cnn__fail(g, a.at, "step", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
-                         "cnn_backward(loss) first");
-    if (g->n_trained == 0) return g->step++, true;
-
-    if (device && device->update) {
-        if (cnn__update(g, &a, CNN__DEVICE)) return true;
-        if (device->error[0]) cnn__fail(g, a.at, "step", "%s: %s", device->name, device->error);
-        if (g->error[0]) return false;
-    }
-    return cnn__update(g, &a, CNN__HOST);
 }
 
 /* ---- Clipping ---- */
@@ -5490,8 +5404,131 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
 }
 
 /* ===========================================================================================================
-   >>plan ---- 7. The memory plan, and cnn_compile
+   >>plan ---- 8. The memory plan, and cnn_compile
    ======================================================================================================== */
+
+/* ---- Names, and whose parameter is whose ---- */
+
+/* A parameter may be borrowed from a layer that is no part of the net: then who reads it first owns it. */
+static void cnn__adopt(cnn_graph *g)
+{
+    for (int i = 0; i < g->n_order; i++)
+        if (g->order[i]->owner && g->order[i]->owner->t.index < 0) g->order[i]->owner = NULL;
+    for (int i = 0; i < g->n_order; i++)
+        for (int k = 0; k < g->order[i]->t.n_in; k++) {
+            cnn__node *x = cnn__of(g->order[i]->t.in[k]);
+            if (x->suffix && !x->owner) x->owner = g->order[i];
+        }
+}
+
+/* Names for what the user left unnamed: conv2d1, conv2d2, ...; then parameters of layers: conv2d1.weight. */
+static const char *const cnn__kind_names[] = { "op", "input", "labels", "const", "param", "buffer" };
+
+static int cnn__by_index(const cnn__node *a, const cnn__node *b) { return a->t.index < b->t.index ? -1 : 1; }
+static int cnn__compare_kinds(const void *a, const void *b)
+{
+    const cnn__node *v = *(cnn__node *const *)a, *u = *(cnn__node *const *)b;
+    if (v->t.kind != u->t.kind) return v->t.kind < u->t.kind ? -1 : 1;
+    const int order = v->t.op ? strcmp(v->t.op->name, u->t.op->name) : 0;
+    return order ? order : cnn__by_index(v, u);
+}
+static int cnn__compare_nodes(const void *a, const void *b)
+{
+    const cnn__node *v = *(cnn__node *const *)a, *u = *(cnn__node *const *)b;
+    const int order = strcmp(v->t.name, u->t.name);
+    return order ? order : cnn__by_index(v, u);
+}
+
+static bool cnn__number_nodes(cnn_graph *g)
+{
+    cnn__node **list = g->by_name;
+    int n = 0, number = 0;
+    for (int i = 0; i < g->n_order; i++)
+        if (!g->order[i]->named && !g->order[i]->owner) list[n++] = g->order[i];
+    qsort(list, (size_t)n, sizeof *list, cnn__compare_kinds);
+    for (int i = 0; i < n; i++) {
+        const cnn_tensor *t = &list[i]->t;
+        const char *base = t->op ? t->op->name : cnn__kind_names[t->kind];
+        size_t room = strlen(base) + 16;
+        char  *name = cnn__alloc(g, room);
+        if (!name) return false;
+        const cnn_tensor *last = i && list[i - 1]->t.kind == t->kind ? &list[i - 1]->t : NULL;
+        number = last && (!t->op || strcmp(last->op->name, base) == 0) ? number + 1 : 1;
+        bool single = number == 1 && (t->kind == CNN_INPUT || t->kind == CNN_LABELS);
+        cnn__format(name, room, single ? "%s" : "%s%d", base, number);
+        list[i]->t.name = name;
+    }
+    return true;
+}
+
+/* Names go into files and onto terminals: UTF-8 (no overlong forms, no surrogates), no control characters,
+   and not the one name that safetensors keeps for itself. */
+static bool cnn__check_name(cnn_tensor *t)
+{
+    static const uint32_t least[] = { 0, 0x80, 0x800, 0x10000 };
+    for (const unsigned char *s = (const unsigned char *)t->name; *s; ) {
+        const int more = *s < 0x80 ? 0 : *s >= 0xC0 && *s < 0xE0 ? 1 : *s >= 0xE0 && *s < 0xF0 ? 2
+                       : *s >= 0xF0 && *s < 0xF8 ? 3 : -1;
+        uint32_t code = more > 0 ? *s & (0x3Fu >> more) : *s;
+        for (int k = 1; k <= more; k++) {
+            if ((s[k] & 0xC0) != 0x80) return cnn_fail(t, "its name is not UTF-8");
+            code = code << 6 | (s[k] & 0x3F);
+        }
+        if (more < 0 || code < least[more] || code > 0x10FFFF || (code & 0xFFFFF800) == 0xD800)
+            return cnn_fail(t, "its name is not UTF-8");
+        if (code < 0x20 || (code >= 0x7F && code < 0xA0))
+            return cnn_fail(t, "its name has a control character");
+        s += more + 1;
+    }
+    return strcmp(t->name, "__metadata__") != 0 || cnn_fail(t, "files keep this name for themselves");
+}
+
+/* All names, and the list by which they are found. */
+static bool cnn__name_nodes(cnn_graph *g)
+{
+    const cnn__node *twin = NULL, *first = NULL;
+    if (!cnn__number_nodes(g)) return false;
+    for (int i = 0; i < g->n_order; i++) {
+        cnn__node *v = g->by_name[i] = g->order[i];
+        if (!v->named && v->owner) {
+            size_t room = strlen(v->owner->t.name) + strlen(v->suffix) + 2;
+            char  *name = cnn__alloc(g, room);
+            if (!name) return false;
+            cnn__format(name, room, "%s.%s", v->owner->t.name, v->suffix);
+            v->t.name = name;
+        }
+        if (!cnn__check_name(&v->t)) return false;
+    }
+    qsort(g->by_name, (size_t)g->n_order, sizeof *g->by_name, cnn__compare_nodes);
+    for (int i = 1; i < g->n_order; i++) {
+        const cnn__node *v = g->by_name[i], *u = g->by_name[i - 1];
+        if (strcmp(v->t.name, u->t.name) == 0 && (!twin || v->t.index < twin->t.index)) twin = v, first = u;
+    }
+    return !twin || cnn_fail(&g->order[twin->t.index]->t, "another node has the same name%s%s",
+                             first->t.at ? ", recorded at " : "", first->t.at ? first->t.at : "");
+}
+
+/* A name in two parts, so that none has to be put together: "conv1" ".weight". */
+typedef struct { const char *prefix, *name; } cnn__key;
+static int cnn__compare_name(const cnn__key *key, const char *name)
+{
+    const size_t n = strlen(key->prefix);
+    const int    order = strncmp(key->prefix, name, n);
+    return order ? order : strcmp(key->name, name + n);
+}
+static int cnn__compare_key(const void *key, const void *node)
+{
+    return cnn__compare_name(key, (*(cnn__node *const *)node)->t.name);
+}
+
+/* The node of this name, or NULL. */
+static cnn_tensor *cnn__find_name(const cnn_graph *g, const char *prefix, const char *name)
+{
+    const cnn__key key = { prefix, name };
+    cnn__node *const *v = g->n_order ? bsearch(&key, g->by_name, (size_t)g->n_order, sizeof *g->by_name,
+                                               cnn__compare_key) : NULL;
+    return v ? &(*v)->t : NULL;
+}
 
 /* ---- The memory plan ----
 
@@ -5909,7 +5946,7 @@ CNN_API bool cnn_compile_in(cnn_graph *g, cnn_tensor *loss, void *memory, size_t
 }
 
 /* ===========================================================================================================
-   >>values ---- 8. Values: set, get, map; views
+   >>values ---- 9. Values: set, get, map; views
    ======================================================================================================== */
 
 /* ---- Values ---- */
@@ -6139,7 +6176,7 @@ CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
 }
 
 /* ===========================================================================================================
-   >>data ---- 9. Data: IDX, CIFAR, CSV and .npy files, arrays, shuffling, splits, batches
+   >>data ---- 10. Data: IDX, CIFAR, CSV and .npy files, arrays, shuffling, splits, batches
 
    A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
@@ -7072,7 +7109,7 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool firs
 }
 
 /* ===========================================================================================================
-   >>train ---- 10. Training loop: fit, evaluate, predict, progress and history
+   >>train ---- 11. Training loop: fit, evaluate, predict, progress and history
    ======================================================================================================== */
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
@@ -7762,7 +7799,7 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 #endif /* CNN_NO_STDIO */
 
 /* ===========================================================================================================
-   >>files ---- 11. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
+   >>files ---- 12. Model files: safetensors (Hugging Face 2022), with PyTorch's names and layouts
 
        8 bytes      the length of the header, lowest byte first
        header       JSON: { "__metadata__": { "format": "pt", "cnn.graph": "...", ... }, "conv1.weight":

@@ -42,7 +42,6 @@ built 'no_simd'     $CC -std=c99 -O1 $STRICT -I"$INC" -DONE_FILE -DCNN_NO_SIMD $
 [ -n "$OPENMP" ] && built 'openmp' $CC -std=c99 -O0 $STRICT $OPENMP -I"$INC" -DONE_FILE $S/net.c
 if compiles "$CC" -pthread; then built 'threads' $CC -std=c99 -O1 -pthread -I"$INC" -Itests $S/threads.c "$BUILD/impl.o"
 else skip 'no -pthread'; fi
-built 'asserted'    $CC -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE '-DCNN_ASSERT(c)=((c)?(void)0:abort())' $S/net.c
 for isa in c avx2 avx512 neon; do
     if CNN_ISA=$isa "$BUILD/two_units" >/dev/null 2>&1; then pass; else
         [ $? -eq 1 ] && skip "CNN_ISA=$isa: this machine lacks it" || fail "CNN_ISA=$isa"; fi
