@@ -91,8 +91,8 @@
    Words. Room: all about one operation: formula, shape rule, forward, backward. Row: a struct of functions
    and data that stands for an operation (cnn_op), an optimizer, a kernel of a device. Kernel: a function of
    plain pointers that does the arithmetic. Leaf: a tensor that no operation computes. Node: a tensor and what
-   the executor knows of it. Arena: one of the blocks of memory, each for arrays of a kind. Span: the time from
-   the first write of an array to its last read. Scratch: workspace of a kernel while it runs. Saved: what
+   the executor knows of it. Arena: a block of memory for all arrays of a kind. Span: the time from the first
+   write of an array to its last read. Scratch: workspace of a kernel while it runs. Saved: what
    forward keeps for backward. Formula: an operation element by element. Tail: formulas that are applied to a
    result in the pass that computes it. Probe: who looks on while a graph runs. View: a second graph on the
    same weights. Spread: laid out with its padding, so that a convolution becomes a matrix product.
