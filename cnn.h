@@ -1103,8 +1103,8 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #error "cnn.h: define all of CNN_MALLOC, CNN_REALLOC and CNN_FREE, or none"
 #endif
 
-/* CNN__PARALLEL_FOR(threads): the loop that follows is shared among threads in equal, contiguous parts. Empty
-   without OpenMP. Few, coarse regions: libgomp's barrier spins, and a busy neighbour makes each one dear. */
+/* CNN__PARALLEL_FOR(threads): the loop that follows is shared among threads in equal, contiguous parts. Few,
+   coarse regions: libgomp's barrier spins, and a busy neighbour makes each one expensive. */
 #ifdef _OPENMP
 #define CNN__PRAGMA(x) _Pragma(#x)
 #define CNN__PARALLEL_FOR(threads) \
@@ -1145,7 +1145,7 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
        CNN__MOST_THREADS = 1024 };      /* where a system has no more threads, OpenMP ends the program */
 
-typedef struct { cnn_isa isa; int threads; } cnn__cpu;      /* what every kernel that can be fast is told */
+typedef struct { cnn_isa isa; int threads; } cnn__cpu;      /* what every fast kernel has to know */
 
 /* ---- Sizes that cannot overflow ---- */
 
@@ -1291,7 +1291,7 @@ typedef struct cnn__node {
 } cnn__node;
 enum { CNN__HOST = 1, CNN__DEVICE = 2 };
 
-/* An onlooker of the executor, for profile, trace and doctor: told just before and after each operation. */
+/* Who looks on while a graph runs, for profile, trace and doctor: called before and after each operation. */
 typedef enum { CNN__BEFORE_FORWARD, CNN__AFTER_FORWARD, CNN__BEFORE_BACKWARD, CNN__AFTER_BACKWARD,
                CNN__AFTER_UPDATE } cnn__moment;
 typedef struct cnn__probe {
@@ -4164,7 +4164,7 @@ static bool cnn__binary_shape(cnn_tensor *y)
     bool fits = cnn__stretch(&y->shape.c, a->shape.c, b->shape.c);
     fits = cnn__stretch(&y->shape.h, a->shape.h, b->shape.h) && fits;
     fits = cnn__stretch(&y->shape.w, a->shape.w, b->shape.w) && fits;
-    /* N is no number: only a single sample stretches to it */
+    /* the batch has no fixed size: only a single sample stretches to it */
     if (a->batched != b->batched) {
         fits = (a->batched ? b : a)->shape.n == 1 && fits;
         y->shape.n = (a->batched ? a : b)->shape.n;
@@ -5186,7 +5186,7 @@ static bool cnn__resolve_step(cnn_graph *g, const char *what, cnn_step_args *a)
     int  n;
     const cnn_optimizer *const *all = cnn_optimizers(&n);
     if (!(a->lr > 0) || isinf(a->lr))
-        return cnn__fail(g, a->at, what, "lr %g: the learning rate must be said and positive, such as "
+        return cnn__fail(g, a->at, what, "lr %g: the learning rate is required and must be positive, such as "
                          ".lr = 0.01f", (double)a->lr);
     for (int i = 0; i < n; i++)
         for (const cnn_field *f = all[i]->fields; f->name; f++)
@@ -5409,7 +5409,7 @@ CNN_API bool cnn_swap_average(cnn_graph *g)
 
 /* ---- Names, and whose parameter is whose ---- */
 
-/* A parameter may be borrowed from a layer that is no part of the net: then who reads it first owns it. */
+/* A parameter may be borrowed from a layer that is not part of the net; then its first reader owns it. */
 static void cnn__adopt(cnn_graph *g)
 {
     for (int i = 0; i < g->n_order; i++)
@@ -11174,7 +11174,7 @@ CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float 
     const __m256 c = _mm256_permute2f128_ps(a, b, 0x20), d = _mm256_permute2f128_ps(a, b, 0x31);
     v[0] = _mm256_shuffle_ps(c, d, 0x88), v[1] = _mm256_shuffle_ps(c, d, 0xDD);
 }
-/* Where v is larger, or no number, it becomes the most and its tag which. */
+/* Where v > *most, or v is NaN, take v and its tag. */
 CNN__TARGET_avx2 static CNN__INLINE
 void cnn__larger_avx2(__m256 *most, __m256 *which, __m256 v, __m256 tag)
 {

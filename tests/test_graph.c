@@ -237,8 +237,8 @@ static void errors_while_running(void)
     { RUNNING; CHECK(cnn_set(x, v, 600)); cnn_forward(y, CNN_EVAL); CHECK(!cnn_get(y, v, 7)); EXPECT_AT(g, at, "dense \"dense1\": get: 7 values were given for shape (N,2,1,1), which has 8"); DONE; }
     { RUNNING; CHECK(cnn_set(x, v, 600)); cnn_forward(y, CNN_EVAL); CHECK(!cnn_get_grad(y, v, 8)); EXPECT_AT(g, at, "dense \"dense1\": gradient: the last call was not cnn_backward"); DONE; }
     { RUNNING; CHECK(!cnn_get_grad(x, v, 600)); EXPECT_AT(g, x->at, "tensor \"input\": gradient: it was not asked for: say cnn_input(..., .grad = 1)"); DONE; }
-    { RUNNING; CHECK(!cnn_step(g)); EXPECT_HERE(g, "step: lr 0: the learning rate must be said and positive, such as .lr = 0.01f"); DONE; }
-    { RUNNING; CHECK(!cnn_step(g, .lr = -1)); EXPECT_HERE(g, "step: lr -1: the learning rate must be said and positive, such as .lr = 0.01f"); DONE; }
+    { RUNNING; CHECK(!cnn_step(g)); EXPECT_HERE(g, "step: lr 0: the learning rate is required and must be positive, such as .lr = 0.01f"); DONE; }
+    { RUNNING; CHECK(!cnn_step(g, .lr = -1)); EXPECT_HERE(g, "step: lr -1: the learning rate is required and must be positive, such as .lr = 0.01f"); DONE; }
     { RUNNING; CHECK(!cnn_step(g, .lr = 1)); EXPECT_HERE(g, "step: no gradients yet: call cnn_forward(loss, CNN_TRAIN) and cnn_backward(loss) first"); DONE; }
     { RUNNING; CHECK(!cnn_set_batch(g, 5)); EXPECT_AT(g, g->config.at, "batch: 5 samples: the batch must be 1 to max_batch = 4"); DONE; }
     { RUNNING; cnn_keep(y); EXPECT_AT(g, at, "dense \"dense1\": cannot be kept: the graph is compiled"); DONE; }

@@ -347,12 +347,12 @@ static void step_error(int after, bool inference, cnn_step_args a, const char *m
 }
 static void step_errors(void)
 {
-    const char *no_lr = "here.c:7: step: lr 0: the learning rate must be said and positive, such as .lr = 0.01f";
+    const char *no_lr = "here.c:7: step: lr 0: the learning rate is required and must be positive, such as .lr = 0.01f";
     step_error(2, false, (cnn_step_args){ .lr = 0 }, no_lr);
     step_error(2, false, (cnn_step_args){ .lr = -0.5f },
-               "here.c:7: step: lr -0.5: the learning rate must be said and positive, such as .lr = 0.01f");
+               "here.c:7: step: lr -0.5: the learning rate is required and must be positive, such as .lr = 0.01f");
     step_error(2, false, (cnn_step_args){ .lr = INFINITY },
-               "here.c:7: step: lr inf: the learning rate must be said and positive, such as .lr = 0.01f");
+               "here.c:7: step: lr inf: the learning rate is required and must be positive, such as .lr = 0.01f");
     step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = 1 }, "here.c:7: step: momentum is 1: it must be in [0,1)");
     step_error(2, false, (cnn_step_args){ .lr = 1, .momentum = -0.5f }, "here.c:7: step: momentum is -0.5: it must be in [0,1)");
     step_error(2, false, (cnn_step_args){ .lr = 1, .weight_decay = -1 }, "here.c:7: step: weight_decay is -1: it must be in [0,inf)");
@@ -843,7 +843,7 @@ static void fit_errors(void)
     cnn_dataset none = q->data, many = q->data;
     net n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data },
-             "here.c:9: fit: lr 0: the learning rate must be said and positive, such as .lr = 0.01f");
+             "here.c:9: fit: lr 0: the learning rate is required and must be positive, such as .lr = 0.01f");
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .nesterov = 1 },
              "here.c:9: fit: nesterov needs a momentum, such as .momentum = 0.9f");
