@@ -760,8 +760,8 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
-   cnn_load_weights takes weights from any of them. Other tensors that are not floats, up to 1 MiB of them
-   together, are kept by loading and written again, unchanged, by saving. */
+   cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
+   written again by saving. */
 typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
                  int max_batch, threads, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
@@ -1335,18 +1335,7 @@ struct cnn_graph {
     struct cnn__probe  *probe;          /* sees every operation run; NULL = nobody looks */
     struct cnn__doctor *doctor;         /* NULL until cnn_doctor */
     char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
-    struct cnn__carried *carried;       /* one allocation: the list, then names, shapes and bytes */
-    size_t       n_carried;
 };
-
-/* A tensor of a loaded file that no node computes with, such as PyTorch's num_batches_tracked, kept as it
-   was. See >>files. */
-typedef struct cnn__carried {
-    const char          *name, *shape;  /* shape: as text, "[2,3]" */
-    const unsigned char *data;
-    size_t               bytes;
-    int                  dtype;
-} cnn__carried;
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
 
@@ -1571,7 +1560,6 @@ CNN_API void cnn_free(cnn_graph *g)
     CNN_FREE(g->node);
     CNN_FREE(g->order);
     CNN_FREE(g->base);
-    CNN_FREE(g->carried);
     CNN_FREE(g);
 }
 
@@ -7828,13 +7816,11 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
        cnn.history, cnn.fit                         of cnn_fit: F64 [epochs,5], and the sums of the epoch
        "cnn.step": "12", ...                        see cnn__numbers
 
-   Tensors that are not floats and that no node has are carried: kept as they are, type, shape and bytes, and
-   written again. Each batch norm has a num_batches_tracked in the file, as in PyTorch: what was loaded plus
-   the training forwards since.
+   Each batch norm has a num_batches_tracked in the file, as in PyTorch: what was loaded plus the training
+   forwards since. Other tensors that are not floats are skipped.
    ======================================================================================================== */
 
 enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the reference implementation */
-       CNN__MOST_CARRIED = 1 << 20,            /* bytes of all carried tensors with their names */
        CNN__MOST_NODES  = 1 << 16 };
 static const size_t CNN__MOST_PLAN = (size_t)1 << 31;  /* bytes for each sample: the default of .max_bytes */
 
@@ -8342,60 +8328,11 @@ static bool cnn__check_weights(const cnn__file *f)
     return true;
 }
 
-/* What the file has and the graph does not, other than the state in a checkpoint. */
-static bool cnn__is_foreign(const cnn__file *f, const cnn__entry *e)
-{
-    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
-    return !e->known && !state && !cnn__find_name(f->g, "", e->name);
-}
-static bool cnn__is_carried(const cnn__file *f, const cnn__entry *e)
-{
-    return e->dtype >= CNN__FLOAT_TYPES && cnn__is_foreign(f, e);
-}
-
-/* Keep what no node has, in place of what an earlier file left; wide elements first, so that each tensor of
-   the next file starts at a multiple of its element. More than CNN__MOST_CARRIED is no bookkeeping but data,
-   and is skipped. */
-static bool cnn__carry(const cnn__file *f)
-{
-    static const unsigned widths[] = { 64, 32, 16, 8, 6, 4 };
-    size_t n = 0, bytes = 0;
-    for (size_t i = 0; i < f->n && bytes <= CNN__MOST_CARRIED; i++) {
-        const cnn__entry *e = &f->entry[i];
-        if (!cnn__is_carried(f, e)) continue;
-        size_t text = strlen(e->name) + strcspn(e->shape, "]") + 3;
-        bytes = cnn__add_size(bytes, cnn__add_size(sizeof(cnn__carried) + text, e->end - e->begin)), n++;
-    }
-    cnn__carried *list = NULL;
-    if (n && bytes <= CNN__MOST_CARRIED) {
-        if (!(list = CNN_MALLOC(bytes))) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
-    }
-    CNN_FREE(f->g->carried);
-    f->g->carried = list, f->g->n_carried = list ? n : 0;
-    if (!list) return true;
-    cnn__carried *to = list;
-    char         *p = (char *)(list + n);
-    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
-        for (size_t i = 0; i < f->n; i++) {
-            const cnn__entry *e = &f->entry[i];
-            if (cnn__dtypes[e->dtype].bits != widths[w] || !cnn__is_carried(f, e)) continue;
-            const size_t name = strlen(e->name) + 1, shape = strcspn(e->shape, "]") + 1;
-            to->name = memcpy(p, e->name, name), p += name;
-            to->shape = memcpy(p, e->shape, shape), p[shape] = 0, p += shape + 1;
-            to->bytes = e->end - e->begin, to->dtype = e->dtype;
-            to->data = (unsigned char *)p;
-            if (to->bytes) memcpy(p, f->data + e->begin, to->bytes);
-            p += to->bytes, to++;
-        }
-    return true;
-}
-
 /* All or nothing: a file that does not fit leaves every weight as it was. */
 static bool cnn__fill_weights(const cnn__file *f)
 {
     if (!cnn__check_weights(f)) return false;
     for (int i = 0; i < f->g->n_order; i++) cnn__read_count(f, &f->g->order[i]->t);
-    if (!cnn__carry(f)) return false;
     for (int i = 0; i < f->g->n_order; i++) {
         cnn_tensor *t = &f->g->order[i]->t;
         if (!cnn__is_learned(t)) continue;
@@ -8415,7 +8352,8 @@ static bool cnn__check_extra(const cnn__file *f)
     int  n = 0, extra = 0;
     for (size_t i = 0; i < f->n; i++) {
         const cnn__entry *e = &f->entry[i];
-        if (e->dtype >= CNN__FLOAT_TYPES || !cnn__is_foreign(f, e)) continue;
+        const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+        if (e->dtype >= CNN__FLOAT_TYPES || e->known || state || cnn__find_name(f->g, "", e->name)) continue;
         if (extra++ < 3)
             n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "", e->name);
     }
@@ -8925,19 +8863,6 @@ static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const
     return good;
 }
 
-static bool cnn__put_carried(cnn__writer *w, bool wide)
-{
-    const cnn_graph *g = w->f->g;
-    bool good = true;
-    for (size_t i = 0; i < g->n_carried && good; i++) {
-        const cnn__carried *c = &g->carried[i];
-        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
-        good = w->sink ? w->sink(w->to, c->data, c->bytes)
-                       : cnn__put_entry(w, c->dtype, "", c->name, c->shape, c->bytes);
-    }
-    return good;
-}
-
 static bool cnn__put_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
 {
     cnn_tensor *same = cnn__find_name(t->graph, prefix, t->name);
@@ -8984,7 +8909,7 @@ static bool cnn__put_tensors(cnn__writer *w)
         good = !cnn__is_trained(&g->order[i]->t) ||
                cnn__put_tensor(w, CNN__I64, "cnn.steps.", g->order[i]->t.name, "[]", &steps, 1);
     }
-    good = good && (!w->run || cnn__put_fit(w)) && cnn__put_carried(w, true);
+    good = good && (!w->run || cnn__put_fit(w));
     for (int i = 0; i < g->n_order && good; i++) {
         cnn_tensor *t = &g->order[i]->t;
         if (!cnn__is_stored(t)) continue;
@@ -8992,10 +8917,9 @@ static bool cnn__put_tensors(cnn__writer *w)
         good = (v || !w->sink) &&
                cnn__put_tensor(w, CNN__F32, "", t->name, cnn__file_shape(t).s, v, cnn_count(t));
     }
-    if (good && w->state)
-        good = cnn__each_state(g, cnn__slots_of(g), g->config.inference ? NULL : g->average,
-                               w->run && w->run->at.best_epoch ? w->run->best : NULL, cnn__put_vector, w);
-    return good && cnn__put_carried(w, false);
+    return good && (!w->state ||
+           cnn__each_state(g, cnn__slots_of(g), g->config.inference ? NULL : g->average,
+                           w->run && w->run->at.best_epoch ? w->run->best : NULL, cnn__put_vector, w));
 }
 
 static void cnn__numbers_of_run(const cnn__run *r, uint64_t number[CNN__NUMBERS])
