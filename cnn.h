@@ -6185,44 +6185,55 @@ static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
 }
 
 #ifndef CNN_NO_STDIO
-/* A whole file in memory, to be given to CNN_FREE; NULL after writing a message. It is read to its end, not
-   asked for its size: that serves pipes too, and a file that grows meanwhile does no harm. */
-static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *error, size_t room)
+/* What follows in a file, at most `most` bytes and a 0 behind them, to be given to CNN_FREE; NULL after
+   writing a message. It is read, not asked for its size: that serves pipes too, a file that grows meanwhile
+   does no harm, and the memory grows with what is there, not with what somebody promised. */
+static void *cnn__read_stream(FILE *f, size_t most, size_t *bytes, char *error, size_t room)
 {
-    unsigned char *data = NULL, *more = NULL;
-    size_t size = 0, capacity = 0, got = 0;
-    *bytes = 0;
-    errno = 0;
-    FILE *f = path ? fopen(path, "rb") : NULL;
-    if (!f) {
-        const char *reason = errno ? strerror(errno) : "it cannot be opened";
-        cnn__format(error, room, "%s", path ? reason : "no path was given");
-        return NULL;
-    }
-    do {
+    char  *data = NULL, *more = NULL;
+    size_t size = 0, capacity = 0, got = 1;
+    while (got && size < most) {
         if (size == capacity) {
-            capacity = capacity ? cnn__mul_size(capacity, 2) : 1u << 16;
+            const size_t twice = capacity ? cnn__mul_size(capacity, 2) : 1u << 16;
+            capacity = twice < most ? twice : most;
             more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity);
-            if (!more) {
-                cnn__format(error, room, "out of memory: %zu bytes", capacity);
-                break;
-            }
+            if (!more) break;
             data = more;
         }
+        errno = 0;
         got = fread(data + size, 1, capacity - size, f);
         size += got;
-    } while (got);
-    bool whole = more && !ferror(f);
-    if (more && !whole)
-        cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
-    fclose(f);
-    if (!whole) {
-        CNN_FREE(data);
-        return NULL;
     }
-    more = CNN_REALLOC(data, size ? size : 1);         /* give back what the doubling took too much */
-    *bytes = size;
-    return more ? more : data;
+    if (ferror(f)) {
+        cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
+    } else if ((more || size == most) && (more = CNN_REALLOC(data, size + 1)) != NULL) {
+        more[size] = 0, *bytes = size;
+        return more;
+    } else {
+        cnn__format(error, room, "out of memory: %zu bytes", capacity ? capacity : size + 1);
+    }
+    CNN_FREE(data);
+    return NULL;
+}
+
+static FILE *cnn__open_to_read(const char *path, char *error, size_t room)
+{
+    errno = 0;
+    FILE *f = path ? fopen(path, "rb") : NULL;
+    if (!f) cnn__format(error, room, "%s", !path ? "no path was given"
+                        : errno ? strerror(errno) : "it cannot be opened");
+    return f;
+}
+
+/* A whole file in memory, as from cnn__read_stream. */
+static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *error, size_t room)
+{
+    *bytes = 0;
+    FILE *f = cnn__open_to_read(path, error, room);
+    if (!f) return NULL;
+    void *data = cnn__read_stream(f, SIZE_MAX, bytes, error, room);
+    fclose(f);
+    return data;
 }
 #endif
 
@@ -7858,7 +7869,7 @@ typedef struct {
 typedef struct {
     cnn_graph           *g;
     const char          *at, *what, *path;     /* for messages: main.c:7: load "net.safetensors": ... */
-    char                *header, *p;           /* p: where the reader is */
+    char                *header, *end, *p;     /* p: where the reader is */
     cnn__entry          *entry;                /* sorted by name */
     size_t               n, capacity;
     const unsigned char *data;
@@ -7885,6 +7896,14 @@ static bool cnn__file_fail(const cnn__file *f, const char *format, ...)
     cnn__vfail(f->g, f->at, f->what, f->path ? cnn__path_end(f->path) : NULL, format, ap);
     va_end(ap);
     return false;
+}
+
+/* CNN_REALLOC that says why it failed. */
+static void *cnn__file_realloc(const cnn__file *f, void *old, size_t bytes)
+{
+    void *more = bytes == SIZE_MAX ? NULL : CNN_REALLOC(old, bytes);
+    if (!more) cnn__file_fail(f, "out of memory: %zu bytes", bytes);
+    return more;
 }
 
 /* ---- Reading: numbers and words ---- */
@@ -7962,11 +7981,14 @@ static int cnn__read_ints(const char *s, int *value, int room)
     return -1;
 }
 
-/* ---- Reading: the header. JSON as far as the format uses it: three deep, so that nothing recurses. ---- */
+/* ---- Reading: the header. JSON as far as the format uses it: three deep, so that nothing recurses. After an
+   error the reader stands at the end, where every further step finds nothing. ---- */
 
-static bool cnn__json_fail(const cnn__file *f, const char *what)
+static bool cnn__json_fail(cnn__file *f, const char *what)
 {
-    return cnn__file_fail(f, "header, byte %zu: %s", (size_t)(f->p - f->header), what);
+    cnn__file_fail(f, "header, byte %zu: %s", (size_t)(f->p - f->header), what);
+    f->p = f->end;
+    return false;
 }
 
 static void cnn__json_space(cnn__file *f)
@@ -7986,6 +8008,15 @@ static bool cnn__json_take(cnn__file *f, char c)
     return cnn__json_is(f, c) || cnn__json_fail(f, what);
 }
 
+/* Whether element n of a list between brackets, "[]" or "{}", follows. */
+static bool cnn__json_next(cnn__file *f, const char *brackets, size_t n)
+{
+    if (n == 0) return cnn__json_take(f, brackets[0]) && !cnn__json_is(f, brackets[1]);
+    if (cnn__json_is(f, ',')) return true;
+    cnn__json_take(f, brackets[1]);
+    return false;
+}
+
 /* The code behind \u, which for characters above U+FFFF comes in two; 0 after an error. */
 static uint32_t cnn__json_code(cnn__file *f)
 {
@@ -7999,31 +8030,25 @@ static uint32_t cnn__json_code(cnn__file *f)
     return 0x10000 + ((code & 0x3FF) << 10) + (low & 0x3FF);
 }
 
-/* A string, decoded in its place, which is never shorter; NULL after an error. */
+/* A string, decoded in its place, which is never shorter; "" after an error. */
 static char *cnn__json_string(cnn__file *f)
 {
     static const char escape[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
-    if (!cnn__json_take(f, '"')) return NULL;
+    static const unsigned char first[] = { 0, 0xC0, 0xE0, 0xF0 };    /* of UTF-8, by the bytes behind it */
+    if (!cnn__json_take(f, '"')) return f->end;
     char *s = f->p, *out = s;
     while (*f->p != '"') {
-        if ((unsigned char)*f->p < 0x20) return cnn__json_fail(f, "control character in a string"), NULL;
+        if ((unsigned char)*f->p < 0x20) return cnn__json_fail(f, "control character in a string"), f->end;
         if (*f->p != '\\') {
             *out++ = *f->p++;
             continue;
         }
         char        c = *++f->p;
         const char *k = c ? strchr(escape, c) : NULL;
-        if (k) {
-            *out++ = meaning[k - escape];
-            f->p++;
-            continue;
-        }
-        if (c == 'u') f->p++;
-        uint32_t code = c == 'u' ? cnn__json_code(f) : 0;
-        if (!code) return cnn__json_fail(f, "bad escape in a string"), NULL;
-        /* UTF-8: bytes behind */
+        if (k || c == 'u') f->p++;
+        uint32_t code = k ? (uint32_t)meaning[k - escape] : c == 'u' ? cnn__json_code(f) : 0;
+        if (!code) return cnn__json_fail(f, "bad escape in a string"), f->end;
         int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-        static const unsigned char first[] = { 0, 0xC0, 0xE0, 0xF0 };
         *out++ = (char)(unsigned char)(first[more] | code >> 6 * more);
         while (more-- > 0) *out++ = (char)(unsigned char)(0x80 | (code >> 6 * more & 0x3F));
     }
@@ -8031,16 +8056,20 @@ static char *cnn__json_string(cnn__file *f)
     *out = 0;
     return s;
 }
+static char *cnn__json_key(cnn__file *f)
+{
+    char *key = cnn__json_string(f);
+    return cnn__json_take(f, ':') ? key : f->end;
+}
 
-static bool cnn__json_size(cnn__file *f, size_t *value)
+static size_t cnn__json_size(cnn__file *f)
 {
     uint64_t v;
     cnn__json_space(f);
     const char *end = cnn__read_whole(f->p, SIZE_MAX, &v);
-    if (!end) return cnn__json_fail(f, "whole number expected");
-    f->p = f->header + (end - f->header);
-    *value = (size_t)v;
-    return true;
+    if (!end) return cnn__json_fail(f, "whole number expected"), 0;
+    f->p += end - f->p;
+    return (size_t)v;
 }
 
 static bool cnn__read_number(cnn__file *f, const char *key, const char *value)
@@ -8058,69 +8087,61 @@ static bool cnn__read_number(cnn__file *f, const char *key, const char *value)
 /* "__metadata__": strings by strings. */
 static bool cnn__read_metadata(cnn__file *f)
 {
-    if (!cnn__json_take(f, '{')) return false;
-    if (cnn__json_is(f, '}')) return true;
-    do {
-        char *key = cnn__json_string(f);
-        if (!key || !cnn__json_take(f, ':')) return false;
-        char *value = cnn__json_string(f);
-        if (!value) return false;
+    for (size_t n = 0; cnn__json_next(f, "{}", n); n++) {
+        char  *key = cnn__json_key(f), *value = cnn__json_string(f);
         char **keep = strcmp(key, "cnn.graph") == 0 ? &f->graph
                     : strcmp(key, "cnn.optimizer") == 0 ? &f->optimizer : NULL;
         if (keep && *keep) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
         if (keep) *keep = value;
         else if (!cnn__read_number(f, key, value)) return false;
-    } while (cnn__json_is(f, ','));
-    return cnn__json_take(f, '}');
+    }
+    return !f->g->error[0];
 }
 
-static bool cnn__read_shape(cnn__file *f, cnn__entry *e)
+static void cnn__read_shape(cnn__file *f, cnn__entry *e)
 {
-    if (!cnn__json_take(f, '[')) return false;
-    e->shape = f->p - 1, e->count = 1;
-    if (!cnn__json_is(f, ']')) {
-        do {
-            size_t extent;
-            if (!cnn__json_size(f, &extent)) return false;
-            e->count = cnn__mul_size(e->count, extent);
-            if (extent != 1 && e->extents < 4) e->extent[e->extents++] = extent;
-            else if (extent != 1) e->extents = 5;
-        } while (cnn__json_is(f, ','));
-        if (!cnn__json_take(f, ']')) return false;
+    cnn__json_space(f);
+    e->shape = f->p, e->count = 1;
+    for (size_t n = 0; cnn__json_next(f, "[]", n); n++) {
+        const size_t extent = cnn__json_size(f);
+        e->count = cnn__mul_size(e->count, extent);
+        if (extent != 1 && e->extents < 4) e->extent[e->extents++] = extent;
+        else if (extent != 1) e->extents = 5;
     }
     e->shape_length = f->p - e->shape < 60 ? (int)(f->p - e->shape) : 60;
-    return true;
 }
 
+static bool cnn__read_dtype(cnn__file *f, cnn__entry *e)
+{
+    const char *name = cnn__json_string(f);
+    const int   types = (int)(sizeof cnn__dtypes / sizeof *cnn__dtypes);
+    while (e->dtype < types && strcmp(name, cnn__dtypes[e->dtype].name) != 0) e->dtype++;
+    return e->dtype < types ||
+           cnn__file_fail(f, "tensor \"%.60s\": unknown dtype \"%.20s\"", e->name, name);
+}
 static bool cnn__read_entry(cnn__file *f, cnn__entry *e)
 {
-    bool dtype = false, shape = false, offsets = false;
-    if (!cnn__json_take(f, '{')) return false;
-    do {
-        const char *key = cnn__json_string(f);
-        if (!key || !cnn__json_take(f, ':')) return false;
-        if (strcmp(key, "dtype") == 0 && !dtype) {
-            const char *name = cnn__json_string(f);
-            int types = (int)(sizeof cnn__dtypes / sizeof *cnn__dtypes);
-            if (!name) return false;
-            while (e->dtype < types && strcmp(name, cnn__dtypes[e->dtype].name) != 0) e->dtype++;
-            if (e->dtype == types)
-                return cnn__file_fail(f, "tensor \"%.60s\": unknown dtype \"%.20s\"", e->name, name);
-            dtype = true;
-        } else if (strcmp(key, "shape") == 0 && !shape) {
-            if (!cnn__read_shape(f, e)) return false;
-            shape = true;
-        } else if (strcmp(key, "data_offsets") == 0 && !offsets) {
-            if (!cnn__json_take(f, '[') || !cnn__json_size(f, &e->begin) || !cnn__json_take(f, ',') ||
-                !cnn__json_size(f, &e->end) || !cnn__json_take(f, ']')) return false;
-            offsets = true;
-        } else {
+    static const char *const keys[] = { "dtype", "shape", "data_offsets" };
+    unsigned seen = 0;
+    for (size_t n = 0; cnn__json_next(f, "{}", n); n++) {
+        const char *key = cnn__json_key(f);
+        unsigned    k = 0;
+        while (k < 3 && strcmp(key, keys[k]) != 0) k++;
+        if (k == 3 || (seen >> k & 1))
             return cnn__file_fail(f, "tensor \"%.60s\": key \"%.40s\" is unknown or there twice", e->name,
                                   key);
-        }
-    } while (cnn__json_is(f, ','));
-    if (!cnn__json_take(f, '}')) return false;
-    if (!dtype || !shape || !offsets)
+        seen |= 1u << k;
+        if (k == 0 && !cnn__read_dtype(f, e)) return false;
+        if (k == 1) cnn__read_shape(f, e);
+        if (k != 2) continue;
+        cnn__json_take(f, '[');
+        e->begin = cnn__json_size(f);
+        cnn__json_take(f, ',');
+        e->end = cnn__json_size(f);
+        cnn__json_take(f, ']');
+    }
+    if (f->g->error[0]) return false;
+    if (seen != 7)
         return cnn__file_fail(f, "tensor \"%.60s\": it needs dtype, shape and data_offsets", e->name);
     if (e->begin > e->end || e->end > f->bytes)
         return cnn__file_fail(f, "tensor \"%.60s\": bytes %zu to %zu are not within the %zu bytes of data: "
@@ -8170,34 +8191,28 @@ static bool cnn__check_entries(cnn__file *f)
 static bool cnn__read_header(cnn__file *f)
 {
     bool metadata = false;
-    if (!cnn__json_take(f, '{')) return false;
-    if (!cnn__json_is(f, '}')) {
-        do {
-            const char *name = cnn__json_string(f);
-            if (!name || !cnn__json_take(f, ':')) return false;
-            if (strcmp(name, "__metadata__") == 0) {
-                if (metadata) return cnn__file_fail(f, "the header has \"__metadata__\" twice");
-                metadata = true;
-                if (!cnn__read_metadata(f)) return false;
-                continue;
-            }
-            if (f->n == f->capacity) {
-                size_t capacity = f->capacity ? 2 * f->capacity : 32;
-                size_t bytes = cnn__mul_size(capacity, sizeof *f->entry);
-                void  *more = bytes == SIZE_MAX ? NULL : CNN_REALLOC(f->entry, bytes);
-                if (!more) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
-                f->entry = more, f->capacity = capacity;
-            }
-            cnn__entry *e = &f->entry[f->n];
-            memset(e, 0, sizeof *e);
-            e->name = name;
-            if (!cnn__read_entry(f, e)) return false;
-            f->n++;
-        } while (cnn__json_is(f, ','));
-        if (!cnn__json_take(f, '}')) return false;
+    for (size_t n = 0; cnn__json_next(f, "{}", n); n++) {
+        const char *name = cnn__json_key(f);
+        if (strcmp(name, "__metadata__") == 0) {
+            if (metadata) return cnn__file_fail(f, "the header has \"__metadata__\" twice");
+            metadata = true;
+            if (!cnn__read_metadata(f)) return false;
+            continue;
+        }
+        if (f->n == f->capacity) {
+            const size_t capacity = f->capacity ? 2 * f->capacity : 32;
+            void *more = cnn__file_realloc(f, f->entry, cnn__mul_size(capacity, sizeof *f->entry));
+            if (!more) return false;
+            f->entry = more, f->capacity = capacity;
+        }
+        cnn__entry *e = &f->entry[f->n];
+        memset(e, 0, sizeof *e);
+        e->name = name;
+        if (!cnn__read_entry(f, e)) return false;
+        f->n++;
     }
     cnn__json_space(f);
-    return *f->p == 0 || cnn__json_fail(f, "the end of the header expected");
+    return !f->g->error[0] && (*f->p == 0 || cnn__json_fail(f, "the end of the header expected"));
 }
 
 static void cnn__close_file(cnn__file *f)
@@ -8228,27 +8243,29 @@ static size_t cnn__header_length(const cnn__file *f, const unsigned char *p, siz
                           (unsigned long long)length, (int)CNN__MOST_HEADER), 0;
 }
 
-static bool cnn__new_header(cnn__file *f, size_t length)
+/* Read and check all of the header, of whose length `got` bytes are there. It belongs to f from now on. */
+static bool cnn__check_header(cnn__file *f, char *header, size_t length, size_t got)
 {
-    f->p = f->header = CNN_MALLOC(length + 1);
-    if (!f->header) return cnn__file_fail(f, "out of memory: %zu bytes", length + 1);
-    f->header[length] = 0;
-    return true;
+    f->p = f->header = header;
+    if (!header) return false;
+    if (got < length)
+        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length, got);
+    f->end = header + length;
+    *f->end = 0;
+    return cnn__read_header(f) && cnn__check_entries(f);
 }
 
-/* Read and check all of the header. cnn__close_file it, also after an error. */
+/* cnn__close_file it, also after an error. */
 static bool cnn__open_file(cnn__file *f, const void *file, size_t bytes)
 {
     const unsigned char *p = file;
     const size_t length = cnn__header_length(f, p, p ? bytes : 0);
     if (!length) return false;
-    if (length > bytes - 8)
-        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length,
-                              bytes - 8);
-    if (!cnn__new_header(f, length)) return false;
-    memcpy(f->header, p + 8, length);
-    f->data = p + 8 + length, f->bytes = bytes - 8 - length;
-    return cnn__read_header(f) && cnn__check_entries(f);
+    const size_t got = length < bytes - 8 ? length : bytes - 8;
+    char *header = cnn__file_realloc(f, NULL, got + 1);
+    if (header) memcpy(header, p + 8, got);
+    f->data = p + 8 + got, f->bytes = bytes - 8 - got;
+    return cnn__check_header(f, header, length, got);
 }
 
 /* ---- Reading: tensors into the graph ---- */
@@ -9091,50 +9108,40 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
 
 #ifndef CNN_NO_STDIO
 
-/* What the header promises, and not more. The memory grows with what is there, not with what is promised. */
+static void *cnn__file_part(const cnn__file *f, FILE *file, size_t most, size_t *got)
+{
+    char  why[128];
+    void *part = cnn__read_stream(file, most, got, why, sizeof why);
+    if (!part) cnn__file_fail(f, "%s", why);
+    return part;
+}
+
+/* What the header promises, and not more. */
 static bool cnn__read_data(cnn__file *f, FILE *file)
 {
-    const size_t   promised = f->bytes;
-    size_t         size = 0, capacity = 0, got = 1;
-    unsigned char *data = NULL;
-    f->bytes = 0;
-    while (size < promised && got) {
-        if (size == capacity) {
-            capacity = capacity > promised / 2 ? promised : capacity ? 2 * capacity : 1u << 20;
-            if (capacity > promised) capacity = promised;
-            void *more = CNN_REALLOC(data, capacity);
-            if (!more) return cnn__file_fail(f, "out of memory: %zu bytes", capacity);
-            f->own = data = more;
-        }
-        got = fread(data + size, 1, capacity - size, file);
-        size += got;
-    }
-    if (size < promised)
-        return cnn__file_fail(f, "truncated: its tensors have %zu bytes, and %zu are there", promised, size);
-    if (fgetc(file) != EOF)
-        return cnn__file_fail(f, "the data from byte %zu on belong to no tensor", promised);
-    f->data = data, f->bytes = size;
-    return true;
+    const size_t promised = f->bytes;
+    f->data = f->own = cnn__file_part(f, file, promised, &f->bytes);
+    if (!f->own) return false;
+    if (f->bytes < promised)
+        return cnn__file_fail(f, "truncated: its tensors have %zu bytes, and %zu are there", promised,
+                              f->bytes);
+    return fgetc(file) == EOF ||
+           cnn__file_fail(f, "the data from byte %zu on belong to no tensor", promised);
 }
 
 /* As cnn__open_file. Of a file that is no model, only the first bytes are read. */
 static bool cnn__open_path(cnn__file *f)
 {
-    unsigned char start[8];
-    errno = 0;
-    FILE *file = f->path ? fopen(f->path, "rb") : NULL;
-    if (!file)
-        return cnn__file_fail(f, "%s", !f->path ? "no path was given"
-                                       : errno ? strerror(errno) : "it cannot be opened");
-    size_t got = fread(start, 1, sizeof start, file), length = 0;
-    bool   good = !ferror(file) && (length = cnn__header_length(f, start, got)) > 0 &&
-                  cnn__new_header(f, length);
-    got = good ? fread(f->header, 1, length, file) : 0;
-    if (ferror(file)) cnn__file_fail(f, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
-    else if (good && got < length)
-        cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length, got);
+    char   why[128];
+    size_t got;
+    FILE  *file = cnn__open_to_read(f->path, why, sizeof why);
+    if (!file) return cnn__file_fail(f, "%s", why);
+    void        *start = cnn__file_part(f, file, 8, &got);
+    const size_t length = start ? cnn__header_length(f, start, got) : 0;
+    char        *header = length ? cnn__file_part(f, file, length, &got) : NULL;
     f->bytes = SIZE_MAX;
-    good = good && got == length && cnn__read_header(f) && cnn__check_entries(f) && cnn__read_data(f, file);
+    const bool good = cnn__check_header(f, header, length, got) && cnn__read_data(f, file);
+    CNN_FREE(start);
     fclose(file);
     return good;
 }
@@ -9161,15 +9168,6 @@ static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(
 
 /* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the
    disk before the name. Windows replaces a file only when asked to. */
-static size_t cnn__folder(const char *path)                    /* letters up to the name of the file */
-{
-    const char *name = strrchr(path, '/');
-#ifdef _WIN32
-    const char *back = strrchr(path, '\\');
-    if (back && (!name || back > name)) name = back;
-#endif
-    return name ? (size_t)(name - path) + 1 : 0;
-}
 #if defined(__unix__) || defined(__APPLE__)
 #include <dirent.h>
 #include <fcntl.h>
@@ -9180,8 +9178,9 @@ int (fsync)(int);
 int (fchmod)(int, mode_t);
 int (kill)(pid_t, int);
 char *(realpath)(const char *, char *);
+static const char cnn__slashes[] = "/";
 static unsigned long cnn__process(const void *any) { return (void)any, (unsigned long)getpid(); }
-static bool  cnn__flush(FILE *f) { return fflush(f) == 0 && fsync(fileno(f)) == 0; }
+static bool  cnn__flush(FILE *f) { return fflush(f) == 0 && (fsync(fileno(f)) == 0 || errno == EINVAL); }
 static bool  cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
 static char *cnn__real_path(const char *path) { return realpath(path, NULL); }
 static bool  cnn__is_special(const char *path)
@@ -9217,42 +9216,51 @@ static void cnn__tidy_folder(char *folder)
     if (all) closedir(all);
 }
 #else
-static unsigned long cnn__process(const void *any)
-{
-    uint32_t unique[4];
-    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL), (uint64_t)clock());
-    return unique[0];
-}
-static char *cnn__real_path(const char *path) { return (void)path, NULL; }
-static bool  cnn__is_special(const char *path) { return (void)path, false; }
-static void  cnn__keep_rights(FILE *file, const char *old) { (void)file, (void)old; }
-static void  cnn__tidy_folder(char *folder) { (void)folder; }
-static bool  cnn__flush(FILE *f) { return fflush(f) == 0; }
 #ifdef _WIN32
 __declspec(dllimport) int __stdcall MoveFileExA(const char *, const char *, unsigned long);
 static bool  cnn__replace(const char *from, const char *to) { return MoveFileExA(from, to, 1) != 0; }
 #else
 static bool  cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
 #endif
+static const char cnn__slashes[] = "/\\";
+static unsigned long cnn__process(const void *any)
+{
+    uint32_t unique[4];
+    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL), (uint64_t)clock());
+    return unique[0];
+}
+static bool  cnn__flush(FILE *f) { return fflush(f) == 0; }
+static char *cnn__real_path(const char *path) { return (void)path, NULL; }
+static bool  cnn__is_special(const char *path) { return (void)path, false; }
+static void  cnn__keep_rights(FILE *file, const char *old) { (void)file, (void)old; }
+static void  cnn__tidy_folder(char *folder) { (void)folder; }
 #endif
+
+static bool cnn__write_and_close(FILE *file, bool (*write)(FILE *, void *), void *what)
+{
+    errno = 0;
+    bool good = write(file, what) && cnn__flush(file);
+    int  reason = errno;
+    if (fclose(file) != 0 && good) good = false, reason = errno;
+    errno = reason;
+    return good;
+}
 
 /* Write beside path and take its name. temporary: room for a name of its folder. */
 static bool cnn__write_beside(const char *path, char *temporary, size_t room, bool (*write)(FILE *, void *),
                               void *what)
 {
-    FILE     *file = NULL;
-    const int folder = (int)cnn__folder(path);
+    FILE *file = NULL;
+    int   folder = (int)strlen(path);                   /* letters up to the name of the file */
+    while (folder && !strchr(cnn__slashes, path[folder - 1])) folder--;
     for (int k = 0; !file && k < 1000 && (k == 0 || errno == EEXIST); k++) {
         cnn__format(temporary, room, "%.*scnn-save-%lu-%d.tmp", folder, path, cnn__process(what), k);
         file = fopen(temporary, "wbx");                /* a file of its own, whoever else saves now */
     }
     if (!file) return false;
     cnn__keep_rights(file, path);
-    errno = 0;
-    bool good = write(file, what) && cnn__flush(file);
-    int  reason = errno;
-    if (fclose(file) != 0 && good) good = false, reason = errno;
-    if (good && !cnn__replace(temporary, path)) good = false, reason = errno;
+    const bool good = cnn__write_and_close(file, write, what) && cnn__replace(temporary, path);
+    const int  reason = errno;
     if (!good) remove(temporary);
     cnn__format(temporary, room, "%.*s", folder ? folder : 1, folder ? path : ".");
     if (good) cnn__tidy_folder(temporary);
@@ -9263,34 +9271,19 @@ static bool cnn__write_beside(const char *path, char *temporary, size_t room, bo
 CNN_API bool cnn_write_file(const char *path, bool (*write)(FILE *, void *), void *user)
 {
     if (!path) return errno = EINVAL, false;
-    char        *real = cnn__real_path(path);           /* a link stays one */
-    const size_t room = cnn__folder(real ? real : path) + 400;
-    char        *temporary = CNN_MALLOC(room);
-    bool         good = false;
-    errno = temporary ? 0 : ENOMEM;
-    if (temporary && !cnn__is_special(path)) {
-        good = cnn__write_beside(real ? real : path, temporary, room, write, user);
-    } else if (temporary) {
+    if (cnn__is_special(path)) {
         FILE *file = fopen(path, "wb");
-        good = file && write(file, user) && fflush(file) == 0;
-        int reason = errno;
-        if (file && fclose(file) != 0 && good) good = false, reason = errno;
-        errno = reason;
+        return file && cnn__write_and_close(file, write, user);
     }
-    int reason = errno;
+    char        *real = cnn__real_path(path);           /* a link stays one */
+    const size_t room = strlen(real ? real : path) + 400;
+    char        *temporary = CNN_MALLOC(room);
+    const bool   good = temporary && cnn__write_beside(real ? real : path, temporary, room, write, user);
+    const int    reason = temporary ? errno : ENOMEM;
     CNN_FREE(temporary);
     free(real);
     errno = reason;
     return good;
-}
-
-/* Write the file f->path, for a graph that wants to know why it failed. */
-static bool cnn__save_file(const cnn__file *f, bool (*write)(FILE *, void *), void *what)
-{
-    if (!f->path) return cnn__file_fail(f, "no path was given");
-    if (cnn_write_file(f->path, write, what)) return true;
-    return cnn__file_fail(f, "%s", errno == ENOMEM ? "out of memory" : errno ? strerror(errno)
-                                   : "it cannot be written");
 }
 
 static bool cnn__save_model(FILE *file, void *what)
@@ -9302,7 +9295,10 @@ static bool cnn__save(cnn_graph *g, cnn__file f, bool state, cnn__run *run)
     if (!g) return false;
     const cnn__aside before = cnn__begin_save(g);
     cnn__writer w = { .f = &f, .state = state, .run = run };
-    return cnn__saved(g, &before, cnn__save_file(&f, cnn__save_model, &w));
+    bool good = f.path && cnn_write_file(f.path, cnn__save_model, &w);
+    if (!good) cnn__file_fail(&f, "%s", !f.path ? "no path was given" : errno == ENOMEM ? "out of memory"
+                                        : errno ? strerror(errno) : "it cannot be written");
+    return cnn__saved(g, &before, good);
 }
 CNN_API bool cnn_save(cnn_graph *g, const char *path)
 {

@@ -410,7 +410,7 @@ static const struct { const char *header; size_t data; const char *message; } li
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", 8, "header, byte 49: ',' expected" },
     { "{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8,9]}}", 8,
         "header, byte 51: ']' expected" },
-    { "{\"w\":{},}", 0, "header, byte 6: '\"' expected" },
+    { "{\"w\":{},}", 0, "tensor \"w\": it needs dtype, shape and data_offsets" },
     { "{\"w\":3}", 0, "header, byte 5: '{' expected" },
     { "{\"w", 0, "header, byte 3: control character in a string" },
     { "{\"w\\", 0, "header, byte 4: bad escape in a string" },
