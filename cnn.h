@@ -6239,14 +6239,21 @@ static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *erro
 
 /* ---- What all data sets share: the order of the samples, the number of classes, the defaults ---- */
 
+/* Array k of the data set's own memory gets so many bytes. */
+static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
+{
+    d->own[k] = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    return d->own[k] || cnn__data_fail(d, "data set: out of memory: %zu bytes", bytes);
+}
+
 /* d->order is followed by as many indices again: the order from which cnn_shuffle starts. Only the order is
    owned; the samples lie elsewhere, so that a split costs eight bytes a sample and a data set may be copied
    and moved. */
 static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
 {
     size_t n = (size_t)count, bytes = cnn__mul_size(n, 2 * sizeof *d->order);
-    d->own[2] = d->order = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
-    if (!d->order) return cnn__data_fail(d, "data set: out of memory: %zu bytes", bytes);
+    if (!cnn__own(d, 2, bytes)) return false;
+    d->order = d->own[2];
     for (size_t i = 0; i < n; i++) d->order[i] = d->order[n + i] = from ? from[i] : (int)i;
     d->count = count;
     return true;
@@ -6300,6 +6307,50 @@ CNN_API void cnn_dataset_free(cnn_dataset *d)
     *d = cnn__empty_dataset();
 }
 
+/* ---- Formats. Each has a function that checks n files, or arrays, and copies what they hold. ---- */
+
+typedef struct { const char *name; const unsigned char *p; size_t bytes; void *own; } cnn__input;
+typedef bool cnn__format_reader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
+
+static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_reader *read,
+                                    const void *options)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    for (int i = 0; i < n; i++)
+        if (from[i].bytes >= 2 && from[i].p[0] == 0x1f && from[i].p[1] == 0x8b)
+            cnn__data_fail(&d, "%s is gzipped: gunzip it first", from[i].name);
+    if (!d.error[0]) read(&d, from, n, options);
+    return d;
+}
+
+static cnn__input cnn__memory(const char *name, const void *p, size_t bytes)
+{
+    const cnn__input from = { name, p ? p : "", p ? bytes : 0, NULL };
+    return from;
+}
+
+#ifndef CNN_NO_STDIO
+static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__format_reader *read,
+                                   const void *options)
+{
+    cnn_dataset d = cnn__empty_dataset();
+    cnn__input *from = path && n > 0 ? CNN_MALLOC((size_t)n * sizeof *from) : NULL;
+    char        why[128];
+    int         opened = 0;
+    if (!from) cnn__data_fail(&d, "%s: %s", call, path && n > 0 ? "out of memory" : "no path was given");
+    for (; opened < n && !d.error[0]; opened++) {
+        cnn__input *to = &from[opened];
+        to->name = path[opened] ? cnn__path_end(path[opened]) : call;
+        to->p = to->own = cnn__read_file(path[opened], &to->bytes, why, sizeof why);
+        if (!to->p) cnn__data_fail(&d, "%s: %s", to->name, why);
+    }
+    if (!d.error[0]) d = cnn__read_inputs(from, n, read, options);
+    while (opened-- > 0) CNN_FREE(from[opened].own);
+    CNN_FREE(from);
+    return d;
+}
+#endif
+
 /* ---- IDX, the format of MNIST (LeCun, Cortes, Burges 1998) ----
 
    Two zero bytes; the type of the elements (8 = unsigned byte); the number of dimensions; each dimension in
@@ -6311,169 +6362,105 @@ static uint32_t cnn__be32(const unsigned char *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* The elements of one IDX file, after every check that one file allows; NULL after an error. what: "pixel";
-   ranks: the dimensions that it may have, "2 to 4". */
-static const unsigned char *cnn__idx_elements(cnn_dataset *d, const char *name, const char *what,
-                                              const unsigned char *p, size_t bytes, const char *ranks,
-                                              int *rank, int dim[4])
+/* Copy the elements of one file to own[k], after every check that one file allows. k: 0 pixels, 1 labels. */
+static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *rank, int dim[4])
 {
-    if (bytes >= 2 && p[0] == 0x1f && p[1] == 0x8b)
-        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name), NULL;
+    const char          *name = from->name, *what = k ? "label" : "pixel", *ranks = k ? "1" : "2 to 4";
+    const unsigned char *p = from->p;
+    const size_t         bytes = from->bytes;
     if (bytes < 4)
         return cnn__data_fail(d, "%s: truncated: an IDX file begins with 4 bytes, the file has %zu", name,
-                              bytes), NULL;
+                              bytes);
     if (p[0] || p[1])
         return cnn__data_fail(d, "%s: not an IDX file: it begins with %02x %02x, not with 00 00", name, p[0],
-                              p[1]), NULL;
+                              p[1]);
     if (p[2] != 8)
         return cnn__data_fail(d, "%s: elements of type 0x%02x: only unsigned bytes, 0x08, can be read", name,
-                              p[2]), NULL;
-    if (p[3] < ranks[0] - '0' || p[3] > ranks[strlen(ranks) - 1] - '0')
-        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what, ranks), NULL;
+                              p[2]);
+    if (k ? p[3] != 1 : p[3] < 2 || p[3] > 4)
+        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what, ranks);
     size_t header = 4 + 4 * (size_t)p[3], total = 1;
     if (bytes < header)
         return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name, header,
-                              bytes), NULL;
+                              bytes);
     *rank = p[3];
     for (int i = 0; i < *rank; i++) {
         uint32_t extent = cnn__be32(p + 4 + 4 * i);
         if (extent < 1 || extent > INT_MAX)
             return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1,
-                                  (unsigned long)extent, INT_MAX), NULL;
+                                  (unsigned long)extent, INT_MAX);
         dim[i] = (int)extent;
         total = cnn__mul_size(total, extent);
     }
     if (bytes - header < total)
         return cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
-                              total, what, bytes - header), NULL;
+                              total, what, bytes - header);
     if (bytes - header > total)
         return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total,
-                              what, bytes - header - total), NULL;
-    return p + header;
+                              what, bytes - header - total);
+    return cnn__own(d, k, total) && memcpy(d->own[k], p + header, total);
 }
 
-/* Check both files and use their elements where they lie. labels may be NULL. */
-static bool cnn__set_idx(cnn_dataset *d, const char *image_name, const unsigned char *images,
-                         size_t image_bytes, const char *label_name, const unsigned char *labels,
-                         size_t label_bytes)
+static bool cnn__set_idx(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
-    int dim[4], label_dim[4], rank;
-    const unsigned char *pixels = cnn__idx_elements(d, image_name, "pixel", images, image_bytes, "2 to 4",
-                                                    &rank, dim);
-    if (!pixels) return false;
+    int dim[4], label_dim[4], rank, one;
+    (void)options;
+    if (!cnn__read_idx(d, from, 0, &rank, dim)) return false;
+    if (n > 1 && !cnn__read_idx(d, from + 1, 1, &one, label_dim)) return false;
+    if (n > 1 && label_dim[0] != dim[0])
+        return cnn__data_fail(d, "%s has %d images, but %s has %d labels", from[0].name, dim[0], from[1].name,
+                              label_dim[0]);
     cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
-    if (labels) {
-        labels = cnn__idx_elements(d, label_name, "label", labels, label_bytes, "1", &rank, label_dim);
-        if (!labels) return false;
-        if (label_dim[0] != dim[0])
-            return cnn__data_fail(d, "%s has %d images, but %s has %d labels", image_name, dim[0], label_name,
-                                  label_dim[0]);
-    }
-    return cnn__set_samples(d, pixels, NULL, labels, dim[0], s);
+    return cnn__set_samples(d, d->own[0], NULL, d->own[1], dim[0], s);
 }
 
 CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
                                    size_t label_bytes)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    const void *from[2] = { images, labels };
-    size_t      bytes[2] = { images ? image_bytes : 0, labels ? label_bytes : 0 };
-    for (int i = 0; i < 2; i++) {
-        if (!from[i]) continue;
-        d.own[i] = CNN_MALLOC(bytes[i] ? bytes[i] : 1);
-        if (!d.own[i]) cnn__data_fail(&d, "data set: out of memory: %zu bytes", bytes[i]);
-        else if (bytes[i]) memcpy(d.own[i], from[i], bytes[i]);
-    }
-    if (!d.error[0]) cnn__set_idx(&d, "images", d.own[0], bytes[0], "labels", d.own[1], bytes[1]);
-    return d;
+    const cnn__input from[2] = { cnn__memory("images", images, image_bytes),
+                                 cnn__memory("labels", labels, label_bytes) };
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_idx, NULL);
 }
-
-#ifndef CNN_NO_STDIO
-CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
-{
-    cnn_dataset d = cnn__empty_dataset();
-    const char *path[2] = { images, labels };
-    size_t      bytes[2] = { 0, 0 };
-    char        why[128];
-    for (int i = 0; i < 2 && !d.error[0]; i++) {
-        if (i == 1 && !labels) break;
-        d.own[i] = cnn__read_file(path[i], &bytes[i], why, sizeof why);
-        if (!d.own[i]) cnn__data_fail(&d, "%s: %s", path[i] ? cnn__path_end(path[i]) : "cnn_load_idx", why);
-    }
-    if (!d.error[0])
-        cnn__set_idx(&d, cnn__path_end(images), d.own[0], bytes[0], cnn__path_end(labels), d.own[1],
-                     bytes[1]);
-    return d;
-}
-#endif
 
 /* ---- CIFAR-10 and CIFAR-100, binary version (Krizhevsky 2009) ----
 
    Records and nothing else. One byte of label (CIFAR-100: the coarse class, then the fine one), then 3072
    bytes: the red, green and blue plane of 32x32 pixels, row by row. */
 
-/* Copy the records of one file behind those that are there: pixels in own[0], labels in own[1]. */
-static bool cnn__add_cifar(cnn_dataset *d, const char *name, const unsigned char *p, size_t bytes,
-                           int classes, int *count)
+static bool cnn__set_cifar(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
+    const int    classes = *(const int *)options;
     const size_t pixels = 3 * 32 * 32, head = classes == 100 ? 2 : 1, record = head + pixels;
-    const size_t n = bytes / record, before = (size_t)*count, all = before + n;
+    size_t       count = 0;
     if (classes != 10 && classes != 100)
         return cnn__data_fail(d, "cifar: %d classes: there are CIFAR-10 and CIFAR-100", classes);
-    if (bytes >= 2 && p[0] == 0x1f && p[1] == 0x8b)
-        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name);
-    if (n == 0 || bytes % record)
-        return cnn__data_fail(d, "%s: %zu bytes are not a whole number of CIFAR-%d records of %zu bytes",
-                              name, bytes, classes, record);
-    if (n > INT_MAX - before) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
-    for (size_t i = 0; i < n; i++)
-        if (p[i * record + head - 1] >= classes || (head == 2 && p[i * record] >= 20))
-            return cnn__data_fail(d, "%s: record %zu begins with %d, %d: these are no labels of CIFAR-%d",
-                                  name, i + 1, p[i * record], p[i * record + 1], classes);
-    const size_t need[2] = { cnn__mul_size(all, pixels), all };
-    for (int k = 0; k < 2; k++) {
-        void *more = need[k] == SIZE_MAX ? NULL : CNN_REALLOC(d->own[k], need[k]);
-        if (!more) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
-        d->own[k] = more;
+    for (int k = 0; k < n; k++) {
+        if (from[k].bytes == 0 || from[k].bytes % record)
+            return cnn__data_fail(d, "%s: %zu bytes are not a whole number of CIFAR-%d records of %zu bytes",
+                                  from[k].name, from[k].bytes, classes, record);
+        count = cnn__add_size(count, from[k].bytes / record);
+        if (count > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", from[k].name, INT_MAX);
     }
-    unsigned char *to = d->own[0], *labels = d->own[1];
-    for (size_t i = 0; i < n; i++) {
-        labels[before + i] = p[i * record + head - 1];
-        memcpy(to + (before + i) * pixels, p + i * record + head, pixels);
-    }
-    *count = (int)all;
-    return true;
+    if (!cnn__own(d, 0, cnn__mul_size(count, pixels)) || !cnn__own(d, 1, count)) return false;
+    unsigned char *to = d->own[0], *label = d->own[1];
+    for (int k = 0; k < n; k++)
+        for (size_t i = 0; i < from[k].bytes / record; i++, to += pixels) {
+            const unsigned char *p = from[k].p + i * record;
+            if (p[head - 1] >= classes || (head == 2 && p[0] >= 20))
+                return cnn__data_fail(d, "%s: record %zu begins with %d, %d: these are no labels of CIFAR-%d",
+                                      from[k].name, i + 1, p[0], p[1], classes);
+            *label++ = p[head - 1];
+            memcpy(to, p + head, pixels);
+        }
+    const cnn_shape s = { 1, 3, 32, 32 };
+    return cnn__set_samples(d, d->own[0], NULL, d->own[1], (int)count, s);
 }
-
-static const cnn_shape cnn__cifar_shape = { 1, 3, 32, 32 };
 
 CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    int         count = 0;
-    if (cnn__add_cifar(&d, "cifar", records, records ? bytes : 0, classes, &count))
-        cnn__set_samples(&d, d.own[0], NULL, d.own[1], count, cnn__cifar_shape);
-    return d;
+    const cnn__input from = cnn__memory("cifar", records, bytes);
+    return cnn__read_inputs(&from, 1, cnn__set_cifar, &classes);
 }
-
-#ifndef CNN_NO_STDIO
-CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes)
-{
-    cnn_dataset d = cnn__empty_dataset();
-    int         count = 0;
-    if (!paths || n_paths < 1) cnn__data_fail(&d, "cnn_load_cifar: no path was given");
-    for (int i = 0; i < n_paths && !d.error[0]; i++) {
-        char   why[128];
-        size_t bytes;
-        unsigned char *file = cnn__read_file(paths[i], &bytes, why, sizeof why);
-        if (!file) cnn__data_fail(&d, "%s: %s", paths[i] ? cnn__path_end(paths[i]) : "cnn_load_cifar", why);
-        else cnn__add_cifar(&d, cnn__path_end(paths[i]), file, bytes, classes, &count);
-        CNN_FREE(file);
-    }
-    if (!d.error[0]) cnn__set_samples(&d, d.own[0], NULL, d.own[1], count, cnn__cifar_shape);
-    return d;
-}
-#endif
 
 /* ---- CSV ---- */
 
@@ -6532,20 +6519,39 @@ static bool cnn__read_cell(const char *p, const char *to, double *v)
     return cnn__read_decimal(p, to, v) == to;
 }
 
-/* Two passes: count lines and columns, which bounds the memory by the size of the file; then read. */
-static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, size_t bytes,
-                         const cnn_csv_args *a)
+/* The shape of a sample, and which column is the label: SIZE_MAX = none. */
+static bool cnn__csv_columns(cnn_dataset *d, const char *name, const cnn_csv_args *a, size_t columns,
+                             cnn_shape *s, size_t *label_at)
 {
-    const char *begin = text, *end = text + bytes, *p, *line, *to;
+    const size_t values = columns - (a->label != 0);
+    const size_t distance = a->label < 0 ? 0 - (size_t)a->label : (size_t)a->label;
+    if (distance > columns)
+        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns", name, a->label,
+                              columns);
+    *label_at = !a->label ? SIZE_MAX : a->label > 0 ? distance - 1 : columns - distance;
+    s->n = 1, s->c = a->c ? a->c : 1, s->h = a->h ? a->h : 1, s->w = a->w ? a->w : 1;
+    if (!a->c && !a->h && !a->w) s->c = values > INT_MAX ? 0 : (int)values;
+    return (cnn__checked_len(*s) == values && values > 0) ||
+           cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between '%c'",
+                          name, s->c, s->h, s->w, values, a->separator ? a->separator : ',');
+}
+
+static bool cnn__is_label(double v) { return v >= 0 && v <= 255 && v == floor(v); }
+
+/* Two passes: count lines and columns, which bounds the memory by the size of the file; then read. */
+static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const void *options)
+{
+    const cnn_csv_args *a = options;
+    const char *name = from->name, *begin = (const char *)from->p, *end = begin + from->bytes, *p, *line, *to;
     const char  separator = a->separator ? a->separator : ',';
     const float scale = a->scale != 0 ? a->scale : 1;
-    size_t      columns = 1, rows = 0;
+    size_t      columns = 1, rows = 0, label_at = SIZE_MAX;
+    cnn_shape   s;
     int         number = 0;
-    if (bytes >= 2 && (unsigned char)text[0] == 0x1f && (unsigned char)text[1] == 0x8b)
-        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name);
+    (void)n;
     if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", name, a->skip);
     if (!isfinite(scale)) return cnn__data_fail(d, "%s: scale %g is no number", name, (double)scale);
-    if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) begin += 3;       /* UTF-8's byte order mark */
+    if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;       /* UTF-8's byte order mark */
     for (int i = 0; i < a->skip && begin < end; i++, number++) {
         const char *stop = memchr(begin, '\n', (size_t)(end - begin));
         begin = stop ? stop + 1 : end;
@@ -6556,23 +6562,9 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
     if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", name);
     if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
 
-    const size_t values = columns - (a->label != 0), none = SIZE_MAX;
-    const size_t distance = a->label < 0 ? 0 - (size_t)a->label : (size_t)a->label;
-    if (distance > columns)
-        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns", name, a->label,
-                              columns);
-    const size_t label_at = !a->label ? none : a->label > 0 ? distance - 1 : columns - distance;
-    bool      shaped = a->c || a->h || a->w;
-    cnn_shape s = { 1, shaped && a->c ? a->c : 1, a->h ? a->h : 1, a->w ? a->w : 1 };
-    if (!shaped) s.c = values > INT_MAX ? 0 : (int)values;
-    if (cnn__checked_len(s) != values || values == 0)
-        return cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between '%c'",
-                              name, s.c, s.h, s.w, values, separator);
-    const size_t need[2] = { cnn__mul_size(cnn__mul_size(rows, values), sizeof(float)), rows };
-    for (int k = 0; k < 2; k++) {
-        d->own[k] = need[k] == SIZE_MAX ? NULL : CNN_MALLOC(need[k]);
-        if (!d->own[k]) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
-    }
+    if (!cnn__csv_columns(d, name, a, columns, &s, &label_at)) return false;
+    const size_t values = cnn__mul_size(rows, columns - (a->label != 0));
+    if (!cnn__own(d, 0, cnn__mul_size(values, sizeof(float))) || !cnn__own(d, 1, rows)) return false;
     float         *out = d->own[0];
     unsigned char *labels = d->own[1];
     number = first, p = begin;
@@ -6593,7 +6585,7 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
                                       number, k + 1, (int)(shown < 20 ? shown : 20), cell, d->own[0] == out
                                       ? "; is it a heading? .skip = 1 leaves it out" : "");
             if (k != label_at) { *out++ = (float)(v * (double)scale); continue; }
-            if (!(v >= 0 && v <= 255) || v != floor(v))
+            if (!cnn__is_label(v))
                 return cnn__data_fail(d, "%s, line %d: label %g is no whole number from 0 to 255", name,
                                       number, v);
             *labels++ = (unsigned char)v;
@@ -6604,23 +6596,9 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
 
 CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args a)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    cnn__set_csv(&d, a.path ? cnn__path_end(a.path) : "csv", text ? text : "", text ? bytes : 0, &a);
-    return d;
+    const cnn__input from = cnn__memory(a.path ? cnn__path_end(a.path) : "csv", text, bytes);
+    return cnn__read_inputs(&from, 1, cnn__set_csv, &a);
 }
-
-#ifndef CNN_NO_STDIO
-CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args a)
-{
-    char   why[128];
-    size_t bytes;
-    unsigned char *file = cnn__read_file(a.path, &bytes, why, sizeof why);
-    cnn_dataset d = file ? cnn_csv_memory(file, bytes, a) : cnn__empty_dataset();
-    if (!file) cnn__data_fail(&d, "%s: %s", a.path ? cnn__path_end(a.path) : "cnn_load_csv", why);
-    CNN_FREE(file);
-    return d;
-}
-#endif
 
 /* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
 
@@ -6680,8 +6658,12 @@ static const char *cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
 }
 
 /* Read a header and check it against the bytes that are there. */
-static bool cnn__open_npy(cnn_dataset *d, const char *name, const unsigned char *p, size_t bytes, cnn__npy *a)
+static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
 {
+    static const char *const keys[] = { "'descr':", "'fortran_order':", "'shape':" };
+    const char          *name = from->name;
+    const unsigned char *p = from->p;
+    const size_t         bytes = from->bytes;
     memset(a, 0, sizeof *a);
     if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
         return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
@@ -6699,13 +6681,10 @@ static bool cnn__open_npy(cnn_dataset *d, const char *name, const unsigned char 
     bool seen[3] = { false, false, false };
     q = cnn__npy_word(q, end, "{");
     while (q && !cnn__npy_word(q, end, "}")) {
-        const char *value;
-        int         k;
-        if      ((value = cnn__npy_word(q, end, "'descr':")) != NULL)         k = 0;
-        else if ((value = cnn__npy_word(q, end, "'fortran_order':")) != NULL) k = 1;
-        else if ((value = cnn__npy_word(q, end, "'shape':")) != NULL)         k = 2;
-        else break;
-        if (seen[k]) break;
+        const char *value = NULL;
+        int         k = 0;
+        while (k < 3 && !(value = cnn__npy_word(q, end, keys[k]))) k++;
+        if (k == 3 || seen[k]) break;
         seen[k] = true;
         if (k == 0 && !(q = cnn__npy_type(a, value, end)))
             return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read",
@@ -6758,68 +6737,66 @@ static double cnn__npy_element(const cnn__npy *a, size_t i)
     return (double)bits;
 }
 
-static bool cnn__set_npy(cnn_dataset *d, const char *value_name, const void *values, size_t value_bytes,
-                         const char *label_name, const void *labels, size_t label_bytes)
+static bool cnn__set_npy(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
-    cnn__npy a, b;
-    if (!cnn__open_npy(d, value_name, values, value_bytes, &a)) return false;
-    if (labels && !cnn__open_npy(d, label_name, labels, label_bytes, &b)) return false;
-    if (labels && b.count != (size_t)b.dim[0])
-        return cnn__data_fail(d, "%s: labels of %d dimensions: one number a sample is needed", label_name,
+    cnn__npy a, b = { .count = 0 };
+    (void)options;
+    if (!cnn__open_npy(d, from, &a) || (n > 1 && !cnn__open_npy(d, from + 1, &b))) return false;
+    if (n > 1 && b.count != (size_t)b.dim[0])
+        return cnn__data_fail(d, "%s: labels of %d dimensions: one number a sample is needed", from[1].name,
                               b.rank);
-    if (labels && b.dim[0] != a.dim[0])
-        return cnn__data_fail(d, "%s has %d samples, but %s has %d labels", value_name, a.dim[0], label_name,
-                              b.dim[0]);
-    bool   whole = a.kind == 'u' && a.size == 1;
-    size_t need[2] = { whole ? a.count : cnn__mul_size(a.count, sizeof(float)), (size_t)a.dim[0] };
-    for (int k = 0; k < (labels ? 2 : 1); k++) {
-        d->own[k] = need[k] == SIZE_MAX ? NULL : CNN_MALLOC(need[k]);
-        if (!d->own[k]) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
-    }
-    if (whole && !a.fortran) memcpy(d->own[0], a.data, a.count);
-    else if (whole) for (size_t i = 0; i < a.count; i++)
-        ((unsigned char *)d->own[0])[i] = a.data[cnn__npy_place(&a, i)];
-    else for (size_t i = 0; i < a.count; i++) {
+    if (n > 1 && b.dim[0] != a.dim[0])
+        return cnn__data_fail(d, "%s has %d samples, but %s has %d labels", from[0].name, a.dim[0],
+                              from[1].name, b.dim[0]);
+    const bool whole = a.kind == 'u' && a.size == 1;
+    if (!cnn__own(d, 0, cnn__mul_size(a.count, whole ? 1 : sizeof(float)))) return false;
+    if (n > 1 && !cnn__own(d, 1, b.count)) return false;
+    unsigned char *bytes = whole ? d->own[0] : NULL, *label = d->own[1];
+    float         *floats = whole ? NULL : d->own[0];
+    for (size_t i = 0; i < a.count; i++) {
         double v = cnn__npy_element(&a, i);
         if (isfinite(v) && fabs(v) > (double)FLT_MAX)
-            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", value_name, i, v);
-        ((float *)d->own[0])[i] = (float)v;
+            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", from[0].name, i, v);
+        if (whole) bytes[i] = (unsigned char)v;
+        else floats[i] = (float)v;
     }
-    for (size_t i = 0; labels && i < b.count; i++) {
+    for (size_t i = 0; i < b.count; i++) {
         double v = cnn__npy_element(&b, i);
-        if (!(v >= 0 && v <= 255) || v != floor(v))
-            return cnn__data_fail(d, "%s: label %zu is %g: no whole number from 0 to 255", label_name, i, v);
-        ((unsigned char *)d->own[1])[i] = (unsigned char)v;
+        if (!cnn__is_label(v))
+            return cnn__data_fail(d, "%s: label %zu is %g: no whole number from 0 to 255", from[1].name, i, v);
+        label[i] = (unsigned char)v;
     }
     int       r = a.rank;
     cnn_shape s = { 1, r == 2 || r == 4 ? a.dim[1] : 1, r > 2 ? a.dim[r - 2] : 1, r > 2 ? a.dim[r - 1] : 1 };
-    return cnn__set_samples(d, whole ? d->own[0] : NULL, whole ? NULL : d->own[0], d->own[1], a.dim[0], s);
+    return cnn__set_samples(d, bytes, floats, label, a.dim[0], s);
 }
 
 CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
                                    size_t label_bytes)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    cnn__set_npy(&d, "values", values, values ? value_bytes : 0, "labels", labels, label_bytes);
-    return d;
+    const cnn__input from[2] = { cnn__memory("values", values, value_bytes),
+                                 cnn__memory("labels", labels, label_bytes) };
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_npy, NULL);
 }
 
 #ifndef CNN_NO_STDIO
+CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
+{
+    const char *path[2] = { images, labels };
+    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_idx, NULL);
+}
+CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes)
+{
+    return cnn__read_paths("cnn_load_cifar", paths, n_paths, cnn__set_cifar, &classes);
+}
+CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args a)
+{
+    return cnn__read_paths("cnn_load_csv", &a.path, 1, cnn__set_csv, &a);
+}
 CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 {
-    cnn_dataset d = cnn__empty_dataset();
     const char *path[2] = { values, labels };
-    size_t      bytes[2] = { 0, 0 };
-    unsigned char *file[2] = { NULL, NULL };
-    char        why[128];
-    for (int i = 0; i < (labels ? 2 : 1) && !d.error[0]; i++) {
-        file[i] = cnn__read_file(path[i], &bytes[i], why, sizeof why);
-        if (!file[i]) cnn__data_fail(&d, "%s: %s", path[i] ? cnn__path_end(path[i]) : "cnn_load_npy", why);
-    }
-    if (!d.error[0])
-        cnn__set_npy(&d, cnn__path_end(values), file[0], bytes[0], cnn__path_end(labels), file[1], bytes[1]);
-    CNN_FREE(file[0]), CNN_FREE(file[1]);
-    return d;
+    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_npy, NULL);
 }
 #endif
 
