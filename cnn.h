@@ -6542,7 +6542,8 @@ static bool cnn__is_label(double v) { return v >= 0 && v <= 255 && v == floor(v)
 static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     const cnn_csv_args *a = options;
-    const char *name = from->name, *begin = (const char *)from->p, *end = begin + from->bytes, *p, *line, *to;
+    const char *name = from->name, *begin = (const char *)from->p, *end = begin + from->bytes;
+    const char *p, *line, *to;
     const char  separator = a->separator ? a->separator : ',';
     const float scale = a->scale != 0 ? a->scale : 1;
     size_t      columns = 1, rows = 0, label_at = SIZE_MAX;
@@ -6763,7 +6764,8 @@ static bool cnn__set_npy(cnn_dataset *d, const cnn__input *from, int n, const vo
     for (size_t i = 0; i < b.count; i++) {
         double v = cnn__npy_element(&b, i);
         if (!cnn__is_label(v))
-            return cnn__data_fail(d, "%s: label %zu is %g: no whole number from 0 to 255", from[1].name, i, v);
+            return cnn__data_fail(d, "%s: label %zu is %g: no whole number from 0 to 255", from[1].name, i,
+                                  v);
         label[i] = (unsigned char)v;
     }
     int       r = a.rank;
@@ -7895,18 +7897,18 @@ static float cnn__float_of_half(uint32_t half)
     return half >> 15 & 1 ? -v : v;
 }
 
-/* Element i of a tensor as a float. bfloat16 is the upper half of a float. */
-static float cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
+/* Element i of a tensor of floats. bfloat16 is the upper half of a float. */
+static double cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
 {
     const unsigned char *p = f->data + e->begin + i * (cnn__dtypes[e->dtype].bits / 8);
-    double d;
-    uint64_t bits;
+    double         v;
+    const uint64_t bits = e->dtype == CNN__F64 ? cnn__le64(p) : 0;
     switch (e->dtype) {
-    case CNN__F64:  bits = cnn__le64(p), memcpy(&d, &bits, sizeof d);
-                    return (float)d;
-    case CNN__F16:  return cnn__float_of_half(p[0] | (uint32_t)p[1] << 8);
-    case CNN__BF16: return cnn__float_of_bits((uint32_t)p[0] << 16 | (uint32_t)p[1] << 24);
-    default:        return cnn__float_of_bits(cnn__le32(p));
+    case CNN__F64:  memcpy(&v, &bits, sizeof v);
+                    return v;
+    case CNN__F16:  return (double)cnn__float_of_half(p[0] | (uint32_t)p[1] << 8);
+    case CNN__BF16: return (double)cnn__float_of_bits((uint32_t)p[0] << 16 | (uint32_t)p[1] << 24);
+    default:        return (double)cnn__float_of_bits(cnn__le32(p));
     }
 }
 
@@ -8226,7 +8228,8 @@ static bool cnn__check_header(cnn__file *f, char *header, size_t length, size_t 
     f->p = f->header = header;
     if (!header) return false;
     if (got < length)
-        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length, got);
+        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length,
+                              got);
     f->end = header + length;
     *f->end = 0;
     return cnn__read_header(f) && cnn__check_entries(f);
@@ -8333,7 +8336,7 @@ static bool cnn__fill_weights(const cnn__file *f)
         const cnn__entry *e = cnn__lookup(f, "", t->name);
         float *w = e ? cnn_map_write(t) : NULL;
         if (!w) return false;
-        for (size_t k = 0; k < e->count; k++) w[k] = cnn__element(f, e, k);
+        for (size_t k = 0; k < e->count; k++) w[k] = (float)cnn__element(f, e, k);
     }
     return true;
 }
@@ -8399,10 +8402,11 @@ static bool cnn__unescape(char *word)
     return true;
 }
 
-static bool cnn__line_fail(const cnn__file *f, int line, const char *what, const char *word)
+static cnn_tensor *cnn__line_fail(const cnn__file *f, int line, const char *what, const char *word)
 {
-    return cnn__file_fail(f, "cnn.graph, line %d: %s%s%.60s%s", line, what, word ? " \"" : "",
-                          word ? word : "", word ? "\"" : "");
+    cnn__file_fail(f, "cnn.graph, line %d: %s%s%.60s%s", line, what, word ? " \"" : "", word ? word : "",
+                   word ? "\"" : "");
+    return cnn__nil_tensor();
 }
 
 /* "kernel=5" into the option struct of the operation, once. seen: bit i for its option i. */
@@ -8417,19 +8421,14 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word, uin
     const uint64_t bit = (uint64_t)1 << ((k - op->fields) & 63);
     if (*seen & bit) return false;
     *seen |= bit;
-    int         i = 0;
-    uint64_t    u = 0;
+    uint64_t    size = 0;
     uint32_t    bits = 0;
-    const char *end = NULL;
-    switch (k->type) {
-    case 'i': end = cnn__read_int(value, &i);
-              break;
-    case 'u': end = cnn__read_whole(value, UINT_MAX, &u);
-              break;
-    default:  end = *value == 'x' && cnn__read_hex(value + 1, 8, &bits) ? value + 9 : NULL;
-    }
-    cnn__set_option(k, args, k->type == 'i' ? i : k->type == 'u' ? (double)u
-                                                                 : (double)cnn__float_of_bits(bits));
+    const bool  minus = k->type == 'i' && *value == '-';
+    const char *end = k->type == 'i' ? cnn__read_whole(value + minus, INT_MAX, &size)
+                    : k->type == 'u' ? cnn__read_whole(value, UINT_MAX, &size)
+                    : *value == 'x' && cnn__read_hex(value + 1, 8, &bits) ? value + 9 : NULL;
+    cnn__set_option(k, args, k->type == 'f' ? (double)cnn__float_of_bits(bits)
+                             : minus ? -(double)size : (double)size);
     return end && !*end && (bits & 0x7fffffff) <= 0x7f800000;      /* no NaN; but clamp to an Inf */
 }
 
@@ -8462,14 +8461,13 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     char       *type = cnn__word(&rest), *operands = cnn__word(&rest), *word;
     int         id[CNN_MAX_INPUTS], n_in = operands ? cnn__read_ints(operands, id, CNN_MAX_INPUTS) : -1;
     if (!type || !cnn__unescape(type) || n_in < 1)
-        return cnn__line_fail(f, n + 2, "operation or operands missing", NULL), nil;
+        return cnn__line_fail(f, n + 2, "operation or operands missing", NULL);
     const cnn_op *op = cnn__find_op(a, type);
     if (!op)
-        return cnn__line_fail(f, n + 2, "unknown operation (your own: hand it to cnn_load in .ops)", type),
-        nil;
+        return cnn__line_fail(f, n + 2, "unknown operation (your own: hand it to cnn_load in .ops)", type);
     for (int i = 0; i < n_in; i++) {
         if (id[i] < 0 || id[i] >= n)
-            return cnn__line_fail(f, n + 2, "operands that are no earlier lines", operands), nil;
+            return cnn__line_fail(f, n + 2, "operands that are no earlier lines", operands);
         in[i] = node[id[i]];
     }
     /* The option struct, and behind it the options as the text of a call's arguments: ".pad=1,.pad_h=0". */
@@ -8502,7 +8500,7 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     char       *word = cnn__word(&rest);
     int         s[4] = { 0 }, batched = kind == CNN_INPUT || kind == CNN_LABELS;
     if (!word || cnn__read_ints(word, s + batched, 4 - batched) != 4 - batched)
-        return cnn__line_fail(f, line, "bad extents", word), nil;
+        return cnn__line_fail(f, line, "bad extents", word);
     cnn_shape         shape = { s[0], s[1], s[2], s[3] };
     const cnn__entry *e = batched ? NULL : cnn__find_entry(f, "", name, shape);
     if (!batched && !e) return nil;
@@ -8512,11 +8510,11 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     if (kind == CNN_CONST) {
         float *values = cnn__alloc(f->g, e->count * sizeof *values);
         if (!values) return nil;
-        for (size_t i = 0; i < e->count; i++) values[i] = cnn__element(f, e, i);
+        for (size_t i = 0; i < e->count; i++) values[i] = (float)cnn__element(f, e, i);
         cnn__of(t)->values = values;
     }
     while ((word = cnn__word(&rest)) != NULL)
-        if (!cnn__read_flag(t, word)) return cnn__line_fail(f, line, "bad word", word), nil;
+        if (!cnn__read_flag(t, word)) return cnn__line_fail(f, line, "bad word", word);
     return t;
 }
 
@@ -8539,22 +8537,22 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
     char       *text = f->graph;
     for (int n = -1; at; n++) {                                      /* the first line is no node */
         char *line = text, *end = strchr(line, '\n');
-        if (!end) return cnn__line_fail(f, n + 2, *line ? "it is cut off" : "the root is missing", NULL), nil;
+        if (!end) return cnn__line_fail(f, n + 2, *line ? "it is cut off" : "the root is missing", NULL);
         *end = 0, text = end + 1;
         if (n < 0 && strcmp(line, "cnn 1") != 0)
             return cnn__file_fail(f, "cnn.graph has version \"%.20s\", not \"cnn 1\"", line), nil;
         if (n < 0) continue;
         char *kind = cnn__word(&line), *name = cnn__word(&line);
         int   k = 0, root;
-        if (!kind || !name) return cnn__line_fail(f, n + 2, "kind and name expected", NULL), nil;
+        if (!kind || !name) return cnn__line_fail(f, n + 2, "kind and name expected", NULL);
         if (strcmp(kind, "root") == 0) {
             bool good = !line && !*text && cnn__read_ints(name, &root, 1) == 1 && root >= 0 && root < n;
-            return good ? node[root] : (cnn__line_fail(f, n + 2, "bad root", name), nil);
+            return good ? node[root] : cnn__line_fail(f, n + 2, "bad root", name);
         }
         while (k <= CNN_BUFFER && strcmp(kind, cnn__kind_names[k]) != 0) k++;
-        if (k > CNN_BUFFER)          return cnn__line_fail(f, n + 2, "unknown kind", kind), nil;
-        if (n >= CNN__MOST_NODES)    return cnn__line_fail(f, n + 2, "too many nodes", NULL), nil;
-        if (!cnn__unescape(name))    return cnn__line_fail(f, n + 2, "bad name", name), nil;
+        if (k > CNN_BUFFER)          return cnn__line_fail(f, n + 2, "unknown kind", kind);
+        if (n >= CNN__MOST_NODES)    return cnn__line_fail(f, n + 2, "too many nodes", NULL);
+        if (!cnn__unescape(name))    return cnn__line_fail(f, n + 2, "bad name", name);
         node[n] = k == CNN_NODE ? cnn__read_op(f, a, at, node, n, name, line)
                                 : cnn__read_leaf(f, (cnn_kind)k, at, n + 2, name, line);
         if (cnn__is_nil(node[n])) return nil;
@@ -8600,7 +8598,7 @@ static bool cnn__fill_vector(void *user, const char *prefix, const cnn_tensor *t
 {
     const cnn__file  *f = user;
     const cnn__entry *e = cnn__lookup(f, prefix, t->name);
-    for (size_t k = 0; e && k < e->count; k++) values[k] = cnn__element(f, e, k);
+    for (size_t k = 0; e && k < e->count; k++) values[k] = (float)cnn__element(f, e, k);
     return e != NULL;
 }
 
@@ -9327,14 +9325,6 @@ static const cnn__entry *cnn__find_doubles(const cnn__file *f, const char *name,
     if (e && e->dtype == CNN__F64 && e->count % row == 0 && (!count || e->count == count)) return e;
     return cnn__file_fail(f, "there is no tensor \"cnn.%s\" of a checkpoint", name), NULL;
 }
-static double cnn__double_at(const cnn__file *f, const cnn__entry *e, size_t i)
-{
-    const uint64_t bits = cnn__le64(f->data + e->begin + 8 * i);
-    double v;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
 /* Nothing is taken before everything is checked. */
 static bool cnn__read_run(cnn__run *r, cnn__file *f)
 {
@@ -9353,14 +9343,14 @@ static bool cnn__read_run(cnn__run *r, cnn__file *f)
     if (!cnn__fill_state(f, n[CNN__BEST_EPOCH] ? r->best : NULL)) return false;
     for (size_t i = 0; i < history->count && r->a.history; i += 5) {
         double v[5];
-        for (size_t k = 0; k < 5; k++) v[k] = cnn__double_at(f, history, i + k);
+        for (size_t k = 0; k < 5; k++) v[k] = cnn__element(f, history, i + k);
         const cnn_epoch e = { v[0], v[1], v[2], v[3], v[4] };
         if (!cnn__history_add(r->g, r->a.at, r->a.history, e)) return false;
     }
     r->at.epochs = n[CNN__DONE], r->at.fed = n[CNN__FED], r->at.updates = n[CNN__UPDATES];
     r->at.best_epoch = n[CNN__BEST_EPOCH], r->at.epoch_step = n[CNN__EPOCH_STEP];
-    r->at.sum = cnn__double_at(f, sums, 0), r->at.right = cnn__double_at(f, sums, 1);
-    r->at.best_loss = cnn__double_at(f, sums, 2);
+    r->at.sum = cnn__element(f, sums, 0), r->at.right = cnn__element(f, sums, 1);
+    r->at.best_loss = cnn__element(f, sums, 2);
     if (!r->best || r->at.best_epoch || !isfinite(r->at.best_loss)) return true;
     r->at.best_epoch = r->at.epochs;           /* it was over, and goes on from the best weights */
     return cnn__copy_trained(r->g, r->best, CNN__SAVE, 0);
