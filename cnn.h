@@ -3120,6 +3120,7 @@ static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn_pool_args *a = y->args;
     const cnn_shape      x = y->in[0]->shape;
+    if (!a) return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false }; /* global */
     return (cnn__pool){ x.n * x.c, x.h, x.w, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
                         a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, !a->no_count_pad };
 }
@@ -3203,34 +3204,15 @@ CNN__ROOM cnn_op_avg_pool = {
 
 CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
 
-/* ---- global_max_pool -------------------------------------------------------------------------------------
- *   y = the largest element of each channel,   dx += dy at its place: max_pool with one window
- * ------------------------------------------------------------------------------------------------------- */
-static cnn__pool cnn__whole_plane(const cnn_tensor *y)
-{
-    const cnn_shape x = y->in[0]->shape;
-    return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false };
-}
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
     if (!cnn__as_input(y)) return false;
     y->shape.h = y->shape.w = 1;
     return true;
 }
-static void cnn__global_max_pool_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__pool t = cnn__whole_plane(y);
-    cnn__max_pool(&y->graph->cpu, &t, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
-}
-static void cnn__global_max_pool_backward(cnn_tensor *y)
-{
-    const cnn__pool t = cnn__whole_plane(y);
-    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved,
-                                            cnn_grad_is_new(y));
-}
 CNN__ROOM cnn_op_global_max_pool = {
-    .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__global_max_pool_forward,
-    .backward = cnn__global_max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
+    .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__max_pool_forward,
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
 
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
@@ -3423,7 +3405,6 @@ CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, group_norm, cnn__group_no
 CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         norm,       cnn__instance_norm_owned)
 
 CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
-
 CNN__UNARY(cnn_group_norm_, group_norm, cnn_group_norm_args)
 
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
@@ -3891,26 +3872,21 @@ static bool cnn__concat_shape(cnn_tensor *y)
     y->shape.c = c > INT_MAX ? 0 : (int)c;           /* cnn_apply refuses 0 as too large */
     return true;
 }
-static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode)
-{
-    (void)mode;
-    for (ptrdiff_t n = 0, to = 0; n < y->shape.n; n++)
-        for (int i = 0; i < y->n_in; i++) {
-            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
-            memcpy(y->data + to, y->in[i]->data + n * size, (size_t)size * sizeof *y->data);
-            to += size;
-        }
-}
-static void cnn__concat_backward(cnn_tensor *y)
+/* y from its operands, or back: their gradients from that of y. */
+static void cnn__concat_run(cnn_tensor *y, bool back)
 {
     cnn_each *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t n = 0, from = 0; n < y->shape.n; n++)
+    for (ptrdiff_t n = 0, at = 0; n < y->shape.n; n++)
         for (int i = 0; i < y->n_in; i++) {
-            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
-            if (y->in[i]->grad) add(y->in[i]->grad + n * size, y->grad + from, NULL, NULL, size);
-            from += size;
+            const cnn_tensor *x = y->in[i];
+            const ptrdiff_t   size = cnn__sample(x->shape);
+            if (!back) memcpy(y->data + at, x->data + n * size, (size_t)size * sizeof *y->data);
+            else if (x->grad) add(x->grad + n * size, y->grad + at, NULL, NULL, size);
+            at += size;
         }
 }
+static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__concat_run(y, false); }
+static void cnn__concat_backward(cnn_tensor *y) { cnn__concat_run(y, true); }
 CNN__ROOM cnn_op_concat = {
     .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward,
     .backward = cnn__concat_backward };
@@ -3936,30 +3912,27 @@ static bool cnn__pad_shape(cnn_tensor *y)
                             x.w + a->left + a->right };
     return true;
 }
-/* Where row number i of x (of N*C*H rows) begins in y. */
-static ptrdiff_t cnn__pad_row(const cnn_tensor *y, ptrdiff_t i)
+/* dx NULL: y from x; else dx from y->grad. Row by row of x. */
+static void cnn__pad_run(cnn_tensor *y, float *dx)
 {
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape;
-    const ptrdiff_t     h = i % x.h, c = i / x.h % x.c, n = i / x.h / x.c;
-    return ((n * y->shape.c + c + a->front) * y->shape.h + h + a->top) * y->shape.w + a->left;
+    cnn_each           *add = cnn__each_add(&y->graph->cpu);
+    for (ptrdiff_t i = 0; i < (ptrdiff_t)x.n * x.c * x.h; i++) {
+        const ptrdiff_t h = i % x.h, c = i / x.h % x.c, n = i / x.h / x.c;
+        const ptrdiff_t row = (n * y->shape.c + c + a->front) * y->shape.h + h + a->top;
+        const ptrdiff_t at = row * y->shape.w + a->left;
+        if (dx) add(dx + i * x.w, y->grad + at, NULL, NULL, x.w);
+        else    memcpy(y->data + at, y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
+    }
 }
 static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn_shape x = y->in[0]->shape;
-    const float     value = ((const cnn_pad_args *)y->args)->value;
     (void)mode;
-    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = value;
-    for (ptrdiff_t i = 0; i < (ptrdiff_t)x.n * x.c * x.h; i++)
-        memcpy(y->data + cnn__pad_row(y, i), y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
+    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = ((const cnn_pad_args *)y->args)->value;
+    cnn__pad_run(y, NULL);
 }
-static void cnn__pad_backward(cnn_tensor *y)
-{
-    const cnn_shape x = y->in[0]->shape;
-    cnn_each       *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t i = 0; y->in[0]->grad && i < (ptrdiff_t)x.n * x.c * x.h; i++)
-        add(y->in[0]->grad + i * x.w, y->grad + cnn__pad_row(y, i), NULL, NULL, x.w);
-}
+static void cnn__pad_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__pad_run(y, y->in[0]->grad); }
 static const cnn_field cnn__pad_fields[] = {
     CNN_FIELD('i', cnn_pad_args, left, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, right, .range = CNN__FROM_0),
@@ -4187,16 +4160,11 @@ static void cnn__binary_backward(cnn_tensor *y)
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__binary_shape, .forward = cnn__binary_forward,                        \
         .backward = cnn__binary_backward, .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags),                  \
-        .formula = &cnn__##op_name##_formula };
+        .formula = &cnn__##op_name##_formula };                                                              \
+    CNN__PLAIN_2(cnn_##op_name##_, op_name)
 CNN__BINARY(add, CNN_INPLACE_GRAD)
 CNN__BINARY(sub, CNN_INPLACE_GRAD)
 CNN__BINARY(mul, CNN_READS_X)
-
-CNN__PLAIN_2(cnn_add_,    add)
-
-CNN__PLAIN_2(cnn_sub_,    sub)
-
-CNN__PLAIN_2(cnn_mul_,    mul)
 
 /* ---- scale ------------------------------------------------------------------------------------------------
  *   y = factor x + offset,   dx = factor dy
@@ -4254,10 +4222,8 @@ CNN__REDUCE(sum,             cnn__reduce_fields)
 CNN__REDUCE(mean,            cnn__reduce_fields)
 CNN__REDUCE(global_avg_pool, cnn__global_fields)
 
-CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
-
-CNN__UNARY(cnn_mean_,       mean,       cnn_reduce_args)
-
+CNN__UNARY(cnn_sum_,  sum,  cnn_reduce_args)
+CNN__UNARY(cnn_mean_, mean, cnn_reduce_args)
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
