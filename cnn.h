@@ -140,6 +140,13 @@ typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
+/* A function with the arguments of printf: argument number format_at is the format. */
+#if defined(__GNUC__)
+#define CNN__PRINTF(format_at, first) __attribute__((format(printf, format_at, first)))
+#else
+#define CNN__PRINTF(format_at, first)
+#endif
+
 /* Where a call was made, for error messages: "lenet.c:14". The macros below put it into `at`. */
 #define CNN_STR_(x) #x
 #define CNN_STR(x)  CNN_STR_(x)
@@ -971,9 +978,7 @@ CNN_API cnn_tensor *cnn_layer(const cnn_op *, cnn_tensor *const *in, int n_in, c
                               const char *at, const char *name);
 /* The operand of y that op->owned calls suffix; NULL if it was left out. */
 CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix);
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+CNN__PRINTF(2, 3)
 CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...); /* keeps the first; returns false */
 typedef struct { char s[64]; } cnn_text;
 CNN_API cnn_text    cnn_shape_text(const cnn_tensor *);   /* .s is text such as (N,6,28,28) */
@@ -1371,9 +1376,7 @@ static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const cha
 }
 
 /* A failure that belongs to the graph. what: the call, "compile". */
-#if defined(__GNUC__)
-__attribute__((format(printf, 4, 5)))
-#endif
+CNN__PRINTF(4, 5)
 static bool cnn__fail(cnn_graph *g, const char *at, const char *what, const char *format, ...)
 {
     va_list ap;
@@ -1734,7 +1737,6 @@ static void cnn__set_option(const cnn_field *f, void *args, double value)
     memcpy(at, f->type == 'i' ? (const void *)&i : f->type == 'u' ? (const void *)&u : &v, sizeof i);
 }
 
-/* Was the option given? The one place that says what "given" means. */
 /* Is this option among the arguments, by the text of these: under its name, or as the nth of them? */
 static bool cnn__said(const char *text, const cnn_field *f)
 {
@@ -1758,7 +1760,8 @@ static bool cnn__said(const char *text, const cnn_field *f)
     return false;
 }
 
-/* Every option struct begins with `const char *at, *said`. */
+/* Was the option given? The one place that says what "given" means. Every option struct begins with `const
+   char *at, *said`. */
 static bool cnn__given(const cnn_field *f, const void *args)
 {
     return cnn__option(f, args) != 0 || cnn__said(((const char *const *)args)[1], f);
@@ -2524,12 +2527,11 @@ static const cnn_formula *cnn__formula(const cnn_tensor *y, float k[2])
     if (f->variant) memcpy(&variant, args + f->variant, sizeof variant);
     return variant ? f + 1 : f;
 }
-static void cnn__elementwise_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__elementwise_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     float           k[2];
     cnn_each       *f = cnn__loop(cpu, cnn__formula(y, k)->forward);
-    (void)mode;
     cnn__map(cpu, f, y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
 }
 static void cnn__elementwise_backward(cnn_tensor *y)
@@ -2576,11 +2578,10 @@ static void cnn__dense_fan(const cnn_tensor *y, double *in, double *out)
 {
     *in = cnn__sample(y->in[0]->shape), *out = y->shape.c;
 }
-static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
     const float *b = cnn__data(cnn_operand(y, "bias"));
-    (void)mode;
     for (ptrdiff_t i = 0; b && i < n; i++) memcpy(y->data + i * units, b, (size_t)units * sizeof *b);
     cnn__gemm(&y->graph->cpu, y->data, units, b ? 1.0f : 0.0f, y->in[0]->data, k, false,
               y->in[1]->data, k, true, n, units, k, cnn_scratch(y));
@@ -2647,10 +2648,9 @@ static bool cnn__target_shape(cnn_tensor *y)         /* of every loss that is a 
     return true;
 }
 static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn__target_shape(y); }
-static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = cnn__len(y->in[0]->shape);
-    (void)mode;
     y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
 }
 static void cnn__mse_backward(cnn_tensor *y)
@@ -2905,10 +2905,9 @@ static cnn__conv cnn__conv_of(const cnn_tensor *y)
     const cnn_conv2d_args *a = y->args;
     return CNN__CONV_OF(a, y->in[0]->shape, y->shape);
 }
-static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__conv t = cnn__conv_of(y);
-    (void)mode;
     cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data,
                       cnn__data(cnn_operand(y, "bias")), cnn_scratch(y));
 }
@@ -3006,12 +3005,11 @@ static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution 
     const cnn_conv_transpose2d_args *a = y->args;
     return CNN__CONV_OF(a, y->shape, y->in[0]->shape);
 }
-static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__conv t = cnn__transpose_of(y);
     const int       plane = cnn__plane(y->shape);
     const float    *bias = cnn__data(cnn_operand(y, "bias"));
-    (void)mode;
     for (int i = 0; i < y->shape.n * y->shape.c; i++) {
         const float b = bias ? bias[i % y->shape.c] : 0.0f;
         for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++) y->data[j] = b;
@@ -3080,10 +3078,9 @@ static bool cnn__matmul_shape(cnn_tensor *y)
     y->shape = (cnn_shape){ a->shape.n, b->shape.c, 1, 1 };
     return true;
 }
-static void cnn__matmul_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__matmul_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int m = y->shape.n, p = y->shape.c, k = y->in[0]->shape.c;
-    (void)mode;
     cnn__gemm(&y->graph->cpu, y->data, p, 0, y->in[0]->data, k, false, y->in[1]->data, p, false, m, p, k,
               cnn_scratch(y));
 }
@@ -3177,11 +3174,10 @@ CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
  *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
  *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input.
  * -------------------------------------------------------------------------------------------------------- */
-static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__pool t = cnn__pool_of(y);
     float          *share = cnn_scratch(y);
-    (void)mode;
     cnn__pool_shares(&t, share);
     cnn__avg_pool(&y->graph->cpu, &t, y->data, y->in[0]->data, share);
 }
@@ -3675,12 +3671,11 @@ static cnn_shape cnn__prelu_weight(const cnn_tensor *y)         /* a given one m
     const bool one = y->n_in > 1 ? y->in[1]->shape.c == 1 : !((const cnn_prelu_args *)y->args)->per_channel;
     return cnn__vector(one ? 1 : y->shape.c);
 }
-static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const ptrdiff_t plane = cnn__plane(y->shape);
     const int       c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
     const float    *x = y->in[0]->data, *w = y->in[1]->data;
-    (void)mode;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * c; row++)
         for (ptrdiff_t i = row * plane; i < (row + 1) * plane; i++)
@@ -3722,9 +3717,8 @@ CNN__UNARY(cnn_prelu_, prelu, cnn_prelu_args)
  *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                    (Bridle 1990)
  *   For training, softmax_cross_entropy from the logits is more exact.
  * -------------------------------------------------------------------------------------------------------- */
-static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m)
+static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m CNN__UNUSED)
 {
-    (void)m;
     cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
 }
 static void cnn__softmax_backward(cnn_tensor *y)
@@ -3742,11 +3736,10 @@ CNN__PLAIN_1(cnn_softmax_,         softmax)
 /* ---- log_softmax -----------------------------------------------------------------------------------------
  *   y_k = x_k - max - log sum_j e^(x_j - max)   over C,   dx_k = dy_k - e^y_k sum_j dy_j
  * ------------------------------------------------------------------------------------------------------- */
-static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const ptrdiff_t plane = cnn__plane(y->shape);
     const int       c = y->shape.c;
-    (void)mode;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
@@ -3827,9 +3820,8 @@ static bool cnn__reshape_shape(cnn_tensor *y)
     y->shape.n = x->shape.n;
     return true;
 }
-static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    (void)mode;
     cnn__map(&y->graph->cpu, NULL, y->data, y->in[0]->data, NULL, NULL, NULL, cnn__len(y->shape));
 }
 static void cnn__reshape_backward(cnn_tensor *y)
@@ -3885,7 +3877,7 @@ static void cnn__concat_run(cnn_tensor *y, bool back)
             at += size;
         }
 }
-static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__concat_run(y, false); }
+static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__concat_run(y, false); }
 static void cnn__concat_backward(cnn_tensor *y) { cnn__concat_run(y, true); }
 CNN__ROOM cnn_op_concat = {
     .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward,
@@ -3926,9 +3918,8 @@ static void cnn__pad_run(cnn_tensor *y, float *dx)
         else    memcpy(y->data + at, y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
     }
 }
-static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    (void)mode;
     for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = ((const cnn_pad_args *)y->args)->value;
     cnn__pad_run(y, NULL);
 }
@@ -3996,7 +3987,7 @@ static void cnn__slice_run(cnn_tensor *y, float *dx)
             else    memcpy(y->data + to, y->in[0]->data + from, (size_t)run * sizeof(float));
         }
 }
-static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__slice_run(y, NULL); }
+static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__slice_run(y, NULL); }
 static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
 static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
@@ -4085,7 +4076,7 @@ static void cnn__upsample_run(cnn_tensor *y, float *dx)
             }
         }
 }
-static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__upsample_run(y, NULL); }
+static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__upsample_run(y, NULL); }
 static void cnn__upsample_backward(cnn_tensor *y)
 {
     if (y->in[0]->grad) cnn__upsample_run(y, y->in[0]->grad);
@@ -4136,11 +4127,10 @@ static bool cnn__binary_shape(cnn_tensor *y)
            || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
                        cnn__shape_text(a).s, cnn__shape_text(b).s);
 }
-static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_tensor *a = y->in[0], *b = y->in[1];
     const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
-    (void)mode;
     cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape,
                    cnn__of(y)->tail);
 }
@@ -4194,10 +4184,9 @@ static float cnn__reduce_factor(const cnn_tensor *y)
 {
     return y->op == &cnn_op_sum ? 1.0f : (float)cnn__len(y->shape) / (float)cnn__len(y->in[0]->shape);
 }
-static void cnn__reduce_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__reduce_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_tensor *x = y->in[0];
-    (void)mode;
     memset(y->data, 0, (size_t)cnn__len(y->shape) * sizeof *y->data);
     cnn__add_product(&y->graph->cpu, y->data, x->data, NULL, y->shape, x->shape, x->shape,
                      cnn__reduce_factor(y));
@@ -4342,11 +4331,10 @@ static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
     const ptrdiff_t plane = cnn__plane(x);
     return (i / plane * x.c + (ptrdiff_t)y->in[1]->data[i]) * plane + i % plane;
 }
-static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
-    (void)mode;
     if (!cnn__check_labels(y)) return;
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++)
         if (!cnn__ignored(&t, i))
@@ -4389,14 +4377,13 @@ static bool cnn__huber_shape(cnn_tensor *y)
     const cnn_huber_args *a = y->args;
     return a->delta > 0 || a->smooth_l1 ? cnn__mse_shape(y) : cnn_fail(y, "delta is 0: it must be positive");
 }
-static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_huber_args *a = y->args;                      /* NULL for l1, which is smooth_l1 of delta 0 */
     const double delta = a ? (double)a->delta : 0, factor = delta > 0 && a->smooth_l1 ? 1 / delta : 1;
     const int    n = cnn__len(y->in[0]->shape);
     const float *px = y->in[0]->data, *pt = y->in[1]->data;
     double       sum = 0;
-    (void)mode;
     for (int i = 0; i < n; i++) {
         const double d = fabs((double)px[i] - (double)pt[i]);
         if (delta == 0) sum += d;
@@ -4435,11 +4422,10 @@ static float cnn__bce_factor(const cnn_tensor *y, int operand, int i)
     const cnn_shape s = y->in[0]->shape;
     return y->n_in > operand ? y->in[operand]->data[i / cnn__plane(s) % s.c] : 1.0f;
 }
-static void cnn__bce_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__bce_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = cnn__len(y->in[0]->shape);
     double    sum = 0;
-    (void)mode;
     for (int i = 0; i < n; i++) {
         const double x = (double)y->in[0]->data[i], t = (double)y->in[1]->data[i];
         const double p = (double)cnn__bce_factor(y, 2, i), w = (double)cnn__bce_factor(y, 3, i);
@@ -6136,9 +6122,7 @@ CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
    ======================================================================================================== */
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+CNN__PRINTF(2, 3)
 static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
 {
     va_list ap;
@@ -6518,7 +6502,7 @@ static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const vo
     (void)n;
     if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", name, a->skip);
     if (!isfinite(scale)) return cnn__data_fail(d, "%s: scale %g is no number", name, (double)scale);
-    if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;       /* UTF-8's byte order mark */
+    if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;   /* byte order mark */
     for (int i = 0; i < a->skip && begin < end; i++, number++) {
         const char *stop = memchr(begin, '\n', (size_t)(end - begin));
         begin = stop ? stop + 1 : end;
@@ -7831,9 +7815,7 @@ static cnn__file cnn__file_of(cnn_graph *g, const char *at, const char *what, co
     return f;
 }
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+CNN__PRINTF(2, 3)
 static bool cnn__file_fail(const cnn__file *f, const char *format, ...)
 {
     va_list ap;
@@ -7907,19 +7889,14 @@ static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value
     }
     return s;
 }
-static const char *cnn__read_int(const char *s, int *value)
-{
-    bool     minus = *s == '-';
-    uint64_t size;
-    s = cnn__read_whole(s + minus, INT_MAX, &size);
-    *value = minus ? -(int)size : (int)size;
-    return s;
-}
 /* "1,28,28": how many there are; -1 for anything else, or for too many. */
 static int cnn__read_ints(const char *s, int *value, int room)
 {
     for (int n = 0; n < room; s++) {
-        s = cnn__read_int(s, &value[n++]);
+        const bool minus = *s == '-';
+        uint64_t   size;
+        s = cnn__read_whole(s + minus, INT_MAX, &size);
+        value[n++] = minus ? -(int)size : (int)size;
         if (!s || (*s && *s != ',')) return -1;
         if (!*s) return n;
     }
@@ -8653,9 +8630,7 @@ static void cnn__put(cnn__string *to, const char *s, size_t n)
     to->n += n;
 }
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+CNN__PRINTF(2, 3)
 static void cnn__putf(cnn__string *to, const char *format, ...)     /* at most 127 characters */
 {
     char    text[128];
@@ -9633,9 +9608,7 @@ static double cnn__rms(const cnn_stats *s) { return hypot(s->mean, s->deviation)
 
 /* Text that is written line after line into memory of a given size. */
 typedef struct { char *text; size_t room, used; } cnn__page;
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+CNN__PRINTF(2, 3)
 static void cnn__say(cnn__page *p, const char *format, ...)
 {
     if (!p->text || p->used >= p->room) return;
