@@ -6572,46 +6572,51 @@ static const char *cnn__npy_word(const char *p, const char *end, const char *wor
     return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
 }
 
+/* Where the value of a key begins that the dictionary has once; else NULL. */
+static const char *cnn__npy_value(const char *p, const char *end, const char *key)
+{
+    const char *value = NULL;
+    for (; p < end; p++) {
+        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
+        if (next && value) return NULL;
+        if (next) value = next;
+    }
+    return value;
+}
+
 /* '<f4' */
-static const char *cnn__npy_type(cnn__npy *a, const char *p, const char *end)
+static bool cnn__npy_type(cnn__npy *a, const char *p, const char *end)
 {
     static const char *const types[] = { "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
         "b1" };
     p = cnn__npy_word(p, end, "'");
-    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return NULL;
+    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
+    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (memcmp(p + 1, types[i], 2) == 0) {
-            a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
-            return p + 4;
-        }
-    return NULL;
+        if (memcmp(p + 1, types[i], 2) == 0) return true;
+    return false;
 }
 
 /* (60000, 28, 28) */
-static const char *cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
+static bool cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
 {
     p = cnn__npy_word(p, end, "(");
-    for (a->rank = 0, a->count = 1; p; ) {
-        const char *close = cnn__npy_word(p, end, ")");
-        if (close) return close;
-        if (a->rank == 4) return NULL;
+    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
+        if (a->rank == 4) return false;
         long long v = -1;
         while (p < end && *p == ' ') p++;
         for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
-        if (v < 1 || v > INT_MAX) return NULL;
+        if (v < 1 || v > INT_MAX) return false;
         a->dim[a->rank++] = (int)v;
         a->count = cnn__mul_size(a->count, (size_t)v);
-        const char *comma = cnn__npy_word(p, end, ",");
-        if (!comma && !cnn__npy_word(p, end, ")")) return NULL;
-        if (comma) p = comma;
+        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
     }
-    return NULL;
+    return p != NULL;
 }
 
 /* Read a header and check it against the bytes that are there. */
 static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
 {
-    static const char *const keys[] = { "'descr':", "'fortran_order':", "'shape':" };
     const char          *name = from->name;
     const unsigned char *p = from->p;
     const size_t         bytes = from->bytes;
@@ -6628,30 +6633,17 @@ static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
     if (bytes < head || bytes - head < length)
         return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
                               cnn__add_size(head, length), bytes);
-    const char *q = (const char *)p + head, *end = q + length, *next;
-    bool seen[3] = { false, false, false };
-    q = cnn__npy_word(q, end, "{");
-    while (q && !cnn__npy_word(q, end, "}")) {
-        const char *value = NULL;
-        int         k = 0;
-        while (k < 3 && !(value = cnn__npy_word(q, end, keys[k]))) k++;
-        if (k == 3 || seen[k]) break;
-        seen[k] = true;
-        if (k == 0 && !(q = cnn__npy_type(a, value, end)))
-            return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read",
-                                  name, (int)(end - value < 20 ? end - value : 20), value);
-        if (k == 1 && !(q = cnn__npy_word(value, end, "False"))) {
-            a->fortran = (q = cnn__npy_word(value, end, "True")) != NULL;
-            if (!q) break;
-        }
-        if (k == 2 && !(q = cnn__npy_shape(a, value, end)))
-            return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
-                                  (int)(end - value < 40 ? end - value : 40), value, INT_MAX);
-        next = cnn__npy_word(q, end, ",");
-        if (!next && !cnn__npy_word(q, end, "}")) break;
-        if (next) q = next;
-    }
-    if (!q || !cnn__npy_word(q, end, "}") || !seen[0] || !seen[1] || !seen[2] || a->rank < 1)
+    const char *q = (const char *)p + head, *end = q + length;
+    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
+    const char *order = cnn__npy_value(q, end, "'fortran_order':");
+    a->fortran = cnn__npy_word(order, end, "True") != NULL;
+    if (type && !cnn__npy_type(a, type, end))
+        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
+                              (int)(end - type < 20 ? end - type : 20), type);
+    if (shape && !cnn__npy_shape(a, shape, end))
+        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
+                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
+    if (!type || !shape || a->rank < 1 || !(a->fortran || cnn__npy_word(order, end, "False")))
         return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
     size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
     a->data = p + head + length;
@@ -8268,10 +8260,9 @@ static bool cnn__check_weights(const cnn__file *f)
     return true;
 }
 
-/* All or nothing: a file that does not fit leaves every weight as it was. */
+/* Take the weights, after cnn__check_weights: a file that does not fit leaves them all as they were. */
 static bool cnn__fill_weights(const cnn__file *f)
 {
-    if (!cnn__check_weights(f)) return false;
     for (int i = 0; i < f->g->n_order; i++) cnn__read_count(f, &f->g->order[i]->t);
     for (int i = 0; i < f->g->n_order; i++) {
         cnn_tensor *t = &f->g->order[i]->t;
