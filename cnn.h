@@ -2460,15 +2460,6 @@ static bool cnn__operands(cnn_tensor *y, int least, int most)
                          : cnn_fail(y, "%d operands: it takes %d to %d", y->n_in, least, most);
 }
 
-/* Operand i, a parameter or a constant, must have this shape, and no batch. what: "weight". */
-static bool cnn__check_operand(cnn_tensor *y, int i, const char *what, cnn_shape must)
-{
-    const cnn_tensor *w = y->in[i];
-    if (!w->batched && cnn__equal(w->shape, must)) return true;
-    return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", what, cnn__shape_text(w).s,
-                    cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
-}
-
 /* The shape rule of what keeps the shape of its one operand. */
 static bool cnn__as_input(cnn_tensor *y)
 {
@@ -3435,49 +3426,40 @@ static void cnn__lrn_sum(float *sum, const float *a, const float *b, const float
     }
 }
 enum { CNN__LRN_PIXELS = 256 };
-static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
+/* dx NULL: y from x, and s; else dx from y->grad. */
+static void cnn__lrn_run(cnn_tensor *y, float *s, float *dx)
 {
     const cnn_lrn_args *t = y->args;
     const int       c = y->shape.c, left = t->size / 2, right = (t->size - 1) / 2;
     const ptrdiff_t plane = cnn__plane(y->shape);
-    const float    *x = y->in[0]->data;
-    float          *saved = mode == CNN_TRAIN ? y->saved : NULL;
+    const float    *x = y->in[0]->data, factor = 2 * t->alpha * t->beta / (float)t->size;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * c; row++)
         for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
             const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
             const ptrdiff_t at = row * plane + p;
             const ptrdiff_t first = row / c * c * plane + p;                 /* the same pixel in channel 0 */
-            float           s[CNN__LRN_PIXELS] = { 0 };
-            cnn__lrn_sum(s, x + first, x + first, NULL, row % c - left, row % c + right, c, plane, m);
+            float           sum[CNN__LRN_PIXELS] = { 0 };
+            const int       ch = row % c;
+            if (dx) cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, ch - right, ch + left, c,
+                                 plane, m);
+            else    cnn__lrn_sum(sum, x + first, x + first, NULL, ch - left, ch + right, c, plane, m);
             for (ptrdiff_t i = 0; i < m; i++) {
-                s[i] = t->k + t->alpha / (float)t->size * s[i];
-                y->data[at + i] = x[at + i] * cnn__lrn_power(s[i], t->beta);
-                if (saved) saved[at + i] = s[i];
+                const float base = dx ? s[at + i] : t->k + t->alpha / (float)t->size * sum[i];
+                const float power = cnn__lrn_power(base, t->beta);
+                if (dx) dx[at + i] += y->grad[at + i] * power - factor * x[at + i] * sum[i];
+                else    y->data[at + i] = x[at + i] * power;
+                if (!dx && s) s[at + i] = base;
             }
         }
 }
+static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
+{
+    cnn__lrn_run(y, mode == CNN_TRAIN ? y->saved : NULL, NULL);
+}
 static void cnn__lrn_backward(cnn_tensor *y)
 {
-    const cnn_lrn_args *t = y->args;
-    const int       c = y->shape.c, left = t->size / 2, right = (t->size - 1) / 2;
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const float    *x = y->in[0]->data, *s = y->saved, factor = 2 * t->alpha * t->beta / (float)t->size;
-    float          *dx = y->in[0]->grad;
-    if (!dx) return;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < y->shape.n * c; row++)
-        for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
-            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
-            const ptrdiff_t at = row * plane + p;
-            const ptrdiff_t first = row / c * c * plane + p;
-            float           sum[CNN__LRN_PIXELS] = { 0 };
-            cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, row % c - right, row % c + left, c,
-                         plane, m);
-            for (ptrdiff_t i = 0; i < m; i++)
-                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t->beta)
-                            - factor * x[at + i] * sum[i];
-        }
+    if (y->in[0]->grad) cnn__lrn_run(y, y->saved, y->in[0]->grad);
 }
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
@@ -4228,6 +4210,17 @@ CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
  *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
  *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
  * -------------------------------------------------------------------------------------------------------- */
+/* Operand i must be a constant, one number for each channel of operand 0. what: "weight". */
+static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
+{
+    const cnn_tensor *w = y->in[i];
+    const int         c = y->in[0]->shape.c;
+    if (w->batched || !cnn__equal(w->shape, cnn__vector(c)))
+        return cnn_fail(y, "%s %s does not fit input %s: it must be (1,%d,1,1)", what, cnn__shape_text(w).s,
+                        cnn__shape_text(y->in[0]).s, c);
+    return (!w->op && w->kind != CNN_PARAM)
+           || cnn_fail(y, "%s must not be learned: use cnn_const", what);
+}
 static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compares classes with labels */
 {
     if (!cnn__operands(y, 2, 3)) return false;
@@ -4240,9 +4233,7 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
             "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
             "rest is equal",
             cnn__shape_text(label).s, cnn__shape_text(x).s);
-    if (y->n_in == 3 && !cnn__check_operand(y, 2, "class weights", cnn__vector(x->shape.c))) return false;
-    if (y->n_in == 3 && (y->in[2]->op || y->in[2]->kind == CNN_PARAM))
-        return cnn_fail(y, "class weights are not learned: make them with cnn_const");
+    if (y->n_in == 3 && !cnn__check_constant(y, 2, "class weights")) return false;
     y->shape = cnn__vector(1);
     y->batched = false;
     return true;
@@ -4410,11 +4401,8 @@ static bool cnn__bce_shape(cnn_tensor *y)
 {
     static const char *const name[] = { "pos_weight", "weight" };
     if (!cnn__operands(y, 2, 4)) return false;
-    for (int i = 2; i < y->n_in; i++) {
-        if (!cnn__check_operand(y, i, name[i - 2], cnn__vector(y->in[0]->shape.c))) return false;
-        if (y->in[i]->op || y->in[i]->kind == CNN_PARAM)
-            return cnn_fail(y, "%s is not learned: make it with cnn_const", name[i - 2]);
-    }
+    for (int i = 2; i < y->n_in; i++)
+        if (!cnn__check_constant(y, i, name[i - 2])) return false;
     return cnn__target_shape(y);
 }
 static float cnn__bce_factor(const cnn_tensor *y, int operand, int i)
@@ -6225,28 +6213,19 @@ static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const f
     return true;
 }
 
-static cnn_dataset cnn__empty_dataset(void)
-{
-    cnn_dataset d;
-    memset(&d, 0, sizeof d);
-    return d;
-}
-
 CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int count, int c,
                               int h, int w)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    cnn_shape   s = { 1, c, h, w };
-    cnn__set_samples(&d, pixels, NULL, labels, count, s);
+    cnn_dataset d = { 0 };
+    cnn__set_samples(&d, pixels, NULL, labels, count, (cnn_shape){ 1, c, h, w });
     return d;
 }
 
 CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h,
                                int w)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    cnn_shape   s = { 1, c, h, w };
-    cnn__set_samples(&d, NULL, values, labels, count, s);
+    cnn_dataset d = { 0 };
+    cnn__set_samples(&d, NULL, values, labels, count, (cnn_shape){ 1, c, h, w });
     return d;
 }
 
@@ -6254,7 +6233,7 @@ CNN_API void cnn_dataset_free(cnn_dataset *d)
 {
     if (!d) return;
     for (int i = 0; i < 3; i++) CNN_FREE(d->own[i]);
-    *d = cnn__empty_dataset();
+    memset(d, 0, sizeof *d);
 }
 
 /* ---- Formats. Each has a function that checks n files, or arrays, and copies what they hold. ---- */
@@ -6265,7 +6244,7 @@ typedef bool cnn__format_reader(cnn_dataset *d, const cnn__input *from, int n, c
 static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_reader *read,
                                     const void *options)
 {
-    cnn_dataset d = cnn__empty_dataset();
+    cnn_dataset d = { 0 };
     for (int i = 0; i < n; i++)
         if (from[i].bytes >= 2 && from[i].p[0] == 0x1f && from[i].p[1] == 0x8b)
             cnn__data_fail(&d, "%s is gzipped: gunzip it first", from[i].name);
@@ -6283,7 +6262,7 @@ static cnn__input cnn__memory(const char *name, const void *p, size_t bytes)
 static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__format_reader *read,
                                    const void *options)
 {
-    cnn_dataset d = cnn__empty_dataset();
+    cnn_dataset d = { 0 };
     cnn__input *from = path && n > 0 ? CNN_MALLOC((size_t)n * sizeof *from) : NULL;
     char        why[128];
     int         opened = 0;
@@ -6402,8 +6381,7 @@ static bool cnn__set_cifar(cnn_dataset *d, const cnn__input *from, int n, const 
             *label++ = p[head - 1];
             memcpy(to, p + head, pixels);
         }
-    const cnn_shape s = { 1, 3, 32, 32 };
-    return cnn__set_samples(d, d->own[0], NULL, d->own[1], (int)count, s);
+    return cnn__set_samples(d, d->own[0], NULL, d->own[1], (int)count, (cnn_shape){ 1, 3, 32, 32 });
 }
 
 CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes)
@@ -6773,7 +6751,8 @@ CNN_API void cnn_shuffle(cnn_dataset *d, uint64_t seed)
 
 CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
 {
-    cnn_dataset d = source ? *source : cnn__empty_dataset();
+    cnn_dataset d = { 0 };
+    if (source) d = *source;
     d.order = NULL, d.own[0] = d.own[1] = d.own[2] = NULL;
     if (!source) cnn__data_fail(&d, "split: the data set is NULL");
     if (d.error[0]) return d;
@@ -8134,7 +8113,6 @@ static void cnn__close_file(cnn__file *f)
     CNN_FREE(f->header);
     CNN_FREE(f->entry);
     CNN_FREE(f->own);
-    f->header = NULL, f->entry = NULL, f->own = NULL;
 }
 
 /* The length of the header, by the first bytes of a file; 0 after an error. Most wrong files end here. */
@@ -8497,25 +8475,19 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
 
 /* ---- The state of a training, beside the weights ---- */
 
-/* Vector s of the optimizer's state, for the parameter t. */
-static float *cnn__state_of(const cnn_tensor *t, int s)
-{
-    cnn_graph *g = t->graph;
-    return g->arena[CNN_ARENA_OPTIMIZER] + (size_t)s * g->n_trained + t->grad_at;
-}
-
 /* Call use with each array of the state. average, best: as cnn__copy_trained lays them out, or NULL. */
 typedef bool cnn__use_vector(void *user, const char *prefix, const cnn_tensor *t, float *values);
 static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use,
                             void *user)
 {
     static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
+    float *vectors = g->arena[CNN_ARENA_OPTIMIZER];
     size_t at = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
         if (!cnn__trains(t)) continue;
         for (int s = 0; s < slots && t->kind == CNN_PARAM; s++)
-            if (!use(user, slot[s], t, cnn__state_of(t, s))) return false;
+            if (!use(user, slot[s], t, vectors + (size_t)s * g->n_trained + t->grad_at)) return false;
         if (average && !use(user, "cnn.average.", t, average + at)) return false;
         if (best && !use(user, "cnn.best.", t, best + at)) return false;
         at += cnn_count(t);
