@@ -798,13 +798,16 @@ CNN_API bool        cnn_write_file(const char *path, bool (*write)(FILE *, void 
 
 CNN_API size_t      cnn_param_count(const cnn_graph *);   /* trained and frozen, without buffers */
 CNN_API double      cnn_multiply_adds(const cnn_graph *); /* of convolutions and products, for one sample */
-/* Compare backward with central differences of the loss on up to `samples` elements of each parameter (0:
-   20), with the batch that the inputs now hold. worst: for each parameter the largest difference over its
-   largest gradient (but at least 0.001 (1 + |loss|), below which float's rounding rules); the worst parameter
-   and its worst element. 1e-2 is good for smooth nets; kinks (relu, max) near the point may give more. NAN
-   after an error. Parameters, running statistics and dropout's draws stay; gradients are of this batch. */
-typedef struct { double worst; const char *param; int index; double analytic, numeric;
-                 int checked; } cnn_check;
+/* Compare backward with central differences of the loss on up to `samples` elements (0: 20) of each parameter
+   and of each input that wants its gradient, with the batch that the inputs now hold. worst: of each leaf the
+   largest difference over its largest gradient (but at least 0.001 (1 + |loss|), below which float's rounding
+   rules), and of these the worst, with its leaf and element. 1e-2 is good for smooth nets; kinks (relu, max)
+   near the point may give more. report: a line for each leaf; and where one is wrong, the suspect: the node
+   whose backward makes the first wrong gradient, by the gradients of what lies between. It lives until the
+   next check. NAN after an error. Parameters, running statistics and dropout's draws stay; gradients are of
+   this batch. */
+typedef struct { double worst; const char *param; int index; double analytic, numeric; int checked;
+                 const char *report, *suspect; /* suspect: its name; NULL: none */ } cnn_check;
 CNN_API cnn_check   cnn_gradient_check(cnn_tensor *loss, int samples);
 /* What an array looks like. min, max, mean and deviation are those of its finite values; 0 if it has none. */
 typedef struct { size_t count, nans, infs, zeros; double min, max, mean, deviation; } cnn_stats;
@@ -1334,6 +1337,7 @@ struct cnn_graph {
     cnn_traffic  traffic;
     struct cnn__probe  *probe;          /* sees every operation run; NULL = nobody looks */
     struct cnn__doctor *doctor;         /* NULL until cnn_doctor */
+    char        *check;                 /* what the last cnn_gradient_check found */
     char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
     struct cnn__carried *carried;       /* one allocation: the list, then names, shapes and bytes */
     size_t       n_carried;
@@ -9693,7 +9697,7 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
    Dropout draws what it drew, since the count of runs is set back, and batch norm's running statistics are
    put back at the end. */
 
-typedef struct { cnn_tensor *loss; float *buffers; uint32_t draw; cnn__probe *before; } cnn__visit;
+typedef struct { cnn_tensor *loss; double value; float *buffers; uint32_t draw; cnn__probe *before; } cnn__visit;
 
 /* Copy all buffers to `store`, or back from it. store NULL: only count the floats. */
 static size_t cnn__swap_buffers(cnn_graph *g, float *store, bool back)
@@ -9716,7 +9720,7 @@ static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, 
     size_t bytes = (cnn__swap_buffers(g, NULL, false) + 1) * sizeof(float);
     float *buffers = CNN_MALLOC(bytes);
     if (!buffers) return cnn__no_memory(g, loss->at, what, bytes);
-    *v = (cnn__visit){ loss, buffers, g->draw, g->probe };
+    *v = (cnn__visit){ loss, NAN, buffers, g->draw, g->probe };
     cnn__swap_buffers(g, buffers, false);
     g->probe = probe;
     return true;
@@ -9731,11 +9735,11 @@ static void cnn__end_visit(cnn__visit *v)
 }
 
 /* Forward, and backward where there is one. */
-static bool cnn__visit_once(const cnn__visit *v)
+static bool cnn__visit_once(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
     g->draw = v->draw;
-    cnn_forward(v->loss, g->config.inference ? CNN_EVAL : CNN_TRAIN);
+    v->value = (double)cnn_forward(v->loss, g->config.inference ? CNN_EVAL : CNN_TRAIN);
     if (!g->config.inference) cnn_backward(v->loss);
     return !g->error[0];
 }
@@ -10365,74 +10369,152 @@ CNN_API bool cnn_write_maps(cnn_tensor *t, int sample, const char *path, int sca
    about e |J| / h because it is rounded, with e a few times float's 6e-8. h = 0.01 keeps both near 1e-5 for
    weights and losses of usual size; weights above 1 take 0.01 |w|. Where that disagrees with backward, the
    step may have crossed a kink (relu, max), and shorter ones are tried: one of them agrees if backward is
-   right, and none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask,
-   since the count of runs is set back, and batch norm's running statistics are put back at the end. */
+   right, and none if it is wrong. Nothing else may differ between the runs: see "Visits".
 
-static double cnn__loss_again(cnn_tensor *loss, uint32_t draw)
+   If a leaf is wrong, which backward is to blame? dJ/dy of every node can be checked as well, since a probe
+   can move y after its room has computed it. Back from the loss, the first gradient that is wrong comes from
+   users whose own gradients are right: the error is made on the way from there. */
+
+enum { CNN__DRAWINGS = 3 };
+static const double cnn__right = 3e-2;            /* of the largest gradient */
+
+/* A direction in which the loss is differentiated: one element of a leaf; or all elements of a node, since one
+   of thousands would move the loss by less than its rounding. Each grows or shrinks, as a drawn sign says, by
+   a share of itself: so the zeros that relu made stay equal, for a max pool that reads them. */
+typedef struct {
+    cnn__probe  probe;
+    cnn__visit *visit;
+    cnn_tensor *t;
+    size_t      i;                                /* the element, or the number of the drawing */
+    float      *along;                            /* of a node: the direction */
+    float       step;
+    double      moved, slope;                     /* what float made of step; the slope that backward gives */
+} cnn__nudge;
+
+static void cnn__nudge_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
 {
-    loss->graph->draw = draw;
-    return (double)cnn_forward(loss, CNN_TRAIN);
+    cnn__nudge    *n = (cnn__nudge *)probe;
+    const size_t   count = (size_t)cnn__len(y->shape);
+    const uint64_t seed = y->graph->config.seed, stream = UINT64_MAX - (uint64_t)y->index;
+    if (y != n->t) return;
+    if (when == CNN__AFTER_FORWARD && cnn__sync(y, CNN__DATA, CNN__HOST)) {
+        for (size_t k = 0; k < count; k++) {
+            const bool up = cnn__random_bits(seed, stream, ((uint64_t)n->i << 32) + k) & 1;
+            if (n->step == 0) n->along[k] = up ? y->data[k] : -y->data[k];
+            else              y->data[k] += n->step * n->along[k];
+        }
+        cnn__wrote(y, CNN__DATA, CNN__HOST);
+    }
+    if (when == CNN__BEFORE_BACKWARD && cnn__sync(y, CNN__GRAD, CNN__HOST))
+        for (size_t k = 0; k < count; k++) n->slope += (double)y->grad[k] * (double)n->along[k];
 }
 
-/* The central difference at element i of p, which is put back bit by bit. */
-static double cnn__difference(cnn_tensor *loss, cnn_tensor *p, size_t i, float step, uint32_t draw)
+/* The loss one step along the direction. A leaf is put back bit by bit. */
+static double cnn__loss_beside(cnn__nudge *n, float step)
 {
-    double j[2] = { NAN, NAN }, h = 0;
-    float *w = cnn_map_write(p);
-    if (!w) return NAN;
-    float keep = w[i];
-    step *= fmaxf(1, fabsf(keep));
-    for (int side = 0; side < 2 && w; side++) {
-        w[i] = side ? keep + step : keep - step;
-        h = (double)w[i] - h;                          /* in the end: what float made of 2 step */
-        j[side] = cnn__loss_again(loss, draw);
-        w = cnn_map_write(p);
+    float *w = n->t->op ? NULL : cnn_map_write(n->t), keep = w ? w[n->i] : 0;
+    n->moved = (double)(n->step = step * fmaxf(1, fabsf(keep)));
+    if (w) w[n->i] = keep + n->step, n->moved = (double)w[n->i] - (double)keep;
+    n->t->graph->draw = n->visit->draw;
+    const double j = (double)cnn_forward(n->visit->loss, CNN_TRAIN);
+    if (w) cnn_map_write(n->t), w[n->i] = keep;
+    return j;
+}
+
+/* Check up to `samples` elements of a leaf, one from each of as many equal parts; or a node. */
+static cnn_check cnn__check_gradient(cnn__visit *visit, cnn_tensor *t, int samples)
+{
+    cnn_graph   *g = t->graph;
+    cnn__nudge   n = { .probe = { cnn__nudge_sees }, .visit = visit, .t = t };
+    cnn_check    c = { .param = t->name };
+    const size_t count = cnn_count(t), most = t->op ? CNN__DRAWINGS : (size_t)samples;
+    const size_t some = count < most && !t->op ? count : most;
+    double       largest = 1e-3 * (1 + fabs(visit->value));    /* smaller ones drown in the loss's rounding */
+    if (t->op && !(n.along = CNN_MALLOC(count * sizeof(float))))
+        return cnn__no_memory(g, t->at, "gradient check", count * sizeof(float)), c;
+    g->probe = t->op ? &n.probe : NULL;
+    for (size_t s = 0; s < some && !isnan(c.worst); s++) {
+        const size_t from = count * s / some, part = count * (s + 1) / some - from;
+        n.i = s, n.step = 0, n.slope = 0;
+        if (t->kind != CNN_PARAM) cnn__visit_once(visit);      /* its gradient does not outlive a forward */
+        if (!t->op) {
+            const float *grad = cnn_map_grad(t);
+            n.i = from + cnn__random_bits(g->config.seed, UINT64_MAX - (uint64_t)t->index, s) % part;
+            n.slope = grad ? (double)grad[n.i] : NAN;
+        }
+        double numeric = NAN, error = INFINITY;
+        for (float h = 1e-2f; h > 1e-4f && error > 2e-3 * largest; h /= 4) {
+            const double low = cnn__loss_beside(&n, -h), at = n.moved, high = cnn__loss_beside(&n, h);
+            const double d = (high - low) / (n.moved - at);
+            if (isnan(d) || fabs(n.slope - d) < error) numeric = d, error = fabs(n.slope - d);
+        }
+        largest = fmax(largest, fmax(fabs(n.slope), fabs(numeric)));
+        c.checked++;
+        if (!(error <= c.worst))
+            c.worst = error, c.index = (int)n.i, c.analytic = n.slope, c.numeric = numeric;
     }
-    if (w) w[i] = keep;
-    return (j[1] - j[0]) / h;
+    c.worst /= largest, g->probe = NULL;
+    CNN_FREE(n.along);
+    return c;
+}
+
+/* Say whose backward made the first wrong gradient. Returns its name. */
+static const char *cnn__find_suspect(cnn__visit *visit, int samples, cnn__page *p)
+{
+    const cnn_graph *g = visit->loss->graph;
+    const char      *name = NULL;
+    for (int i = visit->loss->index - 1; i >= 0 && !name; i--) {
+        cnn_tensor *x = &g->order[i]->t;
+        if (!x->needs_grad) continue;
+        if (!(cnn__check_gradient(visit, x, samples).worst > cnn__right)) continue;
+        for (int j = g->n_order - 1; j > i; j--) {
+            const cnn_tensor *y = &g->order[j]->t;
+            bool              uses = false;
+            for (int k = 0; k < y->n_in; k++) uses = uses || y->in[k] == x;
+            if (!uses) continue;
+            if (name) cnn__say(p, ", or of %s", y->name);
+            else cnn__say(p, "suspect: the gradient of %s is right, that of %s is wrong: look at the backward of %s "
+                             "(%s%s%s) to its %s", y->name, x->name, y->name, y->op->name, y->at ? ", " : "",
+                          y->at ? y->at : "", x->kind == CNN_PARAM && cnn__of(x)->owner == cnn__of(y)
+                          ? cnn__of(x)->suffix : "input");
+            name = name ? name : y->name;
+        }
+        cnn__say(p, "\n");
+    }
+    return name;
 }
 
 CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
 {
-    cnn_check c = { NAN, NULL, 0, NAN, NAN, 0 };
-    if (cnn__is_nil(loss) || loss->graph->error[0]) return c;
-    cnn_graph *g = loss->graph;
-    if (!g->compiled || loss != g->loss || g->config.inference)
-        return cnn_fail(loss, "gradient check: it must be the compiled loss of a graph for training"), c;
+    cnn_check  c = { .worst = NAN, .analytic = NAN, .numeric = NAN };
     cnn__visit visit;
+    if (!cnn__visitable(loss, "gradient check", true)) return c;
+    cnn_graph *g = loss->graph;
+    const size_t room = 160 * (size_t)g->n_order + 1024;
+    if (!g->check && !(g->check = cnn__alloc(g, room))) return c;
     if (!cnn__begin_visit(&visit, loss, "gradient check", NULL)) return c;
-    const uint32_t draw = visit.draw;
+    cnn__page p = { g->check, room, 0 };
     if (samples < 1) samples = 20;
-    double j = cnn__loss_again(loss, draw);
-    cnn_backward(loss);
-
+    cnn__visit_once(&visit);
+    int checked = 0;
     for (int k = 0; k < g->n_order && !g->error[0]; k++) {
-        cnn_tensor  *p = &g->order[k]->t;
-        const float *dw = p->kind == CNN_PARAM && p->needs_grad ? cnn_map_grad(p) : NULL;
-        if (!dw) continue;
-        cnn_check here = { -1, p->name, 0, 0, 0, 0 };
-        double largest = 1e-3 * (1 + fabs(j));           /* smaller ones drown in the rounding of the loss */
-        size_t n = cnn_count(p), some = n < (size_t)samples ? n : (size_t)samples;
-        for (size_t s = 0; s < some && !isnan(here.worst); s++) {
-            /* one element from each of `some` equal parts, drawn from the seed */
-            size_t i = n * s / some, part = n * (s + 1) / some - i;
-            i += cnn__random_bits(g->config.seed, UINT64_MAX - (uint64_t)k, s) % part;
-            double analytic = (double)dw[i], numeric = NAN, error = INFINITY;
-            for (float h = 1e-2f; h > 1e-4f && error > 2e-3 * largest; h /= 4) {
-                double d = cnn__difference(loss, p, i, h, draw);
-                if (isnan(d) || fabs(analytic - d) < error) numeric = d, error = fabs(analytic - d);
-            }
-            largest = fmax(largest, fmax(fabs(analytic), fabs(numeric)));
-            c.checked++;
-            if (!(error <= here.worst))
-                here.worst = error, here.index = (int)i, here.analytic = analytic, here.numeric = numeric;
-        }
-        here.worst /= largest, here.checked = c.checked;
-        if (isnan(c.worst) ? !c.param : !(here.worst <= c.worst)) c = here;
+        cnn_tensor *t = &g->order[k]->t;
+        if (t->kind == CNN_INPUT && !t->needs_grad)
+            cnn__say(&p, "%s: not checked: it wants no gradient (.grad = 1)\n", t->name);
+        if (t->op || !t->needs_grad) continue;
+        const cnn_check here = cnn__check_gradient(&visit, t, samples);
+        cnn__say(&p, "%s: %s: worst difference %.2g, at [%d]: backward %.6g, numeric %.6g; %d of %zu checked\n",
+                 t->name, here.worst <= cnn__right ? "right" : "wrong", here.worst, here.index, here.analytic,
+                 here.numeric, here.checked, cnn_count(t));
+        checked += here.checked;
+        if (!c.param || (!isnan(c.worst) && !(here.worst <= c.worst))) c = here;
     }
-    cnn__loss_again(loss, draw);                           /* leave values that belong to these parameters */
+    if (c.worst > cnn__right) c.suspect = cnn__find_suspect(&visit, samples, &p);
+    g->draw = visit.draw;
+    cnn_forward(loss, CNN_TRAIN);                          /* leave values that belong to these parameters */
     cnn__end_visit(&visit);
     if (g->error[0]) c.worst = NAN;
+    c.report = g->check, c.checked = checked;
     return c;
 }
 
