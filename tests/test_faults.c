@@ -97,7 +97,7 @@ static void the_check_names_the_suspect(void)
         snprintf(line, sizeof line, "to its %s\n", ill_operand);
         CHECK_MSG(!p || strstr(c.report, line), "%s", c.report);
         static const char *const leaves[] = { "input: ", "input2: not checked", "c1.weight: ", "c1.bias: ", "batch_norm1.weight: ",
-                                              "c2.weight: ", "c3.bias: right", "fc.bias: right" };
+                                              "c2.weight: ", "c3.bias: ", "fc.bias: right" };
         for (size_t i = 0; i < sizeof leaves / sizeof *leaves; i++)
             CHECK_MSG(strstr(c.report, leaves[i]), "%s is not in\n%s", leaves[i], c.report);
         cnn_free(g);
