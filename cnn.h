@@ -9491,11 +9491,11 @@ static bool cnn__resume_run(cnn__run *r)
    >>inspect ---- 13. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
-/* Every node that matters once the order is known; before that, every node recorded. */
-static cnn__node *const *cnn__nodes(const cnn_graph *g, int *n)
+/* Node i of those that matter once the order is known, of all recorded before that; NULL behind the last. */
+static cnn__node *cnn__nth(const cnn_graph *g, int i)
 {
-    *n = g->planned ? g->n_order : g->n_nodes;
-    return g->planned ? g->order : g->node;
+    if (!g || i >= (g->planned ? g->n_order : g->n_nodes)) return NULL;
+    return g->planned ? g->order[i] : g->node[i];
 }
 
 static double cnn__node_macs(const cnn_tensor *y)              /* for one sample */
@@ -9503,22 +9503,21 @@ static double cnn__node_macs(const cnn_tensor *y)              /* for one sample
     return y->op && y->op->macs ? y->op->macs(y) / (y->batched ? y->shape.n : 1) : 0;
 }
 
-CNN_API size_t cnn_param_count(const cnn_graph *g)
+static size_t cnn__count_params(const cnn_graph *g, bool frozen_too)
 {
-    int n = 0;
-    cnn__node *const *node = g ? cnn__nodes(g, &n) : NULL;
+    const cnn__node *v;
     size_t count = 0;
-    for (int i = 0; i < n; i++)
-        if (node[i]->t.kind == CNN_PARAM) count += (size_t)cnn__len(node[i]->t.shape);
+    for (int i = 0; (v = cnn__nth(g, i)) != NULL; i++)
+        if (v->t.kind == CNN_PARAM && (frozen_too || !v->t.frozen)) count += (size_t)cnn__len(v->t.shape);
     return count;
 }
+CNN_API size_t cnn_param_count(const cnn_graph *g) { return cnn__count_params(g, true); }
 
 CNN_API double cnn_multiply_adds(const cnn_graph *g)
 {
-    int n = 0;
-    cnn__node *const *node = g ? cnn__nodes(g, &n) : NULL;
+    const cnn__node *v;
     double sum = 0;
-    for (int i = 0; i < n; i++) sum += cnn__node_macs(&node[i]->t);
+    for (int i = 0; (v = cnn__nth(g, i)) != NULL; i++) sum += cnn__node_macs(&v->t);
     return sum;
 }
 
@@ -9551,82 +9550,69 @@ static cnn__long_text cnn__op_text(const cnn_tensor *t)
     return r;
 }
 
-/* Layers make their parameters and buffers: those belong to the line of the layer. */
-static bool cnn__has_line(const cnn__node *v) { return !v->owner; }
-
-typedef struct {
-    const char    *name;
-    cnn__long_text op;
-    cnn__text      shape, params, macs, bytes, runs_on;
-} cnn__line;
+/* A table. Without a file its columns grow to what is put into a line; then it is written. The first columns
+   are flush left, and so is the last, which needs no width. */
+enum { CNN__COLUMNS = 7 };
+typedef struct { FILE *f; int left, width[CNN__COLUMNS]; } cnn__table;
+static void cnn__put_line(cnn__table *t, const char *const cell[CNN__COLUMNS])
+{
+    for (int k = 0; k < CNN__COLUMNS; k++) {
+        const int n = (int)strlen(cell[k]), last = k == CNN__COLUMNS - 1;
+        if (!t->f && !last && t->width[k] < n) t->width[k] = n;
+        if (t->f) fprintf(t->f, "%s%*s", k && !(last && !n) ? "  " : "",
+                          k < t->left ? -t->width[k] : t->width[k], cell[k]);
+    }
+    if (t->f) fputc('\n', t->f);
+}
 
 /* Where a node runs: the device's name or "cpu", with the instruction set of the fast kernels, and what the
    rule of the convolutions picked for a whole batch: "cpu avx2, winograd 4x4". */
 static cnn__text cnn__runs_on_text(const cnn_tensor *t)
 {
     const cnn_graph *g = t->graph;
-    cnn__text r = { "" };
-    if (!t->op) return r;
-    if (cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "%s", g->config.backend->name);
-    else if (t->op->algorithm)
-        cnn__format(r.s, sizeof r.s, "cpu %s, %s", cnn__isa_name(g->cpu.isa), t->op->algorithm(t));
-    else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", cnn__isa_name(g->cpu.isa));
-    else cnn__format(r.s, sizeof r.s, "cpu");
-    if (cnn__of(t)->kernel && !cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "cpu, by a row of yours");
+    const bool  there = cnn_on_device(t), yours = !there && cnn__of(t)->kernel;
+    const bool  fast = !there && !yours && t->op && t->op->macs;
+    const char *how = yours ? "by a row of yours" : fast && t->op->algorithm ? t->op->algorithm(t) : "";
+    cnn__text   r = { "" };
+    if (t->op) cnn__format(r.s, sizeof r.s, "%s%s%s%s%s", there ? g->config.backend->name : "cpu", fast ? " " : "",
+                           fast ? cnn__isa_name(g->cpu.isa) : "", *how ? ", " : "", how);
     return r;
 }
 
-static cnn__line cnn__summary_line(const cnn__node *v)
+/* A layer with its parameters and buffers, or a leaf of its own. */
+static void cnn__put_node(cnn__table *table, const cnn__node *v)
 {
     const cnn_tensor *t = &v->t;
-    cnn__line l;
+    double    params = t->kind == CNN_PARAM ? cnn__len(t->shape) : 0, macs = cnn__node_macs(t);
     cnn_shape max = t->shape;
-    double params = t->kind == CNN_PARAM ? cnn__len(t->shape) : 0, macs = cnn__node_macs(t);
     max.n = v->max_n;
     for (int k = 0; k < t->n_in; k++)
         if (cnn__of(t->in[k])->owner == v && t->in[k]->kind == CNN_PARAM) params += cnn__len(t->in[k]->shape);
-    l.name = t->name ? t->name : "";
-    l.runs_on = cnn__runs_on_text(t);
-    l.op = cnn__op_text(t);
-    l.shape = cnn__shape_text(t);
-    l.params = l.macs = cnn__grouped(0);
-    if (params > 0) l.params = cnn__grouped(params); else l.params.s[0] = 0;
-    if (macs > 0) l.macs = cnn__grouped(macs); else l.macs.s[0] = 0;
-    l.bytes = cnn__grouped((double)cnn__checked_len(max) * sizeof(float));
-    return l;
+    const cnn__long_text op = cnn__op_text(t);
+    const cnn__text shape = cnn__shape_text(t), runs_on = cnn__runs_on_text(t), param = cnn__grouped(params);
+    const cnn__text mac = cnn__grouped(macs), bytes = cnn__grouped((double)cnn__checked_len(max) * sizeof(float));
+    const char *const cell[CNN__COLUMNS] = { t->name, op.s, shape.s, params > 0 ? param.s : "",
+                                             macs > 0 ? mac.s : "", bytes.s, runs_on.s };
+    cnn__put_line(table, cell);
 }
-
-static void cnn__widen(int *width, const char *s) { if ((int)strlen(s) > *width) *width = (int)strlen(s); }
 
 CNN_API void cnn_summary(cnn_graph *g, FILE *f)
 {
+    static const char *const head[CNN__COLUMNS] = { "layer", "operation", "output", "parameters",
+                                                    "multiply-adds", "bytes", "runs on" };
+    cnn__table table = { NULL, 3, { 0 } };
     if (!f) return;
     if (!g || g->error[0] || !g->planned) {
         const char *why = cnn_error(g);
         fprintf(f, "%s\n", why ? why : "the graph has no plan yet: call cnn_plan or cnn_compile first");
         return;
     }
-    int w[6] = { 5, 9, 6, 10, 13, 5 };
-    for (int i = 0; i < g->n_order; i++) {
-        if (!cnn__has_line(g->order[i])) continue;
-        cnn__line l = cnn__summary_line(g->order[i]);
-        const char *cell[6] = { l.name, l.op.s, l.shape.s, l.params.s, l.macs.s, l.bytes.s };
-        for (int k = 0; k < 6; k++) cnn__widen(&w[k], cell[k]);
+    for (int pass = 0; pass < 2; pass++, table.f = f) {
+        cnn__put_line(&table, head);
+        for (int i = 0; i < g->n_order; i++)
+            if (!g->order[i]->owner) cnn__put_node(&table, g->order[i]);
     }
-    fprintf(f, "%-*s  %-*s  %-*s  %*s  %*s  %*s  runs on\n", w[0], "layer", w[1], "operation", w[2], "output",
-            w[3], "parameters", w[4], "multiply-adds", w[5], "bytes");
-    for (int i = 0; i < g->n_order; i++) {
-        if (!cnn__has_line(g->order[i])) continue;
-        cnn__line l = cnn__summary_line(g->order[i]);
-        fprintf(f, "%-*s  %-*s  %-*s  %*s  %*s  %*s%s%s\n", w[0], l.name, w[1], l.op.s, w[2], l.shape.s, w[3],
-                l.params.s, w[4], l.macs.s, w[5], l.bytes.s, l.runs_on.s[0] ? "  " : "", l.runs_on.s);
-    }
-
-    size_t trained = 0;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && !t->frozen) trained += (size_t)cnn__len(t->shape);
-    }
+    const size_t trained = cnn__count_params(g, false);
     fprintf(f, "\nparameters     %s", cnn__grouped((double)cnn_param_count(g)).s);
     if (trained != cnn_param_count(g))
         fprintf(f, ", of which %s are trained", cnn__grouped((double)trained).s);
@@ -9674,7 +9660,7 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
     for (int i = 0; g && g->planned && i < g->n_order; i++) {
         cnn__node  *v = g->order[i];
         cnn_tensor *t = &v->t;
-        if (!cnn__has_line(v)) continue;
+        if (v->owner) continue;
         fprintf(f, "    n%d [label=\"", t->index);
         cnn__dot_text(f, t->name);
         fprintf(f, "\\n");
@@ -9694,34 +9680,25 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
 
 /* ---- Visits: run the batch that the inputs hold once more, and leave no trace but gradients ----
 
-   Dropout draws what it drew, since the count of runs is set back, and batch norm's running statistics are
-   put back at the end. */
+   Dropout draws what it drew, since the count of runs is set back, and what training changes (batch norm's
+   running statistics) is put back at the end. */
 
-typedef struct { cnn_tensor *loss; double value; float *buffers; uint32_t draw; cnn__probe *before; } cnn__visit;
-
-/* Copy all buffers to `store`, or back from it. store NULL: only count the floats. */
-static size_t cnn__swap_buffers(cnn_graph *g, float *store, bool back)
-{
-    size_t at = 0;
-    for (int i = 0; i < g->n_order && !g->shares; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind != CNN_BUFFER) continue;
-        size_t n = cnn_count(t);
-        if (store && back) cnn_set(t, store + at, n);
-        else if (store)    cnn_get(t, store + at, n);
-        at += n;
-    }
-    return at;
-}
+typedef struct {
+    cnn_tensor *loss;
+    double      value;                                 /* the loss */
+    float      *state;                                 /* what training changes; inference changes nothing */
+    uint32_t    draw;
+    cnn__probe *before;
+} cnn__visit;
 
 static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, cnn__probe *probe)
 {
     cnn_graph *g = loss->graph;
-    size_t bytes = (cnn__swap_buffers(g, NULL, false) + 1) * sizeof(float);
-    float *buffers = CNN_MALLOC(bytes);
-    if (!buffers) return cnn__no_memory(g, loss->at, what, bytes);
-    *v = (cnn__visit){ loss, NAN, buffers, g->draw, g->probe };
-    cnn__swap_buffers(g, buffers, false);
+    const size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
+    float *state = g->config.inference ? NULL : CNN_MALLOC(bytes);
+    if (!g->config.inference && !state) return cnn__no_memory(g, loss->at, what, bytes);
+    *v = (cnn__visit){ loss, NAN, state, g->draw, g->probe };
+    if (state) cnn__copy_trained(g, state, CNN__SAVE, 0);
     g->probe = probe;
     return true;
 }
@@ -9729,9 +9706,9 @@ static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, 
 static void cnn__end_visit(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
-    cnn__swap_buffers(g, v->buffers, true);
+    if (v->state) cnn__copy_trained(g, v->state, CNN__RESTORE, 0);
     g->draw = v->draw, g->can_backward = false, g->probe = v->before;
-    CNN_FREE(v->buffers);
+    CNN_FREE(v->state);
 }
 
 /* Forward, and backward where there is one. */
@@ -9839,36 +9816,34 @@ static const char *cnn__hint(const cnn__doctor *d, const cnn_tensor *y, const cn
     return "the operation made it of finite numbers: look for a division by zero or an overflow in its rule";
 }
 
-static void cnn__say_stats(cnn__page *p, const char *role, const cnn_tensor *t, const cnn_stats *s)
+static void cnn__say_stats(cnn__page *p, const char *role, const cnn_tensor *t, const cnn_stats *all)
 {
-    cnn__say(p, "  %-9s %s %s: %zu values, %zu NaN, %zu Inf; min %.6g, max %.6g, mean %.6g, deviation %.6g\n",
-             role, t->name, cnn_shape_text(t).s, s->count, s->nans, s->infs, s->min, s->max, s->mean,
-             s->deviation);
+    const cnn_stats *s = &all[t->index];
+    if (s->count)
+        cnn__say(p, "  %-9s %s %s: %zu values, %zu NaN, %zu Inf; min %.6g, max %.6g, mean %.6g, deviation "
+                    "%.6g\n", role, t->name, cnn_shape_text(t).s, s->count, s->nans, s->infs, s->min, s->max,
+                 s->mean, s->deviation);
 }
 
 static void cnn__diagnose(cnn__doctor *d, cnn_tensor *y, cnn_tensor *culprit, const cnn_stats *ill,
                           cnn__moment when)
 {
+    static const char *const phases[] = { [CNN__AFTER_FORWARD] = "forward", [CNN__AFTER_BACKWARD] = "backward",
+                                          [CNN__AFTER_UPDATE] = "update" };
     cnn_graph  *g = y->graph;
-    const char *phase = when == CNN__AFTER_FORWARD ? "forward" : when == CNN__AFTER_BACKWARD ? "backward"
-                      : "update";
+    const char *phase = phases[when];
     const char *what = ill->nans ? "NaN" : "Inf", *hint = cnn__hint(d, y, culprit, when);
     const char *array = when == CNN__AFTER_BACKWARD ? "gradient" : culprit->op ? "output" : "value";
     cnn__page p = { d->report, sizeof d->report, 0 };
     cnn__say(&p, "%s in the %s of %s \"%s\"%s%s%s, after %ld updates: the %s of \"%s\"\n", what, phase,
              y->op ? y->op->name : "parameter", y->name, y->at ? " (" : "", y->at ? y->at : "",
              y->at ? ")" : "", g->step, array, culprit->name);
-    if (y->op && d->value[y->index].count) cnn__say_stats(&p, "output", y, &d->value[y->index]);
-    for (int k = 0; k < y->n_in; k++) {
-        const cnn_tensor *x = y->in[k];
-        const char *role = x->kind == CNN_PARAM ? "weight" : x->kind == CNN_BUFFER ? "buffer" : "input";
-        if (d->value[x->index].count) cnn__say_stats(&p, role, x, &d->value[x->index]);
-    }
-    if (d->grad[y->index].count) cnn__say_stats(&p, "gradient", y, &d->grad[y->index]);
-    for (int k = 0; k < y->n_in; k++) {
-        const cnn_tensor *x = y->in[k];
-        if (d->grad[x->index].count) cnn__say_stats(&p, "gradient", x, &d->grad[x->index]);
-    }
+    if (y->op) cnn__say_stats(&p, "output", y, d->value);
+    for (int k = 0; k < y->n_in; k++)
+        cnn__say_stats(&p, y->in[k]->kind == CNN_PARAM ? "weight" : y->in[k]->kind == CNN_BUFFER ? "buffer"
+                       : "input", y->in[k], d->value);
+    cnn__say_stats(&p, "gradient", y, d->grad);
+    for (int k = 0; k < y->n_in; k++) cnn__say_stats(&p, "gradient", y->in[k], d->grad);
     cnn__say(&p, "  hint      %s\n", hint);
     cnn_fail(y, "doctor: %s in the %s of \"%s\" (%s, after %ld updates): %s", what, array, culprit->name,
              phase, g->step, hint);
@@ -10076,37 +10051,41 @@ static double cnn__batch_macs(const cnn_tensor *y, int backward)
     return macs * (backward ? products : 1);
 }
 
-static void cnn__print_rate(FILE *f, double seconds, double macs)
+static void cnn__put_times(cnn__table *t, const char *name, const char *op, const double spent[2],
+                           const double macs[2], double whole)
 {
-    fprintf(f, "  %9.3f", 1e3 * seconds);
-    if (macs > 0 && seconds > 0) fprintf(f, "  %8.2f", 2e-9 * macs / seconds);
-    else                         fprintf(f, "  %8s", "");
+    cnn__text c[5] = { { "" } };
+    for (int b = 0; b < 2; b++) {
+        cnn__format(c[2 * b].s, sizeof c->s, "%.3f", 1e3 * spent[b]);
+        if (macs[b] > 0 && spent[b] > 0)
+            cnn__format(c[2 * b + 1].s, sizeof c->s, "%.2f", 2e-9 * macs[b] / spent[b]);
+    }
+    cnn__format(c[4].s, sizeof c->s, "%.1f %%", 100 * (spent[0] + spent[1]) / whole);
+    const char *const cell[CNN__COLUMNS] = { name, op, c[0].s, c[1].s, c[2].s, c[3].s, c[4].s };
+    cnn__put_line(t, cell);
 }
 
-static void cnn__print_profile(const cnn_graph *g, double (*spent)[2], double whole, FILE *f)
+/* spent: of each node, in all runs; whole: of one run. */
+static void cnn__print_profile(const cnn_graph *g, double (*spent)[2], int runs, double whole, FILE *f)
 {
-    int    w[2] = { 5, 9 };
-    double sum[2] = { 0, 0 }, macs[2] = { 0, 0 };
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (t->op) cnn__widen(&w[0], t->name), cnn__widen(&w[1], t->op->name);
-    }
-    fprintf(f, "%-*s  %-*s  %9s  %8s  %9s  %8s  %7s\n", w[0], "layer", w[1], "operation", "forward",
-            "GFLOP/s", "backward", "GFLOP/s", "share");
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (!t->op || !(spent[i][0] > 0 || spent[i][1] > 0)) continue;
-        fprintf(f, "%-*s  %-*s", w[0], t->name, w[1], t->op->name);
-        for (int b = 0; b < 2; b++) {
-            const double m = spent[i][b] > 0 ? cnn__batch_macs(t, b) : 0;
-            cnn__print_rate(f, spent[i][b], m);
-            sum[b] += spent[i][b], macs[b] += m;
+    static const char *const head[CNN__COLUMNS] = { "layer", "operation", "forward", "GFLOP/s", "backward",
+                                                    "GFLOP/s", "share" };
+    cnn__table table = { NULL, 2, { 0, 0, 9, 8, 9, 8, 7 } };
+    double     sum[2], macs[2];
+    for (int pass = 0; pass < 2; pass++, table.f = f) {
+        cnn__put_line(&table, head);
+        sum[0] = sum[1] = macs[0] = macs[1] = 0;
+        for (int i = 0; i < g->n_order; i++) {
+            const cnn_tensor *t = &g->order[i]->t;
+            double here[2], m[2];
+            for (int b = 0; b < 2; b++) {
+                here[b] = spent[i][b] / runs, m[b] = here[b] > 0 ? cnn__batch_macs(t, b) : 0;
+                sum[b] += here[b], macs[b] += m[b];
+            }
+            if (here[0] > 0 || here[1] > 0) cnn__put_times(&table, t->name, t->op->name, here, m, whole);
         }
-        fprintf(f, "  %5.1f %%\n", 100 * (spent[i][0] + spent[i][1]) / whole);
+        cnn__put_times(&table, "all", "", sum, macs, whole);
     }
-    fprintf(f, "%-*s  %-*s", w[0], "all", w[1], "");
-    for (int b = 0; b < 2; b++) cnn__print_rate(f, sum[b], macs[b]);
-    fprintf(f, "  %5.1f %%\n", 100 * (sum[0] + sum[1]) / whole);
     fprintf(f, "one run of %d samples takes %.3f ms, %.3f ms of it outside of the operations\n", g->batch,
             1e3 * whole, 1e3 * (whole - sum[0] - sum[1]));
 }
@@ -10121,17 +10100,16 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
     double         whole = NAN;
     if (!w.spent) return cnn__no_memory(g, loss->at, "profile", bytes), NAN;
     if (runs < 1) runs = 10;
-    memset(w.spent, 0, bytes);
     if (cnn__begin_visit(&visit, loss, "profile", &w.probe)) {
-        bool done = cnn__visit_once(&visit);           /* to warm up: */
-        memset(w.spent, 0, bytes);                     /* forgotten */
-        const double start = cnn__seconds();
-        for (int r = 0; r < runs && done; r++) done = cnn__visit_once(&visit);
-        whole = (cnn__seconds() - start) / runs;
+        bool done = true;
+        double start = 0;
+        for (int r = -1; r < runs && done; r++) {      /* once to warm up: forgotten */
+            if (r <= 0) memset(w.spent, 0, bytes), start = cnn__seconds();
+            done = cnn__visit_once(&visit);
+        }
+        whole = done ? (cnn__seconds() - start) / runs : NAN;
         cnn__end_visit(&visit);
-        for (int i = 0; i < g->n_order; i++) w.spent[i][0] /= runs, w.spent[i][1] /= runs;
-        if (done) cnn__print_profile(g, w.spent, whole, f);
-        else      whole = NAN;
+        if (done) cnn__print_profile(g, w.spent, runs, whole, f);
     }
     CNN_FREE(w.spent);
     return whole;
@@ -10208,76 +10186,56 @@ CNN_API bool cnn_trace(cnn_tensor *loss, int most, FILE *f)
 
 typedef struct { unsigned char *pixel; size_t h, w, c; bool png; } cnn__picture;   /* c bytes a pixel */
 
-static void cnn__put_be32(unsigned char to[4], uint32_t v)
+static unsigned char *cnn__put_be32(unsigned char to[4], uint32_t v)
 {
     for (int i = 0; i < 4; i++) to[i] = (unsigned char)(v >> (24 - 8 * i));
+    return to;
 }
 
-/* CRC-32 of PNG (ISO 15948, annex D), bit by bit. */
-static uint32_t cnn__crc(uint32_t crc, const unsigned char *p, size_t n)
+/* A chunk is length, type, data and the CRC-32 (ISO 15948, annex D) of type and data, here bit by bit. */
+static void cnn__put_chunk(FILE *f, const char *type, const unsigned char *data, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        crc ^= p[i];
+    unsigned char word[4];
+    uint32_t      crc = 0xFFFFFFFFu;
+    for (size_t i = 0; i < 4 + n; i++) {
+        crc ^= i < 4 ? (unsigned char)type[i] : data[i - 4];
         for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0);
     }
-    return crc;
-}
-
-/* A chunk is length, type, data and the CRC of type and data; here its data come piece by piece. */
-typedef struct { FILE *file; uint32_t crc; } cnn__chunk;
-static void cnn__chunk_put(cnn__chunk *c, const void *p, size_t n)
-{
-    c->crc = cnn__crc(c->crc, p, n);
-    fwrite(p, 1, n, c->file);
-}
-static cnn__chunk cnn__chunk_begin(FILE *f, const char *type, size_t length)
-{
-    cnn__chunk c = { f, 0xFFFFFFFFu };
-    unsigned char n[4];
-    cnn__put_be32(n, (uint32_t)length);
-    fwrite(n, 1, 4, f);
-    cnn__chunk_put(&c, type, 4);
-    return c;
-}
-static void cnn__chunk_end(cnn__chunk *c)
-{
-    unsigned char crc[4];
-    cnn__put_be32(crc, c->crc ^ 0xFFFFFFFFu);
-    fwrite(crc, 1, 4, c->file);
+    fwrite(cnn__put_be32(word, (uint32_t)n), 1, 4, f), fwrite(type, 1, 4, f), fwrite(data, 1, n, f);
+    fwrite(cnn__put_be32(word, ~crc), 1, 4, f);
 }
 
 /* zlib (RFC 1950) around stored blocks (RFC 1951, 3.2.4): one block for each row, which begins with a filter
-   byte of 0. cnn__picture_of keeps rows below the limit of 65535 bytes. */
-static void cnn__write_png(FILE *f, const cnn__picture *im)
+   byte of 0. cnn_write_image_ keeps rows below the limit of 65535 bytes. */
+static bool cnn__write_png(FILE *f, const cnn__picture *im)
 {
-    static const unsigned char signature[8] = { 137, 'P', 'N', 'G', 13, 10, 26, 10 };
-    const size_t  row = 1 + im->w * im->c;
-    unsigned char head[13] = { 0, 0, 0, 0, 0, 0, 0, 0, 8, im->c == 3 ? 2 : 0, 0, 0, 0 }, sum[4];
-    uint32_t      a = 1, b = 0;                        /* Adler-32 */
-    fwrite(signature, 1, 8, f);
-    cnn__put_be32(head, (uint32_t)im->w), cnn__put_be32(head + 4, (uint32_t)im->h);
-    cnn__chunk c = cnn__chunk_begin(f, "IHDR", 13);
-    cnn__chunk_put(&c, head, 13), cnn__chunk_end(&c);
-    c = cnn__chunk_begin(f, "IDAT", 2 + im->h * (5 + row) + 4);
-    cnn__chunk_put(&c, "\x78\x01", 2);
-    for (size_t y = 0; y < im->h; y++) {
-        const unsigned char *p = im->pixel + y * (row - 1);
+    const size_t   row = 1 + im->w * im->c, bytes = 2 + im->h * (5 + row) + 4;
+    unsigned char  head[13] = { 0, 0, 0, 0, 0, 0, 0, 0, 8, im->c == 3 ? 2 : 0, 0, 0, 0 };
+    unsigned char *data = CNN_MALLOC(bytes), *p = data;
+    uint32_t       a = 1, b = 0;                       /* Adler-32 */
+    if (!data) return errno = ENOMEM, false;
+    *p++ = 0x78, *p++ = 0x01;
+    for (size_t y = 0; y < im->h; y++, p += 5 + row) {
         const unsigned char low = (unsigned char)(row & 255), high = (unsigned char)(row >> 8);
         const unsigned char block[6] = { y + 1 == im->h, low, high, (unsigned char)(255 - low),
                                          (unsigned char)(255 - high), 0 };
-        cnn__chunk_put(&c, block, 6), cnn__chunk_put(&c, p, row - 1);
-        b = (b + a) % 65521;                           /* the filter byte */
-        for (size_t i = 0; i + 1 < row; i++) a = (a + p[i]) % 65521, b = (b + a) % 65521;
+        memcpy(p, block, 6), memcpy(p + 6, im->pixel + y * (row - 1), row - 1);
+        for (size_t i = 5; i < 5 + row; i++) a = (a + p[i]) % 65521, b = (b + a) % 65521;
     }
-    cnn__put_be32(sum, b << 16 | a);
-    cnn__chunk_put(&c, sum, 4), cnn__chunk_end(&c);
-    c = cnn__chunk_begin(f, "IEND", 0), cnn__chunk_end(&c);
+    cnn__put_be32(p, b << 16 | a);
+    cnn__put_be32(head, (uint32_t)im->w), cnn__put_be32(head + 4, (uint32_t)im->h);
+    fwrite("\x89PNG\r\n\x1a\n", 1, 8, f);
+    cnn__put_chunk(f, "IHDR", head, 13);
+    cnn__put_chunk(f, "IDAT", data, bytes);
+    cnn__put_chunk(f, "IEND", data, 0);
+    CNN_FREE(data);
+    return !ferror(f);
 }
 
 static bool cnn__write_picture(FILE *f, void *what)
 {
     const cnn__picture *im = what;
-    if (im->png) return cnn__write_png(f, im), !ferror(f);
+    if (im->png) return cnn__write_png(f, im);
     fprintf(f, "P%d\n%zu %zu\n255\n", im->c == 3 ? 6 : 5, im->w, im->h);
     return fwrite(im->pixel, im->c, im->w * im->h, f) == im->w * im->h;
 }
