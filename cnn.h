@@ -7629,14 +7629,14 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
 static cnn__text cnn__decimal(double v, int digits)
 {
     cnn__text r = { "" };
-    double unit = 1, whole;
+    char     *to = r.s;
     if (!isfinite(v)) return r;
-    for (int i = 0; i < digits; i++) unit *= 10;
-    double size = fabs(v) < 1e15 / unit ? floor(fabs(v) * unit + 0.5) / unit : fabs(v);
-    double part = fmin(floor(modf(size, &whole) * unit + 0.5), unit - 1);   /* large ones stand unrounded */
-    if (size > 1e15) cnn__format(r.s, sizeof r.s, "%s1000000000000000", v < 0 ? "-" : "");
-    else if (digits == 0) cnn__format(r.s, sizeof r.s, "%s%.0f", v < 0 && whole > 0 ? "-" : "", whole);
-    else cnn__format(r.s, sizeof r.s, "%s%.0f.%0*.0f", v < 0 && size > 0 ? "-" : "", whole, digits, part);
+    cnn__format(r.s, sizeof r.s, "%.*f", digits, fmax(-1e15, fmin(v, 1e15)));
+    const bool minus_zero = r.s[0] == '-' && !strpbrk(r.s, "123456789");
+    for (const char *from = r.s + minus_zero; *from; from++)
+        if (*from == '-' || (*from >= '0' && *from <= '9')) *to++ = *from;
+        else if (to[-1] != '.') *to++ = '.';                  /* some locales have a point of several bytes */
+    *to = 0;
     return r;
 }
 
@@ -7676,11 +7676,9 @@ CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
     return true;
 }
 
-CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
+static bool cnn__write_csv(FILE *f, void *history)
 {
-    errno = EINVAL;
-    FILE *f = h && path ? fopen(path, "w") : NULL;
-    if (!f) return false;
+    const cnn_history *h = history;
     fprintf(f, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n");
     for (int i = 0; i < h->count; i++) {
         const cnn_epoch *e = &h->epoch[i];
@@ -7688,19 +7686,7 @@ CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
                 cnn__decimal(e->validation_loss, 6).s, cnn__decimal(e->validation_accuracy, 6).s,
                 cnn__decimal(e->seconds, 3).s);
     }
-    bool fine = !ferror(f);
-    return fclose(f) == 0 && fine;
-}
-
-/* One coordinate system: the plot's corner and size in the picture, and the values at its edges. */
-typedef struct { double left, top, width, height, x0, x1, y0, y1; } cnn__panel;
-static double cnn__px(const cnn__panel *p, double x)
-{
-    return p->left + p->width * (x - p->x0) / (p->x1 - p->x0);
-}
-static double cnn__py(const cnn__panel *p, double y)
-{
-    return p->top + p->height * (p->y1 - y) / (p->y1 - p->y0);
+    return !ferror(f);
 }
 
 static void cnn__svg_line(FILE *f, double x1, double y1, double x2, double y2, int width, const char *colour)
@@ -7731,74 +7717,84 @@ static double cnn__history_value(const cnn_history *h, int i, int column, int se
     return isfinite(v[column][set]) ? v[column][set] : NAN;
 }
 
+/* One coordinate system of 370 x 260 pixels: grid, ticks, curves, and a legend with the last values. */
 static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double left)
 {
     static const char *const title[2] = { "loss", "accuracy" }, *const unit[2] = { "", " %" };
     static const char *const set[2] = { "training ", "validation " };
     static const char *const colour[2] = { "#2563b0", "#d9580d" };
-    cnn__panel p = { left, 60, 370, 260, 1, 2, INFINITY, -INFINITY };
-    double right = p.left + p.width, bottom = p.top + p.height, last[2] = { NAN, NAN };
-    char   legend[80];
+    const double top = 60, bottom = top + 260, right = left + 370;
+    double y0 = INFINITY, y1 = -INFINITY, last[2] = { NAN, NAN };
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < h->count; i++) {
-            double v = cnn__history_value(h, i, column, k);
-            if (!isnan(v)) p.y0 = fmin(p.y0, v), p.y1 = fmax(p.y1, v), last[k] = v;
+            const double v = cnn__history_value(h, i, column, k);
+            if (!isnan(v)) y0 = fmin(y0, v), y1 = fmax(y1, v), last[k] = v;
         }
-    if (p.y0 > p.y1) p.y0 = 0, p.y1 = 1;                               /* nothing to draw */
-    if (column == 1) p.y1 = 100;                                       /* accuracy is read from the top, */
-    else if (p.y0 > 0) p.y0 = 0;                                       /* loss from zero */
-    if (p.y1 - p.y0 < 1e-6 * (1 + fabs(p.y1))) p.y0 -= 1;
-    double dy = cnn__tick(p.y1 - p.y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
-    p.y0 = floor(p.y0 / dy) * dy, p.y1 = ceil(p.y1 / dy) * dy;
-    if (h->count > 1) p.x1 = h->count;
-    else p.x0 = 0;
+    if (y0 > y1) y0 = 0, y1 = 1;                                       /* nothing to draw */
+    if (column == 1) y1 = 100;                                         /* accuracy is read from the top, */
+    else if (y0 > 0) y0 = 0;                                           /* loss from zero */
+    if (y1 - y0 < 1e-6 * (1 + fabs(y1))) y0 -= 1;
+    const double dy = cnn__tick(y1 - y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
+    y0 = floor(y0 / dy) * dy, y1 = ceil(y1 / dy) * dy;
+    const double x0 = h->count > 1 ? 1 : 0, x_scale = 370 / (fmax(2, h->count) - x0), y_scale = 260 / (y1 - y0);
 
-    int digits = dy >= 1 ? 0 : (int)ceil(-log10(dy) - 1e-9), lines = (int)((p.y1 - p.y0) / dy + 0.5);
+    const int digits = dy >= 1 ? 0 : (int)ceil(-log10(dy) - 1e-9), lines = (int)((y1 - y0) / dy + 0.5);
     for (int k = 0; k <= lines; k++) {                             /* the grid and the numbers at its lines */
-        double y = p.y0 + k * dy;
-        cnn__svg_line(f, p.left, cnn__py(&p, y), right, cnn__py(&p, y), 1, k ? "#e4e4e0" : "#55555a");
-        cnn__svg_text(f, p.left - 8, cnn__py(&p, y) + 4, "text-anchor=\"end\"", cnn__decimal(y, digits).s,
+        const double y = bottom - k * dy * y_scale;
+        cnn__svg_line(f, left, y, right, y, 1, k ? "#e4e4e0" : "#55555a");
+        cnn__svg_text(f, left - 8, y + 4, "text-anchor=\"end\"", cnn__decimal(y0 + k * dy, digits).s,
                       unit[column]);
     }
-    for (double x = dx; x <= h->count; x += dx) {
-        cnn__svg_line(f, cnn__px(&p, x), bottom, cnn__px(&p, x), bottom + 5, 1, "#55555a");
-        cnn__svg_text(f, cnn__px(&p, x), bottom + 20, "text-anchor=\"middle\"", cnn__decimal(x, 0).s, "");
+    for (double epoch = dx; epoch <= h->count; epoch += dx) {
+        const double x = left + (epoch - x0) * x_scale;
+        cnn__svg_line(f, x, bottom, x, bottom + 5, 1, "#55555a");
+        cnn__svg_text(f, x, bottom + 20, "text-anchor=\"middle\"", cnn__decimal(epoch, 0).s, "");
     }
-    cnn__svg_text(f, p.left + p.width / 2, bottom + 40, "text-anchor=\"middle\"", "epoch", "");
-    cnn__svg_text(f, p.left, p.top - 20, "font-size=\"15\" font-weight=\"bold\"", title[column], "");
+    cnn__svg_text(f, left + 370 / 2, bottom + 40, "text-anchor=\"middle\"", "epoch", "");
+    cnn__svg_text(f, left, top - 20, "font-size=\"15\" font-weight=\"bold\"", title[column], "");
 
-    for (int k = 0; k < 2; k++) {                            /* the curves; the legend with the last values */
-        double x0 = 0, y0 = 0;
-        int    drawn = 0;
+    for (int k = 0; k < 2; k++) {
+        double x_old = NAN, y_old = NAN;
         for (int i = 0; i < h->count; i++) {
-            double v = cnn__history_value(h, i, column, k), x = cnn__px(&p, i + 1), y = cnn__py(&p, v);
+            const double v = cnn__history_value(h, i, column, k);
+            const double x = left + (i + 1 - x0) * x_scale, y = bottom - (v - y0) * y_scale;
             if (isnan(v)) continue;
-            if (drawn++) cnn__svg_line(f, x0, y0, x, y, 2, colour[k]);
+            if (!isnan(x_old)) cnn__svg_line(f, x_old, y_old, x, y, 2, colour[k]);
             if (h->count <= 40) cnn__svg_line(f, x, y, x, y, 6, colour[k]);       /* with round ends: a dot */
-            x0 = x, y0 = y;
+            x_old = x, y_old = y;
         }
-        if (!drawn) continue;
-        double x = right - (k == 0 && !isnan(last[1]) ? 272 : 132);
-        cnn__svg_line(f, x, p.top - 24, x + 18, p.top - 24, 3, colour[k]);
-        cnn__format(legend, sizeof legend, "%s%s", set[k], cnn__decimal(last[k], column ? 2 : 4).s);
-        cnn__svg_text(f, x + 24, p.top - 20, "", legend, unit[column]);
+        if (isnan(last[k])) continue;
+        const double x = right - (k == 0 && !isnan(last[1]) ? 272 : 132);
+        cnn__text    value = cnn__decimal(last[k], column ? 2 : 4), legend;
+        cnn__svg_line(f, x, top - 24, x + 18, top - 24, 3, colour[k]);
+        cnn__format(legend.s, sizeof legend.s, "%s%.40s", set[k], value.s);
+        cnn__svg_text(f, x + 24, top - 20, "", legend.s, unit[column]);
     }
 }
 
-CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
+static bool cnn__write_svg(FILE *f, void *history)
 {
-    errno = EINVAL;
-    FILE *f = h && path ? fopen(path, "w") : NULL;
-    if (!f) return false;
     fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 920 380\" width=\"920\" "
                "height=\"380\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#333338\" "
                "stroke-linecap=\"round\">\n"
                "<rect width=\"920\" height=\"380\" fill=\"#fcfcfa\"/>\n");
-    cnn__svg_panel(f, h, 0, 60);
-    cnn__svg_panel(f, h, 1, 520);
+    cnn__svg_panel(f, history, 0, 60);
+    cnn__svg_panel(f, history, 1, 520);
     fprintf(f, "</svg>\n");
-    bool fine = !ferror(f);
-    return fclose(f) == 0 && fine;
+    return !ferror(f);
+}
+
+static bool cnn__write_history(const cnn_history *h, const char *path, bool (*write)(FILE *, void *))
+{
+    return h ? cnn_write_file(path, write, (void *)(uintptr_t)h) : (errno = EINVAL, false);
+}
+CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
+{
+    return cnn__write_history(h, path, cnn__write_csv);
+}
+CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
+{
+    return cnn__write_history(h, path, cnn__write_svg);
 }
 #endif /* CNN_NO_STDIO */
 
@@ -9759,13 +9755,14 @@ static bool   cnn__sick(const cnn_stats *s) { return s->nans + s->infs > 0; }
 static double cnn__largest(const cnn_stats *s) { return fmax(fabs(s->min), fabs(s->max)); }
 static double cnn__rms(const cnn_stats *s) { return hypot(s->mean, s->deviation); }
 
-/* Text that is written line after line into memory of a given size. */
-typedef struct { char *text; size_t room, used; } cnn__page;
+/* Text that is written line after line into memory of a given size. said: how often. */
+typedef struct { char *text; size_t room, used; int said; } cnn__page;
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
 static void cnn__say(cnn__page *p, const char *format, ...)
 {
+    p->said++;
     if (!p->text || p->used >= p->room) return;
     va_list ap;
     va_start(ap, format);
@@ -9834,7 +9831,7 @@ static void cnn__diagnose(cnn__doctor *d, cnn_tensor *y, cnn_tensor *culprit, co
     const char *phase = phases[when];
     const char *what = ill->nans ? "NaN" : "Inf", *hint = cnn__hint(d, y, culprit, when);
     const char *array = when == CNN__AFTER_BACKWARD ? "gradient" : culprit->op ? "output" : "value";
-    cnn__page p = { d->report, sizeof d->report, 0 };
+    cnn__page p = { d->report, sizeof d->report, 0, 0 };
     cnn__say(&p, "%s in the %s of %s \"%s\"%s%s%s, after %ld updates: the %s of \"%s\"\n", what, phase,
              y->op ? y->op->name : "parameter", y->name, y->at ? " (" : "", y->at ? y->at : "",
              y->at ? ")" : "", g->step, array, culprit->name);
@@ -9934,65 +9931,52 @@ CNN_API const char *cnn_doctor_report(const cnn_graph *g)
 
 /* ---- Checkup: what is not wrong but will not learn. The limits are rules of thumb. ---- */
 
-static int cnn__check_leaf(cnn__page *p, const cnn_tensor *t, const cnn_stats *s)
+static void cnn__check_leaf(cnn__page *p, const cnn_tensor *t, const cnn_stats *s)
 {
-    if (t->kind == CNN_INPUT && t->batched && cnn__largest(s) > 20)
-        return cnn__say(p, "%s: values from %g to %g: normalise them to about -1 to 1 (cnn_standardize)\n",
-                        t->name, s->min, s->max), 1;
-    if (t->kind == CNN_INPUT && t->batched && s->count > 1 && s->deviation == 0)
-        return cnn__say(p, "%s: all %zu values are %g: has the batch been fed?\n", t->name, s->count,
-                        s->min), 1;
-    if (t->kind == CNN_LABELS && s->count > 1 && s->deviation == 0)
-        return cnn__say(p, "%s: all %zu labels of this batch are %g: shuffle the data (cnn_shuffle)\n",
-                        t->name, s->count, s->min), 1;
-    return 0;
+    const bool same = s->count > 1 && s->deviation == 0, input = t->kind == CNN_INPUT && t->batched;
+    if (input && cnn__largest(s) > 20)
+        cnn__say(p, "%s: values from %g to %g: normalise them to about -1 to 1 (cnn_standardize)\n", t->name,
+                 s->min, s->max);
+    else if (input && same)
+        cnn__say(p, "%s: all %zu values are %g: has the batch been fed?\n", t->name, s->count, s->min);
+    else if (t->kind == CNN_LABELS && same)
+        cnn__say(p, "%s: all %zu labels of this batch are %g: shuffle the data (cnn_shuffle)\n", t->name,
+                 s->count, s->min);
 }
 
-static int cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
+static void cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
 {
     const cnn_op *maker = t->n_in ? t->in[0]->op : NULL;
+    const char   *at = t->at ? t->at : "?";
     if (t->op->expects && maker && (maker->flags & CNN_PROBABILITIES))
-        return cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name,
-                        t->at ? t->at : "?", t->op->name, maker->name, t->op->expects), 1;
-    if (2 * dead > t->shape.c)
-        return cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the "
-                           "learning rate, or use cnn_leaky_relu\n", t->name, t->at ? t->at : "?", dead,
-                        t->shape.c), 1;
-    return 0;
+        cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name, at, t->op->name, maker->name,
+                 t->op->expects);
+    else if (2 * dead > t->shape.c)
+        cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the learning rate, or "
+                    "use cnn_leaky_relu\n", t->name, at, dead, t->shape.c);
 }
 
 /* How the gradients of the layers' weights compare, each as root mean square. */
-static int cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
+static void cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
 {
-    const cnn_tensor *least = NULL, *most = NULL;
-    double squares = 0;
-    int    found = 0;
+    const char *least = "", *most = "";
+    double      low = INFINITY, high = 0, squares = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
+        const double      rms = cnn__rms(&d->grad[i]);
         if (t->kind != CNN_PARAM || !t->needs_grad) continue;
-        const double rms = cnn__rms(&d->grad[i]);
         squares += rms * rms * (double)d->grad[i].count;
-        if (rms == 0) {
+        if (rms == 0)
             cnn__say(p, "%s: its gradient is zero: everything behind it is dead or saturated\n", t->name);
-            found++;
-            continue;
-        }
-        if (!least || rms < cnn__rms(&d->grad[least->index])) least = t;
-        if (!most  || rms > cnn__rms(&d->grad[most->index]))  most  = t;
+        else if (rms < low) low = rms, least = t->name;
+        if (rms > high) high = rms, most = t->name;
     }
-    const double low = least ? cnn__rms(&d->grad[least->index]) : 0;
-    const double high = most ? cnn__rms(&d->grad[most->index]) : 0;
-    if (low < 1e-4 * high) {
-        cnn__say(p, "%s: the gradients vanish: root mean square %.3g, against %.3g of %s; use relu, batch "
-                    "norm or shortcuts\n", least->name, low, high, most->name);
-        found++;
-    }
-    if (sqrt(squares) > 1e3) {
+    if (low < 1e-4 * high)
+        cnn__say(p, "%s: the gradients vanish: root mean square %.3g, against %.3g of %s; use relu, batch norm or "
+                    "shortcuts\n", least, low, high, most);
+    if (sqrt(squares) > 1e3)
         cnn__say(p, "%s: the gradients explode: all together have length %.3g; clip them (cnn_clip_grads, "
-                    ".clip)\n", most->name, sqrt(squares));
-        found++;
-    }
-    return found;
+                    ".clip)\n", most, sqrt(squares));
 }
 
 CNN_API int cnn_checkup(cnn_tensor *loss, char *text, size_t room)
@@ -10012,20 +9996,18 @@ CNN_API int cnn_checkup(cnn_tensor *loss, char *text, size_t room)
     if (!on) g->probe = NULL;
     if (!done || g->error[0]) return -1;
 
-    cnn__page p = { text, text ? room : 0, 0 };
-    int found = 0;
+    cnn__page p = { text, text ? room : 0, 0, 0 };
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
-        found += t->op ? cnn__check_node(&p, t, d->dead[i]) : cnn__check_leaf(&p, t, &d->value[i]);
+        if (t->op) cnn__check_node(&p, t, d->dead[i]);
+        else       cnn__check_leaf(&p, t, &d->value[i]);
     }
-    found += cnn__check_gradients(&p, g, d);
-    if (losses >= 2 * CNN__FEW && fabs(late - first) < 0.01 * fabs(first)) {
+    cnn__check_gradients(&p, g, d);
+    if (losses >= 2 * CNN__FEW && fabs(late - first) < 0.01 * fabs(first))
         cnn__say(&p, "%s: the loss does not move: %.4g over the first %d updates, %.4g over the last of %ld; "
                      "try ten times the learning rate, or a tenth of it\n", loss->name, first, (int)CNN__FEW,
                  late, losses);
-        found++;
-    }
-    return found;
+    return p.said;
 }
 
 #ifndef CNN_NO_STDIO
@@ -10451,7 +10433,7 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
     const size_t room = 160 * (size_t)g->n_order + 1024;
     if (!g->check && !(g->check = cnn__alloc(g, room))) return c;
     if (!cnn__begin_visit(&visit, loss, "gradient check", NULL)) return c;
-    cnn__page p = { g->check, room, 0 };
+    cnn__page p = { g->check, room, 0, 0 };
     if (samples < 1) samples = 20;
     cnn__visit_once(&visit);
     int checked = 0;
