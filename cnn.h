@@ -1354,6 +1354,13 @@ typedef struct cnn__carried {
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
 
+/* Which operand of y is x, the first if it is several? -1: none. */
+static int cnn__which_operand(const cnn_tensor *y, const cnn_tensor *x)
+{
+    for (int k = 0; k < y->n_in; k++) if (y->in[k] == x) return k;
+    return -1;
+}
+
 /* ---- Errors: the first message stays, everything after it does nothing ---- */
 
 /* The nil tensor: what builders return after an error, and what every builder skips. */
@@ -7736,7 +7743,7 @@ static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double lef
     if (y1 - y0 < 1e-6 * (1 + fabs(y1))) y0 -= 1;
     const double dy = cnn__tick(y1 - y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
     y0 = floor(y0 / dy) * dy, y1 = ceil(y1 / dy) * dy;
-    const double x0 = h->count > 1 ? 1 : 0, x_scale = 370 / (fmax(2, h->count) - x0), y_scale = 260 / (y1 - y0);
+    const double x0 = h->count > 1, x_scale = 370 / (fmax(2, h->count) - x0), y_scale = 260 / (y1 - y0);
 
     const int digits = dy >= 1 ? 0 : (int)ceil(-log10(dy) - 1e-9), lines = (int)((y1 - y0) / dy + 0.5);
     for (int k = 0; k <= lines; k++) {                             /* the grid and the numbers at its lines */
@@ -9570,8 +9577,9 @@ static cnn__text cnn__runs_on_text(const cnn_tensor *t)
     const bool  fast = !there && !yours && t->op && t->op->macs;
     const char *how = yours ? "by a row of yours" : fast && t->op->algorithm ? t->op->algorithm(t) : "";
     cnn__text   r = { "" };
-    if (t->op) cnn__format(r.s, sizeof r.s, "%s%s%s%s%s", there ? g->config.backend->name : "cpu", fast ? " " : "",
-                           fast ? cnn__isa_name(g->cpu.isa) : "", *how ? ", " : "", how);
+    if (!t->op) return r;
+    cnn__format(r.s, sizeof r.s, "%s%s%s%s%s", there ? g->config.backend->name : "cpu", fast ? " " : "",
+                fast ? cnn__isa_name(g->cpu.isa) : "", *how ? ", " : "", how);
     return r;
 }
 
@@ -9586,7 +9594,7 @@ static void cnn__put_node(cnn__table *table, const cnn__node *v)
         if (cnn__of(t->in[k])->owner == v && t->in[k]->kind == CNN_PARAM) params += cnn__len(t->in[k]->shape);
     const cnn__long_text op = cnn__op_text(t);
     const cnn__text shape = cnn__shape_text(t), runs_on = cnn__runs_on_text(t), param = cnn__grouped(params);
-    const cnn__text mac = cnn__grouped(macs), bytes = cnn__grouped((double)cnn__checked_len(max) * sizeof(float));
+    const cnn__text mac = cnn__grouped(macs), bytes = cnn__grouped(4 * (double)cnn__checked_len(max));
     const char *const cell[CNN__COLUMNS] = { t->name, op.s, shape.s, params > 0 ? param.s : "",
                                              macs > 0 ? mac.s : "", bytes.s, runs_on.s };
     cnn__put_line(table, cell);
@@ -9624,9 +9632,7 @@ CNN_API void cnn_summary(cnn_graph *g, FILE *f)
     fprintf(f, "memory         %s bytes (%.1f MiB)\n", total.s, (double)m->total / 1048576.0);
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         fprintf(f, "  %-13s%*s", part[i].name, width, cnn__grouped((double)part[i].bytes).s);
-        if (part[i].bytes == m->activations && i == 5)
-            fprintf(f, "  (evaluation alone: %s)", cnn__grouped((double)m->activations_eval).s);
-        fprintf(f, "\n");
+        fprintf(f, i == 5 ? "  (evaluation alone: %s)\n" : "\n", cnn__grouped((double)m->activations_eval).s);
     }
     const cnn_backend *device = g->config.backend;
     if (!device) return;
@@ -9666,8 +9672,8 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
         for (int k = 0; k < t->n_in; k++) {
             cnn__node *x = cnn__of(t->in[k]);
             if (x->owner == v) continue;
-            if (x->owner) fprintf(f, "    n%d -> n%d [style=dashed];\n", x->owner->t.index, t->index);
-            else          fprintf(f, "    n%d -> n%d;\n", x->t.index, t->index);
+            fprintf(f, "    n%d -> n%d%s;\n", (x->owner ? x->owner : x)->t.index, t->index,
+                    x->owner ? " [style=dashed]" : "");
         }
     }
     fprintf(f, "}\n");
@@ -9687,14 +9693,20 @@ typedef struct {
     cnn__probe *before;
 } cnn__visit;
 
-static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, cnn__probe *probe)
+/* loss: that of a graph for training, compiled; or, unless the visit trains, a tensor of one for inference. */
+static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, bool trains,
+                             cnn__probe *probe)
 {
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return false;
     cnn_graph *g = loss->graph;
-    const size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
-    float *state = g->config.inference ? NULL : CNN_MALLOC(bytes);
-    if (!g->config.inference && !state) return cnn__no_memory(g, loss->at, what, bytes);
-    *v = (cnn__visit){ loss, NAN, state, g->draw, g->probe };
-    if (state) cnn__copy_trained(g, state, CNN__SAVE, 0);
+    const bool infers = g->config.inference != 0;
+    if (!g->compiled || (infers ? trains : loss != g->loss))
+        return cnn_fail(loss, "%s: it must be the compiled loss of a graph for training%s", what,
+                        trains ? "" : ", or a tensor of a compiled graph for inference");
+    const size_t bytes = infers ? 0 : (cnn__trained_floats(g) + 1) * sizeof(float);
+    *v = (cnn__visit){ loss, NAN, infers ? NULL : CNN_MALLOC(bytes), g->draw, g->probe };
+    if (!infers && !v->state) return cnn__no_memory(g, loss->at, what, bytes);
+    if (v->state) cnn__copy_trained(g, v->state, CNN__SAVE, 0);
     g->probe = probe;
     return true;
 }
@@ -9715,15 +9727,6 @@ static bool cnn__visit_once(cnn__visit *v)
     v->value = (double)cnn_forward(v->loss, g->config.inference ? CNN_EVAL : CNN_TRAIN);
     if (!g->config.inference) cnn_backward(v->loss);
     return !g->error[0];
-}
-
-static bool cnn__visitable(cnn_tensor *loss, const char *what, bool trains)
-{
-    if (cnn__is_nil(loss) || loss->graph->error[0]) return false;
-    const cnn_graph *g = loss->graph;
-    if (g->config.inference ? !trains && g->compiled : g->compiled && loss == g->loss) return true;
-    return cnn_fail(loss, "%s: it must be the compiled loss of a graph for training%s", what,
-                    trains ? "" : ", or a tensor of a compiled graph for inference");
 }
 
 /* ---- Statistics ---- */
@@ -9825,10 +9828,9 @@ static void cnn__say_stats(cnn__page *p, const char *role, const cnn_tensor *t, 
 static void cnn__diagnose(cnn__doctor *d, cnn_tensor *y, cnn_tensor *culprit, const cnn_stats *ill,
                           cnn__moment when)
 {
-    static const char *const phases[] = { [CNN__AFTER_FORWARD] = "forward", [CNN__AFTER_BACKWARD] = "backward",
-                                          [CNN__AFTER_UPDATE] = "update" };
     cnn_graph  *g = y->graph;
-    const char *phase = phases[when];
+    const char *phase = when == CNN__AFTER_FORWARD ? "forward" : when == CNN__AFTER_BACKWARD ? "backward"
+                      : "update";
     const char *what = ill->nans ? "NaN" : "Inf", *hint = cnn__hint(d, y, culprit, when);
     const char *array = when == CNN__AFTER_BACKWARD ? "gradient" : culprit->op ? "output" : "value";
     cnn__page p = { d->report, sizeof d->report, 0, 0 };
@@ -9911,13 +9913,10 @@ CNN_API bool cnn_doctor(cnn_graph *g, int on)
     if (!g->compiled) return cnn__fail(g, g->config.at, "doctor", "call cnn_compile first");
     if (on && !g->doctor) {
         const size_t n = (size_t)g->n_order;
-        cnn__doctor *d = cnn__alloc(g, sizeof *d);
+        cnn__doctor *d = cnn__alloc(g, sizeof *d + n * (2 * sizeof(cnn_stats) + sizeof(int)));
         if (!d) return false;
         d->probe.see = cnn__doctor_sees;
-        d->value = cnn__alloc(g, n * sizeof *d->value);
-        d->grad  = cnn__alloc(g, n * sizeof *d->grad);
-        d->dead  = cnn__alloc(g, n * sizeof *d->dead);
-        if (!d->value || !d->grad || !d->dead) return false;
+        d->value = (cnn_stats *)(d + 1), d->grad = d->value + n, d->dead = (int *)(d->grad + n);
         g->doctor = d;
     }
     g->probe = on ? &g->doctor->probe : NULL;
@@ -9949,11 +9948,11 @@ static void cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
     const cnn_op *maker = t->n_in ? t->in[0]->op : NULL;
     const char   *at = t->at ? t->at : "?";
     if (t->op->expects && maker && (maker->flags & CNN_PROBABILITIES))
-        cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name, at, t->op->name, maker->name,
-                 t->op->expects);
+        cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name, at, t->op->name,
+                 maker->name, t->op->expects);
     else if (2 * dead > t->shape.c)
-        cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the learning rate, or "
-                    "use cnn_leaky_relu\n", t->name, at, dead, t->shape.c);
+        cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the learning rate, "
+                    "or use cnn_leaky_relu\n", t->name, at, dead, t->shape.c);
 }
 
 /* How the gradients of the layers' weights compare, each as root mean square. */
@@ -9972,8 +9971,8 @@ static void cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__do
         if (rms > high) high = rms, most = t->name;
     }
     if (low < 1e-4 * high)
-        cnn__say(p, "%s: the gradients vanish: root mean square %.3g, against %.3g of %s; use relu, batch norm or "
-                    "shortcuts\n", least, low, high, most);
+        cnn__say(p, "%s: the gradients vanish: root mean square %.3g, against %.3g of %s; use relu, batch "
+                    "norm or shortcuts\n", least, low, high, most);
     if (sqrt(squares) > 1e3)
         cnn__say(p, "%s: the gradients explode: all together have length %.3g; clip them (cnn_clip_grads, "
                     ".clip)\n", most, sqrt(squares));
@@ -9982,7 +9981,7 @@ static void cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__do
 CNN_API int cnn_checkup(cnn_tensor *loss, char *text, size_t room)
 {
     if (text && room) text[0] = 0;
-    if (!cnn__visitable(loss, "checkup", true)) return -1;
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return -1;
     cnn_graph  *g = loss->graph;
     const bool  on = g->probe != NULL;
     cnn__visit  visit;
@@ -9990,11 +9989,11 @@ CNN_API int cnn_checkup(cnn_tensor *loss, char *text, size_t room)
     cnn__doctor *d = g->doctor;
     const double first = d->first, late = d->late;
     const long   losses = d->losses;
-    bool done = cnn__begin_visit(&visit, loss, "checkup", &d->probe);
-    if (done) done = cnn__visit_once(&visit), cnn__end_visit(&visit);
+    if (cnn__begin_visit(&visit, loss, "checkup", true, &d->probe))
+        cnn__visit_once(&visit), cnn__end_visit(&visit);
     d->first = first, d->late = late, d->losses = losses;      /* a visit is no update */
     if (!on) g->probe = NULL;
-    if (!done || g->error[0]) return -1;
+    if (g->error[0]) return -1;
 
     cnn__page p = { text, text ? room : 0, 0, 0 };
     for (int i = 0; i < g->n_order; i++) {
@@ -10074,7 +10073,7 @@ static void cnn__print_profile(const cnn_graph *g, double (*spent)[2], int runs,
 
 CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
 {
-    if (!f || !cnn__visitable(loss, "profile", false)) return NAN;
+    if (!f || cnn__is_nil(loss)) return NAN;
     cnn_graph     *g = loss->graph;
     const size_t   bytes = (size_t)g->n_order * 2 * sizeof(double);
     cnn__stopwatch w = { { cnn__stopwatch_sees }, 0, CNN_MALLOC(bytes) };
@@ -10082,7 +10081,7 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
     double         whole = NAN;
     if (!w.spent) return cnn__no_memory(g, loss->at, "profile", bytes), NAN;
     if (runs < 1) runs = 10;
-    if (cnn__begin_visit(&visit, loss, "profile", &w.probe)) {
+    if (cnn__begin_visit(&visit, loss, "profile", false, &w.probe)) {
         bool done = true;
         double start = 0;
         for (int r = -1; r < runs && done; r++) {      /* once to warm up: forgotten */
@@ -10101,62 +10100,53 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
 
 typedef struct { cnn__probe probe; FILE *file; int most; } cnn__tracer;
 
-static void cnn__print_values(const cnn__tracer *w, const float *v, int n)
+/* "  y = op(x) (N,1,2,2): 1 2 3 4", or of a gradient "  d_x from y: 1 2 3 4". */
+static void cnn__trace_array(const cnn__tracer *w, cnn_tensor *t, cnn__part part, const cnn_tensor *from)
 {
-    for (int i = 0; i < n && i < w->most; i++) fprintf(w->file, " %.6g", (double)v[i]);
-    fprintf(w->file, n > w->most ? " ... (%d in all)\n" : "\n", n);
-}
-
-static void cnn__trace_value(const cnn__tracer *w, cnn_tensor *t)
-{
-    if (!cnn__sync(t, CNN__DATA, CNN__HOST)) return;
-    fprintf(w->file, "  %s", t->name);
-    if (t->op) {
+    const int    n = cnn__len(t->shape);
+    const float *v = part == CNN__GRAD ? t->grad : t->data;
+    if (!cnn__sync(t, part, CNN__HOST)) return;
+    fprintf(w->file, part == CNN__GRAD ? "  d_%s" : "  %s", t->name);
+    if (from) fprintf(w->file, " from %s", from->name);
+    if (part == CNN__DATA && t->op) {
         fprintf(w->file, " = %s(", cnn__op_text(t).s);
         for (int k = 0; k < t->n_in; k++) fprintf(w->file, "%s%s", k ? ", " : "", t->in[k]->name);
         fprintf(w->file, ")");
     }
-    fprintf(w->file, " %s:", cnn_shape_text(t).s);
-    cnn__print_values(w, t->data, cnn__len(t->shape));
-}
-
-static void cnn__trace_grad(const cnn__tracer *w, cnn_tensor *t, const cnn_tensor *from)
-{
-    if (!cnn__sync(t, CNN__GRAD, CNN__HOST)) return;
-    fprintf(w->file, "  d_%s%s%s:", t->name, from ? " from " : "", from ? from->name : "");
-    cnn__print_values(w, t->grad, cnn__len(t->shape));
+    if (part == CNN__DATA) fprintf(w->file, " %s", cnn_shape_text(t).s);
+    fprintf(w->file, ":");
+    for (int i = 0; i < n && i < w->most; i++) fprintf(w->file, " %.6g", (double)v[i]);
+    fprintf(w->file, n > w->most ? " ... (%d in all)\n" : "\n", n);
 }
 
 static void cnn__tracer_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
 {
     const cnn__tracer *w = (cnn__tracer *)probe;
-    if (when == CNN__AFTER_FORWARD) cnn__trace_value(w, y);
+    if (when == CNN__AFTER_FORWARD) cnn__trace_array(w, y, CNN__DATA, NULL);
     if (when == CNN__BEFORE_BACKWARD && y == y->graph->loss) {
         fprintf(w->file, "backward: d_x is dJ/dx, J = %s; a gradient that comes from several nodes is their "
                          "sum so far\n", y->name);
-        cnn__trace_grad(w, y, NULL);
+        cnn__trace_array(w, y, CNN__GRAD, NULL);
     }
     if (when != CNN__AFTER_BACKWARD) return;
-    for (int k = 0; k < y->n_in; k++) {
-        bool again = false;
-        for (int j = 0; j < k; j++) again = again || y->in[j] == y->in[k];
-        if (y->in[k]->needs_grad && !again) cnn__trace_grad(w, y->in[k], y);
-    }
+    for (int k = 0; k < y->n_in; k++)
+        if (y->in[k]->needs_grad && cnn__which_operand(y, y->in[k]) == k)
+            cnn__trace_array(w, y->in[k], CNN__GRAD, y);
 }
 
 CNN_API bool cnn_trace(cnn_tensor *loss, int most, FILE *f)
 {
-    if (!f || !cnn__visitable(loss, "trace", false)) return false;
+    if (!f || cnn__is_nil(loss)) return false;
     cnn_graph  *g = loss->graph;
     cnn__tracer w = { { cnn__tracer_sees }, f, most > 0 ? most : 8 };
     cnn__visit  visit;
-    if (!cnn__begin_visit(&visit, loss, "trace", &w.probe)) return false;
+    if (!cnn__begin_visit(&visit, loss, "trace", false, &w.probe)) return false;
     fprintf(f, "given\n");
     for (int i = 0; i < g->n_order; i++) {
         cnn__node  *v = g->order[i];
         if (v->t.op || (v->t.batched && v->fed != g->batch)) continue;
         cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
-        cnn__trace_value(&w, &v->t);
+        cnn__trace_array(&w, &v->t, CNN__DATA, NULL);
     }
     fprintf(f, "forward\n");
     const bool done = cnn__visit_once(&visit);
@@ -10318,9 +10308,9 @@ CNN_API bool cnn_write_maps(cnn_tensor *t, int sample, const char *path, int sca
 enum { CNN__DRAWINGS = 3 };
 static const double cnn__right = 3e-2;            /* of the largest gradient */
 
-/* A direction in which the loss is differentiated: one element of a leaf; or all elements of a node, since one
-   of thousands would move the loss by less than its rounding. Each grows or shrinks, as a drawn sign says, by
-   a share of itself: so the zeros that relu made stay equal, for a max pool that reads them. */
+/* A direction in which the loss is differentiated: one element of a leaf; or all elements of a node, since
+   one of thousands would move the loss by less than its rounding. Each grows or shrinks, as a drawn sign
+   says, by a share of itself: so the zeros that relu made stay equal, for a max pool that reads them. */
 typedef struct {
     cnn__probe  probe;
     cnn__visit *visit;
@@ -10405,34 +10395,29 @@ static const char *cnn__find_suspect(cnn__visit *visit, int samples, cnn__page *
     const char      *name = NULL;
     for (int i = visit->loss->index - 1; i >= 0 && !name; i--) {
         cnn_tensor *x = &g->order[i]->t;
-        if (!x->needs_grad) continue;
-        if (!(cnn__check_gradient(visit, x, samples).worst > cnn__right)) continue;
-        for (int j = g->n_order - 1; j > i; j--) {
+        if (!x->needs_grad || cnn__check_gradient(visit, x, samples).worst <= cnn__right) continue;
+        for (int j = i + 1; j < g->n_order; j++) {
             const cnn_tensor *y = &g->order[j]->t;
-            bool              uses = false;
-            for (int k = 0; k < y->n_in; k++) uses = uses || y->in[k] == x;
-            if (!uses) continue;
+            if (cnn__which_operand(y, x) < 0) continue;
             if (name) cnn__say(p, ", or of %s", y->name);
-            else cnn__say(p, "suspect: the gradient of %s is right, that of %s is wrong: look at the backward of %s "
-                             "(%s%s%s) to its %s", y->name, x->name, y->name, y->op->name, y->at ? ", " : "",
-                          y->at ? y->at : "", x->kind == CNN_PARAM && cnn__of(x)->owner == cnn__of(y)
-                          ? cnn__of(x)->suffix : "input");
+            else cnn__say(p, "suspect: the gradient of %s is right, that of %s is wrong: look at the backward "
+                             "of %s (%s%s%s) to its %s", y->name, x->name, y->name, y->op->name,
+                          y->at ? ", " : "", y->at ? y->at : "",
+                          cnn__of(x)->owner == cnn__of(y) ? cnn__of(x)->suffix : "input");
             name = name ? name : y->name;
         }
-        cnn__say(p, "\n");
     }
-    return name;
+    return cnn__say(p, "\n"), name;
 }
 
 CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
 {
     cnn_check  c = { .worst = NAN, .analytic = NAN, .numeric = NAN };
     cnn__visit visit;
-    if (!cnn__visitable(loss, "gradient check", true)) return c;
+    if (!cnn__begin_visit(&visit, loss, "gradient check", true, NULL)) return c;
     cnn_graph *g = loss->graph;
     const size_t room = 160 * (size_t)g->n_order + 1024;
-    if (!g->check && !(g->check = cnn__alloc(g, room))) return c;
-    if (!cnn__begin_visit(&visit, loss, "gradient check", NULL)) return c;
+    if (!g->check && !(g->check = cnn__alloc(g, room))) return cnn__end_visit(&visit), c;
     cnn__page p = { g->check, room, 0, 0 };
     if (samples < 1) samples = 20;
     cnn__visit_once(&visit);
@@ -10443,9 +10428,9 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
             cnn__say(&p, "%s: not checked: it wants no gradient (.grad = 1)\n", t->name);
         if (t->op || !t->needs_grad) continue;
         const cnn_check here = cnn__check_gradient(&visit, t, samples);
-        cnn__say(&p, "%s: %s: worst difference %.2g, at [%d]: backward %.6g, numeric %.6g; %d of %zu checked\n",
-                 t->name, here.worst <= cnn__right ? "right" : "wrong", here.worst, here.index, here.analytic,
-                 here.numeric, here.checked, cnn_count(t));
+        cnn__say(&p, "%s: %s: worst difference %.2g, at [%d]: backward %.6g, numeric %.6g; %d of %zu "
+                     "checked\n", t->name, here.worst <= cnn__right ? "right" : "wrong", here.worst,
+                 here.index, here.analytic, here.numeric, here.checked, cnn_count(t));
         checked += here.checked;
         if (!c.param || (!isnan(c.worst) && !(here.worst <= c.worst))) c = here;
     }
@@ -13723,9 +13708,7 @@ static bool cnn__gather_for_backward(cnn__node *v, unsigned side)
     if (y->op->saved && !cnn__sync(y, CNN__SAVED, side)) return false;
     for (int k = 0; k < y->n_in; k++) {
         cnn_tensor *x = y->in[k];
-        bool        again = false;
-        for (int j = 0; j < k; j++) again = again || y->in[j] == x;
-        if (again) continue;
+        if (cnn__which_operand(y, x) < k) continue;                  /* it was here before */
         if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
         if (!x->needs_grad) continue;
         const bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;
