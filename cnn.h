@@ -9693,7 +9693,7 @@ typedef struct {
     cnn__probe *before;
 } cnn__visit;
 
-/* loss: that of a graph for training, compiled; or, unless the visit trains, a tensor of one for inference. */
+/* loss: the compiled loss of a graph for training, or, unless `trains`, a tensor of one for inference. */
 static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, bool trains,
                              cnn__probe *probe)
 {
@@ -10400,8 +10400,8 @@ static const char *cnn__find_suspect(cnn__visit *visit, int samples, cnn__page *
             const cnn_tensor *y = &g->order[j]->t;
             if (cnn__which_operand(y, x) < 0) continue;
             if (name) cnn__say(p, ", or of %s", y->name);
-            else cnn__say(p, "suspect: the gradient of %s is right, that of %s is wrong: look at the backward "
-                             "of %s (%s%s%s) to its %s", y->name, x->name, y->name, y->op->name,
+            else cnn__say(p, "suspect: the gradient of %s is right, that of %s is wrong: look at the "
+                             "backward of %s (%s%s%s) to its %s", y->name, x->name, y->name, y->op->name,
                           y->at ? ", " : "", y->at ? y->at : "",
                           cnn__of(x)->owner == cnn__of(y) ? cnn__of(x)->suffix : "input");
             name = name ? name : y->name;
