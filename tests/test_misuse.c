@@ -5,6 +5,10 @@
 #include "alloc.h"
 #include "test.h"
 
+static const unsigned char idx[20] = { 0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 2, 3, 4 };
+static const unsigned char idx_labels[9] = { 0, 0, 8, 1, 0, 0, 0, 1, 1 }, gzip[20] = { 0x1f, 0x8b, 8 }, record[3073] = { 3 };
+static const char          npy[] = "\x93NUMPY\1\0\x46\0{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 1, 1), }      \n12341234";
+
 typedef struct { cnn_graph *g; cnn_tensor *x, *t, *w, *y, *loss; } net;
 typedef enum { NOTHING, ILL, RECORDED, COMPILED, RUN, STEPPED, INFERENCE, PIXELS, TWO_INPUTS, STATES } state;
 
@@ -49,6 +53,7 @@ static bool make_call(int call, net n, cnn_dataset *d, cnn_dataset *ill, FILE *f
     cnn_dataset copy = *d;
     cnn_history h = { NULL, 0, 0 };
     switch (call) {
+#define COPY(made) copy = made, cnn_dataset_free(&copy)
 #define FIT(...) cnn_fit(n.loss, n.y, d, .lr = 0.1f, __VA_ARGS__)
     case 0: cnn_forward(n.loss, CNN_TRAIN), cnn_backward(n.loss); break;
     case 1: cnn_backward_add(n.loss), cnn_backward(n.y); break;
@@ -171,6 +176,27 @@ static bool make_call(int call, net n, cnn_dataset *d, cnn_dataset *ill, FILE *f
                   .checkpoint = "build/misuse.safetensors", .resume = 1, .history = &h); break;
     case 118: cnn_free(cnn_load("build/misuse.safetensors")), cnn_free(cnn_load("build/misuse.safetensors", .inference = 1)); break;
     case 119: cnn_load_weights(n.g, "build/misuse.safetensors"); break;
+    case 120: COPY(cnn_bytes(NULL, NULL, 1, 1, 1, 1)); COPY(cnn_bytes(classes, classes, 4, 1, 1, 1)); break;
+    case 121: COPY(cnn_floats(NULL, NULL, 1, 1, 1, 1)); COPY(cnn_floats(images, NULL, 0, 1, 1, 1)); break;
+    case 122: COPY(cnn_idx_memory(idx, 20, idx_labels, 9)); COPY(cnn_idx_memory(idx, 20, NULL, 0)); break;
+    case 123: COPY(cnn_idx_memory(NULL, 0, idx_labels, 9)); COPY(cnn_idx_memory(gzip, 20, NULL, 0)); break;
+    case 124: COPY(cnn_cifar_memory(record, 3073, 10)); COPY(cnn_cifar_memory(NULL, 0, 10)); COPY(cnn_cifar_memory(gzip, 20, 10)); break;
+    case 125: COPY(cnn_csv_memory("1,2,3\n0,5,6\n", 12, (cnn_csv_args){ .path = "x" })); break;
+    case 126: COPY(cnn_csv_memory("1,2,1e40\n", 9, (cnn_csv_args){ .path = NULL })); COPY(cnn_csv_memory(gzip, 20, (cnn_csv_args){ .path = "x" })); break;
+    case 127: COPY(cnn_csv_memory("1,2,3\n", 6, (cnn_csv_args){ .path = "x", .c = 7 })); COPY(cnn_csv_memory(NULL, 0, (cnn_csv_args){ .path = "x" })); break;
+    case 128: COPY(cnn_npy_memory(NULL, 0, NULL, 0)); COPY(cnn_npy_memory(gzip, 20, NULL, 0)); COPY(cnn_npy_memory(npy, sizeof npy - 1, NULL, 0)); break;
+    case 129: COPY(cnn_load_idx("build", NULL)); COPY(cnn_load_idx("no/such", "file")); COPY(cnn_load_idx(NULL, NULL)); break;
+    case 130: COPY(cnn_load_csv("build")); COPY(cnn_load_csv("no/such")); COPY(cnn_load_csv(NULL)); COPY(cnn_load_csv("README.md")); break;
+    case 131: COPY(cnn_load_npy("build", NULL)); COPY(cnn_load_npy("no/such", "file")); COPY(cnn_load_npy(NULL, NULL)); break;
+    case 132: COPY(cnn_load_cifar(NULL, 1, 10)); COPY(cnn_load_cifar((const char *[]){ "no/such", NULL }, 2, 10)); COPY(cnn_load_cifar((const char *[]){ NULL }, 1, 10)); break;
+    case 133: cnn_free(cnn_load("build")), cnn_free(cnn_load("/dev/null")), cnn_free(cnn_load(NULL)); break;
+    case 134: {
+        static char file[1 << 16];
+        const size_t n_bytes = cnn_save_checkpoint_memory(n.g, file, sizeof file);
+        cnn_free(cnn_load_memory(n_bytes ? file : NULL, n_bytes, (cnn_load_args){ .path = "memory" }));
+        cnn_load_weights_memory(n.g, file, n_bytes, NULL);
+        break;
+    }
     default: return false;
     }
     cnn_history_free(&h);
@@ -184,7 +210,7 @@ static void every_call_in_every_state(void)
     bool        more = true;
     for (int call = 0; more; call++)
         for (int s = 0; s < STATES; s++)
-            for (long memory = -1; memory < 4; memory++) {              /* -1: enough; else so many allocations */
+            for (long memory = -1; memory < (s == RUN || s == RECORDED ? 30 : 4); memory++) {  /* -1: enough; else so many allocations */
                 const long live = alloc_live;
                 net        n = new_net((state)s);
                 alloc_left = memory;
