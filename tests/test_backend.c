@@ -265,8 +265,12 @@ static bool weak_mix(cnn_backend *b, cnn_place average, cnn_place w, size_t n, f
 static void a_device_that_fails(void)
 {
     static const cnn_kernel rows[] = { { &cnn_op_relu, NULL, weak_forward, weak_backward } };
-    bool whole = false;
-    for (long k = 1; k < 400 && !whole; k++) {
+    static const float         points[16] = { 1, -1, 2, -2, 0.5f, 3, 0, 1, 2, 1 };
+    static const unsigned char kinds[4] = { 0, 2, 1, 1 };
+    FILE       *f = tmpfile();
+    cnn_dataset data = cnn_floats(points, kinds, 4, 4, 1, 1);
+    bool        whole = false;
+    for (long k = 1; k < 4000 && !whole; k++) {
         cnn_backend b = device();
         b.alloc = weak_alloc, b.upload = weak_upload, b.download = weak_download, b.clear = weak_clear;
         b.squares = weak_squares, b.scale = weak_scale, b.mix = weak_mix, b.kernels = rows, b.n_kernels = 1;
@@ -276,14 +280,21 @@ static void a_device_that_fails(void)
         cnn_tensor *loss = cnn_softmax_cross_entropy(cnn_dense(cnn_relu(cnn_batch_norm(cnn_dense(h, 5))), 3), t);
         const int   labels[2] = { 0, 2 };
         float       v[8] = { 1, -1, 2, -2, 0.5f, 3, 0, 1 }, out[6];
+        int         matrix[9];
+        char        text[300];
         if (cnn_compile(g, loss)) {
-            cnn_set(x, v, 8), cnn_set_labels(t, labels, 2), cnn_trace(loss, 1, NULL);
+            cnn_set(x, v, 8), cnn_set_labels(t, labels, 2), cnn_trace(loss, 1, f), cnn_summary(g, f), cnn_dot(g, f);
+            cnn_doctor(g, 1), cnn_checkup(loss, text, sizeof text), cnn_profile(loss, 1, f);
             for (int i = 0; i < 2; i++) {
                 cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_clip_grads(g, 0.01f);
                 cnn_step(g, .lr = 0.1f, .momentum = 0.9f), cnn_average(g, 0.9f);
             }
             cnn_swap_average(g), cnn_gradient_check(loss, 1), cnn_correct(loss->in[0], t), cnn_get(loss->in[0], out, 6);
             cnn_set_lr_scale(g, "dense1.*", 0), cnn_clip_grads(g, 1), cnn_save_checkpoint_memory(g, NULL, 0);
+            cnn_evaluate(loss, loss->in[0], &data), cnn_evaluate_flipped(loss, loss->in[0], &data);
+            cnn_confusion(loss->in[0], &data, matrix), cnn_top_k(loss->in[0], &data, 2);
+            cnn_fit(loss, loss->in[0], &data, .lr = 0.1f, .epochs = 2, .validation = &data, .patience = 2, .average = 0.5f,
+                    .clip = 0.1f, .accumulate = 2, .history = NULL);
         }
         const char *why = cnn_error(g);
         whole = fuse > 0;
@@ -293,6 +304,8 @@ static void a_device_that_fails(void)
         cnn_free(g);
     }
     CHECK(whole);
+    if (f) fclose(f);
+    cnn_dataset_free(&data);
 }
 
 static void rows_on_the_cpu(void)
