@@ -805,13 +805,16 @@ CNN_API bool        cnn_write_file(const char *path, bool (*write)(FILE *, void 
 
 CNN_API size_t      cnn_param_count(const cnn_graph *);   /* trained and frozen, without buffers */
 CNN_API double      cnn_multiply_adds(const cnn_graph *); /* of convolutions and products, for one sample */
-/* Compare backward with central differences of the loss on up to `samples` elements of each parameter (0:
-   20), with the batch that the inputs now hold. worst: for each parameter the largest difference over its
-   largest gradient (but at least 0.001 (1 + |loss|), below which float's rounding rules); the worst parameter
-   and its worst element. 1e-2 is good for smooth nets; kinks (relu, max) near the point may give more. NAN
-   after an error. Parameters, running statistics and dropout's draws stay; gradients are of this batch. */
-typedef struct { double worst; const char *param; int index; double analytic, numeric;
-                 int checked; } cnn_check;
+/* Compare backward with central differences of the loss on up to `samples` elements (0: 20) of each parameter
+   and of each input that wants its gradient, with the batch that the inputs now hold. worst: of each leaf the
+   largest difference over its largest gradient (but at least 0.001 (1 + |loss|), below which float's rounding
+   rules), and of these the worst, with its leaf and element. 1e-2 is good for smooth nets; kinks (relu, max)
+   near the point may give more. report: a line for each leaf; and where one is wrong, the suspect: the node
+   whose backward makes the first wrong gradient, by the gradients of what lies between. It lives until the
+   next check. NAN after an error. Parameters, running statistics and dropout's draws stay; gradients are of
+   this batch. */
+typedef struct { double worst; const char *param; int index; double analytic, numeric; int checked;
+                 const char *report, *suspect; /* suspect: its name; NULL: none */ } cnn_check;
 CNN_API cnn_check   cnn_gradient_check(cnn_tensor *loss, int samples);
 /* What an array looks like. min, max, mean and deviation are those of its finite values; 0 if it has none. */
 typedef struct { size_t count, nans, infs, zeros; double min, max, mean, deviation; } cnn_stats;
@@ -1339,10 +1342,18 @@ struct cnn_graph {
     cnn_traffic  traffic;
     struct cnn__probe  *probe;          /* sees every operation run; NULL = nobody looks */
     struct cnn__doctor *doctor;         /* NULL until cnn_doctor */
+    char        *check;                 /* what the last cnn_gradient_check found */
     char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
 };
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
+
+/* Which operand of y is x, the first if it is several? -1: none. */
+static int cnn__which_operand(const cnn_tensor *y, const cnn_tensor *x)
+{
+    for (int k = 0; k < y->n_in; k++) if (y->in[k] == x) return k;
+    return -1;
+}
 
 /* ---- Errors: the first message stays, everything after it does nothing ---- */
 
@@ -1486,7 +1497,7 @@ static void  cnn__seen(cnn_tensor *y, cnn__moment moment);
 static bool      cnn__has_isa(cnn_isa isa);                            /* >>simd */
 static cnn_isa   cnn__best_isa(void);
 static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
-static const char *cnn__isa_name(cnn_isa isa);
+CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
 
@@ -7524,14 +7535,14 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
 static cnn__text cnn__decimal(double v, int digits)
 {
     cnn__text r = { "" };
-    double unit = 1, whole;
+    char     *to = r.s;
     if (!isfinite(v)) return r;
-    for (int i = 0; i < digits; i++) unit *= 10;
-    double size = fabs(v) < 1e15 / unit ? floor(fabs(v) * unit + 0.5) / unit : fabs(v);
-    double part = fmin(floor(modf(size, &whole) * unit + 0.5), unit - 1);   /* large ones stand unrounded */
-    if (size > 1e15) cnn__format(r.s, sizeof r.s, "%s1000000000000000", v < 0 ? "-" : "");
-    else if (digits == 0) cnn__format(r.s, sizeof r.s, "%s%.0f", v < 0 && whole > 0 ? "-" : "", whole);
-    else cnn__format(r.s, sizeof r.s, "%s%.0f.%0*.0f", v < 0 && size > 0 ? "-" : "", whole, digits, part);
+    cnn__format(r.s, sizeof r.s, "%.*f", digits, fmax(-1e15, fmin(v, 1e15)));
+    const bool minus_zero = r.s[0] == '-' && !strpbrk(r.s, "123456789");
+    for (const char *from = r.s + minus_zero; *from; from++)
+        if (*from == '-' || (*from >= '0' && *from <= '9')) *to++ = *from;
+        else if (to[-1] != '.') *to++ = '.';                  /* some locales have a point of several bytes */
+    *to = 0;
     return r;
 }
 
@@ -7571,11 +7582,9 @@ CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
     return true;
 }
 
-CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
+static bool cnn__write_csv(FILE *f, void *history)
 {
-    errno = EINVAL;
-    FILE *f = h && path ? fopen(path, "w") : NULL;
-    if (!f) return false;
+    const cnn_history *h = history;
     fprintf(f, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n");
     for (int i = 0; i < h->count; i++) {
         const cnn_epoch *e = &h->epoch[i];
@@ -7583,19 +7592,7 @@ CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
                 cnn__decimal(e->validation_loss, 6).s, cnn__decimal(e->validation_accuracy, 6).s,
                 cnn__decimal(e->seconds, 3).s);
     }
-    bool fine = !ferror(f);
-    return fclose(f) == 0 && fine;
-}
-
-/* One coordinate system: the plot's corner and size in the picture, and the values at its edges. */
-typedef struct { double left, top, width, height, x0, x1, y0, y1; } cnn__panel;
-static double cnn__px(const cnn__panel *p, double x)
-{
-    return p->left + p->width * (x - p->x0) / (p->x1 - p->x0);
-}
-static double cnn__py(const cnn__panel *p, double y)
-{
-    return p->top + p->height * (p->y1 - y) / (p->y1 - p->y0);
+    return !ferror(f);
 }
 
 static void cnn__svg_line(FILE *f, double x1, double y1, double x2, double y2, int width, const char *colour)
@@ -7626,74 +7623,84 @@ static double cnn__history_value(const cnn_history *h, int i, int column, int se
     return isfinite(v[column][set]) ? v[column][set] : NAN;
 }
 
+/* One coordinate system of 370 x 260 pixels: grid, ticks, curves, and a legend with the last values. */
 static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double left)
 {
     static const char *const title[2] = { "loss", "accuracy" }, *const unit[2] = { "", " %" };
     static const char *const set[2] = { "training ", "validation " };
     static const char *const colour[2] = { "#2563b0", "#d9580d" };
-    cnn__panel p = { left, 60, 370, 260, 1, 2, INFINITY, -INFINITY };
-    double right = p.left + p.width, bottom = p.top + p.height, last[2] = { NAN, NAN };
-    char   legend[80];
+    const double top = 60, bottom = top + 260, right = left + 370;
+    double y0 = INFINITY, y1 = -INFINITY, last[2] = { NAN, NAN };
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < h->count; i++) {
-            double v = cnn__history_value(h, i, column, k);
-            if (!isnan(v)) p.y0 = fmin(p.y0, v), p.y1 = fmax(p.y1, v), last[k] = v;
+            const double v = cnn__history_value(h, i, column, k);
+            if (!isnan(v)) y0 = fmin(y0, v), y1 = fmax(y1, v), last[k] = v;
         }
-    if (p.y0 > p.y1) p.y0 = 0, p.y1 = 1;                               /* nothing to draw */
-    if (column == 1) p.y1 = 100;                                       /* accuracy is read from the top, */
-    else if (p.y0 > 0) p.y0 = 0;                                       /* loss from zero */
-    if (p.y1 - p.y0 < 1e-6 * (1 + fabs(p.y1))) p.y0 -= 1;
-    double dy = cnn__tick(p.y1 - p.y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
-    p.y0 = floor(p.y0 / dy) * dy, p.y1 = ceil(p.y1 / dy) * dy;
-    if (h->count > 1) p.x1 = h->count;
-    else p.x0 = 0;
+    if (y0 > y1) y0 = 0, y1 = 1;                                       /* nothing to draw */
+    if (column == 1) y1 = 100;                                         /* accuracy is read from the top, */
+    else if (y0 > 0) y0 = 0;                                           /* loss from zero */
+    if (y1 - y0 < 1e-6 * (1 + fabs(y1))) y0 -= 1;
+    const double dy = cnn__tick(y1 - y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
+    y0 = floor(y0 / dy) * dy, y1 = ceil(y1 / dy) * dy;
+    const double x0 = h->count > 1, x_scale = 370 / (fmax(2, h->count) - x0), y_scale = 260 / (y1 - y0);
 
-    int digits = dy >= 1 ? 0 : (int)ceil(-log10(dy) - 1e-9), lines = (int)((p.y1 - p.y0) / dy + 0.5);
+    const int digits = dy >= 1 ? 0 : (int)ceil(-log10(dy) - 1e-9), lines = (int)((y1 - y0) / dy + 0.5);
     for (int k = 0; k <= lines; k++) {                             /* the grid and the numbers at its lines */
-        double y = p.y0 + k * dy;
-        cnn__svg_line(f, p.left, cnn__py(&p, y), right, cnn__py(&p, y), 1, k ? "#e4e4e0" : "#55555a");
-        cnn__svg_text(f, p.left - 8, cnn__py(&p, y) + 4, "text-anchor=\"end\"", cnn__decimal(y, digits).s,
+        const double y = bottom - k * dy * y_scale;
+        cnn__svg_line(f, left, y, right, y, 1, k ? "#e4e4e0" : "#55555a");
+        cnn__svg_text(f, left - 8, y + 4, "text-anchor=\"end\"", cnn__decimal(y0 + k * dy, digits).s,
                       unit[column]);
     }
-    for (double x = dx; x <= h->count; x += dx) {
-        cnn__svg_line(f, cnn__px(&p, x), bottom, cnn__px(&p, x), bottom + 5, 1, "#55555a");
-        cnn__svg_text(f, cnn__px(&p, x), bottom + 20, "text-anchor=\"middle\"", cnn__decimal(x, 0).s, "");
+    for (double epoch = dx; epoch <= h->count; epoch += dx) {
+        const double x = left + (epoch - x0) * x_scale;
+        cnn__svg_line(f, x, bottom, x, bottom + 5, 1, "#55555a");
+        cnn__svg_text(f, x, bottom + 20, "text-anchor=\"middle\"", cnn__decimal(epoch, 0).s, "");
     }
-    cnn__svg_text(f, p.left + p.width / 2, bottom + 40, "text-anchor=\"middle\"", "epoch", "");
-    cnn__svg_text(f, p.left, p.top - 20, "font-size=\"15\" font-weight=\"bold\"", title[column], "");
+    cnn__svg_text(f, left + 370 / 2, bottom + 40, "text-anchor=\"middle\"", "epoch", "");
+    cnn__svg_text(f, left, top - 20, "font-size=\"15\" font-weight=\"bold\"", title[column], "");
 
-    for (int k = 0; k < 2; k++) {                            /* the curves; the legend with the last values */
-        double x0 = 0, y0 = 0;
-        int    drawn = 0;
+    for (int k = 0; k < 2; k++) {
+        double x_old = NAN, y_old = NAN;
         for (int i = 0; i < h->count; i++) {
-            double v = cnn__history_value(h, i, column, k), x = cnn__px(&p, i + 1), y = cnn__py(&p, v);
+            const double v = cnn__history_value(h, i, column, k);
+            const double x = left + (i + 1 - x0) * x_scale, y = bottom - (v - y0) * y_scale;
             if (isnan(v)) continue;
-            if (drawn++) cnn__svg_line(f, x0, y0, x, y, 2, colour[k]);
+            if (!isnan(x_old)) cnn__svg_line(f, x_old, y_old, x, y, 2, colour[k]);
             if (h->count <= 40) cnn__svg_line(f, x, y, x, y, 6, colour[k]);       /* with round ends: a dot */
-            x0 = x, y0 = y;
+            x_old = x, y_old = y;
         }
-        if (!drawn) continue;
-        double x = right - (k == 0 && !isnan(last[1]) ? 272 : 132);
-        cnn__svg_line(f, x, p.top - 24, x + 18, p.top - 24, 3, colour[k]);
-        cnn__format(legend, sizeof legend, "%s%s", set[k], cnn__decimal(last[k], column ? 2 : 4).s);
-        cnn__svg_text(f, x + 24, p.top - 20, "", legend, unit[column]);
+        if (isnan(last[k])) continue;
+        const double x = right - (k == 0 && !isnan(last[1]) ? 272 : 132);
+        cnn__text    value = cnn__decimal(last[k], column ? 2 : 4), legend;
+        cnn__svg_line(f, x, top - 24, x + 18, top - 24, 3, colour[k]);
+        cnn__format(legend.s, sizeof legend.s, "%s%.40s", set[k], value.s);
+        cnn__svg_text(f, x + 24, top - 20, "", legend.s, unit[column]);
     }
 }
 
-CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
+static bool cnn__write_svg(FILE *f, void *history)
 {
-    errno = EINVAL;
-    FILE *f = h && path ? fopen(path, "w") : NULL;
-    if (!f) return false;
     fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 920 380\" width=\"920\" "
                "height=\"380\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#333338\" "
                "stroke-linecap=\"round\">\n"
                "<rect width=\"920\" height=\"380\" fill=\"#fcfcfa\"/>\n");
-    cnn__svg_panel(f, h, 0, 60);
-    cnn__svg_panel(f, h, 1, 520);
+    cnn__svg_panel(f, history, 0, 60);
+    cnn__svg_panel(f, history, 1, 520);
     fprintf(f, "</svg>\n");
-    bool fine = !ferror(f);
-    return fclose(f) == 0 && fine;
+    return !ferror(f);
+}
+
+static bool cnn__write_history(const cnn_history *h, const char *path, bool (*write)(FILE *, void *))
+{
+    return h ? cnn_write_file(path, write, (void *)(uintptr_t)h) : (errno = EINVAL, false);
+}
+CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
+{
+    return cnn__write_history(h, path, cnn__write_csv);
+}
+CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
+{
+    return cnn__write_history(h, path, cnn__write_svg);
 }
 #endif /* CNN_NO_STDIO */
 
@@ -9061,7 +9068,16 @@ static const char cnn__slashes[] = "/";
 static unsigned long cnn__process(const void *any) { return (void)any, (unsigned long)getpid(); }
 static bool  cnn__flush(FILE *f) { return fflush(f) == 0 && (fsync(fileno(f)) == 0 || errno == EINVAL); }
 static bool  cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
-static char *cnn__real_path(const char *path) { return realpath(path, NULL); }
+#ifndef PATH_MAX
+#define PATH_MAX 4096
+#endif
+static char *cnn__real_path(const char *path)           /* NULL: there is no such file yet */
+{
+    char *real = CNN_MALLOC(PATH_MAX + 1);
+    if (real && realpath(path, real)) return real;
+    CNN_FREE(real);
+    return NULL;
+}
 static bool  cnn__is_special(const char *path)
 {
     struct stat s;
@@ -9160,7 +9176,7 @@ CNN_API bool cnn_write_file(const char *path, bool (*write)(FILE *, void *), voi
     const bool   good = temporary && cnn__write_beside(real ? real : path, temporary, room, write, user);
     const int    reason = temporary ? errno : ENOMEM;
     CNN_FREE(temporary);
-    free(real);
+    CNN_FREE(real);
     errno = reason;
     return good;
 }
@@ -9278,11 +9294,11 @@ static bool cnn__resume_run(cnn__run *r)
    >>inspect ---- 13. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
-/* Every node that matters once the order is known; before that, every node recorded. */
-static cnn__node *const *cnn__nodes(const cnn_graph *g, int *n)
+/* Node i of those that matter once the order is known, of all recorded before that; NULL behind the last. */
+static cnn__node *cnn__nth(const cnn_graph *g, int i)
 {
-    *n = g->planned ? g->n_order : g->n_nodes;
-    return g->planned ? g->order : g->node;
+    if (!g || i >= (g->planned ? g->n_order : g->n_nodes)) return NULL;
+    return g->planned ? g->order[i] : g->node[i];
 }
 
 static double cnn__node_macs(const cnn_tensor *y)              /* for one sample */
@@ -9290,22 +9306,21 @@ static double cnn__node_macs(const cnn_tensor *y)              /* for one sample
     return y->op && y->op->macs ? y->op->macs(y) / (y->batched ? y->shape.n : 1) : 0;
 }
 
-CNN_API size_t cnn_param_count(const cnn_graph *g)
+static size_t cnn__count_params(const cnn_graph *g, bool frozen_too)
 {
-    int n = 0;
-    cnn__node *const *node = g ? cnn__nodes(g, &n) : NULL;
+    const cnn__node *v;
     size_t count = 0;
-    for (int i = 0; i < n; i++)
-        if (node[i]->t.kind == CNN_PARAM) count += (size_t)cnn__len(node[i]->t.shape);
+    for (int i = 0; (v = cnn__nth(g, i)) != NULL; i++)
+        if (v->t.kind == CNN_PARAM && (frozen_too || !v->t.frozen)) count += (size_t)cnn__len(v->t.shape);
     return count;
 }
+CNN_API size_t cnn_param_count(const cnn_graph *g) { return cnn__count_params(g, true); }
 
 CNN_API double cnn_multiply_adds(const cnn_graph *g)
 {
-    int n = 0;
-    cnn__node *const *node = g ? cnn__nodes(g, &n) : NULL;
+    const cnn__node *v;
     double sum = 0;
-    for (int i = 0; i < n; i++) sum += cnn__node_macs(&node[i]->t);
+    for (int i = 0; (v = cnn__nth(g, i)) != NULL; i++) sum += cnn__node_macs(&v->t);
     return sum;
 }
 
@@ -9338,82 +9353,70 @@ static cnn__long_text cnn__op_text(const cnn_tensor *t)
     return r;
 }
 
-/* Layers make their parameters and buffers: those belong to the line of the layer. */
-static bool cnn__has_line(const cnn__node *v) { return !v->owner; }
-
-typedef struct {
-    const char    *name;
-    cnn__long_text op;
-    cnn__text      shape, params, macs, bytes, runs_on;
-} cnn__line;
+/* A table. Without a file its columns grow to what is put into a line; then it is written. The first columns
+   are flush left, and so is the last, which needs no width. */
+enum { CNN__COLUMNS = 7 };
+typedef struct { FILE *f; int left, width[CNN__COLUMNS]; } cnn__table;
+static void cnn__put_line(cnn__table *t, const char *const cell[CNN__COLUMNS])
+{
+    for (int k = 0; k < CNN__COLUMNS; k++) {
+        const int n = (int)strlen(cell[k]), last = k == CNN__COLUMNS - 1;
+        if (!t->f && !last && t->width[k] < n) t->width[k] = n;
+        if (t->f) fprintf(t->f, "%s%*s", k && !(last && !n) ? "  " : "",
+                          k < t->left ? -t->width[k] : t->width[k], cell[k]);
+    }
+    if (t->f) fputc('\n', t->f);
+}
 
 /* Where a node runs: the device's name or "cpu", with the instruction set of the fast kernels, and what the
    rule of the convolutions picked for a whole batch: "cpu avx2, winograd 4x4". */
 static cnn__text cnn__runs_on_text(const cnn_tensor *t)
 {
     const cnn_graph *g = t->graph;
-    cnn__text r = { "" };
+    const bool  there = cnn_on_device(t), yours = !there && cnn__of(t)->kernel;
+    const bool  fast = !there && !yours && t->op && t->op->macs;
+    const char *how = yours ? "by a row of yours" : fast && t->op->algorithm ? t->op->algorithm(t) : "";
+    cnn__text   r = { "" };
     if (!t->op) return r;
-    if (cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "%s", g->config.backend->name);
-    else if (t->op->algorithm)
-        cnn__format(r.s, sizeof r.s, "cpu %s, %s", cnn__isa_name(g->cpu.isa), t->op->algorithm(t));
-    else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", cnn__isa_name(g->cpu.isa));
-    else cnn__format(r.s, sizeof r.s, "cpu");
-    if (cnn__of(t)->kernel && !cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "cpu, by a row of yours");
+    cnn__format(r.s, sizeof r.s, "%s%s%s%s%s", there ? g->config.backend->name : "cpu", fast ? " " : "",
+                fast ? cnn__isa_name(g->cpu.isa) : "", *how ? ", " : "", how);
     return r;
 }
 
-static cnn__line cnn__summary_line(const cnn__node *v)
+/* A layer with its parameters and buffers, or a leaf of its own. */
+static void cnn__put_node(cnn__table *table, const cnn__node *v)
 {
     const cnn_tensor *t = &v->t;
-    cnn__line l;
+    double    params = t->kind == CNN_PARAM ? cnn__len(t->shape) : 0, macs = cnn__node_macs(t);
     cnn_shape max = t->shape;
-    double params = t->kind == CNN_PARAM ? cnn__len(t->shape) : 0, macs = cnn__node_macs(t);
     max.n = v->max_n;
     for (int k = 0; k < t->n_in; k++)
         if (cnn__of(t->in[k])->owner == v && t->in[k]->kind == CNN_PARAM) params += cnn__len(t->in[k]->shape);
-    l.name = t->name ? t->name : "";
-    l.runs_on = cnn__runs_on_text(t);
-    l.op = cnn__op_text(t);
-    l.shape = cnn__shape_text(t);
-    l.params = l.macs = cnn__grouped(0);
-    if (params > 0) l.params = cnn__grouped(params); else l.params.s[0] = 0;
-    if (macs > 0) l.macs = cnn__grouped(macs); else l.macs.s[0] = 0;
-    l.bytes = cnn__grouped((double)cnn__checked_len(max) * sizeof(float));
-    return l;
+    const cnn__long_text op = cnn__op_text(t);
+    const cnn__text shape = cnn__shape_text(t), runs_on = cnn__runs_on_text(t), param = cnn__grouped(params);
+    const cnn__text mac = cnn__grouped(macs), bytes = cnn__grouped(4 * (double)cnn__checked_len(max));
+    const char *const cell[CNN__COLUMNS] = { t->name, op.s, shape.s, params > 0 ? param.s : "",
+                                             macs > 0 ? mac.s : "", bytes.s, runs_on.s };
+    cnn__put_line(table, cell);
 }
-
-static void cnn__widen(int *width, const char *s) { if ((int)strlen(s) > *width) *width = (int)strlen(s); }
 
 CNN_API void cnn_summary(cnn_graph *g, FILE *f)
 {
+    static const char *const head[CNN__COLUMNS] = { "layer", "operation", "output", "parameters",
+                                                    "multiply-adds", "bytes", "runs on" };
+    cnn__table table = { NULL, 3, { 0 } };
     if (!f) return;
     if (!g || g->error[0] || !g->planned) {
         const char *why = cnn_error(g);
         fprintf(f, "%s\n", why ? why : "the graph has no plan yet: call cnn_plan or cnn_compile first");
         return;
     }
-    int w[6] = { 5, 9, 6, 10, 13, 5 };
-    for (int i = 0; i < g->n_order; i++) {
-        if (!cnn__has_line(g->order[i])) continue;
-        cnn__line l = cnn__summary_line(g->order[i]);
-        const char *cell[6] = { l.name, l.op.s, l.shape.s, l.params.s, l.macs.s, l.bytes.s };
-        for (int k = 0; k < 6; k++) cnn__widen(&w[k], cell[k]);
+    for (int pass = 0; pass < 2; pass++, table.f = f) {
+        cnn__put_line(&table, head);
+        for (int i = 0; i < g->n_order; i++)
+            if (!g->order[i]->owner) cnn__put_node(&table, g->order[i]);
     }
-    fprintf(f, "%-*s  %-*s  %-*s  %*s  %*s  %*s  runs on\n", w[0], "layer", w[1], "operation", w[2], "output",
-            w[3], "parameters", w[4], "multiply-adds", w[5], "bytes");
-    for (int i = 0; i < g->n_order; i++) {
-        if (!cnn__has_line(g->order[i])) continue;
-        cnn__line l = cnn__summary_line(g->order[i]);
-        fprintf(f, "%-*s  %-*s  %-*s  %*s  %*s  %*s%s%s\n", w[0], l.name, w[1], l.op.s, w[2], l.shape.s, w[3],
-                l.params.s, w[4], l.macs.s, w[5], l.bytes.s, l.runs_on.s[0] ? "  " : "", l.runs_on.s);
-    }
-
-    size_t trained = 0;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && !t->frozen) trained += (size_t)cnn__len(t->shape);
-    }
+    const size_t trained = cnn__count_params(g, false);
     fprintf(f, "\nparameters     %s", cnn__grouped((double)cnn_param_count(g)).s);
     if (trained != cnn_param_count(g))
         fprintf(f, ", of which %s are trained", cnn__grouped((double)trained).s);
@@ -9429,9 +9432,7 @@ CNN_API void cnn_summary(cnn_graph *g, FILE *f)
     fprintf(f, "memory         %s bytes (%.1f MiB)\n", total.s, (double)m->total / 1048576.0);
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         fprintf(f, "  %-13s%*s", part[i].name, width, cnn__grouped((double)part[i].bytes).s);
-        if (part[i].bytes == m->activations && i == 5)
-            fprintf(f, "  (evaluation alone: %s)", cnn__grouped((double)m->activations_eval).s);
-        fprintf(f, "\n");
+        fprintf(f, i == 5 ? "  (evaluation alone: %s)\n" : "\n", cnn__grouped((double)m->activations_eval).s);
     }
     const cnn_backend *device = g->config.backend;
     if (!device) return;
@@ -9461,7 +9462,7 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
     for (int i = 0; g && g->planned && i < g->n_order; i++) {
         cnn__node  *v = g->order[i];
         cnn_tensor *t = &v->t;
-        if (!cnn__has_line(v)) continue;
+        if (v->owner) continue;
         fprintf(f, "    n%d [label=\"", t->index);
         cnn__dot_text(f, t->name);
         fprintf(f, "\\n");
@@ -9471,8 +9472,8 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
         for (int k = 0; k < t->n_in; k++) {
             cnn__node *x = cnn__of(t->in[k]);
             if (x->owner == v) continue;
-            if (x->owner) fprintf(f, "    n%d -> n%d [style=dashed];\n", x->owner->t.index, t->index);
-            else          fprintf(f, "    n%d -> n%d;\n", x->t.index, t->index);
+            fprintf(f, "    n%d -> n%d%s;\n", (x->owner ? x->owner : x)->t.index, t->index,
+                    x->owner ? " [style=dashed]" : "");
         }
     }
     fprintf(f, "}\n");
@@ -9481,34 +9482,31 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
 
 /* ---- Visits: run the batch that the inputs hold once more, and leave no trace but gradients ----
 
-   Dropout draws what it drew, since the count of runs is set back, and batch norm's running statistics are
-   put back at the end. */
+   Dropout draws what it drew, since the count of runs is set back, and what training changes (batch norm's
+   running statistics) is put back at the end. */
 
-typedef struct { cnn_tensor *loss; float *buffers; uint32_t draw; cnn__probe *before; } cnn__visit;
+typedef struct {
+    cnn_tensor *loss;
+    double      value;                                 /* the loss */
+    float      *state;                                 /* what training changes; inference changes nothing */
+    uint32_t    draw;
+    cnn__probe *before;
+} cnn__visit;
 
-/* Copy all buffers to `store`, or back from it. store NULL: only count the floats. */
-static size_t cnn__swap_buffers(cnn_graph *g, float *store, bool back)
+/* loss: the compiled loss of a graph for training, or, unless `trains`, a tensor of one for inference. */
+static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, bool trains,
+                             cnn__probe *probe)
 {
-    size_t at = 0;
-    for (int i = 0; i < g->n_order && !g->shares; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind != CNN_BUFFER) continue;
-        size_t n = cnn_count(t);
-        if (store && back) cnn_set(t, store + at, n);
-        else if (store)    cnn_get(t, store + at, n);
-        at += n;
-    }
-    return at;
-}
-
-static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, cnn__probe *probe)
-{
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return false;
     cnn_graph *g = loss->graph;
-    size_t bytes = (cnn__swap_buffers(g, NULL, false) + 1) * sizeof(float);
-    float *buffers = CNN_MALLOC(bytes);
-    if (!buffers) return cnn__no_memory(g, loss->at, what, bytes);
-    *v = (cnn__visit){ loss, buffers, g->draw, g->probe };
-    cnn__swap_buffers(g, buffers, false);
+    const bool infers = g->config.inference != 0;
+    if (!g->compiled || (infers ? trains : loss != g->loss))
+        return cnn_fail(loss, "%s: it must be the compiled loss of a graph for training%s", what,
+                        trains ? "" : ", or a tensor of a compiled graph for inference");
+    const size_t bytes = infers ? 0 : (cnn__trained_floats(g) + 1) * sizeof(float);
+    *v = (cnn__visit){ loss, NAN, infers ? NULL : CNN_MALLOC(bytes), g->draw, g->probe };
+    if (!infers && !v->state) return cnn__no_memory(g, loss->at, what, bytes);
+    if (v->state) cnn__copy_trained(g, v->state, CNN__SAVE, 0);
     g->probe = probe;
     return true;
 }
@@ -9516,28 +9514,19 @@ static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, 
 static void cnn__end_visit(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
-    cnn__swap_buffers(g, v->buffers, true);
+    if (v->state) cnn__copy_trained(g, v->state, CNN__RESTORE, 0);
     g->draw = v->draw, g->can_backward = false, g->probe = v->before;
-    CNN_FREE(v->buffers);
+    CNN_FREE(v->state);
 }
 
 /* Forward, and backward where there is one. */
-static bool cnn__visit_once(const cnn__visit *v)
+static bool cnn__visit_once(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
     g->draw = v->draw;
-    cnn_forward(v->loss, g->config.inference ? CNN_EVAL : CNN_TRAIN);
+    v->value = (double)cnn_forward(v->loss, g->config.inference ? CNN_EVAL : CNN_TRAIN);
     if (!g->config.inference) cnn_backward(v->loss);
     return !g->error[0];
-}
-
-static bool cnn__visitable(cnn_tensor *loss, const char *what, bool trains)
-{
-    if (cnn__is_nil(loss) || loss->graph->error[0]) return false;
-    const cnn_graph *g = loss->graph;
-    if (g->config.inference ? !trains && g->compiled : g->compiled && loss == g->loss) return true;
-    return cnn_fail(loss, "%s: it must be the compiled loss of a graph for training%s", what,
-                    trains ? "" : ", or a tensor of a compiled graph for inference");
 }
 
 /* ---- Statistics ---- */
@@ -9569,11 +9558,12 @@ static bool   cnn__sick(const cnn_stats *s) { return s->nans + s->infs > 0; }
 static double cnn__largest(const cnn_stats *s) { return fmax(fabs(s->min), fabs(s->max)); }
 static double cnn__rms(const cnn_stats *s) { return hypot(s->mean, s->deviation); }
 
-/* Text that is written line after line into memory of a given size. */
-typedef struct { char *text; size_t room, used; } cnn__page;
+/* Text that is written line after line into memory of a given size. said: how often. */
+typedef struct { char *text; size_t room, used; int said; } cnn__page;
 CNN__PRINTF(2, 3)
 static void cnn__say(cnn__page *p, const char *format, ...)
 {
+    p->said++;
     if (!p->text || p->used >= p->room) return;
     va_list ap;
     va_start(ap, format);
@@ -9624,11 +9614,13 @@ static const char *cnn__hint(const cnn__doctor *d, const cnn_tensor *y, const cn
     return "the operation made it of finite numbers: look for a division by zero or an overflow in its rule";
 }
 
-static void cnn__say_stats(cnn__page *p, const char *role, const cnn_tensor *t, const cnn_stats *s)
+static void cnn__say_stats(cnn__page *p, const char *role, const cnn_tensor *t, const cnn_stats *all)
 {
-    cnn__say(p, "  %-9s %s %s: %zu values, %zu NaN, %zu Inf; min %.6g, max %.6g, mean %.6g, deviation %.6g\n",
-             role, t->name, cnn_shape_text(t).s, s->count, s->nans, s->infs, s->min, s->max, s->mean,
-             s->deviation);
+    const cnn_stats *s = &all[t->index];
+    if (s->count)
+        cnn__say(p, "  %-9s %s %s: %zu values, %zu NaN, %zu Inf; min %.6g, max %.6g, mean %.6g, deviation "
+                    "%.6g\n", role, t->name, cnn_shape_text(t).s, s->count, s->nans, s->infs, s->min, s->max,
+                 s->mean, s->deviation);
 }
 
 static void cnn__diagnose(cnn__doctor *d, cnn_tensor *y, cnn_tensor *culprit, const cnn_stats *ill,
@@ -9639,21 +9631,16 @@ static void cnn__diagnose(cnn__doctor *d, cnn_tensor *y, cnn_tensor *culprit, co
                       : "update";
     const char *what = ill->nans ? "NaN" : "Inf", *hint = cnn__hint(d, y, culprit, when);
     const char *array = when == CNN__AFTER_BACKWARD ? "gradient" : culprit->op ? "output" : "value";
-    cnn__page p = { d->report, sizeof d->report, 0 };
+    cnn__page p = { d->report, sizeof d->report, 0, 0 };
     cnn__say(&p, "%s in the %s of %s \"%s\"%s%s%s, after %ld updates: the %s of \"%s\"\n", what, phase,
              y->op ? y->op->name : "parameter", y->name, y->at ? " (" : "", y->at ? y->at : "",
              y->at ? ")" : "", g->step, array, culprit->name);
-    if (y->op && d->value[y->index].count) cnn__say_stats(&p, "output", y, &d->value[y->index]);
-    for (int k = 0; k < y->n_in; k++) {
-        const cnn_tensor *x = y->in[k];
-        const char *role = x->kind == CNN_PARAM ? "weight" : x->kind == CNN_BUFFER ? "buffer" : "input";
-        if (d->value[x->index].count) cnn__say_stats(&p, role, x, &d->value[x->index]);
-    }
-    if (d->grad[y->index].count) cnn__say_stats(&p, "gradient", y, &d->grad[y->index]);
-    for (int k = 0; k < y->n_in; k++) {
-        const cnn_tensor *x = y->in[k];
-        if (d->grad[x->index].count) cnn__say_stats(&p, "gradient", x, &d->grad[x->index]);
-    }
+    if (y->op) cnn__say_stats(&p, "output", y, d->value);
+    for (int k = 0; k < y->n_in; k++)
+        cnn__say_stats(&p, y->in[k]->kind == CNN_PARAM ? "weight" : y->in[k]->kind == CNN_BUFFER ? "buffer"
+                       : "input", y->in[k], d->value);
+    cnn__say_stats(&p, "gradient", y, d->grad);
+    for (int k = 0; k < y->n_in; k++) cnn__say_stats(&p, "gradient", y->in[k], d->grad);
     cnn__say(&p, "  hint      %s\n", hint);
     cnn_fail(y, "doctor: %s in the %s of \"%s\" (%s, after %ld updates): %s", what, array, culprit->name,
              phase, g->step, hint);
@@ -9724,13 +9711,10 @@ CNN_API bool cnn_doctor(cnn_graph *g, int on)
     if (!g->compiled) return cnn__fail(g, g->config.at, "doctor", "call cnn_compile first");
     if (on && !g->doctor) {
         const size_t n = (size_t)g->n_order;
-        cnn__doctor *d = cnn__alloc(g, sizeof *d);
+        cnn__doctor *d = cnn__alloc(g, sizeof *d + n * (2 * sizeof(cnn_stats) + sizeof(int)));
         if (!d) return false;
         d->probe.see = cnn__doctor_sees;
-        d->value = cnn__alloc(g, n * sizeof *d->value);
-        d->grad  = cnn__alloc(g, n * sizeof *d->grad);
-        d->dead  = cnn__alloc(g, n * sizeof *d->dead);
-        if (!d->value || !d->grad || !d->dead) return false;
+        d->value = (cnn_stats *)(d + 1), d->grad = d->value + n, d->dead = (int *)(d->grad + n);
         g->doctor = d;
     }
     g->probe = on ? &g->doctor->probe : NULL;
@@ -9744,71 +9728,58 @@ CNN_API const char *cnn_doctor_report(const cnn_graph *g)
 
 /* ---- Checkup: what is not wrong but will not learn. The limits are rules of thumb. ---- */
 
-static int cnn__check_leaf(cnn__page *p, const cnn_tensor *t, const cnn_stats *s)
+static void cnn__check_leaf(cnn__page *p, const cnn_tensor *t, const cnn_stats *s)
 {
-    if (t->kind == CNN_INPUT && t->batched && cnn__largest(s) > 20)
-        return cnn__say(p, "%s: values from %g to %g: normalise them to about -1 to 1 (cnn_standardize)\n",
-                        t->name, s->min, s->max), 1;
-    if (t->kind == CNN_INPUT && t->batched && s->count > 1 && s->deviation == 0)
-        return cnn__say(p, "%s: all %zu values are %g: has the batch been fed?\n", t->name, s->count,
-                        s->min), 1;
-    if (t->kind == CNN_LABELS && s->count > 1 && s->deviation == 0)
-        return cnn__say(p, "%s: all %zu labels of this batch are %g: shuffle the data (cnn_shuffle)\n",
-                        t->name, s->count, s->min), 1;
-    return 0;
+    const bool same = s->count > 1 && s->deviation == 0, input = t->kind == CNN_INPUT && t->batched;
+    if (input && cnn__largest(s) > 20)
+        cnn__say(p, "%s: values from %g to %g: normalise them to about -1 to 1 (cnn_standardize)\n", t->name,
+                 s->min, s->max);
+    else if (input && same)
+        cnn__say(p, "%s: all %zu values are %g: has the batch been fed?\n", t->name, s->count, s->min);
+    else if (t->kind == CNN_LABELS && same)
+        cnn__say(p, "%s: all %zu labels of this batch are %g: shuffle the data (cnn_shuffle)\n", t->name,
+                 s->count, s->min);
 }
 
-static int cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
+static void cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
 {
     const cnn_op *maker = t->n_in ? t->in[0]->op : NULL;
+    const char   *at = t->at ? t->at : "?";
     if (t->op->expects && maker && (maker->flags & CNN_PROBABILITIES))
-        return cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name,
-                        t->at ? t->at : "?", t->op->name, maker->name, t->op->expects), 1;
-    if (2 * dead > t->shape.c)
-        return cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the "
-                           "learning rate, or use cnn_leaky_relu\n", t->name, t->at ? t->at : "?", dead,
-                        t->shape.c), 1;
-    return 0;
+        cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name, at, t->op->name,
+                 maker->name, t->op->expects);
+    else if (2 * dead > t->shape.c)
+        cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the learning rate, "
+                    "or use cnn_leaky_relu\n", t->name, at, dead, t->shape.c);
 }
 
 /* How the gradients of the layers' weights compare, each as root mean square. */
-static int cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
+static void cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
 {
-    const cnn_tensor *least = NULL, *most = NULL;
-    double squares = 0;
-    int    found = 0;
+    const char *least = "", *most = "";
+    double      low = INFINITY, high = 0, squares = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
+        const double      rms = cnn__rms(&d->grad[i]);
         if (t->kind != CNN_PARAM || !t->needs_grad) continue;
-        const double rms = cnn__rms(&d->grad[i]);
         squares += rms * rms * (double)d->grad[i].count;
-        if (rms == 0) {
+        if (rms == 0)
             cnn__say(p, "%s: its gradient is zero: everything behind it is dead or saturated\n", t->name);
-            found++;
-            continue;
-        }
-        if (!least || rms < cnn__rms(&d->grad[least->index])) least = t;
-        if (!most  || rms > cnn__rms(&d->grad[most->index]))  most  = t;
+        else if (rms < low) low = rms, least = t->name;
+        if (rms > high) high = rms, most = t->name;
     }
-    const double low = least ? cnn__rms(&d->grad[least->index]) : 0;
-    const double high = most ? cnn__rms(&d->grad[most->index]) : 0;
-    if (low < 1e-4 * high) {
+    if (low < 1e-4 * high)
         cnn__say(p, "%s: the gradients vanish: root mean square %.3g, against %.3g of %s; use relu, batch "
-                    "norm or shortcuts\n", least->name, low, high, most->name);
-        found++;
-    }
-    if (sqrt(squares) > 1e3) {
+                    "norm or shortcuts\n", least, low, high, most);
+    if (sqrt(squares) > 1e3)
         cnn__say(p, "%s: the gradients explode: all together have length %.3g; clip them (cnn_clip_grads, "
-                    ".clip)\n", most->name, sqrt(squares));
-        found++;
-    }
-    return found;
+                    ".clip)\n", most, sqrt(squares));
 }
 
 CNN_API int cnn_checkup(cnn_tensor *loss, char *text, size_t room)
 {
     if (text && room) text[0] = 0;
-    if (!cnn__visitable(loss, "checkup", true)) return -1;
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return -1;
     cnn_graph  *g = loss->graph;
     const bool  on = g->probe != NULL;
     cnn__visit  visit;
@@ -9816,26 +9787,24 @@ CNN_API int cnn_checkup(cnn_tensor *loss, char *text, size_t room)
     cnn__doctor *d = g->doctor;
     const double first = d->first, late = d->late;
     const long   losses = d->losses;
-    bool done = cnn__begin_visit(&visit, loss, "checkup", &d->probe);
-    if (done) done = cnn__visit_once(&visit), cnn__end_visit(&visit);
+    if (cnn__begin_visit(&visit, loss, "checkup", true, &d->probe))
+        cnn__visit_once(&visit), cnn__end_visit(&visit);
     d->first = first, d->late = late, d->losses = losses;      /* a visit is no update */
     if (!on) g->probe = NULL;
-    if (!done || g->error[0]) return -1;
+    if (g->error[0]) return -1;
 
-    cnn__page p = { text, text ? room : 0, 0 };
-    int found = 0;
+    cnn__page p = { text, text ? room : 0, 0, 0 };
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
-        found += t->op ? cnn__check_node(&p, t, d->dead[i]) : cnn__check_leaf(&p, t, &d->value[i]);
+        if (t->op) cnn__check_node(&p, t, d->dead[i]);
+        else       cnn__check_leaf(&p, t, &d->value[i]);
     }
-    found += cnn__check_gradients(&p, g, d);
-    if (losses >= 2 * CNN__FEW && fabs(late - first) < 0.01 * fabs(first)) {
+    cnn__check_gradients(&p, g, d);
+    if (losses >= 2 * CNN__FEW && fabs(late - first) < 0.01 * fabs(first))
         cnn__say(&p, "%s: the loss does not move: %.4g over the first %d updates, %.4g over the last of %ld; "
                      "try ten times the learning rate, or a tenth of it\n", loss->name, first, (int)CNN__FEW,
                  late, losses);
-        found++;
-    }
-    return found;
+    return p.said;
 }
 
 #ifndef CNN_NO_STDIO
@@ -9861,44 +9830,48 @@ static double cnn__batch_macs(const cnn_tensor *y, int backward)
     return macs * (backward ? products : 1);
 }
 
-static void cnn__print_rate(FILE *f, double seconds, double macs)
+static void cnn__put_times(cnn__table *t, const char *name, const char *op, const double spent[2],
+                           const double macs[2], double whole)
 {
-    fprintf(f, "  %9.3f", 1e3 * seconds);
-    if (macs > 0 && seconds > 0) fprintf(f, "  %8.2f", 2e-9 * macs / seconds);
-    else                         fprintf(f, "  %8s", "");
+    cnn__text c[5] = { { "" } };
+    for (int b = 0; b < 2; b++) {
+        cnn__format(c[2 * b].s, sizeof c->s, "%.3f", 1e3 * spent[b]);
+        if (macs[b] > 0 && spent[b] > 0)
+            cnn__format(c[2 * b + 1].s, sizeof c->s, "%.2f", 2e-9 * macs[b] / spent[b]);
+    }
+    cnn__format(c[4].s, sizeof c->s, "%.1f %%", 100 * (spent[0] + spent[1]) / whole);
+    const char *const cell[CNN__COLUMNS] = { name, op, c[0].s, c[1].s, c[2].s, c[3].s, c[4].s };
+    cnn__put_line(t, cell);
 }
 
-static void cnn__print_profile(const cnn_graph *g, double (*spent)[2], double whole, FILE *f)
+/* spent: of each node, in all runs; whole: of one run. */
+static void cnn__print_profile(const cnn_graph *g, double (*spent)[2], int runs, double whole, FILE *f)
 {
-    int    w[2] = { 5, 9 };
-    double sum[2] = { 0, 0 }, macs[2] = { 0, 0 };
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (t->op) cnn__widen(&w[0], t->name), cnn__widen(&w[1], t->op->name);
-    }
-    fprintf(f, "%-*s  %-*s  %9s  %8s  %9s  %8s  %7s\n", w[0], "layer", w[1], "operation", "forward",
-            "GFLOP/s", "backward", "GFLOP/s", "share");
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (!t->op || !(spent[i][0] > 0 || spent[i][1] > 0)) continue;
-        fprintf(f, "%-*s  %-*s", w[0], t->name, w[1], t->op->name);
-        for (int b = 0; b < 2; b++) {
-            const double m = spent[i][b] > 0 ? cnn__batch_macs(t, b) : 0;
-            cnn__print_rate(f, spent[i][b], m);
-            sum[b] += spent[i][b], macs[b] += m;
+    static const char *const head[CNN__COLUMNS] = { "layer", "operation", "forward", "GFLOP/s", "backward",
+                                                    "GFLOP/s", "share" };
+    cnn__table table = { NULL, 2, { 0, 0, 9, 8, 9, 8, 7 } };
+    double     sum[2], macs[2];
+    for (int pass = 0; pass < 2; pass++, table.f = f) {
+        cnn__put_line(&table, head);
+        sum[0] = sum[1] = macs[0] = macs[1] = 0;
+        for (int i = 0; i < g->n_order; i++) {
+            const cnn_tensor *t = &g->order[i]->t;
+            double here[2], m[2];
+            for (int b = 0; b < 2; b++) {
+                here[b] = spent[i][b] / runs, m[b] = here[b] > 0 ? cnn__batch_macs(t, b) : 0;
+                sum[b] += here[b], macs[b] += m[b];
+            }
+            if (here[0] > 0 || here[1] > 0) cnn__put_times(&table, t->name, t->op->name, here, m, whole);
         }
-        fprintf(f, "  %5.1f %%\n", 100 * (spent[i][0] + spent[i][1]) / whole);
+        cnn__put_times(&table, "all", "", sum, macs, whole);
     }
-    fprintf(f, "%-*s  %-*s", w[0], "all", w[1], "");
-    for (int b = 0; b < 2; b++) cnn__print_rate(f, sum[b], macs[b]);
-    fprintf(f, "  %5.1f %%\n", 100 * (sum[0] + sum[1]) / whole);
     fprintf(f, "one run of %d samples takes %.3f ms, %.3f ms of it outside of the operations\n", g->batch,
             1e3 * whole, 1e3 * (whole - sum[0] - sum[1]));
 }
 
 CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
 {
-    if (!f || !cnn__visitable(loss, "profile", false)) return NAN;
+    if (!f || cnn__is_nil(loss)) return NAN;
     cnn_graph     *g = loss->graph;
     const size_t   bytes = (size_t)g->n_order * 2 * sizeof(double);
     cnn__stopwatch w = { { cnn__stopwatch_sees }, 0, CNN_MALLOC(bytes) };
@@ -9906,17 +9879,16 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
     double         whole = NAN;
     if (!w.spent) return cnn__no_memory(g, loss->at, "profile", bytes), NAN;
     if (runs < 1) runs = 10;
-    memset(w.spent, 0, bytes);
-    if (cnn__begin_visit(&visit, loss, "profile", &w.probe)) {
-        bool done = cnn__visit_once(&visit);           /* to warm up: */
-        memset(w.spent, 0, bytes);                     /* forgotten */
-        const double start = cnn__seconds();
-        for (int r = 0; r < runs && done; r++) done = cnn__visit_once(&visit);
-        whole = (cnn__seconds() - start) / runs;
+    if (cnn__begin_visit(&visit, loss, "profile", false, &w.probe)) {
+        bool done = true;
+        double start = 0;
+        for (int r = -1; r < runs && done; r++) {      /* once to warm up: forgotten */
+            if (r <= 0) memset(w.spent, 0, bytes), start = cnn__seconds();
+            done = cnn__visit_once(&visit);
+        }
+        whole = done ? (cnn__seconds() - start) / runs : NAN;
         cnn__end_visit(&visit);
-        for (int i = 0; i < g->n_order; i++) w.spent[i][0] /= runs, w.spent[i][1] /= runs;
-        if (done) cnn__print_profile(g, w.spent, whole, f);
-        else      whole = NAN;
+        if (done) cnn__print_profile(g, w.spent, runs, whole, f);
     }
     CNN_FREE(w.spent);
     return whole;
@@ -9926,62 +9898,53 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
 
 typedef struct { cnn__probe probe; FILE *file; int most; } cnn__tracer;
 
-static void cnn__print_values(const cnn__tracer *w, const float *v, int n)
+/* "  y = op(x) (N,1,2,2): 1 2 3 4", or of a gradient "  d_x from y: 1 2 3 4". */
+static void cnn__trace_array(const cnn__tracer *w, cnn_tensor *t, cnn__part part, const cnn_tensor *from)
 {
-    for (int i = 0; i < n && i < w->most; i++) fprintf(w->file, " %.6g", (double)v[i]);
-    fprintf(w->file, n > w->most ? " ... (%d in all)\n" : "\n", n);
-}
-
-static void cnn__trace_value(const cnn__tracer *w, cnn_tensor *t)
-{
-    if (!cnn__sync(t, CNN__DATA, CNN__HOST)) return;
-    fprintf(w->file, "  %s", t->name);
-    if (t->op) {
+    const int    n = cnn__len(t->shape);
+    const float *v = part == CNN__GRAD ? t->grad : t->data;
+    if (!cnn__sync(t, part, CNN__HOST)) return;
+    fprintf(w->file, part == CNN__GRAD ? "  d_%s" : "  %s", t->name);
+    if (from) fprintf(w->file, " from %s", from->name);
+    if (part == CNN__DATA && t->op) {
         fprintf(w->file, " = %s(", cnn__op_text(t).s);
         for (int k = 0; k < t->n_in; k++) fprintf(w->file, "%s%s", k ? ", " : "", t->in[k]->name);
         fprintf(w->file, ")");
     }
-    fprintf(w->file, " %s:", cnn_shape_text(t).s);
-    cnn__print_values(w, t->data, cnn__len(t->shape));
-}
-
-static void cnn__trace_grad(const cnn__tracer *w, cnn_tensor *t, const cnn_tensor *from)
-{
-    if (!cnn__sync(t, CNN__GRAD, CNN__HOST)) return;
-    fprintf(w->file, "  d_%s%s%s:", t->name, from ? " from " : "", from ? from->name : "");
-    cnn__print_values(w, t->grad, cnn__len(t->shape));
+    if (part == CNN__DATA) fprintf(w->file, " %s", cnn_shape_text(t).s);
+    fprintf(w->file, ":");
+    for (int i = 0; i < n && i < w->most; i++) fprintf(w->file, " %.6g", (double)v[i]);
+    fprintf(w->file, n > w->most ? " ... (%d in all)\n" : "\n", n);
 }
 
 static void cnn__tracer_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
 {
     const cnn__tracer *w = (cnn__tracer *)probe;
-    if (when == CNN__AFTER_FORWARD) cnn__trace_value(w, y);
+    if (when == CNN__AFTER_FORWARD) cnn__trace_array(w, y, CNN__DATA, NULL);
     if (when == CNN__BEFORE_BACKWARD && y == y->graph->loss) {
         fprintf(w->file, "backward: d_x is dJ/dx, J = %s; a gradient that comes from several nodes is their "
                          "sum so far\n", y->name);
-        cnn__trace_grad(w, y, NULL);
+        cnn__trace_array(w, y, CNN__GRAD, NULL);
     }
     if (when != CNN__AFTER_BACKWARD) return;
-    for (int k = 0; k < y->n_in; k++) {
-        bool again = false;
-        for (int j = 0; j < k; j++) again = again || y->in[j] == y->in[k];
-        if (y->in[k]->needs_grad && !again) cnn__trace_grad(w, y->in[k], y);
-    }
+    for (int k = 0; k < y->n_in; k++)
+        if (y->in[k]->needs_grad && cnn__which_operand(y, y->in[k]) == k)
+            cnn__trace_array(w, y->in[k], CNN__GRAD, y);
 }
 
 CNN_API bool cnn_trace(cnn_tensor *loss, int most, FILE *f)
 {
-    if (!f || !cnn__visitable(loss, "trace", false)) return false;
+    if (!f || cnn__is_nil(loss)) return false;
     cnn_graph  *g = loss->graph;
     cnn__tracer w = { { cnn__tracer_sees }, f, most > 0 ? most : 8 };
     cnn__visit  visit;
-    if (!cnn__begin_visit(&visit, loss, "trace", &w.probe)) return false;
+    if (!cnn__begin_visit(&visit, loss, "trace", false, &w.probe)) return false;
     fprintf(f, "given\n");
     for (int i = 0; i < g->n_order; i++) {
         cnn__node  *v = g->order[i];
         if (v->t.op || (v->t.batched && v->fed != g->batch)) continue;
         cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
-        cnn__trace_value(&w, &v->t);
+        cnn__trace_array(&w, &v->t, CNN__DATA, NULL);
     }
     fprintf(f, "forward\n");
     const bool done = cnn__visit_once(&visit);
@@ -9993,76 +9956,56 @@ CNN_API bool cnn_trace(cnn_tensor *loss, int most, FILE *f)
 
 typedef struct { unsigned char *pixel; size_t h, w, c; bool png; } cnn__picture;   /* c bytes a pixel */
 
-static void cnn__put_be32(unsigned char to[4], uint32_t v)
+static unsigned char *cnn__put_be32(unsigned char to[4], uint32_t v)
 {
     for (int i = 0; i < 4; i++) to[i] = (unsigned char)(v >> (24 - 8 * i));
+    return to;
 }
 
-/* CRC-32 of PNG (ISO 15948, annex D), bit by bit. */
-static uint32_t cnn__crc(uint32_t crc, const unsigned char *p, size_t n)
+/* A chunk is length, type, data and the CRC-32 (ISO 15948, annex D) of type and data, here bit by bit. */
+static void cnn__put_chunk(FILE *f, const char *type, const unsigned char *data, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        crc ^= p[i];
+    unsigned char word[4];
+    uint32_t      crc = 0xFFFFFFFFu;
+    for (size_t i = 0; i < 4 + n; i++) {
+        crc ^= i < 4 ? (unsigned char)type[i] : data[i - 4];
         for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0);
     }
-    return crc;
-}
-
-/* A chunk is length, type, data and the CRC of type and data; here its data come piece by piece. */
-typedef struct { FILE *file; uint32_t crc; } cnn__chunk;
-static void cnn__chunk_put(cnn__chunk *c, const void *p, size_t n)
-{
-    c->crc = cnn__crc(c->crc, p, n);
-    fwrite(p, 1, n, c->file);
-}
-static cnn__chunk cnn__chunk_begin(FILE *f, const char *type, size_t length)
-{
-    cnn__chunk c = { f, 0xFFFFFFFFu };
-    unsigned char n[4];
-    cnn__put_be32(n, (uint32_t)length);
-    fwrite(n, 1, 4, f);
-    cnn__chunk_put(&c, type, 4);
-    return c;
-}
-static void cnn__chunk_end(cnn__chunk *c)
-{
-    unsigned char crc[4];
-    cnn__put_be32(crc, c->crc ^ 0xFFFFFFFFu);
-    fwrite(crc, 1, 4, c->file);
+    fwrite(cnn__put_be32(word, (uint32_t)n), 1, 4, f), fwrite(type, 1, 4, f), fwrite(data, 1, n, f);
+    fwrite(cnn__put_be32(word, ~crc), 1, 4, f);
 }
 
 /* zlib (RFC 1950) around stored blocks (RFC 1951, 3.2.4): one block for each row, which begins with a filter
-   byte of 0. cnn__picture_of keeps rows below the limit of 65535 bytes. */
-static void cnn__write_png(FILE *f, const cnn__picture *im)
+   byte of 0. cnn_write_image_ keeps rows below the limit of 65535 bytes. */
+static bool cnn__write_png(FILE *f, const cnn__picture *im)
 {
-    static const unsigned char signature[8] = { 137, 'P', 'N', 'G', 13, 10, 26, 10 };
-    const size_t  row = 1 + im->w * im->c;
-    unsigned char head[13] = { 0, 0, 0, 0, 0, 0, 0, 0, 8, im->c == 3 ? 2 : 0, 0, 0, 0 }, sum[4];
-    uint32_t      a = 1, b = 0;                        /* Adler-32 */
-    fwrite(signature, 1, 8, f);
-    cnn__put_be32(head, (uint32_t)im->w), cnn__put_be32(head + 4, (uint32_t)im->h);
-    cnn__chunk c = cnn__chunk_begin(f, "IHDR", 13);
-    cnn__chunk_put(&c, head, 13), cnn__chunk_end(&c);
-    c = cnn__chunk_begin(f, "IDAT", 2 + im->h * (5 + row) + 4);
-    cnn__chunk_put(&c, "\x78\x01", 2);
-    for (size_t y = 0; y < im->h; y++) {
-        const unsigned char *p = im->pixel + y * (row - 1);
+    const size_t   row = 1 + im->w * im->c, bytes = 2 + im->h * (5 + row) + 4;
+    unsigned char  head[13] = { 0, 0, 0, 0, 0, 0, 0, 0, 8, im->c == 3 ? 2 : 0, 0, 0, 0 };
+    unsigned char *data = CNN_MALLOC(bytes), *p = data;
+    uint32_t       a = 1, b = 0;                       /* Adler-32 */
+    if (!data) return errno = ENOMEM, false;
+    *p++ = 0x78, *p++ = 0x01;
+    for (size_t y = 0; y < im->h; y++, p += 5 + row) {
         const unsigned char low = (unsigned char)(row & 255), high = (unsigned char)(row >> 8);
         const unsigned char block[6] = { y + 1 == im->h, low, high, (unsigned char)(255 - low),
                                          (unsigned char)(255 - high), 0 };
-        cnn__chunk_put(&c, block, 6), cnn__chunk_put(&c, p, row - 1);
-        b = (b + a) % 65521;                           /* the filter byte */
-        for (size_t i = 0; i + 1 < row; i++) a = (a + p[i]) % 65521, b = (b + a) % 65521;
+        memcpy(p, block, 6), memcpy(p + 6, im->pixel + y * (row - 1), row - 1);
+        for (size_t i = 5; i < 5 + row; i++) a = (a + p[i]) % 65521, b = (b + a) % 65521;
     }
-    cnn__put_be32(sum, b << 16 | a);
-    cnn__chunk_put(&c, sum, 4), cnn__chunk_end(&c);
-    c = cnn__chunk_begin(f, "IEND", 0), cnn__chunk_end(&c);
+    cnn__put_be32(p, b << 16 | a);
+    cnn__put_be32(head, (uint32_t)im->w), cnn__put_be32(head + 4, (uint32_t)im->h);
+    fwrite("\x89PNG\r\n\x1a\n", 1, 8, f);
+    cnn__put_chunk(f, "IHDR", head, 13);
+    cnn__put_chunk(f, "IDAT", data, bytes);
+    cnn__put_chunk(f, "IEND", data, 0);
+    CNN_FREE(data);
+    return !ferror(f);
 }
 
 static bool cnn__write_picture(FILE *f, void *what)
 {
     const cnn__picture *im = what;
-    if (im->png) return cnn__write_png(f, im), !ferror(f);
+    if (im->png) return cnn__write_png(f, im);
     fprintf(f, "P%d\n%zu %zu\n255\n", im->c == 3 ? 6 : 5, im->w, im->h);
     return fwrite(im->pixel, im->c, im->w * im->h, f) == im->w * im->h;
 }
@@ -10154,74 +10097,147 @@ CNN_API bool cnn_write_maps(cnn_tensor *t, int sample, const char *path, int sca
    about e |J| / h because it is rounded, with e a few times float's 6e-8. h = 0.01 keeps both near 1e-5 for
    weights and losses of usual size; weights above 1 take 0.01 |w|. Where that disagrees with backward, the
    step may have crossed a kink (relu, max), and shorter ones are tried: one of them agrees if backward is
-   right, and none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask,
-   since the count of runs is set back, and batch norm's running statistics are put back at the end. */
+   right, and none if it is wrong. Nothing else may differ between the runs: see "Visits".
 
-static double cnn__loss_again(cnn_tensor *loss, uint32_t draw)
+   If a leaf is wrong, which backward is to blame? dJ/dy of every node can be checked as well, since a probe
+   can move y after its room has computed it. Back from the loss, the first gradient that is wrong comes from
+   users whose own gradients are right: the error is made on the way from there. */
+
+enum { CNN__DRAWINGS = 3 };
+static const double cnn__right = 3e-2;            /* of the largest gradient */
+
+/* A direction in which the loss is differentiated: one element of a leaf; or all elements of a node, since
+   one of thousands would move the loss by less than its rounding. Each grows or shrinks, as a drawn sign
+   says, by a share of itself: so the zeros that relu made stay equal, for a max pool that reads them. */
+typedef struct {
+    cnn__probe  probe;
+    cnn__visit *visit;
+    cnn_tensor *t;
+    size_t      i;                                /* the element, or the number of the drawing */
+    float      *along;                            /* of a node: the direction */
+    float       step;
+    double      moved, slope;                     /* what float made of step; the slope that backward gives */
+} cnn__nudge;
+
+static void cnn__nudge_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
 {
-    loss->graph->draw = draw;
-    return (double)cnn_forward(loss, CNN_TRAIN);
+    cnn__nudge    *n = (cnn__nudge *)probe;
+    const size_t   count = (size_t)cnn__len(y->shape);
+    const uint64_t seed = y->graph->config.seed, stream = UINT64_MAX - (uint64_t)y->index;
+    if (y != n->t) return;
+    if (when == CNN__AFTER_FORWARD && cnn__sync(y, CNN__DATA, CNN__HOST)) {
+        for (size_t k = 0; k < count; k++) {
+            const bool up = cnn__random_bits(seed, stream, ((uint64_t)n->i << 32) + k) & 1;
+            if (n->step == 0) n->along[k] = up ? y->data[k] : -y->data[k];
+            else              y->data[k] += n->step * n->along[k];
+        }
+        cnn__wrote(y, CNN__DATA, CNN__HOST);
+    }
+    if (when == CNN__BEFORE_BACKWARD && cnn__sync(y, CNN__GRAD, CNN__HOST))
+        for (size_t k = 0; k < count; k++) n->slope += (double)y->grad[k] * (double)n->along[k];
 }
 
-/* The central difference at element i of p, which is put back bit by bit. */
-static double cnn__difference(cnn_tensor *loss, cnn_tensor *p, size_t i, float step, uint32_t draw)
+/* The loss one step along the direction. A leaf is put back bit by bit. */
+static double cnn__loss_beside(cnn__nudge *n, float step)
 {
-    double j[2] = { NAN, NAN }, h = 0;
-    float *w = cnn_map_write(p);
-    if (!w) return NAN;
-    float keep = w[i];
-    step *= fmaxf(1, fabsf(keep));
-    for (int side = 0; side < 2 && w; side++) {
-        w[i] = side ? keep + step : keep - step;
-        h = (double)w[i] - h;                          /* in the end: what float made of 2 step */
-        j[side] = cnn__loss_again(loss, draw);
-        w = cnn_map_write(p);
+    float *w = n->t->op ? NULL : cnn_map_write(n->t), keep = w ? w[n->i] : 0;
+    n->moved = (double)(n->step = step * fmaxf(1, fabsf(keep)));
+    if (w) w[n->i] = keep + n->step, n->moved = (double)w[n->i] - (double)keep;
+    n->t->graph->draw = n->visit->draw;
+    const double j = (double)cnn_forward(n->visit->loss, CNN_TRAIN);
+    if (w) cnn_map_write(n->t), w[n->i] = keep;
+    return j;
+}
+
+/* Check up to `samples` elements of a leaf, one from each of as many equal parts; or a node. */
+static cnn_check cnn__check_gradient(cnn__visit *visit, cnn_tensor *t, int samples)
+{
+    cnn_graph   *g = t->graph;
+    cnn__nudge   n = { .probe = { cnn__nudge_sees }, .visit = visit, .t = t };
+    cnn_check    c = { .param = t->name };
+    const size_t count = cnn_count(t), most = t->op ? CNN__DRAWINGS : (size_t)samples;
+    const size_t some = count < most && !t->op ? count : most;
+    double       largest = 1e-3 * (1 + fabs(visit->value));    /* smaller ones drown in the loss's rounding */
+    if (t->op && !(n.along = CNN_MALLOC(count * sizeof(float))))
+        return cnn__no_memory(g, t->at, "gradient check", count * sizeof(float)), c;
+    g->probe = t->op ? &n.probe : NULL;
+    for (size_t s = 0; s < some && !isnan(c.worst); s++) {
+        const size_t from = count * s / some, part = count * (s + 1) / some - from;
+        n.i = s, n.step = 0, n.slope = 0;
+        if (t->kind != CNN_PARAM) cnn__visit_once(visit);      /* its gradient does not outlive a forward */
+        if (!t->op) {
+            const float *grad = cnn_map_grad(t);
+            n.i = from + cnn__random_bits(g->config.seed, UINT64_MAX - (uint64_t)t->index, s) % part;
+            n.slope = grad ? (double)grad[n.i] : NAN;
+        }
+        double numeric = NAN, error = INFINITY;
+        for (float h = 1e-2f; h > 1e-4f && error > 2e-3 * largest; h /= 4) {
+            const double low = cnn__loss_beside(&n, -h), at = n.moved, high = cnn__loss_beside(&n, h);
+            const double d = (high - low) / (n.moved - at);
+            if (isnan(d) || fabs(n.slope - d) < error) numeric = d, error = fabs(n.slope - d);
+        }
+        largest = fmax(largest, fmax(fabs(n.slope), fabs(numeric)));
+        c.checked++;
+        if (!(error <= c.worst))
+            c.worst = error, c.index = (int)n.i, c.analytic = n.slope, c.numeric = numeric;
     }
-    if (w) w[i] = keep;
-    return (j[1] - j[0]) / h;
+    c.worst /= largest, g->probe = NULL;
+    CNN_FREE(n.along);
+    return c;
+}
+
+/* Say whose backward made the first wrong gradient. Returns its name. */
+static const char *cnn__find_suspect(cnn__visit *visit, int samples, cnn__page *p)
+{
+    const cnn_graph *g = visit->loss->graph;
+    const char      *name = NULL;
+    for (int i = visit->loss->index - 1; i >= 0 && !name; i--) {
+        cnn_tensor *x = &g->order[i]->t;
+        if (!x->needs_grad || cnn__check_gradient(visit, x, samples).worst <= cnn__right) continue;
+        for (int j = i + 1; j < g->n_order; j++) {
+            const cnn_tensor *y = &g->order[j]->t;
+            if (cnn__which_operand(y, x) < 0) continue;
+            if (name) cnn__say(p, ", or of %s", y->name);
+            else cnn__say(p, "suspect: the gradient of %s is right, that of %s is wrong: look at the "
+                             "backward of %s (%s%s%s) to its %s", y->name, x->name, y->name, y->op->name,
+                          y->at ? ", " : "", y->at ? y->at : "",
+                          cnn__of(x)->owner == cnn__of(y) ? cnn__of(x)->suffix : "input");
+            name = name ? name : y->name;
+        }
+    }
+    return cnn__say(p, "\n"), name;
 }
 
 CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
 {
-    cnn_check c = { NAN, NULL, 0, NAN, NAN, 0 };
-    if (cnn__is_nil(loss) || loss->graph->error[0]) return c;
-    cnn_graph *g = loss->graph;
-    if (!g->compiled || loss != g->loss || g->config.inference)
-        return cnn_fail(loss, "gradient check: it must be the compiled loss of a graph for training"), c;
+    cnn_check  c = { .worst = NAN, .analytic = NAN, .numeric = NAN };
     cnn__visit visit;
-    if (!cnn__begin_visit(&visit, loss, "gradient check", NULL)) return c;
-    const uint32_t draw = visit.draw;
+    if (!cnn__begin_visit(&visit, loss, "gradient check", true, NULL)) return c;
+    cnn_graph *g = loss->graph;
+    const size_t room = 160 * (size_t)g->n_order + 1024;
+    if (!g->check && !(g->check = cnn__alloc(g, room))) return cnn__end_visit(&visit), c;
+    cnn__page p = { g->check, room, 0, 0 };
     if (samples < 1) samples = 20;
-    double j = cnn__loss_again(loss, draw);
-    cnn_backward(loss);
-
+    cnn__visit_once(&visit);
+    int checked = 0;
     for (int k = 0; k < g->n_order && !g->error[0]; k++) {
-        cnn_tensor  *p = &g->order[k]->t;
-        const float *dw = p->kind == CNN_PARAM && p->needs_grad ? cnn_map_grad(p) : NULL;
-        if (!dw) continue;
-        cnn_check here = { -1, p->name, 0, 0, 0, 0 };
-        double largest = 1e-3 * (1 + fabs(j));           /* smaller ones drown in the rounding of the loss */
-        size_t n = cnn_count(p), some = n < (size_t)samples ? n : (size_t)samples;
-        for (size_t s = 0; s < some && !isnan(here.worst); s++) {
-            /* one element from each of `some` equal parts, drawn from the seed */
-            size_t i = n * s / some, part = n * (s + 1) / some - i;
-            i += cnn__random_bits(g->config.seed, UINT64_MAX - (uint64_t)k, s) % part;
-            double analytic = (double)dw[i], numeric = NAN, error = INFINITY;
-            for (float h = 1e-2f; h > 1e-4f && error > 2e-3 * largest; h /= 4) {
-                double d = cnn__difference(loss, p, i, h, draw);
-                if (isnan(d) || fabs(analytic - d) < error) numeric = d, error = fabs(analytic - d);
-            }
-            largest = fmax(largest, fmax(fabs(analytic), fabs(numeric)));
-            c.checked++;
-            if (!(error <= here.worst))
-                here.worst = error, here.index = (int)i, here.analytic = analytic, here.numeric = numeric;
-        }
-        here.worst /= largest, here.checked = c.checked;
-        if (isnan(c.worst) ? !c.param : !(here.worst <= c.worst)) c = here;
+        cnn_tensor *t = &g->order[k]->t;
+        if (t->kind == CNN_INPUT && !t->needs_grad)
+            cnn__say(&p, "%s: not checked: it wants no gradient (.grad = 1)\n", t->name);
+        if (t->op || !t->needs_grad) continue;
+        const cnn_check here = cnn__check_gradient(&visit, t, samples);
+        cnn__say(&p, "%s: %s: worst difference %.2g, at [%d]: backward %.6g, numeric %.6g; %d of %zu "
+                     "checked\n", t->name, here.worst <= cnn__right ? "right" : "wrong", here.worst,
+                 here.index, here.analytic, here.numeric, here.checked, cnn_count(t));
+        checked += here.checked;
+        if (!c.param || (!isnan(c.worst) && !(here.worst <= c.worst))) c = here;
     }
-    cnn__loss_again(loss, draw);                           /* leave values that belong to these parameters */
+    if (c.worst > cnn__right) c.suspect = cnn__find_suspect(&visit, samples, &p);
+    g->draw = visit.draw;
+    cnn_forward(loss, CNN_TRAIN);                          /* leave values that belong to these parameters */
     cnn__end_visit(&visit);
     if (g->error[0]) c.worst = NAN;
+    c.report = g->check, c.checked = checked;
     return c;
 }
 
@@ -13490,9 +13506,7 @@ static bool cnn__gather_for_backward(cnn__node *v, unsigned side)
     if (y->op->saved && !cnn__sync(y, CNN__SAVED, side)) return false;
     for (int k = 0; k < y->n_in; k++) {
         cnn_tensor *x = y->in[k];
-        bool        again = false;
-        for (int j = 0; j < k; j++) again = again || y->in[j] == x;
-        if (again) continue;
+        if (cnn__which_operand(y, x) < k) continue;                  /* it was here before */
         if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
         if (!x->needs_grad) continue;
         const bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;
