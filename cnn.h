@@ -6134,9 +6134,9 @@ static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
 }
 
 #ifndef CNN_NO_STDIO
-/* What follows in a file, at most `most` bytes and a 0 behind them, to be given to CNN_FREE; NULL after
-   writing a message. It is read, not asked for its size: that serves pipes too, a file that grows meanwhile
-   does no harm, and the memory grows with what is there, not with what somebody promised. */
+/* The rest of a file, at most `most` bytes of it, followed by a 0, to be given to CNN_FREE; NULL after writing
+   a message. It is read, not asked for its size: so pipes work too, a file that grows meanwhile does no harm,
+   and the memory grows with what is there, not with what a header promised. */
 static void *cnn__read_stream(FILE *f, size_t most, size_t *bytes, char *error, size_t room)
 {
     char  *data = NULL, *more = NULL;
@@ -6188,7 +6188,7 @@ static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *erro
 
 /* ---- What all data sets share: the order of the samples, the number of classes, the defaults ---- */
 
-/* Array k of the data set's own memory gets so many bytes. */
+/* Allocate array k of the data set's own memory. */
 static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
 {
     d->own[k] = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
@@ -6404,8 +6404,8 @@ CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int clas
 /* ---- CSV ---- */
 
 /* The number at p, such as -12.5e-3; returns where it ends, or NULL if there is none. strtod would look for
-   the decimal sign of the program's locale, and beyond the end. 19 digits fill 64 bits; those behind them
-   count by their number alone, and so the result is right to about 1e-15. */
+   the decimal sign of the program's locale, and beyond the end. 19 digits fill 64 bits; of those that
+   follow only the number counts, so the result is right to about 1e-15. */
 static const char *cnn__read_decimal(const char *p, const char *end, double *v)
 {
     uint64_t digits = 0;
@@ -6449,7 +6449,7 @@ static const char *cnn__next_line(const char **p, const char *end, const char **
     return NULL;
 }
 
-/* The cell from p to `to`: a number, perhaps in quotes, with blanks around it. */
+/* The cell from p to `to`: a number, perhaps in quotes or between blanks. */
 static bool cnn__read_cell(const char *p, const char *to, double *v)
 {
     while (p < to && (*p == ' ' || *p == '\t')) p++;
@@ -6641,7 +6641,7 @@ static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
 }
 
 static float cnn__float_of_half(uint32_t half);
-/* Where element i, counted with the last index fastest, lies. */
+/* The place of element i, counted with the last index fastest. */
 static size_t cnn__npy_place(const cnn__npy *a, size_t i)
 {
     size_t at = 0, stride = a->count;
@@ -6780,14 +6780,11 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
 CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
 {
     if (!d || !as || d->error[0]) return;
-    if (as->error[0] || as->count < 1) {
+    if (as->error[0] || as->count < 1)
         cnn__data_fail(d, "standardize: %s", as->error[0] ? as->error : "the other data set is empty");
-        return;
-    }
-    if (d->shape.c != as->shape.c) {
+    else if (d->shape.c != as->shape.c)
         cnn__data_fail(d, "standardize: %d channels, the other data set has %d", d->shape.c, as->shape.c);
-        return;
-    }
+    if (d->error[0]) return;
     size_t plane = (size_t)cnn__plane(as->shape), channels = (size_t)as->shape.c;
     double sum[2][4] = { { 0 } }, mean[4] = { 0 }, n[4] = { 0 };
     for (int pass = 0; pass < 2; pass++) {
@@ -6805,10 +6802,8 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
         for (size_t k = 0; k < 4 && k < channels; k++) mean[k] = sum[0][k] / n[k];
     }
     for (size_t k = 0; k < 4 && k < channels; k++)
-        if (!isfinite(sum[1][k])) {
-            cnn__data_fail(d, "standardize: channel %d holds NaN or Inf", (int)k);
-            return;
-        }
+        if (!isfinite(sum[1][k])) cnn__data_fail(d, "standardize: channel %d holds NaN or Inf", (int)k);
+    if (d->error[0]) return;
     double unit = as->bytes ? 1.0 / 255 : 1;
     for (size_t k = 0; k < 4 && k < channels; k++) {
         double deviation = sqrt(sum[1][k] / n[k]) * unit;
@@ -6847,7 +6842,7 @@ static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *
    first or not, and 0 in the square. */
 typedef struct { int down, right; bool mirror, reflect; int top, left, bottom, end; } cnn__view;
 
-/* One Philox block a sample: flip; right; down; centre of the square. n b / 2^32 is b scaled to [0,n). */
+/* One Philox block per sample: flip; right; down; centre of the square. n b / 2^32 is b scaled to [0,n). */
 static cnn__view cnn__draw_view(const cnn_graph *g, const cnn_dataset *d, const cnn_augment *a, long epoch,
                                 int sample)
 {
@@ -6892,7 +6887,7 @@ static bool cnn__check_augment(cnn_graph *g, const char *at, const char *what, c
 }
 
 /* x = (value - mean[c]) / deviation[c]; bytes have only 256 values, so theirs come from a table. a: NULL, or
-   what is drawn; mirror: all samples are seen in the mirror. */
+   what is drawn; mirror: flip every sample. */
 static int cnn__feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first, const cnn_augment *a,
                      long epoch, bool mirror)
 {
@@ -7721,11 +7716,10 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
        op conv1 conv2d 0,1,2 channels=6 kernel=5    name, operation, operands, options that are not zero
        root 9                                       what was compiled
 
-   Words are escaped like URLs, and floats are written as their bits in hexadecimal: no locale can come
-   between.
+   Words are escaped like URLs, and floats are written as their bits in hexadecimal: no locale can interfere.
 
-   A checkpoint is the same file with what continues the training to the bit, as tensors with the names of the
-   weights that they belong to, and as numbers in the metadata:
+   A checkpoint is the same file and all that it takes to continue the training bit for bit, as tensors named
+   after the weights they belong to, and as numbers in the metadata:
 
        cnn.slot0.conv1.weight, cnn.slot1...         the optimizer's vectors; none if they are all zero
        cnn.steps.conv1.weight                       I64: the updates that these vectors have seen
@@ -8260,7 +8254,7 @@ static bool cnn__fill_weights(const cnn__file *f)
     return true;
 }
 
-/* Floats of the file that the net has nothing for: a bias or a layer was forgotten, or left out on purpose.
+/* Float tensors that the net has no use for: a bias or a layer was forgotten, or left out on purpose.
    What a checkpoint has beside the weights does not count. */
 static bool cnn__check_extra(const cnn__file *f)
 {
@@ -8291,7 +8285,7 @@ CNN_API bool cnn_load_weights_memory(cnn_graph *g, const void *file, size_t byte
     return cnn__load_weights(&f, cnn__open_file(&f, file, bytes), false);
 }
 
-/* ---- Reading: the graph. Every word may be a lie: it is checked here, and every shape by its room. ---- */
+/* ---- Reading: the graph. Nothing is trusted: every word is checked here, every shape by its room. ---- */
 
 /* The next word, ended in its place; NULL at the end of the line. */
 static char *cnn__word(char **line)
@@ -8567,7 +8561,7 @@ static bool cnn__fill_state(cnn__file *f, float *best)
     return cnn__each_state(g, slots, average, best, cnn__fill_vector, f);
 }
 
-/* Where the program names no optimizer, that of the file goes on. */
+/* If the program names no optimizer, the one in the file continues. */
 static bool cnn__choose_optimizer(const cnn__file *f, const cnn_load_args *a)
 {
     int n;
@@ -8723,7 +8717,7 @@ typedef struct {
     cnn__run        *run;                      /* of cnn_fit, or NULL */
     cnn__string      header;
     size_t           bytes;                    /* of data so far */
-    cnn__sink        sink;                     /* NULL on the first way */
+    cnn__sink        sink;                     /* NULL in the first pass */
     void            *to;
 } cnn__writer;
 
@@ -8773,7 +8767,7 @@ static bool cnn__put_vector(void *user, const char *prefix, const cnn_tensor *t,
     return cnn__put_tensor(user, CNN__F32, prefix, t->name, cnn__file_shape(t).s, values, cnn_count(t));
 }
 
-/* Which vectors of the optimizer are written: none while they are all zero. */
+/* How many vectors of the optimizer are written: none while they are all zero. */
 static int cnn__slots_of(const cnn_graph *g)
 {
     const float *v = g->arena[CNN_ARENA_OPTIMIZER];
@@ -8898,8 +8892,8 @@ static bool cnn__to_memory(void *to, const void *bytes, size_t n)
     return true;
 }
 
-/* A save is no run: an error that the graph has does not stop it, and what cannot be saved does not end a
-   training. Its message stays, but not as the graph's error. */
+/* A save is not a run: an error of the graph does not prevent it, and a save that fails does not end a
+   training. Its message becomes the graph's notice, not its error. */
 typedef struct { char error[CNN_ERROR_SIZE]; } cnn__aside;
 static cnn__aside cnn__begin_save(cnn_graph *g)
 {
@@ -8950,7 +8944,7 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     cnn_tensor *root = cnn__read_nodes(f, a, node);
     CNN_FREE(node);
     if (g->error[0]) return false;
-    if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* it is no loss */
+    if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
     if (!a->seed && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
     if (!cnn__choose_optimizer(f, a)) return false;
     const size_t plan = cnn_plan(g, root).total, most = a->max_bytes ? a->max_bytes
@@ -8980,7 +8974,7 @@ CNN_API cnn_graph *cnn_load_memory(const void *file, size_t bytes, cnn_load_args
 
 CNN_API cnn_tensor *cnn_loss(const cnn_graph *g) { return g && g->loss ? g->loss : cnn__nil_tensor(); }
 
-/* Down the first operands until a loss: that also finds it in a sum of losses and penalties. */
+/* Follow the first operands down to a loss: that works for a sum of losses and penalties, too. */
 CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
 {
     for (cnn_tensor *t = cnn_loss(g); t->op; t = t->in[0])
@@ -8989,7 +8983,7 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
 }
 
 /* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system:
-   whoever is killed in between leaves the old file whole, and cnn-save-PROCESS-0.tmp, which a later save into
+   a process that is killed in between leaves the old file intact, and cnn-save-PROCESS-0.tmp, which a later save into
    the folder removes. ---- */
 
 #ifndef CNN_NO_STDIO
@@ -9015,7 +9009,7 @@ static bool cnn__read_data(cnn__file *f, FILE *file)
            cnn__file_fail(f, "the data from byte %zu on belong to no tensor", promised);
 }
 
-/* As cnn__open_file. Of a file that is no model, only the first bytes are read. */
+/* As cnn__open_file. Of a file that is not a model, only the first bytes are read. */
 static bool cnn__open_path(cnn__file *f)
 {
     char   why[128];
@@ -9213,7 +9207,7 @@ static bool cnn__save_run(cnn__run *r)
     return cnn__save(r->g, cnn__file_of(r->g, r->a.at, "fit, checkpoint", r->a.checkpoint), true, r);
 }
 
-/* Whether the file is of this very training: its net, optimizer, seed, batch, samples and accumulation. */
+/* Does the file belong to this training? Its net, optimizer, seed, batch, samples and accumulation. */
 static bool cnn__check_run(const cnn__run *r, const cnn__file *f)
 {
     uint64_t    is[CNN__NUMBERS] = { r->g->config.seed };
@@ -9238,14 +9232,14 @@ static bool cnn__check_run(const cnn__run *r, const cnn__file *f)
     return true;
 }
 
-/* count of doubles, or with 0 any, in rows of `row`; NULL after an error. */
+/* A tensor of count doubles (0: any number) in rows of `row`; NULL after an error. */
 static const cnn__entry *cnn__find_doubles(const cnn__file *f, const char *name, size_t count, size_t row)
 {
     const cnn__entry *e = cnn__lookup(f, "cnn.", name);
     if (e && e->dtype == CNN__F64 && e->count % row == 0 && (!count || e->count == count)) return e;
     return cnn__file_fail(f, "there is no tensor \"cnn.%s\" of a checkpoint", name), NULL;
 }
-/* Nothing is taken before everything is checked. */
+/* Check everything before taking anything. */
 static bool cnn__read_run(cnn__run *r, cnn__file *f)
 {
     const uint64_t *n = f->number;
