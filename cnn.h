@@ -6134,9 +6134,9 @@ static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
 }
 
 #ifndef CNN_NO_STDIO
-/* The rest of a file, at most `most` bytes of it, followed by a 0, to be given to CNN_FREE; NULL after writing
-   a message. It is read, not asked for its size: so pipes work too, a file that grows meanwhile does no harm,
-   and the memory grows with what is there, not with what a header promised. */
+/* The rest of a file, at most `most` bytes of it, followed by a 0, to be given to CNN_FREE; NULL after
+   writing a message. It is read, not asked for its size: so pipes work too, a file that grows meanwhile does
+   no harm, and the memory grows with what is there, not with what a header promised. */
 static void *cnn__read_stream(FILE *f, size_t most, size_t *bytes, char *error, size_t room)
 {
     char  *data = NULL, *more = NULL;
@@ -8982,9 +8982,9 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
     return cnn_loss(g);
 }
 
-/* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system:
-   a process that is killed in between leaves the old file intact, and cnn-save-PROCESS-0.tmp, which a later save into
-   the folder removes. ---- */
+/* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system: a
+   process that is killed in between leaves the old file intact, and cnn-save-PROCESS-0.tmp, which a later save
+   into the folder removes. ---- */
 
 #ifndef CNN_NO_STDIO
 
