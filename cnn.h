@@ -6908,7 +6908,6 @@ static int cnn__feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, in
     int    threads = sample * (size_t)n < WORTH_A_THREAD ? 1 : g->cpu.threads;
     bool   moved = mirror || (a && (a->shift || a->flip || a->cutout));
     float  table[4][256], deviation[4];
-    (void)threads;
     for (int k = 0; k < tables; k++) {
         deviation[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
         for (int v = 0; v < 256; v++) table[k][v] = ((float)v / 255.0f - d->mean[k]) / deviation[k];
@@ -8721,29 +8720,24 @@ typedef struct {
     void            *to;
 } cnn__writer;
 
-static bool cnn__put_entry(cnn__writer *w, int dtype, const char *prefix, const char *name, const char *shape,
-                           size_t bytes)
-{
-    cnn__string *to = &w->header;
-    const size_t end = cnn__add_size(w->bytes, bytes);
-    cnn__put(to, ",\"", 2);
-    cnn__put_json(to, prefix);
-    cnn__put_json(to, name);
-    cnn__putf(to, "\":{\"dtype\":\"%s\",\"shape\":", cnn__dtypes[dtype].name);
-    cnn__put(to, shape, strlen(shape));
-    cnn__putf(to, ",\"data_offsets\":[%zu,%zu]}", w->bytes, end);
-    w->bytes = end;
-    return !to->g->error[0];
-}
-
-/* count numbers of four or eight bytes, lowest byte first in the file. */
+/* An entry of the header, or count numbers of four or eight bytes, lowest byte first in the file. */
 static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const char *name,
                             const char *shape, const void *values, size_t count)
 {
     enum { PIECE = 4096 };
     unsigned char piece[PIECE];
     const size_t  width = cnn__dtypes[dtype].bits / 8;
-    if (!w->sink) return cnn__put_entry(w, dtype, prefix, name, shape, cnn__mul_size(count, width));
+    if (!w->sink) {
+        const size_t end = cnn__add_size(w->bytes, cnn__mul_size(count, width));
+        cnn__put(&w->header, ",\"", 2);
+        cnn__put_json(&w->header, prefix);
+        cnn__put_json(&w->header, name);
+        cnn__putf(&w->header, "\":{\"dtype\":\"%s\",\"shape\":", cnn__dtypes[dtype].name);
+        cnn__put(&w->header, shape, strlen(shape));
+        cnn__putf(&w->header, ",\"data_offsets\":[%zu,%zu]}", w->bytes, end);
+        w->bytes = end;
+        return !w->f->g->error[0];
+    }
     const unsigned char *from = values;
     bool good = true;
     for (size_t k = 0; k < count && good; ) {
