@@ -7552,9 +7552,9 @@ static cnn__text cnn__clock_text(double seconds)               /* 0:07, 12:34, 1
 
 CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
 {
+    static const char full[] = "########################", empty[] = "........................";
     FILE *f = user ? (FILE *)user : stderr;
-    char  bar[25];
-    int   of = p->epochs, all = p->batches > 0 ? p->batches : 1, cells = (int)sizeof bar - 1;
+    int   of = p->epochs, all = p->batches > 0 ? p->batches : 1, cells = (int)sizeof full - 1;
     if (p->epoch_done) {
         fprintf(f, "\repoch %d/%d  loss %.4f  accuracy %.2f %%", p->epoch, of, p->loss, 100 * p->accuracy);
         if (!isnan(p->validation_loss))
@@ -7567,11 +7567,10 @@ CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
     double batches = (double)(p->epoch - 1) * all + p->batch;
     double every = p->seconds > 0 ? 0.1 * batches / p->seconds : 1;
     if (p->batch < all && every > 1 && p->batch % (every < all ? (int)every : all) != 0) return true;
-    for (int i = 0; i < cells; i++) bar[i] = i < (double)p->batch / all * cells ? '#' : '.';
-    bar[cells] = 0;
-    fprintf(f, "\repoch %d/%d [%s] %3.0f %%  loss %.4f  accuracy %.2f %%  %.0f img/s  left %s   ",
-            p->epoch, of, bar, 100.0 * p->batch / all, p->loss, 100 * p->accuracy, p->samples_per_second,
-            cnn__clock_text(p->seconds_left).s);
+    const int done = (int)ceil(fmin(1, (double)p->batch / all) * cells);
+    fprintf(f, "\repoch %d/%d [%.*s%s] %3.0f %%  loss %.4f  accuracy %.2f %%  %.0f img/s  left %s   ",
+            p->epoch, of, done, full, empty + done, 100.0 * p->batch / all, p->loss, 100 * p->accuracy,
+            p->samples_per_second, cnn__clock_text(p->seconds_left).s);
     fflush(f);
     return true;
 }
@@ -7684,17 +7683,13 @@ static bool cnn__write_svg(FILE *f, void *history)
     return !ferror(f);
 }
 
-static bool cnn__write_history(const cnn_history *h, const char *path, bool (*write)(FILE *, void *))
-{
-    return h ? cnn_write_file(path, write, (void *)(uintptr_t)h) : (errno = EINVAL, false);
-}
 CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
 {
-    return cnn__write_history(h, path, cnn__write_csv);
+    return h && cnn_write_file(path, cnn__write_csv, (void *)(uintptr_t)h);
 }
 CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 {
-    return cnn__write_history(h, path, cnn__write_svg);
+    return h && cnn_write_file(path, cnn__write_svg, (void *)(uintptr_t)h);
 }
 #endif /* CNN_NO_STDIO */
 
@@ -10018,14 +10013,13 @@ static void cnn__draw_cell(const cnn__picture *im, const cnn_write_image_args *a
 
 CNN_API bool cnn_write_image_(cnn_write_image_args a)
 {
-    const char *end = a.path ? strrchr(a.path, '.') : NULL;
-    const bool  png = end && !strcmp(end, ".png"), ppm = end && !strcmp(end, ".ppm");
-    const bool  pgm = end && !strcmp(end, ".pgm");
     const cnn_shape s = a.shape;
+    const char *end = a.path ? strrchr(a.path, '.') : NULL;
+    const bool  png = end && !strcmp(end, ".png");
     errno = EINVAL;
     if (!a.values || cnn__checked_len(s) == SIZE_MAX || (s.c != 1 && s.c != 3)) return false;
-    if (a.scale < 0 || a.columns < 0) return false;
-    if (!png && !(s.c == 3 ? ppm : pgm)) return false;
+    if (a.scale < 0 || a.columns < 0 || !end) return false;
+    if (!png && strcmp(end, s.c == 3 ? ".ppm" : ".pgm") != 0) return false;
     if (!a.scale) a.scale = 1;
     for (int k = 1; !a.columns; k++) if ((int64_t)k * k >= s.n) a.columns = k;
     if (a.columns > s.n) a.columns = s.n;
