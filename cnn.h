@@ -710,7 +710,9 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
     cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to stderr */
     cnn_history *history;
     cnn_augment augment;    /* of the training samples, never of the others; default none */
-    int   accumulate;       /* batches to one update, by the mean gradient of all their samples; default 1 */
+    int   accumulate;       /* batches to one update, by the mean gradient of all their samples, weighted as
+                               the loss weights them; default 1 */
+    int   drop_last;        /* 1: samples that do not fill a last batch are left out of their epoch */
     float average;          /* default 0: off. Else the decay of cnn_average after each update; the averages
                                are evaluated, and what patience ends with */
     int   flips;            /* 1: validation as in cnn_evaluate_flipped */
@@ -728,9 +730,10 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
 CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) cnn_fit_((cnn_fit_args){ CNN_SAID(__VA_ARGS__), .loss = __VA_ARGS__ })
 
-/* All samples of a data set in CNN_EVAL, batch by batch: loss, the batches' losses weighted by their samples;
-   accuracy, 0..1; count, the samples. { NAN, NAN, 0 } after an error. Flipped: each sample also in the
-   mirror, the class by the sum of both logits (N,C,1,1), the loss as the mean of both losses. */
+/* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
+   loss weights them; accuracy, 0..1, of all, also those with an ignored label; count, the samples.
+   { NAN, NAN, 0 } after an error. Flipped: each sample also in the mirror, the class by the sum of both
+   logits (N,C,1,1), the loss as the mean of both losses. */
 typedef struct { double loss, accuracy; int count; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
@@ -962,6 +965,7 @@ struct cnn_op {
     /* for the doctor: what to do when y (or, backward, the gradient of x) is NaN or Inf; x: of in[0] */
     const char *(*hint)(const cnn_tensor *y, const cnn_stats *x, bool backward);
     const char *(*algorithm)(const cnn_tensor *y); /* which one the CPU runs forward, for cnn_summary */
+    double (*weight)(const cnn_tensor *y);  /* a loss divided by the sum of its labels' weights: that sum */
 };
 /* Record y = op(in...), as every operation above does: cnn_apply with all operands, cnn_layer with those that
    the operation does not own. args are copied. nil after an error. */
@@ -4311,12 +4315,17 @@ static cnn__target cnn__target_of(const cnn_tensor *y)
     return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
                           nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index };
 }
-/* 1/M */
-static double cnn__label_share(const cnn_tensor *y)
+/* M, and 1/M */
+static double cnn__labels_weigh(const cnn_tensor *y)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
+    return sum;
+}
+static double cnn__label_share(const cnn_tensor *y)
+{
+    const double sum = cnn__labels_weigh(y);
     return sum > 0 ? 1 / sum : 0;
 }
 static bool cnn__check_labels(cnn_tensor *y)
@@ -4369,7 +4378,7 @@ CNN__ROOM cnn_op_softmax_cross_entropy = {
     .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
     .saved = cnn__cross_entropy_saved, .flags = CNN_READS_X | CNN_LOSS,
     .args_size = sizeof(cnn_softmax_cross_entropy_args), .fields = cnn__cross_entropy_fields,
-    .expects = "logits: leave that out" };
+    .expects = "logits: leave that out", .weight = cnn__labels_weigh };
 
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
 {
@@ -4411,7 +4420,7 @@ static const cnn_field cnn__nll_fields[] = { CNN_FIELD('i', cnn_nll_args, ignore
 CNN__ROOM cnn_op_nll = {
     .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields,
-    .expects = "log-probabilities: use cnn_log_softmax" };
+    .expects = "log-probabilities: use cnn_log_softmax", .weight = cnn__labels_weigh };
 
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
 {
@@ -7148,8 +7157,45 @@ static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
     return leaf;
 }
 
-/* The checks that fit and evaluate share, and the input and labels that a data set is fed to. what: "fit". */
-typedef struct { cnn_graph *g; cnn_tensor *x, *labels; } cnn__feed_to;
+/* The input and labels that a data set is fed to, and the loss that reads the labels (NULL: there is more
+   between). */
+typedef struct { cnn_graph *g; cnn_tensor *x, *labels, *judge; } cnn__feed_to;
+
+/* The loss among the nodes of the last walk that compares something with these labels. */
+static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *labels)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *y = &g->order[i]->t;
+        if (g->order[i]->mark == g->walk && y->op && (y->op->flags & CNN_LOSS) && y->n_in > 1 &&
+            y->in[1] == labels) return y;
+    }
+    return NULL;
+}
+
+/* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
+static double cnn__batch_weight(const cnn__feed_to *to, int n)
+{
+    if (!to->judge || !to->judge->op->weight || !cnn_map_read(to->labels)) return n;
+    return to->judge->op->weight(to->judge);
+}
+
+/* Does the loss leave labels of this class out? */
+static bool cnn__leaves_out(const cnn_tensor *judge, int label)
+{
+    for (const cnn_field *f = judge ? judge->op->fields : NULL; f && f->name; f++)
+        if (strcmp(f->name, "ignore_index") == 0) return label != 0 && cnn__option(f, judge->args) == label;
+    return false;
+}
+
+static int cnn__largest_label(const cnn_dataset *d, int below)
+{
+    int most = 0;
+    for (int i = 0, k; d->labels && i < d->count; i++)
+        if ((k = d->labels[d->order[i]]) > most && k < below) most = k;
+    return most;
+}
+
+/* The checks that fit and evaluate share. what: "fit". */
 static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, cnn_tensor *loss,
                            cnn_tensor *logits, const cnn_dataset *data)
 {
@@ -7174,9 +7220,12 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (!data) return cnn__fail(g, at, what, "the data set is NULL");
     if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
     if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
-    if (data->classes > logits->shape.c)
+    to->judge = cnn__judge_of(g, to->labels);
+    int most = data->classes - 1;
+    if (cnn__leaves_out(to->judge, most)) most = cnn__largest_label(data, most);
+    if (most >= logits->shape.c)
         return cnn__fail(g, at, what, "the data set has labels 0..%d, but the logits %s tell only %d classes "
-                         "apart", data->classes - 1, cnn__shape_text(logits).s, logits->shape.c);
+                         "apart", most, cnn__shape_text(logits).s, logits->shape.c);
     return cnn__check_feed(at, what, to->x, to->labels, data, 0);      /* now, not after an epoch of hours */
 }
 
@@ -7201,7 +7250,7 @@ static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_ten
 {
     cnn_graph *g = to->g;
     cnn_score  none = { NAN, NAN, 0 };
-    double sum = 0, right = 0;
+    double sum = 0, right = 0, weight, weights = 0;
     int    n, count = 0;
     size_t bytes = cnn__mul_size((size_t)g->config.max_batch, (size_t)logits->shape.c * sizeof(float));
     float *both = NULL;
@@ -7218,12 +7267,13 @@ static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_ten
             if (label) right += cnn__correct(both, logits->shape, label);
         } else
             cnn__count_correct(logits, to->labels, count == 0, count == 0, count + n == data->count, &right);
-        sum += (double)n * value;
         if (g->error[0]) break;
+        weights += weight = cnn__batch_weight(to, n);
+        sum += weight * value;
     }
     CNN_FREE(both);
     if (g->error[0] || count == 0) return none;
-    cnn_score score = { sum / count, right / count, count };
+    cnn_score score = { weights > 0 ? sum / weights : 0, right / count, count };
     return score;
 }
 
@@ -7404,7 +7454,8 @@ typedef struct {
     cnn_step_args  step;
     cnn__feed_to   to, test;
     cnn_graph     *g;
-    int            epochs, per_update, batches; /* in all; batches to an update; batches of an epoch */
+    int            epochs, per_update;         /* in all; batches to an update */
+    int            batches, samples;           /* of an epoch */
     int            since;                      /* batches since the last checkpoint */
     int            history_from;               /* entries that are not of this training */
     float         *best;                       /* NULL, or where the weights of the best epoch are kept */
@@ -7465,28 +7516,32 @@ static bool cnn__fit_update(cnn__run *r)
 
 /* The rest of the present epoch. Sets *go to false if progress stops the training; false after an error.
 
-   A batch's gradient is the mean over its n_i samples. G = n_(i-1)/n_i G + dw_i, and at the end G n_k / sum
-   n_i: that is the mean over the samples of all k, and nothing is multiplied while the batches are equal. */
+   A batch's gradient is the mean over its n_i samples, or over their weights, whose sum is n_i then. With G =
+   n_(i-1)/n_i G + dw_i, and at the end G n_k / sum n_i, that is the mean over all k batches, and nothing is
+   multiplied while they are equal. A batch whose labels are all ignored adds nothing. */
 static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
 {
     const cnn_fit_args *a = &r->a;
     cnn__fit_place     *at = &r->at;
     cnn_graph          *g = r->g;
-    const int    count = a->train->count, max_batch = g->config.max_batch;
+    const int    count = r->samples, max_batch = g->config.max_batch;
     const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
     const long   round = (long)((double)at->epoch_step / each);
     const bool   moved = a->augment.shift || a->augment.flip || a->augment.cutout;
     const bool   show = a->progress || a->checkpoint;
-    int          n, last = 0, group = 0, in_group = 0;
-    while (*go && (n = cnn__feed(r->to.x, r->to.labels, a->train, (int)at->fed, moved ? &a->augment : NULL,
-                                 round, false)) > 0) {
+    int          n, in_group = 0;
+    double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
+    while (*go && (int)at->fed < count &&
+           (n = cnn__feed(r->to.x, r->to.labels, a->train, (int)at->fed, moved ? &a->augment : NULL, round,
+                          false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
         cnn__count_correct(a->logits, r->to.labels, false, at->fed == 0 || show,
                            (int)at->fed + n == count || show, &at->right);
-        if (group && !cnn__scale_grads(g, (double)last / n)) return false;
-        if (group) cnn_backward_add(a->loss);
-        else       cnn_backward(a->loss);
+        const double weight = cnn__batch_weight(&r->to, n);
+        if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
+        if (group > 0) cnn_backward_add(a->loss);
+        else           cnn_backward(a->loss);
         r->step.lr = cnn__scheduled(a, (double)at->updates, updates);
         if (g->error[0]) return false;
         if (!isfinite(loss))
@@ -7495,12 +7550,14 @@ static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
                              "cnn_doctor says where it began",
                              isnan(loss) ? "NaN" : "infinite", p->epoch, (int)at->fed / max_batch + 1,
                              (double)r->step.lr);
-        group += n, in_group++, last = n;
+        group += weight, in_group++;
+        if (weight > 0) last = weight;
         bool update = in_group == r->per_update || (int)at->fed + n == count;
-        if (update && (!cnn__scale_grads(g, (double)last / group) || !cnn__fit_update(r))) return false;
+        if (update && group > 0 && !cnn__scale_grads(g, last / group)) return false;
+        if (update && !cnn__fit_update(r)) return false;
         at->sum += loss * n, at->fed += (uint64_t)n, r->since++;
         if (!update) continue;
-        group = in_group = 0;
+        group = last = 0, in_group = 0;
         if (a->checkpoint_every && r->since >= a->checkpoint_every) cnn__save_run(r);
         if (!a->progress || g->error[0]) continue;
 
@@ -7529,7 +7586,31 @@ static bool cnn__fit_validate(cnn__run *r, cnn_score *score)
         r->at.best_loss = score->loss, r->at.best_epoch = r->at.epochs + 1;
         if (!cnn__copy_trained(r->g, r->best, CNN__SAVE, 0)) return false;
     }
-    return !average || cnn_swap_average(r->g);
+    if (average && !cnn_swap_average(r->g)) return false;
+    return isfinite(score->loss) ||
+           cnn__fail(r->g, r->a.at, "fit", "the validation loss is %s after epoch %d: NaN or Inf in the "
+                     "validation data, or in what CNN_EVAL makes of them; cnn_doctor says where it began",
+                     isnan(score->loss) ? "NaN" : "infinite", (int)r->at.epochs + 1);
+}
+
+/* The batches of an epoch; and what is known of the last one before the first. */
+static bool cnn__count_batches(cnn__run *r)
+{
+    cnn_graph *g = r->g;
+    const int  count = r->a.train->count, batch = g->config.max_batch, rest = count % batch;
+    r->samples = r->a.drop_last ? count - rest : count;
+    r->batches = r->samples / batch + (r->samples % batch > 0);
+    if (r->batches == 0)
+        return cnn__fail(g, r->a.at, "fit", "drop_last leaves nothing: %d samples do not fill a batch of %d",
+                         count, batch);
+    for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
+        const cnn_tensor *y = &g->order[i]->t;
+        if (y->op == &cnn_op_batch_norm && y->batched && cnn__plane(y->shape) == 1)
+            return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
+                             "of which batch_norm \"%s\" has no variance: say .drop_last = 1 or another "
+                             "max_batch", count, batch, y->name);
+    }
+    return true;
 }
 
 static bool cnn__fit(cnn__run *r)
@@ -7546,7 +7627,7 @@ static bool cnn__fit(cnn__run *r)
         if (at->fed == 0) at->epoch_step = (uint64_t)g->step, at->sum = at->right = 0;
         if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + at->epoch_step);
         if (!cnn__fit_epoch(r, &p, start, &go)) return false;
-        if ((int)at->fed < a->train->count || (!go && a->checkpoint)) break;   /* stopped within the epoch */
+        if ((int)at->fed < r->samples || (!go && a->checkpoint)) break;   /* stopped within the epoch */
 
         cnn_score score = { NAN, NAN, 0 };
         if (a->validation && go && !cnn__fit_validate(r, &score)) return false;
@@ -7607,7 +7688,7 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     if (a.patience && !a.validation)
         return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
     r.a = a, r.step = s, r.epochs = a.epochs ? a.epochs : 1, r.per_update = a.accumulate ? a.accumulate : 1;
-    r.batches = (a.train->count - 1) / g->config.max_batch + 1;
+    if (!cnn__count_batches(&r)) return false;
     r.history_from = a.history ? a.history->count : 0;
     r.at.best_loss = INFINITY;
     size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
@@ -9001,7 +9082,7 @@ static bool cnn__put_tensors(cnn__writer *w)
 static void cnn__numbers_of_run(const cnn__run *r, uint64_t number[CNN__NUMBERS])
 {
     number[CNN__MAX_BATCH] = (uint64_t)r->g->config.max_batch;
-    number[CNN__SAMPLES] = (uint64_t)r->a.train->count;
+    number[CNN__SAMPLES] = (uint64_t)r->samples;
     number[CNN__ACCUMULATE] = (uint64_t)r->per_update;
     number[CNN__EPOCHS] = (uint64_t)r->epochs;
     number[CNN__DONE] = r->at.epochs, number[CNN__FED] = r->at.fed, number[CNN__UPDATES] = r->at.updates;

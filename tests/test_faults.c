@@ -135,11 +135,106 @@ static void zero_is_a_value_in_steps(void)
     }
 }
 
+/* A net whose logits are its input times 1, so that losses are known; class weights 1, 3; data of 5 samples. */
+typedef struct { cnn_graph *g; cnn_tensor *y, *loss; } judged;
+static judged weighted_net(int max_batch, int ignore)
+{
+    static const float weight[3] = { 1, 3, 0.5f };
+    judged n = { 0 };
+    n.g = cnn_new(.max_batch = max_batch, .seed = 1);
+    cnn_tensor *x = cnn_input(n.g, 3), *t = cnn_labels(n.g);
+    n.y = cnn_add(x, cnn_param(n.g, "bias", { 1, 3, 1, 1 }));
+    n.loss = cnn_softmax_cross_entropy(n.y, t, .class_weights = cnn_const(n.g, ((cnn_shape){ 1, 3, 1, 1 }), weight),
+                                       .ignore_index = ignore);
+    CHECK_MSG(cnn_compile(n.g, n.loss), "%s", cnn_error(n.g));
+    return n;
+}
+static const float five[15] = { 1, 0, -1, 0.5f, 0.25f, 0, -2, 1, 0, 3, 0, 1, 0, 2, 0.5f };
+
+/* The loss of a data set, and a step over several batches, are means over all samples, by the weights of these. */
+static void weighted_means_are_over_all_samples(void)
+{
+    static const unsigned char labels[5] = { 1, 0, 1, 2, 255 };
+    /* torch.nn.functional.cross_entropy(five, [1,0,1,2,-100], weight=[1,3,0.5], ignore_index=-100), and its gradient
+       for a bias, by double arithmetic */
+    double sum = 0, all = 0, want[3] = { 0 };
+    const double weight[3] = { 1, 3, 0.5 };
+    for (int i = 0; i < 4; i++) {
+        const float *z = five + 3 * i;
+        const double e = exp((double)z[0]) + exp((double)z[1]) + exp((double)z[2]), w = weight[labels[i]];
+        sum += w * (log(e) - (double)z[labels[i]]), all += w;
+        for (int k = 0; k < 3; k++) want[k] += w * (exp((double)z[k]) / e - (k == labels[i]));
+    }
+    for (int max_batch = 1; max_batch <= 5; max_batch++) {
+        judged      n = weighted_net(max_batch, 255);
+        cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
+        CHECK_NEAR(cnn_evaluate(n.loss, n.y, &d).loss, sum / all, 1e-6);
+        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1), "%s", cnn_error(n.g));
+        float bias[3];
+        CHECK(cnn_get(cnn_find(n.g, "bias"), bias, 3));
+        for (int k = 0; k < 3; k++) CHECK_NEAR(bias[k], -want[k] / all, 1e-6);
+        cnn_dataset_free(&d);
+        cnn_free(n.g);
+    }
+    judged      n = weighted_net(2, 0);                            /* without ignore_index 255 is no class */
+    cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
+    CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 1) && strstr(cnn_error(n.g), "labels 0..255"));
+    cnn_dataset_free(&d);
+    cnn_free(n.g);
+}
+
+static void nan_in_validation_is_an_error(void)
+{
+    static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };
+    float bad[15];
+    memcpy(bad, five, sizeof bad), bad[4] = NAN;
+    judged      n = weighted_net(2, 0);
+    cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1), v = cnn_floats(bad, labels, 5, 3, 1, 1);
+    float before[3], after[3];
+    for (int average = 0; average < 2; average++) {
+        CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 0.1f, .epochs = 9, .patience = 2, .validation = &v,
+                       .average = average ? 0.5f : 0));
+        CHECK(cnn_error(n.g) && strstr(cnn_error(n.g), "validation loss is NaN after epoch 1"));
+        CHECK(cnn_clear_error(n.g));
+    }
+    CHECK(cnn_get(cnn_find(n.g, "bias"), before, 3) && cnn_swap_average(n.g));     /* the weights, not the averages */
+    CHECK(cnn_get(cnn_find(n.g, "bias"), after, 3) && memcmp(before, after, sizeof before) != 0);
+    cnn_dataset_free(&d), cnn_dataset_free(&v);
+    cnn_free(n.g);
+}
+
+/* A last batch of one sample under batch norm of vectors: said before the first batch; drop_last leaves it out. */
+static void a_last_batch_of_one_is_known(void)
+{
+    static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };
+    cnn_graph  *g = cnn_new(.max_batch = 2, .seed = 1);
+    cnn_tensor *x = cnn_input(g, 3), *t = cnn_labels(g), *y = cnn_dense(cnn_batch_norm(cnn_dense(x, 4)), 3);
+    cnn_tensor *loss = cnn_softmax_cross_entropy(y, t);
+    CHECK(cnn_compile(g, loss));
+    cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
+    float before[12], after[12];
+    cnn_history h = { 0 };
+    CHECK(cnn_get(cnn_find(g, "dense1.weight"), before, 12));
+    CHECK(!cnn_fit(loss, y, &d, .lr = 0.1f) && strstr(cnn_error(g), "drop_last"));
+    CHECK(cnn_get(cnn_find(g, "dense1.weight"), after, 12) && memcmp(before, after, sizeof before) == 0);
+    CHECK(cnn_clear_error(g));
+    CHECK_MSG(cnn_fit(loss, y, &d, .lr = 0.1f, .epochs = 3, .drop_last = 1, .history = &h), "%s", cnn_error(g));
+    CHECK(h.count == 3);
+    cnn_dataset two = cnn_split(&d, 0, 1);
+    CHECK(!cnn_fit(loss, y, &two, .lr = 0.1f, .drop_last = 1) && strstr(cnn_error(g), "leaves nothing"));
+    cnn_history_free(&h);
+    cnn_dataset_free(&two), cnn_dataset_free(&d);
+    cnn_free(g);
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
     RUN(refused_calls_trap_nothing);
     RUN(null_is_a_message);
+    RUN(weighted_means_are_over_all_samples);
+    RUN(nan_in_validation_is_an_error);
+    RUN(a_last_batch_of_one_is_known);
     RUN(zero_is_a_value);
     RUN(zero_is_a_value_in_steps);
     return test_end();
