@@ -317,7 +317,7 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
    (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad, cut off here. */
 typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel, kernel_h, kernel_w;
                  int stride, stride_h, stride_w, pad, pad_h, pad_w, dilation, dilation_h, dilation_w;
-                 int output_pad, output_pad_h, output_pad_w; /* less than the stride */
+                 int output_pad, output_pad_h, output_pad_w; /* less than the stride or the dilation */
                  int groups, no_bias; cnn_tensor *weight, *bias; cnn_init init; float gain;
                  const char *name; } cnn_conv_transpose2d_args;
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
@@ -343,8 +343,8 @@ CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 typedef struct { const char *at, *said; cnn_tensor *x; int kernel; /* required */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default: the kernel */
-                 int pad, pad_h, pad_w;                /* at most kernel/2 */
-                 int dilation, dilation_h, dilation_w; /* max_pool; default 1 */
+                 int pad, pad_h, pad_w;                /* every window must see a part of x */
+                 int dilation, dilation_h, dilation_w; /* default 1 */
                  int ceil_mode;    /* 1: a window that starts inside the input or its left padding counts */
                  int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
                  const char *name; } cnn_pool_args;
@@ -401,7 +401,7 @@ CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 #define cnn_tanh(x) cnn_tanh_(CNN_HERE, x)
-/* min(max(x, low), high), required low < high; +-INFINITY: no bound. relu6: Howard et al. 2017. */
+/* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
 #define cnn_clamp(...) cnn_clamp_((cnn_clamp_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
@@ -2853,7 +2853,7 @@ static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
     if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
-    if (reach <= a->size + 2 * a->pad) return true;
+    if (reach <= a->size + 2 * a->pad + (a->ceil_mode ? a->stride - 1 : 0)) return true;
     char dilated[32] = "";
     if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
     return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
@@ -2975,14 +2975,15 @@ CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
  *   work, each in another's place.
  *   dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
  *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
- *   convolution would take to H is meant.
+ *   convolution would take to H is meant; a larger one, below the dilation, adds what no window meets.
  *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
  * ------------------------------------------------------------------------------------------------------- */
 /* What is slid over is y: sets its size. */
 static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
 {
-    if (output_pad >= a->stride)
-        return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d", output_pad, a->stride);
+    if (output_pad >= a->stride && output_pad >= a->dilation)
+        return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d, or the dilation, %d",
+                        output_pad, a->stride, a->dilation);
     const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad
                          + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
     if (size < 1 || size > CNN__WIDEST)
@@ -3139,12 +3140,17 @@ static cnn__pool cnn__pool_of(const cnn_tensor *y)
     return (cnn__pool){ x.n * x.c, x.h, x.w, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
                         a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, !a->no_count_pad };
 }
-/* With pad <= kernel/2 only window 0 can miss the input: with kernel 2, pad 1 and a dilation wider than x. */
+/* Does every window see a part of the input? Those that start before it need not: with a pad as wide as they
+   are, or with a dilation wider than the input. */
 static bool cnn__sees_input(const cnn__slide *a)
 {
-    int from, to;
-    cnn__window(0, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
-    return from < to;
+    const int n = cnn__count_windows(a);
+    bool      sees = a->pad < cnn__reach(a);
+    for (int i = 0, from, to; sees && i < n && i * a->stride < a->pad; i++) {
+        cnn__window(i, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
+        sees = from < to;
+    }
+    return sees;
 }
 static bool cnn__pool_shape(cnn_tensor *y)
 {
@@ -3153,16 +3159,10 @@ static bool cnn__pool_shape(cnn_tensor *y)
     const cnn_shape      x = y->in[0]->shape;
     const cnn__slide     s[2] = CNN__SLIDES(a, x, a->ceil_mode != 0);
     if (!cnn__check_slide(y, &s[0]) || !cnn__check_slide(y, &s[1])) return false;
-    if (a->pad_h > a->kernel_h / 2 || a->pad_w > a->kernel_w / 2)
-        return cnn_fail(y,
-                        "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
-                        a->pad_h, a->pad_w, a->kernel_h, a->kernel_w);
-    if (y->op == &cnn_op_avg_pool && (a->dilation_h > 1 || a->dilation_w > 1))
-        return cnn_fail(y, "dilation %d,%d is for max_pool", a->dilation_h, a->dilation_w);
     if (!cnn__sees_input(&s[0]) || !cnn__sees_input(&s[1]))
-        return cnn_fail(y, "dilation %d,%d is too wide for input %s with pad %d,%d: a window would see "
-                        "nothing but padding",
-                        a->dilation_h, a->dilation_w, cnn__shape_text(y->in[0]).s, a->pad_h, a->pad_w);
+        return cnn_fail(y, "input %s, kernel %d,%d, dilation %d,%d, pad %d,%d: a window would see nothing "
+                        "but padding", cnn__shape_text(y->in[0]).s, a->kernel_h, a->kernel_w, a->dilation_h,
+                        a->dilation_w, a->pad_h, a->pad_w);
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
     return true;
 }
@@ -3561,7 +3561,8 @@ CNN__LOOP(cnn__each_sigmoid_back, v[i] = v[i] * a[i] * (1 - a[i]))
 CNN__FORMULA(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
 
 /* ---- clamp (relu6 is clamp from 0 to 6) -------------------------------------------------------------------
- *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
+ *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN;
+ *   where low > high, high wins, as in numpy
  *   relu6: Howard et al. 2017.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
@@ -3569,11 +3570,12 @@ CNN__LOOP(cnn__each_clamp_back, float dy = v[i], z = a[i] > k[0] ? dy : 0.0f; v[
 static bool cnn__clamp_shape(cnn_tensor *y)
 {
     const cnn_clamp_args *a = y->args;
-    if (a->low < a->high) return cnn__as_input(y);
-    return cnn_fail(y, "low %g is not below high %g", (double)a->low, (double)a->high);
+    if (a->low != 0 || a->high != 0) return cnn__as_input(y);
+    return cnn_fail(y, "low and high are missing");
 }
 static const cnn_field cnn__clamp_fields[] = {
-    CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { 0 } };
+    CNN_FIELD('f', cnn_clamp_args, low,  .range = "[-inf,inf]"),
+    CNN_FIELD('f', cnn_clamp_args, high, .range = "[-inf,inf]"), { 0 } };
 CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(cnn_clamp_args, low),
                  offsetof(cnn_clamp_args, high))
 
@@ -4726,10 +4728,11 @@ static void cnn__pool_shares(const cnn__pool *t, float *share)
 {
     const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
     for (int i = 0; i < t->oh + t->ow; i++) {
-        int from, to;
-        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, 1, &from, &to);
-        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, 1, &from, &to);
-        share[i] = 1.0f / (float)(to - from);
+        int       from, to;
+        const int d = i < t->oh ? t->dh : t->dw;
+        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, d, &from, &to);
+        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, d, &from, &to);
+        share[i] = 1.0f / (float)cnn__ceil(to - from, d);
     }
 }
 
@@ -4745,10 +4748,10 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restri
     for (int ox = 0; ox < t->ow; ox++) {
         int    y0, y1, x0, x1;
         double sum = 0;
-        cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
-        cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
-        for (int iy = y0; iy < y1; iy++)
-            for (int ix = x0; ix < x1; ix++) sum += (double)x[(ptrdiff_t)iy * t->w + ix];
+        cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
+        cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
+        for (int iy = y0; iy < y1; iy += t->dh)
+            for (int ix = x0; ix < x1; ix += t->dw) sum += (double)x[(ptrdiff_t)iy * t->w + ix];
         *y++ = (float)sum * share[oy] * share[t->oh + ox];
     }
 }
@@ -4766,10 +4769,10 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
         for (int oy = 0; oy < t->oh; oy++)
         for (int ox = 0; ox < t->ow; ox++, dy++) {
             int y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
-            cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
-            for (int iy = y0; iy < y1; iy++)
-                for (int ix = x0; ix < x1; ix++)
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
+            cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
+            for (int iy = y0; iy < y1; iy += t->dh)
+                for (int ix = x0; ix < x1; ix += t->dw)
                     dx[(ptrdiff_t)iy * t->w + ix] += *dy * share[oy] * share[t->oh + ox];
         }
     }
@@ -13518,7 +13521,7 @@ static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y
     }
 }
 
-/* Column j of the windows of a row: it lies inside the plane for the windows *from <= ox < *to. */
+/* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
 static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
 {
     const int last = t->w - 1 + t->pw - j;              /* ox sw <= last */
@@ -13537,16 +13540,16 @@ static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *r
             float *to = y + ((ptrdiff_t)plane * t->oh + oy) * t->ow;
             float  v[CNN__MAX_LANES];
             int    y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
             const float *in = x + (ptrdiff_t)plane * t->h * t->w;
             for (int ox = 0, n; ox < t->ow; ox += n) {
                 n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL);
                 cnn__copy(to + ox, v, n);
                 if (n) continue;
                 n = 1, to[ox] = 0;
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
-                for (int iy = y0; iy < y1; iy++)
-                    for (int ix = x0; ix < x1; ix++) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
+                for (int iy = y0; iy < y1; iy += t->dh)
+                    for (int ix = x0; ix < x1; ix += t->dw) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
             }
             for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];
         }
@@ -13557,18 +13560,19 @@ static void cnn__fast_avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, flo
 {
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w;
     const int reach = t->pw - (t->ow - 1) * t->sw;      /* columns that meet the plane in some window */
-    const int j0 = reach > 0 ? reach : 0, j1 = t->kw < t->w + t->pw ? t->kw : t->w + t->pw;
+    const int j0 = reach > 0 ? (int)cnn__ceil(reach, t->dw) : 0;
+    const int j1 = (int)cnn__min(t->kw, cnn__ceil(t->w + t->pw, t->dw));
     CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
     for (int plane = 0; plane < t->planes; plane++) {
         if (clear) memset(dx + plane * in, 0, (size_t)in * sizeof *dx);
         for (int oy = 0; oy < t->oh; oy++) {
             const float *from = dy + ((ptrdiff_t)plane * t->oh + oy) * t->ow, *across = share + t->oh;
             int          y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
-            for (int iy = y0; iy < y1; iy++)
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
+            for (int iy = y0; iy < y1; iy += t->dh)
                 for (int j = j0; j < j1; j++) {
-                    cnn__column(t, j, &x0, &x1);
-                    float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j;
+                    cnn__column(t, j * t->dw, &x0, &x1);
+                    float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j * t->dw;
                     for (int ox = x0, step = t->sw; ox < x1; ox++, to += step)
                         *to += from[ox] * share[oy] * across[ox];
                 }

@@ -227,6 +227,101 @@ static void a_last_batch_of_one_is_known(void)
     cnn_free(g);
 }
 
+/* What PyTorch, ONNX and numpy allow: pools beside their formula, on every instruction set of this CPU. */
+static void pools_by_their_formula(void)
+{
+    const cnn_isa isa[] = { CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_AUTO };
+    for (int round = 0; round < 300; round++) {
+        const int h = test_int(1, 9), w = test_int(1, 40), avg = round % 2, ceil_mode = test_int(0, 1), no_count = test_int(0, 1);
+        const int k[2] = { test_int(1, 5), test_int(1, 5) }, s[2] = { test_int(1, 4), test_int(1, 4) };
+        const int d[2] = { test_int(1, 3), test_int(1, 3) }, p[2] = { test_int(0, k[0] - 1), test_int(0, k[1] - 1) };
+        float x[360], y[3000], plain[3000];
+        test_fill(x, 360, -1, 1);
+        cnn_pool_args a = { .at = CNN_HERE, .kernel_h = k[0], .kernel_w = k[1], .stride_h = s[0], .stride_w = s[1],
+                            .dilation_h = d[0], .dilation_w = d[1], .pad_h = p[0], .pad_w = p[1],
+                            .ceil_mode = ceil_mode, .no_count_pad = no_count };
+        for (int i = 0; i < 3; i++) {
+            cnn_graph *g = cnn_new(.isa = isa[i], .seed = 1);
+            cnn_tensor *in = a.x = cnn_input(g, 1, h, w, .grad = 1), *out = avg ? cnn_avg_pool_(a) : cnn_max_pool_(a);
+            if (!out->graph) { cnn_free(g); break; }                           /* a window would see only padding */
+            cnn_tensor *loss = cnn_sum(cnn_mul(out, out));
+            const int oh = out->shape.h, ow = out->shape.w;
+            CHECK_MSG(cnn_compile(g, loss) && cnn_set(in, x, (size_t)(h * w)), "%s", cnn_error(g));
+            cnn_forward(loss, CNN_TRAIN);
+            float got[360], want[360] = { 0 };
+            cnn_forward(out, CNN_EVAL);
+            CHECK(cnn_get(out, y, (size_t)(oh * ow)));
+            for (int oy = 0; oy < oh; oy++)
+            for (int ox = 0; ox < ow; ox++) {
+                double sum = 0, most = -9;
+                int    n = 0, at = 0;
+                for (int j = 0; j < k[0]; j++)
+                for (int l = 0; l < k[1]; l++) {
+                    const int iy = oy * s[0] - p[0] + j * d[0], ix = ox * s[1] - p[1] + l * d[1];
+                    const bool inside = iy >= 0 && iy < h && ix >= 0 && ix < w;
+                    n += inside || (!no_count && iy < h + p[0] && ix < w + p[1]);
+                    if (inside) sum += (double)x[iy * w + ix];
+                    if (inside && (double)x[iy * w + ix] > most) most = (double)x[iy * w + ix], at = iy * w + ix;
+                }
+                const double v = avg ? sum / n : most;
+                plain[oy * ow + ox] = (float)v;
+                if (!avg) want[at] += 2 * (float)v;
+                else for (int j = 0; j < k[0] * k[1]; j++) {
+                    const int iy = oy * s[0] - p[0] + j / k[1] * d[0], ix = ox * s[1] - p[1] + j % k[1] * d[1];
+                    if (iy >= 0 && iy < h && ix >= 0 && ix < w) want[iy * w + ix] += (float)(2 * v / n);
+                }
+            }
+            CHECK_ALL_NEAR(y, plain, oh * ow, 1e-5);
+            cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+            CHECK_MSG(cnn_get_grad(in, got, (size_t)(h * w)), "%s", cnn_error(g));
+            CHECK_ALL_NEAR(got, want, h * w, 1e-4);
+            cnn_free(g);
+        }
+    }
+    cnn_graph  *g = cnn_new();                   /* torch.nn.MaxPool2d(3, 2, ceil_mode=True)(2x2): 1x1, without: an error */
+    cnn_tensor *x = cnn_input(g, 1, 2, 2);
+    CHECK(cnn_max_pool(x, 3, .stride = 2, .ceil_mode = 1)->shape.h == 1);
+    CHECK(cnn_max_pool(x, 3, .stride = 2)->graph == NULL);
+    cnn_free(g);
+}
+
+/* torch.nn.ConvTranspose2d(1, 1, 2, stride=1, dilation=3, output_padding=2): below the dilation, above the stride. */
+static void output_pad_below_the_dilation(void)
+{
+    const cnn_isa isa[] = { CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_AUTO };
+    const float   in[6] = { 1, 2, 3, 4, 5, 6 }, kernel[4] = { 1, 10, 100, 1000 };
+    for (int i = 0; i < 3; i++) {
+        cnn_graph  *g = cnn_new(.isa = isa[i]);
+        cnn_tensor *x = cnn_input(g, 1, 2, 3), *w = cnn_const(g, ((cnn_shape){ 1, 1, 2, 2 }), kernel);
+        cnn_tensor *b = cnn_param(g, "b", { 1, 1, 1, 1 }, CNN_INIT_CONSTANT, 0.5f);
+        cnn_tensor *y = cnn_conv_transpose2d(x, 1, 2, .dilation = 3, .output_pad = 2, .weight = w, .bias = b);
+        float got[7 * 8], want[7 * 8];
+        CHECK_MSG(y->shape.h == 7 && y->shape.w == 8, "%s", cnn_error(g));
+        for (int k = 0; k < 56; k++) want[k] = 0.5f;
+        for (int k = 0; k < 24; k++)
+            want[(k / 4 / 3 + k % 4 / 2 * 3) * 8 + k / 4 % 3 + k % 2 * 3] += in[k / 4] * kernel[k % 4];
+        CHECK_MSG(cnn_compile(g, cnn_sum(cnn_keep(y))) && cnn_set(x, in, 6), "%s", cnn_error(g));
+        cnn_forward(y, CNN_EVAL);
+        CHECK(cnn_get(y, got, 56));
+        CHECK_ALL_NEAR(got, want, 56, 1e-6);
+        CHECK(cnn_gradient_check(cnn_loss(g), 0).worst < 1e-2);
+        CHECK(!cnn_conv_transpose2d(x, 1, 2, .dilation = 3, .output_pad = 3)->graph);
+        cnn_free(g);
+    }
+}
+static cnn_tensor *clamp_high_wins(cnn_tensor *x) { return cnn_clamp(x, 3, -2); }
+static cnn_tensor *clamp_to_one(cnn_tensor *x)    { return cnn_clamp(x, 1, 1); }
+static cnn_tensor *clamp_nothing(cnn_tensor *x)   { return cnn_clamp(x, -INFINITY, INFINITY); }
+static void clamps(void)                                                       /* numpy.clip(-1, 3, -2) is -2 */
+{
+    CHECK_NEAR(of_minus_one(clamp_high_wins), -2, 0);
+    CHECK_NEAR(of_minus_one(clamp_to_one), 1, 0);
+    CHECK_NEAR(of_minus_one(clamp_nothing), -1, 0);
+    cnn_graph *g = cnn_new();
+    CHECK(!cnn_clamp(cnn_input(g, 1), NAN, 1)->graph && strstr(cnn_error(g), "low is nan"));
+    cnn_free(g);
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -237,5 +332,8 @@ int main(int argc, char **argv)
     RUN(a_last_batch_of_one_is_known);
     RUN(zero_is_a_value);
     RUN(zero_is_a_value_in_steps);
+    RUN(pools_by_their_formula);
+    RUN(output_pad_below_the_dilation);
+    RUN(clamps);
     return test_end();
 }

@@ -129,10 +129,9 @@ static void errors_in_shapes(void)
     { NET; cnn_dense(x, 3, .bias = cnn_param(g, "b", shape4(1, 4, 1, 1))); EXPECT_HERE(g, "dense: bias (1,4,1,1) does not fit input (N,6,5,5): it must be (1,3,1,1)"); DONE; }
     { NET; cnn_max_pool(x, 6); EXPECT_HERE(g, "max_pool: kernel 6 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 6)/6 + 1 < 1"); DONE; }
     { NET; cnn_max_pool(x, 0); EXPECT_HERE(g, "max_pool: kernel is 0: it must be the size of the window, in [1,16777216]"); DONE; }
-    { NET; cnn_avg_pool(x, 3, .pad = 2); EXPECT_HERE(g, "avg_pool: pad 2,2 is more than half of kernel 3,3: a window would see nothing but padding"); DONE; }
+    { NET; cnn_avg_pool(x, 3, .pad = 3); EXPECT_HERE(g, "avg_pool: input (N,6,5,5), kernel 3,3, dilation 1,1, pad 3,3: a window would see nothing but padding"); DONE; }
     { NET; cnn_max_pool(x, 3, .dilation = 3); EXPECT_HERE(g, "max_pool: kernel 3 with dilation 3 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/3 + 1 < 1"); DONE; }
-    { NET; cnn_max_pool(x, 2, .pad = 1, .dilation_w = 6); EXPECT_HERE(g, "max_pool: dilation 1,6 is too wide for input (N,6,5,5) with pad 1,1: a window would see nothing but padding"); DONE; }
-    { NET; cnn_avg_pool(x, 3, .dilation_h = 2); EXPECT_HERE(g, "avg_pool: dilation 2,1 is for max_pool"); DONE; }
+    { NET; cnn_max_pool(x, 2, .pad = 1, .dilation_w = 6); EXPECT_HERE(g, "max_pool: input (N,6,5,5), kernel 2,2, dilation 1,6, pad 1,1: a window would see nothing but padding"); DONE; }
     { NET; cnn_avg_pool(x, 3, .stride = -2); EXPECT_HERE(g, "avg_pool: stride is -2: it must be in [1,16777216]"); DONE; }
     { NET; cnn_add(x, cnn_input(g, 6, 5, 4)); EXPECT_HERE(g, "add: (N,6,5,5) and (N,6,5,4) do not fit: each extent must be equal, or 1 in one of them"); DONE; }
     { NET; cnn_mul(x, cnn_param(g, "w", shape4(3, 1, 1, 1))); EXPECT_HERE(g, "mul: (N,6,5,5) and (3,1,1,1) do not fit: each extent must be equal, or 1 in one of them"); DONE; }
