@@ -1068,8 +1068,9 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 
 /* To USE the library stop here. To know how it works read on: it is in order. */
 
-#ifdef CNN_IMPLEMENTATION
-#ifndef CNN_IMPLEMENTATION_ONCE
+#if defined(CNN_IMPLEMENTATION) && defined(__cplusplus)
+#error "cnn.h: its implementation is C: put CNN_IMPLEMENTATION and this include into a .c file, compiled as C99"
+#elif defined(CNN_IMPLEMENTATION) && !defined(CNN_IMPLEMENTATION_ONCE)
 #define CNN_IMPLEMENTATION_ONCE
 
 /* ===========================================================================================================
@@ -9571,11 +9572,12 @@ static bool cnn__resume_run(cnn__run *r)
    >>inspect ---- 13. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
-/* Every node that matters once the order is known; before that, every node recorded. */
+/* Every node that matters once the order is known; before that, every node recorded. Of a net that could not
+   be recorded, what came last has no shape, and perhaps no operands: then none. */
 static cnn__node *const *cnn__nodes(const cnn_graph *g, int *n)
 {
-    *n = g->planned ? g->n_order : g->n_nodes;
-    return g->planned ? g->order : g->node;
+    *n = !g ? 0 : g->planned ? g->n_order : g->error[0] ? 0 : g->n_nodes;
+    return *n == 0 ? NULL : g->planned ? g->order : g->node;
 }
 
 static double cnn__node_macs(const cnn_tensor *y)              /* for one sample */
@@ -9585,8 +9587,8 @@ static double cnn__node_macs(const cnn_tensor *y)              /* for one sample
 
 CNN_API size_t cnn_param_count(const cnn_graph *g)
 {
-    int n = 0;
-    cnn__node *const *node = g ? cnn__nodes(g, &n) : NULL;
+    int n;
+    cnn__node *const *node = cnn__nodes(g, &n);
     size_t count = 0;
     for (int i = 0; i < n; i++)
         if (node[i]->t.kind == CNN_PARAM) count += (size_t)cnn__len(node[i]->t.shape);
@@ -9595,8 +9597,8 @@ CNN_API size_t cnn_param_count(const cnn_graph *g)
 
 CNN_API double cnn_multiply_adds(const cnn_graph *g)
 {
-    int n = 0;
-    cnn__node *const *node = g ? cnn__nodes(g, &n) : NULL;
+    int n;
+    cnn__node *const *node = cnn__nodes(g, &n);
     double sum = 0;
     for (int i = 0; i < n; i++) sum += cnn__node_macs(&node[i]->t);
     return sum;
@@ -14039,7 +14041,6 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
     return true;
 }
 
-#endif /* CNN_IMPLEMENTATION_ONCE */
 #endif /* CNN_IMPLEMENTATION */
 
 /* >>licence ---- Licence -----------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ CNN_API bool cnn_export_c_(cnn_export_c_args);
 #endif /* CNN_EXCHANGE_H_INCLUDED */
 
 /* To USE the companion stop here. To know how it works read on. */
-#if defined(CNN_IMPLEMENTATION) || defined(CNN_EXCHANGE_IMPLEMENTATION)
+#if (defined(CNN_IMPLEMENTATION) || defined(CNN_EXCHANGE_IMPLEMENTATION)) && !defined(__cplusplus)
 #ifndef CNN_EXCHANGE_IMPLEMENTATION_ONCE
 #define CNN_EXCHANGE_IMPLEMENTATION_ONCE
 

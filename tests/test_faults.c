@@ -322,6 +322,23 @@ static void clamps(void)                                                       /
     cnn_free(g);
 }
 
+/* Counts of a net that could not be recorded: 0, and no size overflows. */
+static void counts_after_a_failed_builder(void)
+{
+    for (int i = 0; i < 3; i++) {
+        cnn_graph  *g = cnn_new(.max_batch = 2);
+        cnn_tensor *x = cnn_input(g, 3, 8, 8), *in[2] = { cnn_conv2d(x, 4, 3), NULL };
+        if (i == 0)      cnn_param(g, "w", { 65536, 65536, 1, 1 });
+        else if (i == 1) cnn_apply(&cnn_op_matmul, in, 2, NULL, CNN_HERE);
+        else             cnn_conv2d(x, 4, 9);
+        CHECK(cnn_error(g) && cnn_param_count(g) == 0 && cnn_multiply_adds(g) == 0);
+        cnn_summary(g, NULL), cnn_dot(g, NULL);
+        FILE *f = tmpfile();
+        if (f) cnn_summary(g, f), cnn_dot(g, f), fclose(f);
+        cnn_free(g);
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -332,6 +349,7 @@ int main(int argc, char **argv)
     RUN(a_last_batch_of_one_is_known);
     RUN(zero_is_a_value);
     RUN(zero_is_a_value_in_steps);
+    RUN(counts_after_a_failed_builder);
     RUN(pools_by_their_formula);
     RUN(output_pad_below_the_dilation);
     RUN(clamps);
