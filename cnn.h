@@ -817,7 +817,7 @@ CNN_API cnn_stats   cnn_stats_of(const float *values, size_t count);
    after every update (one pass over each; off, the default, costs nothing). At the first NaN or Inf the run
    ends there: the graph's error names the layer, the place of its call, the operation, the phase and one
    hint, and cnn_doctor_report gives all of it, with the statistics of output, inputs, weights and gradients,
-   as text that lives as long as the graph (NULL: healthy so far). After cnn_compile; also under cnn_fit.
+   as text that lives as long as the graph; till then "healthy so far". After cnn_compile; also under cnn_fit.
    Labels out of range need no doctor: the losses refuse them. */
 CNN_API bool        cnn_doctor(cnn_graph *, int on);
 CNN_API const char *cnn_doctor_report(const cnn_graph *);
@@ -1530,7 +1530,9 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     }
     memset(g, 0, sizeof *g);
     if (!config.max_batch) config.max_batch = 1;
-    if (!config.optimizer) config.optimizer = cnn_sgd();
+#define CNN__IS_FUNCTION(name) || (uintptr_t)config.optimizer == (uintptr_t)cnn_##name
+    const bool function = false CNN_OPTIMIZERS(CNN__IS_FUNCTION);
+    if (!config.optimizer || function) config.optimizer = cnn_sgd();
 #ifdef _OPENMP
     const int most = omp_get_max_threads();
     if (!config.threads) config.threads = most < CNN__MOST_THREADS ? most : CNN__MOST_THREADS;
@@ -1550,6 +1552,8 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     if (!cnn__has_isa(g->cpu.isa))
         cnn__fail(g, config.at, "cnn_new",
                   "this CPU or this build lacks the instruction set asked for (.isa = %d)", (int)g->cpu.isa);
+    if (function)
+        cnn__fail(g, config.at, "cnn_new", "the optimizer is a function: call it, .optimizer = cnn_adam()");
     if (config.max_batch < 1)
         cnn__fail(g, config.at, "cnn_new", "max_batch is %d: it must be positive", config.max_batch);
     if (config.threads < 0 || config.threads > CNN__MOST_THREADS)
@@ -2100,7 +2104,7 @@ static cnn_tensor *cnn__owned(const cnn_tensor *y, const cnn_owned *row)
 
 CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix)
 {
-    for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++)
+    for (const cnn_owned *own = y && y->op && suffix ? y->op->owned : NULL; own && own->suffix; own++)
         if (strcmp(own->suffix, suffix) == 0) return cnn__owned(y, own);
     return NULL;
 }
@@ -2186,12 +2190,13 @@ static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in
                                const char *at, const char *name, bool build)
 {
     cnn_graph *g = NULL;
-    for (int i = 0; i < n_in && i < CNN_MAX_INPUTS && !g; i++)
+    for (int i = 0; in && i < n_in && i < CNN_MAX_INPUTS && !g; i++)
         if (!cnn__is_nil(in[i])) g = in[i]->graph;
     cnn__node *v = cnn__new_node(g, CNN_NODE, at, name);
     if (!v) return cnn__nil_tensor();
     cnn_tensor *y = &v->t;
     y->op = op;
+    if (!op) return cnn_fail(y, "the operation is NULL"), cnn__nil_tensor();
     if (n_in < 1 || n_in > CNN_MAX_INPUTS)
         return cnn_fail(y, "%d operands: there must be 1 to %d", n_in, CNN_MAX_INPUTS), cnn__nil_tensor();
     for (int i = 0; i < n_in; i++) {
@@ -7733,6 +7738,7 @@ static cnn__text cnn__clock_text(double seconds)               /* 0:07, 12:34, 1
 
 CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
 {
+    if (!p) return false;
     FILE *f = user ? (FILE *)user : stderr;
     char  bar[25];
     int   of = p->epochs, all = p->batches > 0 ? p->batches : 1, cells = (int)sizeof bar - 1;
@@ -9423,7 +9429,7 @@ static bool cnn__write_beside(const char *path, char *temporary, size_t room, bo
 
 CNN_API bool cnn_write_file(const char *path, bool (*write)(FILE *, void *), void *user)
 {
-    if (!path) return errno = EINVAL, false;
+    if (!path || !write) return errno = EINVAL, false;
     char        *real = cnn__real_path(path);           /* a link stays one */
     const size_t room = cnn__folder(real ? real : path) + 400;
     char        *temporary = CNN_MALLOC(room);
@@ -10036,7 +10042,8 @@ CNN_API bool cnn_doctor(cnn_graph *g, int on)
 
 CNN_API const char *cnn_doctor_report(const cnn_graph *g)
 {
-    return g && g->doctor && g->doctor->report[0] ? g->doctor->report : NULL;
+    if (!g || !g->doctor) return "the doctor is not on: cnn_doctor(g, 1)";
+    return g->doctor->report[0] ? g->doctor->report : "healthy so far";
 }
 
 /* ---- Checkup: what is not wrong but will not learn. The limits are rules of thumb. ---- */

@@ -339,6 +339,108 @@ static void counts_after_a_failed_builder(void)
     }
 }
 
+/* Every public function is given NULL, and the nil tensor, where a pointer must be. */
+static void null_everywhere(void)
+{
+    cnn_tensor *tensor[2] = { NULL, cnn_dense(NULL, 3) }, *none[2] = { NULL, NULL };
+    float       v[4] = { 0 };
+    int         k[4] = { 0 };
+    CHECK(tensor[1] && !tensor[1]->graph);
+    cnn_dataset bad = cnn_bytes(NULL, NULL, 3, 1, 1, 1);
+    CHECK(bad.error[0] && bad.count == 0);
+    for (int i = 0; i < 2; i++) {
+        cnn_tensor *t = tensor[i];
+        cnn_forward(t, CNN_EVAL), cnn_backward(t), cnn_backward_add(t);
+        cnn_name(t, "n"), cnn_keep(t), cnn_freeze(t);
+        CHECK(!cnn_set(t, v, 4) && !cnn_set_labels(t, k, 4) && !cnn_get(t, v, 4) && !cnn_get_grad(t, v, 4));
+        CHECK(!cnn_map_read(t) && !cnn_map_write(t) && !cnn_map_grad(t) && !cnn_count(t));
+        const cnn_tensor *y[] = {
+            cnn_conv2d(t, 1, 1), cnn_conv_transpose2d(t, 1, 1), cnn_dense(t, 1), cnn_matmul(t, t), cnn_max_pool(t, 1),
+            cnn_avg_pool(t, 1), cnn_global_avg_pool(t), cnn_global_max_pool(t), cnn_batch_norm(t), cnn_layer_norm(t),
+            cnn_group_norm(t, 1), cnn_instance_norm(t), cnn_lrn(t, 1), cnn_relu(t), cnn_leaky_relu(t), cnn_sigmoid(t),
+            cnn_tanh(t), cnn_relu6(t), cnn_elu(t), cnn_gelu(t), cnn_silu(t), cnn_softplus(t), cnn_hard_swish(t),
+            cnn_prelu(t), cnn_exp(t), cnn_log(t), cnn_sqrt(t), cnn_abs(t), cnn_softmax(t), cnn_log_softmax(t),
+            cnn_dropout(t, 0.5f), cnn_reshape(t, 1), cnn_flatten(t), cnn_concat(t, t), cnn_concat_(CNN_HERE, NULL, 2),
+            cnn_pad(t, 1), cnn_slice(t, CNN_C, 0), cnn_upsample(t, 2), cnn_add(t, t), cnn_sub(t, t), cnn_mul(t, t),
+            cnn_scale(t, 2), cnn_sum(t), cnn_mean(t), cnn_softmax_cross_entropy(t, t), cnn_nll(t, t), cnn_mse(t, t),
+            cnn_l1(t, t), cnn_huber(t, t), cnn_smooth_l1(t, t), cnn_bce_with_logits(t, t, .weight = t),
+            cnn_apply(&cnn_op_relu, &t, 1, NULL, NULL), cnn_layer(NULL, &t, 1, NULL, NULL, NULL),
+            cnn_apply(&cnn_op_relu, NULL, 1, NULL, NULL) };
+        for (size_t j = 0; j < sizeof y / sizeof *y; j++) CHECK(y[j] && !y[j]->graph);
+        CHECK(cnn_feed(t, t, &bad, 0) == 0 && cnn_feed_augmented(t, t, NULL, 0, (cnn_augment){ 0 }, 0) == 0);
+        CHECK(cnn_correct(t, t) == 0 && !cnn_fit(t, t, &bad, .lr = 1) && cnn_evaluate(t, t, NULL).count == 0);
+        CHECK(cnn_evaluate_flipped(t, t, &bad).count == 0 && !cnn_confusion(t, &bad, k) && isnan(cnn_top_k(t, NULL, 1)));
+        CHECK(cnn_predict(t, t, v, v) == -1 && isnan(cnn_gradient_check(t, 0).worst) && cnn_checkup(t, (char *)v, 4) == -1);
+        CHECK(isnan(cnn_profile(t, 1, stdout)) && !cnn_trace(t, 1, stdout) && !cnn_on_device(t));
+        CHECK(!cnn_write_filters(t, "build/x.png", 1) && !cnn_write_maps(t, 0, "build/x.png", 1));
+        CHECK(!cnn_operand(t, "weight") && !cnn_fail(t, "x") && cnn_shape_text(t).s[0]);
+    }
+    cnn_notice(NULL, "x"), cnn_free(NULL), cnn_dataset_free(NULL), cnn_history_free(NULL);
+    CHECK(cnn_error(NULL) && !cnn_plan(NULL, NULL).total && !cnn_compile(NULL, NULL));
+    CHECK(!cnn_compile_in(NULL, NULL, NULL, 0) && !cnn_share(NULL) && !cnn_input(NULL, 1)->graph);
+    CHECK(!cnn_labels(NULL)->graph && !cnn_param(NULL, "w", { 1, 1, 1, 1 })->graph);
+    CHECK(!cnn_const(NULL, ((cnn_shape){ 1, 1, 1, 1 }), v)->graph && !cnn_find(NULL, "x") && !cnn_node(NULL, 0));
+    CHECK(!cnn_loss(NULL)->graph && !cnn_output(NULL)->graph && !cnn_batch(NULL) && !cnn_set_batch(NULL, 1));
+    CHECK(!cnn_flat_params(NULL, NULL) && !cnn_flat_grads(NULL, NULL) && !cnn_step(NULL, .lr = 1));
+    CHECK(isnan(cnn_clip_grads(NULL, 1)) && !cnn_set_lr_scale(NULL, "*", 1) && !cnn_set_decay_scale(NULL, "*", 1));
+    CHECK(!cnn_average(NULL, 0.5f) && !cnn_swap_average(NULL) && !cnn_doctor(NULL, 1) && cnn_doctor_report(NULL));
+    CHECK(cnn_floats(NULL, NULL, 1, 1, 1, 1).error[0] && cnn_idx_memory(NULL, 9, NULL, 9).error[0]);
+    CHECK(cnn_cifar_memory(NULL, 3073, 10).error[0] && cnn_csv_memory(NULL, 9, (cnn_csv_args){ 0 }).error[0]);
+    CHECK(cnn_npy_memory(NULL, 99, NULL, 99).error[0] && cnn_load_idx(NULL, NULL).error[0]);
+    CHECK(cnn_load_cifar(NULL, 1, 10).error[0] && cnn_load_csv(NULL).error[0] && cnn_load_npy(NULL, NULL).error[0]);
+    const char *no_path = NULL;
+    CHECK(cnn_load_cifar(&no_path, 1, 10).error[0]);
+    cnn_shuffle(NULL, 1), cnn_shuffle(&bad, 1), cnn_standardize(NULL, NULL), cnn_standardize(&bad, NULL);
+    CHECK(cnn_split(NULL, 0, 1).error[0] && cnn_split(&bad, 0, 1).error[0] && cnn_precision_recall(NULL, 1, 0).count == 0);
+    CHECK(!cnn_print_progress(NULL, NULL) && !cnn_history_csv(NULL, NULL) && !cnn_history_svg(NULL, NULL));
+    cnn_graph *g = cnn_load_memory(NULL, 9, (cnn_load_args){ .path = NULL });
+    CHECK(cnn_error(g)), cnn_free(g);
+    g = cnn_load(NULL);
+    CHECK(cnn_error(g)), cnn_free(g);
+    CHECK(!cnn_load_weights_memory(NULL, NULL, 9, NULL) && !cnn_load_weights(NULL, NULL));
+    CHECK(!cnn_save_memory(NULL, NULL, 0) && !cnn_save_checkpoint_memory(NULL, NULL, 0) && !cnn_save(NULL, NULL));
+    CHECK(!cnn_save_checkpoint(NULL, NULL) && !cnn_write_file(NULL, NULL, NULL) && !cnn_write_file("build/x", NULL, NULL));
+    CHECK(!cnn_param_count(NULL) && cnn_multiply_adds(NULL) == 0 && cnn_stats_of(NULL, 4).count == 0);
+    cnn_summary(NULL, stdout), cnn_dot(NULL, stdout);
+    CHECK(!cnn_write_image(NULL, NULL, { 1, 1, 1, 1 }) && !cnn_write_image("build/x.png", NULL, { 1, 1, 1, 1 }));
+    CHECK(!cnn_leave_device(NULL) && cnn_copies(NULL).uploads == 0);
+    CHECK(cnn_ops(NULL) && cnn_optimizers(NULL) && !cnn_set(none[0], NULL, 0));
+    cnn_dataset_free(&bad);
+
+    /* A graph that is fine, and NULL for the rest. */
+    net n = small_net();
+    cnn_forward(n.loss, CNN_TRAIN);
+    CHECK(!cnn_find(n.g, NULL) && cnn_flat_params(n.g, NULL) && cnn_name(n.x, NULL) == n.x);
+    CHECK(cnn_evaluate(n.loss, n.y, NULL).count == 0 && cnn_error(n.g) && cnn_clear_error(n.g));
+    CHECK(cnn_evaluate(n.loss, NULL, NULL).count == 0 && cnn_error(n.g) && cnn_clear_error(n.g));
+    CHECK(!cnn_fit(n.loss, n.y, NULL, .lr = 1) && cnn_error(n.g) && cnn_clear_error(n.g));
+    CHECK(!cnn_confusion(n.y, NULL, k) && cnn_error(n.g) && cnn_clear_error(n.g));
+    CHECK(!cnn_confusion(n.y, NULL, NULL) && cnn_error(n.g) && cnn_clear_error(n.g));
+    CHECK(isnan(cnn_top_k(n.y, NULL, 1)) && cnn_error(n.g) && cnn_clear_error(n.g));
+    CHECK(cnn_predict(n.x, n.y, NULL, NULL) == -1 && cnn_error(n.g) && cnn_clear_error(n.g));
+    CHECK(cnn_feed(n.x, n.t, NULL, 0) == 0 && cnn_error(n.g) && cnn_clear_error(n.g));
+    CHECK(!cnn_set_lr_scale(n.g, NULL, 1) && cnn_error(n.g) && cnn_clear_error(n.g));
+    CHECK(!cnn_save(n.g, NULL) && !cnn_save_checkpoint(n.g, NULL) && !cnn_load_weights(n.g, NULL));
+    CHECK(cnn_error(n.g) && cnn_clear_error(n.g) && !cnn_load_weights_memory(n.g, NULL, 9, NULL));
+    CHECK(cnn_error(n.g) && cnn_clear_error(n.g));
+    cnn_checkup(n.loss, NULL, 9), cnn_profile(n.loss, 1, NULL), cnn_trace(n.loss, 1, NULL), cnn_summary(n.g, NULL);
+    cnn_clear_error(n.g);
+    CHECK(!cnn_operand(n.y, NULL) && !cnn_write_maps(n.x, 0, NULL, 1) && !cnn_write_filters(n.y, NULL, 1));
+    cnn_free(n.g);
+}
+
+/* .optimizer = cnn_adam, without (): C warns only. */
+static void a_function_is_no_optimizer(void)
+{
+    const cnn_optimizer *(*const function)(void) = cnn_adam;
+    const cnn_optimizer *wrong;
+    memcpy(&wrong, &function, sizeof wrong);
+    cnn_graph *g = cnn_new(.optimizer = wrong);
+    CHECK(cnn_error(g) && strstr(cnn_error(g), "cnn_adam()"));
+    CHECK(!cnn_compile(g, cnn_sum(cnn_input(g, 1))));
+    cnn_free(g);
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -350,6 +452,8 @@ int main(int argc, char **argv)
     RUN(zero_is_a_value);
     RUN(zero_is_a_value_in_steps);
     RUN(counts_after_a_failed_builder);
+    RUN(null_everywhere);
+    RUN(a_function_is_no_optimizer);
     RUN(pools_by_their_formula);
     RUN(output_pad_below_the_dilation);
     RUN(clamps);
