@@ -1069,7 +1069,7 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 /* To USE the library stop here. To know how it works read on: it is in order. */
 
 #if defined(CNN_IMPLEMENTATION) && defined(__cplusplus)
-#error "cnn.h: its implementation is C: put CNN_IMPLEMENTATION and this include into a .c file, compiled as C99"
+#error "cnn.h: the implementation is C: put CNN_IMPLEMENTATION and this include into a .c file, as C99"
 #elif defined(CNN_IMPLEMENTATION) && !defined(CNN_IMPLEMENTATION_ONCE)
 #define CNN_IMPLEMENTATION_ONCE
 
@@ -1314,6 +1314,7 @@ struct cnn_graph {
     int          n_order;
     cnn__node  **by_name;               /* the same, sorted by their names */
     cnn_tensor  *loss;
+    bool         batch_unsaid;          /* max_batch is a default: cnn_fit wants to hear it */
     bool         planned, compiled;
     bool         shares;                /* a view: parameters and buffers are another graph's, only read */
     cnn_memory   memory;
@@ -1529,7 +1530,8 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         return NULL;
     }
     memset(g, 0, sizeof *g);
-    if (!config.max_batch) config.max_batch = 1;
+    const bool unsaid = !config.max_batch;
+    if (unsaid) config.max_batch = 1;
 #define CNN__IS_FUNCTION(name) || (uintptr_t)config.optimizer == (uintptr_t)cnn_##name
     const bool function = false CNN_OPTIMIZERS(CNN__IS_FUNCTION);
     if (!config.optimizer || function) config.optimizer = cnn_sgd();
@@ -1540,7 +1542,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     if (config.threads >= 0 && config.threads <= CNN__MOST_THREADS) config.threads = 1;
 #endif
     g->config = config;
-    g->batch = config.max_batch;
+    g->batch = config.max_batch, g->batch_unsaid = unsaid;
     g->run = 1;                         /* nodes start with stamp 0: nothing has computed them */
     g->cpu.threads = config.threads;
     g->cpu.isa = config.isa;
@@ -2796,6 +2798,8 @@ CNN_API bool cnn_step_(cnn_step_args a)
     if (!g->has_grads)
         return cnn__fail(g, a.at, "step", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
                          "cnn_backward(loss) first");
+    if (g->n_trained == 0 && g->memory.params)
+        return cnn__fail(g, a.at, "step", "there is nothing to train: every parameter is frozen");
     if (g->n_trained == 0) return g->step++, true;
 
     if (device && device->update) {
@@ -4309,6 +4313,9 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
             "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
             "rest is equal",
             cnn__shape_text(label).s, cnn__shape_text(x).s);
+    if (x->shape.c == 1)
+        return cnn_fail(y, "logits %s are of one class, whose probability is always 1: yes or no is "
+                        "cnn_bce_with_logits, or two classes", cnn__shape_text(x).s);
     if (y->n_in == 3 && !cnn__check_operand(y, 2, "class weights", cnn__vector(x->shape.c))) return false;
     if (y->n_in == 3 && (y->in[2]->op || y->in[2]->kind == CNN_PARAM))
         return cnn_fail(y, "class weights are not learned: make them with cnn_const");
@@ -5797,8 +5804,10 @@ static bool cnn__plan_spans(cnn_graph *g)
 static bool cnn__check_root(cnn_graph *g, const cnn_tensor *t, const char *what)
 {
     if (!g || g->error[0]) return false;
-    if (cnn__is_nil(t) || t->graph != g)
-        return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
+    if (cnn__is_nil(t))
+        return cnn__fail(g, g->config.at, what, "the loss is NULL or nil: a call that records it was given "
+                         "NULL for a tensor");
+    if (t->graph != g) return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
     if (!g->config.inference && !t->op)
         return cnn__fail(g, t->at, what, "no operation computes the loss: there is nothing to train");
     if (!g->config.inference && (t->batched || cnn__checked_len(t->shape) != 1))
@@ -7661,6 +7670,19 @@ static bool cnn__fit(cnn__run *r)
     return !g->error[0];
 }
 
+/* Are the validation data fed as the training data are? */
+static bool cnn__check_normalised(const cnn__feed_to *to, const char *at, const cnn_dataset *d,
+                                  const cnn_dataset *as)
+{
+    for (int k = 0; k < 4 && k < d->shape.c; k++)
+        if (d->mean[k] != as->mean[k] || d->deviation[k] != as->deviation[k])
+            return cnn__fail(to->g, at, "fit", "channel %d of the validation data has mean %g and deviation "
+                             "%g, of the training data %g and %g: say cnn_standardize(&validation, &train)",
+                             k, (double)d->mean[k], (double)d->deviation[k], (double)as->mean[k],
+                             (double)as->deviation[k]);
+    return true;
+}
+
 CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
@@ -7672,8 +7694,11 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     if (!cnn__find_feed(&r.to, a.at, "fit", a.loss, a.logits, a.train)) return false;
     cnn_graph *g = r.g = s.g = r.to.g;
     resolved = s;
-    if (a.validation && !cnn__find_feed(&r.test, a.at, "fit, validation", a.loss, a.logits, a.validation))
-        return false;
+    if (a.validation && (!cnn__find_feed(&r.test, a.at, "fit, validation", a.loss, a.logits, a.validation) ||
+                         !cnn__check_normalised(&r.test, a.at, a.validation, a.train))) return false;
+    if (g->batch_unsaid && a.train->count > 1)
+        return cnn__fail(g, a.at, "fit", "max_batch was not said in cnn_new: each batch would be one sample; "
+                         "if that is meant, say .max_batch = 1");
     if (!cnn__resolve_step(g, "fit", &resolved)) return false; /* each cnn_step does it again */
     if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
     if (!(a.lr_end >= 0) || isinf(a.lr_end))

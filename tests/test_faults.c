@@ -429,6 +429,43 @@ static void null_everywhere(void)
     cnn_free(n.g);
 }
 
+/* What a training would get wrong in silence is said before it begins. */
+static void said_before_training(void)
+{
+    static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };
+    judged      n = weighted_net(2, 0);
+    cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1), v = cnn_floats(five, labels, 5, 3, 1, 1);
+    cnn_standardize(&d, &d);
+    CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 1, .validation = &v) && strstr(cnn_error(n.g), "cnn_standardize(&validation"));
+    cnn_standardize(&v, &d);
+    CHECK(cnn_clear_error(n.g) && cnn_fit(n.loss, n.y, &d, .lr = 0.1f, .validation = &v));
+    cnn_free(n.g);
+
+    for (int said = 0; said < 2; said++) {                                      /* max_batch forgotten */
+        n = weighted_net(said, 0);
+        CHECK(cnn_fit(n.loss, n.y, &d, .lr = 0.1f) == (said == 1));
+        CHECK(said || strstr(cnn_error(n.g), "max_batch was not said"));
+        cnn_free(n.g);
+    }
+    cnn_graph  *g = cnn_new(.max_batch = 2);
+    cnn_tensor *x = cnn_input(g, 3), *t = cnn_labels(g);
+    cnn_softmax_cross_entropy(cnn_dense(x, 1), t);
+    CHECK(cnn_error(g) && strstr(cnn_error(g), "cnn_bce_with_logits"));
+    cnn_free(g);
+
+    g = cnn_new();
+    CHECK(!cnn_compile(g, cnn_mean(cnn_dense(NULL, 3))) && strstr(cnn_error(g), "NULL for a tensor"));
+    cnn_free(g);
+
+    g = cnn_new();
+    cnn_tensor *w = cnn_freeze(cnn_param(g, "w", { 1, 1, 1, 1 })), *y = cnn_input(g, 1, .grad = 1), *loss = cnn_mean(cnn_mul(y, w));
+    CHECK(cnn_compile(g, loss) && cnn_set(y, five, 1));
+    cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+    CHECK(!cnn_step(g, .lr = 1) && strstr(cnn_error(g), "every parameter is frozen"));
+    cnn_free(g);
+    cnn_dataset_free(&d), cnn_dataset_free(&v);
+}
+
 /* .optimizer = cnn_adam, without (): C warns only. */
 static void a_function_is_no_optimizer(void)
 {
@@ -454,6 +491,7 @@ int main(int argc, char **argv)
     RUN(counts_after_a_failed_builder);
     RUN(null_everywhere);
     RUN(a_function_is_no_optimizer);
+    RUN(said_before_training);
     RUN(pools_by_their_formula);
     RUN(output_pad_below_the_dilation);
     RUN(clamps);

@@ -173,7 +173,7 @@ static void errors_of_new(void)
 
 static void errors_of_compile(void)
 {
-    { NET; CHECK(!cnn_compile(g, NULL)); EXPECT_HERE(g, "compile: the loss is not a tensor of this graph"); DONE; }
+    { NET; CHECK(!cnn_compile(g, NULL)); EXPECT_HERE(g, "compile: the loss is NULL or nil: a call that records it was given NULL for a tensor"); DONE; }
     { NET; cnn_tensor *y = cnn_dense(x, 2); const char *at = CNN_HERE; CHECK(!cnn_compile(g, y)); EXPECT_AT(g, at, "compile: the loss has shape (N,2,1,1): it must be one number, (1,1,1,1); for prediction alone say cnn_new(.inference = 1)"); DONE; }
     { NET; cnn_graph *h = cnn_new(); cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(!cnn_compile(h, y)); EXPECT_HERE(h, "compile: the loss is not a tensor of this graph"); cnn_free(h); DONE; }
     { NET; cnn_tensor *y = cnn_sum(cnn_dense(x, 2)); CHECK(cnn_compile(g, y)); CHECK(!cnn_compile(g, y)); EXPECT_HERE(g, "compile: the graph is compiled already"); DONE; }
@@ -262,7 +262,7 @@ static bool whole_life(void)
     bool        ok = cnn_compile(n.g, n.loss);
     int         messages = 0;
     train_step(n, 1);
-    cnn_shuffle(&data, 1), cnn_standardize(&data, &data);
+    cnn_shuffle(&data, 1), cnn_standardize(&data, &data), cnn_standardize(&part, &data);
     ok = cnn_fit(n.loss, n.logits, &data, .epochs = 2, .lr = 0.01f, .validation = &part, .history = &history) && ok;
     cnn_evaluate(n.loss, n.logits, &data);
     size_t size = cnn_save_memory(n.g, file, sizeof file);
