@@ -43,9 +43,9 @@
        cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
-   place of the call, the operation, the shapes and the rule: cnn_error(g). While recording, builders then
-   return a nil tensor, so that chains need no checks, and cnn_compile returns false. After cnn_compile a call
-   that is refused changes nothing and returns false (or NAN, NULL, 0), and nothing runs any more until
+   place of layer and call, the operation, the shapes and the rule: cnn_error(g). While recording, builders
+   then return a nil tensor, so that chains need no checks, and cnn_compile returns false. After cnn_compile a
+   call that is refused changes nothing and returns false (or NAN, NULL, 0), and nothing runs any more until
    cnn_clear_error(g); but values can be read, and the net can be saved and exported: what was learned is not
    lost to a wrong call. cnn_free is always right, also for NULL.
 
@@ -1061,6 +1061,43 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
 CNN_OPS(CNN_OP_)
 CNN_API const cnn_op *const *cnn_ops(int *count);
 
+/* Calls without options say where they are, too: for messages of what went wrong in them. */
+CNN_API cnn_tensor *cnn_at_tensor(const char *at, cnn_tensor *t);
+CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
+#define CNN_AT_(kind, x) cnn_at_##kind(CNN_HERE, x)
+#define cnn_forward(t, ...) cnn_forward(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_backward(t) cnn_backward(CNN_AT_(tensor, t))
+#define cnn_backward_add(t) cnn_backward_add(CNN_AT_(tensor, t))
+#define cnn_set(t, ...) cnn_set(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_set_labels(t, ...) cnn_set_labels(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_get(t, ...) cnn_get(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_get_grad(t, ...) cnn_get_grad(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_map_read(t) cnn_map_read(CNN_AT_(tensor, t))
+#define cnn_map_write(t) cnn_map_write(CNN_AT_(tensor, t))
+#define cnn_map_grad(t) cnn_map_grad(CNN_AT_(tensor, t))
+#define cnn_feed(t, ...) cnn_feed(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_feed_augmented(t, ...) cnn_feed_augmented(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_correct(t, ...) cnn_correct(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_evaluate(t, ...) cnn_evaluate(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_evaluate_flipped(t, ...) cnn_evaluate_flipped(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_confusion(t, ...) cnn_confusion(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_top_k(t, ...) cnn_top_k(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_predict(t, ...) cnn_predict(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_gradient_check(t, ...) cnn_gradient_check(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_checkup(t, ...) cnn_checkup(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_profile(t, ...) cnn_profile(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_trace(t, ...) cnn_trace(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_compile(g, ...) cnn_compile(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_set_batch(g, ...) cnn_set_batch(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_flat_params(g, ...) cnn_flat_params(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_flat_grads(g, ...) cnn_flat_grads(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_clip_grads(g, ...) cnn_clip_grads(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_set_lr_scale(g, ...) cnn_set_lr_scale(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_set_decay_scale(g, ...) cnn_set_decay_scale(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_average(g, ...) cnn_average(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_swap_average(g) cnn_swap_average(CNN_AT_(graph, g))
+#define cnn_doctor(g, ...) cnn_doctor(CNN_AT_(graph, g), __VA_ARGS__)
+
 #ifdef __cplusplus
 }
 #endif
@@ -1072,6 +1109,8 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 #error "cnn.h: the implementation is C: put CNN_IMPLEMENTATION and this include into a .c file, as C99"
 #elif defined(CNN_IMPLEMENTATION) && !defined(CNN_IMPLEMENTATION_ONCE)
 #define CNN_IMPLEMENTATION_ONCE
+#undef  CNN_AT_                          /* in here the place stays that of the user's call */
+#define CNN_AT_(kind, x) x
 
 /* ===========================================================================================================
 
@@ -1305,6 +1344,7 @@ typedef struct cnn__probe {
 
 struct cnn_graph {
     char         error[CNN_ERROR_SIZE];
+    const char  *call;                  /* where the last call was made, for the message */
     cnn_config   config;                /* with the defaults filled in */
     cnn__cpu     cpu;
     cnn__block  *blocks;                /* every small piece of memory */
@@ -1371,17 +1411,41 @@ static const char *cnn__path_end(const char *path)
     return n > CNN__SHOWN ? path + (n - CNN__SHOWN) : path ? path : "memory";
 }
 
-/* lenet.c:14: conv2d "c3": ... Each part has a limit, so that there is always room for what went wrong. */
-static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const char *name, const char *format,
-                       va_list ap)
+CNN_API cnn_tensor *cnn_at_tensor(const char *at, cnn_tensor *t)
+{
+    if (t && t->graph) t->graph->call = at;
+    return t;
+}
+CNN_API cnn_graph *cnn_at_graph(const char *at, cnn_graph *g)
+{
+    if (g) g->call = at;
+    return g;
+}
+
+static int cnn__format(char *out, size_t room, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    int n = vsnprintf(out, room, format, ap);
+    va_end(ap);
+    return n;
+}
+
+/* lenet.c:14: conv2d "c3": ... Each part has a limit, so that there is always room for what went wrong. Once
+   the net is compiled, the call may be far from the layer: then its place stands at the end. */
+static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const char *name, const char *call,
+                       const char *format, va_list ap)
 {
     if (!g || g->error[0]) return;
-    size_t k = 0;
+    size_t       k = 0;
+    const size_t room = sizeof g->error - (call ? CNN__SHOWN + 16 : 0);
     const char *part[] = { at ? cnn__path_end(at) : NULL, at ? ": " : NULL, what, name ? " \"" : NULL, name,
                            name ? "\"" : NULL, what || name ? ": " : NULL };
     for (size_t i = 0; i < sizeof part / sizeof *part; i++)
         for (size_t n = 0; part[i] && part[i][n] && n < CNN__SHOWN; n++) g->error[k++] = part[i][n];
-    vsnprintf(g->error + k, sizeof g->error - k, format, ap);
+    vsnprintf(g->error + k, room - k, format, ap);
+    k = strlen(g->error);
+    if (call) cnn__format(g->error + k, sizeof g->error - k, " (called at %s)", cnn__path_end(call));
     for (char *c = g->error; *c; c++)                  /* a name from a file must not command a terminal */
         if (((unsigned char)*c < ' ' && *c != '\n') || *c == 127) *c = '?';
     if (!g->error[0]) g->error[0] = '?';
@@ -1394,8 +1458,9 @@ __attribute__((format(printf, 4, 5)))
 static bool cnn__fail(cnn_graph *g, const char *at, const char *what, const char *format, ...)
 {
     va_list ap;
+    if (g && g->call && (!at || at == g->config.at)) at = g->call;
     va_start(ap, format);
-    cnn__vfail(g, at, what, NULL, format, ap);
+    cnn__vfail(g, at, what, NULL, NULL, format, ap);
     va_end(ap);
     return false;
 }
@@ -1404,9 +1469,11 @@ static bool cnn__fail(cnn_graph *g, const char *at, const char *what, const char
 CNN_API bool cnn_fail(cnn_tensor *y, const char *format, ...)
 {
     if (cnn__is_nil(y)) return false;
-    va_list ap;
+    va_list     ap;
+    const char *call = y->graph->compiled ? y->graph->call : NULL;
+    if (call && y->at && strcmp(call, y->at) == 0) call = NULL;
     va_start(ap, format);
-    cnn__vfail(y->graph, y->at, y->op ? y->op->name : "tensor", y->name, format, ap);
+    cnn__vfail(y->graph, y->at, y->op ? y->op->name : "tensor", y->name, call, format, ap);
     va_end(ap);
     return false;
 }
@@ -1451,14 +1518,6 @@ static const char *cnn__copy_string(cnn_graph *g, const char *s)
 
 /* For messages: "(N,6,28,28)", or "(4,6,1,1)" for a tensor without a batch. */
 typedef cnn_text cnn__text;
-static int cnn__format(char *out, size_t room, const char *format, ...)
-{
-    va_list ap;
-    va_start(ap, format);
-    int n = vsnprintf(out, room, format, ap);
-    va_end(ap);
-    return n;
-}
 static cnn__text cnn__shape_text(const cnn_tensor *t)
 {
     cnn__text r;
@@ -2788,7 +2847,7 @@ static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t fro
 
 CNN_API bool cnn_step_(cnn_step_args a)
 {
-    cnn_graph *g = a.g;
+    cnn_graph *g = cnn_at_graph(a.at, a.g);
     if (!g || g->error[0]) return false;
     cnn_backend *device = g->config.backend;
     if (!cnn__resolve_step(g, "step", &a)) return false;
@@ -6560,6 +6619,15 @@ static bool cnn__read_cell(const char *p, const char *to, double *v)
     return cnn__read_decimal(p, to, v) == to;
 }
 
+/* What a cell that is no number may be instead. */
+static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bool first)
+{
+    if (memchr(cell, ';', n))  return "; is that the separator? .separator = ';'";
+    if (memchr(cell, '\t', n)) return "; is the tab the separator? .separator = '\\t'";
+    if (separator != ',' && memchr(cell, ',', n)) return "; a decimal comma? Only a point can be read";
+    return first ? "; is it a heading? .skip = 1 leaves it out" : "";
+}
+
 /* Two passes: count lines and columns, which bounds the memory by the size of the file; then read. */
 static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, size_t bytes,
                          const cnn_csv_args *a)
@@ -6578,24 +6646,27 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
         const char *stop = memchr(begin, '\n', (size_t)(end - begin));
         begin = stop ? stop + 1 : end;
     }
-    const int first = number;
-    for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++)
+    const int   first = number;
+    const char *hint = "";
+    for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++) {
         for (const char *q = line; rows == 0 && q < to; q++) columns += *q == separator;
+        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), separator, false);
+    }
     if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", name);
     if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
 
     const size_t values = columns - (a->label != 0), none = SIZE_MAX;
     const size_t distance = a->label < 0 ? 0 - (size_t)a->label : (size_t)a->label;
     if (distance > columns)
-        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns", name, a->label,
-                              columns);
+        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns%s", name,
+                              a->label, columns, hint);
     const size_t label_at = !a->label ? none : a->label > 0 ? distance - 1 : columns - distance;
     bool      shaped = a->c || a->h || a->w;
     cnn_shape s = { 1, shaped && a->c ? a->c : 1, a->h ? a->h : 1, a->w ? a->w : 1 };
     if (!shaped) s.c = values > INT_MAX ? 0 : (int)values;
     if (cnn__checked_len(s) != values || values == 0)
-        return cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between '%c'",
-                              name, s.c, s.h, s.w, values, separator);
+        return cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between "
+                              "'%c'%s", name, s.c, s.h, s.w, values, separator, hint);
     const size_t need[2] = { cnn__mul_size(cnn__mul_size(rows, values), sizeof(float)), rows };
     for (int k = 0; k < 2; k++) {
         d->own[k] = need[k] == SIZE_MAX ? NULL : CNN_MALLOC(need[k]);
@@ -6618,8 +6689,8 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
             line = stop ? stop + 1 : to;
             if (!good || fabs(v) > (double)FLT_MAX || fabs(v * (double)scale) > (double)FLT_MAX)
                 return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", name,
-                                      number, k + 1, (int)(shown < 20 ? shown : 20), cell, d->own[0] == out
-                                      ? "; is it a heading? .skip = 1 leaves it out" : "");
+                                      number, k + 1, (int)(shown < 20 ? shown : 20), cell,
+                                      cnn__cell_hint(cell, (size_t)shown, separator, d->own[0] == out));
             if (k != label_at) { *out++ = (float)(v * (double)scale); continue; }
             if (!(v >= 0 && v <= 255) || v != floor(v))
                 return cnn__data_fail(d, "%s, line %d: label %g is no whole number from 0 to 255", name,
@@ -6711,6 +6782,8 @@ static const char *cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
 static bool cnn__open_npy(cnn_dataset *d, const char *name, const unsigned char *p, size_t bytes, cnn__npy *a)
 {
     memset(a, 0, sizeof *a);
+    if (bytes >= 2 && memcmp(p, "\x1f\x8b", 2) == 0)
+        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name);
     if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
         return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
     if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
@@ -6749,7 +6822,9 @@ static bool cnn__open_npy(cnn_dataset *d, const char *name, const unsigned char 
         if (!next && !cnn__npy_word(q, end, "}")) break;
         if (next) q = next;
     }
-    if (!q || !cnn__npy_word(q, end, "}") || !seen[0] || !seen[1] || !seen[2] || a->rank < 1)
+    if (seen[2] && q && a->rank < 1)
+        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
+    if (!q || !cnn__npy_word(q, end, "}") || !seen[0] || !seen[1] || !seen[2])
         return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
     size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
     a->data = p + head + length;
@@ -6947,8 +7022,9 @@ static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *
     if (!x->batched || x->op)
         return cnn__fail(g, at, what, "samples go to a tensor made by cnn_input");
     if (x->shape.c != d->shape.c || x->shape.h != d->shape.h || x->shape.w != d->shape.w)
-        return cnn__fail(g, at, what, "the samples have shape (%d,%d,%d), the input has %s", d->shape.c,
-                         d->shape.h, d->shape.w, cnn__shape_text(x).s);
+        return cnn__fail(g, at, what, "the samples have shape (%d,%d,%d), the input has %s%s", d->shape.c,
+                         d->shape.h, d->shape.w, cnn__shape_text(x).s, x->shape.c == d->shape.h &&
+                         x->shape.w == 1 ? ": cnn_input takes channels, height, width" : "");
     if (!labels)      return true;
     if (labels->graph != g || labels->kind != CNN_LABELS)
         return cnn__fail(g, at, what,
@@ -7226,6 +7302,8 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (logits->graph != g) return cnn__fail(g, at, what, "loss and logits belong to two graphs");
     if (!g->compiled) return cnn__fail(g, at, what, "the graph is not compiled");
     if (!cnn__usable(loss, what) || !cnn__usable(logits, what)) return false;
+    if (loss->batched && !logits->batched && cnn__len(logits->shape) == 1)
+        return cnn__fail(g, at, what, "loss and logits are swapped: the loss comes first");
     to->x      = cnn__leaf_below(logits, CNN_INPUT, &inputs);
     to->labels = cnn__leaf_below(loss, CNN_LABELS, &labels);
     if (inputs != 1)
@@ -7532,6 +7610,24 @@ static bool cnn__fit_update(cnn__run *r)
     return !(r->a.average > 0) || cnn_average(g, r->a.average);
 }
 
+/* The loss is not finite: because of the data, of the weights before any update, or of the training? */
+static bool cnn__fit_diverged(cnn__run *r, double loss)
+{
+    const cnn_stats x = cnn_stats_of(cnn_map_read(r->to.x), cnn_count(r->to.x));
+    char why[160];
+    if (x.nans || x.infs)
+        cnn__format(why, sizeof why, "the data of this batch hold %zu NaN and %zu Inf", x.nans, x.infs);
+    else if (r->g->step == 0)
+        cnn__format(why, sizeof why, "no weight was updated yet; inputs of smaller range (now %g to %g) may "
+                    "help", x.min, x.max);
+    else
+        cnn__format(why, sizeof why, "training diverged; a smaller .lr (now %g) or inputs of smaller range "
+                    "may help", (double)r->step.lr);
+    return cnn__fail(r->g, r->a.at, "fit", "the loss became %s in epoch %d, batch %d: %s; cnn_doctor says "
+                     "where it began", isnan(loss) ? "NaN" : "infinite", (int)r->at.epochs + 1,
+                     (int)r->at.fed / r->g->config.max_batch + 1, why);
+}
+
 /* The rest of the present epoch. Sets *go to false if progress stops the training; false after an error.
 
    A batch's gradient is the mean over its n_i samples, or over their weights, whose sum is n_i then. With G =
@@ -7562,12 +7658,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
         else           cnn_backward(a->loss);
         r->step.lr = cnn__scheduled(a, (double)at->updates, updates);
         if (g->error[0]) return false;
-        if (!isfinite(loss))
-            return cnn__fail(g, a->at, "fit", "the loss became %s in epoch %d, batch %d: training "
-                             "diverged; a smaller .lr (now %g) or inputs of smaller range may help; "
-                             "cnn_doctor says where it began",
-                             isnan(loss) ? "NaN" : "infinite", p->epoch, (int)at->fed / max_batch + 1,
-                             (double)r->step.lr);
+        if (!isfinite(loss)) return cnn__fit_diverged(r, loss);
         group += weight, in_group++;
         if (weight > 0) last = weight;
         bool update = in_group == r->per_update || (int)at->fed + n == count;
@@ -7692,7 +7783,7 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
                         .nesterov = a.nesterov, .beta1 = a.beta1, .beta2 = a.beta2, .alpha = a.alpha,
                         .eps = a.eps, .dampening = a.dampening }, resolved;
     if (!cnn__find_feed(&r.to, a.at, "fit", a.loss, a.logits, a.train)) return false;
-    cnn_graph *g = r.g = s.g = r.to.g;
+    cnn_graph *g = r.g = s.g = cnn_at_graph(a.at, r.to.g);
     resolved = s;
     if (a.validation && (!cnn__find_feed(&r.test, a.at, "fit, validation", a.loss, a.logits, a.validation) ||
                          !cnn__check_normalised(&r.test, a.at, a.validation, a.train))) return false;
@@ -8012,7 +8103,7 @@ static bool cnn__file_fail(const cnn__file *f, const char *format, ...)
 {
     va_list ap;
     va_start(ap, format);
-    cnn__vfail(f->g, f->at, f->what, f->path ? cnn__path_end(f->path) : NULL, format, ap);
+    cnn__vfail(f->g, f->at, f->what, f->path ? cnn__path_end(f->path) : NULL, NULL, format, ap);
     va_end(ap);
     return false;
 }
@@ -10100,6 +10191,16 @@ static int cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
     return 0;
 }
 
+static const cnn_tensor *cnn__zero_weight(const cnn_graph *g, const cnn__doctor *d)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        const cnn_stats  *s = &d->value[i];
+        if (t->kind == CNN_PARAM && t->shape.n > 1 && s->count && s->zeros == s->count) return t;
+    }
+    return NULL;
+}
+
 /* How the gradients of the layers' weights compare, each as root mean square. */
 static int cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
 {
@@ -10112,7 +10213,10 @@ static int cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doc
         const double rms = cnn__rms(&d->grad[i]);
         squares += rms * rms * (double)d->grad[i].count;
         if (rms == 0) {
-            cnn__say(p, "%s: its gradient is zero: everything behind it is dead or saturated\n", t->name);
+            const cnn_tensor *zero = cnn__zero_weight(g, d);
+            cnn__say(p, "%s: its gradient is zero: %s%s\n", t->name, zero ? zero->name : "everything",
+                     zero ? " is zero everywhere: weights start at random, as with CNN_INIT_HE"
+                          : " behind it is dead or saturated");
             found++;
             continue;
         }
@@ -14073,6 +14177,8 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
     return true;
 }
 
+#undef  CNN_AT_
+#define CNN_AT_(kind, x) cnn_at_##kind(CNN_HERE, x)
 #endif /* CNN_IMPLEMENTATION */
 
 /* >>licence ---- Licence -----------------------------------------------------------------------------------

@@ -345,6 +345,7 @@ static void null_everywhere(void)
     cnn_tensor *tensor[2] = { NULL, cnn_dense(NULL, 3) }, *none[2] = { NULL, NULL };
     float       v[4] = { 0 };
     int         k[4] = { 0 };
+    FILE       *out = tmpfile();
     CHECK(tensor[1] && !tensor[1]->graph);
     cnn_dataset bad = cnn_bytes(NULL, NULL, 3, 1, 1, 1);
     CHECK(bad.error[0] && bad.count == 0);
@@ -371,7 +372,7 @@ static void null_everywhere(void)
         CHECK(cnn_correct(t, t) == 0 && !cnn_fit(t, t, &bad, .lr = 1) && cnn_evaluate(t, t, NULL).count == 0);
         CHECK(cnn_evaluate_flipped(t, t, &bad).count == 0 && !cnn_confusion(t, &bad, k) && isnan(cnn_top_k(t, NULL, 1)));
         CHECK(cnn_predict(t, t, v, v) == -1 && isnan(cnn_gradient_check(t, 0).worst) && cnn_checkup(t, (char *)v, 4) == -1);
-        CHECK(isnan(cnn_profile(t, 1, stdout)) && !cnn_trace(t, 1, stdout) && !cnn_on_device(t));
+        CHECK(isnan(cnn_profile(t, 1, out)) && !cnn_trace(t, 1, out) && !cnn_on_device(t));
         CHECK(!cnn_write_filters(t, "build/x.png", 1) && !cnn_write_maps(t, 0, "build/x.png", 1));
         CHECK(!cnn_operand(t, "weight") && !cnn_fail(t, "x") && cnn_shape_text(t).s[0]);
     }
@@ -401,11 +402,12 @@ static void null_everywhere(void)
     CHECK(!cnn_save_memory(NULL, NULL, 0) && !cnn_save_checkpoint_memory(NULL, NULL, 0) && !cnn_save(NULL, NULL));
     CHECK(!cnn_save_checkpoint(NULL, NULL) && !cnn_write_file(NULL, NULL, NULL) && !cnn_write_file("build/x", NULL, NULL));
     CHECK(!cnn_param_count(NULL) && cnn_multiply_adds(NULL) == 0 && cnn_stats_of(NULL, 4).count == 0);
-    cnn_summary(NULL, stdout), cnn_dot(NULL, stdout);
+    cnn_summary(NULL, out), cnn_dot(NULL, out);
     CHECK(!cnn_write_image(NULL, NULL, { 1, 1, 1, 1 }) && !cnn_write_image("build/x.png", NULL, { 1, 1, 1, 1 }));
     CHECK(!cnn_leave_device(NULL) && cnn_copies(NULL).uploads == 0);
     CHECK(cnn_ops(NULL) && cnn_optimizers(NULL) && !cnn_set(none[0], NULL, 0));
     cnn_dataset_free(&bad);
+    if (out) fclose(out);
 
     /* A graph that is fine, and NULL for the rest. */
     net n = small_net();
@@ -466,6 +468,68 @@ static void said_before_training(void)
     cnn_dataset_free(&d), cnn_dataset_free(&v);
 }
 
+/* Messages say what is the matter, and where. */
+static cnn_dataset csv(const char *text, char separator)
+{
+    return cnn_csv_memory(text, strlen(text), (cnn_csv_args){ .path = "a.csv", .separator = separator });
+}
+static void messages_say_what_to_do(void)
+{
+    cnn_dataset d = csv("1;2\n3;4\n", 0);
+    CHECK_MSG(strstr(d.error, "separator = ';'"), "%s", d.error), cnn_dataset_free(&d);
+    d = csv("1,5;2\n3,5;4\n", 0);
+    CHECK_MSG(strstr(d.error, "separator = ';'"), "%s", d.error), cnn_dataset_free(&d);
+    d = csv("1,5;2\n3,5;4\n", ';');
+    CHECK_MSG(strstr(d.error, "decimal comma"), "%s", d.error), cnn_dataset_free(&d);
+    d = csv("a,b\n3,4\n", 0);
+    CHECK_MSG(strstr(d.error, "heading"), "%s", d.error), cnn_dataset_free(&d);
+    d = cnn_npy_memory("\x1f\x8b\x08 gzip and more", 16, NULL, 0);
+    CHECK_MSG(strstr(d.error, "gzipped"), "%s", d.error), cnn_dataset_free(&d);
+    static const char scalar[] = "\x93NUMPY\1\0\x36\0{'descr': '<f4', 'fortran_order': False, 'shape': (), }\0\0\0\0";
+    d = cnn_npy_memory(scalar, sizeof scalar, NULL, 0);
+    CHECK_MSG(strstr(d.error, "one number, of shape ()"), "%s", d.error), cnn_dataset_free(&d);
+
+    static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };                  /* NaN in the data is no high rate */
+    float bad[15];
+    memcpy(bad, five, sizeof bad), bad[4] = NAN;
+    judged n = weighted_net(2, 0);
+    d = cnn_floats(bad, labels, 5, 3, 1, 1);
+    CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 0.1f) && strstr(cnn_error(n.g), "the data of this batch hold 1 NaN"));
+    CHECK(cnn_clear_error(n.g) && !cnn_fit(n.y, n.loss, &d, .lr = 0.1f) && strstr(cnn_error(n.g), "swapped"));
+    CHECK(cnn_clear_error(n.g) && isnan(cnn_evaluate(n.y, n.loss, &d).loss) && strstr(cnn_error(n.g), "swapped"));
+    cnn_dataset_free(&d);
+
+    /* The place of the call, beside that of the layer. */
+    CHECK(cnn_clear_error(n.g));
+    CHECK(!cnn_get(n.y, bad, 99)); const char *here = "called at " CNN_HERE;
+    CHECK_MSG(strstr(cnn_error(n.g), here), "%s", cnn_error(n.g));
+    CHECK(cnn_clear_error(n.g));
+    CHECK(cnn_correct(n.y, n.y) == 0); here = CNN_HERE ": correct";
+    CHECK_MSG(strstr(cnn_error(n.g), here) == cnn_error(n.g), "%s", cnn_error(n.g));
+    CHECK(cnn_clear_error(n.g));
+    CHECK(!cnn_set_lr_scale(n.g, "nothing.*", 0)); here = CNN_HERE ": lr_scale";            /* refused, not fatal */
+    CHECK_MSG(strstr(cnn_error(n.g), here) == cnn_error(n.g), "%s", cnn_error(n.g));
+    CHECK(cnn_clear_error(n.g) && cnn_set_lr_scale(n.g, "bias", 0.5f));
+    cnn_free(n.g);
+
+    cnn_graph  *g = cnn_new(.max_batch = 2);                                   /* (28,28) read as 28 channels */
+    cnn_tensor *x = cnn_input(g, 28, 28), *t = cnn_labels(g), *y = cnn_dense(x, 10), *loss = cnn_softmax_cross_entropy(y, t);
+    static unsigned char pixels[28 * 28];
+    d = cnn_bytes(pixels, labels, 1, 1, 28, 28);
+    CHECK(cnn_compile(g, loss) && !cnn_feed(x, t, &d, 0) && strstr(cnn_error(g), "channels, height, width"));
+    cnn_free(g), cnn_dataset_free(&d);
+
+    g = cnn_new(.max_batch = 1);                                               /* weights that start at zero */
+    x = cnn_input(g, 2), y = cnn_dense(cnn_tanh(cnn_dense(x, 3, .init = CNN_INIT_CONSTANT, .gain = 0, .name = "a")), 2,
+                                       .init = CNN_INIT_CONSTANT, .gain = 0, .name = "b");
+    loss = cnn_softmax_cross_entropy(y, t = cnn_labels(g));
+    char text[2000];
+    CHECK_MSG(cnn_compile(g, loss) && cnn_set(x, five, 2) && cnn_set_labels(t, (int[]){ 1 }, 1), "%s", cnn_error(g));
+    CHECK(cnn_checkup(loss, text, sizeof text) > 0 && strstr(text, "weight is zero everywhere"));
+    CHECK_MSG(!strstr(text, "saturated"), "%s", text);
+    cnn_free(g);
+}
+
 /* .optimizer = cnn_adam, without (): C warns only. */
 static void a_function_is_no_optimizer(void)
 {
@@ -492,6 +556,7 @@ int main(int argc, char **argv)
     RUN(null_everywhere);
     RUN(a_function_is_no_optimizer);
     RUN(said_before_training);
+    RUN(messages_say_what_to_do);
     RUN(pools_by_their_formula);
     RUN(output_pad_below_the_dilation);
     RUN(clamps);

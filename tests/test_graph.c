@@ -14,7 +14,8 @@ static cnn_shape shape4(int n, int c, int h, int w) { cnn_shape s = { n, c, h, w
 #define EXPECT(g, message)        CHECK_STR(cnn_error(g), message)
 #define EXPECT_AT(g, at, message) do { \
         char test__text[700]; \
-        snprintf(test__text, sizeof test__text, "%s: %s", at, message); \
+        const char *test__place = cnn_error(g) ? strstr(cnn_error(g), " (called at ") : NULL; \
+        snprintf(test__text, sizeof test__text, "%s: %s%s", at, message, test__place ? test__place : ""); \
         CHECK_STR(cnn_error(g), test__text); } while (0)
 
 /* Nothing may rest on what the arenas happen to hold. */
