@@ -1,6 +1,7 @@
 /* test_faults.c - nothing silent, nothing trapped: one test for each kind of fault that outsiders found. */
 #include "cnn.h"
 #include "test.h"
+#include <time.h>
 
 /* A small net, compiled, with data in its inputs. */
 typedef struct { cnn_graph *g; cnn_tensor *x, *t, *y, *loss; } net;
@@ -530,6 +531,25 @@ static void messages_say_what_to_do(void)
     cnn_free(g);
 }
 
+/* A net of 20,000 nodes is planned in about its size, by one of 2,000 in about ten times less. */
+static void a_net_of_many_nodes(void)
+{
+    double took[2];
+    size_t bytes[2];
+    for (int k = 0; k < 2; k++) {
+        cnn_graph  *g = cnn_new(.max_batch = 4);
+        cnn_tensor *x = cnn_input(g, 3), *h = cnn_dense(x, 4);
+        for (int i = 0, n = k ? 20000 : 2000; i < n; i++) h = cnn_scale(cnn_tanh(h), 0.5f);
+        const clock_t start = clock();
+        CHECK_MSG(cnn_compile(g, cnn_mean(h)), "%s", cnn_error(g));
+        took[k] = (double)(clock() - start) / CLOCKS_PER_SEC, bytes[k] = cnn_plan(g, cnn_loss(g)).activations;
+        cnn_free(g);
+    }
+    CHECK_MSG(took[1] < 30 * (took[0] + 0.05), "%g s, %g s", took[0], took[1]);
+    CHECK_MSG(bytes[1] < 11 * bytes[0], "%zu, %zu", bytes[0], bytes[1]);
+    if (getenv("SHOW")) printf("%g s, %g s; %zu, %zu bytes\n", took[0], took[1], bytes[0], bytes[1]);
+}
+
 /* .optimizer = cnn_adam, without (): C warns only. */
 static void a_function_is_no_optimizer(void)
 {
@@ -556,6 +576,7 @@ int main(int argc, char **argv)
     RUN(null_everywhere);
     RUN(a_function_is_no_optimizer);
     RUN(said_before_training);
+    RUN(a_net_of_many_nodes);
     RUN(messages_say_what_to_do);
     RUN(pools_by_their_formula);
     RUN(output_pad_below_the_dilation);
