@@ -56,7 +56,8 @@
    Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once, as
    there is no mutable global; cnn_share gives each thread its view of one net. With -fopenmp one graph uses
    .threads threads. The same seed gives the same bits for any number of threads: work is divided by the
-   problem, never by the number of threads.
+   problem, never by the number of threads. After a fork, a graph of the parent's runs in the child on one
+   thread; for a new one say .threads = 1, as OpenMP's threads are the parent's.
 
    Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
    running_mean and running_var. Without a name, layers are numbered at compile in the order of the post-order
@@ -1137,6 +1138,12 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
+#include <unistd.h>
+#define CNN__PROCESS ((long)getpid())   /* fork copies a process, but not OpenMP's threads: see cnn__usable */
+#else
+#define CNN__PROCESS 0L
+#endif
 
 #if defined(CNN_MALLOC) && defined(CNN_REALLOC) && defined(CNN_FREE)
 #elif !defined(CNN_MALLOC) && !defined(CNN_REALLOC) && !defined(CNN_FREE)
@@ -1345,6 +1352,7 @@ typedef struct cnn__probe {
 struct cnn_graph {
     char         error[CNN_ERROR_SIZE];
     const char  *call;                  /* where the last call was made, for the message */
+    long         process;               /* that made it */
     cnn_config   config;                /* with the defaults filled in */
     cnn__cpu     cpu;
     cnn__block  *blocks;                /* every small piece of memory */
@@ -1603,7 +1611,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     g->config = config;
     g->batch = config.max_batch, g->batch_unsaid = unsaid;
     g->run = 1;                         /* nodes start with stamp 0: nothing has computed them */
-    g->cpu.threads = config.threads;
+    g->cpu.threads = config.threads, g->process = CNN__PROCESS;
     g->cpu.isa = config.isa;
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
     char        names[80];
@@ -2405,9 +2413,12 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
 
 static float cnn__no_result(void) { return (float)NAN; }
 
-/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. */
+/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. In the
+   child of a fork, OpenMP would wait for ever for threads that only the parent has: there one thread does
+   all. */
 static bool cnn__usable(cnn_tensor *t, const char *what)
 {
+    if (!cnn__is_nil(t) && t->graph->process != CNN__PROCESS) t->graph->cpu.threads = 1;
     return !cnn__is_nil(t) && !t->graph->error[0] && cnn__placed(t, what);
 }
 

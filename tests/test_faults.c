@@ -2,6 +2,10 @@
 #include "cnn.h"
 #include "test.h"
 #include <time.h>
+#if defined(__unix__)
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
 
 /* A small net, compiled, with data in its inputs. */
 typedef struct { cnn_graph *g; cnn_tensor *x, *t, *y, *loss; } net;
@@ -550,6 +554,30 @@ static void a_net_of_many_nodes(void)
     if (getenv("SHOW")) printf("%g s, %g s; %zu, %zu bytes\n", took[0], took[1], bytes[0], bytes[1]);
 }
 
+#if defined(__unix__)
+/* fork after a run with threads: the child goes on alone, to the same bits, and does not hang. */
+static void fork_after_threads(void)
+{
+    static float image[32 * 64 * 64];
+    cnn_graph  *g = cnn_new(.threads = 2, .seed = 1);
+    cnn_tensor *x = cnn_input(g, 32, 64, 64), *y = cnn_conv2d(cnn_conv2d(x, 64, 3), 64, 3, .stride = 2), *loss = cnn_mean(cnn_mul(y, y));
+    test_fill(image, sizeof image / sizeof *image, -1, 1);
+    CHECK(cnn_compile(g, loss) && cnn_set(x, image, sizeof image / sizeof *image));
+    const float here = cnn_forward(loss, CNN_TRAIN);
+    cnn_backward(loss);
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        const bool fine = cnn_forward(loss, CNN_TRAIN) == here && (cnn_backward(loss), cnn_step(g, .lr = 0.1f));
+        _exit(fine ? 0 : 1);
+    }
+    int status = -1;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(cnn_forward(loss, CNN_TRAIN) == here);
+    cnn_free(g);
+}
+#endif
+
 /* .optimizer = cnn_adam, without (): C warns only. */
 static void a_function_is_no_optimizer(void)
 {
@@ -576,6 +604,9 @@ int main(int argc, char **argv)
     RUN(null_everywhere);
     RUN(a_function_is_no_optimizer);
     RUN(said_before_training);
+#if defined(__unix__)
+    RUN(fork_after_threads);
+#endif
     RUN(a_net_of_many_nodes);
     RUN(messages_say_what_to_do);
     RUN(pools_by_their_formula);
