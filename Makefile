@@ -3,6 +3,7 @@
 #   make run          train LeNet-5 on the digits in examples/data (seconds)
 #   make test         every test; ends with `N passed, N failed`
 #   make sanitize     the tests again under AddressSanitizer, UBSan and ThreadSanitizer
+#   make coverage     which branches of cnn.h no test takes (gcc's gcov); 95 % are the least
 #   make test-opencl  the tests of cnn_opencl.h alone (make test runs them too, where OpenCL is installed)
 #   make examples     all examples, into build/
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
@@ -36,7 +37,7 @@ HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h cnn_exchange.h)
 RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
             OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 
-.PHONY: all run examples test test-opencl sanitize bench bench-peers bench-opencl clean
+.PHONY: all run examples test test-opencl sanitize coverage bench bench-peers bench-opencl clean
 all: examples
 
 run: $(B)/lenet
@@ -104,6 +105,24 @@ $(B)/asan_cnn.o: tests/cnn.c $(TESTING)
 
 $(B)/tsan_threads: tests/switches/threads.c tests/switches/impl.c tests/test.h $(HEADERS) | $(B)
 	$(CC) -std=c99 -O1 -g $(TSAN) $(INCLUDE) $(filter %.c,$^) -o $@ $(LDLIBS)
+
+# test_opencl stays out: it tests another header, and takes minutes so.
+COVERED  := $(filter-out $(B)/cov_opencl,$(call ordered,cov_))
+COV_CC    = $(CC) -std=c99 -O1 -fno-inline $(INCLUDE)
+
+coverage: $(COVERED)
+	@rm -f $(B)/cov_*.gcda
+	-@$(RUN_TESTS) $^
+	@gcov -b -c -t $(B)/cov_cnn.gcda $(B)/cov_kernels*.gcda 2>/dev/null | awk -v LEAST=95 -f tests/coverage.awk
+
+$(B)/cov_%: tests/test_%.c $(TESTING) $(B)/cov_cnn.o
+	$(COV_CC) $< $(B)/cov_cnn.o -o $@ -lgcov $(LDLIBS)
+
+$(B)/cov_kernels: tests/test_kernels.c $(TESTING)
+	$(COV_CC) --coverage $< -o $@ $(LDLIBS)
+
+$(B)/cov_cnn.o: tests/cnn.c $(TESTING)
+	$(COV_CC) --coverage -c $< -o $@
 
 # ---- Bench ----
 

@@ -141,6 +141,13 @@ typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
+/* A function with the arguments of printf: argument number format_at is the format. */
+#if defined(__GNUC__)
+#define CNN__PRINTF(format_at, first) __attribute__((format(printf, format_at, first)))
+#else
+#define CNN__PRINTF(format_at, first)
+#endif
+
 /* Where a call was made, for error messages: "lenet.c:14". The macros below put it into `at`. */
 #define CNN_STR_(x) #x
 #define CNN_STR(x)  CNN_STR_(x)
@@ -764,8 +771,8 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
-   cnn_load_weights takes weights from any of them. Other tensors that are not floats, up to 1 MiB of them
-   together, are kept by loading and written again, unchanged, by saving. */
+   cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
+   written again by saving. */
 typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
                  int max_batch, threads, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
@@ -802,13 +809,16 @@ CNN_API bool        cnn_write_file(const char *path, bool (*write)(FILE *, void 
 
 CNN_API size_t      cnn_param_count(const cnn_graph *);   /* trained and frozen, without buffers */
 CNN_API double      cnn_multiply_adds(const cnn_graph *); /* of convolutions and products, for one sample */
-/* Compare backward with central differences of the loss on up to `samples` elements of each parameter (0:
-   20), with the batch that the inputs now hold. worst: for each parameter the largest difference over its
-   largest gradient (but at least 0.001 (1 + |loss|), below which float's rounding rules); the worst parameter
-   and its worst element. 1e-2 is good for smooth nets; kinks (relu, max) near the point may give more. NAN
-   after an error. Parameters, running statistics and dropout's draws stay; gradients are of this batch. */
-typedef struct { double worst; const char *param; int index; double analytic, numeric;
-                 int checked; } cnn_check;
+/* Compare backward with central differences of the loss on up to `samples` elements (0: 20) of each parameter
+   and of each input that wants its gradient, with the batch that the inputs now hold. worst: of each leaf the
+   largest difference over its largest gradient (but at least 0.001 (1 + |loss|), below which float's rounding
+   rules), and of these the worst, with its leaf and element. 1e-2 is good for smooth nets; kinks (relu, max)
+   near the point may give more. report: a line for each leaf; and where one is wrong, the suspect: the node
+   whose backward makes the first wrong gradient, by the gradients of what lies between. It lives until the
+   next check. NAN after an error. Parameters, running statistics and dropout's draws stay; gradients are of
+   this batch. */
+typedef struct { double worst; const char *param; int index; double analytic, numeric; int checked;
+                 const char *report, *suspect; /* suspect: its name; NULL: none */ } cnn_check;
 CNN_API cnn_check   cnn_gradient_check(cnn_tensor *loss, int samples);
 /* What an array looks like. min, max, mean and deviation are those of its finite values; 0 if it has none. */
 typedef struct { size_t count, nans, infs, zeros; double min, max, mean, deviation; } cnn_stats;
@@ -976,9 +986,7 @@ CNN_API cnn_tensor *cnn_layer(const cnn_op *, cnn_tensor *const *in, int n_in, c
                               const char *at, const char *name);
 /* The operand of y that op->owned calls suffix; NULL if it was left out. */
 CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix);
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+CNN__PRINTF(2, 3)
 CNN_API bool        cnn_fail(cnn_tensor *y, const char *format, ...); /* keeps the first; returns false */
 typedef struct { char s[64]; } cnn_text;
 CNN_API cnn_text    cnn_shape_text(const cnn_tensor *);   /* .s is text such as (N,6,28,28) */
@@ -1388,21 +1396,18 @@ struct cnn_graph {
     cnn_traffic  traffic;
     struct cnn__probe  *probe;          /* sees every operation run; NULL = nobody looks */
     struct cnn__doctor *doctor;         /* NULL until cnn_doctor */
+    char        *check;                 /* what the last cnn_gradient_check found */
     char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
-    struct cnn__carried *carried;       /* one allocation: the list, then names, shapes and bytes */
-    size_t       n_carried;
 };
 
-/* A tensor of a loaded file that no node computes with, such as PyTorch's num_batches_tracked, kept as it
-   was. See >>files. */
-typedef struct cnn__carried {
-    const char          *name, *shape;  /* shape: as text, "[2,3]" */
-    const unsigned char *data;
-    size_t               bytes;
-    int                  dtype;
-} cnn__carried;
-
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
+
+/* Which operand of y is x, the first if it is several? -1: none. */
+static int cnn__which_operand(const cnn_tensor *y, const cnn_tensor *x)
+{
+    for (int k = 0; k < y->n_in; k++) if (y->in[k] == x) return k;
+    return -1;
+}
 
 /* ---- Errors: the first message stays, everything after it does nothing ---- */
 
@@ -1460,9 +1465,7 @@ static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const cha
 }
 
 /* A failure that belongs to the graph. what: the call, "compile". */
-#if defined(__GNUC__)
-__attribute__((format(printf, 4, 5)))
-#endif
+CNN__PRINTF(4, 5)
 static bool cnn__fail(cnn_graph *g, const char *at, const char *what, const char *format, ...)
 {
     va_list ap;
@@ -1567,7 +1570,7 @@ static void  cnn__seen(cnn_tensor *y, cnn__moment moment);
 static bool      cnn__has_isa(cnn_isa isa);                            /* >>simd */
 static cnn_isa   cnn__best_isa(void);
 static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
-static const char *cnn__isa_name(cnn_isa isa);
+CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
 
@@ -1649,7 +1652,6 @@ CNN_API void cnn_free(cnn_graph *g)
     CNN_FREE(g->node);
     CNN_FREE(g->order);
     CNN_FREE(g->base);
-    CNN_FREE(g->carried);
     CNN_FREE(g);
 }
 
@@ -1824,7 +1826,6 @@ static void cnn__set_option(const cnn_field *f, void *args, double value)
     memcpy(at, f->type == 'i' ? (const void *)&i : f->type == 'u' ? (const void *)&u : &v, sizeof i);
 }
 
-/* Was the option given? The one place that says what "given" means. */
 /* Is this option among the arguments, by the text of these: under its name, or as the nth of them? */
 static bool cnn__said(const char *text, const cnn_field *f)
 {
@@ -1848,7 +1849,8 @@ static bool cnn__said(const char *text, const cnn_field *f)
     return false;
 }
 
-/* Every option struct begins with `const char *at, *said`. */
+/* Was the option given? The one place that says what "given" means. Every option struct begins with `const
+   char *at, *said`. */
 static bool cnn__given(const cnn_field *f, const void *args)
 {
     return cnn__option(f, args) != 0 || cnn__said(((const char *const *)args)[1], f);
@@ -2551,15 +2553,6 @@ static bool cnn__operands(cnn_tensor *y, int least, int most)
                          : cnn_fail(y, "%d operands: it takes %d to %d", y->n_in, least, most);
 }
 
-/* Operand i, a parameter or a constant, must have this shape, and no batch. what: "weight". */
-static bool cnn__check_operand(cnn_tensor *y, int i, const char *what, cnn_shape must)
-{
-    const cnn_tensor *w = y->in[i];
-    if (!w->batched && cnn__equal(w->shape, must)) return true;
-    return cnn_fail(y, "%s %s does not fit input %s: it must be (%d,%d,%d,%d)", what, cnn__shape_text(w).s,
-                    cnn__shape_text(y->in[0]).s, must.n, must.c, must.h, must.w);
-}
-
 /* The shape rule of what keeps the shape of its one operand. */
 static bool cnn__as_input(cnn_tensor *y)
 {
@@ -2618,12 +2611,11 @@ static const cnn_formula *cnn__formula(const cnn_tensor *y, float k[2])
     if (f->variant) memcpy(&variant, args + f->variant, sizeof variant);
     return variant ? f + 1 : f;
 }
-static void cnn__elementwise_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__elementwise_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     float           k[2];
     cnn_each       *f = cnn__loop(cpu, cnn__formula(y, k)->forward);
-    (void)mode;
     cnn__map(cpu, f, y->data, y->in[0]->data, NULL, NULL, k, cnn__len(y->shape));
 }
 static void cnn__elementwise_backward(cnn_tensor *y)
@@ -2670,11 +2662,10 @@ static void cnn__dense_fan(const cnn_tensor *y, double *in, double *out)
 {
     *in = cnn__sample(y->in[0]->shape), *out = y->shape.c;
 }
-static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__dense_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = y->shape.n, units = y->shape.c, k = cnn__sample(y->in[0]->shape);
     const float *b = cnn__data(cnn_operand(y, "bias"));
-    (void)mode;
     for (ptrdiff_t i = 0; b && i < n; i++) memcpy(y->data + i * units, b, (size_t)units * sizeof *b);
     cnn__gemm(&y->graph->cpu, y->data, units, b ? 1.0f : 0.0f, y->in[0]->data, k, false,
               y->in[1]->data, k, true, n, units, k, cnn_scratch(y));
@@ -2741,10 +2732,9 @@ static bool cnn__target_shape(cnn_tensor *y)         /* of every loss that is a 
     return true;
 }
 static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn__target_shape(y); }
-static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = cnn__len(y->in[0]->shape);
-    (void)mode;
     y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
 }
 static void cnn__mse_backward(cnn_tensor *y)
@@ -3001,10 +2991,9 @@ static cnn__conv cnn__conv_of(const cnn_tensor *y)
     const cnn_conv2d_args *a = y->args;
     return CNN__CONV_OF(a, y->in[0]->shape, y->shape);
 }
-static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__conv t = cnn__conv_of(y);
-    (void)mode;
     cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data,
                       cnn__data(cnn_operand(y, "bias")), cnn_scratch(y));
 }
@@ -3103,12 +3092,11 @@ static cnn__conv cnn__transpose_of(const cnn_tensor *y)      /* the convolution 
     const cnn_conv_transpose2d_args *a = y->args;
     return CNN__CONV_OF(a, y->shape, y->in[0]->shape);
 }
-static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__conv_transpose2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__conv t = cnn__transpose_of(y);
     const int       plane = cnn__plane(y->shape);
     const float    *bias = cnn__data(cnn_operand(y, "bias"));
-    (void)mode;
     for (int i = 0; i < y->shape.n * y->shape.c; i++) {
         const float b = bias ? bias[i % y->shape.c] : 0.0f;
         for (ptrdiff_t j = (ptrdiff_t)i * plane, end = j + plane; j < end; j++) y->data[j] = b;
@@ -3177,10 +3165,9 @@ static bool cnn__matmul_shape(cnn_tensor *y)
     y->shape = (cnn_shape){ a->shape.n, b->shape.c, 1, 1 };
     return true;
 }
-static void cnn__matmul_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__matmul_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int m = y->shape.n, p = y->shape.c, k = y->in[0]->shape.c;
-    (void)mode;
     cnn__gemm(&y->graph->cpu, y->data, p, 0, y->in[0]->data, k, false, y->in[1]->data, p, false, m, p, k,
               cnn_scratch(y));
 }
@@ -3217,6 +3204,7 @@ static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn_pool_args *a = y->args;
     const cnn_shape      x = y->in[0]->shape;
+    if (!a) return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false }; /* global */
     return (cnn__pool){ x.n * x.c, x.h, x.w, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
                         a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, !a->no_count_pad };
 }
@@ -3272,11 +3260,10 @@ CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
  *   y = (sum of the window) / D,   dx += dy / D for each element of the window            (LeCun et al. 1989)
  *   D counts the padding, as in PyTorch; with no_count_pad only the elements inside the input.
  * -------------------------------------------------------------------------------------------------------- */
-static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__pool t = cnn__pool_of(y);
     float          *share = cnn_scratch(y);
-    (void)mode;
     cnn__pool_shares(&t, share);
     cnn__avg_pool(&y->graph->cpu, &t, y->data, y->in[0]->data, share);
 }
@@ -3299,34 +3286,15 @@ CNN__ROOM cnn_op_avg_pool = {
 
 CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
 
-/* ---- global_max_pool -------------------------------------------------------------------------------------
- *   y = the largest element of each channel,   dx += dy at its place: max_pool with one window
- * ------------------------------------------------------------------------------------------------------- */
-static cnn__pool cnn__whole_plane(const cnn_tensor *y)
-{
-    const cnn_shape x = y->in[0]->shape;
-    return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false };
-}
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
     if (!cnn__as_input(y)) return false;
     y->shape.h = y->shape.w = 1;
     return true;
 }
-static void cnn__global_max_pool_forward(cnn_tensor *y, cnn_mode mode)
-{
-    const cnn__pool t = cnn__whole_plane(y);
-    cnn__max_pool(&y->graph->cpu, &t, y->data, mode == CNN_TRAIN ? y->saved : NULL, y->in[0]->data);
-}
-static void cnn__global_max_pool_backward(cnn_tensor *y)
-{
-    const cnn__pool t = cnn__whole_plane(y);
-    if (y->in[0]->grad) cnn__max_pool_back(&y->graph->cpu, &t, y->in[0]->grad, y->grad, y->saved,
-                                            cnn_grad_is_new(y));
-}
 CNN__ROOM cnn_op_global_max_pool = {
-    .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__global_max_pool_forward,
-    .backward = cnn__global_max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
+    .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__max_pool_forward,
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
 
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
@@ -3519,7 +3487,6 @@ CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, group_norm, cnn__group_no
 CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         norm,       cnn__instance_norm_owned)
 
 CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
-
 CNN__UNARY(cnn_group_norm_, group_norm, cnn_group_norm_args)
 
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
@@ -3554,49 +3521,40 @@ static void cnn__lrn_sum(float *sum, const float *a, const float *b, const float
     }
 }
 enum { CNN__LRN_PIXELS = 256 };
-static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
+/* dx NULL: y from x, and s; else dx from y->grad. */
+static void cnn__lrn_run(cnn_tensor *y, float *s, float *dx)
 {
     const cnn_lrn_args *t = y->args;
     const int       c = y->shape.c, left = t->size / 2, right = (t->size - 1) / 2;
     const ptrdiff_t plane = cnn__plane(y->shape);
-    const float    *x = y->in[0]->data;
-    float          *saved = mode == CNN_TRAIN ? y->saved : NULL;
+    const float    *x = y->in[0]->data, factor = 2 * t->alpha * t->beta / (float)t->size;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * c; row++)
         for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
             const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
             const ptrdiff_t at = row * plane + p;
             const ptrdiff_t first = row / c * c * plane + p;                 /* the same pixel in channel 0 */
-            float           s[CNN__LRN_PIXELS] = { 0 };
-            cnn__lrn_sum(s, x + first, x + first, NULL, row % c - left, row % c + right, c, plane, m);
+            float           sum[CNN__LRN_PIXELS] = { 0 };
+            const int       ch = row % c;
+            if (dx) cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, ch - right, ch + left, c,
+                                 plane, m);
+            else    cnn__lrn_sum(sum, x + first, x + first, NULL, ch - left, ch + right, c, plane, m);
             for (ptrdiff_t i = 0; i < m; i++) {
-                s[i] = t->k + t->alpha / (float)t->size * s[i];
-                y->data[at + i] = x[at + i] * cnn__lrn_power(s[i], t->beta);
-                if (saved) saved[at + i] = s[i];
+                const float base = dx ? s[at + i] : t->k + t->alpha / (float)t->size * sum[i];
+                const float power = cnn__lrn_power(base, t->beta);
+                if (dx) dx[at + i] += y->grad[at + i] * power - factor * x[at + i] * sum[i];
+                else    y->data[at + i] = x[at + i] * power;
+                if (!dx && s) s[at + i] = base;
             }
         }
 }
+static void cnn__lrn_forward(cnn_tensor *y, cnn_mode mode)
+{
+    cnn__lrn_run(y, mode == CNN_TRAIN ? y->saved : NULL, NULL);
+}
 static void cnn__lrn_backward(cnn_tensor *y)
 {
-    const cnn_lrn_args *t = y->args;
-    const int       c = y->shape.c, left = t->size / 2, right = (t->size - 1) / 2;
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const float    *x = y->in[0]->data, *s = y->saved, factor = 2 * t->alpha * t->beta / (float)t->size;
-    float          *dx = y->in[0]->grad;
-    if (!dx) return;
-    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < y->shape.n * c; row++)
-        for (ptrdiff_t p = 0; p < plane; p += CNN__LRN_PIXELS) {
-            const ptrdiff_t m = plane - p < CNN__LRN_PIXELS ? plane - p : CNN__LRN_PIXELS;
-            const ptrdiff_t at = row * plane + p;
-            const ptrdiff_t first = row / c * c * plane + p;
-            float           sum[CNN__LRN_PIXELS] = { 0 };
-            cnn__lrn_sum(sum, y->grad + first, y->data + first, s + first, row % c - right, row % c + left, c,
-                         plane, m);
-            for (ptrdiff_t i = 0; i < m; i++)
-                dx[at + i] += y->grad[at + i] * cnn__lrn_power(s[at + i], t->beta)
-                            - factor * x[at + i] * sum[i];
-        }
+    if (y->in[0]->grad) cnn__lrn_run(y, y->saved, y->in[0]->grad);
 }
 static size_t cnn__lrn_saved(const cnn_tensor *y) { return (size_t)cnn__len(y->shape) * sizeof(float); }
 static const cnn_field cnn__lrn_fields[] = {
@@ -3792,12 +3750,11 @@ static cnn_shape cnn__prelu_weight(const cnn_tensor *y)         /* a given one m
     const bool one = y->n_in > 1 ? y->in[1]->shape.c == 1 : !((const cnn_prelu_args *)y->args)->per_channel;
     return cnn__vector(one ? 1 : y->shape.c);
 }
-static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__prelu_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const ptrdiff_t plane = cnn__plane(y->shape);
     const int       c = y->shape.c, step = y->in[1]->shape.c == 1 ? 0 : 1;
     const float    *x = y->in[0]->data, *w = y->in[1]->data;
-    (void)mode;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < y->shape.n * c; row++)
         for (ptrdiff_t i = row * plane; i < (row + 1) * plane; i++)
@@ -3839,9 +3796,8 @@ CNN__UNARY(cnn_prelu_, prelu, cnn_prelu_args)
  *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                    (Bridle 1990)
  *   For training, softmax_cross_entropy from the logits is more exact.
  * -------------------------------------------------------------------------------------------------------- */
-static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m)
+static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m CNN__UNUSED)
 {
-    (void)m;
     cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
 }
 static void cnn__softmax_backward(cnn_tensor *y)
@@ -3859,11 +3815,10 @@ CNN__PLAIN_1(cnn_softmax_,         softmax)
 /* ---- log_softmax -----------------------------------------------------------------------------------------
  *   y_k = x_k - max - log sum_j e^(x_j - max)   over C,   dx_k = dy_k - e^y_k sum_j dy_j
  * ------------------------------------------------------------------------------------------------------- */
-static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const ptrdiff_t plane = cnn__plane(y->shape);
     const int       c = y->shape.c;
-    (void)mode;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
@@ -3944,9 +3899,8 @@ static bool cnn__reshape_shape(cnn_tensor *y)
     y->shape.n = x->shape.n;
     return true;
 }
-static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__reshape_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    (void)mode;
     cnn__map(&y->graph->cpu, NULL, y->data, y->in[0]->data, NULL, NULL, NULL, cnn__len(y->shape));
 }
 static void cnn__reshape_backward(cnn_tensor *y)
@@ -3989,26 +3943,21 @@ static bool cnn__concat_shape(cnn_tensor *y)
     y->shape.c = c > INT_MAX ? 0 : (int)c;           /* cnn_apply refuses 0 as too large */
     return true;
 }
-static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode)
-{
-    (void)mode;
-    for (ptrdiff_t n = 0, to = 0; n < y->shape.n; n++)
-        for (int i = 0; i < y->n_in; i++) {
-            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
-            memcpy(y->data + to, y->in[i]->data + n * size, (size_t)size * sizeof *y->data);
-            to += size;
-        }
-}
-static void cnn__concat_backward(cnn_tensor *y)
+/* y from its operands, or back: their gradients from that of y. */
+static void cnn__concat_run(cnn_tensor *y, bool back)
 {
     cnn_each *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t n = 0, from = 0; n < y->shape.n; n++)
+    for (ptrdiff_t n = 0, at = 0; n < y->shape.n; n++)
         for (int i = 0; i < y->n_in; i++) {
-            const ptrdiff_t size = cnn__sample(y->in[i]->shape);
-            if (y->in[i]->grad) add(y->in[i]->grad + n * size, y->grad + from, NULL, NULL, size);
-            from += size;
+            const cnn_tensor *x = y->in[i];
+            const ptrdiff_t   size = cnn__sample(x->shape);
+            if (!back) memcpy(y->data + at, x->data + n * size, (size_t)size * sizeof *y->data);
+            else if (x->grad) add(x->grad + n * size, y->grad + at, NULL, NULL, size);
+            at += size;
         }
 }
+static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__concat_run(y, false); }
+static void cnn__concat_backward(cnn_tensor *y) { cnn__concat_run(y, true); }
 CNN__ROOM cnn_op_concat = {
     .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward,
     .backward = cnn__concat_backward };
@@ -4034,30 +3983,26 @@ static bool cnn__pad_shape(cnn_tensor *y)
                             x.w + a->left + a->right };
     return true;
 }
-/* Where row number i of x (of N*C*H rows) begins in y. */
-static ptrdiff_t cnn__pad_row(const cnn_tensor *y, ptrdiff_t i)
+/* dx NULL: y from x; else dx from y->grad. Row by row of x. */
+static void cnn__pad_run(cnn_tensor *y, float *dx)
 {
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape;
-    const ptrdiff_t     h = i % x.h, c = i / x.h % x.c, n = i / x.h / x.c;
-    return ((n * y->shape.c + c + a->front) * y->shape.h + h + a->top) * y->shape.w + a->left;
+    cnn_each           *add = cnn__each_add(&y->graph->cpu);
+    for (ptrdiff_t i = 0; i < (ptrdiff_t)x.n * x.c * x.h; i++) {
+        const ptrdiff_t h = i % x.h, c = i / x.h % x.c, n = i / x.h / x.c;
+        const ptrdiff_t row = (n * y->shape.c + c + a->front) * y->shape.h + h + a->top;
+        const ptrdiff_t at = row * y->shape.w + a->left;
+        if (dx) add(dx + i * x.w, y->grad + at, NULL, NULL, x.w);
+        else    memcpy(y->data + at, y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
+    }
 }
-static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    const cnn_shape x = y->in[0]->shape;
-    const float     value = ((const cnn_pad_args *)y->args)->value;
-    (void)mode;
-    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = value;
-    for (ptrdiff_t i = 0; i < (ptrdiff_t)x.n * x.c * x.h; i++)
-        memcpy(y->data + cnn__pad_row(y, i), y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
+    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = ((const cnn_pad_args *)y->args)->value;
+    cnn__pad_run(y, NULL);
 }
-static void cnn__pad_backward(cnn_tensor *y)
-{
-    const cnn_shape x = y->in[0]->shape;
-    cnn_each       *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t i = 0; y->in[0]->grad && i < (ptrdiff_t)x.n * x.c * x.h; i++)
-        add(y->in[0]->grad + i * x.w, y->grad + cnn__pad_row(y, i), NULL, NULL, x.w);
-}
+static void cnn__pad_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__pad_run(y, y->in[0]->grad); }
 static const cnn_field cnn__pad_fields[] = {
     CNN_FIELD('i', cnn_pad_args, left, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, right, .range = CNN__FROM_0),
@@ -4121,7 +4066,7 @@ static void cnn__slice_run(cnn_tensor *y, float *dx)
             else    memcpy(y->data + to, y->in[0]->data + from, (size_t)run * sizeof(float));
         }
 }
-static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__slice_run(y, NULL); }
+static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__slice_run(y, NULL); }
 static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
 static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
@@ -4210,7 +4155,7 @@ static void cnn__upsample_run(cnn_tensor *y, float *dx)
             }
         }
 }
-static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode) { (void)mode, cnn__upsample_run(y, NULL); }
+static void cnn__upsample_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__upsample_run(y, NULL); }
 static void cnn__upsample_backward(cnn_tensor *y)
 {
     if (y->in[0]->grad) cnn__upsample_run(y, y->in[0]->grad);
@@ -4261,11 +4206,10 @@ static bool cnn__binary_shape(cnn_tensor *y)
            || cnn_fail(y, "%s and %s do not fit: each extent must be equal, or 1 in one of them",
                        cnn__shape_text(a).s, cnn__shape_text(b).s);
 }
-static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_tensor *a = y->in[0], *b = y->in[1];
     const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
-    (void)mode;
     cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape,
                    cnn__of(y)->tail);
 }
@@ -4285,16 +4229,11 @@ static void cnn__binary_backward(cnn_tensor *y)
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__binary_shape, .forward = cnn__binary_forward,                        \
         .backward = cnn__binary_backward, .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags),                  \
-        .formula = &cnn__##op_name##_formula };
+        .formula = &cnn__##op_name##_formula };                                                              \
+    CNN__PLAIN_2(cnn_##op_name##_, op_name)
 CNN__BINARY(add, CNN_INPLACE_GRAD)
 CNN__BINARY(sub, CNN_INPLACE_GRAD)
 CNN__BINARY(mul, CNN_READS_X)
-
-CNN__PLAIN_2(cnn_add_,    add)
-
-CNN__PLAIN_2(cnn_sub_,    sub)
-
-CNN__PLAIN_2(cnn_mul_,    mul)
 
 /* ---- scale ------------------------------------------------------------------------------------------------
  *   y = factor x + offset,   dx = factor dy
@@ -4324,10 +4263,9 @@ static float cnn__reduce_factor(const cnn_tensor *y)
 {
     return y->op == &cnn_op_sum ? 1.0f : (float)cnn__len(y->shape) / (float)cnn__len(y->in[0]->shape);
 }
-static void cnn__reduce_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__reduce_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_tensor *x = y->in[0];
-    (void)mode;
     memset(y->data, 0, (size_t)cnn__len(y->shape) * sizeof *y->data);
     cnn__add_product(&y->graph->cpu, y->data, x->data, NULL, y->shape, x->shape, x->shape,
                      cnn__reduce_factor(y));
@@ -4352,10 +4290,8 @@ CNN__REDUCE(sum,             cnn__reduce_fields)
 CNN__REDUCE(mean,            cnn__reduce_fields)
 CNN__REDUCE(global_avg_pool, cnn__global_fields)
 
-CNN__UNARY(cnn_sum_,        sum,        cnn_reduce_args)
-
-CNN__UNARY(cnn_mean_,       mean,       cnn_reduce_args)
-
+CNN__UNARY(cnn_sum_,  sum,  cnn_reduce_args)
+CNN__UNARY(cnn_mean_, mean, cnn_reduce_args)
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -4371,6 +4307,17 @@ CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
  *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
  *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
  * -------------------------------------------------------------------------------------------------------- */
+/* Operand i must be a constant, one number for each channel of operand 0. what: "weight". */
+static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
+{
+    const cnn_tensor *w = y->in[i];
+    const int         c = y->in[0]->shape.c;
+    if (w->batched || !cnn__equal(w->shape, cnn__vector(c)))
+        return cnn_fail(y, "%s %s does not fit input %s: it must be (1,%d,1,1)", what, cnn__shape_text(w).s,
+                        cnn__shape_text(y->in[0]).s, c);
+    return (!w->op && w->kind != CNN_PARAM)
+           || cnn_fail(y, "%s must not be learned: use cnn_const", what);
+}
 static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compares classes with labels */
 {
     if (!cnn__operands(y, 2, 3)) return false;
@@ -4386,9 +4333,7 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
     if (x->shape.c == 1)
         return cnn_fail(y, "logits %s are of one class, whose probability is always 1: yes or no is "
                         "cnn_bce_with_logits, or two classes", cnn__shape_text(x).s);
-    if (y->n_in == 3 && !cnn__check_operand(y, 2, "class weights", cnn__vector(x->shape.c))) return false;
-    if (y->n_in == 3 && (y->in[2]->op || y->in[2]->kind == CNN_PARAM))
-        return cnn_fail(y, "class weights are not learned: make them with cnn_const");
+    if (y->n_in == 3 && !cnn__check_constant(y, 2, "class weights")) return false;
     y->shape = cnn__vector(1);
     y->batched = false;
     return true;
@@ -4482,11 +4427,10 @@ static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
     const ptrdiff_t plane = cnn__plane(x);
     return (i / plane * x.c + (ptrdiff_t)y->in[1]->data[i]) * plane + i % plane;
 }
-static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
-    (void)mode;
     if (!cnn__check_labels(y)) return;
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++)
         if (!cnn__ignored(&t, i))
@@ -4529,14 +4473,13 @@ static bool cnn__huber_shape(cnn_tensor *y)
     const cnn_huber_args *a = y->args;
     return a->delta > 0 || a->smooth_l1 ? cnn__mse_shape(y) : cnn_fail(y, "delta is 0: it must be positive");
 }
-static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_huber_args *a = y->args;                      /* NULL for l1, which is smooth_l1 of delta 0 */
     const double delta = a ? (double)a->delta : 0, factor = delta > 0 && a->smooth_l1 ? 1 / delta : 1;
     const int    n = cnn__len(y->in[0]->shape);
     const float *px = y->in[0]->data, *pt = y->in[1]->data;
     double       sum = 0;
-    (void)mode;
     for (int i = 0; i < n; i++) {
         const double d = fabs((double)px[i] - (double)pt[i]);
         if (delta == 0) sum += d;
@@ -4563,11 +4506,8 @@ static bool cnn__bce_shape(cnn_tensor *y)
 {
     static const char *const name[] = { "pos_weight", "weight" };
     if (!cnn__operands(y, 2, 4)) return false;
-    for (int i = 2; i < y->n_in; i++) {
-        if (!cnn__check_operand(y, i, name[i - 2], cnn__vector(y->in[0]->shape.c))) return false;
-        if (y->in[i]->op || y->in[i]->kind == CNN_PARAM)
-            return cnn_fail(y, "%s is not learned: make it with cnn_const", name[i - 2]);
-    }
+    for (int i = 2; i < y->n_in; i++)
+        if (!cnn__check_constant(y, i, name[i - 2])) return false;
     return cnn__target_shape(y);
 }
 static float cnn__bce_factor(const cnn_tensor *y, int operand, int i)
@@ -4575,11 +4515,10 @@ static float cnn__bce_factor(const cnn_tensor *y, int operand, int i)
     const cnn_shape s = y->in[0]->shape;
     return y->n_in > operand ? y->in[operand]->data[i / cnn__plane(s) % s.c] : 1.0f;
 }
-static void cnn__bce_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__bce_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = cnn__len(y->in[0]->shape);
     double    sum = 0;
-    (void)mode;
     for (int i = 0; i < n; i++) {
         const double x = (double)y->in[0]->data[i], t = (double)y->in[1]->data[i];
         const double p = (double)cnn__bce_factor(y, 2, i), w = (double)cnn__bce_factor(y, 3, i);
@@ -6283,9 +6222,7 @@ CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
    ======================================================================================================== */
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+CNN__PRINTF(2, 3)
 static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
 {
     va_list ap;
@@ -6298,48 +6235,66 @@ static bool cnn__data_fail(cnn_dataset *d, const char *format, ...)
 }
 
 #ifndef CNN_NO_STDIO
-/* A whole file in memory, to be given to CNN_FREE; NULL after writing a message. It is read to its end, not
-   asked for its size: that serves pipes too, and a file that grows meanwhile does no harm. */
-static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *error, size_t room)
+/* What follows in a file, at most `most` bytes and a 0 behind them, to be given to CNN_FREE; NULL after
+   writing a message. It is read, not asked for its size: that serves pipes too, a file that grows meanwhile
+   does no harm, and the memory grows with what is there, not with what somebody promised. */
+static void *cnn__read_stream(FILE *f, size_t most, size_t *bytes, char *error, size_t room)
 {
-    unsigned char *data = NULL, *more = NULL;
-    size_t size = 0, capacity = 0, got = 0;
-    *bytes = 0;
-    errno = 0;
-    FILE *f = path ? fopen(path, "rb") : NULL;
-    if (!f) {
-        const char *reason = errno ? strerror(errno) : "it cannot be opened";
-        cnn__format(error, room, "%s", path ? reason : "no path was given");
-        return NULL;
-    }
-    do {
+    char  *data = NULL, *more = NULL;
+    size_t size = 0, capacity = 0, got = 1;
+    while (got && size < most) {
         if (size == capacity) {
-            capacity = capacity ? cnn__mul_size(capacity, 2) : 1u << 16;
+            const size_t twice = capacity ? cnn__mul_size(capacity, 2) : 1u << 16;
+            capacity = twice < most ? twice : most;
             more = capacity == SIZE_MAX ? NULL : CNN_REALLOC(data, capacity);
-            if (!more) {
-                cnn__format(error, room, "out of memory: %zu bytes", capacity);
-                break;
-            }
+            if (!more) break;
             data = more;
         }
+        errno = 0;
         got = fread(data + size, 1, capacity - size, f);
         size += got;
-    } while (got);
-    bool whole = more && !ferror(f);
-    if (more && !whole)
-        cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
-    fclose(f);
-    if (!whole) {
-        CNN_FREE(data);
-        return NULL;
     }
-    more = CNN_REALLOC(data, size ? size : 1);         /* give back what the doubling took too much */
-    *bytes = size;
-    return more ? more : data;
+    if (ferror(f)) {
+        cnn__format(error, room, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
+    } else if ((more || size == most) && (more = CNN_REALLOC(data, size + 1)) != NULL) {
+        more[size] = 0, *bytes = size;
+        return more;
+    } else {
+        cnn__format(error, room, "out of memory: %zu bytes", capacity ? capacity : size + 1);
+    }
+    CNN_FREE(data);
+    return NULL;
+}
+
+static FILE *cnn__open_to_read(const char *path, char *error, size_t room)
+{
+    errno = 0;
+    FILE *f = path ? fopen(path, "rb") : NULL;
+    if (!f) cnn__format(error, room, "%s", !path ? "no path was given"
+                        : errno ? strerror(errno) : "it cannot be opened");
+    return f;
+}
+
+/* A whole file in memory, as from cnn__read_stream. */
+static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *error, size_t room)
+{
+    *bytes = 0;
+    FILE *f = cnn__open_to_read(path, error, room);
+    if (!f) return NULL;
+    void *data = cnn__read_stream(f, SIZE_MAX, bytes, error, room);
+    fclose(f);
+    return data;
 }
 #endif
 
 /* ---- What all data sets share: the order of the samples, the number of classes, the defaults ---- */
+
+/* Array k of the data set's own memory gets so many bytes. */
+static bool cnn__own(cnn_dataset *d, int k, size_t bytes)
+{
+    d->own[k] = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    return d->own[k] || cnn__data_fail(d, "data set: out of memory: %zu bytes", bytes);
+}
 
 /* d->order is followed by as many indices again: the order from which cnn_shuffle starts. Only the order is
    owned; the samples lie elsewhere, so that a split costs eight bytes a sample and a data set may be copied
@@ -6347,8 +6302,8 @@ static unsigned char *cnn__read_file(const char *path, size_t *bytes, char *erro
 static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
 {
     size_t n = (size_t)count, bytes = cnn__mul_size(n, 2 * sizeof *d->order);
-    d->own[2] = d->order = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
-    if (!d->order) return cnn__data_fail(d, "data set: out of memory: %zu bytes", bytes);
+    if (!cnn__own(d, 2, bytes)) return false;
+    d->order = d->own[2];
     for (size_t i = 0; i < n; i++) d->order[i] = d->order[n + i] = from ? from[i] : (int)i;
     d->count = count;
     return true;
@@ -6370,28 +6325,19 @@ static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const f
     return true;
 }
 
-static cnn_dataset cnn__empty_dataset(void)
-{
-    cnn_dataset d;
-    memset(&d, 0, sizeof d);
-    return d;
-}
-
 CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int count, int c,
                               int h, int w)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    cnn_shape   s = { 1, c, h, w };
-    cnn__set_samples(&d, pixels, NULL, labels, count, s);
+    cnn_dataset d = { 0 };
+    cnn__set_samples(&d, pixels, NULL, labels, count, (cnn_shape){ 1, c, h, w });
     return d;
 }
 
 CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h,
                                int w)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    cnn_shape   s = { 1, c, h, w };
-    cnn__set_samples(&d, NULL, values, labels, count, s);
+    cnn_dataset d = { 0 };
+    cnn__set_samples(&d, NULL, values, labels, count, (cnn_shape){ 1, c, h, w });
     return d;
 }
 
@@ -6399,8 +6345,52 @@ CNN_API void cnn_dataset_free(cnn_dataset *d)
 {
     if (!d) return;
     for (int i = 0; i < 3; i++) CNN_FREE(d->own[i]);
-    *d = cnn__empty_dataset();
+    memset(d, 0, sizeof *d);
 }
+
+/* ---- Formats. Each has a function that checks n files, or arrays, and copies what they hold. ---- */
+
+typedef struct { const char *name; const unsigned char *p; size_t bytes; void *own; } cnn__input;
+typedef bool cnn__format_reader(cnn_dataset *d, const cnn__input *from, int n, const void *options);
+
+static cnn_dataset cnn__read_inputs(const cnn__input *from, int n, cnn__format_reader *read,
+                                    const void *options)
+{
+    cnn_dataset d = { 0 };
+    for (int i = 0; i < n; i++)
+        if (from[i].bytes >= 2 && from[i].p[0] == 0x1f && from[i].p[1] == 0x8b)
+            cnn__data_fail(&d, "%s is gzipped: gunzip it first", from[i].name);
+    if (!d.error[0]) read(&d, from, n, options);
+    return d;
+}
+
+static cnn__input cnn__memory(const char *name, const void *p, size_t bytes)
+{
+    const cnn__input from = { name, p ? p : "", p ? bytes : 0, NULL };
+    return from;
+}
+
+#ifndef CNN_NO_STDIO
+static cnn_dataset cnn__read_paths(const char *call, const char *const *path, int n, cnn__format_reader *read,
+                                   const void *options)
+{
+    cnn_dataset d = { 0 };
+    cnn__input *from = path && n > 0 ? CNN_MALLOC((size_t)n * sizeof *from) : NULL;
+    char        why[128];
+    int         opened = 0;
+    if (!from) cnn__data_fail(&d, "%s: %s", call, path && n > 0 ? "out of memory" : "no path was given");
+    for (; opened < n && !d.error[0]; opened++) {
+        cnn__input *to = &from[opened];
+        to->name = path[opened] ? cnn__path_end(path[opened]) : call;
+        to->p = to->own = cnn__read_file(path[opened], &to->bytes, why, sizeof why);
+        if (!to->p) cnn__data_fail(&d, "%s: %s", to->name, why);
+    }
+    if (!d.error[0]) d = cnn__read_inputs(from, n, read, options);
+    while (opened-- > 0) CNN_FREE(from[opened].own);
+    CNN_FREE(from);
+    return d;
+}
+#endif
 
 /* ---- IDX, the format of MNIST (LeCun, Cortes, Burges 1998) ----
 
@@ -6413,169 +6403,104 @@ static uint32_t cnn__be32(const unsigned char *p)
     return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-/* The elements of one IDX file, after every check that one file allows; NULL after an error. what: "pixel";
-   ranks: the dimensions that it may have, "2 to 4". */
-static const unsigned char *cnn__idx_elements(cnn_dataset *d, const char *name, const char *what,
-                                              const unsigned char *p, size_t bytes, const char *ranks,
-                                              int *rank, int dim[4])
+/* Copy the elements of one file to own[k], after every check that one file allows. k: 0 pixels, 1 labels. */
+static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *rank, int dim[4])
 {
-    if (bytes >= 2 && p[0] == 0x1f && p[1] == 0x8b)
-        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name), NULL;
+    const char          *name = from->name, *what = k ? "label" : "pixel", *ranks = k ? "1" : "2 to 4";
+    const unsigned char *p = from->p;
+    const size_t         bytes = from->bytes;
     if (bytes < 4)
         return cnn__data_fail(d, "%s: truncated: an IDX file begins with 4 bytes, the file has %zu", name,
-                              bytes), NULL;
+                              bytes);
     if (p[0] || p[1])
         return cnn__data_fail(d, "%s: not an IDX file: it begins with %02x %02x, not with 00 00", name, p[0],
-                              p[1]), NULL;
+                              p[1]);
     if (p[2] != 8)
         return cnn__data_fail(d, "%s: elements of type 0x%02x: only unsigned bytes, 0x08, can be read", name,
-                              p[2]), NULL;
-    if (p[3] < ranks[0] - '0' || p[3] > ranks[strlen(ranks) - 1] - '0')
-        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what, ranks), NULL;
+                              p[2]);
+    if (k ? p[3] != 1 : p[3] < 2 || p[3] > 4)
+        return cnn__data_fail(d, "%s: %d dimensions: %s files have %s", name, p[3], what, ranks);
     size_t header = 4 + 4 * (size_t)p[3], total = 1;
     if (bytes < header)
         return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name, header,
-                              bytes), NULL;
+                              bytes);
     *rank = p[3];
     for (int i = 0; i < *rank; i++) {
         uint32_t extent = cnn__be32(p + 4 + 4 * i);
         if (extent < 1 || extent > INT_MAX)
             return cnn__data_fail(d, "%s: dimension %d is %lu: it must be 1 to %d", name, i + 1,
-                                  (unsigned long)extent, INT_MAX), NULL;
+                                  (unsigned long)extent, INT_MAX);
         dim[i] = (int)extent;
         total = cnn__mul_size(total, extent);
     }
     if (bytes - header < total)
         return cnn__data_fail(d, "%s: truncated: the header promises %zu %s bytes, the file has %zu", name,
-                              total, what, bytes - header), NULL;
+                              total, what, bytes - header);
     if (bytes - header > total)
         return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total,
-                              what, bytes - header - total), NULL;
-    return p + header;
+                              what, bytes - header - total);
+    return cnn__own(d, k, total) && memcpy(d->own[k], p + header, total);
 }
 
-/* Check both files and use their elements where they lie. labels may be NULL. */
-static bool cnn__set_idx(cnn_dataset *d, const char *image_name, const unsigned char *images,
-                         size_t image_bytes, const char *label_name, const unsigned char *labels,
-                         size_t label_bytes)
+static bool cnn__set_idx(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
-    int dim[4], label_dim[4], rank;
-    const unsigned char *pixels = cnn__idx_elements(d, image_name, "pixel", images, image_bytes, "2 to 4",
-                                                    &rank, dim);
-    if (!pixels) return false;
+    int dim[4], label_dim[4], rank, one;
+    (void)options;
+    if (!cnn__read_idx(d, from, 0, &rank, dim)) return false;
+    if (n > 1 && !cnn__read_idx(d, from + 1, 1, &one, label_dim)) return false;
+    if (n > 1 && label_dim[0] != dim[0])
+        return cnn__data_fail(d, "%s has %d images, but %s has %d labels", from[0].name, dim[0], from[1].name,
+                              label_dim[0]);
     cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
-    if (labels) {
-        labels = cnn__idx_elements(d, label_name, "label", labels, label_bytes, "1", &rank, label_dim);
-        if (!labels) return false;
-        if (label_dim[0] != dim[0])
-            return cnn__data_fail(d, "%s has %d images, but %s has %d labels", image_name, dim[0], label_name,
-                                  label_dim[0]);
-    }
-    return cnn__set_samples(d, pixels, NULL, labels, dim[0], s);
+    return cnn__set_samples(d, d->own[0], NULL, d->own[1], dim[0], s);
 }
 
 CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
                                    size_t label_bytes)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    const void *from[2] = { images, labels };
-    size_t      bytes[2] = { images ? image_bytes : 0, labels ? label_bytes : 0 };
-    for (int i = 0; i < 2; i++) {
-        if (!from[i]) continue;
-        d.own[i] = CNN_MALLOC(bytes[i] ? bytes[i] : 1);
-        if (!d.own[i]) cnn__data_fail(&d, "data set: out of memory: %zu bytes", bytes[i]);
-        else if (bytes[i]) memcpy(d.own[i], from[i], bytes[i]);
-    }
-    if (!d.error[0]) cnn__set_idx(&d, "images", d.own[0], bytes[0], "labels", d.own[1], bytes[1]);
-    return d;
+    const cnn__input from[2] = { cnn__memory("images", images, image_bytes),
+                                 cnn__memory("labels", labels, label_bytes) };
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_idx, NULL);
 }
-
-#ifndef CNN_NO_STDIO
-CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
-{
-    cnn_dataset d = cnn__empty_dataset();
-    const char *path[2] = { images, labels };
-    size_t      bytes[2] = { 0, 0 };
-    char        why[128];
-    for (int i = 0; i < 2 && !d.error[0]; i++) {
-        if (i == 1 && !labels) break;
-        d.own[i] = cnn__read_file(path[i], &bytes[i], why, sizeof why);
-        if (!d.own[i]) cnn__data_fail(&d, "%s: %s", path[i] ? cnn__path_end(path[i]) : "cnn_load_idx", why);
-    }
-    if (!d.error[0])
-        cnn__set_idx(&d, cnn__path_end(images), d.own[0], bytes[0], cnn__path_end(labels), d.own[1],
-                     bytes[1]);
-    return d;
-}
-#endif
 
 /* ---- CIFAR-10 and CIFAR-100, binary version (Krizhevsky 2009) ----
 
    Records and nothing else. One byte of label (CIFAR-100: the coarse class, then the fine one), then 3072
    bytes: the red, green and blue plane of 32x32 pixels, row by row. */
 
-/* Copy the records of one file behind those that are there: pixels in own[0], labels in own[1]. */
-static bool cnn__add_cifar(cnn_dataset *d, const char *name, const unsigned char *p, size_t bytes,
-                           int classes, int *count)
+static bool cnn__set_cifar(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
+    const int    classes = *(const int *)options;
     const size_t pixels = 3 * 32 * 32, head = classes == 100 ? 2 : 1, record = head + pixels;
-    const size_t n = bytes / record, before = (size_t)*count, all = before + n;
+    size_t       count = 0;
     if (classes != 10 && classes != 100)
         return cnn__data_fail(d, "cifar: %d classes: there are CIFAR-10 and CIFAR-100", classes);
-    if (bytes >= 2 && p[0] == 0x1f && p[1] == 0x8b)
-        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name);
-    if (n == 0 || bytes % record)
-        return cnn__data_fail(d, "%s: %zu bytes are not a whole number of CIFAR-%d records of %zu bytes",
-                              name, bytes, classes, record);
-    if (n > INT_MAX - before) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
-    for (size_t i = 0; i < n; i++)
-        if (p[i * record + head - 1] >= classes || (head == 2 && p[i * record] >= 20))
-            return cnn__data_fail(d, "%s: record %zu begins with %d, %d: these are no labels of CIFAR-%d",
-                                  name, i + 1, p[i * record], p[i * record + 1], classes);
-    const size_t need[2] = { cnn__mul_size(all, pixels), all };
-    for (int k = 0; k < 2; k++) {
-        void *more = need[k] == SIZE_MAX ? NULL : CNN_REALLOC(d->own[k], need[k]);
-        if (!more) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
-        d->own[k] = more;
+    for (int k = 0; k < n; k++) {
+        if (from[k].bytes == 0 || from[k].bytes % record)
+            return cnn__data_fail(d, "%s: %zu bytes are not a whole number of CIFAR-%d records of %zu bytes",
+                                  from[k].name, from[k].bytes, classes, record);
+        count = cnn__add_size(count, from[k].bytes / record);
+        if (count > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", from[k].name, INT_MAX);
     }
-    unsigned char *to = d->own[0], *labels = d->own[1];
-    for (size_t i = 0; i < n; i++) {
-        labels[before + i] = p[i * record + head - 1];
-        memcpy(to + (before + i) * pixels, p + i * record + head, pixels);
-    }
-    *count = (int)all;
-    return true;
+    if (!cnn__own(d, 0, cnn__mul_size(count, pixels)) || !cnn__own(d, 1, count)) return false;
+    unsigned char *to = d->own[0], *label = d->own[1];
+    for (int k = 0; k < n; k++)
+        for (size_t i = 0; i < from[k].bytes / record; i++, to += pixels) {
+            const unsigned char *p = from[k].p + i * record;
+            if (p[head - 1] >= classes || (head == 2 && p[0] >= 20))
+                return cnn__data_fail(d, "%s: record %zu begins with %d, %d: these are no labels of CIFAR-%d",
+                                      from[k].name, i + 1, p[0], p[1], classes);
+            *label++ = p[head - 1];
+            memcpy(to, p + head, pixels);
+        }
+    return cnn__set_samples(d, d->own[0], NULL, d->own[1], (int)count, (cnn_shape){ 1, 3, 32, 32 });
 }
-
-static const cnn_shape cnn__cifar_shape = { 1, 3, 32, 32 };
 
 CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    int         count = 0;
-    if (cnn__add_cifar(&d, "cifar", records, records ? bytes : 0, classes, &count))
-        cnn__set_samples(&d, d.own[0], NULL, d.own[1], count, cnn__cifar_shape);
-    return d;
+    const cnn__input from = cnn__memory("cifar", records, bytes);
+    return cnn__read_inputs(&from, 1, cnn__set_cifar, &classes);
 }
-
-#ifndef CNN_NO_STDIO
-CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes)
-{
-    cnn_dataset d = cnn__empty_dataset();
-    int         count = 0;
-    if (!paths || n_paths < 1) cnn__data_fail(&d, "cnn_load_cifar: no path was given");
-    for (int i = 0; i < n_paths && !d.error[0]; i++) {
-        char   why[128];
-        size_t bytes;
-        unsigned char *file = cnn__read_file(paths[i], &bytes, why, sizeof why);
-        if (!file) cnn__data_fail(&d, "%s: %s", paths[i] ? cnn__path_end(paths[i]) : "cnn_load_cifar", why);
-        else cnn__add_cifar(&d, cnn__path_end(paths[i]), file, bytes, classes, &count);
-        CNN_FREE(file);
-    }
-    if (!d.error[0]) cnn__set_samples(&d, d.own[0], NULL, d.own[1], count, cnn__cifar_shape);
-    return d;
-}
-#endif
 
 /* ---- CSV ---- */
 
@@ -6643,20 +6568,40 @@ static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bo
     return first ? "; is it a heading? .skip = 1 leaves it out" : "";
 }
 
-/* Two passes: count lines and columns, which bounds the memory by the size of the file; then read. */
-static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, size_t bytes,
-                         const cnn_csv_args *a)
+/* The shape of a sample, and which column is the label: SIZE_MAX = none. */
+static bool cnn__csv_columns(cnn_dataset *d, const char *name, const cnn_csv_args *a, size_t columns,
+                             const char *hint, cnn_shape *s, size_t *label_at)
 {
-    const char *begin = text, *end = text + bytes, *p, *line, *to;
+    const size_t values = columns - (a->label != 0);
+    const size_t distance = a->label < 0 ? 0 - (size_t)a->label : (size_t)a->label;
+    if (distance > columns)
+        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns%s", name,
+                              a->label, columns, hint);
+    *label_at = !a->label ? SIZE_MAX : a->label > 0 ? distance - 1 : columns - distance;
+    s->n = 1, s->c = a->c ? a->c : 1, s->h = a->h ? a->h : 1, s->w = a->w ? a->w : 1;
+    if (!a->c && !a->h && !a->w) s->c = values > INT_MAX ? 0 : (int)values;
+    return (cnn__checked_len(*s) == values && values > 0) ||
+           cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between '%c'%s",
+                          name, s->c, s->h, s->w, values, a->separator ? a->separator : ',', hint);
+}
+
+static bool cnn__is_label(double v) { return v >= 0 && v <= 255 && v == floor(v); }
+
+/* Two passes: count lines and columns, which bounds the memory by the size of the file; then read. */
+static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const void *options)
+{
+    const cnn_csv_args *a = options;
+    const char *name = from->name, *begin = (const char *)from->p, *end = begin + from->bytes;
+    const char *p, *line, *to;
     const char  separator = a->separator ? a->separator : ',';
     const float scale = a->scale != 0 ? a->scale : 1;
-    size_t      columns = 1, rows = 0;
+    size_t      columns = 1, rows = 0, label_at = SIZE_MAX;
+    cnn_shape   s;
     int         number = 0;
-    if (bytes >= 2 && (unsigned char)text[0] == 0x1f && (unsigned char)text[1] == 0x8b)
-        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name);
+    (void)n;
     if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", name, a->skip);
     if (!isfinite(scale)) return cnn__data_fail(d, "%s: scale %g is no number", name, (double)scale);
-    if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) begin += 3;       /* UTF-8's byte order mark */
+    if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;   /* byte order mark */
     for (int i = 0; i < a->skip && begin < end; i++, number++) {
         const char *stop = memchr(begin, '\n', (size_t)(end - begin));
         begin = stop ? stop + 1 : end;
@@ -6670,23 +6615,9 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
     if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", name);
     if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
 
-    const size_t values = columns - (a->label != 0), none = SIZE_MAX;
-    const size_t distance = a->label < 0 ? 0 - (size_t)a->label : (size_t)a->label;
-    if (distance > columns)
-        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns%s", name,
-                              a->label, columns, hint);
-    const size_t label_at = !a->label ? none : a->label > 0 ? distance - 1 : columns - distance;
-    bool      shaped = a->c || a->h || a->w;
-    cnn_shape s = { 1, shaped && a->c ? a->c : 1, a->h ? a->h : 1, a->w ? a->w : 1 };
-    if (!shaped) s.c = values > INT_MAX ? 0 : (int)values;
-    if (cnn__checked_len(s) != values || values == 0)
-        return cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between "
-                              "'%c'%s", name, s.c, s.h, s.w, values, separator, hint);
-    const size_t need[2] = { cnn__mul_size(cnn__mul_size(rows, values), sizeof(float)), rows };
-    for (int k = 0; k < 2; k++) {
-        d->own[k] = need[k] == SIZE_MAX ? NULL : CNN_MALLOC(need[k]);
-        if (!d->own[k]) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
-    }
+    if (!cnn__csv_columns(d, name, a, columns, hint, &s, &label_at)) return false;
+    const size_t values = cnn__mul_size(rows, columns - (a->label != 0));
+    if (!cnn__own(d, 0, cnn__mul_size(values, sizeof(float))) || !cnn__own(d, 1, rows)) return false;
     float         *out = d->own[0];
     unsigned char *labels = d->own[1];
     number = first, p = begin;
@@ -6707,7 +6638,7 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
                                       number, k + 1, (int)(shown < 20 ? shown : 20), cell,
                                       cnn__cell_hint(cell, (size_t)shown, separator, d->own[0] == out));
             if (k != label_at) { *out++ = (float)(v * (double)scale); continue; }
-            if (!(v >= 0 && v <= 255) || v != floor(v))
+            if (!cnn__is_label(v))
                 return cnn__data_fail(d, "%s, line %d: label %g is no whole number from 0 to 255", name,
                                       number, v);
             *labels++ = (unsigned char)v;
@@ -6718,23 +6649,9 @@ static bool cnn__set_csv(cnn_dataset *d, const char *name, const char *text, siz
 
 CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args a)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    cnn__set_csv(&d, a.path ? cnn__path_end(a.path) : "csv", text ? text : "", text ? bytes : 0, &a);
-    return d;
+    const cnn__input from = cnn__memory(a.path ? cnn__path_end(a.path) : "csv", text, bytes);
+    return cnn__read_inputs(&from, 1, cnn__set_csv, &a);
 }
-
-#ifndef CNN_NO_STDIO
-CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args a)
-{
-    char   why[128];
-    size_t bytes;
-    unsigned char *file = cnn__read_file(a.path, &bytes, why, sizeof why);
-    cnn_dataset d = file ? cnn_csv_memory(file, bytes, a) : cnn__empty_dataset();
-    if (!file) cnn__data_fail(&d, "%s: %s", a.path ? cnn__path_end(a.path) : "cnn_load_csv", why);
-    CNN_FREE(file);
-    return d;
-}
-#endif
 
 /* ---- .npy (NumPy Enhancement Proposal 1, 2007) ----
 
@@ -6757,48 +6674,55 @@ static const char *cnn__npy_word(const char *p, const char *end, const char *wor
     return p && (size_t)(end - p) >= n && memcmp(p, word, n) == 0 ? p + n : NULL;
 }
 
+/* Where the value of a key begins that the dictionary has once; else NULL. */
+static const char *cnn__npy_value(const char *p, const char *end, const char *key)
+{
+    const char *value = NULL;
+    for (; p < end; p++) {
+        const char *next = *p == '\'' ? cnn__npy_word(p, end, key) : NULL;
+        if (next && value) return NULL;
+        if (next) value = next;
+    }
+    return value;
+}
+
 /* '<f4' */
-static const char *cnn__npy_type(cnn__npy *a, const char *p, const char *end)
+static bool cnn__npy_type(cnn__npy *a, const char *p, const char *end)
 {
     static const char *const types[] = { "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
         "b1" };
     p = cnn__npy_word(p, end, "'");
-    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return NULL;
+    if (!p || end - p < 4 || !memchr("<>|=", *p, 4) || p[3] != '\'') return false;
+    a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (memcmp(p + 1, types[i], 2) == 0) {
-            a->kind = p[1], a->size = (size_t)(p[2] - '0'), a->big = *p == '>';
-            return p + 4;
-        }
-    return NULL;
+        if (memcmp(p + 1, types[i], 2) == 0) return true;
+    return false;
 }
 
 /* (60000, 28, 28) */
-static const char *cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
+static bool cnn__npy_shape(cnn__npy *a, const char *p, const char *end)
 {
     p = cnn__npy_word(p, end, "(");
-    for (a->rank = 0, a->count = 1; p; ) {
-        const char *close = cnn__npy_word(p, end, ")");
-        if (close) return close;
-        if (a->rank == 4) return NULL;
+    for (a->rank = 0, a->count = 1; p && !cnn__npy_word(p, end, ")"); ) {
+        if (a->rank == 4) return false;
         long long v = -1;
         while (p < end && *p == ' ') p++;
         for (; p < end && *p >= '0' && *p <= '9' && v <= INT_MAX; p++) v = (v < 0 ? 0 : v) * 10 + (*p - '0');
-        if (v < 1 || v > INT_MAX) return NULL;
+        if (v < 1 || v > INT_MAX) return false;
         a->dim[a->rank++] = (int)v;
         a->count = cnn__mul_size(a->count, (size_t)v);
-        const char *comma = cnn__npy_word(p, end, ",");
-        if (!comma && !cnn__npy_word(p, end, ")")) return NULL;
-        if (comma) p = comma;
+        if (!cnn__npy_word(p, end, ")")) p = cnn__npy_word(p, end, ",");
     }
-    return NULL;
+    return p != NULL;
 }
 
 /* Read a header and check it against the bytes that are there. */
-static bool cnn__open_npy(cnn_dataset *d, const char *name, const unsigned char *p, size_t bytes, cnn__npy *a)
+static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
 {
+    const char          *name = from->name;
+    const unsigned char *p = from->p;
+    const size_t         bytes = from->bytes;
     memset(a, 0, sizeof *a);
-    if (bytes >= 2 && memcmp(p, "\x1f\x8b", 2) == 0)
-        return cnn__data_fail(d, "%s is gzipped: gunzip it first", name);
     if (bytes >= 4 && memcmp(p, "PK\3\4", 4) == 0)
         return cnn__data_fail(d, "%s is a zip, perhaps of numpy.savez: save each array by numpy.save", name);
     if (bytes < 10 || memcmp(p, "\x93NUMPY", 6) != 0)
@@ -6811,35 +6735,19 @@ static bool cnn__open_npy(cnn_dataset *d, const char *name, const unsigned char 
     if (bytes < head || bytes - head < length)
         return cnn__data_fail(d, "%s: truncated: the header has %zu bytes, the file has %zu", name,
                               cnn__add_size(head, length), bytes);
-    const char *q = (const char *)p + head, *end = q + length, *next;
-    bool seen[3] = { false, false, false };
-    q = cnn__npy_word(q, end, "{");
-    while (q && !cnn__npy_word(q, end, "}")) {
-        const char *value;
-        int         k;
-        if      ((value = cnn__npy_word(q, end, "'descr':")) != NULL)         k = 0;
-        else if ((value = cnn__npy_word(q, end, "'fortran_order':")) != NULL) k = 1;
-        else if ((value = cnn__npy_word(q, end, "'shape':")) != NULL)         k = 2;
-        else break;
-        if (seen[k]) break;
-        seen[k] = true;
-        if (k == 0 && !(q = cnn__npy_type(a, value, end)))
-            return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read",
-                                  name, (int)(end - value < 20 ? end - value : 20), value);
-        if (k == 1 && !(q = cnn__npy_word(value, end, "False"))) {
-            a->fortran = (q = cnn__npy_word(value, end, "True")) != NULL;
-            if (!q) break;
-        }
-        if (k == 2 && !(q = cnn__npy_shape(a, value, end)))
-            return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
-                                  (int)(end - value < 40 ? end - value : 40), value, INT_MAX);
-        next = cnn__npy_word(q, end, ",");
-        if (!next && !cnn__npy_word(q, end, "}")) break;
-        if (next) q = next;
-    }
-    if (seen[2] && q && a->rank < 1)
+    const char *q = (const char *)p + head, *end = q + length;
+    const char *type = cnn__npy_value(q, end, "'descr':"), *shape = cnn__npy_value(q, end, "'shape':");
+    const char *order = cnn__npy_value(q, end, "'fortran_order':");
+    a->fortran = cnn__npy_word(order, end, "True") != NULL;
+    if (type && !cnn__npy_type(a, type, end))
+        return cnn__data_fail(d, "%s: elements of type %.*s: integers, floats and bools can be read", name,
+                              (int)(end - type < 20 ? end - type : 20), type);
+    if (shape && !cnn__npy_shape(a, shape, end))
+        return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
+                              (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
+    if (shape && a->rank < 1)
         return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
-    if (!q || !cnn__npy_word(q, end, "}") || !seen[0] || !seen[1] || !seen[2])
+    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
         return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
     size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
     a->data = p + head + length;
@@ -6876,68 +6784,67 @@ static double cnn__npy_element(const cnn__npy *a, size_t i)
     return (double)bits;
 }
 
-static bool cnn__set_npy(cnn_dataset *d, const char *value_name, const void *values, size_t value_bytes,
-                         const char *label_name, const void *labels, size_t label_bytes)
+static bool cnn__set_npy(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
-    cnn__npy a, b;
-    if (!cnn__open_npy(d, value_name, values, value_bytes, &a)) return false;
-    if (labels && !cnn__open_npy(d, label_name, labels, label_bytes, &b)) return false;
-    if (labels && b.count != (size_t)b.dim[0])
-        return cnn__data_fail(d, "%s: labels of %d dimensions: one number a sample is needed", label_name,
+    cnn__npy a, b = { .count = 0 };
+    (void)options;
+    if (!cnn__open_npy(d, from, &a) || (n > 1 && !cnn__open_npy(d, from + 1, &b))) return false;
+    if (n > 1 && b.count != (size_t)b.dim[0])
+        return cnn__data_fail(d, "%s: labels of %d dimensions: one number a sample is needed", from[1].name,
                               b.rank);
-    if (labels && b.dim[0] != a.dim[0])
-        return cnn__data_fail(d, "%s has %d samples, but %s has %d labels", value_name, a.dim[0], label_name,
-                              b.dim[0]);
-    bool   whole = a.kind == 'u' && a.size == 1;
-    size_t need[2] = { whole ? a.count : cnn__mul_size(a.count, sizeof(float)), (size_t)a.dim[0] };
-    for (int k = 0; k < (labels ? 2 : 1); k++) {
-        d->own[k] = need[k] == SIZE_MAX ? NULL : CNN_MALLOC(need[k]);
-        if (!d->own[k]) return cnn__data_fail(d, "data set: out of memory: %zu bytes", need[k]);
-    }
-    if (whole && !a.fortran) memcpy(d->own[0], a.data, a.count);
-    else if (whole) for (size_t i = 0; i < a.count; i++)
-        ((unsigned char *)d->own[0])[i] = a.data[cnn__npy_place(&a, i)];
-    else for (size_t i = 0; i < a.count; i++) {
+    if (n > 1 && b.dim[0] != a.dim[0])
+        return cnn__data_fail(d, "%s has %d samples, but %s has %d labels", from[0].name, a.dim[0],
+                              from[1].name, b.dim[0]);
+    const bool whole = a.kind == 'u' && a.size == 1;
+    if (!cnn__own(d, 0, cnn__mul_size(a.count, whole ? 1 : sizeof(float)))) return false;
+    if (n > 1 && !cnn__own(d, 1, b.count)) return false;
+    unsigned char *bytes = whole ? d->own[0] : NULL, *label = d->own[1];
+    float         *floats = whole ? NULL : d->own[0];
+    for (size_t i = 0; i < a.count; i++) {
         double v = cnn__npy_element(&a, i);
         if (isfinite(v) && fabs(v) > (double)FLT_MAX)
-            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", value_name, i, v);
-        ((float *)d->own[0])[i] = (float)v;
+            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", from[0].name, i, v);
+        if (whole) bytes[i] = (unsigned char)v;
+        else floats[i] = (float)v;
     }
-    for (size_t i = 0; labels && i < b.count; i++) {
+    for (size_t i = 0; i < b.count; i++) {
         double v = cnn__npy_element(&b, i);
-        if (!(v >= 0 && v <= 255) || v != floor(v))
-            return cnn__data_fail(d, "%s: label %zu is %g: no whole number from 0 to 255", label_name, i, v);
-        ((unsigned char *)d->own[1])[i] = (unsigned char)v;
+        if (!cnn__is_label(v))
+            return cnn__data_fail(d, "%s: label %zu is %g: no whole number from 0 to 255", from[1].name, i,
+                                  v);
+        label[i] = (unsigned char)v;
     }
     int       r = a.rank;
     cnn_shape s = { 1, r == 2 || r == 4 ? a.dim[1] : 1, r > 2 ? a.dim[r - 2] : 1, r > 2 ? a.dim[r - 1] : 1 };
-    return cnn__set_samples(d, whole ? d->own[0] : NULL, whole ? NULL : d->own[0], d->own[1], a.dim[0], s);
+    return cnn__set_samples(d, bytes, floats, label, a.dim[0], s);
 }
 
 CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
                                    size_t label_bytes)
 {
-    cnn_dataset d = cnn__empty_dataset();
-    cnn__set_npy(&d, "values", values, values ? value_bytes : 0, "labels", labels, label_bytes);
-    return d;
+    const cnn__input from[2] = { cnn__memory("values", values, value_bytes),
+                                 cnn__memory("labels", labels, label_bytes) };
+    return cnn__read_inputs(from, labels ? 2 : 1, cnn__set_npy, NULL);
 }
 
 #ifndef CNN_NO_STDIO
+CNN_API cnn_dataset cnn_load_idx(const char *images, const char *labels)
+{
+    const char *path[2] = { images, labels };
+    return cnn__read_paths("cnn_load_idx", path, labels ? 2 : 1, cnn__set_idx, NULL);
+}
+CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes)
+{
+    return cnn__read_paths("cnn_load_cifar", paths, n_paths, cnn__set_cifar, &classes);
+}
+CNN_API cnn_dataset cnn_load_csv_(cnn_csv_args a)
+{
+    return cnn__read_paths("cnn_load_csv", &a.path, 1, cnn__set_csv, &a);
+}
 CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 {
-    cnn_dataset d = cnn__empty_dataset();
     const char *path[2] = { values, labels };
-    size_t      bytes[2] = { 0, 0 };
-    unsigned char *file[2] = { NULL, NULL };
-    char        why[128];
-    for (int i = 0; i < (labels ? 2 : 1) && !d.error[0]; i++) {
-        file[i] = cnn__read_file(path[i], &bytes[i], why, sizeof why);
-        if (!file[i]) cnn__data_fail(&d, "%s: %s", path[i] ? cnn__path_end(path[i]) : "cnn_load_npy", why);
-    }
-    if (!d.error[0])
-        cnn__set_npy(&d, cnn__path_end(values), file[0], bytes[0], cnn__path_end(labels), file[1], bytes[1]);
-    CNN_FREE(file[0]), CNN_FREE(file[1]);
-    return d;
+    return cnn__read_paths("cnn_load_npy", path, labels ? 2 : 1, cnn__set_npy, NULL);
 }
 #endif
 
@@ -6970,7 +6877,8 @@ CNN_API void cnn_shuffle(cnn_dataset *d, uint64_t seed)
 
 CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
 {
-    cnn_dataset d = source ? *source : cnn__empty_dataset();
+    cnn_dataset d = { 0 };
+    if (source) d = *source;
     d.order = NULL, d.own[0] = d.own[1] = d.own[2] = NULL;
     if (!source) cnn__data_fail(&d, "split: the data set is NULL");
     if (d.error[0]) return d;
@@ -7846,14 +7754,14 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
 static cnn__text cnn__decimal(double v, int digits)
 {
     cnn__text r = { "" };
-    double unit = 1, whole;
+    char     *to = r.s;
     if (!isfinite(v)) return r;
-    for (int i = 0; i < digits; i++) unit *= 10;
-    double size = fabs(v) < 1e15 / unit ? floor(fabs(v) * unit + 0.5) / unit : fabs(v);
-    double part = fmin(floor(modf(size, &whole) * unit + 0.5), unit - 1);   /* large ones stand unrounded */
-    if (size > 1e15) cnn__format(r.s, sizeof r.s, "%s1000000000000000", v < 0 ? "-" : "");
-    else if (digits == 0) cnn__format(r.s, sizeof r.s, "%s%.0f", v < 0 && whole > 0 ? "-" : "", whole);
-    else cnn__format(r.s, sizeof r.s, "%s%.0f.%0*.0f", v < 0 && size > 0 ? "-" : "", whole, digits, part);
+    cnn__format(r.s, sizeof r.s, "%.*f", digits, fmax(-1e15, fmin(v, 1e15)));
+    const bool minus_zero = r.s[0] == '-' && !strpbrk(r.s, "123456789");
+    for (const char *from = r.s + minus_zero; *from; from++)
+        if (*from == '-' || (*from >= '0' && *from <= '9')) *to++ = *from;
+        else if (to[-1] != '.') *to++ = '.';                  /* some locales have a point of several bytes */
+    *to = 0;
     return r;
 }
 
@@ -7894,11 +7802,9 @@ CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
     return true;
 }
 
-CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
+static bool cnn__write_csv(FILE *f, void *history)
 {
-    errno = EINVAL;
-    FILE *f = h && path ? fopen(path, "w") : NULL;
-    if (!f) return false;
+    const cnn_history *h = history;
     fprintf(f, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n");
     for (int i = 0; i < h->count; i++) {
         const cnn_epoch *e = &h->epoch[i];
@@ -7906,19 +7812,7 @@ CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
                 cnn__decimal(e->validation_loss, 6).s, cnn__decimal(e->validation_accuracy, 6).s,
                 cnn__decimal(e->seconds, 3).s);
     }
-    bool fine = !ferror(f);
-    return fclose(f) == 0 && fine;
-}
-
-/* One coordinate system: the plot's corner and size in the picture, and the values at its edges. */
-typedef struct { double left, top, width, height, x0, x1, y0, y1; } cnn__panel;
-static double cnn__px(const cnn__panel *p, double x)
-{
-    return p->left + p->width * (x - p->x0) / (p->x1 - p->x0);
-}
-static double cnn__py(const cnn__panel *p, double y)
-{
-    return p->top + p->height * (p->y1 - y) / (p->y1 - p->y0);
+    return !ferror(f);
 }
 
 static void cnn__svg_line(FILE *f, double x1, double y1, double x2, double y2, int width, const char *colour)
@@ -7949,74 +7843,84 @@ static double cnn__history_value(const cnn_history *h, int i, int column, int se
     return isfinite(v[column][set]) ? v[column][set] : NAN;
 }
 
+/* One coordinate system of 370 x 260 pixels: grid, ticks, curves, and a legend with the last values. */
 static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double left)
 {
     static const char *const title[2] = { "loss", "accuracy" }, *const unit[2] = { "", " %" };
     static const char *const set[2] = { "training ", "validation " };
     static const char *const colour[2] = { "#2563b0", "#d9580d" };
-    cnn__panel p = { left, 60, 370, 260, 1, 2, INFINITY, -INFINITY };
-    double right = p.left + p.width, bottom = p.top + p.height, last[2] = { NAN, NAN };
-    char   legend[80];
+    const double top = 60, bottom = top + 260, right = left + 370;
+    double y0 = INFINITY, y1 = -INFINITY, last[2] = { NAN, NAN };
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < h->count; i++) {
-            double v = cnn__history_value(h, i, column, k);
-            if (!isnan(v)) p.y0 = fmin(p.y0, v), p.y1 = fmax(p.y1, v), last[k] = v;
+            const double v = cnn__history_value(h, i, column, k);
+            if (!isnan(v)) y0 = fmin(y0, v), y1 = fmax(y1, v), last[k] = v;
         }
-    if (p.y0 > p.y1) p.y0 = 0, p.y1 = 1;                               /* nothing to draw */
-    if (column == 1) p.y1 = 100;                                       /* accuracy is read from the top, */
-    else if (p.y0 > 0) p.y0 = 0;                                       /* loss from zero */
-    if (p.y1 - p.y0 < 1e-6 * (1 + fabs(p.y1))) p.y0 -= 1;
-    double dy = cnn__tick(p.y1 - p.y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
-    p.y0 = floor(p.y0 / dy) * dy, p.y1 = ceil(p.y1 / dy) * dy;
-    if (h->count > 1) p.x1 = h->count;
-    else p.x0 = 0;
+    if (y0 > y1) y0 = 0, y1 = 1;                                       /* nothing to draw */
+    if (column == 1) y1 = 100;                                         /* accuracy is read from the top, */
+    else if (y0 > 0) y0 = 0;                                           /* loss from zero */
+    if (y1 - y0 < 1e-6 * (1 + fabs(y1))) y0 -= 1;
+    const double dy = cnn__tick(y1 - y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
+    y0 = floor(y0 / dy) * dy, y1 = ceil(y1 / dy) * dy;
+    const double x0 = h->count > 1, x_scale = 370 / (fmax(2, h->count) - x0), y_scale = 260 / (y1 - y0);
 
-    int digits = dy >= 1 ? 0 : (int)ceil(-log10(dy) - 1e-9), lines = (int)((p.y1 - p.y0) / dy + 0.5);
+    const int digits = dy >= 1 ? 0 : (int)ceil(-log10(dy) - 1e-9), lines = (int)((y1 - y0) / dy + 0.5);
     for (int k = 0; k <= lines; k++) {                             /* the grid and the numbers at its lines */
-        double y = p.y0 + k * dy;
-        cnn__svg_line(f, p.left, cnn__py(&p, y), right, cnn__py(&p, y), 1, k ? "#e4e4e0" : "#55555a");
-        cnn__svg_text(f, p.left - 8, cnn__py(&p, y) + 4, "text-anchor=\"end\"", cnn__decimal(y, digits).s,
+        const double y = bottom - k * dy * y_scale;
+        cnn__svg_line(f, left, y, right, y, 1, k ? "#e4e4e0" : "#55555a");
+        cnn__svg_text(f, left - 8, y + 4, "text-anchor=\"end\"", cnn__decimal(y0 + k * dy, digits).s,
                       unit[column]);
     }
-    for (double x = dx; x <= h->count; x += dx) {
-        cnn__svg_line(f, cnn__px(&p, x), bottom, cnn__px(&p, x), bottom + 5, 1, "#55555a");
-        cnn__svg_text(f, cnn__px(&p, x), bottom + 20, "text-anchor=\"middle\"", cnn__decimal(x, 0).s, "");
+    for (double epoch = dx; epoch <= h->count; epoch += dx) {
+        const double x = left + (epoch - x0) * x_scale;
+        cnn__svg_line(f, x, bottom, x, bottom + 5, 1, "#55555a");
+        cnn__svg_text(f, x, bottom + 20, "text-anchor=\"middle\"", cnn__decimal(epoch, 0).s, "");
     }
-    cnn__svg_text(f, p.left + p.width / 2, bottom + 40, "text-anchor=\"middle\"", "epoch", "");
-    cnn__svg_text(f, p.left, p.top - 20, "font-size=\"15\" font-weight=\"bold\"", title[column], "");
+    cnn__svg_text(f, left + 370 / 2, bottom + 40, "text-anchor=\"middle\"", "epoch", "");
+    cnn__svg_text(f, left, top - 20, "font-size=\"15\" font-weight=\"bold\"", title[column], "");
 
-    for (int k = 0; k < 2; k++) {                            /* the curves; the legend with the last values */
-        double x0 = 0, y0 = 0;
-        int    drawn = 0;
+    for (int k = 0; k < 2; k++) {
+        double x_old = NAN, y_old = NAN;
         for (int i = 0; i < h->count; i++) {
-            double v = cnn__history_value(h, i, column, k), x = cnn__px(&p, i + 1), y = cnn__py(&p, v);
+            const double v = cnn__history_value(h, i, column, k);
+            const double x = left + (i + 1 - x0) * x_scale, y = bottom - (v - y0) * y_scale;
             if (isnan(v)) continue;
-            if (drawn++) cnn__svg_line(f, x0, y0, x, y, 2, colour[k]);
+            if (!isnan(x_old)) cnn__svg_line(f, x_old, y_old, x, y, 2, colour[k]);
             if (h->count <= 40) cnn__svg_line(f, x, y, x, y, 6, colour[k]);       /* with round ends: a dot */
-            x0 = x, y0 = y;
+            x_old = x, y_old = y;
         }
-        if (!drawn) continue;
-        double x = right - (k == 0 && !isnan(last[1]) ? 272 : 132);
-        cnn__svg_line(f, x, p.top - 24, x + 18, p.top - 24, 3, colour[k]);
-        cnn__format(legend, sizeof legend, "%s%s", set[k], cnn__decimal(last[k], column ? 2 : 4).s);
-        cnn__svg_text(f, x + 24, p.top - 20, "", legend, unit[column]);
+        if (isnan(last[k])) continue;
+        const double x = right - (k == 0 && !isnan(last[1]) ? 272 : 132);
+        cnn__text    value = cnn__decimal(last[k], column ? 2 : 4), legend;
+        cnn__svg_line(f, x, top - 24, x + 18, top - 24, 3, colour[k]);
+        cnn__format(legend.s, sizeof legend.s, "%s%.40s", set[k], value.s);
+        cnn__svg_text(f, x + 24, top - 20, "", legend.s, unit[column]);
     }
 }
 
-CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
+static bool cnn__write_svg(FILE *f, void *history)
 {
-    errno = EINVAL;
-    FILE *f = h && path ? fopen(path, "w") : NULL;
-    if (!f) return false;
     fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 920 380\" width=\"920\" "
                "height=\"380\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#333338\" "
                "stroke-linecap=\"round\">\n"
                "<rect width=\"920\" height=\"380\" fill=\"#fcfcfa\"/>\n");
-    cnn__svg_panel(f, h, 0, 60);
-    cnn__svg_panel(f, h, 1, 520);
+    cnn__svg_panel(f, history, 0, 60);
+    cnn__svg_panel(f, history, 1, 520);
     fprintf(f, "</svg>\n");
-    bool fine = !ferror(f);
-    return fclose(f) == 0 && fine;
+    return !ferror(f);
+}
+
+static bool cnn__write_history(const cnn_history *h, const char *path, bool (*write)(FILE *, void *))
+{
+    return h ? cnn_write_file(path, write, (void *)(uintptr_t)h) : (errno = EINVAL, false);
+}
+CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
+{
+    return cnn__write_history(h, path, cnn__write_csv);
+}
+CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
+{
+    return cnn__write_history(h, path, cnn__write_svg);
 }
 #endif /* CNN_NO_STDIO */
 
@@ -8050,13 +7954,11 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
        cnn.history, cnn.fit                         of cnn_fit: F64 [epochs,5], and the sums of the epoch
        "cnn.step": "12", ...                        see cnn__numbers
 
-   Tensors that are not floats and that no node has are carried: kept as they are, type, shape and bytes, and
-   written again. Each batch norm has a num_batches_tracked in the file, as in PyTorch: what was loaded plus
-   the training forwards since.
+   Each batch norm has a num_batches_tracked in the file, as in PyTorch: what was loaded plus the training
+   forwards since. Other tensors that are not floats are skipped.
    ======================================================================================================== */
 
 enum { CNN__MOST_HEADER = 100000000,           /* bytes: the limit of the reference implementation */
-       CNN__MOST_CARRIED = 1 << 20,            /* bytes of all carried tensors with their names */
        CNN__MOST_NODES  = 1 << 16 };
 static const size_t CNN__MOST_PLAN = (size_t)1 << 31;  /* bytes for each sample: the default of .max_bytes */
 
@@ -8094,7 +7996,7 @@ typedef struct {
 typedef struct {
     cnn_graph           *g;
     const char          *at, *what, *path;     /* for messages: main.c:7: load "net.safetensors": ... */
-    char                *header, *p;           /* p: where the reader is */
+    char                *header, *end, *p;     /* p: where the reader is */
     cnn__entry          *entry;                /* sorted by name */
     size_t               n, capacity;
     const unsigned char *data;
@@ -8111,9 +8013,7 @@ static cnn__file cnn__file_of(cnn_graph *g, const char *at, const char *what, co
     return f;
 }
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+CNN__PRINTF(2, 3)
 static bool cnn__file_fail(const cnn__file *f, const char *format, ...)
 {
     va_list ap;
@@ -8121,6 +8021,14 @@ static bool cnn__file_fail(const cnn__file *f, const char *format, ...)
     cnn__vfail(f->g, f->at, f->what, f->path ? cnn__path_end(f->path) : NULL, NULL, format, ap);
     va_end(ap);
     return false;
+}
+
+/* CNN_REALLOC that says why it failed. */
+static void *cnn__file_realloc(const cnn__file *f, void *old, size_t bytes)
+{
+    void *more = bytes == SIZE_MAX ? NULL : CNN_REALLOC(old, bytes);
+    if (!more) cnn__file_fail(f, "out of memory: %zu bytes", bytes);
+    return more;
 }
 
 /* ---- Reading: numbers and words ---- */
@@ -8135,18 +8043,18 @@ static float cnn__float_of_half(uint32_t half)
     return half >> 15 & 1 ? -v : v;
 }
 
-/* Element i of a tensor as a float. bfloat16 is the upper half of a float. */
-static float cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
+/* Element i of a tensor of floats. bfloat16 is the upper half of a float. */
+static double cnn__element(const cnn__file *f, const cnn__entry *e, size_t i)
 {
     const unsigned char *p = f->data + e->begin + i * (cnn__dtypes[e->dtype].bits / 8);
-    double d;
-    uint64_t bits;
+    double         v;
+    const uint64_t bits = e->dtype == CNN__F64 ? cnn__le64(p) : 0;
     switch (e->dtype) {
-    case CNN__F64:  bits = cnn__le64(p), memcpy(&d, &bits, sizeof d);
-                    return (float)d;
-    case CNN__F16:  return cnn__float_of_half(p[0] | (uint32_t)p[1] << 8);
-    case CNN__BF16: return cnn__float_of_bits((uint32_t)p[0] << 16 | (uint32_t)p[1] << 24);
-    default:        return cnn__float_of_bits(cnn__le32(p));
+    case CNN__F64:  memcpy(&v, &bits, sizeof v);
+                    return v;
+    case CNN__F16:  return (double)cnn__float_of_half(p[0] | (uint32_t)p[1] << 8);
+    case CNN__BF16: return (double)cnn__float_of_bits((uint32_t)p[0] << 16 | (uint32_t)p[1] << 24);
+    default:        return (double)cnn__float_of_bits(cnn__le32(p));
     }
 }
 
@@ -8179,30 +8087,28 @@ static const char *cnn__read_whole(const char *s, uint64_t most, uint64_t *value
     }
     return s;
 }
-static const char *cnn__read_int(const char *s, int *value)
-{
-    bool     minus = *s == '-';
-    uint64_t size;
-    s = cnn__read_whole(s + minus, INT_MAX, &size);
-    *value = minus ? -(int)size : (int)size;
-    return s;
-}
 /* "1,28,28": how many there are; -1 for anything else, or for too many. */
 static int cnn__read_ints(const char *s, int *value, int room)
 {
     for (int n = 0; n < room; s++) {
-        s = cnn__read_int(s, &value[n++]);
+        const bool minus = *s == '-';
+        uint64_t   size;
+        s = cnn__read_whole(s + minus, INT_MAX, &size);
+        value[n++] = minus ? -(int)size : (int)size;
         if (!s || (*s && *s != ',')) return -1;
         if (!*s) return n;
     }
     return -1;
 }
 
-/* ---- Reading: the header. JSON as far as the format uses it: three deep, so that nothing recurses. ---- */
+/* ---- Reading: the header. JSON as far as the format uses it: three deep, so that nothing recurses. After an
+   error the reader stands at the end, where every further step finds nothing. ---- */
 
-static bool cnn__json_fail(const cnn__file *f, const char *what)
+static bool cnn__json_fail(cnn__file *f, const char *what)
 {
-    return cnn__file_fail(f, "header, byte %zu: %s", (size_t)(f->p - f->header), what);
+    cnn__file_fail(f, "header, byte %zu: %s", (size_t)(f->p - f->header), what);
+    f->p = f->end;
+    return false;
 }
 
 static void cnn__json_space(cnn__file *f)
@@ -8222,6 +8128,15 @@ static bool cnn__json_take(cnn__file *f, char c)
     return cnn__json_is(f, c) || cnn__json_fail(f, what);
 }
 
+/* Whether element n of a list between brackets, "[]" or "{}", follows. */
+static bool cnn__json_next(cnn__file *f, const char *brackets, size_t n)
+{
+    if (n == 0) return cnn__json_take(f, brackets[0]) && !cnn__json_is(f, brackets[1]);
+    if (cnn__json_is(f, ',')) return true;
+    cnn__json_take(f, brackets[1]);
+    return false;
+}
+
 /* The code behind \u, which for characters above U+FFFF comes in two; 0 after an error. */
 static uint32_t cnn__json_code(cnn__file *f)
 {
@@ -8235,31 +8150,25 @@ static uint32_t cnn__json_code(cnn__file *f)
     return 0x10000 + ((code & 0x3FF) << 10) + (low & 0x3FF);
 }
 
-/* A string, decoded in its place, which is never shorter; NULL after an error. */
+/* A string, decoded in its place, which is never shorter; "" after an error. */
 static char *cnn__json_string(cnn__file *f)
 {
     static const char escape[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
-    if (!cnn__json_take(f, '"')) return NULL;
+    static const unsigned char first[] = { 0, 0xC0, 0xE0, 0xF0 };    /* of UTF-8, by the bytes behind it */
+    if (!cnn__json_take(f, '"')) return f->end;
     char *s = f->p, *out = s;
     while (*f->p != '"') {
-        if ((unsigned char)*f->p < 0x20) return cnn__json_fail(f, "control character in a string"), NULL;
+        if ((unsigned char)*f->p < 0x20) return cnn__json_fail(f, "control character in a string"), f->end;
         if (*f->p != '\\') {
             *out++ = *f->p++;
             continue;
         }
         char        c = *++f->p;
         const char *k = c ? strchr(escape, c) : NULL;
-        if (k) {
-            *out++ = meaning[k - escape];
-            f->p++;
-            continue;
-        }
-        if (c == 'u') f->p++;
-        uint32_t code = c == 'u' ? cnn__json_code(f) : 0;
-        if (!code) return cnn__json_fail(f, "bad escape in a string"), NULL;
-        /* UTF-8: bytes behind */
+        if (k || c == 'u') f->p++;
+        uint32_t code = k ? (uint32_t)meaning[k - escape] : c == 'u' ? cnn__json_code(f) : 0;
+        if (!code) return cnn__json_fail(f, "bad escape in a string"), f->end;
         int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-        static const unsigned char first[] = { 0, 0xC0, 0xE0, 0xF0 };
         *out++ = (char)(unsigned char)(first[more] | code >> 6 * more);
         while (more-- > 0) *out++ = (char)(unsigned char)(0x80 | (code >> 6 * more & 0x3F));
     }
@@ -8267,16 +8176,20 @@ static char *cnn__json_string(cnn__file *f)
     *out = 0;
     return s;
 }
+static char *cnn__json_key(cnn__file *f)
+{
+    char *key = cnn__json_string(f);
+    return cnn__json_take(f, ':') ? key : f->end;
+}
 
-static bool cnn__json_size(cnn__file *f, size_t *value)
+static size_t cnn__json_size(cnn__file *f)
 {
     uint64_t v;
     cnn__json_space(f);
     const char *end = cnn__read_whole(f->p, SIZE_MAX, &v);
-    if (!end) return cnn__json_fail(f, "whole number expected");
-    f->p = f->header + (end - f->header);
-    *value = (size_t)v;
-    return true;
+    if (!end) return cnn__json_fail(f, "whole number expected"), 0;
+    f->p += end - f->p;
+    return (size_t)v;
 }
 
 static bool cnn__read_number(cnn__file *f, const char *key, const char *value)
@@ -8294,69 +8207,61 @@ static bool cnn__read_number(cnn__file *f, const char *key, const char *value)
 /* "__metadata__": strings by strings. */
 static bool cnn__read_metadata(cnn__file *f)
 {
-    if (!cnn__json_take(f, '{')) return false;
-    if (cnn__json_is(f, '}')) return true;
-    do {
-        char *key = cnn__json_string(f);
-        if (!key || !cnn__json_take(f, ':')) return false;
-        char *value = cnn__json_string(f);
-        if (!value) return false;
+    for (size_t n = 0; cnn__json_next(f, "{}", n); n++) {
+        char  *key = cnn__json_key(f), *value = cnn__json_string(f);
         char **keep = strcmp(key, "cnn.graph") == 0 ? &f->graph
                     : strcmp(key, "cnn.optimizer") == 0 ? &f->optimizer : NULL;
         if (keep && *keep) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
         if (keep) *keep = value;
         else if (!cnn__read_number(f, key, value)) return false;
-    } while (cnn__json_is(f, ','));
-    return cnn__json_take(f, '}');
+    }
+    return !f->g->error[0];
 }
 
-static bool cnn__read_shape(cnn__file *f, cnn__entry *e)
+static void cnn__read_shape(cnn__file *f, cnn__entry *e)
 {
-    if (!cnn__json_take(f, '[')) return false;
-    e->shape = f->p - 1, e->count = 1;
-    if (!cnn__json_is(f, ']')) {
-        do {
-            size_t extent;
-            if (!cnn__json_size(f, &extent)) return false;
-            e->count = cnn__mul_size(e->count, extent);
-            if (extent != 1 && e->extents < 4) e->extent[e->extents++] = extent;
-            else if (extent != 1) e->extents = 5;
-        } while (cnn__json_is(f, ','));
-        if (!cnn__json_take(f, ']')) return false;
+    cnn__json_space(f);
+    e->shape = f->p, e->count = 1;
+    for (size_t n = 0; cnn__json_next(f, "[]", n); n++) {
+        const size_t extent = cnn__json_size(f);
+        e->count = cnn__mul_size(e->count, extent);
+        if (extent != 1 && e->extents < 4) e->extent[e->extents++] = extent;
+        else if (extent != 1) e->extents = 5;
     }
     e->shape_length = f->p - e->shape < 60 ? (int)(f->p - e->shape) : 60;
-    return true;
 }
 
+static bool cnn__read_dtype(cnn__file *f, cnn__entry *e)
+{
+    const char *name = cnn__json_string(f);
+    const int   types = (int)(sizeof cnn__dtypes / sizeof *cnn__dtypes);
+    while (e->dtype < types && strcmp(name, cnn__dtypes[e->dtype].name) != 0) e->dtype++;
+    return e->dtype < types ||
+           cnn__file_fail(f, "tensor \"%.60s\": unknown dtype \"%.20s\"", e->name, name);
+}
 static bool cnn__read_entry(cnn__file *f, cnn__entry *e)
 {
-    bool dtype = false, shape = false, offsets = false;
-    if (!cnn__json_take(f, '{')) return false;
-    do {
-        const char *key = cnn__json_string(f);
-        if (!key || !cnn__json_take(f, ':')) return false;
-        if (strcmp(key, "dtype") == 0 && !dtype) {
-            const char *name = cnn__json_string(f);
-            int types = (int)(sizeof cnn__dtypes / sizeof *cnn__dtypes);
-            if (!name) return false;
-            while (e->dtype < types && strcmp(name, cnn__dtypes[e->dtype].name) != 0) e->dtype++;
-            if (e->dtype == types)
-                return cnn__file_fail(f, "tensor \"%.60s\": unknown dtype \"%.20s\"", e->name, name);
-            dtype = true;
-        } else if (strcmp(key, "shape") == 0 && !shape) {
-            if (!cnn__read_shape(f, e)) return false;
-            shape = true;
-        } else if (strcmp(key, "data_offsets") == 0 && !offsets) {
-            if (!cnn__json_take(f, '[') || !cnn__json_size(f, &e->begin) || !cnn__json_take(f, ',') ||
-                !cnn__json_size(f, &e->end) || !cnn__json_take(f, ']')) return false;
-            offsets = true;
-        } else {
+    static const char *const keys[] = { "dtype", "shape", "data_offsets" };
+    unsigned seen = 0;
+    for (size_t n = 0; cnn__json_next(f, "{}", n); n++) {
+        const char *key = cnn__json_key(f);
+        unsigned    k = 0;
+        while (k < 3 && strcmp(key, keys[k]) != 0) k++;
+        if (k == 3 || (seen >> k & 1))
             return cnn__file_fail(f, "tensor \"%.60s\": key \"%.40s\" is unknown or there twice", e->name,
                                   key);
-        }
-    } while (cnn__json_is(f, ','));
-    if (!cnn__json_take(f, '}')) return false;
-    if (!dtype || !shape || !offsets)
+        seen |= 1u << k;
+        if (k == 0 && !cnn__read_dtype(f, e)) return false;
+        if (k == 1) cnn__read_shape(f, e);
+        if (k != 2) continue;
+        cnn__json_take(f, '[');
+        e->begin = cnn__json_size(f);
+        cnn__json_take(f, ',');
+        e->end = cnn__json_size(f);
+        cnn__json_take(f, ']');
+    }
+    if (f->g->error[0]) return false;
+    if (seen != 7)
         return cnn__file_fail(f, "tensor \"%.60s\": it needs dtype, shape and data_offsets", e->name);
     if (e->begin > e->end || e->end > f->bytes)
         return cnn__file_fail(f, "tensor \"%.60s\": bytes %zu to %zu are not within the %zu bytes of data: "
@@ -8406,34 +8311,28 @@ static bool cnn__check_entries(cnn__file *f)
 static bool cnn__read_header(cnn__file *f)
 {
     bool metadata = false;
-    if (!cnn__json_take(f, '{')) return false;
-    if (!cnn__json_is(f, '}')) {
-        do {
-            const char *name = cnn__json_string(f);
-            if (!name || !cnn__json_take(f, ':')) return false;
-            if (strcmp(name, "__metadata__") == 0) {
-                if (metadata) return cnn__file_fail(f, "the header has \"__metadata__\" twice");
-                metadata = true;
-                if (!cnn__read_metadata(f)) return false;
-                continue;
-            }
-            if (f->n == f->capacity) {
-                size_t capacity = f->capacity ? 2 * f->capacity : 32;
-                size_t bytes = cnn__mul_size(capacity, sizeof *f->entry);
-                void  *more = bytes == SIZE_MAX ? NULL : CNN_REALLOC(f->entry, bytes);
-                if (!more) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
-                f->entry = more, f->capacity = capacity;
-            }
-            cnn__entry *e = &f->entry[f->n];
-            memset(e, 0, sizeof *e);
-            e->name = name;
-            if (!cnn__read_entry(f, e)) return false;
-            f->n++;
-        } while (cnn__json_is(f, ','));
-        if (!cnn__json_take(f, '}')) return false;
+    for (size_t n = 0; cnn__json_next(f, "{}", n); n++) {
+        const char *name = cnn__json_key(f);
+        if (strcmp(name, "__metadata__") == 0) {
+            if (metadata) return cnn__file_fail(f, "the header has \"__metadata__\" twice");
+            metadata = true;
+            if (!cnn__read_metadata(f)) return false;
+            continue;
+        }
+        if (f->n == f->capacity) {
+            const size_t capacity = f->capacity ? 2 * f->capacity : 32;
+            void *more = cnn__file_realloc(f, f->entry, cnn__mul_size(capacity, sizeof *f->entry));
+            if (!more) return false;
+            f->entry = more, f->capacity = capacity;
+        }
+        cnn__entry *e = &f->entry[f->n];
+        memset(e, 0, sizeof *e);
+        e->name = name;
+        if (!cnn__read_entry(f, e)) return false;
+        f->n++;
     }
     cnn__json_space(f);
-    return *f->p == 0 || cnn__json_fail(f, "the end of the header expected");
+    return !f->g->error[0] && (*f->p == 0 || cnn__json_fail(f, "the end of the header expected"));
 }
 
 static void cnn__close_file(cnn__file *f)
@@ -8441,7 +8340,6 @@ static void cnn__close_file(cnn__file *f)
     CNN_FREE(f->header);
     CNN_FREE(f->entry);
     CNN_FREE(f->own);
-    f->header = NULL, f->entry = NULL, f->own = NULL;
 }
 
 /* The length of the header, by the first bytes of a file; 0 after an error. Most wrong files end here. */
@@ -8464,27 +8362,30 @@ static size_t cnn__header_length(const cnn__file *f, const unsigned char *p, siz
                           (unsigned long long)length, (int)CNN__MOST_HEADER), 0;
 }
 
-static bool cnn__new_header(cnn__file *f, size_t length)
+/* Read and check all of the header, of whose length `got` bytes are there. It belongs to f from now on. */
+static bool cnn__check_header(cnn__file *f, char *header, size_t length, size_t got)
 {
-    f->p = f->header = CNN_MALLOC(length + 1);
-    if (!f->header) return cnn__file_fail(f, "out of memory: %zu bytes", length + 1);
-    f->header[length] = 0;
-    return true;
+    f->p = f->header = header;
+    if (!header) return false;
+    if (got < length)
+        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length,
+                              got);
+    f->end = header + length;
+    *f->end = 0;
+    return cnn__read_header(f) && cnn__check_entries(f);
 }
 
-/* Read and check all of the header. cnn__close_file it, also after an error. */
+/* cnn__close_file it, also after an error. */
 static bool cnn__open_file(cnn__file *f, const void *file, size_t bytes)
 {
     const unsigned char *p = file;
     const size_t length = cnn__header_length(f, p, p ? bytes : 0);
     if (!length) return false;
-    if (length > bytes - 8)
-        return cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length,
-                              bytes - 8);
-    if (!cnn__new_header(f, length)) return false;
-    memcpy(f->header, p + 8, length);
-    f->data = p + 8 + length, f->bytes = bytes - 8 - length;
-    return cnn__read_header(f) && cnn__check_entries(f);
+    const size_t got = length < bytes - 8 ? length : bytes - 8;
+    char *header = cnn__file_realloc(f, NULL, got + 1);
+    if (header) memcpy(header, p + 8, got);
+    f->data = p + 8 + got, f->bytes = bytes - 8 - got;
+    return cnn__check_header(f, header, length, got);
 }
 
 /* ---- Reading: tensors into the graph ---- */
@@ -8564,67 +8465,17 @@ static bool cnn__check_weights(const cnn__file *f)
     return true;
 }
 
-/* What the file has and the graph does not, other than the state in a checkpoint. */
-static bool cnn__is_foreign(const cnn__file *f, const cnn__entry *e)
-{
-    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
-    return !e->known && !state && !cnn__find_name(f->g, "", e->name);
-}
-static bool cnn__is_carried(const cnn__file *f, const cnn__entry *e)
-{
-    return e->dtype >= CNN__FLOAT_TYPES && cnn__is_foreign(f, e);
-}
-
-/* Keep what no node has, in place of what an earlier file left; wide elements first, so that each tensor of
-   the next file starts at a multiple of its element. More than CNN__MOST_CARRIED is no bookkeeping but data,
-   and is skipped. */
-static bool cnn__carry(const cnn__file *f)
-{
-    static const unsigned widths[] = { 64, 32, 16, 8, 6, 4 };
-    size_t n = 0, bytes = 0;
-    for (size_t i = 0; i < f->n && bytes <= CNN__MOST_CARRIED; i++) {
-        const cnn__entry *e = &f->entry[i];
-        if (!cnn__is_carried(f, e)) continue;
-        size_t text = strlen(e->name) + strcspn(e->shape, "]") + 3;
-        bytes = cnn__add_size(bytes, cnn__add_size(sizeof(cnn__carried) + text, e->end - e->begin)), n++;
-    }
-    cnn__carried *list = NULL;
-    if (n && bytes <= CNN__MOST_CARRIED) {
-        if (!(list = CNN_MALLOC(bytes))) return cnn__file_fail(f, "out of memory: %zu bytes", bytes);
-    }
-    CNN_FREE(f->g->carried);
-    f->g->carried = list, f->g->n_carried = list ? n : 0;
-    if (!list) return true;
-    cnn__carried *to = list;
-    char         *p = (char *)(list + n);
-    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
-        for (size_t i = 0; i < f->n; i++) {
-            const cnn__entry *e = &f->entry[i];
-            if (cnn__dtypes[e->dtype].bits != widths[w] || !cnn__is_carried(f, e)) continue;
-            const size_t name = strlen(e->name) + 1, shape = strcspn(e->shape, "]") + 1;
-            to->name = memcpy(p, e->name, name), p += name;
-            to->shape = memcpy(p, e->shape, shape), p[shape] = 0, p += shape + 1;
-            to->bytes = e->end - e->begin, to->dtype = e->dtype;
-            to->data = (unsigned char *)p;
-            if (to->bytes) memcpy(p, f->data + e->begin, to->bytes);
-            p += to->bytes, to++;
-        }
-    return true;
-}
-
-/* All or nothing: a file that does not fit leaves every weight as it was. */
+/* Take the weights, after cnn__check_weights: a file that does not fit leaves them all as they were. */
 static bool cnn__fill_weights(const cnn__file *f)
 {
-    if (!cnn__check_weights(f)) return false;
     for (int i = 0; i < f->g->n_order; i++) cnn__read_count(f, &f->g->order[i]->t);
-    if (!cnn__carry(f)) return false;
     for (int i = 0; i < f->g->n_order; i++) {
         cnn_tensor *t = &f->g->order[i]->t;
         if (!cnn__is_learned(t)) continue;
         const cnn__entry *e = cnn__lookup(f, "", t->name);
         float *w = e ? cnn_map_write(t) : NULL;
         if (!w) return false;
-        for (size_t k = 0; k < e->count; k++) w[k] = cnn__element(f, e, k);
+        for (size_t k = 0; k < e->count; k++) w[k] = (float)cnn__element(f, e, k);
     }
     return true;
 }
@@ -8637,7 +8488,8 @@ static bool cnn__check_extra(const cnn__file *f)
     int  n = 0, extra = 0;
     for (size_t i = 0; i < f->n; i++) {
         const cnn__entry *e = &f->entry[i];
-        if (e->dtype >= CNN__FLOAT_TYPES || !cnn__is_foreign(f, e)) continue;
+        const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+        if (e->dtype >= CNN__FLOAT_TYPES || e->known || state || cnn__find_name(f->g, "", e->name)) continue;
         if (extra++ < 3)
             n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "", e->name);
     }
@@ -8689,10 +8541,11 @@ static bool cnn__unescape(char *word)
     return true;
 }
 
-static bool cnn__line_fail(const cnn__file *f, int line, const char *what, const char *word)
+static cnn_tensor *cnn__line_fail(const cnn__file *f, int line, const char *what, const char *word)
 {
-    return cnn__file_fail(f, "cnn.graph, line %d: %s%s%.60s%s", line, what, word ? " \"" : "",
-                          word ? word : "", word ? "\"" : "");
+    cnn__file_fail(f, "cnn.graph, line %d: %s%s%.60s%s", line, what, word ? " \"" : "", word ? word : "",
+                   word ? "\"" : "");
+    return cnn__nil_tensor();
 }
 
 /* "kernel=5" into the option struct of the operation, once. seen: bit i for its option i. */
@@ -8707,19 +8560,14 @@ static bool cnn__read_option(const cnn_op *op, char *args, const char *word, uin
     const uint64_t bit = (uint64_t)1 << ((k - op->fields) & 63);
     if (*seen & bit) return false;
     *seen |= bit;
-    int         i = 0;
-    uint64_t    u = 0;
+    uint64_t    size = 0;
     uint32_t    bits = 0;
-    const char *end = NULL;
-    switch (k->type) {
-    case 'i': end = cnn__read_int(value, &i);
-              break;
-    case 'u': end = cnn__read_whole(value, UINT_MAX, &u);
-              break;
-    default:  end = *value == 'x' && cnn__read_hex(value + 1, 8, &bits) ? value + 9 : NULL;
-    }
-    cnn__set_option(k, args, k->type == 'i' ? i : k->type == 'u' ? (double)u
-                                                                 : (double)cnn__float_of_bits(bits));
+    const bool  minus = k->type == 'i' && *value == '-';
+    const char *end = k->type == 'i' ? cnn__read_whole(value + minus, INT_MAX, &size)
+                    : k->type == 'u' ? cnn__read_whole(value, UINT_MAX, &size)
+                    : *value == 'x' && cnn__read_hex(value + 1, 8, &bits) ? value + 9 : NULL;
+    cnn__set_option(k, args, k->type == 'f' ? (double)cnn__float_of_bits(bits)
+                             : minus ? -(double)size : (double)size);
     return end && !*end && (bits & 0x7fffffff) <= 0x7f800000;      /* no NaN; but clamp to an Inf */
 }
 
@@ -8752,14 +8600,13 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     char       *type = cnn__word(&rest), *operands = cnn__word(&rest), *word;
     int         id[CNN_MAX_INPUTS], n_in = operands ? cnn__read_ints(operands, id, CNN_MAX_INPUTS) : -1;
     if (!type || !cnn__unescape(type) || n_in < 1)
-        return cnn__line_fail(f, n + 2, "operation or operands missing", NULL), nil;
+        return cnn__line_fail(f, n + 2, "operation or operands missing", NULL);
     const cnn_op *op = cnn__find_op(a, type);
     if (!op)
-        return cnn__line_fail(f, n + 2, "unknown operation (your own: hand it to cnn_load in .ops)", type),
-        nil;
+        return cnn__line_fail(f, n + 2, "unknown operation (your own: hand it to cnn_load in .ops)", type);
     for (int i = 0; i < n_in; i++) {
         if (id[i] < 0 || id[i] >= n)
-            return cnn__line_fail(f, n + 2, "operands that are no earlier lines", operands), nil;
+            return cnn__line_fail(f, n + 2, "operands that are no earlier lines", operands);
         in[i] = node[id[i]];
     }
     /* The option struct, and behind it the options as the text of a call's arguments: ".pad=1,.pad_h=0". */
@@ -8792,7 +8639,7 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     char       *word = cnn__word(&rest);
     int         s[4] = { 0 }, batched = kind == CNN_INPUT || kind == CNN_LABELS;
     if (!word || cnn__read_ints(word, s + batched, 4 - batched) != 4 - batched)
-        return cnn__line_fail(f, line, "bad extents", word), nil;
+        return cnn__line_fail(f, line, "bad extents", word);
     cnn_shape         shape = { s[0], s[1], s[2], s[3] };
     const cnn__entry *e = batched ? NULL : cnn__find_entry(f, "", name, shape);
     if (!batched && !e) return nil;
@@ -8802,11 +8649,11 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     if (kind == CNN_CONST) {
         float *values = cnn__alloc(f->g, e->count * sizeof *values);
         if (!values) return nil;
-        for (size_t i = 0; i < e->count; i++) values[i] = cnn__element(f, e, i);
+        for (size_t i = 0; i < e->count; i++) values[i] = (float)cnn__element(f, e, i);
         cnn__of(t)->values = values;
     }
     while ((word = cnn__word(&rest)) != NULL)
-        if (!cnn__read_flag(t, word)) return cnn__line_fail(f, line, "bad word", word), nil;
+        if (!cnn__read_flag(t, word)) return cnn__line_fail(f, line, "bad word", word);
     return t;
 }
 
@@ -8829,22 +8676,22 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
     char       *text = f->graph;
     for (int n = -1; at; n++) {                                      /* the first line is no node */
         char *line = text, *end = strchr(line, '\n');
-        if (!end) return cnn__line_fail(f, n + 2, *line ? "it is cut off" : "the root is missing", NULL), nil;
+        if (!end) return cnn__line_fail(f, n + 2, *line ? "it is cut off" : "the root is missing", NULL);
         *end = 0, text = end + 1;
         if (n < 0 && strcmp(line, "cnn 1") != 0)
             return cnn__file_fail(f, "cnn.graph has version \"%.20s\", not \"cnn 1\"", line), nil;
         if (n < 0) continue;
         char *kind = cnn__word(&line), *name = cnn__word(&line);
         int   k = 0, root;
-        if (!kind || !name) return cnn__line_fail(f, n + 2, "kind and name expected", NULL), nil;
+        if (!kind || !name) return cnn__line_fail(f, n + 2, "kind and name expected", NULL);
         if (strcmp(kind, "root") == 0) {
             bool good = !line && !*text && cnn__read_ints(name, &root, 1) == 1 && root >= 0 && root < n;
-            return good ? node[root] : (cnn__line_fail(f, n + 2, "bad root", name), nil);
+            return good ? node[root] : cnn__line_fail(f, n + 2, "bad root", name);
         }
         while (k <= CNN_BUFFER && strcmp(kind, cnn__kind_names[k]) != 0) k++;
-        if (k > CNN_BUFFER)          return cnn__line_fail(f, n + 2, "unknown kind", kind), nil;
-        if (n >= CNN__MOST_NODES)    return cnn__line_fail(f, n + 2, "too many nodes", NULL), nil;
-        if (!cnn__unescape(name))    return cnn__line_fail(f, n + 2, "bad name", name), nil;
+        if (k > CNN_BUFFER)          return cnn__line_fail(f, n + 2, "unknown kind", kind);
+        if (n >= CNN__MOST_NODES)    return cnn__line_fail(f, n + 2, "too many nodes", NULL);
+        if (!cnn__unescape(name))    return cnn__line_fail(f, n + 2, "bad name", name);
         node[n] = k == CNN_NODE ? cnn__read_op(f, a, at, node, n, name, line)
                                 : cnn__read_leaf(f, (cnn_kind)k, at, n + 2, name, line);
         if (cnn__is_nil(node[n])) return nil;
@@ -8855,25 +8702,19 @@ static cnn_tensor *cnn__read_nodes(const cnn__file *f, const cnn_load_args *a, c
 
 /* ---- The state of a training, beside the weights ---- */
 
-/* Vector s of the optimizer's state, for the parameter t. */
-static float *cnn__state_of(const cnn_tensor *t, int s)
-{
-    cnn_graph *g = t->graph;
-    return g->arena[CNN_ARENA_OPTIMIZER] + (size_t)s * g->n_trained + t->grad_at;
-}
-
 /* Call use with each array of the state. average, best: as cnn__copy_trained lays them out, or NULL. */
 typedef bool cnn__use_vector(void *user, const char *prefix, const cnn_tensor *t, float *values);
 static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best, cnn__use_vector *use,
                             void *user)
 {
     static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
+    float *vectors = g->arena[CNN_ARENA_OPTIMIZER];
     size_t at = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
         if (!cnn__trains(t)) continue;
         for (int s = 0; s < slots && t->kind == CNN_PARAM; s++)
-            if (!use(user, slot[s], t, cnn__state_of(t, s))) return false;
+            if (!use(user, slot[s], t, vectors + (size_t)s * g->n_trained + t->grad_at)) return false;
         if (average && !use(user, "cnn.average.", t, average + at)) return false;
         if (best && !use(user, "cnn.best.", t, best + at)) return false;
         at += cnn_count(t);
@@ -8890,7 +8731,7 @@ static bool cnn__fill_vector(void *user, const char *prefix, const cnn_tensor *t
 {
     const cnn__file  *f = user;
     const cnn__entry *e = cnn__lookup(f, prefix, t->name);
-    for (size_t k = 0; e && k < e->count; k++) values[k] = cnn__element(f, e, k);
+    for (size_t k = 0; e && k < e->count; k++) values[k] = (float)cnn__element(f, e, k);
     return e != NULL;
 }
 
@@ -8979,9 +8820,7 @@ static void cnn__put(cnn__string *to, const char *s, size_t n)
     to->n += n;
 }
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+CNN__PRINTF(2, 3)
 static void cnn__putf(cnn__string *to, const char *format, ...)     /* at most 127 characters */
 {
     char    text[128];
@@ -9147,19 +8986,6 @@ static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const
     return good;
 }
 
-static bool cnn__put_carried(cnn__writer *w, bool wide)
-{
-    const cnn_graph *g = w->f->g;
-    bool good = true;
-    for (size_t i = 0; i < g->n_carried && good; i++) {
-        const cnn__carried *c = &g->carried[i];
-        if ((cnn__dtypes[c->dtype].bits >= 64) != wide) continue;
-        good = w->sink ? w->sink(w->to, c->data, c->bytes)
-                       : cnn__put_entry(w, c->dtype, "", c->name, c->shape, c->bytes);
-    }
-    return good;
-}
-
 static bool cnn__put_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
 {
     cnn_tensor *same = cnn__find_name(t->graph, prefix, t->name);
@@ -9206,7 +9032,7 @@ static bool cnn__put_tensors(cnn__writer *w)
         good = !cnn__is_trained(&g->order[i]->t) ||
                cnn__put_tensor(w, CNN__I64, "cnn.steps.", g->order[i]->t.name, "[]", &steps, 1);
     }
-    good = good && (!w->run || cnn__put_fit(w)) && cnn__put_carried(w, true);
+    good = good && (!w->run || cnn__put_fit(w));
     for (int i = 0; i < g->n_order && good; i++) {
         cnn_tensor *t = &g->order[i]->t;
         if (!cnn__is_stored(t)) continue;
@@ -9214,10 +9040,9 @@ static bool cnn__put_tensors(cnn__writer *w)
         good = (v || !w->sink) &&
                cnn__put_tensor(w, CNN__F32, "", t->name, cnn__file_shape(t).s, v, cnn_count(t));
     }
-    if (good && w->state)
-        good = cnn__each_state(g, cnn__slots_of(g), g->config.inference ? NULL : g->average,
-                               w->run && w->run->at.best_epoch ? w->run->best : NULL, cnn__put_vector, w);
-    return good && cnn__put_carried(w, false);
+    return good && (!w->state ||
+           cnn__each_state(g, cnn__slots_of(g), g->config.inference ? NULL : g->average,
+                           w->run && w->run->at.best_epoch ? w->run->best : NULL, cnn__put_vector, w));
 }
 
 static void cnn__numbers_of_run(const cnn__run *r, uint64_t number[CNN__NUMBERS])
@@ -9389,50 +9214,40 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
 
 #ifndef CNN_NO_STDIO
 
-/* What the header promises, and not more. The memory grows with what is there, not with what is promised. */
+static void *cnn__file_part(const cnn__file *f, FILE *file, size_t most, size_t *got)
+{
+    char  why[128];
+    void *part = cnn__read_stream(file, most, got, why, sizeof why);
+    if (!part) cnn__file_fail(f, "%s", why);
+    return part;
+}
+
+/* What the header promises, and not more. */
 static bool cnn__read_data(cnn__file *f, FILE *file)
 {
-    const size_t   promised = f->bytes;
-    size_t         size = 0, capacity = 0, got = 1;
-    unsigned char *data = NULL;
-    f->bytes = 0;
-    while (size < promised && got) {
-        if (size == capacity) {
-            capacity = capacity > promised / 2 ? promised : capacity ? 2 * capacity : 1u << 20;
-            if (capacity > promised) capacity = promised;
-            void *more = CNN_REALLOC(data, capacity);
-            if (!more) return cnn__file_fail(f, "out of memory: %zu bytes", capacity);
-            f->own = data = more;
-        }
-        got = fread(data + size, 1, capacity - size, file);
-        size += got;
-    }
-    if (size < promised)
-        return cnn__file_fail(f, "truncated: its tensors have %zu bytes, and %zu are there", promised, size);
-    if (fgetc(file) != EOF)
-        return cnn__file_fail(f, "the data from byte %zu on belong to no tensor", promised);
-    f->data = data, f->bytes = size;
-    return true;
+    const size_t promised = f->bytes;
+    f->data = f->own = cnn__file_part(f, file, promised, &f->bytes);
+    if (!f->own) return false;
+    if (f->bytes < promised)
+        return cnn__file_fail(f, "truncated: its tensors have %zu bytes, and %zu are there", promised,
+                              f->bytes);
+    return fgetc(file) == EOF ||
+           cnn__file_fail(f, "the data from byte %zu on belong to no tensor", promised);
 }
 
 /* As cnn__open_file. Of a file that is no model, only the first bytes are read. */
 static bool cnn__open_path(cnn__file *f)
 {
-    unsigned char start[8];
-    errno = 0;
-    FILE *file = f->path ? fopen(f->path, "rb") : NULL;
-    if (!file)
-        return cnn__file_fail(f, "%s", !f->path ? "no path was given"
-                                       : errno ? strerror(errno) : "it cannot be opened");
-    size_t got = fread(start, 1, sizeof start, file), length = 0;
-    bool   good = !ferror(file) && (length = cnn__header_length(f, start, got)) > 0 &&
-                  cnn__new_header(f, length);
-    got = good ? fread(f->header, 1, length, file) : 0;
-    if (ferror(file)) cnn__file_fail(f, "it cannot be read: %s", errno ? strerror(errno) : "unknown reason");
-    else if (good && got < length)
-        cnn__file_fail(f, "truncated: the header should have %zu bytes, the file has %zu", length, got);
+    char   why[128];
+    size_t got;
+    FILE  *file = cnn__open_to_read(f->path, why, sizeof why);
+    if (!file) return cnn__file_fail(f, "%s", why);
+    void        *start = cnn__file_part(f, file, 8, &got);
+    const size_t length = start ? cnn__header_length(f, start, got) : 0;
+    char        *header = length ? cnn__file_part(f, file, length, &got) : NULL;
     f->bytes = SIZE_MAX;
-    good = good && got == length && cnn__read_header(f) && cnn__check_entries(f) && cnn__read_data(f, file);
+    const bool good = cnn__check_header(f, header, length, got) && cnn__read_data(f, file);
+    CNN_FREE(start);
     fclose(file);
     return good;
 }
@@ -9459,15 +9274,6 @@ static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(
 
 /* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the
    disk before the name. Windows replaces a file only when asked to. */
-static size_t cnn__folder(const char *path)                    /* letters up to the name of the file */
-{
-    const char *name = strrchr(path, '/');
-#ifdef _WIN32
-    const char *back = strrchr(path, '\\');
-    if (back && (!name || back > name)) name = back;
-#endif
-    return name ? (size_t)(name - path) + 1 : 0;
-}
 #if defined(__unix__) || defined(__APPLE__)
 #include <dirent.h>
 #include <fcntl.h>
@@ -9478,10 +9284,20 @@ int (fsync)(int);
 int (fchmod)(int, mode_t);
 int (kill)(pid_t, int);
 char *(realpath)(const char *, char *);
+static const char cnn__slashes[] = "/";
 static unsigned long cnn__process(const void *any) { return (void)any, (unsigned long)getpid(); }
-static bool  cnn__flush(FILE *f) { return fflush(f) == 0 && fsync(fileno(f)) == 0; }
+static bool  cnn__flush(FILE *f) { return fflush(f) == 0 && (fsync(fileno(f)) == 0 || errno == EINVAL); }
 static bool  cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
-static char *cnn__real_path(const char *path) { return realpath(path, NULL); }
+#ifndef PATH_MAX
+#define PATH_MAX 4096
+#endif
+static char *cnn__real_path(const char *path)           /* NULL: there is no such file yet */
+{
+    char *real = CNN_MALLOC(PATH_MAX + 1);
+    if (real && realpath(path, real)) return real;
+    CNN_FREE(real);
+    return NULL;
+}
 static bool  cnn__is_special(const char *path)
 {
     struct stat s;
@@ -9515,42 +9331,51 @@ static void cnn__tidy_folder(char *folder)
     if (all) closedir(all);
 }
 #else
-static unsigned long cnn__process(const void *any)
-{
-    uint32_t unique[4];
-    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL), (uint64_t)clock());
-    return unique[0];
-}
-static char *cnn__real_path(const char *path) { return (void)path, NULL; }
-static bool  cnn__is_special(const char *path) { return (void)path, false; }
-static void  cnn__keep_rights(FILE *file, const char *old) { (void)file, (void)old; }
-static void  cnn__tidy_folder(char *folder) { (void)folder; }
-static bool  cnn__flush(FILE *f) { return fflush(f) == 0; }
 #ifdef _WIN32
 __declspec(dllimport) int __stdcall MoveFileExA(const char *, const char *, unsigned long);
 static bool  cnn__replace(const char *from, const char *to) { return MoveFileExA(from, to, 1) != 0; }
 #else
 static bool  cnn__replace(const char *from, const char *to) { return rename(from, to) == 0; }
 #endif
+static const char cnn__slashes[] = "/\\";
+static unsigned long cnn__process(const void *any)
+{
+    uint32_t unique[4];
+    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL), (uint64_t)clock());
+    return unique[0];
+}
+static bool  cnn__flush(FILE *f) { return fflush(f) == 0; }
+static char *cnn__real_path(const char *path) { return (void)path, NULL; }
+static bool  cnn__is_special(const char *path) { return (void)path, false; }
+static void  cnn__keep_rights(FILE *file, const char *old) { (void)file, (void)old; }
+static void  cnn__tidy_folder(char *folder) { (void)folder; }
 #endif
+
+static bool cnn__write_and_close(FILE *file, bool (*write)(FILE *, void *), void *what)
+{
+    errno = 0;
+    bool good = write(file, what) && cnn__flush(file);
+    int  reason = errno;
+    if (fclose(file) != 0 && good) good = false, reason = errno;
+    errno = reason;
+    return good;
+}
 
 /* Write beside path and take its name. temporary: room for a name of its folder. */
 static bool cnn__write_beside(const char *path, char *temporary, size_t room, bool (*write)(FILE *, void *),
                               void *what)
 {
-    FILE     *file = NULL;
-    const int folder = (int)cnn__folder(path);
+    FILE *file = NULL;
+    int   folder = (int)strlen(path);                   /* letters up to the name of the file */
+    while (folder && !strchr(cnn__slashes, path[folder - 1])) folder--;
     for (int k = 0; !file && k < 1000 && (k == 0 || errno == EEXIST); k++) {
         cnn__format(temporary, room, "%.*scnn-save-%lu-%d.tmp", folder, path, cnn__process(what), k);
         file = fopen(temporary, "wbx");                /* a file of its own, whoever else saves now */
     }
     if (!file) return false;
     cnn__keep_rights(file, path);
-    errno = 0;
-    bool good = write(file, what) && cnn__flush(file);
-    int  reason = errno;
-    if (fclose(file) != 0 && good) good = false, reason = errno;
-    if (good && !cnn__replace(temporary, path)) good = false, reason = errno;
+    const bool good = cnn__write_and_close(file, write, what) && cnn__replace(temporary, path);
+    const int  reason = errno;
     if (!good) remove(temporary);
     cnn__format(temporary, room, "%.*s", folder ? folder : 1, folder ? path : ".");
     if (good) cnn__tidy_folder(temporary);
@@ -9561,34 +9386,19 @@ static bool cnn__write_beside(const char *path, char *temporary, size_t room, bo
 CNN_API bool cnn_write_file(const char *path, bool (*write)(FILE *, void *), void *user)
 {
     if (!path || !write) return errno = EINVAL, false;
-    char        *real = cnn__real_path(path);           /* a link stays one */
-    const size_t room = cnn__folder(real ? real : path) + 400;
-    char        *temporary = CNN_MALLOC(room);
-    bool         good = false;
-    errno = temporary ? 0 : ENOMEM;
-    if (temporary && !cnn__is_special(path)) {
-        good = cnn__write_beside(real ? real : path, temporary, room, write, user);
-    } else if (temporary) {
+    if (cnn__is_special(path)) {
         FILE *file = fopen(path, "wb");
-        good = file && write(file, user) && fflush(file) == 0;
-        int reason = errno;
-        if (file && fclose(file) != 0 && good) good = false, reason = errno;
-        errno = reason;
+        return file && cnn__write_and_close(file, write, user);
     }
-    int reason = errno;
+    char        *real = cnn__real_path(path);           /* a link stays one */
+    const size_t room = strlen(real ? real : path) + 400;
+    char        *temporary = CNN_MALLOC(room);
+    const bool   good = temporary && cnn__write_beside(real ? real : path, temporary, room, write, user);
+    const int    reason = temporary ? errno : ENOMEM;
     CNN_FREE(temporary);
-    free(real);
+    CNN_FREE(real);
     errno = reason;
     return good;
-}
-
-/* Write the file f->path, for a graph that wants to know why it failed. */
-static bool cnn__save_file(const cnn__file *f, bool (*write)(FILE *, void *), void *what)
-{
-    if (!f->path) return cnn__file_fail(f, "no path was given");
-    if (cnn_write_file(f->path, write, what)) return true;
-    return cnn__file_fail(f, "%s", errno == ENOMEM ? "out of memory" : errno ? strerror(errno)
-                                   : "it cannot be written");
 }
 
 static bool cnn__save_model(FILE *file, void *what)
@@ -9600,7 +9410,10 @@ static bool cnn__save(cnn_graph *g, cnn__file f, bool state, cnn__run *run)
     if (!g) return false;
     const cnn__aside before = cnn__begin_save(g);
     cnn__writer w = { .f = &f, .state = state, .run = run };
-    return cnn__saved(g, &before, cnn__save_file(&f, cnn__save_model, &w));
+    bool good = f.path && cnn_write_file(f.path, cnn__save_model, &w);
+    if (!good) cnn__file_fail(&f, "%s", !f.path ? "no path was given" : errno == ENOMEM ? "out of memory"
+                                        : errno ? strerror(errno) : "it cannot be written");
+    return cnn__saved(g, &before, good);
 }
 CNN_API bool cnn_save(cnn_graph *g, const char *path)
 {
@@ -9652,14 +9465,6 @@ static const cnn__entry *cnn__find_doubles(const cnn__file *f, const char *name,
     if (e && e->dtype == CNN__F64 && e->count % row == 0 && (!count || e->count == count)) return e;
     return cnn__file_fail(f, "there is no tensor \"cnn.%s\" of a checkpoint", name), NULL;
 }
-static double cnn__double_at(const cnn__file *f, const cnn__entry *e, size_t i)
-{
-    const uint64_t bits = cnn__le64(f->data + e->begin + 8 * i);
-    double v;
-    memcpy(&v, &bits, sizeof v);
-    return v;
-}
-
 /* Nothing is taken before everything is checked. */
 static bool cnn__read_run(cnn__run *r, cnn__file *f)
 {
@@ -9678,14 +9483,14 @@ static bool cnn__read_run(cnn__run *r, cnn__file *f)
     if (!cnn__fill_state(f, n[CNN__BEST_EPOCH] ? r->best : NULL)) return false;
     for (size_t i = 0; i < history->count && r->a.history; i += 5) {
         double v[5];
-        for (size_t k = 0; k < 5; k++) v[k] = cnn__double_at(f, history, i + k);
+        for (size_t k = 0; k < 5; k++) v[k] = cnn__element(f, history, i + k);
         const cnn_epoch e = { v[0], v[1], v[2], v[3], v[4] };
         if (!cnn__history_add(r->g, r->a.at, r->a.history, e)) return false;
     }
     r->at.epochs = n[CNN__DONE], r->at.fed = n[CNN__FED], r->at.updates = n[CNN__UPDATES];
     r->at.best_epoch = n[CNN__BEST_EPOCH], r->at.epoch_step = n[CNN__EPOCH_STEP];
-    r->at.sum = cnn__double_at(f, sums, 0), r->at.right = cnn__double_at(f, sums, 1);
-    r->at.best_loss = cnn__double_at(f, sums, 2);
+    r->at.sum = cnn__element(f, sums, 0), r->at.right = cnn__element(f, sums, 1);
+    r->at.best_loss = cnn__element(f, sums, 2);
     if (!r->best || r->at.best_epoch || !isfinite(r->at.best_loss)) return true;
     r->at.best_epoch = r->at.epochs;           /* it was over, and goes on from the best weights */
     return cnn__copy_trained(r->g, r->best, CNN__SAVE, 0);
@@ -9709,12 +9514,12 @@ static bool cnn__resume_run(cnn__run *r)
    >>inspect ---- 13. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
-/* Every node that matters once the order is known; before that, every node recorded. Of a net that could not
-   be recorded, what came last has no shape, and perhaps no operands: then none. */
-static cnn__node *const *cnn__nodes(const cnn_graph *g, int *n)
+/* Node i of those that matter once the order is known, of all recorded before that; NULL behind the last. Of a
+   net that could not be recorded, what came last has no shape, and perhaps no operands: then there is none. */
+static cnn__node *cnn__nth(const cnn_graph *g, int i)
 {
-    *n = !g ? 0 : g->planned ? g->n_order : g->error[0] ? 0 : g->n_nodes;
-    return *n == 0 ? NULL : g->planned ? g->order : g->node;
+    if (!g || (!g->planned && g->error[0]) || i >= (g->planned ? g->n_order : g->n_nodes)) return NULL;
+    return g->planned ? g->order[i] : g->node[i];
 }
 
 static double cnn__node_macs(const cnn_tensor *y)              /* for one sample */
@@ -9722,22 +9527,21 @@ static double cnn__node_macs(const cnn_tensor *y)              /* for one sample
     return y->op && y->op->macs ? y->op->macs(y) / (y->batched ? y->shape.n : 1) : 0;
 }
 
-CNN_API size_t cnn_param_count(const cnn_graph *g)
+static size_t cnn__count_params(const cnn_graph *g, bool frozen_too)
 {
-    int n;
-    cnn__node *const *node = cnn__nodes(g, &n);
+    const cnn__node *v;
     size_t count = 0;
-    for (int i = 0; i < n; i++)
-        if (node[i]->t.kind == CNN_PARAM) count += (size_t)cnn__len(node[i]->t.shape);
+    for (int i = 0; (v = cnn__nth(g, i)) != NULL; i++)
+        if (v->t.kind == CNN_PARAM && (frozen_too || !v->t.frozen)) count += (size_t)cnn__len(v->t.shape);
     return count;
 }
+CNN_API size_t cnn_param_count(const cnn_graph *g) { return cnn__count_params(g, true); }
 
 CNN_API double cnn_multiply_adds(const cnn_graph *g)
 {
-    int n;
-    cnn__node *const *node = cnn__nodes(g, &n);
+    const cnn__node *v;
     double sum = 0;
-    for (int i = 0; i < n; i++) sum += cnn__node_macs(&node[i]->t);
+    for (int i = 0; (v = cnn__nth(g, i)) != NULL; i++) sum += cnn__node_macs(&v->t);
     return sum;
 }
 
@@ -9770,82 +9574,70 @@ static cnn__long_text cnn__op_text(const cnn_tensor *t)
     return r;
 }
 
-/* Layers make their parameters and buffers: those belong to the line of the layer. */
-static bool cnn__has_line(const cnn__node *v) { return !v->owner; }
-
-typedef struct {
-    const char    *name;
-    cnn__long_text op;
-    cnn__text      shape, params, macs, bytes, runs_on;
-} cnn__line;
+/* A table. Without a file its columns grow to what is put into a line; then it is written. The first columns
+   are flush left, and so is the last, which needs no width. */
+enum { CNN__COLUMNS = 7 };
+typedef struct { FILE *f; int left, width[CNN__COLUMNS]; } cnn__table;
+static void cnn__put_line(cnn__table *t, const char *const cell[CNN__COLUMNS])
+{
+    for (int k = 0; k < CNN__COLUMNS; k++) {
+        const int n = (int)strlen(cell[k]), last = k == CNN__COLUMNS - 1;
+        if (!t->f && !last && t->width[k] < n) t->width[k] = n;
+        if (t->f) fprintf(t->f, "%s%*s", k && !(last && !n) ? "  " : "",
+                          k < t->left ? -t->width[k] : t->width[k], cell[k]);
+    }
+    if (t->f) fputc('\n', t->f);
+}
 
 /* Where a node runs: the device's name or "cpu", with the instruction set of the fast kernels, and what the
    rule of the convolutions picked for a whole batch: "cpu avx2, winograd 4x4". */
 static cnn__text cnn__runs_on_text(const cnn_tensor *t)
 {
     const cnn_graph *g = t->graph;
-    cnn__text r = { "" };
+    const bool  there = cnn_on_device(t), yours = !there && cnn__of(t)->kernel;
+    const bool  fast = !there && !yours && t->op && t->op->macs;
+    const char *how = yours ? "by a row of yours" : fast && t->op->algorithm ? t->op->algorithm(t) : "";
+    cnn__text   r = { "" };
     if (!t->op) return r;
-    if (cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "%s", g->config.backend->name);
-    else if (t->op->algorithm)
-        cnn__format(r.s, sizeof r.s, "cpu %s, %s", cnn__isa_name(g->cpu.isa), t->op->algorithm(t));
-    else if (t->op->macs) cnn__format(r.s, sizeof r.s, "cpu %s", cnn__isa_name(g->cpu.isa));
-    else cnn__format(r.s, sizeof r.s, "cpu");
-    if (cnn__of(t)->kernel && !cnn_on_device(t)) cnn__format(r.s, sizeof r.s, "cpu, by a row of yours");
+    cnn__format(r.s, sizeof r.s, "%s%s%s%s%s", there ? g->config.backend->name : "cpu", fast ? " " : "",
+                fast ? cnn__isa_name(g->cpu.isa) : "", *how ? ", " : "", how);
     return r;
 }
 
-static cnn__line cnn__summary_line(const cnn__node *v)
+/* A layer with its parameters and buffers, or a leaf of its own. */
+static void cnn__put_node(cnn__table *table, const cnn__node *v)
 {
     const cnn_tensor *t = &v->t;
-    cnn__line l;
+    double    params = t->kind == CNN_PARAM ? cnn__len(t->shape) : 0, macs = cnn__node_macs(t);
     cnn_shape max = t->shape;
-    double params = t->kind == CNN_PARAM ? cnn__len(t->shape) : 0, macs = cnn__node_macs(t);
     max.n = v->max_n;
     for (int k = 0; k < t->n_in; k++)
         if (cnn__of(t->in[k])->owner == v && t->in[k]->kind == CNN_PARAM) params += cnn__len(t->in[k]->shape);
-    l.name = t->name ? t->name : "";
-    l.runs_on = cnn__runs_on_text(t);
-    l.op = cnn__op_text(t);
-    l.shape = cnn__shape_text(t);
-    l.params = l.macs = cnn__grouped(0);
-    if (params > 0) l.params = cnn__grouped(params); else l.params.s[0] = 0;
-    if (macs > 0) l.macs = cnn__grouped(macs); else l.macs.s[0] = 0;
-    l.bytes = cnn__grouped((double)cnn__checked_len(max) * sizeof(float));
-    return l;
+    const cnn__long_text op = cnn__op_text(t);
+    const cnn__text shape = cnn__shape_text(t), runs_on = cnn__runs_on_text(t), param = cnn__grouped(params);
+    const cnn__text mac = cnn__grouped(macs), bytes = cnn__grouped(4 * (double)cnn__checked_len(max));
+    const char *const cell[CNN__COLUMNS] = { t->name, op.s, shape.s, params > 0 ? param.s : "",
+                                             macs > 0 ? mac.s : "", bytes.s, runs_on.s };
+    cnn__put_line(table, cell);
 }
-
-static void cnn__widen(int *width, const char *s) { if ((int)strlen(s) > *width) *width = (int)strlen(s); }
 
 CNN_API void cnn_summary(cnn_graph *g, FILE *f)
 {
+    static const char *const head[CNN__COLUMNS] = { "layer", "operation", "output", "parameters",
+                                                    "multiply-adds", "bytes", "runs on" };
+    cnn__table table = { NULL, 3, { 0 } };
     if (!f) return;
     if (!g || g->error[0] || !g->planned) {
         const char *why = cnn_error(g);
         fprintf(f, "%s\n", why ? why : "the graph has no plan yet: call cnn_plan or cnn_compile first");
         return;
     }
-    int w[6] = { 5, 9, 6, 10, 13, 5 };
-    for (int i = 0; i < g->n_order; i++) {
-        if (!cnn__has_line(g->order[i])) continue;
-        cnn__line l = cnn__summary_line(g->order[i]);
-        const char *cell[6] = { l.name, l.op.s, l.shape.s, l.params.s, l.macs.s, l.bytes.s };
-        for (int k = 0; k < 6; k++) cnn__widen(&w[k], cell[k]);
+    for (int pass = 0; pass < 2; pass++, table.f = f) {
+        cnn__put_line(&table, head);
+        for (int i = 0; i < g->n_order; i++)
+            if (!g->order[i]->owner) cnn__put_node(&table, g->order[i]);
     }
-    fprintf(f, "%-*s  %-*s  %-*s  %*s  %*s  %*s  runs on\n", w[0], "layer", w[1], "operation", w[2], "output",
-            w[3], "parameters", w[4], "multiply-adds", w[5], "bytes");
-    for (int i = 0; i < g->n_order; i++) {
-        if (!cnn__has_line(g->order[i])) continue;
-        cnn__line l = cnn__summary_line(g->order[i]);
-        fprintf(f, "%-*s  %-*s  %-*s  %*s  %*s  %*s%s%s\n", w[0], l.name, w[1], l.op.s, w[2], l.shape.s, w[3],
-                l.params.s, w[4], l.macs.s, w[5], l.bytes.s, l.runs_on.s[0] ? "  " : "", l.runs_on.s);
-    }
-
-    size_t trained = 0;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (t->kind == CNN_PARAM && !t->frozen) trained += (size_t)cnn__len(t->shape);
-    }
+    const size_t trained = cnn__count_params(g, false);
     fprintf(f, "\nparameters     %s", cnn__grouped((double)cnn_param_count(g)).s);
     if (trained != cnn_param_count(g))
         fprintf(f, ", of which %s are trained", cnn__grouped((double)trained).s);
@@ -9861,9 +9653,7 @@ CNN_API void cnn_summary(cnn_graph *g, FILE *f)
     fprintf(f, "memory         %s bytes (%.1f MiB)\n", total.s, (double)m->total / 1048576.0);
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         fprintf(f, "  %-13s%*s", part[i].name, width, cnn__grouped((double)part[i].bytes).s);
-        if (part[i].bytes == m->activations && i == 5)
-            fprintf(f, "  (evaluation alone: %s)", cnn__grouped((double)m->activations_eval).s);
-        fprintf(f, "\n");
+        fprintf(f, i == 5 ? "  (evaluation alone: %s)\n" : "\n", cnn__grouped((double)m->activations_eval).s);
     }
     const cnn_backend *device = g->config.backend;
     if (!device) return;
@@ -9893,7 +9683,7 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
     for (int i = 0; g && g->planned && i < g->n_order; i++) {
         cnn__node  *v = g->order[i];
         cnn_tensor *t = &v->t;
-        if (!cnn__has_line(v)) continue;
+        if (v->owner) continue;
         fprintf(f, "    n%d [label=\"", t->index);
         cnn__dot_text(f, t->name);
         fprintf(f, "\\n");
@@ -9903,8 +9693,8 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
         for (int k = 0; k < t->n_in; k++) {
             cnn__node *x = cnn__of(t->in[k]);
             if (x->owner == v) continue;
-            if (x->owner) fprintf(f, "    n%d -> n%d [style=dashed];\n", x->owner->t.index, t->index);
-            else          fprintf(f, "    n%d -> n%d;\n", x->t.index, t->index);
+            fprintf(f, "    n%d -> n%d%s;\n", (x->owner ? x->owner : x)->t.index, t->index,
+                    x->owner ? " [style=dashed]" : "");
         }
     }
     fprintf(f, "}\n");
@@ -9913,34 +9703,31 @@ CNN_API void cnn_dot(cnn_graph *g, FILE *f)
 
 /* ---- Visits: run the batch that the inputs hold once more, and leave no trace but gradients ----
 
-   Dropout draws what it drew, since the count of runs is set back, and batch norm's running statistics are
-   put back at the end. */
+   Dropout draws what it drew, since the count of runs is set back, and what training changes (batch norm's
+   running statistics) is put back at the end. */
 
-typedef struct { cnn_tensor *loss; float *buffers; uint32_t draw; cnn__probe *before; } cnn__visit;
+typedef struct {
+    cnn_tensor *loss;
+    double      value;                                 /* the loss */
+    float      *state;                                 /* what training changes; inference changes nothing */
+    uint32_t    draw;
+    cnn__probe *before;
+} cnn__visit;
 
-/* Copy all buffers to `store`, or back from it. store NULL: only count the floats. */
-static size_t cnn__swap_buffers(cnn_graph *g, float *store, bool back)
+/* loss: the compiled loss of a graph for training, or, unless `trains`, a tensor of one for inference. */
+static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, bool trains,
+                             cnn__probe *probe)
 {
-    size_t at = 0;
-    for (int i = 0; i < g->n_order && !g->shares; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (t->kind != CNN_BUFFER) continue;
-        size_t n = cnn_count(t);
-        if (store && back) cnn_set(t, store + at, n);
-        else if (store)    cnn_get(t, store + at, n);
-        at += n;
-    }
-    return at;
-}
-
-static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, cnn__probe *probe)
-{
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return false;
     cnn_graph *g = loss->graph;
-    size_t bytes = (cnn__swap_buffers(g, NULL, false) + 1) * sizeof(float);
-    float *buffers = CNN_MALLOC(bytes);
-    if (!buffers) return cnn__no_memory(g, loss->at, what, bytes);
-    *v = (cnn__visit){ loss, buffers, g->draw, g->probe };
-    cnn__swap_buffers(g, buffers, false);
+    const bool infers = g->config.inference != 0;
+    if (!g->compiled || (infers ? trains : loss != g->loss))
+        return cnn_fail(loss, "%s: it must be the compiled loss of a graph for training%s", what,
+                        trains ? "" : ", or a tensor of a compiled graph for inference");
+    const size_t bytes = infers ? 0 : (cnn__trained_floats(g) + 1) * sizeof(float);
+    *v = (cnn__visit){ loss, NAN, infers ? NULL : CNN_MALLOC(bytes), g->draw, g->probe };
+    if (!infers && !v->state) return cnn__no_memory(g, loss->at, what, bytes);
+    if (v->state) cnn__copy_trained(g, v->state, CNN__SAVE, 0);
     g->probe = probe;
     return true;
 }
@@ -9948,28 +9735,19 @@ static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, 
 static void cnn__end_visit(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
-    cnn__swap_buffers(g, v->buffers, true);
+    if (v->state) cnn__copy_trained(g, v->state, CNN__RESTORE, 0);
     g->draw = v->draw, g->can_backward = false, g->probe = v->before;
-    CNN_FREE(v->buffers);
+    CNN_FREE(v->state);
 }
 
 /* Forward, and backward where there is one. */
-static bool cnn__visit_once(const cnn__visit *v)
+static bool cnn__visit_once(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
     g->draw = v->draw;
-    cnn_forward(v->loss, g->config.inference ? CNN_EVAL : CNN_TRAIN);
+    v->value = (double)cnn_forward(v->loss, g->config.inference ? CNN_EVAL : CNN_TRAIN);
     if (!g->config.inference) cnn_backward(v->loss);
     return !g->error[0];
-}
-
-static bool cnn__visitable(cnn_tensor *loss, const char *what, bool trains)
-{
-    if (cnn__is_nil(loss) || loss->graph->error[0]) return false;
-    const cnn_graph *g = loss->graph;
-    if (g->config.inference ? !trains && g->compiled : g->compiled && loss == g->loss) return true;
-    return cnn_fail(loss, "%s: it must be the compiled loss of a graph for training%s", what,
-                    trains ? "" : ", or a tensor of a compiled graph for inference");
 }
 
 /* ---- Statistics ---- */
@@ -10001,13 +9779,12 @@ static bool   cnn__sick(const cnn_stats *s) { return s->nans + s->infs > 0; }
 static double cnn__largest(const cnn_stats *s) { return fmax(fabs(s->min), fabs(s->max)); }
 static double cnn__rms(const cnn_stats *s) { return hypot(s->mean, s->deviation); }
 
-/* Text that is written line after line into memory of a given size. */
-typedef struct { char *text; size_t room, used; } cnn__page;
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+/* Text that is written line after line into memory of a given size. said: how often. */
+typedef struct { char *text; size_t room, used; int said; } cnn__page;
+CNN__PRINTF(2, 3)
 static void cnn__say(cnn__page *p, const char *format, ...)
 {
+    p->said++;
     if (!p->text || p->used >= p->room) return;
     va_list ap;
     va_start(ap, format);
@@ -10058,11 +9835,13 @@ static const char *cnn__hint(const cnn__doctor *d, const cnn_tensor *y, const cn
     return "the operation made it of finite numbers: look for a division by zero or an overflow in its rule";
 }
 
-static void cnn__say_stats(cnn__page *p, const char *role, const cnn_tensor *t, const cnn_stats *s)
+static void cnn__say_stats(cnn__page *p, const char *role, const cnn_tensor *t, const cnn_stats *all)
 {
-    cnn__say(p, "  %-9s %s %s: %zu values, %zu NaN, %zu Inf; min %.6g, max %.6g, mean %.6g, deviation %.6g\n",
-             role, t->name, cnn_shape_text(t).s, s->count, s->nans, s->infs, s->min, s->max, s->mean,
-             s->deviation);
+    const cnn_stats *s = &all[t->index];
+    if (s->count)
+        cnn__say(p, "  %-9s %s %s: %zu values, %zu NaN, %zu Inf; min %.6g, max %.6g, mean %.6g, deviation "
+                    "%.6g\n", role, t->name, cnn_shape_text(t).s, s->count, s->nans, s->infs, s->min, s->max,
+                 s->mean, s->deviation);
 }
 
 static void cnn__diagnose(cnn__doctor *d, cnn_tensor *y, cnn_tensor *culprit, const cnn_stats *ill,
@@ -10073,21 +9852,16 @@ static void cnn__diagnose(cnn__doctor *d, cnn_tensor *y, cnn_tensor *culprit, co
                       : "update";
     const char *what = ill->nans ? "NaN" : "Inf", *hint = cnn__hint(d, y, culprit, when);
     const char *array = when == CNN__AFTER_BACKWARD ? "gradient" : culprit->op ? "output" : "value";
-    cnn__page p = { d->report, sizeof d->report, 0 };
+    cnn__page p = { d->report, sizeof d->report, 0, 0 };
     cnn__say(&p, "%s in the %s of %s \"%s\"%s%s%s, after %ld updates: the %s of \"%s\"\n", what, phase,
              y->op ? y->op->name : "parameter", y->name, y->at ? " (" : "", y->at ? y->at : "",
              y->at ? ")" : "", g->step, array, culprit->name);
-    if (y->op && d->value[y->index].count) cnn__say_stats(&p, "output", y, &d->value[y->index]);
-    for (int k = 0; k < y->n_in; k++) {
-        const cnn_tensor *x = y->in[k];
-        const char *role = x->kind == CNN_PARAM ? "weight" : x->kind == CNN_BUFFER ? "buffer" : "input";
-        if (d->value[x->index].count) cnn__say_stats(&p, role, x, &d->value[x->index]);
-    }
-    if (d->grad[y->index].count) cnn__say_stats(&p, "gradient", y, &d->grad[y->index]);
-    for (int k = 0; k < y->n_in; k++) {
-        const cnn_tensor *x = y->in[k];
-        if (d->grad[x->index].count) cnn__say_stats(&p, "gradient", x, &d->grad[x->index]);
-    }
+    if (y->op) cnn__say_stats(&p, "output", y, d->value);
+    for (int k = 0; k < y->n_in; k++)
+        cnn__say_stats(&p, y->in[k]->kind == CNN_PARAM ? "weight" : y->in[k]->kind == CNN_BUFFER ? "buffer"
+                       : "input", y->in[k], d->value);
+    cnn__say_stats(&p, "gradient", y, d->grad);
+    for (int k = 0; k < y->n_in; k++) cnn__say_stats(&p, "gradient", y->in[k], d->grad);
     cnn__say(&p, "  hint      %s\n", hint);
     cnn_fail(y, "doctor: %s in the %s of \"%s\" (%s, after %ld updates): %s", what, array, culprit->name,
              phase, g->step, hint);
@@ -10158,13 +9932,10 @@ CNN_API bool cnn_doctor(cnn_graph *g, int on)
     if (!g->compiled) return cnn__fail(g, g->config.at, "doctor", "call cnn_compile first");
     if (on && !g->doctor) {
         const size_t n = (size_t)g->n_order;
-        cnn__doctor *d = cnn__alloc(g, sizeof *d);
+        cnn__doctor *d = cnn__alloc(g, sizeof *d + n * (2 * sizeof(cnn_stats) + sizeof(int)));
         if (!d) return false;
         d->probe.see = cnn__doctor_sees;
-        d->value = cnn__alloc(g, n * sizeof *d->value);
-        d->grad  = cnn__alloc(g, n * sizeof *d->grad);
-        d->dead  = cnn__alloc(g, n * sizeof *d->dead);
-        if (!d->value || !d->grad || !d->dead) return false;
+        d->value = (cnn_stats *)(d + 1), d->grad = d->value + n, d->dead = (int *)(d->grad + n);
         g->doctor = d;
     }
     g->probe = on ? &g->doctor->probe : NULL;
@@ -10179,31 +9950,29 @@ CNN_API const char *cnn_doctor_report(const cnn_graph *g)
 
 /* ---- Checkup: what is not wrong but will not learn. The limits are rules of thumb. ---- */
 
-static int cnn__check_leaf(cnn__page *p, const cnn_tensor *t, const cnn_stats *s)
+static void cnn__check_leaf(cnn__page *p, const cnn_tensor *t, const cnn_stats *s)
 {
-    if (t->kind == CNN_INPUT && t->batched && cnn__largest(s) > 20)
-        return cnn__say(p, "%s: values from %g to %g: normalise them to about -1 to 1 (cnn_standardize)\n",
-                        t->name, s->min, s->max), 1;
-    if (t->kind == CNN_INPUT && t->batched && s->count > 1 && s->deviation == 0)
-        return cnn__say(p, "%s: all %zu values are %g: has the batch been fed?\n", t->name, s->count,
-                        s->min), 1;
-    if (t->kind == CNN_LABELS && s->count > 1 && s->deviation == 0)
-        return cnn__say(p, "%s: all %zu labels of this batch are %g: shuffle the data (cnn_shuffle)\n",
-                        t->name, s->count, s->min), 1;
-    return 0;
+    const bool same = s->count > 1 && s->deviation == 0, input = t->kind == CNN_INPUT && t->batched;
+    if (input && cnn__largest(s) > 20)
+        cnn__say(p, "%s: values from %g to %g: normalise them to about -1 to 1 (cnn_standardize)\n", t->name,
+                 s->min, s->max);
+    else if (input && same)
+        cnn__say(p, "%s: all %zu values are %g: has the batch been fed?\n", t->name, s->count, s->min);
+    else if (t->kind == CNN_LABELS && same)
+        cnn__say(p, "%s: all %zu labels of this batch are %g: shuffle the data (cnn_shuffle)\n", t->name,
+                 s->count, s->min);
 }
 
-static int cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
+static void cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
 {
     const cnn_op *maker = t->n_in ? t->in[0]->op : NULL;
+    const char   *at = t->at ? t->at : "?";
     if (t->op->expects && maker && (maker->flags & CNN_PROBABILITIES))
-        return cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name,
-                        t->at ? t->at : "?", t->op->name, maker->name, t->op->expects), 1;
-    if (2 * dead > t->shape.c)
-        return cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the "
-                           "learning rate, or use cnn_leaky_relu\n", t->name, t->at ? t->at : "?", dead,
-                        t->shape.c), 1;
-    return 0;
+        cnn__say(p, "%s (%s): %s gets the output of %s, but expects %s\n", t->name, at, t->op->name,
+                 maker->name, t->op->expects);
+    else if (2 * dead > t->shape.c)
+        cnn__say(p, "%s (%s): %d of %d channels are zero for the whole batch: dead; lower the learning rate, "
+                    "or use cnn_leaky_relu\n", t->name, at, dead, t->shape.c);
 }
 
 static const cnn_tensor *cnn__zero_weight(const cnn_graph *g, const cnn__doctor *d)
@@ -10217,46 +9986,35 @@ static const cnn_tensor *cnn__zero_weight(const cnn_graph *g, const cnn__doctor 
 }
 
 /* How the gradients of the layers' weights compare, each as root mean square. */
-static int cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
+static void cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
 {
-    const cnn_tensor *least = NULL, *most = NULL;
-    double squares = 0;
-    int    found = 0;
+    const char *least = "", *most = "";
+    double      low = INFINITY, high = 0, squares = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
+        const double      rms = cnn__rms(&d->grad[i]);
         if (t->kind != CNN_PARAM || !t->needs_grad) continue;
-        const double rms = cnn__rms(&d->grad[i]);
         squares += rms * rms * (double)d->grad[i].count;
-        if (rms == 0) {
-            const cnn_tensor *zero = cnn__zero_weight(g, d);
+        const cnn_tensor *zero = rms == 0 ? cnn__zero_weight(g, d) : NULL;
+        if (rms == 0)
             cnn__say(p, "%s: its gradient is zero: %s%s\n", t->name, zero ? zero->name : "everything",
                      zero ? " is zero everywhere: weights start at random, as with CNN_INIT_HE"
                           : " behind it is dead or saturated");
-            found++;
-            continue;
-        }
-        if (!least || rms < cnn__rms(&d->grad[least->index])) least = t;
-        if (!most  || rms > cnn__rms(&d->grad[most->index]))  most  = t;
+        else if (rms < low) low = rms, least = t->name;
+        if (rms > high) high = rms, most = t->name;
     }
-    const double low = least ? cnn__rms(&d->grad[least->index]) : 0;
-    const double high = most ? cnn__rms(&d->grad[most->index]) : 0;
-    if (low < 1e-4 * high) {
+    if (low < 1e-4 * high)
         cnn__say(p, "%s: the gradients vanish: root mean square %.3g, against %.3g of %s; use relu, batch "
-                    "norm or shortcuts\n", least->name, low, high, most->name);
-        found++;
-    }
-    if (sqrt(squares) > 1e3) {
+                    "norm or shortcuts\n", least, low, high, most);
+    if (sqrt(squares) > 1e3)
         cnn__say(p, "%s: the gradients explode: all together have length %.3g; clip them (cnn_clip_grads, "
-                    ".clip)\n", most->name, sqrt(squares));
-        found++;
-    }
-    return found;
+                    ".clip)\n", most, sqrt(squares));
 }
 
 CNN_API int cnn_checkup(cnn_tensor *loss, char *text, size_t room)
 {
     if (text && room) text[0] = 0;
-    if (!cnn__visitable(loss, "checkup", true)) return -1;
+    if (cnn__is_nil(loss) || loss->graph->error[0]) return -1;
     cnn_graph  *g = loss->graph;
     const bool  on = g->probe != NULL;
     cnn__visit  visit;
@@ -10264,26 +10022,24 @@ CNN_API int cnn_checkup(cnn_tensor *loss, char *text, size_t room)
     cnn__doctor *d = g->doctor;
     const double first = d->first, late = d->late;
     const long   losses = d->losses;
-    bool done = cnn__begin_visit(&visit, loss, "checkup", &d->probe);
-    if (done) done = cnn__visit_once(&visit), cnn__end_visit(&visit);
+    if (cnn__begin_visit(&visit, loss, "checkup", true, &d->probe))
+        cnn__visit_once(&visit), cnn__end_visit(&visit);
     d->first = first, d->late = late, d->losses = losses;      /* a visit is no update */
     if (!on) g->probe = NULL;
-    if (!done || g->error[0]) return -1;
+    if (g->error[0]) return -1;
 
-    cnn__page p = { text, text ? room : 0, 0 };
-    int found = 0;
+    cnn__page p = { text, text ? room : 0, 0, 0 };
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
-        found += t->op ? cnn__check_node(&p, t, d->dead[i]) : cnn__check_leaf(&p, t, &d->value[i]);
+        if (t->op) cnn__check_node(&p, t, d->dead[i]);
+        else       cnn__check_leaf(&p, t, &d->value[i]);
     }
-    found += cnn__check_gradients(&p, g, d);
-    if (losses >= 2 * CNN__FEW && fabs(late - first) < 0.01 * fabs(first)) {
+    cnn__check_gradients(&p, g, d);
+    if (losses >= 2 * CNN__FEW && fabs(late - first) < 0.01 * fabs(first))
         cnn__say(&p, "%s: the loss does not move: %.4g over the first %d updates, %.4g over the last of %ld; "
                      "try ten times the learning rate, or a tenth of it\n", loss->name, first, (int)CNN__FEW,
                  late, losses);
-        found++;
-    }
-    return found;
+    return p.said;
 }
 
 #ifndef CNN_NO_STDIO
@@ -10309,44 +10065,48 @@ static double cnn__batch_macs(const cnn_tensor *y, int backward)
     return macs * (backward ? products : 1);
 }
 
-static void cnn__print_rate(FILE *f, double seconds, double macs)
+static void cnn__put_times(cnn__table *t, const char *name, const char *op, const double spent[2],
+                           const double macs[2], double whole)
 {
-    fprintf(f, "  %9.3f", 1e3 * seconds);
-    if (macs > 0 && seconds > 0) fprintf(f, "  %8.2f", 2e-9 * macs / seconds);
-    else                         fprintf(f, "  %8s", "");
+    cnn__text c[5] = { { "" } };
+    for (int b = 0; b < 2; b++) {
+        cnn__format(c[2 * b].s, sizeof c->s, "%.3f", 1e3 * spent[b]);
+        if (macs[b] > 0 && spent[b] > 0)
+            cnn__format(c[2 * b + 1].s, sizeof c->s, "%.2f", 2e-9 * macs[b] / spent[b]);
+    }
+    cnn__format(c[4].s, sizeof c->s, "%.1f %%", 100 * (spent[0] + spent[1]) / whole);
+    const char *const cell[CNN__COLUMNS] = { name, op, c[0].s, c[1].s, c[2].s, c[3].s, c[4].s };
+    cnn__put_line(t, cell);
 }
 
-static void cnn__print_profile(const cnn_graph *g, double (*spent)[2], double whole, FILE *f)
+/* spent: of each node, in all runs; whole: of one run. */
+static void cnn__print_profile(const cnn_graph *g, double (*spent)[2], int runs, double whole, FILE *f)
 {
-    int    w[2] = { 5, 9 };
-    double sum[2] = { 0, 0 }, macs[2] = { 0, 0 };
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (t->op) cnn__widen(&w[0], t->name), cnn__widen(&w[1], t->op->name);
-    }
-    fprintf(f, "%-*s  %-*s  %9s  %8s  %9s  %8s  %7s\n", w[0], "layer", w[1], "operation", "forward",
-            "GFLOP/s", "backward", "GFLOP/s", "share");
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (!t->op || !(spent[i][0] > 0 || spent[i][1] > 0)) continue;
-        fprintf(f, "%-*s  %-*s", w[0], t->name, w[1], t->op->name);
-        for (int b = 0; b < 2; b++) {
-            const double m = spent[i][b] > 0 ? cnn__batch_macs(t, b) : 0;
-            cnn__print_rate(f, spent[i][b], m);
-            sum[b] += spent[i][b], macs[b] += m;
+    static const char *const head[CNN__COLUMNS] = { "layer", "operation", "forward", "GFLOP/s", "backward",
+                                                    "GFLOP/s", "share" };
+    cnn__table table = { NULL, 2, { 0, 0, 9, 8, 9, 8, 7 } };
+    double     sum[2], macs[2];
+    for (int pass = 0; pass < 2; pass++, table.f = f) {
+        cnn__put_line(&table, head);
+        sum[0] = sum[1] = macs[0] = macs[1] = 0;
+        for (int i = 0; i < g->n_order; i++) {
+            const cnn_tensor *t = &g->order[i]->t;
+            double here[2], m[2];
+            for (int b = 0; b < 2; b++) {
+                here[b] = spent[i][b] / runs, m[b] = here[b] > 0 ? cnn__batch_macs(t, b) : 0;
+                sum[b] += here[b], macs[b] += m[b];
+            }
+            if (here[0] > 0 || here[1] > 0) cnn__put_times(&table, t->name, t->op->name, here, m, whole);
         }
-        fprintf(f, "  %5.1f %%\n", 100 * (spent[i][0] + spent[i][1]) / whole);
+        cnn__put_times(&table, "all", "", sum, macs, whole);
     }
-    fprintf(f, "%-*s  %-*s", w[0], "all", w[1], "");
-    for (int b = 0; b < 2; b++) cnn__print_rate(f, sum[b], macs[b]);
-    fprintf(f, "  %5.1f %%\n", 100 * (sum[0] + sum[1]) / whole);
     fprintf(f, "one run of %d samples takes %.3f ms, %.3f ms of it outside of the operations\n", g->batch,
             1e3 * whole, 1e3 * (whole - sum[0] - sum[1]));
 }
 
 CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
 {
-    if (!f || !cnn__visitable(loss, "profile", false)) return NAN;
+    if (!f || cnn__is_nil(loss)) return NAN;
     cnn_graph     *g = loss->graph;
     const size_t   bytes = (size_t)g->n_order * 2 * sizeof(double);
     cnn__stopwatch w = { { cnn__stopwatch_sees }, 0, CNN_MALLOC(bytes) };
@@ -10354,17 +10114,16 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
     double         whole = NAN;
     if (!w.spent) return cnn__no_memory(g, loss->at, "profile", bytes), NAN;
     if (runs < 1) runs = 10;
-    memset(w.spent, 0, bytes);
-    if (cnn__begin_visit(&visit, loss, "profile", &w.probe)) {
-        bool done = cnn__visit_once(&visit);           /* to warm up: */
-        memset(w.spent, 0, bytes);                     /* forgotten */
-        const double start = cnn__seconds();
-        for (int r = 0; r < runs && done; r++) done = cnn__visit_once(&visit);
-        whole = (cnn__seconds() - start) / runs;
+    if (cnn__begin_visit(&visit, loss, "profile", false, &w.probe)) {
+        bool done = true;
+        double start = 0;
+        for (int r = -1; r < runs && done; r++) {      /* once to warm up: forgotten */
+            if (r <= 0) memset(w.spent, 0, bytes), start = cnn__seconds();
+            done = cnn__visit_once(&visit);
+        }
+        whole = done ? (cnn__seconds() - start) / runs : NAN;
         cnn__end_visit(&visit);
-        for (int i = 0; i < g->n_order; i++) w.spent[i][0] /= runs, w.spent[i][1] /= runs;
-        if (done) cnn__print_profile(g, w.spent, whole, f);
-        else      whole = NAN;
+        if (done) cnn__print_profile(g, w.spent, runs, whole, f);
     }
     CNN_FREE(w.spent);
     return whole;
@@ -10374,62 +10133,53 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
 
 typedef struct { cnn__probe probe; FILE *file; int most; } cnn__tracer;
 
-static void cnn__print_values(const cnn__tracer *w, const float *v, int n)
+/* "  y = op(x) (N,1,2,2): 1 2 3 4", or of a gradient "  d_x from y: 1 2 3 4". */
+static void cnn__trace_array(const cnn__tracer *w, cnn_tensor *t, cnn__part part, const cnn_tensor *from)
 {
-    for (int i = 0; i < n && i < w->most; i++) fprintf(w->file, " %.6g", (double)v[i]);
-    fprintf(w->file, n > w->most ? " ... (%d in all)\n" : "\n", n);
-}
-
-static void cnn__trace_value(const cnn__tracer *w, cnn_tensor *t)
-{
-    if (!cnn__sync(t, CNN__DATA, CNN__HOST)) return;
-    fprintf(w->file, "  %s", t->name);
-    if (t->op) {
+    const int    n = cnn__len(t->shape);
+    const float *v = part == CNN__GRAD ? t->grad : t->data;
+    if (!cnn__sync(t, part, CNN__HOST)) return;
+    fprintf(w->file, part == CNN__GRAD ? "  d_%s" : "  %s", t->name);
+    if (from) fprintf(w->file, " from %s", from->name);
+    if (part == CNN__DATA && t->op) {
         fprintf(w->file, " = %s(", cnn__op_text(t).s);
         for (int k = 0; k < t->n_in; k++) fprintf(w->file, "%s%s", k ? ", " : "", t->in[k]->name);
         fprintf(w->file, ")");
     }
-    fprintf(w->file, " %s:", cnn_shape_text(t).s);
-    cnn__print_values(w, t->data, cnn__len(t->shape));
-}
-
-static void cnn__trace_grad(const cnn__tracer *w, cnn_tensor *t, const cnn_tensor *from)
-{
-    if (!cnn__sync(t, CNN__GRAD, CNN__HOST)) return;
-    fprintf(w->file, "  d_%s%s%s:", t->name, from ? " from " : "", from ? from->name : "");
-    cnn__print_values(w, t->grad, cnn__len(t->shape));
+    if (part == CNN__DATA) fprintf(w->file, " %s", cnn_shape_text(t).s);
+    fprintf(w->file, ":");
+    for (int i = 0; i < n && i < w->most; i++) fprintf(w->file, " %.6g", (double)v[i]);
+    fprintf(w->file, n > w->most ? " ... (%d in all)\n" : "\n", n);
 }
 
 static void cnn__tracer_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
 {
     const cnn__tracer *w = (cnn__tracer *)probe;
-    if (when == CNN__AFTER_FORWARD) cnn__trace_value(w, y);
+    if (when == CNN__AFTER_FORWARD) cnn__trace_array(w, y, CNN__DATA, NULL);
     if (when == CNN__BEFORE_BACKWARD && y == y->graph->loss) {
         fprintf(w->file, "backward: d_x is dJ/dx, J = %s; a gradient that comes from several nodes is their "
                          "sum so far\n", y->name);
-        cnn__trace_grad(w, y, NULL);
+        cnn__trace_array(w, y, CNN__GRAD, NULL);
     }
     if (when != CNN__AFTER_BACKWARD) return;
-    for (int k = 0; k < y->n_in; k++) {
-        bool again = false;
-        for (int j = 0; j < k; j++) again = again || y->in[j] == y->in[k];
-        if (y->in[k]->needs_grad && !again) cnn__trace_grad(w, y->in[k], y);
-    }
+    for (int k = 0; k < y->n_in; k++)
+        if (y->in[k]->needs_grad && cnn__which_operand(y, y->in[k]) == k)
+            cnn__trace_array(w, y->in[k], CNN__GRAD, y);
 }
 
 CNN_API bool cnn_trace(cnn_tensor *loss, int most, FILE *f)
 {
-    if (!f || !cnn__visitable(loss, "trace", false)) return false;
+    if (!f || cnn__is_nil(loss)) return false;
     cnn_graph  *g = loss->graph;
     cnn__tracer w = { { cnn__tracer_sees }, f, most > 0 ? most : 8 };
     cnn__visit  visit;
-    if (!cnn__begin_visit(&visit, loss, "trace", &w.probe)) return false;
+    if (!cnn__begin_visit(&visit, loss, "trace", false, &w.probe)) return false;
     fprintf(f, "given\n");
     for (int i = 0; i < g->n_order; i++) {
         cnn__node  *v = g->order[i];
         if (v->t.op || (v->t.batched && v->fed != g->batch)) continue;
         cnn__bind(v, g->config.inference ? CNN_EVAL : CNN_TRAIN);
-        cnn__trace_value(&w, &v->t);
+        cnn__trace_array(&w, &v->t, CNN__DATA, NULL);
     }
     fprintf(f, "forward\n");
     const bool done = cnn__visit_once(&visit);
@@ -10441,76 +10191,56 @@ CNN_API bool cnn_trace(cnn_tensor *loss, int most, FILE *f)
 
 typedef struct { unsigned char *pixel; size_t h, w, c; bool png; } cnn__picture;   /* c bytes a pixel */
 
-static void cnn__put_be32(unsigned char to[4], uint32_t v)
+static unsigned char *cnn__put_be32(unsigned char to[4], uint32_t v)
 {
     for (int i = 0; i < 4; i++) to[i] = (unsigned char)(v >> (24 - 8 * i));
+    return to;
 }
 
-/* CRC-32 of PNG (ISO 15948, annex D), bit by bit. */
-static uint32_t cnn__crc(uint32_t crc, const unsigned char *p, size_t n)
+/* A chunk is length, type, data and the CRC-32 (ISO 15948, annex D) of type and data, here bit by bit. */
+static void cnn__put_chunk(FILE *f, const char *type, const unsigned char *data, size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
-        crc ^= p[i];
+    unsigned char word[4];
+    uint32_t      crc = 0xFFFFFFFFu;
+    for (size_t i = 0; i < 4 + n; i++) {
+        crc ^= i < 4 ? (unsigned char)type[i] : data[i - 4];
         for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320u : 0);
     }
-    return crc;
-}
-
-/* A chunk is length, type, data and the CRC of type and data; here its data come piece by piece. */
-typedef struct { FILE *file; uint32_t crc; } cnn__chunk;
-static void cnn__chunk_put(cnn__chunk *c, const void *p, size_t n)
-{
-    c->crc = cnn__crc(c->crc, p, n);
-    fwrite(p, 1, n, c->file);
-}
-static cnn__chunk cnn__chunk_begin(FILE *f, const char *type, size_t length)
-{
-    cnn__chunk c = { f, 0xFFFFFFFFu };
-    unsigned char n[4];
-    cnn__put_be32(n, (uint32_t)length);
-    fwrite(n, 1, 4, f);
-    cnn__chunk_put(&c, type, 4);
-    return c;
-}
-static void cnn__chunk_end(cnn__chunk *c)
-{
-    unsigned char crc[4];
-    cnn__put_be32(crc, c->crc ^ 0xFFFFFFFFu);
-    fwrite(crc, 1, 4, c->file);
+    fwrite(cnn__put_be32(word, (uint32_t)n), 1, 4, f), fwrite(type, 1, 4, f), fwrite(data, 1, n, f);
+    fwrite(cnn__put_be32(word, ~crc), 1, 4, f);
 }
 
 /* zlib (RFC 1950) around stored blocks (RFC 1951, 3.2.4): one block for each row, which begins with a filter
-   byte of 0. cnn__picture_of keeps rows below the limit of 65535 bytes. */
-static void cnn__write_png(FILE *f, const cnn__picture *im)
+   byte of 0. cnn_write_image_ keeps rows below the limit of 65535 bytes. */
+static bool cnn__write_png(FILE *f, const cnn__picture *im)
 {
-    static const unsigned char signature[8] = { 137, 'P', 'N', 'G', 13, 10, 26, 10 };
-    const size_t  row = 1 + im->w * im->c;
-    unsigned char head[13] = { 0, 0, 0, 0, 0, 0, 0, 0, 8, im->c == 3 ? 2 : 0, 0, 0, 0 }, sum[4];
-    uint32_t      a = 1, b = 0;                        /* Adler-32 */
-    fwrite(signature, 1, 8, f);
-    cnn__put_be32(head, (uint32_t)im->w), cnn__put_be32(head + 4, (uint32_t)im->h);
-    cnn__chunk c = cnn__chunk_begin(f, "IHDR", 13);
-    cnn__chunk_put(&c, head, 13), cnn__chunk_end(&c);
-    c = cnn__chunk_begin(f, "IDAT", 2 + im->h * (5 + row) + 4);
-    cnn__chunk_put(&c, "\x78\x01", 2);
-    for (size_t y = 0; y < im->h; y++) {
-        const unsigned char *p = im->pixel + y * (row - 1);
+    const size_t   row = 1 + im->w * im->c, bytes = 2 + im->h * (5 + row) + 4;
+    unsigned char  head[13] = { 0, 0, 0, 0, 0, 0, 0, 0, 8, im->c == 3 ? 2 : 0, 0, 0, 0 };
+    unsigned char *data = CNN_MALLOC(bytes), *p = data;
+    uint32_t       a = 1, b = 0;                       /* Adler-32 */
+    if (!data) return errno = ENOMEM, false;
+    *p++ = 0x78, *p++ = 0x01;
+    for (size_t y = 0; y < im->h; y++, p += 5 + row) {
         const unsigned char low = (unsigned char)(row & 255), high = (unsigned char)(row >> 8);
         const unsigned char block[6] = { y + 1 == im->h, low, high, (unsigned char)(255 - low),
                                          (unsigned char)(255 - high), 0 };
-        cnn__chunk_put(&c, block, 6), cnn__chunk_put(&c, p, row - 1);
-        b = (b + a) % 65521;                           /* the filter byte */
-        for (size_t i = 0; i + 1 < row; i++) a = (a + p[i]) % 65521, b = (b + a) % 65521;
+        memcpy(p, block, 6), memcpy(p + 6, im->pixel + y * (row - 1), row - 1);
+        for (size_t i = 5; i < 5 + row; i++) a = (a + p[i]) % 65521, b = (b + a) % 65521;
     }
-    cnn__put_be32(sum, b << 16 | a);
-    cnn__chunk_put(&c, sum, 4), cnn__chunk_end(&c);
-    c = cnn__chunk_begin(f, "IEND", 0), cnn__chunk_end(&c);
+    cnn__put_be32(p, b << 16 | a);
+    cnn__put_be32(head, (uint32_t)im->w), cnn__put_be32(head + 4, (uint32_t)im->h);
+    fwrite("\x89PNG\r\n\x1a\n", 1, 8, f);
+    cnn__put_chunk(f, "IHDR", head, 13);
+    cnn__put_chunk(f, "IDAT", data, bytes);
+    cnn__put_chunk(f, "IEND", data, 0);
+    CNN_FREE(data);
+    return !ferror(f);
 }
 
 static bool cnn__write_picture(FILE *f, void *what)
 {
     const cnn__picture *im = what;
-    if (im->png) return cnn__write_png(f, im), !ferror(f);
+    if (im->png) return cnn__write_png(f, im);
     fprintf(f, "P%d\n%zu %zu\n255\n", im->c == 3 ? 6 : 5, im->w, im->h);
     return fwrite(im->pixel, im->c, im->w * im->h, f) == im->w * im->h;
 }
@@ -10602,74 +10332,147 @@ CNN_API bool cnn_write_maps(cnn_tensor *t, int sample, const char *path, int sca
    about e |J| / h because it is rounded, with e a few times float's 6e-8. h = 0.01 keeps both near 1e-5 for
    weights and losses of usual size; weights above 1 take 0.01 |w|. Where that disagrees with backward, the
    step may have crossed a kink (relu, max), and shorter ones are tried: one of them agrees if backward is
-   right, and none if it is wrong. Nothing else may differ between the runs: dropout draws the same mask,
-   since the count of runs is set back, and batch norm's running statistics are put back at the end. */
+   right, and none if it is wrong. Nothing else may differ between the runs: see "Visits".
 
-static double cnn__loss_again(cnn_tensor *loss, uint32_t draw)
+   If a leaf is wrong, which backward is to blame? dJ/dy of every node can be checked as well, since a probe
+   can move y after its room has computed it. Back from the loss, the first gradient that is wrong comes from
+   users whose own gradients are right: the error is made on the way from there. */
+
+enum { CNN__DRAWINGS = 3 };
+static const double cnn__right = 3e-2;            /* of the largest gradient */
+
+/* A direction in which the loss is differentiated: one element of a leaf; or all elements of a node, since
+   one of thousands would move the loss by less than its rounding. Each grows or shrinks, as a drawn sign
+   says, by a share of itself: so the zeros that relu made stay equal, for a max pool that reads them. */
+typedef struct {
+    cnn__probe  probe;
+    cnn__visit *visit;
+    cnn_tensor *t;
+    size_t      i;                                /* the element, or the number of the drawing */
+    float      *along;                            /* of a node: the direction */
+    float       step;
+    double      moved, slope;                     /* what float made of step; the slope that backward gives */
+} cnn__nudge;
+
+static void cnn__nudge_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
 {
-    loss->graph->draw = draw;
-    return (double)cnn_forward(loss, CNN_TRAIN);
+    cnn__nudge    *n = (cnn__nudge *)probe;
+    const size_t   count = (size_t)cnn__len(y->shape);
+    const uint64_t seed = y->graph->config.seed, stream = UINT64_MAX - (uint64_t)y->index;
+    if (y != n->t) return;
+    if (when == CNN__AFTER_FORWARD && cnn__sync(y, CNN__DATA, CNN__HOST)) {
+        for (size_t k = 0; k < count; k++) {
+            const bool up = cnn__random_bits(seed, stream, ((uint64_t)n->i << 32) + k) & 1;
+            if (n->step == 0) n->along[k] = up ? y->data[k] : -y->data[k];
+            else              y->data[k] += n->step * n->along[k];
+        }
+        cnn__wrote(y, CNN__DATA, CNN__HOST);
+    }
+    if (when == CNN__BEFORE_BACKWARD && cnn__sync(y, CNN__GRAD, CNN__HOST))
+        for (size_t k = 0; k < count; k++) n->slope += (double)y->grad[k] * (double)n->along[k];
 }
 
-/* The central difference at element i of p, which is put back bit by bit. */
-static double cnn__difference(cnn_tensor *loss, cnn_tensor *p, size_t i, float step, uint32_t draw)
+/* The loss one step along the direction. A leaf is put back bit by bit. */
+static double cnn__loss_beside(cnn__nudge *n, float step)
 {
-    double j[2] = { NAN, NAN }, h = 0;
-    float *w = cnn_map_write(p);
-    if (!w) return NAN;
-    float keep = w[i];
-    step *= fmaxf(1, fabsf(keep));
-    for (int side = 0; side < 2 && w; side++) {
-        w[i] = side ? keep + step : keep - step;
-        h = (double)w[i] - h;                          /* in the end: what float made of 2 step */
-        j[side] = cnn__loss_again(loss, draw);
-        w = cnn_map_write(p);
+    float *w = n->t->op ? NULL : cnn_map_write(n->t), keep = w ? w[n->i] : 0;
+    n->moved = (double)(n->step = step * fmaxf(1, fabsf(keep)));
+    if (w) w[n->i] = keep + n->step, n->moved = (double)w[n->i] - (double)keep;
+    n->t->graph->draw = n->visit->draw;
+    const double j = (double)cnn_forward(n->visit->loss, CNN_TRAIN);
+    if (w) cnn_map_write(n->t), w[n->i] = keep;
+    return j;
+}
+
+/* Check up to `samples` elements of a leaf, one from each of as many equal parts; or a node. */
+static cnn_check cnn__check_gradient(cnn__visit *visit, cnn_tensor *t, int samples)
+{
+    cnn_graph   *g = t->graph;
+    cnn__nudge   n = { .probe = { cnn__nudge_sees }, .visit = visit, .t = t };
+    cnn_check    c = { .param = t->name };
+    const size_t count = cnn_count(t), most = t->op ? CNN__DRAWINGS : (size_t)samples;
+    const size_t some = count < most && !t->op ? count : most;
+    double       largest = 1e-3 * (1 + fabs(visit->value));    /* smaller ones drown in the loss's rounding */
+    if (t->op && !(n.along = CNN_MALLOC(count * sizeof(float))))
+        return cnn__no_memory(g, t->at, "gradient check", count * sizeof(float)), c;
+    g->probe = t->op ? &n.probe : NULL;
+    for (size_t s = 0; s < some && !isnan(c.worst); s++) {
+        const size_t from = count * s / some, part = count * (s + 1) / some - from;
+        n.i = s, n.step = 0, n.slope = 0;
+        if (t->kind != CNN_PARAM) cnn__visit_once(visit);      /* its gradient does not outlive a forward */
+        if (!t->op) {
+            const float *grad = cnn_map_grad(t);
+            n.i = from + cnn__random_bits(g->config.seed, UINT64_MAX - (uint64_t)t->index, s) % part;
+            n.slope = grad ? (double)grad[n.i] : NAN;
+        }
+        double numeric = NAN, error = INFINITY;
+        for (float h = 1e-2f; h > 1e-4f && error > 2e-3 * largest; h /= 4) {
+            const double low = cnn__loss_beside(&n, -h), at = n.moved, high = cnn__loss_beside(&n, h);
+            const double d = (high - low) / (n.moved - at);
+            if (isnan(d) || fabs(n.slope - d) < error) numeric = d, error = fabs(n.slope - d);
+        }
+        largest = fmax(largest, fmax(fabs(n.slope), fabs(numeric)));
+        c.checked++;
+        if (!(error <= c.worst))
+            c.worst = error, c.index = (int)n.i, c.analytic = n.slope, c.numeric = numeric;
     }
-    if (w) w[i] = keep;
-    return (j[1] - j[0]) / h;
+    c.worst /= largest, g->probe = NULL;
+    CNN_FREE(n.along);
+    return c;
+}
+
+/* Say whose backward made the first wrong gradient. Returns its name. */
+static const char *cnn__find_suspect(cnn__visit *visit, int samples, cnn__page *p)
+{
+    const cnn_graph *g = visit->loss->graph;
+    const char      *name = NULL;
+    for (int i = visit->loss->index - 1; i >= 0 && !name; i--) {
+        cnn_tensor *x = &g->order[i]->t;
+        if (!x->needs_grad || cnn__check_gradient(visit, x, samples).worst <= cnn__right) continue;
+        for (int j = i + 1; j < g->n_order; j++) {
+            const cnn_tensor *y = &g->order[j]->t;
+            if (cnn__which_operand(y, x) < 0) continue;
+            if (name) cnn__say(p, ", or of %s", y->name);
+            else cnn__say(p, "suspect: the gradient of %s is right, that of %s is wrong: look at the "
+                             "backward of %s (%s%s%s) to its %s", y->name, x->name, y->name, y->op->name,
+                          y->at ? ", " : "", y->at ? y->at : "",
+                          cnn__of(x)->owner == cnn__of(y) ? cnn__of(x)->suffix : "input");
+            name = name ? name : y->name;
+        }
+    }
+    return cnn__say(p, "\n"), name;
 }
 
 CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
 {
-    cnn_check c = { NAN, NULL, 0, NAN, NAN, 0 };
-    if (cnn__is_nil(loss) || loss->graph->error[0]) return c;
-    cnn_graph *g = loss->graph;
-    if (!g->compiled || loss != g->loss || g->config.inference)
-        return cnn_fail(loss, "gradient check: it must be the compiled loss of a graph for training"), c;
+    cnn_check  c = { .worst = NAN, .analytic = NAN, .numeric = NAN };
     cnn__visit visit;
-    if (!cnn__begin_visit(&visit, loss, "gradient check", NULL)) return c;
-    const uint32_t draw = visit.draw;
+    if (!cnn__begin_visit(&visit, loss, "gradient check", true, NULL)) return c;
+    cnn_graph *g = loss->graph;
+    const size_t room = 160 * (size_t)g->n_order + 1024;
+    if (!g->check && !(g->check = cnn__alloc(g, room))) return cnn__end_visit(&visit), c;
+    cnn__page p = { g->check, room, 0, 0 };
     if (samples < 1) samples = 20;
-    double j = cnn__loss_again(loss, draw);
-    cnn_backward(loss);
-
+    cnn__visit_once(&visit);
+    int checked = 0;
     for (int k = 0; k < g->n_order && !g->error[0]; k++) {
-        cnn_tensor  *p = &g->order[k]->t;
-        const float *dw = p->kind == CNN_PARAM && p->needs_grad ? cnn_map_grad(p) : NULL;
-        if (!dw) continue;
-        cnn_check here = { -1, p->name, 0, 0, 0, 0 };
-        double largest = 1e-3 * (1 + fabs(j));           /* smaller ones drown in the rounding of the loss */
-        size_t n = cnn_count(p), some = n < (size_t)samples ? n : (size_t)samples;
-        for (size_t s = 0; s < some && !isnan(here.worst); s++) {
-            /* one element from each of `some` equal parts, drawn from the seed */
-            size_t i = n * s / some, part = n * (s + 1) / some - i;
-            i += cnn__random_bits(g->config.seed, UINT64_MAX - (uint64_t)k, s) % part;
-            double analytic = (double)dw[i], numeric = NAN, error = INFINITY;
-            for (float h = 1e-2f; h > 1e-4f && error > 2e-3 * largest; h /= 4) {
-                double d = cnn__difference(loss, p, i, h, draw);
-                if (isnan(d) || fabs(analytic - d) < error) numeric = d, error = fabs(analytic - d);
-            }
-            largest = fmax(largest, fmax(fabs(analytic), fabs(numeric)));
-            c.checked++;
-            if (!(error <= here.worst))
-                here.worst = error, here.index = (int)i, here.analytic = analytic, here.numeric = numeric;
-        }
-        here.worst /= largest, here.checked = c.checked;
-        if (isnan(c.worst) ? !c.param : !(here.worst <= c.worst)) c = here;
+        cnn_tensor *t = &g->order[k]->t;
+        if (t->kind == CNN_INPUT && !t->needs_grad)
+            cnn__say(&p, "%s: not checked: it wants no gradient (.grad = 1)\n", t->name);
+        if (t->op || !t->needs_grad) continue;
+        const cnn_check here = cnn__check_gradient(&visit, t, samples);
+        cnn__say(&p, "%s: %s: worst difference %.2g, at [%d]: backward %.6g, numeric %.6g; %d of %zu "
+                     "checked\n", t->name, here.worst <= cnn__right ? "right" : "wrong", here.worst,
+                 here.index, here.analytic, here.numeric, here.checked, cnn_count(t));
+        checked += here.checked;
+        if (!c.param || (!isnan(c.worst) && !(here.worst <= c.worst))) c = here;
     }
-    cnn__loss_again(loss, draw);                           /* leave values that belong to these parameters */
+    if (c.worst > cnn__right) c.suspect = cnn__find_suspect(&visit, samples, &p);
+    g->draw = visit.draw;
+    cnn_forward(loss, CNN_TRAIN);                          /* leave values that belong to these parameters */
     cnn__end_visit(&visit);
     if (g->error[0]) c.worst = NAN;
+    c.report = g->check, c.checked = checked;
     return c;
 }
 
@@ -13939,9 +13742,7 @@ static bool cnn__gather_for_backward(cnn__node *v, unsigned side)
     if (y->op->saved && !cnn__sync(y, CNN__SAVED, side)) return false;
     for (int k = 0; k < y->n_in; k++) {
         cnn_tensor *x = y->in[k];
-        bool        again = false;
-        for (int j = 0; j < k; j++) again = again || y->in[j] == x;
-        if (again) continue;
+        if (cnn__which_operand(y, x) < k) continue;                  /* it was here before */
         if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
         if (!x->needs_grad) continue;
         const bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;

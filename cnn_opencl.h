@@ -1982,7 +1982,7 @@ CNN__CL_BACKWARD(matmul)
 
 static cnn__conv cnn__cl_pool(const cnn_tensor *y, int *count_pad)
 {
-    cnn__pool p = y->op == &cnn_op_global_max_pool ? cnn__whole_plane(y) : cnn__pool_of(y);
+    cnn__pool p = cnn__pool_of(y);
     *count_pad = p.count_pad;
     return (cnn__conv){ 1, p.planes, p.h, p.w, p.planes, p.oh, p.ow, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw,
                         p.dh, p.dw, 1 };

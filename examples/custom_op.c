@@ -148,7 +148,7 @@ int main(void)
     const cnn_op *activations[2] = { &op_mish, &op_wrong };
     for (int k = 0; k < 2; k++) {
         net n = build(activations[k], false);
-        cnn_check c = { NAN, "", 0, 0, 0, 0 };
+        cnn_check c = { .worst = NAN, .param = "" };
         if (cnn_compile(n.g, n.loss) && cnn_set(n.x, x, POINTS) && cnn_set(n.t, t, POINTS))
             c = cnn_gradient_check(n.loss, 0);
         if (cnn_error(n.g)) fprintf(stderr, "%s\n", cnn_error(n.g)), status = 1;

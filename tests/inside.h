@@ -29,7 +29,7 @@ typedef struct { const char *name; unsigned bits; } inside_dtype;
     DOOR(return, cnn__file, file_of, (cnn_graph *g, const char *at, const char *what, const char *path), (g, at, what, path)) \
     DOOR(return, bool, open_file, (cnn__file *f, const void *file, size_t bytes), (f, file, bytes)) \
     DOOR(, void, close_file, (cnn__file *f), (f)) \
-    DOOR(return, float, element, (const cnn__file *f, const cnn__entry *e, size_t i), (f, e, i)) \
+    DOOR(return, double, element, (const cnn__file *f, const cnn__entry *e, size_t i), (f, e, i)) \
     DOOR(return, cnn__entry *, lookup, (const cnn__file *f, const char *prefix, const char *name), (f, prefix, name)) \
     DOOR(return, int, slots_of, (const cnn_graph *g), (g))
 

@@ -223,6 +223,91 @@ static void lenet_on_a_third_partys_device(void)
     free(cpu.w), free(dev.w);
 }
 
+/* ---- A device whose call number `fuse` fails: a message, never a crash, and the net comes home if it can ---- */
+
+static long fuse;
+static bool works(cnn_backend *b)
+{
+    if (--fuse == 0) strcpy(b->error, "the fuse has blown");
+    return fuse != 0;
+}
+static void *weak_alloc(cnn_backend *b, size_t bytes) { return works(b) ? dev_alloc(b, bytes) : NULL; }
+static bool weak_upload(cnn_backend *b, void *to, size_t at_byte, const void *from, size_t n)
+{
+    return works(b) && dev_upload(b, to, at_byte, from, n);
+}
+static bool weak_download(cnn_backend *b, void *from, size_t at_byte, void *to, size_t n)
+{
+    return works(b) && dev_download(b, from, at_byte, to, n);
+}
+static bool weak_clear(cnn_backend *b, void *buffer, size_t at_byte, size_t n) { return works(b) && dev_clear(b, buffer, at_byte, n); }
+static bool weak_forward(cnn_backend *b, cnn_tensor *y, cnn_mode mode) { return works(b) && dev_relu_forward(b, y, mode); }
+static bool weak_backward(cnn_backend *b, cnn_tensor *y) { return works(b) && dev_relu_backward(b, y); }
+static bool weak_squares(cnn_backend *b, cnn_place x, size_t n, bool anew, double *sum)
+{
+    static double so_far;
+    if (anew) so_far = 0;
+    for (size_t i = 0; i < n; i++) so_far += (double)at(x)[i] * (double)at(x)[i];
+    if (sum) *sum = so_far;
+    return works(b);
+}
+static bool weak_scale(cnn_backend *b, cnn_place x, size_t n, float factor)
+{
+    for (size_t i = 0; i < n; i++) at(x)[i] *= factor;
+    return works(b);
+}
+static bool weak_mix(cnn_backend *b, cnn_place average, cnn_place w, size_t n, float share)
+{
+    for (size_t i = 0; i < n; i++) at(average)[i] += share * (at(w)[i] - at(average)[i]);
+    return works(b);
+}
+
+static void a_device_that_fails(void)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_relu, NULL, weak_forward, weak_backward } };
+    static const float         points[16] = { 1, -1, 2, -2, 0.5f, 3, 0, 1, 2, 1 };
+    static const unsigned char kinds[4] = { 0, 2, 1, 1 };
+    FILE       *f = tmpfile();
+    cnn_dataset data = cnn_floats(points, kinds, 4, 4, 1, 1);
+    bool        whole = false;
+    for (long k = 1; k < 4000 && !whole; k++) {
+        cnn_backend b = device();
+        b.alloc = weak_alloc, b.upload = weak_upload, b.download = weak_download, b.clear = weak_clear;
+        b.squares = weak_squares, b.scale = weak_scale, b.mix = weak_mix, b.kernels = rows, b.n_kernels = 1;
+        fuse = k;
+        cnn_graph  *g = cnn_new(.max_batch = 2, .seed = 5, .backend = &b);
+        cnn_tensor *x = cnn_input(g, 4), *t = cnn_labels(g), *h = cnn_dropout(cnn_relu(cnn_dense(x, 6)), 0.3f);
+        cnn_tensor *loss = cnn_softmax_cross_entropy(cnn_dense(cnn_relu(cnn_batch_norm(cnn_dense(h, 5))), 3), t);
+        const int   labels[2] = { 0, 2 };
+        float       v[8] = { 1, -1, 2, -2, 0.5f, 3, 0, 1 }, out[6];
+        int         matrix[9];
+        char        text[300];
+        if (cnn_compile(g, loss)) {
+            cnn_set(x, v, 8), cnn_set_labels(t, labels, 2), cnn_trace(loss, 1, f), cnn_summary(g, f), cnn_dot(g, f);
+            cnn_doctor(g, 1), cnn_checkup(loss, text, sizeof text), cnn_profile(loss, 1, f);
+            for (int i = 0; i < 2; i++) {
+                cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_clip_grads(g, 0.01f);
+                cnn_step(g, .lr = 0.1f, .momentum = 0.9f), cnn_average(g, 0.9f);
+            }
+            cnn_swap_average(g), cnn_gradient_check(loss, 1), cnn_correct(loss->in[0], t), cnn_get(loss->in[0], out, 6);
+            cnn_set_lr_scale(g, "dense1.*", 0), cnn_clip_grads(g, 1), cnn_save_checkpoint_memory(g, NULL, 0);
+            cnn_evaluate(loss, loss->in[0], &data), cnn_evaluate_flipped(loss, loss->in[0], &data);
+            cnn_confusion(loss->in[0], &data, matrix), cnn_top_k(loss->in[0], &data, 2);
+            cnn_fit(loss, loss->in[0], &data, .lr = 0.1f, .epochs = 2, .validation = &data, .patience = 2, .average = 0.5f,
+                    .clip = 0.1f, .accumulate = 2, .history = NULL);
+        }
+        const char *why = cnn_error(g);
+        whole = fuse > 0;
+        CHECK_MSG(whole ? !why : why && strstr(why, "fuse"), "call %ld: %s", k, why ? why : "no error");
+        const bool home = cnn_leave_device(g);
+        if (home) CHECK(cnn_set(x, v, 8) && cnn_set_labels(t, labels, 2) && isfinite(cnn_forward(loss, CNN_EVAL)));
+        cnn_free(g);
+    }
+    CHECK(whole);
+    if (f) fclose(f);
+    cnn_dataset_free(&data);
+}
+
 static void rows_on_the_cpu(void)
 {
     static const cnn_kernel mine[] = { { &cnn_op_conv2d, is_simple, my_conv_forward, my_conv_backward },
@@ -254,6 +339,7 @@ int main(int argc, char **argv)
 {
     test_args(argc, argv);
     RUN(lenet_on_a_third_partys_device);
+    RUN(a_device_that_fails);
     RUN(rows_on_the_cpu);
     return test_end();
 }

@@ -60,6 +60,81 @@ static void null_is_a_message(void)
     cnn_free(n.g);
 }
 
+/* ---- 17. The gradient check names whose backward is wrong ---- */
+
+static const char *ill, *ill_operand;                                   /* the node whose backward errs, and where */
+static bool errs(cnn_backend *none, cnn_tensor *y)
+{
+    (void)none;
+    y->op->backward(y);
+    for (int k = 0; k < y->n_in && !strcmp(y->name, ill); k++) {
+        cnn_tensor *x = y->in[k];
+        const char *dot = strrchr(x->name, '.');
+        if (x->needs_grad && !strcmp(ill_operand, dot && k ? dot + 1 : "input"))
+            for (size_t i = 0; i < cnn_count(x); i += 2) x->grad[i] *= 1.5f;
+    }
+    return true;
+}
+
+static void the_check_names_the_suspect(void)
+{
+    const cnn_kernel rows[] = { { .op = &cnn_op_conv2d, .backward = errs }, { .op = &cnn_op_dense, .backward = errs },
+                                { NULL } };
+    static const char *const plants[][2] = { { "none", "" }, { "c3", "input" }, { "c2", "bias" }, { "c2", "input" },
+                                             { "c1", "input" }, { "c1", "weight" }, { "fc", "input" }, { "fc", "weight" } };
+    for (size_t p = 0; p < sizeof plants / sizeof *plants; p++) {
+        ill = plants[p][0], ill_operand = plants[p][1];
+        cnn_graph  *g = cnn_new(.max_batch = 4, .seed = 3, .rows = rows);
+        cnn_tensor *x = cnn_input(g, 2, 12, 12, .grad = 1), *mask = cnn_input(g, 4), *t = cnn_labels(g), *h = x;
+        h = cnn_max_pool(cnn_relu(cnn_batch_norm(cnn_conv2d(h, 4, 3, .name = "c1"))), 2);
+        h = cnn_relu(cnn_conv2d(h, 6, 3, .name = "c2"));
+        h = cnn_tanh(cnn_conv2d(cnn_dropout(h, 0.2f), 6, 3, .name = "c3"));
+        cnn_tensor *loss = cnn_softmax_cross_entropy(cnn_add(cnn_dense(h, 4, .name = "fc"), mask), t);
+        float       v[4 * 288], zero[16] = { 0 };
+        const int   label[4] = { 0, 1, 2, 3 };
+        test_fill(v, 4 * 288, -1, 1);
+        CHECK(cnn_compile(g, loss) && cnn_set(x, v, 4 * 288) && cnn_set(mask, zero, 16) && cnn_set_labels(t, label, 4));
+        const cnn_check c = cnn_gradient_check(loss, 0);
+        CHECK_STR(cnn_error(g), NULL);
+        CHECK_STR(c.suspect, p ? ill : NULL);
+        CHECK(p ? c.worst > 0.05 : c.worst < 0.03);
+        char line[80];
+        snprintf(line, sizeof line, "to its %s\n", ill_operand);
+        CHECK_MSG(!p || strstr(c.report, line), "%s", c.report);
+        static const char *const leaves[] = { "input: ", "input2: not checked", "c1.weight: ", "c1.bias: ", "batch_norm1.weight: ",
+                                              "c2.weight: ", "c3.bias: ", "fc.bias: right" };
+        for (size_t i = 0; i < sizeof leaves / sizeof *leaves; i++)
+            CHECK_MSG(strstr(c.report, leaves[i]), "%s is not in\n%s", leaves[i], c.report);
+        cnn_free(g);
+    }
+}
+
+/* ---- 19. What a probe looks at is not joined: each node's own values ---- */
+
+static void a_probe_sees_every_node(void)
+{
+    char *text[2];
+    for (int plain = 0; plain < 2; plain++) {                           /* plain loops join nothing */
+        cnn_graph  *g = cnn_new(.max_batch = 2, .seed = 3, .isa = plain ? CNN_ISA_PLAIN : CNN_ISA_C);
+        cnn_tensor *x = cnn_input(g, 2, 4, 4), *h = cnn_batch_norm(cnn_add(cnn_relu(x), x));
+        cnn_tensor *loss = cnn_mean(cnn_relu(cnn_add(cnn_scale(cnn_relu(h), -2), x)));
+        float       v[64];
+        for (int i = 0; i < 64; i++) v[i] = (float)(i % 7 - 3);
+        CHECK(cnn_compile(g, loss) && cnn_set(x, v, 64));
+        FILE *f = tmpfile();
+        if (!f) { cnn_free(g), test_skip("no temporary files"); return; }
+        const float before = cnn_forward(loss, CNN_TRAIN);              /* joined, where that is possible */
+        CHECK(cnn_trace(loss, 64, f));
+        CHECK_NEAR((double)cnn_forward(loss, CNN_TRAIN), (double)before, 0);
+        text[plain] = test_alloc(1 << 16), rewind(f);
+        text[plain][fread(text[plain], 1, (1 << 16) - 1, f)] = 0;
+        fclose(f), cnn_free(g);
+    }
+    CHECK_STR(text[0], text[1]);
+    CHECK(strstr(text[0], "batch_norm1 = ") && strstr(text[0], "relu2 = ") && strstr(text[0], "scale1 = "));
+    free(text[0]), free(text[1]);
+}
+
 /* An option that is given as 0 counts, also by a variable; one that is not given has its default. */
 static float of_minus_one(cnn_tensor *(*f)(cnn_tensor *))
 {
@@ -598,6 +673,8 @@ int main(int argc, char **argv)
     RUN(weighted_means_are_over_all_samples);
     RUN(nan_in_validation_is_an_error);
     RUN(a_last_batch_of_one_is_known);
+    RUN(the_check_names_the_suspect);
+    RUN(a_probe_sees_every_node);
     RUN(zero_is_a_value);
     RUN(zero_is_a_value_in_steps);
     RUN(counts_after_a_failed_builder);

@@ -102,7 +102,7 @@ static void messages(void)
         case 14: cnn_huber(x, x, -1);                               want = "huber: delta is -1: it must be in [0,inf]"; break;
         case 15: cnn_nll(x, t);                                     want = "nll: labels (N,1,1,1) do not fit logits (N,4,5,6): there must be one label per sample and pixel, so C is 1 and the rest is equal"; break;
         case 16: cnn_softmax_cross_entropy(flat, t, .class_weights = cnn_param(g, "w", (cnn_shape){ 1, 4, 1, 1 }));
-                 want = "softmax_cross_entropy: class weights are not learned: make them with cnn_const"; break;
+                 want = "softmax_cross_entropy: class weights must not be learned: use cnn_const"; break;
         case 17: cnn_softmax_cross_entropy(flat, t, .class_weights = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
                  want = "softmax_cross_entropy: class weights (1,3,1,1) does not fit input (N,4,1,1): it must be (1,4,1,1)"; break;
         case 18: cnn_prelu(x, .weight = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
@@ -114,7 +114,7 @@ static void messages(void)
         case 23: cnn_upsample(x, .height = -1, .width = 2);         want = "upsample: height is -1: it must be in [0,16777216]"; break;
         case 24: cnn_upsample(x, .height = 3, .width = INT_MAX);    want = "upsample: width is 2147483647: it must be in [0,16777216]"; break;
         case 25: cnn_bce_with_logits(x, x, .pos_weight = cnn_param(g, "w", (cnn_shape){ 1, 4, 1, 1 }));
-                 want = "bce_with_logits: pos_weight is not learned: make it with cnn_const"; break;
+                 want = "bce_with_logits: pos_weight must not be learned: use cnn_const"; break;
         case 26: cnn_bce_with_logits(x, x, .weight = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
                  want = "bce_with_logits: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,4,1,1)"; break;
         case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be in [0,inf]"; break;

@@ -31,7 +31,7 @@ static bool open_golden(golden *a, const char *path)
     for (size_t i = 0; i < a->f.n; i++)
         if (a->f.entry[i].dtype == CNN__F32)
             for (size_t k = 0; k < a->f.entry[i].count; k++)
-                a->floats[a->f.entry[i].begin / 4 + k] = cnn__element(&a->f, &a->f.entry[i], k);
+                a->floats[a->f.entry[i].begin / 4 + k] = (float)cnn__element(&a->f, &a->f.entry[i], k);
     return true;
 }
 static void close_golden(golden *a)
