@@ -43,9 +43,9 @@
        cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
-   place of the call, the operation, the shapes and the rule: cnn_error(g). While recording, builders then
-   return a nil tensor, so that chains need no checks, and cnn_compile returns false. After cnn_compile a call
-   that is refused changes nothing and returns false (or NAN, NULL, 0), and nothing runs any more until
+   place of layer and call, the operation, the shapes and the rule: cnn_error(g). While recording, builders
+   then return a nil tensor, so that chains need no checks, and cnn_compile returns false. After cnn_compile a
+   call that is refused changes nothing and returns false (or NAN, NULL, 0), and nothing runs any more until
    cnn_clear_error(g); but values can be read, and the net can be saved and exported: what was learned is not
    lost to a wrong call. cnn_free is always right, also for NULL.
 
@@ -56,7 +56,8 @@
    Threads. A graph belongs to one thread at a time; different graphs may run in different threads at once, as
    there is no mutable global; cnn_share gives each thread its view of one net. With -fopenmp one graph uses
    .threads threads. The same seed gives the same bits for any number of threads: work is divided by the
-   problem, never by the number of threads.
+   problem, never by the number of threads. After a fork, a graph of the parent's runs in the child on one
+   thread; for a new one say .threads = 1, as OpenMP's threads are the parent's.
 
    Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
    running_mean and running_var. Without a name, layers are numbered at compile in the order of the post-order
@@ -324,7 +325,7 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
    (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad, cut off here. */
 typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel, kernel_h, kernel_w;
                  int stride, stride_h, stride_w, pad, pad_h, pad_w, dilation, dilation_h, dilation_w;
-                 int output_pad, output_pad_h, output_pad_w; /* less than the stride */
+                 int output_pad, output_pad_h, output_pad_w; /* less than the stride or the dilation */
                  int groups, no_bias; cnn_tensor *weight, *bias; cnn_init init; float gain;
                  const char *name; } cnn_conv_transpose2d_args;
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
@@ -350,8 +351,8 @@ CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 typedef struct { const char *at, *said; cnn_tensor *x; int kernel; /* required */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default: the kernel */
-                 int pad, pad_h, pad_w;                /* at most kernel/2 */
-                 int dilation, dilation_h, dilation_w; /* max_pool; default 1 */
+                 int pad, pad_h, pad_w;                /* every window must see a part of x */
+                 int dilation, dilation_h, dilation_w; /* default 1 */
                  int ceil_mode;    /* 1: a window that starts inside the input or its left padding counts */
                  int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
                  const char *name; } cnn_pool_args;
@@ -408,7 +409,7 @@ CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 #define cnn_tanh(x) cnn_tanh_(CNN_HERE, x)
-/* min(max(x, low), high), required low < high; +-INFINITY: no bound. relu6: Howard et al. 2017. */
+/* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
 #define cnn_clamp(...) cnn_clamp_((cnn_clamp_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
@@ -717,7 +718,9 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
     cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to stderr */
     cnn_history *history;
     cnn_augment augment;    /* of the training samples, never of the others; default none */
-    int   accumulate;       /* batches to one update, by the mean gradient of all their samples; default 1 */
+    int   accumulate;       /* batches to one update, by the mean gradient of all their samples, weighted as
+                               the loss weights them; default 1 */
+    int   drop_last;        /* 1: samples that do not fill a last batch are left out of their epoch */
     float average;          /* default 0: off. Else the decay of cnn_average after each update; the averages
                                are evaluated, and what patience ends with */
     int   flips;            /* 1: validation as in cnn_evaluate_flipped */
@@ -735,9 +738,10 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
 CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) cnn_fit_((cnn_fit_args){ CNN_SAID(__VA_ARGS__), .loss = __VA_ARGS__ })
 
-/* All samples of a data set in CNN_EVAL, batch by batch: loss, the batches' losses weighted by their samples;
-   accuracy, 0..1; count, the samples. { NAN, NAN, 0 } after an error. Flipped: each sample also in the
-   mirror, the class by the sum of both logits (N,C,1,1), the loss as the mean of both losses. */
+/* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
+   loss weights them; accuracy, 0..1, of all, also those with an ignored label; count, the samples.
+   { NAN, NAN, 0 } after an error. Flipped: each sample also in the mirror, the class by the sum of both
+   logits (N,C,1,1), the loss as the mean of both losses. */
 typedef struct { double loss, accuracy; int count; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
@@ -824,7 +828,7 @@ CNN_API cnn_stats   cnn_stats_of(const float *values, size_t count);
    after every update (one pass over each; off, the default, costs nothing). At the first NaN or Inf the run
    ends there: the graph's error names the layer, the place of its call, the operation, the phase and one
    hint, and cnn_doctor_report gives all of it, with the statistics of output, inputs, weights and gradients,
-   as text that lives as long as the graph (NULL: healthy so far). After cnn_compile; also under cnn_fit.
+   as text that lives as long as the graph; till then "healthy so far". After cnn_compile; also under cnn_fit.
    Labels out of range need no doctor: the losses refuse them. */
 CNN_API bool        cnn_doctor(cnn_graph *, int on);
 CNN_API const char *cnn_doctor_report(const cnn_graph *);
@@ -972,6 +976,7 @@ struct cnn_op {
     /* for the doctor: what to do when y (or, backward, the gradient of x) is NaN or Inf; x: of in[0] */
     const char *(*hint)(const cnn_tensor *y, const cnn_stats *x, bool backward);
     const char *(*algorithm)(const cnn_tensor *y); /* which one the CPU runs forward, for cnn_summary */
+    double (*weight)(const cnn_tensor *y);  /* a loss divided by the sum of its labels' weights: that sum */
 };
 /* Record y = op(in...), as every operation above does: cnn_apply with all operands, cnn_layer with those that
    the operation does not own. args are copied. nil after an error. */
@@ -1065,6 +1070,43 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
 CNN_OPS(CNN_OP_)
 CNN_API const cnn_op *const *cnn_ops(int *count);
 
+/* Calls without options say where they are, too: for messages of what went wrong in them. */
+CNN_API cnn_tensor *cnn_at_tensor(const char *at, cnn_tensor *t);
+CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
+#define CNN_AT_(kind, x) cnn_at_##kind(CNN_HERE, x)
+#define cnn_forward(t, ...) cnn_forward(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_backward(t) cnn_backward(CNN_AT_(tensor, t))
+#define cnn_backward_add(t) cnn_backward_add(CNN_AT_(tensor, t))
+#define cnn_set(t, ...) cnn_set(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_set_labels(t, ...) cnn_set_labels(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_get(t, ...) cnn_get(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_get_grad(t, ...) cnn_get_grad(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_map_read(t) cnn_map_read(CNN_AT_(tensor, t))
+#define cnn_map_write(t) cnn_map_write(CNN_AT_(tensor, t))
+#define cnn_map_grad(t) cnn_map_grad(CNN_AT_(tensor, t))
+#define cnn_feed(t, ...) cnn_feed(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_feed_augmented(t, ...) cnn_feed_augmented(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_correct(t, ...) cnn_correct(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_evaluate(t, ...) cnn_evaluate(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_evaluate_flipped(t, ...) cnn_evaluate_flipped(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_confusion(t, ...) cnn_confusion(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_top_k(t, ...) cnn_top_k(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_predict(t, ...) cnn_predict(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_gradient_check(t, ...) cnn_gradient_check(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_checkup(t, ...) cnn_checkup(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_profile(t, ...) cnn_profile(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_trace(t, ...) cnn_trace(CNN_AT_(tensor, t), __VA_ARGS__)
+#define cnn_compile(g, ...) cnn_compile(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_set_batch(g, ...) cnn_set_batch(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_flat_params(g, ...) cnn_flat_params(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_flat_grads(g, ...) cnn_flat_grads(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_clip_grads(g, ...) cnn_clip_grads(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_set_lr_scale(g, ...) cnn_set_lr_scale(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_set_decay_scale(g, ...) cnn_set_decay_scale(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_average(g, ...) cnn_average(CNN_AT_(graph, g), __VA_ARGS__)
+#define cnn_swap_average(g) cnn_swap_average(CNN_AT_(graph, g))
+#define cnn_doctor(g, ...) cnn_doctor(CNN_AT_(graph, g), __VA_ARGS__)
+
 #ifdef __cplusplus
 }
 #endif
@@ -1072,9 +1114,12 @@ CNN_API const cnn_op *const *cnn_ops(int *count);
 
 /* To USE the library stop here. To know how it works read on: it is in order. */
 
-#ifdef CNN_IMPLEMENTATION
-#ifndef CNN_IMPLEMENTATION_ONCE
+#if defined(CNN_IMPLEMENTATION) && defined(__cplusplus)
+#error "cnn.h: the implementation is C: put CNN_IMPLEMENTATION and this include into a .c file, as C99"
+#elif defined(CNN_IMPLEMENTATION) && !defined(CNN_IMPLEMENTATION_ONCE)
 #define CNN_IMPLEMENTATION_ONCE
+#undef  CNN_AT_                          /* in here the place stays that of the user's call */
+#define CNN_AT_(kind, x) x
 
 /* ===========================================================================================================
 
@@ -1100,6 +1145,12 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #endif
 #ifdef _OPENMP
 #include <omp.h>
+#endif
+#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
+#include <unistd.h>
+#define CNN__PROCESS ((long)getpid())   /* fork copies a process, but not OpenMP's threads: see cnn__usable */
+#else
+#define CNN__PROCESS 0L
 #endif
 
 #if defined(CNN_MALLOC) && defined(CNN_REALLOC) && defined(CNN_FREE)
@@ -1308,6 +1359,8 @@ typedef struct cnn__probe {
 
 struct cnn_graph {
     char         error[CNN_ERROR_SIZE];
+    const char  *call;                  /* where the last call was made, for the message */
+    long         process;               /* that made it */
     cnn_config   config;                /* with the defaults filled in */
     cnn__cpu     cpu;
     cnn__block  *blocks;                /* every small piece of memory */
@@ -1317,6 +1370,7 @@ struct cnn_graph {
     int          n_order;
     cnn__node  **by_name;               /* the same, sorted by their names */
     cnn_tensor  *loss;
+    bool         batch_unsaid;          /* max_batch is a default: cnn_fit wants to hear it */
     bool         planned, compiled;
     bool         shares;                /* a view: parameters and buffers are another graph's, only read */
     cnn_memory   memory;
@@ -1370,17 +1424,41 @@ static const char *cnn__path_end(const char *path)
     return n > CNN__SHOWN ? path + (n - CNN__SHOWN) : path ? path : "memory";
 }
 
-/* lenet.c:14: conv2d "c3": ... Each part has a limit, so that there is always room for what went wrong. */
-static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const char *name, const char *format,
-                       va_list ap)
+CNN_API cnn_tensor *cnn_at_tensor(const char *at, cnn_tensor *t)
+{
+    if (t && t->graph) t->graph->call = at;
+    return t;
+}
+CNN_API cnn_graph *cnn_at_graph(const char *at, cnn_graph *g)
+{
+    if (g) g->call = at;
+    return g;
+}
+
+static int cnn__format(char *out, size_t room, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    int n = vsnprintf(out, room, format, ap);
+    va_end(ap);
+    return n;
+}
+
+/* lenet.c:14: conv2d "c3": ... Each part has a limit, so that there is always room for what went wrong. Once
+   the net is compiled, the call may be far from the layer: then its place stands at the end. */
+static void cnn__vfail(cnn_graph *g, const char *at, const char *what, const char *name, const char *call,
+                       const char *format, va_list ap)
 {
     if (!g || g->error[0]) return;
-    size_t k = 0;
+    size_t       k = 0;
+    const size_t room = sizeof g->error - (call ? CNN__SHOWN + 16 : 0);
     const char *part[] = { at ? cnn__path_end(at) : NULL, at ? ": " : NULL, what, name ? " \"" : NULL, name,
                            name ? "\"" : NULL, what || name ? ": " : NULL };
     for (size_t i = 0; i < sizeof part / sizeof *part; i++)
         for (size_t n = 0; part[i] && part[i][n] && n < CNN__SHOWN; n++) g->error[k++] = part[i][n];
-    vsnprintf(g->error + k, sizeof g->error - k, format, ap);
+    vsnprintf(g->error + k, room - k, format, ap);
+    k = strlen(g->error);
+    if (call) cnn__format(g->error + k, sizeof g->error - k, " (called at %s)", cnn__path_end(call));
     for (char *c = g->error; *c; c++)                  /* a name from a file must not command a terminal */
         if (((unsigned char)*c < ' ' && *c != '\n') || *c == 127) *c = '?';
     if (!g->error[0]) g->error[0] = '?';
@@ -1391,8 +1469,9 @@ CNN__PRINTF(4, 5)
 static bool cnn__fail(cnn_graph *g, const char *at, const char *what, const char *format, ...)
 {
     va_list ap;
+    if (g && g->call && (!at || at == g->config.at)) at = g->call;
     va_start(ap, format);
-    cnn__vfail(g, at, what, NULL, format, ap);
+    cnn__vfail(g, at, what, NULL, NULL, format, ap);
     va_end(ap);
     return false;
 }
@@ -1401,9 +1480,11 @@ static bool cnn__fail(cnn_graph *g, const char *at, const char *what, const char
 CNN_API bool cnn_fail(cnn_tensor *y, const char *format, ...)
 {
     if (cnn__is_nil(y)) return false;
-    va_list ap;
+    va_list     ap;
+    const char *call = y->graph->compiled ? y->graph->call : NULL;
+    if (call && y->at && strcmp(call, y->at) == 0) call = NULL;
     va_start(ap, format);
-    cnn__vfail(y->graph, y->at, y->op ? y->op->name : "tensor", y->name, format, ap);
+    cnn__vfail(y->graph, y->at, y->op ? y->op->name : "tensor", y->name, call, format, ap);
     va_end(ap);
     return false;
 }
@@ -1448,14 +1529,6 @@ static const char *cnn__copy_string(cnn_graph *g, const char *s)
 
 /* For messages: "(N,6,28,28)", or "(4,6,1,1)" for a tensor without a batch. */
 typedef cnn_text cnn__text;
-static int cnn__format(char *out, size_t room, const char *format, ...)
-{
-    va_list ap;
-    va_start(ap, format);
-    int n = vsnprintf(out, room, format, ap);
-    va_end(ap);
-    return n;
-}
 static cnn__text cnn__shape_text(const cnn_tensor *t)
 {
     cnn__text r;
@@ -1527,8 +1600,11 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
         return NULL;
     }
     memset(g, 0, sizeof *g);
-    if (!config.max_batch) config.max_batch = 1;
-    if (!config.optimizer) config.optimizer = cnn_sgd();
+    const bool unsaid = !config.max_batch;
+    if (unsaid) config.max_batch = 1;
+#define CNN__IS_FUNCTION(name) || (uintptr_t)config.optimizer == (uintptr_t)cnn_##name
+    const bool function = false CNN_OPTIMIZERS(CNN__IS_FUNCTION);
+    if (!config.optimizer || function) config.optimizer = cnn_sgd();
 #ifdef _OPENMP
     const int most = omp_get_max_threads();
     if (!config.threads) config.threads = most < CNN__MOST_THREADS ? most : CNN__MOST_THREADS;
@@ -1536,9 +1612,9 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     if (config.threads >= 0 && config.threads <= CNN__MOST_THREADS) config.threads = 1;
 #endif
     g->config = config;
-    g->batch = config.max_batch;
+    g->batch = config.max_batch, g->batch_unsaid = unsaid;
     g->run = 1;                         /* nodes start with stamp 0: nothing has computed them */
-    g->cpu.threads = config.threads;
+    g->cpu.threads = config.threads, g->process = CNN__PROCESS;
     g->cpu.isa = config.isa;
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
     char        names[80];
@@ -1548,6 +1624,8 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     if (!cnn__has_isa(g->cpu.isa))
         cnn__fail(g, config.at, "cnn_new",
                   "this CPU or this build lacks the instruction set asked for (.isa = %d)", (int)g->cpu.isa);
+    if (function)
+        cnn__fail(g, config.at, "cnn_new", "the optimizer is a function: call it, .optimizer = cnn_adam()");
     if (config.max_batch < 1)
         cnn__fail(g, config.at, "cnn_new", "max_batch is %d: it must be positive", config.max_batch);
     if (config.threads < 0 || config.threads > CNN__MOST_THREADS)
@@ -2097,7 +2175,7 @@ static cnn_tensor *cnn__owned(const cnn_tensor *y, const cnn_owned *row)
 
 CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix)
 {
-    for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++)
+    for (const cnn_owned *own = y && y->op && suffix ? y->op->owned : NULL; own && own->suffix; own++)
         if (strcmp(own->suffix, suffix) == 0) return cnn__owned(y, own);
     return NULL;
 }
@@ -2183,12 +2261,13 @@ static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in
                                const char *at, const char *name, bool build)
 {
     cnn_graph *g = NULL;
-    for (int i = 0; i < n_in && i < CNN_MAX_INPUTS && !g; i++)
+    for (int i = 0; in && i < n_in && i < CNN_MAX_INPUTS && !g; i++)
         if (!cnn__is_nil(in[i])) g = in[i]->graph;
     cnn__node *v = cnn__new_node(g, CNN_NODE, at, name);
     if (!v) return cnn__nil_tensor();
     cnn_tensor *y = &v->t;
     y->op = op;
+    if (!op) return cnn_fail(y, "the operation is NULL"), cnn__nil_tensor();
     if (n_in < 1 || n_in > CNN_MAX_INPUTS)
         return cnn_fail(y, "%d operands: there must be 1 to %d", n_in, CNN_MAX_INPUTS), cnn__nil_tensor();
     for (int i = 0; i < n_in; i++) {
@@ -2336,9 +2415,12 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
 
 static float cnn__no_result(void) { return (float)NAN; }
 
-/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. */
+/* May t be written or computed? Not after an error, until it is cleared. what: the call that asks. In the
+   child of a fork, OpenMP would wait for ever for threads that only the parent has: there one thread does
+   all. */
 static bool cnn__usable(cnn_tensor *t, const char *what)
 {
+    if (!cnn__is_nil(t) && t->graph->process != CNN__PROCESS) t->graph->cpu.threads = 1;
     return !cnn__is_nil(t) && !t->graph->error[0] && cnn__placed(t, what);
 }
 
@@ -2766,7 +2848,7 @@ static void cnn__update_on_host(cnn_graph *g, const cnn_step_args *a, size_t fro
 
 CNN_API bool cnn_step_(cnn_step_args a)
 {
-    cnn_graph *g = a.g;
+    cnn_graph *g = cnn_at_graph(a.at, a.g);
     if (!g || g->error[0]) return false;
     cnn_backend *device = g->config.backend;
     if (!cnn__resolve_step(g, "step", &a)) return false;
@@ -2776,6 +2858,8 @@ CNN_API bool cnn_step_(cnn_step_args a)
     if (!g->has_grads)
         return cnn__fail(g, a.at, "step", "no gradients yet: call cnn_forward(loss, CNN_TRAIN) and "
                          "cnn_backward(loss) first");
+    if (g->n_trained == 0 && g->memory.params)
+        return cnn__fail(g, a.at, "step", "there is nothing to train: every parameter is frozen");
     if (g->n_trained == 0) return g->step++, true;
 
     if (device && device->update) {
@@ -2839,7 +2923,7 @@ static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
     if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
-    if (reach <= a->size + 2 * a->pad) return true;
+    if (reach <= a->size + 2 * a->pad + (a->ceil_mode ? a->stride - 1 : 0)) return true;
     char dilated[32] = "";
     if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
     return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
@@ -2960,14 +3044,15 @@ CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
  *   work, each in another's place.
  *   dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
  *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
- *   convolution would take to H is meant.
+ *   convolution would take to H is meant; a larger one, below the dilation, adds what no window meets.
  *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
  * ------------------------------------------------------------------------------------------------------- */
 /* What is slid over is y: sets its size. */
 static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int output_pad)
 {
-    if (output_pad >= a->stride)
-        return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d", output_pad, a->stride);
+    if (output_pad >= a->stride && output_pad >= a->dilation)
+        return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d, or the dilation, %d",
+                        output_pad, a->stride, a->dilation);
     const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad
                          + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
     if (size < 1 || size > CNN__WIDEST)
@@ -3123,12 +3208,17 @@ static cnn__pool cnn__pool_of(const cnn_tensor *y)
     return (cnn__pool){ x.n * x.c, x.h, x.w, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
                         a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, !a->no_count_pad };
 }
-/* With pad <= kernel/2 only window 0 can miss the input: with kernel 2, pad 1 and a dilation wider than x. */
+/* Does every window see a part of the input? Those that start before it need not: with a pad as wide as they
+   are, or with a dilation wider than the input. */
 static bool cnn__sees_input(const cnn__slide *a)
 {
-    int from, to;
-    cnn__window(0, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
-    return from < to;
+    const int n = cnn__count_windows(a);
+    bool      sees = a->pad < cnn__reach(a);
+    for (int i = 0, from, to; sees && i < n && i * a->stride < a->pad; i++) {
+        cnn__window(i, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
+        sees = from < to;
+    }
+    return sees;
 }
 static bool cnn__pool_shape(cnn_tensor *y)
 {
@@ -3137,16 +3227,10 @@ static bool cnn__pool_shape(cnn_tensor *y)
     const cnn_shape      x = y->in[0]->shape;
     const cnn__slide     s[2] = CNN__SLIDES(a, x, a->ceil_mode != 0);
     if (!cnn__check_slide(y, &s[0]) || !cnn__check_slide(y, &s[1])) return false;
-    if (a->pad_h > a->kernel_h / 2 || a->pad_w > a->kernel_w / 2)
-        return cnn_fail(y,
-                        "pad %d,%d is more than half of kernel %d,%d: a window would see nothing but padding",
-                        a->pad_h, a->pad_w, a->kernel_h, a->kernel_w);
-    if (y->op == &cnn_op_avg_pool && (a->dilation_h > 1 || a->dilation_w > 1))
-        return cnn_fail(y, "dilation %d,%d is for max_pool", a->dilation_h, a->dilation_w);
     if (!cnn__sees_input(&s[0]) || !cnn__sees_input(&s[1]))
-        return cnn_fail(y, "dilation %d,%d is too wide for input %s with pad %d,%d: a window would see "
-                        "nothing but padding",
-                        a->dilation_h, a->dilation_w, cnn__shape_text(y->in[0]).s, a->pad_h, a->pad_w);
+        return cnn_fail(y, "input %s, kernel %d,%d, dilation %d,%d, pad %d,%d: a window would see nothing "
+                        "but padding", cnn__shape_text(y->in[0]).s, a->kernel_h, a->kernel_w, a->dilation_h,
+                        a->dilation_w, a->pad_h, a->pad_w);
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
     return true;
 }
@@ -3515,7 +3599,8 @@ CNN__LOOP(cnn__each_sigmoid_back, v[i] = v[i] * a[i] * (1 - a[i]))
 CNN__FORMULA(sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
 
 /* ---- clamp (relu6 is clamp from 0 to 6) -------------------------------------------------------------------
- *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN
+ *   y = min(max(x, low), high),   dx = dy [low < y < high];   at the two kinks 0, as for relu; NaN stays NaN;
+ *   where low > high, high wins, as in numpy
  *   relu6: Howard et al. 2017.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_clamp,      float x = v[i], z = x < k[0] ? k[0] : x; v[i] = z > k[1] ? k[1] : z)
@@ -3523,11 +3608,12 @@ CNN__LOOP(cnn__each_clamp_back, float dy = v[i], z = a[i] > k[0] ? dy : 0.0f; v[
 static bool cnn__clamp_shape(cnn_tensor *y)
 {
     const cnn_clamp_args *a = y->args;
-    if (a->low < a->high) return cnn__as_input(y);
-    return cnn_fail(y, "low %g is not below high %g", (double)a->low, (double)a->high);
+    if (a->low != 0 || a->high != 0) return cnn__as_input(y);
+    return cnn_fail(y, "low and high are missing");
 }
 static const cnn_field cnn__clamp_fields[] = {
-    CNN_FIELD('f', cnn_clamp_args, low), CNN_FIELD('f', cnn_clamp_args, high), { 0 } };
+    CNN_FIELD('f', cnn_clamp_args, low,  .range = "[-inf,inf]"),
+    CNN_FIELD('f', cnn_clamp_args, high, .range = "[-inf,inf]"), { 0 } };
 CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(cnn_clamp_args, low),
                  offsetof(cnn_clamp_args, high))
 
@@ -4244,6 +4330,9 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
             "labels %s do not fit logits %s: there must be one label per sample and pixel, so C is 1 and the "
             "rest is equal",
             cnn__shape_text(label).s, cnn__shape_text(x).s);
+    if (x->shape.c == 1)
+        return cnn_fail(y, "logits %s are of one class, whose probability is always 1: yes or no is "
+                        "cnn_bce_with_logits, or two classes", cnn__shape_text(x).s);
     if (y->n_in == 3 && !cnn__check_constant(y, 2, "class weights")) return false;
     y->shape = cnn__vector(1);
     y->batched = false;
@@ -4256,12 +4345,17 @@ static cnn__target cnn__target_of(const cnn_tensor *y)
     return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
                           nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index };
 }
-/* 1/M */
-static double cnn__label_share(const cnn_tensor *y)
+/* M, and 1/M */
+static double cnn__labels_weigh(const cnn_tensor *y)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
+    return sum;
+}
+static double cnn__label_share(const cnn_tensor *y)
+{
+    const double sum = cnn__labels_weigh(y);
     return sum > 0 ? 1 / sum : 0;
 }
 static bool cnn__check_labels(cnn_tensor *y)
@@ -4314,7 +4408,7 @@ CNN__ROOM cnn_op_softmax_cross_entropy = {
     .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
     .saved = cnn__cross_entropy_saved, .flags = CNN_READS_X | CNN_LOSS,
     .args_size = sizeof(cnn_softmax_cross_entropy_args), .fields = cnn__cross_entropy_fields,
-    .expects = "logits: leave that out" };
+    .expects = "logits: leave that out", .weight = cnn__labels_weigh };
 
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args a)
 {
@@ -4355,7 +4449,7 @@ static const cnn_field cnn__nll_fields[] = { CNN_FIELD('i', cnn_nll_args, ignore
 CNN__ROOM cnn_op_nll = {
     .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields,
-    .expects = "log-probabilities: use cnn_log_softmax" };
+    .expects = "log-probabilities: use cnn_log_softmax", .weight = cnn__labels_weigh };
 
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
 {
@@ -4656,10 +4750,11 @@ static void cnn__pool_shares(const cnn__pool *t, float *share)
 {
     const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
     for (int i = 0; i < t->oh + t->ow; i++) {
-        int from, to;
-        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, 1, &from, &to);
-        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, 1, &from, &to);
-        share[i] = 1.0f / (float)(to - from);
+        int       from, to;
+        const int d = i < t->oh ? t->dh : t->dw;
+        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, d, &from, &to);
+        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, d, &from, &to);
+        share[i] = 1.0f / (float)cnn__ceil(to - from, d);
     }
 }
 
@@ -4675,10 +4770,10 @@ static void cnn__avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restri
     for (int ox = 0; ox < t->ow; ox++) {
         int    y0, y1, x0, x1;
         double sum = 0;
-        cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
-        cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
-        for (int iy = y0; iy < y1; iy++)
-            for (int ix = x0; ix < x1; ix++) sum += (double)x[(ptrdiff_t)iy * t->w + ix];
+        cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
+        cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
+        for (int iy = y0; iy < y1; iy += t->dh)
+            for (int ix = x0; ix < x1; ix += t->dw) sum += (double)x[(ptrdiff_t)iy * t->w + ix];
         *y++ = (float)sum * share[oy] * share[t->oh + ox];
     }
 }
@@ -4696,10 +4791,10 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
         for (int oy = 0; oy < t->oh; oy++)
         for (int ox = 0; ox < t->ow; ox++, dy++) {
             int y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
-            cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
-            for (int iy = y0; iy < y1; iy++)
-                for (int ix = x0; ix < x1; ix++)
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
+            cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
+            for (int iy = y0; iy < y1; iy += t->dh)
+                for (int ix = x0; ix < x1; ix += t->dw)
                     dx[(ptrdiff_t)iy * t->w + ix] += *dy * share[oy] * share[t->oh + ox];
         }
     }
@@ -5496,15 +5591,19 @@ static int cnn__larger_span(const void *a, const void *b)
 }
 
 /* Give each span its place; returns the size of the arena in bytes. Placed spans are kept sorted by place, so
-   that the gaps are met from low to high. */
+   that the gaps are met from low to high. That is quadratic: the spans of a very large net are placed in
+   groups, the next one behind all of the last, which takes a little more memory. */
 static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
 {
-    size_t arena = 0;
+    enum { GROUP = 8192 };
+    size_t arena = 0, behind = 0;
     qsort(span, (size_t)n, sizeof *span, cnn__larger_span);
     for (int i = 0; i < n; i++) {
-        size_t at = 0;
-        int    k = 0;
-        for (int j = 0; j < i; j++) {
+        const int first = i - i % GROUP;
+        if (i == first) behind = arena;
+        size_t at = behind;
+        int    k = first;
+        for (int j = first; j < i; j++) {
             const cnn__span *other = &span[by_place[j]];
             if (other->last < span[i].first || span[i].last < other->first) continue;
             if (other->at >= cnn__add_size(at, span[i].bytes)) break;
@@ -5718,8 +5817,10 @@ static bool cnn__plan_spans(cnn_graph *g)
 static bool cnn__check_root(cnn_graph *g, const cnn_tensor *t, const char *what)
 {
     if (!g || g->error[0]) return false;
-    if (cnn__is_nil(t) || t->graph != g)
-        return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
+    if (cnn__is_nil(t))
+        return cnn__fail(g, g->config.at, what, "the loss is NULL or nil: a call that records it was given "
+                         "NULL for a tensor");
+    if (t->graph != g) return cnn__fail(g, g->config.at, what, "the loss is not a tensor of this graph");
     if (!g->config.inference && !t->op)
         return cnn__fail(g, t->at, what, "no operation computes the loss: there is nothing to train");
     if (!g->config.inference && (t->batched || cnn__checked_len(t->shape) != 1))
@@ -6458,21 +6559,30 @@ static bool cnn__read_cell(const char *p, const char *to, double *v)
     return cnn__read_decimal(p, to, v) == to;
 }
 
+/* What a cell that is no number may be instead. */
+static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bool first)
+{
+    if (memchr(cell, ';', n))  return "; is that the separator? .separator = ';'";
+    if (memchr(cell, '\t', n)) return "; is the tab the separator? .separator = '\\t'";
+    if (separator != ',' && memchr(cell, ',', n)) return "; a decimal comma? Only a point can be read";
+    return first ? "; is it a heading? .skip = 1 leaves it out" : "";
+}
+
 /* The shape of a sample, and which column is the label: SIZE_MAX = none. */
 static bool cnn__csv_columns(cnn_dataset *d, const char *name, const cnn_csv_args *a, size_t columns,
-                             cnn_shape *s, size_t *label_at)
+                             const char *hint, cnn_shape *s, size_t *label_at)
 {
     const size_t values = columns - (a->label != 0);
     const size_t distance = a->label < 0 ? 0 - (size_t)a->label : (size_t)a->label;
     if (distance > columns)
-        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns", name, a->label,
-                              columns);
+        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns%s", name,
+                              a->label, columns, hint);
     *label_at = !a->label ? SIZE_MAX : a->label > 0 ? distance - 1 : columns - distance;
     s->n = 1, s->c = a->c ? a->c : 1, s->h = a->h ? a->h : 1, s->w = a->w ? a->w : 1;
     if (!a->c && !a->h && !a->w) s->c = values > INT_MAX ? 0 : (int)values;
     return (cnn__checked_len(*s) == values && values > 0) ||
-           cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between '%c'",
-                          name, s->c, s->h, s->w, values, a->separator ? a->separator : ',');
+           cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between '%c'%s",
+                          name, s->c, s->h, s->w, values, a->separator ? a->separator : ',', hint);
 }
 
 static bool cnn__is_label(double v) { return v >= 0 && v <= 255 && v == floor(v); }
@@ -6496,13 +6606,16 @@ static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const vo
         const char *stop = memchr(begin, '\n', (size_t)(end - begin));
         begin = stop ? stop + 1 : end;
     }
-    const int first = number;
-    for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++)
+    const int   first = number;
+    const char *hint = "";
+    for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++) {
         for (const char *q = line; rows == 0 && q < to; q++) columns += *q == separator;
+        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), separator, false);
+    }
     if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", name);
     if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
 
-    if (!cnn__csv_columns(d, name, a, columns, &s, &label_at)) return false;
+    if (!cnn__csv_columns(d, name, a, columns, hint, &s, &label_at)) return false;
     const size_t values = cnn__mul_size(rows, columns - (a->label != 0));
     if (!cnn__own(d, 0, cnn__mul_size(values, sizeof(float))) || !cnn__own(d, 1, rows)) return false;
     float         *out = d->own[0];
@@ -6522,8 +6635,8 @@ static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const vo
             line = stop ? stop + 1 : to;
             if (!good || fabs(v) > (double)FLT_MAX || fabs(v * (double)scale) > (double)FLT_MAX)
                 return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", name,
-                                      number, k + 1, (int)(shown < 20 ? shown : 20), cell, d->own[0] == out
-                                      ? "; is it a heading? .skip = 1 leaves it out" : "");
+                                      number, k + 1, (int)(shown < 20 ? shown : 20), cell,
+                                      cnn__cell_hint(cell, (size_t)shown, separator, d->own[0] == out));
             if (k != label_at) { *out++ = (float)(v * (double)scale); continue; }
             if (!cnn__is_label(v))
                 return cnn__data_fail(d, "%s, line %d: label %g is no whole number from 0 to 255", name,
@@ -6632,7 +6745,9 @@ static bool cnn__open_npy(cnn_dataset *d, const cnn__input *from, cnn__npy *a)
     if (shape && !cnn__npy_shape(a, shape, end))
         return cnn__data_fail(d, "%s: shape %.*s: 1 to 4 extents from 1 to %d can be read", name,
                               (int)(end - shape < 40 ? end - shape : 40), shape, INT_MAX);
-    if (!type || !shape || a->rank < 1 || !(a->fortran || cnn__npy_word(order, end, "False")))
+    if (shape && a->rank < 1)
+        return cnn__data_fail(d, "%s holds one number, of shape (): samples need an axis", name);
+    if (!type || !shape || !(a->fortran || cnn__npy_word(order, end, "False")))
         return cnn__data_fail(d, "%s: the header is not the dictionary of a .npy file", name);
     size_t need = cnn__mul_size(a->count, a->size), there = bytes - head - length;
     a->data = p + head + length;
@@ -6825,8 +6940,9 @@ static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *
     if (!x->batched || x->op)
         return cnn__fail(g, at, what, "samples go to a tensor made by cnn_input");
     if (x->shape.c != d->shape.c || x->shape.h != d->shape.h || x->shape.w != d->shape.w)
-        return cnn__fail(g, at, what, "the samples have shape (%d,%d,%d), the input has %s", d->shape.c,
-                         d->shape.h, d->shape.w, cnn__shape_text(x).s);
+        return cnn__fail(g, at, what, "the samples have shape (%d,%d,%d), the input has %s%s", d->shape.c,
+                         d->shape.h, d->shape.w, cnn__shape_text(x).s, x->shape.c == d->shape.h &&
+                         x->shape.w == 1 ? ": cnn_input takes channels, height, width" : "");
     if (!labels)      return true;
     if (labels->graph != g || labels->kind != CNN_LABELS)
         return cnn__fail(g, at, what,
@@ -7052,8 +7168,45 @@ static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
     return leaf;
 }
 
-/* The checks that fit and evaluate share, and the input and labels that a data set is fed to. what: "fit". */
-typedef struct { cnn_graph *g; cnn_tensor *x, *labels; } cnn__feed_to;
+/* The input and labels that a data set is fed to, and the loss that reads the labels (NULL: there is more
+   between). */
+typedef struct { cnn_graph *g; cnn_tensor *x, *labels, *judge; } cnn__feed_to;
+
+/* The loss among the nodes of the last walk that compares something with these labels. */
+static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *labels)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor *y = &g->order[i]->t;
+        if (g->order[i]->mark == g->walk && y->op && (y->op->flags & CNN_LOSS) && y->n_in > 1 &&
+            y->in[1] == labels) return y;
+    }
+    return NULL;
+}
+
+/* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
+static double cnn__batch_weight(const cnn__feed_to *to, int n)
+{
+    if (!to->judge || !to->judge->op->weight || !cnn_map_read(to->labels)) return n;
+    return to->judge->op->weight(to->judge);
+}
+
+/* Does the loss leave labels of this class out? */
+static bool cnn__leaves_out(const cnn_tensor *judge, int label)
+{
+    for (const cnn_field *f = judge ? judge->op->fields : NULL; f && f->name; f++)
+        if (strcmp(f->name, "ignore_index") == 0) return label != 0 && cnn__option(f, judge->args) == label;
+    return false;
+}
+
+static int cnn__largest_label(const cnn_dataset *d, int below)
+{
+    int most = 0;
+    for (int i = 0, k; d->labels && i < d->count; i++)
+        if ((k = d->labels[d->order[i]]) > most && k < below) most = k;
+    return most;
+}
+
+/* The checks that fit and evaluate share. what: "fit". */
 static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, cnn_tensor *loss,
                            cnn_tensor *logits, const cnn_dataset *data)
 {
@@ -7066,6 +7219,8 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (logits->graph != g) return cnn__fail(g, at, what, "loss and logits belong to two graphs");
     if (!g->compiled) return cnn__fail(g, at, what, "the graph is not compiled");
     if (!cnn__usable(loss, what) || !cnn__usable(logits, what)) return false;
+    if (loss->batched && !logits->batched && cnn__len(logits->shape) == 1)
+        return cnn__fail(g, at, what, "loss and logits are swapped: the loss comes first");
     to->x      = cnn__leaf_below(logits, CNN_INPUT, &inputs);
     to->labels = cnn__leaf_below(loss, CNN_LABELS, &labels);
     if (inputs != 1)
@@ -7078,9 +7233,12 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (!data) return cnn__fail(g, at, what, "the data set is NULL");
     if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
     if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
-    if (data->classes > logits->shape.c)
+    to->judge = cnn__judge_of(g, to->labels);
+    int most = data->classes - 1;
+    if (cnn__leaves_out(to->judge, most)) most = cnn__largest_label(data, most);
+    if (most >= logits->shape.c)
         return cnn__fail(g, at, what, "the data set has labels 0..%d, but the logits %s tell only %d classes "
-                         "apart", data->classes - 1, cnn__shape_text(logits).s, logits->shape.c);
+                         "apart", most, cnn__shape_text(logits).s, logits->shape.c);
     return cnn__check_feed(at, what, to->x, to->labels, data, 0);      /* now, not after an epoch of hours */
 }
 
@@ -7105,7 +7263,7 @@ static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_ten
 {
     cnn_graph *g = to->g;
     cnn_score  none = { NAN, NAN, 0 };
-    double sum = 0, right = 0;
+    double sum = 0, right = 0, weight, weights = 0;
     int    n, count = 0;
     size_t bytes = cnn__mul_size((size_t)g->config.max_batch, (size_t)logits->shape.c * sizeof(float));
     float *both = NULL;
@@ -7122,12 +7280,13 @@ static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_ten
             if (label) right += cnn__correct(both, logits->shape, label);
         } else
             cnn__count_correct(logits, to->labels, count == 0, count == 0, count + n == data->count, &right);
-        sum += (double)n * value;
         if (g->error[0]) break;
+        weights += weight = cnn__batch_weight(to, n);
+        sum += weight * value;
     }
     CNN_FREE(both);
     if (g->error[0] || count == 0) return none;
-    cnn_score score = { sum / count, right / count, count };
+    cnn_score score = { weights > 0 ? sum / weights : 0, right / count, count };
     return score;
 }
 
@@ -7308,7 +7467,8 @@ typedef struct {
     cnn_step_args  step;
     cnn__feed_to   to, test;
     cnn_graph     *g;
-    int            epochs, per_update, batches; /* in all; batches to an update; batches of an epoch */
+    int            epochs, per_update;         /* in all; batches to an update */
+    int            batches, samples;           /* of an epoch */
     int            since;                      /* batches since the last checkpoint */
     int            history_from;               /* entries that are not of this training */
     float         *best;                       /* NULL, or where the weights of the best epoch are kept */
@@ -7367,44 +7527,63 @@ static bool cnn__fit_update(cnn__run *r)
     return !(r->a.average > 0) || cnn_average(g, r->a.average);
 }
 
+/* The loss is not finite: because of the data, of the weights before any update, or of the training? */
+static bool cnn__fit_diverged(cnn__run *r, double loss)
+{
+    const cnn_stats x = cnn_stats_of(cnn_map_read(r->to.x), cnn_count(r->to.x));
+    char why[160];
+    if (x.nans || x.infs)
+        cnn__format(why, sizeof why, "the data of this batch hold %zu NaN and %zu Inf", x.nans, x.infs);
+    else if (r->g->step == 0)
+        cnn__format(why, sizeof why, "no weight was updated yet; inputs of smaller range (now %g to %g) may "
+                    "help", x.min, x.max);
+    else
+        cnn__format(why, sizeof why, "training diverged; a smaller .lr (now %g) or inputs of smaller range "
+                    "may help", (double)r->step.lr);
+    return cnn__fail(r->g, r->a.at, "fit", "the loss became %s in epoch %d, batch %d: %s; cnn_doctor says "
+                     "where it began", isnan(loss) ? "NaN" : "infinite", (int)r->at.epochs + 1,
+                     (int)r->at.fed / r->g->config.max_batch + 1, why);
+}
+
 /* The rest of the present epoch. Sets *go to false if progress stops the training; false after an error.
 
-   A batch's gradient is the mean over its n_i samples. G = n_(i-1)/n_i G + dw_i, and at the end G n_k / sum
-   n_i: that is the mean over the samples of all k, and nothing is multiplied while the batches are equal. */
+   A batch's gradient is the mean over its n_i samples, or over their weights, whose sum is n_i then. With G =
+   n_(i-1)/n_i G + dw_i, and at the end G n_k / sum n_i, that is the mean over all k batches, and nothing is
+   multiplied while they are equal. A batch whose labels are all ignored adds nothing. */
 static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
 {
     const cnn_fit_args *a = &r->a;
     cnn__fit_place     *at = &r->at;
     cnn_graph          *g = r->g;
-    const int    count = a->train->count, max_batch = g->config.max_batch;
+    const int    count = r->samples, max_batch = g->config.max_batch;
     const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
     const long   round = (long)((double)at->epoch_step / each);
     const bool   moved = a->augment.shift || a->augment.flip || a->augment.cutout;
     const bool   show = a->progress || a->checkpoint;
-    int          n, last = 0, group = 0, in_group = 0;
-    while (*go && (n = cnn__feed(r->to.x, r->to.labels, a->train, (int)at->fed, moved ? &a->augment : NULL,
-                                 round, false)) > 0) {
+    int          n, in_group = 0;
+    double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
+    while (*go && (int)at->fed < count &&
+           (n = cnn__feed(r->to.x, r->to.labels, a->train, (int)at->fed, moved ? &a->augment : NULL, round,
+                          false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
         cnn__count_correct(a->logits, r->to.labels, false, at->fed == 0 || show,
                            (int)at->fed + n == count || show, &at->right);
-        if (group && !cnn__scale_grads(g, (double)last / n)) return false;
-        if (group) cnn_backward_add(a->loss);
-        else       cnn_backward(a->loss);
+        const double weight = cnn__batch_weight(&r->to, n);
+        if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
+        if (group > 0) cnn_backward_add(a->loss);
+        else           cnn_backward(a->loss);
         r->step.lr = cnn__scheduled(a, (double)at->updates, updates);
         if (g->error[0]) return false;
-        if (!isfinite(loss))
-            return cnn__fail(g, a->at, "fit", "the loss became %s in epoch %d, batch %d: training "
-                             "diverged; a smaller .lr (now %g) or inputs of smaller range may help; "
-                             "cnn_doctor says where it began",
-                             isnan(loss) ? "NaN" : "infinite", p->epoch, (int)at->fed / max_batch + 1,
-                             (double)r->step.lr);
-        group += n, in_group++, last = n;
+        if (!isfinite(loss)) return cnn__fit_diverged(r, loss);
+        group += weight, in_group++;
+        if (weight > 0) last = weight;
         bool update = in_group == r->per_update || (int)at->fed + n == count;
-        if (update && (!cnn__scale_grads(g, (double)last / group) || !cnn__fit_update(r))) return false;
+        if (update && group > 0 && !cnn__scale_grads(g, last / group)) return false;
+        if (update && !cnn__fit_update(r)) return false;
         at->sum += loss * n, at->fed += (uint64_t)n, r->since++;
         if (!update) continue;
-        group = in_group = 0;
+        group = last = 0, in_group = 0;
         if (a->checkpoint_every && r->since >= a->checkpoint_every) cnn__save_run(r);
         if (!a->progress || g->error[0]) continue;
 
@@ -7433,7 +7612,31 @@ static bool cnn__fit_validate(cnn__run *r, cnn_score *score)
         r->at.best_loss = score->loss, r->at.best_epoch = r->at.epochs + 1;
         if (!cnn__copy_trained(r->g, r->best, CNN__SAVE, 0)) return false;
     }
-    return !average || cnn_swap_average(r->g);
+    if (average && !cnn_swap_average(r->g)) return false;
+    return isfinite(score->loss) ||
+           cnn__fail(r->g, r->a.at, "fit", "the validation loss is %s after epoch %d: NaN or Inf in the "
+                     "validation data, or in what CNN_EVAL makes of them; cnn_doctor says where it began",
+                     isnan(score->loss) ? "NaN" : "infinite", (int)r->at.epochs + 1);
+}
+
+/* The batches of an epoch; and what is known of the last one before the first. */
+static bool cnn__count_batches(cnn__run *r)
+{
+    cnn_graph *g = r->g;
+    const int  count = r->a.train->count, batch = g->config.max_batch, rest = count % batch;
+    r->samples = r->a.drop_last ? count - rest : count;
+    r->batches = r->samples / batch + (r->samples % batch > 0);
+    if (r->batches == 0)
+        return cnn__fail(g, r->a.at, "fit", "drop_last leaves nothing: %d samples do not fill a batch of %d",
+                         count, batch);
+    for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
+        const cnn_tensor *y = &g->order[i]->t;
+        if (y->op == &cnn_op_batch_norm && y->batched && cnn__plane(y->shape) == 1)
+            return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
+                             "of which batch_norm \"%s\" has no variance: say .drop_last = 1 or another "
+                             "max_batch", count, batch, y->name);
+    }
+    return true;
 }
 
 static bool cnn__fit(cnn__run *r)
@@ -7450,7 +7653,7 @@ static bool cnn__fit(cnn__run *r)
         if (at->fed == 0) at->epoch_step = (uint64_t)g->step, at->sum = at->right = 0;
         if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + at->epoch_step);
         if (!cnn__fit_epoch(r, &p, start, &go)) return false;
-        if ((int)at->fed < a->train->count || (!go && a->checkpoint)) break;   /* stopped within the epoch */
+        if ((int)at->fed < r->samples || (!go && a->checkpoint)) break;   /* stopped within the epoch */
 
         cnn_score score = { NAN, NAN, 0 };
         if (a->validation && go && !cnn__fit_validate(r, &score)) return false;
@@ -7475,6 +7678,19 @@ static bool cnn__fit(cnn__run *r)
     return !g->error[0];
 }
 
+/* Are the validation data fed as the training data are? */
+static bool cnn__check_normalised(const cnn__feed_to *to, const char *at, const cnn_dataset *d,
+                                  const cnn_dataset *as)
+{
+    for (int k = 0; k < 4 && k < d->shape.c; k++)
+        if (d->mean[k] != as->mean[k] || d->deviation[k] != as->deviation[k])
+            return cnn__fail(to->g, at, "fit", "channel %d of the validation data has mean %g and deviation "
+                             "%g, of the training data %g and %g: say cnn_standardize(&validation, &train)",
+                             k, (double)d->mean[k], (double)d->deviation[k], (double)as->mean[k],
+                             (double)as->deviation[k]);
+    return true;
+}
+
 CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
@@ -7484,10 +7700,13 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
                         .nesterov = a.nesterov, .beta1 = a.beta1, .beta2 = a.beta2, .alpha = a.alpha,
                         .eps = a.eps, .dampening = a.dampening }, resolved;
     if (!cnn__find_feed(&r.to, a.at, "fit", a.loss, a.logits, a.train)) return false;
-    cnn_graph *g = r.g = s.g = r.to.g;
+    cnn_graph *g = r.g = s.g = cnn_at_graph(a.at, r.to.g);
     resolved = s;
-    if (a.validation && !cnn__find_feed(&r.test, a.at, "fit, validation", a.loss, a.logits, a.validation))
-        return false;
+    if (a.validation && (!cnn__find_feed(&r.test, a.at, "fit, validation", a.loss, a.logits, a.validation) ||
+                         !cnn__check_normalised(&r.test, a.at, a.validation, a.train))) return false;
+    if (g->batch_unsaid && a.train->count > 1)
+        return cnn__fail(g, a.at, "fit", "max_batch was not said in cnn_new: each batch would be one sample; "
+                         "if that is meant, say .max_batch = 1");
     if (!cnn__resolve_step(g, "fit", &resolved)) return false; /* each cnn_step does it again */
     if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
     if (!(a.lr_end >= 0) || isinf(a.lr_end))
@@ -7511,7 +7730,7 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     if (a.patience && !a.validation)
         return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
     r.a = a, r.step = s, r.epochs = a.epochs ? a.epochs : 1, r.per_update = a.accumulate ? a.accumulate : 1;
-    r.batches = (a.train->count - 1) / g->config.max_batch + 1;
+    if (!cnn__count_batches(&r)) return false;
     r.history_from = a.history ? a.history->count : 0;
     r.at.best_loss = INFINITY;
     size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
@@ -7553,6 +7772,7 @@ static cnn__text cnn__clock_text(double seconds)               /* 0:07, 12:34, 1
 CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
 {
     static const char full[] = "########################", empty[] = "........................";
+    if (!p) return false;
     FILE *f = user ? (FILE *)user : stderr;
     int   of = p->epochs, all = p->batches > 0 ? p->batches : 1, cells = (int)sizeof full - 1;
     if (p->epoch_done) {
@@ -7786,7 +8006,7 @@ static bool cnn__file_fail(const cnn__file *f, const char *format, ...)
 {
     va_list ap;
     va_start(ap, format);
-    cnn__vfail(f->g, f->at, f->what, f->path ? cnn__path_end(f->path) : NULL, format, ap);
+    cnn__vfail(f->g, f->at, f->what, f->path ? cnn__path_end(f->path) : NULL, NULL, format, ap);
     va_end(ap);
     return false;
 }
@@ -8811,7 +9031,7 @@ static bool cnn__put_tensors(cnn__writer *w)
 static void cnn__numbers_of_run(const cnn__run *r, uint64_t number[CNN__NUMBERS])
 {
     number[CNN__MAX_BATCH] = (uint64_t)r->g->config.max_batch;
-    number[CNN__SAMPLES] = (uint64_t)r->a.train->count;
+    number[CNN__SAMPLES] = (uint64_t)r->samples;
     number[CNN__ACCUMULATE] = (uint64_t)r->per_update;
     number[CNN__EPOCHS] = (uint64_t)r->epochs;
     number[CNN__DONE] = r->at.epochs, number[CNN__FED] = r->at.fed, number[CNN__UPDATES] = r->at.updates;
@@ -9148,7 +9368,7 @@ static bool cnn__write_beside(const char *path, char *temporary, size_t room, bo
 
 CNN_API bool cnn_write_file(const char *path, bool (*write)(FILE *, void *), void *user)
 {
-    if (!path) return errno = EINVAL, false;
+    if (!path || !write) return errno = EINVAL, false;
     if (cnn__is_special(path)) {
         FILE *file = fopen(path, "wb");
         return file && cnn__write_and_close(file, write, user);
@@ -9277,10 +9497,11 @@ static bool cnn__resume_run(cnn__run *r)
    >>inspect ---- 13. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
-/* Node i of those that matter once the order is known, of all recorded before that; NULL behind the last. */
+/* Node i of those that matter once the order is known, of all recorded before that; NULL behind the last. Of a
+   net that could not be recorded, what came last has no shape, and perhaps no operands: then there is none. */
 static cnn__node *cnn__nth(const cnn_graph *g, int i)
 {
-    if (!g || i >= (g->planned ? g->n_order : g->n_nodes)) return NULL;
+    if (!g || (!g->planned && g->error[0]) || i >= (g->planned ? g->n_order : g->n_nodes)) return NULL;
     return g->planned ? g->order[i] : g->node[i];
 }
 
@@ -9706,7 +9927,8 @@ CNN_API bool cnn_doctor(cnn_graph *g, int on)
 
 CNN_API const char *cnn_doctor_report(const cnn_graph *g)
 {
-    return g && g->doctor && g->doctor->report[0] ? g->doctor->report : NULL;
+    if (!g || !g->doctor) return "the doctor is not on: cnn_doctor(g, 1)";
+    return g->doctor->report[0] ? g->doctor->report : "healthy so far";
 }
 
 /* ---- Checkup: what is not wrong but will not learn. The limits are rules of thumb. ---- */
@@ -9736,6 +9958,16 @@ static void cnn__check_node(cnn__page *p, const cnn_tensor *t, int dead)
                     "or use cnn_leaky_relu\n", t->name, at, dead, t->shape.c);
 }
 
+static const cnn_tensor *cnn__zero_weight(const cnn_graph *g, const cnn__doctor *d)
+{
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *t = &g->order[i]->t;
+        const cnn_stats  *s = &d->value[i];
+        if (t->kind == CNN_PARAM && t->shape.n > 1 && s->count && s->zeros == s->count) return t;
+    }
+    return NULL;
+}
+
 /* How the gradients of the layers' weights compare, each as root mean square. */
 static void cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__doctor *d)
 {
@@ -9746,8 +9978,11 @@ static void cnn__check_gradients(cnn__page *p, const cnn_graph *g, const cnn__do
         const double      rms = cnn__rms(&d->grad[i]);
         if (t->kind != CNN_PARAM || !t->needs_grad) continue;
         squares += rms * rms * (double)d->grad[i].count;
+        const cnn_tensor *zero = rms == 0 ? cnn__zero_weight(g, d) : NULL;
         if (rms == 0)
-            cnn__say(p, "%s: its gradient is zero: everything behind it is dead or saturated\n", t->name);
+            cnn__say(p, "%s: its gradient is zero: %s%s\n", t->name, zero ? zero->name : "everything",
+                     zero ? " is zero everywhere: weights start at random, as with CNN_INIT_HE"
+                          : " behind it is dead or saturated");
         else if (rms < low) low = rms, least = t->name;
         if (rms > high) high = rms, most = t->name;
     }
@@ -13224,7 +13459,7 @@ static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y
     }
 }
 
-/* Column j of the windows of a row: it lies inside the plane for the windows *from <= ox < *to. */
+/* What lies j columns behind the start of its window: inside the plane for the windows *from <= ox < *to. */
 static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
 {
     const int last = t->w - 1 + t->pw - j;              /* ox sw <= last */
@@ -13243,16 +13478,16 @@ static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *r
             float *to = y + ((ptrdiff_t)plane * t->oh + oy) * t->ow;
             float  v[CNN__MAX_LANES];
             int    y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
             const float *in = x + (ptrdiff_t)plane * t->h * t->w;
             for (int ox = 0, n; ox < t->ow; ox += n) {
                 n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL);
                 cnn__copy(to + ox, v, n);
                 if (n) continue;
                 n = 1, to[ox] = 0;
-                cnn__window(ox, t->w, t->kw, t->sw, t->pw, 1, &x0, &x1);
-                for (int iy = y0; iy < y1; iy++)
-                    for (int ix = x0; ix < x1; ix++) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
+                cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
+                for (int iy = y0; iy < y1; iy += t->dh)
+                    for (int ix = x0; ix < x1; ix += t->dw) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
             }
             for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];
         }
@@ -13263,18 +13498,19 @@ static void cnn__fast_avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, flo
 {
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w;
     const int reach = t->pw - (t->ow - 1) * t->sw;      /* columns that meet the plane in some window */
-    const int j0 = reach > 0 ? reach : 0, j1 = t->kw < t->w + t->pw ? t->kw : t->w + t->pw;
+    const int j0 = reach > 0 ? (int)cnn__ceil(reach, t->dw) : 0;
+    const int j1 = (int)cnn__min(t->kw, cnn__ceil(t->w + t->pw, t->dw));
     CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
     for (int plane = 0; plane < t->planes; plane++) {
         if (clear) memset(dx + plane * in, 0, (size_t)in * sizeof *dx);
         for (int oy = 0; oy < t->oh; oy++) {
             const float *from = dy + ((ptrdiff_t)plane * t->oh + oy) * t->ow, *across = share + t->oh;
             int          y0, y1, x0, x1;
-            cnn__window(oy, t->h, t->kh, t->sh, t->ph, 1, &y0, &y1);
-            for (int iy = y0; iy < y1; iy++)
+            cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
+            for (int iy = y0; iy < y1; iy += t->dh)
                 for (int j = j0; j < j1; j++) {
-                    cnn__column(t, j, &x0, &x1);
-                    float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j;
+                    cnn__column(t, j * t->dw, &x0, &x1);
+                    float *to = dx + ((ptrdiff_t)plane * t->h + iy) * t->w + x0 * t->sw - t->pw + j * t->dw;
                     for (int ox = x0, step = t->sw; ox < x1; ox++, to += step)
                         *to += from[ox] * share[oy] * across[ox];
                 }
@@ -13739,7 +13975,8 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
     return true;
 }
 
-#endif /* CNN_IMPLEMENTATION_ONCE */
+#undef  CNN_AT_
+#define CNN_AT_(kind, x) cnn_at_##kind(CNN_HERE, x)
 #endif /* CNN_IMPLEMENTATION */
 
 /* >>licence ---- Licence -----------------------------------------------------------------------------------

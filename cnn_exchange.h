@@ -69,7 +69,7 @@ CNN_API bool cnn_export_c_(cnn_export_c_args);
 #endif /* CNN_EXCHANGE_H_INCLUDED */
 
 /* To USE the companion stop here. To know how it works read on. */
-#if defined(CNN_IMPLEMENTATION) || defined(CNN_EXCHANGE_IMPLEMENTATION)
+#if (defined(CNN_IMPLEMENTATION) || defined(CNN_EXCHANGE_IMPLEMENTATION)) && !defined(__cplusplus)
 #ifndef CNN_EXCHANGE_IMPLEMENTATION_ONCE
 #define CNN_EXCHANGE_IMPLEMENTATION_ONCE
 
@@ -451,20 +451,20 @@ static const char cnnx_avg_pool[] =
     "static void @_avg_pool(const @_window *t, float *restrict y, const float *restrict x,\n"
     "                       int no_count_pad)\n"
     "{\n"
-    "    const int ph = no_count_pad ? 0 : t->ph, pw = no_count_pad ? 0 : t->pw;\n"
+    "    const int ph = no_count_pad ? 0 : t->ph, pw = no_count_pad ? 0 : t->pw, dh = t->dh, dw = t->dw;\n"
     "    for (int c = 0; c < t->c; c++, x += t->h * t->w)\n"
     "        for (int i = 0; i < t->oh; i++)\n"
     "            for (int j = 0; j < t->ow; j++) {\n"
     "                const int top = i * t->sh - t->ph, left = j * t->sw - t->pw;\n"
-    "                const int r0 = top > 0 ? top : 0, r1 = top + t->kh < t->h ? top + t->kh : t->h;\n"
-    "                const int c0 = left > 0 ? left : 0, c1 = left + t->kw < t->w ? left + t->kw : t->w;\n"
-    "                const int a0 = top > -ph ? top : -ph, b0 = left > -pw ? left : -pw;\n"
-    "                const int a1 = top + t->kh < t->h + ph ? top + t->kh : t->h + ph;\n"
-    "                const int b1 = left + t->kw < t->w + pw ? left + t->kw : t->w + pw;\n"
+    "                const int bottom = top + t->kh * dh, right = left + t->kw * dw;\n"
     "                float     sum = 0;\n"
-    "                for (int r = r0; r < r1; r++)\n"
-    "                    for (int q = c0; q < c1; q++) sum += x[r * t->w + q];\n"
-    "                *y++ = sum / (float)((a1 - a0) * (b1 - b0));\n"
+    "                int       rows = 0, columns = 0;\n"
+    "                for (int r = top; r < bottom; r += dh) rows += r >= -ph && r < t->h + ph;\n"
+    "                for (int q = left; q < right; q += dw) columns += q >= -pw && q < t->w + pw;\n"
+    "                for (int r = top; r < bottom && r < t->h; r += dh)\n"
+    "                    for (int q = left; r >= 0 && q < right && q < t->w; q += dw)\n"
+    "                        if (q >= 0) sum += x[r * t->w + q];\n"
+    "                *y++ = sum / (float)(rows * columns);\n"
     "            }\n"
     "}\n";
 
@@ -717,7 +717,7 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_EACH(relu,       "v < 0 ? 0 : v"),
     CNNX_EACH(leaky_relu, "v < 0 ? a * v : v"),
     CNNX_EACH(scale,      "a * v + b"),
-    CNNX_EACH(clamp,      "v < a ? a : v > b ? b : v"),
+    CNNX_EACH(clamp,      "v < a ? a < b ? a : b : v > b ? b : v"),
     CNNX_EACH(hard_swish, "v * ((v < -3 ? -3 : v > 3 ? 3 : v) + 3) / 6"),
     CNNX_EACH(abs,        "v < 0 ? -v : v"),
     CNNX_EACH(sigmoid,    "1 / (1 + expf(-v))"),

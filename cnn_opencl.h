@@ -423,7 +423,7 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
     A(X, leaky_relu, v > 0.0f ? v : k0 * v,             v > 0.0f ? 1.0f : k0)                                \
     A(X, sigmoid,    1.0f / (1.0f + exp(-v)),           v * (1.0f - v))                                      \
     A(X, tanh,       tanh(v),                           1.0f - v * v)                                        \
-    A(X, clamp,      v < k0 ? k0 : v > k1 ? k1 : v,     v > k0 && v < k1 ? 1.0f : 0.0f)                      \
+    A(X, clamp,      v < k0 ? fmin(k0, k1) : v > k1 ? k1 : v, v > k0 && v < k1 ? 1.0f : 0.0f)             \
     A(X, elu,        v > 0.0f ? v : k0 * expm1(v),      v > 0.0f ? 1.0f : v + k0)                            \
     A(X, gelu,       k0 != 0.0f ? v * gelu_share(v) : 0.5f * v * erfc(v * -0.707106781f),                    \
                      k0 != 0.0f ? gelu_slope(v)                                                              \
@@ -836,22 +836,28 @@ static const char *const cnn__cl_source[] = {
     }
     /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and
        padding, which may be more than an int holds */
+    int inside(int start, int k, int d, int size, int p)
+    {
+        const int first = first_inside(start + p, d) - p;
+        return (min(start + (k - 1) * d + 1, size + p) - first + d - 1) / d;
+    }
     float window_size(conv g, int count_pad, int oy, int ox)
     {
         const int p = count_pad ? g.ph : 0; const int q = count_pad ? g.pw : 0;
-        const int y0 = oy * g.sh - g.ph; const int x0 = ox * g.sw - g.pw;
-        const float rows = (float)(min(y0 + g.kh, g.h + p) - max(y0, -p));
-        return rows * (float)(min(x0 + g.kw, g.w + q) - max(x0, -q));
+        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, p)
+             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, q);
     }
     __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, int count_pad, int items)
     {
         BASE(y) BASE(x) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
         const size_t plane = (size_t)(o / (g.ow * g.oh)) * g.h * g.w;
-        const int y0 = max(oy * g.sh - g.ph, 0); const int y1 = min(oy * g.sh - g.ph + g.kh, g.h);
-        const int x0 = max(ox * g.sw - g.pw, 0); const int x1 = min(ox * g.sw - g.pw + g.kw, g.w);
+        const int top = oy * g.sh - g.ph; const int left = ox * g.sw - g.pw;
+        const int y1 = min(top + (g.kh - 1) * g.dh + 1, g.h);
+        const int x1 = min(left + (g.kw - 1) * g.dw + 1, g.w);
         float sum = 0.0f;
-        for (int iy = y0; iy < y1; iy++) for (int ix = x0; ix < x1; ix++) sum += x[plane + iy * g.w + ix];
+        for (int iy = first_inside(top, g.dh); iy < y1; iy += g.dh)
+            for (int ix = first_inside(left, g.dw); ix < x1; ix += g.dw) sum += x[plane + iy * g.w + ix];
         y[o] = sum / window_size(g, count_pad, oy, ox);
     }
     __kernel void avg_pool_backward(ARRAY(dx), ARRAY(dy), conv g, int count_pad, int items)
@@ -859,10 +865,12 @@ static const char *const cnn__cl_source[] = {
         BASE(dx) BASE(dy) ITEM(i, items)
         const int ix = i % g.w; const int iy = i / g.w % g.h;
         const size_t out = (size_t)(i / (g.h * g.w)) * g.oh * g.ow;
+        const int kh = (g.kh - 1) * g.dh + 1; const int kw = (g.kw - 1) * g.dw + 1;
         float sum = 0.0f;
-        for (int oy = first_window(iy, g.kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
-            for (int ox = first_window(ix, g.kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
-                sum += dy[out + oy * g.ow + ox] / window_size(g, count_pad, oy, ox);
+        for (int oy = first_window(iy, kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
+            for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
+                if ((iy + g.ph - oy * g.sh) % g.dh == 0 && (ix + g.pw - ox * g.sw) % g.dw == 0)
+                    sum += dy[out + oy * g.ow + ox] / window_size(g, count_pad, oy, ox);
         dx[i] += sum;
     }),
 
@@ -2851,7 +2859,8 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
         return cnn_matmul(cnn_flatten(x), cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE));
     if (op == &cnn_op_max_pool)
         return cnn_max_pool(x, 3, .stride = 2, .pad = way, .dilation = 1 + way);
-    if (op == &cnn_op_avg_pool)        return cnn_avg_pool(x, 3, .stride = 2, .pad = 1, .no_count_pad = way);
+    if (op == &cnn_op_avg_pool)
+        return cnn_avg_pool(x, 3, .stride = 2, .pad = 2, .dilation_w = 1 + way, .no_count_pad = way);
     if (op == &cnn_op_global_avg_pool) return cnn_global_avg_pool(x);
     if (op == &cnn_op_sum)             return cnn_sum(x, CNN_N | CNN_W);
     if (op == &cnn_op_mean)            return cnn_mean(x, way ? 0 : CNN_C);

@@ -66,6 +66,10 @@ for c in gcc $CLANG; do
 done
 if have $CLANG; then built 'clang' $CLANG -std=c99 -O0 $STRICT -I"$INC" -DONE_FILE $S/net.c; fi
 if printf 'int main() { return 0; }\n' | $CXX -x c++ - -o "$BUILD/probe" >/dev/null 2>&1; then
+    printf '#define CNN_IMPLEMENTATION\n#include "cnn.h"\n' >"$BUILD/wrong.cc"         # one error, that says what to do
+    out=$($CXX -std=c++11 -I"$INC" -fsyntax-only "$BUILD/wrong.cc" 2>&1)
+    [ "$(printf '%s\n' "$out" | grep -c ' error: ')" -eq 1 ] && [ "${out#*into a .c file}" != "$out" ] && pass ||
+        fail 'CNN_IMPLEMENTATION in C++: one error' "$out"
     ok    'C++11, declarations' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -I. -fsyntax-only $S/cpp11.cc
     built 'cpp11' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -I. $S/cpp11.cc "$BUILD/impl.o"
     printf '#include "cnn.h"\ncnn_tensor *f(cnn_tensor *x) { return cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 6, .kernel = 5, .pad = 2 }); }\n' >"$BUILD/cpp20.cc"

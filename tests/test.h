@@ -98,6 +98,18 @@ static inline bool test__check_str(const char *a, const char *b, const char *fil
     return test__check(test__same(a, b), file, line, "%s is\n        %s\n    not\n        %s", what, a ? a : "NULL", b ? b : "NULL");
 }
 
+/* A message without the places: "lenet.c:14: feed: why (called at lenet.c:20)" is "feed: why". */
+static inline const char *test_words(const char *message)
+{
+    static char words[600];
+    if (!message) return NULL;
+    const char *colon = strstr(message, ".c:"), *blank = strchr(message, ' ');
+    snprintf(words, sizeof words, "%s", colon && blank && colon < blank ? blank + 1 : message);
+    char *call = strstr(words, " (called at ");
+    if (call) *call = 0;
+    return words;
+}
+
 /* Each check is an expression: true if it held. */
 #define CHECK(condition)        test__check((condition), __FILE__, __LINE__, "%s", #condition)
 #define CHECK_MSG(condition, ...) test__check((condition), __FILE__, __LINE__, __VA_ARGS__)

@@ -62,7 +62,7 @@ static void doctor_forward(void)
     net n = small(cnn_log_, 1);
     CHECK(cnn_doctor(n.g, 1));
     run(&n, 1, 2);
-    CHECK(!cnn_error(n.g) && !cnn_doctor_report(n.g));
+    CHECK(!cnn_error(n.g) && strcmp(cnn_doctor_report(n.g), "healthy so far") == 0);
     run(&n, -3, 2);
     const char *r = cnn_doctor_report(n.g), *e = cnn_error(n.g);
     has(e, "here.c:7: log \"act\": doctor: NaN in the output of \"act\" (forward, after 0 updates)");
@@ -99,7 +99,7 @@ static void doctor_forward(void)
     n = small(cnn_log_, 1);                     /* off: nothing is said */
     CHECK(cnn_doctor(n.g, 1) && cnn_doctor(n.g, 0));
     run(&n, -3, 2);
-    CHECK(!cnn_error(n.g) && !cnn_doctor_report(n.g));
+    CHECK(!cnn_error(n.g) && strcmp(cnn_doctor_report(n.g), "healthy so far") == 0);
     cnn_free(n.g);
 }
 
@@ -128,7 +128,7 @@ static void doctor_update(void)
     has(cnn_doctor_report(n.g), "Inf in the update of dense \"fc\" (");
     has(cnn_doctor_report(n.g), "gradient  fc.weight (2,2,1,1): 4 values, 0 NaN, 0 Inf; min ");
     cnn_free(n.g);
-    CHECK(!cnn_doctor(NULL, 1) && !cnn_doctor_report(NULL));
+    CHECK(!cnn_doctor(NULL, 1) && strstr(cnn_doctor_report(NULL), "not on"));
     cnn_graph *g = cnn_new();
     CHECK(!cnn_doctor(g, 1));
     has(cnn_error(g), "doctor: call cnn_compile first");
