@@ -1180,7 +1180,7 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
        CNN__MOST_THREADS = 1024 };      /* where a system has no more threads, OpenMP ends the program */
 
-typedef struct { cnn_isa isa; int threads; bool exact; } cnn__cpu;      /* what every fast kernel has to know */
+typedef struct { cnn_isa isa; int threads; bool exact; } cnn__cpu;   /* what a fast kernel has to know */
 
 /* ---- Sizes that cannot overflow ---- */
 
