@@ -4,6 +4,7 @@
 #   make test         every test; ends with `N passed, N failed`
 #   make sanitize     the tests again under AddressSanitizer, UBSan and ThreadSanitizer
 #   make coverage     which branches of cnn.h no test takes (gcc's gcov); 95 % are the least
+#   make odd          some of the tests again under -Ofast, x87 arithmetic, and clang's sanitizer of conversions
 #   make test-opencl  the tests of cnn_opencl.h alone (make test runs them too, where OpenCL is installed)
 #   make examples     all examples, into build/
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
@@ -37,7 +38,7 @@ HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h cnn_exchange.h)
 RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
             OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 
-.PHONY: all run examples test test-opencl sanitize coverage bench bench-peers bench-opencl clean
+.PHONY: all run examples test test-opencl sanitize odd coverage bench bench-peers bench-opencl clean
 all: examples
 
 run: $(B)/lenet
@@ -123,6 +124,29 @@ $(B)/cov_kernels: tests/test_kernels.c $(TESTING)
 
 $(B)/cov_cnn.o: tests/cnn.c $(TESTING)
 	$(COV_CC) --coverage -c $< -o $@
+
+# Options that change arithmetic, which the implementation must not notice, and one that watches it. Tests that hold
+# no implementation are compiled without the first two: their own NaN would be lost.
+ODD_TESTS := rooms kernels files train
+UBSAN     := -fsanitize=undefined,float-cast-overflow
+fast       = $(CC) -std=gnu17 -Ofast
+x87        = $(CC) -std=gnu17 -O1 -mfpmath=387
+cast       = $(CLANG) -std=c99 -O1 $(UBSAN) -fno-sanitize-recover=all
+ODD       := $(if $(call takes,$(CC),-Ofast),fast) $(if $(call takes,$(CC),-mfpmath=387),x87) \
+             $(if $(call takes,$(CLANG),$(UBSAN)),cast)
+
+odd: $(foreach o,$(ODD),$(ODD_TESTS:%=$(B)/$(o)_%))
+	@$(if $(filter cast,$(ODD)),,echo "    skipped: $(CLANG) has no $(UBSAN)";) $(RUN_TESTS) $^
+
+define ODD_RULES
+$(B)/$(1)_cnn.o: tests/cnn.c $(TESTING)
+	$($(1)) $(INCLUDE) -c $$< -o $$@
+$(B)/$(1)_kernels: tests/test_kernels.c $(TESTING)
+	$($(1)) $(INCLUDE) $$< -o $$@ $(LDLIBS)
+$(B)/$(1)_%: tests/test_%.c $(B)/$(1)_cnn.o
+	$(filter-out -Ofast -mfpmath=387,$($(1))) $(INCLUDE) $$< $(B)/$(1)_cnn.o -o $$@ $(LDLIBS)
+endef
+$(foreach o,$(ODD),$(eval $(call ODD_RULES,$(o))))
 
 # ---- Bench ----
 

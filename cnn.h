@@ -59,6 +59,14 @@
    problem, never by the number of threads. After a fork, a graph of the parent's runs in the child on one
    thread; for a new one say .threads = 1, as OpenMP's threads are the parent's.
 
+   Numbers. All arithmetic is float, as it is written, whatever options the compiler is given (-Ofast,
+   -mfpmath=387): for one instruction set gcc and clang give the same bits. Long sums are made in double or in
+   parts. 3x3 and 5x5 convolutions of many channels take Winograd's algorithm, which errs by up to 1e-5 of the
+   largest output, against 5e-7, and whose sums exceed the result some 100 times, so that values above 1e36
+   overflow; .exact = 1 does without. Kernels multiply by zeros that the formula has not, so an infinity may
+   make NaN of more elements than the formula does. Denormal numbers, below 1.2e-38, count, though many CPUs
+   take 100 times as long for them: to flush them to 0 is a mode of each thread, and the program's to set.
+
    Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
    running_mean and running_var. Without a name, layers are numbered at compile in the order of the post-order
    walk from the loss: conv2d1, conv2d2, dense1, ... Nothing depends on the order in which nodes were created,
@@ -71,7 +79,6 @@
        CNN_FREE(p)
        CNN_NO_STDIO                   no FILE and no files: no load, save, summary; memory versions remain
        CNN_NO_SIMD                    plain C99, for any compiler
-       CNN_NO_WINOGRAD                3x3 and 5x5 convolutions by the direct sum: slower, rounded less
 
    >>map ---- Map: search for a tag; minutes of a reader who knows C -----------------------------------------
 
@@ -168,6 +175,7 @@ typedef struct {
                                        an error. plain: every kernel is its formula as a loop, see >>loops */
     cnn_backend *backend;           /* default: none, everything on the CPU */
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
+    int          exact;             /* 1: 3x3 and 5x5 convolutions by the direct sum: slower, rounded less */
     int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs */
     int          keep_grads;        /* 1: activations' gradients stay readable after cnn_backward */
     const cnn_kernel *rows;         /* functions of yours that replace CPU functions, ended by { NULL }: see
@@ -774,7 +782,7 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
    cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
    written again by saving. */
 typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
-                 int max_batch, threads, inference, keep_grads; /* as in cnn_new */
+                 int max_batch, threads, exact, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
                                                     another one starts without a state */
@@ -1131,6 +1139,25 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
    >>base ---- 1. Configuration, sizes, shapes, bits, random numbers
    ======================================================================================================== */
 
+/* Arithmetic as it is written, from here to the end of the implementation, whatever options the program is
+   compiled with: every operation rounds to its type, sums keep their order, NaN and infinity exist, and a
+   product plus a sum is two operations. So any compiler gives the same bits, and -Ofast cannot spoil them. */
+#if defined(__clang__) && (defined(__x86_64__) || defined(__i386__))
+#pragma float_control(push)
+#pragma float_control(precise, on)
+#pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize("no-fast-math", "fp-contract=off")
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(__SSE2_MATH__)
+#pragma GCC target("sse2,fpmath=sse")
+#endif
+#elif defined(__FAST_MATH__)
+#error "cnn.h: compile the file with CNN_IMPLEMENTATION without -ffast-math"
+#elif defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
+
 #include <float.h>
 #include <limits.h>
 #include <math.h>
@@ -1204,7 +1231,7 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
        CNN__MOST_THREADS = 1024 };      /* where a system has no more threads, OpenMP ends the program */
 
-typedef struct { cnn_isa isa; int threads; } cnn__cpu;      /* what every fast kernel has to know */
+typedef struct { cnn_isa isa; int threads; bool exact; } cnn__cpu;   /* what a fast kernel has to know */
 
 /* ---- Sizes that cannot overflow ---- */
 
@@ -1615,7 +1642,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
     g->batch = config.max_batch, g->batch_unsaid = unsaid;
     g->run = 1;                         /* nodes start with stamp 0: nothing has computed them */
     g->cpu.threads = config.threads, g->process = CNN__PROCESS;
-    g->cpu.isa = config.isa;
+    g->cpu.isa = config.isa, g->cpu.exact = config.exact != 0;
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
     char        names[80];
     if (wish && *wish && !(g->cpu.isa = cnn__isa_named(wish, names, sizeof names)))
@@ -1926,33 +1953,49 @@ static CNN__INLINE float cnn__select(bool yes, float a, float b)
     return cnn__float_of_bits((cnn__bits_of_float(a) & mask) | (cnn__bits_of_float(b) & ~mask));
 }
 
-/* e^x = (1 + the result) * power; |x| <= 87, or x is not a number, and neither is the result then. */
-static CNN__INLINE float cnn__exp_parts(float x, float *power)
+/* x, but in low..high. */
+static CNN__INLINE float cnn__within(float low, float x, float high)
 {
-    float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;      /* 1.5 * 2^23: rounds */
-    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    *power = cnn__float_of_bits((cnn__bits_of_float(shifted) + 127u) << 23);       /* the exponent of 2^n */
+    return cnn__select(x < low, low, cnn__select(x > high, high, x));
+}
+
+/* 2^n for -127 < n < 128: its exponent. */
+static CNN__INLINE float cnn__power_of_2(uint32_t n) { return cnn__float_of_bits((n + 127u) << 23); }
+
+/* e^x = (1 + the result) 2^n; |x| <= 104, or x is not a number, and neither is the result then. */
+static CNN__INLINE float cnn__exp_parts(float x, uint32_t *n)
+{
+    float shifted = x * 1.44269504f + 12582912.0f, m = shifted - 12582912.0f;      /* 1.5 * 2^23: rounds */
+    float r = (x - m * 0.693359375f) + m * 2.12194440e-4f;
+    *n = cnn__bits_of_float(shifted) - cnn__bits_of_float(12582912.0f);
     float p = 1.0f / 5040;
     p = p * r + 1.0f / 720, p = p * r + 1.0f / 120, p = p * r + 1.0f / 24, p = p * r + 1.0f / 6,
     p = p * r + 0.5f;
     return r + r * r * p;
 }
 
-/* Relative error below 2e-7. 0 below -87 (where e^x = 1.6e-38) and infinite above 88 (1.7e38). */
+/* Relative error below 2e-7 where e^x is at least FLT_MIN; denormal from there to e^-103.9, then 0; infinite
+   above e^88.7, FLT_MAX. 2^n is two factors, since it may be too large, or too small, for one. */
 static CNN__INLINE float cnn__exp(float x)
 {
-    float power, y = cnn__select(x > 88.0f, 88.0f, cnn__select(x < -87.0f, -87.0f, x));
-    y = (1 + cnn__exp_parts(y, &power)) * power;
-    return cnn__select(x > 88.0f, (float)INFINITY, cnn__select(x < -87.0f, 0.0f, y));
+    uint32_t       n;
+    const float    y = 1 + cnn__exp_parts(cnn__within(-104, x, 89), &n);
+    const uint32_t half = ((n + 256u) >> 1) - 128u;
+    return y * cnn__power_of_2(half) * cnn__power_of_2(n - half);
+}
+
+/* e^x - 1 for |x| <= 87, without cancellation near 0. */
+static CNN__INLINE float cnn__exp_less_one(float x)
+{
+    uint32_t    n;
+    const float e = cnn__exp_parts(x, &n), power = cnn__power_of_2(n);
+    return e * power + (power - 1);
 }
 
 /* tanh x = (e^2x - 1) / (e^2x + 1). Relative error below 3e-7; beyond |x| = 10 it is 1 in float. */
 static CNN__INLINE float cnn__tanh(float x)
 {
-    float power, y = cnn__select(x > 10.0f, 10.0f, cnn__select(x < -10.0f, -10.0f, x));
-    float e = cnn__exp_parts(2 * y, &power);
-    /* e^2x - 1, without cancellation */
-    e = e * power + (power - 1);
+    const float e = cnn__exp_less_one(2 * cnn__within(-10, x, 10));
     return e / (e + 2);
 }
 
@@ -2104,19 +2147,21 @@ CNN__KERNEL(avg_pool, const cnn__cpu *cpu, const cnn__pool *t, float *restrict y
 CNN__KERNEL(avg_pool_back, const cnn__cpu *cpu, const cnn__pool *t, float *restrict dx,
                            const float *restrict dy, const float *share, bool clear);
 
-/* Per channel of (N,C,P), P = H*W: the mean, and the mean square of the distance from it, in two passes, as
-   E[x^2] - E[x]^2 would cancel. */
-CNN__KERNEL(channel_moments, const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n, int c,
-                             ptrdiff_t plane);
-/* y = (x - mean) rstd w + b, then the tail; w, b NULL count as 1, 0; y may be x. */
-CNN__KERNEL(normalize, const cnn__cpu *cpu, float *y, const float *x, const float *mean, const float *rstd,
-                       const float *w, const float *b, int n, int c, ptrdiff_t plane, const cnn__tail *tail);
-/* With M = N*P and X = (x - mean) rstd:  db += sum dy,  dw += sum dy X,
+/* Per channel of (N,C,P), P = H*W: the mean, which is mean + rest, as one float may be too coarse for it
+   (10^6 + 0.3), and the mean square of the distance from it, in two passes, as E[x^2] - E[x]^2 would
+   cancel. */
+CNN__KERNEL(channel_moments, const cnn__cpu *cpu, float *mean, float *rest, float *variance, const float *x,
+                             int n, int c, ptrdiff_t plane);
+/* y = (x - mean - rest) rstd w + b, then the tail; rest, w, b NULL count as 0, 1, 0; y may be x. */
+CNN__KERNEL(normalize, const cnn__cpu *cpu, float *y, const float *x, const float *mean, const float *rest,
+                       const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane,
+                       const cnn__tail *tail);
+/* With M = N*P and X = (x - mean - rest) rstd:  db += sum dy,  dw += sum dy X,
    dx += w rstd (dy - sum(dy)/M - X sum(dy X)/M), because mean and rstd depend on x too. Each of dx, dw, db
    may be NULL; where dx lies in the place of dy it is set. */
 CNN__KERNEL(normalize_back, const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
-                            const float *x, const float *mean, const float *rstd, const float *w, int n,
-                            int c, ptrdiff_t plane);
+                            const float *x, const float *mean, const float *rest, const float *rstd,
+                            const float *w, int n, int c, ptrdiff_t plane);
 
 /* y[i] = f(x[i], a[i], b[i]; k) for i < n; y may be x; a and b may be NULL; f NULL: y = x. Back: dx[i] +=
    f(dy[i], a[i]; k), or, where dx lies in the place of dy, dx[i] = that. */
@@ -3305,7 +3350,7 @@ CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 /* ---- batch_norm -------------------------------------------------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
  *   training:    m, v = mean and variance over (N,H,W), M elements;
- *      running += momentum ((m, v M/(M-1)) - running): the running variance is the unbiased one, as PyTorch's
+ *      running = (1 - momentum) running + momentum (m, v M/(M-1)): unbiased, as PyTorch's
  *   evaluation:  m, v = the running ones
  *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X))
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
@@ -3317,10 +3362,10 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
     const int    n = y->shape.n, c = y->shape.c, plane = cnn__plane(y->shape);
     float       *running_mean = cnn_operand(y, "running_mean")->data;
     float       *running_var = cnn_operand(y, "running_var")->data;
-    const float *x = y->in[0]->data, *mean = running_mean, *var = running_var;
+    const float *x = y->in[0]->data, *mean = running_mean, *rest = NULL, *var = running_var;
     float       *rstd = cnn_scratch(y);
     if (mode == CNN_TRAIN) {
-        float       *m = y->saved, *v = m + c;
+        float       *m = y->saved, *v = m + c, *more = v + c;
         const double count = (double)n * plane;
         if (count < 2) {
             cnn_fail(
@@ -3329,15 +3374,16 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
                 cnn__shape_text(y).s, n);
             return;
         }
-        cnn__channel_moments(&y->graph->cpu, m, v, x, n, c, plane);
+        cnn__channel_moments(&y->graph->cpu, m, more, v, x, n, c, plane);
         for (int i = 0; i < c; i++) {
-            running_mean[i] += a->momentum * (m[i] - running_mean[i]);
-            running_var[i] += a->momentum * ((float)((double)v[i] * count / (count - 1)) - running_var[i]);
+            const float unbiased = (float)((double)v[i] * count / (count - 1));
+            running_mean[i] = (1 - a->momentum) * running_mean[i] + a->momentum * m[i];
+            running_var[i] = (1 - a->momentum) * running_var[i] + a->momentum * unbiased;
         }
-        mean = m, var = v, rstd = v;
+        mean = m, rest = more, var = v, rstd = v;
     }
     for (int i = 0; i < c; i++) rstd[i] = 1 / sqrtf(var[i] + a->eps);
-    cnn__normalize(&y->graph->cpu, y->data, x, mean, rstd, cnn__data(cnn_operand(y, "weight")),
+    cnn__normalize(&y->graph->cpu, y->data, x, mean, rest, rstd, cnn__data(cnn_operand(y, "weight")),
                    cnn__data(cnn_operand(y, "bias")), n, c, plane, cnn__of(y)->tail);
 }
 static void cnn__batch_norm_backward(cnn_tensor *y)
@@ -3345,9 +3391,10 @@ static void cnn__batch_norm_backward(cnn_tensor *y)
     const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
     const float      *mean = y->saved, *rstd = mean + y->shape.c;
     cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, cnn__grad(w), cnn__grad(b), y->grad, y->in[0]->data,
-                        mean, rstd, cnn__data(w), y->shape.n, y->shape.c, cnn__plane(y->shape));
+                        mean, rstd + y->shape.c, rstd, cnn__data(w), y->shape.n, y->shape.c,
+                        cnn__plane(y->shape));
 }
-static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 2 * (size_t)y->shape.c * sizeof(float); }
+static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 3 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
 static const cnn_field cnn__batch_norm_fields[] = {
     CNN_FIELD('f', cnn_batch_norm_args, momentum, .preset = 0.1, .range = "[0,1]", .nth = 2),
@@ -3397,34 +3444,39 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     const float *w = cnn__data(t.w), *b = cnn__data(t.b);
     float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
+    const int    rows = y->shape.n * t.groups;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (int row = 0; row < y->shape.n * t.groups; row++) {
+    for (int row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
-        const float  mean = (float)(cnn__sum(x, NULL, 0, t.k) / (double)t.k);
-        const float  variance = (float)(cnn__sum_squares(x, NULL, mean, t.k) / (double)t.k);
-        const float  rstd = 1 / sqrtf(variance + t.eps);
-        if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd;
+        float        mean, rest, variance, rstd;
+        cnn__fast_channel_moments(&(cnn__cpu){ CNN_ISA_C, 1, false }, &mean, &rest, &variance, x, 1, 1, t.k);
+        rstd = 1 / sqrtf(variance + t.eps);
+        if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
         ptrdiff_t weight = row % t.groups * t.k / t.share;
         for (ptrdiff_t i = 0; i < t.k; weight++) {
-            const float factor = w ? rstd * w[weight] : rstd, offset = b ? b[weight] : 0.0f;
+            const float factor = w ? rstd * w[weight] : rstd;
+            const float offset = (b ? b[weight] : 0.0f) - rest * factor;
             for (ptrdiff_t end = i + t.share; i < end; i++)
                 y->data[row * t.k + i] = (x[i] - mean) * factor + offset;
         }
     }
 }
-/* sum[0] += dy, sum[1] += dy (x - mean), over n elements: often one, in layer_norm. */
-static void cnn__add_moments(double sum[2], const float *x, const float *dy, float mean, ptrdiff_t n)
+/* sum[0] = sum dy, sum[1] = sum dy (x - mean - rest), over n elements: often one, in layer_norm. */
+static void cnn__moments_of(double sum[2], const float *x, const float *dy, float mean, float rest,
+                            ptrdiff_t n)
 {
+    sum[0] = n < 32 ? 0 : cnn__sum(dy, NULL, 0, n), sum[1] = n < 32 ? 0 : cnn__sum_moments(x, dy, mean, n);
     for (ptrdiff_t i = 0; n < 32 && i < n; i++)
         sum[0] += (double)dy[i], sum[1] += (double)(dy[i] * (x[i] - mean));
-    if (n >= 32) sum[0] += cnn__sum(dy, NULL, 0, n), sum[1] += cnn__sum_moments(x, dy, mean, n);
+    sum[1] -= (double)rest * sum[0];
 }
 static void cnn__sample_norm_backward(cnn_tensor *y)
 {
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     const ptrdiff_t sample = cnn__sample(y->shape);
-    const float    *saved = y->saved, *w = cnn__data(t.w), *x = y->in[0]->data, *dy = y->grad;
+    const float    *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * t.groups;
+    const float    *w = cnn__data(t.w), *x = y->in[0]->data, *dy = y->grad;
     float          *dx = y->in[0]->grad, *dw = cnn__grad(t.w), *db = cnn__grad(t.b);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
     for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
@@ -3433,12 +3485,12 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         double          sum = 0, moment = 0;
         for (ptrdiff_t i = 0; i < t.k; i += t.share) {
             const double factor = w ? (double)w[weight + i / t.share] : 1.0;
-            double       part[2] = { 0, 0 };
-            cnn__add_moments(part, x + at + i, dy + at + i, mean, t.share);
+            double       part[2];
+            cnn__moments_of(part, x + at + i, dy + at + i, mean, rest[row], t.share);
             sum += factor * part[0], moment += factor * part[1];
         }
-        const float d = (float)(sum / (double)t.k);
-        const float m = (float)(moment * (double)rstd * (double)rstd / (double)t.k);
+        const double slope = moment * (double)rstd * (double)rstd / (double)t.k;
+        const float  m = (float)slope, d = (float)(sum / (double)t.k - (double)rest[row] * slope);
         for (ptrdiff_t i = 0; i < t.k; ) {
             const float factor = w ? w[weight + i / t.share] : 1.0f;
             for (ptrdiff_t end = i + t.share; i < end; i++)
@@ -3450,8 +3502,8 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         double sum = 0, moment = 0;
         for (int s = 0; s < y->shape.n; s++) {
             const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
-            double          part[2] = { 0, 0 };
-            cnn__add_moments(part, x + at, dy + at, saved[2 * row], t.share);
+            double          part[2];
+            cnn__moments_of(part, x + at, dy + at, saved[2 * row], rest[row], t.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
         }
         if (dw) dw[i] += (float)moment;
@@ -3460,7 +3512,7 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
 }
 static size_t cnn__sample_norm_saved(const cnn_tensor *y)
 {
-    return 2 * (size_t)y->shape.n * (size_t)cnn__sample_norm_of(y).groups * sizeof(float);
+    return 3 * (size_t)y->shape.n * (size_t)cnn__sample_norm_of(y).groups * sizeof(float);
 }
 static cnn_shape cnn__per_element(const cnn_tensor *y)
 {
@@ -3574,10 +3626,10 @@ CNN__UNARY(cnn_lrn_,        lrn,        cnn_lrn_args)
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- relu -------------------------------------------------------------------------------------------------
- *   y = max(0, x),   dx = dy [y > 0]                    at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
+ *   y = max(0, x),   dx = dy, but 0 for y = 0           at x = 0 we take 0 (Nair, Hinton 2010); NaN stays NaN
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_relu,      float x = v[i]; v[i] = x < 0 ? 0.0f : x)
-CNN__LOOP(cnn__each_relu_back, float dy = v[i]; v[i] = a[i] > 0 ? dy : 0.0f)
+CNN__LOOP(cnn__each_relu_back, float dy = v[i]; v[i] = a[i] <= 0 ? 0.0f : dy)
 CNN__FORMULA(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
@@ -3621,14 +3673,8 @@ CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(c
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
  *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha.
  * -------------------------------------------------------------------------------------------------------- */
-/* e^x - 1 for x <= 0, without cancellation near 0. */
-static CNN__INLINE float cnn__exp_less_one(float x)
-{
-    float power, e = cnn__exp_parts(cnn__select(x < -87.0f, -87.0f, x), &power);
-    return e * power + (power - 1);
-}
-CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(x > 0 ? 0.0f : x);
-                              v[i] = x > 0 ? x : z)
+CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(cnn__within(-87, x, 0));
+                              v[i] = x <= 0 ? z : x)
 CNN__LOOP(cnn__each_elu_back, float dy = v[i], z = dy * (a[i] + k[0]); v[i] = a[i] > 0 ? dy : z)
 static const cnn_field cnn__elu_fields[] = {
     CNN_FIELD('f', cnn_elu_args, alpha, .preset = 1, .range = "[0,inf)", .nth = 2), { 0 } };
@@ -4674,6 +4720,13 @@ static void cnn__conv_backward_data(const cnn__cpu *cpu, const cnn__conv *t, flo
     }
 }
 
+/* db[o] += sum over images and pixels of dy */
+static void cnn__bias_gradient(const cnn__cpu *cpu, const cnn__conv *t, float *db, const float *dy)
+{
+    cnn__add_product(cpu, db, dy, NULL, (cnn_shape){ 1, t->oc, 1, 1 },
+                     (cnn_shape){ t->n, t->oc, t->oh, t->ow }, (cnn_shape){ 1, 1, 1, 1 }, 1);
+}
+
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                        const float *x, const float *dy, void *scratch)
 {
@@ -4697,8 +4750,7 @@ static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, 
         }
         dw[cnn__at(o, c, i, j, in, t->kh, t->kw)] += (float)sum;
     }
-    if (db) cnn__add_product(cpu, db, dy, NULL, (cnn_shape){ 1, t->oc, 1, 1 },
-                             (cnn_shape){ t->n, t->oc, t->oh, t->ow }, (cnn_shape){ 1, 1, 1, 1 }, 1);
+    if (db) cnn__bias_gradient(cpu, t, db, dy);
 }
 
 /* ---- Pooling ---- */
@@ -4802,11 +4854,11 @@ static void cnn__avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *r
 
 /* ---- Normalisation: per channel of (N,C,P) ---- */
 
-static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x, int n,
-                                 int c, ptrdiff_t plane)
+static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *rest, float *variance,
+                                 const float *x, int n, int c, ptrdiff_t plane)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_channel_moments(cpu, mean, variance, x, n, c, plane);
+        cnn__fast_channel_moments(cpu, mean, rest, variance, x, n, c, plane);
         return;
     }
     const double count = (double)n * (double)plane;
@@ -4814,10 +4866,10 @@ static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *varian
         double sum = 0, squares = 0;
         for (int s = 0; s < n; s++)
             for (ptrdiff_t i = 0; i < plane; i++) sum += (double)x[(s * (ptrdiff_t)c + ch) * plane + i];
-        mean[ch] = (float)(sum / count);
+        mean[ch] = (float)(sum / count), rest[ch] = (float)(sum / count - (double)mean[ch]);
         for (int s = 0; s < n; s++)
             for (ptrdiff_t i = 0; i < plane; i++) {
-                const double d = (double)x[(s * (ptrdiff_t)c + ch) * plane + i] - (double)mean[ch];
+                const double d = (double)x[(s * (ptrdiff_t)c + ch) * plane + i] - sum / count;
                 squares += d * d;
             }
         variance[ch] = (float)(squares / count);
@@ -4825,32 +4877,33 @@ static void cnn__channel_moments(const cnn__cpu *cpu, float *mean, float *varian
 }
 
 static void cnn__normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
-                           const float *rstd, const float *w, const float *b, int n, int c, ptrdiff_t plane,
-                           const cnn__tail *tail)
+                           const float *rest, const float *rstd, const float *w, const float *b, int n, int c,
+                           ptrdiff_t plane, const cnn__tail *tail)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_normalize(cpu, y, x, mean, rstd, w, b, n, c, plane, tail);
+        cnn__fast_normalize(cpu, y, x, mean, rest, rstd, w, b, n, c, plane, tail);
         return;
     }
     for (int s = 0; s < n; s++)
     for (int ch = 0; ch < c; ch++)
     for (ptrdiff_t i = 0; i < plane; i++) {
         const ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane + i;
-        y[at] = (x[at] - mean[ch]) * rstd[ch] * (w ? w[ch] : 1.0f) + (b ? b[ch] : 0.0f);
+        const float     d = x[at] - mean[ch] - (rest ? rest[ch] : 0.0f);
+        y[at] = d * rstd[ch] * (w ? w[ch] : 1.0f) + (b ? b[ch] : 0.0f);
     }
 }
 
 static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
-                                const float *x, const float *mean, const float *rstd, const float *w, int n,
-                                int c, ptrdiff_t plane)
+                                const float *x, const float *mean, const float *rest, const float *rstd,
+                                const float *w, int n, int c, ptrdiff_t plane)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_normalize_back(cpu, dx, dw, db, dy, x, mean, rstd, w, n, c, plane);
+        cnn__fast_normalize_back(cpu, dx, dw, db, dy, x, mean, rest, rstd, w, n, c, plane);
         return;
     }
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
-        const double m = (double)mean[ch], r = (double)rstd[ch];
+        const double m = (double)mean[ch] + (double)rest[ch], r = (double)rstd[ch];
         double       sum = 0, moment = 0;                    /* of dy, and of dy X with X = (x - m) r */
         for (int s = 0; s < n; s++)
             for (ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane, end = at + plane; at < end; at++) {
@@ -6179,7 +6232,8 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     if (!g) return NULL;
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch ? a.max_batch : g->config.max_batch,
                                 .seed = g->config.seed, .threads = a.threads ? a.threads : 1,
-                                .isa = g->cpu.isa, .optimizer = g->config.optimizer, .inference = 1 };
+                                .isa = g->cpu.isa, .optimizer = g->config.optimizer,
+                                .exact = g->config.exact, .inference = 1 };
     cnn_graph *view = cnn_new_(config);
     if (!view || view->error[0]) return view;
     view->shares = true;
@@ -9167,7 +9221,7 @@ static cnn_graph *cnn__new_to_load(cnn_load_args a)
 {
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch, .seed = a.seed, .threads = a.threads,
                                 .isa = a.isa, .backend = a.backend, .optimizer = a.optimizer,
-                                .inference = a.inference, .keep_grads = a.keep_grads };
+                                .exact = a.exact, .inference = a.inference, .keep_grads = a.keep_grads };
     return cnn_new_(config);
 }
 
@@ -11354,7 +11408,7 @@ typedef cnn__lanes cnn__m_c;
 #if defined(__GNUC__) && defined(__SSE2__)              /* the same arithmetic; it compiles sooner */
 typedef float cnn__v_c __attribute__((vector_size(16)));
 #define CNN__LANE(v, l) (v)[l]
-#define cnn__set_c(a)       ((cnn__v_c){ 0 } + (a))
+static inline cnn__v_c cnn__set_c(float a) { return (cnn__v_c){ a, a, a, a }; }
 #define cnn__add_c(a, b)    ((a) + (b))
 #define cnn__fma_c(a, b, c) ((a) * (b) + (c))
 #else
@@ -12540,20 +12594,6 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
         for (size_t i = 0; i < weights; i++) q->dw[i] += q->partial[(c - 1) * weights + i];
 }
 
-/* db[oc] += sum over images and pixels of dy: sums of products with ones. */
-static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float *db, const float *dy)
-{
-    enum { RUN = 512 };
-    const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow, at[4] = { 0, 0, 0, 0 };
-    float ones[RUN];
-    for (int i = 0; i < RUN; i++) ones[i] = 1.0f;
-    for (int oc = 0; oc < t->oc; oc += 3)
-        for (ptrdiff_t from = 0; from < out; from += RUN) {
-            const cnn__runs r = { t->n, 1, cnn__min(RUN, out - from), out, t->oc * out, 0, 0, 0 };
-            u->dot((int)cnn__min(3, t->oc - oc), 1, &r, dy + oc * out + from, ones, at, db + oc, 1);
-        }
-}
-
 /* ---- Winograd F(4x4,3x3) and F(2x2,5x5): forward and backward-data, stride 1 (Lavin, Gray 2015) ----
 
        Y = At [ sum_c (G w Gt) o (Bt x B) ] A        for each tile Y of output and 6x6 tile x of input
@@ -12563,7 +12603,7 @@ static void cnn__bias_gradient(const cnn__kernels *u, const cnn__conv *t, float 
    tell 4 outputs of 3 weights as well as 2 outputs of 5, and Bt is the same for both. So 36 products of
    matrices (OC,C)(C,tiles) do the work of 144 (3x3, a quarter of the multiply-adds) or 100 (5x5). The
    transforms hold factors of up to 16, and so the rounding errors grow: largest seen against float64, for 512
-   channels, 1e-5 of the largest output (5e-7 by the direct sum). Define CNN_NO_WINOGRAD to do without.
+   channels, 1e-5 of the largest output (5e-7 by the direct sum). .exact does without.
    backward-data is the same with dy for x, the kernel turned by 180 degrees, and padding K - 1 - P. */
 typedef struct {
     const cnn__kernels *u;
@@ -13119,9 +13159,7 @@ CNN__COLD static bool cnn__side_pays(const cnn__cpu *cpu, const cnn__conv *t, in
    their gradient, Winograd rounding errors. */
 CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-#ifdef CNN_NO_WINOGRAD
-    return (void)cpu, (void)t, (void)pass, false;
-#else
+    if (cpu->exact) return false;
     const int h = pass == CNN__BACKWARD_DATA ? t->h : t->oh, w = pass == CNN__BACKWARD_DATA ? t->w : t->ow;
     const int side = 7 - t->kh, channels = t->ic < t->oc ? t->ic : t->oc;
     const bool weights = pass == CNN__BACKWARD_WEIGHTS, many = channels >= CNN__WINOGRAD_MANY;
@@ -13132,7 +13170,6 @@ CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *t
     return channels >= CNN__WINOGRAD_LEAST && h > 1 && w > 1
         && tiles >= (weights && many ? CNN__WINOGRAD_TILES_MANY : CNN__WINOGRAD_TILES)
         && tiles * side * side <= waste * t->n * h * w;
-#endif
 }
 
 static bool cnn__winograd4_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
@@ -13226,7 +13263,7 @@ static void cnn__fast_conv_backward_weights(const cnn__cpu *cpu, const cnn__conv
 {
     const cnn__arrays o = { .to = dw, .x = x, .dy = dy };
     cnn__conv_run(cpu, t, CNN__BACKWARD_WEIGHTS, &o, scratch);
-    if (db) cnn__bias_gradient(cnn__kernels_of(cpu), t, db, dy);
+    if (db) cnn__bias_gradient(cpu, t, db, dy);
 }
 
 /* ===========================================================================================================
@@ -13326,14 +13363,6 @@ static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
     return m;
 }
 
-/* Axis d comes first, the axes before it move back. */
-static void cnn__bring_forward(ptrdiff_t v[4], int d)
-{
-    ptrdiff_t first = v[d];
-    for (; d > 0; d--) v[d] = v[d - 1];
-    v[0] = first;
-}
-
 static void cnn__fast_broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
                                 cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
@@ -13362,45 +13391,79 @@ static void cnn__fast_broadcast(const cnn__cpu *cpu, char op, float *y, const fl
     }
 }
 
-/* Sums over a row are made in double. */
+/* Where a step leads for one index over the outer axes that y crosses, and one over those that are summed. */
+static ptrdiff_t cnn__offset(const cnn__range *r, const ptrdiff_t step[4], ptrdiff_t own, ptrdiff_t term)
+{
+    ptrdiff_t offset = 0;
+    for (int i = 2; i >= 0; i--) {
+        ptrdiff_t *at = r->y[i] ? &own : &term;
+        if (r->n[i] == 1) continue;
+        offset += *at % r->n[i] * step[i], *at /= r->n[i];
+    }
+    return offset;
+}
+
+typedef struct { const cnn__cpu *cpu; cnn__range range; const float *a, *b; float p; } cnn__products;
+
+/* Term number `term` of the sums in row `own` of y. If they are over the row, *sum += it; else for n columns
+   from `from`, to[j] += it. */
+static void cnn__add_term(const cnn__products *q, ptrdiff_t own, ptrdiff_t term, ptrdiff_t from, ptrdiff_t n,
+                          float *to, double *sum)
+{
+    const cnn__range *r = &q->range;
+    const bool   a_row = r->a[3] != 0, b_row = q->b && r->b[3] != 0;
+    const float *u = q->a + cnn__offset(r, r->a, own, term) + (a_row ? from : 0);
+    const float *v = q->b ? q->b + cnn__offset(r, r->b, own, term) + (b_row ? from : 0) : NULL;
+    const float *row = a_row ? u : b_row ? v : NULL;                  /* the only row, times a number ... */
+    const float  k[2] = { 1, q->p * (a_row ? 1.0f : *u) * (q->b && !b_row ? *v : 1.0f) };
+    if (a_row && b_row) {                                             /* ... unless both are rows */
+        if (sum) *sum += (double)q->p * cnn__sum_products(u, v, 0, n);
+        else     cnn__each_add_product(q->cpu)(to, u, v, &q->p, n);
+    } else if (row) {
+        if (sum) *sum += (double)k[1] * cnn__sum(row, NULL, 0, n);
+        else     cnn__each_add_scaled(q->cpu)(to, row, NULL, k + 1, n);
+    } else {
+        if (sum) *sum += (double)k[1] * (double)n;
+        else     cnn__each_scale(q->cpu)(to, NULL, NULL, k, n);
+    }
+}
+
+/* Sums over outer axes, element by element: TERMS rows in float, those in double. */
+static void cnn__add_terms(const cnn__products *q, ptrdiff_t own, ptrdiff_t terms, ptrdiff_t from,
+                           ptrdiff_t n, float *to)
+{
+    enum { TERMS = 16 };
+    double sum[CNN__PIECE];
+    float  part[CNN__PIECE];
+    for (ptrdiff_t j = 0; j < n; j++) sum[j] = 0;
+    for (ptrdiff_t term = 0; term < terms; term += TERMS) {
+        for (ptrdiff_t j = 0; j < n; j++) part[j] = 0;
+        for (ptrdiff_t i = term; i < terms && i < term + TERMS; i++)
+            cnn__add_term(q, own, i, from, n, part, NULL);
+        for (ptrdiff_t j = 0; j < n; j++) sum[j] += (double)part[j];
+    }
+    for (ptrdiff_t j = 0; j < n; j++) to[j] += (float)sum[j];
+}
+
 static void cnn__fast_add_product(const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
                                   cnn_shape as, cnn_shape bs, float p)
 {
-    cnn__range      r = cnn__range_of(ys, as, b ? bs : as);
-    const ptrdiff_t n = r.n[3], rows = r.n[0] * r.n[1] * r.n[2];
-    const bool      a_row = r.a[3] != 0, b_row = b && r.b[3] != 0;
-    cnn_each *add_product = cnn__each_add_product(cpu), *add_scaled = cnn__each_add_scaled(cpu),
-              *scale = cnn__each_scale(cpu);
-    if (rows == 1 && r.y[3] && a_row && (!b || b_row)) {
-        cnn__fast_map(cpu, b ? add_product : add_scaled, y, y, a, b, &p, n);
-        return;
+    const cnn__products q = { cpu, cnn__range_of(ys, as, b ? bs : as), a, b, p };
+    const cnn__range   *r = &q.range;
+    const bool          rows = r->y[3] != 0;              /* y is made of rows, or of sums of rows */
+    const ptrdiff_t     n = r->n[3], piece = rows ? CNN__PIECE : n, pieces = cnn__ceil(n, piece);
+    ptrdiff_t           own = 1, terms = 1;
+    for (int i = 0; i < 3; i++) *(r->y[i] ? &own : &terms) *= r->n[i];
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, own * terms * n))
+    for (ptrdiff_t i = 0; i < own * pieces; i++) {
+        const ptrdiff_t at = i / pieces, from = i % pieces * piece, m = cnn__min(piece, n - from);
+        float          *to = y + cnn__offset(r, r->y, at, 0) + (rows ? from : 0);
+        double          sum = 0;
+        for (ptrdiff_t term = 0; term < terms && !rows; term++) cnn__add_term(&q, at, term, 0, n, NULL, &sum);
+        if (!rows)           *to += (float)sum;
+        else if (terms == 1) cnn__add_term(&q, at, 0, from, m, to, NULL);
+        else                 cnn__add_terms(&q, at, terms, from, m, to);
     }
-    int first = 0;                       /* threads share an axis along which y moves, if there is one */
-    while (first < 2 && (r.n[first] == 1 || !r.y[first])) first++;
-    const int threads = r.y[first] ? cnn__threads_for(cpu, rows * n) : 1;
-    cnn__bring_forward(r.n, first), cnn__bring_forward(r.y, first);
-    cnn__bring_forward(r.a, first), cnn__bring_forward(r.b, first);
-    CNN__PARALLEL_FOR(threads)
-    for (ptrdiff_t i0 = 0; i0 < r.n[0]; i0++)
-        for (ptrdiff_t i1 = 0; i1 < r.n[1]; i1++)
-            for (ptrdiff_t i2 = 0; i2 < r.n[2]; i2++) {
-                float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
-                const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
-                const float *v  = b ? b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] : NULL;
-                const float *row = a_row ? u : b_row ? v : NULL;      /* the only row, times a number ... */
-                const float  number = p * (a_row ? 1.0f : *u) * (b && !b_row ? *v : 1.0f);
-                const float  k[2] = { 1, number };
-                if (a_row && b_row) {                                 /* ... unless both are rows */
-                    if (r.y[3]) add_product(to, u, v, &p, n);
-                    else *to += (float)((double)p * cnn__sum_products(u, v, 0, n));
-                } else if (row) {
-                    if (r.y[3]) add_scaled(to, row, NULL, &number, n);
-                    else *to += (float)((double)number * cnn__sum(row, NULL, 0, n));
-                } else {
-                    if (r.y[3]) scale(to, NULL, NULL, k, n);
-                    else *to += number * (float)n;
-                }
-            }
 }
 
 /* Threads for a pass over all windows. A double: a kernel may be far larger than the planes. */
@@ -13520,9 +13583,9 @@ static void cnn__fast_avg_pool_back(const cnn__cpu *cpu, const cnn__pool *t, flo
 
 /* ---- Batch normalisation: per channel of (N,C,P), P = H*W ---- */
 
-/* Mean, and the mean square of the distance from it, in two passes: E[x^2] - E[x]^2 would cancel. */
-static void cnn__fast_channel_moments(const cnn__cpu *cpu, float *mean, float *variance, const float *x,
-                                      int n, int c, ptrdiff_t plane)
+/* About mean, as a float, the squares are larger by rest^2, and the moments below by rest sum dy. */
+static void cnn__fast_channel_moments(const cnn__cpu *cpu, float *mean, float *rest, float *variance,
+                                      const float *x, int n, int c, ptrdiff_t plane)
 {
     const double count = (double)n * (double)plane;
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
@@ -13530,28 +13593,31 @@ static void cnn__fast_channel_moments(const cnn__cpu *cpu, float *mean, float *v
         double sum = 0, squares = 0;
         for (int s = 0; s < n; s++) sum += cnn__sum(x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
         mean[i] = (float)(sum / count);
+        const double r = sum / count - (double)mean[i];
         for (int s = 0; s < n; s++)
             squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
-        variance[i] = (float)(squares / count);
+        rest[i] = (float)r, squares = squares / count - r * r;
+        variance[i] = squares < 0 ? 0.0f : (float)squares;
     }
 }
 
 static void cnn__fast_normalize(const cnn__cpu *cpu, float *y, const float *x, const float *mean,
-                                const float *rstd, const float *w, const float *b, int n, int c,
-                                ptrdiff_t plane, const cnn__tail *tail)
+                                const float *rest, const float *rstd, const float *w, const float *b, int n,
+                                int c, ptrdiff_t plane, const cnn__tail *tail)
 {
     cnn_each *f = cnn__each_standardize(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
     for (int i = 0; i < n * c; i++) {
         const int   ch = i % c;
-        const float k[3] = { mean[ch], w ? rstd[ch] * w[ch] : rstd[ch], b ? b[ch] : 0.0f };
+        const float factor = w ? rstd[ch] * w[ch] : rstd[ch];
+        const float k[3] = { mean[ch], factor, (b ? b[ch] : 0.0f) - (rest ? rest[ch] * factor : 0.0f) };
         cnn__apply(f, y, x, NULL, NULL, k, i * plane, (i + 1) * plane, tail);
     }
 }
 
 static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float *db, const float *dy,
-                                     const float *x, const float *mean, const float *rstd, const float *w,
-                                     int n, int c, ptrdiff_t plane)
+                                     const float *x, const float *mean, const float *rest,
+                                     const float *rstd, const float *w, int n, int c, ptrdiff_t plane)
 {
     const double count = (double)n * (double)plane;
     cnn_each    *f = cnn__each_standardize_back(cpu);
@@ -13564,10 +13630,12 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
             moment += cnn__sum_moments(x + at, dy + at, mean[i], plane);
         }
         const double r = (double)rstd[i];
+        moment -= (double)rest[i] * sum;
         if (dw) dw[i] += (float)(moment * r);
         if (db) db[i] += (float)sum;
-        const float k[4] = { (float)(sum / count), mean[i], (float)(moment * r * r / count),
-                             w ? w[i] * rstd[i] : rstd[i] };
+        const double slope = moment * r * r / count;
+        const float  k[4] = { (float)(sum / count - (double)rest[i] * slope), mean[i], (float)slope,
+                              w ? w[i] * rstd[i] : rstd[i] };
         for (int s = 0; dx && s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
             cnn__apply_back(cpu, f, dx, dy, x, k, at, at + plane);
@@ -13977,6 +14045,13 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
 
 #undef  CNN_AT_
 #define CNN_AT_(kind, x) cnn_at_##kind(CNN_HERE, x)
+#if defined(__clang__) && (defined(__x86_64__) || defined(__i386__))
+#pragma float_control(pop)
+#elif defined(__clang__)
+#pragma STDC FP_CONTRACT DEFAULT
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
 #endif /* CNN_IMPLEMENTATION */
 
 /* >>licence ---- Licence -----------------------------------------------------------------------------------

@@ -419,7 +419,7 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
 /* The functions of one number, y = f(x) with constants k0 and k1, and f'(x) in terms of what backward reads:
    y, or x where the room says so. In both formulas that is v. A(X, ...) gives each to A. */
 #define CNN__CL_ACTIVATIONS(A, X)                                                                            \
-    A(X, relu,       v <= 0.0f ? 0.0f : v,              v > 0.0f ? 1.0f : 0.0f)                              \
+    A(X, relu,       v <= 0.0f ? 0.0f : v,              v <= 0.0f ? 0.0f : 1.0f)                             \
     A(X, leaky_relu, v > 0.0f ? v : k0 * v,             v > 0.0f ? 1.0f : k0)                                \
     A(X, sigmoid,    1.0f / (1.0f + exp(-v)),           v * (1.0f - v))                                      \
     A(X, tanh,       tanh(v),                           1.0f - v * v)                                        \
@@ -1027,8 +1027,8 @@ static const char *const cnn__cl_source[] = {
         square = group_sum(square, part);
         if (get_local_id(0) != 0) return;
         mean[c] = m, inverse[c] = 1.0f / sqrt(square / (float)count + eps);
-        running_mean[c] += momentum * (m - running_mean[c]);
-        running_var[c] += momentum * (square / (float)max(count - 1, 1) - running_var[c]);
+        running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * m;
+        running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
     }
     /* in evaluation, `inverse` is the running variance */
     __kernel void batch_norm_forward(ARRAY(y), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), ARRAY(b),

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #endif
+#include <float.h>
 
 /* A small net, compiled, with data in its inputs. */
 typedef struct { cnn_graph *g; cnn_tensor *x, *t, *y, *loss; } net;
@@ -665,6 +666,136 @@ static void a_function_is_no_optimizer(void)
     cnn_free(g);
 }
 
+/* ---- Numbers ---- */
+
+/* Run loss on these values of x; what of a parameter or x: its gradient into got. */
+static void gradient_of(cnn_graph *g, cnn_tensor *loss, cnn_tensor *x, const float *values, const char *name,
+                        float *got, size_t count)
+{
+    CHECK_MSG(cnn_compile(g, loss) && cnn_set(x, values, cnn_count(x)), "%s", cnn_error(g));
+    cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+    CHECK_MSG(cnn_get_grad(name ? cnn_find(g, name) : x, got, count), "%s", cnn_error(g));
+}
+static float *filled(size_t n, float value)
+{
+    float *v = test_alloc(n * sizeof *v);
+    for (size_t i = 0; i < n; i++) v[i] = value;
+    return v;
+}
+
+/* e^x in float64; e^88.7 is below FLT_MAX, e^-100 denormal. A program that flushes denormals may see 0 there. */
+static void exp_covers_all_floats(void)
+{
+    const float in[] = { 1, 88.1f, 88.7f, 88.72f, 88.73f, 200, -87.3f, -87.5f, -100, -103.9f, -105, -INFINITY, INFINITY };
+    enum { N = sizeof in / sizeof *in };
+    float       got[N];
+    cnn_graph  *g = cnn_new(.inference = 1);
+    cnn_tensor *x = cnn_input(g, N), *y = cnn_exp(x);
+    CHECK(cnn_compile(g, y) && cnn_set(x, in, N));
+    cnn_forward(y, CNN_EVAL);
+    CHECK(cnn_get(y, got, N));
+    for (int i = 0; i < N; i++) {
+        const double want = exp((double)in[i]);
+        if (want > (double)FLT_MAX) CHECK(got[i] > FLT_MAX);
+        else CHECK_NEAR(got[i], want, 2e-7 * want + (want < 1.2e-38 ? 1.5e-45 + want * 1e-7 : 0));
+    }
+    cnn_free(g);
+}
+
+/* PyTorch's errors: 1e-7, 1e-7, 3e-7. */
+static void long_sums_are_exact(void)
+{
+    enum { N = 50, C = 100, H = 100, W = 2, BATCH = 8200 };
+    const double tenth = (double)0.1f, terms = (double)N * C * H;
+    float       *v = filled((size_t)N * C * H * W, 0.1f), got[3];
+    cnn_graph   *g = cnn_new(.max_batch = N);
+    cnn_tensor  *x = cnn_input(g, C, H, W), *p = cnn_param(g, "p", { 1, 1, 1, W }, CNN_INIT_CONSTANT, 1);
+    cnn_tensor  *mean = cnn_mean(x, .axes = CNN_N | CNN_C | CNN_H), *loss = cnn_sum(cnn_mul(x, p));
+    gradient_of(g, cnn_add(loss, cnn_sum(mean)), x, v, "p", got, W);
+    CHECK_NEAR(got[1], terms * tenth, 1e-7 * terms * tenth);
+    cnn_free(g);
+
+    g = cnn_new(.max_batch = N, .inference = 1);
+    x = cnn_input(g, C, H, W), mean = cnn_mean(x, .axes = CNN_N | CNN_C | CNN_H);
+    CHECK(cnn_compile(g, mean) && cnn_set(x, v, cnn_count(x)));
+    cnn_forward(mean, CNN_EVAL);
+    CHECK(cnn_get(mean, got, W));
+    CHECK_NEAR(got[0], tenth, 1.5e-7 * tenth);
+    cnn_free(g);
+
+    double sum = 0;
+    for (int i = 0; i < BATCH; i++) v[i] = (float)test_uniform(0, 1), sum += (double)v[i];
+    g = cnn_new(.max_batch = BATCH);
+    x = cnn_input(g, 1);
+    gradient_of(g, cnn_sum(cnn_mul(cnn_dense(x, 3, .name = "fc"), x)), x, v, "fc.bias", got, 3);
+    CHECK_NEAR(got[0], sum, 3e-7 * sum);
+    cnn_free(g), free(v);
+}
+
+/* 10^6 + {0,1}: float64 gives (d - 0.3) / sqrt(0.21 + 1e-5); a mean rounded to float errs by 0.1. */
+static void norms_of_large_values(void)
+{
+    enum { N = 40 };
+    float v[N], y[N];
+    for (int i = 0; i < N; i++) v[i] = i % 10 < 3 ? 1000001.0f : 1000000.0f;
+    for (int layer = 0; layer < 2; layer++) {
+        cnn_graph  *g = cnn_new(.max_batch = layer ? 1 : N);
+        cnn_tensor *x = cnn_input(g, layer ? N : 1, .grad = 1);
+        cnn_tensor *n = cnn_keep(layer ? cnn_layer_norm(x, .name = "n") : cnn_batch_norm(x, .name = "n"));
+        cnn_tensor *loss = cnn_mean(cnn_mul(n, n));
+        CHECK_MSG(cnn_compile(g, loss) && cnn_set(x, v, N), "%s", cnn_error(g));
+        cnn_forward(loss, CNN_TRAIN);
+        CHECK(cnn_get(n, y, N));
+        for (int i = 0; i < N; i++)
+            CHECK_NEAR(y[i], ((i % 10 < 3 ? 1 : 0) - 0.3) / sqrt(0.21 + 1e-5), 1e-6);
+        cnn_backward(loss);
+        CHECK(cnn_get_grad(cnn_find(g, "n.weight"), y, layer ? N : 1));         /* mean of 2 y^2; for each element */
+        CHECK_NEAR(y[0], layer ? 2 * 0.49 / 0.21001 / N : 2 * 0.21 / 0.21001, 1e-6);
+        cnn_free(g);
+    }
+}
+
+/* PyTorch: 2e-6 to the last bit; the old variance, 1, leaves nothing. */
+static void momentum_1_forgets(void)
+{
+    const float v[2] = { 1e-3f, -1e-3f };
+    float       got;
+    cnn_graph  *g = cnn_new(.max_batch = 2);
+    cnn_tensor *x = cnn_input(g, 1), *loss = cnn_sum(cnn_batch_norm(x, .momentum = 1, .name = "bn"));
+    CHECK(cnn_compile(g, loss) && cnn_set(x, v, 2));
+    cnn_forward(loss, CNN_TRAIN);
+    CHECK(cnn_get(cnn_find(g, "bn.running_var"), &got, 1));
+    CHECK_NEAR(got, 2e-6, 1e-12);
+    cnn_free(g);
+}
+
+/* PyTorch: relu's gradient is 0 where x <= 0, so 1 at NaN. */
+static void relu_at_nan(void)
+{
+    const float v[4] = { -1, 0, 2, NAN };
+    float       got[4];
+    cnn_graph  *g = cnn_new();
+    cnn_tensor *x = cnn_input(g, 4, .grad = 1);
+    gradient_of(g, cnn_sum(cnn_relu(x)), x, v, NULL, got, 4);
+    CHECK(got[0] == 0 && got[1] == 0 && got[2] == 1 && got[3] == 1);
+    cnn_free(g);
+}
+
+/* The direct sum: no error beyond that of float, no overflow on the way. */
+static void exact_convolutions(void)
+{
+    enum { C = 32, S = 16 };
+    float *v = filled(C * S * S, 1e37f), *w = filled(C * C * 9, 1e-10f), *y = filled(C * S * S, 0);
+    cnn_graph  *g = cnn_new(.inference = 1, .exact = 1);
+    cnn_tensor *x = cnn_input(g, C, S, S), *conv = cnn_conv2d(x, C, 3, .pad = 1, .no_bias = 1, .name = "c");
+    CHECK(cnn_compile(g, conv) && cnn_set(x, v, C * S * S) && cnn_set(cnn_find(g, "c.weight"), w, C * C * 9));
+    cnn_forward(conv, CNN_EVAL);
+    CHECK(cnn_get(conv, y, C * S * S));
+    const double want = C * 9 * (double)1e37f * (double)1e-10f;
+    CHECK_NEAR(y[S + 1], want, 1e-6 * want);
+    cnn_free(g), free(v), free(w), free(y);
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -689,5 +820,11 @@ int main(int argc, char **argv)
     RUN(pools_by_their_formula);
     RUN(output_pad_below_the_dilation);
     RUN(clamps);
+    RUN(exp_covers_all_floats);
+    RUN(long_sums_are_exact);
+    RUN(norms_of_large_values);
+    RUN(momentum_1_forgets);
+    RUN(relu_at_nan);
+    RUN(exact_convolutions);
     return test_end();
 }
