@@ -990,6 +990,8 @@ CNN_API int         cnn_threads(const cnn_tensor *y);     /* how many threads a 
 CNN_API bool        cnn_grad_is_new(const cnn_tensor *y); /* in backward: in[0]->grad holds nothing yet */
 /* Random bits for element i in this training step: the same forward and backward, on the CPU and a device. */
 CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
+/* How a device draws them: word i % 4 of Philox4x32-10 with this key and the counter (i / 4, stream). */
+CNN_API void        cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream);
 
 /* ---- Backends: memory, plus rows that replace the CPU functions of the operations that they name ---- */
 
@@ -1039,6 +1041,11 @@ CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a ba
 CNN_API cnn_place   cnn_place_grad (const cnn_tensor *);
 CNN_API cnn_place   cnn_place_saved(const cnn_tensor *);
 CNN_API cnn_place   cnn_place_scratch(const cnn_graph *);
+/* For these rows: what this run computes next, on the device and in y's place, so that nobody else reads y
+   and y's row may do it too; NULL: nothing, or somebody looks at each value. */
+CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y);
+/* Is each label of softmax_cross_entropy or nll a class, as far as the host knows them? Else y fails. */
+CNN_API bool        cnn_check_labels(cnn_tensor *y);
 typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* host_nodes: without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);     /* since cnn_compile */
 CNN_API bool        cnn_on_device(const cnn_tensor *); /* a row of the backend computes it */
@@ -2440,6 +2447,10 @@ static uint64_t cnn__stream(const cnn_tensor *y)
 CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
 {
     return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
+}
+CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
+{
+    *key = y->graph->config.seed, *stream = cnn__stream(y);
 }
 
 /* ---- Three rooms: dense, tanh, mse ----
@@ -4264,8 +4275,9 @@ static double cnn__label_share(const cnn_tensor *y)
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
     return sum > 0 ? 1 / sum : 0;
 }
-static bool cnn__check_labels(cnn_tensor *y)
+CNN_API bool cnn_check_labels(cnn_tensor *y)
 {
+    if (!(cnn__of(y->in[1])->data_on & CNN__HOST)) return true;
     const cnn_tensor *label = y->in[1];
     const cnn__target t = cnn__target_of(y);
     const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
@@ -4283,7 +4295,7 @@ static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
     const cnn_tensor *x = y->in[0];
     const cnn__target t = cnn__target_of(y);
     double           *each = cnn_scratch(y), sum = 0;
-    if (!cnn__check_labels(y)) return;
+    if (!cnn_check_labels(y)) return;
     cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
                        x->shape.c, cnn__plane(x->shape));
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += each[i];
@@ -4337,7 +4349,7 @@ static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
-    if (!cnn__check_labels(y)) return;
+    if (!cnn_check_labels(y)) return;
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++)
         if (!cnn__ignored(&t, i))
             sum -= (double)cnn__label_weight(&t, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
@@ -13719,6 +13731,13 @@ CNN_API cnn_place cnn_place_scratch(const cnn_graph *g)
 {
     cnn_place p = { g->buffer[CNN_ARENA_SCRATCH], 0 };
     return p;
+}
+CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y)
+{
+    const cnn_graph *g = y->graph;
+    const cnn__node *v = y->index + 1 < g->n_order ? g->order[y->index + 1] : NULL;
+    return v && v->kernel && cnn__of(y)->kernel && v->mark == g->walk && v->alias[g->mode] == cnn__of(y) &&
+           !g->probe ? &v->t : NULL;
 }
 CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 {

@@ -54,6 +54,17 @@ if out=$(sed -n '/^       #define CNN_IMPLEMENTATION/,/^       }/p' "$INC/cnn.h"
     built 'usage_at_the_top_of_cnn.h' $CC -std=c99 -O0 -Wall -Wextra -I"$INC" "$BUILD/usage.c"
 else fail 'no usage at the top of cnn.h' "$out"; fi
 
+# ---- Companions: on the public interface alone ----
+if compiles "$CC" '-include CL/cl.h'; then
+    printf '#define CNN_OPENCL_IMPLEMENTATION\n#include "cnn_opencl.h"\n' >"$BUILD/opencl_alone.c"
+    for switch in '' -DCNN_NO_STDIO -DCNN_OPENCL_LINK; do
+        ok "cnn_opencl.h without the implementation $switch" $CC -std=c99 -O1 $STRICT $switch -I"$INC" -I. \
+            -c "$BUILD/opencl_alone.c" -o "$BUILD/opencl_alone.o"
+    done
+    out=$(grep -o 'cnn__[a-z0-9_]*\|CNN__[A-Z0-9_]*' cnn_opencl.h | sort -u)
+    [ -z "$out" ] && pass || fail 'cnn_opencl.h uses private names of cnn.h' "$out"
+else skip "cnn_opencl.h: OpenCL's headers are not installed"; fi
+
 # ---- Compilers and standards ----
 for c in gcc $CLANG; do
     if ! have $c; then skip "$c is not installed"; continue; fi

@@ -194,7 +194,7 @@ static void *poisoned_alloc(cnn_backend *dev, size_t bytes)
     void          *p = device_alloc(dev, bytes);
     const cl_float nan = NAN;
     if (p)
-        real_clEnqueueFillBuffer(cnn__cl_of(dev)->queue, (cl_mem)p, &nan, sizeof nan, 0, bytes, 0, NULL,
+        real_clEnqueueFillBuffer(cnncl_of(dev)->queue, (cl_mem)p, &nan, sizeof nan, 0, bytes, 0, NULL,
                                  NULL);
     return p;
 }
@@ -420,9 +420,9 @@ static void arguments_are_set_once(void)
 {
     float   losses[4];
     int     functions = 0;
-    cnn__cl *d = cnn__cl_of(shared);
+    cnncl *d = cnncl_of(shared);
     net     n = lenet(shared);
-    cnn__cl_forget_launches(d);
+    cnncl_forget_launches(d);
     CHECK(cnn_compile(n.g, n.loss) && train(n, 2, losses));
     cnn_step(n.g, .lr = n.lr, .momentum = 0.9f, .weight_decay = 1e-4f, .nesterov = 0);
     calls_of_set = calls_of_run = calls_of_finish = calls_of_flush = 0;
@@ -430,8 +430,8 @@ static void arguments_are_set_once(void)
     CHECK_INT(calls_of_set, 0);
     CHECK_INT(calls_of_finish, 0);
     CHECK(calls_of_run > 30 && calls_of_flush > 0);
-    for (int i = 0; i < CNN__CL_LAUNCHES; i++)
-        functions += d->launch[i].object && d->launch[i].kernel == CNN__CL_map_forward;
+    for (int i = 0; i < CNNCL_LAUNCHES; i++)
+        functions += d->launch[i].object && d->launch[i].kernel == CNNCL_map_forward;
     /* each tanh is done with the bias before it */
     CHECK_INT(functions, 0);
     cnn_free(n.g);
@@ -440,8 +440,8 @@ static void arguments_are_set_once(void)
 /* More launches than there is room for: the oldest objects give way, and none is lost. */
 static void many_launches(void)
 {
-    enum { FLOATS = 4 * CNN__CL_LAUNCHES };
-    cnn__cl  *d = cnn__cl_of(shared);
+    enum { FLOATS = 4 * CNNCL_LAUNCHES };
+    cnncl  *d = cnncl_of(shared);
     cnn_place p = { shared->alloc(shared, FLOATS * sizeof(float)), 0 };
     cnn_shape single = { 1, 1, 1, 1 };
     float    *got = test_floats(FLOATS);
@@ -449,12 +449,12 @@ static void many_launches(void)
     if (CHECK(p.buffer && shared->clear(shared, p.buffer, 0, FLOATS * sizeof(float)))) {
         for (int again = 0; again < 2; again++)
             for (size_t i = 0; i < FLOATS; i++)
-                cnn__cl_spread(d, cnn__place_at(p, i), single, 1, 0, p, single, (float)i);
+                cnncl_spread(d, cnncl_place_at(p, i), single, 1, 0, p, single, (float)i);
         CHECK(shared->download(shared, p.buffer, 0, got, FLOATS * sizeof(float)));
         int wrong = 0;
         for (size_t i = 0; i < FLOATS; i++) wrong += got[i] != 2 * (float)i;
         CHECK_INT(wrong, 0);
-        CHECK(cl_live > live && cl_live <= live + CNN__CL_LAUNCHES);
+        CHECK(cl_live > live && cl_live <= live + CNNCL_LAUNCHES);
         shared->release(shared, p.buffer);
     }
     free(got);
@@ -676,7 +676,7 @@ static void left_to_the_cpu(const cnn_op *op)
     float      cpu[4], device[4];
     cnn_kernel row[64];
     int        rows = shared->n_kernels, kept = 0;
-    cnn__cl   *d = cnn__cl_of(shared);
+    cnncl   *d = cnncl_of(shared);
     memcpy(row, d->row, sizeof row);
     for (int i = 0; i < rows; i++)
         if (row[i].op != op) d->row[kept++] = row[i];
@@ -759,7 +759,7 @@ static void calls_that_fail(void)
     long  fails = 0, left = 0;
     for (long at = 1; ; at += 1 + at / 16) {
         long objects, memory = alloc_live;
-        cnn__cl_forget_launches(cnn__cl_of(shared));
+        cnncl_forget_launches(cnncl_of(shared));
         objects = cl_live;
         call_count = 0, call_fail = at;
         net  n = everything(shared);
@@ -777,7 +777,7 @@ static void calls_that_fail(void)
                                        train(n, 2, losses) && isfinite(losses[1]));
         }
         cnn_free(n.g);
-        cnn__cl_forget_launches(cnn__cl_of(shared));
+        cnncl_forget_launches(cnncl_of(shared));
         CHECK_INT(cl_live, objects);
         CHECK_INT(alloc_live, memory);
         recover();
@@ -853,7 +853,7 @@ static void compiled_kernels(void)
     CHECK(system(command) == 0);
     /* with the check */
     cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .cache = dir);
-    uint64_t     key = cnn_opencl_error(dev) ? 0 : cnn__cl_key(cnn__cl_of(dev));
+    uint64_t     key = cnn_opencl_error(dev) ? 0 : cnncl_key(cnncl_of(dev));
     cnn_opencl_close(dev);
     opens_from(dir, true);
     snprintf(path, sizeof path, "%s/cnn_opencl-%016llx.bin", dir, (unsigned long long)key);
@@ -873,11 +873,11 @@ static void compiled_kernels(void)
         opens_from(dir, false), opens_from(dir, true);
     }
     /* the driver refuses it */
-    memset(bad, 'x', n), cnn__cl_head(bad, key, bad + CNN__CL_HEAD, n - CNN__CL_HEAD);
+    memset(bad, 'x', n), cnncl_head(bad, key, bad + CNNCL_HEAD, n - CNNCL_HEAD);
     write_file(path, bad, n);
     opens_from(dir, false), opens_from(dir, true);
     /* another driver's */
-    cnn__cl_head(good, key + 1, good + CNN__CL_HEAD, n - CNN__CL_HEAD);
+    cnncl_head(good, key + 1, good + CNNCL_HEAD, n - CNNCL_HEAD);
     write_file(path, good, n);
     opens_from(dir, false), opens_from(dir, true);
     snprintf(command, sizeof command, "test \"$(ls '%s')\" = cnn_opencl-%016llx.bin && rm -r '%s'", dir,
@@ -951,7 +951,7 @@ static void wrong_label(void)
 /* Too large for one buffer. */
 static void a_buffer_too_large(void)
 {
-    cnn__cl *d = cnn__cl_of(shared);
+    cnncl *d = cnncl_of(shared);
     size_t   keep = d->max_buffer;
     d->max_buffer = 1000;
     net n = lenet(shared);
@@ -998,12 +998,12 @@ static void many_rows(void)
 /* Kernels that do not build: the log is in the message. */
 static void program_build_log(void)
 {
-    cnn__cl    *d = cnn__cl_of(shared);
+    cnncl    *d = cnncl_of(shared);
     cl_program  keep = d->program;
     const char *source = "__kernel void broken(int i) { nonsense }";
     cl_int      e;
     d->program = d->cl.clCreateProgramWithSource(d->context, 1, &source, NULL, &e);
-    CHECK(d->program && !cnn__cl_build_program(d));
+    CHECK(d->program && !cnncl_build_program(d));
     CHECK_MSG(strstr(shared->error, "nonsense") != NULL, "%s", shared->error);
     d->cl.clReleaseProgram(d->program);
     d->program = keep;
@@ -1019,15 +1019,15 @@ static bool nonsense(cnn_backend *dev, cnn_tensor *y, cnn_mode mode)
 }
 static void a_wrong_kernel(void)
 {
-    cnn__cl   *d = cnn__cl_of(shared);
+    cnncl   *d = cnncl_of(shared);
     cnn_kernel row[64];
     int        rows = shared->n_kernels;
-    CHECK(cnn__cl_check_rows(d));
+    CHECK(cnncl_check_rows(d));
     CHECK_INT(shared->n_kernels, rows);
     memcpy(row, d->row, sizeof row);
     for (int i = 0; i < rows; i++) if (row[i].op == &cnn_op_tanh ||
                                        row[i].op == &cnn_op_conv2d) d->row[i].forward = nonsense;
-    CHECK(cnn__cl_check_rows(d));
+    CHECK(cnncl_check_rows(d));
     CHECK_INT(shared->n_kernels, rows - 2);
     CHECK_MSG(strstr(d->report, "left to the CPU: conv2d") &&
               strstr(d->report, "left to the CPU: tanh"), "%s", d->report);
@@ -1042,11 +1042,11 @@ static bool no_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn
 }
 static void a_wrong_update(void)
 {
-    cnn__cl    *d = cnn__cl_of(shared);
+    cnncl    *d = cnncl_of(shared);
     cnn_backend keep = *shared;
-    CHECK(cnn__cl_check_training(d) && shared->update && !strstr(d->report, "updates"));
+    CHECK(cnncl_check_training(d) && shared->update && !strstr(d->report, "updates"));
     shared->update = no_update;
-    CHECK(cnn__cl_check_training(d) && !shared->update && !shared->correct);
+    CHECK(cnncl_check_training(d) && !shared->update && !shared->correct);
     CHECK_MSG(strstr(d->report, "left to the CPU: updates"), "%s", d->report);
     *shared = keep;
 }
@@ -1072,10 +1072,10 @@ static int wrong_sgemm(int layout, int ta, int tb, size_t m, size_t n, size_t k,
 }
 static void a_wrong_clblast(void)
 {
-    cnn__cl *d = cnn__cl_of(shared);
-    CHECK(cnn__cl_check_gemm(d));
+    cnncl *d = cnncl_of(shared);
+    CHECK(cnncl_check_gemm(d));
     d->clblast = true, d->blas.CLBlastSgemm = wrong_sgemm;
-    CHECK(!cnn__cl_check_gemm(d));
+    CHECK(!cnncl_check_gemm(d));
     d->clblast = false;
 }
 
@@ -1111,13 +1111,13 @@ static cl_int CL_API_CALL intel_info(cl_device_id id, cl_device_info what, size_
 static void a_gpu_of_intel(void)
 {
     cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_check = 1);
-    cnn__cl     *d = cnn__cl_of(dev);
+    cnncl     *d = cnncl_of(dev);
     const cnn_opencl_args   args = { .gemm = CNN_OPENCL_AUTO };
     const cnn_opencl_device gpu = { .type = CNN_OPENCL_GPU };
     const char *says = "";
     if (CHECK_MSG(!cnn_opencl_error(dev), "%s", cnn_opencl_report(dev))) {
         d->cl.clGetDeviceInfo = intel_info, products_are = WRONG_INDIRECT;
-        CHECK(cnn__cl_choose_gemm(d, &args, &gpu, &says) && d->clblast && products_are == RIGHT);
+        CHECK(cnncl_choose_gemm(d, &args, &gpu, &says) && d->clblast && products_are == RIGHT);
         CHECK_STR(says, "CLBlast (direct)");
         products_are = RIGHT;
     }
@@ -1159,23 +1159,23 @@ static cl_int CL_API_CALL named_platform(cl_platform_id id, cl_platform_info wha
     snprintf(to, size, (uintptr_t)id == 1 ? "Host" : "Vendor's");
     return CL_SUCCESS;
 }
-static const char *chosen(const cnn__cl_device *list, int n, cnn_opencl_args a)
+static const char *chosen(const cnncl_device *list, int n, cnn_opencl_args a)
 {
-    cnn__cl_wish(&a);
-    const cnn__cl_device *d = cnn__cl_choose(list, n, &a);
+    cnncl_wish(&a);
+    const cnncl_device *d = cnncl_choose(list, n, &a);
     return d ? d->about.name : "none";
 }
 static void order_of_devices(void)
 {
     static const char *const order[] = { "Radiant", "GeFast", "Board", "Processor" };
-    cnn__cl_device    *list = malloc(CNN__CL_MAX_DEVICES * sizeof *list);
-    const cnn__cl_api cl = { .clGetPlatformIDs = two_platforms, .clGetDeviceIDs = four_devices,
+    cnncl_device    *list = malloc(CNNCL_MAX_DEVICES * sizeof *list);
+    const cnncl_api cl = { .clGetPlatformIDs = two_platforms, .clGetDeviceIDs = four_devices,
                              .clGetDeviceInfo = named_device, .clGetPlatformInfo = named_platform };
     if (!CHECK(list != NULL)) return;
     device_wish = "", platforms = 0;
-    CHECK_INT(cnn__cl_list(&cl, list), 0);
+    CHECK_INT(cnncl_list(&cl, list), 0);
     platforms = 2;
-    if (CHECK_INT(cnn__cl_list(&cl, list), 4)) {
+    if (CHECK_INT(cnncl_list(&cl, list), 4)) {
         for (int i = 0; i < 4; i++) CHECK_STR(list[i].about.name, order[i]);
         CHECK_STR(chosen(list, 4, (cnn_opencl_args){ 0 }), "Radiant");
         CHECK_STR(chosen(list, 4, (cnn_opencl_args){ .device = 2 }), "Board");
@@ -1215,7 +1215,7 @@ static void choosing_a_device(void)
     char part[8] = { list[0].name[0], list[0].name[1], list[0].name[2], list[0].name[3] };
     dev = cnn_opencl(.name = part, .without = "relu,conv2d,none", .gemm = CNN_OPENCL_OWN, .no_check = 1);
     CHECK_MSG(!cnn_opencl_error(dev), "%s", cnn_opencl_error(dev) ? cnn_opencl_error(dev) : "");
-    CHECK_INT(dev->n_kernels, (int)(sizeof cnn__cl_rows / sizeof *cnn__cl_rows) - 2);
+    CHECK_INT(dev->n_kernels, (int)(sizeof cnncl_rows / sizeof *cnncl_rows) - 2);
     CHECK(strstr(cnn_opencl_report(dev), "GEMM"));
     CHECK(!cnn_opencl_tune(dev, "GemmRoutine", 0, NULL, NULL));
     cnn_opencl_close(dev);
@@ -1336,16 +1336,16 @@ int main(int argc, char **argv)
     RUN(wish_number);
     RUN(no_wish);
 
-    cnn__blas_api blas;
-    if (!cnn__load_clblast(&blas)) printf("    skipped: CLBlast is not installed\n");
+    cnncl_blas_api blas;
+    if (!cnncl_load_clblast(&blas)) printf("    skipped: CLBlast is not installed\n");
     else if (test_begin("CLBlast") &&
              CHECK(share(cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_CLBLAST)))) {
         printf("    %s\n", cnn_opencl_report(shared));
-        CHECK(cnn__cl_of(shared)->clblast);
+        CHECK(cnncl_of(shared)->clblast);
         all_rooms("CLBlast", 20);
         unshare();
     }
-    if (cnn__load_clblast(&blas)) {
+    if (cnncl_load_clblast(&blas)) {
         RUN(wrong_products);
         RUN(a_gpu_of_intel);
     }
