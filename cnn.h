@@ -1110,10 +1110,14 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #endif
 
 #if defined(CNN_MALLOC) && defined(CNN_REALLOC) && defined(CNN_FREE)
+#define CNN__ARENAS(bytes)    CNN_MALLOC(bytes)
+#define CNN__ARENAS_ARE_ZERO  false
 #elif !defined(CNN_MALLOC) && !defined(CNN_REALLOC) && !defined(CNN_FREE)
 #define CNN_MALLOC(bytes)     malloc(bytes)
 #define CNN_REALLOC(p, bytes) realloc(p, bytes)
 #define CNN_FREE(p)           free(p)
+#define CNN__ARENAS(bytes)    calloc(1, bytes)    /* on a device most of them are never touched, and so free */
+#define CNN__ARENAS_ARE_ZERO  true
 #else
 #error "cnn.h: define all of CNN_MALLOC, CNN_REALLOC and CNN_FREE, or none"
 #endif
@@ -5265,6 +5269,17 @@ static bool cnn__shorten_on_host(cnn_graph *g, float factor)
     return true;
 }
 
+static bool cnn__scale_grads(cnn_graph *g, double by)
+{
+    const bool     there = g->config.backend && g->config.backend->scale;
+    const unsigned side = there ? CNN__DEVICE : CNN__HOST;
+    const float    factor = (float)by;
+    if (by == 1) return true;
+    if (!cnn__sync_params(g, CNN__GRAD, side)) return false;
+    if (!(there ? cnn__shorten_on_device(g, factor) : cnn__shorten_on_host(g, factor))) return false;
+    return cnn__wrote_params(g, CNN__GRAD, side), true;
+}
+
 /* As PyTorch's clip_grad_norm_: dw *= min(1, max_norm / (|dw| + 1e-6)). Parameters that cnn_set_lr_scale has
    stopped neither count nor change. A length that is not finite changes nothing: there is no direction to
    keep. */
@@ -5280,12 +5295,8 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
     const unsigned side = there ? CNN__DEVICE : CNN__HOST;
     if (!cnn__sync_params(g, CNN__GRAD, side)) return NAN;
     double norm = sqrt(there ? cnn__squares_on_device(g) : cnn__squares_on_host(g));
-    if (isfinite(norm) && norm > (double)max_norm) {
-        const float factor = (float)((double)max_norm / (norm + 1e-6));
-        if (!(there ? cnn__shorten_on_device(g, factor) : cnn__shorten_on_host(g, factor))) return NAN;
-        cnn__wrote_params(g, CNN__GRAD, side);
-    }
-    return norm;
+    const bool clips = isfinite(norm) && norm > (double)max_norm;
+    return clips && !cnn__scale_grads(g, (double)max_norm / (norm + 1e-6)) ? NAN : norm;
 }
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
@@ -5850,15 +5861,16 @@ static void cnn__bind(cnn__node *v, cnn_mode mode)
 /* Lay the arenas out in `memory`, or in an allocation of the graph's own. */
 static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
 {
+    const bool zero = !memory && CNN__ARENAS_ARE_ZERO;
     if (!memory) {
-        memory = g->base = CNN_MALLOC(g->memory.total + CNN__ALIGN);
+        memory = g->base = CNN__ARENAS(g->memory.total + CNN__ALIGN);
         if (!g->base) return cnn__no_memory(g, g->config.at, what, g->memory.total + CNN__ALIGN);
     }
     char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
     for (int i = 0; i < CNN_ARENAS; i++) {
         g->arena[i] = (float *)(void *)p;
-        if (i < CNN_ARENA_ACTIVATIONS) memset(p, 0, g->arena_bytes[i]);    /* the rest is written before it is
-                                                                              read */
+        if (i < CNN_ARENA_ACTIVATIONS && !zero) memset(p, 0, g->arena_bytes[i]);  /* the rest is written before
+                                                                                     it is read */
         p += g->arena_bytes[i];
     }
     return true;
@@ -6422,7 +6434,7 @@ static const char *cnn__read_decimal(const char *p, const char *end, double *v)
 {
     uint64_t digits = 0;
     int      power = 0, n = 0, e = 0;
-    bool     minus = p < end && *p == '-', point = false, small = false;
+    bool     minus = p < end && *p == '-', point = false, shrinks = false;
     if (p < end && (*p == '-' || *p == '+')) p++;
     for (; p < end && ((*p >= '0' && *p <= '9') || (*p == '.' && !point)); p++) {
         if (*p == '.') { point = true; continue; }
@@ -6435,10 +6447,10 @@ static const char *cnn__read_decimal(const char *p, const char *end, double *v)
     if (!n) return NULL;
     if (p < end && (*p == 'e' || *p == 'E')) {
         p++;
-        if (p < end && (*p == '-' || *p == '+')) small = *p++ == '-';
+        if (p < end && (*p == '-' || *p == '+')) shrinks = *p++ == '-';
         if (p == end || *p < '0' || *p > '9') return NULL;
         for (; p < end && *p >= '0' && *p <= '9'; p++) if (e < 9999) e = e * 10 + (*p - '0');
-        power += small ? -e : e;
+        power += shrinks ? -e : e;
     }
     double size = (double)digits;
     if (digits) size = power < 0 ? size / pow(10, -power) : size * pow(10, power);
@@ -7359,15 +7371,6 @@ static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
     else if (end > 0)    part = 1 - (steps > 1 ? done / (steps - 1) : 0);
     double lr = end + ((double)a->lr - end) * part;
     return (float)(done < a->warmup ? lr * (done + 1) / a->warmup : lr);
-}
-
-static bool cnn__scale_grads(cnn_graph *g, double factor)
-{
-    size_t count;
-    float *dw = factor == 1 ? NULL : cnn_flat_grads(g, &count);
-    if (factor == 1) return true;
-    for (size_t i = 0; dw && i < count; i++) dw[i] *= (float)factor;
-    return dw != NULL;
 }
 
 /* One update with the gradients that are there, and what belongs to it. */

@@ -24,9 +24,10 @@
    copies; cnn_copies(g).host_nodes and the summary say how many there are.
 
    Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those
-   that .type and .name let through, GPUs before accelerators before CPUs; a CPU is taken only when it is
-   asked for. If none of the three is given, the environment variable CNN_OPENCL_DEVICE chooses: gpu,
-   accelerator, cpu, all, a number (a place in the list of cnn_opencl_devices), or a part of a device's name.
+   that .type and .name let through, GPUs (with memory of their own first) before accelerators before CPUs; a
+   CPU is taken only when it is asked for. If none of the three is given, the environment variable
+   CNN_OPENCL_DEVICE chooses: gpu, accelerator, cpu, all, a number (a place in the list of
+   cnn_opencl_devices), or a part of a device's name.
 
    Errors. cnn_opencl never returns NULL. If the device could not be opened, cnn_opencl_error says why in one
    sentence, and cnn_new makes that sentence the graph's error. A program that would rather run on the CPU
@@ -47,9 +48,9 @@
    several graphs train in several threads.
 
    Matrix products are done by CLBlast where libclblast is found, and by a kernel of our own where it is not,
-   on CPU devices, and wherever a check at opening time finds a wrong number. Every other kernel is held to
-   the CPU's result, too: an operation whose kernel is wrong on this driver is left to the CPU.
-   cnn_opencl_report says so.
+   on CPU devices, from the first product that it refuses, and wherever a check at opening time finds a wrong
+   number. Every other kernel is held to the CPU's result, too: an operation whose kernel is wrong on this
+   driver, or does not compile, is left to the CPU. cnn_opencl_report says so.
 
    With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is
    another driver's, is compiled and written again.
@@ -63,7 +64,8 @@
                         /etc/OpenCL/vendors/nvidia.icd
        AMD              rocm-opencl-runtime of ROCm, or mesa-opencl-icd (with RUSTICL_ENABLE=radeonsi)
        Intel            intel-opencl-icd
-       Mali, Adreno     libOpenCL.so of the vendor's driver (Android: /vendor/lib64), in the loader's path
+       Mali, Adreno     libOpenCL.so of the vendor's driver; on Android an app names it in its manifest,
+                        <uses-native-library android:name="libOpenCL.so" android:required="false"/>
        Apple            nothing: the framework is part of macOS; CNN_OPENCL_LINK links it directly
        no GPU: a CPU    pocl-opencl-icd, and CNN_OPENCL_DEVICE=cpu
        CLBlast          libclblast-dev or libclblast1; optional
@@ -95,7 +97,6 @@ typedef struct {
     /* default: CLBlast on GPUs and accelerators, where it passes the check */
     cnn_opencl_gemm gemm;
     size_t      workspace;            /* bytes that unfolded images may take; default 256 MiB */
-    int         no_map;               /* 1: copy also where host and device share their memory */
     int         no_check;             /* 1: do not hold every kernel to the CPU's result at opening */
     const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
     const char *cache;                /* a directory for compiled kernels, so that the next opening is quick;
@@ -183,10 +184,17 @@ static int cnncl_plane(cnn_shape s)    { return s.h * s.w; }
 #else
 #include <CL/cl.h>
 #endif
-#ifdef _WIN32
-#include <windows.h>
-#else
+#ifndef _WIN32
 #include <dlfcn.h>
+#else                              /* <windows.h> would define near, small and min for the whole file */
+struct HINSTANCE__;
+#ifdef _WIN64
+typedef long long (__stdcall *cnncl_address)(void);
+#else
+typedef int (__stdcall *cnncl_address)(void);
+#endif
+__declspec(dllimport) struct HINSTANCE__ *__stdcall LoadLibraryExA(const char *, void *, unsigned long);
+__declspec(dllimport) cnncl_address __stdcall GetProcAddress(struct HINSTANCE__ *, const char *);
 #endif
 
 /* Every function of OpenCL that is used here: result, name, parameters. */
@@ -221,14 +229,7 @@ static int cnncl_plane(cnn_shape s)    { return s.h * s.w; }
     X(cl_int, clEnqueueReadBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, void *, cl_uint,      \
                                     const cl_event *, cl_event *))                                           \
     X(cl_int, clEnqueueWriteBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, const void *,        \
-                                     cl_uint,                                                                \
-                                     const cl_event *, cl_event *))                                          \
-    X(cl_int, clEnqueueFillBuffer, (cl_command_queue, cl_mem, const void *, size_t, size_t, size_t, cl_uint, \
-                                    const cl_event *, cl_event *))                                           \
-    X(void *, clEnqueueMapBuffer, (cl_command_queue, cl_mem, cl_bool, cl_map_flags, size_t, size_t, cl_uint, \
-                                   const cl_event *, cl_event *, cl_int *))                                  \
-    X(cl_int, clEnqueueUnmapMemObject, (cl_command_queue, cl_mem, void *, cl_uint, const cl_event *,         \
-                                        cl_event *))                                                         \
+                                     cl_uint, const cl_event *, cl_event *))                                 \
     X(cl_int, clWaitForEvents, (cl_uint, const cl_event *))                                                  \
     X(cl_int, clReleaseEvent, (cl_event))                                                                    \
     X(cl_int, clFlush, (cl_command_queue))                                                                   \
@@ -254,7 +255,7 @@ static CNNCL_UNUSED void *cnncl_open_library(const char *const *names)
     void *library = NULL;
     for (; !library && *names; names++)
 #ifdef _WIN32
-        library = (void *)LoadLibraryA(*names);
+        library = LoadLibraryExA(*names, NULL, 0x1000);  /* not from the working directory */
 #else
         library = dlopen(*names, RTLD_NOW | RTLD_LOCAL);
 #endif
@@ -265,7 +266,7 @@ static CNNCL_UNUSED void *cnncl_open_library(const char *const *names)
 static CNNCL_UNUSED bool cnncl_find_function(void *library, const char *name, void *function, size_t size)
 {
 #ifdef _WIN32
-    FARPROC found = GetProcAddress((HMODULE)library, name);
+    cnncl_address found = GetProcAddress(library, name);
 #else
     void *found = dlsym(library, name);
 #endif
@@ -291,6 +292,9 @@ static const char *cnncl_load_opencl(cnncl_api *api)
         "/System/Library/Frameworks/OpenCL.framework/OpenCL",
 #else
         "libOpenCL.so.1", "libOpenCL.so",
+#ifdef __ANDROID__
+        "libOpenCL-pixel.so", "libGLES_mali.so", "libPVROCL.so",
+#endif
 #endif
         NULL };
     void *library = cnncl_open_library(names);
@@ -314,7 +318,7 @@ static bool cnncl_load_clblast(cnncl_blas_api *api)
 #else
     static const char *const names[] = {
 #if defined(_WIN32)
-        "clblast.dll",
+        "clblast.dll", "libclblast.dll",
 #elif defined(__APPLE__)
         "libclblast.1.dylib", "libclblast.dylib", "/opt/homebrew/lib/libclblast.dylib",
             "/usr/local/lib/libclblast.dylib",
@@ -333,12 +337,31 @@ static bool cnncl_load_clblast(cnncl_blas_api *api)
    >>cl-devices ---- 2. Devices: listed, then chosen
    ======================================================================================================== */
 
-typedef struct { cl_platform_id platform; cl_device_id id; cnn_opencl_device about; } cnncl_device;
+typedef struct { cl_platform_id platform; cl_device_id id; cnn_opencl_device about; int rank; } cnncl_device;
 enum { CNNCL_MAX_DEVICES = 64, CNNCL_MAX_PLATFORMS = 16 };
 
-/* All devices, GPUs first, then accelerators, then CPUs; otherwise in the order of the platforms. A platform
-   without a device of a type answers with an error and leaves the count alone, so the count starts at
-   zero. */
+/* What the driver says of a platform or, if d is not NULL, a device: cut where the field ends, since a driver
+   that is given too little room gives nothing. */
+static void cnncl_text(const cnncl_api *cl, cl_platform_id p, cl_device_id d, cl_uint what, char *out,
+                       size_t room)
+{
+    char text[2048] = "";
+    if (d) cl->clGetDeviceInfo(d, what, sizeof text - 1, text, NULL);
+    else   cl->clGetPlatformInfo(p, what, sizeof text - 1, text, NULL);
+    cnncl_say(out, room, "%s", text);
+}
+
+/* The order of devices: GPUs, accelerators, CPUs; in each, what has memory of its own before what shares the
+   host's, as integrated GPUs do; last what is emulated on Direct3D. */
+static int cnncl_rank(const cnncl_api *cl, const cnncl_device *d)
+{
+    cl_bool shares = CL_FALSE;
+    cl->clGetDeviceInfo(d->id, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof shares, &shares, NULL);
+    return (int)d->about.type * 4 + (strstr(d->about.platform, "OpenCLOn12") ? 2 : 0) + (shares ? 1 : 0);
+}
+
+/* All devices by rank, equals in the order of the platforms. A platform without a device of a type answers
+   with an error and leaves the count alone, so the count starts at zero. */
 static int cnncl_list(const cnncl_api *cl, cnncl_device *list)
 {
     static const struct { cl_device_type cl; unsigned type; } types[] = {
@@ -356,23 +379,22 @@ static int cnncl_list(const cnncl_api *cl, cnncl_device *list)
             if (cl->clGetDeviceIDs(platform[p], types[t].cl, CNNCL_MAX_DEVICES, id, &ids) != CL_SUCCESS)
                 continue;
             for (cl_uint i = 0; i < ids && i < CNNCL_MAX_DEVICES && count < CNNCL_MAX_DEVICES; i++) {
-                cnncl_device *d = &list[count];
-                cl_uint  units = 0;
-                cl_ulong memory = 0;
-                bool     seen = false;
+                cnncl_device d = { .platform = platform[p], .id = id[i], .about = { .type = types[t].type } };
+                cl_uint      units = 0;
+                cl_ulong     memory = 0;
+                bool         seen = false;
                 for (int k = 0; k < count; k++) seen = seen || list[k].id == id[i];
                 if (seen) continue;
-                memset(d, 0, sizeof *d);
-                d->platform = platform[p], d->id = id[i], d->about.type = types[t].type;
-                cl->clGetDeviceInfo(id[i], CL_DEVICE_NAME, sizeof d->about.name - 1, d->about.name, NULL);
-                cl->clGetDeviceInfo(id[i], CL_DEVICE_VERSION, sizeof d->about.version - 1, d->about.version,
-                                    NULL);
-                cl->clGetPlatformInfo(platform[p], CL_PLATFORM_NAME, sizeof d->about.platform - 1,
-                                      d->about.platform, NULL);
-                cl->clGetDeviceInfo(id[i], CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, NULL);
-                cl->clGetDeviceInfo(id[i], CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory, &memory, NULL);
-                d->about.units = (int)units, d->about.memory = memory;
-                count++;
+                cnncl_text(cl, NULL, d.id, CL_DEVICE_NAME, d.about.name, sizeof d.about.name);
+                cnncl_text(cl, NULL, d.id, CL_DEVICE_VERSION, d.about.version, sizeof d.about.version);
+                cnncl_text(cl, d.platform, NULL, CL_PLATFORM_NAME, d.about.platform,
+                           sizeof d.about.platform);
+                cl->clGetDeviceInfo(d.id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, NULL);
+                cl->clGetDeviceInfo(d.id, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory, &memory, NULL);
+                d.about.units = (int)units, d.about.memory = memory, d.rank = cnncl_rank(cl, &d);
+                int at = count++;
+                for (; at > 0 && list[at - 1].rank > d.rank; at--) list[at] = list[at - 1];
+                list[at] = d;
             }
         }
     return count;
@@ -483,7 +505,7 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
     X(sgd, ITEMS) X(adam, ITEMS) X(adamw, ITEMS) X(rmsprop, ITEMS) X(rmsprop_centered, ITEMS)                \
-    X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS)
+    X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS) X(fill, ITEMS)
 #define CNNCL_NUMBER(name, work) CNNCL_##name,
 enum { CNNCL_KERNELS(CNNCL_NUMBER) CNNCL_COUNT };
 #define CNNCL_HOW(X, name, value, derivative) CNNCL_IS_##name,
@@ -632,6 +654,11 @@ static const char *const cnncl_source[] = {
        fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the
                 shape of x; has_u = 0 for u = 1. Element q of the sum for y[j] is at folded(j, q). */
     CNNCL_SOURCE(
+    __kernel void fill(ARRAY(y), int n, float v)
+    {
+        BASE(y) ITEM(i, n)
+        y[i] = v;
+    }
     __kernel void spread(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, float beta, float factor,
                          float offset)
     {
@@ -672,12 +699,10 @@ static const char *const cnncl_source[] = {
         const float sum = factor * fold_part(x, xs, u, us, has_u, ys, j, 0, count, 1);
         y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
     }
-    GROUP_KERNEL
-    void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n, int count,
-                    float beta, float factor)
+    GROUP_KERNEL void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n,
+                                 int count, float beta, float factor)
     {
-        __local float part[GROUP];
-        BASE(y) BASE(x) BASE(u)
+        __local float part[GROUP]; BASE(y) BASE(x) BASE(u)
         const int j = (int)get_group_id(0);
         const float sum = factor * group_sum(fold_part(x, xs, u, us, has_u, ys, j, (int)get_local_id(0),
                                                        count, GROUP), part);
@@ -805,11 +830,9 @@ static const char *const cnncl_source[] = {
         dx[o] += sum;
     }),
     CNNCL_SOURCE(
-    GROUP_KERNEL
-    void conv_backward_weights(ARRAY(dw), ARRAY(x), ARRAY(dy), conv g)
+    GROUP_KERNEL void conv_backward_weights(ARRAY(dw), ARRAY(x), ARRAY(dy), conv g)
     {
-        __local float part[GROUP];
-        BASE(dw) BASE(x) BASE(dy)
+        __local float part[GROUP]; BASE(dw) BASE(x) BASE(dy)
         const int o = (int)get_group_id(0); const int channels = g.ic / g.groups;
         const int plane = g.oh * g.ow;
         const int j = o % g.kw; const int i = o / g.kw % g.kh; const int oc = o / (g.kw * g.kh * channels);
@@ -1029,12 +1052,11 @@ static const char *const cnncl_source[] = {
        difference of two large sums would lose the variance. Backward, h = (x - mean) inverse and m = N P:
            dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m) */
     CNNCL_SOURCE(
-    GROUP_KERNEL
-    void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean), ARRAY(running_var),
-                               int channels, int plane, int count, float eps, float momentum)
+    GROUP_KERNEL void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean),
+                                            ARRAY(running_var), int channels, int plane, int count, float eps,
+                                            float momentum)
     {
-        __local float part[GROUP];
-        BASE(x) BASE(mean) BASE(inverse) BASE(running_mean) BASE(running_var)
+        __local float part[GROUP]; BASE(x) BASE(mean) BASE(inverse) BASE(running_mean) BASE(running_var)
         const int c = (int)get_group_id(0);
         float sum = 0.0f; float square = 0.0f;
         for (int q = (int)get_local_id(0); q < count; q += GROUP)
@@ -1060,12 +1082,11 @@ static const char *const cnncl_source[] = {
         y[i] = affine ? w[c] * h + b[c] : h;
     }
     /* sums (2,C): of dy h, then of dy; added to dw and db where these are wanted */
-    GROUP_KERNEL
-    void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x), ARRAY(dy),
-                         ARRAY(mean), ARRAY(inverse), int channels, int plane, int count)
+    GROUP_KERNEL void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x),
+                                      ARRAY(dy), ARRAY(mean), ARRAY(inverse), int channels, int plane,
+                                      int count)
     {
-        __local float part[GROUP];
-        BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
+        __local float part[GROUP]; BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
         const int c = (int)get_group_id(0);
         float sum = 0.0f; float with_h = 0.0f;
         for (int q = (int)get_local_id(0); q < count; q += GROUP) {
@@ -1100,11 +1121,9 @@ static const char *const cnncl_source[] = {
         BASE(dx) BASE(dy) BASE(x) BASE(w) ITEM(i, n)
         dx[i] += x[i] > 0.0f ? dy[i] : w[i / plane % channels] * dy[i];
     }
-    GROUP_KERNEL
-    void prelu_weight(ARRAY(dw), ARRAY(dy), ARRAY(x), int channels, int plane, int n)
+    GROUP_KERNEL void prelu_weight(ARRAY(dw), ARRAY(dy), ARRAY(x), int channels, int plane, int n)
     {
-        __local float part[GROUP];
-        BASE(dw) BASE(dy) BASE(x)
+        __local float part[GROUP]; BASE(dw) BASE(dy) BASE(x)
         const int c = (int)get_group_id(0);
         float sum = 0.0f;
         for (int q = (int)get_local_id(0); q < n / channels; q += GROUP) {
@@ -1118,11 +1137,9 @@ static const char *const cnncl_source[] = {
     /* Norms of one sample: row r holds k elements, groups rows a sample; `share` neighbours have one weight.
        As in the room, h = (x - mean) rstd,  e = dy w:
            dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
-    GROUP_KERNEL
-    void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps)
+    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps)
     {
-        __local float part[GROUP];
-        BASE(x) BASE(saved)
+        __local float part[GROUP]; BASE(x) BASE(saved)
         const int r = (int)get_group_id(0);
         float sum = 0.0f; float square = 0.0f;
         x += (size_t)r * k;
@@ -1141,12 +1158,10 @@ static const char *const cnncl_source[] = {
         const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
         y[i] = affine ? w[j] * h + b[j] : h;
     }
-    GROUP_KERNEL
-    void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine, int k,
-                              int sample, int share)
+    GROUP_KERNEL void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine,
+                                           int k, int sample, int share)
     {
-        __local float part[GROUP];
-        BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
+        __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
         const int r = (int)get_group_id(0); const float mean = saved[2 * r];
         const float rstd = saved[2 * r + 1];
         const int first = r * k; const int last = first + k;
@@ -1161,12 +1176,10 @@ static const char *const cnncl_source[] = {
             dx[i] += ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
                 * rstd;
     }
-    GROUP_KERNEL
-    void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x), ARRAY(saved),
-                            int k, int sample, int share, int count)
+    GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x),
+                                         ARRAY(saved), int k, int sample, int share, int count)
     {
-        __local float part[GROUP];
-        BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
+        __local float part[GROUP]; BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
         const int j = (int)get_group_id(0);
         float sum = 0.0f; float with_h = 0.0f;
         for (int q = (int)get_local_id(0); q < count; q += GROUP) {
@@ -1227,12 +1240,10 @@ static const char *const cnncl_source[] = {
         if (save) saved[2 * i] = top, saved[2 * i + 1] = rest;
     }),
     CNNCL_SOURCE(
-    GROUP_KERNEL
-    void label_loss_mean(ARRAY(loss), ARRAY(rows), ARRAY(labels), ARRAY(v), int weighted, int ignored,
-                         int channels, int n)
+    GROUP_KERNEL void label_loss_mean(ARRAY(loss), ARRAY(rows), ARRAY(labels), ARRAY(v), int weighted,
+                                      int ignored, int channels, int n)
     {
-        __local float part[GROUP];
-        BASE(loss) BASE(rows) BASE(labels) BASE(v)
+        __local float part[GROUP]; BASE(loss) BASE(rows) BASE(labels) BASE(v)
         float sum = 0.0f;
         for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += rows[i];
         sum = group_sum(sum, part);
@@ -1240,12 +1251,10 @@ static const char *const cnncl_source[] = {
         if (get_local_id(0) == 0) loss[0] = weights <= 0.0f ? 0.0f : sum / weights;
     }
     /* share: dloss / M, and the mean of v */
-    GROUP_KERNEL
-    void label_loss_share(ARRAY(share), ARRAY(dloss), ARRAY(labels), ARRAY(v), int weighted, int ignored,
-                          int channels, int n)
+    GROUP_KERNEL void label_loss_share(ARRAY(share), ARRAY(dloss), ARRAY(labels), ARRAY(v), int weighted,
+                                       int ignored, int channels, int n)
     {
-        __local float part[GROUP];
-        BASE(share) BASE(dloss) BASE(labels) BASE(v)
+        __local float part[GROUP]; BASE(share) BASE(dloss) BASE(labels) BASE(v)
         float sum = 0.0f;
         for (int c = (int)get_local_id(0); c < channels && weighted; c += GROUP) sum += v[c];
         sum = group_sum(sum, part);
@@ -1282,12 +1291,10 @@ static const char *const cnncl_source[] = {
         if (how == 2) return d <= delta ? d * d / 2.0f : delta * (d - delta / 2.0f);
         return (1.0f - t) * x + (1.0f + (p - 1.0f) * t) * softplus_of_minus(x);
     }
-    GROUP_KERNEL
-    void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), ARRAY(p), ARRAY(w), int weights, int channels,
-                           int plane, int n, int how, float delta, float factor)
+    GROUP_KERNEL void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), ARRAY(p), ARRAY(w), int weights,
+                                        int channels, int plane, int n, int how, float delta, float factor)
     {
-        __local float part[GROUP];
-        BASE(loss) BASE(x) BASE(t) BASE(p) BASE(w)
+        __local float part[GROUP]; BASE(loss) BASE(x) BASE(t) BASE(p) BASE(w)
         float sum = 0.0f;
         for (int i = (int)get_local_id(0); i < n; i += GROUP) {
             const int c = i / plane % channels;
@@ -1368,22 +1375,18 @@ static const char *const cnncl_source[] = {
     /* Running sums, from 0 where `anew`: of x^2, one for each group, and of the rows whose label's logit is
        the largest, the first of equals. Rows are counted in two parts, as a float holds no count beyond
        2^24. */
-    GROUP_KERNEL
-    void squares(ARRAY(sums), ARRAY(x), int n, int anew)
+    GROUP_KERNEL void squares(ARRAY(sums), ARRAY(x), int n, int anew)
     {
-        __local float part[GROUP];
-        BASE(sums) BASE(x)
+        __local float part[GROUP]; BASE(sums) BASE(x)
         const int group = (int)get_group_id(0);
         float sum = 0.0f;
         for (size_t i = get_global_id(0); i < (size_t)n; i += get_global_size(0)) sum += x[i] * x[i];
         sum = group_sum(sum, part);
         if (get_local_id(0) == 0) sums[group] = (anew ? 0.0f : sums[group]) + sum;
     }
-    GROUP_KERNEL
-    void correct(ARRAY(sum), ARRAY(x), ARRAY(labels), int channels, int plane, int n, int anew)
+    GROUP_KERNEL void correct(ARRAY(sum), ARRAY(x), ARRAY(labels), int channels, int plane, int n, int anew)
     {
-        __local float part[GROUP];
-        BASE(sum) BASE(x) BASE(labels)
+        __local float part[GROUP]; BASE(sum) BASE(x) BASE(labels)
         int count = 0;
         for (int i = (int)get_local_id(0); i < n; i += GROUP) {
             __global float *z = x + (size_t)(i / plane) * channels * plane + i % plane;
@@ -1421,9 +1424,9 @@ typedef struct {
     cl_command_queue queue;
     cl_program       program;
     cnncl_launch     launch[CNNCL_LAUNCHES];
-    bool             unified;                 /* host and device share their memory: map instead of copying */
     bool             clblast;                 /* it does the matrix products */
     bool             cached;                  /* the program came from a file of the cache */
+    bool             lacks;                   /* kernels that do not build */
     int              launches;                /* since the last flush */
     size_t           workspace, max_buffer;   /* bytes */
     /* partial products of thin matrices, and behind them the sums */
@@ -1492,8 +1495,7 @@ static void *cnncl_alloc(cnn_backend *dev, size_t bytes)
                   d->max_buffer);
         return NULL;
     }
-    cl_mem_flags flags = (cl_mem_flags)CL_MEM_READ_WRITE | (d->unified ? CL_MEM_ALLOC_HOST_PTR : 0);
-    cl_mem       m = d->cl.clCreateBuffer(d->context, flags, bytes, NULL, &e);
+    cl_mem m = d->cl.clCreateBuffer(d->context, CL_MEM_READ_WRITE, bytes, NULL, &e);
     if (!m || e != CL_SUCCESS) return cnncl_fail(d, "buffer", e), NULL;
     return m;
 }
@@ -1513,25 +1515,12 @@ static void cnncl_release(cnn_backend *dev, void *buffer)
     cnncl_of(dev)->cl.clReleaseMemObject((cl_mem)buffer);
 }
 
-/* Shared memory: a blocking map gives the host its turn. */
-static bool cnncl_mapped(cnncl *d, cl_mem m, size_t at, size_t bytes, const void *from, void *to)
-{
-    cl_int       e;
-    cl_map_flags how = from ? CL_MAP_WRITE_INVALIDATE_REGION : CL_MAP_READ;
-    void        *p = d->cl.clEnqueueMapBuffer(d->queue, m, CL_TRUE, how, at, bytes, 0, NULL, NULL, &e);
-    if (!p || e != CL_SUCCESS) return cnncl_fail(d, "map", e);
-    if (from) memcpy(p, from, bytes);
-    else      memcpy(to, p, bytes);
-    return cnncl_ok(d, "unmap", d->cl.clEnqueueUnmapMemObject(d->queue, m, p, 0, NULL, NULL));
-}
-
 /* Up. The host may write its array again at once, and the queue holds the step before: so the bytes are
    copied aside and sent from there, and only who comes two copies later waits for them. */
 static bool cnncl_upload(cnn_backend *dev, void *buffer, size_t at, const void *from, size_t bytes)
 {
     cnncl       *d = cnncl_of(dev);
     cnncl_stage *s = &d->stage[d->staged ^= 1];
-    if (d->unified) return cnncl_mapped(d, (cl_mem)buffer, at, bytes, from, NULL);
     if (s->sent) {
         cl_int e = d->cl.clWaitForEvents(1, &s->sent);
         d->cl.clReleaseEvent(s->sent);
@@ -1555,31 +1544,20 @@ static bool cnncl_download(cnn_backend *dev, void *buffer, size_t at, void *to, 
 {
     cnncl *d = cnncl_of(dev);
     d->launches = 0;
-    if (d->unified) return cnncl_mapped(d, (cl_mem)buffer, at, bytes, NULL, to);
     return cnncl_ok(d, "download", d->cl.clEnqueueReadBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at, bytes,
                                                              to, 0, NULL, NULL));
 }
 
-static bool cnncl_fill(cnncl *d, cnn_place p, size_t n, float value)          /* n floats = value */
-{
-    return cnncl_ok(d, "fill", d->cl.clEnqueueFillBuffer(d->queue, (cl_mem)p.buffer, &value, sizeof value,
-                                                         p.at * sizeof value, n * sizeof value, 0, NULL,
-                                                         NULL)) && cnncl_flush(d);
-}
-static bool cnncl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
-{
-    return cnncl_fill(cnncl_of(dev), (cnn_place){ buffer, at / sizeof(float) }, bytes / sizeof(float), 0);
-}
-
 /* ---- Launches ---- */
 
-typedef struct { const void *value; size_t bytes; bool array; } cnncl_arg;
+typedef struct { const void *value; size_t bytes; bool key; /* it tells launches apart */ } cnncl_arg;
 #define CNNCL_ARRAY(p)  { &(cl_mem){ (cl_mem)(p).buffer }, sizeof(cl_mem), true },                           \
                        { &(cl_ulong){ (p).at }, sizeof(cl_ulong), true }
 #define CNNCL_DATA(t)  CNNCL_ARRAY(cnn_place_data(t))
 #define CNNCL_GRAD(t)  CNNCL_ARRAY(cnn_place_grad(t))
 #define CNNCL_SAVED(t) CNNCL_ARRAY(cnn_place_saved(t))
 #define CNNCL_SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape), false }
+#define CNNCL_KEY(i)    { &(cl_int){ i }, sizeof(cl_int), true }
 #define CNNCL_INT(i)    { &(cl_int){ i }, sizeof(cl_int), false }
 #define CNNCL_ULONG(i)  { &(cl_ulong){ i }, sizeof(cl_ulong), false }
 #define CNNCL_FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float), false }
@@ -1600,14 +1578,14 @@ static cnncl_launch *cnncl_find_launch(cnncl *d, int kernel, const cnncl_arg *ar
     enum { PROBES = 8 };
     uint64_t hash = cnncl_hash(0, &kernel, sizeof kernel);
     for (int i = 0; i < n; i++)
-        if (arg[i].array) hash = cnncl_hash(hash, arg[i].value, arg[i].bytes);
+        if (arg[i].key) hash = cnncl_hash(hash, arg[i].value, arg[i].bytes);
     for (uint64_t p = 0; p < PROBES; p++) {
         cnncl_launch *l = &d->launch[(hash + p) % CNNCL_LAUNCHES];
         if (!l->object) return l;
         const unsigned char *has = l->argument;
         bool same = l->kernel == kernel;
         for (int i = 0; i < n && same; has += arg[i++].bytes)
-            same = !arg[i].array || memcmp(has, arg[i].value, arg[i].bytes) == 0;
+            same = !arg[i].key || memcmp(has, arg[i].value, arg[i].bytes) == 0;
         if (same) return l;
     }
     cnncl_launch *l = &d->launch[hash % CNNCL_LAUNCHES];
@@ -1670,6 +1648,22 @@ static bool cnncl_run(cnncl *d, int kernel, int x, int y, int z, const cnncl_arg
    ======================================================================================================== */
 
 static cnn_place cnncl_place_at(cnn_place p, size_t more) { return (cnn_place){ p.buffer, p.at + more }; }
+
+/* n floats = v. Not by clEnqueueFillBuffer: some drivers read its pattern late, when it is gone from the
+   stack. */
+static bool cnncl_fill(cnncl *d, cnn_place y, size_t n, float v)
+{
+    enum { MOST = 1 << 30 };
+    for (int part; n > 0; n -= (size_t)part, y.at += (size_t)part) {
+        part = n < MOST ? (int)n : MOST;
+        if (!CNNCL_RUN(d, fill, part, 1, 1, CNNCL_ARRAY(y), CNNCL_KEY(part), CNNCL_FLOAT(v))) return false;
+    }
+    return true;
+}
+static bool cnncl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
+{
+    return cnncl_fill(cnncl_of(dev), (cnn_place){ buffer, at / sizeof(float) }, bytes / sizeof(float), 0);
+}
 
 /* y = beta y + factor (sum of x u over the extents where y's shape has 1 and x's has more); u NULL is 1. One
    item for each sum if they are short, else one group. */
@@ -1735,7 +1729,8 @@ static bool cnncl_gemm(cnncl *d, cnn_place c, int ldc, float beta, cnn_place a, 
     int e = d->blas.CLBlastSgemm(ROW_MAJOR, ta ? YES : NO, tb ? YES : NO, (size_t)m, (size_t)n, (size_t)k,
                                  1.0f, (cl_mem)a.buffer, a.at, (size_t)lda, (cl_mem)b.buffer, b.at,
                                  (size_t)ldb, beta, (cl_mem)c.buffer, c.at, (size_t)ldc, &d->queue, NULL);
-    return cnncl_ok(d, "CLBlastSgemm", (cl_int)e) && cnncl_flush(d);
+    d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
+    return e == 0 ? cnncl_flush(d) : cnncl_own_gemm(d, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k);
 }
 
 /* ===========================================================================================================
@@ -2209,25 +2204,21 @@ CNNCL_BACKWARD(pad)
                       cnncl_ones, false, 1);
 }
 
-static int cnncl_filter(const cnn_tensor *y)             /* as the kernels count */
-{
-    const cnn_upsample_args *a = y->args;
-    return !a->bilinear ? 0 : a->align_corners ? 2 : 1;
-}
+static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
 CNNCL_FORWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
     cnn_place in = cnn_place_data(x);
     int         n = cnncl_len(y->shape);
     return CNNCL_RUN(cnncl_of(dev), upsample_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
-                     CNNCL_ARRAY(in), CNNCL_SHAPE(x->shape), CNNCL_INT(cnncl_filter(y)), CNNCL_INT(n));
+                     CNNCL_ARRAY(in), CNNCL_SHAPE(x->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
     int         n = cnncl_len(x->shape);
     return CNNCL_RUN(cnncl_of(dev), upsample_backward, n, 1, 1, CNNCL_GRAD(x), CNNCL_SHAPE(x->shape),
-                     CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(cnncl_filter(y)), CNNCL_INT(n));
+                     CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
 }
 
 CNNCL_FORWARD(lrn)
@@ -2633,7 +2624,7 @@ static void cnncl_close(cnn_backend *dev)
 {
     cnncl *d = cnncl_of(dev);
     if (d->queue) d->cl.clFinish(d->queue);
-    if (d->clblast) d->blas.CLBlastClearCache();            /* it holds programs of this context */
+    if (d->blas.CLBlastClearCache) d->blas.CLBlastClearCache();   /* it holds programs of this context */
     for (int i = 0; i < 2; i++) {
         if (d->stage[i].sent) d->cl.clReleaseEvent(d->stage[i].sent);
         CNN_FREE(d->stage[i].memory);
@@ -2650,11 +2641,11 @@ static const char cnncl_options[] = "-cl-std=CL1.2";
 enum { CNNCL_SOURCES = sizeof cnncl_source / sizeof *cnncl_source };
 
 /* Build d->program; if it does not build, the compiler's log is the message. */
-static bool cnncl_build_program(cnncl *d)
+static cl_int cnncl_build_program(cnncl *d)
 {
     size_t bytes = 0;
     cl_int e = d->cl.clBuildProgram(d->program, 1, &d->device, cnncl_options, NULL, NULL);
-    if (e == CL_SUCCESS) return true;
+    if (e == CL_SUCCESS) return e;
     d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes);
     char *log = CNN_MALLOC(bytes + 1);
     if (log && d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, bytes, log,
@@ -2663,7 +2654,40 @@ static bool cnncl_build_program(cnncl *d)
         cnncl_say(d->base.error, sizeof d->base.error, "the kernels do not build: %s", log);
     }
     CNN_FREE(log);
-    return cnncl_fail(d, "build", e);
+    return cnncl_fail(d, "build", e), e;
+}
+
+/* The same from the first n of these sources. */
+static cl_int cnncl_build_sources(cnncl *d, const char **source, int n)
+{
+    cl_int e;
+    if (d->program) d->cl.clReleaseProgram(d->program);
+    d->program = d->cl.clCreateProgramWithSource(d->context, (cl_uint)n, source, NULL, &e);
+    if (!d->program) return cnncl_fail(d, "program", e), e;
+    return cnncl_build_program(d);
+}
+
+/* While the sources do not build, the one that is to blame is left out, found by halving: the rows without
+   their kernels will not pass the check. Nothing goes without the first sources. */
+static bool cnncl_build_most(cnncl *d)
+{
+    enum { NEEDED = 7 };
+    const char *source[CNNCL_SOURCES];
+    cl_int      e;
+    memcpy(source, cnncl_source, sizeof source);
+    for (int n = CNNCL_SOURCES; (e = cnncl_build_sources(d, source, n)) == CL_BUILD_PROGRAM_FAILURE; n--) {
+        int good = NEEDED - 1, bad = n;                /* the first `bad` do not build */
+        while (bad - good > 1) {
+            const int middle = (good + bad) / 2;
+            e = cnncl_build_sources(d, source, middle);
+            if (e == CL_SUCCESS) good = middle;
+            else bad = middle;
+        }
+        if (bad == NEEDED) return false;
+        memmove(source + bad - 1, source + bad, (size_t)(n - bad) * sizeof *source);
+        d->lacks = true, d->base.error[0] = 0;
+    }
+    return e == CL_SUCCESS;
 }
 
 #ifndef CNN_NO_STDIO
@@ -2682,9 +2706,9 @@ static uint64_t cnncl_key(cnncl *d)
                                             CL_DRIVER_VERSION };
     uint64_t key = cnncl_hash(0, cnncl_options, sizeof cnncl_options);
     for (int i = 0; i < 4; i++) {
-        char text[256] = "";
-        d->cl.clGetDeviceInfo(d->device, about[i], sizeof text - 1, text, NULL);
-        key = cnncl_hash(key, text, sizeof text);
+        char text[2048];
+        cnncl_text(&d->cl, NULL, d->device, about[i], text, sizeof text);
+        key = cnncl_hash(key, text, strlen(text) + 1);
     }
     for (int i = 0; i < CNNCL_SOURCES; i++)
         key = cnncl_hash(key, cnncl_source[i], strlen(cnncl_source[i]));
@@ -2756,8 +2780,6 @@ static void cnncl_write_cache(cnncl *d, const char *path, uint64_t key)
 
 static bool cnncl_build(cnncl *d, const char *cache)
 {
-    const char *source[CNNCL_SOURCES];
-    cl_int      e;
 #ifndef CNN_NO_STDIO
     char     path[1100] = "";
     uint64_t key = cache ? cnncl_key(d) : 0;
@@ -2770,12 +2792,9 @@ static bool cnncl_build(cnncl *d, const char *cache)
 #else
     (void)cache;
 #endif
-    for (int i = 0; i < CNNCL_SOURCES; i++) source[i] = cnncl_source[i];
-    d->program = d->cl.clCreateProgramWithSource(d->context, CNNCL_SOURCES, source, NULL, &e);
-    if (!d->program) return cnncl_fail(d, "program", e);
-    if (!cnncl_build_program(d)) return false;
+    if (!cnncl_build_most(d)) return false;
 #ifndef CNN_NO_STDIO
-    if (path[0]) cnncl_write_cache(d, path, key);
+    if (path[0] && !d->lacks) cnncl_write_cache(d, path, key);
 #endif
     return true;
 }
@@ -2831,7 +2850,7 @@ static bool cnncl_check_gemm(cnncl *d)
             right = cnncl_try_gemm(d, sizes[i].m, sizes[i].n, sizes[i].k, way & 1, way >> 1,
                                    (float)(way != 2), 1);
     return right && (!d->clblast || (cnncl_try_gemm(d, 1024, 1024, 1024, false, true, 0, 997) &&
-                                     cnncl_try_gemm(d, 1100, 1300, 1050, true, false, 1, 997)));
+                                     cnncl_try_gemm(d, 2050, 2000, 1999, true, false, 1, 4999)));
 }
 
 /* Before version 1.6.3 CLBlast's way for large products overwrites memory on some Intel devices; 1 << 20 is
@@ -2861,25 +2880,23 @@ static bool cnncl_choose_gemm(cnncl *d, const cnn_opencl_args *a, const cnn_open
         *says = "our own GEMM (CLBlast is not installed)";
         return true;
     }
-    d->clblast = true;
-    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_VENDOR, sizeof vendor - 1, vendor, NULL);
-    bool intel = cnncl_contains(vendor, "intel") && about->type != CNN_OPENCL_CPU;
-    if (intel) cnncl_force_direct(d);
-    *says = intel ? "CLBlast (direct)" : "CLBlast";
-    if (cnncl_check_gemm(d)) return true;
-    d->base.error[0] = 0;
-    cnncl_force_direct(d);
-    *says = "CLBlast (direct: its indirect way gave wrong products)";
-    if (cnncl_check_gemm(d)) return true;
-    d->base.error[0] = 0;
-    d->clblast = false;
-    d->blas.CLBlastClearCache();
+    cnncl_text(&d->cl, NULL, d->device, CL_DEVICE_VENDOR, vendor, sizeof vendor);
+    const bool intel = cnncl_contains(vendor, "intel") && about->type != CNN_OPENCL_CPU;
+    for (int direct = intel; direct < 2; direct++) {
+        if (direct) cnncl_force_direct(d);
+        d->clblast = true, d->base.error[0] = 0;
+        *says = !direct ? "CLBlast" : intel ? "CLBlast (direct)"
+              : "CLBlast (direct: its indirect way gave wrong products)";
+        if (!cnncl_check_gemm(d)) continue;
+        if (!d->clblast) *says = "our own GEMM (CLBlast fails here)";
+        return true;
+    }
+    d->clblast = false, d->base.error[0] = 0;
     *says = "our own GEMM (CLBlast gave wrong products)";
     return true;
 }
 
-/* ---- The check of the rows: a net around one operation, its row alone on the device, beside the CPU's
-   ---- */
+/* ---- The check of the rows: a net around one operation, its row alone on the device, and the CPU ---- */
 
 static const float cnncl_class_weights[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
 static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x, cnn_tensor *t, int way)
@@ -2892,7 +2909,6 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_max_pool)
         return cnn_max_pool(x, 3, .stride = 2, .pad = way, .dilation = 1 + way);
     if (op == &cnn_op_avg_pool)        return cnn_avg_pool(x, 3, .stride = 2, .pad = 1, .no_count_pad = way);
-    if (op == &cnn_op_global_avg_pool) return cnn_global_avg_pool(x);
     if (op == &cnn_op_sum)             return cnn_sum(x, CNN_N | CNN_W);
     if (op == &cnn_op_mean)            return cnn_mean(x, way ? 0 : CNN_C);
     if (op == &cnn_op_add)             return cnn_add(x, u);
@@ -2902,7 +2918,6 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_concat)          return cnn_concat(x, x, x);
     if (op == &cnn_op_reshape)         return cnn_flatten(x);
     if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
-    if (op == &cnn_op_softmax)         return cnn_softmax(x);
     if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
     if (op == &cnn_op_batch_norm)      return cnn_batch_norm(x, .no_affine = way);
     cnn_tensor *v = way ? cnn_const(g, (cnn_shape){ 1, 6, 1, 1 }, cnncl_class_weights) : NULL;
@@ -2912,7 +2927,6 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_nll)             return cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way);
     if (op == &cnn_op_conv_transpose2d)
         return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
-    if (op == &cnn_op_global_max_pool) return cnn_global_max_pool(x);
     if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
     if (op == &cnn_op_pad)             return cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
     if (op == &cnn_op_upsample)
@@ -2920,7 +2934,6 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
                    : cnn_upsample(cnn_upsample(x, 2), .height = 7, .width = 13, .bilinear = 1);
     if (op == &cnn_op_lrn)             return cnn_lrn(x, 3, .alpha = 0.5f);
     if (op == &cnn_op_clamp)           return cnn_clamp(x, -1, 0.5f);
-    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x);
     if (op == &cnn_op_prelu)           return cnn_prelu(x, .per_channel = way);
     if (op == &cnn_op_layer_norm)      return cnn_layer_norm(x, .no_affine = way);
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
@@ -2929,7 +2942,7 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
     if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);
-    /* a loss of two, else a function of one number */
+    /* a loss of two, else what needs no options */
     bool        pair = op->flags & CNN_LOSS;
     if (op == &cnn_op_log || op == &cnn_op_sqrt) in[0] = cnn_scale(x, 0.25f, 1);
     return cnn_apply(op, in, pair ? 2 : 1, NULL, CNN_HERE);
@@ -2937,9 +2950,9 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
 
 static bool cnncl_near(const float *a, const float *b, size_t n)
 {
-    bool near = a && b;
-    for (size_t i = 0; near && i < n; i++) near = fabsf(a[i] - b[i]) <= 1e-3f * (1 + fabsf(b[i]));
-    return near;
+    bool close = a && b;
+    for (size_t i = 0; close && i < n; i++) close = fabsf(a[i] - b[i]) <= 1e-3f * (1 + fabsf(b[i]));
+    return close;
 }
 
 /* A training step and one more update on both: the same loss, gradients and parameters? With the optimizer o,
@@ -3067,11 +3080,8 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     d->base.name = d->name;
     size_t   group = 0;
     cl_ulong largest = 0;
-    cl_bool  unified = CL_FALSE;
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof group, &group, NULL);
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof largest, &largest, NULL);
-    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof unified, &unified, NULL);
-    d->unified = unified && !a->no_map;
     d->max_buffer = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
     d->workspace = a->workspace ? a->workspace : (size_t)256 << 20;
     if (group < CNNCL_GROUP)
@@ -3093,7 +3103,7 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     for (size_t i = 0; i < sizeof cnncl_rows / sizeof *cnncl_rows; i++)
         if (!cnncl_listed(a->without, cnncl_rows[i].op->name))
             d->row[d->base.n_kernels++] = cnncl_rows[i];
-    return a->no_check || (cnncl_check_rows(d) && cnncl_check_training(d));
+    return (a->no_check && !d->lacks) || (cnncl_check_rows(d) && cnncl_check_training(d));
 }
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
