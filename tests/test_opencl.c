@@ -1169,7 +1169,8 @@ static void wrong_products(void)
     for (int wrong = RIGHT; wrong <= WRONG_LARGE; wrong++) {
         products_are = wrong;
         cnn_backend *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_CLBLAST, .no_check = 1);
-        CHECK_MSG(!cnn_opencl_error(dev) && wrong_products_of(cnn_opencl_report(dev)) == (wrong == WRONG_LARGE ? WRONG_INDIRECT : wrong), "%s",
+        const int found = wrong == WRONG_LARGE ? WRONG_INDIRECT : wrong;
+        CHECK_MSG(!cnn_opencl_error(dev) && wrong_products_of(cnn_opencl_report(dev)) == found, "%s",
                   cnn_opencl_report(dev));
         if (wrong == RIGHT) {
             const char *names[] = { "XGEMM_MIN_INDIRECT_SIZE" }, *none[] = { "NO_SUCH_PARAMETER" };
