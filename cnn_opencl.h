@@ -204,8 +204,7 @@ __declspec(dllimport) cnncl_address __stdcall GetProcAddress(struct HINSTANCE__ 
     X(cl_int, clGetDeviceIDs, (cl_platform_id, cl_device_type, cl_uint, cl_device_id *, cl_uint *))          \
     X(cl_int, clGetDeviceInfo, (cl_device_id, cl_device_info, size_t, void *, size_t *))                     \
     X(cl_context, clCreateContext, (const cl_context_properties *, cl_uint, const cl_device_id *,            \
-                                    void (CL_CALLBACK *)(const char *, const void *, size_t, void *),        \
-                                        void *, cl_int *))                                                   \
+          void (CL_CALLBACK *)(const char *, const void *, size_t, void *), void *, cl_int *))               \
     X(cl_int, clReleaseContext, (cl_context))                                                                \
     X(cl_command_queue, clCreateCommandQueue, (cl_context, cl_device_id, cl_command_queue_properties,        \
                                                cl_int *))                                                    \
@@ -522,25 +521,25 @@ enum { CNNCL_LOCAL = 64,            /* items in a group where they do not cooper
 
 /* C (m,n) = A (m,k) B (k,n) + beta C, where A and B have any strides, so that all transposes are one code. An
    item has RM x RN numbers of C, so a tile is 16 RM x 16 RN: fewer where C is thin, which would leave most of
-   a tile idle. Part z of the sum goes to slice z of C: with more than one slice, C is a stack of partial
-   products. */
+   a tile idle. Layer z of the grid is part z % parts of the sum for image z / parts, the images a_step and
+   b_step apart, and goes to slice z of C: the products of the images, or a stack of partial products. */
 #define CNNCL_GEMM(name, rm, rn)                                                                             \
     "#define GEMM " #name "\n#define RM " #rm "\n#define RN " #rn "\n"                                       \
     CNNCL_GEMM_SOURCE "#undef GEMM\n#undef RM\n#undef RN\n"
 #define CNNCL_GEMM_SOURCE CNNCL_SOURCE(                                                                      \
     __kernel __attribute__((reqd_work_group_size(16, 16, 1)))                                                \
     void GEMM(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col, ARRAY(b),          \
-              int b_row, int b_col,                                                                          \
-              int m, int n, int k, int k_slice)                                                              \
+              int b_row, int b_col, int m, int n, int k, int k_slice, int parts, ulong a_step, ulong b_step) \
     {                                                                                                        \
         enum { K = 16, TM = 16 * RM, TN = 16 * RN };                                                         \
         __local float as[K][TM + 1]; __local float bs[K][TN + 1];                                            \
         const int x = (int)get_local_id(0); const int y = (int)get_local_id(1); const int me = y * 16 + x;   \
         const int i0 = (int)get_group_id(1) * TM; const int j0 = (int)get_group_id(0) * TN;                  \
-        const int first = (int)get_group_id(2) * k_slice; const int last = min(k, first + k_slice);          \
+        const int z = (int)get_group_id(2); const int image = z / parts;                                     \
+        const int first = z % parts * k_slice; const int last = min(k, first + k_slice);                     \
         float sum[RM][RN];                                                                                   \
         BASE(a) BASE(b) BASE(c)                                                                              \
-        c += slice * get_group_id(2);                                                                        \
+        a += a_step * image, b += b_step * image, c += slice * z;                                            \
         for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) sum[i][j] = 0.0f;                          \
         for (int k0 = first; k0 < last; k0 += K) {                                                           \
             /* neighbours read neighbours, whatever the transpose */                                         \
@@ -1412,7 +1411,7 @@ static const char *const cnncl_source[] = {
 typedef struct { void *memory; size_t room; cl_event sent; } cnncl_stage;
 
 /* A kernel object and the arguments that it has, one after another. */
-enum { CNNCL_LAUNCHES = 1024, CNNCL_ARGUMENTS = 192 };
+enum { CNNCL_LAUNCHES = 4096, CNNCL_ARGUMENTS = 192 };
 typedef struct { cl_kernel object; int kernel; unsigned char argument[CNNCL_ARGUMENTS]; } cnncl_launch;
 
 typedef struct {
@@ -1556,12 +1555,11 @@ typedef struct { const void *value; size_t bytes; bool key; /* it tells launches
 #define CNNCL_DATA(t)  CNNCL_ARRAY(cnn_place_data(t))
 #define CNNCL_GRAD(t)  CNNCL_ARRAY(cnn_place_grad(t))
 #define CNNCL_SAVED(t) CNNCL_ARRAY(cnn_place_saved(t))
-#define CNNCL_SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape), false }
-#define CNNCL_KEY(i)    { &(cl_int){ i }, sizeof(cl_int), true }
-#define CNNCL_INT(i)    { &(cl_int){ i }, sizeof(cl_int), false }
+#define CNNCL_SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape), true }
+#define CNNCL_INT(i)    { &(cl_int){ i }, sizeof(cl_int), true }
 #define CNNCL_ULONG(i)  { &(cl_ulong){ i }, sizeof(cl_ulong), false }
 #define CNNCL_FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float), false }
-#define CNNCL_CONV(g)   { &(g), sizeof(cnncl_conv), false }
+#define CNNCL_CONV(g)   { &(g), sizeof(cnncl_conv), true }
 
 /* FNV-1a (Fowler, Noll, Vo 1991), going on from `hash`; 0 at first. */
 static uint64_t cnncl_hash(uint64_t hash, const void *data, size_t bytes)
@@ -1571,8 +1569,8 @@ static uint64_t cnncl_hash(uint64_t hash, const void *data, size_t bytes)
     return hash;
 }
 
-/* The object for a kernel and its arrays, or an empty place for it. Each layer so has objects of its own, and
-   step after step only what has changed is set. */
+/* The object for a kernel with these arrays and sizes, or an empty place for it. So each layer has objects of
+   its own, for each size of the batch, and step after step only rates and the like are set. */
 static cnncl_launch *cnncl_find_launch(cnncl *d, int kernel, const cnncl_arg *arg, int n)
 {
     enum { PROBES = 8 };
@@ -1656,7 +1654,7 @@ static bool cnncl_fill(cnncl *d, cnn_place y, size_t n, float v)
     enum { MOST = 1 << 30 };
     for (int part; n > 0; n -= (size_t)part, y.at += (size_t)part) {
         part = n < MOST ? (int)n : MOST;
-        if (!CNNCL_RUN(d, fill, part, 1, 1, CNNCL_ARRAY(y), CNNCL_KEY(part), CNNCL_FLOAT(v))) return false;
+        if (!CNNCL_RUN(d, fill, part, 1, 1, CNNCL_ARRAY(y), CNNCL_INT(part), CNNCL_FLOAT(v))) return false;
     }
     return true;
 }
@@ -1670,13 +1668,12 @@ static bool cnncl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
 static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
                        cnn_shape xs, const cnn_place *u, cnn_shape us)
 {
-    enum { SHORT = 32 };
-    int             n = cnncl_len(ys), count = cnncl_len(xs) / n;
+    int       n = cnncl_len(ys), count = cnncl_len(xs) / n, most = n < 4096 ? 32 : 1024;
     cnn_place       one = u ? *u : x;
     const cnncl_arg arg[] = { CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
                               CNNCL_ARRAY(one), CNNCL_SHAPE(us), CNNCL_INT(u != NULL), CNNCL_INT(n),
                               CNNCL_INT(count), CNNCL_FLOAT(beta), CNNCL_FLOAT(factor) };
-    return cnncl_run(d, count > SHORT ? CNNCL_fold_group : CNNCL_fold, n, 1, 1, arg,
+    return cnncl_run(d, count > most ? CNNCL_fold_group : CNNCL_fold, n, 1, 1, arg,
                      (int)(sizeof arg / sizeof *arg));
 }
 
@@ -1689,33 +1686,36 @@ static bool cnncl_spread(cnncl *d, cnn_place y, cnn_shape ys, float beta, float 
                      CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FLOAT(factor), CNNCL_FLOAT(offset));
 }
 
+/* Products of one shape, `count` of them, their arrays so far apart; c = 0: they are added up. */
+typedef struct { int count; size_t a, b, c; } cnncl_images;
+
 /* C (m,n) = op(A) op(B) + beta C by our own kernel. A small C with a long k would keep only a few groups
-   busy: then the sum is cut into slices of fixed length, whose partial products are added in order. */
-static bool cnncl_own_gemm(cnncl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta,
-                           cnn_place b, int ldb, bool tb, int m, int n, int k)
+   busy: then the sum is cut into parts of fixed length. What is to be added up, in order, are slices. */
+static bool cnncl_own_gemm(cnncl *d, cnncl_images g, cnn_place c, int ldc, float beta, cnn_place a, int lda,
+                           bool ta, cnn_place b, int ldb, bool tb, int m, int n, int k)
 {
     enum { LEAST = 512, GROUPS = 128, SIDE = CNNCL_SIDE };
     bool   flat = m <= SIDE, tall = n <= SIDE && !flat;
-    int    height = flat ? SIDE : 4 * SIDE, width = tall ? SIDE : 4 * SIDE;
-    int    tx = (n + width - 1) / width, ty = (m + height - 1) / height, length = k, slices = 1;
-    size_t size = (size_t)m * (size_t)n;
-    if (ldc == n && k >= 2 * LEAST && tx * ty <= GROUPS / 2 && 2 * size <= CNNCL_SLICES) {
-        length = k / (GROUPS / (tx * ty)) + 1;
+    int    height = flat ? SIDE : 4 * SIDE, width = tall ? SIDE : 4 * SIDE, length = k;
+    int    tx = (n + width - 1) / width, ty = (m + height - 1) / height, tiles = tx * ty * g.count;
+    size_t size = (size_t)m * (size_t)n, room = CNNCL_SLICES / size / (size_t)g.count;
+    if (!g.c && ldc == n && k >= 2 * LEAST && tiles <= GROUPS / 2 && room >= 2) {
+        length = k / (GROUPS / tiles) + 1;
         if (length < LEAST) length = LEAST;
-        if ((size_t)((k + length - 1) / length) > CNNCL_SLICES / size)
-            length = k / (int)(CNNCL_SLICES / size) + 1;
-        slices = (k + length - 1) / length;
+        if ((size_t)((k + length - 1) / length) > room) length = k / (int)room + 1;
     }
-    cnn_place       to = slices > 1 ? (cnn_place){ d->slices, 0 } : c;
-    float           by = slices > 1 ? 0 : beta;
+    int             parts = (k + length - 1) / length, slices = parts * g.count;
+    bool            add = parts > 1 || (!g.c && g.count > 1);
+    cnn_place       to = add ? (cnn_place){ d->slices, 0 } : c;
     cnn_shape       all = { slices, 1, m, n }, one = { 1, 1, m, n };
-    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_INT(ldc), CNNCL_ULONG(size), CNNCL_FLOAT(by),
-                              CNNCL_ARRAY(a), CNNCL_INT(ta ? 1 : lda), CNNCL_INT(ta ? lda : 1),
-                              CNNCL_ARRAY(b), CNNCL_INT(tb ? 1 : ldb), CNNCL_INT(tb ? ldb : 1),
-                              CNNCL_INT(m), CNNCL_INT(n), CNNCL_INT(k), CNNCL_INT(length) };
-    return cnncl_run(d, flat ? CNNCL_gemm_flat : tall ? CNNCL_gemm_tall : CNNCL_gemm, tx, ty, slices,
-                     arg, (int)(sizeof arg / sizeof *arg)) &&
-           (slices == 1 || cnncl_fold(d, c, one, beta, 1, to, all, NULL, one));
+    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_INT(ldc), CNNCL_ULONG(add ? size : g.c),
+                              CNNCL_FLOAT(add ? 0 : beta), CNNCL_ARRAY(a), CNNCL_INT(ta ? 1 : lda),
+                              CNNCL_INT(ta ? lda : 1), CNNCL_ARRAY(b), CNNCL_INT(tb ? 1 : ldb),
+                              CNNCL_INT(tb ? ldb : 1), CNNCL_INT(m), CNNCL_INT(n), CNNCL_INT(k),
+                              CNNCL_INT(length), CNNCL_INT(parts), CNNCL_ULONG(g.a), CNNCL_ULONG(g.b) };
+    const int       kernel = flat ? CNNCL_gemm_flat : tall ? CNNCL_gemm_tall : CNNCL_gemm;
+    return cnncl_run(d, kernel, tx, ty, slices, arg, (int)(sizeof arg / sizeof *arg)) &&
+           (!add || cnncl_fold(d, c, one, beta, 1, to, all, NULL, one));
 }
 
 /* C (m,n) = op(A) op(B) + beta C, row by row: by CLBlast where it pays, not for thin products, which it does
@@ -1724,13 +1724,15 @@ static bool cnncl_gemm(cnncl *d, cnn_place c, int ldc, float beta, cnn_place a, 
                        cnn_place b, int ldb, bool tb, int m, int n, int k)
 {
     enum { NO = 111, YES = 112, ROW_MAJOR = 101, SMALL = 128 };
+    const cnncl_images single = { 1, 0, 0, 0 };
     if (!d->clblast || (m < SMALL && n < SMALL))
-        return cnncl_own_gemm(d, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k);
+        return cnncl_own_gemm(d, single, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k);
     int e = d->blas.CLBlastSgemm(ROW_MAJOR, ta ? YES : NO, tb ? YES : NO, (size_t)m, (size_t)n, (size_t)k,
                                  1.0f, (cl_mem)a.buffer, a.at, (size_t)lda, (cl_mem)b.buffer, b.at,
                                  (size_t)ldb, beta, (cl_mem)c.buffer, c.at, (size_t)ldc, &d->queue, NULL);
     d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
-    return e == 0 ? cnncl_flush(d) : cnncl_own_gemm(d, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k);
+    return e == 0 ? cnncl_flush(d) : cnncl_own_gemm(d, single, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n,
+                                                            k);
 }
 
 /* ===========================================================================================================
@@ -1844,11 +1846,9 @@ static bool cnncl_conv_forward(cnncl *d, const cnncl_conv *g, cnn_place col, cnn
                          CNNCL_ARRAY(bias), CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(cnncl_len(ys)),
                          CNNCL_FLOAT(beta), CNNCL_FUNCTION(f));
     if (cnncl_is_product(g)) {
-        for (int i = 0; i < g->n; i++)
-            if (!cnncl_gemm(d, cnncl_place_at(y, (size_t)i * (size_t)(g->oc * plane)), plane, beta, w, k,
-                            false, cnncl_place_at(x, (size_t)i * (size_t)(k * plane)), plane, false, g->oc,
-                            plane, k)) return false;
-        return cnncl_bias_map(d, y, ys, b, f);
+        const cnncl_images each = { g->n, 0, (size_t)k * (size_t)plane, (size_t)g->oc * (size_t)plane };
+        return cnncl_own_gemm(d, each, y, plane, beta, w, k, false, x, plane, false, g->oc, plane, k) &&
+               cnncl_bias_map(d, y, ys, b, f);
     }
     for (int first = 0, count; first < total; first += count) {
         count = total - first < columns ? total - first : columns;
@@ -1879,16 +1879,17 @@ static bool cnncl_conv_backward(cnncl *d, const cnncl_conv *g, cnn_place col, co
                 CNNCL_RUN(d, conv_backward_data, n, 1, 1, CNNCL_ARRAY(to_x), CNNCL_ARRAY(dy), CNNCL_ARRAY(w),
                           CNNCL_CONV(*g), CNNCL_INT(n)));
     }
-    if (cnncl_is_product(g)) {                                             /* dw += dy x^T, dx += w^T dy */
-        for (int i = 0; i < g->n; i++) {
-            size_t    in = (size_t)i * (size_t)(k * plane), out = (size_t)i * (size_t)(g->oc * plane);
-            cnn_place dyi = cnncl_place_at(dy, out);
-            if (dw &&
-                !cnncl_gemm(d, to_w, k, 1, dyi, plane, false, cnncl_place_at(x, in), plane, true, g->oc, k,
-                            plane)) return false;
-            if (dx &&
-                !cnncl_gemm(d, cnncl_place_at(to_x, in), plane, 1, w, k, true, dyi, plane, false, k, plane,
-                            g->oc)) return false;
+    if (cnncl_is_product(g)) {                                  /* dx += w^T dy, dw += dy x^T: slices of it */
+        const size_t in = (size_t)k * (size_t)plane, out = (size_t)g->oc * (size_t)plane;
+        const int    most = CNNCL_SLICES / (g->oc * k) > 1 ? CNNCL_SLICES / (g->oc * k) : 1;
+        cnncl_images some = { g->n, 0, out, in };
+        if (dx && !cnncl_own_gemm(d, some, to_x, plane, 1, w, k, true, dy, plane, false, k, plane, g->oc))
+            return false;
+        for (int i = 0; dw && i < g->n; i += some.count) {
+            some = (cnncl_images){ g->n - i < most ? g->n - i : most, out, in, 0 };
+            cnn_place dyi = cnncl_place_at(dy, (size_t)i * out), xi = cnncl_place_at(x, (size_t)i * in);
+            if (!cnncl_own_gemm(d, some, to_w, k, 1, dyi, plane, false, xi, plane, true, g->oc, k, plane))
+                return false;
         }
         return true;
     }
@@ -2778,7 +2779,7 @@ static void cnncl_write_cache(cnncl *d, const char *path, uint64_t key)
 
 #endif
 
-static bool cnncl_build(cnncl *d, const char *cache)
+static bool cnncl_build(cnncl *d, CNNCL_UNUSED const char *cache)
 {
 #ifndef CNN_NO_STDIO
     char     path[1100] = "";
@@ -2789,8 +2790,6 @@ static bool cnncl_build(cnncl *d, const char *cache)
         d->cached = d->program != NULL;
         if (d->cached) return true;
     }
-#else
-    (void)cache;
 #endif
     if (!cnncl_build_most(d)) return false;
 #ifndef CNN_NO_STDIO
@@ -2799,8 +2798,7 @@ static bool cnncl_build(cnncl *d, const char *cache)
     return true;
 }
 
-/* Numbers for the check, -3 to 3. */
-static int cnncl_number(uint64_t i) { return (int)((i * 0x9E3779B97F4A7C15u + 0x7F4A7C15u) >> 40) % 7 - 3; }
+static int cnncl_number(uint64_t i) { return (int)(i * 0x9E3779B97F4A7C15u >> 40) % 7 - 3; } /* -3 to 3 */
 
 static const char cnncl_check_memory[] = "out of memory in the check of the kernels";
 

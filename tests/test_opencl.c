@@ -433,10 +433,38 @@ static void arguments_are_set_once(void)
     cnn_free(n.g);
 }
 
+/* Residual blocks with 1x1 convolutions, as in ResNet-50: no kernel object is made and no argument set after the
+   first steps, however many images there are. */
+static void pointwise_in_one_launch(void)
+{
+    enum { N = 24 };
+    float      *v = test_floats(N * 3 * 32 * 32);
+    int         labels[N];
+    cnn_graph  *g = cnn_new_((cnn_config){ .max_batch = N, .seed = 3, .backend = shared });
+    cnn_tensor *x = cnn_input(g, 3, 32, 32), *t = cnn_labels(g), *h = cnn_relu(cnn_conv2d(x, 24, 1));
+    for (int i = 0; i < 4; i++) h = cnn_relu(cnn_add(h, cnn_conv2d(cnn_relu(cnn_conv2d(h, 8, 1)), 24, 1)));
+    cnn_tensor *loss = cnn_softmax_cross_entropy(cnn_dense(cnn_global_avg_pool(h), 10), t);
+    test_fill(v, N * 3 * 32 * 32, -1, 1);
+    for (int i = 0; i < N; i++) labels[i] = i % 10;
+    CHECK(cnn_compile(g, loss));
+    for (int step = 0; step < 4; step++) {
+        const long objects = cl_live;
+        calls_of_set = calls_of_run = 0;
+        cnn_set(x, v, N * 3 * 32 * 32), cnn_set_labels(t, labels, N);
+        cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 0.01f);
+        if (step < 2) continue;
+        CHECK_INT(calls_of_set, 0);
+        CHECK_INT(cl_live, objects);
+        CHECK_MSG(calls_of_run < 150, "%ld launches", calls_of_run);
+    }
+    CHECK_STR(cnn_error(g), NULL);
+    cnn_free(g), free(v);
+}
+
 /* More launches than there is room for: the oldest objects give way, and none is lost. */
 static void many_launches(void)
 {
-    enum { FLOATS = 4 * CNNCL_LAUNCHES };
+    enum { FLOATS = 3 * CNNCL_LAUNCHES };
     cnncl  *d = cnncl_of(shared);
     cnn_place p = { shared->alloc(shared, FLOATS * sizeof(float)), 0 };
     cnn_shape single = { 1, 1, 1, 1 };
@@ -1391,6 +1419,7 @@ int main(int argc, char **argv)
         RUN(same_bits_again);
         RUN(copies_per_step);
         RUN(arguments_are_set_once);
+        RUN(pointwise_in_one_launch);
         RUN(many_launches);
         RUN(updates_on_the_device);
         RUN(averages_on_the_device);
