@@ -1116,7 +1116,7 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #define CNN_MALLOC(bytes)     malloc(bytes)
 #define CNN_REALLOC(p, bytes) realloc(p, bytes)
 #define CNN_FREE(p)           free(p)
-#define CNN__ARENAS(bytes)    calloc(1, bytes)    /* on a device most of them are never touched, and so free */
+#define CNN__ARENAS(bytes)    calloc(1, bytes)     /* what a device leaves untouched takes no memory */
 #define CNN__ARENAS_ARE_ZERO  true
 #else
 #error "cnn.h: define all of CNN_MALLOC, CNN_REALLOC and CNN_FREE, or none"
@@ -5869,8 +5869,8 @@ static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
     char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
     for (int i = 0; i < CNN_ARENAS; i++) {
         g->arena[i] = (float *)(void *)p;
-        if (i < CNN_ARENA_ACTIVATIONS && !zero) memset(p, 0, g->arena_bytes[i]);  /* the rest is written before
-                                                                                     it is read */
+        if (i < CNN_ARENA_ACTIVATIONS && !zero) memset(p, 0, g->arena_bytes[i]);      /* the rest is written
+                                                                                         before it is read */
         p += g->arena_bytes[i];
     }
     return true;
