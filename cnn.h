@@ -1003,6 +1003,8 @@ CNN_API int         cnn_threads(const cnn_tensor *y);     /* how many threads a 
 CNN_API bool        cnn_grad_is_new(const cnn_tensor *y); /* in backward: in[0]->grad holds nothing yet */
 /* Random bits for element i in this training step: the same forward and backward, on the CPU and a device. */
 CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
+/* How a device draws them: word i % 4 of Philox4x32-10 with this key and the counter (i / 4, stream). */
+CNN_API void        cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream);
 
 /* ---- Backends: memory, plus rows that replace the CPU functions of the operations that they name ---- */
 
@@ -1052,6 +1054,11 @@ CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a ba
 CNN_API cnn_place   cnn_place_grad (const cnn_tensor *);
 CNN_API cnn_place   cnn_place_saved(const cnn_tensor *);
 CNN_API cnn_place   cnn_place_scratch(const cnn_graph *);
+/* For these rows: what this run computes next, on the device and in y's place, so that nobody else reads y
+   and y's row may do it too; NULL: nothing, or somebody looks at each value. */
+CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y);
+/* Is each label of softmax_cross_entropy or nll a class, as far as the host knows them? Else y fails. */
+CNN_API bool        cnn_check_labels(cnn_tensor *y);
 typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* host_nodes: without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);     /* since cnn_compile */
 CNN_API bool        cnn_on_device(const cnn_tensor *); /* a row of the backend computes it */
@@ -1181,10 +1188,14 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #endif
 
 #if defined(CNN_MALLOC) && defined(CNN_REALLOC) && defined(CNN_FREE)
+#define CNN__ARENAS(bytes)    CNN_MALLOC(bytes)
+#define CNN__ARENAS_ARE_ZERO  false
 #elif !defined(CNN_MALLOC) && !defined(CNN_REALLOC) && !defined(CNN_FREE)
 #define CNN_MALLOC(bytes)     malloc(bytes)
 #define CNN_REALLOC(p, bytes) realloc(p, bytes)
 #define CNN_FREE(p)           free(p)
+#define CNN__ARENAS(bytes)    calloc(1, bytes)     /* what a device leaves untouched takes no memory */
+#define CNN__ARENAS_ARE_ZERO  true
 #else
 #error "cnn.h: define all of CNN_MALLOC, CNN_REALLOC and CNN_FREE, or none"
 #endif
@@ -2567,6 +2578,10 @@ static uint64_t cnn__stream(const cnn_tensor *y)
 CNN_API uint32_t cnn_random(const cnn_tensor *y, uint32_t i)
 {
     return cnn__random_bits(y->graph->config.seed, cnn__stream(y), i);
+}
+CNN_API void cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t *stream)
+{
+    *key = y->graph->config.seed, *stream = cnn__stream(y);
 }
 
 /* ---- Three rooms: dense, tanh, mse ----
@@ -4404,8 +4419,9 @@ static double cnn__label_share(const cnn_tensor *y)
     const double sum = cnn__labels_weigh(y);
     return sum > 0 ? 1 / sum : 0;
 }
-static bool cnn__check_labels(cnn_tensor *y)
+CNN_API bool cnn_check_labels(cnn_tensor *y)
 {
+    if (!(cnn__of(y->in[1])->data_on & CNN__HOST)) return true;
     const cnn_tensor *label = y->in[1];
     const cnn__target t = cnn__target_of(y);
     const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
@@ -4423,7 +4439,7 @@ static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
     const cnn_tensor *x = y->in[0];
     const cnn__target t = cnn__target_of(y);
     double           *each = cnn_scratch(y), sum = 0;
-    if (!cnn__check_labels(y)) return;
+    if (!cnn_check_labels(y)) return;
     cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
                        x->shape.c, cnn__plane(x->shape));
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += each[i];
@@ -4477,7 +4493,7 @@ static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
-    if (!cnn__check_labels(y)) return;
+    if (!cnn_check_labels(y)) return;
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++)
         if (!cnn__ignored(&t, i))
             sum -= (double)cnn__label_weight(&t, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
@@ -5401,6 +5417,17 @@ static bool cnn__shorten_on_host(cnn_graph *g, float factor)
     return true;
 }
 
+static bool cnn__scale_grads(cnn_graph *g, double by)
+{
+    const bool     there = g->config.backend && g->config.backend->scale;
+    const unsigned side = there ? CNN__DEVICE : CNN__HOST;
+    const float    factor = (float)by;
+    if (by == 1) return true;
+    if (!cnn__sync_params(g, CNN__GRAD, side)) return false;
+    if (!(there ? cnn__shorten_on_device(g, factor) : cnn__shorten_on_host(g, factor))) return false;
+    return cnn__wrote_params(g, CNN__GRAD, side), true;
+}
+
 /* As PyTorch's clip_grad_norm_: dw *= min(1, max_norm / (|dw| + 1e-6)). Parameters that cnn_set_lr_scale has
    stopped neither count nor change. A length that is not finite changes nothing: there is no direction to
    keep. */
@@ -5416,12 +5443,8 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
     const unsigned side = there ? CNN__DEVICE : CNN__HOST;
     if (!cnn__sync_params(g, CNN__GRAD, side)) return NAN;
     double norm = sqrt(there ? cnn__squares_on_device(g) : cnn__squares_on_host(g));
-    if (isfinite(norm) && norm > (double)max_norm) {
-        const float factor = (float)((double)max_norm / (norm + 1e-6));
-        if (!(there ? cnn__shorten_on_device(g, factor) : cnn__shorten_on_host(g, factor))) return NAN;
-        cnn__wrote_params(g, CNN__GRAD, side);
-    }
-    return norm;
+    const bool clips = isfinite(norm) && norm > (double)max_norm;
+    return clips && !cnn__scale_grads(g, (double)max_norm / (norm + 1e-6)) ? NAN : norm;
 }
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
@@ -5992,15 +6015,16 @@ static void cnn__bind(cnn__node *v, cnn_mode mode)
 /* Lay the arenas out in `memory`, or in an allocation of the graph's own. */
 static bool cnn__place_arenas(cnn_graph *g, const char *what, void *memory)
 {
+    const bool zero = !memory && CNN__ARENAS_ARE_ZERO;
     if (!memory) {
-        memory = g->base = CNN_MALLOC(g->memory.total + CNN__ALIGN);
+        memory = g->base = CNN__ARENAS(g->memory.total + CNN__ALIGN);
         if (!g->base) return cnn__no_memory(g, g->config.at, what, g->memory.total + CNN__ALIGN);
     }
     char *p = (char *)memory + (CNN__ALIGN - (uintptr_t)memory % CNN__ALIGN) % CNN__ALIGN;
     for (int i = 0; i < CNN_ARENAS; i++) {
         g->arena[i] = (float *)(void *)p;
-        if (i < CNN_ARENA_ACTIVATIONS) memset(p, 0, g->arena_bytes[i]);    /* the rest is written before it is
-                                                                              read */
+        if (i < CNN_ARENA_ACTIVATIONS && !zero) memset(p, 0, g->arena_bytes[i]);      /* the rest is written
+                                                                                         before it is read */
         p += g->arena_bytes[i];
     }
     return true;
@@ -6565,7 +6589,7 @@ static const char *cnn__read_decimal(const char *p, const char *end, double *v)
 {
     uint64_t digits = 0;
     int      power = 0, n = 0, e = 0;
-    bool     minus = p < end && *p == '-', point = false, small = false;
+    bool     minus = p < end && *p == '-', point = false, shrinks = false;
     if (p < end && (*p == '-' || *p == '+')) p++;
     for (; p < end && ((*p >= '0' && *p <= '9') || (*p == '.' && !point)); p++) {
         if (*p == '.') { point = true; continue; }
@@ -6578,10 +6602,10 @@ static const char *cnn__read_decimal(const char *p, const char *end, double *v)
     if (!n) return NULL;
     if (p < end && (*p == 'e' || *p == 'E')) {
         p++;
-        if (p < end && (*p == '-' || *p == '+')) small = *p++ == '-';
+        if (p < end && (*p == '-' || *p == '+')) shrinks = *p++ == '-';
         if (p == end || *p < '0' || *p > '9') return NULL;
         for (; p < end && *p >= '0' && *p <= '9'; p++) if (e < 9999) e = e * 10 + (*p - '0');
-        power += small ? -e : e;
+        power += shrinks ? -e : e;
     }
     double size = (double)digits;
     if (digits) size = power < 0 ? size / pow(10, -power) : size * pow(10, power);
@@ -7555,15 +7579,6 @@ static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
     else if (end > 0)    part = 1 - (steps > 1 ? done / (steps - 1) : 0);
     double lr = end + ((double)a->lr - end) * part;
     return (float)(done < a->warmup ? lr * (done + 1) / a->warmup : lr);
-}
-
-static bool cnn__scale_grads(cnn_graph *g, double factor)
-{
-    size_t count;
-    float *dw = factor == 1 ? NULL : cnn_flat_grads(g, &count);
-    if (factor == 1) return true;
-    for (size_t i = 0; dw && i < count; i++) dw[i] *= (float)factor;
-    return dw != NULL;
 }
 
 /* One update with the gradients that are there, and what belongs to it. */
@@ -14005,6 +14020,13 @@ CNN_API cnn_place cnn_place_scratch(const cnn_graph *g)
 {
     cnn_place p = { g->buffer[CNN_ARENA_SCRATCH], 0 };
     return p;
+}
+CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y)
+{
+    const cnn_graph *g = y->graph;
+    const cnn__node *v = y->index + 1 < g->n_order ? g->order[y->index + 1] : NULL;
+    return v && v->kernel && cnn__of(y)->kernel && v->mark == g->walk && v->alias[g->mode] == cnn__of(y) &&
+           !g->probe ? &v->t : NULL;
 }
 CNN_API cnn_traffic cnn_copies(const cnn_graph *g)
 {

@@ -2,10 +2,8 @@
 
    >>usage ---- Usage ----------------------------------------------------------------------------------------
 
-       #define CNN_IMPLEMENTATION                       in ONE .c file of the program, both together
-       #define CNN_OPENCL_IMPLEMENTATION
-       #include "cnn.h"
-       #include "cnn_opencl.h"
+       #define CNN_OPENCL_IMPLEMENTATION                in ONE .c file of the program: that of cnn.h's
+       #include "cnn_opencl.h"                          implementation, or another; it includes cnn.h
 
        cnn_graph *g = cnn_new(.max_batch = 64, .backend = cnn_opencl());      and the rest as on the CPU
 
@@ -26,9 +24,10 @@
    copies; cnn_copies(g).host_nodes and the summary say how many there are.
 
    Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those
-   that .type and .name let through, GPUs before accelerators before CPUs; a CPU is taken only when it is
-   asked for. If none of the three is given, the environment variable CNN_OPENCL_DEVICE chooses: gpu,
-   accelerator, cpu, all, a number (a place in the list of cnn_opencl_devices), or a part of a device's name.
+   that .type and .name let through, GPUs (with memory of their own first) before accelerators before CPUs; a
+   CPU is taken only when it is asked for. If none of the three is given, the environment variable
+   CNN_OPENCL_DEVICE chooses: gpu, accelerator, cpu, all, a number (a place in the list of
+   cnn_opencl_devices), or a part of a device's name.
 
    Errors. cnn_opencl never returns NULL. If the device could not be opened, cnn_opencl_error says why in one
    sentence, and cnn_new makes that sentence the graph's error. A program that would rather run on the CPU
@@ -49,9 +48,9 @@
    several graphs train in several threads.
 
    Matrix products are done by CLBlast where libclblast is found, and by a kernel of our own where it is not,
-   on CPU devices, and wherever a check at opening time finds a wrong number. Every other kernel is held to
-   the CPU's result, too: an operation whose kernel is wrong on this driver is left to the CPU.
-   cnn_opencl_report says so.
+   on CPU devices, from the first product that it refuses, and wherever a check at opening time finds a wrong
+   number. Every other kernel is held to the CPU's result, too: an operation whose kernel is wrong on this
+   driver, or does not compile, is left to the CPU. cnn_opencl_report says so.
 
    With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is
    another driver's, is compiled and written again.
@@ -65,7 +64,8 @@
                         /etc/OpenCL/vendors/nvidia.icd
        AMD              rocm-opencl-runtime of ROCm, or mesa-opencl-icd (with RUSTICL_ENABLE=radeonsi)
        Intel            intel-opencl-icd
-       Mali, Adreno     libOpenCL.so of the vendor's driver (Android: /vendor/lib64), in the loader's path
+       Mali, Adreno     libOpenCL.so of the vendor's driver; on Android an app names it in its manifest,
+                        <uses-native-library android:name="libOpenCL.so" android:required="false"/>
        Apple            nothing: the framework is part of macOS; CNN_OPENCL_LINK links it directly
        no GPU: a CPU    pocl-opencl-icd, and CNN_OPENCL_DEVICE=cpu
        CLBlast          libclblast-dev or libclblast1; optional
@@ -97,7 +97,6 @@ typedef struct {
     /* default: CLBlast on GPUs and accelerators, where it passes the check */
     cnn_opencl_gemm gemm;
     size_t      workspace;            /* bytes that unfolded images may take; default 256 MiB */
-    int         no_map;               /* 1: copy also where host and device share their memory */
     int         no_check;             /* 1: do not hold every kernel to the CPU's result at opening */
     const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
     const char *cache;                /* a directory for compiled kernels, so that the next opening is quick;
@@ -139,9 +138,39 @@ CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 #ifdef CNN_OPENCL_IMPLEMENTATION
 #ifndef CNN_OPENCL_IMPLEMENTATION_ONCE
 #define CNN_OPENCL_IMPLEMENTATION_ONCE
-#ifndef CNN_IMPLEMENTATION_ONCE
-#error "cnn_opencl.h: define CNN_IMPLEMENTATION and CNN_OPENCL_IMPLEMENTATION in one .c file, cnn.h first"
+
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef CNN_NO_STDIO
+int vsnprintf(char *, size_t, const char *, va_list);
+#else
+#include <stdio.h>
 #endif
+
+#ifndef CNN_MALLOC                 /* set where the implementation of cnn.h is in the same file */
+#define CNN_MALLOC(bytes) malloc(bytes)
+#define CNN_FREE(p)       free(p)
+#endif
+#ifdef __GNUC__                    /* with CNN_OPENCL_LINK nothing is looked for */
+#define CNNCL_UNUSED __attribute__((unused))
+#else
+#define CNNCL_UNUSED
+#endif
+
+static void cnncl_say(char *out, size_t room, const char *format, ...)
+{
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(out, room, format, ap);
+    va_end(ap);
+}
+
+static int cnncl_len(cnn_shape s)      { return s.n * s.c * s.h * s.w; }
+static int cnncl_elements(cnn_shape s) { return s.c * s.h * s.w; }       /* of one sample */
+static int cnncl_plane(cnn_shape s)    { return s.h * s.w; }
 
 /* ===========================================================================================================
    >>cl-library ---- 1. The libraries: found while the program runs, so that it starts without them
@@ -155,21 +184,27 @@ CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 #else
 #include <CL/cl.h>
 #endif
-#ifdef _WIN32
-#include <windows.h>
-#else
+#ifndef _WIN32
 #include <dlfcn.h>
+#else                              /* <windows.h> would define near, small and min for the whole file */
+struct HINSTANCE__;
+#ifdef _WIN64
+typedef long long (__stdcall *cnncl_address)(void);
+#else
+typedef int (__stdcall *cnncl_address)(void);
+#endif
+__declspec(dllimport) struct HINSTANCE__ *__stdcall LoadLibraryExA(const char *, void *, unsigned long);
+__declspec(dllimport) cnncl_address __stdcall GetProcAddress(struct HINSTANCE__ *, const char *);
 #endif
 
 /* Every function of OpenCL that is used here: result, name, parameters. */
-#define CNN__CL_FUNCTIONS(X)                                                                                 \
+#define CNNCL_FUNCTIONS(X)                                                                                   \
     X(cl_int, clGetPlatformIDs, (cl_uint, cl_platform_id *, cl_uint *))                                      \
     X(cl_int, clGetPlatformInfo, (cl_platform_id, cl_platform_info, size_t, void *, size_t *))               \
     X(cl_int, clGetDeviceIDs, (cl_platform_id, cl_device_type, cl_uint, cl_device_id *, cl_uint *))          \
     X(cl_int, clGetDeviceInfo, (cl_device_id, cl_device_info, size_t, void *, size_t *))                     \
     X(cl_context, clCreateContext, (const cl_context_properties *, cl_uint, const cl_device_id *,            \
-                                    void (CL_CALLBACK *)(const char *, const void *, size_t, void *),        \
-                                        void *, cl_int *))                                                   \
+          void (CL_CALLBACK *)(const char *, const void *, size_t, void *), void *, cl_int *))               \
     X(cl_int, clReleaseContext, (cl_context))                                                                \
     X(cl_command_queue, clCreateCommandQueue, (cl_context, cl_device_id, cl_command_queue_properties,        \
                                                cl_int *))                                                    \
@@ -193,21 +228,14 @@ CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
     X(cl_int, clEnqueueReadBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, void *, cl_uint,      \
                                     const cl_event *, cl_event *))                                           \
     X(cl_int, clEnqueueWriteBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, const void *,        \
-                                     cl_uint,                                                                \
-                                     const cl_event *, cl_event *))                                          \
-    X(cl_int, clEnqueueFillBuffer, (cl_command_queue, cl_mem, const void *, size_t, size_t, size_t, cl_uint, \
-                                    const cl_event *, cl_event *))                                           \
-    X(void *, clEnqueueMapBuffer, (cl_command_queue, cl_mem, cl_bool, cl_map_flags, size_t, size_t, cl_uint, \
-                                   const cl_event *, cl_event *, cl_int *))                                  \
-    X(cl_int, clEnqueueUnmapMemObject, (cl_command_queue, cl_mem, void *, cl_uint, const cl_event *,         \
-                                        cl_event *))                                                         \
+                                     cl_uint, const cl_event *, cl_event *))                                 \
     X(cl_int, clWaitForEvents, (cl_uint, const cl_event *))                                                  \
     X(cl_int, clReleaseEvent, (cl_event))                                                                    \
     X(cl_int, clFlush, (cl_command_queue))                                                                   \
     X(cl_int, clFinish, (cl_command_queue))
 
 /* And of CLBlast (Nugteren 2018), as in clblast_c.h, whose enumerations are passed as int. */
-#define CNN__BLAS_FUNCTIONS(X)                                                                               \
+#define CNNCL_BLAS_FUNCTIONS(X)                                                                              \
     X(int, CLBlastSgemm, (int layout, int ta, int tb, size_t m, size_t n, size_t k, float alpha,             \
                           cl_mem a, size_t a_at, size_t lda, cl_mem b, size_t b_at, size_t ldb, float beta,  \
                           cl_mem c, size_t c_at, size_t ldc, cl_command_queue *, cl_event *))                \
@@ -215,18 +243,18 @@ CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
                                        const size_t *))                                                      \
     X(int, CLBlastClearCache, (void))
 
-#define CNN__CL_FIELD(result, name, parameters) result (CL_API_CALL *name) parameters;
-#define CNN__BLAS_FIELD(result, name, parameters) result (*name) parameters;
-typedef struct { CNN__CL_FUNCTIONS(CNN__CL_FIELD) } cnn__cl_api;
-typedef struct { CNN__BLAS_FUNCTIONS(CNN__BLAS_FIELD) } cnn__blas_api;
+#define CNNCL_FIELD(result, name, parameters) result (CL_API_CALL *name) parameters;
+#define CNNCL_BLAS_FIELD(result, name, parameters) result (*name) parameters;
+typedef struct { CNNCL_FUNCTIONS(CNNCL_FIELD) } cnncl_api;
+typedef struct { CNNCL_BLAS_FUNCTIONS(CNNCL_BLAS_FIELD) } cnncl_blas_api;
 
 /* A library stays loaded once it was found: drivers keep threads and exit handlers of their own. */
-static CNN__UNUSED void *cnn__open_library(const char *const *names)
+static CNNCL_UNUSED void *cnncl_open_library(const char *const *names)
 {
     void *library = NULL;
     for (; !library && *names; names++)
 #ifdef _WIN32
-        library = (void *)LoadLibraryA(*names);
+        library = LoadLibraryExA(*names, NULL, 0x1000);  /* not from the working directory */
 #else
         library = dlopen(*names, RTLD_NOW | RTLD_LOCAL);
 #endif
@@ -234,10 +262,10 @@ static CNN__UNUSED void *cnn__open_library(const char *const *names)
 }
 
 /* A function's address into a function pointer, which C keeps apart from object pointers. */
-static CNN__UNUSED bool cnn__find_function(void *library, const char *name, void *function, size_t size)
+static CNNCL_UNUSED bool cnncl_find_function(void *library, const char *name, void *function, size_t size)
 {
 #ifdef _WIN32
-    FARPROC found = GetProcAddress((HMODULE)library, name);
+    cnncl_address found = GetProcAddress(library, name);
 #else
     void *found = dlsym(library, name);
 #endif
@@ -245,15 +273,15 @@ static CNN__UNUSED bool cnn__find_function(void *library, const char *name, void
     return found != NULL;
 }
 
-#define CNN__LINK(result, name, parameters) api->name = name;
-#define CNN__FIND(result, name, parameters)                                                                  \
-    if (!lacks && !cnn__find_function(library, #name, &api->name, sizeof api->name)) lacks = #name;
+#define CNNCL_LINK(result, name, parameters) api->name = name;
+#define CNNCL_FIND(result, name, parameters)                                                                 \
+    if (!lacks && !cnncl_find_function(library, #name, &api->name, sizeof api->name)) lacks = #name;
 
 /* NULL, or what is missing. */
-static const char *cnn__load_opencl(cnn__cl_api *api)
+static const char *cnncl_load_opencl(cnncl_api *api)
 {
 #ifdef CNN_OPENCL_LINK
-    CNN__CL_FUNCTIONS(CNN__LINK)
+    CNNCL_FUNCTIONS(CNNCL_LINK)
     return NULL;
 #else
     static const char *const names[] = {
@@ -263,30 +291,33 @@ static const char *cnn__load_opencl(cnn__cl_api *api)
         "/System/Library/Frameworks/OpenCL.framework/OpenCL",
 #else
         "libOpenCL.so.1", "libOpenCL.so",
+#ifdef __ANDROID__
+        "libOpenCL-pixel.so", "libGLES_mali.so", "libPVROCL.so",
+#endif
 #endif
         NULL };
-    void *library = cnn__open_library(names);
+    void *library = cnncl_open_library(names);
     const char *lacks = NULL;
     if (!library) return "libOpenCL was not found";
-    CNN__CL_FUNCTIONS(CNN__FIND)
+    CNNCL_FUNCTIONS(CNNCL_FIND)
     return lacks;
 #endif
 }
 
 #ifdef CNN_OPENCL_LINK_CLBLAST
-#define CNN__BLAS_DECLARE(result, name, parameters) result name parameters;
-CNN__BLAS_FUNCTIONS(CNN__BLAS_DECLARE)
+#define CNNCL_BLAS_DECLARE(result, name, parameters) result name parameters;
+CNNCL_BLAS_FUNCTIONS(CNNCL_BLAS_DECLARE)
 #endif
 
-static bool cnn__load_clblast(cnn__blas_api *api)
+static bool cnncl_load_clblast(cnncl_blas_api *api)
 {
 #ifdef CNN_OPENCL_LINK_CLBLAST
-    CNN__BLAS_FUNCTIONS(CNN__LINK)
+    CNNCL_BLAS_FUNCTIONS(CNNCL_LINK)
     return true;
 #else
     static const char *const names[] = {
 #if defined(_WIN32)
-        "clblast.dll",
+        "clblast.dll", "libclblast.dll",
 #elif defined(__APPLE__)
         "libclblast.1.dylib", "libclblast.dylib", "/opt/homebrew/lib/libclblast.dylib",
             "/usr/local/lib/libclblast.dylib",
@@ -294,9 +325,9 @@ static bool cnn__load_clblast(cnn__blas_api *api)
         "libclblast.so.1", "libclblast.so",
 #endif
         NULL };
-    void *library = cnn__open_library(names);
+    void *library = cnncl_open_library(names);
     const char *lacks = library ? NULL : "libclblast";
-    CNN__BLAS_FUNCTIONS(CNN__FIND)
+    CNNCL_BLAS_FUNCTIONS(CNNCL_FIND)
     return !lacks;
 #endif
 }
@@ -305,46 +336,64 @@ static bool cnn__load_clblast(cnn__blas_api *api)
    >>cl-devices ---- 2. Devices: listed, then chosen
    ======================================================================================================== */
 
-typedef struct { cl_platform_id platform; cl_device_id id; cnn_opencl_device about; } cnn__cl_device;
-enum { CNN__CL_MAX_DEVICES = 64, CNN__CL_MAX_PLATFORMS = 16 };
+typedef struct { cl_platform_id platform; cl_device_id id; cnn_opencl_device about; int rank; } cnncl_device;
+enum { CNNCL_MAX_DEVICES = 64, CNNCL_MAX_PLATFORMS = 16 };
 
-/* All devices, GPUs first, then accelerators, then CPUs; otherwise in the order of the platforms. A platform
-   without a device of a type answers with an error and leaves the count alone, so the count starts at
-   zero. */
-static int cnn__cl_list(const cnn__cl_api *cl, cnn__cl_device *list)
+/* What the driver says of a platform or, if d is not NULL, a device: cut where the field ends, since a driver
+   that is given too little room gives nothing. */
+static void cnncl_text(const cnncl_api *cl, cl_platform_id p, cl_device_id d, cl_uint what, char *out,
+                       size_t room)
+{
+    char text[2048] = "";
+    if (d) cl->clGetDeviceInfo(d, what, sizeof text - 1, text, NULL);
+    else   cl->clGetPlatformInfo(p, what, sizeof text - 1, text, NULL);
+    cnncl_say(out, room, "%s", text);
+}
+
+/* The order of devices: GPUs, accelerators, CPUs; in each, what has memory of its own before what shares the
+   host's, as integrated GPUs do; last what is emulated on Direct3D. */
+static int cnncl_rank(const cnncl_api *cl, const cnncl_device *d)
+{
+    cl_bool shares = CL_FALSE;
+    cl->clGetDeviceInfo(d->id, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof shares, &shares, NULL);
+    return (int)d->about.type * 4 + (strstr(d->about.platform, "OpenCLOn12") ? 2 : 0) + (shares ? 1 : 0);
+}
+
+/* All devices by rank, equals in the order of the platforms. A platform without a device of a type answers
+   with an error and leaves the count alone, so the count starts at zero. */
+static int cnncl_list(const cnncl_api *cl, cnncl_device *list)
 {
     static const struct { cl_device_type cl; unsigned type; } types[] = {
         { CL_DEVICE_TYPE_GPU, CNN_OPENCL_GPU }, { CL_DEVICE_TYPE_ACCELERATOR, CNN_OPENCL_ACCELERATOR },
         { CL_DEVICE_TYPE_CPU, CNN_OPENCL_CPU } };
-    cl_platform_id platform[CNN__CL_MAX_PLATFORMS];
+    cl_platform_id platform[CNNCL_MAX_PLATFORMS];
     cl_uint        platforms = 0;
     int            count = 0;
-    if (cl->clGetPlatformIDs(CNN__CL_MAX_PLATFORMS, platform, &platforms) != CL_SUCCESS) return 0;
-    if (platforms > CNN__CL_MAX_PLATFORMS) platforms = CNN__CL_MAX_PLATFORMS;
+    if (cl->clGetPlatformIDs(CNNCL_MAX_PLATFORMS, platform, &platforms) != CL_SUCCESS) return 0;
+    if (platforms > CNNCL_MAX_PLATFORMS) platforms = CNNCL_MAX_PLATFORMS;
     for (int t = 0; t < 3; t++)
         for (cl_uint p = 0; p < platforms; p++) {
-            cl_device_id id[CNN__CL_MAX_DEVICES];
+            cl_device_id id[CNNCL_MAX_DEVICES];
             cl_uint      ids = 0;
-            if (cl->clGetDeviceIDs(platform[p], types[t].cl, CNN__CL_MAX_DEVICES, id, &ids) != CL_SUCCESS)
+            if (cl->clGetDeviceIDs(platform[p], types[t].cl, CNNCL_MAX_DEVICES, id, &ids) != CL_SUCCESS)
                 continue;
-            for (cl_uint i = 0; i < ids && i < CNN__CL_MAX_DEVICES && count < CNN__CL_MAX_DEVICES; i++) {
-                cnn__cl_device *d = &list[count];
-                cl_uint  units = 0;
-                cl_ulong memory = 0;
-                bool     seen = false;
+            for (cl_uint i = 0; i < ids && i < CNNCL_MAX_DEVICES && count < CNNCL_MAX_DEVICES; i++) {
+                cnncl_device d = { .platform = platform[p], .id = id[i], .about = { .type = types[t].type } };
+                cl_uint      units = 0;
+                cl_ulong     memory = 0;
+                bool         seen = false;
                 for (int k = 0; k < count; k++) seen = seen || list[k].id == id[i];
                 if (seen) continue;
-                memset(d, 0, sizeof *d);
-                d->platform = platform[p], d->id = id[i], d->about.type = types[t].type;
-                cl->clGetDeviceInfo(id[i], CL_DEVICE_NAME, sizeof d->about.name - 1, d->about.name, NULL);
-                cl->clGetDeviceInfo(id[i], CL_DEVICE_VERSION, sizeof d->about.version - 1, d->about.version,
-                                    NULL);
-                cl->clGetPlatformInfo(platform[p], CL_PLATFORM_NAME, sizeof d->about.platform - 1,
-                                      d->about.platform, NULL);
-                cl->clGetDeviceInfo(id[i], CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, NULL);
-                cl->clGetDeviceInfo(id[i], CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory, &memory, NULL);
-                d->about.units = (int)units, d->about.memory = memory;
-                count++;
+                cnncl_text(cl, NULL, d.id, CL_DEVICE_NAME, d.about.name, sizeof d.about.name);
+                cnncl_text(cl, NULL, d.id, CL_DEVICE_VERSION, d.about.version, sizeof d.about.version);
+                cnncl_text(cl, d.platform, NULL, CL_PLATFORM_NAME, d.about.platform,
+                           sizeof d.about.platform);
+                cl->clGetDeviceInfo(d.id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, NULL);
+                cl->clGetDeviceInfo(d.id, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory, &memory, NULL);
+                d.about.units = (int)units, d.about.memory = memory, d.rank = cnncl_rank(cl, &d);
+                int at = count++;
+                for (; at > 0 && list[at - 1].rank > d.rank; at--) list[at] = list[at - 1];
+                list[at] = d;
             }
         }
     return count;
@@ -352,16 +401,16 @@ static int cnn__cl_list(const cnn__cl_api *cl, cnn__cl_device *list)
 
 CNN_API int cnn_opencl_devices(cnn_opencl_device *list, int capacity)
 {
-    cnn__cl_api     cl;
-    cnn__cl_device *all = CNN_MALLOC(CNN__CL_MAX_DEVICES * sizeof *all);
-    int             count = all && !cnn__load_opencl(&cl) ? cnn__cl_list(&cl, all) : 0;
+    cnncl_api     cl;
+    cnncl_device *all = CNN_MALLOC(CNNCL_MAX_DEVICES * sizeof *all);
+    int             count = all && !cnncl_load_opencl(&cl) ? cnncl_list(&cl, all) : 0;
     for (int i = 0; list && i < count && i < capacity; i++) list[i] = all[i].about;
     CNN_FREE(all);
     return count;
 }
 
 /* Is `part` in `text`, whatever the case of letters? */
-static bool cnn__cl_contains(const char *text, const char *part)
+static bool cnncl_contains(const char *text, const char *part)
 {
     for (; *text; text++) {
         size_t k = 0;
@@ -372,7 +421,7 @@ static bool cnn__cl_contains(const char *text, const char *part)
 }
 
 /* The wish in the environment counts where the program has none. */
-static void cnn__cl_wish(cnn_opencl_args *a)
+static void cnncl_wish(cnn_opencl_args *a)
 {
     static const struct { const char *word; unsigned type; } words[] = { { "gpu", CNN_OPENCL_GPU },
         { "accelerator", CNN_OPENCL_ACCELERATOR }, { "cpu", CNN_OPENCL_CPU }, { "all", CNN_OPENCL_ALL } };
@@ -381,7 +430,7 @@ static void cnn__cl_wish(cnn_opencl_args *a)
         char *end;
         long  number = strtol(wish, &end, 10);
         a->type = CNN_OPENCL_ALL;
-        if (!*end && number >= 0 && number < CNN__CL_MAX_DEVICES) a->device = (int)number;
+        if (!*end && number >= 0 && number < CNNCL_MAX_DEVICES) a->device = (int)number;
         else a->name = wish;
         for (int i = 0; i < 4; i++)
             if (strcmp(wish, words[i].word) == 0) a->type = words[i].type, a->name = NULL;
@@ -389,13 +438,13 @@ static void cnn__cl_wish(cnn_opencl_args *a)
     if (!a->type) a->type = a->name ? CNN_OPENCL_ALL : CNN_OPENCL_GPU | CNN_OPENCL_ACCELERATOR;
 }
 
-static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int count, const cnn_opencl_args *a)
+static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, const cnn_opencl_args *a)
 {
     int left = a->device;
     for (int i = 0; i < count; i++) {
         const cnn_opencl_device *d = &list[i].about;
         if (!(d->type & a->type)) continue;
-        if (a->name && !cnn__cl_contains(d->name, a->name) && !cnn__cl_contains(d->platform, a->name))
+        if (a->name && !cnncl_contains(d->name, a->name) && !cnncl_contains(d->platform, a->name))
             continue;
         if (left-- == 0) return &list[i];
     }
@@ -414,11 +463,11 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
    One string holds less than 4096 characters: C promises no more.
    ======================================================================================================== */
 
-#define CNN__CL_SOURCE(...) #__VA_ARGS__ "\n"
+#define CNNCL_SOURCE(...) #__VA_ARGS__ "\n"
 
 /* The functions of one number, y = f(x) with constants k0 and k1, and f'(x) in terms of what backward reads:
    y, or x where the room says so. In both formulas that is v. A(X, ...) gives each to A. */
-#define CNN__CL_ACTIVATIONS(A, X)                                                                            \
+#define CNNCL_ACTIVATIONS(A, X)                                                                              \
     A(X, relu,       v <= 0.0f ? 0.0f : v,              v <= 0.0f ? 0.0f : 1.0f)                             \
     A(X, leaky_relu, v > 0.0f ? v : k0 * v,             v > 0.0f ? 1.0f : k0)                                \
     A(X, sigmoid,    1.0f / (1.0f + exp(-v)),           v * (1.0f - v))                                      \
@@ -440,7 +489,7 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
 
 /* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum
    that the group shares), or tiles of the result. */
-#define CNN__CL_KERNELS(X)                                                                                   \
+#define CNNCL_KERNELS(X)                                                                                     \
     X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS)                \
     X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(im2col, ITEMS) X(col2im, ITEMS)               \
     X(rows_to_images, ITEMS) X(images_to_rows, ITEMS) X(conv_forward, ITEMS) X(conv_backward_data, ITEMS)    \
@@ -455,42 +504,42 @@ static const cnn__cl_device *cnn__cl_choose(const cnn__cl_device *list, int coun
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
     X(sgd, ITEMS) X(adam, ITEMS) X(adamw, ITEMS) X(rmsprop, ITEMS) X(rmsprop_centered, ITEMS)                \
-    X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS)
-#define CNN__CL_NUMBER(name, work) CNN__CL_##name,
-enum { CNN__CL_KERNELS(CNN__CL_NUMBER) CNN__CL_COUNT };
-#define CNN__CL_HOW(X, name, value, derivative) CNN__CL_IS_##name,
-enum { CNN__CL_IS_NOTHING, CNN__CL_ACTIVATIONS(CNN__CL_HOW, ) CNN__CL_IS_ALL };
+    X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS) X(fill, ITEMS)
+#define CNNCL_NUMBER(name, work) CNNCL_##name,
+enum { CNNCL_KERNELS(CNNCL_NUMBER) CNNCL_COUNT };
+#define CNNCL_HOW(X, name, value, derivative) CNNCL_IS_##name,
+enum { CNNCL_IS_NOTHING, CNNCL_ACTIVATIONS(CNNCL_HOW, ) CNNCL_IS_ALL };
 
-enum { CNN__CL_LOCAL = 64,            /* items in a group where they do not cooperate */
-       CNN__CL_GROUP = 256,           /* items in a group that shares a sum */
+enum { CNNCL_LOCAL = 64,            /* items in a group where they do not cooperate */
+       CNNCL_GROUP = 256,           /* items in a group that shares a sum */
        /* the items of a tile of a matrix product: 16 x 16, with 4 x 4 numbers each */
-       CNN__CL_SIDE = 16 };
+       CNNCL_SIDE = 16 };
 
-#define CNN__CL_NAME_IS(X, name, value, derivative) "IS_" #name ", "
-#define CNN__CL_VALUE(X, name, value, derivative) "    if (how == IS_" #name ") return " #value ";\n"
-#define CNN__CL_SLOPE(X, name, value, derivative) "    if (how == IS_" #name ") return " #derivative ";\n"
+#define CNNCL_NAME_IS(X, name, value, derivative) "IS_" #name ", "
+#define CNNCL_VALUE(X, name, value, derivative) "    if (how == IS_" #name ") return " #value ";\n"
+#define CNNCL_SLOPE(X, name, value, derivative) "    if (how == IS_" #name ") return " #derivative ";\n"
 
 /* C (m,n) = A (m,k) B (k,n) + beta C, where A and B have any strides, so that all transposes are one code. An
    item has RM x RN numbers of C, so a tile is 16 RM x 16 RN: fewer where C is thin, which would leave most of
-   a tile idle. Part z of the sum goes to slice z of C: with more than one slice, C is a stack of partial
-   products. */
-#define CNN__CL_GEMM(name, rm, rn)                                                                           \
+   a tile idle. Layer z of the grid is part z % parts of the sum for image z / parts, the images a_step and
+   b_step apart, and goes to slice z of C: the products of the images, or a stack of partial products. */
+#define CNNCL_GEMM(name, rm, rn)                                                                             \
     "#define GEMM " #name "\n#define RM " #rm "\n#define RN " #rn "\n"                                       \
-    CNN__CL_GEMM_SOURCE "#undef GEMM\n#undef RM\n#undef RN\n"
-#define CNN__CL_GEMM_SOURCE CNN__CL_SOURCE(                                                                  \
+    CNNCL_GEMM_SOURCE "#undef GEMM\n#undef RM\n#undef RN\n"
+#define CNNCL_GEMM_SOURCE CNNCL_SOURCE(                                                                      \
     __kernel __attribute__((reqd_work_group_size(16, 16, 1)))                                                \
     void GEMM(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col, ARRAY(b),          \
-              int b_row, int b_col,                                                                          \
-              int m, int n, int k, int k_slice)                                                              \
+              int b_row, int b_col, int m, int n, int k, int k_slice, int parts, ulong a_step, ulong b_step) \
     {                                                                                                        \
         enum { K = 16, TM = 16 * RM, TN = 16 * RN };                                                         \
         __local float as[K][TM + 1]; __local float bs[K][TN + 1];                                            \
         const int x = (int)get_local_id(0); const int y = (int)get_local_id(1); const int me = y * 16 + x;   \
         const int i0 = (int)get_group_id(1) * TM; const int j0 = (int)get_group_id(0) * TN;                  \
-        const int first = (int)get_group_id(2) * k_slice; const int last = min(k, first + k_slice);          \
+        const int z = (int)get_group_id(2); const int image = z / parts;                                     \
+        const int first = z % parts * k_slice; const int last = min(k, first + k_slice);                     \
         float sum[RM][RN];                                                                                   \
         BASE(a) BASE(b) BASE(c)                                                                              \
-        c += slice * get_group_id(2);                                                                        \
+        a += a_step * image, b += b_step * image, c += slice * z;                                            \
         for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) sum[i][j] = 0.0f;                          \
         for (int k0 = first; k0 < last; k0 += K) {                                                           \
             /* neighbours read neighbours, whatever the transpose */                                         \
@@ -522,13 +571,13 @@ enum { CNN__CL_LOCAL = 64,            /* items in a group where they do not coop
         }                                                                                                    \
     })
 
-static const char *const cnn__cl_source[] = {
+static const char *const cnncl_source[] = {
     "#define ARRAY(a) __global float *a, ulong a##_at\n"
     "#define BASE(a) a += a##_at;\n"
     "#define ITEM(i, n) if (get_global_id(0) >= (size_t)(n)) return; const int i = (int)get_global_id(0);\n"
     "#define GROUP 256\n"
     "#define GROUP_KERNEL __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))\n"
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     typedef struct { int n, c, h, w; } shape;
     typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } conv;
 
@@ -563,21 +612,21 @@ static const char *const cnn__cl_source[] = {
     /* y = f(x), and dx += dy f'(x), where `how` says which f; 0 is the identity. At the end of a layer the
        function that follows it in place is done at once with the bias: y = f(y + b). gelu_...: the form with
        tanh, where k0 says so. */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     float gelu_share(float v) { return 1.0f / (1.0f + exp(-1.59576912f * v * (1.0f + 0.044715f * v * v))); }
     float gelu_slope(float v)
     {
         const float s = gelu_share(v); const float z = s * (1.0f - s);
         return s + (z == 0.0f ? 0.0f : v * z * 1.59576912f * (1.0f + 0.134145f * v * v));
     })
-    "enum { IS_nothing, " CNN__CL_ACTIVATIONS(CNN__CL_NAME_IS, ) "IS_all };\n"
+    "enum { IS_nothing, " CNNCL_ACTIVATIONS(CNNCL_NAME_IS, ) "IS_all };\n"
     "float value(int how, float v, float k0, float k1)\n{\n"
-    CNN__CL_ACTIVATIONS(CNN__CL_VALUE, )
+    CNNCL_ACTIVATIONS(CNNCL_VALUE, )
     "    return v;\n}\n"
     "float slope(int how, float v, float k0, float k1)\n{\n"
-    CNN__CL_ACTIVATIONS(CNN__CL_SLOPE, )
+    CNNCL_ACTIVATIONS(CNNCL_SLOPE, )
     "    return 1.0f;\n}\n",
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     __kernel void map_forward(ARRAY(y), ARRAY(x), int n, int how, float k0, float k1)
     {
         BASE(y) BASE(x) ITEM(i, n)
@@ -595,15 +644,20 @@ static const char *const cnn__cl_source[] = {
         y[i] = value(how, y[i] + (has_bias ? b[i / plane % channels] : 0.0f), k0, k1);
     }),
 
-    CNN__CL_GEMM(gemm, 4, 4),
-    CNN__CL_GEMM(gemm_flat, 1, 4),
-    CNN__CL_GEMM(gemm_tall, 4, 1),
+    CNNCL_GEMM(gemm, 4, 4),
+    CNNCL_GEMM(gemm_flat, 1, 4),
+    CNNCL_GEMM(gemm_tall, 4, 1),
 
     /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
        stretch: y = a + b, a - b or a b (how = 0, 1, 2), with both stretched
        fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the
                 shape of x; has_u = 0 for u = 1. Element q of the sum for y[j] is at folded(j, q). */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
+    __kernel void fill(ARRAY(y), int n, float v)
+    {
+        BASE(y) ITEM(i, n)
+        y[i] = v;
+    }
     __kernel void spread(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, float beta, float factor,
                          float offset)
     {
@@ -644,12 +698,10 @@ static const char *const cnn__cl_source[] = {
         const float sum = factor * fold_part(x, xs, u, us, has_u, ys, j, 0, count, 1);
         y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
     }
-    GROUP_KERNEL
-    void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n, int count,
-                    float beta, float factor)
+    GROUP_KERNEL void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n,
+                                 int count, float beta, float factor)
     {
-        __local float part[GROUP];
-        BASE(y) BASE(x) BASE(u)
+        __local float part[GROUP]; BASE(y) BASE(x) BASE(u)
         const int j = (int)get_group_id(0);
         const float sum = factor * group_sum(fold_part(x, xs, u, us, has_u, ys, j, (int)get_local_id(0),
                                                        count, GROUP), part);
@@ -680,7 +732,7 @@ static const char *const cnn__cl_source[] = {
     /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first +
        count - 1 of all N OH OW columns. Row (c,i,k) of col holds x[n][c][oy SH - PH + i DH][ox SW - PW + k
        DW] at column (n,oy,ox). */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     __kernel void im2col(ARRAY(col), ARRAY(x), conv g, int first, int count)
     {
         BASE(col) BASE(x) ITEM(j, count)
@@ -733,7 +785,7 @@ static const char *const cnn__cl_source[] = {
     }),
 
     /* Convolution by its definition, for groups (depthwise among them), whose matrices would be thin. */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     __kernel void conv_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items,
                                float beta, int how, float k0, float k1)
     {
@@ -776,12 +828,10 @@ static const char *const cnn__cl_source[] = {
         }
         dx[o] += sum;
     }),
-    CNN__CL_SOURCE(
-    GROUP_KERNEL
-    void conv_backward_weights(ARRAY(dw), ARRAY(x), ARRAY(dy), conv g)
+    CNNCL_SOURCE(
+    GROUP_KERNEL void conv_backward_weights(ARRAY(dw), ARRAY(x), ARRAY(dy), conv g)
     {
-        __local float part[GROUP];
-        BASE(dw) BASE(x) BASE(dy)
+        __local float part[GROUP]; BASE(dw) BASE(x) BASE(dy)
         const int o = (int)get_group_id(0); const int channels = g.ic / g.groups;
         const int plane = g.oh * g.ow;
         const int j = o % g.kw; const int i = o / g.kw % g.kh; const int oc = o / (g.kw * g.kh * channels);
@@ -801,7 +851,7 @@ static const char *const cnn__cl_source[] = {
 
     /* Pooling windows start at oy SH - PH; saved is the place of the maximum in its plane, the first one in a
        tie. Of a window of every d-th element that starts at i: the first one inside. */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     int first_inside(int i, int d) { return i < 0 ? i + (d - 1 - i) / d * d : i; }
     __kernel void max_pool_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, conv g, int items)
     {
@@ -877,7 +927,7 @@ static const char *const cnn__cl_source[] = {
     /* softmax over C of x (N,C,P), or its logarithm; one item per (n,p). With top = max x:
            softmax:   y = exp(x - top) / sum exp(x - top),      dx += y (dy - sum y dy)
            logarithm: y = x - top - log sum exp(x - top),       dx += dy - exp(y) sum dy */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     __kernel void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int items, int logarithm)
     {
         BASE(y) BASE(x) ITEM(i, items)
@@ -903,7 +953,7 @@ static const char *const cnn__cl_source[] = {
 
     /* Local response normalisation: s = k + share sum of x^2 over the channels c - left .. c + right,
        y = x s^-beta,  dx += dy s^-beta - 2 share beta x (sum of dy y / s over c in whose window it is). */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     __kernel void lrn_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, int size, float share, float beta,
                               float k, int channels, int plane, int n)
     {
@@ -982,7 +1032,7 @@ static const char *const cnn__cl_source[] = {
         dx[i] += sum;
     }),
 
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     /* y = beta y + mask x / (1 - p), where the mask is zero with probability p: number i of the stream, by
        the same Philox4x32-10 as cnn_random, so that the CPU draws the same mask and backward need not keep
        it. */
@@ -1008,13 +1058,12 @@ static const char *const cnn__cl_source[] = {
     /* Batch norm over (N,P) of x (N,C,P). mean and inverse = 1/sqrt(variance + eps) by two passes, since the
        difference of two large sums would lose the variance. Backward, h = (x - mean) inverse and m = N P:
            dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m) */
-    CNN__CL_SOURCE(
-    GROUP_KERNEL
-    void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean), ARRAY(running_var),
-                               int channels, int plane, int count, float eps, float momentum)
+    CNNCL_SOURCE(
+    GROUP_KERNEL void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean),
+                                            ARRAY(running_var), int channels, int plane, int count, float eps,
+                                            float momentum)
     {
-        __local float part[GROUP];
-        BASE(x) BASE(mean) BASE(inverse) BASE(running_mean) BASE(running_var)
+        __local float part[GROUP]; BASE(x) BASE(mean) BASE(inverse) BASE(running_mean) BASE(running_var)
         const int c = (int)get_group_id(0);
         float sum = 0.0f; float square = 0.0f;
         for (int q = (int)get_local_id(0); q < count; q += GROUP)
@@ -1040,12 +1089,11 @@ static const char *const cnn__cl_source[] = {
         y[i] = affine ? w[c] * h + b[c] : h;
     }
     /* sums (2,C): of dy h, then of dy; added to dw and db where these are wanted */
-    GROUP_KERNEL
-    void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x), ARRAY(dy),
-                         ARRAY(mean), ARRAY(inverse), int channels, int plane, int count)
+    GROUP_KERNEL void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x),
+                                      ARRAY(dy), ARRAY(mean), ARRAY(inverse), int channels, int plane,
+                                      int count)
     {
-        __local float part[GROUP];
-        BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
+        __local float part[GROUP]; BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
         const int c = (int)get_group_id(0);
         float sum = 0.0f; float with_h = 0.0f;
         for (int q = (int)get_local_id(0); q < count; q += GROUP) {
@@ -1069,7 +1117,7 @@ static const char *const cnn__cl_source[] = {
     }),
 
     /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     __kernel void prelu_forward(ARRAY(y), ARRAY(x), ARRAY(w), int channels, int plane, int n)
     {
         BASE(y) BASE(x) BASE(w) ITEM(i, n)
@@ -1080,11 +1128,9 @@ static const char *const cnn__cl_source[] = {
         BASE(dx) BASE(dy) BASE(x) BASE(w) ITEM(i, n)
         dx[i] += x[i] > 0.0f ? dy[i] : w[i / plane % channels] * dy[i];
     }
-    GROUP_KERNEL
-    void prelu_weight(ARRAY(dw), ARRAY(dy), ARRAY(x), int channels, int plane, int n)
+    GROUP_KERNEL void prelu_weight(ARRAY(dw), ARRAY(dy), ARRAY(x), int channels, int plane, int n)
     {
-        __local float part[GROUP];
-        BASE(dw) BASE(dy) BASE(x)
+        __local float part[GROUP]; BASE(dw) BASE(dy) BASE(x)
         const int c = (int)get_group_id(0);
         float sum = 0.0f;
         for (int q = (int)get_local_id(0); q < n / channels; q += GROUP) {
@@ -1098,11 +1144,9 @@ static const char *const cnn__cl_source[] = {
     /* Norms of one sample: row r holds k elements, groups rows a sample; `share` neighbours have one weight.
        As in the room, h = (x - mean) rstd,  e = dy w:
            dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
-    GROUP_KERNEL
-    void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps)
+    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps)
     {
-        __local float part[GROUP];
-        BASE(x) BASE(saved)
+        __local float part[GROUP]; BASE(x) BASE(saved)
         const int r = (int)get_group_id(0);
         float sum = 0.0f; float square = 0.0f;
         x += (size_t)r * k;
@@ -1121,12 +1165,10 @@ static const char *const cnn__cl_source[] = {
         const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
         y[i] = affine ? w[j] * h + b[j] : h;
     }
-    GROUP_KERNEL
-    void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine, int k,
-                              int sample, int share)
+    GROUP_KERNEL void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine,
+                                           int k, int sample, int share)
     {
-        __local float part[GROUP];
-        BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
+        __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
         const int r = (int)get_group_id(0); const float mean = saved[2 * r];
         const float rstd = saved[2 * r + 1];
         const int first = r * k; const int last = first + k;
@@ -1141,12 +1183,10 @@ static const char *const cnn__cl_source[] = {
             dx[i] += ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
                 * rstd;
     }
-    GROUP_KERNEL
-    void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x), ARRAY(saved),
-                            int k, int sample, int share, int count)
+    GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x),
+                                         ARRAY(saved), int k, int sample, int share, int count)
     {
-        __local float part[GROUP];
-        BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
+        __local float part[GROUP]; BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
         const int j = (int)get_group_id(0);
         float sum = 0.0f; float with_h = 0.0f;
         for (int q = (int)get_local_id(0); q < count; q += GROUP) {
@@ -1167,7 +1207,7 @@ static const char *const cnn__cl_source[] = {
            nll:           row = - q x (e = 0),              dx = - q dloss / M
        M is the sum of the labels' own weights. Where the label is `ignored`, q is 0 (0 ignores none). A label
        that is no class makes the loss NaN. saved: max x and log(sum exp(x - max)) of each row. */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     int is_ignored(float label, int ignored) { return ignored != 0 && label == (float)ignored; }
     float own_weight(float label, int ignored, __global float *v, int weighted, int channels)
     {
@@ -1206,13 +1246,11 @@ static const char *const cnn__cl_source[] = {
                 : (1.0f - smoothing) * own * (rest + (top - at_label)) + smoothing * spread_;
         if (save) saved[2 * i] = top, saved[2 * i + 1] = rest;
     }),
-    CNN__CL_SOURCE(
-    GROUP_KERNEL
-    void label_loss_mean(ARRAY(loss), ARRAY(rows), ARRAY(labels), ARRAY(v), int weighted, int ignored,
-                         int channels, int n)
+    CNNCL_SOURCE(
+    GROUP_KERNEL void label_loss_mean(ARRAY(loss), ARRAY(rows), ARRAY(labels), ARRAY(v), int weighted,
+                                      int ignored, int channels, int n)
     {
-        __local float part[GROUP];
-        BASE(loss) BASE(rows) BASE(labels) BASE(v)
+        __local float part[GROUP]; BASE(loss) BASE(rows) BASE(labels) BASE(v)
         float sum = 0.0f;
         for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += rows[i];
         sum = group_sum(sum, part);
@@ -1220,12 +1258,10 @@ static const char *const cnn__cl_source[] = {
         if (get_local_id(0) == 0) loss[0] = weights <= 0.0f ? 0.0f : sum / weights;
     }
     /* share: dloss / M, and the mean of v */
-    GROUP_KERNEL
-    void label_loss_share(ARRAY(share), ARRAY(dloss), ARRAY(labels), ARRAY(v), int weighted, int ignored,
-                          int channels, int n)
+    GROUP_KERNEL void label_loss_share(ARRAY(share), ARRAY(dloss), ARRAY(labels), ARRAY(v), int weighted,
+                                       int ignored, int channels, int n)
     {
-        __local float part[GROUP];
-        BASE(share) BASE(dloss) BASE(labels) BASE(v)
+        __local float part[GROUP]; BASE(share) BASE(dloss) BASE(labels) BASE(v)
         float sum = 0.0f;
         for (int c = (int)get_local_id(0); c < channels && weighted; c += GROUP) sum += v[c];
         sum = group_sum(sum, part);
@@ -1252,7 +1288,7 @@ static const char *const cnn__cl_source[] = {
     /* The other losses are means over the elements of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
        bce_with_logits, whose formulas stand in the room: p = 1 and w = 1 unless `weights` says that there is
        p (1), or both (2). */
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     float softplus_of_minus(float x) { return fmax(-x, 0.0f) + log1p(exp(-fabs(x))); }
     float pair_loss(float x, float t, int how, float delta, float p)
     {
@@ -1262,12 +1298,10 @@ static const char *const cnn__cl_source[] = {
         if (how == 2) return d <= delta ? d * d / 2.0f : delta * (d - delta / 2.0f);
         return (1.0f - t) * x + (1.0f + (p - 1.0f) * t) * softplus_of_minus(x);
     }
-    GROUP_KERNEL
-    void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), ARRAY(p), ARRAY(w), int weights, int channels,
-                           int plane, int n, int how, float delta, float factor)
+    GROUP_KERNEL void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), ARRAY(p), ARRAY(w), int weights,
+                                        int channels, int plane, int n, int how, float delta, float factor)
     {
-        __local float part[GROUP];
-        BASE(loss) BASE(x) BASE(t) BASE(p) BASE(w)
+        __local float part[GROUP]; BASE(loss) BASE(x) BASE(t) BASE(p) BASE(w)
         float sum = 0.0f;
         for (int i = (int)get_local_id(0); i < n; i += GROUP) {
             const int c = i / plane % channels;
@@ -1298,7 +1332,7 @@ static const char *const cnn__cl_source[] = {
     "    float rate, float scale, float alpha, float eps)\n"
     "#define START BASE(w) BASE(dw) BASE(slot) ITEM(i, n) const float d = dw[i] + decay * w[i];\n"
     "#define SLOT(k) slot[i + k * stride]\n"
-    CNN__CL_SOURCE(
+    CNNCL_SOURCE(
     UPDATE(sgd)
     {
         START
@@ -1348,22 +1382,18 @@ static const char *const cnn__cl_source[] = {
     /* Running sums, from 0 where `anew`: of x^2, one for each group, and of the rows whose label's logit is
        the largest, the first of equals. Rows are counted in two parts, as a float holds no count beyond
        2^24. */
-    GROUP_KERNEL
-    void squares(ARRAY(sums), ARRAY(x), int n, int anew)
+    GROUP_KERNEL void squares(ARRAY(sums), ARRAY(x), int n, int anew)
     {
-        __local float part[GROUP];
-        BASE(sums) BASE(x)
+        __local float part[GROUP]; BASE(sums) BASE(x)
         const int group = (int)get_group_id(0);
         float sum = 0.0f;
         for (size_t i = get_global_id(0); i < (size_t)n; i += get_global_size(0)) sum += x[i] * x[i];
         sum = group_sum(sum, part);
         if (get_local_id(0) == 0) sums[group] = (anew ? 0.0f : sums[group]) + sum;
     }
-    GROUP_KERNEL
-    void correct(ARRAY(sum), ARRAY(x), ARRAY(labels), int channels, int plane, int n, int anew)
+    GROUP_KERNEL void correct(ARRAY(sum), ARRAY(x), ARRAY(labels), int channels, int plane, int n, int anew)
     {
-        __local float part[GROUP];
-        BASE(sum) BASE(x) BASE(labels)
+        __local float part[GROUP]; BASE(sum) BASE(x) BASE(labels)
         int count = 0;
         for (int i = (int)get_local_id(0); i < n; i += GROUP) {
             __global float *z = x + (size_t)(i / plane) * channels * plane + i % plane;
@@ -1386,43 +1416,43 @@ static const char *const cnn__cl_source[] = {
    >>cl-run ---- 4. Memory, copies and launches
    ======================================================================================================== */
 
-typedef struct { void *memory; size_t room; cl_event sent; } cnn__cl_stage;
+typedef struct { void *memory; size_t room; cl_event sent; } cnncl_stage;
 
 /* A kernel object and the arguments that it has, one after another. */
-enum { CNN__CL_LAUNCHES = 1024, CNN__CL_ARGUMENTS = 192 };
-typedef struct { cl_kernel object; int kernel; unsigned char argument[CNN__CL_ARGUMENTS]; } cnn__cl_launch;
+enum { CNNCL_LAUNCHES = 4096, CNNCL_ARGUMENTS = 192 };
+typedef struct { cl_kernel object; int kernel; unsigned char argument[CNNCL_ARGUMENTS]; } cnncl_launch;
 
 typedef struct {
     cnn_backend      base;                    /* first, so that a cnn_backend * is one of these */
-    cnn__cl_api      cl;
-    cnn__blas_api    blas;
+    cnncl_api        cl;
+    cnncl_blas_api   blas;
     cl_device_id     device;
     cl_context       context;
     cl_command_queue queue;
     cl_program       program;
-    cnn__cl_launch   launch[CNN__CL_LAUNCHES];
-    bool             unified;                 /* host and device share their memory: map instead of copying */
+    cnncl_launch     launch[CNNCL_LAUNCHES];
     bool             clblast;                 /* it does the matrix products */
     bool             cached;                  /* the program came from a file of the cache */
+    bool             lacks;                   /* kernels that do not build */
     int              launches;                /* since the last flush */
     size_t           workspace, max_buffer;   /* bytes */
     /* partial products of thin matrices, and behind them the sums */
-    cl_mem           slices;
-    cnn__cl_stage    stage[2];                /* what is on its way up */
-    int              staged;
-    cnn_kernel       row[64];
-    char             name[128], report[CNN_ERROR_SIZE];
-} cnn__cl;
+    cl_mem      slices;
+    cnncl_stage stage[2];                /* what is on its way up */
+    int         staged;
+    cnn_kernel  row[64];
+    char        name[128], report[CNN_ERROR_SIZE];
+} cnncl;
 
-enum { CNN__CL_SLICES = 1 << 20,              /* floats of partial products */
-       CNN__CL_SQUARES = 64,                  /* partial sums of squares, behind them ... */
-       CNN__CL_COUNTER = CNN__CL_SLICES + CNN__CL_SQUARES,      /* ... and the count of correct rows */
+enum { CNNCL_SLICES = 1 << 20,              /* floats of partial products */
+       CNNCL_SQUARES = 64,                  /* partial sums of squares, behind them ... */
+       CNNCL_COUNTER = CNNCL_SLICES + CNNCL_SQUARES,      /* ... and the count of correct rows */
        /* bytes: longer uploads are waited for instead of copied first */
-       CNN__CL_STAGE = 1 << 24 };
+       CNNCL_STAGE = 1 << 24 };
 
-static cnn__cl *cnn__cl_of(cnn_backend *dev) { return (cnn__cl *)(void *)dev; }
+static cnncl *cnncl_of(cnn_backend *dev) { return (cnncl *)(void *)dev; }
 
-static const char *cnn__cl_error_text(cl_int e)
+static const char *cnncl_error_text(cl_int e)
 {
     static const struct { cl_int code; const char *text; } texts[] = {
         { CL_DEVICE_NOT_AVAILABLE, "the device is not available" },
@@ -1441,159 +1471,136 @@ static const char *cnn__cl_error_text(cl_int e)
 }
 
 /* Keep the first error of the device; false. what: what was tried. */
-static bool cnn__cl_fail(cnn__cl *d, const char *what, cl_int e)
+static bool cnncl_fail(cnncl *d, const char *what, cl_int e)
 {
     if (!d->base.error[0])
-        cnn__format(d->base.error, sizeof d->base.error, "%s: OpenCL error %d: %s", what, (int)e,
-                    cnn__cl_error_text(e));
+        cnncl_say(d->base.error, sizeof d->base.error, "%s: OpenCL error %d: %s", what, (int)e,
+                  cnncl_error_text(e));
     return false;
 }
-static bool cnn__cl_ok(cnn__cl *d, const char *what, cl_int e)
+static bool cnncl_ok(cnncl *d, const char *what, cl_int e)
 {
-    return e == CL_SUCCESS || cnn__cl_fail(d, what, e);
+    return e == CL_SUCCESS || cnncl_fail(d, what, e);
 }
 
 /* Commands wait in the host until they are flushed: a few layers at a time, so that the device starts
    early. */
-static bool cnn__cl_flush(cnn__cl *d)
+static bool cnncl_flush(cnncl *d)
 {
     enum { LAUNCHES = 24 };
     if (++d->launches < LAUNCHES) return true;
     d->launches = 0;
-    return cnn__cl_ok(d, "flush", d->cl.clFlush(d->queue));
+    return cnncl_ok(d, "flush", d->cl.clFlush(d->queue));
 }
 
-static void *cnn__cl_alloc(cnn_backend *dev, size_t bytes)
+static void *cnncl_alloc(cnn_backend *dev, size_t bytes)
 {
-    cnn__cl *d = cnn__cl_of(dev);
-    cl_int   e = CL_SUCCESS;
+    cnncl *d = cnncl_of(dev);
+    cl_int e = CL_SUCCESS;
     if (bytes > d->max_buffer) {
-        cnn__format(dev->error, sizeof dev->error, "the device allows %zu bytes in one buffer",
-                    d->max_buffer);
+        cnncl_say(dev->error, sizeof dev->error, "the device allows %zu bytes in one buffer",
+                  d->max_buffer);
         return NULL;
     }
-    cl_mem_flags flags = (cl_mem_flags)CL_MEM_READ_WRITE | (d->unified ? CL_MEM_ALLOC_HOST_PTR : 0);
-    cl_mem       m = d->cl.clCreateBuffer(d->context, flags, bytes, NULL, &e);
-    if (!m || e != CL_SUCCESS) return cnn__cl_fail(d, "buffer", e), NULL;
+    cl_mem m = d->cl.clCreateBuffer(d->context, CL_MEM_READ_WRITE, bytes, NULL, &e);
+    if (!m || e != CL_SUCCESS) return cnncl_fail(d, "buffer", e), NULL;
     return m;
 }
 
 /* Kernel objects keep no hold on their arrays, and a new buffer may get an old one's handle. */
-static void cnn__cl_forget_launches(cnn__cl *d)
+static void cnncl_forget_launches(cnncl *d)
 {
-    for (int i = 0; i < CNN__CL_LAUNCHES; i++) {
+    for (int i = 0; i < CNNCL_LAUNCHES; i++) {
         if (d->launch[i].object) d->cl.clReleaseKernel(d->launch[i].object);
         d->launch[i].object = NULL;
     }
 }
 
-static void cnn__cl_release(cnn_backend *dev, void *buffer)
+static void cnncl_release(cnn_backend *dev, void *buffer)
 {
-    cnn__cl_forget_launches(cnn__cl_of(dev));
-    cnn__cl_of(dev)->cl.clReleaseMemObject((cl_mem)buffer);
-}
-
-/* Shared memory: a blocking map gives the host its turn. */
-static bool cnn__cl_mapped(cnn__cl *d, cl_mem m, size_t at, size_t bytes, const void *from, void *to)
-{
-    cl_int       e;
-    cl_map_flags how = from ? CL_MAP_WRITE_INVALIDATE_REGION : CL_MAP_READ;
-    void        *p = d->cl.clEnqueueMapBuffer(d->queue, m, CL_TRUE, how, at, bytes, 0, NULL, NULL, &e);
-    if (!p || e != CL_SUCCESS) return cnn__cl_fail(d, "map", e);
-    if (from) memcpy(p, from, bytes);
-    else      memcpy(to, p, bytes);
-    return cnn__cl_ok(d, "unmap", d->cl.clEnqueueUnmapMemObject(d->queue, m, p, 0, NULL, NULL));
+    cnncl_forget_launches(cnncl_of(dev));
+    cnncl_of(dev)->cl.clReleaseMemObject((cl_mem)buffer);
 }
 
 /* Up. The host may write its array again at once, and the queue holds the step before: so the bytes are
    copied aside and sent from there, and only who comes two copies later waits for them. */
-static bool cnn__cl_upload(cnn_backend *dev, void *buffer, size_t at, const void *from, size_t bytes)
+static bool cnncl_upload(cnn_backend *dev, void *buffer, size_t at, const void *from, size_t bytes)
 {
-    cnn__cl       *d = cnn__cl_of(dev);
-    cnn__cl_stage *s = &d->stage[d->staged ^= 1];
-    if (d->unified) return cnn__cl_mapped(d, (cl_mem)buffer, at, bytes, from, NULL);
+    cnncl       *d = cnncl_of(dev);
+    cnncl_stage *s = &d->stage[d->staged ^= 1];
     if (s->sent) {
         cl_int e = d->cl.clWaitForEvents(1, &s->sent);
         d->cl.clReleaseEvent(s->sent);
         s->sent = NULL;
-        if (e != CL_SUCCESS) return cnn__cl_fail(d, "upload", e);
+        if (e != CL_SUCCESS) return cnncl_fail(d, "upload", e);
     }
-    if (bytes <= CNN__CL_STAGE && bytes > s->room) {
+    if (bytes <= CNNCL_STAGE && bytes > s->room) {
         CNN_FREE(s->memory);
         s->memory = CNN_MALLOC(bytes);
         s->room = s->memory ? bytes : 0;
     }
     if (bytes > s->room)
-        return cnn__cl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at,
-                                                                  bytes, from, 0, NULL, NULL));
+        return cnncl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at,
+                                                                bytes, from, 0, NULL, NULL));
     memcpy(s->memory, from, bytes);
-    return cnn__cl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_FALSE, at, bytes,
-                                                              s->memory, 0, NULL, &s->sent));
+    return cnncl_ok(d, "upload", d->cl.clEnqueueWriteBuffer(d->queue, (cl_mem)buffer, CL_FALSE, at, bytes,
+                                                            s->memory, 0, NULL, &s->sent));
 }
 
-static bool cnn__cl_download(cnn_backend *dev, void *buffer, size_t at, void *to, size_t bytes)
+static bool cnncl_download(cnn_backend *dev, void *buffer, size_t at, void *to, size_t bytes)
 {
-    cnn__cl *d = cnn__cl_of(dev);
+    cnncl *d = cnncl_of(dev);
     d->launches = 0;
-    if (d->unified) return cnn__cl_mapped(d, (cl_mem)buffer, at, bytes, NULL, to);
-    return cnn__cl_ok(d, "download", d->cl.clEnqueueReadBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at, bytes,
-                                                               to, 0, NULL, NULL));
-}
-
-static bool cnn__cl_fill(cnn__cl *d, cnn_place p, size_t n, float value)          /* n floats = value */
-{
-    return cnn__cl_ok(d, "fill", d->cl.clEnqueueFillBuffer(d->queue, (cl_mem)p.buffer, &value, sizeof value,
-                                                           p.at * sizeof value, n * sizeof value, 0, NULL,
-                                                           NULL)) && cnn__cl_flush(d);
-}
-static bool cnn__cl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
-{
-    return cnn__cl_fill(cnn__cl_of(dev), (cnn_place){ buffer, at / sizeof(float) }, bytes / sizeof(float), 0);
+    return cnncl_ok(d, "download", d->cl.clEnqueueReadBuffer(d->queue, (cl_mem)buffer, CL_TRUE, at, bytes,
+                                                             to, 0, NULL, NULL));
 }
 
 /* ---- Launches ---- */
 
-typedef struct { const void *value; size_t bytes; bool array; } cnn__cl_arg;
-#define CNN__ARRAY(p)  { &(cl_mem){ (cl_mem)(p).buffer }, sizeof(cl_mem), true },                            \
+typedef struct { const void *value; size_t bytes; bool key; /* it tells launches apart */ } cnncl_arg;
+#define CNNCL_ARRAY(p)  { &(cl_mem){ (cl_mem)(p).buffer }, sizeof(cl_mem), true },                           \
                        { &(cl_ulong){ (p).at }, sizeof(cl_ulong), true }
-#define CNN__SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape), false }
-#define CNN__INT(i)    { &(cl_int){ i }, sizeof(cl_int), false }
-#define CNN__ULONG(i)  { &(cl_ulong){ i }, sizeof(cl_ulong), false }
-#define CNN__FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float), false }
-#define CNN__CONV(g)   { &(g), sizeof(cnn__conv), false }
+#define CNNCL_DATA(t)  CNNCL_ARRAY(cnn_place_data(t))
+#define CNNCL_GRAD(t)  CNNCL_ARRAY(cnn_place_grad(t))
+#define CNNCL_SAVED(t) CNNCL_ARRAY(cnn_place_saved(t))
+#define CNNCL_SHAPE(s)  { &(cnn_shape){ (s).n, (s).c, (s).h, (s).w }, sizeof(cnn_shape), true }
+#define CNNCL_INT(i)    { &(cl_int){ i }, sizeof(cl_int), true }
+#define CNNCL_ULONG(i)  { &(cl_ulong){ i }, sizeof(cl_ulong), false }
+#define CNNCL_FLOAT(f)  { &(cl_float){ f }, sizeof(cl_float), false }
+#define CNNCL_CONV(g)   { &(g), sizeof(cnncl_conv), true }
 
 /* FNV-1a (Fowler, Noll, Vo 1991), going on from `hash`; 0 at first. */
-static uint64_t cnn__cl_hash(uint64_t hash, const void *data, size_t bytes)
+static uint64_t cnncl_hash(uint64_t hash, const void *data, size_t bytes)
 {
     if (!hash) hash = 14695981039346656037u;
     for (size_t i = 0; i < bytes; i++) hash = (hash ^ ((const unsigned char *)data)[i]) * 1099511628211u;
     return hash;
 }
 
-/* The object for a kernel and its arrays, or an empty place for it. Each layer so has objects of its own, and
-   step after step only what has changed is set. */
-static cnn__cl_launch *cnn__cl_find_launch(cnn__cl *d, int kernel, const cnn__cl_arg *arg, int n)
+/* The object for a kernel with these arrays and sizes, or an empty place for it. So each layer has objects of
+   its own, for each size of the batch, and step after step only rates and the like are set. */
+static cnncl_launch *cnncl_find_launch(cnncl *d, int kernel, const cnncl_arg *arg, int n)
 {
     enum { PROBES = 8 };
-    uint64_t hash = cnn__cl_hash(0, &kernel, sizeof kernel);
+    uint64_t hash = cnncl_hash(0, &kernel, sizeof kernel);
     for (int i = 0; i < n; i++)
-        if (arg[i].array) hash = cnn__cl_hash(hash, arg[i].value, arg[i].bytes);
+        if (arg[i].key) hash = cnncl_hash(hash, arg[i].value, arg[i].bytes);
     for (uint64_t p = 0; p < PROBES; p++) {
-        cnn__cl_launch *l = &d->launch[(hash + p) % CNN__CL_LAUNCHES];
+        cnncl_launch *l = &d->launch[(hash + p) % CNNCL_LAUNCHES];
         if (!l->object) return l;
         const unsigned char *has = l->argument;
         bool same = l->kernel == kernel;
         for (int i = 0; i < n && same; has += arg[i++].bytes)
-            same = !arg[i].array || memcmp(has, arg[i].value, arg[i].bytes) == 0;
+            same = !arg[i].key || memcmp(has, arg[i].value, arg[i].bytes) == 0;
         if (same) return l;
     }
-    cnn__cl_launch *l = &d->launch[hash % CNN__CL_LAUNCHES];
+    cnncl_launch *l = &d->launch[hash % CNNCL_LAUNCHES];
     d->cl.clReleaseKernel(l->object);
     l->object = NULL;
     return l;
 }
 
-static cl_int cnn__cl_set_arguments(cnn__cl *d, cnn__cl_launch *l, bool all, const cnn__cl_arg *arg, int n)
+static cl_int cnncl_set_arguments(cnncl *d, cnncl_launch *l, bool all, const cnncl_arg *arg, int n)
 {
     unsigned char *has = l->argument;
     for (int i = 0; i < n; has += arg[i++].bytes) {
@@ -1606,170 +1613,207 @@ static cl_int cnn__cl_set_arguments(cnn__cl *d, cnn__cl_launch *l, bool all, con
     return CL_SUCCESS;
 }
 
-/* Run a kernel on x by y by z items, groups or tiles, as its entry in CNN__CL_KERNELS says. The sizes of
+/* Run a kernel on x by y by z items, groups or tiles, as its entry in CNNCL_KERNELS says. The sizes of
    groups are constant, and the number of items is rounded up: some drivers compile a kernel again for each
    size. */
-#define CNN__RUN(d, kernel, ...) CNN__RUN_NUMBER(d, CNN__CL_##kernel, __VA_ARGS__)
-#define CNN__RUN_NUMBER(d, number, x, y, z, ...)                                                             \
-    cnn__cl_run(d, number, x, y, z, (cnn__cl_arg[]){ __VA_ARGS__ },                                          \
-                (int)(sizeof (cnn__cl_arg[]){ __VA_ARGS__ } / sizeof(cnn__cl_arg)))
+#define CNNCL_RUN(d, kernel, ...) CNNCL_RUN_NUMBER(d, CNNCL_##kernel, __VA_ARGS__)
+#define CNNCL_RUN_NUMBER(d, number, x, y, z, ...)                                                            \
+    cnncl_run(d, number, x, y, z, (cnncl_arg[]){ __VA_ARGS__ },                                              \
+                (int)(sizeof (cnncl_arg[]){ __VA_ARGS__ } / sizeof(cnncl_arg)))
 
-static bool cnn__cl_run(cnn__cl *d, int kernel, int x, int y, int z, const cnn__cl_arg *arg, int n)
+static bool cnncl_run(cnncl *d, int kernel, int x, int y, int z, const cnncl_arg *arg, int n)
 {
     enum { ITEMS, GROUPS, TILES };
-#define CNN__CL_WORK(name, work) work,
-#define CNN__CL_NAME(name, work) #name,
-    static const char work[] = { CNN__CL_KERNELS(CNN__CL_WORK) };
-    static const char *const names[] = { CNN__CL_KERNELS(CNN__CL_NAME) };
-    size_t local[3] = { CNN__CL_LOCAL, 1, 1 }, global[3] = { cnn__round_up((size_t)x, CNN__CL_LOCAL),
-                                                             (size_t)y, (size_t)z };
-    if (work[kernel] == GROUPS) local[0] = CNN__CL_GROUP, global[0] = (size_t)x * CNN__CL_GROUP;
+#define CNNCL_WORK(name, work) work,
+#define CNNCL_NAME(name, work) #name,
+    static const char work[] = { CNNCL_KERNELS(CNNCL_WORK) };
+    static const char *const names[] = { CNNCL_KERNELS(CNNCL_NAME) };
+    size_t local[3] = { CNNCL_LOCAL, 1, 1 }, global[3] = { (size_t)x, (size_t)y, (size_t)z };
+    global[0] = (global[0] + CNNCL_LOCAL - 1) / CNNCL_LOCAL * CNNCL_LOCAL;
+    if (work[kernel] == GROUPS) local[0] = CNNCL_GROUP, global[0] = (size_t)x * CNNCL_GROUP;
     if (work[kernel] == TILES)
         local[0] = local[1] = 16, global[0] = (size_t)x * 16, global[1] = (size_t)y * 16;
-    cnn__cl_launch *l = cnn__cl_find_launch(d, kernel, arg, n);
-    cl_int e = CL_SUCCESS;
-    bool   fresh = !l->object;
+    cnncl_launch *l = cnncl_find_launch(d, kernel, arg, n);
+    cl_int        e = CL_SUCCESS;
+    bool          fresh = !l->object;
     if (fresh) l->kernel = kernel, l->object = d->cl.clCreateKernel(d->program, names[kernel], &e);
-    if (!l->object) return cnn__cl_fail(d, names[kernel], e);
-    e = cnn__cl_set_arguments(d, l, fresh, arg, n);
+    if (!l->object) return cnncl_fail(d, names[kernel], e);
+    e = cnncl_set_arguments(d, l, fresh, arg, n);
     if (e != CL_SUCCESS) {
         d->cl.clReleaseKernel(l->object);
         l->object = NULL;
-        return cnn__cl_fail(d, names[kernel], e);
+        return cnncl_fail(d, names[kernel], e);
     }
-    return cnn__cl_ok(d, names[kernel], d->cl.clEnqueueNDRangeKernel(d->queue, l->object, 3, NULL, global,
-                                                                     local, 0, NULL, NULL)) &&
-           cnn__cl_flush(d);
+    return cnncl_ok(d, names[kernel], d->cl.clEnqueueNDRangeKernel(d->queue, l->object, 3, NULL, global,
+                                                                   local, 0, NULL, NULL)) &&
+           cnncl_flush(d);
 }
 
 /* ===========================================================================================================
    >>cl-gemm ---- 5. Matrix products and sums
    ======================================================================================================== */
 
-static cnn_place cnn__place_at(cnn_place p, size_t more) { return (cnn_place){ p.buffer, p.at + more }; }
+static cnn_place cnncl_place_at(cnn_place p, size_t more) { return (cnn_place){ p.buffer, p.at + more }; }
+
+/* n floats = v. Not by clEnqueueFillBuffer: some drivers read its pattern late, when it is gone from the
+   stack. */
+static bool cnncl_fill(cnncl *d, cnn_place y, size_t n, float v)
+{
+    enum { MOST = 1 << 30 };
+    for (int part; n > 0; n -= (size_t)part, y.at += (size_t)part) {
+        part = n < MOST ? (int)n : MOST;
+        if (!CNNCL_RUN(d, fill, part, 1, 1, CNNCL_ARRAY(y), CNNCL_INT(part), CNNCL_FLOAT(v))) return false;
+    }
+    return true;
+}
+static bool cnncl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
+{
+    return cnncl_fill(cnncl_of(dev), (cnn_place){ buffer, at / sizeof(float) }, bytes / sizeof(float), 0);
+}
 
 /* y = beta y + factor (sum of x u over the extents where y's shape has 1 and x's has more); u NULL is 1. One
    item for each sum if they are short, else one group. */
-static bool cnn__cl_fold(cnn__cl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
-                         cnn_shape xs, const cnn_place *u, cnn_shape us)
+static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
+                       cnn_shape xs, const cnn_place *u, cnn_shape us)
 {
-    enum { SHORT = 32 };
-    int n = cnn__len(ys), count = cnn__len(xs) / n;
-    cnn_place one = u ? *u : x;
-    const cnn__cl_arg arg[] = { CNN__ARRAY(y), CNN__SHAPE(ys), CNN__ARRAY(x), CNN__SHAPE(xs), CNN__ARRAY(one),
-                                CNN__SHAPE(us), CNN__INT(u != NULL), CNN__INT(n), CNN__INT(count),
-                                CNN__FLOAT(beta), CNN__FLOAT(factor) };
-    return cnn__cl_run(d, count > SHORT ? CNN__CL_fold_group : CNN__CL_fold, n, 1, 1, arg,
-                       (int)(sizeof arg / sizeof *arg));
+    int       n = cnncl_len(ys), count = cnncl_len(xs) / n, most = n < 4096 ? 32 : 1024;
+    cnn_place       one = u ? *u : x;
+    const cnncl_arg arg[] = { CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
+                              CNNCL_ARRAY(one), CNNCL_SHAPE(us), CNNCL_INT(u != NULL), CNNCL_INT(n),
+                              CNNCL_INT(count), CNNCL_FLOAT(beta), CNNCL_FLOAT(factor) };
+    return cnncl_run(d, count > most ? CNNCL_fold_group : CNNCL_fold, n, 1, 1, arg,
+                     (int)(sizeof arg / sizeof *arg));
 }
 
 /* y = beta y + factor x + offset, x stretched to the shape of y. */
-static bool cnn__cl_spread(cnn__cl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
-                           cnn_shape xs, float offset)
+static bool cnncl_spread(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
+                         cnn_shape xs, float offset)
 {
-    int n = cnn__len(ys);
-    return CNN__RUN(d, spread, n, 1, 1, CNN__ARRAY(y), CNN__SHAPE(ys), CNN__ARRAY(x), CNN__SHAPE(xs),
-                    CNN__INT(n), CNN__FLOAT(beta), CNN__FLOAT(factor), CNN__FLOAT(offset));
+    int n = cnncl_len(ys);
+    return CNNCL_RUN(d, spread, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
+                     CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FLOAT(factor), CNNCL_FLOAT(offset));
 }
+
+/* Products of one shape, `count` of them, their arrays so far apart; c = 0: they are added up. */
+typedef struct { int count; size_t a, b, c; } cnncl_images;
 
 /* C (m,n) = op(A) op(B) + beta C by our own kernel. A small C with a long k would keep only a few groups
-   busy: then the sum is cut into slices of fixed length, whose partial products are added in order. */
-static bool cnn__cl_own_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta,
-                             cnn_place b, int ldb, bool tb, int m, int n, int k)
+   busy: then the sum is cut into parts of fixed length. What is to be added up, in order, are slices. */
+static bool cnncl_own_gemm(cnncl *d, cnncl_images g, cnn_place c, int ldc, float beta, cnn_place a, int lda,
+                           bool ta, cnn_place b, int ldb, bool tb, int m, int n, int k)
 {
-    enum { LEAST = 512, GROUPS = 128, SIDE = CNN__CL_SIDE };
+    enum { LEAST = 512, GROUPS = 128, SIDE = CNNCL_SIDE };
     bool   flat = m <= SIDE, tall = n <= SIDE && !flat;
-    int    height = flat ? SIDE : 4 * SIDE, width = tall ? SIDE : 4 * SIDE;
-    int    tx = (n + width - 1) / width, ty = (m + height - 1) / height, length = k, slices = 1;
-    size_t size = (size_t)m * (size_t)n;
-    if (ldc == n && k >= 2 * LEAST && tx * ty <= GROUPS / 2 && 2 * size <= CNN__CL_SLICES) {
-        length = k / (GROUPS / (tx * ty)) + 1;
+    int    height = flat ? SIDE : 4 * SIDE, width = tall ? SIDE : 4 * SIDE, length = k;
+    int    tx = (n + width - 1) / width, ty = (m + height - 1) / height, tiles = tx * ty * g.count;
+    size_t size = (size_t)m * (size_t)n, room = CNNCL_SLICES / size / (size_t)g.count;
+    if (!g.c && ldc == n && k >= 2 * LEAST && tiles <= GROUPS / 2 && room >= 2) {
+        length = k / (GROUPS / tiles) + 1;
         if (length < LEAST) length = LEAST;
-        if ((size_t)((k + length - 1) / length) > CNN__CL_SLICES / size)
-            length = k / (int)(CNN__CL_SLICES / size) + 1;
-        slices = (k + length - 1) / length;
+        if ((size_t)((k + length - 1) / length) > room) length = k / (int)room + 1;
     }
-    cnn_place to = slices > 1 ? (cnn_place){ d->slices, 0 } : c;
-    float     by = slices > 1 ? 0 : beta;
-    cnn_shape all = { slices, 1, m, n }, one = { 1, 1, m, n };
-    const cnn__cl_arg arg[] = { CNN__ARRAY(to), CNN__INT(ldc), CNN__ULONG(size), CNN__FLOAT(by),
-                                CNN__ARRAY(a), CNN__INT(ta ? 1 : lda), CNN__INT(ta ? lda : 1), CNN__ARRAY(b),
-                                CNN__INT(tb ? 1 : ldb), CNN__INT(tb ? ldb : 1), CNN__INT(m), CNN__INT(n),
-                                CNN__INT(k), CNN__INT(length) };
-    return cnn__cl_run(d, flat ? CNN__CL_gemm_flat : tall ? CNN__CL_gemm_tall : CNN__CL_gemm, tx, ty, slices,
-                       arg, (int)(sizeof arg / sizeof *arg)) &&
-           (slices == 1 || cnn__cl_fold(d, c, one, beta, 1, to, all, NULL, one));
+    int             parts = (k + length - 1) / length, slices = parts * g.count;
+    bool            add = parts > 1 || (!g.c && g.count > 1);
+    cnn_place       to = add ? (cnn_place){ d->slices, 0 } : c;
+    cnn_shape       all = { slices, 1, m, n }, one = { 1, 1, m, n };
+    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_INT(ldc), CNNCL_ULONG(add ? size : g.c),
+                              CNNCL_FLOAT(add ? 0 : beta), CNNCL_ARRAY(a), CNNCL_INT(ta ? 1 : lda),
+                              CNNCL_INT(ta ? lda : 1), CNNCL_ARRAY(b), CNNCL_INT(tb ? 1 : ldb),
+                              CNNCL_INT(tb ? ldb : 1), CNNCL_INT(m), CNNCL_INT(n), CNNCL_INT(k),
+                              CNNCL_INT(length), CNNCL_INT(parts), CNNCL_ULONG(g.a), CNNCL_ULONG(g.b) };
+    const int       kernel = flat ? CNNCL_gemm_flat : tall ? CNNCL_gemm_tall : CNNCL_gemm;
+    return cnncl_run(d, kernel, tx, ty, slices, arg, (int)(sizeof arg / sizeof *arg)) &&
+           (!add || cnncl_fold(d, c, one, beta, 1, to, all, NULL, one));
 }
 
-/* The parameters are those of cnn__gemm. CLBlast where it pays: not for thin products, which it does not
-   slice. */
-static bool cnn__cl_gemm(cnn__cl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta,
-                         cnn_place b, int ldb, bool tb, int m, int n, int k)
+/* C (m,n) = op(A) op(B) + beta C, row by row: by CLBlast where it pays, not for thin products, which it does
+   not slice. */
+static bool cnncl_gemm(cnncl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta,
+                       cnn_place b, int ldb, bool tb, int m, int n, int k)
 {
     enum { NO = 111, YES = 112, ROW_MAJOR = 101, SMALL = 128 };
+    const cnncl_images single = { 1, 0, 0, 0 };
     if (!d->clblast || (m < SMALL && n < SMALL))
-        return cnn__cl_own_gemm(d, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k);
+        return cnncl_own_gemm(d, single, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k);
     int e = d->blas.CLBlastSgemm(ROW_MAJOR, ta ? YES : NO, tb ? YES : NO, (size_t)m, (size_t)n, (size_t)k,
                                  1.0f, (cl_mem)a.buffer, a.at, (size_t)lda, (cl_mem)b.buffer, b.at,
                                  (size_t)ldb, beta, (cl_mem)c.buffer, c.at, (size_t)ldc, &d->queue, NULL);
-    return cnn__cl_ok(d, "CLBlastSgemm", (cl_int)e) && cnn__cl_flush(d);
+    d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
+    return e == 0 ? cnncl_flush(d) : cnncl_own_gemm(d, single, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n,
+                                                            k);
 }
 
 /* ===========================================================================================================
    >>cl-rows ---- 6. Rows: what replaces the rooms of cnn.h. Formulas stand there and above the kernels.
    ======================================================================================================== */
 
-#define CNN__CL_FORWARD(name)                                                                                \
-    static bool cnn__cl_##name##_forward(cnn_backend *dev, cnn_tensor *y, cnn_mode mode)
-#define CNN__CL_BACKWARD(name) static bool cnn__cl_##name##_backward(cnn_backend *dev, cnn_tensor *y)
+#define CNNCL_FORWARD(name)                                                                                  \
+    static bool cnncl_##name##_forward(cnn_backend *dev, cnn_tensor *y, CNNCL_UNUSED cnn_mode mode)
+#define CNNCL_BACKWARD(name) static bool cnncl_##name##_backward(cnn_backend *dev, cnn_tensor *y)
 
 /* ---- The function at the end of a layer ---- */
 
-/* One of CNN__CL_ACTIVATIONS, with its constants. */
-typedef struct { int how; float k[2]; } cnn__cl_function;
+/* One of CNNCL_ACTIVATIONS, with its constants. */
+typedef struct { int how; float k[2]; } cnncl_function;
 
-static cnn__cl_function cnn__cl_function_of(const cnn_tensor *y)
+static cnncl_function cnncl_function_of(const cnn_tensor *y)
 {
-#define CNN__CL_IS(X, name, value, derivative) if (y->op == &cnn_op_##name) f.how = CNN__CL_IS_##name;
-    cnn__cl_function f = { CNN__CL_IS_NOTHING, { 0, 0 } };
-    CNN__CL_ACTIVATIONS(CNN__CL_IS, )
-    if (f.how != CNN__CL_IS_NOTHING) cnn__formula(y, f.k);
+#define CNNCL_IS(X, name, value, derivative) if (y->op == &cnn_op_##name) f.how = CNNCL_IS_##name;
+    cnncl_function f = { CNNCL_IS_NOTHING, { 0, 0 } };
+    CNNCL_ACTIVATIONS(CNNCL_IS, )
+    const size_t *k = f.how != CNNCL_IS_NOTHING ? y->op->formula->k : NULL;       /* where its options are */
+    for (int i = 0; k && i < 2; i++)
+        if (k[i]) memcpy(&f.k[i], (const char *)y->args + k[i], sizeof f.k[i]);
     if (y->op == &cnn_op_gelu) f.k[0] = ((const cnn_gelu_args *)y->args)->tanh ? 1.0f : 0.0f;
     return f;
 }
-#define CNN__FUNCTION(f) CNN__INT((f).how), CNN__FLOAT((f).k[0]), CNN__FLOAT((f).k[1])
+#define CNNCL_FUNCTION(f) CNNCL_INT((f).how), CNNCL_FLOAT((f).k[0]), CNNCL_FLOAT((f).k[1])
 
-/* The function of y's elements that this run computes next, on the device and in y's place, so that nobody
-   else reads y: the layer's last kernel does it, and its own row then has nothing to do. NULL if there is
-   none. */
-static const cnn_tensor *cnn__cl_ending(const cnn_tensor *y)
+/* The function that is computed next in y's place: the layer's last kernel does it, and its own row then has
+   nothing to do. NULL if there is none. */
+static const cnn_tensor *cnncl_ending(const cnn_tensor *y)
 {
-    const cnn_graph *g = y->graph;
-    if (!cnn__of(y)->kernel || (y->op != &cnn_op_conv2d && y->op != &cnn_op_dense)) return NULL;
-    const cnn__node *v = y->index + 1 < g->n_order ? g->order[y->index + 1] : NULL;
-    return v && v->kernel && v->mark == g->walk && v->alias[g->mode] == cnn__of(y) &&
-           cnn__cl_function_of(&v->t).how != CNN__CL_IS_NOTHING ? &v->t : NULL;
+    if (y->op != &cnn_op_conv2d && y->op != &cnn_op_dense) return NULL;
+    const cnn_tensor *t = cnn_next_in_place(y);
+    return t && cnncl_function_of(t).how != CNNCL_IS_NOTHING ? t : NULL;
 }
-static cnn__cl_function cnn__cl_ending_function(const cnn_tensor *y)
+static cnncl_function cnncl_ending_function(const cnn_tensor *y)
 {
-    const cnn_tensor *t = cnn__cl_ending(y);
-    return cnn__cl_function_of(t ? t : y);
+    const cnn_tensor *t = cnncl_ending(y);
+    return cnncl_function_of(t ? t : y);
 }
 
 /* y = f(y + b); b may be NULL */
-static bool cnn__cl_bias_map(cnn__cl *d, cnn_place y, cnn_shape s, const cnn_place *b, cnn__cl_function f)
+static bool cnncl_bias_map(cnncl *d, cnn_place y, cnn_shape s, const cnn_place *b, cnncl_function f)
 {
     cnn_place bias = b ? *b : y;
-    int       n = cnn__len(s);
-    return (!b && f.how == CNN__CL_IS_NOTHING) ||
-           CNN__RUN(d, bias_map, n, 1, 1, CNN__ARRAY(y), CNN__ARRAY(bias), CNN__INT(b != NULL), CNN__INT(s.c),
-                    CNN__INT(cnn__plane(s)), CNN__INT(n), CNN__FUNCTION(f));
+    int       n = cnncl_len(s);
+    return (!b && f.how == CNNCL_IS_NOTHING) ||
+           CNNCL_RUN(d, bias_map, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
+                     CNNCL_INT(s.c), CNNCL_INT(cnncl_plane(s)), CNNCL_INT(n), CNNCL_FUNCTION(f));
 }
 
 /* ---- Convolution ---- */
 
+typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnncl_conv;
+/* The convolution from `from` to `to`, by options a. */
+#define CNNCL_CONV_OF(a, from, to)                                                                           \
+    (cnncl_conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,             \
+                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,      \
+                  (a)->dilation_w, (a)->groups }
+static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
+{
+    const cnn_conv2d_args *a = y->args;
+    return CNNCL_CONV_OF(a, y->in[0]->shape, y->shape);
+}
+static cnncl_conv cnncl_transpose_of(const cnn_tensor *y)         /* from y to x */
+{
+    const cnn_conv_transpose2d_args *a = y->args;
+    return CNNCL_CONV_OF(a, y->shape, y->in[0]->shape);
+}
+
 /* How many columns are unfolded at once: the workspace holds so many columns of col and of the rows of y. */
-static int cnn__cl_columns(const cnn__cl *d, const cnn__conv *g)
+static int cnncl_columns(const cnncl *d, const cnncl_conv *g)
 {
     size_t column = ((size_t)(g->ic * g->kh * g->kw) + (size_t)g->oc) * sizeof(float);
     size_t all = (size_t)g->n * (size_t)(g->oh * g->ow);
@@ -1779,627 +1823,609 @@ static int cnn__cl_columns(const cnn__cl *d, const cnn__conv *g)
 
 /* A 1x1 convolution is a matrix product as it stands; with many small images it is better unfolded, in one
    product. */
-static bool cnn__cl_is_product(const cnn__conv *g)
+static bool cnncl_is_product(const cnncl_conv *g)
 {
     const bool pointwise = g->kh == 1 && g->kw == 1 && g->sh == 1 && g->sw == 1 && !g->ph && !g->pw;
     return pointwise && (g->n == 1 || g->oh * g->ow >= 1024);
 }
 
-static size_t cnn__cl_conv_scratch(const cnn__cl *d, const cnn__conv *g)
+static size_t cnncl_conv_scratch(const cnncl *d, const cnncl_conv *g)
 {
-    if (g->groups > 1 || cnn__cl_is_product(g)) return 0;
-    return (size_t)cnn__cl_columns(d, g) * ((size_t)(g->ic * g->kh * g->kw) + (size_t)g->oc) * sizeof(float);
+    if (g->groups > 1 || cnncl_is_product(g)) return 0;
+    return (size_t)cnncl_columns(d, g) * ((size_t)(g->ic * g->kh * g->kw) + (size_t)g->oc) * sizeof(float);
 }
 
-static bool cnn__cl_im2col(cnn__cl *d, cnn_place col, cnn_place x, const cnn__conv *g, int first, int count)
+static bool cnncl_im2col(cnncl *d, cnn_place col, cnn_place x, const cnncl_conv *g, int first, int count)
 {
-    return CNN__RUN(d, im2col, count, g->ic, 1, CNN__ARRAY(col), CNN__ARRAY(x), CNN__CONV(*g),
-                    CNN__INT(first), CNN__INT(count));
+    return CNNCL_RUN(d, im2col, count, g->ic, 1, CNNCL_ARRAY(col), CNNCL_ARRAY(x), CNNCL_CONV(*g),
+                     CNNCL_INT(first), CNNCL_INT(count));
 }
 
 /* y = beta y + f(conv(x, w) + b); b may be NULL; beta = 0, or no b and no f */
-static bool cnn__cl_conv_forward(cnn__cl *d, const cnn__conv *g, cnn_place col, cnn_place y, float beta,
-                                 cnn_place x, cnn_place w, const cnn_place *b, cnn__cl_function f)
+static bool cnncl_conv_forward(cnncl *d, const cnncl_conv *g, cnn_place col, cnn_place y, float beta,
+                               cnn_place x, cnn_place w, const cnn_place *b, cnncl_function f)
 {
     cnn_place bias = b ? *b : w;
     int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane;
-    int       columns = cnn__cl_columns(d, g);
+    int       columns = cnncl_columns(d, g);
     cnn_shape ys = { g->n, g->oc, g->oh, g->ow };
     if (g->groups > 1)
-        return CNN__RUN(d, conv_forward, cnn__len(ys), 1, 1, CNN__ARRAY(y), CNN__ARRAY(x), CNN__ARRAY(w),
-                        CNN__ARRAY(bias), CNN__INT(b != NULL), CNN__CONV(*g), CNN__INT(cnn__len(ys)),
-                        CNN__FLOAT(beta), CNN__FUNCTION(f));
-    if (cnn__cl_is_product(g)) {
-        for (int i = 0; i < g->n; i++)
-            if (!cnn__cl_gemm(d, cnn__place_at(y, (size_t)i * (size_t)(g->oc * plane)), plane, beta, w, k,
-                              false, cnn__place_at(x, (size_t)i * (size_t)(k * plane)), plane, false, g->oc,
-                              plane, k)) return false;
-        return cnn__cl_bias_map(d, y, ys, b, f);
+        return CNNCL_RUN(d, conv_forward, cnncl_len(ys), 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w),
+                         CNNCL_ARRAY(bias), CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(cnncl_len(ys)),
+                         CNNCL_FLOAT(beta), CNNCL_FUNCTION(f));
+    if (cnncl_is_product(g)) {
+        const cnncl_images each = { g->n, 0, (size_t)k * (size_t)plane, (size_t)g->oc * (size_t)plane };
+        return cnncl_own_gemm(d, each, y, plane, beta, w, k, false, x, plane, false, g->oc, plane, k) &&
+               cnncl_bias_map(d, y, ys, b, f);
     }
     for (int first = 0, count; first < total; first += count) {
         count = total - first < columns ? total - first : columns;
-        cnn_place rows = cnn__place_at(col, (size_t)count * (size_t)k);
-        if (!cnn__cl_im2col(d, col, x, g, first, count)) return false;
-        if (!cnn__cl_gemm(d, rows, count, 0, w, k, false, col, count, false, g->oc, count, k)) return false;
-        if (!CNN__RUN(d, rows_to_images, count, g->oc, 1, CNN__ARRAY(y), CNN__ARRAY(rows), CNN__ARRAY(bias),
-                      CNN__INT(b != NULL), CNN__INT(g->oc), CNN__INT(plane), CNN__INT(first), CNN__INT(count),
-                      CNN__FLOAT(beta), CNN__FUNCTION(f))) return false;
+        cnn_place rows = cnncl_place_at(col, (size_t)count * (size_t)k);
+        if (!cnncl_im2col(d, col, x, g, first, count)) return false;
+        if (!cnncl_gemm(d, rows, count, 0, w, k, false, col, count, false, g->oc, count, k)) return false;
+        if (!CNNCL_RUN(d, rows_to_images, count, g->oc, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(rows),
+                       CNNCL_ARRAY(bias), CNNCL_INT(b != NULL), CNNCL_INT(g->oc), CNNCL_INT(plane),
+                       CNNCL_INT(first), CNNCL_INT(count), CNNCL_FLOAT(beta),
+                       CNNCL_FUNCTION(f))) return false;
     }
     return true;
 }
 
 /* dx += and dw +=; either may be NULL */
-static bool cnn__cl_conv_backward(cnn__cl *d, const cnn__conv *g, cnn_place col, const cnn_place *dx,
-                                  const cnn_place *dw, cnn_place dy, cnn_place x, cnn_place w)
+static bool cnncl_conv_backward(cnncl *d, const cnncl_conv *g, cnn_place col, const cnn_place *dx,
+                                const cnn_place *dw, cnn_place dy, cnn_place x, cnn_place w)
 {
     int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane;
-    int       columns = cnn__cl_columns(d, g);
+    int       columns = cnncl_columns(d, g);
     cnn_place to_x = dx ? *dx : dy, to_w = dw ? *dw : dy;
     if (g->groups > 1) {
         int n = g->n * g->ic * g->h * g->w, weights = g->oc * (g->ic / g->groups) * g->kh * g->kw;
         return (!dw ||
-                CNN__RUN(d, conv_backward_weights, weights, 1, 1, CNN__ARRAY(to_w), CNN__ARRAY(x),
-                         CNN__ARRAY(dy), CNN__CONV(*g))) &&
+                CNNCL_RUN(d, conv_backward_weights, weights, 1, 1, CNNCL_ARRAY(to_w), CNNCL_ARRAY(x),
+                          CNNCL_ARRAY(dy), CNNCL_CONV(*g))) &&
                (!dx ||
-                CNN__RUN(d, conv_backward_data, n, 1, 1, CNN__ARRAY(to_x), CNN__ARRAY(dy), CNN__ARRAY(w),
-                         CNN__CONV(*g), CNN__INT(n)));
+                CNNCL_RUN(d, conv_backward_data, n, 1, 1, CNNCL_ARRAY(to_x), CNNCL_ARRAY(dy), CNNCL_ARRAY(w),
+                          CNNCL_CONV(*g), CNNCL_INT(n)));
     }
-    if (cnn__cl_is_product(g)) {                                             /* dw += dy x^T, dx += w^T dy */
-        for (int i = 0; i < g->n; i++) {
-            size_t    in = (size_t)i * (size_t)(k * plane), out = (size_t)i * (size_t)(g->oc * plane);
-            cnn_place dyi = cnn__place_at(dy, out);
-            if (dw &&
-                !cnn__cl_gemm(d, to_w, k, 1, dyi, plane, false, cnn__place_at(x, in), plane, true, g->oc, k,
-                              plane)) return false;
-            if (dx &&
-                !cnn__cl_gemm(d, cnn__place_at(to_x, in), plane, 1, w, k, true, dyi, plane, false, k, plane,
-                              g->oc)) return false;
+    if (cnncl_is_product(g)) {                                  /* dx += w^T dy, dw += dy x^T: slices of it */
+        const size_t in = (size_t)k * (size_t)plane, out = (size_t)g->oc * (size_t)plane;
+        const int    most = CNNCL_SLICES / (g->oc * k) > 1 ? CNNCL_SLICES / (g->oc * k) : 1;
+        cnncl_images some = { g->n, 0, out, in };
+        if (dx && !cnncl_own_gemm(d, some, to_x, plane, 1, w, k, true, dy, plane, false, k, plane, g->oc))
+            return false;
+        for (int i = 0; dw && i < g->n; i += some.count) {
+            some = (cnncl_images){ g->n - i < most ? g->n - i : most, out, in, 0 };
+            cnn_place dyi = cnncl_place_at(dy, (size_t)i * out), xi = cnncl_place_at(x, (size_t)i * in);
+            if (!cnncl_own_gemm(d, some, to_w, k, 1, dyi, plane, false, xi, plane, true, g->oc, k, plane))
+                return false;
         }
         return true;
     }
     /* dw += dy col^T, dx += fold of w^T dy */
     for (int first = 0, count; first < total; first += count) {
         count = total - first < columns ? total - first : columns;
-        cnn_place rows = cnn__place_at(col, (size_t)count * (size_t)k);
-        if (!CNN__RUN(d, images_to_rows, count, g->oc, 1, CNN__ARRAY(rows), CNN__ARRAY(dy), CNN__INT(g->oc),
-                      CNN__INT(plane), CNN__INT(first), CNN__INT(count))) return false;
-        if (dw && !(cnn__cl_im2col(d, col, x, g, first, count) &&
-                    cnn__cl_gemm(d, to_w, k, 1, rows, count, false, col, count, true, g->oc, k,
-                                 count))) return false;
+        cnn_place rows = cnncl_place_at(col, (size_t)count * (size_t)k);
+        if (!CNNCL_RUN(d, images_to_rows, count, g->oc, 1, CNNCL_ARRAY(rows), CNNCL_ARRAY(dy),
+                       CNNCL_INT(g->oc), CNNCL_INT(plane), CNNCL_INT(first), CNNCL_INT(count))) return false;
+        if (dw && !(cnncl_im2col(d, col, x, g, first, count) &&
+                    cnncl_gemm(d, to_w, k, 1, rows, count, false, col, count, true, g->oc, k,
+                               count))) return false;
         int n0 = first / plane, items = ((first + count - 1) / plane + 1 - n0) * g->ic * g->h * g->w;
-        if (dx && !(cnn__cl_gemm(d, col, count, 0, w, k, true, rows, count, false, k, count, g->oc) &&
-                    CNN__RUN(d, col2im, items, 1, 1, CNN__ARRAY(to_x), CNN__ARRAY(col), CNN__CONV(*g),
-                             CNN__INT(first), CNN__INT(count), CNN__INT(n0), CNN__INT(items)))) return false;
+        if (dx && !(cnncl_gemm(d, col, count, 0, w, k, true, rows, count, false, k, count, g->oc) &&
+                    CNNCL_RUN(d, col2im, items, 1, 1, CNNCL_ARRAY(to_x), CNNCL_ARRAY(col), CNNCL_CONV(*g),
+                              CNNCL_INT(first), CNNCL_INT(count), CNNCL_INT(n0),
+                              CNNCL_INT(items)))) return false;
     }
     return true;
 }
 
 /* db += the sum of dy over all but the channels, where there is a bias that wants it: operand 2. */
-static bool cnn__cl_bias_backward(cnn__cl *d, cnn_tensor *y)
+static bool cnncl_bias_backward(cnncl *d, cnn_tensor *y)
 {
     cnn_shape bs = { 1, y->shape.c, 1, 1 };
     return y->n_in < 3 || !y->in[2]->needs_grad ||
-           cnn__cl_fold(d, cnn_place_grad(y->in[2]), bs, 1, 1, cnn_place_grad(y), y->shape, NULL, bs);
+           cnncl_fold(d, cnn_place_grad(y->in[2]), bs, 1, 1, cnn_place_grad(y), y->shape, NULL, bs);
 }
 
-CNN__CL_FORWARD(conv2d)
+CNNCL_FORWARD(conv2d)
 {
-    cnn__conv g = cnn__conv_of(y);
-    cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
-    (void)mode;
-    return cnn__cl_conv_forward(cnn__cl_of(dev), &g, cnn_place_scratch(y->graph), cnn_place_data(y), 0,
-                                cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL,
-                                cnn__cl_ending_function(y));
+    cnncl_conv g = cnncl_conv_of(y);
+    cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
+    return cnncl_conv_forward(cnncl_of(dev), &g, cnn_place_scratch(y->graph), cnn_place_data(y), 0,
+                              cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL,
+                              cnncl_ending_function(y));
 }
-CNN__CL_BACKWARD(conv2d)
+CNNCL_BACKWARD(conv2d)
 {
-    cnn__conv g = cnn__conv_of(y);
-    cnn_place dx = cnn_place_grad(y->in[0]), dw = cnn_place_grad(y->in[1]);
-    return cnn__cl_bias_backward(cnn__cl_of(dev), y) &&
-           cnn__cl_conv_backward(cnn__cl_of(dev), &g, cnn_place_scratch(y->graph), y->in[0]->needs_grad ? &dx
-                                 : NULL, y->in[1]->needs_grad ? &dw : NULL, cnn_place_grad(y),
-                                 cnn_place_data(y->in[0]), cnn_place_data(y->in[1]));
+    cnncl_conv g = cnncl_conv_of(y);
+    cnn_place  dx = cnn_place_grad(y->in[0]), dw = cnn_place_grad(y->in[1]);
+    return cnncl_bias_backward(cnncl_of(dev), y) &&
+           cnncl_conv_backward(cnncl_of(dev), &g, cnn_place_scratch(y->graph), y->in[0]->needs_grad ? &dx
+                               : NULL, y->in[1]->needs_grad ? &dw : NULL, cnn_place_grad(y),
+                               cnn_place_data(y->in[0]), cnn_place_data(y->in[1]));
 }
 
 /* The gradient of a convolution from y to x, run forwards. */
-CNN__CL_FORWARD(conv_transpose2d)
+CNNCL_FORWARD(conv_transpose2d)
 {
-    cnn__cl  *d = cnn__cl_of(dev);
-    cnn__conv g = cnn__transpose_of(y);
-    cnn_place out = cnn_place_data(y);
-    cnn_shape bs = { 1, y->shape.c, 1, 1 };
-    (void)mode;
-    return (y->n_in > 2 ? cnn__cl_spread(d, out, y->shape, 0, 1, cnn_place_data(y->in[2]), bs, 0)
-            : cnn__cl_fill(d, out, (size_t)cnn__len(y->shape), 0)) &&
-           cnn__cl_conv_backward(d, &g, cnn_place_scratch(y->graph), &out, NULL, cnn_place_data(y->in[0]),
-                                 out, cnn_place_data(y->in[1]));
+    cnncl     *d = cnncl_of(dev);
+    cnncl_conv g = cnncl_transpose_of(y);
+    cnn_place  out = cnn_place_data(y);
+    cnn_shape  bs = { 1, y->shape.c, 1, 1 };
+    return (y->n_in > 2 ? cnncl_spread(d, out, y->shape, 0, 1, cnn_place_data(y->in[2]), bs, 0)
+            : cnncl_fill(d, out, (size_t)cnncl_len(y->shape), 0)) &&
+           cnncl_conv_backward(d, &g, cnn_place_scratch(y->graph), &out, NULL, cnn_place_data(y->in[0]),
+                               out, cnn_place_data(y->in[1]));
 }
-CNN__CL_BACKWARD(conv_transpose2d)
+CNNCL_BACKWARD(conv_transpose2d)
 {
-    cnn__cl    *d = cnn__cl_of(dev);
-    cnn__conv   g = cnn__transpose_of(y);
+    cnncl      *d = cnncl_of(dev);
+    cnncl_conv  g = cnncl_transpose_of(y);
     cnn_tensor *x = y->in[0], *w = y->in[1];
     cnn_place   col = cnn_place_scratch(y->graph), dy = cnn_place_grad(y), dw = cnn_place_grad(w);
-    return cnn__cl_bias_backward(d, y) &&
+    return cnncl_bias_backward(d, y) &&
            (!x->needs_grad ||
-            cnn__cl_conv_forward(d, &g, col, cnn_place_grad(x), 1, dy, cnn_place_data(w), NULL,
-                                 (cnn__cl_function){ CNN__CL_IS_NOTHING, { 0, 0 } })) &&
+            cnncl_conv_forward(d, &g, col, cnn_place_grad(x), 1, dy, cnn_place_data(w), NULL,
+                               (cnncl_function){ CNNCL_IS_NOTHING, { 0, 0 } })) &&
            (!w->needs_grad ||
-            cnn__cl_conv_backward(d, &g, col, NULL, &dw, cnn_place_data(x), dy, cnn_place_data(w)));
+            cnncl_conv_backward(d, &g, col, NULL, &dw, cnn_place_data(x), dy, cnn_place_data(w)));
 }
 
 /* ---- Dense and matrix product ---- */
 
-CNN__CL_FORWARD(dense)
+CNNCL_FORWARD(dense)
 {
-    cnn__cl  *d = cnn__cl_of(dev);
+    cnncl    *d = cnncl_of(dev);
     cnn_place out = cnn_place_data(y);
-    int       n = y->shape.n, k = cnn__sample(y->in[0]->shape), units = y->shape.c;
+    int       n = y->shape.n, k = cnncl_elements(y->in[0]->shape), units = y->shape.c;
     cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
-    (void)mode;
-    return cnn__cl_gemm(d, out, units, 0, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), k,
-                        true, n, units, k) &&
-           cnn__cl_bias_map(d, out, y->shape, y->n_in > 2 ? &b : NULL, cnn__cl_ending_function(y));
+    return cnncl_gemm(d, out, units, 0, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), k,
+                      true, n, units, k) &&
+           cnncl_bias_map(d, out, y->shape, y->n_in > 2 ? &b : NULL, cnncl_ending_function(y));
 }
-
-CNN__CL_BACKWARD(dense)
+CNNCL_BACKWARD(dense)
 {
-    cnn__cl    *d = cnn__cl_of(dev);
+    cnncl      *d = cnncl_of(dev);
     cnn_tensor *x = y->in[0], *w = y->in[1];
     cnn_place   dy = cnn_place_grad(y);
-    int         n = y->shape.n, k = cnn__sample(x->shape), units = y->shape.c;
+    int         n = y->shape.n, k = cnncl_elements(x->shape), units = y->shape.c;
     if (x->needs_grad &&
-        !cnn__cl_gemm(d, cnn_place_grad(x), k, 1, dy, units, false, cnn_place_data(w), k, false, n, k,
-                      units)) return false;
+        !cnncl_gemm(d, cnn_place_grad(x), k, 1, dy, units, false, cnn_place_data(w), k, false, n, k,
+                    units)) return false;
     if (w->needs_grad &&
-        !cnn__cl_gemm(d, cnn_place_grad(w), k, 1, dy, units, true, cnn_place_data(x), k, false, units, k,
-                      n)) return false;
-    return cnn__cl_bias_backward(d, y);
+        !cnncl_gemm(d, cnn_place_grad(w), k, 1, dy, units, true, cnn_place_data(x), k, false, units, k,
+                    n)) return false;
+    return cnncl_bias_backward(d, y);
 }
 
-CNN__CL_FORWARD(matmul)
+CNNCL_FORWARD(matmul)
 {
     int m = y->shape.n, k = y->in[0]->shape.c, p = y->shape.c;
-    (void)mode;
-    return cnn__cl_gemm(cnn__cl_of(dev), cnn_place_data(y), p, 0, cnn_place_data(y->in[0]), k, false,
-                        cnn_place_data(y->in[1]), p, false, m, p, k);
+    return cnncl_gemm(cnncl_of(dev), cnn_place_data(y), p, 0, cnn_place_data(y->in[0]), k, false,
+                      cnn_place_data(y->in[1]), p, false, m, p, k);
 }
-
-CNN__CL_BACKWARD(matmul)
+CNNCL_BACKWARD(matmul)
 {
-    cnn__cl    *d = cnn__cl_of(dev);
+    cnncl      *d = cnncl_of(dev);
     cnn_tensor *a = y->in[0], *b = y->in[1];
     cnn_place   dy = cnn_place_grad(y);
     int         m = y->shape.n, k = a->shape.c, p = y->shape.c;
     if (a->needs_grad &&
-        !cnn__cl_gemm(d, cnn_place_grad(a), k, 1, dy, p, false, cnn_place_data(b), p, true, m, k,
-                      p)) return false;
+        !cnncl_gemm(d, cnn_place_grad(a), k, 1, dy, p, false, cnn_place_data(b), p, true, m, k,
+                    p)) return false;
     return !b->needs_grad ||
-           cnn__cl_gemm(d, cnn_place_grad(b), p, 1, cnn_place_data(a), k, true, dy, p, false, k, p, m);
+           cnncl_gemm(d, cnn_place_grad(b), p, 1, cnn_place_data(a), k, true, dy, p, false, k, p, m);
 }
 
 /* ---- Pools: the kernels take a pool as a convolution with one channel a plane ---- */
 
-static cnn__conv cnn__cl_pool(const cnn_tensor *y, int *count_pad)
+static cnncl_conv cnncl_pool(const cnn_tensor *y)
 {
-    cnn__pool p = cnn__pool_of(y);
-    *count_pad = p.count_pad;
-    return (cnn__conv){ 1, p.planes, p.h, p.w, p.planes, p.oh, p.ow, p.kh, p.kw, p.sh, p.sw, p.ph, p.pw,
-                        p.dh, p.dw, 1 };
+    const cnn_shape      x = y->in[0]->shape;
+    const cnn_pool_args *a = y->args;
+    const int            c = x.n * x.c;
+    if (y->op == &cnn_op_global_max_pool)
+        return (cnncl_conv){ 1, c, x.h, x.w, c, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, 1 };
+    return (cnncl_conv){ 1, c, x.h, x.w, c, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
+                         a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, 1 };
 }
 
-CNN__CL_FORWARD(max_pool)
+CNNCL_FORWARD(max_pool)
 {
-    int       count_pad;
-    cnn__conv g = cnn__cl_pool(y, &count_pad);
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
-    int       n = cnn__len(y->shape);
-    return CNN__RUN(cnn__cl_of(dev), max_pool_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x),
-                    CNN__ARRAY(saved), CNN__INT(mode == CNN_TRAIN), CNN__CONV(g), CNN__INT(n));
+    cnncl_conv g = cnncl_pool(y);
+    int        n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), max_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+                     CNNCL_SAVED(y), CNNCL_INT(mode == CNN_TRAIN), CNNCL_CONV(g), CNNCL_INT(n));
+}
+CNNCL_BACKWARD(max_pool)
+{
+    cnncl_conv g = cnncl_pool(y);
+    int        n = cnncl_len(y->in[0]->shape);
+    return CNNCL_RUN(cnncl_of(dev), max_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+                     CNNCL_SAVED(y), CNNCL_CONV(g), CNNCL_INT(n));
 }
 
-CNN__CL_BACKWARD(max_pool)
+CNNCL_FORWARD(avg_pool)
 {
-    int       count_pad;
-    cnn__conv g = cnn__cl_pool(y, &count_pad);
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), saved = cnn_place_saved(y);
-    int       n = cnn__len(y->in[0]->shape);
-    return CNN__RUN(cnn__cl_of(dev), max_pool_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy),
-                    CNN__ARRAY(saved), CNN__CONV(g), CNN__INT(n));
+    cnncl_conv g = cnncl_pool(y);
+    int        n = cnncl_len(y->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
+    return CNNCL_RUN(cnncl_of(dev), avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
 }
-
-CNN__CL_FORWARD(avg_pool)
+CNNCL_BACKWARD(avg_pool)
 {
-    int       count_pad;
-    cnn__conv g = cnn__cl_pool(y, &count_pad);
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    int       n = cnn__len(y->shape);
-    (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), avg_pool_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__CONV(g),
-                    CNN__INT(count_pad), CNN__INT(n));
-}
-
-CNN__CL_BACKWARD(avg_pool)
-{
-    int       count_pad;
-    cnn__conv g = cnn__cl_pool(y, &count_pad);
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
-    int       n = cnn__len(y->in[0]->shape);
-    return CNN__RUN(cnn__cl_of(dev), avg_pool_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__CONV(g),
-                    CNN__INT(count_pad), CNN__INT(n));
+    cnncl_conv g = cnncl_pool(y);
+    int        n = cnncl_len(y->in[0]->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
+    return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
 }
 
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
 
-CNN__CL_FORWARD(reduce)
+static float cnncl_reduce_factor(const cnn_tensor *y)
 {
-    cnn_tensor *x = y->in[0];
-    (void)mode;
-    return cnn__cl_fold(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, cnn__reduce_factor(y),
-                        cnn_place_data(x), x->shape, NULL, y->shape);
+    return y->op == &cnn_op_sum ? 1.0f : (float)cnncl_len(y->shape) / (float)cnncl_len(y->in[0]->shape);
 }
-CNN__CL_BACKWARD(reduce)
+
+CNNCL_FORWARD(reduce)
 {
     cnn_tensor *x = y->in[0];
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(x), x->shape, 1, cnn__reduce_factor(y),
-                          cnn_place_grad(y), y->shape, 0);
+    return cnncl_fold(cnncl_of(dev), cnn_place_data(y), y->shape, 0, cnncl_reduce_factor(y),
+                      cnn_place_data(x), x->shape, NULL, y->shape);
+}
+CNNCL_BACKWARD(reduce)
+{
+    cnn_tensor *x = y->in[0];
+    return cnncl_spread(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, cnncl_reduce_factor(y),
+                        cnn_place_grad(y), y->shape, 0);
 }
 
 /* ---- add, sub, mul: forward stretches both operands, backward folds dy back into each. ---- */
 
-CNN__CL_FORWARD(binary)
+CNNCL_FORWARD(binary)
 {
-    cnn_place out = cnn_place_data(y), a = cnn_place_data(y->in[0]), b = cnn_place_data(y->in[1]);
-    int       n = cnn__len(y->shape), how = y->op == &cnn_op_add ? 0 : y->op == &cnn_op_sub ? 1 : 2;
-    (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), stretch, n, 1, 1, CNN__ARRAY(out), CNN__SHAPE(y->shape), CNN__ARRAY(a),
-                    CNN__SHAPE(y->in[0]->shape), CNN__ARRAY(b), CNN__SHAPE(y->in[1]->shape), CNN__INT(n),
-                    CNN__INT(how));
+    int n = cnncl_len(y->shape), how = y->op == &cnn_op_add ? 0 : y->op == &cnn_op_sub ? 1 : 2;
+    return CNNCL_RUN(cnncl_of(dev), stretch, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]),
+                     CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how));
 }
-CNN__CL_BACKWARD(binary)
+CNNCL_BACKWARD(binary)
 {
     for (int i = 0; i < 2; i++) {
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
         cnn_place   u = cnn_place_data(other);
         float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
         if (x->needs_grad &&
-            !cnn__cl_fold(cnn__cl_of(dev), cnn_place_grad(x), x->shape, 1, factor, cnn_place_grad(y),
-                          y->shape, y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
+            !cnncl_fold(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, factor, cnn_place_grad(y),
+                        y->shape, y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
     }
     return true;
 }
 
-CNN__CL_FORWARD(scale)
+CNNCL_FORWARD(scale)
 {
     const cnn_scale_args *a = y->args;
-    (void)mode;
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_data(y), y->shape, 0, a->factor,
-                          cnn_place_data(y->in[0]), y->shape, a->offset);
+    return cnncl_spread(cnncl_of(dev), cnn_place_data(y), y->shape, 0, a->factor,
+                        cnn_place_data(y->in[0]), y->shape, a->offset);
 }
-CNN__CL_BACKWARD(scale)
+CNNCL_BACKWARD(scale)
 {
     const cnn_scale_args *a = y->args;
-    return cnn__cl_spread(cnn__cl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, a->factor,
-                          cnn_place_grad(y), y->shape, 0);
+    return cnncl_spread(cnncl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, a->factor,
+                        cnn_place_grad(y), y->shape, 0);
 }
 
 /* ---- Copies ---- */
 
-static bool cnn__cl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place x, int x_step, int length,
-                              int rows, float beta)
+static bool cnncl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place x, int x_step, int length,
+                            int rows, float beta)
 {
     int n = length * rows;
-    return CNN__RUN(cnn__cl_of(dev), copy_rows, n, 1, 1, CNN__ARRAY(y), CNN__INT(y_step), CNN__ARRAY(x),
-                    CNN__INT(x_step), CNN__INT(length), CNN__INT(n), CNN__FLOAT(beta));
+    return CNNCL_RUN(cnncl_of(dev), copy_rows, n, 1, 1, CNNCL_ARRAY(y), CNNCL_INT(y_step), CNNCL_ARRAY(x),
+                     CNNCL_INT(x_step), CNNCL_INT(length), CNNCL_INT(n), CNNCL_FLOAT(beta));
 }
 
-CNN__CL_FORWARD(concat)
+CNNCL_FORWARD(concat)
 {
-    int whole = cnn__sample(y->shape), at = 0;
-    (void)mode;
+    int whole = cnncl_elements(y->shape), at = 0;
     for (int i = 0; i < y->n_in; i++) {
-        int part = cnn__sample(y->in[i]->shape);
-        if (!cnn__cl_copy_rows(dev, cnn__place_at(cnn_place_data(y), (size_t)at), whole,
-                               cnn_place_data(y->in[i]), part, part, y->shape.n, 0)) return false;
+        int part = cnncl_elements(y->in[i]->shape);
+        if (!cnncl_copy_rows(dev, cnncl_place_at(cnn_place_data(y), (size_t)at), whole,
+                             cnn_place_data(y->in[i]), part, part, y->shape.n, 0)) return false;
         at += part;
     }
     return true;
 }
-CNN__CL_BACKWARD(concat)
+CNNCL_BACKWARD(concat)
 {
-    int whole = cnn__sample(y->shape), at = 0;
+    int whole = cnncl_elements(y->shape), at = 0;
     for (int i = 0; i < y->n_in; i++) {
-        int part = cnn__sample(y->in[i]->shape);
+        int part = cnncl_elements(y->in[i]->shape);
         if (y->in[i]->needs_grad &&
-            !cnn__cl_copy_rows(dev, cnn_place_grad(y->in[i]), part,
-                               cnn__place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n,
-                               1)) return false;
+            !cnncl_copy_rows(dev, cnn_place_grad(y->in[i]), part,
+                             cnncl_place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n,
+                             1)) return false;
         at += part;
     }
     return true;
 }
 
-CNN__CL_FORWARD(reshape)
+CNNCL_FORWARD(reshape)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    int       n = cnn__len(y->shape);
-    (void)mode;
-    return (out.buffer == x.buffer && out.at == x.at) || cnn__cl_copy_rows(dev, out, n, x, n, n, 1, 0);
+    int       n = cnncl_len(y->shape);
+    return (out.buffer == x.buffer && out.at == x.at) || cnncl_copy_rows(dev, out, n, x, n, n, 1, 0);
 }
-CNN__CL_BACKWARD(reshape)
+CNNCL_BACKWARD(reshape)
 {
-    int n = cnn__len(y->shape);
-    return cnn__cl_copy_rows(dev, cnn_place_grad(y->in[0]), n, cnn_place_grad(y), n, n, 1, 1);
+    int n = cnncl_len(y->shape);
+    return cnncl_copy_rows(dev, cnn_place_grad(y->in[0]), n, cnn_place_grad(y), n, n, 1, 1);
 }
 
 /* Between a small array and places of a large one: slice reads x there, pad writes x there. */
-static bool cnn__cl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls,
-                         cnn_shape from, cnn_shape step, bool out, float beta)
+static bool cnncl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls,
+                       cnn_shape from, cnn_shape step, bool out, float beta)
 {
-    int n = cnn__len(ss);
-    return CNN__RUN(cnn__cl_of(dev), part, n, 1, 1, CNN__ARRAY(s), CNN__SHAPE(ss), CNN__ARRAY(l),
-                    CNN__SHAPE(ls), CNN__SHAPE(from), CNN__SHAPE(step), CNN__INT(n), CNN__INT(out),
-                    CNN__FLOAT(beta));
+    int n = cnncl_len(ss);
+    return CNNCL_RUN(cnncl_of(dev), part, n, 1, 1, CNNCL_ARRAY(s), CNNCL_SHAPE(ss), CNNCL_ARRAY(l),
+                     CNNCL_SHAPE(ls), CNNCL_SHAPE(from), CNNCL_SHAPE(step), CNNCL_INT(n), CNNCL_INT(out),
+                     CNNCL_FLOAT(beta));
 }
 
-static void cnn__cl_slice_of(const cnn_tensor *y, cnn_shape *from, cnn_shape *step)
+static void cnncl_slice_of(const cnn_tensor *y, cnn_shape *from, cnn_shape *step)
 {
-    cnn__slice t = cnn__slice_of(y);
-    *from = (cnn_shape){ t.axis == 0 ? t.from : 0, t.axis == 1 ? t.from : 0, t.axis == 2 ? t.from : 0,
-                         t.axis == 3 ? t.from : 0 };
-    *step = (cnn_shape){ t.axis == 0 ? t.step : 1, t.axis == 1 ? t.step : 1, t.axis == 2 ? t.step : 1,
-                         t.axis == 3 ? t.step : 1 };
+    const cnn_slice_args *a = y->args;
+    const cnn_shape       x = y->in[0]->shape;
+    *from = (cnn_shape){ 0, 0, 0, 0 }, *step = (cnn_shape){ 1, 1, 1, 1 };
+#define CNNCL_AXIS(axis_, e)                                                                                 \
+    if (a->axis == axis_) from->e = a->from < 0 ? a->from + x.e : a->from, step->e = a->step;
+    CNNCL_AXIS(CNN_N, n) CNNCL_AXIS(CNN_C, c) CNNCL_AXIS(CNN_H, h) CNNCL_AXIS(CNN_W, w)
 }
-CNN__CL_FORWARD(slice)
+CNNCL_FORWARD(slice)
 {
     cnn_shape from, step;
-    cnn__cl_slice_of(y, &from, &step);
-    (void)mode;
-    return cnn__cl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from,
-                        step, false, 0);
+    cnncl_slice_of(y, &from, &step);
+    return cnncl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from,
+                      step, false, 0);
 }
-CNN__CL_BACKWARD(slice)
+CNNCL_BACKWARD(slice)
 {
     cnn_shape from, step;
-    cnn__cl_slice_of(y, &from, &step);
-    return cnn__cl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from,
-                        step, true, 1);
+    cnncl_slice_of(y, &from, &step);
+    return cnncl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from,
+                      step, true, 1);
 }
 
-static const cnn_shape cnn__cl_ones = { 1, 1, 1, 1 };
-CNN__CL_FORWARD(pad)
+static const cnn_shape cnncl_ones = { 1, 1, 1, 1 };
+CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
     cnn_shape           from = { 0, a->front, a->top, a->left };
-    (void)mode;
-    return cnn__cl_fill(cnn__cl_of(dev), cnn_place_data(y), (size_t)cnn__len(y->shape), a->value) &&
-           cnn__cl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from,
-                        cnn__cl_ones, true, 0);
+    return cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
+           cnncl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from,
+                      cnncl_ones, true, 0);
 }
-CNN__CL_BACKWARD(pad)
+CNNCL_BACKWARD(pad)
 {
     const cnn_pad_args *a = y->args;
     cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnn__cl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from,
-                        cnn__cl_ones, false, 1);
+    return cnncl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from,
+                      cnncl_ones, false, 1);
 }
 
-CNN__CL_FORWARD(upsample)
+static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
+CNNCL_FORWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
-    cnn_place   out = cnn_place_data(y), in = cnn_place_data(x);
-    int         n = cnn__len(y->shape);
-    (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), upsample_forward, n, 1, 1, CNN__ARRAY(out), CNN__SHAPE(y->shape),
-                    CNN__ARRAY(in), CNN__SHAPE(x->shape), CNN__INT((int)cnn__filter_of(y)), CNN__INT(n));
+    cnn_place in = cnn_place_data(x);
+    int         n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), upsample_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_ARRAY(in), CNNCL_SHAPE(x->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
 }
-CNN__CL_BACKWARD(upsample)
+CNNCL_BACKWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
-    cnn_place   dx = cnn_place_grad(x), dy = cnn_place_grad(y);
-    int         n = cnn__len(x->shape);
-    return CNN__RUN(cnn__cl_of(dev), upsample_backward, n, 1, 1, CNN__ARRAY(dx), CNN__SHAPE(x->shape),
-                    CNN__ARRAY(dy), CNN__SHAPE(y->shape), CNN__INT((int)cnn__filter_of(y)), CNN__INT(n));
+    int         n = cnncl_len(x->shape);
+    return CNNCL_RUN(cnncl_of(dev), upsample_backward, n, 1, 1, CNNCL_GRAD(x), CNNCL_SHAPE(x->shape),
+                     CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
 }
 
-CNN__CL_FORWARD(lrn)
+CNNCL_FORWARD(lrn)
 {
     const cnn_lrn_args *t = y->args;
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    cnn_place out = cnn_place_data(y);
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : out;
-    int       n = cnn__len(y->shape);
-    return CNN__RUN(cnn__cl_of(dev), lrn_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved),
-                    CNN__INT(mode == CNN_TRAIN), CNN__INT(t->size), CNN__FLOAT(t->alpha / (float)t->size),
-                    CNN__FLOAT(t->beta), CNN__FLOAT(t->k), CNN__INT(y->shape.c),
-                    CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
+    int       n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), lrn_forward, n, 1, 1, CNNCL_ARRAY(out), CNNCL_DATA(y->in[0]),
+                     CNNCL_ARRAY(saved), CNNCL_INT(mode == CNN_TRAIN), CNNCL_INT(t->size),
+                     CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_FLOAT(t->k),
+                     CNNCL_INT(y->shape.c), CNNCL_INT(cnncl_plane(y->shape)), CNNCL_INT(n));
 }
-CNN__CL_BACKWARD(lrn)
+CNNCL_BACKWARD(lrn)
 {
     const cnn_lrn_args *t = y->args;
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]);
-    cnn_place out = cnn_place_data(y), saved = cnn_place_saved(y);
-    int       n = cnn__len(y->shape);
-    return CNN__RUN(cnn__cl_of(dev), lrn_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x),
-                    CNN__ARRAY(out), CNN__ARRAY(saved), CNN__INT(t->size),
-                    CNN__FLOAT(t->alpha / (float)t->size), CNN__FLOAT(t->beta),
-                    CNN__INT(y->shape.c), CNN__INT(cnn__plane(y->shape)), CNN__INT(n));
+    int       n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), lrn_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+                     CNNCL_DATA(y->in[0]), CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_INT(t->size),
+                     CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_INT(y->shape.c),
+                     CNNCL_INT(cnncl_plane(y->shape)), CNNCL_INT(n));
 }
 
 /* ---- Functions of one number ---- */
 
-CNN__CL_FORWARD(map)
+CNNCL_FORWARD(map)
 {
-    cnn__cl_function f = cnn__cl_function_of(y);
-    int              n = cnn__len(y->shape);
-    cnn_place        out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    (void)mode;
-    return cnn__cl_ending(y->in[0]) == y ||
-           CNN__RUN(cnn__cl_of(dev), map_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__INT(n),
-                    CNN__FUNCTION(f));
+    cnncl_function f = cnncl_function_of(y);
+    int            n = cnncl_len(y->shape);
+    return cnncl_ending(y->in[0]) == y ||
+           CNNCL_RUN(cnncl_of(dev), map_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]), CNNCL_INT(n),
+                     CNNCL_FUNCTION(f));
 }
-CNN__CL_BACKWARD(map)
+CNNCL_BACKWARD(map)
 {
-    cnn__cl_function f = cnn__cl_function_of(y);
-    int              n = cnn__len(y->shape);
-    cnn_place        dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
-    cnn_place        b = cnn_place_data(y->op->flags & CNN_READS_X ? y->in[0] : y);
-    return CNN__RUN(cnn__cl_of(dev), map_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(b),
-                    CNN__INT(n), CNN__FUNCTION(f));
+    cnncl_function f = cnncl_function_of(y);
+    int            n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), map_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+                     CNNCL_DATA(y->op->flags & CNN_READS_X ? y->in[0] : y), CNNCL_INT(n), CNNCL_FUNCTION(f));
 }
 
 /* ---- softmax and its logarithm ---- */
 
-CNN__CL_FORWARD(softmax)
+CNNCL_FORWARD(softmax)
 {
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
-    (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), softmax_forward, rows, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x),
-                    CNN__INT(y->shape.c), CNN__INT(plane), CNN__INT(rows),
-                    CNN__INT(y->op == &cnn_op_log_softmax));
+    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    return CNNCL_RUN(cnncl_of(dev), softmax_forward, rows, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+                     CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
-CNN__CL_BACKWARD(softmax)
+CNNCL_BACKWARD(softmax)
 {
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y), out = cnn_place_data(y);
-    int       plane = cnn__plane(y->shape), rows = y->shape.n * plane;
-    return CNN__RUN(cnn__cl_of(dev), softmax_backward, rows, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy),
-                    CNN__ARRAY(out), CNN__INT(y->shape.c), CNN__INT(plane), CNN__INT(rows),
-                    CNN__INT(y->op == &cnn_op_log_softmax));
+    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+                     CNNCL_DATA(y), CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 
 /* ---- Dropout ---- */
 
-static bool cnn__cl_dropout(cnn_backend *dev, cnn_tensor *y, cnn_place to, cnn_place from, float beta)
+static bool cnncl_dropout(cnn_backend *dev, cnn_tensor *y, cnn_place to, cnn_place from, float beta)
 {
+    uint64_t key, stream;
+    cnn_random_key(y, &key, &stream);
     float p = ((const cnn_dropout_args *)y->args)->p;
-    int   n = cnn__len(y->shape);
-    return CNN__RUN(cnn__cl_of(dev), dropout, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(from),
-                    CNN__ULONG(y->graph->config.seed), CNN__ULONG(cnn__stream(y)), CNN__FLOAT(p),
-                    CNN__FLOAT(beta), CNN__INT(n));
+    int   n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), dropout, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(from), CNNCL_ULONG(key),
+                     CNNCL_ULONG(stream), CNNCL_FLOAT(p), CNNCL_FLOAT(beta), CNNCL_INT(n));
 }
-CNN__CL_FORWARD(dropout)
+CNNCL_FORWARD(dropout)
 {
-    if (mode == CNN_EVAL) return cnn__cl_reshape_forward(dev, y, mode);      /* y = x */
-    return cnn__cl_dropout(dev, y, cnn_place_data(y), cnn_place_data(y->in[0]), 0);
+    if (mode == CNN_EVAL) return cnncl_reshape_forward(dev, y, mode);      /* y = x */
+    return cnncl_dropout(dev, y, cnn_place_data(y), cnn_place_data(y->in[0]), 0);
 }
-CNN__CL_BACKWARD(dropout) { return cnn__cl_dropout(dev, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), 1); }
+CNNCL_BACKWARD(dropout) { return cnncl_dropout(dev, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), 1); }
 
 /* ---- Batch norm ---- */
 
 typedef struct {
     cnn_place x, w, b, mean, inverse, running_mean, running_var;
     int       affine, channels, plane, count;
-} cnn__cl_norm;
+} cnncl_norm;
 
-static cnn__cl_norm cnn__cl_norm_of(cnn_tensor *y, cnn_mode mode)
+static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
-    cnn__cl_norm      v;
+    cnncl_norm        v;
     v.affine = w != NULL;
     v.x = cnn_place_data(y->in[0]);
     v.w = w ? cnn_place_data(w) : v.x, v.b = b ? cnn_place_data(b) : v.x;
     v.running_mean = cnn_place_data(cnn_operand(y, "running_mean"));
     v.running_var = cnn_place_data(cnn_operand(y, "running_var"));
-    v.channels = y->shape.c, v.plane = cnn__plane(y->shape), v.count = y->shape.n * v.plane;
+    v.channels = y->shape.c, v.plane = cnncl_plane(y->shape), v.count = y->shape.n * v.plane;
     v.mean = mode == CNN_TRAIN ? cnn_place_saved(y) : v.running_mean;
-    v.inverse = mode == CNN_TRAIN ? cnn__place_at(v.mean, (size_t)v.channels) : v.running_var;
+    v.inverse = mode == CNN_TRAIN ? cnncl_place_at(v.mean, (size_t)v.channels) : v.running_var;
     return v;
 }
 
-CNN__CL_FORWARD(batch_norm)
+CNNCL_FORWARD(batch_norm)
 {
-    cnn__cl     *d = cnn__cl_of(dev);
-    cnn__cl_norm v = cnn__cl_norm_of(y, mode);
+    cnncl                     *d = cnncl_of(dev);
+    cnncl_norm                 v = cnncl_norm_of(y, mode);
     const cnn_batch_norm_args *a = y->args;
-    cnn_place    out = cnn_place_data(y);
-    int          n = cnn__len(y->shape);
+    int                        n = cnncl_len(y->shape);
     return (mode == CNN_EVAL ||
-            CNN__RUN(d, batch_norm_statistics, v.channels, 1, 1, CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
-                     CNN__ARRAY(v.inverse), CNN__ARRAY(v.running_mean), CNN__ARRAY(v.running_var),
-                     CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count), CNN__FLOAT(a->eps),
-                     CNN__FLOAT(a->momentum))) &&
-           CNN__RUN(d, batch_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(v.x), CNN__ARRAY(v.mean),
-                    CNN__ARRAY(v.inverse), CNN__ARRAY(v.w), CNN__ARRAY(v.b), CNN__INT(v.affine),
-                    CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(n), CNN__FLOAT(a->eps),
-                    CNN__INT(mode == CNN_EVAL));
+            CNNCL_RUN(d, batch_norm_statistics, v.channels, 1, 1, CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
+                      CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.running_mean), CNNCL_ARRAY(v.running_var),
+                      CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count), CNNCL_FLOAT(a->eps),
+                      CNNCL_FLOAT(a->momentum))) &&
+           CNNCL_RUN(d, batch_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
+                     CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_ARRAY(v.b), CNNCL_INT(v.affine),
+                     CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(n), CNNCL_FLOAT(a->eps),
+                     CNNCL_INT(mode == CNN_EVAL));
 }
-
-CNN__CL_BACKWARD(batch_norm)
+CNNCL_BACKWARD(batch_norm)
 {
-    cnn__cl     *d = cnn__cl_of(dev);
-    cnn__cl_norm v = cnn__cl_norm_of(y, CNN_TRAIN);
-    cnn_tensor  *x = y->in[0], *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
-    cnn_place    sums = cnn_place_scratch(y->graph), dy = cnn_place_grad(y);
-    bool         want_dw = w && w->needs_grad, want_db = b && b->needs_grad;
-    cnn_place    dx = x->needs_grad ? cnn_place_grad(x) : sums;
-    cnn_place    dw = want_dw ? cnn_place_grad(w) : sums, db = want_db ? cnn_place_grad(b) : sums;
-    int          n = cnn__len(y->shape);
-    return CNN__RUN(d, batch_norm_sums, v.channels, 1, 1, CNN__ARRAY(sums), CNN__ARRAY(dw), CNN__INT(want_dw),
-                    CNN__ARRAY(db), CNN__INT(want_db), CNN__ARRAY(v.x), CNN__ARRAY(dy), CNN__ARRAY(v.mean),
-                    CNN__ARRAY(v.inverse), CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count)) &&
+    cnncl      *d = cnncl_of(dev);
+    cnncl_norm  v = cnncl_norm_of(y, CNN_TRAIN);
+    cnn_tensor *x = y->in[0], *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
+    cnn_place   sums = cnn_place_scratch(y->graph);
+    bool        want_dw = w && w->needs_grad, want_db = b && b->needs_grad;
+    cnn_place   dx = x->needs_grad ? cnn_place_grad(x) : sums;
+    cnn_place   dw = want_dw ? cnn_place_grad(w) : sums, db = want_db ? cnn_place_grad(b) : sums;
+    int         n = cnncl_len(y->shape);
+    return CNNCL_RUN(d, batch_norm_sums, v.channels, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(dw),
+                     CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
+                     CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_INT(v.channels), CNNCL_INT(v.plane),
+                     CNNCL_INT(v.count)) &&
            (!x->needs_grad ||
-            CNN__RUN(d, batch_norm_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(v.x),
-                     CNN__ARRAY(v.mean), CNN__ARRAY(v.inverse), CNN__ARRAY(v.w), CNN__INT(v.affine),
-                     CNN__ARRAY(sums), CNN__INT(v.channels), CNN__INT(v.plane), CNN__INT(v.count),
-                     CNN__INT(n)));
+            CNNCL_RUN(d, batch_norm_backward, n, 1, 1, CNNCL_ARRAY(dx), CNNCL_GRAD(y), CNNCL_ARRAY(v.x),
+                      CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_INT(v.affine),
+                      CNNCL_ARRAY(sums), CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count),
+                      CNNCL_INT(n)));
 }
 
 /* ---- Norms of one sample ---- */
 
-CNN__CL_FORWARD(sample_norm)
+/* Elements of a group; how many neighbours share one weight. */
+typedef struct { int k, share; float eps; cnn_tensor *w, *b; } cnncl_sample_norm;
+static cnncl_sample_norm cnncl_sample_norm_of(const cnn_tensor *y)
 {
-    const cnn__sample_norm t = cnn__sample_norm_of(y);
-    cnn__cl  *d = cnn__cl_of(dev);
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    const bool                 layer = y->op == &cnn_op_layer_norm;
+    const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
+    return (cnncl_sample_norm){
+        cnncl_elements(y->shape) / (layer ? 1 : group ? group->groups : y->shape.c),
+        layer ? 1 : cnncl_plane(y->shape), group ? group->eps : ((const cnn_norm_args *)y->args)->eps,
+        cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+}
+
+CNNCL_FORWARD(sample_norm)
+{
+    const cnncl_sample_norm t = cnncl_sample_norm_of(y);
+    cnncl    *d = cnncl_of(dev);
+    cnn_place x = cnn_place_data(y->in[0]);
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : cnn_place_scratch(y->graph);
     cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
-    int       n = cnn__len(y->shape), k = (int)t.k;
-    return CNN__RUN(d, sample_norm_statistics, n / k, 1, 1, CNN__ARRAY(x), CNN__ARRAY(saved), CNN__INT(k),
-                    CNN__FLOAT(t.eps)) &&
-           CNN__RUN(d, sample_norm_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(saved),
-                    CNN__ARRAY(w), CNN__ARRAY(b), CNN__INT(t.w != NULL), CNN__INT(k),
-                    CNN__INT(cnn__sample(y->shape)), CNN__INT((int)t.share), CNN__INT(n));
+    int       n = cnncl_len(y->shape), k = t.k;
+    return CNNCL_RUN(d, sample_norm_statistics, n / k, 1, 1, CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k),
+                     CNNCL_FLOAT(t.eps)) &&
+           CNNCL_RUN(d, sample_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
+                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT(t.w != NULL), CNNCL_INT(k),
+                     CNNCL_INT(cnncl_elements(y->shape)), CNNCL_INT(t.share), CNNCL_INT(n));
 }
-CNN__CL_BACKWARD(sample_norm)
+CNNCL_BACKWARD(sample_norm)
 {
-    const cnn__sample_norm t = cnn__sample_norm_of(y);
-    cnn__cl  *d = cnn__cl_of(dev);
-    cnn_place dy = cnn_place_grad(y), x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
-    cnn_place dx = cnn_place_grad(y->in[0]);
+    const cnncl_sample_norm t = cnncl_sample_norm_of(y);
+    cnncl    *d = cnncl_of(dev);
+    cnn_place x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
     cnn_place w = t.w ? cnn_place_data(t.w) : x;
     bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
     cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
-    int       n = cnn__len(y->shape), k = (int)t.k, sample = cnn__sample(y->shape), share = (int)t.share;
+    int       n = cnncl_len(y->shape), k = t.k, sample = cnncl_elements(y->shape), share = t.share;
     return (!y->in[0]->needs_grad ||
-            CNN__RUN(d, sample_norm_backward, n / k, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x),
-                     CNN__ARRAY(saved), CNN__ARRAY(w), CNN__INT(t.w != NULL), CNN__INT(k), CNN__INT(sample),
-                     CNN__INT(share))) &&
+            CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+                      CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL),
+                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share))) &&
            (!(want_dw || want_db) ||
-            CNN__RUN(d, sample_norm_weight, sample / share, 1, 1, CNN__ARRAY(dw), CNN__INT(want_dw),
-                     CNN__ARRAY(db), CNN__INT(want_db), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(saved),
-                     CNN__INT(k), CNN__INT(sample), CNN__INT(share), CNN__INT(y->shape.n * share)));
+            CNNCL_RUN(d, sample_norm_weight, sample / share, 1, 1, CNNCL_ARRAY(dw), CNNCL_INT(want_dw),
+                      CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
+                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(y->shape.n * share)));
 }
 
-CNN__CL_FORWARD(prelu)
+CNNCL_FORWARD(prelu)
 {
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), w = cnn_place_data(y->in[1]);
-    int       n = cnn__len(y->shape), channels = y->in[1]->shape.c, plane = cnn__plane(y->shape);
-    (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), prelu_forward, n, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x), CNN__ARRAY(w),
-                    CNN__INT(channels), CNN__INT(plane), CNN__INT(n));
+    int n = cnncl_len(y->shape), channels = y->in[1]->shape.c, plane = cnncl_plane(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), prelu_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+                     CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n));
 }
-CNN__CL_BACKWARD(prelu)
+CNNCL_BACKWARD(prelu)
 {
-    cnn__cl  *d = cnn__cl_of(dev);
-    cnn_place x = cnn_place_data(y->in[0]), w = cnn_place_data(y->in[1]), dy = cnn_place_grad(y);
-    cnn_place dx = cnn_place_grad(y->in[0]), dw = cnn_place_grad(y->in[1]);
-    int       n = cnn__len(y->shape), channels = y->in[1]->shape.c, plane = cnn__plane(y->shape);
+    cnncl *d = cnncl_of(dev);
+    int    n = cnncl_len(y->shape), channels = y->in[1]->shape.c, plane = cnncl_plane(y->shape);
     return (!y->in[0]->needs_grad ||
-            CNN__RUN(d, prelu_backward, n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(dy), CNN__ARRAY(x), CNN__ARRAY(w),
-                     CNN__INT(channels), CNN__INT(plane), CNN__INT(n))) &&
+            CNNCL_RUN(d, prelu_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y), CNNCL_DATA(y->in[0]),
+                      CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n))) &&
            (!y->in[1]->needs_grad ||
-            CNN__RUN(d, prelu_weight, channels, 1, 1, CNN__ARRAY(dw), CNN__ARRAY(dy), CNN__ARRAY(x),
-                     CNN__INT(channels), CNN__INT(plane), CNN__INT(n)));
+            CNNCL_RUN(d, prelu_weight, channels, 1, 1, CNNCL_GRAD(y->in[1]), CNNCL_GRAD(y),
+                      CNNCL_DATA(y->in[0]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n)));
 }
 
 /* ---- Losses ---- */
@@ -2409,98 +2435,92 @@ typedef struct {
     cnn_place x, labels, v;
     int       weighted, ignored, nll, channels, plane, rows, n;
     float     smoothing;
-} cnn__cl_labels;
+} cnncl_labels;
 
-static cnn__cl_labels cnn__cl_labels_of(const cnn_tensor *y)
+static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
 {
-    cnn_shape         s = y->in[0]->shape;
-    const cnn__target t = cnn__target_of(y);
-    return (cnn__cl_labels){ cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
-                             cnn_place_data(y->in[y->n_in - 1]),
-                             y->n_in == 3, t.ignore, y->op == &cnn_op_nll, s.c, cnn__plane(s),
-                                 s.n * cnn__plane(s),
-                             cnn__len(s), t.e };
+    const cnn_shape s = y->in[0]->shape;
+    const bool      nll = y->op == &cnn_op_nll;
+    const cnn_softmax_cross_entropy_args *a = y->args;
+    const cnn_nll_args                   *b = y->args;
+    return (cnncl_labels){ cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
+                           cnn_place_data(y->in[y->n_in - 1]), y->n_in == 3,
+                           nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
+                           s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
 }
-CNN__CL_FORWARD(label_loss)
+CNNCL_FORWARD(label_loss)
 {
-    cnn__cl       *d = cnn__cl_of(dev);
-    cnn__cl_labels l = cnn__cl_labels_of(y);
-    cnn_place      out = cnn_place_data(y), rows = cnn_place_scratch(y->graph);
-    bool           save = mode == CNN_TRAIN && !l.nll;
-    cnn_place      saved = save ? cnn_place_saved(y) : rows;
-    /* The labels were set by the host, which keeps its copy: so the room's check can be made before they are
-       used. */
-    if ((cnn__of(y->in[1])->data_on & CNN__HOST) && !cnn__check_labels(y)) return false;
-    return CNN__RUN(d, label_loss_rows, l.rows, 1, 1, CNN__ARRAY(rows), CNN__ARRAY(saved), CNN__INT(save),
-                    CNN__ARRAY(l.x), CNN__ARRAY(l.labels), CNN__ARRAY(l.v), CNN__INT(l.weighted),
-                    CNN__INT(l.ignored), CNN__INT(l.nll), CNN__FLOAT(l.smoothing), CNN__INT(l.channels),
-                    CNN__INT(l.plane), CNN__INT(l.rows)) &&
-           CNN__RUN(d, label_loss_mean, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(rows), CNN__ARRAY(l.labels),
-                    CNN__ARRAY(l.v), CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.channels),
-                    CNN__INT(l.rows));
+    cnncl       *d = cnncl_of(dev);
+    cnncl_labels l = cnncl_labels_of(y);
+    cnn_place    rows = cnn_place_scratch(y->graph);
+    bool         save = mode == CNN_TRAIN && !l.nll;
+    cnn_place    saved = save ? cnn_place_saved(y) : rows;
+    if (!cnn_check_labels(y)) return false;
+    return CNNCL_RUN(d, label_loss_rows, l.rows, 1, 1, CNNCL_ARRAY(rows), CNNCL_ARRAY(saved), CNNCL_INT(save),
+                     CNNCL_ARRAY(l.x), CNNCL_ARRAY(l.labels), CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted),
+                     CNNCL_INT(l.ignored), CNNCL_INT(l.nll), CNNCL_FLOAT(l.smoothing), CNNCL_INT(l.channels),
+                     CNNCL_INT(l.plane), CNNCL_INT(l.rows)) &&
+           CNNCL_RUN(d, label_loss_mean, 1, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(rows), CNNCL_ARRAY(l.labels),
+                     CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.channels),
+                     CNNCL_INT(l.rows));
 }
-
-CNN__CL_BACKWARD(label_loss)
+CNNCL_BACKWARD(label_loss)
 {
-    cnn__cl       *d = cnn__cl_of(dev);
-    cnn__cl_labels l = cnn__cl_labels_of(y);
-    cnn_place      share = cnn_place_scratch(y->graph), dloss = cnn_place_grad(y);
-    cnn_place      saved = l.nll ? share : cnn_place_saved(y);
+    cnncl       *d = cnncl_of(dev);
+    cnncl_labels l = cnncl_labels_of(y);
+    cnn_place    share = cnn_place_scratch(y->graph);
+    cnn_place    saved = l.nll ? share : cnn_place_saved(y);
     if (!y->in[0]->needs_grad) return true;
-    cnn_place      dx = cnn_place_grad(y->in[0]);
-    return CNN__RUN(d, label_loss_share, 1, 1, 1, CNN__ARRAY(share), CNN__ARRAY(dloss), CNN__ARRAY(l.labels),
-                    CNN__ARRAY(l.v), CNN__INT(l.weighted), CNN__INT(l.ignored), CNN__INT(l.channels),
-                    CNN__INT(l.rows)) &&
-           CNN__RUN(d, label_loss_backward, l.n, 1, 1, CNN__ARRAY(dx), CNN__ARRAY(share), CNN__ARRAY(saved),
-                    CNN__ARRAY(l.x), CNN__ARRAY(l.labels), CNN__ARRAY(l.v), CNN__INT(l.weighted),
-                    CNN__INT(l.ignored), CNN__INT(l.nll), CNN__FLOAT(l.smoothing), CNN__INT(l.channels),
-                    CNN__INT(l.plane), CNN__INT(l.n));
+    return CNNCL_RUN(d, label_loss_share, 1, 1, 1, CNNCL_ARRAY(share), CNNCL_GRAD(y), CNNCL_ARRAY(l.labels),
+                     CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.channels),
+                     CNNCL_INT(l.rows)) &&
+           CNNCL_RUN(d, label_loss_backward, l.n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_ARRAY(share),
+                     CNNCL_ARRAY(saved), CNNCL_ARRAY(l.x), CNNCL_ARRAY(l.labels), CNNCL_ARRAY(l.v),
+                     CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.nll), CNNCL_FLOAT(l.smoothing),
+                     CNNCL_INT(l.channels), CNNCL_INT(l.plane), CNNCL_INT(l.n));
 }
 
 /* Between two arrays. Its last arguments, the same both ways: p and w (or the target again, where it has
    none), and the constants. */
-static int cnn__cl_pair(const cnn_tensor *y)
+static int cnncl_pair(const cnn_tensor *y)
 {
     return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2 : 3;
 }
 /* The constants: huber's delta, and a factor. */
-static float cnn__cl_delta(const cnn_tensor *y)
+static float cnncl_delta(const cnn_tensor *y)
 {
     return y->op == &cnn_op_huber ? ((const cnn_huber_args *)y->args)->delta : 0.0f;
 }
-static float cnn__cl_pair_factor(const cnn_tensor *y)
+static float cnncl_pair_factor(const cnn_tensor *y)
 {
     const bool smooth = y->op == &cnn_op_huber && ((const cnn_huber_args *)y->args)->smooth_l1;
-    return smooth ? 1 / cnn__cl_delta(y) : 1.0f;
+    return smooth ? 1 / cnncl_delta(y) : 1.0f;
 }
-static cnn_place cnn__cl_operand(const cnn_tensor *y, int i)
+static cnn_place cnncl_operand(const cnn_tensor *y, int i)
 {
     return cnn_place_data(y->in[i < y->n_in ? i : 1]);
 }
-#define CNN__PAIR(y)                                                                                         \
-    CNN__ARRAY(p), CNN__ARRAY(w), CNN__INT((y)->n_in - 2), CNN__INT((y)->in[0]->shape.c),                    \
-    CNN__INT(cnn__plane((y)->in[0]->shape)), CNN__INT(n), CNN__INT(cnn__cl_pair(y)),                         \
-    CNN__FLOAT(cnn__cl_delta(y)), CNN__FLOAT(cnn__cl_pair_factor(y))
+#define CNNCL_PAIR(y)                                                                                        \
+    CNNCL_ARRAY(p), CNNCL_ARRAY(w), CNNCL_INT((y)->n_in - 2), CNNCL_INT((y)->in[0]->shape.c),                \
+    CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(n), CNNCL_INT(cnncl_pair(y)),                       \
+    CNNCL_FLOAT(cnncl_delta(y)), CNNCL_FLOAT(cnncl_pair_factor(y))
 
-CNN__CL_FORWARD(pair_loss)
+CNNCL_FORWARD(pair_loss)
 {
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]);
-    cnn_place p = cnn__cl_operand(y, 2), w = cnn__cl_operand(y, 3);
-    int       n = cnn__len(y->in[0]->shape);
-    (void)mode;
-    return CNN__RUN(cnn__cl_of(dev), pair_loss_forward, 1, 1, 1, CNN__ARRAY(out), CNN__ARRAY(x),
-                    CNN__ARRAY(t), CNN__PAIR(y));
+    cnn_place p = cnncl_operand(y, 2), w = cnncl_operand(y, 3);
+    int       n = cnncl_len(y->in[0]->shape);
+    return CNNCL_RUN(cnncl_of(dev), pair_loss_forward, 1, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+                     CNNCL_DATA(y->in[1]), CNNCL_PAIR(y));
 }
-CNN__CL_BACKWARD(pair_loss)
+CNNCL_BACKWARD(pair_loss)
 {
-    cnn_place x = cnn_place_data(y->in[0]), t = cnn_place_data(y->in[1]), dloss = cnn_place_grad(y);
-    cnn_place p = cnn__cl_operand(y, 2), w = cnn__cl_operand(y, 3);
-    int       n = cnn__len(y->in[0]->shape);
+    cnn_place p = cnncl_operand(y, 2), w = cnncl_operand(y, 3);
+    int       n = cnncl_len(y->in[0]->shape);
     for (int i = 0; i < 2; i++) {
         if (!y->in[i]->needs_grad) continue;
         cnn_place to = cnn_place_grad(y->in[i]);
-        if (!CNN__RUN(cnn__cl_of(dev), pair_loss_backward, n, 1, 1, CNN__ARRAY(to), CNN__ARRAY(x),
-                      CNN__ARRAY(t), CNN__ARRAY(dloss), CNN__PAIR(y), CNN__INT(i))) return false;
+        if (!CNNCL_RUN(cnncl_of(dev), pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]),
+                       CNNCL_DATA(y->in[1]), CNNCL_GRAD(y), CNNCL_PAIR(y), CNNCL_INT(i))) return false;
     }
     return true;
 }
@@ -2509,116 +2529,116 @@ CNN__CL_BACKWARD(pair_loss)
 
 /* Where an optimizer's row has no kernel, the CPU updates. An option that it does not take is 0: so `rate` is
    lr, and scale 1, but for Adam's. */
-static bool cnn__cl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw,
-                           cnn_place slots, size_t n, size_t slot_stride, const cnn_step_args *a, long step)
+static bool cnncl_update(cnn_backend *dev, const cnn_optimizer *o, cnn_place w, cnn_place dw,
+                         cnn_place slots, size_t n, size_t slot_stride, const cnn_step_args *a, long step)
 {
     static const struct { const cnn_optimizer *(*row)(void); int kernel; } rows[] = {
-        { cnn_sgd, CNN__CL_sgd }, { cnn_adam, CNN__CL_adam }, { cnn_adamw, CNN__CL_adamw },
-        { cnn_rmsprop, CNN__CL_rmsprop }, { cnn_rmsprop_centered, CNN__CL_rmsprop_centered },
-        { cnn_adagrad, CNN__CL_adagrad } };
+        { cnn_sgd, CNNCL_sgd }, { cnn_adam, CNNCL_adam }, { cnn_adamw, CNNCL_adamw },
+        { cnn_rmsprop, CNNCL_rmsprop }, { cnn_rmsprop_centered, CNNCL_rmsprop_centered },
+        { cnn_adagrad, CNNCL_adagrad } };
     const size_t n_rows = sizeof rows / sizeof *rows;
     const double t = (double)step + 1, rate = (double)a->lr / (1 - pow((double)a->beta1, t));
     const double scale = 1 / sqrt(1 - pow((double)a->beta2, t));
     size_t k = 0;
     while (k < n_rows && rows[k].row() != o) k++;
     if (k == n_rows || n > INT_MAX) return false;
-    return CNN__RUN_NUMBER(cnn__cl_of(dev), rows[k].kernel, (int)n, 1, 1, CNN__ARRAY(w), CNN__ARRAY(dw),
-                           CNN__ARRAY(slots), CNN__ULONG(slot_stride), CNN__INT((int)n), CNN__FLOAT(a->lr),
-                           CNN__FLOAT(a->weight_decay), CNN__FLOAT(a->momentum),
-                           CNN__FLOAT(step ? 1 - a->dampening : 1), CNN__INT(a->nesterov),
-                           CNN__FLOAT(a->beta1), CNN__FLOAT(a->beta2), CNN__FLOAT((float)rate),
-                           CNN__FLOAT((float)scale), CNN__FLOAT(a->alpha), CNN__FLOAT(a->eps));
+    return CNNCL_RUN_NUMBER(cnncl_of(dev), rows[k].kernel, (int)n, 1, 1, CNNCL_ARRAY(w), CNNCL_ARRAY(dw),
+                            CNNCL_ARRAY(slots), CNNCL_ULONG(slot_stride), CNNCL_INT((int)n),
+                            CNNCL_FLOAT(a->lr), CNNCL_FLOAT(a->weight_decay), CNNCL_FLOAT(a->momentum),
+                            CNNCL_FLOAT(step ? 1 - a->dampening : 1), CNNCL_INT(a->nesterov),
+                            CNNCL_FLOAT(a->beta1), CNNCL_FLOAT(a->beta2), CNNCL_FLOAT((float)rate),
+                            CNNCL_FLOAT((float)scale), CNNCL_FLOAT(a->alpha), CNNCL_FLOAT(a->eps));
 }
 
-static bool cnn__cl_scale(cnn_backend *dev, cnn_place x, size_t n, float factor)
+static bool cnncl_scale(cnn_backend *dev, cnn_place x, size_t n, float factor)
 {
     cnn_shape s = { 1, 1, 1, (int)n };
-    return cnn__cl_spread(cnn__cl_of(dev), x, s, 0, factor, x, s, 0);
+    return cnncl_spread(cnncl_of(dev), x, s, 0, factor, x, s, 0);
 }
 
-static bool cnn__cl_mix(cnn_backend *dev, cnn_place a, cnn_place x, size_t n, float share)
+static bool cnncl_mix(cnn_backend *dev, cnn_place a, cnn_place x, size_t n, float share)
 {
     cnn_shape s = { 1, 1, 1, (int)n };
-    return cnn__cl_spread(cnn__cl_of(dev), a, s, 1 - share, share, x, s, 0);
+    return cnncl_spread(cnncl_of(dev), a, s, 1 - share, share, x, s, 0);
 }
 
-static bool cnn__cl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, double *take)
+static bool cnncl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, double *take)
 {
-    cnn__cl  *d = cnn__cl_of(dev);
-    cnn_place sums = { d->slices, CNN__CL_SLICES };
-    float     part[CNN__CL_SQUARES];
+    cnncl    *d = cnncl_of(dev);
+    cnn_place sums = { d->slices, CNNCL_SLICES };
+    float     part[CNNCL_SQUARES];
     if (n &&
-        !CNN__RUN(d, squares, CNN__CL_SQUARES, 1, 1, CNN__ARRAY(sums), CNN__ARRAY(x), CNN__INT((int)n),
-                  CNN__INT(anew))) return false;
+        !CNNCL_RUN(d, squares, CNNCL_SQUARES, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)n),
+                   CNNCL_INT(anew))) return false;
     if (!take) return true;
-    if (!cnn__cl_download(dev, d->slices, sums.at * sizeof(float), part, sizeof part)) return false;
+    if (!cnncl_download(dev, d->slices, sums.at * sizeof(float), part, sizeof part)) return false;
     *take = 0;
-    for (int i = 0; i < CNN__CL_SQUARES; i++) *take += (double)part[i];
+    for (int i = 0; i < CNNCL_SQUARES; i++) *take += (double)part[i];
     return true;
 }
 
-static bool cnn__cl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_place labels, bool anew,
-                            int *take)
+static bool cnncl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_place labels, bool anew,
+                          int *take)
 {
-    cnn__cl  *d = cnn__cl_of(dev);
-    cnn_place sum = { d->slices, CNN__CL_COUNTER };
-    int       plane = cnn__plane(s), rows = s.n * plane;
-    return CNN__RUN(d, correct, 1, 1, 1, CNN__ARRAY(sum), CNN__ARRAY(logits), CNN__ARRAY(labels),
-                    CNN__INT(s.c), CNN__INT(plane), CNN__INT(rows), CNN__INT(anew)) &&
-           (!take || cnn__cl_download(dev, d->slices, sum.at * sizeof(float), take, sizeof(cl_int)));
+    cnncl    *d = cnncl_of(dev);
+    cnn_place sum = { d->slices, CNNCL_COUNTER };
+    int       plane = cnncl_plane(s), rows = s.n * plane;
+    return CNNCL_RUN(d, correct, 1, 1, 1, CNNCL_ARRAY(sum), CNNCL_ARRAY(logits), CNNCL_ARRAY(labels),
+                     CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(rows), CNNCL_INT(anew)) &&
+           (!take || cnncl_download(dev, d->slices, sum.at * sizeof(float), take, sizeof(cl_int)));
 }
 
 /* ---- The table: every operation of cnn.h ---- */
 
-static size_t cnn__cl_scratch(const cnn_backend *dev, const cnn_tensor *y)
+static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 {
-    const cnn__cl *d = (const cnn__cl *)(const void *)dev;
+    const cnncl *d = (const cnncl *)(const void *)dev;
     if (y->op == &cnn_op_conv2d || y->op == &cnn_op_conv_transpose2d) {
-        cnn__conv g = y->op == &cnn_op_conv2d ? cnn__conv_of(y) : cnn__transpose_of(y);
-        return cnn__cl_conv_scratch(d, &g);
+        cnncl_conv g = y->op == &cnn_op_conv2d ? cnncl_conv_of(y) : cnncl_transpose_of(y);
+        return cnncl_conv_scratch(d, &g);
     }
     if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
     if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm)
         return y->op->saved(y);
     if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
         /* rows; or the two of label_loss_share */
-        return ((size_t)cnn__len(y->in[1]->shape) + 2) * sizeof(float);
+        return ((size_t)cnncl_len(y->in[1]->shape) + 2) * sizeof(float);
     return 0;
 }
 
-#define CNN__CL_ROW(name, functions)                                                                         \
-    { &cnn_op_##name, NULL, cnn__cl_##functions##_forward, cnn__cl_##functions##_backward },
-#define CNN__CL_MAP(X, name, value, derivative) CNN__CL_ROW(name, map)
-static const cnn_kernel cnn__cl_rows[] = {
-    CNN__CL_ROW(conv2d, conv2d) CNN__CL_ROW(conv_transpose2d, conv_transpose2d)
-    CNN__CL_ROW(dense, dense) CNN__CL_ROW(matmul, matmul)
-    CNN__CL_ROW(max_pool, max_pool) CNN__CL_ROW(global_max_pool, max_pool) CNN__CL_ROW(avg_pool, avg_pool)
-    CNN__CL_ROW(global_avg_pool, reduce) CNN__CL_ROW(sum, reduce) CNN__CL_ROW(mean, reduce)
-    CNN__CL_ROW(add, binary) CNN__CL_ROW(sub, binary) CNN__CL_ROW(mul, binary) CNN__CL_ROW(scale, scale)
-    CNN__CL_ROW(concat, concat) CNN__CL_ROW(reshape, reshape) CNN__CL_ROW(slice, slice) CNN__CL_ROW(pad, pad)
-    CNN__CL_ROW(upsample, upsample) CNN__CL_ROW(lrn, lrn) CNN__CL_ACTIVATIONS(CNN__CL_MAP, )
-    CNN__CL_ROW(softmax, softmax) CNN__CL_ROW(log_softmax, softmax) CNN__CL_ROW(dropout, dropout)
-    CNN__CL_ROW(prelu, prelu) CNN__CL_ROW(layer_norm, sample_norm) CNN__CL_ROW(group_norm, sample_norm)
-    CNN__CL_ROW(instance_norm, sample_norm)
-    CNN__CL_ROW(batch_norm, batch_norm)
-    CNN__CL_ROW(softmax_cross_entropy, label_loss) CNN__CL_ROW(nll, label_loss)
-    CNN__CL_ROW(mse, pair_loss) CNN__CL_ROW(l1, pair_loss) CNN__CL_ROW(huber, pair_loss)
-    CNN__CL_ROW(bce_with_logits, pair_loss) };
+#define CNNCL_ROW(name, functions)                                                                           \
+    { &cnn_op_##name, NULL, cnncl_##functions##_forward, cnncl_##functions##_backward },
+#define CNNCL_MAP(X, name, value, derivative) CNNCL_ROW(name, map)
+static const cnn_kernel cnncl_rows[] = {
+    CNNCL_ROW(conv2d, conv2d) CNNCL_ROW(conv_transpose2d, conv_transpose2d)
+    CNNCL_ROW(dense, dense) CNNCL_ROW(matmul, matmul)
+    CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
+    CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
+    CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(scale, scale)
+    CNNCL_ROW(concat, concat) CNNCL_ROW(reshape, reshape) CNNCL_ROW(slice, slice) CNNCL_ROW(pad, pad)
+    CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
+    CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
+    CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
+    CNNCL_ROW(instance_norm, sample_norm)
+    CNNCL_ROW(batch_norm, batch_norm)
+    CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss)
+    CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
+    CNNCL_ROW(bce_with_logits, pair_loss) };
 
 /* ===========================================================================================================
    >>cl-open ---- 7. Opening, checking and closing a device
    ======================================================================================================== */
 
-static void cnn__cl_close(cnn_backend *dev)
+static void cnncl_close(cnn_backend *dev)
 {
-    cnn__cl *d = cnn__cl_of(dev);
+    cnncl *d = cnncl_of(dev);
     if (d->queue) d->cl.clFinish(d->queue);
-    if (d->clblast) d->blas.CLBlastClearCache();            /* it holds programs of this context */
+    if (d->blas.CLBlastClearCache) d->blas.CLBlastClearCache();   /* it holds programs of this context */
     for (int i = 0; i < 2; i++) {
         if (d->stage[i].sent) d->cl.clReleaseEvent(d->stage[i].sent);
         CNN_FREE(d->stage[i].memory);
     }
-    cnn__cl_forget_launches(d);
+    cnncl_forget_launches(d);
     if (d->slices)  d->cl.clReleaseMemObject(d->slices);
     if (d->program) d->cl.clReleaseProgram(d->program);
     if (d->queue)   d->cl.clReleaseCommandQueue(d->queue);
@@ -2626,24 +2646,57 @@ static void cnn__cl_close(cnn_backend *dev)
     CNN_FREE(d);
 }
 
-static const char cnn__cl_options[] = "-cl-std=CL1.2";
-enum { CNN__CL_SOURCES = sizeof cnn__cl_source / sizeof *cnn__cl_source };
+static const char cnncl_options[] = "-cl-std=CL1.2";
+enum { CNNCL_SOURCES = sizeof cnncl_source / sizeof *cnncl_source };
 
 /* Build d->program; if it does not build, the compiler's log is the message. */
-static bool cnn__cl_build_program(cnn__cl *d)
+static cl_int cnncl_build_program(cnncl *d)
 {
     size_t bytes = 0;
-    cl_int e = d->cl.clBuildProgram(d->program, 1, &d->device, cnn__cl_options, NULL, NULL);
-    if (e == CL_SUCCESS) return true;
+    cl_int e = d->cl.clBuildProgram(d->program, 1, &d->device, cnncl_options, NULL, NULL);
+    if (e == CL_SUCCESS) return e;
     d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes);
     char *log = CNN_MALLOC(bytes + 1);
     if (log && d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, bytes, log,
                                            NULL) == CL_SUCCESS) {
         log[bytes] = 0;
-        cnn__format(d->base.error, sizeof d->base.error, "the kernels do not build: %s", log);
+        cnncl_say(d->base.error, sizeof d->base.error, "the kernels do not build: %s", log);
     }
     CNN_FREE(log);
-    return cnn__cl_fail(d, "build", e);
+    return cnncl_fail(d, "build", e), e;
+}
+
+/* The same from the first n of these sources. */
+static cl_int cnncl_build_sources(cnncl *d, const char **source, int n)
+{
+    cl_int e;
+    if (d->program) d->cl.clReleaseProgram(d->program);
+    d->program = d->cl.clCreateProgramWithSource(d->context, (cl_uint)n, source, NULL, &e);
+    if (!d->program) return cnncl_fail(d, "program", e), e;
+    return cnncl_build_program(d);
+}
+
+/* While the sources do not build, the one that is to blame is left out, found by halving: the rows without
+   their kernels will not pass the check. Nothing goes without the first sources. */
+static bool cnncl_build_most(cnncl *d)
+{
+    enum { NEEDED = 7 };
+    const char *source[CNNCL_SOURCES];
+    cl_int      e;
+    memcpy(source, cnncl_source, sizeof source);
+    for (int n = CNNCL_SOURCES; (e = cnncl_build_sources(d, source, n)) == CL_BUILD_PROGRAM_FAILURE; n--) {
+        int good = NEEDED - 1, bad = n;                /* the first `bad` do not build */
+        while (bad - good > 1) {
+            const int middle = (good + bad) / 2;
+            e = cnncl_build_sources(d, source, middle);
+            if (e == CL_SUCCESS) good = middle;
+            else bad = middle;
+        }
+        if (bad == NEEDED) return false;
+        memmove(source + bad - 1, source + bad, (size_t)(n - bad) * sizeof *source);
+        d->lacks = true, d->base.error[0] = 0;
+    }
+    return e == CL_SUCCESS;
 }
 
 #ifndef CNN_NO_STDIO
@@ -2653,123 +2706,127 @@ static bool cnn__cl_build_program(cnn__cl *d)
    and its checksum. The key is that of the device, its driver and the sources; it also names the file. A file
    that is cut, changed, another's or refused by the driver counts as none, and is written again. */
 
-static const char cnn__cl_magic[] = "cnnocl1\n";
-enum { CNN__CL_HEAD = 32 };
+static const char cnncl_magic[] = "cnnocl1\n";
+enum { CNNCL_HEAD = 32 };
 
-static uint64_t cnn__cl_key(cnn__cl *d)
+static uint64_t cnncl_key(cnncl *d)
 {
     static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
                                             CL_DRIVER_VERSION };
-    uint64_t key = cnn__cl_hash(0, cnn__cl_options, sizeof cnn__cl_options);
+    uint64_t key = cnncl_hash(0, cnncl_options, sizeof cnncl_options);
     for (int i = 0; i < 4; i++) {
-        char text[256] = "";
-        d->cl.clGetDeviceInfo(d->device, about[i], sizeof text - 1, text, NULL);
-        key = cnn__cl_hash(key, text, sizeof text);
+        char text[2048];
+        cnncl_text(&d->cl, NULL, d->device, about[i], text, sizeof text);
+        key = cnncl_hash(key, text, strlen(text) + 1);
     }
-    for (int i = 0; i < CNN__CL_SOURCES; i++)
-        key = cnn__cl_hash(key, cnn__cl_source[i], strlen(cnn__cl_source[i]));
+    for (int i = 0; i < CNNCL_SOURCES; i++)
+        key = cnncl_hash(key, cnncl_source[i], strlen(cnncl_source[i]));
     return key;
 }
 
-static void cnn__cl_head(unsigned char head[CNN__CL_HEAD], uint64_t key, const unsigned char *binary,
-                         size_t bytes)
+static void cnncl_head(unsigned char head[CNNCL_HEAD], uint64_t key, const unsigned char *binary,
+                       size_t bytes)
 {
-    const uint64_t number[3] = { key, bytes, cnn__cl_hash(0, binary, bytes) };
-    memcpy(head, cnn__cl_magic, 8);
-    for (int i = 0; i < 3; i++) cnn__put_le(head + 8 + 8 * i, number[i], 8);
+    const uint64_t number[3] = { key, bytes, cnncl_hash(0, binary, bytes) };
+    memcpy(head, cnncl_magic, 8);
+    for (int i = 0; i < 24; i++) head[8 + i] = (unsigned char)(number[i / 8] >> i % 8 * 8);
 }
 
-static void cnn__cl_read_cache(cnn__cl *d, const char *path, uint64_t key)
+static unsigned char *cnncl_read_file(const char *path, size_t *bytes)
 {
-    char           why[128];
-    unsigned char  head[CNN__CL_HEAD];
+    FILE *f = fopen(path, "rb");
+    long  n = f && fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
+    unsigned char *file = n > 0 && fseek(f, 0, SEEK_SET) == 0 ? CNN_MALLOC((size_t)n) : NULL;
+    *bytes = file ? fread(file, 1, (size_t)n, f) : 0;
+    if (f) fclose(f);
+    return file;
+}
+
+static void cnncl_read_cache(cnncl *d, const char *path, uint64_t key)
+{
+    unsigned char  head[CNNCL_HEAD];
     size_t         bytes = 0;
     cl_int         e, status;
-    unsigned char *file = cnn__is_special(path) ? NULL : cnn__read_file(path, &bytes, why, sizeof why);
-    if (file && bytes > CNN__CL_HEAD) {
-        const unsigned char *binary = file + CNN__CL_HEAD;
-        bytes -= CNN__CL_HEAD;
-        cnn__cl_head(head, key, binary, bytes);
+    unsigned char *file = cnncl_read_file(path, &bytes);
+    if (file && bytes > CNNCL_HEAD) {
+        const unsigned char *binary = file + CNNCL_HEAD;
+        bytes -= CNNCL_HEAD;
+        cnncl_head(head, key, binary, bytes);
         if (memcmp(head, file, sizeof head) == 0)
             d->program = d->cl.clCreateProgramWithBinary(d->context, 1, &d->device, &bytes, &binary, &status,
                                                          &e);
     }
     CNN_FREE(file);
     if (!d->program) return;
-    if (d->cl.clBuildProgram(d->program, 1, &d->device, cnn__cl_options, NULL, NULL) == CL_SUCCESS) return;
+    if (d->cl.clBuildProgram(d->program, 1, &d->device, cnncl_options, NULL, NULL) == CL_SUCCESS) return;
     d->cl.clReleaseProgram(d->program);
     d->program = NULL;
 }
 
-typedef struct { unsigned char head[CNN__CL_HEAD], *binary; size_t bytes; } cnn__cl_cache;
-static bool cnn__cl_put_cache(FILE *f, void *what)
+typedef struct { unsigned char head[CNNCL_HEAD], *binary; size_t bytes; } cnncl_cache;
+static bool cnncl_put_cache(FILE *f, void *what)
 {
-    const cnn__cl_cache *c = what;
+    const cnncl_cache *c = what;
     return fwrite(c->head, 1, sizeof c->head, f) == sizeof c->head &&
            fwrite(c->binary, 1, c->bytes, f) == c->bytes;
 }
 
 /* A directory that cannot be written is no error. */
-static void cnn__cl_write_cache(cnn__cl *d, const char *path, uint64_t key)
+static void cnncl_write_cache(cnncl *d, const char *path, uint64_t key)
 {
-    cnn__cl_cache c = { { 0 }, NULL, 0 };
+    cnncl_cache c = { { 0 }, NULL, 0 };
     d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof c.bytes, &c.bytes, NULL);
     c.binary = c.bytes ? CNN_MALLOC(c.bytes) : NULL;
     if (c.binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof c.binary, &c.binary,
                                            NULL) == CL_SUCCESS) {
-        cnn__cl_head(c.head, key, c.binary, c.bytes);
-        cnn_write_file(path, cnn__cl_put_cache, &c);
+        cnncl_head(c.head, key, c.binary, c.bytes);
+        cnn_write_file(path, cnncl_put_cache, &c);
     }
     CNN_FREE(c.binary);
 }
 
 #endif
 
-static bool cnn__cl_build(cnn__cl *d, const char *cache)
+static bool cnncl_build(cnncl *d, CNNCL_UNUSED const char *cache)
 {
-    const char *source[CNN__CL_SOURCES];
-    cl_int      e;
 #ifndef CNN_NO_STDIO
     char     path[1100] = "";
-    uint64_t key = cache ? cnn__cl_key(d) : 0;
+    uint64_t key = cache ? cnncl_key(d) : 0;
     if (cache && strlen(cache) < 1000) {
-        cnn__format(path, sizeof path, "%s/cnn_opencl-%016llx.bin", cache, (unsigned long long)key);
-        cnn__cl_read_cache(d, path, key);
+        cnncl_say(path, sizeof path, "%s/cnn_opencl-%016llx.bin", cache, (unsigned long long)key);
+        cnncl_read_cache(d, path, key);
         d->cached = d->program != NULL;
         if (d->cached) return true;
     }
-#else
-    (void)cache;
 #endif
-    for (int i = 0; i < CNN__CL_SOURCES; i++) source[i] = cnn__cl_source[i];
-    d->program = d->cl.clCreateProgramWithSource(d->context, CNN__CL_SOURCES, source, NULL, &e);
-    if (!d->program) return cnn__cl_fail(d, "program", e);
-    if (!cnn__cl_build_program(d)) return false;
+    if (!cnncl_build_most(d)) return false;
 #ifndef CNN_NO_STDIO
-    if (path[0]) cnn__cl_write_cache(d, path, key);
+    if (path[0] && !d->lacks) cnncl_write_cache(d, path, key);
 #endif
     return true;
 }
 
-static const char cnn__cl_check_memory[] = "out of memory in the check of the kernels";
+static int cnncl_number(uint64_t i) { return (int)(i * 0x9E3779B97F4A7C15u >> 40) % 7 - 3; } /* -3 to 3 */
+
+static const char cnncl_check_memory[] = "out of memory in the check of the kernels";
 
 /* Is C = op(A) op(B) + beta C right? Small whole numbers, so that float has no rounding and every order of
    adding the same sum; every `every`-th element is compared. */
-static bool cnn__cl_try_gemm(cnn__cl *d, int m, int n, int k, bool ta, bool tb, float beta, int every)
+static bool cnncl_try_gemm(cnncl *d, int m, int n, int k, bool ta, bool tb, float beta, int every)
 {
     size_t  an = (size_t)m * (size_t)k, bn = (size_t)k * (size_t)n, cn = (size_t)m * (size_t)n;
     size_t  all = an + bn + cn, at = 8;
     float  *host = CNN_MALLOC((2 * all + at) * sizeof *host);
     if (!host)
-        return cnn__format(d->base.error, sizeof d->base.error, "%s", cnn__cl_check_memory), false;
+        return cnncl_say(d->base.error, sizeof d->base.error, "%s", cnncl_check_memory), false;
     float  *a = host + at, *b = a + an, *c = b + bn, *got = c + cn;
     void   *buffer = d->base.alloc(&d->base, (all + at) * sizeof *host);
     bool    same = false;
     for (size_t i = 0; i < all + at; i++)
-        host[i] = (float)((int)(cnn__random_bits(1, all, i) % 7) - 3);
+        host[i] = (float)cnncl_number(i);
     if (buffer && d->base.upload(&d->base, buffer, 0, host, (all + at) * sizeof *host) &&
-        cnn__cl_gemm(d, (cnn_place){ buffer, at + an + bn }, n, beta, (cnn_place){ buffer, at }, ta ? m : k,
-                     ta, (cnn_place){ buffer, at + an }, tb ? k : n, tb, m, n, k) &&
+        cnncl_gemm(d, (cnn_place){ buffer, at + an + bn }, n, beta, (cnn_place){ buffer, at }, ta ? m : k,
+                   ta, (cnn_place){ buffer, at + an }, tb ? k : n, tb, m, n, k) &&
         d->base.download(&d->base, buffer, (at + an + bn) * sizeof *host, got, cn * sizeof *host)) {
         same = true;
         for (size_t q = 0; q < cn; q += (size_t)every) {
@@ -2788,7 +2845,7 @@ static bool cnn__cl_try_gemm(cnn__cl *d, int m, int n, int k, bool ta, bool tb, 
 
 /* Odd sizes, exact multiples of the tiles, long and thin, all transposes, with and without beta; with CLBlast
    also sizes beyond its threshold between two ways of working. */
-static bool cnn__cl_check_gemm(cnn__cl *d)
+static bool cnncl_check_gemm(cnncl *d)
 {
     static const struct { int m, n, k; } sizes[] = {
         { 7, 133, 31 }, { 133, 9, 70 }, { 64, 64, 64 }, { 128, 192, 64 }, { 20, 30, 3000 },
@@ -2796,15 +2853,15 @@ static bool cnn__cl_check_gemm(cnn__cl *d)
     bool right = true;
     for (int i = 0; i < 6; i++)
         for (int way = 0; way < 4 && right; way++)
-            right = cnn__cl_try_gemm(d, sizes[i].m, sizes[i].n, sizes[i].k, way & 1, way >> 1,
-                                     (float)(way != 2), 1);
-    return right && (!d->clblast || (cnn__cl_try_gemm(d, 1024, 1024, 1024, false, true, 0, 997) &&
-                                     cnn__cl_try_gemm(d, 1100, 1300, 1050, true, false, 1, 997)));
+            right = cnncl_try_gemm(d, sizes[i].m, sizes[i].n, sizes[i].k, way & 1, way >> 1,
+                                   (float)(way != 2), 1);
+    return right && (!d->clblast || (cnncl_try_gemm(d, 1024, 1024, 1024, false, true, 0, 997) &&
+                                     cnncl_try_gemm(d, 2050, 2000, 1999, true, false, 1, 4999)));
 }
 
 /* Before version 1.6.3 CLBlast's way for large products overwrites memory on some Intel devices; 1 << 20 is
    larger than any product's side. */
-static void cnn__cl_force_direct(cnn__cl *d)
+static void cnncl_force_direct(cnncl *d)
 {
     const char *names[] = { "XGEMM_MIN_INDIRECT_SIZE" };
     size_t      values[] = { 1 << 20 };
@@ -2812,45 +2869,43 @@ static void cnn__cl_force_direct(cnn__cl *d)
 }
 
 /* Which code multiplies matrices; the report says so. A wrong product of our own kernel is an error. */
-static bool cnn__cl_choose_gemm(cnn__cl *d, const cnn_opencl_args *a, const cnn_opencl_device *about,
-                                const char **says)
+static bool cnncl_choose_gemm(cnncl *d, const cnn_opencl_args *a, const cnn_opencl_device *about,
+                              const char **says)
 {
     char vendor[128] = "";
     *says = "our own GEMM";
-    if (!cnn__cl_check_gemm(d)) {
+    if (!cnncl_check_gemm(d)) {
         if (!d->base.error[0])
-            cnn__format(d->base.error, sizeof d->base.error,
-                        "%s multiplies matrices wrongly; its driver cannot be trusted", d->name);
+            cnncl_say(d->base.error, sizeof d->base.error,
+                      "%s multiplies matrices wrongly; its driver cannot be trusted", d->name);
         return false;
     }
     if (a->gemm == CNN_OPENCL_OWN || (a->gemm == CNN_OPENCL_AUTO && about->type == CNN_OPENCL_CPU))
         return true;
-    if (!cnn__load_clblast(&d->blas)) {
+    if (!cnncl_load_clblast(&d->blas)) {
         *says = "our own GEMM (CLBlast is not installed)";
         return true;
     }
-    d->clblast = true;
-    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_VENDOR, sizeof vendor - 1, vendor, NULL);
-    bool intel = cnn__cl_contains(vendor, "intel") && about->type != CNN_OPENCL_CPU;
-    if (intel) cnn__cl_force_direct(d);
-    *says = intel ? "CLBlast (direct)" : "CLBlast";
-    if (cnn__cl_check_gemm(d)) return true;
-    d->base.error[0] = 0;
-    cnn__cl_force_direct(d);
-    *says = "CLBlast (direct: its indirect way gave wrong products)";
-    if (cnn__cl_check_gemm(d)) return true;
-    d->base.error[0] = 0;
-    d->clblast = false;
-    d->blas.CLBlastClearCache();
+    cnncl_text(&d->cl, NULL, d->device, CL_DEVICE_VENDOR, vendor, sizeof vendor);
+    const bool intel = cnncl_contains(vendor, "intel") && about->type != CNN_OPENCL_CPU;
+    for (int direct = intel; direct < 2; direct++) {
+        if (direct) cnncl_force_direct(d);
+        d->clblast = true, d->base.error[0] = 0;
+        *says = !direct ? "CLBlast" : intel ? "CLBlast (direct)"
+              : "CLBlast (direct: its indirect way gave wrong products)";
+        if (!cnncl_check_gemm(d)) continue;
+        if (!d->clblast) *says = "our own GEMM (CLBlast fails here)";
+        return true;
+    }
+    d->clblast = false, d->base.error[0] = 0;
     *says = "our own GEMM (CLBlast gave wrong products)";
     return true;
 }
 
-/* ---- The check of the rows: a net around one operation, its row alone on the device, beside the CPU's
-   ---- */
+/* ---- The check of the rows: a net around one operation, its row alone on the device, and the CPU ---- */
 
-static const float cnn__cl_class_weights[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
-static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x, cnn_tensor *t, int way)
+static const float cnncl_class_weights[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
+static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x, cnn_tensor *t, int way)
 {
     cnn_tensor *row = cnn_param(g, "row", { 1, 6, 1, 1 }, CNN_INIT_UNIFORM), *u = way ? x : row;
     if (op == &cnn_op_conv2d)          return cnn_conv2d(x, 4, 3, .stride_w = 2, .pad = 1, .groups = 1 + way);
@@ -2871,17 +2926,15 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
     if (op == &cnn_op_concat)          return cnn_concat(x, x, x);
     if (op == &cnn_op_reshape)         return cnn_flatten(x);
     if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
-    if (op == &cnn_op_softmax)         return cnn_softmax(x);
     if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
     if (op == &cnn_op_batch_norm)      return cnn_batch_norm(x, .no_affine = way);
-    cnn_tensor *v = way ? cnn_const(g, cnn__vector(6), cnn__cl_class_weights) : NULL;
+    cnn_tensor *v = way ? cnn_const(g, (cnn_shape){ 1, 6, 1, 1 }, cnncl_class_weights) : NULL;
     if (op == &cnn_op_softmax_cross_entropy)
         return cnn_softmax_cross_entropy(x, t, .smoothing = way ? 0.1f : 0, .class_weights = v,
                                          .ignore_index = 2 * way);
     if (op == &cnn_op_nll)             return cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way);
     if (op == &cnn_op_conv_transpose2d)
         return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
-    if (op == &cnn_op_global_max_pool) return cnn_global_max_pool(x);
     if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
     if (op == &cnn_op_pad)             return cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
     if (op == &cnn_op_upsample)
@@ -2889,7 +2942,6 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
                    : cnn_upsample(cnn_upsample(x, 2), .height = 7, .width = 13, .bilinear = 1);
     if (op == &cnn_op_lrn)             return cnn_lrn(x, 3, .alpha = 0.5f);
     if (op == &cnn_op_clamp)           return cnn_clamp(x, -1, 0.5f);
-    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x);
     if (op == &cnn_op_prelu)           return cnn_prelu(x, .per_channel = way);
     if (op == &cnn_op_layer_norm)      return cnn_layer_norm(x, .no_affine = way);
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
@@ -2898,23 +2950,23 @@ static cnn_tensor *cnn__cl_sample(const cnn_op *op, cnn_graph *g, cnn_tensor *x,
     if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
     if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);
-    /* a loss of two, else a function of one number */
+    /* a loss of two, else what needs no options */
     bool        pair = op->flags & CNN_LOSS;
     if (op == &cnn_op_log || op == &cnn_op_sqrt) in[0] = cnn_scale(x, 0.25f, 1);
     return cnn_apply(op, in, pair ? 2 : 1, NULL, CNN_HERE);
 }
 
-static bool cnn__cl_near(const float *a, const float *b, size_t n)
+static bool cnncl_near(const float *a, const float *b, size_t n)
 {
-    bool near = a && b;
-    for (size_t i = 0; near && i < n; i++) near = fabsf(a[i] - b[i]) <= 1e-3f * (1 + fabsf(b[i]));
-    return near;
+    bool close = a && b;
+    for (size_t i = 0; close && i < n; i++) close = fabsf(a[i] - b[i]) <= 1e-3f * (1 + fabsf(b[i]));
+    return close;
 }
 
 /* A training step and one more update on both: the same loss, gradients and parameters? With the optimizer o,
    NULL for SGD with momentum, the gradients are clipped, and the parameters are averages. A lack of host
    memory says nothing about the row: it stops the opening. */
-static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way, const cnn_optimizer *o)
+static bool cnncl_try_row(cnncl *d, const cnn_op *op, int way, const cnn_optimizer *o)
 {
     enum { BATCH = 3, SAMPLE = 6 * 6 * 5, LABELS = 6 * 5 };
     float      *x = CNN_MALLOC(BATCH * SAMPLE * sizeof *x);
@@ -2922,13 +2974,13 @@ static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way, const cnn_opt
     float       loss[2] = { 0, 0 }, clipped[2] = { 0, 0 };
     cnn_graph  *g[2] = { NULL, NULL };
     for (int i = 0; x && i < BATCH * SAMPLE; i++)
-        x[i] = 4 * cnn__uniform(cnn__random_bits(2, (uint64_t)way, (uint64_t)i)) - 2;
+        x[i] = (float)(cnncl_number((uint64_t)i) * 7 + cnncl_number((uint64_t)(i + way + 1) << 20)) / 12;
     for (int i = 0; i < BATCH * LABELS; i++) labels[i] = i % 6;
     for (int k = 0; x && k < 2; k++) {
         cnn_graph  *one = g[k] = cnn_new(.max_batch = BATCH, .seed = 7, .threads = 1, .optimizer = o,
                                      .backend = k ? &d->base : NULL);
         cnn_tensor *in = cnn_input(one, 6, 6, 5, .grad = 1), *t = cnn_labels(one, 6, 5);
-        cnn_tensor *y = cnn__cl_sample(op, one, in, t, way);
+        cnn_tensor *y = cnncl_check_net(op, one, in, t, way);
         cnn_tensor *J = y->op && (y->op->flags & CNN_LOSS) ? y : cnn_mean(cnn_mul(y, y));
         if (!cnn_compile(one, J)) break;
         cnn_set(in, x, BATCH * SAMPLE);
@@ -2942,24 +2994,24 @@ static bool cnn__cl_try_row(cnn__cl *d, const cnn_op *op, int way, const cnn_opt
         }
         if (o) cnn_average(one, 0.75f), cnn_swap_average(one);
     }
-    bool same = g[0] && g[1] && !cnn_error(g[0]) && !cnn_error(g[1]) && cnn__cl_near(&loss[1], &loss[0], 1) &&
-                cnn__cl_near(&clipped[1], &clipped[0], 1);
-    for (int i = 0; same && i < g[0]->n_order; i++) {
-        cnn_tensor *a = &g[0]->order[i]->t, *b = &g[1]->order[i]->t;
+    bool same = g[0] && g[1] && !cnn_error(g[0]) && !cnn_error(g[1]) && cnncl_near(&loss[1], &loss[0], 1) &&
+                cnncl_near(&clipped[1], &clipped[0], 1);
+    cnn_tensor *a, *b;
+    for (int i = 0; same && (a = cnn_node(g[0], i)) && (b = cnn_node(g[1], i)); i++) {
         if (a->op) continue;
-        same = cnn__cl_near(cnn_map_read(b), cnn_map_read(a), cnn_count(a)) &&
-               (!a->needs_grad || cnn__cl_near(cnn_map_grad(b), cnn_map_grad(a), cnn_count(a)));
+        same = cnncl_near(cnn_map_read(b), cnn_map_read(a), cnn_count(a)) &&
+               (!a->needs_grad || cnncl_near(cnn_map_grad(b), cnn_map_grad(a), cnn_count(a)));
     }
     d->base.error[0] = 0;
     if (!g[0] || !g[1] || cnn_error(g[0]) || (cnn_error(g[1]) && strstr(cnn_error(g[1]), "out of memory")))
-        cnn__format(d->base.error, sizeof d->base.error, "%s", cnn__cl_check_memory);
+        cnncl_say(d->base.error, sizeof d->base.error, "%s", cnncl_check_memory);
     cnn_free(g[0]), cnn_free(g[1]);
     CNN_FREE(x);
     return same;
 }
 
 /* Keep the rows that compute what their rooms compute; the report names the others. */
-static bool cnn__cl_check_rows(cnn__cl *d)
+static bool cnncl_check_rows(cnncl *d)
 {
     void     (*close)(cnn_backend *) = d->base.close;
     int        rows = d->base.n_kernels, kept = 0;
@@ -2968,17 +3020,17 @@ static bool cnn__cl_check_rows(cnn__cl *d)
     d->base.close = NULL, d->base.kernels = &one, d->base.n_kernels = 1;
     for (int i = 0; i < rows && !d->base.error[0]; i++) {
         one = d->row[i];
-        if (cnn__cl_try_row(d, one.op, 0, NULL) && cnn__cl_try_row(d, one.op, 1, NULL)) d->row[kept++] = one;
+        if (cnncl_try_row(d, one.op, 0, NULL) && cnncl_try_row(d, one.op, 1, NULL)) d->row[kept++] = one;
         else if (!d->base.error[0])
-            cnn__format(d->report + strlen(d->report), room - strlen(d->report),
-                        "; wrong here and left to the CPU: %s", one.op->name);
+            cnncl_say(d->report + strlen(d->report), room - strlen(d->report),
+                      "; wrong here and left to the CPU: %s", one.op->name);
     }
     d->base.close = close, d->base.kernels = d->row, d->base.n_kernels = kept;
     return !d->base.error[0];
 }
 
 /* And of what stands beside them: the optimizers, clipping, the count of correct rows. */
-static bool cnn__cl_check_training(cnn__cl *d)
+static bool cnncl_check_training(cnncl *d)
 {
     int n_optimizers;
     const cnn_optimizer *const *optimizers = cnn_optimizers(&n_optimizers);
@@ -2990,23 +3042,23 @@ static bool cnn__cl_check_training(cnn__cl *d)
     int    correct = -1;
     bool   right = buffer && d->base.upload(&d->base, buffer, 0, values, sizeof values);
     for (int i = 0; i < 2 && right; i++)
-        right = cnn__cl_correct(&d->base, (cnn_place){ buffer, 0 }, (cnn_shape){ 4, 3, 1, 1 },
-                                (cnn_place){ buffer, 12 }, !i, i ? &correct : NULL);
+        right = cnncl_correct(&d->base, (cnn_place){ buffer, 0 }, (cnn_shape){ 4, 3, 1, 1 },
+                              (cnn_place){ buffer, 12 }, !i, i ? &correct : NULL);
     if (buffer) d->base.release(&d->base, buffer);
     d->base.close = NULL;
     for (int i = 0; i < n_optimizers && right; i++)
-        right = cnn__cl_try_row(d, &cnn_op_dense, 0, optimizers[i]);
+        right = cnncl_try_row(d, &cnn_op_dense, 0, optimizers[i]);
     d->base.close = close;
     if (d->base.error[0] || (right && correct == 2 * 2)) return !d->base.error[0];
     d->base.update = NULL, d->base.scale = NULL, d->base.mix = NULL;
     d->base.squares = NULL, d->base.correct = NULL;
-    cnn__format(d->report + strlen(d->report), room - strlen(d->report),
-                "; wrong here and left to the CPU: updates");
+    cnncl_say(d->report + strlen(d->report), room - strlen(d->report),
+              "; wrong here and left to the CPU: updates");
     return true;
 }
 
 /* Is `name` one of "conv2d,relu"? */
-static bool cnn__cl_listed(const char *list, const char *name)
+static bool cnncl_listed(const char *list, const char *name)
 {
     size_t n = strlen(name);
     for (const char *s = list; s && *s; s += strcspn(s, ","), s += *s == ',')
@@ -3014,62 +3066,59 @@ static bool cnn__cl_listed(const char *list, const char *name)
     return false;
 }
 
-static bool cnn__cl_open(cnn__cl *d, cnn_opencl_args *a, cnn__cl_device *list)
+static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
 {
     cl_int e;
     char  *error = d->base.error;
     size_t room = sizeof d->base.error;
-    cnn__cl_wish(a);
-    const char *lacks = cnn__load_opencl(&d->cl);
+    cnncl_wish(a);
+    const char *lacks = cnncl_load_opencl(&d->cl);
     if (lacks)
-        return cnn__format(error, room, "no OpenCL 1.2 on this machine: %s%s",
-                           lacks[0] == 'c' ? "libOpenCL lacks " : "", lacks), false;
-    int count = cnn__cl_list(&d->cl, list);
-    const cnn__cl_device *chosen = cnn__cl_choose(list, count, a);
+        return cnncl_say(error, room, "no OpenCL 1.2 on this machine: %s%s",
+                         lacks[0] == 'c' ? "libOpenCL lacks " : "", lacks), false;
+    int                 count = cnncl_list(&d->cl, list);
+    const cnncl_device *chosen = cnncl_choose(list, count, a);
     if (!chosen)
-        return cnn__format(error, room, !count ? "OpenCL finds no device on this machine" :
-                           "OpenCL finds %d device%s here, the first is %s, but none as asked for "
-                           "(a CPU is taken only if it is asked for)", count, count == 1 ? "" : "s",
+        return cnncl_say(error, room, !count ? "OpenCL finds no device on this machine" :
+                         "OpenCL finds %d device%s here, the first is %s, but none as asked for "
+                         "(a CPU is taken only if it is asked for)", count, count == 1 ? "" : "s",
                                list[0].about.name), false;
     d->device = chosen->id;
     memcpy(d->name, chosen->about.name, sizeof d->name);
     d->base.name = d->name;
     size_t   group = 0;
     cl_ulong largest = 0;
-    cl_bool  unified = CL_FALSE;
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof group, &group, NULL);
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof largest, &largest, NULL);
-    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_HOST_UNIFIED_MEMORY, sizeof unified, &unified, NULL);
-    d->unified = unified && !a->no_map;
     d->max_buffer = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
     d->workspace = a->workspace ? a->workspace : (size_t)256 << 20;
-    if (group < CNN__CL_GROUP)
-        return cnn__format(error, room, "%s allows groups of %zu items; %d are needed", d->name, group,
-                           (int)CNN__CL_GROUP), false;
+    if (group < CNNCL_GROUP)
+        return cnncl_say(error, room, "%s allows groups of %zu items; %d are needed", d->name, group,
+                         (int)CNNCL_GROUP), false;
 
     const cl_context_properties properties[] = { CL_CONTEXT_PLATFORM, (cl_context_properties)chosen->platform,
                                                  0 };
     d->context = d->cl.clCreateContext(properties, 1, &d->device, NULL, NULL, &e);
-    if (!d->context) return cnn__cl_fail(d, "context", e);
+    if (!d->context) return cnncl_fail(d, "context", e);
     d->queue = d->cl.clCreateCommandQueue(d->context, d->device, 0, &e);
-    if (!d->queue) return cnn__cl_fail(d, "queue", e);
+    if (!d->queue) return cnncl_fail(d, "queue", e);
     const char *says;
-    if (!cnn__cl_build(d, a->cache)) return false;
-    d->slices = (cl_mem)cnn__cl_alloc(&d->base, (CNN__CL_COUNTER + 1) * sizeof(float));
-    if (!d->slices || !cnn__cl_choose_gemm(d, a, &chosen->about, &says)) return false;
-    cnn__format(d->report, sizeof d->report, "%s (%s, %s), %s%s", d->name, chosen->about.version,
-                chosen->about.platform, says, d->cached ? ", cached kernels" : "");
-    for (size_t i = 0; i < sizeof cnn__cl_rows / sizeof *cnn__cl_rows; i++)
-        if (!cnn__cl_listed(a->without, cnn__cl_rows[i].op->name))
-            d->row[d->base.n_kernels++] = cnn__cl_rows[i];
-    return a->no_check || (cnn__cl_check_rows(d) && cnn__cl_check_training(d));
+    if (!cnncl_build(d, a->cache)) return false;
+    d->slices = (cl_mem)cnncl_alloc(&d->base, (CNNCL_COUNTER + 1) * sizeof(float));
+    if (!d->slices || !cnncl_choose_gemm(d, a, &chosen->about, &says)) return false;
+    cnncl_say(d->report, sizeof d->report, "%s (%s, %s), %s%s", d->name, chosen->about.version,
+              chosen->about.platform, says, d->cached ? ", cached kernels" : "");
+    for (size_t i = 0; i < sizeof cnncl_rows / sizeof *cnncl_rows; i++)
+        if (!cnncl_listed(a->without, cnncl_rows[i].op->name))
+            d->row[d->base.n_kernels++] = cnncl_rows[i];
+    return (a->no_check && !d->lacks) || (cnncl_check_rows(d) && cnncl_check_training(d));
 }
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
 {
     static const cnn_backend no_memory = { .name = "OpenCL", .error = "out of memory" };
-    cnn__cl        *d = CNN_MALLOC(sizeof *d);
-    cnn__cl_device *list = CNN_MALLOC(CNN__CL_MAX_DEVICES * sizeof *list);
+    cnncl        *d = CNN_MALLOC(sizeof *d);
+    cnncl_device *list = CNN_MALLOC(CNNCL_MAX_DEVICES * sizeof *list);
     if (!d || !list) {
         CNN_FREE(d);
         CNN_FREE(list);
@@ -3077,12 +3126,12 @@ CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
     }
     memset(d, 0, sizeof *d);
     d->base = (cnn_backend){
-        .name = "OpenCL", .alloc = cnn__cl_alloc, .release = cnn__cl_release, .upload = cnn__cl_upload,
-        .download = cnn__cl_download, .clear = cnn__cl_clear, .scratch = cnn__cl_scratch,
-        .update = cnn__cl_update, .scale = cnn__cl_scale, .mix = cnn__cl_mix, .squares = cnn__cl_squares,
-        .correct = cnn__cl_correct, .close = cnn__cl_close, .kernels = d->row };
-    if (!cnn__cl_open(d, &a, list) && !d->base.error[0])
-        cnn__format(d->base.error, sizeof d->base.error, "it cannot be opened");
+        .name = "OpenCL", .alloc = cnncl_alloc, .release = cnncl_release, .upload = cnncl_upload,
+        .download = cnncl_download, .clear = cnncl_clear, .scratch = cnncl_scratch,
+        .update = cnncl_update, .scale = cnncl_scale, .mix = cnncl_mix, .squares = cnncl_squares,
+        .correct = cnncl_correct, .close = cnncl_close, .kernels = d->row };
+    if (!cnncl_open(d, &a, list) && !d->base.error[0])
+        cnncl_say(d->base.error, sizeof d->base.error, "it cannot be opened");
     CNN_FREE(list);
     return &d->base;
 }
@@ -3094,7 +3143,7 @@ CNN_API const char *cnn_opencl_error(const cnn_backend *dev)
 
 CNN_API const char *cnn_opencl_report(const cnn_backend *dev)
 {
-    return !dev ? "no device" : dev->error[0] ? dev->error : ((const cnn__cl *)(const void *)dev)->report;
+    return !dev ? "no device" : dev->error[0] ? dev->error : ((const cnncl *)(const void *)dev)->report;
 }
 
 CNN_API void cnn_opencl_close(cnn_backend *dev)
@@ -3105,7 +3154,7 @@ CNN_API void cnn_opencl_close(cnn_backend *dev)
 CNN_API bool cnn_opencl_tune(cnn_backend *dev, const char *kernel, int count, const char **names,
                              const size_t *values)
 {
-    cnn__cl *d = dev && dev->close ? cnn__cl_of(dev) : NULL;
+    cnncl *d = dev && dev->close ? cnncl_of(dev) : NULL;
     return d && d->clblast && d->blas.CLBlastOverrideParameters(d->device, kernel, 32, (size_t)count, names,
                                                                 values) == 0;
 }
@@ -3113,54 +3162,4 @@ CNN_API bool cnn_opencl_tune(cnn_backend *dev, const char *kernel, int count, co
 #endif /* CNN_OPENCL_IMPLEMENTATION_ONCE */
 #endif /* CNN_OPENCL_IMPLEMENTATION */
 
-/* >>licence ---- Licence ------------------------------------------------------------------------------------
-
-   This file is available under two licences. Choose whichever you prefer.
-
-   ALTERNATIVE A - MIT License
-
-   Copyright (c) 2026 cnn.h contributors
-
-   Permission is hereby granted, free of charge, to any person obtaining a copy of
-   this software and associated documentation files (the "Software"), to deal in
-   the Software without restriction, including without limitation the rights to
-   use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies
-   of the Software, and to permit persons to whom the Software is furnished to do
-   so, subject to the following conditions:
-
-   The above copyright notice and this permission notice shall be included in all
-   copies or substantial portions of the Software.
-
-   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
-   IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
-   FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
-   AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
-   LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
-   OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
-   SOFTWARE.
-
-   ----------------------------------------------------------------------------
-   ALTERNATIVE B - Public Domain (www.unlicense.org)
-
-   This is free and unencumbered software released into the public domain.
-
-   Anyone is free to copy, modify, publish, use, compile, sell, or distribute this
-   software, either in source code form or as a compiled binary, for any purpose,
-   commercial or non-commercial, and by any means.
-
-   In jurisdictions that recognize copyright laws, the author or authors of this
-   software dedicate any and all copyright interest in the software to the public
-   domain. We make this dedication for the benefit of the public at large and to
-   the detriment of our heirs and successors. We intend this dedication to be an
-   overt act of relinquishment in perpetuity of all present and future rights to
-   this software under copyright law.
-
-   THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
-   IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
-   FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
-   AUTHORS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN
-   ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION
-   WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
-
-   For more information, please refer to <https://unlicense.org>
-*/
+/* >>licence: that of cnn.h, at its end: public domain or MIT, as you like. */

@@ -54,6 +54,31 @@ if out=$(sed -n '/^       #define CNN_IMPLEMENTATION/,/^       }/p' "$INC/cnn.h"
     built 'usage_at_the_top_of_cnn.h' $CC -std=c99 -O0 -Wall -Wextra -I"$INC" "$BUILD/usage.c"
 else fail 'no usage at the top of cnn.h' "$out"; fi
 
+# ---- Companions: on the public interface alone ----
+if compiles "$CC" '-include CL/cl.h'; then
+    printf '#define CNN_OPENCL_IMPLEMENTATION\n#include "cnn_opencl.h"\n' >"$BUILD/opencl_alone.c"
+    for switch in '' -DCNN_NO_STDIO -DCNN_OPENCL_LINK; do
+        ok "cnn_opencl.h without the implementation $switch" $CC -std=c99 -O1 $STRICT $switch -I"$INC" -I. \
+            -c "$BUILD/opencl_alone.c" -o "$BUILD/opencl_alone.o"
+    done
+    out=$(grep -o 'cnn__[a-z0-9_]*\|CNN__[A-Z0-9_]*' cnn_opencl.h | sort -u)
+    [ -z "$out" ] && pass || fail 'cnn_opencl.h uses private names of cnn.h' "$out"
+    OPENCL=-DOPENCL
+else skip "cnn_opencl.h: OpenCL's headers are not installed"; fi
+
+# ---- Windows: words that its headers define, and its compiler where there is one ----
+for c in $CC $CLANG; do have $c && ok "words of windows.h, $c" $c -std=c99 $STRICT $OPENCL -I"$INC" -I. -fsyntax-only $S/names.c; done
+MINGW=x86_64-w64-mingw32-gcc
+if have $MINGW; then
+    mkdir -p "$BUILD/windows" && ln -sfn /usr/include/CL "$BUILD/windows/CL"
+    [ -f "$BUILD/windows/CL/cl.h" ] || OPENCL=
+    for place in '' -DBEFORE -DBEHIND; do       # (its gcc does not know %zu as a format; its printf does)
+        ok "$MINGW $OPENCL $place" $MINGW -std=c99 -O0 -Wall -Wextra -Wno-format -Wno-format-extra-args -Werror $OPENCL $place \
+            -I"$INC" -I. -I"$BUILD/windows" $S/windows.c -o "$BUILD/windows.exe"
+    done
+else skip "$MINGW is not installed"; fi
+[ ! -r /proc/self/statm ] || built 'resident' $CC -std=c99 -O0 -I"$INC" $S/resident.c "$BUILD/impl.o"
+
 # ---- Compilers and standards ----
 for c in gcc $CLANG; do
     if ! have $c; then skip "$c is not installed"; continue; fi

@@ -92,9 +92,12 @@ static bool dev_conv_backward(cnn_backend *b, cnn_tensor *y)
                   at(cnn_place_grad(y)), at(cnn_place_data(y->in[0])), at(cnn_place_data(y->in[1])));
     return true;
 }
+/* Runs of relu that the convolution before it could have done as well. */
+static int in_place;
 static bool dev_relu_forward(cnn_backend *b, cnn_tensor *y, cnn_mode mode)
 {
     (void)b, (void)mode, calls++;
+    in_place += cnn_next_in_place(y->in[0]) == y;
     relu_forward(at(cnn_place_data(y)), at(cnn_place_data(y->in[0])), cnn_count(y));
     return true;
 }
@@ -217,6 +220,7 @@ static void lenet_on_a_third_partys_device(void)
     updates = calls = 0;
     run dev = train(&b, NULL);
     same(&cpu, &dev);
+    CHECK_INT(in_place, 20 * 2);                                 /* not behind dense layers, which run on the CPU */
     CHECK_INT(updates, 20);                                      /* parameters stay on the device */
     CHECK_INT(calls, 20 * 2 * 6);                                /* two convolutions and four relus, both ways */
     CHECK(cpu.copies.uploads == 0 && dev.copies.uploads > 0);

@@ -93,15 +93,15 @@ static void predict(void *user)
 
 /* ---- Matrix products ---- */
 
-typedef struct { cnn__cl *d; cnn_place p; int m, n, k; bool own; float *host; } product;
+typedef struct { cnncl *d; cnn_place p; int m, n, k; bool own; float *host; } product;
 static void multiply(void *user)
 {
     const product *p = user;
-    cnn_place a = p->p, b = cnn__place_at(a, (size_t)p->m * (size_t)p->k);
-    cnn_place c = cnn__place_at(b, (size_t)p->k * (size_t)p->n);
+    cnn_place a = p->p, b = cnncl_place_at(a, (size_t)p->m * (size_t)p->k);
+    cnn_place c = cnncl_place_at(b, (size_t)p->k * (size_t)p->n);
     for (int i = 0; i < TIMES; i++)
-        if (p->own) cnn__cl_own_gemm(p->d, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
-        else        cnn__cl_gemm(p->d, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
+        if (p->own) cnncl_own_gemm(p->d, (cnncl_images){ 1, 0, 0, 0 }, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
+        else        cnncl_gemm(p->d, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
     p->d->base.download(&p->d->base, c.buffer, c.at * sizeof(float), p->host, sizeof(float));
 }
 
@@ -120,7 +120,7 @@ int main(void)
                                     { 64, 65536, 576 }, { 64, 576, 65536 }, { 16, 150, 6400 } };
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         float   one;
-        product p = { cnn__cl_of(dev), { NULL, 0 }, sizes[i][0], sizes[i][1], sizes[i][2], false, &one };
+        product p = { cnncl_of(dev), { NULL, 0 }, sizes[i][0], sizes[i][1], sizes[i][2], false, &one };
         size_t  m = (size_t)p.m, n = (size_t)p.n, k = (size_t)p.k,
             bytes = (m * k + k * n + m * n) * sizeof(float);
         if (list[0].type == CNN_OPENCL_CPU && m * n * k > (size_t)1 << 28) continue;
