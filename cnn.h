@@ -1304,6 +1304,7 @@ typedef struct cnn__node {
     size_t            packed_at;        /* memory plan: place of its packed weights; SIZE_MAX: none */
     uint64_t          packed_when;      /* g->written when they were packed; 0 = never */
     int               packed_n;         /* the batch that they were packed for: it decides the algorithm */
+    const cnn_tensor *packed_norm;      /* the batch norm that they hold, or NULL */
     unsigned          axes;             /* while a file is written: its dimensions there, cnn_owned.axes */
 } cnn__node;
 enum { CNN__HOST = 1, CNN__DEVICE = 2 };
@@ -1484,8 +1485,10 @@ CNN_API void cnn_notice(cnn_graph *g, const char *text)
     if (g) cnn__format(g->notice, sizeof g->notice, "%s", text ? text : "");
 }
 
-/* Formulas to apply to a result, one after the other, while it is in the L1 cache: see cnn__join. */
+/* Formulas to apply to a result, one after the other, while it is in the L1 cache: see cnn__join. norm: for a
+   convolution, the batch norm that its packed weights and bias hold already, or NULL. */
 typedef struct cnn__tail {
+    const cnn_tensor *norm;
     int steps;
     struct { cnn_each *f; const float *a; float k[2]; } step[4];
 } cnn__tail;
@@ -1510,6 +1513,7 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static bool      cnn__folds(const cnn__node *v);
 
 typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;           /* >>devices */
 static bool cnn__open_backend(cnn_graph *g);
@@ -2010,10 +2014,12 @@ static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k);
 
 /* y = conv(x, w) + b, where b may be NULL; dx += dy w; dw += dy x and, unless it is NULL, db += sum dy: the
    formulas stand in the room of conv2d. Bytes of scratch for any of the three: cnn__conv_scratch.
-   packed: w as cnn__conv_pack has left it for this shape, cnn__conv_packed floats, or NULL. */
+   packed: w as cnn__conv_pack has left it for this shape, or NULL; then the tail. cnn__conv_pack returns its
+   floats, 0 where the kernel takes w as it lies, and packs if to is not NULL; cnn__conv_packed: the most for
+   this batch or a smaller one. */
 CNN__KERNEL(conv_forward, const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x, const float *w,
-                          const float *b, const float *packed, void *scratch);
-static void   cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+                          const float *b, const float *packed, void *scratch, const cnn__tail *tail);
+static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
                              void *scratch);
 static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *t);
 CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
@@ -2305,7 +2311,7 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
 
     cnn__seen(y, CNN__BEFORE_FORWARD);
     const cnn__tail tail = cnn__join(v, mode);          /* what is computed in the same pass: see >>fusion */
-    v->tail = tail.steps ? &tail : NULL;
+    v->tail = tail.steps || tail.norm ? &tail : NULL;
     if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
     else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
     else                                       y->op->forward(y, mode);
@@ -2922,24 +2928,59 @@ static cnn__conv cnn__conv_of(const cnn_tensor *y)
     const cnn_conv2d_args *a = y->args;
     return CNN__CONV_OF(a, y->in[0]->shape, y->shape);
 }
-/* The packed weights of y, NULL if there are none. Those that are older than the weights are made anew. */
-static const float *cnn__conv2d_pack(cnn_tensor *y, const cnn__conv *t)
+/* Batch norm in evaluation is y = (x - m) f + c with f = gamma / sqrt(v + eps). Behind a convolution that is
+   the convolution with weights f w and bias (b - m) f + c. Rounded otherwise than in two steps: largest
+   difference seen, 5e-6 of the largest output. */
+static void cnn__conv2d_fold(const cnn_tensor *y, const cnn_tensor *norm, float *w, float *b)
 {
-    const cnn_graph *g = y->graph, *net = g->shares ? g->shares : g;
-    cnn__node       *v = cnn__of(y);
-    if (v->packed_at == SIZE_MAX) return NULL;
-    float *packed = g->arena[CNN_ARENA_PACKED] + v->packed_at;
-    if (v->packed_when != net->written || v->packed_n != t->n)
-        cnn__conv_pack(&g->cpu, t, packed, y->in[1]->data, cnn_scratch(y));
-    v->packed_when = net->written, v->packed_n = t->n;
-    return packed;
+    const float    *gamma = cnn__data(cnn_operand(norm, "weight"));
+    const float    *beta = cnn__data(cnn_operand(norm, "bias"));
+    const float    *mean = cnn_operand(norm, "running_mean")->data;
+    const float    *var = cnn_operand(norm, "running_var")->data;
+    const float    *bias = cnn__data(cnn_operand(y, "bias")), *from = y->in[1]->data;
+    const double    eps = (double)((const cnn_batch_norm_args *)norm->args)->eps;
+    const ptrdiff_t k = cnn__len(y->in[1]->shape) / y->shape.c;
+    for (int o = 0; o < y->shape.c; o++) {
+        const double f = (gamma ? (double)gamma[o] : 1.0) / sqrt((double)var[o] + eps);
+        const double c = beta ? (double)beta[o] : 0.0;
+        b[o] = (float)(((bias ? (double)bias[o] : 0.0) - (double)mean[o]) * f + c);
+        for (ptrdiff_t i = 0; i < k; i++) w[o * k + i] = (float)f * from[o * k + i];
+    }
+}
+/* The weights and the bias that y runs with: its own or, kept since they were last written, packed ones. In
+   their place: the bias with a batch norm in it, if one may be; then the weights. */
+typedef struct { const float *w, *b, *packed; } cnn__conv_weights;
+static size_t cnn__conv2d_floats(const cnn_tensor *y) { return (size_t)cnn__len(y->in[1]->shape); }
+static size_t cnn__conv2d_before(const cnn_tensor *y)
+{
+    return cnn__folds(cnn__of(y)) ? cnn__round_up((size_t)y->shape.c, CNN__ALIGN / sizeof(float)) : 0;
+}
+static cnn__conv_weights cnn__conv2d_weights(cnn_tensor *y, const cnn__conv *t)
+{
+    cnn_graph        *g = y->graph;
+    cnn__node        *v = cnn__of(y);
+    cnn__conv_weights r = { y->in[1]->data, cnn__data(cnn_operand(y, "bias")), NULL };
+    if (v->packed_at == SIZE_MAX) return r;
+    const cnn_tensor *norm = v->tail ? v->tail->norm : NULL;
+    const uint64_t written = (g->shares ? g->shares : g)->written;
+    const bool     old = v->packed_when != written || v->packed_n != t->n || v->packed_norm != norm;
+    const bool     packs = cnn__conv_pack(&g->cpu, t, NULL, NULL, NULL) > 0;
+    float         *b = g->arena[CNN_ARENA_PACKED] + v->packed_at, *to = b + cnn__conv2d_before(y);
+    float         *scratch = cnn_scratch(y), *w = packs ? scratch : to;        /* with the norm, not packed */
+    if (norm && old) cnn__conv2d_fold(y, norm, w, b);
+    if (norm) r.w = w, r.b = b, scratch += cnn__round_up(cnn__conv2d_floats(y), CNN__ALIGN / sizeof *w);
+    if (packs && old) cnn__conv_pack(&g->cpu, t, to, r.w, scratch);
+    if (packs) r.packed = to;
+    v->packed_when = written, v->packed_n = t->n, v->packed_norm = norm;
+    return r;
 }
 static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode)
 {
-    const cnn__conv t = cnn__conv_of(y);
-    const float    *packed = mode == CNN_EVAL ? cnn__conv2d_pack(y, &t) : NULL;
-    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data,
-                      cnn__data(cnn_operand(y, "bias")), packed, cnn_scratch(y));
+    const cnn__conv         t = cnn__conv_of(y);
+    const cnn__conv_weights p = cnn__conv2d_weights(y, &t);
+    (void)mode;
+    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, p.w, p.b, p.packed, cnn_scratch(y),
+                      cnn__of(y)->tail);
 }
 static void cnn__conv2d_backward(cnn_tensor *y)
 {
@@ -2954,12 +2995,15 @@ static void cnn__conv2d_backward(cnn_tensor *y)
 static size_t cnn__conv2d_scratch(const cnn_tensor *y)
 {
     const cnn__conv t = cnn__conv_of(y);
-    return cnn__conv_scratch(&y->graph->cpu, &t);
+    const size_t    folded = cnn__conv2d_before(y) ? cnn__conv2d_floats(y) * sizeof(float) + CNN__ALIGN : 0;
+    return cnn__add_size(cnn__conv_scratch(&y->graph->cpu, &t), folded);
 }
 static size_t cnn__conv2d_packed(const cnn_tensor *y)
 {
     const cnn__conv t = cnn__conv_of(y);
-    return cnn__mul_size(cnn__conv_packed(&y->graph->cpu, &t), sizeof(float));
+    size_t floats = cnn__conv_packed(&y->graph->cpu, &t);
+    if (cnn__conv2d_before(y) && floats < cnn__conv2d_floats(y)) floats = cnn__conv2d_floats(y);
+    return cnn__mul_size(cnn__add_size(cnn__conv2d_before(y), floats), sizeof(float));
 }
 static double cnn__conv2d_macs(const cnn_tensor *y)
 {
@@ -2983,7 +3027,7 @@ CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
     .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
     .macs = cnn__conv2d_macs,
-    .flags = CNN_READS_X, .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields,
+    .flags = CNN_READS_X | CNN_JOINABLE, .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields,
     .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
@@ -3065,7 +3109,7 @@ static void cnn__conv_transpose2d_backward(cnn_tensor *y)
     float          *dx = cnn_scratch(y);
     void           *scratch = (char *)cnn_scratch(y) + cnn__transpose_dx_bytes(y);
     if (x->grad) {
-        cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, NULL, scratch);
+        cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, NULL, scratch, NULL);
         cnn__map_back(cpu, NULL, x->grad, dx, NULL, NULL, cnn__len(x->shape));
     }
     if (w->grad)      cnn__conv_backward_weights(cpu, &t, w->grad, NULL, y->grad, x->data, scratch);
@@ -4563,10 +4607,11 @@ static ptrdiff_t cnn__at(int n, int c, int h, int w, int C, int H, int W)
 /* Output pixel (oy,ox) meets input pixel (oy SH - PH + i DH, ox SW - PW + j DW) at tap (i,j) of the kernel.
    In all three passes the loops visit every such meeting once; around the image x is zero. */
 static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
-                              const float *w, const float *b, const float *packed, void *scratch)
+                              const float *w, const float *b, const float *packed, void *scratch,
+                              const cnn__tail *tail)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_forward(cpu, t, y, x, w, b, packed, scratch);
+        cnn__fast_conv_forward(cpu, t, y, x, w, b, packed, scratch, tail);
         return;
     }
     const int in = t->ic / t->groups, out = t->oc / t->groups;             /* channels of one group */
@@ -5714,15 +5759,15 @@ static void cnn__plan_leaves(cnn_graph *g)
     g->memory.inputs = inputs;
 }
 
-/* What a node takes for weights that are packed once: in a graph for inference, where the kernel is this
-   library's and the weights are leaves, so that g->written tells when they change. */
-static size_t cnn__packed_bytes(const cnn__node *v)
+/* May y keep packed weights? In a graph for inference, where the kernel is this library's and the weights are
+   leaves, so that g->written tells when they change. */
+static bool cnn__packs(const cnn__node *v)
 {
     const cnn_tensor *y = &v->t;
     const cnn_config *c = &y->graph->config;
-    if (!c->inference || c->no_packed || c->backend || v->kernel) return 0;
-    if (y->graph->cpu.isa == CNN_ISA_PLAIN || !y->op || !y->op->packed) return 0;
-    return y->in[1]->op || y->in[1]->batched ? 0 : cnn__round_up(y->op->packed(y), CNN__ALIGN);
+    if (!c->inference || c->no_packed || c->backend || v->kernel) return false;
+    if (y->graph->cpu.isa == CNN_ISA_PLAIN || !y->op || !y->op->packed) return false;
+    return !y->in[1]->op && !y->in[1]->batched;
 }
 
 /* Places of all that is computed, and the sum of the arenas. */
@@ -5753,7 +5798,8 @@ static bool cnn__plan_spans(cnn_graph *g)
     }
     m->packed = 0;
     for (int i = 0; i < g->n_order; i++) {
-        const size_t bytes = cnn__packed_bytes(g->order[i]);
+        const cnn_tensor *y = &g->order[i]->t;
+        const size_t bytes = cnn__packs(g->order[i]) ? cnn__round_up(y->op->packed(y), CNN__ALIGN) : 0;
         g->order[i]->packed_at = bytes ? m->packed / sizeof(float) : SIZE_MAX;
         m->packed = cnn__add_size(m->packed, bytes);
     }
@@ -11666,8 +11712,19 @@ CNN__COLD static void *cnn__take(char *base, size_t *used, size_t count, size_t 
     return p;
 }
 
-/* What a pass reads and writes: to is y, dx or dw; packed: w, packed for this shape, or NULL. */
-typedef struct { float *to; const float *x, *w, *b, *dy; float *packed; } cnn__arrays;
+/* What a pass reads and writes: to is y, dx or dw; packed: w, packed for this shape, or NULL. The tail is for
+   y, or NULL. */
+typedef struct { float *to; const float *x, *w, *b, *dy; float *packed; const cnn__tail *tail; } cnn__arrays;
+static void cnn__apply(cnn_each *f, float *y, const float *x, const float *a, const float *b, const float *k,
+                       ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail);
+static void cnn__map_then(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
+                          const float *b, const float *k, ptrdiff_t n, const cnn__tail *tail);
+
+/* Elements y[from] .. y[to] are what they should be: now the tail. */
+static inline void cnn__complete(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t to)
+{
+    if (tail) cnn__apply(NULL, y, y, NULL, NULL, NULL, from, to, tail);
+}
 enum { CNN__FORWARD, CNN__BACKWARD_DATA, CNN__BACKWARD_WEIGHTS };       /* a pass */
 
 /* forward and backward-data. */
@@ -11690,6 +11747,7 @@ typedef struct {
     size_t panel, spread, each;         /* floats of work for one thread: a packed panel, S, packed weights */
     float *y;
     const float *w, *bias;
+    const cnn__tail *tail;
 } cnn__shifted;
 
 /* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
@@ -11705,7 +11763,7 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
                                                 const cnn__arrays *o, char *base, size_t *used)
 {
     cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward, .packed = o->packed,
-                       .y = o->to, .w = o->w, .bias = o->b,
+                       .y = o->to, .w = o->w, .bias = o->b, .tail = o->tail,
                        .s = backward ? cnn__spread_backward(t, o->dy) : cnn__spread_forward(t, o->x) };
     const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
     q.m = (backward ? t->ic : t->oc) / t->groups;
@@ -11984,7 +12042,9 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     }
 }
 
-/* All panels of the block, terms b0 .. b0+kc of rows ic .. ic+in of the weights. */
+/* All panels of the block, terms b0 .. b0+kc of rows ic .. ic+in of the weights. With the last terms the tail
+   follows, some pixels of all rows at a time. */
+enum { CNN__TAIL_PIXELS = 256 };
 static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic, ptrdiff_t in)
 {
     const cnn__shifted *q = d->q;
@@ -11993,12 +12053,21 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
     for (ptrdiff_t i = 0; i < in && q->once; i += mr)
         cnn__pack_taps(q, d->mine + i * kc, (int)cnn__min(mr, in - i),
                        q->w + (d->g * q->m + ic + i) * d->p->k, b0, kc);
+    const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
+    ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
         if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
         cnn__shifted_panel(d, r, x, b0, kc, ic, in, a);
         x += nr;
         if (d->cut != CNN__BY_ROW) r += x / d->step, x %= d->step;
         else if (x >= d->nx)       r++, x = 0;
+        if (!q->tail || !last) continue;
+        const bool      all = r * d->step + x >= d->end;
+        const ptrdiff_t ready = all ? (d->ny - 1) * q->row + d->nx : straight ? r * d->step + x : r * q->row;
+        if (ready - done < CNN__TAIL_PIXELS && !all) continue;
+        for (ptrdiff_t i = ic, at = d->y - q->y + ic * q->out_plane; i < ic + in; i++, at += q->out_plane)
+            cnn__complete(q->tail, q->y, at + done, at + ready);
+        done = ready;
     }
 }
 
@@ -12024,6 +12093,7 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
             const int width = q->borrow ? d.nx : q->s.width, end = (d.ny - 1) * width + d.nx;
             q->u->fir(end, p->k, p->a + g * p->k, d.s, p->at, q->bias ? q->bias[g] : 0.0f, d.panel);
             cnn__put_tile(d.y, d.panel, end, 1, q, 0, width, d.nx, end, q->backward);
+            cnn__complete(q->tail, q->y, d.y - q->y, d.y - q->y + (d.ny - 1) * q->row + d.nx);
             continue;
         }
         for (ptrdiff_t b = 0; b < p->k; b += kb)
@@ -12079,6 +12149,7 @@ typedef struct {
     ptrdiff_t *at;                      /* of terms, in the order (i,j,c), from the first one met on */
     float *a, *work, *y;
     const float *x, *bias;
+    const cnn__tail *tail;
     size_t each;
 } cnn__side;
 
@@ -12094,7 +12165,7 @@ CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *
     const cnn__conv p = backward ? cnn__turned(t) : *t;
     cnn__side q = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h, .w = p.w,
                     .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw,
-                    .y = o->to, .x = backward ? o->dy : o->x, .bias = o->b };
+                    .y = o->to, .x = backward ? o->dy : o->x, .bias = o->b, .tail = o->tail };
     q.in = (ptrdiff_t)q.c * q.h * q.w, q.out = (ptrdiff_t)q.m * q.oh * q.ow;
     q.k = (ptrdiff_t)q.c * q.kh * q.kw, q.blocks = t->n / q.u->nr;
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
@@ -12146,6 +12217,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
         float *to = q->y + (block * nr + n) * q->out + i0 * plane;
         if (q->backward) cnn__add(to, s, part);
         else             cnn__copy(to, s, part);
+        cnn__complete(q->tail, q->y, to - q->y, to - q->y + part);
     }
 }
 
@@ -12421,6 +12493,7 @@ typedef struct {
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     float *y;
     const float *x, *weights, *bias;
+    const cnn__tail *tail;
     size_t each;
 } cnn__wino;
 
@@ -12437,7 +12510,8 @@ CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__co
     const cnn__conv p = backward ? cnn__turned(t) : *t;
     cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward, .k = p.kh, .side = 7 - p.kh, .c = p.ic,
                     .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
-                    .y = o->to, .x = backward ? o->dy : o->x, .weights = o->w, .bias = o->b };
+                    .y = o->to, .x = backward ? o->dy : o->x, .weights = o->w, .bias = o->b,
+                    .tail = o->tail };
     q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
     q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
@@ -12628,6 +12702,9 @@ static void cnn__winograd_job(const void *job, ptrdiff_t from, ptrdiff_t to, int
             for (ptrdiff_t i = i0; i < i1; i += mr)
                 cnn__winograd_weights(q, mine + (i - i0) * q->c, q->weights, i);
             cnn__winograd_rows(q, mine, i0, i1, q->shared, 0, q->tiles, m);
+            const ptrdiff_t out = (ptrdiff_t)q->oh * q->ow, images = q->tiles / ((ptrdiff_t)q->th * q->tw);
+            for (ptrdiff_t n = 0; n < images; n++)
+                cnn__complete(q->tail, q->y, (n * q->m + i0) * out, (n * q->m + i1) * out);
         } else {
             const ptrdiff_t count = cnn__min(last * nr, q->tiles) - first * nr;
             cnn__winograd_tiles(q, mine, q->x, first * nr, count, 0, q->c);
@@ -12650,6 +12727,9 @@ static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q)
     if (!q->packed) cnn__winograd_shared(cpu, q);
     cnn__share_out(cpu, 36.0 * (double)q->tiles * q->m * q->c,
                    q->once ? panels : cnn__ceil(q->tiles, q->u->nr), cnn__winograd_job, q);
+    if (q->once || !q->tail) return;
+    const ptrdiff_t images = q->tiles / ((ptrdiff_t)q->th * q->tw), out = (ptrdiff_t)q->oh * q->ow;
+    cnn__map_then(cpu, NULL, q->y, q->y, NULL, NULL, NULL, images * q->m * out, q->tail);
 }
 
 /* ---- Winograd, backward-weights: F(3x3,4x4), the same with the parts exchanged (Lavin, Gray 2015) ----
@@ -12845,6 +12925,7 @@ typedef struct {
     cnn__image image;
     float *to;
     const float *from, *dy, *w, *b;
+    const cnn__tail *tail;
 } cnn__rows;
 
 static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int thread)
@@ -12861,6 +12942,7 @@ static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int 
             cnn__prefetch_plane(q->to + (i + 1) * out, out);
         }
         q->u->depth(&q->image, q->to + i * out, q->from + i * in, k, q->b ? q->b[c] : 0.0f, q->pass == 1);
+        cnn__complete(q->tail, q->to, i * out, (i + 1) * out);
     }
 }
 
@@ -12963,7 +13045,7 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *t, int pass, con
         turned = { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw };
     const bool backward = pass == CNN__BACKWARD_DATA, weights = pass == CNN__BACKWARD_WEIGHTS;
     const cnn__rows q = { cnn__kernels_of(cpu), t, pass, backward ? turned : image, o->to,
-                          backward ? o->dy : o->x, o->dy, o->w, o->b };
+                          backward ? o->dy : o->x, o->dy, o->w, o->b, o->tail };
     cnn__share_out(cpu, work, weights ? t->ic : (ptrdiff_t)t->n * t->ic,
                    weights ? cnn__rows_weights_job : cnn__rows_job, &q);
 }
@@ -13076,23 +13158,23 @@ CNN__COLD static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *
     return most;
 }
 
-/* Likewise of floats of packed weights; 0 where the algorithm takes them as they lie. */
+/* Likewise of floats of packed weights. */
 CNN__COLD static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *t)
 {
     size_t most = 0;
     cnn__conv u = *t;
     for (; u.n > 0; u.n = u.n > 8192 ? 8192 : u.n - 1) {
-        const cnn__algorithm *a = cnn__conv_rule(cpu, &u, CNN__FORWARD);
-        const size_t floats = a->pack ? a->pack(cpu, &u, NULL, NULL, NULL) : 0;
+        const size_t floats = cnn__conv_pack(cpu, &u, NULL, NULL, NULL);
         if (floats > most) most = floats;
     }
     return most;
 }
 
-static void cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w, void *scratch)
+static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+                             void *scratch)
 {
     const cnn__algorithm *a = cnn__conv_rule(cpu, t, CNN__FORWARD);
-    if (a->pack) a->pack(cpu, t, to, w, scratch);
+    return a->pack ? a->pack(cpu, t, to, w, scratch) : 0;
 }
 
 static void cnn__conv_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
@@ -13103,9 +13185,11 @@ static void cnn__conv_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, con
 }
 
 static void cnn__fast_conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
-                                   const float *w, const float *b, const float *packed, void *scratch)
+                                   const float *w, const float *b, const float *packed, void *scratch,
+                                   const cnn__tail *tail)
 {
-    const cnn__arrays o = { .to = y, .x = x, .w = w, .b = b, .packed = (float *)(uintptr_t)packed };
+    const cnn__arrays o = { .to = y, .x = x, .w = w, .b = b, .packed = (float *)(uintptr_t)packed,
+                            .tail = tail };
     cnn__conv_run(cpu, t, CNN__FORWARD, &o, scratch);
 }
 
@@ -13496,12 +13580,14 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* ===========================================================================================================
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
-   Nodes with a formula that run in place of batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
+   Nodes with a formula that run in place of conv2d, batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
    formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are
    skipped. Each must be the only user of the node before it; the second operand of add, sub and mul must have
    y's shape and be there already. What can be read stays readable: the memory plan runs in place only of
    values that nobody reads again, so never of what is kept. The bits are those of the rooms. Nodes are not
    joined on a device, on the plain loops, nor while profile, trace or doctor look on.
+   A batch norm behind a convolution that keeps packed weights is folded into these: other bits, see
+   cnn__conv2d_fold. What joins it joins the convolution then.
    ======================================================================================================== */
 
 /* Add the formula of y to the tail behind `head`, or say no. */
@@ -13516,6 +13602,17 @@ static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *t
     return true;
 }
 
+/* Is a batch norm folded into v's packed weights? Not where v is read elsewhere; nor in the view of a graph
+   that is trained, which shows its bits. */
+static bool cnn__folds(const cnn__node *v)
+{
+    const cnn_graph  *net = v->t.graph->shares;
+    const cnn__node  *y = v->joined[CNN_EVAL];
+    const cnn_tensor *b = cnn_operand(&v->t, "bias");
+    return cnn__packs(v) && v->users == 1 && y && y->t.op == &cnn_op_batch_norm && !y->kernel
+        && (!b || (!b->op && !b->batched)) && (!net || net->config.inference);
+}
+
 /* The tail behind v in this run; its nodes count as run. */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
 {
@@ -13523,7 +13620,10 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
     cnn__tail  tail = { .steps = 0 };
     if (g->config.backend || g->probe || g->cpu.isa == CNN_ISA_PLAIN || v->kernel) return tail;
     if (!(v->t.op->flags & CNN_JOINABLE)) return tail;
-    for (cnn__node *x = v, *y; x->users == 1; x = y) {
+    cnn__node *x = v;
+    if (mode == CNN_EVAL && cnn__folds(v) && v->joined[mode]->mark == g->walk)
+        x = v->joined[mode], x->stamp = g->run, tail.norm = &x->t;
+    for (cnn__node *y; x->users == 1; x = y) {
         y = x->joined[mode];
         if (!y || y->kernel || y->mark != g->walk || !cnn__joins(&y->t, &v->t, &tail)) break;
         y->stamp = g->run;

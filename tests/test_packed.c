@@ -46,6 +46,16 @@ static const float *run(net n, int batch)
     return cnn_map_read(n.y);
 }
 
+/* The same but for rounding, which is of the size of the largest. */
+static void near(cnn_tensor *u, cnn_tensor *v)
+{
+    const float *p = cnn_map_read(u), *q = cnn_map_read(v);
+    double largest = 0, most = 0;
+    for (size_t i = 0; p && q && i < cnn_count(v); i++)
+        largest = fmax(largest, fabs((double)q[i])), most = fmax(most, fabs((double)p[i] - (double)q[i]));
+    CHECK_MSG(p && q && most <= 1e-5 * largest, "%s: error %g of %g", v->name, most, largest);
+}
+
 /* Both give the same, and something else than before. */
 static void both(net a, net b, int batch, float *before, const char *what)
 {
@@ -91,7 +101,7 @@ static void each_way_of_writing_a_weight(void)
         for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
             cnn_tensor *p = cnn_find(a.g, names[i]), *q = cnn_find(b.g, names[i]);
             if (!CHECK_MSG(p && q, "%s", names[i])) continue;
-            cnn_map_write(p)[0] += 3, cnn_map_write(q)[0] += 3;
+            cnn_map_write(p)[0] += 1, cnn_map_write(q)[0] += 1;
             both(a, b, batch[k], before, names[i]);
         }
         const size_t bytes = cnn_save_memory(c.g, NULL, 0);
@@ -162,12 +172,12 @@ static void the_plan_counts_them(void)
         if (!v->op) continue;
         run(a, 4), run(b, 4);                                                   /* as a whole, then up to here */
         cnn_forward(u, CNN_EVAL), cnn_forward(v, CNN_EVAL);
-        CHECK_ALL_NEAR(cnn_map_read(u), cnn_map_read(v), cnn_count(v), 1e-5);
+        near(u, v);
     }
     run(a, 4), run(b, 4);
     for (int i = 0; cnn_node(b.g, i); i++)
         if (cnn_node(b.g, i)->kept)
-            CHECK_ALL_NEAR(cnn_map_read(cnn_node(a.g, i)), cnn_map_read(cnn_node(b.g, i)), cnn_count(cnn_node(b.g, i)), 1e-5);
+            near(cnn_node(a.g, i), cnn_node(b.g, i));
     FILE *null = tmpfile();
     CHECK(null && cnn_profile(a.y, 2, null) >= 0 && !fclose(null));
     float before[CLASSES] = { 0 };
