@@ -2974,11 +2974,10 @@ static cnn__conv_weights cnn__conv2d_weights(cnn_tensor *y, const cnn__conv *t)
     v->packed_when = written, v->packed_n = t->n, v->packed_norm = norm;
     return r;
 }
-static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode)
+static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__conv         t = cnn__conv_of(y);
     const cnn__conv_weights p = cnn__conv2d_weights(y, &t);
-    (void)mode;
     cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, p.w, p.b, p.packed, cnn_scratch(y),
                       cnn__of(y)->tail);
 }
