@@ -177,6 +177,8 @@ typedef struct {
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
     int          exact;             /* 1: 3x3 and 5x5 convolutions by the direct sum: slower, rounded less */
     int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs */
+    int          no_packed;         /* 1: a graph for inference packs its weights in every run, and takes no
+                                       memory for copies that are packed once: cnn_memory.packed */
     int          keep_grads;        /* 1: activations' gradients stay readable after cnn_backward */
     const cnn_kernel *rows;         /* functions of yours that replace CPU functions, ended by { NULL }: see
                                        cnn_kernel; not together with a backend; must outlive the graph */
@@ -202,6 +204,8 @@ typedef struct {
     size_t inputs;                   /* inputs and labels */
     size_t activations;              /* values, gradients and saved state of nodes, sharing by liveness */
     size_t activations_eval;         /* what CNN_EVAL alone needs; part of activations, not added to total */
+    size_t packed;                   /* for inference: weights as the kernels want them, made by the first run
+                                        and again after the weights were written */
     size_t scratch;                  /* workspace of the kernels */
     size_t total;
 } cnn_memory;
@@ -216,12 +220,13 @@ CNN_API bool        cnn_compile(cnn_graph *, cnn_tensor *loss);
 CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, size_t bytes);
 
 /* A second view of a compiled net, for inference in another thread at the same time. Parameters, running
-   statistics and constants are g's own, only read; inputs, values and workspace are the view's, in one
-   allocation. A view is a graph with .inference = 1: cnn_find(view, x->name) is its x, and cnn_output,
-   cnn_set, cnn_forward, cnn_get, cnn_predict and cnn_evaluate work on it as on any graph, to the same bits.
-   There are no locks, as nothing shared is written: while views run, g and other views may run CNN_EVAL, but
-   g must not be trained or loaded into. g outlives its views; each is freed with cnn_free. A view has its own
-   error, from the start if g is not compiled, has an error, or is on a device. NULL as for cnn_new. */
+   statistics and constants are g's own, only read; inputs, values, workspace and, unless g has .no_packed,
+   packed weights are the view's, in one allocation. A view is a graph with .inference = 1: cnn_find(view,
+   x->name) is its x, and cnn_output, cnn_set, cnn_forward, cnn_get, cnn_predict and cnn_evaluate work on it
+   as on any graph, to the same bits. There are no locks, as nothing shared is written: while views run, g and
+   other views may run CNN_EVAL, but g must not be trained or loaded into. g outlives its views; each is freed
+   with cnn_free. A view has its own error, from the start if g is not compiled, has an error, or is on a
+   device. NULL as for cnn_new. */
 typedef struct { const char *at; const cnn_graph *g; /* required */
                  int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
@@ -971,6 +976,7 @@ struct cnn_op {
     void   (*forward)(cnn_tensor *y, cnn_mode); /* y->data = f(in) */
     void   (*backward)(cnn_tensor *y);      /* in[i]->grad += (df/din_i)^T y->grad where in[i]->needs_grad */
     size_t (*scratch)(const cnn_tensor *y); /* bytes of workspace while it runs, cnn_scratch(y); NULL: none */
+    size_t (*packed)(const cnn_tensor *y);  /* bytes of in[1] packed once, for inference; NULL: none */
     size_t (*saved)(const cnn_tensor *y);   /* bytes kept from forward to backward, y->saved; NULL: none */
     double (*macs)(const cnn_tensor *y);    /* multiply-adds for the whole batch shape.n; NULL: not counted */
     unsigned flags;                         /* CNN_READS_X | CNN_READS_Y | CNN_INPLACE ... */
@@ -1009,7 +1015,7 @@ CNN_API void        cnn_random_key(const cnn_tensor *y, uint64_t *key, uint64_t 
 /* ---- Backends: memory, plus rows that replace the CPU functions of the operations that they name ---- */
 
 typedef enum { CNN_ARENA_PARAMS, CNN_ARENA_GRADS, CNN_ARENA_OPTIMIZER, CNN_ARENA_BUFFERS, CNN_ARENA_INPUTS,
-               CNN_ARENA_ACTIVATIONS, CNN_ARENA_SCRATCH, CNN_ARENAS } cnn_arena;
+               CNN_ARENA_ACTIVATIONS, CNN_ARENA_PACKED, CNN_ARENA_SCRATCH, CNN_ARENAS } cnn_arena;
 /* A row replaces the CPU functions of one operation: on a device, or with cnn_new(.rows = ...) on the CPU, as
    a lab or a vendor's library wants it. There backend is NULL, and y's arrays overlap no others. As those of
    cnn_op, forward sets y->data, and backward adds to in[i]->grad, if that is not NULL; in[i]->data and
@@ -1384,6 +1390,10 @@ typedef struct cnn__node {
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
     unsigned char     saved_on;
     uint64_t          batches;          /* batch norm: num_batches_tracked as loaded, less g->draw then */
+    size_t            packed_at;        /* memory plan: place of its packed weights; SIZE_MAX: none */
+    uint64_t          packed_when;      /* g->written when they were packed; 0 = never */
+    int               packed_n;         /* the batch that they were packed for: it decides the algorithm */
+    const cnn_tensor *packed_norm;      /* the batch norm that they hold, or NULL */
     unsigned          axes;             /* while a file is written: its dimensions there, cnn_owned.axes */
 } cnn__node;
 enum { CNN__HOST = 1, CNN__DEVICE = 2 };
@@ -1410,7 +1420,8 @@ struct cnn_graph {
     cnn_tensor  *loss;
     bool         batch_unsaid;          /* max_batch is a default: cnn_fit wants to hear it */
     bool         planned, compiled;
-    bool         shares;                /* a view: parameters and buffers are another graph's, only read */
+    const cnn_graph *shares;            /* a view: parameters and buffers are this graph's, only read */
+    uint64_t     written;               /* how often parameters, buffers or constants were written, from 1 */
     cnn_memory   memory;
     void        *base;                  /* the one allocation behind the arenas; NULL: the caller's memory */
     float       *arena[CNN_ARENAS];
@@ -1585,8 +1596,10 @@ CNN_API void cnn_notice(cnn_graph *g, const char *text)
     if (g) cnn__format(g->notice, sizeof g->notice, "%s", text ? text : "");
 }
 
-/* Formulas to apply to a result, one after the other, while it is in the L1 cache: see cnn__join. */
+/* Formulas to apply to a result, one after the other, while it is in the L1 cache: see cnn__join. norm: for a
+   convolution, the batch norm that its packed weights and bias hold already, or NULL. */
 typedef struct cnn__tail {
+    const cnn_tensor *norm;
     int steps;
     struct { cnn_each *f; const float *a; float k[2]; } step[4];
 } cnn__tail;
@@ -1611,6 +1624,7 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static bool      cnn__folds(const cnn__node *v);
 
 typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;           /* >>devices */
 static bool cnn__open_backend(cnn_graph *g);
@@ -1651,7 +1665,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
 #endif
     g->config = config;
     g->batch = config.max_batch, g->batch_unsaid = unsaid;
-    g->run = 1;                         /* nodes start with stamp 0: nothing has computed them */
+    g->run = g->written = 1;            /* nodes start with stamp 0: nothing has computed them */
     g->cpu.threads = config.threads, g->process = CNN__PROCESS;
     g->cpu.isa = config.isa, g->cpu.exact = config.exact != 0;
     const char *wish = config.isa == CNN_ISA_AUTO ? getenv("CNN_ISA") : NULL;
@@ -2131,9 +2145,15 @@ CNN__KERNEL(gemm, const cnn__cpu *cpu, float *c, int ldc, float beta, const floa
 static size_t cnn__gemm_scratch(const cnn__cpu *cpu, int m, int n, int k);
 
 /* y = conv(x, w) + b, where b may be NULL; dx += dy w; dw += dy x and, unless it is NULL, db += sum dy: the
-   formulas stand in the room of conv2d. Bytes of scratch for any of the three: cnn__conv_scratch. */
+   formulas stand in the room of conv2d. Bytes of scratch for any of the three: cnn__conv_scratch.
+   packed: w as cnn__conv_pack has left it for this shape, or NULL; then the tail. cnn__conv_pack returns its
+   floats, 0 where the kernel takes w as it lies, and packs if to is not NULL; cnn__conv_packed: the most for
+   this batch or a smaller one. */
 CNN__KERNEL(conv_forward, const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x, const float *w,
-                          const float *b, void *scratch);
+                          const float *b, const float *packed, void *scratch, const cnn__tail *tail);
+static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+                             void *scratch);
+static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *t);
 CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *t, float *dx, const float *dy,
                                 const float *w, void *scratch);
 CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
@@ -2426,7 +2446,7 @@ static bool cnn__forward_node(cnn__node *v, cnn_mode mode)
 
     cnn__seen(y, CNN__BEFORE_FORWARD);
     const cnn__tail tail = cnn__join(v, mode);          /* what is computed in the same pass: see >>fusion */
-    v->tail = tail.steps ? &tail : NULL;
+    v->tail = tail.steps || tail.norm ? &tail : NULL;
     if (g->config.backend)                     cnn__device_forward(v, mode);            /* see >>devices */
     else if (v->kernel && v->kernel->forward)  cnn__by_row(v->kernel->forward(NULL, y, mode), y);
     else                                       y->op->forward(y, mode);
@@ -2451,7 +2471,8 @@ static bool cnn__begin_forward(cnn_tensor *t, cnn_mode mode)
     g->run++, g->walk++;
     g->ran_batch = g->batch, g->mode = mode, g->reached = t->index;
     g->can_backward = false;
-    if (mode == CNN_TRAIN) g->draw++;                   /* dropout draws other numbers each time */
+    if (mode == CNN_TRAIN) g->draw++, g->written++;     /* dropout draws other numbers each time, and batch
+                                                           norm writes its running statistics */
 
     /* From t down, users before their operands. */
     cnn__of(t)->mark = g->walk;
@@ -3051,11 +3072,58 @@ static cnn__conv cnn__conv_of(const cnn_tensor *y)
     const cnn_conv2d_args *a = y->args;
     return CNN__CONV_OF(a, y->in[0]->shape, y->shape);
 }
+/* Batch norm in evaluation is y = (x - m) f + c with f = gamma / sqrt(v + eps). Behind a convolution that is
+   the convolution with weights f w and bias (b - m) f + c. Rounded otherwise than in two steps: largest
+   difference seen, 5e-6 of the largest output. */
+static void cnn__conv2d_fold(const cnn_tensor *y, const cnn_tensor *norm, float *w, float *b)
+{
+    const float    *gamma = cnn__data(cnn_operand(norm, "weight"));
+    const float    *beta = cnn__data(cnn_operand(norm, "bias"));
+    const float    *mean = cnn_operand(norm, "running_mean")->data;
+    const float    *var = cnn_operand(norm, "running_var")->data;
+    const float    *bias = cnn__data(cnn_operand(y, "bias")), *from = y->in[1]->data;
+    const double    eps = (double)((const cnn_batch_norm_args *)norm->args)->eps;
+    const ptrdiff_t k = cnn__len(y->in[1]->shape) / y->shape.c;
+    for (int o = 0; o < y->shape.c; o++) {
+        const double f = (gamma ? (double)gamma[o] : 1.0) / sqrt((double)var[o] + eps);
+        const double c = beta ? (double)beta[o] : 0.0;
+        b[o] = (float)(((bias ? (double)bias[o] : 0.0) - (double)mean[o]) * f + c);
+        for (ptrdiff_t i = 0; i < k; i++) w[o * k + i] = (float)f * from[o * k + i];
+    }
+}
+/* The weights and the bias that y runs with: its own or, kept since they were last written, packed ones. In
+   their place: the bias with a batch norm in it, if one may be; then the weights. */
+typedef struct { const float *w, *b, *packed; } cnn__conv_weights;
+static size_t cnn__conv2d_floats(const cnn_tensor *y) { return (size_t)cnn__len(y->in[1]->shape); }
+static size_t cnn__conv2d_before(const cnn_tensor *y)
+{
+    return cnn__folds(cnn__of(y)) ? cnn__round_up((size_t)y->shape.c, CNN__ALIGN / sizeof(float)) : 0;
+}
+static cnn__conv_weights cnn__conv2d_weights(cnn_tensor *y, const cnn__conv *t)
+{
+    cnn_graph        *g = y->graph;
+    cnn__node        *v = cnn__of(y);
+    cnn__conv_weights r = { y->in[1]->data, cnn__data(cnn_operand(y, "bias")), NULL };
+    if (v->packed_at == SIZE_MAX) return r;
+    const cnn_tensor *norm = v->tail ? v->tail->norm : NULL;
+    const uint64_t written = (g->shares ? g->shares : g)->written;
+    const bool     old = v->packed_when != written || v->packed_n != t->n || v->packed_norm != norm;
+    const bool     packs = cnn__conv_pack(&g->cpu, t, NULL, NULL, NULL) > 0;
+    float         *b = g->arena[CNN_ARENA_PACKED] + v->packed_at, *to = b + cnn__conv2d_before(y);
+    float         *scratch = cnn_scratch(y), *w = packs ? scratch : to;        /* with the norm, not packed */
+    if (norm && old) cnn__conv2d_fold(y, norm, w, b);
+    if (norm) r.w = w, r.b = b, scratch += cnn__round_up(cnn__conv2d_floats(y), CNN__ALIGN / sizeof *w);
+    if (packs && old) cnn__conv_pack(&g->cpu, t, to, r.w, scratch);
+    if (packs) r.packed = to;
+    v->packed_when = written, v->packed_n = t->n, v->packed_norm = norm;
+    return r;
+}
 static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    const cnn__conv t = cnn__conv_of(y);
-    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, y->in[1]->data,
-                      cnn__data(cnn_operand(y, "bias")), cnn_scratch(y));
+    const cnn__conv         t = cnn__conv_of(y);
+    const cnn__conv_weights p = cnn__conv2d_weights(y, &t);
+    cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, p.w, p.b, p.packed, cnn_scratch(y),
+                      cnn__of(y)->tail);
 }
 static void cnn__conv2d_backward(cnn_tensor *y)
 {
@@ -3070,7 +3138,15 @@ static void cnn__conv2d_backward(cnn_tensor *y)
 static size_t cnn__conv2d_scratch(const cnn_tensor *y)
 {
     const cnn__conv t = cnn__conv_of(y);
-    return cnn__conv_scratch(&y->graph->cpu, &t);
+    const size_t    folded = cnn__conv2d_before(y) ? cnn__conv2d_floats(y) * sizeof(float) + CNN__ALIGN : 0;
+    return cnn__add_size(cnn__conv_scratch(&y->graph->cpu, &t), folded);
+}
+static size_t cnn__conv2d_packed(const cnn_tensor *y)
+{
+    const cnn__conv t = cnn__conv_of(y);
+    size_t floats = cnn__conv_packed(&y->graph->cpu, &t);
+    if (cnn__conv2d_before(y) && floats < cnn__conv2d_floats(y)) floats = cnn__conv2d_floats(y);
+    return cnn__mul_size(cnn__add_size(cnn__conv2d_before(y), floats), sizeof(float));
 }
 static double cnn__conv2d_macs(const cnn_tensor *y)
 {
@@ -3092,8 +3168,9 @@ static const cnn_owned cnn__conv2d_owned[] = {
     { 0 } };
 CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
-    .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .macs = cnn__conv2d_macs,
-    .flags = CNN_READS_X, .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields,
+    .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
+    .macs = cnn__conv2d_macs,
+    .flags = CNN_READS_X | CNN_JOINABLE, .args_size = sizeof(cnn_conv2d_args), .fields = cnn__conv2d_fields,
     .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
@@ -3176,7 +3253,7 @@ static void cnn__conv_transpose2d_backward(cnn_tensor *y)
     float          *dx = cnn_scratch(y);
     void           *scratch = (char *)cnn_scratch(y) + cnn__transpose_dx_bytes(y);
     if (x->grad) {
-        cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, scratch);
+        cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, NULL, scratch, NULL);
         cnn__map_back(cpu, NULL, x->grad, dx, NULL, NULL, cnn__len(x->shape));
     }
     if (w->grad)      cnn__conv_backward_weights(cpu, &t, w->grad, NULL, y->grad, x->data, scratch);
@@ -4685,10 +4762,11 @@ static ptrdiff_t cnn__at(int n, int c, int h, int w, int C, int H, int W)
 /* Output pixel (oy,ox) meets input pixel (oy SH - PH + i DH, ox SW - PW + j DW) at tap (i,j) of the kernel.
    In all three passes the loops visit every such meeting once; around the image x is zero. */
 static void cnn__conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
-                              const float *w, const float *b, void *scratch)
+                              const float *w, const float *b, const float *packed, void *scratch,
+                              const cnn__tail *tail)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_conv_forward(cpu, t, y, x, w, b, scratch);
+        cnn__fast_conv_forward(cpu, t, y, x, w, b, packed, scratch, tail);
         return;
     }
     const int in = t->ic / t->groups, out = t->oc / t->groups;             /* channels of one group */
@@ -5855,6 +5933,17 @@ static void cnn__plan_leaves(cnn_graph *g)
     g->memory.inputs = inputs;
 }
 
+/* May y keep packed weights? In a graph for inference, where the kernel is this library's and the weights are
+   leaves, so that g->written tells when they change. */
+static bool cnn__packs(const cnn__node *v)
+{
+    const cnn_tensor *y = &v->t;
+    const cnn_config *c = &y->graph->config;
+    if (!c->inference || c->no_packed || c->backend || v->kernel) return false;
+    if (y->graph->cpu.isa == CNN_ISA_PLAIN || !y->op || !y->op->packed) return false;
+    return !y->in[1]->op && !y->in[1]->batched;
+}
+
 /* Places of all that is computed, and the sum of the arenas. */
 static bool cnn__plan_spans(cnn_graph *g)
 {
@@ -5881,8 +5970,15 @@ static bool cnn__plan_spans(cnn_graph *g)
         size_t            s = t->op && t->op->scratch ? cnn__round_up(t->op->scratch(t), CNN__ALIGN) : 0;
         if (s > m->scratch) m->scratch = s;
     }
+    m->packed = 0;
+    for (int i = 0; i < g->n_order; i++) {
+        const cnn_tensor *y = &g->order[i]->t;
+        const size_t bytes = cnn__packs(g->order[i]) ? cnn__round_up(y->op->packed(y), CNN__ALIGN) : 0;
+        g->order[i]->packed_at = bytes ? m->packed / sizeof(float) : SIZE_MAX;
+        m->packed = cnn__add_size(m->packed, bytes);
+    }
     const size_t part[CNN_ARENAS] = { m->params, m->grads, m->optimizer, m->buffers, m->inputs,
-        m->activations, m->scratch };
+        m->activations, m->packed, m->scratch };
     m->total = 0;
     for (int i = 0; i < CNN_ARENAS; i++) m->total = cnn__add_size(m->total, g->arena_bytes[i] = part[i]);
     return m->total < SIZE_MAX - CNN__ALIGN
@@ -5923,7 +6019,7 @@ static bool cnn__find_rows(cnn_graph *g)
 /* Order, gradients, names, places: all that can be known before memory is taken. */
 CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 {
-    const cnn_memory none = { 0, 0, 0, 0, 0, 0, 0, 0, 0 };
+    const cnn_memory none = { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 };
     if (!cnn__check_root(g, loss, "compile")) return none;
     if (g->planned && g->loss == loss) return g->memory;
     if (g->compiled)
@@ -6256,11 +6352,11 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     if (!g) return NULL;
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch ? a.max_batch : g->config.max_batch,
                                 .seed = g->config.seed, .threads = a.threads ? a.threads : 1,
-                                .isa = g->cpu.isa, .optimizer = g->config.optimizer,
-                                .exact = g->config.exact, .inference = 1 };
+                                .isa = g->cpu.isa, .optimizer = g->config.optimizer, .exact = g->config.exact,
+                                .inference = 1, .no_packed = g->config.no_packed };
     cnn_graph *view = cnn_new_(config);
     if (!view || view->error[0]) return view;
-    view->shares = true;
+    view->shares = g->shares ? g->shares : g;
     if (!g->compiled && g->error[0]) cnn__fail(view, a.at, "share", "the net has an error: %.400s", g->error);
     else if (!g->compiled)           cnn__fail(view, a.at, "share", "the net is not compiled");
     else if (g->config.backend)
@@ -9699,7 +9795,7 @@ CNN_API void cnn_summary(cnn_graph *g, FILE *f)
     const struct { const char *name; size_t bytes; } part[] = {
         { "parameters", m->params }, { "gradients", m->grads }, { "optimizer", m->optimizer },
         { "buffers", m->buffers }, { "inputs", m->inputs }, { "activations", m->activations },
-        { "scratch", m->scratch } };
+        { "packed", m->packed }, { "scratch", m->scratch } };
     cnn__text total = cnn__grouped((double)m->total);
     int width = (int)strlen(total.s);
     fprintf(f, "memory         %s bytes (%.1f MiB)\n", total.s, (double)m->total / 1048576.0);
@@ -11900,6 +11996,21 @@ CNN__COLD static void *cnn__take(char *base, size_t *used, size_t count, size_t 
     return p;
 }
 
+/* What a pass reads and writes: to is y, dx or dw; packed: w, packed for this shape, or NULL. The tail is for
+   y, or NULL. */
+typedef struct { float *to; const float *x, *w, *b, *dy; float *packed; const cnn__tail *tail; } cnn__arrays;
+static void cnn__apply(cnn_each *f, float *y, const float *x, const float *a, const float *b, const float *k,
+                       ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail);
+static void cnn__map_then(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
+                          const float *b, const float *k, ptrdiff_t n, const cnn__tail *tail);
+
+/* Elements y[from] .. y[to] are what they should be: now the tail. */
+static inline void cnn__complete(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t to)
+{
+    if (tail) cnn__apply(NULL, y, y, NULL, NULL, NULL, from, to, tail);
+}
+enum { CNN__FORWARD, CNN__BACKWARD_DATA, CNN__BACKWARD_WEIGHTS };       /* a pass */
+
 /* forward and backward-data. */
 typedef struct {
     const cnn__kernels *u;
@@ -11909,6 +12020,7 @@ typedef struct {
     bool rows_first;                    /* the order of k is (i,c,j), not (c,i,j) as the weights lie: rows of
                                            the kernel that fall outside the image can be left out, where a
                                            panel of pixels is no longer than a row */
+    bool packed;                        /* the weights are packed already */
     bool once;                          /* one block meets each weight: it packs those that it needs next, and
                                            they stay in the L2 cache; else all are packed before */
     int n_phases, rows, block, blocks;
@@ -11919,6 +12031,7 @@ typedef struct {
     size_t panel, spread, each;         /* floats of work for one thread: a packed panel, S, packed weights */
     float *y;
     const float *w, *bias;
+    const cnn__tail *tail;
 } cnn__shifted;
 
 /* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
@@ -11931,10 +12044,11 @@ static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
 static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q) { return 2 * q->u->mr * CNN__MC_PANELS; }
 
 CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
-                                                const float *x, char *base, size_t *used)
+                                                const cnn__arrays *o, char *base, size_t *used)
 {
-    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward,
-                       .s = backward ? cnn__spread_backward(t, x) : cnn__spread_forward(t, x) };
+    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward, .packed = o->packed,
+                       .y = o->to, .w = o->w, .bias = o->b, .tail = o->tail,
+                       .s = backward ? cnn__spread_backward(t, o->dy) : cnn__spread_forward(t, o->x) };
     const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
     q.m = (backward ? t->ic : t->oc) / t->groups;
     q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
@@ -11946,7 +12060,7 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
     const ptrdiff_t cached = q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
     q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, cached);
     q.blocks = (int)cnn__ceil(q.rows, q.block);
-    q.once = !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
+    q.once = !q.packed && !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
     q.plane = cnn__spread_plane(&q.s, q.block);
     q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow;
     q.out_planes = backward ? t->ic : t->oc;
@@ -11954,7 +12068,8 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
     q.phase = cnn__take(base, used, (size_t)q.n_phases, sizeof *q.phase);
     q.at = cnn__take(base, used, k, sizeof *q.at);
     q.wat = cnn__take(base, used, k, sizeof *q.wat);
-    q.a = cnn__take(base, used, q.once ? 0 : cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)),
+    q.a = q.packed ? o->packed
+        : cnn__take(base, used, q.once ? 0 : cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)),
                     sizeof *q.a);
     q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width
                                     : (size_t)((CNN__KC + 1) * q.u->nr), 16);
@@ -12054,7 +12169,7 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, const cnn__shifted *q)
         const cnn__packing job = { q, p };
         cnn__phase_of(q, p, f, done);
         done += p->k;
-        if (q->once || !p->k) continue;
+        if (q->once || q->packed || !p->k) continue;
         /* a float that is packed counts as 16 multiply-adds */
         cnn__share_out(cpu, 16.0 * (double)p->k * (double)q->m * q->t->groups,
                        cnn__ceil(q->m, q->u->mr) * q->t->groups, cnn__shifted_pack_job, &job);
@@ -12211,7 +12326,9 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     }
 }
 
-/* All panels of the block, terms b0 .. b0+kc of rows ic .. ic+in of the weights. */
+/* All panels of the block, terms b0 .. b0+kc of rows ic .. ic+in of the weights. With the last terms the tail
+   follows, some pixels of all rows at a time. */
+enum { CNN__TAIL_PIXELS = 256 };
 static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic, ptrdiff_t in)
 {
     const cnn__shifted *q = d->q;
@@ -12220,12 +12337,21 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
     for (ptrdiff_t i = 0; i < in && q->once; i += mr)
         cnn__pack_taps(q, d->mine + i * kc, (int)cnn__min(mr, in - i),
                        q->w + (d->g * q->m + ic + i) * d->p->k, b0, kc);
+    const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
+    ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
         if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
         cnn__shifted_panel(d, r, x, b0, kc, ic, in, a);
         x += nr;
         if (d->cut != CNN__BY_ROW) r += x / d->step, x %= d->step;
         else if (x >= d->nx)       r++, x = 0;
+        if (!q->tail || !last) continue;
+        const bool      all = r * d->step + x >= d->end;
+        const ptrdiff_t ready = all ? (d->ny - 1) * q->row + d->nx : straight ? r * d->step + x : r * q->row;
+        if (ready - done < CNN__TAIL_PIXELS && !all) continue;
+        for (ptrdiff_t i = ic, at = d->y - q->y + ic * q->out_plane; i < ic + in; i++, at += q->out_plane)
+            cnn__complete(q->tail, q->y, at + done, at + ready);
+        done = ready;
     }
 }
 
@@ -12251,6 +12377,7 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
             const int width = q->borrow ? d.nx : q->s.width, end = (d.ny - 1) * width + d.nx;
             q->u->fir(end, p->k, p->a + g * p->k, d.s, p->at, q->bias ? q->bias[g] : 0.0f, d.panel);
             cnn__put_tile(d.y, d.panel, end, 1, q, 0, width, d.nx, end, q->backward);
+            cnn__complete(q->tail, q->y, d.y - q->y, d.y - q->y + (d.ny - 1) * q->row + d.nx);
             continue;
         }
         for (ptrdiff_t b = 0; b < p->k; b += kb)
@@ -12306,6 +12433,7 @@ typedef struct {
     ptrdiff_t *at;                      /* of terms, in the order (i,j,c), from the first one met on */
     float *a, *work, *y;
     const float *x, *bias;
+    const cnn__tail *tail;
     size_t each;
 } cnn__side;
 
@@ -12315,28 +12443,26 @@ static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
         && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || (!t->ph && !t->pw));
 }
 
-CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward, char *base,
-                                          size_t *used)
+CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
+                                          const cnn__arrays *o, char *base, size_t *used)
 {
     const cnn__conv p = backward ? cnn__turned(t) : *t;
     cnn__side q = { .u = cnn__kernels_of(cpu), .backward = backward, .c = p.ic, .m = p.oc, .h = p.h, .w = p.w,
-                    .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw };
+                    .oh = p.oh, .ow = p.ow, .kh = p.kh, .kw = p.kw, .ph = p.ph, .pw = p.pw,
+                    .y = o->to, .x = backward ? o->dy : o->x, .bias = o->b, .tail = o->tail };
     q.in = (ptrdiff_t)q.c * q.h * q.w, q.out = (ptrdiff_t)q.m * q.oh * q.ow;
     q.k = (ptrdiff_t)q.c * q.kh * q.kw, q.blocks = t->n / q.u->nr;
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
-    q.a = cnn__take(base, used, cnn__mul_size((size_t)q.m, (size_t)q.k), sizeof *q.a);
+    q.a = o->packed ? o->packed : cnn__take(base, used, cnn__mul_size((size_t)q.m, (size_t)q.k), sizeof *q.a);
     q.each = cnn__mul_size((size_t)(q.in > q.out ? q.in : q.out) + (size_t)q.out, (size_t)q.u->nr);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
-/* Terms and weights, in the order (i,j,c); of the weights, row panel after row panel. */
+/* Weights in the order (i,j,c), row panel after row panel. */
 static void cnn__side_pack(const cnn__side *q, const float *w)
 {
     const int taps = q->kh * q->kw;
-    for (int tap = 0; tap < taps; tap++)
-        for (int c = 0; c < q->c; c++)
-            q->at[tap * q->c + c] = (((ptrdiff_t)c * q->h + tap / q->kw) * q->w + tap % q->kw) * q->u->nr;
     for (int r = 0; r < q->m; r++) {
         const int first = r / q->u->mr * q->u->mr, ni = (int)cnn__min(q->u->mr, q->m - first);
         float *to = q->a + first * q->k + (r - first);
@@ -12375,6 +12501,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
         float *to = q->y + (block * nr + n) * q->out + i0 * plane;
         if (q->backward) cnn__add(to, s, part);
         else             cnn__copy(to, s, part);
+        cnn__complete(q->tail, q->y, to - q->y, to - q->y + part);
     }
 }
 
@@ -12391,9 +12518,12 @@ static void cnn__side_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thr
     }
 }
 
-static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q, const float *w)
+static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q)
 {
-    cnn__side_pack(q, w);
+    const int taps = q->kh * q->kw;
+    for (int tap = 0; tap < taps; tap++)                        /* the terms, in the order of the weights */
+        for (int c = 0; c < q->c; c++)
+            q->at[tap * q->c + c] = (((ptrdiff_t)c * q->h + tap / q->kw) * q->w + tap % q->kw) * q->u->nr;
     cnn__share_out(cpu, (double)q->blocks * q->u->nr * (double)q->out * (double)q->k,
                    q->blocks * cnn__ceil(q->m, q->u->mr), cnn__side_job, q);
 }
@@ -12623,6 +12753,8 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 typedef struct {
     const cnn__kernels *u;
     bool backward, once;                /* once: all tiles are one block, which meets each weight once */
+    bool packed;                        /* the weights are transformed already; not if once: 36 numbers for 9
+                                           take longer to come from memory than to be computed */
     int k, side;                        /* kernels (k,k), tiles of output (side,side) */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
     ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
@@ -12631,6 +12763,7 @@ typedef struct {
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     float *y;
     const float *x, *weights, *bias;
+    const cnn__tail *tail;
     size_t each;
 } cnn__wino;
 
@@ -12641,19 +12774,23 @@ CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
 }
 
 CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
-                                              char *base, size_t *used)
+                                              const cnn__arrays *o, char *base, size_t *used)
 {
     enum { PANELS = 4 };
     const cnn__conv p = backward ? cnn__turned(t) : *t;
     cnn__wino q = { .u = cnn__kernels_of(cpu), .backward = backward, .k = p.kh, .side = 7 - p.kh, .c = p.ic,
-                    .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw };
+                    .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
+                    .y = o->to, .x = backward ? o->dy : o->x, .weights = o->w, .bias = o->b,
+                    .tail = o->tail };
     q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
     q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
     q.once = q.tiles <= q.block, q.rows = q.once ? cnn__min(PANELS * q.u->mr, q.m) : q.m;
     q.as = q.rows * q.c + CNN__MAX_LANES, q.vs = q.c * q.block + CNN__MAX_LANES,
         q.ms = q.rows * q.block + CNN__MAX_LANES;
-    q.shared = cnn__take(base, used, cnn__mul_size(36, (size_t)(q.once ? q.vs : q.as)), sizeof *q.shared);
+    q.packed = !q.once && o->packed;
+    q.shared = q.packed ? o->packed
+             : cnn__take(base, used, cnn__mul_size(36, (size_t)(q.once ? q.vs : q.as)), sizeof *q.shared);
     q.each = cnn__mul_size(36, (size_t)((q.once ? q.as : q.vs) + q.ms));
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
@@ -12835,6 +12972,9 @@ static void cnn__winograd_job(const void *job, ptrdiff_t from, ptrdiff_t to, int
             for (ptrdiff_t i = i0; i < i1; i += mr)
                 cnn__winograd_weights(q, mine + (i - i0) * q->c, q->weights, i);
             cnn__winograd_rows(q, mine, i0, i1, q->shared, 0, q->tiles, m);
+            const ptrdiff_t out = (ptrdiff_t)q->oh * q->ow, images = q->tiles / ((ptrdiff_t)q->th * q->tw);
+            for (ptrdiff_t n = 0; n < images; n++)
+                cnn__complete(q->tail, q->y, (n * q->m + i0) * out, (n * q->m + i1) * out);
         } else {
             const ptrdiff_t count = cnn__min(last * nr, q->tiles) - first * nr;
             cnn__winograd_tiles(q, mine, q->x, first * nr, count, 0, q->c);
@@ -12843,14 +12983,23 @@ static void cnn__winograd_job(const void *job, ptrdiff_t from, ptrdiff_t to, int
     }
 }
 
+static void cnn__winograd_shared(const cnn__cpu *cpu, const cnn__wino *q)
+{
+    /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
+    cnn__share_out(cpu, q->once ? 144.0 * (double)q->tiles * q->c : 40.0 * q->m * q->c,
+                   q->once ? cnn__ceil(q->c, CNN__WINOGRAD_PART) : cnn__ceil(q->m, q->u->mr),
+                   cnn__winograd_shared_job, q);
+}
+
 static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q)
 {
     const ptrdiff_t panels = cnn__ceil(q->m, q->u->mr);
-    /* operations of the transforms, roughly: 144 for a tile of input, 40 for a kernel */
-    cnn__share_out(cpu, q->once ? 144.0 * (double)q->tiles * q->c : 40.0 * q->m * q->c,
-                   q->once ? cnn__ceil(q->c, CNN__WINOGRAD_PART) : panels, cnn__winograd_shared_job, q);
+    if (!q->packed) cnn__winograd_shared(cpu, q);
     cnn__share_out(cpu, 36.0 * (double)q->tiles * q->m * q->c,
                    q->once ? panels : cnn__ceil(q->tiles, q->u->nr), cnn__winograd_job, q);
+    if (q->once || !q->tail) return;
+    const ptrdiff_t images = q->tiles / ((ptrdiff_t)q->th * q->tw), out = (ptrdiff_t)q->oh * q->ow;
+    cnn__map_then(cpu, NULL, q->y, q->y, NULL, NULL, NULL, images * q->m * out, q->tail);
 }
 
 /* ---- Winograd, backward-weights: F(3x3,4x4), the same with the parts exchanged (Lavin, Gray 2015) ----
@@ -13046,6 +13195,7 @@ typedef struct {
     cnn__image image;
     float *to;
     const float *from, *dy, *w, *b;
+    const cnn__tail *tail;
 } cnn__rows;
 
 static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int thread)
@@ -13062,6 +13212,7 @@ static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int 
             cnn__prefetch_plane(q->to + (i + 1) * out, out);
         }
         q->u->depth(&q->image, q->to + i * out, q->from + i * in, k, q->b ? q->b[c] : 0.0f, q->pass == 1);
+        cnn__complete(q->tail, q->to, i * out, (i + 1) * out);
     }
 }
 
@@ -13083,38 +13234,53 @@ static void cnn__rows_weights_job(const void *job, ptrdiff_t first, ptrdiff_t la
 
 /* ---- The algorithms: a table, and the rule that picks one from the shape ---- */
 
-/* What a pass reads and writes: to is y, dx or dw. */
-typedef struct { float *to; const float *x, *w, *b, *dy; } cnn__arrays;
-enum { CNN__FORWARD, CNN__BACKWARD_DATA, CNN__BACKWARD_WEIGHTS };       /* a pass */
 
-/* Each runs a pass. Without arrays it only adds the bytes of scratch that the pass needs to *used. */
+/* Each runs a pass. Without a place for the result it only adds the bytes of scratch that the pass needs to
+   *used. Beside it, what packs the weights for forward: returns their floats and, if to is not NULL, does. */
 static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                             char *scratch, size_t *used)
 {
     if (pass == CNN__BACKWARD_WEIGHTS) {
-        cnn__weights q = cnn__weights_plan(cpu, t, o ? o->x : NULL, o ? o->dy : NULL, scratch, used);
-        if (o) q.dw = o->to, cnn__weights_run(cpu, &q);
+        cnn__weights q = cnn__weights_plan(cpu, t, o->x, o->dy, scratch, used);
+        if (o->to) q.dw = o->to, cnn__weights_run(cpu, &q);
         return;
     }
-    const bool backward = pass == CNN__BACKWARD_DATA;
-    cnn__shifted q = cnn__shifted_plan(cpu, t, backward, !o ? NULL : backward ? o->dy : o->x, scratch, used);
-    if (!o) return;
-    q.y = o->to, q.w = o->w, q.bias = o->b;
-    cnn__shifted_run(cpu, &q);
+    const cnn__shifted q = cnn__shifted_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
+    if (o->to) cnn__shifted_run(cpu, &q);
+}
+static size_t cnn__pack_direct(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+                               char *scratch)
+{
+    const cnn__arrays o = { .w = w, .packed = to };
+    size_t used = 0;
+    if (to) {
+        cnn__shifted q = cnn__shifted_plan(cpu, t, false, &o, scratch, &used);
+        q.packed = false;
+        cnn__shifted_pack(cpu, &q);
+    }
+    return (size_t)t->oc * (size_t)(t->ic / t->groups) * (size_t)t->kh * (size_t)t->kw;
 }
 
 static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                           char *scratch, size_t *used)
 {
     if (pass == CNN__BACKWARD_WEIGHTS) {
-        cnn__weights q = cnn__side_weights_plan(cpu, t, o ? o->x : NULL, o ? o->dy : NULL, scratch, used);
-        if (o) q.dw = o->to, cnn__weights_run(cpu, &q);
+        cnn__weights q = cnn__side_weights_plan(cpu, t, o->x, o->dy, scratch, used);
+        if (o->to) q.dw = o->to, cnn__weights_run(cpu, &q);
         return;
     }
-    cnn__side q = cnn__side_plan(cpu, t, pass == CNN__BACKWARD_DATA, scratch, used);
-    if (!o) return;
-    q.y = o->to, q.x = pass == CNN__BACKWARD_DATA ? o->dy : o->x, q.bias = o->b;
-    cnn__side_run(cpu, &q, o->w);
+    const cnn__side q = cnn__side_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
+    if (!o->to) return;
+    if (!o->packed) cnn__side_pack(&q, o->w);
+    cnn__side_run(cpu, &q);
+}
+static size_t cnn__pack_side(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+                             char *scratch)
+{
+    size_t used = 0;
+    const cnn__side q = cnn__side_plan(cpu, t, false, &(cnn__arrays){ .packed = to }, scratch, &used);
+    if (to) cnn__side_pack(&q, w);
+    return (size_t)(q.m * q.k);
 }
 
 static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
@@ -13122,28 +13288,34 @@ static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *t, int pass,
 {
     if (pass == CNN__BACKWARD_WEIGHTS) {
         cnn__wino_w q = cnn__winograd_weights_plan(cpu, t, scratch, used);
-        if (o) q.dw = o->to, q.x = o->x, q.dy = o->dy, cnn__winograd_weights_run(cpu, &q);
+        if (o->to) q.dw = o->to, q.x = o->x, q.dy = o->dy, cnn__winograd_weights_run(cpu, &q);
         return;
     }
-    cnn__wino q = cnn__winograd_plan(cpu, t, pass == CNN__BACKWARD_DATA, scratch, used);
-    if (!o) return;
-    q.y = o->to, q.x = pass == CNN__BACKWARD_DATA ? o->dy : o->x, q.weights = o->w;
-    q.bias = o->b;
-    cnn__winograd_run(cpu, &q);
+    const cnn__wino q = cnn__winograd_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
+    if (o->to) cnn__winograd_run(cpu, &q);
+}
+static size_t cnn__pack_winograd(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+                                 char *scratch)
+{
+    size_t used = 0;
+    const cnn__wino q = cnn__winograd_plan(cpu, t, false, &(cnn__arrays){ .w = w, .packed = to }, scratch,
+                                           &used);
+    if (q.packed) cnn__winograd_shared(cpu, &q);
+    return q.once ? 0 : cnn__mul_size(36, (size_t)q.as);
 }
 
 static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                           char *scratch, size_t *used)
 {
     (void)scratch, (void)used;                          /* needs none */
-    if (!o) return;
+    if (!o->to) return;
     const double work = 9.0 * t->n * t->ic * (pass == CNN__BACKWARD_DATA ? (double)t->h * t->w
                                                                          : (double)t->oh * t->ow);
     const cnn__image image = { t->h, t->w, t->oh, t->ow, t->ph, t->pw },
         turned = { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw };
     const bool backward = pass == CNN__BACKWARD_DATA, weights = pass == CNN__BACKWARD_WEIGHTS;
     const cnn__rows q = { cnn__kernels_of(cpu), t, pass, backward ? turned : image, o->to,
-                          backward ? o->dy : o->x, o->dy, o->w, o->b };
+                          backward ? o->dy : o->x, o->dy, o->w, o->b, o->tail };
     cnn__share_out(cpu, work, weights ? t->ic : (ptrdiff_t)t->n * t->ic,
                    weights ? cnn__rows_weights_job : cnn__rows_job, &q);
 }
@@ -13212,16 +13384,17 @@ typedef struct {
     cnn__shape_rule *fits, *pays;
     void (*run)(const cnn__cpu *, const cnn__conv *, int pass, const cnn__arrays *, char *scratch,
                 size_t *used);
-} cnn__algorithm;
+    size_t (*pack)(const cnn__cpu *, const cnn__conv *, float *to, const float *w, char *scratch);
+} cnn__algorithm;                       /* pack: NULL if it takes the weights as they lie */
 static const cnn__algorithm cnn__algorithms[] = {
     /* An algorithm of your own: its row here. */
-    { "winograd 4x4",              cnn__winograd4_fits, cnn__winograd_pays, cnn__run_winograd },
-    { "winograd 2x2",              cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd },
-    { "depthwise rows",            cnn__rows_fit,       cnn__always,        cnn__run_rows },
-    { "direct, images side by side", cnn__side_fits,    cnn__side_pays,     cnn__run_side },
-    { "1x1 gemm",                  cnn__pointwise_fits, cnn__always,        cnn__run_direct },
-    { "depthwise",                 cnn__depthwise_fits, cnn__always,        cnn__run_direct },
-    { "direct",                    cnn__always,         cnn__always,        cnn__run_direct }
+    { "winograd 4x4", cnn__winograd4_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
+    { "winograd 2x2", cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
+    { "depthwise rows", cnn__rows_fit, cnn__always, cnn__run_rows, NULL },
+    { "direct, images side by side", cnn__side_fits, cnn__side_pays, cnn__run_side, cnn__pack_side },
+    { "1x1 gemm", cnn__pointwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
+    { "depthwise", cnn__depthwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
+    { "direct", cnn__always, cnn__always, cnn__run_direct, cnn__pack_direct }
 };
 
 static const cnn__algorithm *cnn__conv_rule(const cnn__cpu *cpu, const cnn__conv *t, int pass)
@@ -13246,10 +13419,29 @@ CNN__COLD static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *
     for (; u.n > 0; u.n = u.n > 8192 ? 8192 : u.n - 1)
         for (int pass = 0; pass < 3; pass++) {
             size_t used = 0;
-            cnn__conv_rule(cpu, &u, pass)->run(cpu, &u, pass, NULL, NULL, &used);
+            cnn__conv_rule(cpu, &u, pass)->run(cpu, &u, pass, &(cnn__arrays){ .to = NULL }, NULL, &used);
             if (used > most) most = used;
         }
     return most;
+}
+
+/* Likewise of floats of packed weights. */
+CNN__COLD static size_t cnn__conv_packed(const cnn__cpu *cpu, const cnn__conv *t)
+{
+    size_t most = 0;
+    cnn__conv u = *t;
+    for (; u.n > 0; u.n = u.n > 8192 ? 8192 : u.n - 1) {
+        const size_t floats = cnn__conv_pack(cpu, &u, NULL, NULL, NULL);
+        if (floats > most) most = floats;
+    }
+    return most;
+}
+
+static size_t cnn__conv_pack(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+                             void *scratch)
+{
+    const cnn__algorithm *a = cnn__conv_rule(cpu, t, CNN__FORWARD);
+    return a->pack ? a->pack(cpu, t, to, w, scratch) : 0;
 }
 
 static void cnn__conv_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
@@ -13260,9 +13452,11 @@ static void cnn__conv_run(const cnn__cpu *cpu, const cnn__conv *t, int pass, con
 }
 
 static void cnn__fast_conv_forward(const cnn__cpu *cpu, const cnn__conv *t, float *y, const float *x,
-                                   const float *w, const float *b, void *scratch)
+                                   const float *w, const float *b, const float *packed, void *scratch,
+                                   const cnn__tail *tail)
 {
-    const cnn__arrays o = { .to = y, .x = x, .w = w, .b = b };
+    const cnn__arrays o = { .to = y, .x = x, .w = w, .b = b, .packed = (float *)(uintptr_t)packed,
+                            .tail = tail };
     cnn__conv_run(cpu, t, CNN__FORWARD, &o, scratch);
 }
 
@@ -13685,12 +13879,14 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* ===========================================================================================================
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
-   Nodes with a formula that run in place of batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
+   Nodes with a formula that run in place of conv2d, batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
    formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are
    skipped. Each must be the only user of the node before it; the second operand of add, sub and mul must have
    y's shape and be there already. What can be read stays readable: the memory plan runs in place only of
    values that nobody reads again, so never of what is kept. The bits are those of the rooms. Nodes are not
    joined on a device, on the plain loops, nor while profile, trace or doctor look on.
+   A batch norm behind a convolution that keeps packed weights is folded into these: other bits, see
+   cnn__conv2d_fold. What joins it joins the convolution then.
    ======================================================================================================== */
 
 /* Add the formula of y to the tail behind `head`, or say no. */
@@ -13705,6 +13901,17 @@ static bool cnn__joins(const cnn_tensor *y, const cnn_tensor *head, cnn__tail *t
     return true;
 }
 
+/* Is a batch norm folded into v's packed weights? Not where v is read elsewhere; nor in the view of a graph
+   that is trained, which shows its bits. */
+static bool cnn__folds(const cnn__node *v)
+{
+    const cnn_graph  *net = v->t.graph->shares;
+    const cnn__node  *y = v->joined[CNN_EVAL];
+    const cnn_tensor *b = cnn_operand(&v->t, "bias");
+    return cnn__packs(v) && v->users == 1 && y && y->t.op == &cnn_op_batch_norm && !y->kernel
+        && (!b || (!b->op && !b->batched)) && (!net || net->config.inference);
+}
+
 /* The tail behind v in this run; its nodes count as run. */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
 {
@@ -13712,7 +13919,10 @@ static cnn__tail cnn__join(cnn__node *v, cnn_mode mode)
     cnn__tail  tail = { .steps = 0 };
     if (g->config.backend || g->probe || g->cpu.isa == CNN_ISA_PLAIN || v->kernel) return tail;
     if (!(v->t.op->flags & CNN_JOINABLE)) return tail;
-    for (cnn__node *x = v, *y; x->users == 1; x = y) {
+    cnn__node *x = v;
+    if (mode == CNN_EVAL && cnn__folds(v) && v->joined[mode]->mark == g->walk)
+        x = v->joined[mode], x->stamp = g->run, tail.norm = &x->t;
+    for (cnn__node *y; x->users == 1; x = y) {
         y = x->joined[mode];
         if (!y || y->kernel || y->mark != g->walk || !cnn__joins(&y->t, &v->t, &tail)) break;
         y->stamp = g->run;
@@ -13765,6 +13975,7 @@ static bool cnn__sync(cnn_tensor *t, cnn__part part, unsigned side)
 static void cnn__wrote(cnn_tensor *t, cnn__part part, unsigned side)
 {
     *cnn__part_on(cnn__of(t), part) = (unsigned char)side;
+    if (part == CNN__DATA && !t->op && !t->batched) t->graph->written++;    /* packed copies are old now */
 }
 
 /* ---- Running on a device: a node by its row, or by its room where it has none ---- */

@@ -216,7 +216,7 @@ static void references(void)
             for (size_t k = 0; k < n; k++)
                 want[k] = pass ? (double)out[k] : i % 2 ? (double)b[k / plane % oc] : 0, size[k] = fabs(want[k]);
             reference(&t, pass, want, size, x, w, dy);
-            if (pass == FORWARD)            cnn__conv_forward(&plain, &t, out, x, w, i % 2 ? b : NULL, NULL);
+            if (pass == FORWARD)            cnn__conv_forward(&plain, &t, out, x, w, i % 2 ? b : NULL, NULL, NULL, NULL);
             else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&plain, &t, out, dy, w, NULL);
             else                            cnn__conv_backward_weights(&plain, &t, out, i % 2 ? db : NULL, x, dy, NULL);
             compare(passes[pass], out, want, size, n, 1e-5);
@@ -225,6 +225,48 @@ static void references(void)
         if (i % 2) compare("db", db, db_want, db_size, oc, 1e-5);
         drop(x), drop(w), drop(dy), drop(b), drop(db), free(db_want), free(db_size);
     }
+}
+
+/* A formula for a tail, and what it makes of each element. */
+static void doubled(float *v, const float *a, const float *b, const float *k, ptrdiff_t n)
+{
+    (void)b;
+    for (ptrdiff_t i = 0; i < n; i++) v[i] = k[0] * v[i] + (a ? a[i] : 0.0f);
+}
+
+/* Weights that are packed once give the bits of those that are packed in every pass, in no more scratch; and a tail is
+   applied to each element once, when it is complete. */
+static void check_packed(const cnn__cpu *cpu, const cnn__conv *t, const cnn__algorithm *by, const float *want,
+                         float *x, float *w, float *b, float *scratch, size_t sn)
+{
+    const size_t n = by->pack ? by->pack(cpu, t, NULL, NULL, NULL) : 0, on = (size_t)(t->n * t->oc * t->oh * t->ow);
+    float *packed = n ? poisoned(n) : NULL, *out = poisoned(on);
+    size_t used = 0, bytes = 0;
+    if (n) by->pack(cpu, t, packed, w, (char *)scratch);
+    const cnn__arrays o = { out, x, n ? NULL : w, b, NULL, packed, NULL };
+    by->run(cpu, t, FORWARD, &(cnn__arrays){ .packed = packed }, NULL, &bytes);
+    by->run(cpu, t, FORWARD, &o, (char *)scratch, &used);
+    CHECK(!memcmp(out, want, on * sizeof *out) && guarded(out, on) && guarded(scratch, sn));
+    CHECK(used == bytes && bytes <= sn * sizeof *scratch && (!n || guarded(packed, n)));
+    float *a = poisoned(on);                            /* drawing no random number: other tests would change */
+    for (size_t i = 0; i < on; i++) a[i] = (float)(i % 13) - 6;
+    const cnn__tail tail = { .steps = 2, .step = { { doubled, a, { 2, 0 } }, { doubled, NULL, { 0.5f, 0 } } } };
+    for (int k = 0; k < 2; k++) {
+        cnn__arrays then = o;
+        then.tail = &tail, used = 0;
+        if (k) then.w = w, then.packed = NULL;
+        for (size_t i = 0; i < on; i++) out[i] = NAN;
+        by->run(cpu, t, FORWARD, &then, (char *)scratch, &used);
+        size_t wrong = 0;
+        for (size_t i = 0; i < on; i++) {
+            float v = want[i];
+            doubled(&v, a + i, NULL, tail.step[0].k, 1), doubled(&v, NULL, NULL, tail.step[1].k, 1);
+            wrong += !(fabs((double)v - (double)out[i]) <= 1e-6 * fmax(1, fabs((double)v)));
+        }
+        CHECK_MSG(wrong == 0, "tail: %d elements of %d are wrong", (int)wrong, (int)on);
+    }
+    if (n) drop(packed);
+    drop(out), drop(a);
 }
 
 /* by: NULL = what the rule picks, through the functions that rooms call. */
@@ -251,16 +293,16 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
     for (int q = 0; q < 4; q++) {
         const cnn__cpu cpu = { isa, team[q], false };
         size_t bytes = 0, used = 0;                     /* what this pass has planned, so that no more is touched */
-        runs->run(&cpu, t, pass, NULL, NULL, &bytes);
+        runs->run(&cpu, t, pass, &(cnn__arrays){ .to = NULL }, NULL, &bytes);
         CHECK(by || bytes <= cnn__conv_scratch(&cpu, t));
         const size_t sn = (bytes + 3) / 4;
         float *scratch = poisoned(sn), *out = poisoned(on), *db = poisoned((size_t)t->oc);
         if (pass != FORWARD) memcpy(out, out0, on * sizeof *out);
         memcpy(db, b, (size_t)t->oc * sizeof *db);
         if (by) {
-            by->run(&cpu, t, pass, &(cnn__arrays){ out, x, w, pass == FORWARD && bias ? b : NULL, dy }, (char *)scratch, &used);
+            by->run(&cpu, t, pass, &(cnn__arrays){ out, x, w, pass == FORWARD && bias ? b : NULL, dy, NULL, NULL }, (char *)scratch, &used);
             if (bias && pass == BACKWARD_WEIGHTS) cnn__bias_gradient(&cpu, t, db, dy);
-        } else if (pass == FORWARD)     cnn__conv_forward(&cpu, t, out, x, w, bias ? b : NULL, scratch);
+        } else if (pass == FORWARD)     cnn__conv_forward(&cpu, t, out, x, w, bias ? b : NULL, NULL, scratch, NULL);
         else if (pass == BACKWARD_DATA) cnn__conv_backward_data(&cpu, t, out, dy, w, scratch);
         else                            cnn__conv_backward_weights(&cpu, t, out, bias ? db : NULL, x, dy, scratch);
         CHECK(guarded(scratch, sn) && guarded(out, on) && guarded(db, (size_t)t->oc));
@@ -274,6 +316,7 @@ static void check_conv(cnn_isa isa, const cnn__conv *t, int pass, bool bias, con
                       "%d threads change the bits of %s", team[q], passes[pass]);
             drop(out), drop(db);
         }
+        if (pass == FORWARD) check_packed(&cpu, t, runs, first, x, w, bias ? b : NULL, scratch, sn);
         drop(scratch);
     }
     if (test__bad)
@@ -317,7 +360,7 @@ static void check_stays(cnn_isa isa, const cnn__conv *t, int pass)
     reference(t, pass, sum, meets, one, ones, one);
     for (int k = 0; k < 2; k++) {
         if (pass) cnn__conv_backward_data(&cpu, t, k ? out : clean, in, w, scratch);
-        else      cnn__conv_forward(&cpu, t, k ? out : clean, in, w, NULL, scratch);
+        else      cnn__conv_forward(&cpu, t, k ? out : clean, in, w, NULL, NULL, scratch, NULL);
         in[at] = NAN;
     }
     for (size_t i = 0; i < out_n; i++)
