@@ -53,5 +53,5 @@ exercise() {
         done
     done
 }
-for number in ${LAB:-02 03 04 05 07 08}; do exercise $number; done
+for number in ${LAB:-01 02 03 04 05 06 07 08 09 10}; do exercise $number; done
 end

@@ -194,12 +194,12 @@ static inline double lab_seconds(void)
     return (double)clock() / CLOCKS_PER_SEC;
 #endif
 }
-/* The median of 3 to 15 runs, after one to warm up; no longer than a second where 3 are done. */
+/* The median of 1 to 15 runs, after one to warm up, in about half a second. */
 static inline double lab_median(void (*run)(void *), void *user)
 {
     double t[15], start = lab_seconds();
     int    n = 0;
-    for (run(user); n < 15 && (n < 3 || lab_seconds() - start < 1); n++) {
+    for (run(user); n < 15 && (n < 1 || lab_seconds() - start < 0.5); n++) {
         const double now = lab_seconds();
         run(user);
         double d = lab_seconds() - now;
@@ -214,7 +214,7 @@ typedef struct { double yours, plain, own; } lab_times;
 static inline const char *lab_speed(const char *what, double flops, lab_times t)
 {
     static char text[240];
-    snprintf(text, sizeof text, "%s: %.3g ms, %.3g GFLOP/s: %.2f x the plain loops (%.3g ms), %.0f %% of cnn.h's own "
+    snprintf(text, sizeof text, "%s: %.3g ms, %.3g GFLOP/s: %.3g x the plain loops (%.3g ms), %.2g %% of cnn.h's own "
              "kernel (%.3g ms)", what, 1e3 * t.yours, 1e-9 * flops / t.yours, t.plain / t.yours, 1e3 * t.plain,
              100 * t.own / t.yours, 1e3 * t.own);
     return text;
@@ -329,11 +329,11 @@ static const lab_family lab_families[] = {
         { "c1 at 28", 4, 1, 28, 28, 6, 5, 1, 2 },   { "c3 at 28", 4, 6, 14, 14, 16, 5, 1, 0 },
         { "c1 at 86", 2, 1, 86, 86, 4, 7, 1, 0 },   { "c3 at 86", 2, 4, 40, 40, 16, 7, 1, 0 } } },
     { "VGG16 on CIFAR-10", 3, {
-        { "conv1_1", 2, 3, 32, 32, 64, 3, 1, 1 },   { "conv3_1", 2, 128, 8, 8, 256, 3, 1, 1 },
-        { "conv5_1", 2, 512, 2, 2, 512, 3, 1, 1 } } },
+        { "conv1_1", 2, 3, 32, 32, 64, 3, 1, 1 },   { "conv3_1", 1, 128, 8, 8, 256, 3, 1, 1 },
+        { "conv5_1", 1, 512, 2, 2, 512, 3, 1, 1 } } },
     { "ResNet-18", 3, {
-        { "layer2.0.conv1", 1, 64, 56, 56, 128, 3, 2, 1 }, { "layer2.0.downsample", 1, 64, 56, 56, 128, 1, 2, 0 },
-        { "conv1", 1, 3, 224, 224, 64, 7, 2, 3 } } } };
+        { "layer2.0.downsample", 1, 64, 56, 56, 128, 1, 2, 0 }, { "conv1, of 112 x 112", 1, 3, 112, 112, 64, 7, 2, 3 },
+        { "layer2.0.conv1, of 28 x 28", 1, 64, 28, 28, 128, 3, 2, 1 } } } };
 enum { LAB_FAMILIES = 3, LAB_RANDOM = 12 };
 
 static inline int lab_out(int size, int k, int stride, int pad) { return (size + 2 * pad - k) / stride + 1; }
@@ -350,11 +350,14 @@ static inline lab_conv lab_random_conv(void)
     return (lab_conv){ "random", lab_int(1, 3), lab_int(1, 5), lab_int(k, 12), lab_int(k, 12), lab_int(1, 6), k,
                        lab_int(1, 3), lab_int(0, k / 2) };
 }
-static inline lab_net lab_conv_net(cnn_isa isa, const lab_conv *t, bool grads)
+enum { LAB_DATA = 1, LAB_WEIGHTS = 2 };                          /* the gradients that are wanted; 0: forward alone */
+static inline lab_net lab_conv_net(cnn_isa isa, const lab_conv *t, int grads)
 {
     cnn_graph  *g = cnn_new(.max_batch = t->n, .isa = isa, .inference = !grads);
-    cnn_tensor *x = cnn_input(g, t->c, t->h, t->w, .grad = grads);
-    return lab_close(x, cnn_conv2d(x, t->o, t->k, .stride = t->stride, .pad = t->pad), grads);
+    cnn_tensor *x = cnn_input(g, t->c, t->h, t->w, .grad = grads & LAB_DATA);
+    cnn_tensor *y = cnn_conv2d(x, t->o, t->k, .stride = t->stride, .pad = t->pad);
+    if (grads == LAB_DATA) cnn_freeze(y->in[1]), cnn_freeze(y->in[2]);
+    return lab_close(x, y, grads != 0);
 }
 typedef struct { lab_array x, w, b, y, dy, dx, dw, db; } lab_conv_arrays;
 static inline lab_conv_arrays lab_conv_new(const lab_conv *t)
@@ -375,7 +378,7 @@ static inline lab_verdict lab_judge_forward(const lab_conv *t)
 {
     lab_conv_arrays a = lab_conv_new(t);
     if (lab_f(a.y.at, a.x.at, a.w.at, a.b.at, LAB_SIZES(t)) == NOT_DONE) return LAB_NOT_DONE;
-    lab_net n = lab_conv_net(CNN_ISA_PLAIN, t, false);
+    lab_net n = lab_conv_net(CNN_ISA_PLAIN, t, 0);
     lab_inputs(&n, a.x.at, a.w.at, a.b.at, NULL);
     const bool ok = lab_same(&a.y, lab_forward(&n), lab_conv_text(t));
     cnn_free(n.g);
@@ -386,7 +389,7 @@ static inline lab_verdict lab_judge_data(const lab_conv *t)
     lab_conv_arrays a = lab_conv_new(t);
     lab_array       before = lab_copy(&a.dx);
     if (lab_d(a.dx.at, a.dy.at, a.w.at, LAB_SIZES(t)) == NOT_DONE) return LAB_NOT_DONE;
-    lab_net n = lab_conv_net(CNN_ISA_PLAIN, t, true);
+    lab_net n = lab_conv_net(CNN_ISA_PLAIN, t, LAB_DATA);
     lab_inputs(&n, a.x.at, a.w.at, a.b.at, a.dy.at), lab_forward(&n);
     const bool ok = lab_added(&a.dx, &before, cnn_map_grad(n.x), lab_conv_text(t));
     cnn_free(n.g);
@@ -397,7 +400,7 @@ static inline lab_verdict lab_judge_weights(const lab_conv *t)
     lab_conv_arrays a = lab_conv_new(t);
     lab_array       dw = lab_copy(&a.dw), db = lab_copy(&a.db);
     if (lab_w(a.dw.at, a.db.at, a.dy.at, a.x.at, LAB_SIZES(t)) == NOT_DONE) return LAB_NOT_DONE;
-    lab_net n = lab_conv_net(CNN_ISA_PLAIN, t, true);
+    lab_net n = lab_conv_net(CNN_ISA_PLAIN, t, LAB_WEIGHTS);
     lab_inputs(&n, a.x.at, a.w.at, a.b.at, a.dy.at), lab_forward(&n);
     const bool ok = lab_added(&a.dw, &dw, cnn_map_grad(n.y->in[1]), lab_conv_text(t))
                     && lab_added(&a.db, &db, cnn_map_grad(n.y->in[2]), lab_conv_text(t));
@@ -444,7 +447,7 @@ static inline bool lab_row_backward(cnn_backend *none, cnn_tensor *y)
            && lab_w(y->in[1]->grad, y->in[2]->grad, y->grad, y->in[0]->data, LAB_SIZES(&t)) == DONE;
 }
 
-/* Speed on VGG16's conv1_2 for CIFAR: 2 pictures of 32 x 32, 64 channels to 64: 151 MFLOP for each product. */
+/* Speed on VGG16's conv1_2 for CIFAR: a picture of 32 x 32, 64 channels to 64: 75 MFLOP for each product. */
 typedef struct { lab_conv t; lab_conv_arrays a; int part; } lab_conv_work;
 static inline void lab_run_conv(void *user)
 {
@@ -458,17 +461,17 @@ static inline void lab_run_conv(void *user)
 static inline lab_times lab_conv_time(int part)
 {
     static char   line[300];
-    lab_conv_work u = { .t = { "VGG16 conv1_2", 2, 64, 32, 32, 64, 3, 1, 1 }, .part = part };
+    lab_conv_work u = { .t = { "VGG16 conv1_2", 1, 64, 32, 32, 64, 3, 1, 1 }, .part = part };
     u.a = lab_conv_new(&u.t);
     lab_times     s = { .yours = lab_median(lab_run_conv, &u) };
-    const double  flops = 2.0 * 2 * 64 * 32 * 32 * 64 * 9 * (part ? 2 : 1);
+    const double  flops = 2.0 * 64 * 32 * 32 * 64 * 9 * (part ? 2 : 1);
     for (int i = 0; i < 2; i++) {
-        lab_net n = lab_conv_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, &u.t, part != 0);
+        lab_net n = lab_conv_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, &u.t, part ? LAB_DATA | LAB_WEIGHTS : 0);
         lab_inputs(&n, u.a.x.at, u.a.w.at, u.a.b.at, u.a.dy.at);
         double seconds = lab_median(lab_run_net, &n);
         cnn_free(n.g);
         if (part) {                                             /* that was forward and backward: take forward off */
-            n = lab_conv_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, &u.t, false);
+            n = lab_conv_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, &u.t, 0);
             lab_inputs(&n, u.a.x.at, u.a.w.at, u.a.b.at, NULL);
             seconds -= lab_median(lab_run_net, &n);
             cnn_free(n.g);
@@ -505,12 +508,14 @@ static inline int lab_conv2d_backward(int argc, char **argv, lab_conv_data_fn *d
     lab_fit(done, rows, NULL, false, 20);
     return lab_end();
 }
-/* Points for speed: all of them at `full` times the plain loops, in proportion below. */
-static inline void lab_speed_points(const char *name, lab_times s, double full, double points)
+/* 60 points for speed: none at 4 times the plain loops, which sum in double; all at 64 times; a quarter for each
+   doubling between. */
+static inline void lab_speed_points(const char *name, lab_times s)
 {
-    const double ratio = s.plain / s.yours, share = ratio <= 1 ? 0 : ratio >= full ? 1 : (ratio - 1) / (full - 1);
+    const double ratio = s.plain / s.yours, share = ratio <= 4 ? 0 : ratio >= 64 ? 1 : log(ratio / 4) / log(16);
+    const double points = 60;
     char text[120];
-    snprintf(text, sizeof text, "%.1f x the plain loops; all points at %g x", ratio, full);
+    snprintf(text, sizeof text, "%.1f x the plain loops; points from 4 x on, all at 64 x", ratio);
     lab_tell(name, share >= 1 ? "fast" : share > 0 ? "faster" : "slow", floor(points * share), points, text);
 }
 static inline int lab_conv2d_fast(int argc, char **argv, lab_conv_forward_fn *f)
@@ -520,8 +525,9 @@ static inline int lab_conv2d_fast(int argc, char **argv, lab_conv_forward_fn *f)
     lab_begin(argc, argv, 9, "conv2d, fast");
     lab_f = f;
     const bool right = lab_conv_tests("", lab_judge_forward, 8, &done);
-    if (right && !lab.judge_only) lab_speed_points("speed", lab_conv_time(0), 8, 60);
-    else if (!lab.judge_only) lab_tell("speed", done ? "WRONG" : "not done", 0, 60, done ? "first the right sums" : "");
+    if (lab.judge_only) return lab_end();
+    if (right) lab_speed_points("speed", lab_conv_time(0));
+    else       lab_tell("speed", done ? "WRONG" : "not done", 0, 60, done ? "first the right sums" : "");
     lab_fit(done, rows, NULL, false, 8);
     return lab_end();
 }
@@ -834,6 +840,270 @@ static inline int lab_optimizers(int argc, char **argv, lab_sgd_fn *sgd, lab_ada
         }
         lab_fit(v != LAB_NOT_DONE, NULL, &mine[rule], false, 10);
     }
+    return lab_end();
+}
+
+/* ---- 1: the lecture's graph ---- */
+
+typedef lab_answer lab_lecture_forward_fn(float *h, float *o, float *J, const float *x, const float *t, const float *W1,
+                                          const float *b1, const float *W2, const float *b2, int I, int H, int O);
+typedef lab_answer lab_lecture_backward_fn(float *gW1, float *gb1, float *gW2, float *gb2, const float *x,
+                                           const float *t, const float *h, const float *o, const float *W2, int I,
+                                           int H, int O);
+static lab_lecture_forward_fn  *lab_lecture_f;
+static lab_lecture_backward_fn *lab_lecture_b;
+
+typedef struct { cnn_graph *g; cnn_tensor *x, *t, *W1, *b1, *W2, *b2, *h, *o, *J; } lab_lecture_net;
+static inline lab_lecture_net lab_lecture_new(cnn_isa isa, int I, int H, int O)
+{
+    lab_lecture_net n = { .g = cnn_new(.isa = isa) };
+    n.x = cnn_input(n.g, I), n.t = cnn_input(n.g, O);
+    cnn_tensor *z1 = cnn_dense(n.x, H);
+    n.h = cnn_keep(cnn_sigmoid(z1));
+    cnn_tensor *z2 = cnn_dense(n.h, O);
+    n.o = cnn_keep(cnn_sigmoid(z2));
+    n.J = cnn_scale(cnn_mse(n.o, n.t), 0.5f * (float)O);
+    if (!cnn_compile(n.g, n.J)) fprintf(stderr, "lab: %s\n", cnn_error(n.g)), exit(2);
+    n.W1 = z1->in[1], n.b1 = z1->in[2], n.W2 = z2->in[1], n.b2 = z2->in[2];
+    return n;
+}
+typedef struct { lab_array x, t, W1, b1, W2, b2, h, o, J, gW1, gb1, gW2, gb2; } lab_lecture_arrays;
+static inline lab_lecture_arrays lab_lecture_fill(int I, int H, int O)
+{
+    return (lab_lecture_arrays){
+        lab_new("x", I, 0, 0, 0), lab_new("t", O, 0, 0, 0), lab_new("W1", H, I, 0, 0), lab_new("b1", H, 0, 0, 0),
+        lab_new("W2", O, H, 0, 0), lab_new("b2", O, 0, 0, 0), lab_unset("h", H, 0, 0, 0), lab_unset("o", O, 0, 0, 0),
+        lab_unset("J", 1, 0, 0, 0), lab_unset("gW1", H, I, 0, 0), lab_unset("gb1", H, 0, 0, 0),
+        lab_unset("gW2", O, H, 0, 0), lab_unset("gb2", O, 0, 0, 0) };
+}
+static inline lab_answer lab_lecture_run(const lab_lecture_arrays *a, bool back, const float *h, const float *o, int I,
+                                         int H, int O)
+{
+    return back ? lab_lecture_b(a->gW1.at, a->gb1.at, a->gW2.at, a->gb2.at, a->x.at, a->t.at, h, o, a->W2.at, I, H, O)
+                : lab_lecture_f(a->h.at, a->o.at, a->J.at, a->x.at, a->t.at, a->W1.at, a->b1.at, a->W2.at, a->b2.at,
+                                I, H, O);
+}
+/* The perceptron of the lecture (the numbers are M. Mazur's, 2015), with the values that are published. */
+static inline lab_verdict lab_judge_lecture(bool back)
+{
+    static const float x[] = { 0.05f, 0.10f }, t[] = { 0.01f, 0.99f }, b1[] = { 0.35f, 0.35f }, b2[] = { 0.6f, 0.6f };
+    static const float W1[] = { 0.15f, 0.20f, 0.25f, 0.30f }, W2[] = { 0.40f, 0.45f, 0.50f, 0.55f };
+    static const float h[] = { 0.5932699921f, 0.5968843783f }, o[] = { 0.7513650696f, 0.7729284653f };
+    static const float J[] = { 0.2983711088f };
+    static const float gW2[] = { 0.08216704056f, 0.08266762785f, -0.02260254048f, -0.02274024222f };
+    static const float gW1[] = { 0.0004385677345f, 0.0008771354689f, 0.0004977127353f, 0.0009954254705f };
+    static const float gb2[] = { 0.13849856163f, -0.03809823652f }, gb1[] = { 0.008771354689f, 0.009954254705f };
+    const char        *where = "the lecture's perceptron, 2-2-2";
+    lab_lecture_arrays a = lab_lecture_fill(2, 2, 2);
+    memcpy(a.x.at, x, sizeof x), memcpy(a.t.at, t, sizeof t), memcpy(a.W1.at, W1, sizeof W1);
+    memcpy(a.b1.at, b1, sizeof b1), memcpy(a.W2.at, W2, sizeof W2), memcpy(a.b2.at, b2, sizeof b2);
+    if (lab_lecture_run(&a, back, h, o, 2, 2, 2) == NOT_DONE) return lab_clear(), LAB_NOT_DONE;
+    const bool ok = back ? lab_same(&a.gW2, gW2, where) && lab_same(&a.gb2, gb2, where) && lab_same(&a.gW1, gW1, where)
+                           && lab_same(&a.gb1, gb1, where)
+                         : lab_same(&a.h, h, where) && lab_same(&a.o, o, where) && lab_same(&a.J, J, where);
+    return lab_clear(), ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline lab_verdict lab_judge_perceptron(bool back, int I, int H, int O)
+{
+    char where[80];
+    snprintf(where, sizeof where, "a perceptron, %d-%d-%d", I, H, O);
+    lab_lecture_arrays a = lab_lecture_fill(I, H, O);
+    lab_lecture_net    n = lab_lecture_new(CNN_ISA_PLAIN, I, H, O);
+    lab_set(n.x, a.x.at), lab_set(n.t, a.t.at), lab_set(n.W1, a.W1.at), lab_set(n.b1, a.b1.at);
+    lab_set(n.W2, a.W2.at), lab_set(n.b2, a.b2.at);
+    const float      J = cnn_forward(n.J, CNN_TRAIN);
+    cnn_backward(n.J);
+    const lab_answer done = lab_lecture_run(&a, back, cnn_map_read(n.h), cnn_map_read(n.o), I, H, O);
+    const bool ok = done == DONE
+        && (back ? lab_same(&a.gW2, cnn_map_grad(n.W2), where) && lab_same(&a.gb2, cnn_map_grad(n.b2), where)
+                   && lab_same(&a.gW1, cnn_map_grad(n.W1), where) && lab_same(&a.gb1, cnn_map_grad(n.b1), where)
+                 : lab_same(&a.h, cnn_map_read(n.h), where) && lab_same(&a.o, cnn_map_read(n.o), where)
+                   && lab_same(&a.J, &J, where));
+    cnn_free(n.g), lab_clear();
+    return done == NOT_DONE ? LAB_NOT_DONE : ok ? LAB_RIGHT : LAB_WRONG;
+}
+/* XOR by your two functions alone: 2-8-1, 2,000 times the four samples. */
+static inline void lab_learn_xor(bool done)
+{
+    const char *name = "XOR, learned by your functions alone";
+    if (!done) { lab_result(name, LAB_NOT_DONE, 20); return; }
+    lab_lecture_arrays a = lab_lecture_fill(2, 8, 1);
+    const lab_array   *w[4] = { &a.W1, &a.b1, &a.W2, &a.b2 }, *g[4] = { &a.gW1, &a.gb1, &a.gW2, &a.gb2 };
+    double first = 0, sum = 0;
+    for (int step = 0; step < 8000; step++) {
+        if (step % 4 == 0) sum = 0;
+        a.x.at[0] = (float)(step & 1), a.x.at[1] = (float)(step >> 1 & 1), a.t.at[0] = (float)((step ^ step >> 1) & 1);
+        lab_lecture_run(&a, false, NULL, NULL, 2, 8, 1), lab_lecture_run(&a, true, a.h.at, a.o.at, 2, 8, 1);
+        sum += (double)a.J.at[0];
+        for (int k = 0; k < 4; k++)
+            for (size_t i = 0; i < w[k]->n; i++) w[k]->at[i] -= 2 * g[k]->at[i];
+        if (step == 3) first = sum;
+    }
+    lab_clear();
+    snprintf(lab.why, sizeof lab.why, "the sum of the four losses went from %.4f to %.4f", first, sum);
+    const bool ok = sum < 0.02;
+    lab_tell(name, ok ? "right" : "WRONG", ok ? 20 : 0, 20, lab.why);
+}
+static inline int lab_lecture(int argc, char **argv, lab_lecture_forward_fn *f, lab_lecture_backward_fn *b)
+{
+    bool done = true;
+    lab_begin(argc, argv, 1, "the lecture's graph by hand");
+    lab_lecture_f = f, lab_lecture_b = b;
+    for (int back = 0; back < 2; back++) {
+        lab_verdict v = lab_judge_lecture(back);
+        lab_result(back ? "backward: the lecture's numbers" : "forward: the lecture's numbers", v, 20);
+        done = done && v != LAB_NOT_DONE;
+        for (int i = 0; i < 10 && v != LAB_NOT_DONE; i++)
+            if ((v = lab_judge_perceptron(back, lab_int(1, 9), lab_int(1, 9), lab_int(1, 9))) != LAB_RIGHT) break;
+        lab_result(back ? "backward: 10 random shapes" : "forward: 10 random shapes", v, 20);
+    }
+    if (!lab.judge_only) lab_learn_xor(done);
+    return lab_end();
+}
+
+/* ---- 6: batch norm ---- */
+
+typedef lab_answer lab_norm_fn(float *dx, float *dw, float *db, const float *dy, const float *x, const float *mean,
+                               const float *rstd, const float *w, int N, int C, int HW);
+static lab_norm_fn *lab_norm_b;
+
+static inline void lab_moments(float *mean, float *rstd, const float *x, int n, int c, int hw, float eps)
+{
+    for (int k = 0; k < c; k++) {
+        double sum = 0, squares = 0;
+        for (int i = 0; i < n * hw; i++) sum += (double)x[(i / hw * c + k) * hw + i % hw];
+        sum /= (double)n * hw;
+        for (int i = 0; i < n * hw; i++) {
+            const double d = (double)x[(i / hw * c + k) * hw + i % hw] - sum;
+            squares += d * d;
+        }
+        mean[k] = (float)sum, rstd[k] = (float)(1 / sqrt(squares / ((double)n * hw) + (double)eps));
+    }
+}
+static inline bool lab_row_norm(cnn_backend *none, cnn_tensor *y)
+{
+    float           mean[512], rstd[512];
+    const cnn_shape s = y->shape;
+    const cnn_batch_norm_args *a = y->args;
+    (void)none;
+    lab_moments(mean, rstd, y->in[0]->data, s.n, s.c, s.h * s.w, a->eps);
+    return lab_norm_b(y->in[0]->grad, y->in[1]->grad, y->in[2]->grad, y->grad, y->in[0]->data, mean, rstd,
+                      y->in[1]->data, s.n, s.c, s.h * s.w) == DONE;
+}
+static inline lab_verdict lab_judge_norm(int N, int C, int H, int W)
+{
+    lab_array x = lab_new("x", N, C, H, W), dy = lab_new("dy", N, C, H, W), w = lab_new("w", C, 0, 0, 0);
+    lab_array dx = lab_new("dx", N, C, H, W), dw = lab_new("dw", C, 0, 0, 0), db = lab_new("db", C, 0, 0, 0);
+    lab_array dx0 = lab_copy(&dx), dw0 = lab_copy(&dw), db0 = lab_copy(&db), m = lab_new("mean", C, 0, 0, 0);
+    lab_array r = lab_new("rstd", C, 0, 0, 0);
+    char      where[80];
+    for (size_t i = 0; i < x.n; i++) x.at[i] = 3 * x.at[i] + 1, dy.at[i] += 0.5f;
+    lab_moments(m.at, r.at, x.at, N, C, H * W, 1e-5f);
+    snprintf(where, sizeof where, "x (%d,%d,%d,%d)", N, C, H, W);
+    if (lab_norm_b(dx.at, dw.at, db.at, dy.at, x.at, m.at, r.at, w.at, N, C, H * W) == NOT_DONE)
+        return lab_clear(), LAB_NOT_DONE;
+    cnn_graph  *g = cnn_new(.max_batch = N, .isa = CNN_ISA_PLAIN);
+    cnn_tensor *in = cnn_input(g, C, H, W, .grad = 1);
+    lab_net     n = lab_close(in, cnn_batch_norm(in), true);
+    lab_inputs(&n, x.at, w.at, NULL, dy.at), lab_forward(&n);
+    const bool ok = lab_added(&db, &db0, cnn_map_grad(n.y->in[2]), where)
+                    && lab_added(&dw, &dw0, cnn_map_grad(n.y->in[1]), where)
+                    && lab_added(&dx, &dx0, cnn_map_grad(n.x), where);
+    cnn_free(g), lab_clear();
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline int lab_batch_norm_backward(int argc, char **argv, lab_norm_fn *f)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_batch_norm, NULL, NULL, lab_row_norm }, { 0 } };
+    static const int fixed[3][4] = { { 8, 6, 28, 28 }, { 2, 64, 28, 28 }, { 32, 16, 1, 1 } };
+    lab_verdict v = LAB_RIGHT;
+    lab_begin(argc, argv, 6, "batch norm, backward");
+    lab_norm_b = f;
+    for (int i = 0; i < 3 && v == LAB_RIGHT; i++) v = lab_judge_norm(fixed[i][0], fixed[i][1], fixed[i][2], fixed[i][3]);
+    lab_result("LeNet-5, ResNet-18, behind a dense layer", v, 40);
+    if (v == LAB_WRONG) v = LAB_RIGHT;
+    for (int i = 0; i < 12 && v == LAB_RIGHT; i++)
+        v = lab_judge_norm(lab_int(2, 6), lab_int(1, 6), lab_int(1, 7), lab_int(1, 7));
+    lab_result("12 random shapes", v, 40);
+    lab_fit(v != LAB_NOT_DONE, rows, NULL, true, 20);
+    return lab_end();
+}
+
+/* ---- 10: the matrix product ---- */
+
+typedef lab_answer lab_gemm_fn(float *c, const float *a, const float *b, int M, int N, int K);
+static lab_gemm_fn *lab_gemm_f;
+
+static inline lab_net lab_gemm_net(cnn_isa isa, const float *b, int M, int N, int K)
+{
+    cnn_graph  *g = cnn_new(.max_batch = M, .isa = isa, .inference = 1);
+    cnn_tensor *x = cnn_input(g, K);
+    return lab_close(x, cnn_matmul(x, cnn_const(g, ((cnn_shape){ K, N, 1, 1 }), b)), false);
+}
+static inline lab_verdict lab_judge_gemm(int M, int N, int K)
+{
+    lab_array a = lab_new("a", M, K, 0, 0), b = lab_new("b", K, N, 0, 0), c = lab_unset("c", M, N, 0, 0);
+    char      where[80];
+    snprintf(where, sizeof where, "a (%d,%d), b (%d,%d)", M, K, K, N);
+    if (lab_gemm_f(c.at, a.at, b.at, M, N, K) == NOT_DONE) return lab_clear(), LAB_NOT_DONE;
+    lab_net n = lab_gemm_net(CNN_ISA_PLAIN, b.at, M, N, K);
+    lab_inputs(&n, a.at, NULL, NULL, NULL);
+    const bool ok = lab_same(&c, lab_forward(&n), where);
+    cnn_free(n.g), lab_clear();
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+typedef struct { lab_array a, b, c; int size; } lab_gemm_work;
+static inline void lab_run_gemm(void *user)
+{
+    lab_gemm_work *u = user;
+    lab_gemm_f(u->c.at, u->a.at, u->b.at, u->size, u->size, u->size);
+}
+static inline lab_times lab_gemm_time(void)
+{
+    enum { SIZE = 320 };
+    lab_gemm_work u = { lab_new("a", SIZE, SIZE, 0, 0), lab_new("b", SIZE, SIZE, 0, 0), lab_new("c", SIZE, SIZE, 0, 0),
+                        SIZE };
+    lab_times     s = { .yours = lab_median(lab_run_gemm, &u) };
+    for (int i = 0; i < 2; i++) {
+        lab_net n = lab_gemm_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, u.b.at, SIZE, SIZE, SIZE);
+        lab_inputs(&n, u.a.at, NULL, NULL, NULL);
+        *(i ? &s.own : &s.plain) = lab_median(lab_run_net, &n);
+        cnn_free(n.g);
+    }
+    lab_clear();
+    printf("  speed              %s\n", lab_speed("320 x 320 x 320", 2.0 * SIZE * SIZE * SIZE, s));
+    return s;
+}
+static inline bool lab_row_gemm(cnn_backend *none, cnn_tensor *y, cnn_mode mode)       /* dense: y = x w^T + b */
+{
+    const int n = y->shape.n, k = y->in[1]->shape.c, m = y->shape.c;
+    float    *wt = malloc((size_t)k * (size_t)m * sizeof *wt);
+    (void)none, (void)mode;
+    for (int i = 0; wt && i < k * m; i++) wt[i] = y->in[1]->data[i % m * k + i / m];
+    const bool ok = wt && lab_gemm_f(y->data, y->in[0]->data, wt, n, m, k) == DONE;
+    for (int i = 0; ok && i < n * m; i++) y->data[i] += y->in[2]->data[i % m];
+    free(wt);
+    return ok;
+}
+static inline int lab_gemm(int argc, char **argv, lab_gemm_fn *f)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_dense, NULL, lab_row_gemm, NULL }, { 0 } };
+    static const int fixed[3][3] = { { 4, 4, 4 }, { 32, 120, 400 }, { 64, 196, 576 } };
+    lab_begin(argc, argv, 10, "GEMM, fast");
+    lab_gemm_f = f;
+    bool all = true, done = true;
+    for (int random = 0; random < 2; random++) {
+        lab_verdict v = LAB_RIGHT;
+        for (int i = 0; i < (random ? 12 : 3) && v == LAB_RIGHT; i++)
+            v = random ? lab_judge_gemm(lab_int(1, 70), lab_int(1, 70), lab_int(1, 70))
+                       : lab_judge_gemm(fixed[i][0], fixed[i][1], fixed[i][2]);
+        all = lab_result(random ? "12 random shapes" : "4 x 4 x 4, LeNet-5, ResNet-18", v, 15) && all;
+        done = v != LAB_NOT_DONE;
+    }
+    if (lab.judge_only) return lab_end();
+    if (all) lab_speed_points("speed", lab_gemm_time());
+    else     lab_tell("speed", done ? "WRONG" : "not done", 0, 60, done ? "first the right sums" : "");
+    lab_fit(done, rows, NULL, false, 10);
     return lab_end();
 }
 

@@ -55,7 +55,7 @@ static lab_answer own_conv_forward(float *y, const float *x, const float *w, con
     const int m = mistake(), kk = t.k * t.k;
     float    *w2 = m == 1 || m == 3 ? turn(w, t.o * t.c, t.k, m == 1) : spoil(w, (size_t)(t.o * t.c * kk));
     for (int i = 0; m == 4 && i < t.o * t.c * kk; i++) if (i / kk % t.c < t.c - 1) w2[i] = 0;
-    lab_net n = lab_conv_net(CNN_ISA_AUTO, &t, false);
+    lab_net n = lab_conv_net(CNN_ISA_AUTO, &t, 0);
     lab_inputs(&n, x, w2, m == 2 ? spoil(NULL, (size_t)t.o) : b, NULL);
     const float *right = lab_forward(&n);
     const cnn_shape s = n.y->shape;
@@ -73,7 +73,7 @@ static inline float *first_sample(const float *dy, lab_conv t, size_t count)
 static lab_answer own_conv_data(float *dx, const float *dy, const float *w, lab_conv t)
 {
     const int m = mistake();
-    lab_net   n = lab_conv_net(CNN_ISA_AUTO, &t, true);
+    lab_net   n = lab_conv_net(CNN_ISA_AUTO, &t, LAB_DATA);
     const size_t ny = cnn_count(n.y), nx = cnn_count(n.x);
     float    *d = m == 4 ? first_sample(dy, t, ny) : spoil(dy, ny);
     for (size_t i = 0; m == 5 && i < ny; i += (size_t)n.y->shape.w) d[i] = 0;
@@ -86,7 +86,7 @@ static lab_answer own_conv_data(float *dx, const float *dy, const float *w, lab_
 static lab_answer own_conv_weights(float *dw, float *db, const float *dy, const float *x, lab_conv t)
 {
     const int m = mistake();
-    lab_net   n = lab_conv_net(CNN_ISA_AUTO, &t, true);
+    lab_net   n = lab_conv_net(CNN_ISA_AUTO, &t, LAB_WEIGHTS);
     const size_t ny = cnn_count(n.y), nw = cnn_count(n.y->in[1]);
     float    *d = m == 5 ? first_sample(dy, t, ny) : spoil(dy, ny);
     for (size_t i = 0; m == 2 && i < ny; i++) d[i] /= (float)t.n;
@@ -243,5 +243,89 @@ static lab_answer own_adam(float *w, float *m, float *v, const float *dw, int n,
 }
 #define ANSWER_sgd  blank = __func__; return own_sgd(w, v, dw, n, lr, momentum)
 #define ANSWER_adam blank = __func__; return own_adam(w, m, v, dw, n, lr, beta1, beta2, eps, t)
+
+/* ---- 1 ---- */
+
+/* 1 no bias, 2 weights transposed, 3 J without 1/2, 4 J as a mean, 5 the output without sigmoid */
+static lab_answer own_lecture(float *h, float *o, float *J, const float *x, const float *t, const float *W1,
+                              const float *b1, const float *W2, const float *b2, int I, int H, int O)
+{
+    const int       m = mistake();
+    lab_lecture_net n = lab_lecture_new(CNN_ISA_AUTO, I, H, O);
+    float          *w = spoil(W1, (size_t)(I * H)), *zero = spoil(NULL, (size_t)(H + O));
+    if (m == 2) swap_axes(w, W1, H, I);
+    lab_set(n.x, x), lab_set(n.t, t), lab_set(n.W1, w), lab_set(n.b1, m == 1 ? zero : b1), lab_set(n.W2, W2);
+    lab_set(n.b2, m == 1 ? zero : b2);
+    *J = cnn_forward(n.J, CNN_EVAL) * (m == 3 ? 2.0f : m == 4 ? 1.0f / (float)O : 1.0f);
+    memcpy(h, cnn_map_read(n.h), (size_t)H * sizeof *h), memcpy(o, cnn_map_read(n.o), (size_t)O * sizeof *o);
+    for (int i = 0; m == 5 && i < O; i++) o[i] = logf(o[i] / (1 - o[i]));
+    return finish(n.g);
+}
+/* 1 no derivative of the sigmoid at the output, 2 uphill, 3 none in the hidden layer, 4 (as the lecture prints it) the
+   first input for all, 5 W2 transposed */
+static lab_answer own_lecture_back(float *gW1, float *gb1, float *gW2, float *gb2, const float *x, const float *t,
+                                   const float *h, const float *o, const float *W2, int I, int H, int O)
+{
+    const int m = mistake();
+    for (int k = 0; k < O; k++) {
+        gb2[k] = (m == 2 ? t[k] - o[k] : o[k] - t[k]) * (m == 1 ? 1 : o[k] * (1 - o[k]));
+        for (int j = 0; j < H; j++) gW2[k * H + j] = gb2[k] * h[j];
+    }
+    for (int j = 0; j < H; j++) {
+        gb1[j] = 0;
+        for (int k = 0; k < O; k++) gb1[j] += gb2[k] * W2[m == 5 ? j * O + k : k * H + j];
+        gb1[j] *= m == 3 ? 1 : h[j] * (1 - h[j]);
+        for (int i = 0; i < I; i++) gW1[j * I + i] = gb1[j] * x[m == 4 ? 0 : i];
+    }
+    return DONE;
+}
+#define ANSWER_lecture_forward  blank = __func__; return own_lecture(h, o, J, x, t, W1, b1, W2, b2, I, H, O)
+#define ANSWER_lecture_backward blank = __func__; return own_lecture_back(gW1, gb1, gW2, gb2, x, t, h, o, W2, I, H, O)
+
+/* ---- 6 ---- */
+
+/* 1 sets instead of adds, 2 mean(dy) forgotten, 3 X mean(dy X) forgotten, 4 w forgotten, 5 means over N alone */
+static lab_answer own_norm(float *dx, float *dw, float *db, const float *dy, const float *x, const float *mean,
+                           const float *rstd, const float *w, int N, int C, int HW)
+{
+    const int m = mistake();
+    for (int c = 0; c < C; c++) {
+        double sum = 0, product = 0;
+        for (int i = 0; i < N * HW; i++) {
+            const int at = (i / HW * C + c) * HW + i % HW;
+            sum += (double)dy[at], product += (double)(dy[at] * (x[at] - mean[c]) * rstd[c]);
+        }
+        const float count = (float)(m == 5 ? N : N * HW);
+        for (int i = 0; i < N * HW; i++) {
+            const int   at = (i / HW * C + c) * HW + i % HW;
+            const float X = (x[at] - mean[c]) * rstd[c];
+            const float d = dy[at] - (m == 2 ? 0 : (float)sum / count) - (m == 3 ? 0 : X * (float)product / count);
+            dx[at] = (m == 1 ? 0 : dx[at]) + d * rstd[c] * (m == 4 ? 1 : w[c]);
+        }
+        dw[c] += (float)product, db[c] += (float)sum;
+    }
+    return DONE;
+}
+#define ANSWER_batch_norm_backward blank = __func__; return own_norm(dx, dw, db, dy, x, mean, rstd, w, N, C, HW)
+
+/* ---- 10 ---- */
+
+/* 1 b transposed, 2 adds to c, 3 the last term of each sum, 4 the columns beyond the last full block of four,
+   5 a transposed */
+static lab_answer own_gemm(float *c, const float *a, const float *b, int M, int N, int K)
+{
+    const int m = mistake();
+    float    *a2 = spoil(a, (size_t)(M * K)), *b2 = spoil(b, (size_t)(K * N));
+    if (m == 5) swap_axes(a2, a, M, K);
+    if (m == 1) swap_axes(b2, b, K, N);
+    for (int i = 0; m == 3 && i < M; i++) a2[i * K + K - 1] = 0;
+    lab_net n = lab_gemm_net(CNN_ISA_AUTO, b2, M, N, K);
+    lab_inputs(&n, a2, NULL, NULL, NULL);
+    const float *right = lab_forward(&n);
+    for (int i = 0; i < M * N; i++)
+        if (m != 4 || i % N < N / 4 * 4) c[i] = (m == 2 ? c[i] : 0) + right[i];
+    return finish(n.g);
+}
+#define ANSWER_gemm blank = __func__; return own_gemm(c, a, b, M, N, K)
 
 #endif
