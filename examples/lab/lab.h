@@ -1,0 +1,1110 @@
+/* lab.h - the judge of the exercises in this directory: shapes, right answers, points, speed, and a net that learns
+   with your function inside. Nothing here is to be changed; nothing here is the solution either: what is right is what
+   cnn.h computes with its plain loops (.isa = CNN_ISA_PLAIN).
+
+     cc -std=c99 -O2 examples/lab/03_conv2d_forward.c -o lab03 -lm && ./lab03
+
+   cnn.h takes some 15 seconds to compile. Do that once, and each exercise takes one:
+
+     cc -std=c99 -O2 -DCNN_IMPLEMENTATION -x c -c cnn.h -o cnn.o
+     cc -std=c99 -O2 -DLAB_LINKED examples/lab/03_conv2d_forward.c cnn.o -o lab03 -lm && ./lab03
+
+   (-fopenmp in all lines: on all cores.)     ./lab03 judge     leaves out speed and training.
+
+   Order of this file: report, arrays, time, the net that learns, then a judge for each exercise. */
+#ifndef LAB_H
+#define LAB_H
+
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 199309L                                 /* clock_gettime */
+#endif
+#ifdef __GNUC__
+#pragma GCC diagnostic ignored "-Wunused-parameter"             /* a blank uses none of its parameters */
+#endif
+#ifndef LAB_LINKED
+#define CNN_IMPLEMENTATION
+#endif
+#include "../../cnn.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef enum { NOT_DONE, DONE } lab_answer;                     /* what a blank returns, and what an answer does */
+
+/* ---- Report: one line a test for people, one object a test for an autograder (file LAB_JSON) ---- */
+
+static struct {
+    int      number;
+    const char *title;
+    bool     judge_only;
+    double   points, most;
+    char     why[400];                                          /* the first difference */
+    uint64_t random;
+    float   *store[64];                                         /* arrays of the present test */
+    int      stored;
+} lab;
+
+static inline void lab_quote(FILE *f, const char *s)
+{
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\') fputc('\\', f);
+        if ((unsigned char)*s >= ' ') fputc(*s, f);
+        else fputs("\\n", f);
+    }
+}
+/* One test: what came out, for how many points. */
+static inline void lab_tell(const char *name, const char *what, double got, double most, const char *output)
+{
+    const char *json = getenv("LAB_JSON");
+    FILE       *f = json && *json ? fopen(json, "a") : NULL;
+    lab.points += got, lab.most += most;
+    printf("  %-9s %3.0f/%-3.0f  %s\n", what, got, most, name);
+    if (output[0]) printf("                     %s\n", output);
+    fflush(stdout);
+    if (!f) return;
+    fprintf(f, "{\"name\": \"%d ", lab.number), lab_quote(f, lab.title);
+    fprintf(f, ": "), lab_quote(f, name);
+    fprintf(f, "\", \"score\": %g, \"max_score\": %g, \"status\": \"%s\", \"output\": \"%s. ", got, most,
+            got < most ? "failed" : "passed", what);
+    lab_quote(f, output), fprintf(f, "\"},\n"), fclose(f);
+}
+typedef enum { LAB_RIGHT, LAB_WRONG, LAB_NOT_DONE } lab_verdict;
+static inline bool lab_result(const char *name, lab_verdict v, double most)
+{
+    static const char *const words[] = { "right", "WRONG", "not done" };
+    lab_tell(name, words[v], v == LAB_RIGHT ? most : 0, most, v == LAB_WRONG ? lab.why : "");
+    return v == LAB_RIGHT;
+}
+static inline void lab_begin(int argc, char **argv, int number, const char *title)
+{
+    lab.number = number, lab.title = title, lab.random = (uint64_t)number;
+    lab.judge_only = argc > 1 && strcmp(argv[1], "judge") == 0;
+    printf("Exercise %d: %s\n\n", number, title);
+}
+static inline int lab_end(void)
+{
+    printf("\nExercise %d: %.0f of %.0f points\n", lab.number, lab.points, lab.most);
+    return lab.points < lab.most;
+}
+
+/* ---- Arrays: filled by a generator with a fixed seed, watched on both sides ---- */
+
+enum { LAB_GUARD = 64 };
+typedef struct { const char *name; int dims, shape[4]; size_t n; float *at; } lab_array;
+
+static inline double lab_uniform(void)                          /* [0,1): splitmix64 */
+{
+    uint64_t z = lab.random += 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return (double)((z ^ (z >> 31)) >> 11) / 9007199254740992.0;
+}
+static inline int lab_int(int low, int high) { return low + (int)(lab_uniform() * (high - low + 1)); }
+
+static inline float *lab_memory(size_t floats)                  /* until lab_clear */
+{
+    float *p = malloc(floats * sizeof *p);
+    if (!p || lab.stored == 64) fprintf(stderr, "lab: out of memory\n"), exit(2);
+    return lab.store[lab.stored++] = p;
+}
+static inline void lab_clear(void) { while (lab.stored) free(lab.store[--lab.stored]); }
+
+/* An array of 1 to 4 dimensions (0 ends them), with values in -1..1. */
+static inline lab_array lab_new(const char *name, int a, int b, int c, int d)
+{
+    lab_array v = { name, 0, { a, b, c, d }, 1, NULL };
+    while (v.dims < 4 && v.shape[v.dims]) v.n *= (size_t)v.shape[v.dims++];
+    v.at = lab_memory(v.n + 2 * LAB_GUARD) + LAB_GUARD;
+    for (size_t i = 0; i < v.n; i++) v.at[i] = (float)(2 * lab_uniform() - 1);
+    for (int i = 0; i < LAB_GUARD; i++) v.at[-1 - i] = v.at[v.n + (size_t)i] = 1234.5f;
+    return v;
+}
+static inline lab_array lab_copy(const lab_array *a)
+{
+    lab_array v = *a;
+    v.at = lab_memory(v.n + 2 * LAB_GUARD) + LAB_GUARD;
+    memcpy(v.at - LAB_GUARD, a->at - LAB_GUARD, (v.n + 2 * LAB_GUARD) * sizeof(float));
+    return v;
+}
+/* For what forward writes: NaN, so that an element that is left out shows. */
+static inline lab_array lab_unset(const char *name, int a, int b, int c, int d)
+{
+    lab_array v = lab_new(name, a, b, c, d);
+    for (size_t i = 0; i < v.n; i++) v.at[i] = NAN;
+    return v;
+}
+static inline const char *lab_index(const lab_array *a, size_t i, char text[64])
+{
+    size_t rest = a->n, used = 0;
+    text[0] = 0;
+    for (int d = 0; d < a->dims; d++) {
+        rest /= (size_t)a->shape[d];
+        used += (size_t)snprintf(text + used, 64 - used, "[%d]", (int)(i / rest % (size_t)a->shape[d]));
+    }
+    return text;
+}
+/* Is `yours` right? Sums in another order round differently: a 10,000th of the values' size is free. */
+static inline bool lab_same(const lab_array *yours, const float *right, const char *where)
+{
+    double squares = 0, most = 0;
+    size_t wrong = 0, first = 0;
+    for (size_t i = 0; i < yours->n; i++) squares += (double)right[i] * (double)right[i];
+    const double size = sqrt(squares / (double)yours->n);
+    for (size_t i = 0; i < yours->n; i++) {
+        const double d = fabs((double)yours->at[i] - (double)right[i]);
+        if (d <= 1e-4 * (size + fabs((double)right[i])) + 1e-7) continue;
+        if (wrong++ == 0) first = i;
+        if (!(d <= most)) most = d;
+    }
+    char index[64];
+    if (wrong) {
+        snprintf(lab.why, sizeof lab.why, "%s\n                     %s%s is %.7g, right is %.7g", where, yours->name,
+                 lab_index(yours, first, index), (double)yours->at[first], (double)right[first]);
+        const size_t used = strlen(lab.why);
+        snprintf(lab.why + used, sizeof lab.why - used, "; %d of %d are wrong, by up to %.3g", (int)wrong,
+                 (int)yours->n, most);
+        return false;
+    }
+    for (int i = 0; i < LAB_GUARD; i++)
+        if (yours->at[-1 - i] != 1234.5f || yours->at[yours->n + (size_t)i] != 1234.5f) {
+            snprintf(lab.why, sizeof lab.why, "%s\n                     %s is right, but you also wrote %s it", where,
+                     yours->name, yours->at[-1 - i] != 1234.5f ? "in front of" : "behind");
+            return false;
+        }
+    return true;
+}
+/* Gradients are added to what is there: right = before + gradient. */
+static inline bool lab_added(const lab_array *yours, const lab_array *before, const float *gradient, const char *where)
+{
+    float *right = lab_memory(yours->n);
+    for (size_t i = 0; i < yours->n; i++) right[i] = before->at[i] + gradient[i];
+    return lab_same(yours, right, where);
+}
+
+/* ---- Time ---- */
+
+static inline double lab_seconds(void)
+{
+#ifdef CLOCK_MONOTONIC
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#else
+    return (double)clock() / CLOCKS_PER_SEC;
+#endif
+}
+/* The median of 1 to 15 runs, after one to warm up, in about half a second. */
+static inline double lab_median(void (*run)(void *), void *user)
+{
+    double t[15], start = lab_seconds();
+    int    n = 0;
+    for (run(user); n < 15 && (n < 1 || lab_seconds() - start < 0.5); n++) {
+        const double now = lab_seconds();
+        run(user);
+        double d = lab_seconds() - now;
+        int    i = n;
+        for (; i > 0 && t[i - 1] > d; i--) t[i] = t[i - 1];
+        t[i] = d;
+    }
+    return t[n / 2] > 0 ? t[n / 2] : 1e-9;
+}
+/* How fast: the line that people read. yours, plain, own in seconds. */
+typedef struct { double yours, plain, own; } lab_times;
+static inline const char *lab_speed(const char *what, double flops, lab_times t)
+{
+    static char text[240];
+    snprintf(text, sizeof text, "%s: %.3g ms, %.3g GFLOP/s: %.3g x the plain loops (%.3g ms), %.2g %% of cnn.h's own "
+             "kernel (%.3g ms)", what, 1e3 * t.yours, 1e-9 * flops / t.yours, t.plain / t.yours, 1e3 * t.plain,
+             100 * t.own / t.yours, 1e3 * t.own);
+    return text;
+}
+
+/* ---- The net that learns: LeNet-5 with relu, 2,000 of the digits in examples/data, two epochs ---- */
+
+static inline cnn_dataset lab_digits(const char *set)
+{
+    const char *slash = strrchr(__FILE__, '/');
+    const int   length = slash ? (int)(slash - __FILE__) + 1 : 0;
+    char images[600], labels[600];
+    snprintf(images, sizeof images, "%.*s../data/%s-images-idx3-ubyte", length, __FILE__, set);
+    snprintf(labels, sizeof labels, "%.*s../data/%s-labels-idx1-ubyte", length, __FILE__, set);
+    return cnn_load_idx(images, labels);
+}
+typedef struct { double accuracy, seconds; char error[CNN_ERROR_SIZE]; } lab_run;
+static inline lab_run lab_train(const cnn_kernel *rows, const cnn_optimizer *rule, bool norm)
+{
+    lab_run     r = { .accuracy = 0 };
+    cnn_dataset all = lab_digits("train"), test = lab_digits("test"), train = cnn_split(&all, 0, 2000);
+    const bool  adam = rule && rule->slots == 2;
+    cnn_graph  *g = cnn_new(.max_batch = 16, .seed = 1, .rows = rows, .optimizer = rule);
+    cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g);
+    cnn_tensor *h = cnn_conv2d(cnn_scale(x, 1 / 0.3081f, -0.1307f / 0.3081f), 6, 5, .pad = 2);
+    h = cnn_max_pool(cnn_relu(norm ? cnn_batch_norm(h) : h), 2);
+    h = cnn_conv2d(h, 16, 5);
+    h = cnn_max_pool(cnn_relu(norm ? cnn_batch_norm(h) : h), 2);
+    h = cnn_dense(cnn_relu(cnn_dense(h, 84)), 10);
+    cnn_tensor  *loss = cnn_softmax_cross_entropy(h, t);
+    const double start = lab_seconds();
+    if (cnn_compile(g, loss)) {
+        if (adam) cnn_fit(loss, h, &train, .epochs = 2, .lr = 0.002f);
+        else      cnn_fit(loss, h, &train, .epochs = 2, .lr = 0.01f, .momentum = 0.9f);
+    }
+    r.seconds = lab_seconds() - start;
+    r.accuracy = cnn_evaluate(loss, h, &test).accuracy;
+    if (cnn_error(g)) snprintf(r.error, sizeof r.error, "%s", cnn_error(g));
+    cnn_free(g), cnn_dataset_free(&all), cnn_dataset_free(&test), cnn_dataset_free(&train);
+    return r;
+}
+/* Train with your function and without. `done`: the function is there (else the net learns without it). */
+static inline void lab_fit(bool done, const cnn_kernel *rows, const cnn_optimizer *rule, bool norm, double points)
+{
+    if (lab.judge_only) return;
+    const cnn_optimizer *own = rule && rule->slots == 2 ? cnn_adam() : NULL;
+    const lab_run  a = lab_train(NULL, own, norm);
+    const char    *name = "inside cnn_fit: LeNet-5 learns 2,000 digits";
+    if (a.error[0]) {
+        printf("  without:  %s\n", a.error);
+        return;
+    }
+    if (!done) {
+        lab_result(name, LAB_NOT_DONE, points);
+        printf("                     until then with cnn.h's own kernel: %.1f %% of the test digits, %.2f s\n",
+               100 * a.accuracy, a.seconds);
+        return;
+    }
+    const lab_run b = lab_train(rows, rule, norm);
+    snprintf(lab.why, sizeof lab.why, "%.1f %% of the test digits in %.2f s with your function, %.1f %% in %.2f s "
+             "without%s%.100s", 100 * b.accuracy, b.seconds, 100 * a.accuracy, a.seconds, b.error[0] ? ": " : "",
+             b.error);
+    const bool ok = !b.error[0] && fabs(a.accuracy - b.accuracy) <= 0.03;
+    lab_tell(name, ok ? "right" : "WRONG", ok ? points : 0, points, lab.why);
+}
+
+/* ---- Right answers: a graph with one operation; its gradients by dy = r, J = sum y r ---- */
+
+typedef struct { cnn_graph *g; cnn_tensor *x, *y, *r, *loss; } lab_net;
+/* Compile a net that ends with y. r: the gradient of y, an input, or NULL for inference. */
+static inline lab_net lab_close(cnn_tensor *x, cnn_tensor *y, bool grads)
+{
+    lab_net n = { y->graph, x, y, NULL, y };
+    if (grads) {
+        n.r = cnn_input(n.g, y->shape.c, y->shape.h, y->shape.w);
+        n.loss = cnn_sum(cnn_mul(y, n.r));
+    }
+    if (!cnn_compile(n.g, n.loss)) fprintf(stderr, "lab: %s\n", cnn_error(n.g)), exit(2);
+    return n;
+}
+static inline void lab_set(cnn_tensor *t, const float *values) { cnn_set(t, values, cnn_count(t)); }
+static inline void lab_inputs(const lab_net *n, const float *x, const float *w, const float *b, const float *dy)
+{
+    cnn_set_batch(n->g, n->x->shape.n);
+    lab_set(n->x, x);
+    if (w) lab_set(n->y->in[1], w);
+    if (b) lab_set(n->y->in[2], b);
+    if (dy && n->r) lab_set(n->r, dy);
+}
+static inline const float *lab_forward(const lab_net *n)
+{
+    cnn_forward(n->loss, n->r ? CNN_TRAIN : CNN_EVAL);
+    if (n->r) cnn_backward(n->loss);
+    if (cnn_error(n->g)) fprintf(stderr, "lab: %s\n", cnn_error(n->g)), exit(2);
+    return n->r ? NULL : cnn_map_read(n->y);
+}
+static inline void lab_run_net(void *user) { lab_forward(user); }
+
+/* ---- 3, 4, 9: conv2d ---- */
+
+typedef lab_answer lab_conv_forward_fn(float *y, const float *x, const float *w, const float *b, int N, int C, int H,
+                                       int W, int O, int K, int stride, int pad);
+typedef lab_answer lab_conv_data_fn(float *dx, const float *dy, const float *w, int N, int C, int H, int W, int O,
+                                    int K, int stride, int pad);
+typedef lab_answer lab_conv_weights_fn(float *dw, float *db, const float *dy, const float *x, int N, int C, int H,
+                                       int W, int O, int K, int stride, int pad);
+typedef struct { const char *name; int n, c, h, w, o, k, stride, pad; } lab_conv;
+typedef struct { const char *name; int count; lab_conv shape[4]; } lab_family;
+
+static const lab_family lab_families[] = {
+    { "LeNet-5 on pictures of 28 x 28 and 86 x 86", 4, {
+        { "c1 at 28", 4, 1, 28, 28, 6, 5, 1, 2 },   { "c3 at 28", 4, 6, 14, 14, 16, 5, 1, 0 },
+        { "c1 at 86", 2, 1, 86, 86, 4, 7, 1, 0 },   { "c3 at 86", 2, 4, 40, 40, 16, 7, 1, 0 } } },
+    { "VGG16 on CIFAR-10", 3, {
+        { "conv1_1", 2, 3, 32, 32, 64, 3, 1, 1 },   { "conv3_1", 1, 128, 8, 8, 256, 3, 1, 1 },
+        { "conv5_1", 1, 512, 2, 2, 512, 3, 1, 1 } } },
+    { "ResNet-18", 3, {
+        { "layer2.0.downsample", 1, 64, 56, 56, 128, 1, 2, 0 }, { "conv1, of 112 x 112", 1, 3, 112, 112, 64, 7, 2, 3 },
+        { "layer2.0.conv1, of 28 x 28", 1, 64, 28, 28, 128, 3, 2, 1 } } } };
+enum { LAB_FAMILIES = 3, LAB_RANDOM = 12 };
+
+static inline int lab_out(int size, int k, int stride, int pad) { return (size + 2 * pad - k) / stride + 1; }
+static inline const char *lab_conv_text(const lab_conv *t)
+{
+    static char text[160];
+    snprintf(text, sizeof text, "%s: x (%d,%d,%d,%d), w (%d,%d,%d,%d), stride %d, pad %d", t->name, t->n, t->c, t->h,
+             t->w, t->o, t->c, t->k, t->k, t->stride, t->pad);
+    return text;
+}
+static inline lab_conv lab_random_conv(void)
+{
+    const int k = lab_int(1, 5);
+    return (lab_conv){ "random", lab_int(1, 3), lab_int(1, 5), lab_int(k, 12), lab_int(k, 12), lab_int(1, 6), k,
+                       lab_int(1, 3), lab_int(0, k / 2) };
+}
+enum { LAB_DATA = 1, LAB_WEIGHTS = 2 };                          /* the gradients that are wanted; 0: forward alone */
+static inline lab_net lab_conv_net(cnn_isa isa, const lab_conv *t, int grads)
+{
+    cnn_graph  *g = cnn_new(.max_batch = t->n, .isa = isa, .inference = !grads);
+    cnn_tensor *x = cnn_input(g, t->c, t->h, t->w, .grad = grads & LAB_DATA);
+    cnn_tensor *y = cnn_conv2d(x, t->o, t->k, .stride = t->stride, .pad = t->pad);
+    if (grads == LAB_DATA) cnn_freeze(y->in[1]), cnn_freeze(y->in[2]);
+    return lab_close(x, y, grads != 0);
+}
+typedef struct { lab_array x, w, b, y, dy, dx, dw, db; } lab_conv_arrays;
+static inline lab_conv_arrays lab_conv_new(const lab_conv *t)
+{
+    const int oh = lab_out(t->h, t->k, t->stride, t->pad), ow = lab_out(t->w, t->k, t->stride, t->pad);
+    return (lab_conv_arrays){ lab_new("x", t->n, t->c, t->h, t->w), lab_new("w", t->o, t->c, t->k, t->k),
+                              lab_new("b", t->o, 0, 0, 0), lab_unset("y", t->n, t->o, oh, ow),
+                              lab_new("dy", t->n, t->o, oh, ow), lab_new("dx", t->n, t->c, t->h, t->w),
+                              lab_new("dw", t->o, t->c, t->k, t->k), lab_new("db", t->o, 0, 0, 0) };
+}
+#define LAB_SIZES(t) (t)->n, (t)->c, (t)->h, (t)->w, (t)->o, (t)->k, (t)->stride, (t)->pad
+
+static lab_conv_forward_fn *lab_f;
+static lab_conv_data_fn    *lab_d;
+static lab_conv_weights_fn *lab_w;
+
+static inline lab_verdict lab_judge_forward(const lab_conv *t)
+{
+    lab_conv_arrays a = lab_conv_new(t);
+    if (lab_f(a.y.at, a.x.at, a.w.at, a.b.at, LAB_SIZES(t)) == NOT_DONE) return LAB_NOT_DONE;
+    lab_net n = lab_conv_net(CNN_ISA_PLAIN, t, 0);
+    lab_inputs(&n, a.x.at, a.w.at, a.b.at, NULL);
+    const bool ok = lab_same(&a.y, lab_forward(&n), lab_conv_text(t));
+    cnn_free(n.g);
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline lab_verdict lab_judge_data(const lab_conv *t)
+{
+    lab_conv_arrays a = lab_conv_new(t);
+    lab_array       before = lab_copy(&a.dx);
+    if (lab_d(a.dx.at, a.dy.at, a.w.at, LAB_SIZES(t)) == NOT_DONE) return LAB_NOT_DONE;
+    lab_net n = lab_conv_net(CNN_ISA_PLAIN, t, LAB_DATA);
+    lab_inputs(&n, a.x.at, a.w.at, a.b.at, a.dy.at), lab_forward(&n);
+    const bool ok = lab_added(&a.dx, &before, cnn_map_grad(n.x), lab_conv_text(t));
+    cnn_free(n.g);
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline lab_verdict lab_judge_weights(const lab_conv *t)
+{
+    lab_conv_arrays a = lab_conv_new(t);
+    lab_array       dw = lab_copy(&a.dw), db = lab_copy(&a.db);
+    if (lab_w(a.dw.at, a.db.at, a.dy.at, a.x.at, LAB_SIZES(t)) == NOT_DONE) return LAB_NOT_DONE;
+    lab_net n = lab_conv_net(CNN_ISA_PLAIN, t, LAB_WEIGHTS);
+    lab_inputs(&n, a.x.at, a.w.at, a.b.at, a.dy.at), lab_forward(&n);
+    const bool ok = lab_added(&a.dw, &dw, cnn_map_grad(n.y->in[1]), lab_conv_text(t))
+                    && lab_added(&a.db, &db, cnn_map_grad(n.y->in[2]), lab_conv_text(t));
+    cnn_free(n.g);
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+/* All shapes, most points for each family; stops at the first wrong shape of a family. True: all is right. */
+static inline bool lab_conv_tests(const char *what, lab_verdict (*judge)(const lab_conv *), double points, bool *done)
+{
+    bool all = true;
+    char name[160];
+    for (int f = 0; f <= LAB_FAMILIES; f++) {
+        const lab_family *family = &lab_families[f < LAB_FAMILIES ? f : 0];
+        lab_verdict       v = LAB_RIGHT;
+        for (int i = 0; i < (f < LAB_FAMILIES ? family->count : LAB_RANDOM) && v == LAB_RIGHT; i++) {
+            const lab_conv t = f < LAB_FAMILIES ? family->shape[i] : lab_random_conv();
+            v = judge(&t);
+            lab_clear();
+        }
+        snprintf(name, sizeof name, "%s%s", what, f < LAB_FAMILIES ? family->name : "12 random shapes");
+        all = lab_result(name, v, points) && all;
+        *done = v != LAB_NOT_DONE;
+    }
+    return all;
+}
+
+static inline lab_conv lab_conv_of(const cnn_tensor *y)
+{
+    const cnn_conv2d_args *a = y->args;
+    const cnn_shape        x = y->in[0]->shape;
+    return (lab_conv){ y->name, x.n, x.c, x.h, x.w, y->shape.c, a->kernel_h, a->stride_h, a->pad_h };
+}
+static inline bool lab_row_forward(cnn_backend *none, cnn_tensor *y, cnn_mode mode)
+{
+    const lab_conv t = lab_conv_of(y);
+    (void)none, (void)mode;
+    return lab_f(y->data, y->in[0]->data, y->in[1]->data, y->in[2]->data, LAB_SIZES(&t)) == DONE;
+}
+static inline bool lab_row_backward(cnn_backend *none, cnn_tensor *y)
+{
+    const lab_conv t = lab_conv_of(y);
+    (void)none;
+    return (!y->in[0]->grad || lab_d(y->in[0]->grad, y->grad, y->in[1]->data, LAB_SIZES(&t)) == DONE)
+           && lab_w(y->in[1]->grad, y->in[2]->grad, y->grad, y->in[0]->data, LAB_SIZES(&t)) == DONE;
+}
+
+/* Speed on VGG16's conv1_2 for CIFAR: a picture of 32 x 32, 64 channels to 64: 75 MFLOP for each product. */
+typedef struct { lab_conv t; lab_conv_arrays a; int part; } lab_conv_work;
+static inline void lab_run_conv(void *user)
+{
+    lab_conv_work *u = user;
+    if (u->part == 0) lab_f(u->a.y.at, u->a.x.at, u->a.w.at, u->a.b.at, LAB_SIZES(&u->t));
+    else {
+        lab_d(u->a.dx.at, u->a.dy.at, u->a.w.at, LAB_SIZES(&u->t));
+        lab_w(u->a.dw.at, u->a.db.at, u->a.dy.at, u->a.x.at, LAB_SIZES(&u->t));
+    }
+}
+static inline lab_times lab_conv_time(int part)
+{
+    static char   line[300];
+    lab_conv_work u = { .t = { "VGG16 conv1_2", 1, 64, 32, 32, 64, 3, 1, 1 }, .part = part };
+    u.a = lab_conv_new(&u.t);
+    lab_times     s = { .yours = lab_median(lab_run_conv, &u) };
+    const double  flops = 2.0 * 64 * 32 * 32 * 64 * 9 * (part ? 2 : 1);
+    for (int i = 0; i < 2; i++) {
+        lab_net n = lab_conv_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, &u.t, part ? LAB_DATA | LAB_WEIGHTS : 0);
+        lab_inputs(&n, u.a.x.at, u.a.w.at, u.a.b.at, u.a.dy.at);
+        double seconds = lab_median(lab_run_net, &n);
+        cnn_free(n.g);
+        if (part) {                                             /* that was forward and backward: take forward off */
+            n = lab_conv_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, &u.t, 0);
+            lab_inputs(&n, u.a.x.at, u.a.w.at, u.a.b.at, NULL);
+            seconds -= lab_median(lab_run_net, &n);
+            cnn_free(n.g);
+        }
+        *(i ? &s.own : &s.plain) = seconds;
+    }
+    lab_clear();
+    snprintf(line, sizeof line, "%s", lab_speed("VGG16 conv1_2", flops, s));
+    printf("  speed              %s\n", line);
+    return s;
+}
+
+static inline int lab_conv2d_forward(int argc, char **argv, lab_conv_forward_fn *f)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_conv2d, NULL, lab_row_forward, NULL }, { 0 } };
+    bool done;
+    lab_begin(argc, argv, 3, "conv2d, forward");
+    lab_f = f;
+    lab_conv_tests("", lab_judge_forward, 20, &done);
+    if (done && !lab.judge_only) lab_conv_time(0);
+    lab_fit(done, rows, NULL, false, 20);
+    return lab_end();
+}
+static inline int lab_conv2d_backward(int argc, char **argv, lab_conv_data_fn *data, lab_conv_weights_fn *weights)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_conv2d, NULL, NULL, lab_row_backward }, { 0 } };
+    bool done_data, done_weights;
+    lab_begin(argc, argv, 4, "conv2d, backward");
+    lab_d = data, lab_w = weights;
+    lab_conv_tests("data: ", lab_judge_data, 10, &done_data);
+    lab_conv_tests("weights: ", lab_judge_weights, 10, &done_weights);
+    const bool done = done_data && done_weights;
+    if (done && !lab.judge_only) lab_conv_time(1);
+    lab_fit(done, rows, NULL, false, 20);
+    return lab_end();
+}
+/* 60 points for speed: none at 4 times the plain loops, which sum in double; all at 64 times; a quarter for each
+   doubling between. */
+static inline void lab_speed_points(const char *name, lab_times s)
+{
+    const double ratio = s.plain / s.yours, share = ratio <= 4 ? 0 : ratio >= 64 ? 1 : log(ratio / 4) / log(16);
+    const double points = 60;
+    char text[120];
+    snprintf(text, sizeof text, "%.1f x the plain loops; points from 4 x on, all at 64 x", ratio);
+    lab_tell(name, share >= 1 ? "fast" : share > 0 ? "faster" : "slow", floor(points * share), points, text);
+}
+static inline int lab_conv2d_fast(int argc, char **argv, lab_conv_forward_fn *f)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_conv2d, NULL, lab_row_forward, NULL }, { 0 } };
+    bool done;
+    lab_begin(argc, argv, 9, "conv2d, fast");
+    lab_f = f;
+    const bool right = lab_conv_tests("", lab_judge_forward, 8, &done);
+    if (lab.judge_only) return lab_end();
+    if (right) lab_speed_points("speed", lab_conv_time(0));
+    else       lab_tell("speed", done ? "WRONG" : "not done", 0, 60, done ? "first the right sums" : "");
+    lab_fit(done, rows, NULL, false, 8);
+    return lab_end();
+}
+
+/* ---- 2: dense ---- */
+
+typedef lab_answer lab_dense_forward_fn(float *y, const float *x, const float *w, const float *b, int N, int K, int M);
+typedef lab_answer lab_dense_data_fn(float *dx, const float *dy, const float *w, int N, int K, int M);
+typedef lab_answer lab_dense_weights_fn(float *dw, float *db, const float *dy, const float *x, int N, int K, int M);
+static lab_dense_forward_fn *lab_dense_f;
+static lab_dense_data_fn    *lab_dense_d;
+static lab_dense_weights_fn *lab_dense_w;
+
+static inline bool lab_row_dense(cnn_backend *none, cnn_tensor *y, cnn_mode mode)
+{
+    (void)none, (void)mode;
+    return lab_dense_f(y->data, y->in[0]->data, y->in[1]->data, y->in[2]->data, y->shape.n, y->in[1]->shape.c,
+                       y->shape.c) == DONE;
+}
+static inline bool lab_row_dense_back(cnn_backend *none, cnn_tensor *y)
+{
+    const int n = y->shape.n, k = y->in[1]->shape.c, m = y->shape.c;
+    (void)none;
+    return (!y->in[0]->grad || lab_dense_d(y->in[0]->grad, y->grad, y->in[1]->data, n, k, m) == DONE)
+           && lab_dense_w(y->in[1]->grad, y->in[2]->grad, y->grad, y->in[0]->data, n, k, m) == DONE;
+}
+/* part: 0 forward, 1 data, 2 weights */
+static inline lab_verdict lab_judge_dense(int part, int n, int k, int m)
+{
+    lab_array  x = lab_new("x", n, k, 0, 0), w = lab_new("w", m, k, 0, 0), b = lab_new("b", m, 0, 0, 0);
+    lab_array  y = lab_unset("y", n, m, 0, 0), dy = lab_new("dy", n, m, 0, 0), dx = lab_new("dx", n, k, 0, 0);
+    lab_array  dw = lab_new("dw", m, k, 0, 0), db = lab_new("db", m, 0, 0, 0);
+    lab_array  dx0 = lab_copy(&dx), dw0 = lab_copy(&dw), db0 = lab_copy(&db);
+    lab_answer a = part == 0 ? lab_dense_f(y.at, x.at, w.at, b.at, n, k, m)
+                   : part == 1 ? lab_dense_d(dx.at, dy.at, w.at, n, k, m)
+                               : lab_dense_w(dw.at, db.at, dy.at, x.at, n, k, m);
+    if (a == NOT_DONE) return lab_clear(), LAB_NOT_DONE;
+    char where[80];
+    snprintf(where, sizeof where, "x (%d,%d), w (%d,%d)", n, k, m, k);
+    cnn_graph  *g = cnn_new(.max_batch = n, .isa = CNN_ISA_PLAIN, .inference = part == 0);
+    cnn_tensor *in = cnn_input(g, k, .grad = part != 0);
+    lab_net     net = lab_close(in, cnn_dense(in, m), part != 0);
+    lab_inputs(&net, x.at, w.at, b.at, dy.at);
+    const float *right = lab_forward(&net);
+    const bool   ok = part == 0 ? lab_same(&y, right, where)
+                      : part == 1 ? lab_added(&dx, &dx0, cnn_map_grad(net.x), where)
+                                  : lab_added(&dw, &dw0, cnn_map_grad(net.y->in[1]), where)
+                                    && lab_added(&db, &db0, cnn_map_grad(net.y->in[2]), where);
+    cnn_free(g), lab_clear();
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline int lab_dense(int argc, char **argv, lab_dense_forward_fn *f, lab_dense_data_fn *d, lab_dense_weights_fn *w)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_dense, NULL, lab_row_dense, lab_row_dense_back }, { 0 } };
+    static const char *const parts[] = { "forward", "backward, data", "backward, weights" };
+    static const int fixed[3][3] = { { 1, 2, 2 }, { 32, 400, 120 }, { 16, 512, 10 } };   /* LeNet-5, VGG16 on CIFAR */
+    bool done = true;
+    lab_begin(argc, argv, 2, "dense, forward and backward");
+    lab_dense_f = f, lab_dense_d = d, lab_dense_w = w;
+    for (int part = 0; part < 3; part++)
+        for (int random = 0; random < 2; random++) {
+            lab_verdict v = LAB_RIGHT;
+            char        name[80];
+            for (int i = 0; i < (random ? 8 : 3) && v == LAB_RIGHT; i++)
+                v = random ? lab_judge_dense(part, lab_int(1, 9), lab_int(1, 40), lab_int(1, 40))
+                           : lab_judge_dense(part, fixed[i][0], fixed[i][1], fixed[i][2]);
+            snprintf(name, sizeof name, "%s: %s", parts[part], random ? "8 random shapes" : "layers of LeNet-5 and VGG16");
+            lab_result(name, v, part == 1 ? 15 : 12.5 + (random ? 0.5 : -0.5));
+            done = done && v != LAB_NOT_DONE;
+        }
+    lab_fit(done, rows, NULL, false, 20);
+    return lab_end();
+}
+
+/* ---- 5: max pooling ---- */
+
+typedef lab_answer lab_pool_forward_fn(float *y, int *where, const float *x, int N, int C, int H, int W, int K,
+                                       int stride);
+typedef lab_answer lab_pool_backward_fn(float *dx, const float *dy, const int *where, int N, int C, int H, int W,
+                                        int K, int stride);
+static lab_pool_forward_fn  *lab_pool_f;
+static lab_pool_backward_fn *lab_pool_b;
+
+static inline bool lab_row_pool(cnn_backend *none, cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_pool_args *a = y->args;
+    const cnn_shape      x = y->in[0]->shape;
+    int *where = y->saved ? y->saved : malloc(cnn_count(y) * sizeof *where);   /* in CNN_EVAL nothing is kept */
+    (void)none, (void)mode;
+    const bool ok = where && lab_pool_f(y->data, where, y->in[0]->data, x.n, x.c, x.h, x.w, a->kernel_h, a->stride_h)
+                             == DONE;
+    if (!y->saved) free(where);
+    return ok;
+}
+static inline bool lab_row_pool_back(cnn_backend *none, cnn_tensor *y)
+{
+    const cnn_pool_args *a = y->args;
+    const cnn_shape      x = y->in[0]->shape;
+    (void)none;
+    return lab_pool_b(y->in[0]->grad, y->grad, y->saved, x.n, x.c, x.h, x.w, a->kernel_h, a->stride_h) == DONE;
+}
+typedef enum { LAB_VALUES, LAB_PLACES, LAB_BACK } lab_pool_part;
+/* ties: x holds -3, -2 and -1 alone, so that windows have equals (and a maximum that starts from 0 shows). */
+static inline lab_verdict lab_judge_pool(lab_pool_part part, bool ties, int n, int c, int h, int w, int k, int stride)
+{
+    const int oh = lab_out(h, k, stride, 0), ow = lab_out(w, k, stride, 0);
+    lab_array x = lab_new("x", n, c, h, w), y = lab_unset("y", n, c, oh, ow), dy = lab_new("dy", n, c, oh, ow);
+    lab_array dx = lab_new("dx", n, c, h, w), dx0 = lab_copy(&dx), place = lab_unset("where", n, c, oh, ow);
+    int      *where = malloc((y.n + 1) * sizeof *where);
+    bool      ok = where != NULL;
+    char      text[120];
+    for (size_t i = 0; ties && i < x.n; i++) x.at[i] = floorf(1.5f * x.at[i] - 1.5f);
+    for (size_t i = 0; ok && i <= y.n; i++) where[i] = -1;
+    snprintf(text, sizeof text, "x (%d,%d,%d,%d)%s, kernel %d, stride %d", n, c, h, w, ties ? " with ties" : "", k,
+             stride);
+    cnn_graph  *g = cnn_new(.max_batch = n, .isa = CNN_ISA_PLAIN);
+    cnn_tensor *in = cnn_input(g, c, h, w, .grad = 1);
+    lab_net     net = lab_close(in, cnn_keep(cnn_max_pool(in, k, .stride = stride)), true);
+    lab_inputs(&net, x.at, NULL, NULL, dy.at), lab_forward(&net);
+    /* The right places: where a gradient of a single window lands; found through cnn.h alone. */
+    if (ok && part != LAB_VALUES) {
+        lab_array one = lab_new("one", n, c, oh, ow);
+        float    *right = lab_memory(y.n);
+        for (int i = 0; i < oh * ow; i++) {                     /* window i of every plane at once */
+            for (size_t j = 0; j < one.n; j++) one.at[j] = j % (size_t)(oh * ow) == (size_t)i ? 1.0f : 0.0f;
+            lab_set(net.r, one.at), lab_forward(&net);
+            const float *grad = cnn_map_grad(net.x);
+            for (int p = 0; p < n * c; p++)
+                for (int j = 0; j < h * w; j++)
+                    if (grad[(size_t)p * (size_t)(h * w) + (size_t)j] != 0)
+                        right[(size_t)p * (size_t)(oh * ow) + (size_t)i] = (float)j;
+        }
+        lab_set(net.r, dy.at), lab_forward(&net);
+        if (part == LAB_BACK) {
+            for (size_t i = 0; i < y.n; i++) where[i] = (int)right[i];
+            ok = lab_pool_b(dx.at, dy.at, where, n, c, h, w, k, stride) == DONE;
+            if (ok) ok = lab_added(&dx, &dx0, cnn_map_grad(net.x), text);
+            else    { free(where), cnn_free(g), lab_clear(); return LAB_NOT_DONE; }
+        } else {
+            lab_answer a = lab_pool_f(y.at, where, x.at, n, c, h, w, k, stride);
+            if (a == NOT_DONE) { free(where), cnn_free(g), lab_clear(); return LAB_NOT_DONE; }
+            for (size_t i = 0; i < y.n; i++) place.at[i] = (float)where[i];
+            ok = lab_same(&place, right, text);
+        }
+    } else if (ok) {
+        lab_answer a = lab_pool_f(y.at, where, x.at, n, c, h, w, k, stride);
+        if (a == NOT_DONE) { free(where), cnn_free(g), lab_clear(); return LAB_NOT_DONE; }
+        ok = lab_same(&y, cnn_map_read(net.y), text);
+    }
+    free(where), cnn_free(g), lab_clear();
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline int lab_max_pool(int argc, char **argv, lab_pool_forward_fn *f, lab_pool_backward_fn *b)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_max_pool, NULL, lab_row_pool, lab_row_pool_back }, { 0 } };
+    static const int fixed[3][6] = { { 2, 6, 28, 28, 2, 2 }, { 1, 8, 14, 14, 2, 2 }, { 1, 4, 28, 28, 3, 2 } };
+    static const char *const parts[] = { "forward, values: ", "forward, places: ", "backward: " };
+    bool done = true;
+    lab_begin(argc, argv, 5, "max pooling, and ties");
+    lab_pool_f = f, lab_pool_b = b;
+    for (int part = 0; part < 3; part++)
+        for (int random = 0; random < 2; random++) {
+            lab_verdict v = LAB_RIGHT;
+            char        name[80];
+            for (int i = 0; i < (random ? 12 : 3) && v == LAB_RIGHT; i++) {
+                const int *s = fixed[random ? 0 : i], k = lab_int(1, 3);
+                v = random ? lab_judge_pool((lab_pool_part)part, i % 2 == 0, lab_int(1, 2), lab_int(1, 3),
+                                            lab_int(k, 9), lab_int(k, 9), k, lab_int(1, 3))
+                           : lab_judge_pool((lab_pool_part)part, false, s[0], s[1], s[2], s[3], s[4], s[5]);
+            }
+            snprintf(name, sizeof name, "%s%s", parts[part],
+                     random ? "12 random shapes, half with ties" : "LeNet-5, VGG16, ResNet-18");
+            lab_result(name, v, part == 1 ? random ? 20 : 10 : random ? 15 : 10);
+            done = done && v != LAB_NOT_DONE;
+        }
+    lab_fit(done, rows, NULL, false, 20);
+    return lab_end();
+}
+
+/* ---- 7: softmax with cross-entropy ---- */
+
+typedef lab_answer lab_loss_forward_fn(float *J, float *p, const float *z, const int *label, int N, int C);
+typedef lab_answer lab_loss_backward_fn(float *dz, const float *p, const int *label, int N, int C);
+static lab_loss_forward_fn  *lab_loss_f;
+static lab_loss_backward_fn *lab_loss_b;
+
+enum { LAB_MOST_LABELS = 64, LAB_MOST_CLASSES = 1000 };
+static float lab_p[LAB_MOST_LABELS * LAB_MOST_CLASSES];         /* forward's probabilities, for backward */
+static inline void lab_labels_of(const cnn_tensor *y, int label[LAB_MOST_LABELS])
+{
+    for (int i = 0; i < y->in[0]->shape.n; i++) label[i] = (int)y->in[1]->data[i];
+}
+static inline bool lab_row_loss(cnn_backend *none, cnn_tensor *y, cnn_mode mode)
+{
+    int label[LAB_MOST_LABELS];
+    (void)none, (void)mode;
+    lab_labels_of(y, label);
+    return lab_loss_f(y->data, lab_p, y->in[0]->data, label, y->in[0]->shape.n, y->in[0]->shape.c) == DONE;
+}
+static inline bool lab_row_loss_back(cnn_backend *none, cnn_tensor *y)
+{
+    int label[LAB_MOST_LABELS];
+    (void)none;
+    lab_labels_of(y, label);
+    return lab_loss_b(y->in[0]->grad, lab_p, label, y->in[0]->shape.n, y->in[0]->shape.c) == DONE;
+}
+/* large: logits up to 1,000, whose exponentials are no floats */
+static inline lab_verdict lab_judge_loss(bool back, bool large, int n, int c)
+{
+    lab_array z = lab_new("z", n, c, 0, 0), p = lab_unset("p", n, c, 0, 0), J = lab_unset("J", 1, 0, 0, 0);
+    lab_array dz = lab_new("dz", n, c, 0, 0), dz0 = lab_copy(&dz);
+    int       label[LAB_MOST_LABELS];
+    char      text[80];
+    for (int i = 0; i < n; i++) label[i] = lab_int(0, c - 1);
+    for (size_t i = 0; i < z.n; i++) z.at[i] *= large ? 1000.0f : 3.0f;
+    snprintf(text, sizeof text, "z (%d,%d)%s", n, c, large ? " up to 1000" : "");
+
+    cnn_graph  *s = cnn_new(.max_batch = n, .isa = CNN_ISA_PLAIN, .inference = 1);
+    cnn_tensor *in = cnn_input(s, c);
+    lab_net     soft = lab_close(in, cnn_softmax(in), false);
+    lab_inputs(&soft, z.at, NULL, NULL, NULL);
+    const float *right = lab_forward(&soft);
+    cnn_graph   *g = cnn_new(.max_batch = n, .isa = CNN_ISA_PLAIN);
+    cnn_tensor  *x = cnn_input(g, c, .grad = 1), *t = cnn_labels(g), *loss = cnn_softmax_cross_entropy(x, t);
+    cnn_compile(g, loss), cnn_set(x, z.at, z.n), cnn_set_labels(t, label, (size_t)n);
+    const float J_right = cnn_forward(loss, CNN_TRAIN);
+    cnn_backward(loss);
+    const lab_answer a = back ? lab_loss_b(dz.at, right, label, n, c) : lab_loss_f(J.at, p.at, z.at, label, n, c);
+    const bool ok = a == DONE && (back ? lab_added(&dz, &dz0, cnn_map_grad(x), text)
+                                       : lab_same(&J, &J_right, text) && lab_same(&p, right, text));
+    cnn_free(g), cnn_free(s), lab_clear();
+    return a == NOT_DONE ? LAB_NOT_DONE : ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline int lab_softmax_cross_entropy(int argc, char **argv, lab_loss_forward_fn *f, lab_loss_backward_fn *b)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_softmax_cross_entropy, NULL, lab_row_loss, lab_row_loss_back }, { 0 } };
+    static const char *const names[] = { "forward: digits, CIFAR, ImageNet, random shapes", "forward: large logits",
+                                         "backward: digits, CIFAR, ImageNet, random shapes" };
+    static const double points[] = { 30, 20, 30 };
+    bool done = true;
+    lab_begin(argc, argv, 7, "softmax with cross-entropy");
+    lab_loss_f = f, lab_loss_b = b;
+    for (int part = 0; part < 3; part++) {
+        lab_verdict v = LAB_RIGHT;
+        for (int i = 0; i < 12 && v == LAB_RIGHT; i++)
+            v = i == 0 ? lab_judge_loss(part == 2, part == 1, 32, 10) : i == 1 ? lab_judge_loss(part == 2, part == 1, 4, 1000)
+                : lab_judge_loss(part == 2, part == 1, lab_int(1, 40), lab_int(2, 30));
+        lab_result(names[part], v, points[part]);
+        done = done && v != LAB_NOT_DONE;
+    }
+    lab_fit(done, rows, NULL, false, 20);
+    return lab_end();
+}
+
+/* ---- 8: SGD with momentum, Adam ---- */
+
+typedef lab_answer lab_sgd_fn(float *w, float *v, const float *dw, int n, float lr, float momentum);
+typedef lab_answer lab_adam_fn(float *w, float *m, float *v, const float *dw, int n, float lr, float beta1, float beta2,
+                               float eps, int t);
+static lab_sgd_fn  *lab_sgd_rule;
+static lab_adam_fn *lab_adam_rule;
+
+static inline void lab_update_sgd(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a, long step)
+{
+    (void)step;
+    lab_sgd_rule(w, slot[0], dw, (int)n, a->lr, a->momentum);
+}
+static inline void lab_update_adam(float *w, const float *dw, float *const *slot, size_t n, const cnn_step_args *a, long step)
+{
+    lab_adam_rule(w, slot[0], slot[1], dw, (int)n, a->lr, a->beta1, a->beta2, a->eps, (int)step + 1);
+}
+/* 20 updates, with a learning rate that changes and gradients from 1e-6 to 1, beside cnn.h's optimizer. */
+static inline lab_verdict lab_judge_rule(bool adam, bool tiny, int n)
+{
+    const cnn_optimizer *right = adam ? cnn_adam() : cnn_sgd();
+    lab_array w = lab_new("w", n, 0, 0, 0), s = lab_new(adam ? "m" : "v", n, 0, 0, 0), v = lab_new("v", n, 0, 0, 0);
+    for (int i = 0; i < n; i++) s.at[i] = v.at[i] = 0;
+    lab_array w0 = lab_copy(&w), s0 = lab_copy(&s), v0 = lab_copy(&v), dw = lab_new("dw", n, 0, 0, 0);
+    float *const slots[CNN_MAX_SLOTS] = { s0.at, adam ? v0.at : NULL, NULL };
+    bool   ok = true;
+    for (int t = 1; t <= 20 && ok; t++) {
+        const cnn_step_args a = { .lr = 0.1f / (float)t, .momentum = 0.9f, .beta1 = 0.9f, .beta2 = 0.999f,
+                                  .eps = 1e-3f };
+        char text[80];
+        for (int i = 0; i < n; i++) dw.at[i] = (float)(2 * lab_uniform() - 1) * (tiny ? 1e-3f : 1.0f);
+        lab_answer done = adam ? lab_adam_rule(w.at, s.at, v.at, dw.at, n, a.lr, a.beta1, a.beta2, a.eps, t)
+                               : lab_sgd_rule(w.at, s.at, dw.at, n, a.lr, a.momentum);
+        if (done == NOT_DONE) return lab_clear(), LAB_NOT_DONE;
+        right->update(w0.at, dw.at, slots, (size_t)n, &a, t - 1);
+        snprintf(text, sizeof text, "update %d of %d weights", t, n);
+        ok = lab_same(&w, w0.at, text) && lab_same(&s, s0.at, text) && (!adam || lab_same(&v, v0.at, text));
+    }
+    lab_clear();
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline int lab_optimizers(int argc, char **argv, lab_sgd_fn *sgd, lab_adam_fn *adam)
+{
+    const cnn_optimizer mine[2] = { { "my_sgd", 1, lab_update_sgd, cnn_sgd()->fields, NULL },
+                                    { "my_adam", 2, lab_update_adam, cnn_adam()->fields, NULL } };
+    static const char *const names[2][2] = { { "SGD with momentum", "SGD with momentum: small gradients" },
+                                             { "Adam", "Adam: small gradients" } };
+    lab_begin(argc, argv, 8, "SGD with momentum, then Adam");
+    lab_sgd_rule = sgd, lab_adam_rule = adam;
+    for (int rule = 0; rule < 2; rule++) {
+        lab_verdict v = LAB_RIGHT;
+        for (int tiny = 0; tiny < 2; tiny++) {
+            v = LAB_RIGHT;
+            for (int i = 0; i < 5 && v == LAB_RIGHT; i++) v = lab_judge_rule(rule == 1, tiny == 1, i < 4 ? lab_int(1, 40) : 1000);
+            lab_result(names[rule][tiny], v, 20);
+        }
+        lab_fit(v != LAB_NOT_DONE, NULL, &mine[rule], false, 10);
+    }
+    return lab_end();
+}
+
+/* ---- 1: the lecture's graph ---- */
+
+typedef lab_answer lab_lecture_forward_fn(float *h, float *o, float *J, const float *x, const float *t, const float *W1,
+                                          const float *b1, const float *W2, const float *b2, int I, int H, int O);
+typedef lab_answer lab_lecture_backward_fn(float *gW1, float *gb1, float *gW2, float *gb2, const float *x,
+                                           const float *t, const float *h, const float *o, const float *W2, int I,
+                                           int H, int O);
+static lab_lecture_forward_fn  *lab_lecture_f;
+static lab_lecture_backward_fn *lab_lecture_b;
+
+typedef struct { cnn_graph *g; cnn_tensor *x, *t, *W1, *b1, *W2, *b2, *h, *o, *J; } lab_lecture_net;
+static inline lab_lecture_net lab_lecture_new(cnn_isa isa, int I, int H, int O)
+{
+    lab_lecture_net n = { .g = cnn_new(.isa = isa) };
+    n.x = cnn_input(n.g, I), n.t = cnn_input(n.g, O);
+    cnn_tensor *z1 = cnn_dense(n.x, H);
+    n.h = cnn_keep(cnn_sigmoid(z1));
+    cnn_tensor *z2 = cnn_dense(n.h, O);
+    n.o = cnn_keep(cnn_sigmoid(z2));
+    n.J = cnn_scale(cnn_mse(n.o, n.t), 0.5f * (float)O);
+    if (!cnn_compile(n.g, n.J)) fprintf(stderr, "lab: %s\n", cnn_error(n.g)), exit(2);
+    n.W1 = z1->in[1], n.b1 = z1->in[2], n.W2 = z2->in[1], n.b2 = z2->in[2];
+    return n;
+}
+typedef struct { lab_array x, t, W1, b1, W2, b2, h, o, J, gW1, gb1, gW2, gb2; } lab_lecture_arrays;
+static inline lab_lecture_arrays lab_lecture_fill(int I, int H, int O)
+{
+    return (lab_lecture_arrays){
+        lab_new("x", I, 0, 0, 0), lab_new("t", O, 0, 0, 0), lab_new("W1", H, I, 0, 0), lab_new("b1", H, 0, 0, 0),
+        lab_new("W2", O, H, 0, 0), lab_new("b2", O, 0, 0, 0), lab_unset("h", H, 0, 0, 0), lab_unset("o", O, 0, 0, 0),
+        lab_unset("J", 1, 0, 0, 0), lab_unset("gW1", H, I, 0, 0), lab_unset("gb1", H, 0, 0, 0),
+        lab_unset("gW2", O, H, 0, 0), lab_unset("gb2", O, 0, 0, 0) };
+}
+static inline lab_answer lab_lecture_run(const lab_lecture_arrays *a, bool back, const float *h, const float *o, int I,
+                                         int H, int O)
+{
+    return back ? lab_lecture_b(a->gW1.at, a->gb1.at, a->gW2.at, a->gb2.at, a->x.at, a->t.at, h, o, a->W2.at, I, H, O)
+                : lab_lecture_f(a->h.at, a->o.at, a->J.at, a->x.at, a->t.at, a->W1.at, a->b1.at, a->W2.at, a->b2.at,
+                                I, H, O);
+}
+/* The perceptron of the lecture (the numbers are M. Mazur's, 2015), with the values that are published. */
+static inline lab_verdict lab_judge_lecture(bool back)
+{
+    static const float x[] = { 0.05f, 0.10f }, t[] = { 0.01f, 0.99f }, b1[] = { 0.35f, 0.35f }, b2[] = { 0.6f, 0.6f };
+    static const float W1[] = { 0.15f, 0.20f, 0.25f, 0.30f }, W2[] = { 0.40f, 0.45f, 0.50f, 0.55f };
+    static const float h[] = { 0.5932699921f, 0.5968843783f }, o[] = { 0.7513650696f, 0.7729284653f };
+    static const float J[] = { 0.2983711088f };
+    static const float gW2[] = { 0.08216704056f, 0.08266762785f, -0.02260254048f, -0.02274024222f };
+    static const float gW1[] = { 0.0004385677345f, 0.0008771354689f, 0.0004977127353f, 0.0009954254705f };
+    static const float gb2[] = { 0.13849856163f, -0.03809823652f }, gb1[] = { 0.008771354689f, 0.009954254705f };
+    const char        *where = "the lecture's perceptron, 2-2-2";
+    lab_lecture_arrays a = lab_lecture_fill(2, 2, 2);
+    memcpy(a.x.at, x, sizeof x), memcpy(a.t.at, t, sizeof t), memcpy(a.W1.at, W1, sizeof W1);
+    memcpy(a.b1.at, b1, sizeof b1), memcpy(a.W2.at, W2, sizeof W2), memcpy(a.b2.at, b2, sizeof b2);
+    if (lab_lecture_run(&a, back, h, o, 2, 2, 2) == NOT_DONE) return lab_clear(), LAB_NOT_DONE;
+    const bool ok = back ? lab_same(&a.gW2, gW2, where) && lab_same(&a.gb2, gb2, where) && lab_same(&a.gW1, gW1, where)
+                           && lab_same(&a.gb1, gb1, where)
+                         : lab_same(&a.h, h, where) && lab_same(&a.o, o, where) && lab_same(&a.J, J, where);
+    return lab_clear(), ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline lab_verdict lab_judge_perceptron(bool back, int I, int H, int O)
+{
+    char where[80];
+    snprintf(where, sizeof where, "a perceptron, %d-%d-%d", I, H, O);
+    lab_lecture_arrays a = lab_lecture_fill(I, H, O);
+    lab_lecture_net    n = lab_lecture_new(CNN_ISA_PLAIN, I, H, O);
+    lab_set(n.x, a.x.at), lab_set(n.t, a.t.at), lab_set(n.W1, a.W1.at), lab_set(n.b1, a.b1.at);
+    lab_set(n.W2, a.W2.at), lab_set(n.b2, a.b2.at);
+    const float      J = cnn_forward(n.J, CNN_TRAIN);
+    cnn_backward(n.J);
+    const lab_answer done = lab_lecture_run(&a, back, cnn_map_read(n.h), cnn_map_read(n.o), I, H, O);
+    const bool ok = done == DONE
+        && (back ? lab_same(&a.gW2, cnn_map_grad(n.W2), where) && lab_same(&a.gb2, cnn_map_grad(n.b2), where)
+                   && lab_same(&a.gW1, cnn_map_grad(n.W1), where) && lab_same(&a.gb1, cnn_map_grad(n.b1), where)
+                 : lab_same(&a.h, cnn_map_read(n.h), where) && lab_same(&a.o, cnn_map_read(n.o), where)
+                   && lab_same(&a.J, &J, where));
+    cnn_free(n.g), lab_clear();
+    return done == NOT_DONE ? LAB_NOT_DONE : ok ? LAB_RIGHT : LAB_WRONG;
+}
+/* XOR by your two functions alone: 2-8-1, 2,000 times the four samples. */
+static inline void lab_learn_xor(bool done)
+{
+    const char *name = "XOR, learned by your functions alone";
+    if (!done) { lab_result(name, LAB_NOT_DONE, 20); return; }
+    lab_lecture_arrays a = lab_lecture_fill(2, 8, 1);
+    const lab_array   *w[4] = { &a.W1, &a.b1, &a.W2, &a.b2 }, *g[4] = { &a.gW1, &a.gb1, &a.gW2, &a.gb2 };
+    double first = 0, sum = 0;
+    for (int step = 0; step < 8000; step++) {
+        if (step % 4 == 0) sum = 0;
+        a.x.at[0] = (float)(step & 1), a.x.at[1] = (float)(step >> 1 & 1), a.t.at[0] = (float)((step ^ step >> 1) & 1);
+        lab_lecture_run(&a, false, NULL, NULL, 2, 8, 1), lab_lecture_run(&a, true, a.h.at, a.o.at, 2, 8, 1);
+        sum += (double)a.J.at[0];
+        for (int k = 0; k < 4; k++)
+            for (size_t i = 0; i < w[k]->n; i++) w[k]->at[i] -= 2 * g[k]->at[i];
+        if (step == 3) first = sum;
+    }
+    lab_clear();
+    snprintf(lab.why, sizeof lab.why, "the sum of the four losses went from %.4f to %.4f", first, sum);
+    const bool ok = sum < 0.02;
+    lab_tell(name, ok ? "right" : "WRONG", ok ? 20 : 0, 20, lab.why);
+}
+static inline int lab_lecture(int argc, char **argv, lab_lecture_forward_fn *f, lab_lecture_backward_fn *b)
+{
+    bool done = true;
+    lab_begin(argc, argv, 1, "the lecture's graph by hand");
+    lab_lecture_f = f, lab_lecture_b = b;
+    for (int back = 0; back < 2; back++) {
+        lab_verdict v = lab_judge_lecture(back);
+        lab_result(back ? "backward: the lecture's numbers" : "forward: the lecture's numbers", v, 20);
+        done = done && v != LAB_NOT_DONE;
+        for (int i = 0; i < 10 && v != LAB_NOT_DONE; i++)
+            if ((v = lab_judge_perceptron(back, lab_int(1, 9), lab_int(1, 9), lab_int(1, 9))) != LAB_RIGHT) break;
+        lab_result(back ? "backward: 10 random shapes" : "forward: 10 random shapes", v, 20);
+    }
+    if (!lab.judge_only) lab_learn_xor(done);
+    return lab_end();
+}
+
+/* ---- 6: batch norm ---- */
+
+typedef lab_answer lab_norm_fn(float *dx, float *dw, float *db, const float *dy, const float *x, const float *mean,
+                               const float *rstd, const float *w, int N, int C, int HW);
+static lab_norm_fn *lab_norm_b;
+
+static inline void lab_moments(float *mean, float *rstd, const float *x, int n, int c, int hw, float eps)
+{
+    for (int k = 0; k < c; k++) {
+        double sum = 0, squares = 0;
+        for (int i = 0; i < n * hw; i++) sum += (double)x[(i / hw * c + k) * hw + i % hw];
+        sum /= (double)n * hw;
+        for (int i = 0; i < n * hw; i++) {
+            const double d = (double)x[(i / hw * c + k) * hw + i % hw] - sum;
+            squares += d * d;
+        }
+        mean[k] = (float)sum, rstd[k] = (float)(1 / sqrt(squares / ((double)n * hw) + (double)eps));
+    }
+}
+static inline bool lab_row_norm(cnn_backend *none, cnn_tensor *y)
+{
+    float           mean[512], rstd[512];
+    const cnn_shape s = y->shape;
+    const cnn_batch_norm_args *a = y->args;
+    (void)none;
+    lab_moments(mean, rstd, y->in[0]->data, s.n, s.c, s.h * s.w, a->eps);
+    return lab_norm_b(y->in[0]->grad, y->in[1]->grad, y->in[2]->grad, y->grad, y->in[0]->data, mean, rstd,
+                      y->in[1]->data, s.n, s.c, s.h * s.w) == DONE;
+}
+static inline lab_verdict lab_judge_norm(int N, int C, int H, int W)
+{
+    lab_array x = lab_new("x", N, C, H, W), dy = lab_new("dy", N, C, H, W), w = lab_new("w", C, 0, 0, 0);
+    lab_array dx = lab_new("dx", N, C, H, W), dw = lab_new("dw", C, 0, 0, 0), db = lab_new("db", C, 0, 0, 0);
+    lab_array dx0 = lab_copy(&dx), dw0 = lab_copy(&dw), db0 = lab_copy(&db), m = lab_new("mean", C, 0, 0, 0);
+    lab_array r = lab_new("rstd", C, 0, 0, 0);
+    char      where[80];
+    for (size_t i = 0; i < x.n; i++) x.at[i] = 3 * x.at[i] + 1, dy.at[i] += 0.5f;
+    lab_moments(m.at, r.at, x.at, N, C, H * W, 1e-5f);
+    snprintf(where, sizeof where, "x (%d,%d,%d,%d)", N, C, H, W);
+    if (lab_norm_b(dx.at, dw.at, db.at, dy.at, x.at, m.at, r.at, w.at, N, C, H * W) == NOT_DONE)
+        return lab_clear(), LAB_NOT_DONE;
+    cnn_graph  *g = cnn_new(.max_batch = N, .isa = CNN_ISA_PLAIN);
+    cnn_tensor *in = cnn_input(g, C, H, W, .grad = 1);
+    lab_net     n = lab_close(in, cnn_batch_norm(in), true);
+    lab_inputs(&n, x.at, w.at, NULL, dy.at), lab_forward(&n);
+    const bool ok = lab_added(&db, &db0, cnn_map_grad(n.y->in[2]), where)
+                    && lab_added(&dw, &dw0, cnn_map_grad(n.y->in[1]), where)
+                    && lab_added(&dx, &dx0, cnn_map_grad(n.x), where);
+    cnn_free(g), lab_clear();
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+static inline int lab_batch_norm_backward(int argc, char **argv, lab_norm_fn *f)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_batch_norm, NULL, NULL, lab_row_norm }, { 0 } };
+    static const int fixed[3][4] = { { 8, 6, 28, 28 }, { 2, 64, 28, 28 }, { 32, 16, 1, 1 } };
+    lab_verdict v = LAB_RIGHT;
+    lab_begin(argc, argv, 6, "batch norm, backward");
+    lab_norm_b = f;
+    for (int i = 0; i < 3 && v == LAB_RIGHT; i++) v = lab_judge_norm(fixed[i][0], fixed[i][1], fixed[i][2], fixed[i][3]);
+    lab_result("LeNet-5, ResNet-18, behind a dense layer", v, 40);
+    if (v == LAB_WRONG) v = LAB_RIGHT;
+    for (int i = 0; i < 12 && v == LAB_RIGHT; i++)
+        v = lab_judge_norm(lab_int(2, 6), lab_int(1, 6), lab_int(1, 7), lab_int(1, 7));
+    lab_result("12 random shapes", v, 40);
+    lab_fit(v != LAB_NOT_DONE, rows, NULL, true, 20);
+    return lab_end();
+}
+
+/* ---- 10: the matrix product ---- */
+
+typedef lab_answer lab_gemm_fn(float *c, const float *a, const float *b, int M, int N, int K);
+static lab_gemm_fn *lab_gemm_f;
+
+static inline lab_net lab_gemm_net(cnn_isa isa, const float *b, int M, int N, int K)
+{
+    cnn_graph  *g = cnn_new(.max_batch = M, .isa = isa, .inference = 1);
+    cnn_tensor *x = cnn_input(g, K);
+    return lab_close(x, cnn_matmul(x, cnn_const(g, ((cnn_shape){ K, N, 1, 1 }), b)), false);
+}
+static inline lab_verdict lab_judge_gemm(int M, int N, int K)
+{
+    lab_array a = lab_new("a", M, K, 0, 0), b = lab_new("b", K, N, 0, 0), c = lab_unset("c", M, N, 0, 0);
+    char      where[80];
+    snprintf(where, sizeof where, "a (%d,%d), b (%d,%d)", M, K, K, N);
+    if (lab_gemm_f(c.at, a.at, b.at, M, N, K) == NOT_DONE) return lab_clear(), LAB_NOT_DONE;
+    lab_net n = lab_gemm_net(CNN_ISA_PLAIN, b.at, M, N, K);
+    lab_inputs(&n, a.at, NULL, NULL, NULL);
+    const bool ok = lab_same(&c, lab_forward(&n), where);
+    cnn_free(n.g), lab_clear();
+    return ok ? LAB_RIGHT : LAB_WRONG;
+}
+typedef struct { lab_array a, b, c; int size; } lab_gemm_work;
+static inline void lab_run_gemm(void *user)
+{
+    lab_gemm_work *u = user;
+    lab_gemm_f(u->c.at, u->a.at, u->b.at, u->size, u->size, u->size);
+}
+static inline lab_times lab_gemm_time(void)
+{
+    enum { SIZE = 320 };
+    lab_gemm_work u = { lab_new("a", SIZE, SIZE, 0, 0), lab_new("b", SIZE, SIZE, 0, 0), lab_new("c", SIZE, SIZE, 0, 0),
+                        SIZE };
+    lab_times     s = { .yours = lab_median(lab_run_gemm, &u) };
+    for (int i = 0; i < 2; i++) {
+        lab_net n = lab_gemm_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, u.b.at, SIZE, SIZE, SIZE);
+        lab_inputs(&n, u.a.at, NULL, NULL, NULL);
+        *(i ? &s.own : &s.plain) = lab_median(lab_run_net, &n);
+        cnn_free(n.g);
+    }
+    lab_clear();
+    printf("  speed              %s\n", lab_speed("320 x 320 x 320", 2.0 * SIZE * SIZE * SIZE, s));
+    return s;
+}
+static inline bool lab_row_gemm(cnn_backend *none, cnn_tensor *y, cnn_mode mode)       /* dense: y = x w^T + b */
+{
+    const int n = y->shape.n, k = y->in[1]->shape.c, m = y->shape.c;
+    float    *wt = malloc((size_t)k * (size_t)m * sizeof *wt);
+    (void)none, (void)mode;
+    for (int i = 0; wt && i < k * m; i++) wt[i] = y->in[1]->data[i % m * k + i / m];
+    const bool ok = wt && lab_gemm_f(y->data, y->in[0]->data, wt, n, m, k) == DONE;
+    for (int i = 0; ok && i < n * m; i++) y->data[i] += y->in[2]->data[i % m];
+    free(wt);
+    return ok;
+}
+static inline int lab_gemm(int argc, char **argv, lab_gemm_fn *f)
+{
+    static const cnn_kernel rows[] = { { &cnn_op_dense, NULL, lab_row_gemm, NULL }, { 0 } };
+    static const int fixed[3][3] = { { 4, 4, 4 }, { 32, 120, 400 }, { 64, 196, 576 } };
+    lab_begin(argc, argv, 10, "GEMM, fast");
+    lab_gemm_f = f;
+    bool all = true, done = true;
+    for (int random = 0; random < 2; random++) {
+        lab_verdict v = LAB_RIGHT;
+        for (int i = 0; i < (random ? 12 : 3) && v == LAB_RIGHT; i++)
+            v = random ? lab_judge_gemm(lab_int(1, 70), lab_int(1, 70), lab_int(1, 70))
+                       : lab_judge_gemm(fixed[i][0], fixed[i][1], fixed[i][2]);
+        all = lab_result(random ? "12 random shapes" : "4 x 4 x 4, LeNet-5, ResNet-18", v, 15) && all;
+        done = v != LAB_NOT_DONE;
+    }
+    if (lab.judge_only) return lab_end();
+    if (all) lab_speed_points("speed", lab_gemm_time());
+    else     lab_tell("speed", done ? "WRONG" : "not done", 0, 60, done ? "first the right sums" : "");
+    lab_fit(done, rows, NULL, false, 10);
+    return lab_end();
+}
+
+#endif
