@@ -9357,8 +9357,8 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
 }
 
 /* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system: a
-   process that is killed in between leaves the old file intact, and cnn-save-PROCESS-0.tmp, which a later save
-   into the folder removes. ---- */
+   process that is killed in between leaves the old file intact, and cnn-save-PROCESS-0.tmp, which a later
+   save into the folder removes. ---- */
 
 #ifndef CNN_NO_STDIO
 
@@ -9662,8 +9662,8 @@ static bool cnn__resume_run(cnn__run *r)
    >>inspect ---- 13. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
-/* Node i of those that matter once the order is known, of all recorded before that; NULL behind the last. Of a
-   net that could not be recorded, what came last has no shape, and perhaps no operands: then there is none. */
+/* Node i of those that matter once the order is known, of all recorded before that; NULL behind the last. Of
+   a net that could not be recorded, the last has no shape, and perhaps no operands: then there is none. */
 static cnn__node *cnn__nth(const cnn_graph *g, int i)
 {
     if (!g || (!g->planned && g->error[0]) || i >= (g->planned ? g->n_order : g->n_nodes)) return NULL;
