@@ -9514,8 +9514,8 @@ static bool cnn__resume_run(cnn__run *r)
    >>inspect ---- 13. Inspection: counts, summary, Graphviz, profile, trace, doctor, pictures, gradient check
    ======================================================================================================== */
 
-/* Node i of those that matter once the order is known, of all recorded before that; NULL behind the last. Of a
-   net that could not be recorded, what came last has no shape, and perhaps no operands: then there is none. */
+/* Node i of those that matter once the order is known, of all recorded before that; NULL behind the last. Of
+   a net that could not be recorded, what came last has no shape, and perhaps no operands: then NULL. */
 static cnn__node *cnn__nth(const cnn_graph *g, int i)
 {
     if (!g || (!g->planned && g->error[0]) || i >= (g->planned ? g->n_order : g->n_nodes)) return NULL;
