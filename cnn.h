@@ -9357,8 +9357,8 @@ CNN_API cnn_tensor *cnn_output(const cnn_graph *g)
 }
 
 /* ---- Files. A save writes beside the old file and then takes its name, in one step of the file system: a
-   process that is killed in between leaves the old file intact, and cnn-save-PROCESS-0.tmp, which a later save
-   into the folder removes. ---- */
+   process that is killed in between leaves the old file intact, and cnn-save-PROCESS-0.tmp, which a later
+   save into the folder removes. ---- */
 
 #ifndef CNN_NO_STDIO
 
