@@ -177,8 +177,9 @@ typedef struct {
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
     int          exact;             /* 1: 3x3 and 5x5 convolutions by the direct sum: slower, rounded less */
     int          inference;         /* 1: plan no gradients and no optimizer state; only CNN_EVAL runs */
-    int          no_packed;         /* 1: a graph for inference packs its weights in every run, and takes no
-                                       memory for copies that are packed once: cnn_memory.packed */
+    int          no_packed;         /* 1: a graph for inference takes no memory for weights that are packed
+                                       once, with batch norm in them (cnn_memory.packed): slower, but the
+                                       bits are those of a graph for training */
     int          keep_grads;        /* 1: activations' gradients stay readable after cnn_backward */
     const cnn_kernel *rows;         /* functions of yours that replace CPU functions, ended by { NULL }: see
                                        cnn_kernel; not together with a backend; must outlive the graph */
