@@ -69,8 +69,8 @@
        Apple            nothing: the framework is part of macOS; CNN_OPENCL_LINK links it directly
        no GPU: a CPU    pocl-opencl-icd, and CNN_OPENCL_DEVICE=cpu
        CLBlast          libclblast-dev or libclblast1; optional
-   Tested on PoCL 3.1 with CLBlast 1.5.3 (Debian 12, x86-64) only. The other rows follow the vendors'
-   documentation and were not run.
+   Tested on PoCL 3.1 with CLBlast 1.5.3 (Debian 12, x86-64) only; for Windows compiled by MinGW, not run.
+   The other rows follow the vendors' documentation and were not run.
 
    Switches:
        CNN_OPENCL_LINK                call libOpenCL directly: link with -lOpenCL (macOS: -framework OpenCL)
