@@ -5,6 +5,7 @@
 #   make sanitize     the tests again under AddressSanitizer, UBSan and ThreadSanitizer
 #   make test-opencl  the tests of cnn_opencl.h alone (make test runs them too, where OpenCL is installed)
 #   make examples     all examples, into build/
+#   make grade        the exercises of examples/lab: points, and a file for autograders (LAB="03 04": these alone)
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
 #   make bench-peers  the same beside OpenBLAS, oneDNN and PyTorch, where installed: a table of ratios (python3)
 #   make bench-opencl the same on an OpenCL device
@@ -36,7 +37,7 @@ HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h cnn_exchange.h)
 RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
             OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 
-.PHONY: all run examples test test-opencl sanitize bench bench-peers bench-opencl clean
+.PHONY: all run examples test test-opencl sanitize bench bench-peers bench-opencl grade clean
 all: examples
 
 run: $(B)/lenet
@@ -55,7 +56,7 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 # Tests link one object with the implementation, tests/cnn.c; but test_kernels and test_opencl hold one of their own.
 LINKED  := $(filter-out kernels opencl,$(SUITES))
 # Tests that are no C program, each ending with `N passed, N failed`; the longest first.
-SCRIPTS := tests/places.sh tests/emulated.sh tests/switches.sh tests/bits.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
+SCRIPTS := tests/lab.sh tests/places.sh tests/emulated.sh tests/switches.sh tests/bits.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
 # $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.
 LONG    := opencl kernels rooms
 ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
@@ -104,6 +105,15 @@ $(B)/asan_cnn.o: tests/cnn.c $(TESTING)
 
 $(B)/tsan_threads: tests/switches/threads.c tests/switches/impl.c tests/test.h $(HEADERS) | $(B)
 	$(CC) -std=c99 -O1 -g $(TSAN) $(INCLUDE) $(filter %.c,$^) -o $@ $(LDLIBS)
+
+# ---- Lab ----
+
+grade: $(B)/lab/cnn.o
+	@CC='$(CC)' MPICC='$(MPICC)' OPENMP='$(OPENMP)' BUILD=$(B)/lab OBJECT=$< sh examples/lab/grade.sh $(LAB)
+
+$(B)/lab/cnn.o: $(INC)/cnn.h
+	mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DCNN_IMPLEMENTATION -x c -c $< -o $@
 
 # ---- Bench ----
 
