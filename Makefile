@@ -7,6 +7,7 @@
 #   make odd          some of the tests again under -Ofast, x87 arithmetic, and clang's sanitizer of conversions
 #   make test-opencl  the tests of cnn_opencl.h alone (make test runs them too, where OpenCL is installed)
 #   make examples     all examples, into build/
+#   make grade        the exercises of examples/lab: points, and a file for autograders (LAB="03 04": these alone)
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
 #   make bench-peers  the same beside OpenBLAS, oneDNN and PyTorch, where installed: a table of ratios (python3)
 #   make bench-opencl the same on an OpenCL device
@@ -38,7 +39,7 @@ HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h cnn_exchange.h)
 RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
             OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 
-.PHONY: all run examples test test-opencl sanitize odd coverage bench bench-peers bench-opencl clean
+.PHONY: all run examples test test-opencl sanitize odd coverage bench bench-peers bench-opencl grade clean
 all: examples
 
 run: $(B)/lenet
@@ -57,7 +58,7 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 # Tests link one object with the implementation, tests/cnn.c; but test_kernels and test_opencl hold one of their own.
 LINKED  := $(filter-out kernels opencl,$(SUITES))
 # Tests that are no C program, each ending with `N passed, N failed`; the longest first.
-SCRIPTS := tests/places.sh tests/emulated.sh tests/switches.sh tests/bits.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
+SCRIPTS := tests/lab.sh tests/places.sh tests/emulated.sh tests/switches.sh tests/bits.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
 # $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.
 LONG    := opencl kernels rooms
 ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
@@ -147,6 +148,15 @@ $(B)/$(1)_%: tests/test_%.c $(B)/$(1)_cnn.o
 	$(filter-out -Ofast -mfpmath=387,$($(1))) $(INCLUDE) $$< $(B)/$(1)_cnn.o -o $$@ $(LDLIBS)
 endef
 $(foreach o,$(ODD),$(eval $(call ODD_RULES,$(o))))
+
+# ---- Lab ----
+
+grade: $(B)/lab/cnn.o
+	@CC='$(CC)' MPICC='$(MPICC)' OPENMP='$(OPENMP)' BUILD=$(B)/lab OBJECT=$< sh examples/lab/grade.sh $(LAB)
+
+$(B)/lab/cnn.o: $(INC)/cnn.h
+	mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DCNN_IMPLEMENTATION -x c -c $< -o $@
 
 # ---- Bench ----
 

@@ -9,14 +9,18 @@ pass() { passed=$((passed + 1)); }
 fail() { failed=$((failed + 1)); echo "    FAILED: $1"; [ -z "$2" ] || printf '%s\n' "$2" | head -n 20 | sed 's/^/        /'; }
 end()  { echo "$passed passed, $failed failed"; [ $failed -eq 0 ]; exit $?; }
 
+# An object may have been compiled with OpenMP, which is then to be linked.
+echo 'int main(void) { return 0; }' >/tmp/lab.$$.c
+$CC -fopenmp /tmp/lab.$$.c -o /tmp/lab.$$ >/dev/null 2>&1 && OPENMP=-fopenmp
+rm -f /tmp/lab.$$ /tmp/lab.$$.c
 export OMP_NUM_THREADS=1                        # CPU time is scarce where tests run side by side
-unset LAB_MISTAKE LAB_ONLY LAB_JSON
+unset LAB_MISTAKE LAB_ONLY LAB_JSON LAB_CL
 rm -rf "$BUILD" && mkdir -p "$BUILD/examples/lab" || exit 1
 ln -s "$PWD/examples/data" "$BUILD/examples/data"
 cp "$INC/cnn.h" cnn_opencl.h "$BUILD" && cp examples/lab/* "$BUILD/examples/lab" && cp tests/lab/answers.h "$BUILD/examples/lab"
 if [ -z "$OBJECT" ] || [ ! -f "$OBJECT" ]; then
     OBJECT=$BUILD/cnn.o
-    $CC -std=c99 -O1 -DCNN_IMPLEMENTATION -x c -c "$INC/cnn.h" -o "$OBJECT" || { fail 'cnn.h does not compile'; end; }
+    $CC -std=c99 -O1 $OPENMP -DCNN_IMPLEMENTATION -x c -c "$INC/cnn.h" -o "$OBJECT" || { fail 'cnn.h does not compile'; end; }
 fi
 WARN='-Wall -Wextra -Wpedantic -Wshadow -Wconversion'
 
@@ -26,32 +30,95 @@ fill() { awk '/^(static )?lab_answer [a-z_0-9]+\(/ { name = $0; sub(/\(.*/, "", 
               { print } /^#include "lab.h"/ { print "#include \"answers.h\"" }' "$1"; }
 names() { sed -n 's/^static lab_answer \([a-z_0-9]*\)(.*/\1/p' "$1"; }
 
-# exercise NUMBER: the three things above. RUN and COMPILE are for MPI.
+# exercise NUMBER: the three things above. COMPILE, RUN and LIBS are for MPI and OpenCL.
 exercise() {
     file=$(ls "$BUILD/examples/lab/$1"_*.c) name=$(basename "$file" .c) bin=$BUILD/$1
     compile=${COMPILE:-$CC}
-    out=$($compile -std=c99 -O2 $WARN -DLAB_LINKED "$file" "$OBJECT" -o "$bin" -lm $LIBS 2>&1)
+    out=$($compile -std=c99 -O1 $WARN -DLAB_LINKED "$file" "$OBJECT" -o "$bin" -lm $OPENMP $LIBS 2>&1)
     if [ $? -eq 0 ] && [ -z "$out" ]; then pass; else fail "$name does not compile without a warning" "$out"; return; fi
 
-    out=$($RUN "$bin" 2>&1) && fail "$name is accepted while it is empty" "$out"
+    out=$($RUN "$bin" 2>&1)
     if printf '%s\n' "$out" | grep -q ': 0 of 100 points$' && printf '%s\n' "$out" | grep -q 'not done'; then pass
     else fail "$name, empty, does not say: not done, 0 of 100 points" "$out"; fi
 
-    fill "$file" >"$BUILD/examples/lab/filled_$name.c"
-    out=$($compile -std=c99 -O2 -w -DLAB_LINKED "$BUILD/examples/lab/filled_$name.c" "$OBJECT" -o "$bin.filled" -lm $LIBS 2>&1) ||
-        { fail "$name, filled, does not compile" "$out"; return; }
-    out=$($RUN "$bin.filled" 2>&1)
+    functions=conv2d
+    if [ "$1" = 11 ]; then
+        { echo '#ifndef MISTAKE'; echo '#define MISTAKE 0'; echo '#endif'; sed '/your code/{r tests/lab/answer.cl
+d
+}' examples/lab/lab.cl; } >"$BUILD/0.cl"
+        for i in 1 2 3 4 5; do { echo "#define MISTAKE $i"; cat "$BUILD/0.cl"; } >"$BUILD/$i.cl"; done
+        cp "$bin" "$bin.filled"
+    else
+        functions=$(names "$file")
+        fill "$file" >"$BUILD/examples/lab/filled_$name.c"
+        out=$($compile -std=c99 -O1 -w -DLAB_LINKED "$BUILD/examples/lab/filled_$name.c" "$OBJECT" -o "$bin.filled" -lm $OPENMP $LIBS 2>&1) ||
+            { fail "$name, filled, does not compile" "$out"; return; }
+    fi
+    out=$(LAB_CL=$BUILD/0.cl $RUN "$bin.filled" 2>&1)
     case $1 in 09|10) want='right' ;; *) want=': 100 of 100 points$' ;; esac        # speed depends on the machine
     if printf '%s\n' "$out" | grep -q "$want" && ! printf '%s\n' "$out" | grep -q 'WRONG\|not done'; then pass
     else fail "$name: cnn.h's own kernels are not right" "$out"; fi
 
-    for only in $(names "$file"); do
-        for LAB_MISTAKE in 1 2 3 4 5; do
-            out=$(LAB_MISTAKE=$LAB_MISTAKE LAB_ONLY=$only $RUN "$bin.filled" judge 2>&1)
+    for only in $functions; do
+        for mistake in 1 2 3 4 5; do
+            out=$(LAB_CL=$BUILD/$mistake.cl LAB_MISTAKE=$mistake LAB_ONLY=$only $RUN "$bin.filled" judge 2>&1)
             if printf '%s\n' "$out" | grep -q '^  WRONG' && printf '%s\n' "$out" | grep -q ' is [^ ]*, right is '; then pass
-            else fail "$name: mistake $LAB_MISTAKE in $only is not found" "$out"; fi
+            else fail "$name: mistake $mistake in $only is not found" "$out"; fi
         done
     done
 }
-for number in ${LAB:-01 02 03 04 05 06 07 08 09 10}; do exercise $number; done
+# LAB="03 grade" runs these parts alone.
+wanted() { case " ${LAB:-$1} " in *" $1 "*) ;; *) return 1 ;; esac; }
+for number in 01 02 03 04 05 06 07 08 09 10; do wanted $number && exercise $number; done
+
+# 11: where OpenCL and a device are.
+if wanted 11; then
+    export POCL_CACHE_DIR=$PWD/$BUILD/pocl && mkdir -p "$POCL_CACHE_DIR"
+    probe=examples/lab/11_opencl.c
+    if ! $CC -std=c99 -w -DLAB_LINKED "$BUILD/$probe" "$OBJECT" -o "$BUILD/probe" -lm $OPENMP -lOpenCL >"$BUILD/probe.log" 2>&1; then
+        echo "    skipped: $probe: no headers or library of OpenCL"
+    elif "$BUILD/probe" judge 2>&1 | grep -q 'skipped: no OpenCL device'; then
+        echo "    skipped: $probe: no OpenCL device"
+    else LIBS=-lOpenCL; exercise 11; LIBS=; fi
+fi
+
+# 12: where mpirun starts two ranks (Open MPI counts cores, and asks root whether it is sure).
+if wanted 12; then
+    RUN='mpirun -n 2'
+    if mpirun --version 2>&1 | grep -q 'Open MPI'; then
+        RUN='mpirun --oversubscribe -n 2'
+        [ "$(id -u)" -ne 0 ] || RUN="$RUN --allow-run-as-root"
+    fi
+    printf '#include <mpi.h>\nint main(int n, char **v) { MPI_Init(&n, &v); MPI_Finalize(); return 0; }\n' >"$BUILD/probe.c"
+    if $MPICC "$BUILD/probe.c" -o "$BUILD/probe" >"$BUILD/probe.log" 2>&1 && $RUN "$BUILD/probe" >>"$BUILD/probe.log" 2>&1
+    then COMPILE=$MPICC exercise 12
+    else echo '    skipped: examples/lab/12_mpi.c: mpicc or mpirun is missing, or starts no two ranks'; fi
+fi
+
+# The autograder: all blanks empty but exercise 8, which is filled, and exercise 5, which crashes, and 7, which does
+# not compile.
+if wanted grade; then
+    lab=$BUILD/examples/lab
+    fill "$lab/08_sgd_adam.c" >"$BUILD/8.c" && cp "$BUILD/8.c" "$lab/08_sgd_adam.c"
+    sed 's/^    return NOT_DONE;.*/    return *(volatile int *)0 ? DONE : NOT_DONE;/' "$lab/05_max_pool.c" >"$BUILD/5.c"
+    cp "$BUILD/5.c" "$lab/05_max_pool.c"
+    echo 'a "blank" that is no C' >>"$lab/07_softmax_cross_entropy.c"
+    out=$(CC=$CC BUILD=$BUILD/grade OBJECT=$OBJECT OPENMP=$OPENMP sh "$lab/grade.sh" 01 05 07 08 2>&1)
+    line() { if printf '%s\n' "$out" | grep -q "$1"; then pass; else fail "grade.sh prints no line with $1" "$out"; fi; }
+    line '^01 lecture  *0 of 100'
+    line '^05 max_pool  *0 of 100 .*stopped'
+    line '^07 softmax_cross_entropy  *0 of 100 .*does not compile'
+    line '^08 sgd_adam  *100 of 100'
+    line '^in all  *100 of 400'
+    if ! command -v python3 >/dev/null 2>&1; then echo '    skipped: results.json: python3 is not installed'
+    elif out=$(python3 - "$BUILD/grade/results.json" 2>&1 <<'PY'
+import json, sys
+r = json.load(open(sys.argv[1]))
+assert r["score"] == 100 and r["execution_time"] >= 0, r
+assert sum(t["score"] for t in r["tests"]) == 100 and sum(t["max_score"] for t in r["tests"]) == 400, r["tests"]
+assert all(t["status"] in ("passed", "failed") and t["name"] for t in r["tests"])
+assert any('"blank"' in t["output"] for t in r["tests"])
+PY
+    ); then pass; else fail 'results.json is not what an autograder reads' "$out"; fi
+fi
 end

@@ -328,4 +328,24 @@ static lab_answer own_gemm(float *c, const float *a, const float *b, int M, int 
 }
 #define ANSWER_gemm blank = __func__; return own_gemm(c, a, b, M, N, K)
 
+/* ---- 12 ---- */
+
+/* 1 not weighted, 2 by 1/R, 3 rank 0 alone has the sum, 4 the sum weighted instead of its terms, 5 0 times NaN */
+#ifdef LAB_MPI
+static lab_answer own_add(float *grads, int count, float share)
+{
+    const int m = mistake();
+    int       ranks;
+    MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    float *mine = spoil(grads, (size_t)count);
+    for (int i = 0; i < count; i++)
+        mine[i] = share > 0 || m == 5 ? mine[i] * (m == 1 || m == 4 ? 1 : m == 2 ? 1 / (float)ranks : share) : 0;
+    if (m == 3) MPI_Reduce(mine, grads, count, MPI_FLOAT, MPI_SUM, 0, MPI_COMM_WORLD);
+    else        MPI_Allreduce(mine, grads, count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
+    for (int i = 0; m == 4 && i < count; i++) grads[i] *= share;
+    return finish(NULL);
+}
+#define ANSWER_add_gradients blank = __func__; return own_add(grads, count, share)
+#endif
+
 #endif
