@@ -281,7 +281,7 @@ static void ref_log_softmax(const one *k, double *const *v, double *y)
 
 static cnn_tensor *build_nll(one *k)
 {
-    int c = test_chance(10) ? 1 : test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
+    int c = test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
     k->classes = c, k->bias = test_chance(40), k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1);
     k->ys = shape4(1, 1, 1, 1);
     snprintf(k->text, sizeof k->text, "log p (%d,%d,%d,%d) ignore %d weights %d", k->n, c, h, w, k->ignore, k->bias);

@@ -425,7 +425,7 @@ static cnn_tensor *class_weights(one *k, int c)
 }
 static cnn_tensor *build_softmax_cross_entropy(one *k)
 {
-    int c = test_chance(10) ? 1 : test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
+    int c = test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
     k->classes = c, k->a = test_chance(50) ? 0 : test_uniform(0.05, 0.5), k->gap = test_chance(20) ? 0.5 : 0;
     k->ys = shape4(1, 1, 1, 1);
     k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1), k->bias = test_chance(40);
