@@ -1801,15 +1801,13 @@ typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, gr
     (cnncl_conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,             \
                   (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,      \
                   (a)->dilation_w, (a)->groups }
+/* Of a transposed one, the convolution from y to x. */
 static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
 {
-    const cnn_conv2d_args *a = y->args;
-    return CNNCL_CONV_OF(a, y->in[0]->shape, y->shape);
-}
-static cnncl_conv cnncl_transpose_of(const cnn_tensor *y)         /* from y to x */
-{
-    const cnn_conv_transpose2d_args *a = y->args;
-    return CNNCL_CONV_OF(a, y->shape, y->in[0]->shape);
+    const cnn_conv2d_args           *a = y->args;
+    const cnn_conv_transpose2d_args *b = y->args;
+    return y->op == &cnn_op_conv2d ? CNNCL_CONV_OF(a, y->in[0]->shape, y->shape)
+                                   : CNNCL_CONV_OF(b, y->shape, y->in[0]->shape);
 }
 
 /* How many columns are unfolded at once: the workspace holds so many columns of col and of the rows of y. */
@@ -1949,7 +1947,7 @@ CNNCL_BACKWARD(conv2d)
 CNNCL_FORWARD(conv_transpose2d)
 {
     cnncl     *d = cnncl_of(dev);
-    cnncl_conv g = cnncl_transpose_of(y);
+    cnncl_conv g = cnncl_conv_of(y);
     cnn_place  out = cnn_place_data(y);
     cnn_shape  bs = { 1, y->shape.c, 1, 1 };
     return (y->n_in > 2 ? cnncl_spread(d, out, y->shape, 0, 1, cnn_place_data(y->in[2]), bs, 0)
@@ -1960,7 +1958,7 @@ CNNCL_FORWARD(conv_transpose2d)
 CNNCL_BACKWARD(conv_transpose2d)
 {
     cnncl      *d = cnncl_of(dev);
-    cnncl_conv  g = cnncl_transpose_of(y);
+    cnncl_conv  g = cnncl_conv_of(y);
     cnn_tensor *x = y->in[0], *w = y->in[1];
     cnn_place   col = cnn_place_scratch(y->graph), dy = cnn_place_grad(y), dw = cnn_place_grad(w);
     return cnncl_bias_backward(d, y) &&
@@ -2486,15 +2484,11 @@ static int cnncl_pair(const cnn_tensor *y)
 {
     return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2 : 3;
 }
-/* The constants: huber's delta, and a factor. */
-static float cnncl_delta(const cnn_tensor *y)
+/* The constants: huber's delta, or a factor. */
+static float cnncl_huber(const cnn_tensor *y, bool factor)
 {
-    return y->op == &cnn_op_huber ? ((const cnn_huber_args *)y->args)->delta : 0.0f;
-}
-static float cnncl_pair_factor(const cnn_tensor *y)
-{
-    const bool smooth = y->op == &cnn_op_huber && ((const cnn_huber_args *)y->args)->smooth_l1;
-    return smooth ? 1 / cnncl_delta(y) : 1.0f;
+    const cnn_huber_args *a = y->op == &cnn_op_huber ? y->args : NULL;
+    return factor ? (a && a->smooth_l1 ? 1 / a->delta : 1.0f) : a ? a->delta : 0.0f;
 }
 static cnn_place cnncl_operand(const cnn_tensor *y, int i)
 {
@@ -2503,7 +2497,7 @@ static cnn_place cnncl_operand(const cnn_tensor *y, int i)
 #define CNNCL_PAIR(y)                                                                                        \
     CNNCL_ARRAY(p), CNNCL_ARRAY(w), CNNCL_INT((y)->n_in - 2), CNNCL_INT((y)->in[0]->shape.c),                \
     CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(n), CNNCL_INT(cnncl_pair(y)),                       \
-    CNNCL_FLOAT(cnncl_delta(y)), CNNCL_FLOAT(cnncl_pair_factor(y))
+    CNNCL_FLOAT(cnncl_huber(y, false)), CNNCL_FLOAT(cnncl_huber(y, true))
 
 CNNCL_FORWARD(pair_loss)
 {
@@ -2594,7 +2588,7 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 {
     const cnncl *d = (const cnncl *)(const void *)dev;
     if (y->op == &cnn_op_conv2d || y->op == &cnn_op_conv_transpose2d) {
-        cnncl_conv g = y->op == &cnn_op_conv2d ? cnncl_conv_of(y) : cnncl_transpose_of(y);
+        cnncl_conv g = cnncl_conv_of(y);
         return cnncl_conv_scratch(d, &g);
     }
     if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
@@ -2916,7 +2910,6 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
         return cnn_max_pool(x, 3, .stride = 2, .pad = way, .dilation = 1 + way);
     if (op == &cnn_op_avg_pool)
         return cnn_avg_pool(x, 3, .stride = 2, .pad = 2, .dilation_w = 1 + way, .no_count_pad = way);
-    if (op == &cnn_op_global_avg_pool) return cnn_global_avg_pool(x);
     if (op == &cnn_op_sum)             return cnn_sum(x, CNN_N | CNN_W);
     if (op == &cnn_op_mean)            return cnn_mean(x, way ? 0 : CNN_C);
     if (op == &cnn_op_add)             return cnn_add(x, u);
