@@ -472,7 +472,7 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     A(X, leaky_relu, v > 0.0f ? v : k0 * v,             v > 0.0f ? 1.0f : k0)                                \
     A(X, sigmoid,    1.0f / (1.0f + exp(-v)),           v * (1.0f - v))                                      \
     A(X, tanh,       tanh(v),                           1.0f - v * v)                                        \
-    A(X, clamp,      v < k0 ? fmin(k0, k1) : v > k1 ? k1 : v, v > k0 && v < k1 ? 1.0f : 0.0f)             \
+    A(X, clamp,      v < k0 ? fmin(k0, k1) : v > k1 ? k1 : v, v > k0 && v < k1 ? 1.0f : 0.0f)                \
     A(X, elu,        v > 0.0f ? v : k0 * expm1(v),      v > 0.0f ? 1.0f : v + k0)                            \
     A(X, gelu,       k0 != 0.0f ? v * gelu_share(v) : 0.5f * v * erfc(v * -0.707106781f),                    \
                      k0 != 0.0f ? gelu_slope(v)                                                              \
@@ -1436,12 +1436,11 @@ typedef struct {
     bool             lacks;                   /* kernels that do not build */
     int              launches;                /* since the last flush */
     size_t           workspace, max_buffer;   /* bytes */
-    /* partial products of thin matrices, and behind them the sums */
-    cl_mem      slices;
-    cnncl_stage stage[2];                /* what is on its way up */
-    int         staged;
-    cnn_kernel  row[64];
-    char        name[128], report[CNN_ERROR_SIZE];
+    cl_mem           slices;                  /* partial products, and behind them the sums */
+    cnncl_stage      stage[2];                /* what is on its way up */
+    int              staged;
+    cnn_kernel       row[64];
+    char             name[128], report[CNN_ERROR_SIZE];
 } cnncl;
 
 enum { CNNCL_SLICES = 1 << 20,              /* floats of partial products */
