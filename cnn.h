@@ -84,17 +84,17 @@
 
    >>usage >>manual >>map >>api: to use the library, 50 minutes of reference
    Part I, the net
-       >>base 9           configuration, sizes, shapes, bits, random numbers
-       >>graph 29         what a graph is made of: nodes, errors, leaves, options
-       >>kernels 12       what rooms call: formulas of one number, sums, the contracts of all kernels
+       >>base 10          configuration, sizes, shapes, bits, random numbers
+       >>graph 30         what a graph is made of: nodes, errors, leaves, options
+       >>kernels 13       what rooms call: formulas of one number, sums, the contracts of all kernels
        >>hour 36          START HERE: record, order, forward, backward, three rooms, SGD
-       >>rooms 88         all other operations, by chapters    >>loops 23    the plain loops that they run on
+       >>rooms 89         all other operations, by chapters    >>loops 24    the plain loops that they run on
        >>optim 20         Adam and the others, clipping, averages
-       >>plan 27          names, the memory plan, cnn_compile  >>values 11   set, get, map; views
-       >>data 47          >>train 34          >>files 83       >>inspect 48
-   Part II, the engine    >>threads 2         >>simd 50        >>gemm 8      >>conv 79
-                          >>elementwise 18    >>fusion 2
-   Part III               >>devices 17        >>licence
+       >>plan 28          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
+       >>data 46          >>train 39          >>files 79       >>inspect 49
+   Part II, the engine    >>threads 2         >>simd 50        >>gemm 8      >>conv 83
+                          >>elementwise 20    >>fusion 3
+   Part III               >>devices 18        >>licence
 
    Words. Room: all about one operation: formula, shape rule, forward, backward. Row: a struct of functions
    and data that stands for an operation (cnn_op), an optimizer, a kernel of a device. Kernel: a function of
