@@ -67,8 +67,8 @@ static inline void lab_tell(const char *name, const char *what, double got, doub
     if (!f) return;
     fprintf(f, "{\"name\": \"%d ", lab.number), lab_quote(f, lab.title);
     fprintf(f, ": "), lab_quote(f, name);
-    fprintf(f, "\", \"score\": %g, \"max_score\": %g, \"status\": \"%s\", \"output\": \"%s. ", got, most,
-            got < most ? "failed" : "passed", what);
+    fprintf(f, "\", \"score\": %g, \"max_score\": %g, \"status\": \"%s\", \"output\": \"%s%s", got, most,
+            got < most ? "failed" : "passed", what, output[0] ? ". " : "");
     lab_quote(f, output), fprintf(f, "\"},\n"), fclose(f);
 }
 typedef enum { LAB_RIGHT, LAB_WRONG, LAB_NOT_DONE } lab_verdict;
