@@ -61,7 +61,7 @@ d
 
     for only in $functions; do
         for mistake in 1 2 3 4 5; do
-            out=$(LAB_CL=$BUILD/$mistake.cl LAB_MISTAKE=$mistake LAB_ONLY=$only $RUN "$bin.filled" judge 2>&1)
+            out=$(LAB_CL=$BUILD/$mistake.cl LAB_MISTAKE=$mistake LAB_ONLY=$only $RUN "$bin.filled" judge "${only##*_}" 2>&1)
             if printf '%s\n' "$out" | grep -q '^  WRONG' && printf '%s\n' "$out" | grep -q ' is [^ ]*, right is '; then pass
             else fail "$name: mistake $mistake in $only is not found" "$out"; fi
         done

@@ -9,7 +9,8 @@
      cc -std=c99 -O2 -DCNN_IMPLEMENTATION -x c -c cnn.h -o cnn.o
      cc -std=c99 -O2 -DLAB_LINKED examples/lab/03_conv2d_forward.c cnn.o -o lab03 -lm && ./lab03
 
-   (-fopenmp in all lines: on all cores.)     ./lab03 judge     leaves out speed and training.
+   (-fopenmp in all lines: on all cores.)     ./lab03 judge     leaves out speed and training;
+   ./lab04 judge data     and ./lab04 judge weights judge one of that exercise's functions.
    All exercises at once, from the top: make grade, or sh examples/lab/grade.sh 03 04.
 
    Order of this file: report, arrays, time, the net that learns, then a judge for each exercise. */
@@ -67,8 +68,8 @@ static inline void lab_tell(const char *name, const char *what, double got, doub
     if (!f) return;
     fprintf(f, "{\"name\": \"%d ", lab.number), lab_quote(f, lab.title);
     fprintf(f, ": "), lab_quote(f, name);
-    fprintf(f, "\", \"score\": %g, \"max_score\": %g, \"status\": \"%s\", \"output\": \"%s. ", got, most,
-            got < most ? "failed" : "passed", what);
+    fprintf(f, "\", \"score\": %g, \"max_score\": %g, \"status\": \"%s\", \"output\": \"%s%s", got, most,
+            got < most ? "failed" : "passed", what, output[0] ? ". " : "");
     lab_quote(f, output), fprintf(f, "\"},\n"), fclose(f);
 }
 typedef enum { LAB_RIGHT, LAB_WRONG, LAB_NOT_DONE } lab_verdict;
@@ -500,11 +501,12 @@ static inline int lab_conv2d_forward(int argc, char **argv, lab_conv_forward_fn 
 static inline int lab_conv2d_backward(int argc, char **argv, lab_conv_data_fn *data, lab_conv_weights_fn *weights)
 {
     static const cnn_kernel rows[] = { { &cnn_op_conv2d, NULL, NULL, lab_row_backward }, { 0 } };
-    bool done_data, done_weights;
+    bool done_data = false, done_weights = false;
     lab_begin(argc, argv, 4, "conv2d, backward");
     lab_d = data, lab_w = weights;
-    lab_conv_tests("data: ", lab_judge_data, 10, &done_data);
-    lab_conv_tests("weights: ", lab_judge_weights, 10, &done_weights);
+    const char *only = lab.judge_only && argc > 2 ? argv[2] : "";
+    if (strcmp(only, "weights") != 0) lab_conv_tests("data: ", lab_judge_data, 10, &done_data);
+    if (strcmp(only, "data") != 0)    lab_conv_tests("weights: ", lab_judge_weights, 10, &done_weights);
     const bool done = done_data && done_weights;
     if (done && !lab.judge_only) lab_conv_time(1);
     lab_fit(done, rows, NULL, false, 20);
