@@ -17,7 +17,7 @@ export OMP_NUM_THREADS=1                        # CPU time is scarce where tests
 unset LAB_MISTAKE LAB_ONLY LAB_JSON LAB_CL
 rm -rf "$BUILD" && mkdir -p "$BUILD/examples/lab" || exit 1
 ln -s "$PWD/examples/data" "$BUILD/examples/data"
-cp "$INC/cnn.h" cnn_opencl.h "$BUILD" && cp examples/lab/* "$BUILD/examples/lab" && cp tests/lab/answers.h "$BUILD/examples/lab"
+cp "$INC/cnn.h" "$BUILD" && cp examples/lab/* "$BUILD/examples/lab" && cp tests/lab/answers.h "$BUILD/examples/lab"
 if [ -z "$OBJECT" ] || [ ! -f "$OBJECT" ]; then
     OBJECT=$BUILD/cnn.o
     $CC -std=c99 -O1 $OPENMP -DCNN_IMPLEMENTATION -x c -c "$INC/cnn.h" -o "$OBJECT" || { fail 'cnn.h does not compile'; end; }
@@ -70,6 +70,12 @@ d
 # LAB="03 grade" runs these parts alone.
 wanted() { case " ${LAB:-$1} " in *" $1 "*) ;; *) return 1 ;; esac; }
 for number in 01 02 03 04 05 06 07 08 09 10; do wanted $number && exercise $number; done
+
+if wanted 03; then
+    out=$(LAB_MISTAKE=6 "$BUILD/03.filled" judge 2>&1)
+    if printf '%s\n' "$out" | grep -q 'y is right, but you also wrote behind it'; then pass
+    else fail '03: an element too many is not found' "$out"; fi
+fi
 
 # 11: where OpenCL and a device are.
 if wanted 11; then

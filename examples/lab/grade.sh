@@ -52,7 +52,7 @@ for number; do
         elif [ -z "$points" ]; then nothing "$number" "$name" "stopped, status $status" "$BUILD/$number.log"
         else
             wrong=$(grep -c '^  WRONG' "$BUILD/$number.log") undone=$(grep -c '^  not done' "$BUILD/$number.log")
-            [ "$wrong" -eq 0 ] || note="$wrong wrong" 
+            [ "$wrong" -eq 0 ] || note="$wrong wrong"
             [ "$undone" -eq 0 ] || note="${note:+$note, }$undone not done"
         fi
     fi

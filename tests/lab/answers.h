@@ -49,7 +49,7 @@ static inline float *turn(const float *w, int n, int k, bool flip)           /* 
 /* ---- 3, 4, 9 ---- */
 
 /* 1 convolution instead of correlation, 2 no bias, 3 kernel transposed, 4 = instead of += : the last channel alone,
-   5 the last row is left out */
+   5 the last row is left out; 6 one element too many */
 static lab_answer own_conv_forward(float *y, const float *x, const float *w, const float *b, lab_conv t)
 {
     const int m = mistake(), kk = t.k * t.k;
@@ -60,6 +60,7 @@ static lab_answer own_conv_forward(float *y, const float *x, const float *w, con
     const float *right = lab_forward(&n);
     const cnn_shape s = n.y->shape;
     for (int i = 0; i < s.n * s.c * s.h * s.w; i++) if (m != 5 || i / s.w % s.h < s.h - 1) y[i] = right[i];
+    if (m == 6) y[s.n * s.c * s.h * s.w] = 0;
     return finish(n.g);
 }
 static inline float *first_sample(const float *dy, lab_conv t, size_t count)
