@@ -4,7 +4,7 @@
 #   make test         every test; ends with `N passed, N failed`
 #   make sanitize     the tests again under AddressSanitizer, UBSan and ThreadSanitizer
 #   make coverage     which branches of cnn.h no test takes (gcc's gcov); 95 % are the least
-#   make odd          some of the tests again under -Ofast, x87 arithmetic, and clang's sanitizer of conversions
+#   make odd          other compilers, every switch, emulated processors; tests again under -Ofast, x87, clang's sanitizers
 #   make test-opencl  the tests of cnn_opencl.h alone (make test runs them too, where OpenCL is installed)
 #   make examples     all examples, into build/
 #   make grade        the exercises of examples/lab: points, and a file for autograders (LAB="03 04": these alone)
@@ -58,7 +58,9 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 # Tests link one object with the implementation, tests/cnn.c; but test_kernels and test_opencl hold one of their own.
 LINKED  := $(filter-out kernels opencl,$(SUITES))
 # Tests that are no C program, each ending with `N passed, N failed`; the longest first.
-SCRIPTS := tests/lab.sh tests/places.sh tests/emulated.sh tests/switches.sh tests/bits.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
+SCRIPTS := tests/lab.sh tests/places.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
+# Those of `make odd`: other compilers, options and processors.
+ODDITIES := tests/bits.sh tests/switches.sh tests/emulated.sh
 # $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.
 LONG    := opencl kernels rooms
 ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
@@ -136,8 +138,8 @@ cast       = $(CLANG) -std=c99 -O1 $(UBSAN) -fno-sanitize-recover=all
 ODD       := $(if $(call takes,$(CC),-Ofast),fast) $(if $(call takes,$(CC),-mfpmath=387),x87) \
              $(if $(call takes,$(CLANG),$(UBSAN)),cast)
 
-odd: $(foreach o,$(ODD),$(ODD_TESTS:%=$(B)/$(o)_%))
-	@$(if $(filter cast,$(ODD)),,echo "    skipped: $(CLANG) has no $(UBSAN)";) $(RUN_TESTS) $^
+odd: $(foreach o,$(ODD),$(ODD_TESTS:%=$(B)/$(o)_%)) $(B)/test_cnn.o
+	@$(if $(filter cast,$(ODD)),,echo "    skipped: $(CLANG) has no $(UBSAN)";) $(RUN_TESTS) $(ODDITIES) $(filter-out %.o,$^)
 
 define ODD_RULES
 $(B)/$(1)_cnn.o: tests/cnn.c $(TESTING)
