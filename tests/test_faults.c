@@ -425,7 +425,7 @@ static void null_everywhere(void)
 {
     cnn_tensor *tensor[2] = { NULL, cnn_dense(NULL, 3) }, *none[2] = { NULL, NULL };
     float       v[4] = { 0 };
-    int         k[4] = { 0 };
+    int         k[9] = { 0 };
     FILE       *out = tmpfile();
     CHECK(tensor[1] && !tensor[1]->graph);
     cnn_dataset bad = cnn_bytes(NULL, NULL, 3, 1, 1, 1);

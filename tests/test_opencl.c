@@ -1135,6 +1135,7 @@ static void accumulated_on_the_device(void)
         if (k < 2) copies[k] = cnn_copies(n.g);
         if (k) w[k - 1] = (float)cnn_stats_of(cnn_flat_params(n.g, &(size_t){ 0 }), 100).mean;
         cnn_free(n.g);
+        cnn_dataset_free(&data);
     }
     CHECK(copies[1].uploads <= copies[0].uploads && copies[1].downloads <= copies[0].downloads);
     CHECK_NEAR(w[0], w[1], 1e-5);
