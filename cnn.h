@@ -11300,7 +11300,8 @@ typedef __m256i cnn__m_avx2;
 #define cnn__add_avx2    _mm256_add_ps
 #define cnn__fma_avx2    _mm256_fmadd_ps
 #define cnn__masked_avx2 _mm256_maskload_ps
-CNN__TARGET_avx2 static CNN__NOINLINE
+/* Inlined: gcc 12 leaves vzeroupper out behind a call that is given vectors, and SSE code waits for it. */
+CNN__TARGET_avx2 static CNN__INLINE
 void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
 {
     const __m256 t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
@@ -11386,7 +11387,7 @@ typedef __mmask16 cnn__m_avx512;
 #define cnn__add_avx512          _mm512_add_ps
 #define cnn__fma_avx512          _mm512_fmadd_ps
 #define cnn__masked_avx512(p, m) _mm512_maskz_loadu_ps(m, p)
-CNN__TARGET_avx512 static CNN__NOINLINE
+CNN__TARGET_avx512 static CNN__INLINE
 void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
 {
     sum[0] = _mm512_reduce_add_ps(a), sum[1] = _mm512_reduce_add_ps(b);
