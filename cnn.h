@@ -13239,7 +13239,6 @@ static void cnn__rows_weights_job(const void *job, ptrdiff_t first, ptrdiff_t la
 
 /* ---- The algorithms: a table, and the rule that picks one from the shape ---- */
 
-
 /* Each runs a pass. Without a place for the result it only adds the bytes of scratch that the pass needs to
    *used. Beside it, what packs the weights for forward: returns their floats and, if to is not NULL, does. */
 static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,

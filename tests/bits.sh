@@ -4,14 +4,9 @@
 # of the repository; CLANG, BUILD and INC may be set. Ends with `N passed, N failed`; what is missing is skipped, and
 # said.
 CLANG=${CLANG:-clang} BUILD=${BUILD:-build}/bits INC=${INC:-.}
-passed=0 failed=0
+. tests/report.sh
 mkdir -p "$BUILD"
 
-have() { command -v "$1" >/dev/null 2>&1; }
-skip() { echo "    skipped: $1"; }
-pass() { passed=$((passed + 1)); }
-fail() { failed=$((failed + 1)); echo "    FAILED: $1"; [ -z "$2" ] || printf '%s\n' "$2" | head -n 12 | sed 's/^/        /'; }
-end()  { echo "$passed passed, $failed failed"; [ $failed -eq 0 ]; exit $?; }
 
 # build NAME COMPILER FLAGS...: the program $BUILD/NAME; with OpenMP where the compiler has it.
 build() {

@@ -3,13 +3,9 @@
 # shapes. Run from the top of the repository; CC, BUILD and INC may be set. Ends with `N passed, N failed`.
 CC=${CC:-cc} BUILD=${BUILD:-build}/emulated INC=${INC:-.} S=tests/switches
 MOST=-DMOST_WORK=16e6
-passed=0 failed=0
+. tests/report.sh
 mkdir -p "$BUILD"
 
-have() { command -v "$1" >/dev/null 2>&1; }
-skip() { echo "    skipped: $1"; }
-pass() { passed=$((passed + 1)); }
-fail() { failed=$((failed + 1)); echo "    FAILED: $1"; [ -z "$2" ] || printf '%s\n' "$2" | head -n 12 | sed 's/^/        /'; }
 # kernels ISA COMMAND...: the tests of its kernels, and none is skipped.
 kernels() {
     isa=$1; shift
@@ -33,5 +29,4 @@ if have aarch64-linux-gnu-gcc && have qemu-aarch64; then
     else fail 'NEON does not compile' "$out"; fi
 else skip 'NEON under qemu: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user are not installed'; fi
 
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+end

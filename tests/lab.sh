@@ -4,10 +4,7 @@
 # judge can fail (five typical mistakes in each function, each by itself). Run from the top of the repository; CC,
 # MPICC, BUILD, INC and OBJECT (an implementation that is compiled already) may be set. Ends with `N passed, N failed`.
 CC=${CC:-cc} MPICC=${MPICC:-mpicc} BUILD=${BUILD:-build}/lab_test INC=${INC:-.}
-passed=0 failed=0
-pass() { passed=$((passed + 1)); }
-fail() { failed=$((failed + 1)); echo "    FAILED: $1"; [ -z "$2" ] || printf '%s\n' "$2" | head -n 20 | sed 's/^/        /'; }
-end()  { echo "$passed passed, $failed failed"; [ $failed -eq 0 ]; exit $?; }
+. tests/report.sh
 
 # An object may have been compiled with OpenMP, which is then to be linked.
 echo 'int main(void) { return 0; }' >/tmp/lab.$$.c

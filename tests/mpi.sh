@@ -3,13 +3,9 @@
 # the last batch of an epoch being smaller. Run from the top of the repository; MPICC, BUILD and INC may be set. Ends
 # with `N passed, N failed`. Without MPI it is skipped, and says so.
 MPICC=${MPICC:-mpicc} BUILD=${BUILD:-build}/mpi_test INC=${INC:-.}
-passed=0 failed=0
-pass() { passed=$((passed + 1)); }
-fail() { failed=$((failed + 1)); echo "    FAILED: $1"; [ -z "$2" ] || printf '%s\n' "$2" | head -n 12 | sed 's/^/        /'; }
-end()  { echo "$passed passed, $failed failed"; [ $failed -eq 0 ]; exit $?; }
+. tests/report.sh
 skip() { echo "    skipped: $1"; end; }
 
-have() { command -v "$1" >/dev/null 2>&1; }
 have "$MPICC" && have mpirun || skip 'examples/mpi.c: mpicc or mpirun is not installed'
 mkdir -p "$BUILD"
 printf '#include <mpi.h>\nint main(int n, char **v) { MPI_Init(&n, &v); MPI_Finalize(); return 0; }\n' >"$BUILD/probe.c"

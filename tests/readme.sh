@@ -9,8 +9,7 @@
 # by machine and are masked. Run from the top of the repository; CC, BUILD and INC (where cnn.h is) may be set.
 # Ends with `N passed, N failed`.
 CC=${CC:-cc} BUILD=${BUILD:-build} INC=${INC:-.}
-passed=0 failed=0
-pass() { passed=$((passed + 1)); }
+. tests/report.sh
 fail() {
     failed=$((failed + 1)); echo "    FAILED: README.md:$1"
     [ -z "$2" ] || printf '%s\n' "$2" | head -n 20 | sed 's/^/        /'
@@ -19,14 +18,14 @@ fail() {
 top=$PWD
 rm -rf "$BUILD/readme" && mkdir -p "$BUILD/readme/blocks" "$BUILD/readme/bin" || exit 1
 work=$(cd "$BUILD/readme" && pwd)
-cp -R cnn*.h LICENSE README.md examples tests "$work" && cp "$INC/cnn.h" "$work" || exit 1
+cp -R cnn*.h LICENSE Makefile README.md examples tests "$work" && cp "$INC/cnn.h" "$work" || exit 1
 
 # `cc` in README is the compiler under test, which optimises a little less, as this test is to be quick.
 set -- $CC
 CC=$(command -v "$1") || exit 1
 shift
 printf '#!/bin/sh\nexec %s "$@" -O1\n' "$CC $*" >"$work/bin/cc" && chmod +x "$work/bin/cc"
-PATH=$work/bin:$PATH
+PATH=$work/bin:$PATH CC=cc
 cd "$work" || exit 1
 
 # ---- Blocks: blocks/LINE.sh or .c, LINE.mark (the comment before it), LINE.text (what it prints) ----
@@ -112,5 +111,4 @@ if [ -n "$absent" ]; then echo "    skipped: minutes of the map in README: cnn.h
 elif [ -z "$wrong" ]; then pass
 else fail "$(grep -n '>>graph`' README.md | cut -d: -f1): minutes:$wrong"; fi
 
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+end

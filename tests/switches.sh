@@ -5,13 +5,9 @@
 CC=${CC:-cc} CXX=${CXX:-c++} CLANG=${CLANG:-clang} BUILD=${BUILD:-build}/switches INC=${INC:-.}
 S=tests/switches
 STRICT="-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror"
-passed=0 failed=0
+. tests/report.sh
 mkdir -p "$BUILD"
 
-have() { command -v "$1" >/dev/null 2>&1; }
-skip() { echo "    skipped: $1"; }
-pass() { passed=$((passed + 1)); }
-fail() { failed=$((failed + 1)); echo "    FAILED: $1"; [ -z "$2" ] || printf '%s\n' "$2" | head -n 12 | sed 's/^/        /'; }
 # ok NAME COMMAND...: a test that passes if the command succeeds without a word.
 ok() {
     name=$1; shift
@@ -142,5 +138,4 @@ for e in examples/*.c; do
     ok "$e, linked" $CC -std=c99 -O2 -Wall -Wextra $HEADS -I"$INC" "$BUILD/$n" "$BUILD/impl.o" -o "$BUILD/${n%.c}" -lm
 done
 
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+end
