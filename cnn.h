@@ -968,7 +968,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_CLEARS_GRAD = 128,   /* y has one operand, and backward clears in[0]->grad itself, or sets it,
                                    where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
-       CNN_JOINABLE = 512 };    /* forward also applies the formulas of the nodes that run in place of y */
+       CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
+       CNN_BATCH_STATISTICS = 1024 }; /* CNN_TRAIN takes mean and variance over the batch: one value has none;
+                                   CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
 
 struct cnn_op {
     const char *name;
@@ -3499,7 +3501,7 @@ static const cnn_owned cnn__batch_norm_owned[] = {
 CNN__ROOM cnn_op_batch_norm = {
     .name = "batch_norm", .shape = cnn__as_input, .forward = cnn__batch_norm_forward,
     .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE,
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS,
     .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields,
     .owned = cnn__batch_norm_owned };
 
@@ -7797,10 +7799,10 @@ static bool cnn__count_batches(cnn__run *r)
                          count, batch);
     for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        if (y->op == &cnn_op_batch_norm && y->batched && cnn__plane(y->shape) == 1)
+        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1)
             return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
-                             "of which batch_norm \"%s\" has no variance: say .drop_last = 1 or another "
-                             "max_batch", count, batch, y->name);
+                             "of which %s \"%s\" has no variance: say .drop_last = 1 or another max_batch",
+                             count, batch, y->op->name, y->name);
     }
     return true;
 }
@@ -13912,7 +13914,7 @@ static bool cnn__folds(const cnn__node *v)
     const cnn_graph  *net = v->t.graph->shares;
     const cnn__node  *y = v->joined[CNN_EVAL];
     const cnn_tensor *b = cnn_operand(&v->t, "bias");
-    return cnn__packs(v) && v->users == 1 && y && y->t.op == &cnn_op_batch_norm && !y->kernel
+    return cnn__packs(v) && v->users == 1 && y && y->t.op->flags & CNN_BATCH_STATISTICS && !y->kernel
         && (!b || (!b->op && !b->batched)) && (!net || net->config.inference);
 }
 
