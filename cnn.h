@@ -37,10 +37,9 @@
    Options. What is required comes first, by position; what is optional follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
    An option that is not given has the default that stands beside it below; one that is given counts, also as
-   0: the macros hand over the text of their arguments. (Without the macros, 0 means the default.) C++11 may
-   include this file and link to it: macros without options work there, those with options and cnn_concat are
-   C99. In C++20:
-       cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
+   0: the macros hand over the text of their arguments. (Without the macros, 0 means the default.) In C++,
+   from C++11 on, an option is a word of namespace cnn; the implementation stays in a .c file:
+       cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"))
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
    place of layer and call, the operation, the shapes and the rule: cnn_error(g). While recording, builders
@@ -159,14 +158,27 @@ enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 #define CNN_STR_(x) #x
 #define CNN_STR(x)  CNN_STR_(x)
 #define CNN_HERE    __FILE__ ":" CNN_STR(__LINE__)
-/* The first two options of a call: where it is, and the text of its arguments, by which an option that is
-   given as 0 is told from one that is not given. */
+/* A call with options calls a function that takes one struct. Its first two members are where the call is and
+   the text of its arguments, by which an option that is given as 0 is told from one that is not given. first:
+   the member of the first argument. CNN_OPTIONS: all arguments are options. C++: see the end of the API. */
 #define CNN_SAID(...) .at = CNN_HERE, .said = #__VA_ARGS__
+#ifdef __cplusplus
+#define CNN_CALL(function, args, first, ...) function(cnn::call<args>(CNN_HERE)(__VA_ARGS__))
+#define CNN_OPTIONS(function, args, ...)     function(cnn::call<args>(CNN_HERE)(__VA_ARGS__))
+#define CNN_OPTION(word, value)              cnn::word(value)
+#define CNN_TENSORS(...)                     { __VA_ARGS__ }
+#else
+#define CNN_CALL(function, args, first, ...) function((args){ CNN_SAID(__VA_ARGS__), .first = __VA_ARGS__ })
+#define CNN_OPTIONS(function, args, ...)     function((args){ CNN_SAID(__VA_ARGS__), __VA_ARGS__ })
+#define CNN_OPTION(word, value)              .word = value
+#define CNN_TENSORS(...) (cnn_tensor *[]){ __VA_ARGS__ }, \
+    (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *))
+#endif
 
 /* ---- Graph ---- */
 
 typedef struct {
-    const char  *at;
+    const char  *at, *said;
     int          max_batch;         /* the largest N; default 1 */
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
     int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
@@ -187,7 +199,7 @@ typedef struct {
 /* A new, empty graph. NULL only if the graph object itself cannot be allocated; every function below accepts
    that NULL, and cnn_error(NULL) is its message. */
 CNN_API cnn_graph  *cnn_new_(cnn_config);
-#define cnn_new(...) cnn_new_((cnn_config){ .at = CNN_HERE, __VA_ARGS__ })
+#define cnn_new(...) CNN_OPTIONS(cnn_new_, cnn_config, __VA_ARGS__)
 CNN_API void        cnn_free(cnn_graph *);
 /* The first error's message. Without one, why the last cnn_save, cnn_save_memory or export failed: that stops
    nothing, and the next one that succeeds clears it. Else NULL. */
@@ -228,10 +240,10 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
    other views may run CNN_EVAL, but g must not be trained or loaded into. g outlives its views; each is freed
    with cnn_free. A view has its own error, from the start if g is not compiled, has an error, or is on a
    device. NULL as for cnn_new. */
-typedef struct { const char *at; const cnn_graph *g; /* required */
+typedef struct { const char *at, *said; const cnn_graph *g; /* required */
                  int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
-#define cnn_share(...) cnn_share_((cnn_share_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_share(...) CNN_CALL(cnn_share_, cnn_share_args, g, __VA_ARGS__)
 
 /* Compute t and what it depends on, nothing more: without labels, logits can be computed and the loss cannot.
    Returns the value of t if it is one number (the loss), else 0; NAN after an error. */
@@ -245,17 +257,17 @@ CNN_API void        cnn_backward_add(cnn_tensor *loss);
 /* ---- Leaves ---- */
 
 /* Data, (N,c,h,w), written by cnn_set or cnn_feed. */
-typedef struct { const char *at; cnn_graph *g; int c, h, w; /* required: g, c; h and w default to 1 */
+typedef struct { const char *at, *said; cnn_graph *g; int c, h, w; /* required: g, c; h and w default to 1 */
                  int grad;                                  /* 1: dloss/dinput can be read */
                  const char *name; } cnn_input_args;        /* default "input", "input2", ... */
 CNN_API cnn_tensor *cnn_input_(cnn_input_args);
-#define cnn_input(...) cnn_input_((cnn_input_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_input(...) CNN_CALL(cnn_input_, cnn_input_args, g, __VA_ARGS__)
 
 /* Classes, (N,1,h,w), whole numbers from 0: one for each sample, or for each pixel. */
-typedef struct { const char *at; cnn_graph *g; int h, w; /* required: g; h and w default to 1 */
+typedef struct { const char *at, *said; cnn_graph *g; int h, w; /* required: g; h and w default to 1 */
                  const char *name; } cnn_labels_args;    /* default "labels", "labels2", ... */
 CNN_API cnn_tensor *cnn_labels_(cnn_labels_args);
-#define cnn_labels(...) cnn_labels_((cnn_labels_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_labels(...) CNN_CALL(cnn_labels_, cnn_labels_args, g, __VA_ARGS__)
 
 /* A parameter, trained by cnn_step. */
 typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn_param */
@@ -264,11 +276,11 @@ typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn
                CNN_INIT_LECUN,   /* U(-a,a), a = gain sqrt(3 / fan_in) (LeCun et al. 1998) */
                CNN_INIT_UNIFORM, /* U(-a,a), a = gain */
                CNN_INIT_CONSTANT /* gain everywhere */ } cnn_init;
-typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape; /* required */
+typedef struct { const char *at, *said; cnn_graph *g; const char *name; cnn_shape shape; /* required */
                  cnn_init init; float gain;             /* gain: default 1 (0 for CONSTANT) */
                  int fan_in, fan_out; } cnn_param_args; /* default shape.n and shape.c */
 CNN_API cnn_tensor *cnn_param_(cnn_param_args);
-#define cnn_param(...) cnn_param_((cnn_param_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_param(...) CNN_CALL(cnn_param_, cnn_param_args, g, __VA_ARGS__)
 
 /* A constant: n*c*h*w values, copied. */
 CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *, cnn_shape, const float *values);
@@ -332,7 +344,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel; /* 
                                                the layer, else LeCun; gain 1. The bias starts at zero. */
                  const char *name; } cnn_conv2d_args;
 CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
-#define cnn_conv2d(...) cnn_conv2d_((cnn_conv2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_conv2d(...) CNN_CALL(cnn_conv2d_, cnn_conv2d_args, x, __VA_ARGS__)
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
    (H - 1) stride_h - 2 pad_h + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in conv2d, but weight
@@ -343,8 +355,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel, ker
                  int groups, no_bias; cnn_tensor *weight, *bias; cnn_init init; float gain;
                  const char *name; } cnn_conv_transpose2d_args;
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
-#define cnn_conv_transpose2d(...) \
-    cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_conv_transpose2d(...) CNN_CALL(cnn_conv_transpose2d_, cnn_conv_transpose2d_args, x, __VA_ARGS__)
 
 /* y = W x + b (Rosenblatt 1958): (N,...), flattened to (N,K,1,1), -> (N,units,1,1). weight (units,K,1,1),
    bias (1,units,1,1); init and gain as in conv2d. */
@@ -352,7 +363,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int units; /* required */
                  int no_bias; cnn_tensor *weight, *bias;
                  cnn_init init; float gain; const char *name; } cnn_dense_args;
 CNN_API cnn_tensor *cnn_dense_(cnn_dense_args);
-#define cnn_dense(...) cnn_dense_((cnn_dense_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_dense(...) CNN_CALL(cnn_dense_, cnn_dense_args, x, __VA_ARGS__)
 
 /* The matrix product: (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N, the batch. */
 CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
@@ -371,9 +382,9 @@ typedef struct { const char *at, *said; cnn_tensor *x; int kernel; /* required *
                  int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
                  const char *name; } cnn_pool_args;
 CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
-#define cnn_max_pool(...) cnn_max_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_max_pool(...) CNN_CALL(cnn_max_pool_, cnn_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_avg_pool_(cnn_pool_args);
-#define cnn_avg_pool(...) cnn_avg_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_avg_pool(...) CNN_CALL(cnn_avg_pool_, cnn_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
@@ -387,29 +398,29 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  float eps; int no_affine; /* 1: no weight and bias */
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
-#define cnn_batch_norm(...) cnn_batch_norm_((cnn_batch_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
 /* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
 typedef struct { const char *at, *said; cnn_tensor *x; float eps;
                  int no_affine; /* layer_norm; 1: no weight and bias */
                  int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
-#define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_layer_norm(...) CNN_CALL(cnn_layer_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
                  const char *name; } cnn_group_norm_args;
 CNN_API cnn_tensor *cnn_group_norm_(cnn_group_norm_args);
-#define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_group_norm(...) CNN_CALL(cnn_group_norm_, cnn_group_norm_args, x, __VA_ARGS__)
 /* Over each channel of each sample (Ulyanov et al. 2016). weight, bias (1,C,1,1). */
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);
-#define cnn_instance_norm(...) cnn_instance_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_instance_norm(...) CNN_CALL(cnn_instance_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Between neighbouring channels: y = x / (k + alpha/size sum x^2)^beta (Krizhevsky et al. 2012). */
 typedef struct { const char *at, *said;
                  cnn_tensor *x; int size; /* required: channels in a window, 5 in AlexNet */
                  float alpha, beta, k; /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
                  const char *name; } cnn_lrn_args;
 CNN_API cnn_tensor *cnn_lrn_(cnn_lrn_args);
-#define cnn_lrn(...) cnn_lrn_((cnn_lrn_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_lrn(...) CNN_CALL(cnn_lrn_, cnn_lrn_args, x, __VA_ARGS__)
 
 /* ---- Activations ---- */
 
@@ -418,7 +429,7 @@ CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x); /* max(x, 0) (Nair
 /* x for x > 0, else slope x; slope: default 0.01 (Maas et al. 2013). */
 typedef struct { const char *at, *said; cnn_tensor *x; float slope; const char *name; } cnn_leaky_relu_args;
 CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args);
-#define cnn_leaky_relu(...) cnn_leaky_relu_((cnn_leaky_relu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_leaky_relu(...) CNN_CALL(cnn_leaky_relu_, cnn_leaky_relu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-x) */
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
@@ -426,23 +437,23 @@ CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 /* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
-#define cnn_clamp(...) cnn_clamp_((cnn_clamp_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_clamp(...) CNN_CALL(cnn_clamp_, cnn_clamp_args, x, __VA_ARGS__)
 #define cnn_relu6(x)   cnn_clamp(x, 0, 6)
 /* x for x > 0, else alpha (e^x - 1); alpha: default 1 (Clevert et al. 2015). */
 typedef struct { const char *at, *said; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args;
 CNN_API cnn_tensor *cnn_elu_(cnn_elu_args);
-#define cnn_elu(...) cnn_elu_((cnn_elu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_elu(...) CNN_CALL(cnn_elu_, cnn_elu_args, x, __VA_ARGS__)
 /* x P(x), P the normal distribution function; tanh = 1: by a tanh, as GPT-2 (Hendrycks, Gimpel 2016). */
 typedef struct { const char *at, *said; cnn_tensor *x; int tanh; const char *name; } cnn_gelu_args;
 CNN_API cnn_tensor *cnn_gelu_(cnn_gelu_args);
-#define cnn_gelu(...) cnn_gelu_((cnn_gelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_gelu(...) CNN_CALL(cnn_gelu_, cnn_gelu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x); /* swish, x sigmoid(x) (Elfwing et al. 2017) */
 #define cnn_silu(x) cnn_silu_(CNN_HERE, x)
 /* log(1 + e^(beta x)) / beta, or x where beta x > threshold; default 1 and 20 (Dugas et al. 2001). */
 typedef struct { const char *at, *said; cnn_tensor *x; float beta, threshold;
                  const char *name; } cnn_softplus_args;
 CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
-#define cnn_softplus(...) cnn_softplus_((cnn_softplus_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_softplus(...) CNN_CALL(cnn_softplus_, cnn_softplus_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
 /* x for x > 0, else w x, w learned (He et al. 2015). weight (1,1,1,1), or (1,C,1,1) if per_channel. */
@@ -450,7 +461,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int per_channel;
                  float start; /* of slopes; default 0.25 */
                  cnn_tensor *weight; const char *name; } cnn_prelu_args;
 CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args);
-#define cnn_prelu(...) cnn_prelu_((cnn_prelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_prelu(...) CNN_CALL(cnn_prelu_, cnn_prelu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
 #define cnn_exp(x) cnn_exp_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
@@ -467,32 +478,31 @@ CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its loga
 /* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
-#define cnn_dropout(...) cnn_dropout_((cnn_dropout_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_dropout(...) CNN_CALL(cnn_dropout_, cnn_dropout_args, x, __VA_ARGS__)
 
 /* ---- Shapes ---- */
 
 /* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
 typedef struct { const char *at, *said; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
 CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
-#define cnn_reshape(...) cnn_reshape_((cnn_reshape_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_reshape(...) CNN_CALL(cnn_reshape_, cnn_reshape_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x); /* (N,C*H*W,1,1) */
 #define cnn_flatten(x) cnn_flatten_(CNN_HERE, x)
 /* cnn_concat(a, b, ...): one behind the other along C, at most CNN_MAX_INPUTS. */
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
-#define cnn_concat(...) cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ }, \
-    (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
+#define cnn_concat(...) cnn_concat_(CNN_HERE, CNN_TENSORS(__VA_ARGS__))
 /* Columns, rows and channels of `value` added: (N,C+front+back,H+top+bottom,W+left+right). */
 typedef struct { const char *at, *said; cnn_tensor *x; int left, right, top, bottom, front, back;
                  float value; const char *name; } cnn_pad_args;
 CNN_API cnn_tensor *cnn_pad_(cnn_pad_args);
-#define cnn_pad(...) cnn_pad_((cnn_pad_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_pad(...) CNN_CALL(cnn_pad_, cnn_pad_args, x, __VA_ARGS__)
 /* Every step-th (default 1) of [from,to) along one axis. Negative: from the end; `to` defaults to the end. */
 enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
 typedef struct { const char *at, *said; cnn_tensor *x;
                  unsigned axis; /* required: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */
                  int from, to /* required */, step; const char *name; } cnn_slice_args;
 CNN_API cnn_tensor *cnn_slice_(cnn_slice_args);
-#define cnn_slice(...) cnn_slice_((cnn_slice_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_slice(...) CNN_CALL(cnn_slice_, cnn_slice_args, x, __VA_ARGS__)
 /* (N,C,height,width): each pixel repeated, or interpolated if bilinear. */
 typedef struct { const char *at, *said; cnn_tensor *x;
                  int scale, scale_h, scale_w; /* required; _h, _w: scale */
@@ -500,7 +510,7 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  int height, width;           /* of y; default H*scale_h and W*scale_w */
                  const char *name; } cnn_upsample_args;
 CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
-#define cnn_upsample(...) cnn_upsample_((cnn_upsample_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_upsample(...) CNN_CALL(cnn_upsample_, cnn_upsample_args, x, __VA_ARGS__)
 
 /* ---- Arithmetic: add, sub and mul (Hadamard) broadcast, so an extent of 1 stretches ---- */
 
@@ -514,13 +524,13 @@ CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 typedef struct { const char *at, *said; cnn_tensor *x; float factor, offset;
                  const char *name; } cnn_scale_args;
 CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
-#define cnn_scale(...) cnn_scale_((cnn_scale_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_scale(...) CNN_CALL(cnn_scale_, cnn_scale_args, x, __VA_ARGS__)
 /* The sum and the mean over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they stay with extent 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
 CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
-#define cnn_sum(...) cnn_sum_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_sum(...) CNN_CALL(cnn_sum_, cnn_reduce_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
-#define cnn_mean(...) cnn_mean_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_mean(...) CNN_CALL(cnn_mean_, cnn_reduce_args, x, __VA_ARGS__)
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
@@ -533,14 +543,13 @@ typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
 #define cnn_softmax_cross_entropy(...) \
-    cnn_softmax_cross_entropy_(                \
-        (cnn_softmax_cross_entropy_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
+    CNN_CALL(cnn_softmax_cross_entropy_, cnn_softmax_cross_entropy_args, logits, __VA_ARGS__)
 /* The same after log_softmax, with the same options. */
 typedef struct { const char *at, *said; cnn_tensor *log_probabilities, *labels, *class_weights;
                  int ignore_index;
                  const char *name; } cnn_nll_args;
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args);
-#define cnn_nll(...) cnn_nll_((cnn_nll_args){ CNN_SAID(__VA_ARGS__), .log_probabilities = __VA_ARGS__ })
+#define cnn_nll(...) CNN_CALL(cnn_nll_, cnn_nll_args, log_probabilities, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean (y - target)^2 */
 #define cnn_mse(y, target) cnn_mse_(CNN_HERE, y, target)
 CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean |y - target| */
@@ -550,9 +559,8 @@ CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); 
 typedef struct { const char *at, *said; cnn_tensor *y, *target; float delta; int smooth_l1;
                  const char *name; } cnn_huber_args;
 CNN_API cnn_tensor *cnn_huber_(cnn_huber_args);
-#define cnn_huber(...)     cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .y = __VA_ARGS__ })
-#define cnn_smooth_l1(...) \
-    cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .smooth_l1 = 1, .y = __VA_ARGS__ })
+#define cnn_huber(...) CNN_CALL(cnn_huber_, cnn_huber_args, y, __VA_ARGS__)
+#define cnn_smooth_l1(...) cnn_huber(__VA_ARGS__, CNN_OPTION(smooth_l1, 1))
 /* Mean binary cross-entropy of sigmoid(logits). pos_weight and weight: (1,C,1,1), constants; default none. */
 typedef struct { const char *at, *said;
                  cnn_tensor *logits, *target; /* required, of one shape; targets in 0..1 */
@@ -560,8 +568,7 @@ typedef struct { const char *at, *said;
                  cnn_tensor *weight;     /* so does each element; the mean still divides by their number */
                  const char *name; } cnn_bce_with_logits_args;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
-#define cnn_bce_with_logits(...) \
-    cnn_bce_with_logits_((cnn_bce_with_logits_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
+#define cnn_bce_with_logits(...) CNN_CALL(cnn_bce_with_logits_, cnn_bce_with_logits_args, logits, __VA_ARGS__)
 
 /* ---- Optimizer ---- */
 
@@ -578,7 +585,7 @@ typedef struct { const char *at, *said; cnn_graph *g; float lr; /* required; lr 
 /* One update of all parameters that are not frozen. False after an error, such as an option that the graph's
    optimizer does not take. */
 CNN_API bool cnn_step_(cnn_step_args);
-#define cnn_step(...) cnn_step_((cnn_step_args){ CNN_SAID(__VA_ARGS__), .g = __VA_ARGS__ })
+#define cnn_step(...) CNN_CALL(cnn_step_, cnn_step_args, g, __VA_ARGS__)
 
 /* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. Each word is a function:
    cnn_sgd(), cnn_adam(), ...; rmsprop_centered is PyTorch's centered = True. cnn_optimizers lists all. */
@@ -750,7 +757,7 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
 /* Train. False after an error (the graph's): a wrong option, data that do not fit, a loss that is not finite;
    true if progress or patience stopped it. */
 CNN_API bool      cnn_fit_(cnn_fit_args);
-#define cnn_fit(...) cnn_fit_((cnn_fit_args){ CNN_SAID(__VA_ARGS__), .loss = __VA_ARGS__ })
+#define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
    loss weights them; accuracy, 0..1, of all, also those with an ignored label; count, the samples.
@@ -787,7 +794,7 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
    cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
    written again by saving. */
-typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
+typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_memory: only for messages */
                  int max_batch, threads, exact, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
@@ -796,7 +803,7 @@ typedef struct { const char *at; const char *path; /* required; of cnn_load_memo
                  size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
                                       max_batch */
                } cnn_load_args;
-typedef struct { const char *at; cnn_graph *g; const char *path; /* required */
+typedef struct { const char *at, *said; cnn_graph *g; const char *path; /* required */
                  int extra; /* 1: tensors that the net lacks, such as another head's, are left out */
                } cnn_load_weights_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
@@ -809,9 +816,9 @@ CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 CNN_API size_t      cnn_save_checkpoint_memory(cnn_graph *, void *out, size_t capacity);
 #ifndef CNN_NO_STDIO
 CNN_API cnn_graph  *cnn_load_(cnn_load_args);
-#define cnn_load(...) cnn_load_((cnn_load_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
+#define cnn_load(...) CNN_CALL(cnn_load_, cnn_load_args, path, __VA_ARGS__)
 CNN_API bool        cnn_load_weights_(cnn_load_weights_args);
-#define cnn_load_weights(...) cnn_load_weights_((cnn_load_weights_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_load_weights(...) CNN_CALL(cnn_load_weights_, cnn_load_weights_args, g, __VA_ARGS__)
 CNN_API bool        cnn_save(cnn_graph *, const char *path);
 CNN_API bool        cnn_save_checkpoint(cnn_graph *, const char *path);
 /* What cnn_save does, for a file of your own: let `write` write it beside, then rename it; all of it or,
@@ -870,13 +877,13 @@ CNN_API bool        cnn_trace(cnn_tensor *loss, int most, FILE *);
 
 /* Write n pictures of c = 1 (grey) or 3 (colour) planes as one grid: ".png" (not compressed), ".pgm" or
    ".ppm", by the end of the path. False if it cannot be written or is no picture by its shape: see errno. */
-typedef struct { const char *at; const char *path; const float *values; cnn_shape shape; /* required */
+typedef struct { const char *at, *said; const char *path; const float *values; cnn_shape shape; /* required */
                  int columns; /* default: as square as possible */
                  int scale;   /* default 1: a value becomes scale x scale pixels */
                  int raw; } cnn_write_image_args; /* 1: 0 is black, 1 white, beyond is cut off; default: each
                                                      picture from its least value to its largest */
 CNN_API bool        cnn_write_image_(cnn_write_image_args);
-#define cnn_write_image(...) cnn_write_image_((cnn_write_image_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
+#define cnn_write_image(...) CNN_CALL(cnn_write_image_, cnn_write_image_args, path, __VA_ARGS__)
 /* The filters of a layer, from its weight (O,I,h,w): one colour picture for each filter if I = 3, else one
    grey picture for each h x w slice, a row for each filter. The weight of a dense layer that flattens
    (N,I,h,w) is read as such filters. cnn_write_maps: the channels of one sample of a tensor that has been
@@ -1133,6 +1140,87 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 
 #ifdef __cplusplus
 }
+/* ---- C++, from C++11 on: the same calls, with options such as cnn::pad(2) for .pad = 2 ----
+
+       cnn::graph  g(cnn_new(cnn::max_batch(64), cnn::seed(1)));          frees itself, as does cnn::dataset
+       cnn_tensor *y = cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"));
+
+   The words of all options; one that is missing here stops nobody from filling the struct. */
+#define CNN_WORDS(X) \
+    X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
+    X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
+    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) \
+    X(pad_w) X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad) \
+    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) \
+    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) \
+    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) \
+    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) \
+    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) \
+    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
+    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
+    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
+    X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax)
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#endif
+#include <initializer_list>
+inline cnn_tensor *cnn_concat_(const char *at, std::initializer_list<cnn_tensor *> x)
+{
+    return cnn_concat_(at, x.begin(), (int)x.size());
+}
+namespace cnn {
+template <class V> struct given {               /* an argument by position: it becomes what its member is */
+    const V &v;
+    template <class T> operator T() const { return static_cast<T>(v); }
+};
+template <class A, class V> auto put(A &a, const V &v, int) -> decltype(v.put(a)) { return v.put(a); }
+template <class A, class V> const char *put(A &, const V &, long) { return "_,"; }
+template <class A> class call {                 /* the struct of a call, and a text that names its options */
+    A    args;
+    char said[1024];
+public:
+    explicit call(const char *at) : args(), said() { args.at = at; }
+    template <class... P> const A &operator()(const P &...p)
+    {
+        static_assert(sizeof...(P) < 45, "cnn.h: too many options");
+        args = A{ args.at, said, given<P>{ p }... };      /* options, which come last, give zeros here */
+        char *to = said;
+        for (const char *text : std::initializer_list<const char *>{ put(args, p, 0)... })
+            for (; *text; text++) *to++ = *text;
+        return args;
+    }
+};
+#define CNN_WORD_(word) \
+    template <class V> struct word##_ { \
+        V v; \
+        template <class T> operator T() const { return T(); } \
+        template <class A> const char *put(A &a) const { \
+            return a.word = static_cast<decltype(a.word)>(v), "." #word "=,"; \
+        } \
+    }; \
+    template <class V> word##_<V> word(V v) { return word##_<V>{ v }; }
+CNN_WORDS(CNN_WORD_)
+
+class graph {                                   /* owns one, and moves; so does dataset */
+    cnn_graph *g;
+public:
+    explicit graph(cnn_graph *made) : g(made) { }
+    graph(graph &&from) noexcept : g(from.g) { from.g = nullptr; }
+    graph &operator=(graph from) noexcept { cnn_graph *old = g; g = from.g, from.g = old; return *this; }
+    ~graph() { cnn_free(g); }
+    operator cnn_graph *() const { return g; }
+};
+struct dataset : cnn_dataset {
+    dataset(const cnn_dataset &made) : cnn_dataset(made) { }
+    dataset(dataset &&from) noexcept : cnn_dataset(from) { static_cast<cnn_dataset &>(from) = cnn_dataset(); }
+    ~dataset() { cnn_dataset_free(this); }
+};
+}
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 #endif /* CNN_H_INCLUDED */
 

@@ -55,13 +55,13 @@ extern "C" {
 #endif
 
 /* Write what computes y, a tensor of a compiled graph, as one C99 file. Written beside, then renamed. */
-typedef struct { const char *at; cnn_tensor *y; const char *path; /* required */
+typedef struct { const char *at, *said; cnn_tensor *y; const char *path; /* required */
                  const char *prefix;      /* of all names in the file; default "net" */
                  const cnn_dataset *data; /* the head tells its mean and deviation; default none */
                  int softmax;             /* 1: y are logits, and the file computes their softmax over C */
                } cnn_export_c_args;
 CNN_API bool cnn_export_c_(cnn_export_c_args);
-#define cnn_export_c(...) cnn_export_c_((cnn_export_c_args){ .at = CNN_HERE, .y = __VA_ARGS__ })
+#define cnn_export_c(...) CNN_CALL(cnn_export_c_, cnn_export_c_args, y, __VA_ARGS__)
 
 #ifdef __cplusplus
 }
