@@ -456,6 +456,15 @@ CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
 #define cnn_softplus(...) CNN_CALL(cnn_softplus_, cnn_softplus_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
+/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), by which mean 0 and variance 1 stay (Klambauer et al. 2017). */
+CNN_API cnn_tensor *cnn_selu_(const char *at, cnn_tensor *x);
+#define cnn_selu(x) cnn_selu_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_mish_(const char *at, cnn_tensor *x); /* x tanh(log(1 + e^x)) (Misra 2019) */
+#define cnn_mish(x) cnn_mish_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_hard_sigmoid_(const char *at, cnn_tensor *x); /* relu6(x+3)/6 (Howard et al. 2019) */
+#define cnn_hard_sigmoid(x) cnn_hard_sigmoid_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_softsign_(const char *at, cnn_tensor *x); /* x / (1 + |x|) */
+#define cnn_softsign(x) cnn_softsign_(CNN_HERE, x)
 /* x for x > 0, else w x, w learned (He et al. 2015). weight (1,1,1,1), or (1,C,1,1) if per_channel. */
 typedef struct { const char *at, *said; cnn_tensor *x; int per_channel;
                  float start; /* of slopes; default 0.25 */
@@ -470,6 +479,12 @@ CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
 #define cnn_sqrt(x) cnn_sqrt_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
 #define cnn_abs(x) cnn_abs_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_erf_(const char *at, cnn_tensor *x); /* 2/sqrt(pi) integral of e^-t^2 from 0 to x */
+#define cnn_erf(x) cnn_erf_(CNN_HERE, x)
+/* x^exponent, required: one number; NaN for x < 0 unless it is whole. By a tensor: cnn_pow. */
+typedef struct { const char *at, *said; cnn_tensor *x; float exponent; const char *name; } cnn_power_args;
+CNN_API cnn_tensor *cnn_power_(cnn_power_args);
+#define cnn_power(...) cnn_power_((cnn_power_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* An operation of your own: its API block here. */
 CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_k / sum e^x (Bridle 1990) */
 #define cnn_softmax(x) cnn_softmax_(CNN_HERE, x)
@@ -1089,7 +1104,8 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
     X(max_pool) X(avg_pool) X(global_avg_pool) X(global_max_pool) \
     X(batch_norm) X(layer_norm) X(group_norm) X(instance_norm) X(lrn) \
     X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
-    X(prelu) X(exp) X(log) X(sqrt) X(abs) X(softmax) X(log_softmax) X(dropout) \
+    X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
+    X(softmax) X(log_softmax) X(dropout) \
     X(reshape) X(concat) X(pad) X(slice) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
@@ -2116,6 +2132,9 @@ static CNN__INLINE float cnn__tanh(float x)
 }
 
 static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); }
+
+/* log(1 + e^x), which cannot overflow. */
+static CNN__INLINE float cnn__softplus(float x) { return (x < 0 ? 0.0f : x) + log1pf(cnn__exp(-fabsf(x))); }
 
 /* ---- Element by element ----
 
@@ -3925,14 +3944,40 @@ CNN__LOOP(cnn__each_hard_swish_back, float dy = v[i], x = a[i], z = dy * (2 * x 
                                      v[i] = x <= -3 ? 0.0f : u)
 CNN__FORMULA(hard_swish, CNN_READS_X | CNN_RECTIFIER, NULL)
 
+/* ---- selu, mish, hard_sigmoid, softsign -------------------------------------------------------------------
+ *   selu:          y = k x for x > 0, else k alpha (e^x - 1),   dx = k dy for y > 0, else dy (y + k alpha)
+ *                  alpha = 1.67326324, k = 1.05070099                               (Klambauer et al. 2017)
+ *   mish:          y = x t,   dx = dy (t + x (1 - t^2) / (1 + e^-x)),   t = tanh(log(1 + e^x))  (Misra 2019)
+ *   hard_sigmoid:  y = min(max(x + 3, 0), 6) / 6,   dx = dy/6 for 0 < y < 1, else 0     (Howard et al. 2019)
+ *   softsign:      y = x / (1 + |x|),   dx = dy / (1 + |x|)^2
+ * -------------------------------------------------------------------------------------------------------- */
+CNN__LOOP(cnn__each_selu,      float x = v[i], z = 1.75809934f * cnn__exp_less_one(cnn__within(-87, x, 0));
+                               float u = 1.05070099f * x; v[i] = x <= 0 ? z : u)
+CNN__LOOP(cnn__each_selu_back, float dy = v[i], z = dy * (a[i] + 1.75809934f), u = dy * 1.05070099f;
+                               v[i] = a[i] > 0 ? u : z)
+CNN__LOOP(cnn__each_mish,      float x = v[i]; v[i] = x * cnn__tanh(cnn__softplus(x)))
+CNN__LOOP(cnn__each_mish_back, float x = a[i], t = cnn__tanh(cnn__softplus(x));
+                               v[i] *= t + x * (1 - t * t) * cnn__sigmoid(x))
+CNN__LOOP(cnn__each_hard_sigmoid,      float x = v[i], z = x < -3 ? -3.0f : x;
+                                       v[i] = ((z > 3 ? 3.0f : z) + 3) / 6)
+CNN__LOOP(cnn__each_hard_sigmoid_back, float dy = v[i], z = a[i] > 0 ? dy / 6 : 0.0f;
+                                       v[i] = a[i] < 1 ? z : 0.0f)
+CNN__LOOP(cnn__each_softsign,      float x = v[i]; v[i] = x / (1 + fabsf(x)))
+CNN__LOOP(cnn__each_softsign_back, float u = 1 / (1 + fabsf(a[i])); v[i] = v[i] * u * u)
+CNN__FORMULA(selu,         CNN_READS_Y, NULL)
+CNN__FORMULA(mish,         CNN_READS_X | CNN_RECTIFIER, NULL)
+CNN__FORMULA(hard_sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
+CNN__FORMULA(softsign,     CNN_READS_X, NULL)
+
 /* ---- An operation of your own: its room here --------------------------------------------------------------
    Its API block stands in the API, its word in CNN_OPS: these are all places.
  * -------------------------------------------------------------------------------------------------------- */
 
-/* ---- exp, log, sqrt, abs ----------------------------------------------------------------------------------
+/* ---- exp, log, sqrt, abs, erf, power ----------------------------------------------------------------------
  *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
- *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is infinite,
- *   and that of |x| is 0.
+ *   y = erf x, dx = dy 2/sqrt(pi) e^(-x^2)           y = x^k, dx = dy k x^(k-1), 0 for k = 0
+ *   Outside their domain log, sqrt and power are NaN, as the functions of math.h; at 0 the derivatives of log
+ *   and sqrt are infinite, and that of |x| is 0.
  * -------------------------------------------------------------------------------------------------------- */
 static const char *cnn__exp_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
 {
@@ -3964,10 +4009,19 @@ CNN__LOOP(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
 CNN__LOOP(cnn__each_sqrt_back, v[i] /= 2 * a[i])
 CNN__LOOP(cnn__each_abs,       v[i] = fabsf(v[i]))
 CNN__LOOP(cnn__each_abs_back,  float dy = v[i], z = a[i] < 0 ? -dy : 0.0f; v[i] = a[i] > 0 ? dy : z)
+CNN__LOOP(cnn__each_erf,       v[i] = erff(v[i]))
+CNN__LOOP(cnn__each_erf_back,  float x = a[i]; v[i] *= 1.12837917f * cnn__exp(-x * x))
+CNN__LOOP(cnn__each_power,     v[i] = powf(v[i], k[0]))
+CNN__LOOP(cnn__each_power_back, v[i] = k[0] == 0 ? 0.0f : v[i] * (k[0] * powf(a[i], k[0] - 1)))
 CNN__FORMULA(exp,  CNN_READS_Y, cnn__exp_hint)
 CNN__FORMULA(log,  CNN_READS_X, cnn__log_hint)
 CNN__FORMULA(sqrt, CNN_READS_Y, cnn__sqrt_hint)
 CNN__FORMULA(abs,  CNN_READS_X, NULL)
+CNN__FORMULA(erf,  CNN_READS_X, NULL)
+static const cnn_field cnn__power_fields[] = {
+    CNN_FIELD('f', cnn_power_args, exponent, .preset = CNN_REQUIRED, .range = "(-inf,inf)", .nth = 2),
+    { 0 } };
+CNN__FORMULA_OF(power, CNN_READS_X, cnn__as_input, offsetof(cnn_power_args, exponent), 0)
 
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
@@ -4765,7 +4819,7 @@ static void cnn__bce_backward(cnn_tensor *y)
         const float x = y->in[0]->data[i], t = y->in[1]->data[i], s = cnn__sigmoid(x);
         const float more = cnn__bce_factor(y, 2, i) - 1, g = mean * cnn__bce_factor(y, 3, i);
         if (dx) dx[i] += g * (s - t - more * t * (1 - s));
-        if (dt) dt[i] += g * (more * ((x < 0 ? -x : 0) + log1pf(cnn__exp(-fabsf(x)))) - x);
+        if (dt) dt[i] += g * (more * cnn__softplus(-x) - x);
     }
 }
 static const cnn_field cnn__huber_fields[] = {

@@ -480,10 +480,18 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
                      k0 * v > k1 ? 1.0f : 1.0f / (1.0f + exp(-k0 * v)))                                      \
     A(X, hard_swish, v * (clamp(v, -3.0f, 3.0f) + 3.0f) / 6.0f,                                              \
                      v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (2.0f * v + 3.0f) / 6.0f)                        \
+    A(X, selu,       v > 0.0f ? 1.05070099f * v : 1.75809934f * expm1(v),                                    \
+                     v > 0.0f ? 1.05070099f : v + 1.75809934f)                                               \
+    A(X, mish,       v * mish_share(v),                 mish_slope(v))                                       \
+    A(X, hard_sigmoid, v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (v + 3.0f) / 6.0f,                             \
+                     v > 0.0f && v < 1.0f ? 1.0f / 6.0f : 0.0f)                                              \
+    A(X, softsign,   v / (1.0f + fabs(v)),              1.0f / ((1.0f + fabs(v)) * (1.0f + fabs(v))))        \
     A(X, exp,        exp(v),                            v)                                                   \
     A(X, log,        log(v),                            1.0f / v)                                            \
     A(X, sqrt,       sqrt(v),                           0.5f / v)                                            \
-    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)
+    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)           \
+    A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
+    A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
 
 /* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum
    that the group shares), or tiles of the result. */
@@ -616,11 +624,17 @@ static const char *const cnncl_source[] = {
     {
         const float s = gelu_share(v); const float z = s * (1.0f - s);
         return s + (z == 0.0f ? 0.0f : v * z * 1.59576912f * (1.0f + 0.134145f * v * v));
+    }
+    float mish_share(float v) { return tanh(fmax(v, 0.0f) + log1p(exp(-fabs(v)))); }
+    float mish_slope(float v)
+    {
+        const float t = mish_share(v);
+        return t + v * (1.0f - t * t) / (1.0f + exp(-v));
     })
     "enum { IS_nothing, " CNNCL_ACTIVATIONS(CNNCL_NAME_IS, ) "IS_all };\n"
     "float value(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_VALUE, )
-    "    return v;\n}\n"
+    "    return v;\n}\n",
     "float slope(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_SLOPE, )
     "    return 1.0f;\n}\n",
@@ -2937,6 +2951,7 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
     if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);
+    if (op == &cnn_op_power)           return cnn_power(cnn_scale(x, 0.25f, 1), way ? 3 : -2);
     if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
     if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);
