@@ -549,7 +549,8 @@ CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
-/* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). */
+/* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). An input (N,C,H,W) gives soft
+   labels, the probabilities p of the C classes: - sum p log softmax(logits). */
 typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
@@ -2223,13 +2224,14 @@ typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, gr
    (a maximum; an average takes all), and has at least one element inside the plane. */
 typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; bool count_pad; } cnn__pool;
 
-/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) [k = label] + e/C), v_k the weight of
-   class k, or 1 without weights. Where the label is `ignore` every q_k is 0; 0 ignores none. */
-typedef struct { const float *label, *weight; float e; int ignore; } cnn__target;
+/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) p_k + e/C), p_k = [k = label] or, where
+   labels are soft, label[k]; v_k the weight of class k, or 1 without weights. Where the label is `ignore`
+   every q_k is 0; 0 ignores none. */
+typedef struct { const float *label, *weight; float e; int ignore; bool soft; } cnn__target;
 
 static bool cnn__ignored(const cnn__target *t, ptrdiff_t i)
 {
-    return t->ignore && t->label[i] == (float)t->ignore;
+    return t->ignore && !t->soft && t->label[i] == (float)t->ignore;
 }
 static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
 {
@@ -4582,13 +4584,14 @@ CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- softmax_cross_entropy --------------------------------------------------------------------------------
- *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) [k = label] + e/C)
+ *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) p_k + e/C)
  *   dx = dJ/M (softmax(x) sum q - q),   e = smoothing, 0 for none     (Bridle 1990; Szegedy et al. 2016)
- *   v_k, the weight of class k, is 1 without class weights, and then sum q = 1. M = sum of v_label over the
- *   labels, which is their number then. A label that is ignored counts neither in J nor in M; if all are, J
- *   is 0 (PyTorch: NaN).
+ *   p_k = [k = label], or that of soft labels. v_k, the weight of class k, is 1 without class weights, and
+ *   then sum q = 1. M = sum of v_label over the labels, which is their number then, as it always is for soft
+ *   ones. A label that is ignored counts neither in J nor in M; if all are, J is 0 (PyTorch: NaN).
  *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
- *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
+ *   x (N,C,H,W), labels (N,1,H,W), whole numbers from 0 to C-1, or soft, (N,C,H,W); dp = - dJ/M v (1-e) log
+ *   softmax(x).
  * -------------------------------------------------------------------------------------------------------- */
 /* Operand i must be a constant, one number for each channel of operand 0. what: "weight". */
 static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
@@ -4605,8 +4608,9 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
 {
     if (!cnn__operands(y, 2, 3)) return false;
     const cnn_tensor *x = y->in[0], *label = y->in[1];
-    cnn_shape must = x->shape;
-    must.c = 1;
+    const bool may_be_soft = y->op == &cnn_op_softmax_cross_entropy && label->kind != CNN_LABELS;
+    cnn_shape  must = x->shape;
+    must.c = may_be_soft && label->shape.c == x->shape.c ? x->shape.c : 1;
     if (!cnn__equal(label->shape, must) || label->batched != x->batched)
         return cnn_fail(
             y,
@@ -4626,13 +4630,20 @@ static cnn__target cnn__target_of(const cnn_tensor *y)
     const cnn_softmax_cross_entropy_args *a = y->args;
     const bool                            nll = y->op == &cnn_op_nll;
     return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
-                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index };
+                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index,
+                          y->in[1]->shape.c > 1 };
+}
+/* How many labels there are: one for each sample and pixel. */
+static ptrdiff_t cnn__label_count(const cnn_tensor *y)
+{
+    return cnn__len(y->in[1]->shape) / y->in[1]->shape.c;
 }
 /* M, and 1/M */
 static double cnn__labels_weigh(const cnn_tensor *y)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
+    if (t.soft) return (double)cnn__label_count(y);
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
     return sum;
 }
@@ -4647,7 +4658,7 @@ CNN_API bool cnn_check_labels(cnn_tensor *y)
     const cnn_tensor *label = y->in[1];
     const cnn__target t = cnn__target_of(y);
     const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
-    for (int i = 0, n = cnn__len(label->shape); i < n; i++) {
+    for (int i = 0, n = t.soft ? 0 : cnn__len(label->shape); i < n; i++) {
         const float k = label->data[i];
         if (cnn__ignored(&t, i)) continue;
         if (!(k >= 0 && k < (float)classes) || k != floorf(k))
@@ -4664,7 +4675,7 @@ static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
     if (!cnn_check_labels(y)) return;
     cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
                        x->shape.c, cnn__plane(x->shape));
-    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += each[i];
+    for (ptrdiff_t i = 0; i < cnn__label_count(y); i++) sum += each[i];
     y->data[0] = (float)(sum * cnn__label_share(y));
 }
 static void cnn__cross_entropy_backward(cnn_tensor *y)
@@ -4675,14 +4686,20 @@ static void cnn__cross_entropy_backward(cnn_tensor *y)
     if (x->grad)
         cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, y->saved, x->data, &t, x->shape.n, x->shape.c,
                                 cnn__plane(x->shape));
+    const ptrdiff_t plane = cnn__plane(x->shape), c = x->shape.c;
+    float          *dp = t.soft ? y->in[1]->grad : NULL;
+    for (ptrdiff_t i = 0; dp && i < cnn__len(x->shape); i++) {
+        const float *s = (const float *)y->saved + 2 * (i / plane / c * plane + i % plane);
+        dp[i] -= g * (t.weight ? t.weight[i / plane % c] : 1) * (1 - t.e) * ((x->data[i] - s[0]) - s[1]);
+    }
 }
 static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
 {
-    return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float);
+    return (size_t)cnn__label_count(y) * 2 * sizeof(float);
 }
 static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
 {
-    return (size_t)cnn__len(y->in[1]->shape) * sizeof(double);
+    return (size_t)cnn__label_count(y) * sizeof(double);
 }
 static const cnn_field cnn__cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
@@ -5308,7 +5325,12 @@ static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, 
         double       spread = 0;
         if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
         each[i] = 0;
-        if (cnn__ignored(t, i)) continue;
+        for (int k = 0; k < c && t->soft; k++) {
+            const double v = t->weight ? (double)t->weight[k] : 1;
+            const double q = v * ((1 - e) * (double)t->label[at - x + k * plane] + e / c);
+            if (q != 0) each[i] += q * (rest + (double)(most - at[k * plane]));
+        }
+        if (t->soft || cnn__ignored(t, i)) continue;
         for (int k = 0; k < c && e > 0; k++)
             spread += (t->weight ? (double)t->weight[k] : 1.0) * (rest + (double)(most - at[k * plane])) / c;
         each[i] = (1 - e) * (double)cnn__label_weight(t, i)
@@ -5325,13 +5347,18 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
         if (cnn__ignored(t, i)) continue;
-        const float own = (1 - t->e) * cnn__label_weight(t, i);
-        float       all = 1;
-        if (t->weight) all = own;
-        for (int k = 0; t->weight && k < c; k++) all += t->e / (float)c * t->weight[k];
+        const float  own = t->soft ? 0 : (1 - t->e) * cnn__label_weight(t, i);
+        const float *p = t->label + (t->soft ? at : i);
+        float        all = 1;
+        if (t->soft || t->weight) all = own;
+        for (int k = 0; t->soft && k < c; k++)
+            all += (1 - t->e) * p[k * plane] * (t->weight ? t->weight[k] : 1.0f);
+        for (int k = 0; (t->soft || t->weight) && k < c; k++)
+            all += t->e / (float)c * (t->weight ? t->weight[k] : 1.0f);
         for (int k = 0; k < c; k++) {
-            const float q =
-                t->e / (float)c * (t->weight ? t->weight[k] : 1.0f) + (k == (int)t->label[i] ? own : 0.0f);
+            const float v = t->weight ? t->weight[k] : 1.0f;
+            const float q = t->e / (float)c * v + (t->soft ? (1 - t->e) * p[k * plane] * v
+                                                   : k == (int)*p ? own : 0.0f);
             dx[at + k * plane] +=
                 g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
         }

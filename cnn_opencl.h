@@ -2457,6 +2457,11 @@ static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
                            nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
                            s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
 }
+static bool cnncl_hard_labels(const cnn_backend *dev, const cnn_tensor *y)      /* soft ones are the host's */
+{
+    (void)dev;
+    return y->in[1]->shape.c == 1;
+}
 CNNCL_FORWARD(label_loss)
 {
     cnncl       *d = cnncl_of(dev);
@@ -2626,7 +2631,8 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
-    CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss)
+    { &cnn_op_softmax_cross_entropy, cnncl_hard_labels, cnncl_label_loss_forward, cnncl_label_loss_backward },
+    CNNCL_ROW(nll, label_loss)
     CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
     CNNCL_ROW(bce_with_logits, pair_loss) };
 
