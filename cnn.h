@@ -111,6 +111,7 @@
 #ifndef CNN_H_INCLUDED
 #define CNN_H_INCLUDED
 
+#include <math.h>                        /* INFINITY, for options */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -331,26 +332,36 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
    NULL is a new parameter; one that is given is used as it is: shared or constant. */
 
 /* Cross-correlation with learned kernels (LeCun et al. 1989): (N,C,H,W) -> (N,channels,OH,OW),
-   OH = floor((H + 2 pad_h - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
+   OH = floor((H + pad_top + pad_bottom - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
    weight (channels,C/groups,kernel_h,kernel_w), bias (1,channels,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel; /* required: channels of y */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default 1; _h and _w default to stride */
-                 int pad, pad_h, pad_w;                /* zeros per side; _h and _w default to pad */
+                 int pad, pad_h, pad_w;                /* zeros per side; _h and _w default to pad, */
+                 int pad_top, pad_bottom, pad_left, pad_right; /* two default to pad_h, two to pad_w */
                  int dilation, dilation_h, dilation_w; /* default 1 */
+                 int causal;       /* 1: W is time, and no y sees a later x: pad_left becomes dilation_w
+                                      (kernel_w - 1), pad_right 0 */
                  int groups, no_bias;                  /* groups: default 1 */
+                 int one_d;        /* set by cnn_conv1d */
                  cnn_tensor *weight, *bias;
                  cnn_init init; float gain; /* of the weight; default: He if a rectifier such as relu reads
                                                the layer, else LeCun; gain 1. The bias starts at zero. */
                  const char *name; } cnn_conv2d_args;
 CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
 #define cnn_conv2d(...) CNN_CALL(cnn_conv2d_, cnn_conv2d_args, x, __VA_ARGS__)
+/* The same along W alone, for signals (N,C,1,W), with the options of conv2d; kernel_h is 1. In files the
+   weight is that of PyTorch's Conv1d, (channels,C/groups,kernel). */
+CNN_API cnn_tensor *cnn_conv1d_(cnn_conv2d_args);
+#define cnn_conv1d(...) CNN_CALL(cnn_conv1d_, cnn_conv2d_args, x, __VA_ARGS__)
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
-   (H - 1) stride_h - 2 pad_h + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in conv2d, but weight
-   (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad, cut off here. */
+   (H - 1) stride_h - pad_top - pad_bottom + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in
+   conv2d, but weight (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad,
+   cut off here. */
 typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel, kernel_h, kernel_w;
-                 int stride, stride_h, stride_w, pad, pad_h, pad_w, dilation, dilation_h, dilation_w;
+                 int stride, stride_h, stride_w, dilation, dilation_h, dilation_w;
+                 int pad, pad_h, pad_w, pad_top, pad_bottom, pad_left, pad_right;
                  int output_pad, output_pad_h, output_pad_w; /* less than the stride or the dilation */
                  int groups, no_bias; cnn_tensor *weight, *bias; cnn_init init; float gain;
                  const char *name; } cnn_conv_transpose2d_args;
@@ -376,7 +387,8 @@ CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 typedef struct { const char *at, *said; cnn_tensor *x; int kernel; /* required */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default: the kernel */
-                 int pad, pad_h, pad_w;                /* every window must see a part of x */
+                 int pad, pad_h, pad_w, pad_top, pad_bottom, pad_left, pad_right; /* as in conv2d; every
+                                                          window must see a part of x */
                  int dilation, dilation_h, dilation_w; /* default 1 */
                  int ceil_mode;    /* 1: a window that starts inside the input or its left padding counts */
                  int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
@@ -385,6 +397,11 @@ CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
 #define cnn_max_pool(...) CNN_CALL(cnn_max_pool_, cnn_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_avg_pool_(cnn_pool_args);
 #define cnn_avg_pool(...) CNN_CALL(cnn_avg_pool_, cnn_pool_args, x, __VA_ARGS__)
+/* Along W alone, for signals (N,C,1,W). */
+CNN_API cnn_tensor *cnn_max_pool1d_(cnn_pool_args);
+#define cnn_max_pool1d(...) CNN_CALL(cnn_max_pool1d_, cnn_pool_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_avg_pool1d_(cnn_pool_args);
+#define cnn_avg_pool1d(...) CNN_CALL(cnn_avg_pool1d_, cnn_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
@@ -801,9 +818,9 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
-/* cnn_save: parameters, running statistics, constants and the net; in the metadata the seed and the numbers
-   of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch
-   norm has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer there.
+/* cnn_save: parameters and running statistics; in the metadata the net with its constants, the seed and the
+   numbers of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each
+   batch norm has its num_batches_tracked (int64), so strict loading succeeds.
    cnn_save_checkpoint: also what continues the training to the bit, as tensors "cnn.slot0.conv1.weight" (the
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
@@ -963,6 +980,7 @@ typedef struct {
     float       start;
     unsigned    axes;                    /* its dimensions in files, CNN_N | CNN_C ...; 0: as few as it has */
     /* places in the option struct, offsetof, or 0: */
+    size_t      one_d;                   /* int: 1: CNN_H is none of them */
     size_t      given;                   /* cnn_tensor *: taken instead of a new one */
     size_t      unless;                  /* int: 1 leaves it out (no_bias) */
     size_t      init, gain;              /* cnn_init; float, of a constant too */
@@ -1166,18 +1184,19 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 #define CNN_WORDS(X) \
     X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
     X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
-    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) \
-    X(pad_w) X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad) \
-    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) \
-    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) \
-    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) \
-    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) \
-    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) \
-    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
-    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
-    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
-    X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
-    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent)
+    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) X(pad_w) \
+    X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(dilation) X(dilation_h) X(dilation_w) \
+    X(groups) X(no_bias) X(weight) X(bias) X(output_pad) X(output_pad_h) X(output_pad_w) X(units) \
+    X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) X(affine) X(size) X(alpha) X(beta) X(k) \
+    X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) X(start) X(p) X(left) X(right) X(top) \
+    X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) X(scale) X(scale_h) X(scale_w) \
+    X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) X(smoothing) X(class_weights) \
+    X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) X(nesterov) X(beta1) X(beta2) \
+    X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) X(clip) X(patience) \
+    X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) X(drop_last) \
+    X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) X(max_bytes) X(extra) \
+    X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) \
+    X(axes) X(data) X(prefix) X(softmax) X(exponent)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -1281,7 +1300,6 @@ struct dataset : cnn_dataset {
 
 #include <float.h>
 #include <limits.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -2215,14 +2233,18 @@ CNN__SUM(cnn__sum_squares,     (x[i] - m) * (x[i] - m))                  /* abou
 CNN__SUM(cnn__sum_moments,     (x[i] - m) * a[i])
 CNN__SUM(cnn__sum_differences, (x[i] - a[i]) * (x[i] - a[i]))
 
+/* The padding above is PH, on the left PW; below and on the right it is what (OH,OW) asks for. */
 typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnn__conv;
 
 /* ---- Pooling ----
 
-   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH and PW on each side:
-   "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW), takes every DH-th row and DW-th column
-   (a maximum; an average takes all), and has at least one element inside the plane. */
-typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; bool count_pad; } cnn__pool;
+   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH above, PW on the left,
+   EH below and EW on the right: "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW), takes
+   every DH-th row and DW-th column, and has at least one element inside the plane. */
+typedef struct {
+    int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, eh, ew, dh, dw;
+    bool count_pad;
+} cnn__pool;
 
 /* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) p_k + e/C), p_k = [k = label] or, where
    labels are soft, label[k]; v_k the weight of class k, or 1 without weights. Where the label is `ignore`
@@ -2758,8 +2780,8 @@ static bool cnn__as_input(cnn_tensor *y)
 static cnn_shape cnn__per_channel(const cnn_tensor *y) { return cnn__vector(y->shape.c); }
 
 /* Layers and norms own these, which their options may leave out. */
-#define CNN__WEIGHT_AND_BIAS(args, shape_rule, fan_rule, dimensions)                                         \
-    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .fan = fan_rule, .axes = dimensions,       \
+#define CNN__WEIGHT_AND_BIAS(args, shape_rule, fan_rule, ...)                                                \
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .fan = fan_rule, .axes = __VA_ARGS__,      \
       .given = offsetof(args, weight), .init = offsetof(args, init), .gain = offsetof(args, gain) },         \
     { .suffix = "bias", .kind = CNN_PARAM, .shape = cnn__per_channel, .given = offsetof(args, bias),         \
       .unless = offsetof(args, no_bias) }
@@ -3071,16 +3093,17 @@ CNN_API bool cnn_step_(cnn_step_args a)
 
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
-typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
+/* Padded by `pad` before and `end` behind it. */
+typedef struct { int size, kernel, stride, pad, end, dilation; bool ceil_mode; } cnn__slide;
 
 /* The extent of a dilated kernel. */
 static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
 
-/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must
-   start inside the input or its left padding. */
+/* How many windows: floor((size + pad + end - reach) / stride) + 1. With ceil_mode rounded up, but a window
+   must start inside the input or its left padding. */
 static int cnn__count_windows(const cnn__slide *a)
 {
-    const int room = a->size + 2 * a->pad - cnn__reach(a);
+    const int room = a->size + a->pad + a->end - cnn__reach(a);
     int       n = (a->ceil_mode ? room + a->stride - 1 : room) / a->stride + 1;
     return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
 }
@@ -3092,7 +3115,7 @@ static int cnn__count_windows(const cnn__slide *a)
 enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
 
 /* What the option structs of convolution and pooling have in common: `kernel` serves both axes, and so on.
-   Readers of y->args take the values of the axes, kernel_h and kernel_w. */
+   Readers of y->args take the values of the axes and sides, kernel_h and pad_top. */
 #define CNN__WINDOW(args, like_h, like_w)                                                                    \
     CNN_FIELD('i', args, kernel, .what = "the size of the window"),                                          \
     CNN_FIELD('i', args, kernel_h, .like = "kernel", .range = CNN__FROM_1),                                  \
@@ -3103,35 +3126,40 @@ enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
     CNN_FIELD('i', args, pad),                                                                               \
     CNN_FIELD('i', args, pad_h, .like = "pad", .range = CNN__FROM_0),                                        \
     CNN_FIELD('i', args, pad_w, .like = "pad", .range = CNN__FROM_0),                                        \
+    CNN_FIELD('i', args, pad_top, .like = "pad_h", .range = CNN__FROM_0),                                    \
+    CNN_FIELD('i', args, pad_bottom, .like = "pad_h", .range = CNN__FROM_0),                                 \
+    CNN_FIELD('i', args, pad_left, .like = "pad_w", .range = CNN__FROM_0),                                   \
+    CNN_FIELD('i', args, pad_right, .like = "pad_w", .range = CNN__FROM_0),                                  \
     CNN_FIELD('i', args, dilation),                                                                          \
     CNN_FIELD('i', args, dilation_h, .like = "dilation", .preset = 1, .range = CNN__FROM_1),                 \
     CNN_FIELD('i', args, dilation_w, .like = "dilation", .preset = 1, .range = CNN__FROM_1)
 /* The same as windows that slide over x, along h and w. */
 #define CNN__SLIDES(a, x, up)                                                                                \
-    { { (x).h, (a)->kernel_h, (a)->stride_h, (a)->pad_h, (a)->dilation_h, up },                              \
-      { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_w, (a)->dilation_w, up } }
+    { { (x).h, (a)->kernel_h, (a)->stride_h, (a)->pad_top, (a)->pad_bottom, (a)->dilation_h, up },           \
+      { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_left, (a)->pad_right, (a)->dilation_w, up } }
 
 /* Is there a window? */
 static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
     if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
-    if (reach <= a->size + 2 * a->pad + (a->ceil_mode ? a->stride - 1 : 0)) return true;
+    if (reach <= a->size + a->pad + a->end + (a->ceil_mode ? a->stride - 1 : 0)) return true;
     char dilated[32] = "";
     if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
-    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
-                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach,
-                    a->stride);
+    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d,%d: (%d + %d + %d - %lld)/%d + 1 < 1",
+                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->end, a->size, a->pad, a->end,
+                    reach, a->stride);
 }
 
 /* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
    cnn__spread: so that, too, is an array. */
 static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2])
 {
-    const double high = s[0].size + 2.0 * s[0].pad, wide = s[1].size + 2.0 * s[1].pad;
+    const double high = (double)s[0].size + s[0].pad + s[0].end;
+    const double wide = (double)s[1].size + s[1].pad + s[1].end;
     return channels * high * wide <= INT_MAX
-        || cnn_fail(y, "pad %d,%d: %d channels of (%d,%d), padded, would have more than 2^31 - 1 elements",
-                    s[0].pad, s[1].pad, channels, s[0].size, s[1].size);
+        || cnn_fail(y, "%d channels of (%d,%d), padded to (%.0f,%.0f), have more than 2^31 - 1 elements",
+                    channels, s[0].size, s[1].size, high, wide);
 }
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -3155,9 +3183,16 @@ static bool cnn__check_channels(cnn_tensor *y, int channels, int groups)
 }
 static bool cnn__conv2d_shape(cnn_tensor *y)
 {
-    const cnn_conv2d_args *a = y->args;
-    const cnn_shape        x = y->in[0]->shape;
-    const cnn__slide       s[2] = CNN__SLIDES(a, x, false);
+    cnn_conv2d_args *a = (cnn_conv2d_args *)(uintptr_t)y->args;
+    const cnn_shape  x = y->in[0]->shape;
+    if (a->one_d && x.h != 1)
+        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W)",
+                        cnn__shape_text(y->in[0]).s);
+    if (a->causal) {
+        const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
+        a->pad_left = reach < CNN__LARGEST_OPTION ? (int)reach : CNN__LARGEST_OPTION, a->pad_right = 0;
+    }
+    const cnn__slide s[2] = CNN__SLIDES(a, x, false);
     if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &s[0])
         || !cnn__check_slide(y, &s[1]) || !cnn__check_padded(y, x.c / a->groups, s)) return false;
     y->shape = (cnn_shape){ x.n, a->channels, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
@@ -3177,7 +3212,7 @@ static void cnn__conv2d_fan(const cnn_tensor *y, double *in, double *out)
 /* For the kernels: the convolution from `from` to `to`, by options a. */
 #define CNN__CONV_OF(a, from, to)                                                                            \
     (cnn__conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,              \
-                 (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,       \
+                 (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_top, (a)->pad_left, (a)->dilation_h,  \
                  (a)->dilation_w, (a)->groups }
 static cnn__conv cnn__conv_of(const cnn_tensor *y)
 {
@@ -3273,11 +3308,12 @@ static const char *cnn__conv2d_algorithm(const cnn_tensor *y)
 }
 static const cnn_field cnn__conv2d_fields[] = {
     CNN_FIELD('i', cnn_conv2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
-    CNN__WINDOW(cnn_conv2d_args, "stride", "stride"),
-    CNN_FIELD('i', cnn_conv2d_args, groups, .preset = 1, .range = "[1,2147483647]"), { 0 } };
+    CNN__WINDOW(cnn_conv2d_args, "stride", "stride"), CNN_FIELD('i', cnn_conv2d_args, causal),
+    CNN_FIELD('i', cnn_conv2d_args, groups, .preset = 1, .range = "[1,2147483647]"),
+    CNN_FIELD('i', cnn_conv2d_args, one_d), { 0 } };
 static const cnn_owned cnn__conv2d_owned[] = {
-    CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W),
-    { 0 } };
+    CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W,
+                         .one_d = offsetof(cnn_conv2d_args, one_d)), { 0 } };
 CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
     .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
@@ -3286,14 +3322,25 @@ CNN__ROOM cnn_op_conv2d = {
     .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
+/* Options of conv2d or pooling, as those along W alone: along H 1, and no padding. */
+#define CNN__ALONG_W(a) \
+    ((a).kernel_h = (a).stride_h = (a).dilation_h = 1, (a).pad_w = (a).pad_w ? (a).pad_w : (a).pad,          \
+     (a).pad = 0)
+CNN_API cnn_tensor *cnn_conv1d_(cnn_conv2d_args a)
+{
+    CNN__ALONG_W(a);
+    a.one_d = 1;
+    return cnn_conv2d_(a);
+}
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
  *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
  *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the
  *   work, each in another's place.
  *   dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
- *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
- *   convolution would take to H is meant; a larger one, below the dilation, adds what no window meets.
+ *   OH = (H-1) SH - PH - EH + DH (KH-1) + output_pad + 1, EH the padding below; output_pad < stride says
+ *   which of the extents that the convolution would take to H is meant; a larger one, below the dilation,
+ *   adds what no window meets.
  *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
  * ------------------------------------------------------------------------------------------------------- */
 /* What is slid over is y: sets its size. */
@@ -3302,11 +3349,11 @@ static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int outp
     if (output_pad >= a->stride && output_pad >= a->dilation)
         return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d, or the dilation, %d",
                         output_pad, a->stride, a->dilation);
-    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad
+    const long long size = (long long)(in - 1) * a->stride - a->pad - a->end
                          + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
     if (size < 1 || size > CNN__WIDEST)
-        return cnn_fail(y, "input %s: (%d - 1)*%d - 2*%d + %d*(%d - 1) + %d + 1 = %lld is no extent",
-                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel,
+        return cnn_fail(y, "input %s: (%d - 1)*%d - %d - %d + %d*(%d - 1) + %d + 1 = %lld is no extent",
+                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->end, a->dilation, a->kernel,
                         output_pad, size);
     a->size = (int)size;
     return true;
@@ -3453,16 +3500,17 @@ static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn_pool_args *a = y->args;
     const cnn_shape      x = y->in[0]->shape;
-    if (!a) return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false }; /* global */
+    if (!a) return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, .dh = 1, .dw = 1 };   /* global */
     return (cnn__pool){ x.n * x.c, x.h, x.w, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
-                        a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, !a->no_count_pad };
+                        a->stride_w, a->pad_top, a->pad_left, a->pad_bottom, a->pad_right, a->dilation_h,
+                        a->dilation_w, !a->no_count_pad };
 }
 /* Does every window see a part of the input? Those that start before it need not: with a pad as wide as they
-   are, or with a dilation wider than the input. */
+   are, or with a dilation wider than the input; nor does a last one that starts behind it. */
 static bool cnn__sees_input(const cnn__slide *a)
 {
     const int n = cnn__count_windows(a);
-    bool      sees = a->pad < cnn__reach(a);
+    bool      sees = a->pad < cnn__reach(a) && (n - 1) * a->stride < a->size + a->pad;
     for (int i = 0, from, to; sees && i < n && i * a->stride < a->pad; i++) {
         cnn__window(i, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
         sees = from < to;
@@ -3477,9 +3525,10 @@ static bool cnn__pool_shape(cnn_tensor *y)
     const cnn__slide     s[2] = CNN__SLIDES(a, x, a->ceil_mode != 0);
     if (!cnn__check_slide(y, &s[0]) || !cnn__check_slide(y, &s[1])) return false;
     if (!cnn__sees_input(&s[0]) || !cnn__sees_input(&s[1]))
-        return cnn_fail(y, "input %s, kernel %d,%d, dilation %d,%d, pad %d,%d: a window would see nothing "
-                        "but padding", cnn__shape_text(y->in[0]).s, a->kernel_h, a->kernel_w, a->dilation_h,
-                        a->dilation_w, a->pad_h, a->pad_w);
+        return cnn_fail(y, "input %s, kernel %d,%d, dilation %d,%d, pad %d,%d above and below, %d,%d beside: "
+                        "a window would see nothing but padding", cnn__shape_text(y->in[0]).s, a->kernel_h,
+                        a->kernel_w, a->dilation_h, a->dilation_w, a->pad_top, a->pad_bottom, a->pad_left,
+                        a->pad_right);
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
     return true;
 }
@@ -3534,6 +3583,8 @@ CNN__ROOM cnn_op_avg_pool = {
     .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
+CNN_API cnn_tensor *cnn_max_pool1d_(cnn_pool_args a) { CNN__ALONG_W(a); return cnn_max_pool_(a); }
+CNN_API cnn_tensor *cnn_avg_pool1d_(cnn_pool_args a) { CNN__ALONG_W(a); return cnn_avg_pool_(a); }
 
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
@@ -5056,12 +5107,13 @@ static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *d
    share[oy] times share[OH + ox]. */
 static void cnn__pool_shares(const cnn__pool *t, float *share)
 {
-    const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
+    const bool pad = t->count_pad;
+    const int  h = t->h + (pad ? t->ph + t->eh : 0), w = t->w + (pad ? t->pw + t->ew : 0);
     for (int i = 0; i < t->oh + t->ow; i++) {
         int       from, to;
         const int d = i < t->oh ? t->dh : t->dw;
-        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, d, &from, &to);
-        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, d, &from, &to);
+        if (i < t->oh) cnn__window(i, h, t->kh, t->sh, pad ? 0 : t->ph, d, &from, &to);
+        else           cnn__window(i - t->oh, w, t->kw, t->sw, pad ? 0 : t->pw, d, &from, &to);
         share[i] = 1.0f / (float)cnn__ceil(to - from, d);
     }
 }
@@ -8258,12 +8310,14 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
                             { "dtype": "F32", "shape": [6,1,5,5], "data_offsets": [0,600] }, ... }
        data         the tensors, without gap or overlap; the offsets count from here
 
-   Parameters, running statistics and constants are stored. PyTorch sees a state_dict. The metadata says how
-   to rebuild the net, one line per node in the order of execution; operands are numbers of earlier lines:
+   Parameters and running statistics are stored. PyTorch sees a state_dict, which strict loading takes: so
+   constants, which it does not know, stand in the metadata, which say how to rebuild the net, one line per
+   node in the order of execution; operands are numbers of earlier lines:
 
        cnn 1                                        the version of this text
        input input 1,28,28                          kind, name, extents (without N where N is the batch)
        param conv1.weight 6,1,5,5                   then perhaps: frozen, grad, kept
+       const const1 1,2,1,1 x3f80000040000000       its values 1 and 2
        op conv1 conv2d 0,1,2 channels=6 kernel=5    name, operation, operands, options that are not zero
        root 9                                       what was compiled
 
@@ -8758,8 +8812,6 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix,
 
 static bool cnn__is_learned(const cnn_tensor *t) { return t->kind == CNN_PARAM || t->kind == CNN_BUFFER; }
 
-static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
-
 /* The count of a batch norm's batches, "bn1" ".num_batches_tracked". The graph keeps it as the difference
    from its own number of training forwards. */
 static const char cnn__count_suffix[] = ".num_batches_tracked";
@@ -8956,7 +9008,24 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     return y;
 }
 
-/* KIND NAME EXTENTS FLAGS... A constant takes its values here, where they are recorded. */
+/* A constant takes its values where they are recorded: x3f80000040000000; NULL: of an older file, from the
+   tensor of its name. */
+static bool cnn__read_values(const cnn__file *f, cnn_tensor *t, const char *word)
+{
+    const size_t      n = cnn__checked_len(t->shape);
+    const cnn__entry *e = word ? NULL : cnn__find_entry(f, "", t->name, t->shape);
+    if (word ? strlen(word) != 1 + 8 * n : !e) return false;
+    float *values = cnn__alloc(f->g, n * sizeof *values);
+    for (size_t i = 0; values && i < n; i++) {
+        uint32_t bits = 0;
+        if (word && !cnn__read_hex(word + 1 + 8 * i, 8, &bits)) return false;
+        values[i] = word ? cnn__float_of_bits(bits) : (float)cnn__element(f, e, i);
+    }
+    cnn__of(t)->values = values;
+    return values != NULL;
+}
+
+/* KIND NAME EXTENTS FLAGS... */
 static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char *at, int line,
                                   const char *name, char *rest)
 {
@@ -8965,18 +9034,13 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     int         s[4] = { 0 }, batched = kind == CNN_INPUT || kind == CNN_LABELS;
     if (!word || cnn__read_ints(word, s + batched, 4 - batched) != 4 - batched)
         return cnn__line_fail(f, line, "bad extents", word);
-    cnn_shape         shape = { s[0], s[1], s[2], s[3] };
-    const cnn__entry *e = batched ? NULL : cnn__find_entry(f, "", name, shape);
-    if (!batched && !e) return nil;
+    cnn_shape shape = { s[0], s[1], s[2], s[3] };
+    if (!batched && kind != CNN_CONST && !cnn__find_entry(f, "", name, shape)) return nil;
     cnn_tensor *t = cnn__leaf(f->g, kind, at, name, shape);
     if (cnn__is_nil(t)) return nil;
     cnn__of(t)->init = CNN_INIT_CONSTANT;                   /* its values come from the file */
-    if (kind == CNN_CONST) {
-        float *values = cnn__alloc(f->g, e->count * sizeof *values);
-        if (!values) return nil;
-        for (size_t i = 0; i < e->count; i++) values[i] = (float)cnn__element(f, e, i);
-        cnn__of(t)->values = values;
-    }
+    if (kind == CNN_CONST && !cnn__read_values(f, t, rest && *rest == 'x' ? cnn__word(&rest) : NULL))
+        return cnn__line_fail(f, line, "bad values", NULL);
     while ((word = cnn__word(&rest)) != NULL)
         if (!cnn__read_flag(t, word)) return cnn__line_fail(f, line, "bad word", word);
     return t;
@@ -9189,6 +9253,13 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
     }
 }
 
+static void cnn__put_values(cnn__string *to, cnn_tensor *t)
+{
+    const float *v = cnn_map_read(t);
+    cnn__put(to, " x", 2);
+    for (int i = 0; v && i < cnn__len(t->shape) && !to->g->error[0]; i++)
+        cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(v[i]));
+}
 static void cnn__put_graph(cnn__string *to)
 {
     const cnn_graph *g = to->g;
@@ -9207,6 +9278,7 @@ static void cnn__put_graph(cnn__string *to)
             if (!t->batched) cnn__putf(to, "%d,", t->shape.n);
             cnn__putf(to, "%d,%d,%d", t->shape.c, t->shape.h, t->shape.w);
         }
+        if (t->kind == CNN_CONST) cnn__put_values(to, &g->order[i]->t);
         if (t->frozen)                  cnn__putf(to, " frozen");
         if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
         if (t->kept)                    cnn__putf(to, " kept");
@@ -9215,33 +9287,29 @@ static void cnn__put_graph(cnn__string *to)
     cnn__putf(to, "root %d\n", g->loss->index);
 }
 
-/* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: those that the row of
-   its owner says, except that a vector stays one: four for the weight of a convolution, two for that of a
-   dense layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1; one for a vector. */
-static int cnn__file_rank(const cnn_tensor *t, int extent[4], int *first)
+/* The dimensions of a tensor in the file: their extents, and how many. As PyTorch: those that the row of its
+   owner says, except that a vector stays one: four for the weight of a convolution, two for that of a dense
+   layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1; one for a vector. */
+static int cnn__file_extents(const cnn_tensor *t, int extent[4])
 {
-    const int      full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
-    const unsigned axes = cnn__of(t)->axes;
-    int rank = 1, above_one = 0;
-    memcpy(extent, full, sizeof full);
-    *first = 0;
-    if (axes && ((axes & CNN_N) || cnn__plane(t->shape) > 1)) {
-        for (rank = 4; !(axes & 1u << (rank - 1)); ) rank--;
-        while (!(axes & 1u << *first)) ++*first;
-        return rank;
+    const int full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
+    unsigned  axes = cnn__of(t)->axes;
+    int       n = 0, above_one = 0;
+    if (!axes || (!(axes & CNN_N) && cnn__plane(t->shape) == 1)) {
+        for (int i = 0; i < 4; i++)
+            if (full[i] > 1) axes = (2u << i) - 1, above_one++;
+        if (above_one < 2) return extent[0] = cnn__len(t->shape), 1;
     }
     for (int i = 0; i < 4; i++)
-        if (full[i] > 1) rank = i + 1, above_one++;
-    if (above_one > 1) return rank;
-    extent[0] = cnn__len(t->shape);
-    return 1;
+        if (axes >> i & 1) extent[n++] = full[i];
+    return n;
 }
 static cnn__text cnn__file_shape(const cnn_tensor *t)
 {
     cnn__text text;
-    int first, n = 0, extent[4], rank = cnn__file_rank(t, extent, &first);
-    for (int k = first; k < rank; k++)
-        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k > first ? ',' : '[', extent[k]);
+    int n = 0, extent[4], rank = cnn__file_extents(t, extent);
+    for (int k = 0; k < rank; k++)
+        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k ? ',' : '[', extent[k]);
     cnn__format(text.s + n, sizeof text.s - (size_t)n, "]");
     return text;
 }
@@ -9254,7 +9322,9 @@ static void cnn__find_axes(cnn_graph *g)
         const cnn_tensor *y = &g->order[i]->t;
         for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
             cnn_tensor *t = cnn__owned(y, own);
-            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes;
+            int         one_d = 0;
+            if (own->one_d) memcpy(&one_d, (const char *)y->args + own->one_d, sizeof one_d);
+            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes & (one_d ? ~(unsigned)CNN_H : ~0u);
         }
     }
 }
@@ -9309,7 +9379,7 @@ static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const
 static bool cnn__put_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
 {
     cnn_tensor *same = cnn__find_name(t->graph, prefix, t->name);
-    if (same && cnn__is_stored(same)) return cnn_fail(same, "a checkpoint has another tensor of this name");
+    if (same && cnn__is_learned(same)) return cnn_fail(same, "a checkpoint has another tensor of this name");
     return cnn__put_tensor(user, CNN__F32, prefix, t->name, cnn__file_shape(t).s, values, cnn_count(t));
 }
 
@@ -9355,7 +9425,7 @@ static bool cnn__put_tensors(cnn__writer *w)
     good = good && (!w->run || cnn__put_fit(w));
     for (int i = 0; i < g->n_order && good; i++) {
         cnn_tensor *t = &g->order[i]->t;
-        if (!cnn__is_stored(t)) continue;
+        if (!cnn__is_learned(t)) continue;
         const float *v = w->sink ? cnn_map_read(t) : NULL;
         good = (v || !w->sink) &&
                cnn__put_tensor(w, CNN__F32, "", t->name, cnn__file_shape(t).s, v, cnn_count(t));
@@ -12159,9 +12229,20 @@ static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane,
             for (int j = 0; j < t->kw; j++) *at++ = cnn__place(s, plane, c, i * t->dh, j * t->dw);
 }
 
+/* With stride and dilation 1: no padding; less than a kernel of it on each side, so that each window meets
+   the image. */
+static bool cnn__unpadded(const cnn__conv *t)
+{
+    return !t->ph && !t->pw && t->oh == t->h - t->kh + 1 && t->ow == t->w - t->kw + 1;
+}
+static bool cnn__all_meet(const cnn__conv *t)
+{
+    return t->ph < t->kh && t->pw < t->kw && t->oh <= t->h + t->ph && t->ow <= t->w + t->pw;
+}
+
 static bool cnn__pointwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {                                       /* S would be the image itself */
-    return (void)cpu, (void)pass, t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && !t->ph && !t->pw;
+    return (void)cpu, (void)pass, t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && cnn__unpadded(t);
 }
 
 /* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
@@ -12615,8 +12696,8 @@ typedef struct {
 
 static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && t->ph < t->kh
-        && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || (!t->ph && !t->pw));
+    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && cnn__all_meet(t)
+        && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || cnn__unpadded(t));
 }
 
 CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
@@ -12946,7 +13027,7 @@ typedef struct {
 CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
 {
     return (t->kh == 3 || (t->kh == 5 && pass < 2)) && t->kw == t->kh && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && t->groups == 1 && t->ph < t->kh && t->pw < t->kw;
+        && t->dh == 1 && t->dw == 1 && t->groups == 1 && cnn__all_meet(t);
 }
 
 CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
@@ -13351,7 +13432,7 @@ static bool cnn__rows_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     (void)cpu, (void)pass;
     return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && t->ph <= 2 && t->pw <= 2;
+        && t->dh == 1 && t->dw == 1 && cnn__all_meet(t);
 }
 
 /* Fetch the next plane while this one is worked on: the hardware prefetcher does not recognise strips of
