@@ -182,7 +182,7 @@ static void thousand_classes(void)
         for (int j = 0; j < 32; j++) x[i * 32 + j] = i < K ? (float)test_int(0, 1) * 2 - 1 : x[(i - K) * 32 + j];
     }
     cnn_dataset d = cnn_data(N, 32, .floats = x, .labels = label);
-    cnn_graph  *g = cnn_new(.max_batch = 50, .seed = 3, .optimizer = cnn_adam());
+    cnn_graph  *g = cnn_new(.max_batch = 50, .seed = 3, .threads = 1, .optimizer = cnn_adam());
     T *y = cnn_dense(cnn_input(g, 32), K), *J = cnn_softmax_cross_entropy(y, cnn_labels(g));
     CHECK(cnn_compile(g, J));
     CHECK_INT(d.classes, K);
