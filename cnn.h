@@ -37,10 +37,9 @@
    Options. What is required comes first, by position; what is optional follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
    An option that is not given has the default that stands beside it below; one that is given counts, also as
-   0: the macros hand over the text of their arguments. (Without the macros, 0 means the default.) C++11 may
-   include this file and link to it: macros without options work there, those with options and cnn_concat are
-   C99. In C++20:
-       cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
+   0: the macros hand over the text of their arguments. (Without the macros, 0 means the default.) In C++,
+   from C++11 on, an option is a word of namespace cnn; the implementation stays in a .c file:
+       cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"))
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
    place of layer and call, the operation, the shapes and the rule: cnn_error(g). While recording, builders
@@ -160,14 +159,27 @@ enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 #define CNN_STR_(x) #x
 #define CNN_STR(x)  CNN_STR_(x)
 #define CNN_HERE    __FILE__ ":" CNN_STR(__LINE__)
-/* The first two options of a call: where it is, and the text of its arguments, by which an option that is
-   given as 0 is told from one that is not given. */
+/* A call with options calls a function that takes one struct. Its first two members are where the call is and
+   the text of its arguments, by which an option that is given as 0 is told from one that is not given. first:
+   the member of the first argument. CNN_OPTIONS: all arguments are options. C++: see the end of the API. */
 #define CNN_SAID(...) .at = CNN_HERE, .said = #__VA_ARGS__
+#ifdef __cplusplus
+#define CNN_CALL(function, args, first, ...) function(cnn::call<args>(CNN_HERE)(__VA_ARGS__))
+#define CNN_OPTIONS(function, args, ...)     function(cnn::call<args>(CNN_HERE)(__VA_ARGS__))
+#define CNN_OPTION(word, value)              cnn::word(value)
+#define CNN_TENSORS(...)                     { __VA_ARGS__ }
+#else
+#define CNN_CALL(function, args, first, ...) function((args){ CNN_SAID(__VA_ARGS__), .first = __VA_ARGS__ })
+#define CNN_OPTIONS(function, args, ...)     function((args){ CNN_SAID(__VA_ARGS__), __VA_ARGS__ })
+#define CNN_OPTION(word, value)              .word = value
+#define CNN_TENSORS(...) (cnn_tensor *[]){ __VA_ARGS__ }, \
+    (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *))
+#endif
 
 /* ---- Graph ---- */
 
 typedef struct {
-    const char  *at;
+    const char  *at, *said;
     int          max_batch;         /* the largest N; default 1 */
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
     int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
@@ -188,7 +200,7 @@ typedef struct {
 /* A new, empty graph. NULL only if the graph object itself cannot be allocated; every function below accepts
    that NULL, and cnn_error(NULL) is its message. */
 CNN_API cnn_graph  *cnn_new_(cnn_config);
-#define cnn_new(...) cnn_new_((cnn_config){ .at = CNN_HERE, __VA_ARGS__ })
+#define cnn_new(...) CNN_OPTIONS(cnn_new_, cnn_config, __VA_ARGS__)
 CNN_API void        cnn_free(cnn_graph *);
 /* The first error's message. Without one, why the last cnn_save, cnn_save_memory or export failed: that stops
    nothing, and the next one that succeeds clears it. Else NULL. */
@@ -229,10 +241,10 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
    other views may run CNN_EVAL, but g must not be trained or loaded into. g outlives its views; each is freed
    with cnn_free. A view has its own error, from the start if g is not compiled, has an error, or is on a
    device. NULL as for cnn_new. */
-typedef struct { const char *at; const cnn_graph *g; /* required */
+typedef struct { const char *at, *said; const cnn_graph *g; /* required */
                  int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
-#define cnn_share(...) cnn_share_((cnn_share_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_share(...) CNN_CALL(cnn_share_, cnn_share_args, g, __VA_ARGS__)
 
 /* Compute t and what it depends on, nothing more: without labels, logits can be computed and the loss cannot.
    Returns the value of t if it is one number (the loss), else 0; NAN after an error. */
@@ -246,17 +258,17 @@ CNN_API void        cnn_backward_add(cnn_tensor *loss);
 /* ---- Leaves ---- */
 
 /* Data, (N,c,h,w), written by cnn_set or cnn_feed. */
-typedef struct { const char *at; cnn_graph *g; int c, h, w; /* required: g, c; h and w default to 1 */
+typedef struct { const char *at, *said; cnn_graph *g; int c, h, w; /* required: g, c; h and w default to 1 */
                  int grad;                                  /* 1: dloss/dinput can be read */
                  const char *name; } cnn_input_args;        /* default "input", "input2", ... */
 CNN_API cnn_tensor *cnn_input_(cnn_input_args);
-#define cnn_input(...) cnn_input_((cnn_input_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_input(...) CNN_CALL(cnn_input_, cnn_input_args, g, __VA_ARGS__)
 
 /* Classes, (N,1,h,w), whole numbers from 0: one for each sample, or for each pixel. */
-typedef struct { const char *at; cnn_graph *g; int h, w; /* required: g; h and w default to 1 */
+typedef struct { const char *at, *said; cnn_graph *g; int h, w; /* required: g; h and w default to 1 */
                  const char *name; } cnn_labels_args;    /* default "labels", "labels2", ... */
 CNN_API cnn_tensor *cnn_labels_(cnn_labels_args);
-#define cnn_labels(...) cnn_labels_((cnn_labels_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_labels(...) CNN_CALL(cnn_labels_, cnn_labels_args, g, __VA_ARGS__)
 
 /* A parameter, trained by cnn_step. */
 typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn_param */
@@ -265,11 +277,11 @@ typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn
                CNN_INIT_LECUN,   /* U(-a,a), a = gain sqrt(3 / fan_in) (LeCun et al. 1998) */
                CNN_INIT_UNIFORM, /* U(-a,a), a = gain */
                CNN_INIT_CONSTANT /* gain everywhere */ } cnn_init;
-typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape; /* required */
+typedef struct { const char *at, *said; cnn_graph *g; const char *name; cnn_shape shape; /* required */
                  cnn_init init; float gain;             /* gain: default 1 (0 for CONSTANT) */
                  int fan_in, fan_out; } cnn_param_args; /* default shape.n and shape.c */
 CNN_API cnn_tensor *cnn_param_(cnn_param_args);
-#define cnn_param(...) cnn_param_((cnn_param_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_param(...) CNN_CALL(cnn_param_, cnn_param_args, g, __VA_ARGS__)
 
 /* A constant: n*c*h*w values, copied. */
 CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *, cnn_shape, const float *values);
@@ -337,13 +349,12 @@ typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel; /* 
                                                the layer, else LeCun; gain 1. The bias starts at zero. */
                  const char *name; } cnn_conv2d_args;
 CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
-#define cnn_conv2d(...) cnn_conv2d_((cnn_conv2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_conv2d(...) CNN_CALL(cnn_conv2d_, cnn_conv2d_args, x, __VA_ARGS__)
 /* The same along W alone, for signals (N,C,1,W), with the options of conv2d; kernel_h is 1. In files the
    weight is that of PyTorch's Conv1d, (channels,C/groups,kernel). */
-#define cnn_conv1d(...) \
-    cnn_conv2d_((cnn_conv2d_args){ CNN_SAID_1D_(__VA_ARGS__), .one_d = 1, .x = __VA_ARGS__ })
-#define CNN_SAID_1D_(...) .at = CNN_HERE, .said = ".pad_h = 0, " #__VA_ARGS__, .kernel_h = 1, .stride_h = 1, \
-                          .dilation_h = 1
+#define cnn_conv1d(...) cnn_conv2d(__VA_ARGS__, CNN_ALONG_W, CNN_OPTION(one_d, 1))
+#define CNN_ALONG_W \
+    CNN_OPTION(kernel_h, 1), CNN_OPTION(stride_h, 1), CNN_OPTION(pad_h, 0), CNN_OPTION(dilation_h, 1)
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
    (H - 1) stride_h - pad_top - pad_bottom + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in
@@ -356,8 +367,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel, ker
                  int groups, no_bias; cnn_tensor *weight, *bias; cnn_init init; float gain;
                  const char *name; } cnn_conv_transpose2d_args;
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
-#define cnn_conv_transpose2d(...) \
-    cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_conv_transpose2d(...) CNN_CALL(cnn_conv_transpose2d_, cnn_conv_transpose2d_args, x, __VA_ARGS__)
 
 /* y = W x + b (Rosenblatt 1958): (N,...), flattened to (N,K,1,1), -> (N,units,1,1). weight (units,K,1,1),
    bias (1,units,1,1); init and gain as in conv2d. */
@@ -365,7 +375,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int units; /* required */
                  int no_bias; cnn_tensor *weight, *bias;
                  cnn_init init; float gain; const char *name; } cnn_dense_args;
 CNN_API cnn_tensor *cnn_dense_(cnn_dense_args);
-#define cnn_dense(...) cnn_dense_((cnn_dense_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_dense(...) CNN_CALL(cnn_dense_, cnn_dense_args, x, __VA_ARGS__)
 
 /* The matrix product: (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N, the batch. */
 CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
@@ -385,12 +395,12 @@ typedef struct { const char *at, *said; cnn_tensor *x; int kernel; /* required *
                  int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
                  const char *name; } cnn_pool_args;
 CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
-#define cnn_max_pool(...) cnn_max_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_max_pool(...) CNN_CALL(cnn_max_pool_, cnn_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_avg_pool_(cnn_pool_args);
-#define cnn_avg_pool(...) cnn_avg_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_avg_pool(...) CNN_CALL(cnn_avg_pool_, cnn_pool_args, x, __VA_ARGS__)
 /* Along W alone, for signals (N,C,1,W). */
-#define cnn_max_pool1d(...) cnn_max_pool_((cnn_pool_args){ CNN_SAID_1D_(__VA_ARGS__), .x = __VA_ARGS__ })
-#define cnn_avg_pool1d(...) cnn_avg_pool_((cnn_pool_args){ CNN_SAID_1D_(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_max_pool1d(...) cnn_max_pool(__VA_ARGS__, CNN_ALONG_W)
+#define cnn_avg_pool1d(...) cnn_avg_pool(__VA_ARGS__, CNN_ALONG_W)
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
@@ -404,29 +414,29 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  float eps; int no_affine; /* 1: no weight and bias */
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
-#define cnn_batch_norm(...) cnn_batch_norm_((cnn_batch_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
 /* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
 typedef struct { const char *at, *said; cnn_tensor *x; float eps;
                  int no_affine; /* layer_norm; 1: no weight and bias */
                  int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
-#define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_layer_norm(...) CNN_CALL(cnn_layer_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
                  const char *name; } cnn_group_norm_args;
 CNN_API cnn_tensor *cnn_group_norm_(cnn_group_norm_args);
-#define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_group_norm(...) CNN_CALL(cnn_group_norm_, cnn_group_norm_args, x, __VA_ARGS__)
 /* Over each channel of each sample (Ulyanov et al. 2016). weight, bias (1,C,1,1). */
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);
-#define cnn_instance_norm(...) cnn_instance_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_instance_norm(...) CNN_CALL(cnn_instance_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Between neighbouring channels: y = x / (k + alpha/size sum x^2)^beta (Krizhevsky et al. 2012). */
 typedef struct { const char *at, *said;
                  cnn_tensor *x; int size; /* required: channels in a window, 5 in AlexNet */
                  float alpha, beta, k; /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
                  const char *name; } cnn_lrn_args;
 CNN_API cnn_tensor *cnn_lrn_(cnn_lrn_args);
-#define cnn_lrn(...) cnn_lrn_((cnn_lrn_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_lrn(...) CNN_CALL(cnn_lrn_, cnn_lrn_args, x, __VA_ARGS__)
 
 /* ---- Activations ---- */
 
@@ -435,7 +445,7 @@ CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x); /* max(x, 0) (Nair
 /* x for x > 0, else slope x; slope: default 0.01 (Maas et al. 2013). */
 typedef struct { const char *at, *said; cnn_tensor *x; float slope; const char *name; } cnn_leaky_relu_args;
 CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args);
-#define cnn_leaky_relu(...) cnn_leaky_relu_((cnn_leaky_relu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_leaky_relu(...) CNN_CALL(cnn_leaky_relu_, cnn_leaky_relu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-x) */
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
@@ -443,31 +453,40 @@ CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 /* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
-#define cnn_clamp(...) cnn_clamp_((cnn_clamp_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_clamp(...) CNN_CALL(cnn_clamp_, cnn_clamp_args, x, __VA_ARGS__)
 #define cnn_relu6(x)   cnn_clamp(x, 0, 6)
 /* x for x > 0, else alpha (e^x - 1); alpha: default 1 (Clevert et al. 2015). */
 typedef struct { const char *at, *said; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args;
 CNN_API cnn_tensor *cnn_elu_(cnn_elu_args);
-#define cnn_elu(...) cnn_elu_((cnn_elu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_elu(...) CNN_CALL(cnn_elu_, cnn_elu_args, x, __VA_ARGS__)
 /* x P(x), P the normal distribution function; tanh = 1: by a tanh, as GPT-2 (Hendrycks, Gimpel 2016). */
 typedef struct { const char *at, *said; cnn_tensor *x; int tanh; const char *name; } cnn_gelu_args;
 CNN_API cnn_tensor *cnn_gelu_(cnn_gelu_args);
-#define cnn_gelu(...) cnn_gelu_((cnn_gelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_gelu(...) CNN_CALL(cnn_gelu_, cnn_gelu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x); /* swish, x sigmoid(x) (Elfwing et al. 2017) */
 #define cnn_silu(x) cnn_silu_(CNN_HERE, x)
 /* log(1 + e^(beta x)) / beta, or x where beta x > threshold; default 1 and 20 (Dugas et al. 2001). */
 typedef struct { const char *at, *said; cnn_tensor *x; float beta, threshold;
                  const char *name; } cnn_softplus_args;
 CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
-#define cnn_softplus(...) cnn_softplus_((cnn_softplus_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_softplus(...) CNN_CALL(cnn_softplus_, cnn_softplus_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
+/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), by which mean 0 and variance 1 stay (Klambauer et al. 2017). */
+CNN_API cnn_tensor *cnn_selu_(const char *at, cnn_tensor *x);
+#define cnn_selu(x) cnn_selu_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_mish_(const char *at, cnn_tensor *x); /* x tanh(log(1 + e^x)) (Misra 2019) */
+#define cnn_mish(x) cnn_mish_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_hard_sigmoid_(const char *at, cnn_tensor *x); /* relu6(x+3)/6 (Howard et al. 2019) */
+#define cnn_hard_sigmoid(x) cnn_hard_sigmoid_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_softsign_(const char *at, cnn_tensor *x); /* x / (1 + |x|) */
+#define cnn_softsign(x) cnn_softsign_(CNN_HERE, x)
 /* x for x > 0, else w x, w learned (He et al. 2015). weight (1,1,1,1), or (1,C,1,1) if per_channel. */
 typedef struct { const char *at, *said; cnn_tensor *x; int per_channel;
                  float start; /* of slopes; default 0.25 */
                  cnn_tensor *weight; const char *name; } cnn_prelu_args;
 CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args);
-#define cnn_prelu(...) cnn_prelu_((cnn_prelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_prelu(...) CNN_CALL(cnn_prelu_, cnn_prelu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
 #define cnn_exp(x) cnn_exp_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
@@ -476,6 +495,12 @@ CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
 #define cnn_sqrt(x) cnn_sqrt_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
 #define cnn_abs(x) cnn_abs_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_erf_(const char *at, cnn_tensor *x); /* 2/sqrt(pi) integral of e^-t^2 from 0 to x */
+#define cnn_erf(x) cnn_erf_(CNN_HERE, x)
+/* x^exponent, required: one number; NaN for x < 0 unless it is whole. By a tensor: cnn_pow. */
+typedef struct { const char *at, *said; cnn_tensor *x; float exponent; const char *name; } cnn_power_args;
+CNN_API cnn_tensor *cnn_power_(cnn_power_args);
+#define cnn_power(...) cnn_power_((cnn_power_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* An operation of your own: its API block here. */
 CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_k / sum e^x (Bridle 1990) */
 #define cnn_softmax(x) cnn_softmax_(CNN_HERE, x)
@@ -484,32 +509,31 @@ CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its loga
 /* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
-#define cnn_dropout(...) cnn_dropout_((cnn_dropout_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_dropout(...) CNN_CALL(cnn_dropout_, cnn_dropout_args, x, __VA_ARGS__)
 
 /* ---- Shapes ---- */
 
 /* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
 typedef struct { const char *at, *said; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
 CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
-#define cnn_reshape(...) cnn_reshape_((cnn_reshape_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_reshape(...) CNN_CALL(cnn_reshape_, cnn_reshape_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x); /* (N,C*H*W,1,1) */
 #define cnn_flatten(x) cnn_flatten_(CNN_HERE, x)
 /* cnn_concat(a, b, ...): one behind the other along C, at most CNN_MAX_INPUTS. */
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
-#define cnn_concat(...) cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ }, \
-    (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
+#define cnn_concat(...) cnn_concat_(CNN_HERE, CNN_TENSORS(__VA_ARGS__))
 /* Columns, rows and channels of `value` added: (N,C+front+back,H+top+bottom,W+left+right). */
 typedef struct { const char *at, *said; cnn_tensor *x; int left, right, top, bottom, front, back;
                  float value; const char *name; } cnn_pad_args;
 CNN_API cnn_tensor *cnn_pad_(cnn_pad_args);
-#define cnn_pad(...) cnn_pad_((cnn_pad_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_pad(...) CNN_CALL(cnn_pad_, cnn_pad_args, x, __VA_ARGS__)
 /* Every step-th (default 1) of [from,to) along one axis. Negative: from the end; `to` defaults to the end. */
 enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
 typedef struct { const char *at, *said; cnn_tensor *x;
                  unsigned axis; /* required: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */
                  int from, to /* required */, step; const char *name; } cnn_slice_args;
 CNN_API cnn_tensor *cnn_slice_(cnn_slice_args);
-#define cnn_slice(...) cnn_slice_((cnn_slice_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_slice(...) CNN_CALL(cnn_slice_, cnn_slice_args, x, __VA_ARGS__)
 /* (N,C,height,width): each pixel repeated, or interpolated if bilinear. */
 typedef struct { const char *at, *said; cnn_tensor *x;
                  int scale, scale_h, scale_w; /* required; _h, _w: scale */
@@ -517,7 +541,7 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  int height, width;           /* of y; default H*scale_h and W*scale_w */
                  const char *name; } cnn_upsample_args;
 CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
-#define cnn_upsample(...) cnn_upsample_((cnn_upsample_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_upsample(...) CNN_CALL(cnn_upsample_, cnn_upsample_args, x, __VA_ARGS__)
 
 /* ---- Arithmetic: add, sub and mul (Hadamard) broadcast, so an extent of 1 stretches ---- */
 
@@ -531,17 +555,18 @@ CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 typedef struct { const char *at, *said; cnn_tensor *x; float factor, offset;
                  const char *name; } cnn_scale_args;
 CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
-#define cnn_scale(...) cnn_scale_((cnn_scale_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_scale(...) CNN_CALL(cnn_scale_, cnn_scale_args, x, __VA_ARGS__)
 /* The sum and the mean over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they stay with extent 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
 CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
-#define cnn_sum(...) cnn_sum_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_sum(...) CNN_CALL(cnn_sum_, cnn_reduce_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
-#define cnn_mean(...) cnn_mean_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_mean(...) CNN_CALL(cnn_mean_, cnn_reduce_args, x, __VA_ARGS__)
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
-/* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). */
+/* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). An input (N,C,H,W) gives soft
+   labels, the probabilities p of the C classes: - sum p log softmax(logits). */
 typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
@@ -550,14 +575,13 @@ typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
 #define cnn_softmax_cross_entropy(...) \
-    cnn_softmax_cross_entropy_(                \
-        (cnn_softmax_cross_entropy_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
+    CNN_CALL(cnn_softmax_cross_entropy_, cnn_softmax_cross_entropy_args, logits, __VA_ARGS__)
 /* The same after log_softmax, with the same options. */
 typedef struct { const char *at, *said; cnn_tensor *log_probabilities, *labels, *class_weights;
                  int ignore_index;
                  const char *name; } cnn_nll_args;
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args);
-#define cnn_nll(...) cnn_nll_((cnn_nll_args){ CNN_SAID(__VA_ARGS__), .log_probabilities = __VA_ARGS__ })
+#define cnn_nll(...) CNN_CALL(cnn_nll_, cnn_nll_args, log_probabilities, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean (y - target)^2 */
 #define cnn_mse(y, target) cnn_mse_(CNN_HERE, y, target)
 CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean |y - target| */
@@ -567,9 +591,8 @@ CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); 
 typedef struct { const char *at, *said; cnn_tensor *y, *target; float delta; int smooth_l1;
                  const char *name; } cnn_huber_args;
 CNN_API cnn_tensor *cnn_huber_(cnn_huber_args);
-#define cnn_huber(...)     cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .y = __VA_ARGS__ })
-#define cnn_smooth_l1(...) \
-    cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .smooth_l1 = 1, .y = __VA_ARGS__ })
+#define cnn_huber(...) CNN_CALL(cnn_huber_, cnn_huber_args, y, __VA_ARGS__)
+#define cnn_smooth_l1(...) cnn_huber(__VA_ARGS__, CNN_OPTION(smooth_l1, 1))
 /* Mean binary cross-entropy of sigmoid(logits). pos_weight and weight: (1,C,1,1), constants; default none. */
 typedef struct { const char *at, *said;
                  cnn_tensor *logits, *target; /* required, of one shape; targets in 0..1 */
@@ -577,8 +600,7 @@ typedef struct { const char *at, *said;
                  cnn_tensor *weight;     /* so does each element; the mean still divides by their number */
                  const char *name; } cnn_bce_with_logits_args;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
-#define cnn_bce_with_logits(...) \
-    cnn_bce_with_logits_((cnn_bce_with_logits_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
+#define cnn_bce_with_logits(...) CNN_CALL(cnn_bce_with_logits_, cnn_bce_with_logits_args, logits, __VA_ARGS__)
 
 /* ---- Optimizer ---- */
 
@@ -595,7 +617,7 @@ typedef struct { const char *at, *said; cnn_graph *g; float lr; /* required; lr 
 /* One update of all parameters that are not frozen. False after an error, such as an option that the graph's
    optimizer does not take. */
 CNN_API bool cnn_step_(cnn_step_args);
-#define cnn_step(...) cnn_step_((cnn_step_args){ CNN_SAID(__VA_ARGS__), .g = __VA_ARGS__ })
+#define cnn_step(...) CNN_CALL(cnn_step_, cnn_step_args, g, __VA_ARGS__)
 
 /* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. Each word is a function:
    cnn_sgd(), cnn_adam(), ...; rmsprop_centered is PyTorch's centered = True. cnn_optimizers lists all. */
@@ -767,7 +789,7 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
 /* Train. False after an error (the graph's): a wrong option, data that do not fit, a loss that is not finite;
    true if progress or patience stopped it. */
 CNN_API bool      cnn_fit_(cnn_fit_args);
-#define cnn_fit(...) cnn_fit_((cnn_fit_args){ CNN_SAID(__VA_ARGS__), .loss = __VA_ARGS__ })
+#define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
    loss weights them; accuracy, 0..1, of all, also those with an ignored label; count, the samples.
@@ -804,7 +826,7 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
    cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
    written again by saving. */
-typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
+typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_memory: only for messages */
                  int max_batch, threads, exact, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
@@ -813,7 +835,7 @@ typedef struct { const char *at; const char *path; /* required; of cnn_load_memo
                  size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
                                       max_batch */
                } cnn_load_args;
-typedef struct { const char *at; cnn_graph *g; const char *path; /* required */
+typedef struct { const char *at, *said; cnn_graph *g; const char *path; /* required */
                  int extra; /* 1: tensors that the net lacks, such as another head's, are left out */
                } cnn_load_weights_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
@@ -826,9 +848,9 @@ CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 CNN_API size_t      cnn_save_checkpoint_memory(cnn_graph *, void *out, size_t capacity);
 #ifndef CNN_NO_STDIO
 CNN_API cnn_graph  *cnn_load_(cnn_load_args);
-#define cnn_load(...) cnn_load_((cnn_load_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
+#define cnn_load(...) CNN_CALL(cnn_load_, cnn_load_args, path, __VA_ARGS__)
 CNN_API bool        cnn_load_weights_(cnn_load_weights_args);
-#define cnn_load_weights(...) cnn_load_weights_((cnn_load_weights_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_load_weights(...) CNN_CALL(cnn_load_weights_, cnn_load_weights_args, g, __VA_ARGS__)
 CNN_API bool        cnn_save(cnn_graph *, const char *path);
 CNN_API bool        cnn_save_checkpoint(cnn_graph *, const char *path);
 /* What cnn_save does, for a file of your own: let `write` write it beside, then rename it; all of it or,
@@ -887,13 +909,13 @@ CNN_API bool        cnn_trace(cnn_tensor *loss, int most, FILE *);
 
 /* Write n pictures of c = 1 (grey) or 3 (colour) planes as one grid: ".png" (not compressed), ".pgm" or
    ".ppm", by the end of the path. False if it cannot be written or is no picture by its shape: see errno. */
-typedef struct { const char *at; const char *path; const float *values; cnn_shape shape; /* required */
+typedef struct { const char *at, *said; const char *path; const float *values; cnn_shape shape; /* required */
                  int columns; /* default: as square as possible */
                  int scale;   /* default 1: a value becomes scale x scale pixels */
                  int raw; } cnn_write_image_args; /* 1: 0 is black, 1 white, beyond is cut off; default: each
                                                      picture from its least value to its largest */
 CNN_API bool        cnn_write_image_(cnn_write_image_args);
-#define cnn_write_image(...) cnn_write_image_((cnn_write_image_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
+#define cnn_write_image(...) CNN_CALL(cnn_write_image_, cnn_write_image_args, path, __VA_ARGS__)
 /* The filters of a layer, from its weight (O,I,h,w): one colour picture for each filter if I = 3, else one
    grey picture for each h x w slice, a row for each filter. The weight of a dense layer that flattens
    (N,I,h,w) is read as such filters. cnn_write_maps: the channels of one sample of a tensor that has been
@@ -986,7 +1008,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_CLEARS_GRAD = 128,   /* y has one operand, and backward clears in[0]->grad itself, or sets it,
                                    where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
-       CNN_JOINABLE = 512 };    /* forward also applies the formulas of the nodes that run in place of y */
+       CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
+       CNN_BATCH_STATISTICS = 1024 }; /* CNN_TRAIN takes mean and variance over the batch: one value has none;
+                                   CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
 
 struct cnn_op {
     const char *name;
@@ -1098,7 +1122,8 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
     X(max_pool) X(avg_pool) X(global_avg_pool) X(global_max_pool) \
     X(batch_norm) X(layer_norm) X(group_norm) X(instance_norm) X(lrn) \
     X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
-    X(prelu) X(exp) X(log) X(sqrt) X(abs) X(softmax) X(log_softmax) X(dropout) \
+    X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
+    X(softmax) X(log_softmax) X(dropout) \
     X(reshape) X(concat) X(pad) X(slice) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
@@ -1149,6 +1174,88 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 
 #ifdef __cplusplus
 }
+/* ---- C++, from C++11 on: the same calls, with options such as cnn::pad(2) for .pad = 2 ----
+
+       cnn::graph  g(cnn_new(cnn::max_batch(64), cnn::seed(1)));          frees itself, as does cnn::dataset
+       cnn_tensor *y = cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"));
+
+   The words of all options; one that is missing here stops nobody from filling the struct. */
+#define CNN_WORDS(X) \
+    X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
+    X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
+    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) \
+    X(pad_w) X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(one_d) X(mode) X(block) \
+    X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad) \
+    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) \
+    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) \
+    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) \
+    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) \
+    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) \
+    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
+    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
+    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
+    X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent)
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#endif
+#include <initializer_list>
+inline cnn_tensor *cnn_concat_(const char *at, std::initializer_list<cnn_tensor *> x)
+{
+    return cnn_concat_(at, x.begin(), (int)x.size());
+}
+namespace cnn {
+template <class V> struct given {               /* an argument by position: it becomes what its member is */
+    const V &v;
+    template <class T> operator T() const { return static_cast<T>(v); }
+};
+template <class A, class V> auto put(A &a, const V &v, int) -> decltype(v.put(a)) { return v.put(a); }
+template <class A, class V> const char *put(A &, const V &, long) { return "_,"; }
+template <class A> class call {                 /* the struct of a call, and a text that names its options */
+    A    args;
+    char said[1024];
+public:
+    explicit call(const char *at) : args(), said() { args.at = at; }
+    template <class... P> const A &operator()(const P &...p)
+    {
+        static_assert(sizeof...(P) < 45, "cnn.h: too many options");
+        args = A{ args.at, said, given<P>{ p }... };      /* options, which come last, give zeros here */
+        char *to = said;
+        for (const char *text : std::initializer_list<const char *>{ put(args, p, 0)... })
+            for (; *text; text++) *to++ = *text;
+        return args;
+    }
+};
+#define CNN_WORD_(word) \
+    template <class V> struct word##_ { \
+        V v; \
+        template <class T> operator T() const { return T(); } \
+        template <class A> const char *put(A &a) const { \
+            return a.word = static_cast<decltype(a.word)>(v), "." #word "=,"; \
+        } \
+    }; \
+    template <class V> word##_<V> word(V v) { return word##_<V>{ v }; }
+CNN_WORDS(CNN_WORD_)
+
+class graph {                                   /* owns one, and moves; so does dataset */
+    cnn_graph *g;
+public:
+    explicit graph(cnn_graph *made) : g(made) { }
+    graph(graph &&from) noexcept : g(from.g) { from.g = nullptr; }
+    graph &operator=(graph from) noexcept { cnn_graph *old = g; g = from.g, from.g = old; return *this; }
+    ~graph() { cnn_free(g); }
+    operator cnn_graph *() const { return g; }
+};
+struct dataset : cnn_dataset {
+    dataset(const cnn_dataset &made) : cnn_dataset(made) { }
+    dataset(dataset &&from) noexcept : cnn_dataset(from) { static_cast<cnn_dataset &>(from) = cnn_dataset(); }
+    ~dataset() { cnn_dataset_free(this); }
+};
+}
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 #endif /* CNN_H_INCLUDED */
 
@@ -2044,6 +2151,9 @@ static CNN__INLINE float cnn__tanh(float x)
 
 static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); }
 
+/* log(1 + e^x), which cannot overflow. */
+static CNN__INLINE float cnn__softplus(float x) { return (x < 0 ? 0.0f : x) + log1pf(cnn__exp(-fabsf(x))); }
+
 /* ---- Element by element ----
 
    A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. In the formula
@@ -2135,13 +2245,14 @@ typedef struct {
     bool count_pad;
 } cnn__pool;
 
-/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) [k = label] + e/C), v_k the weight of
-   class k, or 1 without weights. Where the label is `ignore` every q_k is 0; 0 ignores none. */
-typedef struct { const float *label, *weight; float e; int ignore; } cnn__target;
+/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) p_k + e/C), p_k = [k = label] or, where
+   labels are soft, label[k]; v_k the weight of class k, or 1 without weights. Where the label is `ignore`
+   every q_k is 0; 0 ignores none. */
+typedef struct { const float *label, *weight; float e; int ignore; bool soft; } cnn__target;
 
 static bool cnn__ignored(const cnn__target *t, ptrdiff_t i)
 {
-    return t->ignore && t->label[i] == (float)t->ignore;
+    return t->ignore && !t->soft && t->label[i] == (float)t->ignore;
 }
 static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
 {
@@ -3537,7 +3648,7 @@ static const cnn_owned cnn__batch_norm_owned[] = {
 CNN__ROOM cnn_op_batch_norm = {
     .name = "batch_norm", .shape = cnn__as_input, .forward = cnn__batch_norm_forward,
     .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE,
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS,
     .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields,
     .owned = cnn__batch_norm_owned };
 
@@ -3873,14 +3984,40 @@ CNN__LOOP(cnn__each_hard_swish_back, float dy = v[i], x = a[i], z = dy * (2 * x 
                                      v[i] = x <= -3 ? 0.0f : u)
 CNN__FORMULA(hard_swish, CNN_READS_X | CNN_RECTIFIER, NULL)
 
+/* ---- selu, mish, hard_sigmoid, softsign -------------------------------------------------------------------
+ *   selu:          y = k x for x > 0, else k alpha (e^x - 1),   dx = k dy for y > 0, else dy (y + k alpha)
+ *                  alpha = 1.67326324, k = 1.05070099                               (Klambauer et al. 2017)
+ *   mish:          y = x t,   dx = dy (t + x (1 - t^2) / (1 + e^-x)),   t = tanh(log(1 + e^x))  (Misra 2019)
+ *   hard_sigmoid:  y = min(max(x + 3, 0), 6) / 6,   dx = dy/6 for 0 < y < 1, else 0     (Howard et al. 2019)
+ *   softsign:      y = x / (1 + |x|),   dx = dy / (1 + |x|)^2
+ * -------------------------------------------------------------------------------------------------------- */
+CNN__LOOP(cnn__each_selu,      float x = v[i], z = 1.75809934f * cnn__exp_less_one(cnn__within(-87, x, 0));
+                               float u = 1.05070099f * x; v[i] = x <= 0 ? z : u)
+CNN__LOOP(cnn__each_selu_back, float dy = v[i], z = dy * (a[i] + 1.75809934f), u = dy * 1.05070099f;
+                               v[i] = a[i] > 0 ? u : z)
+CNN__LOOP(cnn__each_mish,      float x = v[i]; v[i] = x * cnn__tanh(cnn__softplus(x)))
+CNN__LOOP(cnn__each_mish_back, float x = a[i], t = cnn__tanh(cnn__softplus(x));
+                               v[i] *= t + x * (1 - t * t) * cnn__sigmoid(x))
+CNN__LOOP(cnn__each_hard_sigmoid,      float x = v[i], z = x < -3 ? -3.0f : x;
+                                       v[i] = ((z > 3 ? 3.0f : z) + 3) / 6)
+CNN__LOOP(cnn__each_hard_sigmoid_back, float dy = v[i], z = a[i] > 0 ? dy / 6 : 0.0f;
+                                       v[i] = a[i] < 1 ? z : 0.0f)
+CNN__LOOP(cnn__each_softsign,      float x = v[i]; v[i] = x / (1 + fabsf(x)))
+CNN__LOOP(cnn__each_softsign_back, float u = 1 / (1 + fabsf(a[i])); v[i] = v[i] * u * u)
+CNN__FORMULA(selu,         CNN_READS_Y, NULL)
+CNN__FORMULA(mish,         CNN_READS_X | CNN_RECTIFIER, NULL)
+CNN__FORMULA(hard_sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
+CNN__FORMULA(softsign,     CNN_READS_X, NULL)
+
 /* ---- An operation of your own: its room here --------------------------------------------------------------
    Its API block stands in the API, its word in CNN_OPS: these are all places.
  * -------------------------------------------------------------------------------------------------------- */
 
-/* ---- exp, log, sqrt, abs ----------------------------------------------------------------------------------
+/* ---- exp, log, sqrt, abs, erf, power ----------------------------------------------------------------------
  *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
- *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is infinite,
- *   and that of |x| is 0.
+ *   y = erf x, dx = dy 2/sqrt(pi) e^(-x^2)           y = x^k, dx = dy k x^(k-1), 0 for k = 0
+ *   Outside their domain log, sqrt and power are NaN, as the functions of math.h; at 0 the derivatives of log
+ *   and sqrt are infinite, and that of |x| is 0.
  * -------------------------------------------------------------------------------------------------------- */
 static const char *cnn__exp_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
 {
@@ -3912,10 +4049,19 @@ CNN__LOOP(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
 CNN__LOOP(cnn__each_sqrt_back, v[i] /= 2 * a[i])
 CNN__LOOP(cnn__each_abs,       v[i] = fabsf(v[i]))
 CNN__LOOP(cnn__each_abs_back,  float dy = v[i], z = a[i] < 0 ? -dy : 0.0f; v[i] = a[i] > 0 ? dy : z)
+CNN__LOOP(cnn__each_erf,       v[i] = erff(v[i]))
+CNN__LOOP(cnn__each_erf_back,  float x = a[i]; v[i] *= 1.12837917f * cnn__exp(-x * x))
+CNN__LOOP(cnn__each_power,     v[i] = powf(v[i], k[0]))
+CNN__LOOP(cnn__each_power_back, v[i] = k[0] == 0 ? 0.0f : v[i] * (k[0] * powf(a[i], k[0] - 1)))
 CNN__FORMULA(exp,  CNN_READS_Y, cnn__exp_hint)
 CNN__FORMULA(log,  CNN_READS_X, cnn__log_hint)
 CNN__FORMULA(sqrt, CNN_READS_Y, cnn__sqrt_hint)
 CNN__FORMULA(abs,  CNN_READS_X, NULL)
+CNN__FORMULA(erf,  CNN_READS_X, NULL)
+static const cnn_field cnn__power_fields[] = {
+    CNN_FIELD('f', cnn_power_args, exponent, .preset = CNN_REQUIRED, .range = "(-inf,inf)", .nth = 2),
+    { 0 } };
+CNN__FORMULA_OF(power, CNN_READS_X, cnn__as_input, offsetof(cnn_power_args, exponent), 0)
 
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
@@ -4476,13 +4622,14 @@ CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- softmax_cross_entropy --------------------------------------------------------------------------------
- *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) [k = label] + e/C)
+ *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) p_k + e/C)
  *   dx = dJ/M (softmax(x) sum q - q),   e = smoothing, 0 for none     (Bridle 1990; Szegedy et al. 2016)
- *   v_k, the weight of class k, is 1 without class weights, and then sum q = 1. M = sum of v_label over the
- *   labels, which is their number then. A label that is ignored counts neither in J nor in M; if all are, J
- *   is 0 (PyTorch: NaN).
+ *   p_k = [k = label], or that of soft labels. v_k, the weight of class k, is 1 without class weights, and
+ *   then sum q = 1. M = sum of v_label over the labels, which is their number then, as it always is for soft
+ *   ones. A label that is ignored counts neither in J nor in M; if all are, J is 0 (PyTorch: NaN).
  *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
- *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
+ *   x (N,C,H,W), labels (N,1,H,W), whole numbers from 0 to C-1, or soft, (N,C,H,W); dp = - dJ/M v (1-e) log
+ *   softmax(x).
  * -------------------------------------------------------------------------------------------------------- */
 /* Operand i must be a constant, one number for each channel of operand 0. what: "weight". */
 static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
@@ -4499,8 +4646,9 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
 {
     if (!cnn__operands(y, 2, 3)) return false;
     const cnn_tensor *x = y->in[0], *label = y->in[1];
-    cnn_shape must = x->shape;
-    must.c = 1;
+    const bool may_be_soft = y->op == &cnn_op_softmax_cross_entropy && label->kind != CNN_LABELS;
+    cnn_shape  must = x->shape;
+    must.c = may_be_soft && label->shape.c == x->shape.c ? x->shape.c : 1;
     if (!cnn__equal(label->shape, must) || label->batched != x->batched)
         return cnn_fail(
             y,
@@ -4520,13 +4668,20 @@ static cnn__target cnn__target_of(const cnn_tensor *y)
     const cnn_softmax_cross_entropy_args *a = y->args;
     const bool                            nll = y->op == &cnn_op_nll;
     return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
-                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index };
+                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index,
+                          y->in[1]->shape.c > 1 };
+}
+/* How many labels there are: one for each sample and pixel. */
+static ptrdiff_t cnn__label_count(const cnn_tensor *y)
+{
+    return cnn__len(y->in[1]->shape) / y->in[1]->shape.c;
 }
 /* M, and 1/M */
 static double cnn__labels_weigh(const cnn_tensor *y)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
+    if (t.soft) return (double)cnn__label_count(y);
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
     return sum;
 }
@@ -4541,7 +4696,7 @@ CNN_API bool cnn_check_labels(cnn_tensor *y)
     const cnn_tensor *label = y->in[1];
     const cnn__target t = cnn__target_of(y);
     const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
-    for (int i = 0, n = cnn__len(label->shape); i < n; i++) {
+    for (int i = 0, n = t.soft ? 0 : cnn__len(label->shape); i < n; i++) {
         const float k = label->data[i];
         if (cnn__ignored(&t, i)) continue;
         if (!(k >= 0 && k < (float)classes) || k != floorf(k))
@@ -4558,7 +4713,7 @@ static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
     if (!cnn_check_labels(y)) return;
     cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
                        x->shape.c, cnn__plane(x->shape));
-    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += each[i];
+    for (ptrdiff_t i = 0; i < cnn__label_count(y); i++) sum += each[i];
     y->data[0] = (float)(sum * cnn__label_share(y));
 }
 static void cnn__cross_entropy_backward(cnn_tensor *y)
@@ -4569,14 +4724,20 @@ static void cnn__cross_entropy_backward(cnn_tensor *y)
     if (x->grad)
         cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, y->saved, x->data, &t, x->shape.n, x->shape.c,
                                 cnn__plane(x->shape));
+    const ptrdiff_t plane = cnn__plane(x->shape), c = x->shape.c;
+    float          *dp = t.soft ? y->in[1]->grad : NULL;
+    for (ptrdiff_t i = 0; dp && i < cnn__len(x->shape); i++) {
+        const float *s = (const float *)y->saved + 2 * (i / plane / c * plane + i % plane);
+        dp[i] -= g * (t.weight ? t.weight[i / plane % c] : 1) * (1 - t.e) * ((x->data[i] - s[0]) - s[1]);
+    }
 }
 static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
 {
-    return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float);
+    return (size_t)cnn__label_count(y) * 2 * sizeof(float);
 }
 static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
 {
-    return (size_t)cnn__len(y->in[1]->shape) * sizeof(double);
+    return (size_t)cnn__label_count(y) * sizeof(double);
 }
 static const cnn_field cnn__cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
@@ -4713,7 +4874,7 @@ static void cnn__bce_backward(cnn_tensor *y)
         const float x = y->in[0]->data[i], t = y->in[1]->data[i], s = cnn__sigmoid(x);
         const float more = cnn__bce_factor(y, 2, i) - 1, g = mean * cnn__bce_factor(y, 3, i);
         if (dx) dx[i] += g * (s - t - more * t * (1 - s));
-        if (dt) dt[i] += g * (more * ((x < 0 ? -x : 0) + log1pf(cnn__exp(-fabsf(x)))) - x);
+        if (dt) dt[i] += g * (more * cnn__softplus(-x) - x);
     }
 }
 static const cnn_field cnn__huber_fields[] = {
@@ -5203,7 +5364,12 @@ static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, 
         double       spread = 0;
         if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
         each[i] = 0;
-        if (cnn__ignored(t, i)) continue;
+        for (int k = 0; k < c && t->soft; k++) {
+            const double v = t->weight ? (double)t->weight[k] : 1;
+            const double q = v * ((1 - e) * (double)t->label[at - x + k * plane] + e / c);
+            if (q != 0) each[i] += q * (rest + (double)(most - at[k * plane]));
+        }
+        if (t->soft || cnn__ignored(t, i)) continue;
         for (int k = 0; k < c && e > 0; k++)
             spread += (t->weight ? (double)t->weight[k] : 1.0) * (rest + (double)(most - at[k * plane])) / c;
         each[i] = (1 - e) * (double)cnn__label_weight(t, i)
@@ -5220,13 +5386,18 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
         if (cnn__ignored(t, i)) continue;
-        const float own = (1 - t->e) * cnn__label_weight(t, i);
-        float       all = 1;
-        if (t->weight) all = own;
-        for (int k = 0; t->weight && k < c; k++) all += t->e / (float)c * t->weight[k];
+        const float  own = t->soft ? 0 : (1 - t->e) * cnn__label_weight(t, i);
+        const float *p = t->label + (t->soft ? at : i);
+        float        all = 1;
+        if (t->soft || t->weight) all = own;
+        for (int k = 0; t->soft && k < c; k++)
+            all += (1 - t->e) * p[k * plane] * (t->weight ? t->weight[k] : 1.0f);
+        for (int k = 0; (t->soft || t->weight) && k < c; k++)
+            all += t->e / (float)c * (t->weight ? t->weight[k] : 1.0f);
         for (int k = 0; k < c; k++) {
-            const float q =
-                t->e / (float)c * (t->weight ? t->weight[k] : 1.0f) + (k == (int)t->label[i] ? own : 0.0f);
+            const float v = t->weight ? t->weight[k] : 1.0f;
+            const float q = t->e / (float)c * v + (t->soft ? (1 - t->e) * p[k * plane] * v
+                                                   : k == (int)*p ? own : 0.0f);
             dx[at + k * plane] +=
                 g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
         }
@@ -7836,10 +8007,10 @@ static bool cnn__count_batches(cnn__run *r)
                          count, batch);
     for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        if (y->op == &cnn_op_batch_norm && y->batched && cnn__plane(y->shape) == 1)
+        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1)
             return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
-                             "of which batch_norm \"%s\" has no variance: say .drop_last = 1 or another "
-                             "max_batch", count, batch, y->name);
+                             "of which %s \"%s\" has no variance: say .drop_last = 1 or another max_batch",
+                             count, batch, y->op->name, y->name);
     }
     return true;
 }
@@ -13980,7 +14151,7 @@ static bool cnn__folds(const cnn__node *v)
     const cnn_graph  *net = v->t.graph->shares;
     const cnn__node  *y = v->joined[CNN_EVAL];
     const cnn_tensor *b = cnn_operand(&v->t, "bias");
-    return cnn__packs(v) && v->users == 1 && y && y->t.op == &cnn_op_batch_norm && !y->kernel
+    return cnn__packs(v) && v->users == 1 && y && y->t.op->flags & CNN_BATCH_STATISTICS && !y->kernel
         && (!b || (!b->op && !b->batched)) && (!net || net->config.inference);
 }
 

@@ -55,13 +55,13 @@ extern "C" {
 #endif
 
 /* Write what computes y, a tensor of a compiled graph, as one C99 file. Written beside, then renamed. */
-typedef struct { const char *at; cnn_tensor *y; const char *path; /* required */
+typedef struct { const char *at, *said; cnn_tensor *y; const char *path; /* required */
                  const char *prefix;      /* of all names in the file; default "net" */
                  const cnn_dataset *data; /* the head tells its mean and deviation; default none */
                  int softmax;             /* 1: y are logits, and the file computes their softmax over C */
                } cnn_export_c_args;
 CNN_API bool cnn_export_c_(cnn_export_c_args);
-#define cnn_export_c(...) cnn_export_c_((cnn_export_c_args){ .at = CNN_HERE, .y = __VA_ARGS__ })
+#define cnn_export_c(...) CNN_CALL(cnn_export_c_, cnn_export_c_args, y, __VA_ARGS__)
 
 #ifdef __cplusplus
 }
@@ -723,6 +723,12 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_EACH(clamp,      "v < a ? a < b ? a : b : v > b ? b : v"),
     CNNX_EACH(hard_swish, "v * ((v < -3 ? -3 : v > 3 ? 3 : v) + 3) / 6"),
     CNNX_EACH(abs,        "v < 0 ? -v : v"),
+    CNNX_EACH(selu,       "v > 0 ? 1.05070099f * v : 1.75809934f * expm1f(v)"),
+    CNNX_EACH(mish,       "v * tanhf((v < 0 ? 0 : v) + log1pf(expf(v < 0 ? v : -v)))"),
+    CNNX_EACH(hard_sigmoid, "((v < -3 ? -3 : v > 3 ? 3 : v) + 3) / 6"),
+    CNNX_EACH(softsign,   "v / (1 + (v < 0 ? -v : v))"),
+    CNNX_EACH(erf,        "erff(v)"),
+    CNNX_EACH(power,      "powf(v, a)"),
     CNNX_EACH(sigmoid,    "1 / (1 + expf(-v))"),
     CNNX_EACH(silu,       "v / (1 + expf(-v))"),
     CNNX_EACH(softplus,   "a * v > b ? v : (v < 0 ? 0 : v) + log1pf(expf(v < 0 ? a * v : -a * v)) / a"),
@@ -957,7 +963,7 @@ static void cnnx_inputs(const cnnx_export *e)
 static void cnnx_head(const cnnx_export *e)
 {
     static const char *const libm[] = { "expf", "expm1f", "logf", "log1pf", "sqrtf", "tanhf", "erfcf",
-                                        "powf", NULL };
+                                        "erff", "powf", NULL };
     const char              *comma = "";
     cnnx_put(e, NULL, "/* A trained network in C99, written by cnn_export_c of cnn.h %s. It computes one\n"
              "   sample at a time and needs no header, no heap, no input or output.\n\n       ", CNN_VERSION);

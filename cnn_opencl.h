@@ -90,7 +90,7 @@ enum { CNN_OPENCL_GPU = 1, CNN_OPENCL_ACCELERATOR = 2, CNN_OPENCL_CPU = 4, CNN_O
 typedef enum { CNN_OPENCL_AUTO, CNN_OPENCL_OWN, CNN_OPENCL_CLBLAST } cnn_opencl_gemm;
 
 typedef struct {
-    const char *at;
+    const char *at, *said;
     int         device;               /* default the first, 0, of those that type and name let through */
     unsigned    type;                 /* default CNN_OPENCL_GPU | CNN_OPENCL_ACCELERATOR */
     const char *name;                 /* part of the device's or the platform's name; default any */
@@ -125,9 +125,7 @@ typedef struct {
 } cnn_opencl_device;
 CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 
-#ifndef __cplusplus
-#define cnn_opencl(...) cnn_opencl_((cnn_opencl_args){ .at = CNN_HERE, __VA_ARGS__ })
-#endif
+#define cnn_opencl(...) CNN_OPTIONS(cnn_opencl_, cnn_opencl_args, __VA_ARGS__)
 
 #ifdef __cplusplus
 }
@@ -482,10 +480,18 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
                      k0 * v > k1 ? 1.0f : 1.0f / (1.0f + exp(-k0 * v)))                                      \
     A(X, hard_swish, v * (clamp(v, -3.0f, 3.0f) + 3.0f) / 6.0f,                                              \
                      v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (2.0f * v + 3.0f) / 6.0f)                        \
+    A(X, selu,       v > 0.0f ? 1.05070099f * v : 1.75809934f * expm1(v),                                    \
+                     v > 0.0f ? 1.05070099f : v + 1.75809934f)                                               \
+    A(X, mish,       v * mish_share(v),                 mish_slope(v))                                       \
+    A(X, hard_sigmoid, v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (v + 3.0f) / 6.0f,                             \
+                     v > 0.0f && v < 1.0f ? 1.0f / 6.0f : 0.0f)                                              \
+    A(X, softsign,   v / (1.0f + fabs(v)),              1.0f / ((1.0f + fabs(v)) * (1.0f + fabs(v))))        \
     A(X, exp,        exp(v),                            v)                                                   \
     A(X, log,        log(v),                            1.0f / v)                                            \
     A(X, sqrt,       sqrt(v),                           0.5f / v)                                            \
-    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)
+    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)           \
+    A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
+    A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
 
 /* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum
    that the group shares), or tiles of the result. */
@@ -618,11 +624,17 @@ static const char *const cnncl_source[] = {
     {
         const float s = gelu_share(v); const float z = s * (1.0f - s);
         return s + (z == 0.0f ? 0.0f : v * z * 1.59576912f * (1.0f + 0.134145f * v * v));
+    }
+    float mish_share(float v) { return tanh(fmax(v, 0.0f) + log1p(exp(-fabs(v)))); }
+    float mish_slope(float v)
+    {
+        const float t = mish_share(v);
+        return t + v * (1.0f - t * t) / (1.0f + exp(-v));
     })
     "enum { IS_nothing, " CNNCL_ACTIVATIONS(CNNCL_NAME_IS, ) "IS_all };\n"
     "float value(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_VALUE, )
-    "    return v;\n}\n"
+    "    return v;\n}\n",
     "float slope(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_SLOPE, )
     "    return 1.0f;\n}\n",
@@ -2451,6 +2463,11 @@ static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
                            nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
                            s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
 }
+static bool cnncl_hard_labels(const cnn_backend *dev, const cnn_tensor *y)      /* soft ones are the host's */
+{
+    (void)dev;
+    return y->in[1]->shape.c == 1;
+}
 CNNCL_FORWARD(label_loss)
 {
     cnncl       *d = cnncl_of(dev);
@@ -2620,7 +2637,8 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
-    CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss)
+    { &cnn_op_softmax_cross_entropy, cnncl_hard_labels, cnncl_label_loss_forward, cnncl_label_loss_backward },
+    CNNCL_ROW(nll, label_loss)
     CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
     CNNCL_ROW(bce_with_logits, pair_loss) };
 
@@ -2945,6 +2963,7 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
     if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);
+    if (op == &cnn_op_power)           return cnn_power(cnn_scale(x, 0.25f, 1), way ? 3 : -2);
     if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
     if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);

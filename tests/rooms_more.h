@@ -230,6 +230,14 @@ static cnn_tensor *build_gelu(one *k)
 EACH(gelu, 0.5 * x * (1 + (k->bias ? tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x)) : erf(x / sqrt(2)))))
 static cnn_tensor *build_silu(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_silu(any(k)); }
 EACH(silu, x / (1 + exp(-x)))
+static cnn_tensor *build_selu(one *k) { k->gap = test_chance(50) ? 0.05 : 0.5; return cnn_selu(any(k)); }
+EACH(selu, 1.0507009873554805 * (x > 0 ? x : 1.6732632423543772 * expm1(x)))
+static cnn_tensor *build_mish(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_mish(any(k)); }
+EACH(mish, x * tanh(log1p(exp(x))))
+static cnn_tensor *build_hard_sigmoid(one *k) { k->gap = test_chance(50) ? 0.5 : 0.05; return cnn_hard_sigmoid(any(k)); }
+EACH(hard_sigmoid, fmin(fmax(x + 3, 0), 6) / 6)
+static cnn_tensor *build_softsign(one *k) { k->gap = test_chance(50) ? 0.5 : 0.05; return cnn_softsign(any(k)); }
+EACH(softsign, x / (1 + fabs(x)))
 /* A low threshold makes y jump: at an even multiple of half the gap, which no x is near. */
 static cnn_tensor *build_softplus(one *k)
 {
@@ -250,6 +258,18 @@ static cnn_tensor *build_sqrt(one *k) { k->shift = 1.5; return cnn_sqrt(any(k));
 EACH(sqrt, sqrt(x))
 static cnn_tensor *build_abs(one *k) { k->gap = 0.05; return cnn_abs(any(k)); }
 EACH(abs, fabs(x))
+static cnn_tensor *build_erf(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_erf(any(k)); }
+EACH(erf, erf(x))
+/* Whole exponents of numbers of both signs, others of positive ones. */
+static cnn_tensor *build_power(one *k)
+{
+    cnn_tensor *x = any(k);
+    const bool whole = test_chance(50);
+    k->shift = whole ? 0 : 1.5, k->gap = whole ? 0.1 : 0;
+    k->a = whole ? test_int(0, 3) : (double)(float)test_uniform(-2, 3);
+    return cnn_power(x, (float)k->a);
+}
+EACH(power, pow(x, k->a))
 
 static cnn_tensor *build_prelu(one *k)
 {
@@ -344,6 +364,8 @@ static void ref_bce_with_logits(const one *k, double *const *v, double *y) { ref
     ROOM(conv_transpose2d, 200, 1e-4), ROOM(lrn, 80, 1e-5), ROOM(layer_norm, 60, 2e-4), ROOM(group_norm, 60, 2e-4),      \
     ROOM(instance_norm, 60, 2e-4), ROOM(upsample, 80, 1e-5), ROOM(pad, 60, 1e-6), ROOM(slice, 80, 1e-6),                 \
     ROOM(global_max_pool, 40, 1e-6), ROOM(clamp, 40, 1e-6), ROOM(elu, 40, 1e-5), ROOM(gelu, 40, 1e-5), ROOM(silu, 40, 1e-5), \
+    ROOM(selu, 40, 1e-5), ROOM(mish, 40, 1e-5), ROOM(hard_sigmoid, 40, 1e-5), ROOM(softsign, 40, 1e-5), ROOM(erf, 40, 1e-5), \
+    ROOM(power, 60, 1e-5), \
     ROOM(softplus, 40, 1e-5), ROOM(hard_swish, 40, 1e-5), ROOM(exp, 40, 1e-5), ROOM(log, 40, 1e-5), ROOM(sqrt, 40, 1e-5), \
     ROOM(abs, 40, 1e-6), ROOM(prelu, 60, 1e-4), ROOM(log_softmax, 60, 1e-5), ROOM(nll, 60, 2e-5), ROOM(l1, 40, 2e-5), ROOM(huber, 40, 2e-5),  \
     ROOM(bce_with_logits, 40, 2e-5),

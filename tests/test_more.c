@@ -17,6 +17,7 @@ static cnn_tensor *everything(cnn_tensor *x, cnn_tensor *t)
     h = cnn_pad(cnn_slice(h, CNN_C, 1, -1), 1, 2, 0, 1, 1, 1, .value = 0.5f);
     h = cnn_relu6(cnn_layer_norm(cnn_clamp(cnn_clamp(h, -1, INFINITY), -INFINITY, 2)));
     h = cnn_log(cnn_sqrt(cnn_exp(cnn_softplus(cnn_abs(cnn_sub(h, cnn_global_max_pool(h)))))));
+    h = cnn_add(h, cnn_erf(cnn_softsign(cnn_selu(cnn_mish(cnn_power(cnn_hard_sigmoid(h), 1.5f))))));
     h = cnn_dense(h, 4, .name = "logits");
     static const float weights[4] = { 1, 0.5f, 2, 0 };
     cnn_tensor *w = cnn_const(g, (cnn_shape){ 1, 4, 1, 1 }, weights), *half = cnn_scale(h, 0.5f);
@@ -132,12 +133,12 @@ static void messages(void)
 static void extremes(void)
 {
     static const float x[8] = { -1e30f, -1000, -89, -20, 20, 89, 1000, NAN };
-    static const char *const names[] = { "relu6", "elu", "gelu", "silu", "softplus", "hard_swish" };
-    for (int which = 0; which < 6; which++) {
+    static const char *const names[] = { "relu6", "elu", "gelu", "silu", "softplus", "hard_swish", "mish" };
+    for (int which = 0; which < 7; which++) {
         cnn_graph  *g = cnn_new(.keep_grads = 1);
         cnn_tensor *in = cnn_input(g, 8, .grad = 1);
         cnn_tensor *h = which == 0 ? cnn_relu6(in) : which == 1 ? cnn_elu(in) : which == 2 ? cnn_gelu(in) : which == 3 ? cnn_silu(in)
-                      : which == 4 ? cnn_softplus(in) : cnn_hard_swish(in);
+                      : which == 4 ? cnn_softplus(in) : which == 5 ? cnn_hard_swish(in) : cnn_mish(in);
         cnn_tensor *J = cnn_sum(h);
         float y[8], dx[8];
         CHECK(cnn_compile(g, J)), cnn_set(in, x, 8), cnn_forward(J, CNN_TRAIN), cnn_backward(J);

@@ -454,7 +454,8 @@ static cnn_tensor *build_softmax_cross_entropy(one *k)
     k->ys = shape4(1, 1, 1, 1);
     k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1), k->bias = test_chance(40);
     snprintf(k->text, sizeof k->text, "logits (%d,%d,%d,%d) smoothing %g ignore %d weights %d", k->n, c, h, w, k->a, k->ignore, k->bias);
-    return cnn_softmax_cross_entropy(batched(k, c, h, w), cnn_labels(k->g, h, w), .smoothing = (float)k->a, .ignore_index = k->ignore,
+    const bool soft = !k->ignore && test_chance(50);            /* labels of any numbers: the formula is linear in them */
+    return cnn_softmax_cross_entropy(batched(k, c, h, w), soft ? batched(k, c, h, w) : cnn_labels(k->g, h, w), .smoothing = (float)k->a, .ignore_index = k->ignore,
                                      .class_weights = k->bias ? class_weights(k, c) : NULL);
 }
 static void ref_softmax_cross_entropy(const one *k, double *const *v, double *y)
@@ -463,13 +464,14 @@ static void ref_softmax_cross_entropy(const one *k, double *const *v, double *y)
     double total = 0, count = 0;
     for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
         double most = -INFINITY, sum = 0;
-        int label = (int)v[1][at4(k->s[1], n, 0, h, w)];
+        const bool soft = k->s[1].c > 1;
+        int label = soft ? -1 : (int)v[1][at4(k->s[1], n, 0, h, w)];
         if (k->ignore && label == k->ignore) continue;
-        count += k->bias ? v[2][label] : 1;
+        count += k->bias && !soft ? v[2][label] : 1;
         for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
         for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
         for (int c = 0; c < s.c; c++) {         /* target: (1 - smoothing) at the label, plus smoothing / C everywhere */
-            double target = (c == label ? 1 - k->a : 0) + k->a / s.c;
+            double target = (soft ? (1 - k->a) * v[1][at4(s, n, c, h, w)] : c == label ? 1 - k->a : 0) + k->a / s.c;
             total -= (k->bias ? v[2][c] : 1) * target * (v[0][at4(s, n, c, h, w)] - most - log(sum));
         }
     }
