@@ -352,8 +352,9 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
 #define cnn_conv2d(...) CNN_CALL(cnn_conv2d_, cnn_conv2d_args, x, __VA_ARGS__)
 /* The same along W alone, for signals (N,C,1,W), with the options of conv2d; kernel_h is 1. In files the
    weight is that of PyTorch's Conv1d, (channels,C/groups,kernel). */
-CNN_API cnn_tensor *cnn_conv1d_(cnn_conv2d_args);
-#define cnn_conv1d(...) CNN_CALL(cnn_conv1d_, cnn_conv2d_args, x, __VA_ARGS__)
+#define cnn_conv1d(...) cnn_conv2d(__VA_ARGS__, CNN_ALONG_W, CNN_OPTION(one_d, 1))
+#define CNN_ALONG_W \
+    CNN_OPTION(kernel_h, 1), CNN_OPTION(stride_h, 1), CNN_OPTION(pad_h, 0), CNN_OPTION(dilation_h, 1)
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
    (H - 1) stride_h - pad_top - pad_bottom + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in
@@ -398,10 +399,8 @@ CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
 CNN_API cnn_tensor *cnn_avg_pool_(cnn_pool_args);
 #define cnn_avg_pool(...) CNN_CALL(cnn_avg_pool_, cnn_pool_args, x, __VA_ARGS__)
 /* Along W alone, for signals (N,C,1,W). */
-CNN_API cnn_tensor *cnn_max_pool1d_(cnn_pool_args);
-#define cnn_max_pool1d(...) CNN_CALL(cnn_max_pool1d_, cnn_pool_args, x, __VA_ARGS__)
-CNN_API cnn_tensor *cnn_avg_pool1d_(cnn_pool_args);
-#define cnn_avg_pool1d(...) CNN_CALL(cnn_avg_pool1d_, cnn_pool_args, x, __VA_ARGS__)
+#define cnn_max_pool1d(...) cnn_max_pool(__VA_ARGS__, CNN_ALONG_W)
+#define cnn_avg_pool1d(...) cnn_avg_pool(__VA_ARGS__, CNN_ALONG_W)
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
@@ -1184,19 +1183,19 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 #define CNN_WORDS(X) \
     X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
     X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
-    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) X(pad_w) \
-    X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(dilation) X(dilation_h) X(dilation_w) \
-    X(groups) X(no_bias) X(weight) X(bias) X(output_pad) X(output_pad_h) X(output_pad_w) X(units) \
-    X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) X(affine) X(size) X(alpha) X(beta) X(k) \
-    X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) X(start) X(p) X(left) X(right) X(top) \
-    X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) X(scale) X(scale_h) X(scale_w) \
-    X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) X(smoothing) X(class_weights) \
-    X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) X(nesterov) X(beta1) X(beta2) \
-    X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) X(clip) X(patience) \
-    X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) X(drop_last) \
-    X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) X(max_bytes) X(extra) \
-    X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) \
-    X(axes) X(data) X(prefix) X(softmax) X(exponent)
+    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) \
+    X(pad_w) X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(one_d) X(mode) X(block) \
+    X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad) \
+    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) \
+    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) \
+    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) \
+    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) \
+    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) \
+    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
+    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
+    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
+    X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -3322,16 +3321,6 @@ CNN__ROOM cnn_op_conv2d = {
     .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
-/* Options of conv2d or pooling, as those along W alone: along H 1, and no padding. */
-#define CNN__ALONG_W(a) \
-    ((a).kernel_h = (a).stride_h = (a).dilation_h = 1, (a).pad_w = (a).pad_w ? (a).pad_w : (a).pad,          \
-     (a).pad = 0)
-CNN_API cnn_tensor *cnn_conv1d_(cnn_conv2d_args a)
-{
-    CNN__ALONG_W(a);
-    a.one_d = 1;
-    return cnn_conv2d_(a);
-}
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
  *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
@@ -3583,8 +3572,6 @@ CNN__ROOM cnn_op_avg_pool = {
     .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
-CNN_API cnn_tensor *cnn_max_pool1d_(cnn_pool_args a) { CNN__ALONG_W(a); return cnn_max_pool_(a); }
-CNN_API cnn_tensor *cnn_avg_pool1d_(cnn_pool_args a) { CNN__ALONG_W(a); return cnn_avg_pool_(a); }
 
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
