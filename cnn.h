@@ -1291,7 +1291,7 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
     X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
     X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
-    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent)
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
