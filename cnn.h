@@ -146,6 +146,7 @@ typedef struct { int n, c, h, w; } cnn_shape;                                   
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
 typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
+enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };                               /* axes */
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
 /* A function with the arguments of printf: argument number format_at is the format. */
@@ -352,8 +353,9 @@ CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
 #define cnn_conv2d(...) CNN_CALL(cnn_conv2d_, cnn_conv2d_args, x, __VA_ARGS__)
 /* The same along W alone, for signals (N,C,1,W), with the options of conv2d; kernel_h is 1. In files the
    weight is that of PyTorch's Conv1d, (channels,C/groups,kernel). */
-CNN_API cnn_tensor *cnn_conv1d_(cnn_conv2d_args);
-#define cnn_conv1d(...) CNN_CALL(cnn_conv1d_, cnn_conv2d_args, x, __VA_ARGS__)
+#define cnn_conv1d(...) cnn_conv2d(__VA_ARGS__, CNN_ALONG_W, CNN_OPTION(one_d, 1))
+#define CNN_ALONG_W \
+    CNN_OPTION(kernel_h, 1), CNN_OPTION(stride_h, 1), CNN_OPTION(pad_h, 0), CNN_OPTION(dilation_h, 1)
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
    (H - 1) stride_h - pad_top - pad_bottom + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in
@@ -398,10 +400,16 @@ CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
 CNN_API cnn_tensor *cnn_avg_pool_(cnn_pool_args);
 #define cnn_avg_pool(...) CNN_CALL(cnn_avg_pool_, cnn_pool_args, x, __VA_ARGS__)
 /* Along W alone, for signals (N,C,1,W). */
-CNN_API cnn_tensor *cnn_max_pool1d_(cnn_pool_args);
-#define cnn_max_pool1d(...) CNN_CALL(cnn_max_pool1d_, cnn_pool_args, x, __VA_ARGS__)
-CNN_API cnn_tensor *cnn_avg_pool1d_(cnn_pool_args);
-#define cnn_avg_pool1d(...) CNN_CALL(cnn_avg_pool1d_, cnn_pool_args, x, __VA_ARGS__)
+#define cnn_max_pool1d(...) cnn_max_pool(__VA_ARGS__, CNN_ALONG_W)
+#define cnn_avg_pool1d(...) cnn_avg_pool(__VA_ARGS__, CNN_ALONG_W)
+/* (N,C,height,width): row i of y is the mean of rows floor(i H / height) to ceil((i + 1) H / height) - 1 of
+   x, and so are columns (PyTorch's bins). */
+typedef struct { const char *at, *said; cnn_tensor *x;
+                 int height, width; /* of y: height required; width: height */
+                 const char *name; } cnn_adaptive_avg_pool_args;
+CNN_API cnn_tensor *cnn_adaptive_avg_pool_(cnn_adaptive_avg_pool_args);
+#define cnn_adaptive_avg_pool(...) \
+    CNN_CALL(cnn_adaptive_avg_pool_, cnn_adaptive_avg_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
@@ -503,10 +511,13 @@ typedef struct { const char *at, *said; cnn_tensor *x; float exponent; const cha
 CNN_API cnn_tensor *cnn_power_(cnn_power_args);
 #define cnn_power(...) cnn_power_((cnn_power_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* An operation of your own: its API block here. */
-CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_k / sum e^x (Bridle 1990) */
-#define cnn_softmax(x) cnn_softmax_(CNN_HERE, x)
-CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its logarithm */
-#define cnn_log_softmax(x) cnn_log_softmax_(CNN_HERE, x)
+/* e^x_k / sum e^x along an axis (Bridle 1990), and its logarithm. */
+typedef struct { const char *at, *said; cnn_tensor *x; unsigned axis; /* CNN_H or CNN_W; default CNN_C */
+                 const char *name; } cnn_softmax_args;
+CNN_API cnn_tensor *cnn_softmax_(cnn_softmax_args);
+#define cnn_softmax(...) CNN_CALL(cnn_softmax_, cnn_softmax_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_log_softmax_(cnn_softmax_args);
+#define cnn_log_softmax(...) CNN_CALL(cnn_log_softmax_, cnn_softmax_args, x, __VA_ARGS__)
 /* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
@@ -520,21 +531,48 @@ CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
 #define cnn_reshape(...) CNN_CALL(cnn_reshape_, cnn_reshape_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x); /* (N,C*H*W,1,1) */
 #define cnn_flatten(x) cnn_flatten_(CNN_HERE, x)
-/* cnn_concat(a, b, ...): one behind the other along C, at most CNN_MAX_INPUTS. */
+/* cnn_concat(a, b, ...): one behind the other along C, at most CNN_MAX_INPUTS. cnn_concat_along(CNN_W, a, b,
+   ...): along that axis, C, H or W. */
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
 #define cnn_concat(...) cnn_concat_(CNN_HERE, CNN_TENSORS(__VA_ARGS__))
-/* Columns, rows and channels of `value` added: (N,C+front+back,H+top+bottom,W+left+right). */
+CNN_API cnn_tensor *cnn_concat_along_(const char *at, unsigned axis, cnn_tensor *const *x, int n);
+#define cnn_concat_along(axis, ...) cnn_concat_along_(CNN_HERE, axis, CNN_TENSORS(__VA_ARGS__))
+typedef struct { const char *at, *said; unsigned axis; } cnn_concat_args;          /* in y->args */
+/* Columns, rows and channels added: (N,C+front+back,H+top+bottom,W+left+right). REFLECT: x in the mirror,
+   without the edge itself: 2 1 0 1 2; REPLICATE (numpy's and ONNX's "edge"): 0 0 0 1 2. */
+enum { CNN_PAD_CONSTANT, CNN_PAD_REFLECT, CNN_PAD_REPLICATE };
 typedef struct { const char *at, *said; cnn_tensor *x; int left, right, top, bottom, front, back;
+                 int mode;    /* default CNN_PAD_CONSTANT: all are `value` */
                  float value; const char *name; } cnn_pad_args;
 CNN_API cnn_tensor *cnn_pad_(cnn_pad_args);
 #define cnn_pad(...) CNN_CALL(cnn_pad_, cnn_pad_args, x, __VA_ARGS__)
 /* Every step-th (default 1) of [from,to) along one axis. Negative: from the end; `to` defaults to the end. */
-enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
 typedef struct { const char *at, *said; cnn_tensor *x;
                  unsigned axis; /* required: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */
                  int from, to /* required */, step; const char *name; } cnn_slice_args;
 CNN_API cnn_tensor *cnn_slice_(cnn_slice_args);
 #define cnn_slice(...) CNN_CALL(cnn_slice_, cnn_slice_args, x, __VA_ARGS__)
+/* Axes C, H and W of y are the axes c, h and w of x: cnn_permute(x, CNN_H, CNN_W, CNN_C) is (N,H,W,C). */
+typedef struct { const char *at, *said; cnn_tensor *x; unsigned c, h, w; /* required */
+                 const char *name; } cnn_permute_args;
+CNN_API cnn_tensor *cnn_permute_(cnn_permute_args);
+#define cnn_permute(...) CNN_CALL(cnn_permute_, cnn_permute_args, x, __VA_ARGS__)
+/* Two axes change places. */
+CNN_API cnn_tensor *cnn_transpose_(const char *at, cnn_tensor *x, unsigned a, unsigned b);
+#define cnn_transpose(x, a, b) cnn_transpose_(CNN_HERE, x, a, b)
+/* Channels become blocks of pixels, with r = block: y[n, c, r h + i, r w + j] = x[n, (c r + i) r + j, h, w],
+   (N,C/r^2,r H,r W) (PyTorch's pixel_shuffle: Shi et al. 2016); and back, x and y exchanged. */
+typedef struct { const char *at, *said; cnn_tensor *x; int block; /* required */
+                 const char *name; } cnn_block_args;
+CNN_API cnn_tensor *cnn_depth_to_space_(cnn_block_args);
+#define cnn_depth_to_space(...) CNN_CALL(cnn_depth_to_space_, cnn_block_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_space_to_depth_(cnn_block_args);
+#define cnn_space_to_depth(...) CNN_CALL(cnn_space_to_depth_, cnn_block_args, x, __VA_ARGS__)
+/* Channel i of group g becomes channel i groups + g (Zhang et al. 2018). */
+typedef struct { const char *at, *said; cnn_tensor *x; int groups; /* required; divides C */
+                 const char *name; } cnn_channel_shuffle_args;
+CNN_API cnn_tensor *cnn_channel_shuffle_(cnn_channel_shuffle_args);
+#define cnn_channel_shuffle(...) CNN_CALL(cnn_channel_shuffle_, cnn_channel_shuffle_args, x, __VA_ARGS__)
 /* (N,C,height,width): each pixel repeated, or interpolated if bilinear. */
 typedef struct { const char *at, *said; cnn_tensor *x;
                  int scale, scale_h, scale_w; /* required; _h, _w: scale */
@@ -1080,6 +1118,10 @@ typedef struct {
     size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
 } cnn_formula;
 
+/* An operation that only moves numbers. Element (n,c,h,w) of y or, with `into`, of operand k, lies in the
+   other one at the place  at + sum over its four indices i of (i / div) step + (i % div) within. */
+typedef struct { bool into; int at, div[4], step[4], within[4]; } cnn_move;
+
 enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_READS_Y = 2,         /* backward reads y->data */
        CNN_INPLACE = 4,         /* forward may run with y->data == in[0]->data: y[i] needs only in[0][i] */
@@ -1117,6 +1159,8 @@ struct cnn_op {
     const char *(*hint)(const cnn_tensor *y, const cnn_stats *x, bool backward);
     const char *(*algorithm)(const cnn_tensor *y); /* which one the CPU runs forward, for cnn_summary */
     double (*weight)(const cnn_tensor *y);  /* a loss divided by the sum of its labels' weights: that sum */
+    bool (*move)(const cnn_tensor *y, int k, cnn_move *m); /* y only moves the elements of in[k]: where to;
+                                                              false: not with these options */
 };
 /* Record y = op(in...), as every operation above does: cnn_apply with all operands, cnn_layer with those that
    the operation does not own. args are copied. nil after an error. */
@@ -1202,12 +1246,13 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
 
 /* One word per operation, in the order of the chapters. The list feeds cnn_load and the tests. */
 #define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul) \
-    X(max_pool) X(avg_pool) X(global_avg_pool) X(global_max_pool) \
+    X(max_pool) X(avg_pool) X(adaptive_avg_pool) X(global_avg_pool) X(global_max_pool) \
     X(batch_norm) X(layer_norm) X(group_norm) X(instance_norm) X(lrn) \
     X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
     X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
     X(softmax) X(log_softmax) X(dropout) \
-    X(reshape) X(concat) X(pad) X(slice) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
+    X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth) \
+    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
@@ -1266,21 +1311,21 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 #define CNN_WORDS(X) \
     X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
     X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
-    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) X(pad_w) \
-    X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(dilation) X(dilation_h) X(dilation_w) \
-    X(groups) X(no_bias) X(weight) X(bias) X(output_pad) X(output_pad_h) X(output_pad_w) X(units) \
-    X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) X(affine) X(size) X(alpha) X(beta) X(k) \
-    X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) X(start) X(p) X(left) X(right) X(top) \
-    X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) X(scale) X(scale_h) X(scale_w) \
-    X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) X(smoothing) X(class_weights) \
-    X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) X(nesterov) X(beta1) X(beta2) \
-    X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) X(clip) X(patience) \
-    X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) X(drop_last) \
-    X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) X(max_bytes) X(extra) \
-    X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) \
-    X(axes) X(data) X(prefix) X(softmax) X(exponent) X(bytes) X(floats) X(labels) X(target) X(targets) \
-    X(target_c) X(target_h) X(target_w) X(fill) X(target_type) X(label) X(skip) X(separator) X(shorter) \
-    X(decode) X(stream) X(per_update)
+    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) \
+    X(pad_w) X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(one_d) X(mode) X(block) \
+    X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad) \
+    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) \
+    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) \
+    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) \
+    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) \
+    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) \
+    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
+    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
+    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
+    X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update) \
+    X(bytes) X(floats) X(labels) X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) \
+    X(target_type) X(label) X(skip) X(separator) X(shorter) X(decode) X(stream)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -1289,6 +1334,10 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 inline cnn_tensor *cnn_concat_(const char *at, std::initializer_list<cnn_tensor *> x)
 {
     return cnn_concat_(at, x.begin(), (int)x.size());
+}
+inline cnn_tensor *cnn_concat_along_(const char *at, unsigned axis, std::initializer_list<cnn_tensor *> x)
+{
+    return cnn_concat_along_(at, axis, x.begin(), (int)x.size());
 }
 namespace cnn {
 template <class V> struct given {               /* an argument by position: it becomes what its member is */
@@ -3428,16 +3477,6 @@ CNN__ROOM cnn_op_conv2d = {
     .owned = cnn__conv2d_owned, .algorithm = cnn__conv2d_algorithm };
 
 CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
-/* Options of conv2d or pooling, as those along W alone: along H 1, and no padding. */
-#define CNN__ALONG_W(a) \
-    ((a).kernel_h = (a).stride_h = (a).dilation_h = 1, (a).pad_w = (a).pad_w ? (a).pad_w : (a).pad,          \
-     (a).pad = 0)
-CNN_API cnn_tensor *cnn_conv1d_(cnn_conv2d_args a)
-{
-    CNN__ALONG_W(a);
-    a.one_d = 1;
-    return cnn_conv2d_(a);
-}
 
 /* ---- conv_transpose2d ------------------------------------------------------------------------------------
  *   y[n, o, i SH - PH + k DH, j SW - PW + l DW] += sum_c w[c,o,k,l] x[n,c,i,j],   then y += b[o]
@@ -3689,8 +3728,59 @@ CNN__ROOM cnn_op_avg_pool = {
     .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
-CNN_API cnn_tensor *cnn_max_pool1d_(cnn_pool_args a) { CNN__ALONG_W(a); return cnn_max_pool_(a); }
-CNN_API cnn_tensor *cnn_avg_pool1d_(cnn_pool_args a) { CNN__ALONG_W(a); return cnn_avg_pool_(a); }
+
+/* ---- adaptive_avg_pool ------------------------------------------------------------------------------------
+ *   y[i,j] = mean of x over rows floor(i H/OH) .. ceil((i+1) H/OH) - 1, and columns likewise: PyTorch's bins,
+ *   which may overlap.   dx += dy / (elements of the bin) for each of its elements
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__adaptive_avg_pool_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_adaptive_avg_pool_args *a = y->args;
+    y->shape = (cnn_shape){ y->in[0]->shape.n, y->in[0]->shape.c, a->height, a->width };
+    return true;
+}
+static void cnn__bin(int i, int size, int bins, int *from, int *to)
+{
+    *from = (int)((int64_t)i * size / bins), *to = (int)(((int64_t)(i + 1) * size + bins - 1) / bins);
+}
+/* dx NULL: y from x; else dx from y->grad. */
+static void cnn__adaptive_avg_pool_run(cnn_tensor *y, float *dx)
+{
+    const cnn_shape in = y->in[0]->shape, out = y->shape;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(in)))
+    for (ptrdiff_t plane = 0; plane < (ptrdiff_t)out.n * out.c; plane++)
+        for (int i = 0; i < cnn__plane(out); i++) {
+            const ptrdiff_t at = plane * cnn__plane(in), to = plane * cnn__plane(out) + i;
+            int             y0, y1, x0, x1;
+            double          sum = 0;
+            cnn__bin(i / out.w, in.h, out.h, &y0, &y1), cnn__bin(i % out.w, in.w, out.w, &x0, &x1);
+            const double size = (double)(y1 - y0) * (x1 - x0);
+            const float  share = dx ? (float)((double)y->grad[to] / size) : 0.0f;
+            for (int r = y0; r < y1; r++)
+                for (ptrdiff_t q = at + (ptrdiff_t)r * in.w + x0, end = q + x1 - x0; q < end; q++)
+                    if (dx) dx[q] += share;
+                    else    sum += (double)y->in[0]->data[q];
+            if (!dx) y->data[to] = (float)(sum / size);
+        }
+}
+static void cnn__adaptive_avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    cnn__adaptive_avg_pool_run(y, NULL);
+}
+static void cnn__adaptive_avg_pool_backward(cnn_tensor *y)
+{
+    if (y->in[0]->grad) cnn__adaptive_avg_pool_run(y, y->in[0]->grad);
+}
+static const cnn_field cnn__adaptive_avg_pool_fields[] = {
+    CNN_FIELD('i', cnn_adaptive_avg_pool_args, height, .range = CNN__FROM_1),
+    CNN_FIELD('i', cnn_adaptive_avg_pool_args, width, .like = "height", .range = CNN__FROM_1), { 0 } };
+CNN__ROOM cnn_op_adaptive_avg_pool = {
+    .name = "adaptive_avg_pool", .shape = cnn__adaptive_avg_pool_shape,
+    .forward = cnn__adaptive_avg_pool_forward, .backward = cnn__adaptive_avg_pool_backward,
+    .args_size = sizeof(cnn_adaptive_avg_pool_args), .fields = cnn__adaptive_avg_pool_fields };
+
+CNN__UNARY(cnn_adaptive_avg_pool_, adaptive_avg_pool, cnn_adaptive_avg_pool_args)
 
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
@@ -4234,61 +4324,88 @@ CNN__ROOM cnn_op_prelu = {
 
 CNN__UNARY(cnn_prelu_, prelu, cnn_prelu_args)
 
-/* ---- softmax ----------------------------------------------------------------------------------------------
- *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                    (Bridle 1990)
- *   For training, softmax_cross_entropy from the logits is more exact.
+/* ---- softmax, log_softmax ---------------------------------------------------------------------------------
+ *   softmax:      y_k = e^x_k / sum_j e^x_j,                      dx_k = y_k (dy_k - sum_j dy_j y_j)
+ *   log_softmax:  y_k = x_k - max - log sum_j e^(x_j - max),      dx_k = dy_k - e^y_k sum_j dy_j
+ *   along C, H or W. For training, softmax_cross_entropy from the logits is more exact.         (Bridle 1990)
  * -------------------------------------------------------------------------------------------------------- */
+/* Axis CNN_C is number 1 of N, C, H, W; 4: it is none of C, H, W. */
+static int cnn__axis_number(unsigned axis)
+{
+    int i = 1;
+    while (i < 4 && axis != 1u << i) i++;
+    return i;
+}
+static void cnn__extents(cnn_shape s, int e[4]) { e[0] = s.n, e[1] = s.c, e[2] = s.h, e[3] = s.w; }
+
+/* y as (n,c,plane), c being the axis. */
+typedef struct { int n, c; ptrdiff_t plane; } cnn__lines;
+static cnn__lines cnn__lines_of(const cnn_tensor *y)
+{
+    const cnn_softmax_args *a = y->args;
+    const int axis = cnn__axis_number(a->axis);
+    cnn__lines r = { 1, 1, 1 };
+    int        e[4];
+    cnn__extents(y->shape, e);
+    for (int i = 0; i < axis; i++)     r.n *= e[i];
+    for (int i = axis + 1; i < 4; i++) r.plane *= e[i];
+    return r.c = e[axis], r;
+}
+static bool cnn__softmax_shape(cnn_tensor *y)
+{
+    const unsigned axis = ((const cnn_softmax_args *)y->args)->axis;
+    if (cnn__axis_number(axis) > 3) return cnn_fail(y, "axis is %u: it must be CNN_C, CNN_H or CNN_W", axis);
+    return cnn__as_input(y);
+}
 static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m CNN__UNUSED)
 {
-    cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
+    const cnn__lines r = cnn__lines_of(y);
+    cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, r.n, r.c, r.plane);
 }
 static void cnn__softmax_backward(cnn_tensor *y)
 {
+    const cnn__lines r = cnn__lines_of(y);
     float *dx = y->in[0]->grad;
-    if (dx)
-        cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
+    if (dx) cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, r.n, r.c, r.plane);
 }
-CNN__ROOM cnn_op_softmax = {
-    .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward,
-    .backward = cnn__softmax_backward, .flags = CNN_READS_Y | CNN_PROBABILITIES };
-
-CNN__PLAIN_1(cnn_softmax_,         softmax)
-
-/* ---- log_softmax -----------------------------------------------------------------------------------------
- *   y_k = x_k - max - log sum_j e^(x_j - max)   over C,   dx_k = dy_k - e^y_k sum_j dy_j
- * ------------------------------------------------------------------------------------------------------- */
 static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const int       c = y->shape.c;
+    const cnn__lines r = cnn__lines_of(y);
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
+    for (ptrdiff_t i = 0; i < r.n * r.plane; i++) {
+        const ptrdiff_t at = i / r.plane * r.c * r.plane + i % r.plane;
         const float    *x = y->in[0]->data + at;
-        float           most, rest = (float)log(cnn__exp_sum(&most, NULL, x, c, plane));
-        for (int k = 0; k < c; k++) y->data[at + k * plane] = (x[k * plane] - most) - rest;
+        float           most, rest = (float)log(cnn__exp_sum(&most, NULL, x, r.c, r.plane));
+        for (int k = 0; k < r.c; k++) y->data[at + k * r.plane] = (x[k * r.plane] - most) - rest;
     }
 }
 static void cnn__log_softmax_backward(cnn_tensor *y)
 {
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const int       c = y->shape.c;
-    float          *dx = y->in[0]->grad;
+    const cnn__lines r = cnn__lines_of(y);
+    float *dx = y->in[0]->grad;
     if (!dx) return;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
+    for (ptrdiff_t i = 0; i < r.n * r.plane; i++) {
+        const ptrdiff_t first = i / r.plane * r.c * r.plane + i % r.plane, end = first + r.c * r.plane;
         double          sum = 0;
-        for (int k = 0; k < c; k++) sum += (double)y->grad[at + k * plane];
-        for (int k = 0; k < c; k++)
-            dx[at + k * plane] += y->grad[at + k * plane] - cnn__exp(y->data[at + k * plane]) * (float)sum;
+        for (ptrdiff_t at = first; at < end; at += r.plane) sum += (double)y->grad[at];
+        for (ptrdiff_t at = first; at < end; at += r.plane)
+            dx[at] += y->grad[at] - cnn__exp(y->data[at]) * (float)sum;
     }
 }
+static const cnn_field cnn__softmax_fields[] = {
+    CNN_FIELD('u', cnn_softmax_args, axis, .preset = CNN_C), { 0 } };
+CNN__ROOM cnn_op_softmax = {
+    .name = "softmax", .shape = cnn__softmax_shape, .forward = cnn__softmax_forward,
+    .backward = cnn__softmax_backward, .flags = CNN_READS_Y | CNN_PROBABILITIES,
+    .args_size = sizeof(cnn_softmax_args), .fields = cnn__softmax_fields };
 CNN__ROOM cnn_op_log_softmax = {
-    .name = "log_softmax", .shape = cnn__as_input, .forward = cnn__log_softmax_forward,
-    .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y };
+    .name = "log_softmax", .shape = cnn__softmax_shape, .forward = cnn__log_softmax_forward,
+    .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y,
+    .args_size = sizeof(cnn_softmax_args), .fields = cnn__softmax_fields };
 
-CNN__PLAIN_1(cnn_log_softmax_,     log_softmax)
+CNN__UNARY(cnn_softmax_,     softmax,     cnn_softmax_args)
+CNN__UNARY(cnn_log_softmax_, log_softmax, cnn_softmax_args)
 
 /* ---- dropout ----------------------------------------------------------------------------------------------
  *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1
@@ -4323,7 +4440,7 @@ CNN__ROOM cnn_op_dropout = {
 CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 5. Shapes: reshape, flatten, concat, pad, slice, upsample
+   Chapter 5. Shapes: reshape, flatten, concat, pad, slice, permute, depth_to_space, upsample
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) --------------------------------------------------------
@@ -4366,53 +4483,118 @@ CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
     return cnn_reshape_((cnn_reshape_args){ .at = at, .x = x, .c = cnn__sample(x->shape) });
 }
 
-/* ---- concat -----------------------------------------------------------------------------------------------
- *   y = the channels of all operands, one behind the other;   dx_i = its channels of dy
+/* ---- Moves: concat, pad, slice, permute, depth_to_space, space_to_depth, channel_shuffle ------------------
+ *   y holds the elements of its operands at other places, which op->move tells: cnn_move.
+ *   dx = dy at these places
  * -------------------------------------------------------------------------------------------------------- */
+
+/* Element (n,c,h,w) of an array in its place in one of shape s. */
+static cnn_move cnn__move_in(cnn_shape s, bool into)
+{
+    return (cnn_move){ into, 0, { 1, 1, 1, 1 }, { cnn__sample(s), cnn__plane(s), s.w, 1 }, { 0, 0, 0, 0 } };
+}
+static ptrdiff_t cnn__moved(const cnn_move *m, int axis, ptrdiff_t i)
+{
+    const int div = m->div[axis];
+    return div == 1 ? i * m->step[axis] : i / div * m->step[axis] + i % div * m->within[axis];
+}
+/* Between a, of shape s, and the places of its elements in b: a (+)= b or, with `into`, b (+)= a. What stays
+   in order is one run. */
+static void cnn__move(const cnn__cpu *cpu, const cnn_move *m, cnn_shape s, float *a, float *b, bool into,
+                      bool adds)
+{
+    cnn_each *add = cnn__each_add(cpu);
+    int       e[4], last = 3;
+    ptrdiff_t run = 1, rows = 1;
+    cnn__extents(s, e);
+    for (; last > 0 && m->div[last] == 1 && (e[last] == 1 || m->step[last] == run); last--) run *= e[last];
+    for (int i = 0; i < last; i++) rows *= e[i];
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(s)))
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        ptrdiff_t at = m->at, rest = row;
+        for (int i = last - 1; i >= 0; rest /= e[i--]) at += cnn__moved(m, i, rest % e[i]);
+        for (ptrdiff_t i = 0; i < e[last]; i++) {
+            float *mine = a + (row * e[last] + i) * run, *other = b + at + cnn__moved(m, last, i);
+            float *to = into ? other : mine, *from = into ? mine : other;
+            if (run > 1 && adds) add(to, from, NULL, NULL, run);
+            else if (run > 1)    memcpy(to, from, (size_t)run * sizeof *to);
+            else                 *to = adds ? *to + *from : *from;
+        }
+    }
+}
+static void cnn__move_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    cnn_move m;
+    for (int k = 0; k < y->n_in && y->op->move(y, k, &m); k++) {
+        cnn_tensor *x = y->in[k];
+        if (m.into) cnn__move(&y->graph->cpu, &m, x->shape, x->data, y->data, true, false);
+        else        cnn__move(&y->graph->cpu, &m, y->shape, y->data, x->data, false, false);
+    }
+}
+static void cnn__move_backward(cnn_tensor *y)
+{
+    cnn_move m;
+    for (int k = 0; k < y->n_in && y->op->move(y, k, &m); k++) {
+        cnn_tensor *x = y->in[k];
+        if (!x->grad)    continue;
+        else if (m.into) cnn__move(&y->graph->cpu, &m, x->shape, x->grad, y->grad, false, true);
+        else             cnn__move(&y->graph->cpu, &m, y->shape, y->grad, x->grad, true, true);
+    }
+}
+#define CNN__MOVE(op_name, args)                                                                             \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = cnn__##op_name##_shape, .forward = cnn__move_forward,                     \
+        .backward = cnn__move_backward, .move = cnn__##op_name##_move, .args_size = sizeof(args),            \
+        .fields = cnn__##op_name##_fields };
+
+/* ---- concat: one behind the other along an axis ---- */
+
 static bool cnn__concat_shape(cnn_tensor *y)
 {
     const cnn_tensor *first = y->in[0];
-    long long         c = 0;
+    const unsigned    axis = ((const cnn_concat_args *)y->args)->axis;
+    const int         which = cnn__axis_number(axis);
+    long long         all = 0;
+    if (which > 3) return cnn_fail(y, "axis is %u: it must be CNN_C, CNN_H or CNN_W", axis);
+    int e[4] = { 0 };
     for (int i = 0; i < y->n_in; i++) {
         const cnn_tensor *x = y->in[i];
-        cnn_shape         s = x->shape;
-        c += s.c, s.c = first->shape.c;
-        if (!cnn__equal(s, first->shape) || x->batched != first->batched)
-            return cnn_fail(y, "operand %d is %s, the first is %s: they may differ in C only", i + 1,
-                            cnn__shape_text(x).s, cnn__shape_text(first).s);
+        int               own[4];
+        cnn__extents(x->shape, own);
+        if (i == 0) memcpy(e, own, sizeof e);
+        all += own[which], own[which] = e[which];
+        if (memcmp(own, e, sizeof e) != 0 || x->batched != first->batched)
+            return cnn_fail(y, "operand %d is %s, the first is %s: they may differ in %c only", i + 1,
+                            cnn__shape_text(x).s, cnn__shape_text(first).s, "NCHW"[which]);
     }
-    y->shape = first->shape;
-    y->shape.c = c > INT_MAX ? 0 : (int)c;           /* cnn_apply refuses 0 as too large */
+    e[which] = all > INT_MAX ? 0 : (int)all;         /* cnn_apply refuses 0 as too large */
+    y->shape = (cnn_shape){ e[0], e[1], e[2], e[3] };
     return true;
 }
-/* y from its operands, or back: their gradients from that of y. */
-static void cnn__concat_run(cnn_tensor *y, bool back)
+static bool cnn__concat_move(const cnn_tensor *y, int k, cnn_move *m)
 {
-    cnn_each *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t n = 0, at = 0; n < y->shape.n; n++)
-        for (int i = 0; i < y->n_in; i++) {
-            const cnn_tensor *x = y->in[i];
-            const ptrdiff_t   size = cnn__sample(x->shape);
-            if (!back) memcpy(y->data + at, x->data + n * size, (size_t)size * sizeof *y->data);
-            else if (x->grad) add(x->grad + n * size, y->grad + at, NULL, NULL, size);
-            at += size;
-        }
+    const int which = cnn__axis_number(((const cnn_concat_args *)y->args)->axis);
+    *m = cnn__move_in(y->shape, true);
+    for (int i = 0, e[4]; i < k; i++) cnn__extents(y->in[i]->shape, e), m->at += e[which] * m->step[which];
+    return true;
 }
-static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__concat_run(y, false); }
-static void cnn__concat_backward(cnn_tensor *y) { cnn__concat_run(y, true); }
-CNN__ROOM cnn_op_concat = {
-    .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward,
-    .backward = cnn__concat_backward };
+static const cnn_field cnn__concat_fields[] = {
+    CNN_FIELD('u', cnn_concat_args, axis, .preset = CNN_C), { 0 } };
+CNN__MOVE(concat, cnn_concat_args)
 
+CNN_API cnn_tensor *cnn_concat_along_(const char *at, unsigned axis, cnn_tensor *const *x, int n)
+{
+    return cnn_layer(&cnn_op_concat, x, n, &(cnn_concat_args){ at, ".axis", axis }, at, NULL);
+}
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
 {
-    return cnn_layer(&cnn_op_concat, x, n, NULL, at, NULL);
+    return cnn_concat_along_(at, CNN_C, x, n);
 }
 
-/* ---- pad -------------------------------------------------------------------------------------------------
- *   y = x with `value` around it,   dx = the part of dy where x went
+/* ---- pad --------------------------------------------------------------------------------------------------
+ *   y = x with something around it: `value`, or elements of x; dx = the sum of dy over the places where it is
  *   The order of the sides is that of PyTorch's F.pad.
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__pad_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -4421,55 +4603,83 @@ static bool cnn__pad_shape(cnn_tensor *y)
     const int           limit = CNN__LARGEST_OPTION;
     if (x.c > INT_MAX - 2 * limit || x.h > INT_MAX - 2 * limit || x.w > INT_MAX - 2 * limit)
         return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
+    if (a->mode == CNN_PAD_REFLECT && (a->front >= x.c || a->back >= x.c || a->top >= x.h || a->bottom >= x.h
+                                       || a->left >= x.w || a->right >= x.w))
+        return cnn_fail(y, "input %s in the mirror, without its edge, is less than what is added at a side",
+                        cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c + a->front + a->back, x.h + a->top + a->bottom,
                             x.w + a->left + a->right };
     return true;
 }
-/* dx NULL: y from x; else dx from y->grad. Row by row of x. */
-static void cnn__pad_run(cnn_tensor *y, float *dx)
+static bool cnn__pad_move(const cnn_tensor *y, int k, cnn_move *m)
 {
     const cnn_pad_args *a = y->args;
-    const cnn_shape     x = y->in[0]->shape;
-    cnn_each           *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t i = 0; i < (ptrdiff_t)x.n * x.c * x.h; i++) {
-        const ptrdiff_t h = i % x.h, c = i / x.h % x.c, n = i / x.h / x.c;
-        const ptrdiff_t row = (n * y->shape.c + c + a->front) * y->shape.h + h + a->top;
-        const ptrdiff_t at = row * y->shape.w + a->left;
-        if (dx) add(dx + i * x.w, y->grad + at, NULL, NULL, x.w);
-        else    memcpy(y->data + at, y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
-    }
+    *m = cnn__move_in(y->shape, true);
+    m->at = a->front * m->step[1] + a->top * m->step[2] + a->left;
+    return k == 0 && a->mode == CNN_PAD_CONSTANT;
 }
-static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+/* Place i of y along an axis is this place of x, of `size`, which begins at place `first`. */
+static int cnn__pad_source(int mode, int i, int first, int size)
 {
-    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = ((const cnn_pad_args *)y->args)->value;
-    cnn__pad_run(y, NULL);
+    const int k = i - first, last = size - 1;
+    if (mode == CNN_PAD_REFLECT) return k < 0 ? -k : k > last ? 2 * last - k : k;
+    return k < 0 ? 0 : k > last ? last : k;
 }
-static void cnn__pad_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__pad_run(y, y->in[0]->grad); }
+/* dx NULL: y from x; else dx from y->grad. */
+static void cnn__pad_around(cnn_tensor *y, float *dx)
+{
+    const cnn_pad_args *a = y->args;
+    const cnn_shape     x = y->in[0]->shape, s = y->shape;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(s)))
+    for (ptrdiff_t n = 0; n < s.n; n++)
+        for (ptrdiff_t i = 0; i < (ptrdiff_t)s.c * s.h; i++) {
+            const int       c = cnn__pad_source(a->mode, (int)(i / s.h), a->front, x.c);
+            const int       h = cnn__pad_source(a->mode, (int)(i % s.h), a->top, x.h);
+            const ptrdiff_t row = ((n * x.c + c) * x.h + h) * x.w, to = (n * s.c * s.h + i) * s.w;
+            for (int j = 0; j < s.w; j++) {
+                const ptrdiff_t from = row + cnn__pad_source(a->mode, j, a->left, x.w);
+                if (dx) dx[from] += y->grad[to + j];
+                else    y->data[to + j] = y->in[0]->data[from];
+            }
+        }
+}
+static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_pad_args *a = y->args;
+    if (a->mode != CNN_PAD_CONSTANT) { cnn__pad_around(y, NULL); return; }
+    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = a->value;
+    cnn__move_forward(y, mode);
+}
+static void cnn__pad_backward(cnn_tensor *y)
+{
+    if (((const cnn_pad_args *)y->args)->mode == CNN_PAD_CONSTANT) cnn__move_backward(y);
+    else if (y->in[0]->grad) cnn__pad_around(y, y->in[0]->grad);
+}
 static const cnn_field cnn__pad_fields[] = {
     CNN_FIELD('i', cnn_pad_args, left, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, right, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, top, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, bottom, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, front, .range = CNN__FROM_0),
-    CNN_FIELD('i', cnn_pad_args, back, .range = CNN__FROM_0), CNN_FIELD('f', cnn_pad_args, value), { 0 } };
+    CNN_FIELD('i', cnn_pad_args, back, .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_pad_args, mode, .range = "[0,2]"), CNN_FIELD('f', cnn_pad_args, value), { 0 } };
 CNN__ROOM cnn_op_pad = {
     .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
-    .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
+    .move = cnn__pad_move, .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
 
-CNN__UNARY(cnn_pad_,        pad,        cnn_pad_args)
+CNN__UNARY(cnn_pad_, pad, cnn_pad_args)
 
-/* ---- slice -----------------------------------------------------------------------------------------------
- *   y = the places from, from + step, ... below to, along one axis,   dx = dy at these places.
- *   As in Python a negative place counts from the end; without `to` it goes on to the end.
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- slice: the places from, from + step, ... below to, along one axis ----
+
+   As in Python a negative place counts from the end; without `to` it goes on to the end. */
 typedef struct { int axis, extent[4], from, to, step, count; } cnn__slice;
 static cnn__slice cnn__slice_of(const cnn_tensor *y)
 {
     const cnn_slice_args *a = y->args;
-    const cnn_shape       x = y->in[0]->shape;
-    cnn__slice            t = { 0, { x.n, x.c, x.h, x.w }, a->from, a->to, a->step, 0 };
+    cnn__slice            t = { a->axis == CNN_N ? 0 : cnn__axis_number(a->axis), { 0 }, a->from, a->to,
+                                a->step, 0 };
     const int             end = INT_MAX;
-    while (t.axis < 4 && a->axis != 1u << t.axis) t.axis++;
+    cnn__extents(y->in[0]->shape, t.extent);
     if (t.axis == 4) return t;
     if (t.from < 0) t.from += t.extent[t.axis];
     if (t.to < 0 || t.to == end) t.to = t.extent[t.axis] + (t.to < 0 ? t.to : 0);
@@ -4492,33 +4702,135 @@ static bool cnn__slice_shape(cnn_tensor *y)
     y->shape = (cnn_shape){ t.extent[0], t.extent[1], t.extent[2], t.extent[3] };
     return true;
 }
-/* dx NULL: y from x; else dx from y->grad. Places next to each other are one run. */
-static void cnn__slice_run(cnn_tensor *y, float *dx)
+static bool cnn__slice_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
 {
     const cnn__slice t = cnn__slice_of(y);
-    cnn_each        *add = cnn__each_add(&y->graph->cpu);
-    ptrdiff_t        outer = 1, inner = 1, to = 0;
-    for (int i = 0; i < t.axis; i++)     outer *= t.extent[i];
-    for (int i = t.axis + 1; i < 4; i++) inner *= t.extent[i];
-    const ptrdiff_t  run = t.step == 1 ? t.count * inner : inner, runs = t.step == 1 ? 1 : t.count;
-    for (ptrdiff_t o = 0; o < outer; o++)
-        for (ptrdiff_t i = 0; i < runs; i++, to += run) {
-            const ptrdiff_t from = (o * t.extent[t.axis] + t.from + i * t.step) * inner;
-            if (dx) add(dx + from, y->grad + to, NULL, NULL, run);
-            else    memcpy(y->data + to, y->in[0]->data + from, (size_t)run * sizeof(float));
-        }
+    *m = cnn__move_in(y->in[0]->shape, false);
+    m->at = t.from * m->step[t.axis];
+    if (t.count > 1) m->step[t.axis] *= t.step;
+    return true;
 }
-static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__slice_run(y, NULL); }
-static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
 static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
     CNN_FIELD('i', cnn_slice_args, to, .preset = INT_MAX, .nth = 4),
     CNN_FIELD('i', cnn_slice_args, step, .preset = 1, .range = "[1,2147483647]"), { 0 } };
-CNN__ROOM cnn_op_slice = {
-    .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
-    .backward = cnn__slice_backward, .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
+CNN__MOVE(slice, cnn_slice_args)
 
-CNN__UNARY(cnn_slice_,      slice,      cnn_slice_args)
+CNN__UNARY(cnn_slice_, slice, cnn_slice_args)
+
+/* ---- permute, transpose: axes C, H, W in another order ---- */
+
+static bool cnn__permute_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_permute_args *a = y->args;
+    int                     e[5] = { 0 };
+    if ((a->c | a->h | a->w) != (CNN_C | CNN_H | CNN_W) || a->c + a->h + a->w != (CNN_C | CNN_H | CNN_W))
+        return cnn_fail(y, "axes %u, %u, %u: they must be CNN_C, CNN_H and CNN_W in some order", a->c, a->h,
+                        a->w);
+    cnn__extents(y->in[0]->shape, e);
+    y->shape = (cnn_shape){ e[0], e[cnn__axis_number(a->c)], e[cnn__axis_number(a->h)],
+                            e[cnn__axis_number(a->w)] };
+    return true;
+}
+static bool cnn__permute_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
+{
+    const cnn_permute_args *a = y->args;
+    const cnn_move          x = cnn__move_in(y->in[0]->shape, false);
+    *m = x;
+    m->step[1] = x.step[cnn__axis_number(a->c)];
+    m->step[2] = x.step[cnn__axis_number(a->h)];
+    m->step[3] = x.step[cnn__axis_number(a->w)];
+    return true;
+}
+static const cnn_field cnn__permute_fields[] = {
+    CNN_FIELD('u', cnn_permute_args, c), CNN_FIELD('u', cnn_permute_args, h),
+    CNN_FIELD('u', cnn_permute_args, w), { 0 } };
+CNN__MOVE(permute, cnn_permute_args)
+
+CNN__UNARY(cnn_permute_, permute, cnn_permute_args)
+
+CNN_API cnn_tensor *cnn_transpose_(const char *at, cnn_tensor *x, unsigned a, unsigned b)
+{
+    unsigned axis[3] = { CNN_C, CNN_H, CNN_W };
+    for (int i = 0; i < 3; i++) axis[i] = axis[i] == a ? b : axis[i] == b ? a : axis[i];
+    return cnn_permute_((cnn_permute_args){ .at = at, .x = x, .c = axis[0], .h = axis[1], .w = axis[2] });
+}
+
+/* ---- depth_to_space, space_to_depth: from the side of the array with fewer channels, and the other ---- */
+
+static bool cnn__depth_to_space_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const int       r = ((const cnn_block_args *)y->args)->block;
+    const cnn_shape x = y->in[0]->shape;
+    if ((int64_t)r * r > x.c || x.c % (r * r) != 0)
+        return cnn_fail(y, "block %d: its square must divide the %d channels of input %s", r, x.c,
+                        cnn__shape_text(y->in[0]).s);
+    if (x.h > INT_MAX / r || x.w > INT_MAX / r)
+        return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
+    y->shape = (cnn_shape){ x.n, x.c / (r * r), x.h * r, x.w * r };
+    return true;
+}
+static bool cnn__space_to_depth_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const int       r = ((const cnn_block_args *)y->args)->block;
+    const cnn_shape x = y->in[0]->shape;
+    if (x.h % r != 0 || x.w % r != 0 || x.c > INT_MAX / r / r)
+        return cnn_fail(y, "block %d must divide the rows and columns of input %s", r,
+                        cnn__shape_text(y->in[0]).s);
+    y->shape = (cnn_shape){ x.n, x.c * r * r, x.h / r, x.w / r };
+    return true;
+}
+/* Element (n,c,h,w) of the flat array in the deep one, of shape s. */
+static bool cnn__block_move(const cnn_tensor *y, cnn_shape s, bool into, cnn_move *m)
+{
+    const int r = ((const cnn_block_args *)y->args)->block, plane = cnn__plane(s);
+    *m = cnn__move_in(s, into);
+    m->step[1] = r * r * plane;
+    m->div[2] = m->div[3] = r, m->within[2] = r * plane, m->within[3] = plane;
+    return true;
+}
+static bool cnn__depth_to_space_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
+{
+    return cnn__block_move(y, y->in[0]->shape, false, m);
+}
+static bool cnn__space_to_depth_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
+{
+    return cnn__block_move(y, y->shape, true, m);
+}
+static const cnn_field cnn__depth_to_space_fields[] = {
+    CNN_FIELD('i', cnn_block_args, block, .range = "[1,32768]"), { 0 } };
+#define cnn__space_to_depth_fields cnn__depth_to_space_fields
+CNN__MOVE(depth_to_space, cnn_block_args)
+CNN__MOVE(space_to_depth, cnn_block_args)
+
+CNN__UNARY(cnn_depth_to_space_, depth_to_space, cnn_block_args)
+CNN__UNARY(cnn_space_to_depth_, space_to_depth, cnn_block_args)
+
+/* ---- channel_shuffle: channels read as (groups, C/groups) and written as (C/groups, groups) ---- */
+
+static bool cnn__channel_shuffle_shape(cnn_tensor *y)
+{
+    const int groups = ((const cnn_channel_shuffle_args *)y->args)->groups;
+    if (!cnn__as_input(y)) return false;
+    return y->shape.c % groups == 0
+        || cnn_fail(y, "groups %d must divide the %d channels of input %s", groups, y->shape.c,
+                    cnn__shape_text(y->in[0]).s);
+}
+static bool cnn__channel_shuffle_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
+{
+    const int groups = ((const cnn_channel_shuffle_args *)y->args)->groups;
+    *m = cnn__move_in(y->shape, false);
+    m->div[1] = groups, m->within[1] = y->shape.c / groups * m->step[1];
+    return true;
+}
+static const cnn_field cnn__channel_shuffle_fields[] = {
+    CNN_FIELD('i', cnn_channel_shuffle_args, groups, .range = "[1,2147483647]"), { 0 } };
+CNN__MOVE(channel_shuffle, cnn_channel_shuffle_args)
+
+CNN__UNARY(cnn_channel_shuffle_, channel_shuffle, cnn_channel_shuffle_args)
 
 /* ---- upsample --------------------------------------------------------------------------------------------
  *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies,   S = height / H

@@ -505,7 +505,7 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS) X(batch_norm_sums, GROUPS)                 \
     X(batch_norm_backward, ITEMS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                       \
     X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
-    X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
+    X(pair_loss_backward, ITEMS) X(move, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
@@ -727,18 +727,18 @@ static const char *const cnncl_source[] = {
         const float v = x[row * x_step + col];
         y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
     }
-    /* element i of the small array s and its place in the large array l, from + step * coordinates: the one
-       is beta times itself + the other; out = 1 writes l */
-    __kernel void part(ARRAY(s), shape ss, ARRAY(l), shape ls, shape from, shape step_, int n, int out,
-                       float beta)
+    /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
+       writes b */
+    int moved(int i, int div, int step_, int within) { return i / div * step_ + i % div * within; }
+    __kernel void move(ARRAY(a), shape as, ARRAY(b), int at, shape div, shape step_, shape within, int n,
+                       int into, float beta)
     {
-        BASE(s) BASE(l) ITEM(i, n)
-        const shape c = coordinates(ss, i);
-        const int n_ = from.n + step_.n * c.n; const int c_ = from.c + step_.c * c.c;
-        const int h_ = from.h + step_.h * c.h; const int w_ = from.w + step_.w * c.w;
-        const size_t at = (((size_t)n_ * ls.c + c_) * ls.h + h_) * ls.w + w_;
-        if (out) l[at] = beta == 0.0f ? s[i] : beta * l[at] + s[i];
-        else     s[i] = beta == 0.0f ? l[at] : beta * s[i] + l[at];
+        BASE(a) BASE(b) ITEM(i, n)
+        const shape c = coordinates(as, i);
+        const int p = at + moved(c.n, div.n, step_.n, within.n) + moved(c.c, div.c, step_.c, within.c)
+                    + moved(c.h, div.h, step_.h, within.h) + moved(c.w, div.w, step_.w, within.w);
+        if (into) b[p] = beta == 0.0f ? a[i] : beta * b[p] + a[i];
+        else      a[i] = beta == 0.0f ? b[p] : beta * a[i] + b[p];
     }),
 
     /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first +
@@ -2140,31 +2140,6 @@ static bool cnncl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place
                      CNNCL_INT(x_step), CNNCL_INT(length), CNNCL_INT(n), CNNCL_FLOAT(beta));
 }
 
-CNNCL_FORWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (!cnncl_copy_rows(dev, cnncl_place_at(cnn_place_data(y), (size_t)at), whole,
-                             cnn_place_data(y->in[i]), part, part, y->shape.n, 0)) return false;
-        at += part;
-    }
-    return true;
-}
-CNNCL_BACKWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (y->in[i]->needs_grad &&
-            !cnncl_copy_rows(dev, cnn_place_grad(y->in[i]), part,
-                             cnncl_place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n,
-                             1)) return false;
-        at += part;
-    }
-    return true;
-}
-
 CNNCL_FORWARD(reshape)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
@@ -2177,55 +2152,37 @@ CNNCL_BACKWARD(reshape)
     return cnncl_copy_rows(dev, cnn_place_grad(y->in[0]), n, cnn_place_grad(y), n, n, 1, 1);
 }
 
-/* Between a small array and places of a large one: slice reads x there, pad writes x there. */
-static bool cnncl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls,
-                       cnn_shape from, cnn_shape step, bool out, float beta)
+/* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
+static cnn_shape cnncl_by_axis(const int v[4]) { return (cnn_shape){ v[0], v[1], v[2], v[3] }; }
+static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
 {
-    int n = cnncl_len(ss);
-    return CNNCL_RUN(cnncl_of(dev), part, n, 1, 1, CNNCL_ARRAY(s), CNNCL_SHAPE(ss), CNNCL_ARRAY(l),
-                     CNNCL_SHAPE(ls), CNNCL_SHAPE(from), CNNCL_SHAPE(step), CNNCL_INT(n), CNNCL_INT(out),
-                     CNNCL_FLOAT(beta));
+    cnn_move m;
+    bool     good = true;
+    for (int k = 0; k < y->n_in && good && y->op->move(y, k, &m); k++) {
+        cnn_tensor *x = y->in[k], *own = m.into ? x : y, *other = m.into ? y : x;
+        cnn_place   a = back ? cnn_place_grad(own) : cnn_place_data(own);
+        cnn_place   b = back ? cnn_place_grad(other) : cnn_place_data(other);
+        int         n = cnncl_len(own->shape);
+        if (back && !x->needs_grad) continue;
+        good = CNNCL_RUN(cnncl_of(dev), move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape),
+                         CNNCL_ARRAY(b), CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
+                         CNNCL_SHAPE(cnncl_by_axis(m.step)), CNNCL_SHAPE(cnncl_by_axis(m.within)),
+                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(back ? 1.0f : 0.0f));
+    }
+    return good;
 }
+CNNCL_FORWARD(move)  { return (void)mode, cnncl_move(dev, y, false); }
+CNNCL_BACKWARD(move) { return cnncl_move(dev, y, true); }
 
-static void cnncl_slice_of(const cnn_tensor *y, cnn_shape *from, cnn_shape *step)
+static bool cnncl_pad_accepts(const cnn_backend *dev, const cnn_tensor *y)
 {
-    const cnn_slice_args *a = y->args;
-    const cnn_shape       x = y->in[0]->shape;
-    *from = (cnn_shape){ 0, 0, 0, 0 }, *step = (cnn_shape){ 1, 1, 1, 1 };
-#define CNNCL_AXIS(axis_, e)                                                                                 \
-    if (a->axis == axis_) from->e = a->from < 0 ? a->from + x.e : a->from, step->e = a->step;
-    CNNCL_AXIS(CNN_N, n) CNNCL_AXIS(CNN_C, c) CNNCL_AXIS(CNN_H, h) CNNCL_AXIS(CNN_W, w)
+    return (void)dev, ((const cnn_pad_args *)y->args)->mode == CNN_PAD_CONSTANT;
 }
-CNNCL_FORWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from,
-                      step, false, 0);
-}
-CNNCL_BACKWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from,
-                      step, true, 1);
-}
-
-static const cnn_shape cnncl_ones = { 1, 1, 1, 1 };
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
-           cnncl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from,
-                      cnncl_ones, true, 0);
-}
-CNNCL_BACKWARD(pad)
-{
-    const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from,
-                      cnncl_ones, false, 1);
+    return (void)mode, cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
+           cnncl_move(dev, y, false);
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
@@ -2286,18 +2243,27 @@ CNNCL_BACKWARD(map)
 
 /* ---- softmax and its logarithm ---- */
 
+/* y as (n,c,plane), c being the axis: rows n plane. */
+static int cnncl_lines(const cnn_tensor *y, int *c, int *plane)
+{
+    const cnn_shape s = y->shape;
+    const unsigned  axis = ((const cnn_softmax_args *)y->args)->axis;
+    *c = axis == CNN_C ? s.c : axis == CNN_H ? s.h : s.w;
+    *plane = axis == CNN_C ? s.h * s.w : axis == CNN_H ? s.w : 1;
+    return cnncl_len(s) / *c;
+}
 CNNCL_FORWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
     return CNNCL_RUN(cnncl_of(dev), softmax_forward, rows, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 CNNCL_BACKWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
     return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 
@@ -2631,7 +2597,9 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
     CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(scale, scale)
-    CNNCL_ROW(concat, concat) CNNCL_ROW(reshape, reshape) CNNCL_ROW(slice, slice) CNNCL_ROW(pad, pad)
+    CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
+    CNNCL_ROW(depth_to_space, move) CNNCL_ROW(space_to_depth, move) CNNCL_ROW(channel_shuffle, move)
+    { &cnn_op_pad, cnncl_pad_accepts, cnncl_pad_forward, cnncl_move_backward },
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
@@ -2939,7 +2907,13 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_sub)             return cnn_sub(u, x);
     if (op == &cnn_op_mul)             return cnn_mul(u, x);
     if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
-    if (op == &cnn_op_concat)          return cnn_concat(x, x, x);
+    if (op == &cnn_op_concat)          return way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x);
+    if (op == &cnn_op_permute)         return cnn_permute(x, CNN_W, CNN_C, CNN_H);
+    if (op == &cnn_op_depth_to_space)  return cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2);
+    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_slice(x, CNN_H, 1, 5), 2);
+    if (op == &cnn_op_channel_shuffle) return cnn_channel_shuffle(x, 2 + way);
+    if (op == &cnn_op_softmax)         return cnn_softmax(x, .axis = way ? CNN_H : CNN_C);
+    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C);
     if (op == &cnn_op_reshape)         return cnn_flatten(x);
     if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
     if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
