@@ -291,8 +291,13 @@ CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *, cnn_shape, const flo
 /* Before cnn_compile; each returns its tensor. */
 CNN_API cnn_tensor *cnn_name  (cnn_tensor *, const char *name); /* of a node; copied */
 CNN_API cnn_tensor *cnn_keep  (cnn_tensor *);                   /* its value stays readable in CNN_EVAL too */
-/* A parameter that cnn_step leaves alone; conv1->in[1] is conv1's weight. By name: cnn_set_lr_scale, 0. */
+/* Freeze a parameter: cnn_step leaves it alone. Freeze the running statistics of a batch norm: in CNN_TRAIN,
+   too, it normalises by them, and they stay (PyTorch: eval()). Freeze what an operation computed: all
+   parameters and statistics below it. Backward, its time and its memory end above what is frozen.
+   conv1->in[1] is conv1's weight. By name: at compile, what matches the pattern, see cnn_set_lr_scale:
+   "features.*". */
 CNN_API cnn_tensor *cnn_freeze(cnn_tensor *);
+CNN_API bool        cnn_freeze_names(cnn_graph *, const char *pattern);
 
 /* ---- Values ---- */
 
@@ -300,6 +305,8 @@ CNN_API cnn_tensor *cnn_find  (const cnn_graph *, const char *name); /* after cn
 /* After cnn_compile: number i, from 0, in the order of execution: operands first, leaves such as parameters
    included; its index is i. NULL past the end. */
 CNN_API cnn_tensor *cnn_node  (const cnn_graph *, int i);
+CNN_API cnn_tensor *cnn_params(const cnn_graph *, int i); /* of these the parameters: number i, NULL past the
+                                                            end; its ->name, ->shape, ->frozen */
 CNN_API cnn_tensor *cnn_loss  (const cnn_graph *); /* what cnn_compile was given; before that, nil */
 /* What the loss judges: its first operand. cnn_loss itself if that is no loss. */
 CNN_API cnn_tensor *cnn_output(const cnn_graph *);
@@ -421,6 +428,8 @@ CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C
 typedef struct { const char *at, *said; cnn_tensor *x;
                  float momentum; /* of the running statistics, in (0,1]; default 0.1, as PyTorch's */
                  float eps; int no_affine; /* 1: no weight and bias */
+                 int eval;       /* 1: its running statistics are frozen, see cnn_freeze */
+                 int frozen;     /* 1: so are weight and bias */
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
 #define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
@@ -684,7 +693,8 @@ CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
 /* From now on the parameters whose names match learn at lr * factor; 0 leaves them as they are. In a pattern,
    '*' stands for any characters: "conv1.*", "*.bias". After cnn_compile; the last call that matches counts;
    neither model files nor checkpoints keep it. Parameters that never learn are better frozen with cnn_freeze,
-   which saves their gradients. Running statistics are not parameters: they go on, as PyTorch's.
+   which saves their gradients. Running statistics are not parameters: they go on, as PyTorch's. In any
+   pattern, '|' stands between alternatives: "conv1.*|fc.bias".
    cnn_set_decay_scale likewise: weight_decay * factor; 0 turns it off. */
 CNN_API bool cnn_set_lr_scale(cnn_graph *, const char *pattern, float factor);
 CNN_API bool cnn_set_decay_scale(cnn_graph *, const char *pattern, float factor);
@@ -1025,7 +1035,7 @@ struct cnn_tensor {
     int           n_in;
     cnn_shape     shape;       /* n is max_batch while recording, the current batch while running */
     bool          batched;     /* shape.n is the batch */
-    bool          needs_grad;  /* some parameter is among its ancestors (or it is one) */
+    bool          needs_grad;  /* it is a parameter, not frozen, or depends on one */
     bool          frozen, kept;
     const void   *args;        /* the op's option struct, copied */
     int           index;       /* place in the order of execution */
@@ -1291,7 +1301,8 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
     X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
     X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
-    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update)
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update) \
+    X(eval) X(frozen)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -1647,6 +1658,11 @@ typedef struct cnn__probe {
     void (*see)(struct cnn__probe *, cnn_tensor *y, cnn__moment);    /* y: the node; the loss for an update */
 } cnn__probe;
 
+typedef struct cnn__pattern {            /* a list of names */
+    const char          *text;
+    struct cnn__pattern *next;
+} cnn__pattern;
+
 struct cnn_graph {
     char         error[CNN_ERROR_SIZE];
     const char  *call;                  /* where the last call was made, for the message */
@@ -1659,6 +1675,9 @@ struct cnn_graph {
     cnn__node  **order;                 /* those that matter, operands first: the order of execution */
     int          n_order;
     cnn__node  **by_name;               /* the same, sorted by their names */
+    cnn__node  **param;                 /* of these the parameters, in the order of execution */
+    int          n_params;
+    cnn__pattern *freeze;               /* names of what is frozen at compile */
     cnn_tensor  *loss;
     bool         batch_unsaid;          /* max_batch is a default: cnn_fit wants to hear it */
     bool         planned, compiled;
@@ -2064,13 +2083,45 @@ CNN_API cnn_tensor *cnn_keep(cnn_tensor *t)
     return t;
 }
 
+/* A parameter, or a buffer with all the buffers of its layer. Returns how many. */
+static int cnn__freeze_leaf(cnn_tensor *t)
+{
+    const cnn__node *owner = cnn__of(t)->owner;
+    if (t->kind != CNN_PARAM && t->kind != CNN_BUFFER) return 0;
+    t->frozen = true;
+    for (int k = 0; t->kind == CNN_BUFFER && owner && k < owner->t.n_in; k++)
+        if (owner->t.in[k]->kind == CNN_BUFFER) owner->t.in[k]->frozen = true;
+    return 1;
+}
+
 CNN_API cnn_tensor *cnn_freeze(cnn_tensor *t)
 {
     if (cnn__is_nil(t)) return t;
-    if (t->graph->compiled)        cnn_fail(t, "cannot be frozen: the graph is compiled");
-    else if (t->kind != CNN_PARAM) cnn_fail(t, "cannot be frozen: it is not a parameter");
-    else t->frozen = true, t->graph->planned = false;
+    cnn_graph *g = t->graph;
+    if (g->compiled)
+        return cnn_fail(t, "cannot be frozen: the graph is compiled; cnn_set_lr_scale with 0 can"), t;
+    int found = cnn__freeze_leaf(t), i = g->n_nodes;
+    while (i > 0 && &g->node[i - 1]->t != t) i--;
+    g->planned = false, cnn__of(t)->mark = ++g->walk;
+    for (; i-- > 0; )                                   /* users before their operands: down from t */
+        for (int k = 0; g->node[i]->mark == g->walk && k < g->node[i]->t.n_in; k++) {
+            found += cnn__freeze_leaf(g->node[i]->t.in[k]);
+            cnn__of(g->node[i]->t.in[k])->mark = g->walk;
+        }
+    if (!found) cnn_fail(t, "cannot be frozen: it is no parameter, and has none below it");
     return t;
+}
+
+CNN_API bool cnn_freeze_names(cnn_graph *g, const char *pattern)
+{
+    if (!g || g->error[0]) return false;
+    if (g->compiled || !pattern)
+        return cnn__fail(g, g->config.at, "freeze_names", !pattern ? "no pattern was given"
+                         : "the graph is compiled; cnn_set_lr_scale with 0 can");
+    cnn__pattern *p = cnn__alloc(g, sizeof *p);
+    if (!p || !(p->text = cnn__copy_string(g, pattern))) return false;
+    p->next = g->freeze, g->freeze = p, g->planned = false;
+    return true;
 }
 
 /* ---- Options: filled in and checked once, when a node is recorded ---- */
@@ -3763,11 +3814,13 @@ CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
  *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
  *   training:    m, v = mean and variance over (N,H,W), M elements;
  *      running = (1 - momentum) running + momentum (m, v M/(M-1)): unbiased, as PyTorch's
- *   evaluation:  m, v = the running ones
- *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X))
+ *   evaluation, and training if the running ones are frozen: m, v = the running ones
+ *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X)); frozen, without
+ *   the means, since m and v do not depend on x
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
  *   (1,C,1,1).
  * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__keeps_statistics(const cnn_tensor *y) { return cnn_operand(y, "running_mean")->frozen; }
 static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_batch_norm_args *a = y->args;
@@ -3776,7 +3829,7 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
     float       *running_var = cnn_operand(y, "running_var")->data;
     const float *x = y->in[0]->data, *mean = running_mean, *rest = NULL, *var = running_var;
     float       *rstd = cnn_scratch(y);
-    if (mode == CNN_TRAIN) {
+    if (mode == CNN_TRAIN && !cnn__keeps_statistics(y)) {
         float       *m = y->saved, *v = m + c, *more = v + c;
         const double count = (double)n * plane;
         if (count < 2) {
@@ -3801,10 +3854,16 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
 static void cnn__batch_norm_backward(cnn_tensor *y)
 {
     const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
-    const float      *mean = y->saved, *rstd = mean + y->shape.c;
+    const int         c = y->shape.c;
+    const float      *mean = y->saved, *rstd = mean + c, *rest = rstd + c;
+    if (cnn__keeps_statistics(y)) {
+        const float *var = cnn_operand(y, "running_var")->data;
+        float       *r = cnn_scratch(y);
+        for (int i = 0; i < c; i++) r[i] = 1 / sqrtf(var[i] + ((const cnn_batch_norm_args *)y->args)->eps);
+        mean = cnn_operand(y, "running_mean")->data, rstd = r, rest = NULL;
+    }
     cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, cnn__grad(w), cnn__grad(b), y->grad, y->in[0]->data,
-                        mean, rstd + y->shape.c, rstd, cnn__data(w), y->shape.n, y->shape.c,
-                        cnn__plane(y->shape));
+                        mean, rest, rstd, cnn__data(w), y->shape.n, c, cnn__plane(y->shape));
 }
 static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 3 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
@@ -3822,7 +3881,13 @@ CNN__ROOM cnn_op_batch_norm = {
     .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields,
     .owned = cnn__batch_norm_owned };
 
-CNN__UNARY(cnn_batch_norm_, batch_norm, cnn_batch_norm_args)
+CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
+{
+    cnn_tensor *y = cnn_layer(&cnn_op_batch_norm, &a.x, 1, &a, a.at, a.name);
+    for (int k = 1; k < y->n_in; k++)
+        if (a.frozen || (a.eval && y->in[k]->kind == CNN_BUFFER)) cnn__freeze_leaf(y->in[k]);
+    return y;
+}
 
 /* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
@@ -5590,7 +5655,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
     }
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
-        const double m = (double)mean[ch] + (double)rest[ch], r = (double)rstd[ch];
+        const double m = (double)mean[ch] + (rest ? (double)rest[ch] : 0), r = (double)rstd[ch];
         double       sum = 0, moment = 0;                    /* of dy, and of dy X with X = (x - m) r */
         for (int s = 0; s < n; s++)
             for (ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane, end = at + plane; at < end; at++) {
@@ -5602,7 +5667,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
         for (int s = 0; dx && s < n; s++)
             for (ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane, end = at + plane; at < end; at++) {
                 const double X = ((double)x[at] - m) * r;
-                const double d = (double)dy[at] - sum / count - X * moment / count;
+                const double d = (double)dy[at] - (rest ? sum / count + X * moment / count : 0);
                 dx[at] = (dx == dy ? 0.0f : dx[at]) + (float)((w ? (double)w[ch] : 1) * r * d);
             }
     }
@@ -6010,18 +6075,20 @@ static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned si
     return true;
 }
 
-/* Does the name match the pattern, in which '*' stands for any characters? */
+/* Does the name match the pattern, in which '*' stands for any characters, or one of those between '|'? */
 static bool cnn__matches(const char *pattern, const char *name)
 {
-    const char *star = NULL, *from = NULL;
-    while (*name) {
-        if (*pattern == '*') star = pattern++, from = name;
-        else if (*pattern == *name) pattern++, name++;
-        else if (star) pattern = star + 1, name = ++from;
-        else return false;
+    const char *star = NULL, *from = NULL, *at = name;
+    while (*at) {
+        if (*pattern == '*') star = pattern++, from = at;
+        else if (*pattern == *at && *at != '|') pattern++, at++;
+        else if (star) pattern = star + 1, at = ++from;
+        else break;
     }
     while (*pattern == '*') pattern++;
-    return !*pattern;
+    if (!*at && (!*pattern || *pattern == '|')) return true;
+    const char *next = strchr(pattern, '|');
+    return next && cnn__matches(next + 1, name);
 }
 
 static bool cnn__set_scale(cnn_graph *g, const char *what, const char *pattern, float factor, bool decay)
@@ -6130,7 +6197,10 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
 
-static bool cnn__trains(const cnn_tensor *t) { return t->kind == CNN_BUFFER || cnn__is_trained(t); }
+static bool cnn__trains(const cnn_tensor *t)
+{
+    return t->kind == CNN_BUFFER ? !t->frozen : cnn__is_trained(t);
+}
 
 static size_t cnn__trained_floats(const cnn_graph *g)
 {
@@ -6514,8 +6584,10 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
 static void cnn__plan_leaves(cnn_graph *g)
 {
     size_t trained = 0, frozen = 0, buffers = 0, inputs = 0;
+    g->n_params = 0;
     for (int i = 0; i < g->n_order; i++) {
         cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM) g->param[g->n_params++] = g->order[i];
         size_t     *at = t->kind == CNN_PARAM ? (t->needs_grad ? &trained : &frozen)
                        : t->kind == CNN_INPUT || t->kind == CNN_LABELS ? &inputs : &buffers;
         if (t->op) continue;
@@ -6619,6 +6691,20 @@ static bool cnn__find_rows(cnn_graph *g)
     return true;
 }
 
+/* What cnn_freeze_names asked for. */
+static bool cnn__freeze_matches(cnn_graph *g)
+{
+    for (const cnn__pattern *p = g->freeze; p; p = p->next) {
+        int found = 0;
+        for (int i = 0; i < g->n_order; i++)
+            if (cnn__matches(p->text, g->order[i]->t.name)) found += cnn__freeze_leaf(&g->order[i]->t);
+        if (!found)
+            return cnn__fail(g, g->config.at, "freeze_names", "no parameter has a name like \"%.80s\"",
+                             p->text);
+    }
+    return true;
+}
+
 /* Order, gradients, names, places: all that can be known before memory is taken. */
 CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 {
@@ -6630,10 +6716,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     g->memory = none;
     CNN_FREE(g->order);
     g->n_order = 0;
-    const size_t bytes = 2 * (size_t)g->n_nodes * sizeof *g->order;
+    const size_t bytes = 3 * (size_t)g->n_nodes * sizeof *g->order;
     g->order = CNN_MALLOC(bytes);
     if (!g->order) return cnn__no_memory(g, NULL, "compile", bytes), none;
-    g->by_name = g->order + g->n_nodes;
+    g->by_name = g->order + g->n_nodes, g->param = g->by_name + g->n_nodes;
 
     /* The order of execution: what the loss depends on, then what else is kept. */
     g->loss = loss, g->walk++;
@@ -6643,9 +6729,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     for (int i = 0; i < g->n_nodes; i++)
         if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
 
-    /* Whose parameter is it, which gradients are wanted, what is everything called, and where does it lie? */
+    /* Whose parameter is it, what is everything called, which gradients are wanted, and where does it lie? */
     cnn__adopt(g);
-    if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g) && cnn__find_rows(g)) {
+    if (cnn__name_nodes(g) && cnn__freeze_matches(g) && cnn__mark_gradients(g, n_loss) &&
+        cnn__find_rows(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
     }
@@ -6919,9 +7006,9 @@ static bool cnn__copy_nodes(cnn_graph *view, const cnn_graph *g)
 {
     const size_t n = (size_t)g->n_order;
     cnn__node   *node = cnn__alloc(view, n * sizeof *node);
-    view->order = node ? CNN_MALLOC(2 * n * sizeof *view->order) : NULL;
-    if (!view->order) return cnn__no_memory(view, NULL, "share", 2 * n * sizeof *view->order);
-    view->by_name = view->order + n;
+    view->order = node ? CNN_MALLOC(3 * n * sizeof *view->order) : NULL;
+    if (!view->order) return cnn__no_memory(view, NULL, "share", 3 * n * sizeof *view->order);
+    view->by_name = view->order + n, view->param = view->by_name + n;
     for (size_t i = 0; i < n; i++) {
         const cnn__node  *from = g->order[i];       /* only what a run of g leaves alone is read: no race */
         const cnn_tensor *t = &from->t;
@@ -6986,6 +7073,10 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
 CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
 {
     return g && g->planned && name ? cnn__find_name(g, "", name) : NULL;
+}
+CNN_API cnn_tensor *cnn_params(const cnn_graph *g, int i)
+{
+    return g && g->compiled && i >= 0 && i < g->n_params ? &g->param[i]->t : NULL;
 }
 CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
 {
@@ -8993,7 +9084,8 @@ static bool cnn__count_batches(cnn__run *r)
                          count, batch);
     for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1)
+        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1
+            && !cnn__keeps_statistics(y))
             return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
                              "of which %s \"%s\" has no variance: say .drop_last = 1 or another max_batch",
                              count, batch, y->op->name, y->name);
@@ -9355,8 +9447,12 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 
        cnn 1                                        the version of this text
        input input 1,28,28                          kind, name, extents (without N where N is the batch)
+<<<<<<< HEAD
        param conv1.weight 6,1,5,5                   then perhaps: frozen, grad, kept
        const const1 1,2,1,1 x3f80000040000000       its values 1 and 2
+=======
+       param conv1.weight 6,1,5,5                   then perhaps: frozen (buffers, too), grad, kept
+>>>>>>> 198539e73a7fff3d153653e5860374adb7b47f43
        op conv1 conv2d 0,1,2 channels=6 kernel=5    name, operation, operands, options that are not zero
        root 9                                       what was compiled
 
@@ -9852,18 +9948,19 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix,
 static bool cnn__is_learned(const cnn_tensor *t) { return t->kind == CNN_PARAM || t->kind == CNN_BUFFER; }
 
 /* The count of a batch norm's batches, "bn1" ".num_batches_tracked". The graph keeps it as the difference
-   from its own number of training forwards. */
+   from its own number of training forwards, which do not count while the statistics are frozen. */
 static const char cnn__count_suffix[] = ".num_batches_tracked";
 static bool cnn__has_count(const cnn_tensor *y)                      /* and no parameter took its name */
 {
     return cnn_operand(y, "running_mean") && !cnn__find_name(y->graph, y->name, cnn__count_suffix);
 }
+static uint64_t cnn__counted(const cnn_tensor *y) { return cnn__keeps_statistics(y) ? 0 : y->graph->draw; }
 static void cnn__read_count(const cnn__file *f, cnn_tensor *y)
 {
     cnn__entry *e = cnn__has_count(y) ? cnn__lookup(f, y->name, cnn__count_suffix) : NULL;
     if (!e || e->dtype != CNN__I64 || e->count != 1) return;
     e->known = true;
-    cnn__of(y)->batches = cnn__le64(f->data + e->begin) - f->g->draw;
+    cnn__of(y)->batches = cnn__le64(f->data + e->begin) - cnn__counted(y);
 }
 
 /* Whether the file has all that the graph learns. Nothing is taken yet. */
@@ -10001,7 +10098,7 @@ static const cnn_op *cnn__find_op(const cnn_load_args *a, const char *name)
 /* Flags behind a node. */
 static bool cnn__read_flag(cnn_tensor *t, const char *word)
 {
-    if      (strcmp(word, "frozen") == 0 && t->kind == CNN_PARAM) t->frozen = true;
+    if      (strcmp(word, "frozen") == 0 && cnn__is_learned(t))   t->frozen = true;
     else if (strcmp(word, "grad") == 0 && t->kind == CNN_INPUT)   cnn__of(t)->wants_grad = true;
     else if (strcmp(word, "kept") == 0)                           t->kept = true;
     else return false;
@@ -10463,8 +10560,9 @@ static bool cnn__put_tensors(cnn__writer *w)
     bool       good = true;
     for (int i = 0; i < g->n_order && good; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        const uint64_t    count = g->order[i]->batches + g->draw;
-        good = !cnn__has_count(y) ||
+        const bool        counts = cnn__has_count(y);
+        const uint64_t    count = counts ? g->order[i]->batches + cnn__counted(y) : 0;
+        good = !counts ||
                cnn__put_tensor(w, CNN__I64, y->name, cnn__count_suffix, "[]", &count, 1);
     }
     for (int i = 0; i < g->n_order && good && w->state; i++) {
@@ -11015,18 +11113,27 @@ static cnn__text cnn__grouped(double whole)                    /* 61706 -> "61,7
     return r;
 }
 
-/* The operation and those of its options that were said: "conv2d kernel=5 pad=2". */
+/* The operation and those of its options that were said, and what is frozen of what it owns: "conv2d kernel=5
+   pad=2", "batch_norm, frozen", "batch_norm, frozen running_mean running_var". */
 typedef struct { char s[160]; } cnn__long_text;
 static cnn__long_text cnn__op_text(const cnn_tensor *t)
 {
     cnn__long_text r;
+    const int room = (int)sizeof r.s;
+    int all = t->frozen, frozen = t->frozen;
     int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
     for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++) {
-        if (k < 0 || k >= (int)sizeof r.s) break;
+        if (k < 0 || k >= room) break;
         if (cnn__is_default(t, f)) continue;
-        k += cnn__format(r.s + k, sizeof r.s - (size_t)k, f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name,
+        k += cnn__format(r.s + k, (size_t)(room - k), f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name,
                          cnn__option(f, t->args));
     }
+    for (int i = 0; i < t->n_in; i++)
+        if (cnn__of(t->in[i])->owner == cnn__of(t)) all++, frozen += t->in[i]->frozen;
+    if (frozen && k < room) k += cnn__format(r.s + k, (size_t)(room - k), ", frozen");
+    for (int i = 0; i < t->n_in && frozen < all && k < room; i++)
+        if (cnn__of(t->in[i])->owner == cnn__of(t) && t->in[i]->frozen)
+            k += cnn__format(r.s + k, (size_t)(room - k), " %s", cnn__of(t->in[i])->suffix);
     return r;
 }
 
@@ -15157,12 +15264,12 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
             sum += cnn__sum(dy + at, NULL, 0, plane);
             moment += cnn__sum_moments(x + at, dy + at, mean[i], plane);
         }
-        const double r = (double)rstd[i];
-        moment -= (double)rest[i] * sum;
+        const double r = (double)rstd[i], more = rest ? (double)rest[i] : 0;
+        moment -= more * sum;
         if (dw) dw[i] += (float)(moment * r);
         if (db) db[i] += (float)sum;
-        const double slope = moment * r * r / count;
-        const float  k[4] = { (float)(sum / count - (double)rest[i] * slope), mean[i], (float)slope,
+        const double slope = rest ? moment * r * r / count : 0;
+        const float  k[4] = { rest ? (float)(sum / count - more * slope) : 0, mean[i], (float)slope,
                               w ? w[i] * rstd[i] : rstd[i] };
         for (int s = 0; dx && s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
