@@ -2348,10 +2348,13 @@ static CNN__INLINE float cnn__softplus(float x) { return (x < 0 ? 0.0f : x) + lo
 #define CNN__LOOP(name, ...) CNN__EACH_TEXT(name##_c, __VA_ARGS__)
 #define CNN__LOOPS(name) { name##_c, NULL }
 #endif
+static inline bool cnn__loops_avx2(const cnn__cpu *cpu)
+{
+    return cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
+}
 static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 {
-    const bool avx = cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
-    return avx && loop[1] ? loop[1] : loop[0];
+    return cnn__loops_avx2(cpu) && loop[1] ? loop[1] : loop[0];
 }
 /* The formulas that kernels use, picked by the instruction set: cnn__each_add(cpu). */
 #define CNN__EACH(name, ...)                                                                                 \
@@ -2377,8 +2380,9 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
 /* ---- Sums ---- */
 
 /* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024
-   terms, so that the error is that of sums of 64 numbers however long the array is. */
-#define CNN__SUM(name, ...)                                                                                  \
+   terms, so that the error is that of sums of 64 numbers however long the array is. On x86 also for AVX2,
+   with the same bits. */
+#define CNN__SUM_TEXT(name, ...)                                                                             \
     static double name(const float *x, const float *a, float m, ptrdiff_t n)                                 \
     {                                                                                                        \
         double sum = 0;                                                                                      \
@@ -2394,6 +2398,22 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
         (void)a, (void)m;                                                                                    \
         return sum;                                                                                          \
     }
+#if CNN__X86
+#define CNN__SUM(name, ...)                                                                                  \
+    CNN__SUM_TEXT(name##_c, __VA_ARGS__)                                                                     \
+    __attribute__((target("avx2"))) CNN__SUM_TEXT(name##_avx2, __VA_ARGS__)                                  \
+    static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
+    {                                                                                                        \
+        return cnn__loops_avx2(cpu) ? name##_avx2(x, a, m, n) : name##_c(x, a, m, n);                    \
+    }
+#else
+#define CNN__SUM(name, ...)                                                                                  \
+    CNN__SUM_TEXT(name##_c, __VA_ARGS__)                                                                     \
+    static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
+    {                                                                                                        \
+        return (void)cpu, name##_c(x, a, m, n);                                                              \
+    }
+#endif
 CNN__SUM(cnn__sum,             x[i])
 CNN__SUM(cnn__sum_products,    x[i] * a[i])
 CNN__SUM(cnn__sum_squares,     (x[i] - m) * (x[i] - m))                  /* about m */
@@ -3117,7 +3137,7 @@ static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn
 static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = cnn__len(y->in[0]->shape);
-    y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
+    y->data[0] = (float)(cnn__sum_differences(&y->graph->cpu, y->in[0]->data, y->in[1]->data, 0, n) / n);
 }
 static void cnn__mse_backward(cnn_tensor *y)
 {
@@ -3926,7 +3946,8 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     for (int row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
         float        mean, rest, variance, rstd;
-        cnn__fast_channel_moments(&(cnn__cpu){ CNN_ISA_C, 1, false }, &mean, &rest, &variance, x, 1, 1, t.k);
+        const cnn__cpu one = { y->graph->cpu.isa, 1, false };
+        cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
         rstd = 1 / sqrtf(variance + t.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
         ptrdiff_t weight = row % t.groups * t.k / t.share;
@@ -3939,10 +3960,11 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     }
 }
 /* sum[0] = sum dy, sum[1] = sum dy (x - mean - rest), over n elements: often one, in layer_norm. */
-static void cnn__moments_of(double sum[2], const float *x, const float *dy, float mean, float rest,
-                            ptrdiff_t n)
+static void cnn__moments_of(const cnn__cpu *cpu, double sum[2], const float *x, const float *dy, float mean,
+                            float rest, ptrdiff_t n)
 {
-    sum[0] = n < 32 ? 0 : cnn__sum(dy, NULL, 0, n), sum[1] = n < 32 ? 0 : cnn__sum_moments(x, dy, mean, n);
+    sum[0] = n < 32 ? 0 : cnn__sum(cpu, dy, NULL, 0, n);
+    sum[1] = n < 32 ? 0 : cnn__sum_moments(cpu, x, dy, mean, n);
     for (ptrdiff_t i = 0; n < 32 && i < n; i++)
         sum[0] += (double)dy[i], sum[1] += (double)(dy[i] * (x[i] - mean));
     sum[1] -= (double)rest * sum[0];
@@ -3963,7 +3985,7 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         for (ptrdiff_t i = 0; i < t.k; i += t.share) {
             const double factor = w ? (double)w[weight + i / t.share] : 1.0;
             double       part[2];
-            cnn__moments_of(part, x + at + i, dy + at + i, mean, rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at + i, dy + at + i, mean, rest[row], t.share);
             sum += factor * part[0], moment += factor * part[1];
         }
         const double slope = moment * (double)rstd * (double)rstd / (double)t.k;
@@ -3980,7 +4002,7 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         for (int s = 0; s < y->shape.n; s++) {
             const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
             double          part[2];
-            cnn__moments_of(part, x + at, dy + at, saved[2 * row], rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at, dy + at, saved[2 * row], rest[row], t.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
         }
         if (dw) dw[i] += (float)moment;
@@ -9447,12 +9469,8 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 
        cnn 1                                        the version of this text
        input input 1,28,28                          kind, name, extents (without N where N is the batch)
-<<<<<<< HEAD
-       param conv1.weight 6,1,5,5                   then perhaps: frozen, grad, kept
-       const const1 1,2,1,1 x3f80000040000000       its values 1 and 2
-=======
        param conv1.weight 6,1,5,5                   then perhaps: frozen (buffers, too), grad, kept
->>>>>>> 198539e73a7fff3d153653e5860374adb7b47f43
+       const const1 1,2,1,1 x3f80000040000000       its values 1 and 2
        op conv1 conv2d 0,1,2 channels=6 kernel=5    name, operation, operands, options that are not zero
        root 9                                       what was compiled
 
@@ -12107,7 +12125,7 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
    cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere */
 enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
-typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
+typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
 
 /* A mask, where there are no better ones: lanes from <= l < to. */
@@ -12127,15 +12145,16 @@ typedef struct {
        Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators. */
     void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
                   ptrdiff_t ldc, const float *bias, bool add);
-    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. */
-    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
+    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
+       q starts at at[q]. */
+    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
     /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
     void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
     /* to[i] = x[2*i], i < n; and its transpose, to[2*i] += v[i]. */
     void (*take_even)(float *to, const float *x, ptrdiff_t n);
     void (*add_even)(float *to, const float *v, ptrdiff_t n);
-    /* rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors: over images n, rows y and pixels q
-           c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
+    /* rows <= 3 by cols <= 4 sums along the vectors: over images n and q < length
+           c[i][j] += sum_n,q a[n*a_image + i*lda + q] b[n*b_image + at[j] + q]
        at has four entries whatever cols is. Lower bound: 12 multiply-adds for 7 loads. */
     void (*dot)(int rows, int cols, const cnn__runs *, const float *a, const float *b, const ptrdiff_t *at,
                 float *c, ptrdiff_t ldc);
@@ -12163,6 +12182,15 @@ typedef struct {
 } cnn__kernels;
 
 /* ---- The texts of the kernels ---- */
+
+/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
+static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
+    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
+    else for (; i < n; i++) to[i] = from[i];
+}
 
 /* micro: the tile of c is fetched into the cache while p runs. */
 #define CNN__TILE(isa)                                                                                       \
@@ -12224,21 +12252,31 @@ static inline int cnn__tile_rows(int left)
 
 #define CNN__PACK_ROWS(isa)                                                                                  \
     CNN__TARGET_##isa static void cnn__pack_##isa(float *to, int r, const float *x, ptrdiff_t si,            \
-                                                  ptrdiff_t np)                                              \
+                                                  const ptrdiff_t *at, ptrdiff_t np)                         \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t none[W] = { 0 };                                                                     \
         cnn__v_##isa t[4];                                                                                   \
+        float few[4 * W];                                                                                    \
         for (int q = (r - 1) / W * W; q >= 0; q -= W) {                                                      \
             const float *row[W];                                                                             \
-            ptrdiff_t p = 0;            /* full-vector stores; the next one overwrites the excess lanes */   \
-            for (int l = 0; l < W; l++) row[l] = x + (q + l < r ? q + l : r - 1) * si;                       \
-            for (; p + 4 <= np && (q + W <= r || (np - p - 4) * r >= q + W - r); p += 4) {                   \
+            const int lanes = (int)cnn__min(W, r - q);                                                       \
+            for (int l = 0; l < W; l++)                                                                      \
+                row[l] = x + (at ? at[q + cnn__min(l, lanes - 1)] : (q + cnn__min(l, lanes - 1)) * si);      \
+            for (ptrdiff_t p = 0; p < np; p += 4) {                                                          \
+                if (p + 4 > np && np < 4) {                                                                  \
+                    for (; p < np; p++)                                                                      \
+                        for (int l = 0; l < lanes; l++) to[p * r + q + l] = row[l][p];                       \
+                    break;                                                                                   \
+                }                                                                                            \
+                p = cnn__min(p, np - 4);        /* some twice */                                             \
                 cnn__gather4_##isa(t, row, none, 0, (int)p);                                                 \
-                for (int e = 0; e < 4; e++) cnn__store_##isa(to + (p + e) * r + q, t[e]);                    \
+                /* whole vectors where the next one overwrites the excess lanes */                           \
+                const bool whole = lanes == W || (np - p - 4) * r >= q + W - r;                              \
+                CNN__UNROLL for (int e = 0; e < 4; e++)                                                      \
+                    cnn__store_##isa(whole ? to + (p + e) * r + q : few + e * W, t[e]);                      \
+                for (int e = 0; e < 4 && !whole; e++) cnn__copy(to + (p + e) * r + q, few + e * W, lanes);   \
             }                                                                                                \
-            for (; p < np; p++)                                                                              \
-                for (int l = 0; l < W && q + l < r; l++) to[p * r + q + l] = row[l][p];                      \
         }                                                                                                    \
     }
 
@@ -12259,11 +12297,19 @@ static inline int cnn__tile_rows(int left)
     CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
-        ptrdiff_t i = 0;                /* the last vector would read one float too many */                  \
+        cnn__v_##isa a, b = cnn__set_##isa(0.0f);                                                            \
+        float last[W];                                                                                       \
+        ptrdiff_t i = 0;                                                                                     \
         for (; i + W < n; i += W)                                                                            \
             cnn__store_##isa(to + i, cnn__even_##isa(cnn__load_##isa(x + 2 * i),                             \
                                                      cnn__load_##isa(x + 2 * i + W)));                       \
-        for (; i < n; i++) to[i] = x[2 * i];                                                                 \
+        if (i == n) return;                                                                                  \
+        const int left = (int)(2 * (n - i) - 1);        /* a whole vector would read one float too many */   \
+        if (left < W) a = cnn__few_##isa(x + 2 * i, left);                                                   \
+        else          a = cnn__load_##isa(x + 2 * i);                                                        \
+        if (left > W) b = cnn__few_##isa(x + 2 * i + W, left - W);                                           \
+        cnn__store_##isa(last, cnn__even_##isa(a, b));                                                       \
+        for (int e = 0; i < n; i++, e++) to[i] = last[e];                                                    \
     }
 
 #define CNN__ADD_EVEN(isa)                                                                                   \
@@ -12285,28 +12331,27 @@ static inline int cnn__tile_rows(int left)
 /* dot: the accumulators t[rows][4] stay in registers. */
 #define CNN__DOTS(isa)                                                                                       \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__dots_##isa(const int rows, const int wide, int cols, const cnn__runs *r, const float *a,       \
-                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)                       \
+    void cnn__dots_##isa(const int rows, int cols, const cnn__runs *r, const float *a, const float *b,       \
+                         const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                       \
     {                                                                                                        \
-        cnn__v_##isa t[4][4], u[4];                                                                          \
+        cnn__v_##isa t[3][4], u[3];                                                                          \
         CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
             CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = cnn__set_##isa(0.0f);                          \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
         const int few = (int)(r->length - whole);                                                            \
-        for (int n = 0; n < r->images; n++)                                                                  \
-            for (int y = 0; y < r->rows; y++) {                                                              \
-                const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;  \
-                for (const float *end = p + whole; p < end; p += W, q += W) {                                \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);       \
-                    CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                     \
-                                  cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                          \
-                }                                                                                            \
-                if (!few) continue;                                                                          \
-                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);       \
-                CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                 \
-                              cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                      \
+        for (int n = 0; n < r->images; n++) {                                                                \
+            const float *p = a + n * r->a_image, *q = b + n * r->b_image;                                    \
+            for (const float *end = p + whole; p < end; p += W, q += W) {                                    \
+                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);           \
+                CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                         \
+                              cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                              \
             }                                                                                                \
+            if (!few) continue;                                                                              \
+            CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);           \
+            CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                     \
+                          cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                          \
+        }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
             float sum[4];                                                                                    \
             cnn__sum4_##isa(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                        \
@@ -12315,8 +12360,8 @@ static inline int cnn__tile_rows(int left)
     }
 
 #define CNN__DOT_STEP(isa, v0, v1, v2, v3)                                                                   \
-    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1) CNN__DOT_COLUMN(isa, 2, v2)                      \
-    if (wide > 3) { CNN__DOT_COLUMN(isa, 3, v3) }
+    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1)                                                  \
+    CNN__DOT_COLUMN(isa, 2, v2) CNN__DOT_COLUMN(isa, 3, v3)
 
 #define CNN__DOT_COLUMN(isa, j, v) {                                                                         \
         const cnn__v_##isa column = v;                                                                       \
@@ -12328,10 +12373,9 @@ static inline int cnn__tile_rows(int left)
     void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b,              \
                         const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                        \
     {                                                                                                        \
-        if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
-        else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
+        if (rows == 3)      cnn__dots_##isa(3, cols, r, a, b, at, c, ldc);                                   \
+        else if (rows == 2) cnn__dots_##isa(2, cols, r, a, b, at, c, ldc);                                   \
+        else                cnn__dots_##isa(1, cols, r, a, b, at, c, ldc);                                   \
     }
 
 #define CNN__FIR(isa)                                                                                        \
@@ -13084,15 +13128,6 @@ enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
 
 static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
 
-/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
-static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
-{
-    ptrdiff_t i = 0;
-    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
-    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
-    else for (; i < n; i++) to[i] = from[i];
-}
-
 /* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
 typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
 static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
@@ -13110,7 +13145,7 @@ static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, p
         for (; np > 0; np--, x += sp, to += r)
             for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
     } else if (sp == 1 && ni == r) {
-        u->pack(to, r, x, si, np);
+        u->pack(to, r, x, si, NULL, np);
     } else {
         for (int q = 0; q < r; q++, x += si)
             for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
@@ -13138,7 +13173,7 @@ static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__
     const ptrdiff_t run = m <= 3 ? k : CNN__DOT_RUN;
     for (ptrdiff_t p = 0; p < k; p += run)
         for (ptrdiff_t j = 0; j < n; j += 4) {
-            const cnn__runs r = { 1, 1, cnn__min(run, k - p), a.si, 0, 0, 0, 0 };
+            const cnn__runs r = { 1, cnn__min(run, k - p), a.si, 0, 0 };
             const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si,
                                                         cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
             for (ptrdiff_t i = 0; i < m; i += 3)
@@ -13517,7 +13552,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
     const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
     const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
     float all[FLOATS];
-    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, kc); return; }
+    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, NULL, kc); return; }
     for (ptrdiff_t k = b, n; k < b + kc; k += n) {
         const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
         if (j || !few || b + kc - k < kw) {                     /* part of a row, or a large kernel */
@@ -13526,7 +13561,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
             continue;
         }
         const ptrdiff_t planes = cnn__min(cnn__min(few, q->s.c - c), (b + kc - k) / kw);
-        q->u->pack(all, ni, w + c * taps + i * kw, row, (planes - 1) * taps + kw);
+        q->u->pack(all, ni, w + c * taps + i * kw, row, NULL, (planes - 1) * taps + kw);
         for (ptrdiff_t e = 0; e < planes; e++, to += kw * ni)
             memcpy(to, all + e * taps * ni, (size_t)(kw * ni) * sizeof *to);
         n = planes * kw;
@@ -13867,7 +13902,7 @@ typedef struct {
 static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && cnn__all_meet(t)
-        && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || cnn__unpadded(t));
+        && t->n % cnn__kernels_of(cpu)->nr == 0 && pass != CNN__BACKWARD_WEIGHTS;
 }
 
 CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
@@ -13907,7 +13942,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
     const int nr = q->u->nr, mr = q->u->mr;
     const ptrdiff_t plane = (ptrdiff_t)q->oh * q->ow, part = (i1 - i0) * plane;
     float *sums = work, *s = work + q->out * nr;
-    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, q->in);
+    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, NULL, q->in);
     for (ptrdiff_t p = 0; p < plane; p++) {
         const ptrdiff_t y0 = p / q->ow - q->ph, x0 = p % q->ow - q->pw;
         const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(q->kh, q->h - y0);
@@ -13923,7 +13958,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
                             q->bias && r == top ? q->bias + i : NULL, r > top);
         }
     }
-    q->u->pack(s, (int)part, sums, nr, nr);                 /* turned back, in the place of the images */
+    q->u->pack(s, (int)part, sums, nr, NULL, nr);              /* turned back, in the place of the images */
     for (ptrdiff_t n = 0; n < nr; n++, s += part) {
         float *to = q->y + (block * nr + n) * q->out + i0 * plane;
         if (q->backward) cnn__add(to, s, part);
@@ -13955,22 +13990,29 @@ static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q)
                    q->blocks * cnn__ceil(q->m, q->u->mr), cnn__side_job, q);
 }
 
-/* ---- backward-weights ---- */
+/* ---- backward-weights: a product whose sums run over the pixels of dy ----
 
-/* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
+       dW (OC, taps) += dY (OC, pixels) S(X)^T
+
+   Pixels are taken some hundreds at a time, of several images where these are small: dY is packed in row
+   panels, then each panel of nr taps is copied from S, transposed, and meets all of dY in cnn__micro. So taps
+   lie along the vectors, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
+   formula; a float of S is moved once for OC of them.
+
+   Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
    its own and are added in order. Where the weights are many there is one chunk, and threads share
-   its taps, tile by tile. */
+   its taps, panel by panel. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
-    cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
-    bool borrow, copy;                  /* copy: rows are narrow; sums run better over several */
-    bool side;                          /* blocks of nr images side by side */
-    int block, blocks, images, chunks, planes;              /* planes of x that are spread at a time */
-    int high, wide;                     /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
+    cnn__spread s, d;                   /* of x; of dy, with rows as wide, for one output channel */
+    bool borrow;                        /* S would be the image itself (1x1, stride 1, no padding) */
+    int block, blocks, width;           /* rows of dy at a time, and pixels of a row; borrow: rows of one */
+    int images, chunks;                 /* images at a time, if these are one block */
     float *dw;
-    ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
-    ptrdiff_t *at;
+    const float *dy;
+    ptrdiff_t m, k, panel;              /* panel: floats of one panel of taps */
+    ptrdiff_t *at, *whole, *last;       /* places of taps in S; of pixels in a panel of nr, in the last one */
     float *partial, *work;
     size_t each;
 } cnn__weights;
@@ -13978,174 +14020,131 @@ typedef struct {
 CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
-    enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
+    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache */
+           CHUNKED = 1 << 17 };         /* weights: with more, the sums of chunks take too long to add */
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x), .dy = dy };
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.wide = 7 - q.high;
-    q.borrow = cnn__pointwise_fits(cpu, t, 0);
-    q.copy = !q.borrow && (t->ow < 24 || q.m == 1 || (t->ow < 48 && t->ow % 8 && q.k >= 16));
-    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow;
-    const int least = q.borrow ? 1 : 2 * q.s.halo + 1;
-    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least);
+    q.borrow = cnn__pointwise_fits(cpu, t, 0), q.width = q.borrow ? 1 : t->ow;
+    const int rows = q.borrow ? t->oh * t->ow : t->oh;
+    q.blocks = (int)cnn__ceil(rows, LENGTH > q.width ? LENGTH / q.width : 1);
     q.block = (int)cnn__ceil(rows, q.blocks);
-    if (q.borrow && q.blocks > 1) {                                     /* whole vectors */
-        q.block = (q.block + 15) / 16 * 16;
-        q.blocks = (int)cnn__ceil(rows, q.block);
-    }
-    if (q.copy) q.d.gap = (int)(15 - ((ptrdiff_t)q.block * q.s.width + 15) % 16);   /* whole vectors */
     const size_t weights = (size_t)t->oc * (size_t)q.k;
-    const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    q.chunks = weights <= 32768 ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
+    q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
-                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
-    const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
-    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c));
-    q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
+                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
+    const size_t pixels = (size_t)q.images * (size_t)q.block * (size_t)q.width;
+    const ptrdiff_t nr = q.u->nr, planes = cnn__min(cnn__ceil(nr - 1, (ptrdiff_t)t->kh * t->kw) + 1, q.s.c);
+    q.panel = (ptrdiff_t)cnn__round_up((pixels + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.whole = cnn__take(base, used, pixels, sizeof *q.whole);
+    q.last = cnn__take(base, used, pixels, sizeof *q.last);
     q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
-    const ptrdiff_t copied = q.copy ? cnn__spread_size(&q.d, q.block) : 0;
-    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image + copied)), 16);
+    q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
+    const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
+    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, 1, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
+    if (q.m > 1) q.each += (size_t)(planes * spread);
+    else         q.each = (size_t)(q.images * (spread + (q.borrow ? 0 : cnn__spread_plane(&q.d, q.block))));
+    q.each = cnn__round_up(q.each, 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
-/* Small images again, several side by side: then the rows of an image, and of dy, are nr times as long, and
-   no sum runs over what lies between the rows of S. Without padding. */
-CNN__COLD static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
-                                                     const float *dy, char *base, size_t *used)
-{
-    enum { LENGTH = 1024 };             /* as above */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .side = true, .s = cnn__spread_forward(t, x),
-                       .d = { .x = dy }, .m = t->oc };
-    const int nr = q.u->nr, most = LENGTH / (t->ow * nr);
-    q.k = (ptrdiff_t)t->ic * t->kh * t->kw, q.s.width = t->w, q.s.halo = t->h - t->oh;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.wide = 7 - q.high, q.planes = t->ic;
-    q.blocks = (int)cnn__ceil(t->oh, most < 1 ? 1 : most), q.block = (int)cnn__ceil(t->oh, q.blocks);
-    q.images = nr, q.chunks = q.m * q.k <= 32768 ? (int)cnn__min(t->n / nr, 8) : 1;
-    q.s_image = (ptrdiff_t)t->ic * t->h * t->w;
-    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
-    q.partial = cnn__take(base, used, cnn__mul_size((size_t)(q.m * q.k), (size_t)q.chunks - 1),
-                          sizeof *q.partial);
-    q.each = cnn__mul_size((size_t)(q.s_image + (ptrdiff_t)t->oc * t->oh * t->ow), (size_t)nr);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
-}
-
-/* The four places that dot reads, where so many taps are left: beyond the last one, that one again. What is
-   summed there is dropped, but it is read, and those taps' planes may not have been spread. */
-static const ptrdiff_t *cnn__four_places(ptrdiff_t four[4], const ptrdiff_t *at, ptrdiff_t left)
-{
-    if (left >= 4) return at;
-    for (ptrdiff_t j = 0; j < 4; j++) four[j] = at[cnn__min(j, left - 1)];
-    return four;
-}
-
-/* dw += dy x^T over the runs r: taps k0..k1, whose places begin at `at`, tile by tile. */
-static void cnn__weights_dots(const cnn__weights *q, float *dw, const cnn__runs *r, const float *dy,
-                              const float *x, const ptrdiff_t *at, ptrdiff_t k0, ptrdiff_t k1)
-{
-    ptrdiff_t four[4];
-    for (ptrdiff_t i = 0; i < q->m; i += q->high)
-        for (ptrdiff_t k = k0; k < k1; k += q->wide)
-            q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(q->wide, k1 - k), r, dy + i * r->lda, x,
-                      cnn__four_places(four, at + k - k0, k1 - k), dw + i * q->k + k, q->k);
-}
-
-/* dw += the terms of images n0..n1, taps k0..k1. */
-static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t k0,
-                                   ptrdiff_t k1, float *work)
+/* A panel of taps k .. k+taps: to[pixel][tap] for the output rows from .. from+rows of so many images. */
+static void cnn__weights_panel(const cnn__weights *q, float *to, float *s, ptrdiff_t n, int images,
+                               ptrdiff_t g, ptrdiff_t k, int taps, int from, int rows)
 {
     const cnn__conv *t = q->t;
-    const int nr = q->u->nr;
-    const ptrdiff_t in = q->s_image, plane = (ptrdiff_t)t->oh * t->ow, out = t->oc * plane;
-    float *x = work, *dy = work + in * nr;
-    for (ptrdiff_t n = n0; n < n1; n += nr) {
-        q->u->pack(x, nr, q->s.x + n * in, in, in);
-        q->u->pack(dy, nr, q->d.x + n * out, out, out);
-        for (int from = 0; from < t->oh; from += q->block) {
-            const cnn__runs r = { 1, (int)cnn__min(q->block, t->oh - from), t->ow * nr, plane * nr,
-                                  0, t->ow * nr, 0, t->w * nr };
-            cnn__weights_dots(q, dw, &r, dy + from * r.a_row, x + from * r.b_row, q->at + k0, k0, k1);
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, window = (ptrdiff_t)t->kh * t->kw, c = k / window;
+    const int planes = (int)(cnn__ceil(k + taps, window) - c);
+    for (int e = 0; e < images; e++) {
+        if (q->borrow) {
+            q->u->pack(to, taps, q->s.x + ((n + e) * t->ic + g * q->s.c + k) * in + from, in, NULL, rows);
+            to += (ptrdiff_t)rows * taps;
+            continue;
+        }
+        cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
+        for (int r = 0; r < rows; r++, to += (ptrdiff_t)q->width * taps)
+            q->u->pack(to, taps, s + (ptrdiff_t)r * q->s.width, 0, q->at + k - c * window, q->width);
+    }
+}
+
+/* The same with one output channel in a group: its sums run along the pixels where they lie, and along the
+   zeros between the rows of S, four taps at a time. */
+static void cnn__weights_row(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g, int from,
+                             int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, window = t->kh * t->kw;
+    const ptrdiff_t plane = cnn__spread_plane(&q->d, q->block);
+    const ptrdiff_t all = q->s.a * q->s.b * cnn__spread_plane(&q->s, q->block);
+    cnn__runs r = { images, rows, 0, t->oc * out, t->ic * in };
+    const float *x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
+    const float *dy = q->dy + (n * t->oc + g) * out + from;
+    float *s = work + images * plane;
+    if (!q->borrow) {
+        r.length = (rows - 1) * q->s.width + t->ow, r.a_image = plane, r.b_image = all, x = s, dy = work;
+        for (int e = 0; e < images; e++)
+            cnn__spread_copy(q->u, &q->d, work + e * plane, n + e, g, 1, from, q->block);
+    }
+    for (ptrdiff_t k = k0, end; k < k1; k = end) {
+        const ptrdiff_t c = q->borrow ? 0 : k / window;
+        end = q->borrow ? k1 : cnn__min(k1, (c + 1) * window);
+        for (int e = 0; e < images && !q->borrow; e++)
+            cnn__spread_copy(q->u, &q->s, s + e * all, n + e, g * q->s.c + c, 1, from, q->block);
+        for (ptrdiff_t j = k; j < end; j += 4) {
+            ptrdiff_t at[4];            /* the last tap again, where no more are left: it is dropped */
+            for (ptrdiff_t e = 0; e < 4; e++) {
+                const ptrdiff_t tap = cnn__min(j + e, end - 1);
+                at[e] = q->borrow ? tap * in : q->at[tap - c * window];
+            }
+            q->u->dot(1, (int)cnn__min(4, end - j), &r, dy, x, at, dw + j, 0);
         }
     }
 }
 
-/* S of planes c .. c+planes of `images` images from n on, rows from .. of a block. */
-static void cnn__weights_spread(const cnn__weights *q, float *to, ptrdiff_t n, int images, ptrdiff_t c,
-                                int planes, int from)
-{
-    for (int e = 0; e < images; e++) {
-        float *s = to + e * q->s_image;
-        cnn__spread_copy(q->u, &q->s, s, n + e, c, planes, from, q->block);
-        s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
-        for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;       /* meet the zeros of dy */
-    }
-}
-
-/* dw += the terms of a block of output rows of images n .. n+images, group g, taps k0..k1. */
+/* dw += the terms of output rows from .. of images n .. n+images, group g, taps k0..k1. */
 static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
                                int from, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
-    const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
-    const float *dy = q->d.x + (n * t->oc + g * q->m) * out + from * (q->borrow ? 1 : t->ow);
-    cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
+    const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow;
+    const int mr = q->u->mr, nr = q->u->nr, rows = (int)cnn__min(q->block, out / q->width - from);
+    const ptrdiff_t run = (ptrdiff_t)rows * q->width, pixels = images * run;
+    if (q->m == 1) { cnn__weights_row(q, dw, n, images, g, from, rows, k0, k1, work); return; }
+    const float *dy = q->dy + (ptrdiff_t)from * q->width;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + q->panel, *s = a + pixels * q->m;
     if (rows <= 0) return;
-    if (q->borrow) {
-        r.b_image = t->ic * in, r.length = rows, r.rows = 1;
-        cnn__weights_dots(q, dw, &r, dy, q->s.x + (n * t->ic + g * q->s.c) * in + from, q->at + k0, k0, k1);
-        return;
-    }
-    if (q->copy) {
-        float *d = work + q->images * q->s_image;
-        r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-        for (int e = 0; e < images; e++)
-            cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from, q->block);
-        dy = d;
-    }
-    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, piece = q->planes * taps;
-    for (ptrdiff_t k = k0, end; k < k1; k = end) {      /* some planes at a time */
-        const ptrdiff_t c = k / taps;
-        end = cnn__min(k1, (k / piece + 1) * piece);
-        cnn__weights_spread(q, work, n, images, g * q->s.c + c, (int)(cnn__ceil(end, taps) - c), from);
-        cnn__weights_dots(q, dw, &r, dy, work, q->at + k - c * taps, k, end);
+    for (ptrdiff_t i = 0; i < q->m; i += mr)
+        for (int e = 0, ni = (int)cnn__min(mr, q->m - i); e < images; e++)
+            q->u->pack(a + i * pixels + e * run * ni, ni,
+                       dy + ((n + e) * t->oc + g * q->m + i) * out, out, NULL, run);
+    for (ptrdiff_t k = k0; k < k1; k += nr) {
+        const int taps = (int)cnn__min(nr, k1 - k);
+        cnn__weights_panel(q, work, s, n, images, g, k, taps, from, rows);
+        for (ptrdiff_t i = 0; i < q->m; i += mr) {
+            const int ni = (int)cnn__min(mr, q->m - i);
+            float *to = dw + i * q->k + k;
+            q->u->micro(ni, taps, pixels, a + i * pixels, work, taps == nr ? q->whole : q->last,
+                        taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr);
+            for (int r = 0; r < ni && taps < nr; r++) cnn__add(to + r * q->k, tile + r * nr, taps);
+        }
     }
 }
 
-/* The first tap of tile number e: the planes that are spread at a time are cut into tiles. */
-static ptrdiff_t cnn__weights_tap(const cnn__weights *q, ptrdiff_t e)
-{
-    const ptrdiff_t piece = q->k / q->s.c * q->planes, tiles = cnn__ceil(piece, q->wide);
-    return cnn__min(e / tiles * piece + e % tiles * q->wide, q->k);
-}
-
-/* Tiles that cover all taps. */
-static ptrdiff_t cnn__weights_tiles(const cnn__weights *q)
-{
-    const ptrdiff_t piece = q->k / q->s.c * q->planes;
-    return q->k / piece * cnn__ceil(piece, q->wide) + cnn__ceil(q->k % piece, q->wide);
-}
-
-/* A unit is a column of tiles of dw in a group of a chunk of images. */
+/* A unit is a panel of taps in a group of a chunk of images. */
 static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__weights *q = job;
     const cnn__conv *t = q->t;
-    const ptrdiff_t tiles = cnn__weights_tiles(q), weights = t->oc * q->k;
-    const int unit = q->side ? q->images : 1, units = t->n / unit;      /* that chunks are made of */
+    const ptrdiff_t nr = q->u->nr, panels = cnn__ceil(q->k, nr), weights = t->oc * q->k;
     float *work = q->work + (size_t)thread * q->each;
     for (ptrdiff_t end; from < to; from = end) {
-        const ptrdiff_t e = from / tiles, g = e % t->groups, chunk = e / t->groups;
-        const ptrdiff_t n0 = units * chunk / q->chunks * unit, n1 = units * (chunk + 1) / q->chunks * unit;
-        end = cnn__min(to, (e + 1) * tiles);
-        const ptrdiff_t k0 = cnn__weights_tap(q, from - e * tiles), k1 = cnn__weights_tap(q, end - e * tiles);
+        const ptrdiff_t e = from / panels, g = e % t->groups, chunk = e / t->groups;
+        const ptrdiff_t n0 = t->n * chunk / q->chunks, n1 = t->n * (chunk + 1) / q->chunks;
+        end = cnn__min(to, (e + 1) * panels);
+        const ptrdiff_t k0 = (from - e * panels) * nr, k1 = cnn__min((end - e * panels) * nr, q->k);
         float *dw = (chunk ? q->partial + (chunk - 1) * weights : q->dw) + g * q->m * q->k;
-        if (q->side) cnn__side_weights_part(q, dw, n0, n1, k0, k1, work);
-        for (ptrdiff_t n = n0; n < n1 && !q->side; n += q->images)
+        for (ptrdiff_t n = n0; n < n1; n += q->images)
             for (int block = 0; block < q->blocks; block++)
                 cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, k0, k1,
                                    work);
@@ -14155,13 +14154,14 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
 static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 {
     const cnn__conv *t = q->t;
+    const ptrdiff_t nr = q->u->nr, last = (q->k - 1) % nr + 1;
     const size_t weights = (size_t)t->oc * (size_t)q->k;
-    if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
-    else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->side ? t->oh : q->block), q->at);
-    for (ptrdiff_t k = 0; q->side && k < q->k; k++) q->at[k] *= q->images;
+    if (!q->borrow) cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
+    for (ptrdiff_t p = 0; p < (ptrdiff_t)q->images * q->block * q->width; p++)
+        q->whole[p] = p * nr, q->last[p] = p * last;
     if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
     cnn__share_out(cpu, (double)t->n * t->oh * t->ow * (double)weights,
-                   (ptrdiff_t)q->chunks * t->groups * cnn__weights_tiles(q), cnn__weights_job, q);
+                   (ptrdiff_t)q->chunks * t->groups * cnn__ceil(q->k, nr), cnn__weights_job, q);
     for (size_t c = 1; c < (size_t)q->chunks; c++)
         for (size_t i = 0; i < weights; i++) q->dw[i] += q->partial[(c - 1) * weights + i];
 }
@@ -14235,9 +14235,9 @@ static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, 
     for (int c = 0; c < q->c; c++, a += mr) {
         const int now = (int)cnn__min(few, q->c - c);
         if (c % few == 0 && !q->backward)
-            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, (ptrdiff_t)now * kk);
+            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, NULL, (ptrdiff_t)now * kk);
         for (int e = 0; c % few == 0 && q->backward && e < now; e++)
-            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, kk);
+            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, NULL, kk);
         const float *from = g + (c % few * kk + (q->backward ? kk - 1 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
@@ -14690,11 +14690,6 @@ static size_t cnn__pack_direct(const cnn__cpu *cpu, const cnn__conv *t, float *t
 static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                           char *scratch, size_t *used)
 {
-    if (pass == CNN__BACKWARD_WEIGHTS) {
-        cnn__weights q = cnn__side_weights_plan(cpu, t, o->x, o->dy, scratch, used);
-        if (o->to) q.dw = o->to, cnn__weights_run(cpu, &q);
-        return;
-    }
     const cnn__side q = cnn__side_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
     if (!o->to) return;
     if (!o->packed) cnn__side_pack(&q, o->w);
@@ -15052,10 +15047,10 @@ static void cnn__add_term(const cnn__products *q, ptrdiff_t own, ptrdiff_t term,
     const float *row = a_row ? u : b_row ? v : NULL;                  /* the only row, times a number ... */
     const float  k[2] = { 1, q->p * (a_row ? 1.0f : *u) * (q->b && !b_row ? *v : 1.0f) };
     if (a_row && b_row) {                                             /* ... unless both are rows */
-        if (sum) *sum += (double)q->p * cnn__sum_products(u, v, 0, n);
+        if (sum) *sum += (double)q->p * cnn__sum_products(q->cpu, u, v, 0, n);
         else     cnn__each_add_product(q->cpu)(to, u, v, &q->p, n);
     } else if (row) {
-        if (sum) *sum += (double)k[1] * cnn__sum(row, NULL, 0, n);
+        if (sum) *sum += (double)k[1] * cnn__sum(q->cpu, row, NULL, 0, n);
         else     cnn__each_add_scaled(q->cpu)(to, row, NULL, k + 1, n);
     } else {
         if (sum) *sum += (double)k[1] * (double)n;
@@ -15226,11 +15221,11 @@ static void cnn__fast_channel_moments(const cnn__cpu *cpu, float *mean, float *r
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
     for (int i = 0; i < c; i++) {
         double sum = 0, squares = 0;
-        for (int s = 0; s < n; s++) sum += cnn__sum(x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
+        for (int s = 0; s < n; s++) sum += cnn__sum(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
         mean[i] = (float)(sum / count);
         const double r = sum / count - (double)mean[i];
         for (int s = 0; s < n; s++)
-            squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
+            squares += cnn__sum_squares(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
         rest[i] = (float)r, squares = squares / count - r * r;
         variance[i] = squares < 0 ? 0.0f : (float)squares;
     }
@@ -15261,8 +15256,8 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
         double sum = 0, moment = 0;
         for (int s = 0; s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            sum += cnn__sum(dy + at, NULL, 0, plane);
-            moment += cnn__sum_moments(x + at, dy + at, mean[i], plane);
+            sum += cnn__sum(cpu, dy + at, NULL, 0, plane);
+            moment += cnn__sum_moments(cpu, x + at, dy + at, mean[i], plane);
         }
         const double r = (double)rstd[i], more = rest ? (double)rest[i] : 0;
         moment -= more * sum;
