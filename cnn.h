@@ -291,8 +291,13 @@ CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *, cnn_shape, const flo
 /* Before cnn_compile; each returns its tensor. */
 CNN_API cnn_tensor *cnn_name  (cnn_tensor *, const char *name); /* of a node; copied */
 CNN_API cnn_tensor *cnn_keep  (cnn_tensor *);                   /* its value stays readable in CNN_EVAL too */
-/* A parameter that cnn_step leaves alone; conv1->in[1] is conv1's weight. By name: cnn_set_lr_scale, 0. */
+/* Freeze a parameter: cnn_step leaves it alone. Freeze the running statistics of a batch norm: in CNN_TRAIN,
+   too, it normalises by them, and they stay (PyTorch: eval()). Freeze what an operation computed: all
+   parameters and statistics below it. Backward, its time and its memory end above what is frozen.
+   conv1->in[1] is conv1's weight. By name: at compile, what matches the pattern, see cnn_set_lr_scale:
+   "features.*". */
 CNN_API cnn_tensor *cnn_freeze(cnn_tensor *);
+CNN_API bool        cnn_freeze_names(cnn_graph *, const char *pattern);
 
 /* ---- Values ---- */
 
@@ -300,6 +305,8 @@ CNN_API cnn_tensor *cnn_find  (const cnn_graph *, const char *name); /* after cn
 /* After cnn_compile: number i, from 0, in the order of execution: operands first, leaves such as parameters
    included; its index is i. NULL past the end. */
 CNN_API cnn_tensor *cnn_node  (const cnn_graph *, int i);
+CNN_API cnn_tensor *cnn_params(const cnn_graph *, int i); /* of these the parameters: number i, NULL past the
+                                                            end; its ->name, ->shape, ->frozen */
 CNN_API cnn_tensor *cnn_loss  (const cnn_graph *); /* what cnn_compile was given; before that, nil */
 /* What the loss judges: its first operand. cnn_loss itself if that is no loss. */
 CNN_API cnn_tensor *cnn_output(const cnn_graph *);
@@ -421,6 +428,8 @@ CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C
 typedef struct { const char *at, *said; cnn_tensor *x;
                  float momentum; /* of the running statistics, in (0,1]; default 0.1, as PyTorch's */
                  float eps; int no_affine; /* 1: no weight and bias */
+                 int eval;       /* 1: its running statistics are frozen, see cnn_freeze */
+                 int frozen;     /* 1: so are weight and bias */
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
 #define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
@@ -684,7 +693,8 @@ CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
 /* From now on the parameters whose names match learn at lr * factor; 0 leaves them as they are. In a pattern,
    '*' stands for any characters: "conv1.*", "*.bias". After cnn_compile; the last call that matches counts;
    neither model files nor checkpoints keep it. Parameters that never learn are better frozen with cnn_freeze,
-   which saves their gradients. Running statistics are not parameters: they go on, as PyTorch's.
+   which saves their gradients. Running statistics are not parameters: they go on, as PyTorch's. In any
+   pattern, '|' stands between alternatives: "conv1.*|fc.bias".
    cnn_set_decay_scale likewise: weight_decay * factor; 0 turns it off. */
 CNN_API bool cnn_set_lr_scale(cnn_graph *, const char *pattern, float factor);
 CNN_API bool cnn_set_decay_scale(cnn_graph *, const char *pattern, float factor);
@@ -1057,7 +1067,7 @@ struct cnn_tensor {
     int           n_in;
     cnn_shape     shape;       /* n is max_batch while recording, the current batch while running */
     bool          batched;     /* shape.n is the batch */
-    bool          needs_grad;  /* some parameter is among its ancestors (or it is one) */
+    bool          needs_grad;  /* it is a parameter, not frozen, or depends on one */
     bool          frozen, kept;
     const void   *args;        /* the op's option struct, copied */
     int           index;       /* place in the order of execution */
@@ -1325,7 +1335,8 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
     X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update) \
     X(bytes) X(floats) X(labels) X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) \
-    X(target_type) X(label) X(skip) X(separator) X(shorter) X(decode) X(stream)
+    X(target_type) X(label) X(skip) X(separator) X(shorter) X(decode) X(stream) \
+    X(eval) X(frozen)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -1684,6 +1695,11 @@ typedef struct cnn__probe {
     void (*see)(struct cnn__probe *, cnn_tensor *y, cnn__moment);    /* y: the node; the loss for an update */
 } cnn__probe;
 
+typedef struct cnn__pattern {            /* a list of names */
+    const char          *text;
+    struct cnn__pattern *next;
+} cnn__pattern;
+
 struct cnn_graph {
     char         error[CNN_ERROR_SIZE];
     const char  *call;                  /* where the last call was made, for the message */
@@ -1696,6 +1712,9 @@ struct cnn_graph {
     cnn__node  **order;                 /* those that matter, operands first: the order of execution */
     int          n_order;
     cnn__node  **by_name;               /* the same, sorted by their names */
+    cnn__node  **param;                 /* of these the parameters, in the order of execution */
+    int          n_params;
+    cnn__pattern *freeze;               /* names of what is frozen at compile */
     cnn_tensor  *loss;
     bool         batch_unsaid;          /* max_batch is a default: cnn_fit wants to hear it */
     bool         planned, compiled;
@@ -2103,13 +2122,45 @@ CNN_API cnn_tensor *cnn_keep(cnn_tensor *t)
     return t;
 }
 
+/* A parameter, or a buffer with all the buffers of its layer. Returns how many. */
+static int cnn__freeze_leaf(cnn_tensor *t)
+{
+    const cnn__node *owner = cnn__of(t)->owner;
+    if (t->kind != CNN_PARAM && t->kind != CNN_BUFFER) return 0;
+    t->frozen = true;
+    for (int k = 0; t->kind == CNN_BUFFER && owner && k < owner->t.n_in; k++)
+        if (owner->t.in[k]->kind == CNN_BUFFER) owner->t.in[k]->frozen = true;
+    return 1;
+}
+
 CNN_API cnn_tensor *cnn_freeze(cnn_tensor *t)
 {
     if (cnn__is_nil(t)) return t;
-    if (t->graph->compiled)        cnn_fail(t, "cannot be frozen: the graph is compiled");
-    else if (t->kind != CNN_PARAM) cnn_fail(t, "cannot be frozen: it is not a parameter");
-    else t->frozen = true, t->graph->planned = false;
+    cnn_graph *g = t->graph;
+    if (g->compiled)
+        return cnn_fail(t, "cannot be frozen: the graph is compiled; cnn_set_lr_scale with 0 can"), t;
+    int found = cnn__freeze_leaf(t), i = g->n_nodes;
+    while (i > 0 && &g->node[i - 1]->t != t) i--;
+    g->planned = false, cnn__of(t)->mark = ++g->walk;
+    for (; i-- > 0; )                                   /* users before their operands: down from t */
+        for (int k = 0; g->node[i]->mark == g->walk && k < g->node[i]->t.n_in; k++) {
+            found += cnn__freeze_leaf(g->node[i]->t.in[k]);
+            cnn__of(g->node[i]->t.in[k])->mark = g->walk;
+        }
+    if (!found) cnn_fail(t, "cannot be frozen: it is no parameter, and has none below it");
     return t;
+}
+
+CNN_API bool cnn_freeze_names(cnn_graph *g, const char *pattern)
+{
+    if (!g || g->error[0]) return false;
+    if (g->compiled || !pattern)
+        return cnn__fail(g, g->config.at, "freeze_names", !pattern ? "no pattern was given"
+                         : "the graph is compiled; cnn_set_lr_scale with 0 can");
+    cnn__pattern *p = cnn__alloc(g, sizeof *p);
+    if (!p || !(p->text = cnn__copy_string(g, pattern))) return false;
+    p->next = g->freeze, g->freeze = p, g->planned = false;
+    return true;
 }
 
 /* ---- Options: filled in and checked once, when a node is recorded ---- */
@@ -2336,10 +2387,13 @@ static CNN__INLINE float cnn__softplus(float x) { return (x < 0 ? 0.0f : x) + lo
 #define CNN__LOOP(name, ...) CNN__EACH_TEXT(name##_c, __VA_ARGS__)
 #define CNN__LOOPS(name) { name##_c, NULL }
 #endif
+static inline bool cnn__loops_avx2(const cnn__cpu *cpu)
+{
+    return cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
+}
 static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 {
-    const bool avx = cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
-    return avx && loop[1] ? loop[1] : loop[0];
+    return cnn__loops_avx2(cpu) && loop[1] ? loop[1] : loop[0];
 }
 /* The formulas that kernels use, picked by the instruction set: cnn__each_add(cpu). */
 #define CNN__EACH(name, ...)                                                                                 \
@@ -2365,8 +2419,9 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
 /* ---- Sums ---- */
 
 /* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024
-   terms, so that the error is that of sums of 64 numbers however long the array is. */
-#define CNN__SUM(name, ...)                                                                                  \
+   terms, so that the error is that of sums of 64 numbers however long the array is. On x86 also for AVX2,
+   with the same bits. */
+#define CNN__SUM_TEXT(name, ...)                                                                             \
     static double name(const float *x, const float *a, float m, ptrdiff_t n)                                 \
     {                                                                                                        \
         double sum = 0;                                                                                      \
@@ -2382,6 +2437,22 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
         (void)a, (void)m;                                                                                    \
         return sum;                                                                                          \
     }
+#if CNN__X86
+#define CNN__SUM(name, ...)                                                                                  \
+    CNN__SUM_TEXT(name##_c, __VA_ARGS__)                                                                     \
+    __attribute__((target("avx2"))) CNN__SUM_TEXT(name##_avx2, __VA_ARGS__)                                  \
+    static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
+    {                                                                                                        \
+        return cnn__loops_avx2(cpu) ? name##_avx2(x, a, m, n) : name##_c(x, a, m, n);                    \
+    }
+#else
+#define CNN__SUM(name, ...)                                                                                  \
+    CNN__SUM_TEXT(name##_c, __VA_ARGS__)                                                                     \
+    static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
+    {                                                                                                        \
+        return (void)cpu, name##_c(x, a, m, n);                                                              \
+    }
+#endif
 CNN__SUM(cnn__sum,             x[i])
 CNN__SUM(cnn__sum_products,    x[i] * a[i])
 CNN__SUM(cnn__sum_squares,     (x[i] - m) * (x[i] - m))                  /* about m */
@@ -3105,7 +3176,7 @@ static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn
 static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = cnn__len(y->in[0]->shape);
-    y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
+    y->data[0] = (float)(cnn__sum_differences(&y->graph->cpu, y->in[0]->data, y->in[1]->data, 0, n) / n);
 }
 static void cnn__mse_backward(cnn_tensor *y)
 {
@@ -3802,11 +3873,13 @@ CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
  *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
  *   training:    m, v = mean and variance over (N,H,W), M elements;
  *      running = (1 - momentum) running + momentum (m, v M/(M-1)): unbiased, as PyTorch's
- *   evaluation:  m, v = the running ones
- *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X))
+ *   evaluation, and training if the running ones are frozen: m, v = the running ones
+ *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X)); frozen, without
+ *   the means, since m and v do not depend on x
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
  *   (1,C,1,1).
  * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__keeps_statistics(const cnn_tensor *y) { return cnn_operand(y, "running_mean")->frozen; }
 static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_batch_norm_args *a = y->args;
@@ -3815,7 +3888,7 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
     float       *running_var = cnn_operand(y, "running_var")->data;
     const float *x = y->in[0]->data, *mean = running_mean, *rest = NULL, *var = running_var;
     float       *rstd = cnn_scratch(y);
-    if (mode == CNN_TRAIN) {
+    if (mode == CNN_TRAIN && !cnn__keeps_statistics(y)) {
         float       *m = y->saved, *v = m + c, *more = v + c;
         const double count = (double)n * plane;
         if (count < 2) {
@@ -3840,10 +3913,16 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
 static void cnn__batch_norm_backward(cnn_tensor *y)
 {
     const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
-    const float      *mean = y->saved, *rstd = mean + y->shape.c;
+    const int         c = y->shape.c;
+    const float      *mean = y->saved, *rstd = mean + c, *rest = rstd + c;
+    if (cnn__keeps_statistics(y)) {
+        const float *var = cnn_operand(y, "running_var")->data;
+        float       *r = cnn_scratch(y);
+        for (int i = 0; i < c; i++) r[i] = 1 / sqrtf(var[i] + ((const cnn_batch_norm_args *)y->args)->eps);
+        mean = cnn_operand(y, "running_mean")->data, rstd = r, rest = NULL;
+    }
     cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, cnn__grad(w), cnn__grad(b), y->grad, y->in[0]->data,
-                        mean, rstd + y->shape.c, rstd, cnn__data(w), y->shape.n, y->shape.c,
-                        cnn__plane(y->shape));
+                        mean, rest, rstd, cnn__data(w), y->shape.n, c, cnn__plane(y->shape));
 }
 static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 3 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
@@ -3861,7 +3940,13 @@ CNN__ROOM cnn_op_batch_norm = {
     .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields,
     .owned = cnn__batch_norm_owned };
 
-CNN__UNARY(cnn_batch_norm_, batch_norm, cnn_batch_norm_args)
+CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
+{
+    cnn_tensor *y = cnn_layer(&cnn_op_batch_norm, &a.x, 1, &a, a.at, a.name);
+    for (int k = 1; k < y->n_in; k++)
+        if (a.frozen || (a.eval && y->in[k]->kind == CNN_BUFFER)) cnn__freeze_leaf(y->in[k]);
+    return y;
+}
 
 /* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
@@ -3900,7 +3985,8 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     for (int row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
         float        mean, rest, variance, rstd;
-        cnn__fast_channel_moments(&(cnn__cpu){ CNN_ISA_C, 1, false }, &mean, &rest, &variance, x, 1, 1, t.k);
+        const cnn__cpu one = { y->graph->cpu.isa, 1, false };
+        cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
         rstd = 1 / sqrtf(variance + t.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
         ptrdiff_t weight = row % t.groups * t.k / t.share;
@@ -3913,10 +3999,11 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     }
 }
 /* sum[0] = sum dy, sum[1] = sum dy (x - mean - rest), over n elements: often one, in layer_norm. */
-static void cnn__moments_of(double sum[2], const float *x, const float *dy, float mean, float rest,
-                            ptrdiff_t n)
+static void cnn__moments_of(const cnn__cpu *cpu, double sum[2], const float *x, const float *dy, float mean,
+                            float rest, ptrdiff_t n)
 {
-    sum[0] = n < 32 ? 0 : cnn__sum(dy, NULL, 0, n), sum[1] = n < 32 ? 0 : cnn__sum_moments(x, dy, mean, n);
+    sum[0] = n < 32 ? 0 : cnn__sum(cpu, dy, NULL, 0, n);
+    sum[1] = n < 32 ? 0 : cnn__sum_moments(cpu, x, dy, mean, n);
     for (ptrdiff_t i = 0; n < 32 && i < n; i++)
         sum[0] += (double)dy[i], sum[1] += (double)(dy[i] * (x[i] - mean));
     sum[1] -= (double)rest * sum[0];
@@ -3937,7 +4024,7 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         for (ptrdiff_t i = 0; i < t.k; i += t.share) {
             const double factor = w ? (double)w[weight + i / t.share] : 1.0;
             double       part[2];
-            cnn__moments_of(part, x + at + i, dy + at + i, mean, rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at + i, dy + at + i, mean, rest[row], t.share);
             sum += factor * part[0], moment += factor * part[1];
         }
         const double slope = moment * (double)rstd * (double)rstd / (double)t.k;
@@ -3954,7 +4041,7 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         for (int s = 0; s < y->shape.n; s++) {
             const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
             double          part[2];
-            cnn__moments_of(part, x + at, dy + at, saved[2 * row], rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at, dy + at, saved[2 * row], rest[row], t.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
         }
         if (dw) dw[i] += (float)moment;
@@ -5629,7 +5716,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
     }
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
-        const double m = (double)mean[ch] + (double)rest[ch], r = (double)rstd[ch];
+        const double m = (double)mean[ch] + (rest ? (double)rest[ch] : 0), r = (double)rstd[ch];
         double       sum = 0, moment = 0;                    /* of dy, and of dy X with X = (x - m) r */
         for (int s = 0; s < n; s++)
             for (ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane, end = at + plane; at < end; at++) {
@@ -5641,7 +5728,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
         for (int s = 0; dx && s < n; s++)
             for (ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane, end = at + plane; at < end; at++) {
                 const double X = ((double)x[at] - m) * r;
-                const double d = (double)dy[at] - sum / count - X * moment / count;
+                const double d = (double)dy[at] - (rest ? sum / count + X * moment / count : 0);
                 dx[at] = (dx == dy ? 0.0f : dx[at]) + (float)((w ? (double)w[ch] : 1) * r * d);
             }
     }
@@ -6049,18 +6136,20 @@ static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned si
     return true;
 }
 
-/* Does the name match the pattern, in which '*' stands for any characters? */
+/* Does the name match the pattern, in which '*' stands for any characters, or one of those between '|'? */
 static bool cnn__matches(const char *pattern, const char *name)
 {
-    const char *star = NULL, *from = NULL;
-    while (*name) {
-        if (*pattern == '*') star = pattern++, from = name;
-        else if (*pattern == *name) pattern++, name++;
-        else if (star) pattern = star + 1, name = ++from;
-        else return false;
+    const char *star = NULL, *from = NULL, *at = name;
+    while (*at) {
+        if (*pattern == '*') star = pattern++, from = at;
+        else if (*pattern == *at && *at != '|') pattern++, at++;
+        else if (star) pattern = star + 1, at = ++from;
+        else break;
     }
     while (*pattern == '*') pattern++;
-    return !*pattern;
+    if (!*at && (!*pattern || *pattern == '|')) return true;
+    const char *next = strchr(pattern, '|');
+    return next && cnn__matches(next + 1, name);
 }
 
 static bool cnn__set_scale(cnn_graph *g, const char *what, const char *pattern, float factor, bool decay)
@@ -6169,7 +6258,10 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
 
-static bool cnn__trains(const cnn_tensor *t) { return t->kind == CNN_BUFFER || cnn__is_trained(t); }
+static bool cnn__trains(const cnn_tensor *t)
+{
+    return t->kind == CNN_BUFFER ? !t->frozen : cnn__is_trained(t);
+}
 
 static size_t cnn__trained_floats(const cnn_graph *g)
 {
@@ -6553,8 +6645,10 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
 static void cnn__plan_leaves(cnn_graph *g)
 {
     size_t trained = 0, frozen = 0, buffers = 0, inputs = 0;
+    g->n_params = 0;
     for (int i = 0; i < g->n_order; i++) {
         cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM) g->param[g->n_params++] = g->order[i];
         size_t     *at = t->kind == CNN_PARAM ? (t->needs_grad ? &trained : &frozen)
                        : t->kind == CNN_INPUT || t->kind == CNN_LABELS ? &inputs : &buffers;
         if (t->op) continue;
@@ -6658,6 +6752,20 @@ static bool cnn__find_rows(cnn_graph *g)
     return true;
 }
 
+/* What cnn_freeze_names asked for. */
+static bool cnn__freeze_matches(cnn_graph *g)
+{
+    for (const cnn__pattern *p = g->freeze; p; p = p->next) {
+        int found = 0;
+        for (int i = 0; i < g->n_order; i++)
+            if (cnn__matches(p->text, g->order[i]->t.name)) found += cnn__freeze_leaf(&g->order[i]->t);
+        if (!found)
+            return cnn__fail(g, g->config.at, "freeze_names", "no parameter has a name like \"%.80s\"",
+                             p->text);
+    }
+    return true;
+}
+
 /* Order, gradients, names, places: all that can be known before memory is taken. */
 CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 {
@@ -6669,10 +6777,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     g->memory = none;
     CNN_FREE(g->order);
     g->n_order = 0;
-    const size_t bytes = 2 * (size_t)g->n_nodes * sizeof *g->order;
+    const size_t bytes = 3 * (size_t)g->n_nodes * sizeof *g->order;
     g->order = CNN_MALLOC(bytes);
     if (!g->order) return cnn__no_memory(g, NULL, "compile", bytes), none;
-    g->by_name = g->order + g->n_nodes;
+    g->by_name = g->order + g->n_nodes, g->param = g->by_name + g->n_nodes;
 
     /* The order of execution: what the loss depends on, then what else is kept. */
     g->loss = loss, g->walk++;
@@ -6682,9 +6790,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     for (int i = 0; i < g->n_nodes; i++)
         if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
 
-    /* Whose parameter is it, which gradients are wanted, what is everything called, and where does it lie? */
+    /* Whose parameter is it, what is everything called, which gradients are wanted, and where does it lie? */
     cnn__adopt(g);
-    if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g) && cnn__find_rows(g)) {
+    if (cnn__name_nodes(g) && cnn__freeze_matches(g) && cnn__mark_gradients(g, n_loss) &&
+        cnn__find_rows(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
     }
@@ -6958,9 +7067,9 @@ static bool cnn__copy_nodes(cnn_graph *view, const cnn_graph *g)
 {
     const size_t n = (size_t)g->n_order;
     cnn__node   *node = cnn__alloc(view, n * sizeof *node);
-    view->order = node ? CNN_MALLOC(2 * n * sizeof *view->order) : NULL;
-    if (!view->order) return cnn__no_memory(view, NULL, "share", 2 * n * sizeof *view->order);
-    view->by_name = view->order + n;
+    view->order = node ? CNN_MALLOC(3 * n * sizeof *view->order) : NULL;
+    if (!view->order) return cnn__no_memory(view, NULL, "share", 3 * n * sizeof *view->order);
+    view->by_name = view->order + n, view->param = view->by_name + n;
     for (size_t i = 0; i < n; i++) {
         const cnn__node  *from = g->order[i];       /* only what a run of g leaves alone is read: no race */
         const cnn_tensor *t = &from->t;
@@ -7025,6 +7134,10 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
 CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
 {
     return g && g->planned && name ? cnn__find_name(g, "", name) : NULL;
+}
+CNN_API cnn_tensor *cnn_params(const cnn_graph *g, int i)
+{
+    return g && g->compiled && i >= 0 && i < g->n_params ? &g->param[i]->t : NULL;
 }
 CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
 {
@@ -9430,7 +9543,8 @@ static bool cnn__count_batches(cnn__run *r)
                          count, batch);
     for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1)
+        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1
+            && !cnn__keeps_statistics(y))
             return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
                              "of which %s \"%s\" has no variance: say .drop_last = 1 or another max_batch",
                              count, batch, y->op->name, y->name);
@@ -9793,7 +9907,7 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 
        cnn 1                                        the version of this text
        input input 1,28,28                          kind, name, extents (without N where N is the batch)
-       param conv1.weight 6,1,5,5                   then perhaps: frozen, grad, kept
+       param conv1.weight 6,1,5,5                   then perhaps: frozen (buffers, too), grad, kept
        const const1 1,2,1,1 x3f80000040000000       its values 1 and 2
        op conv1 conv2d 0,1,2 channels=6 kernel=5    name, operation, operands, options that are not zero
        root 9                                       what was compiled
@@ -10294,18 +10408,19 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix,
 static bool cnn__is_learned(const cnn_tensor *t) { return t->kind == CNN_PARAM || t->kind == CNN_BUFFER; }
 
 /* The count of a batch norm's batches, "bn1" ".num_batches_tracked". The graph keeps it as the difference
-   from its own number of training forwards. */
+   from its own number of training forwards, which do not count while the statistics are frozen. */
 static const char cnn__count_suffix[] = ".num_batches_tracked";
 static bool cnn__has_count(const cnn_tensor *y)                      /* and no parameter took its name */
 {
     return cnn_operand(y, "running_mean") && !cnn__find_name(y->graph, y->name, cnn__count_suffix);
 }
+static uint64_t cnn__counted(const cnn_tensor *y) { return cnn__keeps_statistics(y) ? 0 : y->graph->draw; }
 static void cnn__read_count(const cnn__file *f, cnn_tensor *y)
 {
     cnn__entry *e = cnn__has_count(y) ? cnn__lookup(f, y->name, cnn__count_suffix) : NULL;
     if (!e || e->dtype != CNN__I64 || e->count != 1) return;
     e->known = true;
-    cnn__of(y)->batches = cnn__le64(f->data + e->begin) - f->g->draw;
+    cnn__of(y)->batches = cnn__le64(f->data + e->begin) - cnn__counted(y);
 }
 
 /* Whether the file has all that the graph learns. Nothing is taken yet. */
@@ -10443,7 +10558,7 @@ static const cnn_op *cnn__find_op(const cnn_load_args *a, const char *name)
 /* Flags behind a node. */
 static bool cnn__read_flag(cnn_tensor *t, const char *word)
 {
-    if      (strcmp(word, "frozen") == 0 && t->kind == CNN_PARAM) t->frozen = true;
+    if      (strcmp(word, "frozen") == 0 && cnn__is_learned(t))   t->frozen = true;
     else if (strcmp(word, "grad") == 0 && t->kind == CNN_INPUT)   cnn__of(t)->wants_grad = true;
     else if (strcmp(word, "kept") == 0)                           t->kept = true;
     else return false;
@@ -10905,8 +11020,9 @@ static bool cnn__put_tensors(cnn__writer *w)
     bool       good = true;
     for (int i = 0; i < g->n_order && good; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        const uint64_t    count = g->order[i]->batches + g->draw;
-        good = !cnn__has_count(y) ||
+        const bool        counts = cnn__has_count(y);
+        const uint64_t    count = counts ? g->order[i]->batches + cnn__counted(y) : 0;
+        good = !counts ||
                cnn__put_tensor(w, CNN__I64, y->name, cnn__count_suffix, "[]", &count, 1);
     }
     for (int i = 0; i < g->n_order && good && w->state; i++) {
@@ -11499,18 +11615,27 @@ static cnn__text cnn__grouped(double whole)                    /* 61706 -> "61,7
     return r;
 }
 
-/* The operation and those of its options that were said: "conv2d kernel=5 pad=2". */
+/* The operation and those of its options that were said, and what is frozen of what it owns: "conv2d kernel=5
+   pad=2", "batch_norm, frozen", "batch_norm, frozen running_mean running_var". */
 typedef struct { char s[160]; } cnn__long_text;
 static cnn__long_text cnn__op_text(const cnn_tensor *t)
 {
     cnn__long_text r;
+    const int room = (int)sizeof r.s;
+    int all = t->frozen, frozen = t->frozen;
     int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
     for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++) {
-        if (k < 0 || k >= (int)sizeof r.s) break;
+        if (k < 0 || k >= room) break;
         if (cnn__is_default(t, f)) continue;
-        k += cnn__format(r.s + k, sizeof r.s - (size_t)k, f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name,
+        k += cnn__format(r.s + k, (size_t)(room - k), f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name,
                          cnn__option(f, t->args));
     }
+    for (int i = 0; i < t->n_in; i++)
+        if (cnn__of(t->in[i])->owner == cnn__of(t)) all++, frozen += t->in[i]->frozen;
+    if (frozen && k < room) k += cnn__format(r.s + k, (size_t)(room - k), ", frozen");
+    for (int i = 0; i < t->n_in && frozen < all && k < room; i++)
+        if (cnn__of(t->in[i])->owner == cnn__of(t) && t->in[i]->frozen)
+            k += cnn__format(r.s + k, (size_t)(room - k), " %s", cnn__of(t->in[i])->suffix);
     return r;
 }
 
@@ -12484,7 +12609,7 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
    cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere */
 enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
-typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
+typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
 
 /* A mask, where there are no better ones: lanes from <= l < to. */
@@ -12504,15 +12629,16 @@ typedef struct {
        Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators. */
     void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
                   ptrdiff_t ldc, const float *bias, bool add);
-    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. */
-    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
+    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
+       q starts at at[q]. */
+    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
     /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
     void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
     /* to[i] = x[2*i], i < n; and its transpose, to[2*i] += v[i]. */
     void (*take_even)(float *to, const float *x, ptrdiff_t n);
     void (*add_even)(float *to, const float *v, ptrdiff_t n);
-    /* rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors: over images n, rows y and pixels q
-           c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
+    /* rows <= 3 by cols <= 4 sums along the vectors: over images n and q < length
+           c[i][j] += sum_n,q a[n*a_image + i*lda + q] b[n*b_image + at[j] + q]
        at has four entries whatever cols is. Lower bound: 12 multiply-adds for 7 loads. */
     void (*dot)(int rows, int cols, const cnn__runs *, const float *a, const float *b, const ptrdiff_t *at,
                 float *c, ptrdiff_t ldc);
@@ -12540,6 +12666,15 @@ typedef struct {
 } cnn__kernels;
 
 /* ---- The texts of the kernels ---- */
+
+/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
+static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
+    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
+    else for (; i < n; i++) to[i] = from[i];
+}
 
 /* micro: the tile of c is fetched into the cache while p runs. */
 #define CNN__TILE(isa)                                                                                       \
@@ -12601,21 +12736,31 @@ static inline int cnn__tile_rows(int left)
 
 #define CNN__PACK_ROWS(isa)                                                                                  \
     CNN__TARGET_##isa static void cnn__pack_##isa(float *to, int r, const float *x, ptrdiff_t si,            \
-                                                  ptrdiff_t np)                                              \
+                                                  const ptrdiff_t *at, ptrdiff_t np)                         \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t none[W] = { 0 };                                                                     \
         cnn__v_##isa t[4];                                                                                   \
+        float few[4 * W];                                                                                    \
         for (int q = (r - 1) / W * W; q >= 0; q -= W) {                                                      \
             const float *row[W];                                                                             \
-            ptrdiff_t p = 0;            /* full-vector stores; the next one overwrites the excess lanes */   \
-            for (int l = 0; l < W; l++) row[l] = x + (q + l < r ? q + l : r - 1) * si;                       \
-            for (; p + 4 <= np && (q + W <= r || (np - p - 4) * r >= q + W - r); p += 4) {                   \
+            const int lanes = (int)cnn__min(W, r - q);                                                       \
+            for (int l = 0; l < W; l++)                                                                      \
+                row[l] = x + (at ? at[q + cnn__min(l, lanes - 1)] : (q + cnn__min(l, lanes - 1)) * si);      \
+            for (ptrdiff_t p = 0; p < np; p += 4) {                                                          \
+                if (p + 4 > np && np < 4) {                                                                  \
+                    for (; p < np; p++)                                                                      \
+                        for (int l = 0; l < lanes; l++) to[p * r + q + l] = row[l][p];                       \
+                    break;                                                                                   \
+                }                                                                                            \
+                p = cnn__min(p, np - 4);        /* some twice */                                             \
                 cnn__gather4_##isa(t, row, none, 0, (int)p);                                                 \
-                for (int e = 0; e < 4; e++) cnn__store_##isa(to + (p + e) * r + q, t[e]);                    \
+                /* whole vectors where the next one overwrites the excess lanes */                           \
+                const bool whole = lanes == W || (np - p - 4) * r >= q + W - r;                              \
+                CNN__UNROLL for (int e = 0; e < 4; e++)                                                      \
+                    cnn__store_##isa(whole ? to + (p + e) * r + q : few + e * W, t[e]);                      \
+                for (int e = 0; e < 4 && !whole; e++) cnn__copy(to + (p + e) * r + q, few + e * W, lanes);   \
             }                                                                                                \
-            for (; p < np; p++)                                                                              \
-                for (int l = 0; l < W && q + l < r; l++) to[p * r + q + l] = row[l][p];                      \
         }                                                                                                    \
     }
 
@@ -12636,11 +12781,19 @@ static inline int cnn__tile_rows(int left)
     CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
-        ptrdiff_t i = 0;                /* the last vector would read one float too many */                  \
+        cnn__v_##isa a, b = cnn__set_##isa(0.0f);                                                            \
+        float last[W];                                                                                       \
+        ptrdiff_t i = 0;                                                                                     \
         for (; i + W < n; i += W)                                                                            \
             cnn__store_##isa(to + i, cnn__even_##isa(cnn__load_##isa(x + 2 * i),                             \
                                                      cnn__load_##isa(x + 2 * i + W)));                       \
-        for (; i < n; i++) to[i] = x[2 * i];                                                                 \
+        if (i == n) return;                                                                                  \
+        const int left = (int)(2 * (n - i) - 1);        /* a whole vector would read one float too many */   \
+        if (left < W) a = cnn__few_##isa(x + 2 * i, left);                                                   \
+        else          a = cnn__load_##isa(x + 2 * i);                                                        \
+        if (left > W) b = cnn__few_##isa(x + 2 * i + W, left - W);                                           \
+        cnn__store_##isa(last, cnn__even_##isa(a, b));                                                       \
+        for (int e = 0; i < n; i++, e++) to[i] = last[e];                                                    \
     }
 
 #define CNN__ADD_EVEN(isa)                                                                                   \
@@ -12662,28 +12815,27 @@ static inline int cnn__tile_rows(int left)
 /* dot: the accumulators t[rows][4] stay in registers. */
 #define CNN__DOTS(isa)                                                                                       \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__dots_##isa(const int rows, const int wide, int cols, const cnn__runs *r, const float *a,       \
-                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)                       \
+    void cnn__dots_##isa(const int rows, int cols, const cnn__runs *r, const float *a, const float *b,       \
+                         const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                       \
     {                                                                                                        \
-        cnn__v_##isa t[4][4], u[4];                                                                          \
+        cnn__v_##isa t[3][4], u[3];                                                                          \
         CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
             CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = cnn__set_##isa(0.0f);                          \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
         const int few = (int)(r->length - whole);                                                            \
-        for (int n = 0; n < r->images; n++)                                                                  \
-            for (int y = 0; y < r->rows; y++) {                                                              \
-                const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;  \
-                for (const float *end = p + whole; p < end; p += W, q += W) {                                \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);       \
-                    CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                     \
-                                  cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                          \
-                }                                                                                            \
-                if (!few) continue;                                                                          \
-                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);       \
-                CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                 \
-                              cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                      \
+        for (int n = 0; n < r->images; n++) {                                                                \
+            const float *p = a + n * r->a_image, *q = b + n * r->b_image;                                    \
+            for (const float *end = p + whole; p < end; p += W, q += W) {                                    \
+                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);           \
+                CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                         \
+                              cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                              \
             }                                                                                                \
+            if (!few) continue;                                                                              \
+            CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);           \
+            CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                     \
+                          cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                          \
+        }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
             float sum[4];                                                                                    \
             cnn__sum4_##isa(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                        \
@@ -12692,8 +12844,8 @@ static inline int cnn__tile_rows(int left)
     }
 
 #define CNN__DOT_STEP(isa, v0, v1, v2, v3)                                                                   \
-    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1) CNN__DOT_COLUMN(isa, 2, v2)                      \
-    if (wide > 3) { CNN__DOT_COLUMN(isa, 3, v3) }
+    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1)                                                  \
+    CNN__DOT_COLUMN(isa, 2, v2) CNN__DOT_COLUMN(isa, 3, v3)
 
 #define CNN__DOT_COLUMN(isa, j, v) {                                                                         \
         const cnn__v_##isa column = v;                                                                       \
@@ -12705,10 +12857,9 @@ static inline int cnn__tile_rows(int left)
     void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b,              \
                         const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                        \
     {                                                                                                        \
-        if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
-        else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
+        if (rows == 3)      cnn__dots_##isa(3, cols, r, a, b, at, c, ldc);                                   \
+        else if (rows == 2) cnn__dots_##isa(2, cols, r, a, b, at, c, ldc);                                   \
+        else                cnn__dots_##isa(1, cols, r, a, b, at, c, ldc);                                   \
     }
 
 #define CNN__FIR(isa)                                                                                        \
@@ -13461,15 +13612,6 @@ enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
 
 static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
 
-/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
-static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
-{
-    ptrdiff_t i = 0;
-    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
-    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
-    else for (; i < n; i++) to[i] = from[i];
-}
-
 /* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
 typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
 static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
@@ -13487,7 +13629,7 @@ static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, p
         for (; np > 0; np--, x += sp, to += r)
             for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
     } else if (sp == 1 && ni == r) {
-        u->pack(to, r, x, si, np);
+        u->pack(to, r, x, si, NULL, np);
     } else {
         for (int q = 0; q < r; q++, x += si)
             for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
@@ -13515,7 +13657,7 @@ static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__
     const ptrdiff_t run = m <= 3 ? k : CNN__DOT_RUN;
     for (ptrdiff_t p = 0; p < k; p += run)
         for (ptrdiff_t j = 0; j < n; j += 4) {
-            const cnn__runs r = { 1, 1, cnn__min(run, k - p), a.si, 0, 0, 0, 0 };
+            const cnn__runs r = { 1, cnn__min(run, k - p), a.si, 0, 0 };
             const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si,
                                                         cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
             for (ptrdiff_t i = 0; i < m; i += 3)
@@ -13894,7 +14036,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
     const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
     const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
     float all[FLOATS];
-    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, kc); return; }
+    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, NULL, kc); return; }
     for (ptrdiff_t k = b, n; k < b + kc; k += n) {
         const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
         if (j || !few || b + kc - k < kw) {                     /* part of a row, or a large kernel */
@@ -13903,7 +14045,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
             continue;
         }
         const ptrdiff_t planes = cnn__min(cnn__min(few, q->s.c - c), (b + kc - k) / kw);
-        q->u->pack(all, ni, w + c * taps + i * kw, row, (planes - 1) * taps + kw);
+        q->u->pack(all, ni, w + c * taps + i * kw, row, NULL, (planes - 1) * taps + kw);
         for (ptrdiff_t e = 0; e < planes; e++, to += kw * ni)
             memcpy(to, all + e * taps * ni, (size_t)(kw * ni) * sizeof *to);
         n = planes * kw;
@@ -14244,7 +14386,7 @@ typedef struct {
 static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && cnn__all_meet(t)
-        && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || cnn__unpadded(t));
+        && t->n % cnn__kernels_of(cpu)->nr == 0 && pass != CNN__BACKWARD_WEIGHTS;
 }
 
 CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
@@ -14284,7 +14426,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
     const int nr = q->u->nr, mr = q->u->mr;
     const ptrdiff_t plane = (ptrdiff_t)q->oh * q->ow, part = (i1 - i0) * plane;
     float *sums = work, *s = work + q->out * nr;
-    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, q->in);
+    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, NULL, q->in);
     for (ptrdiff_t p = 0; p < plane; p++) {
         const ptrdiff_t y0 = p / q->ow - q->ph, x0 = p % q->ow - q->pw;
         const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(q->kh, q->h - y0);
@@ -14300,7 +14442,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
                             q->bias && r == top ? q->bias + i : NULL, r > top);
         }
     }
-    q->u->pack(s, (int)part, sums, nr, nr);                 /* turned back, in the place of the images */
+    q->u->pack(s, (int)part, sums, nr, NULL, nr);              /* turned back, in the place of the images */
     for (ptrdiff_t n = 0; n < nr; n++, s += part) {
         float *to = q->y + (block * nr + n) * q->out + i0 * plane;
         if (q->backward) cnn__add(to, s, part);
@@ -14332,22 +14474,29 @@ static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q)
                    q->blocks * cnn__ceil(q->m, q->u->mr), cnn__side_job, q);
 }
 
-/* ---- backward-weights ---- */
+/* ---- backward-weights: a product whose sums run over the pixels of dy ----
 
-/* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
+       dW (OC, taps) += dY (OC, pixels) S(X)^T
+
+   Pixels are taken some hundreds at a time, of several images where these are small: dY is packed in row
+   panels, then each panel of nr taps is copied from S, transposed, and meets all of dY in cnn__micro. So taps
+   lie along the vectors, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
+   formula; a float of S is moved once for OC of them.
+
+   Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
    its own and are added in order. Where the weights are many there is one chunk, and threads share
-   its taps, tile by tile. */
+   its taps, panel by panel. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
-    cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
-    bool borrow, copy;                  /* copy: rows are narrow; sums run better over several */
-    bool side;                          /* blocks of nr images side by side */
-    int block, blocks, images, chunks, planes;              /* planes of x that are spread at a time */
-    int high, wide;                     /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
+    cnn__spread s, d;                   /* of x; of dy, with rows as wide, for one output channel */
+    bool borrow;                        /* S would be the image itself (1x1, stride 1, no padding) */
+    int block, blocks, width;           /* rows of dy at a time, and pixels of a row; borrow: rows of one */
+    int images, chunks;                 /* images at a time, if these are one block */
     float *dw;
-    ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
-    ptrdiff_t *at;
+    const float *dy;
+    ptrdiff_t m, k, panel;              /* panel: floats of one panel of taps */
+    ptrdiff_t *at, *whole, *last;       /* places of taps in S; of pixels in a panel of nr, in the last one */
     float *partial, *work;
     size_t each;
 } cnn__weights;
@@ -14355,174 +14504,131 @@ typedef struct {
 CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
-    enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
+    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache */
+           CHUNKED = 1 << 17 };         /* weights: with more, the sums of chunks take too long to add */
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x), .dy = dy };
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.wide = 7 - q.high;
-    q.borrow = cnn__pointwise_fits(cpu, t, 0);
-    q.copy = !q.borrow && (t->ow < 24 || q.m == 1 || (t->ow < 48 && t->ow % 8 && q.k >= 16));
-    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow;
-    const int least = q.borrow ? 1 : 2 * q.s.halo + 1;
-    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least);
+    q.borrow = cnn__pointwise_fits(cpu, t, 0), q.width = q.borrow ? 1 : t->ow;
+    const int rows = q.borrow ? t->oh * t->ow : t->oh;
+    q.blocks = (int)cnn__ceil(rows, LENGTH > q.width ? LENGTH / q.width : 1);
     q.block = (int)cnn__ceil(rows, q.blocks);
-    if (q.borrow && q.blocks > 1) {                                     /* whole vectors */
-        q.block = (q.block + 15) / 16 * 16;
-        q.blocks = (int)cnn__ceil(rows, q.block);
-    }
-    if (q.copy) q.d.gap = (int)(15 - ((ptrdiff_t)q.block * q.s.width + 15) % 16);   /* whole vectors */
     const size_t weights = (size_t)t->oc * (size_t)q.k;
-    const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    q.chunks = weights <= 32768 ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
+    q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
-                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
-    const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
-    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c));
-    q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
+                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
+    const size_t pixels = (size_t)q.images * (size_t)q.block * (size_t)q.width;
+    const ptrdiff_t nr = q.u->nr, planes = cnn__min(cnn__ceil(nr - 1, (ptrdiff_t)t->kh * t->kw) + 1, q.s.c);
+    q.panel = (ptrdiff_t)cnn__round_up((pixels + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.whole = cnn__take(base, used, pixels, sizeof *q.whole);
+    q.last = cnn__take(base, used, pixels, sizeof *q.last);
     q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
-    const ptrdiff_t copied = q.copy ? cnn__spread_size(&q.d, q.block) : 0;
-    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image + copied)), 16);
+    q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
+    const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
+    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, 1, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
+    if (q.m > 1) q.each += (size_t)(planes * spread);
+    else         q.each = (size_t)(q.images * (spread + (q.borrow ? 0 : cnn__spread_plane(&q.d, q.block))));
+    q.each = cnn__round_up(q.each, 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
-/* Small images again, several side by side: then the rows of an image, and of dy, are nr times as long, and
-   no sum runs over what lies between the rows of S. Without padding. */
-CNN__COLD static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
-                                                     const float *dy, char *base, size_t *used)
-{
-    enum { LENGTH = 1024 };             /* as above */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .side = true, .s = cnn__spread_forward(t, x),
-                       .d = { .x = dy }, .m = t->oc };
-    const int nr = q.u->nr, most = LENGTH / (t->ow * nr);
-    q.k = (ptrdiff_t)t->ic * t->kh * t->kw, q.s.width = t->w, q.s.halo = t->h - t->oh;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.wide = 7 - q.high, q.planes = t->ic;
-    q.blocks = (int)cnn__ceil(t->oh, most < 1 ? 1 : most), q.block = (int)cnn__ceil(t->oh, q.blocks);
-    q.images = nr, q.chunks = q.m * q.k <= 32768 ? (int)cnn__min(t->n / nr, 8) : 1;
-    q.s_image = (ptrdiff_t)t->ic * t->h * t->w;
-    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
-    q.partial = cnn__take(base, used, cnn__mul_size((size_t)(q.m * q.k), (size_t)q.chunks - 1),
-                          sizeof *q.partial);
-    q.each = cnn__mul_size((size_t)(q.s_image + (ptrdiff_t)t->oc * t->oh * t->ow), (size_t)nr);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
-}
-
-/* The four places that dot reads, where so many taps are left: beyond the last one, that one again. What is
-   summed there is dropped, but it is read, and those taps' planes may not have been spread. */
-static const ptrdiff_t *cnn__four_places(ptrdiff_t four[4], const ptrdiff_t *at, ptrdiff_t left)
-{
-    if (left >= 4) return at;
-    for (ptrdiff_t j = 0; j < 4; j++) four[j] = at[cnn__min(j, left - 1)];
-    return four;
-}
-
-/* dw += dy x^T over the runs r: taps k0..k1, whose places begin at `at`, tile by tile. */
-static void cnn__weights_dots(const cnn__weights *q, float *dw, const cnn__runs *r, const float *dy,
-                              const float *x, const ptrdiff_t *at, ptrdiff_t k0, ptrdiff_t k1)
-{
-    ptrdiff_t four[4];
-    for (ptrdiff_t i = 0; i < q->m; i += q->high)
-        for (ptrdiff_t k = k0; k < k1; k += q->wide)
-            q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(q->wide, k1 - k), r, dy + i * r->lda, x,
-                      cnn__four_places(four, at + k - k0, k1 - k), dw + i * q->k + k, q->k);
-}
-
-/* dw += the terms of images n0..n1, taps k0..k1. */
-static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t k0,
-                                   ptrdiff_t k1, float *work)
+/* A panel of taps k .. k+taps: to[pixel][tap] for the output rows from .. from+rows of so many images. */
+static void cnn__weights_panel(const cnn__weights *q, float *to, float *s, ptrdiff_t n, int images,
+                               ptrdiff_t g, ptrdiff_t k, int taps, int from, int rows)
 {
     const cnn__conv *t = q->t;
-    const int nr = q->u->nr;
-    const ptrdiff_t in = q->s_image, plane = (ptrdiff_t)t->oh * t->ow, out = t->oc * plane;
-    float *x = work, *dy = work + in * nr;
-    for (ptrdiff_t n = n0; n < n1; n += nr) {
-        q->u->pack(x, nr, q->s.x + n * in, in, in);
-        q->u->pack(dy, nr, q->d.x + n * out, out, out);
-        for (int from = 0; from < t->oh; from += q->block) {
-            const cnn__runs r = { 1, (int)cnn__min(q->block, t->oh - from), t->ow * nr, plane * nr,
-                                  0, t->ow * nr, 0, t->w * nr };
-            cnn__weights_dots(q, dw, &r, dy + from * r.a_row, x + from * r.b_row, q->at + k0, k0, k1);
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, window = (ptrdiff_t)t->kh * t->kw, c = k / window;
+    const int planes = (int)(cnn__ceil(k + taps, window) - c);
+    for (int e = 0; e < images; e++) {
+        if (q->borrow) {
+            q->u->pack(to, taps, q->s.x + ((n + e) * t->ic + g * q->s.c + k) * in + from, in, NULL, rows);
+            to += (ptrdiff_t)rows * taps;
+            continue;
+        }
+        cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
+        for (int r = 0; r < rows; r++, to += (ptrdiff_t)q->width * taps)
+            q->u->pack(to, taps, s + (ptrdiff_t)r * q->s.width, 0, q->at + k - c * window, q->width);
+    }
+}
+
+/* The same with one output channel in a group: its sums run along the pixels where they lie, and along the
+   zeros between the rows of S, four taps at a time. */
+static void cnn__weights_row(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g, int from,
+                             int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, window = t->kh * t->kw;
+    const ptrdiff_t plane = cnn__spread_plane(&q->d, q->block);
+    const ptrdiff_t all = q->s.a * q->s.b * cnn__spread_plane(&q->s, q->block);
+    cnn__runs r = { images, rows, 0, t->oc * out, t->ic * in };
+    const float *x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
+    const float *dy = q->dy + (n * t->oc + g) * out + from;
+    float *s = work + images * plane;
+    if (!q->borrow) {
+        r.length = (rows - 1) * q->s.width + t->ow, r.a_image = plane, r.b_image = all, x = s, dy = work;
+        for (int e = 0; e < images; e++)
+            cnn__spread_copy(q->u, &q->d, work + e * plane, n + e, g, 1, from, q->block);
+    }
+    for (ptrdiff_t k = k0, end; k < k1; k = end) {
+        const ptrdiff_t c = q->borrow ? 0 : k / window;
+        end = q->borrow ? k1 : cnn__min(k1, (c + 1) * window);
+        for (int e = 0; e < images && !q->borrow; e++)
+            cnn__spread_copy(q->u, &q->s, s + e * all, n + e, g * q->s.c + c, 1, from, q->block);
+        for (ptrdiff_t j = k; j < end; j += 4) {
+            ptrdiff_t at[4];            /* the last tap again, where no more are left: it is dropped */
+            for (ptrdiff_t e = 0; e < 4; e++) {
+                const ptrdiff_t tap = cnn__min(j + e, end - 1);
+                at[e] = q->borrow ? tap * in : q->at[tap - c * window];
+            }
+            q->u->dot(1, (int)cnn__min(4, end - j), &r, dy, x, at, dw + j, 0);
         }
     }
 }
 
-/* S of planes c .. c+planes of `images` images from n on, rows from .. of a block. */
-static void cnn__weights_spread(const cnn__weights *q, float *to, ptrdiff_t n, int images, ptrdiff_t c,
-                                int planes, int from)
-{
-    for (int e = 0; e < images; e++) {
-        float *s = to + e * q->s_image;
-        cnn__spread_copy(q->u, &q->s, s, n + e, c, planes, from, q->block);
-        s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
-        for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;       /* meet the zeros of dy */
-    }
-}
-
-/* dw += the terms of a block of output rows of images n .. n+images, group g, taps k0..k1. */
+/* dw += the terms of output rows from .. of images n .. n+images, group g, taps k0..k1. */
 static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
                                int from, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
-    const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
-    const float *dy = q->d.x + (n * t->oc + g * q->m) * out + from * (q->borrow ? 1 : t->ow);
-    cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
+    const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow;
+    const int mr = q->u->mr, nr = q->u->nr, rows = (int)cnn__min(q->block, out / q->width - from);
+    const ptrdiff_t run = (ptrdiff_t)rows * q->width, pixels = images * run;
+    if (q->m == 1) { cnn__weights_row(q, dw, n, images, g, from, rows, k0, k1, work); return; }
+    const float *dy = q->dy + (ptrdiff_t)from * q->width;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + q->panel, *s = a + pixels * q->m;
     if (rows <= 0) return;
-    if (q->borrow) {
-        r.b_image = t->ic * in, r.length = rows, r.rows = 1;
-        cnn__weights_dots(q, dw, &r, dy, q->s.x + (n * t->ic + g * q->s.c) * in + from, q->at + k0, k0, k1);
-        return;
-    }
-    if (q->copy) {
-        float *d = work + q->images * q->s_image;
-        r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-        for (int e = 0; e < images; e++)
-            cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from, q->block);
-        dy = d;
-    }
-    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, piece = q->planes * taps;
-    for (ptrdiff_t k = k0, end; k < k1; k = end) {      /* some planes at a time */
-        const ptrdiff_t c = k / taps;
-        end = cnn__min(k1, (k / piece + 1) * piece);
-        cnn__weights_spread(q, work, n, images, g * q->s.c + c, (int)(cnn__ceil(end, taps) - c), from);
-        cnn__weights_dots(q, dw, &r, dy, work, q->at + k - c * taps, k, end);
+    for (ptrdiff_t i = 0; i < q->m; i += mr)
+        for (int e = 0, ni = (int)cnn__min(mr, q->m - i); e < images; e++)
+            q->u->pack(a + i * pixels + e * run * ni, ni,
+                       dy + ((n + e) * t->oc + g * q->m + i) * out, out, NULL, run);
+    for (ptrdiff_t k = k0; k < k1; k += nr) {
+        const int taps = (int)cnn__min(nr, k1 - k);
+        cnn__weights_panel(q, work, s, n, images, g, k, taps, from, rows);
+        for (ptrdiff_t i = 0; i < q->m; i += mr) {
+            const int ni = (int)cnn__min(mr, q->m - i);
+            float *to = dw + i * q->k + k;
+            q->u->micro(ni, taps, pixels, a + i * pixels, work, taps == nr ? q->whole : q->last,
+                        taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr);
+            for (int r = 0; r < ni && taps < nr; r++) cnn__add(to + r * q->k, tile + r * nr, taps);
+        }
     }
 }
 
-/* The first tap of tile number e: the planes that are spread at a time are cut into tiles. */
-static ptrdiff_t cnn__weights_tap(const cnn__weights *q, ptrdiff_t e)
-{
-    const ptrdiff_t piece = q->k / q->s.c * q->planes, tiles = cnn__ceil(piece, q->wide);
-    return cnn__min(e / tiles * piece + e % tiles * q->wide, q->k);
-}
-
-/* Tiles that cover all taps. */
-static ptrdiff_t cnn__weights_tiles(const cnn__weights *q)
-{
-    const ptrdiff_t piece = q->k / q->s.c * q->planes;
-    return q->k / piece * cnn__ceil(piece, q->wide) + cnn__ceil(q->k % piece, q->wide);
-}
-
-/* A unit is a column of tiles of dw in a group of a chunk of images. */
+/* A unit is a panel of taps in a group of a chunk of images. */
 static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__weights *q = job;
     const cnn__conv *t = q->t;
-    const ptrdiff_t tiles = cnn__weights_tiles(q), weights = t->oc * q->k;
-    const int unit = q->side ? q->images : 1, units = t->n / unit;      /* that chunks are made of */
+    const ptrdiff_t nr = q->u->nr, panels = cnn__ceil(q->k, nr), weights = t->oc * q->k;
     float *work = q->work + (size_t)thread * q->each;
     for (ptrdiff_t end; from < to; from = end) {
-        const ptrdiff_t e = from / tiles, g = e % t->groups, chunk = e / t->groups;
-        const ptrdiff_t n0 = units * chunk / q->chunks * unit, n1 = units * (chunk + 1) / q->chunks * unit;
-        end = cnn__min(to, (e + 1) * tiles);
-        const ptrdiff_t k0 = cnn__weights_tap(q, from - e * tiles), k1 = cnn__weights_tap(q, end - e * tiles);
+        const ptrdiff_t e = from / panels, g = e % t->groups, chunk = e / t->groups;
+        const ptrdiff_t n0 = t->n * chunk / q->chunks, n1 = t->n * (chunk + 1) / q->chunks;
+        end = cnn__min(to, (e + 1) * panels);
+        const ptrdiff_t k0 = (from - e * panels) * nr, k1 = cnn__min((end - e * panels) * nr, q->k);
         float *dw = (chunk ? q->partial + (chunk - 1) * weights : q->dw) + g * q->m * q->k;
-        if (q->side) cnn__side_weights_part(q, dw, n0, n1, k0, k1, work);
-        for (ptrdiff_t n = n0; n < n1 && !q->side; n += q->images)
+        for (ptrdiff_t n = n0; n < n1; n += q->images)
             for (int block = 0; block < q->blocks; block++)
                 cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, k0, k1,
                                    work);
@@ -14532,13 +14638,14 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
 static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 {
     const cnn__conv *t = q->t;
+    const ptrdiff_t nr = q->u->nr, last = (q->k - 1) % nr + 1;
     const size_t weights = (size_t)t->oc * (size_t)q->k;
-    if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
-    else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->side ? t->oh : q->block), q->at);
-    for (ptrdiff_t k = 0; q->side && k < q->k; k++) q->at[k] *= q->images;
+    if (!q->borrow) cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
+    for (ptrdiff_t p = 0; p < (ptrdiff_t)q->images * q->block * q->width; p++)
+        q->whole[p] = p * nr, q->last[p] = p * last;
     if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
     cnn__share_out(cpu, (double)t->n * t->oh * t->ow * (double)weights,
-                   (ptrdiff_t)q->chunks * t->groups * cnn__weights_tiles(q), cnn__weights_job, q);
+                   (ptrdiff_t)q->chunks * t->groups * cnn__ceil(q->k, nr), cnn__weights_job, q);
     for (size_t c = 1; c < (size_t)q->chunks; c++)
         for (size_t i = 0; i < weights; i++) q->dw[i] += q->partial[(c - 1) * weights + i];
 }
@@ -14612,9 +14719,9 @@ static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, 
     for (int c = 0; c < q->c; c++, a += mr) {
         const int now = (int)cnn__min(few, q->c - c);
         if (c % few == 0 && !q->backward)
-            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, (ptrdiff_t)now * kk);
+            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, NULL, (ptrdiff_t)now * kk);
         for (int e = 0; c % few == 0 && q->backward && e < now; e++)
-            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, kk);
+            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, NULL, kk);
         const float *from = g + (c % few * kk + (q->backward ? kk - 1 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
@@ -15067,11 +15174,6 @@ static size_t cnn__pack_direct(const cnn__cpu *cpu, const cnn__conv *t, float *t
 static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                           char *scratch, size_t *used)
 {
-    if (pass == CNN__BACKWARD_WEIGHTS) {
-        cnn__weights q = cnn__side_weights_plan(cpu, t, o->x, o->dy, scratch, used);
-        if (o->to) q.dw = o->to, cnn__weights_run(cpu, &q);
-        return;
-    }
     const cnn__side q = cnn__side_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
     if (!o->to) return;
     if (!o->packed) cnn__side_pack(&q, o->w);
@@ -15429,10 +15531,10 @@ static void cnn__add_term(const cnn__products *q, ptrdiff_t own, ptrdiff_t term,
     const float *row = a_row ? u : b_row ? v : NULL;                  /* the only row, times a number ... */
     const float  k[2] = { 1, q->p * (a_row ? 1.0f : *u) * (q->b && !b_row ? *v : 1.0f) };
     if (a_row && b_row) {                                             /* ... unless both are rows */
-        if (sum) *sum += (double)q->p * cnn__sum_products(u, v, 0, n);
+        if (sum) *sum += (double)q->p * cnn__sum_products(q->cpu, u, v, 0, n);
         else     cnn__each_add_product(q->cpu)(to, u, v, &q->p, n);
     } else if (row) {
-        if (sum) *sum += (double)k[1] * cnn__sum(row, NULL, 0, n);
+        if (sum) *sum += (double)k[1] * cnn__sum(q->cpu, row, NULL, 0, n);
         else     cnn__each_add_scaled(q->cpu)(to, row, NULL, k + 1, n);
     } else {
         if (sum) *sum += (double)k[1] * (double)n;
@@ -15603,11 +15705,11 @@ static void cnn__fast_channel_moments(const cnn__cpu *cpu, float *mean, float *r
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
     for (int i = 0; i < c; i++) {
         double sum = 0, squares = 0;
-        for (int s = 0; s < n; s++) sum += cnn__sum(x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
+        for (int s = 0; s < n; s++) sum += cnn__sum(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
         mean[i] = (float)(sum / count);
         const double r = sum / count - (double)mean[i];
         for (int s = 0; s < n; s++)
-            squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
+            squares += cnn__sum_squares(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
         rest[i] = (float)r, squares = squares / count - r * r;
         variance[i] = squares < 0 ? 0.0f : (float)squares;
     }
@@ -15638,15 +15740,15 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
         double sum = 0, moment = 0;
         for (int s = 0; s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            sum += cnn__sum(dy + at, NULL, 0, plane);
-            moment += cnn__sum_moments(x + at, dy + at, mean[i], plane);
+            sum += cnn__sum(cpu, dy + at, NULL, 0, plane);
+            moment += cnn__sum_moments(cpu, x + at, dy + at, mean[i], plane);
         }
-        const double r = (double)rstd[i];
-        moment -= (double)rest[i] * sum;
+        const double r = (double)rstd[i], more = rest ? (double)rest[i] : 0;
+        moment -= more * sum;
         if (dw) dw[i] += (float)(moment * r);
         if (db) db[i] += (float)sum;
-        const double slope = moment * r * r / count;
-        const float  k[4] = { (float)(sum / count - (double)rest[i] * slope), mean[i], (float)slope,
+        const double slope = rest ? moment * r * r / count : 0;
+        const float  k[4] = { rest ? (float)(sum / count - more * slope) : 0, mean[i], (float)slope,
                               w ? w[i] * rstd[i] : rstd[i] };
         for (int s = 0; dx && s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;

@@ -24,8 +24,9 @@
        void net_predict(const float *x, float *y, float *work);
 
    that computes y from one sample, as CNN_EVAL does. A net with several inputs takes x1, x2, ... in the order
-   of the graph. The head of the file tells the shapes, the size of `work` (NET_WORK floats) and, with .data,
-   how x is normalised.
+   of the graph. The head of the file tells the shapes, the size of `work` (NET_WORK floats) and, where it is
+   known, how x is normalised. net_data_mean, net_data_deviation and net_class_names are constants of the
+   file.
 
    Dropout disappears, a batch norm is folded into the preceding convolution or dense layer where there is
    one, and a relu behind such a layer runs in its loop. The loops are plain; a compiler with -O3 makes vector
@@ -57,7 +58,8 @@ extern "C" {
 /* Write what computes y, a tensor of a compiled graph, as one C99 file. Written beside, then renamed. */
 typedef struct { const char *at, *said; cnn_tensor *y; const char *path; /* required */
                  const char *prefix;      /* of all names in the file; default "net" */
-                 const cnn_dataset *data; /* the head tells its mean and deviation; default none */
+                 const cnn_dataset *data; /* the file tells its mean, deviation and class names; default:
+                                             what the net remembers (cnn_remember) */
                  int softmax;             /* 1: y are logits, and the file computes their softmax over C */
                } cnn_export_c_args;
 CNN_API bool cnn_export_c_(cnn_export_c_args);
@@ -973,26 +975,56 @@ static void cnnx_signature(const cnnx_export *e)
     fputs("float *y, float *work)", e->out);
 }
 
+/* What is known of the data: of .data, or by the net. False: nothing. */
+static bool cnnx_about(const cnnx_export *e, cnn_dataset *d)
+{
+    memset(d, 0, sizeof *d);
+    if (e->a.data) *d = *e->a.data;
+    else           cnn_recall(e->y->graph, d);
+    return d->deviation[0] > 0;
+}
+
+/* The same as constants. */
+static void cnnx_constants(const cnnx_export *e)
+{
+    cnn_dataset d;
+    if (!cnnx_about(e, &d)) return;
+    cnnx_put(e, NULL, "\nconst float @_data_mean[4] = { %f, %f, %f, %f };\n", (double)d.mean[0],
+             (double)d.mean[1], (double)d.mean[2], (double)d.mean[3]);
+    cnnx_put(e, NULL, "const float @_data_deviation[4] = { %f, %f, %f, %f };\n", (double)d.deviation[0],
+             (double)d.deviation[1], (double)d.deviation[2], (double)d.deviation[3]);
+    for (int k = 0; d.names && d.names[k]; k++) {
+        cnnx_put(e, NULL, k ? ",\n    \"" : "const char *const @_class_names[] = {\n    \"");
+        for (const char *c = d.names[k]; *c; c++)
+            if (*c >= ' ' && *c <= '~' && !strchr("\"\\?", *c)) fputc(*c, e->out);
+            else fprintf(e->out, "\\%03o", (unsigned)(unsigned char)*c);
+        fputs(d.names[k + 1] ? "\"" : "\"\n};\n", e->out);
+    }
+}
+
 /* What a user of the file must know about its inputs. */
 static void cnnx_inputs(const cnnx_export *e)
 {
-    const cnn_dataset *d = e->a.data;
+    cnn_dataset about;
+    const cnn_dataset *d = cnnx_about(e, &about) ? &about : NULL;
+    int channels = 4;
     for (int i = 0; i < e->n; i++) {
         const cnnx_node *v = &e->node[i];
         if (!v->input) continue;
         cnnx_put(e, v, e->inputs == 1 ? "   %y     " : v->input < 10 ? "   %y    " : "   %y   ");
         cnnx_put(e, v, "%d floats, %e channels by rows by columns, columns fastest: \"%n\"\n",
                  cnnx_sample(v->t->shape), v->t, v->t);
+        channels = v->t->shape.c;
     }
     if (!d) {
         cnnx_put(e, NULL, "         prepared as in training: the same scale, mean and deviation\n");
         return;
     }
     cnnx_put(e, NULL, "         each pixel as (value - mean) / deviation of its channel, value%s:\n",
-             d->bytes ? " = byte / 255" : " as in the data");
-    for (int c = 0; c < d->shape.c && c < 4; c++)
+             d->type == CNN_U8 ? " = byte / 255" : " as in the data");
+    for (int c = 0; c < channels && c < 4; c++)
         fprintf(e->out, "         channel %d%s: mean %.9g, deviation %.9g\n", c,
-                c == 3 && d->shape.c > 4 ? " and above" : "", (double)d->mean[c], (double)d->deviation[c]);
+                c == 3 && channels > 4 ? " and above" : "", (double)d->mean[c], (double)d->deviation[c]);
 }
 
 static void cnnx_head(const cnnx_export *e)
@@ -1040,7 +1072,7 @@ static bool cnnx_write(FILE *out, void *user)
 {
     cnnx_export *e = user;
     e->out = out;
-    cnnx_head(e);
+    cnnx_head(e), cnnx_constants(e);
     cnnx_functions(e);
     if (!cnnx_arrays(e)) return false;
     cnnx_body(e);

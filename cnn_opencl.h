@@ -1068,7 +1068,8 @@ static const char *const cnncl_source[] = {
 
     /* Batch norm over (N,P) of x (N,C,P). mean and inverse = 1/sqrt(variance + eps) by two passes, since the
        difference of two large sums would lose the variance. Backward, h = (x - mean) inverse and m = N P:
-           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m) */
+           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m)
+       running: the statistics are the running ones, `inverse` holds their variance, and dx += w inverse dy. */
     CNNCL_SOURCE(
     GROUP_KERNEL void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean),
                                             ARRAY(running_var), int channels, int plane, int count, float eps,
@@ -1090,26 +1091,26 @@ static const char *const cnncl_source[] = {
         running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * m;
         running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
     }
-    /* in evaluation, `inverse` is the running variance */
+    float inverse_of(float v, float eps, int running) { return running ? 1.0f / sqrt(v + eps) : v; }
     __kernel void batch_norm_forward(ARRAY(y), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), ARRAY(b),
                                      int affine, int channels, int plane, int n, float eps, int running)
     {
         BASE(y) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(b) ITEM(i, n)
         const int c = i / plane % channels;
-        const float h = (x[i] - mean[c]) * (running ? 1.0f / sqrt(inverse[c] + eps) : inverse[c]);
+        const float h = (x[i] - mean[c]) * inverse_of(inverse[c], eps, running);
         y[i] = affine ? w[c] * h + b[c] : h;
     }
     /* sums (2,C): of dy h, then of dy; added to dw and db where these are wanted */
     GROUP_KERNEL void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x),
                                       ARRAY(dy), ARRAY(mean), ARRAY(inverse), int channels, int plane,
-                                      int count)
+                                      int count, float eps, int running)
     {
         __local float part[GROUP]; BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
         const int c = (int)get_group_id(0);
-        float sum = 0.0f; float with_h = 0.0f;
+        float sum = 0.0f; float with_h = 0.0f; const float r = inverse_of(inverse[c], eps, running);
         for (int q = (int)get_local_id(0); q < count; q += GROUP) {
             const size_t at = (size_t)(q / plane * channels + c) * plane + q % plane;
-            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * inverse[c];
+            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * r;
         }
         sum = group_sum(sum, part);
         with_h = group_sum(with_h, part);
@@ -1119,12 +1120,14 @@ static const char *const cnncl_source[] = {
         if (want_db) db[c] += sum;
     }
     __kernel void batch_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w),
-                                      int affine, ARRAY(sums), int channels, int plane, int count, int n)
+                                      int affine, ARRAY(sums), int channels, int plane, int count, int n,
+                                      float eps, int running)
     {
         BASE(dx) BASE(dy) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(sums) ITEM(i, n)
         const int c = i / plane % channels; const float m = (float)count;
-        const float h = (x[i] - mean[c]) * inverse[c];
-        dx[i] += (affine ? w[c] : 1.0f) * inverse[c] * (dy[i] - sums[channels + c] / m - h * sums[c] / m);
+        const float r = inverse_of(inverse[c], eps, running); const float h = (x[i] - mean[c]) * r;
+        const float d = dy[i] - (running ? 0.0f : sums[channels + c] / m + h * sums[c] / m);
+        dx[i] += (affine ? w[c] : 1.0f) * r * d;
     }),
 
     /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
@@ -2289,7 +2292,7 @@ CNNCL_BACKWARD(dropout) { return cnncl_dropout(dev, y, cnn_place_grad(y->in[0]),
 
 typedef struct {
     cnn_place x, w, b, mean, inverse, running_mean, running_var;
-    int       affine, channels, plane, count;
+    int       affine, channels, plane, count, running;
 } cnncl_norm;
 
 static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
@@ -2302,8 +2305,9 @@ static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
     v.running_mean = cnn_place_data(cnn_operand(y, "running_mean"));
     v.running_var = cnn_place_data(cnn_operand(y, "running_var"));
     v.channels = y->shape.c, v.plane = cnncl_plane(y->shape), v.count = y->shape.n * v.plane;
-    v.mean = mode == CNN_TRAIN ? cnn_place_saved(y) : v.running_mean;
-    v.inverse = mode == CNN_TRAIN ? cnncl_place_at(v.mean, (size_t)v.channels) : v.running_var;
+    v.running = mode == CNN_EVAL || cnn_operand(y, "running_mean")->frozen;
+    v.mean = v.running ? v.running_mean : cnn_place_saved(y);
+    v.inverse = v.running ? v.running_var : cnncl_place_at(v.mean, (size_t)v.channels);
     return v;
 }
 
@@ -2313,7 +2317,7 @@ CNNCL_FORWARD(batch_norm)
     cnncl_norm                 v = cnncl_norm_of(y, mode);
     const cnn_batch_norm_args *a = y->args;
     int                        n = cnncl_len(y->shape);
-    return (mode == CNN_EVAL ||
+    return (v.running ||
             CNNCL_RUN(d, batch_norm_statistics, v.channels, 1, 1, CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
                       CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.running_mean), CNNCL_ARRAY(v.running_var),
                       CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count), CNNCL_FLOAT(a->eps),
@@ -2321,10 +2325,11 @@ CNNCL_FORWARD(batch_norm)
            CNNCL_RUN(d, batch_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
                      CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_ARRAY(v.b), CNNCL_INT(v.affine),
                      CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(n), CNNCL_FLOAT(a->eps),
-                     CNNCL_INT(mode == CNN_EVAL));
+                     CNNCL_INT(v.running));
 }
 CNNCL_BACKWARD(batch_norm)
 {
+    const float eps = ((const cnn_batch_norm_args *)y->args)->eps;
     cnncl      *d = cnncl_of(dev);
     cnncl_norm  v = cnncl_norm_of(y, CNN_TRAIN);
     cnn_tensor *x = y->in[0], *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
@@ -2336,12 +2341,12 @@ CNNCL_BACKWARD(batch_norm)
     return CNNCL_RUN(d, batch_norm_sums, v.channels, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(dw),
                      CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
                      CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_INT(v.channels), CNNCL_INT(v.plane),
-                     CNNCL_INT(v.count)) &&
+                     CNNCL_INT(v.count), CNNCL_FLOAT(eps), CNNCL_INT(v.running)) &&
            (!x->needs_grad ||
             CNNCL_RUN(d, batch_norm_backward, n, 1, 1, CNNCL_ARRAY(dx), CNNCL_GRAD(y), CNNCL_ARRAY(v.x),
                       CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_INT(v.affine),
                       CNNCL_ARRAY(sums), CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count),
-                      CNNCL_INT(n)));
+                      CNNCL_INT(n), CNNCL_FLOAT(eps), CNNCL_INT(v.running)));
 }
 
 /* ---- Norms of one sample ---- */

@@ -105,12 +105,15 @@ static void draw(const float *pixel, int h, int w)
         }
 }
 
-static void bars(float *p, int classes)                    /* the most probable five; p is used up */
+/* The most probable five, by the names of the classes where the model file has them; p is used up. */
+static void bars(const cnn_graph *g, float *p, int classes)
 {
     for (int k = 0; k < 5 && k < classes; k++) {
         int best = 0;
         for (int c = 1; c < classes; c++) if (p[c] > p[best]) best = c;
-        printf("%4d  %6.2f %%  ", best, 100 * (double)p[best]);
+        if (cnn_class_name(g, best)) printf("%12s", cnn_class_name(g, best));
+        else                         printf("%4d", best);
+        printf("  %6.2f %%  ", 100 * (double)p[best]);
         for (int i = 0; i < (int)(40 * p[best] + 0.5f); i++) putchar('#');
         putchar('\n'), p[best] = -1;
     }
@@ -131,9 +134,9 @@ int main(int argc, char **argv)
 
     cnn_graph  *g = cnn_load(model, .inference = 1);       /* builds the net from the file alone */
     cnn_tensor *x = cnn_find(g, "input"), *logits = cnn_output(g);
-    float      *pixel = NULL, *p = NULL;
+    float      *pixel = NULL, *input = NULL, *p = NULL;
     image       im = { 0, 0, NULL };
-    cnn_dataset test = { 0 };
+    cnn_dataset test = { 0 }, data = { 0 };
     int         status = 1, truth = -1;
     if (cnn_error(g)) { fprintf(stderr, "%s\n", cnn_error(g)); goto done; }
     if (!x || x->shape.c != 1) {
@@ -142,8 +145,9 @@ int main(int argc, char **argv)
     }
 
     int h = x->shape.h, w = x->shape.w, classes = logits->shape.c;
-    pixel = malloc((size_t)(h * w) * sizeof(float)), p = malloc((size_t)classes * sizeof(float));
-    if (!pixel || !p) { fprintf(stderr, "out of memory\n"); goto done; }
+    pixel = malloc((size_t)(h * w) * sizeof(float)), input = malloc((size_t)(h * w) * sizeof(float));
+    p = malloc((size_t)classes * sizeof(float));
+    if (!pixel || !input || !p) { fprintf(stderr, "out of memory\n"); goto done; }
 
     if (what[strspn(what, "0123456789")] == 0) {           /* a number: an image of the test set */
         long i = strtol(what, NULL, 10);
@@ -161,14 +165,18 @@ int main(int argc, char **argv)
         else prepare(&im, pixel, h, w);
     }
 
-    int best = cnn_predict(x, logits, pixel, p);
+    data = cnn_data(1, 1, h, w, .floats = pixel);          /* inputs are normalised as in training */
+    cnn_recall(g, &data);
+    for (int i = 0; i < h * w; i++) input[i] = (pixel[i] - data.mean[0]) / data.deviation[0];
+    int best = cnn_predict(x, logits, input, p);
     if (best < 0) { fprintf(stderr, "%s\n", cnn_error(g)); goto done; }
     draw(pixel, h, w);
-    bars(p, classes);
+    bars(g, p, classes);
     if (truth >= 0) printf("It is a %d: %s.\n", truth, best == truth ? "right" : "wrong");
     if (fflush(stdout) || ferror(stdout)) fprintf(stderr, "stdout: cannot be written\n");
     else status = 0;
 done:
-    free(pixel), free(p), free(im.pixel), cnn_dataset_free(&test), cnn_free(g);
+    free(pixel), free(input), free(p), free(im.pixel);
+    cnn_dataset_free(&test), cnn_dataset_free(&data), cnn_free(g);
     return status;
 }

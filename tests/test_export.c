@@ -430,6 +430,14 @@ static void from_a_net_for_training(void)
     CHECK(text && strstr(text, line));
     CHECK(text && strstr(text, "x     72 floats, (2,6,6)") && strstr(text, "y     4 floats, (4,1,1)"));
     CHECK(text && strstr(text, "calls nothing") && strstr(text, ", with batch_norm1, with relu1 */"));
+    static const char *const names[] = { "two words", "caf\xc3\xa9 \"?\\", NULL };
+    data.names = names;                                        /* names, and what the net remembers, in a file that compiles */
+    CHECK(cnn_remember(g, &data) && cnn_export_c(cnn_output(g), path));
+    char *named = text_of(path);
+    CHECK(named && strstr(named, "const char *const net_class_names[] = {\n    \"two words\",\n    \"caf\\303\\251 \\042\\077\\134\"\n};\n"));
+    CHECK(named && strstr(named, line) && strstr(named, "const float net_data_mean[4] = { 0x"));
+    free(named), data.names = NULL;
+    CHECK(cnn_remember(g, &data) && cnn_export_c(cnn_output(g), path, .data = &data));
     cnn_graph *view = cnn_share(g);                            /* a view of the net is written as the net */
     CHECK_MSG(cnn_export_c(cnn_output(view), path, .data = &data), "%s", cnn_error(view));
     char *same = text_of(path);

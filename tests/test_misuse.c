@@ -177,7 +177,9 @@ static bool make_call(int call, net n, cnn_dataset *d, cnn_dataset *ill, FILE *f
     case 118: cnn_free(cnn_load("build/misuse.safetensors")), cnn_free(cnn_load("build/misuse.safetensors", .inference = 1)); break;
     case 119: cnn_load_weights(n.g, "build/misuse.safetensors"); break;
     case 120: COPY(cnn_bytes(NULL, NULL, 1, 1, 1, 1)); COPY(cnn_bytes(classes, classes, 4, 1, 1, 1)); break;
-    case 121: COPY(cnn_floats(NULL, NULL, 1, 1, 1, 1)); COPY(cnn_floats(images, NULL, 0, 1, 1, 1)); break;
+    case 121: COPY(cnn_floats(NULL, NULL, 1, 1, 1, 1)); COPY(cnn_floats(images, NULL, 0, 1, 1, 1)); COPY(cnn_data(4, 1, 6, 6, .floats = images, .targets = images, .target_c = 2));
+              COPY(cnn_load_folder(NULL, 1, 6, 6)); COPY(cnn_load_folder("tests", 3, 6, 6, .stream = 1)); COPY(cnn_load_folder("README.md", 1, 6, 6));
+              copy = *d, cnn_remember(n.g, d), cnn_recall(n.g, &copy), cnn_class_name(n.g, 0); break;
     case 122: COPY(cnn_idx_memory(idx, 20, idx_labels, 9)); COPY(cnn_idx_memory(idx, 20, NULL, 0)); break;
     case 123: COPY(cnn_idx_memory(NULL, 0, idx_labels, 9)); COPY(cnn_idx_memory(gzip, 20, NULL, 0)); break;
     case 124: COPY(cnn_cifar_memory(record, 3073, 10)); COPY(cnn_cifar_memory(NULL, 0, 10)); COPY(cnn_cifar_memory(gzip, 20, 10)); break;

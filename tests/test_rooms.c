@@ -19,6 +19,7 @@ typedef struct {
     double     *v[MAX_IN], *own[MAX_IN];
     int         names;                          /* parameters named so far */
     bool        train;
+    int         kept;                           /* batch norm: its statistics are frozen */
     double      gap;                            /* > 0: operand 0 has no ties and stays away from 0 */
     double      shift;                          /* added to operand 0, for functions of positive numbers */
     int kh, kw, sh, sw, ph, pw, eh, ew, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;
@@ -435,12 +436,13 @@ static void ref_dropout(const one *k, double *const *v, double *y)
 static cnn_tensor *build_batch_norm(one *k)
 {
     int c = small(), h = small(), w = small();
-    if (k->n * h * w < 2) w = 2;
+    k->kept = test_chance(30);
+    if (k->n * h * w < 2 && !k->kept) w = 2;
     k->a = test_chance(50) ? 1e-5 : test_uniform(0.01, 0.5), k->b = test_chance(50) ? 0.1 : test_uniform(0.01, 0.9);
     k->bias = test_chance(70);
     k->ys = shape4(k->n, c, h, w);
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) affine %d eps %g momentum %g", k->n, c, h, w, k->bias, k->a, k->b);
-    return cnn_batch_norm(batched(k, c, h, w), .eps = (float)k->a, .momentum = (float)k->b, .no_affine = !k->bias);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) affine %d eps %g momentum %g eval %d", k->n, c, h, w, k->bias, k->a, k->b, k->kept);
+    return cnn_batch_norm(batched(k, c, h, w), .eps = (float)k->a, .momentum = (float)k->b, .no_affine = !k->bias, .eval = k->kept);
 }
 static void ref_batch_norm(const one *k, double *const *v, double *y)
 {
@@ -450,7 +452,7 @@ static void ref_batch_norm(const one *k, double *const *v, double *y)
         double mean = 0, var = 0, m = (double)s.n * plane;
         for (int n = 0; n < s.n; n++) for (int i = 0; i < plane; i++) mean += v[0][(n * s.c + c) * plane + i] / m;
         for (int n = 0; n < s.n; n++) for (int i = 0; i < plane; i++) var += pow(v[0][(n * s.c + c) * plane + i] - mean, 2) / m;
-        if (!k->train) mean = v[running][c], var = v[running + 1][c];
+        if (!k->train || k->kept) mean = v[running][c], var = v[running + 1][c];
         for (int n = 0; n < s.n; n++) for (int i = 0; i < plane; i++) {
             double e = (v[0][(n * s.c + c) * plane + i] - mean) / sqrt(var + k->a);
             y[(n * s.c + c) * plane + i] = k->bias ? e * v[1][c] + v[2][c] : e;
