@@ -8517,11 +8517,6 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
 typedef struct { int top, left, bottom, end; } cnn__box;
 typedef struct { int down, right; bool mirror, reflect; cnn__box cut; } cnn__view;
 
-static bool cnn__in(const cnn__box *b, int y, int x)
-{
-    return y >= b->top && y < b->bottom && x >= b->left && x < b->end;
-}
-
 /* One Philox block per sample: flip; right; down; centre of the square. n b / 2^32 is b scaled to [0,n). */
 static cnn__view cnn__draw_view(uint64_t seed, cnn_shape s, const cnn_augment *a, long epoch, int sample)
 {
@@ -8659,47 +8654,81 @@ typedef struct {
     float        table[4][256];                /* what each byte becomes */
 } cnn__planes;
 
-/* Value (y,x) of a plane that begins at `from`, and is to become channel c. */
-static float cnn__pixel(const cnn__planes *s, size_t from, int c, const cnn__view *v, int y, int x)
+/* Which places of a plane are seen at row y, from x0 on, in n <= CNN__SEEN columns; -1: none. */
+enum { CNN__SEEN = 64 };
+static void cnn__look(int *at, const cnn__planes *s, const cnn__view *v, int y, int x0, int n)
 {
-    const int k = c < 3 ? c : 3;
-    if (s->moves) {
-        if (s->cuts && cnn__in(&v->cut, y, x)) return 0;
-        y = cnn__pixel_at(y + v->down, s->shape.h, v->reflect);
-        x = cnn__pixel_at(x + v->right, s->shape.w, v->reflect);
-        if (y < 0 || x < 0) return s->hot ? s->outside == (float)c : s->outside;
-        if (v->mirror) x = s->shape.w - 1 - x;
+    const int  w = s->shape.w, sy = s->moves ? cnn__pixel_at(y + v->down, s->shape.h, v->reflect) : y;
+    const bool cut = s->cuts && y >= v->cut.top && y < v->cut.bottom;
+    for (int j = 0; j < n; j++) {
+        int x = s->moves ? cnn__pixel_at(x0 + j + v->right, w, v->reflect) : x0 + j;
+        if (s->moves && v->mirror && x >= 0) x = w - 1 - x;
+        at[j] = x < 0 || sy < 0 || (cut && x0 + j >= v->cut.left && x0 + j < v->cut.end) ? -1 : sy * w + x;
     }
-    from += (size_t)y * (size_t)s->shape.w + (size_t)x;
-    if (s->bytes)  return s->table[k][s->bytes[from]];
-    if (s->labels) return s->hot ? s->labels[from] == c : (float)s->labels[from];
-    return (s->floats[from] - s->mean[k]) / s->by[k];
 }
 
-/* All channels of one sample. v: NULL, or how it is seen; m: NULL, or what is mixed with it. */
+/* The values at these places of a plane that begins at `from`, as those of channel c. */
+static void cnn__gather(float *out, const cnn__planes *s, size_t from, int c, const int *at, int n)
+{
+    const int   k = c < 3 ? c : 3;
+    const float mean = s->mean[k], by = s->by[k], outside = s->hot ? s->outside == (float)c : s->outside;
+    const unsigned char *bytes = s->bytes ? s->bytes + from : NULL;
+    const float         *floats = s->floats ? s->floats + from : NULL, *table = s->table[k];
+    const int           *labels = s->labels ? s->labels + from : NULL;
+    if (bytes)       for (int j = 0; j < n; j++) out[j] = at[j] < 0 ? outside : table[bytes[at[j]]];
+    else if (floats) for (int j = 0; j < n; j++) out[j] = at[j] < 0 ? outside : (floats[at[j]] - mean) / by;
+    else if (s->hot) for (int j = 0; j < n; j++) out[j] = at[j] < 0 ? outside : labels[at[j]] == c;
+    else             for (int j = 0; j < n; j++) out[j] = at[j] < 0 ? outside : (float)labels[at[j]];
+}
+
+/* All channels of one sample as they are. */
+static void cnn__feed_plain(float *out, const cnn__planes *s, int channels, size_t from)
+{
+    const size_t plane = (size_t)cnn__plane(s->shape);
+    for (int c = 0; c < channels; c++, out += plane, from += plane) {
+        const int k = c < 3 ? c : 3;
+        if (s->bytes)       for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[from + j]];
+        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[from + j];
+        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[from + j] - s->mean[k]) / s->by[k];
+    }
+}
+
+/* All channels of one sample, seen through v, and mixed with another one unless m is NULL. */
+static void cnn__feed_seen(float *out, const cnn__planes *s, int channels, size_t from, const cnn__view *v,
+                           const cnn__mix *m)
+{
+    const size_t plane = (size_t)cnn__plane(s->shape), sample = (size_t)s->shape.c * plane;
+    const int    w = s->shape.w;
+    const bool   boxed = m && m->boxed && s->moves;
+    float        other[CNN__SEEN];
+    int          at[2][CNN__SEEN];
+    for (int y = 0; y < s->shape.h; y++)
+        for (int x0 = 0; x0 < w; x0 += CNN__SEEN) {
+            const int  n = w - x0 < CNN__SEEN ? w - x0 : CNN__SEEN;
+            const bool mixed = m && (!boxed || (y >= m->box.top && y < m->box.bottom));
+            cnn__look(at[0], s, v, y, x0, n);
+            if (mixed) cnn__look(at[1], s, &m->view, y, x0, n);
+            for (int c = 0; c < channels; c++) {
+                const size_t of = s->hot ? 0 : (size_t)c * plane;
+                float       *to = out + (size_t)c * plane + (size_t)y * (size_t)w + x0;
+                cnn__gather(to, s, from + of, c, at[0], n);
+                if (!mixed) continue;
+                cnn__gather(other, s, (size_t)m->at * sample + of, c, at[1], n);
+                for (int j = 0; j < n; j++)
+                    if (!boxed) to[j] = m->share * to[j] + (1 - m->share) * other[j];
+                    else if (x0 + j >= m->box.left && x0 + j < m->box.end) to[j] = other[j];
+            }
+        }
+}
+
+/* v: NULL, or how it is seen; m: NULL, or what is mixed with it. */
 static void cnn__feed_one(float *out, const cnn__planes *s, int channels, int at, const cnn__view *v,
                           const cnn__mix *m)
 {
-    const size_t plane = (size_t)cnn__plane(s->shape), planes = (size_t)s->shape.c;
-    for (int c = 0; c < channels; c++, out += plane) {
-        const size_t own = ((size_t)at * planes + (s->hot ? 0 : (size_t)c)) * plane;
-        const int    k = c < 3 ? c : 3;
-        if (v || s->hot) {
-            const size_t other = m ? ((size_t)m->at * planes + (s->hot ? 0 : (size_t)c)) * plane : 0;
-            float       *to = out;
-            for (int y = 0; y < s->shape.h; y++)
-                for (int x = 0; x < s->shape.w; x++, to++) {
-                    const bool boxed = m && m->boxed && s->moves, swap = boxed && cnn__in(&m->box, y, x);
-                    if (!swap) *to = cnn__pixel(s, own, c, v, y, x);
-                    if (swap)  *to = cnn__pixel(s, other, c, &m->view, y, x);
-                    else if (m && !boxed)
-                        *to = m->share * *to + (1 - m->share) * cnn__pixel(s, other, c, &m->view, y, x);
-                }
-        }
-        else if (s->bytes)  for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[own + j]];
-        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[own + j];
-        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[own + j] - s->mean[k]) / s->by[k];
-    }
+    static const cnn__view still = { .mirror = false };
+    const size_t from = (size_t)at * (size_t)cnn__sample(s->shape);
+    if (v || s->hot) cnn__feed_seen(out, s, channels, from, v ? v : &still, m);
+    else             cnn__feed_plain(out, s, channels, from);
 }
 
 static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)

@@ -353,6 +353,9 @@ static void masks_move(void)
     const float *h = cnn_map_read(hot);
     for (int i = 0; h && i < COUNT * PIXELS; i++)
         for (int k = 0; k < 256; k++) if ((h[(i / PIXELS * 256 + k) * PIXELS + i % PIXELS] == 1) != (k == (int)b[i])) { CHECK(!"one-hot"); break; }
+    CHECK_INT(cnn_feed(x, hot, &ints, 0), COUNT);                               /* and without any change */
+    h = cnn_map_read(hot);
+    for (int i = 0; h && i < COUNT * PIXELS; i++) CHECK(h[(i / PIXELS * 256 + s->mask[i]) * PIXELS + i % PIXELS] == 1);
     CHECK_INT(cnn_feed_augmented(x, t, &ints, 0, (cnn_augment){ .cutout = 3 }, 1), COUNT);     /* a square of the picture alone */
     CHECK(cnn_get(x, a, COUNT * PIXELS) && cnn_get(t, b, COUNT * PIXELS));
     for (int i = 0; i < COUNT * PIXELS; i++) CHECK(b[i] == (float)s->mask[i] && (a[i] == 0 || a[i] == b[i] / 255.0f));
