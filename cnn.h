@@ -708,20 +708,19 @@ CNN_API bool cnn_swap_average(cnn_graph *);
 
 /* ---- Data ---- */
 
+typedef enum { CNN_NOTHING, CNN_U8, CNN_I32, CNN_F32 } cnn_type;
+/* What a stream is asked for: n samples by their numbers, 0..count-1, in the order of feeding. Their values go,
+   one behind the other, to bytes or floats, and their targets to labels or targets: the one that is not NULL. */
+typedef struct { const int *index; int n; long epoch;
+                 unsigned char *bytes; float *floats; int *labels; float *targets;
+                 char error[128]; } cnn_request;               /* room for a reason */
+typedef bool (*cnn_fill)(cnn_request *, void *user);           /* false after an error */
 /* Samples, and of each what is to be learned, its target: whole numbers, such as a class for each sample or
    for each pixel, or floats of any shape, such as a measured value, another picture, or 0 and 1 for each of
    several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
    when fed. A value, not a pointer: the loaders return it. If loading failed, count is 0 and error says why
    (cnn_fit passes that on to the graph); cnn_dataset_free it anyway. Only mean, deviation and names may be
    written, as for a net that was trained elsewhere with others. */
-typedef enum { CNN_NOTHING, CNN_U8, CNN_I32, CNN_F32 } cnn_type;
-typedef struct { /* what a stream is asked for */
-    const int     *index; int n; /* n samples by their numbers, 0..count-1, in the order of feeding */
-    long           epoch;
-    unsigned char *bytes; float *floats; /* where their values go, one behind the other, and */
-    int           *labels; float *targets; /* their targets: all but one of each pair are NULL */
-    char           error[128]; } cnn_request; /* room for a reason */
-typedef bool (*cnn_fill)(cnn_request *, void *user); /* false after an error */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
     cnn_shape            shape, target;         /* of one sample, and of one target: n = 1 */
@@ -790,9 +789,11 @@ CNN_API cnn_dataset cnn_load_npy  (const char *values, const char *labels);
    decoder makes a file h x w pixels of `channels` bytes, row by row; it returns NULL, or why it cannot. By
    itself the library reads binary PPM and PGM; with stb_image.h it reads JPEG and PNG, too:
 
-   static const char *decode(cnn_picture *p, const char *path, int channels, void *user) { p->pixels =
-   stbi_load(path, &p->w, &p->h, NULL, channels), p->release = stbi_image_free; return (void)user, p->pixels ?
-   NULL : stbi_failure_reason(); }
+       static const char *decode(cnn_picture *p, const char *path, int channels, void *user)
+       {
+           p->pixels = stbi_load(path, &p->w, &p->h, NULL, channels), p->release = stbi_image_free;
+           return (void)user, p->pixels ? NULL : stbi_failure_reason();
+       }
 
    Resizing is bilinear with antialiasing, to the byte as Pillow's (where that resizes columns before rows,
    some bytes differ by 1). Errors name the folder or the file. */
@@ -842,8 +843,9 @@ typedef struct { int shift;   /* by -shift..shift pixels down and right: the sam
                  int cutout;  /* a square of this side of x, around a random pixel, becomes 0 (DeVries, Taylor
                                  2017) */
                  float outside; /* of a mask: its value outside, such as a void label; default 0 */
-                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, l
-                                  drawn from Beta(mixup, mixup) (Zhang et al. 2018) */
+                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, of
+                                  a stream one of its batch; l drawn from Beta(mixup, mixup) (Zhang et al.
+                                  2018) */
                  float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that
                                   share of the target, too (Yun et al. 2019); of a mask, the rectangle.
                                   With mixup: each sample takes one of the two. Labels then go to an input
@@ -911,8 +913,10 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
                                bit. It must be the same training: net, seed, optimizer, batch, samples and
                                accumulate are compared; rates and schedule are yours; more epochs extend it */
 } cnn_fit_args;
-/* Train. False after an error (the graph's): a wrong option, data that do not fit, a loss that is not finite;
-   true if progress or patience stopped it. */
+/* Train. Samples go to the one input that the logits come from, targets to the one other leaf that the loss
+   comes from, made by cnn_labels or cnn_input; a loss without one, such as an autoencoder's, compares with
+   the input. logits: what the net answers, logits or values. False after an error (the graph's): a wrong
+   option, data that do not fit, a loss that is not finite; true if progress or patience stopped it. */
 CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
@@ -7145,7 +7149,7 @@ CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
 }
 
 /* ===========================================================================================================
-   >>data ---- 10. Data: IDX, CIFAR, CSV and .npy files, arrays, shuffling, splits, batches
+   >>data ---- 10. Data: samples and targets, files, folders, streams, shuffling, splits, batches
 
    A data set never belongs to a graph. So its errors are its own: a message in d.error, and count 0. Files
    are hostile: nothing that a header promises is used before it is compared with the bytes that are there.
