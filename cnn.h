@@ -698,23 +698,49 @@ CNN_API bool cnn_swap_average(cnn_graph *);
 
 /* ---- Data ---- */
 
-/* Images (or any arrays) with one class each. Pixels that came as bytes stay bytes, and become
-   (byte/255 - mean[c]) / deviation[c] when fed. A value, not a pointer: the loaders return it. If loading
-   failed, count is 0 and error says why (cnn_fit passes that on to the graph); cnn_dataset_free it anyway.
-   Only mean and deviation may be written, as for a net that was trained elsewhere with others. */
+/* Samples, and of each what is to be learned, its target: whole numbers, such as a class for each sample or
+   for each pixel, or floats of any shape, such as a measured value, another picture, or 0 and 1 for each of
+   several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
+   when fed. A value, not a pointer: the loaders return it. If loading failed, count is 0 and error says why
+   (cnn_fit passes that on to the graph); cnn_dataset_free it anyway. Only mean and deviation may be written,
+   as for a net that was trained elsewhere with others. */
+typedef enum { CNN_NOTHING, CNN_U8, CNN_I32, CNN_F32 } cnn_type;
+typedef struct { /* what a stream is asked for */
+    const int     *index; int n; /* n samples by their numbers, 0..count-1, in the order of feeding */
+    long           epoch;
+    unsigned char *bytes; float *floats; /* where their values go, one behind the other, and */
+    int           *labels; float *targets; /* their targets: all but one of each pair are NULL */
+    char           error[128]; } cnn_request; /* room for a reason */
+typedef bool (*cnn_fill)(cnn_request *, void *user); /* false after an error */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
-    cnn_shape            shape;                 /* of one sample: n = 1 */
+    cnn_shape            shape, target;         /* of one sample, and of one target: n = 1 */
+    cnn_type             type, target_type;     /* CNN_U8 or CNN_F32; CNN_I32, CNN_F32 or CNN_NOTHING */
     const unsigned char *bytes;                 /* count*c*h*w, or NULL */
     const float         *floats;                /* count*c*h*w, or NULL */
-    const unsigned char *labels;                /* one byte a sample (class 0..255) */
+    const int           *labels;                /* count * target.c*h*w, or NULL; within +-2^24 */
+    const float         *targets;               /* count * target.c*h*w, or NULL */
+    cnn_fill             fill; void *user;      /* a stream: it has none of these arrays */
     int                 *order;                 /* the order in which samples are fed: a permutation */
     float                mean[4], deviation[4]; /* per channel (the last entry serves all further channels) */
     void                *own[3];                /* what cnn_dataset_free releases */
     char                 error[256];
 } cnn_dataset;
 CNN_API void        cnn_dataset_free(cnn_dataset *);
-/* n samples of shape (c,h,w), not copied. */
+/* Samples of shape (c,h,w) in memory, and their targets; nothing is copied. Or a stream, for data that are
+   larger than memory or made when needed: `fill` is called for each batch. It is shuffled, split, changed and
+   resumed as any data set, as the numbers of the samples are drawn here. cnn_fit and cnn_evaluate read one
+   batch ahead in a second thread, while the net computes, if the program is built with -fopenmp or -pthread,
+   or for Windows; each thread of the program that uses the data set calls fill, too. */
+typedef struct { int count, c, h, w;                              /* required: count, c; h and w: 1 */
+                 const unsigned char *bytes; const float *floats; /* required: one of these, or fill */
+                 const int *labels; const float *targets;         /* one of these, or none */
+                 int target_c, target_h, target_w;                /* of a target; default 1 */
+                 cnn_fill fill; void *user;
+                 cnn_type type, target_type; } cnn_data_args; /* of a stream; default CNN_F32, CNN_NOTHING */
+CNN_API cnn_dataset cnn_data_(cnn_data_args);
+#define cnn_data(...) cnn_data_((cnn_data_args){ .count = __VA_ARGS__ })
+/* The same for n samples of one class each, if there are at most 256: these labels are copied. */
 CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
                                int w);
 CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int n, int c, int h, int w);
@@ -722,17 +748,19 @@ CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels,
 /* CSV: numbers, one sample a line; a decimal point in every locale; quotes are allowed; blank lines do not
    count. Errors: a cell that is empty or not a finite number, lines of different length. */
 typedef struct { const char *path; /* required; of cnn_csv_memory: only for messages */
-                 int   label;      /* the column of the class (0..255): 1 the first, -1 the last; 0: none */
+                 int   label;      /* the column of the class: 1 the first, -1 the last; default none */
+                 int   target;     /* or the first column of a target of floats, counted so; default none */
+                 int   target_c, target_h, target_w; /* columns of either: their product; default 1 */
                  int   skip;       /* lines before the first sample: 1 for a heading */
                  float scale;      /* of the values: 1 / 255.0f for pixels; default 1 */
                  int   c, h, w;    /* of a sample; default (values of a line, 1, 1) */
                  char  separator; } cnn_csv_args; /* default ',' */
 /* IDX: MNIST, Fashion-MNIST; not gzipped. CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009):
-   bytes of shape (3,32,32); classes says which: 10, or 100 for its fine labels. Without a header, a file
-   that ends between two records looks whole. NPY: arrays saved by numpy.save, versions 1 to 3: integers,
-   floats and bools of either byte order, in C's order or Fortran's (which pandas often has). Values (N),
-   (N,C), (N,H,W) or (N,C,H,W): uint8 stay bytes, all others become floats as they are. labels: (N) or (N,1),
-   whole numbers 0..255; NULL for none. All are copied from memory: */
+   bytes of shape (3,32,32); classes says which: 10, or 100 for its fine labels. Without a header, a file that
+   ends between two records looks whole. NPY: arrays saved by numpy.save, versions 1 to 3: integers, floats
+   and bools of either byte order, in C's order or Fortran's (which pandas often has). Values (N), (N,C),
+   (N,H,W) or (N,C,H,W): uint8 stay bytes, all others become floats as they are. labels: NULL, or targets of
+   such shapes: integers and bools become labels, floats stay floats. All are copied from memory: */
 CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t bytes, const void *labels, size_t label_bytes);
 CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes);
 CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args);
@@ -753,22 +781,33 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
 /* Set mean and deviation per channel to those of `as`. Errors, in .error: `as` has one, is empty, has another
    number of channels, or values that are not finite. */
 CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);
-/* Copy samples first, first+1, ... (at most max_batch) to x and their classes to labels (may be NULL).
-   Returns how many: 0 at the end of the data or after an error. */
-CNN_API int         cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first);
+/* Copy samples first, first+1, ... (at most max_batch) to x, and their targets to `target` (may be NULL): a
+   tensor made by cnn_labels or cnn_input, of the shape (N,c,h,w) of the targets. One made by cnn_input(g, C,
+   h, w) also takes labels (1,h,w): as C numbers of which that of the class is 1 and the others 0. Returns how
+   many: 0 at the end of the data or after an error. */
+CNN_API int         cnn_feed(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *, int first);
 
-/* As cnn_feed, with changes that leave the class as it is, drawn anew for each sample and epoch. The draw is
-   a function of the graph's seed, the epoch and the place of the sample in its data set alone: threads,
-   batches and the order of the samples make no difference. Outside the picture is 0, after normalisation. */
+/* As cnn_feed, with changes drawn anew for each sample and epoch. The draw is a function of the graph's seed,
+   the epoch and the place of the sample in its data set alone: threads, batches and the order of the samples
+   make no difference. Outside the picture is 0, after normalisation. A target of the sample's height and
+   width, a mask, is shifted and flipped with it; others stay as they are. */
 enum { CNN_FLIP_RANDOM = 1, CNN_FLIP_ALTERNATE = 2 };
 typedef struct { int shift;   /* by -shift..shift pixels down and right: the same as padding each side by that
                                  many and cutting out a window at a random place */
                  int reflect; /* 1: outside is the picture mirrored at its edge pixels */
                  int flip;    /* default none; RANDOM: left and right change places with probability 1/2;
                                  ALTERNATE: so in the first epoch, then in every other one (Jordan 2024) */
-                 int cutout; } cnn_augment; /* a square of this side, around a random pixel, becomes 0
-                                               (DeVries, Taylor 2017) */
-CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first,
+                 int cutout;  /* a square of this side of x, around a random pixel, becomes 0 (DeVries, Taylor
+                                 2017) */
+                 float outside; /* of a mask: its value outside, such as a void label; default 0 */
+                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, l
+                                  drawn from Beta(mixup, mixup) (Zhang et al. 2018) */
+                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that
+                                  share of the target, too (Yun et al. 2019); of a mask, the rectangle.
+                                  With mixup: each sample takes one of the two. Labels then go to an input
+                                  of C channels. */
+               } cnn_augment;
+CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *, int first,
                                        cnn_augment, long epoch);
 /* How many of the batch have their largest logit at the label; 0 after an error. */
 CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels);
@@ -780,10 +819,14 @@ typedef struct { int epoch, epochs;     /* from 1 */
                  double loss, accuracy; /* running means over the epoch; accuracy in 0..1 */
                  double validation_loss, validation_accuracy; /* at the end of an epoch; else NAN */
                  double samples_per_second, seconds, seconds_left;
-                 int epoch_done; } cnn_progress;
+                 int epoch_done;
+                 double mae, r2, validation_mae, validation_r2; } cnn_progress; /* as in cnn_score */
 typedef bool (*cnn_progress_fn)(const cnn_progress *, void *user); /* return false to stop training */
-typedef struct { double loss, accuracy, validation_loss, validation_accuracy, seconds; } cnn_epoch;
-typedef struct { cnn_epoch *epoch; int count, capacity; } cnn_history; /* starts as { 0 } */
+typedef struct { double loss, accuracy, validation_loss, validation_accuracy, seconds;
+                 double mae, r2, validation_mae, validation_r2; } cnn_epoch;
+typedef struct { double loss, lr; } cnn_update; /* the mean loss of its samples, before it */
+typedef struct { cnn_epoch  *epoch;  int count, capacity; /* starts as { 0 } */
+                 cnn_update *update; int updates, update_capacity; } cnn_history; /* if asked: .per_update */
 CNN_API void  cnn_history_free(cnn_history *);
 
 /* The shape of the learning rate over a training: progress p goes from 0 (first update) to 1 (last one).
@@ -809,6 +852,7 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
     cnn_dataset *validation;              /* evaluated after each epoch */
     cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to stderr */
     cnn_history *history;
+    int   per_update;       /* 1: the history also has each update */
     cnn_augment augment;    /* of the training samples, never of the others; default none */
     int   accumulate;       /* batches to one update, by the mean gradient of all their samples, weighted as
                                the loss weights them; default 1 */
@@ -831,10 +875,12 @@ CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
-   loss weights them; accuracy, 0..1, of all, also those with an ignored label; count, the samples.
-   { NAN, NAN, 0 } after an error. Flipped: each sample also in the mirror, the class by the sum of both
-   logits (N,C,1,1), the loss as the mean of both losses. */
-typedef struct { double loss, accuracy; int count; } cnn_score;
+   loss weights them; count, the samples. Where the target is classes, or answers to bce_with_logits:
+   accuracy, 0..1, of all labels but those that the loss ignores; else NAN. Where it is values: the mean
+   absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's
+   r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror,
+   judged by the mean of both logits (N,C,1,1), the loss as the mean of both losses. */
+typedef struct { double loss, accuracy; int count; double mae, r2; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 /* Count which class was taken for which: matrix[label * C + predicted], C = channels of the logits (N,C,1,1);
@@ -848,10 +894,14 @@ CNN_API double    cnn_top_k(cnn_tensor *logits, const cnn_dataset *, int k);
 /* Softmax of one sample, C*H*W floats. Returns the most probable class, -1 after an error. */
 CNN_API int       cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities);
 #ifndef CNN_NO_STDIO
-CNN_API bool      cnn_print_progress(const cnn_progress *, void *user); /* user: a FILE *, default stderr */
-/* Loss and accuracy over the epochs. False if the file cannot be written: errno says why. */
+/* user: a FILE *, default stderr. A bar on a terminal; else a line for each epoch, and one every ten seconds.
+   */
+CNN_API bool      cnn_print_progress(const cnn_progress *, void *user);
+/* Loss and accuracy, or else R2, over the epochs; loss and rate over the updates. False if the file cannot be
+   written: errno says why. */
 CNN_API bool      cnn_history_csv(const cnn_history *, const char *path);
 CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
+CNN_API bool      cnn_history_updates_csv(const cnn_history *, const char *path);
 #endif
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
@@ -1241,7 +1291,7 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
     X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
     X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
-    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent)
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -1361,8 +1411,25 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
+#if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
+#define CNN__IS_TERMINAL(f) ((f) == stderr ? isatty(2) : (f) == stdout && isatty(1))
+#elif defined(_WIN32)
+#include <io.h>
+#define CNN__IS_TERMINAL(f) ((f) == stderr ? _isatty(2) : (f) == stdout && _isatty(1))
+#else
+#define CNN__IS_TERMINAL(f) false
+#endif
+#if defined(_WIN32)                     /* a second thread reads data: see cnn__start_thread */
+#include <process.h>
+#define CNN__WINDOWS 1
+__declspec(dllimport) unsigned long __stdcall WaitForSingleObject(void *, unsigned long);
+__declspec(dllimport) int __stdcall CloseHandle(void *);
+#elif defined(__APPLE__) || (defined(__unix__) && (defined(_OPENMP) || defined(_REENTRANT)))
+#include <pthread.h>
+#define CNN__PTHREADS 1
+#endif
+#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
 #define CNN__PROCESS ((long)getpid())   /* fork copies a process, but not OpenMP's threads: see cnn__usable */
 #else
 #define CNN__PROCESS 0L
@@ -7019,36 +7086,92 @@ static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
     return true;
 }
 
-static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats,
-                             const unsigned char *labels, int count, cnn_shape shape)
+static bool cnn__check_sample(cnn_dataset *d, const char *what, cnn_shape s)
 {
+    return cnn__checked_len(s) < SIZE_MAX ||
+           cnn__data_fail(d, "data set: %s of (%d,%d,%d): every extent must be at least 1, and the product "
+                             "at most 2^31 - 1", what, s.c, s.h, s.w);
+}
+
+static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int count,
+                             cnn_shape shape)
+{
+    d->type = bytes ? CNN_U8 : floats ? CNN_F32 : d->type;
     if (count < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", count);
-    if (cnn__checked_len(shape) == SIZE_MAX)
-        return cnn__data_fail(d, "data set: samples of (%d,%d,%d): every extent must be at least 1, and a "
-                                 "sample holds at most 2^31 - 1 values", shape.c, shape.h, shape.w);
-    if (!bytes && !floats) return cnn__data_fail(d, "data set: the values are NULL");
+    if (!cnn__check_sample(d, "samples", shape)) return false;
+    if (!d->type) return cnn__data_fail(d, "data set: the values are NULL");
     if (!cnn__set_order(d, count, NULL)) return false;
-    d->shape = shape, d->bytes = bytes, d->floats = floats, d->labels = labels;
-    for (int i = 0; labels && i < count; i++)
-        if (labels[i] >= d->classes) d->classes = labels[i] + 1;
+    d->shape = shape, d->bytes = bytes, d->floats = floats;
     for (int k = 0; k < 4; k++) d->deviation[k] = 1;
     return true;
 }
 
-CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int count, int c,
-                              int h, int w)
+enum { CNN__MOST_LABEL = 1 << 24 };                    /* whole numbers up to here are floats, too */
+static bool cnn__is_label(double v) { return fabs(v) <= CNN__MOST_LABEL && v == floor(v); }
+
+/* After cnn__set_samples. */
+static bool cnn__set_targets(cnn_dataset *d, const int *labels, const float *targets, cnn_shape shape)
 {
-    cnn_dataset d = { 0 };
-    cnn__set_samples(&d, pixels, NULL, labels, count, (cnn_shape){ 1, c, h, w });
+    d->target_type = labels ? CNN_I32 : targets ? CNN_F32 : d->target_type;
+    if (d->error[0] || !d->target_type) return !d->error[0];
+    if (!cnn__check_sample(d, "targets", shape)) return false;
+    d->target = shape, d->labels = labels, d->targets = targets;
+    const size_t each = (size_t)cnn__sample(shape);
+    for (size_t i = 0; labels && i < (size_t)d->count * each; i++) {
+        if (!cnn__is_label(labels[i]))
+            return cnn__data_fail(d, "data set: label %d of sample %zu: it must be within +-2^24", labels[i],
+                                  i / each);
+        if (labels[i] >= d->classes) d->classes = labels[i] + 1;
+    }
+    return true;
+}
+
+/* Own `count` labels that came as bytes. */
+static int *cnn__own_labels(cnn_dataset *d, const unsigned char *labels, size_t count)
+{
+    if (!cnn__own(d, 1, cnn__mul_size(count, sizeof(int)))) return NULL;
+    int *to = d->own[1];
+    for (size_t i = 0; i < count; i++) to[i] = labels[i];
+    return to;
+}
+
+static int cnn__or_1(int extent) { return extent ? extent : 1; }
+
+CNN_API cnn_dataset cnn_data_(cnn_data_args a)
+{
+    cnn_dataset     d = { 0 };
+    const cnn_shape sample = { 1, a.c, cnn__or_1(a.h), cnn__or_1(a.w) };
+    const cnn_shape target = { 1, cnn__or_1(a.target_c), cnn__or_1(a.target_h), cnn__or_1(a.target_w) };
+    if (a.fill) {
+        d.type = a.type ? a.type : CNN_F32, d.target_type = a.target_type, d.fill = a.fill, d.user = a.user;
+        a.bytes = NULL, a.floats = NULL, a.labels = NULL, a.targets = NULL;
+    }
+    if ((a.bytes && a.floats) || (a.labels && a.targets))
+        cnn__data_fail(&d, "data set: samples are bytes or floats, and targets labels or floats, not both");
+    else if ((unsigned)d.type > CNN_F32 || d.type == CNN_I32 || (unsigned)d.target_type > CNN_F32 ||
+             d.target_type == CNN_U8)
+        cnn__data_fail(&d, "data set: a stream has samples of type CNN_U8 or CNN_F32, and targets of type "
+                           "CNN_I32, CNN_F32 or CNN_NOTHING");
+    else if (cnn__set_samples(&d, a.bytes, a.floats, a.count, sample))
+        cnn__set_targets(&d, a.labels, a.targets, target);
     return d;
 }
 
-CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h,
-                               int w)
+static cnn_dataset cnn__classified(cnn_data_args a, const unsigned char *labels)
 {
-    cnn_dataset d = { 0 };
-    cnn__set_samples(&d, NULL, values, labels, count, (cnn_shape){ 1, c, h, w });
+    cnn_dataset d = cnn_data_(a);
+    const int  *own = labels && d.count ? cnn__own_labels(&d, labels, (size_t)d.count) : NULL;
+    cnn__set_targets(&d, own, NULL, cnn__vector(1));
     return d;
+}
+CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
+                              int w)
+{
+    return cnn__classified((cnn_data_args){ .count = n, .bytes = pixels, .c = c, .h = h, .w = w }, labels);
+}
+CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int n, int c, int h, int w)
+{
+    return cnn__classified((cnn_data_args){ .count = n, .floats = values, .c = c, .h = h, .w = w }, labels);
 }
 
 CNN_API void cnn_dataset_free(cnn_dataset *d)
@@ -7149,6 +7272,7 @@ static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *ra
     if (bytes - header > total)
         return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total,
                               what, bytes - header - total);
+    if (k == 1) return cnn__own_labels(d, p + header, total) != NULL;
     return cnn__own(d, k, total) && memcpy(d->own[k], p + header, total);
 }
 
@@ -7162,7 +7286,8 @@ static bool cnn__set_idx(cnn_dataset *d, const cnn__input *from, int n, const vo
         return cnn__data_fail(d, "%s has %d images, but %s has %d labels", from[0].name, dim[0], from[1].name,
                               label_dim[0]);
     cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
-    return cnn__set_samples(d, d->own[0], NULL, d->own[1], dim[0], s);
+    return cnn__set_samples(d, d->own[0], NULL, dim[0], s) &&
+           cnn__set_targets(d, d->own[1], NULL, cnn__vector(1));
 }
 
 CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
@@ -7192,8 +7317,10 @@ static bool cnn__set_cifar(cnn_dataset *d, const cnn__input *from, int n, const 
         count = cnn__add_size(count, from[k].bytes / record);
         if (count > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", from[k].name, INT_MAX);
     }
-    if (!cnn__own(d, 0, cnn__mul_size(count, pixels)) || !cnn__own(d, 1, count)) return false;
-    unsigned char *to = d->own[0], *label = d->own[1];
+    if (!cnn__own(d, 0, cnn__mul_size(count, pixels)) ||
+        !cnn__own(d, 1, cnn__mul_size(count, sizeof(int)))) return false;
+    unsigned char *to = d->own[0];
+    int           *label = d->own[1];
     for (int k = 0; k < n; k++)
         for (size_t i = 0; i < from[k].bytes / record; i++, to += pixels) {
             const unsigned char *p = from[k].p + i * record;
@@ -7203,7 +7330,8 @@ static bool cnn__set_cifar(cnn_dataset *d, const cnn__input *from, int n, const 
             *label++ = p[head - 1];
             memcpy(to, p + head, pixels);
         }
-    return cnn__set_samples(d, d->own[0], NULL, d->own[1], (int)count, (cnn_shape){ 1, 3, 32, 32 });
+    return cnn__set_samples(d, d->own[0], NULL, (int)count, (cnn_shape){ 1, 3, 32, 32 }) &&
+           cnn__set_targets(d, d->own[1], NULL, cnn__vector(1));
 }
 
 CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes)
@@ -7278,83 +7406,102 @@ static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bo
     return first ? "; is it a heading? .skip = 1 leaves it out" : "";
 }
 
-/* The shape of a sample, and which column is the label: SIZE_MAX = none. */
-static bool cnn__csv_columns(cnn_dataset *d, const char *name, const cnn_csv_args *a, size_t columns,
-                             const char *hint, cnn_shape *s, size_t *label_at)
+/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. */
+typedef struct { const char *name; char separator; float scale; bool labels;
+                 size_t columns, from, to; cnn_shape sample, target; } cnn__csv;
+
+static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *hint, cnn__csv *t)
 {
-    const size_t values = columns - (a->label != 0);
-    const size_t distance = a->label < 0 ? 0 - (size_t)a->label : (size_t)a->label;
-    if (distance > columns)
-        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns%s", name,
-                              a->label, columns, hint);
-    *label_at = !a->label ? SIZE_MAX : a->label > 0 ? distance - 1 : columns - distance;
-    s->n = 1, s->c = a->c ? a->c : 1, s->h = a->h ? a->h : 1, s->w = a->w ? a->w : 1;
-    if (!a->c && !a->h && !a->w) s->c = values > INT_MAX ? 0 : (int)values;
-    return (cnn__checked_len(*s) == values && values > 0) ||
+    const int    column = a->label ? a->label : a->target;
+    const size_t distance = column < 0 ? 0 - (size_t)column : (size_t)column;
+    t->target = (cnn_shape){ 1, cnn__or_1(a->target_c), cnn__or_1(a->target_h), cnn__or_1(a->target_w) };
+    if (a->label && a->target)
+        return cnn__data_fail(d, "%s: label and target are both given: a sample has one of them", t->name);
+    if (distance > t->columns)
+        return cnn__data_fail(d, "%s: %s is column %d, but the first line has %zu columns%s", t->name,
+                              a->label ? "label" : "target", column, t->columns, hint);
+    if (!cnn__check_sample(d, "targets", t->target)) return false;
+    const size_t wide = column ? (size_t)cnn__sample(t->target) : 0;
+    t->labels = a->label != 0;
+    t->from = !column ? 0 : column > 0 ? distance - 1 : t->columns - distance, t->to = t->from + wide;
+    if (t->to > t->columns)
+        return cnn__data_fail(d, "%s: targets of %zu columns from column %d on, but the first line has %zu%s",
+                              t->name, wide, column, t->columns, hint);
+    const size_t values = t->columns - wide;
+    t->sample = (cnn_shape){ 1, cnn__or_1(a->c), cnn__or_1(a->h), cnn__or_1(a->w) };
+    if (!a->c && !a->h && !a->w) t->sample.c = values > INT_MAX ? 0 : (int)values;
+    return (cnn__checked_len(t->sample) == values && values > 0) ||
            cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between '%c'%s",
-                          name, s->c, s->h, s->w, values, a->separator ? a->separator : ',', hint);
+                          t->name, t->sample.c, t->sample.h, t->sample.w, values, t->separator, hint);
 }
 
-static bool cnn__is_label(double v) { return v >= 0 && v <= 255 && v == floor(v); }
+/* One line, from `line` to `end`: the values of a sample and its target. */
+static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *line, const char *end,
+                               int number, float **values, int **labels, float **targets)
+{
+    size_t cells = 1;
+    for (const char *q = line; q < end; q++) cells += *q == t->separator;
+    if (cells != t->columns)
+        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, number, cells,
+                              t->columns);
+    for (size_t k = 0; k < t->columns; k++) {
+        const char  *cell = line, *stop = memchr(cell, t->separator, (size_t)(end - cell));
+        const bool   target = k >= t->from && k < t->to;
+        const double scale = target ? 1 : (double)t->scale;
+        double       v = 0;
+        const bool   good = cnn__read_cell(cell, stop ? stop : end, &v);
+        ptrdiff_t    shown = (stop ? stop : end) - cell;
+        line = stop ? stop + 1 : end;
+        if (!good || fabs(v) > (double)FLT_MAX || fabs(v * scale) > (double)FLT_MAX)
+            return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", t->name,
+                                  number, k + 1, (int)(shown < 20 ? shown : 20), cell,
+                                  cnn__cell_hint(cell, (size_t)shown, t->separator, d->own[0] == *values));
+        if (target && t->labels && !cnn__is_label(v))
+            return cnn__data_fail(d, "%s, line %d: label %g is no whole number within +-2^24", t->name,
+                                  number, v);
+        if (!target)        *(*values)++ = (float)(v * scale);
+        else if (t->labels) *(*labels)++ = (int)v;
+        else                *(*targets)++ = (float)v;
+    }
+    return true;
+}
 
 /* Two passes: count lines and columns, which bounds the memory by the size of the file; then read. */
 static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     const cnn_csv_args *a = options;
-    const char *name = from->name, *begin = (const char *)from->p, *end = begin + from->bytes;
-    const char *p, *line, *to;
-    const char  separator = a->separator ? a->separator : ',';
-    const float scale = a->scale != 0 ? a->scale : 1;
-    size_t      columns = 1, rows = 0, label_at = SIZE_MAX;
-    cnn_shape   s;
+    const char *begin = (const char *)from->p, *end = begin + from->bytes, *p, *line, *to, *hint = "";
+    cnn__csv    t = { .name = from->name, .separator = a->separator ? a->separator : ',',
+                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1 };
+    size_t      rows = 0;
     int         number = 0;
     (void)n;
-    if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", name, a->skip);
-    if (!isfinite(scale)) return cnn__data_fail(d, "%s: scale %g is no number", name, (double)scale);
+    if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", t.name, a->skip);
+    if (!isfinite(t.scale)) return cnn__data_fail(d, "%s: scale %g is no number", t.name, (double)t.scale);
     if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;   /* byte order mark */
     for (int i = 0; i < a->skip && begin < end; i++, number++) {
         const char *stop = memchr(begin, '\n', (size_t)(end - begin));
         begin = stop ? stop + 1 : end;
     }
-    const int   first = number;
-    const char *hint = "";
+    const int first = number;
     for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++) {
-        for (const char *q = line; rows == 0 && q < to; q++) columns += *q == separator;
-        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), separator, false);
+        for (const char *q = line; rows == 0 && q < to; q++) t.columns += *q == t.separator;
+        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), t.separator, false);
     }
-    if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", name);
-    if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
+    if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", t.name);
+    if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", t.name, INT_MAX);
 
-    if (!cnn__csv_columns(d, name, a, columns, hint, &s, &label_at)) return false;
-    const size_t values = cnn__mul_size(rows, columns - (a->label != 0));
-    if (!cnn__own(d, 0, cnn__mul_size(values, sizeof(float))) || !cnn__own(d, 1, rows)) return false;
-    float         *out = d->own[0];
-    unsigned char *labels = d->own[1];
+    if (!cnn__csv_columns(d, a, hint, &t)) return false;
+    const size_t wide = t.to - t.from, size = t.labels ? sizeof(int) : sizeof(float);
+    if (!cnn__own(d, 0, cnn__mul_size(cnn__mul_size(rows, t.columns - wide), sizeof(float)))) return false;
+    if (wide && !cnn__own(d, 1, cnn__mul_size(cnn__mul_size(rows, wide), size))) return false;
+    float *values = d->own[0], *targets = d->own[1];
+    int   *labels = d->own[1];
     number = first, p = begin;
-    while ((to = cnn__next_line(&p, end, &line, &number)) != NULL) {
-        size_t cells = 1;
-        for (const char *q = line; q < to; q++) cells += *q == separator;
-        if (cells != columns)
-            return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", name, number, cells,
-                                  columns);
-        for (size_t k = 0; k < columns; k++) {
-            const char *cell = line, *stop = memchr(cell, separator, (size_t)(to - cell));
-            double      v = 0;
-            bool        good = cnn__read_cell(cell, stop ? stop : to, &v);
-            ptrdiff_t   shown = (stop ? stop : to) - cell;
-            line = stop ? stop + 1 : to;
-            if (!good || fabs(v) > (double)FLT_MAX || fabs(v * (double)scale) > (double)FLT_MAX)
-                return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", name,
-                                      number, k + 1, (int)(shown < 20 ? shown : 20), cell,
-                                      cnn__cell_hint(cell, (size_t)shown, separator, d->own[0] == out));
-            if (k != label_at) { *out++ = (float)(v * (double)scale); continue; }
-            if (!cnn__is_label(v))
-                return cnn__data_fail(d, "%s, line %d: label %g is no whole number from 0 to 255", name,
-                                      number, v);
-            *labels++ = (unsigned char)v;
-        }
-    }
-    return cnn__set_samples(d, NULL, d->own[0], a->label ? d->own[1] : NULL, (int)rows, s);
+    while ((to = cnn__next_line(&p, end, &line, &number)) != NULL)
+        if (!cnn__read_csv_line(d, &t, line, to, number, &values, &labels, &targets)) return false;
+    return cnn__set_samples(d, NULL, d->own[0], (int)rows, t.sample) &&
+           cnn__set_targets(d, t.labels ? d->own[1] : NULL, t.labels ? NULL : d->own[1], t.target);
 }
 
 CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args a)
@@ -7494,39 +7641,46 @@ static double cnn__npy_element(const cnn__npy *a, size_t i)
     return (double)bits;
 }
 
+/* (N), (N,C), (N,H,W) or (N,C,H,W) */
+static cnn_shape cnn__npy_sample(const cnn__npy *a)
+{
+    const int r = a->rank;
+    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
+                        r > 2 ? a->dim[r - 1] : 1 };
+}
+
+/* All elements to own[k]: as bytes, whole numbers, or else floats. */
+static bool cnn__read_npy(cnn_dataset *d, const char *name, const cnn__npy *a, int k, bool bytes, bool whole)
+{
+    const size_t each = bytes ? 1 : whole ? sizeof(int) : sizeof(float);
+    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
+    for (size_t i = 0; i < a->count; i++) {
+        const double v = cnn__npy_element(a, i);
+        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
+            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
+        if (whole && !cnn__is_label(v))
+            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
+        if (bytes)      ((unsigned char *)d->own[k])[i] = (unsigned char)v;
+        else if (whole) ((int *)d->own[k])[i] = (int)v;
+        else            ((float *)d->own[k])[i] = (float)v;
+    }
+    return true;
+}
+
 static bool cnn__set_npy(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     cnn__npy a, b = { .count = 0 };
     (void)options;
     if (!cnn__open_npy(d, from, &a) || (n > 1 && !cnn__open_npy(d, from + 1, &b))) return false;
-    if (n > 1 && b.count != (size_t)b.dim[0])
-        return cnn__data_fail(d, "%s: labels of %d dimensions: one number a sample is needed", from[1].name,
-                              b.rank);
     if (n > 1 && b.dim[0] != a.dim[0])
-        return cnn__data_fail(d, "%s has %d samples, but %s has %d labels", from[0].name, a.dim[0],
+        return cnn__data_fail(d, "%s has %d samples, but %s has %d targets", from[0].name, a.dim[0],
                               from[1].name, b.dim[0]);
-    const bool whole = a.kind == 'u' && a.size == 1;
-    if (!cnn__own(d, 0, cnn__mul_size(a.count, whole ? 1 : sizeof(float)))) return false;
-    if (n > 1 && !cnn__own(d, 1, b.count)) return false;
-    unsigned char *bytes = whole ? d->own[0] : NULL, *label = d->own[1];
-    float         *floats = whole ? NULL : d->own[0];
-    for (size_t i = 0; i < a.count; i++) {
-        double v = cnn__npy_element(&a, i);
-        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
-            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", from[0].name, i, v);
-        if (whole) bytes[i] = (unsigned char)v;
-        else floats[i] = (float)v;
-    }
-    for (size_t i = 0; i < b.count; i++) {
-        double v = cnn__npy_element(&b, i);
-        if (!cnn__is_label(v))
-            return cnn__data_fail(d, "%s: label %zu is %g: no whole number from 0 to 255", from[1].name, i,
-                                  v);
-        label[i] = (unsigned char)v;
-    }
-    int       r = a.rank;
-    cnn_shape s = { 1, r == 2 || r == 4 ? a.dim[1] : 1, r > 2 ? a.dim[r - 2] : 1, r > 2 ? a.dim[r - 1] : 1 };
-    return cnn__set_samples(d, bytes, floats, label, a.dim[0], s);
+    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
+    if (!cnn__read_npy(d, from[0].name, &a, 0, bytes, false)) return false;
+    if (n > 1 && !cnn__read_npy(d, from[1].name, &b, 1, false, whole)) return false;
+    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0],
+                            cnn__npy_sample(&a)) &&
+           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__npy_sample(&b));
 }
 
 CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
@@ -7600,6 +7754,166 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
     return d;
 }
 
+/* ---- One thread beside, where there are threads ---- */
+
+#if defined(CNN__WINDOWS)
+typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
+static unsigned __stdcall cnn__run_thread(void *thread)
+{
+    cnn__thread *t = thread;
+    t->run(t->with);
+    return 0;
+}
+static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
+{
+    t->run = run, t->with = with;
+    return (t->handle = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0;
+}
+static void cnn__join_thread(cnn__thread *t)
+{
+    WaitForSingleObject((void *)t->handle, 0xFFFFFFFF);
+    CloseHandle((void *)t->handle);
+}
+#elif defined(CNN__PTHREADS)
+typedef struct { pthread_t id; void (*run)(void *); void *with; } cnn__thread;
+static void *cnn__run_thread(void *thread)
+{
+    cnn__thread *t = thread;
+    t->run(t->with);
+    return NULL;
+}
+static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
+{
+    t->run = run, t->with = with;
+    return pthread_create(&t->id, NULL, cnn__run_thread, t) == 0;
+}
+static void cnn__join_thread(cnn__thread *t) { pthread_join(t->id, NULL); }
+#else
+typedef struct { int none; } cnn__thread;
+static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
+{
+    return (void)t, (void)run, (void)with, false;
+}
+static void cnn__join_thread(cnn__thread *t) { (void)t; }
+#endif
+
+/* ---- Batches: read, then fed ----
+
+   The samples of a batch, where they lie: in the arrays of the data set or, for a stream, in a slot that
+   holds one batch. Sample i is the at[i]-th of the arrays, and has number[i] in its data set. What may be
+   mixed with it is one of `others`. */
+typedef struct {
+    const unsigned char *bytes; const float *floats;
+    const int *labels; const float *targets;
+    const int *at, *number;
+    struct { const int *at, *number; int n; } others;
+    int n;
+} cnn__batch;
+
+/* A pass over a data set. A stream is read into slots, in turn: while the net computes with one of them, a
+   thread fills the other. */
+typedef struct { cnn_request want; const cnn_dataset *d; int first; bool good; } cnn__slot;
+typedef struct {
+    const cnn_dataset *d;
+    int         most, until, slots, now; /* samples of a batch; of the pass; one or two; that in use */
+    long        epoch;
+    cnn__slot   slot[2];
+    int        *places;                  /* 0, 1, 2, ...: the samples of a slot */
+    bool        running;                 /* the thread fills the other slot */
+    cnn__thread thread;
+    char        error[192];
+} cnn__reader;
+
+static size_t cnn__target_size(const cnn_dataset *d)
+{
+    return d->target_type ? (size_t)cnn__sample(d->target) : 0;
+}
+
+/* most: samples of a batch; until: where the pass ends. Not copied or moved while it is open. */
+static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int until, long epoch,
+                             bool ahead)
+{
+    memset(r, 0, sizeof *r);
+    r->d = d, r->most = most < until ? most : until, r->until = until, r->epoch = epoch;
+    if (!d->fill || r->most < 1) return true;
+    r->slots = ahead && most < until ? 2 : 1;
+    const size_t n = (size_t)r->most, value = d->type == CNN_U8 ? 1 : sizeof(float);
+    const size_t targets = cnn__mul_size(cnn__mul_size(n, cnn__target_size(d)), sizeof(float));
+    const size_t values = cnn__round_up(cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value),
+                                        sizeof(float));
+    const size_t slot = cnn__add_size(targets, values);
+    const size_t bytes = cnn__add_size(n * sizeof(int), cnn__mul_size(slot, (size_t)r->slots));
+    r->places = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!r->places) return cnn__format(r->error, sizeof r->error, "out of memory: %zu bytes", bytes), false;
+    for (int i = 0; i < r->most; i++) r->places[i] = i;
+    for (int k = 0; k < r->slots; k++) {
+        unsigned char *at = (unsigned char *)(r->places + n) + (size_t)k * slot;
+        cnn_request   *want = &r->slot[k].want;
+        if (d->target_type == CNN_I32) want->labels = (void *)at;
+        if (d->target_type == CNN_F32) want->targets = (void *)at;
+        if (d->type == CNN_U8) want->bytes = at + targets;
+        else                   want->floats = (void *)(at + targets);
+        want->epoch = epoch, r->slot[k].d = d, r->slot[k].first = -1;
+    }
+    return true;
+}
+
+static void cnn__close_reader(cnn__reader *r)
+{
+    if (r->running) cnn__join_thread(&r->thread);
+    CNN_FREE(r->places);
+    r->places = NULL, r->running = false;
+}
+
+static void cnn__fill_slot(void *slot)
+{
+    cnn__slot *s = slot;
+    s->good = s->d->fill(&s->want, s->d->user);
+}
+static void cnn__aim_slot(cnn__reader *r, int k, int first)
+{
+    cnn__slot *s = &r->slot[k];
+    s->first = first, s->good = false, s->want.error[0] = 0;
+    s->want.index = r->d->order + first;
+    s->want.n = r->until - first < r->most ? r->until - first : r->most;
+}
+
+static bool cnn__read_stream_batch(cnn__reader *r, int first, cnn__batch *b)
+{
+    int k = r->running ? !r->now : r->now;
+    if (r->running) cnn__join_thread(&r->thread);
+    r->running = false;
+    if (r->slot[k].first != first) cnn__aim_slot(r, k, first), cnn__fill_slot(&r->slot[k]);
+    cnn__slot *s = &r->slot[r->now = k];
+    if (!s->good) {
+        const char *why = s->want.error[0] ? s->want.error : "the stream cannot fill this batch";
+        return cnn__format(r->error, sizeof r->error, "%.120s", why), false;
+    }
+    const int next = first + s->want.n;
+    if (r->slots > 1 && next < r->until) {
+        cnn__aim_slot(r, !k, next);
+        r->running = cnn__start_thread(&r->thread, cnn__fill_slot, &r->slot[!k]);
+        if (!r->running) r->slot[!k].first = -1;
+    }
+    b->bytes = s->want.bytes, b->floats = s->want.floats, b->labels = s->want.labels;
+    b->targets = s->want.targets, b->at = b->others.at = r->places;
+    b->number = b->others.number = s->want.index, b->n = b->others.n = s->want.n;
+    return true;
+}
+
+/* The batch that begins at `first`. Returns how many samples; 0 at the end, or after an error: r->error. */
+static int cnn__read_batch(cnn__reader *r, int first, cnn__batch *b)
+{
+    const cnn_dataset *d = r->d;
+    memset(b, 0, sizeof *b);
+    if (first >= r->until) return 0;
+    if (d->fill) return cnn__read_stream_batch(r, first, b) ? b->n : 0;
+    b->bytes = d->bytes, b->floats = d->floats, b->labels = d->labels, b->targets = d->targets;
+    b->at = b->number = d->order + first;
+    b->others.at = b->others.number = d->order + d->count, b->others.n = d->count;
+    return b->n = r->until - first < r->most ? r->until - first : r->most;
+}
+
 /* Per channel, over all samples and pixels: mean = sum v / n, deviation^2 = sum (v - mean)^2 / n, in double
    and in two passes, so that nothing cancels. A constant channel keeps deviation 1. */
 CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
@@ -7612,24 +7926,33 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
     if (d->error[0]) return;
     size_t plane = (size_t)cnn__plane(as->shape), channels = (size_t)as->shape.c;
     double sum[2][4] = { { 0 } }, mean[4] = { 0 }, n[4] = { 0 };
+    cnn_dataset sorted = *as;
+    sorted.order += as->count;                         /* the sums do not depend on a shuffle */
     for (int pass = 0; pass < 2; pass++) {
-        for (int i = 0; i < as->count; i++)
-            for (size_t c = 0; c < channels; c++) {
-                size_t k = c < 3 ? c : 3, at = ((size_t)as->order[as->count + i] * channels + c) * plane;
+        cnn__reader r;
+        cnn__batch  b;
+        if (!cnn__open_reader(&r, &sorted, 64, as->count, 0, true))
+            cnn__data_fail(d, "standardize: %s", r.error);
+        for (int first = 0; !d->error[0] && cnn__read_batch(&r, first, &b) > 0; first += b.n)
+            for (size_t i = 0; i < (size_t)b.n * channels; i++) {
+                size_t c = i % channels, k = c < 3 ? c : 3;
+                size_t at = ((size_t)b.at[i / channels] * channels + c) * plane;
                 double s = 0;
                 for (size_t j = 0; j < plane; j++) {
-                    double v = (as->bytes ? (double)as->bytes[at + j] : (double)as->floats[at + j]) - mean[k];
+                    double v = (b.bytes ? (double)b.bytes[at + j] : (double)b.floats[at + j]) - mean[k];
                     s += pass == 0 ? v : v * v;
                 }
                 sum[pass][k] += s;
                 if (pass == 0) n[k] += (double)plane;
             }
+        if (r.error[0]) cnn__data_fail(d, "standardize: %s", r.error);
+        cnn__close_reader(&r);
         for (size_t k = 0; k < 4 && k < channels; k++) mean[k] = sum[0][k] / n[k];
     }
-    for (size_t k = 0; k < 4 && k < channels; k++)
+    for (size_t k = 0; k < 4 && k < channels && !d->error[0]; k++)
         if (!isfinite(sum[1][k])) cnn__data_fail(d, "standardize: channel %d holds NaN or Inf", (int)k);
     if (d->error[0]) return;
-    double unit = as->bytes ? 1.0 / 255 : 1;
+    double unit = as->type == CNN_U8 ? 1.0 / 255 : 1;
     for (size_t k = 0; k < 4 && k < channels; k++) {
         double deviation = sqrt(sum[1][k] / n[k]) * unit;
         d->mean[k] = (float)(mean[k] * unit);
@@ -7637,10 +7960,118 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
     }
 }
 
-/* ---- Batches ---- */
+/* ---- Augmentation ---- */
 
-/* Do the samples from first on fit x and labels? at, what: the call that asks, for its message. */
-static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *x, const cnn_tensor *labels,
+/* How one sample is seen: pixel (y,x) of the input is pixel (y + down, x + right) of the sample, mirrored
+   first or not, and 0 in the square. */
+typedef struct { int top, left, bottom, end; } cnn__box;
+typedef struct { int down, right; bool mirror, reflect; cnn__box cut; } cnn__view;
+
+static bool cnn__in(const cnn__box *b, int y, int x)
+{
+    return y >= b->top && y < b->bottom && x >= b->left && x < b->end;
+}
+
+/* One Philox block per sample: flip; right; down; centre of the square. n b / 2^32 is b scaled to [0,n). */
+static cnn__view cnn__draw_view(uint64_t seed, cnn_shape s, const cnn_augment *a, long epoch, int sample)
+{
+    const uint64_t stream = (uint64_t)0x6175676D << 32;        /* "augm": not a stream of dropout */
+    cnn__view v = { 0, 0, false, a->reflect != 0, { 0, 0, 0, 0 } };
+    uint32_t  r[4], first[4];
+    cnn__philox(r, seed, stream | (uint32_t)epoch, (uint64_t)sample);
+    const uint64_t way = 2 * (uint64_t)a->shift + 1;
+    v.right = (int)(way * r[1] >> 32) - a->shift, v.down = (int)(way * r[2] >> 32) - a->shift;
+    if (a->flip == CNN_FLIP_ALTERNATE) {
+        cnn__philox(first, seed, stream | UINT32_MAX, (uint64_t)sample);
+        v.mirror = ((uint32_t)epoch ^ first[0]) & 1;
+    } else if (a->flip) v.mirror = r[0] & 1;
+    if (a->cutout > 0) {
+        v.cut.top  = (int)((uint64_t)s.h * (r[3] >> 16) >> 16) - a->cutout / 2;
+        v.cut.left = (int)((uint64_t)s.w * (r[3] & 0xFFFF) >> 16) - a->cutout / 2;
+        v.cut.bottom = v.cut.top + a->cutout, v.cut.end = v.cut.left + a->cutout;
+    }
+    return v;
+}
+
+/* What is mixed into a sample: that at `at`, of which the sample keeps `share` or, in cutmix, all but a box.
+   */
+typedef struct { int at; cnn__view view; bool boxed; float share; cnn__box box; } cnn__mix;
+
+/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Block k of the stream
+   belongs to attempt k; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2.
+   */
+static double cnn__draw_beta(double alpha, uint64_t seed, uint64_t stream, uint64_t block)
+{
+    uint32_t r[4] = { 0 };
+    for (uint64_t k = 1; k < 256; k++) {
+        cnn__philox(r, seed, stream, block + k);
+        const double u = ((double)r[0] + 0.5) / 4294967296.0, v = ((double)r[1] + 0.5) / 4294967296.0;
+        if (alpha > 1 && v < pow(4 * u * (1 - u), alpha - 1)) return u;
+        const double a = pow(u, 1 / alpha), b = pow(v, 1 / alpha);
+        if (alpha <= 1 && a + b <= 1 && a + b > 0) return a / (a + b);
+    }
+    return alpha > 1 ? 0.5 : r[0] & 1;
+}
+
+static cnn__mix cnn__draw_mix(uint64_t seed, const cnn_dataset *d, const cnn__batch *b, const cnn_augment *a,
+                              long epoch, int sample)
+{
+    const uint64_t stream = (uint64_t)0x6D697875 << 32 | (uint32_t)epoch;      /* "mixu" */
+    const uint64_t block = (uint64_t)sample << 8;
+    const int      h = d->shape.h, w = d->shape.w;
+    uint32_t       r[4];
+    cnn__philox(r, seed, stream, block);
+    const int k = (int)((uint64_t)b->others.n * r[0] >> 32);
+    cnn__mix  m = { .at = b->others.at[k], .boxed = a->cutmix > 0 && (!(a->mixup > 0) || (r[1] & 1)) };
+    double    keep = cnn__draw_beta((double)(m.boxed ? a->cutmix : a->mixup), seed, stream, block);
+    m.view = cnn__draw_view(seed, d->shape, a, epoch, b->others.number[k]);
+    if (m.boxed) {                             /* a box of sides sqrt(1-l) h and w around a pixel, clipped */
+        const double side = sqrt(1 - keep);
+        const int bh = (int)(h * side), bw = (int)(w * side);
+        const int top  = (int)((uint64_t)h * r[2] >> 32) - bh / 2;
+        const int left = (int)((uint64_t)w * r[3] >> 32) - bw / 2;
+        m.box = (cnn__box){ top < 0 ? 0 : top, left < 0 ? 0 : left, top + bh < h ? top + bh : h,
+                            left + bw < w ? left + bw : w };
+        keep = 1 - (double)(m.box.bottom - m.box.top) * (m.box.end - m.box.left) / ((double)h * w);
+    }
+    m.share = (float)keep;
+    return m;
+}
+
+/* The pixel i of n that is seen at i; -1: none, a zero. */
+static int cnn__pixel_at(int i, int n, bool reflect)
+{
+    if (i >= 0 && i < n) return i;
+    return !reflect ? -1 : i < 0 ? -i : 2 * (n - 1) - i;
+}
+
+static bool cnn__check_augment(cnn_graph *g, const char *at, const char *what, const cnn_augment *a,
+                               const cnn_dataset *d, const cnn_tensor *target)
+{
+    const cnn_shape s = d->shape;
+    int most = a->reflect ? (s.h < s.w ? s.h : s.w) - 1 : s.h > s.w ? s.h : s.w;
+    if (a->shift < 0 || a->shift > most)
+        return cnn__fail(g, at, what, "augment.shift is %d: samples of %dx%d pixels allow 0 to %d", a->shift,
+                         s.h, s.w, most);
+    if (a->flip < 0 || a->flip > CNN_FLIP_ALTERNATE)
+        return cnn__fail(g, at, what, "augment.flip is %d: CNN_FLIP_RANDOM or CNN_FLIP_ALTERNATE", a->flip);
+    if (a->cutout < 0 || a->cutout > 2 * (s.h > s.w ? s.h : s.w) || s.h > 65535 || s.w > 65535)
+        return cnn__fail(g, at, what, "augment.cutout is %d: too large for samples of %dx%d pixels",
+                         a->cutout, s.h, s.w);
+    if (!(a->mixup >= 0) || isinf(a->mixup) || !(a->cutmix >= 0) || isinf(a->cutmix))
+        return cnn__fail(g, at, what, "augment.mixup is %g, augment.cutmix %g: they must not be negative",
+                         (double)a->mixup, (double)a->cutmix);
+    const bool mask = d->target.h == s.h && d->target.w == s.w && cnn__plane(s) > 1;
+    if (target && target->kind == CNN_LABELS && (a->mixup > 0 || (a->cutmix > 0 && !mask)))
+        return cnn__fail(g, at, what, "augment.mixup and .cutmix mix labels: they must go to a tensor made "
+                         "by cnn_input with a channel for each class, not by cnn_labels");
+    return true;
+}
+
+/* ---- Feeding ---- */
+
+/* Do the samples and targets fit x and `target`? at, what: the call that asks, for its message. */
+static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *x, const cnn_tensor *target,
                             const cnn_dataset *d, int first)
 {
     cnn_graph *g = x->graph;
@@ -7653,132 +8084,172 @@ static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *
         return cnn__fail(g, at, what, "the samples have shape (%d,%d,%d), the input has %s%s", d->shape.c,
                          d->shape.h, d->shape.w, cnn__shape_text(x).s, x->shape.c == d->shape.h &&
                          x->shape.w == 1 ? ": cnn_input takes channels, height, width" : "");
-    if (!labels)      return true;
-    if (labels->graph != g || labels->kind != CNN_LABELS)
-        return cnn__fail(g, at, what,
-                         "classes go to a tensor made by cnn_labels in the graph of the input");
-    if (cnn__sample(labels->shape) != 1)
-        return cnn__fail(g, at, what, "a data set has one class a sample, the labels have %s",
-                         cnn__shape_text(labels).s);
-    if (!d->labels)   return cnn__fail(g, at, what, "the data set has no labels");
+    if (!target)      return true;
+    if (target->graph != g || target == x || target->op || !target->batched)
+        return cnn__fail(g, at, what, "targets go to a tensor made by cnn_labels or by another cnn_input in "
+                         "the graph of the input");
+    if (!d->target_type)
+        return cnn__fail(g, at, what, "the data set has no %s",
+                         target->kind == CNN_LABELS ? "labels" : "targets");
+    const cnn_shape t = target->shape, s = d->target;
+    if (t.h != s.h || t.w != s.w || (t.c != s.c && !(d->target_type == CNN_I32 && s.c == 1)))
+        return cnn__fail(g, at, what, "the targets have shape (%d,%d,%d), \"%s\" has %s", s.c, s.h, s.w,
+                         target->name, cnn__shape_text(target).s);
     return true;
 }
 
-/* How one sample is seen: pixel (y,x) of the input is pixel (y + down, x + right) of the sample, mirrored
-   first or not, and 0 in the square. */
-typedef struct { int down, right; bool mirror, reflect; int top, left, bottom, end; } cnn__view;
+/* Where the values of samples, or of targets, come from. */
+typedef struct {
+    const unsigned char *bytes; const float *floats; const int *labels;    /* one of them */
+    cnn_shape    shape;
+    bool         moves, cuts;                  /* seen through a view; 0 in its square */
+    bool         hot;                          /* channel c is 1 where the label is c, else 0 */
+    float        outside;
+    float        mean[4], by[4];               /* channel by channel; the last serves the rest */
+    float        table[4][256];                /* what each byte becomes */
+} cnn__planes;
 
-/* One Philox block per sample: flip; right; down; centre of the square. n b / 2^32 is b scaled to [0,n). */
-static cnn__view cnn__draw_view(const cnn_graph *g, const cnn_dataset *d, const cnn_augment *a, long epoch,
-                                int sample)
+/* Value (y,x) of a plane that begins at `from`, and is to become channel c. */
+static float cnn__pixel(const cnn__planes *s, size_t from, int c, const cnn__view *v, int y, int x)
 {
-    const uint64_t stream = (uint64_t)0x6175676D << 32;        /* "augm": not a stream of dropout */
-    cnn__view v = { 0, 0, false, a->reflect != 0, 0, 0, 0, 0 };
-    uint32_t  r[4], first[4];
-    cnn__philox(r, g->config.seed, stream | (uint32_t)epoch, (uint64_t)sample);
-    const uint64_t way = 2 * (uint64_t)a->shift + 1;
-    v.right = (int)(way * r[1] >> 32) - a->shift, v.down = (int)(way * r[2] >> 32) - a->shift;
-    if (a->flip == CNN_FLIP_ALTERNATE) {
-        cnn__philox(first, g->config.seed, stream | UINT32_MAX, (uint64_t)sample);
-        v.mirror = ((uint32_t)epoch ^ first[0]) & 1;
-    } else if (a->flip) v.mirror = r[0] & 1;
-    if (a->cutout > 0) {
-        v.top  = (int)((uint64_t)d->shape.h * (r[3] >> 16) >> 16) - a->cutout / 2;
-        v.left = (int)((uint64_t)d->shape.w * (r[3] & 0xFFFF) >> 16) - a->cutout / 2;
-        v.bottom = v.top + a->cutout, v.end = v.left + a->cutout;
+    const int k = c < 3 ? c : 3;
+    if (s->moves) {
+        if (s->cuts && cnn__in(&v->cut, y, x)) return 0;
+        y = cnn__pixel_at(y + v->down, s->shape.h, v->reflect);
+        x = cnn__pixel_at(x + v->right, s->shape.w, v->reflect);
+        if (y < 0 || x < 0) return s->hot ? s->outside == (float)c : s->outside;
+        if (v->mirror) x = s->shape.w - 1 - x;
     }
-    return v;
+    from += (size_t)y * (size_t)s->shape.w + (size_t)x;
+    if (s->bytes)  return s->table[k][s->bytes[from]];
+    if (s->labels) return s->hot ? s->labels[from] == c : (float)s->labels[from];
+    return (s->floats[from] - s->mean[k]) / s->by[k];
 }
 
-/* The pixel i of n that is seen at i; -1: none, a zero. */
-static int cnn__pixel_at(int i, int n, bool reflect)
+/* All channels of one sample. v: NULL, or how it is seen; m: NULL, or what is mixed with it. */
+static void cnn__feed_one(float *out, const cnn__planes *s, int channels, int at, const cnn__view *v,
+                          const cnn__mix *m)
 {
-    if (i >= 0 && i < n) return i;
-    return !reflect ? -1 : i < 0 ? -i : 2 * (n - 1) - i;
+    const size_t plane = (size_t)cnn__plane(s->shape), planes = (size_t)s->shape.c;
+    for (int c = 0; c < channels; c++, out += plane) {
+        const size_t own = ((size_t)at * planes + (s->hot ? 0 : (size_t)c)) * plane;
+        const int    k = c < 3 ? c : 3;
+        if (v || s->hot) {
+            const size_t other = m ? ((size_t)m->at * planes + (s->hot ? 0 : (size_t)c)) * plane : 0;
+            float       *to = out;
+            for (int y = 0; y < s->shape.h; y++)
+                for (int x = 0; x < s->shape.w; x++, to++) {
+                    const bool boxed = m && m->boxed && s->moves, swap = boxed && cnn__in(&m->box, y, x);
+                    if (!swap) *to = cnn__pixel(s, own, c, v, y, x);
+                    if (swap)  *to = cnn__pixel(s, other, c, &m->view, y, x);
+                    else if (m && !boxed)
+                        *to = m->share * *to + (1 - m->share) * cnn__pixel(s, other, c, &m->view, y, x);
+                }
+        }
+        else if (s->bytes)  for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[own + j]];
+        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[own + j];
+        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[own + j] - s->mean[k]) / s->by[k];
+    }
 }
 
-static bool cnn__check_augment(cnn_graph *g, const char *at, const char *what, const cnn_augment *a,
-                               cnn_shape s)
+static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 {
-    int most = a->reflect ? (s.h < s.w ? s.h : s.w) - 1 : s.h > s.w ? s.h : s.w;
-    if (a->shift < 0 || a->shift > most)
-        return cnn__fail(g, at, what, "augment.shift is %d: samples of %dx%d pixels allow 0 to %d", a->shift,
-                         s.h, s.w, most);
-    if (a->flip < 0 || a->flip > CNN_FLIP_ALTERNATE)
-        return cnn__fail(g, at, what, "augment.flip is %d: CNN_FLIP_RANDOM or CNN_FLIP_ALTERNATE", a->flip);
-    if (a->cutout < 0 || a->cutout > 2 * (s.h > s.w ? s.h : s.w) || s.h > 65535 || s.w > 65535)
-        return cnn__fail(g, at, what, "augment.cutout is %d: too large for samples of %dx%d pixels",
-                         a->cutout, s.h, s.w);
+    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
+                      .cuts = true };
+    for (int k = 0; k < 4; k++) {
+        s.mean[k] = d->mean[k], s.by[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
+        for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
+    }
+    return s;
+}
+static cnn__planes cnn__targets_of(const cnn_dataset *d, const cnn__batch *b, const cnn_tensor *to)
+{
+    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .shape = d->target, .by = { 1, 1, 1, 1 },
+                          .moves = d->target.h == d->shape.h && d->target.w == d->shape.w &&
+                                   cnn__plane(d->shape) > 1,
+                          .hot = d->target_type == CNN_I32 && to->shape.c != d->target.c };
+}
+
+static bool cnn__is_changed(const cnn_augment *a)
+{
+    return a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0;
+}
+
+/* Are the labels of a batch, which become channels, classes? */
+static bool cnn__check_hot(const cnn_tensor *target, const cnn__planes *s, const cnn__batch *b)
+{
+    const size_t each = (size_t)cnn__plane(s->shape);
+    for (size_t i = 0; s->hot && i < (size_t)b->n * each; i++) {
+        const int label = s->labels[(size_t)b->at[i / each] * each + i % each];
+        if (label < 0 || label >= target->shape.c)
+            return cnn__fail(target->graph, NULL, "feed", "label %d of sample %d is none of the %d channels "
+                             "of \"%s\"", label, b->number[i / each], target->shape.c, target->name);
+    }
     return true;
 }
 
 /* x = (value - mean[c]) / deviation[c]; bytes have only 256 values, so theirs come from a table. a: NULL, or
    what is drawn; mirror: flip every sample. */
-static int cnn__feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first, const cnn_augment *a,
-                     long epoch, bool mirror)
+static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int first, const cnn_augment *a,
+                     bool mirror)
 {
     enum { WORTH_A_THREAD = 1 << 16 };                 /* values */
-    if (cnn__is_nil(x) || x->graph->error[0]) return 0;
-    if (labels && cnn__is_nil(labels)) labels = NULL;
-    cnn_graph *g = x->graph;
-    if (!cnn__check_feed(NULL, "feed", x, labels, d, first) || first >= d->count) return 0;
-    if (a && !cnn__check_augment(g, NULL, "feed", a, d->shape)) return 0;
-    int n = d->count - first < g->config.max_batch ? d->count - first : g->config.max_batch;
-    if (!cnn_set_batch(g, n)) return 0;
-    float *values = cnn_map_write(x), *classes = values && labels ? cnn_map_write(labels) : NULL;
-    if (!values || (labels && !classes)) return 0;
+    const cnn_dataset *d = r->d;
+    cnn_graph         *g = x->graph;
+    cnn__batch         b;
+    const int          n = cnn__read_batch(r, first, &b);
+    if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
+    if (n == 0 || !cnn_set_batch(g, n)) return 0;
+    if (a && !cnn__is_changed(a)) a = NULL;
+    const cnn__planes samples = cnn__samples_of(d, &b);
+    cnn__planes       targets = { 0 };
+    if (target) targets = cnn__targets_of(d, &b, target);
+    if (a) targets.outside = a->outside;
+    if (target && !cnn__check_hot(target, &targets, &b)) return 0;
+    float *values = cnn_map_write(x), *wanted = values && target ? cnn_map_write(target) : NULL;
+    if (!values || (target && !wanted)) return 0;
 
-    const int *order = d->order + first;
-    int    channels = d->shape.c, tables = channels < 4 ? channels : 4, h = d->shape.h, w = d->shape.w;
-    size_t plane = (size_t)cnn__plane(d->shape), sample = plane * (size_t)channels;
-    int    threads = sample * (size_t)n < WORTH_A_THREAD ? 1 : g->cpu.threads;
-    bool   moved = mirror || (a && (a->shift || a->flip || a->cutout));
-    float  table[4][256], deviation[4];
-    for (int k = 0; k < tables; k++) {
-        deviation[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
-        for (int v = 0; v < 256; v++) table[k][v] = ((float)v / 255.0f - d->mean[k]) / deviation[k];
-    }
+    const size_t each = (size_t)cnn__sample(d->shape), wide = target ? (size_t)cnn__sample(target->shape) : 0;
+    const bool   mixed = a && (a->mixup > 0 || a->cutmix > 0);
+    int          threads = each * (size_t)n < WORTH_A_THREAD ? 1 : g->cpu.threads;
     CNN__PARALLEL_FOR(threads)
     for (int i = 0; i < n; i++) {
-        size_t from = (size_t)order[i] * sample, to = (size_t)i * sample;
-        cnn__view view = { 0, 0, mirror, false, 0, 0, 0, 0 };
-        if (a) view = cnn__draw_view(g, d, a, epoch, order[i]);
-        for (int c = 0; c < channels; c++, from += plane, to += plane) {
-            int k = c < 3 ? c : 3;
-            float mean = d->mean[k], by = deviation[k];
-            if (moved) {
-                for (int y = 0; y < h; y++) {
-                    int    sy = cnn__pixel_at(y + view.down, h, view.reflect);
-                    size_t row = from + (size_t)(sy < 0 ? 0 : sy) * (size_t)w;
-                    float *out = values + to + (size_t)y * (size_t)w;
-                    bool   cut = y >= view.top && y < view.bottom;
-                    for (int j = 0; j < w; j++) {
-                        int sx = cnn__pixel_at(j + view.right, w, view.reflect);
-                        if (sx >= 0 && view.mirror) sx = w - 1 - sx;
-                        if (sx < 0 || sy < 0 || (cut && j >= view.left && j < view.end)) out[j] = 0;
-                        else if (d->bytes) out[j] = table[k][d->bytes[row + (size_t)sx]];
-                        else out[j] = (d->floats[row + (size_t)sx] - mean) / by;
-                    }
-                }
-            }
-            else if (d->bytes) for (size_t j = 0; j < plane; j++)
-                values[to + j] = table[k][d->bytes[from + j]];
-            else for (size_t j = 0; j < plane; j++) values[to + j] = (d->floats[from + j] - mean) / by;
-        }
+        cnn__view view = { .mirror = mirror };
+        cnn__mix  mix;
+        if (a) view = cnn__draw_view(g->config.seed, d->shape, a, r->epoch, b.number[i]);
+        if (mixed) mix = cnn__draw_mix(g->config.seed, d, &b, a, r->epoch, b.number[i]);
+        const cnn__view *v = a || mirror ? &view : NULL;
+        const cnn__mix  *m = mixed ? &mix : NULL;
+        cnn__feed_one(values + (size_t)i * each, &samples, d->shape.c, b.at[i], v, m);
+        if (wanted) cnn__feed_one(wanted + (size_t)i * wide, &targets, target->shape.c, b.at[i], v, m);
     }
-    for (int i = 0; classes && i < n; i++) classes[i] = (float)d->labels[order[i]];
     return n;
 }
 
-CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first)
+static int cnn__feed_once(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *d, int first,
+                          const cnn_augment *a, long epoch)
 {
-    return cnn__feed(x, labels, d, first, NULL, 0, false);
+    if (cnn__is_nil(x) || x->graph->error[0]) return 0;
+    if (target && cnn__is_nil(target)) target = NULL;
+    cnn_graph  *g = x->graph;
+    cnn__reader r;
+    if (!cnn__check_feed(NULL, "feed", x, target, d, first) || first >= d->count) return 0;
+    if (a && !cnn__check_augment(g, NULL, "feed", a, d, target)) return 0;
+    int n = 0;
+    if (!cnn__open_reader(&r, d, g->config.max_batch, d->count, epoch, false))
+        cnn__fail(g, NULL, "feed", "data set: %s", r.error);
+    else n = cnn__feed(&r, x, target, first, a, false);
+    cnn__close_reader(&r);
+    return n;
 }
-
-CNN_API int cnn_feed_augmented(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first,
+CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *d, int first)
+{
+    return cnn__feed_once(x, target, d, first, NULL, 0);
+}
+CNN_API int cnn_feed_augmented(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *d, int first,
                                cnn_augment a, long epoch)
 {
-    return cnn__feed(x, labels, d, first, &a, epoch, false);
+    return cnn__feed_once(x, target, d, first, &a, epoch);
 }
 
 static bool cnn__same_rows(const cnn_tensor *logits, const cnn_tensor *labels)
@@ -7788,21 +8259,22 @@ static bool cnn__same_rows(const cnn_tensor *logits, const cnn_tensor *labels)
            z.w == t.w;
 }
 
-/* Correct: the logit at the label is the largest, and the first of equals; so a NaN is never right. */
+/* Is score k of `classes` the largest, and the first of equals? So a NaN is never right. */
+static bool cnn__is_largest(const float *s, size_t plane, int classes, int k)
+{
+    const float best = k < 0 ? 0 : s[(size_t)k * plane];
+    bool        right = k >= 0;
+    for (int c = 0; c < classes && right; c++)
+        right = c < k ? s[(size_t)c * plane] < best : s[(size_t)c * plane] <= best;
+    return right;
+}
 static int cnn__correct(const float *score, cnn_shape z, const float *label)
 {
     int    correct = 0;
     size_t plane = (size_t)cnn__plane(z);
-    for (size_t i = 0; i < (size_t)z.n * plane; i++) {
-        const float *s = score + i / plane * (size_t)z.c * plane + i % plane;
-        int          k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
-        bool         right = k >= 0;
-        for (int c = 0; c < z.c && right; c++) {
-            float best = s[(size_t)k * plane], other = s[(size_t)c * plane];
-            right = c < k ? other < best : other <= best;
-        }
-        correct += right;
-    }
+    for (size_t i = 0; i < (size_t)z.n * plane; i++)
+        correct += cnn__is_largest(score + i / plane * (size_t)z.c * plane + i % plane, plane, z.c,
+                                   label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1);
     return correct;
 }
 CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
@@ -7820,12 +8292,10 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
 
 /* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
    that the logits need not come down with every batch. */
-static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool first, bool anew, bool show,
-                               double *right)
+static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool anew, bool show, double *right)
 {
     cnn_backend *dev = logits->graph->config.backend;
     int          count = 0;
-    if (first) *right = 0;
     if (!dev || !dev->correct || !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
         !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
         *right += cnn_correct(logits, labels);
@@ -7878,42 +8348,88 @@ static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
     return leaf;
 }
 
-/* The input and labels that a data set is fed to, and the loss that reads the labels (NULL: there is more
-   between). */
-typedef struct { cnn_graph *g; cnn_tensor *x, *labels, *judge; } cnn__feed_to;
+/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's, which
+   compares with the input), the loss that reads the target (NULL: there is more between), and how it is
+   judged what the net makes of it. */
+typedef enum { CNN__NOT_JUDGED,
+               CNN__BY_CLASS,                  /* the largest logit is at the label */
+               CNN__BY_SIGN,                   /* each logit is above 0 where its target is above 1/2 */
+               CNN__BY_ERROR } cnn__metric;    /* mean absolute error and R2 */
+typedef struct { cnn_graph *g; cnn_tensor *x, *target, *judge, *logits; cnn__metric metric; } cnn__feed_to;
 
-/* The loss among the nodes of the last walk that compares something with these labels. */
-static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *labels)
+/* The loss among the nodes of the last walk that compares something with this leaf. */
+static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
 {
     for (int i = 0; i < g->n_order; i++) {
         cnn_tensor *y = &g->order[i]->t;
         if (g->order[i]->mark == g->walk && y->op && (y->op->flags & CNN_LOSS) && y->n_in > 1 &&
-            y->in[1] == labels) return y;
+            y->in[1] == leaf) return y;
     }
     return NULL;
+}
+
+/* What a loss expects tells what it judges: logits, or the values themselves. */
+static cnn__metric cnn__metric_of(const cnn__feed_to *to)
+{
+    const cnn_tensor *truth = to->target ? to->target : to->x, *y = to->logits;
+    if (truth->kind == CNN_LABELS) return CNN__BY_CLASS;
+    if (!y->batched || !cnn__equal(y->shape, truth->shape)) return CNN__NOT_JUDGED;
+    if (!to->judge || !to->judge->op->expects) return CNN__BY_ERROR;
+    return to->judge->op == &cnn_op_softmax_cross_entropy ? CNN__BY_CLASS : CNN__BY_SIGN;
 }
 
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
 static double cnn__batch_weight(const cnn__feed_to *to, int n)
 {
-    if (!to->judge || !to->judge->op->weight || !cnn_map_read(to->labels)) return n;
+    if (!to->target || !to->judge || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
     return to->judge->op->weight(to->judge);
 }
 
-/* Does the loss leave labels of this class out? */
-static bool cnn__leaves_out(const cnn_tensor *judge, int label)
+/* The label that the loss leaves out; 0 for none. */
+static int cnn__void_label(const cnn_tensor *judge)
 {
     for (const cnn_field *f = judge ? judge->op->fields : NULL; f && f->name; f++)
-        if (strcmp(f->name, "ignore_index") == 0) return label != 0 && cnn__option(f, judge->args) == label;
-    return false;
+        if (strcmp(f->name, "ignore_index") == 0) return (int)cnn__option(f, judge->args);
+    return 0;
 }
 
-static int cnn__largest_label(const cnn_dataset *d, int below)
+/* Is each label a class that the logits tell apart, or left out? Those of a stream are seen when they come.
+   */
+static bool cnn__check_classes(cnn_graph *g, const char *at, const char *what, const cnn_tensor *logits,
+                               const cnn_dataset *d, int ignored)
 {
-    int most = 0;
-    for (int i = 0, k; d->labels && i < d->count; i++)
-        if ((k = d->labels[d->order[i]]) > most && k < below) most = k;
-    return most;
+    const size_t each = cnn__target_size(d);
+    int          least = 0, most = 0;
+    for (size_t i = 0; d->labels && i < (size_t)d->count * each; i++) {
+        const int k = d->labels[(size_t)d->order[i / each] * each + i % each];
+        if (ignored && k == ignored) continue;
+        if (k < least) least = k;
+        if (k > most)  most = k;
+    }
+    return (least == 0 && most < logits->shape.c) ||
+           cnn__fail(g, at, what, "the data set has labels %d..%d, but the logits %s tell only %d classes "
+                     "apart", least, most, cnn__shape_text(logits).s, logits->shape.c);
+}
+
+/* The leaf below the loss that is not below the logits: what a target is fed to. */
+static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what, cnn_tensor *loss)
+{
+    int inputs, labels;
+    cnn_tensor *label = cnn__leaf_below(loss, CNN_LABELS, &labels), *input = NULL;
+    cnn__leaf_below(loss, CNN_INPUT, &inputs);
+    for (int i = 0; i <= loss->index; i++) {
+        cnn__node *v = to->g->order[i];
+        if (v->mark != to->g->walk || v->t.kind != CNN_INPUT) continue;
+        if (&v->t == to->x) inputs--;
+        else input = &v->t;
+    }
+    if (labels + inputs > 1)
+        return cnn__fail(to->g, at, what, "the loss comes from %d targets, and a data set feeds at most one: "
+                         "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", labels + inputs);
+    to->target = labels ? label : input;
+    to->judge = cnn__judge_of(to->g, to->target ? to->target : to->x);
+    to->metric = cnn__metric_of(to);
+    return true;
 }
 
 /* The checks that fit and evaluate share. what: "fit". */
@@ -7921,8 +8437,8 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
                            cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn_graph *g = !cnn__is_nil(loss) ? loss->graph : !cnn__is_nil(logits) ? logits->graph : NULL;
-    int inputs, labels;
-    to->g = g;
+    int inputs;
+    to->g = g, to->logits = logits;
     if (!g || g->error[0]) return false;
     if (cnn__is_nil(loss) || cnn__is_nil(logits))
         return cnn__fail(g, at, what, "loss or logits is NULL or nil");
@@ -7931,89 +8447,212 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (!cnn__usable(loss, what) || !cnn__usable(logits, what)) return false;
     if (loss->batched && !logits->batched && cnn__len(logits->shape) == 1)
         return cnn__fail(g, at, what, "loss and logits are swapped: the loss comes first");
-    to->x      = cnn__leaf_below(logits, CNN_INPUT, &inputs);
-    to->labels = cnn__leaf_below(loss, CNN_LABELS, &labels);
+    to->x = cnn__leaf_below(logits, CNN_INPUT, &inputs);
     if (inputs != 1)
         return cnn__fail(g, at, what, "the logits come from %d inputs, and a data set feeds exactly one: "
                          "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", inputs);
-    if (labels != 1)
-        return cnn__fail(g, at, what, "the loss comes from %d tensors made by cnn_labels, and a data set "
-                         "feeds exactly one: write the loop with cnn_set, cnn_forward, cnn_backward, "
-                         "cnn_step", labels);
+    if (!cnn__find_target(to, at, what, loss)) return false;
     if (!data) return cnn__fail(g, at, what, "the data set is NULL");
     if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
     if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
-    to->judge = cnn__judge_of(g, to->labels);
-    int most = data->classes - 1;
-    if (cnn__leaves_out(to->judge, most)) most = cnn__largest_label(data, most);
-    if (most >= logits->shape.c)
-        return cnn__fail(g, at, what, "the data set has labels 0..%d, but the logits %s tell only %d classes "
-                         "apart", most, cnn__shape_text(logits).s, logits->shape.c);
-    return cnn__check_feed(at, what, to->x, to->labels, data, 0);      /* now, not after an epoch of hours */
+    if (!cnn__check_feed(at, what, to->x, to->target, data, 0)) return false; /* now, not after hours */
+    return to->metric != CNN__BY_CLASS ||
+           cnn__check_classes(g, at, what, logits, data, cnn__void_label(to->judge));
+}
+
+/* ---- How good is it? ---- */
+
+/* Sums over a pass. R2 = 1 - sum (y-t)^2 / sum (t-mean)^2, per channel; mean and sum of squares are kept as
+   Chan, Golub, LeVeque (1983) do: batches are joined without cancellation. */
+typedef struct { double mean, squares, error; } cnn__moments;
+typedef struct {
+    double right, judged;                      /* labels, or answers */
+    double n, absolute;                        /* values of a channel; the sum of |y-t| over all */
+    cnn__moments *channel;                      /* NULL unless CNN__BY_ERROR */
+} cnn__sums;
+
+static bool cnn__open_sums(cnn__sums *s, const cnn__feed_to *to)
+{
+    const size_t bytes = cnn__mul_size((size_t)to->logits->shape.c, sizeof *s->channel);
+    *s = (cnn__sums){ 0, 0, 0, 0, NULL };
+    if (to->metric != CNN__BY_ERROR) return true;
+    s->channel = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!s->channel) return cnn__no_memory(to->g, NULL, "metrics", bytes);
+    memset(s->channel, 0, bytes);
+    return true;
+}
+static void cnn__clear_sums(cnn__sums *s, int channels)
+{
+    cnn__moments *channel = s->channel;
+    *s = (cnn__sums){ 0, 0, 0, 0, channel };
+    for (int c = 0; channel && c < channels; c++) channel[c] = (cnn__moments){ 0, 0, 0 };
+}
+
+static void cnn__add_errors(cnn__sums *s, const float *y, const float *t, cnn_shape z)
+{
+    const size_t plane = (size_t)cnn__plane(z), channels = (size_t)z.c, count = (size_t)z.n * plane;
+    const double n = (double)count, all = s->n + n;
+    for (size_t c = 0; c < channels; c++) {
+        cnn__moments *to = &s->channel[c];
+        double       mean = 0, squares = 0;
+        for (int pass = 0; pass < 2; pass++) {
+            double sum = 0;
+            for (size_t i = 0; i < count; i++) {
+                const size_t at = (i / plane * channels + c) * plane + i % plane;
+                const double v = (double)t[at], d = (double)y[at] - v;
+                sum += pass == 0 ? v : (v - mean) * (v - mean);
+                if (pass == 0) s->absolute += fabs(d), to->error += d * d;
+            }
+            if (pass == 0) mean = sum / n;
+            else           squares = sum;
+        }
+        const double shift = mean - to->mean;
+        to->squares += squares + shift * shift * s->n * n / all, to->mean += shift * n / all;
+    }
+    s->n = all;
+}
+
+static double cnn__accuracy(const cnn__sums *s) { return s->judged > 0 ? s->right / s->judged : NAN; }
+static double cnn__mae(const cnn__sums *s, int channels)
+{
+    return s->n > 0 ? s->absolute / (s->n * channels) : NAN;
+}
+/* The mean over the channels; of a constant channel 1 if it is met, else 0. */
+static double cnn__r2(const cnn__sums *s, int channels)
+{
+    double sum = 0;
+    if (!(s->n > 0)) return NAN;
+    for (int c = 0; c < channels; c++) {
+        const cnn__moments *t = &s->channel[c];
+        sum += t->squares > 0 ? 1 - t->error / t->squares : t->error > 0 ? 0 : 1;
+    }
+    return sum / channels;
+}
+
+/* How many labels are not left out: those that count. */
+static double cnn__count_judged(const cnn__feed_to *to)
+{
+    const size_t n = cnn_count(to->target);
+    const float  ignored = (float)cnn__void_label(to->judge);
+    const float *label = ignored == 0 ? NULL : cnn_map_read(to->target);
+    double       count = label ? 0 : (double)n;
+    for (size_t i = 0; label && i < n; i++) count += label[i] != ignored;
+    return count;
+}
+
+/* Add the batch that was just computed, with the answers y. */
+static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
+{
+    const cnn_shape z = to->logits->shape;
+    const float    *truth = cnn_map_read(to->target ? to->target : to->x);
+    const size_t    plane = (size_t)cnn__plane(z), channels = (size_t)z.c, rows = (size_t)z.n * plane;
+    if (!truth || !y || to->metric == CNN__NOT_JUDGED) return;
+    if (to->metric == CNN__BY_ERROR) {
+        cnn__add_errors(s, y, truth, z);
+    } else if (to->metric == CNN__BY_SIGN) {
+        for (size_t i = 0; i < rows * channels; i++) s->right += (y[i] > 0) == (truth[i] > 0.5f);
+        s->judged += (double)(rows * channels);
+    } else if (to->target->shape.c == 1) {
+        s->right += cnn__correct(y, z, truth), s->judged += cnn__count_judged(to);
+    } else {                                               /* soft labels: the likeliest class */
+        for (size_t i = 0; i < rows; i++) {
+            const size_t at = i / plane * channels * plane + i % plane;
+            int          best = 0;
+            for (int c = 1; c < z.c; c++)
+                if (truth[at + (size_t)c * plane] > truth[at + (size_t)best * plane]) best = c;
+            s->right += cnn__is_largest(y + at, plane, z.c, best);
+        }
+        s->judged += (double)rows;
+    }
+}
+
+/* The same for the logits, where they are: see cnn__count_correct. */
+static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, bool anew, bool show)
+{
+    if (to->metric == CNN__BY_CLASS && to->target->shape.c == 1) {
+        cnn__count_correct(to->logits, to->target, anew, show, &s->right);
+        s->judged += cnn__count_judged(to);
+    } else if (to->metric != CNN__NOT_JUDGED) cnn__add_batch(s, to, cnn_map_read(to->logits));
 }
 
 /* ---- Evaluate and predict ---- */
 
-/* One batch in the mirror: its logits are added to those that `sum` holds. Returns its loss. */
-static double cnn__evaluate_mirror(const cnn__feed_to *to, cnn_tensor *loss, cnn_tensor *logits,
-                                   const cnn_dataset *data, int first, float *sum)
+static const cnn_score cnn__no_score = { NAN, NAN, 0, NAN, NAN };
+
+/* One batch in the mirror: `both` becomes the mean of its logits and of those that stand. Returns its loss.
+   */
+static double cnn__evaluate_mirror(const cnn__feed_to *to, cnn_tensor *loss, cnn__reader *r, int first,
+                                   float *both)
 {
-    const float *z = cnn_map_read(logits);
-    size_t       n = cnn_count(logits);
-    if (z) memcpy(sum, z, n * sizeof *z);
-    if (!z || !cnn__feed(to->x, to->labels, data, first, NULL, 0, true)) return NAN;
+    const float *z = cnn_map_read(to->logits);
+    size_t       n = cnn_count(to->logits);
+    if (z) memcpy(both, z, n * sizeof *z);
+    if (!z || !cnn__feed(r, to->x, to->target, first, NULL, true)) return NAN;
     double value = (double)cnn_forward(loss, CNN_EVAL);
-    z = cnn_map_read(logits);
-    for (size_t i = 0; z && i < n; i++) sum[i] += z[i];
+    z = cnn_map_read(to->logits);
+    for (size_t i = 0; z && i < n; i++) both[i] = (both[i] + z[i]) / 2;
     return value;
 }
 
-static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_tensor *logits,
-                               const cnn_dataset *data, bool flips)
+/* All batches of an open reader. both: NULL, or room for the logits of a batch. */
+static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn__reader *r, cnn__sums *sums,
+                                   float *both)
 {
     cnn_graph *g = to->g;
-    cnn_score  none = { NAN, NAN, 0 };
-    double sum = 0, right = 0, weight, weights = 0;
-    int    n, count = 0;
-    size_t bytes = cnn__mul_size((size_t)g->config.max_batch, (size_t)logits->shape.c * sizeof(float));
-    float *both = NULL;
-    if (flips && (!logits->batched || cnn__plane(logits->shape) != 1))
-        return cnn__fail(g, NULL, "evaluate", "logits %s: flips need one class for a sample, (N,classes,1,1)",
-                         cnn__shape_text(logits).s), none;
-    if (flips && !(both = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes)))
-        return cnn__no_memory(g, NULL, "evaluate", bytes), none;
-    for (; (n = cnn_feed(to->x, to->labels, data, count)) > 0; count += n) {
+    double     sum = 0, weight, weights = 0;
+    int        n, count = 0;
+    for (; (n = cnn__feed(r, to->x, to->target, count, NULL, false)) > 0; count += n) {
         double value = (double)cnn_forward(loss, CNN_EVAL);
         if (both) {
-            value = (value + cnn__evaluate_mirror(to, loss, logits, data, count, both)) / 2;
-            const float *label = cnn_map_read(to->labels);
-            if (label) right += cnn__correct(both, logits->shape, label);
+            value = (value + cnn__evaluate_mirror(to, loss, r, count, both)) / 2;
+            if (!g->error[0]) cnn__add_batch(sums, to, both);
         } else
-            cnn__count_correct(logits, to->labels, count == 0, count == 0, count + n == data->count, &right);
+            cnn__judge_batch(sums, to, count == 0, count + n == r->until);
         if (g->error[0]) break;
         weights += weight = cnn__batch_weight(to, n);
         sum += weight * value;
     }
-    CNN_FREE(both);
-    if (g->error[0] || count == 0) return none;
-    cnn_score score = { weights > 0 ? sum / weights : 0, right / count, count };
+    if (g->error[0] || count == 0) return cnn__no_score;
+    const int channels = to->logits->shape.c;
+    return (cnn_score){ weights > 0 ? sum / weights : 0, cnn__accuracy(sums), count, cnn__mae(sums, channels),
+                        cnn__r2(sums, channels) };
+}
+
+static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, const cnn_dataset *data, bool flips)
+{
+    cnn_graph       *g = to->g;
+    const cnn_shape  z = to->logits->shape;
+    cnn_score        score = cnn__no_score;
+    cnn__reader      r;
+    cnn__sums        sums;
+    const size_t     bytes = cnn__mul_size((size_t)g->config.max_batch, (size_t)z.c * sizeof(float));
+    float           *both = NULL;
+    if (flips && (!to->logits->batched || cnn__plane(z) != 1))
+        return cnn__fail(g, NULL, "evaluate", "logits %s: flips need one class for a sample, (N,classes,1,1)",
+                         cnn__shape_text(to->logits).s), score;
+    if (flips && !(both = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes)))
+        return cnn__no_memory(g, NULL, "evaluate", bytes), score;
+    const bool open = cnn__open_sums(&sums, to);
+    if (!cnn__open_reader(&r, data, g->config.max_batch, data->count, 0, !flips))
+        cnn__fail(g, NULL, "evaluate", "data set: %s", r.error);
+    else if (open) score = cnn__evaluate_all(to, loss, &r, &sums, both);
+    cnn__close_reader(&r);
+    CNN_FREE(sums.channel), CNN_FREE(both);
     return score;
 }
 
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    cnn_score none = { NAN, NAN, 0 };
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return none;
-    return cnn__evaluate(&to, loss, logits, data, false);
+    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
+    return cnn__evaluate(&to, loss, data, false);
 }
 
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    cnn_score none = { NAN, NAN, 0 };
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return none;
-    return cnn__evaluate(&to, loss, logits, data, true);
+    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
+    return cnn__evaluate(&to, loss, data, true);
 }
 
 CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities)
@@ -8058,19 +8697,27 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
     if (!data || data->error[0] || data->count < 1)
         return cnn__fail(g, NULL, what, "data set: %s", !data ? "it is NULL" : data->error[0] ? data->error
                          : "it is empty"), 0;
-    if (!data->labels) return cnn__fail(g, NULL, what, "the data set has no labels"), 0;
+    if (data->target_type != CNN_I32 || cnn__sample(data->target) != 1)
+        return cnn__fail(g, NULL, what, "the data set has no labels, one for each sample"), 0;
     if (data->classes > logits->shape.c || !logits->batched || cnn__plane(logits->shape) != 1)
         return cnn__fail(g, NULL, what,
                          "logits %s and %d classes: one label for a sample needs the shape (N,classes,1,1)",
                          cnn__shape_text(logits).s, data->classes), 0;
-    for (; (n = cnn_feed(x, NULL, data, count)) > 0; count += n) {
+    cnn__reader r;
+    if (!cnn__check_feed(NULL, what, x, NULL, data, 0)) return 0;
+    if (!cnn__open_reader(&r, data, g->config.max_batch, data->count, 0, true))
+        cnn__fail(g, NULL, what, "data set: %s", r.error);
+    for (; !g->error[0] && (n = cnn__feed(&r, x, NULL, count, NULL, false)) > 0; count += n) {
         cnn_forward(logits, CNN_EVAL);
         const float *z = cnn_map_read(logits);
-        for (int i = 0; z && i < n; i++)
-            judge(z + (size_t)i * (size_t)logits->shape.c, logits->shape.c,
-                  data->labels[data->order[count + i]], user);
-        if (g->error[0]) return 0;
+        const int   *label = data->fill ? r.slot[r.now].want.labels : NULL;
+        for (int i = 0; z && i < n; i++) {
+            const int k = label ? label[i] : data->labels[data->order[count + i]];
+            if (k < 0 || k >= logits->shape.c) continue;               /* left out */
+            judge(z + (size_t)i * (size_t)logits->shape.c, logits->shape.c, k, user);
+        }
     }
+    cnn__close_reader(&r);
     return g->error[0] ? 0 : count;
 }
 
@@ -8121,20 +8768,33 @@ CNN_API double cnn_top_k(cnn_tensor *logits, const cnn_dataset *data, int k)
 CNN_API void cnn_history_free(cnn_history *h)
 {
     if (!h) return;
-    CNN_FREE(h->epoch);
-    h->epoch = NULL, h->count = h->capacity = 0;
+    CNN_FREE(h->epoch), CNN_FREE(h->update);
+    memset(h, 0, sizeof *h);
 }
 
+/* Room for one more than `count` elements of `each` bytes. */
+static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int *capacity, size_t each)
+{
+    void *old, *more;
+    if (count < *capacity) return true;
+    const int    twice = *capacity < 8 ? 8 : *capacity > INT_MAX / 2 ? INT_MAX : 2 * *capacity;
+    const size_t bytes = cnn__mul_size((size_t)twice, each);
+    memcpy(&old, array, sizeof old);
+    more = count == INT_MAX || bytes == SIZE_MAX ? NULL : CNN_REALLOC(old, bytes);
+    if (!more) return cnn__no_memory(g, at, "fit", bytes);
+    memcpy(array, &more, sizeof more), *capacity = twice;
+    return true;
+}
 static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_epoch e)
 {
-    if (h->count == h->capacity) {
-        int    capacity = h->capacity < 8 ? 8 : h->capacity > INT_MAX / 2 ? INT_MAX : 2 * h->capacity;
-        size_t bytes = cnn__mul_size((size_t)capacity, sizeof *h->epoch);
-        cnn_epoch *p = h->count == INT_MAX ? NULL : CNN_REALLOC(h->epoch, bytes);
-        if (!p) return cnn__no_memory(g, at, "fit", bytes);
-        h->epoch = p, h->capacity = capacity;
-    }
+    if (!cnn__grow(g, at, &h->epoch, h->count, &h->capacity, sizeof e)) return false;
     h->epoch[h->count++] = e;
+    return true;
+}
+static bool cnn__history_add_update(cnn_graph *g, const char *at, cnn_history *h, cnn_update u)
+{
+    if (!cnn__grow(g, at, &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
+    h->update[h->updates++] = u;
     return true;
 }
 
@@ -8170,7 +8830,7 @@ CNN_API float cnn_staircase(float progress, void *user)
 typedef struct {
     uint64_t epochs, fed, updates, best_epoch; /* finished epochs; samples of the present one; updates */
     uint64_t epoch_step;                       /* the graph's updates when the present epoch began */
-    double   sum, right, best_loss;            /* sums over the present epoch */
+    double   sum, best_loss;                   /* of the losses of this epoch; the least of an epoch */
 } cnn__fit_place;
 typedef struct {
     cnn_fit_args   a;
@@ -8180,9 +8840,10 @@ typedef struct {
     int            epochs, per_update;         /* in all; batches to an update */
     int            batches, samples;           /* of an epoch */
     int            since;                      /* batches since the last checkpoint */
-    int            history_from;               /* entries that are not of this training */
+    int            history_from, updates_from; /* entries that are not of this training */
     float         *best;                       /* NULL, or where the weights of the best epoch are kept */
     cnn__fit_place at;
+    cnn__sums      sums;                       /* over the present epoch */
 } cnn__run;
 
 #ifdef CNN_NO_STDIO
@@ -8251,7 +8912,7 @@ static bool cnn__fit_diverged(cnn__run *r, double loss)
    A batch's gradient is the mean over its n_i samples, or over their weights, whose sum is n_i then. With G =
    n_(i-1)/n_i G + dw_i, and at the end G n_k / sum n_i, that is the mean over all k batches, and nothing is
    multiplied while they are equal. A batch whose labels are all ignored adds nothing. */
-static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
+static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, double start, bool *go)
 {
     const cnn_fit_args *a = &r->a;
     cnn__fit_place     *at = &r->at;
@@ -8259,17 +8920,14 @@ static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
     const int    count = r->samples, max_batch = g->config.max_batch;
     const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
-    const long   round = (long)((double)at->epoch_step / each);
-    const bool   moved = a->augment.shift || a->augment.flip || a->augment.cutout;
     const bool   show = a->progress || a->checkpoint;
     int          n, in_group = 0;
     double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
+    double       loss_sum = 0, loss_n = 0;                 /* of an update */
     while (*go && (int)at->fed < count &&
-           (n = cnn__feed(r->to.x, r->to.labels, a->train, (int)at->fed, moved ? &a->augment : NULL, round,
-                          false)) > 0) {
+           (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
-        cnn__count_correct(a->logits, r->to.labels, false, at->fed == 0 || show,
-                           (int)at->fed + n == count || show, &at->right);
+        cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
         const double weight = cnn__batch_weight(&r->to, n);
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
@@ -8282,16 +8940,19 @@ static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
         bool update = in_group == r->per_update || (int)at->fed + n == count;
         if (update && group > 0 && !cnn__scale_grads(g, last / group)) return false;
         if (update && !cnn__fit_update(r)) return false;
-        at->sum += loss * n, at->fed += (uint64_t)n, r->since++;
+        at->sum += loss * n, at->fed += (uint64_t)n, r->since++, loss_sum += loss * n, loss_n += n;
         if (!update) continue;
-        group = last = 0, in_group = 0;
+        const cnn_update mean = { loss_sum / loss_n, (double)r->step.lr };
+        if (a->history && a->per_update && !cnn__history_add_update(g, a->at, a->history, mean)) return false;
+        group = last = loss_sum = loss_n = 0, in_group = 0;
         if (a->checkpoint_every && r->since >= a->checkpoint_every) cnn__save_run(r);
         if (!a->progress || g->error[0]) continue;
 
         double now = cnn__seconds(), done = (double)at->updates;
         p->batch = (int)((at->fed - 1) / (uint64_t)max_batch) + 1;
-        p->loss = at->sum / (double)at->fed, p->accuracy = at->right / (double)at->fed;
-        p->validation_loss = p->validation_accuracy = NAN;
+        p->loss = at->sum / (double)at->fed, p->accuracy = cnn__accuracy(&r->sums);
+        p->mae = cnn__mae(&r->sums, a->logits->shape.c), p->r2 = cnn__r2(&r->sums, a->logits->shape.c);
+        p->validation_loss = p->validation_accuracy = p->validation_mae = p->validation_r2 = NAN;
         p->seconds = now - start;
         p->samples_per_second = now > epoch_start ? ((double)at->fed - fed_before) / (now - epoch_start) : 0;
         p->seconds_left = (now - epoch_start) / (done - began) * (updates - done);
@@ -8307,7 +8968,7 @@ static bool cnn__fit_validate(cnn__run *r, cnn_score *score)
 {
     bool average = r->a.average > 0;
     if (average && !cnn_swap_average(r->g)) return false;
-    *score = cnn__evaluate(&r->test, r->a.loss, r->a.logits, r->a.validation, r->a.flips != 0);
+    *score = cnn__evaluate(&r->test, r->a.loss, r->a.validation, r->a.flips != 0);
     if (r->g->error[0]) return false;
     if (r->best && score->loss < r->at.best_loss) {
         r->at.best_loss = score->loss, r->at.best_epoch = r->at.epochs + 1;
@@ -8346,20 +9007,31 @@ static bool cnn__fit(cnn__run *r)
     cnn__fit_place     *at = &r->at;
     cnn_graph          *g = r->g;
     const double start = cnn__seconds();
+    const int    channels = a->logits->shape.c;
     bool   go = true, tired = false;
     while ((int)at->epochs < r->epochs && go && !tired) {
         double epoch_start = cnn__seconds();
         cnn_progress p = { 0 };
         p.epoch = (int)at->epochs + 1, p.epochs = r->epochs, p.batches = r->batches;
-        if (at->fed == 0) at->epoch_step = (uint64_t)g->step, at->sum = at->right = 0;
+        if (at->fed == 0) {
+            at->epoch_step = (uint64_t)g->step, at->sum = 0;
+            cnn__clear_sums(&r->sums, channels);
+        }
         if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + at->epoch_step);
-        if (!cnn__fit_epoch(r, &p, start, &go)) return false;
+        const long  round = (long)((double)at->epoch_step / cnn__updates_of_epoch(r));
+        cnn__reader data;
+        if (!cnn__open_reader(&data, a->train, g->config.max_batch, r->samples, round, true))
+            return cnn__fail(g, a->at, "fit", "data set: %s", data.error);
+        const bool fine = cnn__fit_epoch(r, &data, &p, start, &go);
+        cnn__close_reader(&data);
+        if (!fine) return false;
         if ((int)at->fed < r->samples || (!go && a->checkpoint)) break;   /* stopped within the epoch */
 
-        cnn_score score = { NAN, NAN, 0 };
+        cnn_score score = cnn__no_score;
         if (a->validation && go && !cnn__fit_validate(r, &score)) return false;
-        cnn_epoch e = { at->sum / (double)at->fed, at->right / (double)at->fed, score.loss, score.accuracy,
-            cnn__seconds() - epoch_start };
+        const cnn_epoch e = { at->sum / (double)at->fed, cnn__accuracy(&r->sums), score.loss, score.accuracy,
+                              cnn__seconds() - epoch_start, cnn__mae(&r->sums, channels),
+                              cnn__r2(&r->sums, channels), score.mae, score.r2 };
         if (a->history && !cnn__history_add(g, a->at, a->history, e)) return false;
         at->epochs++, at->fed = 0;
         tired = r->best && at->epochs - at->best_epoch >= (uint64_t)a->patience;
@@ -8367,6 +9039,7 @@ static bool cnn__fit(cnn__run *r)
         if (!a->progress || !go) continue;
         p.loss = e.loss, p.accuracy = e.accuracy, p.validation_loss = e.validation_loss;
         p.validation_accuracy = e.validation_accuracy, p.epoch_done = 1, p.batch = r->batches;
+        p.mae = e.mae, p.r2 = e.r2, p.validation_mae = e.validation_mae, p.validation_r2 = e.validation_r2;
         p.seconds = cnn__seconds() - start;
         p.seconds_left = e.seconds * (r->epochs - (int)at->epochs);
         go = a->progress(&p, a->user);
@@ -8427,17 +9100,17 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     if ((a.resume || a.checkpoint_every) && !a.checkpoint)
         return cnn__fail(g, a.at, "fit", "%s needs .checkpoint = \"path\"",
                          a.resume ? "resume" : "checkpoint_every");
-    if (!cnn__check_augment(g, a.at, "fit", &a.augment, a.train->shape)) return false;
+    if (!cnn__check_augment(g, a.at, "fit", &a.augment, a.train, r.to.target)) return false;
     if (a.patience && !a.validation)
         return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
     r.a = a, r.step = s, r.epochs = a.epochs ? a.epochs : 1, r.per_update = a.accumulate ? a.accumulate : 1;
     if (!cnn__count_batches(&r)) return false;
-    r.history_from = a.history ? a.history->count : 0;
+    r.history_from = a.history ? a.history->count : 0, r.updates_from = a.history ? a.history->updates : 0;
     r.at.best_loss = INFINITY;
     size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
     if (a.patience && !(r.best = CNN_MALLOC(bytes))) return cnn__no_memory(g, a.at, "fit", bytes);
-    bool fine = (!a.resume || cnn__resume_run(&r)) && cnn__fit(&r);
-    CNN_FREE(r.best);
+    bool fine = cnn__open_sums(&r.sums, &r.to) && (!a.resume || cnn__resume_run(&r)) && cnn__fit(&r);
+    CNN_FREE(r.best), CNN_FREE(r.sums.channel);
     return fine;
 }
 
@@ -8470,42 +9143,89 @@ static cnn__text cnn__clock_text(double seconds)               /* 0:07, 12:34, 1
     return r;
 }
 
-CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
+/* "  loss 0.4231  accuracy 87.12 %", or what else is known. */
+static void cnn__put_score(FILE *f, const char *set, double loss, double accuracy, double mae, double r2)
+{
+    fprintf(f, "  %sloss %.4f", set, loss);
+    if (isfinite(accuracy)) fprintf(f, "  accuracy %.2f %%", 100 * accuracy);
+    else if (isfinite(mae)) fprintf(f, "  error %.4g  R2 %.4f", mae, r2);
+}
+static void cnn__put_epoch(FILE *f, const cnn_progress *p, const char *end)
+{
+    cnn__put_score(f, "", p->loss, p->accuracy, p->mae, p->r2);
+    if (!isnan(p->validation_loss))
+        cnn__put_score(f, "validation ", p->validation_loss, p->validation_accuracy, p->validation_mae,
+                       p->validation_r2);
+    fprintf(f, "  %.0f samples/s  %s%s\n", p->samples_per_second, cnn__clock_text(p->seconds).s, end);
+}
+
+/* Is it time to show a batch? About every `seconds`, told from the mean time of a batch, since nothing may be
+   remembered here. */
+static bool cnn__is_due(const cnn_progress *p, double seconds)
+{
+    const int    all = p->batches > 0 ? p->batches : 1;
+    const double batches = (double)(p->epoch - 1) * all + p->batch;
+    const double every = p->seconds > 0 ? seconds * batches / p->seconds : 1;
+    return every <= 1 || p->batch % (every < all ? (int)every : all) == 0;
+}
+
+static void cnn__print_bar(FILE *f, const cnn_progress *p)
 {
     static const char full[] = "########################", empty[] = "........................";
-    if (!p) return false;
-    FILE *f = user ? (FILE *)user : stderr;
-    int   of = p->epochs, all = p->batches > 0 ? p->batches : 1, cells = (int)sizeof full - 1;
+    int of = p->epochs, all = p->batches > 0 ? p->batches : 1, cells = (int)sizeof full - 1;
     if (p->epoch_done) {
-        fprintf(f, "\repoch %d/%d  loss %.4f  accuracy %.2f %%", p->epoch, of, p->loss, 100 * p->accuracy);
-        if (!isnan(p->validation_loss))
-            fprintf(f, "  validation loss %.4f  accuracy %.2f %%", p->validation_loss,
-                    100 * p->validation_accuracy);
-        fprintf(f, "  %.0f img/s  %s        \n", p->samples_per_second, cnn__clock_text(p->seconds).s);
-        return true;
+        fprintf(f, "\repoch %d/%d", p->epoch, of);
+        cnn__put_epoch(f, p, "        ");
+        return;
     }
-    /* About ten times a second, told from the mean time of a batch, since nothing may be remembered here. */
-    double batches = (double)(p->epoch - 1) * all + p->batch;
-    double every = p->seconds > 0 ? 0.1 * batches / p->seconds : 1;
-    if (p->batch < all && every > 1 && p->batch % (every < all ? (int)every : all) != 0) return true;
+    if (p->batch < all && !cnn__is_due(p, 0.1)) return;
     const int done = (int)ceil(fmin(1, (double)p->batch / all) * cells);
-    fprintf(f, "\repoch %d/%d [%.*s%s] %3.0f %%  loss %.4f  accuracy %.2f %%  %.0f img/s  left %s   ",
-            p->epoch, of, done, full, empty + done, 100.0 * p->batch / all, p->loss, 100 * p->accuracy,
-            p->samples_per_second, cnn__clock_text(p->seconds_left).s);
+    fprintf(f, "\repoch %d/%d [%.*s%s] %3.0f %%", p->epoch, of, done, full, empty + done,
+            100.0 * p->batch / all);
+    cnn__put_score(f, "", p->loss, p->accuracy, p->mae, p->r2);
+    fprintf(f, "  %.0f samples/s  left %s   ", p->samples_per_second, cnn__clock_text(p->seconds_left).s);
     fflush(f);
+}
+static void cnn__print_line(FILE *f, const cnn_progress *p)
+{
+    if (!p->epoch_done && (p->batch >= p->batches || !cnn__is_due(p, 10))) return;
+    fprintf(f, "epoch %d/%d", p->epoch, p->epochs);
+    if (!p->epoch_done) fprintf(f, " %3.0f %%", 100.0 * p->batch / p->batches);
+    cnn__put_epoch(f, p, "");
+    fflush(f);
+}
+
+CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
+{
+    FILE *f = user ? (FILE *)user : stderr;
+    if (!p) return false;
+    if (CNN__IS_TERMINAL(f)) cnn__print_bar(f, p);
+    else                     cnn__print_line(f, p);
     return true;
 }
 
 static bool cnn__write_csv(FILE *f, void *history)
 {
     const cnn_history *h = history;
-    fprintf(f, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n");
+    fprintf(f, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds,mae,r2,validation_mae,"
+               "validation_r2\n");
     for (int i = 0; i < h->count; i++) {
         const cnn_epoch *e = &h->epoch[i];
-        fprintf(f, "%d,%s,%s,%s,%s,%s\n", i + 1, cnn__decimal(e->loss, 6).s, cnn__decimal(e->accuracy, 6).s,
-                cnn__decimal(e->validation_loss, 6).s, cnn__decimal(e->validation_accuracy, 6).s,
-                cnn__decimal(e->seconds, 3).s);
+        const double     v[] = { e->loss, e->accuracy, e->validation_loss, e->validation_accuracy, e->seconds,
+                                 e->mae, e->r2, e->validation_mae, e->validation_r2 };
+        fprintf(f, "%d", i + 1);
+        for (int k = 0; k < 9; k++) fprintf(f, ",%s", cnn__decimal(v[k], k == 4 ? 3 : 6).s);
+        fprintf(f, "\n");
     }
+    return !ferror(f);
+}
+static bool cnn__write_updates_csv(FILE *f, void *history)
+{
+    const cnn_history *h = history;
+    fprintf(f, "update,loss,lr\n");
+    for (int i = 0; i < h->updates; i++)
+        fprintf(f, "%d,%s,%s\n", i + 1, cnn__decimal(h->update[i].loss, 6).s,
+                cnn__decimal(h->update[i].lr, 9).s);
     return !ferror(f);
 }
 
@@ -8528,19 +9248,20 @@ static double cnn__tick(double range, int most)
     return unit * (m <= 1 ? 1 : m <= 2 ? 2 : m <= 5 ? 5 : 10);
 }
 
-/* Column 0: loss, 1: accuracy in percent. Set 0: training, 1: validation. NAN if there is none. */
+/* Column 0: loss, 1: accuracy in percent, 2: R2. Set 0: training, 1: validation. NAN if there is none. */
 static double cnn__history_value(const cnn_history *h, int i, int column, int set)
 {
     const cnn_epoch *e = &h->epoch[i];
-    const double v[2][2] = { { e->loss, e->validation_loss },
-                             { 100 * e->accuracy, 100 * e->validation_accuracy } };
+    const double v[3][2] = { { e->loss, e->validation_loss },
+                             { 100 * e->accuracy, 100 * e->validation_accuracy },
+                             { e->r2, e->validation_r2 } };
     return isfinite(v[column][set]) ? v[column][set] : NAN;
 }
 
 /* One coordinate system of 370 x 260 pixels: grid, ticks, curves, and a legend with the last values. */
 static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double left)
 {
-    static const char *const title[2] = { "loss", "accuracy" }, *const unit[2] = { "", " %" };
+    static const char *const title[3] = { "loss", "accuracy", "R2" }, *const unit[3] = { "", " %", "" };
     static const char *const set[2] = { "training ", "validation " };
     static const char *const colour[2] = { "#2563b0", "#d9580d" };
     const double top = 60, bottom = top + 260, right = left + 370;
@@ -8551,7 +9272,7 @@ static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double lef
             if (!isnan(v)) y0 = fmin(y0, v), y1 = fmax(y1, v), last[k] = v;
         }
     if (y0 > y1) y0 = 0, y1 = 1;                                       /* nothing to draw */
-    if (column == 1) y1 = 100;                                         /* accuracy is read from the top, */
+    if (column > 0)  y1 = column == 1 ? 100 : 1;                       /* accuracy is read from the top, */
     else if (y0 > 0) y0 = 0;                                           /* loss from zero */
     if (y1 - y0 < 1e-6 * (1 + fabs(y1))) y0 -= 1;
     const double dy = cnn__tick(y1 - y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
@@ -8585,7 +9306,7 @@ static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double lef
         }
         if (isnan(last[k])) continue;
         const double x = right - (k == 0 && !isnan(last[1]) ? 272 : 132);
-        cnn__text    value = cnn__decimal(last[k], column ? 2 : 4), legend;
+        cnn__text    value = cnn__decimal(last[k], column == 1 ? 2 : 4), legend;
         cnn__svg_line(f, x, top - 24, x + 18, top - 24, 3, colour[k]);
         cnn__format(legend.s, sizeof legend.s, "%s%.40s", set[k], value.s);
         cnn__svg_text(f, x + 24, top - 20, "", legend.s, unit[column]);
@@ -8598,8 +9319,10 @@ static bool cnn__write_svg(FILE *f, void *history)
                "height=\"380\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#333338\" "
                "stroke-linecap=\"round\">\n"
                "<rect width=\"920\" height=\"380\" fill=\"#fcfcfa\"/>\n");
-    cnn__svg_panel(f, history, 0, 60);
-    cnn__svg_panel(f, history, 1, 520);
+    const cnn_history *h = history;
+    const bool         classes = h->count == 0 || isfinite(h->epoch[0].accuracy) || !isfinite(h->epoch[0].r2);
+    cnn__svg_panel(f, h, 0, 60);
+    cnn__svg_panel(f, h, classes ? 1 : 2, 520);
     fprintf(f, "</svg>\n");
     return !ferror(f);
 }
@@ -8607,6 +9330,10 @@ static bool cnn__write_svg(FILE *f, void *history)
 CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
 {
     return h && cnn_write_file(path, cnn__write_csv, (void *)(uintptr_t)h);
+}
+CNN_API bool cnn_history_updates_csv(const cnn_history *h, const char *path)
+{
+    return h && cnn_write_file(path, cnn__write_updates_csv, (void *)(uintptr_t)h);
 }
 CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 {
@@ -9705,17 +10432,28 @@ static int cnn__slots_of(const cnn_graph *g)
     return i < n ? g->config.optimizer->slots : 0;
 }
 
+/* The numbers of a training: its sums, and those of each epoch of its history. */
+enum { CNN__FIT_SUMS = 6, CNN__EPOCH_NUMBERS = sizeof(cnn_epoch) / sizeof(double) };
+
 static bool cnn__put_fit(cnn__writer *w)
 {
     const cnn__run    *r = w->run;
     const cnn_history *h = r->a.history;
-    const double       sums[3] = { r->at.sum, r->at.right, r->at.best_loss };
-    const int          epochs = h ? h->count - r->history_from : 0;
-    cnn__text          shape;
-    cnn__format(shape.s, sizeof shape.s, "[%d,5]", epochs);
-    return cnn__put_tensor(w, CNN__F64, "cnn.", "fit", "[3]", sums, 3) &&
+    const double       sums[CNN__FIT_SUMS] = { r->at.sum, r->at.best_loss, r->sums.right, r->sums.judged,
+                                               r->sums.n, r->sums.absolute };
+    const int          epochs = h ? h->count - r->history_from : 0, numbers = (int)CNN__EPOCH_NUMBERS;
+    const int          updates = h ? h->updates - r->updates_from : 0;
+    const size_t       spreads = r->sums.channel ? 3 * (size_t)r->to.logits->shape.c : 0;
+    cnn__text          shape, spread, pairs;
+    cnn__format(pairs.s, sizeof pairs.s, "[%d,2]", updates);
+    cnn__format(shape.s, sizeof shape.s, "[%d,%d]", epochs, numbers);
+    cnn__format(spread.s, sizeof spread.s, "[%zu]", spreads);
+    return cnn__put_tensor(w, CNN__F64, "cnn.", "fit", "[6]", sums, CNN__FIT_SUMS) &&
+           cnn__put_tensor(w, CNN__F64, "cnn.", "errors", spread.s, r->sums.channel, spreads) &&
+           cnn__put_tensor(w, CNN__F64, "cnn.", "updates", pairs.s,
+                           updates ? h->update + r->updates_from : NULL, 2 * (size_t)updates) &&
            cnn__put_tensor(w, CNN__F64, "cnn.", "history", shape.s,
-                           epochs ? h->epoch + r->history_from : NULL, 5 * (size_t)epochs);
+                           epochs ? h->epoch + r->history_from : NULL, CNN__EPOCH_NUMBERS * (size_t)epochs);
 }
 
 /* The tensors stand in the order of their elements' widths, so that each lies at a multiple of it. */
@@ -10175,27 +10913,40 @@ static bool cnn__read_run(cnn__run *r, cnn__file *f)
 {
     const uint64_t *n = f->number;
     if (!cnn__check_run(r, f)) return false;
-    const cnn__entry *sums = cnn__find_doubles(f, "fit", 3, 1);
-    const cnn__entry *history = cnn__find_doubles(f, "history", 0, 5);
-    if (!sums || !history) return false;
+    const size_t      numbers = CNN__EPOCH_NUMBERS;
+    const size_t      spreads = r->sums.channel ? 3 * (size_t)r->to.logits->shape.c : 0;
+    const cnn__entry *sums = cnn__find_doubles(f, "fit", CNN__FIT_SUMS, 1);
+    const cnn__entry *errors = cnn__find_doubles(f, "errors", spreads, 1);
+    const cnn__entry *history = cnn__find_doubles(f, "history", 0, numbers);
+    const cnn__entry *updates = cnn__find_doubles(f, "updates", 0, 2);
+    if (!sums || !errors || !history || !updates) return false;
     if (n[CNN__DONE] > n[CNN__EPOCHS] || n[CNN__FED] > n[CNN__SAMPLES] || n[CNN__BEST_EPOCH] > n[CNN__DONE] ||
-        n[CNN__EPOCH_STEP] > n[CNN__STEP] || history->count / 5 > n[CNN__DONE])
+        n[CNN__EPOCH_STEP] > n[CNN__STEP] || history->count / numbers > n[CNN__DONE])
         return cnn__file_fail(f, "its numbers contradict each other");
     if (n[CNN__DONE] > (uint64_t)r->epochs)
         return cnn__file_fail(f, "it has %d epochs already, and %d are asked for", (int)n[CNN__DONE],
                               r->epochs);
     if (n[CNN__BEST_EPOCH] && !r->best) return cnn__file_fail(f, "it is of a training with .patience");
     if (!cnn__fill_state(f, n[CNN__BEST_EPOCH] ? r->best : NULL)) return false;
-    for (size_t i = 0; i < history->count && r->a.history; i += 5) {
-        double v[5];
-        for (size_t k = 0; k < 5; k++) v[k] = cnn__element(f, history, i + k);
-        const cnn_epoch e = { v[0], v[1], v[2], v[3], v[4] };
+    for (size_t i = 0; i < history->count && r->a.history; i += numbers) {
+        double    v[CNN__EPOCH_NUMBERS];
+        cnn_epoch e;
+        for (size_t k = 0; k < numbers; k++) v[k] = cnn__element(f, history, i + k);
+        memcpy(&e, v, sizeof e);
         if (!cnn__history_add(r->g, r->a.at, r->a.history, e)) return false;
+    }
+    for (size_t i = 0; i < updates->count && r->a.history; i += 2) {
+        const cnn_update u = { cnn__element(f, updates, i), cnn__element(f, updates, i + 1) };
+        if (!cnn__history_add_update(r->g, r->a.at, r->a.history, u)) return false;
     }
     r->at.epochs = n[CNN__DONE], r->at.fed = n[CNN__FED], r->at.updates = n[CNN__UPDATES];
     r->at.best_epoch = n[CNN__BEST_EPOCH], r->at.epoch_step = n[CNN__EPOCH_STEP];
-    r->at.sum = cnn__element(f, sums, 0), r->at.right = cnn__element(f, sums, 1);
-    r->at.best_loss = cnn__element(f, sums, 2);
+    r->at.sum = cnn__element(f, sums, 0), r->at.best_loss = cnn__element(f, sums, 1);
+    r->sums.right = cnn__element(f, sums, 2), r->sums.judged = cnn__element(f, sums, 3);
+    r->sums.n = cnn__element(f, sums, 4), r->sums.absolute = cnn__element(f, sums, 5);
+    for (size_t i = 0; i < spreads; i += 3)
+        r->sums.channel[i / 3] = (cnn__moments){ cnn__element(f, errors, i), cnn__element(f, errors, i + 1),
+                                                cnn__element(f, errors, i + 2) };
     if (!r->best || r->at.best_epoch || !isfinite(r->at.best_loss)) return true;
     r->at.best_epoch = r->at.epochs;           /* it was over, and goes on from the best weights */
     return cnn__copy_trained(r->g, r->best, CNN__SAVE, 0);
