@@ -518,7 +518,7 @@ CNN_API cnn_tensor *cnn_erf_(const char *at, cnn_tensor *x); /* 2/sqrt(pi) integ
 /* x^exponent, required: one number; NaN for x < 0 unless it is whole. By a tensor: cnn_pow. */
 typedef struct { const char *at, *said; cnn_tensor *x; float exponent; const char *name; } cnn_power_args;
 CNN_API cnn_tensor *cnn_power_(cnn_power_args);
-#define cnn_power(...) cnn_power_((cnn_power_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_power(...) CNN_CALL(cnn_power_, cnn_power_args, x, __VA_ARGS__)
 /* An operation of your own: its API block here. */
 /* e^x_k / sum e^x along an axis (Bridle 1990), and its logarithm. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axis; /* CNN_H or CNN_W; default CNN_C */
@@ -966,15 +966,26 @@ typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_me
                  size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
                                       max_batch */
                } cnn_load_args;
-typedef struct { const char *at, *said; cnn_graph *g; const char *path; /* required */
-                 int extra; /* 1: tensors that the net lacks, such as another head's, are left out */
+typedef struct { const char *at, *said; cnn_graph *g;
+                 const char *path; /* required; of cnn_load_weights_memory: only for messages */
+                 const char *prefix; /* "module.": cut off the file's names; others do not count */
+                 const char *const *renames; /* then pairs, ended by NULL, "backbone.*", "features.*": the
+                                        file's name becomes the other one, each '*' what it stood for, by
+                                        the first pair that fits */
+                 const char *only, *skip; /* names in the net, as patterns: what does not match `only`, or
+                                        matches `skip`, stays as it is, and does not count in the file */
+                 int missing_ok;    /* 1: what the file lacks stays as it is */
+                 int extra_ok;      /* 1: tensors that the net lacks, such as another head's, are left out */
+                 char *report; size_t report_size; /* text, always ended by 0: the names of what was loaded,
+                                        skipped, missing, extra, a line for each; what does not fit is cut */
                } cnn_load_weights_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
-   name; every parameter must be there, and every tensor of floats of the file in the net. Save: written
-   beside, then renamed, so there is never half a file; in memory, at most `capacity` bytes go to out (NULL to
-   ask for the size), and the size is returned. False, or 0, after an error. */
+   name; every parameter must be there, and every tensor of floats of the file in the net, unless an option
+   says otherwise, and something must be loaded. A file that is refused leaves the net as it was. Save:
+   written beside, then renamed, so there is never half a file; in memory, at most `capacity` bytes go to out
+   (NULL to ask for the size), and the size is returned. False, or 0, after an error. */
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
-CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
+CNN_API bool        cnn_load_weights_memory(const void *file, size_t bytes, cnn_load_weights_args);
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 CNN_API size_t      cnn_save_checkpoint_memory(cnn_graph *, void *out, size_t capacity);
 #ifndef CNN_NO_STDIO
@@ -1333,9 +1344,10 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
     X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
     X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
-    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update) \
-    X(eval) X(frozen) X(bytes) X(floats) X(labels) X(target) X(targets) X(target_c) X(target_h) X(target_w) \
-    X(fill) X(target_type) X(label) X(skip) X(separator) X(shorter) X(decode) X(stream)
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) \
+    X(bytes) X(floats) X(labels) X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) \
+    X(target_type) X(label) X(skip) X(separator) X(shorter) X(decode) X(stream) X(extra_ok) X(missing_ok) \
+    X(only) X(renames) X(report) X(report_size)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -1789,6 +1801,20 @@ static int cnn__format(char *out, size_t room, const char *format, ...)
     int n = vsnprintf(out, room, format, ap);
     va_end(ap);
     return n;
+}
+
+/* Text that is written line after line into memory of a given size. said: how often. */
+typedef struct { char *text; size_t room, used; int said; } cnn__page;
+CNN__PRINTF(2, 3)
+static void cnn__say(cnn__page *p, const char *format, ...)
+{
+    p->said++;
+    if (!p->text || p->used >= p->room) return;
+    va_list ap;
+    va_start(ap, format);
+    const int n = vsnprintf(p->text + p->used, p->room - p->used, format, ap);
+    va_end(ap);
+    if (n > 0) p->used = (size_t)n < p->room - p->used ? p->used + (size_t)n : p->room;
 }
 
 /* lenet.c:14: conv2d "c3": ... Each part has a limit, so that there is always room for what went wrong. Once
@@ -3878,7 +3904,11 @@ CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
  *   (1,C,1,1).
  * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__keeps_statistics(const cnn_tensor *y) { return cnn_operand(y, "running_mean")->frozen; }
+static bool cnn__keeps_statistics(const cnn_tensor *y)
+{
+    const cnn_tensor *mean = cnn_operand(y, "running_mean");
+    return mean && mean->frozen;
+}
 static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_batch_norm_args *a = y->args;
@@ -6135,20 +6165,32 @@ static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned si
     return true;
 }
 
-/* Does the name match the pattern, in which '*' stands for any characters, or one of those between '|'? */
-static bool cnn__matches(const char *pattern, const char *name)
+/* Does the name match the pattern, in which '*' stands for any characters, or one of those between '|'? Each
+   star stands for as little as it can, but the last, and stars->begin[k] to end[k] is what it stood for. */
+enum { CNN__STARS = 8 };
+typedef struct { int n; const char *begin[CNN__STARS + 1], *end[CNN__STARS + 1]; } cnn__stars;
+static bool cnn__match_stars(const char *pattern, const char *name, cnn__stars *stars)
 {
-    const char *star = NULL, *from = NULL, *at = name;
-    while (*at) {
-        if (*pattern == '*') star = pattern++, from = at;
+    const char *star = NULL, *at = name;
+    int         k = -1;
+    while (*at || *pattern == '*') {
+        if (*pattern == '*') {
+            star = pattern++, k += k < CNN__STARS;
+            stars->begin[k] = stars->end[k] = at;
+        }
         else if (*pattern == *at && *at != '|') pattern++, at++;
-        else if (star) pattern = star + 1, at = ++from;
+        else if (star) pattern = star + 1, at = ++stars->end[k];
         else break;
     }
-    while (*pattern == '*') pattern++;
+    stars->n = k + 1;
     if (!*at && (!*pattern || *pattern == '|')) return true;
     const char *next = strchr(pattern, '|');
-    return next && cnn__matches(next + 1, name);
+    return next && cnn__match_stars(next + 1, name, stars);
+}
+static bool cnn__matches(const char *pattern, const char *name)
+{
+    cnn__stars stars;
+    return cnn__match_stars(pattern, name, &stars);
 }
 
 static bool cnn__set_scale(cnn_graph *g, const char *what, const char *pattern, float factor, bool decay)
@@ -9974,6 +10016,7 @@ typedef struct {
     const unsigned char *data;
     size_t               bytes;                /* of data; SIZE_MAX while they are not read yet */
     void                *own;                  /* the data, if it was read from a path */
+    char                *names;                /* other ones than the file's, by .renames */
     char                *graph, *optimizer, *about; /* from the metadata, or NULL; also: */
     uint64_t             number[CNN__NUMBERS];
     unsigned             has;                  /* bit k: number k is there */
@@ -10256,6 +10299,16 @@ static int cnn__by_name(const void *a, const void *b)
     return strcmp(((const cnn__entry *)a)->name, ((const cnn__entry *)b)->name);
 }
 
+static bool cnn__sort_entries(cnn__file *f)
+{
+    if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_name);
+    for (size_t i = 1; i < f->n; i++)
+        if (strcmp(f->entry[i - 1].name, f->entry[i].name) == 0)
+            return cnn__file_fail(f, "tensor \"%.60s\" is there twice%s", f->entry[i].name,
+                                  f->names ? ", by .renames" : "");
+    return true;
+}
+
 /* Tensors must cover the data without gap or overlap (so says the format: else one file could be read as
    two), and have different names. */
 static bool cnn__check_entries(cnn__file *f)
@@ -10274,11 +10327,7 @@ static bool cnn__check_entries(cnn__file *f)
     if (f->bytes == SIZE_MAX) f->bytes = at;
     if (at < f->bytes)
         return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, f->bytes);
-    if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_name);
-    for (size_t i = 1; i < f->n; i++)
-        if (strcmp(f->entry[i - 1].name, f->entry[i].name) == 0)
-            return cnn__file_fail(f, "tensor \"%.60s\" is there twice", f->entry[i].name);
-    return true;
+    return cnn__sort_entries(f);
 }
 
 static bool cnn__read_header(cnn__file *f)
@@ -10312,6 +10361,7 @@ static void cnn__close_file(cnn__file *f)
 {
     CNN_FREE(f->header);
     CNN_FREE(f->entry);
+    CNN_FREE(f->names);
     CNN_FREE(f->own);
 }
 
@@ -10373,6 +10423,17 @@ static cnn__entry *cnn__lookup(const cnn__file *f, const char *prefix, const cha
     return f->n ? bsearch(&key, f->entry, f->n, sizeof *f->entry, cnn__compare_entry) : NULL;
 }
 
+/* The first entry whose name ends in this one, as behind a prefix; NULL: none. */
+static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
+{
+    const size_t n = strlen(name);
+    for (size_t i = 0; i < f->n; i++) {
+        const size_t more = strlen(f->entry[i].name);
+        if (more > n && strcmp(f->entry[i].name + (more - n), name) == 0) return &f->entry[i];
+    }
+    return NULL;
+}
+
 /* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is
    (1,6,1,1). */
 static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix, const char *name,
@@ -10385,8 +10446,11 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix,
         for (size_t i = 0; i < f->n && i < 3; i++)
             n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "",
                              f->entry[i].name);
-        cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s", prefix, name, f->n, list,
-                       f->n > 3 ? ", ..." : "");
+        const cnn__entry *like = *prefix ? NULL : cnn__longer_name(f, name);
+        const int n_like = like ? (int)(strlen(like->name) - strlen(name)) : 0;
+        cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s%s%.*s%s", prefix, name,
+                       f->n, list, f->n > 3 ? ", ..." : "", like ? " (.prefix = \"" : "",
+                       n_like > 40 ? 40 : n_like, like ? like->name : "", like ? "\"?)" : "");
         return NULL;
     }
     const int extent[4] = { s.n, s.c, s.h, s.w };
@@ -10422,12 +10486,20 @@ static void cnn__read_count(const cnn__file *f, cnn_tensor *y)
     cnn__of(y)->batches = cnn__le64(f->data + e->begin) - cnn__counted(y);
 }
 
-/* Whether the file has all that the graph learns. Nothing is taken yet. */
-static bool cnn__check_weights(const cnn__file *f)
+/* Is the tensor of this name asked for? a = NULL: every one is. */
+static bool cnn__is_asked(const cnn_load_weights_args *a, const char *name)
+{
+    return !a || ((!a->only || cnn__matches(a->only, name)) && (!a->skip || !cnn__matches(a->skip, name)));
+}
+
+/* Whether the file has all that is asked for. Nothing is taken yet. */
+static bool cnn__check_weights(const cnn__file *f, const cnn_load_weights_args *a)
 {
     for (int i = 0; i < f->g->n_order; i++) {
         const cnn_tensor *y = &f->g->order[i]->t;
-        if (cnn__is_learned(y) && !cnn__find_entry(f, "", y->name, y->shape)) return false;
+        if (cnn__is_learned(y) && cnn__is_asked(a, y->name) &&
+            !(a && a->missing_ok && !cnn__lookup(f, "", y->name)) &&
+            !cnn__find_entry(f, "", y->name, y->shape)) return false;
         const cnn_tensor *variance = cnn_operand(y, "running_var");
         const cnn__entry *e = variance ? cnn__lookup(f, "", variance->name) : NULL;
         for (size_t k = 0; e && e->known && k < e->count; k++)
@@ -10445,42 +10517,132 @@ static bool cnn__fill_weights(const cnn__file *f)
         cnn_tensor *t = &f->g->order[i]->t;
         if (!cnn__is_learned(t)) continue;
         const cnn__entry *e = cnn__lookup(f, "", t->name);
-        float *w = e ? cnn_map_write(t) : NULL;
+        if (!e || !e->known) continue;
+        float *w = cnn_map_write(t);
         if (!w) return false;
         for (size_t k = 0; k < e->count; k++) w[k] = (float)cnn__element(f, e, k);
     }
     return true;
 }
 
-/* Float tensors that the net has no use for: a bias or a layer was forgotten, or left out on purpose.
-   What a checkpoint has beside the weights does not count. */
+/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. What a
+   checkpoint has beside the weights does not count. */
+static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
+{
+    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+    return e->dtype < CNN__FLOAT_TYPES && !e->known && !state && !cnn__find_name(f->g, "", e->name);
+}
 static bool cnn__check_extra(const cnn__file *f)
 {
     char list[160] = "";
     int  n = 0, extra = 0;
-    for (size_t i = 0; i < f->n; i++) {
-        const cnn__entry *e = &f->entry[i];
-        const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
-        if (e->dtype >= CNN__FLOAT_TYPES || e->known || state || cnn__find_name(f->g, "", e->name)) continue;
-        if (extra++ < 3)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "", e->name);
-    }
-    return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra = 1 "
+    for (size_t i = 0; i < f->n; i++)
+        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3)
+            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "",
+                             f->entry[i].name);
+    return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra_ok = 1 "
                                        "leaves them out)", extra, list, extra > 3 ? ", ..." : "");
 }
-static bool cnn__load_weights(cnn__file *f, bool opened, bool extra)
+
+/* The name of an entry by the first pair of renames that fits, written at *at, which moves on: at most the
+   letters of e->name and of the second of the pair, and the 0. */
+static bool cnn__rename(const cnn__file *f, cnn__entry *e, const char *const *pair, char **at)
 {
-    bool done = opened && cnn__check_weights(f) && (extra || cnn__check_extra(f)) && cnn__fill_weights(f);
+    cnn__stars stars;
+    while (*pair && !cnn__match_stars(*pair, e->name, &stars)) pair += 2;
+    if (!*pair) return true;
+    char *to = *at;
+    int   k = 0;
+    for (const char *c = pair[1]; *c; c++) {
+        if (*c != '*') *to++ = *c;
+        else if (k == stars.n)
+            return cnn__file_fail(f, ".renames: \"%.60s\" has more stars than \"%.60s\"", pair[1], *pair);
+        else {
+            const size_t n = (size_t)(stars.end[k] - stars.begin[k]);
+            memcpy(to, stars.begin[k++], n), to += n;
+        }
+    }
+    *to++ = 0;
+    e->name = *at, *at = to;
+    return true;
+}
+
+/* Only those entries stay that are asked for, by their names in the net. */
+static bool cnn__choose_entries(cnn__file *f, const cnn_load_weights_args *a)
+{
+    static const char *const none[] = { NULL };
+    const char *const *pair = a->renames ? a->renames : none;
+    const size_t prefix = a->prefix ? strlen(a->prefix) : 0;
+    size_t kept = 0, longest = 0, bytes = 1;
+    for (size_t i = 0; pair[i]; i += 2) {
+        if (!pair[i + 1]) return cnn__file_fail(f, ".renames: \"%.60s\" has no other name", pair[i]);
+        if (strlen(pair[i + 1]) > longest) longest = strlen(pair[i + 1]);
+    }
+    for (size_t i = 0; i < f->n && pair[0]; i++)
+        bytes = cnn__add_size(bytes, cnn__add_size(strlen(f->entry[i].name) + 1, longest));
+    char *at = f->names = pair[0] ? cnn__file_realloc(f, NULL, bytes) : NULL;
+    if (pair[0] && !at) return false;
+    for (size_t i = 0; i < f->n; i++) {
+        cnn__entry e = f->entry[i];
+        if (prefix && strncmp(e.name, a->prefix, prefix) != 0) continue;
+        e.name += prefix;
+        if (!cnn__rename(f, &e, pair, &at)) return false;
+        if (cnn__is_asked(a, e.name)) f->entry[kept++] = e;
+    }
+    f->n = kept;
+    return cnn__sort_entries(f);
+}
+
+/* What becomes of a tensor of the net; NULL: it learns nothing. */
+static const char *const cnn__fates[] = { "skipped", "missing", "extra", "loaded" };
+static const char *cnn__fate(const cnn__file *f, const cnn_load_weights_args *a, const cnn_tensor *t)
+{
+    if (!cnn__is_learned(t))          return NULL;
+    if (!cnn__is_asked(a, t->name))   return cnn__fates[0];
+    const cnn__entry *e = cnn__lookup(f, "", t->name);
+    return cnn__fates[e && e->known ? 3 : 1];
+}
+
+/* The names of all that has this fate; returns how many. */
+static int cnn__say_fate(cnn__page *p, const cnn__file *f, const cnn_load_weights_args *a, const char *fate)
+{
+    int n = 0;
+    for (int i = 0; i < f->g->n_order; i++)
+        if (cnn__fate(f, a, &f->g->order[i]->t) == fate)
+            cnn__say(p, "%s%s", n++ ? ", " : ": ", f->g->order[i]->t.name);
+    for (size_t i = 0; fate == cnn__fates[2] && i < f->n; i++)
+        if (cnn__is_extra(f, &f->entry[i])) cnn__say(p, "%s%s", n++ ? ", " : ": ", f->entry[i].name);
+    return n;
+}
+
+static bool cnn__load_weights(cnn__file *f, bool opened, const cnn_load_weights_args *a)
+{
+    cnn__page report = { a->report, a->report ? a->report_size : 0, 0, 0 }, none = { NULL, 0, 0, 0 };
+    if (report.room) a->report[0] = 0;
+    bool done = opened && cnn__choose_entries(f, a) && cnn__check_weights(f, a) &&
+                (a->extra_ok || cnn__check_extra(f));
+    if (done && !cnn__say_fate(&none, f, a, cnn__fates[3]))
+        done = cnn__file_fail(f, "it has nothing of what is asked for: see .prefix, .only, .skip");
+    done = done && cnn__fill_weights(f);
+    for (int k = 0; k < 4 && done && report.room; k++) {
+        cnn__say(&report, "%s %d", cnn__fates[k], cnn__say_fate(&none, f, a, cnn__fates[k]));
+        cnn__say_fate(&report, f, a, cnn__fates[k]);
+        cnn__say(&report, "\n");
+    }
     cnn__close_file(f);
     return done;
 }
 
-CNN_API bool cnn_load_weights_memory(cnn_graph *g, const void *file, size_t bytes, const char *what)
+static bool cnn__begin_load_weights(cnn__file *f, const cnn_load_weights_args *a)
 {
-    if (!g || g->error[0]) return false;
-    cnn__file f = cnn__file_of(g, NULL, "load_weights", what);
-    if (!g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
-    return cnn__load_weights(&f, cnn__open_file(&f, file, bytes), false);
+    if (!a->g || a->g->error[0]) return false;
+    *f = cnn__file_of(a->g, a->at, "load_weights", a->path);
+    return a->g->compiled || cnn__file_fail(f, "call cnn_compile first");
+}
+CNN_API bool cnn_load_weights_memory(const void *file, size_t bytes, cnn_load_weights_args a)
+{
+    cnn__file f;
+    return cnn__begin_load_weights(&f, &a) && cnn__load_weights(&f, cnn__open_file(&f, file, bytes), &a);
 }
 
 /* ---- Reading: the graph. Nothing is trusted: every word is checked here, every shape by its room. ---- */
@@ -10760,7 +10922,7 @@ static bool cnn__fill_state(cnn__file *f, float *best)
         average = g->average ? g->average : cnn__alloc(g, cnn__trained_floats(g) * sizeof *average);
         if (!average) return false;
     }
-    if (!cnn__check_weights(f) || !cnn__read_steps(f, same, false)) return false;
+    if (!cnn__check_weights(f, NULL) || !cnn__read_steps(f, same, false)) return false;
     if (!cnn__each_state(g, slots, average, best, cnn__check_vector, f)) return false;
     g->step = (long)f->number[CNN__STEP], g->draw = (uint32_t)f->number[CNN__DRAW];
     if (!cnn__fill_weights(f) || !cnn__read_steps(f, same, true)) return false;
@@ -11303,10 +11465,8 @@ CNN_API cnn_graph *cnn_load_(cnn_load_args a)
 
 CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
 {
-    if (!a.g || a.g->error[0]) return false;
-    cnn__file f = cnn__file_of(a.g, a.at, "load_weights", a.path);
-    if (!a.g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
-    return cnn__load_weights(&f, cnn__open_path(&f), a.extra != 0);
+    cnn__file f;
+    return cnn__begin_load_weights(&f, &a) && cnn__load_weights(&f, cnn__open_path(&f), &a);
 }
 
 static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(bytes, 1, n, to) == n; }
@@ -11842,20 +12002,6 @@ CNN_API cnn_stats cnn_stats_of(const float *x, size_t n)
 static bool   cnn__sick(const cnn_stats *s) { return s->nans + s->infs > 0; }
 static double cnn__largest(const cnn_stats *s) { return fmax(fabs(s->min), fabs(s->max)); }
 static double cnn__rms(const cnn_stats *s) { return hypot(s->mean, s->deviation); }
-
-/* Text that is written line after line into memory of a given size. said: how often. */
-typedef struct { char *text; size_t room, used; int said; } cnn__page;
-CNN__PRINTF(2, 3)
-static void cnn__say(cnn__page *p, const char *format, ...)
-{
-    p->said++;
-    if (!p->text || p->used >= p->room) return;
-    va_list ap;
-    va_start(ap, format);
-    const int n = vsnprintf(p->text + p->used, p->room - p->used, format, ap);
-    va_end(ap);
-    if (n > 0) p->used = (size_t)n < p->room - p->used ? p->used + (size_t)n : p->room;
-}
 
 /* ---- The doctor ---- */
 

@@ -88,7 +88,7 @@ static void errors_of_null(void)
     CHECK(cnn_plan(NULL, loss).total == 0 && cnn_param_count(NULL) == 0 && cnn_multiply_adds(NULL) == 0);
     CHECK(cnn_forward(NULL, CNN_EVAL) != 0 && !cnn_on_device(NULL));
     CHECK(cnn_name(NULL, "a") == NULL && cnn_keep(NULL) == NULL && cnn_freeze(NULL) == NULL);
-    CHECK(cnn_save_memory(NULL, NULL, 0) == 0 && !cnn_load_weights_memory(NULL, v, 4, "memory"));
+    CHECK(cnn_save_memory(NULL, NULL, 0) == 0 && !cnn_load_weights_memory(v, 4, (cnn_load_weights_args){ .g = NULL, .path = "memory" }));
     CHECK(!cnn_save(NULL, "build/none") && cnn_loss(NULL)->op == NULL && cnn_output(NULL)->op == NULL);
     CHECK(cnn_copies(NULL).uploads == 0);
     cnn_free(NULL);
@@ -300,7 +300,7 @@ static bool whole_life(void)
         if (cnn_error(copy)) messages++, ok = false;
         cnn_free(copy);
     }
-    if (ok) ok = cnn_load_weights(n.g, path) && cnn_load_weights_memory(n.g, file, size, "memory");
+    if (ok) ok = cnn_load_weights(n.g, path) && cnn_load_weights_memory(file, size, (cnn_load_weights_args){ .g = n.g, .path = "memory" });
     if (cnn_error(n.g)) {
         messages++, ok = false;
         CHECK_MSG(strstr(cnn_error(n.g), "out of memory") != NULL, "%s", cnn_error(n.g));
