@@ -144,7 +144,8 @@ typedef struct cnn_kernel    cnn_kernel;    /* a function that replaces one of a
 typedef struct cnn_backend   cnn_backend;   /* a device; NULL = the CPU code in the rooms */
 typedef struct { int n, c, h, w; } cnn_shape;                                      /* (N,C,H,W), w fastest */
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
-typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
+typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512,
+               CNN_ISA_WASM } cnn_isa;
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
 enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };                               /* axes */
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
@@ -185,7 +186,7 @@ typedef struct {
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
     int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
     cnn_isa      isa;               /* default: the environment variable CNN_ISA (plain, c, neon, avx2,
-                                       avx512) if set, else the best that this CPU has; one that it lacks is
+                                       avx512, wasm) if set, else the best that this CPU has; one that it lacks is
                                        an error. plain: every kernel is its formula as a loop, see >>loops */
     cnn_backend *backend;           /* default: none, everything on the CPU */
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
@@ -1530,6 +1531,12 @@ __declspec(dllimport) int __stdcall CloseHandle(void *);
 #include <arm_neon.h>
 #else
 #define CNN__ARM 0
+#endif
+#if !defined(CNN_NO_SIMD) && defined(__wasm_simd128__)
+#define CNN__WASM 1
+#include <wasm_simd128.h>
+#else
+#define CNN__WASM 0
 #endif
 
 #ifdef __GNUC__                         /* with CNN_STATIC a program need not use everything */
@@ -8914,6 +8921,8 @@ static double cnn__seconds(void)
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#elif defined(__wasi__)                         /* has no clock() */
+    return (double)time(NULL);
 #else
     return (double)clock() / (double)CLOCKS_PER_SEC;
 #endif
@@ -11541,7 +11550,8 @@ static const char cnn__slashes[] = "/\\";
 static unsigned long cnn__process(const void *any)
 {
     uint32_t unique[4];
-    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL), (uint64_t)clock());
+    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL),
+                (uint64_t)(1e6 * cnn__seconds()));
     return unique[0];
 }
 static bool  cnn__flush(FILE *f) { return fflush(f) == 0; }
@@ -13536,6 +13546,55 @@ void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
 CNN__ISA_KERNELS(avx512)
 #endif
 
+#if CNN__ARM || CNN__WASM
+/* ---- Vectors of four floats, by four words of the sections below: low(a, b) = a[0], b[0], a[1], b[1];
+        high: a[2], b[2], a[3], b[3];  evens: a[0], a[2], b[0], b[2];  odds: a[1], a[3], b[1], b[3] ---- */
+
+#define CNN__FOUR_LANES(isa)                                                                                 \
+    static inline void cnn__transpose_##isa(cnn__v_##isa *r)                                                 \
+    {                                                                                                        \
+        const cnn__v_##isa a = cnn__low_##isa(r[0], r[2]), b = cnn__low_##isa(r[1], r[3]);                   \
+        const cnn__v_##isa c = cnn__high_##isa(r[0], r[2]), d = cnn__high_##isa(r[1], r[3]);                 \
+        r[0] = cnn__low_##isa(a, b), r[1] = cnn__high_##isa(a, b);                                           \
+        r[2] = cnn__low_##isa(c, d), r[3] = cnn__high_##isa(c, d);                                           \
+    }                                                                                                        \
+    static inline void cnn__gather4_##isa(cnn__v_##isa *r, const float *const *x, const ptrdiff_t *row,      \
+                                          int i, int j)                                                      \
+    {                                                                                                        \
+        for (int l = 0; l < 4; l++) r[l] = cnn__load_##isa(x[l] + i * row[l] + j);                           \
+        cnn__transpose_##isa(r);                                                                             \
+    }                                                                                                        \
+    static inline void cnn__scatter4_##isa(cnn__v_##isa *r, float *const *y, const ptrdiff_t *row, int i,    \
+                                           bool add)                                                         \
+    {                                                                                                        \
+        cnn__transpose_##isa(r);                                                                             \
+        for (int l = 0; l < 4; l++) {                                                                        \
+            float *to = y[l] + i * row[l];                                                                   \
+            cnn__store_##isa(to, add ? cnn__add_##isa(cnn__load_##isa(to), r[l]) : r[l]);                    \
+        }                                                                                                    \
+    }                                                                                                        \
+    static inline void cnn__zip_##isa(cnn__v_##isa *t, cnn__v_##isa a, cnn__v_##isa b)                       \
+    {                                                                                                        \
+        t[0] = cnn__low_##isa(a, b), t[1] = cnn__high_##isa(a, b);                                           \
+    }                                                                                                        \
+    static inline void cnn__split_##isa(cnn__v_##isa *v, const float *p)                                     \
+    {                                                                                                        \
+        const cnn__v_##isa a = cnn__load_##isa(p), b = cnn__load_##isa(p + 4);                               \
+        v[0] = cnn__even_##isa(a, b), v[1] = cnn__odd_##isa(a, b);                                           \
+    }                                                                                                        \
+    static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
+    {                                                                                                        \
+        float part[4];                                                                                       \
+        for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;                         \
+        return cnn__load_##isa(part);                                                                        \
+    }                                                                                                        \
+    static inline cnn__v_##isa cnn__few_##isa(const float *p, int n)                                         \
+    {                                                                                                        \
+        const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };                       \
+        return cnn__load_##isa(few);                                                                         \
+    }
+#endif
+
 #if CNN__ARM
 /* ---- NEON ---- */
 
@@ -13549,53 +13608,52 @@ typedef cnn__lanes  cnn__m_neon;
 #define cnn__store_neon vst1q_f32
 #define cnn__add_neon   vaddq_f32
 #define cnn__mask_neon  cnn__lanes_of
+#define cnn__low_neon   vzip1q_f32
+#define cnn__high_neon  vzip2q_f32
+#define cnn__even_neon  vuzp1q_f32
+#define cnn__odd_neon   vuzp2q_f32
 #define cnn__fma_neon(a, b, c) vfmaq_f32(c, a, b)
 #define cnn__sum4_neon(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
-static inline float32x4_t cnn__few_neon(const float *p, int n)
-{
-    const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };
-    return vld1q_f32(few);
-}
-static inline void cnn__transpose_neon(float32x4_t *r)
-{
-    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip1q_f32(r[1], r[3]), c = vzip2q_f32(r[0], r[2]),
-        d = vzip2q_f32(r[1], r[3]);
-    r[0] = vzip1q_f32(a, b), r[1] = vzip2q_f32(a, b), r[2] = vzip1q_f32(c, d), r[3] = vzip2q_f32(c, d);
-}
-static inline void cnn__gather4_neon(float32x4_t *r, const float *const *x, const ptrdiff_t *row, int i,
-                                     int j)
-{
-    for (int l = 0; l < 4; l++) r[l] = vld1q_f32(x[l] + i * row[l] + j);
-    cnn__transpose_neon(r);
-}
-static inline void cnn__scatter4_neon(float32x4_t *r, float *const *y, const ptrdiff_t *row, int i, bool add)
-{
-    cnn__transpose_neon(r);
-    for (int l = 0; l < 4; l++) vst1q_f32(y[l] + i * row[l], add
-                                          ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
-}
-static inline float32x4_t cnn__even_neon(float32x4_t a, float32x4_t b) { return vuzp1q_f32(a, b); }
-static inline void cnn__zip_neon(float32x4_t *t, float32x4_t a, float32x4_t b)
-{
-    t[0] = vzip1q_f32(a, b), t[1] = vzip2q_f32(a, b);
-}
-static inline float32x4_t cnn__masked_neon(const float *p, cnn__lanes m)
-{
-    float part[4];
-    for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
-    return vld1q_f32(part);
-}
-static inline void cnn__split_neon(float32x4_t *v, const float *p)
-{
-    const float32x4_t a = vld1q_f32(p), b = vld1q_f32(p + 4);
-    v[0] = vuzp1q_f32(a, b), v[1] = vuzp2q_f32(a, b);
-}
 static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float32x4_t v, float32x4_t tag)
 {
     const uint32x4_t take = vorrq_u32(vcgtq_f32(v, *most), vmvnq_u32(vceqq_f32(v, v)));
     *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
 }
+CNN__FOUR_LANES(neon)
 CNN__ISA_KERNELS(neon)
+#endif
+
+#if CNN__WASM
+/* ---- WebAssembly, -msimd128: without a fused multiply-add, so it has the bits of "c" ---- */
+
+static bool cnn__has_wasm(void) { return true; }
+enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2 };
+typedef v128_t     cnn__v_wasm;
+typedef cnn__lanes cnn__m_wasm;
+#define CNN__TARGET_wasm
+#define cnn__set_wasm   wasm_f32x4_splat
+#define cnn__load_wasm  wasm_v128_load
+#define cnn__store_wasm wasm_v128_store
+#define cnn__add_wasm   wasm_f32x4_add
+#define cnn__mask_wasm  cnn__lanes_of
+#define cnn__low_wasm(a, b)    wasm_i32x4_shuffle(a, b, 0, 4, 1, 5)
+#define cnn__high_wasm(a, b)   wasm_i32x4_shuffle(a, b, 2, 6, 3, 7)
+#define cnn__even_wasm(a, b)   wasm_i32x4_shuffle(a, b, 0, 2, 4, 6)
+#define cnn__odd_wasm(a, b)    wasm_i32x4_shuffle(a, b, 1, 3, 5, 7)
+#define cnn__fma_wasm(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_t tag)
+{
+    const v128_t take = wasm_v128_or(wasm_f32x4_gt(v, *most), wasm_f32x4_ne(v, v));
+    *most = wasm_v128_bitselect(v, *most, take), *which = wasm_v128_bitselect(tag, *which, take);
+}
+CNN__FOUR_LANES(wasm)
+static inline void cnn__sum4_wasm(float *sum, v128_t a, v128_t b, v128_t c, v128_t d)
+{
+    v128_t r[4] = { a, b, c, d };
+    cnn__transpose_wasm(r);
+    wasm_v128_store(sum, wasm_f32x4_add(wasm_f32x4_add(r[0], r[2]), wasm_f32x4_add(r[1], r[3])));
+}
+CNN__ISA_KERNELS(wasm)
 #endif
 
 /* ---- Portable C: a vector is four floats, which the compiler maps to registers if it can ---- */
@@ -13696,6 +13754,8 @@ static const cnn__kernels cnn__isa_table[] = {
     CNN__ISA_ROW(CNN_ISA_AVX2, avx2),
 #elif CNN__ARM
     CNN__ISA_ROW(CNN_ISA_NEON, neon),
+#elif CNN__WASM
+    CNN__ISA_ROW(CNN_ISA_WASM, wasm),
 #endif
     /* An instruction set of your own: its row here. */
     CNN__ISA_ROW(CNN_ISA_C, c),
