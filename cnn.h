@@ -517,25 +517,40 @@ typedef struct { const char *at, *said; cnn_tensor *x;
 CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
 #define cnn_upsample(...) cnn_upsample_((cnn_upsample_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 
-/* ---- Arithmetic: add, sub and mul (Hadamard) broadcast, so an extent of 1 stretches ---- */
+/* ---- Arithmetic: operations of two operands broadcast, so an extent of 1 stretches ---- */
 
 CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b);
 #define cnn_add(a, b) cnn_add_(CNN_HERE, a, b)
 CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
 #define cnn_sub(a, b) cnn_sub_(CNN_HERE, a, b)
 CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
-#define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b)
+#define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b) /* element by element (Hadamard) */
+CNN_API cnn_tensor *cnn_div_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_div(a, b) cnn_div_(CNN_HERE, a, b)
+/* The larger and the smaller of the two; where they are equal each has half of the gradient. */
+CNN_API cnn_tensor *cnn_maximum_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_maximum(a, b) cnn_maximum_(CNN_HERE, a, b)
+CNN_API cnn_tensor *cnn_minimum_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_minimum(a, b) cnn_minimum_(CNN_HERE, a, b)
+/* a^b; the exponent may be learned where a > 0. One number as the exponent: cnn_power. */
+CNN_API cnn_tensor *cnn_pow_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_pow(a, b) cnn_pow_(CNN_HERE, a, b)
 /* factor x + offset; factor: default 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; float factor, offset;
                  const char *name; } cnn_scale_args;
 CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
 #define cnn_scale(...) cnn_scale_((cnn_scale_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
-/* The sum and the mean over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they stay with extent 1. */
+/* The sum, the mean, the largest and the smallest over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they
+   stay with extent 1. Several that are largest share the gradient equally. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
 CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
 #define cnn_sum(...) cnn_sum_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
 #define cnn_mean(...) cnn_mean_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_amax_(cnn_reduce_args);
+#define cnn_amax(...) cnn_amax_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+CNN_API cnn_tensor *cnn_amin_(cnn_reduce_args);
+#define cnn_amin(...) cnn_amin_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
@@ -963,11 +978,13 @@ typedef struct {
 /* Element by element: v[i] changes, for i < n, given a[i] and constants k. */
 typedef void cnn_each(float *v, const float *a, const float *b, const float *k, ptrdiff_t n);
 /* What an operation does with each element. With it, y needs no pass over memory of its own where it can run
-   in place of batch_norm, add, sub or mul. */
+   in place of batch_norm, add or another operation of two operands. */
 typedef struct {
     cnn_each *forward[2];   /* v is x and becomes y; a is in[1], of two operands, shaped as y. [1]: the same
                                compiled for AVX2; may be NULL */
-    cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X) */
+    cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X). Of two
+                               operands: v becomes the gradient of in[0], that of the formula behind this one
+                               the gradient of in[1]; a is in[0], and b is in[1] */
     size_t    k[2];         /* k[0] and k[1] are these options, offsetof a float; 0: none */
     size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
 } cnn_formula;
@@ -1097,7 +1114,8 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
     X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
     X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
     X(softmax) X(log_softmax) X(dropout) \
-    X(reshape) X(concat) X(pad) X(slice) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
+    X(reshape) X(concat) X(pad) X(slice) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) \
+    X(pow) X(scale) X(sum) X(mean) X(amax) X(amin) \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
@@ -2088,8 +2106,9 @@ static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 
 CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
 CNN__EACH(cnn__each_add,              v[i] += a[i])
-CNN__EACH(cnn__each_sub,              v[i] -= a[i])
-CNN__EACH(cnn__each_mul,              v[i] *= a[i])
+CNN__EACH(cnn__each_equal,            v[i] = v[i] == a[i] ? 1.0f : 0.0f)
+CNN__EACH(cnn__each_maximum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x > z ? x : z)
+CNN__EACH(cnn__each_minimum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x < z ? x : z)
 CNN__EACH(cnn__each_add_scaled,       v[i] += a[i] * k[0])
 CNN__EACH(cnn__each_add_product,      v[i] += a[i] * b[i] * k[0])
 CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
@@ -2235,10 +2254,12 @@ static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, c
 CNN__KERNEL(dropout, const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                      uint64_t stream, ptrdiff_t n);
 
-/* y = a op b, op one of '+', '-', '*', then the tail: an extent of 1 stretches. y has the full range; it may
-   be a if a has its shape. */
-CNN__KERNEL(broadcast, const cnn__cpu *cpu, char op, float *y, const float *a, const float *b, cnn_shape ys,
-                       cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+/* y = f(a; b), then the tail; with dy: y = f(dy; a, b). In a and b an extent of 1 stretches; y and dy have
+   the full range. y may be a if a has its shape. */
+CNN__KERNEL(broadcast, const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                       const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+/* y = x_1 f x_2 f ... over the axes on which y has extent 1: for an f whose order does not matter. */
+CNN__KERNEL(fold, const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs);
 /* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. */
 CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
                          cnn_shape as, cnn_shape bs, float p);
@@ -4368,11 +4389,14 @@ CNN__ROOM cnn_op_upsample = {
 CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 6. Arithmetic: add, sub, mul, scale, sum, mean
+   Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin
    -------------------------------------------------------------------------------------------------------- */
 
-/* ---- add, sub, mul ----------------------------------------------------------------------------------------
+/* ---- add, sub, mul, div, maximum, minimum, pow ------------------------------------------------------------
  *   add: y = a + b, da = dy, db = dy    sub: y = a - b, da = dy, db = -dy  mul: y = a b, da = dy b, db = dy a
+ *   div: y = a / b,   da = dy / b,   db = -dy a / b^2
+ *   maximum:  da = dy [a > b] + dy/2 [a = b],   db = dy - da;   minimum: the same with a < b; NaN wins
+ *   pow: y = a^b,   da = dy b a^(b-1), 0 for b = 0;   db = dy y log a, 0 for a = 0 <= b
  *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
  *   was stretched is summed over the copies.
  * -------------------------------------------------------------------------------------------------------- */
@@ -4402,31 +4426,72 @@ static bool cnn__binary_shape(cnn_tensor *y)
 static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_tensor *a = y->in[0], *b = y->in[1];
-    const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
-    cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape,
-                   cnn__of(y)->tail);
+    const cnn__cpu   *cpu = &y->graph->cpu;
+    cnn__broadcast(cpu, cnn__loop(cpu, y->op->formula->forward), y->data, NULL, a->data, b->data, y->shape,
+                   a->shape, b->shape, cnn__of(y)->tail);
 }
+/* A product's gradients need no array between: the sum over the copies takes two operands. */
 static void cnn__binary_backward(cnn_tensor *y)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *a = y->in[0], *b = y->in[1];
-    const bool      mul = y->op == &cnn_op_mul;
-    if (a->grad && a->grad != y->grad)
-        cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
-    if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
-                                  y->op == &cnn_op_sub ? -1.0f : 1.0f);
+    for (int i = 0; i < 2; i++) {
+        const cnn_tensor *x = y->in[i], *other = y->in[1 - i];
+        const float      *factor = y->op == &cnn_op_mul ? other->data : NULL;
+        cnn_each         *f = cnn__loop(cpu, y->op->formula[i].backward);
+        float            *d = f ? cnn_scratch(y) : y->grad;
+        if (!x->grad || x->grad == y->grad) continue;
+        if (f) cnn__broadcast(cpu, f, d, y->grad, a->data, b->data, y->shape, a->shape, b->shape, NULL);
+        cnn__add_product(cpu, x->grad, d, factor, x->shape, y->shape, other->shape,
+                         i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f);
+    }
 }
-#define CNN__BINARY(op_name, op_flags)                                                                       \
-    static const cnn_formula cnn__##op_name##_formula = {                                                    \
-        CNN__LOOPS(cnn__each_##op_name), { NULL, NULL }, { 0, 0 }, 0 };                                      \
+static size_t cnn__binary_scratch(const cnn_tensor *y)
+{
+    return y->op->formula->backward[0] ? (size_t)cnn__len(y->shape) * sizeof(float) : 0;
+}
+static const char *cnn__div_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y, (void)x, (void)backward;
+    return "a division by zero, or nearly: keep the divisor away from 0 (cnn_clamp)";
+}
+static const char *cnn__pow_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y, (void)backward;
+    return x->min > 0 ? NULL : "a power of a number that is not positive: keep it above 0 (cnn_clamp)";
+}
+CNN__LOOP(cnn__each_sub,            v[i] -= a[i])
+CNN__LOOP(cnn__each_mul,            v[i] *= a[i])
+CNN__LOOP(cnn__each_div,            v[i] /= a[i])
+CNN__LOOP(cnn__each_div_by,         v[i] /= b[i])
+CNN__LOOP(cnn__each_div_back,       v[i] = -v[i] * (a[i] / b[i]) / b[i])
+CNN__LOOP(cnn__each_if_larger,      float dy = v[i], z = a[i] == b[i] ? dy * 0.5f : dy;
+                                    v[i] = a[i] < b[i] ? 0.0f : z)
+CNN__LOOP(cnn__each_if_smaller,     float dy = v[i], z = a[i] == b[i] ? dy * 0.5f : dy;
+                                    v[i] = a[i] > b[i] ? 0.0f : z)
+CNN__LOOP(cnn__each_pow,            v[i] = powf(v[i], a[i]))
+CNN__LOOP(cnn__each_pow_base,       v[i] = b[i] == 0 ? 0.0f : v[i] * (b[i] * powf(a[i], b[i] - 1)))
+CNN__LOOP(cnn__each_pow_exponent,   const float z = v[i] * (powf(a[i], b[i]) * logf(a[i]));
+                                    v[i] = a[i] == 0 && b[i] >= 0 ? 0.0f : z)
+/* to_a, to_b: the loops of da and db; { NULL }: dy itself, but for the sign of sub and the factor of mul. */
+#define CNN__BINARY(op_name, op_flags, to_a, to_b, doctor)                                                   \
+    static const cnn_formula cnn__##op_name##_formula[] = {                                                  \
+        { CNN__LOOPS(cnn__each_##op_name), to_a, { 0, 0 }, 0 },                                              \
+        { CNN__LOOPS(cnn__each_##op_name), to_b, { 0, 0 }, 0 } };                                            \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__binary_shape, .forward = cnn__binary_forward,                        \
-        .backward = cnn__binary_backward, .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags),                  \
-        .formula = &cnn__##op_name##_formula };                                                              \
+        .backward = cnn__binary_backward, .scratch = cnn__binary_scratch,                                    \
+        .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags), .formula = cnn__##op_name##_formula,               \
+        .hint = doctor };                                                                                    \
     CNN__PLAIN_2(cnn_##op_name##_, op_name)
-CNN__BINARY(add, CNN_INPLACE_GRAD)
-CNN__BINARY(sub, CNN_INPLACE_GRAD)
-CNN__BINARY(mul, CNN_READS_X)
+CNN__BINARY(add, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
+CNN__BINARY(sub, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
+CNN__BINARY(mul, CNN_READS_X,      { NULL }, { NULL }, NULL)
+CNN__BINARY(div, CNN_READS_X, CNN__LOOPS(cnn__each_div_by), CNN__LOOPS(cnn__each_div_back), cnn__div_hint)
+CNN__BINARY(maximum, CNN_READS_X, CNN__LOOPS(cnn__each_if_larger), CNN__LOOPS(cnn__each_if_smaller), NULL)
+CNN__BINARY(minimum, CNN_READS_X, CNN__LOOPS(cnn__each_if_smaller), CNN__LOOPS(cnn__each_if_larger), NULL)
+CNN__BINARY(pow, CNN_READS_X, CNN__LOOPS(cnn__each_pow_base), CNN__LOOPS(cnn__each_pow_exponent),
+            cnn__pow_hint)
 
 /* ---- scale ------------------------------------------------------------------------------------------------
  *   y = factor x + offset,   dx = factor dy
@@ -4475,16 +4540,49 @@ static const cnn_field cnn__reduce_fields[] = {
               .what = "made of CNN_N | CNN_C | CNN_H | CNN_W"), { 0 } };
 static const cnn_field cnn__global_fields[] = {
     CNN_FIELD('u', cnn_reduce_args, axes, .preset = CNN_H | CNN_W, .range = "[12,12]"), { 0 } };
-#define CNN__REDUCE(op_name, options)                                                                        \
+/* ---- amax, amin -------------------------------------------------------------------------------------------
+ *   y = the largest (smallest) x over some axes; NaN wins.   dx = dy / M where x = y, M of them, else 0
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__most_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_each       *f = y->op == &cnn_op_amax ? cnn__each_maximum(cpu) : cnn__each_minimum(cpu);
+    cnn__fold(cpu, f, y->data, y->in[0]->data, y->shape, y->in[0]->shape);
+}
+static void cnn__most_backward(cnn_tensor *y)
+{
+    const cnn__cpu   *cpu = &y->graph->cpu;
+    const cnn_tensor *x = y->in[0];
+    const int         n = cnn__len(y->shape);
+    float            *equal = cnn_scratch(y), *share = equal + cnn__len(x->shape);
+    if (!x->grad) return;
+    cnn__broadcast(cpu, cnn__each_equal(cpu), equal, NULL, x->data, y->data, x->shape, x->shape, y->shape,
+                   NULL);
+    memset(share, 0, (size_t)n * sizeof *share);
+    cnn__add_product(cpu, share, equal, NULL, y->shape, x->shape, x->shape, 1);
+    for (int i = 0; i < n; i++) share[i] = y->grad[i] / share[i];
+    cnn__add_product(cpu, x->grad, equal, share, x->shape, x->shape, y->shape, 1);
+}
+static size_t cnn__most_scratch(const cnn_tensor *y)
+{
+    return ((size_t)cnn__len(y->shape) + (size_t)cnn__len(y->in[0]->shape)) * sizeof(float);
+}
+
+#define CNN__REDUCE(op_name, rule, options, ...)                                                             \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
-        .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,                        \
-        .backward = cnn__reduce_backward, .args_size = sizeof(cnn_reduce_args), .fields = options };
-CNN__REDUCE(sum,             cnn__reduce_fields)
-CNN__REDUCE(mean,            cnn__reduce_fields)
-CNN__REDUCE(global_avg_pool, cnn__global_fields)
+        .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__##rule##_forward,                      \
+        .backward = cnn__##rule##_backward, .args_size = sizeof(cnn_reduce_args),                            \
+        .fields = cnn__##options##_fields, __VA_ARGS__ };
+CNN__REDUCE(sum,             reduce, reduce, .flags = 0)
+CNN__REDUCE(mean,            reduce, reduce, .flags = 0)
+CNN__REDUCE(global_avg_pool, reduce, global, .flags = 0)
+CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
+CNN__REDUCE(amin, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
 
 CNN__UNARY(cnn_sum_,  sum,  cnn_reduce_args)
 CNN__UNARY(cnn_mean_, mean, cnn_reduce_args)
+CNN__UNARY(cnn_amax_, amax, cnn_reduce_args)
+CNN__UNARY(cnn_amin_, amin, cnn_reduce_args)
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -5120,19 +5218,40 @@ static ptrdiff_t cnn__stretched(cnn_shape s, int n, int c, int h, int w)
     return cnn__at(s.n == 1 ? 0 : n, s.c == 1 ? 0 : c, s.h == 1 ? 0 : h, s.w == 1 ? 0 : w, s.c, s.h, s.w);
 }
 
-static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                           const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_broadcast(cpu, op, y, a, b, ys, as, bs, tail);
+        cnn__fast_broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail);
         return;
     }
     for (int n = 0; n < ys.n; n++)
     for (int c = 0; c < ys.c; c++)
     for (int h = 0; h < ys.h; h++)
     for (int w = 0; w < ys.w; w++) {
-        const float left = a[cnn__stretched(as, n, c, h, w)], right = b[cnn__stretched(bs, n, c, h, w)];
-        *y++ = op == '+' ? left + right : op == '-' ? left - right : left * right;
+        const float *left = a + cnn__stretched(as, n, c, h, w), *right = b + cnn__stretched(bs, n, c, h, w);
+        float        v = dy ? *dy++ : *left;
+        if (dy) f(&v, left, right, NULL, 1);
+        else    f(&v, right, NULL, NULL, 1);
+        *y++ = v;
+    }
+}
+
+static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_fold(cpu, f, y, x, ys, xs);
+        return;
+    }
+    for (int n = 0; n < xs.n; n++)
+    for (int c = 0; c < xs.c; c++)
+    for (int h = 0; h < xs.h; h++)
+    for (int w = 0; w < xs.w; w++, x++) {
+        float *to = y + cnn__stretched(ys, n, c, h, w);
+        const bool first = (n == 0 || ys.n > 1) && (c == 0 || ys.c > 1) && (h == 0 || ys.h > 1)
+                           && (w == 0 || ys.w > 1);
+        if (first) *to = *x;
+        else       f(to, x, NULL, NULL, 1);
     }
 }
 
@@ -13630,31 +13749,31 @@ static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
     return m;
 }
 
-static void cnn__fast_broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                                cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+/* n numbers: those from x on, or, where that is one number, n copies of it. */
+static const float *cnn__row_of(const float *x, bool row, float *copy, ptrdiff_t n)
+{
+    for (ptrdiff_t j = 0; !row && j < n; j++) copy[j] = *x;
+    return row ? x : copy;
+}
+
+static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                                const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs,
+                                const cnn__tail *tail)
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
-    const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
-    cnn_each        *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
-    cnn_each        *scale = cnn__each_scale(cpu);
-    if (rows == 1 && r.a[3] && r.b[3]) {
-        cnn__map_then(cpu, f, y, a, b, NULL, NULL, n, tail);
-        return;
-    }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * n))
-    for (ptrdiff_t row = 0; row < rows; row++) {
+    const ptrdiff_t  n = r.n[3], pieces = cnn__ceil(n, CNN__PIECE), all = r.n[0] * r.n[1] * r.n[2] * pieces;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
+    for (ptrdiff_t i = 0; i < all; i++) {
+        const ptrdiff_t row = i / pieces, from = i % pieces * CNN__PIECE, m = cnn__min(CNN__PIECE, n - from);
         const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
-        float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
-        const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
-        const float *v  = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2];
-        const bool   turned = !r.a[3] && r.b[3];                 /* one number op a row */
-        const float *from = turned ? v : u, number = turned ? *u : *v;
-        if (to != from) memcpy(to, from, (size_t)n * sizeof *to);
-        const float k[2] = { op == '*' ? number : op == '-' && turned ? -1.0f : 1.0f,
-                             op == '*' ? 0.0f : op == '-' && !turned ? -number : number };
-        if (r.a[3] && r.b[3]) f(to, v, NULL, NULL, n);
-        else                  scale(to, NULL, NULL, k, n);
-        cnn__finish(tail, y, to - y, n);
+        const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
+        const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
+        const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
+        float           left[CNN__PIECE], right[CNN__PIECE];
+        u = cnn__row_of(u, r.a[3], left, m), v = cnn__row_of(v, r.b[3], right, m);
+        if (dy || y + at != u) memcpy(y + at, dy ? dy + at : u, (size_t)m * sizeof *y);
+        f(y + at, dy ? u : v, dy ? v : NULL, NULL, m);
+        cnn__finish(tail, y, at, m);
     }
 }
 
@@ -13730,6 +13849,32 @@ static void cnn__fast_add_product(const cnn__cpu *cpu, float *y, const float *a,
         if (!rows)           *to += (float)sum;
         else if (terms == 1) cnn__add_term(&q, at, 0, from, m, to, NULL);
         else                 cnn__add_terms(&q, at, terms, from, m, to);
+    }
+}
+
+/* y of rows: row upon row. Else all rows that become one number are folded into a piece, that by halves. */
+static void cnn__fast_fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys,
+                           cnn_shape xs)
+{
+    const cnn__range r = cnn__range_of(ys, xs, xs);
+    const bool       rows = r.y[3] != 0;
+    const ptrdiff_t  n = r.n[3], piece = cnn__min(CNN__PIECE, n), pieces = cnn__ceil(n, piece);
+    ptrdiff_t        own = rows ? pieces : 1, terms = rows ? 1 : pieces;
+    for (int i = 0; i < 3; i++) *(r.y[i] ? &own : &terms) *= r.n[i];
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, own * terms * piece))
+    for (ptrdiff_t i = 0; i < own; i++) {
+        const ptrdiff_t at = rows ? i / pieces : i, first = rows ? i % pieces * piece : 0;
+        ptrdiff_t       width = cnn__min(piece, n - first);
+        float           part[CNN__PIECE];
+        for (ptrdiff_t k = 0; k < terms; k++) {
+            const ptrdiff_t from = rows ? first : k % pieces * piece, m = cnn__min(width, n - from);
+            const float    *u = x + cnn__offset(&r, r.a, at, rows ? k : k / pieces) + from;
+            if (k == 0) memcpy(part, u, (size_t)m * sizeof *part);
+            else        f(part, u, NULL, NULL, m);
+        }
+        for (; !rows && width > 1; width -= width / 2)
+            f(part, part + width - width / 2, NULL, NULL, width / 2);
+        memcpy(y + cnn__offset(&r, r.y, at, 0) + first, part, (size_t)width * sizeof *y);
     }
 }
 
@@ -13937,10 +14082,10 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* ===========================================================================================================
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
-   Nodes with a formula that run in place of conv2d, batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
-   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are
-   skipped. Each must be the only user of the node before it; the second operand of add, sub and mul must have
-   y's shape and be there already. What can be read stays readable: the memory plan runs in place only of
+   Nodes with a formula that run in place of conv2d, batch_norm or an operation of two operands (CNN_JOINABLE)
+   join it: their formulas are applied to each piece of its result while that is in the L1 cache, and their
+   rooms are skipped. Each must be the only user of the node before it; a second operand must have y's shape
+   and be there already. What can be read stays readable: the memory plan runs in place only of
    values that nobody reads again, so never of what is kept. The bits are those of the rooms. Nodes are not
    joined on a device, on the plain loops, nor while profile, trace or doctor look on.
    A batch norm behind a convolution that keeps packed weights is folded into these: other bits, see

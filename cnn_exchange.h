@@ -490,15 +490,17 @@ static size_t cnnx_dense_channel(const cnn_tensor *y, size_t *i)           /* fr
 /* ---- Several operands ---- */
 
 static const char cnnx_binary[] =
-    "/* y (c,h,w) = l $ r; the steps of an operand are 0 along an axis where it is stretched. */\n"
+    "/* y (c,h,w) = # of l and r; the steps of an operand are 0 along an axis where it is stretched. */\n"
     "static void @_#(float *y, int c, int h, int w, const float *l, const int *lstep, const float *r,\n"
     "                const int *rstep)\n"
     "{\n"
     "    for (int i = 0; i < c; i++)\n"
     "        for (int j = 0; j < h; j++)\n"
-    "            for (int k = 0; k < w; k++)\n"
-    "                *y++ = l[i * lstep[0] + j * lstep[1] + k * lstep[2]] $\n"
-    "                       r[i * rstep[0] + j * rstep[1] + k * rstep[2]];\n"
+    "            for (int k = 0; k < w; k++) {\n"
+    "                const float a = l[i * lstep[0] + j * lstep[1] + k * lstep[2]];\n"
+    "                const float b = r[i * rstep[0] + j * rstep[1] + k * rstep[2]];\n"
+    "                *y++ = $;\n"
+    "            }\n"
     "}\n";
 static void cnnx_call_binary(const cnnx_export *e, const cnnx_node *v)
 {
@@ -545,6 +547,22 @@ static const char cnnx_reduce[] =
     "                    for (int j = b; j < j1; j++)\n"
     "                        for (int k = d; k < k1; k++) sum += (double)x[(i * h + j) * w + k];\n"
     "                *y++ = $;\n"
+    "            }\n"
+    "}\n";
+
+static const char cnnx_most[] =
+    "/* y (oc,oh,ow) = the # of x (c,h,w) along the axes whose extent has become 1. */\n"
+    "static void @_#(float *restrict y, int oc, int oh, int ow, const float *restrict x, int c, int h,\n"
+    "                int w)\n"
+    "{\n"
+    "    for (int i = 0; i < c; i++)\n"
+    "        for (int j = 0; j < h; j++)\n"
+    "            for (int k = 0; k < w; k++) {\n"
+    "                const int   a = oc == 1 ? 0 : i, b = oh == 1 ? 0 : j, d = ow == 1 ? 0 : k;\n"
+    "                const float v = *x++;\n"
+    "                const int   first = (i == 0 || oc > 1) && (j == 0 || oh > 1) && (k == 0 || ow > 1);\n"
+    "                float      *to = y + (a * oh + b) * ow + d;\n"
+    "                if (first || v $ *to || v != v) *to = v;\n"
     "            }\n"
     "}\n";
 
@@ -702,9 +720,15 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_ROW(global_avg_pool,    cnnx_reduce, cnnx_mean, "%y, %Y, %x, %X"),
     CNNX_ROW(mean,               cnnx_reduce, cnnx_mean, "%y, %Y, %x, %X"),
     CNNX_ROW(sum,                cnnx_reduce, "(float)sum", "%y, %Y, %x, %X"),
-    CNNX_CALL(add,               cnnx_binary, "+", cnnx_call_binary),
-    CNNX_CALL(sub,               cnnx_binary, "-", cnnx_call_binary),
-    CNNX_CALL(mul,               cnnx_binary, "*", cnnx_call_binary),
+    CNNX_ROW(amax,               cnnx_most, ">", "%y, %Y, %x, %X"),
+    CNNX_ROW(amin,               cnnx_most, "<", "%y, %Y, %x, %X"),
+    CNNX_CALL(add,               cnnx_binary, "a + b", cnnx_call_binary),
+    CNNX_CALL(sub,               cnnx_binary, "a - b", cnnx_call_binary),
+    CNNX_CALL(mul,               cnnx_binary, "a * b", cnnx_call_binary),
+    CNNX_CALL(div,               cnnx_binary, "a / b", cnnx_call_binary),
+    CNNX_CALL(maximum,           cnnx_binary, "a > b || a != a ? a : b", cnnx_call_binary),
+    CNNX_CALL(minimum,           cnnx_binary, "a < b || a != a ? a : b", cnnx_call_binary),
+    CNNX_CALL(pow,               cnnx_binary, "powf(a, b)", cnnx_call_binary),
     CNNX_CALL(concat,            cnnx_copy, NULL, cnnx_call_concat),
     CNNX_CALL(slice,             cnnx_slice, NULL, cnnx_call_slice),
     CNNX_ROW(pad,                cnnx_pad, NULL, "%y, %Y, %x, %X, %(front), %(top), %(left), %(value)"),

@@ -499,6 +499,7 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
    that the group shares), or tiles of the result. */
 #define CNNCL_KERNELS(X)                                                                                     \
     X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS)                \
+    X(stretch_back, ITEMS) X(fold_most, ITEMS)                                                               \
     X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(im2col, ITEMS) X(col2im, ITEMS)               \
     X(rows_to_images, ITEMS) X(images_to_rows, ITEMS) X(conv_forward, ITEMS) X(conv_backward_data, ITEMS)    \
     X(conv_backward_weights, GROUPS) X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS)                  \
@@ -663,7 +664,9 @@ static const char *const cnncl_source[] = {
     CNNCL_GEMM(gemm_tall, 4, 1),
 
     /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
-       stretch: y = a + b, a - b or a b (how = 0, 1, 2), with both stretched
+       stretch: y = a op b, with both stretched; how: the place of the operation in cnncl_binary
+       stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
+       fold_most: y = the largest (least: the smallest) x over what y does not tell apart
        fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the
                 shape of x; has_u = 0 for u = 1. Element q of the sum for y[j] is at folded(j, q). */
     CNNCL_SOURCE(
@@ -684,7 +687,23 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(a) BASE(b) ITEM(i, n)
         const shape at = coordinates(ys, i);
         const float u = a[element(as, at)]; const float v = b[element(bs, at)];
-        y[i] = how == 0 ? u + v : how == 1 ? u - v : u * v;
+        y[i] = how == 0 ? u + v : how == 1 ? u - v : how == 2 ? u * v : how == 3 ? u / v
+             : how == 4 ? (u > v || u != u ? u : v) : how == 5 ? (u < v || u != u ? u : v)
+             : how == 6 ? pow(u, v) : (u == v ? 1.0f : 0.0f);
+    }
+    float stretch_slope(float u, float v, int how, int to_b)
+    {
+        if (how == 3) return to_b ? -(u / v) / v : 1.0f / v;
+        if (how == 6 && !to_b) return v == 0.0f ? 0.0f : v * pow(u, v - 1.0f);
+        if (how == 6) return u == 0.0f && v >= 0.0f ? 0.0f : pow(u, v) * log(u);
+        return u == v ? 0.5f : (how == 4) == (to_b != 0) ? (u > v ? 0.0f : 1.0f) : (u < v ? 0.0f : 1.0f);
+    }
+    __kernel void stretch_back(ARRAY(d), ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
+                               int how, int to_b)
+    {
+        BASE(d) BASE(dy) BASE(a) BASE(b) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        d[i] = dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b);
     }
     shape folded(shape xs, shape ys, int j, int q)
     {
@@ -694,6 +713,16 @@ static const char *const cnncl_source[] = {
         if (ys.c == xs.c) at.c = j % xs.c, j /= xs.c; else at.c = q % xs.c, q /= xs.c;
         at.n = ys.n == xs.n ? j : q;
         return at;
+    }
+    __kernel void fold_most(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, int count, int least)
+    {
+        BASE(y) BASE(x) ITEM(j, n)
+        float most = x[element(xs, folded(xs, ys, j, 0))];
+        for (int q = 1; q < count; q++) {
+            const float v = x[element(xs, folded(xs, ys, j, q))];
+            if ((least ? v < most : v > most) || v != v) most = v;
+        }
+        y[j] = most;
     }
     float fold_part(__global float *x, shape xs, __global float *u, shape us, int has_u, shape ys, int j,
                     int q, int count, int step)
@@ -1453,7 +1482,7 @@ typedef struct {
     cl_mem           slices;                  /* partial products, and behind them the sums */
     cnncl_stage      stage[2];                /* what is on its way up */
     int              staged;
-    cnn_kernel       row[64];
+    cnn_kernel       row[128];
     char             name[128], report[CNN_ERROR_SIZE];
 } cnncl;
 
@@ -2073,6 +2102,9 @@ CNNCL_BACKWARD(avg_pool)
 
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
 
+/* Places in the kernel stretch. */
+enum { CNNCL_DIV = 3, CNNCL_EQUAL = 7 };
+
 static float cnncl_reduce_factor(const cnn_tensor *y)
 {
     return y->op == &cnn_op_sum ? 1.0f : (float)cnncl_len(y->shape) / (float)cnncl_len(y->in[0]->shape);
@@ -2091,23 +2123,66 @@ CNNCL_BACKWARD(reduce)
                         cnn_place_grad(y), y->shape, 0);
 }
 
-/* ---- add, sub, mul: forward stretches both operands, backward folds dy back into each. ---- */
+static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int how, cnn_place a, cnn_shape as,
+                          cnn_place b, cnn_shape bs)
+{
+    int n = cnncl_len(ys);
+    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
+                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(how));
+}
+static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax || y->op == &cnn_op_amin; }
 
+CNNCL_FORWARD(most)
+{
+    int n = cnncl_len(y->shape), count = cnncl_len(y->in[0]->shape) / n;
+    return CNNCL_RUN(cnncl_of(dev), fold_most, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n), CNNCL_INT(count),
+                     CNNCL_INT(y->op == &cnn_op_amin));
+}
+/* Which are equal to y, how many, and dy for each of them. */
+CNNCL_BACKWARD(most)
+{
+    cnncl          *d = cnncl_of(dev);
+    cnn_tensor     *x = y->in[0];
+    const cnn_shape xs = x->shape, ys = y->shape;
+    cnn_place       equal = cnn_place_scratch(y->graph), share = cnncl_place_at(equal, (size_t)cnncl_len(xs));
+    return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys) &&
+           cnncl_fold(d, share, ys, 0, 1, equal, xs, NULL, ys) &&
+           cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys) &&
+           cnncl_fold(d, cnn_place_grad(x), xs, 1, 1, equal, xs, &share, ys);
+}
+
+/* ---- add, sub, mul, ...: forward stretches both operands, backward folds dy back into each. ---- */
+
+/* The place of an operation in the kernels stretch and stretch_back. */
+static int cnncl_binary(const cnn_tensor *y)
+{
+    const cnn_op *const all[] = { &cnn_op_add, &cnn_op_sub, &cnn_op_mul, &cnn_op_div, &cnn_op_maximum,
+                                  &cnn_op_minimum, &cnn_op_pow };
+    int how = 0;
+    while (how < CNNCL_EQUAL && all[how] != y->op) how++;
+    return how;
+}
 CNNCL_FORWARD(binary)
 {
-    int n = cnncl_len(y->shape), how = y->op == &cnn_op_add ? 0 : y->op == &cnn_op_sub ? 1 : 2;
-    return CNNCL_RUN(cnncl_of(dev), stretch, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
-                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]),
-                     CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how));
+    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    return cnncl_stretch(cnncl_of(dev), cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
+                         a->shape, cnn_place_data(b), b->shape);
 }
 CNNCL_BACKWARD(binary)
 {
+    const int how = cnncl_binary(y), n = cnncl_len(y->shape);
     for (int i = 0; i < 2; i++) {
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
-        cnn_place   u = cnn_place_data(other);
+        cnn_place   u = cnn_place_data(other), dy = cnn_place_grad(y), d = cnn_place_scratch(y->graph);
         float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
-        if (x->needs_grad &&
-            !cnncl_fold(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, factor, cnn_place_grad(y),
+        if (!x->needs_grad) continue;
+        if (how >= CNNCL_DIV &&
+            !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_ARRAY(dy),
+                       CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape),
+                       CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how),
+                       CNNCL_INT(i))) return false;
+        if (!cnncl_fold(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, factor, how < CNNCL_DIV ? dy : d,
                         y->shape, y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
     }
     return true;
@@ -2604,6 +2679,7 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
         cnncl_conv g = cnncl_conv_of(y);
         return cnncl_conv_scratch(d, &g);
     }
+    if (cnncl_is_most(y) || y->op->formula)     return y->op->scratch ? y->op->scratch(y) : 0;
     if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
     if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm)
         return y->op->saved(y);
@@ -2621,7 +2697,9 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(dense, dense) CNNCL_ROW(matmul, matmul)
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
-    CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(scale, scale)
+    CNNCL_ROW(amax, most) CNNCL_ROW(amin, most) CNNCL_ROW(scale, scale)
+    CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(div, binary)
+    CNNCL_ROW(maximum, binary) CNNCL_ROW(minimum, binary) CNNCL_ROW(pow, binary)
     CNNCL_ROW(concat, concat) CNNCL_ROW(reshape, reshape) CNNCL_ROW(slice, slice) CNNCL_ROW(pad, pad)
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
@@ -2928,6 +3006,14 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_add)             return cnn_add(x, u);
     if (op == &cnn_op_sub)             return cnn_sub(u, x);
     if (op == &cnn_op_mul)             return cnn_mul(u, x);
+    if (op == &cnn_op_amax)            return cnn_amax(x, way ? 0 : CNN_N | CNN_W);
+    if (op == &cnn_op_amin)            return cnn_amin(x, way ? CNN_H : CNN_C);
+    if (op == &cnn_op_div)             return cnn_div(x, cnn_scale(row, 1, 3));
+    if (op == &cnn_op_pow)             return cnn_pow(cnn_scale(x, 0.25f, 1), u);
+    if (op == &cnn_op_maximum || op == &cnn_op_minimum) {
+        cnn_tensor *two[2] = { x, cnn_scale(u, 2) };
+        return cnn_apply(op, two, 2, NULL, CNN_HERE);
+    }
     if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
     if (op == &cnn_op_concat)          return cnn_concat(x, x, x);
     if (op == &cnn_op_reshape)         return cnn_flatten(x);

@@ -355,7 +355,9 @@ static void stretched(void)
             ((cnn_shape){ 1, 3, 4, 5 }));
     T    *h = cnn_mul(cnn_sub(x, rows), cnn_add(channels, c));
     h = cnn_sub(cnn_sub(c, h), cnn_mul(cnn_mean(x, .axes = CNN_C | CNN_H | CNN_W), p));
-    holds_one("stretched", x, cnn_mul(h, cnn_mean(h, .axes = CNN_C)), "");
+    h = cnn_maximum(cnn_minimum(h, cnn_amax(h, .axes = CNN_H)), cnn_scale(cnn_amin(h, .axes = CNN_C | CNN_W), 0.5f));
+    h = cnn_pow(cnn_clamp(cnn_div(h, cnn_scale(cnn_abs(rows), 1, 2)), 0.1f, 2), cnn_add(c, cnn_amax(x, .axes = 15 & ~CNN_N)));
+    holds_one("stretched", x, cnn_mul(h, cnn_mean(h, .axes = CNN_C)), "powf");
 }
 static void places(void)
 {

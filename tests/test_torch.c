@@ -192,7 +192,14 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     X(erf,                   cnn_erf(x)) \
     X(power_3,               cnn_power(x, 3)) \
     X(power_0,               cnn_power(x, 0)) \
-    X(power_root,            cnn_power(x, -0.6f))
+    X(power_root,            cnn_power(x, -0.6f)) \
+    X(div,                   cnn_div(x, x2)) \
+    X(pow,                   cnn_pow(x, x2)) \
+    X(maximum,               cnn_maximum(x, x2)) \
+    X(minimum,               cnn_minimum(x, x2)) \
+    X(amax,                  cnn_amax(x, CNN_C | CNN_W)) \
+    X(amin,                  cnn_amin(x, CNN_H)) \
+    X(amax_all,              cnn_amax(x))
 
 #define FUNCTION(name, ...) \
     static T *op_##name(T *x, T *x2, T *t, T *w, T *p) \
