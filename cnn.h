@@ -37,10 +37,9 @@
    Options. What is required comes first, by position; what is optional follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
    An option that is not given has the default that stands beside it below; one that is given counts, also as
-   0: the macros hand over the text of their arguments. (Without the macros, 0 means the default.) C++11 may
-   include this file and link to it: macros without options work there, those with options and cnn_concat are
-   C99. In C++20:
-       cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
+   0: the macros hand over the text of their arguments. (Without the macros, 0 means the default.) In C++,
+   from C++11 on, an option is a word of namespace cnn; the implementation stays in a .c file:
+       cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"))
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
    place of layer and call, the operation, the shapes and the rule: cnn_error(g). While recording, builders
@@ -112,6 +111,7 @@
 #ifndef CNN_H_INCLUDED
 #define CNN_H_INCLUDED
 
+#include <math.h>                        /* INFINITY, for options */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -159,14 +159,27 @@ enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 #define CNN_STR_(x) #x
 #define CNN_STR(x)  CNN_STR_(x)
 #define CNN_HERE    __FILE__ ":" CNN_STR(__LINE__)
-/* The first two options of a call: where it is, and the text of its arguments, by which an option that is
-   given as 0 is told from one that is not given. */
+/* A call with options calls a function that takes one struct. Its first two members are where the call is and
+   the text of its arguments, by which an option that is given as 0 is told from one that is not given. first:
+   the member of the first argument. CNN_OPTIONS: all arguments are options. C++: see the end of the API. */
 #define CNN_SAID(...) .at = CNN_HERE, .said = #__VA_ARGS__
+#ifdef __cplusplus
+#define CNN_CALL(function, args, first, ...) function(cnn::call<args>(CNN_HERE)(__VA_ARGS__))
+#define CNN_OPTIONS(function, args, ...)     function(cnn::call<args>(CNN_HERE)(__VA_ARGS__))
+#define CNN_OPTION(word, value)              cnn::word(value)
+#define CNN_TENSORS(...)                     { __VA_ARGS__ }
+#else
+#define CNN_CALL(function, args, first, ...) function((args){ CNN_SAID(__VA_ARGS__), .first = __VA_ARGS__ })
+#define CNN_OPTIONS(function, args, ...)     function((args){ CNN_SAID(__VA_ARGS__), __VA_ARGS__ })
+#define CNN_OPTION(word, value)              .word = value
+#define CNN_TENSORS(...) (cnn_tensor *[]){ __VA_ARGS__ }, \
+    (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *))
+#endif
 
 /* ---- Graph ---- */
 
 typedef struct {
-    const char  *at;
+    const char  *at, *said;
     int          max_batch;         /* the largest N; default 1 */
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
     int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
@@ -187,7 +200,7 @@ typedef struct {
 /* A new, empty graph. NULL only if the graph object itself cannot be allocated; every function below accepts
    that NULL, and cnn_error(NULL) is its message. */
 CNN_API cnn_graph  *cnn_new_(cnn_config);
-#define cnn_new(...) cnn_new_((cnn_config){ .at = CNN_HERE, __VA_ARGS__ })
+#define cnn_new(...) CNN_OPTIONS(cnn_new_, cnn_config, __VA_ARGS__)
 CNN_API void        cnn_free(cnn_graph *);
 /* The first error's message. Without one, why the last cnn_save, cnn_save_memory or export failed: that stops
    nothing, and the next one that succeeds clears it. Else NULL. */
@@ -228,10 +241,10 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
    other views may run CNN_EVAL, but g must not be trained or loaded into. g outlives its views; each is freed
    with cnn_free. A view has its own error, from the start if g is not compiled, has an error, or is on a
    device. NULL as for cnn_new. */
-typedef struct { const char *at; const cnn_graph *g; /* required */
+typedef struct { const char *at, *said; const cnn_graph *g; /* required */
                  int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
-#define cnn_share(...) cnn_share_((cnn_share_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_share(...) CNN_CALL(cnn_share_, cnn_share_args, g, __VA_ARGS__)
 
 /* Compute t and what it depends on, nothing more: without labels, logits can be computed and the loss cannot.
    Returns the value of t if it is one number (the loss), else 0; NAN after an error. */
@@ -245,17 +258,17 @@ CNN_API void        cnn_backward_add(cnn_tensor *loss);
 /* ---- Leaves ---- */
 
 /* Data, (N,c,h,w), written by cnn_set or cnn_feed. */
-typedef struct { const char *at; cnn_graph *g; int c, h, w; /* required: g, c; h and w default to 1 */
+typedef struct { const char *at, *said; cnn_graph *g; int c, h, w; /* required: g, c; h and w default to 1 */
                  int grad;                                  /* 1: dloss/dinput can be read */
                  const char *name; } cnn_input_args;        /* default "input", "input2", ... */
 CNN_API cnn_tensor *cnn_input_(cnn_input_args);
-#define cnn_input(...) cnn_input_((cnn_input_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_input(...) CNN_CALL(cnn_input_, cnn_input_args, g, __VA_ARGS__)
 
 /* Classes, (N,1,h,w), whole numbers from 0: one for each sample, or for each pixel. */
-typedef struct { const char *at; cnn_graph *g; int h, w; /* required: g; h and w default to 1 */
+typedef struct { const char *at, *said; cnn_graph *g; int h, w; /* required: g; h and w default to 1 */
                  const char *name; } cnn_labels_args;    /* default "labels", "labels2", ... */
 CNN_API cnn_tensor *cnn_labels_(cnn_labels_args);
-#define cnn_labels(...) cnn_labels_((cnn_labels_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_labels(...) CNN_CALL(cnn_labels_, cnn_labels_args, g, __VA_ARGS__)
 
 /* A parameter, trained by cnn_step. */
 typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn_param */
@@ -264,11 +277,11 @@ typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn
                CNN_INIT_LECUN,   /* U(-a,a), a = gain sqrt(3 / fan_in) (LeCun et al. 1998) */
                CNN_INIT_UNIFORM, /* U(-a,a), a = gain */
                CNN_INIT_CONSTANT /* gain everywhere */ } cnn_init;
-typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape; /* required */
+typedef struct { const char *at, *said; cnn_graph *g; const char *name; cnn_shape shape; /* required */
                  cnn_init init; float gain;             /* gain: default 1 (0 for CONSTANT) */
                  int fan_in, fan_out; } cnn_param_args; /* default shape.n and shape.c */
 CNN_API cnn_tensor *cnn_param_(cnn_param_args);
-#define cnn_param(...) cnn_param_((cnn_param_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_param(...) CNN_CALL(cnn_param_, cnn_param_args, g, __VA_ARGS__)
 
 /* A constant: n*c*h*w values, copied. */
 CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *, cnn_shape, const float *values);
@@ -319,32 +332,42 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
    NULL is a new parameter; one that is given is used as it is: shared or constant. */
 
 /* Cross-correlation with learned kernels (LeCun et al. 1989): (N,C,H,W) -> (N,channels,OH,OW),
-   OH = floor((H + 2 pad_h - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
+   OH = floor((H + pad_top + pad_bottom - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
    weight (channels,C/groups,kernel_h,kernel_w), bias (1,channels,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel; /* required: channels of y */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default 1; _h and _w default to stride */
-                 int pad, pad_h, pad_w;                /* zeros per side; _h and _w default to pad */
+                 int pad, pad_h, pad_w;                /* zeros per side; _h and _w default to pad, */
+                 int pad_top, pad_bottom, pad_left, pad_right; /* two default to pad_h, two to pad_w */
                  int dilation, dilation_h, dilation_w; /* default 1 */
+                 int causal;       /* 1: W is time, and no y sees a later x: pad_left becomes dilation_w
+                                      (kernel_w - 1), pad_right 0 */
                  int groups, no_bias;                  /* groups: default 1 */
+                 int one_d;        /* set by cnn_conv1d */
                  cnn_tensor *weight, *bias;
                  cnn_init init; float gain; /* of the weight; default: He if a rectifier such as relu reads
                                                the layer, else LeCun; gain 1. The bias starts at zero. */
                  const char *name; } cnn_conv2d_args;
 CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
-#define cnn_conv2d(...) cnn_conv2d_((cnn_conv2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_conv2d(...) CNN_CALL(cnn_conv2d_, cnn_conv2d_args, x, __VA_ARGS__)
+/* The same along W alone, for signals (N,C,1,W), with the options of conv2d; kernel_h is 1. In files the
+   weight is that of PyTorch's Conv1d, (channels,C/groups,kernel). */
+#define cnn_conv1d(...) cnn_conv2d(__VA_ARGS__, CNN_ALONG_W, CNN_OPTION(one_d, 1))
+#define CNN_ALONG_W \
+    CNN_OPTION(kernel_h, 1), CNN_OPTION(stride_h, 1), CNN_OPTION(pad_h, 0), CNN_OPTION(dilation_h, 1)
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
-   (H - 1) stride_h - 2 pad_h + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in conv2d, but weight
-   (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad, cut off here. */
+   (H - 1) stride_h - pad_top - pad_bottom + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in
+   conv2d, but weight (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad,
+   cut off here. */
 typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel, kernel_h, kernel_w;
-                 int stride, stride_h, stride_w, pad, pad_h, pad_w, dilation, dilation_h, dilation_w;
+                 int stride, stride_h, stride_w, dilation, dilation_h, dilation_w;
+                 int pad, pad_h, pad_w, pad_top, pad_bottom, pad_left, pad_right;
                  int output_pad, output_pad_h, output_pad_w; /* less than the stride or the dilation */
                  int groups, no_bias; cnn_tensor *weight, *bias; cnn_init init; float gain;
                  const char *name; } cnn_conv_transpose2d_args;
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
-#define cnn_conv_transpose2d(...) \
-    cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_conv_transpose2d(...) CNN_CALL(cnn_conv_transpose2d_, cnn_conv_transpose2d_args, x, __VA_ARGS__)
 
 /* y = W x + b (Rosenblatt 1958): (N,...), flattened to (N,K,1,1), -> (N,units,1,1). weight (units,K,1,1),
    bias (1,units,1,1); init and gain as in conv2d. */
@@ -352,7 +375,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int units; /* required */
                  int no_bias; cnn_tensor *weight, *bias;
                  cnn_init init; float gain; const char *name; } cnn_dense_args;
 CNN_API cnn_tensor *cnn_dense_(cnn_dense_args);
-#define cnn_dense(...) cnn_dense_((cnn_dense_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_dense(...) CNN_CALL(cnn_dense_, cnn_dense_args, x, __VA_ARGS__)
 
 /* The matrix product: (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N, the batch. */
 CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
@@ -365,15 +388,19 @@ CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 typedef struct { const char *at, *said; cnn_tensor *x; int kernel; /* required */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default: the kernel */
-                 int pad, pad_h, pad_w;                /* every window must see a part of x */
+                 int pad, pad_h, pad_w, pad_top, pad_bottom, pad_left, pad_right; /* as in conv2d; every
+                                                          window must see a part of x */
                  int dilation, dilation_h, dilation_w; /* default 1 */
                  int ceil_mode;    /* 1: a window that starts inside the input or its left padding counts */
                  int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
                  const char *name; } cnn_pool_args;
 CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
-#define cnn_max_pool(...) cnn_max_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_max_pool(...) CNN_CALL(cnn_max_pool_, cnn_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_avg_pool_(cnn_pool_args);
-#define cnn_avg_pool(...) cnn_avg_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_avg_pool(...) CNN_CALL(cnn_avg_pool_, cnn_pool_args, x, __VA_ARGS__)
+/* Along W alone, for signals (N,C,1,W). */
+#define cnn_max_pool1d(...) cnn_max_pool(__VA_ARGS__, CNN_ALONG_W)
+#define cnn_avg_pool1d(...) cnn_avg_pool(__VA_ARGS__, CNN_ALONG_W)
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
@@ -387,29 +414,29 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  float eps; int no_affine; /* 1: no weight and bias */
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
-#define cnn_batch_norm(...) cnn_batch_norm_((cnn_batch_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
 /* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
 typedef struct { const char *at, *said; cnn_tensor *x; float eps;
                  int no_affine; /* layer_norm; 1: no weight and bias */
                  int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
-#define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_layer_norm(...) CNN_CALL(cnn_layer_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
                  const char *name; } cnn_group_norm_args;
 CNN_API cnn_tensor *cnn_group_norm_(cnn_group_norm_args);
-#define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_group_norm(...) CNN_CALL(cnn_group_norm_, cnn_group_norm_args, x, __VA_ARGS__)
 /* Over each channel of each sample (Ulyanov et al. 2016). weight, bias (1,C,1,1). */
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);
-#define cnn_instance_norm(...) cnn_instance_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_instance_norm(...) CNN_CALL(cnn_instance_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Between neighbouring channels: y = x / (k + alpha/size sum x^2)^beta (Krizhevsky et al. 2012). */
 typedef struct { const char *at, *said;
                  cnn_tensor *x; int size; /* required: channels in a window, 5 in AlexNet */
                  float alpha, beta, k; /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
                  const char *name; } cnn_lrn_args;
 CNN_API cnn_tensor *cnn_lrn_(cnn_lrn_args);
-#define cnn_lrn(...) cnn_lrn_((cnn_lrn_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_lrn(...) CNN_CALL(cnn_lrn_, cnn_lrn_args, x, __VA_ARGS__)
 
 /* ---- Activations ---- */
 
@@ -418,7 +445,7 @@ CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x); /* max(x, 0) (Nair
 /* x for x > 0, else slope x; slope: default 0.01 (Maas et al. 2013). */
 typedef struct { const char *at, *said; cnn_tensor *x; float slope; const char *name; } cnn_leaky_relu_args;
 CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args);
-#define cnn_leaky_relu(...) cnn_leaky_relu_((cnn_leaky_relu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_leaky_relu(...) CNN_CALL(cnn_leaky_relu_, cnn_leaky_relu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-x) */
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
@@ -426,23 +453,23 @@ CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 /* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
-#define cnn_clamp(...) cnn_clamp_((cnn_clamp_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_clamp(...) CNN_CALL(cnn_clamp_, cnn_clamp_args, x, __VA_ARGS__)
 #define cnn_relu6(x)   cnn_clamp(x, 0, 6)
 /* x for x > 0, else alpha (e^x - 1); alpha: default 1 (Clevert et al. 2015). */
 typedef struct { const char *at, *said; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args;
 CNN_API cnn_tensor *cnn_elu_(cnn_elu_args);
-#define cnn_elu(...) cnn_elu_((cnn_elu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_elu(...) CNN_CALL(cnn_elu_, cnn_elu_args, x, __VA_ARGS__)
 /* x P(x), P the normal distribution function; tanh = 1: by a tanh, as GPT-2 (Hendrycks, Gimpel 2016). */
 typedef struct { const char *at, *said; cnn_tensor *x; int tanh; const char *name; } cnn_gelu_args;
 CNN_API cnn_tensor *cnn_gelu_(cnn_gelu_args);
-#define cnn_gelu(...) cnn_gelu_((cnn_gelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_gelu(...) CNN_CALL(cnn_gelu_, cnn_gelu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x); /* swish, x sigmoid(x) (Elfwing et al. 2017) */
 #define cnn_silu(x) cnn_silu_(CNN_HERE, x)
 /* log(1 + e^(beta x)) / beta, or x where beta x > threshold; default 1 and 20 (Dugas et al. 2001). */
 typedef struct { const char *at, *said; cnn_tensor *x; float beta, threshold;
                  const char *name; } cnn_softplus_args;
 CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
-#define cnn_softplus(...) cnn_softplus_((cnn_softplus_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_softplus(...) CNN_CALL(cnn_softplus_, cnn_softplus_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
 /* 1.0507 x for x > 0, else 1.7581 (e^x - 1), by which mean 0 and variance 1 stay (Klambauer et al. 2017). */
@@ -459,7 +486,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int per_channel;
                  float start; /* of slopes; default 0.25 */
                  cnn_tensor *weight; const char *name; } cnn_prelu_args;
 CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args);
-#define cnn_prelu(...) cnn_prelu_((cnn_prelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_prelu(...) CNN_CALL(cnn_prelu_, cnn_prelu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
 #define cnn_exp(x) cnn_exp_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
@@ -473,7 +500,7 @@ CNN_API cnn_tensor *cnn_erf_(const char *at, cnn_tensor *x); /* 2/sqrt(pi) integ
 /* x^exponent, required: one number; NaN for x < 0 unless it is whole. By a tensor: cnn_pow. */
 typedef struct { const char *at, *said; cnn_tensor *x; float exponent; const char *name; } cnn_power_args;
 CNN_API cnn_tensor *cnn_power_(cnn_power_args);
-#define cnn_power(...) cnn_power_((cnn_power_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_power(...) CNN_CALL(cnn_power_, cnn_power_args, x, __VA_ARGS__)
 /* An operation of your own: its API block here. */
 CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_k / sum e^x (Bridle 1990) */
 #define cnn_softmax(x) cnn_softmax_(CNN_HERE, x)
@@ -482,32 +509,31 @@ CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its loga
 /* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
-#define cnn_dropout(...) cnn_dropout_((cnn_dropout_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_dropout(...) CNN_CALL(cnn_dropout_, cnn_dropout_args, x, __VA_ARGS__)
 
 /* ---- Shapes ---- */
 
 /* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
 typedef struct { const char *at, *said; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
 CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
-#define cnn_reshape(...) cnn_reshape_((cnn_reshape_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_reshape(...) CNN_CALL(cnn_reshape_, cnn_reshape_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x); /* (N,C*H*W,1,1) */
 #define cnn_flatten(x) cnn_flatten_(CNN_HERE, x)
 /* cnn_concat(a, b, ...): one behind the other along C, at most CNN_MAX_INPUTS. */
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
-#define cnn_concat(...) cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ }, \
-    (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
+#define cnn_concat(...) cnn_concat_(CNN_HERE, CNN_TENSORS(__VA_ARGS__))
 /* Columns, rows and channels of `value` added: (N,C+front+back,H+top+bottom,W+left+right). */
 typedef struct { const char *at, *said; cnn_tensor *x; int left, right, top, bottom, front, back;
                  float value; const char *name; } cnn_pad_args;
 CNN_API cnn_tensor *cnn_pad_(cnn_pad_args);
-#define cnn_pad(...) cnn_pad_((cnn_pad_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_pad(...) CNN_CALL(cnn_pad_, cnn_pad_args, x, __VA_ARGS__)
 /* Every step-th (default 1) of [from,to) along one axis. Negative: from the end; `to` defaults to the end. */
 enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
 typedef struct { const char *at, *said; cnn_tensor *x;
                  unsigned axis; /* required: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */
                  int from, to /* required */, step; const char *name; } cnn_slice_args;
 CNN_API cnn_tensor *cnn_slice_(cnn_slice_args);
-#define cnn_slice(...) cnn_slice_((cnn_slice_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_slice(...) CNN_CALL(cnn_slice_, cnn_slice_args, x, __VA_ARGS__)
 /* (N,C,height,width): each pixel repeated, or interpolated if bilinear. */
 typedef struct { const char *at, *said; cnn_tensor *x;
                  int scale, scale_h, scale_w; /* required; _h, _w: scale */
@@ -515,7 +541,7 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  int height, width;           /* of y; default H*scale_h and W*scale_w */
                  const char *name; } cnn_upsample_args;
 CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
-#define cnn_upsample(...) cnn_upsample_((cnn_upsample_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_upsample(...) CNN_CALL(cnn_upsample_, cnn_upsample_args, x, __VA_ARGS__)
 
 /* ---- Arithmetic: operations of two operands broadcast, so an extent of 1 stretches ---- */
 
@@ -539,22 +565,23 @@ CNN_API cnn_tensor *cnn_pow_(const char *at, cnn_tensor *a, cnn_tensor *b);
 typedef struct { const char *at, *said; cnn_tensor *x; float factor, offset;
                  const char *name; } cnn_scale_args;
 CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
-#define cnn_scale(...) cnn_scale_((cnn_scale_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_scale(...) CNN_CALL(cnn_scale_, cnn_scale_args, x, __VA_ARGS__)
 /* The sum, the mean, the largest and the smallest over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they
    stay with extent 1. Several that are largest share the gradient equally. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
 CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
-#define cnn_sum(...) cnn_sum_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_sum(...) CNN_CALL(cnn_sum_, cnn_reduce_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
-#define cnn_mean(...) cnn_mean_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_mean(...) CNN_CALL(cnn_mean_, cnn_reduce_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_amax_(cnn_reduce_args);
-#define cnn_amax(...) cnn_amax_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_amax(...) CNN_CALL(cnn_amax_, cnn_reduce_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_amin_(cnn_reduce_args);
-#define cnn_amin(...) cnn_amin_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_amin(...) CNN_CALL(cnn_amin_, cnn_reduce_args, x, __VA_ARGS__)
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
-/* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). */
+/* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). An input (N,C,H,W) gives soft
+   labels, the probabilities p of the C classes: - sum p log softmax(logits). */
 typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
@@ -563,14 +590,13 @@ typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
 #define cnn_softmax_cross_entropy(...) \
-    cnn_softmax_cross_entropy_(                \
-        (cnn_softmax_cross_entropy_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
+    CNN_CALL(cnn_softmax_cross_entropy_, cnn_softmax_cross_entropy_args, logits, __VA_ARGS__)
 /* The same after log_softmax, with the same options. */
 typedef struct { const char *at, *said; cnn_tensor *log_probabilities, *labels, *class_weights;
                  int ignore_index;
                  const char *name; } cnn_nll_args;
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args);
-#define cnn_nll(...) cnn_nll_((cnn_nll_args){ CNN_SAID(__VA_ARGS__), .log_probabilities = __VA_ARGS__ })
+#define cnn_nll(...) CNN_CALL(cnn_nll_, cnn_nll_args, log_probabilities, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean (y - target)^2 */
 #define cnn_mse(y, target) cnn_mse_(CNN_HERE, y, target)
 CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean |y - target| */
@@ -580,9 +606,8 @@ CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); 
 typedef struct { const char *at, *said; cnn_tensor *y, *target; float delta; int smooth_l1;
                  const char *name; } cnn_huber_args;
 CNN_API cnn_tensor *cnn_huber_(cnn_huber_args);
-#define cnn_huber(...)     cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .y = __VA_ARGS__ })
-#define cnn_smooth_l1(...) \
-    cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .smooth_l1 = 1, .y = __VA_ARGS__ })
+#define cnn_huber(...) CNN_CALL(cnn_huber_, cnn_huber_args, y, __VA_ARGS__)
+#define cnn_smooth_l1(...) cnn_huber(__VA_ARGS__, CNN_OPTION(smooth_l1, 1))
 /* Mean binary cross-entropy of sigmoid(logits). pos_weight and weight: (1,C,1,1), constants; default none. */
 typedef struct { const char *at, *said;
                  cnn_tensor *logits, *target; /* required, of one shape; targets in 0..1 */
@@ -590,8 +615,7 @@ typedef struct { const char *at, *said;
                  cnn_tensor *weight;     /* so does each element; the mean still divides by their number */
                  const char *name; } cnn_bce_with_logits_args;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
-#define cnn_bce_with_logits(...) \
-    cnn_bce_with_logits_((cnn_bce_with_logits_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
+#define cnn_bce_with_logits(...) CNN_CALL(cnn_bce_with_logits_, cnn_bce_with_logits_args, logits, __VA_ARGS__)
 
 /* ---- Optimizer ---- */
 
@@ -608,7 +632,7 @@ typedef struct { const char *at, *said; cnn_graph *g; float lr; /* required; lr 
 /* One update of all parameters that are not frozen. False after an error, such as an option that the graph's
    optimizer does not take. */
 CNN_API bool cnn_step_(cnn_step_args);
-#define cnn_step(...) cnn_step_((cnn_step_args){ CNN_SAID(__VA_ARGS__), .g = __VA_ARGS__ })
+#define cnn_step(...) CNN_CALL(cnn_step_, cnn_step_args, g, __VA_ARGS__)
 
 /* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. Each word is a function:
    cnn_sgd(), cnn_adam(), ...; rmsprop_centered is PyTorch's centered = True. cnn_optimizers lists all. */
@@ -780,7 +804,7 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
 /* Train. False after an error (the graph's): a wrong option, data that do not fit, a loss that is not finite;
    true if progress or patience stopped it. */
 CNN_API bool      cnn_fit_(cnn_fit_args);
-#define cnn_fit(...) cnn_fit_((cnn_fit_args){ CNN_SAID(__VA_ARGS__), .loss = __VA_ARGS__ })
+#define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
    loss weights them; accuracy, 0..1, of all, also those with an ignored label; count, the samples.
@@ -808,16 +832,16 @@ CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
-/* cnn_save: parameters, running statistics, constants and the net; in the metadata the seed and the numbers
-   of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch
-   norm has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer there.
+/* cnn_save: parameters and running statistics; in the metadata the net with its constants, the seed and the
+   numbers of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each
+   batch norm has its num_batches_tracked (int64), so strict loading succeeds.
    cnn_save_checkpoint: also what continues the training to the bit, as tensors "cnn.slot0.conv1.weight" (the
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
    cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
    written again by saving. */
-typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
+typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_memory: only for messages */
                  int max_batch, threads, exact, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
@@ -826,7 +850,7 @@ typedef struct { const char *at; const char *path; /* required; of cnn_load_memo
                  size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
                                       max_batch */
                } cnn_load_args;
-typedef struct { const char *at; cnn_graph *g; const char *path; /* required */
+typedef struct { const char *at, *said; cnn_graph *g; const char *path; /* required */
                  int extra; /* 1: tensors that the net lacks, such as another head's, are left out */
                } cnn_load_weights_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
@@ -839,9 +863,9 @@ CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 CNN_API size_t      cnn_save_checkpoint_memory(cnn_graph *, void *out, size_t capacity);
 #ifndef CNN_NO_STDIO
 CNN_API cnn_graph  *cnn_load_(cnn_load_args);
-#define cnn_load(...) cnn_load_((cnn_load_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
+#define cnn_load(...) CNN_CALL(cnn_load_, cnn_load_args, path, __VA_ARGS__)
 CNN_API bool        cnn_load_weights_(cnn_load_weights_args);
-#define cnn_load_weights(...) cnn_load_weights_((cnn_load_weights_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_load_weights(...) CNN_CALL(cnn_load_weights_, cnn_load_weights_args, g, __VA_ARGS__)
 CNN_API bool        cnn_save(cnn_graph *, const char *path);
 CNN_API bool        cnn_save_checkpoint(cnn_graph *, const char *path);
 /* What cnn_save does, for a file of your own: let `write` write it beside, then rename it; all of it or,
@@ -900,13 +924,13 @@ CNN_API bool        cnn_trace(cnn_tensor *loss, int most, FILE *);
 
 /* Write n pictures of c = 1 (grey) or 3 (colour) planes as one grid: ".png" (not compressed), ".pgm" or
    ".ppm", by the end of the path. False if it cannot be written or is no picture by its shape: see errno. */
-typedef struct { const char *at; const char *path; const float *values; cnn_shape shape; /* required */
+typedef struct { const char *at, *said; const char *path; const float *values; cnn_shape shape; /* required */
                  int columns; /* default: as square as possible */
                  int scale;   /* default 1: a value becomes scale x scale pixels */
                  int raw; } cnn_write_image_args; /* 1: 0 is black, 1 white, beyond is cut off; default: each
                                                      picture from its least value to its largest */
 CNN_API bool        cnn_write_image_(cnn_write_image_args);
-#define cnn_write_image(...) cnn_write_image_((cnn_write_image_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
+#define cnn_write_image(...) CNN_CALL(cnn_write_image_, cnn_write_image_args, path, __VA_ARGS__)
 /* The filters of a layer, from its weight (O,I,h,w): one colour picture for each filter if I = 3, else one
    grey picture for each h x w slice, a row for each filter. The weight of a dense layer that flattens
    (N,I,h,w) is read as such filters. cnn_write_maps: the channels of one sample of a tensor that has been
@@ -970,6 +994,7 @@ typedef struct {
     float       start;
     unsigned    axes;                    /* its dimensions in files, CNN_N | CNN_C ...; 0: as few as it has */
     /* places in the option struct, offsetof, or 0: */
+    size_t      one_d;                   /* int: 1: CNN_H is none of them */
     size_t      given;                   /* cnn_tensor *: taken instead of a new one */
     size_t      unless;                  /* int: 1 leaves it out (no_bias) */
     size_t      init, gain;              /* cnn_init; float, of a constant too */
@@ -1000,7 +1025,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_CLEARS_GRAD = 128,   /* y has one operand, and backward clears in[0]->grad itself, or sets it,
                                    where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
-       CNN_JOINABLE = 512 };    /* forward also applies the formulas of the nodes that run in place of y */
+       CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
+       CNN_BATCH_STATISTICS = 1024 }; /* CNN_TRAIN takes mean and variance over the batch: one value has none;
+                                   CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
 
 struct cnn_op {
     const char *name;
@@ -1165,6 +1192,88 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 
 #ifdef __cplusplus
 }
+/* ---- C++, from C++11 on: the same calls, with options such as cnn::pad(2) for .pad = 2 ----
+
+       cnn::graph  g(cnn_new(cnn::max_batch(64), cnn::seed(1)));          frees itself, as does cnn::dataset
+       cnn_tensor *y = cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"));
+
+   The words of all options; one that is missing here stops nobody from filling the struct. */
+#define CNN_WORDS(X) \
+    X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
+    X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
+    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) \
+    X(pad_w) X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(one_d) X(mode) X(block) \
+    X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad) \
+    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) \
+    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) \
+    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) \
+    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) \
+    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) \
+    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
+    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
+    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
+    X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent)
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#endif
+#include <initializer_list>
+inline cnn_tensor *cnn_concat_(const char *at, std::initializer_list<cnn_tensor *> x)
+{
+    return cnn_concat_(at, x.begin(), (int)x.size());
+}
+namespace cnn {
+template <class V> struct given {               /* an argument by position: it becomes what its member is */
+    const V &v;
+    template <class T> operator T() const { return static_cast<T>(v); }
+};
+template <class A, class V> auto put(A &a, const V &v, int) -> decltype(v.put(a)) { return v.put(a); }
+template <class A, class V> const char *put(A &, const V &, long) { return "_,"; }
+template <class A> class call {                 /* the struct of a call, and a text that names its options */
+    A    args;
+    char said[1024];
+public:
+    explicit call(const char *at) : args(), said() { args.at = at; }
+    template <class... P> const A &operator()(const P &...p)
+    {
+        static_assert(sizeof...(P) < 45, "cnn.h: too many options");
+        args = A{ args.at, said, given<P>{ p }... };      /* options, which come last, give zeros here */
+        char *to = said;
+        for (const char *text : std::initializer_list<const char *>{ put(args, p, 0)... })
+            for (; *text; text++) *to++ = *text;
+        return args;
+    }
+};
+#define CNN_WORD_(word) \
+    template <class V> struct word##_ { \
+        V v; \
+        template <class T> operator T() const { return T(); } \
+        template <class A> const char *put(A &a) const { \
+            return a.word = static_cast<decltype(a.word)>(v), "." #word "=,"; \
+        } \
+    }; \
+    template <class V> word##_<V> word(V v) { return word##_<V>{ v }; }
+CNN_WORDS(CNN_WORD_)
+
+class graph {                                   /* owns one, and moves; so does dataset */
+    cnn_graph *g;
+public:
+    explicit graph(cnn_graph *made) : g(made) { }
+    graph(graph &&from) noexcept : g(from.g) { from.g = nullptr; }
+    graph &operator=(graph from) noexcept { cnn_graph *old = g; g = from.g, from.g = old; return *this; }
+    ~graph() { cnn_free(g); }
+    operator cnn_graph *() const { return g; }
+};
+struct dataset : cnn_dataset {
+    dataset(const cnn_dataset &made) : cnn_dataset(made) { }
+    dataset(dataset &&from) noexcept : cnn_dataset(from) { static_cast<cnn_dataset &>(from) = cnn_dataset(); }
+    ~dataset() { cnn_dataset_free(this); }
+};
+}
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 #endif /* CNN_H_INCLUDED */
 
@@ -1208,7 +1317,6 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 
 #include <float.h>
 #include <limits.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -2143,22 +2251,27 @@ CNN__SUM(cnn__sum_squares,     (x[i] - m) * (x[i] - m))                  /* abou
 CNN__SUM(cnn__sum_moments,     (x[i] - m) * a[i])
 CNN__SUM(cnn__sum_differences, (x[i] - a[i]) * (x[i] - a[i]))
 
+/* The padding above is PH, on the left PW; below and on the right it is what (OH,OW) asks for. */
 typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnn__conv;
 
 /* ---- Pooling ----
 
-   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH and PW on each side:
-   "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW), takes every DH-th row and DW-th column
-   (a maximum; an average takes all), and has at least one element inside the plane. */
-typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; bool count_pad; } cnn__pool;
+   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH above, PW on the left,
+   EH below and EW on the right: "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW), takes
+   every DH-th row and DW-th column, and has at least one element inside the plane. */
+typedef struct {
+    int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, eh, ew, dh, dw;
+    bool count_pad;
+} cnn__pool;
 
-/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) [k = label] + e/C), v_k the weight of
-   class k, or 1 without weights. Where the label is `ignore` every q_k is 0; 0 ignores none. */
-typedef struct { const float *label, *weight; float e; int ignore; } cnn__target;
+/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) p_k + e/C), p_k = [k = label] or, where
+   labels are soft, label[k]; v_k the weight of class k, or 1 without weights. Where the label is `ignore`
+   every q_k is 0; 0 ignores none. */
+typedef struct { const float *label, *weight; float e; int ignore; bool soft; } cnn__target;
 
 static bool cnn__ignored(const cnn__target *t, ptrdiff_t i)
 {
-    return t->ignore && t->label[i] == (float)t->ignore;
+    return t->ignore && !t->soft && t->label[i] == (float)t->ignore;
 }
 static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
 {
@@ -2687,8 +2800,8 @@ static bool cnn__as_input(cnn_tensor *y)
 static cnn_shape cnn__per_channel(const cnn_tensor *y) { return cnn__vector(y->shape.c); }
 
 /* Layers and norms own these, which their options may leave out. */
-#define CNN__WEIGHT_AND_BIAS(args, shape_rule, fan_rule, dimensions)                                         \
-    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .fan = fan_rule, .axes = dimensions,       \
+#define CNN__WEIGHT_AND_BIAS(args, shape_rule, fan_rule, ...)                                                \
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .fan = fan_rule, .axes = __VA_ARGS__,      \
       .given = offsetof(args, weight), .init = offsetof(args, init), .gain = offsetof(args, gain) },         \
     { .suffix = "bias", .kind = CNN_PARAM, .shape = cnn__per_channel, .given = offsetof(args, bias),         \
       .unless = offsetof(args, no_bias) }
@@ -3000,16 +3113,17 @@ CNN_API bool cnn_step_(cnn_step_args a)
 
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
-typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
+/* Padded by `pad` before and `end` behind it. */
+typedef struct { int size, kernel, stride, pad, end, dilation; bool ceil_mode; } cnn__slide;
 
 /* The extent of a dilated kernel. */
 static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
 
-/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must
-   start inside the input or its left padding. */
+/* How many windows: floor((size + pad + end - reach) / stride) + 1. With ceil_mode rounded up, but a window
+   must start inside the input or its left padding. */
 static int cnn__count_windows(const cnn__slide *a)
 {
-    const int room = a->size + 2 * a->pad - cnn__reach(a);
+    const int room = a->size + a->pad + a->end - cnn__reach(a);
     int       n = (a->ceil_mode ? room + a->stride - 1 : room) / a->stride + 1;
     return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
 }
@@ -3021,7 +3135,7 @@ static int cnn__count_windows(const cnn__slide *a)
 enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
 
 /* What the option structs of convolution and pooling have in common: `kernel` serves both axes, and so on.
-   Readers of y->args take the values of the axes, kernel_h and kernel_w. */
+   Readers of y->args take the values of the axes and sides, kernel_h and pad_top. */
 #define CNN__WINDOW(args, like_h, like_w)                                                                    \
     CNN_FIELD('i', args, kernel, .what = "the size of the window"),                                          \
     CNN_FIELD('i', args, kernel_h, .like = "kernel", .range = CNN__FROM_1),                                  \
@@ -3032,35 +3146,40 @@ enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
     CNN_FIELD('i', args, pad),                                                                               \
     CNN_FIELD('i', args, pad_h, .like = "pad", .range = CNN__FROM_0),                                        \
     CNN_FIELD('i', args, pad_w, .like = "pad", .range = CNN__FROM_0),                                        \
+    CNN_FIELD('i', args, pad_top, .like = "pad_h", .range = CNN__FROM_0),                                    \
+    CNN_FIELD('i', args, pad_bottom, .like = "pad_h", .range = CNN__FROM_0),                                 \
+    CNN_FIELD('i', args, pad_left, .like = "pad_w", .range = CNN__FROM_0),                                   \
+    CNN_FIELD('i', args, pad_right, .like = "pad_w", .range = CNN__FROM_0),                                  \
     CNN_FIELD('i', args, dilation),                                                                          \
     CNN_FIELD('i', args, dilation_h, .like = "dilation", .preset = 1, .range = CNN__FROM_1),                 \
     CNN_FIELD('i', args, dilation_w, .like = "dilation", .preset = 1, .range = CNN__FROM_1)
 /* The same as windows that slide over x, along h and w. */
 #define CNN__SLIDES(a, x, up)                                                                                \
-    { { (x).h, (a)->kernel_h, (a)->stride_h, (a)->pad_h, (a)->dilation_h, up },                              \
-      { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_w, (a)->dilation_w, up } }
+    { { (x).h, (a)->kernel_h, (a)->stride_h, (a)->pad_top, (a)->pad_bottom, (a)->dilation_h, up },           \
+      { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_left, (a)->pad_right, (a)->dilation_w, up } }
 
 /* Is there a window? */
 static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
     if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
-    if (reach <= a->size + 2 * a->pad + (a->ceil_mode ? a->stride - 1 : 0)) return true;
+    if (reach <= a->size + a->pad + a->end + (a->ceil_mode ? a->stride - 1 : 0)) return true;
     char dilated[32] = "";
     if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
-    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
-                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach,
-                    a->stride);
+    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d,%d: (%d + %d + %d - %lld)/%d + 1 < 1",
+                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->end, a->size, a->pad, a->end,
+                    reach, a->stride);
 }
 
 /* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
    cnn__spread: so that, too, is an array. */
 static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2])
 {
-    const double high = s[0].size + 2.0 * s[0].pad, wide = s[1].size + 2.0 * s[1].pad;
+    const double high = (double)s[0].size + s[0].pad + s[0].end;
+    const double wide = (double)s[1].size + s[1].pad + s[1].end;
     return channels * high * wide <= INT_MAX
-        || cnn_fail(y, "pad %d,%d: %d channels of (%d,%d), padded, would have more than 2^31 - 1 elements",
-                    s[0].pad, s[1].pad, channels, s[0].size, s[1].size);
+        || cnn_fail(y, "%d channels of (%d,%d), padded to (%.0f,%.0f), have more than 2^31 - 1 elements",
+                    channels, s[0].size, s[1].size, high, wide);
 }
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -3084,9 +3203,16 @@ static bool cnn__check_channels(cnn_tensor *y, int channels, int groups)
 }
 static bool cnn__conv2d_shape(cnn_tensor *y)
 {
-    const cnn_conv2d_args *a = y->args;
-    const cnn_shape        x = y->in[0]->shape;
-    const cnn__slide       s[2] = CNN__SLIDES(a, x, false);
+    cnn_conv2d_args *a = (cnn_conv2d_args *)(uintptr_t)y->args;
+    const cnn_shape  x = y->in[0]->shape;
+    if (a->one_d && x.h != 1)
+        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W)",
+                        cnn__shape_text(y->in[0]).s);
+    if (a->causal) {
+        const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
+        a->pad_left = reach < CNN__LARGEST_OPTION ? (int)reach : CNN__LARGEST_OPTION, a->pad_right = 0;
+    }
+    const cnn__slide s[2] = CNN__SLIDES(a, x, false);
     if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &s[0])
         || !cnn__check_slide(y, &s[1]) || !cnn__check_padded(y, x.c / a->groups, s)) return false;
     y->shape = (cnn_shape){ x.n, a->channels, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
@@ -3106,7 +3232,7 @@ static void cnn__conv2d_fan(const cnn_tensor *y, double *in, double *out)
 /* For the kernels: the convolution from `from` to `to`, by options a. */
 #define CNN__CONV_OF(a, from, to)                                                                            \
     (cnn__conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,              \
-                 (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,       \
+                 (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_top, (a)->pad_left, (a)->dilation_h,  \
                  (a)->dilation_w, (a)->groups }
 static cnn__conv cnn__conv_of(const cnn_tensor *y)
 {
@@ -3202,11 +3328,12 @@ static const char *cnn__conv2d_algorithm(const cnn_tensor *y)
 }
 static const cnn_field cnn__conv2d_fields[] = {
     CNN_FIELD('i', cnn_conv2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
-    CNN__WINDOW(cnn_conv2d_args, "stride", "stride"),
-    CNN_FIELD('i', cnn_conv2d_args, groups, .preset = 1, .range = "[1,2147483647]"), { 0 } };
+    CNN__WINDOW(cnn_conv2d_args, "stride", "stride"), CNN_FIELD('i', cnn_conv2d_args, causal),
+    CNN_FIELD('i', cnn_conv2d_args, groups, .preset = 1, .range = "[1,2147483647]"),
+    CNN_FIELD('i', cnn_conv2d_args, one_d), { 0 } };
 static const cnn_owned cnn__conv2d_owned[] = {
-    CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W),
-    { 0 } };
+    CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W,
+                         .one_d = offsetof(cnn_conv2d_args, one_d)), { 0 } };
 CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
     .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
@@ -3221,8 +3348,9 @@ CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
  *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the
  *   work, each in another's place.
  *   dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
- *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
- *   convolution would take to H is meant; a larger one, below the dilation, adds what no window meets.
+ *   OH = (H-1) SH - PH - EH + DH (KH-1) + output_pad + 1, EH the padding below; output_pad < stride says
+ *   which of the extents that the convolution would take to H is meant; a larger one, below the dilation,
+ *   adds what no window meets.
  *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
  * ------------------------------------------------------------------------------------------------------- */
 /* What is slid over is y: sets its size. */
@@ -3231,11 +3359,11 @@ static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int outp
     if (output_pad >= a->stride && output_pad >= a->dilation)
         return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d, or the dilation, %d",
                         output_pad, a->stride, a->dilation);
-    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad
+    const long long size = (long long)(in - 1) * a->stride - a->pad - a->end
                          + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
     if (size < 1 || size > CNN__WIDEST)
-        return cnn_fail(y, "input %s: (%d - 1)*%d - 2*%d + %d*(%d - 1) + %d + 1 = %lld is no extent",
-                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel,
+        return cnn_fail(y, "input %s: (%d - 1)*%d - %d - %d + %d*(%d - 1) + %d + 1 = %lld is no extent",
+                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->end, a->dilation, a->kernel,
                         output_pad, size);
     a->size = (int)size;
     return true;
@@ -3382,16 +3510,17 @@ static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn_pool_args *a = y->args;
     const cnn_shape      x = y->in[0]->shape;
-    if (!a) return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false }; /* global */
+    if (!a) return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, .dh = 1, .dw = 1 };   /* global */
     return (cnn__pool){ x.n * x.c, x.h, x.w, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
-                        a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, !a->no_count_pad };
+                        a->stride_w, a->pad_top, a->pad_left, a->pad_bottom, a->pad_right, a->dilation_h,
+                        a->dilation_w, !a->no_count_pad };
 }
 /* Does every window see a part of the input? Those that start before it need not: with a pad as wide as they
-   are, or with a dilation wider than the input. */
+   are, or with a dilation wider than the input; nor does a last one that starts behind it. */
 static bool cnn__sees_input(const cnn__slide *a)
 {
     const int n = cnn__count_windows(a);
-    bool      sees = a->pad < cnn__reach(a);
+    bool      sees = a->pad < cnn__reach(a) && (n - 1) * a->stride < a->size + a->pad;
     for (int i = 0, from, to; sees && i < n && i * a->stride < a->pad; i++) {
         cnn__window(i, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
         sees = from < to;
@@ -3406,9 +3535,10 @@ static bool cnn__pool_shape(cnn_tensor *y)
     const cnn__slide     s[2] = CNN__SLIDES(a, x, a->ceil_mode != 0);
     if (!cnn__check_slide(y, &s[0]) || !cnn__check_slide(y, &s[1])) return false;
     if (!cnn__sees_input(&s[0]) || !cnn__sees_input(&s[1]))
-        return cnn_fail(y, "input %s, kernel %d,%d, dilation %d,%d, pad %d,%d: a window would see nothing "
-                        "but padding", cnn__shape_text(y->in[0]).s, a->kernel_h, a->kernel_w, a->dilation_h,
-                        a->dilation_w, a->pad_h, a->pad_w);
+        return cnn_fail(y, "input %s, kernel %d,%d, dilation %d,%d, pad %d,%d above and below, %d,%d beside: "
+                        "a window would see nothing but padding", cnn__shape_text(y->in[0]).s, a->kernel_h,
+                        a->kernel_w, a->dilation_h, a->dilation_w, a->pad_top, a->pad_bottom, a->pad_left,
+                        a->pad_right);
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
     return true;
 }
@@ -3539,7 +3669,7 @@ static const cnn_owned cnn__batch_norm_owned[] = {
 CNN__ROOM cnn_op_batch_norm = {
     .name = "batch_norm", .shape = cnn__as_input, .forward = cnn__batch_norm_forward,
     .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE,
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS,
     .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields,
     .owned = cnn__batch_norm_owned };
 
@@ -4590,13 +4720,14 @@ CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- softmax_cross_entropy --------------------------------------------------------------------------------
- *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) [k = label] + e/C)
+ *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) p_k + e/C)
  *   dx = dJ/M (softmax(x) sum q - q),   e = smoothing, 0 for none     (Bridle 1990; Szegedy et al. 2016)
- *   v_k, the weight of class k, is 1 without class weights, and then sum q = 1. M = sum of v_label over the
- *   labels, which is their number then. A label that is ignored counts neither in J nor in M; if all are, J
- *   is 0 (PyTorch: NaN).
+ *   p_k = [k = label], or that of soft labels. v_k, the weight of class k, is 1 without class weights, and
+ *   then sum q = 1. M = sum of v_label over the labels, which is their number then, as it always is for soft
+ *   ones. A label that is ignored counts neither in J nor in M; if all are, J is 0 (PyTorch: NaN).
  *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
- *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
+ *   x (N,C,H,W), labels (N,1,H,W), whole numbers from 0 to C-1, or soft, (N,C,H,W); dp = - dJ/M v (1-e) log
+ *   softmax(x).
  * -------------------------------------------------------------------------------------------------------- */
 /* Operand i must be a constant, one number for each channel of operand 0. what: "weight". */
 static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
@@ -4613,8 +4744,9 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
 {
     if (!cnn__operands(y, 2, 3)) return false;
     const cnn_tensor *x = y->in[0], *label = y->in[1];
-    cnn_shape must = x->shape;
-    must.c = 1;
+    const bool may_be_soft = y->op == &cnn_op_softmax_cross_entropy && label->kind != CNN_LABELS;
+    cnn_shape  must = x->shape;
+    must.c = may_be_soft && label->shape.c == x->shape.c ? x->shape.c : 1;
     if (!cnn__equal(label->shape, must) || label->batched != x->batched)
         return cnn_fail(
             y,
@@ -4634,13 +4766,20 @@ static cnn__target cnn__target_of(const cnn_tensor *y)
     const cnn_softmax_cross_entropy_args *a = y->args;
     const bool                            nll = y->op == &cnn_op_nll;
     return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
-                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index };
+                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index,
+                          y->in[1]->shape.c > 1 };
+}
+/* How many labels there are: one for each sample and pixel. */
+static ptrdiff_t cnn__label_count(const cnn_tensor *y)
+{
+    return cnn__len(y->in[1]->shape) / y->in[1]->shape.c;
 }
 /* M, and 1/M */
 static double cnn__labels_weigh(const cnn_tensor *y)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
+    if (t.soft) return (double)cnn__label_count(y);
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
     return sum;
 }
@@ -4655,7 +4794,7 @@ CNN_API bool cnn_check_labels(cnn_tensor *y)
     const cnn_tensor *label = y->in[1];
     const cnn__target t = cnn__target_of(y);
     const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
-    for (int i = 0, n = cnn__len(label->shape); i < n; i++) {
+    for (int i = 0, n = t.soft ? 0 : cnn__len(label->shape); i < n; i++) {
         const float k = label->data[i];
         if (cnn__ignored(&t, i)) continue;
         if (!(k >= 0 && k < (float)classes) || k != floorf(k))
@@ -4672,7 +4811,7 @@ static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
     if (!cnn_check_labels(y)) return;
     cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
                        x->shape.c, cnn__plane(x->shape));
-    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += each[i];
+    for (ptrdiff_t i = 0; i < cnn__label_count(y); i++) sum += each[i];
     y->data[0] = (float)(sum * cnn__label_share(y));
 }
 static void cnn__cross_entropy_backward(cnn_tensor *y)
@@ -4683,14 +4822,20 @@ static void cnn__cross_entropy_backward(cnn_tensor *y)
     if (x->grad)
         cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, y->saved, x->data, &t, x->shape.n, x->shape.c,
                                 cnn__plane(x->shape));
+    const ptrdiff_t plane = cnn__plane(x->shape), c = x->shape.c;
+    float          *dp = t.soft ? y->in[1]->grad : NULL;
+    for (ptrdiff_t i = 0; dp && i < cnn__len(x->shape); i++) {
+        const float *s = (const float *)y->saved + 2 * (i / plane / c * plane + i % plane);
+        dp[i] -= g * (t.weight ? t.weight[i / plane % c] : 1) * (1 - t.e) * ((x->data[i] - s[0]) - s[1]);
+    }
 }
 static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
 {
-    return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float);
+    return (size_t)cnn__label_count(y) * 2 * sizeof(float);
 }
 static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
 {
-    return (size_t)cnn__len(y->in[1]->shape) * sizeof(double);
+    return (size_t)cnn__label_count(y) * sizeof(double);
 }
 static const cnn_field cnn__cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
@@ -5047,12 +5192,13 @@ static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *d
    share[oy] times share[OH + ox]. */
 static void cnn__pool_shares(const cnn__pool *t, float *share)
 {
-    const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
+    const bool pad = t->count_pad;
+    const int  h = t->h + (pad ? t->ph + t->eh : 0), w = t->w + (pad ? t->pw + t->ew : 0);
     for (int i = 0; i < t->oh + t->ow; i++) {
         int       from, to;
         const int d = i < t->oh ? t->dh : t->dw;
-        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, d, &from, &to);
-        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, d, &from, &to);
+        if (i < t->oh) cnn__window(i, h, t->kh, t->sh, pad ? 0 : t->ph, d, &from, &to);
+        else           cnn__window(i - t->oh, w, t->kw, t->sw, pad ? 0 : t->pw, d, &from, &to);
         share[i] = 1.0f / (float)cnn__ceil(to - from, d);
     }
 }
@@ -5337,7 +5483,12 @@ static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, 
         double       spread = 0;
         if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
         each[i] = 0;
-        if (cnn__ignored(t, i)) continue;
+        for (int k = 0; k < c && t->soft; k++) {
+            const double v = t->weight ? (double)t->weight[k] : 1;
+            const double q = v * ((1 - e) * (double)t->label[at - x + k * plane] + e / c);
+            if (q != 0) each[i] += q * (rest + (double)(most - at[k * plane]));
+        }
+        if (t->soft || cnn__ignored(t, i)) continue;
         for (int k = 0; k < c && e > 0; k++)
             spread += (t->weight ? (double)t->weight[k] : 1.0) * (rest + (double)(most - at[k * plane])) / c;
         each[i] = (1 - e) * (double)cnn__label_weight(t, i)
@@ -5354,13 +5505,18 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
         if (cnn__ignored(t, i)) continue;
-        const float own = (1 - t->e) * cnn__label_weight(t, i);
-        float       all = 1;
-        if (t->weight) all = own;
-        for (int k = 0; t->weight && k < c; k++) all += t->e / (float)c * t->weight[k];
+        const float  own = t->soft ? 0 : (1 - t->e) * cnn__label_weight(t, i);
+        const float *p = t->label + (t->soft ? at : i);
+        float        all = 1;
+        if (t->soft || t->weight) all = own;
+        for (int k = 0; t->soft && k < c; k++)
+            all += (1 - t->e) * p[k * plane] * (t->weight ? t->weight[k] : 1.0f);
+        for (int k = 0; (t->soft || t->weight) && k < c; k++)
+            all += t->e / (float)c * (t->weight ? t->weight[k] : 1.0f);
         for (int k = 0; k < c; k++) {
-            const float q =
-                t->e / (float)c * (t->weight ? t->weight[k] : 1.0f) + (k == (int)t->label[i] ? own : 0.0f);
+            const float v = t->weight ? t->weight[k] : 1.0f;
+            const float q = t->e / (float)c * v + (t->soft ? (1 - t->e) * p[k * plane] * v
+                                                   : k == (int)*p ? own : 0.0f);
             dx[at + k * plane] +=
                 g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
         }
@@ -7970,10 +8126,10 @@ static bool cnn__count_batches(cnn__run *r)
                          count, batch);
     for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        if (y->op == &cnn_op_batch_norm && y->batched && cnn__plane(y->shape) == 1)
+        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1)
             return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
-                             "of which batch_norm \"%s\" has no variance: say .drop_last = 1 or another "
-                             "max_batch", count, batch, y->name);
+                             "of which %s \"%s\" has no variance: say .drop_last = 1 or another max_batch",
+                             count, batch, y->op->name, y->name);
     }
     return true;
 }
@@ -8260,12 +8416,14 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
                             { "dtype": "F32", "shape": [6,1,5,5], "data_offsets": [0,600] }, ... }
        data         the tensors, without gap or overlap; the offsets count from here
 
-   Parameters, running statistics and constants are stored. PyTorch sees a state_dict. The metadata says how
-   to rebuild the net, one line per node in the order of execution; operands are numbers of earlier lines:
+   Parameters and running statistics are stored. PyTorch sees a state_dict, which strict loading takes: so
+   constants, which it does not know, stand in the metadata, which say how to rebuild the net, one line per
+   node in the order of execution; operands are numbers of earlier lines:
 
        cnn 1                                        the version of this text
        input input 1,28,28                          kind, name, extents (without N where N is the batch)
        param conv1.weight 6,1,5,5                   then perhaps: frozen, grad, kept
+       const const1 1,2,1,1 x3f80000040000000       its values 1 and 2
        op conv1 conv2d 0,1,2 channels=6 kernel=5    name, operation, operands, options that are not zero
        root 9                                       what was compiled
 
@@ -8760,8 +8918,6 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix,
 
 static bool cnn__is_learned(const cnn_tensor *t) { return t->kind == CNN_PARAM || t->kind == CNN_BUFFER; }
 
-static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
-
 /* The count of a batch norm's batches, "bn1" ".num_batches_tracked". The graph keeps it as the difference
    from its own number of training forwards. */
 static const char cnn__count_suffix[] = ".num_batches_tracked";
@@ -8958,7 +9114,24 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     return y;
 }
 
-/* KIND NAME EXTENTS FLAGS... A constant takes its values here, where they are recorded. */
+/* A constant takes its values where they are recorded: x3f80000040000000; NULL: of an older file, from the
+   tensor of its name. */
+static bool cnn__read_values(const cnn__file *f, cnn_tensor *t, const char *word)
+{
+    const size_t      n = cnn__checked_len(t->shape);
+    const cnn__entry *e = word ? NULL : cnn__find_entry(f, "", t->name, t->shape);
+    if (word ? strlen(word) != 1 + 8 * n : !e) return false;
+    float *values = cnn__alloc(f->g, n * sizeof *values);
+    for (size_t i = 0; values && i < n; i++) {
+        uint32_t bits = 0;
+        if (word && !cnn__read_hex(word + 1 + 8 * i, 8, &bits)) return false;
+        values[i] = word ? cnn__float_of_bits(bits) : (float)cnn__element(f, e, i);
+    }
+    cnn__of(t)->values = values;
+    return values != NULL;
+}
+
+/* KIND NAME EXTENTS FLAGS... */
 static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char *at, int line,
                                   const char *name, char *rest)
 {
@@ -8967,18 +9140,13 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     int         s[4] = { 0 }, batched = kind == CNN_INPUT || kind == CNN_LABELS;
     if (!word || cnn__read_ints(word, s + batched, 4 - batched) != 4 - batched)
         return cnn__line_fail(f, line, "bad extents", word);
-    cnn_shape         shape = { s[0], s[1], s[2], s[3] };
-    const cnn__entry *e = batched ? NULL : cnn__find_entry(f, "", name, shape);
-    if (!batched && !e) return nil;
+    cnn_shape shape = { s[0], s[1], s[2], s[3] };
+    if (!batched && kind != CNN_CONST && !cnn__find_entry(f, "", name, shape)) return nil;
     cnn_tensor *t = cnn__leaf(f->g, kind, at, name, shape);
     if (cnn__is_nil(t)) return nil;
     cnn__of(t)->init = CNN_INIT_CONSTANT;                   /* its values come from the file */
-    if (kind == CNN_CONST) {
-        float *values = cnn__alloc(f->g, e->count * sizeof *values);
-        if (!values) return nil;
-        for (size_t i = 0; i < e->count; i++) values[i] = (float)cnn__element(f, e, i);
-        cnn__of(t)->values = values;
-    }
+    if (kind == CNN_CONST && !cnn__read_values(f, t, rest && *rest == 'x' ? cnn__word(&rest) : NULL))
+        return cnn__line_fail(f, line, "bad values", NULL);
     while ((word = cnn__word(&rest)) != NULL)
         if (!cnn__read_flag(t, word)) return cnn__line_fail(f, line, "bad word", word);
     return t;
@@ -9191,6 +9359,13 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
     }
 }
 
+static void cnn__put_values(cnn__string *to, cnn_tensor *t)
+{
+    const float *v = cnn_map_read(t);
+    cnn__put(to, " x", 2);
+    for (int i = 0; v && i < cnn__len(t->shape) && !to->g->error[0]; i++)
+        cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(v[i]));
+}
 static void cnn__put_graph(cnn__string *to)
 {
     const cnn_graph *g = to->g;
@@ -9209,6 +9384,7 @@ static void cnn__put_graph(cnn__string *to)
             if (!t->batched) cnn__putf(to, "%d,", t->shape.n);
             cnn__putf(to, "%d,%d,%d", t->shape.c, t->shape.h, t->shape.w);
         }
+        if (t->kind == CNN_CONST) cnn__put_values(to, &g->order[i]->t);
         if (t->frozen)                  cnn__putf(to, " frozen");
         if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
         if (t->kept)                    cnn__putf(to, " kept");
@@ -9217,33 +9393,29 @@ static void cnn__put_graph(cnn__string *to)
     cnn__putf(to, "root %d\n", g->loss->index);
 }
 
-/* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: those that the row of
-   its owner says, except that a vector stays one: four for the weight of a convolution, two for that of a
-   dense layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1; one for a vector. */
-static int cnn__file_rank(const cnn_tensor *t, int extent[4], int *first)
+/* The dimensions of a tensor in the file: their extents, and how many. As PyTorch: those that the row of its
+   owner says, except that a vector stays one: four for the weight of a convolution, two for that of a dense
+   layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1; one for a vector. */
+static int cnn__file_extents(const cnn_tensor *t, int extent[4])
 {
-    const int      full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
-    const unsigned axes = cnn__of(t)->axes;
-    int rank = 1, above_one = 0;
-    memcpy(extent, full, sizeof full);
-    *first = 0;
-    if (axes && ((axes & CNN_N) || cnn__plane(t->shape) > 1)) {
-        for (rank = 4; !(axes & 1u << (rank - 1)); ) rank--;
-        while (!(axes & 1u << *first)) ++*first;
-        return rank;
+    const int full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
+    unsigned  axes = cnn__of(t)->axes;
+    int       n = 0, above_one = 0;
+    if (!axes || (!(axes & CNN_N) && cnn__plane(t->shape) == 1)) {
+        for (int i = 0; i < 4; i++)
+            if (full[i] > 1) axes = (2u << i) - 1, above_one++;
+        if (above_one < 2) return extent[0] = cnn__len(t->shape), 1;
     }
     for (int i = 0; i < 4; i++)
-        if (full[i] > 1) rank = i + 1, above_one++;
-    if (above_one > 1) return rank;
-    extent[0] = cnn__len(t->shape);
-    return 1;
+        if (axes >> i & 1) extent[n++] = full[i];
+    return n;
 }
 static cnn__text cnn__file_shape(const cnn_tensor *t)
 {
     cnn__text text;
-    int first, n = 0, extent[4], rank = cnn__file_rank(t, extent, &first);
-    for (int k = first; k < rank; k++)
-        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k > first ? ',' : '[', extent[k]);
+    int n = 0, extent[4], rank = cnn__file_extents(t, extent);
+    for (int k = 0; k < rank; k++)
+        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k ? ',' : '[', extent[k]);
     cnn__format(text.s + n, sizeof text.s - (size_t)n, "]");
     return text;
 }
@@ -9256,7 +9428,9 @@ static void cnn__find_axes(cnn_graph *g)
         const cnn_tensor *y = &g->order[i]->t;
         for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
             cnn_tensor *t = cnn__owned(y, own);
-            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes;
+            int         one_d = 0;
+            if (own->one_d) memcpy(&one_d, (const char *)y->args + own->one_d, sizeof one_d);
+            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes & (one_d ? ~(unsigned)CNN_H : ~0u);
         }
     }
 }
@@ -9311,7 +9485,7 @@ static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const
 static bool cnn__put_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
 {
     cnn_tensor *same = cnn__find_name(t->graph, prefix, t->name);
-    if (same && cnn__is_stored(same)) return cnn_fail(same, "a checkpoint has another tensor of this name");
+    if (same && cnn__is_learned(same)) return cnn_fail(same, "a checkpoint has another tensor of this name");
     return cnn__put_tensor(user, CNN__F32, prefix, t->name, cnn__file_shape(t).s, values, cnn_count(t));
 }
 
@@ -9357,7 +9531,7 @@ static bool cnn__put_tensors(cnn__writer *w)
     good = good && (!w->run || cnn__put_fit(w));
     for (int i = 0; i < g->n_order && good; i++) {
         cnn_tensor *t = &g->order[i]->t;
-        if (!cnn__is_stored(t)) continue;
+        if (!cnn__is_learned(t)) continue;
         const float *v = w->sink ? cnn_map_read(t) : NULL;
         good = (v || !w->sink) &&
                cnn__put_tensor(w, CNN__F32, "", t->name, cnn__file_shape(t).s, v, cnn_count(t));
@@ -12161,9 +12335,20 @@ static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane,
             for (int j = 0; j < t->kw; j++) *at++ = cnn__place(s, plane, c, i * t->dh, j * t->dw);
 }
 
+/* With stride and dilation 1: no padding; less than a kernel of it on each side, so that each window meets
+   the image. */
+static bool cnn__unpadded(const cnn__conv *t)
+{
+    return !t->ph && !t->pw && t->oh == t->h - t->kh + 1 && t->ow == t->w - t->kw + 1;
+}
+static bool cnn__all_meet(const cnn__conv *t)
+{
+    return t->ph < t->kh && t->pw < t->kw && t->oh <= t->h + t->ph && t->ow <= t->w + t->pw;
+}
+
 static bool cnn__pointwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {                                       /* S would be the image itself */
-    return (void)cpu, (void)pass, t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && !t->ph && !t->pw;
+    return (void)cpu, (void)pass, t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && cnn__unpadded(t);
 }
 
 /* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
@@ -12617,8 +12802,8 @@ typedef struct {
 
 static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && t->ph < t->kh
-        && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || (!t->ph && !t->pw));
+    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && cnn__all_meet(t)
+        && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || cnn__unpadded(t));
 }
 
 CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
@@ -12948,7 +13133,7 @@ typedef struct {
 CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
 {
     return (t->kh == 3 || (t->kh == 5 && pass < 2)) && t->kw == t->kh && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && t->groups == 1 && t->ph < t->kh && t->pw < t->kw;
+        && t->dh == 1 && t->dw == 1 && t->groups == 1 && cnn__all_meet(t);
 }
 
 CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
@@ -13353,7 +13538,7 @@ static bool cnn__rows_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     (void)cpu, (void)pass;
     return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && t->ph <= 2 && t->pw <= 2;
+        && t->dh == 1 && t->dw == 1 && cnn__all_meet(t);
 }
 
 /* Fetch the next plane while this one is worked on: the hardware prefetcher does not recognise strips of
@@ -14111,7 +14296,7 @@ static bool cnn__folds(const cnn__node *v)
     const cnn_graph  *net = v->t.graph->shares;
     const cnn__node  *y = v->joined[CNN_EVAL];
     const cnn_tensor *b = cnn_operand(&v->t, "bias");
-    return cnn__packs(v) && v->users == 1 && y && y->t.op == &cnn_op_batch_norm && !y->kernel
+    return cnn__packs(v) && v->users == 1 && y && y->t.op->flags & CNN_BATCH_STATISTICS && !y->kernel
         && (!b || (!b->op && !b->batched)) && (!net || net->config.inference);
 }
 

@@ -55,13 +55,13 @@ extern "C" {
 #endif
 
 /* Write what computes y, a tensor of a compiled graph, as one C99 file. Written beside, then renamed. */
-typedef struct { const char *at; cnn_tensor *y; const char *path; /* required */
+typedef struct { const char *at, *said; cnn_tensor *y; const char *path; /* required */
                  const char *prefix;      /* of all names in the file; default "net" */
                  const cnn_dataset *data; /* the head tells its mean and deviation; default none */
                  int softmax;             /* 1: y are logits, and the file computes their softmax over C */
                } cnn_export_c_args;
 CNN_API bool cnn_export_c_(cnn_export_c_args);
-#define cnn_export_c(...) cnn_export_c_((cnn_export_c_args){ .at = CNN_HERE, .y = __VA_ARGS__ })
+#define cnn_export_c(...) CNN_CALL(cnn_export_c_, cnn_export_c_args, y, __VA_ARGS__)
 
 #ifdef __cplusplus
 }
@@ -263,17 +263,18 @@ static void cnnx_put_options(const cnnx_export *e, const cnnx_node *v, const cha
 /* The window as a literal. For a 1x1 window with stride 1 the plane becomes one row: a long inner loop. */
 static void cnnx_put_window(const cnnx_export *e, const cnnx_node *v)
 {
-    static const char *const part[] = { "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w",
-                                        "dilation_h", "dilation_w" };
+    static const char *const part[] = { "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_top",
+                                        "pad_left", "dilation_h", "dilation_w", "pad_bottom", "pad_right" };
     cnn_shape x = v->t->in[0]->shape, y = v->t->shape;
-    int       o[8] = { x.h, x.w, 1, 1, 0, 0, 1, 1 };                         /* of global_max_pool */
-    for (int i = 0; i < 8 && v->t->op->fields; i++) o[i] = (int)cnnx_option(v->t, part[i]);
-    if (o[0] == 1 && o[1] == 1 && o[2] == 1 && o[3] == 1 && o[4] == 0 && o[5] == 0)
+    int       o[10] = { x.h, x.w, 1, 1, 0, 0, 1, 1, 0, 0 };                  /* of global_max_pool */
+    for (int i = 0; i < 10 && v->t->op->fields; i++) o[i] = (int)cnnx_option(v->t, part[i]);
+    if (o[0] == 1 && o[1] == 1 && o[2] == 1 && o[3] == 1 && !o[4] && !o[5] && x.h == y.h && x.w == y.w)
         x.w *= x.h, y.w *= y.h, x.h = y.h = 1;
     fprintf(e->out, "&(const %s_window){ .c = %d, .h = %d, .w = %d, .oc = %d, .oh = %d, .ow = %d,\n"
-            "        .kh = %d, .kw = %d, .sh = %d, .sw = %d, .ph = %d, .pw = %d, .dh = %d, .dw = %d, "
-            ".groups = %d },\n        ", e->a.prefix, x.c, x.h, x.w, y.c, y.h, y.w, o[0], o[1], o[2], o[3],
-            o[4], o[5], o[6], o[7], v->row->channel ? (int)cnnx_option(v->t, "groups") : 1);
+            "        .kh = %d, .kw = %d, .sh = %d, .sw = %d, .ph = %d, .pw = %d, .eh = %d, .ew = %d, .dh = %d, "
+            ".dw = %d,\n        .groups = %d },\n        ", e->a.prefix, x.c, x.h, x.w, y.c, y.h, y.w, o[0],
+            o[1], o[2], o[3], o[4], o[5], o[8], o[9], o[6], o[7],
+            v->row->channel ? (int)cnnx_option(v->t, "groups") : 1);
 }
 
 /* A small printf for C text about node v.
@@ -352,9 +353,10 @@ static const char cnnx_elementwise[] =
 
 /* Before the first function that slides a window. */
 static const char cnnx_window[] =
-    "\n/* A window that slides: extents of input and output, kernel, stride, padding, dilation. */\n"
+    "\n/* A window that slides: extents of input and output, kernel, stride, padding before (ph, pw) and\n"
+    "   behind (eh, ew), dilation. */\n"
     "typedef struct {\n"
-    "    int c, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups;\n"
+    "    int c, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, eh, ew, dh, dw, groups;\n"
     "} @_window;\n";
 
 /* Before the first convolution. */
@@ -451,7 +453,8 @@ static const char cnnx_avg_pool[] =
     "static void @_avg_pool(const @_window *t, float *restrict y, const float *restrict x,\n"
     "                       int no_count_pad)\n"
     "{\n"
-    "    const int ph = no_count_pad ? 0 : t->ph, pw = no_count_pad ? 0 : t->pw, dh = t->dh, dw = t->dw;\n"
+    "    const int pad = !no_count_pad, dh = t->dh, dw = t->dw;\n"
+    "    const int y0 = pad * -t->ph, y1 = t->h + pad * t->eh, x0 = pad * -t->pw, x1 = t->w + pad * t->ew;\n"
     "    for (int c = 0; c < t->c; c++, x += t->h * t->w)\n"
     "        for (int i = 0; i < t->oh; i++)\n"
     "            for (int j = 0; j < t->ow; j++) {\n"
@@ -459,8 +462,8 @@ static const char cnnx_avg_pool[] =
     "                const int bottom = top + t->kh * dh, right = left + t->kw * dw;\n"
     "                float     sum = 0;\n"
     "                int       rows = 0, columns = 0;\n"
-    "                for (int r = top; r < bottom; r += dh) rows += r >= -ph && r < t->h + ph;\n"
-    "                for (int q = left; q < right; q += dw) columns += q >= -pw && q < t->w + pw;\n"
+    "                for (int r = top; r < bottom; r += dh) rows += r >= y0 && r < y1;\n"
+    "                for (int q = left; q < right; q += dw) columns += q >= x0 && q < x1;\n"
     "                for (int r = top; r < bottom && r < t->h; r += dh)\n"
     "                    for (int q = left; r >= 0 && q < right && q < t->w; q += dw)\n"
     "                        if (q >= 0) sum += x[r * t->w + q];\n"

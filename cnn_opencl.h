@@ -90,7 +90,7 @@ enum { CNN_OPENCL_GPU = 1, CNN_OPENCL_ACCELERATOR = 2, CNN_OPENCL_CPU = 4, CNN_O
 typedef enum { CNN_OPENCL_AUTO, CNN_OPENCL_OWN, CNN_OPENCL_CLBLAST } cnn_opencl_gemm;
 
 typedef struct {
-    const char *at;
+    const char *at, *said;
     int         device;               /* default the first, 0, of those that type and name let through */
     unsigned    type;                 /* default CNN_OPENCL_GPU | CNN_OPENCL_ACCELERATOR */
     const char *name;                 /* part of the device's or the platform's name; default any */
@@ -125,9 +125,7 @@ typedef struct {
 } cnn_opencl_device;
 CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 
-#ifndef __cplusplus
-#define cnn_opencl(...) cnn_opencl_((cnn_opencl_args){ .at = CNN_HERE, __VA_ARGS__ })
-#endif
+#define cnn_opencl(...) CNN_OPTIONS(cnn_opencl_, cnn_opencl_args, __VA_ARGS__)
 
 #ifdef __cplusplus
 }
@@ -929,18 +927,17 @@ static const char *const cnncl_source[] = {
     }
     /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and
        padding, which may be more than an int holds */
-    int inside(int start, int k, int d, int size, int p)
+    int inside(int start, int k, int d, int size, int before, int behind)
     {
-        const int first = first_inside(start + p, d) - p;
-        return (min(start + (k - 1) * d + 1, size + p) - first + d - 1) / d;
+        const int first = first_inside(start + before, d) - before;
+        return (min(start + (k - 1) * d + 1, size + behind) - first + d - 1) / d;
     }
-    float window_size(conv g, int count_pad, int oy, int ox)
+    float window_size(conv g, shape pad, int oy, int ox)
     {
-        const int p = count_pad ? g.ph : 0; const int q = count_pad ? g.pw : 0;
-        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, p)
-             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, q);
+        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, pad.n, pad.c)
+             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, pad.h, pad.w);
     }
-    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, int count_pad, int items)
+    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, shape pad, int items)
     {
         BASE(y) BASE(x) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
@@ -951,9 +948,9 @@ static const char *const cnncl_source[] = {
         float sum = 0.0f;
         for (int iy = first_inside(top, g.dh); iy < y1; iy += g.dh)
             for (int ix = first_inside(left, g.dw); ix < x1; ix += g.dw) sum += x[plane + iy * g.w + ix];
-        y[o] = sum / window_size(g, count_pad, oy, ox);
+        y[o] = sum / window_size(g, pad, oy, ox);
     }
-    __kernel void avg_pool_backward(ARRAY(dx), ARRAY(dy), conv g, int count_pad, int items)
+    __kernel void avg_pool_backward(ARRAY(dx), ARRAY(dy), conv g, shape pad, int items)
     {
         BASE(dx) BASE(dy) ITEM(i, items)
         const int ix = i % g.w; const int iy = i / g.w % g.h;
@@ -963,7 +960,7 @@ static const char *const cnncl_source[] = {
         for (int oy = first_window(iy, kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
             for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
                 if ((iy + g.ph - oy * g.sh) % g.dh == 0 && (ix + g.pw - ox * g.sw) % g.dw == 0)
-                    sum += dy[out + oy * g.ow + ox] / window_size(g, count_pad, oy, ox);
+                    sum += dy[out + oy * g.ow + ox] / window_size(g, pad, oy, ox);
         dx[i] += sum;
     }),
 
@@ -1841,7 +1838,7 @@ typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, gr
 /* The convolution from `from` to `to`, by options a. */
 #define CNNCL_CONV_OF(a, from, to)                                                                           \
     (cnncl_conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,             \
-                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,      \
+                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_top, (a)->pad_left, (a)->dilation_h, \
                   (a)->dilation_w, (a)->groups }
 /* Of a transposed one, the convolution from y to x. */
 static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
@@ -1866,7 +1863,7 @@ static int cnncl_columns(const cnncl *d, const cnncl_conv *g)
 static bool cnncl_is_product(const cnncl_conv *g)
 {
     const bool pointwise = g->kh == 1 && g->kw == 1 && g->sh == 1 && g->sw == 1 && !g->ph && !g->pw;
-    return pointwise && (g->n == 1 || g->oh * g->ow >= 1024);
+    return pointwise && g->oh == g->h && g->ow == g->w && (g->n == 1 || g->oh * g->ow >= 1024);
 }
 
 static size_t cnncl_conv_scratch(const cnncl *d, const cnncl_conv *g)
@@ -2067,7 +2064,7 @@ static cnncl_conv cnncl_pool(const cnn_tensor *y)
     if (y->op == &cnn_op_global_max_pool)
         return (cnncl_conv){ 1, c, x.h, x.w, c, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, 1 };
     return (cnncl_conv){ 1, c, x.h, x.w, c, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
-                         a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, 1 };
+                         a->stride_w, a->pad_top, a->pad_left, a->dilation_h, a->dilation_w, 1 };
 }
 
 CNNCL_FORWARD(max_pool)
@@ -2085,19 +2082,26 @@ CNNCL_BACKWARD(max_pool)
                      CNNCL_SAVED(y), CNNCL_CONV(g), CNNCL_INT(n));
 }
 
+/* The padding that a mean counts, on the four sides. */
+static cnn_shape cnncl_counted_pad(const cnn_tensor *y)
+{
+    const cnn_pool_args *a = y->args;
+    return a->no_count_pad ? (cnn_shape){ 0, 0, 0, 0 }
+                           : (cnn_shape){ a->pad_top, a->pad_bottom, a->pad_left, a->pad_right };
+}
 CNNCL_FORWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
+    int        n = cnncl_len(y->shape);
     return CNNCL_RUN(cnncl_of(dev), avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
+                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->in[0]->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
+    int        n = cnncl_len(y->in[0]->shape);
     return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
-                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
+                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
@@ -2534,6 +2538,11 @@ static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
                            nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
                            s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
 }
+static bool cnncl_hard_labels(const cnn_backend *dev, const cnn_tensor *y)      /* soft ones are the host's */
+{
+    (void)dev;
+    return y->in[1]->shape.c == 1;
+}
 CNNCL_FORWARD(label_loss)
 {
     cnncl       *d = cnncl_of(dev);
@@ -2706,7 +2715,8 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
-    CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss)
+    { &cnn_op_softmax_cross_entropy, cnncl_hard_labels, cnncl_label_loss_forward, cnncl_label_loss_backward },
+    CNNCL_ROW(nll, label_loss)
     CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
     CNNCL_ROW(bce_with_logits, pair_loss) };
 

@@ -3,25 +3,25 @@
 static cnn_tensor *build_conv_transpose2d(one *k)
 {
     int h = test_int(1, 5), w = test_int(1, 5), icg = test_int(1, 4), ocg = test_int(1, 4), d, op = 0;
-    draw_window(&k->kh, &k->sh, &k->ph, &k->dh, &d, false);
-    draw_window(&k->kw, &k->sw, &k->pw, &k->dw, &d, false);
+    draw_window(&k->kh, &k->sh, &k->ph, &k->eh, &k->dh, &d, false);
+    draw_window(&k->kw, &k->sw, &k->pw, &k->ew, &k->dw, &d, false);
     k->groups = test_chance(30) ? test_int(2, 4) : 1;
     bool same = test_chance(40);
-    if (same) k->kw = k->kh, k->sw = k->sh, k->pw = k->ph, k->dw = k->dh;
+    if (same) k->kw = k->kh, k->sw = k->sh, k->pw = k->ew = k->eh = k->ph, k->dw = k->dh;
     int oph = test_int(0, k->sh - 1), opw = same ? oph : test_int(0, k->sw - 1);
-    while ((h - 1) * k->sh - 2 * k->ph + k->dh * (k->kh - 1) + oph + 1 < 1) h++;
-    while ((w - 1) * k->sw - 2 * k->pw + k->dw * (k->kw - 1) + opw + 1 < 1) w++;
+    while ((h - 1) * k->sh - k->ph - k->eh + k->dh * (k->kh - 1) + oph + 1 < 1) h++;
+    while ((w - 1) * k->sw - k->pw - k->ew + k->dw * (k->kw - 1) + opw + 1 < 1) w++;
     k->bias = test_chance(60);
     int c = icg * k->groups, o = ocg * k->groups;
-    k->ys = shape4(k->n, o, (h - 1) * k->sh - 2 * k->ph + k->dh * (k->kh - 1) + oph + 1,
-                   (w - 1) * k->sw - 2 * k->pw + k->dw * (k->kw - 1) + opw + 1);
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) channels %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d output_pad %d,%d "
-             "groups %d bias %d", k->n, c, h, w, o, k->kh, k->kw, k->sh, k->sw, k->ph, k->pw, k->dh, k->dw, oph, opw, k->groups, k->bias);
+    k->ys = shape4(k->n, o, (h - 1) * k->sh - k->ph - k->eh + k->dh * (k->kh - 1) + oph + 1,
+                   (w - 1) * k->sw - k->pw - k->ew + k->dw * (k->kw - 1) + opw + 1);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) channels %d kernel %dx%d stride %d,%d pad %d,%d %d,%d dilation %d,%d output_pad %d,%d "
+             "groups %d bias %d", k->n, c, h, w, o, k->kh, k->kw, k->sh, k->sw, k->ph, k->eh, k->pw, k->ew, k->dh, k->dw, oph, opw, k->groups, k->bias);
     (void)op;
     if (same) return cnn_conv_transpose2d(batched(k, c, h, w), o, k->kh, .stride = k->sh, .pad = k->ph, .dilation = k->dh,
                                           .output_pad = oph, .groups = k->groups, .no_bias = !k->bias);
     return cnn_conv_transpose2d(batched(k, c, h, w), o, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw,
-                                .pad_h = k->ph, .pad_w = k->pw, .dilation_h = k->dh, .dilation_w = k->dw, .output_pad_h = oph,
+                                .pad_h = k->ph, .pad_bottom = k->eh, .pad_w = k->pw, .pad_right = k->ew, .dilation_h = k->dh, .dilation_w = k->dw, .output_pad_h = oph,
                                 .output_pad_w = opw, .groups = k->groups, .no_bias = !k->bias);
 }
 static void ref_conv_transpose2d(const one *k, double *const *v, double *y)

@@ -88,7 +88,7 @@ static void messages(void)
         cnn_tensor *x = cnn_input(g, 4, 5, 6), *y = cnn_input(g, 4, 5, 5), *t = cnn_labels(g), *flat = cnn_input(g, 4);
         const char *want = NULL;
         switch (i) {
-        case 0:  cnn_conv_transpose2d(x, 3, 2, .pad = 6);           want = "conv_transpose2d: input (N,4,5,6): (5 - 1)*1 - 2*6 + 1*(2 - 1) + 0 + 1 = -6 is no extent"; break;
+        case 0:  cnn_conv_transpose2d(x, 3, 2, .pad = 6);           want = "conv_transpose2d: input (N,4,5,6): (5 - 1)*1 - 6 - 6 + 1*(2 - 1) + 0 + 1 = -6 is no extent"; break;
         case 1:  cnn_conv_transpose2d(x, 3, 2, .output_pad = 1);    want = "conv_transpose2d: output_pad is 1: it must be less than the stride, 1, or the dilation, 1"; break;
         case 2:  cnn_conv_transpose2d(x, 3, 2, .groups = 2);        want = "conv_transpose2d: groups 2 must divide the 4 channels of input (N,4,5,6) and the 3 of the output"; break;
         case 3:  cnn_conv_transpose2d(x, 4, INT_MAX);               want = "conv_transpose2d: kernel is 2147483647: it must be the size of the window, in [1,16777216]"; break;
@@ -122,7 +122,7 @@ static void messages(void)
                  want = "bce_with_logits: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,4,1,1)"; break;
         case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be in [0,inf]"; break;
         case 28: cnn_conv_transpose2d(cnn_input(g, 1, 1, 1 << 20), 1024, 3, .stride = 2, .pad_h = 1, .pad_w = 1 << 20);
-                 want = "conv_transpose2d: pad 1,1048576: 1024 channels of (1,1), padded, would have more than 2^31 - 1 elements"; break;
+                 want = "conv_transpose2d: 1024 channels of (1,1), padded to (3,2097153), have more than 2^31 - 1 elements"; break;
         }
         const char *got = cnn_error(g), *rest = got ? strstr(got, ": ") : NULL;
         if (want) CHECK_STR(rest ? rest + 2 : got, want);

@@ -22,7 +22,7 @@ typedef struct {
     double      gap;                            /* > 0: operand 0 has no ties and stays away from 0 and operand 1 */
     double      shift;                          /* added to operand 0, for functions of positive numbers */
     bool        far;                            /* operand 1 stays away from 0 */
-    int kh, kw, sh, sw, ph, pw, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;
+    int kh, kw, sh, sw, ph, pw, eh, ew, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;
     double a, b;                                /* real options: slope, factor, p, eps, momentum, smoothing */
     const double *mask;                         /* dropout: what was kept */
     char        text[256];                      /* for messages */
@@ -60,32 +60,50 @@ static int small(void) { return test_chance(30) ? 1 : test_int(2, 6); }
 
 /* ---- Generators and references ---- */
 
-/* Windows: kernel, stride, pad, dilation, and an extent in which at least one window fits. */
-static void draw_window(int *k, int *s, int *p, int *d, int *in, bool pool)
+/* Windows: kernel, stride, pad before and behind, dilation, and an extent in which at least one window fits. */
+static void draw_window(int *k, int *s, int *p, int *e, int *d, int *in, bool pool)
 {
     *k = test_int(1, 5), *s = test_int(1, 4), *d = test_int(1, 3);
     *p = pool ? test_int(0, *k / 2) : test_chance(50) ? 0 : test_int(0, *k + 1);
-    int least = *d * (*k - 1) + 1 - 2 * *p;
+    *e = test_chance(50) ? *p : pool ? test_int(0, *k / 2) : test_int(0, *k + 1);
+    int least = *d * (*k - 1) + 1 - *p - *e;
     *in = (least < 1 ? 1 : least) + (test_chance(30) ? 0 : test_int(0, 7));
 }
-static int out_floor(int in, int k, int s, int p, int d) { return (in + 2 * p - (d * (k - 1) + 1)) / s + 1; }
+static int out_floor(int in, int k, int s, int p, int e, int d) { return (in + p + e - (d * (k - 1) + 1)) / s + 1; }
 
 static cnn_tensor *build_conv2d(one *k)
 {
     int h, w, icg = test_int(1, 4), ocg = test_int(1, 4), kind = test_int(0, 5);
-    draw_window(&k->kh, &k->sh, &k->ph, &k->dh, &h, false);
-    draw_window(&k->kw, &k->sw, &k->pw, &k->dw, &w, false);
+    draw_window(&k->kh, &k->sh, &k->ph, &k->eh, &k->dh, &h, false);
+    draw_window(&k->kw, &k->sw, &k->pw, &k->ew, &k->dw, &w, false);
     k->groups = kind == 0 ? test_int(2, 4) : 1;
     if (kind == 1) k->groups = test_int(2, 9), icg = 1, ocg = 1;                        /* depthwise */
     if (kind == 2) k->groups = test_int(2, 5), icg = 1, ocg = 2;                        /* with a multiplier */
-    if (kind == 3) k->kh = k->kw = 1, k->sh = k->sw = 1, k->ph = k->pw = 0, icg = test_int(1, 40), ocg = test_int(1, 40);
-    if (kind == 4) k->kh = k->kw = 3, k->sh = k->sw = 1, k->dh = k->dw = 1, k->ph = k->pw = 1, icg = test_int(1, 20), ocg = test_int(1, 36),
+    if (kind == 3) k->kh = k->kw = 1, k->sh = k->sw = 1, k->ph = k->pw = 0, k->eh = k->ew = test_int(0, 9) / 9,
+                   icg = test_int(1, 40), ocg = test_int(1, 40);
+    if (kind == 4) k->kh = k->kw = 3, k->sh = k->sw = 1, k->dh = k->dw = 1, k->ph = k->pw = k->eh = k->ew = 1, icg = test_int(1, 20), ocg = test_int(1, 36),
                    h = test_int(1, 15), w = test_int(1, 35);
+    const int one_d = kind == 5 ? test_int(1, 3) : 0;                                   /* 3: causal */
+    if (one_d) k->kh = k->sh = k->dh = h = 1, k->ph = k->eh = 0;
+    if (one_d == 3) k->pw = k->dw * (k->kw - 1), k->ew = 0;
+    if (kind < 3 && test_chance(40)) {                                                  /* the fast 3x3, padded unevenly */
+        k->kh = k->kw = 3, k->sh = k->sw = k->dh = k->dw = 1, h = test_int(2, 12), w = test_int(2, 40);
+        k->ph = test_int(0, 3), k->pw = test_int(0, 3), k->eh = test_int(1, 3), k->ew = test_int(1, 3);
+        if (kind == 0) k->groups = 1, icg = test_int(16, 20), ocg = test_int(16, 20);
+    }
     int c = k->groups * icg, oc = k->groups * ocg;
     k->bias = test_chance(60);
-    k->ys = shape4(k->n, oc, out_floor(h, k->kh, k->sh, k->ph, k->dh), out_floor(w, k->kw, k->sw, k->pw, k->dw));
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) channels %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d groups %d bias %d",
-             k->n, c, h, w, oc, k->kh, k->kw, k->sh, k->sw, k->ph, k->pw, k->dh, k->dw, k->groups, k->bias);
+    k->ys = shape4(k->n, oc, out_floor(h, k->kh, k->sh, k->ph, k->eh, k->dh), out_floor(w, k->kw, k->sw, k->pw, k->ew, k->dw));
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) channels %d kernel %dx%d stride %d,%d pad %d,%d %d,%d dilation %d,%d groups %d "
+             "bias %d 1d %d", k->n, c, h, w, oc, k->kh, k->kw, k->sh, k->sw, k->ph, k->eh, k->pw, k->ew, k->dh, k->dw, k->groups, k->bias,
+             one_d);
+    if (one_d == 3) return cnn_conv1d(batched(k, c, 1, w), oc, k->kw, .stride = k->sw, .dilation = k->dw, .causal = 1,
+                                      .groups = k->groups, .no_bias = !k->bias);
+    if (one_d) return cnn_conv1d(batched(k, c, 1, w), oc, k->kw, .stride = k->sw, .pad = k->pw, .pad_right = k->ew, .dilation = k->dw,
+                                 .groups = k->groups, .no_bias = !k->bias);
+    if (k->ph != k->eh || k->pw != k->ew)
+        return cnn_conv2d(batched(k, c, h, w), oc, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad = k->ph, .pad_bottom = k->eh,
+                          .pad_w = k->pw, .pad_right = k->ew, .dilation_h = k->dh, .dilation_w = k->dw, .groups = k->groups, .no_bias = !k->bias);
     if (k->kh == k->kw && k->sh == k->sw && k->ph == k->pw && k->dh == k->dw)
         return cnn_conv2d(batched(k, c, h, w), oc, k->kh, .stride = k->sh, .pad = k->ph, .dilation = k->dh, .groups = k->groups, .no_bias = !k->bias);
     return cnn_conv2d(batched(k, c, h, w), oc, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph, .pad_w = k->pw,
@@ -144,9 +162,9 @@ static void ref_matmul(const one *k, double *const *v, double *y)
 }
 
 /* PyTorch's rule: in ceil mode a last window that would start in the right padding is dropped. */
-static int out_pool(int in, int k, int s, int p, int d, int ceil_mode)
+static int out_pool(int in, int k, int s, int p, int e, int d, int ceil_mode)
 {
-    int span = in + 2 * p - (d * (k - 1) + 1), o = span / s + 1;
+    int span = in + p + e - (d * (k - 1) + 1), o = span / s + 1;
     if (ceil_mode && span % s) o++;
     if (ceil_mode && (o - 1) * s >= in + p) o--;
     return o;
@@ -154,27 +172,33 @@ static int out_pool(int in, int k, int s, int p, int d, int ceil_mode)
 static cnn_tensor *build_pool(one *k, bool max)
 {
     int h, w, c = small();
-    draw_window(&k->kh, &k->sh, &k->ph, &k->dh, &h, true);
-    draw_window(&k->kw, &k->sw, &k->pw, &k->dw, &w, true);
+    draw_window(&k->kh, &k->sh, &k->ph, &k->eh, &k->dh, &h, true);
+    draw_window(&k->kw, &k->sw, &k->pw, &k->ew, &k->dw, &w, true);
     if (!max || test_chance(50)) k->dh = k->dw = 1;
     if (k->kh == 2 && k->ph == 1 && h < k->dh) h = k->dh;                       /* else a window would miss x */
     if (k->kw == 2 && k->pw == 1 && w < k->dw) w = k->dw;
     k->ceil_mode = test_chance(50), k->no_count_pad = !max && test_chance(50);
     k->gap = max ? 0.05 : 0;
-    bool square = k->kh == k->kw && k->ph == k->pw && k->dh == k->dw, whole = square && test_chance(50);
+    bool square = k->kh == k->kw && k->ph == k->pw && k->dh == k->dw && k->ph == k->eh && k->pw == k->ew, whole = square && test_chance(50);
     if (whole) k->sh = k->sw = k->kh;                                           /* the default stride */
-    k->ys = shape4(k->n, c, out_pool(h, k->kh, k->sh, k->ph, k->dh, k->ceil_mode),
-                   out_pool(w, k->kw, k->sw, k->pw, k->dw, k->ceil_mode));
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d ceil %d "
-             "no_count_pad %d", k->n, c, h, w, k->kh, k->kw, k->sh, k->sw, k->ph, k->pw, k->dh, k->dw, k->ceil_mode,
+    const bool one_d = !whole && test_chance(20);
+    if (one_d) k->kh = k->sh = h = k->dh = 1, k->ph = k->eh = 0;
+    k->ys = shape4(k->n, c, out_pool(h, k->kh, k->sh, k->ph, k->eh, k->dh, k->ceil_mode),
+                   out_pool(w, k->kw, k->sw, k->pw, k->ew, k->dw, k->ceil_mode));
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) kernel %dx%d stride %d,%d pad %d,%d %d,%d dilation %d,%d ceil %d "
+             "no_count_pad %d", k->n, c, h, w, k->kh, k->kw, k->sh, k->sw, k->ph, k->eh, k->pw, k->ew, k->dh, k->dw, k->ceil_mode,
              k->no_count_pad);
     cnn_tensor *x = batched(k, c, h, w);
+    if (one_d && max) return cnn_max_pool1d(x, k->kw, .stride = k->sw, .pad = k->pw, .pad_right = k->ew, .dilation = k->dw,
+                                            .ceil_mode = k->ceil_mode);
+    if (one_d) return cnn_avg_pool1d(x, k->kw, .stride = k->sw, .pad_left = k->pw, .pad_right = k->ew, .ceil_mode = k->ceil_mode,
+                                     .no_count_pad = k->no_count_pad);
     if (max && whole) return cnn_max_pool(x, k->kh, .pad = k->ph, .dilation = k->dh, .ceil_mode = k->ceil_mode);
     if (max) return cnn_max_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph,
-                                 .pad_w = k->pw, .dilation_h = k->dh, .dilation_w = k->dw, .ceil_mode = k->ceil_mode);
+                                 .pad_bottom = k->eh, .pad_left = k->pw, .pad_right = k->ew, .dilation_h = k->dh, .dilation_w = k->dw, .ceil_mode = k->ceil_mode);
     if (whole) return cnn_avg_pool(x, k->kh, .pad = k->ph, .ceil_mode = k->ceil_mode, .no_count_pad = k->no_count_pad);
-    return cnn_avg_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph,
-                        .pad_w = k->pw, .ceil_mode = k->ceil_mode, .no_count_pad = k->no_count_pad);
+    return cnn_avg_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_top = k->ph, .pad_bottom = k->eh,
+                        .pad_w = k->pw, .pad_right = k->ew, .ceil_mode = k->ceil_mode, .no_count_pad = k->no_count_pad);
 }
 static cnn_tensor *build_max_pool(one *k) { return build_pool(k, true); }
 static cnn_tensor *build_avg_pool(one *k) { return build_pool(k, false); }
@@ -186,7 +210,7 @@ static void ref_pool(const one *k, double *const *v, double *y, bool max)
         int inside = 0, padded = 0;
         for (int i = 0; i < k->kh; i++) for (int j = 0; j < k->kw; j++) {
             int h = oh * k->sh - k->ph + i * k->dh, w = ow * k->sw - k->pw + j * k->dw;
-            if (h < x.h + k->ph && w < x.w + k->pw) padded++;
+            if (h < x.h + k->eh && w < x.w + k->ew) padded++;
             if (h < 0 || h >= x.h || w < 0 || w >= x.w) continue;
             double e = v[0][at4(x, n, c, h, w)];
             inside++, sum += e;
@@ -463,7 +487,8 @@ static cnn_tensor *build_softmax_cross_entropy(one *k)
     k->ys = shape4(1, 1, 1, 1);
     k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1), k->bias = test_chance(40);
     snprintf(k->text, sizeof k->text, "logits (%d,%d,%d,%d) smoothing %g ignore %d weights %d", k->n, c, h, w, k->a, k->ignore, k->bias);
-    return cnn_softmax_cross_entropy(batched(k, c, h, w), cnn_labels(k->g, h, w), .smoothing = (float)k->a, .ignore_index = k->ignore,
+    const bool soft = !k->ignore && test_chance(50);            /* labels of any numbers: the formula is linear in them */
+    return cnn_softmax_cross_entropy(batched(k, c, h, w), soft ? batched(k, c, h, w) : cnn_labels(k->g, h, w), .smoothing = (float)k->a, .ignore_index = k->ignore,
                                      .class_weights = k->bias ? class_weights(k, c) : NULL);
 }
 static void ref_softmax_cross_entropy(const one *k, double *const *v, double *y)
@@ -472,13 +497,14 @@ static void ref_softmax_cross_entropy(const one *k, double *const *v, double *y)
     double total = 0, count = 0;
     for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
         double most = -INFINITY, sum = 0;
-        int label = (int)v[1][at4(k->s[1], n, 0, h, w)];
+        const bool soft = k->s[1].c > 1;
+        int label = soft ? -1 : (int)v[1][at4(k->s[1], n, 0, h, w)];
         if (k->ignore && label == k->ignore) continue;
-        count += k->bias ? v[2][label] : 1;
+        count += k->bias && !soft ? v[2][label] : 1;
         for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
         for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
         for (int c = 0; c < s.c; c++) {         /* target: (1 - smoothing) at the label, plus smoothing / C everywhere */
-            double target = (c == label ? 1 - k->a : 0) + k->a / s.c;
+            double target = (soft ? (1 - k->a) * v[1][at4(s, n, c, h, w)] : c == label ? 1 - k->a : 0) + k->a / s.c;
             total -= (k->bias ? v[2][c] : 1) * target * (v[0][at4(s, n, c, h, w)] - most - log(sum));
         }
     }
