@@ -415,13 +415,19 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
 #define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
-/* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
-typedef struct { const char *at, *said; cnn_tensor *x; float eps;
-                 int no_affine; /* layer_norm; 1: no weight and bias */
+/* Over the last axes of each sample (Ba et al. 2016), PyTorch's normalized_shape. weight, bias: one for each
+   element of these, (1,C,H,W), (1,1,H,W) or (1,1,1,W). */
+typedef struct { const char *at, *said; cnn_tensor *x;
+                 unsigned axes; /* CNN_C | CNN_H | CNN_W, the default; CNN_H | CNN_W; or CNN_W */
+                 float eps;     /* rms_norm: default 1.19e-7, FLT_EPSILON, as PyTorch */
+                 int no_affine; /* layer_norm, rms_norm; 1: no weight and bias */
                  int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
 #define cnn_layer_norm(...) CNN_CALL(cnn_layer_norm_, cnn_norm_args, x, __VA_ARGS__)
+/* y = weight x / sqrt(mean x^2 + eps) over the same axes (Zhang, Sennrich 2019); no bias. */
+CNN_API cnn_tensor *cnn_rms_norm_(cnn_norm_args);
+#define cnn_rms_norm(...) CNN_CALL(cnn_rms_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
                  const char *name; } cnn_group_norm_args;
@@ -996,6 +1002,7 @@ typedef struct {
     /* places in the option struct, offsetof, or 0: */
     size_t      one_d;                   /* int: 1: CNN_H is none of them */
     size_t      given;                   /* cnn_tensor *: taken instead of a new one */
+    size_t      axes_at;                 /* unsigned: axes, by an option of the operation */
     size_t      unless;                  /* int: 1 leaves it out (no_bias) */
     size_t      init, gain;              /* cnn_init; float, of a constant too */
 } cnn_owned;
@@ -1137,7 +1144,7 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
 /* One word per operation, in the order of the chapters. The list feeds cnn_load and the tests. */
 #define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul) \
     X(max_pool) X(avg_pool) X(global_avg_pool) X(global_max_pool) \
-    X(batch_norm) X(layer_norm) X(group_norm) X(instance_norm) X(lrn) \
+    X(batch_norm) X(layer_norm) X(rms_norm) X(group_norm) X(instance_norm) X(lrn) \
     X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
     X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
     X(softmax) X(log_softmax) X(dropout) \
@@ -2805,11 +2812,12 @@ static cnn_shape cnn__per_channel(const cnn_tensor *y) { return cnn__vector(y->s
       .given = offsetof(args, weight), .init = offsetof(args, init), .gain = offsetof(args, gain) },         \
     { .suffix = "bias", .kind = CNN_PARAM, .shape = cnn__per_channel, .given = offsetof(args, bias),         \
       .unless = offsetof(args, no_bias) }
-#define CNN__AFFINE(args, shape_rule, dimensions)                                                            \
-    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .start = 1, .axes = dimensions,            \
-      .unless = offsetof(args, no_affine) },                                                                 \
-    { .suffix = "bias", .kind = CNN_PARAM, .shape = shape_rule, .axes = dimensions,                          \
+#define CNN__AFFINE_PART(part, first, args, shape_rule, axes_option)                                         \
+    { .suffix = part, .kind = CNN_PARAM, .shape = shape_rule, .start = first, .axes_at = axes_option,        \
       .unless = offsetof(args, no_affine) }
+#define CNN__AFFINE(args, shape_rule, axes_option)                                                           \
+    CNN__AFFINE_PART("weight", 1, args, shape_rule, axes_option),                                            \
+    CNN__AFFINE_PART("bias",   0, args, shape_rule, axes_option)
 
 /* ---- Builders: one line each, below their rooms ---- */
 
@@ -3607,7 +3615,7 @@ CNN__ROOM cnn_op_global_max_pool = {
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 3. Normalisation: batch_norm, layer_norm, group_norm, instance_norm, lrn
+   Chapter 3. Normalisation: batch_norm, layer_norm, rms_norm, group_norm, instance_norm, lrn
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- batch_norm -------------------------------------------------------------------------------------------
@@ -3675,24 +3683,42 @@ CNN__ROOM cnn_op_batch_norm = {
 
 CNN__UNARY(cnn_batch_norm_, batch_norm, cnn_batch_norm_args)
 
-/* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
+/* ---- layer_norm, rms_norm, group_norm, instance_norm -----------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
- *   of them (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or
- *   one channel (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
- *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
- *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
+ *   along the last axes (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He
+ *   2018), or one channel (instance_norm: Ulyanov et al. 2016). rms_norm is layer_norm with m = 0 and without
+ *   b (Zhang, Sennrich 2019). No batch, so training and evaluation are the same.
+ *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy;
+ *   rms_norm: without mean D
+ *   w, b: one for each of the K elements in layer_norm; else one for each channel, (1,C,1,1).
  * ------------------------------------------------------------------------------------------------------- */
-/* Groups of a sample; elements of a group; how many neighbours share one weight. */
-typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; } cnn__sample_norm;
+/* Groups of a sample; elements of a group; how many neighbours share one weight; after how many elements the
+   weights begin anew. */
+typedef struct {
+    int         groups;
+    ptrdiff_t   k, share, period;
+    bool        centred;
+    float       eps;
+    cnn_tensor *w, *b;
+} cnn__sample_norm;
 static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
 {
     const cnn_shape            x = y->in[0]->shape;
-    const bool                 layer = y->op == &cnn_op_layer_norm;
+    const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    const int                  groups = layer ? 1 : group ? group->groups : x.c;
-    return (cnn__sample_norm){ groups, cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
-                               group ? group->eps : ((const cnn_norm_args *)y->args)->eps,
+    const cnn_norm_args       *a = y->args;
+    const int groups = group ? group->groups : (a->axes & CNN_C ? 1 : x.c) * (a->axes & CNN_H ? 1 : x.h);
+    const int k = cnn__sample(x) / groups;
+    return (cnn__sample_norm){ groups, k, layer ? 1 : cnn__plane(x), layer ? k : cnn__sample(x), !rms,
+                               group ? group->eps : a->eps,
                                cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+}
+static bool cnn__layer_norm_shape(cnn_tensor *y)
+{
+    const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
+    if (axes == CNN_W || axes == (CNN_H | CNN_W) || axes == (CNN_C | CNN_H | CNN_W)) return cnn__as_input(y);
+    return cnn_fail(y, "axes is %u: it must be the last ones, CNN_C | CNN_H | CNN_W, CNN_H | CNN_W or CNN_W",
+                    axes);
 }
 static bool cnn__group_norm_shape(cnn_tensor *y)
 {
@@ -3708,14 +3734,16 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     const float *w = cnn__data(t.w), *b = cnn__data(t.b);
     float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
     const int    rows = y->shape.n * t.groups;
+    const cnn__cpu one = { CNN_ISA_C, 1, false };
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
-        float        mean, rest, variance, rstd;
-        cnn__fast_channel_moments(&(cnn__cpu){ CNN_ISA_C, 1, false }, &mean, &rest, &variance, x, 1, 1, t.k);
-        rstd = 1 / sqrtf(variance + t.eps);
+        float        mean = 0, rest = 0, variance = 0;
+        if (t.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
+        else           variance = (float)(cnn__sum_squares(x, NULL, 0, t.k) / (double)t.k);
+        const float rstd = 1 / sqrtf(variance + t.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
-        ptrdiff_t weight = row % t.groups * t.k / t.share;
+        ptrdiff_t weight = row * t.k % t.period / t.share;
         for (ptrdiff_t i = 0; i < t.k; weight++) {
             const float factor = w ? rstd * w[weight] : rstd;
             const float offset = (b ? b[weight] : 0.0f) - rest * factor;
@@ -3737,14 +3765,14 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
 {
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
-    const ptrdiff_t sample = cnn__sample(y->shape);
+    const ptrdiff_t all = cnn__len(y->shape);
     const float    *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * t.groups;
     const float    *w = cnn__data(t.w), *x = y->in[0]->data, *dy = y->grad;
     float          *dx = y->in[0]->grad, *dw = cnn__grad(t.w), *db = cnn__grad(t.b);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
     for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
         const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
-        const ptrdiff_t at = row * t.k, weight = row % t.groups * t.k / t.share;
+        const ptrdiff_t at = row * t.k, weight = at % t.period / t.share;
         double          sum = 0, moment = 0;
         for (ptrdiff_t i = 0; i < t.k; i += t.share) {
             const double factor = w ? (double)w[weight + i / t.share] : 1.0;
@@ -3753,18 +3781,19 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
             sum += factor * part[0], moment += factor * part[1];
         }
         const double slope = moment * (double)rstd * (double)rstd / (double)t.k;
-        const float  m = (float)slope, d = (float)(sum / (double)t.k - (double)rest[row] * slope);
+        const double middle = t.centred ? sum / (double)t.k - (double)rest[row] * slope : 0;
+        const float  m = (float)slope, d = (float)middle;
         for (ptrdiff_t i = 0; i < t.k; ) {
             const float factor = w ? w[weight + i / t.share] : 1.0f;
             for (ptrdiff_t end = i + t.share; i < end; i++)
                 dx[at + i] += (factor * dy[at + i] - d - (x[at + i] - mean) * m) * rstd;
         }
     }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < (dw || db ? sample / t.share : 0); i++) {
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
+    for (ptrdiff_t i = 0; i < (dw || db ? t.period / t.share : 0); i++) {
         double sum = 0, moment = 0;
-        for (int s = 0; s < y->shape.n; s++) {
-            const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
+        for (ptrdiff_t at = i * t.share; at < all; at += t.period) {
+            const ptrdiff_t row = at / t.k;
             double          part[2];
             cnn__moments_of(part, x + at, dy + at, saved[2 * row], rest[row], t.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
@@ -3779,29 +3808,39 @@ static size_t cnn__sample_norm_saved(const cnn_tensor *y)
 }
 static cnn_shape cnn__per_element(const cnn_tensor *y)
 {
-    return (cnn_shape){ 1, y->shape.c, y->shape.h, y->shape.w };
+    const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
+    return (cnn_shape){ 1, axes & CNN_C ? y->shape.c : 1, axes & CNN_H ? y->shape.h : 1, y->shape.w };
 }
-#define CNN__SAMPLE_NORM(op_name, shape_rule, options, weights)                                              \
+#define CNN__SAMPLE_NORM(op_name, shape_rule, args, options, weights)                                        \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = shape_rule, .forward = cnn__sample_norm_forward,                          \
         .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved, .flags = CNN_READS_X,        \
-        .args_size = sizeof(cnn_##options##_args), .fields = cnn__##options##_fields, .owned = weights };
-static const cnn_field cnn__norm_fields[] = {
-    CNN_FIELD('f', cnn_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
+        .args_size = sizeof(args), .fields = cnn__##options##_fields, .owned = cnn__##weights##_owned };
+#define CNN__NORM_FIELDS(op_name, last, values, least)                                                       \
+    static const cnn_field cnn__##op_name##_fields[] = {                                                     \
+        CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values),                                \
+        CNN_FIELD('f', cnn_norm_args, eps, .preset = least, .range = "(0,inf)"), { 0 } };
+CNN__NORM_FIELDS(layer_norm,    CNN_C | CNN_H | CNN_W, NULL,      1e-5)
+CNN__NORM_FIELDS(rms_norm,      CNN_C | CNN_H | CNN_W, NULL,      FLT_EPSILON)
+CNN__NORM_FIELDS(instance_norm, CNN_H | CNN_W,         "[12,12]", 1e-5)
 static const cnn_field cnn__group_norm_fields[] = {
     CNN_FIELD('i', cnn_group_norm_args, groups, .range = "[1,2147483647]", .what = "the number of groups"),
     CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_owned cnn__layer_norm_owned[] = {
-    CNN__AFFINE(cnn_norm_args, cnn__per_element, CNN_C | CNN_H | CNN_W), { 0 } };
+    CNN__AFFINE(cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
+static const cnn_owned cnn__rms_norm_owned[] = {
+    CNN__AFFINE_PART("weight", 1, cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
 static const cnn_owned cnn__group_norm_owned[] = {
     CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
 static const cnn_owned cnn__instance_norm_owned[] = {
     CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
-CNN__SAMPLE_NORM(layer_norm,    cnn__as_input,         norm,       cnn__layer_norm_owned)
-CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, group_norm, cnn__group_norm_owned)
-CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         norm,       cnn__instance_norm_owned)
+CNN__SAMPLE_NORM(layer_norm,    cnn__layer_norm_shape, cnn_norm_args,       layer_norm,    layer_norm)
+CNN__SAMPLE_NORM(rms_norm,      cnn__layer_norm_shape, cnn_norm_args,       rms_norm,      rms_norm)
+CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, cnn_group_norm_args, group_norm,    group_norm)
+CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         cnn_norm_args,       instance_norm, instance_norm)
 
 CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
+CNN__UNARY(cnn_rms_norm_,   rms_norm,   cnn_norm_args)
 CNN__UNARY(cnn_group_norm_, group_norm, cnn_group_norm_args)
 
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
@@ -9429,8 +9468,10 @@ static void cnn__find_axes(cnn_graph *g)
         for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
             cnn_tensor *t = cnn__owned(y, own);
             int         one_d = 0;
+            unsigned    axes = own->axes;
+            if (own->axes_at) memcpy(&axes, (const char *)y->args + own->axes_at, sizeof axes);
             if (own->one_d) memcpy(&one_d, (const char *)y->args + own->one_d, sizeof one_d);
-            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes & (one_d ? ~(unsigned)CNN_H : ~0u);
+            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = axes & (one_d ? ~(unsigned)CNN_H : ~0u);
         }
     }
 }

@@ -674,21 +674,34 @@ static const char cnnx_batch_norm[] =
     "}\n";
 
 static const char cnnx_sample_norm[] =
-    "/* Each of `groups` runs gets mean 0 and variance 1; `share` neighbours have one w. */\n"
-    "static void @_#(float *restrict y, const float *restrict x, int n, int groups, int share, float eps,\n"
-    "                const float *w, const float *b)\n"
+    "/* Runs of k numbers get mean 0 (centred) and variance 1; `share` neighbours have one w, and after\n"
+    "   each `period` these begin anew. */\n"
+    "static void @_#(float *restrict y, const float *restrict x, int n, int k, int share, int period,\n"
+    "                int centred, float eps, const float *w, const float *b)\n"
     "{\n"
-    "    const int k = n / groups;\n"
-    "    for (int g = 0; g < groups; g++) {\n"
+    "    for (int g = 0; g < n / k; g++) {\n"
     "        double sum = 0, squares = 0;\n"
     "        for (int i = g * k; i < (g + 1) * k; i++) sum += (double)x[i];\n"
-    "        const float mean = (float)(sum / k);\n"
+    "        const float mean = centred ? (float)(sum / k) : 0;\n"
     "        for (int i = g * k; i < (g + 1) * k; i++) squares += (double)((x[i] - mean) * (x[i] - mean));\n"
     "        const float r = 1 / sqrtf((float)(squares / k) + eps);\n"
     "        for (int i = g * k; i < (g + 1) * k; i++)\n"
-    "            y[i] = (x[i] - mean) * r * (w ? w[i / share] : 1) + (b ? b[i / share] : 0);\n"
+    "            y[i] = (x[i] - mean) * r * (w ? w[i %% period / share] : 1)\n"
+    "                   + (b ? b[i %% period / share] : 0);\n"
     "    }\n"
     "}\n";
+static void cnnx_call_sample_norm(const cnnx_export *e, const cnnx_node *v)
+{
+    const cnn_tensor *t = v->t;
+    const cnn_shape   x = t->shape;
+    const unsigned    axes = (unsigned)cnnx_option(t, "axes");             /* 0: group_norm */
+    const bool        rms = t->op == &cnn_op_rms_norm, layer = rms || t->op == &cnn_op_layer_norm;
+    const int         groups = axes ? (axes & CNN_C ? 1 : x.c) * (axes & CNN_H ? 1 : x.h)
+                             : (int)cnnx_option(t, "groups");
+    const int         n = cnnx_sample(x), k = n / groups;
+    cnnx_put(e, v, "    @_#(%y, %x, %d, %d, %d, %d, %d, %(eps), %w, %b);\n", n, k, layer ? 1 : cnnx_plane(x),
+             layer ? k : n, !rms);
+}
 
 static const char cnnx_prelu[] =
     "/* n / slopes neighbours have one slope. */\n"
@@ -705,6 +718,8 @@ static const char cnnx_prelu[] =
     { &cnn_op_##name, text, formula, arguments, NULL, false, false, NULL }
 #define CNNX_CALL(name, text, formula, call)                                                                 \
     { &cnn_op_##name, text, formula, NULL, call, false, false, NULL }
+#define CNNX_NORM(name)                                                                                      \
+    { &cnn_op_##name, cnnx_sample_norm, NULL, NULL, cnnx_call_sample_norm, true, false, NULL },
 #define CNNX_EACH(name, formula) CNNX_ROW(name, cnnx_elementwise, formula, "%y, %x, %N%~")
 
 static const cnnx_row cnnx_rows[] = {
@@ -713,9 +728,7 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_LAYER(dense,            cnnx_dense, "%y, %x, %N, %C, %w, %b, %r", true, cnnx_dense_channel),
     CNNX_LAYER(matmul,           cnnx_dense, "%y, %x, %N, %C, %w, %b, %r", false, NULL),
     CNNX_LAYER(batch_norm,       cnnx_batch_norm, "%y, %x, %C, %P, %w, %b, %r", true, NULL),
-    CNNX_LAYER(layer_norm,       cnnx_sample_norm, "%y, %x, %N, 1, 1, %(eps), %w, %b", false, NULL),
-    CNNX_LAYER(group_norm,       cnnx_sample_norm, "%y, %x, %N, %(groups), %P, %(eps), %w, %b", false, NULL),
-    CNNX_LAYER(instance_norm,    cnnx_sample_norm, "%y, %x, %N, %C, %P, %(eps), %w, %b", false, NULL),
+    CNNX_NORM(layer_norm) CNNX_NORM(rms_norm) CNNX_NORM(group_norm) CNNX_NORM(instance_norm)
     CNNX_LAYER(prelu,            cnnx_prelu, "%y, %x, %N, %W, %w", false, NULL),
     CNNX_ROW(max_pool,           cnnx_max_pool, NULL, "%v%y, %x"),
     CNNX_ROW(global_max_pool,    cnnx_max_pool, NULL, "%v%y, %x"),

@@ -1181,17 +1181,19 @@ static const char *const cnncl_source[] = {
         if (get_local_id(0) == 0) dw[c] += sum;
     }
 
-    /* Norms of one sample: row r holds k elements, groups rows a sample; `share` neighbours have one weight.
+    /* Norms of one sample: row r holds k elements; `share` neighbours have one weight, and after `sample`
+       elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
        As in the room, h = (x - mean) rstd,  e = dy w:
            dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
-    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps)
+    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps, int centred)
     {
         __local float part[GROUP]; BASE(x) BASE(saved)
         const int r = (int)get_group_id(0);
         float sum = 0.0f; float square = 0.0f;
         x += (size_t)r * k;
         for (int i = (int)get_local_id(0); i < k; i += GROUP) sum += x[i];
-        const float mean = group_sum(sum, part) / (float)k;
+        sum = group_sum(sum, part) / (float)k;
+        const float mean = centred ? sum : 0.0f;
         for (int i = (int)get_local_id(0); i < k; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
         square = group_sum(square, part);
         if (get_local_id(0) == 0)
@@ -1203,10 +1205,10 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(x) BASE(saved) BASE(w) BASE(b) ITEM(i, n)
         const int r = i / k; const int j = i % sample / share;
         const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
-        y[i] = affine ? w[j] * h + b[j] : h;
+        y[i] = affine ? w[j] * h + (affine > 1 ? b[j] : 0.0f) : h;
     }
     GROUP_KERNEL void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine,
-                                           int k, int sample, int share)
+                                           int k, int sample, int share, int centred)
     {
         __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
         const int r = (int)get_group_id(0); const float mean = saved[2 * r];
@@ -1217,7 +1219,7 @@ static const char *const cnncl_source[] = {
             const float e = affine ? dy[i] * w[i % sample / share] : dy[i];
             sum += e, with_h += e * (x[i] - mean) * rstd;
         }
-        sum = group_sum(sum, part) / (float)k;
+        sum = centred ? group_sum(sum, part) / (float)k : 0.0f;
         with_h = group_sum(with_h, part) / (float)k;
         for (int i = first + (int)get_local_id(0); i < last; i += GROUP)
             dx[i] += ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
@@ -2455,16 +2457,19 @@ CNNCL_BACKWARD(batch_norm)
 
 /* ---- Norms of one sample ---- */
 
-/* Elements of a group; how many neighbours share one weight. */
-typedef struct { int k, share; float eps; cnn_tensor *w, *b; } cnncl_sample_norm;
+/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. */
+typedef struct { int k, share, period, centred; float eps; cnn_tensor *w, *b; } cnncl_sample_norm;
 static cnncl_sample_norm cnncl_sample_norm_of(const cnn_tensor *y)
 {
-    const bool                 layer = y->op == &cnn_op_layer_norm;
+    const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    return (cnncl_sample_norm){
-        cnncl_elements(y->shape) / (layer ? 1 : group ? group->groups : y->shape.c),
-        layer ? 1 : cnncl_plane(y->shape), group ? group->eps : ((const cnn_norm_args *)y->args)->eps,
-        cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+    const cnn_norm_args       *a = y->args;
+    const int rows = group ? group->groups
+                   : (a->axes & CNN_C ? 1 : y->shape.c) * (a->axes & CNN_H ? 1 : y->shape.h);
+    const int k = cnncl_elements(y->shape) / rows;
+    return (cnncl_sample_norm){ k, layer ? 1 : cnncl_plane(y->shape),
+                                layer ? k : cnncl_elements(y->shape), !rms, group ? group->eps : a->eps,
+                                cnn_operand(y, "weight"), cnn_operand(y, "bias") };
 }
 
 CNNCL_FORWARD(sample_norm)
@@ -2476,10 +2481,10 @@ CNNCL_FORWARD(sample_norm)
     cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
     int       n = cnncl_len(y->shape), k = t.k;
     return CNNCL_RUN(d, sample_norm_statistics, n / k, 1, 1, CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k),
-                     CNNCL_FLOAT(t.eps)) &&
+                     CNNCL_FLOAT(t.eps), CNNCL_INT(t.centred)) &&
            CNNCL_RUN(d, sample_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT(t.w != NULL), CNNCL_INT(k),
-                     CNNCL_INT(cnncl_elements(y->shape)), CNNCL_INT(t.share), CNNCL_INT(n));
+                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT((t.w != NULL) + (t.b != NULL)), CNNCL_INT(k),
+                     CNNCL_INT(t.period), CNNCL_INT(t.share), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(sample_norm)
 {
@@ -2489,15 +2494,15 @@ CNNCL_BACKWARD(sample_norm)
     cnn_place w = t.w ? cnn_place_data(t.w) : x;
     bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
     cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
-    int       n = cnncl_len(y->shape), k = t.k, sample = cnncl_elements(y->shape), share = t.share;
+    int       n = cnncl_len(y->shape), k = t.k, sample = t.period, share = t.share;
     return (!y->in[0]->needs_grad ||
             CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
                       CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share))) &&
+                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred))) &&
            (!(want_dw || want_db) ||
             CNNCL_RUN(d, sample_norm_weight, sample / share, 1, 1, CNNCL_ARRAY(dw), CNNCL_INT(want_dw),
                       CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(y->shape.n * share)));
+                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(n / sample * share)));
 }
 
 CNNCL_FORWARD(prelu)
@@ -2690,8 +2695,8 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
     }
     if (cnncl_is_most(y) || y->op->formula)     return y->op->scratch ? y->op->scratch(y) : 0;
     if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
-    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm)
-        return y->op->saved(y);
+    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_rms_norm || y->op == &cnn_op_group_norm ||
+        y->op == &cnn_op_instance_norm) return y->op->saved(y);
     if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
         /* rows; or the two of label_loss_share */
         return ((size_t)cnncl_len(y->in[1]->shape) + 2) * sizeof(float);
@@ -2713,7 +2718,7 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
-    CNNCL_ROW(instance_norm, sample_norm)
+    CNNCL_ROW(instance_norm, sample_norm) CNNCL_ROW(rms_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
     { &cnn_op_softmax_cross_entropy, cnncl_hard_labels, cnncl_label_loss_forward, cnncl_label_loss_backward },
     CNNCL_ROW(nll, label_loss)
@@ -3045,7 +3050,8 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_lrn)             return cnn_lrn(x, 3, .alpha = 0.5f);
     if (op == &cnn_op_clamp)           return cnn_clamp(x, -1, 0.5f);
     if (op == &cnn_op_prelu)           return cnn_prelu(x, .per_channel = way);
-    if (op == &cnn_op_layer_norm)      return cnn_layer_norm(x, .no_affine = way);
+    if (op == &cnn_op_layer_norm)      return way ? cnn_layer_norm(x, .axes = CNN_W) : cnn_layer_norm(x);
+    if (op == &cnn_op_rms_norm)        return cnn_rms_norm(x, .axes = CNN_H | CNN_W, .no_affine = way);
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
     if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);

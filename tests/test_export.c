@@ -375,6 +375,7 @@ static void norms(void)
 {
     T *x = input(6, 3, 4), *h = cnn_batch_norm(x);                       /* nothing before it to be part of */
     h = cnn_add(cnn_layer_norm(h), cnn_group_norm(h, 3));
+    h = cnn_add(cnn_rms_norm(cnn_layer_norm(h, .axes = CNN_W)), cnn_layer_norm(cnn_rms_norm(h, .axes = CNN_H | CNN_W), .axes = CNN_H | CNN_W));
     h = cnn_add(cnn_add(h, cnn_instance_norm(h, .affine = 1)), cnn_add(cnn_instance_norm(x), cnn_layer_norm(x,
             .no_affine = 1)));
     holds_one("norms", x, cnn_relu(cnn_batch_norm(cnn_tanh(h), .no_affine = 1)), "sqrtf tanhf");

@@ -439,6 +439,7 @@ static void null_everywhere(void)
         const cnn_tensor *y[] = {
             cnn_conv2d(t, 1, 1), cnn_conv_transpose2d(t, 1, 1), cnn_dense(t, 1), cnn_matmul(t, t), cnn_max_pool(t, 1),
             cnn_avg_pool(t, 1), cnn_global_avg_pool(t), cnn_global_max_pool(t), cnn_batch_norm(t), cnn_layer_norm(t),
+            cnn_rms_norm(t),
             cnn_group_norm(t, 1), cnn_instance_norm(t), cnn_lrn(t, 1), cnn_relu(t), cnn_leaky_relu(t), cnn_sigmoid(t),
             cnn_tanh(t), cnn_relu6(t), cnn_elu(t), cnn_gelu(t), cnn_silu(t), cnn_softplus(t), cnn_hard_swish(t),
             cnn_selu(t), cnn_mish(t), cnn_hard_sigmoid(t), cnn_softsign(t), cnn_erf(t), cnn_power(t, 2),

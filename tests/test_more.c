@@ -18,6 +18,7 @@ static cnn_tensor *everything(cnn_tensor *x, cnn_tensor *t)
     h = cnn_relu6(cnn_layer_norm(cnn_clamp(cnn_clamp(h, -1, INFINITY), -INFINITY, 2)));
     h = cnn_log(cnn_sqrt(cnn_exp(cnn_softplus(cnn_abs(cnn_sub(h, cnn_global_max_pool(h)))))));
     h = cnn_add(h, cnn_erf(cnn_softsign(cnn_selu(cnn_mish(cnn_power(cnn_hard_sigmoid(h), 1.5f))))));
+    h = cnn_layer_norm(cnn_rms_norm(h, .axes = CNN_H | CNN_W), .axes = CNN_W);
     h = cnn_maximum(cnn_minimum(h, cnn_amax(h, CNN_N)), cnn_scale(cnn_amin(h, CNN_H), 2));
     h = cnn_pow(cnn_scale(cnn_abs(h), 1, 0.5f), cnn_div(h, cnn_scale(cnn_abs(h), 1, 1)));
     h = cnn_dense(h, 4, .name = "logits");
@@ -121,6 +122,8 @@ static void messages(void)
         case 26: cnn_bce_with_logits(x, x, .weight = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
                  want = "bce_with_logits: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,4,1,1)"; break;
         case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be in [0,inf]"; break;
+        case 29: cnn_layer_norm(x, .axes = CNN_C | CNN_W);
+                 want = "layer_norm: axes is 10: it must be the last ones, CNN_C | CNN_H | CNN_W, CNN_H | CNN_W or CNN_W"; break;
         case 28: cnn_conv_transpose2d(cnn_input(g, 1, 1, 1 << 20), 1024, 3, .stride = 2, .pad_h = 1, .pad_w = 1 << 20);
                  want = "conv_transpose2d: 1024 channels of (1,1), padded to (3,2097153), have more than 2^31 - 1 elements"; break;
         }

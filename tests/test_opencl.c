@@ -322,7 +322,7 @@ static net more(cnn_backend *dev)
     v = cnn_silu(cnn_dense(cnn_hard_swish(v), 8));
     v = cnn_div(cnn_maximum(v, cnn_amin(v, CNN_C)), cnn_scale(cnn_pow(cnn_scale(cnn_abs(v), 1, 1),
                                                                          cnn_minimum(v, shift)), 1, 1));
-    v = cnn_sub(v, cnn_amax(v, CNN_C));
+    v = cnn_rms_norm(cnn_sub(v, cnn_amax(v, CNN_C)));
     v = cnn_add(cnn_selu(cnn_softsign(v)), cnn_mish(cnn_erf(cnn_power(cnn_hard_sigmoid(v), 1.5f))));
     cnn_tensor *logits = cnn_dense(v, 4), *t = cnn_clamp(cnn_scale(logits, 0.5f, 0.5f), 0, 1);
     cnn_tensor *root = cnn_sqrt(cnn_scale(cnn_exp(cnn_scale(logits, 0.1f)), 1, 0.5f)),

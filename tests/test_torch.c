@@ -199,6 +199,10 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     X(minimum,               cnn_minimum(x, x2)) \
     X(amax,                  cnn_amax(x, CNN_C | CNN_W)) \
     X(amin,                  cnn_amin(x, CNN_H)) \
+    X(layer_norm_hw,         cnn_layer_norm(x, .axes = CNN_H | CNN_W, .eps = 0.01f, .name = "l")) \
+    X(layer_norm_w,          cnn_layer_norm(x, .axes = CNN_W, .name = "l")) \
+    X(rms_norm,              cnn_rms_norm(x, .name = "l")) \
+    X(rms_norm_w,            cnn_rms_norm(x, .axes = CNN_W, .eps = 0.01f, .name = "l")) \
     X(amax_all,              cnn_amax(x))
 
 #define FUNCTION(name, ...) \
