@@ -434,13 +434,19 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
 #define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
-/* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
-typedef struct { const char *at, *said; cnn_tensor *x; float eps;
-                 int no_affine; /* layer_norm; 1: no weight and bias */
+/* Over the last axes of each sample (Ba et al. 2016), PyTorch's normalized_shape. weight, bias: one for each
+   element of these, (1,C,H,W), (1,1,H,W) or (1,1,1,W). */
+typedef struct { const char *at, *said; cnn_tensor *x;
+                 unsigned axes; /* CNN_C | CNN_H | CNN_W, the default; CNN_H | CNN_W; or CNN_W */
+                 float eps;     /* rms_norm: default 1.19e-7, FLT_EPSILON, as PyTorch */
+                 int no_affine; /* layer_norm, rms_norm; 1: no weight and bias */
                  int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
 #define cnn_layer_norm(...) CNN_CALL(cnn_layer_norm_, cnn_norm_args, x, __VA_ARGS__)
+/* y = weight x / sqrt(mean x^2 + eps) over the same axes (Zhang, Sennrich 2019); no bias. */
+CNN_API cnn_tensor *cnn_rms_norm_(cnn_norm_args);
+#define cnn_rms_norm(...) CNN_CALL(cnn_rms_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
                  const char *name; } cnn_group_norm_args;
@@ -592,25 +598,40 @@ typedef struct { const char *at, *said; cnn_tensor *x;
 CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
 #define cnn_upsample(...) CNN_CALL(cnn_upsample_, cnn_upsample_args, x, __VA_ARGS__)
 
-/* ---- Arithmetic: add, sub and mul (Hadamard) broadcast, so an extent of 1 stretches ---- */
+/* ---- Arithmetic: operations of two operands broadcast, so an extent of 1 stretches ---- */
 
 CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b);
 #define cnn_add(a, b) cnn_add_(CNN_HERE, a, b)
 CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
 #define cnn_sub(a, b) cnn_sub_(CNN_HERE, a, b)
 CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
-#define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b)
+#define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b) /* element by element (Hadamard) */
+CNN_API cnn_tensor *cnn_div_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_div(a, b) cnn_div_(CNN_HERE, a, b)
+/* The larger and the smaller of the two; where they are equal each has half of the gradient. */
+CNN_API cnn_tensor *cnn_maximum_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_maximum(a, b) cnn_maximum_(CNN_HERE, a, b)
+CNN_API cnn_tensor *cnn_minimum_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_minimum(a, b) cnn_minimum_(CNN_HERE, a, b)
+/* a^b; the exponent may be learned where a > 0. One number as the exponent: cnn_power. */
+CNN_API cnn_tensor *cnn_pow_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_pow(a, b) cnn_pow_(CNN_HERE, a, b)
 /* factor x + offset; factor: default 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; float factor, offset;
                  const char *name; } cnn_scale_args;
 CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
 #define cnn_scale(...) CNN_CALL(cnn_scale_, cnn_scale_args, x, __VA_ARGS__)
-/* The sum and the mean over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they stay with extent 1. */
+/* The sum, the mean, the largest and the smallest over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they
+   stay with extent 1. Several that are largest share the gradient equally. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
 CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
 #define cnn_sum(...) CNN_CALL(cnn_sum_, cnn_reduce_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
 #define cnn_mean(...) CNN_CALL(cnn_mean_, cnn_reduce_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_amax_(cnn_reduce_args);
+#define cnn_amax(...) CNN_CALL(cnn_amax_, cnn_reduce_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_amin_(cnn_reduce_args);
+#define cnn_amin(...) CNN_CALL(cnn_amin_, cnn_reduce_args, x, __VA_ARGS__)
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
@@ -1124,6 +1145,7 @@ typedef struct {
     /* places in the option struct, offsetof, or 0: */
     size_t      one_d;                   /* int: 1: CNN_H is none of them */
     size_t      given;                   /* cnn_tensor *: taken instead of a new one */
+    size_t      axes_at;                 /* unsigned: axes, by an option of the operation */
     size_t      unless;                  /* int: 1 leaves it out (no_bias) */
     size_t      init, gain;              /* cnn_init; float, of a constant too */
 } cnn_owned;
@@ -1131,11 +1153,13 @@ typedef struct {
 /* Element by element: v[i] changes, for i < n, given a[i] and constants k. */
 typedef void cnn_each(float *v, const float *a, const float *b, const float *k, ptrdiff_t n);
 /* What an operation does with each element. With it, y needs no pass over memory of its own where it can run
-   in place of batch_norm, add, sub or mul. */
+   in place of batch_norm, add or another operation of two operands. */
 typedef struct {
     cnn_each *forward[2];   /* v is x and becomes y; a is in[1], of two operands, shaped as y. [1]: the same
                                compiled for AVX2; may be NULL */
-    cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X) */
+    cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X). Of two
+                               operands: v becomes the gradient of in[0], that of the formula behind this one
+                               the gradient of in[1]; a is in[0], and b is in[1] */
     size_t    k[2];         /* k[0] and k[1] are these options, offsetof a float; 0: none */
     size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
 } cnn_formula;
@@ -1269,12 +1293,13 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
 /* One word per operation, in the order of the chapters. The list feeds cnn_load and the tests. */
 #define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul) \
     X(max_pool) X(avg_pool) X(adaptive_avg_pool) X(global_avg_pool) X(global_max_pool) \
-    X(batch_norm) X(layer_norm) X(group_norm) X(instance_norm) X(lrn) \
+    X(batch_norm) X(layer_norm) X(rms_norm) X(group_norm) X(instance_norm) X(lrn) \
     X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
     X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
     X(softmax) X(log_softmax) X(dropout) \
     X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth) \
-    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
+    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(pow) X(scale) \
+    X(sum) X(mean) X(amax) X(amin) \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
@@ -2438,8 +2463,9 @@ static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 
 CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
 CNN__EACH(cnn__each_add,              v[i] += a[i])
-CNN__EACH(cnn__each_sub,              v[i] -= a[i])
-CNN__EACH(cnn__each_mul,              v[i] *= a[i])
+CNN__EACH(cnn__each_equal,            v[i] = v[i] == a[i] ? 1.0f : 0.0f)
+CNN__EACH(cnn__each_maximum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x > z ? x : z)
+CNN__EACH(cnn__each_minimum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x < z ? x : z)
 CNN__EACH(cnn__each_add_scaled,       v[i] += a[i] * k[0])
 CNN__EACH(cnn__each_add_product,      v[i] += a[i] * b[i] * k[0])
 CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
@@ -2607,10 +2633,12 @@ static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, c
 CNN__KERNEL(dropout, const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                      uint64_t stream, ptrdiff_t n);
 
-/* y = a op b, op one of '+', '-', '*', then the tail: an extent of 1 stretches. y has the full range; it may
-   be a if a has its shape. */
-CNN__KERNEL(broadcast, const cnn__cpu *cpu, char op, float *y, const float *a, const float *b, cnn_shape ys,
-                       cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+/* y = f(a; b), then the tail; with dy: y = f(dy; a, b). In a and b an extent of 1 stretches; y and dy have
+   the full range. y may be a if a has its shape. */
+CNN__KERNEL(broadcast, const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                       const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+/* y = x_1 f x_2 f ... over the axes on which y has extent 1: for an f whose order does not matter. */
+CNN__KERNEL(fold, const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs);
 /* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. */
 CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
                          cnn_shape as, cnn_shape bs, float p);
@@ -3043,11 +3071,12 @@ static cnn_shape cnn__per_channel(const cnn_tensor *y) { return cnn__vector(y->s
       .given = offsetof(args, weight), .init = offsetof(args, init), .gain = offsetof(args, gain) },         \
     { .suffix = "bias", .kind = CNN_PARAM, .shape = cnn__per_channel, .given = offsetof(args, bias),         \
       .unless = offsetof(args, no_bias) }
-#define CNN__AFFINE(args, shape_rule, dimensions)                                                            \
-    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .start = 1, .axes = dimensions,            \
-      .unless = offsetof(args, no_affine) },                                                                 \
-    { .suffix = "bias", .kind = CNN_PARAM, .shape = shape_rule, .axes = dimensions,                          \
+#define CNN__AFFINE_PART(part, first, args, shape_rule, axes_option)                                         \
+    { .suffix = part, .kind = CNN_PARAM, .shape = shape_rule, .start = first, .axes_at = axes_option,        \
       .unless = offsetof(args, no_affine) }
+#define CNN__AFFINE(args, shape_rule, axes_option)                                                           \
+    CNN__AFFINE_PART("weight", 1, args, shape_rule, axes_option),                                            \
+    CNN__AFFINE_PART("bias",   0, args, shape_rule, axes_option)
 
 /* ---- Builders: one line each, below their rooms ---- */
 
@@ -3898,7 +3927,7 @@ CNN__ROOM cnn_op_global_max_pool = {
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 3. Normalisation: batch_norm, layer_norm, group_norm, instance_norm, lrn
+   Chapter 3. Normalisation: batch_norm, layer_norm, rms_norm, group_norm, instance_norm, lrn
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- batch_norm -------------------------------------------------------------------------------------------
@@ -3984,24 +4013,42 @@ CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
     return y;
 }
 
-/* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
+/* ---- layer_norm, rms_norm, group_norm, instance_norm -----------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
- *   of them (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or
- *   one channel (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
- *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
- *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
+ *   along the last axes (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He
+ *   2018), or one channel (instance_norm: Ulyanov et al. 2016). rms_norm is layer_norm with m = 0 and without
+ *   b (Zhang, Sennrich 2019). No batch, so training and evaluation are the same.
+ *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy;
+ *   rms_norm: without mean D
+ *   w, b: one for each of the K elements in layer_norm; else one for each channel, (1,C,1,1).
  * ------------------------------------------------------------------------------------------------------- */
-/* Groups of a sample; elements of a group; how many neighbours share one weight. */
-typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; } cnn__sample_norm;
+/* Groups of a sample; elements of a group; how many neighbours share one weight; after how many elements the
+   weights begin anew. */
+typedef struct {
+    int         groups;
+    ptrdiff_t   k, share, period;
+    bool        centred;
+    float       eps;
+    cnn_tensor *w, *b;
+} cnn__sample_norm;
 static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
 {
     const cnn_shape            x = y->in[0]->shape;
-    const bool                 layer = y->op == &cnn_op_layer_norm;
+    const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    const int                  groups = layer ? 1 : group ? group->groups : x.c;
-    return (cnn__sample_norm){ groups, cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
-                               group ? group->eps : ((const cnn_norm_args *)y->args)->eps,
+    const cnn_norm_args       *a = y->args;
+    const int groups = group ? group->groups : (a->axes & CNN_C ? 1 : x.c) * (a->axes & CNN_H ? 1 : x.h);
+    const int k = cnn__sample(x) / groups;
+    return (cnn__sample_norm){ groups, k, layer ? 1 : cnn__plane(x), layer ? k : cnn__sample(x), !rms,
+                               group ? group->eps : a->eps,
                                cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+}
+static bool cnn__layer_norm_shape(cnn_tensor *y)
+{
+    const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
+    if (axes == CNN_W || axes == (CNN_H | CNN_W) || axes == (CNN_C | CNN_H | CNN_W)) return cnn__as_input(y);
+    return cnn_fail(y, "axes is %u: it must be the last ones, CNN_C | CNN_H | CNN_W, CNN_H | CNN_W or CNN_W",
+                    axes);
 }
 static bool cnn__group_norm_shape(cnn_tensor *y)
 {
@@ -4017,15 +4064,16 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     const float *w = cnn__data(t.w), *b = cnn__data(t.b);
     float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
     const int    rows = y->shape.n * t.groups;
+    const cnn__cpu one = { CNN_ISA_C, 1, false };
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
-        float        mean, rest, variance, rstd;
-        const cnn__cpu one = { y->graph->cpu.isa, 1, false };
-        cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
-        rstd = 1 / sqrtf(variance + t.eps);
+        float        mean = 0, rest = 0, variance = 0;
+        if (t.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
+        else           variance = (float)(cnn__sum_squares(&one, x, NULL, 0, t.k) / (double)t.k);
+        const float rstd = 1 / sqrtf(variance + t.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
-        ptrdiff_t weight = row % t.groups * t.k / t.share;
+        ptrdiff_t weight = row * t.k % t.period / t.share;
         for (ptrdiff_t i = 0; i < t.k; weight++) {
             const float factor = w ? rstd * w[weight] : rstd;
             const float offset = (b ? b[weight] : 0.0f) - rest * factor;
@@ -4048,14 +4096,14 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
 {
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
-    const ptrdiff_t sample = cnn__sample(y->shape);
+    const ptrdiff_t all = cnn__len(y->shape);
     const float    *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * t.groups;
     const float    *w = cnn__data(t.w), *x = y->in[0]->data, *dy = y->grad;
     float          *dx = y->in[0]->grad, *dw = cnn__grad(t.w), *db = cnn__grad(t.b);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
     for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
         const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
-        const ptrdiff_t at = row * t.k, weight = row % t.groups * t.k / t.share;
+        const ptrdiff_t at = row * t.k, weight = at % t.period / t.share;
         double          sum = 0, moment = 0;
         for (ptrdiff_t i = 0; i < t.k; i += t.share) {
             const double factor = w ? (double)w[weight + i / t.share] : 1.0;
@@ -4064,18 +4112,19 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
             sum += factor * part[0], moment += factor * part[1];
         }
         const double slope = moment * (double)rstd * (double)rstd / (double)t.k;
-        const float  m = (float)slope, d = (float)(sum / (double)t.k - (double)rest[row] * slope);
+        const double middle = t.centred ? sum / (double)t.k - (double)rest[row] * slope : 0;
+        const float  m = (float)slope, d = (float)middle;
         for (ptrdiff_t i = 0; i < t.k; ) {
             const float factor = w ? w[weight + i / t.share] : 1.0f;
             for (ptrdiff_t end = i + t.share; i < end; i++)
                 dx[at + i] += (factor * dy[at + i] - d - (x[at + i] - mean) * m) * rstd;
         }
     }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < (dw || db ? sample / t.share : 0); i++) {
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
+    for (ptrdiff_t i = 0; i < (dw || db ? t.period / t.share : 0); i++) {
         double sum = 0, moment = 0;
-        for (int s = 0; s < y->shape.n; s++) {
-            const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
+        for (ptrdiff_t at = i * t.share; at < all; at += t.period) {
+            const ptrdiff_t row = at / t.k;
             double          part[2];
             cnn__moments_of(cpu, part, x + at, dy + at, saved[2 * row], rest[row], t.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
@@ -4090,29 +4139,39 @@ static size_t cnn__sample_norm_saved(const cnn_tensor *y)
 }
 static cnn_shape cnn__per_element(const cnn_tensor *y)
 {
-    return (cnn_shape){ 1, y->shape.c, y->shape.h, y->shape.w };
+    const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
+    return (cnn_shape){ 1, axes & CNN_C ? y->shape.c : 1, axes & CNN_H ? y->shape.h : 1, y->shape.w };
 }
-#define CNN__SAMPLE_NORM(op_name, shape_rule, options, weights)                                              \
+#define CNN__SAMPLE_NORM(op_name, shape_rule, args, options, weights)                                        \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = shape_rule, .forward = cnn__sample_norm_forward,                          \
         .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved, .flags = CNN_READS_X,        \
-        .args_size = sizeof(cnn_##options##_args), .fields = cnn__##options##_fields, .owned = weights };
-static const cnn_field cnn__norm_fields[] = {
-    CNN_FIELD('f', cnn_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
+        .args_size = sizeof(args), .fields = cnn__##options##_fields, .owned = cnn__##weights##_owned };
+#define CNN__NORM_FIELDS(op_name, last, values, least)                                                       \
+    static const cnn_field cnn__##op_name##_fields[] = {                                                     \
+        CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values),                                \
+        CNN_FIELD('f', cnn_norm_args, eps, .preset = least, .range = "(0,inf)"), { 0 } };
+CNN__NORM_FIELDS(layer_norm,    CNN_C | CNN_H | CNN_W, NULL,      1e-5)
+CNN__NORM_FIELDS(rms_norm,      CNN_C | CNN_H | CNN_W, NULL,      FLT_EPSILON)
+CNN__NORM_FIELDS(instance_norm, CNN_H | CNN_W,         "[12,12]", 1e-5)
 static const cnn_field cnn__group_norm_fields[] = {
     CNN_FIELD('i', cnn_group_norm_args, groups, .range = "[1,2147483647]", .what = "the number of groups"),
     CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_owned cnn__layer_norm_owned[] = {
-    CNN__AFFINE(cnn_norm_args, cnn__per_element, CNN_C | CNN_H | CNN_W), { 0 } };
+    CNN__AFFINE(cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
+static const cnn_owned cnn__rms_norm_owned[] = {
+    CNN__AFFINE_PART("weight", 1, cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
 static const cnn_owned cnn__group_norm_owned[] = {
     CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
 static const cnn_owned cnn__instance_norm_owned[] = {
     CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
-CNN__SAMPLE_NORM(layer_norm,    cnn__as_input,         norm,       cnn__layer_norm_owned)
-CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, group_norm, cnn__group_norm_owned)
-CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         norm,       cnn__instance_norm_owned)
+CNN__SAMPLE_NORM(layer_norm,    cnn__layer_norm_shape, cnn_norm_args,       layer_norm,    layer_norm)
+CNN__SAMPLE_NORM(rms_norm,      cnn__layer_norm_shape, cnn_norm_args,       rms_norm,      rms_norm)
+CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, cnn_group_norm_args, group_norm,    group_norm)
+CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         cnn_norm_args,       instance_norm, instance_norm)
 
 CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
+CNN__UNARY(cnn_rms_norm_,   rms_norm,   cnn_norm_args)
 CNN__UNARY(cnn_group_norm_, group_norm, cnn_group_norm_args)
 
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
@@ -5052,11 +5111,14 @@ CNN__ROOM cnn_op_upsample = {
 CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 6. Arithmetic: add, sub, mul, scale, sum, mean
+   Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin
    -------------------------------------------------------------------------------------------------------- */
 
-/* ---- add, sub, mul ----------------------------------------------------------------------------------------
+/* ---- add, sub, mul, div, maximum, minimum, pow ------------------------------------------------------------
  *   add: y = a + b, da = dy, db = dy    sub: y = a - b, da = dy, db = -dy  mul: y = a b, da = dy b, db = dy a
+ *   div: y = a / b,   da = dy / b,   db = -dy a / b^2
+ *   maximum:  da = dy [a > b] + dy/2 [a = b],   db = dy - da;   minimum: the same with a < b; NaN wins
+ *   pow: y = a^b,   da = dy b a^(b-1), 0 for b = 0;   db = dy y log a, 0 for a = 0 <= b
  *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
  *   was stretched is summed over the copies.
  * -------------------------------------------------------------------------------------------------------- */
@@ -5086,31 +5148,72 @@ static bool cnn__binary_shape(cnn_tensor *y)
 static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_tensor *a = y->in[0], *b = y->in[1];
-    const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
-    cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape,
-                   cnn__of(y)->tail);
+    const cnn__cpu   *cpu = &y->graph->cpu;
+    cnn__broadcast(cpu, cnn__loop(cpu, y->op->formula->forward), y->data, NULL, a->data, b->data, y->shape,
+                   a->shape, b->shape, cnn__of(y)->tail);
 }
+/* A product's gradients need no array between: the sum over the copies takes two operands. */
 static void cnn__binary_backward(cnn_tensor *y)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *a = y->in[0], *b = y->in[1];
-    const bool      mul = y->op == &cnn_op_mul;
-    if (a->grad && a->grad != y->grad)
-        cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
-    if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
-                                  y->op == &cnn_op_sub ? -1.0f : 1.0f);
+    for (int i = 0; i < 2; i++) {
+        const cnn_tensor *x = y->in[i], *other = y->in[1 - i];
+        const float      *factor = y->op == &cnn_op_mul ? other->data : NULL;
+        cnn_each         *f = cnn__loop(cpu, y->op->formula[i].backward);
+        float            *d = f ? cnn_scratch(y) : y->grad;
+        if (!x->grad || x->grad == y->grad) continue;
+        if (f) cnn__broadcast(cpu, f, d, y->grad, a->data, b->data, y->shape, a->shape, b->shape, NULL);
+        cnn__add_product(cpu, x->grad, d, factor, x->shape, y->shape, other->shape,
+                         i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f);
+    }
 }
-#define CNN__BINARY(op_name, op_flags)                                                                       \
-    static const cnn_formula cnn__##op_name##_formula = {                                                    \
-        CNN__LOOPS(cnn__each_##op_name), { NULL, NULL }, { 0, 0 }, 0 };                                      \
+static size_t cnn__binary_scratch(const cnn_tensor *y)
+{
+    return y->op->formula->backward[0] ? (size_t)cnn__len(y->shape) * sizeof(float) : 0;
+}
+static const char *cnn__div_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y, (void)x, (void)backward;
+    return "a division by zero, or nearly: keep the divisor away from 0 (cnn_clamp)";
+}
+static const char *cnn__pow_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y, (void)backward;
+    return x->min > 0 ? NULL : "a power of a number that is not positive: keep it above 0 (cnn_clamp)";
+}
+CNN__LOOP(cnn__each_sub,            v[i] -= a[i])
+CNN__LOOP(cnn__each_mul,            v[i] *= a[i])
+CNN__LOOP(cnn__each_div,            v[i] /= a[i])
+CNN__LOOP(cnn__each_div_by,         v[i] /= b[i])
+CNN__LOOP(cnn__each_div_back,       v[i] = -v[i] * (a[i] / b[i]) / b[i])
+CNN__LOOP(cnn__each_if_larger,      float dy = v[i], z = a[i] == b[i] ? dy * 0.5f : dy;
+                                    v[i] = a[i] < b[i] ? 0.0f : z)
+CNN__LOOP(cnn__each_if_smaller,     float dy = v[i], z = a[i] == b[i] ? dy * 0.5f : dy;
+                                    v[i] = a[i] > b[i] ? 0.0f : z)
+CNN__LOOP(cnn__each_pow,            v[i] = powf(v[i], a[i]))
+CNN__LOOP(cnn__each_pow_base,       v[i] = b[i] == 0 ? 0.0f : v[i] * (b[i] * powf(a[i], b[i] - 1)))
+CNN__LOOP(cnn__each_pow_exponent,   const float z = v[i] * (powf(a[i], b[i]) * logf(a[i]));
+                                    v[i] = a[i] == 0 && b[i] >= 0 ? 0.0f : z)
+/* to_a, to_b: the loops of da and db; { NULL }: dy itself, but for the sign of sub and the factor of mul. */
+#define CNN__BINARY(op_name, op_flags, to_a, to_b, doctor)                                                   \
+    static const cnn_formula cnn__##op_name##_formula[] = {                                                  \
+        { CNN__LOOPS(cnn__each_##op_name), to_a, { 0, 0 }, 0 },                                              \
+        { CNN__LOOPS(cnn__each_##op_name), to_b, { 0, 0 }, 0 } };                                            \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__binary_shape, .forward = cnn__binary_forward,                        \
-        .backward = cnn__binary_backward, .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags),                  \
-        .formula = &cnn__##op_name##_formula };                                                              \
+        .backward = cnn__binary_backward, .scratch = cnn__binary_scratch,                                    \
+        .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags), .formula = cnn__##op_name##_formula,               \
+        .hint = doctor };                                                                                    \
     CNN__PLAIN_2(cnn_##op_name##_, op_name)
-CNN__BINARY(add, CNN_INPLACE_GRAD)
-CNN__BINARY(sub, CNN_INPLACE_GRAD)
-CNN__BINARY(mul, CNN_READS_X)
+CNN__BINARY(add, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
+CNN__BINARY(sub, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
+CNN__BINARY(mul, CNN_READS_X,      { NULL }, { NULL }, NULL)
+CNN__BINARY(div, CNN_READS_X, CNN__LOOPS(cnn__each_div_by), CNN__LOOPS(cnn__each_div_back), cnn__div_hint)
+CNN__BINARY(maximum, CNN_READS_X, CNN__LOOPS(cnn__each_if_larger), CNN__LOOPS(cnn__each_if_smaller), NULL)
+CNN__BINARY(minimum, CNN_READS_X, CNN__LOOPS(cnn__each_if_smaller), CNN__LOOPS(cnn__each_if_larger), NULL)
+CNN__BINARY(pow, CNN_READS_X, CNN__LOOPS(cnn__each_pow_base), CNN__LOOPS(cnn__each_pow_exponent),
+            cnn__pow_hint)
 
 /* ---- scale ------------------------------------------------------------------------------------------------
  *   y = factor x + offset,   dx = factor dy
@@ -5159,16 +5262,49 @@ static const cnn_field cnn__reduce_fields[] = {
               .what = "made of CNN_N | CNN_C | CNN_H | CNN_W"), { 0 } };
 static const cnn_field cnn__global_fields[] = {
     CNN_FIELD('u', cnn_reduce_args, axes, .preset = CNN_H | CNN_W, .range = "[12,12]"), { 0 } };
-#define CNN__REDUCE(op_name, options)                                                                        \
+/* ---- amax, amin -------------------------------------------------------------------------------------------
+ *   y = the largest (smallest) x over some axes; NaN wins.   dx = dy / M where x = y, M of them, else 0
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__most_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_each       *f = y->op == &cnn_op_amax ? cnn__each_maximum(cpu) : cnn__each_minimum(cpu);
+    cnn__fold(cpu, f, y->data, y->in[0]->data, y->shape, y->in[0]->shape);
+}
+static void cnn__most_backward(cnn_tensor *y)
+{
+    const cnn__cpu   *cpu = &y->graph->cpu;
+    const cnn_tensor *x = y->in[0];
+    const int         n = cnn__len(y->shape);
+    float            *equal = cnn_scratch(y), *share = equal + cnn__len(x->shape);
+    if (!x->grad) return;
+    cnn__broadcast(cpu, cnn__each_equal(cpu), equal, NULL, x->data, y->data, x->shape, x->shape, y->shape,
+                   NULL);
+    memset(share, 0, (size_t)n * sizeof *share);
+    cnn__add_product(cpu, share, equal, NULL, y->shape, x->shape, x->shape, 1);
+    for (int i = 0; i < n; i++) share[i] = y->grad[i] / share[i];
+    cnn__add_product(cpu, x->grad, equal, share, x->shape, x->shape, y->shape, 1);
+}
+static size_t cnn__most_scratch(const cnn_tensor *y)
+{
+    return ((size_t)cnn__len(y->shape) + (size_t)cnn__len(y->in[0]->shape)) * sizeof(float);
+}
+
+#define CNN__REDUCE(op_name, rule, options, ...)                                                             \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
-        .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,                        \
-        .backward = cnn__reduce_backward, .args_size = sizeof(cnn_reduce_args), .fields = options };
-CNN__REDUCE(sum,             cnn__reduce_fields)
-CNN__REDUCE(mean,            cnn__reduce_fields)
-CNN__REDUCE(global_avg_pool, cnn__global_fields)
+        .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__##rule##_forward,                      \
+        .backward = cnn__##rule##_backward, .args_size = sizeof(cnn_reduce_args),                            \
+        .fields = cnn__##options##_fields, __VA_ARGS__ };
+CNN__REDUCE(sum,             reduce, reduce, .flags = 0)
+CNN__REDUCE(mean,            reduce, reduce, .flags = 0)
+CNN__REDUCE(global_avg_pool, reduce, global, .flags = 0)
+CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
+CNN__REDUCE(amin, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
 
 CNN__UNARY(cnn_sum_,  sum,  cnn_reduce_args)
 CNN__UNARY(cnn_mean_, mean, cnn_reduce_args)
+CNN__UNARY(cnn_amax_, amax, cnn_reduce_args)
+CNN__UNARY(cnn_amin_, amin, cnn_reduce_args)
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -5820,19 +5956,40 @@ static ptrdiff_t cnn__stretched(cnn_shape s, int n, int c, int h, int w)
     return cnn__at(s.n == 1 ? 0 : n, s.c == 1 ? 0 : c, s.h == 1 ? 0 : h, s.w == 1 ? 0 : w, s.c, s.h, s.w);
 }
 
-static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                           const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_broadcast(cpu, op, y, a, b, ys, as, bs, tail);
+        cnn__fast_broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail);
         return;
     }
     for (int n = 0; n < ys.n; n++)
     for (int c = 0; c < ys.c; c++)
     for (int h = 0; h < ys.h; h++)
     for (int w = 0; w < ys.w; w++) {
-        const float left = a[cnn__stretched(as, n, c, h, w)], right = b[cnn__stretched(bs, n, c, h, w)];
-        *y++ = op == '+' ? left + right : op == '-' ? left - right : left * right;
+        const float *left = a + cnn__stretched(as, n, c, h, w), *right = b + cnn__stretched(bs, n, c, h, w);
+        float        v = dy ? *dy++ : *left;
+        if (dy) f(&v, left, right, NULL, 1);
+        else    f(&v, right, NULL, NULL, 1);
+        *y++ = v;
+    }
+}
+
+static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_fold(cpu, f, y, x, ys, xs);
+        return;
+    }
+    for (int n = 0; n < xs.n; n++)
+    for (int c = 0; c < xs.c; c++)
+    for (int h = 0; h < xs.h; h++)
+    for (int w = 0; w < xs.w; w++, x++) {
+        float *to = y + cnn__stretched(ys, n, c, h, w);
+        const bool first = (n == 0 || ys.n > 1) && (c == 0 || ys.c > 1) && (h == 0 || ys.h > 1)
+                           && (w == 0 || ys.w > 1);
+        if (first) *to = *x;
+        else       f(to, x, NULL, NULL, 1);
     }
 }
 
@@ -11089,8 +11246,10 @@ static void cnn__find_axes(cnn_graph *g)
         for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
             cnn_tensor *t = cnn__owned(y, own);
             int         one_d = 0;
+            unsigned    axes = own->axes;
+            if (own->axes_at) memcpy(&axes, (const char *)y->args + own->axes_at, sizeof axes);
             if (own->one_d) memcpy(&one_d, (const char *)y->args + own->one_d, sizeof one_d);
-            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes & (one_d ? ~(unsigned)CNN_H : ~0u);
+            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = axes & (one_d ? ~(unsigned)CNN_H : ~0u);
         }
     }
 }
@@ -15682,31 +15841,31 @@ static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
     return m;
 }
 
-static void cnn__fast_broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                                cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+/* n numbers: those from x on, or, where that is one number, n copies of it. */
+static const float *cnn__row_of(const float *x, bool row, float *copy, ptrdiff_t n)
+{
+    for (ptrdiff_t j = 0; !row && j < n; j++) copy[j] = *x;
+    return row ? x : copy;
+}
+
+static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                                const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs,
+                                const cnn__tail *tail)
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
-    const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
-    cnn_each        *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
-    cnn_each        *scale = cnn__each_scale(cpu);
-    if (rows == 1 && r.a[3] && r.b[3]) {
-        cnn__map_then(cpu, f, y, a, b, NULL, NULL, n, tail);
-        return;
-    }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * n))
-    for (ptrdiff_t row = 0; row < rows; row++) {
+    const ptrdiff_t  n = r.n[3], pieces = cnn__ceil(n, CNN__PIECE), all = r.n[0] * r.n[1] * r.n[2] * pieces;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
+    for (ptrdiff_t i = 0; i < all; i++) {
+        const ptrdiff_t row = i / pieces, from = i % pieces * CNN__PIECE, m = cnn__min(CNN__PIECE, n - from);
         const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
-        float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
-        const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
-        const float *v  = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2];
-        const bool   turned = !r.a[3] && r.b[3];                 /* one number op a row */
-        const float *from = turned ? v : u, number = turned ? *u : *v;
-        if (to != from) memcpy(to, from, (size_t)n * sizeof *to);
-        const float k[2] = { op == '*' ? number : op == '-' && turned ? -1.0f : 1.0f,
-                             op == '*' ? 0.0f : op == '-' && !turned ? -number : number };
-        if (r.a[3] && r.b[3]) f(to, v, NULL, NULL, n);
-        else                  scale(to, NULL, NULL, k, n);
-        cnn__finish(tail, y, to - y, n);
+        const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
+        const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
+        const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
+        float           left[CNN__PIECE], right[CNN__PIECE];
+        u = cnn__row_of(u, r.a[3], left, m), v = cnn__row_of(v, r.b[3], right, m);
+        if (dy || y + at != u) memcpy(y + at, dy ? dy + at : u, (size_t)m * sizeof *y);
+        f(y + at, dy ? u : v, dy ? v : NULL, NULL, m);
+        cnn__finish(tail, y, at, m);
     }
 }
 
@@ -15782,6 +15941,32 @@ static void cnn__fast_add_product(const cnn__cpu *cpu, float *y, const float *a,
         if (!rows)           *to += (float)sum;
         else if (terms == 1) cnn__add_term(&q, at, 0, from, m, to, NULL);
         else                 cnn__add_terms(&q, at, terms, from, m, to);
+    }
+}
+
+/* y of rows: row upon row. Else all rows that become one number are folded into a piece, that by halves. */
+static void cnn__fast_fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys,
+                           cnn_shape xs)
+{
+    const cnn__range r = cnn__range_of(ys, xs, xs);
+    const bool       rows = r.y[3] != 0;
+    const ptrdiff_t  n = r.n[3], piece = cnn__min(CNN__PIECE, n), pieces = cnn__ceil(n, piece);
+    ptrdiff_t        own = rows ? pieces : 1, terms = rows ? 1 : pieces;
+    for (int i = 0; i < 3; i++) *(r.y[i] ? &own : &terms) *= r.n[i];
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, own * terms * piece))
+    for (ptrdiff_t i = 0; i < own; i++) {
+        const ptrdiff_t at = rows ? i / pieces : i, first = rows ? i % pieces * piece : 0;
+        ptrdiff_t       width = cnn__min(piece, n - first);
+        float           part[CNN__PIECE];
+        for (ptrdiff_t k = 0; k < terms; k++) {
+            const ptrdiff_t from = rows ? first : k % pieces * piece, m = cnn__min(width, n - from);
+            const float    *u = x + cnn__offset(&r, r.a, at, rows ? k : k / pieces) + from;
+            if (k == 0) memcpy(part, u, (size_t)m * sizeof *part);
+            else        f(part, u, NULL, NULL, m);
+        }
+        for (; !rows && width > 1; width -= width / 2)
+            f(part, part + width - width / 2, NULL, NULL, width / 2);
+        memcpy(y + cnn__offset(&r, r.y, at, 0) + first, part, (size_t)width * sizeof *y);
     }
 }
 
@@ -15989,10 +16174,10 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* ===========================================================================================================
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
-   Nodes with a formula that run in place of conv2d, batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
-   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are
-   skipped. Each must be the only user of the node before it; the second operand of add, sub and mul must have
-   y's shape and be there already. What can be read stays readable: the memory plan runs in place only of
+   Nodes with a formula that run in place of conv2d, batch_norm or an operation of two operands (CNN_JOINABLE)
+   join it: their formulas are applied to each piece of its result while that is in the L1 cache, and their
+   rooms are skipped. Each must be the only user of the node before it; a second operand must have y's shape
+   and be there already. What can be read stays readable: the memory plan runs in place only of
    values that nobody reads again, so never of what is kept. The bits are those of the rooms. Nodes are not
    joined on a device, on the plain loops, nor while profile, trace or doctor look on.
    A batch norm behind a convolution that keeps packed weights is folded into these: other bits, see

@@ -355,7 +355,9 @@ static void stretched(void)
             ((cnn_shape){ 1, 3, 4, 5 }));
     T    *h = cnn_mul(cnn_sub(x, rows), cnn_add(channels, c));
     h = cnn_sub(cnn_sub(c, h), cnn_mul(cnn_mean(x, .axes = CNN_C | CNN_H | CNN_W), p));
-    holds_one("stretched", x, cnn_mul(h, cnn_mean(h, .axes = CNN_C)), "");
+    h = cnn_maximum(cnn_minimum(h, cnn_amax(h, .axes = CNN_H)), cnn_scale(cnn_amin(h, .axes = CNN_C | CNN_W), 0.5f));
+    h = cnn_pow(cnn_clamp(cnn_div(h, cnn_scale(cnn_abs(rows), 1, 2)), 0.1f, 2), cnn_add(c, cnn_amax(x, .axes = 15 & ~CNN_N)));
+    holds_one("stretched", x, cnn_mul(h, cnn_mean(h, .axes = CNN_C)), "powf");
 }
 static void places(void)
 {
@@ -394,6 +396,7 @@ static void norms(void)
 {
     T *x = input(6, 3, 4), *h = cnn_batch_norm(x);                       /* nothing before it to be part of */
     h = cnn_add(cnn_layer_norm(h), cnn_group_norm(h, 3));
+    h = cnn_add(cnn_rms_norm(cnn_layer_norm(h, .axes = CNN_W)), cnn_layer_norm(cnn_rms_norm(h, .axes = CNN_H | CNN_W), .axes = CNN_H | CNN_W));
     h = cnn_add(cnn_add(h, cnn_instance_norm(h, .affine = 1)), cnn_add(cnn_instance_norm(x), cnn_layer_norm(x,
             .no_affine = 1)));
     holds_one("norms", x, cnn_relu(cnn_batch_norm(cnn_tanh(h), .no_affine = 1)), "sqrtf tanhf");

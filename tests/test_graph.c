@@ -527,7 +527,11 @@ static cnn_tensor *formula_number(cnn_tensor *x, int i)
     case 19: return cnn_softsign(x);
     case 20: return cnn_erf(x);
     case 21: return cnn_power(x, 3);
-    case 22: return cnn_sub(x, x->in[0]);
+    case 22: return cnn_div(x, x->in[0]);
+    case 23: return cnn_maximum(x, x->in[0]);
+    case 24: return cnn_minimum(x, x->in[0]);
+    case 25: return cnn_pow(x, x->in[0]);
+    case 26: return cnn_sub(x, x->in[0]);
     default: return cnn_mul(x, x->in[0]);
     }
 }
@@ -536,7 +540,7 @@ static void joined_formulas(void)
     enum { B = 2, C = 3, H = 31, W = 37, N = B * C * H * W };
     float *image = test_floats(N), *value[2] = { test_floats(N), test_floats(N) };
     test_fill(image, N, -2, 2);
-    for (int i = 0; i < 24; i++)
+    for (int i = 0; i < 28; i++)
         for (int head = 0; head < 4; head++) {
             bool joined = false;
             for (int way = 0; way < 2; way++) {

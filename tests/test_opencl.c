@@ -322,6 +322,9 @@ static net more(cnn_backend *dev)
     cnn_tensor *v = cnn_global_max_pool(cnn_upsample(cnn_adaptive_avg_pool(cnn_gelu(h), 5, 7), 2, .bilinear = 1)),
         *shift = cnn_param(n.g, "shift", shape4(1, 1, 1, 1));
     v = cnn_silu(cnn_dense(cnn_hard_swish(v), 8));
+    v = cnn_div(cnn_maximum(v, cnn_amin(v, CNN_C)), cnn_scale(cnn_pow(cnn_scale(cnn_abs(v), 1, 1),
+                                                                         cnn_minimum(v, shift)), 1, 1));
+    v = cnn_rms_norm(cnn_sub(v, cnn_amax(v, CNN_C)));
     v = cnn_add(cnn_selu(cnn_softsign(v)), cnn_mish(cnn_erf(cnn_power(cnn_hard_sigmoid(v), 1.5f))));
     cnn_tensor *logits = cnn_dense(v, 4), *t = cnn_clamp(cnn_scale(logits, 0.5f, 0.5f), 0, 1);
     cnn_tensor *root = cnn_sqrt(cnn_scale(cnn_exp(cnn_scale(logits, 0.1f)), 1, 0.5f)),
@@ -701,7 +704,7 @@ static void zoo_net(const struct net *z)
 static void left_to_the_cpu(const cnn_op *op)
 {
     float      cpu[4], device[4];
-    cnn_kernel row[64];
+    cnn_kernel row[128];
     int        rows = shared->n_kernels, kept = 0;
     cnncl   *d = cnncl_of(shared);
     memcpy(row, d->row, sizeof row);
@@ -1050,7 +1053,7 @@ static bool nonsense(cnn_backend *dev, cnn_tensor *y, cnn_mode mode)
 static void a_wrong_kernel(void)
 {
     cnncl   *d = cnncl_of(shared);
-    cnn_kernel row[64];
+    cnn_kernel row[128];
     int        rows = shared->n_kernels;
     CHECK(cnncl_check_rows(d));
     CHECK_INT(shared->n_kernels, rows);

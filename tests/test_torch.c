@@ -192,7 +192,18 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     X(erf,                   cnn_erf(x)) \
     X(power_3,               cnn_power(x, 3)) \
     X(power_0,               cnn_power(x, 0)) \
-    X(power_root,            cnn_power(x, -0.6f))
+    X(power_root,            cnn_power(x, -0.6f)) \
+    X(div,                   cnn_div(x, x2)) \
+    X(pow,                   cnn_pow(x, x2)) \
+    X(maximum,               cnn_maximum(x, x2)) \
+    X(minimum,               cnn_minimum(x, x2)) \
+    X(amax,                  cnn_amax(x, CNN_C | CNN_W)) \
+    X(amin,                  cnn_amin(x, CNN_H)) \
+    X(layer_norm_hw,         cnn_layer_norm(x, .axes = CNN_H | CNN_W, .eps = 0.01f, .name = "l")) \
+    X(layer_norm_w,          cnn_layer_norm(x, .axes = CNN_W, .name = "l")) \
+    X(rms_norm,              cnn_rms_norm(x, .name = "l")) \
+    X(rms_norm_w,            cnn_rms_norm(x, .axes = CNN_W, .eps = 0.01f, .name = "l")) \
+    X(amax_all,              cnn_amax(x))
 
 /* Those of shapes.safetensors. */
 #define SHAPES(X) \

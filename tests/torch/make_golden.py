@@ -222,6 +222,17 @@ for name, f in {
 }.items():
     case(name, f, 2.5 * rand(3, 4, 3, 5))
 case("power_root", lambda x: x ** -0.6, rand(2, 3, 4, 2).abs() + 0.1)
+case("div", torch.div, (2, 3, 4, 2), (rand(2, 3, 1, 2).abs() + 0.3).float().double())
+case("pow", torch.pow, (rand(2, 1, 4, 2).abs() + 0.1).float().double(), (2, 3, 4, 1))
+case("maximum", torch.maximum, (rand(2, 3, 4, 2) * 2).round(), (rand(2, 3, 1, 2) * 2).round())
+case("minimum", torch.minimum, (rand(2, 3, 4, 1) * 2).round(), (rand(2, 3, 1, 2) * 2).round())
+case("amax", lambda x: x.amax((1, 3), keepdim=True), (rand(2, 3, 4, 2) * 2).round())
+case("amin", lambda x: x.amin((2,), keepdim=True), (rand(2, 3, 7, 2) * 2).round())
+layer("layer_norm_hw", nn.LayerNorm([4, 5], eps=0.01), (3, 3, 4, 5))
+layer("layer_norm_w", nn.LayerNorm(7), (2, 3, 4, 7))
+layer("rms_norm", nn.RMSNorm([3, 4, 5], eps=torch.finfo(torch.float32).eps), (3, 3, 4, 5))
+layer("rms_norm_w", nn.RMSNorm(7, eps=0.01), (2, 3, 4, 7))
+case("amax_all", lambda x: x.amax(), (rand(2, 3, 4, 2) * 2).round())
 save_file(ops, os.path.join(here, "arithmetic.safetensors"))
 random = first
 
