@@ -2998,7 +2998,11 @@ static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
     const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
     const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && !(v->kernel && v->kernel->backward);
     if (!first || x->grad_alias == v || clears) return;
-    memset(x->t.grad, 0, (size_t)cnn__len(x->t.shape) * sizeof *x->t.grad);
+    enum { PIECE = 1 << 16 };
+    const ptrdiff_t n = cnn__len(x->t.shape);
+    CNN__PARALLEL_FOR(cnn__threads_for(&x->t.graph->cpu, n))
+    for (ptrdiff_t i = 0; i < n; i += PIECE)
+        memset(x->t.grad + i, 0, (size_t)cnn__min(PIECE, n - i) * sizeof *x->t.grad);
 }
 
 /* ---- What rooms may ask while they run ---- */
@@ -14838,6 +14842,135 @@ static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q)
                    q->blocks * cnn__ceil(q->m, q->u->mr), cnn__side_job, q);
 }
 
+/* ---- backward-data as columns: channels along the vectors ----
+
+       D (pixels, C KH KW) = dY^T (pixels, OC) W (OC, C KH KW)
+       dx[c][oy SH - PH + i DH][ox SW - PW + j DW] += D
+
+   The weights are taken as they lie, the pixels of several images together, so that neither strides nor small
+   planes leave lanes empty. Pixels are packed in row panels; each tile of D is added to dx at once. Lower
+   bound: the multiply-adds of the formula; each number of D is moved to its place by itself, for OC of them,
+   so this pays for many output channels. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    int images, channels;               /* images at a time; channels of a unit */
+    ptrdiff_t pixels, k, kb;            /* pixels of so many images; OC, some at a time */
+    ptrdiff_t *at;                      /* places in a packed panel */
+    float *work, *dx;
+    const float *dy, *w;
+    size_t each;
+} cnn__columns;
+
+static bool cnn__columns_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    return (void)cpu, pass == CNN__BACKWARD_DATA && t->groups == 1;
+}
+
+CNN__COLD static cnn__columns cnn__columns_plan(const cnn__cpu *cpu, const cnn__conv *t,
+                                                const cnn__arrays *o, char *base, size_t *used)
+{
+    enum { PIXELS = 384, TERMS = 512 };         /* for which a panel of the weights is copied; of a sum */
+    cnn__columns q = { .u = cnn__kernels_of(cpu), .t = t, .k = t->oc, .dy = o->dy, .w = o->w, .dx = o->to };
+    q.channels = (int)cnn__min(q.u->nr, t->ic), q.kb = cnn__min(q.k, TERMS);
+    q.images = (int)cnn__min(t->n, cnn__ceil(PIXELS, (ptrdiff_t)t->oh * t->ow));
+    q.pixels = (ptrdiff_t)q.images * t->oh * t->ow;
+    q.at = cnn__take(base, used, (size_t)q.kb, sizeof *q.at);
+    q.each = cnn__mul_size((size_t)q.k, (size_t)(q.pixels + q.u->nr));
+    q.each = cnn__round_up(q.each, 16);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* So many pixels of images from n on, in row panels: a[oc][pixel]. */
+static void cnn__columns_pack(const cnn__columns *q, float *a, ptrdiff_t n, ptrdiff_t pixels)
+{
+    const ptrdiff_t plane = (ptrdiff_t)q->t->oh * q->t->ow, mr = q->u->mr;
+    const float *dy = q->dy + n * q->k * plane;
+    for (ptrdiff_t p = 0; p < pixels; p += mr) {
+        const ptrdiff_t ni = cnn__min(mr, pixels - p);
+        for (ptrdiff_t r = 0, run; r < ni; r += run) {          /* of one image */
+            const ptrdiff_t e = (p + r) / plane, in = (p + r) % plane;
+            const float *from = dy + e * q->k * plane + in;
+            float *to = a + p * q->k + r;
+            run = cnn__min(ni - r, plane - in);
+            for (ptrdiff_t k = 0; k < q->k; k++, from += plane, to += ni)
+                for (ptrdiff_t z = 0; z < run; z++) to[z] = from[z];
+        }
+    }
+}
+
+/* Tile of D: ni pixels from p on, taps j .. j+nj of all taps of an image; to its place in dx, run of pixels
+   of a row by run. */
+static void cnn__columns_put(const cnn__columns *q, const float *tile, ptrdiff_t n, ptrdiff_t p, int ni,
+                             ptrdiff_t j, int nj)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t plane = (ptrdiff_t)t->oh * t->ow, in = (ptrdiff_t)t->h * t->w;
+    const int taps = t->kh * t->kw, sw = t->sw;
+    const bool flat = cnn__pointwise_fits(NULL, t, 0);          /* a row may go on in the next one */
+    struct { float *dx; int y, x, first, end; } run[CNN__MAX_MR];
+    float turned[CNN__MAX_MR * CNN__MAX_NR];
+    int runs = 0;
+    q->u->pack(turned, ni, tile, q->u->nr, NULL, nj);
+    for (int r = 0; r < ni; r = run[runs++].end) {
+        const ptrdiff_t at = (p + r) % plane, left = flat ? plane - at : t->ow - at % t->ow;
+        run[runs].y = (int)(at / t->ow) * t->sh - t->ph, run[runs].x = (int)(at % t->ow) * sw - t->pw;
+        run[runs].dx = q->dx + (n + (p + r) / plane) * t->ic * in;
+        run[runs].first = r, run[runs].end = (int)cnn__min(ni, r + left);
+    }
+    for (int l = 0; l < nj; l++) {
+        const int tap = (int)((j + l) % taps), i = tap / t->kw * t->dh, z = tap % t->kw * t->dw;
+        for (int r = 0; r < runs; r++) {
+            const int y = run[r].y + i, x = run[r].x + z;
+            int first = run[r].first, end = run[r].end;
+            float *to = run[r].dx + (j + l) / taps * in + (ptrdiff_t)y * t->w + x - (ptrdiff_t)first * sw;
+            const float *v = turned + l * ni;
+            if (y < 0 || y >= t->h) continue;
+            if (flat) { cnn__add(to + first, v + first, end - first); continue; }
+            const int inside = x >= t->w ? 0 : (t->w - 1 - x) / sw + 1;     /* pixels before the border */
+            end = (int)cnn__min(end, run[r].first + inside);
+            if (x < 0) first += (-x + sw - 1) / sw;
+            for (int e = first; e < end; e++) to[e * sw] += v[e];
+        }
+    }
+}
+
+/* A unit is nr channels of the images that are taken together. */
+static void cnn__columns_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__columns *q = job;
+    const cnn__conv *t = q->t;
+    const ptrdiff_t parts = cnn__ceil(t->ic, q->channels), taps = (ptrdiff_t)t->kh * t->kw;
+    const int mr = q->u->mr, nr = q->u->nr;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *b = q->work + (size_t)thread * q->each, *a = b + q->k * nr;
+    for (ptrdiff_t packed = -1; from < to; from++) {
+        const ptrdiff_t n = from / parts * q->images, c = from % parts * q->channels;
+        const ptrdiff_t pixels = cnn__min(q->images, t->n - n) * t->oh * t->ow;
+        const ptrdiff_t end = cnn__min(c + q->channels, t->ic) * taps;
+        if (packed != n) cnn__columns_pack(q, a, packed = n, pixels);
+        for (ptrdiff_t j = c * taps; j < end; j += nr) {
+            const int nj = (int)cnn__min(nr, end - j);
+            cnn__pack(q->u, b, nr, q->w + j, 1, t->ic * taps, nj, q->k);
+            for (ptrdiff_t p = 0; p < pixels; p += mr) {
+                const int ni = (int)cnn__min(mr, pixels - p);
+                for (ptrdiff_t k = 0; k < q->k; k += q->kb)
+                    q->u->micro(ni, nj, cnn__min(q->kb, q->k - k), a + p * q->k + k * ni, b + k * nr, q->at,
+                                tile, nr, NULL, k > 0);
+                cnn__columns_put(q, tile, n, p, ni, j, nj);
+            }
+        }
+    }
+}
+
+static void cnn__columns_run(const cnn__cpu *cpu, const cnn__columns *q)
+{
+    const cnn__conv *t = q->t;
+    for (ptrdiff_t k = 0; k < q->kb; k++) q->at[k] = k * q->u->nr;
+    cnn__share_out(cpu, (double)t->n * t->oh * t->ow * t->oc * t->ic * t->kh * t->kw,
+                   cnn__ceil(t->n, q->images) * cnn__ceil(t->ic, q->channels), cnn__columns_job, q);
+}
+
 /* ---- backward-weights: a product whose sums run over the pixels of dy ----
 
        dW (OC, taps) += dY (OC, pixels) S(X)^T
@@ -15552,6 +15685,14 @@ static size_t cnn__pack_side(const cnn__cpu *cpu, const cnn__conv *t, float *to,
     return (size_t)(q.m * q.k);
 }
 
+static void cnn__run_columns(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+                             char *scratch, size_t *used)
+{
+    const cnn__columns q = cnn__columns_plan(cpu, t, o, scratch, used);
+    (void)pass;
+    if (o->to) cnn__columns_run(cpu, &q);
+}
+
 static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                               char *scratch, size_t *used)
 {
@@ -15595,6 +15736,9 @@ enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the tran
        CNN__WINOGRAD_MANY = 32,         /* channels that repay even backward-weights on narrow planes */
        CNN__WINOGRAD_TILES = 16,        /* tiles of a batch, at least; */
        CNN__WINOGRAD_TILES_MANY = 4,    /* of backward-weights with many channels */
+       CNN__COLUMNS_TERMS = 256,        /* of a sum, at least; */
+       CNN__COLUMNS_PIXELS = 256,       /* of a plane of dy, at most: where strides or ends of planes leave
+                                           lanes of the direct sum empty; a quarter of that with stride 1 */
        CNN__SIDE_TERMS = 64,            /* of a sum, at least: worth two transpositions */
        CNN__SIDE_FLOATS = 1 << 17 };    /* of a block of nr images, which should stay in the L2 cache */
 #define CNN__WINOGRAD_WASTE      1.8    /* the largest ratio, */
@@ -15626,6 +15770,13 @@ CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *t
     return channels >= CNN__WINOGRAD_LEAST && h > 1 && w > 1
         && tiles >= (weights && many ? CNN__WINOGRAD_TILES_MANY : CNN__WINOGRAD_TILES)
         && tiles * side * side <= waste * t->n * h * w;
+}
+
+CNN__COLD static bool cnn__columns_pay(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    const bool strided = t->sh > 1 || t->sw > 1;
+    return cnn__columns_fit(cpu, t, pass) && t->oc >= CNN__COLUMNS_TERMS
+        && (ptrdiff_t)t->oh * t->ow <= (strided ? CNN__COLUMNS_PIXELS : CNN__COLUMNS_PIXELS / 4);
 }
 
 static bool cnn__winograd4_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
@@ -15661,6 +15812,7 @@ static const cnn__algorithm cnn__algorithms[] = {
     { "winograd 2x2", cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "depthwise rows", cnn__rows_fit, cnn__always, cnn__run_rows, NULL },
     { "direct, images side by side", cnn__side_fits, cnn__side_pays, cnn__run_side, cnn__pack_side },
+    { "direct, channels along the vectors", cnn__columns_fit, cnn__columns_pay, cnn__run_columns, NULL },
     { "1x1 gemm", cnn__pointwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
     { "depthwise", cnn__depthwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
     { "direct", cnn__always, cnn__always, cnn__run_direct, cnn__pack_direct }
