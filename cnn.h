@@ -712,8 +712,8 @@ CNN_API bool cnn_swap_average(cnn_graph *);
    for each pixel, or floats of any shape, such as a measured value, another picture, or 0 and 1 for each of
    several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
    when fed. A value, not a pointer: the loaders return it. If loading failed, count is 0 and error says why
-   (cnn_fit passes that on to the graph); cnn_dataset_free it anyway. Only mean and deviation may be written,
-   as for a net that was trained elsewhere with others. */
+   (cnn_fit passes that on to the graph); cnn_dataset_free it anyway. Only mean, deviation and names may be
+   written, as for a net that was trained elsewhere with others. */
 typedef enum { CNN_NOTHING, CNN_U8, CNN_I32, CNN_F32 } cnn_type;
 typedef struct { /* what a stream is asked for */
     const int     *index; int n; /* n samples by their numbers, 0..count-1, in the order of feeding */
@@ -733,7 +733,8 @@ typedef struct cnn_dataset {
     cnn_fill             fill; void *user;      /* a stream: it has none of these arrays */
     int                 *order;                 /* the order in which samples are fed: a permutation */
     float                mean[4], deviation[4]; /* per channel (the last entry serves all further channels) */
-    void                *own[3];                /* what cnn_dataset_free releases */
+    const char *const   *names;                 /* of the classes, ended by NULL; or NULL */
+    void                *own[4];                /* what cnn_dataset_free releases */
     char                 error[256];
 } cnn_dataset;
 CNN_API void        cnn_dataset_free(cnn_dataset *);
@@ -742,14 +743,14 @@ CNN_API void        cnn_dataset_free(cnn_dataset *);
    resumed as any data set, as the numbers of the samples are drawn here. cnn_fit and cnn_evaluate read one
    batch ahead in a second thread, while the net computes, if the program is built with -fopenmp or -pthread,
    or for Windows; each thread of the program that uses the data set calls fill, too. */
-typedef struct { int count, c, h, w;                              /* required: count, c; h and w: 1 */
+typedef struct { const char *at, *said; int count, c, h, w;       /* required: count, c; h and w: 1 */
                  const unsigned char *bytes; const float *floats; /* required: one of these, or fill */
                  const int *labels; const float *targets;         /* one of these, or none */
                  int target_c, target_h, target_w;                /* of a target; default 1 */
                  cnn_fill fill; void *user;
                  cnn_type type, target_type; } cnn_data_args; /* of a stream; default CNN_F32, CNN_NOTHING */
 CNN_API cnn_dataset cnn_data_(cnn_data_args);
-#define cnn_data(...) cnn_data_((cnn_data_args){ .count = __VA_ARGS__ })
+#define cnn_data(...) CNN_CALL(cnn_data_, cnn_data_args, count, __VA_ARGS__)
 /* The same for n samples of one class each, if there are at most 256: these labels are copied. */
 CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
                                int w);
@@ -757,7 +758,8 @@ CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels,
 
 /* CSV: numbers, one sample a line; a decimal point in every locale; quotes are allowed; blank lines do not
    count. Errors: a cell that is empty or not a finite number, lines of different length. */
-typedef struct { const char *path; /* required; of cnn_csv_memory: only for messages */
+typedef struct { const char *at, *said;
+                 const char *path; /* required; of cnn_csv_memory: only for messages */
                  int   label;      /* the column of the class: 1 the first, -1 the last; default none */
                  int   target;     /* or the first column of a target of floats, counted so; default none */
                  int   target_c, target_h, target_w; /* columns of either: their product; default 1 */
@@ -780,14 +782,44 @@ CNN_API cnn_dataset cnn_load_idx  (const char *images, const char *labels);
 /* One data set in the order of the paths, such as data_batch_1.bin ... data_batch_5.bin. */
 CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes);
 CNN_API cnn_dataset cnn_load_csv_ (cnn_csv_args);
-#define cnn_load_csv(...) cnn_load_csv_((cnn_csv_args){ .path = __VA_ARGS__ })
+#define cnn_load_csv(...) CNN_CALL(cnn_load_csv_, cnn_csv_args, path, __VA_ARGS__)
 CNN_API cnn_dataset cnn_load_npy  (const char *values, const char *labels);
+
+/* Pictures in folders: each folder in `path` is a class, and each file in it a picture of that class; both in
+   the order of their names, which the data set keeps (d.names). Names that begin with a point do not count. A
+   decoder makes a file h x w pixels of `channels` bytes, row by row; it returns NULL, or why it cannot. By
+   itself the library reads binary PPM and PGM; with stb_image.h it reads JPEG and PNG, too:
+
+   static const char *decode(cnn_picture *p, const char *path, int channels, void *user) { p->pixels =
+   stbi_load(path, &p->w, &p->h, NULL, channels), p->release = stbi_image_free; return (void)user, p->pixels ?
+   NULL : stbi_failure_reason(); }
+
+   Resizing is bilinear with antialiasing, to the byte as Pillow's (where that resizes columns before rows,
+   some bytes differ by 1). Errors name the folder or the file. */
+typedef struct { int h, w; unsigned char *pixels; void (*release)(void *pixels); } cnn_picture;
+typedef const char *(*cnn_decode)(cnn_picture *, const char *path, int channels, void *user);
+typedef struct { const char *at, *said;
+                 const char *path; int c, h, w; /* required; c: 1, grey, or 3, colour */
+                 int shorter;      /* default 0: each picture is stretched to h x w. Else its shorter side
+                                      gets so many pixels, and h x w are cut out of the middle */
+                 cnn_decode decode; void *user; /* default: PPM and PGM */
+                 int stream;       /* 1: pictures are decoded whenever they are fed, not kept in memory */
+               } cnn_folder_args;
+CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args);
+#define cnn_load_folder(...) CNN_CALL(cnn_load_folder_, cnn_folder_args, path, __VA_ARGS__)
 #endif
 
 /* Fisher-Yates from the identity: same seed, same order. */
 CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
 /* A view of count samples from first on, in the present order; the source must outlive it. */
 CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
+/* What a net has to know of its data when it is used: mean and deviation, and the names of the classes.
+   cnn_fit takes them over; else cnn_remember does. They go into model files, and cnn_load remembers them.
+   cnn_recall gives them to a data set, which names them no longer than the graph lives. Class name: NULL if
+   none is known. */
+CNN_API bool        cnn_remember(cnn_graph *, const cnn_dataset *);
+CNN_API void        cnn_recall(const cnn_graph *, cnn_dataset *);
+CNN_API const char *cnn_class_name(const cnn_graph *, int k);
 /* Set mean and deviation per channel to those of `as`. Errors, in .error: `as` has one, is empty, has another
    number of channels, or values that are not finite. */
 CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);
@@ -1313,7 +1345,9 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
     X(max_bytes) X(extra_ok) X(missing_ok) X(only) X(skip) X(renames) X(report) X(report_size) X(values) \
     X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) X(axes) \
-    X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen)
+    X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) X(bytes) X(floats) X(labels) \
+    X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) X(target_type) X(label) X(separator) \
+    X(shorter) X(decode) X(stream) X(count)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -1434,6 +1468,9 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #include <omp.h>
 #endif
 #if defined(__unix__) || defined(__APPLE__)
+#define CNN__POSIX 1
+#include <dirent.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #define CNN__IS_TERMINAL(f) ((f) == stderr ? isatty(2) : (f) == stdout && isatty(1))
 #elif defined(_WIN32)
@@ -1444,7 +1481,7 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #endif
 #if defined(_WIN32)                     /* a second thread reads data: see cnn__start_thread */
 #include <process.h>
-#define CNN__WINDOWS 1
+#define CNN__WIN32 1
 __declspec(dllimport) unsigned long __stdcall WaitForSingleObject(void *, unsigned long);
 __declspec(dllimport) int __stdcall CloseHandle(void *);
 #elif defined(__APPLE__) || (defined(__unix__) && (defined(_OPENMP) || defined(_REENTRANT)))
@@ -1719,6 +1756,7 @@ struct cnn_graph {
     struct cnn__doctor *doctor;         /* NULL until cnn_doctor */
     char        *check;                 /* what the last cnn_gradient_check found */
     char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
+    struct cnn__about  *about;          /* what it knows of its data; NULL: nothing. See cnn_remember */
 };
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
@@ -1981,6 +2019,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
 CNN_API void cnn_free(cnn_graph *g)
 {
     if (!g) return;
+    CNN_FREE(g->about);
     cnn__close_backend(g);
     while (g->blocks) {
         cnn__block *next = g->blocks->next;
@@ -7309,7 +7348,7 @@ CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels,
 CNN_API void cnn_dataset_free(cnn_dataset *d)
 {
     if (!d) return;
-    for (int i = 0; i < 3; i++) CNN_FREE(d->own[i]);
+    for (int i = 0; i < 4; i++) CNN_FREE(d->own[i]);
     memset(d, 0, sizeof *d);
 }
 
@@ -7844,6 +7883,404 @@ CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 }
 #endif
 
+/* ---- Pictures in folders ---- */
+
+#ifndef CNN_NO_STDIO
+static void cnn__free_pixels(void *pixels) { CNN_FREE(pixels); }
+
+static bool cnn__is_blank(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+/* A number of the header of a PNM file, and the blank behind it; -1: none. Comments reach from # to the end
+   of the line. */
+static int cnn__pnm_number(const unsigned char **p, const unsigned char *end)
+{
+    int n = -1;
+    while (*p < end && (cnn__is_blank(**p) || **p == '#')) {
+        if (**p == '#') while (*p < end && **p != '\n') ++*p;
+        if (*p < end) ++*p;
+    }
+    for (; *p < end && **p >= '0' && **p <= '9' && n < 65536; ++*p) n = (n < 0 ? 0 : 10 * n) + **p - '0';
+    if (*p == end || !cnn__is_blank(**p)) return -1;
+    ++*p;
+    return n;
+}
+
+/* Binary PPM (P6) and PGM (P5), of one or two bytes a value. Grey of colour as Pillow and BT.601 make it. */
+static const char *cnn__decode_pnm(cnn_picture *to, const unsigned char *p, size_t bytes, int channels)
+{
+    const unsigned char *end = p + bytes;
+    const int colour = bytes > 2 && p[1] == '6', has = colour ? 3 : 1;
+    if (bytes < 3 || p[0] != 'P' || (p[1] != '5' && p[1] != '6'))
+        return "not a binary PPM or PGM: other formats need a .decode";
+    p += 2;
+    const int w = cnn__pnm_number(&p, end), h = cnn__pnm_number(&p, end), top = cnn__pnm_number(&p, end);
+    if (w < 1 || h < 1 || w > 65535 || h > 65535 || top < 1 || top > 65535) return "bad PNM header";
+    const size_t wide = top > 255 ? 2 : 1, n = (size_t)h * (size_t)w;
+    if ((size_t)(end - p) / wide / (size_t)has < n) return "truncated: pixels are missing";
+    to->pixels = CNN_MALLOC(cnn__mul_size(n, (size_t)channels));
+    if (!to->pixels) return "out of memory";
+    to->h = h, to->w = w, to->release = cnn__free_pixels;
+    for (size_t i = 0; i < n; i++) {
+        unsigned v[3];
+        for (int c = 0; c < 3; c++) {
+            const unsigned char *at = p + (i * (size_t)has + (size_t)(colour ? c : 0)) * wide;
+            v[c] = wide == 2 ? (unsigned)at[0] << 8 | at[1] : *at;
+            if (v[c] > (unsigned)top) v[c] = (unsigned)top;
+            if (top != 255) v[c] = (v[c] * 255 + (unsigned)top / 2) / (unsigned)top;
+        }
+        if (channels == 1 && colour) v[0] = (v[0] * 19595 + v[1] * 38470 + v[2] * 7471 + 0x8000) >> 16;
+        for (int c = 0; c < channels; c++) to->pixels[i * (size_t)channels + (size_t)c] = (unsigned char)v[c];
+    }
+    return NULL;
+}
+
+/* Bilinear, with antialiasing: a value is the mean under a triangle that is as wide as two pixels of the
+   smaller picture. Weights are whole numbers of 2^-22, and the rows are rounded to bytes before the columns,
+   as in Pillow's resize. */
+typedef struct { int first, count; int *weight; } cnn__resample;
+static double cnn__triangle(double x) { return fabs(x) < 1 ? 1 - fabs(x) : 0; }
+
+static void cnn__find_weights(cnn__resample *taps, int *weights, int room, int in, int out, int from, int n)
+{
+    const double scale = (double)in / out, support = scale < 1 ? 1 : scale;
+    for (int i = 0; i < n; i++, weights += room) {
+        const double center = (from + i + 0.5) * scale;
+        int    first = (int)(center - support + 0.5), end = (int)(center + support + 0.5);
+        double sum = 0;
+        first = first < 0 ? 0 : first, end = end > in ? in : end;
+        for (int x = first; x < end; x++) sum += cnn__triangle((x - center + 0.5) * (1 / support));
+        for (int x = first; x < end; x++)
+            weights[x - first] =
+                (int)(0.5 + cnn__triangle((x - center + 0.5) * (1 / support)) / sum * (1 << 22));
+        taps[i] = (cnn__resample){ first, end - first, weights };
+    }
+}
+static unsigned char cnn__weighted(const cnn__resample *taps, const unsigned char *p, size_t stride)
+{
+    int sum = 1 << 21;
+    for (int k = 0; k < taps->count; k++) sum += p[(size_t)k * stride] * taps->weight[k];
+    return (unsigned char)(sum >> 22 > 255 ? 255 : sum >> 22);
+}
+
+/* Half of a difference, to the even one of two. */
+static int cnn__half(int d) { return d / 2 + (d % 2 && d / 2 % 2); }
+
+/* The picture as (channels,h,w): resized so that it is h x w or, with `shorter`, so that its shorter side has
+   that many pixels and h x w are cut out of its middle. */
+static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int channels, int h, int w,
+                                    int shorter)
+{
+    int high = h, wide = w;                            /* the whole picture, resized */
+    if (shorter) {
+        const double longer = p->h < p->w ? (double)shorter * p->w / p->h : (double)shorter * p->h / p->w;
+        if (longer > 1 << 24) return "its sides are too unequal to be resized";
+        high = p->h < p->w ? shorter : (int)longer, wide = p->h < p->w ? (int)longer : shorter;
+    }
+    const int    room = 2 * (int)ceil(fmax(1, fmax((double)p->h / high, (double)p->w / wide))) + 1;
+    const size_t n = (size_t)(h + w), weights = cnn__mul_size(cnn__mul_size(n, (size_t)room), sizeof(int));
+    const size_t rows = cnn__mul_size((size_t)p->h, (size_t)w * (size_t)channels);
+    const size_t bytes = cnn__add_size(cnn__add_size(weights, rows), n * sizeof(cnn__resample));
+    cnn__resample   *taps = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!taps) return "out of memory";
+    int           *weight = (int *)(taps + n);
+    unsigned char *row = (unsigned char *)(weight + n * (size_t)room);
+    cnn__find_weights(taps, weight, room, p->w, wide, cnn__half(wide - w), w);
+    cnn__find_weights(taps + w, weight + (size_t)w * (size_t)room, room, p->h, high, cnn__half(high - h), h);
+    for (int c = 0; c < channels; c++) {
+        for (size_t y = 0; y < (size_t)p->h; y++)
+            for (int x = 0; x < w; x++)
+                row[y * (size_t)w + (size_t)x] = cnn__weighted(&taps[x], p->pixels + (y * (size_t)p->w
+                    + (size_t)taps[x].first) * (size_t)channels + c, (size_t)channels);
+        for (int y = 0; y < h; y++)
+            for (int x = 0; x < w; x++)
+                *to++ = cnn__weighted(&taps[w + y], row + (size_t)taps[w + y].first * (size_t)w + x,
+                                      (size_t)w);
+    }
+    CNN_FREE(taps);
+    return NULL;
+}
+
+/* ---- Folders: sorted names of what is in them ---- */
+
+typedef struct { char **name; int count, capacity; size_t text; } cnn__list;    /* text: bytes, with ends */
+
+static void cnn__free_list(cnn__list *l)
+{
+    for (int i = 0; i < l->count; i++) CNN_FREE(l->name[i]);
+    CNN_FREE(l->name);
+    memset(l, 0, sizeof *l);
+}
+static int cnn__by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Take up "dir/name". */
+static bool cnn__list_add(cnn_dataset *d, cnn__list *l, const char *dir, const char *name)
+{
+    const size_t n = strlen(dir), m = strlen(name), slash = n > 0 && dir[n - 1] != '/';
+    if (l->count == l->capacity) {
+        const int capacity = l->capacity ? 2 * l->capacity : 16;
+        char    **more = l->capacity > INT_MAX / 16 ? NULL
+                       : CNN_REALLOC(l->name, (size_t)capacity * sizeof *more);
+        if (!more) return cnn__data_fail(d, "folder: out of memory: %d names", capacity);
+        l->name = more, l->capacity = capacity;
+    }
+    char *path = CNN_MALLOC(n + m + 2);
+    if (!path) return cnn__data_fail(d, "folder: out of memory: %zu bytes", n + m + 2);
+    memcpy(path, dir, n), path[n] = '/', memcpy(path + n + slash, name, m + 1);
+    l->name[l->count++] = path, l->text += n + slash + m + 1;
+    return true;
+}
+
+#if defined(CNN__WIN32)
+/* What a path is: 'd' a folder, 'f' a file, '?' something else, 0: it cannot be looked at. */
+static char cnn__kind_of(const char *path)
+{
+    struct _finddata_t found;
+    const intptr_t       search = _findfirst(path, &found);
+    if (search == -1) return 0;
+    _findclose(search);
+    return found.attrib & _A_SUBDIR ? 'd' : 'f';
+}
+static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
+{
+    struct _finddata_t found;
+    cnn__list            pattern = { NULL, 0, 0, 0 };
+    bool                 good = cnn__list_add(d, &pattern, dir, "*");
+    const intptr_t       search = good ? _findfirst(pattern.name[0], &found) : -1;
+    cnn__free_list(&pattern);
+    if (search == -1) return cnn__data_fail(d, "folder %s: it cannot be opened", cnn__path_end(dir));
+    do good = found.name[0] == '.' || cnn__list_add(d, l, dir, found.name);
+    while (good && _findnext(search, &found) == 0);
+    _findclose(search);
+    return good;
+}
+#elif defined(CNN__POSIX)
+static char cnn__kind_of(const char *path)
+{
+    struct stat s;
+    if (stat(path, &s) != 0) return 0;
+    return S_ISDIR(s.st_mode) ? 'd' : S_ISREG(s.st_mode) ? 'f' : '?';
+}
+static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
+{
+    errno = 0;
+    DIR *open = opendir(dir);
+    bool good = true;
+    if (!open) return cnn__data_fail(d, "folder %s: %s", cnn__path_end(dir), strerror(errno));
+    for (struct dirent *e; good && (e = readdir(open)) != NULL; )
+        good = e->d_name[0] == '.' || cnn__list_add(d, l, dir, e->d_name);
+    closedir(open);
+    return good;
+}
+#else
+static char cnn__kind_of(const char *path) { return (void)path, 0; }
+static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
+{
+    return (void)l, cnn__data_fail(d, "folder %s: this system's folders cannot be read", cnn__path_end(dir));
+}
+#endif
+
+/* Add the entries of a folder, in the order of their bytes; names that begin with a point do not count. */
+static bool cnn__list_folder(cnn_dataset *d, cnn__list *l, const char *dir)
+{
+    const int before = l->count;
+    if (!cnn__read_folder(d, l, dir)) return false;
+    const size_t n = (size_t)(l->count - before);
+    if (n > 0) qsort(l->name + before, n, sizeof *l->name, cnn__by_bytes);
+    return true;
+}
+
+/* ---- A folder as a stream: pictures are decoded when they are wanted ---- */
+
+/* One block, with all that it points to. */
+typedef struct {
+    cnn_folder_args a;
+    size_t          skip;                      /* so many bytes of a path are the folder's own */
+    const char    **file, **names;             /* "dir/class/file"; of the classes, ended by NULL */
+    int            *label;                     /* of each file */
+} cnn__folder;
+
+static const char *cnn__decode_file(cnn_picture *p, const char *path, int channels, char *why, size_t room)
+{
+    size_t         bytes;
+    unsigned char *file = cnn__read_file(path, &bytes, why, room);
+    const char    *wrong = file ? cnn__decode_pnm(p, file, bytes, channels) : why;
+    CNN_FREE(file);
+    return wrong;
+}
+
+static bool cnn__fill_folder(cnn_request *want, void *user)
+{
+    const cnn__folder     *f = user;
+    const cnn_folder_args *a = &f->a;
+    const size_t           each = (size_t)a->c * (size_t)a->h * (size_t)a->w;
+    for (int i = 0; i < want->n; i++) {
+        const char *path = f->file[want->index[i]], *shown = path + f->skip;
+        const size_t n = strlen(shown);
+        cnn_picture p = { 0, 0, NULL, NULL };
+        char        why[60];
+        const char *wrong = a->decode ? a->decode(&p, path, a->c, a->user)
+                                      : cnn__decode_file(&p, path, a->c, why, sizeof why);
+        if (!wrong && (!p.pixels || p.h < 1 || p.w < 1 || p.h > 65535 || p.w > 65535))
+            wrong = "the decoder gave no picture with sides of 1 to 65535";
+        if (!wrong)
+            wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a->c, a->h, a->w, a->shorter);
+        if (p.pixels && p.release) p.release(p.pixels);
+        if (wrong) {
+            cnn__format(want->error, sizeof want->error, "%s: %.70s", n > 50 ? shown + n - 50 : shown, wrong);
+            return false;
+        }
+        want->labels[i] = f->label[want->index[i]];
+    }
+    return true;
+}
+
+/* List the classes, and the files of each: those of class k end at end[k]. */
+static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file, int **end)
+{
+    int classes = 0;
+    if (!cnn__list_folder(d, class, path)) return false;
+    class->text = 0;
+    for (int i = 0; i < class->count; i++) {           /* files beside the folders do not count */
+        if (cnn__kind_of(class->name[i]) != 'd') { CNN_FREE(class->name[i]); continue; }
+        class->text += strlen(class->name[i]) + 1, class->name[classes++] = class->name[i];
+    }
+    class->count = classes;
+    if (classes == 0)
+        return cnn__data_fail(d, "folder %s: it holds no folders: each class is one", cnn__path_end(path));
+    *end = CNN_MALLOC((size_t)classes * sizeof **end);
+    if (!*end) return cnn__data_fail(d, "folder: out of memory: %d classes", classes);
+    for (int k = 0; k < classes; k++) {
+        int i = file->count;
+        if (!cnn__list_folder(d, file, class->name[k])) return false;
+        if (file->count == i)
+            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(class->name[k]));
+        for (; i < file->count; i++)
+            if (cnn__kind_of(file->name[i]) != 'f')
+                return cnn__data_fail(d, "folder: %s is no file: a class holds nothing else",
+                                      cnn__path_end(file->name[i]));
+        (*end)[k] = file->count;
+    }
+    return true;
+}
+
+/* Everything into the one block of the data set. */
+static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, const cnn__list *class,
+                                     const cnn__list *file, const int *end)
+{
+    const size_t files = (size_t)file->count, classes = (size_t)class->count;
+    const size_t numbers = cnn__round_up(files * sizeof(int), sizeof(char *));
+    const size_t bytes = sizeof(cnn__folder) + numbers + (files + classes + 1) * sizeof(char *);
+    if (!cnn__own(d, 3, cnn__add_size(bytes, cnn__add_size(class->text, file->text)))) return NULL;
+    cnn__folder *f = d->own[3];
+    memset(f, 0, sizeof *f);
+    f->a = *a, f->skip = strlen(a->path);
+    f->label = (int *)(f + 1), f->file = (const char **)(void *)((char *)(f + 1) + numbers);
+    f->names = f->file + files;
+    char *text = (char *)(f->names + classes + 1);
+    for (size_t i = 0, k = 0; i < files; i++) {
+        while ((int)i >= end[k]) k++;
+        const size_t n = strlen(file->name[i]) + 1;
+        f->file[i] = memcpy(text, file->name[i], n), text += n, f->label[i] = (int)k;
+    }
+    for (size_t k = 0; k < classes; k++) {
+        const char  *name = strrchr(class->name[k], '/') + 1;
+        const size_t n = strlen(name) + 1;
+        f->names[k] = memcpy(text, name, n), text += n;
+    }
+    f->names[classes] = NULL;
+    if (f->file[0][f->skip] == '/') f->skip++;
+    return f;
+}
+
+static bool cnn__check_folder(cnn_dataset *d, const cnn_folder_args *a)
+{
+    const int least = a->h < a->w ? a->w : a->h;
+    if (!a->path) return cnn__data_fail(d, "cnn_load_folder: no path was given");
+    if ((a->c != 1 && a->c != 3) || a->h < 1 || a->w < 1 || least > 65535 ||
+        cnn__checked_len((cnn_shape){ 1, a->c, a->h, a->w }) == SIZE_MAX)
+        return cnn__data_fail(d, "folder: pictures of (%d,%d,%d): they have 1 channel or 3, and sides of 1 "
+                                 "to 65535", a->c, a->h, a->w);
+    return !a->shorter || (a->shorter >= least && a->shorter <= 65535) ||
+           cnn__data_fail(d, "folder: shorter is %d: it must be %d to 65535, to cut out %dx%d pixels",
+                          a->shorter, least, a->h, a->w);
+}
+
+CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
+{
+    cnn_dataset     d = { 0 };
+    cnn__list       class = { NULL, 0, 0, 0 }, file = { NULL, 0, 0, 0 };
+    const cnn_shape s = { 1, a.c, a.h, a.w };
+    int            *end = NULL;
+    cnn__folder    *f = NULL;
+    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file, &end))
+        f = cnn__pack_folder(&d, &a, &class, &file, end);
+    const int files = file.count, classes = class.count;
+    cnn__free_list(&class), cnn__free_list(&file), CNN_FREE(end);
+    d.type = CNN_U8, d.target_type = CNN_I32;
+    if (!f || !cnn__set_samples(&d, NULL, NULL, files, s)) return d;
+    d.names = f->names, d.classes = classes, d.target = cnn__vector(1);
+    d.fill = cnn__fill_folder, d.user = f;
+    if (a.stream) return d;
+
+    cnn_request want = { .index = d.order, .n = d.count };
+    if (!cnn__own(&d, 0, cnn__mul_size((size_t)files, (size_t)cnn__sample(s)))) return d;
+    if (!cnn__own(&d, 1, (size_t)files * sizeof(int))) return d;
+    want.bytes = d.own[0], want.labels = d.own[1];
+    if (!cnn__fill_folder(&want, f)) return cnn__data_fail(&d, "%s", want.error), d;
+    d.bytes = want.bytes, d.labels = want.labels, d.fill = NULL;
+    return d;
+}
+#endif
+
+/* ---- What a net knows of its data ---- */
+
+/* One allocation, with the names behind it. */
+struct cnn__about { float mean[4], deviation[4]; int classes; const char *name[1]; };
+
+CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
+{
+    if (!g || !d || g->error[0]) return false;
+    if (d->error[0]) return cnn__fail(g, NULL, "remember", "data set: %s", d->error);
+    size_t n = 0, text = 0;
+    for (; d->names && d->names[n]; n++) text = cnn__add_size(text, strlen(d->names[n]) + 1);
+    const size_t head = sizeof *g->about + n * sizeof(char *), bytes = cnn__add_size(head, text);
+    bool         known = n > 0;
+    for (int k = 0; k < 4; k++) known = known || d->mean[k] != 0 || d->deviation[k] != 1;
+    if (!known) return CNN_FREE(g->about), g->about = NULL, true;
+    struct cnn__about *about = n > INT_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!about) return cnn__no_memory(g, NULL, "remember", bytes);
+    memset(about, 0, head);
+    about->classes = (int)n;
+    char *to = (char *)about + head;
+    for (size_t k = 0; k < n; k++) {
+        const size_t length = strlen(d->names[k]) + 1;
+        about->name[k] = memcpy(to, d->names[k], length), to += length;
+    }
+    memcpy(about->mean, d->mean, sizeof d->mean), memcpy(about->deviation, d->deviation, sizeof d->deviation);
+    CNN_FREE(g->about);
+    g->about = about;
+    return true;
+}
+
+static const struct cnn__about *cnn__about(const cnn_graph *g)         /* of a view: the net's */
+{
+    return !g ? NULL : g->shares ? g->shares->about : g->about;
+}
+CNN_API void cnn_recall(const cnn_graph *g, cnn_dataset *d)
+{
+    const struct cnn__about *about = cnn__about(g);
+    if (!about || !d) return;
+    memcpy(d->mean, about->mean, sizeof d->mean), memcpy(d->deviation, about->deviation, sizeof d->deviation);
+    d->names = about->classes ? (const char *const *)about->name : NULL;
+}
+CNN_API const char *cnn_class_name(const cnn_graph *g, int k)
+{
+    const struct cnn__about *about = cnn__about(g);
+    return about && k >= 0 && k < about->classes ? about->name[k] : NULL;
+}
+
 /* ---- Order and scale ---- */
 
 /* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn
@@ -7875,7 +8312,7 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
 {
     cnn_dataset d = { 0 };
     if (source) d = *source;
-    d.order = NULL, d.own[0] = d.own[1] = d.own[2] = NULL;
+    d.order = NULL, memset(d.own, 0, sizeof d.own);
     if (!source) cnn__data_fail(&d, "split: the data set is NULL");
     if (d.error[0]) return d;
     if (first < 0 || count < 1 || first > source->count - count)
@@ -7888,7 +8325,7 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
 
 /* ---- One thread beside, where there are threads ---- */
 
-#if defined(CNN__WINDOWS)
+#if defined(CNN__WIN32)
 typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
 static unsigned __stdcall cnn__run_thread(void *thread)
 {
@@ -9242,7 +9679,8 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     r.at.best_loss = INFINITY;
     size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
     if (a.patience && !(r.best = CNN_MALLOC(bytes))) return cnn__no_memory(g, a.at, "fit", bytes);
-    bool fine = cnn__open_sums(&r.sums, &r.to) && (!a.resume || cnn__resume_run(&r)) && cnn__fit(&r);
+    bool fine = cnn_remember(g, a.train) && cnn__open_sums(&r.sums, &r.to) &&
+                (!a.resume || cnn__resume_run(&r)) && cnn__fit(&r);
     CNN_FREE(r.best), CNN_FREE(r.sums.channel);
     return fine;
 }
@@ -9495,6 +9933,9 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 
    Words are escaped like URLs, and floats are written as their bits in hexadecimal: no locale can interfere.
 
+   What the net knows of its data is a line of metadata, too, if it was told (cnn_remember): "cnn.data", four
+   means, four deviations, the names of the classes.
+
    A checkpoint is the same file and all that it takes to continue the training bit for bit, as tensors named
    after the weights they belong to, and as numbers in the metadata:
 
@@ -9554,7 +9995,7 @@ typedef struct {
     size_t               bytes;                /* of data; SIZE_MAX while they are not read yet */
     void                *own;                  /* the data, if it was read from a path */
     char                *names;                /* other ones than the file's, by .renames */
-    char                *graph, *optimizer;    /* from the metadata, or NULL; also: */
+    char                *graph, *optimizer, *about; /* from the metadata, or NULL; also: */
     uint64_t             number[CNN__NUMBERS];
     unsigned             has;                  /* bit k: number k is there */
 } cnn__file;
@@ -9762,7 +10203,8 @@ static bool cnn__read_metadata(cnn__file *f)
     for (size_t n = 0; cnn__json_next(f, "{}", n); n++) {
         char  *key = cnn__json_key(f), *value = cnn__json_string(f);
         char **keep = strcmp(key, "cnn.graph") == 0 ? &f->graph
-                    : strcmp(key, "cnn.optimizer") == 0 ? &f->optimizer : NULL;
+                    : strcmp(key, "cnn.optimizer") == 0 ? &f->optimizer
+                    : strcmp(key, "cnn.data") == 0 ? &f->about : NULL;
         if (keep && *keep) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
         if (keep) *keep = value;
         else if (!cnn__read_number(f, key, value)) return false;
@@ -10760,6 +11202,18 @@ static void cnn__put_numbers(cnn__writer *w)
         cnn__putf(&w->header, ",\"%s\":\"%llu\"", cnn__numbers[k].key, (unsigned long long)number[k]);
 }
 
+static void cnn__put_about(cnn__string *to)
+{
+    const struct cnn__about *a = cnn__about(to->g);
+    if (!a) return;
+    cnn__putf(to, ",\"cnn.data\":\"");
+    for (int k = 0; k < 8; k++)
+        cnn__putf(to, k ? " %08lx" : "%08lx",
+                  (unsigned long)cnn__bits_of_float(k < 4 ? a->mean[k] : a->deviation[k - 4]));
+    for (int k = 0; k < a->classes; k++) cnn__put(to, " ", 1), cnn__put_word(to, a->name[k]);
+    cnn__putf(to, "\"");
+}
+
 static bool cnn__put_header(cnn__writer *w)
 {
     cnn__string *to = &w->header, graph = { .g = to->g };
@@ -10772,6 +11226,7 @@ static bool cnn__put_header(cnn__writer *w)
     cnn__putf(to, "\",\"cnn.optimizer\":\"");
     cnn__put_json(to, to->g->config.optimizer->name);
     cnn__putf(to, "\"");
+    cnn__put_about(to);
     cnn__put_numbers(w);
     cnn__putf(to, "}");
     const bool good = cnn__put_tensors(w);
@@ -10851,6 +11306,35 @@ CNN_API size_t cnn_save_checkpoint_memory(cnn_graph *g, void *out, size_t capaci
 
 /* ---- Loading a net ---- */
 
+/* "cnn.data": means and deviations of the data, then the names of the classes. */
+static bool cnn__read_about(cnn__file *f)
+{
+    cnn_dataset d = { 0 };
+    char       *line = f->about, *word;
+    uint32_t    bits[8];
+    size_t      n = 1;
+    if (!line) return true;
+    for (const char *s = line; *s; s++) n += *s == ' ';
+    const char **names = CNN_MALLOC(n * sizeof *names);
+    if (!names) return cnn__file_fail(f, "out of memory: %zu bytes", n * sizeof *names);
+    bool good = n >= 8;
+    for (size_t k = 0; k < n && good; k++) {
+        word = cnn__word(&line);
+        good = word && (k < 8 ? cnn__read_hex(word, 8, &bits[k]) && !word[8] : cnn__unescape(word));
+        if (k < 8) continue;
+        names[k - 8] = word;
+    }
+    for (int k = 0; k < 4 && good; k++) {
+        d.mean[k] = cnn__float_of_bits(bits[k]), d.deviation[k] = cnn__float_of_bits(bits[4 + k]);
+        good = isfinite(d.mean[k]) && isfinite(d.deviation[k]) && d.deviation[k] > 0;
+    }
+    if (good) names[n - 8] = NULL, d.names = names;
+    good = good ? cnn_remember(f->g, &d)
+                : cnn__file_fail(f, "cnn.data: mean, deviation and classes expected");
+    CNN_FREE(names);
+    return good;
+}
+
 static bool cnn__load(cnn__file *f, const cnn_load_args *a)
 {
     cnn_graph *g = f->g;
@@ -10872,7 +11356,7 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
                       : cnn__mul_size(CNN__MOST_PLAN, (size_t)g->config.max_batch);
     if (!g->error[0] && plan > most)
         return cnn__file_fail(f, "the net takes %zu bytes, above the limit of %zu: .max_bytes", plan, most);
-    return cnn_compile(g, root) && cnn__fill_state(f, NULL);
+    return cnn_compile(g, root) && cnn__fill_state(f, NULL) && cnn__read_about(f);
 }
 
 static cnn_graph *cnn__new_to_load(cnn_load_args a)
