@@ -144,7 +144,8 @@ typedef struct cnn_kernel    cnn_kernel;    /* a function that replaces one of a
 typedef struct cnn_backend   cnn_backend;   /* a device; NULL = the CPU code in the rooms */
 typedef struct { int n, c, h, w; } cnn_shape;                                      /* (N,C,H,W), w fastest */
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
-typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
+typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512,
+               CNN_ISA_WASM } cnn_isa;
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
 enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };                               /* axes */
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
@@ -185,7 +186,7 @@ typedef struct {
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
     int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
     cnn_isa      isa;               /* default: the environment variable CNN_ISA (plain, c, neon, avx2,
-                                       avx512) if set, else the best that this CPU has; one that it lacks is
+                                       avx512, wasm) if set, else the best that this CPU has; one that it lacks is
                                        an error. plain: every kernel is its formula as a loop, see >>loops */
     cnn_backend *backend;           /* default: none, everything on the CPU */
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
@@ -433,13 +434,19 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
 #define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
-/* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
-typedef struct { const char *at, *said; cnn_tensor *x; float eps;
-                 int no_affine; /* layer_norm; 1: no weight and bias */
+/* Over the last axes of each sample (Ba et al. 2016), PyTorch's normalized_shape. weight, bias: one for each
+   element of these, (1,C,H,W), (1,1,H,W) or (1,1,1,W). */
+typedef struct { const char *at, *said; cnn_tensor *x;
+                 unsigned axes; /* CNN_C | CNN_H | CNN_W, the default; CNN_H | CNN_W; or CNN_W */
+                 float eps;     /* rms_norm: default 1.19e-7, FLT_EPSILON, as PyTorch */
+                 int no_affine; /* layer_norm, rms_norm; 1: no weight and bias */
                  int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
 #define cnn_layer_norm(...) CNN_CALL(cnn_layer_norm_, cnn_norm_args, x, __VA_ARGS__)
+/* y = weight x / sqrt(mean x^2 + eps) over the same axes (Zhang, Sennrich 2019); no bias. */
+CNN_API cnn_tensor *cnn_rms_norm_(cnn_norm_args);
+#define cnn_rms_norm(...) CNN_CALL(cnn_rms_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
                  const char *name; } cnn_group_norm_args;
@@ -591,25 +598,40 @@ typedef struct { const char *at, *said; cnn_tensor *x;
 CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
 #define cnn_upsample(...) CNN_CALL(cnn_upsample_, cnn_upsample_args, x, __VA_ARGS__)
 
-/* ---- Arithmetic: add, sub and mul (Hadamard) broadcast, so an extent of 1 stretches ---- */
+/* ---- Arithmetic: operations of two operands broadcast, so an extent of 1 stretches ---- */
 
 CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b);
 #define cnn_add(a, b) cnn_add_(CNN_HERE, a, b)
 CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
 #define cnn_sub(a, b) cnn_sub_(CNN_HERE, a, b)
 CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
-#define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b)
+#define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b) /* element by element (Hadamard) */
+CNN_API cnn_tensor *cnn_div_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_div(a, b) cnn_div_(CNN_HERE, a, b)
+/* The larger and the smaller of the two; where they are equal each has half of the gradient. */
+CNN_API cnn_tensor *cnn_maximum_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_maximum(a, b) cnn_maximum_(CNN_HERE, a, b)
+CNN_API cnn_tensor *cnn_minimum_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_minimum(a, b) cnn_minimum_(CNN_HERE, a, b)
+/* a^b; the exponent may be learned where a > 0. One number as the exponent: cnn_power. */
+CNN_API cnn_tensor *cnn_pow_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_pow(a, b) cnn_pow_(CNN_HERE, a, b)
 /* factor x + offset; factor: default 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; float factor, offset;
                  const char *name; } cnn_scale_args;
 CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
 #define cnn_scale(...) CNN_CALL(cnn_scale_, cnn_scale_args, x, __VA_ARGS__)
-/* The sum and the mean over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they stay with extent 1. */
+/* The sum, the mean, the largest and the smallest over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they
+   stay with extent 1. Several that are largest share the gradient equally. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
 CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
 #define cnn_sum(...) CNN_CALL(cnn_sum_, cnn_reduce_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
 #define cnn_mean(...) CNN_CALL(cnn_mean_, cnn_reduce_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_amax_(cnn_reduce_args);
+#define cnn_amax(...) CNN_CALL(cnn_amax_, cnn_reduce_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_amin_(cnn_reduce_args);
+#define cnn_amin(...) CNN_CALL(cnn_amin_, cnn_reduce_args, x, __VA_ARGS__)
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
@@ -1123,6 +1145,7 @@ typedef struct {
     /* places in the option struct, offsetof, or 0: */
     size_t      one_d;                   /* int: 1: CNN_H is none of them */
     size_t      given;                   /* cnn_tensor *: taken instead of a new one */
+    size_t      axes_at;                 /* unsigned: axes, by an option of the operation */
     size_t      unless;                  /* int: 1 leaves it out (no_bias) */
     size_t      init, gain;              /* cnn_init; float, of a constant too */
 } cnn_owned;
@@ -1130,11 +1153,13 @@ typedef struct {
 /* Element by element: v[i] changes, for i < n, given a[i] and constants k. */
 typedef void cnn_each(float *v, const float *a, const float *b, const float *k, ptrdiff_t n);
 /* What an operation does with each element. With it, y needs no pass over memory of its own where it can run
-   in place of batch_norm, add, sub or mul. */
+   in place of batch_norm, add or another operation of two operands. */
 typedef struct {
     cnn_each *forward[2];   /* v is x and becomes y; a is in[1], of two operands, shaped as y. [1]: the same
                                compiled for AVX2; may be NULL */
-    cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X) */
+    cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X). Of two
+                               operands: v becomes the gradient of in[0], that of the formula behind this one
+                               the gradient of in[1]; a is in[0], and b is in[1] */
     size_t    k[2];         /* k[0] and k[1] are these options, offsetof a float; 0: none */
     size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
 } cnn_formula;
@@ -1268,12 +1293,13 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
 /* One word per operation, in the order of the chapters. The list feeds cnn_load and the tests. */
 #define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul) \
     X(max_pool) X(avg_pool) X(adaptive_avg_pool) X(global_avg_pool) X(global_max_pool) \
-    X(batch_norm) X(layer_norm) X(group_norm) X(instance_norm) X(lrn) \
+    X(batch_norm) X(layer_norm) X(rms_norm) X(group_norm) X(instance_norm) X(lrn) \
     X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
     X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
     X(softmax) X(log_softmax) X(dropout) \
     X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth) \
-    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
+    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(pow) X(scale) \
+    X(sum) X(mean) X(amax) X(amin) \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
@@ -1530,6 +1556,12 @@ __declspec(dllimport) int __stdcall CloseHandle(void *);
 #include <arm_neon.h>
 #else
 #define CNN__ARM 0
+#endif
+#if !defined(CNN_NO_SIMD) && defined(__wasm_simd128__)
+#define CNN__WASM 1
+#include <wasm_simd128.h>
+#else
+#define CNN__WASM 0
 #endif
 
 #ifdef __GNUC__                         /* with CNN_STATIC a program need not use everything */
@@ -2412,10 +2444,13 @@ static CNN__INLINE float cnn__softplus(float x) { return (x < 0 ? 0.0f : x) + lo
 #define CNN__LOOP(name, ...) CNN__EACH_TEXT(name##_c, __VA_ARGS__)
 #define CNN__LOOPS(name) { name##_c, NULL }
 #endif
+static inline bool cnn__loops_avx2(const cnn__cpu *cpu)
+{
+    return cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
+}
 static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 {
-    const bool avx = cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
-    return avx && loop[1] ? loop[1] : loop[0];
+    return cnn__loops_avx2(cpu) && loop[1] ? loop[1] : loop[0];
 }
 /* The formulas that kernels use, picked by the instruction set: cnn__each_add(cpu). */
 #define CNN__EACH(name, ...)                                                                                 \
@@ -2428,8 +2463,9 @@ static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 
 CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
 CNN__EACH(cnn__each_add,              v[i] += a[i])
-CNN__EACH(cnn__each_sub,              v[i] -= a[i])
-CNN__EACH(cnn__each_mul,              v[i] *= a[i])
+CNN__EACH(cnn__each_equal,            v[i] = v[i] == a[i] ? 1.0f : 0.0f)
+CNN__EACH(cnn__each_maximum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x > z ? x : z)
+CNN__EACH(cnn__each_minimum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x < z ? x : z)
 CNN__EACH(cnn__each_add_scaled,       v[i] += a[i] * k[0])
 CNN__EACH(cnn__each_add_product,      v[i] += a[i] * b[i] * k[0])
 CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
@@ -2441,8 +2477,9 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
 /* ---- Sums ---- */
 
 /* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024
-   terms, so that the error is that of sums of 64 numbers however long the array is. */
-#define CNN__SUM(name, ...)                                                                                  \
+   terms, so that the error is that of sums of 64 numbers however long the array is. On x86 also for AVX2,
+   with the same bits. */
+#define CNN__SUM_TEXT(name, ...)                                                                             \
     static double name(const float *x, const float *a, float m, ptrdiff_t n)                                 \
     {                                                                                                        \
         double sum = 0;                                                                                      \
@@ -2458,6 +2495,22 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
         (void)a, (void)m;                                                                                    \
         return sum;                                                                                          \
     }
+#if CNN__X86
+#define CNN__SUM(name, ...)                                                                                  \
+    CNN__SUM_TEXT(name##_c, __VA_ARGS__)                                                                     \
+    __attribute__((target("avx2"))) CNN__SUM_TEXT(name##_avx2, __VA_ARGS__)                                  \
+    static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
+    {                                                                                                        \
+        return cnn__loops_avx2(cpu) ? name##_avx2(x, a, m, n) : name##_c(x, a, m, n);                    \
+    }
+#else
+#define CNN__SUM(name, ...)                                                                                  \
+    CNN__SUM_TEXT(name##_c, __VA_ARGS__)                                                                     \
+    static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
+    {                                                                                                        \
+        return (void)cpu, name##_c(x, a, m, n);                                                              \
+    }
+#endif
 CNN__SUM(cnn__sum,             x[i])
 CNN__SUM(cnn__sum_products,    x[i] * a[i])
 CNN__SUM(cnn__sum_squares,     (x[i] - m) * (x[i] - m))                  /* about m */
@@ -2580,10 +2633,12 @@ static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, c
 CNN__KERNEL(dropout, const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                      uint64_t stream, ptrdiff_t n);
 
-/* y = a op b, op one of '+', '-', '*', then the tail: an extent of 1 stretches. y has the full range; it may
-   be a if a has its shape. */
-CNN__KERNEL(broadcast, const cnn__cpu *cpu, char op, float *y, const float *a, const float *b, cnn_shape ys,
-                       cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+/* y = f(a; b), then the tail; with dy: y = f(dy; a, b). In a and b an extent of 1 stretches; y and dy have
+   the full range. y may be a if a has its shape. */
+CNN__KERNEL(broadcast, const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                       const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+/* y = x_1 f x_2 f ... over the axes on which y has extent 1: for an f whose order does not matter. */
+CNN__KERNEL(fold, const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs);
 /* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. */
 CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
                          cnn_shape as, cnn_shape bs, float p);
@@ -2943,7 +2998,11 @@ static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
     const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
     const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && !(v->kernel && v->kernel->backward);
     if (!first || x->grad_alias == v || clears) return;
-    memset(x->t.grad, 0, (size_t)cnn__len(x->t.shape) * sizeof *x->t.grad);
+    enum { PIECE = 1 << 16 };
+    const ptrdiff_t n = cnn__len(x->t.shape);
+    CNN__PARALLEL_FOR(cnn__threads_for(&x->t.graph->cpu, n))
+    for (ptrdiff_t i = 0; i < n; i += PIECE)
+        memset(x->t.grad + i, 0, (size_t)cnn__min(PIECE, n - i) * sizeof *x->t.grad);
 }
 
 /* ---- What rooms may ask while they run ---- */
@@ -3016,11 +3075,12 @@ static cnn_shape cnn__per_channel(const cnn_tensor *y) { return cnn__vector(y->s
       .given = offsetof(args, weight), .init = offsetof(args, init), .gain = offsetof(args, gain) },         \
     { .suffix = "bias", .kind = CNN_PARAM, .shape = cnn__per_channel, .given = offsetof(args, bias),         \
       .unless = offsetof(args, no_bias) }
-#define CNN__AFFINE(args, shape_rule, dimensions)                                                            \
-    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .start = 1, .axes = dimensions,            \
-      .unless = offsetof(args, no_affine) },                                                                 \
-    { .suffix = "bias", .kind = CNN_PARAM, .shape = shape_rule, .axes = dimensions,                          \
+#define CNN__AFFINE_PART(part, first, args, shape_rule, axes_option)                                         \
+    { .suffix = part, .kind = CNN_PARAM, .shape = shape_rule, .start = first, .axes_at = axes_option,        \
       .unless = offsetof(args, no_affine) }
+#define CNN__AFFINE(args, shape_rule, axes_option)                                                           \
+    CNN__AFFINE_PART("weight", 1, args, shape_rule, axes_option),                                            \
+    CNN__AFFINE_PART("bias",   0, args, shape_rule, axes_option)
 
 /* ---- Builders: one line each, below their rooms ---- */
 
@@ -3181,7 +3241,7 @@ static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn
 static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = cnn__len(y->in[0]->shape);
-    y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
+    y->data[0] = (float)(cnn__sum_differences(&y->graph->cpu, y->in[0]->data, y->in[1]->data, 0, n) / n);
 }
 static void cnn__mse_backward(cnn_tensor *y)
 {
@@ -3871,7 +3931,7 @@ CNN__ROOM cnn_op_global_max_pool = {
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 3. Normalisation: batch_norm, layer_norm, group_norm, instance_norm, lrn
+   Chapter 3. Normalisation: batch_norm, layer_norm, rms_norm, group_norm, instance_norm, lrn
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- batch_norm -------------------------------------------------------------------------------------------
@@ -3957,24 +4017,42 @@ CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
     return y;
 }
 
-/* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
+/* ---- layer_norm, rms_norm, group_norm, instance_norm -----------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
- *   of them (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or
- *   one channel (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
- *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
- *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
+ *   along the last axes (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He
+ *   2018), or one channel (instance_norm: Ulyanov et al. 2016). rms_norm is layer_norm with m = 0 and without
+ *   b (Zhang, Sennrich 2019). No batch, so training and evaluation are the same.
+ *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy;
+ *   rms_norm: without mean D
+ *   w, b: one for each of the K elements in layer_norm; else one for each channel, (1,C,1,1).
  * ------------------------------------------------------------------------------------------------------- */
-/* Groups of a sample; elements of a group; how many neighbours share one weight. */
-typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; } cnn__sample_norm;
+/* Groups of a sample; elements of a group; how many neighbours share one weight; after how many elements the
+   weights begin anew. */
+typedef struct {
+    int         groups;
+    ptrdiff_t   k, share, period;
+    bool        centred;
+    float       eps;
+    cnn_tensor *w, *b;
+} cnn__sample_norm;
 static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
 {
     const cnn_shape            x = y->in[0]->shape;
-    const bool                 layer = y->op == &cnn_op_layer_norm;
+    const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    const int                  groups = layer ? 1 : group ? group->groups : x.c;
-    return (cnn__sample_norm){ groups, cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
-                               group ? group->eps : ((const cnn_norm_args *)y->args)->eps,
+    const cnn_norm_args       *a = y->args;
+    const int groups = group ? group->groups : (a->axes & CNN_C ? 1 : x.c) * (a->axes & CNN_H ? 1 : x.h);
+    const int k = cnn__sample(x) / groups;
+    return (cnn__sample_norm){ groups, k, layer ? 1 : cnn__plane(x), layer ? k : cnn__sample(x), !rms,
+                               group ? group->eps : a->eps,
                                cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+}
+static bool cnn__layer_norm_shape(cnn_tensor *y)
+{
+    const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
+    if (axes == CNN_W || axes == (CNN_H | CNN_W) || axes == (CNN_C | CNN_H | CNN_W)) return cnn__as_input(y);
+    return cnn_fail(y, "axes is %u: it must be the last ones, CNN_C | CNN_H | CNN_W, CNN_H | CNN_W or CNN_W",
+                    axes);
 }
 static bool cnn__group_norm_shape(cnn_tensor *y)
 {
@@ -3990,14 +4068,16 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     const float *w = cnn__data(t.w), *b = cnn__data(t.b);
     float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
     const int    rows = y->shape.n * t.groups;
+    const cnn__cpu one = { CNN_ISA_C, 1, false };
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
-        float        mean, rest, variance, rstd;
-        cnn__fast_channel_moments(&(cnn__cpu){ CNN_ISA_C, 1, false }, &mean, &rest, &variance, x, 1, 1, t.k);
-        rstd = 1 / sqrtf(variance + t.eps);
+        float        mean = 0, rest = 0, variance = 0;
+        if (t.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
+        else           variance = (float)(cnn__sum_squares(&one, x, NULL, 0, t.k) / (double)t.k);
+        const float rstd = 1 / sqrtf(variance + t.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
-        ptrdiff_t weight = row % t.groups * t.k / t.share;
+        ptrdiff_t weight = row * t.k % t.period / t.share;
         for (ptrdiff_t i = 0; i < t.k; weight++) {
             const float factor = w ? rstd * w[weight] : rstd;
             const float offset = (b ? b[weight] : 0.0f) - rest * factor;
@@ -4007,10 +4087,11 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     }
 }
 /* sum[0] = sum dy, sum[1] = sum dy (x - mean - rest), over n elements: often one, in layer_norm. */
-static void cnn__moments_of(double sum[2], const float *x, const float *dy, float mean, float rest,
-                            ptrdiff_t n)
+static void cnn__moments_of(const cnn__cpu *cpu, double sum[2], const float *x, const float *dy, float mean,
+                            float rest, ptrdiff_t n)
 {
-    sum[0] = n < 32 ? 0 : cnn__sum(dy, NULL, 0, n), sum[1] = n < 32 ? 0 : cnn__sum_moments(x, dy, mean, n);
+    sum[0] = n < 32 ? 0 : cnn__sum(cpu, dy, NULL, 0, n);
+    sum[1] = n < 32 ? 0 : cnn__sum_moments(cpu, x, dy, mean, n);
     for (ptrdiff_t i = 0; n < 32 && i < n; i++)
         sum[0] += (double)dy[i], sum[1] += (double)(dy[i] * (x[i] - mean));
     sum[1] -= (double)rest * sum[0];
@@ -4019,36 +4100,37 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
 {
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
-    const ptrdiff_t sample = cnn__sample(y->shape);
+    const ptrdiff_t all = cnn__len(y->shape);
     const float    *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * t.groups;
     const float    *w = cnn__data(t.w), *x = y->in[0]->data, *dy = y->grad;
     float          *dx = y->in[0]->grad, *dw = cnn__grad(t.w), *db = cnn__grad(t.b);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
     for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
         const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
-        const ptrdiff_t at = row * t.k, weight = row % t.groups * t.k / t.share;
+        const ptrdiff_t at = row * t.k, weight = at % t.period / t.share;
         double          sum = 0, moment = 0;
         for (ptrdiff_t i = 0; i < t.k; i += t.share) {
             const double factor = w ? (double)w[weight + i / t.share] : 1.0;
             double       part[2];
-            cnn__moments_of(part, x + at + i, dy + at + i, mean, rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at + i, dy + at + i, mean, rest[row], t.share);
             sum += factor * part[0], moment += factor * part[1];
         }
         const double slope = moment * (double)rstd * (double)rstd / (double)t.k;
-        const float  m = (float)slope, d = (float)(sum / (double)t.k - (double)rest[row] * slope);
+        const double middle = t.centred ? sum / (double)t.k - (double)rest[row] * slope : 0;
+        const float  m = (float)slope, d = (float)middle;
         for (ptrdiff_t i = 0; i < t.k; ) {
             const float factor = w ? w[weight + i / t.share] : 1.0f;
             for (ptrdiff_t end = i + t.share; i < end; i++)
                 dx[at + i] += (factor * dy[at + i] - d - (x[at + i] - mean) * m) * rstd;
         }
     }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < (dw || db ? sample / t.share : 0); i++) {
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
+    for (ptrdiff_t i = 0; i < (dw || db ? t.period / t.share : 0); i++) {
         double sum = 0, moment = 0;
-        for (int s = 0; s < y->shape.n; s++) {
-            const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
+        for (ptrdiff_t at = i * t.share; at < all; at += t.period) {
+            const ptrdiff_t row = at / t.k;
             double          part[2];
-            cnn__moments_of(part, x + at, dy + at, saved[2 * row], rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at, dy + at, saved[2 * row], rest[row], t.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
         }
         if (dw) dw[i] += (float)moment;
@@ -4061,29 +4143,39 @@ static size_t cnn__sample_norm_saved(const cnn_tensor *y)
 }
 static cnn_shape cnn__per_element(const cnn_tensor *y)
 {
-    return (cnn_shape){ 1, y->shape.c, y->shape.h, y->shape.w };
+    const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
+    return (cnn_shape){ 1, axes & CNN_C ? y->shape.c : 1, axes & CNN_H ? y->shape.h : 1, y->shape.w };
 }
-#define CNN__SAMPLE_NORM(op_name, shape_rule, options, weights)                                              \
+#define CNN__SAMPLE_NORM(op_name, shape_rule, args, options, weights)                                        \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = shape_rule, .forward = cnn__sample_norm_forward,                          \
         .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved, .flags = CNN_READS_X,        \
-        .args_size = sizeof(cnn_##options##_args), .fields = cnn__##options##_fields, .owned = weights };
-static const cnn_field cnn__norm_fields[] = {
-    CNN_FIELD('f', cnn_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
+        .args_size = sizeof(args), .fields = cnn__##options##_fields, .owned = cnn__##weights##_owned };
+#define CNN__NORM_FIELDS(op_name, last, values, least)                                                       \
+    static const cnn_field cnn__##op_name##_fields[] = {                                                     \
+        CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values),                                \
+        CNN_FIELD('f', cnn_norm_args, eps, .preset = least, .range = "(0,inf)"), { 0 } };
+CNN__NORM_FIELDS(layer_norm,    CNN_C | CNN_H | CNN_W, NULL,      1e-5)
+CNN__NORM_FIELDS(rms_norm,      CNN_C | CNN_H | CNN_W, NULL,      FLT_EPSILON)
+CNN__NORM_FIELDS(instance_norm, CNN_H | CNN_W,         "[12,12]", 1e-5)
 static const cnn_field cnn__group_norm_fields[] = {
     CNN_FIELD('i', cnn_group_norm_args, groups, .range = "[1,2147483647]", .what = "the number of groups"),
     CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_owned cnn__layer_norm_owned[] = {
-    CNN__AFFINE(cnn_norm_args, cnn__per_element, CNN_C | CNN_H | CNN_W), { 0 } };
+    CNN__AFFINE(cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
+static const cnn_owned cnn__rms_norm_owned[] = {
+    CNN__AFFINE_PART("weight", 1, cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
 static const cnn_owned cnn__group_norm_owned[] = {
     CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
 static const cnn_owned cnn__instance_norm_owned[] = {
     CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
-CNN__SAMPLE_NORM(layer_norm,    cnn__as_input,         norm,       cnn__layer_norm_owned)
-CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, group_norm, cnn__group_norm_owned)
-CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         norm,       cnn__instance_norm_owned)
+CNN__SAMPLE_NORM(layer_norm,    cnn__layer_norm_shape, cnn_norm_args,       layer_norm,    layer_norm)
+CNN__SAMPLE_NORM(rms_norm,      cnn__layer_norm_shape, cnn_norm_args,       rms_norm,      rms_norm)
+CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, cnn_group_norm_args, group_norm,    group_norm)
+CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         cnn_norm_args,       instance_norm, instance_norm)
 
 CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
+CNN__UNARY(cnn_rms_norm_,   rms_norm,   cnn_norm_args)
 CNN__UNARY(cnn_group_norm_, group_norm, cnn_group_norm_args)
 
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
@@ -5023,11 +5115,14 @@ CNN__ROOM cnn_op_upsample = {
 CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 6. Arithmetic: add, sub, mul, scale, sum, mean
+   Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin
    -------------------------------------------------------------------------------------------------------- */
 
-/* ---- add, sub, mul ----------------------------------------------------------------------------------------
+/* ---- add, sub, mul, div, maximum, minimum, pow ------------------------------------------------------------
  *   add: y = a + b, da = dy, db = dy    sub: y = a - b, da = dy, db = -dy  mul: y = a b, da = dy b, db = dy a
+ *   div: y = a / b,   da = dy / b,   db = -dy a / b^2
+ *   maximum:  da = dy [a > b] + dy/2 [a = b],   db = dy - da;   minimum: the same with a < b; NaN wins
+ *   pow: y = a^b,   da = dy b a^(b-1), 0 for b = 0;   db = dy y log a, 0 for a = 0 <= b
  *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
  *   was stretched is summed over the copies.
  * -------------------------------------------------------------------------------------------------------- */
@@ -5057,31 +5152,72 @@ static bool cnn__binary_shape(cnn_tensor *y)
 static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_tensor *a = y->in[0], *b = y->in[1];
-    const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
-    cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape,
-                   cnn__of(y)->tail);
+    const cnn__cpu   *cpu = &y->graph->cpu;
+    cnn__broadcast(cpu, cnn__loop(cpu, y->op->formula->forward), y->data, NULL, a->data, b->data, y->shape,
+                   a->shape, b->shape, cnn__of(y)->tail);
 }
+/* A product's gradients need no array between: the sum over the copies takes two operands. */
 static void cnn__binary_backward(cnn_tensor *y)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *a = y->in[0], *b = y->in[1];
-    const bool      mul = y->op == &cnn_op_mul;
-    if (a->grad && a->grad != y->grad)
-        cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
-    if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
-                                  y->op == &cnn_op_sub ? -1.0f : 1.0f);
+    for (int i = 0; i < 2; i++) {
+        const cnn_tensor *x = y->in[i], *other = y->in[1 - i];
+        const float      *factor = y->op == &cnn_op_mul ? other->data : NULL;
+        cnn_each         *f = cnn__loop(cpu, y->op->formula[i].backward);
+        float            *d = f ? cnn_scratch(y) : y->grad;
+        if (!x->grad || x->grad == y->grad) continue;
+        if (f) cnn__broadcast(cpu, f, d, y->grad, a->data, b->data, y->shape, a->shape, b->shape, NULL);
+        cnn__add_product(cpu, x->grad, d, factor, x->shape, y->shape, other->shape,
+                         i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f);
+    }
 }
-#define CNN__BINARY(op_name, op_flags)                                                                       \
-    static const cnn_formula cnn__##op_name##_formula = {                                                    \
-        CNN__LOOPS(cnn__each_##op_name), { NULL, NULL }, { 0, 0 }, 0 };                                      \
+static size_t cnn__binary_scratch(const cnn_tensor *y)
+{
+    return y->op->formula->backward[0] ? (size_t)cnn__len(y->shape) * sizeof(float) : 0;
+}
+static const char *cnn__div_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y, (void)x, (void)backward;
+    return "a division by zero, or nearly: keep the divisor away from 0 (cnn_clamp)";
+}
+static const char *cnn__pow_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y, (void)backward;
+    return x->min > 0 ? NULL : "a power of a number that is not positive: keep it above 0 (cnn_clamp)";
+}
+CNN__LOOP(cnn__each_sub,            v[i] -= a[i])
+CNN__LOOP(cnn__each_mul,            v[i] *= a[i])
+CNN__LOOP(cnn__each_div,            v[i] /= a[i])
+CNN__LOOP(cnn__each_div_by,         v[i] /= b[i])
+CNN__LOOP(cnn__each_div_back,       v[i] = -v[i] * (a[i] / b[i]) / b[i])
+CNN__LOOP(cnn__each_if_larger,      float dy = v[i], z = a[i] == b[i] ? dy * 0.5f : dy;
+                                    v[i] = a[i] < b[i] ? 0.0f : z)
+CNN__LOOP(cnn__each_if_smaller,     float dy = v[i], z = a[i] == b[i] ? dy * 0.5f : dy;
+                                    v[i] = a[i] > b[i] ? 0.0f : z)
+CNN__LOOP(cnn__each_pow,            v[i] = powf(v[i], a[i]))
+CNN__LOOP(cnn__each_pow_base,       v[i] = b[i] == 0 ? 0.0f : v[i] * (b[i] * powf(a[i], b[i] - 1)))
+CNN__LOOP(cnn__each_pow_exponent,   const float z = v[i] * (powf(a[i], b[i]) * logf(a[i]));
+                                    v[i] = a[i] == 0 && b[i] >= 0 ? 0.0f : z)
+/* to_a, to_b: the loops of da and db; { NULL }: dy itself, but for the sign of sub and the factor of mul. */
+#define CNN__BINARY(op_name, op_flags, to_a, to_b, doctor)                                                   \
+    static const cnn_formula cnn__##op_name##_formula[] = {                                                  \
+        { CNN__LOOPS(cnn__each_##op_name), to_a, { 0, 0 }, 0 },                                              \
+        { CNN__LOOPS(cnn__each_##op_name), to_b, { 0, 0 }, 0 } };                                            \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__binary_shape, .forward = cnn__binary_forward,                        \
-        .backward = cnn__binary_backward, .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags),                  \
-        .formula = &cnn__##op_name##_formula };                                                              \
+        .backward = cnn__binary_backward, .scratch = cnn__binary_scratch,                                    \
+        .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags), .formula = cnn__##op_name##_formula,               \
+        .hint = doctor };                                                                                    \
     CNN__PLAIN_2(cnn_##op_name##_, op_name)
-CNN__BINARY(add, CNN_INPLACE_GRAD)
-CNN__BINARY(sub, CNN_INPLACE_GRAD)
-CNN__BINARY(mul, CNN_READS_X)
+CNN__BINARY(add, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
+CNN__BINARY(sub, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
+CNN__BINARY(mul, CNN_READS_X,      { NULL }, { NULL }, NULL)
+CNN__BINARY(div, CNN_READS_X, CNN__LOOPS(cnn__each_div_by), CNN__LOOPS(cnn__each_div_back), cnn__div_hint)
+CNN__BINARY(maximum, CNN_READS_X, CNN__LOOPS(cnn__each_if_larger), CNN__LOOPS(cnn__each_if_smaller), NULL)
+CNN__BINARY(minimum, CNN_READS_X, CNN__LOOPS(cnn__each_if_smaller), CNN__LOOPS(cnn__each_if_larger), NULL)
+CNN__BINARY(pow, CNN_READS_X, CNN__LOOPS(cnn__each_pow_base), CNN__LOOPS(cnn__each_pow_exponent),
+            cnn__pow_hint)
 
 /* ---- scale ------------------------------------------------------------------------------------------------
  *   y = factor x + offset,   dx = factor dy
@@ -5130,16 +5266,49 @@ static const cnn_field cnn__reduce_fields[] = {
               .what = "made of CNN_N | CNN_C | CNN_H | CNN_W"), { 0 } };
 static const cnn_field cnn__global_fields[] = {
     CNN_FIELD('u', cnn_reduce_args, axes, .preset = CNN_H | CNN_W, .range = "[12,12]"), { 0 } };
-#define CNN__REDUCE(op_name, options)                                                                        \
+/* ---- amax, amin -------------------------------------------------------------------------------------------
+ *   y = the largest (smallest) x over some axes; NaN wins.   dx = dy / M where x = y, M of them, else 0
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__most_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_each       *f = y->op == &cnn_op_amax ? cnn__each_maximum(cpu) : cnn__each_minimum(cpu);
+    cnn__fold(cpu, f, y->data, y->in[0]->data, y->shape, y->in[0]->shape);
+}
+static void cnn__most_backward(cnn_tensor *y)
+{
+    const cnn__cpu   *cpu = &y->graph->cpu;
+    const cnn_tensor *x = y->in[0];
+    const int         n = cnn__len(y->shape);
+    float            *equal = cnn_scratch(y), *share = equal + cnn__len(x->shape);
+    if (!x->grad) return;
+    cnn__broadcast(cpu, cnn__each_equal(cpu), equal, NULL, x->data, y->data, x->shape, x->shape, y->shape,
+                   NULL);
+    memset(share, 0, (size_t)n * sizeof *share);
+    cnn__add_product(cpu, share, equal, NULL, y->shape, x->shape, x->shape, 1);
+    for (int i = 0; i < n; i++) share[i] = y->grad[i] / share[i];
+    cnn__add_product(cpu, x->grad, equal, share, x->shape, x->shape, y->shape, 1);
+}
+static size_t cnn__most_scratch(const cnn_tensor *y)
+{
+    return ((size_t)cnn__len(y->shape) + (size_t)cnn__len(y->in[0]->shape)) * sizeof(float);
+}
+
+#define CNN__REDUCE(op_name, rule, options, ...)                                                             \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
-        .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,                        \
-        .backward = cnn__reduce_backward, .args_size = sizeof(cnn_reduce_args), .fields = options };
-CNN__REDUCE(sum,             cnn__reduce_fields)
-CNN__REDUCE(mean,            cnn__reduce_fields)
-CNN__REDUCE(global_avg_pool, cnn__global_fields)
+        .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__##rule##_forward,                      \
+        .backward = cnn__##rule##_backward, .args_size = sizeof(cnn_reduce_args),                            \
+        .fields = cnn__##options##_fields, __VA_ARGS__ };
+CNN__REDUCE(sum,             reduce, reduce, .flags = 0)
+CNN__REDUCE(mean,            reduce, reduce, .flags = 0)
+CNN__REDUCE(global_avg_pool, reduce, global, .flags = 0)
+CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
+CNN__REDUCE(amin, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
 
 CNN__UNARY(cnn_sum_,  sum,  cnn_reduce_args)
 CNN__UNARY(cnn_mean_, mean, cnn_reduce_args)
+CNN__UNARY(cnn_amax_, amax, cnn_reduce_args)
+CNN__UNARY(cnn_amin_, amin, cnn_reduce_args)
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -5791,19 +5960,40 @@ static ptrdiff_t cnn__stretched(cnn_shape s, int n, int c, int h, int w)
     return cnn__at(s.n == 1 ? 0 : n, s.c == 1 ? 0 : c, s.h == 1 ? 0 : h, s.w == 1 ? 0 : w, s.c, s.h, s.w);
 }
 
-static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                           const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_broadcast(cpu, op, y, a, b, ys, as, bs, tail);
+        cnn__fast_broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail);
         return;
     }
     for (int n = 0; n < ys.n; n++)
     for (int c = 0; c < ys.c; c++)
     for (int h = 0; h < ys.h; h++)
     for (int w = 0; w < ys.w; w++) {
-        const float left = a[cnn__stretched(as, n, c, h, w)], right = b[cnn__stretched(bs, n, c, h, w)];
-        *y++ = op == '+' ? left + right : op == '-' ? left - right : left * right;
+        const float *left = a + cnn__stretched(as, n, c, h, w), *right = b + cnn__stretched(bs, n, c, h, w);
+        float        v = dy ? *dy++ : *left;
+        if (dy) f(&v, left, right, NULL, 1);
+        else    f(&v, right, NULL, NULL, 1);
+        *y++ = v;
+    }
+}
+
+static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_fold(cpu, f, y, x, ys, xs);
+        return;
+    }
+    for (int n = 0; n < xs.n; n++)
+    for (int c = 0; c < xs.c; c++)
+    for (int h = 0; h < xs.h; h++)
+    for (int w = 0; w < xs.w; w++, x++) {
+        float *to = y + cnn__stretched(ys, n, c, h, w);
+        const bool first = (n == 0 || ys.n > 1) && (c == 0 || ys.c > 1) && (h == 0 || ys.h > 1)
+                           && (w == 0 || ys.w > 1);
+        if (first) *to = *x;
+        else       f(to, x, NULL, NULL, 1);
     }
 }
 
@@ -8892,6 +9082,8 @@ static double cnn__seconds(void)
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#elif defined(__wasi__)                         /* has no clock() */
+    return (double)time(NULL);
 #else
     return (double)clock() / (double)CLOCKS_PER_SEC;
 #endif
@@ -9562,8 +9754,8 @@ static bool cnn__count_batches(cnn__run *r)
                          count, batch);
     for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1 &&
-            !cnn__keeps_statistics(y))
+        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1
+            && !cnn__keeps_statistics(y))
             return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
                              "of which %s \"%s\" has no variance: say .drop_last = 1 or another max_batch",
                              count, batch, y->op->name, y->name);
@@ -11058,8 +11250,10 @@ static void cnn__find_axes(cnn_graph *g)
         for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
             cnn_tensor *t = cnn__owned(y, own);
             int         one_d = 0;
+            unsigned    axes = own->axes;
+            if (own->axes_at) memcpy(&axes, (const char *)y->args + own->axes_at, sizeof axes);
             if (own->one_d) memcpy(&one_d, (const char *)y->args + own->one_d, sizeof one_d);
-            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes & (one_d ? ~(unsigned)CNN_H : ~0u);
+            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = axes & (one_d ? ~(unsigned)CNN_H : ~0u);
         }
     }
 }
@@ -11519,7 +11713,8 @@ static const char cnn__slashes[] = "/\\";
 static unsigned long cnn__process(const void *any)
 {
     uint32_t unique[4];
-    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL), (uint64_t)clock());
+    cnn__philox(unique, (uint64_t)(uintptr_t)any, (uint64_t)time(NULL),
+                (uint64_t)(1e6 * cnn__seconds()));
     return unique[0];
 }
 static bool  cnn__flush(FILE *f) { return fflush(f) == 0; }
@@ -12732,7 +12927,7 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
    cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere */
 enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
-typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
+typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
 
 /* A mask, where there are no better ones: lanes from <= l < to. */
@@ -12752,15 +12947,16 @@ typedef struct {
        Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators. */
     void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
                   ptrdiff_t ldc, const float *bias, bool add);
-    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. */
-    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
+    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
+       q starts at at[q]. */
+    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
     /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
     void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
     /* to[i] = x[2*i], i < n; and its transpose, to[2*i] += v[i]. */
     void (*take_even)(float *to, const float *x, ptrdiff_t n);
     void (*add_even)(float *to, const float *v, ptrdiff_t n);
-    /* rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors: over images n, rows y and pixels q
-           c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
+    /* rows <= 3 by cols <= 4 sums along the vectors: over images n and q < length
+           c[i][j] += sum_n,q a[n*a_image + i*lda + q] b[n*b_image + at[j] + q]
        at has four entries whatever cols is. Lower bound: 12 multiply-adds for 7 loads. */
     void (*dot)(int rows, int cols, const cnn__runs *, const float *a, const float *b, const ptrdiff_t *at,
                 float *c, ptrdiff_t ldc);
@@ -12788,6 +12984,15 @@ typedef struct {
 } cnn__kernels;
 
 /* ---- The texts of the kernels ---- */
+
+/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
+static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
+    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
+    else for (; i < n; i++) to[i] = from[i];
+}
 
 /* micro: the tile of c is fetched into the cache while p runs. */
 #define CNN__TILE(isa)                                                                                       \
@@ -12849,21 +13054,31 @@ static inline int cnn__tile_rows(int left)
 
 #define CNN__PACK_ROWS(isa)                                                                                  \
     CNN__TARGET_##isa static void cnn__pack_##isa(float *to, int r, const float *x, ptrdiff_t si,            \
-                                                  ptrdiff_t np)                                              \
+                                                  const ptrdiff_t *at, ptrdiff_t np)                         \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t none[W] = { 0 };                                                                     \
         cnn__v_##isa t[4];                                                                                   \
+        float few[4 * W];                                                                                    \
         for (int q = (r - 1) / W * W; q >= 0; q -= W) {                                                      \
             const float *row[W];                                                                             \
-            ptrdiff_t p = 0;            /* full-vector stores; the next one overwrites the excess lanes */   \
-            for (int l = 0; l < W; l++) row[l] = x + (q + l < r ? q + l : r - 1) * si;                       \
-            for (; p + 4 <= np && (q + W <= r || (np - p - 4) * r >= q + W - r); p += 4) {                   \
+            const int lanes = (int)cnn__min(W, r - q);                                                       \
+            for (int l = 0; l < W; l++)                                                                      \
+                row[l] = x + (at ? at[q + cnn__min(l, lanes - 1)] : (q + cnn__min(l, lanes - 1)) * si);      \
+            for (ptrdiff_t p = 0; p < np; p += 4) {                                                          \
+                if (p + 4 > np && np < 4) {                                                                  \
+                    for (; p < np; p++)                                                                      \
+                        for (int l = 0; l < lanes; l++) to[p * r + q + l] = row[l][p];                       \
+                    break;                                                                                   \
+                }                                                                                            \
+                p = cnn__min(p, np - 4);        /* some twice */                                             \
                 cnn__gather4_##isa(t, row, none, 0, (int)p);                                                 \
-                for (int e = 0; e < 4; e++) cnn__store_##isa(to + (p + e) * r + q, t[e]);                    \
+                /* whole vectors where the next one overwrites the excess lanes */                           \
+                const bool whole = lanes == W || (np - p - 4) * r >= q + W - r;                              \
+                CNN__UNROLL for (int e = 0; e < 4; e++)                                                      \
+                    cnn__store_##isa(whole ? to + (p + e) * r + q : few + e * W, t[e]);                      \
+                for (int e = 0; e < 4 && !whole; e++) cnn__copy(to + (p + e) * r + q, few + e * W, lanes);   \
             }                                                                                                \
-            for (; p < np; p++)                                                                              \
-                for (int l = 0; l < W && q + l < r; l++) to[p * r + q + l] = row[l][p];                      \
         }                                                                                                    \
     }
 
@@ -12884,11 +13099,19 @@ static inline int cnn__tile_rows(int left)
     CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
-        ptrdiff_t i = 0;                /* the last vector would read one float too many */                  \
+        cnn__v_##isa a, b = cnn__set_##isa(0.0f);                                                            \
+        float last[W];                                                                                       \
+        ptrdiff_t i = 0;                                                                                     \
         for (; i + W < n; i += W)                                                                            \
             cnn__store_##isa(to + i, cnn__even_##isa(cnn__load_##isa(x + 2 * i),                             \
                                                      cnn__load_##isa(x + 2 * i + W)));                       \
-        for (; i < n; i++) to[i] = x[2 * i];                                                                 \
+        if (i == n) return;                                                                                  \
+        const int left = (int)(2 * (n - i) - 1);        /* a whole vector would read one float too many */   \
+        if (left < W) a = cnn__few_##isa(x + 2 * i, left);                                                   \
+        else          a = cnn__load_##isa(x + 2 * i);                                                        \
+        if (left > W) b = cnn__few_##isa(x + 2 * i + W, left - W);                                           \
+        cnn__store_##isa(last, cnn__even_##isa(a, b));                                                       \
+        for (int e = 0; i < n; i++, e++) to[i] = last[e];                                                    \
     }
 
 #define CNN__ADD_EVEN(isa)                                                                                   \
@@ -12910,28 +13133,27 @@ static inline int cnn__tile_rows(int left)
 /* dot: the accumulators t[rows][4] stay in registers. */
 #define CNN__DOTS(isa)                                                                                       \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__dots_##isa(const int rows, const int wide, int cols, const cnn__runs *r, const float *a,       \
-                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)                       \
+    void cnn__dots_##isa(const int rows, int cols, const cnn__runs *r, const float *a, const float *b,       \
+                         const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                       \
     {                                                                                                        \
-        cnn__v_##isa t[4][4], u[4];                                                                          \
+        cnn__v_##isa t[3][4], u[3];                                                                          \
         CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
             CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = cnn__set_##isa(0.0f);                          \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
         const int few = (int)(r->length - whole);                                                            \
-        for (int n = 0; n < r->images; n++)                                                                  \
-            for (int y = 0; y < r->rows; y++) {                                                              \
-                const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;  \
-                for (const float *end = p + whole; p < end; p += W, q += W) {                                \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);       \
-                    CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                     \
-                                  cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                          \
-                }                                                                                            \
-                if (!few) continue;                                                                          \
-                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);       \
-                CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                 \
-                              cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                      \
+        for (int n = 0; n < r->images; n++) {                                                                \
+            const float *p = a + n * r->a_image, *q = b + n * r->b_image;                                    \
+            for (const float *end = p + whole; p < end; p += W, q += W) {                                    \
+                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);           \
+                CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                         \
+                              cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                              \
             }                                                                                                \
+            if (!few) continue;                                                                              \
+            CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);           \
+            CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                     \
+                          cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                          \
+        }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
             float sum[4];                                                                                    \
             cnn__sum4_##isa(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                        \
@@ -12940,8 +13162,8 @@ static inline int cnn__tile_rows(int left)
     }
 
 #define CNN__DOT_STEP(isa, v0, v1, v2, v3)                                                                   \
-    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1) CNN__DOT_COLUMN(isa, 2, v2)                      \
-    if (wide > 3) { CNN__DOT_COLUMN(isa, 3, v3) }
+    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1)                                                  \
+    CNN__DOT_COLUMN(isa, 2, v2) CNN__DOT_COLUMN(isa, 3, v3)
 
 #define CNN__DOT_COLUMN(isa, j, v) {                                                                         \
         const cnn__v_##isa column = v;                                                                       \
@@ -12953,10 +13175,9 @@ static inline int cnn__tile_rows(int left)
     void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b,              \
                         const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                        \
     {                                                                                                        \
-        if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
-        else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
+        if (rows == 3)      cnn__dots_##isa(3, cols, r, a, b, at, c, ldc);                                   \
+        else if (rows == 2) cnn__dots_##isa(2, cols, r, a, b, at, c, ldc);                                   \
+        else                cnn__dots_##isa(1, cols, r, a, b, at, c, ldc);                                   \
     }
 
 #define CNN__FIR(isa)                                                                                        \
@@ -13488,6 +13709,55 @@ void cnn__larger_avx512(__m512 *most, __m512 *which, __m512 v, __m512 tag)
 CNN__ISA_KERNELS(avx512)
 #endif
 
+#if CNN__ARM || CNN__WASM
+/* ---- Vectors of four floats, by four words of the sections below: low(a, b) = a[0], b[0], a[1], b[1];
+        high: a[2], b[2], a[3], b[3];  evens: a[0], a[2], b[0], b[2];  odds: a[1], a[3], b[1], b[3] ---- */
+
+#define CNN__FOUR_LANES(isa)                                                                                 \
+    static inline void cnn__transpose_##isa(cnn__v_##isa *r)                                                 \
+    {                                                                                                        \
+        const cnn__v_##isa a = cnn__low_##isa(r[0], r[2]), b = cnn__low_##isa(r[1], r[3]);                   \
+        const cnn__v_##isa c = cnn__high_##isa(r[0], r[2]), d = cnn__high_##isa(r[1], r[3]);                 \
+        r[0] = cnn__low_##isa(a, b), r[1] = cnn__high_##isa(a, b);                                           \
+        r[2] = cnn__low_##isa(c, d), r[3] = cnn__high_##isa(c, d);                                           \
+    }                                                                                                        \
+    static inline void cnn__gather4_##isa(cnn__v_##isa *r, const float *const *x, const ptrdiff_t *row,      \
+                                          int i, int j)                                                      \
+    {                                                                                                        \
+        for (int l = 0; l < 4; l++) r[l] = cnn__load_##isa(x[l] + i * row[l] + j);                           \
+        cnn__transpose_##isa(r);                                                                             \
+    }                                                                                                        \
+    static inline void cnn__scatter4_##isa(cnn__v_##isa *r, float *const *y, const ptrdiff_t *row, int i,    \
+                                           bool add)                                                         \
+    {                                                                                                        \
+        cnn__transpose_##isa(r);                                                                             \
+        for (int l = 0; l < 4; l++) {                                                                        \
+            float *to = y[l] + i * row[l];                                                                   \
+            cnn__store_##isa(to, add ? cnn__add_##isa(cnn__load_##isa(to), r[l]) : r[l]);                    \
+        }                                                                                                    \
+    }                                                                                                        \
+    static inline void cnn__zip_##isa(cnn__v_##isa *t, cnn__v_##isa a, cnn__v_##isa b)                       \
+    {                                                                                                        \
+        t[0] = cnn__low_##isa(a, b), t[1] = cnn__high_##isa(a, b);                                           \
+    }                                                                                                        \
+    static inline void cnn__split_##isa(cnn__v_##isa *v, const float *p)                                     \
+    {                                                                                                        \
+        const cnn__v_##isa a = cnn__load_##isa(p), b = cnn__load_##isa(p + 4);                               \
+        v[0] = cnn__even_##isa(a, b), v[1] = cnn__odd_##isa(a, b);                                           \
+    }                                                                                                        \
+    static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
+    {                                                                                                        \
+        float part[4];                                                                                       \
+        for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;                         \
+        return cnn__load_##isa(part);                                                                        \
+    }                                                                                                        \
+    static inline cnn__v_##isa cnn__few_##isa(const float *p, int n)                                         \
+    {                                                                                                        \
+        const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };                       \
+        return cnn__load_##isa(few);                                                                         \
+    }
+#endif
+
 #if CNN__ARM
 /* ---- NEON ---- */
 
@@ -13501,53 +13771,52 @@ typedef cnn__lanes  cnn__m_neon;
 #define cnn__store_neon vst1q_f32
 #define cnn__add_neon   vaddq_f32
 #define cnn__mask_neon  cnn__lanes_of
+#define cnn__low_neon   vzip1q_f32
+#define cnn__high_neon  vzip2q_f32
+#define cnn__even_neon  vuzp1q_f32
+#define cnn__odd_neon   vuzp2q_f32
 #define cnn__fma_neon(a, b, c) vfmaq_f32(c, a, b)
 #define cnn__sum4_neon(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
-static inline float32x4_t cnn__few_neon(const float *p, int n)
-{
-    const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };
-    return vld1q_f32(few);
-}
-static inline void cnn__transpose_neon(float32x4_t *r)
-{
-    const float32x4_t a = vzip1q_f32(r[0], r[2]), b = vzip1q_f32(r[1], r[3]), c = vzip2q_f32(r[0], r[2]),
-        d = vzip2q_f32(r[1], r[3]);
-    r[0] = vzip1q_f32(a, b), r[1] = vzip2q_f32(a, b), r[2] = vzip1q_f32(c, d), r[3] = vzip2q_f32(c, d);
-}
-static inline void cnn__gather4_neon(float32x4_t *r, const float *const *x, const ptrdiff_t *row, int i,
-                                     int j)
-{
-    for (int l = 0; l < 4; l++) r[l] = vld1q_f32(x[l] + i * row[l] + j);
-    cnn__transpose_neon(r);
-}
-static inline void cnn__scatter4_neon(float32x4_t *r, float *const *y, const ptrdiff_t *row, int i, bool add)
-{
-    cnn__transpose_neon(r);
-    for (int l = 0; l < 4; l++) vst1q_f32(y[l] + i * row[l], add
-                                          ? vaddq_f32(vld1q_f32(y[l] + i * row[l]), r[l]) : r[l]);
-}
-static inline float32x4_t cnn__even_neon(float32x4_t a, float32x4_t b) { return vuzp1q_f32(a, b); }
-static inline void cnn__zip_neon(float32x4_t *t, float32x4_t a, float32x4_t b)
-{
-    t[0] = vzip1q_f32(a, b), t[1] = vzip2q_f32(a, b);
-}
-static inline float32x4_t cnn__masked_neon(const float *p, cnn__lanes m)
-{
-    float part[4];
-    for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
-    return vld1q_f32(part);
-}
-static inline void cnn__split_neon(float32x4_t *v, const float *p)
-{
-    const float32x4_t a = vld1q_f32(p), b = vld1q_f32(p + 4);
-    v[0] = vuzp1q_f32(a, b), v[1] = vuzp2q_f32(a, b);
-}
 static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float32x4_t v, float32x4_t tag)
 {
     const uint32x4_t take = vorrq_u32(vcgtq_f32(v, *most), vmvnq_u32(vceqq_f32(v, v)));
     *most = vbslq_f32(take, v, *most), *which = vbslq_f32(take, tag, *which);
 }
+CNN__FOUR_LANES(neon)
 CNN__ISA_KERNELS(neon)
+#endif
+
+#if CNN__WASM
+/* ---- WebAssembly, -msimd128: without a fused multiply-add, so it has the bits of "c" ---- */
+
+static bool cnn__has_wasm(void) { return true; }
+enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2 };
+typedef v128_t     cnn__v_wasm;
+typedef cnn__lanes cnn__m_wasm;
+#define CNN__TARGET_wasm
+#define cnn__set_wasm   wasm_f32x4_splat
+#define cnn__load_wasm  wasm_v128_load
+#define cnn__store_wasm wasm_v128_store
+#define cnn__add_wasm   wasm_f32x4_add
+#define cnn__mask_wasm  cnn__lanes_of
+#define cnn__low_wasm(a, b)    wasm_i32x4_shuffle(a, b, 0, 4, 1, 5)
+#define cnn__high_wasm(a, b)   wasm_i32x4_shuffle(a, b, 2, 6, 3, 7)
+#define cnn__even_wasm(a, b)   wasm_i32x4_shuffle(a, b, 0, 2, 4, 6)
+#define cnn__odd_wasm(a, b)    wasm_i32x4_shuffle(a, b, 1, 3, 5, 7)
+#define cnn__fma_wasm(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_t tag)
+{
+    const v128_t take = wasm_v128_or(wasm_f32x4_gt(v, *most), wasm_f32x4_ne(v, v));
+    *most = wasm_v128_bitselect(v, *most, take), *which = wasm_v128_bitselect(tag, *which, take);
+}
+CNN__FOUR_LANES(wasm)
+static inline void cnn__sum4_wasm(float *sum, v128_t a, v128_t b, v128_t c, v128_t d)
+{
+    v128_t r[4] = { a, b, c, d };
+    cnn__transpose_wasm(r);
+    wasm_v128_store(sum, wasm_f32x4_add(wasm_f32x4_add(r[0], r[2]), wasm_f32x4_add(r[1], r[3])));
+}
+CNN__ISA_KERNELS(wasm)
 #endif
 
 /* ---- Portable C: a vector is four floats, which the compiler maps to registers if it can ---- */
@@ -13648,6 +13917,8 @@ static const cnn__kernels cnn__isa_table[] = {
     CNN__ISA_ROW(CNN_ISA_AVX2, avx2),
 #elif CNN__ARM
     CNN__ISA_ROW(CNN_ISA_NEON, neon),
+#elif CNN__WASM
+    CNN__ISA_ROW(CNN_ISA_WASM, wasm),
 #endif
     /* An instruction set of your own: its row here. */
     CNN__ISA_ROW(CNN_ISA_C, c),
@@ -13709,15 +13980,6 @@ enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
 
 static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
 
-/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
-static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
-{
-    ptrdiff_t i = 0;
-    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
-    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
-    else for (; i < n; i++) to[i] = from[i];
-}
-
 /* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
 typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
 static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
@@ -13735,7 +13997,7 @@ static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, p
         for (; np > 0; np--, x += sp, to += r)
             for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
     } else if (sp == 1 && ni == r) {
-        u->pack(to, r, x, si, np);
+        u->pack(to, r, x, si, NULL, np);
     } else {
         for (int q = 0; q < r; q++, x += si)
             for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
@@ -13763,7 +14025,7 @@ static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__
     const ptrdiff_t run = m <= 3 ? k : CNN__DOT_RUN;
     for (ptrdiff_t p = 0; p < k; p += run)
         for (ptrdiff_t j = 0; j < n; j += 4) {
-            const cnn__runs r = { 1, 1, cnn__min(run, k - p), a.si, 0, 0, 0, 0 };
+            const cnn__runs r = { 1, cnn__min(run, k - p), a.si, 0, 0 };
             const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si,
                                                         cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
             for (ptrdiff_t i = 0; i < m; i += 3)
@@ -14142,7 +14404,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
     const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
     const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
     float all[FLOATS];
-    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, kc); return; }
+    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, NULL, kc); return; }
     for (ptrdiff_t k = b, n; k < b + kc; k += n) {
         const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
         if (j || !few || b + kc - k < kw) {                     /* part of a row, or a large kernel */
@@ -14151,7 +14413,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
             continue;
         }
         const ptrdiff_t planes = cnn__min(cnn__min(few, q->s.c - c), (b + kc - k) / kw);
-        q->u->pack(all, ni, w + c * taps + i * kw, row, (planes - 1) * taps + kw);
+        q->u->pack(all, ni, w + c * taps + i * kw, row, NULL, (planes - 1) * taps + kw);
         for (ptrdiff_t e = 0; e < planes; e++, to += kw * ni)
             memcpy(to, all + e * taps * ni, (size_t)(kw * ni) * sizeof *to);
         n = planes * kw;
@@ -14492,7 +14754,7 @@ typedef struct {
 static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && cnn__all_meet(t)
-        && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || cnn__unpadded(t));
+        && t->n % cnn__kernels_of(cpu)->nr == 0 && pass != CNN__BACKWARD_WEIGHTS;
 }
 
 CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
@@ -14532,7 +14794,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
     const int nr = q->u->nr, mr = q->u->mr;
     const ptrdiff_t plane = (ptrdiff_t)q->oh * q->ow, part = (i1 - i0) * plane;
     float *sums = work, *s = work + q->out * nr;
-    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, q->in);
+    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, NULL, q->in);
     for (ptrdiff_t p = 0; p < plane; p++) {
         const ptrdiff_t y0 = p / q->ow - q->ph, x0 = p % q->ow - q->pw;
         const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(q->kh, q->h - y0);
@@ -14548,7 +14810,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
                             q->bias && r == top ? q->bias + i : NULL, r > top);
         }
     }
-    q->u->pack(s, (int)part, sums, nr, nr);                 /* turned back, in the place of the images */
+    q->u->pack(s, (int)part, sums, nr, NULL, nr);              /* turned back, in the place of the images */
     for (ptrdiff_t n = 0; n < nr; n++, s += part) {
         float *to = q->y + (block * nr + n) * q->out + i0 * plane;
         if (q->backward) cnn__add(to, s, part);
@@ -14580,22 +14842,158 @@ static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q)
                    q->blocks * cnn__ceil(q->m, q->u->mr), cnn__side_job, q);
 }
 
-/* ---- backward-weights ---- */
+/* ---- backward-data as columns: channels along the vectors ----
 
-/* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
-   its own and are added in order. Where the weights are many there is one chunk, and threads share
-   its taps, tile by tile. */
+       D (pixels, C KH KW) = dY^T (pixels, OC) W (OC, C KH KW)
+       dx[c][oy SH - PH + i DH][ox SW - PW + j DW] += D
+
+   The weights are taken as they lie, the pixels of several images together, so that neither strides nor small
+   planes leave lanes empty. Pixels are packed in row panels; each tile of D is added to dx at once. Lower
+   bound: the multiply-adds of the formula; each number of D is moved to its place by itself, for OC of them,
+   so this pays for many output channels. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
-    cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
-    bool borrow, copy;                  /* copy: rows are narrow; sums run better over several */
-    bool side;                          /* blocks of nr images side by side */
-    int block, blocks, images, chunks, planes;              /* planes of x that are spread at a time */
-    int high, wide;                     /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
+    int images, channels;               /* images at a time; channels of a unit */
+    ptrdiff_t pixels, k, kb;            /* pixels of so many images; OC, some at a time */
+    ptrdiff_t *at;                      /* places in a packed panel */
+    float *work, *dx;
+    const float *dy, *w;
+    size_t each;
+} cnn__columns;
+
+static bool cnn__columns_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    return (void)cpu, pass == CNN__BACKWARD_DATA && t->groups == 1;
+}
+
+CNN__COLD static cnn__columns cnn__columns_plan(const cnn__cpu *cpu, const cnn__conv *t,
+                                                const cnn__arrays *o, char *base, size_t *used)
+{
+    enum { PIXELS = 384, TERMS = 512 };         /* for which a panel of the weights is copied; of a sum */
+    cnn__columns q = { .u = cnn__kernels_of(cpu), .t = t, .k = t->oc, .dy = o->dy, .w = o->w, .dx = o->to };
+    q.channels = (int)cnn__min(q.u->nr, t->ic), q.kb = cnn__min(q.k, TERMS);
+    q.images = (int)cnn__min(t->n, cnn__ceil(PIXELS, (ptrdiff_t)t->oh * t->ow));
+    q.pixels = (ptrdiff_t)q.images * t->oh * t->ow;
+    q.at = cnn__take(base, used, (size_t)q.kb, sizeof *q.at);
+    q.each = cnn__mul_size((size_t)q.k, (size_t)(q.pixels + q.u->nr));
+    q.each = cnn__round_up(q.each, 16);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* So many pixels of images from n on, in row panels: a[oc][pixel]. */
+static void cnn__columns_pack(const cnn__columns *q, float *a, ptrdiff_t n, ptrdiff_t pixels)
+{
+    const ptrdiff_t plane = (ptrdiff_t)q->t->oh * q->t->ow, mr = q->u->mr;
+    const float *dy = q->dy + n * q->k * plane;
+    for (ptrdiff_t p = 0; p < pixels; p += mr) {
+        const ptrdiff_t ni = cnn__min(mr, pixels - p);
+        for (ptrdiff_t r = 0, run; r < ni; r += run) {          /* of one image */
+            const ptrdiff_t e = (p + r) / plane, in = (p + r) % plane;
+            const float *from = dy + e * q->k * plane + in;
+            float *to = a + p * q->k + r;
+            run = cnn__min(ni - r, plane - in);
+            for (ptrdiff_t k = 0; k < q->k; k++, from += plane, to += ni)
+                for (ptrdiff_t z = 0; z < run; z++) to[z] = from[z];
+        }
+    }
+}
+
+/* Tile of D: ni pixels from p on, taps j .. j+nj of all taps of an image; to its place in dx, run of pixels
+   of a row by run. */
+static void cnn__columns_put(const cnn__columns *q, const float *tile, ptrdiff_t n, ptrdiff_t p, int ni,
+                             ptrdiff_t j, int nj)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t plane = (ptrdiff_t)t->oh * t->ow, in = (ptrdiff_t)t->h * t->w;
+    const int taps = t->kh * t->kw, sw = t->sw;
+    const bool flat = cnn__pointwise_fits(NULL, t, 0);          /* a row may go on in the next one */
+    struct { float *dx; int y, x, first, end; } run[CNN__MAX_MR];
+    float turned[CNN__MAX_MR * CNN__MAX_NR];
+    int runs = 0;
+    q->u->pack(turned, ni, tile, q->u->nr, NULL, nj);
+    for (int r = 0; r < ni; r = run[runs++].end) {
+        const ptrdiff_t at = (p + r) % plane, left = flat ? plane - at : t->ow - at % t->ow;
+        run[runs].y = (int)(at / t->ow) * t->sh - t->ph, run[runs].x = (int)(at % t->ow) * sw - t->pw;
+        run[runs].dx = q->dx + (n + (p + r) / plane) * t->ic * in;
+        run[runs].first = r, run[runs].end = (int)cnn__min(ni, r + left);
+    }
+    for (int l = 0; l < nj; l++) {
+        const int tap = (int)((j + l) % taps), i = tap / t->kw * t->dh, z = tap % t->kw * t->dw;
+        for (int r = 0; r < runs; r++) {
+            const int y = run[r].y + i, x = run[r].x + z;
+            int first = run[r].first, end = run[r].end;
+            float *to = run[r].dx + (j + l) / taps * in + (ptrdiff_t)y * t->w + x - (ptrdiff_t)first * sw;
+            const float *v = turned + l * ni;
+            if (y < 0 || y >= t->h) continue;
+            if (flat) { cnn__add(to + first, v + first, end - first); continue; }
+            const int inside = x >= t->w ? 0 : (t->w - 1 - x) / sw + 1;     /* pixels before the border */
+            end = (int)cnn__min(end, run[r].first + inside);
+            if (x < 0) first += (-x + sw - 1) / sw;
+            for (int e = first; e < end; e++) to[e * sw] += v[e];
+        }
+    }
+}
+
+/* A unit is nr channels of the images that are taken together. */
+static void cnn__columns_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__columns *q = job;
+    const cnn__conv *t = q->t;
+    const ptrdiff_t parts = cnn__ceil(t->ic, q->channels), taps = (ptrdiff_t)t->kh * t->kw;
+    const int mr = q->u->mr, nr = q->u->nr;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *b = q->work + (size_t)thread * q->each, *a = b + q->k * nr;
+    for (ptrdiff_t packed = -1; from < to; from++) {
+        const ptrdiff_t n = from / parts * q->images, c = from % parts * q->channels;
+        const ptrdiff_t pixels = cnn__min(q->images, t->n - n) * t->oh * t->ow;
+        const ptrdiff_t end = cnn__min(c + q->channels, t->ic) * taps;
+        if (packed != n) cnn__columns_pack(q, a, packed = n, pixels);
+        for (ptrdiff_t j = c * taps; j < end; j += nr) {
+            const int nj = (int)cnn__min(nr, end - j);
+            cnn__pack(q->u, b, nr, q->w + j, 1, t->ic * taps, nj, q->k);
+            for (ptrdiff_t p = 0; p < pixels; p += mr) {
+                const int ni = (int)cnn__min(mr, pixels - p);
+                for (ptrdiff_t k = 0; k < q->k; k += q->kb)
+                    q->u->micro(ni, nj, cnn__min(q->kb, q->k - k), a + p * q->k + k * ni, b + k * nr, q->at,
+                                tile, nr, NULL, k > 0);
+                cnn__columns_put(q, tile, n, p, ni, j, nj);
+            }
+        }
+    }
+}
+
+static void cnn__columns_run(const cnn__cpu *cpu, const cnn__columns *q)
+{
+    const cnn__conv *t = q->t;
+    for (ptrdiff_t k = 0; k < q->kb; k++) q->at[k] = k * q->u->nr;
+    cnn__share_out(cpu, (double)t->n * t->oh * t->ow * t->oc * t->ic * t->kh * t->kw,
+                   cnn__ceil(t->n, q->images) * cnn__ceil(t->ic, q->channels), cnn__columns_job, q);
+}
+
+/* ---- backward-weights: a product whose sums run over the pixels of dy ----
+
+       dW (OC, taps) += dY (OC, pixels) S(X)^T
+
+   Pixels are taken some hundreds at a time, of several images where these are small: dY is packed in row
+   panels, then each panel of nr taps is copied from S, transposed, and meets all of dY in cnn__micro. So taps
+   lie along the vectors, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
+   formula; a float of S is moved once for OC of them.
+
+   Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
+   its own and are added in order. Where the weights are many there is one chunk, and threads share
+   its taps, panel by panel. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    cnn__spread s, d;                   /* of x; of dy, with rows as wide, for one output channel */
+    bool borrow;                        /* S would be the image itself (1x1, stride 1, no padding) */
+    int block, blocks, width;           /* rows of dy at a time, and pixels of a row; borrow: rows of one */
+    int images, chunks;                 /* images at a time, if these are one block */
     float *dw;
-    ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
-    ptrdiff_t *at;
+    const float *dy;
+    ptrdiff_t m, k, panel;              /* panel: floats of one panel of taps */
+    ptrdiff_t *at, *whole, *last;       /* places of taps in S; of pixels in a panel of nr, in the last one */
     float *partial, *work;
     size_t each;
 } cnn__weights;
@@ -14603,174 +15001,131 @@ typedef struct {
 CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
-    enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
+    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache */
+           CHUNKED = 1 << 17 };         /* weights: with more, the sums of chunks take too long to add */
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x), .dy = dy };
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.wide = 7 - q.high;
-    q.borrow = cnn__pointwise_fits(cpu, t, 0);
-    q.copy = !q.borrow && (t->ow < 24 || q.m == 1 || (t->ow < 48 && t->ow % 8 && q.k >= 16));
-    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow;
-    const int least = q.borrow ? 1 : 2 * q.s.halo + 1;
-    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least);
+    q.borrow = cnn__pointwise_fits(cpu, t, 0), q.width = q.borrow ? 1 : t->ow;
+    const int rows = q.borrow ? t->oh * t->ow : t->oh;
+    q.blocks = (int)cnn__ceil(rows, LENGTH > q.width ? LENGTH / q.width : 1);
     q.block = (int)cnn__ceil(rows, q.blocks);
-    if (q.borrow && q.blocks > 1) {                                     /* whole vectors */
-        q.block = (q.block + 15) / 16 * 16;
-        q.blocks = (int)cnn__ceil(rows, q.block);
-    }
-    if (q.copy) q.d.gap = (int)(15 - ((ptrdiff_t)q.block * q.s.width + 15) % 16);   /* whole vectors */
     const size_t weights = (size_t)t->oc * (size_t)q.k;
-    const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    q.chunks = weights <= 32768 ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
+    q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
-                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
-    const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
-    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c));
-    q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
+                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
+    const size_t pixels = (size_t)q.images * (size_t)q.block * (size_t)q.width;
+    const ptrdiff_t nr = q.u->nr, planes = cnn__min(cnn__ceil(nr - 1, (ptrdiff_t)t->kh * t->kw) + 1, q.s.c);
+    q.panel = (ptrdiff_t)cnn__round_up((pixels + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.whole = cnn__take(base, used, pixels, sizeof *q.whole);
+    q.last = cnn__take(base, used, pixels, sizeof *q.last);
     q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
-    const ptrdiff_t copied = q.copy ? cnn__spread_size(&q.d, q.block) : 0;
-    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image + copied)), 16);
+    q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
+    const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
+    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, 1, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
+    if (q.m > 1) q.each += (size_t)(planes * spread);
+    else         q.each = (size_t)(q.images * (spread + (q.borrow ? 0 : cnn__spread_plane(&q.d, q.block))));
+    q.each = cnn__round_up(q.each, 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
-/* Small images again, several side by side: then the rows of an image, and of dy, are nr times as long, and
-   no sum runs over what lies between the rows of S. Without padding. */
-CNN__COLD static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
-                                                     const float *dy, char *base, size_t *used)
-{
-    enum { LENGTH = 1024 };             /* as above */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .side = true, .s = cnn__spread_forward(t, x),
-                       .d = { .x = dy }, .m = t->oc };
-    const int nr = q.u->nr, most = LENGTH / (t->ow * nr);
-    q.k = (ptrdiff_t)t->ic * t->kh * t->kw, q.s.width = t->w, q.s.halo = t->h - t->oh;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.wide = 7 - q.high, q.planes = t->ic;
-    q.blocks = (int)cnn__ceil(t->oh, most < 1 ? 1 : most), q.block = (int)cnn__ceil(t->oh, q.blocks);
-    q.images = nr, q.chunks = q.m * q.k <= 32768 ? (int)cnn__min(t->n / nr, 8) : 1;
-    q.s_image = (ptrdiff_t)t->ic * t->h * t->w;
-    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
-    q.partial = cnn__take(base, used, cnn__mul_size((size_t)(q.m * q.k), (size_t)q.chunks - 1),
-                          sizeof *q.partial);
-    q.each = cnn__mul_size((size_t)(q.s_image + (ptrdiff_t)t->oc * t->oh * t->ow), (size_t)nr);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
-}
-
-/* The four places that dot reads, where so many taps are left: beyond the last one, that one again. What is
-   summed there is dropped, but it is read, and those taps' planes may not have been spread. */
-static const ptrdiff_t *cnn__four_places(ptrdiff_t four[4], const ptrdiff_t *at, ptrdiff_t left)
-{
-    if (left >= 4) return at;
-    for (ptrdiff_t j = 0; j < 4; j++) four[j] = at[cnn__min(j, left - 1)];
-    return four;
-}
-
-/* dw += dy x^T over the runs r: taps k0..k1, whose places begin at `at`, tile by tile. */
-static void cnn__weights_dots(const cnn__weights *q, float *dw, const cnn__runs *r, const float *dy,
-                              const float *x, const ptrdiff_t *at, ptrdiff_t k0, ptrdiff_t k1)
-{
-    ptrdiff_t four[4];
-    for (ptrdiff_t i = 0; i < q->m; i += q->high)
-        for (ptrdiff_t k = k0; k < k1; k += q->wide)
-            q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(q->wide, k1 - k), r, dy + i * r->lda, x,
-                      cnn__four_places(four, at + k - k0, k1 - k), dw + i * q->k + k, q->k);
-}
-
-/* dw += the terms of images n0..n1, taps k0..k1. */
-static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t k0,
-                                   ptrdiff_t k1, float *work)
+/* A panel of taps k .. k+taps: to[pixel][tap] for the output rows from .. from+rows of so many images. */
+static void cnn__weights_panel(const cnn__weights *q, float *to, float *s, ptrdiff_t n, int images,
+                               ptrdiff_t g, ptrdiff_t k, int taps, int from, int rows)
 {
     const cnn__conv *t = q->t;
-    const int nr = q->u->nr;
-    const ptrdiff_t in = q->s_image, plane = (ptrdiff_t)t->oh * t->ow, out = t->oc * plane;
-    float *x = work, *dy = work + in * nr;
-    for (ptrdiff_t n = n0; n < n1; n += nr) {
-        q->u->pack(x, nr, q->s.x + n * in, in, in);
-        q->u->pack(dy, nr, q->d.x + n * out, out, out);
-        for (int from = 0; from < t->oh; from += q->block) {
-            const cnn__runs r = { 1, (int)cnn__min(q->block, t->oh - from), t->ow * nr, plane * nr,
-                                  0, t->ow * nr, 0, t->w * nr };
-            cnn__weights_dots(q, dw, &r, dy + from * r.a_row, x + from * r.b_row, q->at + k0, k0, k1);
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, window = (ptrdiff_t)t->kh * t->kw, c = k / window;
+    const int planes = (int)(cnn__ceil(k + taps, window) - c);
+    for (int e = 0; e < images; e++) {
+        if (q->borrow) {
+            q->u->pack(to, taps, q->s.x + ((n + e) * t->ic + g * q->s.c + k) * in + from, in, NULL, rows);
+            to += (ptrdiff_t)rows * taps;
+            continue;
+        }
+        cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
+        for (int r = 0; r < rows; r++, to += (ptrdiff_t)q->width * taps)
+            q->u->pack(to, taps, s + (ptrdiff_t)r * q->s.width, 0, q->at + k - c * window, q->width);
+    }
+}
+
+/* The same with one output channel in a group: its sums run along the pixels where they lie, and along the
+   zeros between the rows of S, four taps at a time. */
+static void cnn__weights_row(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g, int from,
+                             int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, window = t->kh * t->kw;
+    const ptrdiff_t plane = cnn__spread_plane(&q->d, q->block);
+    const ptrdiff_t all = q->s.a * q->s.b * cnn__spread_plane(&q->s, q->block);
+    cnn__runs r = { images, rows, 0, t->oc * out, t->ic * in };
+    const float *x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
+    const float *dy = q->dy + (n * t->oc + g) * out + from;
+    float *s = work + images * plane;
+    if (!q->borrow) {
+        r.length = (rows - 1) * q->s.width + t->ow, r.a_image = plane, r.b_image = all, x = s, dy = work;
+        for (int e = 0; e < images; e++)
+            cnn__spread_copy(q->u, &q->d, work + e * plane, n + e, g, 1, from, q->block);
+    }
+    for (ptrdiff_t k = k0, end; k < k1; k = end) {
+        const ptrdiff_t c = q->borrow ? 0 : k / window;
+        end = q->borrow ? k1 : cnn__min(k1, (c + 1) * window);
+        for (int e = 0; e < images && !q->borrow; e++)
+            cnn__spread_copy(q->u, &q->s, s + e * all, n + e, g * q->s.c + c, 1, from, q->block);
+        for (ptrdiff_t j = k; j < end; j += 4) {
+            ptrdiff_t at[4];            /* the last tap again, where no more are left: it is dropped */
+            for (ptrdiff_t e = 0; e < 4; e++) {
+                const ptrdiff_t tap = cnn__min(j + e, end - 1);
+                at[e] = q->borrow ? tap * in : q->at[tap - c * window];
+            }
+            q->u->dot(1, (int)cnn__min(4, end - j), &r, dy, x, at, dw + j, 0);
         }
     }
 }
 
-/* S of planes c .. c+planes of `images` images from n on, rows from .. of a block. */
-static void cnn__weights_spread(const cnn__weights *q, float *to, ptrdiff_t n, int images, ptrdiff_t c,
-                                int planes, int from)
-{
-    for (int e = 0; e < images; e++) {
-        float *s = to + e * q->s_image;
-        cnn__spread_copy(q->u, &q->s, s, n + e, c, planes, from, q->block);
-        s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
-        for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;       /* meet the zeros of dy */
-    }
-}
-
-/* dw += the terms of a block of output rows of images n .. n+images, group g, taps k0..k1. */
+/* dw += the terms of output rows from .. of images n .. n+images, group g, taps k0..k1. */
 static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
                                int from, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
-    const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
-    const float *dy = q->d.x + (n * t->oc + g * q->m) * out + from * (q->borrow ? 1 : t->ow);
-    cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
+    const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow;
+    const int mr = q->u->mr, nr = q->u->nr, rows = (int)cnn__min(q->block, out / q->width - from);
+    const ptrdiff_t run = (ptrdiff_t)rows * q->width, pixels = images * run;
+    if (q->m == 1) { cnn__weights_row(q, dw, n, images, g, from, rows, k0, k1, work); return; }
+    const float *dy = q->dy + (ptrdiff_t)from * q->width;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + q->panel, *s = a + pixels * q->m;
     if (rows <= 0) return;
-    if (q->borrow) {
-        r.b_image = t->ic * in, r.length = rows, r.rows = 1;
-        cnn__weights_dots(q, dw, &r, dy, q->s.x + (n * t->ic + g * q->s.c) * in + from, q->at + k0, k0, k1);
-        return;
-    }
-    if (q->copy) {
-        float *d = work + q->images * q->s_image;
-        r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-        for (int e = 0; e < images; e++)
-            cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from, q->block);
-        dy = d;
-    }
-    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, piece = q->planes * taps;
-    for (ptrdiff_t k = k0, end; k < k1; k = end) {      /* some planes at a time */
-        const ptrdiff_t c = k / taps;
-        end = cnn__min(k1, (k / piece + 1) * piece);
-        cnn__weights_spread(q, work, n, images, g * q->s.c + c, (int)(cnn__ceil(end, taps) - c), from);
-        cnn__weights_dots(q, dw, &r, dy, work, q->at + k - c * taps, k, end);
+    for (ptrdiff_t i = 0; i < q->m; i += mr)
+        for (int e = 0, ni = (int)cnn__min(mr, q->m - i); e < images; e++)
+            q->u->pack(a + i * pixels + e * run * ni, ni,
+                       dy + ((n + e) * t->oc + g * q->m + i) * out, out, NULL, run);
+    for (ptrdiff_t k = k0; k < k1; k += nr) {
+        const int taps = (int)cnn__min(nr, k1 - k);
+        cnn__weights_panel(q, work, s, n, images, g, k, taps, from, rows);
+        for (ptrdiff_t i = 0; i < q->m; i += mr) {
+            const int ni = (int)cnn__min(mr, q->m - i);
+            float *to = dw + i * q->k + k;
+            q->u->micro(ni, taps, pixels, a + i * pixels, work, taps == nr ? q->whole : q->last,
+                        taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr);
+            for (int r = 0; r < ni && taps < nr; r++) cnn__add(to + r * q->k, tile + r * nr, taps);
+        }
     }
 }
 
-/* The first tap of tile number e: the planes that are spread at a time are cut into tiles. */
-static ptrdiff_t cnn__weights_tap(const cnn__weights *q, ptrdiff_t e)
-{
-    const ptrdiff_t piece = q->k / q->s.c * q->planes, tiles = cnn__ceil(piece, q->wide);
-    return cnn__min(e / tiles * piece + e % tiles * q->wide, q->k);
-}
-
-/* Tiles that cover all taps. */
-static ptrdiff_t cnn__weights_tiles(const cnn__weights *q)
-{
-    const ptrdiff_t piece = q->k / q->s.c * q->planes;
-    return q->k / piece * cnn__ceil(piece, q->wide) + cnn__ceil(q->k % piece, q->wide);
-}
-
-/* A unit is a column of tiles of dw in a group of a chunk of images. */
+/* A unit is a panel of taps in a group of a chunk of images. */
 static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__weights *q = job;
     const cnn__conv *t = q->t;
-    const ptrdiff_t tiles = cnn__weights_tiles(q), weights = t->oc * q->k;
-    const int unit = q->side ? q->images : 1, units = t->n / unit;      /* that chunks are made of */
+    const ptrdiff_t nr = q->u->nr, panels = cnn__ceil(q->k, nr), weights = t->oc * q->k;
     float *work = q->work + (size_t)thread * q->each;
     for (ptrdiff_t end; from < to; from = end) {
-        const ptrdiff_t e = from / tiles, g = e % t->groups, chunk = e / t->groups;
-        const ptrdiff_t n0 = units * chunk / q->chunks * unit, n1 = units * (chunk + 1) / q->chunks * unit;
-        end = cnn__min(to, (e + 1) * tiles);
-        const ptrdiff_t k0 = cnn__weights_tap(q, from - e * tiles), k1 = cnn__weights_tap(q, end - e * tiles);
+        const ptrdiff_t e = from / panels, g = e % t->groups, chunk = e / t->groups;
+        const ptrdiff_t n0 = t->n * chunk / q->chunks, n1 = t->n * (chunk + 1) / q->chunks;
+        end = cnn__min(to, (e + 1) * panels);
+        const ptrdiff_t k0 = (from - e * panels) * nr, k1 = cnn__min((end - e * panels) * nr, q->k);
         float *dw = (chunk ? q->partial + (chunk - 1) * weights : q->dw) + g * q->m * q->k;
-        if (q->side) cnn__side_weights_part(q, dw, n0, n1, k0, k1, work);
-        for (ptrdiff_t n = n0; n < n1 && !q->side; n += q->images)
+        for (ptrdiff_t n = n0; n < n1; n += q->images)
             for (int block = 0; block < q->blocks; block++)
                 cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, k0, k1,
                                    work);
@@ -14780,13 +15135,14 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
 static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 {
     const cnn__conv *t = q->t;
+    const ptrdiff_t nr = q->u->nr, last = (q->k - 1) % nr + 1;
     const size_t weights = (size_t)t->oc * (size_t)q->k;
-    if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
-    else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->side ? t->oh : q->block), q->at);
-    for (ptrdiff_t k = 0; q->side && k < q->k; k++) q->at[k] *= q->images;
+    if (!q->borrow) cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
+    for (ptrdiff_t p = 0; p < (ptrdiff_t)q->images * q->block * q->width; p++)
+        q->whole[p] = p * nr, q->last[p] = p * last;
     if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
     cnn__share_out(cpu, (double)t->n * t->oh * t->ow * (double)weights,
-                   (ptrdiff_t)q->chunks * t->groups * cnn__weights_tiles(q), cnn__weights_job, q);
+                   (ptrdiff_t)q->chunks * t->groups * cnn__ceil(q->k, nr), cnn__weights_job, q);
     for (size_t c = 1; c < (size_t)q->chunks; c++)
         for (size_t i = 0; i < weights; i++) q->dw[i] += q->partial[(c - 1) * weights + i];
 }
@@ -14860,9 +15216,9 @@ static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, 
     for (int c = 0; c < q->c; c++, a += mr) {
         const int now = (int)cnn__min(few, q->c - c);
         if (c % few == 0 && !q->backward)
-            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, (ptrdiff_t)now * kk);
+            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, NULL, (ptrdiff_t)now * kk);
         for (int e = 0; c % few == 0 && q->backward && e < now; e++)
-            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, kk);
+            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, NULL, kk);
         const float *from = g + (c % few * kk + (q->backward ? kk - 1 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
@@ -15315,11 +15671,6 @@ static size_t cnn__pack_direct(const cnn__cpu *cpu, const cnn__conv *t, float *t
 static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                           char *scratch, size_t *used)
 {
-    if (pass == CNN__BACKWARD_WEIGHTS) {
-        cnn__weights q = cnn__side_weights_plan(cpu, t, o->x, o->dy, scratch, used);
-        if (o->to) q.dw = o->to, cnn__weights_run(cpu, &q);
-        return;
-    }
     const cnn__side q = cnn__side_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
     if (!o->to) return;
     if (!o->packed) cnn__side_pack(&q, o->w);
@@ -15332,6 +15683,14 @@ static size_t cnn__pack_side(const cnn__cpu *cpu, const cnn__conv *t, float *to,
     const cnn__side q = cnn__side_plan(cpu, t, false, &(cnn__arrays){ .packed = to }, scratch, &used);
     if (to) cnn__side_pack(&q, w);
     return (size_t)(q.m * q.k);
+}
+
+static void cnn__run_columns(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+                             char *scratch, size_t *used)
+{
+    const cnn__columns q = cnn__columns_plan(cpu, t, o, scratch, used);
+    (void)pass;
+    if (o->to) cnn__columns_run(cpu, &q);
 }
 
 static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
@@ -15377,6 +15736,9 @@ enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the tran
        CNN__WINOGRAD_MANY = 32,         /* channels that repay even backward-weights on narrow planes */
        CNN__WINOGRAD_TILES = 16,        /* tiles of a batch, at least; */
        CNN__WINOGRAD_TILES_MANY = 4,    /* of backward-weights with many channels */
+       CNN__COLUMNS_TERMS = 256,        /* of a sum, at least; */
+       CNN__COLUMNS_PIXELS = 256,       /* of a plane of dy, at most: where strides or ends of planes leave
+                                           lanes of the direct sum empty; a quarter of that with stride 1 */
        CNN__SIDE_TERMS = 64,            /* of a sum, at least: worth two transpositions */
        CNN__SIDE_FLOATS = 1 << 17 };    /* of a block of nr images, which should stay in the L2 cache */
 #define CNN__WINOGRAD_WASTE      1.8    /* the largest ratio, */
@@ -15408,6 +15770,13 @@ CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *t
     return channels >= CNN__WINOGRAD_LEAST && h > 1 && w > 1
         && tiles >= (weights && many ? CNN__WINOGRAD_TILES_MANY : CNN__WINOGRAD_TILES)
         && tiles * side * side <= waste * t->n * h * w;
+}
+
+CNN__COLD static bool cnn__columns_pay(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    const bool strided = t->sh > 1 || t->sw > 1;
+    return cnn__columns_fit(cpu, t, pass) && t->oc >= CNN__COLUMNS_TERMS
+        && (ptrdiff_t)t->oh * t->ow <= (strided ? CNN__COLUMNS_PIXELS : CNN__COLUMNS_PIXELS / 4);
 }
 
 static bool cnn__winograd4_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
@@ -15443,6 +15812,7 @@ static const cnn__algorithm cnn__algorithms[] = {
     { "winograd 2x2", cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "depthwise rows", cnn__rows_fit, cnn__always, cnn__run_rows, NULL },
     { "direct, images side by side", cnn__side_fits, cnn__side_pays, cnn__run_side, cnn__pack_side },
+    { "direct, channels along the vectors", cnn__columns_fit, cnn__columns_pay, cnn__run_columns, NULL },
     { "1x1 gemm", cnn__pointwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
     { "depthwise", cnn__depthwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
     { "direct", cnn__always, cnn__always, cnn__run_direct, cnn__pack_direct }
@@ -15623,31 +15993,31 @@ static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
     return m;
 }
 
-static void cnn__fast_broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                                cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+/* n numbers: those from x on, or, where that is one number, n copies of it. */
+static const float *cnn__row_of(const float *x, bool row, float *copy, ptrdiff_t n)
+{
+    for (ptrdiff_t j = 0; !row && j < n; j++) copy[j] = *x;
+    return row ? x : copy;
+}
+
+static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                                const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs,
+                                const cnn__tail *tail)
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
-    const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
-    cnn_each        *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
-    cnn_each        *scale = cnn__each_scale(cpu);
-    if (rows == 1 && r.a[3] && r.b[3]) {
-        cnn__map_then(cpu, f, y, a, b, NULL, NULL, n, tail);
-        return;
-    }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * n))
-    for (ptrdiff_t row = 0; row < rows; row++) {
+    const ptrdiff_t  n = r.n[3], pieces = cnn__ceil(n, CNN__PIECE), all = r.n[0] * r.n[1] * r.n[2] * pieces;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
+    for (ptrdiff_t i = 0; i < all; i++) {
+        const ptrdiff_t row = i / pieces, from = i % pieces * CNN__PIECE, m = cnn__min(CNN__PIECE, n - from);
         const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
-        float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
-        const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
-        const float *v  = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2];
-        const bool   turned = !r.a[3] && r.b[3];                 /* one number op a row */
-        const float *from = turned ? v : u, number = turned ? *u : *v;
-        if (to != from) memcpy(to, from, (size_t)n * sizeof *to);
-        const float k[2] = { op == '*' ? number : op == '-' && turned ? -1.0f : 1.0f,
-                             op == '*' ? 0.0f : op == '-' && !turned ? -number : number };
-        if (r.a[3] && r.b[3]) f(to, v, NULL, NULL, n);
-        else                  scale(to, NULL, NULL, k, n);
-        cnn__finish(tail, y, to - y, n);
+        const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
+        const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
+        const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
+        float           left[CNN__PIECE], right[CNN__PIECE];
+        u = cnn__row_of(u, r.a[3], left, m), v = cnn__row_of(v, r.b[3], right, m);
+        if (dy || y + at != u) memcpy(y + at, dy ? dy + at : u, (size_t)m * sizeof *y);
+        f(y + at, dy ? u : v, dy ? v : NULL, NULL, m);
+        cnn__finish(tail, y, at, m);
     }
 }
 
@@ -15677,10 +16047,10 @@ static void cnn__add_term(const cnn__products *q, ptrdiff_t own, ptrdiff_t term,
     const float *row = a_row ? u : b_row ? v : NULL;                  /* the only row, times a number ... */
     const float  k[2] = { 1, q->p * (a_row ? 1.0f : *u) * (q->b && !b_row ? *v : 1.0f) };
     if (a_row && b_row) {                                             /* ... unless both are rows */
-        if (sum) *sum += (double)q->p * cnn__sum_products(u, v, 0, n);
+        if (sum) *sum += (double)q->p * cnn__sum_products(q->cpu, u, v, 0, n);
         else     cnn__each_add_product(q->cpu)(to, u, v, &q->p, n);
     } else if (row) {
-        if (sum) *sum += (double)k[1] * cnn__sum(row, NULL, 0, n);
+        if (sum) *sum += (double)k[1] * cnn__sum(q->cpu, row, NULL, 0, n);
         else     cnn__each_add_scaled(q->cpu)(to, row, NULL, k + 1, n);
     } else {
         if (sum) *sum += (double)k[1] * (double)n;
@@ -15723,6 +16093,32 @@ static void cnn__fast_add_product(const cnn__cpu *cpu, float *y, const float *a,
         if (!rows)           *to += (float)sum;
         else if (terms == 1) cnn__add_term(&q, at, 0, from, m, to, NULL);
         else                 cnn__add_terms(&q, at, terms, from, m, to);
+    }
+}
+
+/* y of rows: row upon row. Else all rows that become one number are folded into a piece, that by halves. */
+static void cnn__fast_fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys,
+                           cnn_shape xs)
+{
+    const cnn__range r = cnn__range_of(ys, xs, xs);
+    const bool       rows = r.y[3] != 0;
+    const ptrdiff_t  n = r.n[3], piece = cnn__min(CNN__PIECE, n), pieces = cnn__ceil(n, piece);
+    ptrdiff_t        own = rows ? pieces : 1, terms = rows ? 1 : pieces;
+    for (int i = 0; i < 3; i++) *(r.y[i] ? &own : &terms) *= r.n[i];
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, own * terms * piece))
+    for (ptrdiff_t i = 0; i < own; i++) {
+        const ptrdiff_t at = rows ? i / pieces : i, first = rows ? i % pieces * piece : 0;
+        ptrdiff_t       width = cnn__min(piece, n - first);
+        float           part[CNN__PIECE];
+        for (ptrdiff_t k = 0; k < terms; k++) {
+            const ptrdiff_t from = rows ? first : k % pieces * piece, m = cnn__min(width, n - from);
+            const float    *u = x + cnn__offset(&r, r.a, at, rows ? k : k / pieces) + from;
+            if (k == 0) memcpy(part, u, (size_t)m * sizeof *part);
+            else        f(part, u, NULL, NULL, m);
+        }
+        for (; !rows && width > 1; width -= width / 2)
+            f(part, part + width - width / 2, NULL, NULL, width / 2);
+        memcpy(y + cnn__offset(&r, r.y, at, 0) + first, part, (size_t)width * sizeof *y);
     }
 }
 
@@ -15851,11 +16247,11 @@ static void cnn__fast_channel_moments(const cnn__cpu *cpu, float *mean, float *r
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
     for (int i = 0; i < c; i++) {
         double sum = 0, squares = 0;
-        for (int s = 0; s < n; s++) sum += cnn__sum(x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
+        for (int s = 0; s < n; s++) sum += cnn__sum(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
         mean[i] = (float)(sum / count);
         const double r = sum / count - (double)mean[i];
         for (int s = 0; s < n; s++)
-            squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
+            squares += cnn__sum_squares(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
         rest[i] = (float)r, squares = squares / count - r * r;
         variance[i] = squares < 0 ? 0.0f : (float)squares;
     }
@@ -15886,8 +16282,8 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
         double sum = 0, moment = 0;
         for (int s = 0; s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            sum += cnn__sum(dy + at, NULL, 0, plane);
-            moment += cnn__sum_moments(x + at, dy + at, mean[i], plane);
+            sum += cnn__sum(cpu, dy + at, NULL, 0, plane);
+            moment += cnn__sum_moments(cpu, x + at, dy + at, mean[i], plane);
         }
         const double r = (double)rstd[i], more = rest ? (double)rest[i] : 0;
         moment -= more * sum;
@@ -15930,10 +16326,10 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* ===========================================================================================================
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
-   Nodes with a formula that run in place of conv2d, batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
-   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are
-   skipped. Each must be the only user of the node before it; the second operand of add, sub and mul must have
-   y's shape and be there already. What can be read stays readable: the memory plan runs in place only of
+   Nodes with a formula that run in place of conv2d, batch_norm or an operation of two operands (CNN_JOINABLE)
+   join it: their formulas are applied to each piece of its result while that is in the L1 cache, and their
+   rooms are skipped. Each must be the only user of the node before it; a second operand must have y's shape
+   and be there already. What can be read stays readable: the memory plan runs in place only of
    values that nobody reads again, so never of what is kept. The bits are those of the rooms. Nodes are not
    joined on a device, on the plain loops, nor while profile, trace or doctor look on.
    A batch norm behind a convolution that keeps packed weights is folded into these: other bits, see

@@ -320,6 +320,8 @@ static void ranks_in_the_file(void)
     h = cnn_batch_norm(h, .name = "b");
     h = cnn_dense(cnn_dense(h, 1, .name = "d1"), 1, .name = "d2");
     h = cnn_mul(h, cnn_param(g, "p", { 1, 1, 1, 1 }));
+    h = cnn_add(h, cnn_mean(cnn_conv1d(cnn_input(g, 2, 1, 5), 3, 2, .groups = 1, .name = "s")));
+    h = cnn_mul(h, cnn_const(g, (cnn_shape){ 1, 1, 1, 1 }, (const float[]){ 1.5f }));
     CHECK(cnn_compile(g, cnn_mean(cnn_add(h, cnn_param(g, "q", { 1, 2, 3, 1 })))));
     bytes b = saved(g);
     b.p[b.n - 1] = 0;
@@ -327,11 +329,12 @@ static void ranks_in_the_file(void)
     static const char *const want[] = { "\"c.weight\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1],",
         "\"c.bias\":{\"dtype\":\"F32\",\"shape\":[1],",
         "\"b.running_var\":{\"dtype\":\"F32\",\"shape\":[1],",
-            "\"d1.weight\":{\"dtype\":\"F32\",\"shape\":[1,9],",
+            "\"d1.weight\":{\"dtype\":\"F32\",\"shape\":[1,9],", "\"s.weight\":{\"dtype\":\"F32\",\"shape\":[3,2,2],",
         "\"d2.weight\":{\"dtype\":\"F32\",\"shape\":[1,1],", "\"d2.bias\":{\"dtype\":\"F32\",\"shape\":[1],",
         "\"p\":{\"dtype\":\"F32\",\"shape\":[1],", "\"q\":{\"dtype\":\"F32\",\"shape\":[1,2,3]," };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)
         CHECK_MSG(strstr(json, want[i]) != NULL, "%s in %s", want[i], json);
+    CHECK(strstr(json, "\\nconst const1 1,1,1,1 x3fc00000\\n") && !strstr(json, "\"const1\""));     /* no tensor */
     static const char start[] = "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\","
                                 "\"cnn.graph\":\"cnn 1\\ninput ";
     CHECK(strncmp(json, start, sizeof start - 1) == 0);
@@ -585,6 +588,10 @@ static const struct { const char *text, *message; } false_graphs[] = {
     { "cnn 1\\nparam w 1,2,1,2\\nroot 0\\n",
         "tensor \"w\" has shape [2] in the file and (1,2,1,2) in the graph" },
     { "cnn 1\\nconst c 1,2,1,1\\nroot 0\\n", "there is no tensor \"c\"; the file has 1: \"w\"" },
+    { "cnn 1\\nconst c 1,2,1,1 x3f8000004000000\\nroot 0\\n", "cnn.graph, line 2: bad values" },
+    { "cnn 1\\nconst c 1,2,1,1 x3f8000004000000000000000\\nroot 0\\n", "cnn.graph, line 2: bad values" },
+    { "cnn 1\\nconst c 1,2,1,1 x3f8000004000000g\\nroot 0\\n", "cnn.graph, line 2: bad values" },
+    { "cnn 1\\nconst c 1,2,1,1 x3f80000040000000 frozen\\nroot 0\\n", "cnn.graph, line 2: bad word \"frozen\"" },
     { "cnn 1\\ninput x 2,1,1\\nop y\\nroot 1\\n", "cnn.graph, line 3: operation or operands missing" },
     { "cnn 1\\ninput x 2,1,1\\nop y relu\\nroot 1\\n", "cnn.graph, line 3: operation or operands missing" },
     { "cnn 1\\ninput x 2,1,1\\nop y relu 0,0,0,0,0,0,0,0,0\\nroot 1\\n",
@@ -633,6 +640,14 @@ static void hostile_graphs(void)
         if (!false_graphs[i].message) CHECK(cnn_find(g, "w")->frozen);
         cnn_free(g), free(b.p);
     }
+    /* Constants of older files are tensors. */
+    const float two[2] = { 3, -0.25f };
+    float       got[2] = { 0, 0 };
+    bytes       old = make_file("{\"__metadata__\":{\"cnn.graph\":\"cnn 1\\nconst w 1,2,1,1\\nop y relu 0\\nroot 1\\n\"},"
+                                TWO_W, two, 8);
+    cnn_graph  *of_old = loaded(old.p, old.n);
+    CHECK(cnn_get(cnn_find(of_old, "w"), got, 2) && memcmp(got, two, sizeof two) == 0);
+    cnn_free(of_old), free(old.p);
     /* Every operation with 1 to 8 operands that it may not expect: its shape rule has to look. */
     int n;
     const cnn_op *const *ops = cnn_ops(&n);
