@@ -1405,7 +1405,7 @@ public:
         args = A{ args.at, said, given<P>{ p }... };      /* options, which come last, give zeros here */
         char *to = said;
         for (const char *text : std::initializer_list<const char *>{ put(args, p, 0)... })
-            for (; *text; text++) *to++ = *text;
+            for (; *text && to < said + sizeof said - 1; text++) *to++ = *text;
         return args;
     }
 };
