@@ -24,7 +24,7 @@ static int make(const char *file, const char *folder)
     cnn_tensor   *x = cnn_input(g, 3, 32, 32), *loss = cnn_mean(mobilenet_v2(x));
     static float  v[FLOATS];
     if (!cnn_compile(g, loss)) return puts(cnn_error(g)), 1;
-    for (int run = 0; run < 12; run++) {
+    for (int run = 0; run < 20; run++) {
         for (int i = 0; i < FLOATS; i++) v[i] = (float)(rand() % 1000) / 250 - 2;
         cnn_set(x, v, FLOATS), cnn_forward(loss, CNN_TRAIN);
     }
@@ -83,7 +83,7 @@ out=$($CC $flags $heads "$dir/transfer.c" "$OBJECT" -o "$dir/transfer" -lm 2>&1 
       $CC $flags $heads -D_POSIX_C_SOURCE=200809L "$dir/check.c" "$OBJECT" -o "$dir/check" -lm 2>&1) && pass ||
     { fail 'it does not compile' "$out"; end; }
 out=$("$dir/check" make "$dir/mobile.safetensors" "$dir/pictures" 2>&1) && pass || fail 'the stand-in could not be made' "$out"
-out=$(cd "$dir" && ./transfer mobile.safetensors pictures 32 10 2>&1) && pass || fail 'examples/transfer.c' "$out"
+out=$(cd "$dir" && ./transfer mobile.safetensors pictures 32 20 2>&1) && pass || fail 'examples/transfer.c' "$out"
 last=$(printf '%s\n' "$out" | tail -n 1 | sed 's/.*accuracy \([0-9]*\).*/\1/')
 [ "$last" -ge 90 ] && pass || fail 'it did not learn the pictures' "$out"
 out=$("$dir/check" compare "$dir/mobile.safetensors" "$dir/transfer.safetensors" 2>&1) && pass || fail 'the body changed' "$out"
