@@ -46,7 +46,10 @@ all: examples
 run: $(B)/lenet
 	$(B)/lenet
 
-examples: $(EXAMPLES)
+examples: $(EXAMPLES) $(if $(shell command -v $(firstword $(CXX)) 2>/dev/null),$(B)/cpp_example)
+
+$(B)/cpp_example: examples/cpp.cc $(B)/test_cnn.o
+	$(CXX) -std=c++11 -O2 $(OPENMP) $(WARN) -I$(INC) -I. $^ -o $@ $(LDLIBS)
 
 $(B)/%: examples/%.c $(HEADERS) | $(B)
 	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. $< -o $@ $(LDLIBS)
@@ -59,7 +62,7 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 # Tests link one object with the implementation, tests/cnn.c; but test_kernels and test_opencl hold one of their own.
 LINKED  := $(filter-out kernels opencl,$(SUITES))
 # Tests that are no C program, each ending with `N passed, N failed`; the longest first.
-SCRIPTS := tests/lab.sh tests/tasks.sh tests/places.sh tests/readme.sh tests/path.sh tests/cpp.sh tests/mpi.sh tests/torch.sh
+SCRIPTS := tests/lab.sh tests/tasks.sh tests/places.sh tests/readme.sh tests/path.sh tests/transfer.sh tests/cpp.sh tests/mpi.sh tests/torch.sh
 # Those of `make odd`: other compilers, options and processors.
 ODDITIES := tests/web.sh tests/emulated.sh tests/bits.sh tests/switches.sh
 # $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.

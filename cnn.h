@@ -1373,11 +1373,11 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
     X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
     X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
-    X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
-    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) \
-    X(bytes) X(floats) X(labels) X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) \
-    X(target_type) X(label) X(skip) X(separator) X(shorter) X(decode) X(stream) X(extra_ok) X(missing_ok) \
-    X(only) X(renames) X(report) X(report_size)
+    X(max_bytes) X(extra_ok) X(missing_ok) X(only) X(skip) X(renames) X(report) X(report_size) X(values) \
+    X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) X(axes) \
+    X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) X(bytes) X(floats) X(labels) \
+    X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) X(target_type) X(label) X(separator) \
+    X(shorter) X(decode) X(stream) X(count)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -1409,7 +1409,7 @@ public:
         args = A{ args.at, said, given<P>{ p }... };      /* options, which come last, give zeros here */
         char *to = said;
         for (const char *text : std::initializer_list<const char *>{ put(args, p, 0)... })
-            for (; *text; text++) *to++ = *text;
+            for (; *text && to < said + sizeof said - 1; text++) *to++ = *text;
         return args;
     }
 };

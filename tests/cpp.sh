@@ -53,6 +53,7 @@ out=$(sort "$dir/words" | uniq -d; tr -d ' ' <"$dir/members" | sort -u | comm -2
 if [ -f examples/cpp.cc ]; then
     head -n 12 examples/cpp.cc | grep -q 'c++ .*examples/cpp.cc' && pass || fail 'examples/cpp.cc does not open with its c++ line'
     if out=$($CXX -std=c++11 $STRICT examples/cpp.cc "$OBJECT" $OPENMP -o "$dir/example" -lm 2>&1) && [ -z "$out" ] &&
-       out=$("$dir/example" 2>&1); then pass; else fail 'examples/cpp.cc' "$out"; fi
+       out=$("$dir/example" 2>&1) && case $out in *'accuracy 97'*|*'accuracy 98'*) true;; *) false;; esac; then pass
+    else fail 'examples/cpp.cc' "$out"; fi
 fi
 end

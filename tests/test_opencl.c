@@ -285,7 +285,7 @@ static cnn_tensor *block(cnn_tensor *x, int channels, int stride)
     cnn_tensor *h =
         cnn_relu(cnn_batch_norm(cnn_conv2d(x, channels, 3, .pad = 1, .stride = stride, .no_bias = 1)));
     h = cnn_batch_norm(cnn_conv2d(h, channels, 3, .pad = 1, .no_bias = 1));
-    if (stride > 1) x = cnn_batch_norm(cnn_conv2d(x, channels, 1, .stride = stride, .no_bias = 1));
+    if (stride > 1) x = cnn_batch_norm(cnn_conv2d(x, channels, 1, .stride = stride, .no_bias = 1), .eval = 1);
     return cnn_relu(cnn_add(h, x));
 }
 static net resnet(cnn_backend *dev)
