@@ -11725,7 +11725,8 @@ enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
 
 static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
 
-/* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
+/* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix, si or sp 1: to[p][0..r), from ni to r
+   numbers that nobody uses. */
 typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
 static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
                       int ni, ptrdiff_t np)
@@ -11739,13 +11740,11 @@ static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, p
             else                cnn__copy(to, x, r);
         }
     } else if (si == 1) {
-        for (; np > 0; np--, x += sp, to += r)
-            for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
-    } else if (sp == 1 && ni == r) {
-        u->pack(to, r, x, si, NULL, np);
+        for (; np > 0; np--, x += sp, to += r) memset(to, 0, (size_t)r * sizeof *to), cnn__copy(to, x, ni);
     } else {
-        for (int q = 0; q < r; q++, x += si)
-            for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
+        ptrdiff_t at[CNN__MAX_NR];
+        for (int q = 0; q < r && ni < r; q++) at[q] = cnn__min(q, ni - 1) * si;
+        u->pack(to, r, x, si, ni < r ? at : NULL, np);
     }
 }
 
