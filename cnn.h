@@ -11762,7 +11762,8 @@ static size_t cnn__part_scratch(const cnn__cpu *cpu, ptrdiff_t m, ptrdiff_t n, p
    four whole rows of B are read side by side, as pieces of 4 KB stop the processor's prefetching (36 MB by
    one thread of a Zen 3: 24 GB/s, and 14 in pieces). Otherwise such a piece stays in the L1 cache for the
    next three rows. */
-enum { CNN__DOT_ROWS = 96, CNN__DOT_RUN = 1024 };
+enum { CNN__DOT_WORK = 256,             /* rows times lanes, at most: more repay packing */
+       CNN__DOT_RUN = 1024 };
 static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__matrix a, cnn__matrix b,
                            ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
 {
@@ -11856,7 +11857,7 @@ static void cnn__gemm_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thr
 static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda,
                            bool ta, const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
-    const bool dots = !ta && tb && m <= CNN__DOT_ROWS;
+    const bool dots = !ta && tb && m * cnn__kernels_of(cpu)->lanes <= CNN__DOT_WORK;
     if (k < 1 || (beta != 0.0f ? beta != 1.0f : dots))
         for (ptrdiff_t i = 0; i < m; i++)
             for (ptrdiff_t j = 0; j < n; j++) c[i * ldc + j] = beta != 0.0f ? beta * c[i * ldc + j] : 0.0f;
