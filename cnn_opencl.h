@@ -90,7 +90,7 @@ enum { CNN_OPENCL_GPU = 1, CNN_OPENCL_ACCELERATOR = 2, CNN_OPENCL_CPU = 4, CNN_O
 typedef enum { CNN_OPENCL_AUTO, CNN_OPENCL_OWN, CNN_OPENCL_CLBLAST } cnn_opencl_gemm;
 
 typedef struct {
-    const char *at;
+    const char *at, *said;
     int         device;               /* default the first, 0, of those that type and name let through */
     unsigned    type;                 /* default CNN_OPENCL_GPU | CNN_OPENCL_ACCELERATOR */
     const char *name;                 /* part of the device's or the platform's name; default any */
@@ -125,9 +125,7 @@ typedef struct {
 } cnn_opencl_device;
 CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 
-#ifndef __cplusplus
-#define cnn_opencl(...) cnn_opencl_((cnn_opencl_args){ .at = CNN_HERE, __VA_ARGS__ })
-#endif
+#define cnn_opencl(...) CNN_OPTIONS(cnn_opencl_, cnn_opencl_args, __VA_ARGS__)
 
 #ifdef __cplusplus
 }
@@ -482,15 +480,24 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
                      k0 * v > k1 ? 1.0f : 1.0f / (1.0f + exp(-k0 * v)))                                      \
     A(X, hard_swish, v * (clamp(v, -3.0f, 3.0f) + 3.0f) / 6.0f,                                              \
                      v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (2.0f * v + 3.0f) / 6.0f)                        \
+    A(X, selu,       v > 0.0f ? 1.05070099f * v : 1.75809934f * expm1(v),                                    \
+                     v > 0.0f ? 1.05070099f : v + 1.75809934f)                                               \
+    A(X, mish,       v * mish_share(v),                 mish_slope(v))                                       \
+    A(X, hard_sigmoid, v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (v + 3.0f) / 6.0f,                             \
+                     v > 0.0f && v < 1.0f ? 1.0f / 6.0f : 0.0f)                                              \
+    A(X, softsign,   v / (1.0f + fabs(v)),              1.0f / ((1.0f + fabs(v)) * (1.0f + fabs(v))))        \
     A(X, exp,        exp(v),                            v)                                                   \
     A(X, log,        log(v),                            1.0f / v)                                            \
     A(X, sqrt,       sqrt(v),                           0.5f / v)                                            \
-    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)
+    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)           \
+    A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
+    A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
 
 /* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum
    that the group shares), or tiles of the result. */
 #define CNNCL_KERNELS(X)                                                                                     \
     X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS)                \
+    X(stretch_back, ITEMS) X(fold_most, ITEMS)                                                               \
     X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(im2col, ITEMS) X(col2im, ITEMS)               \
     X(rows_to_images, ITEMS) X(images_to_rows, ITEMS) X(conv_forward, ITEMS) X(conv_backward_data, ITEMS)    \
     X(conv_backward_weights, GROUPS) X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS)                  \
@@ -499,7 +506,8 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS) X(batch_norm_sums, GROUPS)                 \
     X(batch_norm_backward, ITEMS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                       \
     X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
-    X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
+    X(pair_loss_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(move, ITEMS)                 \
+    X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(adaptive_forward, ITEMS) X(adaptive_backward, ITEMS)      \
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
@@ -618,11 +626,17 @@ static const char *const cnncl_source[] = {
     {
         const float s = gelu_share(v); const float z = s * (1.0f - s);
         return s + (z == 0.0f ? 0.0f : v * z * 1.59576912f * (1.0f + 0.134145f * v * v));
+    }
+    float mish_share(float v) { return tanh(fmax(v, 0.0f) + log1p(exp(-fabs(v)))); }
+    float mish_slope(float v)
+    {
+        const float t = mish_share(v);
+        return t + v * (1.0f - t * t) / (1.0f + exp(-v));
     })
     "enum { IS_nothing, " CNNCL_ACTIVATIONS(CNNCL_NAME_IS, ) "IS_all };\n"
     "float value(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_VALUE, )
-    "    return v;\n}\n"
+    "    return v;\n}\n",
     "float slope(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_SLOPE, )
     "    return 1.0f;\n}\n",
@@ -649,7 +663,9 @@ static const char *const cnncl_source[] = {
     CNNCL_GEMM(gemm_tall, 4, 1),
 
     /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
-       stretch: y = a + b, a - b or a b (how = 0, 1, 2), with both stretched
+       stretch: y = a op b, with both stretched; how: the place of the operation in cnncl_binary
+       stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
+       fold_most: y = the largest (least: the smallest) x over what y does not tell apart
        fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the
                 shape of x; has_u = 0 for u = 1. Element q of the sum for y[j] is at folded(j, q). */
     CNNCL_SOURCE(
@@ -670,7 +686,23 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(a) BASE(b) ITEM(i, n)
         const shape at = coordinates(ys, i);
         const float u = a[element(as, at)]; const float v = b[element(bs, at)];
-        y[i] = how == 0 ? u + v : how == 1 ? u - v : u * v;
+        y[i] = how == 0 ? u + v : how == 1 ? u - v : how == 2 ? u * v : how == 3 ? u / v
+             : how == 4 ? (u > v || u != u ? u : v) : how == 5 ? (u < v || u != u ? u : v)
+             : how == 6 ? pow(u, v) : (u == v ? 1.0f : 0.0f);
+    }
+    float stretch_slope(float u, float v, int how, int to_b)
+    {
+        if (how == 3) return to_b ? -(u / v) / v : 1.0f / v;
+        if (how == 6 && !to_b) return v == 0.0f ? 0.0f : v * pow(u, v - 1.0f);
+        if (how == 6) return u == 0.0f && v >= 0.0f ? 0.0f : pow(u, v) * log(u);
+        return u == v ? 0.5f : (how == 4) == (to_b != 0) ? (u > v ? 0.0f : 1.0f) : (u < v ? 0.0f : 1.0f);
+    }
+    __kernel void stretch_back(ARRAY(d), ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
+                               int how, int to_b)
+    {
+        BASE(d) BASE(dy) BASE(a) BASE(b) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        d[i] = dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b);
     }
     shape folded(shape xs, shape ys, int j, int q)
     {
@@ -680,6 +712,16 @@ static const char *const cnncl_source[] = {
         if (ys.c == xs.c) at.c = j % xs.c, j /= xs.c; else at.c = q % xs.c, q /= xs.c;
         at.n = ys.n == xs.n ? j : q;
         return at;
+    }
+    __kernel void fold_most(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, int count, int least)
+    {
+        BASE(y) BASE(x) ITEM(j, n)
+        float most = x[element(xs, folded(xs, ys, j, 0))];
+        for (int q = 1; q < count; q++) {
+            const float v = x[element(xs, folded(xs, ys, j, q))];
+            if ((least ? v < most : v > most) || v != v) most = v;
+        }
+        y[j] = most;
     }
     float fold_part(__global float *x, shape xs, __global float *u, shape us, int has_u, shape ys, int j,
                     int q, int count, int step)
@@ -715,18 +757,93 @@ static const char *const cnncl_source[] = {
         const float v = x[row * x_step + col];
         y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
     }
-    /* element i of the small array s and its place in the large array l, from + step * coordinates: the one
-       is beta times itself + the other; out = 1 writes l */
-    __kernel void part(ARRAY(s), shape ss, ARRAY(l), shape ls, shape from, shape step_, int n, int out,
-                       float beta)
+    /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
+       writes b */
+    int moved(int i, int div, int step_, int within) { return i / div * step_ + i % div * within; }
+    __kernel void move(ARRAY(a), shape as, ARRAY(b), int at, shape div, shape step_, shape within, int n,
+                       int into, float beta)
     {
-        BASE(s) BASE(l) ITEM(i, n)
-        const shape c = coordinates(ss, i);
-        const int n_ = from.n + step_.n * c.n; const int c_ = from.c + step_.c * c.c;
-        const int h_ = from.h + step_.h * c.h; const int w_ = from.w + step_.w * c.w;
-        const size_t at = (((size_t)n_ * ls.c + c_) * ls.h + h_) * ls.w + w_;
-        if (out) l[at] = beta == 0.0f ? s[i] : beta * l[at] + s[i];
-        else     s[i] = beta == 0.0f ? l[at] : beta * s[i] + l[at];
+        BASE(a) BASE(b) ITEM(i, n)
+        const shape c = coordinates(as, i);
+        const int p = at + moved(c.n, div.n, step_.n, within.n) + moved(c.c, div.c, step_.c, within.c)
+                    + moved(c.h, div.h, step_.h, within.h) + moved(c.w, div.w, step_.w, within.w);
+        if (into) b[p] = beta == 0.0f ? a[i] : beta * b[p] + a[i];
+        else      a[i] = beta == 0.0f ? b[p] : beta * a[i] + b[p];
+    }),
+
+    /* A padded axis: place i of y, counted from the first of x, is this place of x, of n; -1: none. mode: 1
+       the mirror, 2 the edge. Back: place k of x is at so many places of y, of out, some of which are none:
+       number j. from: of x in y. */
+    CNNCL_SOURCE(
+    int pad_source(int i, int n, int mode)
+    {
+        if (mode == 0) return i >= 0 && i < n ? i : -1;
+        return mode == 2 ? clamp(i, 0, n - 1) : i < 0 ? -i : i < n ? i : 2 * (n - 1) - i;
+    }
+    int pad_places(int k, int n, int from, int out, int mode)
+    {
+        return mode == 0 ? 1 : mode == 1 ? 3 : 1 + (k == 0 ? from : 0) + (k == n - 1 ? out - from - n : 0);
+    }
+    int pad_place(int j, int k, int n, int from, int out, int mode)
+    {
+        if (mode != 1) return from + k + j - (mode == 2 && k == 0 ? from : 0);
+        if (j == 0) return from + k;
+        if (j == 1) return k > 0 && k <= from ? from - k : -1;
+        return k < n - 1 && from + 2 * (n - 1) - k < out ? from + 2 * (n - 1) - k : -1;
+    }
+    __kernel void pad_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, shape from, int mode, float value,
+                              int n)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        const int c = pad_source(at.c - from.c, xs.c, mode);
+        const int h = pad_source(at.h - from.h, xs.h, mode);
+        const int w = pad_source(at.w - from.w, xs.w, mode);
+        y[i] = c < 0 || h < 0 || w < 0 ? value : x[((at.n * xs.c + c) * xs.h + h) * xs.w + w];
+    }
+    __kernel void pad_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, shape from, int mode, int n)
+    {
+        BASE(dx) BASE(dy) ITEM(i, n)
+        const shape at = coordinates(xs, i);
+        float sum = 0.0f;
+        for (int a = 0; a < pad_places(at.c, xs.c, from.c, ys.c, mode); a++) {
+            const int c = pad_place(a, at.c, xs.c, from.c, ys.c, mode);
+            for (int b = 0; c >= 0 && b < pad_places(at.h, xs.h, from.h, ys.h, mode); b++) {
+                const int h = pad_place(b, at.h, xs.h, from.h, ys.h, mode);
+                for (int d = 0; h >= 0 && d < pad_places(at.w, xs.w, from.w, ys.w, mode); d++) {
+                    const int w = pad_place(d, at.w, xs.w, from.w, ys.w, mode);
+                    if (w >= 0) sum += dy[((at.n * ys.c + c) * ys.h + h) * ys.w + w];
+                }
+            }
+        }
+        dx[i] += sum;
+    }
+
+    /* The pixels of bin i, of `bins`, from b0 on below b1; and so the bins that pixel i is in. */
+    int bin_from(int i, int size, int bins) { return (int)((long)i * size / bins); }
+    int bin_to(int i, int size, int bins)   { return (int)(((long)(i + 1) * size + bins - 1) / bins); }
+    __kernel void adaptive_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, int n)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        const int y0 = bin_from(at.h, xs.h, ys.h); const int y1 = bin_to(at.h, xs.h, ys.h);
+        const int x0 = bin_from(at.w, xs.w, ys.w); const int x1 = bin_to(at.w, xs.w, ys.w);
+        float sum = 0.0f;
+        x += (size_t)(at.n * xs.c + at.c) * xs.h * xs.w;
+        for (int r = y0; r < y1; r++) for (int q = x0; q < x1; q++) sum += x[r * xs.w + q];
+        y[i] = sum / ((float)(y1 - y0) * (float)(x1 - x0));
+    }
+    __kernel void adaptive_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, int n)
+    {
+        BASE(dx) BASE(dy) ITEM(i, n)
+        const shape at = coordinates(xs, i);
+        float sum = 0.0f;
+        dy += (size_t)(at.n * xs.c + at.c) * ys.h * ys.w;
+        for (int r = bin_from(at.h, ys.h, xs.h); r < bin_to(at.h, ys.h, xs.h); r++)
+            for (int q = bin_from(at.w, ys.w, xs.w); q < bin_to(at.w, ys.w, xs.w); q++)
+                sum += dy[r * ys.w + q] / ((float)(bin_to(r, xs.h, ys.h) - bin_from(r, xs.h, ys.h))
+                                           * (float)(bin_to(q, xs.w, ys.w) - bin_from(q, xs.w, ys.w)));
+        dx[i] += sum;
     }),
 
     /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first +
@@ -886,18 +1003,17 @@ static const char *const cnncl_source[] = {
     }
     /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and
        padding, which may be more than an int holds */
-    int inside(int start, int k, int d, int size, int p)
+    int inside(int start, int k, int d, int size, int before, int behind)
     {
-        const int first = first_inside(start + p, d) - p;
-        return (min(start + (k - 1) * d + 1, size + p) - first + d - 1) / d;
+        const int first = first_inside(start + before, d) - before;
+        return (min(start + (k - 1) * d + 1, size + behind) - first + d - 1) / d;
     }
-    float window_size(conv g, int count_pad, int oy, int ox)
+    float window_size(conv g, shape pad, int oy, int ox)
     {
-        const int p = count_pad ? g.ph : 0; const int q = count_pad ? g.pw : 0;
-        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, p)
-             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, q);
+        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, pad.n, pad.c)
+             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, pad.h, pad.w);
     }
-    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, int count_pad, int items)
+    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, shape pad, int items)
     {
         BASE(y) BASE(x) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
@@ -908,9 +1024,9 @@ static const char *const cnncl_source[] = {
         float sum = 0.0f;
         for (int iy = first_inside(top, g.dh); iy < y1; iy += g.dh)
             for (int ix = first_inside(left, g.dw); ix < x1; ix += g.dw) sum += x[plane + iy * g.w + ix];
-        y[o] = sum / window_size(g, count_pad, oy, ox);
+        y[o] = sum / window_size(g, pad, oy, ox);
     }
-    __kernel void avg_pool_backward(ARRAY(dx), ARRAY(dy), conv g, int count_pad, int items)
+    __kernel void avg_pool_backward(ARRAY(dx), ARRAY(dy), conv g, shape pad, int items)
     {
         BASE(dx) BASE(dy) ITEM(i, items)
         const int ix = i % g.w; const int iy = i / g.w % g.h;
@@ -920,7 +1036,7 @@ static const char *const cnncl_source[] = {
         for (int oy = first_window(iy, kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
             for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
                 if ((iy + g.ph - oy * g.sh) % g.dh == 0 && (ix + g.pw - ox * g.sw) % g.dw == 0)
-                    sum += dy[out + oy * g.ow + ox] / window_size(g, count_pad, oy, ox);
+                    sum += dy[out + oy * g.ow + ox] / window_size(g, pad, oy, ox);
         dx[i] += sum;
     }),
 
@@ -1057,7 +1173,8 @@ static const char *const cnncl_source[] = {
 
     /* Batch norm over (N,P) of x (N,C,P). mean and inverse = 1/sqrt(variance + eps) by two passes, since the
        difference of two large sums would lose the variance. Backward, h = (x - mean) inverse and m = N P:
-           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m) */
+           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m)
+       running: the statistics are the running ones, `inverse` holds their variance, and dx += w inverse dy. */
     CNNCL_SOURCE(
     GROUP_KERNEL void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean),
                                             ARRAY(running_var), int channels, int plane, int count, float eps,
@@ -1079,26 +1196,26 @@ static const char *const cnncl_source[] = {
         running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * m;
         running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
     }
-    /* in evaluation, `inverse` is the running variance */
+    float inverse_of(float v, float eps, int running) { return running ? 1.0f / sqrt(v + eps) : v; }
     __kernel void batch_norm_forward(ARRAY(y), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), ARRAY(b),
                                      int affine, int channels, int plane, int n, float eps, int running)
     {
         BASE(y) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(b) ITEM(i, n)
         const int c = i / plane % channels;
-        const float h = (x[i] - mean[c]) * (running ? 1.0f / sqrt(inverse[c] + eps) : inverse[c]);
+        const float h = (x[i] - mean[c]) * inverse_of(inverse[c], eps, running);
         y[i] = affine ? w[c] * h + b[c] : h;
     }
     /* sums (2,C): of dy h, then of dy; added to dw and db where these are wanted */
     GROUP_KERNEL void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x),
                                       ARRAY(dy), ARRAY(mean), ARRAY(inverse), int channels, int plane,
-                                      int count)
+                                      int count, float eps, int running)
     {
         __local float part[GROUP]; BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
         const int c = (int)get_group_id(0);
-        float sum = 0.0f; float with_h = 0.0f;
+        float sum = 0.0f; float with_h = 0.0f; const float r = inverse_of(inverse[c], eps, running);
         for (int q = (int)get_local_id(0); q < count; q += GROUP) {
             const size_t at = (size_t)(q / plane * channels + c) * plane + q % plane;
-            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * inverse[c];
+            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * r;
         }
         sum = group_sum(sum, part);
         with_h = group_sum(with_h, part);
@@ -1108,12 +1225,14 @@ static const char *const cnncl_source[] = {
         if (want_db) db[c] += sum;
     }
     __kernel void batch_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w),
-                                      int affine, ARRAY(sums), int channels, int plane, int count, int n)
+                                      int affine, ARRAY(sums), int channels, int plane, int count, int n,
+                                      float eps, int running)
     {
         BASE(dx) BASE(dy) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(sums) ITEM(i, n)
         const int c = i / plane % channels; const float m = (float)count;
-        const float h = (x[i] - mean[c]) * inverse[c];
-        dx[i] += (affine ? w[c] : 1.0f) * inverse[c] * (dy[i] - sums[channels + c] / m - h * sums[c] / m);
+        const float r = inverse_of(inverse[c], eps, running); const float h = (x[i] - mean[c]) * r;
+        const float d = dy[i] - (running ? 0.0f : sums[channels + c] / m + h * sums[c] / m);
+        dx[i] += (affine ? w[c] : 1.0f) * r * d;
     }),
 
     /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
@@ -1141,17 +1260,19 @@ static const char *const cnncl_source[] = {
         if (get_local_id(0) == 0) dw[c] += sum;
     }
 
-    /* Norms of one sample: row r holds k elements, groups rows a sample; `share` neighbours have one weight.
+    /* Norms of one sample: row r holds k elements; `share` neighbours have one weight, and after `sample`
+       elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
        As in the room, h = (x - mean) rstd,  e = dy w:
            dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
-    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps)
+    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps, int centred)
     {
         __local float part[GROUP]; BASE(x) BASE(saved)
         const int r = (int)get_group_id(0);
         float sum = 0.0f; float square = 0.0f;
         x += (size_t)r * k;
         for (int i = (int)get_local_id(0); i < k; i += GROUP) sum += x[i];
-        const float mean = group_sum(sum, part) / (float)k;
+        sum = group_sum(sum, part) / (float)k;
+        const float mean = centred ? sum : 0.0f;
         for (int i = (int)get_local_id(0); i < k; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
         square = group_sum(square, part);
         if (get_local_id(0) == 0)
@@ -1163,10 +1284,10 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(x) BASE(saved) BASE(w) BASE(b) ITEM(i, n)
         const int r = i / k; const int j = i % sample / share;
         const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
-        y[i] = affine ? w[j] * h + b[j] : h;
+        y[i] = affine ? w[j] * h + (affine > 1 ? b[j] : 0.0f) : h;
     }
     GROUP_KERNEL void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine,
-                                           int k, int sample, int share)
+                                           int k, int sample, int share, int centred)
     {
         __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
         const int r = (int)get_group_id(0); const float mean = saved[2 * r];
@@ -1177,7 +1298,7 @@ static const char *const cnncl_source[] = {
             const float e = affine ? dy[i] * w[i % sample / share] : dy[i];
             sum += e, with_h += e * (x[i] - mean) * rstd;
         }
-        sum = group_sum(sum, part) / (float)k;
+        sum = centred ? group_sum(sum, part) / (float)k : 0.0f;
         with_h = group_sum(with_h, part) / (float)k;
         for (int i = first + (int)get_local_id(0); i < last; i += GROUP)
             dx[i] += ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
@@ -1439,7 +1560,7 @@ typedef struct {
     cl_mem           slices;                  /* partial products, and behind them the sums */
     cnncl_stage      stage[2];                /* what is on its way up */
     int              staged;
-    cnn_kernel       row[64];
+    cnn_kernel       row[128];
     char             name[128], report[CNN_ERROR_SIZE];
 } cnncl;
 
@@ -1798,7 +1919,7 @@ typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, gr
 /* The convolution from `from` to `to`, by options a. */
 #define CNNCL_CONV_OF(a, from, to)                                                                           \
     (cnncl_conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,             \
-                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,      \
+                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_top, (a)->pad_left, (a)->dilation_h, \
                   (a)->dilation_w, (a)->groups }
 /* Of a transposed one, the convolution from y to x. */
 static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
@@ -1823,7 +1944,7 @@ static int cnncl_columns(const cnncl *d, const cnncl_conv *g)
 static bool cnncl_is_product(const cnncl_conv *g)
 {
     const bool pointwise = g->kh == 1 && g->kw == 1 && g->sh == 1 && g->sw == 1 && !g->ph && !g->pw;
-    return pointwise && (g->n == 1 || g->oh * g->ow >= 1024);
+    return pointwise && g->oh == g->h && g->ow == g->w && (g->n == 1 || g->oh * g->ow >= 1024);
 }
 
 static size_t cnncl_conv_scratch(const cnncl *d, const cnncl_conv *g)
@@ -2024,7 +2145,7 @@ static cnncl_conv cnncl_pool(const cnn_tensor *y)
     if (y->op == &cnn_op_global_max_pool)
         return (cnncl_conv){ 1, c, x.h, x.w, c, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, 1 };
     return (cnncl_conv){ 1, c, x.h, x.w, c, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
-                         a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, 1 };
+                         a->stride_w, a->pad_top, a->pad_left, a->dilation_h, a->dilation_w, 1 };
 }
 
 CNNCL_FORWARD(max_pool)
@@ -2042,22 +2163,45 @@ CNNCL_BACKWARD(max_pool)
                      CNNCL_SAVED(y), CNNCL_CONV(g), CNNCL_INT(n));
 }
 
+/* The padding that a mean counts, on the four sides. */
+static cnn_shape cnncl_counted_pad(const cnn_tensor *y)
+{
+    const cnn_pool_args *a = y->args;
+    return a->no_count_pad ? (cnn_shape){ 0, 0, 0, 0 }
+                           : (cnn_shape){ a->pad_top, a->pad_bottom, a->pad_left, a->pad_right };
+}
 CNNCL_FORWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
+    int        n = cnncl_len(y->shape);
     return CNNCL_RUN(cnncl_of(dev), avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
+                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->in[0]->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
+    int        n = cnncl_len(y->in[0]->shape);
     return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
-                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
+                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
+}
+
+CNNCL_FORWARD(adaptive_avg_pool)
+{
+    int n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), adaptive_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n));
+}
+CNNCL_BACKWARD(adaptive_avg_pool)
+{
+    int n = cnncl_len(y->in[0]->shape);
+    return CNNCL_RUN(cnncl_of(dev), adaptive_backward, n, 1, 1, CNNCL_GRAD(y->in[0]),
+                     CNNCL_SHAPE(y->in[0]->shape), CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(n));
 }
 
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
+
+/* Places in the kernel stretch. */
+enum { CNNCL_DIV = 3, CNNCL_EQUAL = 7 };
 
 static float cnncl_reduce_factor(const cnn_tensor *y)
 {
@@ -2077,23 +2221,66 @@ CNNCL_BACKWARD(reduce)
                         cnn_place_grad(y), y->shape, 0);
 }
 
-/* ---- add, sub, mul: forward stretches both operands, backward folds dy back into each. ---- */
+static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int how, cnn_place a, cnn_shape as,
+                          cnn_place b, cnn_shape bs)
+{
+    int n = cnncl_len(ys);
+    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
+                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(how));
+}
+static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax || y->op == &cnn_op_amin; }
 
+CNNCL_FORWARD(most)
+{
+    int n = cnncl_len(y->shape), count = cnncl_len(y->in[0]->shape) / n;
+    return CNNCL_RUN(cnncl_of(dev), fold_most, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n), CNNCL_INT(count),
+                     CNNCL_INT(y->op == &cnn_op_amin));
+}
+/* Which are equal to y, how many, and dy for each of them. */
+CNNCL_BACKWARD(most)
+{
+    cnncl          *d = cnncl_of(dev);
+    cnn_tensor     *x = y->in[0];
+    const cnn_shape xs = x->shape, ys = y->shape;
+    cnn_place       equal = cnn_place_scratch(y->graph), share = cnncl_place_at(equal, (size_t)cnncl_len(xs));
+    return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys) &&
+           cnncl_fold(d, share, ys, 0, 1, equal, xs, NULL, ys) &&
+           cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys) &&
+           cnncl_fold(d, cnn_place_grad(x), xs, 1, 1, equal, xs, &share, ys);
+}
+
+/* ---- add, sub, mul, ...: forward stretches both operands, backward folds dy back into each. ---- */
+
+/* The place of an operation in the kernels stretch and stretch_back. */
+static int cnncl_binary(const cnn_tensor *y)
+{
+    const cnn_op *const all[] = { &cnn_op_add, &cnn_op_sub, &cnn_op_mul, &cnn_op_div, &cnn_op_maximum,
+                                  &cnn_op_minimum, &cnn_op_pow };
+    int how = 0;
+    while (how < CNNCL_EQUAL && all[how] != y->op) how++;
+    return how;
+}
 CNNCL_FORWARD(binary)
 {
-    int n = cnncl_len(y->shape), how = y->op == &cnn_op_add ? 0 : y->op == &cnn_op_sub ? 1 : 2;
-    return CNNCL_RUN(cnncl_of(dev), stretch, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
-                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]),
-                     CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how));
+    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    return cnncl_stretch(cnncl_of(dev), cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
+                         a->shape, cnn_place_data(b), b->shape);
 }
 CNNCL_BACKWARD(binary)
 {
+    const int how = cnncl_binary(y), n = cnncl_len(y->shape);
     for (int i = 0; i < 2; i++) {
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
-        cnn_place   u = cnn_place_data(other);
+        cnn_place   u = cnn_place_data(other), dy = cnn_place_grad(y), d = cnn_place_scratch(y->graph);
         float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
-        if (x->needs_grad &&
-            !cnncl_fold(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, factor, cnn_place_grad(y),
+        if (!x->needs_grad) continue;
+        if (how >= CNNCL_DIV &&
+            !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_ARRAY(dy),
+                       CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape),
+                       CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how),
+                       CNNCL_INT(i))) return false;
+        if (!cnncl_fold(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, factor, how < CNNCL_DIV ? dy : d,
                         y->shape, y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
     }
     return true;
@@ -2122,31 +2309,6 @@ static bool cnncl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place
                      CNNCL_INT(x_step), CNNCL_INT(length), CNNCL_INT(n), CNNCL_FLOAT(beta));
 }
 
-CNNCL_FORWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (!cnncl_copy_rows(dev, cnncl_place_at(cnn_place_data(y), (size_t)at), whole,
-                             cnn_place_data(y->in[i]), part, part, y->shape.n, 0)) return false;
-        at += part;
-    }
-    return true;
-}
-CNNCL_BACKWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (y->in[i]->needs_grad &&
-            !cnncl_copy_rows(dev, cnn_place_grad(y->in[i]), part,
-                             cnncl_place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n,
-                             1)) return false;
-        at += part;
-    }
-    return true;
-}
-
 CNNCL_FORWARD(reshape)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
@@ -2159,55 +2321,45 @@ CNNCL_BACKWARD(reshape)
     return cnncl_copy_rows(dev, cnn_place_grad(y->in[0]), n, cnn_place_grad(y), n, n, 1, 1);
 }
 
-/* Between a small array and places of a large one: slice reads x there, pad writes x there. */
-static bool cnncl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls,
-                       cnn_shape from, cnn_shape step, bool out, float beta)
+/* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
+static cnn_shape cnncl_by_axis(const int v[4]) { return (cnn_shape){ v[0], v[1], v[2], v[3] }; }
+static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
 {
-    int n = cnncl_len(ss);
-    return CNNCL_RUN(cnncl_of(dev), part, n, 1, 1, CNNCL_ARRAY(s), CNNCL_SHAPE(ss), CNNCL_ARRAY(l),
-                     CNNCL_SHAPE(ls), CNNCL_SHAPE(from), CNNCL_SHAPE(step), CNNCL_INT(n), CNNCL_INT(out),
-                     CNNCL_FLOAT(beta));
+    cnn_move m;
+    bool     good = true;
+    for (int k = 0; k < y->n_in && good && y->op->move(y, k, &m); k++) {
+        cnn_tensor *x = y->in[k], *own = m.into ? x : y, *other = m.into ? y : x;
+        cnn_place   a = back ? cnn_place_grad(own) : cnn_place_data(own);
+        cnn_place   b = back ? cnn_place_grad(other) : cnn_place_data(other);
+        int         n = cnncl_len(own->shape);
+        if (back && !x->needs_grad) continue;
+        good = CNNCL_RUN(cnncl_of(dev), move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape),
+                         CNNCL_ARRAY(b), CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
+                         CNNCL_SHAPE(cnncl_by_axis(m.step)), CNNCL_SHAPE(cnncl_by_axis(m.within)),
+                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(back ? 1.0f : 0.0f));
+    }
+    return good;
 }
+CNNCL_FORWARD(move)  { return (void)mode, cnncl_move(dev, y, false); }
+CNNCL_BACKWARD(move) { return cnncl_move(dev, y, true); }
 
-static void cnncl_slice_of(const cnn_tensor *y, cnn_shape *from, cnn_shape *step)
-{
-    const cnn_slice_args *a = y->args;
-    const cnn_shape       x = y->in[0]->shape;
-    *from = (cnn_shape){ 0, 0, 0, 0 }, *step = (cnn_shape){ 1, 1, 1, 1 };
-#define CNNCL_AXIS(axis_, e)                                                                                 \
-    if (a->axis == axis_) from->e = a->from < 0 ? a->from + x.e : a->from, step->e = a->step;
-    CNNCL_AXIS(CNN_N, n) CNNCL_AXIS(CNN_C, c) CNNCL_AXIS(CNN_H, h) CNNCL_AXIS(CNN_W, w)
-}
-CNNCL_FORWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from,
-                      step, false, 0);
-}
-CNNCL_BACKWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from,
-                      step, true, 1);
-}
-
-static const cnn_shape cnncl_ones = { 1, 1, 1, 1 };
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
-           cnncl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from,
-                      cnncl_ones, true, 0);
+    const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
+    int                 n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), pad_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(x), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
+                     CNNCL_FLOAT(a->value), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from,
-                      cnncl_ones, false, 1);
+    const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
+    int                 n = cnncl_len(x);
+    return CNNCL_RUN(cnncl_of(dev), pad_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_SHAPE(x),
+                     CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
+                     CNNCL_INT(n));
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
@@ -2268,18 +2420,27 @@ CNNCL_BACKWARD(map)
 
 /* ---- softmax and its logarithm ---- */
 
+/* y as (n,c,plane), c being the axis: rows n plane. */
+static int cnncl_lines(const cnn_tensor *y, int *c, int *plane)
+{
+    const cnn_shape s = y->shape;
+    const unsigned  axis = ((const cnn_softmax_args *)y->args)->axis;
+    *c = axis == CNN_C ? s.c : axis == CNN_H ? s.h : s.w;
+    *plane = axis == CNN_C ? s.h * s.w : axis == CNN_H ? s.w : 1;
+    return cnncl_len(s) / *c;
+}
 CNNCL_FORWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
     return CNNCL_RUN(cnncl_of(dev), softmax_forward, rows, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 CNNCL_BACKWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
     return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 
@@ -2305,7 +2466,7 @@ CNNCL_BACKWARD(dropout) { return cnncl_dropout(dev, y, cnn_place_grad(y->in[0]),
 
 typedef struct {
     cnn_place x, w, b, mean, inverse, running_mean, running_var;
-    int       affine, channels, plane, count;
+    int       affine, channels, plane, count, running;
 } cnncl_norm;
 
 static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
@@ -2318,8 +2479,9 @@ static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
     v.running_mean = cnn_place_data(cnn_operand(y, "running_mean"));
     v.running_var = cnn_place_data(cnn_operand(y, "running_var"));
     v.channels = y->shape.c, v.plane = cnncl_plane(y->shape), v.count = y->shape.n * v.plane;
-    v.mean = mode == CNN_TRAIN ? cnn_place_saved(y) : v.running_mean;
-    v.inverse = mode == CNN_TRAIN ? cnncl_place_at(v.mean, (size_t)v.channels) : v.running_var;
+    v.running = mode == CNN_EVAL || cnn_operand(y, "running_mean")->frozen;
+    v.mean = v.running ? v.running_mean : cnn_place_saved(y);
+    v.inverse = v.running ? v.running_var : cnncl_place_at(v.mean, (size_t)v.channels);
     return v;
 }
 
@@ -2329,7 +2491,7 @@ CNNCL_FORWARD(batch_norm)
     cnncl_norm                 v = cnncl_norm_of(y, mode);
     const cnn_batch_norm_args *a = y->args;
     int                        n = cnncl_len(y->shape);
-    return (mode == CNN_EVAL ||
+    return (v.running ||
             CNNCL_RUN(d, batch_norm_statistics, v.channels, 1, 1, CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
                       CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.running_mean), CNNCL_ARRAY(v.running_var),
                       CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count), CNNCL_FLOAT(a->eps),
@@ -2337,10 +2499,11 @@ CNNCL_FORWARD(batch_norm)
            CNNCL_RUN(d, batch_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
                      CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_ARRAY(v.b), CNNCL_INT(v.affine),
                      CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(n), CNNCL_FLOAT(a->eps),
-                     CNNCL_INT(mode == CNN_EVAL));
+                     CNNCL_INT(v.running));
 }
 CNNCL_BACKWARD(batch_norm)
 {
+    const float eps = ((const cnn_batch_norm_args *)y->args)->eps;
     cnncl      *d = cnncl_of(dev);
     cnncl_norm  v = cnncl_norm_of(y, CNN_TRAIN);
     cnn_tensor *x = y->in[0], *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
@@ -2352,26 +2515,29 @@ CNNCL_BACKWARD(batch_norm)
     return CNNCL_RUN(d, batch_norm_sums, v.channels, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(dw),
                      CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
                      CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_INT(v.channels), CNNCL_INT(v.plane),
-                     CNNCL_INT(v.count)) &&
+                     CNNCL_INT(v.count), CNNCL_FLOAT(eps), CNNCL_INT(v.running)) &&
            (!x->needs_grad ||
             CNNCL_RUN(d, batch_norm_backward, n, 1, 1, CNNCL_ARRAY(dx), CNNCL_GRAD(y), CNNCL_ARRAY(v.x),
                       CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_INT(v.affine),
                       CNNCL_ARRAY(sums), CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count),
-                      CNNCL_INT(n)));
+                      CNNCL_INT(n), CNNCL_FLOAT(eps), CNNCL_INT(v.running)));
 }
 
 /* ---- Norms of one sample ---- */
 
-/* Elements of a group; how many neighbours share one weight. */
-typedef struct { int k, share; float eps; cnn_tensor *w, *b; } cnncl_sample_norm;
+/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. */
+typedef struct { int k, share, period, centred; float eps; cnn_tensor *w, *b; } cnncl_sample_norm;
 static cnncl_sample_norm cnncl_sample_norm_of(const cnn_tensor *y)
 {
-    const bool                 layer = y->op == &cnn_op_layer_norm;
+    const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    return (cnncl_sample_norm){
-        cnncl_elements(y->shape) / (layer ? 1 : group ? group->groups : y->shape.c),
-        layer ? 1 : cnncl_plane(y->shape), group ? group->eps : ((const cnn_norm_args *)y->args)->eps,
-        cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+    const cnn_norm_args       *a = y->args;
+    const int rows = group ? group->groups
+                   : (a->axes & CNN_C ? 1 : y->shape.c) * (a->axes & CNN_H ? 1 : y->shape.h);
+    const int k = cnncl_elements(y->shape) / rows;
+    return (cnncl_sample_norm){ k, layer ? 1 : cnncl_plane(y->shape),
+                                layer ? k : cnncl_elements(y->shape), !rms, group ? group->eps : a->eps,
+                                cnn_operand(y, "weight"), cnn_operand(y, "bias") };
 }
 
 CNNCL_FORWARD(sample_norm)
@@ -2383,10 +2549,10 @@ CNNCL_FORWARD(sample_norm)
     cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
     int       n = cnncl_len(y->shape), k = t.k;
     return CNNCL_RUN(d, sample_norm_statistics, n / k, 1, 1, CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k),
-                     CNNCL_FLOAT(t.eps)) &&
+                     CNNCL_FLOAT(t.eps), CNNCL_INT(t.centred)) &&
            CNNCL_RUN(d, sample_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT(t.w != NULL), CNNCL_INT(k),
-                     CNNCL_INT(cnncl_elements(y->shape)), CNNCL_INT(t.share), CNNCL_INT(n));
+                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT((t.w != NULL) + (t.b != NULL)), CNNCL_INT(k),
+                     CNNCL_INT(t.period), CNNCL_INT(t.share), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(sample_norm)
 {
@@ -2396,15 +2562,15 @@ CNNCL_BACKWARD(sample_norm)
     cnn_place w = t.w ? cnn_place_data(t.w) : x;
     bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
     cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
-    int       n = cnncl_len(y->shape), k = t.k, sample = cnncl_elements(y->shape), share = t.share;
+    int       n = cnncl_len(y->shape), k = t.k, sample = t.period, share = t.share;
     return (!y->in[0]->needs_grad ||
             CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
                       CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share))) &&
+                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred))) &&
            (!(want_dw || want_db) ||
             CNNCL_RUN(d, sample_norm_weight, sample / share, 1, 1, CNNCL_ARRAY(dw), CNNCL_INT(want_dw),
                       CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(y->shape.n * share)));
+                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(n / sample * share)));
 }
 
 CNNCL_FORWARD(prelu)
@@ -2444,6 +2610,11 @@ static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
                            cnn_place_data(y->in[y->n_in - 1]), y->n_in == 3,
                            nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
                            s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
+}
+static bool cnncl_hard_labels(const cnn_backend *dev, const cnn_tensor *y)      /* soft ones are the host's */
+{
+    (void)dev;
+    return y->in[1]->shape.c == 1;
 }
 CNNCL_FORWARD(label_loss)
 {
@@ -2590,9 +2761,10 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
         cnncl_conv g = cnncl_conv_of(y);
         return cnncl_conv_scratch(d, &g);
     }
+    if (cnncl_is_most(y) || y->op->formula)     return y->op->scratch ? y->op->scratch(y) : 0;
     if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
-    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm)
-        return y->op->saved(y);
+    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_rms_norm || y->op == &cnn_op_group_norm ||
+        y->op == &cnn_op_instance_norm) return y->op->saved(y);
     if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
         /* rows; or the two of label_loss_share */
         return ((size_t)cnncl_len(y->in[1]->shape) + 2) * sizeof(float);
@@ -2607,14 +2779,19 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(dense, dense) CNNCL_ROW(matmul, matmul)
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
-    CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(scale, scale)
-    CNNCL_ROW(concat, concat) CNNCL_ROW(reshape, reshape) CNNCL_ROW(slice, slice) CNNCL_ROW(pad, pad)
+    CNNCL_ROW(amax, most) CNNCL_ROW(amin, most) CNNCL_ROW(scale, scale)
+    CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(div, binary)
+    CNNCL_ROW(maximum, binary) CNNCL_ROW(minimum, binary) CNNCL_ROW(pow, binary)
+    CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
+    CNNCL_ROW(depth_to_space, move) CNNCL_ROW(space_to_depth, move) CNNCL_ROW(channel_shuffle, move)
+    CNNCL_ROW(pad, pad) CNNCL_ROW(adaptive_avg_pool, adaptive_avg_pool)
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
-    CNNCL_ROW(instance_norm, sample_norm)
+    CNNCL_ROW(instance_norm, sample_norm) CNNCL_ROW(rms_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
-    CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss)
+    { &cnn_op_softmax_cross_entropy, cnncl_hard_labels, cnncl_label_loss_forward, cnncl_label_loss_backward },
+    CNNCL_ROW(nll, label_loss)
     CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
     CNNCL_ROW(bce_with_logits, pair_loss) };
 
@@ -2914,8 +3091,22 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_add)             return cnn_add(x, u);
     if (op == &cnn_op_sub)             return cnn_sub(u, x);
     if (op == &cnn_op_mul)             return cnn_mul(u, x);
+    if (op == &cnn_op_amax)            return cnn_amax(x, way ? 0 : CNN_N | CNN_W);
+    if (op == &cnn_op_amin)            return cnn_amin(x, way ? CNN_H : CNN_C);
+    if (op == &cnn_op_div)             return cnn_div(x, cnn_scale(row, 1, 3));
+    if (op == &cnn_op_pow)             return cnn_pow(cnn_scale(x, 0.25f, 1), u);
+    if (op == &cnn_op_maximum || op == &cnn_op_minimum) {
+        cnn_tensor *two[2] = { x, cnn_scale(u, 2) };
+        return cnn_apply(op, two, 2, NULL, CNN_HERE);
+    }
     if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
-    if (op == &cnn_op_concat)          return cnn_concat(x, x, x);
+    if (op == &cnn_op_concat)          return way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x);
+    if (op == &cnn_op_permute)         return cnn_permute(x, CNN_W, CNN_C, CNN_H);
+    if (op == &cnn_op_depth_to_space)  return cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2);
+    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_reshape(x, 5, 6, 6), 2 + way);
+    if (op == &cnn_op_channel_shuffle) return cnn_channel_shuffle(x, 2 + way);
+    if (op == &cnn_op_softmax)         return cnn_softmax(x, .axis = way ? CNN_H : CNN_C);
+    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C);
     if (op == &cnn_op_reshape)         return cnn_flatten(x);
     if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
     if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
@@ -2928,17 +3119,21 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_conv_transpose2d)
         return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
     if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
-    if (op == &cnn_op_pad)             return cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
+    if (op == &cnn_op_pad)
+        return cnn_pad(cnn_pad(x, 1, 2, 0, 1, .value = 0.5f), 2, 3, 4, .mode = 1 + way);
+    if (op == &cnn_op_adaptive_avg_pool) return cnn_adaptive_avg_pool(x, 4, 7);
     if (op == &cnn_op_upsample)
         return way ? cnn_upsample(x, .height = 11, .width = 3, .bilinear = 1, .align_corners = 1)
                    : cnn_upsample(cnn_upsample(x, 2), .height = 7, .width = 13, .bilinear = 1);
     if (op == &cnn_op_lrn)             return cnn_lrn(x, 3, .alpha = 0.5f);
     if (op == &cnn_op_clamp)           return cnn_clamp(x, -1, 0.5f);
     if (op == &cnn_op_prelu)           return cnn_prelu(x, .per_channel = way);
-    if (op == &cnn_op_layer_norm)      return cnn_layer_norm(x, .no_affine = way);
+    if (op == &cnn_op_layer_norm)      return way ? cnn_layer_norm(x, .axes = CNN_W) : cnn_layer_norm(x);
+    if (op == &cnn_op_rms_norm)        return cnn_rms_norm(x, .axes = CNN_H | CNN_W, .no_affine = way);
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
     if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);
+    if (op == &cnn_op_power)           return cnn_power(cnn_scale(x, 0.25f, 1), way ? 3 : -2);
     if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
     if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);
