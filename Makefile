@@ -10,7 +10,7 @@
 #   make grade        the exercises of examples/lab: points, and a file for autograders (LAB="03 04": these alone)
 #   make web          a page in which a net learns digits, build/web.html (examples/web: clang, lld, wasi-libc)
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
-#   make bench-peers  the same beside OpenBLAS, oneDNN and PyTorch, where installed: a table of ratios (python3)
+#   make bench-peers  the same beside OpenBLAS, oneDNN, PyTorch, ONNX Runtime, OpenVINO, ncnn, where installed (python3)
 #   make bench-opencl the same on an OpenCL device
 #   make clean
 #
@@ -187,6 +187,7 @@ bench: $(BENCHES)
 
 bench-peers: $(BENCHES)
 	@$(CC) -O2 tests/bench/peer_blas.c -o $(B)/peer_blas -ldl 2>/dev/null || true
+	@$(CC) -O2 -march=native -std=gnu99 $(OPENMP) tests/bench/peer_peak.c -o $(B)/peer_peak || true
 	@$(CXX) -O2 tests/bench/peer_onednn.cpp -o $(B)/peer_onednn -ldnnl 2>/dev/null || true
 	@BUILD=$(B) python3 tests/bench/peers.py $(PEERS)
 

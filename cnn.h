@@ -14013,7 +14013,8 @@ enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
 
 static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
 
-/* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
+/* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix, si or sp 1: to[p][0..r), from ni to r
+   numbers that nobody uses. */
 typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
 static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
                       int ni, ptrdiff_t np)
@@ -14027,13 +14028,11 @@ static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, p
             else                cnn__copy(to, x, r);
         }
     } else if (si == 1) {
-        for (; np > 0; np--, x += sp, to += r)
-            for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
-    } else if (sp == 1 && ni == r) {
-        u->pack(to, r, x, si, NULL, np);
+        for (; np > 0; np--, x += sp, to += r) memset(to, 0, (size_t)r * sizeof *to), cnn__copy(to, x, ni);
     } else {
-        for (int q = 0; q < r; q++, x += si)
-            for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
+        ptrdiff_t at[CNN__MAX_NR];
+        for (int q = 0; q < r && ni < r; q++) at[q] = cnn__min(q, ni - 1) * si;
+        u->pack(to, r, x, si, ni < r ? at : NULL, np);
     }
 }
 
@@ -14051,7 +14050,8 @@ static size_t cnn__part_scratch(const cnn__cpu *cpu, ptrdiff_t m, ptrdiff_t n, p
    four whole rows of B are read side by side, as pieces of 4 KB stop the processor's prefetching (36 MB by
    one thread of a Zen 3: 24 GB/s, and 14 in pieces). Otherwise such a piece stays in the L1 cache for the
    next three rows. */
-enum { CNN__DOT_ROWS = 96, CNN__DOT_RUN = 1024 };
+enum { CNN__DOT_WORK = 256,             /* rows times lanes, at most: more repay packing */
+       CNN__DOT_RUN = 1024 };
 static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__matrix a, cnn__matrix b,
                            ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
 {
@@ -14145,7 +14145,7 @@ static void cnn__gemm_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thr
 static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, const float *a, int lda,
                            bool ta, const float *b, int ldb, bool tb, int m, int n, int k, void *scratch)
 {
-    const bool dots = !ta && tb && m <= CNN__DOT_ROWS;
+    const bool dots = !ta && tb && m * cnn__kernels_of(cpu)->lanes <= CNN__DOT_WORK;
     if (k < 1 || (beta != 0.0f ? beta != 1.0f : dots))
         for (ptrdiff_t i = 0; i < m; i++)
             for (ptrdiff_t j = 0; j < n; j++) c[i * ldc + j] = beta != 0.0f ? beta * c[i * ldc + j] : 0.0f;

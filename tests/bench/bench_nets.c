@@ -1,19 +1,18 @@
 /* bench_nets.c - whole networks: images per second in training and in inference, on noise, and the peak of memory;
    and the seconds in which LeNet-5 learns MNIST to 99 %. See bench.h.
      cc -O2 -std=c99 -fopenmp -I. bench_nets.c -lm && ./a.out [threads [part of a name]]
-   threads: 0 or nothing: 1, then 2. A name behind = is the whole of it. The networks and batches are those of the
-   peers' programs. MNIST_DIR is the folder of MNIST's four unpacked files; without it mnist99 is left out. Each case
-   is a process of its own, so that its peak is its own. */
+   threads: 0 or nothing: 1, then 2. A name behind = is the whole of it. The networks are those of
+   examples/zoo.c, LeNet-5 with relu, and a ResNet-18 for CIFAR-10 (cifar18). MNIST_DIR is the folder of MNIST's four
+   unpacked files; without it mnist99 is left out. Each case is a process of its own, so that its peak is its own. */
 #define _POSIX_C_SOURCE 200112L
 #define _DEFAULT_SOURCE             /* wait4 */
-#define CNN_IMPLEMENTATION
-#include "cnn.h"
+#define main zoo_main               /* the nets, and the implementation */
+#include "examples/zoo.c"
+#undef main
 #include "bench.h"
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-typedef cnn_tensor T;
 
 static T *lenet(T *x)
 {
@@ -21,64 +20,34 @@ static T *lenet(T *x)
     h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 16, 5)), 2);
     return cnn_dense(cnn_relu(cnn_dense(cnn_relu(cnn_dense(h, 120)), 84)), 10);
 }
-static T *keras(T *x)
-{
-    T *h = cnn_max_pool(cnn_relu(cnn_conv2d(x, 32, 3)), 2);
-    h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 64, 3)), 2);
-    return cnn_dense(cnn_dropout(cnn_flatten(h), 0.5f), 10);
-}
-static T *conv_bn(T *x, int channels, int kernel, int stride)
+static T *conv_norm(T *x, int channels, int kernel, int stride)
 {
     return cnn_batch_norm(cnn_conv2d(x, channels, kernel, .stride = stride, .pad = kernel / 2, .no_bias = 1));
 }
 static T *skip(T *x, int channels, int stride)
 {
-    return stride != 1 || x->shape.c != channels ? conv_bn(x, channels, 1, stride) : x;
+    return stride != 1 || x->shape.c != channels ? conv_norm(x, channels, 1, stride) : x;
 }
-static T *resnet18(T *x)                     /* for 32x32: a 3x3 stem and no pooling */
+static T *cifar18(T *x)                      /* for 32x32: a 3x3 stem and no pooling */
 {
-    T *h = cnn_relu(conv_bn(x, 64, 3, 1));
+    T *h = cnn_relu(conv_norm(x, 64, 3, 1));
     for (int i = 0; i < 8; i++) {
         int channels = 64 << i / 2, stride = i % 2 == 0 && i > 0 ? 2 : 1;
-        T  *f = conv_bn(cnn_relu(conv_bn(h, channels, 3, stride)), channels, 3, 1);
+        T  *f = conv_norm(cnn_relu(conv_norm(h, channels, 3, stride)), channels, 3, 1);
         h = cnn_relu(cnn_add(f, skip(h, channels, stride)));
     }
     return cnn_dense(cnn_global_avg_pool(h), 10);
 }
-static T *resnet50(T *x)
-{
-    static const int blocks[4] = { 3, 4, 6, 3 };
-    T *h = cnn_max_pool(cnn_relu(conv_bn(x, 64, 7, 2)), 3, .stride = 2, .pad = 1);
-    for (int s = 0; s < 4; s++)
-        for (int i = 0; i < blocks[s]; i++) {
-            int stride = s > 0 && i == 0 ? 2 : 1;
-            T  *f = cnn_relu(conv_bn(cnn_relu(conv_bn(h, 64 << s, 1, 1)), 64 << s, 3, stride));
-            h = cnn_relu(cnn_add(conv_bn(f, 256 << s, 1, 1), skip(h, 256 << s, stride)));
-        }
-    return cnn_dense(cnn_global_avg_pool(h), 1000);
-}
-static T *alexnet(T *x)
-{
-    T *h = cnn_max_pool(cnn_relu(cnn_conv2d(x, 96, 11, .stride = 4)), 3, .stride = 2);
-    h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 256, 5, .pad = 2)), 3, .stride = 2);
-    h = cnn_relu(cnn_conv2d(cnn_relu(cnn_conv2d(h, 384, 3, .pad = 1)), 384, 3, .pad = 1));
-    h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 256, 3, .pad = 1)), 3, .stride = 2);
-    return cnn_dense(cnn_relu(cnn_dense(cnn_relu(cnn_dense(h, 4096)), 4096)), 1000);
-}
-static T *vgg16(T *h)
-{
-    static const int convs[5] = { 2, 2, 3, 3, 3 }, channels[5] = { 64, 128, 256, 512, 512 };
-    for (int s = 0; s < 5; s++) {
-        for (int i = 0; i < convs[s]; i++) h = cnn_relu(cnn_conv2d(h, channels[s], 3, .pad = 1));
-        h = cnn_max_pool(h, 2);
-    }
-    return cnn_dense(cnn_relu(cnn_dense(cnn_relu(cnn_dense(h, 4096)), 4096)), 1000);
-}
-
-static const struct net { const char *name; T *(*build)(T *); int c, h, train, batch, adam; } cases[] = {
-    { "lenet",    lenet,    1,  28, 1, 64, 0 }, { "lenet",    lenet,    1,  28, 0, 1, 0 }, { "lenet", lenet, 1, 28, 0, 128, 0 },
-    { "keras",    keras,    1,  28, 1, 128, 1 }, { "resnet18", resnet18, 3,  32, 1, 32, 0 }, { "resnet18", resnet18, 3, 32, 0, 32, 0 },
-    { "alexnet",  alexnet,  3, 227, 0, 1, 0 }, { "vgg16",    vgg16,    3, 224, 0, 1, 0 }, { "resnet50", resnet50, 3, 224, 0, 1, 0 },
+enum { INFER, TRAIN };
+static const struct trial { const char *name; T *(*build)(T *); int c, h, train, batch, adam; } cases[] = {
+    { "lenet",     lenet,       1,  28, TRAIN, 64, 0 }, { "lenet",     lenet,        1,  28, INFER, 1, 0 },
+    { "lenet",     lenet,       1,  28, INFER, 128, 0 }, { "keras",    keras_mnist,  1,  28, TRAIN, 128, 1 },
+    { "cifar18",   cifar18,     3,  32, TRAIN, 32, 0 }, { "cifar18",   cifar18,      3,  32, INFER, 32, 0 },
+    { "resnet50",  resnet50,    3, 224, TRAIN, 8, 0 },  { "mobilenet", mobilenet_v2, 3, 224, TRAIN, 8, 0 },
+    { "resnet50",  resnet50,    3, 224, INFER, 1, 0 },  { "mobilenet", mobilenet_v2, 3, 224, INFER, 1, 0 },
+    { "googlenet", googlenet,   3, 224, INFER, 1, 0 },  { "resnet18",  resnet18,     3, 224, INFER, 1, 0 },
+    { "vgg16",     vgg16,       3, 224, INFER, 1, 0 },  { "alexnet",   alexnet,      3, 227, INFER, 1, 0 },
+    { "resnet50",  resnet50,    3, 224, INFER, 32, 0 }, { "mobilenet", mobilenet_v2, 3, 224, INFER, 32, 0 },
 };
 
 typedef struct { cnn_graph *g; T *y, *loss; int train, adam; } step;
@@ -92,7 +61,7 @@ static void run(void *arg)
     else cnn_step(s->g, .lr = 0.001f, .momentum = 0.9f);
 }
 
-static int speed(const struct net *n, const char *name, int threads)
+static int speed(const struct trial *n, const char *name, int threads)
 {
     cnn_graph *g = cnn_new(.max_batch = n->batch, .seed = 1, .threads = threads, .inference = !n->train,
                              .optimizer = n->adam ? cnn_adam() : NULL);
@@ -150,7 +119,7 @@ static int mnist99(const char *name, int threads)
 }
 
 /* Run a case in a process of its own and print its peak memory. */
-static int measure(const struct net *n, const char *name, int threads)
+static int measure(const struct trial *n, const char *name, int threads)
 {
     int           status = 0;
     struct rusage r;

@@ -28,6 +28,7 @@ int main(int argc, char **argv)
     void *library = argc > 6 ? dlopen(argv[1], RTLD_NOW | RTLD_GLOBAL) : NULL;
     if (!library) return fprintf(stderr, "usage: %s LIBRARY NAME M N K THREADS; %s\n", argv[0], argc > 6 ? dlerror() : ""), 2;
     *(void **)&p.f = dlsym(library, "cblas_sgemm");
+    if (!p.f) *(void **)&p.f = dlsym(library, "scipy_cblas_sgemm");         /* scipy-openblas32, from PyPI */
     if (!p.f) return fprintf(stderr, "no cblas_sgemm in %s\n", argv[1]), 2;
     p.m = atoi(argv[3]), p.n = atoi(argv[4]), p.k = atoi(argv[5]);
     const char *name = argv[2];

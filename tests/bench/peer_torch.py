@@ -1,17 +1,25 @@
 #!/usr/bin/env python3
-"""peer_torch.py THREADS - the networks of bench_nets.c in PyTorch on the CPU; used by peers.py.
+"""peer_torch.py THREADS [ENGINE] - the networks of bench_nets.c on the CPU in float32. ENGINE: torch (the default: the
+fastest of eager, channels_last and compile, which PEER_TORCH=eager,channels_last can leave out), onnxruntime, openvino
+or ncnn, which are given the same networks as ONNX and do inference alone. Needs: pip install torch torchvision, and
+onnx onnxruntime openvino ncnn pnnx for the others.
 
-Reads names of cases from standard input (lenet_train_b64, vgg16_infer_b1, ...), one a line, and answers each with a
-line `torch_NAME THREADS value img/s`: the median of up to 7 samples. BENCH_SECONDS is the time per case (default 0.4).
-The batch is the same noise in every step, as in bench_nets.c: no loading is timed."""
+Used by peers.py: reads names of cases, NET_train_bBATCH or NET_infer_bBATCH, one a line, and answers each with a
+line `ENGINE_NAME THREADS value img/s`: the median of up to 7 samples, or nan. BENCH_SECONDS is the time per case
+(default 0.4). The batch is the same noise in every step, as in bench_nets.c: no loading is timed."""
+import copy
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 
 threads = int(sys.argv[1])
+engine = sys.argv[2] if len(sys.argv) > 2 else "torch"
 os.environ["OMP_NUM_THREADS"] = str(threads)
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -51,25 +59,13 @@ class Residual(nn.Module):
         return F.relu(self.inner(x) + self.skip(x))
 
 
-def resnet18():
+def cifar18():
     layers, i = [*conv_bn(3, 64, 3), nn.ReLU()], 64
     for k in range(8):
         o, s = 64 << k // 2, 2 if k % 2 == 0 and k > 0 else 1
         layers.append(Residual(i, o, s, [*conv_bn(i, o, 3, s), nn.ReLU(), *conv_bn(o, o, 3)]))
         i = o
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), *head(512, 10))
-
-
-def resnet50():
-    layers, i = [*conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)], 64
-    for stage, blocks in enumerate((3, 4, 6, 3)):
-        m = 64 << stage
-        for k in range(blocks):
-            s = 2 if stage and k == 0 else 1
-            inner = [*conv_bn(i, m, 1), nn.ReLU(), *conv_bn(m, m, 3, s), nn.ReLU(), *conv_bn(m, 4 * m, 1)]
-            layers.append(Residual(i, 4 * m, s, inner))
-            i = 4 * m
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), *head(2048, 1000))
 
 
 def alexnet():
@@ -79,40 +75,87 @@ def alexnet():
                          nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(), pool, *head(9216, 4096, 4096, 1000))
 
 
-def vgg16():
-    layers, i = [], 3
-    for channels, convs in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-        for _ in range(convs):
-            layers += [nn.Conv2d(i, channels, 3, padding=1), nn.ReLU()]
-            i = channels
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, *head(25088, 4096, 4096, 1000))
+ZOO = {"vgg16": "vgg16", "resnet18": "resnet18", "resnet50": "resnet50", "mobilenet": "mobilenet_v2",
+       "googlenet": "googlenet"}
+INPUT = {"lenet": (1, 28), "keras": (1, 28), "cifar18": (3, 32), "alexnet": (3, 227)}       # others: (3, 224)
+FORMATS = os.environ.get("PEER_TORCH", "eager,channels_last,compile").split(",")
 
 
-INPUT = {"lenet": (1, 28), "keras": (1, 28), "resnet18": (3, 32), "alexnet": (3, 227), "vgg16": (3, 224), "resnet50": (3, 224)}
+def network(name):
+    if name not in ZOO:
+        return globals()[name]()
+    more = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    return getattr(torchvision.models, ZOO[name])(**more)
 
 
-def case(name):
-    """The step of a case, as a function."""
-    net_name, mode, batch = name.split("_")
-    n, net = int(batch[1:]), globals()[net_name]()
-    c, h = INPUT[net_name]
-    x, t = torch.rand(n, c, h, h), torch.arange(n) % 10
-    if mode == "infer":
-        net.eval()
+def torch_steps(net, x, train, adam):
+    """The steps of PyTorch, one for each format."""
+    for kind in FORMATS:
+        m = copy.deepcopy(net)
+        layout = torch.contiguous_format if kind == "eager" else torch.channels_last
+        m, v, t = m.to(memory_format=layout), x.to(memory_format=layout), torch.arange(len(x)) % 10
+        f = torch.compile(m) if kind == "compile" else m
+        if not train:
+            m.eval()
+            yield torch.inference_mode()(lambda f=f, v=v: f(v))
+            continue
+        optimizer = torch.optim.Adam(m.parameters(), 1e-3) if adam else torch.optim.SGD(m.parameters(), 1e-3, 0.9)
 
-        def step():
-            with torch.inference_mode():
-                net(x)
-    else:
-        adam = net_name == "keras"
-        optimizer = torch.optim.Adam(net.parameters(), 1e-3) if adam else torch.optim.SGD(net.parameters(), 1e-3, 0.9)
-
-        def step():
+        def step(f=f, v=v, optimizer=optimizer):
             optimizer.zero_grad(set_to_none=True)
-            F.cross_entropy(net(x), t).backward()
+            F.cross_entropy(f(v), t).backward()
             optimizer.step()
-    return step, n
+        yield step
+
+
+def exported_step(net, x, folder):
+    """The step of an engine that reads ONNX."""
+    path, pixels = os.path.join(folder, "net.onnx"), x.numpy()
+    torch.onnx.export(net.eval(), x, path, dynamo=False)
+    if engine == "onnxruntime":
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda: session.run(None, {name: pixels})
+    if engine == "openvino":
+        import openvino
+        core = openvino.Core()
+        request = core.compile_model(core.read_model(path), "CPU", {
+            "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
+        return lambda: request.infer([pixels])
+    import ncnn
+    if len(x) > 1:
+        raise ValueError("ncnn takes one image")
+    subprocess.run(["pnnx", path, "inputshape=[" + ",".join(map(str, x.shape)) + "]", "fp16=0"], cwd=folder, check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    for part in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage"):
+        setattr(net.opt, "use_" + part, False)
+    net.load_param(path[:-5] + ".ncnn.param")
+    net.load_model(path[:-5] + ".ncnn.bin")
+    image = ncnn.Mat(pixels[0])
+
+    def step():
+        extractor = net.create_extractor()
+        extractor.input("in0", image)
+        return extractor.extract("out0")
+    return step
+
+
+def steps_of(name):
+    """The steps of a case that compete, and its batch."""
+    net_name, mode, batch = name.split("_")
+    n, net = int(batch[1:]), network(net_name)
+    c, h = INPUT.get(net_name, (3, 224))
+    x = torch.rand(n, c, h, h)
+    if engine == "torch":
+        return list(torch_steps(net, x, mode == "train", net_name == "keras")), n
+    with tempfile.TemporaryDirectory() as folder:
+        return [exported_step(net, x, folder)], n
 
 
 def measure(step, per_call, samples=7):
@@ -137,9 +180,17 @@ def measure(step, per_call, samples=7):
 
 
 cache = {}
-print("torch", torch.__version__, flush=True)
+print(engine, torch.__version__ if engine == "torch" else __import__(engine).__version__, flush=True)
 for line in sys.stdin:
-    name = line.strip()
-    if name not in cache:
-        cache[name] = case(name)
-    print(f"torch_{name} {threads} {measure(*cache[name]):.4g} img/s", flush=True)
+    case = line.strip()
+    try:
+        if case not in cache:
+            cache[case] = steps_of(case)
+        steps, images = cache[case]
+        rates = [measure(step, images) for step in steps]
+        cache[case] = [steps[rates.index(max(rates))]], images          # next time the fastest alone
+        value = max(rates)
+    except Exception as e:                              # an engine that lacks something says so, and goes on
+        print(e, file=sys.stderr)
+        value = float("nan")
+    print(f"{engine}_{case} {threads} {value:.4g} img/s", flush=True)
