@@ -448,7 +448,7 @@ static void null_everywhere(void)
             cnn_pad(t, 1), cnn_slice(t, CNN_C, 0), cnn_upsample(t, 2), cnn_add(t, t), cnn_sub(t, t), cnn_mul(t, t),
             cnn_div(t, t), cnn_maximum(t, t), cnn_minimum(t, t), cnn_pow(t, t), cnn_amax(t), cnn_amin(t),
             cnn_scale(t, 2), cnn_sum(t), cnn_mean(t), cnn_softmax_cross_entropy(t, t), cnn_nll(t, t), cnn_mse(t, t),
-            cnn_l1(t, t), cnn_huber(t, t), cnn_smooth_l1(t, t), cnn_bce_with_logits(t, t, .weight = t),
+            cnn_l1(t, t), cnn_huber(t, t), cnn_smooth_l1(t, t), cnn_sigmoid_focal(t, t), cnn_dice(t, t), cnn_bce_with_logits(t, t, .weight = t),
             cnn_apply(&cnn_op_relu, &t, 1, NULL, NULL), cnn_layer(NULL, &t, 1, NULL, NULL, NULL),
             cnn_apply(&cnn_op_relu, NULL, 1, NULL, NULL) };
         for (size_t j = 0; j < sizeof y / sizeof *y; j++) CHECK(y[j] && !y[j]->graph);
