@@ -271,9 +271,9 @@ static void cnnx_put_window(const cnnx_export *e, const cnnx_node *v)
     if (o[0] == 1 && o[1] == 1 && o[2] == 1 && o[3] == 1 && !o[4] && !o[5] && x.h == y.h && x.w == y.w)
         x.w *= x.h, y.w *= y.h, x.h = y.h = 1;
     fprintf(e->out, "&(const %s_window){ .c = %d, .h = %d, .w = %d, .oc = %d, .oh = %d, .ow = %d,\n"
-            "        .kh = %d, .kw = %d, .sh = %d, .sw = %d, .ph = %d, .pw = %d, .eh = %d, .ew = %d, .dh = %d, "
-            ".dw = %d,\n        .groups = %d },\n        ", e->a.prefix, x.c, x.h, x.w, y.c, y.h, y.w, o[0],
-            o[1], o[2], o[3], o[4], o[5], o[8], o[9], o[6], o[7],
+            "        .kh = %d, .kw = %d, .sh = %d, .sw = %d, .ph = %d, .pw = %d, .eh = %d, .ew = %d,\n"
+            "        .dh = %d, .dw = %d, .groups = %d },\n        ", e->a.prefix, x.c, x.h, x.w, y.c, y.h,
+            y.w, o[0], o[1], o[2], o[3], o[4], o[5], o[8], o[9], o[6], o[7],
             v->row->channel ? (int)cnnx_option(v->t, "groups") : 1);
 }
 
@@ -471,6 +471,23 @@ static const char cnnx_avg_pool[] =
     "            }\n"
     "}\n";
 
+static const char cnnx_adaptive_avg_pool[] =
+    "/* Row i is the mean of rows floor(i h / oh) to ceil((i + 1) h / oh) - 1 of x, and so are columns. */\n"
+    "static void @_#(float *restrict y, int oh, int ow, const float *restrict x, int c, int h, int w)\n"
+    "{\n"
+    "    for (int p = 0; p < c; p++, x += h * w)\n"
+    "        for (int i = 0; i < oh; i++)\n"
+    "            for (int j = 0; j < ow; j++) {\n"
+    "                const int y0 = (int)((long long)i * h / oh), x0 = (int)((long long)j * w / ow);\n"
+    "                const int y1 = (int)(((i + 1LL) * h + oh - 1) / oh);\n"
+    "                const int x1 = (int)(((j + 1LL) * w + ow - 1) / ow);\n"
+    "                double    sum = 0;\n"
+    "                for (int r = y0; r < y1; r++)\n"
+    "                    for (int q = x0; q < x1; q++) sum += (double)x[r * w + q];\n"
+    "                *y++ = (float)(sum / ((double)(y1 - y0) * (x1 - x0)));\n"
+    "            }\n"
+    "}\n";
+
 /* ---- Matrices ---- */
 
 static const char cnnx_dense[] =
@@ -520,16 +537,32 @@ static void cnnx_call_binary(const cnnx_export *e, const cnnx_node *v)
     cnnx_put(e, v, ");\n");
 }
 
-static const char cnnx_copy[] =
-    "static void @_#(float *restrict y, const float *restrict x, int n)\n"
+/* What op->move tells, as one loop. */
+static const char cnnx_move[] =
+    "/* Element (i,j,k) of n extents of y, or with `into` of x, is at place at + sum of (i / d) s +\n"
+    "   (i %% d) r of the other. */\n"
+    "static void @_#(float *restrict y, const float *restrict x, int into, int at, const int *n,\n"
+    "                const int *d, const int *s, const int *r)\n"
     "{\n"
-    "    for (int i = 0; i < n; i++) y[i] = x[i];\n"
+    "    for (int i = 0; i < n[0]; i++)\n"
+    "        for (int j = 0; j < n[1]; j++)\n"
+    "            for (int k = 0; k < n[2]; k++) {\n"
+    "                const int p = at + i / d[0] * s[0] + i %% d[0] * r[0] + j / d[1] * s[1]\n"
+    "                            + j %% d[1] * r[1] + k / d[2] * s[2] + k %% d[2] * r[2];\n"
+    "                if (into) y[p] = *x++;\n"
+    "                else      *y++ = x[p];\n"
+    "            }\n"
     "}\n";
-static void cnnx_call_concat(const cnnx_export *e, const cnnx_node *v)
+static void cnnx_call_move(const cnnx_export *e, const cnnx_node *v)
 {
-    for (int k = 0, at = 0, n = 0; k < v->t->n_in; k++, at += n) {
-        n = cnnx_sample(v->t->in[k]->shape);
-        cnnx_put(e, v, "    @_#(%y + %d, %t, %d);\n", at, cnnx_operand(e, v, k), n);
+    cnn_move m;
+    for (int k = 0; k < v->t->n_in && v->t->op->move(v->t, k, &m); k++) {
+        const cnn_shape n = m.into ? v->t->in[k]->shape : v->t->shape;
+        cnnx_put(e, v, "    @_#(%y, %t, %d, %d, (const int[3]){ %d, %d, %d }", cnnx_operand(e, v, k), m.into,
+                 m.at, n.c, n.h, n.w);
+        cnnx_put(e, v, ", (const int[3]){ %d, %d, %d }", m.div[1], m.div[2], m.div[3]);
+        cnnx_put(e, v, ",\n        (const int[3]){ %d, %d, %d }", m.step[1], m.step[2], m.step[3]);
+        cnnx_put(e, v, ", (const int[3]){ %d, %d, %d });\n", m.within[1], m.within[2], m.within[3]);
     }
 }
 
@@ -571,37 +604,25 @@ static const char cnnx_most[] =
 
 static const char cnnx_mean[] = "(float)(oc * oh * ow) / (float)(c * h * w) * (float)sum";
 
-static const char cnnx_slice[] =
-    "/* y (c,h,w) = x from place `at` on, by these steps along c, h and w. */\n"
-    "static void @_slice(float *restrict y, int c, int h, int w, const float *restrict x, int at,\n"
-    "                    int cstep, int hstep, int wstep)\n"
-    "{\n"
-    "    for (int i = 0; i < c; i++)\n"
-    "        for (int j = 0; j < h; j++)\n"
-    "            for (int k = 0; k < w; k++) *y++ = x[at + i * cstep + j * hstep + k * wstep];\n"
-    "}\n";
-static void cnnx_call_slice(const cnnx_export *e, const cnnx_node *v)
-{
-    const cnn_shape x = v->t->in[0]->shape;
-    const unsigned  axis = (unsigned)cnnx_option(v->t, "axis");
-    const int       from = (int)cnnx_option(v->t, "from"), by = (int)cnnx_option(v->t, "step");
-    const int       extent = axis == CNN_C ? x.c : axis == CNN_H ? x.h : x.w;
-    const int       step = axis == CNN_C ? x.h * x.w : axis == CNN_H ? x.w : 1;
-    cnnx_put(e, v, "    @_slice(%y, %Y, %x, %d, %d, %d, %d);\n",
-             axis == CNN_N ? 0 : (from < 0 ? from + extent : from) * step,
-             x.h * x.w * (axis == CNN_C ? by : 1), x.w * (axis == CNN_H ? by : 1), axis == CNN_W ? by : 1);
-}
-
 static const char cnnx_pad[] =
-    "/* x (c,h,w) inside y (oc,oh,ow), with `value` around it. */\n"
-    "static void @_pad(float *restrict y, int oc, int oh, int ow, const float *restrict x, int c, int h,\n"
-    "                  int w, int front, int top, int left, float value)\n"
+    "/* Place i of a padded axis in x, of n places; negative: outside. mode: 1 the mirror, 2 the edge. */\n"
+    "static int @_source(int i, int n, int mode)\n"
     "{\n"
-    "    for (int i = 0; i < oc * oh * ow; i++) y[i] = value;\n"
-    "    for (int i = 0; i < c; i++)\n"
-    "        for (int j = 0; j < h; j++)\n"
-    "            for (int k = 0; k < w; k++)\n"
-    "                y[((front + i) * oh + top + j) * ow + left + k] = x[(i * h + j) * w + k];\n"
+    "    if (mode == 1) return i < 0 ? -i : i < n ? i : 2 * (n - 1) - i;\n"
+    "    if (mode == 2) return i < 0 ? 0 : i < n ? i : n - 1;\n"
+    "    return i < n ? i : -1;\n"
+    "}\n"
+    "/* x (c,h,w) inside y (oc,oh,ow), with `value` or elements of x around it. */\n"
+    "static void @_pad(float *restrict y, int oc, int oh, int ow, const float *restrict x, int c, int h,\n"
+    "                  int w, int front, int top, int left, int mode, float value)\n"
+    "{\n"
+    "    for (int i = 0; i < oc; i++)\n"
+    "        for (int j = 0; j < oh; j++)\n"
+    "            for (int k = 0; k < ow; k++) {\n"
+    "                const int a = @_source(i - front, c, mode), b = @_source(j - top, h, mode);\n"
+    "                const int d = @_source(k - left, w, mode);\n"
+    "                *y++ = a < 0 || b < 0 || d < 0 ? value : x[(a * h + b) * w + d];\n"
+    "            }\n"
     "}\n";
 
 static const char cnnx_upsample[] =
@@ -635,16 +656,25 @@ static const char cnnx_upsample[] =
 /* ---- Across channels, and normalisation ---- */
 
 static const char cnnx_softmax[] =
-    "/* Over c, at each of m places; the largest is subtracted first, so that nothing overflows. */\n"
-    "static void @_#(float *restrict y, const float *restrict x, int c, int m)\n"
+    "/* Over c of x (n,c,m); the largest is subtracted first, so that nothing overflows. */\n"
+    "static void @_#(float *restrict y, const float *restrict x, int n, int c, int m)\n"
     "{\n"
-    "    for (int i = 0; i < m; i++) {\n"
-    "        float most = x[i], sum = 0;\n"
-    "        for (int k = 1; k < c; k++) most = x[k * m + i] > most ? x[k * m + i] : most;\n"
-    "        for (int k = 0; k < c; k++) sum += y[k * m + i] = expf(x[k * m + i] - most);\n"
-    "        for (int k = 0; k < c; k++) y[k * m + i] = $;\n"
-    "    }\n"
+    "    for (int j = 0; j < n; j++, x += c * m, y += c * m)\n"
+    "        for (int i = 0; i < m; i++) {\n"
+    "            float most = x[i], sum = 0;\n"
+    "            for (int k = 1; k < c; k++) most = x[k * m + i] > most ? x[k * m + i] : most;\n"
+    "            for (int k = 0; k < c; k++) sum += y[k * m + i] = expf(x[k * m + i] - most);\n"
+    "            for (int k = 0; k < c; k++) y[k * m + i] = $;\n"
+    "        }\n"
     "}\n";
+static void cnnx_call_softmax(const cnnx_export *e, const cnnx_node *v)
+{
+    const cnn_shape s = v->t->shape;
+    const unsigned  axis = (unsigned)cnnx_option(v->t, "axis");
+    const int       c = axis == CNN_C ? s.c : axis == CNN_H ? s.h : s.w;
+    const int       plane = axis == CNN_C ? s.h * s.w : axis == CNN_H ? s.w : 1;
+    cnnx_put(e, v, "    @_#(%y, %x, %d, %d, %d);\n", cnnx_sample(s) / c / plane, c, plane);
+}
 
 static const char cnnx_lrn[] =
     "/* y = x (k + alpha/size sum of x^2)^-beta, over the channels from c - size/2 to c + (size-1)/2. */\n"
@@ -733,6 +763,7 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_ROW(max_pool,           cnnx_max_pool, NULL, "%v%y, %x"),
     CNNX_ROW(global_max_pool,    cnnx_max_pool, NULL, "%v%y, %x"),
     CNNX_ROW(avg_pool,           cnnx_avg_pool, NULL, "%v%y, %x, %(no_count_pad)"),
+    CNNX_ROW(adaptive_avg_pool,  cnnx_adaptive_avg_pool, NULL, "%y, %S, %x, %X"),
     CNNX_ROW(global_avg_pool,    cnnx_reduce, cnnx_mean, "%y, %Y, %x, %X"),
     CNNX_ROW(mean,               cnnx_reduce, cnnx_mean, "%y, %Y, %x, %X"),
     CNNX_ROW(sum,                cnnx_reduce, "(float)sum", "%y, %Y, %x, %X"),
@@ -745,13 +776,17 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_CALL(maximum,           cnnx_binary, "a > b || a != a ? a : b", cnnx_call_binary),
     CNNX_CALL(minimum,           cnnx_binary, "a < b || a != a ? a : b", cnnx_call_binary),
     CNNX_CALL(pow,               cnnx_binary, "powf(a, b)", cnnx_call_binary),
-    CNNX_CALL(concat,            cnnx_copy, NULL, cnnx_call_concat),
-    CNNX_CALL(slice,             cnnx_slice, NULL, cnnx_call_slice),
-    CNNX_ROW(pad,                cnnx_pad, NULL, "%y, %Y, %x, %X, %(front), %(top), %(left), %(value)"),
+    CNNX_CALL(concat,            cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(slice,             cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(permute,           cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(depth_to_space,    cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(space_to_depth,    cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(channel_shuffle,   cnnx_move, NULL, cnnx_call_move),
+    CNNX_ROW(pad, cnnx_pad, NULL, "%y, %Y, %x, %X, %(front), %(top), %(left), %(mode), %(value)"),
     CNNX_ROW(upsample,           cnnx_upsample, NULL, "%y, %S, %x, %X, %(bilinear), %(align_corners)"),
     CNNX_ROW(lrn,                cnnx_lrn, NULL, "%y, %x, %C, %P, %(size), %(alpha), %(beta), %(k)"),
-    CNNX_ROW(softmax,            cnnx_softmax, "y[k * m + i] / sum", "%y, %x, %C, %P"),
-    CNNX_ROW(log_softmax,        cnnx_softmax, "x[k * m + i] - most - logf(sum)", "%y, %x, %C, %P"),
+    CNNX_CALL(softmax,           cnnx_softmax, "y[k * m + i] / sum", cnnx_call_softmax),
+    CNNX_CALL(log_softmax,       cnnx_softmax, "x[k * m + i] - most - logf(sum)", cnnx_call_softmax),
     CNNX_ROW(reshape,            NULL, NULL, NULL),
     CNNX_ROW(dropout,            NULL, NULL, NULL),
     CNNX_EACH(relu,       "v < 0 ? 0 : v"),
@@ -1081,7 +1116,9 @@ CNN_API bool cnn_export_c_(cnn_export_c_args a)
 {
     if (!a.y || !a.y->graph) return false;                     /* nil: the graph has its message */
     cnn_graph  *g = a.y->graph;
+    const cnn_softmax_args over = { .axis = CNN_C };
     cnn_tensor  softmax = { .name = "softmax", .op = &cnn_op_softmax, .graph = g, .in = { a.y }, .n_in = 1,
+                            .args = &over,
                             .shape = a.y->shape, .batched = a.y->batched, .index = a.y->index + 1 };
     cnnx_export e = { .a = a, .y = a.softmax ? &softmax : a.y };
     e.n = e.y->index + 1;

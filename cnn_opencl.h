@@ -506,7 +506,7 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS) X(batch_norm_sums, GROUPS)                 \
     X(batch_norm_backward, ITEMS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                       \
     X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
-    X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
+    X(pair_loss_backward, ITEMS) X(move, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
@@ -756,18 +756,18 @@ static const char *const cnncl_source[] = {
         const float v = x[row * x_step + col];
         y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
     }
-    /* element i of the small array s and its place in the large array l, from + step * coordinates: the one
-       is beta times itself + the other; out = 1 writes l */
-    __kernel void part(ARRAY(s), shape ss, ARRAY(l), shape ls, shape from, shape step_, int n, int out,
-                       float beta)
+    /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
+       writes b */
+    int moved(int i, int div, int step_, int within) { return i / div * step_ + i % div * within; }
+    __kernel void move(ARRAY(a), shape as, ARRAY(b), int at, shape div, shape step_, shape within, int n,
+                       int into, float beta)
     {
-        BASE(s) BASE(l) ITEM(i, n)
-        const shape c = coordinates(ss, i);
-        const int n_ = from.n + step_.n * c.n; const int c_ = from.c + step_.c * c.c;
-        const int h_ = from.h + step_.h * c.h; const int w_ = from.w + step_.w * c.w;
-        const size_t at = (((size_t)n_ * ls.c + c_) * ls.h + h_) * ls.w + w_;
-        if (out) l[at] = beta == 0.0f ? s[i] : beta * l[at] + s[i];
-        else     s[i] = beta == 0.0f ? l[at] : beta * s[i] + l[at];
+        BASE(a) BASE(b) ITEM(i, n)
+        const shape c = coordinates(as, i);
+        const int p = at + moved(c.n, div.n, step_.n, within.n) + moved(c.c, div.c, step_.c, within.c)
+                    + moved(c.h, div.h, step_.h, within.h) + moved(c.w, div.w, step_.w, within.w);
+        if (into) b[p] = beta == 0.0f ? a[i] : beta * b[p] + a[i];
+        else      a[i] = beta == 0.0f ? b[p] : beta * a[i] + b[p];
     }),
 
     /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first +
@@ -1097,7 +1097,8 @@ static const char *const cnncl_source[] = {
 
     /* Batch norm over (N,P) of x (N,C,P). mean and inverse = 1/sqrt(variance + eps) by two passes, since the
        difference of two large sums would lose the variance. Backward, h = (x - mean) inverse and m = N P:
-           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m) */
+           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m)
+       running: the statistics are the running ones, `inverse` holds their variance, and dx += w inverse dy. */
     CNNCL_SOURCE(
     GROUP_KERNEL void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean),
                                             ARRAY(running_var), int channels, int plane, int count, float eps,
@@ -1119,26 +1120,26 @@ static const char *const cnncl_source[] = {
         running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * m;
         running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
     }
-    /* in evaluation, `inverse` is the running variance */
+    float inverse_of(float v, float eps, int running) { return running ? 1.0f / sqrt(v + eps) : v; }
     __kernel void batch_norm_forward(ARRAY(y), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), ARRAY(b),
                                      int affine, int channels, int plane, int n, float eps, int running)
     {
         BASE(y) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(b) ITEM(i, n)
         const int c = i / plane % channels;
-        const float h = (x[i] - mean[c]) * (running ? 1.0f / sqrt(inverse[c] + eps) : inverse[c]);
+        const float h = (x[i] - mean[c]) * inverse_of(inverse[c], eps, running);
         y[i] = affine ? w[c] * h + b[c] : h;
     }
     /* sums (2,C): of dy h, then of dy; added to dw and db where these are wanted */
     GROUP_KERNEL void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x),
                                       ARRAY(dy), ARRAY(mean), ARRAY(inverse), int channels, int plane,
-                                      int count)
+                                      int count, float eps, int running)
     {
         __local float part[GROUP]; BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
         const int c = (int)get_group_id(0);
-        float sum = 0.0f; float with_h = 0.0f;
+        float sum = 0.0f; float with_h = 0.0f; const float r = inverse_of(inverse[c], eps, running);
         for (int q = (int)get_local_id(0); q < count; q += GROUP) {
             const size_t at = (size_t)(q / plane * channels + c) * plane + q % plane;
-            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * inverse[c];
+            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * r;
         }
         sum = group_sum(sum, part);
         with_h = group_sum(with_h, part);
@@ -1148,12 +1149,14 @@ static const char *const cnncl_source[] = {
         if (want_db) db[c] += sum;
     }
     __kernel void batch_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w),
-                                      int affine, ARRAY(sums), int channels, int plane, int count, int n)
+                                      int affine, ARRAY(sums), int channels, int plane, int count, int n,
+                                      float eps, int running)
     {
         BASE(dx) BASE(dy) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(sums) ITEM(i, n)
         const int c = i / plane % channels; const float m = (float)count;
-        const float h = (x[i] - mean[c]) * inverse[c];
-        dx[i] += (affine ? w[c] : 1.0f) * inverse[c] * (dy[i] - sums[channels + c] / m - h * sums[c] / m);
+        const float r = inverse_of(inverse[c], eps, running); const float h = (x[i] - mean[c]) * r;
+        const float d = dy[i] - (running ? 0.0f : sums[channels + c] / m + h * sums[c] / m);
+        dx[i] += (affine ? w[c] : 1.0f) * r * d;
     }),
 
     /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
@@ -2233,31 +2236,6 @@ static bool cnncl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place
                      CNNCL_INT(x_step), CNNCL_INT(length), CNNCL_INT(n), CNNCL_FLOAT(beta));
 }
 
-CNNCL_FORWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (!cnncl_copy_rows(dev, cnncl_place_at(cnn_place_data(y), (size_t)at), whole,
-                             cnn_place_data(y->in[i]), part, part, y->shape.n, 0)) return false;
-        at += part;
-    }
-    return true;
-}
-CNNCL_BACKWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (y->in[i]->needs_grad &&
-            !cnncl_copy_rows(dev, cnn_place_grad(y->in[i]), part,
-                             cnncl_place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n,
-                             1)) return false;
-        at += part;
-    }
-    return true;
-}
-
 CNNCL_FORWARD(reshape)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
@@ -2270,55 +2248,37 @@ CNNCL_BACKWARD(reshape)
     return cnncl_copy_rows(dev, cnn_place_grad(y->in[0]), n, cnn_place_grad(y), n, n, 1, 1);
 }
 
-/* Between a small array and places of a large one: slice reads x there, pad writes x there. */
-static bool cnncl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls,
-                       cnn_shape from, cnn_shape step, bool out, float beta)
+/* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
+static cnn_shape cnncl_by_axis(const int v[4]) { return (cnn_shape){ v[0], v[1], v[2], v[3] }; }
+static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
 {
-    int n = cnncl_len(ss);
-    return CNNCL_RUN(cnncl_of(dev), part, n, 1, 1, CNNCL_ARRAY(s), CNNCL_SHAPE(ss), CNNCL_ARRAY(l),
-                     CNNCL_SHAPE(ls), CNNCL_SHAPE(from), CNNCL_SHAPE(step), CNNCL_INT(n), CNNCL_INT(out),
-                     CNNCL_FLOAT(beta));
+    cnn_move m;
+    bool     good = true;
+    for (int k = 0; k < y->n_in && good && y->op->move(y, k, &m); k++) {
+        cnn_tensor *x = y->in[k], *own = m.into ? x : y, *other = m.into ? y : x;
+        cnn_place   a = back ? cnn_place_grad(own) : cnn_place_data(own);
+        cnn_place   b = back ? cnn_place_grad(other) : cnn_place_data(other);
+        int         n = cnncl_len(own->shape);
+        if (back && !x->needs_grad) continue;
+        good = CNNCL_RUN(cnncl_of(dev), move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape),
+                         CNNCL_ARRAY(b), CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
+                         CNNCL_SHAPE(cnncl_by_axis(m.step)), CNNCL_SHAPE(cnncl_by_axis(m.within)),
+                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(back ? 1.0f : 0.0f));
+    }
+    return good;
 }
+CNNCL_FORWARD(move)  { return (void)mode, cnncl_move(dev, y, false); }
+CNNCL_BACKWARD(move) { return cnncl_move(dev, y, true); }
 
-static void cnncl_slice_of(const cnn_tensor *y, cnn_shape *from, cnn_shape *step)
+static bool cnncl_pad_accepts(const cnn_backend *dev, const cnn_tensor *y)
 {
-    const cnn_slice_args *a = y->args;
-    const cnn_shape       x = y->in[0]->shape;
-    *from = (cnn_shape){ 0, 0, 0, 0 }, *step = (cnn_shape){ 1, 1, 1, 1 };
-#define CNNCL_AXIS(axis_, e)                                                                                 \
-    if (a->axis == axis_) from->e = a->from < 0 ? a->from + x.e : a->from, step->e = a->step;
-    CNNCL_AXIS(CNN_N, n) CNNCL_AXIS(CNN_C, c) CNNCL_AXIS(CNN_H, h) CNNCL_AXIS(CNN_W, w)
+    return (void)dev, ((const cnn_pad_args *)y->args)->mode == CNN_PAD_CONSTANT;
 }
-CNNCL_FORWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from,
-                      step, false, 0);
-}
-CNNCL_BACKWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from,
-                      step, true, 1);
-}
-
-static const cnn_shape cnncl_ones = { 1, 1, 1, 1 };
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
-           cnncl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from,
-                      cnncl_ones, true, 0);
-}
-CNNCL_BACKWARD(pad)
-{
-    const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from,
-                      cnncl_ones, false, 1);
+    return (void)mode, cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
+           cnncl_move(dev, y, false);
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
@@ -2379,18 +2339,27 @@ CNNCL_BACKWARD(map)
 
 /* ---- softmax and its logarithm ---- */
 
+/* y as (n,c,plane), c being the axis: rows n plane. */
+static int cnncl_lines(const cnn_tensor *y, int *c, int *plane)
+{
+    const cnn_shape s = y->shape;
+    const unsigned  axis = ((const cnn_softmax_args *)y->args)->axis;
+    *c = axis == CNN_C ? s.c : axis == CNN_H ? s.h : s.w;
+    *plane = axis == CNN_C ? s.h * s.w : axis == CNN_H ? s.w : 1;
+    return cnncl_len(s) / *c;
+}
 CNNCL_FORWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
     return CNNCL_RUN(cnncl_of(dev), softmax_forward, rows, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 CNNCL_BACKWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
     return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 
@@ -2416,7 +2385,7 @@ CNNCL_BACKWARD(dropout) { return cnncl_dropout(dev, y, cnn_place_grad(y->in[0]),
 
 typedef struct {
     cnn_place x, w, b, mean, inverse, running_mean, running_var;
-    int       affine, channels, plane, count;
+    int       affine, channels, plane, count, running;
 } cnncl_norm;
 
 static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
@@ -2429,8 +2398,9 @@ static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
     v.running_mean = cnn_place_data(cnn_operand(y, "running_mean"));
     v.running_var = cnn_place_data(cnn_operand(y, "running_var"));
     v.channels = y->shape.c, v.plane = cnncl_plane(y->shape), v.count = y->shape.n * v.plane;
-    v.mean = mode == CNN_TRAIN ? cnn_place_saved(y) : v.running_mean;
-    v.inverse = mode == CNN_TRAIN ? cnncl_place_at(v.mean, (size_t)v.channels) : v.running_var;
+    v.running = mode == CNN_EVAL || cnn_operand(y, "running_mean")->frozen;
+    v.mean = v.running ? v.running_mean : cnn_place_saved(y);
+    v.inverse = v.running ? v.running_var : cnncl_place_at(v.mean, (size_t)v.channels);
     return v;
 }
 
@@ -2440,7 +2410,7 @@ CNNCL_FORWARD(batch_norm)
     cnncl_norm                 v = cnncl_norm_of(y, mode);
     const cnn_batch_norm_args *a = y->args;
     int                        n = cnncl_len(y->shape);
-    return (mode == CNN_EVAL ||
+    return (v.running ||
             CNNCL_RUN(d, batch_norm_statistics, v.channels, 1, 1, CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
                       CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.running_mean), CNNCL_ARRAY(v.running_var),
                       CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count), CNNCL_FLOAT(a->eps),
@@ -2448,10 +2418,11 @@ CNNCL_FORWARD(batch_norm)
            CNNCL_RUN(d, batch_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
                      CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_ARRAY(v.b), CNNCL_INT(v.affine),
                      CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(n), CNNCL_FLOAT(a->eps),
-                     CNNCL_INT(mode == CNN_EVAL));
+                     CNNCL_INT(v.running));
 }
 CNNCL_BACKWARD(batch_norm)
 {
+    const float eps = ((const cnn_batch_norm_args *)y->args)->eps;
     cnncl      *d = cnncl_of(dev);
     cnncl_norm  v = cnncl_norm_of(y, CNN_TRAIN);
     cnn_tensor *x = y->in[0], *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
@@ -2463,12 +2434,12 @@ CNNCL_BACKWARD(batch_norm)
     return CNNCL_RUN(d, batch_norm_sums, v.channels, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(dw),
                      CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
                      CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_INT(v.channels), CNNCL_INT(v.plane),
-                     CNNCL_INT(v.count)) &&
+                     CNNCL_INT(v.count), CNNCL_FLOAT(eps), CNNCL_INT(v.running)) &&
            (!x->needs_grad ||
             CNNCL_RUN(d, batch_norm_backward, n, 1, 1, CNNCL_ARRAY(dx), CNNCL_GRAD(y), CNNCL_ARRAY(v.x),
                       CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_INT(v.affine),
                       CNNCL_ARRAY(sums), CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count),
-                      CNNCL_INT(n)));
+                      CNNCL_INT(n), CNNCL_FLOAT(eps), CNNCL_INT(v.running)));
 }
 
 /* ---- Norms of one sample ---- */
@@ -2743,7 +2714,9 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(amax, most) CNNCL_ROW(amin, most) CNNCL_ROW(scale, scale)
     CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(div, binary)
     CNNCL_ROW(maximum, binary) CNNCL_ROW(minimum, binary) CNNCL_ROW(pow, binary)
-    CNNCL_ROW(concat, concat) CNNCL_ROW(reshape, reshape) CNNCL_ROW(slice, slice) CNNCL_ROW(pad, pad)
+    CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
+    CNNCL_ROW(depth_to_space, move) CNNCL_ROW(space_to_depth, move) CNNCL_ROW(channel_shuffle, move)
+    { &cnn_op_pad, cnncl_pad_accepts, cnncl_pad_forward, cnncl_move_backward },
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
@@ -3058,7 +3031,13 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
         return cnn_apply(op, two, 2, NULL, CNN_HERE);
     }
     if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
-    if (op == &cnn_op_concat)          return cnn_concat(x, x, x);
+    if (op == &cnn_op_concat)          return way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x);
+    if (op == &cnn_op_permute)         return cnn_permute(x, CNN_W, CNN_C, CNN_H);
+    if (op == &cnn_op_depth_to_space)  return cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2);
+    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_slice(x, CNN_H, 1, 5), 2);
+    if (op == &cnn_op_channel_shuffle) return cnn_channel_shuffle(x, 2 + way);
+    if (op == &cnn_op_softmax)         return cnn_softmax(x, .axis = way ? CNN_H : CNN_C);
+    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C);
     if (op == &cnn_op_reshape)         return cnn_flatten(x);
     if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
     if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);

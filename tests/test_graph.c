@@ -157,7 +157,7 @@ static void errors_in_shapes(void)
     { NET; cnn_param(g, "w", shape4(2, 3, 1, 1), .init = (cnn_init)77); EXPECT_HERE(g, "tensor \"w\": init is 77: it must be one of CNN_INIT_..."); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .gain = INFINITY); EXPECT_HERE(g, "tensor: gain is inf: it must be a finite number"); DONE; }
     { NET; cnn_const(g, shape4(1, 1, 1, 1), NULL); EXPECT_HERE(g, "tensor: no values were given"); DONE; }
-    { NET; cnn_freeze(x); EXPECT_HERE(g, "tensor: cannot be frozen: it is not a parameter"); DONE; }
+    { NET; cnn_freeze(x); EXPECT_HERE(g, "tensor: cannot be frozen: it is no parameter, and has none below it"); DONE; }
     { NET; cnn_graph *other = cnn_new(); cnn_add(x, cnn_input(other, 6, 5, 5)); EXPECT_HERE(g, "add: operand 2 belongs to another graph"); cnn_free(other); DONE; }
     { NET; cnn_add(x, NULL); EXPECT_HERE(g, "add: operand 2 is not a tensor"); DONE; }
 }

@@ -19,6 +19,7 @@ typedef struct {
     double     *v[MAX_IN], *own[MAX_IN];
     int         names;                          /* parameters named so far */
     bool        train;
+    int         kept;                           /* batch norm: its statistics are frozen */
     double      gap;                            /* > 0: operand 0 has no ties and stays away from 0 and operand 1 */
     double      shift;                          /* added to operand 0, for functions of positive numbers */
     int         reduction;
@@ -320,27 +321,32 @@ static void ref_scale(const one *k, double *const *v, double *y)
     for (int i = 0; i < count4(k->ys); i++) y[i] = k->a * v[0][i] + k->b;
 }
 
+/* The axis, 1 to 3, is in k->axes. */
 static cnn_tensor *build_concat(one *k)
 {
-    int n_in = test_int(1, MAX_IN), h = small(), w = small(), n = test_int(1, 3);
+    int n_in = test_int(1, MAX_IN), e[4] = { test_int(1, 3), small(), small(), small() }, sum = 0;
     bool b = test_chance(80);
     cnn_tensor *x[MAX_IN];
-    k->ys = shape4(b ? k->n : n, 0, h, w);
+    k->axes = test_chance(50) ? 1 : test_int(1, 3);
     for (int i = 0; i < n_in; i++) {
-        int c = small();
-        k->ys.c += c;
-        x[i] = i && test_chance(10) ? x[i - 1] : b ? batched(k, c, h, w) : unbatched(k, n, c, h, w);
-        if (i && x[i] == x[i - 1]) k->ys.c += x[i]->shape.c - c;
+        e[k->axes] = small();
+        x[i] = i && test_chance(10) ? x[i - 1] : b ? batched(k, e[1], e[2], e[3]) : unbatched(k, e[0], e[1], e[2], e[3]);
+        sum += k->axes == 1 ? x[i]->shape.c : k->axes == 2 ? x[i]->shape.h : x[i]->shape.w;
     }
-    snprintf(k->text, sizeof k->text, "%d operands (%d,..,%d,%d)", n_in, k->ys.n, h, w);
-    return cnn_concat_(CNN_HERE, x, n_in);
+    e[k->axes] = sum;
+    k->ys = shape4(b ? k->n : e[0], e[1], e[2], e[3]);
+    snprintf(k->text, sizeof k->text, "%d operands (%d,%d,%d,%d) axis %d", n_in, k->ys.n, e[1], e[2], e[3], k->axes);
+    return k->axes == 1 && test_chance(50) ? cnn_concat_(CNN_HERE, x, n_in) : cnn_concat_along_(CNN_HERE, 1u << k->axes, x, n_in);
 }
 static void ref_concat(const one *k, double *const *v, double *y)
 {
-    int plane = k->ys.h * k->ys.w, first = 0;
-    for (int i = 0; i < k->n_in; first += k->s[i].c, i++)
-        for (int n = 0; n < k->ys.n; n++) for (int c = 0; c < k->s[i].c; c++) for (int j = 0; j < plane; j++)
-            y[(n * k->ys.c + first + c) * plane + j] = v[i][(n * k->s[i].c + c) * plane + j];
+    int first[4] = { 0 };
+    for (int i = 0; i < k->n_in; i++) {
+        cnn_shape s = k->s[i];
+        for (int n = 0; n < s.n; n++) for (int c = 0; c < s.c; c++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++)
+            y[at4(k->ys, n, first[1] + c, first[2] + h, first[3] + w)] = v[i][at4(s, n, c, h, w)];
+        first[k->axes] += k->axes == 1 ? s.c : k->axes == 2 ? s.h : s.w;
+    }
 }
 
 static cnn_tensor *build_reshape(one *k)
@@ -425,17 +431,29 @@ static void ref_tanh(const one *k, double *const *v, double *y)
     for (int i = 0; i < count4(k->ys); i++) y[i] = tanh(v[0][i]);
 }
 
-static cnn_tensor *build_softmax(one *k) { k->gap = test_chance(30) ? 0.3 : 0; return cnn_softmax(any(k)); }
-static void ref_softmax(const one *k, double *const *v, double *y)
+/* The axis, 1 to 3, is in k->axes. */
+static cnn_tensor *soft(one *k, bool logarithm)
+{
+    cnn_tensor *x = any(k);
+    k->gap = test_chance(30) ? 0.3 : 0, k->axes = test_chance(50) ? 1 : test_int(1, 3);
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " axis %d", k->axes);
+    if (k->axes == 1 && test_chance(50)) return logarithm ? cnn_log_softmax(x) : cnn_softmax(x);
+    return logarithm ? cnn_log_softmax(x, .axis = 1u << k->axes) : cnn_softmax(x, 1u << k->axes);
+}
+static cnn_tensor *build_softmax(one *k)     { return soft(k, false); }
+static cnn_tensor *build_log_softmax(one *k) { return soft(k, true); }
+static void ref_soft(const one *k, double *const *v, double *y, bool logarithm)
 {
     cnn_shape s = k->ys;
-    for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
-        double most = -INFINITY, sum = 0;
-        for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
-        for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
-        for (int c = 0; c < s.c; c++) y[at4(s, n, c, h, w)] = exp(v[0][at4(s, n, c, h, w)] - most) / sum;
+    for (int n = 0; n < s.n; n++) for (int c = 0; c < s.c; c++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
+        double sum = 0, x = v[0][at4(s, n, c, h, w)];
+        for (int i = 0; i < (k->axes == 1 ? s.c : k->axes == 2 ? s.h : s.w); i++)
+            sum += exp(v[0][k->axes == 1 ? at4(s, n, i, h, w) : k->axes == 2 ? at4(s, n, c, i, w) : at4(s, n, c, h, i)] - x);
+        y[at4(s, n, c, h, w)] = logarithm ? -log(sum) : 1 / sum;
     }
 }
+static void ref_softmax(const one *k, double *const *v, double *y)     { ref_soft(k, v, y, false); }
+static void ref_log_softmax(const one *k, double *const *v, double *y) { ref_soft(k, v, y, true); }
 
 static cnn_tensor *build_dropout(one *k)
 {
@@ -452,12 +470,13 @@ static void ref_dropout(const one *k, double *const *v, double *y)
 static cnn_tensor *build_batch_norm(one *k)
 {
     int c = small(), h = small(), w = small();
-    if (k->n * h * w < 2) w = 2;
+    k->kept = test_chance(30);
+    if (k->n * h * w < 2 && !k->kept) w = 2;
     k->a = test_chance(50) ? 1e-5 : test_uniform(0.01, 0.5), k->b = test_chance(50) ? 0.1 : test_uniform(0.01, 0.9);
     k->bias = test_chance(70);
     k->ys = shape4(k->n, c, h, w);
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) affine %d eps %g momentum %g", k->n, c, h, w, k->bias, k->a, k->b);
-    return cnn_batch_norm(batched(k, c, h, w), .eps = (float)k->a, .momentum = (float)k->b, .no_affine = !k->bias);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) affine %d eps %g momentum %g eval %d", k->n, c, h, w, k->bias, k->a, k->b, k->kept);
+    return cnn_batch_norm(batched(k, c, h, w), .eps = (float)k->a, .momentum = (float)k->b, .no_affine = !k->bias, .eval = k->kept);
 }
 static void ref_batch_norm(const one *k, double *const *v, double *y)
 {
@@ -467,7 +486,7 @@ static void ref_batch_norm(const one *k, double *const *v, double *y)
         double mean = 0, var = 0, m = (double)s.n * plane;
         for (int n = 0; n < s.n; n++) for (int i = 0; i < plane; i++) mean += v[0][(n * s.c + c) * plane + i] / m;
         for (int n = 0; n < s.n; n++) for (int i = 0; i < plane; i++) var += pow(v[0][(n * s.c + c) * plane + i] - mean, 2) / m;
-        if (!k->train) mean = v[running][c], var = v[running + 1][c];
+        if (!k->train || k->kept) mean = v[running][c], var = v[running + 1][c];
         for (int n = 0; n < s.n; n++) for (int i = 0; i < plane; i++) {
             double e = (v[0][(n * s.c + c) * plane + i] - mean) / sqrt(var + k->a);
             y[(n * s.c + c) * plane + i] = k->bias ? e * v[1][c] + v[2][c] : e;
