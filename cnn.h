@@ -2426,6 +2426,8 @@ static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 
 CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
 CNN__EACH(cnn__each_add,              v[i] += a[i])
+CNN__EACH(cnn__each_sub,              v[i] -= a[i])
+CNN__EACH(cnn__each_mul,              v[i] *= a[i])
 CNN__EACH(cnn__each_equal,            v[i] = v[i] == a[i] ? 1.0f : 0.0f)
 CNN__EACH(cnn__each_maximum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x > z ? x : z)
 CNN__EACH(cnn__each_minimum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x < z ? x : z)
@@ -5197,8 +5199,6 @@ static const char *cnn__pow_hint(const cnn_tensor *y, const cnn_stats *x, bool b
     (void)y, (void)backward;
     return x->min > 0 ? NULL : "a power of a number that is not positive: keep it above 0 (cnn_clamp)";
 }
-CNN__LOOP(cnn__each_sub,            v[i] -= a[i])
-CNN__LOOP(cnn__each_mul,            v[i] *= a[i])
 CNN__LOOP(cnn__each_div,            v[i] /= a[i])
 CNN__LOOP(cnn__each_div_by,         v[i] /= b[i])
 CNN__LOOP(cnn__each_div_back,       v[i] = -v[i] * (a[i] / b[i]) / b[i])
@@ -15358,8 +15358,10 @@ static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
 /* n numbers: those from x on, or, where that is one number, n copies of it. */
 static const float *cnn__row_of(const float *x, bool row, float *copy, ptrdiff_t n)
 {
-    for (ptrdiff_t j = 0; !row && j < n; j++) copy[j] = *x;
-    return row ? x : copy;
+    if (row) return x;
+    copy[0] = *x;
+    for (ptrdiff_t j = 1; j < n; j *= 2) memcpy(copy + j, copy, (size_t)cnn__min(j, n - j) * sizeof *copy);
+    return copy;
 }
 
 static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
@@ -15368,17 +15370,30 @@ static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, cons
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
     const ptrdiff_t  n = r.n[3], pieces = cnn__ceil(n, CNN__PIECE), all = r.n[0] * r.n[1] * r.n[2] * pieces;
+    const bool       sub = f == cnn__each_sub(cpu), mul = f == cnn__each_mul(cpu);
+    const bool       turned = !r.a[3], one = turned != !r.b[3];
+    const bool       linear = !dy && one && (sub || mul || f == cnn__each_add(cpu));
+    cnn_each        *scale = cnn__each_scale(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
     for (ptrdiff_t i = 0; i < all; i++) {
-        const ptrdiff_t row = i / pieces, from = i % pieces * CNN__PIECE, m = cnn__min(CNN__PIECE, n - from);
+        const ptrdiff_t row = pieces == 1 ? i : i / pieces, from = (i - row * pieces) * CNN__PIECE;
         const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
+        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from);
         const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
         const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
         const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
         float           left[CNN__PIECE], right[CNN__PIECE];
-        u = cnn__row_of(u, r.a[3], left, m), v = cnn__row_of(v, r.b[3], right, m);
-        if (dy || y + at != u) memcpy(y + at, dy ? dy + at : u, (size_t)m * sizeof *y);
-        f(y + at, dy ? u : v, dy ? v : NULL, NULL, m);
+        if (linear) {                                       /* of a row x and one number: k[0] x + k[1] */
+            const float *x = turned ? v : u, number = turned ? *u : *v;
+            const float  k[2] = { mul ? number : sub && turned ? -1.0f : 1.0f,
+                                  mul ? 0.0f : sub && !turned ? -number : number };
+            if (y + at != x) memcpy(y + at, x, (size_t)m * sizeof *y);
+            scale(y + at, NULL, NULL, k, m);
+        } else {
+            u = cnn__row_of(u, r.a[3], left, m), v = cnn__row_of(v, r.b[3], right, m);
+            if (dy || y + at != u) memcpy(y + at, dy ? dy + at : u, (size_t)m * sizeof *y);
+            f(y + at, dy ? u : v, dy ? v : NULL, NULL, m);
+        }
         cnn__finish(tail, y, at, m);
     }
 }
