@@ -506,7 +506,8 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS) X(batch_norm_sums, GROUPS)                 \
     X(batch_norm_backward, ITEMS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                       \
     X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
-    X(pair_loss_backward, ITEMS) X(move, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
+    X(pair_loss_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(move, ITEMS)                 \
+    X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(adaptive_forward, ITEMS) X(adaptive_backward, ITEMS)      \
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
@@ -768,6 +769,81 @@ static const char *const cnncl_source[] = {
                     + moved(c.h, div.h, step_.h, within.h) + moved(c.w, div.w, step_.w, within.w);
         if (into) b[p] = beta == 0.0f ? a[i] : beta * b[p] + a[i];
         else      a[i] = beta == 0.0f ? b[p] : beta * a[i] + b[p];
+    }),
+
+    /* A padded axis: place i of y, counted from the first of x, is this place of x, of n; -1: none. mode: 1
+       the mirror, 2 the edge. Back: place k of x is at so many places of y, of out, some of which are none:
+       number j. from: of x in y. */
+    CNNCL_SOURCE(
+    int pad_source(int i, int n, int mode)
+    {
+        if (mode == 0) return i >= 0 && i < n ? i : -1;
+        return mode == 2 ? clamp(i, 0, n - 1) : i < 0 ? -i : i < n ? i : 2 * (n - 1) - i;
+    }
+    int pad_places(int k, int n, int from, int out, int mode)
+    {
+        return mode == 0 ? 1 : mode == 1 ? 3 : 1 + (k == 0 ? from : 0) + (k == n - 1 ? out - from - n : 0);
+    }
+    int pad_place(int j, int k, int n, int from, int out, int mode)
+    {
+        if (mode != 1) return from + k + j - (mode == 2 && k == 0 ? from : 0);
+        if (j == 0) return from + k;
+        if (j == 1) return k > 0 && k <= from ? from - k : -1;
+        return k < n - 1 && from + 2 * (n - 1) - k < out ? from + 2 * (n - 1) - k : -1;
+    }
+    __kernel void pad_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, shape from, int mode, float value,
+                              int n)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        const int c = pad_source(at.c - from.c, xs.c, mode);
+        const int h = pad_source(at.h - from.h, xs.h, mode);
+        const int w = pad_source(at.w - from.w, xs.w, mode);
+        y[i] = c < 0 || h < 0 || w < 0 ? value : x[((at.n * xs.c + c) * xs.h + h) * xs.w + w];
+    }
+    __kernel void pad_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, shape from, int mode, int n)
+    {
+        BASE(dx) BASE(dy) ITEM(i, n)
+        const shape at = coordinates(xs, i);
+        float sum = 0.0f;
+        for (int a = 0; a < pad_places(at.c, xs.c, from.c, ys.c, mode); a++) {
+            const int c = pad_place(a, at.c, xs.c, from.c, ys.c, mode);
+            for (int b = 0; c >= 0 && b < pad_places(at.h, xs.h, from.h, ys.h, mode); b++) {
+                const int h = pad_place(b, at.h, xs.h, from.h, ys.h, mode);
+                for (int d = 0; h >= 0 && d < pad_places(at.w, xs.w, from.w, ys.w, mode); d++) {
+                    const int w = pad_place(d, at.w, xs.w, from.w, ys.w, mode);
+                    if (w >= 0) sum += dy[((at.n * ys.c + c) * ys.h + h) * ys.w + w];
+                }
+            }
+        }
+        dx[i] += sum;
+    }
+
+    /* The pixels of bin i, of `bins`, from b0 on below b1; and so the bins that pixel i is in. */
+    int bin_from(int i, int size, int bins) { return (int)((long)i * size / bins); }
+    int bin_to(int i, int size, int bins)   { return (int)(((long)(i + 1) * size + bins - 1) / bins); }
+    __kernel void adaptive_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, int n)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        const int y0 = bin_from(at.h, xs.h, ys.h); const int y1 = bin_to(at.h, xs.h, ys.h);
+        const int x0 = bin_from(at.w, xs.w, ys.w); const int x1 = bin_to(at.w, xs.w, ys.w);
+        float sum = 0.0f;
+        x += (size_t)(at.n * xs.c + at.c) * xs.h * xs.w;
+        for (int r = y0; r < y1; r++) for (int q = x0; q < x1; q++) sum += x[r * xs.w + q];
+        y[i] = sum / ((float)(y1 - y0) * (float)(x1 - x0));
+    }
+    __kernel void adaptive_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, int n)
+    {
+        BASE(dx) BASE(dy) ITEM(i, n)
+        const shape at = coordinates(xs, i);
+        float sum = 0.0f;
+        dy += (size_t)(at.n * xs.c + at.c) * ys.h * ys.w;
+        for (int r = bin_from(at.h, ys.h, xs.h); r < bin_to(at.h, ys.h, xs.h); r++)
+            for (int q = bin_from(at.w, ys.w, xs.w); q < bin_to(at.w, ys.w, xs.w); q++)
+                sum += dy[r * ys.w + q] / ((float)(bin_to(r, xs.h, ys.h) - bin_from(r, xs.h, ys.h))
+                                           * (float)(bin_to(q, xs.w, ys.w) - bin_from(q, xs.w, ys.w)));
+        dx[i] += sum;
     }),
 
     /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first +
@@ -2125,6 +2201,19 @@ CNNCL_BACKWARD(avg_pool)
                      CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 
+CNNCL_FORWARD(adaptive_avg_pool)
+{
+    int n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), adaptive_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n));
+}
+CNNCL_BACKWARD(adaptive_avg_pool)
+{
+    int n = cnncl_len(y->in[0]->shape);
+    return CNNCL_RUN(cnncl_of(dev), adaptive_backward, n, 1, 1, CNNCL_GRAD(y->in[0]),
+                     CNNCL_SHAPE(y->in[0]->shape), CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(n));
+}
+
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
 
 /* Places in the kernel stretch. */
@@ -2270,15 +2359,23 @@ static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
 CNNCL_FORWARD(move)  { return (void)mode, cnncl_move(dev, y, false); }
 CNNCL_BACKWARD(move) { return cnncl_move(dev, y, true); }
 
-static bool cnncl_pad_accepts(const cnn_backend *dev, const cnn_tensor *y)
-{
-    return (void)dev, ((const cnn_pad_args *)y->args)->mode == CNN_PAD_CONSTANT;
-}
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    return (void)mode, cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
-           cnncl_move(dev, y, false);
+    const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
+    int                 n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), pad_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(x), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
+                     CNNCL_FLOAT(a->value), CNNCL_INT(n));
+}
+CNNCL_BACKWARD(pad)
+{
+    const cnn_pad_args *a = y->args;
+    const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
+    int                 n = cnncl_len(x);
+    return CNNCL_RUN(cnncl_of(dev), pad_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_SHAPE(x),
+                     CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
+                     CNNCL_INT(n));
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
@@ -2716,7 +2813,7 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(maximum, binary) CNNCL_ROW(minimum, binary) CNNCL_ROW(pow, binary)
     CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
     CNNCL_ROW(depth_to_space, move) CNNCL_ROW(space_to_depth, move) CNNCL_ROW(channel_shuffle, move)
-    { &cnn_op_pad, cnncl_pad_accepts, cnncl_pad_forward, cnncl_move_backward },
+    CNNCL_ROW(pad, pad) CNNCL_ROW(adaptive_avg_pool, adaptive_avg_pool)
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
@@ -3034,7 +3131,7 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_concat)          return way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x);
     if (op == &cnn_op_permute)         return cnn_permute(x, CNN_W, CNN_C, CNN_H);
     if (op == &cnn_op_depth_to_space)  return cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2);
-    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_slice(x, CNN_H, 1, 5), 2);
+    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_reshape(x, 5, 6, 6), 2 + way);
     if (op == &cnn_op_channel_shuffle) return cnn_channel_shuffle(x, 2 + way);
     if (op == &cnn_op_softmax)         return cnn_softmax(x, .axis = way ? CNN_H : CNN_C);
     if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C);
@@ -3050,7 +3147,9 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_conv_transpose2d)
         return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
     if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
-    if (op == &cnn_op_pad)             return cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
+    if (op == &cnn_op_pad)
+        return cnn_pad(cnn_pad(x, 1, 2, 0, 1, .value = 0.5f), 2, 3, 4, .mode = 1 + way);
+    if (op == &cnn_op_adaptive_avg_pool) return cnn_adaptive_avg_pool(x, 4, 7);
     if (op == &cnn_op_upsample)
         return way ? cnn_upsample(x, .height = 11, .width = 3, .bilinear = 1, .align_corners = 1)
                    : cnn_upsample(cnn_upsample(x, 2), .height = 7, .width = 13, .bilinear = 1);

@@ -482,7 +482,7 @@ static void null_everywhere(void)
     CHECK(cnn_error(g)), cnn_free(g);
     g = cnn_load(NULL);
     CHECK(cnn_error(g)), cnn_free(g);
-    CHECK(!cnn_load_weights_memory(NULL, NULL, 9, NULL) && !cnn_load_weights(NULL, NULL));
+    CHECK(!cnn_load_weights_memory(NULL, 9, (cnn_load_weights_args){ .g = NULL }) && !cnn_load_weights(NULL, NULL));
     CHECK(!cnn_save_memory(NULL, NULL, 0) && !cnn_save_checkpoint_memory(NULL, NULL, 0) && !cnn_save(NULL, NULL));
     CHECK(!cnn_save_checkpoint(NULL, NULL) && !cnn_write_file(NULL, NULL, NULL) && !cnn_write_file("build/x", NULL, NULL));
     CHECK(!cnn_param_count(NULL) && cnn_multiply_adds(NULL) == 0 && cnn_stats_of(NULL, 4).count == 0);
@@ -507,7 +507,7 @@ static void null_everywhere(void)
     CHECK(cnn_feed(n.x, n.t, NULL, 0) == 0 && cnn_error(n.g) && cnn_clear_error(n.g));
     CHECK(!cnn_set_lr_scale(n.g, NULL, 1) && cnn_error(n.g) && cnn_clear_error(n.g));
     CHECK(!cnn_save(n.g, NULL) && !cnn_save_checkpoint(n.g, NULL) && !cnn_load_weights(n.g, NULL));
-    CHECK(cnn_error(n.g) && cnn_clear_error(n.g) && !cnn_load_weights_memory(n.g, NULL, 9, NULL));
+    CHECK(cnn_error(n.g) && cnn_clear_error(n.g) && !cnn_load_weights_memory(NULL, 9, (cnn_load_weights_args){ .g = n.g }));
     CHECK(cnn_error(n.g) && cnn_clear_error(n.g));
     cnn_checkup(n.loss, NULL, 9), cnn_profile(n.loss, 1, NULL), cnn_trace(n.loss, 1, NULL), cnn_summary(n.g, NULL);
     cnn_clear_error(n.g);

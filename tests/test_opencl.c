@@ -294,6 +294,8 @@ static net everything(cnn_backend *dev)
               0.02f };
     n.x = cnn_input(n.g, 2, 8, 8), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(n.x, 6, 3, .pad = 1)));
+    h = cnn_channel_shuffle(cnn_space_to_depth(cnn_transpose(h, CNN_H, CNN_W), 2), 3);
+    h = cnn_depth_to_space(h, 2);
     cnn_tensor *a = cnn_conv2d(h, 6, 3, .pad = 1, .groups = 2), *b = cnn_leaky_relu(cnn_conv2d(h, 6, 1));
     cnn_tensor *gate = cnn_sigmoid(cnn_global_avg_pool(h));
     h = cnn_max_pool(cnn_mul(cnn_add(a, b), gate), 3, .stride = 2, .pad = 1);
@@ -317,7 +319,7 @@ static net more(cnn_backend *dev)
     h = cnn_elu(cnn_slice(cnn_pad(h, 1, 1, 1, 1), CNN_H, 1, 9));
     h = cnn_instance_norm(cnn_group_norm(cnn_layer_norm(cnn_conv_transpose2d(h, 4, 3, .stride = 2)), 2),
                           .affine = 1);
-    cnn_tensor *v = cnn_global_max_pool(cnn_upsample(cnn_gelu(h), 2, .bilinear = 1)),
+    cnn_tensor *v = cnn_global_max_pool(cnn_upsample(cnn_adaptive_avg_pool(cnn_gelu(h), 5, 7), 2, .bilinear = 1)),
         *shift = cnn_param(n.g, "shift", shape4(1, 1, 1, 1));
     v = cnn_silu(cnn_dense(cnn_hard_swish(v), 8));
     v = cnn_div(cnn_maximum(v, cnn_amin(v, CNN_C)), cnn_scale(cnn_pow(cnn_scale(cnn_abs(v), 1, 1),
