@@ -689,14 +689,14 @@ CNN_API cnn_tensor *cnn_sigmoid_focal_(cnn_sigmoid_focal_args);
 /* Soft dice loss, for segmentation (Milletari et al. 2016; as MONAI's DiceLoss): the mean over samples and
    channels of 1 - (2 sum p t + smooth) / (sum p + sum t + smooth), sums over the pixels. */
 typedef struct { const char *at, *said;
-                 cnn_tensor *probabilities; /* (N,C,H,W), of a softmax or sigmoid */
-                 cnn_tensor *target;        /* masks in 0..1 of this shape, or labels (N,1,H,W), classes */
-                 float smooth;              /* default 1e-5 */
-                 int ignore_index;          /* pixels with this label do not count; default none */
-                 int reduction;             /* CNN_NONE: (N,C,1,1) */
+                 cnn_tensor *y;      /* probabilities p, (N,C,H,W), of a softmax or sigmoid */
+                 cnn_tensor *target; /* masks t in 0..1 of this shape, or labels (N,1,H,W), classes */
+                 float smooth;       /* default 1e-5 */
+                 int ignore_index;   /* pixels with this label do not count; default none */
+                 int reduction;      /* CNN_NONE: (N,C,1,1) */
                  const char *name; } cnn_dice_args;
 CNN_API cnn_tensor *cnn_dice_(cnn_dice_args);
-#define cnn_dice(...) CNN_CALL(cnn_dice_, cnn_dice_args, probabilities, __VA_ARGS__)
+#define cnn_dice(...) CNN_CALL(cnn_dice_, cnn_dice_args, y, __VA_ARGS__)
 
 /* ---- Optimizer ---- */
 
@@ -5807,7 +5807,7 @@ CNN__ROOM cnn_op_dice = {
     .name = "dice", .shape = cnn__dice_shape, .forward = cnn__dice_forward, .backward = cnn__dice_backward,
     .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_dice_args), .fields = cnn__dice_fields };
 
-CNN__PAIR(dice, cnn_dice_args, probabilities, target)
+CNN__PAIR(dice, cnn_dice_args, y, target)
 
 /* ---- All of them ---- */
 
@@ -16404,9 +16404,23 @@ static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
     *to = last >= (t->ow - 1) * t->sw ? t->ow : last < 0 ? 0 : last / t->sw + 1;
 }
 
+/* The sum of a window, however large it is. */
+static double cnn__window_sum(const cnn__cpu *cpu, const cnn__pool *t, const float *in, int y0, int y1,
+                              int x0, int x1)
+{
+    double sum = 0;
+    for (int iy = y0; iy < y1; iy += t->dh) {
+        const float *row = in + (ptrdiff_t)iy * t->w;
+        if (t->dw == 1) sum += cnn__sum(cpu, row + x0, NULL, 0, x1 - x0);
+        for (int ix = x0; t->dw > 1 && ix < x1; ix += t->dw) sum += (double)row[ix];
+    }
+    return sum;
+}
+
 static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y,
                                const float *restrict x, const float *share)
 {
+    const bool small = (double)t->kh * t->kw <= 256;            /* few enough for a sum in float */
     const cnn__kernels *u = cnn__kernels_of(cpu);
     const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
     CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
@@ -16418,12 +16432,13 @@ static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *r
             cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
             const float *in = x + (ptrdiff_t)plane * t->h * t->w;
             for (int ox = 0, n; ox < t->ow; ox += n) {
-                n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL);
+                n = small ? cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL) : 0;
                 cnn__copy(to + ox, v, n);
                 if (n) continue;
                 n = 1, to[ox] = 0;
                 cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
-                for (int iy = y0; iy < y1; iy += t->dh)
+                if (!small) to[ox] = (float)cnn__window_sum(cpu, t, in, y0, y1, x0, x1);
+                for (int iy = y0; small && iy < y1; iy += t->dh)
                     for (int ix = x0; ix < x1; ix += t->dw) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
             }
             for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];

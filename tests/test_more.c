@@ -191,6 +191,24 @@ static void ties(void)
     }
 }
 
+/* The average over a window of 2^18 elements is as exact as over a few. */
+static void large_windows(void)
+{
+    enum { SIDE = 512, ALL = SIDE * SIDE };
+    float *x = test_floats(ALL), y = 0;
+    for (int i = 0; i < ALL; i++) x[i] = 0.1f;
+    for (int dilation = 1; dilation < 3; dilation++) {
+        cnn_graph  *g = cnn_new(.inference = 1);
+        cnn_tensor *in = cnn_input(g, 1, SIDE, SIDE), *h = cnn_avg_pool(in, SIDE / dilation, .dilation = dilation);
+        CHECK_MSG(cnn_compile(g, h) && cnn_set(in, x, ALL), "%s", cnn_error(g));
+        cnn_forward(h, CNN_EVAL);
+        CHECK(cnn_get(h, &y, 1));
+        CHECK_NEAR(y, 0.1f, 1e-7);
+        cnn_free(g);
+    }
+    free(x);
+}
+
 /* If no label counts, there is nothing to learn: zero, not 0/0. A label that is neither a class nor ignored is an error. */
 static void ignored_labels(void)
 {
@@ -300,6 +318,7 @@ int main(int argc, char **argv)
     RUN(messages);
     RUN(extremes);
     RUN(ties);
+    RUN(large_windows);
     RUN(ignored_labels);
     RUN(random_options);
     return test_end();
