@@ -633,8 +633,12 @@ CNN_API cnn_tensor *cnn_amax_(cnn_reduce_args);
 CNN_API cnn_tensor *cnn_amin_(cnn_reduce_args);
 #define cnn_amin(...) CNN_CALL(cnn_amin_, cnn_reduce_args, x, __VA_ARGS__)
 
-/* ---- Losses: one number, (1,1,1,1) ---- */
+/* ---- Losses: one number, (1,1,1,1), unless .reduction is CNN_NONE ---- */
 
+/* .reduction, what becomes of the terms. CNN_MEAN: their mean (with class weights: sum / the sum of the
+   labels' weights); CNN_SUM: their sum; CNN_NONE: y has them all, one for each element or label, 0 where that
+   is ignored. */
+enum { CNN_MEAN, CNN_SUM, CNN_NONE };
 /* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). An input (N,C,H,W) gives soft
    labels, the probabilities p of the C classes: - sum p log softmax(logits). */
 typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
@@ -642,24 +646,28 @@ typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
                  int ignore_index; /* labels with this value do not count (PyTorch's is -100); default none;
                                       to leave out class 0, give it a class weight of 0 */
+                 int reduction;
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
 #define cnn_softmax_cross_entropy(...) \
     CNN_CALL(cnn_softmax_cross_entropy_, cnn_softmax_cross_entropy_args, logits, __VA_ARGS__)
 /* The same after log_softmax, with the same options. */
 typedef struct { const char *at, *said; cnn_tensor *log_probabilities, *labels, *class_weights;
-                 int ignore_index;
+                 int ignore_index, reduction;
                  const char *name; } cnn_nll_args;
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args);
 #define cnn_nll(...) CNN_CALL(cnn_nll_, cnn_nll_args, log_probabilities, __VA_ARGS__)
-CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean (y - target)^2 */
-#define cnn_mse(y, target) cnn_mse_(CNN_HERE, y, target)
-CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean |y - target| */
-#define cnn_l1(y, target) cnn_l1_(CNN_HERE, y, target)
+/* The mean of (y - target)^2, and of |y - target|. */
+typedef struct { const char *at, *said; cnn_tensor *y, *target; int reduction;
+                 const char *name; } cnn_distance_args;
+CNN_API cnn_tensor *cnn_mse_(cnn_distance_args);
+#define cnn_mse(...) CNN_CALL(cnn_mse_, cnn_distance_args, y, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_l1_(cnn_distance_args);
+#define cnn_l1(...) CNN_CALL(cnn_l1_, cnn_distance_args, y, __VA_ARGS__)
 /* The mean of d^2/2 for |d| <= delta, else delta (|d| - delta/2), d = y - target; delta: default 1 (Huber
    1964). smooth_l1: divided by delta, which PyTorch calls beta (Girshick 2015). */
 typedef struct { const char *at, *said; cnn_tensor *y, *target; float delta; int smooth_l1;
-                 const char *name; } cnn_huber_args;
+                 int reduction; const char *name; } cnn_huber_args;
 CNN_API cnn_tensor *cnn_huber_(cnn_huber_args);
 #define cnn_huber(...) CNN_CALL(cnn_huber_, cnn_huber_args, y, __VA_ARGS__)
 #define cnn_smooth_l1(...) cnn_huber(__VA_ARGS__, CNN_OPTION(smooth_l1, 1))
@@ -668,9 +676,27 @@ typedef struct { const char *at, *said;
                  cnn_tensor *logits, *target; /* required, of one shape; targets in 0..1 */
                  cnn_tensor *pos_weight; /* a yes of channel c counts pos_weight[c] times */
                  cnn_tensor *weight;     /* so does each element; the mean still divides by their number */
-                 const char *name; } cnn_bce_with_logits_args;
+                 int reduction; const char *name; } cnn_bce_with_logits_args;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
 #define cnn_bce_with_logits(...) CNN_CALL(cnn_bce_with_logits_, cnn_bce_with_logits_args, logits, __VA_ARGS__)
+/* Focal loss (Lin et al. 2017), torchvision's sigmoid_focal_loss: bce_with_logits times (1 - p)^gamma, where
+   p is the probability given to the truth, times alpha for yes, 1 - alpha for no. (There: unreduced.) */
+typedef struct { const char *at, *said; cnn_tensor *logits, *target; /* as for bce_with_logits */
+                 float alpha, gamma; /* default 0.25 and 2; alpha below 0: without it */
+                 int reduction; const char *name; } cnn_sigmoid_focal_args;
+CNN_API cnn_tensor *cnn_sigmoid_focal_(cnn_sigmoid_focal_args);
+#define cnn_sigmoid_focal(...) CNN_CALL(cnn_sigmoid_focal_, cnn_sigmoid_focal_args, logits, __VA_ARGS__)
+/* Soft dice loss, for segmentation (Milletari et al. 2016; as MONAI's DiceLoss): the mean over samples and
+   channels of 1 - (2 sum p t + smooth) / (sum p + sum t + smooth), sums over the pixels. */
+typedef struct { const char *at, *said;
+                 cnn_tensor *y;      /* probabilities p, (N,C,H,W), of a softmax or sigmoid */
+                 cnn_tensor *target; /* masks t in 0..1 of this shape, or labels (N,1,H,W), classes */
+                 float smooth;       /* default 1e-5 */
+                 int ignore_index;   /* pixels with this label do not count; default none */
+                 int reduction;      /* CNN_NONE: (N,C,1,1) */
+                 const char *name; } cnn_dice_args;
+CNN_API cnn_tensor *cnn_dice_(cnn_dice_args);
+#define cnn_dice(...) CNN_CALL(cnn_dice_, cnn_dice_args, y, __VA_ARGS__)
 
 /* ---- Optimizer ---- */
 
@@ -1302,9 +1328,9 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
     X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
     X(softmax) X(log_softmax) X(dropout) \
     X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth) \
-    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(pow) X(scale) \
-    X(sum) X(mean) X(amax) X(amin) \
-    X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
+    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(pow) X(scale) X(sum) \
+    X(mean) X(amax) X(amin) \
+    X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits) X(sigmoid_focal) X(dice)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
 #define CNN_OP_(name) static const cnn_op cnn_op_##name;
@@ -1377,7 +1403,7 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) X(without) X(cache) X(axes) \
     X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) X(bytes) X(floats) X(labels) \
     X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) X(target_type) X(label) X(separator) \
-    X(shorter) X(decode) X(stream) X(count)
+    X(shorter) X(decode) X(stream) X(count) X(reduction) X(gamma) X(smooth)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -2294,6 +2320,14 @@ static bool cnn__said(const char *text, const cnn_field *f)
     return false;
 }
 
+/* The value of an option by its name; 0 if y's operation has none such. */
+static double cnn__option_named(const cnn_tensor *y, const char *name)
+{
+    for (const cnn_field *f = y->op->fields; f && f->name; f++)
+        if (strcmp(f->name, name) == 0) return cnn__option(f, y->args);
+    return 0;
+}
+
 /* Was the option given? The one place that says what "given" means. Every option struct begins with `const
    char *at, *said`. */
 static bool cnn__given(const cnn_field *f, const void *args)
@@ -2467,6 +2501,8 @@ static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 
 CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
 CNN__EACH(cnn__each_add,              v[i] += a[i])
+CNN__EACH(cnn__each_sub,              v[i] -= a[i])
+CNN__EACH(cnn__each_mul,              v[i] *= a[i])
 CNN__EACH(cnn__each_equal,            v[i] = v[i] == a[i] ? 1.0f : 0.0f)
 CNN__EACH(cnn__each_maximum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x > z ? x : z)
 CNN__EACH(cnn__each_minimum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x < z ? x : z)
@@ -2630,8 +2666,9 @@ static void   cnn__softmax_back(const cnn__cpu *cpu, float *dx, const float *dy,
                                 ptrdiff_t plane);
 static void   cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, const float *x,
                                  const cnn__target *t, int n, int c, ptrdiff_t plane);
-static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, const float *saved,
-                                      const float *x, const cnn__target *t, int n, int c, ptrdiff_t plane);
+static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
+                                      const float *saved, const float *x, const cnn__target *t, int n, int c,
+                                      ptrdiff_t plane);
 
 /* to (+)= from / (1-p) where element i is kept, as number i of the stream decides; to may be from. */
 CNN__KERNEL(dropout, const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
@@ -3232,35 +3269,90 @@ CNN__FORMULA(tanh, CNN_READS_Y, NULL)
 /* ---- mse --------------------------------------------------------------------------------------------------
  *   J = 1/K sum (x - t)^2 over all K elements,   dx = dJ 2/K (x - t),   dt = -dx
  * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__target_shape(cnn_tensor *y)         /* of every loss that is a mean over elements */
+/* A loss has terms f_i, and its option .reduction says what becomes of them. J = sum of f_i / count with
+   CNN_MEAN, where count is their number or weight; J = sum of f_i with CNN_SUM; J_i = f_i with CNN_NONE. */
+typedef double cnn__term(const cnn_tensor *y, ptrdiff_t i);
+
+static int  cnn__reduction(const cnn_tensor *y) { return (int)cnn__option_named(y, "reduction"); }
+static bool cnn__reduced_shape(cnn_tensor *y, cnn_shape terms)
+{
+    const bool each = cnn__reduction(y) == CNN_NONE;
+    y->shape = each ? terms : cnn__vector(1);
+    y->batched = y->batched && each;
+    return true;
+}
+static void cnn__reduce_terms(cnn_tensor *y, cnn__term *f, ptrdiff_t n, double count)
+{
+    const int how = cnn__reduction(y);
+    double    sum = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double term = f(y, i);
+        sum += term;
+        if (how == CNN_NONE) y->data[i] = (float)term;
+    }
+    if (how == CNN_MEAN) y->data[0] = (float)(count > 0 ? sum / count : 0);
+    if (how == CNN_SUM)  y->data[0] = (float)sum;
+}
+/* The gradients of the terms: number i is at [i * step]; where all have the same, that is *one. */
+static const float *cnn__term_grads(const cnn_tensor *y, double count, float *one, ptrdiff_t *step)
+{
+    const int how = cnn__reduction(y);
+    *step = how == CNN_NONE;
+    *one = how == CNN_SUM ? y->grad[0] : count > 0 ? (float)((double)y->grad[0] / count) : 0.0f;
+    return how == CNN_NONE ? y->grad : one;
+}
+
+static bool cnn__target_shape(cnn_tensor *y)         /* of every loss that has a term for each element */
 {
     if (!cnn__same(y->in[0], y->in[1]))
         return cnn_fail(y, "target %s must have the shape of the output, %s", cnn__shape_text(y->in[1]).s,
                         cnn__shape_text(y->in[0]).s);
-    y->shape = cnn__vector(1);
-    y->batched = false;
-    return true;
+    return cnn__reduced_shape(y, y->in[0]->shape);
 }
 static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn__target_shape(y); }
+static double cnn__mse_term(const cnn_tensor *y, ptrdiff_t i)
+{
+    const double d = (double)y->in[0]->data[i] - (double)y->in[1]->data[i];
+    return d * d;
+}
 static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    const int n = cnn__len(y->in[0]->shape);
-    y->data[0] = (float)(cnn__sum_differences(&y->graph->cpu, y->in[0]->data, y->in[1]->data, 0, n) / n);
+    const int       n = cnn__len(y->in[0]->shape), how = cnn__reduction(y);
+    const float    *x = y->in[0]->data, *t = y->in[1]->data;
+    if (how == CNN_NONE) cnn__reduce_terms(y, cnn__mse_term, n, n);
+    else y->data[0] = (float)(cnn__sum_differences(&y->graph->cpu, x, t, 0, n) / (how == CNN_MEAN ? n : 1));
 }
 static void cnn__mse_backward(cnn_tensor *y)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     const int       n = cnn__len(y->in[0]->shape);
     cnn_tensor     *x = y->in[0], *t = y->in[1];
-    const float     k = 2 * y->grad[0] / (float)n;
+    float           one;
+    ptrdiff_t       step;
+    const float    *g = cnn__term_grads(y, n, &one, &step), k = 2 * one;
+    for (int i = 0; step && i < n; i++) {
+        const float f = 2 * g[i] * (x->data[i] - t->data[i]);
+        if (x->grad) x->grad[i] += f;
+        if (t->grad) t->grad[i] -= f;
+    }
+    if (step) return;
     if (x->grad) cnn__map(cpu, cnn__each_add_difference(cpu), x->grad, x->grad, x->data, t->data, &k, n);
     if (t->grad) cnn__map(cpu, cnn__each_add_difference(cpu), t->grad, t->grad, t->data, x->data, &k, n);
 }
+#define CNN__REDUCTION(args)                                                                                 \
+    CNN_FIELD('i', args, reduction, .range = "[0,2]", .what = "CNN_MEAN, CNN_SUM or CNN_NONE")
+static const cnn_field cnn__distance_fields[] = { CNN__REDUCTION(cnn_distance_args), { 0 } };
 CNN__ROOM cnn_op_mse = {
     .name = "mse", .shape = cnn__mse_shape, .forward = cnn__mse_forward, .backward = cnn__mse_backward,
-    .flags = CNN_READS_X | CNN_LOSS };
+    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_distance_args), .fields = cnn__distance_fields };
 
-CNN__PLAIN_2(cnn_mse_,    mse)
+#define CNN__PAIR(op_name, args_type, first, second)                                                         \
+    CNN_API cnn_tensor *cnn_##op_name##_(args_type a)                                                        \
+    {                                                                                                        \
+        cnn_tensor *in[2] = { a.first, a.second };                                                           \
+        return cnn_layer(&cnn_op_##op_name, in, 2, &a, a.at, a.name);                                        \
+    }
+CNN__PAIR(mse, cnn_distance_args, y, target)
 
 /* ---- Stochastic gradient descent, and one update ---- */
 
@@ -4072,7 +4164,7 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     const float *w = cnn__data(t.w), *b = cnn__data(t.b);
     float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
     const int    rows = y->shape.n * t.groups;
-    const cnn__cpu one = { CNN_ISA_C, 1, false };
+    const cnn__cpu one = { y->graph->cpu.isa, 1, false };
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
@@ -5190,8 +5282,6 @@ static const char *cnn__pow_hint(const cnn_tensor *y, const cnn_stats *x, bool b
     (void)y, (void)backward;
     return x->min > 0 ? NULL : "a power of a number that is not positive: keep it above 0 (cnn_clamp)";
 }
-CNN__LOOP(cnn__each_sub,            v[i] -= a[i])
-CNN__LOOP(cnn__each_mul,            v[i] *= a[i])
 CNN__LOOP(cnn__each_div,            v[i] /= a[i])
 CNN__LOOP(cnn__each_div_by,         v[i] /= b[i])
 CNN__LOOP(cnn__each_div_back,       v[i] = -v[i] * (a[i] / b[i]) / b[i])
@@ -5316,7 +5406,7 @@ CNN__UNARY(cnn_amin_, amin, cnn_reduce_args)
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 7. Losses: softmax_cross_entropy, nll, mse, l1, huber, bce_with_logits
+   Chapter 7. Losses: softmax_cross_entropy, nll, l1, huber, bce_with_logits, sigmoid_focal, dice
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- softmax_cross_entropy --------------------------------------------------------------------------------
@@ -5357,16 +5447,12 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
         return cnn_fail(y, "logits %s are of one class, whose probability is always 1: yes or no is "
                         "cnn_bce_with_logits, or two classes", cnn__shape_text(x).s);
     if (y->n_in == 3 && !cnn__check_constant(y, 2, "class weights")) return false;
-    y->shape = cnn__vector(1);
-    y->batched = false;
-    return true;
+    return cnn__reduced_shape(y, (cnn_shape){ x->shape.n, 1, x->shape.h, x->shape.w });
 }
 static cnn__target cnn__target_of(const cnn_tensor *y)
 {
-    const cnn_softmax_cross_entropy_args *a = y->args;
-    const bool                            nll = y->op == &cnn_op_nll;
-    return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
-                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index,
+    return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL,
+                          (float)cnn__option_named(y, "smoothing"), (int)cnn__option_named(y, "ignore_index"),
                           y->in[1]->shape.c > 1 };
 }
 /* How many labels there are: one for each sample and pixel. */
@@ -5374,7 +5460,6 @@ static ptrdiff_t cnn__label_count(const cnn_tensor *y)
 {
     return cnn__len(y->in[1]->shape) / y->in[1]->shape.c;
 }
-/* M, and 1/M */
 static double cnn__labels_weigh(const cnn_tensor *y)
 {
     const cnn__target t = cnn__target_of(y);
@@ -5382,11 +5467,6 @@ static double cnn__labels_weigh(const cnn_tensor *y)
     if (t.soft) return (double)cnn__label_count(y);
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
     return sum;
-}
-static double cnn__label_share(const cnn_tensor *y)
-{
-    const double sum = cnn__labels_weigh(y);
-    return sum > 0 ? 1 / sum : 0;
 }
 CNN_API bool cnn_check_labels(cnn_tensor *y)
 {
@@ -5403,30 +5483,36 @@ CNN_API bool cnn_check_labels(cnn_tensor *y)
     }
     return true;
 }
+static double cnn__label_term(const cnn_tensor *y, ptrdiff_t i)
+{
+    return ((const double *)cnn_scratch(y))[i];
+}
 static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_tensor *x = y->in[0];
     const cnn__target t = cnn__target_of(y);
-    double           *each = cnn_scratch(y), sum = 0;
     if (!cnn_check_labels(y)) return;
-    cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
-                       x->shape.c, cnn__plane(x->shape));
-    for (ptrdiff_t i = 0; i < cnn__label_count(y); i++) sum += each[i];
-    y->data[0] = (float)(sum * cnn__label_share(y));
+    cnn__cross_entropy(&y->graph->cpu, cnn_scratch(y), mode == CNN_TRAIN ? y->saved : NULL, x->data, &t,
+                       x->shape.n, x->shape.c, cnn__plane(x->shape));
+    cnn__reduce_terms(y, cnn__label_term, cnn__label_count(y), cnn__labels_weigh(y));
 }
 static void cnn__cross_entropy_backward(cnn_tensor *y)
 {
     const cnn_tensor *x = y->in[0];
     const cnn__target t = cnn__target_of(y);
-    const float       g = (float)((double)y->grad[0] * cnn__label_share(y));
+    float             one;
+    ptrdiff_t         step;
+    const float      *g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &step);
     if (x->grad)
-        cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, y->saved, x->data, &t, x->shape.n, x->shape.c,
-                                cnn__plane(x->shape));
+        cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, step, y->saved, x->data, &t, x->shape.n,
+                                x->shape.c, cnn__plane(x->shape));
     const ptrdiff_t plane = cnn__plane(x->shape), c = x->shape.c;
     float          *dp = t.soft ? y->in[1]->grad : NULL;
     for (ptrdiff_t i = 0; dp && i < cnn__len(x->shape); i++) {
-        const float *s = (const float *)y->saved + 2 * (i / plane / c * plane + i % plane);
-        dp[i] -= g * (t.weight ? t.weight[i / plane % c] : 1) * (1 - t.e) * ((x->data[i] - s[0]) - s[1]);
+        const ptrdiff_t row = i / plane / c * plane + i % plane;
+        const float    *s = (const float *)y->saved + 2 * row;
+        const float     v = t.weight ? t.weight[i / plane % c] : 1;
+        dp[i] -= g[row * step] * v * (1 - t.e) * ((x->data[i] - s[0]) - s[1]);
     }
 }
 static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
@@ -5439,7 +5525,8 @@ static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
 }
 static const cnn_field cnn__cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
-    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index), { 0 } };
+    CNN_FIELD('i', cnn_softmax_cross_entropy_args, ignore_index),
+    CNN__REDUCTION(cnn_softmax_cross_entropy_args), { 0 } };
 CNN__ROOM cnn_op_softmax_cross_entropy = {
     .name = "softmax_cross_entropy", .shape = cnn__labelled_shape, .forward = cnn__cross_entropy_forward,
     .backward = cnn__cross_entropy_backward, .scratch = cnn__cross_entropy_scratch,
@@ -5467,25 +5554,28 @@ static ptrdiff_t cnn__at_label(const cnn_tensor *y, ptrdiff_t i)
 static void cnn__nll_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn__target t = cnn__target_of(y);
-    double            sum = 0;
+    double           *each = cnn_scratch(y);
     if (!cnn_check_labels(y)) return;
-    for (int i = 0; i < cnn__len(y->in[1]->shape); i++)
-        if (!cnn__ignored(&t, i))
-            sum -= (double)cnn__label_weight(&t, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
-    y->data[0] = (float)(sum * cnn__label_share(y));
+    for (ptrdiff_t i = 0; i < cnn__label_count(y); i++)
+        each[i] = cnn__ignored(&t, i) ? 0
+                : -(double)cnn__label_weight(&t, i) * (double)y->in[0]->data[cnn__at_label(y, i)];
+    cnn__reduce_terms(y, cnn__label_term, cnn__label_count(y), cnn__labels_weigh(y));
 }
 static void cnn__nll_backward(cnn_tensor *y)
 {
     const cnn__target t = cnn__target_of(y);
-    const float       g = (float)((double)y->grad[0] * cnn__label_share(y));
-    float            *dx = y->in[0]->grad;
-    for (int i = 0; dx && i < cnn__len(y->in[1]->shape); i++)
-        if (!cnn__ignored(&t, i)) dx[cnn__at_label(y, i)] -= g * cnn__label_weight(&t, i);
+    float            *dx = y->in[0]->grad, one;
+    ptrdiff_t         step;
+    const float      *g = cnn__term_grads(y, cnn__labels_weigh(y), &one, &step);
+    for (ptrdiff_t i = 0; dx && i < cnn__label_count(y); i++)
+        if (!cnn__ignored(&t, i)) dx[cnn__at_label(y, i)] -= g[i * step] * cnn__label_weight(&t, i);
 }
-static const cnn_field cnn__nll_fields[] = { CNN_FIELD('i', cnn_nll_args, ignore_index), { 0 } };
+static const cnn_field cnn__nll_fields[] = {
+    CNN_FIELD('i', cnn_nll_args, ignore_index), CNN__REDUCTION(cnn_nll_args), { 0 } };
 CNN__ROOM cnn_op_nll = {
     .name = "nll", .shape = cnn__labelled_shape, .forward = cnn__nll_forward, .backward = cnn__nll_backward,
-    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields,
+    .scratch = cnn__cross_entropy_scratch, .flags = CNN_READS_X | CNN_LOSS,
+    .args_size = sizeof(cnn_nll_args), .fields = cnn__nll_fields,
     .expects = "log-probabilities: use cnn_log_softmax", .weight = cnn__labels_weigh };
 
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
@@ -5494,7 +5584,7 @@ CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
     return cnn_layer(&cnn_op_nll, in, in[2] ? 3 : 2, &a, a.at, a.name);
 }
 
-/* ---- l1, huber, bce_with_logits --------------------------------------------------------------------------
+/* ---- l1, huber, bce_with_logits, sigmoid_focal -----------------------------------------------------------
  *   J = 1/K sum of f over all K elements,   d = x - t
  *   l1:               f = |d|,   df/dx = sign d, 0 at 0,   df/dt = -df/dx
  *   huber:            f = d^2/2 for |d| <= delta, else delta (|d| - delta/2);   df/dx = d, cut to
@@ -5504,39 +5594,53 @@ CNN_API cnn_tensor *cnn_nll_(cnn_nll_args a)
  *                     with s = 1 / (1 + e^-x), L = -log s = max(-x,0) + log(1 + e^-|x|), and t in 0..1:
  *                     binary cross-entropy, one independent yes or no per element. p (pos_weight) and w
  *                     (weight) are of the element's channel, or 1.
+ *   sigmoid_focal:    f = a c m^gamma,   a = alpha t + (1-alpha) (1-t), or 1,   c = (1-t) x + L,
+ *                     m = s (1-t) + (1-s) t:  1 - the probability of the truth          (Lin et al. 2017)
+ *                     df/dx = a ((s-t) m^gamma + c gamma m^(gamma-1) (1-2t) s (1-s)),
+ *                     df/dt = a (-x m^gamma + c gamma m^(gamma-1) (1-2s)) + (2 alpha - 1) c m^gamma
  * ------------------------------------------------------------------------------------------------------- */
+typedef struct { float x, t; } cnn__slope;                                         /* df/dx, df/dt */
+typedef cnn__slope cnn__slopes(const cnn_tensor *y, ptrdiff_t i);
+
+static void cnn__add_slopes(cnn_tensor *y, cnn__slopes *f)
+{
+    const ptrdiff_t n = cnn__len(y->in[0]->shape);
+    float          *dx = y->in[0]->grad, *dt = y->in[1]->grad, one;
+    ptrdiff_t       step;
+    const float    *g = cnn__term_grads(y, (double)n, &one, &step);
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, 8 * n))
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const cnn__slope s = f(y, i);
+        if (dx) dx[i] += g[i * step] * s.x;
+        if (dt) dt[i] += g[i * step] * s.t;
+    }
+}
 static bool cnn__huber_shape(cnn_tensor *y)
 {
     const cnn_huber_args *a = y->args;
     return a->delta > 0 || a->smooth_l1 ? cnn__mse_shape(y) : cnn_fail(y, "delta is 0: it must be positive");
 }
-static void cnn__pair_loss_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+/* l1 is smooth_l1 of delta 0. */
+static double cnn__delta(const cnn_tensor *y, double *factor)
 {
-    const cnn_huber_args *a = y->args;                      /* NULL for l1, which is smooth_l1 of delta 0 */
-    const double delta = a ? (double)a->delta : 0, factor = delta > 0 && a->smooth_l1 ? 1 / delta : 1;
-    const int    n = cnn__len(y->in[0]->shape);
-    const float *px = y->in[0]->data, *pt = y->in[1]->data;
-    double       sum = 0;
-    for (int i = 0; i < n; i++) {
-        const double d = fabs((double)px[i] - (double)pt[i]);
-        if (delta == 0) sum += d;
-        else            sum += d <= delta ? d * d / 2 : delta * (d - delta / 2);
-    }
-    y->data[0] = (float)(factor * sum / n);
+    const cnn_huber_args *a = y->op == &cnn_op_huber ? y->args : NULL;
+    *factor = a && a->delta > 0 && a->smooth_l1 ? 1 / (double)a->delta : 1;
+    return a ? (double)a->delta : 0;
 }
-static void cnn__pair_loss_backward(cnn_tensor *y)
+static double cnn__huber_term(const cnn_tensor *y, ptrdiff_t i)
 {
-    const cnn_huber_args *a = y->args;
-    const float  delta = a ? a->delta : 0.0f, mean = y->grad[0] / (float)cnn__len(y->in[0]->shape);
-    const float  g = delta > 0 && a->smooth_l1 ? mean / delta : mean;
-    const float *x = y->in[0]->data, *t = y->in[1]->data;
-    float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
-    for (int i = 0, n = cnn__len(y->in[0]->shape); i < n; i++) {
-        const float d = x[i] - t[i], cut = d > delta ? delta : d < -delta ? -delta : d;
-        const float f = delta > 0 ? cut : (float)((d > 0) - (d < 0));
-        if (dx) dx[i] += g * f;
-        if (dt) dt[i] -= g * f;
-    }
+    const double d = fabs((double)y->in[0]->data[i] - (double)y->in[1]->data[i]);
+    double       factor;
+    const double delta = cnn__delta(y, &factor);
+    return delta == 0 ? d : factor * (d <= delta ? d * d / 2 : delta * (d - delta / 2));
+}
+static cnn__slope cnn__huber_slope(const cnn_tensor *y, ptrdiff_t i)
+{
+    double      factor;
+    const float delta = (float)cnn__delta(y, &factor), d = y->in[0]->data[i] - y->in[1]->data[i];
+    const float cut = d > delta ? delta : d < -delta ? -delta : d;
+    const float f = delta > 0 ? (float)factor * cut : (float)((d > 0) - (d < 0));
+    return (cnn__slope){ f, -f };
 }
 /* The operands after the target are p and w. */
 static bool cnn__bce_shape(cnn_tensor *y)
@@ -5547,55 +5651,76 @@ static bool cnn__bce_shape(cnn_tensor *y)
         if (!cnn__check_constant(y, i, name[i - 2])) return false;
     return cnn__target_shape(y);
 }
-static float cnn__bce_factor(const cnn_tensor *y, int operand, int i)
+static float cnn__bce_factor(const cnn_tensor *y, int operand, ptrdiff_t i)
 {
     const cnn_shape s = y->in[0]->shape;
     return y->n_in > operand ? y->in[operand]->data[i / cnn__plane(s) % s.c] : 1.0f;
 }
-static void cnn__bce_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+/* L above */
+static double cnn__log_sigmoid(double x) { return (x < 0 ? -x : 0) + log1p(exp(-fabs(x))); }
+
+static double cnn__bce_term(const cnn_tensor *y, ptrdiff_t i)
 {
-    const int n = cnn__len(y->in[0]->shape);
-    double    sum = 0;
-    for (int i = 0; i < n; i++) {
-        const double x = (double)y->in[0]->data[i], t = (double)y->in[1]->data[i];
-        const double p = (double)cnn__bce_factor(y, 2, i), w = (double)cnn__bce_factor(y, 3, i);
-        sum += w * ((1 - t) * x + (1 + (p - 1) * t) * ((x < 0 ? -x : 0) + log1p(exp(-fabs(x)))));
-    }
-    y->data[0] = (float)(sum / n);
+    const double x = (double)y->in[0]->data[i], t = (double)y->in[1]->data[i];
+    const double p = (double)cnn__bce_factor(y, 2, i), w = (double)cnn__bce_factor(y, 3, i);
+    return w * ((1 - t) * x + (1 + (p - 1) * t) * cnn__log_sigmoid(x));
 }
-static void cnn__bce_backward(cnn_tensor *y)
+static cnn__slope cnn__bce_slope(const cnn_tensor *y, ptrdiff_t i)
 {
-    const int    n = cnn__len(y->in[0]->shape);
-    const float  mean = y->grad[0] / (float)n;
-    float       *dx = y->in[0]->grad, *dt = y->in[1]->grad;
-    for (int i = 0; i < n; i++) {
-        const float x = y->in[0]->data[i], t = y->in[1]->data[i], s = cnn__sigmoid(x);
-        const float more = cnn__bce_factor(y, 2, i) - 1, g = mean * cnn__bce_factor(y, 3, i);
-        if (dx) dx[i] += g * (s - t - more * t * (1 - s));
-        if (dt) dt[i] += g * (more * cnn__softplus(-x) - x);
-    }
+    const float x = y->in[0]->data[i], t = y->in[1]->data[i], s = cnn__sigmoid(x);
+    const float more = cnn__bce_factor(y, 2, i) - 1, w = cnn__bce_factor(y, 3, i);
+    return (cnn__slope){ w * (s - t - more * t * (1 - s)), w * (more * cnn__softplus(-x) - x) };
+}
+/* f, and its derivatives to x and t. */
+static void cnn__focal(const cnn_tensor *y, ptrdiff_t i, double f[3])
+{
+    const cnn_sigmoid_focal_args *o = y->args;
+    const double x = (double)y->in[0]->data[i], t = (double)y->in[1]->data[i];
+    const double alpha = (double)o->alpha, gamma = (double)o->gamma;
+    const double s = 1 / (1 + exp(-x)), no = 1 / (1 + exp(x)), m = s * (1 - t) + no * t;
+    const double c = (1 - t) * x + cnn__log_sigmoid(x), a = alpha < 0 ? 1 : alpha * t + (1 - alpha) * (1 - t);
+    const double power = pow(m, gamma), slope = m > 0 ? gamma * power / m : 0;
+    f[0] = a * c * power;
+    f[1] = a * ((s - t) * power + c * slope * (1 - 2 * t) * s * no);
+    f[2] = a * (c * slope * (no - s) - x * power) + (alpha < 0 ? 0 : 2 * alpha - 1) * c * power;
+}
+static double cnn__focal_term(const cnn_tensor *y, ptrdiff_t i)
+{
+    double f[3];
+    return cnn__focal(y, i, f), f[0];
+}
+static cnn__slope cnn__focal_slope(const cnn_tensor *y, ptrdiff_t i)
+{
+    double f[3];
+    return cnn__focal(y, i, f), (cnn__slope){ (float)f[1], (float)f[2] };
 }
 static const cnn_field cnn__huber_fields[] = {
     CNN_FIELD('f', cnn_huber_args, delta, .preset = 1, .range = "[0,inf]", .nth = 3),
-    CNN_FIELD('i', cnn_huber_args, smooth_l1), { 0 } };
-CNN__ROOM cnn_op_l1 = {
-    .name = "l1", .shape = cnn__mse_shape, .forward = cnn__pair_loss_forward,
-    .backward = cnn__pair_loss_backward, .flags = CNN_READS_X | CNN_LOSS };
-CNN__ROOM cnn_op_huber = {
-    .name = "huber", .shape = cnn__huber_shape, .forward = cnn__pair_loss_forward,
-    .backward = cnn__pair_loss_backward, .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_huber_args),
-    .fields = cnn__huber_fields };
-CNN__ROOM cnn_op_bce_with_logits = {
-    .name = "bce_with_logits", .shape = cnn__bce_shape, .forward = cnn__bce_forward,
-    .backward = cnn__bce_backward, .flags = CNN_READS_X | CNN_LOSS, .expects = "logits: leave that out" };
+    CNN_FIELD('i', cnn_huber_args, smooth_l1), CNN__REDUCTION(cnn_huber_args), { 0 } };
+static const cnn_field cnn__bce_fields[] = { CNN__REDUCTION(cnn_bce_with_logits_args), { 0 } };
+static const cnn_field cnn__focal_fields[] = {
+    CNN_FIELD('f', cnn_sigmoid_focal_args, alpha, .preset = 0.25, .range = "(-inf,1]", .nth = 3),
+    CNN_FIELD('f', cnn_sigmoid_focal_args, gamma, .preset = 2, .range = "[0,inf)", .nth = 4),
+    CNN__REDUCTION(cnn_sigmoid_focal_args), { 0 } };
+#define CNN__PAIR_LOSS(op_name, shape_rule, rule, args, options, expected)                                   \
+    static void cnn__##op_name##_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)                           \
+    {                                                                                                        \
+        const int n = cnn__len(y->in[0]->shape);                                                             \
+        cnn__reduce_terms(y, cnn__##rule##_term, n, n);                                                      \
+    }                                                                                                        \
+    static void cnn__##op_name##_backward(cnn_tensor *y) { cnn__add_slopes(y, cnn__##rule##_slope); }        \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = cnn__##shape_rule##_shape, .forward = cnn__##op_name##_forward,           \
+        .backward = cnn__##op_name##_backward, .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(args),   \
+        .fields = cnn__##options##_fields, .expects = expected };
+CNN__PAIR_LOSS(l1,              mse,   huber, cnn_distance_args,        distance, NULL)
+CNN__PAIR_LOSS(huber,           huber, huber, cnn_huber_args,           huber,    NULL)
+CNN__PAIR_LOSS(bce_with_logits, bce,   bce,   cnn_bce_with_logits_args, bce,      "logits: leave that out")
+CNN__PAIR_LOSS(sigmoid_focal,   mse,   focal, cnn_sigmoid_focal_args,   focal,    "logits: leave that out")
 
-CNN__PLAIN_2(cnn_l1_,     l1)
-
-CNN_API cnn_tensor *cnn_huber_(cnn_huber_args a)
-{
-    cnn_tensor *in[2] = { a.y, a.target };
-    return cnn_layer(&cnn_op_huber, in, 2, &a, a.at, a.name);
-}
+CNN__PAIR(l1,            cnn_distance_args,      y,      target)
+CNN__PAIR(huber,         cnn_huber_args,         y,      target)
+CNN__PAIR(sigmoid_focal, cnn_sigmoid_focal_args, logits, target)
 
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
 {
@@ -5608,8 +5733,85 @@ CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args a)
         for (int i = 0; ones && i < c; i++) ones[i] = 1;
         in[2] = ones ? cnn_const_(a.at, g, cnn__vector(c), ones) : cnn__nil_tensor();
     }
-    return cnn_layer(&cnn_op_bce_with_logits, in, in[3] ? 4 : in[2] ? 3 : 2, NULL, a.at, a.name);
+    return cnn_layer(&cnn_op_bce_with_logits, in, in[3] ? 4 : in[2] ? 3 : 2, &a, a.at, a.name);
 }
+
+/* ---- dice -------------------------------------------------------------------------------------------------
+ *   f = 1 - (2 I + s) / (S + s),   I = sum p t,   S = sum p + sum t  over the pixels of each channel (n,c),
+ *   df/dp = - (2 t - (2 I + s) / (S + s)) / (S + s),   df/dt likewise with 2 p
+ *   s = smooth; J = the mean of f. Labels are t = [label = c]; an ignored pixel counts neither in I nor in S.
+ *   (Milletari et al. 2016, with S of p and t instead of their squares; MONAI's DiceLoss)
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__dice_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 2, 2)) return false;
+    const cnn_tensor *p = y->in[0], *t = y->in[1];
+    cnn_shape         labels = p->shape;
+    labels.c = t->shape.c == 1 ? 1 : p->shape.c;
+    if (!cnn__equal(t->shape, labels) || t->batched != p->batched)
+        return cnn_fail(y, "target %s does not fit %s: it must have the same shape, or be labels with C = 1",
+                        cnn__shape_text(t).s, cnn__shape_text(p).s);
+    return cnn__reduced_shape(y, (cnn_shape){ p->shape.n, p->shape.c, 1, 1 });
+}
+static bool cnn__dice_labels(const cnn_tensor *y) { return y->in[1]->shape.c != y->in[0]->shape.c; }
+
+/* Of channel i of N*C and a pixel: where p is, and t; -1 if it is ignored. */
+static double cnn__dice_target(const cnn_tensor *y, ptrdiff_t i, ptrdiff_t pixel)
+{
+    const ptrdiff_t plane = cnn__plane(y->in[0]->shape), c = y->in[0]->shape.c;
+    const int       ignore = ((const cnn_dice_args *)y->args)->ignore_index;
+    const float     t = y->in[1]->data[(cnn__dice_labels(y) ? i / c : i) * plane + pixel];
+    if (ignore && t == (float)ignore) return -1;
+    return cnn__dice_labels(y) ? t == (float)(i % c) : (double)t;
+}
+/* (2 I + s) / (S + s); *under: S + s */
+static double cnn__dice_overlap(const cnn_tensor *y, ptrdiff_t i, double *under)
+{
+    const double smooth = (double)((const cnn_dice_args *)y->args)->smooth;
+    double       product = 0, sum = 0;
+    for (ptrdiff_t j = 0, plane = cnn__plane(y->in[0]->shape); j < plane; j++) {
+        const double p = (double)y->in[0]->data[i * plane + j], t = cnn__dice_target(y, i, j);
+        if (t >= 0) product += p * t, sum += p + t;
+    }
+    *under = sum + smooth;
+    return (2 * product + smooth) / *under;
+}
+static double cnn__dice_term(const cnn_tensor *y, ptrdiff_t i)
+{
+    double under;
+    return 1 - cnn__dice_overlap(y, i, &under);
+}
+static void cnn__dice_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    const int n = y->in[0]->shape.n * y->in[0]->shape.c;
+    if (!cnn__dice_labels(y) || cnn_check_labels(y)) cnn__reduce_terms(y, cnn__dice_term, n, n);
+}
+static void cnn__dice_backward(cnn_tensor *y)
+{
+    const ptrdiff_t plane = cnn__plane(y->in[0]->shape), n = (ptrdiff_t)y->in[0]->shape.n * y->in[0]->shape.c;
+    float          *dp = y->in[0]->grad, *dt = cnn__dice_labels(y) ? NULL : y->in[1]->grad, one;
+    ptrdiff_t       step;
+    const float    *g = cnn__term_grads(y, (double)n, &one, &step);
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, 8 * n * plane))
+    for (ptrdiff_t i = 0; i < n; i++) {
+        double       under;
+        const double overlap = cnn__dice_overlap(y, i, &under);
+        for (ptrdiff_t j = 0; j < plane; j++) {
+            const double t = cnn__dice_target(y, i, j), p = (double)y->in[0]->data[i * plane + j];
+            if (t < 0) continue;
+            if (dp) dp[i * plane + j] -= g[i * step] * (float)((2 * t - overlap) / under);
+            if (dt) dt[i * plane + j] -= g[i * step] * (float)((2 * p - overlap) / under);
+        }
+    }
+}
+static const cnn_field cnn__dice_fields[] = {
+    CNN_FIELD('f', cnn_dice_args, smooth, .preset = 1e-5, .range = "[0,inf)", .nth = 3),
+    CNN_FIELD('i', cnn_dice_args, ignore_index), CNN__REDUCTION(cnn_dice_args), { 0 } };
+CNN__ROOM cnn_op_dice = {
+    .name = "dice", .shape = cnn__dice_shape, .forward = cnn__dice_forward, .backward = cnn__dice_backward,
+    .flags = CNN_READS_X | CNN_LOSS, .args_size = sizeof(cnn_dice_args), .fields = cnn__dice_fields };
+
+CNN__PAIR(dice, cnn_dice_args, y, target)
 
 /* ---- All of them ---- */
 
@@ -6097,9 +6299,10 @@ static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, 
     }
 }
 
-/* dx_k += g (softmax(x)_k sum_j q_j - q_k) */
-static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, const float *saved,
-                                    const float *x, const cnn__target *t, int n, int c, ptrdiff_t plane)
+/* dx_k += g (softmax(x)_k sum_j q_j - q_k), where g of pixel i is at [i * step] */
+static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, const float *g, ptrdiff_t step,
+                                    const float *saved, const float *x, const cnn__target *t, int n, int c,
+                                    ptrdiff_t plane)
 {
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, (ptrdiff_t)8 * n * plane * c))
     for (ptrdiff_t i = 0; i < n * plane; i++) {
@@ -6118,7 +6321,7 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
             const float q = t->e / (float)c * v + (t->soft ? (1 - t->e) * p[k * plane] * v
                                                    : k == (int)*p ? own : 0.0f);
             dx[at + k * plane] +=
-                g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
+                g[i * step] * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
         }
     }
 }
@@ -9175,16 +9378,15 @@ static cnn__metric cnn__metric_of(const cnn__feed_to *to)
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
 static double cnn__batch_weight(const cnn__feed_to *to, int n)
 {
-    if (!to->target || !to->judge || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
+    const int how = to->judge ? cnn__reduction(to->judge) : CNN_NONE;
+    if (how != CNN_MEAN || !to->target || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
     return to->judge->op->weight(to->judge);
 }
 
 /* The label that the loss leaves out; 0 for none. */
 static int cnn__void_label(const cnn_tensor *judge)
 {
-    for (const cnn_field *f = judge ? judge->op->fields : NULL; f && f->name; f++)
-        if (strcmp(f->name, "ignore_index") == 0) return (int)cnn__option(f, judge->args);
-    return 0;
+    return judge ? (int)cnn__option_named(judge, "ignore_index") : 0;
 }
 
 /* Is each label a class that the logits tell apart, or left out? Those of a stream are seen when they come.
@@ -9722,7 +9924,8 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
            (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
         cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
-        const double weight = cnn__batch_weight(&r->to, n);
+        const bool   sum = r->to.judge && cnn__reduction(r->to.judge) == CNN_SUM;
+        const double weight = sum ? 1 : cnn__batch_weight(&r->to, n);
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
         else           cnn_backward(a->loss);
@@ -9732,7 +9935,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
         group += weight, in_group++;
         if (weight > 0) last = weight;
         bool update = in_group == r->per_update || (int)at->fed + n == count;
-        if (update && group > 0 && !cnn__scale_grads(g, last / group)) return false;
+        if (update && group > 0 && !sum && !cnn__scale_grads(g, last / group)) return false;
         if (update && !cnn__fit_update(r)) return false;
         at->sum += loss * n, at->fed += (uint64_t)n, r->since++, loss_sum += loss * n, loss_n += n;
         if (!update) continue;
@@ -16029,8 +16232,10 @@ static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
 /* n numbers: those from x on, or, where that is one number, n copies of it. */
 static const float *cnn__row_of(const float *x, bool row, float *copy, ptrdiff_t n)
 {
-    for (ptrdiff_t j = 0; !row && j < n; j++) copy[j] = *x;
-    return row ? x : copy;
+    if (row) return x;
+    copy[0] = *x;
+    for (ptrdiff_t j = 1; j < n; j *= 2) memcpy(copy + j, copy, (size_t)cnn__min(j, n - j) * sizeof *copy);
+    return copy;
 }
 
 static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
@@ -16039,17 +16244,30 @@ static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, cons
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
     const ptrdiff_t  n = r.n[3], pieces = cnn__ceil(n, CNN__PIECE), all = r.n[0] * r.n[1] * r.n[2] * pieces;
+    const bool       sub = f == cnn__each_sub(cpu), mul = f == cnn__each_mul(cpu);
+    const bool       turned = !r.a[3], one = turned != !r.b[3];
+    const bool       linear = !dy && one && (sub || mul || f == cnn__each_add(cpu));
+    cnn_each        *scale = cnn__each_scale(cpu);
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
     for (ptrdiff_t i = 0; i < all; i++) {
-        const ptrdiff_t row = i / pieces, from = i % pieces * CNN__PIECE, m = cnn__min(CNN__PIECE, n - from);
+        const ptrdiff_t row = pieces == 1 ? i : i / pieces, from = (i - row * pieces) * CNN__PIECE;
         const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
+        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from);
         const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
         const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
         const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
         float           left[CNN__PIECE], right[CNN__PIECE];
-        u = cnn__row_of(u, r.a[3], left, m), v = cnn__row_of(v, r.b[3], right, m);
-        if (dy || y + at != u) memcpy(y + at, dy ? dy + at : u, (size_t)m * sizeof *y);
-        f(y + at, dy ? u : v, dy ? v : NULL, NULL, m);
+        if (linear) {                                       /* of a row x and one number: k[0] x + k[1] */
+            const float *x = turned ? v : u, number = turned ? *u : *v;
+            const float  k[2] = { mul ? number : sub && turned ? -1.0f : 1.0f,
+                                  mul ? 0.0f : sub && !turned ? -number : number };
+            if (y + at != x) memcpy(y + at, x, (size_t)m * sizeof *y);
+            scale(y + at, NULL, NULL, k, m);
+        } else {
+            u = cnn__row_of(u, r.a[3], left, m), v = cnn__row_of(v, r.b[3], right, m);
+            if (dy || y + at != u) memcpy(y + at, dy ? dy + at : u, (size_t)m * sizeof *y);
+            f(y + at, dy ? u : v, dy ? v : NULL, NULL, m);
+        }
         cnn__finish(tail, y, at, m);
     }
 }
@@ -16219,9 +16437,23 @@ static void cnn__column(const cnn__pool *t, int j, int *from, int *to)
     *to = last >= (t->ow - 1) * t->sw ? t->ow : last < 0 ? 0 : last / t->sw + 1;
 }
 
+/* The sum of a window, however large it is. */
+static double cnn__window_sum(const cnn__cpu *cpu, const cnn__pool *t, const float *in, int y0, int y1,
+                              int x0, int x1)
+{
+    double sum = 0;
+    for (int iy = y0; iy < y1; iy += t->dh) {
+        const float *row = in + (ptrdiff_t)iy * t->w;
+        if (t->dw == 1) sum += cnn__sum(cpu, row + x0, NULL, 0, x1 - x0);
+        for (int ix = x0; t->dw > 1 && ix < x1; ix += t->dw) sum += (double)row[ix];
+    }
+    return sum;
+}
+
 static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y,
                                const float *restrict x, const float *share)
 {
+    const bool small = (double)t->kh * t->kw <= 256;            /* few enough for a sum in float */
     const cnn__kernels *u = cnn__kernels_of(cpu);
     const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
     CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
@@ -16233,12 +16465,13 @@ static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *r
             cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
             const float *in = x + (ptrdiff_t)plane * t->h * t->w;
             for (int ox = 0, n; ox < t->ow; ox += n) {
-                n = cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL);
+                n = small ? cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL) : 0;
                 cnn__copy(to + ox, v, n);
                 if (n) continue;
                 n = 1, to[ox] = 0;
                 cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
-                for (int iy = y0; iy < y1; iy += t->dh)
+                if (!small) to[ox] = (float)cnn__window_sum(cpu, t, in, y0, y1, x0, x1);
+                for (int iy = y0; small && iy < y1; iy += t->dh)
                     for (int ix = x0; ix < x1; ix += t->dw) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
             }
             for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];

@@ -462,14 +462,14 @@ static const char cnnx_avg_pool[] =
     "            for (int j = 0; j < t->ow; j++) {\n"
     "                const int top = i * t->sh - t->ph, left = j * t->sw - t->pw;\n"
     "                const int bottom = top + t->kh * dh, right = left + t->kw * dw;\n"
-    "                float     sum = 0;\n"
+    "                double    sum = 0;\n"
     "                int       rows = 0, columns = 0;\n"
     "                for (int r = top; r < bottom; r += dh) rows += r >= y0 && r < y1;\n"
     "                for (int q = left; q < right; q += dw) columns += q >= x0 && q < x1;\n"
     "                for (int r = top; r < bottom && r < t->h; r += dh)\n"
     "                    for (int q = left; r >= 0 && q < right && q < t->w; q += dw)\n"
-    "                        if (q >= 0) sum += x[r * t->w + q];\n"
-    "                *y++ = sum / (float)(rows * columns);\n"
+    "                        if (q >= 0) sum += (double)x[r * t->w + q];\n"
+    "                *y++ = (float)sum / (float)(rows * columns);\n"
     "            }\n"
     "}\n";
 

@@ -1407,12 +1407,25 @@ static const char *const cnncl_source[] = {
     }),
 
     /* The other losses are means over the elements of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
-       bce_with_logits, whose formulas stand in the room: p = 1 and w = 1 unless `weights` says that there is
-       p (1), or both (2). */
+       bce_with_logits, 4 sigmoid_focal, where delta is alpha. The formulas stand in the room: p = 1 and w = 1
+       unless `weights` says that there is p (1), or both (2). */
     CNNCL_SOURCE(
     float softplus_of_minus(float x) { return fmax(-x, 0.0f) + log1p(exp(-fabs(x))); }
-    float pair_loss(float x, float t, int how, float delta, float p)
+    /* f and its derivatives to x and to t: which = 0, 1, 2 */
+    float focal(float x, float t, float alpha, float gamma, int which)
     {
+        const float s = 1.0f / (1.0f + exp(-x)); const float no = 1.0f / (1.0f + exp(x));
+        const float m = s * (1.0f - t) + no * t; const float c = (1.0f - t) * x + softplus_of_minus(x);
+        const float a = alpha < 0.0f ? 1.0f : alpha * t + (1.0f - alpha) * (1.0f - t);
+        const float power = pow(m, gamma); const float slope_ = m > 0.0f ? gamma * power / m : 0.0f;
+        if (which == 0) return a * c * power;
+        if (which == 1) return a * ((s - t) * power + c * slope_ * (1.0f - 2.0f * t) * s * no);
+        return a * (c * slope_ * (no - s) - x * power)
+             + (alpha < 0.0f ? 0.0f : 2.0f * alpha - 1.0f) * c * power;
+    }
+    float pair_loss(float x, float t, int how, float delta, float gamma, float p)
+    {
+        if (how == 4) return focal(x, t, delta, gamma, 0);
         const float d = fabs(x - t);
         if (how == 0) return d * d;
         if (how == 1) return d;
@@ -1420,13 +1433,15 @@ static const char *const cnncl_source[] = {
         return (1.0f - t) * x + (1.0f + (p - 1.0f) * t) * softplus_of_minus(x);
     }
     GROUP_KERNEL void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), ARRAY(p), ARRAY(w), int weights,
-                                        int channels, int plane, int n, int how, float delta, float factor)
+                                        int channels, int plane, int n, int how, float delta, float gamma,
+                                        float factor)
     {
         __local float part[GROUP]; BASE(loss) BASE(x) BASE(t) BASE(p) BASE(w)
         float sum = 0.0f;
         for (int i = (int)get_local_id(0); i < n; i += GROUP) {
             const int c = i / plane % channels;
-            sum += pair_loss(x[i], t[i], how, delta, weights > 0 ? p[c] : 1.0f) * (weights > 1 ? w[c] : 1.0f);
+            sum += pair_loss(x[i], t[i], how, delta, gamma, weights > 0 ? p[c] : 1.0f)
+                * (weights > 1 ? w[c] : 1.0f);
         }
         sum = group_sum(sum, part);
         if (get_local_id(0) == 0) loss[0] = factor * sum / (float)n;
@@ -1434,7 +1449,7 @@ static const char *const cnncl_source[] = {
     /* to_target: the gradient of t, else that of x */
     __kernel void pair_loss_backward(ARRAY(dx), ARRAY(x), ARRAY(t), ARRAY(dloss), ARRAY(p), ARRAY(w),
                                      int weights, int channels, int plane, int n, int how, float delta,
-                                     float factor, int to_target)
+                                     float gamma, float factor, int to_target)
     {
         BASE(dx) BASE(x) BASE(t) BASE(dloss) BASE(p) BASE(w) ITEM(i, n)
         const float d = x[i] - t[i]; const int c = i / plane % channels;
@@ -1443,7 +1458,8 @@ static const char *const cnncl_source[] = {
                 : how == 1 ? (float)((d > 0.0f) - (d < 0.0f))
                 : how == 2 ? clamp(d, -delta, delta)
                 : s - t[i] - more * t[i] * (1.0f - s);
-        if (to_target) f = how == 3 ? more * softplus_of_minus(x[i]) - x[i] : -f;
+        if (how == 4) f = focal(x[i], t[i], delta, gamma, 1 + to_target);
+        else if (to_target) f = how == 3 ? more * softplus_of_minus(x[i]) - x[i] : -f;
         dx[i] += f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[0] / (float)n;
     }),
 
@@ -2611,10 +2627,15 @@ static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
                            nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
                            s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
 }
-static bool cnncl_hard_labels(const cnn_backend *dev, const cnn_tensor *y)      /* soft ones are the host's */
+/* The kernels make the mean, of labels that are classes; the rest is the host's. */
+static bool cnncl_accepts_loss(const cnn_backend *dev, const cnn_tensor *y)
 {
+    int reduction = CNN_MEAN;
     (void)dev;
-    return y->in[1]->shape.c == 1;
+    for (const cnn_field *f = y->op->fields; f && f->name; f++)
+        if (strcmp(f->name, "reduction") == 0)
+            memcpy(&reduction, (const char *)y->args + f->offset, sizeof reduction);
+    return reduction == CNN_MEAN && (y->op != &cnn_op_softmax_cross_entropy || y->in[1]->shape.c == 1);
 }
 CNNCL_FORWARD(label_loss)
 {
@@ -2652,13 +2673,19 @@ CNNCL_BACKWARD(label_loss)
    none), and the constants. */
 static int cnncl_pair(const cnn_tensor *y)
 {
-    return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2 : 3;
+    return y->op == &cnn_op_mse ? 0 : y->op == &cnn_op_l1 ? 1 : y->op == &cnn_op_huber ? 2
+         : y->op == &cnn_op_bce_with_logits ? 3 : 4;
 }
-/* The constants: huber's delta, or a factor. */
+/* The constants: huber's delta and factor, focal's alpha and gamma. */
 static float cnncl_huber(const cnn_tensor *y, bool factor)
 {
-    const cnn_huber_args *a = y->op == &cnn_op_huber ? y->args : NULL;
-    return factor ? (a && a->smooth_l1 ? 1 / a->delta : 1.0f) : a ? a->delta : 0.0f;
+    const cnn_huber_args         *a = y->op == &cnn_op_huber ? y->args : NULL;
+    const cnn_sigmoid_focal_args *b = y->op == &cnn_op_sigmoid_focal ? y->args : NULL;
+    return factor ? (a && a->smooth_l1 ? 1 / a->delta : 1.0f) : a ? a->delta : b ? b->alpha : 0.0f;
+}
+static float cnncl_gamma(const cnn_tensor *y)
+{
+    return y->op == &cnn_op_sigmoid_focal ? ((const cnn_sigmoid_focal_args *)y->args)->gamma : 0.0f;
 }
 static cnn_place cnncl_operand(const cnn_tensor *y, int i)
 {
@@ -2667,7 +2694,7 @@ static cnn_place cnncl_operand(const cnn_tensor *y, int i)
 #define CNNCL_PAIR(y)                                                                                        \
     CNNCL_ARRAY(p), CNNCL_ARRAY(w), CNNCL_INT((y)->n_in - 2), CNNCL_INT((y)->in[0]->shape.c),                \
     CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(n), CNNCL_INT(cnncl_pair(y)),                       \
-    CNNCL_FLOAT(cnncl_huber(y, false)), CNNCL_FLOAT(cnncl_huber(y, true))
+    CNNCL_FLOAT(cnncl_huber(y, false)), CNNCL_FLOAT(cnncl_gamma(y)), CNNCL_FLOAT(cnncl_huber(y, true))
 
 CNNCL_FORWARD(pair_loss)
 {
@@ -2773,6 +2800,8 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 
 #define CNNCL_ROW(name, functions)                                                                           \
     { &cnn_op_##name, NULL, cnncl_##functions##_forward, cnncl_##functions##_backward },
+#define CNNCL_LOSS(name, functions)                                                                          \
+    { &cnn_op_##name, cnncl_accepts_loss, cnncl_##functions##_forward, cnncl_##functions##_backward },
 #define CNNCL_MAP(X, name, value, derivative) CNNCL_ROW(name, map)
 static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(conv2d, conv2d) CNNCL_ROW(conv_transpose2d, conv_transpose2d)
@@ -2790,10 +2819,9 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm) CNNCL_ROW(rms_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
-    { &cnn_op_softmax_cross_entropy, cnncl_hard_labels, cnncl_label_loss_forward, cnncl_label_loss_backward },
-    CNNCL_ROW(nll, label_loss)
-    CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
-    CNNCL_ROW(bce_with_logits, pair_loss) };
+    CNNCL_LOSS(softmax_cross_entropy, label_loss) CNNCL_LOSS(nll, label_loss)
+    CNNCL_LOSS(mse, pair_loss) CNNCL_LOSS(l1, pair_loss) CNNCL_LOSS(huber, pair_loss)
+    CNNCL_LOSS(bce_with_logits, pair_loss) CNNCL_LOSS(sigmoid_focal, pair_loss) };
 
 /* ===========================================================================================================
    >>cl-open ---- 7. Opening, checking and closing a device
@@ -3136,6 +3164,8 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_power)           return cnn_power(cnn_scale(x, 0.25f, 1), way ? 3 : -2);
     if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
+    if (op == &cnn_op_sigmoid_focal)
+        return cnn_sigmoid_focal(x, cnn_sigmoid(in[1]), way ? -1 : 0.25f, way ? 1.5f : 2);
     if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);
     /* a loss of two, else what needs no options */
     bool        pair = op->flags & CNN_LOSS;

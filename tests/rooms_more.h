@@ -401,22 +401,20 @@ static cnn_tensor *build_nll(one *k)
 {
     int c = test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
     k->classes = c, k->bias = test_chance(40), k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1);
-    k->ys = shape4(1, 1, 1, 1);
     snprintf(k->text, sizeof k->text, "log p (%d,%d,%d,%d) ignore %d weights %d", k->n, c, h, w, k->ignore, k->bias);
     return cnn_nll(batched(k, c, h, w), cnn_labels(k->g, h, w), .ignore_index = k->ignore,
-                   .class_weights = k->bias ? class_weights(k, c) : NULL);
+                   .class_weights = k->bias ? class_weights(k, c) : NULL, .reduction = draw_reduction(k, shape4(k->n, 1, h, w)));
 }
 static void ref_nll(const one *k, double *const *v, double *y)
 {
     cnn_shape s = k->s[0];
-    double total = 0, count = 0;
+    const double count = label_count(k, v);
+    int row = 0;
     for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
         int label = (int)v[1][at4(k->s[1], n, 0, h, w)];
-        if (k->ignore && label == k->ignore) continue;
-        double weight = k->bias ? v[2][label] : 1;
-        total -= weight * v[0][at4(s, n, label, h, w)], count += weight;
+        const bool out = k->ignore && label == k->ignore;
+        reduced(k, y, row++, out ? 0 : -(k->bias ? v[2][label] : 1) * v[0][at4(s, n, label, h, w)], count);
     }
-    y[0] = count > 0 ? total / count : 0;
 }
 
 /* l1: outputs at least 1.25 from zero, targets within 1 of it. */
@@ -424,31 +422,70 @@ static cnn_tensor *build_pair_loss(one *k, char which)
 {
     cnn_tensor *x = any(k);
     cnn_shape s = k->ys;
-    k->ys = shape4(1, 1, 1, 1);
+    draw_reduction(k, k->ys);
+    k->unit = which == 'f';
     k->gap = which == 'l' ? 2.5 : test_chance(50) ? 0.1 : 0;
     k->a = test_chance(30) ? 1 : (double)(float)test_uniform(0.3, 2);
-    cnn_tensor *t = which != 'l' && test_chance(10) ? x : x->batched ? batched(k, s.c, s.h, s.w) : unbatched(k, s.n, s.c, s.h, s.w);
-    if (which == 'l') return cnn_l1(x, t);
+    cnn_tensor *t = which != 'l' && which != 'f' && test_chance(10) ? x : x->batched ? batched(k, s.c, s.h, s.w) : unbatched(k, s.n, s.c, s.h, s.w);
+    const int how = k->reduction;
+    if (which == 'l') return cnn_l1(x, t, .reduction = how);
+    if (which == 'f') {
+        k->bias = test_chance(30), k->a = test_chance(30) ? -1 : test_chance(30) ? 0.25 : test_uniform(0, 1);
+        k->b = test_chance(30) ? 2 : test_uniform(0, 3), k->a = (double)(float)k->a, k->b = (double)(float)k->b;
+        if (k->a == 0.25 && k->b == 2) return cnn_sigmoid_focal(x, t, .reduction = how);
+        return cnn_sigmoid_focal(x, t, (float)k->a, (float)k->b, how);
+    }
     if (which == 'b') {
         k->bias = test_chance(40), k->ceil_mode = test_chance(40), k->classes = s.c;
         snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " pos_weight %d weight %d", k->bias, k->ceil_mode);
         return cnn_bce_with_logits(x, t, .pos_weight = k->bias ? class_weights(k, s.c) : NULL,
-                                   .weight = k->ceil_mode ? class_weights(k, s.c) : NULL);
+                                   .weight = k->ceil_mode ? class_weights(k, s.c) : NULL, .reduction = how);
     }
     k->bias = test_chance(40);
-    if (k->bias) return k->a == 1 ? cnn_smooth_l1(x, t) : cnn_smooth_l1(x, t, (float)k->a);
-    return k->a == 1 ? cnn_huber(x, t) : cnn_huber(x, t, (float)k->a);
+    if (k->bias) return k->a == 1 ? cnn_smooth_l1(x, t, .reduction = how) : cnn_smooth_l1(x, t, (float)k->a, .reduction = how);
+    return k->a == 1 ? cnn_huber(x, t, .reduction = how) : cnn_huber(x, t, (float)k->a, .reduction = how);
 }
 static void ref_pair_loss(const one *k, double *const *v, double *y, char which)
 {
-    y[0] = 0;
     for (int i = 0, m = count4(k->s[0]); i < m; i++) {
-        double x = v[0][i], t = v[1][i], d = fabs(x - t), f = d;
+        double x = v[0][i], t = v[1][i], d = fabs(x - t), f = d, truth = t / (1 + exp(-x)) + (1 - t) / (1 + exp(x));
         int    c = i / (k->s[0].h * k->s[0].w) % k->s[0].c;
         if (which == 'b') f = (k->bias || k->ceil_mode ? v[2][c] : 1) * t * log1p(exp(-x)) + (1 - t) * log1p(exp(x));
         if (which == 'b' && k->ceil_mode) f *= v[3][c];
         if (which == 'h') f = (d <= k->a ? d * d / 2 : k->a * (d - k->a / 2)) / (k->bias ? k->a : 1);
-        y[0] += f / m;
+        if (which == 'f') f = (t * log1p(exp(-x)) + (1 - t) * log1p(exp(x))) * pow(1 - truth, k->b)
+                              * (k->a < 0 ? 1 : t * k->a + (1 - t) * (1 - k->a));
+        reduced(k, y, i, f, m);
+    }
+}
+static cnn_tensor *build_sigmoid_focal(one *k)   { return build_pair_loss(k, 'f'); }
+static void ref_sigmoid_focal(const one *k, double *const *v, double *y) { ref_pair_loss(k, v, y, 'f'); }
+
+/* Of masks, or of labels, of which some are ignored. */
+static cnn_tensor *build_dice(one *k)
+{
+    int c = test_int(2, 5), h = test_int(1, 5), w = test_int(1, 5);
+    bool labels = test_chance(50);
+    k->unit = true, k->shift = 1.05, k->classes = c, k->ignore = labels && test_chance(40) ? 255 : 0;
+    k->a = test_chance(50) ? 1e-5 : test_uniform(0.1, 2);
+    snprintf(k->text, sizeof k->text, "p (%d,%d,%d,%d) labels %d ignore %d smooth %g", k->n, c, h, w, labels, k->ignore, k->a);
+    const int how = draw_reduction(k, shape4(k->n, c, 1, 1));
+    cnn_tensor *p = batched(k, c, h, w), *t = labels ? cnn_labels(k->g, h, w) : batched(k, c, h, w);
+    if (k->a == 1e-5) return cnn_dice(p, t, .ignore_index = k->ignore, .reduction = how);
+    return cnn_dice(p, t, (float)k->a, .ignore_index = k->ignore, .reduction = how);
+}
+static void ref_dice(const one *k, double *const *v, double *y)
+{
+    cnn_shape s = k->s[0];
+    int plane = s.h * s.w;
+    for (int i = 0; i < s.n * s.c; i++) {
+        double both = 0, sum = 0;
+        for (int j = 0; j < plane; j++) {
+            double p = v[0][i * plane + j], t = k->s[1].c == s.c ? v[1][i * plane + j] : v[1][i / s.c * plane + j] == i % s.c;
+            if (k->ignore && v[1][i / s.c * plane + j] == k->ignore) continue;
+            both += p * t, sum += p + t;
+        }
+        reduced(k, y, i, 1 - (2 * both + k->a) / (sum + k->a), s.n * s.c);
     }
 }
 static cnn_tensor *build_l1(one *k)              { return build_pair_loss(k, 'l'); }
@@ -467,4 +504,4 @@ static void ref_bce_with_logits(const one *k, double *const *v, double *y) { ref
     ROOM(power, 60, 1e-5), \
     ROOM(softplus, 40, 1e-5), ROOM(hard_swish, 40, 1e-5), ROOM(exp, 40, 1e-5), ROOM(log, 40, 1e-5), ROOM(sqrt, 40, 1e-5), \
     ROOM(abs, 40, 1e-6), ROOM(prelu, 60, 1e-4), ROOM(log_softmax, 60, 1e-5), ROOM(nll, 60, 2e-5), ROOM(l1, 40, 2e-5), ROOM(huber, 40, 2e-5),  \
-    ROOM(bce_with_logits, 40, 2e-5),
+    ROOM(bce_with_logits, 80, 2e-5), ROOM(sigmoid_focal, 80, 2e-5), ROOM(dice, 80, 2e-5),

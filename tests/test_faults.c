@@ -218,7 +218,7 @@ static void zero_is_a_value_in_steps(void)
 
 /* A net whose logits are its input times 1, so that losses are known; class weights 1, 3; data of 5 samples. */
 typedef struct { cnn_graph *g; cnn_tensor *y, *loss; } judged;
-static judged weighted_net(int max_batch, int ignore)
+static judged weighted_net(int max_batch, int ignore, int reduction)
 {
     static const float weight[3] = { 1, 3, 0.5f };
     judged n = { 0 };
@@ -226,7 +226,7 @@ static judged weighted_net(int max_batch, int ignore)
     cnn_tensor *x = cnn_input(n.g, 3), *t = cnn_labels(n.g);
     n.y = cnn_add(x, cnn_param(n.g, "bias", { 1, 3, 1, 1 }));
     n.loss = cnn_softmax_cross_entropy(n.y, t, .class_weights = cnn_const(n.g, ((cnn_shape){ 1, 3, 1, 1 }), weight),
-                                       .ignore_index = ignore);
+                                       .ignore_index = ignore, .reduction = reduction);
     CHECK_MSG(cnn_compile(n.g, n.loss), "%s", cnn_error(n.g));
     return n;
 }
@@ -247,7 +247,7 @@ static void weighted_means_are_over_all_samples(void)
         for (int k = 0; k < 3; k++) want[k] += w * (exp((double)z[k]) / e - (k == labels[i]));
     }
     for (int max_batch = 1; max_batch <= 5; max_batch++) {
-        judged      n = weighted_net(max_batch, 255);
+        judged      n = weighted_net(max_batch, 255, CNN_MEAN);
         cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
         CHECK_NEAR(cnn_evaluate(n.loss, n.y, &d).loss, sum / all, 1e-6);
         CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1), "%s", cnn_error(n.g));
@@ -257,7 +257,17 @@ static void weighted_means_are_over_all_samples(void)
         cnn_dataset_free(&d);
         cnn_free(n.g);
     }
-    judged      n = weighted_net(2, 0);                            /* without ignore_index 255 is no class */
+    for (int max_batch = 1; max_batch <= 5; max_batch++) {         /* a sum has no count to be divided by */
+        judged      n = weighted_net(max_batch, 255, CNN_SUM);
+        cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
+        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1), "%s", cnn_error(n.g));
+        float bias[3];
+        CHECK(cnn_get(cnn_find(n.g, "bias"), bias, 3));
+        for (int k = 0; k < 3; k++) CHECK_NEAR(bias[k], -want[k], 1e-5);
+        cnn_dataset_free(&d);
+        cnn_free(n.g);
+    }
+    judged      n = weighted_net(2, 0, CNN_MEAN);                            /* without ignore_index 255 is no class */
     cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
     CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 1) && strstr(cnn_error(n.g), "labels 0..255"));
     cnn_dataset_free(&d);
@@ -269,7 +279,7 @@ static void nan_in_validation_is_an_error(void)
     static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };
     float bad[15];
     memcpy(bad, five, sizeof bad), bad[4] = NAN;
-    judged      n = weighted_net(2, 0);
+    judged      n = weighted_net(2, 0, CNN_MEAN);
     cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1), v = cnn_floats(bad, labels, 5, 3, 1, 1);
     float before[3], after[3];
     for (int average = 0; average < 2; average++) {
@@ -448,7 +458,7 @@ static void null_everywhere(void)
             cnn_pad(t, 1), cnn_slice(t, CNN_C, 0), cnn_upsample(t, 2), cnn_add(t, t), cnn_sub(t, t), cnn_mul(t, t),
             cnn_div(t, t), cnn_maximum(t, t), cnn_minimum(t, t), cnn_pow(t, t), cnn_amax(t), cnn_amin(t),
             cnn_scale(t, 2), cnn_sum(t), cnn_mean(t), cnn_softmax_cross_entropy(t, t), cnn_nll(t, t), cnn_mse(t, t),
-            cnn_l1(t, t), cnn_huber(t, t), cnn_smooth_l1(t, t), cnn_bce_with_logits(t, t, .weight = t),
+            cnn_l1(t, t), cnn_huber(t, t), cnn_smooth_l1(t, t), cnn_sigmoid_focal(t, t), cnn_dice(t, t), cnn_bce_with_logits(t, t, .weight = t),
             cnn_apply(&cnn_op_relu, &t, 1, NULL, NULL), cnn_layer(NULL, &t, 1, NULL, NULL, NULL),
             cnn_apply(&cnn_op_relu, NULL, 1, NULL, NULL) };
         for (size_t j = 0; j < sizeof y / sizeof *y; j++) CHECK(y[j] && !y[j]->graph);
@@ -519,7 +529,7 @@ static void null_everywhere(void)
 static void said_before_training(void)
 {
     static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };
-    judged      n = weighted_net(2, 0);
+    judged      n = weighted_net(2, 0, CNN_MEAN);
     cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1), v = cnn_floats(five, labels, 5, 3, 1, 1);
     cnn_standardize(&d, &d);
     CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 1, .validation = &v) && strstr(cnn_error(n.g), "cnn_standardize(&validation"));
@@ -528,7 +538,7 @@ static void said_before_training(void)
     cnn_free(n.g);
 
     for (int said = 0; said < 2; said++) {                                      /* max_batch forgotten */
-        n = weighted_net(said, 0);
+        n = weighted_net(said, 0, CNN_MEAN);
         CHECK(cnn_fit(n.loss, n.y, &d, .lr = 0.1f) == (said == 1));
         CHECK(said || strstr(cnn_error(n.g), "max_batch was not said"));
         cnn_free(n.g);
@@ -576,7 +586,7 @@ static void messages_say_what_to_do(void)
     static const unsigned char labels[5] = { 1, 0, 1, 2, 0 };                  /* NaN in the data is no high rate */
     float bad[15];
     memcpy(bad, five, sizeof bad), bad[4] = NAN;
-    judged n = weighted_net(2, 0);
+    judged n = weighted_net(2, 0, CNN_MEAN);
     d = cnn_floats(bad, labels, 5, 3, 1, 1);
     CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 0.1f) && strstr(cnn_error(n.g), "the data of this batch hold 1 NaN"));
     CHECK(cnn_clear_error(n.g) && !cnn_fit(n.y, n.loss, &d, .lr = 0.1f) && strstr(cnn_error(n.g), "swapped"));

@@ -26,7 +26,9 @@ static cnn_tensor *everything(cnn_tensor *x, cnn_tensor *t)
     cnn_tensor *w = cnn_const(g, (cnn_shape){ 1, 4, 1, 1 }, weights), *half = cnn_scale(h, 0.5f);
     cnn_tensor *J = cnn_softmax_cross_entropy(h, t, .smoothing = 0.1f, .class_weights = w, .ignore_index = -100);
     J = cnn_add(J, cnn_nll(cnn_log_softmax(h), t, .class_weights = w, .ignore_index = -100));
-    return cnn_add(cnn_add(J, cnn_l1(h, half)), cnn_add(cnn_huber(h, half, .delta = 0.3f), cnn_bce_with_logits(h, cnn_sigmoid(half))));
+    J = cnn_add(J, cnn_dice(cnn_softmax(h), t, .ignore_index = -100));
+    J = cnn_add(J, cnn_mean(cnn_sigmoid_focal(h, cnn_sigmoid(half), .alpha = 0, .reduction = CNN_NONE)));
+    return cnn_add(cnn_add(J, cnn_l1(h, half, .reduction = CNN_SUM)), cnn_add(cnn_huber(h, half, .delta = 0.3f), cnn_bce_with_logits(h, cnn_sigmoid(half))));
 }
 
 enum { N = 3, SIZE = 3 * 2 * 12 * 12 };
@@ -124,6 +126,9 @@ static void messages(void)
         case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be in [0,inf]"; break;
         case 29: cnn_layer_norm(x, .axes = CNN_C | CNN_W);
                  want = "layer_norm: axes is 10: it must be the last ones, CNN_C | CNN_H | CNN_W, CNN_H | CNN_W or CNN_W"; break;
+        case 30: cnn_mse(x, x, .reduction = 3);                     want = "mse: reduction is 3: it must be CNN_MEAN, CNN_SUM or CNN_NONE, in [0,2]"; break;
+        case 31: cnn_dice(x, t);                                    want = "dice: target (N,1,1,1) does not fit (N,4,5,6): it must have the same shape, or be labels with C = 1"; break;
+        case 32: cnn_sigmoid_focal(x, y);                           want = "sigmoid_focal: target (N,4,5,5) must have the shape of the output, (N,4,5,6)"; break;
         case 28: cnn_conv_transpose2d(cnn_input(g, 1, 1, 1 << 20), 1024, 3, .stride = 2, .pad_h = 1, .pad_w = 1 << 20);
                  want = "conv_transpose2d: 1024 channels of (1,1), padded to (3,2097153), have more than 2^31 - 1 elements"; break;
         }
@@ -184,6 +189,24 @@ static void ties(void)
         }
         cnn_free(g);
     }
+}
+
+/* The average over a window of 2^18 elements is as exact as over a few. */
+static void large_windows(void)
+{
+    enum { SIDE = 512, ALL = SIDE * SIDE };
+    float *x = test_floats(ALL), y = 0;
+    for (int i = 0; i < ALL; i++) x[i] = 0.1f;
+    for (int dilation = 1; dilation < 3; dilation++) {
+        cnn_graph  *g = cnn_new(.inference = 1);
+        cnn_tensor *in = cnn_input(g, 1, SIDE, SIDE), *h = cnn_avg_pool(in, SIDE / dilation, .dilation = dilation);
+        CHECK_MSG(cnn_compile(g, h) && cnn_set(in, x, ALL), "%s", cnn_error(g));
+        cnn_forward(h, CNN_EVAL);
+        CHECK(cnn_get(h, &y, 1));
+        CHECK_NEAR(y, 0.1f, 1e-7);
+        cnn_free(g);
+    }
+    free(x);
 }
 
 /* If no label counts, there is nothing to learn: zero, not 0/0. A label that is neither a class nor ignored is an error. */
@@ -295,6 +318,7 @@ int main(int argc, char **argv)
     RUN(messages);
     RUN(extremes);
     RUN(ties);
+    RUN(large_windows);
     RUN(ignored_labels);
     RUN(random_options);
     return test_end();

@@ -22,7 +22,8 @@ typedef struct {
     int         kept;                           /* batch norm: its statistics are frozen */
     double      gap;                            /* > 0: operand 0 has no ties and stays away from 0 and operand 1 */
     double      shift;                          /* added to operand 0, for functions of positive numbers */
-    bool        far;                            /* operand 1 stays away from 0 */
+    int         reduction;
+    bool        far, unit;                      /* operand 1 stays away from 0; lies in 0..1 */
     int kh, kw, sh, sw, ph, pw, eh, ew, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;
     double a, b;                                /* real options: slope, factor, p, eps, momentum, smoothing */
     const double *mask;                         /* dropout: what was kept */
@@ -499,50 +500,73 @@ static cnn_tensor *class_weights(one *k, int c)
     for (int i = 0; i < 16; i++) ones[i] = 1;
     return cnn_const(k->g, shape4(1, c, 1, 1), ones);
 }
+/* What .reduction makes of n terms f, whose mean is their sum / count; shape: that of the terms. */
+static int draw_reduction(one *k, cnn_shape shape)
+{
+    k->reduction = test_chance(50) ? CNN_MEAN : test_int(CNN_SUM, CNN_NONE);
+    k->ys = k->reduction == CNN_NONE ? shape : shape4(1, 1, 1, 1);
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " reduction %d", k->reduction);
+    return k->reduction;
+}
+static void reduced(const one *k, double *y, int i, double f, double count)
+{
+    if (i == 0 && k->reduction != CNN_NONE) y[0] = 0;
+    if (k->reduction == CNN_NONE)     y[i] = f;
+    else if (k->reduction == CNN_SUM) y[0] += f;
+    else if (count > 0)               y[0] += f / count;
+}
 static cnn_tensor *build_softmax_cross_entropy(one *k)
 {
     int c = test_int(2, 12), h = test_chance(60) ? 1 : test_int(1, 4), w = test_chance(60) ? 1 : test_int(1, 4);
     k->classes = c, k->a = test_chance(50) ? 0 : test_uniform(0.05, 0.5), k->gap = test_chance(20) ? 0.5 : 0;
-    k->ys = shape4(1, 1, 1, 1);
     k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1), k->bias = test_chance(40);
     snprintf(k->text, sizeof k->text, "logits (%d,%d,%d,%d) smoothing %g ignore %d weights %d", k->n, c, h, w, k->a, k->ignore, k->bias);
     const bool soft = !k->ignore && test_chance(50);            /* labels of any numbers: the formula is linear in them */
     return cnn_softmax_cross_entropy(batched(k, c, h, w), soft ? batched(k, c, h, w) : cnn_labels(k->g, h, w), .smoothing = (float)k->a, .ignore_index = k->ignore,
-                                     .class_weights = k->bias ? class_weights(k, c) : NULL);
+                                     .class_weights = k->bias ? class_weights(k, c) : NULL, .reduction = draw_reduction(k, shape4(k->n, 1, h, w)));
+}
+/* What the labels weigh. */
+static double label_count(const one *k, double *const *v)
+{
+    const int n = count4(k->s[1]) / k->s[1].c;
+    double    count = 0;
+    for (int i = 0; i < n; i++) {
+        const int label = k->s[1].c > 1 ? -1 : (int)v[1][i];
+        if (!k->ignore || label != k->ignore) count += k->bias && label >= 0 ? v[2][label] : 1;
+    }
+    return count;
 }
 static void ref_softmax_cross_entropy(const one *k, double *const *v, double *y)
 {
     cnn_shape s = k->s[0];
-    double total = 0, count = 0;
+    const double count = label_count(k, v);
+    int row = 0;
     for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
-        double most = -INFINITY, sum = 0;
+        double most = -INFINITY, sum = 0, total = 0;
         const bool soft = k->s[1].c > 1;
         int label = soft ? -1 : (int)v[1][at4(k->s[1], n, 0, h, w)];
-        if (k->ignore && label == k->ignore) continue;
-        count += k->bias && !soft ? v[2][label] : 1;
+        if (k->ignore && label == k->ignore) { reduced(k, y, row++, 0, count); continue; }
         for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
         for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
         for (int c = 0; c < s.c; c++) {         /* target: (1 - smoothing) at the label, plus smoothing / C everywhere */
             double target = (soft ? (1 - k->a) * v[1][at4(s, n, c, h, w)] : c == label ? 1 - k->a : 0) + k->a / s.c;
             total -= (k->bias ? v[2][c] : 1) * target * (v[0][at4(s, n, c, h, w)] - most - log(sum));
         }
+        reduced(k, y, row++, total, count);
     }
-    y[0] = count > 0 ? total / count : 0;
 }
 
 static cnn_tensor *build_mse(one *k)
 {
     cnn_tensor *x = any(k);
     cnn_shape s = k->ys;
-    k->ys = shape4(1, 1, 1, 1);
-    if (test_chance(10)) return cnn_mse(x, x);
-    return cnn_mse(x, x->batched ? batched(k, s.c, s.h, s.w) : unbatched(k, s.n, s.c, s.h, s.w));
+    draw_reduction(k, k->ys);
+    if (test_chance(10)) return cnn_mse(x, x, .reduction = k->reduction);
+    return cnn_mse(x, x->batched ? batched(k, s.c, s.h, s.w) : unbatched(k, s.n, s.c, s.h, s.w), .reduction = k->reduction);
 }
 static void ref_mse(const one *k, double *const *v, double *y)
 {
-    int m = count4(k->s[0]);
-    y[0] = 0;
-    for (int i = 0; i < m; i++) y[0] += pow(v[0][i] - v[1][i], 2) / m;
+    for (int i = 0, m = count4(k->s[0]); i < m; i++) reduced(k, y, i, pow(v[0][i] - v[1][i], 2), m);
 }
 
 #include "rooms_more.h"
@@ -606,6 +630,7 @@ static void set_operand(one *k, int i)
     for (int j = 0; i == 0 && j < n; j++) f[j] += (float)k->shift;
     for (int j = 0; i == 1 && k->gap > 0 && leaf->kind != CNN_LABELS && j < n; j++)
         f[j] = (float)(k->gap * round((double)f[j] / k->gap));
+    for (int j = 0; k->unit && i == 1 && leaf->kind != CNN_LABELS && j < n; j++) f[j] = 0.5f + 0.45f * f[j];
     for (int j = 0; k->far && j < n; j++) f[j] += f[j] < 0 ? -0.5f : 0.5f;
     CHECK(cnn_set(leaf, f, (size_t)n));
     k->v[i] = k->own[i] = doubles((size_t)n);

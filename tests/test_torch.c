@@ -203,6 +203,28 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     X(layer_norm_w,          cnn_layer_norm(x, .axes = CNN_W, .name = "l")) \
     X(rms_norm,              cnn_rms_norm(x, .name = "l")) \
     X(rms_norm_w,            cnn_rms_norm(x, .axes = CNN_W, .eps = 0.01f, .name = "l")) \
+    X(mse_sum, cnn_mse(x, x2, .reduction = CNN_SUM)) \
+    X(l1_sum, cnn_l1(x, x2, .reduction = CNN_SUM)) \
+    X(huber_sum, cnn_huber(x, x2, .delta = 0.7f, .reduction = CNN_SUM)) \
+    X(bce_sum, cnn_bce_with_logits(x, x2, .weight = w, .reduction = CNN_SUM)) \
+    X(focal_sum, cnn_sigmoid_focal(x, x2, 0.7f, 1.5f, CNN_SUM)) \
+    X(dice_sum, cnn_dice(x, x2, 0.5f, .reduction = CNN_SUM)) \
+    X(cross_entropy_sum, cnn_softmax_cross_entropy(x, t, .class_weights = w, .smoothing = 0.2f, \
+        .ignore_index = -100, .reduction = CNN_SUM)) \
+    X(nll_sum, cnn_nll(x, t, .class_weights = w, .ignore_index = -100, .reduction = CNN_SUM)) \
+    X(mse_none, cnn_mse(x, x2, .reduction = CNN_NONE)) \
+    X(l1_none, cnn_l1(x, x2, .reduction = CNN_NONE)) \
+    X(huber_none, cnn_huber(x, x2, .delta = 0.7f, .reduction = CNN_NONE)) \
+    X(bce_none, cnn_bce_with_logits(x, x2, .weight = w, .reduction = CNN_NONE)) \
+    X(focal_none, cnn_sigmoid_focal(x, x2, 0.7f, 1.5f, CNN_NONE)) \
+    X(dice_none, cnn_dice(x, x2, 0.5f, .reduction = CNN_NONE)) \
+    X(cross_entropy_none, cnn_softmax_cross_entropy(x, t, .class_weights = w, .smoothing = 0.2f, \
+        .ignore_index = -100, .reduction = CNN_NONE)) \
+    X(nll_none, cnn_nll(x, t, .class_weights = w, .ignore_index = -100, .reduction = CNN_NONE)) \
+    X(focal, cnn_sigmoid_focal(x, x2)) \
+    X(focal_no_alpha, cnn_sigmoid_focal(x, x2, -1, 0.5f)) \
+    X(dice, cnn_dice(x, x2)) \
+    X(dice_labels, cnn_dice(x, t)) \
     X(amax_all,              cnn_amax(x))
 
 /* Those of shapes.safetensors. */

@@ -233,6 +233,47 @@ layer("layer_norm_w", nn.LayerNorm(7), (2, 3, 4, 7))
 layer("rms_norm", nn.RMSNorm([3, 4, 5], eps=torch.finfo(torch.float32).eps), (3, 3, 4, 5))
 layer("rms_norm_w", nn.RMSNorm(7, eps=0.01), (2, 3, 4, 7))
 case("amax_all", lambda x: x.amax(), (rand(2, 3, 4, 2) * 2).round())
+
+
+def focal(x, t, alpha=0.25, gamma=2.0, reduction="mean"):
+    """torchvision.ops.sigmoid_focal_loss, as it is written there"""
+    p = torch.sigmoid(x)
+    loss = F.binary_cross_entropy_with_logits(x, t, reduction="none") * (1 - (p * t + (1 - p) * (1 - t))) ** gamma
+    if alpha >= 0:
+        loss = (alpha * t + (1 - alpha) * (1 - t)) * loss
+    return {"mean": loss.mean(), "sum": loss.sum(), "none": loss}[reduction]
+
+
+def dice(p, t, smooth=1e-5, reduction="mean"):
+    """monai.losses.DiceLoss(smooth_nr=smooth, smooth_dr=smooth)"""
+    both, total = (p * t).sum((2, 3)), p.sum((2, 3)) + t.sum((2, 3))
+    loss = (1 - (2 * both + smooth) / (total + smooth)).unsqueeze(-1).unsqueeze(-1)
+    return {"mean": loss.mean(), "sum": loss.sum(), "none": loss}[reduction]
+
+
+weights = (rand(6).abs() + 0.2).float().double()
+share = torch.rand(3, 2, 4, 2, generator=random).float().double()
+for how in ("sum", "none"):
+    case("mse_" + how, lambda x, t: F.mse_loss(x, t, reduction=how), (3, 2, 4, 2), (3, 2, 4, 2))
+    case("l1_" + how, lambda x, t: F.l1_loss(x, t, reduction=how), (3, 2, 4, 2), (3, 2, 4, 2))
+    case("huber_" + how, lambda x, t: F.huber_loss(x, t, delta=0.7, reduction=how), (3, 2, 4, 2), (3, 2, 4, 2))
+    case("bce_" + how, lambda x, t: bce(x, t, weight=weights[:2].view(2, 1, 1), reduction=how), (3, 2, 4, 2), share.clone())
+    store(ops, "bce_" + how + "/weights", weights[:2])
+    case("focal_" + how, lambda x, t: focal(x, t, 0.7, 1.5, how), (3, 2, 4, 2), share.clone())
+    case("dice_" + how, lambda x, t: dice(x, t, 0.5, how), torch.rand(3, 2, 4, 2, generator=random).float().double(), share.clone())
+    shaped = (lambda y: y.unsqueeze(1)) if how == "none" else (lambda y: y)
+    case("cross_entropy_" + how, lambda x, t: shaped(F.cross_entropy(x, t, weight=weights, label_smoothing=0.2, reduction=how)),
+         (2, 6, 3, 4), t=some_ignored(classes(6, 2, 3, 4)))
+    case("nll_" + how, lambda x, t: shaped(F.nll_loss(x, t, weight=weights, reduction=how)), (2, 6, 3, 4),
+         t=some_ignored(classes(6, 2, 3, 4)))
+    store(ops, "cross_entropy_" + how + "/weights", weights)
+    store(ops, "nll_" + how + "/weights", weights)
+case("focal", focal, (3, 2, 4, 2), share.clone())
+case("focal_no_alpha", lambda x, t: focal(x, t, -1, 0.5), (3, 2, 4, 2), share.clone())
+case("dice", dice, torch.rand(3, 2, 4, 2, generator=random).float().double(), share.round())
+masks = classes(4, 2, 3, 5)
+case("dice_labels", lambda p, t: dice(p, F.one_hot(t, 4).permute(0, 3, 1, 2).double()),
+     torch.rand(2, 4, 3, 5, generator=random).float().double(), t=masks)
 save_file(ops, os.path.join(here, "arithmetic.safetensors"))
 random = first
 
