@@ -419,6 +419,7 @@ static void conv(cnn_isa isa, int pass)
         shape(1, 16, 13, 19, 40, 5, 1, 2, 1, 1), shape(2, 40, 15, 9, 45, 3, 2, 1, 1, 1),   shape(1, 48, 9, 35, 38, 3, 1, 0, 2, 1),
         shape(1, 40, 7, 7, 210, 3, 1, 1, 1, 1),  shape(1, 130, 9, 8, 20, 3, 2, 1, 1, 1),   shape(1, 80, 7, 6, 90, 3, 1, 1, 1, 2),
         shape(1, 300, 7, 7, 200, 1, 1, 0, 1, 1), shape(2, 21, 40, 37, 19, 1, 1, 0, 1, 1),  /* 1x1: planes in two blocks */
+        shape(1, 520, 5, 7, 420, 1, 1, 0, 1, 1),        /* channels in vectors: two blocks of terms, two of rows */
         shape(1, 8, 5, 1000, 3, 3, 1, 1, 1, 1),         /* backward-weights spreads 7 of 8 planes at a time */
         shape(3, 35, 11, 12, 33, 5, 1, 4, 1, 1), shape(1, 24, 27, 25, 19, 5, 1, 1, 1, 1),
         shape(5, 33, 2, 3, 40, 3, 1, 1, 1, 1),   shape(4, 32, 5, 5, 37, 3, 1, 1, 1, 1),    shape(16, 32, 1, 4, 32, 3, 1, 1, 1, 1),
@@ -442,8 +443,10 @@ static void conv(cnn_isa isa, int pass)
     }
     for (int w = 1; w <= 40; w++) {                 /* depthwise rows: tails of every width and height */
         const int c = test_int(1, 5);
-        const cnn__conv t = shape(test_int(1, 3), c, w < 3 ? w : test_int(3, 12), w, c, 3, 1, test_int(w < 3, 2), 1, c);
-        check_all(isa, &t, pass, test_chance(60));
+        for (int stride = 1; stride < 3; stride++) {
+            const cnn__conv t = shape(test_int(1, 3), c, w < 3 ? w : test_int(3, 12), w, c, 3, stride, test_int(w < 3, 2), 1, c);
+            check_all(isa, &t, pass, test_chance(60));
+        }
     }
 }
 
@@ -499,7 +502,7 @@ static void pooling(cnn_isa isa)
     for (int i = 0; i < 400; i++) {
         cnn__pool t = { test_int(1, 5), test_int(1, 40), test_int(1, 40), 0, 0, test_int(1, 4), test_int(1, 4), test_int(1, 3),
                         test_int(1, 3), 0, 0, 1, 1, test_chance(50) };
-        if (i % 2) t.kh = t.kw = test_int(2, 3), t.sh = t.sw = 2;           /* those with code of their own */
+        if (i % 2) t.kh = t.kw = test_int(2, 3), t.sh = t.sw = test_int(1, 2);           /* those with code of their own */
         if (test_chance(40)) t.ph = test_int(0, t.kh / 2), t.pw = test_int(0, t.kw / 2);
         if (test_chance(25)) t.dh = test_int(1, 3), t.dw = test_int(1, 3);
         const int h = t.h + 2 * t.ph - (t.kh - 1) * t.dh - 1, w = t.w + 2 * t.pw - (t.kw - 1) * t.dw - 1;
