@@ -90,7 +90,7 @@ enum { CNN_OPENCL_GPU = 1, CNN_OPENCL_ACCELERATOR = 2, CNN_OPENCL_CPU = 4, CNN_O
 typedef enum { CNN_OPENCL_AUTO, CNN_OPENCL_OWN, CNN_OPENCL_CLBLAST } cnn_opencl_gemm;
 
 typedef struct {
-    const char *at;
+    const char *at, *said;
     int         device;               /* default the first, 0, of those that type and name let through */
     unsigned    type;                 /* default CNN_OPENCL_GPU | CNN_OPENCL_ACCELERATOR */
     const char *name;                 /* part of the device's or the platform's name; default any */
@@ -125,9 +125,7 @@ typedef struct {
 } cnn_opencl_device;
 CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 
-#ifndef __cplusplus
-#define cnn_opencl(...) cnn_opencl_((cnn_opencl_args){ .at = CNN_HERE, __VA_ARGS__ })
-#endif
+#define cnn_opencl(...) CNN_OPTIONS(cnn_opencl_, cnn_opencl_args, __VA_ARGS__)
 
 #ifdef __cplusplus
 }
@@ -482,10 +480,18 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
                      k0 * v > k1 ? 1.0f : 1.0f / (1.0f + exp(-k0 * v)))                                      \
     A(X, hard_swish, v * (clamp(v, -3.0f, 3.0f) + 3.0f) / 6.0f,                                              \
                      v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (2.0f * v + 3.0f) / 6.0f)                        \
+    A(X, selu,       v > 0.0f ? 1.05070099f * v : 1.75809934f * expm1(v),                                    \
+                     v > 0.0f ? 1.05070099f : v + 1.75809934f)                                               \
+    A(X, mish,       v * mish_share(v),                 mish_slope(v))                                       \
+    A(X, hard_sigmoid, v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (v + 3.0f) / 6.0f,                             \
+                     v > 0.0f && v < 1.0f ? 1.0f / 6.0f : 0.0f)                                              \
+    A(X, softsign,   v / (1.0f + fabs(v)),              1.0f / ((1.0f + fabs(v)) * (1.0f + fabs(v))))        \
     A(X, exp,        exp(v),                            v)                                                   \
     A(X, log,        log(v),                            1.0f / v)                                            \
     A(X, sqrt,       sqrt(v),                           0.5f / v)                                            \
-    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)
+    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)           \
+    A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
+    A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
 
 /* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum
    that the group shares), or tiles of the result. */
@@ -499,7 +505,7 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS) X(batch_norm_sums, GROUPS)                 \
     X(batch_norm_backward, ITEMS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                       \
     X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
-    X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
+    X(pair_loss_backward, ITEMS) X(move, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
@@ -618,11 +624,17 @@ static const char *const cnncl_source[] = {
     {
         const float s = gelu_share(v); const float z = s * (1.0f - s);
         return s + (z == 0.0f ? 0.0f : v * z * 1.59576912f * (1.0f + 0.134145f * v * v));
+    }
+    float mish_share(float v) { return tanh(fmax(v, 0.0f) + log1p(exp(-fabs(v)))); }
+    float mish_slope(float v)
+    {
+        const float t = mish_share(v);
+        return t + v * (1.0f - t * t) / (1.0f + exp(-v));
     })
     "enum { IS_nothing, " CNNCL_ACTIVATIONS(CNNCL_NAME_IS, ) "IS_all };\n"
     "float value(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_VALUE, )
-    "    return v;\n}\n"
+    "    return v;\n}\n",
     "float slope(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_SLOPE, )
     "    return 1.0f;\n}\n",
@@ -715,18 +727,18 @@ static const char *const cnncl_source[] = {
         const float v = x[row * x_step + col];
         y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
     }
-    /* element i of the small array s and its place in the large array l, from + step * coordinates: the one
-       is beta times itself + the other; out = 1 writes l */
-    __kernel void part(ARRAY(s), shape ss, ARRAY(l), shape ls, shape from, shape step_, int n, int out,
-                       float beta)
+    /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
+       writes b */
+    int moved(int i, int div, int step_, int within) { return i / div * step_ + i % div * within; }
+    __kernel void move(ARRAY(a), shape as, ARRAY(b), int at, shape div, shape step_, shape within, int n,
+                       int into, float beta)
     {
-        BASE(s) BASE(l) ITEM(i, n)
-        const shape c = coordinates(ss, i);
-        const int n_ = from.n + step_.n * c.n; const int c_ = from.c + step_.c * c.c;
-        const int h_ = from.h + step_.h * c.h; const int w_ = from.w + step_.w * c.w;
-        const size_t at = (((size_t)n_ * ls.c + c_) * ls.h + h_) * ls.w + w_;
-        if (out) l[at] = beta == 0.0f ? s[i] : beta * l[at] + s[i];
-        else     s[i] = beta == 0.0f ? l[at] : beta * s[i] + l[at];
+        BASE(a) BASE(b) ITEM(i, n)
+        const shape c = coordinates(as, i);
+        const int p = at + moved(c.n, div.n, step_.n, within.n) + moved(c.c, div.c, step_.c, within.c)
+                    + moved(c.h, div.h, step_.h, within.h) + moved(c.w, div.w, step_.w, within.w);
+        if (into) b[p] = beta == 0.0f ? a[i] : beta * b[p] + a[i];
+        else      a[i] = beta == 0.0f ? b[p] : beta * a[i] + b[p];
     }),
 
     /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first +
@@ -886,18 +898,17 @@ static const char *const cnncl_source[] = {
     }
     /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and
        padding, which may be more than an int holds */
-    int inside(int start, int k, int d, int size, int p)
+    int inside(int start, int k, int d, int size, int before, int behind)
     {
-        const int first = first_inside(start + p, d) - p;
-        return (min(start + (k - 1) * d + 1, size + p) - first + d - 1) / d;
+        const int first = first_inside(start + before, d) - before;
+        return (min(start + (k - 1) * d + 1, size + behind) - first + d - 1) / d;
     }
-    float window_size(conv g, int count_pad, int oy, int ox)
+    float window_size(conv g, shape pad, int oy, int ox)
     {
-        const int p = count_pad ? g.ph : 0; const int q = count_pad ? g.pw : 0;
-        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, p)
-             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, q);
+        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, pad.n, pad.c)
+             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, pad.h, pad.w);
     }
-    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, int count_pad, int items)
+    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, shape pad, int items)
     {
         BASE(y) BASE(x) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
@@ -908,9 +919,9 @@ static const char *const cnncl_source[] = {
         float sum = 0.0f;
         for (int iy = first_inside(top, g.dh); iy < y1; iy += g.dh)
             for (int ix = first_inside(left, g.dw); ix < x1; ix += g.dw) sum += x[plane + iy * g.w + ix];
-        y[o] = sum / window_size(g, count_pad, oy, ox);
+        y[o] = sum / window_size(g, pad, oy, ox);
     }
-    __kernel void avg_pool_backward(ARRAY(dx), ARRAY(dy), conv g, int count_pad, int items)
+    __kernel void avg_pool_backward(ARRAY(dx), ARRAY(dy), conv g, shape pad, int items)
     {
         BASE(dx) BASE(dy) ITEM(i, items)
         const int ix = i % g.w; const int iy = i / g.w % g.h;
@@ -920,7 +931,7 @@ static const char *const cnncl_source[] = {
         for (int oy = first_window(iy, kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
             for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
                 if ((iy + g.ph - oy * g.sh) % g.dh == 0 && (ix + g.pw - ox * g.sw) % g.dw == 0)
-                    sum += dy[out + oy * g.ow + ox] / window_size(g, count_pad, oy, ox);
+                    sum += dy[out + oy * g.ow + ox] / window_size(g, pad, oy, ox);
         dx[i] += sum;
     }),
 
@@ -1057,7 +1068,8 @@ static const char *const cnncl_source[] = {
 
     /* Batch norm over (N,P) of x (N,C,P). mean and inverse = 1/sqrt(variance + eps) by two passes, since the
        difference of two large sums would lose the variance. Backward, h = (x - mean) inverse and m = N P:
-           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m) */
+           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m)
+       running: the statistics are the running ones, `inverse` holds their variance, and dx += w inverse dy. */
     CNNCL_SOURCE(
     GROUP_KERNEL void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean),
                                             ARRAY(running_var), int channels, int plane, int count, float eps,
@@ -1079,26 +1091,26 @@ static const char *const cnncl_source[] = {
         running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * m;
         running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
     }
-    /* in evaluation, `inverse` is the running variance */
+    float inverse_of(float v, float eps, int running) { return running ? 1.0f / sqrt(v + eps) : v; }
     __kernel void batch_norm_forward(ARRAY(y), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), ARRAY(b),
                                      int affine, int channels, int plane, int n, float eps, int running)
     {
         BASE(y) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(b) ITEM(i, n)
         const int c = i / plane % channels;
-        const float h = (x[i] - mean[c]) * (running ? 1.0f / sqrt(inverse[c] + eps) : inverse[c]);
+        const float h = (x[i] - mean[c]) * inverse_of(inverse[c], eps, running);
         y[i] = affine ? w[c] * h + b[c] : h;
     }
     /* sums (2,C): of dy h, then of dy; added to dw and db where these are wanted */
     GROUP_KERNEL void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x),
                                       ARRAY(dy), ARRAY(mean), ARRAY(inverse), int channels, int plane,
-                                      int count)
+                                      int count, float eps, int running)
     {
         __local float part[GROUP]; BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
         const int c = (int)get_group_id(0);
-        float sum = 0.0f; float with_h = 0.0f;
+        float sum = 0.0f; float with_h = 0.0f; const float r = inverse_of(inverse[c], eps, running);
         for (int q = (int)get_local_id(0); q < count; q += GROUP) {
             const size_t at = (size_t)(q / plane * channels + c) * plane + q % plane;
-            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * inverse[c];
+            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * r;
         }
         sum = group_sum(sum, part);
         with_h = group_sum(with_h, part);
@@ -1108,12 +1120,14 @@ static const char *const cnncl_source[] = {
         if (want_db) db[c] += sum;
     }
     __kernel void batch_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w),
-                                      int affine, ARRAY(sums), int channels, int plane, int count, int n)
+                                      int affine, ARRAY(sums), int channels, int plane, int count, int n,
+                                      float eps, int running)
     {
         BASE(dx) BASE(dy) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(sums) ITEM(i, n)
         const int c = i / plane % channels; const float m = (float)count;
-        const float h = (x[i] - mean[c]) * inverse[c];
-        dx[i] += (affine ? w[c] : 1.0f) * inverse[c] * (dy[i] - sums[channels + c] / m - h * sums[c] / m);
+        const float r = inverse_of(inverse[c], eps, running); const float h = (x[i] - mean[c]) * r;
+        const float d = dy[i] - (running ? 0.0f : sums[channels + c] / m + h * sums[c] / m);
+        dx[i] += (affine ? w[c] : 1.0f) * r * d;
     }),
 
     /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
@@ -1798,7 +1812,7 @@ typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, gr
 /* The convolution from `from` to `to`, by options a. */
 #define CNNCL_CONV_OF(a, from, to)                                                                           \
     (cnncl_conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,             \
-                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,      \
+                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_top, (a)->pad_left, (a)->dilation_h, \
                   (a)->dilation_w, (a)->groups }
 /* Of a transposed one, the convolution from y to x. */
 static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
@@ -1823,7 +1837,7 @@ static int cnncl_columns(const cnncl *d, const cnncl_conv *g)
 static bool cnncl_is_product(const cnncl_conv *g)
 {
     const bool pointwise = g->kh == 1 && g->kw == 1 && g->sh == 1 && g->sw == 1 && !g->ph && !g->pw;
-    return pointwise && (g->n == 1 || g->oh * g->ow >= 1024);
+    return pointwise && g->oh == g->h && g->ow == g->w && (g->n == 1 || g->oh * g->ow >= 1024);
 }
 
 static size_t cnncl_conv_scratch(const cnncl *d, const cnncl_conv *g)
@@ -2024,7 +2038,7 @@ static cnncl_conv cnncl_pool(const cnn_tensor *y)
     if (y->op == &cnn_op_global_max_pool)
         return (cnncl_conv){ 1, c, x.h, x.w, c, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, 1 };
     return (cnncl_conv){ 1, c, x.h, x.w, c, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
-                         a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, 1 };
+                         a->stride_w, a->pad_top, a->pad_left, a->dilation_h, a->dilation_w, 1 };
 }
 
 CNNCL_FORWARD(max_pool)
@@ -2042,19 +2056,26 @@ CNNCL_BACKWARD(max_pool)
                      CNNCL_SAVED(y), CNNCL_CONV(g), CNNCL_INT(n));
 }
 
+/* The padding that a mean counts, on the four sides. */
+static cnn_shape cnncl_counted_pad(const cnn_tensor *y)
+{
+    const cnn_pool_args *a = y->args;
+    return a->no_count_pad ? (cnn_shape){ 0, 0, 0, 0 }
+                           : (cnn_shape){ a->pad_top, a->pad_bottom, a->pad_left, a->pad_right };
+}
 CNNCL_FORWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
+    int        n = cnncl_len(y->shape);
     return CNNCL_RUN(cnncl_of(dev), avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
+                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->in[0]->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
+    int        n = cnncl_len(y->in[0]->shape);
     return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
-                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
+                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
@@ -2122,31 +2143,6 @@ static bool cnncl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place
                      CNNCL_INT(x_step), CNNCL_INT(length), CNNCL_INT(n), CNNCL_FLOAT(beta));
 }
 
-CNNCL_FORWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (!cnncl_copy_rows(dev, cnncl_place_at(cnn_place_data(y), (size_t)at), whole,
-                             cnn_place_data(y->in[i]), part, part, y->shape.n, 0)) return false;
-        at += part;
-    }
-    return true;
-}
-CNNCL_BACKWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (y->in[i]->needs_grad &&
-            !cnncl_copy_rows(dev, cnn_place_grad(y->in[i]), part,
-                             cnncl_place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n,
-                             1)) return false;
-        at += part;
-    }
-    return true;
-}
-
 CNNCL_FORWARD(reshape)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
@@ -2159,55 +2155,37 @@ CNNCL_BACKWARD(reshape)
     return cnncl_copy_rows(dev, cnn_place_grad(y->in[0]), n, cnn_place_grad(y), n, n, 1, 1);
 }
 
-/* Between a small array and places of a large one: slice reads x there, pad writes x there. */
-static bool cnncl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls,
-                       cnn_shape from, cnn_shape step, bool out, float beta)
+/* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
+static cnn_shape cnncl_by_axis(const int v[4]) { return (cnn_shape){ v[0], v[1], v[2], v[3] }; }
+static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
 {
-    int n = cnncl_len(ss);
-    return CNNCL_RUN(cnncl_of(dev), part, n, 1, 1, CNNCL_ARRAY(s), CNNCL_SHAPE(ss), CNNCL_ARRAY(l),
-                     CNNCL_SHAPE(ls), CNNCL_SHAPE(from), CNNCL_SHAPE(step), CNNCL_INT(n), CNNCL_INT(out),
-                     CNNCL_FLOAT(beta));
+    cnn_move m;
+    bool     good = true;
+    for (int k = 0; k < y->n_in && good && y->op->move(y, k, &m); k++) {
+        cnn_tensor *x = y->in[k], *own = m.into ? x : y, *other = m.into ? y : x;
+        cnn_place   a = back ? cnn_place_grad(own) : cnn_place_data(own);
+        cnn_place   b = back ? cnn_place_grad(other) : cnn_place_data(other);
+        int         n = cnncl_len(own->shape);
+        if (back && !x->needs_grad) continue;
+        good = CNNCL_RUN(cnncl_of(dev), move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape),
+                         CNNCL_ARRAY(b), CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
+                         CNNCL_SHAPE(cnncl_by_axis(m.step)), CNNCL_SHAPE(cnncl_by_axis(m.within)),
+                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(back ? 1.0f : 0.0f));
+    }
+    return good;
 }
+CNNCL_FORWARD(move)  { return (void)mode, cnncl_move(dev, y, false); }
+CNNCL_BACKWARD(move) { return cnncl_move(dev, y, true); }
 
-static void cnncl_slice_of(const cnn_tensor *y, cnn_shape *from, cnn_shape *step)
+static bool cnncl_pad_accepts(const cnn_backend *dev, const cnn_tensor *y)
 {
-    const cnn_slice_args *a = y->args;
-    const cnn_shape       x = y->in[0]->shape;
-    *from = (cnn_shape){ 0, 0, 0, 0 }, *step = (cnn_shape){ 1, 1, 1, 1 };
-#define CNNCL_AXIS(axis_, e)                                                                                 \
-    if (a->axis == axis_) from->e = a->from < 0 ? a->from + x.e : a->from, step->e = a->step;
-    CNNCL_AXIS(CNN_N, n) CNNCL_AXIS(CNN_C, c) CNNCL_AXIS(CNN_H, h) CNNCL_AXIS(CNN_W, w)
+    return (void)dev, ((const cnn_pad_args *)y->args)->mode == CNN_PAD_CONSTANT;
 }
-CNNCL_FORWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from,
-                      step, false, 0);
-}
-CNNCL_BACKWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from,
-                      step, true, 1);
-}
-
-static const cnn_shape cnncl_ones = { 1, 1, 1, 1 };
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
-           cnncl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from,
-                      cnncl_ones, true, 0);
-}
-CNNCL_BACKWARD(pad)
-{
-    const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from,
-                      cnncl_ones, false, 1);
+    return (void)mode, cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
+           cnncl_move(dev, y, false);
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
@@ -2268,18 +2246,27 @@ CNNCL_BACKWARD(map)
 
 /* ---- softmax and its logarithm ---- */
 
+/* y as (n,c,plane), c being the axis: rows n plane. */
+static int cnncl_lines(const cnn_tensor *y, int *c, int *plane)
+{
+    const cnn_shape s = y->shape;
+    const unsigned  axis = ((const cnn_softmax_args *)y->args)->axis;
+    *c = axis == CNN_C ? s.c : axis == CNN_H ? s.h : s.w;
+    *plane = axis == CNN_C ? s.h * s.w : axis == CNN_H ? s.w : 1;
+    return cnncl_len(s) / *c;
+}
 CNNCL_FORWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
     return CNNCL_RUN(cnncl_of(dev), softmax_forward, rows, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 CNNCL_BACKWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
     return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 
@@ -2305,7 +2292,7 @@ CNNCL_BACKWARD(dropout) { return cnncl_dropout(dev, y, cnn_place_grad(y->in[0]),
 
 typedef struct {
     cnn_place x, w, b, mean, inverse, running_mean, running_var;
-    int       affine, channels, plane, count;
+    int       affine, channels, plane, count, running;
 } cnncl_norm;
 
 static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
@@ -2318,8 +2305,9 @@ static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
     v.running_mean = cnn_place_data(cnn_operand(y, "running_mean"));
     v.running_var = cnn_place_data(cnn_operand(y, "running_var"));
     v.channels = y->shape.c, v.plane = cnncl_plane(y->shape), v.count = y->shape.n * v.plane;
-    v.mean = mode == CNN_TRAIN ? cnn_place_saved(y) : v.running_mean;
-    v.inverse = mode == CNN_TRAIN ? cnncl_place_at(v.mean, (size_t)v.channels) : v.running_var;
+    v.running = mode == CNN_EVAL || cnn_operand(y, "running_mean")->frozen;
+    v.mean = v.running ? v.running_mean : cnn_place_saved(y);
+    v.inverse = v.running ? v.running_var : cnncl_place_at(v.mean, (size_t)v.channels);
     return v;
 }
 
@@ -2329,7 +2317,7 @@ CNNCL_FORWARD(batch_norm)
     cnncl_norm                 v = cnncl_norm_of(y, mode);
     const cnn_batch_norm_args *a = y->args;
     int                        n = cnncl_len(y->shape);
-    return (mode == CNN_EVAL ||
+    return (v.running ||
             CNNCL_RUN(d, batch_norm_statistics, v.channels, 1, 1, CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
                       CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.running_mean), CNNCL_ARRAY(v.running_var),
                       CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count), CNNCL_FLOAT(a->eps),
@@ -2337,10 +2325,11 @@ CNNCL_FORWARD(batch_norm)
            CNNCL_RUN(d, batch_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
                      CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_ARRAY(v.b), CNNCL_INT(v.affine),
                      CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(n), CNNCL_FLOAT(a->eps),
-                     CNNCL_INT(mode == CNN_EVAL));
+                     CNNCL_INT(v.running));
 }
 CNNCL_BACKWARD(batch_norm)
 {
+    const float eps = ((const cnn_batch_norm_args *)y->args)->eps;
     cnncl      *d = cnncl_of(dev);
     cnncl_norm  v = cnncl_norm_of(y, CNN_TRAIN);
     cnn_tensor *x = y->in[0], *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
@@ -2352,12 +2341,12 @@ CNNCL_BACKWARD(batch_norm)
     return CNNCL_RUN(d, batch_norm_sums, v.channels, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(dw),
                      CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
                      CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_INT(v.channels), CNNCL_INT(v.plane),
-                     CNNCL_INT(v.count)) &&
+                     CNNCL_INT(v.count), CNNCL_FLOAT(eps), CNNCL_INT(v.running)) &&
            (!x->needs_grad ||
             CNNCL_RUN(d, batch_norm_backward, n, 1, 1, CNNCL_ARRAY(dx), CNNCL_GRAD(y), CNNCL_ARRAY(v.x),
                       CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_INT(v.affine),
                       CNNCL_ARRAY(sums), CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count),
-                      CNNCL_INT(n)));
+                      CNNCL_INT(n), CNNCL_FLOAT(eps), CNNCL_INT(v.running)));
 }
 
 /* ---- Norms of one sample ---- */
@@ -2444,6 +2433,11 @@ static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
                            cnn_place_data(y->in[y->n_in - 1]), y->n_in == 3,
                            nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
                            s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
+}
+static bool cnncl_hard_labels(const cnn_backend *dev, const cnn_tensor *y)      /* soft ones are the host's */
+{
+    (void)dev;
+    return y->in[1]->shape.c == 1;
 }
 CNNCL_FORWARD(label_loss)
 {
@@ -2608,13 +2602,16 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
     CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(scale, scale)
-    CNNCL_ROW(concat, concat) CNNCL_ROW(reshape, reshape) CNNCL_ROW(slice, slice) CNNCL_ROW(pad, pad)
+    CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
+    CNNCL_ROW(depth_to_space, move) CNNCL_ROW(space_to_depth, move) CNNCL_ROW(channel_shuffle, move)
+    { &cnn_op_pad, cnncl_pad_accepts, cnncl_pad_forward, cnncl_move_backward },
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
-    CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss)
+    { &cnn_op_softmax_cross_entropy, cnncl_hard_labels, cnncl_label_loss_forward, cnncl_label_loss_backward },
+    CNNCL_ROW(nll, label_loss)
     CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
     CNNCL_ROW(bce_with_logits, pair_loss) };
 
@@ -2915,7 +2912,13 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_sub)             return cnn_sub(u, x);
     if (op == &cnn_op_mul)             return cnn_mul(u, x);
     if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
-    if (op == &cnn_op_concat)          return cnn_concat(x, x, x);
+    if (op == &cnn_op_concat)          return way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x);
+    if (op == &cnn_op_permute)         return cnn_permute(x, CNN_W, CNN_C, CNN_H);
+    if (op == &cnn_op_depth_to_space)  return cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2);
+    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_slice(x, CNN_H, 1, 5), 2);
+    if (op == &cnn_op_channel_shuffle) return cnn_channel_shuffle(x, 2 + way);
+    if (op == &cnn_op_softmax)         return cnn_softmax(x, .axis = way ? CNN_H : CNN_C);
+    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C);
     if (op == &cnn_op_reshape)         return cnn_flatten(x);
     if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
     if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
@@ -2939,6 +2942,7 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
     if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);
+    if (op == &cnn_op_power)           return cnn_power(cnn_scale(x, 0.25f, 1), way ? 3 : -2);
     if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
     if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);
