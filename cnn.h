@@ -1600,12 +1600,14 @@ __declspec(dllimport) int __stdcall CloseHandle(void *);
 #define CNN__NOINLINE    __attribute__((noinline))
 #define CNN__INLINE      __attribute__((always_inline)) inline
 #define CNN__PREFETCH(p) __builtin_prefetch(p)
+#define CNN__PREFETCH_L2(p) __builtin_prefetch(p, 0, 2)
 #else
 #define CNN__UNUSED
 #define CNN__COLD
 #define CNN__NOINLINE
 #define CNN__INLINE      inline
 #define CNN__PREFETCH(p) ((void)0)
+#define CNN__PREFETCH_L2(p) ((void)0)
 #endif
 
 enum { CNN__ALIGN = 64,                 /* bytes: a cache line, and the widest vector */
@@ -13105,17 +13107,17 @@ CNN_API cnn_check cnn_gradient_check(cnn_tensor *loss, int samples)
    ======================================================================================================== */
 
 /* Simple steps: below this a parallel region can cost more than it brings. */
-enum { CNN__LARGE = 1 << 18 };
+enum { CNN__LARGE = 1 << 17 };
 
 static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
 {
     return work >= CNN__LARGE ? cpu->threads : 1;
 }
 
-/* Threads for so many multiply-adds in so many units. Below 5 million, about 0.1 ms, a parallel region with
-   its spinning barrier costs more than it saves when the machine has other work. (The tests set 0.) */
+/* Threads for so many multiply-adds in so many units. A million take 10 to 30 us, and a parallel region costs
+   about 5 us. A float that comes from memory counts as 16. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
-#define CNN__SERIAL_WORK 5e6
+#define CNN__SERIAL_WORK 1e6
 #endif
 static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t units)
 {
@@ -13150,8 +13152,8 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
 /* The kernels that are written for each instruction set. One text serves all: CNN__MICRO(avx2) is the
    micro-kernel for AVX2, written in the words that the section "AVX2" below defines, which end in _avx2:
 
-   CNN__TARGET_   how the compiler is told;  CNN__W_, _MR_, _NV_: floats in a vector; the largest tile of
-                  micro has MR rows and NV vectors
+   CNN__TARGET_   how the compiler is told;  CNN__W_, _MR_, _NV_: floats in a vector; tiles of micro have MR
+                  rows and NV vectors;  _TALL_: the most rows that registers hold
    cnn__v_        a vector;  set(a): a in all lanes;  load(p), store(p, v), add(a, b);  fma(a, b, c) = a b + c
    cnn__few_      load(p) where only n < W floats may be read, then zeros;  sum4(s, a, b, c, d): s[0] = the
                   sum of the lanes of a, ...
@@ -13161,10 +13163,11 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
    cnn__even_     a[0], a[2] ... b[0], b[2] ...;  zip(t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
    cnn__split_    v[0] = p[0], p[2] ...; v[1] = p[1], p[3] ...
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
-   cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere */
-enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
+   cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere;
+                  put(p, m, v): store those lanes */
+enum { CNN__MAX_MR = 14, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
-typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
+typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
 
 /* A mask, where there are no better ones: lanes from <= l < to. */
 typedef struct { int from, to; } cnn__lanes;
@@ -13174,15 +13177,18 @@ typedef struct {
     cnn_isa     isa;
     const char *name;                   /* in CNN_ISA and in messages */
     bool      (*has)(void);             /* has this CPU got it? */
-    int         lanes, mr, nr;
+    int         lanes, mr, nr, tall;
 
     /* A tile of mr rows and nr columns, in registers while p runs over k terms:
            c[i][j] = (add ? c[i][j] : 0) + (bias ? bias[i] : 0) + sum_p a[p*mr + i] b[at[p] + j]
+       and ahead[p*step] is fetched to the L2 cache, for the tiles to come (NULL: nothing is).
        a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of an
        image alike. Whole vectors are stored: nr or, where nr is no more than half, half as many columns.
        Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators. */
     void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
-                  ptrdiff_t ldc, const float *bias, bool add);
+                  ptrdiff_t ldc, const float *bias, bool add, const float *ahead, ptrdiff_t step);
+    /* A tile of n rows t[i][0..m), ld from row to row, turned: y[c*step + i] = t[i][c] (+ bias[c]). */
+    void (*turn)(int n, int m, const float *t, ptrdiff_t ld, float *y, ptrdiff_t step, const float *bias);
     /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
        q starts at at[q]. */
     void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
@@ -13213,8 +13219,11 @@ typedef struct {
        if there is one, and the bits of at[l] are its distance from the start of window l. Reads nothing
        beyond the last window. */
     void (*windows)(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
-    /* 3x3 depthwise on one plane with stride 1: y (+)= b + x * w, and dw += dy * x. Lanes outside the image
-       are loaded as zeros, rows outside are left out. Lower bound: 9 multiply-adds for each output. */
+    /* Windows of 3x3 on one plane, with stride 1 or 2: y = the largest of each, NaN if there is one. */
+    void (*largest)(const cnn__image *, float *y, const float *x);
+    /* 3x3 depthwise on one plane: y (+)= b + x * w with stride 1 or 2, and dw += dy * x with stride 1. Lanes
+       outside the image are loaded as zeros, rows outside are left out. Lower bound: 9 multiply-adds for each
+       output. */
     void (*depth)(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
     void (*depth_w)(const cnn__image *, float *dw, const float *x, const float *dy);
 } cnn__kernels;
@@ -13227,6 +13236,8 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
     ptrdiff_t i = 0;
     for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
     if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
+    else if (i < n && n >= 4)
+        memcpy(to, from, 4 * sizeof *to), memcpy(to + n - 4, from + n - 4, 4 * sizeof *to);
     else for (; i < n; i++) to[i] = from[i];
 }
 
@@ -13235,7 +13246,7 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a, ptrdiff_t lda,             \
                          const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,    \
-                         bool add)                                                                           \
+                         bool add, const float *ahead, ptrdiff_t step)                                       \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         cnn__v_##isa t[CNN__MAX_MR][CNN__NV_##isa], v[CNN__NV_##isa];                                        \
@@ -13245,8 +13256,9 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
             v[0] = cnn__set_##isa(bias ? bias[i] : 0.0f);                                                    \
             CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
         }                                                                                                    \
-        for (; k > 0; k--, a += lda) {                                                                       \
+        for (; k > 0; k--, a += lda, ahead += step) {                                                        \
             const float *row = b + *at++;                                                                    \
+            CNN__PREFETCH_L2(ahead);                                                                         \
             CNN__UNROLL for (int j = 0; j < nv; j++) v[j] = cnn__load_##isa(row + j * W);                    \
             CNN__UNROLL for (int i = 0; i < mr; i++) {                                                       \
                 const cnn__v_##isa s = cnn__set_##isa(a[i]);                                                 \
@@ -13262,31 +13274,66 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
             CNN__UNROLL for (int j = 0; j < nv; j++) cnn__store_##isa(c + i * ldc + j * W, t[i][j]);         \
     }
 
-/* Tiles of 12, 8, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are a tile of 4 and one of 1. */
+/* Tiles of 14, 12, 8, 7, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are tiles of 3 and 2. */
 #define CNN__MICRO(isa)                                                                                      \
     CNN__TARGET_##isa static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a,              \
                                                    const float *b, const ptrdiff_t *at, float *c,            \
-                                                   ptrdiff_t ldc, const float *bias, bool add)               \
+                                                   ptrdiff_t ldc, const float *bias, bool add,               \
+                                                   const float *ahead, ptrdiff_t step)                       \
     {                                                                                                        \
         enum { NV = CNN__NV_##isa };                                                                         \
+        if (!ahead) ahead = a, step = 0;                                                                     \
         for (int i = 0, rows; i < mr; i += rows, a += rows, c += rows * ldc) {                               \
             const float *own = bias ? bias + i : NULL;                                                       \
-            rows = cnn__tile_rows(mr - i);                                                                   \
+            rows = cnn__tile_rows(mr - i, CNN__TALL_##isa);                                                  \
             if (nr > NV / 2 * CNN__W_##isa) switch (rows) { CNN__TILES(isa, NV) default: break; }            \
             else                            switch (rows) { CNN__TILES(isa, NV / 2) default: break; }        \
         }                                                                                                    \
     }
 
-#define CNN__TILES(isa, nv) CNN__CASE(isa, 12, nv) CNN__CASE(isa, 8, nv) CNN__CASE(isa, 6, nv)               \
-    CNN__CASE(isa, 4, nv) CNN__CASE(isa, 3, nv) CNN__CASE(isa, 2, nv) CNN__CASE(isa, 1, nv)
+#define CNN__TILES(isa, nv) CNN__CASE(isa, 14, nv) CNN__CASE(isa, 12, nv) CNN__CASE(isa, 8, nv)              \
+    CNN__CASE(isa, 7, nv) CNN__CASE(isa, 6, nv) CNN__CASE(isa, 4, nv) CNN__CASE(isa, 3, nv)                  \
+    CNN__CASE(isa, 2, nv) CNN__CASE(isa, 1, nv)
 
 #define CNN__CASE(isa, r, nv)                                                                                \
-    case r: if (r <= CNN__MR_##isa) cnn__tile_##isa(r, nv, k, a, mr, b, at, c, ldc, own, add); break;
+    case r:                                                                                                  \
+        if (r <= CNN__TALL_##isa)                                                                            \
+            cnn__tile_##isa(r, nv, k, a, mr, b, at, c, ldc, own, add, ahead, step);                          \
+        break;
 
-static inline int cnn__tile_rows(int left)
+/* Rows of the next tile, at most tall, of those that are left: cut so that none is of one or two rows, which
+   would wait for each other's sums. */
+static inline int cnn__tile_rows(int left, int tall)
 {
-    return left >= 12 ? 12 : left >= 8 ? 8 : left >= 6 ? 6 : left > 4 ? 4 : left;
+    static const unsigned char rows[CNN__MAX_MR + 1] = { 0, 1, 2, 3, 4, 3, 6, 7, 8, 6, 6, 7, 12, 7, 14 };
+    if (left > tall) return left < tall + 4 ? (tall + 2) / 2 : tall;
+    return rows[left];
 }
+
+#define CNN__TURN(isa)                                                                                       \
+    CNN__TARGET_##isa static void cnn__turn_##isa(int n, int m, const float *t, ptrdiff_t ld, float *y,      \
+                                                  ptrdiff_t step, const float *bias)                         \
+    {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
+        const ptrdiff_t none[W] = { 0 };                                                                     \
+        cnn__v_##isa r[4];                                                                                   \
+        int c = 0;                                                                                           \
+        for (; c + W <= m && n >= 4; c += W) {                                                               \
+            const cnn__v_##isa b = bias ? cnn__load_##isa(bias + c) : cnn__set_##isa(0.0f);                  \
+            float *to[W];                                                                                    \
+            for (int l = 0; l < W; l++) to[l] = y + (c + l) * step;                                          \
+            for (int i = 0, at; i < n; i += 4) {                                                             \
+                at = i + 4 <= n ? 0 : i + 4 - n;            /* some rows again: the same values */           \
+                CNN__UNROLL for (int e = 0; e < 4; e++)                                                      \
+                    r[e] = cnn__add_##isa(cnn__load_##isa(t + (i - at + e) * ld + c), b);                    \
+                for (int l = 0; l < W && at; l++) to[l] -= at;                                               \
+                cnn__scatter4_##isa(r, to, none, 0, false);                                                  \
+                for (int l = 0; l < W; l++) to[l] += 4;                                                      \
+            }                                                                                                \
+        }                                                                                                    \
+        for (; c < m; c++)                                                                                   \
+            for (int i = 0; i < n; i++) y[c * step + i] = t[i * ld + c] + (bias ? bias[c] : 0.0f);           \
+    }
 
 #define CNN__PACK_ROWS(isa)                                                                                  \
     CNN__TARGET_##isa static void cnn__pack_##isa(float *to, int r, const float *x, ptrdiff_t si,            \
@@ -13626,91 +13673,90 @@ static inline int cnn__tile_rows(int left)
         else                                          cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);       \
     }
 
-/* What becomes of a tile of depth: y = t; y += t; y += t in the lanes that the tile before has not done (the
-   last tile of a row ends where the row does); the same where a row is narrower than a vector. */
-enum { CNN__TILE_SET, CNN__TILE_ADD, CNN__TILE_ADD_NEW, CNN__TILE_SET_FEW, CNN__TILE_ADD_FEW };
-
-static void cnn__put_few(float *y, ptrdiff_t n, const float *few, int lanes, int rows, bool add)
-{
-    for (int r = 0; r < rows; r++)
-        for (ptrdiff_t e = 0; e < n; e++)
-            y[r * n + e] = few[r * lanes + e] + (add ? y[r * n + e] : 0.0f);
-}
-
-#define CNN__PUT_ROWS(isa)                                                                                   \
+/* A block of 4 rows of W windows of 3x3, stride s, at output (oy,ox): t = first + the sums with k or, most,
+   the largest of first and the window. m are the lanes inside the image of the three taps and, for s 2, of
+   the W behind them; outside: -inf where lanes are not, else -0. */
+#define CNN__SLIDE(isa)                                                                                      \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__put_rows_##isa(const int rows, int mode, float *y, ptrdiff_t step, const cnn__v_##isa *t,      \
-                             cnn__m_##isa fresh)                                                             \
+    void cnn__slide_##isa(const int s, const bool most, const bool inside, const cnn__image *p,              \
+                          const cnn__v_##isa *k, cnn__v_##isa first, const cnn__m_##isa *m,                  \
+                          const cnn__v_##isa *outside, int oy, int ox, const float *x, cnn__v_##isa *t)      \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
-        float few[4 * W];                                                                                    \
-        if (mode == CNN__TILE_SET) {                                                                         \
-            CNN__UNROLL for (int r = 0; r < rows; r++) cnn__store_##isa(y + r * step, t[r]);                 \
-            return;                                                                                          \
-        }                                                                                                    \
-        if (mode == CNN__TILE_ADD) {                                                                         \
-            CNN__UNROLL for (int r = 0; r < rows; r++)                                                       \
-                cnn__store_##isa(y + r * step, cnn__add_##isa(cnn__load_##isa(y + r * step), t[r]));         \
-            return;                                                                                          \
-        }                                                                                                    \
-        CNN__UNROLL for (int r = 0; r < rows; r++) cnn__store_##isa(few + r * W, t[r]);                      \
-        if (mode != CNN__TILE_ADD_NEW) {                                                                     \
-            cnn__put_few(y, step, few, W, rows, mode == CNN__TILE_ADD_FEW);                                  \
-            return;                                                                                          \
-        }                                                                                                    \
-        for (int r = 0; r < rows; r++)                                                                       \
-            cnn__store_##isa(y + r * step, cnn__add_##isa(cnn__load_##isa(y + r * step),                     \
-                                                          cnn__masked_##isa(few + r * W, fresh)));           \
-    }
-
-/* depth: w stays in registers, and a block of 4 rows of W outputs loads each input row three times, for 36
-   multiply-adds in 18 loads. It goes down columns of blocks, so that masks are made once for a column. */
-#define CNN__DEPTH_TILE(isa)                                                                                 \
-    CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__depth_tile_##isa(const int rows, const bool inside, const cnn__image *p,                       \
-                               const cnn__v_##isa *k, cnn__v_##isa bias, const cnn__m_##isa *m, int mode,    \
-                               int oy, int ox, const float *x, float *y)                                     \
-    {                                                                                                        \
-        cnn__v_##isa t[4];                                                                                   \
-        const int iy = oy - p->ph;                                                                           \
-        const ptrdiff_t w = p->w, step = p->ow;                                                              \
-        const float *row = x + iy * w + ox - p->pw;                                                          \
-        CNN__UNROLL for (int r = 0; r < rows; r++) t[r] = bias;                                              \
-        CNN__UNROLL for (int r = 0; r < rows + 2; r++, row += w) {                                           \
+        const int iy = oy * s - p->ph;                                                                       \
+        const float *row = x + (ptrdiff_t)iy * p->w + ox * s - p->pw;                                        \
+        CNN__UNROLL for (int e = 0; e < 4; e++) t[e] = first;                                                \
+        CNN__UNROLL for (int r = 0; r < 3 * s + 3; r++, row += p->w) {                                       \
             if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
             CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
-                const cnn__v_##isa v = inside ? cnn__load_##isa(row + j)                                     \
-                                              : cnn__masked_##isa(row + j, m[j]);                            \
-                CNN__UNROLL for (int i = 0; i < 3; i++)                                                      \
-                    if (r - i >= 0 && r - i < rows) t[r - i] = cnn__fma_##isa(k[3 * i + j], v, t[r - i]);    \
+                cnn__v_##isa v = inside ? cnn__load_##isa(row + j) : cnn__masked_##isa(row + j, m[j]);       \
+                if (s == 2)                                                                                  \
+                    v = cnn__even_##isa(v, inside ? cnn__load_##isa(row + j + W)                             \
+                                                  : cnn__masked_##isa(row + j + W, m[3 + j]));               \
+                if (most && !inside) v = cnn__add_##isa(v, outside[j]);                                      \
+                CNN__UNROLL for (int i = 0; i < 3; i++) {                                                    \
+                    const int e = (r - i + s) / s - 1;                                                       \
+                    if (e < 0 || e > 3 || e * s + i != r) continue;                                          \
+                    if (most) cnn__larger_##isa(&t[e], &first, v, first);                                    \
+                    else      t[e] = cnn__fma_##isa(k[3 * i + j], v, t[e]);                                  \
+                }                                                                                            \
             }                                                                                                \
         }                                                                                                    \
-        cnn__put_rows_##isa(rows, mode, y + oy * step + ox, step, t, m[3]);                                  \
+    }
+
+/* The blocks go down columns of the plane, so that masks are made once for a column: with stride 1, 36
+   multiply-adds in 18 loads. */
+#define CNN__STRIPS(isa)                                                                                     \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__strips_##isa(const int s, const bool most, const cnn__image *p, float *y, const float *x,      \
+                            const cnn__v_##isa *k, cnn__v_##isa first, bool add)                             \
+    {                                                                                                        \
+        enum { W = CNN__W_##isa };                                                                           \
+        cnn__v_##isa t[4], outside[3];                                                                       \
+        cnn__m_##isa m[7];                                                                                   \
+        float edge[W];                                                                                       \
+        for (int ox = 0; ox < p->ow; ox += W) {                                                              \
+            const int ix = ox * s - p->pw, whole = ox + W <= p->ow;                                          \
+            const bool inside = ix >= 0 && ix + 2 + s * W <= p->w;                                           \
+            CNN__UNROLL for (int j = 0; j < 6 && !inside; j++) {                                             \
+                const int from = ix + j % 3 + j / 3 * W;                                                     \
+                m[j] = cnn__mask_##isa(cnn__clamp(-from, W), cnn__clamp(p->w - from, W));                    \
+            }                                                                                                \
+            for (int j = 0; j < 3 && most && !inside; j++) {                                                 \
+                for (int l = 0; l < W; l++)                                                                  \
+                    edge[l] = (unsigned)(ix + j + l * s) < (unsigned)p->w ? -0.0f : -INFINITY;               \
+                outside[j] = cnn__load_##isa(edge);                                                          \
+            }                                                                                                \
+            m[6] = cnn__mask_##isa(0, cnn__clamp(p->ow - ox, W));                                            \
+            for (int oy = 0; oy < p->oh; oy += 4) {                                                          \
+                if (inside) cnn__slide_##isa(s, most, true, p, k, first, m, outside, oy, ox, x, t);          \
+                else        cnn__slide_##isa(s, most, false, p, k, first, m, outside, oy, ox, x, t);         \
+                float *to = y + (ptrdiff_t)oy * p->ow + ox;                                                  \
+                CNN__UNROLL for (int e = 0; e < 4; e++, to += p->ow) {                                       \
+                    if (oy + e >= p->oh) break;                                                              \
+                    if (add && whole)  t[e] = cnn__add_##isa(cnn__load_##isa(to), t[e]);                     \
+                    if (add && !whole) t[e] = cnn__add_##isa(cnn__masked_##isa(to, m[6]), t[e]);             \
+                    if (whole) cnn__store_##isa(to, t[e]);                                                   \
+                    else       cnn__put_##isa(to, m[6], t[e]);                                               \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
     }
 
 #define CNN__DEPTH(isa)                                                                                      \
     CNN__TARGET_##isa static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x,            \
                                                    const float *w, float b, bool add)                        \
     {                                                                                                        \
-        enum { W = CNN__W_##isa };                                                                           \
-        cnn__v_##isa k[9], bias = cnn__set_##isa(b);                                                         \
+        cnn__v_##isa k[9], first = cnn__set_##isa(b);                                                        \
         CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = cnn__set_##isa(w[i]);                                 \
-        for (int from = 0; from < p->ow; from += W) {                                                        \
-            const bool tail = from + W > p->ow, narrow = p->ow < W;                                          \
-            const int ox = tail && !narrow ? p->ow - W : from, ix = ox - p->pw;                              \
-            const int mode = narrow ? (add ? CNN__TILE_ADD_FEW : CNN__TILE_SET_FEW)                          \
-                           : !add ? CNN__TILE_SET : tail ? CNN__TILE_ADD_NEW : CNN__TILE_ADD;                \
-            const bool inside = ix >= 0 && ix + 2 + W <= p->w;                                               \
-            cnn__m_##isa m[4];                                                                               \
-            CNN__UNROLL for (int j = 0; j < 3; j++)                                                          \
-                m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
-            m[3] = cnn__mask_##isa(from - ox, W);                                                            \
-            int oy = 0;                                                                                      \
-            for (; oy + 4 <= p->oh; oy += 4)                                                                 \
-                if (inside) cnn__depth_tile_##isa(4, true, p, k, bias, m, mode, oy, ox, x, y);               \
-                else        cnn__depth_tile_##isa(4, false, p, k, bias, m, mode, oy, ox, x, y);              \
-            for (; oy < p->oh; oy++) cnn__depth_tile_##isa(1, false, p, k, bias, m, mode, oy, ox, x, y);     \
-        }                                                                                                    \
+        if (p->s == 1) cnn__strips_##isa(1, false, p, y, x, k, first, add);                                  \
+        else           cnn__strips_##isa(2, false, p, y, x, k, first, add);                                  \
+    }                                                                                                        \
+    CNN__TARGET_##isa static void cnn__largest_##isa(const cnn__image *p, float *y, const float *x)          \
+    {                                                                                                        \
+        const cnn__v_##isa first = cnn__set_##isa(-INFINITY);                                                \
+        if (p->s == 1) cnn__strips_##isa(1, true, p, y, x, NULL, first, false);                              \
+        else           cnn__strips_##isa(2, true, p, y, x, NULL, first, false);                              \
     }
 
 #define CNN__DEPTH_SUMS(isa)                                                                                 \
@@ -13767,24 +13813,24 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
 
 /* All kernels of an instruction set, and its row of the table. */
 #define CNN__ISA_KERNELS(isa)                                                                                \
-    CNN__TILE(isa) CNN__MICRO(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)                   \
+    CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)    \
     CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                                            \
     CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                     \
-    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__PUT_ROWS(isa) CNN__DEPTH_TILE(isa) CNN__DEPTH(isa)          \
+    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__STRIPS(isa) CNN__DEPTH(isa)                 \
     CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
-      cnn__micro_##isa, cnn__pack_##isa, cnn__panel_##isa, cnn__take_even_##isa, cnn__add_even_##isa,        \
-      cnn__dot_##isa, cnn__fir_##isa, cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_y_##isa,   \
-      cnn__winograd_dy_##isa, cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__depth_##isa,                  \
-      cnn__depth_w_##isa }
+      CNN__TALL_##isa, cnn__micro_##isa, cnn__turn_##isa, cnn__pack_##isa, cnn__panel_##isa,                 \
+      cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa, cnn__fir_##isa, cnn__winograd_w_##isa,      \
+      cnn__winograd_x_##isa, cnn__winograd_y_##isa, cnn__winograd_dy_##isa, cnn__winograd_dw_##isa,          \
+      cnn__windows_##isa, cnn__largest_##isa, cnn__depth_##isa, cnn__depth_w_##isa }
 
 #if CNN__X86
 /* ---- AVX2 ---- */
 
 static bool cnn__has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2 };
+enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2, CNN__TALL_avx2 = 6 };
 typedef __m256  cnn__v_avx2;
 typedef __m256i cnn__m_avx2;
 #define cnn__set_avx2    _mm256_set1_ps
@@ -13793,6 +13839,7 @@ typedef __m256i cnn__m_avx2;
 #define cnn__add_avx2    _mm256_add_ps
 #define cnn__fma_avx2    _mm256_fmadd_ps
 #define cnn__masked_avx2 _mm256_maskload_ps
+#define cnn__put_avx2    _mm256_maskstore_ps
 /* Inlined: gcc 12 leaves vzeroupper out behind a call that is given vectors, and SSE code waits for it. */
 CNN__TARGET_avx2 static CNN__INLINE
 void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
@@ -13871,7 +13918,7 @@ CNN__ISA_KERNELS(avx2)
 /* ---- AVX-512 ---- */
 
 static bool cnn__has_avx512(void) { return __builtin_cpu_supports("avx512f"); }
-enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2 };
+enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2, CNN__TALL_avx512 = 14 };
 typedef __m512    cnn__v_avx512;
 typedef __mmask16 cnn__m_avx512;
 #define cnn__set_avx512          _mm512_set1_ps
@@ -13880,6 +13927,7 @@ typedef __mmask16 cnn__m_avx512;
 #define cnn__add_avx512          _mm512_add_ps
 #define cnn__fma_avx512          _mm512_fmadd_ps
 #define cnn__masked_avx512(p, m) _mm512_maskz_loadu_ps(m, p)
+#define cnn__put_avx512          _mm512_mask_storeu_ps
 CNN__TARGET_avx512 static CNN__INLINE
 void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
 {
@@ -13987,6 +14035,12 @@ CNN__ISA_KERNELS(avx512)
         for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;                         \
         return cnn__load_##isa(part);                                                                        \
     }                                                                                                        \
+    static inline void cnn__put_##isa(float *p, cnn__lanes m, cnn__v_##isa v)                                \
+    {                                                                                                        \
+        float part[4];                                                                                       \
+        cnn__store_##isa(part, v);                                                                           \
+        for (int l = m.from; l < m.to; l++) p[l] = part[l];                                                  \
+    }                                                                                                        \
     static inline cnn__v_##isa cnn__few_##isa(const float *p, int n)                                         \
     {                                                                                                        \
         const float few[4] = { p[0], n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f };                       \
@@ -13998,7 +14052,7 @@ CNN__ISA_KERNELS(avx512)
 /* ---- NEON ---- */
 
 static bool cnn__has_neon(void) { return true; }
-enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4 };
+enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4, CNN__TALL_neon = 6 };
 typedef float32x4_t cnn__v_neon;
 typedef cnn__lanes  cnn__m_neon;
 #define CNN__TARGET_neon
@@ -14026,7 +14080,7 @@ CNN__ISA_KERNELS(neon)
 /* ---- WebAssembly, -msimd128: without a fused multiply-add, so it has the bits of "c" ---- */
 
 static bool cnn__has_wasm(void) { return true; }
-enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2 };
+enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2, CNN__TALL_wasm = 6 };
 typedef v128_t     cnn__v_wasm;
 typedef cnn__lanes cnn__m_wasm;
 #define CNN__TARGET_wasm
@@ -14058,7 +14112,7 @@ CNN__ISA_KERNELS(wasm)
 /* ---- Portable C: a vector is four floats, which the compiler maps to registers if it can ---- */
 
 static bool cnn__has_c(void) { return true; }
-enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2 };
+enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2, CNN__TALL_c = 4 };
 typedef cnn__lanes cnn__m_c;
 #define CNN__TARGET_c
 #define cnn__mask_c cnn__lanes_of
@@ -14095,6 +14149,10 @@ static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
     float part[4];
     for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
     return cnn__load_c(part);
+}
+static CNN__NOINLINE void cnn__put_c(float *p, cnn__lanes m, cnn__v_c v)
+{
+    for (int l = m.from; l < m.to; l++) p[l] = CNN__LANE(v, l);
 }
 static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__lanes_of(0, n)); }
 static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
@@ -14303,7 +14361,7 @@ static void cnn__gemm_part(const cnn__kernels *u, float *c, ptrdiff_t ldc, bool 
                         const int ni = (int)cnn__min(mr, in - i);
                         float *y = c + (ic + i) * ldc + jc + j;
                         u->micro(ni, (int)cnn__min(nr, jn - j), kc, pa + i * kc, from, direct ? rows : packed,
-                                 whole ? y : tile, whole ? ldc : nr, NULL, whole && add);
+                                 whole ? y : tile, whole ? ldc : nr, NULL, whole && add, NULL, 0);
                         for (ptrdiff_t s = 0; !whole && s < ni; s++)
                             for (ptrdiff_t q = 0; q < jn - j; q++)
                                 y[s * ldc + q] = add ? y[s * ldc + q] + tile[s * nr + q] : tile[s * nr + q];
@@ -14359,7 +14417,7 @@ static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, c
                        .each = cnn__part_scratch(cpu, m, n, k) };
     const ptrdiff_t rows = cnn__ceil(m, q.u->mr), columns = cnn__ceil(n, q.u->nr);
     q.by_row = !dots && rows > columns;
-    cnn__share_out(cpu, (double)m * n * k, q.by_row ? rows : columns, cnn__gemm_job, &q);
+    cnn__share_out(cpu, (m + 16.0) * n * k, q.by_row ? rows : columns, cnn__gemm_job, &q);
 }
 
 /* ===========================================================================================================
@@ -14559,6 +14617,19 @@ static inline void cnn__complete(const cnn__tail *tail, float *y, ptrdiff_t from
 {
     if (tail) cnn__apply(NULL, y, y, NULL, NULL, NULL, from, to, tail);
 }
+/* The same of n elements in each of so many rows, step floats apart. */
+static void cnn__complete_rows(const cnn__tail *tail, float *y, ptrdiff_t at, ptrdiff_t n, ptrdiff_t rows,
+                               ptrdiff_t step)
+{
+    if (!tail) return;
+    if (n == step) n *= rows, rows = 1;
+    for (ptrdiff_t r = 0; r < rows; r++, at += step) {
+        for (int s = 0; s < tail->steps && r + 2 < rows; s++)   /* the operand of a row to come */
+            for (ptrdiff_t e = 0; e < n && tail->step[s].a; e += CNN__ALIGN / (int)sizeof *y)
+                CNN__PREFETCH(tail->step[s].a + at + 2 * step + e);
+        cnn__complete(tail, y, at, at + n);
+    }
+}
 enum { CNN__FORWARD, CNN__BACKWARD_DATA, CNN__BACKWARD_WEIGHTS };       /* a pass */
 
 /* forward and backward-data. */
@@ -14570,11 +14641,12 @@ typedef struct {
     bool rows_first;                    /* the order of k is (i,c,j), not (c,i,j) as the weights lie: rows of
                                            the kernel that fall outside the image can be left out, where a
                                            panel of pixels is no longer than a row */
+    bool turned;                        /* vectors run along the channels of y, see "Channels in vectors" */
     bool packed;                        /* the weights are packed already */
     bool once;                          /* one block meets each weight: it packs those that it needs next, and
                                            they stay in the L2 cache; else all are packed before */
-    int n_phases, rows, block, blocks;
-    ptrdiff_t m, out_plane, out_planes, row, col, plane;
+    int n_phases, rows, block, blocks, high;    /* high: rows of a panel of packed weights, mr or nr */
+    ptrdiff_t m, all, out_plane, out_planes, row, col, plane;
     cnn__phase *phase;
     ptrdiff_t *at, *wat;                /* terms: places in S, places in w */
     float *a, *work;
@@ -14584,48 +14656,76 @@ typedef struct {
     const cnn__tail *tail;
 } cnn__shifted;
 
+enum { CNN__TURNED_KC = 512, CNN__TURNED_PIXELS = 256 };
+
 /* The k block: where b is read from S itself, whose rows overlap, more of it fits the cache. */
 static ptrdiff_t cnn__shifted_k(const cnn__shifted *q, ptrdiff_t k)
 {
+    if (q->turned) return cnn__ceil(k, cnn__ceil(k, CNN__TURNED_KC));
     return !q->borrow && q->m <= 3 * q->u->mr && k <= 2 * CNN__KC ? k : cnn__k_block(k);
 }
 
 /* Rows of the weights that stay in the L2 cache, a k block of each. */
-static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q) { return 2 * q->u->mr * CNN__MC_PANELS; }
+static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q)
+{
+    return cnn__ceil(2 * q->u->mr * CNN__MC_PANELS, q->high) * q->high;
+}
+
+/* Rows of the output that are worked on at a time, at most so many: fewer if there would be too few units for
+   the threads. Where S is the image itself, they fill vectors. */
+static int cnn__unit_rows(const cnn__shifted *q, ptrdiff_t most)
+{
+    const ptrdiff_t least = q->borrow && !q->turned ? 8 : 4;
+    const ptrdiff_t units = (ptrdiff_t)q->t->n * q->t->groups * cnn__ceil(q->m, q->high);
+    ptrdiff_t fair = cnn__ceil(q->rows, cnn__ceil(least, units)), step = 1;
+    while (q->borrow && !q->turned && step * q->t->ow % q->u->nr) step++;
+    fair = cnn__ceil(fair, step) * step;
+    most = cnn__min(most < 1 ? 1 : most, fair);
+    return step > 1 ? (int)cnn__min(q->rows, most) : (int)cnn__ceil(q->rows, cnn__ceil(q->rows, most));
+}
+
+/* Turned: pixels whose sums are kept: of a tile or, where the terms come in blocks, of the rows. */
+static ptrdiff_t cnn__turned_pixels(const cnn__shifted *q, ptrdiff_t k)
+{
+    return k > cnn__shifted_k(q, k) ? (ptrdiff_t)q->block * q->t->ow : q->u->tall;
+}
 
 CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
-                                                const cnn__arrays *o, char *base, size_t *used)
+                                                bool turned, const cnn__arrays *o, char *base, size_t *used)
 {
-    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward, .packed = o->packed,
-                       .y = o->to, .w = o->w, .bias = o->b, .tail = o->tail,
+    cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward, .turned = turned,
+                       .packed = o->packed, .y = o->to, .w = o->w, .bias = o->b, .tail = o->tail,
                        .s = backward ? cnn__spread_backward(t, o->dy) : cnn__spread_forward(t, o->x) };
     const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
     q.m = (backward ? t->ic : t->oc) / t->groups;
+    q.high = turned ? q.u->nr : q.u->mr, q.all = turned ? cnn__ceil(q.m, q.high) * q.high : q.m;
     q.n_phases = backward ? (int)(cnn__min(t->sh, t->h) * cnn__min(t->sw, t->w)) : 1;
     q.rows = backward ? (t->h + t->sh - 1) / t->sh : t->oh;
     q.borrow = cnn__pointwise_fits(cpu, t, 0);
-    q.rows_first = backward || t->ow >= q.u->nr;
+    q.rows_first = backward || (t->ow >= q.u->nr && !turned);
     /* in the order (c,i,j) it is the planes of one k block that should stay in the cache */
     const ptrdiff_t k_blocks = q.rows_first ? 1 : cnn__ceil((ptrdiff_t)k, CNN__KC);
     const ptrdiff_t cached = q.m > 1 ? k_blocks * CNN__SPREAD_FLOATS : CNN__PLANE_FLOATS;
-    q.block = q.borrow ? q.rows : cnn__block_rows(&q.s, q.rows, cached);
+    q.block = cnn__unit_rows(&q, !q.borrow ? cnn__block_rows(&q.s, q.rows, cached)
+                                 : turned ? CNN__TURNED_PIXELS / t->ow : q.rows);
     q.blocks = (int)cnn__ceil(q.rows, q.block);
     q.once = !q.packed && !backward && q.m > 1 && t->n == 1 && q.blocks == 1;
-    q.plane = cnn__spread_plane(&q.s, q.block);
+    q.plane = q.borrow ? (ptrdiff_t)t->h * t->w : cnn__spread_plane(&q.s, q.block);
     q.out_plane = backward ? (ptrdiff_t)t->h * t->w : (ptrdiff_t)t->oh * t->ow;
     q.out_planes = backward ? t->ic : t->oc;
     q.row = backward ? (ptrdiff_t)t->sh * t->w : t->ow, q.col = backward ? t->sw : 1;
     q.phase = cnn__take(base, used, (size_t)q.n_phases, sizeof *q.phase);
     q.at = cnn__take(base, used, k, sizeof *q.at);
     q.wat = cnn__take(base, used, k, sizeof *q.wat);
-    q.a = q.packed ? o->packed
-        : cnn__take(base, used, q.once ? 0 : cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.m, k)),
-                    sizeof *q.a);
-    q.panel = (size_t)cnn__round_up(q.m == 1 ? (size_t)q.block * (size_t)q.s.width
+    const size_t weights = cnn__mul_size((size_t)t->groups, cnn__mul_size((size_t)q.all, k));
+    q.a = q.packed ? o->packed : cnn__take(base, used, q.once ? 0 : weights, sizeof *q.a);
+    const ptrdiff_t kb = cnn__shifted_k(&q, (ptrdiff_t)k), most = cnn__min(q.all, cnn__shifted_rows(&q));
+    q.panel = (size_t)cnn__round_up(turned ? (size_t)(kb * q.block * t->ow + 16
+                                                      + cnn__turned_pixels(&q, (ptrdiff_t)k) * most)
+                                    : q.m == 1 ? (size_t)q.block * (size_t)q.s.width
                                     : (size_t)((CNN__KC + 1) * q.u->nr), 16);
     q.spread = q.borrow ? 0 : cnn__round_up((size_t)(cnn__spread_size(&q.s, q.block) + q.u->nr), 16);
-    q.each = q.panel + q.spread + (q.once ? cnn__round_up((size_t)(cnn__min(q.m, cnn__shifted_rows(&q))
-                                                * cnn__shifted_k(&q, (ptrdiff_t)k)), 16) : 0);
+    q.each = q.panel + q.spread + (q.once ? cnn__round_up((size_t)(most * kb), 16) : 0);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
@@ -14640,6 +14740,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
     const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
     const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
     float all[FLOATS];
+    if (q->turned) { cnn__pack(q->u, to, q->high, w + b, row, 1, ni, kc); return; }
     if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, NULL, kc); return; }
     for (ptrdiff_t k = b, n; k < b + kc; k += n) {
         const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
@@ -14669,9 +14770,9 @@ static void cnn__phase_of(const cnn__shifted *q, cnn__phase *p, int f, ptrdiff_t
         h = cnn__axis_of(f % sx, t->w, t->kw, t->sw, t->pw, t->dw);
     }
     *p = (cnn__phase){ v.n, h.n, (ptrdiff_t)s->c * v.count * h.count,
-                       q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0, q->a + done * q->m * t->groups,
-                       q->at + done, q->wat + done, v.start, v.step, q->rows_first ? v.count : 1,
-                       (ptrdiff_t)s->c * h.count };
+                       q->backward ? (ptrdiff_t)(f / sx) * t->w + f % sx : 0,
+                       q->a + done * q->all * t->groups, q->at + done, q->wat + done, v.start, v.step,
+                       q->rows_first ? v.count : 1, (ptrdiff_t)s->c * h.count };
     const int outer = p->k ? (q->rows_first ? v.count : s->c) : 0, inner = q->rows_first ? s->c : v.count;
     ptrdiff_t *at = p->at, *wat = p->wat;
     for (int o = 0; o < outer; o++)
@@ -14691,7 +14792,7 @@ static void cnn__shifted_pack_job(const void *job, ptrdiff_t from, ptrdiff_t to,
 {
     const cnn__shifted *q = ((const cnn__packing *)job)->q;
     const cnn__phase *p = ((const cnn__packing *)job)->p;
-    const int mr = q->u->mr;
+    const int mr = q->high;
     const ptrdiff_t taps = (ptrdiff_t)q->t->kh * q->t->kw, panels = cnn__ceil(q->m, mr);
     const ptrdiff_t w_row = q->backward ? taps : q->s.c * taps, kb = cnn__shifted_k(q, p->k);
     (void)thread;
@@ -14700,7 +14801,7 @@ static void cnn__shifted_pack_job(const void *job, ptrdiff_t from, ptrdiff_t to,
         const float *w = q->w + g * q->m * q->s.c * taps + i * w_row;
         for (ptrdiff_t b = 0; b < p->k; b += kb) {
             const ptrdiff_t kc = cnn__min(kb, p->k - b);
-            float *a = p->a + g * q->m * p->k + b * q->m + i * kc;
+            float *a = p->a + g * q->all * p->k + b * q->all + i * kc;
             if (!q->backward) {
                 cnn__pack_taps(q, a, (int)ni, w, b, kc);
                 continue;
@@ -14722,7 +14823,7 @@ static void cnn__shifted_pack(const cnn__cpu *cpu, const cnn__shifted *q)
         if (q->once || q->packed || !p->k) continue;
         /* a float that is packed counts as 16 multiply-adds */
         cnn__share_out(cpu, 16.0 * (double)p->k * (double)q->m * q->t->groups,
-                       cnn__ceil(q->m, q->u->mr) * q->t->groups, cnn__shifted_pack_job, &job);
+                       cnn__ceil(q->m, q->high) * q->t->groups, cnn__shifted_pack_job, &job);
     }
 }
 
@@ -14770,6 +14871,19 @@ static void cnn__fill_pixels(float *to, int nr, const float *s, const ptrdiff_t 
                 memcpy(to + place[r] + e, s + at[p] + from[r] + e, 8 * sizeof *to);
 }
 
+/* A tile of n pixels from j on, nx to a row of the image and width to a row of S: to[p*n + z]. */
+static void cnn__fill_tile(float *to, int n, const float *s, const ptrdiff_t *at, ptrdiff_t np, int j, int nx,
+                           int width)
+{
+    int place[CNN__MAX_MR + 1], from[CNN__MAX_MR], runs = 0;
+    for (int z = j; z < j + n; z = (z / nx + 1) * nx)
+        place[runs] = z - j, from[runs++] = z / nx * width + z % nx;
+    place[runs] = n;
+    for (ptrdiff_t p = 0; p < np; p++, to += n)
+        for (int r = 0; r < runs; r++)
+            cnn__copy(to + place[r], s + at[p] + from[r], place[r + 1] - place[r]);
+}
+
 /* The pixels of a block of output rows are the columns of a product: pixel (r, x) is column r*step + x. They
    are cut into panels of nr columns in one of four ways. */
 typedef enum {
@@ -14799,10 +14913,12 @@ static void cnn__cut_block(cnn__area *d)
 {
     const cnn__shifted *q = d->q;
     const cnn__phase *p = d->p;
-    const int width = q->borrow ? (int)q->out_plane : q->s.width, nr = q->u->nr;
-    d->nx = q->borrow ? width : p->nx, d->ny = q->borrow ? 1 : (int)cnn__min(p->ny - d->from, q->block);
+    const int rows = (int)cnn__min(p->ny - d->from, q->block), nr = q->u->nr;
+    const int width = q->borrow ? rows * p->nx : q->s.width;
+    d->nx = q->borrow ? width : p->nx, d->ny = q->borrow ? 1 : rows;
     const bool dense = q->col == 1;
-    if (dense && width == d->nx && (q->row == width || d->ny == 1)) d->cut = CNN__FLAT;
+    if (q->turned) d->cut = CNN__PIXELS;
+    else if (dense && width == d->nx && (q->row == width || d->ny == 1)) d->cut = CNN__FLAT;
     else if (dense && q->row == d->nx && q->m > CNN__FEW_PANELS * q->u->mr && p->k > CNN__KC)
         d->cut = CNN__PIXELS;
     else if (cnn__ceil(d->nx, nr) * nr <= width || (p->k <= CNN__SHORT_SUM && d->nx >= nr && !q->backward))
@@ -14865,14 +14981,55 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     if (d->p->rows > 1) cnn__skip_rows(d, r, d->cut == CNN__BY_ROW ? r : (stop - 1) / d->step, &k0, &k1);
     const bool copied = cnn__copy_panel(d, j, k0, k1, in);
     float *y = d->y + ic * q->out_plane;
+    const float *next = q->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
     for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
         const int ni = (int)cnn__min(mr, in - i);
         const float *bias = q->bias && b0 == 0 ? q->bias + d->g * q->m + ic + i : NULL;
         float *to = direct ? y + (straight ? j : r * q->row + x) : tile;
         q->u->micro(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
                     copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
-                    direct ? q->out_plane : nr, bias, direct && add);
+                    direct ? q->out_plane : nr, bias, direct && add,
+                    next && i < 2 * mr ? next + i / mr * q->u->lanes : NULL, q->plane);
         if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, d->step, d->nx, stop, add);
+    }
+}
+
+/* ---- Channels in vectors ----
+
+   A small image fills vectors of pixels badly: 7x7 is 49 of 64. So the parts are exchanged: the broadcast
+   operand of micro is a tile of up to `tall` pixels, packed, and its vectors are the weights of nr output
+   channels. Each tile is turned when its last terms are in. Lower bound: the multiply-adds of the formula, m
+   rounded up to a vector; turning takes some 3 operations for each vector of y. The weights of the next nr
+   channels come from memory meanwhile. */
+static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic, ptrdiff_t in,
+                              const float *a)
+{
+    const cnn__shifted *q = d->q;
+    const int nr = q->u->nr, tall = q->u->tall;
+    const bool last = b0 + kc == d->p->k;
+    const bool kept = d->p->k > cnn__shifted_k(q, d->p->k);
+    float *y = d->y + ic * q->out_plane;
+    float *tile = d->panel + cnn__round_up((size_t)(cnn__shifted_k(q, d->p->k) * d->end), 16);
+    ptrdiff_t packed[CNN__TURNED_KC];
+    for (ptrdiff_t p = 0; p < kc; p++) packed[p] = p * nr;
+    ptrdiff_t tiles = 0;
+    for (int j = 0, n; j < d->end; j += n, tiles++) {
+        n = cnn__tile_rows(d->end - j, tall);
+        cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx,
+                       q->borrow ? d->nx : q->s.width);
+    }
+    const ptrdiff_t step = cnn__ceil(nr, tiles);
+    for (ptrdiff_t i = 0; i < in; i += nr, a += nr * kc) {
+        const int ni = (int)cnn__min(nr, in - i);
+        const float *ahead = a + nr * kc;
+        for (int j = 0, n; j < d->end; j += n, ahead += kc * step) {
+            float *sums = kept ? tile + i * d->end + j * nr : tile;
+            n = cnn__tile_rows(d->end - j, tall);
+            q->u->micro(n, ni, kc, d->panel + j * kc, a, packed, sums, nr, NULL, b0 > 0, ahead, step);
+            if (last) q->u->turn(n, ni, sums, nr, y + i * q->out_plane + j, q->out_plane,
+                                 q->bias ? q->bias + d->g * q->m + ic + i : NULL);
+        }
+        if (last) cnn__complete_rows(q->tail, q->y, y + i * q->out_plane - q->y, d->end, ni, q->out_plane);
     }
 }
 
@@ -14882,11 +15039,12 @@ enum { CNN__TAIL_PIXELS = 256 };
 static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, ptrdiff_t ic, ptrdiff_t in)
 {
     const cnn__shifted *q = d->q;
-    const int mr = q->u->mr, nr = q->u->nr;
-    const float *a = q->once ? d->mine : d->p->a + d->g * q->m * d->p->k + b0 * q->m + ic * kc;
-    for (ptrdiff_t i = 0; i < in && q->once; i += mr)
-        cnn__pack_taps(q, d->mine + i * kc, (int)cnn__min(mr, in - i),
+    const int nr = q->u->nr;
+    const float *a = q->once ? d->mine : d->p->a + d->g * q->all * d->p->k + b0 * q->all + ic * kc;
+    for (ptrdiff_t i = 0; i < in && q->once; i += q->high)
+        cnn__pack_taps(q, d->mine + i * kc, (int)cnn__min(q->high, in - i),
                        q->w + (d->g * q->m + ic + i) * d->p->k, b0, kc);
+    if (q->turned) { cnn__turned_terms(d, b0, kc, ic, in, a); return; }
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
     ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
@@ -14899,8 +15057,8 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
         const bool      all = r * d->step + x >= d->end;
         const ptrdiff_t ready = all ? (d->ny - 1) * q->row + d->nx : straight ? r * d->step + x : r * q->row;
         if (ready - done < CNN__TAIL_PIXELS && !all) continue;
-        for (ptrdiff_t i = ic, at = d->y - q->y + ic * q->out_plane; i < ic + in; i++, at += q->out_plane)
-            cnn__complete(q->tail, q->y, at + done, at + ready);
+        cnn__complete_rows(q->tail, q->y, d->y - q->y + ic * q->out_plane + done, ready - done, in,
+                           q->out_plane);
         done = ready;
     }
 }
@@ -14915,7 +15073,7 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
     cnn__area d = { .q = q, .from = from, .s = copy, .panel = work, .mine = copy + q->spread, .g = g,
                      .packed = packed };
     for (int p = 0; p < CNN__KC && q->m > 1; p++) packed[p] = p * q->u->nr;
-    if (q->borrow) d.s = q->s.x + (n * q->s.planes + g * q->s.c) * q->plane;
+    if (q->borrow) d.s = q->s.x + (n * q->s.planes + g * q->s.c) * q->plane + from * q->row;
     else           cnn__spread_copy(q->u, &q->s, copy, n, g * q->s.c, q->s.c, from, q->block);
     for (int f = 0; f < q->n_phases; f++) {
         const cnn__phase *p = d.p = &q->phase[f];
@@ -14930,9 +15088,11 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
             cnn__complete(q->tail, q->y, d.y - q->y, d.y - q->y + (d.ny - 1) * q->row + d.nx);
             continue;
         }
-        for (ptrdiff_t b = 0; b < p->k; b += kb)
-            for (ptrdiff_t i = i0; i < i1; i += mc)
-                cnn__shifted_terms(&d, b, cnn__min(kb, p->k - b), i, cnn__min(mc, i1 - i));
+        const ptrdiff_t rows = q->turned ? mc : i1 - i0;        /* turned: the sums of these are kept */
+        for (ptrdiff_t r = i0; r < i1; r += rows)
+            for (ptrdiff_t b = 0; b < p->k; b += kb)
+                for (ptrdiff_t i = r; i < cnn__min(r + rows, i1); i += mc)
+                    cnn__shifted_terms(&d, b, cnn__min(kb, p->k - b), i, cnn__min(mc, i1 - i));
     }
 }
 
@@ -14940,7 +15100,7 @@ static void cnn__shifted_block(const cnn__shifted *q, ptrdiff_t n, ptrdiff_t g, 
 static void cnn__shifted_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__shifted *q = job;
-    const ptrdiff_t mr = q->u->mr, panels = cnn__ceil(q->m, mr);
+    const ptrdiff_t mr = q->high, panels = cnn__ceil(q->m, mr);
     for (ptrdiff_t end; from < to; from = end) {
         const ptrdiff_t block = from / panels, image = block / q->blocks;
         end = cnn__min(to, (block + 1) * panels);
@@ -14955,7 +15115,7 @@ static void cnn__shifted_run(const cnn__cpu *cpu, const cnn__shifted *q)
     const cnn__conv *t = q->t;
     const double work = (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
     cnn__shifted_pack(cpu, q);
-    cnn__share_out(cpu, work, (ptrdiff_t)t->n * t->groups * q->blocks * cnn__ceil(q->m, q->u->mr),
+    cnn__share_out(cpu, work, (ptrdiff_t)t->n * t->groups * q->blocks * cnn__ceil(q->m, q->high),
                    cnn__shifted_job, q);
 }
 
@@ -15043,7 +15203,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
                             q->a + i * q->k + (r * q->kw + left) * q->c * ni,
                             s + ((y0 + r) * q->w + x0 + left) * nr, q->at,
                             sums + ((i - i0) * plane + p) * nr, plane * nr,
-                            q->bias && r == top ? q->bias + i : NULL, r > top);
+                            q->bias && r == top ? q->bias + i : NULL, r > top, NULL, 0);
         }
     }
     q->u->pack(s, (int)part, sums, nr, NULL, nr);              /* turned back, in the place of the images */
@@ -15192,7 +15352,7 @@ static void cnn__columns_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
                 const int ni = (int)cnn__min(mr, pixels - p);
                 for (ptrdiff_t k = 0; k < q->k; k += q->kb)
                     q->u->micro(ni, nj, cnn__min(q->kb, q->k - k), a + p * q->k + k * ni, b + k * nr, q->at,
-                                tile, nr, NULL, k > 0);
+                                tile, nr, NULL, k > 0, NULL, 0);
                 cnn__columns_put(q, tile, n, p, ni, j, nj);
             }
         }
@@ -15342,7 +15502,7 @@ static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, in
             const int ni = (int)cnn__min(mr, q->m - i);
             float *to = dw + i * q->k + k;
             q->u->micro(ni, taps, pixels, a + i * pixels, work, taps == nr ? q->whole : q->last,
-                        taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr);
+                        taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr, NULL, 0);
             for (int r = 0; r < ni && taps < nr; r++) cnn__add(to + r * q->k, tile + r * nr, taps);
         }
     }
@@ -15397,8 +15557,7 @@ static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 typedef struct {
     const cnn__kernels *u;
     bool backward, once;                /* once: all tiles are one block, which meets each weight once */
-    bool packed;                        /* the weights are transformed already; not if once: 36 numbers for 9
-                                           take longer to come from memory than to be computed */
+    const float *packed;                /* the weights, transformed already, or NULL */
     int k, side;                        /* kernels (k,k), tiles of output (side,side) */
     int c, m, h, w, oh, ow, ph, pw, th, tw;     /* tiles of an image: (th, tw) */
     ptrdiff_t tiles, block, rows;       /* rows of the weights that are transformed at a time */
@@ -15430,12 +15589,12 @@ CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__co
     q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
     q.once = q.tiles <= q.block, q.rows = q.once ? cnn__min(PANELS * q.u->mr, q.m) : q.m;
-    q.as = q.rows * q.c + CNN__MAX_LANES, q.vs = q.c * q.block + CNN__MAX_LANES,
+    q.packed = o->packed;
+    q.as = (q.packed ? q.m : q.rows) * q.c + CNN__MAX_LANES, q.vs = q.c * q.block + CNN__MAX_LANES,
         q.ms = q.rows * q.block + CNN__MAX_LANES;
-    q.packed = !q.once && o->packed;
-    q.shared = q.packed ? o->packed
+    q.shared = q.packed && !q.once ? o->packed
              : cnn__take(base, used, cnn__mul_size(36, (size_t)(q.once ? q.vs : q.as)), sizeof *q.shared);
-    q.each = cnn__mul_size(36, (size_t)((q.once ? q.as : q.vs) + q.ms));
+    q.each = cnn__mul_size(36, (size_t)((!q.once ? q.vs : q.packed ? 0 : q.as) + q.ms));
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
@@ -15527,9 +15686,10 @@ static void cnn__winograd_tiles(const cnn__wino *q, float *v, const float *x, pt
 
 /* The 36 products: rows of the weights, transformed in a, times the tiles in v, to m: panels of nr tiles. */
 static void cnn__winograd_products(const cnn__wino *q, const float *a, ptrdiff_t rows, const float *v,
-                                   ptrdiff_t padded, float *m)
+                                   ptrdiff_t count, float *m)
 {
     const cnn__kernels *u = q->u;
+    const ptrdiff_t padded = cnn__ceil(count, u->nr) * u->nr;
     const ptrdiff_t kb = cnn__k_block(q->c);
     ptrdiff_t at[CNN__KC];
     for (int p = 0; p < CNN__KC; p++) at[p] = (ptrdiff_t)p * u->nr;
@@ -15538,9 +15698,11 @@ static void cnn__winograd_products(const cnn__wino *q, const float *a, ptrdiff_t
             for (ptrdiff_t j = 0; j < padded; j += u->nr)
                 for (ptrdiff_t i = 0; i < rows; i += u->mr) {
                     const int mr = (int)cnn__min(u->mr, rows - i);
-                    u->micro(mr, u->nr, cnn__min(kb, q->c - p), a + e * q->as + i * q->c + p * mr,
+                    const float *first = a + e * q->as + i * q->c + p * mr;
+                    const float *ahead = i + u->mr < rows ? first + mr * q->c : a + (e + 1) * q->as;
+                    u->micro(mr, (int)cnn__min(u->nr, count - j), cnn__min(kb, q->c - p), first,
                              v + e * q->vs + j * q->c + p * u->nr, at,
-                             m + e * q->ms + j * rows + i * u->nr, u->nr, NULL, p > 0);
+                             m + e * q->ms + j * rows + i * u->nr, u->nr, NULL, p > 0, ahead, mr);
                 }
 }
 
@@ -15561,7 +15723,7 @@ static void cnn__winograd_rows(const cnn__wino *q, const float *a, ptrdiff_t i0,
     const cnn__kernels *u = q->u;
     const ptrdiff_t rows = i1 - i0, out = (ptrdiff_t)q->oh * q->ow;
     cnn__tiles at;
-    cnn__winograd_products(q, a, rows, v, cnn__ceil(count, u->nr) * u->nr, m);
+    cnn__winograd_products(q, a, rows, v, count, m);
     for (ptrdiff_t j = 0; j < count; j += u->lanes) {
         const float *sums = m + j / u->nr * u->nr * rows + j % u->nr;
         float patch[L][36] = { { 0 } }, *tile[L];
@@ -15601,28 +15763,30 @@ static void cnn__winograd_shared_job(const void *job, ptrdiff_t from, ptrdiff_t 
         cnn__winograd_weights(q, q->shared + from * mr * q->c, q->weights, from * mr);
 }
 
-/* Then the rest: a unit is a row panel (once) or a panel of nr tiles; some at a time. */
+/* Then the rest: a unit is a row panel (once) or a vector of tiles; some at a time. */
 static void cnn__winograd_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__wino *q = job;
-    const ptrdiff_t mr = q->u->mr, nr = q->u->nr;
-    const ptrdiff_t most = q->once ? cnn__ceil(q->rows, mr) : q->block / nr;
-    float *mine = q->work + (size_t)thread * q->each, *m = mine + 36 * (q->once ? q->as : q->vs);
+    const ptrdiff_t mr = q->u->mr, lanes = q->u->lanes;
+    const ptrdiff_t most = q->once ? cnn__ceil(q->rows, mr) : q->block / lanes;
+    float *mine = q->work + (size_t)thread * q->each;
+    float *m = mine + 36 * (!q->once ? q->vs : q->packed ? 0 : q->as);
     const ptrdiff_t steps = cnn__ceil(to - from, most);
     for (ptrdiff_t e = 0; e < steps; e++) {
         const ptrdiff_t first = from + (to - from) * e / steps, last = from + (to - from) * (e + 1) / steps;
         if (q->once) {
             const ptrdiff_t i0 = first * mr, i1 = cnn__min(last * mr, q->m);
-            for (ptrdiff_t i = i0; i < i1; i += mr)
+            for (ptrdiff_t i = i0; i < i1 && !q->packed; i += mr)
                 cnn__winograd_weights(q, mine + (i - i0) * q->c, q->weights, i);
-            cnn__winograd_rows(q, mine, i0, i1, q->shared, 0, q->tiles, m);
+            cnn__winograd_rows(q, q->packed ? q->packed + i0 * q->c : mine, i0, i1, q->shared, 0, q->tiles,
+                               m);
             const ptrdiff_t out = (ptrdiff_t)q->oh * q->ow, images = q->tiles / ((ptrdiff_t)q->th * q->tw);
             for (ptrdiff_t n = 0; n < images; n++)
                 cnn__complete(q->tail, q->y, (n * q->m + i0) * out, (n * q->m + i1) * out);
         } else {
-            const ptrdiff_t count = cnn__min(last * nr, q->tiles) - first * nr;
-            cnn__winograd_tiles(q, mine, q->x, first * nr, count, 0, q->c);
-            cnn__winograd_rows(q, q->shared, 0, q->m, mine, first * nr, count, m);
+            const ptrdiff_t count = cnn__min(last * lanes, q->tiles) - first * lanes;
+            cnn__winograd_tiles(q, mine, q->x, first * lanes, count, 0, q->c);
+            cnn__winograd_rows(q, q->shared, 0, q->m, mine, first * lanes, count, m);
         }
     }
 }
@@ -15638,9 +15802,9 @@ static void cnn__winograd_shared(const cnn__cpu *cpu, const cnn__wino *q)
 static void cnn__winograd_run(const cnn__cpu *cpu, const cnn__wino *q)
 {
     const ptrdiff_t panels = cnn__ceil(q->m, q->u->mr);
-    if (!q->packed) cnn__winograd_shared(cpu, q);
+    if (q->once || !q->packed) cnn__winograd_shared(cpu, q);
     cnn__share_out(cpu, 36.0 * (double)q->tiles * q->m * q->c,
-                   q->once ? panels : cnn__ceil(q->tiles, q->u->nr), cnn__winograd_job, q);
+                   q->once ? panels : cnn__ceil(q->tiles, q->u->lanes), cnn__winograd_job, q);
     if (q->once || !q->tail) return;
     const ptrdiff_t images = q->tiles / ((ptrdiff_t)q->th * q->tw), out = (ptrdiff_t)q->oh * q->ow;
     cnn__map_then(cpu, NULL, q->y, q->y, NULL, NULL, NULL, images * q->m * out, q->tail);
@@ -15757,7 +15921,7 @@ static void cnn__winograd_sums(const cnn__wino_w *q, float *sums, int i, int end
             for (int c = i; c < end; c += u->mr)
                 u->micro((int)cnn__min(u->mr, end - c), u->nr, q->count, m + e * q->ms + (c - i) * q->chunk,
                          q->v + e * q->vs + j * q->chunk, at, sums + e * q->ss + (c - i) * q->wide + j,
-                         q->wide, NULL, q->from > 0);
+                         q->wide, NULL, q->from > 0, NULL, 0);
 }
 
 /* dw += Gt sums G for output channels i .. end. sums starts at row i. */
@@ -15810,16 +15974,16 @@ static void cnn__winograd_weights_run(const cnn__cpu *cpu, cnn__wino_w *q)
     if (!q->once) cnn__share_out(cpu, work, q->t->oc, cnn__winograd_gradient_job, q);
 }
 
-/* ---- Depthwise 3x3 with stride 1: plane by plane, in place, with u->depth ----
+/* ---- Depthwise 3x3: plane by plane, in place, with u->depth; stride 1, forward also 2 ----
 
    backward-data is forward from dy, with the kernel turned by 180 degrees and padding 2 - P. Lower bound:
    with 18 operations for a float read and one written (two, where dx is added to), memory beyond the caches
    decides. */
 static bool cnn__rows_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-    (void)cpu, (void)pass;
-    return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && cnn__all_meet(t);
+    (void)cpu;
+    return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == t->sw
+        && t->sh <= (pass == CNN__FORWARD ? 2 : 1) && t->dh == 1 && t->dw == 1 && cnn__all_meet(t);
 }
 
 /* Fetch the next plane while this one is worked on: the hardware prefetcher does not recognise strips of
@@ -15888,20 +16052,36 @@ static void cnn__run_direct(const cnn__cpu *cpu, const cnn__conv *t, int pass, c
         if (o->to) q.dw = o->to, cnn__weights_run(cpu, &q);
         return;
     }
-    const cnn__shifted q = cnn__shifted_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
+    const cnn__shifted q = cnn__shifted_plan(cpu, t, pass == CNN__BACKWARD_DATA, false, o, scratch, used);
     if (o->to) cnn__shifted_run(cpu, &q);
+}
+static size_t cnn__pack_shifted(const cnn__cpu *cpu, const cnn__conv *t, bool turned, float *to,
+                                const float *w, char *scratch)
+{
+    const cnn__arrays o = { .w = w, .packed = to };
+    size_t used = 0;
+    cnn__shifted q = cnn__shifted_plan(cpu, t, false, turned, &o, scratch, &used);
+    q.packed = false;
+    if (to) cnn__shifted_pack(cpu, &q);
+    return (size_t)(t->groups * q.all * q.s.c) * (size_t)t->kh * (size_t)t->kw;
 }
 static size_t cnn__pack_direct(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
                                char *scratch)
 {
-    const cnn__arrays o = { .w = w, .packed = to };
-    size_t used = 0;
-    if (to) {
-        cnn__shifted q = cnn__shifted_plan(cpu, t, false, &o, scratch, &used);
-        q.packed = false;
-        cnn__shifted_pack(cpu, &q);
-    }
-    return (size_t)t->oc * (size_t)(t->ic / t->groups) * (size_t)t->kh * (size_t)t->kw;
+    return cnn__pack_shifted(cpu, t, false, to, w, scratch);
+}
+
+static void cnn__run_turned(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+                            char *scratch, size_t *used)
+{
+    (void)pass;                                         /* forward */
+    const cnn__shifted q = cnn__shifted_plan(cpu, t, false, true, o, scratch, used);
+    if (o->to) cnn__shifted_run(cpu, &q);
+}
+static size_t cnn__pack_turned(const cnn__cpu *cpu, const cnn__conv *t, float *to, const float *w,
+                               char *scratch)
+{
+    return cnn__pack_shifted(cpu, t, true, to, w, scratch);
 }
 
 static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
@@ -15944,10 +16124,10 @@ static size_t cnn__pack_winograd(const cnn__cpu *cpu, const cnn__conv *t, float 
                                  char *scratch)
 {
     size_t used = 0;
-    const cnn__wino q = cnn__winograd_plan(cpu, t, false, &(cnn__arrays){ .w = w, .packed = to }, scratch,
-                                           &used);
-    if (q.packed) cnn__winograd_shared(cpu, &q);
-    return q.once ? 0 : cnn__mul_size(36, (size_t)q.as);
+    cnn__wino q = cnn__winograd_plan(cpu, t, false, &(cnn__arrays){ .w = w, .packed = to }, scratch, &used);
+    q.once = false, q.shared = to, q.as = q.m * q.c + CNN__MAX_LANES;
+    if (to) cnn__winograd_shared(cpu, &q);
+    return cnn__mul_size(36, (size_t)q.as);
 }
 
 static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
@@ -15955,10 +16135,10 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *t, int pass, con
 {
     (void)scratch, (void)used;                          /* needs none */
     if (!o->to) return;
-    const double work = 9.0 * t->n * t->ic * (pass == CNN__BACKWARD_DATA ? (double)t->h * t->w
+    const double work = 36.0 * t->n * t->ic * (pass == CNN__BACKWARD_DATA ? (double)t->h * t->w
                                                                          : (double)t->oh * t->ow);
-    const cnn__image image = { t->h, t->w, t->oh, t->ow, t->ph, t->pw },
-        turned = { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw };
+    const cnn__image image = { t->h, t->w, t->oh, t->ow, t->ph, t->pw, t->sh },
+        turned = { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 1 };
     const bool backward = pass == CNN__BACKWARD_DATA, weights = pass == CNN__BACKWARD_WEIGHTS;
     const cnn__rows q = { cnn__kernels_of(cpu), t, pass, backward ? turned : image, o->to,
                           backward ? o->dy : o->x, o->dy, o->w, o->b, o->tail };
@@ -16023,6 +16203,21 @@ static bool cnn__winograd2_fits(const cnn__cpu *cpu, const cnn__conv *t, int pas
 {
     return (void)cpu, t->kh == 5 && cnn__winograd_fits(t, pass);
 }
+static bool cnn__turned_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    return (void)cpu, pass == CNN__FORWARD && t->oc > t->groups;
+}
+/* The lanes of vectors of pixels would be emptier, and there are terms enough to repay turning. */
+CNN__COLD static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    const cnn__kernels *u = cnn__kernels_of(cpu);
+    (void)pass;
+    const double m = t->oc / t->groups, k = (double)(t->ic / t->groups) * t->kh * t->kw;
+    const double n = (double)t->ow * t->oh;
+    const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr) * u->nr / n;
+    const double channels = (double)cnn__ceil((ptrdiff_t)m, u->lanes) * u->lanes / m;
+    return n < 1024 && channels * (1 + 36 / k) < pixels + (cnn__pointwise_fits(cpu, t, pass) ? 0.0 : 0.12);
+}
 static bool cnn__depthwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     return (void)cpu, (void)pass, t->groups == t->ic && t->ic == t->oc && t->ic > 1;
@@ -16048,6 +16243,7 @@ static const cnn__algorithm cnn__algorithms[] = {
     { "winograd 2x2", cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "depthwise rows", cnn__rows_fit, cnn__always, cnn__run_rows, NULL },
     { "direct, images side by side", cnn__side_fits, cnn__side_pays, cnn__run_side, cnn__pack_side },
+    { "direct, channels in vectors", cnn__turned_fits, cnn__turned_pays, cnn__run_turned, cnn__pack_turned },
     { "direct, channels along the vectors", cnn__columns_fit, cnn__columns_pay, cnn__run_columns, NULL },
     { "1x1 gemm", cnn__pointwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
     { "depthwise", cnn__depthwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
@@ -16400,9 +16596,15 @@ static void cnn__fast_max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y
 {
     const cnn__kernels *u = cnn__kernels_of(cpu);
     const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
+    const cnn__image image = { t->h, t->w, t->oh, t->ow, t->ph, t->pw, t->sh };
+    const bool all = !at && t->kh == 3 && t->kw == 3 && t->sh == t->sw && t->sh <= 2 && t->dh * t->dw == 1;
     CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
     for (int plane = 0; plane < t->planes; plane++) {
         const float *in = x + (ptrdiff_t)plane * t->h * t->w;
+        if (all) {
+            u->largest(&image, y + (ptrdiff_t)plane * t->oh * t->ow, in);
+            continue;
+        }
         ptrdiff_t    to = (ptrdiff_t)plane * t->oh * t->ow;
         float        v[CNN__MAX_LANES], which[CNN__MAX_LANES];
         for (int oy = 0; oy < t->oh; oy++) {

@@ -23,10 +23,11 @@ static net net_of(cnn_config config)
     h = cnn_relu(cnn_add(unit(h, 16, 3, 1, 1), h));                             /* winograd 4x4 */
     h = cnn_relu(cnn_add(h, unit(h, 16, 5, 1, 1)));                             /* winograd 2x2 */
     h = cnn_relu6(unit(unit(h, 32, 1, 1, 1), 32, 3, 1, 32));                     /* 1x1 gemm, depthwise rows */
-    h = cnn_add(unit(h, 32, 3, 2, 32), cnn_conv2d(h, 32, 1, .stride = 2));       /* depthwise; direct, no norm */
+    h = cnn_add(unit(h, 32, 5, 2, 32), cnn_conv2d(h, 32, 1, .stride = 2));       /* depthwise; direct, no norm */
     h = cnn_leaky_relu(cnn_keep(unit(h, 12, 3, 2, 4)));                         /* groups; what is read stays */
     cnn_tensor *c = cnn_keep(cnn_conv2d(h, 40, 3, .pad = 1, .name = "kept"));   /* images side by side */
     h = cnn_relu(cnn_batch_norm(c));
+    h = cnn_relu(cnn_batch_norm(cnn_conv2d(h, 64, 2)));                         /* channels in vectors */
     n.y = cnn_dense(h, CLASSES, .name = "out");
     cnn_compile(n.g, config.inference ? n.y : cnn_mean(cnn_mul(n.y, n.y)));
     return n;
@@ -142,18 +143,19 @@ static void what_a_net_learns_reaches_its_views(void)
 static void every_algorithm_is_met(void)
 {
     static const char *const want[] = { "winograd 4x4", "winograd 2x2", "depthwise rows", "direct, images side by side",
-                                        "1x1 gemm", "depthwise", "direct" };
-    bool met[7] = { false };
+                                        "direct, channels in vectors", "1x1 gemm", "depthwise", "direct" };
+    enum { ALL = sizeof want / sizeof *want };
+    bool met[ALL] = { false };
     for (int batch = 1; batch <= MOST; batch *= 2) {
         net n = inference(batch, 0);
         if (n.g->cpu.isa == CNN_ISA_PLAIN) { cnn_free(n.g); return; }
         for (int i = 0; cnn_node(n.g, i); i++) {
             const cnn_tensor *t = cnn_node(n.g, i);
-            for (int k = 0; k < 7 && t->op && t->op->algorithm; k++) met[k] |= !strcmp(t->op->algorithm(t), want[k]);
+            for (int k = 0; k < ALL && t->op && t->op->algorithm; k++) met[k] |= !strcmp(t->op->algorithm(t), want[k]);
         }
         cnn_free(n.g);
     }
-    for (int k = 0; k < 7; k++) CHECK_MSG(met[k], "%s", want[k]);
+    for (int k = 0; k < ALL; k++) CHECK_MSG(met[k], "%s", want[k]);
 }
 
 /* The plan counts them; nothing without inference, with no_packed, or on the plain loops; and a tensor in between, a
