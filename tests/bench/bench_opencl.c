@@ -99,9 +99,11 @@ static void multiply(void *user)
     const product *p = user;
     cnn_place a = p->p, b = cnncl_place_at(a, (size_t)p->m * (size_t)p->k);
     cnn_place c = cnncl_place_at(b, (size_t)p->k * (size_t)p->n);
+    const cnncl_product t = { .c = c, .ldc = p->n, .a = a, .a_row = p->k, .a_col = 1, .b = b, .b_row = p->n,
+                              .b_col = 1, .m = p->m, .n = p->n, .k = p->k };
     for (int i = 0; i < TIMES; i++)
-        if (p->own) cnncl_own_gemm(p->d, (cnncl_images){ 1, 0, 0, 0 }, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
-        else        cnncl_gemm(p->d, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
+        if (p->own) cnncl_own_gemm(p->d, t);
+        else        cnncl_gemm(p->d, t);
     p->d->base.download(&p->d->base, c.buffer, c.at * sizeof(float), p->host, sizeof(float));
 }
 
