@@ -58,7 +58,7 @@ $(B)/mpi: examples/mpi.c $(HEADERS) | $(B)
 # Tests link one object with the implementation, tests/cnn.c; but test_kernels and test_opencl hold one of their own.
 LINKED  := $(filter-out kernels opencl,$(SUITES))
 # Tests that are no C program, each ending with `N passed, N failed`; the longest first.
-SCRIPTS := tests/lab.sh tests/places.sh tests/readme.sh tests/path.sh tests/mpi.sh tests/torch.sh
+SCRIPTS := tests/lab.sh tests/places.sh tests/readme.sh tests/path.sh tests/cpp.sh tests/mpi.sh tests/torch.sh
 # Those of `make odd`: other compilers, options and processors.
 ODDITIES := tests/bits.sh tests/switches.sh tests/emulated.sh
 # $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.

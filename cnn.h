@@ -37,10 +37,9 @@
    Options. What is required comes first, by position; what is optional follows, by name:
        cnn_conv2d(x, 16, 5, .pad = 2, .name = "conv1")
    An option that is not given has the default that stands beside it below; one that is given counts, also as
-   0: the macros hand over the text of their arguments. (Without the macros, 0 means the default.) C++11 may
-   include this file and link to it: macros without options work there, those with options and cnn_concat are
-   C99. In C++20:
-       cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 16, .kernel = 5 })
+   0: the macros hand over the text of their arguments. (Without the macros, 0 means the default.) In C++,
+   from C++11 on, an option is a word of namespace cnn; the implementation stays in a .c file:
+       cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"))
 
    Errors. Nothing here prints, exits or aborts. The first failure writes one message on the graph, with the
    place of layer and call, the operation, the shapes and the rule: cnn_error(g). While recording, builders
@@ -112,6 +111,7 @@
 #ifndef CNN_H_INCLUDED
 #define CNN_H_INCLUDED
 
+#include <math.h>                        /* INFINITY, for options */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -146,6 +146,7 @@ typedef struct { int n, c, h, w; } cnn_shape;                                   
 typedef enum { CNN_EVAL, CNN_TRAIN } cnn_mode;
 typedef enum { CNN_ISA_AUTO, CNN_ISA_PLAIN, CNN_ISA_C, CNN_ISA_NEON, CNN_ISA_AVX2, CNN_ISA_AVX512 } cnn_isa;
 typedef enum { CNN_NODE, CNN_INPUT, CNN_LABELS, CNN_CONST, CNN_PARAM, CNN_BUFFER } cnn_kind;
+enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };                               /* axes */
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
 /* A function with the arguments of printf: argument number format_at is the format. */
@@ -159,14 +160,27 @@ enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 #define CNN_STR_(x) #x
 #define CNN_STR(x)  CNN_STR_(x)
 #define CNN_HERE    __FILE__ ":" CNN_STR(__LINE__)
-/* The first two options of a call: where it is, and the text of its arguments, by which an option that is
-   given as 0 is told from one that is not given. */
+/* A call with options calls a function that takes one struct. Its first two members are where the call is and
+   the text of its arguments, by which an option that is given as 0 is told from one that is not given. first:
+   the member of the first argument. CNN_OPTIONS: all arguments are options. C++: see the end of the API. */
 #define CNN_SAID(...) .at = CNN_HERE, .said = #__VA_ARGS__
+#ifdef __cplusplus
+#define CNN_CALL(function, args, first, ...) function(cnn::call<args>(CNN_HERE)(__VA_ARGS__))
+#define CNN_OPTIONS(function, args, ...)     function(cnn::call<args>(CNN_HERE)(__VA_ARGS__))
+#define CNN_OPTION(word, value)              cnn::word(value)
+#define CNN_TENSORS(...)                     { __VA_ARGS__ }
+#else
+#define CNN_CALL(function, args, first, ...) function((args){ CNN_SAID(__VA_ARGS__), .first = __VA_ARGS__ })
+#define CNN_OPTIONS(function, args, ...)     function((args){ CNN_SAID(__VA_ARGS__), __VA_ARGS__ })
+#define CNN_OPTION(word, value)              .word = value
+#define CNN_TENSORS(...) (cnn_tensor *[]){ __VA_ARGS__ }, \
+    (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *))
+#endif
 
 /* ---- Graph ---- */
 
 typedef struct {
-    const char  *at;
+    const char  *at, *said;
     int          max_batch;         /* the largest N; default 1 */
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
     int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
@@ -187,7 +201,7 @@ typedef struct {
 /* A new, empty graph. NULL only if the graph object itself cannot be allocated; every function below accepts
    that NULL, and cnn_error(NULL) is its message. */
 CNN_API cnn_graph  *cnn_new_(cnn_config);
-#define cnn_new(...) cnn_new_((cnn_config){ .at = CNN_HERE, __VA_ARGS__ })
+#define cnn_new(...) CNN_OPTIONS(cnn_new_, cnn_config, __VA_ARGS__)
 CNN_API void        cnn_free(cnn_graph *);
 /* The first error's message. Without one, why the last cnn_save, cnn_save_memory or export failed: that stops
    nothing, and the next one that succeeds clears it. Else NULL. */
@@ -228,10 +242,10 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
    other views may run CNN_EVAL, but g must not be trained or loaded into. g outlives its views; each is freed
    with cnn_free. A view has its own error, from the start if g is not compiled, has an error, or is on a
    device. NULL as for cnn_new. */
-typedef struct { const char *at; const cnn_graph *g; /* required */
+typedef struct { const char *at, *said; const cnn_graph *g; /* required */
                  int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
-#define cnn_share(...) cnn_share_((cnn_share_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_share(...) CNN_CALL(cnn_share_, cnn_share_args, g, __VA_ARGS__)
 
 /* Compute t and what it depends on, nothing more: without labels, logits can be computed and the loss cannot.
    Returns the value of t if it is one number (the loss), else 0; NAN after an error. */
@@ -245,17 +259,17 @@ CNN_API void        cnn_backward_add(cnn_tensor *loss);
 /* ---- Leaves ---- */
 
 /* Data, (N,c,h,w), written by cnn_set or cnn_feed. */
-typedef struct { const char *at; cnn_graph *g; int c, h, w; /* required: g, c; h and w default to 1 */
+typedef struct { const char *at, *said; cnn_graph *g; int c, h, w; /* required: g, c; h and w default to 1 */
                  int grad;                                  /* 1: dloss/dinput can be read */
                  const char *name; } cnn_input_args;        /* default "input", "input2", ... */
 CNN_API cnn_tensor *cnn_input_(cnn_input_args);
-#define cnn_input(...) cnn_input_((cnn_input_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_input(...) CNN_CALL(cnn_input_, cnn_input_args, g, __VA_ARGS__)
 
 /* Classes, (N,1,h,w), whole numbers from 0: one for each sample, or for each pixel. */
-typedef struct { const char *at; cnn_graph *g; int h, w; /* required: g; h and w default to 1 */
+typedef struct { const char *at, *said; cnn_graph *g; int h, w; /* required: g; h and w default to 1 */
                  const char *name; } cnn_labels_args;    /* default "labels", "labels2", ... */
 CNN_API cnn_tensor *cnn_labels_(cnn_labels_args);
-#define cnn_labels(...) cnn_labels_((cnn_labels_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_labels(...) CNN_CALL(cnn_labels_, cnn_labels_args, g, __VA_ARGS__)
 
 /* A parameter, trained by cnn_step. */
 typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn_param */
@@ -264,11 +278,11 @@ typedef enum { CNN_INIT_DEFAULT, /* what the layer asks for; zero for a bare cnn
                CNN_INIT_LECUN,   /* U(-a,a), a = gain sqrt(3 / fan_in) (LeCun et al. 1998) */
                CNN_INIT_UNIFORM, /* U(-a,a), a = gain */
                CNN_INIT_CONSTANT /* gain everywhere */ } cnn_init;
-typedef struct { const char *at; cnn_graph *g; const char *name; cnn_shape shape; /* required */
+typedef struct { const char *at, *said; cnn_graph *g; const char *name; cnn_shape shape; /* required */
                  cnn_init init; float gain;             /* gain: default 1 (0 for CONSTANT) */
                  int fan_in, fan_out; } cnn_param_args; /* default shape.n and shape.c */
 CNN_API cnn_tensor *cnn_param_(cnn_param_args);
-#define cnn_param(...) cnn_param_((cnn_param_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_param(...) CNN_CALL(cnn_param_, cnn_param_args, g, __VA_ARGS__)
 
 /* A constant: n*c*h*w values, copied. */
 CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *, cnn_shape, const float *values);
@@ -277,8 +291,13 @@ CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *, cnn_shape, const flo
 /* Before cnn_compile; each returns its tensor. */
 CNN_API cnn_tensor *cnn_name  (cnn_tensor *, const char *name); /* of a node; copied */
 CNN_API cnn_tensor *cnn_keep  (cnn_tensor *);                   /* its value stays readable in CNN_EVAL too */
-/* A parameter that cnn_step leaves alone; conv1->in[1] is conv1's weight. By name: cnn_set_lr_scale, 0. */
+/* Freeze a parameter: cnn_step leaves it alone. Freeze the running statistics of a batch norm: in CNN_TRAIN,
+   too, it normalises by them, and they stay (PyTorch: eval()). Freeze what an operation computed: all
+   parameters and statistics below it. Backward, its time and its memory end above what is frozen.
+   conv1->in[1] is conv1's weight. By name: at compile, what matches the pattern, see cnn_set_lr_scale:
+   "features.*". */
 CNN_API cnn_tensor *cnn_freeze(cnn_tensor *);
+CNN_API bool        cnn_freeze_names(cnn_graph *, const char *pattern);
 
 /* ---- Values ---- */
 
@@ -286,6 +305,8 @@ CNN_API cnn_tensor *cnn_find  (const cnn_graph *, const char *name); /* after cn
 /* After cnn_compile: number i, from 0, in the order of execution: operands first, leaves such as parameters
    included; its index is i. NULL past the end. */
 CNN_API cnn_tensor *cnn_node  (const cnn_graph *, int i);
+CNN_API cnn_tensor *cnn_params(const cnn_graph *, int i); /* of these the parameters: number i, NULL past the
+                                                            end; its ->name, ->shape, ->frozen */
 CNN_API cnn_tensor *cnn_loss  (const cnn_graph *); /* what cnn_compile was given; before that, nil */
 /* What the loss judges: its first operand. cnn_loss itself if that is no loss. */
 CNN_API cnn_tensor *cnn_output(const cnn_graph *);
@@ -319,32 +340,42 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
    NULL is a new parameter; one that is given is used as it is: shared or constant. */
 
 /* Cross-correlation with learned kernels (LeCun et al. 1989): (N,C,H,W) -> (N,channels,OH,OW),
-   OH = floor((H + 2 pad_h - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
+   OH = floor((H + pad_top + pad_bottom - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
    weight (channels,C/groups,kernel_h,kernel_w), bias (1,channels,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel; /* required: channels of y */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default 1; _h and _w default to stride */
-                 int pad, pad_h, pad_w;                /* zeros per side; _h and _w default to pad */
+                 int pad, pad_h, pad_w;                /* zeros per side; _h and _w default to pad, */
+                 int pad_top, pad_bottom, pad_left, pad_right; /* two default to pad_h, two to pad_w */
                  int dilation, dilation_h, dilation_w; /* default 1 */
+                 int causal;       /* 1: W is time, and no y sees a later x: pad_left becomes dilation_w
+                                      (kernel_w - 1), pad_right 0 */
                  int groups, no_bias;                  /* groups: default 1 */
+                 int one_d;        /* set by cnn_conv1d */
                  cnn_tensor *weight, *bias;
                  cnn_init init; float gain; /* of the weight; default: He if a rectifier such as relu reads
                                                the layer, else LeCun; gain 1. The bias starts at zero. */
                  const char *name; } cnn_conv2d_args;
 CNN_API cnn_tensor *cnn_conv2d_(cnn_conv2d_args);
-#define cnn_conv2d(...) cnn_conv2d_((cnn_conv2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_conv2d(...) CNN_CALL(cnn_conv2d_, cnn_conv2d_args, x, __VA_ARGS__)
+/* The same along W alone, for signals (N,C,1,W), with the options of conv2d; kernel_h is 1. In files the
+   weight is that of PyTorch's Conv1d, (channels,C/groups,kernel). */
+#define cnn_conv1d(...) cnn_conv2d(__VA_ARGS__, CNN_ALONG_W, CNN_OPTION(one_d, 1))
+#define CNN_ALONG_W \
+    CNN_OPTION(kernel_h, 1), CNN_OPTION(stride_h, 1), CNN_OPTION(pad_h, 0), CNN_OPTION(dilation_h, 1)
 
 /* The same connections walked backwards (Zeiler et al. 2010): y is about stride times as large as x, OH =
-   (H - 1) stride_h - 2 pad_h + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in conv2d, but weight
-   (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad, cut off here. */
+   (H - 1) stride_h - pad_top - pad_bottom + dilation_h (kernel_h - 1) + output_pad_h + 1. Options as in
+   conv2d, but weight (C,channels/groups,kernel_h,kernel_w); pad is what the convolution back to x would pad,
+   cut off here. */
 typedef struct { const char *at, *said; cnn_tensor *x; int channels, kernel, kernel_h, kernel_w;
-                 int stride, stride_h, stride_w, pad, pad_h, pad_w, dilation, dilation_h, dilation_w;
+                 int stride, stride_h, stride_w, dilation, dilation_h, dilation_w;
+                 int pad, pad_h, pad_w, pad_top, pad_bottom, pad_left, pad_right;
                  int output_pad, output_pad_h, output_pad_w; /* less than the stride or the dilation */
                  int groups, no_bias; cnn_tensor *weight, *bias; cnn_init init; float gain;
                  const char *name; } cnn_conv_transpose2d_args;
 CNN_API cnn_tensor *cnn_conv_transpose2d_(cnn_conv_transpose2d_args);
-#define cnn_conv_transpose2d(...) \
-    cnn_conv_transpose2d_((cnn_conv_transpose2d_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_conv_transpose2d(...) CNN_CALL(cnn_conv_transpose2d_, cnn_conv_transpose2d_args, x, __VA_ARGS__)
 
 /* y = W x + b (Rosenblatt 1958): (N,...), flattened to (N,K,1,1), -> (N,units,1,1). weight (units,K,1,1),
    bias (1,units,1,1); init and gain as in conv2d. */
@@ -352,7 +383,7 @@ typedef struct { const char *at, *said; cnn_tensor *x; int units; /* required */
                  int no_bias; cnn_tensor *weight, *bias;
                  cnn_init init; float gain; const char *name; } cnn_dense_args;
 CNN_API cnn_tensor *cnn_dense_(cnn_dense_args);
-#define cnn_dense(...) cnn_dense_((cnn_dense_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_dense(...) CNN_CALL(cnn_dense_, cnn_dense_args, x, __VA_ARGS__)
 
 /* The matrix product: (M,K,1,1) (K,P,1,1) -> (M,P,1,1); M may be N, the batch. */
 CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
@@ -365,15 +396,27 @@ CNN_API cnn_tensor *cnn_matmul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 typedef struct { const char *at, *said; cnn_tensor *x; int kernel; /* required */
                  int kernel_h, kernel_w;               /* default kernel */
                  int stride, stride_h, stride_w;       /* default: the kernel */
-                 int pad, pad_h, pad_w;                /* every window must see a part of x */
+                 int pad, pad_h, pad_w, pad_top, pad_bottom, pad_left, pad_right; /* as in conv2d; every
+                                                          window must see a part of x */
                  int dilation, dilation_h, dilation_w; /* default 1 */
                  int ceil_mode;    /* 1: a window that starts inside the input or its left padding counts */
                  int no_count_pad; /* avg_pool; 1: divide by what lies inside x (count_include_pad = False) */
                  const char *name; } cnn_pool_args;
 CNN_API cnn_tensor *cnn_max_pool_(cnn_pool_args);
-#define cnn_max_pool(...) cnn_max_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_max_pool(...) CNN_CALL(cnn_max_pool_, cnn_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_avg_pool_(cnn_pool_args);
-#define cnn_avg_pool(...) cnn_avg_pool_((cnn_pool_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_avg_pool(...) CNN_CALL(cnn_avg_pool_, cnn_pool_args, x, __VA_ARGS__)
+/* Along W alone, for signals (N,C,1,W). */
+#define cnn_max_pool1d(...) cnn_max_pool(__VA_ARGS__, CNN_ALONG_W)
+#define cnn_avg_pool1d(...) cnn_avg_pool(__VA_ARGS__, CNN_ALONG_W)
+/* (N,C,height,width): row i of y is the mean of rows floor(i H / height) to ceil((i + 1) H / height) - 1 of
+   x, and so are columns (PyTorch's bins). */
+typedef struct { const char *at, *said; cnn_tensor *x;
+                 int height, width; /* of y: height required; width: height */
+                 const char *name; } cnn_adaptive_avg_pool_args;
+CNN_API cnn_tensor *cnn_adaptive_avg_pool_(cnn_adaptive_avg_pool_args);
+#define cnn_adaptive_avg_pool(...) \
+    CNN_CALL(cnn_adaptive_avg_pool_, cnn_adaptive_avg_pool_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_global_avg_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) (Lin et al. 2013) */
 #define cnn_global_avg_pool(x) cnn_global_avg_pool_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C,1,1) */
@@ -385,31 +428,33 @@ CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C
 typedef struct { const char *at, *said; cnn_tensor *x;
                  float momentum; /* of the running statistics, in (0,1]; default 0.1, as PyTorch's */
                  float eps; int no_affine; /* 1: no weight and bias */
+                 int eval;       /* 1: its running statistics are frozen, see cnn_freeze */
+                 int frozen;     /* 1: so are weight and bias */
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
-#define cnn_batch_norm(...) cnn_batch_norm_((cnn_batch_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
 /* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
 typedef struct { const char *at, *said; cnn_tensor *x; float eps;
                  int no_affine; /* layer_norm; 1: no weight and bias */
                  int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
-#define cnn_layer_norm(...) cnn_layer_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_layer_norm(...) CNN_CALL(cnn_layer_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
                  const char *name; } cnn_group_norm_args;
 CNN_API cnn_tensor *cnn_group_norm_(cnn_group_norm_args);
-#define cnn_group_norm(...) cnn_group_norm_((cnn_group_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_group_norm(...) CNN_CALL(cnn_group_norm_, cnn_group_norm_args, x, __VA_ARGS__)
 /* Over each channel of each sample (Ulyanov et al. 2016). weight, bias (1,C,1,1). */
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args);
-#define cnn_instance_norm(...) cnn_instance_norm_((cnn_norm_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_instance_norm(...) CNN_CALL(cnn_instance_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Between neighbouring channels: y = x / (k + alpha/size sum x^2)^beta (Krizhevsky et al. 2012). */
 typedef struct { const char *at, *said;
                  cnn_tensor *x; int size; /* required: channels in a window, 5 in AlexNet */
                  float alpha, beta, k; /* default 1e-4, 0.75, 1; alpha is divided by size, as in PyTorch */
                  const char *name; } cnn_lrn_args;
 CNN_API cnn_tensor *cnn_lrn_(cnn_lrn_args);
-#define cnn_lrn(...) cnn_lrn_((cnn_lrn_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_lrn(...) CNN_CALL(cnn_lrn_, cnn_lrn_args, x, __VA_ARGS__)
 
 /* ---- Activations ---- */
 
@@ -418,7 +463,7 @@ CNN_API cnn_tensor *cnn_relu_(const char *at, cnn_tensor *x); /* max(x, 0) (Nair
 /* x for x > 0, else slope x; slope: default 0.01 (Maas et al. 2013). */
 typedef struct { const char *at, *said; cnn_tensor *x; float slope; const char *name; } cnn_leaky_relu_args;
 CNN_API cnn_tensor *cnn_leaky_relu_(cnn_leaky_relu_args);
-#define cnn_leaky_relu(...) cnn_leaky_relu_((cnn_leaky_relu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_leaky_relu(...) CNN_CALL(cnn_leaky_relu_, cnn_leaky_relu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-x) */
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
@@ -426,31 +471,40 @@ CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 /* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
-#define cnn_clamp(...) cnn_clamp_((cnn_clamp_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_clamp(...) CNN_CALL(cnn_clamp_, cnn_clamp_args, x, __VA_ARGS__)
 #define cnn_relu6(x)   cnn_clamp(x, 0, 6)
 /* x for x > 0, else alpha (e^x - 1); alpha: default 1 (Clevert et al. 2015). */
 typedef struct { const char *at, *said; cnn_tensor *x; float alpha; const char *name; } cnn_elu_args;
 CNN_API cnn_tensor *cnn_elu_(cnn_elu_args);
-#define cnn_elu(...) cnn_elu_((cnn_elu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_elu(...) CNN_CALL(cnn_elu_, cnn_elu_args, x, __VA_ARGS__)
 /* x P(x), P the normal distribution function; tanh = 1: by a tanh, as GPT-2 (Hendrycks, Gimpel 2016). */
 typedef struct { const char *at, *said; cnn_tensor *x; int tanh; const char *name; } cnn_gelu_args;
 CNN_API cnn_tensor *cnn_gelu_(cnn_gelu_args);
-#define cnn_gelu(...) cnn_gelu_((cnn_gelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_gelu(...) CNN_CALL(cnn_gelu_, cnn_gelu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_silu_(const char *at, cnn_tensor *x); /* swish, x sigmoid(x) (Elfwing et al. 2017) */
 #define cnn_silu(x) cnn_silu_(CNN_HERE, x)
 /* log(1 + e^(beta x)) / beta, or x where beta x > threshold; default 1 and 20 (Dugas et al. 2001). */
 typedef struct { const char *at, *said; cnn_tensor *x; float beta, threshold;
                  const char *name; } cnn_softplus_args;
 CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
-#define cnn_softplus(...) cnn_softplus_((cnn_softplus_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_softplus(...) CNN_CALL(cnn_softplus_, cnn_softplus_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
+/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), by which mean 0 and variance 1 stay (Klambauer et al. 2017). */
+CNN_API cnn_tensor *cnn_selu_(const char *at, cnn_tensor *x);
+#define cnn_selu(x) cnn_selu_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_mish_(const char *at, cnn_tensor *x); /* x tanh(log(1 + e^x)) (Misra 2019) */
+#define cnn_mish(x) cnn_mish_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_hard_sigmoid_(const char *at, cnn_tensor *x); /* relu6(x+3)/6 (Howard et al. 2019) */
+#define cnn_hard_sigmoid(x) cnn_hard_sigmoid_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_softsign_(const char *at, cnn_tensor *x); /* x / (1 + |x|) */
+#define cnn_softsign(x) cnn_softsign_(CNN_HERE, x)
 /* x for x > 0, else w x, w learned (He et al. 2015). weight (1,1,1,1), or (1,C,1,1) if per_channel. */
 typedef struct { const char *at, *said; cnn_tensor *x; int per_channel;
                  float start; /* of slopes; default 0.25 */
                  cnn_tensor *weight; const char *name; } cnn_prelu_args;
 CNN_API cnn_tensor *cnn_prelu_(cnn_prelu_args);
-#define cnn_prelu(...) cnn_prelu_((cnn_prelu_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_prelu(...) CNN_CALL(cnn_prelu_, cnn_prelu_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_exp_(const char *at, cnn_tensor *x);
 #define cnn_exp(x) cnn_exp_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_log_(const char *at, cnn_tensor *x);
@@ -459,40 +513,75 @@ CNN_API cnn_tensor *cnn_sqrt_(const char *at, cnn_tensor *x);
 #define cnn_sqrt(x) cnn_sqrt_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_abs_(const char *at, cnn_tensor *x);
 #define cnn_abs(x) cnn_abs_(CNN_HERE, x)
+CNN_API cnn_tensor *cnn_erf_(const char *at, cnn_tensor *x); /* 2/sqrt(pi) integral of e^-t^2 from 0 to x */
+#define cnn_erf(x) cnn_erf_(CNN_HERE, x)
+/* x^exponent, required: one number; NaN for x < 0 unless it is whole. By a tensor: cnn_pow. */
+typedef struct { const char *at, *said; cnn_tensor *x; float exponent; const char *name; } cnn_power_args;
+CNN_API cnn_tensor *cnn_power_(cnn_power_args);
+#define cnn_power(...) cnn_power_((cnn_power_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
 /* An operation of your own: its API block here. */
-CNN_API cnn_tensor *cnn_softmax_(const char *at, cnn_tensor *x); /* over C: e^x_k / sum e^x (Bridle 1990) */
-#define cnn_softmax(x) cnn_softmax_(CNN_HERE, x)
-CNN_API cnn_tensor *cnn_log_softmax_(const char *at, cnn_tensor *x); /* its logarithm */
-#define cnn_log_softmax(x) cnn_log_softmax_(CNN_HERE, x)
+/* e^x_k / sum e^x along an axis (Bridle 1990), and its logarithm. */
+typedef struct { const char *at, *said; cnn_tensor *x; unsigned axis; /* CNN_H or CNN_W; default CNN_C */
+                 const char *name; } cnn_softmax_args;
+CNN_API cnn_tensor *cnn_softmax_(cnn_softmax_args);
+#define cnn_softmax(...) CNN_CALL(cnn_softmax_, cnn_softmax_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_log_softmax_(cnn_softmax_args);
+#define cnn_log_softmax(...) CNN_CALL(cnn_log_softmax_, cnn_softmax_args, x, __VA_ARGS__)
 /* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
-#define cnn_dropout(...) cnn_dropout_((cnn_dropout_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_dropout(...) CNN_CALL(cnn_dropout_, cnn_dropout_args, x, __VA_ARGS__)
 
 /* ---- Shapes ---- */
 
 /* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
 typedef struct { const char *at, *said; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
 CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
-#define cnn_reshape(...) cnn_reshape_((cnn_reshape_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_reshape(...) CNN_CALL(cnn_reshape_, cnn_reshape_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x); /* (N,C*H*W,1,1) */
 #define cnn_flatten(x) cnn_flatten_(CNN_HERE, x)
-/* cnn_concat(a, b, ...): one behind the other along C, at most CNN_MAX_INPUTS. */
+/* cnn_concat(a, b, ...): one behind the other along C, at most CNN_MAX_INPUTS. cnn_concat_along(CNN_W, a, b,
+   ...): along that axis, C, H or W. */
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n);
-#define cnn_concat(...) cnn_concat_(CNN_HERE, (cnn_tensor *[]){ __VA_ARGS__ }, \
-    (int)(sizeof (cnn_tensor *[]){ __VA_ARGS__ } / sizeof(cnn_tensor *)))
-/* Columns, rows and channels of `value` added: (N,C+front+back,H+top+bottom,W+left+right). */
+#define cnn_concat(...) cnn_concat_(CNN_HERE, CNN_TENSORS(__VA_ARGS__))
+CNN_API cnn_tensor *cnn_concat_along_(const char *at, unsigned axis, cnn_tensor *const *x, int n);
+#define cnn_concat_along(axis, ...) cnn_concat_along_(CNN_HERE, axis, CNN_TENSORS(__VA_ARGS__))
+typedef struct { const char *at, *said; unsigned axis; } cnn_concat_args;          /* in y->args */
+/* Columns, rows and channels added: (N,C+front+back,H+top+bottom,W+left+right). REFLECT: x in the mirror,
+   without the edge itself: 2 1 0 1 2; REPLICATE (numpy's and ONNX's "edge"): 0 0 0 1 2. */
+enum { CNN_PAD_CONSTANT, CNN_PAD_REFLECT, CNN_PAD_REPLICATE };
 typedef struct { const char *at, *said; cnn_tensor *x; int left, right, top, bottom, front, back;
+                 int mode;    /* default CNN_PAD_CONSTANT: all are `value` */
                  float value; const char *name; } cnn_pad_args;
 CNN_API cnn_tensor *cnn_pad_(cnn_pad_args);
-#define cnn_pad(...) cnn_pad_((cnn_pad_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_pad(...) CNN_CALL(cnn_pad_, cnn_pad_args, x, __VA_ARGS__)
 /* Every step-th (default 1) of [from,to) along one axis. Negative: from the end; `to` defaults to the end. */
-enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };
 typedef struct { const char *at, *said; cnn_tensor *x;
                  unsigned axis; /* required: CNN_C, CNN_H or CNN_W; CNN_N if x has no batch */
                  int from, to /* required */, step; const char *name; } cnn_slice_args;
 CNN_API cnn_tensor *cnn_slice_(cnn_slice_args);
-#define cnn_slice(...) cnn_slice_((cnn_slice_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_slice(...) CNN_CALL(cnn_slice_, cnn_slice_args, x, __VA_ARGS__)
+/* Axes C, H and W of y are the axes c, h and w of x: cnn_permute(x, CNN_H, CNN_W, CNN_C) is (N,H,W,C). */
+typedef struct { const char *at, *said; cnn_tensor *x; unsigned c, h, w; /* required */
+                 const char *name; } cnn_permute_args;
+CNN_API cnn_tensor *cnn_permute_(cnn_permute_args);
+#define cnn_permute(...) CNN_CALL(cnn_permute_, cnn_permute_args, x, __VA_ARGS__)
+/* Two axes change places. */
+CNN_API cnn_tensor *cnn_transpose_(const char *at, cnn_tensor *x, unsigned a, unsigned b);
+#define cnn_transpose(x, a, b) cnn_transpose_(CNN_HERE, x, a, b)
+/* Channels become blocks of pixels, with r = block: y[n, c, r h + i, r w + j] = x[n, (c r + i) r + j, h, w],
+   (N,C/r^2,r H,r W) (PyTorch's pixel_shuffle: Shi et al. 2016); and back, x and y exchanged. */
+typedef struct { const char *at, *said; cnn_tensor *x; int block; /* required */
+                 const char *name; } cnn_block_args;
+CNN_API cnn_tensor *cnn_depth_to_space_(cnn_block_args);
+#define cnn_depth_to_space(...) CNN_CALL(cnn_depth_to_space_, cnn_block_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_space_to_depth_(cnn_block_args);
+#define cnn_space_to_depth(...) CNN_CALL(cnn_space_to_depth_, cnn_block_args, x, __VA_ARGS__)
+/* Channel i of group g becomes channel i groups + g (Zhang et al. 2018). */
+typedef struct { const char *at, *said; cnn_tensor *x; int groups; /* required; divides C */
+                 const char *name; } cnn_channel_shuffle_args;
+CNN_API cnn_tensor *cnn_channel_shuffle_(cnn_channel_shuffle_args);
+#define cnn_channel_shuffle(...) CNN_CALL(cnn_channel_shuffle_, cnn_channel_shuffle_args, x, __VA_ARGS__)
 /* (N,C,height,width): each pixel repeated, or interpolated if bilinear. */
 typedef struct { const char *at, *said; cnn_tensor *x;
                  int scale, scale_h, scale_w; /* required; _h, _w: scale */
@@ -500,7 +589,7 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  int height, width;           /* of y; default H*scale_h and W*scale_w */
                  const char *name; } cnn_upsample_args;
 CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
-#define cnn_upsample(...) cnn_upsample_((cnn_upsample_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_upsample(...) CNN_CALL(cnn_upsample_, cnn_upsample_args, x, __VA_ARGS__)
 
 /* ---- Arithmetic: add, sub and mul (Hadamard) broadcast, so an extent of 1 stretches ---- */
 
@@ -514,17 +603,18 @@ CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
 typedef struct { const char *at, *said; cnn_tensor *x; float factor, offset;
                  const char *name; } cnn_scale_args;
 CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
-#define cnn_scale(...) cnn_scale_((cnn_scale_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_scale(...) CNN_CALL(cnn_scale_, cnn_scale_args, x, __VA_ARGS__)
 /* The sum and the mean over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they stay with extent 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
 CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
-#define cnn_sum(...) cnn_sum_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_sum(...) CNN_CALL(cnn_sum_, cnn_reduce_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
-#define cnn_mean(...) cnn_mean_((cnn_reduce_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_mean(...) CNN_CALL(cnn_mean_, cnn_reduce_args, x, __VA_ARGS__)
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
-/* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). */
+/* -log softmax(logits) at the label, the mean over the labels (Bridle 1990). An input (N,C,H,W) gives soft
+   labels, the probabilities p of the C classes: - sum p log softmax(logits). */
 typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required: (N,C,H,W) and (N,1,H,W) */
                  float smoothing;  /* label smoothing in [0,1) (Szegedy et al. 2016) */
                  cnn_tensor *class_weights; /* (1,C,1,1), a constant: a weighted mean; default none */
@@ -533,14 +623,13 @@ typedef struct { const char *at, *said; cnn_tensor *logits, *labels; /* required
                  const char *name; } cnn_softmax_cross_entropy_args;
 CNN_API cnn_tensor *cnn_softmax_cross_entropy_(cnn_softmax_cross_entropy_args);
 #define cnn_softmax_cross_entropy(...) \
-    cnn_softmax_cross_entropy_(                \
-        (cnn_softmax_cross_entropy_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
+    CNN_CALL(cnn_softmax_cross_entropy_, cnn_softmax_cross_entropy_args, logits, __VA_ARGS__)
 /* The same after log_softmax, with the same options. */
 typedef struct { const char *at, *said; cnn_tensor *log_probabilities, *labels, *class_weights;
                  int ignore_index;
                  const char *name; } cnn_nll_args;
 CNN_API cnn_tensor *cnn_nll_(cnn_nll_args);
-#define cnn_nll(...) cnn_nll_((cnn_nll_args){ CNN_SAID(__VA_ARGS__), .log_probabilities = __VA_ARGS__ })
+#define cnn_nll(...) CNN_CALL(cnn_nll_, cnn_nll_args, log_probabilities, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mse_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean (y - target)^2 */
 #define cnn_mse(y, target) cnn_mse_(CNN_HERE, y, target)
 CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); /* mean |y - target| */
@@ -550,9 +639,8 @@ CNN_API cnn_tensor *cnn_l1_(const char *at, cnn_tensor *y, cnn_tensor *target); 
 typedef struct { const char *at, *said; cnn_tensor *y, *target; float delta; int smooth_l1;
                  const char *name; } cnn_huber_args;
 CNN_API cnn_tensor *cnn_huber_(cnn_huber_args);
-#define cnn_huber(...)     cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .y = __VA_ARGS__ })
-#define cnn_smooth_l1(...) \
-    cnn_huber_((cnn_huber_args){ CNN_SAID(__VA_ARGS__), .smooth_l1 = 1, .y = __VA_ARGS__ })
+#define cnn_huber(...) CNN_CALL(cnn_huber_, cnn_huber_args, y, __VA_ARGS__)
+#define cnn_smooth_l1(...) cnn_huber(__VA_ARGS__, CNN_OPTION(smooth_l1, 1))
 /* Mean binary cross-entropy of sigmoid(logits). pos_weight and weight: (1,C,1,1), constants; default none. */
 typedef struct { const char *at, *said;
                  cnn_tensor *logits, *target; /* required, of one shape; targets in 0..1 */
@@ -560,8 +648,7 @@ typedef struct { const char *at, *said;
                  cnn_tensor *weight;     /* so does each element; the mean still divides by their number */
                  const char *name; } cnn_bce_with_logits_args;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
-#define cnn_bce_with_logits(...) \
-    cnn_bce_with_logits_((cnn_bce_with_logits_args){ CNN_SAID(__VA_ARGS__), .logits = __VA_ARGS__ })
+#define cnn_bce_with_logits(...) CNN_CALL(cnn_bce_with_logits_, cnn_bce_with_logits_args, logits, __VA_ARGS__)
 
 /* ---- Optimizer ---- */
 
@@ -578,7 +665,7 @@ typedef struct { const char *at, *said; cnn_graph *g; float lr; /* required; lr 
 /* One update of all parameters that are not frozen. False after an error, such as an option that the graph's
    optimizer does not take. */
 CNN_API bool cnn_step_(cnn_step_args);
-#define cnn_step(...) cnn_step_((cnn_step_args){ CNN_SAID(__VA_ARGS__), .g = __VA_ARGS__ })
+#define cnn_step(...) CNN_CALL(cnn_step_, cnn_step_args, g, __VA_ARGS__)
 
 /* For cnn_new(.optimizer = cnn_adam()). Formulas, defaults and state are PyTorch's. Each word is a function:
    cnn_sgd(), cnn_adam(), ...; rmsprop_centered is PyTorch's centered = True. cnn_optimizers lists all. */
@@ -606,7 +693,8 @@ CNN_API double cnn_clip_grads(cnn_graph *, float max_norm);
 /* From now on the parameters whose names match learn at lr * factor; 0 leaves them as they are. In a pattern,
    '*' stands for any characters: "conv1.*", "*.bias". After cnn_compile; the last call that matches counts;
    neither model files nor checkpoints keep it. Parameters that never learn are better frozen with cnn_freeze,
-   which saves their gradients. Running statistics are not parameters: they go on, as PyTorch's.
+   which saves their gradients. Running statistics are not parameters: they go on, as PyTorch's. In any
+   pattern, '|' stands between alternatives: "conv1.*|fc.bias".
    cnn_set_decay_scale likewise: weight_decay * factor; 0 turns it off. */
 CNN_API bool cnn_set_lr_scale(cnn_graph *, const char *pattern, float factor);
 CNN_API bool cnn_set_decay_scale(cnn_graph *, const char *pattern, float factor);
@@ -620,23 +708,49 @@ CNN_API bool cnn_swap_average(cnn_graph *);
 
 /* ---- Data ---- */
 
-/* Images (or any arrays) with one class each. Pixels that came as bytes stay bytes, and become
-   (byte/255 - mean[c]) / deviation[c] when fed. A value, not a pointer: the loaders return it. If loading
-   failed, count is 0 and error says why (cnn_fit passes that on to the graph); cnn_dataset_free it anyway.
-   Only mean and deviation may be written, as for a net that was trained elsewhere with others. */
+/* Samples, and of each what is to be learned, its target: whole numbers, such as a class for each sample or
+   for each pixel, or floats of any shape, such as a measured value, another picture, or 0 and 1 for each of
+   several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
+   when fed. A value, not a pointer: the loaders return it. If loading failed, count is 0 and error says why
+   (cnn_fit passes that on to the graph); cnn_dataset_free it anyway. Only mean and deviation may be written,
+   as for a net that was trained elsewhere with others. */
+typedef enum { CNN_NOTHING, CNN_U8, CNN_I32, CNN_F32 } cnn_type;
+typedef struct { /* what a stream is asked for */
+    const int     *index; int n; /* n samples by their numbers, 0..count-1, in the order of feeding */
+    long           epoch;
+    unsigned char *bytes; float *floats; /* where their values go, one behind the other, and */
+    int           *labels; float *targets; /* their targets: all but one of each pair are NULL */
+    char           error[128]; } cnn_request; /* room for a reason */
+typedef bool (*cnn_fill)(cnn_request *, void *user); /* false after an error */
 typedef struct cnn_dataset {
     int                  count, classes;        /* samples; classes = largest label + 1 */
-    cnn_shape            shape;                 /* of one sample: n = 1 */
+    cnn_shape            shape, target;         /* of one sample, and of one target: n = 1 */
+    cnn_type             type, target_type;     /* CNN_U8 or CNN_F32; CNN_I32, CNN_F32 or CNN_NOTHING */
     const unsigned char *bytes;                 /* count*c*h*w, or NULL */
     const float         *floats;                /* count*c*h*w, or NULL */
-    const unsigned char *labels;                /* one byte a sample (class 0..255) */
+    const int           *labels;                /* count * target.c*h*w, or NULL; within +-2^24 */
+    const float         *targets;               /* count * target.c*h*w, or NULL */
+    cnn_fill             fill; void *user;      /* a stream: it has none of these arrays */
     int                 *order;                 /* the order in which samples are fed: a permutation */
     float                mean[4], deviation[4]; /* per channel (the last entry serves all further channels) */
     void                *own[3];                /* what cnn_dataset_free releases */
     char                 error[256];
 } cnn_dataset;
 CNN_API void        cnn_dataset_free(cnn_dataset *);
-/* n samples of shape (c,h,w), not copied. */
+/* Samples of shape (c,h,w) in memory, and their targets; nothing is copied. Or a stream, for data that are
+   larger than memory or made when needed: `fill` is called for each batch. It is shuffled, split, changed and
+   resumed as any data set, as the numbers of the samples are drawn here. cnn_fit and cnn_evaluate read one
+   batch ahead in a second thread, while the net computes, if the program is built with -fopenmp or -pthread,
+   or for Windows; each thread of the program that uses the data set calls fill, too. */
+typedef struct { int count, c, h, w;                              /* required: count, c; h and w: 1 */
+                 const unsigned char *bytes; const float *floats; /* required: one of these, or fill */
+                 const int *labels; const float *targets;         /* one of these, or none */
+                 int target_c, target_h, target_w;                /* of a target; default 1 */
+                 cnn_fill fill; void *user;
+                 cnn_type type, target_type; } cnn_data_args; /* of a stream; default CNN_F32, CNN_NOTHING */
+CNN_API cnn_dataset cnn_data_(cnn_data_args);
+#define cnn_data(...) cnn_data_((cnn_data_args){ .count = __VA_ARGS__ })
+/* The same for n samples of one class each, if there are at most 256: these labels are copied. */
 CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
                                int w);
 CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int n, int c, int h, int w);
@@ -644,17 +758,19 @@ CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels,
 /* CSV: numbers, one sample a line; a decimal point in every locale; quotes are allowed; blank lines do not
    count. Errors: a cell that is empty or not a finite number, lines of different length. */
 typedef struct { const char *path; /* required; of cnn_csv_memory: only for messages */
-                 int   label;      /* the column of the class (0..255): 1 the first, -1 the last; 0: none */
+                 int   label;      /* the column of the class: 1 the first, -1 the last; default none */
+                 int   target;     /* or the first column of a target of floats, counted so; default none */
+                 int   target_c, target_h, target_w; /* columns of either: their product; default 1 */
                  int   skip;       /* lines before the first sample: 1 for a heading */
                  float scale;      /* of the values: 1 / 255.0f for pixels; default 1 */
                  int   c, h, w;    /* of a sample; default (values of a line, 1, 1) */
                  char  separator; } cnn_csv_args; /* default ',' */
 /* IDX: MNIST, Fashion-MNIST; not gzipped. CIFAR-10 and CIFAR-100 in their binary version (Krizhevsky 2009):
-   bytes of shape (3,32,32); classes says which: 10, or 100 for its fine labels. Without a header, a file
-   that ends between two records looks whole. NPY: arrays saved by numpy.save, versions 1 to 3: integers,
-   floats and bools of either byte order, in C's order or Fortran's (which pandas often has). Values (N),
-   (N,C), (N,H,W) or (N,C,H,W): uint8 stay bytes, all others become floats as they are. labels: (N) or (N,1),
-   whole numbers 0..255; NULL for none. All are copied from memory: */
+   bytes of shape (3,32,32); classes says which: 10, or 100 for its fine labels. Without a header, a file that
+   ends between two records looks whole. NPY: arrays saved by numpy.save, versions 1 to 3: integers, floats
+   and bools of either byte order, in C's order or Fortran's (which pandas often has). Values (N), (N,C),
+   (N,H,W) or (N,C,H,W): uint8 stay bytes, all others become floats as they are. labels: NULL, or targets of
+   such shapes: integers and bools become labels, floats stay floats. All are copied from memory: */
 CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t bytes, const void *labels, size_t label_bytes);
 CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes);
 CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args);
@@ -675,22 +791,33 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
 /* Set mean and deviation per channel to those of `as`. Errors, in .error: `as` has one, is empty, has another
    number of channels, or values that are not finite. */
 CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);
-/* Copy samples first, first+1, ... (at most max_batch) to x and their classes to labels (may be NULL).
-   Returns how many: 0 at the end of the data or after an error. */
-CNN_API int         cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first);
+/* Copy samples first, first+1, ... (at most max_batch) to x, and their targets to `target` (may be NULL): a
+   tensor made by cnn_labels or cnn_input, of the shape (N,c,h,w) of the targets. One made by cnn_input(g, C,
+   h, w) also takes labels (1,h,w): as C numbers of which that of the class is 1 and the others 0. Returns how
+   many: 0 at the end of the data or after an error. */
+CNN_API int         cnn_feed(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *, int first);
 
-/* As cnn_feed, with changes that leave the class as it is, drawn anew for each sample and epoch. The draw is
-   a function of the graph's seed, the epoch and the place of the sample in its data set alone: threads,
-   batches and the order of the samples make no difference. Outside the picture is 0, after normalisation. */
+/* As cnn_feed, with changes drawn anew for each sample and epoch. The draw is a function of the graph's seed,
+   the epoch and the place of the sample in its data set alone: threads, batches and the order of the samples
+   make no difference. Outside the picture is 0, after normalisation. A target of the sample's height and
+   width, a mask, is shifted and flipped with it; others stay as they are. */
 enum { CNN_FLIP_RANDOM = 1, CNN_FLIP_ALTERNATE = 2 };
 typedef struct { int shift;   /* by -shift..shift pixels down and right: the same as padding each side by that
                                  many and cutting out a window at a random place */
                  int reflect; /* 1: outside is the picture mirrored at its edge pixels */
                  int flip;    /* default none; RANDOM: left and right change places with probability 1/2;
                                  ALTERNATE: so in the first epoch, then in every other one (Jordan 2024) */
-                 int cutout; } cnn_augment; /* a square of this side, around a random pixel, becomes 0
-                                               (DeVries, Taylor 2017) */
-CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *, int first,
+                 int cutout;  /* a square of this side of x, around a random pixel, becomes 0 (DeVries, Taylor
+                                 2017) */
+                 float outside; /* of a mask: its value outside, such as a void label; default 0 */
+                 float mixup;  /* x becomes l x + (1-l) x', the target likewise: x' another sample, l
+                                  drawn from Beta(mixup, mixup) (Zhang et al. 2018) */
+                 float cutmix; /* a rectangle of x, of 1-l of its area, becomes that of x', and that
+                                  share of the target, too (Yun et al. 2019); of a mask, the rectangle.
+                                  With mixup: each sample takes one of the two. Labels then go to an input
+                                  of C channels. */
+               } cnn_augment;
+CNN_API int         cnn_feed_augmented(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *, int first,
                                        cnn_augment, long epoch);
 /* How many of the batch have their largest logit at the label; 0 after an error. */
 CNN_API int         cnn_correct(cnn_tensor *logits, cnn_tensor *labels);
@@ -702,10 +829,14 @@ typedef struct { int epoch, epochs;     /* from 1 */
                  double loss, accuracy; /* running means over the epoch; accuracy in 0..1 */
                  double validation_loss, validation_accuracy; /* at the end of an epoch; else NAN */
                  double samples_per_second, seconds, seconds_left;
-                 int epoch_done; } cnn_progress;
+                 int epoch_done;
+                 double mae, r2, validation_mae, validation_r2; } cnn_progress; /* as in cnn_score */
 typedef bool (*cnn_progress_fn)(const cnn_progress *, void *user); /* return false to stop training */
-typedef struct { double loss, accuracy, validation_loss, validation_accuracy, seconds; } cnn_epoch;
-typedef struct { cnn_epoch *epoch; int count, capacity; } cnn_history; /* starts as { 0 } */
+typedef struct { double loss, accuracy, validation_loss, validation_accuracy, seconds;
+                 double mae, r2, validation_mae, validation_r2; } cnn_epoch;
+typedef struct { double loss, lr; } cnn_update; /* the mean loss of its samples, before it */
+typedef struct { cnn_epoch  *epoch;  int count, capacity; /* starts as { 0 } */
+                 cnn_update *update; int updates, update_capacity; } cnn_history; /* if asked: .per_update */
 CNN_API void  cnn_history_free(cnn_history *);
 
 /* The shape of the learning rate over a training: progress p goes from 0 (first update) to 1 (last one).
@@ -731,6 +862,7 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
     cnn_dataset *validation;              /* evaluated after each epoch */
     cnn_progress_fn progress; void *user; /* default: silent; cnn_print_progress writes to stderr */
     cnn_history *history;
+    int   per_update;       /* 1: the history also has each update */
     cnn_augment augment;    /* of the training samples, never of the others; default none */
     int   accumulate;       /* batches to one update, by the mean gradient of all their samples, weighted as
                                the loss weights them; default 1 */
@@ -750,13 +882,15 @@ typedef struct { const char *at, *said; cnn_tensor *loss, *logits; cnn_dataset *
 /* Train. False after an error (the graph's): a wrong option, data that do not fit, a loss that is not finite;
    true if progress or patience stopped it. */
 CNN_API bool      cnn_fit_(cnn_fit_args);
-#define cnn_fit(...) cnn_fit_((cnn_fit_args){ CNN_SAID(__VA_ARGS__), .loss = __VA_ARGS__ })
+#define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
-   loss weights them; accuracy, 0..1, of all, also those with an ignored label; count, the samples.
-   { NAN, NAN, 0 } after an error. Flipped: each sample also in the mirror, the class by the sum of both
-   logits (N,C,1,1), the loss as the mean of both losses. */
-typedef struct { double loss, accuracy; int count; } cnn_score;
+   loss weights them; count, the samples. Where the target is classes, or answers to bce_with_logits:
+   accuracy, 0..1, of all labels but those that the loss ignores; else NAN. Where it is values: the mean
+   absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's
+   r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror,
+   judged by the mean of both logits (N,C,1,1), the loss as the mean of both losses. */
+typedef struct { double loss, accuracy; int count; double mae, r2; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 /* Count which class was taken for which: matrix[label * C + predicted], C = channels of the logits (N,C,1,1);
@@ -770,24 +904,28 @@ CNN_API double    cnn_top_k(cnn_tensor *logits, const cnn_dataset *, int k);
 /* Softmax of one sample, C*H*W floats. Returns the most probable class, -1 after an error. */
 CNN_API int       cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities);
 #ifndef CNN_NO_STDIO
-CNN_API bool      cnn_print_progress(const cnn_progress *, void *user); /* user: a FILE *, default stderr */
-/* Loss and accuracy over the epochs. False if the file cannot be written: errno says why. */
+/* user: a FILE *, default stderr. A bar on a terminal; else a line for each epoch, and one every ten seconds.
+   */
+CNN_API bool      cnn_print_progress(const cnn_progress *, void *user);
+/* Loss and accuracy, or else R2, over the epochs; loss and rate over the updates. False if the file cannot be
+   written: errno says why. */
 CNN_API bool      cnn_history_csv(const cnn_history *, const char *path);
 CNN_API bool      cnn_history_svg(const cnn_history *, const char *path);
+CNN_API bool      cnn_history_updates_csv(const cnn_history *, const char *path);
 #endif
 
 /* ---- Model files: safetensors with PyTorch's names and layouts; the architecture in the metadata ---- */
 
-/* cnn_save: parameters, running statistics, constants and the net; in the metadata the seed and the numbers
-   of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each batch
-   norm has its num_batches_tracked (int64), so strict loading succeeds; a constant is a buffer there.
+/* cnn_save: parameters and running statistics; in the metadata the net with its constants, the seed and the
+   numbers of updates and training forwards. PyTorch: load_state_dict(safetensors.torch.load_file(path)). Each
+   batch norm has its num_batches_tracked (int64), so strict loading succeeds.
    cnn_save_checkpoint: also what continues the training to the bit, as tensors "cnn.slot0.conv1.weight" (the
    optimizer's vectors) and "cnn.average.conv1.weight", which PyTorch's strict loading refuses. cnn_fit's
    .checkpoint is such a file that knows its place in the training, too. cnn_load takes all that a file has of
    these, with .inference = 1 only the net and its weights; without vectors the optimizer starts from zero.
    cnn_load_weights takes weights from any of them. Other tensors that are not floats are ignored, and not
    written again by saving. */
-typedef struct { const char *at; const char *path; /* required; of cnn_load_memory: only for messages */
+typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_memory: only for messages */
                  int max_batch, threads, exact, inference, keep_grads; /* as in cnn_new */
                  uint64_t seed; cnn_isa isa; cnn_backend *backend; /* too; seed: default the saved one */
                  const cnn_optimizer *optimizer; /* default: that of the training (your own must be given);
@@ -796,7 +934,7 @@ typedef struct { const char *at; const char *path; /* required; of cnn_load_memo
                  size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
                                       max_batch */
                } cnn_load_args;
-typedef struct { const char *at; cnn_graph *g; const char *path; /* required */
+typedef struct { const char *at, *said; cnn_graph *g; const char *path; /* required */
                  int extra; /* 1: tensors that the net lacks, such as another head's, are left out */
                } cnn_load_weights_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
@@ -809,9 +947,9 @@ CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 CNN_API size_t      cnn_save_checkpoint_memory(cnn_graph *, void *out, size_t capacity);
 #ifndef CNN_NO_STDIO
 CNN_API cnn_graph  *cnn_load_(cnn_load_args);
-#define cnn_load(...) cnn_load_((cnn_load_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
+#define cnn_load(...) CNN_CALL(cnn_load_, cnn_load_args, path, __VA_ARGS__)
 CNN_API bool        cnn_load_weights_(cnn_load_weights_args);
-#define cnn_load_weights(...) cnn_load_weights_((cnn_load_weights_args){ .at = CNN_HERE, .g = __VA_ARGS__ })
+#define cnn_load_weights(...) CNN_CALL(cnn_load_weights_, cnn_load_weights_args, g, __VA_ARGS__)
 CNN_API bool        cnn_save(cnn_graph *, const char *path);
 CNN_API bool        cnn_save_checkpoint(cnn_graph *, const char *path);
 /* What cnn_save does, for a file of your own: let `write` write it beside, then rename it; all of it or,
@@ -870,13 +1008,13 @@ CNN_API bool        cnn_trace(cnn_tensor *loss, int most, FILE *);
 
 /* Write n pictures of c = 1 (grey) or 3 (colour) planes as one grid: ".png" (not compressed), ".pgm" or
    ".ppm", by the end of the path. False if it cannot be written or is no picture by its shape: see errno. */
-typedef struct { const char *at; const char *path; const float *values; cnn_shape shape; /* required */
+typedef struct { const char *at, *said; const char *path; const float *values; cnn_shape shape; /* required */
                  int columns; /* default: as square as possible */
                  int scale;   /* default 1: a value becomes scale x scale pixels */
                  int raw; } cnn_write_image_args; /* 1: 0 is black, 1 white, beyond is cut off; default: each
                                                      picture from its least value to its largest */
 CNN_API bool        cnn_write_image_(cnn_write_image_args);
-#define cnn_write_image(...) cnn_write_image_((cnn_write_image_args){ .at = CNN_HERE, .path = __VA_ARGS__ })
+#define cnn_write_image(...) CNN_CALL(cnn_write_image_, cnn_write_image_args, path, __VA_ARGS__)
 /* The filters of a layer, from its weight (O,I,h,w): one colour picture for each filter if I = 3, else one
    grey picture for each h x w slice, a row for each filter. The weight of a dense layer that flattens
    (N,I,h,w) is read as such filters. cnn_write_maps: the channels of one sample of a tensor that has been
@@ -897,7 +1035,7 @@ struct cnn_tensor {
     int           n_in;
     cnn_shape     shape;       /* n is max_batch while recording, the current batch while running */
     bool          batched;     /* shape.n is the batch */
-    bool          needs_grad;  /* some parameter is among its ancestors (or it is one) */
+    bool          needs_grad;  /* it is a parameter, not frozen, or depends on one */
     bool          frozen, kept;
     const void   *args;        /* the op's option struct, copied */
     int           index;       /* place in the order of execution */
@@ -940,6 +1078,7 @@ typedef struct {
     float       start;
     unsigned    axes;                    /* its dimensions in files, CNN_N | CNN_C ...; 0: as few as it has */
     /* places in the option struct, offsetof, or 0: */
+    size_t      one_d;                   /* int: 1: CNN_H is none of them */
     size_t      given;                   /* cnn_tensor *: taken instead of a new one */
     size_t      unless;                  /* int: 1 leaves it out (no_bias) */
     size_t      init, gain;              /* cnn_init; float, of a constant too */
@@ -957,6 +1096,10 @@ typedef struct {
     size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
 } cnn_formula;
 
+/* An operation that only moves numbers. Element (n,c,h,w) of y or, with `into`, of operand k, lies in the
+   other one at the place  at + sum over its four indices i of (i / div) step + (i % div) within. */
+typedef struct { bool into; int at, div[4], step[4], within[4]; } cnn_move;
+
 enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_READS_Y = 2,         /* backward reads y->data */
        CNN_INPLACE = 4,         /* forward may run with y->data == in[0]->data: y[i] needs only in[0][i] */
@@ -968,7 +1111,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_CLEARS_GRAD = 128,   /* y has one operand, and backward clears in[0]->grad itself, or sets it,
                                    where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
-       CNN_JOINABLE = 512 };    /* forward also applies the formulas of the nodes that run in place of y */
+       CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
+       CNN_BATCH_STATISTICS = 1024 }; /* CNN_TRAIN takes mean and variance over the batch: one value has none;
+                                   CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
 
 struct cnn_op {
     const char *name;
@@ -992,6 +1137,8 @@ struct cnn_op {
     const char *(*hint)(const cnn_tensor *y, const cnn_stats *x, bool backward);
     const char *(*algorithm)(const cnn_tensor *y); /* which one the CPU runs forward, for cnn_summary */
     double (*weight)(const cnn_tensor *y);  /* a loss divided by the sum of its labels' weights: that sum */
+    bool (*move)(const cnn_tensor *y, int k, cnn_move *m); /* y only moves the elements of in[k]: where to;
+                                                              false: not with these options */
 };
 /* Record y = op(in...), as every operation above does: cnn_apply with all operands, cnn_layer with those that
    the operation does not own. args are copied. nil after an error. */
@@ -1084,11 +1231,13 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
 
 /* One word per operation, in the order of the chapters. The list feeds cnn_load and the tests. */
 #define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul) \
-    X(max_pool) X(avg_pool) X(global_avg_pool) X(global_max_pool) \
+    X(max_pool) X(avg_pool) X(adaptive_avg_pool) X(global_avg_pool) X(global_max_pool) \
     X(batch_norm) X(layer_norm) X(group_norm) X(instance_norm) X(lrn) \
     X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
-    X(prelu) X(exp) X(log) X(sqrt) X(abs) X(softmax) X(log_softmax) X(dropout) \
-    X(reshape) X(concat) X(pad) X(slice) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
+    X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
+    X(softmax) X(log_softmax) X(dropout) \
+    X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth) \
+    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
@@ -1138,6 +1287,93 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 
 #ifdef __cplusplus
 }
+/* ---- C++, from C++11 on: the same calls, with options such as cnn::pad(2) for .pad = 2 ----
+
+       cnn::graph  g(cnn_new(cnn::max_batch(64), cnn::seed(1)));          frees itself, as does cnn::dataset
+       cnn_tensor *y = cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"));
+
+   The words of all options; one that is missing here stops nobody from filling the struct. */
+#define CNN_WORDS(X) \
+    X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
+    X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
+    X(channels) X(kernel) X(kernel_h) X(kernel_w) X(stride) X(stride_h) X(stride_w) X(pad) X(pad_h) \
+    X(pad_w) X(pad_top) X(pad_bottom) X(pad_left) X(pad_right) X(causal) X(one_d) X(mode) X(block) \
+    X(dilation) X(dilation_h) X(dilation_w) X(groups) X(no_bias) X(weight) X(bias) X(output_pad) \
+    X(output_pad_h) X(output_pad_w) X(units) X(ceil_mode) X(no_count_pad) X(momentum) X(eps) X(no_affine) \
+    X(affine) X(size) X(alpha) X(beta) X(k) X(slope) X(low) X(high) X(tanh) X(threshold) X(per_channel) \
+    X(start) X(p) X(left) X(right) X(top) X(bottom) X(front) X(back) X(value) X(axis) X(from) X(to) X(step) \
+    X(scale) X(scale_h) X(scale_w) X(bilinear) X(align_corners) X(height) X(width) X(factor) X(offset) \
+    X(smoothing) X(class_weights) X(ignore_index) X(delta) X(smooth_l1) X(pos_weight) X(lr) X(weight_decay) \
+    X(nesterov) X(beta1) X(beta2) X(dampening) X(epochs) X(lr_end) X(schedule) X(schedule_user) X(warmup) \
+    X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
+    X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
+    X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update) \
+    X(eval) X(frozen)
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+#endif
+#include <initializer_list>
+inline cnn_tensor *cnn_concat_(const char *at, std::initializer_list<cnn_tensor *> x)
+{
+    return cnn_concat_(at, x.begin(), (int)x.size());
+}
+inline cnn_tensor *cnn_concat_along_(const char *at, unsigned axis, std::initializer_list<cnn_tensor *> x)
+{
+    return cnn_concat_along_(at, axis, x.begin(), (int)x.size());
+}
+namespace cnn {
+template <class V> struct given {               /* an argument by position: it becomes what its member is */
+    const V &v;
+    template <class T> operator T() const { return static_cast<T>(v); }
+};
+template <class A, class V> auto put(A &a, const V &v, int) -> decltype(v.put(a)) { return v.put(a); }
+template <class A, class V> const char *put(A &, const V &, long) { return "_,"; }
+template <class A> class call {                 /* the struct of a call, and a text that names its options */
+    A    args;
+    char said[1024];
+public:
+    explicit call(const char *at) : args(), said() { args.at = at; }
+    template <class... P> const A &operator()(const P &...p)
+    {
+        static_assert(sizeof...(P) < 45, "cnn.h: too many options");
+        args = A{ args.at, said, given<P>{ p }... };      /* options, which come last, give zeros here */
+        char *to = said;
+        for (const char *text : std::initializer_list<const char *>{ put(args, p, 0)... })
+            for (; *text; text++) *to++ = *text;
+        return args;
+    }
+};
+#define CNN_WORD_(word) \
+    template <class V> struct word##_ { \
+        V v; \
+        template <class T> operator T() const { return T(); } \
+        template <class A> const char *put(A &a) const { \
+            return a.word = static_cast<decltype(a.word)>(v), "." #word "=,"; \
+        } \
+    }; \
+    template <class V> word##_<V> word(V v) { return word##_<V>{ v }; }
+CNN_WORDS(CNN_WORD_)
+
+class graph {                                   /* owns one, and moves; so does dataset */
+    cnn_graph *g;
+public:
+    explicit graph(cnn_graph *made) : g(made) { }
+    graph(graph &&from) noexcept : g(from.g) { from.g = nullptr; }
+    graph &operator=(graph from) noexcept { cnn_graph *old = g; g = from.g, from.g = old; return *this; }
+    ~graph() { cnn_free(g); }
+    operator cnn_graph *() const { return g; }
+};
+struct dataset : cnn_dataset {
+    dataset(const cnn_dataset &made) : cnn_dataset(made) { }
+    dataset(dataset &&from) noexcept : cnn_dataset(from) { static_cast<cnn_dataset &>(from) = cnn_dataset(); }
+    ~dataset() { cnn_dataset_free(this); }
+};
+}
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 #endif /* CNN_H_INCLUDED */
 
@@ -1181,7 +1417,6 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
 
 #include <float.h>
 #include <limits.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1194,8 +1429,25 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
+#if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
+#define CNN__IS_TERMINAL(f) ((f) == stderr ? isatty(2) : (f) == stdout && isatty(1))
+#elif defined(_WIN32)
+#include <io.h>
+#define CNN__IS_TERMINAL(f) ((f) == stderr ? _isatty(2) : (f) == stdout && _isatty(1))
+#else
+#define CNN__IS_TERMINAL(f) false
+#endif
+#if defined(_WIN32)                     /* a second thread reads data: see cnn__start_thread */
+#include <process.h>
+#define CNN__WINDOWS 1
+__declspec(dllimport) unsigned long __stdcall WaitForSingleObject(void *, unsigned long);
+__declspec(dllimport) int __stdcall CloseHandle(void *);
+#elif defined(__APPLE__) || (defined(__unix__) && (defined(_OPENMP) || defined(_REENTRANT)))
+#include <pthread.h>
+#define CNN__PTHREADS 1
+#endif
+#if defined(_OPENMP) && (defined(__unix__) || defined(__APPLE__))
 #define CNN__PROCESS ((long)getpid())   /* fork copies a process, but not OpenMP's threads: see cnn__usable */
 #else
 #define CNN__PROCESS 0L
@@ -1413,6 +1665,11 @@ typedef struct cnn__probe {
     void (*see)(struct cnn__probe *, cnn_tensor *y, cnn__moment);    /* y: the node; the loss for an update */
 } cnn__probe;
 
+typedef struct cnn__pattern {            /* a list of names */
+    const char          *text;
+    struct cnn__pattern *next;
+} cnn__pattern;
+
 struct cnn_graph {
     char         error[CNN_ERROR_SIZE];
     const char  *call;                  /* where the last call was made, for the message */
@@ -1425,6 +1682,9 @@ struct cnn_graph {
     cnn__node  **order;                 /* those that matter, operands first: the order of execution */
     int          n_order;
     cnn__node  **by_name;               /* the same, sorted by their names */
+    cnn__node  **param;                 /* of these the parameters, in the order of execution */
+    int          n_params;
+    cnn__pattern *freeze;               /* names of what is frozen at compile */
     cnn_tensor  *loss;
     bool         batch_unsaid;          /* max_batch is a default: cnn_fit wants to hear it */
     bool         planned, compiled;
@@ -1830,13 +2090,45 @@ CNN_API cnn_tensor *cnn_keep(cnn_tensor *t)
     return t;
 }
 
+/* A parameter, or a buffer with all the buffers of its layer. Returns how many. */
+static int cnn__freeze_leaf(cnn_tensor *t)
+{
+    const cnn__node *owner = cnn__of(t)->owner;
+    if (t->kind != CNN_PARAM && t->kind != CNN_BUFFER) return 0;
+    t->frozen = true;
+    for (int k = 0; t->kind == CNN_BUFFER && owner && k < owner->t.n_in; k++)
+        if (owner->t.in[k]->kind == CNN_BUFFER) owner->t.in[k]->frozen = true;
+    return 1;
+}
+
 CNN_API cnn_tensor *cnn_freeze(cnn_tensor *t)
 {
     if (cnn__is_nil(t)) return t;
-    if (t->graph->compiled)        cnn_fail(t, "cannot be frozen: the graph is compiled");
-    else if (t->kind != CNN_PARAM) cnn_fail(t, "cannot be frozen: it is not a parameter");
-    else t->frozen = true, t->graph->planned = false;
+    cnn_graph *g = t->graph;
+    if (g->compiled)
+        return cnn_fail(t, "cannot be frozen: the graph is compiled; cnn_set_lr_scale with 0 can"), t;
+    int found = cnn__freeze_leaf(t), i = g->n_nodes;
+    while (i > 0 && &g->node[i - 1]->t != t) i--;
+    g->planned = false, cnn__of(t)->mark = ++g->walk;
+    for (; i-- > 0; )                                   /* users before their operands: down from t */
+        for (int k = 0; g->node[i]->mark == g->walk && k < g->node[i]->t.n_in; k++) {
+            found += cnn__freeze_leaf(g->node[i]->t.in[k]);
+            cnn__of(g->node[i]->t.in[k])->mark = g->walk;
+        }
+    if (!found) cnn_fail(t, "cannot be frozen: it is no parameter, and has none below it");
     return t;
+}
+
+CNN_API bool cnn_freeze_names(cnn_graph *g, const char *pattern)
+{
+    if (!g || g->error[0]) return false;
+    if (g->compiled || !pattern)
+        return cnn__fail(g, g->config.at, "freeze_names", !pattern ? "no pattern was given"
+                         : "the graph is compiled; cnn_set_lr_scale with 0 can");
+    cnn__pattern *p = cnn__alloc(g, sizeof *p);
+    if (!p || !(p->text = cnn__copy_string(g, pattern))) return false;
+    p->next = g->freeze, g->freeze = p, g->planned = false;
+    return true;
 }
 
 /* ---- Options: filled in and checked once, when a node is recorded ---- */
@@ -2034,6 +2326,9 @@ static CNN__INLINE float cnn__tanh(float x)
 
 static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); }
 
+/* log(1 + e^x), which cannot overflow. */
+static CNN__INLINE float cnn__softplus(float x) { return (x < 0 ? 0.0f : x) + log1pf(cnn__exp(-fabsf(x))); }
+
 /* ---- Element by element ----
 
    A formula becomes a function that changes v[i] for i < n, given a[i], b[i] and constants k. In the formula
@@ -2060,10 +2355,13 @@ static CNN__INLINE float cnn__sigmoid(float x) { return 1 / (1 + cnn__exp(-x)); 
 #define CNN__LOOP(name, ...) CNN__EACH_TEXT(name##_c, __VA_ARGS__)
 #define CNN__LOOPS(name) { name##_c, NULL }
 #endif
+static inline bool cnn__loops_avx2(const cnn__cpu *cpu)
+{
+    return cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
+}
 static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 {
-    const bool avx = cpu->isa == CNN_ISA_AVX2 || cpu->isa == CNN_ISA_AVX512;
-    return avx && loop[1] ? loop[1] : loop[0];
+    return cnn__loops_avx2(cpu) && loop[1] ? loop[1] : loop[0];
 }
 /* The formulas that kernels use, picked by the instruction set: cnn__each_add(cpu). */
 #define CNN__EACH(name, ...)                                                                                 \
@@ -2089,8 +2387,9 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
 /* ---- Sums ---- */
 
 /* The sum of the terms for i < n: sixteen partial sums, which become vectors, gathered in double every 1024
-   terms, so that the error is that of sums of 64 numbers however long the array is. */
-#define CNN__SUM(name, ...)                                                                                  \
+   terms, so that the error is that of sums of 64 numbers however long the array is. On x86 also for AVX2,
+   with the same bits. */
+#define CNN__SUM_TEXT(name, ...)                                                                             \
     static double name(const float *x, const float *a, float m, ptrdiff_t n)                                 \
     {                                                                                                        \
         double sum = 0;                                                                                      \
@@ -2106,28 +2405,49 @@ CNN__EACH(cnn__each_standardize_back, v[i] = ((v[i] - k[0]) - (a[i] - k[1]) * k[
         (void)a, (void)m;                                                                                    \
         return sum;                                                                                          \
     }
+#if CNN__X86
+#define CNN__SUM(name, ...)                                                                                  \
+    CNN__SUM_TEXT(name##_c, __VA_ARGS__)                                                                     \
+    __attribute__((target("avx2"))) CNN__SUM_TEXT(name##_avx2, __VA_ARGS__)                                  \
+    static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
+    {                                                                                                        \
+        return cnn__loops_avx2(cpu) ? name##_avx2(x, a, m, n) : name##_c(x, a, m, n);                    \
+    }
+#else
+#define CNN__SUM(name, ...)                                                                                  \
+    CNN__SUM_TEXT(name##_c, __VA_ARGS__)                                                                     \
+    static double name(const cnn__cpu *cpu, const float *x, const float *a, float m, ptrdiff_t n)            \
+    {                                                                                                        \
+        return (void)cpu, name##_c(x, a, m, n);                                                              \
+    }
+#endif
 CNN__SUM(cnn__sum,             x[i])
 CNN__SUM(cnn__sum_products,    x[i] * a[i])
 CNN__SUM(cnn__sum_squares,     (x[i] - m) * (x[i] - m))                  /* about m */
 CNN__SUM(cnn__sum_moments,     (x[i] - m) * a[i])
 CNN__SUM(cnn__sum_differences, (x[i] - a[i]) * (x[i] - a[i]))
 
+/* The padding above is PH, on the left PW; below and on the right it is what (OH,OW) asks for. */
 typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } cnn__conv;
 
 /* ---- Pooling ----
 
-   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH and PW on each side:
-   "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW), takes every DH-th row and DW-th column
-   (a maximum; an average takes all), and has at least one element inside the plane. */
-typedef struct { int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw; bool count_pad; } cnn__pool;
+   A window (KH,KW) at every SH-th row and SW-th column, on planes (H,W) padded by PH above, PW on the left,
+   EH below and EW on the right: "planes" is N*C. Window (oy,ox) begins at (oy SH - PH, ox SW - PW), takes
+   every DH-th row and DW-th column, and has at least one element inside the plane. */
+typedef struct {
+    int planes, h, w, oh, ow, kh, kw, sh, sw, ph, pw, eh, ew, dh, dw;
+    bool count_pad;
+} cnn__pool;
 
-/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) [k = label] + e/C), v_k the weight of
-   class k, or 1 without weights. Where the label is `ignore` every q_k is 0; 0 ignores none. */
-typedef struct { const float *label, *weight; float e; int ignore; } cnn__target;
+/* What the labels ask for: for class k of pixel i, q_k = v_k ((1-e) p_k + e/C), p_k = [k = label] or, where
+   labels are soft, label[k]; v_k the weight of class k, or 1 without weights. Where the label is `ignore`
+   every q_k is 0; 0 ignores none. */
+typedef struct { const float *label, *weight; float e; int ignore; bool soft; } cnn__target;
 
 static bool cnn__ignored(const cnn__target *t, ptrdiff_t i)
 {
-    return t->ignore && t->label[i] == (float)t->ignore;
+    return t->ignore && !t->soft && t->label[i] == (float)t->ignore;
 }
 static float cnn__label_weight(const cnn__target *t, ptrdiff_t i)
 {
@@ -2661,8 +2981,8 @@ static bool cnn__as_input(cnn_tensor *y)
 static cnn_shape cnn__per_channel(const cnn_tensor *y) { return cnn__vector(y->shape.c); }
 
 /* Layers and norms own these, which their options may leave out. */
-#define CNN__WEIGHT_AND_BIAS(args, shape_rule, fan_rule, dimensions)                                         \
-    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .fan = fan_rule, .axes = dimensions,       \
+#define CNN__WEIGHT_AND_BIAS(args, shape_rule, fan_rule, ...)                                                \
+    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .fan = fan_rule, .axes = __VA_ARGS__,      \
       .given = offsetof(args, weight), .init = offsetof(args, init), .gain = offsetof(args, gain) },         \
     { .suffix = "bias", .kind = CNN_PARAM, .shape = cnn__per_channel, .given = offsetof(args, bias),         \
       .unless = offsetof(args, no_bias) }
@@ -2831,7 +3151,7 @@ static bool cnn__mse_shape(cnn_tensor *y) { return cnn__operands(y, 2, 2) && cnn
 static void cnn__mse_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const int n = cnn__len(y->in[0]->shape);
-    y->data[0] = (float)(cnn__sum_differences(y->in[0]->data, y->in[1]->data, 0, n) / n);
+    y->data[0] = (float)(cnn__sum_differences(&y->graph->cpu, y->in[0]->data, y->in[1]->data, 0, n) / n);
 }
 static void cnn__mse_backward(cnn_tensor *y)
 {
@@ -2974,16 +3294,17 @@ CNN_API bool cnn_step_(cnn_step_args a)
 
 /* ---- Windows: what convolution and pooling share, along one axis ---- */
 
-typedef struct { int size, kernel, stride, pad, dilation; bool ceil_mode; } cnn__slide;
+/* Padded by `pad` before and `end` behind it. */
+typedef struct { int size, kernel, stride, pad, end, dilation; bool ceil_mode; } cnn__slide;
 
 /* The extent of a dilated kernel. */
 static int cnn__reach(const cnn__slide *a) { return a->dilation * (a->kernel - 1) + 1; }
 
-/* How many windows: floor((size + 2 pad - reach) / stride) + 1. With ceil_mode rounded up, but a window must
-   start inside the input or its left padding. */
+/* How many windows: floor((size + pad + end - reach) / stride) + 1. With ceil_mode rounded up, but a window
+   must start inside the input or its left padding. */
 static int cnn__count_windows(const cnn__slide *a)
 {
-    const int room = a->size + 2 * a->pad - cnn__reach(a);
+    const int room = a->size + a->pad + a->end - cnn__reach(a);
     int       n = (a->ceil_mode ? room + a->stride - 1 : room) / a->stride + 1;
     return a->ceil_mode && (n - 1) * a->stride >= a->size + a->pad ? n - 1 : n;
 }
@@ -2995,7 +3316,7 @@ static int cnn__count_windows(const cnn__slide *a)
 enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
 
 /* What the option structs of convolution and pooling have in common: `kernel` serves both axes, and so on.
-   Readers of y->args take the values of the axes, kernel_h and kernel_w. */
+   Readers of y->args take the values of the axes and sides, kernel_h and pad_top. */
 #define CNN__WINDOW(args, like_h, like_w)                                                                    \
     CNN_FIELD('i', args, kernel, .what = "the size of the window"),                                          \
     CNN_FIELD('i', args, kernel_h, .like = "kernel", .range = CNN__FROM_1),                                  \
@@ -3006,35 +3327,40 @@ enum { CNN__LARGEST_OPTION = 1 << 24, CNN__WIDEST = 1 << 29 };
     CNN_FIELD('i', args, pad),                                                                               \
     CNN_FIELD('i', args, pad_h, .like = "pad", .range = CNN__FROM_0),                                        \
     CNN_FIELD('i', args, pad_w, .like = "pad", .range = CNN__FROM_0),                                        \
+    CNN_FIELD('i', args, pad_top, .like = "pad_h", .range = CNN__FROM_0),                                    \
+    CNN_FIELD('i', args, pad_bottom, .like = "pad_h", .range = CNN__FROM_0),                                 \
+    CNN_FIELD('i', args, pad_left, .like = "pad_w", .range = CNN__FROM_0),                                   \
+    CNN_FIELD('i', args, pad_right, .like = "pad_w", .range = CNN__FROM_0),                                  \
     CNN_FIELD('i', args, dilation),                                                                          \
     CNN_FIELD('i', args, dilation_h, .like = "dilation", .preset = 1, .range = CNN__FROM_1),                 \
     CNN_FIELD('i', args, dilation_w, .like = "dilation", .preset = 1, .range = CNN__FROM_1)
 /* The same as windows that slide over x, along h and w. */
 #define CNN__SLIDES(a, x, up)                                                                                \
-    { { (x).h, (a)->kernel_h, (a)->stride_h, (a)->pad_h, (a)->dilation_h, up },                              \
-      { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_w, (a)->dilation_w, up } }
+    { { (x).h, (a)->kernel_h, (a)->stride_h, (a)->pad_top, (a)->pad_bottom, (a)->dilation_h, up },           \
+      { (x).w, (a)->kernel_w, (a)->stride_w, (a)->pad_left, (a)->pad_right, (a)->dilation_w, up } }
 
 /* Is there a window? */
 static bool cnn__check_slide(cnn_tensor *y, const cnn__slide *a)
 {
     if (a->size > CNN__WIDEST) return cnn_fail(y, "input %s is too wide", cnn__shape_text(y->in[0]).s);
     long long reach = (long long)a->dilation * (a->kernel - 1) + 1;
-    if (reach <= a->size + 2 * a->pad + (a->ceil_mode ? a->stride - 1 : 0)) return true;
+    if (reach <= a->size + a->pad + a->end + (a->ceil_mode ? a->stride - 1 : 0)) return true;
     char dilated[32] = "";
     if (a->dilation > 1) cnn__format(dilated, sizeof dilated, " with dilation %d", a->dilation);
-    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d: (%d + 2*%d - %lld)/%d + 1 < 1",
-                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->size, a->pad, reach,
-                    a->stride);
+    return cnn_fail(y, "kernel %d%s does not fit input %s with pad %d,%d: (%d + %d + %d - %lld)/%d + 1 < 1",
+                    a->kernel, dilated, cnn__shape_text(y->in[0]).s, a->pad, a->end, a->size, a->pad, a->end,
+                    reach, a->stride);
 }
 
 /* The kernels of convolution lay the channels of a group out in memory with the padding around them, see
    cnn__spread: so that, too, is an array. */
 static bool cnn__check_padded(cnn_tensor *y, int channels, const cnn__slide s[2])
 {
-    const double high = s[0].size + 2.0 * s[0].pad, wide = s[1].size + 2.0 * s[1].pad;
+    const double high = (double)s[0].size + s[0].pad + s[0].end;
+    const double wide = (double)s[1].size + s[1].pad + s[1].end;
     return channels * high * wide <= INT_MAX
-        || cnn_fail(y, "pad %d,%d: %d channels of (%d,%d), padded, would have more than 2^31 - 1 elements",
-                    s[0].pad, s[1].pad, channels, s[0].size, s[1].size);
+        || cnn_fail(y, "%d channels of (%d,%d), padded to (%.0f,%.0f), have more than 2^31 - 1 elements",
+                    channels, s[0].size, s[1].size, high, wide);
 }
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -3058,9 +3384,16 @@ static bool cnn__check_channels(cnn_tensor *y, int channels, int groups)
 }
 static bool cnn__conv2d_shape(cnn_tensor *y)
 {
-    const cnn_conv2d_args *a = y->args;
-    const cnn_shape        x = y->in[0]->shape;
-    const cnn__slide       s[2] = CNN__SLIDES(a, x, false);
+    cnn_conv2d_args *a = (cnn_conv2d_args *)(uintptr_t)y->args;
+    const cnn_shape  x = y->in[0]->shape;
+    if (a->one_d && x.h != 1)
+        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W)",
+                        cnn__shape_text(y->in[0]).s);
+    if (a->causal) {
+        const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
+        a->pad_left = reach < CNN__LARGEST_OPTION ? (int)reach : CNN__LARGEST_OPTION, a->pad_right = 0;
+    }
+    const cnn__slide s[2] = CNN__SLIDES(a, x, false);
     if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &s[0])
         || !cnn__check_slide(y, &s[1]) || !cnn__check_padded(y, x.c / a->groups, s)) return false;
     y->shape = (cnn_shape){ x.n, a->channels, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
@@ -3080,7 +3413,7 @@ static void cnn__conv2d_fan(const cnn_tensor *y, double *in, double *out)
 /* For the kernels: the convolution from `from` to `to`, by options a. */
 #define CNN__CONV_OF(a, from, to)                                                                            \
     (cnn__conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,              \
-                 (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,       \
+                 (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_top, (a)->pad_left, (a)->dilation_h,  \
                  (a)->dilation_w, (a)->groups }
 static cnn__conv cnn__conv_of(const cnn_tensor *y)
 {
@@ -3176,11 +3509,12 @@ static const char *cnn__conv2d_algorithm(const cnn_tensor *y)
 }
 static const cnn_field cnn__conv2d_fields[] = {
     CNN_FIELD('i', cnn_conv2d_args, channels, .range = "[1,2147483647]", .what = "the number of outputs"),
-    CNN__WINDOW(cnn_conv2d_args, "stride", "stride"),
-    CNN_FIELD('i', cnn_conv2d_args, groups, .preset = 1, .range = "[1,2147483647]"), { 0 } };
+    CNN__WINDOW(cnn_conv2d_args, "stride", "stride"), CNN_FIELD('i', cnn_conv2d_args, causal),
+    CNN_FIELD('i', cnn_conv2d_args, groups, .preset = 1, .range = "[1,2147483647]"),
+    CNN_FIELD('i', cnn_conv2d_args, one_d), { 0 } };
 static const cnn_owned cnn__conv2d_owned[] = {
-    CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W),
-    { 0 } };
+    CNN__WEIGHT_AND_BIAS(cnn_conv2d_args, cnn__conv2d_weight, cnn__conv2d_fan, CNN_N | CNN_C | CNN_H | CNN_W,
+                         .one_d = offsetof(cnn_conv2d_args, one_d)), { 0 } };
 CNN__ROOM cnn_op_conv2d = {
     .name = "conv2d", .shape = cnn__conv2d_shape, .forward = cnn__conv2d_forward,
     .backward = cnn__conv2d_backward, .scratch = cnn__conv2d_scratch, .packed = cnn__conv2d_packed,
@@ -3195,8 +3529,9 @@ CNN__UNARY(cnn_conv2d_, conv2d, cnn_conv2d_args)
  *   It is the gradient of a convolution from y to x, run forwards: so the three kernels of conv2d do all the
  *   work, each in another's place.
  *   dx = conv(dy, w),   dw = the gradient of that convolution's weight,   db[o] = sum dy[n,o,:,:]
- *   OH = (H-1) SH - 2 PH + DH (KH-1) + output_pad + 1; output_pad < stride says which of the extents that the
- *   convolution would take to H is meant; a larger one, below the dilation, adds what no window meets.
+ *   OH = (H-1) SH - PH - EH + DH (KH-1) + output_pad + 1, EH the padding below; output_pad < stride says
+ *   which of the extents that the convolution would take to H is meant; a larger one, below the dilation,
+ *   adds what no window meets.
  *   x (N,C,H,W), w (C,O/G,KH,KW), b (1,O,1,1), y (N,O,OH,OW).  (Zeiler et al. 2010; Dumoulin, Visin 2016)
  * ------------------------------------------------------------------------------------------------------- */
 /* What is slid over is y: sets its size. */
@@ -3205,11 +3540,11 @@ static bool cnn__transpose_extent(cnn_tensor *y, cnn__slide *a, int in, int outp
     if (output_pad >= a->stride && output_pad >= a->dilation)
         return cnn_fail(y, "output_pad is %d: it must be less than the stride, %d, or the dilation, %d",
                         output_pad, a->stride, a->dilation);
-    const long long size = (long long)(in - 1) * a->stride - 2LL * a->pad
+    const long long size = (long long)(in - 1) * a->stride - a->pad - a->end
                          + (long long)a->dilation * (a->kernel - 1) + output_pad + 1;
     if (size < 1 || size > CNN__WIDEST)
-        return cnn_fail(y, "input %s: (%d - 1)*%d - 2*%d + %d*(%d - 1) + %d + 1 = %lld is no extent",
-                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->dilation, a->kernel,
+        return cnn_fail(y, "input %s: (%d - 1)*%d - %d - %d + %d*(%d - 1) + %d + 1 = %lld is no extent",
+                        cnn__shape_text(y->in[0]).s, in, a->stride, a->pad, a->end, a->dilation, a->kernel,
                         output_pad, size);
     a->size = (int)size;
     return true;
@@ -3356,16 +3691,17 @@ static cnn__pool cnn__pool_of(const cnn_tensor *y)
 {
     const cnn_pool_args *a = y->args;
     const cnn_shape      x = y->in[0]->shape;
-    if (!a) return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, false }; /* global */
+    if (!a) return (cnn__pool){ x.n * x.c, x.h, x.w, 1, 1, x.h, x.w, 1, 1, .dh = 1, .dw = 1 };   /* global */
     return (cnn__pool){ x.n * x.c, x.h, x.w, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
-                        a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, !a->no_count_pad };
+                        a->stride_w, a->pad_top, a->pad_left, a->pad_bottom, a->pad_right, a->dilation_h,
+                        a->dilation_w, !a->no_count_pad };
 }
 /* Does every window see a part of the input? Those that start before it need not: with a pad as wide as they
-   are, or with a dilation wider than the input. */
+   are, or with a dilation wider than the input; nor does a last one that starts behind it. */
 static bool cnn__sees_input(const cnn__slide *a)
 {
     const int n = cnn__count_windows(a);
-    bool      sees = a->pad < cnn__reach(a);
+    bool      sees = a->pad < cnn__reach(a) && (n - 1) * a->stride < a->size + a->pad;
     for (int i = 0, from, to; sees && i < n && i * a->stride < a->pad; i++) {
         cnn__window(i, a->size, a->kernel, a->stride, a->pad, a->dilation, &from, &to);
         sees = from < to;
@@ -3380,9 +3716,10 @@ static bool cnn__pool_shape(cnn_tensor *y)
     const cnn__slide     s[2] = CNN__SLIDES(a, x, a->ceil_mode != 0);
     if (!cnn__check_slide(y, &s[0]) || !cnn__check_slide(y, &s[1])) return false;
     if (!cnn__sees_input(&s[0]) || !cnn__sees_input(&s[1]))
-        return cnn_fail(y, "input %s, kernel %d,%d, dilation %d,%d, pad %d,%d: a window would see nothing "
-                        "but padding", cnn__shape_text(y->in[0]).s, a->kernel_h, a->kernel_w, a->dilation_h,
-                        a->dilation_w, a->pad_h, a->pad_w);
+        return cnn_fail(y, "input %s, kernel %d,%d, dilation %d,%d, pad %d,%d above and below, %d,%d beside: "
+                        "a window would see nothing but padding", cnn__shape_text(y->in[0]).s, a->kernel_h,
+                        a->kernel_w, a->dilation_h, a->dilation_w, a->pad_top, a->pad_bottom, a->pad_left,
+                        a->pad_right);
     y->shape = (cnn_shape){ x.n, x.c, cnn__count_windows(&s[0]), cnn__count_windows(&s[1]) };
     return true;
 }
@@ -3438,6 +3775,59 @@ CNN__ROOM cnn_op_avg_pool = {
 
 CNN__UNARY(cnn_avg_pool_,   avg_pool,   cnn_pool_args)
 
+/* ---- adaptive_avg_pool ------------------------------------------------------------------------------------
+ *   y[i,j] = mean of x over rows floor(i H/OH) .. ceil((i+1) H/OH) - 1, and columns likewise: PyTorch's bins,
+ *   which may overlap.   dx += dy / (elements of the bin) for each of its elements
+ * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__adaptive_avg_pool_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_adaptive_avg_pool_args *a = y->args;
+    y->shape = (cnn_shape){ y->in[0]->shape.n, y->in[0]->shape.c, a->height, a->width };
+    return true;
+}
+static void cnn__bin(int i, int size, int bins, int *from, int *to)
+{
+    *from = (int)((int64_t)i * size / bins), *to = (int)(((int64_t)(i + 1) * size + bins - 1) / bins);
+}
+/* dx NULL: y from x; else dx from y->grad. */
+static void cnn__adaptive_avg_pool_run(cnn_tensor *y, float *dx)
+{
+    const cnn_shape in = y->in[0]->shape, out = y->shape;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(in)))
+    for (ptrdiff_t plane = 0; plane < (ptrdiff_t)out.n * out.c; plane++)
+        for (int i = 0; i < cnn__plane(out); i++) {
+            const ptrdiff_t at = plane * cnn__plane(in), to = plane * cnn__plane(out) + i;
+            int             y0, y1, x0, x1;
+            double          sum = 0;
+            cnn__bin(i / out.w, in.h, out.h, &y0, &y1), cnn__bin(i % out.w, in.w, out.w, &x0, &x1);
+            const double size = (double)(y1 - y0) * (x1 - x0);
+            const float  share = dx ? (float)((double)y->grad[to] / size) : 0.0f;
+            for (int r = y0; r < y1; r++)
+                for (ptrdiff_t q = at + (ptrdiff_t)r * in.w + x0, end = q + x1 - x0; q < end; q++)
+                    if (dx) dx[q] += share;
+                    else    sum += (double)y->in[0]->data[q];
+            if (!dx) y->data[to] = (float)(sum / size);
+        }
+}
+static void cnn__adaptive_avg_pool_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    cnn__adaptive_avg_pool_run(y, NULL);
+}
+static void cnn__adaptive_avg_pool_backward(cnn_tensor *y)
+{
+    if (y->in[0]->grad) cnn__adaptive_avg_pool_run(y, y->in[0]->grad);
+}
+static const cnn_field cnn__adaptive_avg_pool_fields[] = {
+    CNN_FIELD('i', cnn_adaptive_avg_pool_args, height, .range = CNN__FROM_1),
+    CNN_FIELD('i', cnn_adaptive_avg_pool_args, width, .like = "height", .range = CNN__FROM_1), { 0 } };
+CNN__ROOM cnn_op_adaptive_avg_pool = {
+    .name = "adaptive_avg_pool", .shape = cnn__adaptive_avg_pool_shape,
+    .forward = cnn__adaptive_avg_pool_forward, .backward = cnn__adaptive_avg_pool_backward,
+    .args_size = sizeof(cnn_adaptive_avg_pool_args), .fields = cnn__adaptive_avg_pool_fields };
+
+CNN__UNARY(cnn_adaptive_avg_pool_, adaptive_avg_pool, cnn_adaptive_avg_pool_args)
+
 static bool cnn__global_max_pool_shape(cnn_tensor *y)
 {
     if (!cnn__as_input(y)) return false;
@@ -3458,11 +3848,13 @@ CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
  *   X = (x - m) / sqrt(v + eps),   y = w X + b             per channel                  (Ioffe, Szegedy 2015)
  *   training:    m, v = mean and variance over (N,H,W), M elements;
  *      running = (1 - momentum) running + momentum (m, v M/(M-1)): unbiased, as PyTorch's
- *   evaluation:  m, v = the running ones
- *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X))
+ *   evaluation, and training if the running ones are frozen: m, v = the running ones
+ *   db = sum dy,   dw = sum dy X,   dx = w / sqrt(v + eps) (dy - mean(dy) - X mean(dy X)); frozen, without
+ *   the means, since m and v do not depend on x
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
  *   (1,C,1,1).
  * -------------------------------------------------------------------------------------------------------- */
+static bool cnn__keeps_statistics(const cnn_tensor *y) { return cnn_operand(y, "running_mean")->frozen; }
 static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_batch_norm_args *a = y->args;
@@ -3471,7 +3863,7 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
     float       *running_var = cnn_operand(y, "running_var")->data;
     const float *x = y->in[0]->data, *mean = running_mean, *rest = NULL, *var = running_var;
     float       *rstd = cnn_scratch(y);
-    if (mode == CNN_TRAIN) {
+    if (mode == CNN_TRAIN && !cnn__keeps_statistics(y)) {
         float       *m = y->saved, *v = m + c, *more = v + c;
         const double count = (double)n * plane;
         if (count < 2) {
@@ -3496,10 +3888,16 @@ static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
 static void cnn__batch_norm_backward(cnn_tensor *y)
 {
     const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
-    const float      *mean = y->saved, *rstd = mean + y->shape.c;
+    const int         c = y->shape.c;
+    const float      *mean = y->saved, *rstd = mean + c, *rest = rstd + c;
+    if (cnn__keeps_statistics(y)) {
+        const float *var = cnn_operand(y, "running_var")->data;
+        float       *r = cnn_scratch(y);
+        for (int i = 0; i < c; i++) r[i] = 1 / sqrtf(var[i] + ((const cnn_batch_norm_args *)y->args)->eps);
+        mean = cnn_operand(y, "running_mean")->data, rstd = r, rest = NULL;
+    }
     cnn__normalize_back(&y->graph->cpu, y->in[0]->grad, cnn__grad(w), cnn__grad(b), y->grad, y->in[0]->data,
-                        mean, rstd + y->shape.c, rstd, cnn__data(w), y->shape.n, y->shape.c,
-                        cnn__plane(y->shape));
+                        mean, rest, rstd, cnn__data(w), y->shape.n, c, cnn__plane(y->shape));
 }
 static size_t cnn__batch_norm_saved(const cnn_tensor *y)   { return 3 * (size_t)y->shape.c * sizeof(float); }
 static size_t cnn__batch_norm_scratch(const cnn_tensor *y) { return (size_t)y->shape.c * sizeof(float); }
@@ -3513,11 +3911,17 @@ static const cnn_owned cnn__batch_norm_owned[] = {
 CNN__ROOM cnn_op_batch_norm = {
     .name = "batch_norm", .shape = cnn__as_input, .forward = cnn__batch_norm_forward,
     .backward = cnn__batch_norm_backward, .scratch = cnn__batch_norm_scratch, .saved = cnn__batch_norm_saved,
-    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE,
+    .flags = CNN_READS_X | CNN_INPLACE | CNN_INPLACE_GRAD | CNN_JOINABLE | CNN_BATCH_STATISTICS,
     .args_size = sizeof(cnn_batch_norm_args), .fields = cnn__batch_norm_fields,
     .owned = cnn__batch_norm_owned };
 
-CNN__UNARY(cnn_batch_norm_, batch_norm, cnn_batch_norm_args)
+CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
+{
+    cnn_tensor *y = cnn_layer(&cnn_op_batch_norm, &a.x, 1, &a, a.at, a.name);
+    for (int k = 1; k < y->n_in; k++)
+        if (a.frozen || (a.eval && y->in[k]->kind == CNN_BUFFER)) cnn__freeze_leaf(y->in[k]);
+    return y;
+}
 
 /* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
@@ -3556,7 +3960,8 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     for (int row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
         float        mean, rest, variance, rstd;
-        cnn__fast_channel_moments(&(cnn__cpu){ CNN_ISA_C, 1, false }, &mean, &rest, &variance, x, 1, 1, t.k);
+        const cnn__cpu one = { y->graph->cpu.isa, 1, false };
+        cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
         rstd = 1 / sqrtf(variance + t.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
         ptrdiff_t weight = row % t.groups * t.k / t.share;
@@ -3569,10 +3974,11 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     }
 }
 /* sum[0] = sum dy, sum[1] = sum dy (x - mean - rest), over n elements: often one, in layer_norm. */
-static void cnn__moments_of(double sum[2], const float *x, const float *dy, float mean, float rest,
-                            ptrdiff_t n)
+static void cnn__moments_of(const cnn__cpu *cpu, double sum[2], const float *x, const float *dy, float mean,
+                            float rest, ptrdiff_t n)
 {
-    sum[0] = n < 32 ? 0 : cnn__sum(dy, NULL, 0, n), sum[1] = n < 32 ? 0 : cnn__sum_moments(x, dy, mean, n);
+    sum[0] = n < 32 ? 0 : cnn__sum(cpu, dy, NULL, 0, n);
+    sum[1] = n < 32 ? 0 : cnn__sum_moments(cpu, x, dy, mean, n);
     for (ptrdiff_t i = 0; n < 32 && i < n; i++)
         sum[0] += (double)dy[i], sum[1] += (double)(dy[i] * (x[i] - mean));
     sum[1] -= (double)rest * sum[0];
@@ -3593,7 +3999,7 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         for (ptrdiff_t i = 0; i < t.k; i += t.share) {
             const double factor = w ? (double)w[weight + i / t.share] : 1.0;
             double       part[2];
-            cnn__moments_of(part, x + at + i, dy + at + i, mean, rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at + i, dy + at + i, mean, rest[row], t.share);
             sum += factor * part[0], moment += factor * part[1];
         }
         const double slope = moment * (double)rstd * (double)rstd / (double)t.k;
@@ -3610,7 +4016,7 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
         for (int s = 0; s < y->shape.n; s++) {
             const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
             double          part[2];
-            cnn__moments_of(part, x + at, dy + at, saved[2 * row], rest[row], t.share);
+            cnn__moments_of(cpu, part, x + at, dy + at, saved[2 * row], rest[row], t.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
         }
         if (dw) dw[i] += (float)moment;
@@ -3849,14 +4255,40 @@ CNN__LOOP(cnn__each_hard_swish_back, float dy = v[i], x = a[i], z = dy * (2 * x 
                                      v[i] = x <= -3 ? 0.0f : u)
 CNN__FORMULA(hard_swish, CNN_READS_X | CNN_RECTIFIER, NULL)
 
+/* ---- selu, mish, hard_sigmoid, softsign -------------------------------------------------------------------
+ *   selu:          y = k x for x > 0, else k alpha (e^x - 1),   dx = k dy for y > 0, else dy (y + k alpha)
+ *                  alpha = 1.67326324, k = 1.05070099                               (Klambauer et al. 2017)
+ *   mish:          y = x t,   dx = dy (t + x (1 - t^2) / (1 + e^-x)),   t = tanh(log(1 + e^x))  (Misra 2019)
+ *   hard_sigmoid:  y = min(max(x + 3, 0), 6) / 6,   dx = dy/6 for 0 < y < 1, else 0     (Howard et al. 2019)
+ *   softsign:      y = x / (1 + |x|),   dx = dy / (1 + |x|)^2
+ * -------------------------------------------------------------------------------------------------------- */
+CNN__LOOP(cnn__each_selu,      float x = v[i], z = 1.75809934f * cnn__exp_less_one(cnn__within(-87, x, 0));
+                               float u = 1.05070099f * x; v[i] = x <= 0 ? z : u)
+CNN__LOOP(cnn__each_selu_back, float dy = v[i], z = dy * (a[i] + 1.75809934f), u = dy * 1.05070099f;
+                               v[i] = a[i] > 0 ? u : z)
+CNN__LOOP(cnn__each_mish,      float x = v[i]; v[i] = x * cnn__tanh(cnn__softplus(x)))
+CNN__LOOP(cnn__each_mish_back, float x = a[i], t = cnn__tanh(cnn__softplus(x));
+                               v[i] *= t + x * (1 - t * t) * cnn__sigmoid(x))
+CNN__LOOP(cnn__each_hard_sigmoid,      float x = v[i], z = x < -3 ? -3.0f : x;
+                                       v[i] = ((z > 3 ? 3.0f : z) + 3) / 6)
+CNN__LOOP(cnn__each_hard_sigmoid_back, float dy = v[i], z = a[i] > 0 ? dy / 6 : 0.0f;
+                                       v[i] = a[i] < 1 ? z : 0.0f)
+CNN__LOOP(cnn__each_softsign,      float x = v[i]; v[i] = x / (1 + fabsf(x)))
+CNN__LOOP(cnn__each_softsign_back, float u = 1 / (1 + fabsf(a[i])); v[i] = v[i] * u * u)
+CNN__FORMULA(selu,         CNN_READS_Y, NULL)
+CNN__FORMULA(mish,         CNN_READS_X | CNN_RECTIFIER, NULL)
+CNN__FORMULA(hard_sigmoid, CNN_READS_Y | CNN_PROBABILITIES, NULL)
+CNN__FORMULA(softsign,     CNN_READS_X, NULL)
+
 /* ---- An operation of your own: its room here --------------------------------------------------------------
    Its API block stands in the API, its word in CNN_OPS: these are all places.
  * -------------------------------------------------------------------------------------------------------- */
 
-/* ---- exp, log, sqrt, abs ----------------------------------------------------------------------------------
+/* ---- exp, log, sqrt, abs, erf, power ----------------------------------------------------------------------
  *   y = e^x, dx = dy y     y = ln x, dx = dy / x     y = sqrt x, dx = dy / (2y)     y = |x|, dx = dy sign x
- *   Outside their domain log and sqrt are NaN, as the functions of math.h; at 0 their derivative is infinite,
- *   and that of |x| is 0.
+ *   y = erf x, dx = dy 2/sqrt(pi) e^(-x^2)           y = x^k, dx = dy k x^(k-1), 0 for k = 0
+ *   Outside their domain log, sqrt and power are NaN, as the functions of math.h; at 0 the derivatives of log
+ *   and sqrt are infinite, and that of |x| is 0.
  * -------------------------------------------------------------------------------------------------------- */
 static const char *cnn__exp_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
 {
@@ -3888,10 +4320,19 @@ CNN__LOOP(cnn__each_sqrt,      v[i] = sqrtf(v[i]))
 CNN__LOOP(cnn__each_sqrt_back, v[i] /= 2 * a[i])
 CNN__LOOP(cnn__each_abs,       v[i] = fabsf(v[i]))
 CNN__LOOP(cnn__each_abs_back,  float dy = v[i], z = a[i] < 0 ? -dy : 0.0f; v[i] = a[i] > 0 ? dy : z)
+CNN__LOOP(cnn__each_erf,       v[i] = erff(v[i]))
+CNN__LOOP(cnn__each_erf_back,  float x = a[i]; v[i] *= 1.12837917f * cnn__exp(-x * x))
+CNN__LOOP(cnn__each_power,     v[i] = powf(v[i], k[0]))
+CNN__LOOP(cnn__each_power_back, v[i] = k[0] == 0 ? 0.0f : v[i] * (k[0] * powf(a[i], k[0] - 1)))
 CNN__FORMULA(exp,  CNN_READS_Y, cnn__exp_hint)
 CNN__FORMULA(log,  CNN_READS_X, cnn__log_hint)
 CNN__FORMULA(sqrt, CNN_READS_Y, cnn__sqrt_hint)
 CNN__FORMULA(abs,  CNN_READS_X, NULL)
+CNN__FORMULA(erf,  CNN_READS_X, NULL)
+static const cnn_field cnn__power_fields[] = {
+    CNN_FIELD('f', cnn_power_args, exponent, .preset = CNN_REQUIRED, .range = "(-inf,inf)", .nth = 2),
+    { 0 } };
+CNN__FORMULA_OF(power, CNN_READS_X, cnn__as_input, offsetof(cnn_power_args, exponent), 0)
 
 /* ---- prelu -----------------------------------------------------------------------------------------------
  *   y = x for x > 0, else w x;   dx = dy for x > 0, else w dy;   dw = sum of dy x where x <= 0
@@ -3945,61 +4386,88 @@ CNN__ROOM cnn_op_prelu = {
 
 CNN__UNARY(cnn_prelu_, prelu, cnn_prelu_args)
 
-/* ---- softmax ----------------------------------------------------------------------------------------------
- *   y_k = e^x_k / sum_j e^x_j   over C,   dx_k = y_k (dy_k - sum_j dy_j y_j)                    (Bridle 1990)
- *   For training, softmax_cross_entropy from the logits is more exact.
+/* ---- softmax, log_softmax ---------------------------------------------------------------------------------
+ *   softmax:      y_k = e^x_k / sum_j e^x_j,                      dx_k = y_k (dy_k - sum_j dy_j y_j)
+ *   log_softmax:  y_k = x_k - max - log sum_j e^(x_j - max),      dx_k = dy_k - e^y_k sum_j dy_j
+ *   along C, H or W. For training, softmax_cross_entropy from the logits is more exact.         (Bridle 1990)
  * -------------------------------------------------------------------------------------------------------- */
+/* Axis CNN_C is number 1 of N, C, H, W; 4: it is none of C, H, W. */
+static int cnn__axis_number(unsigned axis)
+{
+    int i = 1;
+    while (i < 4 && axis != 1u << i) i++;
+    return i;
+}
+static void cnn__extents(cnn_shape s, int e[4]) { e[0] = s.n, e[1] = s.c, e[2] = s.h, e[3] = s.w; }
+
+/* y as (n,c,plane), c being the axis. */
+typedef struct { int n, c; ptrdiff_t plane; } cnn__lines;
+static cnn__lines cnn__lines_of(const cnn_tensor *y)
+{
+    const cnn_softmax_args *a = y->args;
+    const int axis = cnn__axis_number(a->axis);
+    cnn__lines r = { 1, 1, 1 };
+    int        e[4];
+    cnn__extents(y->shape, e);
+    for (int i = 0; i < axis; i++)     r.n *= e[i];
+    for (int i = axis + 1; i < 4; i++) r.plane *= e[i];
+    return r.c = e[axis], r;
+}
+static bool cnn__softmax_shape(cnn_tensor *y)
+{
+    const unsigned axis = ((const cnn_softmax_args *)y->args)->axis;
+    if (cnn__axis_number(axis) > 3) return cnn_fail(y, "axis is %u: it must be CNN_C, CNN_H or CNN_W", axis);
+    return cnn__as_input(y);
+}
 static void cnn__softmax_forward(cnn_tensor *y, cnn_mode m CNN__UNUSED)
 {
-    cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
+    const cnn__lines r = cnn__lines_of(y);
+    cnn__softmax(&y->graph->cpu, y->data, y->in[0]->data, r.n, r.c, r.plane);
 }
 static void cnn__softmax_backward(cnn_tensor *y)
 {
+    const cnn__lines r = cnn__lines_of(y);
     float *dx = y->in[0]->grad;
-    if (dx)
-        cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, y->shape.n, y->shape.c, cnn__plane(y->shape));
+    if (dx) cnn__softmax_back(&y->graph->cpu, dx, y->grad, y->data, r.n, r.c, r.plane);
 }
-CNN__ROOM cnn_op_softmax = {
-    .name = "softmax", .shape = cnn__as_input, .forward = cnn__softmax_forward,
-    .backward = cnn__softmax_backward, .flags = CNN_READS_Y | CNN_PROBABILITIES };
-
-CNN__PLAIN_1(cnn_softmax_,         softmax)
-
-/* ---- log_softmax -----------------------------------------------------------------------------------------
- *   y_k = x_k - max - log sum_j e^(x_j - max)   over C,   dx_k = dy_k - e^y_k sum_j dy_j
- * ------------------------------------------------------------------------------------------------------- */
 static void cnn__log_softmax_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const int       c = y->shape.c;
+    const cnn__lines r = cnn__lines_of(y);
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
+    for (ptrdiff_t i = 0; i < r.n * r.plane; i++) {
+        const ptrdiff_t at = i / r.plane * r.c * r.plane + i % r.plane;
         const float    *x = y->in[0]->data + at;
-        float           most, rest = (float)log(cnn__exp_sum(&most, NULL, x, c, plane));
-        for (int k = 0; k < c; k++) y->data[at + k * plane] = (x[k * plane] - most) - rest;
+        float           most, rest = (float)log(cnn__exp_sum(&most, NULL, x, r.c, r.plane));
+        for (int k = 0; k < r.c; k++) y->data[at + k * r.plane] = (x[k * r.plane] - most) - rest;
     }
 }
 static void cnn__log_softmax_backward(cnn_tensor *y)
 {
-    const ptrdiff_t plane = cnn__plane(y->shape);
-    const int       c = y->shape.c;
-    float          *dx = y->in[0]->grad;
+    const cnn__lines r = cnn__lines_of(y);
+    float *dx = y->in[0]->grad;
     if (!dx) return;
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < y->shape.n * plane; i++) {
-        const ptrdiff_t at = i / plane * c * plane + i % plane;
+    for (ptrdiff_t i = 0; i < r.n * r.plane; i++) {
+        const ptrdiff_t first = i / r.plane * r.c * r.plane + i % r.plane, end = first + r.c * r.plane;
         double          sum = 0;
-        for (int k = 0; k < c; k++) sum += (double)y->grad[at + k * plane];
-        for (int k = 0; k < c; k++)
-            dx[at + k * plane] += y->grad[at + k * plane] - cnn__exp(y->data[at + k * plane]) * (float)sum;
+        for (ptrdiff_t at = first; at < end; at += r.plane) sum += (double)y->grad[at];
+        for (ptrdiff_t at = first; at < end; at += r.plane)
+            dx[at] += y->grad[at] - cnn__exp(y->data[at]) * (float)sum;
     }
 }
+static const cnn_field cnn__softmax_fields[] = {
+    CNN_FIELD('u', cnn_softmax_args, axis, .preset = CNN_C), { 0 } };
+CNN__ROOM cnn_op_softmax = {
+    .name = "softmax", .shape = cnn__softmax_shape, .forward = cnn__softmax_forward,
+    .backward = cnn__softmax_backward, .flags = CNN_READS_Y | CNN_PROBABILITIES,
+    .args_size = sizeof(cnn_softmax_args), .fields = cnn__softmax_fields };
 CNN__ROOM cnn_op_log_softmax = {
-    .name = "log_softmax", .shape = cnn__as_input, .forward = cnn__log_softmax_forward,
-    .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y };
+    .name = "log_softmax", .shape = cnn__softmax_shape, .forward = cnn__log_softmax_forward,
+    .backward = cnn__log_softmax_backward, .flags = CNN_READS_Y,
+    .args_size = sizeof(cnn_softmax_args), .fields = cnn__softmax_fields };
 
-CNN__PLAIN_1(cnn_log_softmax_,     log_softmax)
+CNN__UNARY(cnn_softmax_,     softmax,     cnn_softmax_args)
+CNN__UNARY(cnn_log_softmax_, log_softmax, cnn_softmax_args)
 
 /* ---- dropout ----------------------------------------------------------------------------------------------
  *   training:    y = x m / (1-p),   dx = dy m / (1-p),   m = 0 with probability p, else 1
@@ -4034,7 +4502,7 @@ CNN__ROOM cnn_op_dropout = {
 CNN__UNARY(cnn_dropout_,    dropout,    cnn_dropout_args)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 5. Shapes: reshape, flatten, concat, pad, slice, upsample
+   Chapter 5. Shapes: reshape, flatten, concat, pad, slice, permute, depth_to_space, upsample
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- reshape (flatten is reshape to (N,C*H*W,1,1)) --------------------------------------------------------
@@ -4077,53 +4545,118 @@ CNN_API cnn_tensor *cnn_flatten_(const char *at, cnn_tensor *x)
     return cnn_reshape_((cnn_reshape_args){ .at = at, .x = x, .c = cnn__sample(x->shape) });
 }
 
-/* ---- concat -----------------------------------------------------------------------------------------------
- *   y = the channels of all operands, one behind the other;   dx_i = its channels of dy
+/* ---- Moves: concat, pad, slice, permute, depth_to_space, space_to_depth, channel_shuffle ------------------
+ *   y holds the elements of its operands at other places, which op->move tells: cnn_move.
+ *   dx = dy at these places
  * -------------------------------------------------------------------------------------------------------- */
+
+/* Element (n,c,h,w) of an array in its place in one of shape s. */
+static cnn_move cnn__move_in(cnn_shape s, bool into)
+{
+    return (cnn_move){ into, 0, { 1, 1, 1, 1 }, { cnn__sample(s), cnn__plane(s), s.w, 1 }, { 0, 0, 0, 0 } };
+}
+static ptrdiff_t cnn__moved(const cnn_move *m, int axis, ptrdiff_t i)
+{
+    const int div = m->div[axis];
+    return div == 1 ? i * m->step[axis] : i / div * m->step[axis] + i % div * m->within[axis];
+}
+/* Between a, of shape s, and the places of its elements in b: a (+)= b or, with `into`, b (+)= a. What stays
+   in order is one run. */
+static void cnn__move(const cnn__cpu *cpu, const cnn_move *m, cnn_shape s, float *a, float *b, bool into,
+                      bool adds)
+{
+    cnn_each *add = cnn__each_add(cpu);
+    int       e[4], last = 3;
+    ptrdiff_t run = 1, rows = 1;
+    cnn__extents(s, e);
+    for (; last > 0 && m->div[last] == 1 && (e[last] == 1 || m->step[last] == run); last--) run *= e[last];
+    for (int i = 0; i < last; i++) rows *= e[i];
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(s)))
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        ptrdiff_t at = m->at, rest = row;
+        for (int i = last - 1; i >= 0; rest /= e[i--]) at += cnn__moved(m, i, rest % e[i]);
+        for (ptrdiff_t i = 0; i < e[last]; i++) {
+            float *mine = a + (row * e[last] + i) * run, *other = b + at + cnn__moved(m, last, i);
+            float *to = into ? other : mine, *from = into ? mine : other;
+            if (run > 1 && adds) add(to, from, NULL, NULL, run);
+            else if (run > 1)    memcpy(to, from, (size_t)run * sizeof *to);
+            else                 *to = adds ? *to + *from : *from;
+        }
+    }
+}
+static void cnn__move_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    cnn_move m;
+    for (int k = 0; k < y->n_in && y->op->move(y, k, &m); k++) {
+        cnn_tensor *x = y->in[k];
+        if (m.into) cnn__move(&y->graph->cpu, &m, x->shape, x->data, y->data, true, false);
+        else        cnn__move(&y->graph->cpu, &m, y->shape, y->data, x->data, false, false);
+    }
+}
+static void cnn__move_backward(cnn_tensor *y)
+{
+    cnn_move m;
+    for (int k = 0; k < y->n_in && y->op->move(y, k, &m); k++) {
+        cnn_tensor *x = y->in[k];
+        if (!x->grad)    continue;
+        else if (m.into) cnn__move(&y->graph->cpu, &m, x->shape, x->grad, y->grad, false, true);
+        else             cnn__move(&y->graph->cpu, &m, y->shape, y->grad, x->grad, true, true);
+    }
+}
+#define CNN__MOVE(op_name, args)                                                                             \
+    CNN__ROOM cnn_op_##op_name = {                                                                           \
+        .name = #op_name, .shape = cnn__##op_name##_shape, .forward = cnn__move_forward,                     \
+        .backward = cnn__move_backward, .move = cnn__##op_name##_move, .args_size = sizeof(args),            \
+        .fields = cnn__##op_name##_fields };
+
+/* ---- concat: one behind the other along an axis ---- */
+
 static bool cnn__concat_shape(cnn_tensor *y)
 {
     const cnn_tensor *first = y->in[0];
-    long long         c = 0;
+    const unsigned    axis = ((const cnn_concat_args *)y->args)->axis;
+    const int         which = cnn__axis_number(axis);
+    long long         all = 0;
+    if (which > 3) return cnn_fail(y, "axis is %u: it must be CNN_C, CNN_H or CNN_W", axis);
+    int e[4] = { 0 };
     for (int i = 0; i < y->n_in; i++) {
         const cnn_tensor *x = y->in[i];
-        cnn_shape         s = x->shape;
-        c += s.c, s.c = first->shape.c;
-        if (!cnn__equal(s, first->shape) || x->batched != first->batched)
-            return cnn_fail(y, "operand %d is %s, the first is %s: they may differ in C only", i + 1,
-                            cnn__shape_text(x).s, cnn__shape_text(first).s);
+        int               own[4];
+        cnn__extents(x->shape, own);
+        if (i == 0) memcpy(e, own, sizeof e);
+        all += own[which], own[which] = e[which];
+        if (memcmp(own, e, sizeof e) != 0 || x->batched != first->batched)
+            return cnn_fail(y, "operand %d is %s, the first is %s: they may differ in %c only", i + 1,
+                            cnn__shape_text(x).s, cnn__shape_text(first).s, "NCHW"[which]);
     }
-    y->shape = first->shape;
-    y->shape.c = c > INT_MAX ? 0 : (int)c;           /* cnn_apply refuses 0 as too large */
+    e[which] = all > INT_MAX ? 0 : (int)all;         /* cnn_apply refuses 0 as too large */
+    y->shape = (cnn_shape){ e[0], e[1], e[2], e[3] };
     return true;
 }
-/* y from its operands, or back: their gradients from that of y. */
-static void cnn__concat_run(cnn_tensor *y, bool back)
+static bool cnn__concat_move(const cnn_tensor *y, int k, cnn_move *m)
 {
-    cnn_each *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t n = 0, at = 0; n < y->shape.n; n++)
-        for (int i = 0; i < y->n_in; i++) {
-            const cnn_tensor *x = y->in[i];
-            const ptrdiff_t   size = cnn__sample(x->shape);
-            if (!back) memcpy(y->data + at, x->data + n * size, (size_t)size * sizeof *y->data);
-            else if (x->grad) add(x->grad + n * size, y->grad + at, NULL, NULL, size);
-            at += size;
-        }
+    const int which = cnn__axis_number(((const cnn_concat_args *)y->args)->axis);
+    *m = cnn__move_in(y->shape, true);
+    for (int i = 0, e[4]; i < k; i++) cnn__extents(y->in[i]->shape, e), m->at += e[which] * m->step[which];
+    return true;
 }
-static void cnn__concat_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__concat_run(y, false); }
-static void cnn__concat_backward(cnn_tensor *y) { cnn__concat_run(y, true); }
-CNN__ROOM cnn_op_concat = {
-    .name = "concat", .shape = cnn__concat_shape, .forward = cnn__concat_forward,
-    .backward = cnn__concat_backward };
+static const cnn_field cnn__concat_fields[] = {
+    CNN_FIELD('u', cnn_concat_args, axis, .preset = CNN_C), { 0 } };
+CNN__MOVE(concat, cnn_concat_args)
 
+CNN_API cnn_tensor *cnn_concat_along_(const char *at, unsigned axis, cnn_tensor *const *x, int n)
+{
+    return cnn_layer(&cnn_op_concat, x, n, &(cnn_concat_args){ at, ".axis", axis }, at, NULL);
+}
 CNN_API cnn_tensor *cnn_concat_(const char *at, cnn_tensor *const *x, int n)
 {
-    return cnn_layer(&cnn_op_concat, x, n, NULL, at, NULL);
+    return cnn_concat_along_(at, CNN_C, x, n);
 }
 
-/* ---- pad -------------------------------------------------------------------------------------------------
- *   y = x with `value` around it,   dx = the part of dy where x went
+/* ---- pad --------------------------------------------------------------------------------------------------
+ *   y = x with something around it: `value`, or elements of x; dx = the sum of dy over the places where it is
  *   The order of the sides is that of PyTorch's F.pad.
- * ------------------------------------------------------------------------------------------------------- */
+ * -------------------------------------------------------------------------------------------------------- */
 static bool cnn__pad_shape(cnn_tensor *y)
 {
     if (!cnn__operands(y, 1, 1)) return false;
@@ -4132,55 +4665,83 @@ static bool cnn__pad_shape(cnn_tensor *y)
     const int           limit = CNN__LARGEST_OPTION;
     if (x.c > INT_MAX - 2 * limit || x.h > INT_MAX - 2 * limit || x.w > INT_MAX - 2 * limit)
         return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
+    if (a->mode == CNN_PAD_REFLECT && (a->front >= x.c || a->back >= x.c || a->top >= x.h || a->bottom >= x.h
+                                       || a->left >= x.w || a->right >= x.w))
+        return cnn_fail(y, "input %s in the mirror, without its edge, is less than what is added at a side",
+                        cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c + a->front + a->back, x.h + a->top + a->bottom,
                             x.w + a->left + a->right };
     return true;
 }
-/* dx NULL: y from x; else dx from y->grad. Row by row of x. */
-static void cnn__pad_run(cnn_tensor *y, float *dx)
+static bool cnn__pad_move(const cnn_tensor *y, int k, cnn_move *m)
 {
     const cnn_pad_args *a = y->args;
-    const cnn_shape     x = y->in[0]->shape;
-    cnn_each           *add = cnn__each_add(&y->graph->cpu);
-    for (ptrdiff_t i = 0; i < (ptrdiff_t)x.n * x.c * x.h; i++) {
-        const ptrdiff_t h = i % x.h, c = i / x.h % x.c, n = i / x.h / x.c;
-        const ptrdiff_t row = (n * y->shape.c + c + a->front) * y->shape.h + h + a->top;
-        const ptrdiff_t at = row * y->shape.w + a->left;
-        if (dx) add(dx + i * x.w, y->grad + at, NULL, NULL, x.w);
-        else    memcpy(y->data + at, y->in[0]->data + i * x.w, (size_t)x.w * sizeof(float));
-    }
+    *m = cnn__move_in(y->shape, true);
+    m->at = a->front * m->step[1] + a->top * m->step[2] + a->left;
+    return k == 0 && a->mode == CNN_PAD_CONSTANT;
 }
-static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+/* Place i of y along an axis is this place of x, of `size`, which begins at place `first`. */
+static int cnn__pad_source(int mode, int i, int first, int size)
 {
-    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = ((const cnn_pad_args *)y->args)->value;
-    cnn__pad_run(y, NULL);
+    const int k = i - first, last = size - 1;
+    if (mode == CNN_PAD_REFLECT) return k < 0 ? -k : k > last ? 2 * last - k : k;
+    return k < 0 ? 0 : k > last ? last : k;
 }
-static void cnn__pad_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__pad_run(y, y->in[0]->grad); }
+/* dx NULL: y from x; else dx from y->grad. */
+static void cnn__pad_around(cnn_tensor *y, float *dx)
+{
+    const cnn_pad_args *a = y->args;
+    const cnn_shape     x = y->in[0]->shape, s = y->shape;
+    CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(s)))
+    for (ptrdiff_t n = 0; n < s.n; n++)
+        for (ptrdiff_t i = 0; i < (ptrdiff_t)s.c * s.h; i++) {
+            const int       c = cnn__pad_source(a->mode, (int)(i / s.h), a->front, x.c);
+            const int       h = cnn__pad_source(a->mode, (int)(i % s.h), a->top, x.h);
+            const ptrdiff_t row = ((n * x.c + c) * x.h + h) * x.w, to = (n * s.c * s.h + i) * s.w;
+            for (int j = 0; j < s.w; j++) {
+                const ptrdiff_t from = row + cnn__pad_source(a->mode, j, a->left, x.w);
+                if (dx) dx[from] += y->grad[to + j];
+                else    y->data[to + j] = y->in[0]->data[from];
+            }
+        }
+}
+static void cnn__pad_forward(cnn_tensor *y, cnn_mode mode)
+{
+    const cnn_pad_args *a = y->args;
+    if (a->mode != CNN_PAD_CONSTANT) { cnn__pad_around(y, NULL); return; }
+    for (int i = 0; i < cnn__len(y->shape); i++) y->data[i] = a->value;
+    cnn__move_forward(y, mode);
+}
+static void cnn__pad_backward(cnn_tensor *y)
+{
+    if (((const cnn_pad_args *)y->args)->mode == CNN_PAD_CONSTANT) cnn__move_backward(y);
+    else if (y->in[0]->grad) cnn__pad_around(y, y->in[0]->grad);
+}
 static const cnn_field cnn__pad_fields[] = {
     CNN_FIELD('i', cnn_pad_args, left, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, right, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, top, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, bottom, .range = CNN__FROM_0),
     CNN_FIELD('i', cnn_pad_args, front, .range = CNN__FROM_0),
-    CNN_FIELD('i', cnn_pad_args, back, .range = CNN__FROM_0), CNN_FIELD('f', cnn_pad_args, value), { 0 } };
+    CNN_FIELD('i', cnn_pad_args, back, .range = CNN__FROM_0),
+    CNN_FIELD('i', cnn_pad_args, mode, .range = "[0,2]"), CNN_FIELD('f', cnn_pad_args, value), { 0 } };
 CNN__ROOM cnn_op_pad = {
     .name = "pad", .shape = cnn__pad_shape, .forward = cnn__pad_forward, .backward = cnn__pad_backward,
-    .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
+    .move = cnn__pad_move, .args_size = sizeof(cnn_pad_args), .fields = cnn__pad_fields };
 
-CNN__UNARY(cnn_pad_,        pad,        cnn_pad_args)
+CNN__UNARY(cnn_pad_, pad, cnn_pad_args)
 
-/* ---- slice -----------------------------------------------------------------------------------------------
- *   y = the places from, from + step, ... below to, along one axis,   dx = dy at these places.
- *   As in Python a negative place counts from the end; without `to` it goes on to the end.
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- slice: the places from, from + step, ... below to, along one axis ----
+
+   As in Python a negative place counts from the end; without `to` it goes on to the end. */
 typedef struct { int axis, extent[4], from, to, step, count; } cnn__slice;
 static cnn__slice cnn__slice_of(const cnn_tensor *y)
 {
     const cnn_slice_args *a = y->args;
-    const cnn_shape       x = y->in[0]->shape;
-    cnn__slice            t = { 0, { x.n, x.c, x.h, x.w }, a->from, a->to, a->step, 0 };
+    cnn__slice            t = { a->axis == CNN_N ? 0 : cnn__axis_number(a->axis), { 0 }, a->from, a->to,
+                                a->step, 0 };
     const int             end = INT_MAX;
-    while (t.axis < 4 && a->axis != 1u << t.axis) t.axis++;
+    cnn__extents(y->in[0]->shape, t.extent);
     if (t.axis == 4) return t;
     if (t.from < 0) t.from += t.extent[t.axis];
     if (t.to < 0 || t.to == end) t.to = t.extent[t.axis] + (t.to < 0 ? t.to : 0);
@@ -4203,33 +4764,135 @@ static bool cnn__slice_shape(cnn_tensor *y)
     y->shape = (cnn_shape){ t.extent[0], t.extent[1], t.extent[2], t.extent[3] };
     return true;
 }
-/* dx NULL: y from x; else dx from y->grad. Places next to each other are one run. */
-static void cnn__slice_run(cnn_tensor *y, float *dx)
+static bool cnn__slice_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
 {
     const cnn__slice t = cnn__slice_of(y);
-    cnn_each        *add = cnn__each_add(&y->graph->cpu);
-    ptrdiff_t        outer = 1, inner = 1, to = 0;
-    for (int i = 0; i < t.axis; i++)     outer *= t.extent[i];
-    for (int i = t.axis + 1; i < 4; i++) inner *= t.extent[i];
-    const ptrdiff_t  run = t.step == 1 ? t.count * inner : inner, runs = t.step == 1 ? 1 : t.count;
-    for (ptrdiff_t o = 0; o < outer; o++)
-        for (ptrdiff_t i = 0; i < runs; i++, to += run) {
-            const ptrdiff_t from = (o * t.extent[t.axis] + t.from + i * t.step) * inner;
-            if (dx) add(dx + from, y->grad + to, NULL, NULL, run);
-            else    memcpy(y->data + to, y->in[0]->data + from, (size_t)run * sizeof(float));
-        }
+    *m = cnn__move_in(y->in[0]->shape, false);
+    m->at = t.from * m->step[t.axis];
+    if (t.count > 1) m->step[t.axis] *= t.step;
+    return true;
 }
-static void cnn__slice_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED) { cnn__slice_run(y, NULL); }
-static void cnn__slice_backward(cnn_tensor *y) { if (y->in[0]->grad) cnn__slice_run(y, y->in[0]->grad); }
 static const cnn_field cnn__slice_fields[] = {
     CNN_FIELD('u', cnn_slice_args, axis), CNN_FIELD('i', cnn_slice_args, from),
     CNN_FIELD('i', cnn_slice_args, to, .preset = INT_MAX, .nth = 4),
     CNN_FIELD('i', cnn_slice_args, step, .preset = 1, .range = "[1,2147483647]"), { 0 } };
-CNN__ROOM cnn_op_slice = {
-    .name = "slice", .shape = cnn__slice_shape, .forward = cnn__slice_forward,
-    .backward = cnn__slice_backward, .args_size = sizeof(cnn_slice_args), .fields = cnn__slice_fields };
+CNN__MOVE(slice, cnn_slice_args)
 
-CNN__UNARY(cnn_slice_,      slice,      cnn_slice_args)
+CNN__UNARY(cnn_slice_, slice, cnn_slice_args)
+
+/* ---- permute, transpose: axes C, H, W in another order ---- */
+
+static bool cnn__permute_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const cnn_permute_args *a = y->args;
+    int                     e[5] = { 0 };
+    if ((a->c | a->h | a->w) != (CNN_C | CNN_H | CNN_W) || a->c + a->h + a->w != (CNN_C | CNN_H | CNN_W))
+        return cnn_fail(y, "axes %u, %u, %u: they must be CNN_C, CNN_H and CNN_W in some order", a->c, a->h,
+                        a->w);
+    cnn__extents(y->in[0]->shape, e);
+    y->shape = (cnn_shape){ e[0], e[cnn__axis_number(a->c)], e[cnn__axis_number(a->h)],
+                            e[cnn__axis_number(a->w)] };
+    return true;
+}
+static bool cnn__permute_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
+{
+    const cnn_permute_args *a = y->args;
+    const cnn_move          x = cnn__move_in(y->in[0]->shape, false);
+    *m = x;
+    m->step[1] = x.step[cnn__axis_number(a->c)];
+    m->step[2] = x.step[cnn__axis_number(a->h)];
+    m->step[3] = x.step[cnn__axis_number(a->w)];
+    return true;
+}
+static const cnn_field cnn__permute_fields[] = {
+    CNN_FIELD('u', cnn_permute_args, c), CNN_FIELD('u', cnn_permute_args, h),
+    CNN_FIELD('u', cnn_permute_args, w), { 0 } };
+CNN__MOVE(permute, cnn_permute_args)
+
+CNN__UNARY(cnn_permute_, permute, cnn_permute_args)
+
+CNN_API cnn_tensor *cnn_transpose_(const char *at, cnn_tensor *x, unsigned a, unsigned b)
+{
+    unsigned axis[3] = { CNN_C, CNN_H, CNN_W };
+    for (int i = 0; i < 3; i++) axis[i] = axis[i] == a ? b : axis[i] == b ? a : axis[i];
+    return cnn_permute_((cnn_permute_args){ .at = at, .x = x, .c = axis[0], .h = axis[1], .w = axis[2] });
+}
+
+/* ---- depth_to_space, space_to_depth: from the side of the array with fewer channels, and the other ---- */
+
+static bool cnn__depth_to_space_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const int       r = ((const cnn_block_args *)y->args)->block;
+    const cnn_shape x = y->in[0]->shape;
+    if ((int64_t)r * r > x.c || x.c % (r * r) != 0)
+        return cnn_fail(y, "block %d: its square must divide the %d channels of input %s", r, x.c,
+                        cnn__shape_text(y->in[0]).s);
+    if (x.h > INT_MAX / r || x.w > INT_MAX / r)
+        return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
+    y->shape = (cnn_shape){ x.n, x.c / (r * r), x.h * r, x.w * r };
+    return true;
+}
+static bool cnn__space_to_depth_shape(cnn_tensor *y)
+{
+    if (!cnn__operands(y, 1, 1)) return false;
+    const int       r = ((const cnn_block_args *)y->args)->block;
+    const cnn_shape x = y->in[0]->shape;
+    if (x.h % r != 0 || x.w % r != 0 || x.c > INT_MAX / r / r)
+        return cnn_fail(y, "block %d must divide the rows and columns of input %s", r,
+                        cnn__shape_text(y->in[0]).s);
+    y->shape = (cnn_shape){ x.n, x.c * r * r, x.h / r, x.w / r };
+    return true;
+}
+/* Element (n,c,h,w) of the flat array in the deep one, of shape s. */
+static bool cnn__block_move(const cnn_tensor *y, cnn_shape s, bool into, cnn_move *m)
+{
+    const int r = ((const cnn_block_args *)y->args)->block, plane = cnn__plane(s);
+    *m = cnn__move_in(s, into);
+    m->step[1] = r * r * plane;
+    m->div[2] = m->div[3] = r, m->within[2] = r * plane, m->within[3] = plane;
+    return true;
+}
+static bool cnn__depth_to_space_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
+{
+    return cnn__block_move(y, y->in[0]->shape, false, m);
+}
+static bool cnn__space_to_depth_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
+{
+    return cnn__block_move(y, y->shape, true, m);
+}
+static const cnn_field cnn__depth_to_space_fields[] = {
+    CNN_FIELD('i', cnn_block_args, block, .range = "[1,32768]"), { 0 } };
+#define cnn__space_to_depth_fields cnn__depth_to_space_fields
+CNN__MOVE(depth_to_space, cnn_block_args)
+CNN__MOVE(space_to_depth, cnn_block_args)
+
+CNN__UNARY(cnn_depth_to_space_, depth_to_space, cnn_block_args)
+CNN__UNARY(cnn_space_to_depth_, space_to_depth, cnn_block_args)
+
+/* ---- channel_shuffle: channels read as (groups, C/groups) and written as (C/groups, groups) ---- */
+
+static bool cnn__channel_shuffle_shape(cnn_tensor *y)
+{
+    const int groups = ((const cnn_channel_shuffle_args *)y->args)->groups;
+    if (!cnn__as_input(y)) return false;
+    return y->shape.c % groups == 0
+        || cnn_fail(y, "groups %d must divide the %d channels of input %s", groups, y->shape.c,
+                    cnn__shape_text(y->in[0]).s);
+}
+static bool cnn__channel_shuffle_move(const cnn_tensor *y, int k CNN__UNUSED, cnn_move *m)
+{
+    const int groups = ((const cnn_channel_shuffle_args *)y->args)->groups;
+    *m = cnn__move_in(y->shape, false);
+    m->div[1] = groups, m->within[1] = y->shape.c / groups * m->step[1];
+    return true;
+}
+static const cnn_field cnn__channel_shuffle_fields[] = {
+    CNN_FIELD('i', cnn_channel_shuffle_args, groups, .range = "[1,2147483647]"), { 0 } };
+CNN__MOVE(channel_shuffle, cnn_channel_shuffle_args)
+
+CNN__UNARY(cnn_channel_shuffle_, channel_shuffle, cnn_channel_shuffle_args)
 
 /* ---- upsample --------------------------------------------------------------------------------------------
  *   nearest:   y[i,j] = x[floor(i/S), floor(j/S)],   dx = the sum of dy over the copies,   S = height / H
@@ -4452,13 +5115,14 @@ CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- softmax_cross_entropy --------------------------------------------------------------------------------
- *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) [k = label] + e/C)
+ *   J = 1/M sum over the labels of  - sum_k q_k log softmax(x)_k,    q_k = v_k ((1-e) p_k + e/C)
  *   dx = dJ/M (softmax(x) sum q - q),   e = smoothing, 0 for none     (Bridle 1990; Szegedy et al. 2016)
- *   v_k, the weight of class k, is 1 without class weights, and then sum q = 1. M = sum of v_label over the
- *   labels, which is their number then. A label that is ignored counts neither in J nor in M; if all are, J
- *   is 0 (PyTorch: NaN).
+ *   p_k = [k = label], or that of soft labels. v_k, the weight of class k, is 1 without class weights, and
+ *   then sum q = 1. M = sum of v_label over the labels, which is their number then, as it always is for soft
+ *   ones. A label that is ignored counts neither in J nor in M; if all are, J is 0 (PyTorch: NaN).
  *   From logits: log softmax(x)_k = x_k - max - log sum_j e^(x_j - max), without overflow or log 0.
- *   x (N,C,H,W), labels (N,1,H,W): whole numbers from 0 to C-1; they have no gradient.
+ *   x (N,C,H,W), labels (N,1,H,W), whole numbers from 0 to C-1, or soft, (N,C,H,W); dp = - dJ/M v (1-e) log
+ *   softmax(x).
  * -------------------------------------------------------------------------------------------------------- */
 /* Operand i must be a constant, one number for each channel of operand 0. what: "weight". */
 static bool cnn__check_constant(cnn_tensor *y, int i, const char *what)
@@ -4475,8 +5139,9 @@ static bool cnn__labelled_shape(cnn_tensor *y)       /* of every loss that compa
 {
     if (!cnn__operands(y, 2, 3)) return false;
     const cnn_tensor *x = y->in[0], *label = y->in[1];
-    cnn_shape must = x->shape;
-    must.c = 1;
+    const bool may_be_soft = y->op == &cnn_op_softmax_cross_entropy && label->kind != CNN_LABELS;
+    cnn_shape  must = x->shape;
+    must.c = may_be_soft && label->shape.c == x->shape.c ? x->shape.c : 1;
     if (!cnn__equal(label->shape, must) || label->batched != x->batched)
         return cnn_fail(
             y,
@@ -4496,13 +5161,20 @@ static cnn__target cnn__target_of(const cnn_tensor *y)
     const cnn_softmax_cross_entropy_args *a = y->args;
     const bool                            nll = y->op == &cnn_op_nll;
     return (cnn__target){ y->in[1]->data, y->n_in == 3 ? y->in[2]->data : NULL, nll ? 0.0f : a->smoothing,
-                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index };
+                          nll ? ((const cnn_nll_args *)y->args)->ignore_index : a->ignore_index,
+                          y->in[1]->shape.c > 1 };
+}
+/* How many labels there are: one for each sample and pixel. */
+static ptrdiff_t cnn__label_count(const cnn_tensor *y)
+{
+    return cnn__len(y->in[1]->shape) / y->in[1]->shape.c;
 }
 /* M, and 1/M */
 static double cnn__labels_weigh(const cnn_tensor *y)
 {
     const cnn__target t = cnn__target_of(y);
     double            sum = 0;
+    if (t.soft) return (double)cnn__label_count(y);
     for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += (double)cnn__label_weight(&t, i);
     return sum;
 }
@@ -4517,7 +5189,7 @@ CNN_API bool cnn_check_labels(cnn_tensor *y)
     const cnn_tensor *label = y->in[1];
     const cnn__target t = cnn__target_of(y);
     const int         classes = y->in[0]->shape.c, plane = cnn__plane(label->shape);
-    for (int i = 0, n = cnn__len(label->shape); i < n; i++) {
+    for (int i = 0, n = t.soft ? 0 : cnn__len(label->shape); i < n; i++) {
         const float k = label->data[i];
         if (cnn__ignored(&t, i)) continue;
         if (!(k >= 0 && k < (float)classes) || k != floorf(k))
@@ -4534,7 +5206,7 @@ static void cnn__cross_entropy_forward(cnn_tensor *y, cnn_mode mode)
     if (!cnn_check_labels(y)) return;
     cnn__cross_entropy(&y->graph->cpu, each, mode == CNN_TRAIN ? y->saved : NULL, x->data, &t, x->shape.n,
                        x->shape.c, cnn__plane(x->shape));
-    for (int i = 0; i < cnn__len(y->in[1]->shape); i++) sum += each[i];
+    for (ptrdiff_t i = 0; i < cnn__label_count(y); i++) sum += each[i];
     y->data[0] = (float)(sum * cnn__label_share(y));
 }
 static void cnn__cross_entropy_backward(cnn_tensor *y)
@@ -4545,14 +5217,20 @@ static void cnn__cross_entropy_backward(cnn_tensor *y)
     if (x->grad)
         cnn__cross_entropy_back(&y->graph->cpu, x->grad, g, y->saved, x->data, &t, x->shape.n, x->shape.c,
                                 cnn__plane(x->shape));
+    const ptrdiff_t plane = cnn__plane(x->shape), c = x->shape.c;
+    float          *dp = t.soft ? y->in[1]->grad : NULL;
+    for (ptrdiff_t i = 0; dp && i < cnn__len(x->shape); i++) {
+        const float *s = (const float *)y->saved + 2 * (i / plane / c * plane + i % plane);
+        dp[i] -= g * (t.weight ? t.weight[i / plane % c] : 1) * (1 - t.e) * ((x->data[i] - s[0]) - s[1]);
+    }
 }
 static size_t cnn__cross_entropy_saved(const cnn_tensor *y)
 {
-    return (size_t)cnn__len(y->in[1]->shape) * 2 * sizeof(float);
+    return (size_t)cnn__label_count(y) * 2 * sizeof(float);
 }
 static size_t cnn__cross_entropy_scratch(const cnn_tensor *y)
 {
-    return (size_t)cnn__len(y->in[1]->shape) * sizeof(double);
+    return (size_t)cnn__label_count(y) * sizeof(double);
 }
 static const cnn_field cnn__cross_entropy_fields[] = {
     CNN_FIELD('f', cnn_softmax_cross_entropy_args, smoothing, .range = "[0,1)"),
@@ -4689,7 +5367,7 @@ static void cnn__bce_backward(cnn_tensor *y)
         const float x = y->in[0]->data[i], t = y->in[1]->data[i], s = cnn__sigmoid(x);
         const float more = cnn__bce_factor(y, 2, i) - 1, g = mean * cnn__bce_factor(y, 3, i);
         if (dx) dx[i] += g * (s - t - more * t * (1 - s));
-        if (dt) dt[i] += g * (more * ((x < 0 ? -x : 0) + log1pf(cnn__exp(-fabsf(x)))) - x);
+        if (dt) dt[i] += g * (more * cnn__softplus(-x) - x);
     }
 }
 static const cnn_field cnn__huber_fields[] = {
@@ -4909,12 +5587,13 @@ static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *d
    share[oy] times share[OH + ox]. */
 static void cnn__pool_shares(const cnn__pool *t, float *share)
 {
-    const int py = t->count_pad ? t->ph : 0, px = t->count_pad ? t->pw : 0;
+    const bool pad = t->count_pad;
+    const int  h = t->h + (pad ? t->ph + t->eh : 0), w = t->w + (pad ? t->pw + t->ew : 0);
     for (int i = 0; i < t->oh + t->ow; i++) {
         int       from, to;
         const int d = i < t->oh ? t->dh : t->dw;
-        if (i < t->oh) cnn__window(i, t->h + 2 * py, t->kh, t->sh, t->ph - py, d, &from, &to);
-        else           cnn__window(i - t->oh, t->w + 2 * px, t->kw, t->sw, t->pw - px, d, &from, &to);
+        if (i < t->oh) cnn__window(i, h, t->kh, t->sh, pad ? 0 : t->ph, d, &from, &to);
+        else           cnn__window(i - t->oh, w, t->kw, t->sw, pad ? 0 : t->pw, d, &from, &to);
         share[i] = 1.0f / (float)cnn__ceil(to - from, d);
     }
 }
@@ -5012,7 +5691,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
     }
     const double count = (double)n * (double)plane;
     for (int ch = 0; ch < c; ch++) {
-        const double m = (double)mean[ch] + (double)rest[ch], r = (double)rstd[ch];
+        const double m = (double)mean[ch] + (rest ? (double)rest[ch] : 0), r = (double)rstd[ch];
         double       sum = 0, moment = 0;                    /* of dy, and of dy X with X = (x - m) r */
         for (int s = 0; s < n; s++)
             for (ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane, end = at + plane; at < end; at++) {
@@ -5024,7 +5703,7 @@ static void cnn__normalize_back(const cnn__cpu *cpu, float *dx, float *dw, float
         for (int s = 0; dx && s < n; s++)
             for (ptrdiff_t at = (s * (ptrdiff_t)c + ch) * plane, end = at + plane; at < end; at++) {
                 const double X = ((double)x[at] - m) * r;
-                const double d = (double)dy[at] - sum / count - X * moment / count;
+                const double d = (double)dy[at] - (rest ? sum / count + X * moment / count : 0);
                 dx[at] = (dx == dy ? 0.0f : dx[at]) + (float)((w ? (double)w[ch] : 1) * r * d);
             }
     }
@@ -5178,7 +5857,12 @@ static void cnn__cross_entropy(const cnn__cpu *cpu, double *each, float *saved, 
         double       spread = 0;
         if (saved) saved[2 * i] = most, saved[2 * i + 1] = (float)rest;
         each[i] = 0;
-        if (cnn__ignored(t, i)) continue;
+        for (int k = 0; k < c && t->soft; k++) {
+            const double v = t->weight ? (double)t->weight[k] : 1;
+            const double q = v * ((1 - e) * (double)t->label[at - x + k * plane] + e / c);
+            if (q != 0) each[i] += q * (rest + (double)(most - at[k * plane]));
+        }
+        if (t->soft || cnn__ignored(t, i)) continue;
         for (int k = 0; k < c && e > 0; k++)
             spread += (t->weight ? (double)t->weight[k] : 1.0) * (rest + (double)(most - at[k * plane])) / c;
         each[i] = (1 - e) * (double)cnn__label_weight(t, i)
@@ -5195,13 +5879,18 @@ static void cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, con
     for (ptrdiff_t i = 0; i < n * plane; i++) {
         const ptrdiff_t at = i / plane * c * plane + i % plane;
         if (cnn__ignored(t, i)) continue;
-        const float own = (1 - t->e) * cnn__label_weight(t, i);
-        float       all = 1;
-        if (t->weight) all = own;
-        for (int k = 0; t->weight && k < c; k++) all += t->e / (float)c * t->weight[k];
+        const float  own = t->soft ? 0 : (1 - t->e) * cnn__label_weight(t, i);
+        const float *p = t->label + (t->soft ? at : i);
+        float        all = 1;
+        if (t->soft || t->weight) all = own;
+        for (int k = 0; t->soft && k < c; k++)
+            all += (1 - t->e) * p[k * plane] * (t->weight ? t->weight[k] : 1.0f);
+        for (int k = 0; (t->soft || t->weight) && k < c; k++)
+            all += t->e / (float)c * (t->weight ? t->weight[k] : 1.0f);
         for (int k = 0; k < c; k++) {
-            const float q =
-                t->e / (float)c * (t->weight ? t->weight[k] : 1.0f) + (k == (int)t->label[i] ? own : 0.0f);
+            const float v = t->weight ? t->weight[k] : 1.0f;
+            const float q = t->e / (float)c * v + (t->soft ? (1 - t->e) * p[k * plane] * v
+                                                   : k == (int)*p ? own : 0.0f);
             dx[at + k * plane] +=
                 g * (cnn__exp((x[at + k * plane] - saved[2 * i]) - saved[2 * i + 1]) * all - q);
         }
@@ -5422,18 +6111,20 @@ static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned si
     return true;
 }
 
-/* Does the name match the pattern, in which '*' stands for any characters? */
+/* Does the name match the pattern, in which '*' stands for any characters, or one of those between '|'? */
 static bool cnn__matches(const char *pattern, const char *name)
 {
-    const char *star = NULL, *from = NULL;
-    while (*name) {
-        if (*pattern == '*') star = pattern++, from = name;
-        else if (*pattern == *name) pattern++, name++;
-        else if (star) pattern = star + 1, name = ++from;
-        else return false;
+    const char *star = NULL, *from = NULL, *at = name;
+    while (*at) {
+        if (*pattern == '*') star = pattern++, from = at;
+        else if (*pattern == *at && *at != '|') pattern++, at++;
+        else if (star) pattern = star + 1, at = ++from;
+        else break;
     }
     while (*pattern == '*') pattern++;
-    return !*pattern;
+    if (!*at && (!*pattern || *pattern == '|')) return true;
+    const char *next = strchr(pattern, '|');
+    return next && cnn__matches(next + 1, name);
 }
 
 static bool cnn__set_scale(cnn_graph *g, const char *what, const char *pattern, float factor, bool decay)
@@ -5542,7 +6233,10 @@ CNN_API double cnn_clip_grads(cnn_graph *g, float max_norm)
 
 /* ---- Copies of what training changes: parameters that are trained, and running statistics ---- */
 
-static bool cnn__trains(const cnn_tensor *t) { return t->kind == CNN_BUFFER || cnn__is_trained(t); }
+static bool cnn__trains(const cnn_tensor *t)
+{
+    return t->kind == CNN_BUFFER ? !t->frozen : cnn__is_trained(t);
+}
 
 /* Laid out as the arenas are: trained parameters, then buffers; so a device mixes them in two pieces. */
 static size_t cnn__trained_floats(const cnn_graph *g) { return g->n_trained + g->memory.buffers / sizeof(float); }
@@ -5931,8 +6625,10 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
 static void cnn__plan_leaves(cnn_graph *g)
 {
     size_t trained = 0, frozen = 0, buffers = 0, inputs = 0;
+    g->n_params = 0;
     for (int i = 0; i < g->n_order; i++) {
         cnn_tensor *t = &g->order[i]->t;
+        if (t->kind == CNN_PARAM) g->param[g->n_params++] = g->order[i];
         size_t     *at = t->kind == CNN_PARAM ? (t->needs_grad ? &trained : &frozen)
                        : t->kind == CNN_INPUT || t->kind == CNN_LABELS ? &inputs : &buffers;
         if (t->op) continue;
@@ -6036,6 +6732,20 @@ static bool cnn__find_rows(cnn_graph *g)
     return true;
 }
 
+/* What cnn_freeze_names asked for. */
+static bool cnn__freeze_matches(cnn_graph *g)
+{
+    for (const cnn__pattern *p = g->freeze; p; p = p->next) {
+        int found = 0;
+        for (int i = 0; i < g->n_order; i++)
+            if (cnn__matches(p->text, g->order[i]->t.name)) found += cnn__freeze_leaf(&g->order[i]->t);
+        if (!found)
+            return cnn__fail(g, g->config.at, "freeze_names", "no parameter has a name like \"%.80s\"",
+                             p->text);
+    }
+    return true;
+}
+
 /* Order, gradients, names, places: all that can be known before memory is taken. */
 CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
 {
@@ -6047,10 +6757,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     g->memory = none;
     CNN_FREE(g->order);
     g->n_order = 0;
-    const size_t bytes = 2 * (size_t)g->n_nodes * sizeof *g->order;
+    const size_t bytes = 3 * (size_t)g->n_nodes * sizeof *g->order;
     g->order = CNN_MALLOC(bytes);
     if (!g->order) return cnn__no_memory(g, NULL, "compile", bytes), none;
-    g->by_name = g->order + g->n_nodes;
+    g->by_name = g->order + g->n_nodes, g->param = g->by_name + g->n_nodes;
 
     /* The order of execution: what the loss depends on, then what else is kept. */
     g->loss = loss, g->walk++;
@@ -6060,9 +6770,10 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     for (int i = 0; i < g->n_nodes; i++)
         if (g->node[i]->t.kept) cnn__walk(g, g->node[i]);
 
-    /* Whose parameter is it, which gradients are wanted, what is everything called, and where does it lie? */
+    /* Whose parameter is it, what is everything called, which gradients are wanted, and where does it lie? */
     cnn__adopt(g);
-    if (cnn__mark_gradients(g, n_loss) && cnn__name_nodes(g) && cnn__find_rows(g)) {
+    if (cnn__name_nodes(g) && cnn__freeze_matches(g) && cnn__mark_gradients(g, n_loss) &&
+        cnn__find_rows(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
     }
@@ -6336,9 +7047,9 @@ static bool cnn__copy_nodes(cnn_graph *view, const cnn_graph *g)
 {
     const size_t n = (size_t)g->n_order;
     cnn__node   *node = cnn__alloc(view, n * sizeof *node);
-    view->order = node ? CNN_MALLOC(2 * n * sizeof *view->order) : NULL;
-    if (!view->order) return cnn__no_memory(view, NULL, "share", 2 * n * sizeof *view->order);
-    view->by_name = view->order + n;
+    view->order = node ? CNN_MALLOC(3 * n * sizeof *view->order) : NULL;
+    if (!view->order) return cnn__no_memory(view, NULL, "share", 3 * n * sizeof *view->order);
+    view->by_name = view->order + n, view->param = view->by_name + n;
     for (size_t i = 0; i < n; i++) {
         const cnn__node  *from = g->order[i];       /* only what a run of g leaves alone is read: no race */
         const cnn_tensor *t = &from->t;
@@ -6403,6 +7114,10 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
 CNN_API cnn_tensor *cnn_find(const cnn_graph *g, const char *name)
 {
     return g && g->planned && name ? cnn__find_name(g, "", name) : NULL;
+}
+CNN_API cnn_tensor *cnn_params(const cnn_graph *g, int i)
+{
+    return g && g->compiled && i >= 0 && i < g->n_params ? &g->param[i]->t : NULL;
 }
 CNN_API cnn_tensor *cnn_node(const cnn_graph *g, int i)
 {
@@ -6503,36 +7218,92 @@ static bool cnn__set_order(cnn_dataset *d, int count, const int *from)
     return true;
 }
 
-static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats,
-                             const unsigned char *labels, int count, cnn_shape shape)
+static bool cnn__check_sample(cnn_dataset *d, const char *what, cnn_shape s)
 {
+    return cnn__checked_len(s) < SIZE_MAX ||
+           cnn__data_fail(d, "data set: %s of (%d,%d,%d): every extent must be at least 1, and the product "
+                             "at most 2^31 - 1", what, s.c, s.h, s.w);
+}
+
+static bool cnn__set_samples(cnn_dataset *d, const unsigned char *bytes, const float *floats, int count,
+                             cnn_shape shape)
+{
+    d->type = bytes ? CNN_U8 : floats ? CNN_F32 : d->type;
     if (count < 1) return cnn__data_fail(d, "data set: %d samples: there must be at least one", count);
-    if (cnn__checked_len(shape) == SIZE_MAX)
-        return cnn__data_fail(d, "data set: samples of (%d,%d,%d): every extent must be at least 1, and a "
-                                 "sample holds at most 2^31 - 1 values", shape.c, shape.h, shape.w);
-    if (!bytes && !floats) return cnn__data_fail(d, "data set: the values are NULL");
+    if (!cnn__check_sample(d, "samples", shape)) return false;
+    if (!d->type) return cnn__data_fail(d, "data set: the values are NULL");
     if (!cnn__set_order(d, count, NULL)) return false;
-    d->shape = shape, d->bytes = bytes, d->floats = floats, d->labels = labels;
-    for (int i = 0; labels && i < count; i++)
-        if (labels[i] >= d->classes) d->classes = labels[i] + 1;
+    d->shape = shape, d->bytes = bytes, d->floats = floats;
     for (int k = 0; k < 4; k++) d->deviation[k] = 1;
     return true;
 }
 
-CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int count, int c,
-                              int h, int w)
+enum { CNN__MOST_LABEL = 1 << 24 };                    /* whole numbers up to here are floats, too */
+static bool cnn__is_label(double v) { return fabs(v) <= CNN__MOST_LABEL && v == floor(v); }
+
+/* After cnn__set_samples. */
+static bool cnn__set_targets(cnn_dataset *d, const int *labels, const float *targets, cnn_shape shape)
 {
-    cnn_dataset d = { 0 };
-    cnn__set_samples(&d, pixels, NULL, labels, count, (cnn_shape){ 1, c, h, w });
+    d->target_type = labels ? CNN_I32 : targets ? CNN_F32 : d->target_type;
+    if (d->error[0] || !d->target_type) return !d->error[0];
+    if (!cnn__check_sample(d, "targets", shape)) return false;
+    d->target = shape, d->labels = labels, d->targets = targets;
+    const size_t each = (size_t)cnn__sample(shape);
+    for (size_t i = 0; labels && i < (size_t)d->count * each; i++) {
+        if (!cnn__is_label(labels[i]))
+            return cnn__data_fail(d, "data set: label %d of sample %zu: it must be within +-2^24", labels[i],
+                                  i / each);
+        if (labels[i] >= d->classes) d->classes = labels[i] + 1;
+    }
+    return true;
+}
+
+/* Own `count` labels that came as bytes. */
+static int *cnn__own_labels(cnn_dataset *d, const unsigned char *labels, size_t count)
+{
+    if (!cnn__own(d, 1, cnn__mul_size(count, sizeof(int)))) return NULL;
+    int *to = d->own[1];
+    for (size_t i = 0; i < count; i++) to[i] = labels[i];
+    return to;
+}
+
+static int cnn__or_1(int extent) { return extent ? extent : 1; }
+
+CNN_API cnn_dataset cnn_data_(cnn_data_args a)
+{
+    cnn_dataset     d = { 0 };
+    const cnn_shape sample = { 1, a.c, cnn__or_1(a.h), cnn__or_1(a.w) };
+    const cnn_shape target = { 1, cnn__or_1(a.target_c), cnn__or_1(a.target_h), cnn__or_1(a.target_w) };
+    if (a.fill) {
+        d.type = a.type ? a.type : CNN_F32, d.target_type = a.target_type, d.fill = a.fill, d.user = a.user;
+        a.bytes = NULL, a.floats = NULL, a.labels = NULL, a.targets = NULL;
+    }
+    if ((a.bytes && a.floats) || (a.labels && a.targets))
+        cnn__data_fail(&d, "data set: samples are bytes or floats, and targets labels or floats, not both");
+    else if ((unsigned)d.type > CNN_F32 || d.type == CNN_I32 || (unsigned)d.target_type > CNN_F32 ||
+             d.target_type == CNN_U8)
+        cnn__data_fail(&d, "data set: a stream has samples of type CNN_U8 or CNN_F32, and targets of type "
+                           "CNN_I32, CNN_F32 or CNN_NOTHING");
+    else if (cnn__set_samples(&d, a.bytes, a.floats, a.count, sample))
+        cnn__set_targets(&d, a.labels, a.targets, target);
     return d;
 }
 
-CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int count, int c, int h,
-                               int w)
+static cnn_dataset cnn__classified(cnn_data_args a, const unsigned char *labels)
 {
-    cnn_dataset d = { 0 };
-    cnn__set_samples(&d, NULL, values, labels, count, (cnn_shape){ 1, c, h, w });
+    cnn_dataset d = cnn_data_(a);
+    const int  *own = labels && d.count ? cnn__own_labels(&d, labels, (size_t)d.count) : NULL;
+    cnn__set_targets(&d, own, NULL, cnn__vector(1));
     return d;
+}
+CNN_API cnn_dataset cnn_bytes(const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
+                              int w)
+{
+    return cnn__classified((cnn_data_args){ .count = n, .bytes = pixels, .c = c, .h = h, .w = w }, labels);
+}
+CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels, int n, int c, int h, int w)
+{
+    return cnn__classified((cnn_data_args){ .count = n, .floats = values, .c = c, .h = h, .w = w }, labels);
 }
 
 CNN_API void cnn_dataset_free(cnn_dataset *d)
@@ -6633,6 +7404,7 @@ static bool cnn__read_idx(cnn_dataset *d, const cnn__input *from, int k, int *ra
     if (bytes - header > total)
         return cnn__data_fail(d, "%s: the header promises %zu %s bytes, the file has %zu more", name, total,
                               what, bytes - header - total);
+    if (k == 1) return cnn__own_labels(d, p + header, total) != NULL;
     return cnn__own(d, k, total) && memcpy(d->own[k], p + header, total);
 }
 
@@ -6646,7 +7418,8 @@ static bool cnn__set_idx(cnn_dataset *d, const cnn__input *from, int n, const vo
         return cnn__data_fail(d, "%s has %d images, but %s has %d labels", from[0].name, dim[0], from[1].name,
                               label_dim[0]);
     cnn_shape s = { 1, rank == 3 ? 1 : dim[1], rank > 2 ? dim[rank - 2] : 1, rank > 2 ? dim[rank - 1] : 1 };
-    return cnn__set_samples(d, d->own[0], NULL, d->own[1], dim[0], s);
+    return cnn__set_samples(d, d->own[0], NULL, dim[0], s) &&
+           cnn__set_targets(d, d->own[1], NULL, cnn__vector(1));
 }
 
 CNN_API cnn_dataset cnn_idx_memory(const void *images, size_t image_bytes, const void *labels,
@@ -6676,8 +7449,10 @@ static bool cnn__set_cifar(cnn_dataset *d, const cnn__input *from, int n, const 
         count = cnn__add_size(count, from[k].bytes / record);
         if (count > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", from[k].name, INT_MAX);
     }
-    if (!cnn__own(d, 0, cnn__mul_size(count, pixels)) || !cnn__own(d, 1, count)) return false;
-    unsigned char *to = d->own[0], *label = d->own[1];
+    if (!cnn__own(d, 0, cnn__mul_size(count, pixels)) ||
+        !cnn__own(d, 1, cnn__mul_size(count, sizeof(int)))) return false;
+    unsigned char *to = d->own[0];
+    int           *label = d->own[1];
     for (int k = 0; k < n; k++)
         for (size_t i = 0; i < from[k].bytes / record; i++, to += pixels) {
             const unsigned char *p = from[k].p + i * record;
@@ -6687,7 +7462,8 @@ static bool cnn__set_cifar(cnn_dataset *d, const cnn__input *from, int n, const 
             *label++ = p[head - 1];
             memcpy(to, p + head, pixels);
         }
-    return cnn__set_samples(d, d->own[0], NULL, d->own[1], (int)count, (cnn_shape){ 1, 3, 32, 32 });
+    return cnn__set_samples(d, d->own[0], NULL, (int)count, (cnn_shape){ 1, 3, 32, 32 }) &&
+           cnn__set_targets(d, d->own[1], NULL, cnn__vector(1));
 }
 
 CNN_API cnn_dataset cnn_cifar_memory(const void *records, size_t bytes, int classes)
@@ -6762,83 +7538,102 @@ static const char *cnn__cell_hint(const char *cell, size_t n, char separator, bo
     return first ? "; is it a heading? .skip = 1 leaves it out" : "";
 }
 
-/* The shape of a sample, and which column is the label: SIZE_MAX = none. */
-static bool cnn__csv_columns(cnn_dataset *d, const char *name, const cnn_csv_args *a, size_t columns,
-                             const char *hint, cnn_shape *s, size_t *label_at)
+/* How the columns of a CSV file are read: targets stand in [from,to), the values of the sample elsewhere. */
+typedef struct { const char *name; char separator; float scale; bool labels;
+                 size_t columns, from, to; cnn_shape sample, target; } cnn__csv;
+
+static bool cnn__csv_columns(cnn_dataset *d, const cnn_csv_args *a, const char *hint, cnn__csv *t)
 {
-    const size_t values = columns - (a->label != 0);
-    const size_t distance = a->label < 0 ? 0 - (size_t)a->label : (size_t)a->label;
-    if (distance > columns)
-        return cnn__data_fail(d, "%s: label is column %d, but the first line has %zu columns%s", name,
-                              a->label, columns, hint);
-    *label_at = !a->label ? SIZE_MAX : a->label > 0 ? distance - 1 : columns - distance;
-    s->n = 1, s->c = a->c ? a->c : 1, s->h = a->h ? a->h : 1, s->w = a->w ? a->w : 1;
-    if (!a->c && !a->h && !a->w) s->c = values > INT_MAX ? 0 : (int)values;
-    return (cnn__checked_len(*s) == values && values > 0) ||
+    const int    column = a->label ? a->label : a->target;
+    const size_t distance = column < 0 ? 0 - (size_t)column : (size_t)column;
+    t->target = (cnn_shape){ 1, cnn__or_1(a->target_c), cnn__or_1(a->target_h), cnn__or_1(a->target_w) };
+    if (a->label && a->target)
+        return cnn__data_fail(d, "%s: label and target are both given: a sample has one of them", t->name);
+    if (distance > t->columns)
+        return cnn__data_fail(d, "%s: %s is column %d, but the first line has %zu columns%s", t->name,
+                              a->label ? "label" : "target", column, t->columns, hint);
+    if (!cnn__check_sample(d, "targets", t->target)) return false;
+    const size_t wide = column ? (size_t)cnn__sample(t->target) : 0;
+    t->labels = a->label != 0;
+    t->from = !column ? 0 : column > 0 ? distance - 1 : t->columns - distance, t->to = t->from + wide;
+    if (t->to > t->columns)
+        return cnn__data_fail(d, "%s: targets of %zu columns from column %d on, but the first line has %zu%s",
+                              t->name, wide, column, t->columns, hint);
+    const size_t values = t->columns - wide;
+    t->sample = (cnn_shape){ 1, cnn__or_1(a->c), cnn__or_1(a->h), cnn__or_1(a->w) };
+    if (!a->c && !a->h && !a->w) t->sample.c = values > INT_MAX ? 0 : (int)values;
+    return (cnn__checked_len(t->sample) == values && values > 0) ||
            cnn__data_fail(d, "%s: samples of (%d,%d,%d), but the first line has %zu values between '%c'%s",
-                          name, s->c, s->h, s->w, values, a->separator ? a->separator : ',', hint);
+                          t->name, t->sample.c, t->sample.h, t->sample.w, values, t->separator, hint);
 }
 
-static bool cnn__is_label(double v) { return v >= 0 && v <= 255 && v == floor(v); }
+/* One line, from `line` to `end`: the values of a sample and its target. */
+static bool cnn__read_csv_line(cnn_dataset *d, const cnn__csv *t, const char *line, const char *end,
+                               int number, float **values, int **labels, float **targets)
+{
+    size_t cells = 1;
+    for (const char *q = line; q < end; q++) cells += *q == t->separator;
+    if (cells != t->columns)
+        return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", t->name, number, cells,
+                              t->columns);
+    for (size_t k = 0; k < t->columns; k++) {
+        const char  *cell = line, *stop = memchr(cell, t->separator, (size_t)(end - cell));
+        const bool   target = k >= t->from && k < t->to;
+        const double scale = target ? 1 : (double)t->scale;
+        double       v = 0;
+        const bool   good = cnn__read_cell(cell, stop ? stop : end, &v);
+        ptrdiff_t    shown = (stop ? stop : end) - cell;
+        line = stop ? stop + 1 : end;
+        if (!good || fabs(v) > (double)FLT_MAX || fabs(v * scale) > (double)FLT_MAX)
+            return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", t->name,
+                                  number, k + 1, (int)(shown < 20 ? shown : 20), cell,
+                                  cnn__cell_hint(cell, (size_t)shown, t->separator, d->own[0] == *values));
+        if (target && t->labels && !cnn__is_label(v))
+            return cnn__data_fail(d, "%s, line %d: label %g is no whole number within +-2^24", t->name,
+                                  number, v);
+        if (!target)        *(*values)++ = (float)(v * scale);
+        else if (t->labels) *(*labels)++ = (int)v;
+        else                *(*targets)++ = (float)v;
+    }
+    return true;
+}
 
 /* Two passes: count lines and columns, which bounds the memory by the size of the file; then read. */
 static bool cnn__set_csv(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     const cnn_csv_args *a = options;
-    const char *name = from->name, *begin = (const char *)from->p, *end = begin + from->bytes;
-    const char *p, *line, *to;
-    const char  separator = a->separator ? a->separator : ',';
-    const float scale = a->scale != 0 ? a->scale : 1;
-    size_t      columns = 1, rows = 0, label_at = SIZE_MAX;
-    cnn_shape   s;
+    const char *begin = (const char *)from->p, *end = begin + from->bytes, *p, *line, *to, *hint = "";
+    cnn__csv    t = { .name = from->name, .separator = a->separator ? a->separator : ',',
+                      .scale = a->scale != 0 ? a->scale : 1, .columns = 1 };
+    size_t      rows = 0;
     int         number = 0;
     (void)n;
-    if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", name, a->skip);
-    if (!isfinite(scale)) return cnn__data_fail(d, "%s: scale %g is no number", name, (double)scale);
+    if (a->skip < 0) return cnn__data_fail(d, "%s: skip is %d: it must not be negative", t.name, a->skip);
+    if (!isfinite(t.scale)) return cnn__data_fail(d, "%s: scale %g is no number", t.name, (double)t.scale);
     if (from->bytes >= 3 && memcmp(begin, "\xEF\xBB\xBF", 3) == 0) begin += 3;   /* byte order mark */
     for (int i = 0; i < a->skip && begin < end; i++, number++) {
         const char *stop = memchr(begin, '\n', (size_t)(end - begin));
         begin = stop ? stop + 1 : end;
     }
-    const int   first = number;
-    const char *hint = "";
+    const int first = number;
     for (p = begin; (to = cnn__next_line(&p, end, &line, &number)) != NULL; rows++) {
-        for (const char *q = line; rows == 0 && q < to; q++) columns += *q == separator;
-        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), separator, false);
+        for (const char *q = line; rows == 0 && q < to; q++) t.columns += *q == t.separator;
+        if (rows == 0) hint = cnn__cell_hint(line, (size_t)(to - line), t.separator, false);
     }
-    if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", name);
-    if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", name, INT_MAX);
+    if (rows == 0) return cnn__data_fail(d, "%s: there is no line with numbers", t.name);
+    if (rows > INT_MAX) return cnn__data_fail(d, "%s: more than %d samples", t.name, INT_MAX);
 
-    if (!cnn__csv_columns(d, name, a, columns, hint, &s, &label_at)) return false;
-    const size_t values = cnn__mul_size(rows, columns - (a->label != 0));
-    if (!cnn__own(d, 0, cnn__mul_size(values, sizeof(float))) || !cnn__own(d, 1, rows)) return false;
-    float         *out = d->own[0];
-    unsigned char *labels = d->own[1];
+    if (!cnn__csv_columns(d, a, hint, &t)) return false;
+    const size_t wide = t.to - t.from, size = t.labels ? sizeof(int) : sizeof(float);
+    if (!cnn__own(d, 0, cnn__mul_size(cnn__mul_size(rows, t.columns - wide), sizeof(float)))) return false;
+    if (wide && !cnn__own(d, 1, cnn__mul_size(cnn__mul_size(rows, wide), size))) return false;
+    float *values = d->own[0], *targets = d->own[1];
+    int   *labels = d->own[1];
     number = first, p = begin;
-    while ((to = cnn__next_line(&p, end, &line, &number)) != NULL) {
-        size_t cells = 1;
-        for (const char *q = line; q < to; q++) cells += *q == separator;
-        if (cells != columns)
-            return cnn__data_fail(d, "%s, line %d: %zu columns, the first line has %zu", name, number, cells,
-                                  columns);
-        for (size_t k = 0; k < columns; k++) {
-            const char *cell = line, *stop = memchr(cell, separator, (size_t)(to - cell));
-            double      v = 0;
-            bool        good = cnn__read_cell(cell, stop ? stop : to, &v);
-            ptrdiff_t   shown = (stop ? stop : to) - cell;
-            line = stop ? stop + 1 : to;
-            if (!good || fabs(v) > (double)FLT_MAX || fabs(v * (double)scale) > (double)FLT_MAX)
-                return cnn__data_fail(d, "%s, line %d, column %zu: \"%.*s\" is no number that fits%s", name,
-                                      number, k + 1, (int)(shown < 20 ? shown : 20), cell,
-                                      cnn__cell_hint(cell, (size_t)shown, separator, d->own[0] == out));
-            if (k != label_at) { *out++ = (float)(v * (double)scale); continue; }
-            if (!cnn__is_label(v))
-                return cnn__data_fail(d, "%s, line %d: label %g is no whole number from 0 to 255", name,
-                                      number, v);
-            *labels++ = (unsigned char)v;
-        }
-    }
-    return cnn__set_samples(d, NULL, d->own[0], a->label ? d->own[1] : NULL, (int)rows, s);
+    while ((to = cnn__next_line(&p, end, &line, &number)) != NULL)
+        if (!cnn__read_csv_line(d, &t, line, to, number, &values, &labels, &targets)) return false;
+    return cnn__set_samples(d, NULL, d->own[0], (int)rows, t.sample) &&
+           cnn__set_targets(d, t.labels ? d->own[1] : NULL, t.labels ? NULL : d->own[1], t.target);
 }
 
 CNN_API cnn_dataset cnn_csv_memory(const void *text, size_t bytes, cnn_csv_args a)
@@ -6978,39 +7773,46 @@ static double cnn__npy_element(const cnn__npy *a, size_t i)
     return (double)bits;
 }
 
+/* (N), (N,C), (N,H,W) or (N,C,H,W) */
+static cnn_shape cnn__npy_sample(const cnn__npy *a)
+{
+    const int r = a->rank;
+    return (cnn_shape){ 1, r == 2 || r == 4 ? a->dim[1] : 1, r > 2 ? a->dim[r - 2] : 1,
+                        r > 2 ? a->dim[r - 1] : 1 };
+}
+
+/* All elements to own[k]: as bytes, whole numbers, or else floats. */
+static bool cnn__read_npy(cnn_dataset *d, const char *name, const cnn__npy *a, int k, bool bytes, bool whole)
+{
+    const size_t each = bytes ? 1 : whole ? sizeof(int) : sizeof(float);
+    if (!cnn__own(d, k, cnn__mul_size(a->count, each))) return false;
+    for (size_t i = 0; i < a->count; i++) {
+        const double v = cnn__npy_element(a, i);
+        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
+            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", name, i, v);
+        if (whole && !cnn__is_label(v))
+            return cnn__data_fail(d, "%s: label %zu is %.15g: it must be within +-2^24", name, i, v);
+        if (bytes)      ((unsigned char *)d->own[k])[i] = (unsigned char)v;
+        else if (whole) ((int *)d->own[k])[i] = (int)v;
+        else            ((float *)d->own[k])[i] = (float)v;
+    }
+    return true;
+}
+
 static bool cnn__set_npy(cnn_dataset *d, const cnn__input *from, int n, const void *options)
 {
     cnn__npy a, b = { .count = 0 };
     (void)options;
     if (!cnn__open_npy(d, from, &a) || (n > 1 && !cnn__open_npy(d, from + 1, &b))) return false;
-    if (n > 1 && b.count != (size_t)b.dim[0])
-        return cnn__data_fail(d, "%s: labels of %d dimensions: one number a sample is needed", from[1].name,
-                              b.rank);
     if (n > 1 && b.dim[0] != a.dim[0])
-        return cnn__data_fail(d, "%s has %d samples, but %s has %d labels", from[0].name, a.dim[0],
+        return cnn__data_fail(d, "%s has %d samples, but %s has %d targets", from[0].name, a.dim[0],
                               from[1].name, b.dim[0]);
-    const bool whole = a.kind == 'u' && a.size == 1;
-    if (!cnn__own(d, 0, cnn__mul_size(a.count, whole ? 1 : sizeof(float)))) return false;
-    if (n > 1 && !cnn__own(d, 1, b.count)) return false;
-    unsigned char *bytes = whole ? d->own[0] : NULL, *label = d->own[1];
-    float         *floats = whole ? NULL : d->own[0];
-    for (size_t i = 0; i < a.count; i++) {
-        double v = cnn__npy_element(&a, i);
-        if (isfinite(v) && fabs(v) > (double)FLT_MAX)
-            return cnn__data_fail(d, "%s: element %zu is %g: too large for a float", from[0].name, i, v);
-        if (whole) bytes[i] = (unsigned char)v;
-        else floats[i] = (float)v;
-    }
-    for (size_t i = 0; i < b.count; i++) {
-        double v = cnn__npy_element(&b, i);
-        if (!cnn__is_label(v))
-            return cnn__data_fail(d, "%s: label %zu is %g: no whole number from 0 to 255", from[1].name, i,
-                                  v);
-        label[i] = (unsigned char)v;
-    }
-    int       r = a.rank;
-    cnn_shape s = { 1, r == 2 || r == 4 ? a.dim[1] : 1, r > 2 ? a.dim[r - 2] : 1, r > 2 ? a.dim[r - 1] : 1 };
-    return cnn__set_samples(d, bytes, floats, label, a.dim[0], s);
+    const bool bytes = a.kind == 'u' && a.size == 1, whole = b.kind != 'f';
+    if (!cnn__read_npy(d, from[0].name, &a, 0, bytes, false)) return false;
+    if (n > 1 && !cnn__read_npy(d, from[1].name, &b, 1, false, whole)) return false;
+    return cnn__set_samples(d, bytes ? d->own[0] : NULL, bytes ? NULL : d->own[0], a.dim[0],
+                            cnn__npy_sample(&a)) &&
+           cnn__set_targets(d, whole ? d->own[1] : NULL, whole ? NULL : d->own[1], cnn__npy_sample(&b));
 }
 
 CNN_API cnn_dataset cnn_npy_memory(const void *values, size_t value_bytes, const void *labels,
@@ -7084,6 +7886,166 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
     return d;
 }
 
+/* ---- One thread beside, where there are threads ---- */
+
+#if defined(CNN__WINDOWS)
+typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
+static unsigned __stdcall cnn__run_thread(void *thread)
+{
+    cnn__thread *t = thread;
+    t->run(t->with);
+    return 0;
+}
+static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
+{
+    t->run = run, t->with = with;
+    return (t->handle = _beginthreadex(NULL, 0, cnn__run_thread, t, 0, NULL)) != 0;
+}
+static void cnn__join_thread(cnn__thread *t)
+{
+    WaitForSingleObject((void *)t->handle, 0xFFFFFFFF);
+    CloseHandle((void *)t->handle);
+}
+#elif defined(CNN__PTHREADS)
+typedef struct { pthread_t id; void (*run)(void *); void *with; } cnn__thread;
+static void *cnn__run_thread(void *thread)
+{
+    cnn__thread *t = thread;
+    t->run(t->with);
+    return NULL;
+}
+static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
+{
+    t->run = run, t->with = with;
+    return pthread_create(&t->id, NULL, cnn__run_thread, t) == 0;
+}
+static void cnn__join_thread(cnn__thread *t) { pthread_join(t->id, NULL); }
+#else
+typedef struct { int none; } cnn__thread;
+static bool cnn__start_thread(cnn__thread *t, void (*run)(void *), void *with)
+{
+    return (void)t, (void)run, (void)with, false;
+}
+static void cnn__join_thread(cnn__thread *t) { (void)t; }
+#endif
+
+/* ---- Batches: read, then fed ----
+
+   The samples of a batch, where they lie: in the arrays of the data set or, for a stream, in a slot that
+   holds one batch. Sample i is the at[i]-th of the arrays, and has number[i] in its data set. What may be
+   mixed with it is one of `others`. */
+typedef struct {
+    const unsigned char *bytes; const float *floats;
+    const int *labels; const float *targets;
+    const int *at, *number;
+    struct { const int *at, *number; int n; } others;
+    int n;
+} cnn__batch;
+
+/* A pass over a data set. A stream is read into slots, in turn: while the net computes with one of them, a
+   thread fills the other. */
+typedef struct { cnn_request want; const cnn_dataset *d; int first; bool good; } cnn__slot;
+typedef struct {
+    const cnn_dataset *d;
+    int         most, until, slots, now; /* samples of a batch; of the pass; one or two; that in use */
+    long        epoch;
+    cnn__slot   slot[2];
+    int        *places;                  /* 0, 1, 2, ...: the samples of a slot */
+    bool        running;                 /* the thread fills the other slot */
+    cnn__thread thread;
+    char        error[192];
+} cnn__reader;
+
+static size_t cnn__target_size(const cnn_dataset *d)
+{
+    return d->target_type ? (size_t)cnn__sample(d->target) : 0;
+}
+
+/* most: samples of a batch; until: where the pass ends. Not copied or moved while it is open. */
+static bool cnn__open_reader(cnn__reader *r, const cnn_dataset *d, int most, int until, long epoch,
+                             bool ahead)
+{
+    memset(r, 0, sizeof *r);
+    r->d = d, r->most = most < until ? most : until, r->until = until, r->epoch = epoch;
+    if (!d->fill || r->most < 1) return true;
+    r->slots = ahead && most < until ? 2 : 1;
+    const size_t n = (size_t)r->most, value = d->type == CNN_U8 ? 1 : sizeof(float);
+    const size_t targets = cnn__mul_size(cnn__mul_size(n, cnn__target_size(d)), sizeof(float));
+    const size_t values = cnn__round_up(cnn__mul_size(cnn__mul_size(n, (size_t)cnn__sample(d->shape)), value),
+                                        sizeof(float));
+    const size_t slot = cnn__add_size(targets, values);
+    const size_t bytes = cnn__add_size(n * sizeof(int), cnn__mul_size(slot, (size_t)r->slots));
+    r->places = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!r->places) return cnn__format(r->error, sizeof r->error, "out of memory: %zu bytes", bytes), false;
+    for (int i = 0; i < r->most; i++) r->places[i] = i;
+    for (int k = 0; k < r->slots; k++) {
+        unsigned char *at = (unsigned char *)(r->places + n) + (size_t)k * slot;
+        cnn_request   *want = &r->slot[k].want;
+        if (d->target_type == CNN_I32) want->labels = (void *)at;
+        if (d->target_type == CNN_F32) want->targets = (void *)at;
+        if (d->type == CNN_U8) want->bytes = at + targets;
+        else                   want->floats = (void *)(at + targets);
+        want->epoch = epoch, r->slot[k].d = d, r->slot[k].first = -1;
+    }
+    return true;
+}
+
+static void cnn__close_reader(cnn__reader *r)
+{
+    if (r->running) cnn__join_thread(&r->thread);
+    CNN_FREE(r->places);
+    r->places = NULL, r->running = false;
+}
+
+static void cnn__fill_slot(void *slot)
+{
+    cnn__slot *s = slot;
+    s->good = s->d->fill(&s->want, s->d->user);
+}
+static void cnn__aim_slot(cnn__reader *r, int k, int first)
+{
+    cnn__slot *s = &r->slot[k];
+    s->first = first, s->good = false, s->want.error[0] = 0;
+    s->want.index = r->d->order + first;
+    s->want.n = r->until - first < r->most ? r->until - first : r->most;
+}
+
+static bool cnn__read_stream_batch(cnn__reader *r, int first, cnn__batch *b)
+{
+    int k = r->running ? !r->now : r->now;
+    if (r->running) cnn__join_thread(&r->thread);
+    r->running = false;
+    if (r->slot[k].first != first) cnn__aim_slot(r, k, first), cnn__fill_slot(&r->slot[k]);
+    cnn__slot *s = &r->slot[r->now = k];
+    if (!s->good) {
+        const char *why = s->want.error[0] ? s->want.error : "the stream cannot fill this batch";
+        return cnn__format(r->error, sizeof r->error, "%.120s", why), false;
+    }
+    const int next = first + s->want.n;
+    if (r->slots > 1 && next < r->until) {
+        cnn__aim_slot(r, !k, next);
+        r->running = cnn__start_thread(&r->thread, cnn__fill_slot, &r->slot[!k]);
+        if (!r->running) r->slot[!k].first = -1;
+    }
+    b->bytes = s->want.bytes, b->floats = s->want.floats, b->labels = s->want.labels;
+    b->targets = s->want.targets, b->at = b->others.at = r->places;
+    b->number = b->others.number = s->want.index, b->n = b->others.n = s->want.n;
+    return true;
+}
+
+/* The batch that begins at `first`. Returns how many samples; 0 at the end, or after an error: r->error. */
+static int cnn__read_batch(cnn__reader *r, int first, cnn__batch *b)
+{
+    const cnn_dataset *d = r->d;
+    memset(b, 0, sizeof *b);
+    if (first >= r->until) return 0;
+    if (d->fill) return cnn__read_stream_batch(r, first, b) ? b->n : 0;
+    b->bytes = d->bytes, b->floats = d->floats, b->labels = d->labels, b->targets = d->targets;
+    b->at = b->number = d->order + first;
+    b->others.at = b->others.number = d->order + d->count, b->others.n = d->count;
+    return b->n = r->until - first < r->most ? r->until - first : r->most;
+}
+
 /* Per channel, over all samples and pixels: mean = sum v / n, deviation^2 = sum (v - mean)^2 / n, in double
    and in two passes, so that nothing cancels. A constant channel keeps deviation 1. */
 CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
@@ -7096,24 +8058,33 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
     if (d->error[0]) return;
     size_t plane = (size_t)cnn__plane(as->shape), channels = (size_t)as->shape.c;
     double sum[2][4] = { { 0 } }, mean[4] = { 0 }, n[4] = { 0 };
+    cnn_dataset sorted = *as;
+    sorted.order += as->count;                         /* the sums do not depend on a shuffle */
     for (int pass = 0; pass < 2; pass++) {
-        for (int i = 0; i < as->count; i++)
-            for (size_t c = 0; c < channels; c++) {
-                size_t k = c < 3 ? c : 3, at = ((size_t)as->order[as->count + i] * channels + c) * plane;
+        cnn__reader r;
+        cnn__batch  b;
+        if (!cnn__open_reader(&r, &sorted, 64, as->count, 0, true))
+            cnn__data_fail(d, "standardize: %s", r.error);
+        for (int first = 0; !d->error[0] && cnn__read_batch(&r, first, &b) > 0; first += b.n)
+            for (size_t i = 0; i < (size_t)b.n * channels; i++) {
+                size_t c = i % channels, k = c < 3 ? c : 3;
+                size_t at = ((size_t)b.at[i / channels] * channels + c) * plane;
                 double s = 0;
                 for (size_t j = 0; j < plane; j++) {
-                    double v = (as->bytes ? (double)as->bytes[at + j] : (double)as->floats[at + j]) - mean[k];
+                    double v = (b.bytes ? (double)b.bytes[at + j] : (double)b.floats[at + j]) - mean[k];
                     s += pass == 0 ? v : v * v;
                 }
                 sum[pass][k] += s;
                 if (pass == 0) n[k] += (double)plane;
             }
+        if (r.error[0]) cnn__data_fail(d, "standardize: %s", r.error);
+        cnn__close_reader(&r);
         for (size_t k = 0; k < 4 && k < channels; k++) mean[k] = sum[0][k] / n[k];
     }
-    for (size_t k = 0; k < 4 && k < channels; k++)
+    for (size_t k = 0; k < 4 && k < channels && !d->error[0]; k++)
         if (!isfinite(sum[1][k])) cnn__data_fail(d, "standardize: channel %d holds NaN or Inf", (int)k);
     if (d->error[0]) return;
-    double unit = as->bytes ? 1.0 / 255 : 1;
+    double unit = as->type == CNN_U8 ? 1.0 / 255 : 1;
     for (size_t k = 0; k < 4 && k < channels; k++) {
         double deviation = sqrt(sum[1][k] / n[k]) * unit;
         d->mean[k] = (float)(mean[k] * unit);
@@ -7121,10 +8092,118 @@ CNN_API void cnn_standardize(cnn_dataset *d, const cnn_dataset *as)
     }
 }
 
-/* ---- Batches ---- */
+/* ---- Augmentation ---- */
 
-/* Do the samples from first on fit x and labels? at, what: the call that asks, for its message. */
-static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *x, const cnn_tensor *labels,
+/* How one sample is seen: pixel (y,x) of the input is pixel (y + down, x + right) of the sample, mirrored
+   first or not, and 0 in the square. */
+typedef struct { int top, left, bottom, end; } cnn__box;
+typedef struct { int down, right; bool mirror, reflect; cnn__box cut; } cnn__view;
+
+static bool cnn__in(const cnn__box *b, int y, int x)
+{
+    return y >= b->top && y < b->bottom && x >= b->left && x < b->end;
+}
+
+/* One Philox block per sample: flip; right; down; centre of the square. n b / 2^32 is b scaled to [0,n). */
+static cnn__view cnn__draw_view(uint64_t seed, cnn_shape s, const cnn_augment *a, long epoch, int sample)
+{
+    const uint64_t stream = (uint64_t)0x6175676D << 32;        /* "augm": not a stream of dropout */
+    cnn__view v = { 0, 0, false, a->reflect != 0, { 0, 0, 0, 0 } };
+    uint32_t  r[4], first[4];
+    cnn__philox(r, seed, stream | (uint32_t)epoch, (uint64_t)sample);
+    const uint64_t way = 2 * (uint64_t)a->shift + 1;
+    v.right = (int)(way * r[1] >> 32) - a->shift, v.down = (int)(way * r[2] >> 32) - a->shift;
+    if (a->flip == CNN_FLIP_ALTERNATE) {
+        cnn__philox(first, seed, stream | UINT32_MAX, (uint64_t)sample);
+        v.mirror = ((uint32_t)epoch ^ first[0]) & 1;
+    } else if (a->flip) v.mirror = r[0] & 1;
+    if (a->cutout > 0) {
+        v.cut.top  = (int)((uint64_t)s.h * (r[3] >> 16) >> 16) - a->cutout / 2;
+        v.cut.left = (int)((uint64_t)s.w * (r[3] & 0xFFFF) >> 16) - a->cutout / 2;
+        v.cut.bottom = v.cut.top + a->cutout, v.cut.end = v.cut.left + a->cutout;
+    }
+    return v;
+}
+
+/* What is mixed into a sample: that at `at`, of which the sample keeps `share` or, in cutmix, all but a box.
+   */
+typedef struct { int at; cnn__view view; bool boxed; float share; cnn__box box; } cnn__mix;
+
+/* Beta(alpha, alpha): for alpha <= 1 by Johnk (1964), else by von Neumann's rejection. Block k of the stream
+   belongs to attempt k; if all are in vain, alpha is so small that it is 0 or 1, or so large that it is 1/2.
+   */
+static double cnn__draw_beta(double alpha, uint64_t seed, uint64_t stream, uint64_t block)
+{
+    uint32_t r[4] = { 0 };
+    for (uint64_t k = 1; k < 256; k++) {
+        cnn__philox(r, seed, stream, block + k);
+        const double u = ((double)r[0] + 0.5) / 4294967296.0, v = ((double)r[1] + 0.5) / 4294967296.0;
+        if (alpha > 1 && v < pow(4 * u * (1 - u), alpha - 1)) return u;
+        const double a = pow(u, 1 / alpha), b = pow(v, 1 / alpha);
+        if (alpha <= 1 && a + b <= 1 && a + b > 0) return a / (a + b);
+    }
+    return alpha > 1 ? 0.5 : r[0] & 1;
+}
+
+static cnn__mix cnn__draw_mix(uint64_t seed, const cnn_dataset *d, const cnn__batch *b, const cnn_augment *a,
+                              long epoch, int sample)
+{
+    const uint64_t stream = (uint64_t)0x6D697875 << 32 | (uint32_t)epoch;      /* "mixu" */
+    const uint64_t block = (uint64_t)sample << 8;
+    const int      h = d->shape.h, w = d->shape.w;
+    uint32_t       r[4];
+    cnn__philox(r, seed, stream, block);
+    const int k = (int)((uint64_t)b->others.n * r[0] >> 32);
+    cnn__mix  m = { .at = b->others.at[k], .boxed = a->cutmix > 0 && (!(a->mixup > 0) || (r[1] & 1)) };
+    double    keep = cnn__draw_beta((double)(m.boxed ? a->cutmix : a->mixup), seed, stream, block);
+    m.view = cnn__draw_view(seed, d->shape, a, epoch, b->others.number[k]);
+    if (m.boxed) {                             /* a box of sides sqrt(1-l) h and w around a pixel, clipped */
+        const double side = sqrt(1 - keep);
+        const int bh = (int)(h * side), bw = (int)(w * side);
+        const int top  = (int)((uint64_t)h * r[2] >> 32) - bh / 2;
+        const int left = (int)((uint64_t)w * r[3] >> 32) - bw / 2;
+        m.box = (cnn__box){ top < 0 ? 0 : top, left < 0 ? 0 : left, top + bh < h ? top + bh : h,
+                            left + bw < w ? left + bw : w };
+        keep = 1 - (double)(m.box.bottom - m.box.top) * (m.box.end - m.box.left) / ((double)h * w);
+    }
+    m.share = (float)keep;
+    return m;
+}
+
+/* The pixel i of n that is seen at i; -1: none, a zero. */
+static int cnn__pixel_at(int i, int n, bool reflect)
+{
+    if (i >= 0 && i < n) return i;
+    return !reflect ? -1 : i < 0 ? -i : 2 * (n - 1) - i;
+}
+
+static bool cnn__check_augment(cnn_graph *g, const char *at, const char *what, const cnn_augment *a,
+                               const cnn_dataset *d, const cnn_tensor *target)
+{
+    const cnn_shape s = d->shape;
+    int most = a->reflect ? (s.h < s.w ? s.h : s.w) - 1 : s.h > s.w ? s.h : s.w;
+    if (a->shift < 0 || a->shift > most)
+        return cnn__fail(g, at, what, "augment.shift is %d: samples of %dx%d pixels allow 0 to %d", a->shift,
+                         s.h, s.w, most);
+    if (a->flip < 0 || a->flip > CNN_FLIP_ALTERNATE)
+        return cnn__fail(g, at, what, "augment.flip is %d: CNN_FLIP_RANDOM or CNN_FLIP_ALTERNATE", a->flip);
+    if (a->cutout < 0 || a->cutout > 2 * (s.h > s.w ? s.h : s.w) || s.h > 65535 || s.w > 65535)
+        return cnn__fail(g, at, what, "augment.cutout is %d: too large for samples of %dx%d pixels",
+                         a->cutout, s.h, s.w);
+    if (!(a->mixup >= 0) || isinf(a->mixup) || !(a->cutmix >= 0) || isinf(a->cutmix))
+        return cnn__fail(g, at, what, "augment.mixup is %g, augment.cutmix %g: they must not be negative",
+                         (double)a->mixup, (double)a->cutmix);
+    const bool mask = d->target.h == s.h && d->target.w == s.w && cnn__plane(s) > 1;
+    if (target && target->kind == CNN_LABELS && (a->mixup > 0 || (a->cutmix > 0 && !mask)))
+        return cnn__fail(g, at, what, "augment.mixup and .cutmix mix labels: they must go to a tensor made "
+                         "by cnn_input with a channel for each class, not by cnn_labels");
+    return true;
+}
+
+/* ---- Feeding ---- */
+
+/* Do the samples and targets fit x and `target`? at, what: the call that asks, for its message. */
+static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *x, const cnn_tensor *target,
                             const cnn_dataset *d, int first)
 {
     cnn_graph *g = x->graph;
@@ -7137,132 +8216,172 @@ static bool cnn__check_feed(const char *at, const char *what, const cnn_tensor *
         return cnn__fail(g, at, what, "the samples have shape (%d,%d,%d), the input has %s%s", d->shape.c,
                          d->shape.h, d->shape.w, cnn__shape_text(x).s, x->shape.c == d->shape.h &&
                          x->shape.w == 1 ? ": cnn_input takes channels, height, width" : "");
-    if (!labels)      return true;
-    if (labels->graph != g || labels->kind != CNN_LABELS)
-        return cnn__fail(g, at, what,
-                         "classes go to a tensor made by cnn_labels in the graph of the input");
-    if (cnn__sample(labels->shape) != 1)
-        return cnn__fail(g, at, what, "a data set has one class a sample, the labels have %s",
-                         cnn__shape_text(labels).s);
-    if (!d->labels)   return cnn__fail(g, at, what, "the data set has no labels");
+    if (!target)      return true;
+    if (target->graph != g || target == x || target->op || !target->batched)
+        return cnn__fail(g, at, what, "targets go to a tensor made by cnn_labels or by another cnn_input in "
+                         "the graph of the input");
+    if (!d->target_type)
+        return cnn__fail(g, at, what, "the data set has no %s",
+                         target->kind == CNN_LABELS ? "labels" : "targets");
+    const cnn_shape t = target->shape, s = d->target;
+    if (t.h != s.h || t.w != s.w || (t.c != s.c && !(d->target_type == CNN_I32 && s.c == 1)))
+        return cnn__fail(g, at, what, "the targets have shape (%d,%d,%d), \"%s\" has %s", s.c, s.h, s.w,
+                         target->name, cnn__shape_text(target).s);
     return true;
 }
 
-/* How one sample is seen: pixel (y,x) of the input is pixel (y + down, x + right) of the sample, mirrored
-   first or not, and 0 in the square. */
-typedef struct { int down, right; bool mirror, reflect; int top, left, bottom, end; } cnn__view;
+/* Where the values of samples, or of targets, come from. */
+typedef struct {
+    const unsigned char *bytes; const float *floats; const int *labels;    /* one of them */
+    cnn_shape    shape;
+    bool         moves, cuts;                  /* seen through a view; 0 in its square */
+    bool         hot;                          /* channel c is 1 where the label is c, else 0 */
+    float        outside;
+    float        mean[4], by[4];               /* channel by channel; the last serves the rest */
+    float        table[4][256];                /* what each byte becomes */
+} cnn__planes;
 
-/* One Philox block per sample: flip; right; down; centre of the square. n b / 2^32 is b scaled to [0,n). */
-static cnn__view cnn__draw_view(const cnn_graph *g, const cnn_dataset *d, const cnn_augment *a, long epoch,
-                                int sample)
+/* Value (y,x) of a plane that begins at `from`, and is to become channel c. */
+static float cnn__pixel(const cnn__planes *s, size_t from, int c, const cnn__view *v, int y, int x)
 {
-    const uint64_t stream = (uint64_t)0x6175676D << 32;        /* "augm": not a stream of dropout */
-    cnn__view v = { 0, 0, false, a->reflect != 0, 0, 0, 0, 0 };
-    uint32_t  r[4], first[4];
-    cnn__philox(r, g->config.seed, stream | (uint32_t)epoch, (uint64_t)sample);
-    const uint64_t way = 2 * (uint64_t)a->shift + 1;
-    v.right = (int)(way * r[1] >> 32) - a->shift, v.down = (int)(way * r[2] >> 32) - a->shift;
-    if (a->flip == CNN_FLIP_ALTERNATE) {
-        cnn__philox(first, g->config.seed, stream | UINT32_MAX, (uint64_t)sample);
-        v.mirror = ((uint32_t)epoch ^ first[0]) & 1;
-    } else if (a->flip) v.mirror = r[0] & 1;
-    if (a->cutout > 0) {
-        v.top  = (int)((uint64_t)d->shape.h * (r[3] >> 16) >> 16) - a->cutout / 2;
-        v.left = (int)((uint64_t)d->shape.w * (r[3] & 0xFFFF) >> 16) - a->cutout / 2;
-        v.bottom = v.top + a->cutout, v.end = v.left + a->cutout;
+    const int k = c < 3 ? c : 3;
+    if (s->moves) {
+        if (s->cuts && cnn__in(&v->cut, y, x)) return 0;
+        y = cnn__pixel_at(y + v->down, s->shape.h, v->reflect);
+        x = cnn__pixel_at(x + v->right, s->shape.w, v->reflect);
+        if (y < 0 || x < 0) return s->hot ? s->outside == (float)c : s->outside;
+        if (v->mirror) x = s->shape.w - 1 - x;
     }
-    return v;
+    from += (size_t)y * (size_t)s->shape.w + (size_t)x;
+    if (s->bytes)  return s->table[k][s->bytes[from]];
+    if (s->labels) return s->hot ? s->labels[from] == c : (float)s->labels[from];
+    return (s->floats[from] - s->mean[k]) / s->by[k];
 }
 
-/* The pixel i of n that is seen at i; -1: none, a zero. */
-static int cnn__pixel_at(int i, int n, bool reflect)
+/* All channels of one sample. v: NULL, or how it is seen; m: NULL, or what is mixed with it. */
+static void cnn__feed_one(float *out, const cnn__planes *s, int channels, int at, const cnn__view *v,
+                          const cnn__mix *m)
 {
-    if (i >= 0 && i < n) return i;
-    return !reflect ? -1 : i < 0 ? -i : 2 * (n - 1) - i;
+    const size_t plane = (size_t)cnn__plane(s->shape), planes = (size_t)s->shape.c;
+    for (int c = 0; c < channels; c++, out += plane) {
+        const size_t own = ((size_t)at * planes + (s->hot ? 0 : (size_t)c)) * plane;
+        const int    k = c < 3 ? c : 3;
+        if (v || s->hot) {
+            const size_t other = m ? ((size_t)m->at * planes + (s->hot ? 0 : (size_t)c)) * plane : 0;
+            float       *to = out;
+            for (int y = 0; y < s->shape.h; y++)
+                for (int x = 0; x < s->shape.w; x++, to++) {
+                    const bool boxed = m && m->boxed && s->moves, swap = boxed && cnn__in(&m->box, y, x);
+                    if (!swap) *to = cnn__pixel(s, own, c, v, y, x);
+                    if (swap)  *to = cnn__pixel(s, other, c, &m->view, y, x);
+                    else if (m && !boxed)
+                        *to = m->share * *to + (1 - m->share) * cnn__pixel(s, other, c, &m->view, y, x);
+                }
+        }
+        else if (s->bytes)  for (size_t j = 0; j < plane; j++) out[j] = s->table[k][s->bytes[own + j]];
+        else if (s->labels) for (size_t j = 0; j < plane; j++) out[j] = (float)s->labels[own + j];
+        else for (size_t j = 0; j < plane; j++) out[j] = (s->floats[own + j] - s->mean[k]) / s->by[k];
+    }
 }
 
-static bool cnn__check_augment(cnn_graph *g, const char *at, const char *what, const cnn_augment *a,
-                               cnn_shape s)
+static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
 {
-    int most = a->reflect ? (s.h < s.w ? s.h : s.w) - 1 : s.h > s.w ? s.h : s.w;
-    if (a->shift < 0 || a->shift > most)
-        return cnn__fail(g, at, what, "augment.shift is %d: samples of %dx%d pixels allow 0 to %d", a->shift,
-                         s.h, s.w, most);
-    if (a->flip < 0 || a->flip > CNN_FLIP_ALTERNATE)
-        return cnn__fail(g, at, what, "augment.flip is %d: CNN_FLIP_RANDOM or CNN_FLIP_ALTERNATE", a->flip);
-    if (a->cutout < 0 || a->cutout > 2 * (s.h > s.w ? s.h : s.w) || s.h > 65535 || s.w > 65535)
-        return cnn__fail(g, at, what, "augment.cutout is %d: too large for samples of %dx%d pixels",
-                         a->cutout, s.h, s.w);
+    cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
+                      .cuts = true };
+    for (int k = 0; k < 4; k++) {
+        s.mean[k] = d->mean[k], s.by[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
+        for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
+    }
+    return s;
+}
+static cnn__planes cnn__targets_of(const cnn_dataset *d, const cnn__batch *b, const cnn_tensor *to)
+{
+    return (cnn__planes){ .floats = b->targets, .labels = b->labels, .shape = d->target, .by = { 1, 1, 1, 1 },
+                          .moves = d->target.h == d->shape.h && d->target.w == d->shape.w &&
+                                   cnn__plane(d->shape) > 1,
+                          .hot = d->target_type == CNN_I32 && to->shape.c != d->target.c };
+}
+
+static bool cnn__is_changed(const cnn_augment *a)
+{
+    return a->shift || a->flip || a->cutout || a->mixup > 0 || a->cutmix > 0;
+}
+
+/* Are the labels of a batch, which become channels, classes? */
+static bool cnn__check_hot(const cnn_tensor *target, const cnn__planes *s, const cnn__batch *b)
+{
+    const size_t each = (size_t)cnn__plane(s->shape);
+    for (size_t i = 0; s->hot && i < (size_t)b->n * each; i++) {
+        const int label = s->labels[(size_t)b->at[i / each] * each + i % each];
+        if (label < 0 || label >= target->shape.c)
+            return cnn__fail(target->graph, NULL, "feed", "label %d of sample %d is none of the %d channels "
+                             "of \"%s\"", label, b->number[i / each], target->shape.c, target->name);
+    }
     return true;
 }
 
 /* x = (value - mean[c]) / deviation[c]; bytes have only 256 values, so theirs come from a table. a: NULL, or
    what is drawn; mirror: flip every sample. */
-static int cnn__feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first, const cnn_augment *a,
-                     long epoch, bool mirror)
+static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int first, const cnn_augment *a,
+                     bool mirror)
 {
     enum { WORTH_A_THREAD = 1 << 16 };                 /* values */
-    if (cnn__is_nil(x) || x->graph->error[0]) return 0;
-    if (labels && cnn__is_nil(labels)) labels = NULL;
-    cnn_graph *g = x->graph;
-    if (!cnn__check_feed(NULL, "feed", x, labels, d, first) || first >= d->count) return 0;
-    if (a && !cnn__check_augment(g, NULL, "feed", a, d->shape)) return 0;
-    int n = d->count - first < g->config.max_batch ? d->count - first : g->config.max_batch;
-    if (!cnn_set_batch(g, n)) return 0;
-    float *values = cnn_map_write(x), *classes = values && labels ? cnn_map_write(labels) : NULL;
-    if (!values || (labels && !classes)) return 0;
+    const cnn_dataset *d = r->d;
+    cnn_graph         *g = x->graph;
+    cnn__batch         b;
+    const int          n = cnn__read_batch(r, first, &b);
+    if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
+    if (n == 0 || !cnn_set_batch(g, n)) return 0;
+    if (a && !cnn__is_changed(a)) a = NULL;
+    const cnn__planes samples = cnn__samples_of(d, &b);
+    cnn__planes       targets = { 0 };
+    if (target) targets = cnn__targets_of(d, &b, target);
+    if (a) targets.outside = a->outside;
+    if (target && !cnn__check_hot(target, &targets, &b)) return 0;
+    float *values = cnn_map_write(x), *wanted = values && target ? cnn_map_write(target) : NULL;
+    if (!values || (target && !wanted)) return 0;
 
-    const int *order = d->order + first;
-    int    channels = d->shape.c, tables = channels < 4 ? channels : 4, h = d->shape.h, w = d->shape.w;
-    size_t plane = (size_t)cnn__plane(d->shape), sample = plane * (size_t)channels;
-    int    threads = sample * (size_t)n < WORTH_A_THREAD ? 1 : g->cpu.threads;
-    bool   moved = mirror || (a && (a->shift || a->flip || a->cutout));
-    float  table[4][256], deviation[4];
-    for (int k = 0; k < tables; k++) {
-        deviation[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
-        for (int v = 0; v < 256; v++) table[k][v] = ((float)v / 255.0f - d->mean[k]) / deviation[k];
-    }
+    const size_t each = (size_t)cnn__sample(d->shape), wide = target ? (size_t)cnn__sample(target->shape) : 0;
+    const bool   mixed = a && (a->mixup > 0 || a->cutmix > 0);
+    int          threads = each * (size_t)n < WORTH_A_THREAD ? 1 : g->cpu.threads;
     CNN__PARALLEL_FOR(threads)
     for (int i = 0; i < n; i++) {
-        size_t from = (size_t)order[i] * sample, to = (size_t)i * sample;
-        cnn__view view = { 0, 0, mirror, false, 0, 0, 0, 0 };
-        if (a) view = cnn__draw_view(g, d, a, epoch, order[i]);
-        for (int c = 0; c < channels; c++, from += plane, to += plane) {
-            int k = c < 3 ? c : 3;
-            float mean = d->mean[k], by = deviation[k];
-            if (moved) {
-                for (int y = 0; y < h; y++) {
-                    int    sy = cnn__pixel_at(y + view.down, h, view.reflect);
-                    size_t row = from + (size_t)(sy < 0 ? 0 : sy) * (size_t)w;
-                    float *out = values + to + (size_t)y * (size_t)w;
-                    bool   cut = y >= view.top && y < view.bottom;
-                    for (int j = 0; j < w; j++) {
-                        int sx = cnn__pixel_at(j + view.right, w, view.reflect);
-                        if (sx >= 0 && view.mirror) sx = w - 1 - sx;
-                        if (sx < 0 || sy < 0 || (cut && j >= view.left && j < view.end)) out[j] = 0;
-                        else if (d->bytes) out[j] = table[k][d->bytes[row + (size_t)sx]];
-                        else out[j] = (d->floats[row + (size_t)sx] - mean) / by;
-                    }
-                }
-            }
-            else if (d->bytes) for (size_t j = 0; j < plane; j++)
-                values[to + j] = table[k][d->bytes[from + j]];
-            else for (size_t j = 0; j < plane; j++) values[to + j] = (d->floats[from + j] - mean) / by;
-        }
+        cnn__view view = { .mirror = mirror };
+        cnn__mix  mix;
+        if (a) view = cnn__draw_view(g->config.seed, d->shape, a, r->epoch, b.number[i]);
+        if (mixed) mix = cnn__draw_mix(g->config.seed, d, &b, a, r->epoch, b.number[i]);
+        const cnn__view *v = a || mirror ? &view : NULL;
+        const cnn__mix  *m = mixed ? &mix : NULL;
+        cnn__feed_one(values + (size_t)i * each, &samples, d->shape.c, b.at[i], v, m);
+        if (wanted) cnn__feed_one(wanted + (size_t)i * wide, &targets, target->shape.c, b.at[i], v, m);
     }
-    for (int i = 0; classes && i < n; i++) classes[i] = (float)d->labels[order[i]];
     return n;
 }
 
-CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first)
+static int cnn__feed_once(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *d, int first,
+                          const cnn_augment *a, long epoch)
 {
-    return cnn__feed(x, labels, d, first, NULL, 0, false);
+    if (cnn__is_nil(x) || x->graph->error[0]) return 0;
+    if (target && cnn__is_nil(target)) target = NULL;
+    cnn_graph  *g = x->graph;
+    cnn__reader r;
+    if (!cnn__check_feed(NULL, "feed", x, target, d, first) || first >= d->count) return 0;
+    if (a && !cnn__check_augment(g, NULL, "feed", a, d, target)) return 0;
+    int n = 0;
+    if (!cnn__open_reader(&r, d, g->config.max_batch, d->count, epoch, false))
+        cnn__fail(g, NULL, "feed", "data set: %s", r.error);
+    else n = cnn__feed(&r, x, target, first, a, false);
+    cnn__close_reader(&r);
+    return n;
 }
-
-CNN_API int cnn_feed_augmented(cnn_tensor *x, cnn_tensor *labels, const cnn_dataset *d, int first,
+CNN_API int cnn_feed(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *d, int first)
+{
+    return cnn__feed_once(x, target, d, first, NULL, 0);
+}
+CNN_API int cnn_feed_augmented(cnn_tensor *x, cnn_tensor *target, const cnn_dataset *d, int first,
                                cnn_augment a, long epoch)
 {
-    return cnn__feed(x, labels, d, first, &a, epoch, false);
+    return cnn__feed_once(x, target, d, first, &a, epoch);
 }
 
 static bool cnn__same_rows(const cnn_tensor *logits, const cnn_tensor *labels)
@@ -7272,21 +8391,22 @@ static bool cnn__same_rows(const cnn_tensor *logits, const cnn_tensor *labels)
            z.w == t.w;
 }
 
-/* Correct: the logit at the label is the largest, and the first of equals; so a NaN is never right. */
+/* Is score k of `classes` the largest, and the first of equals? So a NaN is never right. */
+static bool cnn__is_largest(const float *s, size_t plane, int classes, int k)
+{
+    const float best = k < 0 ? 0 : s[(size_t)k * plane];
+    bool        right = k >= 0;
+    for (int c = 0; c < classes && right; c++)
+        right = c < k ? s[(size_t)c * plane] < best : s[(size_t)c * plane] <= best;
+    return right;
+}
 static int cnn__correct(const float *score, cnn_shape z, const float *label)
 {
     int    correct = 0;
     size_t plane = (size_t)cnn__plane(z);
-    for (size_t i = 0; i < (size_t)z.n * plane; i++) {
-        const float *s = score + i / plane * (size_t)z.c * plane + i % plane;
-        int          k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
-        bool         right = k >= 0;
-        for (int c = 0; c < z.c && right; c++) {
-            float best = s[(size_t)k * plane], other = s[(size_t)c * plane];
-            right = c < k ? other < best : other <= best;
-        }
-        correct += right;
-    }
+    for (size_t i = 0; i < (size_t)z.n * plane; i++)
+        correct += cnn__is_largest(score + i / plane * (size_t)z.c * plane + i % plane, plane, z.c,
+                                   label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1);
     return correct;
 }
 CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
@@ -7304,12 +8424,10 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
 
 /* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
    that the logits need not come down with every batch. */
-static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool first, bool anew, bool show,
-                               double *right)
+static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool anew, bool show, double *right)
 {
     cnn_backend *dev = logits->graph->config.backend;
     int          count = 0;
-    if (first) *right = 0;
     if (!dev || !dev->correct || !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
         !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
         *right += cnn_correct(logits, labels);
@@ -7362,42 +8480,88 @@ static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
     return leaf;
 }
 
-/* The input and labels that a data set is fed to, and the loss that reads the labels (NULL: there is more
-   between). */
-typedef struct { cnn_graph *g; cnn_tensor *x, *labels, *judge; } cnn__feed_to;
+/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's, which
+   compares with the input), the loss that reads the target (NULL: there is more between), and how it is
+   judged what the net makes of it. */
+typedef enum { CNN__NOT_JUDGED,
+               CNN__BY_CLASS,                  /* the largest logit is at the label */
+               CNN__BY_SIGN,                   /* each logit is above 0 where its target is above 1/2 */
+               CNN__BY_ERROR } cnn__metric;    /* mean absolute error and R2 */
+typedef struct { cnn_graph *g; cnn_tensor *x, *target, *judge, *logits; cnn__metric metric; } cnn__feed_to;
 
-/* The loss among the nodes of the last walk that compares something with these labels. */
-static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *labels)
+/* The loss among the nodes of the last walk that compares something with this leaf. */
+static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
 {
     for (int i = 0; i < g->n_order; i++) {
         cnn_tensor *y = &g->order[i]->t;
         if (g->order[i]->mark == g->walk && y->op && (y->op->flags & CNN_LOSS) && y->n_in > 1 &&
-            y->in[1] == labels) return y;
+            y->in[1] == leaf) return y;
     }
     return NULL;
+}
+
+/* What a loss expects tells what it judges: logits, or the values themselves. */
+static cnn__metric cnn__metric_of(const cnn__feed_to *to)
+{
+    const cnn_tensor *truth = to->target ? to->target : to->x, *y = to->logits;
+    if (truth->kind == CNN_LABELS) return CNN__BY_CLASS;
+    if (!y->batched || !cnn__equal(y->shape, truth->shape)) return CNN__NOT_JUDGED;
+    if (!to->judge || !to->judge->op->expects) return CNN__BY_ERROR;
+    return to->judge->op == &cnn_op_softmax_cross_entropy ? CNN__BY_CLASS : CNN__BY_SIGN;
 }
 
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
 static double cnn__batch_weight(const cnn__feed_to *to, int n)
 {
-    if (!to->judge || !to->judge->op->weight || !cnn_map_read(to->labels)) return n;
+    if (!to->target || !to->judge || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
     return to->judge->op->weight(to->judge);
 }
 
-/* Does the loss leave labels of this class out? */
-static bool cnn__leaves_out(const cnn_tensor *judge, int label)
+/* The label that the loss leaves out; 0 for none. */
+static int cnn__void_label(const cnn_tensor *judge)
 {
     for (const cnn_field *f = judge ? judge->op->fields : NULL; f && f->name; f++)
-        if (strcmp(f->name, "ignore_index") == 0) return label != 0 && cnn__option(f, judge->args) == label;
-    return false;
+        if (strcmp(f->name, "ignore_index") == 0) return (int)cnn__option(f, judge->args);
+    return 0;
 }
 
-static int cnn__largest_label(const cnn_dataset *d, int below)
+/* Is each label a class that the logits tell apart, or left out? Those of a stream are seen when they come.
+   */
+static bool cnn__check_classes(cnn_graph *g, const char *at, const char *what, const cnn_tensor *logits,
+                               const cnn_dataset *d, int ignored)
 {
-    int most = 0;
-    for (int i = 0, k; d->labels && i < d->count; i++)
-        if ((k = d->labels[d->order[i]]) > most && k < below) most = k;
-    return most;
+    const size_t each = cnn__target_size(d);
+    int          least = 0, most = 0;
+    for (size_t i = 0; d->labels && i < (size_t)d->count * each; i++) {
+        const int k = d->labels[(size_t)d->order[i / each] * each + i % each];
+        if (ignored && k == ignored) continue;
+        if (k < least) least = k;
+        if (k > most)  most = k;
+    }
+    return (least == 0 && most < logits->shape.c) ||
+           cnn__fail(g, at, what, "the data set has labels %d..%d, but the logits %s tell only %d classes "
+                     "apart", least, most, cnn__shape_text(logits).s, logits->shape.c);
+}
+
+/* The leaf below the loss that is not below the logits: what a target is fed to. */
+static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what, cnn_tensor *loss)
+{
+    int inputs, labels;
+    cnn_tensor *label = cnn__leaf_below(loss, CNN_LABELS, &labels), *input = NULL;
+    cnn__leaf_below(loss, CNN_INPUT, &inputs);
+    for (int i = 0; i <= loss->index; i++) {
+        cnn__node *v = to->g->order[i];
+        if (v->mark != to->g->walk || v->t.kind != CNN_INPUT) continue;
+        if (&v->t == to->x) inputs--;
+        else input = &v->t;
+    }
+    if (labels + inputs > 1)
+        return cnn__fail(to->g, at, what, "the loss comes from %d targets, and a data set feeds at most one: "
+                         "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", labels + inputs);
+    to->target = labels ? label : input;
+    to->judge = cnn__judge_of(to->g, to->target ? to->target : to->x);
+    to->metric = cnn__metric_of(to);
+    return true;
 }
 
 /* The checks that fit and evaluate share. what: "fit". */
@@ -7405,8 +8569,8 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
                            cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn_graph *g = !cnn__is_nil(loss) ? loss->graph : !cnn__is_nil(logits) ? logits->graph : NULL;
-    int inputs, labels;
-    to->g = g;
+    int inputs;
+    to->g = g, to->logits = logits;
     if (!g || g->error[0]) return false;
     if (cnn__is_nil(loss) || cnn__is_nil(logits))
         return cnn__fail(g, at, what, "loss or logits is NULL or nil");
@@ -7415,89 +8579,212 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (!cnn__usable(loss, what) || !cnn__usable(logits, what)) return false;
     if (loss->batched && !logits->batched && cnn__len(logits->shape) == 1)
         return cnn__fail(g, at, what, "loss and logits are swapped: the loss comes first");
-    to->x      = cnn__leaf_below(logits, CNN_INPUT, &inputs);
-    to->labels = cnn__leaf_below(loss, CNN_LABELS, &labels);
+    to->x = cnn__leaf_below(logits, CNN_INPUT, &inputs);
     if (inputs != 1)
         return cnn__fail(g, at, what, "the logits come from %d inputs, and a data set feeds exactly one: "
                          "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", inputs);
-    if (labels != 1)
-        return cnn__fail(g, at, what, "the loss comes from %d tensors made by cnn_labels, and a data set "
-                         "feeds exactly one: write the loop with cnn_set, cnn_forward, cnn_backward, "
-                         "cnn_step", labels);
+    if (!cnn__find_target(to, at, what, loss)) return false;
     if (!data) return cnn__fail(g, at, what, "the data set is NULL");
     if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
     if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
-    to->judge = cnn__judge_of(g, to->labels);
-    int most = data->classes - 1;
-    if (cnn__leaves_out(to->judge, most)) most = cnn__largest_label(data, most);
-    if (most >= logits->shape.c)
-        return cnn__fail(g, at, what, "the data set has labels 0..%d, but the logits %s tell only %d classes "
-                         "apart", most, cnn__shape_text(logits).s, logits->shape.c);
-    return cnn__check_feed(at, what, to->x, to->labels, data, 0);      /* now, not after an epoch of hours */
+    if (!cnn__check_feed(at, what, to->x, to->target, data, 0)) return false; /* now, not after hours */
+    return to->metric != CNN__BY_CLASS ||
+           cnn__check_classes(g, at, what, logits, data, cnn__void_label(to->judge));
+}
+
+/* ---- How good is it? ---- */
+
+/* Sums over a pass. R2 = 1 - sum (y-t)^2 / sum (t-mean)^2, per channel; mean and sum of squares are kept as
+   Chan, Golub, LeVeque (1983) do: batches are joined without cancellation. */
+typedef struct { double mean, squares, error; } cnn__moments;
+typedef struct {
+    double right, judged;                      /* labels, or answers */
+    double n, absolute;                        /* values of a channel; the sum of |y-t| over all */
+    cnn__moments *channel;                      /* NULL unless CNN__BY_ERROR */
+} cnn__sums;
+
+static bool cnn__open_sums(cnn__sums *s, const cnn__feed_to *to)
+{
+    const size_t bytes = cnn__mul_size((size_t)to->logits->shape.c, sizeof *s->channel);
+    *s = (cnn__sums){ 0, 0, 0, 0, NULL };
+    if (to->metric != CNN__BY_ERROR) return true;
+    s->channel = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!s->channel) return cnn__no_memory(to->g, NULL, "metrics", bytes);
+    memset(s->channel, 0, bytes);
+    return true;
+}
+static void cnn__clear_sums(cnn__sums *s, int channels)
+{
+    cnn__moments *channel = s->channel;
+    *s = (cnn__sums){ 0, 0, 0, 0, channel };
+    for (int c = 0; channel && c < channels; c++) channel[c] = (cnn__moments){ 0, 0, 0 };
+}
+
+static void cnn__add_errors(cnn__sums *s, const float *y, const float *t, cnn_shape z)
+{
+    const size_t plane = (size_t)cnn__plane(z), channels = (size_t)z.c, count = (size_t)z.n * plane;
+    const double n = (double)count, all = s->n + n;
+    for (size_t c = 0; c < channels; c++) {
+        cnn__moments *to = &s->channel[c];
+        double       mean = 0, squares = 0;
+        for (int pass = 0; pass < 2; pass++) {
+            double sum = 0;
+            for (size_t i = 0; i < count; i++) {
+                const size_t at = (i / plane * channels + c) * plane + i % plane;
+                const double v = (double)t[at], d = (double)y[at] - v;
+                sum += pass == 0 ? v : (v - mean) * (v - mean);
+                if (pass == 0) s->absolute += fabs(d), to->error += d * d;
+            }
+            if (pass == 0) mean = sum / n;
+            else           squares = sum;
+        }
+        const double shift = mean - to->mean;
+        to->squares += squares + shift * shift * s->n * n / all, to->mean += shift * n / all;
+    }
+    s->n = all;
+}
+
+static double cnn__accuracy(const cnn__sums *s) { return s->judged > 0 ? s->right / s->judged : NAN; }
+static double cnn__mae(const cnn__sums *s, int channels)
+{
+    return s->n > 0 ? s->absolute / (s->n * channels) : NAN;
+}
+/* The mean over the channels; of a constant channel 1 if it is met, else 0. */
+static double cnn__r2(const cnn__sums *s, int channels)
+{
+    double sum = 0;
+    if (!(s->n > 0)) return NAN;
+    for (int c = 0; c < channels; c++) {
+        const cnn__moments *t = &s->channel[c];
+        sum += t->squares > 0 ? 1 - t->error / t->squares : t->error > 0 ? 0 : 1;
+    }
+    return sum / channels;
+}
+
+/* How many labels are not left out: those that count. */
+static double cnn__count_judged(const cnn__feed_to *to)
+{
+    const size_t n = cnn_count(to->target);
+    const float  ignored = (float)cnn__void_label(to->judge);
+    const float *label = ignored == 0 ? NULL : cnn_map_read(to->target);
+    double       count = label ? 0 : (double)n;
+    for (size_t i = 0; label && i < n; i++) count += label[i] != ignored;
+    return count;
+}
+
+/* Add the batch that was just computed, with the answers y. */
+static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
+{
+    const cnn_shape z = to->logits->shape;
+    const float    *truth = cnn_map_read(to->target ? to->target : to->x);
+    const size_t    plane = (size_t)cnn__plane(z), channels = (size_t)z.c, rows = (size_t)z.n * plane;
+    if (!truth || !y || to->metric == CNN__NOT_JUDGED) return;
+    if (to->metric == CNN__BY_ERROR) {
+        cnn__add_errors(s, y, truth, z);
+    } else if (to->metric == CNN__BY_SIGN) {
+        for (size_t i = 0; i < rows * channels; i++) s->right += (y[i] > 0) == (truth[i] > 0.5f);
+        s->judged += (double)(rows * channels);
+    } else if (to->target->shape.c == 1) {
+        s->right += cnn__correct(y, z, truth), s->judged += cnn__count_judged(to);
+    } else {                                               /* soft labels: the likeliest class */
+        for (size_t i = 0; i < rows; i++) {
+            const size_t at = i / plane * channels * plane + i % plane;
+            int          best = 0;
+            for (int c = 1; c < z.c; c++)
+                if (truth[at + (size_t)c * plane] > truth[at + (size_t)best * plane]) best = c;
+            s->right += cnn__is_largest(y + at, plane, z.c, best);
+        }
+        s->judged += (double)rows;
+    }
+}
+
+/* The same for the logits, where they are: see cnn__count_correct. */
+static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, bool anew, bool show)
+{
+    if (to->metric == CNN__BY_CLASS && to->target->shape.c == 1) {
+        cnn__count_correct(to->logits, to->target, anew, show, &s->right);
+        s->judged += cnn__count_judged(to);
+    } else if (to->metric != CNN__NOT_JUDGED) cnn__add_batch(s, to, cnn_map_read(to->logits));
 }
 
 /* ---- Evaluate and predict ---- */
 
-/* One batch in the mirror: its logits are added to those that `sum` holds. Returns its loss. */
-static double cnn__evaluate_mirror(const cnn__feed_to *to, cnn_tensor *loss, cnn_tensor *logits,
-                                   const cnn_dataset *data, int first, float *sum)
+static const cnn_score cnn__no_score = { NAN, NAN, 0, NAN, NAN };
+
+/* One batch in the mirror: `both` becomes the mean of its logits and of those that stand. Returns its loss.
+   */
+static double cnn__evaluate_mirror(const cnn__feed_to *to, cnn_tensor *loss, cnn__reader *r, int first,
+                                   float *both)
 {
-    const float *z = cnn_map_read(logits);
-    size_t       n = cnn_count(logits);
-    if (z) memcpy(sum, z, n * sizeof *z);
-    if (!z || !cnn__feed(to->x, to->labels, data, first, NULL, 0, true)) return NAN;
+    const float *z = cnn_map_read(to->logits);
+    size_t       n = cnn_count(to->logits);
+    if (z) memcpy(both, z, n * sizeof *z);
+    if (!z || !cnn__feed(r, to->x, to->target, first, NULL, true)) return NAN;
     double value = (double)cnn_forward(loss, CNN_EVAL);
-    z = cnn_map_read(logits);
-    for (size_t i = 0; z && i < n; i++) sum[i] += z[i];
+    z = cnn_map_read(to->logits);
+    for (size_t i = 0; z && i < n; i++) both[i] = (both[i] + z[i]) / 2;
     return value;
 }
 
-static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, cnn_tensor *logits,
-                               const cnn_dataset *data, bool flips)
+/* All batches of an open reader. both: NULL, or room for the logits of a batch. */
+static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn__reader *r, cnn__sums *sums,
+                                   float *both)
 {
     cnn_graph *g = to->g;
-    cnn_score  none = { NAN, NAN, 0 };
-    double sum = 0, right = 0, weight, weights = 0;
-    int    n, count = 0;
-    size_t bytes = cnn__mul_size((size_t)g->config.max_batch, (size_t)logits->shape.c * sizeof(float));
-    float *both = NULL;
-    if (flips && (!logits->batched || cnn__plane(logits->shape) != 1))
-        return cnn__fail(g, NULL, "evaluate", "logits %s: flips need one class for a sample, (N,classes,1,1)",
-                         cnn__shape_text(logits).s), none;
-    if (flips && !(both = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes)))
-        return cnn__no_memory(g, NULL, "evaluate", bytes), none;
-    for (; (n = cnn_feed(to->x, to->labels, data, count)) > 0; count += n) {
+    double     sum = 0, weight, weights = 0;
+    int        n, count = 0;
+    for (; (n = cnn__feed(r, to->x, to->target, count, NULL, false)) > 0; count += n) {
         double value = (double)cnn_forward(loss, CNN_EVAL);
         if (both) {
-            value = (value + cnn__evaluate_mirror(to, loss, logits, data, count, both)) / 2;
-            const float *label = cnn_map_read(to->labels);
-            if (label) right += cnn__correct(both, logits->shape, label);
+            value = (value + cnn__evaluate_mirror(to, loss, r, count, both)) / 2;
+            if (!g->error[0]) cnn__add_batch(sums, to, both);
         } else
-            cnn__count_correct(logits, to->labels, count == 0, count == 0, count + n == data->count, &right);
+            cnn__judge_batch(sums, to, count == 0, count + n == r->until);
         if (g->error[0]) break;
         weights += weight = cnn__batch_weight(to, n);
         sum += weight * value;
     }
-    CNN_FREE(both);
-    if (g->error[0] || count == 0) return none;
-    cnn_score score = { weights > 0 ? sum / weights : 0, right / count, count };
+    if (g->error[0] || count == 0) return cnn__no_score;
+    const int channels = to->logits->shape.c;
+    return (cnn_score){ weights > 0 ? sum / weights : 0, cnn__accuracy(sums), count, cnn__mae(sums, channels),
+                        cnn__r2(sums, channels) };
+}
+
+static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, const cnn_dataset *data, bool flips)
+{
+    cnn_graph       *g = to->g;
+    const cnn_shape  z = to->logits->shape;
+    cnn_score        score = cnn__no_score;
+    cnn__reader      r;
+    cnn__sums        sums;
+    const size_t     bytes = cnn__mul_size((size_t)g->config.max_batch, (size_t)z.c * sizeof(float));
+    float           *both = NULL;
+    if (flips && (!to->logits->batched || cnn__plane(z) != 1))
+        return cnn__fail(g, NULL, "evaluate", "logits %s: flips need one class for a sample, (N,classes,1,1)",
+                         cnn__shape_text(to->logits).s), score;
+    if (flips && !(both = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes)))
+        return cnn__no_memory(g, NULL, "evaluate", bytes), score;
+    const bool open = cnn__open_sums(&sums, to);
+    if (!cnn__open_reader(&r, data, g->config.max_batch, data->count, 0, !flips))
+        cnn__fail(g, NULL, "evaluate", "data set: %s", r.error);
+    else if (open) score = cnn__evaluate_all(to, loss, &r, &sums, both);
+    cnn__close_reader(&r);
+    CNN_FREE(sums.channel), CNN_FREE(both);
     return score;
 }
 
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    cnn_score none = { NAN, NAN, 0 };
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return none;
-    return cnn__evaluate(&to, loss, logits, data, false);
+    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
+    return cnn__evaluate(&to, loss, data, false);
 }
 
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    cnn_score none = { NAN, NAN, 0 };
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return none;
-    return cnn__evaluate(&to, loss, logits, data, true);
+    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
+    return cnn__evaluate(&to, loss, data, true);
 }
 
 CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities)
@@ -7542,19 +8829,27 @@ static int cnn__judge_all(cnn_tensor *logits, const cnn_dataset *data, const cha
     if (!data || data->error[0] || data->count < 1)
         return cnn__fail(g, NULL, what, "data set: %s", !data ? "it is NULL" : data->error[0] ? data->error
                          : "it is empty"), 0;
-    if (!data->labels) return cnn__fail(g, NULL, what, "the data set has no labels"), 0;
+    if (data->target_type != CNN_I32 || cnn__sample(data->target) != 1)
+        return cnn__fail(g, NULL, what, "the data set has no labels, one for each sample"), 0;
     if (data->classes > logits->shape.c || !logits->batched || cnn__plane(logits->shape) != 1)
         return cnn__fail(g, NULL, what,
                          "logits %s and %d classes: one label for a sample needs the shape (N,classes,1,1)",
                          cnn__shape_text(logits).s, data->classes), 0;
-    for (; (n = cnn_feed(x, NULL, data, count)) > 0; count += n) {
+    cnn__reader r;
+    if (!cnn__check_feed(NULL, what, x, NULL, data, 0)) return 0;
+    if (!cnn__open_reader(&r, data, g->config.max_batch, data->count, 0, true))
+        cnn__fail(g, NULL, what, "data set: %s", r.error);
+    for (; !g->error[0] && (n = cnn__feed(&r, x, NULL, count, NULL, false)) > 0; count += n) {
         cnn_forward(logits, CNN_EVAL);
         const float *z = cnn_map_read(logits);
-        for (int i = 0; z && i < n; i++)
-            judge(z + (size_t)i * (size_t)logits->shape.c, logits->shape.c,
-                  data->labels[data->order[count + i]], user);
-        if (g->error[0]) return 0;
+        const int   *label = data->fill ? r.slot[r.now].want.labels : NULL;
+        for (int i = 0; z && i < n; i++) {
+            const int k = label ? label[i] : data->labels[data->order[count + i]];
+            if (k < 0 || k >= logits->shape.c) continue;               /* left out */
+            judge(z + (size_t)i * (size_t)logits->shape.c, logits->shape.c, k, user);
+        }
     }
+    cnn__close_reader(&r);
     return g->error[0] ? 0 : count;
 }
 
@@ -7605,20 +8900,33 @@ CNN_API double cnn_top_k(cnn_tensor *logits, const cnn_dataset *data, int k)
 CNN_API void cnn_history_free(cnn_history *h)
 {
     if (!h) return;
-    CNN_FREE(h->epoch);
-    h->epoch = NULL, h->count = h->capacity = 0;
+    CNN_FREE(h->epoch), CNN_FREE(h->update);
+    memset(h, 0, sizeof *h);
 }
 
+/* Room for one more than `count` elements of `each` bytes. */
+static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int *capacity, size_t each)
+{
+    void *old, *more;
+    if (count < *capacity) return true;
+    const int    twice = *capacity < 8 ? 8 : *capacity > INT_MAX / 2 ? INT_MAX : 2 * *capacity;
+    const size_t bytes = cnn__mul_size((size_t)twice, each);
+    memcpy(&old, array, sizeof old);
+    more = count == INT_MAX || bytes == SIZE_MAX ? NULL : CNN_REALLOC(old, bytes);
+    if (!more) return cnn__no_memory(g, at, "fit", bytes);
+    memcpy(array, &more, sizeof more), *capacity = twice;
+    return true;
+}
 static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_epoch e)
 {
-    if (h->count == h->capacity) {
-        int    capacity = h->capacity < 8 ? 8 : h->capacity > INT_MAX / 2 ? INT_MAX : 2 * h->capacity;
-        size_t bytes = cnn__mul_size((size_t)capacity, sizeof *h->epoch);
-        cnn_epoch *p = h->count == INT_MAX ? NULL : CNN_REALLOC(h->epoch, bytes);
-        if (!p) return cnn__no_memory(g, at, "fit", bytes);
-        h->epoch = p, h->capacity = capacity;
-    }
+    if (!cnn__grow(g, at, &h->epoch, h->count, &h->capacity, sizeof e)) return false;
     h->epoch[h->count++] = e;
+    return true;
+}
+static bool cnn__history_add_update(cnn_graph *g, const char *at, cnn_history *h, cnn_update u)
+{
+    if (!cnn__grow(g, at, &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
+    h->update[h->updates++] = u;
     return true;
 }
 
@@ -7654,7 +8962,7 @@ CNN_API float cnn_staircase(float progress, void *user)
 typedef struct {
     uint64_t epochs, fed, updates, best_epoch; /* finished epochs; samples of the present one; updates */
     uint64_t epoch_step;                       /* the graph's updates when the present epoch began */
-    double   sum, right, best_loss;            /* sums over the present epoch */
+    double   sum, best_loss;                   /* of the losses of this epoch; the least of an epoch */
 } cnn__fit_place;
 typedef struct {
     cnn_fit_args   a;
@@ -7664,9 +8972,10 @@ typedef struct {
     int            epochs, per_update;         /* in all; batches to an update */
     int            batches, samples;           /* of an epoch */
     int            since;                      /* batches since the last checkpoint */
-    int            history_from;               /* entries that are not of this training */
+    int            history_from, updates_from; /* entries that are not of this training */
     float         *best;                       /* NULL, or where the weights of the best epoch are kept */
     cnn__fit_place at;
+    cnn__sums      sums;                       /* over the present epoch */
 } cnn__run;
 
 #ifdef CNN_NO_STDIO
@@ -7735,7 +9044,7 @@ static bool cnn__fit_diverged(cnn__run *r, double loss)
    A batch's gradient is the mean over its n_i samples, or over their weights, whose sum is n_i then. With G =
    n_(i-1)/n_i G + dw_i, and at the end G n_k / sum n_i, that is the mean over all k batches, and nothing is
    multiplied while they are equal. A batch whose labels are all ignored adds nothing. */
-static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
+static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, double start, bool *go)
 {
     const cnn_fit_args *a = &r->a;
     cnn__fit_place     *at = &r->at;
@@ -7743,17 +9052,14 @@ static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
     const int    count = r->samples, max_batch = g->config.max_batch;
     const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
-    const long   round = (long)((double)at->epoch_step / each);
-    const bool   moved = a->augment.shift || a->augment.flip || a->augment.cutout;
     const bool   show = a->progress || a->checkpoint;
     int          n, in_group = 0;
     double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
+    double       loss_sum = 0, loss_n = 0;                 /* of an update */
     while (*go && (int)at->fed < count &&
-           (n = cnn__feed(r->to.x, r->to.labels, a->train, (int)at->fed, moved ? &a->augment : NULL, round,
-                          false)) > 0) {
+           (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
-        cnn__count_correct(a->logits, r->to.labels, false, at->fed == 0 || show,
-                           (int)at->fed + n == count || show, &at->right);
+        cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
         const double weight = cnn__batch_weight(&r->to, n);
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
@@ -7766,16 +9072,19 @@ static bool cnn__fit_epoch(cnn__run *r, cnn_progress *p, double start, bool *go)
         bool update = in_group == r->per_update || (int)at->fed + n == count;
         if (update && group > 0 && !cnn__scale_grads(g, last / group)) return false;
         if (update && !cnn__fit_update(r)) return false;
-        at->sum += loss * n, at->fed += (uint64_t)n, r->since++;
+        at->sum += loss * n, at->fed += (uint64_t)n, r->since++, loss_sum += loss * n, loss_n += n;
         if (!update) continue;
-        group = last = 0, in_group = 0;
+        const cnn_update mean = { loss_sum / loss_n, (double)r->step.lr };
+        if (a->history && a->per_update && !cnn__history_add_update(g, a->at, a->history, mean)) return false;
+        group = last = loss_sum = loss_n = 0, in_group = 0;
         if (a->checkpoint_every && r->since >= a->checkpoint_every) cnn__save_run(r);
         if (!a->progress || g->error[0]) continue;
 
         double now = cnn__seconds(), done = (double)at->updates;
         p->batch = (int)((at->fed - 1) / (uint64_t)max_batch) + 1;
-        p->loss = at->sum / (double)at->fed, p->accuracy = at->right / (double)at->fed;
-        p->validation_loss = p->validation_accuracy = NAN;
+        p->loss = at->sum / (double)at->fed, p->accuracy = cnn__accuracy(&r->sums);
+        p->mae = cnn__mae(&r->sums, a->logits->shape.c), p->r2 = cnn__r2(&r->sums, a->logits->shape.c);
+        p->validation_loss = p->validation_accuracy = p->validation_mae = p->validation_r2 = NAN;
         p->seconds = now - start;
         p->samples_per_second = now > epoch_start ? ((double)at->fed - fed_before) / (now - epoch_start) : 0;
         p->seconds_left = (now - epoch_start) / (done - began) * (updates - done);
@@ -7791,7 +9100,7 @@ static bool cnn__fit_validate(cnn__run *r, cnn_score *score)
 {
     bool average = r->a.average > 0;
     if (average && !cnn_swap_average(r->g)) return false;
-    *score = cnn__evaluate(&r->test, r->a.loss, r->a.logits, r->a.validation, r->a.flips != 0);
+    *score = cnn__evaluate(&r->test, r->a.loss, r->a.validation, r->a.flips != 0);
     if (r->g->error[0]) return false;
     if (r->best && score->loss < r->at.best_loss) {
         r->at.best_loss = score->loss, r->at.best_epoch = r->at.epochs + 1;
@@ -7816,10 +9125,11 @@ static bool cnn__count_batches(cnn__run *r)
                          count, batch);
     for (int i = 0; (r->samples - 1) % batch == 0 && i <= r->a.loss->index; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        if (y->op == &cnn_op_batch_norm && y->batched && cnn__plane(y->shape) == 1)
+        if (y->op && y->op->flags & CNN_BATCH_STATISTICS && y->batched && cnn__plane(y->shape) == 1
+            && !cnn__keeps_statistics(y))
             return cnn__fail(g, r->a.at, "fit", "%d samples in batches of %d: the last batch has one sample, "
-                             "of which batch_norm \"%s\" has no variance: say .drop_last = 1 or another "
-                             "max_batch", count, batch, y->name);
+                             "of which %s \"%s\" has no variance: say .drop_last = 1 or another max_batch",
+                             count, batch, y->op->name, y->name);
     }
     return true;
 }
@@ -7830,20 +9140,31 @@ static bool cnn__fit(cnn__run *r)
     cnn__fit_place     *at = &r->at;
     cnn_graph          *g = r->g;
     const double start = cnn__seconds();
+    const int    channels = a->logits->shape.c;
     bool   go = true, tired = false;
     while ((int)at->epochs < r->epochs && go && !tired) {
         double epoch_start = cnn__seconds();
         cnn_progress p = { 0 };
         p.epoch = (int)at->epochs + 1, p.epochs = r->epochs, p.batches = r->batches;
-        if (at->fed == 0) at->epoch_step = (uint64_t)g->step, at->sum = at->right = 0;
+        if (at->fed == 0) {
+            at->epoch_step = (uint64_t)g->step, at->sum = 0;
+            cnn__clear_sums(&r->sums, channels);
+        }
         if (!a->no_shuffle) cnn_shuffle(a->train, g->config.seed + at->epoch_step);
-        if (!cnn__fit_epoch(r, &p, start, &go)) return false;
+        const long  round = (long)((double)at->epoch_step / cnn__updates_of_epoch(r));
+        cnn__reader data;
+        if (!cnn__open_reader(&data, a->train, g->config.max_batch, r->samples, round, true))
+            return cnn__fail(g, a->at, "fit", "data set: %s", data.error);
+        const bool fine = cnn__fit_epoch(r, &data, &p, start, &go);
+        cnn__close_reader(&data);
+        if (!fine) return false;
         if ((int)at->fed < r->samples || (!go && a->checkpoint)) break;   /* stopped within the epoch */
 
-        cnn_score score = { NAN, NAN, 0 };
+        cnn_score score = cnn__no_score;
         if (a->validation && go && !cnn__fit_validate(r, &score)) return false;
-        cnn_epoch e = { at->sum / (double)at->fed, at->right / (double)at->fed, score.loss, score.accuracy,
-            cnn__seconds() - epoch_start };
+        const cnn_epoch e = { at->sum / (double)at->fed, cnn__accuracy(&r->sums), score.loss, score.accuracy,
+                              cnn__seconds() - epoch_start, cnn__mae(&r->sums, channels),
+                              cnn__r2(&r->sums, channels), score.mae, score.r2 };
         if (a->history && !cnn__history_add(g, a->at, a->history, e)) return false;
         at->epochs++, at->fed = 0;
         tired = r->best && at->epochs - at->best_epoch >= (uint64_t)a->patience;
@@ -7851,6 +9172,7 @@ static bool cnn__fit(cnn__run *r)
         if (!a->progress || !go) continue;
         p.loss = e.loss, p.accuracy = e.accuracy, p.validation_loss = e.validation_loss;
         p.validation_accuracy = e.validation_accuracy, p.epoch_done = 1, p.batch = r->batches;
+        p.mae = e.mae, p.r2 = e.r2, p.validation_mae = e.validation_mae, p.validation_r2 = e.validation_r2;
         p.seconds = cnn__seconds() - start;
         p.seconds_left = e.seconds * (r->epochs - (int)at->epochs);
         go = a->progress(&p, a->user);
@@ -7911,17 +9233,17 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     if ((a.resume || a.checkpoint_every) && !a.checkpoint)
         return cnn__fail(g, a.at, "fit", "%s needs .checkpoint = \"path\"",
                          a.resume ? "resume" : "checkpoint_every");
-    if (!cnn__check_augment(g, a.at, "fit", &a.augment, a.train->shape)) return false;
+    if (!cnn__check_augment(g, a.at, "fit", &a.augment, a.train, r.to.target)) return false;
     if (a.patience && !a.validation)
         return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
     r.a = a, r.step = s, r.epochs = a.epochs ? a.epochs : 1, r.per_update = a.accumulate ? a.accumulate : 1;
     if (!cnn__count_batches(&r)) return false;
-    r.history_from = a.history ? a.history->count : 0;
+    r.history_from = a.history ? a.history->count : 0, r.updates_from = a.history ? a.history->updates : 0;
     r.at.best_loss = INFINITY;
     size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
     if (a.patience && !(r.best = CNN_MALLOC(bytes))) return cnn__no_memory(g, a.at, "fit", bytes);
-    bool fine = (!a.resume || cnn__resume_run(&r)) && cnn__fit(&r);
-    CNN_FREE(r.best);
+    bool fine = cnn__open_sums(&r.sums, &r.to) && (!a.resume || cnn__resume_run(&r)) && cnn__fit(&r);
+    CNN_FREE(r.best), CNN_FREE(r.sums.channel);
     return fine;
 }
 
@@ -7954,42 +9276,89 @@ static cnn__text cnn__clock_text(double seconds)               /* 0:07, 12:34, 1
     return r;
 }
 
-CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
+/* "  loss 0.4231  accuracy 87.12 %", or what else is known. */
+static void cnn__put_score(FILE *f, const char *set, double loss, double accuracy, double mae, double r2)
+{
+    fprintf(f, "  %sloss %.4f", set, loss);
+    if (isfinite(accuracy)) fprintf(f, "  accuracy %.2f %%", 100 * accuracy);
+    else if (isfinite(mae)) fprintf(f, "  error %.4g  R2 %.4f", mae, r2);
+}
+static void cnn__put_epoch(FILE *f, const cnn_progress *p, const char *end)
+{
+    cnn__put_score(f, "", p->loss, p->accuracy, p->mae, p->r2);
+    if (!isnan(p->validation_loss))
+        cnn__put_score(f, "validation ", p->validation_loss, p->validation_accuracy, p->validation_mae,
+                       p->validation_r2);
+    fprintf(f, "  %.0f samples/s  %s%s\n", p->samples_per_second, cnn__clock_text(p->seconds).s, end);
+}
+
+/* Is it time to show a batch? About every `seconds`, told from the mean time of a batch, since nothing may be
+   remembered here. */
+static bool cnn__is_due(const cnn_progress *p, double seconds)
+{
+    const int    all = p->batches > 0 ? p->batches : 1;
+    const double batches = (double)(p->epoch - 1) * all + p->batch;
+    const double every = p->seconds > 0 ? seconds * batches / p->seconds : 1;
+    return every <= 1 || p->batch % (every < all ? (int)every : all) == 0;
+}
+
+static void cnn__print_bar(FILE *f, const cnn_progress *p)
 {
     static const char full[] = "########################", empty[] = "........................";
-    if (!p) return false;
-    FILE *f = user ? (FILE *)user : stderr;
-    int   of = p->epochs, all = p->batches > 0 ? p->batches : 1, cells = (int)sizeof full - 1;
+    int of = p->epochs, all = p->batches > 0 ? p->batches : 1, cells = (int)sizeof full - 1;
     if (p->epoch_done) {
-        fprintf(f, "\repoch %d/%d  loss %.4f  accuracy %.2f %%", p->epoch, of, p->loss, 100 * p->accuracy);
-        if (!isnan(p->validation_loss))
-            fprintf(f, "  validation loss %.4f  accuracy %.2f %%", p->validation_loss,
-                    100 * p->validation_accuracy);
-        fprintf(f, "  %.0f img/s  %s        \n", p->samples_per_second, cnn__clock_text(p->seconds).s);
-        return true;
+        fprintf(f, "\repoch %d/%d", p->epoch, of);
+        cnn__put_epoch(f, p, "        ");
+        return;
     }
-    /* About ten times a second, told from the mean time of a batch, since nothing may be remembered here. */
-    double batches = (double)(p->epoch - 1) * all + p->batch;
-    double every = p->seconds > 0 ? 0.1 * batches / p->seconds : 1;
-    if (p->batch < all && every > 1 && p->batch % (every < all ? (int)every : all) != 0) return true;
+    if (p->batch < all && !cnn__is_due(p, 0.1)) return;
     const int done = (int)ceil(fmin(1, (double)p->batch / all) * cells);
-    fprintf(f, "\repoch %d/%d [%.*s%s] %3.0f %%  loss %.4f  accuracy %.2f %%  %.0f img/s  left %s   ",
-            p->epoch, of, done, full, empty + done, 100.0 * p->batch / all, p->loss, 100 * p->accuracy,
-            p->samples_per_second, cnn__clock_text(p->seconds_left).s);
+    fprintf(f, "\repoch %d/%d [%.*s%s] %3.0f %%", p->epoch, of, done, full, empty + done,
+            100.0 * p->batch / all);
+    cnn__put_score(f, "", p->loss, p->accuracy, p->mae, p->r2);
+    fprintf(f, "  %.0f samples/s  left %s   ", p->samples_per_second, cnn__clock_text(p->seconds_left).s);
     fflush(f);
+}
+static void cnn__print_line(FILE *f, const cnn_progress *p)
+{
+    if (!p->epoch_done && (p->batch >= p->batches || !cnn__is_due(p, 10))) return;
+    fprintf(f, "epoch %d/%d", p->epoch, p->epochs);
+    if (!p->epoch_done) fprintf(f, " %3.0f %%", 100.0 * p->batch / p->batches);
+    cnn__put_epoch(f, p, "");
+    fflush(f);
+}
+
+CNN_API bool cnn_print_progress(const cnn_progress *p, void *user)
+{
+    FILE *f = user ? (FILE *)user : stderr;
+    if (!p) return false;
+    if (CNN__IS_TERMINAL(f)) cnn__print_bar(f, p);
+    else                     cnn__print_line(f, p);
     return true;
 }
 
 static bool cnn__write_csv(FILE *f, void *history)
 {
     const cnn_history *h = history;
-    fprintf(f, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n");
+    fprintf(f, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds,mae,r2,validation_mae,"
+               "validation_r2\n");
     for (int i = 0; i < h->count; i++) {
         const cnn_epoch *e = &h->epoch[i];
-        fprintf(f, "%d,%s,%s,%s,%s,%s\n", i + 1, cnn__decimal(e->loss, 6).s, cnn__decimal(e->accuracy, 6).s,
-                cnn__decimal(e->validation_loss, 6).s, cnn__decimal(e->validation_accuracy, 6).s,
-                cnn__decimal(e->seconds, 3).s);
+        const double     v[] = { e->loss, e->accuracy, e->validation_loss, e->validation_accuracy, e->seconds,
+                                 e->mae, e->r2, e->validation_mae, e->validation_r2 };
+        fprintf(f, "%d", i + 1);
+        for (int k = 0; k < 9; k++) fprintf(f, ",%s", cnn__decimal(v[k], k == 4 ? 3 : 6).s);
+        fprintf(f, "\n");
     }
+    return !ferror(f);
+}
+static bool cnn__write_updates_csv(FILE *f, void *history)
+{
+    const cnn_history *h = history;
+    fprintf(f, "update,loss,lr\n");
+    for (int i = 0; i < h->updates; i++)
+        fprintf(f, "%d,%s,%s\n", i + 1, cnn__decimal(h->update[i].loss, 6).s,
+                cnn__decimal(h->update[i].lr, 9).s);
     return !ferror(f);
 }
 
@@ -8012,19 +9381,20 @@ static double cnn__tick(double range, int most)
     return unit * (m <= 1 ? 1 : m <= 2 ? 2 : m <= 5 ? 5 : 10);
 }
 
-/* Column 0: loss, 1: accuracy in percent. Set 0: training, 1: validation. NAN if there is none. */
+/* Column 0: loss, 1: accuracy in percent, 2: R2. Set 0: training, 1: validation. NAN if there is none. */
 static double cnn__history_value(const cnn_history *h, int i, int column, int set)
 {
     const cnn_epoch *e = &h->epoch[i];
-    const double v[2][2] = { { e->loss, e->validation_loss },
-                             { 100 * e->accuracy, 100 * e->validation_accuracy } };
+    const double v[3][2] = { { e->loss, e->validation_loss },
+                             { 100 * e->accuracy, 100 * e->validation_accuracy },
+                             { e->r2, e->validation_r2 } };
     return isfinite(v[column][set]) ? v[column][set] : NAN;
 }
 
 /* One coordinate system of 370 x 260 pixels: grid, ticks, curves, and a legend with the last values. */
 static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double left)
 {
-    static const char *const title[2] = { "loss", "accuracy" }, *const unit[2] = { "", " %" };
+    static const char *const title[3] = { "loss", "accuracy", "R2" }, *const unit[3] = { "", " %", "" };
     static const char *const set[2] = { "training ", "validation " };
     static const char *const colour[2] = { "#2563b0", "#d9580d" };
     const double top = 60, bottom = top + 260, right = left + 370;
@@ -8035,7 +9405,7 @@ static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double lef
             if (!isnan(v)) y0 = fmin(y0, v), y1 = fmax(y1, v), last[k] = v;
         }
     if (y0 > y1) y0 = 0, y1 = 1;                                       /* nothing to draw */
-    if (column == 1) y1 = 100;                                         /* accuracy is read from the top, */
+    if (column > 0)  y1 = column == 1 ? 100 : 1;                       /* accuracy is read from the top, */
     else if (y0 > 0) y0 = 0;                                           /* loss from zero */
     if (y1 - y0 < 1e-6 * (1 + fabs(y1))) y0 -= 1;
     const double dy = cnn__tick(y1 - y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
@@ -8069,7 +9439,7 @@ static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double lef
         }
         if (isnan(last[k])) continue;
         const double x = right - (k == 0 && !isnan(last[1]) ? 272 : 132);
-        cnn__text    value = cnn__decimal(last[k], column ? 2 : 4), legend;
+        cnn__text    value = cnn__decimal(last[k], column == 1 ? 2 : 4), legend;
         cnn__svg_line(f, x, top - 24, x + 18, top - 24, 3, colour[k]);
         cnn__format(legend.s, sizeof legend.s, "%s%.40s", set[k], value.s);
         cnn__svg_text(f, x + 24, top - 20, "", legend.s, unit[column]);
@@ -8082,8 +9452,10 @@ static bool cnn__write_svg(FILE *f, void *history)
                "height=\"380\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#333338\" "
                "stroke-linecap=\"round\">\n"
                "<rect width=\"920\" height=\"380\" fill=\"#fcfcfa\"/>\n");
-    cnn__svg_panel(f, history, 0, 60);
-    cnn__svg_panel(f, history, 1, 520);
+    const cnn_history *h = history;
+    const bool         classes = h->count == 0 || isfinite(h->epoch[0].accuracy) || !isfinite(h->epoch[0].r2);
+    cnn__svg_panel(f, h, 0, 60);
+    cnn__svg_panel(f, h, classes ? 1 : 2, 520);
     fprintf(f, "</svg>\n");
     return !ferror(f);
 }
@@ -8091,6 +9463,10 @@ static bool cnn__write_svg(FILE *f, void *history)
 CNN_API bool cnn_history_csv(const cnn_history *h, const char *path)
 {
     return h && cnn_write_file(path, cnn__write_csv, (void *)(uintptr_t)h);
+}
+CNN_API bool cnn_history_updates_csv(const cnn_history *h, const char *path)
+{
+    return h && cnn_write_file(path, cnn__write_updates_csv, (void *)(uintptr_t)h);
 }
 CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 {
@@ -8106,12 +9482,14 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
                             { "dtype": "F32", "shape": [6,1,5,5], "data_offsets": [0,600] }, ... }
        data         the tensors, without gap or overlap; the offsets count from here
 
-   Parameters, running statistics and constants are stored. PyTorch sees a state_dict. The metadata says how
-   to rebuild the net, one line per node in the order of execution; operands are numbers of earlier lines:
+   Parameters and running statistics are stored. PyTorch sees a state_dict, which strict loading takes: so
+   constants, which it does not know, stand in the metadata, which say how to rebuild the net, one line per
+   node in the order of execution; operands are numbers of earlier lines:
 
        cnn 1                                        the version of this text
        input input 1,28,28                          kind, name, extents (without N where N is the batch)
-       param conv1.weight 6,1,5,5                   then perhaps: frozen, grad, kept
+       param conv1.weight 6,1,5,5                   then perhaps: frozen (buffers, too), grad, kept
+       const const1 1,2,1,1 x3f80000040000000       its values 1 and 2
        op conv1 conv2d 0,1,2 channels=6 kernel=5    name, operation, operands, options that are not zero
        root 9                                       what was compiled
 
@@ -8606,21 +9984,20 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix,
 
 static bool cnn__is_learned(const cnn_tensor *t) { return t->kind == CNN_PARAM || t->kind == CNN_BUFFER; }
 
-static bool cnn__is_stored(const cnn_tensor *t) { return cnn__is_learned(t) || t->kind == CNN_CONST; }
-
 /* The count of a batch norm's batches, "bn1" ".num_batches_tracked". The graph keeps it as the difference
-   from its own number of training forwards. */
+   from its own number of training forwards, which do not count while the statistics are frozen. */
 static const char cnn__count_suffix[] = ".num_batches_tracked";
 static bool cnn__has_count(const cnn_tensor *y)                      /* and no parameter took its name */
 {
     return cnn_operand(y, "running_mean") && !cnn__find_name(y->graph, y->name, cnn__count_suffix);
 }
+static uint64_t cnn__counted(const cnn_tensor *y) { return cnn__keeps_statistics(y) ? 0 : y->graph->draw; }
 static void cnn__read_count(const cnn__file *f, cnn_tensor *y)
 {
     cnn__entry *e = cnn__has_count(y) ? cnn__lookup(f, y->name, cnn__count_suffix) : NULL;
     if (!e || e->dtype != CNN__I64 || e->count != 1) return;
     e->known = true;
-    cnn__of(y)->batches = cnn__le64(f->data + e->begin) - f->g->draw;
+    cnn__of(y)->batches = cnn__le64(f->data + e->begin) - cnn__counted(y);
 }
 
 /* Whether the file has all that the graph learns. Nothing is taken yet. */
@@ -8758,7 +10135,7 @@ static const cnn_op *cnn__find_op(const cnn_load_args *a, const char *name)
 /* Flags behind a node. */
 static bool cnn__read_flag(cnn_tensor *t, const char *word)
 {
-    if      (strcmp(word, "frozen") == 0 && t->kind == CNN_PARAM) t->frozen = true;
+    if      (strcmp(word, "frozen") == 0 && cnn__is_learned(t))   t->frozen = true;
     else if (strcmp(word, "grad") == 0 && t->kind == CNN_INPUT)   cnn__of(t)->wants_grad = true;
     else if (strcmp(word, "kept") == 0)                           t->kept = true;
     else return false;
@@ -8804,7 +10181,24 @@ static cnn_tensor *cnn__read_op(const cnn__file *f, const cnn_load_args *a, cons
     return y;
 }
 
-/* KIND NAME EXTENTS FLAGS... A constant takes its values here, where they are recorded. */
+/* A constant takes its values where they are recorded: x3f80000040000000; NULL: of an older file, from the
+   tensor of its name. */
+static bool cnn__read_values(const cnn__file *f, cnn_tensor *t, const char *word)
+{
+    const size_t      n = cnn__checked_len(t->shape);
+    const cnn__entry *e = word ? NULL : cnn__find_entry(f, "", t->name, t->shape);
+    if (word ? strlen(word) != 1 + 8 * n : !e) return false;
+    float *values = cnn__alloc(f->g, n * sizeof *values);
+    for (size_t i = 0; values && i < n; i++) {
+        uint32_t bits = 0;
+        if (word && !cnn__read_hex(word + 1 + 8 * i, 8, &bits)) return false;
+        values[i] = word ? cnn__float_of_bits(bits) : (float)cnn__element(f, e, i);
+    }
+    cnn__of(t)->values = values;
+    return values != NULL;
+}
+
+/* KIND NAME EXTENTS FLAGS... */
 static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char *at, int line,
                                   const char *name, char *rest)
 {
@@ -8813,18 +10207,13 @@ static cnn_tensor *cnn__read_leaf(const cnn__file *f, cnn_kind kind, const char 
     int         s[4] = { 0 }, batched = kind == CNN_INPUT || kind == CNN_LABELS;
     if (!word || cnn__read_ints(word, s + batched, 4 - batched) != 4 - batched)
         return cnn__line_fail(f, line, "bad extents", word);
-    cnn_shape         shape = { s[0], s[1], s[2], s[3] };
-    const cnn__entry *e = batched ? NULL : cnn__find_entry(f, "", name, shape);
-    if (!batched && !e) return nil;
+    cnn_shape shape = { s[0], s[1], s[2], s[3] };
+    if (!batched && kind != CNN_CONST && !cnn__find_entry(f, "", name, shape)) return nil;
     cnn_tensor *t = cnn__leaf(f->g, kind, at, name, shape);
     if (cnn__is_nil(t)) return nil;
     cnn__of(t)->init = CNN_INIT_CONSTANT;                   /* its values come from the file */
-    if (kind == CNN_CONST) {
-        float *values = cnn__alloc(f->g, e->count * sizeof *values);
-        if (!values) return nil;
-        for (size_t i = 0; i < e->count; i++) values[i] = (float)cnn__element(f, e, i);
-        cnn__of(t)->values = values;
-    }
+    if (kind == CNN_CONST && !cnn__read_values(f, t, rest && *rest == 'x' ? cnn__word(&rest) : NULL))
+        return cnn__line_fail(f, line, "bad values", NULL);
     while ((word = cnn__word(&rest)) != NULL)
         if (!cnn__read_flag(t, word)) return cnn__line_fail(f, line, "bad word", word);
     return t;
@@ -9035,6 +10424,13 @@ static void cnn__put_options(cnn__string *to, const cnn_tensor *y)
     }
 }
 
+static void cnn__put_values(cnn__string *to, cnn_tensor *t)
+{
+    const float *v = cnn_map_read(t);
+    cnn__put(to, " x", 2);
+    for (int i = 0; v && i < cnn__len(t->shape) && !to->g->error[0]; i++)
+        cnn__putf(to, "%08lx", (unsigned long)cnn__bits_of_float(v[i]));
+}
 static void cnn__put_graph(cnn__string *to)
 {
     const cnn_graph *g = to->g;
@@ -9053,6 +10449,7 @@ static void cnn__put_graph(cnn__string *to)
             if (!t->batched) cnn__putf(to, "%d,", t->shape.n);
             cnn__putf(to, "%d,%d,%d", t->shape.c, t->shape.h, t->shape.w);
         }
+        if (t->kind == CNN_CONST) cnn__put_values(to, &g->order[i]->t);
         if (t->frozen)                  cnn__putf(to, " frozen");
         if (g->order[i]->wants_grad)    cnn__putf(to, " grad");
         if (t->kept)                    cnn__putf(to, " kept");
@@ -9061,33 +10458,29 @@ static void cnn__put_graph(cnn__string *to)
     cnn__putf(to, "root %d\n", g->loss->index);
 }
 
-/* A tensor has the dimensions `first` to the result, less one, in the file. As PyTorch: those that the row of
-   its owner says, except that a vector stays one: four for the weight of a convolution, two for that of a
-   dense layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1; one for a vector. */
-static int cnn__file_rank(const cnn_tensor *t, int extent[4], int *first)
+/* The dimensions of a tensor in the file: their extents, and how many. As PyTorch: those that the row of its
+   owner says, except that a vector stays one: four for the weight of a convolution, two for that of a dense
+   layer, (C,H,W) for layer norm's. Else down to the last extent that is not 1; one for a vector. */
+static int cnn__file_extents(const cnn_tensor *t, int extent[4])
 {
-    const int      full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
-    const unsigned axes = cnn__of(t)->axes;
-    int rank = 1, above_one = 0;
-    memcpy(extent, full, sizeof full);
-    *first = 0;
-    if (axes && ((axes & CNN_N) || cnn__plane(t->shape) > 1)) {
-        for (rank = 4; !(axes & 1u << (rank - 1)); ) rank--;
-        while (!(axes & 1u << *first)) ++*first;
-        return rank;
+    const int full[4] = { t->shape.n, t->shape.c, t->shape.h, t->shape.w };
+    unsigned  axes = cnn__of(t)->axes;
+    int       n = 0, above_one = 0;
+    if (!axes || (!(axes & CNN_N) && cnn__plane(t->shape) == 1)) {
+        for (int i = 0; i < 4; i++)
+            if (full[i] > 1) axes = (2u << i) - 1, above_one++;
+        if (above_one < 2) return extent[0] = cnn__len(t->shape), 1;
     }
     for (int i = 0; i < 4; i++)
-        if (full[i] > 1) rank = i + 1, above_one++;
-    if (above_one > 1) return rank;
-    extent[0] = cnn__len(t->shape);
-    return 1;
+        if (axes >> i & 1) extent[n++] = full[i];
+    return n;
 }
 static cnn__text cnn__file_shape(const cnn_tensor *t)
 {
     cnn__text text;
-    int first, n = 0, extent[4], rank = cnn__file_rank(t, extent, &first);
-    for (int k = first; k < rank; k++)
-        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k > first ? ',' : '[', extent[k]);
+    int n = 0, extent[4], rank = cnn__file_extents(t, extent);
+    for (int k = 0; k < rank; k++)
+        n += cnn__format(text.s + n, sizeof text.s - (size_t)n, "%c%d", k ? ',' : '[', extent[k]);
     cnn__format(text.s + n, sizeof text.s - (size_t)n, "]");
     return text;
 }
@@ -9100,7 +10493,9 @@ static void cnn__find_axes(cnn_graph *g)
         const cnn_tensor *y = &g->order[i]->t;
         for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
             cnn_tensor *t = cnn__owned(y, own);
-            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes;
+            int         one_d = 0;
+            if (own->one_d) memcpy(&one_d, (const char *)y->args + own->one_d, sizeof one_d);
+            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes & (one_d ? ~(unsigned)CNN_H : ~0u);
         }
     }
 }
@@ -9155,7 +10550,7 @@ static bool cnn__put_tensor(cnn__writer *w, int dtype, const char *prefix, const
 static bool cnn__put_vector(void *user, const char *prefix, const cnn_tensor *t, float *values)
 {
     cnn_tensor *same = cnn__find_name(t->graph, prefix, t->name);
-    if (same && cnn__is_stored(same)) return cnn_fail(same, "a checkpoint has another tensor of this name");
+    if (same && cnn__is_learned(same)) return cnn_fail(same, "a checkpoint has another tensor of this name");
     return cnn__put_tensor(user, CNN__F32, prefix, t->name, cnn__file_shape(t).s, values, cnn_count(t));
 }
 
@@ -9169,17 +10564,28 @@ static int cnn__slots_of(const cnn_graph *g)
     return i < n ? g->config.optimizer->slots : 0;
 }
 
+/* The numbers of a training: its sums, and those of each epoch of its history. */
+enum { CNN__FIT_SUMS = 6, CNN__EPOCH_NUMBERS = sizeof(cnn_epoch) / sizeof(double) };
+
 static bool cnn__put_fit(cnn__writer *w)
 {
     const cnn__run    *r = w->run;
     const cnn_history *h = r->a.history;
-    const double       sums[3] = { r->at.sum, r->at.right, r->at.best_loss };
-    const int          epochs = h ? h->count - r->history_from : 0;
-    cnn__text          shape;
-    cnn__format(shape.s, sizeof shape.s, "[%d,5]", epochs);
-    return cnn__put_tensor(w, CNN__F64, "cnn.", "fit", "[3]", sums, 3) &&
+    const double       sums[CNN__FIT_SUMS] = { r->at.sum, r->at.best_loss, r->sums.right, r->sums.judged,
+                                               r->sums.n, r->sums.absolute };
+    const int          epochs = h ? h->count - r->history_from : 0, numbers = (int)CNN__EPOCH_NUMBERS;
+    const int          updates = h ? h->updates - r->updates_from : 0;
+    const size_t       spreads = r->sums.channel ? 3 * (size_t)r->to.logits->shape.c : 0;
+    cnn__text          shape, spread, pairs;
+    cnn__format(pairs.s, sizeof pairs.s, "[%d,2]", updates);
+    cnn__format(shape.s, sizeof shape.s, "[%d,%d]", epochs, numbers);
+    cnn__format(spread.s, sizeof spread.s, "[%zu]", spreads);
+    return cnn__put_tensor(w, CNN__F64, "cnn.", "fit", "[6]", sums, CNN__FIT_SUMS) &&
+           cnn__put_tensor(w, CNN__F64, "cnn.", "errors", spread.s, r->sums.channel, spreads) &&
+           cnn__put_tensor(w, CNN__F64, "cnn.", "updates", pairs.s,
+                           updates ? h->update + r->updates_from : NULL, 2 * (size_t)updates) &&
            cnn__put_tensor(w, CNN__F64, "cnn.", "history", shape.s,
-                           epochs ? h->epoch + r->history_from : NULL, 5 * (size_t)epochs);
+                           epochs ? h->epoch + r->history_from : NULL, CNN__EPOCH_NUMBERS * (size_t)epochs);
 }
 
 /* The tensors stand in the order of their elements' widths, so that each lies at a multiple of it. */
@@ -9189,8 +10595,9 @@ static bool cnn__put_tensors(cnn__writer *w)
     bool       good = true;
     for (int i = 0; i < g->n_order && good; i++) {
         const cnn_tensor *y = &g->order[i]->t;
-        const uint64_t    count = g->order[i]->batches + g->draw;
-        good = !cnn__has_count(y) ||
+        const bool        counts = cnn__has_count(y);
+        const uint64_t    count = counts ? g->order[i]->batches + cnn__counted(y) : 0;
+        good = !counts ||
                cnn__put_tensor(w, CNN__I64, y->name, cnn__count_suffix, "[]", &count, 1);
     }
     for (int i = 0; i < g->n_order && good && w->state; i++) {
@@ -9201,7 +10608,7 @@ static bool cnn__put_tensors(cnn__writer *w)
     good = good && (!w->run || cnn__put_fit(w));
     for (int i = 0; i < g->n_order && good; i++) {
         cnn_tensor *t = &g->order[i]->t;
-        if (!cnn__is_stored(t)) continue;
+        if (!cnn__is_learned(t)) continue;
         const float *v = w->sink ? cnn_map_read(t) : NULL;
         good = (v || !w->sink) &&
                cnn__put_tensor(w, CNN__F32, "", t->name, cnn__file_shape(t).s, v, cnn_count(t));
@@ -9639,27 +11046,40 @@ static bool cnn__read_run(cnn__run *r, cnn__file *f)
 {
     const uint64_t *n = f->number;
     if (!cnn__check_run(r, f)) return false;
-    const cnn__entry *sums = cnn__find_doubles(f, "fit", 3, 1);
-    const cnn__entry *history = cnn__find_doubles(f, "history", 0, 5);
-    if (!sums || !history) return false;
+    const size_t      numbers = CNN__EPOCH_NUMBERS;
+    const size_t      spreads = r->sums.channel ? 3 * (size_t)r->to.logits->shape.c : 0;
+    const cnn__entry *sums = cnn__find_doubles(f, "fit", CNN__FIT_SUMS, 1);
+    const cnn__entry *errors = cnn__find_doubles(f, "errors", spreads, 1);
+    const cnn__entry *history = cnn__find_doubles(f, "history", 0, numbers);
+    const cnn__entry *updates = cnn__find_doubles(f, "updates", 0, 2);
+    if (!sums || !errors || !history || !updates) return false;
     if (n[CNN__DONE] > n[CNN__EPOCHS] || n[CNN__FED] > n[CNN__SAMPLES] || n[CNN__BEST_EPOCH] > n[CNN__DONE] ||
-        n[CNN__EPOCH_STEP] > n[CNN__STEP] || history->count / 5 > n[CNN__DONE])
+        n[CNN__EPOCH_STEP] > n[CNN__STEP] || history->count / numbers > n[CNN__DONE])
         return cnn__file_fail(f, "its numbers contradict each other");
     if (n[CNN__DONE] > (uint64_t)r->epochs)
         return cnn__file_fail(f, "it has %d epochs already, and %d are asked for", (int)n[CNN__DONE],
                               r->epochs);
     if (n[CNN__BEST_EPOCH] && !r->best) return cnn__file_fail(f, "it is of a training with .patience");
     if (!cnn__fill_state(f, n[CNN__BEST_EPOCH] ? r->best : NULL)) return false;
-    for (size_t i = 0; i < history->count && r->a.history; i += 5) {
-        double v[5];
-        for (size_t k = 0; k < 5; k++) v[k] = cnn__element(f, history, i + k);
-        const cnn_epoch e = { v[0], v[1], v[2], v[3], v[4] };
+    for (size_t i = 0; i < history->count && r->a.history; i += numbers) {
+        double    v[CNN__EPOCH_NUMBERS];
+        cnn_epoch e;
+        for (size_t k = 0; k < numbers; k++) v[k] = cnn__element(f, history, i + k);
+        memcpy(&e, v, sizeof e);
         if (!cnn__history_add(r->g, r->a.at, r->a.history, e)) return false;
+    }
+    for (size_t i = 0; i < updates->count && r->a.history; i += 2) {
+        const cnn_update u = { cnn__element(f, updates, i), cnn__element(f, updates, i + 1) };
+        if (!cnn__history_add_update(r->g, r->a.at, r->a.history, u)) return false;
     }
     r->at.epochs = n[CNN__DONE], r->at.fed = n[CNN__FED], r->at.updates = n[CNN__UPDATES];
     r->at.best_epoch = n[CNN__BEST_EPOCH], r->at.epoch_step = n[CNN__EPOCH_STEP];
-    r->at.sum = cnn__element(f, sums, 0), r->at.right = cnn__element(f, sums, 1);
-    r->at.best_loss = cnn__element(f, sums, 2);
+    r->at.sum = cnn__element(f, sums, 0), r->at.best_loss = cnn__element(f, sums, 1);
+    r->sums.right = cnn__element(f, sums, 2), r->sums.judged = cnn__element(f, sums, 3);
+    r->sums.n = cnn__element(f, sums, 4), r->sums.absolute = cnn__element(f, sums, 5);
+    for (size_t i = 0; i < spreads; i += 3)
+        r->sums.channel[i / 3] = (cnn__moments){ cnn__element(f, errors, i), cnn__element(f, errors, i + 1),
+                                                cnn__element(f, errors, i + 2) };
     if (!r->best || r->at.best_epoch || !isfinite(r->at.best_loss)) return true;
     r->at.best_epoch = r->at.epochs;           /* it was over, and goes on from the best weights */
     return cnn__copy_trained(r->g, r->best, CNN__SAVE, 0);
@@ -9728,18 +11148,27 @@ static cnn__text cnn__grouped(double whole)                    /* 61706 -> "61,7
     return r;
 }
 
-/* The operation and those of its options that were said: "conv2d kernel=5 pad=2". */
+/* The operation and those of its options that were said, and what is frozen of what it owns: "conv2d kernel=5
+   pad=2", "batch_norm, frozen", "batch_norm, frozen running_mean running_var". */
 typedef struct { char s[160]; } cnn__long_text;
 static cnn__long_text cnn__op_text(const cnn_tensor *t)
 {
     cnn__long_text r;
+    const int room = (int)sizeof r.s;
+    int all = t->frozen, frozen = t->frozen;
     int k = cnn__format(r.s, sizeof r.s, "%s", t->op ? t->op->name : cnn__kind_names[t->kind]);
     for (const cnn_field *f = t->op && t->args ? t->op->fields : NULL; f && f->name; f++) {
-        if (k < 0 || k >= (int)sizeof r.s) break;
+        if (k < 0 || k >= room) break;
         if (cnn__is_default(t, f)) continue;
-        k += cnn__format(r.s + k, sizeof r.s - (size_t)k, f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name,
+        k += cnn__format(r.s + k, (size_t)(room - k), f->type == 'f' ? " %s=%g" : " %s=%.0f", f->name,
                          cnn__option(f, t->args));
     }
+    for (int i = 0; i < t->n_in; i++)
+        if (cnn__of(t->in[i])->owner == cnn__of(t)) all++, frozen += t->in[i]->frozen;
+    if (frozen && k < room) k += cnn__format(r.s + k, (size_t)(room - k), ", frozen");
+    for (int i = 0; i < t->n_in && frozen < all && k < room; i++)
+        if (cnn__of(t->in[i])->owner == cnn__of(t) && t->in[i]->frozen)
+            k += cnn__format(r.s + k, (size_t)(room - k), " %s", cnn__of(t->in[i])->suffix);
     return r;
 }
 
@@ -10716,7 +12145,7 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
    cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere */
 enum { CNN__MAX_MR = 12, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
-typedef struct { int images, rows; ptrdiff_t length, lda, a_image, a_row, b_image, b_row; } cnn__runs;
+typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw; } cnn__image;       /* of x (h,w), of y (oh,ow); padding */
 
 /* A mask, where there are no better ones: lanes from <= l < to. */
@@ -10736,15 +12165,16 @@ typedef struct {
        Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators. */
     void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
                   ptrdiff_t ldc, const float *bias, bool add);
-    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np. */
-    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t np);
+    /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
+       q starts at at[q]. */
+    void (*pack)(float *to, int r, const float *x, ptrdiff_t si, const ptrdiff_t *at, ptrdiff_t np);
     /* Rows of nr floats one after the other, as micro wants b: to[p*nr + j] = x[at[p] + j], j < nr. */
     void (*panel)(float *to, const float *x, const ptrdiff_t *at, ptrdiff_t np);
     /* to[i] = x[2*i], i < n; and its transpose, to[2*i] += v[i]. */
     void (*take_even)(float *to, const float *x, ptrdiff_t n);
     void (*add_even)(float *to, const float *v, ptrdiff_t n);
-    /* rows <= 3 by cols <= 4, or 4 by cols <= 3, sums along the vectors: over images n, rows y and pixels q
-           c[i][j] += sum_n,y,q a[n*a_image + y*a_row + i*lda + q] b[n*b_image + y*b_row + at[j] + q]
+    /* rows <= 3 by cols <= 4 sums along the vectors: over images n and q < length
+           c[i][j] += sum_n,q a[n*a_image + i*lda + q] b[n*b_image + at[j] + q]
        at has four entries whatever cols is. Lower bound: 12 multiply-adds for 7 loads. */
     void (*dot)(int rows, int cols, const cnn__runs *, const float *a, const float *b, const ptrdiff_t *at,
                 float *c, ptrdiff_t ldc);
@@ -10772,6 +12202,15 @@ typedef struct {
 } cnn__kernels;
 
 /* ---- The texts of the kernels ---- */
+
+/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
+static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
+{
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
+    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
+    else for (; i < n; i++) to[i] = from[i];
+}
 
 /* micro: the tile of c is fetched into the cache while p runs. */
 #define CNN__TILE(isa)                                                                                       \
@@ -10833,21 +12272,31 @@ static inline int cnn__tile_rows(int left)
 
 #define CNN__PACK_ROWS(isa)                                                                                  \
     CNN__TARGET_##isa static void cnn__pack_##isa(float *to, int r, const float *x, ptrdiff_t si,            \
-                                                  ptrdiff_t np)                                              \
+                                                  const ptrdiff_t *at, ptrdiff_t np)                         \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t none[W] = { 0 };                                                                     \
         cnn__v_##isa t[4];                                                                                   \
+        float few[4 * W];                                                                                    \
         for (int q = (r - 1) / W * W; q >= 0; q -= W) {                                                      \
             const float *row[W];                                                                             \
-            ptrdiff_t p = 0;            /* full-vector stores; the next one overwrites the excess lanes */   \
-            for (int l = 0; l < W; l++) row[l] = x + (q + l < r ? q + l : r - 1) * si;                       \
-            for (; p + 4 <= np && (q + W <= r || (np - p - 4) * r >= q + W - r); p += 4) {                   \
+            const int lanes = (int)cnn__min(W, r - q);                                                       \
+            for (int l = 0; l < W; l++)                                                                      \
+                row[l] = x + (at ? at[q + cnn__min(l, lanes - 1)] : (q + cnn__min(l, lanes - 1)) * si);      \
+            for (ptrdiff_t p = 0; p < np; p += 4) {                                                          \
+                if (p + 4 > np && np < 4) {                                                                  \
+                    for (; p < np; p++)                                                                      \
+                        for (int l = 0; l < lanes; l++) to[p * r + q + l] = row[l][p];                       \
+                    break;                                                                                   \
+                }                                                                                            \
+                p = cnn__min(p, np - 4);        /* some twice */                                             \
                 cnn__gather4_##isa(t, row, none, 0, (int)p);                                                 \
-                for (int e = 0; e < 4; e++) cnn__store_##isa(to + (p + e) * r + q, t[e]);                    \
+                /* whole vectors where the next one overwrites the excess lanes */                           \
+                const bool whole = lanes == W || (np - p - 4) * r >= q + W - r;                              \
+                CNN__UNROLL for (int e = 0; e < 4; e++)                                                      \
+                    cnn__store_##isa(whole ? to + (p + e) * r + q : few + e * W, t[e]);                      \
+                for (int e = 0; e < 4 && !whole; e++) cnn__copy(to + (p + e) * r + q, few + e * W, lanes);   \
             }                                                                                                \
-            for (; p < np; p++)                                                                              \
-                for (int l = 0; l < W && q + l < r; l++) to[p * r + q + l] = row[l][p];                      \
         }                                                                                                    \
     }
 
@@ -10868,11 +12317,19 @@ static inline int cnn__tile_rows(int left)
     CNN__TARGET_##isa static void cnn__take_even_##isa(float *to, const float *x, ptrdiff_t n)               \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
-        ptrdiff_t i = 0;                /* the last vector would read one float too many */                  \
+        cnn__v_##isa a, b = cnn__set_##isa(0.0f);                                                            \
+        float last[W];                                                                                       \
+        ptrdiff_t i = 0;                                                                                     \
         for (; i + W < n; i += W)                                                                            \
             cnn__store_##isa(to + i, cnn__even_##isa(cnn__load_##isa(x + 2 * i),                             \
                                                      cnn__load_##isa(x + 2 * i + W)));                       \
-        for (; i < n; i++) to[i] = x[2 * i];                                                                 \
+        if (i == n) return;                                                                                  \
+        const int left = (int)(2 * (n - i) - 1);        /* a whole vector would read one float too many */   \
+        if (left < W) a = cnn__few_##isa(x + 2 * i, left);                                                   \
+        else          a = cnn__load_##isa(x + 2 * i);                                                        \
+        if (left > W) b = cnn__few_##isa(x + 2 * i + W, left - W);                                           \
+        cnn__store_##isa(last, cnn__even_##isa(a, b));                                                       \
+        for (int e = 0; i < n; i++, e++) to[i] = last[e];                                                    \
     }
 
 #define CNN__ADD_EVEN(isa)                                                                                   \
@@ -10894,28 +12351,27 @@ static inline int cnn__tile_rows(int left)
 /* dot: the accumulators t[rows][4] stay in registers. */
 #define CNN__DOTS(isa)                                                                                       \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
-    void cnn__dots_##isa(const int rows, const int wide, int cols, const cnn__runs *r, const float *a,       \
-                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc)                       \
+    void cnn__dots_##isa(const int rows, int cols, const cnn__runs *r, const float *a, const float *b,       \
+                         const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                       \
     {                                                                                                        \
-        cnn__v_##isa t[4][4], u[4];                                                                          \
+        cnn__v_##isa t[3][4], u[3];                                                                          \
         CNN__UNROLL for (int i = 0; i < rows; i++)                                                           \
             CNN__UNROLL for (int j = 0; j < 4; j++) t[i][j] = cnn__set_##isa(0.0f);                          \
         enum { W = CNN__W_##isa };                                                                           \
         const ptrdiff_t whole = r->length / W * W, b0 = at[0], b1 = at[1], b2 = at[2], b3 = at[3];           \
         const int few = (int)(r->length - whole);                                                            \
-        for (int n = 0; n < r->images; n++)                                                                  \
-            for (int y = 0; y < r->rows; y++) {                                                              \
-                const float *p = a + n * r->a_image + y * r->a_row, *q = b + n * r->b_image + y * r->b_row;  \
-                for (const float *end = p + whole; p < end; p += W, q += W) {                                \
-                    CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);       \
-                    CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                     \
-                                  cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                          \
-                }                                                                                            \
-                if (!few) continue;                                                                          \
-                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);       \
-                CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                 \
-                              cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                      \
+        for (int n = 0; n < r->images; n++) {                                                                \
+            const float *p = a + n * r->a_image, *q = b + n * r->b_image;                                    \
+            for (const float *end = p + whole; p < end; p += W, q += W) {                                    \
+                CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__load_##isa(p + i * r->lda);           \
+                CNN__DOT_STEP(isa, cnn__load_##isa(q + b0), cnn__load_##isa(q + b1),                         \
+                              cnn__load_##isa(q + b2), cnn__load_##isa(q + b3))                              \
             }                                                                                                \
+            if (!few) continue;                                                                              \
+            CNN__UNROLL for (int i = 0; i < rows; i++) u[i] = cnn__few_##isa(p + i * r->lda, few);           \
+            CNN__DOT_STEP(isa, cnn__few_##isa(q + b0, few), cnn__few_##isa(q + b1, few),                     \
+                          cnn__few_##isa(q + b2, few), cnn__few_##isa(q + b3, few))                          \
+        }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < rows; i++) {                                                         \
             float sum[4];                                                                                    \
             cnn__sum4_##isa(sum, t[i][0], t[i][1], t[i][2], t[i][3]);                                        \
@@ -10924,8 +12380,8 @@ static inline int cnn__tile_rows(int left)
     }
 
 #define CNN__DOT_STEP(isa, v0, v1, v2, v3)                                                                   \
-    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1) CNN__DOT_COLUMN(isa, 2, v2)                      \
-    if (wide > 3) { CNN__DOT_COLUMN(isa, 3, v3) }
+    CNN__DOT_COLUMN(isa, 0, v0) CNN__DOT_COLUMN(isa, 1, v1)                                                  \
+    CNN__DOT_COLUMN(isa, 2, v2) CNN__DOT_COLUMN(isa, 3, v3)
 
 #define CNN__DOT_COLUMN(isa, j, v) {                                                                         \
         const cnn__v_##isa column = v;                                                                       \
@@ -10937,10 +12393,9 @@ static inline int cnn__tile_rows(int left)
     void cnn__dot_##isa(int rows, int cols, const cnn__runs *r, const float *a, const float *b,              \
                         const ptrdiff_t *at, float *c, ptrdiff_t ldc)                                        \
     {                                                                                                        \
-        if (rows == 4)      cnn__dots_##isa(4, 3, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 3) cnn__dots_##isa(3, 4, cols, r, a, b, at, c, ldc);                                \
-        else if (rows == 2) cnn__dots_##isa(2, 4, cols, r, a, b, at, c, ldc);                                \
-        else                cnn__dots_##isa(1, 4, cols, r, a, b, at, c, ldc);                                \
+        if (rows == 3)      cnn__dots_##isa(3, cols, r, a, b, at, c, ldc);                                   \
+        else if (rows == 2) cnn__dots_##isa(2, cols, r, a, b, at, c, ldc);                                   \
+        else                cnn__dots_##isa(1, cols, r, a, b, at, c, ldc);                                   \
     }
 
 #define CNN__FIR(isa)                                                                                        \
@@ -11693,15 +13148,6 @@ enum { CNN__KC = 288, CNN__MC_PANELS = 16, CNN__NC_PANELS = 64 };
 
 static ptrdiff_t cnn__k_block(ptrdiff_t k) { return cnn__ceil(k, cnn__ceil(k, CNN__KC)); }
 
-/* memcpy for runs that are mostly short: whole vectors, the last one overlapping. */
-static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
-{
-    ptrdiff_t i = 0;
-    for (; i + 8 <= n; i += 8) memcpy(to + i, from + i, 8 * sizeof *to);
-    if (i < n && n >= 8) memcpy(to + n - 8, from + n - 8, 8 * sizeof *to);
-    else for (; i < n; i++) to[i] = from[i];
-}
-
 /* Pack elements (i, p) = x[i*si + p*sp], i < ni, p < np, of a matrix: to[p][0..r), zeros from ni to r. */
 typedef struct { const float *x; ptrdiff_t si, sp; } cnn__matrix;
 static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, ptrdiff_t si, ptrdiff_t sp,
@@ -11719,7 +13165,7 @@ static void cnn__pack(const cnn__kernels *u, float *to, int r, const float *x, p
         for (; np > 0; np--, x += sp, to += r)
             for (int q = 0; q < r; q++) to[q] = q < ni ? x[q] : 0.0f;
     } else if (sp == 1 && ni == r) {
-        u->pack(to, r, x, si, np);
+        u->pack(to, r, x, si, NULL, np);
     } else {
         for (int q = 0; q < r; q++, x += si)
             for (ptrdiff_t p = 0; p < np; p++) to[p * r + q] = q < ni ? x[p * sp] : 0.0f;
@@ -11747,7 +13193,7 @@ static void cnn__gemm_dots(const cnn__kernels *u, float *c, ptrdiff_t ldc, cnn__
     const ptrdiff_t run = m <= 3 ? k : CNN__DOT_RUN;
     for (ptrdiff_t p = 0; p < k; p += run)
         for (ptrdiff_t j = 0; j < n; j += 4) {
-            const cnn__runs r = { 1, 1, cnn__min(run, k - p), a.si, 0, 0, 0, 0 };
+            const cnn__runs r = { 1, cnn__min(run, k - p), a.si, 0, 0 };
             const ptrdiff_t last = n - j - 1, at[4] = { 0, cnn__min(1, last) * b.si,
                                                         cnn__min(2, last) * b.si, cnn__min(3, last) * b.si };
             for (ptrdiff_t i = 0; i < m; i += 3)
@@ -12008,9 +13454,20 @@ static void cnn__taps(const cnn__conv *t, const cnn__spread *s, ptrdiff_t plane,
             for (int j = 0; j < t->kw; j++) *at++ = cnn__place(s, plane, c, i * t->dh, j * t->dw);
 }
 
+/* With stride and dilation 1: no padding; less than a kernel of it on each side, so that each window meets
+   the image. */
+static bool cnn__unpadded(const cnn__conv *t)
+{
+    return !t->ph && !t->pw && t->oh == t->h - t->kh + 1 && t->ow == t->w - t->kw + 1;
+}
+static bool cnn__all_meet(const cnn__conv *t)
+{
+    return t->ph < t->kh && t->pw < t->kw && t->oh <= t->h + t->ph && t->ow <= t->w + t->pw;
+}
+
 static bool cnn__pointwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {                                       /* S would be the image itself */
-    return (void)cpu, (void)pass, t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && !t->ph && !t->pw;
+    return (void)cpu, (void)pass, t->kh == 1 && t->kw == 1 && t->sh == 1 && t->sw == 1 && cnn__unpadded(t);
 }
 
 /* Scratch is handed out from front to back; with a NULL base this counts the bytes. */
@@ -12115,7 +13572,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
     const int kh = q->t->kh, kw = q->t->kw, taps = kh * kw, few = FLOATS / (CNN__MAX_MR * taps);
     const ptrdiff_t row = (ptrdiff_t)q->s.c * taps, line = (ptrdiff_t)q->s.c * kw;
     float all[FLOATS];
-    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, kc); return; }
+    if (kh == 1 || !q->rows_first) { q->u->pack(to, ni, w + b, row, NULL, kc); return; }
     for (ptrdiff_t k = b, n; k < b + kc; k += n) {
         const ptrdiff_t i = k / line, c = k % line / kw, j = k % kw;
         if (j || !few || b + kc - k < kw) {                     /* part of a row, or a large kernel */
@@ -12124,7 +13581,7 @@ static void cnn__pack_taps(const cnn__shifted *q, float *to, int ni, const float
             continue;
         }
         const ptrdiff_t planes = cnn__min(cnn__min(few, q->s.c - c), (b + kc - k) / kw);
-        q->u->pack(all, ni, w + c * taps + i * kw, row, (planes - 1) * taps + kw);
+        q->u->pack(all, ni, w + c * taps + i * kw, row, NULL, (planes - 1) * taps + kw);
         for (ptrdiff_t e = 0; e < planes; e++, to += kw * ni)
             memcpy(to, all + e * taps * ni, (size_t)(kw * ni) * sizeof *to);
         n = planes * kw;
@@ -12464,8 +13921,8 @@ typedef struct {
 
 static bool cnn__side_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
-    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && t->ph < t->kh
-        && t->pw < t->kw && t->n % cnn__kernels_of(cpu)->nr == 0 && (pass < 2 || (!t->ph && !t->pw));
+    return t->groups == 1 && t->sh == 1 && t->sw == 1 && t->dh == 1 && t->dw == 1 && cnn__all_meet(t)
+        && t->n % cnn__kernels_of(cpu)->nr == 0 && pass != CNN__BACKWARD_WEIGHTS;
 }
 
 CNN__COLD static cnn__side cnn__side_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
@@ -12505,7 +13962,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
     const int nr = q->u->nr, mr = q->u->mr;
     const ptrdiff_t plane = (ptrdiff_t)q->oh * q->ow, part = (i1 - i0) * plane;
     float *sums = work, *s = work + q->out * nr;
-    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, q->in);
+    q->u->pack(s, nr, q->x + block * nr * q->in, q->in, NULL, q->in);
     for (ptrdiff_t p = 0; p < plane; p++) {
         const ptrdiff_t y0 = p / q->ow - q->ph, x0 = p % q->ow - q->pw;
         const ptrdiff_t top = y0 < 0 ? -y0 : 0, bottom = cnn__min(q->kh, q->h - y0);
@@ -12521,7 +13978,7 @@ static void cnn__side_block(const cnn__side *q, ptrdiff_t block, ptrdiff_t i0, p
                             q->bias && r == top ? q->bias + i : NULL, r > top);
         }
     }
-    q->u->pack(s, (int)part, sums, nr, nr);                 /* turned back, in the place of the images */
+    q->u->pack(s, (int)part, sums, nr, NULL, nr);              /* turned back, in the place of the images */
     for (ptrdiff_t n = 0; n < nr; n++, s += part) {
         float *to = q->y + (block * nr + n) * q->out + i0 * plane;
         if (q->backward) cnn__add(to, s, part);
@@ -12553,22 +14010,29 @@ static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q)
                    q->blocks * cnn__ceil(q->m, q->u->mr), cnn__side_job, q);
 }
 
-/* ---- backward-weights ---- */
+/* ---- backward-weights: a product whose sums run over the pixels of dy ----
 
-/* Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
+       dW (OC, taps) += dY (OC, pixels) S(X)^T
+
+   Pixels are taken some hundreds at a time, of several images where these are small: dY is packed in row
+   panels, then each panel of nr taps is copied from S, transposed, and meets all of dY in cnn__micro. So taps
+   lie along the vectors, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
+   formula; a float of S is moved once for OC of them.
+
+   Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
    its own and are added in order. Where the weights are many there is one chunk, and threads share
-   its taps, tile by tile. */
+   its taps, panel by panel. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
-    cnn__spread s, d;                   /* of x and, if copied, of dy, with rows as wide as those of x */
-    bool borrow, copy;                  /* copy: rows are narrow; sums run better over several */
-    bool side;                          /* blocks of nr images side by side */
-    int block, blocks, images, chunks, planes;              /* planes of x that are spread at a time */
-    int high, wide;                     /* of a tile of sums: 3 by 4 or 4 by 3, whichever leaves less over */
+    cnn__spread s, d;                   /* of x; of dy, with rows as wide, for one output channel */
+    bool borrow;                        /* S would be the image itself (1x1, stride 1, no padding) */
+    int block, blocks, width;           /* rows of dy at a time, and pixels of a row; borrow: rows of one */
+    int images, chunks;                 /* images at a time, if these are one block */
     float *dw;
-    ptrdiff_t m, k, s_image;            /* s_image: floats of S of one image */
-    ptrdiff_t *at;
+    const float *dy;
+    ptrdiff_t m, k, panel;              /* panel: floats of one panel of taps */
+    ptrdiff_t *at, *whole, *last;       /* places of taps in S; of pixels in a panel of nr, in the last one */
     float *partial, *work;
     size_t each;
 } cnn__weights;
@@ -12576,174 +14040,131 @@ typedef struct {
 CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
                                                 const float *dy, char *base, size_t *used)
 {
-    enum { LENGTH = 1024 };             /* three runs of dy and one of x stay in the L1 cache */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x) };
+    enum { LENGTH = 512,                /* pixels: a panel of taps and one of dy stay in the L2 cache */
+           CHUNKED = 1 << 17 };         /* weights: with more, the sums of chunks take too long to add */
+    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .s = cnn__spread_forward(t, x), .dy = dy };
     q.m = t->oc / t->groups, q.k = (ptrdiff_t)q.s.c * t->kh * t->kw;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.wide = 7 - q.high;
-    q.borrow = cnn__pointwise_fits(cpu, t, 0);
-    q.copy = !q.borrow && (t->ow < 24 || q.m == 1 || (t->ow < 48 && t->ow % 8 && q.k >= 16));
-    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    const int rows = q.borrow ? t->oh * t->ow : t->oh, width = q.borrow ? 1 : t->ow;
-    const int least = q.borrow ? 1 : 2 * q.s.halo + 1;
-    q.blocks = (int)cnn__ceil(rows, LENGTH / width > least ? LENGTH / width : least);
+    q.borrow = cnn__pointwise_fits(cpu, t, 0), q.width = q.borrow ? 1 : t->ow;
+    const int rows = q.borrow ? t->oh * t->ow : t->oh;
+    q.blocks = (int)cnn__ceil(rows, LENGTH > q.width ? LENGTH / q.width : 1);
     q.block = (int)cnn__ceil(rows, q.blocks);
-    if (q.borrow && q.blocks > 1) {                                     /* whole vectors */
-        q.block = (q.block + 15) / 16 * 16;
-        q.blocks = (int)cnn__ceil(rows, q.block);
-    }
-    if (q.copy) q.d.gap = (int)(15 - ((ptrdiff_t)q.block * q.s.width + 15) % 16);   /* whole vectors */
     const size_t weights = (size_t)t->oc * (size_t)q.k;
-    const ptrdiff_t each = q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    q.chunks = weights <= 32768 ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
+    q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
-                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * width));
-    const ptrdiff_t fit = CNN__SPREAD_FLOATS / (each * q.images);
-    q.planes = q.borrow ? q.s.c : (int)(fit < 1 ? 1 : cnn__min(fit, q.s.c));
-    q.s_image = q.planes * each + (q.copy ? q.s.width + 16 : 0);
+                                                cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
+    const size_t pixels = (size_t)q.images * (size_t)q.block * (size_t)q.width;
+    const ptrdiff_t nr = q.u->nr, planes = cnn__min(cnn__ceil(nr - 1, (ptrdiff_t)t->kh * t->kw) + 1, q.s.c);
+    q.panel = (ptrdiff_t)cnn__round_up((pixels + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
+    q.whole = cnn__take(base, used, pixels, sizeof *q.whole);
+    q.last = cnn__take(base, used, pixels, sizeof *q.last);
     q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
-    const ptrdiff_t copied = q.copy ? cnn__spread_size(&q.d, q.block) : 0;
-    q.each = q.borrow ? 0 : cnn__round_up((size_t)(q.images * (q.s_image + copied)), 16);
+    q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
+    const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
+    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, 1, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
+    if (q.m > 1) q.each += (size_t)(planes * spread);
+    else         q.each = (size_t)(q.images * (spread + (q.borrow ? 0 : cnn__spread_plane(&q.d, q.block))));
+    q.each = cnn__round_up(q.each, 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
-/* Small images again, several side by side: then the rows of an image, and of dy, are nr times as long, and
-   no sum runs over what lies between the rows of S. Without padding. */
-CNN__COLD static cnn__weights cnn__side_weights_plan(const cnn__cpu *cpu, const cnn__conv *t, const float *x,
-                                                     const float *dy, char *base, size_t *used)
-{
-    enum { LENGTH = 1024 };             /* as above */
-    cnn__weights q = { .u = cnn__kernels_of(cpu), .t = t, .side = true, .s = cnn__spread_forward(t, x),
-                       .d = { .x = dy }, .m = t->oc };
-    const int nr = q.u->nr, most = LENGTH / (t->ow * nr);
-    q.k = (ptrdiff_t)t->ic * t->kh * t->kw, q.s.width = t->w, q.s.halo = t->h - t->oh;
-    q.high = cnn__ceil(q.m, 4) * cnn__ceil(q.k, 3) < cnn__ceil(q.m, 3) * cnn__ceil(q.k, 4) ? 4 : 3;
-    q.wide = 7 - q.high, q.planes = t->ic;
-    q.blocks = (int)cnn__ceil(t->oh, most < 1 ? 1 : most), q.block = (int)cnn__ceil(t->oh, q.blocks);
-    q.images = nr, q.chunks = q.m * q.k <= 32768 ? (int)cnn__min(t->n / nr, 8) : 1;
-    q.s_image = (ptrdiff_t)t->ic * t->h * t->w;
-    q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
-    q.partial = cnn__take(base, used, cnn__mul_size((size_t)(q.m * q.k), (size_t)q.chunks - 1),
-                          sizeof *q.partial);
-    q.each = cnn__mul_size((size_t)(q.s_image + (ptrdiff_t)t->oc * t->oh * t->ow), (size_t)nr);
-    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
-    return q;
-}
-
-/* The four places that dot reads, where so many taps are left: beyond the last one, that one again. What is
-   summed there is dropped, but it is read, and those taps' planes may not have been spread. */
-static const ptrdiff_t *cnn__four_places(ptrdiff_t four[4], const ptrdiff_t *at, ptrdiff_t left)
-{
-    if (left >= 4) return at;
-    for (ptrdiff_t j = 0; j < 4; j++) four[j] = at[cnn__min(j, left - 1)];
-    return four;
-}
-
-/* dw += dy x^T over the runs r: taps k0..k1, whose places begin at `at`, tile by tile. */
-static void cnn__weights_dots(const cnn__weights *q, float *dw, const cnn__runs *r, const float *dy,
-                              const float *x, const ptrdiff_t *at, ptrdiff_t k0, ptrdiff_t k1)
-{
-    ptrdiff_t four[4];
-    for (ptrdiff_t i = 0; i < q->m; i += q->high)
-        for (ptrdiff_t k = k0; k < k1; k += q->wide)
-            q->u->dot((int)cnn__min(q->high, q->m - i), (int)cnn__min(q->wide, k1 - k), r, dy + i * r->lda, x,
-                      cnn__four_places(four, at + k - k0, k1 - k), dw + i * q->k + k, q->k);
-}
-
-/* dw += the terms of images n0..n1, taps k0..k1. */
-static void cnn__side_weights_part(const cnn__weights *q, float *dw, ptrdiff_t n0, ptrdiff_t n1, ptrdiff_t k0,
-                                   ptrdiff_t k1, float *work)
+/* A panel of taps k .. k+taps: to[pixel][tap] for the output rows from .. from+rows of so many images. */
+static void cnn__weights_panel(const cnn__weights *q, float *to, float *s, ptrdiff_t n, int images,
+                               ptrdiff_t g, ptrdiff_t k, int taps, int from, int rows)
 {
     const cnn__conv *t = q->t;
-    const int nr = q->u->nr;
-    const ptrdiff_t in = q->s_image, plane = (ptrdiff_t)t->oh * t->ow, out = t->oc * plane;
-    float *x = work, *dy = work + in * nr;
-    for (ptrdiff_t n = n0; n < n1; n += nr) {
-        q->u->pack(x, nr, q->s.x + n * in, in, in);
-        q->u->pack(dy, nr, q->d.x + n * out, out, out);
-        for (int from = 0; from < t->oh; from += q->block) {
-            const cnn__runs r = { 1, (int)cnn__min(q->block, t->oh - from), t->ow * nr, plane * nr,
-                                  0, t->ow * nr, 0, t->w * nr };
-            cnn__weights_dots(q, dw, &r, dy + from * r.a_row, x + from * r.b_row, q->at + k0, k0, k1);
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, window = (ptrdiff_t)t->kh * t->kw, c = k / window;
+    const int planes = (int)(cnn__ceil(k + taps, window) - c);
+    for (int e = 0; e < images; e++) {
+        if (q->borrow) {
+            q->u->pack(to, taps, q->s.x + ((n + e) * t->ic + g * q->s.c + k) * in + from, in, NULL, rows);
+            to += (ptrdiff_t)rows * taps;
+            continue;
+        }
+        cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
+        for (int r = 0; r < rows; r++, to += (ptrdiff_t)q->width * taps)
+            q->u->pack(to, taps, s + (ptrdiff_t)r * q->s.width, 0, q->at + k - c * window, q->width);
+    }
+}
+
+/* The same with one output channel in a group: its sums run along the pixels where they lie, and along the
+   zeros between the rows of S, four taps at a time. */
+static void cnn__weights_row(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g, int from,
+                             int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, window = t->kh * t->kw;
+    const ptrdiff_t plane = cnn__spread_plane(&q->d, q->block);
+    const ptrdiff_t all = q->s.a * q->s.b * cnn__spread_plane(&q->s, q->block);
+    cnn__runs r = { images, rows, 0, t->oc * out, t->ic * in };
+    const float *x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
+    const float *dy = q->dy + (n * t->oc + g) * out + from;
+    float *s = work + images * plane;
+    if (!q->borrow) {
+        r.length = (rows - 1) * q->s.width + t->ow, r.a_image = plane, r.b_image = all, x = s, dy = work;
+        for (int e = 0; e < images; e++)
+            cnn__spread_copy(q->u, &q->d, work + e * plane, n + e, g, 1, from, q->block);
+    }
+    for (ptrdiff_t k = k0, end; k < k1; k = end) {
+        const ptrdiff_t c = q->borrow ? 0 : k / window;
+        end = q->borrow ? k1 : cnn__min(k1, (c + 1) * window);
+        for (int e = 0; e < images && !q->borrow; e++)
+            cnn__spread_copy(q->u, &q->s, s + e * all, n + e, g * q->s.c + c, 1, from, q->block);
+        for (ptrdiff_t j = k; j < end; j += 4) {
+            ptrdiff_t at[4];            /* the last tap again, where no more are left: it is dropped */
+            for (ptrdiff_t e = 0; e < 4; e++) {
+                const ptrdiff_t tap = cnn__min(j + e, end - 1);
+                at[e] = q->borrow ? tap * in : q->at[tap - c * window];
+            }
+            q->u->dot(1, (int)cnn__min(4, end - j), &r, dy, x, at, dw + j, 0);
         }
     }
 }
 
-/* S of planes c .. c+planes of `images` images from n on, rows from .. of a block. */
-static void cnn__weights_spread(const cnn__weights *q, float *to, ptrdiff_t n, int images, ptrdiff_t c,
-                                int planes, int from)
-{
-    for (int e = 0; e < images; e++) {
-        float *s = to + e * q->s_image;
-        cnn__spread_copy(q->u, &q->s, s, n + e, c, planes, from, q->block);
-        s += q->s.a * q->s.b * planes * cnn__spread_plane(&q->s, q->block);
-        for (int z = 0; q->copy && z < q->s.width + 16; z++) s[z] = 0.0f;       /* meet the zeros of dy */
-    }
-}
-
-/* dw += the terms of a block of output rows of images n .. n+images, group g, taps k0..k1. */
+/* dw += the terms of output rows from .. of images n .. n+images, group g, taps k0..k1. */
 static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
                                int from, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow;
-    const int rows = (int)cnn__min(q->block, (q->borrow ? out : t->oh) - from);
-    const float *dy = q->d.x + (n * t->oc + g * q->m) * out + from * (q->borrow ? 1 : t->ow);
-    cnn__runs r = { images, rows, t->ow, out, t->oc * out, t->ow, q->s_image, q->s.width };
+    const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow;
+    const int mr = q->u->mr, nr = q->u->nr, rows = (int)cnn__min(q->block, out / q->width - from);
+    const ptrdiff_t run = (ptrdiff_t)rows * q->width, pixels = images * run;
+    if (q->m == 1) { cnn__weights_row(q, dw, n, images, g, from, rows, k0, k1, work); return; }
+    const float *dy = q->dy + (ptrdiff_t)from * q->width;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + q->panel, *s = a + pixels * q->m;
     if (rows <= 0) return;
-    if (q->borrow) {
-        r.b_image = t->ic * in, r.length = rows, r.rows = 1;
-        cnn__weights_dots(q, dw, &r, dy, q->s.x + (n * t->ic + g * q->s.c) * in + from, q->at + k0, k0, k1);
-        return;
-    }
-    if (q->copy) {
-        float *d = work + q->images * q->s_image;
-        r.rows = 1, r.length = r.lda = cnn__spread_plane(&q->d, q->block), r.a_image = q->m * r.lda;
-        for (int e = 0; e < images; e++)
-            cnn__spread_copy(q->u, &q->d, d + e * r.a_image, n + e, g * q->m, (int)q->m, from, q->block);
-        dy = d;
-    }
-    const ptrdiff_t taps = (ptrdiff_t)t->kh * t->kw, piece = q->planes * taps;
-    for (ptrdiff_t k = k0, end; k < k1; k = end) {      /* some planes at a time */
-        const ptrdiff_t c = k / taps;
-        end = cnn__min(k1, (k / piece + 1) * piece);
-        cnn__weights_spread(q, work, n, images, g * q->s.c + c, (int)(cnn__ceil(end, taps) - c), from);
-        cnn__weights_dots(q, dw, &r, dy, work, q->at + k - c * taps, k, end);
+    for (ptrdiff_t i = 0; i < q->m; i += mr)
+        for (int e = 0, ni = (int)cnn__min(mr, q->m - i); e < images; e++)
+            q->u->pack(a + i * pixels + e * run * ni, ni,
+                       dy + ((n + e) * t->oc + g * q->m + i) * out, out, NULL, run);
+    for (ptrdiff_t k = k0; k < k1; k += nr) {
+        const int taps = (int)cnn__min(nr, k1 - k);
+        cnn__weights_panel(q, work, s, n, images, g, k, taps, from, rows);
+        for (ptrdiff_t i = 0; i < q->m; i += mr) {
+            const int ni = (int)cnn__min(mr, q->m - i);
+            float *to = dw + i * q->k + k;
+            q->u->micro(ni, taps, pixels, a + i * pixels, work, taps == nr ? q->whole : q->last,
+                        taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr);
+            for (int r = 0; r < ni && taps < nr; r++) cnn__add(to + r * q->k, tile + r * nr, taps);
+        }
     }
 }
 
-/* The first tap of tile number e: the planes that are spread at a time are cut into tiles. */
-static ptrdiff_t cnn__weights_tap(const cnn__weights *q, ptrdiff_t e)
-{
-    const ptrdiff_t piece = q->k / q->s.c * q->planes, tiles = cnn__ceil(piece, q->wide);
-    return cnn__min(e / tiles * piece + e % tiles * q->wide, q->k);
-}
-
-/* Tiles that cover all taps. */
-static ptrdiff_t cnn__weights_tiles(const cnn__weights *q)
-{
-    const ptrdiff_t piece = q->k / q->s.c * q->planes;
-    return q->k / piece * cnn__ceil(piece, q->wide) + cnn__ceil(q->k % piece, q->wide);
-}
-
-/* A unit is a column of tiles of dw in a group of a chunk of images. */
+/* A unit is a panel of taps in a group of a chunk of images. */
 static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__weights *q = job;
     const cnn__conv *t = q->t;
-    const ptrdiff_t tiles = cnn__weights_tiles(q), weights = t->oc * q->k;
-    const int unit = q->side ? q->images : 1, units = t->n / unit;      /* that chunks are made of */
+    const ptrdiff_t nr = q->u->nr, panels = cnn__ceil(q->k, nr), weights = t->oc * q->k;
     float *work = q->work + (size_t)thread * q->each;
     for (ptrdiff_t end; from < to; from = end) {
-        const ptrdiff_t e = from / tiles, g = e % t->groups, chunk = e / t->groups;
-        const ptrdiff_t n0 = units * chunk / q->chunks * unit, n1 = units * (chunk + 1) / q->chunks * unit;
-        end = cnn__min(to, (e + 1) * tiles);
-        const ptrdiff_t k0 = cnn__weights_tap(q, from - e * tiles), k1 = cnn__weights_tap(q, end - e * tiles);
+        const ptrdiff_t e = from / panels, g = e % t->groups, chunk = e / t->groups;
+        const ptrdiff_t n0 = t->n * chunk / q->chunks, n1 = t->n * (chunk + 1) / q->chunks;
+        end = cnn__min(to, (e + 1) * panels);
+        const ptrdiff_t k0 = (from - e * panels) * nr, k1 = cnn__min((end - e * panels) * nr, q->k);
         float *dw = (chunk ? q->partial + (chunk - 1) * weights : q->dw) + g * q->m * q->k;
-        if (q->side) cnn__side_weights_part(q, dw, n0, n1, k0, k1, work);
-        for (ptrdiff_t n = n0; n < n1 && !q->side; n += q->images)
+        for (ptrdiff_t n = n0; n < n1; n += q->images)
             for (int block = 0; block < q->blocks; block++)
                 cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, k0, k1,
                                    work);
@@ -12753,13 +14174,14 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
 static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 {
     const cnn__conv *t = q->t;
+    const ptrdiff_t nr = q->u->nr, last = (q->k - 1) % nr + 1;
     const size_t weights = (size_t)t->oc * (size_t)q->k;
-    if (q->borrow) for (ptrdiff_t c = 0; c < q->k; c++) q->at[c] = c * t->h * t->w;
-    else cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->side ? t->oh : q->block), q->at);
-    for (ptrdiff_t k = 0; q->side && k < q->k; k++) q->at[k] *= q->images;
+    if (!q->borrow) cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
+    for (ptrdiff_t p = 0; p < (ptrdiff_t)q->images * q->block * q->width; p++)
+        q->whole[p] = p * nr, q->last[p] = p * last;
     if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
     cnn__share_out(cpu, (double)t->n * t->oh * t->ow * (double)weights,
-                   (ptrdiff_t)q->chunks * t->groups * cnn__weights_tiles(q), cnn__weights_job, q);
+                   (ptrdiff_t)q->chunks * t->groups * cnn__ceil(q->k, nr), cnn__weights_job, q);
     for (size_t c = 1; c < (size_t)q->chunks; c++)
         for (size_t i = 0; i < weights; i++) q->dw[i] += q->partial[(c - 1) * weights + i];
 }
@@ -12795,7 +14217,7 @@ typedef struct {
 CNN__UNUSED static bool cnn__winograd_fits(const cnn__conv *t, int pass)
 {
     return (t->kh == 3 || (t->kh == 5 && pass < 2)) && t->kw == t->kh && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && t->groups == 1 && t->ph < t->kh && t->pw < t->kw;
+        && t->dh == 1 && t->dw == 1 && t->groups == 1 && cnn__all_meet(t);
 }
 
 CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__conv *t, bool backward,
@@ -12833,9 +14255,9 @@ static void cnn__winograd_weights(const cnn__wino *q, float *a, const float *w, 
     for (int c = 0; c < q->c; c++, a += mr) {
         const int now = (int)cnn__min(few, q->c - c);
         if (c % few == 0 && !q->backward)
-            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, (ptrdiff_t)now * kk);
+            q->u->pack(g, mr, w + (i * q->c + c) * kk, (ptrdiff_t)q->c * kk, NULL, (ptrdiff_t)now * kk);
         for (int e = 0; c % few == 0 && q->backward && e < now; e++)
-            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, kk);
+            q->u->pack(g + e * kk * mr, mr, w + ((ptrdiff_t)(c + e) * q->m + i) * kk, kk, NULL, kk);
         const float *from = g + (c % few * kk + (q->backward ? kk - 1 : 0)) * mr;
         /* Straight to its place, where the next c will overwrite the lanes beyond mr. */
         const bool direct = (ptrdiff_t)(q->c - c) * mr >= cnn__ceil(mr, lanes) * lanes;
@@ -13200,7 +14622,7 @@ static bool cnn__rows_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     (void)cpu, (void)pass;
     return t->groups == t->ic && t->ic == t->oc && t->kh == 3 && t->kw == 3 && t->sh == 1 && t->sw == 1
-        && t->dh == 1 && t->dw == 1 && t->ph <= 2 && t->pw <= 2;
+        && t->dh == 1 && t->dw == 1 && cnn__all_meet(t);
 }
 
 /* Fetch the next plane while this one is worked on: the hardware prefetcher does not recognise strips of
@@ -13288,11 +14710,6 @@ static size_t cnn__pack_direct(const cnn__cpu *cpu, const cnn__conv *t, float *t
 static void cnn__run_side(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                           char *scratch, size_t *used)
 {
-    if (pass == CNN__BACKWARD_WEIGHTS) {
-        cnn__weights q = cnn__side_weights_plan(cpu, t, o->x, o->dy, scratch, used);
-        if (o->to) q.dw = o->to, cnn__weights_run(cpu, &q);
-        return;
-    }
     const cnn__side q = cnn__side_plan(cpu, t, pass == CNN__BACKWARD_DATA, o, scratch, used);
     if (!o->to) return;
     if (!o->packed) cnn__side_pack(&q, o->w);
@@ -13650,10 +15067,10 @@ static void cnn__add_term(const cnn__products *q, ptrdiff_t own, ptrdiff_t term,
     const float *row = a_row ? u : b_row ? v : NULL;                  /* the only row, times a number ... */
     const float  k[2] = { 1, q->p * (a_row ? 1.0f : *u) * (q->b && !b_row ? *v : 1.0f) };
     if (a_row && b_row) {                                             /* ... unless both are rows */
-        if (sum) *sum += (double)q->p * cnn__sum_products(u, v, 0, n);
+        if (sum) *sum += (double)q->p * cnn__sum_products(q->cpu, u, v, 0, n);
         else     cnn__each_add_product(q->cpu)(to, u, v, &q->p, n);
     } else if (row) {
-        if (sum) *sum += (double)k[1] * cnn__sum(row, NULL, 0, n);
+        if (sum) *sum += (double)k[1] * cnn__sum(q->cpu, row, NULL, 0, n);
         else     cnn__each_add_scaled(q->cpu)(to, row, NULL, k + 1, n);
     } else {
         if (sum) *sum += (double)k[1] * (double)n;
@@ -13824,11 +15241,11 @@ static void cnn__fast_channel_moments(const cnn__cpu *cpu, float *mean, float *r
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, n * plane * c))
     for (int i = 0; i < c; i++) {
         double sum = 0, squares = 0;
-        for (int s = 0; s < n; s++) sum += cnn__sum(x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
+        for (int s = 0; s < n; s++) sum += cnn__sum(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, 0, plane);
         mean[i] = (float)(sum / count);
         const double r = sum / count - (double)mean[i];
         for (int s = 0; s < n; s++)
-            squares += cnn__sum_squares(x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
+            squares += cnn__sum_squares(cpu, x + ((ptrdiff_t)s * c + i) * plane, NULL, mean[i], plane);
         rest[i] = (float)r, squares = squares / count - r * r;
         variance[i] = squares < 0 ? 0.0f : (float)squares;
     }
@@ -13859,15 +15276,15 @@ static void cnn__fast_normalize_back(const cnn__cpu *cpu, float *dx, float *dw, 
         double sum = 0, moment = 0;
         for (int s = 0; s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
-            sum += cnn__sum(dy + at, NULL, 0, plane);
-            moment += cnn__sum_moments(x + at, dy + at, mean[i], plane);
+            sum += cnn__sum(cpu, dy + at, NULL, 0, plane);
+            moment += cnn__sum_moments(cpu, x + at, dy + at, mean[i], plane);
         }
-        const double r = (double)rstd[i];
-        moment -= (double)rest[i] * sum;
+        const double r = (double)rstd[i], more = rest ? (double)rest[i] : 0;
+        moment -= more * sum;
         if (dw) dw[i] += (float)(moment * r);
         if (db) db[i] += (float)sum;
-        const double slope = moment * r * r / count;
-        const float  k[4] = { (float)(sum / count - (double)rest[i] * slope), mean[i], (float)slope,
+        const double slope = rest ? moment * r * r / count : 0;
+        const float  k[4] = { rest ? (float)(sum / count - more * slope) : 0, mean[i], (float)slope,
                               w ? w[i] * rstd[i] : rstd[i] };
         for (int s = 0; dx && s < n; s++) {
             const ptrdiff_t at = ((ptrdiff_t)s * c + i) * plane;
@@ -13932,7 +15349,7 @@ static bool cnn__folds(const cnn__node *v)
     const cnn_graph  *net = v->t.graph->shares;
     const cnn__node  *y = v->joined[CNN_EVAL];
     const cnn_tensor *b = cnn_operand(&v->t, "bias");
-    return cnn__packs(v) && v->users == 1 && y && y->t.op == &cnn_op_batch_norm && !y->kernel
+    return cnn__packs(v) && v->users == 1 && y && y->t.op->flags & CNN_BATCH_STATISTICS && !y->kernel
         && (!b || (!b->op && !b->batched)) && (!net || net->config.inference);
 }
 

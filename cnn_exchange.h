@@ -55,13 +55,13 @@ extern "C" {
 #endif
 
 /* Write what computes y, a tensor of a compiled graph, as one C99 file. Written beside, then renamed. */
-typedef struct { const char *at; cnn_tensor *y; const char *path; /* required */
+typedef struct { const char *at, *said; cnn_tensor *y; const char *path; /* required */
                  const char *prefix;      /* of all names in the file; default "net" */
                  const cnn_dataset *data; /* the head tells its mean and deviation; default none */
                  int softmax;             /* 1: y are logits, and the file computes their softmax over C */
                } cnn_export_c_args;
 CNN_API bool cnn_export_c_(cnn_export_c_args);
-#define cnn_export_c(...) cnn_export_c_((cnn_export_c_args){ .at = CNN_HERE, .y = __VA_ARGS__ })
+#define cnn_export_c(...) CNN_CALL(cnn_export_c_, cnn_export_c_args, y, __VA_ARGS__)
 
 #ifdef __cplusplus
 }
@@ -263,17 +263,18 @@ static void cnnx_put_options(const cnnx_export *e, const cnnx_node *v, const cha
 /* The window as a literal. For a 1x1 window with stride 1 the plane becomes one row: a long inner loop. */
 static void cnnx_put_window(const cnnx_export *e, const cnnx_node *v)
 {
-    static const char *const part[] = { "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w",
-                                        "dilation_h", "dilation_w" };
+    static const char *const part[] = { "kernel_h", "kernel_w", "stride_h", "stride_w", "pad_top",
+                                        "pad_left", "dilation_h", "dilation_w", "pad_bottom", "pad_right" };
     cnn_shape x = v->t->in[0]->shape, y = v->t->shape;
-    int       o[8] = { x.h, x.w, 1, 1, 0, 0, 1, 1 };                         /* of global_max_pool */
-    for (int i = 0; i < 8 && v->t->op->fields; i++) o[i] = (int)cnnx_option(v->t, part[i]);
-    if (o[0] == 1 && o[1] == 1 && o[2] == 1 && o[3] == 1 && o[4] == 0 && o[5] == 0)
+    int       o[10] = { x.h, x.w, 1, 1, 0, 0, 1, 1, 0, 0 };                  /* of global_max_pool */
+    for (int i = 0; i < 10 && v->t->op->fields; i++) o[i] = (int)cnnx_option(v->t, part[i]);
+    if (o[0] == 1 && o[1] == 1 && o[2] == 1 && o[3] == 1 && !o[4] && !o[5] && x.h == y.h && x.w == y.w)
         x.w *= x.h, y.w *= y.h, x.h = y.h = 1;
     fprintf(e->out, "&(const %s_window){ .c = %d, .h = %d, .w = %d, .oc = %d, .oh = %d, .ow = %d,\n"
-            "        .kh = %d, .kw = %d, .sh = %d, .sw = %d, .ph = %d, .pw = %d, .dh = %d, .dw = %d, "
-            ".groups = %d },\n        ", e->a.prefix, x.c, x.h, x.w, y.c, y.h, y.w, o[0], o[1], o[2], o[3],
-            o[4], o[5], o[6], o[7], v->row->channel ? (int)cnnx_option(v->t, "groups") : 1);
+            "        .kh = %d, .kw = %d, .sh = %d, .sw = %d, .ph = %d, .pw = %d, .eh = %d, .ew = %d,\n"
+            "        .dh = %d, .dw = %d, .groups = %d },\n        ", e->a.prefix, x.c, x.h, x.w, y.c, y.h,
+            y.w, o[0], o[1], o[2], o[3], o[4], o[5], o[8], o[9], o[6], o[7],
+            v->row->channel ? (int)cnnx_option(v->t, "groups") : 1);
 }
 
 /* A small printf for C text about node v.
@@ -352,9 +353,10 @@ static const char cnnx_elementwise[] =
 
 /* Before the first function that slides a window. */
 static const char cnnx_window[] =
-    "\n/* A window that slides: extents of input and output, kernel, stride, padding, dilation. */\n"
+    "\n/* A window that slides: extents of input and output, kernel, stride, padding before (ph, pw) and\n"
+    "   behind (eh, ew), dilation. */\n"
     "typedef struct {\n"
-    "    int c, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups;\n"
+    "    int c, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, eh, ew, dh, dw, groups;\n"
     "} @_window;\n";
 
 /* Before the first convolution. */
@@ -451,7 +453,8 @@ static const char cnnx_avg_pool[] =
     "static void @_avg_pool(const @_window *t, float *restrict y, const float *restrict x,\n"
     "                       int no_count_pad)\n"
     "{\n"
-    "    const int ph = no_count_pad ? 0 : t->ph, pw = no_count_pad ? 0 : t->pw, dh = t->dh, dw = t->dw;\n"
+    "    const int pad = !no_count_pad, dh = t->dh, dw = t->dw;\n"
+    "    const int y0 = pad * -t->ph, y1 = t->h + pad * t->eh, x0 = pad * -t->pw, x1 = t->w + pad * t->ew;\n"
     "    for (int c = 0; c < t->c; c++, x += t->h * t->w)\n"
     "        for (int i = 0; i < t->oh; i++)\n"
     "            for (int j = 0; j < t->ow; j++) {\n"
@@ -459,12 +462,29 @@ static const char cnnx_avg_pool[] =
     "                const int bottom = top + t->kh * dh, right = left + t->kw * dw;\n"
     "                float     sum = 0;\n"
     "                int       rows = 0, columns = 0;\n"
-    "                for (int r = top; r < bottom; r += dh) rows += r >= -ph && r < t->h + ph;\n"
-    "                for (int q = left; q < right; q += dw) columns += q >= -pw && q < t->w + pw;\n"
+    "                for (int r = top; r < bottom; r += dh) rows += r >= y0 && r < y1;\n"
+    "                for (int q = left; q < right; q += dw) columns += q >= x0 && q < x1;\n"
     "                for (int r = top; r < bottom && r < t->h; r += dh)\n"
     "                    for (int q = left; r >= 0 && q < right && q < t->w; q += dw)\n"
     "                        if (q >= 0) sum += x[r * t->w + q];\n"
     "                *y++ = sum / (float)(rows * columns);\n"
+    "            }\n"
+    "}\n";
+
+static const char cnnx_adaptive_avg_pool[] =
+    "/* Row i is the mean of rows floor(i h / oh) to ceil((i + 1) h / oh) - 1 of x, and so are columns. */\n"
+    "static void @_#(float *restrict y, int oh, int ow, const float *restrict x, int c, int h, int w)\n"
+    "{\n"
+    "    for (int p = 0; p < c; p++, x += h * w)\n"
+    "        for (int i = 0; i < oh; i++)\n"
+    "            for (int j = 0; j < ow; j++) {\n"
+    "                const int y0 = (int)((long long)i * h / oh), x0 = (int)((long long)j * w / ow);\n"
+    "                const int y1 = (int)(((i + 1LL) * h + oh - 1) / oh);\n"
+    "                const int x1 = (int)(((j + 1LL) * w + ow - 1) / ow);\n"
+    "                double    sum = 0;\n"
+    "                for (int r = y0; r < y1; r++)\n"
+    "                    for (int q = x0; q < x1; q++) sum += (double)x[r * w + q];\n"
+    "                *y++ = (float)(sum / ((double)(y1 - y0) * (x1 - x0)));\n"
     "            }\n"
     "}\n";
 
@@ -515,16 +535,32 @@ static void cnnx_call_binary(const cnnx_export *e, const cnnx_node *v)
     cnnx_put(e, v, ");\n");
 }
 
-static const char cnnx_copy[] =
-    "static void @_#(float *restrict y, const float *restrict x, int n)\n"
+/* What op->move tells, as one loop. */
+static const char cnnx_move[] =
+    "/* Element (i,j,k) of n extents of y, or with `into` of x, is at place at + sum of (i / d) s +\n"
+    "   (i %% d) r of the other. */\n"
+    "static void @_#(float *restrict y, const float *restrict x, int into, int at, const int *n,\n"
+    "                const int *d, const int *s, const int *r)\n"
     "{\n"
-    "    for (int i = 0; i < n; i++) y[i] = x[i];\n"
+    "    for (int i = 0; i < n[0]; i++)\n"
+    "        for (int j = 0; j < n[1]; j++)\n"
+    "            for (int k = 0; k < n[2]; k++) {\n"
+    "                const int p = at + i / d[0] * s[0] + i %% d[0] * r[0] + j / d[1] * s[1]\n"
+    "                            + j %% d[1] * r[1] + k / d[2] * s[2] + k %% d[2] * r[2];\n"
+    "                if (into) y[p] = *x++;\n"
+    "                else      *y++ = x[p];\n"
+    "            }\n"
     "}\n";
-static void cnnx_call_concat(const cnnx_export *e, const cnnx_node *v)
+static void cnnx_call_move(const cnnx_export *e, const cnnx_node *v)
 {
-    for (int k = 0, at = 0, n = 0; k < v->t->n_in; k++, at += n) {
-        n = cnnx_sample(v->t->in[k]->shape);
-        cnnx_put(e, v, "    @_#(%y + %d, %t, %d);\n", at, cnnx_operand(e, v, k), n);
+    cnn_move m;
+    for (int k = 0; k < v->t->n_in && v->t->op->move(v->t, k, &m); k++) {
+        const cnn_shape n = m.into ? v->t->in[k]->shape : v->t->shape;
+        cnnx_put(e, v, "    @_#(%y, %t, %d, %d, (const int[3]){ %d, %d, %d }", cnnx_operand(e, v, k), m.into,
+                 m.at, n.c, n.h, n.w);
+        cnnx_put(e, v, ", (const int[3]){ %d, %d, %d }", m.div[1], m.div[2], m.div[3]);
+        cnnx_put(e, v, ",\n        (const int[3]){ %d, %d, %d }", m.step[1], m.step[2], m.step[3]);
+        cnnx_put(e, v, ", (const int[3]){ %d, %d, %d });\n", m.within[1], m.within[2], m.within[3]);
     }
 }
 
@@ -550,37 +586,25 @@ static const char cnnx_reduce[] =
 
 static const char cnnx_mean[] = "(float)(oc * oh * ow) / (float)(c * h * w) * (float)sum";
 
-static const char cnnx_slice[] =
-    "/* y (c,h,w) = x from place `at` on, by these steps along c, h and w. */\n"
-    "static void @_slice(float *restrict y, int c, int h, int w, const float *restrict x, int at,\n"
-    "                    int cstep, int hstep, int wstep)\n"
-    "{\n"
-    "    for (int i = 0; i < c; i++)\n"
-    "        for (int j = 0; j < h; j++)\n"
-    "            for (int k = 0; k < w; k++) *y++ = x[at + i * cstep + j * hstep + k * wstep];\n"
-    "}\n";
-static void cnnx_call_slice(const cnnx_export *e, const cnnx_node *v)
-{
-    const cnn_shape x = v->t->in[0]->shape;
-    const unsigned  axis = (unsigned)cnnx_option(v->t, "axis");
-    const int       from = (int)cnnx_option(v->t, "from"), by = (int)cnnx_option(v->t, "step");
-    const int       extent = axis == CNN_C ? x.c : axis == CNN_H ? x.h : x.w;
-    const int       step = axis == CNN_C ? x.h * x.w : axis == CNN_H ? x.w : 1;
-    cnnx_put(e, v, "    @_slice(%y, %Y, %x, %d, %d, %d, %d);\n",
-             axis == CNN_N ? 0 : (from < 0 ? from + extent : from) * step,
-             x.h * x.w * (axis == CNN_C ? by : 1), x.w * (axis == CNN_H ? by : 1), axis == CNN_W ? by : 1);
-}
-
 static const char cnnx_pad[] =
-    "/* x (c,h,w) inside y (oc,oh,ow), with `value` around it. */\n"
-    "static void @_pad(float *restrict y, int oc, int oh, int ow, const float *restrict x, int c, int h,\n"
-    "                  int w, int front, int top, int left, float value)\n"
+    "/* Place i of a padded axis in x, of n places; negative: outside. mode: 1 the mirror, 2 the edge. */\n"
+    "static int @_source(int i, int n, int mode)\n"
     "{\n"
-    "    for (int i = 0; i < oc * oh * ow; i++) y[i] = value;\n"
-    "    for (int i = 0; i < c; i++)\n"
-    "        for (int j = 0; j < h; j++)\n"
-    "            for (int k = 0; k < w; k++)\n"
-    "                y[((front + i) * oh + top + j) * ow + left + k] = x[(i * h + j) * w + k];\n"
+    "    if (mode == 1) return i < 0 ? -i : i < n ? i : 2 * (n - 1) - i;\n"
+    "    if (mode == 2) return i < 0 ? 0 : i < n ? i : n - 1;\n"
+    "    return i < n ? i : -1;\n"
+    "}\n"
+    "/* x (c,h,w) inside y (oc,oh,ow), with `value` or elements of x around it. */\n"
+    "static void @_pad(float *restrict y, int oc, int oh, int ow, const float *restrict x, int c, int h,\n"
+    "                  int w, int front, int top, int left, int mode, float value)\n"
+    "{\n"
+    "    for (int i = 0; i < oc; i++)\n"
+    "        for (int j = 0; j < oh; j++)\n"
+    "            for (int k = 0; k < ow; k++) {\n"
+    "                const int a = @_source(i - front, c, mode), b = @_source(j - top, h, mode);\n"
+    "                const int d = @_source(k - left, w, mode);\n"
+    "                *y++ = a < 0 || b < 0 || d < 0 ? value : x[(a * h + b) * w + d];\n"
+    "            }\n"
     "}\n";
 
 static const char cnnx_upsample[] =
@@ -614,16 +638,25 @@ static const char cnnx_upsample[] =
 /* ---- Across channels, and normalisation ---- */
 
 static const char cnnx_softmax[] =
-    "/* Over c, at each of m places; the largest is subtracted first, so that nothing overflows. */\n"
-    "static void @_#(float *restrict y, const float *restrict x, int c, int m)\n"
+    "/* Over c of x (n,c,m); the largest is subtracted first, so that nothing overflows. */\n"
+    "static void @_#(float *restrict y, const float *restrict x, int n, int c, int m)\n"
     "{\n"
-    "    for (int i = 0; i < m; i++) {\n"
-    "        float most = x[i], sum = 0;\n"
-    "        for (int k = 1; k < c; k++) most = x[k * m + i] > most ? x[k * m + i] : most;\n"
-    "        for (int k = 0; k < c; k++) sum += y[k * m + i] = expf(x[k * m + i] - most);\n"
-    "        for (int k = 0; k < c; k++) y[k * m + i] = $;\n"
-    "    }\n"
+    "    for (int j = 0; j < n; j++, x += c * m, y += c * m)\n"
+    "        for (int i = 0; i < m; i++) {\n"
+    "            float most = x[i], sum = 0;\n"
+    "            for (int k = 1; k < c; k++) most = x[k * m + i] > most ? x[k * m + i] : most;\n"
+    "            for (int k = 0; k < c; k++) sum += y[k * m + i] = expf(x[k * m + i] - most);\n"
+    "            for (int k = 0; k < c; k++) y[k * m + i] = $;\n"
+    "        }\n"
     "}\n";
+static void cnnx_call_softmax(const cnnx_export *e, const cnnx_node *v)
+{
+    const cnn_shape s = v->t->shape;
+    const unsigned  axis = (unsigned)cnnx_option(v->t, "axis");
+    const int       c = axis == CNN_C ? s.c : axis == CNN_H ? s.h : s.w;
+    const int       plane = axis == CNN_C ? s.h * s.w : axis == CNN_H ? s.w : 1;
+    cnnx_put(e, v, "    @_#(%y, %x, %d, %d, %d);\n", cnnx_sample(s) / c / plane, c, plane);
+}
 
 static const char cnnx_lrn[] =
     "/* y = x (k + alpha/size sum of x^2)^-beta, over the channels from c - size/2 to c + (size-1)/2. */\n"
@@ -699,19 +732,24 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_ROW(max_pool,           cnnx_max_pool, NULL, "%v%y, %x"),
     CNNX_ROW(global_max_pool,    cnnx_max_pool, NULL, "%v%y, %x"),
     CNNX_ROW(avg_pool,           cnnx_avg_pool, NULL, "%v%y, %x, %(no_count_pad)"),
+    CNNX_ROW(adaptive_avg_pool,  cnnx_adaptive_avg_pool, NULL, "%y, %S, %x, %X"),
     CNNX_ROW(global_avg_pool,    cnnx_reduce, cnnx_mean, "%y, %Y, %x, %X"),
     CNNX_ROW(mean,               cnnx_reduce, cnnx_mean, "%y, %Y, %x, %X"),
     CNNX_ROW(sum,                cnnx_reduce, "(float)sum", "%y, %Y, %x, %X"),
     CNNX_CALL(add,               cnnx_binary, "+", cnnx_call_binary),
     CNNX_CALL(sub,               cnnx_binary, "-", cnnx_call_binary),
     CNNX_CALL(mul,               cnnx_binary, "*", cnnx_call_binary),
-    CNNX_CALL(concat,            cnnx_copy, NULL, cnnx_call_concat),
-    CNNX_CALL(slice,             cnnx_slice, NULL, cnnx_call_slice),
-    CNNX_ROW(pad,                cnnx_pad, NULL, "%y, %Y, %x, %X, %(front), %(top), %(left), %(value)"),
+    CNNX_CALL(concat,            cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(slice,             cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(permute,           cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(depth_to_space,    cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(space_to_depth,    cnnx_move, NULL, cnnx_call_move),
+    CNNX_CALL(channel_shuffle,   cnnx_move, NULL, cnnx_call_move),
+    CNNX_ROW(pad, cnnx_pad, NULL, "%y, %Y, %x, %X, %(front), %(top), %(left), %(mode), %(value)"),
     CNNX_ROW(upsample,           cnnx_upsample, NULL, "%y, %S, %x, %X, %(bilinear), %(align_corners)"),
     CNNX_ROW(lrn,                cnnx_lrn, NULL, "%y, %x, %C, %P, %(size), %(alpha), %(beta), %(k)"),
-    CNNX_ROW(softmax,            cnnx_softmax, "y[k * m + i] / sum", "%y, %x, %C, %P"),
-    CNNX_ROW(log_softmax,        cnnx_softmax, "x[k * m + i] - most - logf(sum)", "%y, %x, %C, %P"),
+    CNNX_CALL(softmax,           cnnx_softmax, "y[k * m + i] / sum", cnnx_call_softmax),
+    CNNX_CALL(log_softmax,       cnnx_softmax, "x[k * m + i] - most - logf(sum)", cnnx_call_softmax),
     CNNX_ROW(reshape,            NULL, NULL, NULL),
     CNNX_ROW(dropout,            NULL, NULL, NULL),
     CNNX_EACH(relu,       "v < 0 ? 0 : v"),
@@ -720,6 +758,12 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_EACH(clamp,      "v < a ? a < b ? a : b : v > b ? b : v"),
     CNNX_EACH(hard_swish, "v * ((v < -3 ? -3 : v > 3 ? 3 : v) + 3) / 6"),
     CNNX_EACH(abs,        "v < 0 ? -v : v"),
+    CNNX_EACH(selu,       "v > 0 ? 1.05070099f * v : 1.75809934f * expm1f(v)"),
+    CNNX_EACH(mish,       "v * tanhf((v < 0 ? 0 : v) + log1pf(expf(v < 0 ? v : -v)))"),
+    CNNX_EACH(hard_sigmoid, "((v < -3 ? -3 : v > 3 ? 3 : v) + 3) / 6"),
+    CNNX_EACH(softsign,   "v / (1 + (v < 0 ? -v : v))"),
+    CNNX_EACH(erf,        "erff(v)"),
+    CNNX_EACH(power,      "powf(v, a)"),
     CNNX_EACH(sigmoid,    "1 / (1 + expf(-v))"),
     CNNX_EACH(silu,       "v / (1 + expf(-v))"),
     CNNX_EACH(softplus,   "a * v > b ? v : (v < 0 ? 0 : v) + log1pf(expf(v < 0 ? a * v : -a * v)) / a"),
@@ -954,7 +998,7 @@ static void cnnx_inputs(const cnnx_export *e)
 static void cnnx_head(const cnnx_export *e)
 {
     static const char *const libm[] = { "expf", "expm1f", "logf", "log1pf", "sqrtf", "tanhf", "erfcf",
-                                        "powf", NULL };
+                                        "erff", "powf", NULL };
     const char              *comma = "";
     cnnx_put(e, NULL, "/* A trained network in C99, written by cnn_export_c of cnn.h %s. It computes one\n"
              "   sample at a time and needs no header, no heap, no input or output.\n\n       ", CNN_VERSION);
@@ -1035,7 +1079,9 @@ CNN_API bool cnn_export_c_(cnn_export_c_args a)
 {
     if (!a.y || !a.y->graph) return false;                     /* nil: the graph has its message */
     cnn_graph  *g = a.y->graph;
+    const cnn_softmax_args over = { .axis = CNN_C };
     cnn_tensor  softmax = { .name = "softmax", .op = &cnn_op_softmax, .graph = g, .in = { a.y }, .n_in = 1,
+                            .args = &over,
                             .shape = a.y->shape, .batched = a.y->batched, .index = a.y->index + 1 };
     cnnx_export e = { .a = a, .y = a.softmax ? &softmax : a.y };
     e.n = e.y->index + 1;

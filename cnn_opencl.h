@@ -90,7 +90,7 @@ enum { CNN_OPENCL_GPU = 1, CNN_OPENCL_ACCELERATOR = 2, CNN_OPENCL_CPU = 4, CNN_O
 typedef enum { CNN_OPENCL_AUTO, CNN_OPENCL_OWN, CNN_OPENCL_CLBLAST } cnn_opencl_gemm;
 
 typedef struct {
-    const char *at;
+    const char *at, *said;
     int         device;               /* default the first, 0, of those that type and name let through */
     unsigned    type;                 /* default CNN_OPENCL_GPU | CNN_OPENCL_ACCELERATOR */
     const char *name;                 /* part of the device's or the platform's name; default any */
@@ -125,9 +125,7 @@ typedef struct {
 } cnn_opencl_device;
 CNN_API int          cnn_opencl_devices(cnn_opencl_device *list, int capacity);
 
-#ifndef __cplusplus
-#define cnn_opencl(...) cnn_opencl_((cnn_opencl_args){ .at = CNN_HERE, __VA_ARGS__ })
-#endif
+#define cnn_opencl(...) CNN_OPTIONS(cnn_opencl_, cnn_opencl_args, __VA_ARGS__)
 
 #ifdef __cplusplus
 }
@@ -483,10 +481,18 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
                      k0 * v > k1 ? 1.0f : 1.0f / (1.0f + exp(-k0 * v)))                                      \
     A(X, hard_swish, v * (clamp(v, -3.0f, 3.0f) + 3.0f) / 6.0f,                                              \
                      v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (2.0f * v + 3.0f) / 6.0f)                        \
+    A(X, selu,       v > 0.0f ? 1.05070099f * v : 1.75809934f * expm1(v),                                    \
+                     v > 0.0f ? 1.05070099f : v + 1.75809934f)                                               \
+    A(X, mish,       v * mish_share(v),                 mish_slope(v))                                       \
+    A(X, hard_sigmoid, v <= -3.0f ? 0.0f : v >= 3.0f ? 1.0f : (v + 3.0f) / 6.0f,                             \
+                     v > 0.0f && v < 1.0f ? 1.0f / 6.0f : 0.0f)                                              \
+    A(X, softsign,   v / (1.0f + fabs(v)),              1.0f / ((1.0f + fabs(v)) * (1.0f + fabs(v))))        \
     A(X, exp,        exp(v),                            v)                                                   \
     A(X, log,        log(v),                            1.0f / v)                                            \
     A(X, sqrt,       sqrt(v),                           0.5f / v)                                            \
-    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)
+    A(X, abs,        fabs(v),                           v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : 0.0f)           \
+    A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
+    A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
 
 /* Each kernel and the shape of its work: one item per element; one group per element of the result (a sum that
    the group shares) or per tile of it; or one small group. Kernels of tiles are in the order of cnncl_sides. */
@@ -502,7 +508,7 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(dropout, ITEMS) X(norm_statistics, GROUPS) X(norm_forward, GROUPS) X(norm_sums, GROUPS)                \
     X(norm_backward, GROUPS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                            \
     X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
-    X(pair_loss_backward, ITEMS) X(part, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
+    X(pair_loss_backward, ITEMS) X(move, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
@@ -820,11 +826,17 @@ static const char *const cnncl_source[] = {
     {
         const float s = gelu_share(v); const float z = s * (1.0f - s);
         return s + (z == 0.0f ? 0.0f : v * z * 1.59576912f * (1.0f + 0.134145f * v * v));
+    }
+    float mish_share(float v) { return tanh(fmax(v, 0.0f) + log1p(exp(-fabs(v)))); }
+    float mish_slope(float v)
+    {
+        const float t = mish_share(v);
+        return t + v * (1.0f - t * t) / (1.0f + exp(-v));
     })
     "enum { IS_nothing, " CNNCL_ACTIVATIONS(CNNCL_NAME_IS, ) "IS_all };\n"
     "float value(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_VALUE, )
-    "    return v;\n}\n"
+    "    return v;\n}\n",
     "float slope(int how, float v, float k0, float k1)\n{\n"
     CNNCL_ACTIVATIONS(CNNCL_SLOPE, )
     "    return 1.0f;\n}\n",
@@ -920,18 +932,18 @@ static const char *const cnncl_source[] = {
         const float v = x[row * x_step + col];
         y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
     }
-    /* element i of the small array s and its place in the large array l, from + step * coordinates: the one
-       is beta times itself + the other; out = 1 writes l */
-    __kernel void part(ARRAY(s), shape ss, ARRAY(l), shape ls, shape from, shape step_, int n, int out,
-                       float beta)
+    /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
+       writes b */
+    int moved(int i, int div, int step_, int within) { return i / div * step_ + i % div * within; }
+    __kernel void move(ARRAY(a), shape as, ARRAY(b), int at, shape div, shape step_, shape within, int n,
+                       int into, float beta)
     {
-        BASE(s) BASE(l) ITEM(i, n)
-        const shape c = coordinates(ss, i);
-        const int n_ = from.n + step_.n * c.n; const int c_ = from.c + step_.c * c.c;
-        const int h_ = from.h + step_.h * c.h; const int w_ = from.w + step_.w * c.w;
-        const size_t at = (((size_t)n_ * ls.c + c_) * ls.h + h_) * ls.w + w_;
-        if (out) l[at] = beta == 0.0f ? s[i] : beta * l[at] + s[i];
-        else     s[i] = beta == 0.0f ? l[at] : beta * s[i] + l[at];
+        BASE(a) BASE(b) ITEM(i, n)
+        const shape c = coordinates(as, i);
+        const int p = at + moved(c.n, div.n, step_.n, within.n) + moved(c.c, div.c, step_.c, within.c)
+                    + moved(c.h, div.h, step_.h, within.h) + moved(c.w, div.w, step_.w, within.w);
+        if (into) b[p] = beta == 0.0f ? a[i] : beta * b[p] + a[i];
+        else      a[i] = beta == 0.0f ? b[p] : beta * a[i] + b[p];
     }),
 
     /* y = beta y + f(sum of the slices of s + bias), n numbers; the n2 numbers behind them in each slice go to z. */
@@ -1158,18 +1170,17 @@ static const char *const cnncl_source[] = {
     }
     /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and
        padding, which may be more than an int holds */
-    int inside(int start, int k, int d, int size, int p)
+    int inside(int start, int k, int d, int size, int before, int behind)
     {
-        const int first = first_inside(start + p, d) - p;
-        return (min(start + (k - 1) * d + 1, size + p) - first + d - 1) / d;
+        const int first = first_inside(start + before, d) - before;
+        return (min(start + (k - 1) * d + 1, size + behind) - first + d - 1) / d;
     }
-    float window_size(conv g, int count_pad, int oy, int ox)
+    float window_size(conv g, shape pad, int oy, int ox)
     {
-        const int p = count_pad ? g.ph : 0; const int q = count_pad ? g.pw : 0;
-        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, p)
-             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, q);
+        return (float)inside(oy * g.sh - g.ph, g.kh, g.dh, g.h, pad.n, pad.c)
+             * (float)inside(ox * g.sw - g.pw, g.kw, g.dw, g.w, pad.h, pad.w);
     }
-    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, int count_pad, int items)
+    __kernel void avg_pool_forward(ARRAY(y), ARRAY(x), conv g, shape pad, int items)
     {
         BASE(y) BASE(x) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
@@ -1180,9 +1191,9 @@ static const char *const cnncl_source[] = {
         float sum = 0.0f;
         for (int iy = first_inside(top, g.dh); iy < y1; iy += g.dh)
             for (int ix = first_inside(left, g.dw); ix < x1; ix += g.dw) sum += x[plane + iy * g.w + ix];
-        y[o] = sum / window_size(g, count_pad, oy, ox);
+        y[o] = sum / window_size(g, pad, oy, ox);
     }
-    __kernel void avg_pool_backward(ARRAY(dx), float beta, ARRAY(dy), conv g, int count_pad, int items)
+    __kernel void avg_pool_backward(ARRAY(dx), float beta, ARRAY(dy), conv g, shape pad, int items)
     {
         BASE(dx) BASE(dy) ITEM(i, items)
         const int ix = i % g.w; const int iy = i / g.w % g.h;
@@ -1192,7 +1203,7 @@ static const char *const cnncl_source[] = {
         for (int oy = first_window(iy, kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
             for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
                 if ((iy + g.ph - oy * g.sh) % g.dh == 0 && (ix + g.pw - ox * g.sw) % g.dw == 0)
-                    sum += dy[out + oy * g.ow + ox] / window_size(g, count_pad, oy, ox);
+                    sum += dy[out + oy * g.ow + ox] / window_size(g, pad, oy, ox);
         ADD(dx[i], sum)
     }),
 
@@ -1353,7 +1364,7 @@ static const char *const cnncl_source[] = {
     GROUP_KERNEL void norm_forward(ARRAY(y), ARRAY(x), ARRAY(parts), ARRAY(saved), ARRAY(running_mean),
                                    ARRAY(running_var), ARRAY(w), ARRAY(b), int affine, ARRAY(other), float sign_,
                                    int channels, int plane, int count, int length, int slices, float eps,
-                                   float momentum, int how, float k0, float k1)
+                                   float momentum, int save, int how, float k0, float k1)
     {
         BASE(y) BASE(x) BASE(parts) BASE(saved) BASE(running_mean) BASE(running_var) BASE(w) BASE(b) BASE(other) SLICE
         float mean = running_mean[c]; float var = running_var[c]; float square = 0.0f;
@@ -1370,8 +1381,9 @@ static const char *const cnncl_source[] = {
             const float h = (x[AT_PIXEL] - mean) * u + v;
             y[AT_PIXEL] = value(how, sign_ != 0.0f ? h + sign_ * other[AT_PIXEL] : h, k0, k1);
         }
-        if (me != 0 || s != 0 || !slices) return;
+        if (me != 0 || s != 0 || !save) return;
         saved[c] = mean, saved[channels + c] = inverse;
+        if (!slices) return;
         running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * mean;
         running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
     }),
@@ -1395,11 +1407,11 @@ static const char *const cnncl_source[] = {
     }
     GROUP_KERNEL void norm_backward(ARRAY(dx), int want_dx, ARRAY(dw), int want_dw, ARRAY(db), int want_db, float beta,
                                     ARRAY(parts), ARRAY(x), ARRAY(dy), ARRAY(y), ARRAY(saved), ARRAY(w), int affine,
-                                    int channels, int plane, int count, int length, int slices, int how, float k0,
-                                    float k1)
+                                    int channels, int plane, int count, int length, int slices, float share, int how,
+                                    float k0, float k1)
     {
         BASE(dx) BASE(dw) BASE(db) BASE(parts) BASE(x) BASE(dy) BASE(y) BASE(saved) BASE(w) SLICE
-        const float mean = saved[c]; const float inverse = saved[channels + c]; const float m = (float)count;
+        const float mean = saved[c]; const float inverse = saved[channels + c];
         float sum = 0.0f; float with_h = 0.0f;
         for (int q = 0; q < slices; q++) {
             with_h += parts[2 * (q * channels + c)];
@@ -1408,7 +1420,7 @@ static const char *const cnncl_source[] = {
         if (want_dx) EACH_PIXEL(first, last) {
             const size_t at = AT_PIXEL; const float e = how ? dy[at] * slope(how, y[at], k0, k1) : dy[at];
             const float h = (x[at] - mean) * inverse;
-            ADD(dx[at], (affine ? w[c] : 1.0f) * inverse * (e - sum / m - h * with_h / m))
+            ADD(dx[at], (affine ? w[c] : 1.0f) * inverse * (e - (sum + h * with_h) * share))
         }
         if (me != 0 || s != 0) return;
         if (want_dw) dw[c] += with_h;
@@ -2274,7 +2286,7 @@ typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, gr
 /* The convolution from `from` to `to`, by options a. */
 #define CNNCL_CONV_OF(a, from, to)                                                                           \
     (cnncl_conv){ (from).n, (from).c, (from).h, (from).w, (to).c, (to).h, (to).w, (a)->kernel_h,             \
-                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_h, (a)->pad_w, (a)->dilation_h,      \
+                  (a)->kernel_w, (a)->stride_h, (a)->stride_w, (a)->pad_top, (a)->pad_left, (a)->dilation_h, \
                   (a)->dilation_w, (a)->groups }
 /* Of a transposed one, the convolution from y to x. */
 static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
@@ -2539,7 +2551,7 @@ static cnncl_conv cnncl_pool(const cnn_tensor *y)
     if (y->op == &cnn_op_global_max_pool)
         return (cnncl_conv){ 1, c, x.h, x.w, c, 1, 1, x.h, x.w, 1, 1, 0, 0, 1, 1, 1 };
     return (cnncl_conv){ 1, c, x.h, x.w, c, y->shape.h, y->shape.w, a->kernel_h, a->kernel_w, a->stride_h,
-                         a->stride_w, a->pad_h, a->pad_w, a->dilation_h, a->dilation_w, 1 };
+                         a->stride_w, a->pad_top, a->pad_left, a->dilation_h, a->dilation_w, 1 };
 }
 
 CNNCL_FORWARD(max_pool)
@@ -2557,19 +2569,27 @@ CNNCL_BACKWARD(max_pool)
                      CNNCL_SAVED(y), CNNCL_CONV(g), CNNCL_INT(n));
 }
 
+/* The padding that a mean counts, on the four sides. */
+static cnn_shape cnncl_counted_pad(const cnn_tensor *y)
+{
+    const cnn_pool_args *a = y->args;
+    return a->no_count_pad ? (cnn_shape){ 0, 0, 0, 0 }
+                           : (cnn_shape){ a->pad_top, a->pad_bottom, a->pad_left, a->pad_right };
+}
 CNNCL_FORWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
+    int        n = cnncl_len(y->shape);
     return CNNCL_RUN(cnncl_of(dev), avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
+                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
-    int        n = cnncl_len(y->in[0]->shape), count_pad = !((const cnn_pool_args *)y->args)->no_count_pad;
-    return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
-                     CNNCL_CONV(g), CNNCL_INT(count_pad), CNNCL_INT(n));
+    int        n = cnncl_len(y->in[0]->shape);
+    return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+                     CNNCL_GRAD(y),
+                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
@@ -2640,31 +2660,6 @@ static bool cnncl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place
                      CNNCL_INT(x_step), CNNCL_INT(length), CNNCL_INT(n), CNNCL_FLOAT(beta));
 }
 
-CNNCL_FORWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (!cnncl_copy_rows(dev, cnncl_place_at(cnn_place_data(y), (size_t)at), whole,
-                             cnn_place_data(y->in[i]), part, part, y->shape.n, 0)) return false;
-        at += part;
-    }
-    return true;
-}
-CNNCL_BACKWARD(concat)
-{
-    int whole = cnncl_elements(y->shape), at = 0;
-    for (int i = 0; i < y->n_in; i++) {
-        int part = cnncl_elements(y->in[i]->shape);
-        if (y->in[i]->needs_grad &&
-            !cnncl_copy_rows(dev, cnn_place_grad(y->in[i]), part,
-                             cnncl_place_at(cnn_place_grad(y), (size_t)at), whole, part, y->shape.n,
-                             cnncl_beta(y, i))) return false;
-        at += part;
-    }
-    return true;
-}
-
 CNNCL_FORWARD(reshape)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
@@ -2678,56 +2673,39 @@ CNNCL_BACKWARD(reshape)
     return cnncl_same_place(dx, dy) || cnncl_copy_rows(dev, dx, n, dy, n, n, 1, cnncl_beta(y, 0));
 }
 
-/* Between a small array and places of a large one: slice reads x there, pad writes x there. */
-static bool cnncl_part(cnn_backend *dev, cnn_place s, cnn_shape ss, cnn_place l, cnn_shape ls,
-                       cnn_shape from, cnn_shape step, bool out, float beta)
+/* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
+static cnn_shape cnncl_by_axis(const int v[4]) { return (cnn_shape){ v[0], v[1], v[2], v[3] }; }
+static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
 {
-    int n = cnncl_len(ss);
-    return CNNCL_RUN(cnncl_of(dev), part, n, 1, 1, CNNCL_ARRAY(s), CNNCL_SHAPE(ss), CNNCL_ARRAY(l),
-                     CNNCL_SHAPE(ls), CNNCL_SHAPE(from), CNNCL_SHAPE(step), CNNCL_INT(n), CNNCL_INT(out),
-                     CNNCL_FLOAT(beta));
+    cnn_move m;
+    bool     good = true;
+    for (int k = 0; k < y->n_in && good && y->op->move(y, k, &m); k++) {
+        cnn_tensor *x = y->in[k], *own = m.into ? x : y, *other = m.into ? y : x;
+        cnn_place   a = back ? cnn_place_grad(own) : cnn_place_data(own);
+        cnn_place   b = back ? cnn_place_grad(other) : cnn_place_data(other);
+        int         n = cnncl_len(own->shape);
+        const bool  all = m.into || n == cnncl_len(x->shape);             /* it writes all of x's gradient */
+        if (back && !x->needs_grad) continue;
+        if (back && !all && !cnncl_start_grad(cnncl_of(dev), y, k)) return false;
+        good = CNNCL_RUN(cnncl_of(dev), move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape),
+                         CNNCL_ARRAY(b), CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
+                         CNNCL_SHAPE(cnncl_by_axis(m.step)), CNNCL_SHAPE(cnncl_by_axis(m.within)),
+                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(!back ? 0 : all ? cnncl_beta(y, k) : 1));
+    }
+    return good;
 }
+CNNCL_FORWARD(move)  { return (void)mode, cnncl_move(dev, y, false); }
+CNNCL_BACKWARD(move) { return cnncl_move(dev, y, true); }
 
-static void cnncl_slice_of(const cnn_tensor *y, cnn_shape *from, cnn_shape *step)
+static bool cnncl_pad_accepts(const cnn_backend *dev, const cnn_tensor *y)
 {
-    const cnn_slice_args *a = y->args;
-    const cnn_shape       x = y->in[0]->shape;
-    *from = (cnn_shape){ 0, 0, 0, 0 }, *step = (cnn_shape){ 1, 1, 1, 1 };
-#define CNNCL_AXIS(axis_, e)                                                                                 \
-    if (a->axis == axis_) from->e = a->from < 0 ? a->from + x.e : a->from, step->e = a->step;
-    CNNCL_AXIS(CNN_N, n) CNNCL_AXIS(CNN_C, c) CNNCL_AXIS(CNN_H, h) CNNCL_AXIS(CNN_W, w)
+    return (void)dev, ((const cnn_pad_args *)y->args)->mode == CNN_PAD_CONSTANT;
 }
-CNNCL_FORWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_part(dev, cnn_place_data(y), y->shape, cnn_place_data(y->in[0]), y->in[0]->shape, from,
-                      step, false, 0);
-}
-CNNCL_BACKWARD(slice)
-{
-    cnn_shape from, step;
-    cnncl_slice_of(y, &from, &step);
-    return cnncl_start_grad(cnncl_of(dev), y, 0) &&
-           cnncl_part(dev, cnn_place_grad(y), y->shape, cnn_place_grad(y->in[0]), y->in[0]->shape, from,
-                      step, true, 1);
-}
-
-static const cnn_shape cnncl_ones = { 1, 1, 1, 1 };
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
-           cnncl_part(dev, cnn_place_data(y->in[0]), y->in[0]->shape, cnn_place_data(y), y->shape, from,
-                      cnncl_ones, true, 0);
-}
-CNNCL_BACKWARD(pad)
-{
-    const cnn_pad_args *a = y->args;
-    cnn_shape           from = { 0, a->front, a->top, a->left };
-    return cnncl_part(dev, cnn_place_grad(y->in[0]), y->in[0]->shape, cnn_place_grad(y), y->shape, from,
-                      cnncl_ones, false, cnncl_beta(y, 0));
+    return (void)mode, cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
+           cnncl_move(dev, y, false);
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
@@ -2790,18 +2768,28 @@ CNNCL_BACKWARD(map)
 
 /* ---- softmax and its logarithm ---- */
 
+/* y as (n,c,plane), c being the axis: rows n plane. */
+static int cnncl_lines(const cnn_tensor *y, int *c, int *plane)
+{
+    const cnn_shape s = y->shape;
+    const unsigned  axis = ((const cnn_softmax_args *)y->args)->axis;
+    *c = axis == CNN_C ? s.c : axis == CNN_H ? s.h : s.w;
+    *plane = axis == CNN_C ? s.h * s.w : axis == CNN_H ? s.w : 1;
+    return cnncl_len(s) / *c;
+}
 CNNCL_FORWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
     return CNNCL_RUN(cnncl_of(dev), softmax_forward, rows, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 CNNCL_BACKWARD(softmax)
 {
-    int plane = cnncl_plane(y->shape), rows = y->shape.n * plane;
-    return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_INT(y->shape.c), CNNCL_INT(plane), CNNCL_INT(rows),
+    int c, plane, rows = cnncl_lines(y, &c, &plane);
+    return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+                     CNNCL_GRAD(y),
+                     CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 
@@ -2837,11 +2825,17 @@ static int cnncl_norm_slices(const cnncl *d, const cnn_tensor *y)
     return wanted < most ? wanted : most > 1 ? most : 1;
 }
 
-typedef struct { cnn_tensor *w, *b; cnn_place x, scratch; int channels, plane, count, length, slices; } cnncl_norm;
-static cnncl_norm cnncl_norm_of(const cnncl *d, const cnn_tensor *y)
+typedef struct {
+    cnn_tensor *w, *b;
+    cnn_place   x, scratch;
+    int         channels, plane, count, length, slices;
+    bool        running;                     /* the statistics are those that are kept */
+} cnncl_norm;
+static cnncl_norm cnncl_norm_of(const cnncl *d, const cnn_tensor *y, cnn_mode mode)
 {
     cnncl_norm v = { cnn_operand(y, "weight"), cnn_operand(y, "bias"), cnn_place_data(y->in[0]),
-                     cnn_place_scratch(y->graph), y->shape.c, cnncl_plane(y->shape), 0, 0, 0 };
+                     cnn_place_scratch(y->graph), y->shape.c, cnncl_plane(y->shape), 0, 0, 0,
+                     mode == CNN_EVAL || cnn_operand(y, "running_mean")->frozen };
     v.count = y->shape.n * v.plane;
     v.length = cnncl_part_length(v.count, cnncl_norm_slices(d, y));
     v.slices = (v.count + v.length - 1) / v.length;
@@ -2853,25 +2847,25 @@ static cnncl_norm cnncl_norm_of(const cnncl *d, const cnn_tensor *y)
 CNNCL_FORWARD(batch_norm)
 {
     cnncl                     *d = cnncl_of(dev);
-    const cnncl_norm           v = cnncl_norm_of(d, y);
+    const cnncl_norm           v = cnncl_norm_of(d, y, mode);
     const cnncl_chain          chain = cnncl_chain_of(y);
     const cnn_batch_norm_args *a = y->args;
     const bool                 train = mode == CNN_TRAIN;
     const cnn_tensor *mean = cnn_operand(y, "running_mean"), *var = cnn_operand(y, "running_var");
     const cnn_place   saved = train ? cnn_place_saved(y) : v.x, w = v.w ? cnn_place_data(v.w) : v.x;
     const cnn_place   b = v.b ? cnn_place_data(v.b) : v.x, other = chain.add ? cnn_place_data(chain.add->in[1]) : v.x;
-    return (!train || CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x),
+    return (v.running || CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x),
                                 CNNCL_ARRAY(v.scratch), CNNCL_SLICES_OF(v))) &&
            CNNCL_RUN(d, norm_forward, v.channels, v.slices, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x),
                      CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(saved), CNNCL_DATA(mean), CNNCL_DATA(var), CNNCL_ARRAY(w),
                      CNNCL_ARRAY(b), CNNCL_INT(v.w != NULL), CNNCL_ARRAY(other), CNNCL_FLOAT(chain.sign),
-                     CNNCL_SLICES_OF(v), CNNCL_INT(train ? v.slices : 0), CNNCL_FLOAT(a->eps),
-                     CNNCL_FLOAT(a->momentum), CNNCL_FUNCTION(chain.f));
+                     CNNCL_SLICES_OF(v), CNNCL_INT(v.running ? 0 : v.slices), CNNCL_FLOAT(a->eps),
+                     CNNCL_FLOAT(a->momentum), CNNCL_INT(train), CNNCL_FUNCTION(chain.f));
 }
 CNNCL_BACKWARD(batch_norm)
 {
     cnncl            *d = cnncl_of(dev);
-    const cnncl_norm  v = cnncl_norm_of(d, y);
+    const cnncl_norm  v = cnncl_norm_of(d, y, CNN_TRAIN);
     const cnncl_chain none = { NULL, NULL, cnncl_identity, 0 };
     const cnncl_chain chain = cnncl_joins_backward(y) ? cnncl_chain_of(y) : none;
     cnn_tensor       *x = y->in[0], *other = chain.add ? chain.add->in[1] : NULL;
@@ -2889,7 +2883,7 @@ CNNCL_BACKWARD(batch_norm)
                      CNNCL_ARRAY(dw), CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db),
                      CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
                      CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_ARRAY(w), CNNCL_INT(v.w != NULL), CNNCL_SLICES_OF(v),
-                     CNNCL_INT(v.slices), CNNCL_FUNCTION(chain.f));
+                     CNNCL_INT(v.slices), CNNCL_FLOAT(v.running ? 0 : 1 / (float)v.count), CNNCL_FUNCTION(chain.f));
 }
 
 /* ---- Norms of one sample ---- */
@@ -2978,6 +2972,11 @@ static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
                            cnn_place_data(y->in[y->n_in - 1]), y->n_in == 3,
                            nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
                            s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
+}
+static bool cnncl_hard_labels(const cnn_backend *dev, const cnn_tensor *y)      /* soft ones are the host's */
+{
+    (void)dev;
+    return y->in[1]->shape.c == 1;
 }
 CNNCL_FORWARD(label_loss)
 {
@@ -3143,13 +3142,16 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
     CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(scale, scale)
-    CNNCL_ROW(concat, concat) CNNCL_ROW(reshape, reshape) CNNCL_ROW(slice, slice) CNNCL_ROW(pad, pad)
+    CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
+    CNNCL_ROW(depth_to_space, move) CNNCL_ROW(space_to_depth, move) CNNCL_ROW(channel_shuffle, move)
+    { &cnn_op_pad, cnncl_pad_accepts, cnncl_pad_forward, cnncl_move_backward },
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
-    CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss)
+    { &cnn_op_softmax_cross_entropy, cnncl_hard_labels, cnncl_label_loss_forward, cnncl_label_loss_backward },
+    CNNCL_ROW(nll, label_loss)
     CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
     CNNCL_ROW(bce_with_logits, pair_loss) };
 
@@ -3465,7 +3467,13 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_sub)             return cnn_sub(u, x);
     if (op == &cnn_op_mul)             return cnn_mul(u, x);
     if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
-    if (op == &cnn_op_concat)          return cnn_concat(x, x, x);
+    if (op == &cnn_op_concat)          return way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x);
+    if (op == &cnn_op_permute)         return cnn_permute(x, CNN_W, CNN_C, CNN_H);
+    if (op == &cnn_op_depth_to_space)  return cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2);
+    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_slice(x, CNN_H, 1, 5), 2);
+    if (op == &cnn_op_channel_shuffle) return cnn_channel_shuffle(x, 2 + way);
+    if (op == &cnn_op_softmax)         return cnn_softmax(x, .axis = way ? CNN_H : CNN_C);
+    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C);
     if (op == &cnn_op_reshape)         return cnn_flatten(x);
     if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
     if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
@@ -3489,6 +3497,7 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
     if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);
+    if (op == &cnn_op_power)           return cnn_power(cnn_scale(x, 0.25f, 1), way ? 3 : -2);
     if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
     if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);

@@ -21,6 +21,7 @@ typedef struct { const char *name; unsigned bits; } inside_dtype;
     DOOR(return, double, seconds, (void), ()) \
     DOOR(return, bool, matches, (const char *pattern, const char *name), (pattern, name)) \
     DOOR(return, cnn__text, decimal, (double v, int digits), (v, digits)) \
+    DOOR(, void, print_bar, (FILE *f, const cnn_progress *p), (f, p)) \
     DOOR(return, double, sum_of_squares, (const float *x, size_t n, int threads), (x, n, threads)) \
     DOOR(return, int, correct, (const float *score, cnn_shape z, const float *label), (score, z, label)) \
     DOOR(return, size_t, trained_floats, (const cnn_graph *g), (g)) \

@@ -7,7 +7,7 @@ static void operation(void)                      /* gradient, fusion behind batc
 {
     cnn_graph  *g = cnn_new(.max_batch = 4, .seed = 2);
     cnn_tensor *x = cnn_input(g, 2, 5, 5), *t = cnn_input(g, 3);
-    cnn_tensor *y = cnn_dense(cnn_mish(cnn_batch_norm(cnn_conv2d(x, 4, 3))), 3), *loss = cnn_mse(y, t);
+    cnn_tensor *y = cnn_dense(cnn_snake(cnn_batch_norm(cnn_conv2d(x, 4, 3))), 3), *loss = cnn_mse(y, t);
     float       in[200], out[12];
     test_fill(in, 200, -1, 1), test_fill(out, 12, -1, 1);
     CHECK_MSG(cnn_compile(g, loss) && cnn_set(x, in, 200) && cnn_set(t, out, 12), "%s", cnn_error(g));

@@ -1,7 +1,7 @@
 #!/bin/sh
 # places.sh: how many places does a contributor touch? Into a copy of cnn.h go, at its marks alone, an operation
-# (mish: API block, room, a word in CNN_OPS), an optimizer (Lion: row, a word in CNN_OPTIMIZERS), and an instruction
-# set ("c4", four lanes in tiles of 6 x 8: section, row). Then the tests of the rooms run on the copy, with mish among
+# (snake: API block, room, a word in CNN_OPS), an optimizer (Lion: row, a word in CNN_OPTIMIZERS), and an instruction
+# set ("c4", four lanes in tiles of 6 x 8: section, row). Then the tests of the rooms run on the copy, with snake among
 # the operations and c4 as the instruction set, and tests/places.c. Ends with `N passed, N failed`.
 CC=${CC:-cc} INC=${INC:-.} BUILD=${BUILD:-build}
 dir=$BUILD/places
@@ -9,16 +9,14 @@ mkdir -p "$dir"
 fail() { echo "places.sh: $1"; echo "0 passed, 1 failed"; exit 1; }
 
 cat >"$dir/api" <<'END'
-/* As x: x tanh(log(1 + e^x)) (Misra 2019). */
-CNN_API cnn_tensor *cnn_mish_(const char *at, cnn_tensor *x);
-#define cnn_mish(x)    cnn_mish_(CNN_HERE, x)
+/* As x: x + sin(x)^2 (Ziyin et al. 2020). */
+CNN_API cnn_tensor *cnn_snake_(const char *at, cnn_tensor *x);
+#define cnn_snake(x)   cnn_snake_(CNN_HERE, x)
 END
 cat >"$dir/room" <<'END'
-static CNN__INLINE float cnn__log_one_more(float x) { return (x < 0 ? 0.0f : x) + log1pf(cnn__exp(-fabsf(x))); }
-CNN__LOOP(cnn__each_mish,      float x = v[i]; v[i] = x * cnn__tanh(cnn__log_one_more(x)))
-CNN__LOOP(cnn__each_mish_back, float x = a[i], t = cnn__tanh(cnn__log_one_more(x));
-                               v[i] *= t + x * (1 - t * t) * cnn__sigmoid(x))
-CNN__FORMULA(mish, CNN_READS_X, NULL)
+CNN__LOOP(cnn__each_snake,      float x = v[i], s = sinf(x); v[i] = x + s * s)
+CNN__LOOP(cnn__each_snake_back, v[i] *= 1 + sinf(2 * a[i]))
+CNN__FORMULA(snake, CNN_READS_X, NULL)
 END
 cat >"$dir/optimizer" <<'END'
 /* Lion (Chen et al. 2023):  w -= lr (sign(beta1 m + (1 - beta1) dw) + decay w),  m = beta2 m + (1 - beta2) dw */
@@ -63,13 +61,13 @@ sed -e "/An operation of your own: its API block here/r $dir/api" \
     -e "/An optimizer of your own: its row here/r $dir/optimizer" \
     -e "/An instruction set of your own: its section here/r $dir/section" \
     -e "/An instruction set of your own: its row here/r $dir/row" \
-    -e 's/^#define CNN_OPS(X) /&X(mish) /' -e 's/^#define CNN_OPTIMIZERS(X) /&X(lion) /' "$INC/cnn.h" >"$dir/cnn.h"
+    -e 's/^#define CNN_OPS(X) /&X(snake) /' -e 's/^#define CNN_OPTIMIZERS(X) /&X(lion) /' "$INC/cnn.h" >"$dir/cnn.h"
 [ "$(diff "$INC/cnn.h" "$dir/cnn.h" | grep -c '^[0-9]')" -eq 7 ] || fail "a mark in cnn.h is missing"
 
-# The tests of the rooms know mish by its float64 reference.
-sed -e 's|^EACH(silu,|static cnn_tensor *build_mish(one *k) { k->gap = 0.1; return cnn_mish(any(k)); }\
-EACH(mish, x * tanh(log1p(exp(x))))\
-&|' -e 's/ROOM(silu, 40, 1e-5),/& ROOM(mish, 40, 1e-5),/' tests/rooms_more.h >"$dir/rooms_more.h"
+# The tests of the rooms know snake by its float64 reference.
+sed -e 's|^EACH(silu,|static cnn_tensor *build_snake(one *k) { k->gap = 0.1; return cnn_snake(any(k)); }\
+EACH(snake, x + sin(x) * sin(x))\
+&|' -e 's/ROOM(silu, 40, 1e-5),/& ROOM(snake, 40, 1e-5),/' tests/rooms_more.h >"$dir/rooms_more.h"
 cp tests/test_rooms.c "$dir/test_rooms.c"
 flags="-std=c99 -O1 -I$dir -I. -Itests -I$BUILD"
 $CC $flags -c tests/cnn.c -o "$dir/cnn.o" && $CC $flags "$dir/test_rooms.c" "$dir/cnn.o" -o "$dir/test_rooms" -lm &&

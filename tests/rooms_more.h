@@ -3,25 +3,25 @@
 static cnn_tensor *build_conv_transpose2d(one *k)
 {
     int h = test_int(1, 5), w = test_int(1, 5), icg = test_int(1, 4), ocg = test_int(1, 4), d, op = 0;
-    draw_window(&k->kh, &k->sh, &k->ph, &k->dh, &d, false);
-    draw_window(&k->kw, &k->sw, &k->pw, &k->dw, &d, false);
+    draw_window(&k->kh, &k->sh, &k->ph, &k->eh, &k->dh, &d, false);
+    draw_window(&k->kw, &k->sw, &k->pw, &k->ew, &k->dw, &d, false);
     k->groups = test_chance(30) ? test_int(2, 4) : 1;
     bool same = test_chance(40);
-    if (same) k->kw = k->kh, k->sw = k->sh, k->pw = k->ph, k->dw = k->dh;
+    if (same) k->kw = k->kh, k->sw = k->sh, k->pw = k->ew = k->eh = k->ph, k->dw = k->dh;
     int oph = test_int(0, k->sh - 1), opw = same ? oph : test_int(0, k->sw - 1);
-    while ((h - 1) * k->sh - 2 * k->ph + k->dh * (k->kh - 1) + oph + 1 < 1) h++;
-    while ((w - 1) * k->sw - 2 * k->pw + k->dw * (k->kw - 1) + opw + 1 < 1) w++;
+    while ((h - 1) * k->sh - k->ph - k->eh + k->dh * (k->kh - 1) + oph + 1 < 1) h++;
+    while ((w - 1) * k->sw - k->pw - k->ew + k->dw * (k->kw - 1) + opw + 1 < 1) w++;
     k->bias = test_chance(60);
     int c = icg * k->groups, o = ocg * k->groups;
-    k->ys = shape4(k->n, o, (h - 1) * k->sh - 2 * k->ph + k->dh * (k->kh - 1) + oph + 1,
-                   (w - 1) * k->sw - 2 * k->pw + k->dw * (k->kw - 1) + opw + 1);
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) channels %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d output_pad %d,%d "
-             "groups %d bias %d", k->n, c, h, w, o, k->kh, k->kw, k->sh, k->sw, k->ph, k->pw, k->dh, k->dw, oph, opw, k->groups, k->bias);
+    k->ys = shape4(k->n, o, (h - 1) * k->sh - k->ph - k->eh + k->dh * (k->kh - 1) + oph + 1,
+                   (w - 1) * k->sw - k->pw - k->ew + k->dw * (k->kw - 1) + opw + 1);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) channels %d kernel %dx%d stride %d,%d pad %d,%d %d,%d dilation %d,%d output_pad %d,%d "
+             "groups %d bias %d", k->n, c, h, w, o, k->kh, k->kw, k->sh, k->sw, k->ph, k->eh, k->pw, k->ew, k->dh, k->dw, oph, opw, k->groups, k->bias);
     (void)op;
     if (same) return cnn_conv_transpose2d(batched(k, c, h, w), o, k->kh, .stride = k->sh, .pad = k->ph, .dilation = k->dh,
                                           .output_pad = oph, .groups = k->groups, .no_bias = !k->bias);
     return cnn_conv_transpose2d(batched(k, c, h, w), o, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw,
-                                .pad_h = k->ph, .pad_w = k->pw, .dilation_h = k->dh, .dilation_w = k->dw, .output_pad_h = oph,
+                                .pad_h = k->ph, .pad_bottom = k->eh, .pad_w = k->pw, .pad_right = k->ew, .dilation_h = k->dh, .dilation_w = k->dw, .output_pad_h = oph,
                                 .output_pad_w = opw, .groups = k->groups, .no_bias = !k->bias);
 }
 static void ref_conv_transpose2d(const one *k, double *const *v, double *y)
@@ -136,14 +136,27 @@ static void ref_upsample(const one *k, double *const *v, double *y)
     }
 }
 
+/* Left, right in pw, ew; top, bottom in ph, eh; front, back in dh, dw; the mode in k->kh. */
 static cnn_tensor *build_pad(one *k)
 {
     cnn_tensor *x = any(k);
-    k->pw = test_int(0, 3), k->sw = test_int(0, 3), k->ph = test_int(0, 3), k->sh = test_int(0, 3), k->dh = test_int(0, 2),
-    k->dw = test_int(0, 2), k->a = test_chance(50) ? 0 : test_uniform(-1, 1), k->a = (double)(float)k->a;
-    k->ys.w += k->pw + k->sw, k->ys.h += k->ph + k->sh, k->ys.c += k->dh + k->dw;
-    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " pad %d,%d %d,%d %d,%d", k->pw, k->sw, k->ph, k->sh, k->dh, k->dw);
-    return cnn_pad(x, k->pw, k->sw, k->ph, k->sh, k->dh, k->dw, .value = (float)k->a);
+    k->kh = test_chance(40) ? CNN_PAD_CONSTANT : test_int(1, 2);
+    int most[3] = { 3, 3, 2 }, e[3] = { k->ys.w, k->ys.h, k->ys.c };
+    for (int i = 0; i < 3; i++) if (k->kh == CNN_PAD_REFLECT && most[i] > e[i] - 1) most[i] = e[i] - 1;
+    k->pw = test_int(0, most[0]), k->ew = test_int(0, most[0]), k->ph = test_int(0, most[1]), k->eh = test_int(0, most[1]),
+    k->dh = test_int(0, most[2]), k->dw = test_int(0, most[2]), k->a = test_chance(50) ? 0 : test_uniform(-1, 1), k->a = (double)(float)k->a;
+    k->ys.w += k->pw + k->ew, k->ys.h += k->ph + k->eh, k->ys.c += k->dh + k->dw;
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " pad %d,%d %d,%d %d,%d mode %d", k->pw, k->ew, k->ph, k->eh, k->dh,
+             k->dw, k->kh);
+    if (k->kh) return cnn_pad(x, k->pw, k->ew, k->ph, k->eh, k->dh, k->dw, .mode = k->kh);
+    return cnn_pad(x, k->pw, k->ew, k->ph, k->eh, k->dh, k->dw, .value = (float)k->a);
+}
+/* numpy's pad: by walking back from the edge, one step at a time. */
+static int pad_place(const one *k, int i, int size)
+{
+    int at = i < 0 ? 0 : i < size ? i : size - 1, steps = i < 0 ? -i : i < size ? 0 : i - size + 1;
+    for (; k->kh == CNN_PAD_REFLECT && steps > 0; steps--) at += i < 0 ? 1 : -1;
+    return at;
 }
 static void ref_pad(const one *k, double *const *v, double *y)
 {
@@ -151,7 +164,98 @@ static void ref_pad(const one *k, double *const *v, double *y)
     for (int n = 0; n < o.n; n++) for (int c = 0; c < o.c; c++) for (int h = 0; h < o.h; h++) for (int w = 0; w < o.w; w++) {
         int xc = c - k->dh, xh = h - k->ph, xw = w - k->pw;
         bool in = xc >= 0 && xc < x.c && xh >= 0 && xh < x.h && xw >= 0 && xw < x.w;
-        y[at4(o, n, c, h, w)] = in ? v[0][at4(x, n, xc, xh, xw)] : k->a;
+        y[at4(o, n, c, h, w)] = in ? v[0][at4(x, n, xc, xh, xw)] : k->kh == CNN_PAD_CONSTANT ? k->a
+                              : v[0][at4(x, n, pad_place(k, xc, x.c), pad_place(k, xh, x.h), pad_place(k, xw, x.w))];
+    }
+}
+
+/* What each axis of y was in x is in kh, kw, sh. */
+static cnn_tensor *build_permute(one *k)
+{
+    cnn_tensor *x = any(k);
+    static const int orders[6][3] = { { 1, 2, 3 }, { 1, 3, 2 }, { 2, 1, 3 }, { 2, 3, 1 }, { 3, 1, 2 }, { 3, 2, 1 } };
+    const int *o = orders[test_int(0, 5)], e[4] = { 0, k->ys.c, k->ys.h, k->ys.w };
+    k->kh = o[0], k->kw = o[1], k->sh = o[2];
+    k->ys = shape4(k->ys.n, e[o[0]], e[o[1]], e[o[2]]);
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " axes %d%d%d", o[0], o[1], o[2]);
+    if (test_chance(50) && o[0] == 1 && o[1] == 3) return cnn_transpose(x, CNN_H, CNN_W);
+    if (test_chance(50) && o[0] == 3 && o[1] == 2) return cnn_transpose(x, CNN_W, CNN_C);
+    return cnn_permute(x, 1u << o[0], 1u << o[1], 1u << o[2]);
+}
+static void ref_permute(const one *k, double *const *v, double *y)
+{
+    cnn_shape o = k->ys;
+    for (int n = 0; n < o.n; n++) for (int c = 0; c < o.c; c++) for (int h = 0; h < o.h; h++) for (int w = 0; w < o.w; w++) {
+        int i[4] = { n, 0, 0, 0 };
+        i[k->kh] = c, i[k->kw] = h, i[k->sh] = w;
+        y[at4(o, n, c, h, w)] = v[0][at4(k->s[0], i[0], i[1], i[2], i[3])];
+    }
+}
+
+/* The block in k->kh; k->kw: space_to_depth. */
+static cnn_tensor *build_block(one *k, bool deep)
+{
+    int r = test_int(1, 3), c = test_int(1, 4), h = test_int(1, 5), w = test_chance(20) ? test_int(9, 20) : test_int(1, 5), n = test_int(1, 3);
+    const bool b = test_chance(80);
+    k->kh = r, k->kw = deep;
+    if (b) n = k->n;
+    k->ys = deep ? shape4(n, c * r * r, h, w) : shape4(n, c, h * r, w * r);
+    if (deep) h *= r, w *= r;
+    else      c *= r * r;
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) block %d", n, c, h, w, r);
+    cnn_tensor *x = b ? batched(k, c, h, w) : unbatched(k, n, c, h, w);
+    return deep ? cnn_space_to_depth(x, r) : cnn_depth_to_space(x, .block = r);
+}
+static cnn_tensor *build_depth_to_space(one *k) { return build_block(k, false); }
+static cnn_tensor *build_space_to_depth(one *k) { return build_block(k, true); }
+static void ref_block(const one *k, double *const *v, double *y)
+{
+    cnn_shape x = k->s[0], flat = k->kw ? x : k->ys, deep = k->kw ? k->ys : x;
+    const int r = k->kh;
+    for (int n = 0; n < deep.n; n++) for (int c = 0; c < flat.c; c++) for (int i = 0; i < r; i++) for (int j = 0; j < r; j++)
+        for (int h = 0; h < deep.h; h++) for (int w = 0; w < deep.w; w++) {
+            const int a = at4(deep, n, (c * r + i) * r + j, h, w), f = at4(flat, n, c, h * r + i, w * r + j);
+            if (k->kw) y[a] = v[0][f];
+            else       y[f] = v[0][a];
+        }
+}
+#define ref_depth_to_space ref_block
+#define ref_space_to_depth ref_block
+
+static cnn_tensor *build_channel_shuffle(one *k)
+{
+    int g = test_int(1, 4), c = g * test_int(1, 4), h = small(), w = small();
+    k->groups = g, k->ys = shape4(k->n, c, h, w);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) groups %d", k->n, c, h, w, g);
+    return cnn_channel_shuffle(batched(k, c, h, w), g);
+}
+static void ref_channel_shuffle(const one *k, double *const *v, double *y)
+{
+    cnn_shape s = k->ys;
+    for (int n = 0; n < s.n; n++) for (int g = 0; g < k->groups; g++) for (int i = 0; i < s.c / k->groups; i++)
+        for (int p = 0; p < s.h * s.w; p++)
+            y[(n * s.c + i * k->groups + g) * s.h * s.w + p] = v[0][(n * s.c + g * (s.c / k->groups) + i) * s.h * s.w + p];
+}
+
+static cnn_tensor *build_adaptive_avg_pool(one *k)
+{
+    int c = small(), h = test_int(1, 12), w = test_int(1, 12), oh = test_int(1, 7), ow = test_chance(40) ? oh : test_int(1, 14);
+    k->ys = shape4(k->n, c, oh, ow);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) to %d,%d", k->n, c, h, w, oh, ow);
+    cnn_tensor *x = batched(k, c, h, w);
+    return oh == ow ? cnn_adaptive_avg_pool(x, oh) : cnn_adaptive_avg_pool(x, oh, ow);
+}
+static void ref_adaptive_avg_pool(const one *k, double *const *v, double *y)
+{
+    cnn_shape o = k->ys, x = k->s[0];
+    for (int n = 0; n < o.n; n++) for (int c = 0; c < o.c; c++) for (int i = 0; i < o.h; i++) for (int j = 0; j < o.w; j++) {
+        double sum = 0, size = 0;
+        for (int h = 0; h < x.h; h++) for (int w = 0; w < x.w; w++) {      /* pixels that overlap the bin's span in part */
+            if ((h + 1) * o.h <= i * x.h || h * o.h >= (i + 1) * x.h) continue;
+            if ((w + 1) * o.w <= j * x.w || w * o.w >= (j + 1) * x.w) continue;
+            sum += v[0][at4(x, n, c, h, w)], size++;
+        }
+        y[at4(o, n, c, i, j)] = sum / size;
     }
 }
 
@@ -230,6 +334,14 @@ static cnn_tensor *build_gelu(one *k)
 EACH(gelu, 0.5 * x * (1 + (k->bias ? tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x)) : erf(x / sqrt(2)))))
 static cnn_tensor *build_silu(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_silu(any(k)); }
 EACH(silu, x / (1 + exp(-x)))
+static cnn_tensor *build_selu(one *k) { k->gap = test_chance(50) ? 0.05 : 0.5; return cnn_selu(any(k)); }
+EACH(selu, 1.0507009873554805 * (x > 0 ? x : 1.6732632423543772 * expm1(x)))
+static cnn_tensor *build_mish(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_mish(any(k)); }
+EACH(mish, x * tanh(log1p(exp(x))))
+static cnn_tensor *build_hard_sigmoid(one *k) { k->gap = test_chance(50) ? 0.5 : 0.05; return cnn_hard_sigmoid(any(k)); }
+EACH(hard_sigmoid, fmin(fmax(x + 3, 0), 6) / 6)
+static cnn_tensor *build_softsign(one *k) { k->gap = test_chance(50) ? 0.5 : 0.05; return cnn_softsign(any(k)); }
+EACH(softsign, x / (1 + fabs(x)))
 /* A low threshold makes y jump: at an even multiple of half the gap, which no x is near. */
 static cnn_tensor *build_softplus(one *k)
 {
@@ -250,6 +362,18 @@ static cnn_tensor *build_sqrt(one *k) { k->shift = 1.5; return cnn_sqrt(any(k));
 EACH(sqrt, sqrt(x))
 static cnn_tensor *build_abs(one *k) { k->gap = 0.05; return cnn_abs(any(k)); }
 EACH(abs, fabs(x))
+static cnn_tensor *build_erf(one *k) { k->gap = test_chance(50) ? 0.1 : 0; return cnn_erf(any(k)); }
+EACH(erf, erf(x))
+/* Whole exponents of numbers of both signs, others of positive ones. */
+static cnn_tensor *build_power(one *k)
+{
+    cnn_tensor *x = any(k);
+    const bool whole = test_chance(50);
+    k->shift = whole ? 0 : 1.5, k->gap = whole ? 0.1 : 0;
+    k->a = whole ? test_int(0, 3) : (double)(float)test_uniform(-2, 3);
+    return cnn_power(x, (float)k->a);
+}
+EACH(power, pow(x, k->a))
 
 static cnn_tensor *build_prelu(one *k)
 {
@@ -263,19 +387,6 @@ static void ref_prelu(const one *k, double *const *v, double *y)
     for (int i = 0; i < count4(k->ys); i++) {
         int c = i / (k->ys.h * k->ys.w) % k->ys.c;
         y[i] = v[0][i] > 0 ? v[0][i] : v[1][k->groups > 1 ? c : 0] * v[0][i];
-    }
-}
-
-static cnn_tensor *build_log_softmax(one *k) { k->gap = test_chance(30) ? 0.3 : 0; return cnn_log_softmax(any(k)); }
-static void ref_log_softmax(const one *k, double *const *v, double *y)
-{
-    ref_softmax(k, v, y);
-    cnn_shape s = k->ys;
-    for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
-        double most = -INFINITY, sum = 0;
-        for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
-        for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
-        for (int c = 0; c < s.c; c++) y[at4(s, n, c, h, w)] = v[0][at4(s, n, c, h, w)] - most - log(sum);
     }
 }
 
@@ -342,8 +453,11 @@ static void ref_bce_with_logits(const one *k, double *const *v, double *y) { ref
 
 #define ROOMS_MORE                                                                                                       \
     ROOM(conv_transpose2d, 200, 1e-4), ROOM(lrn, 80, 1e-5), ROOM(layer_norm, 60, 2e-4), ROOM(group_norm, 60, 2e-4),      \
-    ROOM(instance_norm, 60, 2e-4), ROOM(upsample, 80, 1e-5), ROOM(pad, 60, 1e-6), ROOM(slice, 80, 1e-6),                 \
+    ROOM(instance_norm, 60, 2e-4), ROOM(upsample, 80, 1e-5), ROOM(pad, 120, 1e-6), ROOM(slice, 80, 1e-6), ROOM(permute, 80, 1e-6), ROOM(depth_to_space, 60, 1e-6), \
+    ROOM(space_to_depth, 60, 1e-6), ROOM(channel_shuffle, 40, 1e-6), ROOM(adaptive_avg_pool, 80, 1e-5),                 \
     ROOM(global_max_pool, 40, 1e-6), ROOM(clamp, 40, 1e-6), ROOM(elu, 40, 1e-5), ROOM(gelu, 40, 1e-5), ROOM(silu, 40, 1e-5), \
+    ROOM(selu, 40, 1e-5), ROOM(mish, 40, 1e-5), ROOM(hard_sigmoid, 40, 1e-5), ROOM(softsign, 40, 1e-5), ROOM(erf, 40, 1e-5), \
+    ROOM(power, 60, 1e-5), \
     ROOM(softplus, 40, 1e-5), ROOM(hard_swish, 40, 1e-5), ROOM(exp, 40, 1e-5), ROOM(log, 40, 1e-5), ROOM(sqrt, 40, 1e-5), \
     ROOM(abs, 40, 1e-6), ROOM(prelu, 60, 1e-4), ROOM(log_softmax, 60, 1e-5), ROOM(nll, 60, 2e-5), ROOM(l1, 40, 2e-5), ROOM(huber, 40, 2e-5),  \
     ROOM(bce_with_logits, 40, 2e-5),

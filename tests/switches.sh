@@ -1,5 +1,5 @@
 #!/bin/sh
-# Compile and link cnn.h in every way that it promises: switches, compilers, standards, C++, symbols, examples.
+# Compile and link cnn.h in every way that it promises (C++: tests/cpp.sh): switches, compilers, standards, symbols, examples.
 # Run from the top of the repository; CC, CXX, CLANG, BUILD and INC (where cnn.h is) may be set. Ends with
 # `N passed, N failed`. What the machine lacks is skipped, and said.
 CC=${CC:-cc} CXX=${CXX:-c++} CLANG=${CLANG:-clang} BUILD=${BUILD:-build}/switches INC=${INC:-.}
@@ -91,12 +91,6 @@ if printf 'int main() { return 0; }\n' | $CXX -x c++ - -o "$BUILD/probe" >/dev/n
     out=$($CXX -std=c++11 -I"$INC" -fsyntax-only "$BUILD/wrong.cc" 2>&1)
     [ "$(printf '%s\n' "$out" | grep -c ' error: ')" -eq 1 ] && [ "${out#*into a .c file}" != "$out" ] && pass ||
         fail 'CNN_IMPLEMENTATION in C++: one error' "$out"
-    ok    'C++11, declarations' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -I. -fsyntax-only $S/cpp11.cc
-    built 'cpp11' $CXX -std=c++11 -Wall -Wextra -Wpedantic -Werror -I"$INC" -I. $S/cpp11.cc "$BUILD/impl.o"
-    printf '#include "cnn.h"\ncnn_tensor *f(cnn_tensor *x) { return cnn_conv2d_({ .at = CNN_HERE, .x = x, .channels = 6, .kernel = 5, .pad = 2 }); }\n' >"$BUILD/cpp20.cc"
-    if printf 'int main() { return 0; }\n' | $CXX -std=c++20 -x c++ - -o "$BUILD/probe" >/dev/null 2>&1; then
-        ok 'C++20, designated options' $CXX -std=c++20 -Wall -I"$INC" -fsyntax-only "$BUILD/cpp20.cc"
-    fi
 else skip 'no C++ compiler'; fi
 
 # ---- Symbols ----

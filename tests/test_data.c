@@ -204,9 +204,9 @@ static void csv_files(void)
     csv_says("1,2\n3\n", (cnn_csv_args){ 0 }, "csv, line 2: 1 columns, the first line has 2");
     csv_says("1,2\n3,4,5\n", (cnn_csv_args){ 0 }, "csv, line 2: 3 columns, the first line has 2");
     csv_says("1,2\n3,4.5\n", (cnn_csv_args){ .label = 2 },
-        "csv, line 2: label 4.5 is no whole number from 0 to 255");
-    csv_says("1,2\n3,256\n", (cnn_csv_args){ .label = -1 },
-        "csv, line 2: label 256 is no whole number from 0 to 255");
+        "csv, line 2: label 4.5 is no whole number within +-2^24");
+    csv_says("1,2\n3,16777217\n", (cnn_csv_args){ .label = -1 },
+        "csv, line 2: label 1.67772e+07 is no whole number within +-2^24");
     csv_says("1,2\n", (cnn_csv_args){ .label = -3 },
         "csv: label is column -3, but the first line has 2 columns");
     csv_says("1,2\n", (cnn_csv_args){ .label = 3 },
@@ -347,7 +347,7 @@ static void npy_files(void)
     npy_label_bytes = m;
     failing_allocations(NPY, file, n);
     labels[m - 1] = 1;                                         /* 2^56 + 2 */
-    try_file(NPY, file, n, "labels: label 1 is 7.20576e+16: no whole number from 0 to 255");
+    try_file(NPY, file, n, "labels: label 1 is 7.20575940379279e+16: it must be within +-2^24");
     labels[m - 1] = 255;
     CHECK(!try_file(NPY, file, n, NULL));
     labels[m - 1] = 0;
@@ -361,10 +361,12 @@ static void npy_files(void)
     }
     m = npy(labels, 1, "{'descr': '|u1', 'fortran_order': False, 'shape': (3,)}", classes, 3),
         npy_label_bytes = m;
-    try_file(NPY, file, n, "values has 2 samples, but labels has 3 labels");
+    try_file(NPY, file, n, "values has 2 samples, but labels has 3 targets");
     m = npy(labels, 1, "{'descr': '|u1', 'fortran_order': False, 'shape': (2,2)}", classes, 4),
         npy_label_bytes = m;
-    try_file(NPY, file, n, "labels: labels of 2 dimensions: one number a sample is needed");
+    d = read_as(NPY, file, n);
+    CHECK(d.count == 2 && d.target_type == CNN_I32 && d.target.c == 2 && d.labels[3] == classes[3]);
+    cnn_dataset_free(&d);
     npy_labels = NULL;
 
     try_file(NPY, "PK\3\4", 4, "values is a zip, perhaps of numpy.savez: save each array by numpy.save");

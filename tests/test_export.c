@@ -85,7 +85,7 @@ static void randomise(cnn_graph *g)
 static bool may_call(const char *symbol)
 {
     static const char *const known[] = { "memcpy", "memset", "memmove", "expf", "expm1f", "logf", "log1pf",
-                                         "sqrtf", "tanhf", "erfcf", "powf" };
+                                         "sqrtf", "tanhf", "erfcf", "erff", "powf" };
     while (*symbol == '_') symbol++;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) if (strcmp(symbol, known[i]) == 0) return true;
     return false;
@@ -342,8 +342,9 @@ static void pointwise(void)
     a = cnn_concat(a, cnn_gelu(cnn_scale(x, 3), .tanh = 1), cnn_softplus(cnn_scale(x, 3), 1.5f, 2));
     T *positive = cnn_clamp(cnn_clamp(cnn_abs(x), 0.1f, INFINITY), -INFINITY, 0.8f);
     a = cnn_concat(a, cnn_log(positive), cnn_sqrt(positive), cnn_prelu(x));
-    a = cnn_concat(a, cnn_prelu(cnn_tanh(x), .per_channel = 1));
-    holds_one("pointwise", x, a, "expf expm1f logf log1pf sqrtf tanhf erfcf");
+    a = cnn_concat(a, cnn_prelu(cnn_tanh(x), .per_channel = 1), cnn_selu(cnn_scale(x, 3)), cnn_mish(cnn_scale(x, 3)));
+    a = cnn_concat(a, cnn_hard_sigmoid(cnn_scale(x, 5)), cnn_softsign(x), cnn_erf(x), cnn_power(x, 3), cnn_power(positive, -0.6f));
+    holds_one("pointwise", x, a, "expf expm1f logf log1pf sqrtf tanhf erfcf erff powf");
 }
 static void stretched(void)
 {

@@ -441,6 +441,7 @@ static void null_everywhere(void)
             cnn_avg_pool(t, 1), cnn_global_avg_pool(t), cnn_global_max_pool(t), cnn_batch_norm(t), cnn_layer_norm(t),
             cnn_group_norm(t, 1), cnn_instance_norm(t), cnn_lrn(t, 1), cnn_relu(t), cnn_leaky_relu(t), cnn_sigmoid(t),
             cnn_tanh(t), cnn_relu6(t), cnn_elu(t), cnn_gelu(t), cnn_silu(t), cnn_softplus(t), cnn_hard_swish(t),
+            cnn_selu(t), cnn_mish(t), cnn_hard_sigmoid(t), cnn_softsign(t), cnn_erf(t), cnn_power(t, 2),
             cnn_prelu(t), cnn_exp(t), cnn_log(t), cnn_sqrt(t), cnn_abs(t), cnn_softmax(t), cnn_log_softmax(t),
             cnn_dropout(t, 0.5f), cnn_reshape(t, 1), cnn_flatten(t), cnn_concat(t, t), cnn_concat_(CNN_HERE, NULL, 2),
             cnn_pad(t, 1), cnn_slice(t, CNN_C, 0), cnn_upsample(t, 2), cnn_add(t, t), cnn_sub(t, t), cnn_mul(t, t),

@@ -1273,8 +1273,8 @@ static void order_and_splits(void)
     CHECK_STR(bad.error, "data set: 0 samples: there must be at least one");
     bad = cnn_bytes(pixel, NULL, 1, 1 << 16, 1 << 16, 1);
     CHECK_STR(bad.error,
-              "data set: samples of (65536,65536,1): every extent must be at least 1, and a sample holds at "
-              "most 2^31 - 1 values");
+              "data set: samples of (65536,65536,1): every extent must be at least 1, and the product at most "
+              "2^31 - 1");
     CHECK_INT(alloc_live, 0);
 }
 
@@ -1342,7 +1342,7 @@ static void feeding(void)
         static const char *const want[] = { "feed: the data set is NULL",
             "feed: data set: standardize: 1 channels, the other data set has 5",
             "feed: the data set has no labels", "feed: first is -1: samples are counted from 0",
-            "feed: classes go to a tensor made by cnn_labels in the graph of the input" };
+            "feed: targets go to a tensor made by cnn_labels or by another cnn_input in the graph of the input" };
         int got = k == 0 ? cnn_feed(x, t, NULL, 0) : k == 1 ? cnn_feed(x, t, &flat, 0) : k == 2
             ? cnn_feed(x, t, &no_labels, 0)
                 : k == 3 ? cnn_feed(x, t, &d, -1) : cnn_feed(x, x, &d, 0);

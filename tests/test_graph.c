@@ -105,14 +105,14 @@ static void errors_of_nil_chains(void)
     CHECK(isnan(cnn_forward(loss, CNN_TRAIN)));
     cnn_backward(loss);
     CHECK(!cnn_step(g, .lr = 1));
-    EXPECT_AT(g, at, "conv2d: kernel 7 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/1 + 1 < 1");
+    EXPECT_AT(g, at, "conv2d: kernel 7 does not fit input (N,6,5,5) with pad 0,0: (5 + 0 + 0 - 7)/1 + 1 < 1");
     DONE;
 }
 
 static void errors_in_shapes(void)
 {
-    { NET; cnn_conv2d(x, 4, 7, .name = "c3"); EXPECT_HERE(g, "conv2d \"c3\": kernel 7 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/1 + 1 < 1"); DONE; }
-    { NET; cnn_conv2d(x, 4, 3, .dilation = 3, .pad = 0); EXPECT_HERE(g, "conv2d: kernel 3 with dilation 3 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/1 + 1 < 1"); DONE; }
+    { NET; cnn_conv2d(x, 4, 7, .name = "c3"); EXPECT_HERE(g, "conv2d \"c3\": kernel 7 does not fit input (N,6,5,5) with pad 0,0: (5 + 0 + 0 - 7)/1 + 1 < 1"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .dilation = 3, .pad = 0); EXPECT_HERE(g, "conv2d: kernel 3 with dilation 3 does not fit input (N,6,5,5) with pad 0,0: (5 + 0 + 0 - 7)/1 + 1 < 1"); DONE; }
     { NET; cnn_conv2d(x, 0, 3); EXPECT_HERE(g, "conv2d: channels is 0: it must be the number of outputs, in [1,2147483647]"); DONE; }
     { NET; cnn_conv2d(x, 4, 0); EXPECT_HERE(g, "conv2d: kernel is 0: it must be the size of the window, in [1,16777216]"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .stride = -1); EXPECT_HERE(g, "conv2d: stride is -1: it must be in [1,16777216]"); DONE; }
@@ -124,15 +124,15 @@ static void errors_in_shapes(void)
     { NET; cnn_conv2d(x, 4, 2147483647); EXPECT_HERE(g, "conv2d: kernel is 2147483647: it must be the size of the window, in [1,16777216]"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .pad = 2147483647); EXPECT_HERE(g, "conv2d: pad is 2147483647: it must be in [0,16777216]"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .dilation = 2147483647); EXPECT_HERE(g, "conv2d: dilation is 2147483647: it must be in [1,16777216]"); DONE; }
-    { NET; cnn_conv2d(cnn_input(g, 1024, 1, 1), 1, 3, .stride = 2, .pad_h = 1, .pad_w = 1048575); EXPECT_HERE(g, "conv2d: pad 1,1048575: 1024 channels of (1,1), padded, would have more than 2^31 - 1 elements"); DONE; }
+    { NET; cnn_conv2d(cnn_input(g, 1024, 1, 1), 1, 3, .stride = 2, .pad_h = 1, .pad_w = 1048575); EXPECT_HERE(g, "conv2d: 1024 channels of (1,1), padded to (3,2097151), have more than 2^31 - 1 elements"); DONE; }
     { NET; cnn_dense(x, 0); EXPECT_HERE(g, "dense: units is 0: it must be the number of outputs, in [1,2147483647]"); DONE; }
     { NET; cnn_dense(x, -3); EXPECT_HERE(g, "dense: units is -3: it must be the number of outputs, in [1,2147483647]"); DONE; }
     { NET; cnn_dense(x, 3, .bias = cnn_param(g, "b", shape4(1, 4, 1, 1))); EXPECT_HERE(g, "dense: bias (1,4,1,1) does not fit input (N,6,5,5): it must be (1,3,1,1)"); DONE; }
-    { NET; cnn_max_pool(x, 6); EXPECT_HERE(g, "max_pool: kernel 6 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 6)/6 + 1 < 1"); DONE; }
+    { NET; cnn_max_pool(x, 6); EXPECT_HERE(g, "max_pool: kernel 6 does not fit input (N,6,5,5) with pad 0,0: (5 + 0 + 0 - 6)/6 + 1 < 1"); DONE; }
     { NET; cnn_max_pool(x, 0); EXPECT_HERE(g, "max_pool: kernel is 0: it must be the size of the window, in [1,16777216]"); DONE; }
-    { NET; cnn_avg_pool(x, 3, .pad = 3); EXPECT_HERE(g, "avg_pool: input (N,6,5,5), kernel 3,3, dilation 1,1, pad 3,3: a window would see nothing but padding"); DONE; }
-    { NET; cnn_max_pool(x, 3, .dilation = 3); EXPECT_HERE(g, "max_pool: kernel 3 with dilation 3 does not fit input (N,6,5,5) with pad 0: (5 + 2*0 - 7)/3 + 1 < 1"); DONE; }
-    { NET; cnn_max_pool(x, 2, .pad = 1, .dilation_w = 6); EXPECT_HERE(g, "max_pool: input (N,6,5,5), kernel 2,2, dilation 1,6, pad 1,1: a window would see nothing but padding"); DONE; }
+    { NET; cnn_avg_pool(x, 3, .pad = 3); EXPECT_HERE(g, "avg_pool: input (N,6,5,5), kernel 3,3, dilation 1,1, pad 3,3 above and below, 3,3 beside: a window would see nothing but padding"); DONE; }
+    { NET; cnn_max_pool(x, 3, .dilation = 3); EXPECT_HERE(g, "max_pool: kernel 3 with dilation 3 does not fit input (N,6,5,5) with pad 0,0: (5 + 0 + 0 - 7)/3 + 1 < 1"); DONE; }
+    { NET; cnn_max_pool(x, 2, .pad = 1, .dilation_w = 6); EXPECT_HERE(g, "max_pool: input (N,6,5,5), kernel 2,2, dilation 1,6, pad 1,1 above and below, 1,1 beside: a window would see nothing but padding"); DONE; }
     { NET; cnn_avg_pool(x, 3, .stride = -2); EXPECT_HERE(g, "avg_pool: stride is -2: it must be in [1,16777216]"); DONE; }
     { NET; cnn_add(x, cnn_input(g, 6, 5, 4)); EXPECT_HERE(g, "add: (N,6,5,5) and (N,6,5,4) do not fit: each extent must be equal, or 1 in one of them"); DONE; }
     { NET; cnn_mul(x, cnn_param(g, "w", shape4(3, 1, 1, 1))); EXPECT_HERE(g, "mul: (N,6,5,5) and (3,1,1,1) do not fit: each extent must be equal, or 1 in one of them"); DONE; }
@@ -157,7 +157,7 @@ static void errors_in_shapes(void)
     { NET; cnn_param(g, "w", shape4(2, 3, 1, 1), .init = (cnn_init)77); EXPECT_HERE(g, "tensor \"w\": init is 77: it must be one of CNN_INIT_..."); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .gain = INFINITY); EXPECT_HERE(g, "tensor: gain is inf: it must be a finite number"); DONE; }
     { NET; cnn_const(g, shape4(1, 1, 1, 1), NULL); EXPECT_HERE(g, "tensor: no values were given"); DONE; }
-    { NET; cnn_freeze(x); EXPECT_HERE(g, "tensor: cannot be frozen: it is not a parameter"); DONE; }
+    { NET; cnn_freeze(x); EXPECT_HERE(g, "tensor: cannot be frozen: it is no parameter, and has none below it"); DONE; }
     { NET; cnn_graph *other = cnn_new(); cnn_add(x, cnn_input(other, 6, 5, 5)); EXPECT_HERE(g, "add: operand 2 belongs to another graph"); cnn_free(other); DONE; }
     { NET; cnn_add(x, NULL); EXPECT_HERE(g, "add: operand 2 is not a tensor"); DONE; }
 }
@@ -504,7 +504,13 @@ static cnn_tensor *formula_number(cnn_tensor *x, int i)
     case 13: return cnn_sqrt(x);
     case 14: return cnn_abs(x);
     case 15: return cnn_scale(x, 1.5f, -0.2f);
-    case 16: return cnn_sub(x, x->in[0]);
+    case 16: return cnn_selu(x);
+    case 17: return cnn_mish(x);
+    case 18: return cnn_hard_sigmoid(x);
+    case 19: return cnn_softsign(x);
+    case 20: return cnn_erf(x);
+    case 21: return cnn_power(x, 3);
+    case 22: return cnn_sub(x, x->in[0]);
     default: return cnn_mul(x, x->in[0]);
     }
 }
@@ -513,7 +519,7 @@ static void joined_formulas(void)
     enum { B = 2, C = 3, H = 31, W = 37, N = B * C * H * W };
     float *image = test_floats(N), *value[2] = { test_floats(N), test_floats(N) };
     test_fill(image, N, -2, 2);
-    for (int i = 0; i < 18; i++)
+    for (int i = 0; i < 24; i++)
         for (int head = 0; head < 4; head++) {
             bool joined = false;
             for (int way = 0; way < 2; way++) {

@@ -165,14 +165,15 @@ static void reference(const cnn__conv *t, int pass, double *out, double *size, c
                             }
 }
 
-/* oh and ow from the rest; false if the kernel does not fit. */
-static bool complete(cnn__conv *t)
+/* oh and ow from the rest, and the padding below and on the right; false if the kernel does not fit. */
+static bool complete_to(cnn__conv *t, int eh, int ew)
 {
-    const int h = t->h + 2 * t->ph - (t->kh - 1) * t->dh - 1, w = t->w + 2 * t->pw - (t->kw - 1) * t->dw - 1;
+    const int h = t->h + t->ph + eh - (t->kh - 1) * t->dh - 1, w = t->w + t->pw + ew - (t->kw - 1) * t->dw - 1;
     if (h < 0 || w < 0) return false;
     t->oh = h / t->sh + 1, t->ow = w / t->sw + 1;
     return true;
 }
+static bool complete(cnn__conv *t) { return complete_to(t, t->ph, t->pw); }
 
 static cnn__conv shape(int n, int ic, int h, int w, int oc, int kernel, int stride, int pad, int dilation, int groups)
 {
@@ -193,7 +194,8 @@ static cnn__conv random_shape(void)
         if (test_chance(60)) t.ph = test_int(0, t.kh), t.pw = test_int(0, t.kw);        /* also wider than useful */
         if (test_chance(50)) t.sh = test_int(1, 3), t.sw = test_int(1, 3);
         if (test_chance(25)) t.dh = test_int(1, 3), t.dw = test_int(1, 3);
-        if (complete(&t)) return t;
+        const int e = test_chance(40) ? 1 : 0;                                          /* unevenly padded */
+        if (complete_to(&t, e ? test_int(0, t.kh + 1) : t.ph, e ? test_int(0, t.kw + 1) : t.pw)) return t;
     }
 }
 
@@ -336,7 +338,7 @@ static void check_all(cnn_isa isa, const cnn__conv *t, int pass, bool bias)
     check_conv(isa, t, pass, bias, NULL);
     for (size_t i = 0; i < sizeof cnn__algorithms / sizeof *cnn__algorithms; i++) {
         const cnn__algorithm *a = &cnn__algorithms[i];
-        if (a->run == cnn__run_winograd && rule->run != cnn__run_direct) continue;      /* its sums are too short */
+        if (a->run == cnn__run_winograd && (rule->run != cnn__run_direct || t->oh < 2 || t->ow < 2)) continue;    /* its sums are too short */
         if (a->run != rule->run && a->fits(&cpu, t, pass) && !(i > 0 && a->run == a[-1].run && a[-1].fits(&cpu, t, pass)))
             check_conv(isa, t, pass, bias, a);
     }
@@ -419,7 +421,9 @@ static void conv(cnn_isa isa, int pass)
         shape(1, 16, 13, 19, 40, 5, 1, 2, 1, 1), shape(2, 40, 15, 9, 45, 3, 2, 1, 1, 1),   shape(1, 48, 9, 35, 38, 3, 1, 0, 2, 1),
         shape(1, 40, 7, 7, 210, 3, 1, 1, 1, 1),  shape(1, 130, 9, 8, 20, 3, 2, 1, 1, 1),   shape(1, 80, 7, 6, 90, 3, 1, 1, 1, 2),
         shape(1, 300, 7, 7, 200, 1, 1, 0, 1, 1), shape(2, 21, 40, 37, 19, 1, 1, 0, 1, 1),  /* 1x1: planes in two blocks */
-        shape(1, 8, 5, 1000, 3, 3, 1, 1, 1, 1),         /* backward-weights spreads 7 of 8 planes at a time */
+        shape(1, 8, 5, 1000, 3, 3, 1, 1, 1, 1),         /* backward-weights: a row is more than it takes at a time */
+        shape(5, 9, 30, 33, 13, 3, 2, 1, 1, 1),  shape(3, 40, 17, 21, 37, 1, 2, 0, 1, 1),  shape(9, 7, 9, 10, 1, 3, 2, 1, 1, 1),
+        shape(6, 10, 23, 25, 10, 5, 2, 2, 1, 10), shape(3, 33, 20, 19, 1, 1, 1, 0, 1, 1),
         shape(3, 35, 11, 12, 33, 5, 1, 4, 1, 1), shape(1, 24, 27, 25, 19, 5, 1, 1, 1, 1),
         shape(5, 33, 2, 3, 40, 3, 1, 1, 1, 1),   shape(4, 32, 5, 5, 37, 3, 1, 1, 1, 1),    shape(16, 32, 1, 4, 32, 3, 1, 1, 1, 1),
         shape(7, 32, 29, 27, 50, 3, 1, 1, 1, 1) };      /* the last: Winograd's backward-weights in several chunks and blocks */
@@ -432,13 +436,15 @@ static void conv(cnn_isa isa, int pass)
     const int nr = cnn__kernels_of(&cpu)->nr;
     const cnn__conv lenet = shape(2 * nr, 6, 14, 14, 16, 5, 1, 0, 1, 1);
     const cnn__algorithm *side = cnn__conv_rule(&cpu, &lenet, pass);
-    CHECK(side->run == cnn__run_side);
+    CHECK((side->run == cnn__run_side) == (pass != BACKWARD_WEIGHTS));
     check_all(isa, &lenet, pass, true);
     for (int i = 0; i < 30; i++) {                  /* images side by side */
         cnn__conv t = { nr * test_int(1, 3), test_int(1, 5), test_int(1, 9), test_int(1, 12), test_int(1, 2 * CNN__MAX_MR), 0, 0,
                         test_int(1, 5), test_int(1, 5), 1, 1, 0, 0, 1, 1, 1 };
-        if (pass != BACKWARD_WEIGHTS) t.ph = test_int(0, t.kh - 1), t.pw = test_int(0, t.kw - 1);
-        if (complete(&t)) check_conv(isa, &t, pass, test_chance(60), side);
+        t.ph = test_int(0, t.kh - 1), t.pw = test_int(0, t.kw - 1);
+        const int uneven = test_chance(40);
+        if (complete_to(&t, uneven ? test_int(0, t.kh - 1) : t.ph, uneven ? test_int(0, t.kw - 1) : t.pw))
+            check_conv(isa, &t, pass, test_chance(60), side);
     }
     for (int w = 1; w <= 40; w++) {                 /* depthwise rows: tails of every width and height */
         const int c = test_int(1, 5);
@@ -498,12 +504,13 @@ static void pooling(cnn_isa isa)
 {
     for (int i = 0; i < 400; i++) {
         cnn__pool t = { test_int(1, 5), test_int(1, 40), test_int(1, 40), 0, 0, test_int(1, 4), test_int(1, 4), test_int(1, 3),
-                        test_int(1, 3), 0, 0, 1, 1, test_chance(50) };
+                        test_int(1, 3), 0, 0, 0, 0, 1, 1, test_chance(50) };
         if (i % 2) t.kh = t.kw = test_int(2, 3), t.sh = t.sw = 2;           /* those with code of their own */
-        if (test_chance(40)) t.ph = test_int(0, t.kh / 2), t.pw = test_int(0, t.kw / 2);
+        if (test_chance(40)) t.ph = t.eh = test_int(0, t.kh / 2), t.pw = t.ew = test_int(0, t.kw / 2);
+        if (test_chance(40)) t.eh = test_int(0, t.kh / 2), t.ew = test_int(0, t.kw / 2);
         if (test_chance(25)) t.dh = test_int(1, 3), t.dw = test_int(1, 3);
-        const int h = t.h + 2 * t.ph - (t.kh - 1) * t.dh - 1, w = t.w + 2 * t.pw - (t.kw - 1) * t.dw - 1;
-        if (h < 0 || w < 0) continue;
+        const int h = t.h + t.ph + t.eh - (t.kh - 1) * t.dh - 1, w = t.w + t.pw + t.ew - (t.kw - 1) * t.dw - 1;
+        if (h < 0 || w < 0 || (t.ph && t.h < t.dh) || (t.pw && t.w < t.dw)) continue;     /* a window might see nothing */
         t.oh = h / t.sh + 1, t.ow = w / t.sw + 1;
         check_pool(isa, &t, i % 3 == 0);
     }
@@ -512,7 +519,7 @@ static void pooling(cnn_isa isa)
 /* Windows far larger than the planes (1,1): kernel and planes multiplied are more than a ptrdiff_t holds. */
 static void vast_windows(cnn_isa isa)
 {
-    const cnn__pool t = { 1 << 18, 1, 1, 2, 2, 1 << 24, 1 << 24, 1, 1, 1 << 23, 1 << 23, 1, 1, false };
+    const cnn__pool t = { 1 << 18, 1, 1, 2, 2, 1 << 24, 1 << 24, 1, 1, 1 << 23, 1 << 23, 1 << 23, 1 << 23, 1, 1, false };
     const cnn__cpu cpu = { isa, 2, false };
     float *x = random_floats((size_t)t.planes), *most = poisoned(4 * (size_t)t.planes), *mean = poisoned(4 * (size_t)t.planes);
     float share[4], *dx = poisoned((size_t)t.planes);

@@ -51,7 +51,7 @@ static bool make_call(int call, net n, cnn_dataset *d, cnn_dataset *ill, FILE *f
     size_t      count;
     char        text[300];
     cnn_dataset copy = *d;
-    cnn_history h = { NULL, 0, 0 };
+    cnn_history h = { .count = 0 };
     switch (call) {
 #define COPY(made) copy = made, cnn_dataset_free(&copy)
 #define FIT(...) cnn_fit(n.loss, n.y, d, .lr = 0.1f, __VA_ARGS__)

@@ -17,6 +17,7 @@ static cnn_tensor *everything(cnn_tensor *x, cnn_tensor *t)
     h = cnn_pad(cnn_slice(h, CNN_C, 1, -1), 1, 2, 0, 1, 1, 1, .value = 0.5f);
     h = cnn_relu6(cnn_layer_norm(cnn_clamp(cnn_clamp(h, -1, INFINITY), -INFINITY, 2)));
     h = cnn_log(cnn_sqrt(cnn_exp(cnn_softplus(cnn_abs(cnn_sub(h, cnn_global_max_pool(h)))))));
+    h = cnn_add(h, cnn_erf(cnn_softsign(cnn_selu(cnn_mish(cnn_power(cnn_hard_sigmoid(h), 1.5f))))));
     h = cnn_dense(h, 4, .name = "logits");
     static const float weights[4] = { 1, 0.5f, 2, 0 };
     cnn_tensor *w = cnn_const(g, (cnn_shape){ 1, 4, 1, 1 }, weights), *half = cnn_scale(h, 0.5f);
@@ -85,7 +86,7 @@ static void messages(void)
         cnn_tensor *x = cnn_input(g, 4, 5, 6), *y = cnn_input(g, 4, 5, 5), *t = cnn_labels(g), *flat = cnn_input(g, 4);
         const char *want = NULL;
         switch (i) {
-        case 0:  cnn_conv_transpose2d(x, 3, 2, .pad = 6);           want = "conv_transpose2d: input (N,4,5,6): (5 - 1)*1 - 2*6 + 1*(2 - 1) + 0 + 1 = -6 is no extent"; break;
+        case 0:  cnn_conv_transpose2d(x, 3, 2, .pad = 6);           want = "conv_transpose2d: input (N,4,5,6): (5 - 1)*1 - 6 - 6 + 1*(2 - 1) + 0 + 1 = -6 is no extent"; break;
         case 1:  cnn_conv_transpose2d(x, 3, 2, .output_pad = 1);    want = "conv_transpose2d: output_pad is 1: it must be less than the stride, 1, or the dilation, 1"; break;
         case 2:  cnn_conv_transpose2d(x, 3, 2, .groups = 2);        want = "conv_transpose2d: groups 2 must divide the 4 channels of input (N,4,5,6) and the 3 of the output"; break;
         case 3:  cnn_conv_transpose2d(x, 4, INT_MAX);               want = "conv_transpose2d: kernel is 2147483647: it must be the size of the window, in [1,16777216]"; break;
@@ -119,7 +120,7 @@ static void messages(void)
                  want = "bce_with_logits: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,4,1,1)"; break;
         case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be in [0,inf]"; break;
         case 28: cnn_conv_transpose2d(cnn_input(g, 1, 1, 1 << 20), 1024, 3, .stride = 2, .pad_h = 1, .pad_w = 1 << 20);
-                 want = "conv_transpose2d: pad 1,1048576: 1024 channels of (1,1), padded, would have more than 2^31 - 1 elements"; break;
+                 want = "conv_transpose2d: 1024 channels of (1,1), padded to (3,2097153), have more than 2^31 - 1 elements"; break;
         }
         const char *got = cnn_error(g), *rest = got ? strstr(got, ": ") : NULL;
         if (want) CHECK_STR(rest ? rest + 2 : got, want);
@@ -132,12 +133,12 @@ static void messages(void)
 static void extremes(void)
 {
     static const float x[8] = { -1e30f, -1000, -89, -20, 20, 89, 1000, NAN };
-    static const char *const names[] = { "relu6", "elu", "gelu", "silu", "softplus", "hard_swish" };
-    for (int which = 0; which < 6; which++) {
+    static const char *const names[] = { "relu6", "elu", "gelu", "silu", "softplus", "hard_swish", "mish" };
+    for (int which = 0; which < 7; which++) {
         cnn_graph  *g = cnn_new(.keep_grads = 1);
         cnn_tensor *in = cnn_input(g, 8, .grad = 1);
         cnn_tensor *h = which == 0 ? cnn_relu6(in) : which == 1 ? cnn_elu(in) : which == 2 ? cnn_gelu(in) : which == 3 ? cnn_silu(in)
-                      : which == 4 ? cnn_softplus(in) : cnn_hard_swish(in);
+                      : which == 4 ? cnn_softplus(in) : which == 5 ? cnn_hard_swish(in) : cnn_mish(in);
         cnn_tensor *J = cnn_sum(h);
         float y[8], dx[8];
         CHECK(cnn_compile(g, J)), cnn_set(in, x, 8), cnn_forward(J, CNN_TRAIN), cnn_backward(J);

@@ -358,6 +358,7 @@ static net more(cnn_backend *dev)
     cnn_tensor *v = cnn_global_max_pool(cnn_upsample(cnn_gelu(h), 2, .bilinear = 1)),
         *shift = cnn_param(n.g, "shift", shape4(1, 1, 1, 1));
     v = cnn_silu(cnn_dense(cnn_hard_swish(v), 8));
+    v = cnn_add(cnn_selu(cnn_softsign(v)), cnn_mish(cnn_erf(cnn_power(cnn_hard_sigmoid(v), 1.5f))));
     cnn_tensor *logits = cnn_dense(v, 4), *t = cnn_clamp(cnn_scale(logits, 0.5f, 0.5f), 0, 1);
     cnn_tensor *root = cnn_sqrt(cnn_scale(cnn_exp(cnn_scale(logits, 0.1f)), 1, 0.5f)),
         *log = cnn_log(cnn_scale(cnn_abs(logits), 1, 0.5f));

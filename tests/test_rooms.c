@@ -19,9 +19,10 @@ typedef struct {
     double     *v[MAX_IN], *own[MAX_IN];
     int         names;                          /* parameters named so far */
     bool        train;
+    int         kept;                           /* batch norm: its statistics are frozen */
     double      gap;                            /* > 0: operand 0 has no ties and stays away from 0 */
     double      shift;                          /* added to operand 0, for functions of positive numbers */
-    int kh, kw, sh, sw, ph, pw, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;
+    int kh, kw, sh, sw, ph, pw, eh, ew, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;
     double a, b;                                /* real options: slope, factor, p, eps, momentum, smoothing */
     const double *mask;                         /* dropout: what was kept */
     char        text[256];                      /* for messages */
@@ -59,32 +60,50 @@ static int small(void) { return test_chance(30) ? 1 : test_int(2, 6); }
 
 /* ---- Generators and references ---- */
 
-/* Windows: kernel, stride, pad, dilation, and an extent in which at least one window fits. */
-static void draw_window(int *k, int *s, int *p, int *d, int *in, bool pool)
+/* Windows: kernel, stride, pad before and behind, dilation, and an extent in which at least one window fits. */
+static void draw_window(int *k, int *s, int *p, int *e, int *d, int *in, bool pool)
 {
     *k = test_int(1, 5), *s = test_int(1, 4), *d = test_int(1, 3);
     *p = pool ? test_int(0, *k / 2) : test_chance(50) ? 0 : test_int(0, *k + 1);
-    int least = *d * (*k - 1) + 1 - 2 * *p;
+    *e = test_chance(50) ? *p : pool ? test_int(0, *k / 2) : test_int(0, *k + 1);
+    int least = *d * (*k - 1) + 1 - *p - *e;
     *in = (least < 1 ? 1 : least) + (test_chance(30) ? 0 : test_int(0, 7));
 }
-static int out_floor(int in, int k, int s, int p, int d) { return (in + 2 * p - (d * (k - 1) + 1)) / s + 1; }
+static int out_floor(int in, int k, int s, int p, int e, int d) { return (in + p + e - (d * (k - 1) + 1)) / s + 1; }
 
 static cnn_tensor *build_conv2d(one *k)
 {
     int h, w, icg = test_int(1, 4), ocg = test_int(1, 4), kind = test_int(0, 5);
-    draw_window(&k->kh, &k->sh, &k->ph, &k->dh, &h, false);
-    draw_window(&k->kw, &k->sw, &k->pw, &k->dw, &w, false);
+    draw_window(&k->kh, &k->sh, &k->ph, &k->eh, &k->dh, &h, false);
+    draw_window(&k->kw, &k->sw, &k->pw, &k->ew, &k->dw, &w, false);
     k->groups = kind == 0 ? test_int(2, 4) : 1;
     if (kind == 1) k->groups = test_int(2, 9), icg = 1, ocg = 1;                        /* depthwise */
     if (kind == 2) k->groups = test_int(2, 5), icg = 1, ocg = 2;                        /* with a multiplier */
-    if (kind == 3) k->kh = k->kw = 1, k->sh = k->sw = 1, k->ph = k->pw = 0, icg = test_int(1, 40), ocg = test_int(1, 40);
-    if (kind == 4) k->kh = k->kw = 3, k->sh = k->sw = 1, k->dh = k->dw = 1, k->ph = k->pw = 1, icg = test_int(1, 20), ocg = test_int(1, 36),
+    if (kind == 3) k->kh = k->kw = 1, k->sh = k->sw = 1, k->ph = k->pw = 0, k->eh = k->ew = test_int(0, 9) / 9,
+                   icg = test_int(1, 40), ocg = test_int(1, 40);
+    if (kind == 4) k->kh = k->kw = 3, k->sh = k->sw = 1, k->dh = k->dw = 1, k->ph = k->pw = k->eh = k->ew = 1, icg = test_int(1, 20), ocg = test_int(1, 36),
                    h = test_int(1, 15), w = test_int(1, 35);
+    const int one_d = kind == 5 ? test_int(1, 3) : 0;                                   /* 3: causal */
+    if (one_d) k->kh = k->sh = k->dh = h = 1, k->ph = k->eh = 0;
+    if (one_d == 3) k->pw = k->dw * (k->kw - 1), k->ew = 0;
+    if (kind < 3 && test_chance(40)) {                                                  /* the fast 3x3, padded unevenly */
+        k->kh = k->kw = 3, k->sh = k->sw = k->dh = k->dw = 1, h = test_int(2, 12), w = test_int(2, 40);
+        k->ph = test_int(0, 3), k->pw = test_int(0, 3), k->eh = test_int(1, 3), k->ew = test_int(1, 3);
+        if (kind == 0) k->groups = 1, icg = test_int(16, 20), ocg = test_int(16, 20);
+    }
     int c = k->groups * icg, oc = k->groups * ocg;
     k->bias = test_chance(60);
-    k->ys = shape4(k->n, oc, out_floor(h, k->kh, k->sh, k->ph, k->dh), out_floor(w, k->kw, k->sw, k->pw, k->dw));
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) channels %d kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d groups %d bias %d",
-             k->n, c, h, w, oc, k->kh, k->kw, k->sh, k->sw, k->ph, k->pw, k->dh, k->dw, k->groups, k->bias);
+    k->ys = shape4(k->n, oc, out_floor(h, k->kh, k->sh, k->ph, k->eh, k->dh), out_floor(w, k->kw, k->sw, k->pw, k->ew, k->dw));
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) channels %d kernel %dx%d stride %d,%d pad %d,%d %d,%d dilation %d,%d groups %d "
+             "bias %d 1d %d", k->n, c, h, w, oc, k->kh, k->kw, k->sh, k->sw, k->ph, k->eh, k->pw, k->ew, k->dh, k->dw, k->groups, k->bias,
+             one_d);
+    if (one_d == 3) return cnn_conv1d(batched(k, c, 1, w), oc, k->kw, .stride = k->sw, .dilation = k->dw, .causal = 1,
+                                      .groups = k->groups, .no_bias = !k->bias);
+    if (one_d) return cnn_conv1d(batched(k, c, 1, w), oc, k->kw, .stride = k->sw, .pad = k->pw, .pad_right = k->ew, .dilation = k->dw,
+                                 .groups = k->groups, .no_bias = !k->bias);
+    if (k->ph != k->eh || k->pw != k->ew)
+        return cnn_conv2d(batched(k, c, h, w), oc, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad = k->ph, .pad_bottom = k->eh,
+                          .pad_w = k->pw, .pad_right = k->ew, .dilation_h = k->dh, .dilation_w = k->dw, .groups = k->groups, .no_bias = !k->bias);
     if (k->kh == k->kw && k->sh == k->sw && k->ph == k->pw && k->dh == k->dw)
         return cnn_conv2d(batched(k, c, h, w), oc, k->kh, .stride = k->sh, .pad = k->ph, .dilation = k->dh, .groups = k->groups, .no_bias = !k->bias);
     return cnn_conv2d(batched(k, c, h, w), oc, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph, .pad_w = k->pw,
@@ -143,9 +162,9 @@ static void ref_matmul(const one *k, double *const *v, double *y)
 }
 
 /* PyTorch's rule: in ceil mode a last window that would start in the right padding is dropped. */
-static int out_pool(int in, int k, int s, int p, int d, int ceil_mode)
+static int out_pool(int in, int k, int s, int p, int e, int d, int ceil_mode)
 {
-    int span = in + 2 * p - (d * (k - 1) + 1), o = span / s + 1;
+    int span = in + p + e - (d * (k - 1) + 1), o = span / s + 1;
     if (ceil_mode && span % s) o++;
     if (ceil_mode && (o - 1) * s >= in + p) o--;
     return o;
@@ -153,27 +172,33 @@ static int out_pool(int in, int k, int s, int p, int d, int ceil_mode)
 static cnn_tensor *build_pool(one *k, bool max)
 {
     int h, w, c = small();
-    draw_window(&k->kh, &k->sh, &k->ph, &k->dh, &h, true);
-    draw_window(&k->kw, &k->sw, &k->pw, &k->dw, &w, true);
+    draw_window(&k->kh, &k->sh, &k->ph, &k->eh, &k->dh, &h, true);
+    draw_window(&k->kw, &k->sw, &k->pw, &k->ew, &k->dw, &w, true);
     if (!max || test_chance(50)) k->dh = k->dw = 1;
     if (k->kh == 2 && k->ph == 1 && h < k->dh) h = k->dh;                       /* else a window would miss x */
     if (k->kw == 2 && k->pw == 1 && w < k->dw) w = k->dw;
     k->ceil_mode = test_chance(50), k->no_count_pad = !max && test_chance(50);
     k->gap = max ? 0.05 : 0;
-    bool square = k->kh == k->kw && k->ph == k->pw && k->dh == k->dw, whole = square && test_chance(50);
+    bool square = k->kh == k->kw && k->ph == k->pw && k->dh == k->dw && k->ph == k->eh && k->pw == k->ew, whole = square && test_chance(50);
     if (whole) k->sh = k->sw = k->kh;                                           /* the default stride */
-    k->ys = shape4(k->n, c, out_pool(h, k->kh, k->sh, k->ph, k->dh, k->ceil_mode),
-                   out_pool(w, k->kw, k->sw, k->pw, k->dw, k->ceil_mode));
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) kernel %dx%d stride %d,%d pad %d,%d dilation %d,%d ceil %d "
-             "no_count_pad %d", k->n, c, h, w, k->kh, k->kw, k->sh, k->sw, k->ph, k->pw, k->dh, k->dw, k->ceil_mode,
+    const bool one_d = !whole && test_chance(20);
+    if (one_d) k->kh = k->sh = h = k->dh = 1, k->ph = k->eh = 0;
+    k->ys = shape4(k->n, c, out_pool(h, k->kh, k->sh, k->ph, k->eh, k->dh, k->ceil_mode),
+                   out_pool(w, k->kw, k->sw, k->pw, k->ew, k->dw, k->ceil_mode));
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) kernel %dx%d stride %d,%d pad %d,%d %d,%d dilation %d,%d ceil %d "
+             "no_count_pad %d", k->n, c, h, w, k->kh, k->kw, k->sh, k->sw, k->ph, k->eh, k->pw, k->ew, k->dh, k->dw, k->ceil_mode,
              k->no_count_pad);
     cnn_tensor *x = batched(k, c, h, w);
+    if (one_d && max) return cnn_max_pool1d(x, k->kw, .stride = k->sw, .pad = k->pw, .pad_right = k->ew, .dilation = k->dw,
+                                            .ceil_mode = k->ceil_mode);
+    if (one_d) return cnn_avg_pool1d(x, k->kw, .stride = k->sw, .pad_left = k->pw, .pad_right = k->ew, .ceil_mode = k->ceil_mode,
+                                     .no_count_pad = k->no_count_pad);
     if (max && whole) return cnn_max_pool(x, k->kh, .pad = k->ph, .dilation = k->dh, .ceil_mode = k->ceil_mode);
     if (max) return cnn_max_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph,
-                                 .pad_w = k->pw, .dilation_h = k->dh, .dilation_w = k->dw, .ceil_mode = k->ceil_mode);
+                                 .pad_bottom = k->eh, .pad_left = k->pw, .pad_right = k->ew, .dilation_h = k->dh, .dilation_w = k->dw, .ceil_mode = k->ceil_mode);
     if (whole) return cnn_avg_pool(x, k->kh, .pad = k->ph, .ceil_mode = k->ceil_mode, .no_count_pad = k->no_count_pad);
-    return cnn_avg_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_h = k->ph,
-                        .pad_w = k->pw, .ceil_mode = k->ceil_mode, .no_count_pad = k->no_count_pad);
+    return cnn_avg_pool(x, k->kh, .kernel_w = k->kw, .stride_h = k->sh, .stride_w = k->sw, .pad_top = k->ph, .pad_bottom = k->eh,
+                        .pad_w = k->pw, .pad_right = k->ew, .ceil_mode = k->ceil_mode, .no_count_pad = k->no_count_pad);
 }
 static cnn_tensor *build_max_pool(one *k) { return build_pool(k, true); }
 static cnn_tensor *build_avg_pool(one *k) { return build_pool(k, false); }
@@ -185,7 +210,7 @@ static void ref_pool(const one *k, double *const *v, double *y, bool max)
         int inside = 0, padded = 0;
         for (int i = 0; i < k->kh; i++) for (int j = 0; j < k->kw; j++) {
             int h = oh * k->sh - k->ph + i * k->dh, w = ow * k->sw - k->pw + j * k->dw;
-            if (h < x.h + k->ph && w < x.w + k->pw) padded++;
+            if (h < x.h + k->eh && w < x.w + k->ew) padded++;
             if (h < 0 || h >= x.h || w < 0 || w >= x.w) continue;
             double e = v[0][at4(x, n, c, h, w)];
             inside++, sum += e;
@@ -275,27 +300,32 @@ static void ref_scale(const one *k, double *const *v, double *y)
     for (int i = 0; i < count4(k->ys); i++) y[i] = k->a * v[0][i] + k->b;
 }
 
+/* The axis, 1 to 3, is in k->axes. */
 static cnn_tensor *build_concat(one *k)
 {
-    int n_in = test_int(1, MAX_IN), h = small(), w = small(), n = test_int(1, 3);
+    int n_in = test_int(1, MAX_IN), e[4] = { test_int(1, 3), small(), small(), small() }, sum = 0;
     bool b = test_chance(80);
     cnn_tensor *x[MAX_IN];
-    k->ys = shape4(b ? k->n : n, 0, h, w);
+    k->axes = test_chance(50) ? 1 : test_int(1, 3);
     for (int i = 0; i < n_in; i++) {
-        int c = small();
-        k->ys.c += c;
-        x[i] = i && test_chance(10) ? x[i - 1] : b ? batched(k, c, h, w) : unbatched(k, n, c, h, w);
-        if (i && x[i] == x[i - 1]) k->ys.c += x[i]->shape.c - c;
+        e[k->axes] = small();
+        x[i] = i && test_chance(10) ? x[i - 1] : b ? batched(k, e[1], e[2], e[3]) : unbatched(k, e[0], e[1], e[2], e[3]);
+        sum += k->axes == 1 ? x[i]->shape.c : k->axes == 2 ? x[i]->shape.h : x[i]->shape.w;
     }
-    snprintf(k->text, sizeof k->text, "%d operands (%d,..,%d,%d)", n_in, k->ys.n, h, w);
-    return cnn_concat_(CNN_HERE, x, n_in);
+    e[k->axes] = sum;
+    k->ys = shape4(b ? k->n : e[0], e[1], e[2], e[3]);
+    snprintf(k->text, sizeof k->text, "%d operands (%d,%d,%d,%d) axis %d", n_in, k->ys.n, e[1], e[2], e[3], k->axes);
+    return k->axes == 1 && test_chance(50) ? cnn_concat_(CNN_HERE, x, n_in) : cnn_concat_along_(CNN_HERE, 1u << k->axes, x, n_in);
 }
 static void ref_concat(const one *k, double *const *v, double *y)
 {
-    int plane = k->ys.h * k->ys.w, first = 0;
-    for (int i = 0; i < k->n_in; first += k->s[i].c, i++)
-        for (int n = 0; n < k->ys.n; n++) for (int c = 0; c < k->s[i].c; c++) for (int j = 0; j < plane; j++)
-            y[(n * k->ys.c + first + c) * plane + j] = v[i][(n * k->s[i].c + c) * plane + j];
+    int first[4] = { 0 };
+    for (int i = 0; i < k->n_in; i++) {
+        cnn_shape s = k->s[i];
+        for (int n = 0; n < s.n; n++) for (int c = 0; c < s.c; c++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++)
+            y[at4(k->ys, n, first[1] + c, first[2] + h, first[3] + w)] = v[i][at4(s, n, c, h, w)];
+        first[k->axes] += k->axes == 1 ? s.c : k->axes == 2 ? s.h : s.w;
+    }
 }
 
 static cnn_tensor *build_reshape(one *k)
@@ -367,17 +397,29 @@ static void ref_tanh(const one *k, double *const *v, double *y)
     for (int i = 0; i < count4(k->ys); i++) y[i] = tanh(v[0][i]);
 }
 
-static cnn_tensor *build_softmax(one *k) { k->gap = test_chance(30) ? 0.3 : 0; return cnn_softmax(any(k)); }
-static void ref_softmax(const one *k, double *const *v, double *y)
+/* The axis, 1 to 3, is in k->axes. */
+static cnn_tensor *soft(one *k, bool logarithm)
+{
+    cnn_tensor *x = any(k);
+    k->gap = test_chance(30) ? 0.3 : 0, k->axes = test_chance(50) ? 1 : test_int(1, 3);
+    snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " axis %d", k->axes);
+    if (k->axes == 1 && test_chance(50)) return logarithm ? cnn_log_softmax(x) : cnn_softmax(x);
+    return logarithm ? cnn_log_softmax(x, .axis = 1u << k->axes) : cnn_softmax(x, 1u << k->axes);
+}
+static cnn_tensor *build_softmax(one *k)     { return soft(k, false); }
+static cnn_tensor *build_log_softmax(one *k) { return soft(k, true); }
+static void ref_soft(const one *k, double *const *v, double *y, bool logarithm)
 {
     cnn_shape s = k->ys;
-    for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
-        double most = -INFINITY, sum = 0;
-        for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
-        for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
-        for (int c = 0; c < s.c; c++) y[at4(s, n, c, h, w)] = exp(v[0][at4(s, n, c, h, w)] - most) / sum;
+    for (int n = 0; n < s.n; n++) for (int c = 0; c < s.c; c++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
+        double sum = 0, x = v[0][at4(s, n, c, h, w)];
+        for (int i = 0; i < (k->axes == 1 ? s.c : k->axes == 2 ? s.h : s.w); i++)
+            sum += exp(v[0][k->axes == 1 ? at4(s, n, i, h, w) : k->axes == 2 ? at4(s, n, c, i, w) : at4(s, n, c, h, i)] - x);
+        y[at4(s, n, c, h, w)] = logarithm ? -log(sum) : 1 / sum;
     }
 }
+static void ref_softmax(const one *k, double *const *v, double *y)     { ref_soft(k, v, y, false); }
+static void ref_log_softmax(const one *k, double *const *v, double *y) { ref_soft(k, v, y, true); }
 
 static cnn_tensor *build_dropout(one *k)
 {
@@ -394,12 +436,13 @@ static void ref_dropout(const one *k, double *const *v, double *y)
 static cnn_tensor *build_batch_norm(one *k)
 {
     int c = small(), h = small(), w = small();
-    if (k->n * h * w < 2) w = 2;
+    k->kept = test_chance(30);
+    if (k->n * h * w < 2 && !k->kept) w = 2;
     k->a = test_chance(50) ? 1e-5 : test_uniform(0.01, 0.5), k->b = test_chance(50) ? 0.1 : test_uniform(0.01, 0.9);
     k->bias = test_chance(70);
     k->ys = shape4(k->n, c, h, w);
-    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) affine %d eps %g momentum %g", k->n, c, h, w, k->bias, k->a, k->b);
-    return cnn_batch_norm(batched(k, c, h, w), .eps = (float)k->a, .momentum = (float)k->b, .no_affine = !k->bias);
+    snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) affine %d eps %g momentum %g eval %d", k->n, c, h, w, k->bias, k->a, k->b, k->kept);
+    return cnn_batch_norm(batched(k, c, h, w), .eps = (float)k->a, .momentum = (float)k->b, .no_affine = !k->bias, .eval = k->kept);
 }
 static void ref_batch_norm(const one *k, double *const *v, double *y)
 {
@@ -409,7 +452,7 @@ static void ref_batch_norm(const one *k, double *const *v, double *y)
         double mean = 0, var = 0, m = (double)s.n * plane;
         for (int n = 0; n < s.n; n++) for (int i = 0; i < plane; i++) mean += v[0][(n * s.c + c) * plane + i] / m;
         for (int n = 0; n < s.n; n++) for (int i = 0; i < plane; i++) var += pow(v[0][(n * s.c + c) * plane + i] - mean, 2) / m;
-        if (!k->train) mean = v[running][c], var = v[running + 1][c];
+        if (!k->train || k->kept) mean = v[running][c], var = v[running + 1][c];
         for (int n = 0; n < s.n; n++) for (int i = 0; i < plane; i++) {
             double e = (v[0][(n * s.c + c) * plane + i] - mean) / sqrt(var + k->a);
             y[(n * s.c + c) * plane + i] = k->bias ? e * v[1][c] + v[2][c] : e;
@@ -430,7 +473,8 @@ static cnn_tensor *build_softmax_cross_entropy(one *k)
     k->ys = shape4(1, 1, 1, 1);
     k->ignore = test_chance(60) ? 0 : test_chance(50) ? -100 : test_int(0, c - 1), k->bias = test_chance(40);
     snprintf(k->text, sizeof k->text, "logits (%d,%d,%d,%d) smoothing %g ignore %d weights %d", k->n, c, h, w, k->a, k->ignore, k->bias);
-    return cnn_softmax_cross_entropy(batched(k, c, h, w), cnn_labels(k->g, h, w), .smoothing = (float)k->a, .ignore_index = k->ignore,
+    const bool soft = !k->ignore && test_chance(50);            /* labels of any numbers: the formula is linear in them */
+    return cnn_softmax_cross_entropy(batched(k, c, h, w), soft ? batched(k, c, h, w) : cnn_labels(k->g, h, w), .smoothing = (float)k->a, .ignore_index = k->ignore,
                                      .class_weights = k->bias ? class_weights(k, c) : NULL);
 }
 static void ref_softmax_cross_entropy(const one *k, double *const *v, double *y)
@@ -439,13 +483,14 @@ static void ref_softmax_cross_entropy(const one *k, double *const *v, double *y)
     double total = 0, count = 0;
     for (int n = 0; n < s.n; n++) for (int h = 0; h < s.h; h++) for (int w = 0; w < s.w; w++) {
         double most = -INFINITY, sum = 0;
-        int label = (int)v[1][at4(k->s[1], n, 0, h, w)];
+        const bool soft = k->s[1].c > 1;
+        int label = soft ? -1 : (int)v[1][at4(k->s[1], n, 0, h, w)];
         if (k->ignore && label == k->ignore) continue;
-        count += k->bias ? v[2][label] : 1;
+        count += k->bias && !soft ? v[2][label] : 1;
         for (int c = 0; c < s.c; c++) most = fmax(most, v[0][at4(s, n, c, h, w)]);
         for (int c = 0; c < s.c; c++) sum += exp(v[0][at4(s, n, c, h, w)] - most);
         for (int c = 0; c < s.c; c++) {         /* target: (1 - smoothing) at the label, plus smoothing / C everywhere */
-            double target = (c == label ? 1 - k->a : 0) + k->a / s.c;
+            double target = (soft ? (1 - k->a) * v[1][at4(s, n, c, h, w)] : c == label ? 1 - k->a : 0) + k->a / s.c;
             total -= (k->bias ? v[2][c] : 1) * target * (v[0][at4(s, n, c, h, w)] - most - log(sum));
         }
     }

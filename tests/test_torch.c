@@ -183,6 +183,17 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     X(upsample_aligned,      cnn_upsample(x, 2, .scale_w = 3, .bilinear = 1, .align_corners = 1)) \
     X(upsample_aligned_to,   cnn_upsample(x, .height = 1, .width = 9, .bilinear = 1, .align_corners = 1))
 
+/* Those of arithmetic.safetensors. */
+#define ARITHMETIC(X) \
+    X(selu,                  cnn_selu(x)) \
+    X(mish,                  cnn_mish(x)) \
+    X(hard_sigmoid,          cnn_hard_sigmoid(x)) \
+    X(softsign,              cnn_softsign(x)) \
+    X(erf,                   cnn_erf(x)) \
+    X(power_3,               cnn_power(x, 3)) \
+    X(power_0,               cnn_power(x, 0)) \
+    X(power_root,            cnn_power(x, -0.6f))
+
 #define FUNCTION(name, ...) \
     static T *op_##name(T *x, T *x2, T *t, T *w, T *p) \
     { \
@@ -191,9 +202,13 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     }
 #define ROW(name, ...) { #name, op_##name },
 OPERATIONS(FUNCTION)
-static const struct { const char *name; T *(*build)(T *x, T *x2, T *t, T *w, T *p); } operations[] = {
-    OPERATIONS(ROW) };
-enum { N_OPERATIONS = sizeof operations / sizeof *operations };
+ARITHMETIC(FUNCTION)
+typedef struct { const char *name; T *(*build)(T *x, T *x2, T *t, T *w, T *p); } op_row;
+static const op_row operations[] = { OPERATIONS(ROW) }, arithmetic[] = { ARITHMETIC(ROW) };
+static const struct { const char *path; const op_row *rows; int n; } files[] = {
+    { "tests/torch/ops.safetensors", operations, sizeof operations / sizeof *operations },
+    { "tests/torch/arithmetic.safetensors", arithmetic, sizeof arithmetic / sizeof *arithmetic } };
+enum { N_FILES = sizeof files / sizeof *files };
 
 static T *input(cnn_graph *g, const char *name, array a)
 {
@@ -472,21 +487,23 @@ int main(int argc, char **argv)
         return !good;
     }
     test_args(argc, argv);
-    if (test_begin("each case of the golden file has its row")) {
-        int cases = 0;
-        if (open_golden(&a, "tests/torch/ops.safetensors"))
-            for (size_t i = 0; i < a.f.n; i++) {
-                const char *slash = strchr(a.f.entry[i].name, '/');
-                cases += slash && strcmp(slash, "/gy") == 0;
-            }
-        CHECK_INT(cases, N_OPERATIONS);
+    for (int k = 0; k < N_FILES; k++) {
+        if (test_begin("each case of %s has its row", files[k].path)) {
+            int cases = 0;
+            if (open_golden(&a, files[k].path))
+                for (size_t i = 0; i < a.f.n; i++) {
+                    const char *slash = strchr(a.f.entry[i].name, '/');
+                    cases += slash && strcmp(slash, "/gy") == 0;
+                }
+            CHECK_INT(cases, files[k].n);
+            close_golden(&a);
+        }
+        if (open_golden(&a, files[k].path))
+            for (int i = 0; i < files[k].n; i++)
+                if (test_begin("operation %s", files[k].rows[i].name))
+                    operation(&a, files[k].rows[i].name, files[k].rows[i].build);
         close_golden(&a);
     }
-    if (open_golden(&a, "tests/torch/ops.safetensors"))
-        for (int i = 0; i < N_OPERATIONS; i++)
-            if (test_begin("operation %s", operations[i].name)) operation(&a, operations[i].name,
-                operations[i].build);
-    close_golden(&a);
     if (open_golden(&a, "tests/torch/nets.safetensors"))
         for (int i = 0; i < N_NETS; i++)
             if (test_begin("net %s", nets[i].name)) check_net(&a, &nets[i]);

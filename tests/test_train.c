@@ -868,7 +868,8 @@ static void fit_errors(void)
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .validation = &none, .lr = 1 },
              "here.c:9: fit, validation: data set: train-images: no such file");
-    many.classes = 5;
+    int five[40] = { 0 };
+    five[7] = 4, many.labels = five;
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &many, .lr = 1 },
              "here.c:9: fit: the data set has labels 0..4, but the logits (N,4,1,1) tell only 4 classes apart");
@@ -882,7 +883,7 @@ static void fit_errors(void)
     n = new_net();
     int m4[CLASSES * CLASSES];
     CHECK(!cnn_confusion(n.logits, &bare, m4));
-    CHECK_STR(test_words(cnn_error(n.g)), "confusion: the data set has no labels");
+    CHECK_STR(test_words(cnn_error(n.g)), "confusion: the data set has no labels, one for each sample");
     cnn_free(n.g), cnn_dataset_free(&other), cnn_dataset_free(&bare);
     n = new_net();
     float bad[CLASSES] = { 0, NAN, 0, 0 };
@@ -906,12 +907,12 @@ static void fit_errors(void)
              "here.c:9: fit: the logits come from 2 inputs, and a data set feeds exactly one: "
              "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step");
 
-    n.g = cnn_new(.max_batch = 4);                                        /* no labels */
+    n.g = cnn_new(.max_batch = 4);                                        /* two targets */
     n.x = cnn_input(n.g, 1, SIDE, SIDE), n.logits = cnn_dense(n.x, CLASSES);
-    n.loss = cnn_mse(n.logits, cnn_input(n.g, CLASSES, 1, 1));
+    n.loss = cnn_add(cnn_mse(n.logits, cnn_input(n.g, CLASSES, 1, 1)), cnn_softmax_cross_entropy(n.logits, cnn_labels(n.g)));
     cnn_compile(n.g, n.loss);
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1 },
-             "here.c:9: fit: the loss comes from 0 tensors made by cnn_labels, and a data set feeds exactly one: "
+             "here.c:9: fit: the loss comes from 2 targets, and a data set feeds at most one: "
              "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step");
 
     n = new_net();
@@ -973,17 +974,18 @@ static bool has_nan(const char *s)                                       /* "dom
 
 static void history_files(void)
 {
-    cnn_epoch e[3] = { { 0.5, 0.75, 0.625, 0.7, 1.5 }, { 0.25, 0.9, NAN, NAN, 3 }, { 0.125, 0.984375, INFINITY, 0.96, 123.4567 } };
-    cnn_history h = { e, 3, 3 };
+    cnn_epoch e[3] = { { 0.5, 0.75, 0.625, 0.7, 1.5, NAN, NAN, NAN, NAN }, { 0.25, 0.9, NAN, NAN, 3, NAN, NAN, NAN, NAN },
+                       { 0.125, 0.984375, INFINITY, 0.96, 123.4567, 0.25, -1.5, 0.125, 1 } };
+    cnn_history h = { .epoch = e, .count = 3 };
     static const char *const locales[] = { "C", "de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8" };
     for (size_t i = 0; i < sizeof locales / sizeof *locales; i++) {
         if (!setlocale(LC_NUMERIC, locales[i])) continue;
         CHECK(cnn_history_csv(&h, "build/test_train.csv"));
         char *s = slurp(fopen("build/test_train.csv", "r"));
-        CHECK_STR(s, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds\n"
-                     "1,0.500000,0.750000,0.625000,0.700000,1.500\n"
-                     "2,0.250000,0.900000,,,3.000\n"
-                     "3,0.125000,0.984375,,0.960000,123.457\n");
+        CHECK_STR(s, "epoch,loss,accuracy,validation_loss,validation_accuracy,seconds,mae,r2,validation_mae,validation_r2\n"
+                     "1,0.500000,0.750000,0.625000,0.700000,1.500,,,,\n"
+                     "2,0.250000,0.900000,,,3.000,,,,\n"
+                     "3,0.125000,0.984375,,0.960000,123.457,0.250000,-1.500000,0.125000,1.000000\n");
         free(s);
         for (h.count = 0; h.count <= 3; h.count++) {
             CHECK(cnn_history_svg(&h, "build/test_train.svg"));
@@ -1010,10 +1012,11 @@ static void history_extremes(void)
     enum { N = sizeof value / sizeof *value };
     cnn_epoch e[60];
     for (int k = 0; k < 200; k++) {
-        cnn_history h = { e, test_int(1, 60), 60 };
+        cnn_history h = { .epoch = e, .count = test_int(1, 60) };
         for (int i = 0; i < h.count; i++) {
             int a = k < N ? k : test_int(0, N - 1), b = k < N ? k : test_int(0, N - 1);
-            e[i] = (cnn_epoch){ value[a], test_uniform(0, 1), value[b], test_chance(50) ? NAN : 1, value[a] };
+            e[i] = (cnn_epoch){ value[a], k & 1 ? NAN : test_uniform(0, 1), value[b], test_chance(50) ? NAN : 1, value[a], value[b],
+                                value[a], value[a], value[b] };
         }
         CHECK(cnn_history_svg(&h, "build/test_train.svg") && cnn_history_csv(&h, "build/test_train.csv"));
         char *s = slurp(fopen("build/test_train.svg", "r"));
@@ -1039,21 +1042,40 @@ static void progress_line(void)
     if (!f) { test_skip("no temporary files"); return; }
     cnn_progress p = { .epoch = 2, .epochs = 5, .batch = 5, .batches = 10, .loss = 0.4231, .accuracy = 0.8712,
                        .validation_loss = NAN, .validation_accuracy = NAN, .samples_per_second = 10234, .seconds = 3, .seconds_left = 67 };
-    CHECK(cnn_print_progress(&p, f));
+    cnn__print_bar(f, &p);
     p.epoch_done = 1, p.batch = 10, p.validation_loss = 0.31, p.validation_accuracy = 0.9;
-    CHECK(cnn_print_progress(&p, f));
+    cnn__print_bar(f, &p);
     char *s = slurp(f);
-    CHECK_STR(s, "\repoch 2/5 [############............]  50 %  loss 0.4231  accuracy 87.12 %  10234 img/s  left 1:07   "
-                 "\repoch 2/5  loss 0.4231  accuracy 87.12 %  validation loss 0.3100  accuracy 90.00 %  10234 img/s  0:03        \n");
+    CHECK_STR(s, "\repoch 2/5 [############............]  50 %  loss 0.4231  accuracy 87.12 %  10234 samples/s  left 1:07   "
+                 "\repoch 2/5  loss 0.4231  accuracy 87.12 %  validation loss 0.3100  accuracy 90.00 %  10234 samples/s  0:03        \n");
+    free(s);
+
+    f = tmpfile();                                     /* no terminal: lines; and values, which have no accuracy */
+    p.accuracy = p.validation_accuracy = NAN, p.mae = 0.25, p.r2 = 0.75, p.validation_mae = 1234.5, p.validation_r2 = -1;
+    CHECK(cnn_print_progress(&p, f) && !cnn_print_progress(NULL, f));
+    p.epoch_done = 0, p.batch = 9, p.seconds = 25;
+    p.validation_loss = NAN;
+    CHECK(cnn_print_progress(&p, f));
+    p.batch = 10;
+    CHECK(cnn_print_progress(&p, f));
+    s = slurp(f);
+    CHECK_STR(s, "epoch 2/5  loss 0.4231  error 0.25  R2 0.7500  validation loss 0.3100  error 1234  R2 -1.0000  10234 samples/s  0:03\n");
     free(s);
 
     f = tmpfile();                                                        /* 10,000 batches a second: about ten lines of them */
     int lines = 0;
     p = (cnn_progress){ .epoch = 1, .epochs = 1, .batches = 10000, .loss = 1 };
-    for (p.batch = 1; p.batch <= 10000; p.batch++) p.seconds = p.batch / 10000.0, cnn_print_progress(&p, f);
+    for (p.batch = 1; p.batch <= 10000; p.batch++) p.seconds = p.batch / 10000.0, cnn__print_bar(f, &p);
     s = slurp(f);
     for (const char *c = s; c && *c; c++) lines += *c == '\r';
     CHECK_MSG(lines >= 5 && lines <= 30, "%d lines", lines);
+    free(s);
+
+    f = tmpfile(), lines = 0;                                             /* 100 batches a second, no terminal */
+    for (p.batch = 1; p.batch <= 10000; p.batch++) p.seconds = p.batch / 100.0, cnn_print_progress(&p, f);
+    s = slurp(f);
+    for (const char *c = s; c && *c; c++) lines += *c == '\n';
+    CHECK_MSG(lines >= 5 && lines <= 15, "%d lines", lines);
     free(s);
 }
 

@@ -5,6 +5,7 @@
 
 ops.safetensors      for each case of an operation: operands x, x2, labels t, parameters, the output y, a random
                      gradient gy of it, and the gradients of sum(y gy): grad.x, grad.l.weight, ...
+arithmetic.safetensors  the same for more operations
 NET.safetensors      save_file(state_dict()) of a net in nets.py
 nets.safetensors     for each net: x, logits in evaluation, and of one training forward: loss, grad.*, after.*
 optim.safetensors    for each optimizer: start w0, ten gradients g, and the ten weights w after each
@@ -210,6 +211,18 @@ layer("upsample_aligned_to", nn.Upsample((1, 9), mode="bilinear", align_corners=
 random = first
 
 save_file(ops, os.path.join(here, "ops.safetensors"))
+
+# ---- arithmetic.safetensors: more operations, of generators of their own ----
+
+ops, random = {}, torch.Generator().manual_seed(20261130)
+for name, f in {
+    "selu": F.selu, "mish": F.mish, "hard_sigmoid": F.hardsigmoid, "softsign": F.softsign, "erf": torch.erf,
+    "power_3": lambda x: x ** 3, "power_0": lambda x: x ** 0,
+}.items():
+    case(name, f, 2.5 * rand(3, 4, 3, 5))
+case("power_root", lambda x: x ** -0.6, rand(2, 3, 4, 2).abs() + 0.1)
+save_file(ops, os.path.join(here, "arithmetic.safetensors"))
+random = first
 
 # ---- Nets ----
 
