@@ -538,7 +538,7 @@ enum { CNNCL_LOCAL = 64,            /* items in a group where they do not cooper
 
    A kernel says where terms come from, between TERMS and MULTIPLY, A_AT(e) and B_AT(e) being their places, and
    for PUT where results go: AT(column) is the place in TO(row), or -1, of FINISH(v, row, column). ROW_SUMS
-   adds up the rows of A: the gradient of a bias. */
+   adds up the rows of A: the gradient of a bias. No group leaves early: PoCL 3.1 loses barriers behind it. */
 static const char cnncl_tile[] =
     "#undef LOCAL\n#undef BARRIER\n#undef ME\n#undef TILE_ID\n#undef TILE_KERNEL\n#undef MULTIPLY\n"
     "#undef EACH_SUM\n#undef ROW\n#undef MORE\n#undef MORE_ROWS\n"
@@ -661,7 +661,7 @@ static const char cnncl_tile_conv[] =
         int4 a = digits(first_a, kh, kw); int4 b0 = digits(first_b, kh, kw);
         int top[COLUMNS]; int left[COLUMNS]; int corner[COLUMNS];
         BASE(y) BASE(x) BASE(w) BASE(b)
-        if (j0 >= pixels) return;
+        if (S == 1 && j0 >= pixels) return;
         x += (size_t)group * channels * plane, y += (size_t)group * m * out, b += group * m;
         w += (size_t)group * m * channels * taps;
         UNROLL for (int c = 0; c < COLUMNS; c++) {
@@ -715,7 +715,7 @@ static const char cnncl_tile_weights[] =
         const int4 step_ = digits(TK, g.oh, g.ow); int4 p = digits(first + ME % TK, g.oh, g.ow);
         int dy_[PER]; int dx_[PER]; int from[PER];
         BASE(dw) BASE(db) BASE(x) BASE(dy)
-        if (j0 >= columns) return;
+        if (S == 1 && j0 >= columns) return;
         x += (size_t)group * channels * plane, dy += (size_t)group * m * out;
         dw += slice * z + (size_t)group * m * columns, db += slice * z + group * m;
         UNROLL for (int e = 0; e < PER; e++) {
@@ -760,7 +760,7 @@ static const char cnncl_tile_product[] =
         TILE
         const int z = TILE_ID(2); const int first = z % parts * length; const int last = min(first + length, k);
         BASE(a) BASE(b) BASE(c) BASE(bias) BASE(sums)
-        if (j0 >= n) return;
+        if (S == 1 && j0 >= n) return;
         a += a_step * (z / parts), b += b_step * (z / parts), c += slice * z, sums += slice * z;
         TERMS(first, last) UNROLL for (int e = 0; e < PER; e++) {
             const int r = i0 + A_ROW(e); const int p = at + A_TERM(e);

@@ -97,6 +97,13 @@ CALL(clEnqueueNDRangeKernel, calls_of_run, (cl_command_queue q, cl_kernel k, cl_
                                             const size_t *all, const size_t *group, cl_uint n,
                                             const cl_event *w, cl_event *e),
      (q, k, dim, at, all, group, n, w, e))
+/* Kernels are counted, and not run. */
+static cl_int CL_API_CALL dry_run(cl_command_queue q, cl_kernel k, cl_uint dim, const size_t *at, const size_t *all,
+                                  const size_t *group, cl_uint n, const cl_event *w, cl_event *e)
+{
+    (void)q, (void)k, (void)dim, (void)at, (void)all, (void)group, (void)n, (void)w, (void)e;
+    return calls_of_run++, CL_SUCCESS;
+}
 CALL(clEnqueueReadBuffer, calls_of_others, (cl_command_queue q, cl_mem m, cl_bool b, size_t at, size_t size,
                                             void *to, cl_uint n, const cl_event *w, cl_event *e),
      (q, m, b, at, size, to, n, w, e))
@@ -1218,6 +1225,124 @@ static void doctor_sees_each_value(void)
     CHECK_STR(message[1], message[0]);
 }
 
+/* Batch norm, sum and function are one kernel; but whoever looks on sees the values of each, as on the CPU. */
+static cnn_tensor *three_in_one(cnn_graph *g, cnn_tensor **x)
+{
+    *x = cnn_input(g, 4, 5, 5, .grad = 1);
+    cnn_tensor *h = cnn_conv2d(*x, 4, 3, .pad = 1, .no_bias = 1), *r = cnn_relu(cnn_conv2d(*x, 4, 1));
+    h = cnn_relu(cnn_add(cnn_batch_norm(h), r));
+    h = cnn_clamp(cnn_sub(cnn_batch_norm(cnn_conv2d(h, 4, 3, .pad = 1)), h), -1, 0.5f);
+    h = cnn_relu(cnn_add(cnn_conv2d(h, 4, 1, .no_bias = 1), cnn_batch_norm(h)));
+    return cnn_mean(cnn_mul(h, h));
+}
+static void values_of_joined_nodes(void)
+{
+    FILE       *f[2] = { tmpfile(), tmpfile() };
+    cnn_graph  *g[2];
+    cnn_tensor *x[2], *loss[2];
+    float       v[3 * 100];
+    test_fill(v, 300, -1, 1);
+    for (int i = 0; i < 2; i++) {
+        g[i] = cnn_new_((cnn_config){ .max_batch = 3, .seed = 8, .backend = i ? shared : NULL });
+        loss[i] = three_in_one(g[i], &x[i]);
+        CHECK(cnn_compile(g[i], loss[i]) && cnn_set(x[i], v, 300));
+        for (int step = 0; step < 3; step++) {
+            cnn_set(x[i], v, 300), cnn_forward(loss[i], CNN_TRAIN), cnn_backward(loss[i]);
+            cnn_step(g[i], .lr = 0.1f);
+        }
+        CHECK(cnn_set(x[i], v, 300)), cnn_trace(loss[i], 12, f[i]), rewind(f[i]);
+        CHECK_MSG(!cnn_error(g[i]), "%s", cnn_error(g[i]));
+    }
+    char word[2][200];
+    int  numbers = 0;
+    while (fscanf(f[0], "%199s", word[0]) == 1 && CHECK(fscanf(f[1], "%199s", word[1]) == 1)) {
+        char *end[2];
+        const double a = strtod(word[0], &end[0]), b = strtod(word[1], &end[1]);
+        if (end[0] == word[0]) CHECK_STR(word[1], word[0]);
+        else numbers++, CHECK_MSG(fabs(a - b) <= 2e-3 * (1 + fabs(a)), "%s is not %s", word[1], word[0]);
+    }
+    CHECK_MSG(numbers > 200, "%d numbers", numbers);
+    for (int i = 0; i < g[0]->n_order; i++) {
+        cnn_tensor *p = &g[0]->order[i]->t, *q = &g[1]->order[i]->t;
+        if (!p->op && p->needs_grad) CHECK_ALL_NEAR(cnn_map_read(q), cnn_map_read(p), cnn_count(p), 1e-3);
+    }
+    for (int i = 0; i < 2; i++) cnn_free(g[i]), fclose(f[i]);
+}
+
+/* Kernels of a training step, as a large GPU runs it. */
+static cnn_tensor *relu_lenet(cnn_tensor *x)
+{
+    cnn_tensor *h = cnn_max_pool(cnn_relu(cnn_conv2d(x, 6, 5, .pad = 2)), 2);
+    h = cnn_max_pool(cnn_relu(cnn_conv2d(h, 16, 5)), 2);
+    return cnn_dense(cnn_relu(cnn_dense(cnn_relu(cnn_dense(h, 120)), 84)), 10);
+}
+static cnn_tensor *wide_resnet(cnn_tensor *x)
+{
+    cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(x, 64, 3, .pad = 1, .no_bias = 1)));
+    for (int i = 0; i < 8; i++) h = block(h, 64 << i / 2, i && i % 2 == 0 ? 2 : 1);
+    return cnn_dense(cnn_global_avg_pool(h), 10);
+}
+static long launches(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int side, bool more)
+{
+    cnncl       *d = cnncl_of(shared);
+    cnn_graph   *g = cnn_new_((cnn_config){ .max_batch = batch, .backend = shared });
+    cnn_tensor  *x = cnn_input(g, c, side, side), *t = cnn_labels(g), *loss = cnn_softmax_cross_entropy(build(x), t);
+    const size_t n = (size_t)(batch * c * side * side);
+    float       *v = test_floats(n);
+    const int    units = d->units;
+    const size_t workspace = d->workspace;
+    int         *label = calloc((size_t)batch, sizeof *label);
+    d->units = 132, d->workspace = (size_t)37 << 20;
+    memset(v, 0, n * sizeof *v);
+    if (CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g))) {
+        d->cl.clEnqueueNDRangeKernel = dry_run;
+        for (int step = 0; step < 3; step++) {
+            calls_of_run = 0;
+            cnn_set(x, v, n), cnn_set_labels(t, label, (size_t)batch);
+            cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+            if (more) cnn_clip_grads(g, 1);
+            cnn_step(g, .lr = 0.1f, .momentum = 0.9f);
+            if (more) cnn_average(g, 0.9f);
+        }
+        CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+    }
+    d->cl.clEnqueueNDRangeKernel = test_clEnqueueNDRangeKernel;
+    d->units = units, d->workspace = workspace;
+    cnn_free(g), free(v), free(label), recover();
+    return calls_of_run;
+}
+static void launches_of_a_step(void)
+{
+    const long lenet_5 = launches(relu_lenet, 64, 1, 28, false), resnet = launches(wide_resnet, 32, 3, 32, false);
+    const long more = launches(wide_resnet, 32, 3, 32, true);
+    CHECK_MSG(lenet_5 > 20 && lenet_5 <= 35, "LeNet-5: %ld launches", lenet_5);
+    CHECK_MSG(resnet > 100 && resnet <= 260, "ResNet-18: %ld launches", resnet);
+    CHECK_MSG(more > resnet && more <= resnet + 4, "with clipping and averages: %ld of %ld launches", more, resnet);
+}
+
+/* cnn_profile gives each layer the time of its kernels, and then measures no more. */
+static void times_of_kernels(void)
+{
+    cnncl *d = cnncl_of(shared);
+    net    n = lenet(shared);
+    float  loss[2];
+    char   line[300];
+    int    layers = 0;
+    FILE  *f = tmpfile();
+    CHECK(cnn_compile(n.g, n.loss) && train(n, 1, loss));
+    CHECK(cnn_profile(n.loss, 2, f) > 0 && !d->timing && d->events == 0);
+    rewind(f);
+    while (fgets(line, sizeof line, f)) {
+        double forward, speed, backward;
+        layers += sscanf(line, "conv2d%*d conv2d %lf %lf %lf", &forward, &speed, &backward) == 3 &&
+                  forward > 0 && speed > 0 && backward > 0;
+    }
+    CHECK_INT(layers, 2);
+    CHECK_MSG(!cnn_error(n.g), "%s", cnn_error(n.g));
+    CHECK(train(n, 1, loss));
+    fclose(f), cnn_free(n.g);
+}
+
 /* A mean gradient of several batches is made where the gradients are. */
 static void accumulated_on_the_device(void)
 {
@@ -1545,6 +1670,9 @@ int main(int argc, char **argv)
         RUN(a_wrong_kernel);
         RUN(a_wrong_update);
         RUN(doctor_sees_each_value);
+        RUN(values_of_joined_nodes);
+        RUN(launches_of_a_step);
+        RUN(times_of_kernels);
         RUN(accumulated_on_the_device);
         if (test_begin("no fill of the driver's")) CHECK(!asked_for_fill);
         RUN(a_wrong_clblast);
