@@ -8,6 +8,7 @@
 #   make test-opencl  the tests of cnn_opencl.h alone (make test runs them too, where OpenCL is installed)
 #   make examples     all examples, into build/
 #   make grade        the exercises of examples/lab: points, and a file for autograders (LAB="03 04": these alone)
+#   make web          a page in which a net learns digits, build/web.html (examples/web: clang, lld, wasi-libc)
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
 #   make bench-peers  the same beside OpenBLAS, oneDNN and PyTorch, where installed: a table of ratios (python3)
 #   make bench-opencl the same on an OpenCL device
@@ -39,7 +40,7 @@ HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h cnn_exchange.h)
 RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
             OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 
-.PHONY: all run examples test test-opencl sanitize odd coverage bench bench-peers bench-opencl grade clean
+.PHONY: all run examples web test test-opencl sanitize odd coverage bench bench-peers bench-opencl grade clean
 all: examples
 
 run: $(B)/lenet
@@ -60,7 +61,7 @@ LINKED  := $(filter-out kernels opencl,$(SUITES))
 # Tests that are no C program, each ending with `N passed, N failed`; the longest first.
 SCRIPTS := tests/lab.sh tests/places.sh tests/readme.sh tests/path.sh tests/cpp.sh tests/mpi.sh tests/torch.sh
 # Those of `make odd`: other compilers, options and processors.
-ODDITIES := tests/bits.sh tests/switches.sh tests/emulated.sh
+ODDITIES := tests/web.sh tests/emulated.sh tests/bits.sh tests/switches.sh
 # $(call ordered,test_,SCRIPTS): what is to run, the longest first, so that no core waits for the last.
 LONG    := opencl kernels rooms
 ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
@@ -159,6 +160,22 @@ grade: $(B)/lab/cnn.o
 $(B)/lab/cnn.o: $(INC)/cnn.h
 	mkdir -p $(@D)
 	$(CC) $(CFLAGS) -DCNN_IMPLEMENTATION -x c -c $< -o $@
+
+# ---- The page in which a net learns: examples/web, all of it in one file ----
+
+DIGITS := wasm=$(B)/web.wasm $(foreach set,train test,$(set)-images=examples/data/$(set)-images-idx3-ubyte \
+            $(set)-labels=examples/data/$(set)-labels-idx1-ubyte)
+
+web: $(B)/web.html
+
+$(B)/web.wasm: examples/web/web.c $(INC)/cnn.h | $(B)
+	$(CLANG) --target=wasm32-wasi -mexec-model=reactor -std=c99 -O2 -msimd128 -Wl,-s $< -o $@
+
+$(B)/web.html: examples/web/index.html $(B)/web.wasm
+	@{ sed '/<!-- EMBED -->/,$$d' $<; for part in $(DIGITS); do \
+	    echo "<script type=\"application/gzip\" id=\"$${part%%=*}\">"; gzip -9nc "$${part#*=}" | base64; \
+	    echo '</script>'; done; sed '1,/<!-- EMBED -->/d' $<; } >$@
+	@echo 'wrote $@: open it in a browser'
 
 # ---- Bench ----
 

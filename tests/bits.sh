@@ -48,4 +48,15 @@ build gcc_O0 $CC -std=c99 -O0 && same gcc_O0 1 lenet5                   # unopti
 build gcc_gnu99 $CC -std=gnu99 -O2 -march=native && same gcc_gnu99 8 "$ALL"
 build clang_O3 $CLANG -std=c99 -O3 && same clang_O3 1 "$ALL"
 build clang_gnu99 $CLANG -std=gnu99 -O1 -march=native && same clang_gnu99 2 "$ALL"
+# WebAssembly: two instruction sets with the bits of "c". (A net of more than 64 MiB ends node 20 itself.)
+if have node && $CLANG --target=wasm32-wasi -w -msimd128 -std=c99 -O1 -D_WASI_EMULATED_PROCESS_CLOCKS -I"$INC" -I. \
+        tests/bits.c -o "$BUILD/bits.wasm" -lwasi-emulated-process-clocks 2>"$BUILD/out"; then
+    grep -v '^mobilenet_v2' "$BUILD/c" >"$BUILD/want"
+    for isa in c wasm; do
+        for net in lenet5 keras resnet20; do
+            CNN_ISA=$isa node --no-warnings tests/switches/wasi.js "$BUILD/bits.wasm" 1 $net
+        done >"$BUILD/out" 2>&1
+        if out=$(diff "$BUILD/want" "$BUILD/out"); then pass; else fail "WebAssembly, $isa" "$out"; fi
+    done
+else skip 'WebAssembly: node, clang, lld, wasi-libc and libclang-rt-14-dev-wasm32 are not installed'; fi
 end

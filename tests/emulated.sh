@@ -1,7 +1,8 @@
 #!/bin/sh
-# Instruction sets that this machine lacks: the tests of the kernels under an emulator (SIMDe, qemu), but for the largest
-# shapes. Run from the top of the repository; CC, BUILD and INC may be set. Ends with `N passed, N failed`.
-CC=${CC:-cc} BUILD=${BUILD:-build}/emulated INC=${INC:-.} S=tests/switches
+# Instruction sets that this machine lacks: the tests of the kernels under an emulator (SIMDe, qemu, node), but for the
+# largest shapes. Run from the top of the repository; CC, CLANG, BUILD and INC may be set. Ends with
+# `N passed, N failed`.
+CC=${CC:-cc} CLANG=${CLANG:-clang} BUILD=${BUILD:-build}/emulated INC=${INC:-.} S=tests/switches
 MOST=-DMOST_WORK=16e6
 . tests/report.sh
 mkdir -p "$BUILD"
@@ -28,5 +29,16 @@ if have aarch64-linux-gnu-gcc && have qemu-aarch64; then
                  -o "$BUILD/kernels_neon" -lm 2>&1); then kernels neon qemu-aarch64 "$BUILD/kernels_neon"
     else fail 'NEON does not compile' "$out"; fi
 else skip 'NEON under qemu: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user are not installed'; fi
+# WebAssembly, where the rest of the library runs too: 32 bits to a pointer.
+WASM="$CLANG --target=wasm32-wasi -msimd128 -std=c99 -O1 $MOST -I$INC -I. -Itests -I$BUILD"
+if ! have node || ! printf '#include <math.h>\nint main(void) { return 0; }\n' |
+        $WASM -x c - -o "$BUILD/probe.wasm" >/dev/null 2>&1; then
+    skip 'WebAssembly under node: node, clang, lld, wasi-libc and libclang-rt-14-dev-wasm32 are not installed'
+elif awk -f tests/inside.awk "$INC/cnn.h" >"$BUILD/inside_types.h" &&
+     out=$($WASM tests/test_kernels.c -o "$BUILD/kernels.wasm" 2>&1 &&
+           $WASM tests/test_rooms.c tests/cnn.c -o "$BUILD/rooms.wasm" 2>&1); then
+    kernels wasm node --no-warnings $S/wasi.js "$BUILD/kernels.wasm"
+    if out=$(node --no-warnings $S/wasi.js "$BUILD/rooms.wasm" 2>&1); then pass; else fail 'rooms as WebAssembly' "$out"; fi
+else fail 'WebAssembly does not compile' "$out"; fi
 
 end

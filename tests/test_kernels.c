@@ -8,7 +8,8 @@
 #include "test.h"
 
 static const struct { cnn_isa isa; const char *name; } isas[] = {
-    { CNN_ISA_C, "c" }, { CNN_ISA_NEON, "neon" }, { CNN_ISA_AVX2, "avx2" }, { CNN_ISA_AVX512, "avx512" } };
+    { CNN_ISA_C, "c" }, { CNN_ISA_NEON, "neon" }, { CNN_ISA_AVX2, "avx2" }, { CNN_ISA_AVX512, "avx512" },
+    { CNN_ISA_WASM, "wasm" } };
 static const int team[] = { 1, 2, 3, 8 };
 #ifndef MOST_WORK                       /* shapes of more multiply-adds are left out: tests/emulated.sh */
 #define MOST_WORK INFINITY

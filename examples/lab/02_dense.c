@@ -9,9 +9,10 @@
      dw[m][k] += sum over n of  dy[n][m] x[n][k]              dW += dY^T X
      db[m]    += sum over n of  dy[n][m]
 
-   Shapes: x, dx (N,K)   w, dw (M,K)   b, db (M)   y, dy (N,M); the last index is the fastest: w[m][k] is w[m*K + k].
-   Forward sets y. Backward ADDS: a gradient may already have come over another arrow of the graph. The sum over the
-   samples is not divided by N: the loss has done that.
+   Shapes: x, dx (N,K)   w, dw (M,K)   b, db (M)   y, dy (N,M); the last index is the fastest: w[m][k] is
+   w[m*K + k].
+   Forward sets y. Backward ADDS: a gradient may already have come over another arrow of the graph. The sum
+   over the samples is not divided by N: the loss has done that.
 
    A good answer is three nested loops for each function, and the derivation of each line on paper. */
 #include "lab.h"
@@ -26,7 +27,8 @@ static lab_answer dense_backward_data(float *dx, const float *dy, const float *w
     return NOT_DONE;
 }
 
-static lab_answer dense_backward_weights(float *dw, float *db, const float *dy, const float *x, int N, int K, int M)
+static lab_answer dense_backward_weights(float *dw, float *db, const float *dy, const float *x, int N, int K,
+                                         int M)
 {
     return NOT_DONE;
 }

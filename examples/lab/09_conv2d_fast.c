@@ -8,16 +8,18 @@
 
      x (N,C,H,W)   w (O,C,K,K)   b (O)   y (N,O,OH,OW)      OH = (H + 2 pad - K) / stride + 1, OW likewise
 
-   In this order: no test for the border in the inner loop; the inner loop along j, so that the compiler makes vectors;
-   a block of output channels and columns in registers, so that each value that is loaded is used several times;
-   #pragma omp parallel for over n and o. Or unfold x into a matrix (im2col), and use exercise 10.
+   In this order: no test for the border in the inner loop; the inner loop along j, so that the compiler makes
+   vectors; a block of output channels and columns in registers, so that each value that is loaded is used
+   several times; #pragma omp parallel for over n and o. Or unfold x into a matrix (im2col), and use exercise
+   10.
 
-   A good answer: 60 of 100 points are for speed. None at 4 times cnn.h's plain loops, all at 64 times. A loop nest
-   written down as it comes is at about 4 times; cnn.h's own kernel, which is the last number shown, at some hundreds. */
+   A good answer: 60 of 100 points are for speed. None at 4 times cnn.h's plain loops, all at 64 times. A loop
+   nest written down as it comes is at about 4 times; cnn.h's own kernel, which is the last number shown, at
+   some hundreds. */
 #include "lab.h"
 
-static lab_answer conv2d_fast(float *y, const float *x, const float *w, const float *b, int N, int C, int H, int W,
-                              int O, int K, int stride, int pad)
+static lab_answer conv2d_fast(float *y, const float *x, const float *w, const float *b, int N, int C, int H,
+                              int W, int O, int K, int stride, int pad)
 {
     return NOT_DONE;        /* your code; at its end: return DONE; */
 }

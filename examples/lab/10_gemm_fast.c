@@ -8,12 +8,13 @@
 
    Shapes: a (M,K)   b (K,N)   c (M,N); the last index is the fastest. c is not cleared before the call.
 
-   In this order: the loops in the order i, k, j; blocks of a and b that fit into a cache; a tile of c, such as 6 x 16,
-   in registers for all k of a block; a and b copied into the order in which the tile reads them; threads over the rows.
-   (K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008.)
+   In this order: the loops in the order i, k, j; blocks of a and b that fit into a cache; a tile of c, such
+   as 6 x 16, in registers for all k of a block; a and b copied into the order in which the tile reads them;
+   threads over the rows. (K. Goto, R. van de Geijn, "Anatomy of High-Performance Matrix Multiplication",
+   2008.)
 
-   A good answer: 60 of 100 points are for speed, on 320 x 320 x 320. None at 4 times cnn.h's plain loops, all at 64
-   times. */
+   A good answer: 60 of 100 points are for speed, on 320 x 320 x 320. None at 4 times cnn.h's plain loops, all
+   at 64 times. */
 #include "lab.h"
 
 static lab_answer gemm(float *c, const float *a, const float *b, int M, int N, int K)

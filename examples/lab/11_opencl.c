@@ -2,8 +2,8 @@
 
      cc -std=c99 -O2 examples/lab/11_opencl.c -o lab11 -lm -lOpenCL && ./lab11       (faster: see lab.h)
 
-   It takes the first GPU, else any device; x, w and b are copied there and y back for each call, and the time shown
-   counts the copies. LAB_CL=FILE takes another file than lab.cl. */
+   It takes the first GPU, else any device; x, w and b are copied there and y back for each call, and the time
+   shown counts the copies. LAB_CL=FILE takes another file than lab.cl. */
 #include "lab.h"
 #define CL_TARGET_OPENCL_VERSION 120
 #ifdef __APPLE__
@@ -60,16 +60,17 @@ static bool build(cl_device_id device)
 static cl_mem buffer(const float *from, size_t n)
 {
     cl_int error;
-    cl_mem m = clCreateBuffer(context, CL_MEM_READ_WRITE | CL_MEM_COPY_HOST_PTR, n * sizeof(float), (void *)(uintptr_t)from,
-                              &error);
+    cl_mem m = clCreateBuffer(context, CL_MEM_READ_WRITE | CL_MEM_COPY_HOST_PTR, n * sizeof(float),
+                              (void *)(uintptr_t)from, &error);
     return error == CL_SUCCESS ? m : NULL;
 }
 /* conv2d by lab.cl. Not done: the kernel wrote nothing. */
-static lab_answer run_kernel(float *y, const float *x, const float *w, const float *b, int N, int C, int H, int W, int O,
-                             int K, int stride, int pad)
+static lab_answer run_kernel(float *y, const float *x, const float *w, const float *b, int N, int C, int H,
+                             int W, int O, int K, int stride, int pad)
 {
     const int    OH = lab_out(H, K, stride, pad), OW = lab_out(W, K, stride, pad);
-    const size_t items[3] = { (size_t)OW, (size_t)OH, (size_t)(N * O) }, count = items[0] * items[1] * items[2];
+    const size_t items[3] = { (size_t)OW, (size_t)OH, (size_t)(N * O) },
+        count = items[0] * items[1] * items[2];
     const int    sizes[8] = { N, C, H, W, O, K, stride, pad };
     bool         wrote = false;
     for (size_t i = 0; i < count; i++) y[i] = NAN;

@@ -1,7 +1,8 @@
-    /* What tests/lab.sh puts into lab.cl. MISTAKE: 1 flipped, 2 no bias, 3 transposed, 4 the last channel alone, 5 edge
-       pixels repeated instead of zeros. */
+    /* What tests/lab.sh puts into lab.cl. MISTAKE: 1 flipped, 2 no bias, 3 transposed, 4 the last channel
+       alone, 5 edge pixels repeated instead of zeros. */
     const int OW = get_global_size(0), OH = get_global_size(1), j = get_global_id(0), i = get_global_id(1);
-    const int n = get_global_id(2) / O, o = get_global_id(2) % O, top = i * stride - pad, left = j * stride - pad;
+    const int n = get_global_id(2) / O, o = get_global_id(2) % O, top = i * stride - pad,
+        left = j * stride - pad;
     const int k0 = MISTAKE == 5 ? 0 : max(0, -top), k1 = MISTAKE == 5 ? K : min(K, H - top);
     const int l0 = MISTAKE == 5 ? 0 : max(0, -left), l1 = MISTAKE == 5 ? K : min(K, W - left);
     float     sum = 0;

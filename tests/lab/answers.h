@@ -1,5 +1,6 @@
-/* answers.h - what tests/lab.sh puts into the blanks of examples/lab: cnn.h's own kernels, not code to hand out.
-   LAB_MISTAKE = 1 to 5 spoils operands or results of the function LAB_ONLY as students do; without, all is right. */
+/* answers.h - what tests/lab.sh puts into the blanks of examples/lab: cnn.h's own kernels, not code to hand
+   out. LAB_MISTAKE = 1 to 5 spoils operands or results of the function LAB_ONLY as students do; without, all
+   is right. */
 #ifndef ANSWERS_H
 #define ANSWERS_H
 
@@ -31,12 +32,15 @@ static inline void put(float *to, const float *gradient, size_t n, bool forgets)
 {
     for (size_t i = 0; i < n; i++) to[i] = forgets ? gradient[i] : to[i] + gradient[i];
 }
-static inline void swap_axes(float *w, const float *from, int rows, int columns)      /* a transposed matrix */
+/* A transposed matrix. */
+static inline void swap_axes(float *w, const float *from, int rows, int columns)
 {
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < columns; j++) w[i * columns + j] = from[j % rows * columns + (i + j / rows) % columns];
+        for (int j = 0; j < columns; j++)
+            w[i * columns + j] = from[j % rows * columns + (i + j / rows) % columns];
 }
-static inline float *turn(const float *w, int n, int k, bool flip)           /* each k x k kernel flipped or transposed */
+/* Each k x k kernel flipped or transposed. */
+static inline float *turn(const float *w, int n, int k, bool flip)
 {
     float *t = spoil(w, (size_t)(n * k * k));
     for (int i = 0; i < n * k * k; i++) {
@@ -48,8 +52,8 @@ static inline float *turn(const float *w, int n, int k, bool flip)           /* 
 
 /* ---- 3, 4, 9 ---- */
 
-/* 1 convolution instead of correlation, 2 no bias, 3 kernel transposed, 4 = instead of += : the last channel alone,
-   5 the last row is left out; 6 one element too many */
+/* 1 convolution instead of correlation, 2 no bias, 3 kernel transposed, 4 = instead of += : the last channel
+   alone, 5 the last row is left out; 6 one element too many */
 static lab_answer own_conv_forward(float *y, const float *x, const float *w, const float *b, lab_conv t)
 {
     const int m = mistake(), kk = t.k * t.k;
@@ -83,7 +87,8 @@ static lab_answer own_conv_data(float *dx, const float *dy, const float *w, lab_
     put(dx, cnn_map_grad(n.x), nx, m == 1);
     return finish(n.g);
 }
-/* 1 sets instead of adds, 2 the mean over the batch, 3 no bias gradient, 4 flipped, 5 the first sample alone */
+/* 1 sets instead of adds, 2 the mean over the batch, 3 no bias gradient, 4 flipped, 5 the first sample alone
+   */
 static lab_answer own_conv_weights(float *dw, float *db, const float *dy, const float *x, lab_conv t)
 {
     const int m = mistake();
@@ -105,9 +110,10 @@ static lab_answer own_conv_weights(float *dw, float *db, const float *dy, const 
 
 /* ---- 2 ---- */
 
-/* forward: 1 w read as its transpose, 2 no bias, 3 the last sample is left out, 4 the last term of the sum, 5 b[n];
-   backward: 1 sets, 2 the mean over the batch, 3 w (dw) transposed, 4 the first sample alone, 5 data: the last unit is
-   left out, weights: no bias gradient */
+/* forward: 1 w read as its transpose, 2 no bias, 3 the last sample is left out, 4 the last term of the sum, 5
+   b[n];
+   backward: 1 sets, 2 the mean over the batch, 3 w (dw) transposed, 4 the first sample alone, 5 data: the
+   last unit is left out, weights: no bias gradient */
 static lab_answer own_dense(int part, float *to, float *db, const float *x, const float *dy, const float *w,
                             const float *b, int N, int K, int M)
 {
@@ -136,16 +142,20 @@ static lab_answer own_dense(int part, float *to, float *db, const float *x, cons
     return finish(g);
 }
 #define ANSWER_dense_forward          blank = __func__; return own_dense(0, y, NULL, x, NULL, w, b, N, K, M)
-#define ANSWER_dense_backward_data    blank = __func__; return own_dense(1, dx, NULL, NULL, dy, w, NULL, N, K, M)
-#define ANSWER_dense_backward_weights blank = __func__; return own_dense(2, dw, db, x, dy, NULL, NULL, N, K, M)
+#define ANSWER_dense_backward_data    \
+    blank = __func__; return own_dense(1, dx, NULL, NULL, dy, w, NULL, N, K, M)
+#define ANSWER_dense_backward_weights \
+    blank = __func__; return own_dense(2, dw, db, x, dy, NULL, NULL, N, K, M)
 
 /* ---- 5 ---- */
 
 /* 1 a maximum that starts at 0, 2 the last of equals, 3 the place within the window, 4 stride = K, 5 columns
    numbered by OW instead of W */
-static lab_answer own_pool(float *y, int *where, const float *x, int N, int C, int H, int W, int K, int stride)
+static lab_answer own_pool(float *y, int *where, const float *x, int N, int C, int H, int W, int K,
+                           int stride)
 {
-    const int m = mistake(), oh = lab_out(H, K, stride, 0), ow = lab_out(W, K, stride, 0), step = m == 4 ? K : stride;
+    const int m = mistake(), oh = lab_out(H, K, stride, 0), ow = lab_out(W, K, stride, 0),
+        step = m == 4 ? K : stride;
     for (int i = 0; i < N * C * oh * ow; i++) {
         const float *plane = x + (size_t)(i / (oh * ow)) * (size_t)(H * W);
         const int    top = i / ow % oh * step, left = i % ow * step;
@@ -161,9 +171,10 @@ static lab_answer own_pool(float *y, int *where, const float *x, int N, int C, i
     }
     return DONE;
 }
-/* 1 sets instead of adds, 2 all planes into the first, 3 the last window of a plane left out, 4 divided by K K, 5 every
-   gradient at the top left of the plane */
-static lab_answer own_unpool(float *dx, const float *dy, const int *where, int N, int C, int H, int W, int K, int stride)
+/* 1 sets instead of adds, 2 all planes into the first, 3 the last window of a plane left out, 4 divided by K
+   K, 5 every gradient at the top left of the plane */
+static lab_answer own_unpool(float *dx, const float *dy, const int *where, int N, int C, int H, int W, int K,
+                             int stride)
 {
     const int m = mistake(), plane = lab_out(H, K, stride, 0) * lab_out(W, K, stride, 0);
     for (int i = 0; i < N * C * plane; i++) {
@@ -178,8 +189,8 @@ static lab_answer own_unpool(float *dx, const float *dy, const int *where, int N
 
 /* ---- 7 ---- */
 
-/* 1 exp of the logits as they are, 2 the sum instead of the mean, 3 p not divided by its sum, 4 the label's neighbour,
-   5 p and loss without the logarithm's sign */
+/* 1 exp of the logits as they are, 2 the sum instead of the mean, 3 p not divided by its sum, 4 the label's
+   neighbour, 5 p and loss without the logarithm's sign */
 static lab_answer own_loss(float *J, float *p, const float *z, const int *label, int N, int C)
 {
     const int   m = mistake();
@@ -224,20 +235,24 @@ static lab_answer own_sgd(float *w, float *v, const float *dw, int n, float lr, 
     const int m = mistake();
     float    *before = spoil(v, (size_t)n), *g = spoil(dw, (size_t)n), *slot[CNN_MAX_SLOTS] = { v };
     for (int i = 0; i < n; i++) g[i] *= m == 2 ? lr : m == 3 ? -1.0f : m == 4 ? 1 - momentum : 1.0f;
-    cnn_sgd()->update(w, g, slot, (size_t)n, &(cnn_step_args){ .lr = m == 2 ? 1 : lr, .momentum = m == 1 ? 0 : momentum }, 0);
+    cnn_sgd()->update(w, g, slot, (size_t)n, &(cnn_step_args){ .lr = m == 2 ? 1 : lr,
+                                                               .momentum = m == 1 ? 0 : momentum }, 0);
     for (int i = 0; m == 5 && i < n; i++) w[i] += lr * (v[i] - before[i]);
     return finish(NULL);
 }
 /* 1 no bias correction, 2 eps within the root, 3 t from 0, 4 v by |dw|, 5 beta1 and beta2 exchanged */
-static lab_answer own_adam(float *w, float *m, float *v, const float *dw, int n, float lr, float beta1, float beta2,
-                           float eps, int t)
+static lab_answer own_adam(float *w, float *m, float *v, const float *dw, int n, float lr, float beta1,
+                           float beta2, float eps, int t)
 {
     const int wrong = mistake();
     float    *w0 = spoil(w, (size_t)n), *slot[CNN_MAX_SLOTS] = { m, v }, *v0 = spoil(v, (size_t)n);
-    cnn_step_args a = { .lr = lr, .beta1 = wrong == 5 ? beta2 : beta1, .beta2 = wrong == 5 ? beta1 : beta2, .eps = eps };
+    cnn_step_args a = { .lr = lr, .beta1 = wrong == 5 ? beta2 : beta1, .beta2 = wrong == 5 ? beta1 : beta2,
+                        .eps = eps };
     cnn_adam()->update(w, dw, slot, (size_t)n, &a, wrong == 1 ? 1000000 : wrong == 3 ? t : t - 1);
     for (int i = 0; i < n; i++) {
-        if (wrong == 2) w[i] = w0[i] - lr * m[i] / (1 - powf(beta1, (float)t)) / sqrtf(v[i] / (1 - powf(beta2, (float)t)) + eps);
+        if (wrong == 2)
+            w[i] = w0[i] - lr * m[i] / (1 - powf(beta1, (float)t))
+                           / sqrtf(v[i] / (1 - powf(beta2, (float)t)) + eps);
         if (wrong == 4) v[i] = beta2 * v0[i] + (1 - beta2) * fabsf(dw[i]);
     }
     return finish(NULL);
@@ -262,10 +277,11 @@ static lab_answer own_lecture(float *h, float *o, float *J, const float *x, cons
     for (int i = 0; m == 5 && i < O; i++) o[i] = logf(o[i] / (1 - o[i]));
     return finish(n.g);
 }
-/* 1 no derivative of the sigmoid at the output, 2 uphill, 3 none in the hidden layer, 4 (as the lecture prints it) the
-   first input for all, 5 W2 transposed */
-static lab_answer own_lecture_back(float *gW1, float *gb1, float *gW2, float *gb2, const float *x, const float *t,
-                                   const float *h, const float *o, const float *W2, int I, int H, int O)
+/* 1 no derivative of the sigmoid at the output, 2 uphill, 3 none in the hidden layer, 4 (as the lecture
+   prints it) the first input for all, 5 W2 transposed */
+static lab_answer own_lecture_back(float *gW1, float *gb1, float *gW2, float *gb2, const float *x,
+                                   const float *t, const float *h, const float *o, const float *W2, int I,
+                                   int H, int O)
 {
     const int m = mistake();
     for (int k = 0; k < O; k++) {
@@ -281,13 +297,15 @@ static lab_answer own_lecture_back(float *gW1, float *gb1, float *gW2, float *gb
     return DONE;
 }
 #define ANSWER_lecture_forward  blank = __func__; return own_lecture(h, o, J, x, t, W1, b1, W2, b2, I, H, O)
-#define ANSWER_lecture_backward blank = __func__; return own_lecture_back(gW1, gb1, gW2, gb2, x, t, h, o, W2, I, H, O)
+#define ANSWER_lecture_backward \
+    blank = __func__; return own_lecture_back(gW1, gb1, gW2, gb2, x, t, h, o, W2, I, H, O)
 
 /* ---- 6 ---- */
 
-/* 1 sets instead of adds, 2 mean(dy) forgotten, 3 X mean(dy X) forgotten, 4 w forgotten, 5 means over N alone */
-static lab_answer own_norm(float *dx, float *dw, float *db, const float *dy, const float *x, const float *mean,
-                           const float *rstd, const float *w, int N, int C, int HW)
+/* 1 sets instead of adds, 2 mean(dy) forgotten, 3 X mean(dy X) forgotten, 4 w forgotten, 5 means over N alone
+   */
+static lab_answer own_norm(float *dx, float *dw, float *db, const float *dy, const float *x,
+                           const float *mean, const float *rstd, const float *w, int N, int C, int HW)
 {
     const int m = mistake();
     for (int c = 0; c < C; c++) {
@@ -300,14 +318,16 @@ static lab_answer own_norm(float *dx, float *dw, float *db, const float *dy, con
         for (int i = 0; i < N * HW; i++) {
             const int   at = (i / HW * C + c) * HW + i % HW;
             const float X = (x[at] - mean[c]) * rstd[c];
-            const float d = dy[at] - (m == 2 ? 0 : (float)sum / count) - (m == 3 ? 0 : X * (float)product / count);
+            const float d = dy[at] - (m == 2 ? 0 : (float)sum / count)
+                            - (m == 3 ? 0 : X * (float)product / count);
             dx[at] = (m == 1 ? 0 : dx[at]) + d * rstd[c] * (m == 4 ? 1 : w[c]);
         }
         dw[c] += (float)product, db[c] += (float)sum;
     }
     return DONE;
 }
-#define ANSWER_batch_norm_backward blank = __func__; return own_norm(dx, dw, db, dy, x, mean, rstd, w, N, C, HW)
+#define ANSWER_batch_norm_backward \
+    blank = __func__; return own_norm(dx, dw, db, dy, x, mean, rstd, w, N, C, HW)
 
 /* ---- 10 ---- */
 
@@ -331,7 +351,8 @@ static lab_answer own_gemm(float *c, const float *a, const float *b, int M, int 
 
 /* ---- 12 ---- */
 
-/* 1 not weighted, 2 by 1/R, 3 rank 0 alone has the sum, 4 the sum weighted instead of its terms, 5 0 times NaN */
+/* 1 not weighted, 2 by 1/R, 3 rank 0 alone has the sum, 4 the sum weighted instead of its terms, 5 0 times
+   NaN */
 #ifdef LAB_MPI
 static lab_answer own_add(float *grads, int count, float share)
 {
@@ -340,7 +361,8 @@ static lab_answer own_add(float *grads, int count, float share)
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
     float *mine = spoil(grads, (size_t)count);
     for (int i = 0; i < count; i++)
-        mine[i] = share > 0 || m == 5 ? mine[i] * (m == 1 || m == 4 ? 1 : m == 2 ? 1 / (float)ranks : share) : 0;
+        mine[i] = share > 0 || m == 5
+                  ? mine[i] * (m == 1 || m == 4 ? 1 : m == 2 ? 1 / (float)ranks : share) : 0;
     if (m == 3) MPI_Reduce(mine, grads, count, MPI_FLOAT, MPI_SUM, 0, MPI_COMM_WORLD);
     else        MPI_Allreduce(mine, grads, count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
     for (int i = 0; m == 4 && i < count; i++) grads[i] *= share;
