@@ -19,9 +19,10 @@
    Parameters, activations, gradients and the optimizer's state stay on the device, where every operation of
    cnn.h with all its options, forward and backward, every optimizer, clipping, the moving average and the
    count of correct answers have kernels. A function behind a convolution or dense layer is computed with its
-   bias. A training step copies two arrays up, the batch and its labels, and one number down, the loss:
-   cnn_copies(g) counts. An operation without a row here, such as one of your own, runs on the CPU between two
-   copies; cnn_copies(g).host_nodes and the summary say how many there are.
+   bias; batch norm, the sum behind it and a function are one kernel, backward too. A training step copies two
+   arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation
+   without a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes
+   and the summary say how many there are.
 
    Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those
    that .type and .name let through, GPUs (with memory of their own first) before accelerators before CPUs; a
@@ -47,10 +48,12 @@
    without a device; CLBlast itself allows only one thread to call it, so give .gemm = CNN_OPENCL_OWN where
    several graphs train in several threads.
 
-   Matrix products are done by CLBlast where libclblast is found, and by a kernel of our own where it is not,
-   on CPU devices, from the first product that it refuses, and wherever a check at opening time finds a wrong
-   number. Every other kernel is held to the CPU's result, too: an operation whose kernel is wrong on this
-   driver, or does not compile, is left to the CPU. cnn_opencl_report says so.
+   Convolutions, in all three directions, and products run on one tile kernel, in the size that the shape and
+   the device's compute units ask for, and 3x3 convolutions by Winograd's transforms around it; .exact of
+   cnn_new does without. CLBlast takes products that are large enough to fill the device, where libclblast is
+   found, but not on CPU devices, nor after one that it refuses, nor where a check at opening time finds a
+   wrong number. Every kernel is held to the CPU's result: an operation whose kernel is wrong on this driver,
+   or does not compile, is left to the CPU. cnn_opencl_report says so.
 
    With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is
    another driver's, is compiled and written again.
@@ -96,7 +99,8 @@ typedef struct {
     const char *name;                 /* part of the device's or the platform's name; default any */
     /* default: CLBlast on GPUs and accelerators, where it passes the check */
     cnn_opencl_gemm gemm;
-    size_t      workspace;            /* bytes that unfolded images may take; default 256 MiB */
+    size_t      workspace;            /* bytes that Winograd's arrays may take at once; default 3/4 of the
+                                         device's cache, but enough to keep it busy */
     int         no_check;             /* 1: do not hold every kernel to the CPU's result at opening */
     const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
     const char *cache;                /* a directory for compiled kernels, so that the next opening is quick;

