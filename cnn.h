@@ -1253,6 +1253,7 @@ CNN_API cnn_text    cnn_shape_text(const cnn_tensor *);   /* .s is text such as 
 CNN_API void       *cnn_scratch(const cnn_tensor *y);     /* op->scratch(y) bytes, aligned to 64 */
 CNN_API int         cnn_threads(const cnn_tensor *y);     /* how many threads a rule may use */
 CNN_API bool        cnn_grad_is_new(const cnn_tensor *y); /* in backward: in[0]->grad holds nothing yet */
+CNN_API bool        cnn_is_exact(const cnn_tensor *y);    /* .exact of cnn_new: no algorithm that rounds more */
 /* Random bits for element i in this training step: the same forward and backward, on the CPU and a device. */
 CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
 /* How a device draws them: word i % 4 of Philox4x32-10 with this key and the counter (i / 4, stream). */
@@ -1297,15 +1298,21 @@ struct cnn_backend {
        squares: of x^2 (n = 0: read only), to clip with scale. correct: as cnn_correct, logits (N,C,H,W). */
     bool  (*squares) (cnn_backend *, cnn_place x, size_t n, bool anew, double *take);
     bool  (*correct) (cnn_backend *, cnn_place logits, cnn_shape, cnn_place labels, bool anew, int *take);
+    /* For cnn_profile: seconds that its kernels have run since the measuring began, when all are done. go_on =
+       false ends it. May be NULL. */
+    double (*seconds)(cnn_backend *, bool go_on);
     void  (*close)   (cnn_backend *);               /* called by cnn_free; NULL = nothing to do */
     const cnn_kernel *kernels;
     int    n_kernels;
+    bool   sets_grads;      /* rows set the gradient of operand i where cnn_grad_is_first(y, i), which is not
+                               zeroed then; also in y's place, with CNN_INPLACE_GRAD */
     char   error[CNN_ERROR_SIZE];
 };
 CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
 CNN_API cnn_place   cnn_place_grad (const cnn_tensor *);
 CNN_API cnn_place   cnn_place_saved(const cnn_tensor *);
 CNN_API cnn_place   cnn_place_scratch(const cnn_graph *);
+CNN_API bool        cnn_grad_is_first(const cnn_tensor *y, int i); /* in backward: in[i]'s holds nothing yet */
 /* For these rows: what this run computes next, on the device and in y's place, so that nobody else reads y
    and y's row may do it too; NULL: nothing, or somebody looks at each value. */
 CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y);
@@ -3056,6 +3063,13 @@ CNN_API bool  cnn_grad_is_new(const cnn_tensor *y)
 {
     return y->in[0]->kind != CNN_PARAM && cnn__of(y->in[0])->grad_first == y->index;
 }
+
+CNN_API bool cnn_grad_is_first(const cnn_tensor *y, int i)
+{
+    const cnn_tensor *x = y->in[i];
+    return x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index && cnn__which_operand(y, x) == i;
+}
+CNN_API bool cnn_is_exact(const cnn_tensor *y) { return y->graph->cpu.exact; }
 
 /* The stream of a node in this training step. */
 static uint64_t cnn__stream(const cnn_tensor *y)
@@ -6681,12 +6695,11 @@ static bool cnn__trains(const cnn_tensor *t)
     return t->kind == CNN_BUFFER ? !t->frozen : cnn__is_trained(t);
 }
 
-static size_t cnn__trained_floats(const cnn_graph *g)
+/* Laid out as the arenas are: trained parameters, then buffers; so a device mixes them in two pieces. */
+static size_t cnn__trained_floats(const cnn_graph *g) { return g->n_trained + g->memory.buffers / sizeof(float); }
+static size_t cnn__store_at(const cnn_tensor *t)
 {
-    size_t n = 0;
-    for (int i = 0; i < g->n_order; i++)
-        if (cnn__trains(&g->order[i]->t)) n += cnn_count(&g->order[i]->t);
-    return n;
+    return t->kind == CNN_BUFFER ? t->graph->n_trained + t->data_at[CNN_TRAIN] : t->grad_at;
 }
 
 /* From the net to store, from store to the net, both at once, or mixed into store (cnn_average). */
@@ -6699,16 +6712,16 @@ static bool cnn__copy_trained(cnn_graph *g, float *store, cnn__way way, float de
         size_t n = cnn_count(t);
         float *w = way == CNN__RESTORE || way == CNN__EXCHANGE ? cnn_map_write(t)
             : (float *)(uintptr_t)cnn_map_read(t);
+        float *copy = store + cnn__store_at(t);
         if (!w) return false;
-        if (way == CNN__SAVE)         memcpy(store, w, n * sizeof *w);
-        else if (way == CNN__RESTORE) memcpy(w, store, n * sizeof *w);
+        if (way == CNN__SAVE)         memcpy(copy, w, n * sizeof *w);
+        else if (way == CNN__RESTORE) memcpy(w, copy, n * sizeof *w);
         else if (way == CNN__MIX)
-            for (size_t k = 0; k < n; k++) store[k] += (1 - decay) * (w[k] - store[k]);
+            for (size_t k = 0; k < n; k++) copy[k] += (1 - decay) * (w[k] - copy[k]);
         else for (size_t k = 0; k < n; k++) {
             float old = w[k];
-            w[k] = store[k], store[k] = old;
+            w[k] = copy[k], copy[k] = old;
         }
-        store += n;
     }
     return true;
 }
@@ -6988,10 +7001,11 @@ static void cnn__plan_in_place(cnn_graph *g, cnn_mode mode)
 }
 
 /* Gradients in place: that of y is done with when y's backward has run, so that of its first operand may take
-   its place if y's backward is the first to write it. On a device rows add to what was zeroed: not there. */
+   its place if y's backward is the first to write it. On a device only where rows set gradients. */
 static void cnn__plan_gradients_in_place(cnn_graph *g, cnn_mode mode)
 {
-    const bool may = mode == CNN_TRAIN && !g->config.backend && !g->config.keep_grads;
+    const cnn_backend *device = g->config.backend;
+    const bool may = mode == CNN_TRAIN && (!device || device->sets_grads) && !g->config.keep_grads;
     for (int i = 0; i < g->n_order; i++)
         g->order[i]->grad_alias = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
     for (int i = 0; i < g->n_order && may; i++) {
@@ -7006,14 +7020,19 @@ static void cnn__plan_gradients_in_place(cnn_graph *g, cnn_mode mode)
 }
 
 /* Where several nodes share one place, it is taken until the last of them has been read: span_last, for the
-   first of them. From the last user back to the first. */
+   first of them. From the last user back to the first. On a device the row of the first may do the backward of
+   all, and reads then what the last one left. */
 static void cnn__plan_shared_places(cnn_graph *g, cnn_mode mode)
 {
+    const bool device = g->config.backend && mode == CNN_TRAIN;
     for (int i = 0; i < g->n_order; i++) g->order[i]->span_last = 0;
     for (int i = g->n_order; i-- > 0; ) {
         cnn__node *v = g->order[i], *x = v->alias[mode];
         if (v->span_last < v->last[mode]) v->span_last = v->last[mode];
-        if (x && x->span_last < v->span_last) x->span_last = v->span_last;
+        if (!x) continue;
+        if (x->span_last < v->span_last) x->span_last = v->span_last;
+        if (device && v->span_last >= g->n_order && x->span_last < cnn__backward_time(g, x->t.index))
+            x->span_last = cnn__backward_time(g, x->t.index);
     }
 }
 
@@ -11263,15 +11282,13 @@ static bool cnn__each_state(cnn_graph *g, int slots, float *average, float *best
 {
     static const char *const slot[CNN_MAX_SLOTS] = { "cnn.slot0.", "cnn.slot1.", "cnn.slot2." };
     float *vectors = g->arena[CNN_ARENA_OPTIMIZER];
-    size_t at = 0;
     for (int i = 0; i < g->n_order; i++) {
         const cnn_tensor *t = &g->order[i]->t;
         if (!cnn__trains(t)) continue;
         for (int s = 0; s < slots && t->kind == CNN_PARAM; s++)
             if (!use(user, slot[s], t, vectors + (size_t)s * g->n_trained + t->grad_at)) return false;
-        if (average && !use(user, "cnn.average.", t, average + at)) return false;
-        if (best && !use(user, "cnn.best.", t, best + at)) return false;
-        at += cnn_count(t);
+        if (average && !use(user, "cnn.average.", t, average + cnn__store_at(t))) return false;
+        if (best && !use(user, "cnn.best.", t, best + cnn__store_at(t))) return false;
     }
     return true;
 }
@@ -12671,9 +12688,11 @@ typedef struct { cnn__probe probe; double start, (*spent)[2]; } cnn__stopwatch; 
 static void cnn__stopwatch_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
 {
     cnn__stopwatch *w = (cnn__stopwatch *)probe;
+    cnn_backend    *device = cnn_on_device(y) ? y->graph->config.backend : NULL;     /* which runs behind us */
+    const double    now = device && device->seconds ? device->seconds(device, true) : cnn__seconds();
     if (when == CNN__AFTER_FORWARD || when == CNN__AFTER_BACKWARD)
-        w->spent[y->index][when == CNN__AFTER_BACKWARD] += cnn__seconds() - w->start;
-    w->start = cnn__seconds();
+        w->spent[y->index][when == CNN__AFTER_BACKWARD] += now - w->start;
+    w->start = device ? now : cnn__seconds();
 }
 
 /* Multiply-adds of the current batch. Backward computes a product of the same size for each operand that
@@ -12744,6 +12763,7 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
         }
         whole = done ? (cnn__seconds() - start) / runs : NAN;
         cnn__end_visit(&visit);
+        if (g->config.backend && g->config.backend->seconds) g->config.backend->seconds(g->config.backend, false);
         if (done) cnn__print_profile(g, w.spent, runs, whole, f);
     }
     CNN_FREE(w.spent);
@@ -16936,8 +16956,9 @@ static bool cnn__gather_for_backward(cnn__node *v, unsigned side)
         if (cnn__which_operand(y, x) < k) continue;                  /* it was here before */
         if ((y->op->flags & CNN_READS_X) && !cnn__sync(x, CNN__DATA, side)) return false;
         if (!x->needs_grad) continue;
-        const bool first = x->kind != CNN_PARAM && cnn__of(x)->grad_first == y->index;
-        if (first && side == CNN__HOST && (y->op->flags & CNN_CLEARS_GRAD)) cnn__wrote(x, CNN__GRAD, side);
+        const bool first = cnn_grad_is_first(y, k), sets = cnn__of(x)->grad_alias == v
+            || (side == CNN__HOST ? y->op->flags & CNN_CLEARS_GRAD : y->graph->config.backend->sets_grads);
+        if (first && sets) cnn__wrote(x, CNN__GRAD, side);
         else if (!(first ? cnn__zero_grad(x, side) : cnn__sync(x, CNN__GRAD, side))) return false;
     }
     return true;
@@ -17025,14 +17046,14 @@ static bool cnn__sync_average(cnn_graph *g, unsigned side)
 static bool cnn__mix_on_device(cnn_graph *g, float share)
 {
     cnn_backend *device = g->config.backend;
+    const size_t n[2] = { g->n_trained, g->memory.buffers / sizeof(float) };
     cnn_place    a = { g->average_buffer, 0 };
-    for (int i = 0; i < g->n_order; i++) {
-        cnn_tensor *t = &g->order[i]->t;
-        if (!cnn__trains(t)) continue;
-        if (!cnn__sync(t, CNN__DATA, CNN__DEVICE)) return false;
-        if (!device->mix(device, a, cnn_place_data(t), cnn_count(t), share))
+    for (int i = 0; i < g->n_order; i++)
+        if (cnn__trains(&g->order[i]->t) && !cnn__sync(&g->order[i]->t, CNN__DATA, CNN__DEVICE)) return false;
+    for (int i = 0; i < 2; a.at += n[i++]) {
+        const cnn_place x = { g->buffer[i ? CNN_ARENA_BUFFERS : CNN_ARENA_PARAMS], 0 };
+        if (n[i] && !device->mix(device, a, x, n[i], share))
             return cnn__fail(g, g->config.at, "average", "%s: %s", device->name, device->error);
-        a.at += cnn_count(t);
     }
     return true;
 }
@@ -17045,30 +17066,45 @@ static bool cnn__update_on_device(cnn_graph *g, const cnn_step_args *a, size_t f
     return device->update(device, g->config.optimizer, w, dw, slots, n, g->n_trained, a, step);
 }
 
+/* From node *i on, the next gradients that are updated and follow each other, gaps of zeros between them. */
+static size_t cnn__next_learned(const cnn_graph *g, int *i, cnn_place *at)
+{
+    size_t end = 0;
+    for (; *i < g->n_order; ++*i) {
+        const cnn_tensor *t = &g->order[*i]->t;
+        if (!cnn__is_trained(t)) continue;
+        if (!cnn__learns(g->order[*i])) {
+            if (end) break;
+            continue;
+        }
+        if (!end) *at = cnn_place_grad(t);
+        end = t->grad_at + cnn_count(t);
+    }
+    return end ? end - at->at : 0;
+}
+
 /* Squares of gradients, and gradients times a factor; NAN and false after an error. */
 static double cnn__squares_on_device(cnn_graph *g)
 {
     cnn_backend    *device = g->config.backend;
     const cnn_place none = { NULL, 0 };
+    cnn_place       at = none;
     double          sum = 0;
     bool            anew = true, done = true;
-    for (int i = 0; i < g->n_order && done; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (!cnn__learns(g->order[i])) continue;
-        done = device->squares(device, cnn_place_grad(t), cnn_count(t), anew, NULL);
-        anew = false;
-    }
+    int             i = 0;
+    for (size_t n; done && (n = cnn__next_learned(g, &i, &at)) > 0; anew = false)
+        done = device->squares(device, at, n, anew, NULL);
     if (done && !anew) done = device->squares(device, none, 0, false, &sum), g->traffic.downloads++;
     return done ? sum : (cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error), NAN);
 }
 static bool cnn__shorten_on_device(cnn_graph *g, float factor)
 {
     cnn_backend *device = g->config.backend;
-    for (int i = 0; i < g->n_order; i++) {
-        const cnn_tensor *t = &g->order[i]->t;
-        if (cnn__learns(g->order[i]) && !device->scale(device, cnn_place_grad(t), cnn_count(t), factor))
+    cnn_place    at = { NULL, 0 };
+    int          i = 0;
+    for (size_t n; (n = cnn__next_learned(g, &i, &at)) > 0; )
+        if (!device->scale(device, at, n, factor))
             return cnn__fail(g, g->config.at, "clip", "%s: %s", device->name, device->error);
-    }
     return true;
 }
 

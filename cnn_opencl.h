@@ -19,9 +19,10 @@
    Parameters, activations, gradients and the optimizer's state stay on the device, where every operation of
    cnn.h with all its options, forward and backward, every optimizer, clipping, the moving average and the
    count of correct answers have kernels. A function behind a convolution or dense layer is computed with its
-   bias. A training step copies two arrays up, the batch and its labels, and one number down, the loss:
-   cnn_copies(g) counts. An operation without a row here, such as one of your own, runs on the CPU between two
-   copies; cnn_copies(g).host_nodes and the summary say how many there are.
+   bias; batch norm, the sum behind it and a function are one kernel, backward too. A training step copies two
+   arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation
+   without a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes
+   and the summary say how many there are.
 
    Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those
    that .type and .name let through, GPUs (with memory of their own first) before accelerators before CPUs; a
@@ -47,10 +48,12 @@
    without a device; CLBlast itself allows only one thread to call it, so give .gemm = CNN_OPENCL_OWN where
    several graphs train in several threads.
 
-   Matrix products are done by CLBlast where libclblast is found, and by a kernel of our own where it is not,
-   on CPU devices, from the first product that it refuses, and wherever a check at opening time finds a wrong
-   number. Every other kernel is held to the CPU's result, too: an operation whose kernel is wrong on this
-   driver, or does not compile, is left to the CPU. cnn_opencl_report says so.
+   Convolutions, in all three directions, and products run on one tile kernel, in the size that the shape and
+   the device's compute units ask for, and 3x3 convolutions by Winograd's transforms around it; .exact of
+   cnn_new does without. CLBlast takes products that are large enough to fill the device, where libclblast is
+   found, but not on CPU devices, nor after one that it refuses, nor where a check at opening time finds a
+   wrong number. Every kernel is held to the CPU's result: an operation whose kernel is wrong on this driver,
+   or does not compile, is left to the CPU. cnn_opencl_report says so.
 
    With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is
    another driver's, is compiled and written again.
@@ -96,7 +99,8 @@ typedef struct {
     const char *name;                 /* part of the device's or the platform's name; default any */
     /* default: CLBlast on GPUs and accelerators, where it passes the check */
     cnn_opencl_gemm gemm;
-    size_t      workspace;            /* bytes that unfolded images may take; default 256 MiB */
+    size_t      workspace;            /* bytes that Winograd's arrays may take at once; default 3/4 of the
+                                         device's cache, but enough to keep it busy */
     int         no_check;             /* 1: do not hold every kernel to the CPU's result at opening */
     const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
     const char *cache;                /* a directory for compiled kernels, so that the next opening is quick;
@@ -228,6 +232,7 @@ __declspec(dllimport) cnncl_address __stdcall GetProcAddress(struct HINSTANCE__ 
     X(cl_int, clEnqueueWriteBuffer, (cl_command_queue, cl_mem, cl_bool, size_t, size_t, const void *,        \
                                      cl_uint, const cl_event *, cl_event *))                                 \
     X(cl_int, clWaitForEvents, (cl_uint, const cl_event *))                                                  \
+    X(cl_int, clGetEventProfilingInfo, (cl_event, cl_profiling_info, size_t, void *, size_t *))              \
     X(cl_int, clReleaseEvent, (cl_event))                                                                    \
     X(cl_int, clFlush, (cl_command_queue))                                                                   \
     X(cl_int, clFinish, (cl_command_queue))
@@ -493,18 +498,20 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
     A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
 
-/* Each kernel and the shape of its work: one item per element, one group per element of the result (a sum
-   that the group shares), or tiles of the result. */
+/* Each kernel and the shape of its work: one item per element; one group per element of the result (a sum that
+   the group shares) or per tile of it; or one small group. Kernels of tiles are in the order of cnncl_sides. */
 #define CNNCL_KERNELS(X)                                                                                     \
-    X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS)                \
+    X(conv_128, GROUPS) X(conv_64, GROUPS) X(conv_32, SMALL) X(conv_4, ITEMS)                                \
+    X(weights_128, GROUPS) X(weights_64, GROUPS) X(weights_32, SMALL) X(weights_4, ITEMS)                    \
+    X(product_128, GROUPS) X(product_64, GROUPS) X(product_32, SMALL) X(product_4, ITEMS)                    \
+    X(add_slices, ITEMS) X(depthwise_forward, ITEMS) X(depthwise_data, ITEMS) X(depthwise_weights, GROUPS)   \
+    X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(spread, ITEMS) X(stretch, ITEMS)                \
+    X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(max_pool_forward, ITEMS)                      \
     X(stretch_back, ITEMS) X(fold_most, ITEMS)                                                               \
-    X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(im2col, ITEMS) X(col2im, ITEMS)               \
-    X(rows_to_images, ITEMS) X(images_to_rows, ITEMS) X(conv_forward, ITEMS) X(conv_backward_data, ITEMS)    \
-    X(conv_backward_weights, GROUPS) X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS)                  \
-    X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS) X(map_forward, ITEMS) X(map_backward, ITEMS)      \
-    X(bias_map, ITEMS) X(softmax_forward, ITEMS) X(softmax_backward, ITEMS) X(dropout, ITEMS)                \
-    X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS) X(batch_norm_sums, GROUPS)                 \
-    X(batch_norm_backward, ITEMS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                       \
+    X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS) X(map_forward, ITEMS) \
+    X(map_backward, ITEMS) X(bias_map, ITEMS) X(softmax_forward, ITEMS) X(softmax_backward, ITEMS)           \
+    X(dropout, ITEMS) X(norm_statistics, GROUPS) X(norm_forward, GROUPS) X(norm_sums, GROUPS)                \
+    X(norm_backward, GROUPS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                            \
     X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
     X(pair_loss_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(move, ITEMS)                 \
     X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(adaptive_forward, ITEMS) X(adaptive_backward, ITEMS)      \
@@ -518,71 +525,270 @@ enum { CNNCL_KERNELS(CNNCL_NUMBER) CNNCL_COUNT };
 #define CNNCL_HOW(X, name, value, derivative) CNNCL_IS_##name,
 enum { CNNCL_IS_NOTHING, CNNCL_ACTIVATIONS(CNNCL_HOW, ) CNNCL_IS_ALL };
 
-enum { CNNCL_LOCAL = 64,            /* items in a group where they do not cooperate */
-       CNNCL_GROUP = 256,           /* items in a group that shares a sum */
-       /* the items of a tile of a matrix product: 16 x 16, with 4 x 4 numbers each */
-       CNNCL_SIDE = 16 };
+enum { CNNCL_LOCAL = 64,            /* items in a group where they do not cooperate, or in a small one */
+       CNNCL_GROUP = 256 };         /* items in a group that shares a sum, or a tile */
 
 #define CNNCL_NAME_IS(X, name, value, derivative) "IS_" #name ", "
 #define CNNCL_VALUE(X, name, value, derivative) "    if (how == IS_" #name ") return " #value ";\n"
 #define CNNCL_SLOPE(X, name, value, derivative) "    if (how == IS_" #name ") return " #derivative ";\n"
 
-/* C (m,n) = A (m,k) B (k,n) + beta C, where A and B have any strides, so that all transposes are one code. An
-   item has RM x RN numbers of C, so a tile is 16 RM x 16 RN: fewer where C is thin, which would leave most of
-   a tile idle. Layer z of the grid is part z % parts of the sum for image z / parts, the images a_step and
-   b_step apart, and goes to slice z of C: the products of the images, or a stack of partial products. */
-#define CNNCL_GEMM(name, rm, rn)                                                                             \
-    "#define GEMM " #name "\n#define RM " #rm "\n#define RN " #rn "\n"                                       \
-    CNNCL_GEMM_SOURCE "#undef GEMM\n#undef RM\n#undef RN\n"
-#define CNNCL_GEMM_SOURCE CNNCL_SOURCE(                                                                      \
-    __kernel __attribute__((reqd_work_group_size(16, 16, 1)))                                                \
-    void GEMM(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col, ARRAY(b),          \
-              int b_row, int b_col, int m, int n, int k, int k_slice, int parts, ulong a_step, ulong b_step) \
-    {                                                                                                        \
-        enum { K = 16, TM = 16 * RM, TN = 16 * RN };                                                         \
-        __local float as[K][TM + 1]; __local float bs[K][TN + 1];                                            \
-        const int x = (int)get_local_id(0); const int y = (int)get_local_id(1); const int me = y * 16 + x;   \
-        const int i0 = (int)get_group_id(1) * TM; const int j0 = (int)get_group_id(0) * TN;                  \
-        const int z = (int)get_group_id(2); const int image = z / parts;                                     \
-        const int first = z % parts * k_slice; const int last = min(k, first + k_slice);                     \
-        float sum[RM][RN];                                                                                   \
-        BASE(a) BASE(b) BASE(c)                                                                              \
-        a += a_step * image, b += b_step * image, c += slice * z;                                            \
-        for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) sum[i][j] = 0.0f;                          \
-        for (int k0 = first; k0 < last; k0 += K) {                                                           \
-            /* neighbours read neighbours, whatever the transpose */                                         \
-            for (int q = me; q < TM * K; q += 256) {                                                         \
-                const int p = a_col == 1 ? q % K : q / TM; const int i = a_col == 1 ? q / K : q % TM;        \
-                const size_t at = (size_t)(i0 + i) * a_row + (size_t)(k0 + p) * a_col;                       \
-                as[p][i] = i0 + i < m && k0 + p < last ? a[at] : 0.0f;                                       \
-            }                                                                                                \
-            for (int q = me; q < TN * K; q += 256) {                                                         \
-                const int p = b_row == 1 ? q % K : q / TN; const int j = b_row == 1 ? q / K : q % TN;        \
-                const size_t at = (size_t)(k0 + p) * b_row + (size_t)(j0 + j) * b_col;                       \
-                bs[p][j] = j0 + j < n && k0 + p < last ? b[at] : 0.0f;                                       \
-            }                                                                                                \
-            barrier(CLK_LOCAL_MEM_FENCE);                                                                    \
-            for (int p = 0; p < K; p++) {                                                                    \
-                float u[RM]; float v[RN];                                                                    \
-                for (int i = 0; i < RM; i++) u[i] = as[p][y + 16 * i];                                       \
-                for (int j = 0; j < RN; j++) v[j] = bs[p][x + 16 * j];                                       \
-                for (int i = 0; i < RM; i++)                                                                 \
-                    for (int j = 0; j < RN; j++) sum[i][j] = mad(u[i], v[j], sum[i][j]);                     \
-            }                                                                                                \
-            barrier(CLK_LOCAL_MEM_FENCE);                                                                    \
-        }                                                                                                    \
-        for (int i = 0; i < RM; i++) for (int j = 0; j < RN; j++) {                                          \
-            const int r = i0 + y + 16 * i; const int s = j0 + x + 16 * j;                                    \
-            if (r >= m || s >= n) continue;                                                                  \
-            const size_t at = (size_t)r * ldc + s;                                                           \
-            c[at] = beta == 0.0f ? sum[i][j] : sum[i][j] + beta * c[at];                                     \
-        }                                                                                                    \
-    })
+/* ---- The tile: all products ----
+
+   A group of S x S items computes 4 R S x 4 R S numbers of C = A B, each item R x R blocks of 4 x 4, 4 S apart.
+   It goes through the sum TK terms at a step: while those of one step are multiplied, the next are on their way
+   into registers (a_, b_), and from there into the other half of the local arrays, as (A, TK x rows) and bs
+   (B, TK x columns). For each term an item reads 4 rows u0 and 4 columns v0, with R = 2 also u1 and v1: 2 R
+   float4 for 16 R R multiply-adds. The sums are float4 with names, since not every compiler keeps an array of 64
+   in registers; rows of local arrays are 4 floats longer, so that neighbours meet no bank twice. S = 1 is a
+   tile of one item without local memory, for devices that have none of their own.
+
+   A kernel says where terms come from, between TERMS and MULTIPLY, A_AT(e) and B_AT(e) being their places, and
+   for PUT where results go: AT(column) is the place in TO(row), or -1, of FINISH(v, row, column). ROW_SUMS
+   adds up the rows of A: the gradient of a bias. No group leaves early: PoCL 3.1 loses barriers behind it. */
+static const char cnncl_tile[] =
+    "#undef LOCAL\n#undef BARRIER\n#undef ME\n#undef TILE_ID\n#undef TILE_KERNEL\n#undef MULTIPLY\n"
+    "#undef EACH_SUM\n#undef ROW\n#undef MORE\n#undef MORE_ROWS\n"
+    "#if S == 1\n"
+    "#define LOCAL\n#define BARRIER\n#define ME 0\n#define TILE_ID(d) (int)get_global_id(d)\n"
+    "#define TILE_KERNEL __kernel __attribute__((reqd_work_group_size(64, 1, 1))) void\n"
+    "#define MULTIPLY(first, last) STORE(0) TERM(as4, bs4) }\n"
+    "#else\n"
+    "#define LOCAL __local\n#define BARRIER barrier(CLK_LOCAL_MEM_FENCE);\n"
+    "#define ME (int)get_local_id(0)\n#define TILE_ID(d) (int)get_group_id(d)\n"
+    "#define TILE_KERNEL __kernel __attribute__((reqd_work_group_size(S * S, 1, 1))) void\n"
+    "#define MULTIPLY(first, last) \\\n"
+    "    for (int p = 0; p < TK && at > (first); p++) \\\n"
+    "        TERM((as4 + (now * TK + p) * (LA / 4)), (bs4 + (now * TK + p) * (LA / 4))) \\\n"
+    "    now ^= 1; \\\n"
+    "    if (at < (last)) { STORE(now) } \\\n"
+    "    BARRIER }\n"
+    "#endif\n"
+    "#if R == 2\n"
+    "#define EACH_SUM(X) X(0, 0) X(0, 1) X(1, 0) X(1, 1) X(2, 0) X(2, 1) X(3, 0) X(3, 1) \\\n"
+    "                    X(4, 0) X(4, 1) X(5, 0) X(5, 1) X(6, 0) X(6, 1) X(7, 0) X(7, 1)\n"
+    "#define ROW(i, u) s##i##0 = mad((float4)(u), v0, s##i##0); s##i##1 = mad((float4)(u), v1, s##i##1);\n"
+    "#define MORE(a, b) const float4 u1 = a[S + y_]; const float4 v1 = b[S + x_];\n"
+    "#define MORE_ROWS ROW(4, u1.s0) ROW(5, u1.s1) ROW(6, u1.s2) ROW(7, u1.s3)\n"
+    "#else\n"
+    "#define EACH_SUM(X) X(0, 0) X(1, 0) X(2, 0) X(3, 0)\n"
+    "#define ROW(i, u) s##i##0 = mad((float4)(u), v0, s##i##0);\n"
+    "#define MORE(a, b)\n#define MORE_ROWS\n"
+    "#endif\n";
+static const char cnncl_tile_macros[] =
+    "#define T (4 * R * S)\n#define LA (T + 4)\n#define PER (T * TK / (S * S))\n"
+    "#define SUM_IS_0(i, j) float4 s##i##j = 0.0f;\n"
+    "#define TILE LOCAL float4 as4[(S > 1 ? 2 : 1) * TK * LA / 4]; LOCAL float4 bs4[(S > 1 ? 2 : 1) * TK * LA / 4]; \\\n"
+    "    LOCAL float *as = (LOCAL float *)as4; LOCAL float *bs = (LOCAL float *)bs4; \\\n"
+    "    float a_[PER]; float b_[PER]; float r_[PER]; int now = 0; \\\n"
+    "    const int x_ = ME % S; const int y_ = ME / S; \\\n"
+    "    const int i0 = TILE_ID(1) * T; const int j0 = TILE_ID(0) * T; \\\n"
+    "    EACH_SUM(SUM_IS_0) UNROLL for (int e = 0; e < PER; e++) r_[e] = 0.0f;\n"
+    "#define STORE(half_) UNROLL for (int e = 0; e < PER; e++) { \\\n"
+    "    as[(half_) * TK * LA + A_AT(e)] = a_[e]; bs[(half_) * TK * LA + B_AT(e)] = b_[e]; r_[e] += a_[e]; }\n"
+    "#define TERM(a, b) { const float4 u0 = (a)[y_]; const float4 v0 = (b)[x_]; MORE((a), (b)) \\\n"
+    "    ROW(0, u0.s0) ROW(1, u0.s1) ROW(2, u0.s2) ROW(3, u0.s3) MORE_ROWS }\n"
+    "#define TERMS(first, last) for (int at = (first); at < (last) + (S > 1 ? TK : 0); at += TK) { if (at < (last))\n"
+    "#define ONE(j, v) { const int at = AT(j); if (at >= 0) to[at] = beta == 0.0f ? v : v + beta * to[at]; }\n"
+    "#define PUT(i, j) { const int row = i0 + i / 4 * 4 * S + y_ * 4 + i % 4; const int col = j * 4 * S + x_ * 4; \\\n"
+    "    if (row < m) { const float4 v = FINISH(s##i##j, row, col); __global float *to = TO(row); \\\n"
+    "                   ONE(col, v.s0) ONE(col + 1, v.s1) ONE(col + 2, v.s2) ONE(col + 3, v.s3) } }\n"
+    "#define ROW_SUMS(wanted, y) { \\\n"
+    "    UNROLL for (int e = 0; e < PER; e++) as[A_AT(e)] = r_[e]; \\\n"
+    "    BARRIER \\\n"
+    "    for (int q = ME; (wanted) && q < T && i0 + q < m; q += S * S) { \\\n"
+    "        float sum = 0.0f; \\\n"
+    "        for (int p = 0; p < TK; p++) sum += as[p * LA + q]; \\\n"
+    "        y[i0 + q] = beta == 0.0f ? sum : beta * y[i0 + q] + sum; \\\n"
+    "    } }\n"
+    CNNCL_SOURCE(
+    /* The functions that a tile computes with its sums. */
+    float4 finish(int how, float4 v, float k0, float k1)
+    {
+        if (how == IS_relu)       return select(v, (float4)(0.0f), v <= 0.0f);
+        if (how == IS_leaky_relu) return select(k0 * v, v, v > 0.0f);
+        if (how == IS_clamp)      return select(select(v, (float4)(k1), v > k1), (float4)(fmin(k0, k1)), v < k0);
+        return v;
+    }
+    /* A counter of three digits, the last two to the bases b and c, and a step of it. */
+    int4 digits(int i, int b, int c) { return (int4)(i / (b * c), i / c % b, i % c, 0); }
+    int4 step_by(int4 i, int4 by, int b, int c)
+    {
+        i += by;
+        if (i.z >= c) i.z -= c, i.y++;
+        if (i.y >= b) i.y -= b, i.x++;
+        return i;
+    }
+
+    /* A convolution along one side: pixel u is element from + u step of the result; its tap t reads element
+       start + u stride + t reach, with weight first + t every. Forward, and backward to the data. There only
+       the results that lie in one phase of the stride s meet the same weights: i with (place + p - i d) % s
+       = 0; so each phase is a convolution of its own, and none multiplies zeros. */
+    typedef struct { int from, step, count, start, stride, reach, first, every, taps; } side;
+    side along(int back, int phase, int size, int out, int k, int s, int p, int d)
+    {
+        side a;
+        a.from = 0, a.step = 1, a.count = out, a.start = -p, a.stride = s, a.reach = d;
+        a.first = 0, a.every = 1, a.taps = k;
+        if (!back) return a;
+        while (a.every < k && a.every * d % s) a.every++;
+        while (a.first < k && (phase + p - a.first * d) % s) a.first++;
+        a.from = phase, a.step = s, a.count = (size - phase + s - 1) / s, a.stride = 1;
+        a.taps = a.first < k ? (k - a.first + a.every - 1) / a.every : 0;
+        a.start = (phase + p - a.first * d) / s, a.reach = -(a.every * d / s);
+        return a;
+    });
+
+/* y = beta y + f(conv(x, w) + b); back = 1: y = dx and x = dy. Layer z of the grid is a phase of a group; columns
+   are the pixels of all images, and term (c,i,j) is a tap of a channel. */
+static const char cnncl_tile_conv[] =
+    "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n"
+    "#define COLUMNS (T > S * S ? T : 1)\n"
+    "#define A_AT(e) ME % TK * LA + ME / TK + (e) * (S * S / TK)\n"
+    "#define B_AT(e) (ME / T * (PER / COLUMNS) + (e) / COLUMNS) * LA + ME % T + (e) % COLUMNS\n"
+    "#define AT(j) out_at[j]\n#define TO(row) y + (size_t)(row) * out\n"
+    "#define FINISH(v, row, col) finish(how, has_bias ? v + b[row] : v, k0, k1)\n"
+    CNNCL_SOURCE(
+    TILE_KERNEL NAME(conv)(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int back, float beta,
+                           int how, float k0, float k1)
+    {
+        TILE LOCAL int out_at[T];
+        const int h = back ? g.oh : g.h; const int width = back ? g.ow : g.w; const int plane = h * width;
+        const int out_w = back ? g.w : g.ow; const int out = back ? g.h * g.w : g.oh * g.ow;
+        const int channels = (back ? g.oc : g.ic) / g.groups; const int m = (back ? g.ic : g.oc) / g.groups;
+        const int across = back ? min(g.sw, g.w) : 1; const int down = back ? min(g.sh, g.h) : 1;
+        const int z = TILE_ID(2); const int group = z / (across * down); const int taps = g.kh * g.kw;
+        const side v = along(back, z / across % down, g.h, g.oh, g.kh, g.sh, g.ph, g.dh);
+        const side u = along(back, z % across, g.w, g.ow, g.kw, g.sw, g.pw, g.dw);
+        const int pixels = g.n * v.count * u.count; const int k = channels * v.taps * u.taps;
+        const int w_row = back ? taps : channels * taps; const int w_channel = back ? m * taps : taps;
+        const int kh = max(v.taps, 1); const int kw = max(u.taps, 1);
+        const int first_a = ME % TK; const int first_b = ME / T * (PER / COLUMNS);
+        const int4 one = digits(1, kh, kw); const int4 step_ = digits(TK, kh, kw);
+        int4 a = digits(first_a, kh, kw); int4 b0 = digits(first_b, kh, kw);
+        int top[COLUMNS]; int left[COLUMNS]; int corner[COLUMNS];
+        BASE(y) BASE(x) BASE(w) BASE(b)
+        if (S == 1 && j0 >= pixels) return;
+        x += (size_t)group * channels * plane, y += (size_t)group * m * out, b += group * m;
+        w += (size_t)group * m * channels * taps;
+        UNROLL for (int c = 0; c < COLUMNS; c++) {
+            const int4 p = digits(j0 + ME % T + c, v.count, u.count);
+            top[c] = j0 + ME % T + c < pixels ? v.start + p.y * v.stride : -(1 << 30);
+            left[c] = u.start + p.z * u.stride;
+            corner[c] = p.x * (back ? g.oc : g.ic) * plane + top[c] * width + left[c];
+        }
+        for (int c = ME; c < T; c += S * S) {
+            const int4 p = digits(j0 + c, v.count, u.count);
+            out_at[c] = j0 + c >= pixels ? -1 : p.x * (back ? g.ic : g.oc) * out
+                + (v.from + p.y * v.step) * out_w + u.from + p.z * u.step;
+        }
+        TERMS(0, k) {
+            const int w_at = a.x * w_channel + (v.first + a.y * v.every) * g.kw + u.first + a.z * u.every;
+            int4 t = b0;
+            UNROLL for (int e = 0; e < PER; e++) {
+                const int r = i0 + ME / TK + e * (S * S / TK);
+                a_[e] = r < m && at + first_a < k ? w[r * w_row + w_at] : 0.0f;
+            }
+            UNROLL for (int q = 0; q < PER / COLUMNS; q++) {
+                const int dy = t.y * v.reach; const int dx = t.z * u.reach;
+                const int from = t.x * plane + dy * width + dx; const int is_term = at + first_b + q < k;
+                UNROLL for (int c = 0; c < COLUMNS; c++)
+                    b_[q * COLUMNS + c] = is_term && (uint)(top[c] + dy) < (uint)h
+                        && (uint)(left[c] + dx) < (uint)width ? x[corner[c] + from] : 0.0f;
+                t = step_by(t, one, kh, kw);
+            }
+            a = step_by(a, step_, kh, kw), b0 = step_by(b0, step_, kh, kw);
+        } MULTIPLY(0, k)
+        EACH_SUM(PUT)
+    });
+
+/* Slice z / groups of dw += dy x^T, of group z % groups: the terms are pixels first .. last - 1 of all images,
+   columns the taps of a channel. db: the sums of the rows. */
+static const char cnncl_tile_weights[] =
+    "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n"
+    "#define A_AT(e) ME % TK * LA + ME / TK + (e) * (S * S / TK)\n"
+    "#define B_AT(e) A_AT(e)\n"
+    "#define AT(j) (j0 + (j) < columns ? j0 + (j) : -1)\n#define TO(row) dw + (size_t)(row) * columns\n"
+    "#define FINISH(v, row, col) v\n"
+    CNNCL_SOURCE(
+    TILE_KERNEL NAME(weights)(ARRAY(dw), ARRAY(db), int want_db, ulong slice, ARRAY(x), ARRAY(dy), conv g,
+                              int length, float beta)
+    {
+        TILE
+        const int group = TILE_ID(2) % g.groups; const int z = TILE_ID(2) / g.groups;
+        const int channels = g.ic / g.groups; const int m = g.oc / g.groups; const int out = g.oh * g.ow;
+        const int plane = g.h * g.w; const int columns = channels * g.kh * g.kw;
+        const int first = z * length; const int last = min(first + length, g.n * out);
+        const int4 step_ = digits(TK, g.oh, g.ow); int4 p = digits(first + ME % TK, g.oh, g.ow);
+        int dy_[PER]; int dx_[PER]; int from[PER];
+        BASE(dw) BASE(db) BASE(x) BASE(dy)
+        if (S == 1 && j0 >= columns) return;
+        x += (size_t)group * channels * plane, dy += (size_t)group * m * out;
+        dw += slice * z + (size_t)group * m * columns, db += slice * z + group * m;
+        UNROLL for (int e = 0; e < PER; e++) {
+            const int c = j0 + ME / TK + e * (S * S / TK); const int4 t = digits(c, g.kh, g.kw);
+            dy_[e] = c < columns ? t.y * g.dh : -(1 << 30), dx_[e] = t.z * g.dw;
+            from[e] = t.x * plane + t.y * g.dh * g.w + t.z * g.dw;
+        }
+        TERMS(first, last) {
+            const int top = p.y * g.sh - g.ph; const int left = p.z * g.sw - g.pw;
+            const int corner = p.x * g.ic * plane + top * g.w + left;
+            const int from_y = p.x * g.oc * out + p.y * g.ow + p.z; const int is_term = at + ME % TK < last;
+            UNROLL for (int e = 0; e < PER; e++) {
+                const int r = i0 + ME / TK + e * (S * S / TK);
+                a_[e] = is_term && r < m ? dy[from_y + r * out] : 0.0f;
+                b_[e] = is_term && (uint)(top + dy_[e]) < (uint)g.h && (uint)(left + dx_[e]) < (uint)g.w
+                    ? x[corner + from[e]] : 0.0f;
+            }
+            p = step_by(p, step_, g.oh, g.ow);
+        } MULTIPLY(first, last)
+        EACH_SUM(PUT)
+        ROW_SUMS(want_db && j0 == 0, db)
+    });
+
+/* C (m,n) = beta C + f(A (m,k) B (k,n) + b), where A and B have any strides, so that all transposes are one
+   code. Layer z of the grid is part z % parts of the sum for product z / parts, whose arrays are a_step and
+   b_step apart, and goes to slice z of C. sums += those of the rows of A. */
+static const char cnncl_tile_product[] =
+    "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n#undef Q\n"
+    "#define Q(e) (ME + (e) * (S * S))\n"
+    "#define A_TERM(e) (a_col == 1 ? Q(e) % TK : Q(e) / T)\n#define A_ROW(e) (a_col == 1 ? Q(e) / TK : Q(e) % T)\n"
+    "#define B_TERM(e) (b_row == 1 ? Q(e) % TK : Q(e) / T)\n#define B_COL(e) (b_row == 1 ? Q(e) / TK : Q(e) % T)\n"
+    "#define A_AT(e) A_TERM(e) * LA + A_ROW(e)\n#define B_AT(e) B_TERM(e) * LA + B_COL(e)\n"
+    "#define AT(j) (j0 + (j) < n ? j0 + (j) : -1)\n#define TO(row) c + (size_t)(row) * ldc\n"
+    "#define BIAS(j) (has_bias && j0 + (j) < n ? bias[j0 + (j)] : 0.0f)\n"
+    "#define FINISH(v, r, j) finish(how, v + (float4)(BIAS(j), BIAS(j + 1), BIAS(j + 2), BIAS(j + 3)), k0, k1)\n"
+    CNNCL_SOURCE(
+    TILE_KERNEL NAME(product)(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col,
+                              ulong a_step, ARRAY(b), int b_row, int b_col, ulong b_step, int m, int n, int k,
+                              int length, int parts, ARRAY(bias), int has_bias, int how, float k0, float k1,
+                              ARRAY(sums), int want_sums)
+    {
+        TILE
+        const int z = TILE_ID(2); const int first = z % parts * length; const int last = min(first + length, k);
+        BASE(a) BASE(b) BASE(c) BASE(bias) BASE(sums)
+        if (S == 1 && j0 >= n) return;
+        a += a_step * (z / parts), b += b_step * (z / parts), c += slice * z, sums += slice * z;
+        TERMS(first, last) UNROLL for (int e = 0; e < PER; e++) {
+            const int r = i0 + A_ROW(e); const int p = at + A_TERM(e);
+            const int s = j0 + B_COL(e); const int q = at + B_TERM(e);
+            a_[e] = r < m && p < last ? a[(size_t)r * a_row + (size_t)p * a_col] : 0.0f;
+            b_[e] = s < n && q < last ? b[(size_t)q * b_row + (size_t)s * b_col] : 0.0f;
+        } MULTIPLY(first, last)
+        EACH_SUM(PUT)
+        ROW_SUMS(want_sums && j0 == 0, sums)
+    });
+
+#define CNNCL_TILE(name, r, s, k)                                                                            \
+    "#undef NAME\n#undef R\n#undef S\n#undef TK\n#define NAME(kernel) kernel##_" #name "\n"                  \
+    "#define R " #r "\n#define S " #s "\n#define TK " #k "\n#if (S > 1) == HAS_LOCAL\n",                     \
+    cnncl_tile, cnncl_tile_conv, cnncl_tile_weights, cnncl_tile_product, "#endif\n"
 
 static const char *const cnncl_source[] = {
     "#define ARRAY(a) __global float *a, ulong a##_at\n"
     "#define BASE(a) a += a##_at;\n"
     "#define ITEM(i, n) if (get_global_id(0) >= (size_t)(n)) return; const int i = (int)get_global_id(0);\n"
+    "#define ADD(y, v) y = beta == 0.0f ? (v) : beta * y + (v);\n"
+    "#define UNROLL _Pragma(\"unroll\")\n"
     "#define GROUP 256\n"
     "#define GROUP_KERNEL __kernel __attribute__((reqd_work_group_size(GROUP, 1, 1)))\n"
     CNNCL_SOURCE(
@@ -646,10 +852,10 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(x) ITEM(i, n)
         y[i] = value(how, x[i], k0, k1);
     }
-    __kernel void map_backward(ARRAY(dx), ARRAY(dy), ARRAY(b), int n, int how, float k0, float k1)
+    __kernel void map_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(b), int n, int how, float k0, float k1)
     {
         BASE(dx) BASE(dy) BASE(b) ITEM(i, n)
-        dx[i] += dy[i] * slope(how, b[i], k0, k1);
+        ADD(dx[i], dy[i] * slope(how, b[i], k0, k1))
     }
     __kernel void bias_map(ARRAY(y), ARRAY(b), int has_bias, int channels, int plane, int n, int how,
                            float k0, float k1)
@@ -658,12 +864,11 @@ static const char *const cnncl_source[] = {
         y[i] = value(how, y[i] + (has_bias ? b[i / plane % channels] : 0.0f), k0, k1);
     }),
 
-    CNNCL_GEMM(gemm, 4, 4),
-    CNNCL_GEMM(gemm_flat, 1, 4),
-    CNNCL_GEMM(gemm_tall, 4, 1),
+    cnncl_tile_macros, CNNCL_TILE(128, 2, 16, 8), CNNCL_TILE(64, 1, 16, 8), CNNCL_TILE(32, 1, 8, 8),
+    CNNCL_TILE(4, 1, 1, 1),
 
     /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
-       stretch: y = a op b, with both stretched; how: the place of the operation in cnncl_binary
+       stretch: y = f(a op b), with both stretched, unless all is `plain`; op: its place in cnncl_binary
        stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
        fold_most: y = the largest (least: the smallest) x over what y does not tell apart
        fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the
@@ -681,14 +886,19 @@ static const char *const cnncl_source[] = {
         const float v = factor * x[element(xs, coordinates(ys, i))] + offset;
         y[i] = beta == 0.0f ? v : beta * y[i] + v;
     }
-    __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int how)
+    __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int plain, int op,
+                          int how, float k0, float k1)
     {
         BASE(y) BASE(a) BASE(b) ITEM(i, n)
-        const shape at = coordinates(ys, i);
-        const float u = a[element(as, at)]; const float v = b[element(bs, at)];
-        y[i] = how == 0 ? u + v : how == 1 ? u - v : how == 2 ? u * v : how == 3 ? u / v
-             : how == 4 ? (u > v || u != u ? u : v) : how == 5 ? (u < v || u != u ? u : v)
-             : how == 6 ? pow(u, v) : (u == v ? 1.0f : 0.0f);
+        size_t p = (size_t)i; size_t q = p;
+        if (!plain) {
+            const shape at = coordinates(ys, i);
+            p = element(as, at), q = element(bs, at);
+        }
+        const float u = a[p]; const float v = b[q];
+        y[i] = value(how, op == 0 ? u + v : op == 1 ? u - v : op == 2 ? u * v : op == 3 ? u / v
+                        : op == 4 ? (u > v || u != u ? u : v) : op == 5 ? (u < v || u != u ? u : v)
+                        : op == 6 ? pow(u, v) : (u == v ? 1.0f : 0.0f), k0, k1);
     }
     float stretch_slope(float u, float v, int how, int to_b)
     {
@@ -732,7 +942,8 @@ static const char *const cnncl_source[] = {
             sum += x[element(xs, at)] * (has_u ? u[element(us, at)] : 1.0f);
         }
         return sum;
-    }
+    }),
+    CNNCL_SOURCE(
     __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n,
                        int count, float beta, float factor)
     {
@@ -801,7 +1012,7 @@ static const char *const cnncl_source[] = {
         const int w = pad_source(at.w - from.w, xs.w, mode);
         y[i] = c < 0 || h < 0 || w < 0 ? value : x[((at.n * xs.c + c) * xs.h + h) * xs.w + w];
     }
-    __kernel void pad_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, shape from, int mode, int n)
+    __kernel void pad_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, shape from, int mode, int n)
     {
         BASE(dx) BASE(dy) ITEM(i, n)
         const shape at = coordinates(xs, i);
@@ -816,7 +1027,7 @@ static const char *const cnncl_source[] = {
                 }
             }
         }
-        dx[i] += sum;
+        ADD(dx[i], sum)
     }
 
     /* The pixels of bin i, of `bins`, from b0 on below b1; and so the bins that pixel i is in. */
@@ -833,7 +1044,7 @@ static const char *const cnncl_source[] = {
         for (int r = y0; r < y1; r++) for (int q = x0; q < x1; q++) sum += x[r * xs.w + q];
         y[i] = sum / ((float)(y1 - y0) * (float)(x1 - x0));
     }
-    __kernel void adaptive_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, int n)
+    __kernel void adaptive_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, int n)
     {
         BASE(dx) BASE(dy) ITEM(i, n)
         const shape at = coordinates(xs, i);
@@ -843,127 +1054,194 @@ static const char *const cnncl_source[] = {
             for (int q = bin_from(at.w, ys.w, xs.w); q < bin_to(at.w, ys.w, xs.w); q++)
                 sum += dy[r * ys.w + q] / ((float)(bin_to(r, xs.h, ys.h) - bin_from(r, xs.h, ys.h))
                                            * (float)(bin_to(q, xs.w, ys.w) - bin_from(q, xs.w, ys.w)));
-        dx[i] += sum;
+        ADD(dx[i], sum)
     }),
 
-    /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first +
-       count - 1 of all N OH OW columns. Row (c,i,k) of col holds x[n][c][oy SH - PH + i DH][ox SW - PW + k
-       DW] at column (n,oy,ox). */
+    /* y = beta y + f(sum of the slices of s + bias), n numbers; the n2 numbers behind them in each slice go to z. */
     CNNCL_SOURCE(
-    __kernel void im2col(ARRAY(col), ARRAY(x), conv g, int first, int count)
+    __kernel void add_slices(ARRAY(y), ARRAY(z), ARRAY(s), int n, int n2, int slices, float beta, ARRAY(bias),
+                             int has_bias, int columns, int how, float k0, float k1)
     {
-        BASE(col) BASE(x) ITEM(j, count)
-        const int c = (int)get_global_id(1); const int n = (first + j) / (g.oh * g.ow);
-        const int p = (first + j) % (g.oh * g.ow);
-        const int y0 = p / g.ow * g.sh - g.ph; const int x0 = p % g.ow * g.sw - g.pw;
-        x += (size_t)(n * g.ic + c) * g.h * g.w;
-        col += (size_t)c * g.kh * g.kw * count + j;
-        for (int i = 0; i < g.kh; i++) for (int k = 0; k < g.kw; k++, col += count) {
-            const int iy = y0 + i * g.dh; const int ix = x0 + k * g.dw;
-            *col = iy >= 0 && iy < g.h && ix >= 0 && ix < g.w ? x[(size_t)iy * g.w + ix] : 0.0f;
-        }
-    }
-    /* dx += the elements of col that came from it; item i counts from sample n0 */
-    __kernel void col2im(ARRAY(dx), ARRAY(col), conv g, int first, int count, int n0, int items)
-    {
-        BASE(dx) BASE(col) ITEM(i, items)
-        const int ix = i % g.w; const int iy = i / g.w % g.h;
-        const int c = i / (g.w * g.h) % g.ic; const int n = n0 + i / (g.w * g.h * g.ic);
+        BASE(y) BASE(z) BASE(s) BASE(bias) ITEM(i, n + n2)
         float sum = 0.0f;
-        for (int kh = 0; kh < g.kh; kh++) {
-            const int ty = iy + g.ph - kh * g.dh; const int oy = ty / g.sh;
-            if (ty < 0 || ty % g.sh || oy >= g.oh) continue;
-            for (int kw = 0; kw < g.kw; kw++) {
-                const int tx = ix + g.pw - kw * g.dw; const int ox = tx / g.sw;
-                if (tx < 0 || tx % g.sw || ox >= g.ow) continue;
-                const int j = (n * g.oh + oy) * g.ow + ox - first;
-                if (j >= 0 && j < count) sum += col[(size_t)((c * g.kh + kh) * g.kw + kw) * count + j];
-            }
-        }
-        dx[((size_t)n0 * g.ic * g.h * g.w) + i] += sum;
+        for (int q = 0; q < slices; q++) sum += s[(size_t)q * (n + n2) + i];
+        if (i >= n) ADD(z[i - n], sum)
+        else ADD(y[i], value(how, has_bias ? sum + bias[i % columns] : sum, k0, k1))
     }
-    /* between rows (C, count) of such columns and images (N,C,P); forward adds the bias, and takes f of it */
-    __kernel void rows_to_images(ARRAY(y), ARRAY(rows), ARRAY(bias), int has_bias, int channels, int plane,
-                                 int first, int count, float beta, int how, float k0, float k1)
-    {
-        BASE(y) BASE(rows) BASE(bias) ITEM(j, count)
-        const int c = (int)get_global_id(1); const int n = (first + j) / plane;
-        const int p = (first + j) % plane;
-        const size_t at = (size_t)(n * channels + c) * plane + p;
-        const float v = value(how, rows[(size_t)c * count + j] + (has_bias ? bias[c] : 0.0f), k0, k1);
-        y[at] = beta == 0.0f ? v : beta * y[at] + v;
-    }
-    __kernel void images_to_rows(ARRAY(rows), ARRAY(y), int channels, int plane, int first, int count)
-    {
-        BASE(rows) BASE(y) ITEM(j, count)
-        const int c = (int)get_global_id(1); const int n = (first + j) / plane;
-        const int p = (first + j) % plane;
-        rows[(size_t)c * count + j] = y[(size_t)(n * channels + c) * plane + p];
-    }),
 
-    /* Convolution by its definition, for groups (depthwise among them), whose matrices would be thin. */
-    CNNCL_SOURCE(
-    __kernel void conv_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items,
-                               float beta, int how, float k0, float k1)
+    /* Depthwise convolutions, of one channel a group: with oc / ic kernels for each, and few terms. */
+    __kernel void depthwise_forward(ARRAY(y), ARRAY(x), ARRAY(w), ARRAY(b), int has_bias, conv g, int items,
+                                    float beta, int how, float k0, float k1)
     {
         BASE(y) BASE(x) BASE(w) BASE(b) ITEM(o, items)
         const int ox = o % g.ow; const int oy = o / g.ow % g.oh;
         const int oc = o / (g.ow * g.oh) % g.oc; const int n = o / (g.ow * g.oh * g.oc);
-        const int channels = g.ic / g.groups; const int c0 = oc / (g.oc / g.groups) * channels;
+        const int top = oy * g.sh - g.ph; const int left = ox * g.sw - g.pw;
         float sum = has_bias ? b[oc] : 0.0f;
-        for (int c = 0; c < channels; c++) for (int i = 0; i < g.kh; i++) {
-            const int iy = oy * g.sh - g.ph + i * g.dh;
-            if (iy < 0 || iy >= g.h) continue;
-            for (int j = 0; j < g.kw; j++) {
-                const int ix = ox * g.sw - g.pw + j * g.dw;
-                if (ix < 0 || ix >= g.w) continue;
-                sum += w[((size_t)(oc * channels + c) * g.kh + i) * g.kw + j]
-                    * x[((size_t)(n * g.ic + c0 + c) * g.h + iy) * g.w + ix];
-            }
+        x += (size_t)(n * g.ic + oc / (g.oc / g.ic)) * g.h * g.w, w += (size_t)oc * g.kh * g.kw;
+        for (int i = 0; i < g.kh; i++) for (int j = 0; j < g.kw; j++) {
+            const int iy = top + i * g.dh; const int ix = left + j * g.dw;
+            if ((uint)iy < (uint)g.h && (uint)ix < (uint)g.w) sum += w[i * g.kw + j] * x[iy * g.w + ix];
         }
-        sum = value(how, sum, k0, k1);
-        y[o] = beta == 0.0f ? sum : beta * y[o] + sum;
+        ADD(y[o], value(how, sum, k0, k1))
     }
-    __kernel void conv_backward_data(ARRAY(dx), ARRAY(dy), ARRAY(w), conv g, int items)
+    __kernel void depthwise_data(ARRAY(dx), ARRAY(dy), ARRAY(w), ARRAY(b), int has_bias, conv g, int items,
+                                 float beta, int how, float k0, float k1)
     {
-        BASE(dx) BASE(dy) BASE(w) ITEM(o, items)
-        const int ix = o % g.w; const int iy = o / g.w % g.h;
+        BASE(dx) BASE(dy) BASE(w) BASE(b) ITEM(o, items)
+        const int ix = o % g.w; const int iy = o / g.w % g.h; const int outs = g.oc / g.ic;
         const int ic = o / (g.w * g.h) % g.ic; const int n = o / (g.w * g.h * g.ic);
-        const int channels = g.ic / g.groups; const int outs = g.oc / g.groups;
-        const int group = ic / channels;
-        float sum = 0.0f;
-        for (int i = 0; i < g.kh; i++) {
+        float sum = has_bias ? b[ic] : 0.0f;
+        for (int i = 0; i < g.kh; i++) for (int j = 0; j < g.kw; j++) {
             const int ty = iy + g.ph - i * g.dh; const int oy = ty / g.sh;
-            if (ty < 0 || ty % g.sh || oy >= g.oh) continue;
-            for (int j = 0; j < g.kw; j++) {
-                const int tx = ix + g.pw - j * g.dw; const int ox = tx / g.sw;
-                if (tx < 0 || tx % g.sw || ox >= g.ow) continue;
-                for (int oc = group * outs; oc < (group + 1) * outs; oc++)
-                    sum += w[((size_t)(oc * channels + ic - group * channels) * g.kh + i) * g.kw + j]
-                         * dy[((size_t)(n * g.oc + oc) * g.oh + oy) * g.ow + ox];
+            const int tx = ix + g.pw - j * g.dw; const int ox = tx / g.sw;
+            if (ty < 0 || ty % g.sh || oy >= g.oh || tx < 0 || tx % g.sw || ox >= g.ow) continue;
+            for (int oc = ic * outs; oc < (ic + 1) * outs; oc++)
+                sum += w[((size_t)oc * g.kh + i) * g.kw + j] * dy[((size_t)(n * g.oc + oc) * g.oh + oy) * g.ow + ox];
+        }
+        ADD(dx[o], value(how, sum, k0, k1))
+    }
+    /* row i of dw of channel oc, from the pixels of slice z; db with row 0 */
+    GROUP_KERNEL void depthwise_weights(ARRAY(dw), ARRAY(db), int want_db, ulong slice, ARRAY(x), ARRAY(dy),
+                                        conv g, int length, float beta)
+    {
+        enum { MOST = 8 };
+        __local float part[MOST + 1][GROUP]; BASE(dw) BASE(db) BASE(x) BASE(dy)
+        const int oc = (int)get_group_id(0); const int i = (int)get_group_id(1); const int z = (int)get_group_id(2);
+        const int me = (int)get_local_id(0); const int first = z * length + me;
+        const int last = min(z * length + length, g.n * g.oh * g.ow); const int4 by = digits(GROUP, g.oh, g.ow);
+        dw += slice * z + ((size_t)oc * g.kh + i) * g.kw, db += slice * z + oc;
+        for (int j = 0; j < g.kw; j += MOST) {
+            float sum[MOST]; float all = 0.0f; int4 p = digits(first, g.oh, g.ow);
+            UNROLL for (int e = 0; e < MOST; e++) sum[e] = 0.0f;
+            for (int q = first; q < last; q += GROUP, p = step_by(p, by, g.oh, g.ow)) {
+                const float d = dy[((size_t)(p.x * g.oc + oc) * g.oh + p.y) * g.ow + p.z];
+                const int iy = p.y * g.sh - g.ph + i * g.dh; const int left = p.z * g.sw - g.pw + j * g.dw;
+                __global float *row = x + ((size_t)(p.x * g.ic + oc / (g.oc / g.ic)) * g.h + iy) * g.w;
+                all += d;
+                UNROLL for (int e = 0; e < MOST; e++)
+                    if (j + e < g.kw && (uint)iy < (uint)g.h && (uint)(left + e * g.dw) < (uint)g.w)
+                        sum[e] += d * row[left + e * g.dw];
+            }
+            UNROLL for (int e = 0; e <= MOST; e++) part[e][me] = e < MOST ? sum[e] : all;
+            barrier(CLK_LOCAL_MEM_FENCE);
+            for (int half_ = GROUP / 2; half_ > 0; half_ /= 2) {
+                for (int e = 0; e <= MOST && me < half_; e++) part[e][me] += part[e][me + half_];
+                barrier(CLK_LOCAL_MEM_FENCE);
+            }
+            if (me < MOST && j + me < g.kw) ADD(dw[j + me], part[me][0])
+            if (me == MOST && want_db && i == 0 && j == 0) ADD(db[0], part[MOST][0])
+            barrier(CLK_LOCAL_MEM_FENCE);
+        }
+    }),
+
+    /* ---- Winograd's F(4x4,3x3) (Lavin, Gray 2016), as >>conv of cnn.h has it: 36 products of one tile each ----
+
+       Tile t of channel c covers 4 x 4 outputs. V = B^T x B, U = G w G^T, y = A^T (U V) A; for the weights
+       Z = A dy A^T, dw = G^T (Z V^T) G. Number q of 36 lies at plane q: of tiles, by channels. Backward to the
+       data is forward of dy with turned weights. A call has `count` tiles from `first`. */
+    CNNCL_SOURCE(
+    void wino_b(float *d, int s)
+    {
+        const float a = d[0]; const float b = d[s]; const float c = d[2 * s]; const float e = d[3 * s];
+        const float f = d[4 * s]; const float g = d[5 * s];
+        d[0] = 4 * a - 5 * c + f, d[s] = -4 * b - 4 * c + e + f, d[2 * s] = 4 * b - 4 * c - e + f;
+        d[3 * s] = -2 * b - c + 2 * e + f, d[4 * s] = 2 * b - c - 2 * e + f, d[5 * s] = 4 * b - 5 * e + g;
+    }
+    void wino_at(const float *m, int s, float *y, int q)                               /* A^T m: 6 to 4 */
+    {
+        const float a = m[s] + m[2 * s]; const float b = m[s] - m[2 * s];
+        const float c = m[3 * s] + m[4 * s]; const float d = m[3 * s] - m[4 * s];
+        y[0] = m[0] + a + c, y[q] = b + 2 * d, y[2 * q] = a + 4 * c, y[3 * q] = b + 8 * d + m[5 * s];
+    }
+    void wino_a(const float *y, int q, float *m, int s)                                /* A y: 4 to 6 */
+    {
+        const float a = y[0] + y[2 * q]; const float b = y[q] + y[3 * q];
+        const float c = y[0] + 4 * y[2 * q]; const float d = 2 * y[q] + 8 * y[3 * q];
+        m[0] = y[0], m[s] = a + b, m[2 * s] = a - b, m[3 * s] = c + d, m[4 * s] = c - d, m[5 * s] = y[3 * q];
+    }
+    void wino_g(const float *w, int q, float *u, int s)                                /* G w: 3 to 6 */
+    {
+        const float a = w[0]; const float b = w[q]; const float c = w[2 * q];
+        u[0] = a / 4, u[s] = -(a + b + c) / 6, u[2 * s] = -(a - b + c) / 6;
+        u[3 * s] = a / 24 + b / 12 + c / 6, u[4 * s] = a / 24 - b / 12 + c / 6, u[5 * s] = c;
+    }
+    void wino_gt(const float *u, int s, float *w, int q)                               /* G^T u: 6 to 3 */
+    {
+        const float a = u[s] + u[2 * s]; const float b = u[s] - u[2 * s];
+        const float c = u[3 * s] + u[4 * s]; const float d = u[3 * s] - u[4 * s];
+        w[0] = u[0] / 4 - a / 6 + c / 24, w[q] = -b / 6 + d / 12, w[2 * q] = -a / 6 + c / 6 + u[5 * s];
+    }
+    )
+    /* n x n numbers of a plane, from row y0 and column x0 on; 0 outside */
+    "#define PATCH(n, plane, h, w, y0, x0) UNROLL for (int p = 0; p < n * n; p++) { \\\n"
+    "    const int iy = (y0) + p / n; const int ix = (x0) + p % n; \\\n"
+    "    d[p] = (uint)iy < (uint)(h) && (uint)ix < (uint)(w) ? plane[iy * (w) + ix] : 0.0f; }\n",
+    CNNCL_SOURCE(
+    /* V; and behind its items, if `more` is 1 or 2, those of U, or of Z */
+    __kernel void wino_in(ARRAY(v), ARRAY(x), ARRAY(u), ARRAY(w), conv g, int back, int first, int count, int more)
+    {
+        const int channels = back ? g.oc : g.ic; const int n_v = channels * count; const int weights = g.oc * g.ic;
+        const int h = back ? g.oh : g.h; const int width = back ? g.ow : g.w;
+        const int across = ((back ? g.w : g.ow) + 3) / 4; const int down = ((back ? g.h : g.oh) + 3) / 4;
+        float d[36]; float e[36];
+        BASE(v) BASE(x) BASE(u) BASE(w) ITEM(i, n_v + (more == 1 ? weights : more == 2 ? g.oc * count : 0))
+        if (i >= n_v && more == 1) {
+            const int o = (i - n_v) / g.ic; const int c = (i - n_v) % g.ic;
+            UNROLL for (int q = 0; q < 9; q++) e[q] = w[(i - n_v) * 9 + (back ? 8 - q : q)];
+            UNROLL for (int j = 0; j < 3; j++) wino_g(e + j, 3, e + 9 + j, 3);
+            UNROLL for (int j = 0; j < 6; j++) wino_g(e + 9 + 3 * j, 1, d + 6 * j, 1);
+            UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * weights + (back ? c * g.oc + o : i - n_v)] = d[q];
+            return;
+        }
+        const int k = i < n_v ? i : i - n_v; const int4 t = digits(first + k % count, down, across);
+        if (i < n_v) {
+            x += (size_t)(t.x * channels + k / count) * h * width;
+            PATCH(6, x, h, width, t.y * 4 - (back ? 2 - g.ph : g.ph), t.z * 4 - (back ? 2 - g.pw : g.pw))
+            UNROLL for (int j = 0; j < 6; j++) wino_b(d + j, 6);
+            UNROLL for (int j = 0; j < 6; j++) wino_b(d + 6 * j, 1);
+            UNROLL for (int q = 0; q < 36; q++) v[(size_t)q * n_v + i] = d[q];
+        } else {
+            w += (size_t)(t.x * g.oc + k / count) * g.oh * g.ow;
+            PATCH(4, w, g.oh, g.ow, t.y * 4, t.z * 4)
+            UNROLL for (int j = 0; j < 4; j++) wino_a(d + j, 4, e + j, 4);
+            UNROLL for (int j = 0; j < 6; j++) wino_a(e + 4 * j, 1, d + 6 * j, 1);
+            UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * g.oc * count + k] = d[q];
+        }
+    }
+    __kernel void wino_out(ARRAY(y), ARRAY(m), ARRAY(b), int has_bias, conv g, int back, int first, int count,
+                           float beta, int how, float k0, float k1)
+    {
+        const int channels = back ? g.ic : g.oc; const int h = back ? g.h : g.oh; const int w = back ? g.w : g.ow;
+        float d[36]; float e[24];
+        BASE(y) BASE(m) BASE(b) ITEM(i, channels * count)
+        const int c = i / count; const int4 t = digits(first + i % count, (h + 3) / 4, (w + 3) / 4);
+        UNROLL for (int q = 0; q < 36; q++) d[q] = m[(size_t)q * channels * count + i];
+        UNROLL for (int j = 0; j < 6; j++) wino_at(d + j, 6, e + j, 6);
+        UNROLL for (int j = 0; j < 4; j++) wino_at(e + 6 * j, 1, d + 4 * j, 1);
+        y += (size_t)(t.x * channels + c) * h * w;
+        UNROLL for (int j = 0; j < 4; j++) {
+            const float4 r = (float4)(d[4 * j], d[4 * j + 1], d[4 * j + 2], d[4 * j + 3]);
+            const float4 f = finish(how, has_bias ? r + b[c] : r, k0, k1);
+            float row[4]; row[0] = f.s0, row[1] = f.s1, row[2] = f.s2, row[3] = f.s3;
+            UNROLL for (int l = 0; l < 4; l++) if (4 * t.y + j < h && 4 * t.z + l < w) {
+                const int at = (4 * t.y + j) * w + 4 * t.z + l;
+                y[at] = beta == 0.0f ? row[l] : row[l] + beta * y[at];
             }
         }
-        dx[o] += sum;
-    }),
-    CNNCL_SOURCE(
-    GROUP_KERNEL void conv_backward_weights(ARRAY(dw), ARRAY(x), ARRAY(dy), conv g)
+    }
+    /* dw += G^T (sum of `parts` products) G */
+    __kernel void wino_dw(ARRAY(dw), ARRAY(du), int weights, int parts)
     {
-        __local float part[GROUP]; BASE(dw) BASE(x) BASE(dy)
-        const int o = (int)get_group_id(0); const int channels = g.ic / g.groups;
-        const int plane = g.oh * g.ow;
-        const int j = o % g.kw; const int i = o / g.kw % g.kh; const int oc = o / (g.kw * g.kh * channels);
-        const int ic = oc / (g.oc / g.groups) * channels + o / (g.kw * g.kh) % channels;
-        float sum = 0.0f;
-        for (int q = (int)get_local_id(0); q < g.n * plane; q += GROUP) {
-            const int n = q / plane; const int p = q % plane;
-            const int iy = p / g.ow * g.sh - g.ph + i * g.dh;
-            const int ix = p % g.ow * g.sw - g.pw + j * g.dw;
-            if (iy < 0 || iy >= g.h || ix < 0 || ix >= g.w) continue;
-            sum += x[((size_t)(n * g.ic + ic) * g.h + iy) * g.w + ix]
-                * dy[(size_t)(n * g.oc + oc) * plane + p];
+        float d[36]; float e[18];
+        BASE(dw) BASE(du) ITEM(i, weights)
+        UNROLL for (int q = 0; q < 36; q++) {
+            d[q] = 0.0f;
+            for (int p = 0; p < parts; p++) d[q] += du[(size_t)(q * parts + p) * weights + i];
         }
-        sum = group_sum(sum, part);
-        if (get_local_id(0) == 0) dw[o] += sum;
+        UNROLL for (int j = 0; j < 6; j++) wino_gt(d + j, 6, e + j, 6);
+        UNROLL for (int j = 0; j < 3; j++) wino_gt(e + 6 * j, 1, d + 3 * j, 1);
+        UNROLL for (int q = 0; q < 9; q++) dw[(size_t)i * 9 + q] += d[q];
     }),
 
     /* Pooling windows start at oy SH - PH; saved is the place of the maximum in its plane, the first one in a
@@ -989,7 +1267,7 @@ static const char *const cnncl_source[] = {
     /* first and last output whose window holds input i, along one side */
     int first_window(int i, int k, int s, int p) { return max((i + p - k + s) / s, 0); }
     int last_window(int i, int s, int p, int o)  { return min((i + p) / s, o - 1); }
-    __kernel void max_pool_backward(ARRAY(dx), ARRAY(dy), ARRAY(saved), conv g, int items)
+    __kernel void max_pool_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(saved), conv g, int items)
     {
         BASE(dx) BASE(dy) BASE(saved) ITEM(i, items)
         const int me = i % (g.h * g.w); const size_t out = (size_t)(i / (g.h * g.w)) * g.oh * g.ow;
@@ -999,7 +1277,7 @@ static const char *const cnncl_source[] = {
         for (int oy = first_window(iy, kh, g.sh, g.ph); oy <= last_window(iy, g.sh, g.ph, g.oh); oy++)
             for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
                 if (((__global int *)saved)[out + oy * g.ow + ox] == me) sum += dy[out + oy * g.ow + ox];
-        dx[i] += sum;
+        ADD(dx[i], sum)
     }
     /* what a mean over the window at (oy,ox) divides by: its part inside the image, or inside image and
        padding, which may be more than an int holds */
@@ -1026,7 +1304,7 @@ static const char *const cnncl_source[] = {
             for (int ix = first_inside(left, g.dw); ix < x1; ix += g.dw) sum += x[plane + iy * g.w + ix];
         y[o] = sum / window_size(g, pad, oy, ox);
     }
-    __kernel void avg_pool_backward(ARRAY(dx), ARRAY(dy), conv g, shape pad, int items)
+    __kernel void avg_pool_backward(ARRAY(dx), float beta, ARRAY(dy), conv g, shape pad, int items)
     {
         BASE(dx) BASE(dy) ITEM(i, items)
         const int ix = i % g.w; const int iy = i / g.w % g.h;
@@ -1037,7 +1315,7 @@ static const char *const cnncl_source[] = {
             for (int ox = first_window(ix, kw, g.sw, g.pw); ox <= last_window(ix, g.sw, g.pw, g.ow); ox++)
                 if ((iy + g.ph - oy * g.sh) % g.dh == 0 && (ix + g.pw - ox * g.sw) % g.dw == 0)
                     sum += dy[out + oy * g.ow + ox] / window_size(g, pad, oy, ox);
-        dx[i] += sum;
+        ADD(dx[i], sum)
     }),
 
     /* softmax over C of x (N,C,P), or its logarithm; one item per (n,p). With top = max x:
@@ -1055,7 +1333,7 @@ static const char *const cnncl_source[] = {
         for (size_t at = first; at < end; at += plane)
             y[at] = logarithm ? x[at] - top - log(sum) : exp(x[at] - top) / sum;
     }
-    __kernel void softmax_backward(ARRAY(dx), ARRAY(dy), ARRAY(y), int channels, int plane, int items,
+    __kernel void softmax_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(y), int channels, int plane, int items,
                                    int logarithm)
     {
         BASE(dx) BASE(dy) BASE(y) ITEM(i, items)
@@ -1064,13 +1342,13 @@ static const char *const cnncl_source[] = {
         float sum = 0.0f;
         for (size_t at = first; at < end; at += plane) sum += logarithm ? dy[at] : y[at] * dy[at];
         for (size_t at = first; at < end; at += plane)
-            dx[at] += logarithm ? dy[at] - exp(y[at]) * sum : y[at] * (dy[at] - sum);
+            ADD(dx[at], logarithm ? dy[at] - exp(y[at]) * sum : y[at] * (dy[at] - sum))
     }),
 
     /* Local response normalisation: s = k + share sum of x^2 over the channels c - left .. c + right,
        y = x s^-beta,  dx += dy s^-beta - 2 share beta x (sum of dy y / s over c in whose window it is). */
     CNNCL_SOURCE(
-    __kernel void lrn_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, int size, float share, float beta,
+    __kernel void lrn_forward(ARRAY(y), ARRAY(x), ARRAY(saved), int save, int size, float share, float power,
                               float k, int channels, int plane, int n)
     {
         BASE(y) BASE(x) BASE(saved) ITEM(i, n)
@@ -1079,11 +1357,11 @@ static const char *const cnncl_source[] = {
         for (int j = max(c - size / 2, 0); j <= min(c + (size - 1) / 2, channels - 1); j++)
             sum += x[first + (size_t)j * plane] * x[first + (size_t)j * plane];
         sum = k + share * sum;
-        y[i] = x[i] * pow(sum, -beta);
+        y[i] = x[i] * pow(sum, -power);
         if (save) saved[i] = sum;
     }
-    __kernel void lrn_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(y), ARRAY(saved), int size, float share,
-                               float beta, int channels, int plane, int n)
+    __kernel void lrn_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(y), ARRAY(saved), int size,
+                               float share, float power, int channels, int plane, int n)
     {
         BASE(dx) BASE(dy) BASE(x) BASE(y) BASE(saved) ITEM(i, n)
         const int c = i / plane % channels; const size_t first = (size_t)i - (size_t)c * plane;
@@ -1092,7 +1370,7 @@ static const char *const cnncl_source[] = {
             const size_t at = first + (size_t)j * plane;
             sum += dy[at] * y[at] / saved[at];
         }
-        dx[i] += dy[i] * pow(saved[i], -beta) - 2.0f * share * beta * x[i] * sum;
+        ADD(dx[i], dy[i] * pow(saved[i], -power) - 2.0f * share * power * x[i] * sum)
     }
 
     /* Upsampling, as in the room: output i lies between rows a and b, at the distance t from a. filter: 0
@@ -1129,7 +1407,7 @@ static const char *const cnncl_source[] = {
         return from;
     }
     float share_of(between r, int i) { return (r.a == i ? 1.0f - r.t : 0.0f) + (r.b == i ? r.t : 0.0f); }
-    __kernel void upsample_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, int filter, int n)
+    __kernel void upsample_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, int filter, int n)
     {
         BASE(dx) BASE(dy) ITEM(i, n)
         const int row = i / xs.w % xs.h; const int col = i % xs.w;
@@ -1145,7 +1423,7 @@ static const char *const cnncl_source[] = {
                 sum += share_of(r, row) * share_of(q, col) * dy[a * ys.w + b];
             }
         }
-        dx[i] += sum;
+        ADD(dx[i], sum)
     }),
 
     CNNCL_SOURCE(
@@ -1171,68 +1449,93 @@ static const char *const cnncl_source[] = {
         y[i] = beta == 0.0f ? v : beta * y[i] + v;
     }),
 
-    /* Batch norm over (N,P) of x (N,C,P). mean and inverse = 1/sqrt(variance + eps) by two passes, since the
-       difference of two large sums would lose the variance. Backward, h = (x - mean) inverse and m = N P:
-           dw = sum dy h,  db = sum dy,  dx += w inverse (dy - db / m - h dw / m)
-       running: the statistics are the running ones, `inverse` holds their variance, and dx += w inverse dy. */
+    /* Batch norm over (N,P) of x (N,C,P), with what follows in y's place: y = f(w h + b + other), h = (x - mean)
+       inverse. Group (c,s) has slice s of the elements of channel c. Statistics by two passes, since the
+       difference of two large sums would lose the variance; slices' means and squares are merged in order (Chan
+       et al. 1979). Backward, with e = dy f'(y), which is also the gradient of other, and m = N P:
+           dw = sum e h,  db = sum e,  dx += w inverse (e - db / m - h dw / m) */
+    "#define EACH_PIXEL(first, last) for (int q = (first) + me, n_ = q / plane, p_ = q % plane; q < (last); \\\n"
+    "    q += GROUP, p_ += GROUP % plane, n_ += GROUP / plane + (p_ >= plane), p_ -= p_ >= plane ? plane : 0)\n"
+    "#define AT_PIXEL ((size_t)(n_ * channels + c) * plane + p_)\n"
+    "#define SLICE const int c = (int)get_group_id(0); const int s = (int)get_group_id(1); \\\n"
+    "    const int me = (int)get_local_id(0); const int first = s * length; const int last = min(count, first + length);\n"
     CNNCL_SOURCE(
-    GROUP_KERNEL void batch_norm_statistics(ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(running_mean),
-                                            ARRAY(running_var), int channels, int plane, int count, float eps,
-                                            float momentum)
+    GROUP_KERNEL void norm_statistics(ARRAY(x), ARRAY(parts), int channels, int plane, int count, int length)
     {
-        __local float part[GROUP]; BASE(x) BASE(mean) BASE(inverse) BASE(running_mean) BASE(running_var)
-        const int c = (int)get_group_id(0);
+        __local float part[GROUP]; BASE(x) BASE(parts) SLICE
         float sum = 0.0f; float square = 0.0f;
-        for (int q = (int)get_local_id(0); q < count; q += GROUP)
-            sum += x[(size_t)(q / plane * channels + c) * plane + q % plane];
-        const float m = group_sum(sum, part) / (float)count;
-        for (int q = (int)get_local_id(0); q < count; q += GROUP) {
-            const float d = x[(size_t)(q / plane * channels + c) * plane + q % plane] - m;
-            square += d * d;
-        }
+        EACH_PIXEL(first, last) sum += x[AT_PIXEL];
+        const float m = group_sum(sum, part) / (float)(last - first);
+        EACH_PIXEL(first, last) square += (x[AT_PIXEL] - m) * (x[AT_PIXEL] - m);
         square = group_sum(square, part);
-        if (get_local_id(0) != 0) return;
-        mean[c] = m, inverse[c] = 1.0f / sqrt(square / (float)count + eps);
-        running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * m;
+        parts += 2 * (s * channels + c);
+        if (me == 0) parts[0] = m, parts[1] = square;
+    }
+    /* slices = 0: with the running statistics */
+    GROUP_KERNEL void norm_forward(ARRAY(y), ARRAY(x), ARRAY(parts), ARRAY(saved), ARRAY(running_mean),
+                                   ARRAY(running_var), ARRAY(w), ARRAY(b), int affine, ARRAY(other), float sign_,
+                                   int channels, int plane, int count, int length, int slices, float eps,
+                                   float momentum, int save, int how, float k0, float k1)
+    {
+        BASE(y) BASE(x) BASE(parts) BASE(saved) BASE(running_mean) BASE(running_var) BASE(w) BASE(b) BASE(other) SLICE
+        float mean = running_mean[c]; float var = running_var[c]; float square = 0.0f;
+        for (int q = 0; q < slices; q++) {
+            const float n = (float)(q * length); const float m = (float)(min(count, q * length + length) - q * length);
+            const float d = parts[2 * (q * channels + c)] - (q ? mean : 0.0f);
+            mean = (q ? mean : 0.0f) + d * m / (n + m);
+            square += parts[2 * (q * channels + c) + 1] + d * d * n * m / (n + m);
+        }
+        if (slices) var = square / (float)count;
+        const float inverse = 1.0f / sqrt(var + eps);
+        const float u = affine ? w[c] * inverse : inverse; const float v = affine ? b[c] : 0.0f;
+        EACH_PIXEL(first, last) {
+            const float h = (x[AT_PIXEL] - mean) * u + v;
+            y[AT_PIXEL] = value(how, sign_ != 0.0f ? h + sign_ * other[AT_PIXEL] : h, k0, k1);
+        }
+        if (me != 0 || s != 0 || !save) return;
+        saved[c] = mean, saved[channels + c] = inverse;
+        if (!slices) return;
+        running_mean[c] = (1.0f - momentum) * running_mean[c] + momentum * mean;
         running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
-    }
-    float inverse_of(float v, float eps, int running) { return running ? 1.0f / sqrt(v + eps) : v; }
-    __kernel void batch_norm_forward(ARRAY(y), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w), ARRAY(b),
-                                     int affine, int channels, int plane, int n, float eps, int running)
+    }),
+    CNNCL_SOURCE(
+    GROUP_KERNEL void norm_sums(ARRAY(parts), ARRAY(dother), float sign_, float beta, ARRAY(x), ARRAY(dy), ARRAY(y),
+                                ARRAY(saved), int channels, int plane, int count, int length, int how, float k0,
+                                float k1)
     {
-        BASE(y) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(b) ITEM(i, n)
-        const int c = i / plane % channels;
-        const float h = (x[i] - mean[c]) * inverse_of(inverse[c], eps, running);
-        y[i] = affine ? w[c] * h + b[c] : h;
-    }
-    /* sums (2,C): of dy h, then of dy; added to dw and db where these are wanted */
-    GROUP_KERNEL void batch_norm_sums(ARRAY(sums), ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(x),
-                                      ARRAY(dy), ARRAY(mean), ARRAY(inverse), int channels, int plane,
-                                      int count, float eps, int running)
-    {
-        __local float part[GROUP]; BASE(sums) BASE(dw) BASE(db) BASE(x) BASE(dy) BASE(mean) BASE(inverse)
-        const int c = (int)get_group_id(0);
-        float sum = 0.0f; float with_h = 0.0f; const float r = inverse_of(inverse[c], eps, running);
-        for (int q = (int)get_local_id(0); q < count; q += GROUP) {
-            const size_t at = (size_t)(q / plane * channels + c) * plane + q % plane;
-            sum += dy[at], with_h += dy[at] * (x[at] - mean[c]) * r;
+        __local float part[GROUP]; BASE(parts) BASE(dother) BASE(x) BASE(dy) BASE(y) BASE(saved) SLICE
+        const float mean = saved[c]; const float inverse = saved[channels + c];
+        float sum = 0.0f; float with_h = 0.0f;
+        EACH_PIXEL(first, last) {
+            const size_t at = AT_PIXEL; const float e = how ? dy[at] * slope(how, y[at], k0, k1) : dy[at];
+            sum += e, with_h += e * (x[at] - mean) * inverse;
+            if (sign_ != 0.0f) ADD(dother[at], sign_ * e)
         }
         sum = group_sum(sum, part);
         with_h = group_sum(with_h, part);
-        if (get_local_id(0) != 0) return;
-        sums[c] = with_h, sums[channels + c] = sum;
+        parts += 2 * (s * channels + c);
+        if (me == 0) parts[0] = with_h, parts[1] = sum;
+    }
+    GROUP_KERNEL void norm_backward(ARRAY(dx), int want_dx, ARRAY(dw), int want_dw, ARRAY(db), int want_db, float beta,
+                                    ARRAY(parts), ARRAY(x), ARRAY(dy), ARRAY(y), ARRAY(saved), ARRAY(w), int affine,
+                                    int channels, int plane, int count, int length, int slices, float share, int how,
+                                    float k0, float k1)
+    {
+        BASE(dx) BASE(dw) BASE(db) BASE(parts) BASE(x) BASE(dy) BASE(y) BASE(saved) BASE(w) SLICE
+        const float mean = saved[c]; const float inverse = saved[channels + c];
+        float sum = 0.0f; float with_h = 0.0f;
+        for (int q = 0; q < slices; q++) {
+            with_h += parts[2 * (q * channels + c)];
+            sum += parts[2 * (q * channels + c) + 1];
+        }
+        if (want_dx) EACH_PIXEL(first, last) {
+            const size_t at = AT_PIXEL; const float e = how ? dy[at] * slope(how, y[at], k0, k1) : dy[at];
+            const float h = (x[at] - mean) * inverse;
+            ADD(dx[at], (affine ? w[c] : 1.0f) * inverse * (e - (sum + h * with_h) * share))
+        }
+        if (me != 0 || s != 0) return;
         if (want_dw) dw[c] += with_h;
         if (want_db) db[c] += sum;
-    }
-    __kernel void batch_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(mean), ARRAY(inverse), ARRAY(w),
-                                      int affine, ARRAY(sums), int channels, int plane, int count, int n,
-                                      float eps, int running)
-    {
-        BASE(dx) BASE(dy) BASE(x) BASE(mean) BASE(inverse) BASE(w) BASE(sums) ITEM(i, n)
-        const int c = i / plane % channels; const float m = (float)count;
-        const float r = inverse_of(inverse[c], eps, running); const float h = (x[i] - mean[c]) * r;
-        const float d = dy[i] - (running ? 0.0f : sums[channels + c] / m + h * sums[c] / m);
-        dx[i] += (affine ? w[c] : 1.0f) * r * d;
     }),
 
     /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
@@ -1242,10 +1545,10 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(x) BASE(w) ITEM(i, n)
         y[i] = x[i] > 0.0f ? x[i] : w[i / plane % channels] * x[i];
     }
-    __kernel void prelu_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(w), int channels, int plane, int n)
+    __kernel void prelu_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(w), int channels, int plane, int n)
     {
         BASE(dx) BASE(dy) BASE(x) BASE(w) ITEM(i, n)
-        dx[i] += x[i] > 0.0f ? dy[i] : w[i / plane % channels] * dy[i];
+        ADD(dx[i], x[i] > 0.0f ? dy[i] : w[i / plane % channels] * dy[i])
     }
     GROUP_KERNEL void prelu_weight(ARRAY(dw), ARRAY(dy), ARRAY(x), int channels, int plane, int n)
     {
@@ -1286,8 +1589,8 @@ static const char *const cnncl_source[] = {
         const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
         y[i] = affine ? w[j] * h + (affine > 1 ? b[j] : 0.0f) : h;
     }
-    GROUP_KERNEL void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine,
-                                           int k, int sample, int share, int centred)
+    GROUP_KERNEL void sample_norm_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w),
+                                           int affine, int k, int sample, int share, int centred)
     {
         __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
         const int r = (int)get_group_id(0); const float mean = saved[2 * r];
@@ -1301,8 +1604,8 @@ static const char *const cnncl_source[] = {
         sum = centred ? group_sum(sum, part) / (float)k : 0.0f;
         with_h = group_sum(with_h, part) / (float)k;
         for (int i = first + (int)get_local_id(0); i < last; i += GROUP)
-            dx[i] += ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
-                * rstd;
+            ADD(dx[i], ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
+                * rstd)
     }
     GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x),
                                          ARRAY(saved), int k, int sample, int share, int count)
@@ -1391,19 +1694,19 @@ static const char *const cnncl_source[] = {
         share[0] = weights <= 0.0f ? 0.0f : dloss[0] / weights;
         share[1] = weighted ? sum / (float)channels : 1.0f;
     }
-    __kernel void label_loss_backward(ARRAY(dx), ARRAY(share), ARRAY(saved), ARRAY(x), ARRAY(labels),
+    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(share), ARRAY(saved), ARRAY(x), ARRAY(labels),
                                       ARRAY(v), int weighted, int ignored, int nll, float smoothing,
                                           int channels, int plane, int n)
     {
         BASE(dx) BASE(share) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
         const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
         const float label = labels[row];
-        if (is_ignored(label, ignored)) return;
         const float own = (1.0f - smoothing) * own_weight(label, ignored, v, weighted, channels);
         const float q = smoothing / (float)channels * (weighted ? v[c] : 1.0f)
             + (label == (float)c ? own : 0.0f);
         const float all = weighted ? own + smoothing * share[1] : 1.0f;
-        dx[i] += share[0] * ((nll ? 0.0f : exp(x[i] - saved[2 * row] - saved[2 * row + 1]) * all) - q);
+        const float d = (nll ? 0.0f : exp(x[i] - saved[2 * row] - saved[2 * row + 1]) * all) - q;
+        ADD(dx[i], is_ignored(label, ignored) ? 0.0f : share[0] * d)
     }),
 
     /* The other losses are means over the elements of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
@@ -1447,7 +1750,7 @@ static const char *const cnncl_source[] = {
         if (get_local_id(0) == 0) loss[0] = factor * sum / (float)n;
     }
     /* to_target: the gradient of t, else that of x */
-    __kernel void pair_loss_backward(ARRAY(dx), ARRAY(x), ARRAY(t), ARRAY(dloss), ARRAY(p), ARRAY(w),
+    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(x), ARRAY(t), ARRAY(dloss), ARRAY(p), ARRAY(w),
                                      int weights, int channels, int plane, int n, int how, float delta,
                                      float gamma, float factor, int to_target)
     {
@@ -1460,7 +1763,7 @@ static const char *const cnncl_source[] = {
                 : s - t[i] - more * t[i] * (1.0f - s);
         if (how == 4) f = focal(x[i], t[i], delta, gamma, 1 + to_target);
         else if (to_target) f = how == 3 ? more * softplus_of_minus(x[i]) - x[i] : -f;
-        dx[i] += f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[0] / (float)n;
+        ADD(dx[i], f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[0] / (float)n)
     }),
 
     /* The updates, named as the rows of cnn.h; the formulas stand there. */
@@ -1556,8 +1859,12 @@ static const char *const cnncl_source[] = {
 typedef struct { void *memory; size_t room; cl_event sent; } cnncl_stage;
 
 /* A kernel object and the arguments that it has, one after another. */
-enum { CNNCL_LAUNCHES = 4096, CNNCL_ARGUMENTS = 192 };
+enum { CNNCL_LAUNCHES = 4096, CNNCL_ARGUMENTS = 256 };
 typedef struct { cl_kernel object; int kernel; unsigned char argument[CNNCL_ARGUMENTS]; } cnncl_launch;
+
+/* Measured: the choice for a convolution, by the hash of its shape. */
+typedef struct { uint64_t key; int choice; } cnncl_tuned;
+enum { CNNCL_EVENTS = 64, CNNCL_TUNED = 512 };
 
 typedef struct {
     cnn_backend      base;                    /* first, so that a cnn_backend * is one of these */
@@ -1572,6 +1879,16 @@ typedef struct {
     bool             cached;                  /* the program came from a file of the cache */
     bool             lacks;                   /* kernels that do not build */
     int              launches;                /* since the last flush */
+    bool             timing;                  /* kernels are measured: their events, and seconds until now */
+    cl_event         event[CNNCL_EVENTS];
+    int              events;
+    double           seconds;
+    cnncl_tuned      tuned[CNNCL_TUNED];      /* what was measured */
+    int              n_tuned, n_kept;         /* and how many of it the cache has */
+    bool             tune;
+    int              units, clblast_tiles;    /* compute units; what CLBlast needs to fill them */
+    bool             has_local, small;        /* local memory of its own; a workspace was given */
+    int              tile, winograd;          /* forced: a tile, -1 none; 1 wherever it can, -1 never */
     size_t           workspace, max_buffer;   /* bytes */
     cl_mem           slices;                  /* partial products, and behind them the sums */
     cnncl_stage      stage[2];                /* what is on its way up */
@@ -1749,6 +2066,46 @@ static cl_int cnncl_set_arguments(cnncl *d, cnncl_launch *l, bool all, const cnn
     return CL_SUCCESS;
 }
 
+/* ---- Times of kernels ---- */
+
+/* Add up the events that are done, all of them if asked. */
+static bool cnncl_read_events(cnncl *d)
+{
+    cl_int e = d->events ? d->cl.clWaitForEvents((cl_uint)d->events, d->event) : CL_SUCCESS;
+    for (int i = 0; i < d->events; i++) {
+        cl_ulong from = 0, to = 0;
+        d->cl.clGetEventProfilingInfo(d->event[i], CL_PROFILING_COMMAND_START, sizeof from, &from, NULL);
+        d->cl.clGetEventProfilingInfo(d->event[i], CL_PROFILING_COMMAND_END, sizeof to, &to, NULL);
+        d->cl.clReleaseEvent(d->event[i]);
+        d->seconds += to > from ? 1e-9 * (double)(to - from) : 0;
+    }
+    d->events = 0;
+    return cnncl_ok(d, "event", e);
+}
+
+/* The measuring needs a queue of its own kind. */
+static double cnncl_seconds(cnn_backend *dev, bool go_on)
+{
+    cnncl *d = cnncl_of(dev);
+    cl_int e;
+    cnncl_read_events(d);
+    if (d->timing == go_on) return d->seconds;
+    const cl_command_queue_properties how = go_on ? CL_QUEUE_PROFILING_ENABLE : 0;
+    cl_command_queue queue = d->cl.clCreateCommandQueue(d->context, d->device, how, &e);
+    if (!queue) return d->seconds;
+    d->cl.clFinish(d->queue);
+    d->cl.clReleaseCommandQueue(d->queue);
+    d->queue = queue, d->timing = go_on, d->seconds = 0;
+    return 0;
+}
+
+/* Where the next kernel's event goes. */
+static cl_event *cnncl_event(cnncl *d)
+{
+    if (d->timing && d->events == CNNCL_EVENTS) cnncl_read_events(d);
+    return d->timing ? &d->event[d->events++] : NULL;
+}
+
 /* Run a kernel on x by y by z items, groups or tiles, as its entry in CNNCL_KERNELS says. The sizes of
    groups are constant, and the number of items is rounded up: some drivers compile a kernel again for each
    size. */
@@ -1759,7 +2116,7 @@ static cl_int cnncl_set_arguments(cnncl *d, cnncl_launch *l, bool all, const cnn
 
 static bool cnncl_run(cnncl *d, int kernel, int x, int y, int z, const cnncl_arg *arg, int n)
 {
-    enum { ITEMS, GROUPS, TILES };
+    enum { ITEMS, GROUPS, SMALL };
 #define CNNCL_WORK(name, work) work,
 #define CNNCL_NAME(name, work) #name,
     static const char work[] = { CNNCL_KERNELS(CNNCL_WORK) };
@@ -1767,8 +2124,7 @@ static bool cnncl_run(cnncl *d, int kernel, int x, int y, int z, const cnncl_arg
     size_t local[3] = { CNNCL_LOCAL, 1, 1 }, global[3] = { (size_t)x, (size_t)y, (size_t)z };
     global[0] = (global[0] + CNNCL_LOCAL - 1) / CNNCL_LOCAL * CNNCL_LOCAL;
     if (work[kernel] == GROUPS) local[0] = CNNCL_GROUP, global[0] = (size_t)x * CNNCL_GROUP;
-    if (work[kernel] == TILES)
-        local[0] = local[1] = 16, global[0] = (size_t)x * 16, global[1] = (size_t)y * 16;
+    if (work[kernel] == SMALL) global[0] = (size_t)x * CNNCL_LOCAL;
     cnncl_launch *l = cnncl_find_launch(d, kernel, arg, n);
     cl_int        e = CL_SUCCESS;
     bool          fresh = !l->object;
@@ -1780,13 +2136,14 @@ static bool cnncl_run(cnncl *d, int kernel, int x, int y, int z, const cnncl_arg
         l->object = NULL;
         return cnncl_fail(d, names[kernel], e);
     }
-    return cnncl_ok(d, names[kernel], d->cl.clEnqueueNDRangeKernel(d->queue, l->object, 3, NULL, global,
-                                                                   local, 0, NULL, NULL)) &&
-           cnncl_flush(d);
+    cl_event *event = cnncl_event(d);
+    e = d->cl.clEnqueueNDRangeKernel(d->queue, l->object, 3, NULL, global, local, 0, NULL, event);
+    if (event && e != CL_SUCCESS) d->events--;
+    return cnncl_ok(d, names[kernel], e) && cnncl_flush(d);
 }
 
 /* ===========================================================================================================
-   >>cl-gemm ---- 5. Matrix products and sums
+   >>cl-gemm ---- 5. Products and sums
    ======================================================================================================== */
 
 static cnn_place cnncl_place_at(cnn_place p, size_t more) { return (cnn_place){ p.buffer, p.at + more }; }
@@ -1830,53 +2187,145 @@ static bool cnncl_spread(cnncl *d, cnn_place y, cnn_shape ys, float beta, float 
                      CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FLOAT(factor), CNNCL_FLOAT(offset));
 }
 
-/* Products of one shape, `count` of them, their arrays so far apart; c = 0: they are added up. */
-typedef struct { int count; size_t a, b, c; } cnncl_images;
+/* One of CNNCL_ACTIVATIONS, with its constants. */
+typedef struct { int how; float k[2]; } cnncl_function;
+#define CNNCL_FUNCTION(f) CNNCL_INT((f).how), CNNCL_FLOAT((f).k[0]), CNNCL_FLOAT((f).k[1])
+static const cnncl_function cnncl_identity = { CNNCL_IS_NOTHING, { 0, 0 } };
 
-/* C (m,n) = op(A) op(B) + beta C by our own kernel. A small C with a long k would keep only a few groups
-   busy: then the sum is cut into parts of fixed length. What is to be added up, in order, are slices. */
-static bool cnncl_own_gemm(cnncl *d, cnncl_images g, cnn_place c, int ldc, float beta, cnn_place a, int lda,
-                           bool ta, cnn_place b, int ldb, bool tb, int m, int n, int k)
+/* What a tile does with its sums; the other functions would take too many registers. */
+static cnncl_function cnncl_finish(cnncl_function f)
 {
-    enum { LEAST = 512, GROUPS = 128, SIDE = CNNCL_SIDE };
-    bool   flat = m <= SIDE, tall = n <= SIDE && !flat;
-    int    height = flat ? SIDE : 4 * SIDE, width = tall ? SIDE : 4 * SIDE, length = k;
-    int    tx = (n + width - 1) / width, ty = (m + height - 1) / height, tiles = tx * ty * g.count;
-    size_t size = (size_t)m * (size_t)n, room = CNNCL_SLICES / size / (size_t)g.count;
-    if (!g.c && ldc == n && k >= 2 * LEAST && tiles <= GROUPS / 2 && room >= 2) {
-        length = k / (GROUPS / tiles) + 1;
-        if (length < LEAST) length = LEAST;
-        if ((size_t)((k + length - 1) / length) > room) length = k / (int)room + 1;
-    }
-    int             parts = (k + length - 1) / length, slices = parts * g.count;
-    bool            add = parts > 1 || (!g.c && g.count > 1);
-    cnn_place       to = add ? (cnn_place){ d->slices, 0 } : c;
-    cnn_shape       all = { slices, 1, m, n }, one = { 1, 1, m, n };
-    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_INT(ldc), CNNCL_ULONG(add ? size : g.c),
-                              CNNCL_FLOAT(add ? 0 : beta), CNNCL_ARRAY(a), CNNCL_INT(ta ? 1 : lda),
-                              CNNCL_INT(ta ? lda : 1), CNNCL_ARRAY(b), CNNCL_INT(tb ? 1 : ldb),
-                              CNNCL_INT(tb ? ldb : 1), CNNCL_INT(m), CNNCL_INT(n), CNNCL_INT(k),
-                              CNNCL_INT(length), CNNCL_INT(parts), CNNCL_ULONG(g.a), CNNCL_ULONG(g.b) };
-    const int       kernel = flat ? CNNCL_gemm_flat : tall ? CNNCL_gemm_tall : CNNCL_gemm;
-    return cnncl_run(d, kernel, tx, ty, slices, arg, (int)(sizeof arg / sizeof *arg)) &&
-           (!add || cnncl_fold(d, c, one, beta, 1, to, all, NULL, one));
+    const bool in_tile = f.how == CNNCL_IS_relu || f.how == CNNCL_IS_leaky_relu || f.how == CNNCL_IS_clamp;
+    return in_tile ? f : cnncl_identity;
+}
+/* y = f(y + b); b may be NULL */
+static bool cnncl_bias_map(cnncl *d, cnn_place y, cnn_shape s, const cnn_place *b, cnncl_function f)
+{
+    cnn_place bias = b ? *b : y;
+    int       n = cnncl_len(s);
+    return (!b && f.how == CNNCL_IS_NOTHING) ||
+           CNNCL_RUN(d, bias_map, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
+                     CNNCL_INT(s.c), CNNCL_INT(cnncl_plane(s)), CNNCL_INT(n), CNNCL_FUNCTION(f));
+}
+/* What was left out of the last kernel: y = f(y), if no tile does that. */
+static bool cnncl_finish_after(cnncl *d, cnn_place y, int n, cnncl_function f)
+{
+    return cnncl_finish(f).how == f.how || cnncl_bias_map(d, y, (cnn_shape){ 1, 1, 1, n }, NULL, f);
 }
 
-/* C (m,n) = op(A) op(B) + beta C, row by row: by CLBlast where it pays, not for thin products, which it does
-   not slice. */
-static bool cnncl_gemm(cnncl *d, cnn_place c, int ldc, float beta, cnn_place a, int lda, bool ta,
-                       cnn_place b, int ldb, bool tb, int m, int n, int k)
+/* ---- Which tile, and how many slices of a sum ---- */
+
+static const int cnncl_sides[] = { 128, 64, 32, 4 };
+enum { CNNCL_TILES = 4, CNNCL_NO_LOCAL = 3 };
+
+static int cnncl_groups(int tile, int m, int n)
 {
-    enum { NO = 111, YES = 112, ROW_MAJOR = 101, SMALL = 128 };
-    const cnncl_images single = { 1, 0, 0, 0 };
-    if (!d->clblast || (m < SMALL && n < SMALL))
-        return cnncl_own_gemm(d, single, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n, k);
-    int e = d->blas.CLBlastSgemm(ROW_MAJOR, ta ? YES : NO, tb ? YES : NO, (size_t)m, (size_t)n, (size_t)k,
-                                 1.0f, (cl_mem)a.buffer, a.at, (size_t)lda, (cl_mem)b.buffer, b.at,
-                                 (size_t)ldb, beta, (cl_mem)c.buffer, c.at, (size_t)ldc, &d->queue, NULL);
+    const int side = cnncl_sides[tile];
+    return ((m + side - 1) / side) * ((n + side - 1) / side);
+}
+
+/* The tile for C (m,n), where so many groups work on each tile of it: the largest that C fills at least half and
+   that gives each unit two groups. The rule knows the device and the shape alone, so that the same seed gives
+   the same bits. */
+static int cnncl_tile_for(const cnncl *d, int m, int n, int times)
+{
+    const int least = m < n ? m : n;
+    if (d->tile >= 0)   return d->tile;
+    if (!d->has_local) return CNNCL_NO_LOCAL;
+    if (least > 64 && (double)cnncl_groups(0, m, n) * times >= 2.0 * d->units) return 0;
+    return least > 32 ? 1 : 2;
+}
+
+/* In how many parts is a sum of k terms cut, so that `groups` groups become two for each unit? Each part has
+   `size` results, for which there is so much room, and enough terms to be worth it. */
+static int cnncl_parts(const cnncl *d, double groups, int k, size_t size)
+{
+    enum { LEAST = 256 };
+    const size_t room = CNNCL_SLICES / size;
+    double parts = 2.0 * d->units / groups;
+    if (parts > k / LEAST) parts = k / LEAST;
+    if (parts > (double)room) parts = (double)room;
+    return parts < 2 ? 1 : (int)parts;
+}
+static int cnncl_part_length(int k, int parts) { return (k + parts - 1) / parts; }
+
+/* y = beta y + f(sum of slices + bias), and behind them in each slice y2, of n2 numbers. */
+static bool cnncl_add_slices(cnncl *d, cnn_place y, int n, cnn_place y2, int n2, int slices, float beta,
+                             const cnn_place *bias, int columns, cnncl_function f)
+{
+    cnn_place from = { d->slices, 0 }, b = bias ? *bias : y;
+    return CNNCL_RUN(d, add_slices, n + n2, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(y2), CNNCL_ARRAY(from),
+                     CNNCL_INT(n), CNNCL_INT(n2), CNNCL_INT(slices), CNNCL_FLOAT(beta), CNNCL_ARRAY(b),
+                     CNNCL_INT(bias != NULL), CNNCL_INT(columns), CNNCL_FUNCTION(f));
+}
+
+/* ---- C (m,n) = beta C + f(A (m,k) B (k,n) + bias) ---- */
+
+/* Rows and columns of A and B are so far apart. bias, one a column, may be NULL, and sums, where A's columns are
+   m apart: the sums of A's rows are added. count products lie c_step, a_step and b_step apart. */
+typedef struct {
+    cnn_place        c, a, b;
+    int              ldc, a_row, a_col, b_row, b_col, m, n, k;
+    float            beta;
+    const cnn_place *bias, *sums;
+    cnncl_function   f;
+    int              count;
+    size_t           c_step, a_step, b_step;
+} cnncl_product;
+
+/* By the tile, each sum in so many parts, c_step apart. */
+static bool cnncl_run_product(cnncl *d, const cnncl_product *p, int tile, int parts)
+{
+    const int             side = cnncl_sides[tile];
+    const cnn_place       bias = p->bias ? *p->bias : p->c, sums = p->sums ? *p->sums : p->c;
+    const cnncl_function  f = cnncl_finish(p->f);
+    const cnncl_arg arg[] = { CNNCL_ARRAY(p->c), CNNCL_INT(p->ldc), CNNCL_ULONG(p->c_step), CNNCL_FLOAT(p->beta),
+                              CNNCL_ARRAY(p->a), CNNCL_INT(p->a_row), CNNCL_INT(p->a_col),
+                              CNNCL_ULONG(p->a_step), CNNCL_ARRAY(p->b), CNNCL_INT(p->b_row),
+                              CNNCL_INT(p->b_col), CNNCL_ULONG(p->b_step), CNNCL_INT(p->m), CNNCL_INT(p->n),
+                              CNNCL_INT(p->k), CNNCL_INT(cnncl_part_length(p->k, parts)), CNNCL_INT(parts),
+                              CNNCL_ARRAY(bias), CNNCL_INT(p->bias != NULL), CNNCL_FUNCTION(f),
+                              CNNCL_ARRAY(sums), CNNCL_INT(p->sums != NULL) };
+    return cnncl_run(d, CNNCL_product_128 + tile, (p->n + side - 1) / side, (p->m + side - 1) / side,
+                     p->count * parts, arg, (int)(sizeof arg / sizeof *arg));
+}
+
+/* A small C with a long sum would keep few groups busy: then the sum is cut, and the parts are added in order. */
+static bool cnncl_own_gemm(cnncl *d, cnncl_product p)
+{
+    const int    most = p.k / 256 > 1 ? p.k / 256 : 1, tile = cnncl_tile_for(d, p.m, p.n, most);
+    const size_t size = (size_t)p.m * (size_t)(p.n + (p.sums != NULL));
+    const int    parts = cnncl_parts(d, cnncl_groups(tile, p.m, p.n), p.k, size);
+    p.count = 1;
+    if (parts == 1)
+        return cnncl_run_product(d, &p, tile, 1) && cnncl_finish_after(d, p.c, p.m * p.n, p.f);
+    cnncl_product   q = p;
+    const cnn_place slices = { d->slices, 0 }, sums = { d->slices, (size_t)p.m * (size_t)p.n };
+    q.c = slices, q.ldc = p.n, q.c_step = size, q.beta = 0, q.bias = NULL, q.f = cnncl_identity;
+    q.sums = p.sums ? &sums : NULL;
+    return cnncl_run_product(d, &q, tile, parts) &&
+           cnncl_add_slices(d, p.c, p.m * p.n, p.sums ? *p.sums : p.c, p.sums ? p.m : 0, parts, p.beta, p.bias,
+                            p.n, p.f);
+}
+
+/* By CLBlast where it pays: only with enough tiles for all units, as it cuts no sums. It is asked for the
+   transpose, C' = B' A', in column-major order, which is how C lies here: so it transposes nothing. */
+static bool cnncl_gemm(cnncl *d, cnncl_product p)
+{
+    enum { NO = 111, YES = 112, COLUMN_MAJOR = 102 };
+    if (!d->clblast || cnncl_groups(1, p.m, p.n) < d->clblast_tiles) return cnncl_own_gemm(d, p);
+    const int ta = p.a_col == 1 ? NO : YES, tb = p.b_col == 1 ? NO : YES;
+    cl_event *event = cnncl_event(d);
+    const int e = d->blas.CLBlastSgemm(COLUMN_MAJOR, tb, ta, (size_t)p.n, (size_t)p.m, (size_t)p.k, 1.0f,
+                                       (cl_mem)p.b.buffer, p.b.at, (size_t)(tb == NO && p.k > 1 ? p.b_row : tb == NO ? p.n : p.b_col),
+                                       (cl_mem)p.a.buffer, p.a.at, (size_t)(ta == NO && p.m > 1 ? p.a_row : ta == NO ? p.k : p.a_col),
+                                       p.beta, (cl_mem)p.c.buffer, p.c.at, (size_t)p.ldc, &d->queue, event);
+    if (event && e != 0) d->events--;
     d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
-    return e == 0 ? cnncl_flush(d) : cnncl_own_gemm(d, single, c, ldc, beta, a, lda, ta, b, ldb, tb, m, n,
-                                                            k);
+    if (e != 0) return cnncl_own_gemm(d, p);
+    const cnn_shape s = { p.m, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 }, one = { 1, p.m, 1, 1 };
+    return cnncl_flush(d) && cnncl_bias_map(d, p.c, s, p.bias, p.f) &&
+           (!p.sums || cnncl_fold(d, *p.sums, one, 1, 1, p.a, as, NULL, one));
 }
 
 /* ===========================================================================================================
@@ -1887,15 +2336,15 @@ static bool cnncl_gemm(cnncl *d, cnn_place c, int ldc, float beta, cnn_place a, 
     static bool cnncl_##name##_forward(cnn_backend *dev, cnn_tensor *y, CNNCL_UNUSED cnn_mode mode)
 #define CNNCL_BACKWARD(name) static bool cnncl_##name##_backward(cnn_backend *dev, cnn_tensor *y)
 
-/* ---- The function at the end of a layer ---- */
+/* ---- What is computed in one kernel ---- */
 
-/* One of CNNCL_ACTIVATIONS, with its constants. */
-typedef struct { int how; float k[2]; } cnncl_function;
+static bool cnncl_same_place(cnn_place a, cnn_place b) { return a.buffer == b.buffer && a.at == b.at; }
+static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
 
 static cnncl_function cnncl_function_of(const cnn_tensor *y)
 {
 #define CNNCL_IS(X, name, value, derivative) if (y->op == &cnn_op_##name) f.how = CNNCL_IS_##name;
-    cnncl_function f = { CNNCL_IS_NOTHING, { 0, 0 } };
+    cnncl_function f = cnncl_identity;
     CNNCL_ACTIVATIONS(CNNCL_IS, )
     const size_t *k = f.how != CNNCL_IS_NOTHING ? y->op->formula->k : NULL;       /* where its options are */
     for (int i = 0; k && i < 2; i++)
@@ -1903,30 +2352,61 @@ static cnncl_function cnncl_function_of(const cnn_tensor *y)
     if (y->op == &cnn_op_gelu) f.k[0] = ((const cnn_gelu_args *)y->args)->tanh ? 1.0f : 0.0f;
     return f;
 }
-#define CNNCL_FUNCTION(f) CNNCL_INT((f).how), CNNCL_FLOAT((f).k[0]), CNNCL_FLOAT((f).k[1])
 
-/* The function that is computed next in y's place: the layer's last kernel does it, and its own row then has
-   nothing to do. NULL if there is none. */
-static const cnn_tensor *cnncl_ending(const cnn_tensor *y)
+/* What runs next in the place of y: behind batch norm the sum with another array of its shape, times sign, and
+   then a function. The row of y does it all, and theirs have nothing to do. */
+typedef struct { const cnn_tensor *add, *map; cnncl_function f; float sign; } cnncl_chain;
+
+static bool cnncl_is_sum(const cnn_tensor *y) { return y->op == &cnn_op_add || y->op == &cnn_op_sub; }
+static cnncl_chain cnncl_chain_of(const cnn_tensor *y)
 {
-    if (y->op != &cnn_op_conv2d && y->op != &cnn_op_dense) return NULL;
-    const cnn_tensor *t = cnn_next_in_place(y);
-    return t && cnncl_function_of(t).how != CNNCL_IS_NOTHING ? t : NULL;
-}
-static cnncl_function cnncl_ending_function(const cnn_tensor *y)
-{
-    const cnn_tensor *t = cnncl_ending(y);
-    return cnncl_function_of(t ? t : y);
+    const bool        norm = y->op == &cnn_op_batch_norm;
+    cnncl_chain       chain = { NULL, NULL, cnncl_identity, 0 };
+    const cnn_tensor *t = norm || cnncl_is_sum(y) || y->op == &cnn_op_mul || y->op == &cnn_op_conv2d ||
+                          y->op == &cnn_op_dense || y->op == &cnn_op_conv_transpose2d ? cnn_next_in_place(y) : NULL;
+    if (t && norm && cnncl_is_sum(t) && cnn_on_device(t->in[1]) &&
+        cnncl_same_shape(t->in[1]->shape, y->shape))
+        chain.add = t, chain.sign = t->op == &cnn_op_add ? 1.0f : -1.0f, t = cnn_next_in_place(t);
+    if (t && cnncl_function_of(t).how != CNNCL_IS_NOTHING) chain.map = t, chain.f = cnncl_function_of(t);
+    return chain;
 }
 
-/* y = f(y + b); b may be NULL */
-static bool cnncl_bias_map(cnncl *d, cnn_place y, cnn_shape s, const cnn_place *b, cnncl_function f)
+/* The batch norm that y, a sum or a function, may follow; or what is before y. */
+static const cnn_tensor *cnncl_head_of(const cnn_tensor *y)
 {
-    cnn_place bias = b ? *b : y;
-    int       n = cnncl_len(s);
-    return (!b && f.how == CNNCL_IS_NOTHING) ||
-           CNNCL_RUN(d, bias_map, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
-                     CNNCL_INT(s.c), CNNCL_INT(cnncl_plane(s)), CNNCL_INT(n), CNNCL_FUNCTION(f));
+    const cnn_tensor *x = y->in[0];
+    return !cnncl_is_sum(y) && x->op && cnncl_is_sum(x) && x->in[0]->op == &cnn_op_batch_norm ? x->in[0] : x;
+}
+static bool cnncl_is_joined(const cnn_tensor *y)
+{
+    const cnn_tensor *head = cnncl_head_of(y), *x = y->in[0];
+    if (!x->op) return false;
+    const cnncl_chain chain = cnncl_chain_of(head);
+    return chain.add == y || chain.map == y || (head != x && cnncl_chain_of(x).map == y);
+}
+
+/* Does batch norm x do the gradients of its chain too? Where they all have one place. */
+static bool cnncl_joins_backward(const cnn_tensor *x)
+{
+    const cnncl_chain chain = cnncl_chain_of(x);
+    const cnn_tensor *last = chain.map ? chain.map : chain.add;
+    if (!last || !x->needs_grad) return false;
+    return cnncl_same_place(cnn_place_grad(x), cnn_place_grad(last));
+}
+static bool cnncl_is_joined_backward(const cnn_tensor *y)
+{
+    const cnn_tensor *head = cnncl_head_of(y);
+    if (head->op != &cnn_op_batch_norm || !cnncl_joins_backward(head)) return false;
+    const cnncl_chain chain = cnncl_chain_of(head);
+    return chain.add == y || chain.map == y;
+}
+
+/* Gradients: beta y + ..., with beta = 0 for the first that writes one, so that none is cleared before. */
+static float cnncl_beta(const cnn_tensor *y, int i) { return cnn_grad_is_first(y, i) ? 0.0f : 1.0f; }
+static bool cnncl_start_grad(cnncl *d, const cnn_tensor *y, int i)      /* for those who only add */
+{
+    return i >= y->n_in || !y->in[i]->needs_grad || !cnn_grad_is_first(y, i) ||
+           cnncl_fill(d, cnn_place_grad(y->in[i]), cnn_count(y->in[i]), 0);
 }
 
 /* ---- Convolution ---- */
@@ -1945,112 +2425,152 @@ static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
     return y->op == &cnn_op_conv2d ? CNNCL_CONV_OF(a, y->in[0]->shape, y->shape)
                                    : CNNCL_CONV_OF(b, y->shape, y->in[0]->shape);
 }
+static int cnncl_min(int a, int b) { return a < b ? a : b; }
+static bool cnncl_is_depthwise(const cnncl_conv *g) { return g->groups > 1 && g->groups == g->ic; }
 
-/* How many columns are unfolded at once: the workspace holds so many columns of col and of the rows of y. */
-static int cnncl_columns(const cnncl *d, const cnncl_conv *g)
+/* Winograd's tiles of 4 x 4 outputs, in one image of the result; 0: not for this one. A tile takes 36 products
+   where the sum takes 9 an output, and four passes over memory: so most of it must be used, by enough
+   channels. */
+static int cnncl_wino_tiles(const cnncl *d, const cnn_tensor *y, const cnncl_conv *g, bool back)
 {
-    size_t column = ((size_t)(g->ic * g->kh * g->kw) + (size_t)g->oc) * sizeof(float);
-    size_t all = (size_t)g->n * (size_t)(g->oh * g->ow);
-    size_t cap = (d->workspace < d->max_buffer ? d->workspace : d->max_buffer) / column;
-    return (int)(cap < 1 ? 1 : cap < all ? cap : all);
+    const int h = back ? g->h : g->oh, w = back ? g->w : g->ow, tiles = (h + 3) / 4 * ((w + 3) / 4);
+    const bool may = g->kh == 3 && g->kw == 3 && g->sh == 1 && g->sw == 1 && g->dh == 1 && g->dw == 1 &&
+                     g->groups == 1 && !cnn_is_exact(y);
+    const bool pays = g->ic >= 16 && g->oc >= 16 && h * w >= 8 * tiles;
+    return may && d->winograd >= 0 && (d->winograd > 0 || pays) ? tiles : 0;
 }
 
-/* A 1x1 convolution is a matrix product as it stands; with many small images it is better unfolded, in one
-   product. */
-static bool cnncl_is_product(const cnncl_conv *g)
+/* How many of its tiles at once: the arrays stay in the device's cache, but each unit gets four groups. */
+static int cnncl_wino_chunk(const cnncl *d, const cnncl_conv *g, int tiles)
 {
-    const bool pointwise = g->kh == 1 && g->kw == 1 && g->sh == 1 && g->sw == 1 && !g->ph && !g->pw;
-    return pointwise && g->oh == g->h && g->ow == g->w && (g->n == 1 || g->oh * g->ow >= 1024);
+    const size_t tile = 36 * sizeof(float) * ((size_t)g->ic + (size_t)g->oc), most = d->workspace / tile;
+    const int    rows = 36 * ((cnncl_min(g->ic, g->oc) + 63) / 64);
+    const size_t least = d->small ? 1 : 64 * (size_t)((4 * d->units + rows - 1) / rows);
+    const size_t chunk = most > least ? most : least;
+    return chunk < (size_t)tiles * (size_t)g->n ? (int)chunk : tiles * g->n;
+}
+static int cnncl_wino_parts(const cnncl *d, const cnncl_conv *g, int count)
+{
+    return cnncl_parts(d, 36.0 * cnncl_groups(1, g->oc, g->ic), count, 1);
 }
 
-static size_t cnncl_conv_scratch(const cnncl *d, const cnncl_conv *g)
+/* V; U or Z; products, or the gradient of U */
+static size_t cnncl_conv_scratch(const cnncl *d, const cnn_tensor *y, const cnncl_conv *g)
 {
-    if (g->groups > 1 || cnncl_is_product(g)) return 0;
-    return (size_t)cnncl_columns(d, g) * ((size_t)(g->ic * g->kh * g->kw) + (size_t)g->oc) * sizeof(float);
-}
-
-static bool cnncl_im2col(cnncl *d, cnn_place col, cnn_place x, const cnncl_conv *g, int first, int count)
-{
-    return CNNCL_RUN(d, im2col, count, g->ic, 1, CNNCL_ARRAY(col), CNNCL_ARRAY(x), CNNCL_CONV(*g),
-                     CNNCL_INT(first), CNNCL_INT(count));
-}
-
-/* y = beta y + f(conv(x, w) + b); b may be NULL; beta = 0, or no b and no f */
-static bool cnncl_conv_forward(cnncl *d, const cnncl_conv *g, cnn_place col, cnn_place y, float beta,
-                               cnn_place x, cnn_place w, const cnn_place *b, cnncl_function f)
-{
-    cnn_place bias = b ? *b : w;
-    int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane;
-    int       columns = cnncl_columns(d, g);
-    cnn_shape ys = { g->n, g->oc, g->oh, g->ow };
-    if (g->groups > 1)
-        return CNNCL_RUN(d, conv_forward, cnncl_len(ys), 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w),
-                         CNNCL_ARRAY(bias), CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(cnncl_len(ys)),
-                         CNNCL_FLOAT(beta), CNNCL_FUNCTION(f));
-    if (cnncl_is_product(g)) {
-        const cnncl_images each = { g->n, 0, (size_t)k * (size_t)plane, (size_t)g->oc * (size_t)plane };
-        return cnncl_own_gemm(d, each, y, plane, beta, w, k, false, x, plane, false, g->oc, plane, k) &&
-               cnncl_bias_map(d, y, ys, b, f);
+    size_t most = 0;
+    for (int back = 0; back < 2; back++) {
+        const int tiles = cnncl_wino_tiles(d, y, g, back);
+        if (!tiles) continue;
+        const size_t count = (size_t)cnncl_wino_chunk(d, g, tiles), weights = (size_t)g->ic * (size_t)g->oc;
+        const size_t arrays = count * ((size_t)g->ic + (size_t)g->oc);
+        const size_t floats = arrays + weights * (size_t)cnncl_wino_parts(d, g, (int)count);
+        if (floats > most) most = floats;
     }
-    for (int first = 0, count; first < total; first += count) {
-        count = total - first < columns ? total - first : columns;
-        cnn_place rows = cnncl_place_at(col, (size_t)count * (size_t)k);
-        if (!cnncl_im2col(d, col, x, g, first, count)) return false;
-        if (!cnncl_gemm(d, rows, count, 0, w, k, false, col, count, false, g->oc, count, k)) return false;
-        if (!CNNCL_RUN(d, rows_to_images, count, g->oc, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(rows),
-                       CNNCL_ARRAY(bias), CNNCL_INT(b != NULL), CNNCL_INT(g->oc), CNNCL_INT(plane),
-                       CNNCL_INT(first), CNNCL_INT(count), CNNCL_FLOAT(beta),
-                       CNNCL_FUNCTION(f))) return false;
-    }
-    return true;
+    return 36 * most * sizeof(float);
 }
 
-/* dx += and dw +=; either may be NULL */
-static bool cnncl_conv_backward(cnncl *d, const cnncl_conv *g, cnn_place col, const cnn_place *dx,
-                                const cnn_place *dw, cnn_place dy, cnn_place x, cnn_place w)
+/* y = beta y + f(conv(x, w) + b) in three steps for each chunk of tiles: transforms, products, transforms. */
+static bool cnncl_wino(cnncl *d, const cnncl_conv *g, bool back, int tiles, cnn_place scratch, cnn_place y,
+                       float beta, cnn_place x, cnn_place w, const cnn_place *b, cnncl_function f)
 {
-    int       k = g->ic * g->kh * g->kw, plane = g->oh * g->ow, total = g->n * plane;
-    int       columns = cnncl_columns(d, g);
-    cnn_place to_x = dx ? *dx : dy, to_w = dw ? *dw : dy;
-    if (g->groups > 1) {
-        int n = g->n * g->ic * g->h * g->w, weights = g->oc * (g->ic / g->groups) * g->kh * g->kw;
-        return (!dw ||
-                CNNCL_RUN(d, conv_backward_weights, weights, 1, 1, CNNCL_ARRAY(to_w), CNNCL_ARRAY(x),
-                          CNNCL_ARRAY(dy), CNNCL_CONV(*g))) &&
-               (!dx ||
-                CNNCL_RUN(d, conv_backward_data, n, 1, 1, CNNCL_ARRAY(to_x), CNNCL_ARRAY(dy), CNNCL_ARRAY(w),
-                          CNNCL_CONV(*g), CNNCL_INT(n)));
-    }
-    if (cnncl_is_product(g)) {                                  /* dx += w^T dy, dw += dy x^T: slices of it */
-        const size_t in = (size_t)k * (size_t)plane, out = (size_t)g->oc * (size_t)plane;
-        const int    most = CNNCL_SLICES / (g->oc * k) > 1 ? CNNCL_SLICES / (g->oc * k) : 1;
-        cnncl_images some = { g->n, 0, out, in };
-        if (dx && !cnncl_own_gemm(d, some, to_x, plane, 1, w, k, true, dy, plane, false, k, plane, g->oc))
-            return false;
-        for (int i = 0; dw && i < g->n; i += some.count) {
-            some = (cnncl_images){ g->n - i < most ? g->n - i : most, out, in, 0 };
-            cnn_place dyi = cnncl_place_at(dy, (size_t)i * out), xi = cnncl_place_at(x, (size_t)i * in);
-            if (!cnncl_own_gemm(d, some, to_w, k, 1, dyi, plane, false, xi, plane, true, g->oc, k, plane))
-                return false;
-        }
-        return true;
-    }
-    /* dw += dy col^T, dx += fold of w^T dy */
-    for (int first = 0, count; first < total; first += count) {
-        count = total - first < columns ? total - first : columns;
-        cnn_place rows = cnncl_place_at(col, (size_t)count * (size_t)k);
-        if (!CNNCL_RUN(d, images_to_rows, count, g->oc, 1, CNNCL_ARRAY(rows), CNNCL_ARRAY(dy),
-                       CNNCL_INT(g->oc), CNNCL_INT(plane), CNNCL_INT(first), CNNCL_INT(count))) return false;
-        if (dw && !(cnncl_im2col(d, col, x, g, first, count) &&
-                    cnncl_gemm(d, to_w, k, 1, rows, count, false, col, count, true, g->oc, k,
-                               count))) return false;
-        int n0 = first / plane, items = ((first + count - 1) / plane + 1 - n0) * g->ic * g->h * g->w;
-        if (dx && !(cnncl_gemm(d, col, count, 0, w, k, true, rows, count, false, k, count, g->oc) &&
-                    CNNCL_RUN(d, col2im, items, 1, 1, CNNCL_ARRAY(to_x), CNNCL_ARRAY(col), CNNCL_CONV(*g),
-                              CNNCL_INT(first), CNNCL_INT(count), CNNCL_INT(n0),
-                              CNNCL_INT(items)))) return false;
+    const int    in = back ? g->oc : g->ic, out = back ? g->ic : g->oc, all = tiles * g->n;
+    const size_t weights = (size_t)in * (size_t)out;
+    cnn_place    u = scratch, v = cnncl_place_at(u, 36 * weights), bias = b ? *b : w;
+    for (int first = 0, count, chunk = cnncl_wino_chunk(d, g, tiles); first < all; first += count) {
+        count = cnncl_min(chunk, all - first);
+        const size_t  n_v = (size_t)in * (size_t)count, n_m = (size_t)out * (size_t)count;
+        cnn_place     m = cnncl_place_at(v, 36 * n_v);
+        cnncl_product p = { .c = m, .a = u, .b = v, .ldc = count, .a_row = in, .a_col = 1, .b_row = count,
+                            .b_col = 1, .m = out, .n = count, .k = in, .count = 36, .c_step = n_m,
+                            .a_step = weights, .b_step = n_v };
+        if (!CNNCL_RUN(d, wino_in, (int)(n_v + (first ? 0 : weights)), 1, 1, CNNCL_ARRAY(v), CNNCL_ARRAY(x),
+                       CNNCL_ARRAY(u), CNNCL_ARRAY(w), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first),
+                       CNNCL_INT(count), CNNCL_INT(!first)) ||
+            !cnncl_run_product(d, &p, cnncl_tile_for(d, out, count, 36), 1) ||
+            !CNNCL_RUN(d, wino_out, (int)n_m, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(m), CNNCL_ARRAY(bias),
+                       CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first),
+                       CNNCL_INT(count), CNNCL_FLOAT(beta), CNNCL_FUNCTION(cnncl_finish(f)))) return false;
     }
     return true;
+}
+
+/* dw +=, by the gradient of U */
+static bool cnncl_wino_weights(cnncl *d, const cnncl_conv *g, int tiles, cnn_place scratch, cnn_place dw,
+                               cnn_place dy, cnn_place x)
+{
+    const int    all = tiles * g->n, weights = g->ic * g->oc, chunk = cnncl_wino_chunk(d, g, tiles);
+    const int    parts = cnncl_wino_parts(d, g, chunk);
+    cnn_place    du = scratch, v = cnncl_place_at(du, 36 * (size_t)weights * (size_t)parts);
+    for (int first = 0, count; first < all; first += count) {
+        count = cnncl_min(chunk, all - first);
+        const size_t  n_v = (size_t)g->ic * (size_t)count, n_z = (size_t)g->oc * (size_t)count;
+        cnn_place     z = cnncl_place_at(v, 36 * n_v);
+        cnncl_product p = { .c = du, .a = z, .b = v, .ldc = g->ic, .a_row = count, .a_col = 1, .b_row = 1,
+                            .b_col = count, .m = g->oc, .n = g->ic, .k = count, .count = 36,
+                            .c_step = (size_t)weights, .a_step = n_z, .b_step = n_v, .beta = first ? 1.0f : 0.0f };
+        if (!CNNCL_RUN(d, wino_in, (int)(n_v + n_z), 1, 1, CNNCL_ARRAY(v), CNNCL_ARRAY(x), CNNCL_ARRAY(z),
+                       CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(0), CNNCL_INT(first), CNNCL_INT(count),
+                       CNNCL_INT(2)) ||
+            !cnncl_run_product(d, &p, cnncl_tile_for(d, g->oc, g->ic, 36 * parts), parts)) return false;
+    }
+    return CNNCL_RUN(d, wino_dw, weights, 1, 1, CNNCL_ARRAY(dw), CNNCL_ARRAY(du), CNNCL_INT(weights),
+                     CNNCL_INT(parts));
+}
+
+/* y = beta y + f(conv(x, w) + b); back: y = dx, x = dy, the convolution's transpose. b may be NULL; beta = 0, or
+   no b and no f. of: whose it is. */
+static bool cnncl_convolve(cnncl *d, const cnn_tensor *of, const cnncl_conv *g, bool back, cnn_place y, float beta,
+                           cnn_place x, cnn_place w, const cnn_place *b, cnncl_function f)
+{
+    const cnn_place bias = b ? *b : w;
+    const int rows = (back ? g->ic : g->oc) / g->groups, n = g->n * (back ? g->ic * g->h * g->w
+                                                                          : g->oc * g->oh * g->ow);
+    const int across = back ? cnncl_min(g->sw, g->w) : 1, down = back ? cnncl_min(g->sh, g->h) : 1;
+    const int pixels = g->n * (back ? (g->h - 1) / g->sh + 1 : g->oh) * (back ? (g->w - 1) / g->sw + 1 : g->ow);
+    const int tiles = cnncl_wino_tiles(d, of, g, back), grid = g->groups * across * down;
+    const int tile = cnncl_tile_for(d, rows, pixels, grid), side = cnncl_sides[tile];
+    const cnncl_function now = cnncl_finish(f);
+    if (tiles) {
+        if (!cnncl_wino(d, g, back, tiles, cnn_place_scratch(of->graph), y, beta, x, w, b, f)) return false;
+    } else if (cnncl_is_depthwise(g)) {
+        if (!CNNCL_RUN_NUMBER(d, back ? CNNCL_depthwise_data : CNNCL_depthwise_forward, n, 1, 1, CNNCL_ARRAY(y),
+                              CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
+                              CNNCL_CONV(*g), CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FUNCTION(now))) return false;
+    } else if (!CNNCL_RUN_NUMBER(d, CNNCL_conv_128 + tile, (pixels + side - 1) / side, (rows + side - 1) / side,
+                                 grid, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias),
+                                 CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_FLOAT(beta),
+                                 CNNCL_FUNCTION(now))) return false;
+    return cnncl_finish_after(d, y, n, f);
+}
+
+/* dw += dy x^T, and db += the sums of dy where it is not NULL. */
+static bool cnncl_convolve_weights(cnncl *d, const cnn_tensor *of, const cnncl_conv *g, cnn_place dw,
+                                   const cnn_place *db, cnn_place dy, cnn_place x)
+{
+    const int    columns = g->ic / g->groups * g->kh * g->kw, rows = g->oc / g->groups, n = g->oc * columns;
+    const int    pixels = g->n * g->oh * g->ow, tiles = cnncl_wino_tiles(d, of, g, false);
+    const bool   depthwise = cnncl_is_depthwise(g);
+    const int    most = pixels / 256 > 1 ? pixels / 256 : 1;
+    const int    tile = cnncl_tile_for(d, rows, columns, g->groups * most), side = cnncl_sides[tile];
+    const size_t size = (size_t)n + (db ? (size_t)g->oc : 0);
+    const double groups = depthwise ? g->oc * g->kh : (double)cnncl_groups(tile, rows, columns) * g->groups;
+    const int    parts = cnncl_parts(d, groups, pixels, size), length = cnncl_part_length(pixels, parts);
+    const bool   add = parts > 1;
+    cnn_place    sums = db ? *db : dw, slices = { d->slices, 0 }, more = { d->slices, (size_t)n };
+    cnn_place    to = add ? slices : dw, to_b = add ? more : sums;
+    if (tiles) {
+        const cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
+        return cnncl_wino_weights(d, g, tiles, cnn_place_scratch(of->graph), dw, dy, x) &&
+               (!db || cnncl_fold(d, *db, bs, 1, 1, dy, ys, NULL, bs));
+    }
+    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_ARRAY(to_b), CNNCL_INT(db != NULL), CNNCL_ULONG(size),
+                              CNNCL_ARRAY(x), CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(length),
+                              CNNCL_FLOAT(add ? 0 : 1) };
+    const int n_args = (int)(sizeof arg / sizeof *arg);
+    return (depthwise ? cnncl_run(d, CNNCL_depthwise_weights, g->oc, g->kh, parts, arg, n_args)
+            : cnncl_run(d, CNNCL_weights_128 + tile, (columns + side - 1) / side, (rows + side - 1) / side,
+                        g->groups * parts, arg, n_args)) &&
+           (!add || cnncl_add_slices(d, dw, n, sums, db ? g->oc : 0, parts, 1, NULL, 1, cnncl_identity));
 }
 
 /* db += the sum of dy over all but the channels, where there is a bias that wants it: operand 2. */
@@ -2063,92 +2583,91 @@ static bool cnncl_bias_backward(cnncl *d, cnn_tensor *y)
 
 CNNCL_FORWARD(conv2d)
 {
-    cnncl_conv g = cnncl_conv_of(y);
-    cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
-    return cnncl_conv_forward(cnncl_of(dev), &g, cnn_place_scratch(y->graph), cnn_place_data(y), 0,
-                              cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL,
-                              cnncl_ending_function(y));
+    const cnncl_conv g = cnncl_conv_of(y);
+    const cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
+    return cnncl_convolve(cnncl_of(dev), y, &g, false, cnn_place_data(y), 0, cnn_place_data(y->in[0]),
+                          cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
 }
 CNNCL_BACKWARD(conv2d)
 {
-    cnncl_conv g = cnncl_conv_of(y);
-    cnn_place  dx = cnn_place_grad(y->in[0]), dw = cnn_place_grad(y->in[1]);
-    return cnncl_bias_backward(cnncl_of(dev), y) &&
-           cnncl_conv_backward(cnncl_of(dev), &g, cnn_place_scratch(y->graph), y->in[0]->needs_grad ? &dx
-                               : NULL, y->in[1]->needs_grad ? &dw : NULL, cnn_place_grad(y),
-                               cnn_place_data(y->in[0]), cnn_place_data(y->in[1]));
+    cnncl           *d = cnncl_of(dev);
+    const cnncl_conv g = cnncl_conv_of(y);
+    cnn_tensor      *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 && y->in[2]->needs_grad ? y->in[2] : NULL;
+    const cnn_place  dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy;
+    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
+           (w->needs_grad ? cnncl_convolve_weights(d, y, &g, cnn_place_grad(w), b ? &db : NULL, dy,
+                                                   cnn_place_data(x))
+                          : cnncl_bias_backward(d, y)) &&
+           (!x->needs_grad || cnncl_convolve(d, y, &g, true, cnn_place_grad(x), cnncl_beta(y, 0), dy,
+                                             cnn_place_data(w), NULL, cnncl_identity));
 }
 
 /* The gradient of a convolution from y to x, run forwards. */
 CNNCL_FORWARD(conv_transpose2d)
 {
-    cnncl     *d = cnncl_of(dev);
-    cnncl_conv g = cnncl_conv_of(y);
-    cnn_place  out = cnn_place_data(y);
-    cnn_shape  bs = { 1, y->shape.c, 1, 1 };
-    return (y->n_in > 2 ? cnncl_spread(d, out, y->shape, 0, 1, cnn_place_data(y->in[2]), bs, 0)
-            : cnncl_fill(d, out, (size_t)cnncl_len(y->shape), 0)) &&
-           cnncl_conv_backward(d, &g, cnn_place_scratch(y->graph), &out, NULL, cnn_place_data(y->in[0]),
-                               out, cnn_place_data(y->in[1]));
+    const cnncl_conv g = cnncl_conv_of(y);
+    const cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
+    return cnncl_convolve(cnncl_of(dev), y, &g, true, cnn_place_data(y), 0, cnn_place_data(y->in[0]),
+                          cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
 }
 CNNCL_BACKWARD(conv_transpose2d)
 {
-    cnncl      *d = cnncl_of(dev);
-    cnncl_conv  g = cnncl_conv_of(y);
-    cnn_tensor *x = y->in[0], *w = y->in[1];
-    cnn_place   col = cnn_place_scratch(y->graph), dy = cnn_place_grad(y), dw = cnn_place_grad(w);
-    return cnncl_bias_backward(d, y) &&
-           (!x->needs_grad ||
-            cnncl_conv_forward(d, &g, col, cnn_place_grad(x), 1, dy, cnn_place_data(w), NULL,
-                               (cnncl_function){ CNNCL_IS_NOTHING, { 0, 0 } })) &&
-           (!w->needs_grad ||
-            cnncl_conv_backward(d, &g, col, NULL, &dw, cnn_place_data(x), dy, cnn_place_data(w)));
+    cnncl           *d = cnncl_of(dev);
+    const cnncl_conv g = cnncl_conv_of(y);
+    cnn_tensor      *x = y->in[0], *w = y->in[1];
+    const cnn_place  dy = cnn_place_grad(y);
+    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) && cnncl_bias_backward(d, y) &&
+           (!w->needs_grad || cnncl_convolve_weights(d, y, &g, cnn_place_grad(w), NULL, cnn_place_data(x), dy)) &&
+           (!x->needs_grad || cnncl_convolve(d, y, &g, false, cnn_place_grad(x), cnncl_beta(y, 0), dy,
+                                             cnn_place_data(w), NULL, cnncl_identity));
 }
 
 /* ---- Dense and matrix product ---- */
 
 CNNCL_FORWARD(dense)
 {
-    cnncl    *d = cnncl_of(dev);
-    cnn_place out = cnn_place_data(y);
-    int       n = y->shape.n, k = cnncl_elements(y->in[0]->shape), units = y->shape.c;
-    cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
-    return cnncl_gemm(d, out, units, 0, cnn_place_data(y->in[0]), k, false, cnn_place_data(y->in[1]), k,
-                      true, n, units, k) &&
-           cnncl_bias_map(d, out, y->shape, y->n_in > 2 ? &b : NULL, cnncl_ending_function(y));
+    const int       k = cnncl_elements(y->in[0]->shape), units = y->shape.c;
+    const cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
+    return cnncl_gemm(cnncl_of(dev), (cnncl_product){
+        .c = cnn_place_data(y), .ldc = units, .a = cnn_place_data(y->in[0]), .a_row = k, .a_col = 1,
+        .b = cnn_place_data(y->in[1]), .b_row = 1, .b_col = k, .m = y->shape.n, .n = units, .k = k,
+        .bias = y->n_in > 2 ? &b : NULL, .f = cnncl_chain_of(y).f });
 }
 CNNCL_BACKWARD(dense)
 {
-    cnncl      *d = cnncl_of(dev);
-    cnn_tensor *x = y->in[0], *w = y->in[1];
-    cnn_place   dy = cnn_place_grad(y);
-    int         n = y->shape.n, k = cnncl_elements(x->shape), units = y->shape.c;
-    if (x->needs_grad &&
-        !cnncl_gemm(d, cnn_place_grad(x), k, 1, dy, units, false, cnn_place_data(w), k, false, n, k,
-                    units)) return false;
-    if (w->needs_grad &&
-        !cnncl_gemm(d, cnn_place_grad(w), k, 1, dy, units, true, cnn_place_data(x), k, false, units, k,
-                    n)) return false;
-    return cnncl_bias_backward(d, y);
+    cnncl          *d = cnncl_of(dev);
+    cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 && y->in[2]->needs_grad ? y->in[2] : NULL;
+    const cnn_place dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy;
+    const int       n = y->shape.n, k = cnncl_elements(x->shape), units = y->shape.c;
+    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
+           (w->needs_grad ? cnncl_gemm(d, (cnncl_product){
+                .c = cnn_place_grad(w), .ldc = k, .a = dy, .a_row = 1, .a_col = units, .b = cnn_place_data(x),
+                .b_row = k, .b_col = 1, .m = units, .n = k, .k = n, .beta = 1,
+                .sums = b ? &db : NULL }) : cnncl_bias_backward(d, y)) &&
+           (!x->needs_grad || cnncl_gemm(d, (cnncl_product){
+                .c = cnn_place_grad(x), .ldc = k, .a = dy, .a_row = units, .a_col = 1, .b = cnn_place_data(w),
+                .b_row = k, .b_col = 1, .m = n, .n = k, .k = units, .beta = cnncl_beta(y, 0) }));
 }
 
 CNNCL_FORWARD(matmul)
 {
-    int m = y->shape.n, k = y->in[0]->shape.c, p = y->shape.c;
-    return cnncl_gemm(cnncl_of(dev), cnn_place_data(y), p, 0, cnn_place_data(y->in[0]), k, false,
-                      cnn_place_data(y->in[1]), p, false, m, p, k);
+    const int k = y->in[0]->shape.c, n = y->shape.c;
+    return cnncl_gemm(cnncl_of(dev), (cnncl_product){
+        .c = cnn_place_data(y), .ldc = n, .a = cnn_place_data(y->in[0]), .a_row = k, .a_col = 1,
+        .b = cnn_place_data(y->in[1]), .b_row = n, .b_col = 1, .m = y->shape.n, .n = n, .k = k });
 }
 CNNCL_BACKWARD(matmul)
 {
     cnncl      *d = cnncl_of(dev);
     cnn_tensor *a = y->in[0], *b = y->in[1];
     cnn_place   dy = cnn_place_grad(y);
-    int         m = y->shape.n, k = a->shape.c, p = y->shape.c;
-    if (a->needs_grad &&
-        !cnncl_gemm(d, cnn_place_grad(a), k, 1, dy, p, false, cnn_place_data(b), p, true, m, k,
-                    p)) return false;
-    return !b->needs_grad ||
-           cnncl_gemm(d, cnn_place_grad(b), p, 1, cnn_place_data(a), k, true, dy, p, false, k, p, m);
+    const int   m = y->shape.n, k = a->shape.c, n = y->shape.c;
+    return (!a->needs_grad || cnncl_gemm(d, (cnncl_product){
+                .c = cnn_place_grad(a), .ldc = k, .a = dy, .a_row = n, .a_col = 1, .b = cnn_place_data(b),
+                .b_row = 1, .b_col = n, .m = m, .n = k, .k = n, .beta = cnncl_beta(y, 0) })) &&
+           (!b->needs_grad || cnncl_gemm(d, (cnncl_product){
+                .c = cnn_place_grad(b), .ldc = n, .a = cnn_place_data(a), .a_row = 1, .a_col = k, .b = dy,
+                .b_row = n, .b_col = 1, .m = k, .n = n, .k = m, .beta = cnncl_beta(y, 1) }));
 }
 
 /* ---- Pools: the kernels take a pool as a convolution with one channel a plane ---- */
@@ -2175,7 +2694,7 @@ CNNCL_BACKWARD(max_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), max_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+    return CNNCL_RUN(cnncl_of(dev), max_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
                      CNNCL_SAVED(y), CNNCL_CONV(g), CNNCL_INT(n));
 }
 
@@ -2197,7 +2716,8 @@ CNNCL_BACKWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+    return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+                     CNNCL_GRAD(y),
                      CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 
@@ -2210,7 +2730,7 @@ CNNCL_FORWARD(adaptive_avg_pool)
 CNNCL_BACKWARD(adaptive_avg_pool)
 {
     int n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), adaptive_backward, n, 1, 1, CNNCL_GRAD(y->in[0]),
+    return CNNCL_RUN(cnncl_of(dev), adaptive_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
                      CNNCL_SHAPE(y->in[0]->shape), CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(n));
 }
 
@@ -2233,16 +2753,18 @@ CNNCL_FORWARD(reduce)
 CNNCL_BACKWARD(reduce)
 {
     cnn_tensor *x = y->in[0];
-    return cnncl_spread(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, cnncl_reduce_factor(y),
+    return cnncl_spread(cnncl_of(dev), cnn_place_grad(x), x->shape, cnncl_beta(y, 0), cnncl_reduce_factor(y),
                         cnn_place_grad(y), y->shape, 0);
 }
 
-static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int how, cnn_place a, cnn_shape as,
-                          cnn_place b, cnn_shape bs)
+static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place a, cnn_shape as, cnn_place b,
+                          cnn_shape bs, cnncl_function f)
 {
-    int n = cnncl_len(ys);
+    const int  n = cnncl_len(ys);
+    const bool plain = cnncl_same_shape(as, ys) && cnncl_same_shape(bs, ys);
     return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
-                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(how));
+                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
+                     CNNCL_FUNCTION(f));
 }
 static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax || y->op == &cnn_op_amin; }
 
@@ -2260,10 +2782,11 @@ CNNCL_BACKWARD(most)
     cnn_tensor     *x = y->in[0];
     const cnn_shape xs = x->shape, ys = y->shape;
     cnn_place       equal = cnn_place_scratch(y->graph), share = cnncl_place_at(equal, (size_t)cnncl_len(xs));
-    return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys) &&
+    return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys,
+                         cnncl_identity) &&
            cnncl_fold(d, share, ys, 0, 1, equal, xs, NULL, ys) &&
-           cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys) &&
-           cnncl_fold(d, cnn_place_grad(x), xs, 1, 1, equal, xs, &share, ys);
+           cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys, cnncl_identity) &&
+           cnncl_fold(d, cnn_place_grad(x), xs, cnncl_beta(y, 0), 1, equal, xs, &share, ys);
 }
 
 /* ---- add, sub, mul, ...: forward stretches both operands, backward folds dy back into each. ---- */
@@ -2280,23 +2803,25 @@ static int cnncl_binary(const cnn_tensor *y)
 CNNCL_FORWARD(binary)
 {
     const cnn_tensor *a = y->in[0], *b = y->in[1];
-    return cnncl_stretch(cnncl_of(dev), cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
-                         a->shape, cnn_place_data(b), b->shape);
+    return cnncl_is_joined(y) ||
+           cnncl_stretch(cnncl_of(dev), cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
+                         a->shape, cnn_place_data(b), b->shape, cnncl_chain_of(y).f);
 }
 CNNCL_BACKWARD(binary)
 {
     const int how = cnncl_binary(y), n = cnncl_len(y->shape);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2 && !cnncl_is_joined_backward(y); i++) {
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
-        cnn_place   u = cnn_place_data(other), dy = cnn_place_grad(y), d = cnn_place_scratch(y->graph);
+        cnn_place   u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
+        cnn_place   d = cnn_place_scratch(y->graph);
         float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
-        if (!x->needs_grad) continue;
+        if (!x->needs_grad || (i == 0 && cnncl_is_sum(y) && cnncl_same_place(dx, dy))) continue;
         if (how >= CNNCL_DIV &&
             !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_ARRAY(dy),
                        CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape),
                        CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how),
                        CNNCL_INT(i))) return false;
-        if (!cnncl_fold(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, factor, how < CNNCL_DIV ? dy : d,
+        if (!cnncl_fold(cnncl_of(dev), dx, x->shape, cnncl_beta(y, i), factor, how < CNNCL_DIV ? dy : d,
                         y->shape, y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
     }
     return true;
@@ -2311,7 +2836,7 @@ CNNCL_FORWARD(scale)
 CNNCL_BACKWARD(scale)
 {
     const cnn_scale_args *a = y->args;
-    return cnncl_spread(cnncl_of(dev), cnn_place_grad(y->in[0]), y->shape, 1, a->factor,
+    return cnncl_spread(cnncl_of(dev), cnn_place_grad(y->in[0]), y->shape, cnncl_beta(y, 0), a->factor,
                         cnn_place_grad(y), y->shape, 0);
 }
 
@@ -2329,12 +2854,13 @@ CNNCL_FORWARD(reshape)
 {
     cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
     int       n = cnncl_len(y->shape);
-    return (out.buffer == x.buffer && out.at == x.at) || cnncl_copy_rows(dev, out, n, x, n, n, 1, 0);
+    return cnncl_same_place(out, x) || cnncl_copy_rows(dev, out, n, x, n, n, 1, 0);
 }
 CNNCL_BACKWARD(reshape)
 {
-    int n = cnncl_len(y->shape);
-    return cnncl_copy_rows(dev, cnn_place_grad(y->in[0]), n, cnn_place_grad(y), n, n, 1, 1);
+    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
+    int       n = cnncl_len(y->shape);
+    return cnncl_same_place(dx, dy) || cnncl_copy_rows(dev, dx, n, dy, n, n, 1, cnncl_beta(y, 0));
 }
 
 /* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
@@ -2348,11 +2874,13 @@ static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
         cnn_place   a = back ? cnn_place_grad(own) : cnn_place_data(own);
         cnn_place   b = back ? cnn_place_grad(other) : cnn_place_data(other);
         int         n = cnncl_len(own->shape);
+        const bool  all = m.into || n == cnncl_len(x->shape);             /* it writes all of x's gradient */
         if (back && !x->needs_grad) continue;
+        if (back && !all && !cnncl_start_grad(cnncl_of(dev), y, k)) return false;
         good = CNNCL_RUN(cnncl_of(dev), move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape),
                          CNNCL_ARRAY(b), CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
                          CNNCL_SHAPE(cnncl_by_axis(m.step)), CNNCL_SHAPE(cnncl_by_axis(m.within)),
-                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(back ? 1.0f : 0.0f));
+                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(!back ? 0 : all ? cnncl_beta(y, k) : 1));
     }
     return good;
 }
@@ -2373,7 +2901,8 @@ CNNCL_BACKWARD(pad)
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
     int                 n = cnncl_len(x);
-    return CNNCL_RUN(cnncl_of(dev), pad_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_SHAPE(x),
+    return CNNCL_RUN(cnncl_of(dev), pad_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+                     CNNCL_SHAPE(x),
                      CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
                      CNNCL_INT(n));
 }
@@ -2391,7 +2920,7 @@ CNNCL_BACKWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
     int         n = cnncl_len(x->shape);
-    return CNNCL_RUN(cnncl_of(dev), upsample_backward, n, 1, 1, CNNCL_GRAD(x), CNNCL_SHAPE(x->shape),
+    return CNNCL_RUN(cnncl_of(dev), upsample_backward, n, 1, 1, CNNCL_GRAD(x), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_SHAPE(x->shape),
                      CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
 }
 
@@ -2410,7 +2939,7 @@ CNNCL_BACKWARD(lrn)
 {
     const cnn_lrn_args *t = y->args;
     int       n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), lrn_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+    return CNNCL_RUN(cnncl_of(dev), lrn_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
                      CNNCL_DATA(y->in[0]), CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_INT(t->size),
                      CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_INT(y->shape.c),
                      CNNCL_INT(cnncl_plane(y->shape)), CNNCL_INT(n));
@@ -2422,7 +2951,7 @@ CNNCL_FORWARD(map)
 {
     cnncl_function f = cnncl_function_of(y);
     int            n = cnncl_len(y->shape);
-    return cnncl_ending(y->in[0]) == y ||
+    return cnncl_is_joined(y) ||
            CNNCL_RUN(cnncl_of(dev), map_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]), CNNCL_INT(n),
                      CNNCL_FUNCTION(f));
 }
@@ -2430,8 +2959,10 @@ CNNCL_BACKWARD(map)
 {
     cnncl_function f = cnncl_function_of(y);
     int            n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), map_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
-                     CNNCL_DATA(y->op->flags & CNN_READS_X ? y->in[0] : y), CNNCL_INT(n), CNNCL_FUNCTION(f));
+    return cnncl_is_joined_backward(y) ||
+           CNNCL_RUN(cnncl_of(dev), map_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+                     CNNCL_GRAD(y), CNNCL_DATA(y->op->flags & CNN_READS_X ? y->in[0] : y), CNNCL_INT(n),
+                     CNNCL_FUNCTION(f));
 }
 
 /* ---- softmax and its logarithm ---- */
@@ -2455,7 +2986,8 @@ CNNCL_FORWARD(softmax)
 CNNCL_BACKWARD(softmax)
 {
     int c, plane, rows = cnncl_lines(y, &c, &plane);
-    return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+    return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+                     CNNCL_GRAD(y),
                      CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
@@ -2476,67 +3008,81 @@ CNNCL_FORWARD(dropout)
     if (mode == CNN_EVAL) return cnncl_reshape_forward(dev, y, mode);      /* y = x */
     return cnncl_dropout(dev, y, cnn_place_data(y), cnn_place_data(y->in[0]), 0);
 }
-CNNCL_BACKWARD(dropout) { return cnncl_dropout(dev, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), 1); }
+CNNCL_BACKWARD(dropout) 
+{
+    return cnncl_dropout(dev, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), cnncl_beta(y, 0));
+}
 
 /* ---- Batch norm ---- */
 
-typedef struct {
-    cnn_place x, w, b, mean, inverse, running_mean, running_var;
-    int       affine, channels, plane, count, running;
-} cnncl_norm;
-
-static cnncl_norm cnncl_norm_of(cnn_tensor *y, cnn_mode mode)
+/* In how many slices is a channel cut, so that each unit gets four groups? */
+static int cnncl_norm_slices(const cnncl *d, const cnn_tensor *y)
 {
-    const cnn_tensor *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
-    cnncl_norm        v;
-    v.affine = w != NULL;
-    v.x = cnn_place_data(y->in[0]);
-    v.w = w ? cnn_place_data(w) : v.x, v.b = b ? cnn_place_data(b) : v.x;
-    v.running_mean = cnn_place_data(cnn_operand(y, "running_mean"));
-    v.running_var = cnn_place_data(cnn_operand(y, "running_var"));
-    v.channels = y->shape.c, v.plane = cnncl_plane(y->shape), v.count = y->shape.n * v.plane;
-    v.running = mode == CNN_EVAL || cnn_operand(y, "running_mean")->frozen;
-    v.mean = v.running ? v.running_mean : cnn_place_saved(y);
-    v.inverse = v.running ? v.running_var : cnncl_place_at(v.mean, (size_t)v.channels);
+    enum { LEAST = 1024, MOST = 64 };
+    const int count = y->shape.n * cnncl_plane(y->shape), wanted = (4 * d->units + y->shape.c - 1) / y->shape.c;
+    const int most = count / LEAST < MOST ? count / LEAST : MOST;
+    return wanted < most ? wanted : most > 1 ? most : 1;
+}
+
+typedef struct {
+    cnn_tensor *w, *b;
+    cnn_place   x, scratch;
+    int         channels, plane, count, length, slices;
+    bool        running;                     /* the statistics are those that are kept */
+} cnncl_norm;
+static cnncl_norm cnncl_norm_of(const cnncl *d, const cnn_tensor *y, cnn_mode mode)
+{
+    cnncl_norm v = { cnn_operand(y, "weight"), cnn_operand(y, "bias"), cnn_place_data(y->in[0]),
+                     cnn_place_scratch(y->graph), y->shape.c, cnncl_plane(y->shape), 0, 0, 0,
+                     mode == CNN_EVAL || cnn_operand(y, "running_mean")->frozen };
+    v.count = y->shape.n * v.plane;
+    v.length = cnncl_part_length(v.count, cnncl_norm_slices(d, y));
+    v.slices = (v.count + v.length - 1) / v.length;
     return v;
 }
+#define CNNCL_SLICES_OF(v)                                                                                   \
+    CNNCL_INT((v).channels), CNNCL_INT((v).plane), CNNCL_INT((v).count), CNNCL_INT((v).length)
 
 CNNCL_FORWARD(batch_norm)
 {
     cnncl                     *d = cnncl_of(dev);
-    cnncl_norm                 v = cnncl_norm_of(y, mode);
+    const cnncl_norm           v = cnncl_norm_of(d, y, mode);
+    const cnncl_chain          chain = cnncl_chain_of(y);
     const cnn_batch_norm_args *a = y->args;
-    int                        n = cnncl_len(y->shape);
-    return (v.running ||
-            CNNCL_RUN(d, batch_norm_statistics, v.channels, 1, 1, CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
-                      CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.running_mean), CNNCL_ARRAY(v.running_var),
-                      CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count), CNNCL_FLOAT(a->eps),
-                      CNNCL_FLOAT(a->momentum))) &&
-           CNNCL_RUN(d, batch_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.mean),
-                     CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_ARRAY(v.b), CNNCL_INT(v.affine),
-                     CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(n), CNNCL_FLOAT(a->eps),
-                     CNNCL_INT(v.running));
+    const bool                 train = mode == CNN_TRAIN;
+    const cnn_tensor *mean = cnn_operand(y, "running_mean"), *var = cnn_operand(y, "running_var");
+    const cnn_place   saved = train ? cnn_place_saved(y) : v.x, w = v.w ? cnn_place_data(v.w) : v.x;
+    const cnn_place   b = v.b ? cnn_place_data(v.b) : v.x, other = chain.add ? cnn_place_data(chain.add->in[1]) : v.x;
+    return (v.running || CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x),
+                                CNNCL_ARRAY(v.scratch), CNNCL_SLICES_OF(v))) &&
+           CNNCL_RUN(d, norm_forward, v.channels, v.slices, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x),
+                     CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(saved), CNNCL_DATA(mean), CNNCL_DATA(var), CNNCL_ARRAY(w),
+                     CNNCL_ARRAY(b), CNNCL_INT(v.w != NULL), CNNCL_ARRAY(other), CNNCL_FLOAT(chain.sign),
+                     CNNCL_SLICES_OF(v), CNNCL_INT(v.running ? 0 : v.slices), CNNCL_FLOAT(a->eps),
+                     CNNCL_FLOAT(a->momentum), CNNCL_INT(train), CNNCL_FUNCTION(chain.f));
 }
 CNNCL_BACKWARD(batch_norm)
 {
-    const float eps = ((const cnn_batch_norm_args *)y->args)->eps;
-    cnncl      *d = cnncl_of(dev);
-    cnncl_norm  v = cnncl_norm_of(y, CNN_TRAIN);
-    cnn_tensor *x = y->in[0], *w = cnn_operand(y, "weight"), *b = cnn_operand(y, "bias");
-    cnn_place   sums = cnn_place_scratch(y->graph);
-    bool        want_dw = w && w->needs_grad, want_db = b && b->needs_grad;
-    cnn_place   dx = x->needs_grad ? cnn_place_grad(x) : sums;
-    cnn_place   dw = want_dw ? cnn_place_grad(w) : sums, db = want_db ? cnn_place_grad(b) : sums;
-    int         n = cnncl_len(y->shape);
-    return CNNCL_RUN(d, batch_norm_sums, v.channels, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(dw),
-                     CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
-                     CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_INT(v.channels), CNNCL_INT(v.plane),
-                     CNNCL_INT(v.count), CNNCL_FLOAT(eps), CNNCL_INT(v.running)) &&
-           (!x->needs_grad ||
-            CNNCL_RUN(d, batch_norm_backward, n, 1, 1, CNNCL_ARRAY(dx), CNNCL_GRAD(y), CNNCL_ARRAY(v.x),
-                      CNNCL_ARRAY(v.mean), CNNCL_ARRAY(v.inverse), CNNCL_ARRAY(v.w), CNNCL_INT(v.affine),
-                      CNNCL_ARRAY(sums), CNNCL_INT(v.channels), CNNCL_INT(v.plane), CNNCL_INT(v.count),
-                      CNNCL_INT(n), CNNCL_FLOAT(eps), CNNCL_INT(v.running)));
+    cnncl            *d = cnncl_of(dev);
+    const cnncl_norm  v = cnncl_norm_of(d, y, CNN_TRAIN);
+    const cnncl_chain none = { NULL, NULL, cnncl_identity, 0 };
+    const cnncl_chain chain = cnncl_joins_backward(y) ? cnncl_chain_of(y) : none;
+    cnn_tensor       *x = y->in[0], *other = chain.add ? chain.add->in[1] : NULL;
+    const bool        want_dw = v.w && v.w->needs_grad, want_db = v.b && v.b->needs_grad;
+    const bool        want_other = other && other->needs_grad;
+    const cnn_place   dx = x->needs_grad ? cnn_place_grad(x) : v.scratch, w = v.w ? cnn_place_data(v.w) : v.x;
+    const cnn_place   dw = want_dw ? cnn_place_grad(v.w) : dx, db = want_db ? cnn_place_grad(v.b) : dx;
+    const cnn_place   dother = want_other ? cnn_place_grad(other) : dx;
+    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
+           CNNCL_RUN(d, norm_sums, v.channels, v.slices, 1, CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(dother),
+                     CNNCL_FLOAT(want_other ? chain.sign : 0), CNNCL_FLOAT(want_other ? cnncl_beta(chain.add, 1) : 0),
+                     CNNCL_ARRAY(v.x), CNNCL_GRAD(y), CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_SLICES_OF(v),
+                     CNNCL_FUNCTION(chain.f)) &&
+           CNNCL_RUN(d, norm_backward, v.channels, v.slices, 1, CNNCL_ARRAY(dx), CNNCL_INT(x->needs_grad),
+                     CNNCL_ARRAY(dw), CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db),
+                     CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
+                     CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_ARRAY(w), CNNCL_INT(v.w != NULL), CNNCL_SLICES_OF(v),
+                     CNNCL_INT(v.slices), CNNCL_FLOAT(v.running ? 0 : 1 / (float)v.count), CNNCL_FUNCTION(chain.f));
 }
 
 /* ---- Norms of one sample ---- */
@@ -2580,9 +3126,10 @@ CNNCL_BACKWARD(sample_norm)
     cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
     int       n = cnncl_len(y->shape), k = t.k, sample = t.period, share = t.share;
     return (!y->in[0]->needs_grad ||
-            CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
+            CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
                       CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL),
                       CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred))) &&
+           cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
            (!(want_dw || want_db) ||
             CNNCL_RUN(d, sample_norm_weight, sample / share, 1, 1, CNNCL_ARRAY(dw), CNNCL_INT(want_dw),
                       CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
@@ -2600,8 +3147,9 @@ CNNCL_BACKWARD(prelu)
     cnncl *d = cnncl_of(dev);
     int    n = cnncl_len(y->shape), channels = y->in[1]->shape.c, plane = cnncl_plane(y->shape);
     return (!y->in[0]->needs_grad ||
-            CNNCL_RUN(d, prelu_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y), CNNCL_DATA(y->in[0]),
+            CNNCL_RUN(d, prelu_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y), CNNCL_DATA(y->in[0]),
                       CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n))) &&
+           cnncl_start_grad(d, y, 1) &&
            (!y->in[1]->needs_grad ||
             CNNCL_RUN(d, prelu_weight, channels, 1, 1, CNNCL_GRAD(y->in[1]), CNNCL_GRAD(y),
                       CNNCL_DATA(y->in[0]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n)));
@@ -2663,7 +3211,7 @@ CNNCL_BACKWARD(label_loss)
     return CNNCL_RUN(d, label_loss_share, 1, 1, 1, CNNCL_ARRAY(share), CNNCL_GRAD(y), CNNCL_ARRAY(l.labels),
                      CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.channels),
                      CNNCL_INT(l.rows)) &&
-           CNNCL_RUN(d, label_loss_backward, l.n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_ARRAY(share),
+           CNNCL_RUN(d, label_loss_backward, l.n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_ARRAY(share),
                      CNNCL_ARRAY(saved), CNNCL_ARRAY(l.x), CNNCL_ARRAY(l.labels), CNNCL_ARRAY(l.v),
                      CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.nll), CNNCL_FLOAT(l.smoothing),
                      CNNCL_INT(l.channels), CNNCL_INT(l.plane), CNNCL_INT(l.n));
@@ -2710,7 +3258,7 @@ CNNCL_BACKWARD(pair_loss)
     for (int i = 0; i < 2; i++) {
         if (!y->in[i]->needs_grad) continue;
         cnn_place to = cnn_place_grad(y->in[i]);
-        if (!CNNCL_RUN(cnncl_of(dev), pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]),
+        if (!CNNCL_RUN(cnncl_of(dev), pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(cnncl_beta(y, i)), CNNCL_DATA(y->in[0]),
                        CNNCL_DATA(y->in[1]), CNNCL_GRAD(y), CNNCL_PAIR(y), CNNCL_INT(i))) return false;
     }
     return true;
@@ -2786,10 +3334,11 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
     const cnncl *d = (const cnncl *)(const void *)dev;
     if (y->op == &cnn_op_conv2d || y->op == &cnn_op_conv_transpose2d) {
         cnncl_conv g = cnncl_conv_of(y);
-        return cnncl_conv_scratch(d, &g);
+        return cnncl_conv_scratch(d, y, &g);
     }
     if (cnncl_is_most(y) || y->op->formula)     return y->op->scratch ? y->op->scratch(y) : 0;
-    if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
+    if (y->op == &cnn_op_batch_norm)
+        return 2 * (size_t)(y->shape.c * cnncl_norm_slices(d, y)) * sizeof(float);
     if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_rms_norm || y->op == &cnn_op_group_norm ||
         y->op == &cnn_op_instance_norm) return y->op->saved(y);
     if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
@@ -2836,6 +3385,7 @@ static void cnncl_close(cnn_backend *dev)
         if (d->stage[i].sent) d->cl.clReleaseEvent(d->stage[i].sent);
         CNN_FREE(d->stage[i].memory);
     }
+    cnncl_read_events(d);
     cnncl_forget_launches(d);
     if (d->slices)  d->cl.clReleaseMemObject(d->slices);
     if (d->program) d->cl.clReleaseProgram(d->program);
@@ -2844,14 +3394,18 @@ static void cnncl_close(cnn_backend *dev)
     CNN_FREE(d);
 }
 
-static const char cnncl_options[] = "-cl-std=CL1.2";
+/* Tiles of the other kind are left out: they take long to compile. */
+static const char *cnncl_options(const cnncl *d)
+{
+    return d->has_local ? "-cl-std=CL1.2 -DHAS_LOCAL=1" : "-cl-std=CL1.2 -DHAS_LOCAL=0";
+}
 enum { CNNCL_SOURCES = sizeof cnncl_source / sizeof *cnncl_source };
 
 /* Build d->program; if it does not build, the compiler's log is the message. */
 static cl_int cnncl_build_program(cnncl *d)
 {
     size_t bytes = 0;
-    cl_int e = d->cl.clBuildProgram(d->program, 1, &d->device, cnncl_options, NULL, NULL);
+    cl_int e = d->cl.clBuildProgram(d->program, 1, &d->device, cnncl_options(d), NULL, NULL);
     if (e == CL_SUCCESS) return e;
     d->cl.clGetProgramBuildInfo(d->program, d->device, CL_PROGRAM_BUILD_LOG, 0, NULL, &bytes);
     char *log = CNN_MALLOC(bytes + 1);
@@ -2878,7 +3432,7 @@ static cl_int cnncl_build_sources(cnncl *d, const char **source, int n)
    their kernels will not pass the check. Nothing goes without the first sources. */
 static bool cnncl_build_most(cnncl *d)
 {
-    enum { NEEDED = 7 };
+    enum { NEEDED = 30 };                     /* up to the source with fold */
     const char *source[CNNCL_SOURCES];
     cl_int      e;
     memcpy(source, cnncl_source, sizeof source);
@@ -2911,7 +3465,7 @@ static uint64_t cnncl_key(cnncl *d)
 {
     static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
                                             CL_DRIVER_VERSION };
-    uint64_t key = cnncl_hash(0, cnncl_options, sizeof cnncl_options);
+    uint64_t key = cnncl_hash(0, cnncl_options(d), strlen(cnncl_options(d)));
     for (int i = 0; i < 4; i++) {
         char text[2048];
         cnncl_text(&d->cl, NULL, d->device, about[i], text, sizeof text);
@@ -2956,7 +3510,7 @@ static void cnncl_read_cache(cnncl *d, const char *path, uint64_t key)
     }
     CNN_FREE(file);
     if (!d->program) return;
-    if (d->cl.clBuildProgram(d->program, 1, &d->device, cnncl_options, NULL, NULL) == CL_SUCCESS) return;
+    if (d->cl.clBuildProgram(d->program, 1, &d->device, cnncl_options(d), NULL, NULL) == CL_SUCCESS) return;
     d->cl.clReleaseProgram(d->program);
     d->program = NULL;
 }
@@ -3023,8 +3577,10 @@ static bool cnncl_try_gemm(cnncl *d, int m, int n, int k, bool ta, bool tb, floa
     for (size_t i = 0; i < all + at; i++)
         host[i] = (float)cnncl_number(i);
     if (buffer && d->base.upload(&d->base, buffer, 0, host, (all + at) * sizeof *host) &&
-        cnncl_gemm(d, (cnn_place){ buffer, at + an + bn }, n, beta, (cnn_place){ buffer, at }, ta ? m : k,
-                   ta, (cnn_place){ buffer, at + an }, tb ? k : n, tb, m, n, k) &&
+        cnncl_gemm(d, (cnncl_product){
+            .c = { buffer, at + an + bn }, .ldc = n, .a = { buffer, at }, .a_row = ta ? 1 : k,
+            .a_col = ta ? m : 1, .b = { buffer, at + an }, .b_row = tb ? 1 : n, .b_col = tb ? k : 1, .m = m,
+            .n = n, .k = k, .beta = beta }) &&
         d->base.download(&d->base, buffer, (at + an + bn) * sizeof *host, got, cn * sizeof *host)) {
         same = true;
         for (size_t q = 0; q < cn; q += (size_t)every) {
@@ -3048,11 +3604,16 @@ static bool cnncl_check_gemm(cnncl *d)
     static const struct { int m, n, k; } sizes[] = {
         { 7, 133, 31 }, { 133, 9, 70 }, { 64, 64, 64 }, { 128, 192, 64 }, { 20, 30, 3000 },
             { 16, 16, 2000 } };
+    const int keep = d->tile, tiles = d->clblast ? 1 : CNNCL_TILES;
     bool right = true;
-    for (int i = 0; i < 6; i++)
-        for (int way = 0; way < 4 && right; way++)
-            right = cnncl_try_gemm(d, sizes[i].m, sizes[i].n, sizes[i].k, way & 1, way >> 1,
+    for (int i = 0; i < 6 * tiles; i++)
+        for (int way = 0; way < 4 && right; way++) {
+            if (!d->clblast) d->tile = i / 6;
+            if (d->has_local == (i / 6 == CNNCL_NO_LOCAL) && !d->clblast) continue;
+            right = cnncl_try_gemm(d, sizes[i % 6].m, sizes[i % 6].n, sizes[i % 6].k, way & 1, way >> 1,
                                    (float)(way != 2), 1);
+        }
+    d->tile = keep;
     return right && (!d->clblast || (cnncl_try_gemm(d, 1024, 1024, 1024, false, true, 0, 997) &&
                                      cnncl_try_gemm(d, 2050, 2000, 1999, true, false, 1, 4999)));
 }
@@ -3088,10 +3649,12 @@ static bool cnncl_choose_gemm(cnncl *d, const cnn_opencl_args *a, const cnn_open
     const bool intel = cnncl_contains(vendor, "intel") && about->type != CNN_OPENCL_CPU;
     for (int direct = intel; direct < 2; direct++) {
         if (direct) cnncl_force_direct(d);
-        d->clblast = true, d->base.error[0] = 0;
+        d->clblast = true, d->clblast_tiles = 1, d->base.error[0] = 0;
         *says = !direct ? "CLBlast" : intel ? "CLBlast (direct)"
               : "CLBlast (direct: its indirect way gave wrong products)";
-        if (!cnncl_check_gemm(d)) continue;
+        const bool right = cnncl_check_gemm(d);
+        d->clblast_tiles = 2 * d->units;
+        if (!right) continue;
         if (!d->clblast) *says = "our own GEMM (CLBlast fails here)";
         return true;
     }
@@ -3106,7 +3669,8 @@ static const float cnncl_class_weights[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
 static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x, cnn_tensor *t, int way)
 {
     cnn_tensor *row = cnn_param(g, "row", { 1, 6, 1, 1 }, CNN_INIT_UNIFORM), *u = way ? x : row;
-    if (op == &cnn_op_conv2d)          return cnn_conv2d(x, 4, 3, .stride_w = 2, .pad = 1, .groups = 1 + way);
+    if (op == &cnn_op_conv2d)
+        return cnn_conv2d(cnn_conv2d(x, 6, 3, .pad_w = 1), 4, 3, .stride_w = 2, .pad = 1, .groups = 1 + way);
     if (op == &cnn_op_dense)           return cnn_dense(x, 5);
     if (op == &cnn_op_matmul)
         return cnn_matmul(cnn_flatten(x), cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE));
@@ -3227,6 +3791,23 @@ static bool cnncl_try_row(cnncl *d, const cnn_op *op, int way, const cnn_optimiz
     return same;
 }
 
+/* In both ways; what multiplies with each tile that this device has, and by Winograd, which it may fail. */
+static bool cnncl_try_ways(cnncl *d, const cnn_op *op)
+{
+    const bool multiplies = op == &cnn_op_conv2d || op == &cnn_op_conv_transpose2d || op == &cnn_op_dense;
+    const int  wino = d->winograd;
+    bool       right = cnncl_try_row(d, op, 0, NULL) && cnncl_try_row(d, op, 1, NULL);
+    d->winograd = -1;
+    for (d->tile = 0; d->tile < CNNCL_NO_LOCAL && multiplies && d->has_local && right; d->tile++)
+        right = cnncl_try_row(d, op, 0, NULL) && cnncl_try_row(d, op, 1, NULL);
+    d->tile = -1, d->winograd = 1;
+    const bool fine = op != &cnn_op_conv2d || !right || wino < 0 || cnncl_try_row(d, op, 0, NULL);
+    d->winograd = fine ? wino : -1;
+    if (!fine && !d->base.error[0])
+        cnncl_say(d->report + strlen(d->report), sizeof d->report - strlen(d->report), "; Winograd is wrong here");
+    return right;
+}
+
 /* Keep the rows that compute what their rooms compute; the report names the others. */
 static bool cnncl_check_rows(cnncl *d)
 {
@@ -3237,7 +3818,7 @@ static bool cnncl_check_rows(cnncl *d)
     d->base.close = NULL, d->base.kernels = &one, d->base.n_kernels = 1;
     for (int i = 0; i < rows && !d->base.error[0]; i++) {
         one = d->row[i];
-        if (cnncl_try_row(d, one.op, 0, NULL) && cnncl_try_row(d, one.op, 1, NULL)) d->row[kept++] = one;
+        if (cnncl_try_ways(d, one.op)) d->row[kept++] = one;
         else if (!d->base.error[0])
             cnncl_say(d->report + strlen(d->report), room - strlen(d->report),
                       "; wrong here and left to the CPU: %s", one.op->name);
@@ -3308,7 +3889,13 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof group, &group, NULL);
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof largest, &largest, NULL);
     d->max_buffer = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
-    d->workspace = a->workspace ? a->workspace : (size_t)256 << 20;
+    cl_ulong            cache = 0;
+    cl_device_local_mem_type local = CL_LOCAL;
+    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_GLOBAL_MEM_CACHE_SIZE, sizeof cache, &cache, NULL);
+    d->cl.clGetDeviceInfo(d->device, CL_DEVICE_LOCAL_MEM_TYPE, sizeof local, &local, NULL);
+    d->units = chosen->about.units > 0 ? chosen->about.units : 1, d->clblast_tiles = 2 * d->units;
+    d->has_local = local == CL_LOCAL, d->tile = -1, d->small = a->workspace > 0;
+    d->workspace = a->workspace ? a->workspace : (size_t)cache / 4 * 3;
     if (group < CNNCL_GROUP)
         return cnncl_say(error, room, "%s allows groups of %zu items; %d are needed", d->name, group,
                          (int)CNNCL_GROUP), false;
@@ -3344,9 +3931,9 @@ CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
     memset(d, 0, sizeof *d);
     d->base = (cnn_backend){
         .name = "OpenCL", .alloc = cnncl_alloc, .release = cnncl_release, .upload = cnncl_upload,
-        .download = cnncl_download, .clear = cnncl_clear, .scratch = cnncl_scratch,
+        .download = cnncl_download, .clear = cnncl_clear, .scratch = cnncl_scratch, .sets_grads = true,
         .update = cnncl_update, .scale = cnncl_scale, .mix = cnncl_mix, .squares = cnncl_squares,
-        .correct = cnncl_correct, .close = cnncl_close, .kernels = d->row };
+        .correct = cnncl_correct, .seconds = cnncl_seconds, .close = cnncl_close, .kernels = d->row };
     if (!cnncl_open(d, &a, list) && !d->base.error[0])
         cnncl_say(d->base.error, sizeof d->base.error, "it cannot be opened");
     CNN_FREE(list);

@@ -1,7 +1,8 @@
 /* bench_opencl.c - GEMM, training and prediction on an OpenCL device; see bench.h. The number behind the name
    is that of the device's compute units.
      cc -O2 -std=c99 -I. tests/bench/bench_opencl.c -lm && ./a.out
-   CNN_OPENCL_DEVICE chooses the device. On a CPU device (PoCL) the numbers say nothing: it proves that the
+   CNN_OPENCL_DEVICE chooses the device. With BENCH_PEAK, its GFLOP/s as its maker gives them, each kind of layer
+   tells its share of them, too. On a CPU device (PoCL) the numbers say nothing: it proves that the
    kernels are right, not that they are fast. */
 #define _POSIX_C_SOURCE 200112L
 #if defined(__has_include)
@@ -57,6 +58,20 @@ static cnn_tensor *resnet18(cnn_tensor *x)
     return cnn_dense(cnn_global_avg_pool(h), 10);
 }
 
+/* One kind of layer, four times over: forward, and backward to data and weights. */
+#define LAYERS(name, ...)                                                                                    \
+    static cnn_tensor *name(cnn_tensor *x)                                                                   \
+    {                                                                                                        \
+        for (int i = 0; i < 4; i++) x = __VA_ARGS__;                                                         \
+        return cnn_dense(cnn_global_avg_pool(x), 10);                                                        \
+    }
+LAYERS(conv3x3, cnn_conv2d(x, x->shape.c, 3, .pad = 1))
+LAYERS(conv5x5, cnn_conv2d(x, x->shape.c, 5, .pad = 2))
+LAYERS(conv1x1, cnn_conv2d(x, x->shape.c, 1))
+LAYERS(strided, cnn_conv_transpose2d(cnn_conv2d(x, x->shape.c, 3, .stride = 2, .pad = 1), x->shape.c, 2, .stride = 2))
+LAYERS(depthwise, cnn_conv2d(x, x->shape.c, 3, .pad = 1, .groups = x->shape.c))
+LAYERS(products, cnn_dense(x, 2048))
+
 static net make(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int side, cnn_backend *dev)
 {
     net n = { cnn_new(.max_batch = batch, .seed = 1, .backend = dev), NULL, NULL, NULL, NULL, NULL, NULL,
@@ -99,9 +114,11 @@ static void multiply(void *user)
     const product *p = user;
     cnn_place a = p->p, b = cnncl_place_at(a, (size_t)p->m * (size_t)p->k);
     cnn_place c = cnncl_place_at(b, (size_t)p->k * (size_t)p->n);
+    const cnncl_product t = { .c = c, .ldc = p->n, .a = a, .a_row = p->k, .a_col = 1, .b = b, .b_row = p->n,
+                              .b_col = 1, .m = p->m, .n = p->n, .k = p->k };
     for (int i = 0; i < TIMES; i++)
-        if (p->own) cnncl_own_gemm(p->d, (cnncl_images){ 1, 0, 0, 0 }, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
-        else        cnncl_gemm(p->d, c, p->n, 0, a, p->k, false, b, p->n, false, p->m, p->n, p->k);
+        if (p->own) cnncl_own_gemm(p->d, t);
+        else        cnncl_gemm(p->d, t);
     p->d->base.download(&p->d->base, c.buffer, c.at * sizeof(float), p->host, sizeof(float));
 }
 
@@ -136,12 +153,31 @@ int main(void)
         dev->release(dev, p.p.buffer);
     }
 
+    static const struct { const char *name; cnn_tensor *(*build)(cnn_tensor *); int batch, c, side; } layers[] = {
+        { "conv3x3", conv3x3, 32, 64, 56 },   { "conv3x3_deep", conv3x3, 32, 256, 14 },
+        { "conv5x5", conv5x5, 32, 64, 28 },   { "conv1x1", conv1x1, 32, 256, 28 },
+        { "strided", strided, 32, 64, 56 },   { "depthwise", depthwise, 32, 128, 56 },
+        { "dense", products, 128, 2048, 1 } };
     static const struct { const char *name; cnn_tensor *(*build)(cnn_tensor *); int batch, c, side;
         } nets[] = {
         { "lenet", lenet, 64, 1, 28 }, { "lenet", lenet, 128, 1, 28 }, { "resnet18", resnet18, 128, 3, 32 } };
     bool failed = false;
     void (*close)(cnn_backend *) = dev->close;
     dev->close = NULL;                                      /* one device for several graphs in turn */
+    const double peak = getenv("BENCH_PEAK") ? atof(getenv("BENCH_PEAK")) : 0;         /* of the device, GFLOP/s */
+    for (size_t i = 0; i < sizeof layers / sizeof *layers && !failed; i++) {
+        char         name[64];
+        const int    cpu = list[0].type == CNN_OPENCL_CPU, batch = cpu ? 1 : layers[i].batch;
+        net          n = make(layers[i].build, batch, cpu ? 16 : layers[i].c, cpu && layers[i].side > 1 ? 14 : layers[i].side,
+                              dev);
+        const double flops = TIMES * 6e-9 * cnn_multiply_adds(n.g) * batch;            /* three products */
+        snprintf(name, sizeof name, "opencl_%s", layers[i].name);
+        bench_case(name, units, flops, "GFLOP/s", train, &n);
+        snprintf(name, sizeof name, "opencl_%s_of_peak", layers[i].name);
+        if (peak > 0) bench_case(name, units, 100 * flops / peak, "%", train, &n);
+        if (cnn_error(n.g)) failed = true, fprintf(stderr, "# %s\n", cnn_error(n.g));
+        cnn_free(n.g), free(n.images), free(n.labels);
+    }
     for (size_t i = 0; i < sizeof nets / sizeof *nets && !failed; i++) {
         char name[64];
         if (list[0].type == CNN_OPENCL_CPU && nets[i].side > 28) continue;
