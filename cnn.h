@@ -81,18 +81,18 @@
 
    >>map ---- Map: search for a tag; minutes of a reader who knows C -----------------------------------------
 
-   >>usage >>manual >>map >>api: to use the library, 50 minutes of reference
+   >>usage >>manual >>map >>api: to use the library, 70 minutes of reference
    Part I, the net
-       >>base 10          configuration, sizes, shapes, bits, random numbers
-       >>graph 30         what a graph is made of: nodes, errors, leaves, options
-       >>kernels 13       what rooms call: formulas of one number, sums, the contracts of all kernels
-       >>hour 36          START HERE: record, order, forward, backward, three rooms, SGD
-       >>rooms 89         all other operations, by chapters    >>loops 24    the plain loops that they run on
-       >>optim 20         Adam and the others, clipping, averages
-       >>plan 28          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
-       >>data 46          >>train 39          >>files 79       >>inspect 49
-   Part II, the engine    >>threads 2         >>simd 50        >>gemm 8      >>conv 83
-                          >>elementwise 20    >>fusion 3
+       >>base 11          configuration, sizes, shapes, bits, random numbers
+       >>graph 34         what a graph is made of: nodes, errors, leaves, options
+       >>kernels 15       what rooms call: formulas of one number, sums, the contracts of all kernels
+       >>hour 40          START HERE: record, order, forward, backward, three rooms, SGD
+       >>rooms 118        all other operations, by chapters    >>loops 25    the plain loops that they run on
+       >>optim 21         Adam and the others, clipping, averages
+       >>plan 30          names, the memory plan, cnn_compile  >>values 12   set, get, map; views
+       >>data 87          >>train 52          >>files 90       >>inspect 48
+   Part II, the engine    >>threads 2         >>simd 56        >>gemm 8      >>conv 95
+                          >>elementwise 23    >>fusion 3
    Part III               >>devices 18        >>licence
 
    Words. Room: all about one operation: formula, shape rule, forward, backward. Row: a struct of functions

@@ -42,7 +42,7 @@ awk -v at=blocks '
 # shown FILE: as on a terminal: what is left of a line that is overwritten; what varies by machine is masked.
 cr=$(printf '\r')
 shown() {
-    sed -e "s/.*$cr//" -e 's/[0-9][0-9]*\.[0-9][0-9]*/#/g' -e 's/[0-9#]* img\/s.*/# img\/s/' \
+    sed -e "s/.*$cr//" -e 's/[0-9][0-9]*\.[0-9][0-9]*/#/g' -e 's/[0-9#]* samples\/s.*/# samples\/s/' \
         -e 's/[0-9,]* bytes (.*/# bytes/' -e 's/  cpu.*/  cpu/' -e 's/  */ /g' -e 's/ $//' "$1"
 }
 # compare LINE: blocks/LINE.text, line by line, with blocks/LINE.out.
