@@ -331,7 +331,7 @@ static net deep_resnet(cnn_backend *dev)
 static net small_mobilenet(cnn_backend *dev)
 {
     static const struct { int channels, stride; } blocks[] = { { 8, 1 }, { 12, 2 }, { 12, 1 }, { 16, 2 }, { 16, 1 } };
-    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 6, .backend = dev }), NULL, NULL, NULL, 3, 20, 0.005f };
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 6, .backend = dev }), NULL, NULL, NULL, 3, 20, 2e-4f };
     n.x = cnn_input(n.g, 3, 20, 20), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_clamp(cnn_batch_norm(cnn_conv2d(n.x, 8, 3, .pad = 1, .no_bias = 1)), 0, 6);
     for (int i = 0; i < 5; i++) {
