@@ -46,7 +46,7 @@ END
     echo 'typedef cnn__v_c cnn__v_c4;'
     echo 'typedef cnn__m_c cnn__m_c4;'
     echo '#define CNN__TARGET_c4'
-    for word in mask set add fma load store masked few sum4 gather4 scatter4 even zip split larger; do
+    for word in mask set add fma load store masked few sum4 gather4 scatter4 even zip split larger put; do
         echo "#define cnn__${word}_c4 cnn__${word}_c"
     done
     echo 'CNN__ISA_KERNELS(c4)'
