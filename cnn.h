@@ -14691,11 +14691,17 @@ static ptrdiff_t cnn__shifted_rows(const cnn__shifted *q)
     return cnn__ceil(2 * q->u->mr * CNN__MC_PANELS, q->high) * q->high;
 }
 
+/* Multiply-adds. */
+static double cnn__conv_work(const cnn__conv *t)
+{
+    return (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
+}
+
 /* Rows of the output that are worked on at a time, at most so many: fewer if there would be too few units for
    the threads. Where S is the image itself, they fill vectors. */
 static int cnn__unit_rows(const cnn__shifted *q, ptrdiff_t most)
 {
-    const ptrdiff_t least = q->borrow && !q->turned ? 8 : 4;
+    const ptrdiff_t least = cnn__conv_work(q->t) < CNN__SERIAL_WORK ? 1 : q->borrow && !q->turned ? 8 : 4;
     const ptrdiff_t units = (ptrdiff_t)q->t->n * q->t->groups * cnn__ceil(q->m, q->high);
     ptrdiff_t fair = cnn__ceil(q->rows, cnn__ceil(least, units)), step = 1;
     while (q->borrow && !q->turned && step * q->t->ow % q->u->nr) step++;
@@ -15133,9 +15139,8 @@ static void cnn__shifted_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
 static void cnn__shifted_run(const cnn__cpu *cpu, const cnn__shifted *q)
 {
     const cnn__conv *t = q->t;
-    const double work = (double)t->n * t->oh * t->ow * t->oc * (t->ic / t->groups) * t->kh * t->kw;
     cnn__shifted_pack(cpu, q);
-    cnn__share_out(cpu, work, (ptrdiff_t)t->n * t->groups * q->blocks * cnn__ceil(q->m, q->high),
+    cnn__share_out(cpu, cnn__conv_work(t), (ptrdiff_t)t->n * t->groups * q->blocks * cnn__ceil(q->m, q->high),
                    cnn__shifted_job, q);
 }
 
@@ -16227,7 +16232,8 @@ static bool cnn__turned_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     return (void)cpu, pass == CNN__FORWARD && t->oc > t->groups;
 }
-/* The lanes of vectors of pixels would be emptier, and there are terms enough to repay turning. */
+/* The lanes of vectors of pixels would be emptier, and there are terms and channels enough to repay turning
+   and the copies of pixels. */
 CNN__COLD static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
     const cnn__kernels *u = cnn__kernels_of(cpu);
@@ -16236,7 +16242,8 @@ CNN__COLD static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *t, 
     const double n = (double)t->ow * t->oh;
     const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr) * u->nr / n;
     const double channels = (double)cnn__ceil((ptrdiff_t)m, u->lanes) * u->lanes / m;
-    return n < 1024 && channels * (1 + 36 / k) < pixels + (cnn__pointwise_fits(cpu, t, pass) ? 0.0 : 0.12);
+    const double ends = cnn__pointwise_fits(cpu, t, pass) ? 0.0 : 0.12;
+    return n < 1024 && channels * (1 + 32 / k + 8 / m) < pixels + ends;
 }
 static bool cnn__depthwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
