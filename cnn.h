@@ -13738,7 +13738,7 @@ static inline int cnn__tile_rows(int left, int tall)
         for (int ox = 0; ox < p->ow; ox += W) {                                                              \
             const int ix = ox * s - p->pw, whole = ox + W <= p->ow;                                          \
             const bool inside = ix >= 0 && ix + 2 + s * W <= p->w;                                           \
-            CNN__UNROLL for (int j = 0; j < 6 && !inside; j++) {                                             \
+            for (int j = 0; j < 6 && !inside; j++) {                                                         \
                 const int from = ix + j % 3 + j / 3 * W;                                                     \
                 m[j] = cnn__mask_##isa(cnn__clamp(-from, W), cnn__clamp(p->w - from, W));                    \
             }                                                                                                \
