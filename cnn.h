@@ -434,13 +434,19 @@ typedef struct { const char *at, *said; cnn_tensor *x;
                  const char *name; } cnn_batch_norm_args;
 CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args);
 #define cnn_batch_norm(...) CNN_CALL(cnn_batch_norm_, cnn_batch_norm_args, x, __VA_ARGS__)
-/* Over each sample (Ba et al. 2016). weight, bias (1,C,H,W). */
-typedef struct { const char *at, *said; cnn_tensor *x; float eps;
-                 int no_affine; /* layer_norm; 1: no weight and bias */
+/* Over the last axes of each sample (Ba et al. 2016), PyTorch's normalized_shape. weight, bias: one for each
+   element of these, (1,C,H,W), (1,1,H,W) or (1,1,1,W). */
+typedef struct { const char *at, *said; cnn_tensor *x;
+                 unsigned axes; /* CNN_C | CNN_H | CNN_W, the default; CNN_H | CNN_W; or CNN_W */
+                 float eps;     /* rms_norm: default 1.19e-7, FLT_EPSILON, as PyTorch */
+                 int no_affine; /* layer_norm, rms_norm; 1: no weight and bias */
                  int affine;    /* instance_norm; 1: weight and bias; default none, as PyTorch */
                  const char *name; } cnn_norm_args;
 CNN_API cnn_tensor *cnn_layer_norm_(cnn_norm_args);
 #define cnn_layer_norm(...) CNN_CALL(cnn_layer_norm_, cnn_norm_args, x, __VA_ARGS__)
+/* y = weight x / sqrt(mean x^2 + eps) over the same axes (Zhang, Sennrich 2019); no bias. */
+CNN_API cnn_tensor *cnn_rms_norm_(cnn_norm_args);
+#define cnn_rms_norm(...) CNN_CALL(cnn_rms_norm_, cnn_norm_args, x, __VA_ARGS__)
 /* Over C/groups channels of each sample (Wu, He 2018). groups: required. weight, bias (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x; int groups; float eps; int no_affine; /* as above */
                  const char *name; } cnn_group_norm_args;
@@ -519,7 +525,7 @@ CNN_API cnn_tensor *cnn_erf_(const char *at, cnn_tensor *x); /* 2/sqrt(pi) integ
 /* x^exponent, required: one number; NaN for x < 0 unless it is whole. By a tensor: cnn_pow. */
 typedef struct { const char *at, *said; cnn_tensor *x; float exponent; const char *name; } cnn_power_args;
 CNN_API cnn_tensor *cnn_power_(cnn_power_args);
-#define cnn_power(...) cnn_power_((cnn_power_args){ CNN_SAID(__VA_ARGS__), .x = __VA_ARGS__ })
+#define cnn_power(...) CNN_CALL(cnn_power_, cnn_power_args, x, __VA_ARGS__)
 /* An operation of your own: its API block here. */
 /* e^x_k / sum e^x along an axis (Bridle 1990), and its logarithm. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axis; /* CNN_H or CNN_W; default CNN_C */
@@ -592,25 +598,40 @@ typedef struct { const char *at, *said; cnn_tensor *x;
 CNN_API cnn_tensor *cnn_upsample_(cnn_upsample_args);
 #define cnn_upsample(...) CNN_CALL(cnn_upsample_, cnn_upsample_args, x, __VA_ARGS__)
 
-/* ---- Arithmetic: add, sub and mul (Hadamard) broadcast, so an extent of 1 stretches ---- */
+/* ---- Arithmetic: operations of two operands broadcast, so an extent of 1 stretches ---- */
 
 CNN_API cnn_tensor *cnn_add_(const char *at, cnn_tensor *a, cnn_tensor *b);
 #define cnn_add(a, b) cnn_add_(CNN_HERE, a, b)
 CNN_API cnn_tensor *cnn_sub_(const char *at, cnn_tensor *a, cnn_tensor *b);
 #define cnn_sub(a, b) cnn_sub_(CNN_HERE, a, b)
 CNN_API cnn_tensor *cnn_mul_(const char *at, cnn_tensor *a, cnn_tensor *b);
-#define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b)
+#define cnn_mul(a, b) cnn_mul_(CNN_HERE, a, b) /* element by element (Hadamard) */
+CNN_API cnn_tensor *cnn_div_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_div(a, b) cnn_div_(CNN_HERE, a, b)
+/* The larger and the smaller of the two; where they are equal each has half of the gradient. */
+CNN_API cnn_tensor *cnn_maximum_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_maximum(a, b) cnn_maximum_(CNN_HERE, a, b)
+CNN_API cnn_tensor *cnn_minimum_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_minimum(a, b) cnn_minimum_(CNN_HERE, a, b)
+/* a^b; the exponent may be learned where a > 0. One number as the exponent: cnn_power. */
+CNN_API cnn_tensor *cnn_pow_(const char *at, cnn_tensor *a, cnn_tensor *b);
+#define cnn_pow(a, b) cnn_pow_(CNN_HERE, a, b)
 /* factor x + offset; factor: default 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; float factor, offset;
                  const char *name; } cnn_scale_args;
 CNN_API cnn_tensor *cnn_scale_(cnn_scale_args);
 #define cnn_scale(...) CNN_CALL(cnn_scale_, cnn_scale_args, x, __VA_ARGS__)
-/* The sum and the mean over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they stay with extent 1. */
+/* The sum, the mean, the largest and the smallest over axes, CNN_N | CNN_C | CNN_H | CNN_W, default all; they
+   stay with extent 1. Several that are largest share the gradient equally. */
 typedef struct { const char *at, *said; cnn_tensor *x; unsigned axes; const char *name; } cnn_reduce_args;
 CNN_API cnn_tensor *cnn_sum_(cnn_reduce_args);
 #define cnn_sum(...) CNN_CALL(cnn_sum_, cnn_reduce_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_mean_(cnn_reduce_args);
 #define cnn_mean(...) CNN_CALL(cnn_mean_, cnn_reduce_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_amax_(cnn_reduce_args);
+#define cnn_amax(...) CNN_CALL(cnn_amax_, cnn_reduce_args, x, __VA_ARGS__)
+CNN_API cnn_tensor *cnn_amin_(cnn_reduce_args);
+#define cnn_amin(...) CNN_CALL(cnn_amin_, cnn_reduce_args, x, __VA_ARGS__)
 
 /* ---- Losses: one number, (1,1,1,1) ---- */
 
@@ -713,8 +734,8 @@ CNN_API bool cnn_swap_average(cnn_graph *);
    for each pixel, or floats of any shape, such as a measured value, another picture, or 0 and 1 for each of
    several properties. Pixels that came as bytes stay bytes, and become (byte/255 - mean[c]) / deviation[c]
    when fed. A value, not a pointer: the loaders return it. If loading failed, count is 0 and error says why
-   (cnn_fit passes that on to the graph); cnn_dataset_free it anyway. Only mean and deviation may be written,
-   as for a net that was trained elsewhere with others. */
+   (cnn_fit passes that on to the graph); cnn_dataset_free it anyway. Only mean, deviation and names may be
+   written, as for a net that was trained elsewhere with others. */
 typedef enum { CNN_NOTHING, CNN_U8, CNN_I32, CNN_F32 } cnn_type;
 typedef struct { /* what a stream is asked for */
     const int     *index; int n; /* n samples by their numbers, 0..count-1, in the order of feeding */
@@ -734,7 +755,8 @@ typedef struct cnn_dataset {
     cnn_fill             fill; void *user;      /* a stream: it has none of these arrays */
     int                 *order;                 /* the order in which samples are fed: a permutation */
     float                mean[4], deviation[4]; /* per channel (the last entry serves all further channels) */
-    void                *own[3];                /* what cnn_dataset_free releases */
+    const char *const   *names;                 /* of the classes, ended by NULL; or NULL */
+    void                *own[4];                /* what cnn_dataset_free releases */
     char                 error[256];
 } cnn_dataset;
 CNN_API void        cnn_dataset_free(cnn_dataset *);
@@ -743,14 +765,14 @@ CNN_API void        cnn_dataset_free(cnn_dataset *);
    resumed as any data set, as the numbers of the samples are drawn here. cnn_fit and cnn_evaluate read one
    batch ahead in a second thread, while the net computes, if the program is built with -fopenmp or -pthread,
    or for Windows; each thread of the program that uses the data set calls fill, too. */
-typedef struct { int count, c, h, w;                              /* required: count, c; h and w: 1 */
+typedef struct { const char *at, *said; int count, c, h, w;       /* required: count, c; h and w: 1 */
                  const unsigned char *bytes; const float *floats; /* required: one of these, or fill */
                  const int *labels; const float *targets;         /* one of these, or none */
                  int target_c, target_h, target_w;                /* of a target; default 1 */
                  cnn_fill fill; void *user;
                  cnn_type type, target_type; } cnn_data_args; /* of a stream; default CNN_F32, CNN_NOTHING */
 CNN_API cnn_dataset cnn_data_(cnn_data_args);
-#define cnn_data(...) cnn_data_((cnn_data_args){ .count = __VA_ARGS__ })
+#define cnn_data(...) CNN_CALL(cnn_data_, cnn_data_args, count, __VA_ARGS__)
 /* The same for n samples of one class each, if there are at most 256: these labels are copied. */
 CNN_API cnn_dataset cnn_bytes (const unsigned char *pixels, const unsigned char *labels, int n, int c, int h,
                                int w);
@@ -758,7 +780,8 @@ CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels,
 
 /* CSV: numbers, one sample a line; a decimal point in every locale; quotes are allowed; blank lines do not
    count. Errors: a cell that is empty or not a finite number, lines of different length. */
-typedef struct { const char *path; /* required; of cnn_csv_memory: only for messages */
+typedef struct { const char *at, *said;
+                 const char *path; /* required; of cnn_csv_memory: only for messages */
                  int   label;      /* the column of the class: 1 the first, -1 the last; default none */
                  int   target;     /* or the first column of a target of floats, counted so; default none */
                  int   target_c, target_h, target_w; /* columns of either: their product; default 1 */
@@ -781,14 +804,44 @@ CNN_API cnn_dataset cnn_load_idx  (const char *images, const char *labels);
 /* One data set in the order of the paths, such as data_batch_1.bin ... data_batch_5.bin. */
 CNN_API cnn_dataset cnn_load_cifar(const char *const *paths, int n_paths, int classes);
 CNN_API cnn_dataset cnn_load_csv_ (cnn_csv_args);
-#define cnn_load_csv(...) cnn_load_csv_((cnn_csv_args){ .path = __VA_ARGS__ })
+#define cnn_load_csv(...) CNN_CALL(cnn_load_csv_, cnn_csv_args, path, __VA_ARGS__)
 CNN_API cnn_dataset cnn_load_npy  (const char *values, const char *labels);
+
+/* Pictures in folders: each folder in `path` is a class, and each file in it a picture of that class; both in
+   the order of their names, which the data set keeps (d.names). Names that begin with a point do not count. A
+   decoder makes a file h x w pixels of `channels` bytes, row by row; it returns NULL, or why it cannot. By
+   itself the library reads binary PPM and PGM; with stb_image.h it reads JPEG and PNG, too:
+
+   static const char *decode(cnn_picture *p, const char *path, int channels, void *user) { p->pixels =
+   stbi_load(path, &p->w, &p->h, NULL, channels), p->release = stbi_image_free; return (void)user, p->pixels ?
+   NULL : stbi_failure_reason(); }
+
+   Resizing is bilinear with antialiasing, to the byte as Pillow's (where that resizes columns before rows,
+   some bytes differ by 1). Errors name the folder or the file. */
+typedef struct { int h, w; unsigned char *pixels; void (*release)(void *pixels); } cnn_picture;
+typedef const char *(*cnn_decode)(cnn_picture *, const char *path, int channels, void *user);
+typedef struct { const char *at, *said;
+                 const char *path; int c, h, w; /* required; c: 1, grey, or 3, colour */
+                 int shorter;      /* default 0: each picture is stretched to h x w. Else its shorter side
+                                      gets so many pixels, and h x w are cut out of the middle */
+                 cnn_decode decode; void *user; /* default: PPM and PGM */
+                 int stream;       /* 1: pictures are decoded whenever they are fed, not kept in memory */
+               } cnn_folder_args;
+CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args);
+#define cnn_load_folder(...) CNN_CALL(cnn_load_folder_, cnn_folder_args, path, __VA_ARGS__)
 #endif
 
 /* Fisher-Yates from the identity: same seed, same order. */
 CNN_API void        cnn_shuffle(cnn_dataset *, uint64_t seed);
 /* A view of count samples from first on, in the present order; the source must outlive it. */
 CNN_API cnn_dataset cnn_split(const cnn_dataset *, int first, int count);
+/* What a net has to know of its data when it is used: mean and deviation, and the names of the classes.
+   cnn_fit takes them over; else cnn_remember does. They go into model files, and cnn_load remembers them.
+   cnn_recall gives them to a data set, which names them no longer than the graph lives. Class name: NULL if
+   none is known. */
+CNN_API bool        cnn_remember(cnn_graph *, const cnn_dataset *);
+CNN_API void        cnn_recall(const cnn_graph *, cnn_dataset *);
+CNN_API const char *cnn_class_name(const cnn_graph *, int k);
 /* Set mean and deviation per channel to those of `as`. Errors, in .error: `as` has one, is empty, has another
    number of channels, or values that are not finite. */
 CNN_API void        cnn_standardize(cnn_dataset *, const cnn_dataset *as);
@@ -935,15 +988,26 @@ typedef struct { const char *at, *said, *path; /* path: required; of cnn_load_me
                  size_t max_bytes; /* a file whose net takes more is refused; default 2 GiB for each sample of
                                       max_batch */
                } cnn_load_args;
-typedef struct { const char *at, *said; cnn_graph *g; const char *path; /* required */
-                 int extra; /* 1: tensors that the net lacks, such as another head's, are left out */
+typedef struct { const char *at, *said; cnn_graph *g;
+                 const char *path; /* required; of cnn_load_weights_memory: only for messages */
+                 const char *prefix; /* "module.": cut off the file's names; others do not count */
+                 const char *const *renames; /* then pairs, ended by NULL, "backbone.*", "features.*": the
+                                        file's name becomes the other one, each '*' what it stood for, by
+                                        the first pair that fits */
+                 const char *only, *skip; /* names in the net, as patterns: what does not match `only`, or
+                                        matches `skip`, stays as it is, and does not count in the file */
+                 int missing_ok;    /* 1: what the file lacks stays as it is */
+                 int extra_ok;      /* 1: tensors that the net lacks, such as another head's, are left out */
+                 char *report; size_t report_size; /* text, always ended by 0: the names of what was loaded,
+                                        skipped, missing, extra, a line for each; what does not fit is cut */
                } cnn_load_weights_args;
 /* Load: rebuild the net from the file alone, compiled; see cnn_error. Load weights: fill a compiled graph by
-   name; every parameter must be there, and every tensor of floats of the file in the net. Save: written
-   beside, then renamed, so there is never half a file; in memory, at most `capacity` bytes go to out (NULL to
-   ask for the size), and the size is returned. False, or 0, after an error. */
+   name; every parameter must be there, and every tensor of floats of the file in the net, unless an option
+   says otherwise, and something must be loaded. A file that is refused leaves the net as it was. Save:
+   written beside, then renamed, so there is never half a file; in memory, at most `capacity` bytes go to out
+   (NULL to ask for the size), and the size is returned. False, or 0, after an error. */
 CNN_API cnn_graph  *cnn_load_memory(const void *file, size_t bytes, cnn_load_args);
-CNN_API bool        cnn_load_weights_memory(cnn_graph *, const void *file, size_t bytes, const char *what);
+CNN_API bool        cnn_load_weights_memory(const void *file, size_t bytes, cnn_load_weights_args);
 CNN_API size_t      cnn_save_memory(cnn_graph *, void *out, size_t capacity);
 CNN_API size_t      cnn_save_checkpoint_memory(cnn_graph *, void *out, size_t capacity);
 #ifndef CNN_NO_STDIO
@@ -1081,6 +1145,7 @@ typedef struct {
     /* places in the option struct, offsetof, or 0: */
     size_t      one_d;                   /* int: 1: CNN_H is none of them */
     size_t      given;                   /* cnn_tensor *: taken instead of a new one */
+    size_t      axes_at;                 /* unsigned: axes, by an option of the operation */
     size_t      unless;                  /* int: 1 leaves it out (no_bias) */
     size_t      init, gain;              /* cnn_init; float, of a constant too */
 } cnn_owned;
@@ -1088,11 +1153,13 @@ typedef struct {
 /* Element by element: v[i] changes, for i < n, given a[i] and constants k. */
 typedef void cnn_each(float *v, const float *a, const float *b, const float *k, ptrdiff_t n);
 /* What an operation does with each element. With it, y needs no pass over memory of its own where it can run
-   in place of batch_norm, add, sub or mul. */
+   in place of batch_norm, add or another operation of two operands. */
 typedef struct {
     cnn_each *forward[2];   /* v is x and becomes y; a is in[1], of two operands, shaped as y. [1]: the same
                                compiled for AVX2; may be NULL */
-    cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X) */
+    cnn_each *backward[2];  /* v is dy and becomes dx; a is y (CNN_READS_Y) or x (CNN_READS_X). Of two
+                               operands: v becomes the gradient of in[0], that of the formula behind this one
+                               the gradient of in[1]; a is in[0], and b is in[1] */
     size_t    k[2];         /* k[0] and k[1] are these options, offsetof a float; 0: none */
     size_t    variant;      /* an option, offsetof an int: 1 takes the formula behind this one; 0: none */
 } cnn_formula;
@@ -1226,12 +1293,13 @@ CNN_API bool        cnn_leave_device(cnn_graph *);
 /* One word per operation, in the order of the chapters. The list feeds cnn_load and the tests. */
 #define CNN_OPS(X) X(conv2d) X(conv_transpose2d) X(dense) X(matmul) \
     X(max_pool) X(avg_pool) X(adaptive_avg_pool) X(global_avg_pool) X(global_max_pool) \
-    X(batch_norm) X(layer_norm) X(group_norm) X(instance_norm) X(lrn) \
+    X(batch_norm) X(layer_norm) X(rms_norm) X(group_norm) X(instance_norm) X(lrn) \
     X(relu) X(leaky_relu) X(sigmoid) X(tanh) X(clamp) X(elu) X(gelu) X(silu) X(softplus) X(hard_swish) \
     X(selu) X(mish) X(hard_sigmoid) X(softsign) X(prelu) X(exp) X(log) X(sqrt) X(abs) X(erf) X(power) \
     X(softmax) X(log_softmax) X(dropout) \
     X(reshape) X(concat) X(pad) X(slice) X(permute) X(depth_to_space) X(space_to_depth) \
-    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(scale) X(sum) X(mean) \
+    X(channel_shuffle) X(upsample) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum) X(pow) X(scale) \
+    X(sum) X(mean) X(amax) X(amin) \
     X(softmax_cross_entropy) X(nll) X(mse) X(l1) X(huber) X(bce_with_logits)
 /* Each is an object: cnn_op_conv2d, ... A backend's rows name them. cnn_ops lists them all. */
 #if defined(CNN_STATIC) && !defined(__cplusplus)
@@ -1302,8 +1370,10 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
     X(clip) X(patience) X(no_shuffle) X(validation) X(progress) X(user) X(history) X(augment) X(accumulate) \
     X(drop_last) X(average) X(flips) X(checkpoint) X(checkpoint_every) X(resume) X(ops) X(n_ops) \
     X(max_bytes) X(extra) X(values) X(columns) X(raw) X(device) X(type) X(gemm) X(workspace) X(no_check) \
-    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update) \
-    X(eval) X(frozen)
+    X(without) X(cache) X(axes) X(data) X(prefix) X(softmax) X(exponent) X(per_update) X(eval) X(frozen) \
+    X(bytes) X(floats) X(labels) X(target) X(targets) X(target_c) X(target_h) X(target_w) X(fill) \
+    X(target_type) X(label) X(skip) X(separator) X(shorter) X(decode) X(stream) X(extra_ok) X(missing_ok) \
+    X(only) X(renames) X(report) X(report_size)
 #if defined(__GNUC__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
@@ -1424,6 +1494,9 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #include <omp.h>
 #endif
 #if defined(__unix__) || defined(__APPLE__)
+#define CNN__POSIX 1
+#include <dirent.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #define CNN__IS_TERMINAL(f) ((f) == stderr ? isatty(2) : (f) == stdout && isatty(1))
 #elif defined(_WIN32)
@@ -1434,7 +1507,7 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #endif
 #if defined(_WIN32)                     /* a second thread reads data: see cnn__start_thread */
 #include <process.h>
-#define CNN__WINDOWS 1
+#define CNN__WIN32 1
 __declspec(dllimport) unsigned long __stdcall WaitForSingleObject(void *, unsigned long);
 __declspec(dllimport) int __stdcall CloseHandle(void *);
 #elif defined(__APPLE__) || (defined(__unix__) && (defined(_OPENMP) || defined(_REENTRANT)))
@@ -1715,6 +1788,7 @@ struct cnn_graph {
     struct cnn__doctor *doctor;         /* NULL until cnn_doctor */
     char        *check;                 /* what the last cnn_gradient_check found */
     char         notice[CNN_ERROR_SIZE]; /* why the last save failed: it stops nothing */
+    struct cnn__about  *about;          /* what it knows of its data; NULL: nothing. See cnn_remember */
 };
 
 static cnn__node *cnn__of(const cnn_tensor *t) { return (cnn__node *)(uintptr_t)t; }
@@ -1759,6 +1833,20 @@ static int cnn__format(char *out, size_t room, const char *format, ...)
     int n = vsnprintf(out, room, format, ap);
     va_end(ap);
     return n;
+}
+
+/* Text that is written line after line into memory of a given size. said: how often. */
+typedef struct { char *text; size_t room, used; int said; } cnn__page;
+CNN__PRINTF(2, 3)
+static void cnn__say(cnn__page *p, const char *format, ...)
+{
+    p->said++;
+    if (!p->text || p->used >= p->room) return;
+    va_list ap;
+    va_start(ap, format);
+    const int n = vsnprintf(p->text + p->used, p->room - p->used, format, ap);
+    va_end(ap);
+    if (n > 0) p->used = (size_t)n < p->room - p->used ? p->used + (size_t)n : p->room;
 }
 
 /* lenet.c:14: conv2d "c3": ... Each part has a limit, so that there is always room for what went wrong. Once
@@ -1963,6 +2051,7 @@ CNN_API cnn_graph *cnn_new_(cnn_config config)
 CNN_API void cnn_free(cnn_graph *g)
 {
     if (!g) return;
+    CNN_FREE(g->about);
     cnn__close_backend(g);
     while (g->blocks) {
         cnn__block *next = g->blocks->next;
@@ -2374,8 +2463,9 @@ static cnn_each *cnn__loop(const cnn__cpu *cpu, cnn_each *const loop[2])
 
 CNN__EACH(cnn__each_scale,            v[i] = v[i] * k[0] + k[1])
 CNN__EACH(cnn__each_add,              v[i] += a[i])
-CNN__EACH(cnn__each_sub,              v[i] -= a[i])
-CNN__EACH(cnn__each_mul,              v[i] *= a[i])
+CNN__EACH(cnn__each_equal,            v[i] = v[i] == a[i] ? 1.0f : 0.0f)
+CNN__EACH(cnn__each_maximum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x > z ? x : z)
+CNN__EACH(cnn__each_minimum,          float x = v[i], z = x != x ? x : a[i]; v[i] = x < z ? x : z)
 CNN__EACH(cnn__each_add_scaled,       v[i] += a[i] * k[0])
 CNN__EACH(cnn__each_add_product,      v[i] += a[i] * b[i] * k[0])
 CNN__EACH(cnn__each_add_difference,   v[i] += (a[i] - b[i]) * k[0])
@@ -2543,10 +2633,12 @@ static void   cnn__cross_entropy_back(const cnn__cpu *cpu, float *dx, float g, c
 CNN__KERNEL(dropout, const cnn__cpu *cpu, float *to, const float *from, bool add, float p, uint64_t key,
                      uint64_t stream, ptrdiff_t n);
 
-/* y = a op b, op one of '+', '-', '*', then the tail: an extent of 1 stretches. y has the full range; it may
-   be a if a has its shape. */
-CNN__KERNEL(broadcast, const cnn__cpu *cpu, char op, float *y, const float *a, const float *b, cnn_shape ys,
-                       cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+/* y = f(a; b), then the tail; with dy: y = f(dy; a, b). In a and b an extent of 1 stretches; y and dy have
+   the full range. y may be a if a has its shape. */
+CNN__KERNEL(broadcast, const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                       const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail);
+/* y = x_1 f x_2 f ... over the axes on which y has extent 1: for an f whose order does not matter. */
+CNN__KERNEL(fold, const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs);
 /* y += p a b, summed over the axes on which y has extent 1; b NULL counts as 1. */
 CNN__KERNEL(add_product, const cnn__cpu *cpu, float *y, const float *a, const float *b, cnn_shape ys,
                          cnn_shape as, cnn_shape bs, float p);
@@ -2906,7 +2998,11 @@ static void cnn__start_grad(const cnn__node *v, const cnn__node *x)
     const bool first = x->t.needs_grad && x->t.kind != CNN_PARAM && x->grad_first == v->t.index;
     const bool clears = (v->t.op->flags & CNN_CLEARS_GRAD) && !(v->kernel && v->kernel->backward);
     if (!first || x->grad_alias == v || clears) return;
-    memset(x->t.grad, 0, (size_t)cnn__len(x->t.shape) * sizeof *x->t.grad);
+    enum { PIECE = 1 << 16 };
+    const ptrdiff_t n = cnn__len(x->t.shape);
+    CNN__PARALLEL_FOR(cnn__threads_for(&x->t.graph->cpu, n))
+    for (ptrdiff_t i = 0; i < n; i += PIECE)
+        memset(x->t.grad + i, 0, (size_t)cnn__min(PIECE, n - i) * sizeof *x->t.grad);
 }
 
 /* ---- What rooms may ask while they run ---- */
@@ -2979,11 +3075,12 @@ static cnn_shape cnn__per_channel(const cnn_tensor *y) { return cnn__vector(y->s
       .given = offsetof(args, weight), .init = offsetof(args, init), .gain = offsetof(args, gain) },         \
     { .suffix = "bias", .kind = CNN_PARAM, .shape = cnn__per_channel, .given = offsetof(args, bias),         \
       .unless = offsetof(args, no_bias) }
-#define CNN__AFFINE(args, shape_rule, dimensions)                                                            \
-    { .suffix = "weight", .kind = CNN_PARAM, .shape = shape_rule, .start = 1, .axes = dimensions,            \
-      .unless = offsetof(args, no_affine) },                                                                 \
-    { .suffix = "bias", .kind = CNN_PARAM, .shape = shape_rule, .axes = dimensions,                          \
+#define CNN__AFFINE_PART(part, first, args, shape_rule, axes_option)                                         \
+    { .suffix = part, .kind = CNN_PARAM, .shape = shape_rule, .start = first, .axes_at = axes_option,        \
       .unless = offsetof(args, no_affine) }
+#define CNN__AFFINE(args, shape_rule, axes_option)                                                           \
+    CNN__AFFINE_PART("weight", 1, args, shape_rule, axes_option),                                            \
+    CNN__AFFINE_PART("bias",   0, args, shape_rule, axes_option)
 
 /* ---- Builders: one line each, below their rooms ---- */
 
@@ -3834,7 +3931,7 @@ CNN__ROOM cnn_op_global_max_pool = {
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 3. Normalisation: batch_norm, layer_norm, group_norm, instance_norm, lrn
+   Chapter 3. Normalisation: batch_norm, layer_norm, rms_norm, group_norm, instance_norm, lrn
    -------------------------------------------------------------------------------------------------------- */
 
 /* ---- batch_norm -------------------------------------------------------------------------------------------
@@ -3847,7 +3944,11 @@ CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
  *   Operands x, w, b, running_mean, running_var or, with no_affine, x, running_mean, running_var; each
  *   (1,C,1,1).
  * -------------------------------------------------------------------------------------------------------- */
-static bool cnn__keeps_statistics(const cnn_tensor *y) { return cnn_operand(y, "running_mean")->frozen; }
+static bool cnn__keeps_statistics(const cnn_tensor *y)
+{
+    const cnn_tensor *mean = cnn_operand(y, "running_mean");
+    return mean && mean->frozen;
+}
 static void cnn__batch_norm_forward(cnn_tensor *y, cnn_mode mode)
 {
     const cnn_batch_norm_args *a = y->args;
@@ -3916,24 +4017,42 @@ CNN_API cnn_tensor *cnn_batch_norm_(cnn_batch_norm_args a)
     return y;
 }
 
-/* ---- layer_norm, group_norm, instance_norm ---------------------------------------------------------------
+/* ---- layer_norm, rms_norm, group_norm, instance_norm -----------------------------------------------------
  *   X = (x - m) / sqrt(v + eps),   y = w X + b;   m, v = mean and variance over K elements of one sample: all
- *   of them (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He 2018), or
- *   one channel (instance_norm: Ulyanov et al. 2016). No batch, so training and evaluation are the same.
- *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy
- *   w, b: one for each element of a sample, (1,C,H,W), in layer_norm; else one for each channel, (1,C,1,1).
+ *   along the last axes (layer_norm: Ba, Kiros, Hinton 2016), the C/G channels of a group (group_norm: Wu, He
+ *   2018), or one channel (instance_norm: Ulyanov et al. 2016). rms_norm is layer_norm with m = 0 and without
+ *   b (Zhang, Sennrich 2019). No batch, so training and evaluation are the same.
+ *   With D = dy w:  dx = (D - mean D - X mean(D X)) / sqrt(v + eps),   dw = sum dy X,   db = sum dy;
+ *   rms_norm: without mean D
+ *   w, b: one for each of the K elements in layer_norm; else one for each channel, (1,C,1,1).
  * ------------------------------------------------------------------------------------------------------- */
-/* Groups of a sample; elements of a group; how many neighbours share one weight. */
-typedef struct { int groups; ptrdiff_t k, share; float eps; cnn_tensor *w, *b; } cnn__sample_norm;
+/* Groups of a sample; elements of a group; how many neighbours share one weight; after how many elements the
+   weights begin anew. */
+typedef struct {
+    int         groups;
+    ptrdiff_t   k, share, period;
+    bool        centred;
+    float       eps;
+    cnn_tensor *w, *b;
+} cnn__sample_norm;
 static cnn__sample_norm cnn__sample_norm_of(const cnn_tensor *y)
 {
     const cnn_shape            x = y->in[0]->shape;
-    const bool                 layer = y->op == &cnn_op_layer_norm;
+    const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    const int                  groups = layer ? 1 : group ? group->groups : x.c;
-    return (cnn__sample_norm){ groups, cnn__sample(x) / groups, layer ? 1 : cnn__plane(x),
-                               group ? group->eps : ((const cnn_norm_args *)y->args)->eps,
+    const cnn_norm_args       *a = y->args;
+    const int groups = group ? group->groups : (a->axes & CNN_C ? 1 : x.c) * (a->axes & CNN_H ? 1 : x.h);
+    const int k = cnn__sample(x) / groups;
+    return (cnn__sample_norm){ groups, k, layer ? 1 : cnn__plane(x), layer ? k : cnn__sample(x), !rms,
+                               group ? group->eps : a->eps,
                                cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+}
+static bool cnn__layer_norm_shape(cnn_tensor *y)
+{
+    const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
+    if (axes == CNN_W || axes == (CNN_H | CNN_W) || axes == (CNN_C | CNN_H | CNN_W)) return cnn__as_input(y);
+    return cnn_fail(y, "axes is %u: it must be the last ones, CNN_C | CNN_H | CNN_W, CNN_H | CNN_W or CNN_W",
+                    axes);
 }
 static bool cnn__group_norm_shape(cnn_tensor *y)
 {
@@ -3949,15 +4068,16 @@ static void cnn__sample_norm_forward(cnn_tensor *y, cnn_mode mode)
     const float *w = cnn__data(t.w), *b = cnn__data(t.b);
     float       *saved = mode == CNN_TRAIN ? y->saved : NULL;
     const int    rows = y->shape.n * t.groups;
+    const cnn__cpu one = { CNN_ISA_C, 1, false };
     CNN__PARALLEL_FOR(cnn__threads_for(&y->graph->cpu, cnn__len(y->shape)))
     for (int row = 0; row < rows; row++) {
         const float *x = y->in[0]->data + row * t.k;
-        float        mean, rest, variance, rstd;
-        const cnn__cpu one = { y->graph->cpu.isa, 1, false };
-        cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
-        rstd = 1 / sqrtf(variance + t.eps);
+        float        mean = 0, rest = 0, variance = 0;
+        if (t.centred) cnn__fast_channel_moments(&one, &mean, &rest, &variance, x, 1, 1, t.k);
+        else           variance = (float)(cnn__sum_squares(&one, x, NULL, 0, t.k) / (double)t.k);
+        const float rstd = 1 / sqrtf(variance + t.eps);
         if (saved) saved[2 * row] = mean, saved[2 * row + 1] = rstd, saved[2 * rows + row] = rest;
-        ptrdiff_t weight = row % t.groups * t.k / t.share;
+        ptrdiff_t weight = row * t.k % t.period / t.share;
         for (ptrdiff_t i = 0; i < t.k; weight++) {
             const float factor = w ? rstd * w[weight] : rstd;
             const float offset = (b ? b[weight] : 0.0f) - rest * factor;
@@ -3980,14 +4100,14 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
 {
     const cnn__sample_norm t = cnn__sample_norm_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
-    const ptrdiff_t sample = cnn__sample(y->shape);
+    const ptrdiff_t all = cnn__len(y->shape);
     const float    *saved = y->saved, *rest = saved + 2 * (ptrdiff_t)y->shape.n * t.groups;
     const float    *w = cnn__data(t.w), *x = y->in[0]->data, *dy = y->grad;
     float          *dx = y->in[0]->grad, *dw = cnn__grad(t.w), *db = cnn__grad(t.b);
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
     for (int row = 0; row < (dx ? y->shape.n * t.groups : 0); row++) {
         const float     mean = saved[2 * row], rstd = saved[2 * row + 1];
-        const ptrdiff_t at = row * t.k, weight = row % t.groups * t.k / t.share;
+        const ptrdiff_t at = row * t.k, weight = at % t.period / t.share;
         double          sum = 0, moment = 0;
         for (ptrdiff_t i = 0; i < t.k; i += t.share) {
             const double factor = w ? (double)w[weight + i / t.share] : 1.0;
@@ -3996,18 +4116,19 @@ static void cnn__sample_norm_backward(cnn_tensor *y)
             sum += factor * part[0], moment += factor * part[1];
         }
         const double slope = moment * (double)rstd * (double)rstd / (double)t.k;
-        const float  m = (float)slope, d = (float)(sum / (double)t.k - (double)rest[row] * slope);
+        const double middle = t.centred ? sum / (double)t.k - (double)rest[row] * slope : 0;
+        const float  m = (float)slope, d = (float)middle;
         for (ptrdiff_t i = 0; i < t.k; ) {
             const float factor = w ? w[weight + i / t.share] : 1.0f;
             for (ptrdiff_t end = i + t.share; i < end; i++)
                 dx[at + i] += (factor * dy[at + i] - d - (x[at + i] - mean) * m) * rstd;
         }
     }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(y->shape)))
-    for (ptrdiff_t i = 0; i < (dw || db ? sample / t.share : 0); i++) {
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all))
+    for (ptrdiff_t i = 0; i < (dw || db ? t.period / t.share : 0); i++) {
         double sum = 0, moment = 0;
-        for (int s = 0; s < y->shape.n; s++) {
-            const ptrdiff_t at = s * sample + i * t.share, row = at / t.k;
+        for (ptrdiff_t at = i * t.share; at < all; at += t.period) {
+            const ptrdiff_t row = at / t.k;
             double          part[2];
             cnn__moments_of(cpu, part, x + at, dy + at, saved[2 * row], rest[row], t.share);
             sum += part[0], moment += (double)saved[2 * row + 1] * part[1];
@@ -4022,29 +4143,39 @@ static size_t cnn__sample_norm_saved(const cnn_tensor *y)
 }
 static cnn_shape cnn__per_element(const cnn_tensor *y)
 {
-    return (cnn_shape){ 1, y->shape.c, y->shape.h, y->shape.w };
+    const unsigned axes = ((const cnn_norm_args *)y->args)->axes;
+    return (cnn_shape){ 1, axes & CNN_C ? y->shape.c : 1, axes & CNN_H ? y->shape.h : 1, y->shape.w };
 }
-#define CNN__SAMPLE_NORM(op_name, shape_rule, options, weights)                                              \
+#define CNN__SAMPLE_NORM(op_name, shape_rule, args, options, weights)                                        \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = shape_rule, .forward = cnn__sample_norm_forward,                          \
         .backward = cnn__sample_norm_backward, .saved = cnn__sample_norm_saved, .flags = CNN_READS_X,        \
-        .args_size = sizeof(cnn_##options##_args), .fields = cnn__##options##_fields, .owned = weights };
-static const cnn_field cnn__norm_fields[] = {
-    CNN_FIELD('f', cnn_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
+        .args_size = sizeof(args), .fields = cnn__##options##_fields, .owned = cnn__##weights##_owned };
+#define CNN__NORM_FIELDS(op_name, last, values, least)                                                       \
+    static const cnn_field cnn__##op_name##_fields[] = {                                                     \
+        CNN_FIELD('u', cnn_norm_args, axes, .preset = last, .range = values),                                \
+        CNN_FIELD('f', cnn_norm_args, eps, .preset = least, .range = "(0,inf)"), { 0 } };
+CNN__NORM_FIELDS(layer_norm,    CNN_C | CNN_H | CNN_W, NULL,      1e-5)
+CNN__NORM_FIELDS(rms_norm,      CNN_C | CNN_H | CNN_W, NULL,      FLT_EPSILON)
+CNN__NORM_FIELDS(instance_norm, CNN_H | CNN_W,         "[12,12]", 1e-5)
 static const cnn_field cnn__group_norm_fields[] = {
     CNN_FIELD('i', cnn_group_norm_args, groups, .range = "[1,2147483647]", .what = "the number of groups"),
     CNN_FIELD('f', cnn_group_norm_args, eps, .preset = 1e-5, .range = "(0,inf)"), { 0 } };
 static const cnn_owned cnn__layer_norm_owned[] = {
-    CNN__AFFINE(cnn_norm_args, cnn__per_element, CNN_C | CNN_H | CNN_W), { 0 } };
+    CNN__AFFINE(cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
+static const cnn_owned cnn__rms_norm_owned[] = {
+    CNN__AFFINE_PART("weight", 1, cnn_norm_args, cnn__per_element, offsetof(cnn_norm_args, axes)), { 0 } };
 static const cnn_owned cnn__group_norm_owned[] = {
     CNN__AFFINE(cnn_group_norm_args, cnn__per_channel, 0), { 0 } };
 static const cnn_owned cnn__instance_norm_owned[] = {
     CNN__AFFINE(cnn_norm_args, cnn__per_channel, 0), { 0 } };
-CNN__SAMPLE_NORM(layer_norm,    cnn__as_input,         norm,       cnn__layer_norm_owned)
-CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, group_norm, cnn__group_norm_owned)
-CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         norm,       cnn__instance_norm_owned)
+CNN__SAMPLE_NORM(layer_norm,    cnn__layer_norm_shape, cnn_norm_args,       layer_norm,    layer_norm)
+CNN__SAMPLE_NORM(rms_norm,      cnn__layer_norm_shape, cnn_norm_args,       rms_norm,      rms_norm)
+CNN__SAMPLE_NORM(group_norm,    cnn__group_norm_shape, cnn_group_norm_args, group_norm,    group_norm)
+CNN__SAMPLE_NORM(instance_norm, cnn__as_input,         cnn_norm_args,       instance_norm, instance_norm)
 
 CNN__UNARY(cnn_layer_norm_, layer_norm, cnn_norm_args)
+CNN__UNARY(cnn_rms_norm_,   rms_norm,   cnn_norm_args)
 CNN__UNARY(cnn_group_norm_, group_norm, cnn_group_norm_args)
 
 CNN_API cnn_tensor *cnn_instance_norm_(cnn_norm_args a)
@@ -4984,11 +5115,14 @@ CNN__ROOM cnn_op_upsample = {
 CNN__UNARY(cnn_upsample_,   upsample,   cnn_upsample_args)
 
 /* -----------------------------------------------------------------------------------------------------------
-   Chapter 6. Arithmetic: add, sub, mul, scale, sum, mean
+   Chapter 6. Arithmetic: add, sub, mul, div, maximum, minimum, pow, scale, sum, mean, amax, amin
    -------------------------------------------------------------------------------------------------------- */
 
-/* ---- add, sub, mul ----------------------------------------------------------------------------------------
+/* ---- add, sub, mul, div, maximum, minimum, pow ------------------------------------------------------------
  *   add: y = a + b, da = dy, db = dy    sub: y = a - b, da = dy, db = -dy  mul: y = a b, da = dy b, db = dy a
+ *   div: y = a / b,   da = dy / b,   db = -dy a / b^2
+ *   maximum:  da = dy [a > b] + dy/2 [a = b],   db = dy - da;   minimum: the same with a < b; NaN wins
+ *   pow: y = a^b,   da = dy b a^(b-1), 0 for b = 0;   db = dy y log a, 0 for a = 0 <= b
  *   Broadcasting: an extent of 1 stretches to that of the other operand, the batch too; the gradient of what
  *   was stretched is summed over the copies.
  * -------------------------------------------------------------------------------------------------------- */
@@ -5018,31 +5152,72 @@ static bool cnn__binary_shape(cnn_tensor *y)
 static void cnn__binary_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
 {
     const cnn_tensor *a = y->in[0], *b = y->in[1];
-    const char        op = y->op == &cnn_op_add ? '+' : y->op == &cnn_op_sub ? '-' : '*';
-    cnn__broadcast(&y->graph->cpu, op, y->data, a->data, b->data, y->shape, a->shape, b->shape,
-                   cnn__of(y)->tail);
+    const cnn__cpu   *cpu = &y->graph->cpu;
+    cnn__broadcast(cpu, cnn__loop(cpu, y->op->formula->forward), y->data, NULL, a->data, b->data, y->shape,
+                   a->shape, b->shape, cnn__of(y)->tail);
 }
+/* A product's gradients need no array between: the sum over the copies takes two operands. */
 static void cnn__binary_backward(cnn_tensor *y)
 {
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *a = y->in[0], *b = y->in[1];
-    const bool      mul = y->op == &cnn_op_mul;
-    if (a->grad && a->grad != y->grad)
-        cnn__add_product(cpu, a->grad, y->grad, mul ? b->data : NULL, a->shape, y->shape, b->shape, 1);
-    if (b->grad) cnn__add_product(cpu, b->grad, y->grad, mul ? a->data : NULL, b->shape, y->shape, a->shape,
-                                  y->op == &cnn_op_sub ? -1.0f : 1.0f);
+    for (int i = 0; i < 2; i++) {
+        const cnn_tensor *x = y->in[i], *other = y->in[1 - i];
+        const float      *factor = y->op == &cnn_op_mul ? other->data : NULL;
+        cnn_each         *f = cnn__loop(cpu, y->op->formula[i].backward);
+        float            *d = f ? cnn_scratch(y) : y->grad;
+        if (!x->grad || x->grad == y->grad) continue;
+        if (f) cnn__broadcast(cpu, f, d, y->grad, a->data, b->data, y->shape, a->shape, b->shape, NULL);
+        cnn__add_product(cpu, x->grad, d, factor, x->shape, y->shape, other->shape,
+                         i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f);
+    }
 }
-#define CNN__BINARY(op_name, op_flags)                                                                       \
-    static const cnn_formula cnn__##op_name##_formula = {                                                    \
-        CNN__LOOPS(cnn__each_##op_name), { NULL, NULL }, { 0, 0 }, 0 };                                      \
+static size_t cnn__binary_scratch(const cnn_tensor *y)
+{
+    return y->op->formula->backward[0] ? (size_t)cnn__len(y->shape) * sizeof(float) : 0;
+}
+static const char *cnn__div_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y, (void)x, (void)backward;
+    return "a division by zero, or nearly: keep the divisor away from 0 (cnn_clamp)";
+}
+static const char *cnn__pow_hint(const cnn_tensor *y, const cnn_stats *x, bool backward)
+{
+    (void)y, (void)backward;
+    return x->min > 0 ? NULL : "a power of a number that is not positive: keep it above 0 (cnn_clamp)";
+}
+CNN__LOOP(cnn__each_sub,            v[i] -= a[i])
+CNN__LOOP(cnn__each_mul,            v[i] *= a[i])
+CNN__LOOP(cnn__each_div,            v[i] /= a[i])
+CNN__LOOP(cnn__each_div_by,         v[i] /= b[i])
+CNN__LOOP(cnn__each_div_back,       v[i] = -v[i] * (a[i] / b[i]) / b[i])
+CNN__LOOP(cnn__each_if_larger,      float dy = v[i], z = a[i] == b[i] ? dy * 0.5f : dy;
+                                    v[i] = a[i] < b[i] ? 0.0f : z)
+CNN__LOOP(cnn__each_if_smaller,     float dy = v[i], z = a[i] == b[i] ? dy * 0.5f : dy;
+                                    v[i] = a[i] > b[i] ? 0.0f : z)
+CNN__LOOP(cnn__each_pow,            v[i] = powf(v[i], a[i]))
+CNN__LOOP(cnn__each_pow_base,       v[i] = b[i] == 0 ? 0.0f : v[i] * (b[i] * powf(a[i], b[i] - 1)))
+CNN__LOOP(cnn__each_pow_exponent,   const float z = v[i] * (powf(a[i], b[i]) * logf(a[i]));
+                                    v[i] = a[i] == 0 && b[i] >= 0 ? 0.0f : z)
+/* to_a, to_b: the loops of da and db; { NULL }: dy itself, but for the sign of sub and the factor of mul. */
+#define CNN__BINARY(op_name, op_flags, to_a, to_b, doctor)                                                   \
+    static const cnn_formula cnn__##op_name##_formula[] = {                                                  \
+        { CNN__LOOPS(cnn__each_##op_name), to_a, { 0, 0 }, 0 },                                              \
+        { CNN__LOOPS(cnn__each_##op_name), to_b, { 0, 0 }, 0 } };                                            \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
         .name = #op_name, .shape = cnn__binary_shape, .forward = cnn__binary_forward,                        \
-        .backward = cnn__binary_backward, .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags),                  \
-        .formula = &cnn__##op_name##_formula };                                                              \
+        .backward = cnn__binary_backward, .scratch = cnn__binary_scratch,                                    \
+        .flags = CNN_INPLACE | CNN_JOINABLE | (op_flags), .formula = cnn__##op_name##_formula,               \
+        .hint = doctor };                                                                                    \
     CNN__PLAIN_2(cnn_##op_name##_, op_name)
-CNN__BINARY(add, CNN_INPLACE_GRAD)
-CNN__BINARY(sub, CNN_INPLACE_GRAD)
-CNN__BINARY(mul, CNN_READS_X)
+CNN__BINARY(add, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
+CNN__BINARY(sub, CNN_INPLACE_GRAD, { NULL }, { NULL }, NULL)
+CNN__BINARY(mul, CNN_READS_X,      { NULL }, { NULL }, NULL)
+CNN__BINARY(div, CNN_READS_X, CNN__LOOPS(cnn__each_div_by), CNN__LOOPS(cnn__each_div_back), cnn__div_hint)
+CNN__BINARY(maximum, CNN_READS_X, CNN__LOOPS(cnn__each_if_larger), CNN__LOOPS(cnn__each_if_smaller), NULL)
+CNN__BINARY(minimum, CNN_READS_X, CNN__LOOPS(cnn__each_if_smaller), CNN__LOOPS(cnn__each_if_larger), NULL)
+CNN__BINARY(pow, CNN_READS_X, CNN__LOOPS(cnn__each_pow_base), CNN__LOOPS(cnn__each_pow_exponent),
+            cnn__pow_hint)
 
 /* ---- scale ------------------------------------------------------------------------------------------------
  *   y = factor x + offset,   dx = factor dy
@@ -5091,16 +5266,49 @@ static const cnn_field cnn__reduce_fields[] = {
               .what = "made of CNN_N | CNN_C | CNN_H | CNN_W"), { 0 } };
 static const cnn_field cnn__global_fields[] = {
     CNN_FIELD('u', cnn_reduce_args, axes, .preset = CNN_H | CNN_W, .range = "[12,12]"), { 0 } };
-#define CNN__REDUCE(op_name, options)                                                                        \
+/* ---- amax, amin -------------------------------------------------------------------------------------------
+ *   y = the largest (smallest) x over some axes; NaN wins.   dx = dy / M where x = y, M of them, else 0
+ * -------------------------------------------------------------------------------------------------------- */
+static void cnn__most_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_each       *f = y->op == &cnn_op_amax ? cnn__each_maximum(cpu) : cnn__each_minimum(cpu);
+    cnn__fold(cpu, f, y->data, y->in[0]->data, y->shape, y->in[0]->shape);
+}
+static void cnn__most_backward(cnn_tensor *y)
+{
+    const cnn__cpu   *cpu = &y->graph->cpu;
+    const cnn_tensor *x = y->in[0];
+    const int         n = cnn__len(y->shape);
+    float            *equal = cnn_scratch(y), *share = equal + cnn__len(x->shape);
+    if (!x->grad) return;
+    cnn__broadcast(cpu, cnn__each_equal(cpu), equal, NULL, x->data, y->data, x->shape, x->shape, y->shape,
+                   NULL);
+    memset(share, 0, (size_t)n * sizeof *share);
+    cnn__add_product(cpu, share, equal, NULL, y->shape, x->shape, x->shape, 1);
+    for (int i = 0; i < n; i++) share[i] = y->grad[i] / share[i];
+    cnn__add_product(cpu, x->grad, equal, share, x->shape, x->shape, y->shape, 1);
+}
+static size_t cnn__most_scratch(const cnn_tensor *y)
+{
+    return ((size_t)cnn__len(y->shape) + (size_t)cnn__len(y->in[0]->shape)) * sizeof(float);
+}
+
+#define CNN__REDUCE(op_name, rule, options, ...)                                                             \
     CNN__ROOM cnn_op_##op_name = {                                                                           \
-        .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__reduce_forward,                        \
-        .backward = cnn__reduce_backward, .args_size = sizeof(cnn_reduce_args), .fields = options };
-CNN__REDUCE(sum,             cnn__reduce_fields)
-CNN__REDUCE(mean,            cnn__reduce_fields)
-CNN__REDUCE(global_avg_pool, cnn__global_fields)
+        .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__##rule##_forward,                      \
+        .backward = cnn__##rule##_backward, .args_size = sizeof(cnn_reduce_args),                            \
+        .fields = cnn__##options##_fields, __VA_ARGS__ };
+CNN__REDUCE(sum,             reduce, reduce, .flags = 0)
+CNN__REDUCE(mean,            reduce, reduce, .flags = 0)
+CNN__REDUCE(global_avg_pool, reduce, global, .flags = 0)
+CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
+CNN__REDUCE(amin, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
 
 CNN__UNARY(cnn_sum_,  sum,  cnn_reduce_args)
 CNN__UNARY(cnn_mean_, mean, cnn_reduce_args)
+CNN__UNARY(cnn_amax_, amax, cnn_reduce_args)
+CNN__UNARY(cnn_amin_, amin, cnn_reduce_args)
 CNN__PLAIN_1(cnn_global_avg_pool_, global_avg_pool)
 
 /* -----------------------------------------------------------------------------------------------------------
@@ -5752,19 +5960,40 @@ static ptrdiff_t cnn__stretched(cnn_shape s, int n, int c, int h, int w)
     return cnn__at(s.n == 1 ? 0 : n, s.c == 1 ? 0 : c, s.h == 1 ? 0 : h, s.w == 1 ? 0 : w, s.c, s.h, s.w);
 }
 
-static void cnn__broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                           cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+static void cnn__broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                           const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
 {
     if (cpu->isa != CNN_ISA_PLAIN) {
-        cnn__fast_broadcast(cpu, op, y, a, b, ys, as, bs, tail);
+        cnn__fast_broadcast(cpu, f, y, dy, a, b, ys, as, bs, tail);
         return;
     }
     for (int n = 0; n < ys.n; n++)
     for (int c = 0; c < ys.c; c++)
     for (int h = 0; h < ys.h; h++)
     for (int w = 0; w < ys.w; w++) {
-        const float left = a[cnn__stretched(as, n, c, h, w)], right = b[cnn__stretched(bs, n, c, h, w)];
-        *y++ = op == '+' ? left + right : op == '-' ? left - right : left * right;
+        const float *left = a + cnn__stretched(as, n, c, h, w), *right = b + cnn__stretched(bs, n, c, h, w);
+        float        v = dy ? *dy++ : *left;
+        if (dy) f(&v, left, right, NULL, 1);
+        else    f(&v, right, NULL, NULL, 1);
+        *y++ = v;
+    }
+}
+
+static void cnn__fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys, cnn_shape xs)
+{
+    if (cpu->isa != CNN_ISA_PLAIN) {
+        cnn__fast_fold(cpu, f, y, x, ys, xs);
+        return;
+    }
+    for (int n = 0; n < xs.n; n++)
+    for (int c = 0; c < xs.c; c++)
+    for (int h = 0; h < xs.h; h++)
+    for (int w = 0; w < xs.w; w++, x++) {
+        float *to = y + cnn__stretched(ys, n, c, h, w);
+        const bool first = (n == 0 || ys.n > 1) && (c == 0 || ys.c > 1) && (h == 0 || ys.h > 1)
+                           && (w == 0 || ys.w > 1);
+        if (first) *to = *x;
+        else       f(to, x, NULL, NULL, 1);
     }
 }
 
@@ -6104,20 +6333,32 @@ static bool cnn__update_groups(cnn_graph *g, const cnn_step_args *a, unsigned si
     return true;
 }
 
-/* Does the name match the pattern, in which '*' stands for any characters, or one of those between '|'? */
-static bool cnn__matches(const char *pattern, const char *name)
+/* Does the name match the pattern, in which '*' stands for any characters, or one of those between '|'? Each
+   star stands for as little as it can, but the last, and stars->begin[k] to end[k] is what it stood for. */
+enum { CNN__STARS = 8 };
+typedef struct { int n; const char *begin[CNN__STARS + 1], *end[CNN__STARS + 1]; } cnn__stars;
+static bool cnn__match_stars(const char *pattern, const char *name, cnn__stars *stars)
 {
-    const char *star = NULL, *from = NULL, *at = name;
-    while (*at) {
-        if (*pattern == '*') star = pattern++, from = at;
+    const char *star = NULL, *at = name;
+    int         k = -1;
+    while (*at || *pattern == '*') {
+        if (*pattern == '*') {
+            star = pattern++, k += k < CNN__STARS;
+            stars->begin[k] = stars->end[k] = at;
+        }
         else if (*pattern == *at && *at != '|') pattern++, at++;
-        else if (star) pattern = star + 1, at = ++from;
+        else if (star) pattern = star + 1, at = ++stars->end[k];
         else break;
     }
-    while (*pattern == '*') pattern++;
+    stars->n = k + 1;
     if (!*at && (!*pattern || *pattern == '|')) return true;
     const char *next = strchr(pattern, '|');
-    return next && cnn__matches(next + 1, name);
+    return next && cnn__match_stars(next + 1, name, stars);
+}
+static bool cnn__matches(const char *pattern, const char *name)
+{
+    cnn__stars stars;
+    return cnn__match_stars(pattern, name, &stars);
 }
 
 static bool cnn__set_scale(cnn_graph *g, const char *what, const char *pattern, float factor, bool decay)
@@ -7297,7 +7538,7 @@ CNN_API cnn_dataset cnn_floats(const float *values, const unsigned char *labels,
 CNN_API void cnn_dataset_free(cnn_dataset *d)
 {
     if (!d) return;
-    for (int i = 0; i < 3; i++) CNN_FREE(d->own[i]);
+    for (int i = 0; i < 4; i++) CNN_FREE(d->own[i]);
     memset(d, 0, sizeof *d);
 }
 
@@ -7832,6 +8073,404 @@ CNN_API cnn_dataset cnn_load_npy(const char *values, const char *labels)
 }
 #endif
 
+/* ---- Pictures in folders ---- */
+
+#ifndef CNN_NO_STDIO
+static void cnn__free_pixels(void *pixels) { CNN_FREE(pixels); }
+
+static bool cnn__is_blank(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+/* A number of the header of a PNM file, and the blank behind it; -1: none. Comments reach from # to the end
+   of the line. */
+static int cnn__pnm_number(const unsigned char **p, const unsigned char *end)
+{
+    int n = -1;
+    while (*p < end && (cnn__is_blank(**p) || **p == '#')) {
+        if (**p == '#') while (*p < end && **p != '\n') ++*p;
+        if (*p < end) ++*p;
+    }
+    for (; *p < end && **p >= '0' && **p <= '9' && n < 65536; ++*p) n = (n < 0 ? 0 : 10 * n) + **p - '0';
+    if (*p == end || !cnn__is_blank(**p)) return -1;
+    ++*p;
+    return n;
+}
+
+/* Binary PPM (P6) and PGM (P5), of one or two bytes a value. Grey of colour as Pillow and BT.601 make it. */
+static const char *cnn__decode_pnm(cnn_picture *to, const unsigned char *p, size_t bytes, int channels)
+{
+    const unsigned char *end = p + bytes;
+    const int colour = bytes > 2 && p[1] == '6', has = colour ? 3 : 1;
+    if (bytes < 3 || p[0] != 'P' || (p[1] != '5' && p[1] != '6'))
+        return "not a binary PPM or PGM: other formats need a .decode";
+    p += 2;
+    const int w = cnn__pnm_number(&p, end), h = cnn__pnm_number(&p, end), top = cnn__pnm_number(&p, end);
+    if (w < 1 || h < 1 || w > 65535 || h > 65535 || top < 1 || top > 65535) return "bad PNM header";
+    const size_t wide = top > 255 ? 2 : 1, n = (size_t)h * (size_t)w;
+    if ((size_t)(end - p) / wide / (size_t)has < n) return "truncated: pixels are missing";
+    to->pixels = CNN_MALLOC(cnn__mul_size(n, (size_t)channels));
+    if (!to->pixels) return "out of memory";
+    to->h = h, to->w = w, to->release = cnn__free_pixels;
+    for (size_t i = 0; i < n; i++) {
+        unsigned v[3];
+        for (int c = 0; c < 3; c++) {
+            const unsigned char *at = p + (i * (size_t)has + (size_t)(colour ? c : 0)) * wide;
+            v[c] = wide == 2 ? (unsigned)at[0] << 8 | at[1] : *at;
+            if (v[c] > (unsigned)top) v[c] = (unsigned)top;
+            if (top != 255) v[c] = (v[c] * 255 + (unsigned)top / 2) / (unsigned)top;
+        }
+        if (channels == 1 && colour) v[0] = (v[0] * 19595 + v[1] * 38470 + v[2] * 7471 + 0x8000) >> 16;
+        for (int c = 0; c < channels; c++) to->pixels[i * (size_t)channels + (size_t)c] = (unsigned char)v[c];
+    }
+    return NULL;
+}
+
+/* Bilinear, with antialiasing: a value is the mean under a triangle that is as wide as two pixels of the
+   smaller picture. Weights are whole numbers of 2^-22, and the rows are rounded to bytes before the columns,
+   as in Pillow's resize. */
+typedef struct { int first, count; int *weight; } cnn__resample;
+static double cnn__triangle(double x) { return fabs(x) < 1 ? 1 - fabs(x) : 0; }
+
+static void cnn__find_weights(cnn__resample *taps, int *weights, int room, int in, int out, int from, int n)
+{
+    const double scale = (double)in / out, support = scale < 1 ? 1 : scale;
+    for (int i = 0; i < n; i++, weights += room) {
+        const double center = (from + i + 0.5) * scale;
+        int    first = (int)(center - support + 0.5), end = (int)(center + support + 0.5);
+        double sum = 0;
+        first = first < 0 ? 0 : first, end = end > in ? in : end;
+        for (int x = first; x < end; x++) sum += cnn__triangle((x - center + 0.5) * (1 / support));
+        for (int x = first; x < end; x++)
+            weights[x - first] =
+                (int)(0.5 + cnn__triangle((x - center + 0.5) * (1 / support)) / sum * (1 << 22));
+        taps[i] = (cnn__resample){ first, end - first, weights };
+    }
+}
+static unsigned char cnn__weighted(const cnn__resample *taps, const unsigned char *p, size_t stride)
+{
+    int sum = 1 << 21;
+    for (int k = 0; k < taps->count; k++) sum += p[(size_t)k * stride] * taps->weight[k];
+    return (unsigned char)(sum >> 22 > 255 ? 255 : sum >> 22);
+}
+
+/* Half of a difference, to the even one of two. */
+static int cnn__half(int d) { return d / 2 + (d % 2 && d / 2 % 2); }
+
+/* The picture as (channels,h,w): resized so that it is h x w or, with `shorter`, so that its shorter side has
+   that many pixels and h x w are cut out of its middle. */
+static const char *cnn__fit_picture(unsigned char *to, const cnn_picture *p, int channels, int h, int w,
+                                    int shorter)
+{
+    int high = h, wide = w;                            /* the whole picture, resized */
+    if (shorter) {
+        const double longer = p->h < p->w ? (double)shorter * p->w / p->h : (double)shorter * p->h / p->w;
+        if (longer > 1 << 24) return "its sides are too unequal to be resized";
+        high = p->h < p->w ? shorter : (int)longer, wide = p->h < p->w ? (int)longer : shorter;
+    }
+    const int    room = 2 * (int)ceil(fmax(1, fmax((double)p->h / high, (double)p->w / wide))) + 1;
+    const size_t n = (size_t)(h + w), weights = cnn__mul_size(cnn__mul_size(n, (size_t)room), sizeof(int));
+    const size_t rows = cnn__mul_size((size_t)p->h, (size_t)w * (size_t)channels);
+    const size_t bytes = cnn__add_size(cnn__add_size(weights, rows), n * sizeof(cnn__resample));
+    cnn__resample   *taps = bytes == SIZE_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!taps) return "out of memory";
+    int           *weight = (int *)(taps + n);
+    unsigned char *row = (unsigned char *)(weight + n * (size_t)room);
+    cnn__find_weights(taps, weight, room, p->w, wide, cnn__half(wide - w), w);
+    cnn__find_weights(taps + w, weight + (size_t)w * (size_t)room, room, p->h, high, cnn__half(high - h), h);
+    for (int c = 0; c < channels; c++) {
+        for (size_t y = 0; y < (size_t)p->h; y++)
+            for (int x = 0; x < w; x++)
+                row[y * (size_t)w + (size_t)x] = cnn__weighted(&taps[x], p->pixels + (y * (size_t)p->w
+                    + (size_t)taps[x].first) * (size_t)channels + c, (size_t)channels);
+        for (int y = 0; y < h; y++)
+            for (int x = 0; x < w; x++)
+                *to++ = cnn__weighted(&taps[w + y], row + (size_t)taps[w + y].first * (size_t)w + x,
+                                      (size_t)w);
+    }
+    CNN_FREE(taps);
+    return NULL;
+}
+
+/* ---- Folders: sorted names of what is in them ---- */
+
+typedef struct { char **name; int count, capacity; size_t text; } cnn__list;    /* text: bytes, with ends */
+
+static void cnn__free_list(cnn__list *l)
+{
+    for (int i = 0; i < l->count; i++) CNN_FREE(l->name[i]);
+    CNN_FREE(l->name);
+    memset(l, 0, sizeof *l);
+}
+static int cnn__by_bytes(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Take up "dir/name". */
+static bool cnn__list_add(cnn_dataset *d, cnn__list *l, const char *dir, const char *name)
+{
+    const size_t n = strlen(dir), m = strlen(name), slash = n > 0 && dir[n - 1] != '/';
+    if (l->count == l->capacity) {
+        const int capacity = l->capacity ? 2 * l->capacity : 16;
+        char    **more = l->capacity > INT_MAX / 16 ? NULL
+                       : CNN_REALLOC(l->name, (size_t)capacity * sizeof *more);
+        if (!more) return cnn__data_fail(d, "folder: out of memory: %d names", capacity);
+        l->name = more, l->capacity = capacity;
+    }
+    char *path = CNN_MALLOC(n + m + 2);
+    if (!path) return cnn__data_fail(d, "folder: out of memory: %zu bytes", n + m + 2);
+    memcpy(path, dir, n), path[n] = '/', memcpy(path + n + slash, name, m + 1);
+    l->name[l->count++] = path, l->text += n + slash + m + 1;
+    return true;
+}
+
+#if defined(CNN__WIN32)
+/* What a path is: 'd' a folder, 'f' a file, '?' something else, 0: it cannot be looked at. */
+static char cnn__kind_of(const char *path)
+{
+    struct _finddata_t found;
+    const intptr_t       search = _findfirst(path, &found);
+    if (search == -1) return 0;
+    _findclose(search);
+    return found.attrib & _A_SUBDIR ? 'd' : 'f';
+}
+static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
+{
+    struct _finddata_t found;
+    cnn__list            pattern = { NULL, 0, 0, 0 };
+    bool                 good = cnn__list_add(d, &pattern, dir, "*");
+    const intptr_t       search = good ? _findfirst(pattern.name[0], &found) : -1;
+    cnn__free_list(&pattern);
+    if (search == -1) return cnn__data_fail(d, "folder %s: it cannot be opened", cnn__path_end(dir));
+    do good = found.name[0] == '.' || cnn__list_add(d, l, dir, found.name);
+    while (good && _findnext(search, &found) == 0);
+    _findclose(search);
+    return good;
+}
+#elif defined(CNN__POSIX)
+static char cnn__kind_of(const char *path)
+{
+    struct stat s;
+    if (stat(path, &s) != 0) return 0;
+    return S_ISDIR(s.st_mode) ? 'd' : S_ISREG(s.st_mode) ? 'f' : '?';
+}
+static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
+{
+    errno = 0;
+    DIR *open = opendir(dir);
+    bool good = true;
+    if (!open) return cnn__data_fail(d, "folder %s: %s", cnn__path_end(dir), strerror(errno));
+    for (struct dirent *e; good && (e = readdir(open)) != NULL; )
+        good = e->d_name[0] == '.' || cnn__list_add(d, l, dir, e->d_name);
+    closedir(open);
+    return good;
+}
+#else
+static char cnn__kind_of(const char *path) { return (void)path, 0; }
+static bool cnn__read_folder(cnn_dataset *d, cnn__list *l, const char *dir)
+{
+    return (void)l, cnn__data_fail(d, "folder %s: this system's folders cannot be read", cnn__path_end(dir));
+}
+#endif
+
+/* Add the entries of a folder, in the order of their bytes; names that begin with a point do not count. */
+static bool cnn__list_folder(cnn_dataset *d, cnn__list *l, const char *dir)
+{
+    const int before = l->count;
+    if (!cnn__read_folder(d, l, dir)) return false;
+    const size_t n = (size_t)(l->count - before);
+    if (n > 0) qsort(l->name + before, n, sizeof *l->name, cnn__by_bytes);
+    return true;
+}
+
+/* ---- A folder as a stream: pictures are decoded when they are wanted ---- */
+
+/* One block, with all that it points to. */
+typedef struct {
+    cnn_folder_args a;
+    size_t          skip;                      /* so many bytes of a path are the folder's own */
+    const char    **file, **names;             /* "dir/class/file"; of the classes, ended by NULL */
+    int            *label;                     /* of each file */
+} cnn__folder;
+
+static const char *cnn__decode_file(cnn_picture *p, const char *path, int channels, char *why, size_t room)
+{
+    size_t         bytes;
+    unsigned char *file = cnn__read_file(path, &bytes, why, room);
+    const char    *wrong = file ? cnn__decode_pnm(p, file, bytes, channels) : why;
+    CNN_FREE(file);
+    return wrong;
+}
+
+static bool cnn__fill_folder(cnn_request *want, void *user)
+{
+    const cnn__folder     *f = user;
+    const cnn_folder_args *a = &f->a;
+    const size_t           each = (size_t)a->c * (size_t)a->h * (size_t)a->w;
+    for (int i = 0; i < want->n; i++) {
+        const char *path = f->file[want->index[i]], *shown = path + f->skip;
+        const size_t n = strlen(shown);
+        cnn_picture p = { 0, 0, NULL, NULL };
+        char        why[60];
+        const char *wrong = a->decode ? a->decode(&p, path, a->c, a->user)
+                                      : cnn__decode_file(&p, path, a->c, why, sizeof why);
+        if (!wrong && (!p.pixels || p.h < 1 || p.w < 1 || p.h > 65535 || p.w > 65535))
+            wrong = "the decoder gave no picture with sides of 1 to 65535";
+        if (!wrong)
+            wrong = cnn__fit_picture(want->bytes + (size_t)i * each, &p, a->c, a->h, a->w, a->shorter);
+        if (p.pixels && p.release) p.release(p.pixels);
+        if (wrong) {
+            cnn__format(want->error, sizeof want->error, "%s: %.70s", n > 50 ? shown + n - 50 : shown, wrong);
+            return false;
+        }
+        want->labels[i] = f->label[want->index[i]];
+    }
+    return true;
+}
+
+/* List the classes, and the files of each: those of class k end at end[k]. */
+static bool cnn__list_classes(cnn_dataset *d, const char *path, cnn__list *class, cnn__list *file, int **end)
+{
+    int classes = 0;
+    if (!cnn__list_folder(d, class, path)) return false;
+    class->text = 0;
+    for (int i = 0; i < class->count; i++) {           /* files beside the folders do not count */
+        if (cnn__kind_of(class->name[i]) != 'd') { CNN_FREE(class->name[i]); continue; }
+        class->text += strlen(class->name[i]) + 1, class->name[classes++] = class->name[i];
+    }
+    class->count = classes;
+    if (classes == 0)
+        return cnn__data_fail(d, "folder %s: it holds no folders: each class is one", cnn__path_end(path));
+    *end = CNN_MALLOC((size_t)classes * sizeof **end);
+    if (!*end) return cnn__data_fail(d, "folder: out of memory: %d classes", classes);
+    for (int k = 0; k < classes; k++) {
+        int i = file->count;
+        if (!cnn__list_folder(d, file, class->name[k])) return false;
+        if (file->count == i)
+            return cnn__data_fail(d, "folder %s: it holds no pictures", cnn__path_end(class->name[k]));
+        for (; i < file->count; i++)
+            if (cnn__kind_of(file->name[i]) != 'f')
+                return cnn__data_fail(d, "folder: %s is no file: a class holds nothing else",
+                                      cnn__path_end(file->name[i]));
+        (*end)[k] = file->count;
+    }
+    return true;
+}
+
+/* Everything into the one block of the data set. */
+static cnn__folder *cnn__pack_folder(cnn_dataset *d, const cnn_folder_args *a, const cnn__list *class,
+                                     const cnn__list *file, const int *end)
+{
+    const size_t files = (size_t)file->count, classes = (size_t)class->count;
+    const size_t numbers = cnn__round_up(files * sizeof(int), sizeof(char *));
+    const size_t bytes = sizeof(cnn__folder) + numbers + (files + classes + 1) * sizeof(char *);
+    if (!cnn__own(d, 3, cnn__add_size(bytes, cnn__add_size(class->text, file->text)))) return NULL;
+    cnn__folder *f = d->own[3];
+    memset(f, 0, sizeof *f);
+    f->a = *a, f->skip = strlen(a->path);
+    f->label = (int *)(f + 1), f->file = (const char **)(void *)((char *)(f + 1) + numbers);
+    f->names = f->file + files;
+    char *text = (char *)(f->names + classes + 1);
+    for (size_t i = 0, k = 0; i < files; i++) {
+        while ((int)i >= end[k]) k++;
+        const size_t n = strlen(file->name[i]) + 1;
+        f->file[i] = memcpy(text, file->name[i], n), text += n, f->label[i] = (int)k;
+    }
+    for (size_t k = 0; k < classes; k++) {
+        const char  *name = strrchr(class->name[k], '/') + 1;
+        const size_t n = strlen(name) + 1;
+        f->names[k] = memcpy(text, name, n), text += n;
+    }
+    f->names[classes] = NULL;
+    if (f->file[0][f->skip] == '/') f->skip++;
+    return f;
+}
+
+static bool cnn__check_folder(cnn_dataset *d, const cnn_folder_args *a)
+{
+    const int least = a->h < a->w ? a->w : a->h;
+    if (!a->path) return cnn__data_fail(d, "cnn_load_folder: no path was given");
+    if ((a->c != 1 && a->c != 3) || a->h < 1 || a->w < 1 || least > 65535 ||
+        cnn__checked_len((cnn_shape){ 1, a->c, a->h, a->w }) == SIZE_MAX)
+        return cnn__data_fail(d, "folder: pictures of (%d,%d,%d): they have 1 channel or 3, and sides of 1 "
+                                 "to 65535", a->c, a->h, a->w);
+    return !a->shorter || (a->shorter >= least && a->shorter <= 65535) ||
+           cnn__data_fail(d, "folder: shorter is %d: it must be %d to 65535, to cut out %dx%d pixels",
+                          a->shorter, least, a->h, a->w);
+}
+
+CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
+{
+    cnn_dataset     d = { 0 };
+    cnn__list       class = { NULL, 0, 0, 0 }, file = { NULL, 0, 0, 0 };
+    const cnn_shape s = { 1, a.c, a.h, a.w };
+    int            *end = NULL;
+    cnn__folder    *f = NULL;
+    if (cnn__check_folder(&d, &a) && cnn__list_classes(&d, a.path, &class, &file, &end))
+        f = cnn__pack_folder(&d, &a, &class, &file, end);
+    const int files = file.count, classes = class.count;
+    cnn__free_list(&class), cnn__free_list(&file), CNN_FREE(end);
+    d.type = CNN_U8, d.target_type = CNN_I32;
+    if (!f || !cnn__set_samples(&d, NULL, NULL, files, s)) return d;
+    d.names = f->names, d.classes = classes, d.target = cnn__vector(1);
+    d.fill = cnn__fill_folder, d.user = f;
+    if (a.stream) return d;
+
+    cnn_request want = { .index = d.order, .n = d.count };
+    if (!cnn__own(&d, 0, cnn__mul_size((size_t)files, (size_t)cnn__sample(s)))) return d;
+    if (!cnn__own(&d, 1, (size_t)files * sizeof(int))) return d;
+    want.bytes = d.own[0], want.labels = d.own[1];
+    if (!cnn__fill_folder(&want, f)) return cnn__data_fail(&d, "%s", want.error), d;
+    d.bytes = want.bytes, d.labels = want.labels, d.fill = NULL;
+    return d;
+}
+#endif
+
+/* ---- What a net knows of its data ---- */
+
+/* One allocation, with the names behind it. */
+struct cnn__about { float mean[4], deviation[4]; int classes; const char *name[1]; };
+
+CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
+{
+    if (!g || !d || g->error[0]) return false;
+    if (d->error[0]) return cnn__fail(g, NULL, "remember", "data set: %s", d->error);
+    size_t n = 0, text = 0;
+    for (; d->names && d->names[n]; n++) text = cnn__add_size(text, strlen(d->names[n]) + 1);
+    const size_t head = sizeof *g->about + n * sizeof(char *), bytes = cnn__add_size(head, text);
+    bool         known = n > 0;
+    for (int k = 0; k < 4; k++) known = known || d->mean[k] != 0 || d->deviation[k] != 1;
+    if (!known) return CNN_FREE(g->about), g->about = NULL, true;
+    struct cnn__about *about = n > INT_MAX ? NULL : CNN_MALLOC(bytes);
+    if (!about) return cnn__no_memory(g, NULL, "remember", bytes);
+    memset(about, 0, head);
+    about->classes = (int)n;
+    char *to = (char *)about + head;
+    for (size_t k = 0; k < n; k++) {
+        const size_t length = strlen(d->names[k]) + 1;
+        about->name[k] = memcpy(to, d->names[k], length), to += length;
+    }
+    memcpy(about->mean, d->mean, sizeof d->mean), memcpy(about->deviation, d->deviation, sizeof d->deviation);
+    CNN_FREE(g->about);
+    g->about = about;
+    return true;
+}
+
+static const struct cnn__about *cnn__about(const cnn_graph *g)         /* of a view: the net's */
+{
+    return !g ? NULL : g->shares ? g->shares->about : g->about;
+}
+CNN_API void cnn_recall(const cnn_graph *g, cnn_dataset *d)
+{
+    const struct cnn__about *about = cnn__about(g);
+    if (!about || !d) return;
+    memcpy(d->mean, about->mean, sizeof d->mean), memcpy(d->deviation, about->deviation, sizeof d->deviation);
+    d->names = about->classes ? (const char *const *)about->name : NULL;
+}
+CNN_API const char *cnn_class_name(const cnn_graph *g, int k)
+{
+    const struct cnn__about *about = cnn__about(g);
+    return about && k >= 0 && k < about->classes ? about->name[k] : NULL;
+}
+
 /* ---- Order and scale ---- */
 
 /* A whole number in [0,n), each equally likely: bits that fall into the incomplete last interval are drawn
@@ -7863,7 +8502,7 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
 {
     cnn_dataset d = { 0 };
     if (source) d = *source;
-    d.order = NULL, d.own[0] = d.own[1] = d.own[2] = NULL;
+    d.order = NULL, memset(d.own, 0, sizeof d.own);
     if (!source) cnn__data_fail(&d, "split: the data set is NULL");
     if (d.error[0]) return d;
     if (first < 0 || count < 1 || first > source->count - count)
@@ -7876,7 +8515,7 @@ CNN_API cnn_dataset cnn_split(const cnn_dataset *source, int first, int count)
 
 /* ---- One thread beside, where there are threads ---- */
 
-#if defined(CNN__WINDOWS)
+#if defined(CNN__WIN32)
 typedef struct { uintptr_t handle; void (*run)(void *); void *with; } cnn__thread;
 static unsigned __stdcall cnn__run_thread(void *thread)
 {
@@ -9232,7 +9871,8 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     r.at.best_loss = INFINITY;
     size_t bytes = (cnn__trained_floats(g) + 1) * sizeof(float);
     if (a.patience && !(r.best = CNN_MALLOC(bytes))) return cnn__no_memory(g, a.at, "fit", bytes);
-    bool fine = cnn__open_sums(&r.sums, &r.to) && (!a.resume || cnn__resume_run(&r)) && cnn__fit(&r);
+    bool fine = cnn_remember(g, a.train) && cnn__open_sums(&r.sums, &r.to) &&
+                (!a.resume || cnn__resume_run(&r)) && cnn__fit(&r);
     CNN_FREE(r.best), CNN_FREE(r.sums.channel);
     return fine;
 }
@@ -9485,6 +10125,9 @@ CNN_API bool cnn_history_svg(const cnn_history *h, const char *path)
 
    Words are escaped like URLs, and floats are written as their bits in hexadecimal: no locale can interfere.
 
+   What the net knows of its data is a line of metadata, too, if it was told (cnn_remember): "cnn.data", four
+   means, four deviations, the names of the classes.
+
    A checkpoint is the same file and all that it takes to continue the training bit for bit, as tensors named
    after the weights they belong to, and as numbers in the metadata:
 
@@ -9543,7 +10186,8 @@ typedef struct {
     const unsigned char *data;
     size_t               bytes;                /* of data; SIZE_MAX while they are not read yet */
     void                *own;                  /* the data, if it was read from a path */
-    char                *graph, *optimizer;    /* from the metadata, or NULL; also: */
+    char                *names;                /* other ones than the file's, by .renames */
+    char                *graph, *optimizer, *about; /* from the metadata, or NULL; also: */
     uint64_t             number[CNN__NUMBERS];
     unsigned             has;                  /* bit k: number k is there */
 } cnn__file;
@@ -9751,7 +10395,8 @@ static bool cnn__read_metadata(cnn__file *f)
     for (size_t n = 0; cnn__json_next(f, "{}", n); n++) {
         char  *key = cnn__json_key(f), *value = cnn__json_string(f);
         char **keep = strcmp(key, "cnn.graph") == 0 ? &f->graph
-                    : strcmp(key, "cnn.optimizer") == 0 ? &f->optimizer : NULL;
+                    : strcmp(key, "cnn.optimizer") == 0 ? &f->optimizer
+                    : strcmp(key, "cnn.data") == 0 ? &f->about : NULL;
         if (keep && *keep) return cnn__file_fail(f, "the metadata has \"%s\" twice", key);
         if (keep) *keep = value;
         else if (!cnn__read_number(f, key, value)) return false;
@@ -9824,6 +10469,16 @@ static int cnn__by_name(const void *a, const void *b)
     return strcmp(((const cnn__entry *)a)->name, ((const cnn__entry *)b)->name);
 }
 
+static bool cnn__sort_entries(cnn__file *f)
+{
+    if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_name);
+    for (size_t i = 1; i < f->n; i++)
+        if (strcmp(f->entry[i - 1].name, f->entry[i].name) == 0)
+            return cnn__file_fail(f, "tensor \"%.60s\" is there twice%s", f->entry[i].name,
+                                  f->names ? ", by .renames" : "");
+    return true;
+}
+
 /* Tensors must cover the data without gap or overlap (so says the format: else one file could be read as
    two), and have different names. */
 static bool cnn__check_entries(cnn__file *f)
@@ -9842,11 +10497,7 @@ static bool cnn__check_entries(cnn__file *f)
     if (f->bytes == SIZE_MAX) f->bytes = at;
     if (at < f->bytes)
         return cnn__file_fail(f, "bytes %zu to %zu of the data belong to no tensor", at, f->bytes);
-    if (f->n) qsort(f->entry, f->n, sizeof *f->entry, cnn__by_name);
-    for (size_t i = 1; i < f->n; i++)
-        if (strcmp(f->entry[i - 1].name, f->entry[i].name) == 0)
-            return cnn__file_fail(f, "tensor \"%.60s\" is there twice", f->entry[i].name);
-    return true;
+    return cnn__sort_entries(f);
 }
 
 static bool cnn__read_header(cnn__file *f)
@@ -9880,6 +10531,7 @@ static void cnn__close_file(cnn__file *f)
 {
     CNN_FREE(f->header);
     CNN_FREE(f->entry);
+    CNN_FREE(f->names);
     CNN_FREE(f->own);
 }
 
@@ -9941,6 +10593,17 @@ static cnn__entry *cnn__lookup(const cnn__file *f, const char *prefix, const cha
     return f->n ? bsearch(&key, f->entry, f->n, sizeof *f->entry, cnn__compare_entry) : NULL;
 }
 
+/* The first entry whose name ends in this one, as behind a prefix; NULL: none. */
+static const cnn__entry *cnn__longer_name(const cnn__file *f, const char *name)
+{
+    const size_t n = strlen(name);
+    for (size_t i = 0; i < f->n; i++) {
+        const size_t more = strlen(f->entry[i].name);
+        if (more > n && strcmp(f->entry[i].name + (more - n), name) == 0) return &f->entry[i];
+    }
+    return NULL;
+}
+
 /* The entry that fits a tensor of this name and shape, whose extents of 1 may stand anywhere: (6,) is
    (1,6,1,1). */
 static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix, const char *name,
@@ -9953,8 +10616,11 @@ static const cnn__entry *cnn__find_entry(const cnn__file *f, const char *prefix,
         for (size_t i = 0; i < f->n && i < 3; i++)
             n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", i ? ", " : "",
                              f->entry[i].name);
-        cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s", prefix, name, f->n, list,
-                       f->n > 3 ? ", ..." : "");
+        const cnn__entry *like = *prefix ? NULL : cnn__longer_name(f, name);
+        const int n_like = like ? (int)(strlen(like->name) - strlen(name)) : 0;
+        cnn__file_fail(f, "there is no tensor \"%s%.60s\"; the file has %zu: %s%s%s%.*s%s", prefix, name,
+                       f->n, list, f->n > 3 ? ", ..." : "", like ? " (.prefix = \"" : "",
+                       n_like > 40 ? 40 : n_like, like ? like->name : "", like ? "\"?)" : "");
         return NULL;
     }
     const int extent[4] = { s.n, s.c, s.h, s.w };
@@ -9990,12 +10656,20 @@ static void cnn__read_count(const cnn__file *f, cnn_tensor *y)
     cnn__of(y)->batches = cnn__le64(f->data + e->begin) - cnn__counted(y);
 }
 
-/* Whether the file has all that the graph learns. Nothing is taken yet. */
-static bool cnn__check_weights(const cnn__file *f)
+/* Is the tensor of this name asked for? a = NULL: every one is. */
+static bool cnn__is_asked(const cnn_load_weights_args *a, const char *name)
+{
+    return !a || ((!a->only || cnn__matches(a->only, name)) && (!a->skip || !cnn__matches(a->skip, name)));
+}
+
+/* Whether the file has all that is asked for. Nothing is taken yet. */
+static bool cnn__check_weights(const cnn__file *f, const cnn_load_weights_args *a)
 {
     for (int i = 0; i < f->g->n_order; i++) {
         const cnn_tensor *y = &f->g->order[i]->t;
-        if (cnn__is_learned(y) && !cnn__find_entry(f, "", y->name, y->shape)) return false;
+        if (cnn__is_learned(y) && cnn__is_asked(a, y->name) &&
+            !(a && a->missing_ok && !cnn__lookup(f, "", y->name)) &&
+            !cnn__find_entry(f, "", y->name, y->shape)) return false;
         const cnn_tensor *variance = cnn_operand(y, "running_var");
         const cnn__entry *e = variance ? cnn__lookup(f, "", variance->name) : NULL;
         for (size_t k = 0; e && e->known && k < e->count; k++)
@@ -10013,42 +10687,132 @@ static bool cnn__fill_weights(const cnn__file *f)
         cnn_tensor *t = &f->g->order[i]->t;
         if (!cnn__is_learned(t)) continue;
         const cnn__entry *e = cnn__lookup(f, "", t->name);
-        float *w = e ? cnn_map_write(t) : NULL;
+        if (!e || !e->known) continue;
+        float *w = cnn_map_write(t);
         if (!w) return false;
         for (size_t k = 0; k < e->count; k++) w[k] = (float)cnn__element(f, e, k);
     }
     return true;
 }
 
-/* Float tensors that the net has no use for: a bias or a layer was forgotten, or left out on purpose.
-   What a checkpoint has beside the weights does not count. */
+/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. What a
+   checkpoint has beside the weights does not count. */
+static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
+{
+    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+    return e->dtype < CNN__FLOAT_TYPES && !e->known && !state && !cnn__find_name(f->g, "", e->name);
+}
 static bool cnn__check_extra(const cnn__file *f)
 {
     char list[160] = "";
     int  n = 0, extra = 0;
-    for (size_t i = 0; i < f->n; i++) {
-        const cnn__entry *e = &f->entry[i];
-        const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
-        if (e->dtype >= CNN__FLOAT_TYPES || e->known || state || cnn__find_name(f->g, "", e->name)) continue;
-        if (extra++ < 3)
-            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "", e->name);
-    }
-    return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra = 1 "
+    for (size_t i = 0; i < f->n; i++)
+        if (cnn__is_extra(f, &f->entry[i]) && extra++ < 3)
+            n += cnn__format(list + n, sizeof list - (size_t)n, "%s\"%.40s\"", n ? ", " : "",
+                             f->entry[i].name);
+    return !extra || cnn__file_fail(f, "the net has nothing for %d tensors of the file: %s%s (.extra_ok = 1 "
                                        "leaves them out)", extra, list, extra > 3 ? ", ..." : "");
 }
-static bool cnn__load_weights(cnn__file *f, bool opened, bool extra)
+
+/* The name of an entry by the first pair of renames that fits, written at *at, which moves on: at most the
+   letters of e->name and of the second of the pair, and the 0. */
+static bool cnn__rename(const cnn__file *f, cnn__entry *e, const char *const *pair, char **at)
 {
-    bool done = opened && cnn__check_weights(f) && (extra || cnn__check_extra(f)) && cnn__fill_weights(f);
+    cnn__stars stars;
+    while (*pair && !cnn__match_stars(*pair, e->name, &stars)) pair += 2;
+    if (!*pair) return true;
+    char *to = *at;
+    int   k = 0;
+    for (const char *c = pair[1]; *c; c++) {
+        if (*c != '*') *to++ = *c;
+        else if (k == stars.n)
+            return cnn__file_fail(f, ".renames: \"%.60s\" has more stars than \"%.60s\"", pair[1], *pair);
+        else {
+            const size_t n = (size_t)(stars.end[k] - stars.begin[k]);
+            memcpy(to, stars.begin[k++], n), to += n;
+        }
+    }
+    *to++ = 0;
+    e->name = *at, *at = to;
+    return true;
+}
+
+/* Only those entries stay that are asked for, by their names in the net. */
+static bool cnn__choose_entries(cnn__file *f, const cnn_load_weights_args *a)
+{
+    static const char *const none[] = { NULL };
+    const char *const *pair = a->renames ? a->renames : none;
+    const size_t prefix = a->prefix ? strlen(a->prefix) : 0;
+    size_t kept = 0, longest = 0, bytes = 1;
+    for (size_t i = 0; pair[i]; i += 2) {
+        if (!pair[i + 1]) return cnn__file_fail(f, ".renames: \"%.60s\" has no other name", pair[i]);
+        if (strlen(pair[i + 1]) > longest) longest = strlen(pair[i + 1]);
+    }
+    for (size_t i = 0; i < f->n && pair[0]; i++)
+        bytes = cnn__add_size(bytes, cnn__add_size(strlen(f->entry[i].name) + 1, longest));
+    char *at = f->names = pair[0] ? cnn__file_realloc(f, NULL, bytes) : NULL;
+    if (pair[0] && !at) return false;
+    for (size_t i = 0; i < f->n; i++) {
+        cnn__entry e = f->entry[i];
+        if (prefix && strncmp(e.name, a->prefix, prefix) != 0) continue;
+        e.name += prefix;
+        if (!cnn__rename(f, &e, pair, &at)) return false;
+        if (cnn__is_asked(a, e.name)) f->entry[kept++] = e;
+    }
+    f->n = kept;
+    return cnn__sort_entries(f);
+}
+
+/* What becomes of a tensor of the net; NULL: it learns nothing. */
+static const char *const cnn__fates[] = { "skipped", "missing", "extra", "loaded" };
+static const char *cnn__fate(const cnn__file *f, const cnn_load_weights_args *a, const cnn_tensor *t)
+{
+    if (!cnn__is_learned(t))          return NULL;
+    if (!cnn__is_asked(a, t->name))   return cnn__fates[0];
+    const cnn__entry *e = cnn__lookup(f, "", t->name);
+    return cnn__fates[e && e->known ? 3 : 1];
+}
+
+/* The names of all that has this fate; returns how many. */
+static int cnn__say_fate(cnn__page *p, const cnn__file *f, const cnn_load_weights_args *a, const char *fate)
+{
+    int n = 0;
+    for (int i = 0; i < f->g->n_order; i++)
+        if (cnn__fate(f, a, &f->g->order[i]->t) == fate)
+            cnn__say(p, "%s%s", n++ ? ", " : ": ", f->g->order[i]->t.name);
+    for (size_t i = 0; fate == cnn__fates[2] && i < f->n; i++)
+        if (cnn__is_extra(f, &f->entry[i])) cnn__say(p, "%s%s", n++ ? ", " : ": ", f->entry[i].name);
+    return n;
+}
+
+static bool cnn__load_weights(cnn__file *f, bool opened, const cnn_load_weights_args *a)
+{
+    cnn__page report = { a->report, a->report ? a->report_size : 0, 0, 0 }, none = { NULL, 0, 0, 0 };
+    if (report.room) a->report[0] = 0;
+    bool done = opened && cnn__choose_entries(f, a) && cnn__check_weights(f, a) &&
+                (a->extra_ok || cnn__check_extra(f));
+    if (done && !cnn__say_fate(&none, f, a, cnn__fates[3]))
+        done = cnn__file_fail(f, "it has nothing of what is asked for: see .prefix, .only, .skip");
+    done = done && cnn__fill_weights(f);
+    for (int k = 0; k < 4 && done && report.room; k++) {
+        cnn__say(&report, "%s %d", cnn__fates[k], cnn__say_fate(&none, f, a, cnn__fates[k]));
+        cnn__say_fate(&report, f, a, cnn__fates[k]);
+        cnn__say(&report, "\n");
+    }
     cnn__close_file(f);
     return done;
 }
 
-CNN_API bool cnn_load_weights_memory(cnn_graph *g, const void *file, size_t bytes, const char *what)
+static bool cnn__begin_load_weights(cnn__file *f, const cnn_load_weights_args *a)
 {
-    if (!g || g->error[0]) return false;
-    cnn__file f = cnn__file_of(g, NULL, "load_weights", what);
-    if (!g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
-    return cnn__load_weights(&f, cnn__open_file(&f, file, bytes), false);
+    if (!a->g || a->g->error[0]) return false;
+    *f = cnn__file_of(a->g, a->at, "load_weights", a->path);
+    return a->g->compiled || cnn__file_fail(f, "call cnn_compile first");
+}
+CNN_API bool cnn_load_weights_memory(const void *file, size_t bytes, cnn_load_weights_args a)
+{
+    cnn__file f;
+    return cnn__begin_load_weights(&f, &a) && cnn__load_weights(&f, cnn__open_file(&f, file, bytes), &a);
 }
 
 /* ---- Reading: the graph. Nothing is trusted: every word is checked here, every shape by its room. ---- */
@@ -10328,7 +11092,7 @@ static bool cnn__fill_state(cnn__file *f, float *best)
         average = g->average ? g->average : cnn__alloc(g, cnn__trained_floats(g) * sizeof *average);
         if (!average) return false;
     }
-    if (!cnn__check_weights(f) || !cnn__read_steps(f, same, false)) return false;
+    if (!cnn__check_weights(f, NULL) || !cnn__read_steps(f, same, false)) return false;
     if (!cnn__each_state(g, slots, average, best, cnn__check_vector, f)) return false;
     g->step = (long)f->number[CNN__STEP], g->draw = (uint32_t)f->number[CNN__DRAW];
     if (!cnn__fill_weights(f) || !cnn__read_steps(f, same, true)) return false;
@@ -10486,8 +11250,10 @@ static void cnn__find_axes(cnn_graph *g)
         for (const cnn_owned *own = y->op ? y->op->owned : NULL; own && own->suffix; own++) {
             cnn_tensor *t = cnn__owned(y, own);
             int         one_d = 0;
+            unsigned    axes = own->axes;
+            if (own->axes_at) memcpy(&axes, (const char *)y->args + own->axes_at, sizeof axes);
             if (own->one_d) memcpy(&one_d, (const char *)y->args + own->one_d, sizeof one_d);
-            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = own->axes & (one_d ? ~(unsigned)CNN_H : ~0u);
+            if (t && !cnn__of(t)->axes) cnn__of(t)->axes = axes & (one_d ? ~(unsigned)CNN_H : ~0u);
         }
     }
 }
@@ -10630,6 +11396,18 @@ static void cnn__put_numbers(cnn__writer *w)
         cnn__putf(&w->header, ",\"%s\":\"%llu\"", cnn__numbers[k].key, (unsigned long long)number[k]);
 }
 
+static void cnn__put_about(cnn__string *to)
+{
+    const struct cnn__about *a = cnn__about(to->g);
+    if (!a) return;
+    cnn__putf(to, ",\"cnn.data\":\"");
+    for (int k = 0; k < 8; k++)
+        cnn__putf(to, k ? " %08lx" : "%08lx",
+                  (unsigned long)cnn__bits_of_float(k < 4 ? a->mean[k] : a->deviation[k - 4]));
+    for (int k = 0; k < a->classes; k++) cnn__put(to, " ", 1), cnn__put_word(to, a->name[k]);
+    cnn__putf(to, "\"");
+}
+
 static bool cnn__put_header(cnn__writer *w)
 {
     cnn__string *to = &w->header, graph = { .g = to->g };
@@ -10642,6 +11420,7 @@ static bool cnn__put_header(cnn__writer *w)
     cnn__putf(to, "\",\"cnn.optimizer\":\"");
     cnn__put_json(to, to->g->config.optimizer->name);
     cnn__putf(to, "\"");
+    cnn__put_about(to);
     cnn__put_numbers(w);
     cnn__putf(to, "}");
     const bool good = cnn__put_tensors(w);
@@ -10721,6 +11500,35 @@ CNN_API size_t cnn_save_checkpoint_memory(cnn_graph *g, void *out, size_t capaci
 
 /* ---- Loading a net ---- */
 
+/* "cnn.data": means and deviations of the data, then the names of the classes. */
+static bool cnn__read_about(cnn__file *f)
+{
+    cnn_dataset d = { 0 };
+    char       *line = f->about, *word;
+    uint32_t    bits[8];
+    size_t      n = 1;
+    if (!line) return true;
+    for (const char *s = line; *s; s++) n += *s == ' ';
+    const char **names = CNN_MALLOC(n * sizeof *names);
+    if (!names) return cnn__file_fail(f, "out of memory: %zu bytes", n * sizeof *names);
+    bool good = n >= 8;
+    for (size_t k = 0; k < n && good; k++) {
+        word = cnn__word(&line);
+        good = word && (k < 8 ? cnn__read_hex(word, 8, &bits[k]) && !word[8] : cnn__unescape(word));
+        if (k < 8) continue;
+        names[k - 8] = word;
+    }
+    for (int k = 0; k < 4 && good; k++) {
+        d.mean[k] = cnn__float_of_bits(bits[k]), d.deviation[k] = cnn__float_of_bits(bits[4 + k]);
+        good = isfinite(d.mean[k]) && isfinite(d.deviation[k]) && d.deviation[k] > 0;
+    }
+    if (good) names[n - 8] = NULL, d.names = names;
+    good = good ? cnn_remember(f->g, &d)
+                : cnn__file_fail(f, "cnn.data: mean, deviation and classes expected");
+    CNN_FREE(names);
+    return good;
+}
+
 static bool cnn__load(cnn__file *f, const cnn_load_args *a)
 {
     cnn_graph *g = f->g;
@@ -10742,7 +11550,7 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
                       : cnn__mul_size(CNN__MOST_PLAN, (size_t)g->config.max_batch);
     if (!g->error[0] && plan > most)
         return cnn__file_fail(f, "the net takes %zu bytes, above the limit of %zu: .max_bytes", plan, most);
-    return cnn_compile(g, root) && cnn__fill_state(f, NULL);
+    return cnn_compile(g, root) && cnn__fill_state(f, NULL) && cnn__read_about(f);
 }
 
 static cnn_graph *cnn__new_to_load(cnn_load_args a)
@@ -10829,10 +11637,8 @@ CNN_API cnn_graph *cnn_load_(cnn_load_args a)
 
 CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
 {
-    if (!a.g || a.g->error[0]) return false;
-    cnn__file f = cnn__file_of(a.g, a.at, "load_weights", a.path);
-    if (!a.g->compiled) return cnn__file_fail(&f, "call cnn_compile first");
-    return cnn__load_weights(&f, cnn__open_path(&f), a.extra != 0);
+    cnn__file f;
+    return cnn__begin_load_weights(&f, &a) && cnn__load_weights(&f, cnn__open_path(&f), &a);
 }
 
 static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(bytes, 1, n, to) == n; }
@@ -11369,20 +12175,6 @@ CNN_API cnn_stats cnn_stats_of(const float *x, size_t n)
 static bool   cnn__sick(const cnn_stats *s) { return s->nans + s->infs > 0; }
 static double cnn__largest(const cnn_stats *s) { return fmax(fabs(s->min), fabs(s->max)); }
 static double cnn__rms(const cnn_stats *s) { return hypot(s->mean, s->deviation); }
-
-/* Text that is written line after line into memory of a given size. said: how often. */
-typedef struct { char *text; size_t room, used; int said; } cnn__page;
-CNN__PRINTF(2, 3)
-static void cnn__say(cnn__page *p, const char *format, ...)
-{
-    p->said++;
-    if (!p->text || p->used >= p->room) return;
-    va_list ap;
-    va_start(ap, format);
-    const int n = vsnprintf(p->text + p->used, p->room - p->used, format, ap);
-    va_end(ap);
-    if (n > 0) p->used = (size_t)n < p->room - p->used ? p->used + (size_t)n : p->room;
-}
 
 /* ---- The doctor ---- */
 
@@ -14050,6 +14842,135 @@ static void cnn__side_run(const cnn__cpu *cpu, const cnn__side *q)
                    q->blocks * cnn__ceil(q->m, q->u->mr), cnn__side_job, q);
 }
 
+/* ---- backward-data as columns: channels along the vectors ----
+
+       D (pixels, C KH KW) = dY^T (pixels, OC) W (OC, C KH KW)
+       dx[c][oy SH - PH + i DH][ox SW - PW + j DW] += D
+
+   The weights are taken as they lie, the pixels of several images together, so that neither strides nor small
+   planes leave lanes empty. Pixels are packed in row panels; each tile of D is added to dx at once. Lower
+   bound: the multiply-adds of the formula; each number of D is moved to its place by itself, for OC of them,
+   so this pays for many output channels. */
+typedef struct {
+    const cnn__kernels *u;
+    const cnn__conv *t;
+    int images, channels;               /* images at a time; channels of a unit */
+    ptrdiff_t pixels, k, kb;            /* pixels of so many images; OC, some at a time */
+    ptrdiff_t *at;                      /* places in a packed panel */
+    float *work, *dx;
+    const float *dy, *w;
+    size_t each;
+} cnn__columns;
+
+static bool cnn__columns_fit(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    return (void)cpu, pass == CNN__BACKWARD_DATA && t->groups == 1;
+}
+
+CNN__COLD static cnn__columns cnn__columns_plan(const cnn__cpu *cpu, const cnn__conv *t,
+                                                const cnn__arrays *o, char *base, size_t *used)
+{
+    enum { PIXELS = 384, TERMS = 512 };         /* for which a panel of the weights is copied; of a sum */
+    cnn__columns q = { .u = cnn__kernels_of(cpu), .t = t, .k = t->oc, .dy = o->dy, .w = o->w, .dx = o->to };
+    q.channels = (int)cnn__min(q.u->nr, t->ic), q.kb = cnn__min(q.k, TERMS);
+    q.images = (int)cnn__min(t->n, cnn__ceil(PIXELS, (ptrdiff_t)t->oh * t->ow));
+    q.pixels = (ptrdiff_t)q.images * t->oh * t->ow;
+    q.at = cnn__take(base, used, (size_t)q.kb, sizeof *q.at);
+    q.each = cnn__mul_size((size_t)q.k, (size_t)(q.pixels + q.u->nr));
+    q.each = cnn__round_up(q.each, 16);
+    q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
+    return q;
+}
+
+/* So many pixels of images from n on, in row panels: a[oc][pixel]. */
+static void cnn__columns_pack(const cnn__columns *q, float *a, ptrdiff_t n, ptrdiff_t pixels)
+{
+    const ptrdiff_t plane = (ptrdiff_t)q->t->oh * q->t->ow, mr = q->u->mr;
+    const float *dy = q->dy + n * q->k * plane;
+    for (ptrdiff_t p = 0; p < pixels; p += mr) {
+        const ptrdiff_t ni = cnn__min(mr, pixels - p);
+        for (ptrdiff_t r = 0, run; r < ni; r += run) {          /* of one image */
+            const ptrdiff_t e = (p + r) / plane, in = (p + r) % plane;
+            const float *from = dy + e * q->k * plane + in;
+            float *to = a + p * q->k + r;
+            run = cnn__min(ni - r, plane - in);
+            for (ptrdiff_t k = 0; k < q->k; k++, from += plane, to += ni)
+                for (ptrdiff_t z = 0; z < run; z++) to[z] = from[z];
+        }
+    }
+}
+
+/* Tile of D: ni pixels from p on, taps j .. j+nj of all taps of an image; to its place in dx, run of pixels
+   of a row by run. */
+static void cnn__columns_put(const cnn__columns *q, const float *tile, ptrdiff_t n, ptrdiff_t p, int ni,
+                             ptrdiff_t j, int nj)
+{
+    const cnn__conv *t = q->t;
+    const ptrdiff_t plane = (ptrdiff_t)t->oh * t->ow, in = (ptrdiff_t)t->h * t->w;
+    const int taps = t->kh * t->kw, sw = t->sw;
+    const bool flat = cnn__pointwise_fits(NULL, t, 0);          /* a row may go on in the next one */
+    struct { float *dx; int y, x, first, end; } run[CNN__MAX_MR];
+    float turned[CNN__MAX_MR * CNN__MAX_NR];
+    int runs = 0;
+    q->u->pack(turned, ni, tile, q->u->nr, NULL, nj);
+    for (int r = 0; r < ni; r = run[runs++].end) {
+        const ptrdiff_t at = (p + r) % plane, left = flat ? plane - at : t->ow - at % t->ow;
+        run[runs].y = (int)(at / t->ow) * t->sh - t->ph, run[runs].x = (int)(at % t->ow) * sw - t->pw;
+        run[runs].dx = q->dx + (n + (p + r) / plane) * t->ic * in;
+        run[runs].first = r, run[runs].end = (int)cnn__min(ni, r + left);
+    }
+    for (int l = 0; l < nj; l++) {
+        const int tap = (int)((j + l) % taps), i = tap / t->kw * t->dh, z = tap % t->kw * t->dw;
+        for (int r = 0; r < runs; r++) {
+            const int y = run[r].y + i, x = run[r].x + z;
+            int first = run[r].first, end = run[r].end;
+            float *to = run[r].dx + (j + l) / taps * in + (ptrdiff_t)y * t->w + x - (ptrdiff_t)first * sw;
+            const float *v = turned + l * ni;
+            if (y < 0 || y >= t->h) continue;
+            if (flat) { cnn__add(to + first, v + first, end - first); continue; }
+            const int inside = x >= t->w ? 0 : (t->w - 1 - x) / sw + 1;     /* pixels before the border */
+            end = (int)cnn__min(end, run[r].first + inside);
+            if (x < 0) first += (-x + sw - 1) / sw;
+            for (int e = first; e < end; e++) to[e * sw] += v[e];
+        }
+    }
+}
+
+/* A unit is nr channels of the images that are taken together. */
+static void cnn__columns_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
+{
+    const cnn__columns *q = job;
+    const cnn__conv *t = q->t;
+    const ptrdiff_t parts = cnn__ceil(t->ic, q->channels), taps = (ptrdiff_t)t->kh * t->kw;
+    const int mr = q->u->mr, nr = q->u->nr;
+    float tile[CNN__MAX_MR * CNN__MAX_NR], *b = q->work + (size_t)thread * q->each, *a = b + q->k * nr;
+    for (ptrdiff_t packed = -1; from < to; from++) {
+        const ptrdiff_t n = from / parts * q->images, c = from % parts * q->channels;
+        const ptrdiff_t pixels = cnn__min(q->images, t->n - n) * t->oh * t->ow;
+        const ptrdiff_t end = cnn__min(c + q->channels, t->ic) * taps;
+        if (packed != n) cnn__columns_pack(q, a, packed = n, pixels);
+        for (ptrdiff_t j = c * taps; j < end; j += nr) {
+            const int nj = (int)cnn__min(nr, end - j);
+            cnn__pack(q->u, b, nr, q->w + j, 1, t->ic * taps, nj, q->k);
+            for (ptrdiff_t p = 0; p < pixels; p += mr) {
+                const int ni = (int)cnn__min(mr, pixels - p);
+                for (ptrdiff_t k = 0; k < q->k; k += q->kb)
+                    q->u->micro(ni, nj, cnn__min(q->kb, q->k - k), a + p * q->k + k * ni, b + k * nr, q->at,
+                                tile, nr, NULL, k > 0);
+                cnn__columns_put(q, tile, n, p, ni, j, nj);
+            }
+        }
+    }
+}
+
+static void cnn__columns_run(const cnn__cpu *cpu, const cnn__columns *q)
+{
+    const cnn__conv *t = q->t;
+    for (ptrdiff_t k = 0; k < q->kb; k++) q->at[k] = k * q->u->nr;
+    cnn__share_out(cpu, (double)t->n * t->oh * t->ow * t->oc * t->ic * t->kh * t->kw,
+                   cnn__ceil(t->n, q->images) * cnn__ceil(t->ic, q->channels), cnn__columns_job, q);
+}
+
 /* ---- backward-weights: a product whose sums run over the pixels of dy ----
 
        dW (OC, taps) += dY (OC, pixels) S(X)^T
@@ -14764,6 +15685,14 @@ static size_t cnn__pack_side(const cnn__cpu *cpu, const cnn__conv *t, float *to,
     return (size_t)(q.m * q.k);
 }
 
+static void cnn__run_columns(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
+                             char *scratch, size_t *used)
+{
+    const cnn__columns q = cnn__columns_plan(cpu, t, o, scratch, used);
+    (void)pass;
+    if (o->to) cnn__columns_run(cpu, &q);
+}
+
 static void cnn__run_winograd(const cnn__cpu *cpu, const cnn__conv *t, int pass, const cnn__arrays *o,
                               char *scratch, size_t *used)
 {
@@ -14807,6 +15736,9 @@ enum { CNN__WINOGRAD_LEAST = 16,        /* channels: fewer do not repay the tran
        CNN__WINOGRAD_MANY = 32,         /* channels that repay even backward-weights on narrow planes */
        CNN__WINOGRAD_TILES = 16,        /* tiles of a batch, at least; */
        CNN__WINOGRAD_TILES_MANY = 4,    /* of backward-weights with many channels */
+       CNN__COLUMNS_TERMS = 256,        /* of a sum, at least; */
+       CNN__COLUMNS_PIXELS = 256,       /* of a plane of dy, at most: where strides or ends of planes leave
+                                           lanes of the direct sum empty; a quarter of that with stride 1 */
        CNN__SIDE_TERMS = 64,            /* of a sum, at least: worth two transpositions */
        CNN__SIDE_FLOATS = 1 << 17 };    /* of a block of nr images, which should stay in the L2 cache */
 #define CNN__WINOGRAD_WASTE      1.8    /* the largest ratio, */
@@ -14838,6 +15770,13 @@ CNN__COLD static bool cnn__winograd_pays(const cnn__cpu *cpu, const cnn__conv *t
     return channels >= CNN__WINOGRAD_LEAST && h > 1 && w > 1
         && tiles >= (weights && many ? CNN__WINOGRAD_TILES_MANY : CNN__WINOGRAD_TILES)
         && tiles * side * side <= waste * t->n * h * w;
+}
+
+CNN__COLD static bool cnn__columns_pay(const cnn__cpu *cpu, const cnn__conv *t, int pass)
+{
+    const bool strided = t->sh > 1 || t->sw > 1;
+    return cnn__columns_fit(cpu, t, pass) && t->oc >= CNN__COLUMNS_TERMS
+        && (ptrdiff_t)t->oh * t->ow <= (strided ? CNN__COLUMNS_PIXELS : CNN__COLUMNS_PIXELS / 4);
 }
 
 static bool cnn__winograd4_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
@@ -14873,6 +15812,7 @@ static const cnn__algorithm cnn__algorithms[] = {
     { "winograd 2x2", cnn__winograd2_fits, cnn__winograd_pays, cnn__run_winograd, cnn__pack_winograd },
     { "depthwise rows", cnn__rows_fit, cnn__always, cnn__run_rows, NULL },
     { "direct, images side by side", cnn__side_fits, cnn__side_pays, cnn__run_side, cnn__pack_side },
+    { "direct, channels along the vectors", cnn__columns_fit, cnn__columns_pay, cnn__run_columns, NULL },
     { "1x1 gemm", cnn__pointwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
     { "depthwise", cnn__depthwise_fits, cnn__always, cnn__run_direct, cnn__pack_direct },
     { "direct", cnn__always, cnn__always, cnn__run_direct, cnn__pack_direct }
@@ -15053,31 +15993,31 @@ static cnn__range cnn__range_of(cnn_shape y, cnn_shape a, cnn_shape b)
     return m;
 }
 
-static void cnn__fast_broadcast(const cnn__cpu *cpu, char op, float *y, const float *a, const float *b,
-                                cnn_shape ys, cnn_shape as, cnn_shape bs, const cnn__tail *tail)
+/* n numbers: those from x on, or, where that is one number, n copies of it. */
+static const float *cnn__row_of(const float *x, bool row, float *copy, ptrdiff_t n)
+{
+    for (ptrdiff_t j = 0; !row && j < n; j++) copy[j] = *x;
+    return row ? x : copy;
+}
+
+static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, const float *dy, const float *a,
+                                const float *b, cnn_shape ys, cnn_shape as, cnn_shape bs,
+                                const cnn__tail *tail)
 {
     const cnn__range r = cnn__range_of(ys, as, bs);
-    const ptrdiff_t  rows = r.n[0] * r.n[1] * r.n[2], n = r.n[3];
-    cnn_each        *f = op == '+' ? cnn__each_add(cpu) : op == '-' ? cnn__each_sub(cpu) : cnn__each_mul(cpu);
-    cnn_each        *scale = cnn__each_scale(cpu);
-    if (rows == 1 && r.a[3] && r.b[3]) {
-        cnn__map_then(cpu, f, y, a, b, NULL, NULL, n, tail);
-        return;
-    }
-    CNN__PARALLEL_FOR(cnn__threads_for(cpu, rows * n))
-    for (ptrdiff_t row = 0; row < rows; row++) {
+    const ptrdiff_t  n = r.n[3], pieces = cnn__ceil(n, CNN__PIECE), all = r.n[0] * r.n[1] * r.n[2] * pieces;
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
+    for (ptrdiff_t i = 0; i < all; i++) {
+        const ptrdiff_t row = i / pieces, from = i % pieces * CNN__PIECE, m = cnn__min(CNN__PIECE, n - from);
         const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
-        float       *to = y + i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2];
-        const float *u  = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2];
-        const float *v  = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2];
-        const bool   turned = !r.a[3] && r.b[3];                 /* one number op a row */
-        const float *from = turned ? v : u, number = turned ? *u : *v;
-        if (to != from) memcpy(to, from, (size_t)n * sizeof *to);
-        const float k[2] = { op == '*' ? number : op == '-' && turned ? -1.0f : 1.0f,
-                             op == '*' ? 0.0f : op == '-' && !turned ? -number : number };
-        if (r.a[3] && r.b[3]) f(to, v, NULL, NULL, n);
-        else                  scale(to, NULL, NULL, k, n);
-        cnn__finish(tail, y, to - y, n);
+        const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
+        const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
+        const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
+        float           left[CNN__PIECE], right[CNN__PIECE];
+        u = cnn__row_of(u, r.a[3], left, m), v = cnn__row_of(v, r.b[3], right, m);
+        if (dy || y + at != u) memcpy(y + at, dy ? dy + at : u, (size_t)m * sizeof *y);
+        f(y + at, dy ? u : v, dy ? v : NULL, NULL, m);
+        cnn__finish(tail, y, at, m);
     }
 }
 
@@ -15153,6 +16093,32 @@ static void cnn__fast_add_product(const cnn__cpu *cpu, float *y, const float *a,
         if (!rows)           *to += (float)sum;
         else if (terms == 1) cnn__add_term(&q, at, 0, from, m, to, NULL);
         else                 cnn__add_terms(&q, at, terms, from, m, to);
+    }
+}
+
+/* y of rows: row upon row. Else all rows that become one number are folded into a piece, that by halves. */
+static void cnn__fast_fold(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, cnn_shape ys,
+                           cnn_shape xs)
+{
+    const cnn__range r = cnn__range_of(ys, xs, xs);
+    const bool       rows = r.y[3] != 0;
+    const ptrdiff_t  n = r.n[3], piece = cnn__min(CNN__PIECE, n), pieces = cnn__ceil(n, piece);
+    ptrdiff_t        own = rows ? pieces : 1, terms = rows ? 1 : pieces;
+    for (int i = 0; i < 3; i++) *(r.y[i] ? &own : &terms) *= r.n[i];
+    CNN__PARALLEL_FOR(cnn__threads_for(cpu, own * terms * piece))
+    for (ptrdiff_t i = 0; i < own; i++) {
+        const ptrdiff_t at = rows ? i / pieces : i, first = rows ? i % pieces * piece : 0;
+        ptrdiff_t       width = cnn__min(piece, n - first);
+        float           part[CNN__PIECE];
+        for (ptrdiff_t k = 0; k < terms; k++) {
+            const ptrdiff_t from = rows ? first : k % pieces * piece, m = cnn__min(width, n - from);
+            const float    *u = x + cnn__offset(&r, r.a, at, rows ? k : k / pieces) + from;
+            if (k == 0) memcpy(part, u, (size_t)m * sizeof *part);
+            else        f(part, u, NULL, NULL, m);
+        }
+        for (; !rows && width > 1; width -= width / 2)
+            f(part, part + width - width / 2, NULL, NULL, width / 2);
+        memcpy(y + cnn__offset(&r, r.y, at, 0) + first, part, (size_t)width * sizeof *y);
     }
 }
 
@@ -15360,10 +16326,10 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
 /* ===========================================================================================================
    >>fusion ---- 19. Fusion: batch norm, add, relu in one pass over memory
 
-   Nodes with a formula that run in place of conv2d, batch_norm, add, sub or mul (CNN_JOINABLE) join it: their
-   formulas are applied to each piece of its result while that is in the L1 cache, and their rooms are
-   skipped. Each must be the only user of the node before it; the second operand of add, sub and mul must have
-   y's shape and be there already. What can be read stays readable: the memory plan runs in place only of
+   Nodes with a formula that run in place of conv2d, batch_norm or an operation of two operands (CNN_JOINABLE)
+   join it: their formulas are applied to each piece of its result while that is in the L1 cache, and their
+   rooms are skipped. Each must be the only user of the node before it; a second operand must have y's shape
+   and be there already. What can be read stays readable: the memory plan runs in place only of
    values that nobody reads again, so never of what is kept. The bits are those of the rooms. Nodes are not
    joined on a device, on the plain loops, nor while profile, trace or doctor look on.
    A batch norm behind a convolution that keeps packed weights is folded into these: other bits, see

@@ -510,15 +510,17 @@ static size_t cnnx_dense_channel(const cnn_tensor *y, size_t *i)           /* fr
 /* ---- Several operands ---- */
 
 static const char cnnx_binary[] =
-    "/* y (c,h,w) = l $ r; the steps of an operand are 0 along an axis where it is stretched. */\n"
+    "/* y (c,h,w) = # of l and r; the steps of an operand are 0 along an axis where it is stretched. */\n"
     "static void @_#(float *y, int c, int h, int w, const float *l, const int *lstep, const float *r,\n"
     "                const int *rstep)\n"
     "{\n"
     "    for (int i = 0; i < c; i++)\n"
     "        for (int j = 0; j < h; j++)\n"
-    "            for (int k = 0; k < w; k++)\n"
-    "                *y++ = l[i * lstep[0] + j * lstep[1] + k * lstep[2]] $\n"
-    "                       r[i * rstep[0] + j * rstep[1] + k * rstep[2]];\n"
+    "            for (int k = 0; k < w; k++) {\n"
+    "                const float a = l[i * lstep[0] + j * lstep[1] + k * lstep[2]];\n"
+    "                const float b = r[i * rstep[0] + j * rstep[1] + k * rstep[2]];\n"
+    "                *y++ = $;\n"
+    "            }\n"
     "}\n";
 static void cnnx_call_binary(const cnnx_export *e, const cnnx_node *v)
 {
@@ -581,6 +583,22 @@ static const char cnnx_reduce[] =
     "                    for (int j = b; j < j1; j++)\n"
     "                        for (int k = d; k < k1; k++) sum += (double)x[(i * h + j) * w + k];\n"
     "                *y++ = $;\n"
+    "            }\n"
+    "}\n";
+
+static const char cnnx_most[] =
+    "/* y (oc,oh,ow) = the # of x (c,h,w) along the axes whose extent has become 1. */\n"
+    "static void @_#(float *restrict y, int oc, int oh, int ow, const float *restrict x, int c, int h,\n"
+    "                int w)\n"
+    "{\n"
+    "    for (int i = 0; i < c; i++)\n"
+    "        for (int j = 0; j < h; j++)\n"
+    "            for (int k = 0; k < w; k++) {\n"
+    "                const int   a = oc == 1 ? 0 : i, b = oh == 1 ? 0 : j, d = ow == 1 ? 0 : k;\n"
+    "                const float v = *x++;\n"
+    "                const int   first = (i == 0 || oc > 1) && (j == 0 || oh > 1) && (k == 0 || ow > 1);\n"
+    "                float      *to = y + (a * oh + b) * ow + d;\n"
+    "                if (first || v $ *to || v != v) *to = v;\n"
     "            }\n"
     "}\n";
 
@@ -686,21 +704,34 @@ static const char cnnx_batch_norm[] =
     "}\n";
 
 static const char cnnx_sample_norm[] =
-    "/* Each of `groups` runs gets mean 0 and variance 1; `share` neighbours have one w. */\n"
-    "static void @_#(float *restrict y, const float *restrict x, int n, int groups, int share, float eps,\n"
-    "                const float *w, const float *b)\n"
+    "/* Runs of k numbers get mean 0 (centred) and variance 1; `share` neighbours have one w, and after\n"
+    "   each `period` these begin anew. */\n"
+    "static void @_#(float *restrict y, const float *restrict x, int n, int k, int share, int period,\n"
+    "                int centred, float eps, const float *w, const float *b)\n"
     "{\n"
-    "    const int k = n / groups;\n"
-    "    for (int g = 0; g < groups; g++) {\n"
+    "    for (int g = 0; g < n / k; g++) {\n"
     "        double sum = 0, squares = 0;\n"
     "        for (int i = g * k; i < (g + 1) * k; i++) sum += (double)x[i];\n"
-    "        const float mean = (float)(sum / k);\n"
+    "        const float mean = centred ? (float)(sum / k) : 0;\n"
     "        for (int i = g * k; i < (g + 1) * k; i++) squares += (double)((x[i] - mean) * (x[i] - mean));\n"
     "        const float r = 1 / sqrtf((float)(squares / k) + eps);\n"
     "        for (int i = g * k; i < (g + 1) * k; i++)\n"
-    "            y[i] = (x[i] - mean) * r * (w ? w[i / share] : 1) + (b ? b[i / share] : 0);\n"
+    "            y[i] = (x[i] - mean) * r * (w ? w[i %% period / share] : 1)\n"
+    "                   + (b ? b[i %% period / share] : 0);\n"
     "    }\n"
     "}\n";
+static void cnnx_call_sample_norm(const cnnx_export *e, const cnnx_node *v)
+{
+    const cnn_tensor *t = v->t;
+    const cnn_shape   x = t->shape;
+    const unsigned    axes = (unsigned)cnnx_option(t, "axes");             /* 0: group_norm */
+    const bool        rms = t->op == &cnn_op_rms_norm, layer = rms || t->op == &cnn_op_layer_norm;
+    const int         groups = axes ? (axes & CNN_C ? 1 : x.c) * (axes & CNN_H ? 1 : x.h)
+                             : (int)cnnx_option(t, "groups");
+    const int         n = cnnx_sample(x), k = n / groups;
+    cnnx_put(e, v, "    @_#(%y, %x, %d, %d, %d, %d, %d, %(eps), %w, %b);\n", n, k, layer ? 1 : cnnx_plane(x),
+             layer ? k : n, !rms);
+}
 
 static const char cnnx_prelu[] =
     "/* n / slopes neighbours have one slope. */\n"
@@ -717,6 +748,8 @@ static const char cnnx_prelu[] =
     { &cnn_op_##name, text, formula, arguments, NULL, false, false, NULL }
 #define CNNX_CALL(name, text, formula, call)                                                                 \
     { &cnn_op_##name, text, formula, NULL, call, false, false, NULL }
+#define CNNX_NORM(name)                                                                                      \
+    { &cnn_op_##name, cnnx_sample_norm, NULL, NULL, cnnx_call_sample_norm, true, false, NULL },
 #define CNNX_EACH(name, formula) CNNX_ROW(name, cnnx_elementwise, formula, "%y, %x, %N%~")
 
 static const cnnx_row cnnx_rows[] = {
@@ -725,9 +758,7 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_LAYER(dense,            cnnx_dense, "%y, %x, %N, %C, %w, %b, %r", true, cnnx_dense_channel),
     CNNX_LAYER(matmul,           cnnx_dense, "%y, %x, %N, %C, %w, %b, %r", false, NULL),
     CNNX_LAYER(batch_norm,       cnnx_batch_norm, "%y, %x, %C, %P, %w, %b, %r", true, NULL),
-    CNNX_LAYER(layer_norm,       cnnx_sample_norm, "%y, %x, %N, 1, 1, %(eps), %w, %b", false, NULL),
-    CNNX_LAYER(group_norm,       cnnx_sample_norm, "%y, %x, %N, %(groups), %P, %(eps), %w, %b", false, NULL),
-    CNNX_LAYER(instance_norm,    cnnx_sample_norm, "%y, %x, %N, %C, %P, %(eps), %w, %b", false, NULL),
+    CNNX_NORM(layer_norm) CNNX_NORM(rms_norm) CNNX_NORM(group_norm) CNNX_NORM(instance_norm)
     CNNX_LAYER(prelu,            cnnx_prelu, "%y, %x, %N, %W, %w", false, NULL),
     CNNX_ROW(max_pool,           cnnx_max_pool, NULL, "%v%y, %x"),
     CNNX_ROW(global_max_pool,    cnnx_max_pool, NULL, "%v%y, %x"),
@@ -736,9 +767,15 @@ static const cnnx_row cnnx_rows[] = {
     CNNX_ROW(global_avg_pool,    cnnx_reduce, cnnx_mean, "%y, %Y, %x, %X"),
     CNNX_ROW(mean,               cnnx_reduce, cnnx_mean, "%y, %Y, %x, %X"),
     CNNX_ROW(sum,                cnnx_reduce, "(float)sum", "%y, %Y, %x, %X"),
-    CNNX_CALL(add,               cnnx_binary, "+", cnnx_call_binary),
-    CNNX_CALL(sub,               cnnx_binary, "-", cnnx_call_binary),
-    CNNX_CALL(mul,               cnnx_binary, "*", cnnx_call_binary),
+    CNNX_ROW(amax,               cnnx_most, ">", "%y, %Y, %x, %X"),
+    CNNX_ROW(amin,               cnnx_most, "<", "%y, %Y, %x, %X"),
+    CNNX_CALL(add,               cnnx_binary, "a + b", cnnx_call_binary),
+    CNNX_CALL(sub,               cnnx_binary, "a - b", cnnx_call_binary),
+    CNNX_CALL(mul,               cnnx_binary, "a * b", cnnx_call_binary),
+    CNNX_CALL(div,               cnnx_binary, "a / b", cnnx_call_binary),
+    CNNX_CALL(maximum,           cnnx_binary, "a > b || a != a ? a : b", cnnx_call_binary),
+    CNNX_CALL(minimum,           cnnx_binary, "a < b || a != a ? a : b", cnnx_call_binary),
+    CNNX_CALL(pow,               cnnx_binary, "powf(a, b)", cnnx_call_binary),
     CNNX_CALL(concat,            cnnx_move, NULL, cnnx_call_move),
     CNNX_CALL(slice,             cnnx_move, NULL, cnnx_call_move),
     CNNX_CALL(permute,           cnnx_move, NULL, cnnx_call_move),

@@ -497,6 +497,7 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
    that the group shares), or tiles of the result. */
 #define CNNCL_KERNELS(X)                                                                                     \
     X(gemm, TILES) X(gemm_flat, TILES) X(gemm_tall, TILES) X(spread, ITEMS) X(stretch, ITEMS)                \
+    X(stretch_back, ITEMS) X(fold_most, ITEMS)                                                               \
     X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(im2col, ITEMS) X(col2im, ITEMS)               \
     X(rows_to_images, ITEMS) X(images_to_rows, ITEMS) X(conv_forward, ITEMS) X(conv_backward_data, ITEMS)    \
     X(conv_backward_weights, GROUPS) X(max_pool_forward, ITEMS) X(max_pool_backward, ITEMS)                  \
@@ -505,7 +506,8 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(batch_norm_statistics, GROUPS) X(batch_norm_forward, ITEMS) X(batch_norm_sums, GROUPS)                 \
     X(batch_norm_backward, ITEMS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                       \
     X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
-    X(pair_loss_backward, ITEMS) X(move, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS)                 \
+    X(pair_loss_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(move, ITEMS)                 \
+    X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(adaptive_forward, ITEMS) X(adaptive_backward, ITEMS)      \
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
     X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
@@ -661,7 +663,9 @@ static const char *const cnncl_source[] = {
     CNNCL_GEMM(gemm_tall, 4, 1),
 
     /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
-       stretch: y = a + b, a - b or a b (how = 0, 1, 2), with both stretched
+       stretch: y = a op b, with both stretched; how: the place of the operation in cnncl_binary
+       stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
+       fold_most: y = the largest (least: the smallest) x over what y does not tell apart
        fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the
                 shape of x; has_u = 0 for u = 1. Element q of the sum for y[j] is at folded(j, q). */
     CNNCL_SOURCE(
@@ -682,7 +686,23 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(a) BASE(b) ITEM(i, n)
         const shape at = coordinates(ys, i);
         const float u = a[element(as, at)]; const float v = b[element(bs, at)];
-        y[i] = how == 0 ? u + v : how == 1 ? u - v : u * v;
+        y[i] = how == 0 ? u + v : how == 1 ? u - v : how == 2 ? u * v : how == 3 ? u / v
+             : how == 4 ? (u > v || u != u ? u : v) : how == 5 ? (u < v || u != u ? u : v)
+             : how == 6 ? pow(u, v) : (u == v ? 1.0f : 0.0f);
+    }
+    float stretch_slope(float u, float v, int how, int to_b)
+    {
+        if (how == 3) return to_b ? -(u / v) / v : 1.0f / v;
+        if (how == 6 && !to_b) return v == 0.0f ? 0.0f : v * pow(u, v - 1.0f);
+        if (how == 6) return u == 0.0f && v >= 0.0f ? 0.0f : pow(u, v) * log(u);
+        return u == v ? 0.5f : (how == 4) == (to_b != 0) ? (u > v ? 0.0f : 1.0f) : (u < v ? 0.0f : 1.0f);
+    }
+    __kernel void stretch_back(ARRAY(d), ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
+                               int how, int to_b)
+    {
+        BASE(d) BASE(dy) BASE(a) BASE(b) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        d[i] = dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b);
     }
     shape folded(shape xs, shape ys, int j, int q)
     {
@@ -692,6 +712,16 @@ static const char *const cnncl_source[] = {
         if (ys.c == xs.c) at.c = j % xs.c, j /= xs.c; else at.c = q % xs.c, q /= xs.c;
         at.n = ys.n == xs.n ? j : q;
         return at;
+    }
+    __kernel void fold_most(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, int count, int least)
+    {
+        BASE(y) BASE(x) ITEM(j, n)
+        float most = x[element(xs, folded(xs, ys, j, 0))];
+        for (int q = 1; q < count; q++) {
+            const float v = x[element(xs, folded(xs, ys, j, q))];
+            if ((least ? v < most : v > most) || v != v) most = v;
+        }
+        y[j] = most;
     }
     float fold_part(__global float *x, shape xs, __global float *u, shape us, int has_u, shape ys, int j,
                     int q, int count, int step)
@@ -739,6 +769,81 @@ static const char *const cnncl_source[] = {
                     + moved(c.h, div.h, step_.h, within.h) + moved(c.w, div.w, step_.w, within.w);
         if (into) b[p] = beta == 0.0f ? a[i] : beta * b[p] + a[i];
         else      a[i] = beta == 0.0f ? b[p] : beta * a[i] + b[p];
+    }),
+
+    /* A padded axis: place i of y, counted from the first of x, is this place of x, of n; -1: none. mode: 1
+       the mirror, 2 the edge. Back: place k of x is at so many places of y, of out, some of which are none:
+       number j. from: of x in y. */
+    CNNCL_SOURCE(
+    int pad_source(int i, int n, int mode)
+    {
+        if (mode == 0) return i >= 0 && i < n ? i : -1;
+        return mode == 2 ? clamp(i, 0, n - 1) : i < 0 ? -i : i < n ? i : 2 * (n - 1) - i;
+    }
+    int pad_places(int k, int n, int from, int out, int mode)
+    {
+        return mode == 0 ? 1 : mode == 1 ? 3 : 1 + (k == 0 ? from : 0) + (k == n - 1 ? out - from - n : 0);
+    }
+    int pad_place(int j, int k, int n, int from, int out, int mode)
+    {
+        if (mode != 1) return from + k + j - (mode == 2 && k == 0 ? from : 0);
+        if (j == 0) return from + k;
+        if (j == 1) return k > 0 && k <= from ? from - k : -1;
+        return k < n - 1 && from + 2 * (n - 1) - k < out ? from + 2 * (n - 1) - k : -1;
+    }
+    __kernel void pad_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, shape from, int mode, float value,
+                              int n)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        const int c = pad_source(at.c - from.c, xs.c, mode);
+        const int h = pad_source(at.h - from.h, xs.h, mode);
+        const int w = pad_source(at.w - from.w, xs.w, mode);
+        y[i] = c < 0 || h < 0 || w < 0 ? value : x[((at.n * xs.c + c) * xs.h + h) * xs.w + w];
+    }
+    __kernel void pad_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, shape from, int mode, int n)
+    {
+        BASE(dx) BASE(dy) ITEM(i, n)
+        const shape at = coordinates(xs, i);
+        float sum = 0.0f;
+        for (int a = 0; a < pad_places(at.c, xs.c, from.c, ys.c, mode); a++) {
+            const int c = pad_place(a, at.c, xs.c, from.c, ys.c, mode);
+            for (int b = 0; c >= 0 && b < pad_places(at.h, xs.h, from.h, ys.h, mode); b++) {
+                const int h = pad_place(b, at.h, xs.h, from.h, ys.h, mode);
+                for (int d = 0; h >= 0 && d < pad_places(at.w, xs.w, from.w, ys.w, mode); d++) {
+                    const int w = pad_place(d, at.w, xs.w, from.w, ys.w, mode);
+                    if (w >= 0) sum += dy[((at.n * ys.c + c) * ys.h + h) * ys.w + w];
+                }
+            }
+        }
+        dx[i] += sum;
+    }
+
+    /* The pixels of bin i, of `bins`, from b0 on below b1; and so the bins that pixel i is in. */
+    int bin_from(int i, int size, int bins) { return (int)((long)i * size / bins); }
+    int bin_to(int i, int size, int bins)   { return (int)(((long)(i + 1) * size + bins - 1) / bins); }
+    __kernel void adaptive_forward(ARRAY(y), shape ys, ARRAY(x), shape xs, int n)
+    {
+        BASE(y) BASE(x) ITEM(i, n)
+        const shape at = coordinates(ys, i);
+        const int y0 = bin_from(at.h, xs.h, ys.h); const int y1 = bin_to(at.h, xs.h, ys.h);
+        const int x0 = bin_from(at.w, xs.w, ys.w); const int x1 = bin_to(at.w, xs.w, ys.w);
+        float sum = 0.0f;
+        x += (size_t)(at.n * xs.c + at.c) * xs.h * xs.w;
+        for (int r = y0; r < y1; r++) for (int q = x0; q < x1; q++) sum += x[r * xs.w + q];
+        y[i] = sum / ((float)(y1 - y0) * (float)(x1 - x0));
+    }
+    __kernel void adaptive_backward(ARRAY(dx), shape xs, ARRAY(dy), shape ys, int n)
+    {
+        BASE(dx) BASE(dy) ITEM(i, n)
+        const shape at = coordinates(xs, i);
+        float sum = 0.0f;
+        dy += (size_t)(at.n * xs.c + at.c) * ys.h * ys.w;
+        for (int r = bin_from(at.h, ys.h, xs.h); r < bin_to(at.h, ys.h, xs.h); r++)
+            for (int q = bin_from(at.w, ys.w, xs.w); q < bin_to(at.w, ys.w, xs.w); q++)
+                sum += dy[r * ys.w + q] / ((float)(bin_to(r, xs.h, ys.h) - bin_from(r, xs.h, ys.h))
+                                           * (float)(bin_to(q, xs.w, ys.w) - bin_from(q, xs.w, ys.w)));
+        dx[i] += sum;
     }),
 
     /* Convolution as a matrix product (Chellapilla et al. 2006), y = w col, over columns first .. first +
@@ -1155,17 +1260,19 @@ static const char *const cnncl_source[] = {
         if (get_local_id(0) == 0) dw[c] += sum;
     }
 
-    /* Norms of one sample: row r holds k elements, groups rows a sample; `share` neighbours have one weight.
+    /* Norms of one sample: row r holds k elements; `share` neighbours have one weight, and after `sample`
+       elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
        As in the room, h = (x - mean) rstd,  e = dy w:
            dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
-    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps)
+    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps, int centred)
     {
         __local float part[GROUP]; BASE(x) BASE(saved)
         const int r = (int)get_group_id(0);
         float sum = 0.0f; float square = 0.0f;
         x += (size_t)r * k;
         for (int i = (int)get_local_id(0); i < k; i += GROUP) sum += x[i];
-        const float mean = group_sum(sum, part) / (float)k;
+        sum = group_sum(sum, part) / (float)k;
+        const float mean = centred ? sum : 0.0f;
         for (int i = (int)get_local_id(0); i < k; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
         square = group_sum(square, part);
         if (get_local_id(0) == 0)
@@ -1177,10 +1284,10 @@ static const char *const cnncl_source[] = {
         BASE(y) BASE(x) BASE(saved) BASE(w) BASE(b) ITEM(i, n)
         const int r = i / k; const int j = i % sample / share;
         const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
-        y[i] = affine ? w[j] * h + b[j] : h;
+        y[i] = affine ? w[j] * h + (affine > 1 ? b[j] : 0.0f) : h;
     }
     GROUP_KERNEL void sample_norm_backward(ARRAY(dx), ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w), int affine,
-                                           int k, int sample, int share)
+                                           int k, int sample, int share, int centred)
     {
         __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
         const int r = (int)get_group_id(0); const float mean = saved[2 * r];
@@ -1191,7 +1298,7 @@ static const char *const cnncl_source[] = {
             const float e = affine ? dy[i] * w[i % sample / share] : dy[i];
             sum += e, with_h += e * (x[i] - mean) * rstd;
         }
-        sum = group_sum(sum, part) / (float)k;
+        sum = centred ? group_sum(sum, part) / (float)k : 0.0f;
         with_h = group_sum(with_h, part) / (float)k;
         for (int i = first + (int)get_local_id(0); i < last; i += GROUP)
             dx[i] += ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
@@ -1453,7 +1560,7 @@ typedef struct {
     cl_mem           slices;                  /* partial products, and behind them the sums */
     cnncl_stage      stage[2];                /* what is on its way up */
     int              staged;
-    cnn_kernel       row[64];
+    cnn_kernel       row[128];
     char             name[128], report[CNN_ERROR_SIZE];
 } cnncl;
 
@@ -2078,7 +2185,23 @@ CNNCL_BACKWARD(avg_pool)
                      CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 
+CNNCL_FORWARD(adaptive_avg_pool)
+{
+    int n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), adaptive_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n));
+}
+CNNCL_BACKWARD(adaptive_avg_pool)
+{
+    int n = cnncl_len(y->in[0]->shape);
+    return CNNCL_RUN(cnncl_of(dev), adaptive_backward, n, 1, 1, CNNCL_GRAD(y->in[0]),
+                     CNNCL_SHAPE(y->in[0]->shape), CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(n));
+}
+
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
+
+/* Places in the kernel stretch. */
+enum { CNNCL_DIV = 3, CNNCL_EQUAL = 7 };
 
 static float cnncl_reduce_factor(const cnn_tensor *y)
 {
@@ -2098,23 +2221,66 @@ CNNCL_BACKWARD(reduce)
                         cnn_place_grad(y), y->shape, 0);
 }
 
-/* ---- add, sub, mul: forward stretches both operands, backward folds dy back into each. ---- */
+static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int how, cnn_place a, cnn_shape as,
+                          cnn_place b, cnn_shape bs)
+{
+    int n = cnncl_len(ys);
+    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
+                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(how));
+}
+static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax || y->op == &cnn_op_amin; }
 
+CNNCL_FORWARD(most)
+{
+    int n = cnncl_len(y->shape), count = cnncl_len(y->in[0]->shape) / n;
+    return CNNCL_RUN(cnncl_of(dev), fold_most, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n), CNNCL_INT(count),
+                     CNNCL_INT(y->op == &cnn_op_amin));
+}
+/* Which are equal to y, how many, and dy for each of them. */
+CNNCL_BACKWARD(most)
+{
+    cnncl          *d = cnncl_of(dev);
+    cnn_tensor     *x = y->in[0];
+    const cnn_shape xs = x->shape, ys = y->shape;
+    cnn_place       equal = cnn_place_scratch(y->graph), share = cnncl_place_at(equal, (size_t)cnncl_len(xs));
+    return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys) &&
+           cnncl_fold(d, share, ys, 0, 1, equal, xs, NULL, ys) &&
+           cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys) &&
+           cnncl_fold(d, cnn_place_grad(x), xs, 1, 1, equal, xs, &share, ys);
+}
+
+/* ---- add, sub, mul, ...: forward stretches both operands, backward folds dy back into each. ---- */
+
+/* The place of an operation in the kernels stretch and stretch_back. */
+static int cnncl_binary(const cnn_tensor *y)
+{
+    const cnn_op *const all[] = { &cnn_op_add, &cnn_op_sub, &cnn_op_mul, &cnn_op_div, &cnn_op_maximum,
+                                  &cnn_op_minimum, &cnn_op_pow };
+    int how = 0;
+    while (how < CNNCL_EQUAL && all[how] != y->op) how++;
+    return how;
+}
 CNNCL_FORWARD(binary)
 {
-    int n = cnncl_len(y->shape), how = y->op == &cnn_op_add ? 0 : y->op == &cnn_op_sub ? 1 : 2;
-    return CNNCL_RUN(cnncl_of(dev), stretch, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
-                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]),
-                     CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how));
+    const cnn_tensor *a = y->in[0], *b = y->in[1];
+    return cnncl_stretch(cnncl_of(dev), cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
+                         a->shape, cnn_place_data(b), b->shape);
 }
 CNNCL_BACKWARD(binary)
 {
+    const int how = cnncl_binary(y), n = cnncl_len(y->shape);
     for (int i = 0; i < 2; i++) {
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
-        cnn_place   u = cnn_place_data(other);
+        cnn_place   u = cnn_place_data(other), dy = cnn_place_grad(y), d = cnn_place_scratch(y->graph);
         float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
-        if (x->needs_grad &&
-            !cnncl_fold(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, factor, cnn_place_grad(y),
+        if (!x->needs_grad) continue;
+        if (how >= CNNCL_DIV &&
+            !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_ARRAY(dy),
+                       CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape),
+                       CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how),
+                       CNNCL_INT(i))) return false;
+        if (!cnncl_fold(cnncl_of(dev), cnn_place_grad(x), x->shape, 1, factor, how < CNNCL_DIV ? dy : d,
                         y->shape, y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
     }
     return true;
@@ -2177,15 +2343,23 @@ static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
 CNNCL_FORWARD(move)  { return (void)mode, cnncl_move(dev, y, false); }
 CNNCL_BACKWARD(move) { return cnncl_move(dev, y, true); }
 
-static bool cnncl_pad_accepts(const cnn_backend *dev, const cnn_tensor *y)
-{
-    return (void)dev, ((const cnn_pad_args *)y->args)->mode == CNN_PAD_CONSTANT;
-}
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
-    return (void)mode, cnncl_fill(cnncl_of(dev), cnn_place_data(y), (size_t)cnncl_len(y->shape), a->value) &&
-           cnncl_move(dev, y, false);
+    const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
+    int                 n = cnncl_len(y->shape);
+    return CNNCL_RUN(cnncl_of(dev), pad_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(x), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
+                     CNNCL_FLOAT(a->value), CNNCL_INT(n));
+}
+CNNCL_BACKWARD(pad)
+{
+    const cnn_pad_args *a = y->args;
+    const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
+    int                 n = cnncl_len(x);
+    return CNNCL_RUN(cnncl_of(dev), pad_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_SHAPE(x),
+                     CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
+                     CNNCL_INT(n));
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
@@ -2351,16 +2525,19 @@ CNNCL_BACKWARD(batch_norm)
 
 /* ---- Norms of one sample ---- */
 
-/* Elements of a group; how many neighbours share one weight. */
-typedef struct { int k, share; float eps; cnn_tensor *w, *b; } cnncl_sample_norm;
+/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. */
+typedef struct { int k, share, period, centred; float eps; cnn_tensor *w, *b; } cnncl_sample_norm;
 static cnncl_sample_norm cnncl_sample_norm_of(const cnn_tensor *y)
 {
-    const bool                 layer = y->op == &cnn_op_layer_norm;
+    const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
-    return (cnncl_sample_norm){
-        cnncl_elements(y->shape) / (layer ? 1 : group ? group->groups : y->shape.c),
-        layer ? 1 : cnncl_plane(y->shape), group ? group->eps : ((const cnn_norm_args *)y->args)->eps,
-        cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+    const cnn_norm_args       *a = y->args;
+    const int rows = group ? group->groups
+                   : (a->axes & CNN_C ? 1 : y->shape.c) * (a->axes & CNN_H ? 1 : y->shape.h);
+    const int k = cnncl_elements(y->shape) / rows;
+    return (cnncl_sample_norm){ k, layer ? 1 : cnncl_plane(y->shape),
+                                layer ? k : cnncl_elements(y->shape), !rms, group ? group->eps : a->eps,
+                                cnn_operand(y, "weight"), cnn_operand(y, "bias") };
 }
 
 CNNCL_FORWARD(sample_norm)
@@ -2372,10 +2549,10 @@ CNNCL_FORWARD(sample_norm)
     cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
     int       n = cnncl_len(y->shape), k = t.k;
     return CNNCL_RUN(d, sample_norm_statistics, n / k, 1, 1, CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k),
-                     CNNCL_FLOAT(t.eps)) &&
+                     CNNCL_FLOAT(t.eps), CNNCL_INT(t.centred)) &&
            CNNCL_RUN(d, sample_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT(t.w != NULL), CNNCL_INT(k),
-                     CNNCL_INT(cnncl_elements(y->shape)), CNNCL_INT(t.share), CNNCL_INT(n));
+                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT((t.w != NULL) + (t.b != NULL)), CNNCL_INT(k),
+                     CNNCL_INT(t.period), CNNCL_INT(t.share), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(sample_norm)
 {
@@ -2385,15 +2562,15 @@ CNNCL_BACKWARD(sample_norm)
     cnn_place w = t.w ? cnn_place_data(t.w) : x;
     bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
     cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
-    int       n = cnncl_len(y->shape), k = t.k, sample = cnncl_elements(y->shape), share = t.share;
+    int       n = cnncl_len(y->shape), k = t.k, sample = t.period, share = t.share;
     return (!y->in[0]->needs_grad ||
             CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_GRAD(y),
                       CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share))) &&
+                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred))) &&
            (!(want_dw || want_db) ||
             CNNCL_RUN(d, sample_norm_weight, sample / share, 1, 1, CNNCL_ARRAY(dw), CNNCL_INT(want_dw),
                       CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(y->shape.n * share)));
+                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(n / sample * share)));
 }
 
 CNNCL_FORWARD(prelu)
@@ -2584,9 +2761,10 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
         cnncl_conv g = cnncl_conv_of(y);
         return cnncl_conv_scratch(d, &g);
     }
+    if (cnncl_is_most(y) || y->op->formula)     return y->op->scratch ? y->op->scratch(y) : 0;
     if (y->op == &cnn_op_batch_norm)            return 2 * (size_t)y->shape.c * sizeof(float);
-    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_group_norm || y->op == &cnn_op_instance_norm)
-        return y->op->saved(y);
+    if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_rms_norm || y->op == &cnn_op_group_norm ||
+        y->op == &cnn_op_instance_norm) return y->op->saved(y);
     if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
         /* rows; or the two of label_loss_share */
         return ((size_t)cnncl_len(y->in[1]->shape) + 2) * sizeof(float);
@@ -2601,14 +2779,16 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(dense, dense) CNNCL_ROW(matmul, matmul)
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
-    CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(scale, scale)
+    CNNCL_ROW(amax, most) CNNCL_ROW(amin, most) CNNCL_ROW(scale, scale)
+    CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(div, binary)
+    CNNCL_ROW(maximum, binary) CNNCL_ROW(minimum, binary) CNNCL_ROW(pow, binary)
     CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
     CNNCL_ROW(depth_to_space, move) CNNCL_ROW(space_to_depth, move) CNNCL_ROW(channel_shuffle, move)
-    { &cnn_op_pad, cnncl_pad_accepts, cnncl_pad_forward, cnncl_move_backward },
+    CNNCL_ROW(pad, pad) CNNCL_ROW(adaptive_avg_pool, adaptive_avg_pool)
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
-    CNNCL_ROW(instance_norm, sample_norm)
+    CNNCL_ROW(instance_norm, sample_norm) CNNCL_ROW(rms_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
     { &cnn_op_softmax_cross_entropy, cnncl_hard_labels, cnncl_label_loss_forward, cnncl_label_loss_backward },
     CNNCL_ROW(nll, label_loss)
@@ -2911,11 +3091,19 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_add)             return cnn_add(x, u);
     if (op == &cnn_op_sub)             return cnn_sub(u, x);
     if (op == &cnn_op_mul)             return cnn_mul(u, x);
+    if (op == &cnn_op_amax)            return cnn_amax(x, way ? 0 : CNN_N | CNN_W);
+    if (op == &cnn_op_amin)            return cnn_amin(x, way ? CNN_H : CNN_C);
+    if (op == &cnn_op_div)             return cnn_div(x, cnn_scale(row, 1, 3));
+    if (op == &cnn_op_pow)             return cnn_pow(cnn_scale(x, 0.25f, 1), u);
+    if (op == &cnn_op_maximum || op == &cnn_op_minimum) {
+        cnn_tensor *two[2] = { x, cnn_scale(u, 2) };
+        return cnn_apply(op, two, 2, NULL, CNN_HERE);
+    }
     if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
     if (op == &cnn_op_concat)          return way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x);
     if (op == &cnn_op_permute)         return cnn_permute(x, CNN_W, CNN_C, CNN_H);
     if (op == &cnn_op_depth_to_space)  return cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2);
-    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_slice(x, CNN_H, 1, 5), 2);
+    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_reshape(x, 5, 6, 6), 2 + way);
     if (op == &cnn_op_channel_shuffle) return cnn_channel_shuffle(x, 2 + way);
     if (op == &cnn_op_softmax)         return cnn_softmax(x, .axis = way ? CNN_H : CNN_C);
     if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C);
@@ -2931,14 +3119,17 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_conv_transpose2d)
         return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
     if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
-    if (op == &cnn_op_pad)             return cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
+    if (op == &cnn_op_pad)
+        return cnn_pad(cnn_pad(x, 1, 2, 0, 1, .value = 0.5f), 2, 3, 4, .mode = 1 + way);
+    if (op == &cnn_op_adaptive_avg_pool) return cnn_adaptive_avg_pool(x, 4, 7);
     if (op == &cnn_op_upsample)
         return way ? cnn_upsample(x, .height = 11, .width = 3, .bilinear = 1, .align_corners = 1)
                    : cnn_upsample(cnn_upsample(x, 2), .height = 7, .width = 13, .bilinear = 1);
     if (op == &cnn_op_lrn)             return cnn_lrn(x, 3, .alpha = 0.5f);
     if (op == &cnn_op_clamp)           return cnn_clamp(x, -1, 0.5f);
     if (op == &cnn_op_prelu)           return cnn_prelu(x, .per_channel = way);
-    if (op == &cnn_op_layer_norm)      return cnn_layer_norm(x, .no_affine = way);
+    if (op == &cnn_op_layer_norm)      return way ? cnn_layer_norm(x, .axes = CNN_W) : cnn_layer_norm(x);
+    if (op == &cnn_op_rms_norm)        return cnn_rms_norm(x, .axes = CNN_H | CNN_W, .no_affine = way);
     if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
     if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);

@@ -96,7 +96,7 @@ static const cnn_op op_logcosh = { .name = "logcosh", .shape = logcosh_shape, .f
                                    .backward = logcosh_backward, .flags = CNN_READS_X | CNN_LOSS,
                                    .args_size = sizeof(logcosh_args), .fields = logcosh_fields };
 
-#define logcosh(...) logcosh_((logcosh_args){ CNN_SAID(__VA_ARGS__), .y = __VA_ARGS__ })  /* logcosh(y, t, .s = 2) */
+#define logcosh(...) CNN_CALL(logcosh_, logcosh_args, y, __VA_ARGS__)  /* logcosh(y, t, .s = 2) */
 static cnn_tensor *logcosh_(logcosh_args a)
 {
     cnn_tensor *in[2] = { a.y, a.target };

@@ -44,7 +44,7 @@ cat "$INC/cnn.h" cnn_exchange.h cnn_opencl.h | awk '
         for (i = 1; i <= n; i++) if (match(part[i], /[a-z_0-9]+[ \n]*$/)) print substr(part[i], RSTART, RLENGTH)
     }' | grep . | sort -u >"$dir/members"
 # What every call takes by position alone.
-printf '%s\n' g x y logits labels log_probabilities loss train path a b axis target | sort >"$dir/positions"
+printf '%s\n' count g x y logits labels log_probabilities loss train path a b axis target | sort >"$dir/positions"
 sed -n '/^#define CNN_WORDS(X)/,/[^\\]$/p' "$INC/cnn.h" | grep -o 'X([a-z_0-9]*)' | sed 's/X(\(.*\))/\1/' | sort >"$dir/words"
 out=$(sort "$dir/words" | uniq -d; tr -d ' ' <"$dir/members" | sort -u | comm -23 - "$dir/words" | comm -23 - "$dir/positions")
 [ "$(grep -c . "$dir/members")" -gt 100 ] && [ -z "$out" ] && pass || fail 'options without a word in CNN_WORDS, or with two' "$out"

@@ -67,20 +67,26 @@ static void ref_lrn(const one *k, double *const *v, double *y)
 static cnn_tensor *build_sample_norm(one *k, int which)
 {
     int groups = test_int(1, 4), c = groups * test_int(1, 3), h = small(), w = test_int(3, 7);
-    k->groups = which == 0 ? 1 : which == 1 ? groups : c, k->axes = which == 0;
+    static const unsigned last[] = { CNN_C | CNN_H | CNN_W, CNN_H | CNN_W, CNN_W };
+    const int outer = which == 0 || which == 3 ? test_int(0, 2) : 0;
+    k->axes = which == 0 || which == 3, k->ignore = which == 3;
+    k->groups = k->axes ? (outer > 0 ? c : 1) * (outer > 1 ? h : 1) : which == 1 ? groups : c;
     k->bias = test_chance(60), k->a = test_chance(50) ? 1e-5 : test_uniform(0.01, 0.5), k->shift = test_chance(30) ? 3 : 0;
     k->ys = shape4(k->n, c, h, w);
     snprintf(k->text, sizeof k->text, "x (%d,%d,%d,%d) groups %d affine %d eps %g", k->n, c, h, w, k->groups, k->bias, k->a);
     cnn_tensor *x = batched(k, c, h, w);
     const float eps = (float)k->a;
-    if (k->a == 1e-5 && which == 0) return cnn_layer_norm(x, .no_affine = !k->bias);
+    if (which == 3) return cnn_rms_norm(x, .eps = eps, .axes = last[outer], .no_affine = !k->bias);
+    if (k->a == 1e-5 && which == 0 && outer == 0) return cnn_layer_norm(x, .no_affine = !k->bias);
+    if (k->a == 1e-5 && which == 0) return cnn_layer_norm(x, .no_affine = !k->bias, .axes = last[outer]);
     if (k->a == 1e-5 && which == 1) return cnn_group_norm(x, groups, .no_affine = !k->bias);
     if (k->a == 1e-5) return cnn_instance_norm(x, .affine = k->bias);
-    if (which == 0) return cnn_layer_norm(x, .eps = eps, .no_affine = !k->bias);
+    if (which == 0) return cnn_layer_norm(x, .axes = last[outer], .eps = eps, .no_affine = !k->bias);
     if (which == 1) return cnn_group_norm(x, groups, .eps = eps, .no_affine = !k->bias);
     return cnn_instance_norm(x, .eps = eps, .affine = k->bias);
 }
 static cnn_tensor *build_layer_norm(one *k)    { return build_sample_norm(k, 0); }
+static cnn_tensor *build_rms_norm(one *k)      { return build_sample_norm(k, 3); }
 static cnn_tensor *build_group_norm(one *k)    { return build_sample_norm(k, 1); }
 static cnn_tensor *build_instance_norm(one *k) { return build_sample_norm(k, 2); }
 static void ref_sample_norm(const one *k, double *const *v, double *y)
@@ -90,16 +96,17 @@ static void ref_sample_norm(const one *k, double *const *v, double *y)
     for (int row = 0; row < s.n * k->groups; row++) {
         const double *x = v[0] + row * m;
         double mean = 0, var = 0;
-        for (int i = 0; i < m; i++) mean += x[i] / m;
+        for (int i = 0; i < m && !k->ignore; i++) mean += x[i] / m;
         for (int i = 0; i < m; i++) var += (x[i] - mean) * (x[i] - mean) / m;
         for (int i = 0; i < m; i++) {
-            int e = row % k->groups * m + i, p = k->axes ? e : e / plane;
+            int e = row % k->groups * m + i, p = k->axes ? i : e / plane;
             double z = (x[i] - mean) / sqrt(var + k->a);
-            y[row * m + i] = k->bias ? z * v[1][p] + v[2][p] : z;
+            y[row * m + i] = k->bias ? z * v[1][p] + (k->ignore ? 0 : v[2][p]) : z;
         }
     }
 }
 #define ref_layer_norm    ref_sample_norm
+#define ref_rms_norm      ref_sample_norm
 #define ref_group_norm    ref_sample_norm
 #define ref_instance_norm ref_sample_norm
 
@@ -452,7 +459,7 @@ static void ref_huber(const one *k, double *const *v, double *y)           { ref
 static void ref_bce_with_logits(const one *k, double *const *v, double *y) { ref_pair_loss(k, v, y, 'b'); }
 
 #define ROOMS_MORE                                                                                                       \
-    ROOM(conv_transpose2d, 200, 1e-4), ROOM(lrn, 80, 1e-5), ROOM(layer_norm, 60, 2e-4), ROOM(group_norm, 60, 2e-4),      \
+    ROOM(conv_transpose2d, 200, 1e-4), ROOM(lrn, 80, 1e-5), ROOM(layer_norm, 90, 2e-4), ROOM(rms_norm, 60, 2e-4), ROOM(group_norm, 60, 2e-4),      \
     ROOM(instance_norm, 60, 2e-4), ROOM(upsample, 80, 1e-5), ROOM(pad, 120, 1e-6), ROOM(slice, 80, 1e-6), ROOM(permute, 80, 1e-6), ROOM(depth_to_space, 60, 1e-6), \
     ROOM(space_to_depth, 60, 1e-6), ROOM(channel_shuffle, 40, 1e-6), ROOM(adaptive_avg_pool, 80, 1e-5),                 \
     ROOM(global_max_pool, 40, 1e-6), ROOM(clamp, 40, 1e-6), ROOM(elu, 40, 1e-5), ROOM(gelu, 40, 1e-5), ROOM(silu, 40, 1e-5), \

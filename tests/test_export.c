@@ -355,7 +355,9 @@ static void stretched(void)
             ((cnn_shape){ 1, 3, 4, 5 }));
     T    *h = cnn_mul(cnn_sub(x, rows), cnn_add(channels, c));
     h = cnn_sub(cnn_sub(c, h), cnn_mul(cnn_mean(x, .axes = CNN_C | CNN_H | CNN_W), p));
-    holds_one("stretched", x, cnn_mul(h, cnn_mean(h, .axes = CNN_C)), "");
+    h = cnn_maximum(cnn_minimum(h, cnn_amax(h, .axes = CNN_H)), cnn_scale(cnn_amin(h, .axes = CNN_C | CNN_W), 0.5f));
+    h = cnn_pow(cnn_clamp(cnn_div(h, cnn_scale(cnn_abs(rows), 1, 2)), 0.1f, 2), cnn_add(c, cnn_amax(x, .axes = 15 & ~CNN_N)));
+    holds_one("stretched", x, cnn_mul(h, cnn_mean(h, .axes = CNN_C)), "powf");
 }
 static void places(void)
 {
@@ -369,10 +371,32 @@ static void places(void)
     h = cnn_upsample(h, .height = 9, .width = 6, .bilinear = 1, .align_corners = 1);
     holds_one("places", x, h, "");
 }
+static void moves(void)
+{
+    T *x = input(4, 5, 6), *h = cnn_concat_along(CNN_W, x, cnn_slice(x, CNN_W, 1, 4), x);
+    h = cnn_pad(cnn_transpose(h, CNN_C, CNN_W), 2, 3, 1, 0, 3, 1, .mode = CNN_PAD_REFLECT);
+    h = cnn_pad(cnn_concat_along(CNN_H, h, h), 1, 2, 3, 4, .mode = CNN_PAD_REPLICATE);
+    h = cnn_adaptive_avg_pool(cnn_softmax(cnn_scale(h, 3), CNN_W), 8, 6);
+    h = cnn_channel_shuffle(cnn_space_to_depth(cnn_slice(h, CNN_C, 0, 18), 2), 6);
+    h = cnn_log_softmax(cnn_depth_to_space(cnn_permute(h, CNN_C, CNN_W, CNN_H), 3), .axis = CNN_H);
+    holds_one("moves", x, h, "expf logf");
+}
+static void uneven(void)                                                     /* padding; and signals */
+{
+    T *x = input(3, 9, 11), *h = cnn_conv2d(x, 4, 3, .pad_top = 2, .pad_right = 1, .stride = 2);
+    h = cnn_conv_transpose2d(h, 3, 3, .stride = 2, .pad_bottom = 1, .pad_left = 1);
+    h = cnn_avg_pool(cnn_conv2d(h, 4, 1, .pad_bottom = 1), 3, .pad_left = 1, .pad_bottom = 2, .ceil_mode = 1);
+    holds_one("uneven", x, cnn_max_pool(h, 2, .stride = 1, .pad_top = 1), "");
+    x = input(2, 1, 30);
+    h = cnn_relu(cnn_batch_norm(cnn_conv1d(x, 6, 3, .dilation = 2, .causal = 1)));
+    h = cnn_avg_pool1d(cnn_max_pool1d(cnn_conv1d(h, 4, 5, .pad = 2, .stride = 2, .groups = 2), 2), 3, .pad = 1);
+    holds_one("signals", x, cnn_dense(h, 3), "");
+}
 static void norms(void)
 {
     T *x = input(6, 3, 4), *h = cnn_batch_norm(x);                       /* nothing before it to be part of */
     h = cnn_add(cnn_layer_norm(h), cnn_group_norm(h, 3));
+    h = cnn_add(cnn_rms_norm(cnn_layer_norm(h, .axes = CNN_W)), cnn_layer_norm(cnn_rms_norm(h, .axes = CNN_H | CNN_W), .axes = CNN_H | CNN_W));
     h = cnn_add(cnn_add(h, cnn_instance_norm(h, .affine = 1)), cnn_add(cnn_instance_norm(x), cnn_layer_norm(x,
             .no_affine = 1)));
     holds_one("norms", x, cnn_relu(cnn_batch_norm(cnn_tanh(h), .no_affine = 1)), "sqrtf tanhf");
@@ -670,7 +694,7 @@ int main(int argc, char **argv)
         { "mobilenet", mobilenet }, { "googlenet", googlenet }, { "unet", unet },
         { "convolutions", convolutions }, { "transposed", transposed }, { "pools", pools },
         { "matrices", matrices }, { "pointwise", pointwise }, { "stretched", stretched },
-        { "places", places }, { "norms", norms }, { "read_twice", read_twice },
+        { "places", places }, { "moves", moves }, { "uneven", uneven }, { "norms", norms }, { "read_twice", read_twice },
         { "several_inputs_and_none_changed", several_inputs_and_none_changed } };
     for (size_t i = 0; i < sizeof compiled / sizeof *compiled; i++) {
         if (!test_begin("%s", compiled[i].name)) continue;

@@ -439,12 +439,14 @@ static void null_everywhere(void)
         const cnn_tensor *y[] = {
             cnn_conv2d(t, 1, 1), cnn_conv_transpose2d(t, 1, 1), cnn_dense(t, 1), cnn_matmul(t, t), cnn_max_pool(t, 1),
             cnn_avg_pool(t, 1), cnn_global_avg_pool(t), cnn_global_max_pool(t), cnn_batch_norm(t), cnn_layer_norm(t),
+            cnn_rms_norm(t),
             cnn_group_norm(t, 1), cnn_instance_norm(t), cnn_lrn(t, 1), cnn_relu(t), cnn_leaky_relu(t), cnn_sigmoid(t),
             cnn_tanh(t), cnn_relu6(t), cnn_elu(t), cnn_gelu(t), cnn_silu(t), cnn_softplus(t), cnn_hard_swish(t),
             cnn_selu(t), cnn_mish(t), cnn_hard_sigmoid(t), cnn_softsign(t), cnn_erf(t), cnn_power(t, 2),
             cnn_prelu(t), cnn_exp(t), cnn_log(t), cnn_sqrt(t), cnn_abs(t), cnn_softmax(t), cnn_log_softmax(t),
             cnn_dropout(t, 0.5f), cnn_reshape(t, 1), cnn_flatten(t), cnn_concat(t, t), cnn_concat_(CNN_HERE, NULL, 2),
             cnn_pad(t, 1), cnn_slice(t, CNN_C, 0), cnn_upsample(t, 2), cnn_add(t, t), cnn_sub(t, t), cnn_mul(t, t),
+            cnn_div(t, t), cnn_maximum(t, t), cnn_minimum(t, t), cnn_pow(t, t), cnn_amax(t), cnn_amin(t),
             cnn_scale(t, 2), cnn_sum(t), cnn_mean(t), cnn_softmax_cross_entropy(t, t), cnn_nll(t, t), cnn_mse(t, t),
             cnn_l1(t, t), cnn_huber(t, t), cnn_smooth_l1(t, t), cnn_bce_with_logits(t, t, .weight = t),
             cnn_apply(&cnn_op_relu, &t, 1, NULL, NULL), cnn_layer(NULL, &t, 1, NULL, NULL, NULL),
@@ -480,7 +482,7 @@ static void null_everywhere(void)
     CHECK(cnn_error(g)), cnn_free(g);
     g = cnn_load(NULL);
     CHECK(cnn_error(g)), cnn_free(g);
-    CHECK(!cnn_load_weights_memory(NULL, NULL, 9, NULL) && !cnn_load_weights(NULL, NULL));
+    CHECK(!cnn_load_weights_memory(NULL, 9, (cnn_load_weights_args){ .g = NULL }) && !cnn_load_weights(NULL, NULL));
     CHECK(!cnn_save_memory(NULL, NULL, 0) && !cnn_save_checkpoint_memory(NULL, NULL, 0) && !cnn_save(NULL, NULL));
     CHECK(!cnn_save_checkpoint(NULL, NULL) && !cnn_write_file(NULL, NULL, NULL) && !cnn_write_file("build/x", NULL, NULL));
     CHECK(!cnn_param_count(NULL) && cnn_multiply_adds(NULL) == 0 && cnn_stats_of(NULL, 4).count == 0);
@@ -505,7 +507,7 @@ static void null_everywhere(void)
     CHECK(cnn_feed(n.x, n.t, NULL, 0) == 0 && cnn_error(n.g) && cnn_clear_error(n.g));
     CHECK(!cnn_set_lr_scale(n.g, NULL, 1) && cnn_error(n.g) && cnn_clear_error(n.g));
     CHECK(!cnn_save(n.g, NULL) && !cnn_save_checkpoint(n.g, NULL) && !cnn_load_weights(n.g, NULL));
-    CHECK(cnn_error(n.g) && cnn_clear_error(n.g) && !cnn_load_weights_memory(n.g, NULL, 9, NULL));
+    CHECK(cnn_error(n.g) && cnn_clear_error(n.g) && !cnn_load_weights_memory(NULL, 9, (cnn_load_weights_args){ .g = n.g }));
     CHECK(cnn_error(n.g) && cnn_clear_error(n.g));
     cnn_checkup(n.loss, NULL, 9), cnn_profile(n.loss, 1, NULL), cnn_trace(n.loss, 1, NULL), cnn_summary(n.g, NULL);
     cnn_clear_error(n.g);

@@ -185,7 +185,7 @@ static void load_then_continue_training(void)
     CHECK(same_weights(n.g, g));
     bytes c = checkpoint(n.g), d = checkpoint(g);
     CHECK(c.n == d.n && memcmp(c.p, d.p, c.n) == 0);
-    CHECK(cnn_load_weights_memory(m.g, b.p, b.n, "a checkpoint"));     /* its weights alone */
+    CHECK(cnn_load_weights_memory(b.p, b.n, (cnn_load_weights_args){ .g = m.g, .path = "a checkpoint" }));     /* its weights alone */
     CHECK_INT(m.g->step, 9);
     cnn_free(n.g), cnn_free(g), free(b.p), free(c.p), free(d.p);
 
@@ -292,7 +292,7 @@ static void weights_from_pytorch(void)
         "\"__metadata__\":{\"format\":\"pt\"},"
         "\"fc.weight\":{\"dtype\":\"F16\",\"shape\":[2,2],\"data_offsets\":[72,80]},"
         "\"fc.bias\":{\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[80,84]}}   ", data, at);
-    CHECK(cnn_load_weights_memory(g, b.p, b.n, "torch.safetensors"));
+    CHECK(cnn_load_weights_memory(b.p, b.n, (cnn_load_weights_args){ .g = g, .path = "torch.safetensors" }));
     CHECK_STR(cnn_error(g), NULL);
     const struct { const char *name; int n; float v[8]; } want[] = {
         { "conv1.weight", 8, { 1, 2, 3, 4, 5, 6, 7, 8 } }, { "conv1.bias", 2, { 1, -1.0f / 16777216 } },
@@ -320,6 +320,8 @@ static void ranks_in_the_file(void)
     h = cnn_batch_norm(h, .name = "b");
     h = cnn_dense(cnn_dense(h, 1, .name = "d1"), 1, .name = "d2");
     h = cnn_mul(h, cnn_param(g, "p", { 1, 1, 1, 1 }));
+    h = cnn_add(h, cnn_mean(cnn_conv1d(cnn_input(g, 2, 1, 5), 3, 2, .groups = 1, .name = "s")));
+    h = cnn_mul(h, cnn_const(g, (cnn_shape){ 1, 1, 1, 1 }, (const float[]){ 1.5f }));
     CHECK(cnn_compile(g, cnn_mean(cnn_add(h, cnn_param(g, "q", { 1, 2, 3, 1 })))));
     bytes b = saved(g);
     b.p[b.n - 1] = 0;
@@ -327,11 +329,12 @@ static void ranks_in_the_file(void)
     static const char *const want[] = { "\"c.weight\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1],",
         "\"c.bias\":{\"dtype\":\"F32\",\"shape\":[1],",
         "\"b.running_var\":{\"dtype\":\"F32\",\"shape\":[1],",
-            "\"d1.weight\":{\"dtype\":\"F32\",\"shape\":[1,9],",
+            "\"d1.weight\":{\"dtype\":\"F32\",\"shape\":[1,9],", "\"s.weight\":{\"dtype\":\"F32\",\"shape\":[3,2,2],",
         "\"d2.weight\":{\"dtype\":\"F32\",\"shape\":[1,1],", "\"d2.bias\":{\"dtype\":\"F32\",\"shape\":[1],",
         "\"p\":{\"dtype\":\"F32\",\"shape\":[1],", "\"q\":{\"dtype\":\"F32\",\"shape\":[1,2,3]," };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++)
         CHECK_MSG(strstr(json, want[i]) != NULL, "%s in %s", want[i], json);
+    CHECK(strstr(json, "\\nconst const1 1,1,1,1 x3fc00000\\n") && !strstr(json, "\"const1\""));     /* no tensor */
     static const char start[] = "{\"__metadata__\":{\"format\":\"pt\",\"cnn.version\":\"" CNN_VERSION "\","
                                 "\"cnn.graph\":\"cnn 1\\ninput ";
     CHECK(strncmp(json, start, sizeof start - 1) == 0);
@@ -350,7 +353,7 @@ static cnn_graph *tiny(void)                           /* parameters w (2) and v
 static const struct { const char *header; size_t data; const char *message; } lies[] = {
     { W V, 12, NULL },
     { W ",\"w.bias\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[12,16]}" V, 16,
-        "the net has nothing for 1 tensors of the file: \"w.bias\" (.extra = 1 leaves them out)" },
+        "the net has nothing for 1 tensors of the file: \"w.bias\" (.extra_ok = 1 leaves them out)" },
     { "{}", 0, "there is no tensor \"w\"; the file has 0: none" },
     { "  ", 0, "header, byte 2: '{' expected" },
     { "[]", 0, "header, byte 0: '{' expected" },
@@ -435,7 +438,7 @@ static void hostile_headers(void)
         cnn_graph *g = tiny();
         bytes      b = make_file(lies[i].header, zeros, lies[i].data);
         char       want[512];
-        bool       done = cnn_load_weights_memory(g, b.p, b.n, "w.st");
+        bool       done = cnn_load_weights_memory(b.p, b.n, (cnn_load_weights_args){ .g = g, .path = "w.st" });
         snprintf(want, sizeof want, "load_weights \"w.st\": %s", no_null(lies[i].message));
         CHECK(done == !lies[i].message);
         CHECK_STR(cnn_error(g), lies[i].message ? want : NULL);
@@ -464,7 +467,7 @@ static void hostile_headers(void)
         unsigned char *copy = test_alloc(starts[i].n);               /* exactly so long, for the address
                                                                         sanitizer */
         memcpy(copy, starts[i].p, starts[i].n);
-        CHECK(!cnn_load_weights_memory(g, copy, starts[i].n, NULL));
+        CHECK(!cnn_load_weights_memory(copy, starts[i].n, (cnn_load_weights_args){ .g = g }));
         CHECK_STR(cnn_error(g), starts[i].message);
         cnn_free(g), free(copy);
     }
@@ -483,7 +486,7 @@ static void other_types(void)
     static const unsigned char data[23] = { [12] = 1, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8 };
     bytes b = make_file(both, data, sizeof data);
     cnn_graph *g = tiny();
-    CHECK(cnn_load_weights_memory(g, b.p, b.n, NULL));
+    CHECK(cnn_load_weights_memory(b.p, b.n, (cnn_load_weights_args){ .g = g }));
     bytes c = saved(g);
     cnn__file f = cnn__file_of(g, NULL, "read", NULL);
     if (CHECK(cnn__open_file(&f, c.p, c.n))) CHECK_INT(f.n, 2);
@@ -494,7 +497,7 @@ static void other_types(void)
         cnn_graph *h = tiny();
         unsigned char *copy = test_alloc(n);
         memcpy(copy, b.p, n);
-        CHECK(!cnn_load_weights_memory(h, copy, n, NULL));
+        CHECK(!cnn_load_weights_memory(copy, n, (cnn_load_weights_args){ .g = h }));
         cnn_free(h), free(copy);
     }
     for (int i = 0; i < 5000; i++) {
@@ -502,10 +505,10 @@ static void other_types(void)
         unsigned char *copy = test_alloc(b.n);
         memcpy(copy, b.p, b.n);
         copy[test_int(8, (int)b.n - 1)] = (unsigned char)test_int(0, 255);
-        if (cnn_load_weights_memory(h, copy, b.n, NULL)) {
+        if (cnn_load_weights_memory(copy, b.n, (cnn_load_weights_args){ .g = h })) {
             bytes d = saved(h);
             cnn_graph *k = tiny();
-            CHECK_MSG(cnn_load_weights_memory(k, d.p, d.n, NULL), "%s", no_null(cnn_error(k)));
+            CHECK_MSG(cnn_load_weights_memory(d.p, d.n, (cnn_load_weights_args){ .g = k }), "%s", no_null(cnn_error(k)));
             cnn_free(k), free(d.p);
         }
         cnn_free(h), free(copy);
@@ -554,7 +557,7 @@ static void all_or_nothing(void)
     float      w[2] = { 1, 2 }, again[2];
     CHECK(cnn_set(cnn_find(g, "w"), w, 2));
     bytes b = make_file(W "}", "12345678", 8);
-    CHECK(!cnn_load_weights_memory(g, b.p, b.n, "w.st"));
+    CHECK(!cnn_load_weights_memory(b.p, b.n, (cnn_load_weights_args){ .g = g, .path = "w.st" }));
     memcpy(again, cnn_find(g, "w")->data, sizeof again);
     CHECK_SAME_BITS(w, again, 2);
     cnn_free(g), free(b.p);
@@ -585,6 +588,10 @@ static const struct { const char *text, *message; } false_graphs[] = {
     { "cnn 1\\nparam w 1,2,1,2\\nroot 0\\n",
         "tensor \"w\" has shape [2] in the file and (1,2,1,2) in the graph" },
     { "cnn 1\\nconst c 1,2,1,1\\nroot 0\\n", "there is no tensor \"c\"; the file has 1: \"w\"" },
+    { "cnn 1\\nconst c 1,2,1,1 x3f8000004000000\\nroot 0\\n", "cnn.graph, line 2: bad values" },
+    { "cnn 1\\nconst c 1,2,1,1 x3f8000004000000000000000\\nroot 0\\n", "cnn.graph, line 2: bad values" },
+    { "cnn 1\\nconst c 1,2,1,1 x3f8000004000000g\\nroot 0\\n", "cnn.graph, line 2: bad values" },
+    { "cnn 1\\nconst c 1,2,1,1 x3f80000040000000 frozen\\nroot 0\\n", "cnn.graph, line 2: bad word \"frozen\"" },
     { "cnn 1\\ninput x 2,1,1\\nop y\\nroot 1\\n", "cnn.graph, line 3: operation or operands missing" },
     { "cnn 1\\ninput x 2,1,1\\nop y relu\\nroot 1\\n", "cnn.graph, line 3: operation or operands missing" },
     { "cnn 1\\ninput x 2,1,1\\nop y relu 0,0,0,0,0,0,0,0,0\\nroot 1\\n",
@@ -633,6 +640,14 @@ static void hostile_graphs(void)
         if (!false_graphs[i].message) CHECK(cnn_find(g, "w")->frozen);
         cnn_free(g), free(b.p);
     }
+    /* Constants of older files are tensors. */
+    const float two[2] = { 3, -0.25f };
+    float       got[2] = { 0, 0 };
+    bytes       old = make_file("{\"__metadata__\":{\"cnn.graph\":\"cnn 1\\nconst w 1,2,1,1\\nop y relu 0\\nroot 1\\n\"},"
+                                TWO_W, two, 8);
+    cnn_graph  *of_old = loaded(old.p, old.n);
+    CHECK(cnn_get(cnn_find(of_old, "w"), got, 2) && memcmp(got, two, sizeof two) == 0);
+    cnn_free(of_old), free(old.p);
     /* Every operation with 1 to 8 operands that it may not expect: its shape rule has to look. */
     int n;
     const cnn_op *const *ops = cnn_ops(&n);
@@ -776,7 +791,7 @@ static void costs(void)
         n += (size_t)snprintf(text + n, room - n, ",\"%d\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[12,12]}", i);
     snprintf(text + n, room - n, "}");
     b = make_file(text, "\0\0\0\0\0\0\0\0\0\0\0\0", 12), start = clock(), g = tiny();
-    CHECK(cnn_load_weights_memory(g, b.p, b.n, NULL));
+    CHECK(cnn_load_weights_memory(b.p, b.n, (cnn_load_weights_args){ .g = g }));
     CHECK((double)(clock() - start) / CLOCKS_PER_SEC < 5);
     cnn_free(g), free(b.p), free(text);
 #ifdef __linux__
@@ -850,7 +865,7 @@ static void truncated_everywhere(void)
         net m = build(0);
         unsigned char *copy = test_alloc(k);
         memcpy(copy, b.p, k);
-        CHECK(!cnn_load_weights_memory(m.g, copy, k, "cut"));
+        CHECK(!cnn_load_weights_memory(copy, k, (cnn_load_weights_args){ .g = m.g, .path = "cut" }));
         cnn_free(m.g), free(copy);
     }
     cnn_free(n.g), free(b.p);
@@ -928,7 +943,7 @@ static void allocations_fail_one_by_one(void)
         before = alloc_live;
         alloc_left = k;
         size_t size = cnn_save_checkpoint_memory(m.g, NULL, 0);
-        bool   done = size && cnn_load_weights_memory(m.g, b.p, 0, "x");
+        bool   done = size && cnn_load_weights_memory(b.p, 0, (cnn_load_weights_args){ .g = m.g, .path = "x" });
         alloc_left = -1;
         CHECK(!done && cnn_error(m.g));
         bool   end = size != 0;
@@ -978,7 +993,7 @@ static void save_is_atomic(void)
     CHECK(cnn_save(n.g, path));
     cnn_graph  *less = cnn_new();                       /* a part of the net */
     cnn_tensor *body = cnn_conv2d(cnn_input(less, 2, 6, 6), 3, 3, .name = "conv1");
-    CHECK(cnn_compile(less, cnn_mean(body)) && cnn_load_weights(less, path, .extra = 1));
+    CHECK(cnn_compile(less, cnn_mean(body)) && cnn_load_weights(less, path, .extra_ok = 1));
     CHECK_SAME_BITS(cnn_map_read(cnn_find(less, "conv1.weight")), cnn_map_read(cnn_find(n.g, "conv1.weight")), 54);
     CHECK(!cnn_load_weights(less, path));
     CHECK(strstr(cnn_error(less), "test_files.c:") && strstr(cnn_error(less), "the net has nothing for "));

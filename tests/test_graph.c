@@ -88,7 +88,7 @@ static void errors_of_null(void)
     CHECK(cnn_plan(NULL, loss).total == 0 && cnn_param_count(NULL) == 0 && cnn_multiply_adds(NULL) == 0);
     CHECK(cnn_forward(NULL, CNN_EVAL) != 0 && !cnn_on_device(NULL));
     CHECK(cnn_name(NULL, "a") == NULL && cnn_keep(NULL) == NULL && cnn_freeze(NULL) == NULL);
-    CHECK(cnn_save_memory(NULL, NULL, 0) == 0 && !cnn_load_weights_memory(NULL, v, 4, "memory"));
+    CHECK(cnn_save_memory(NULL, NULL, 0) == 0 && !cnn_load_weights_memory(v, 4, (cnn_load_weights_args){ .g = NULL, .path = "memory" }));
     CHECK(!cnn_save(NULL, "build/none") && cnn_loss(NULL)->op == NULL && cnn_output(NULL)->op == NULL);
     CHECK(cnn_copies(NULL).uploads == 0);
     cnn_free(NULL);
@@ -145,6 +145,23 @@ static void errors_in_shapes(void)
     { NET; cnn_sum(x, 16); EXPECT_HERE(g, "sum: axes is 16: it must be made of CNN_N | CNN_C | CNN_H | CNN_W, in [1,15]"); DONE; }
     { NET; cnn_slice(x, CNN_C, INT_MIN, 3); EXPECT_HERE(g, "slice: from -2147483648 to 3 of input (N,6,5,5) holds nothing, or leaves the extent 6 of its axis"); DONE; }
     { NET; cnn_dropout(x, -1); EXPECT_HERE(g, "dropout: p is -1: it must be the probability of a zero, in [0,1)"); DONE; }
+    { NET; cnn_conv1d(x, 4, 3); EXPECT_HERE(g, "conv2d: input (N,6,5,5): a signal is (N,C,1,W), from cnn_input(g, C, 1, W)"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .causal = 1, .dilation = 16777216); EXPECT_HERE(g, "conv2d: kernel 3 with dilation 16777216 does not fit input (N,6,5,5) with pad 0,0: (5 + 0 + 0 - 33554433)/1 + 1 < 1"); DONE; }
+    { NET; cnn_conv2d(x, 4, 7, .pad_bottom = 1); EXPECT_HERE(g, "conv2d: kernel 7 does not fit input (N,6,5,5) with pad 0,1: (5 + 0 + 1 - 7)/1 + 1 < 1"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .pad_left = -1); EXPECT_HERE(g, "conv2d: pad_left is -1: it must be in [0,16777216]"); DONE; }
+    { NET; cnn_max_pool(x, 2, .pad_right = 3, .stride = 1); EXPECT_HERE(g, "max_pool: input (N,6,5,5), kernel 2,2, dilation 1,1, pad 0,0 above and below, 0,3 beside: a window would see nothing but padding"); DONE; }
+    { NET; cnn_adaptive_avg_pool(x, 0); EXPECT_HERE(g, "adaptive_avg_pool: height is 0: it must be in [1,16777216]"); DONE; }
+    { NET; cnn_softmax(x, .axis = CNN_N); EXPECT_HERE(g, "softmax: axis is 1: it must be CNN_C, CNN_H or CNN_W"); DONE; }
+    { NET; cnn_log_softmax(x, CNN_H | CNN_W); EXPECT_HERE(g, "log_softmax: axis is 12: it must be CNN_C, CNN_H or CNN_W"); DONE; }
+    { NET; cnn_concat_along(CNN_W, x, cnn_input(g, 6, 4, 5)); EXPECT_HERE(g, "concat: operand 2 is (N,6,4,5), the first is (N,6,5,5): they may differ in W only"); DONE; }
+    { NET; cnn_concat_along(0, x, x); EXPECT_HERE(g, "concat: axis is 0: it must be CNN_C, CNN_H or CNN_W"); DONE; }
+    { NET; cnn_pad(x, 5, .mode = CNN_PAD_REFLECT); EXPECT_HERE(g, "pad: input (N,6,5,5) in the mirror, without its edge, is less than what is added at a side"); DONE; }
+    { NET; cnn_pad(x, 5, .mode = 3); EXPECT_HERE(g, "pad: mode is 3: it must be in [0,2]"); DONE; }
+    { NET; cnn_permute(x, CNN_C, CNN_W, CNN_W); EXPECT_HERE(g, "permute: axes 2, 8, 8: they must be CNN_C, CNN_H and CNN_W in some order"); DONE; }
+    { NET; cnn_transpose(x, CNN_N, CNN_W); EXPECT_HERE(g, "permute: axes 2, 4, 1: they must be CNN_C, CNN_H and CNN_W in some order"); DONE; }
+    { NET; cnn_depth_to_space(x, 2); EXPECT_HERE(g, "depth_to_space: block 2: its square must divide the 6 channels of input (N,6,5,5)"); DONE; }
+    { NET; cnn_space_to_depth(x, 2); EXPECT_HERE(g, "space_to_depth: block 2 must divide the rows and columns of input (N,6,5,5)"); DONE; }
+    { NET; cnn_channel_shuffle(x, 4); EXPECT_HERE(g, "channel_shuffle: groups 4 must divide the 6 channels of input (N,6,5,5)"); DONE; }
     { NET; cnn_dropout(x, 1); EXPECT_HERE(g, "dropout: p is 1: it must be the probability of a zero, in [0,1)"); DONE; }
     { NET; cnn_batch_norm(x, .eps = -1); EXPECT_HERE(g, "batch_norm: eps is -1: it must be in (0,inf)"); DONE; }
     { NET; cnn_softmax_cross_entropy(x, cnn_labels(g)); EXPECT_HERE(g, "softmax_cross_entropy: labels (N,1,1,1) do not fit logits (N,6,5,5): there must be one label per sample and pixel, so C is 1 and the rest is equal"); DONE; }
@@ -283,7 +300,7 @@ static bool whole_life(void)
         if (cnn_error(copy)) messages++, ok = false;
         cnn_free(copy);
     }
-    if (ok) ok = cnn_load_weights(n.g, path) && cnn_load_weights_memory(n.g, file, size, "memory");
+    if (ok) ok = cnn_load_weights(n.g, path) && cnn_load_weights_memory(file, size, (cnn_load_weights_args){ .g = n.g, .path = "memory" });
     if (cnn_error(n.g)) {
         messages++, ok = false;
         CHECK_MSG(strstr(cnn_error(n.g), "out of memory") != NULL, "%s", cnn_error(n.g));
@@ -510,7 +527,11 @@ static cnn_tensor *formula_number(cnn_tensor *x, int i)
     case 19: return cnn_softsign(x);
     case 20: return cnn_erf(x);
     case 21: return cnn_power(x, 3);
-    case 22: return cnn_sub(x, x->in[0]);
+    case 22: return cnn_div(x, x->in[0]);
+    case 23: return cnn_maximum(x, x->in[0]);
+    case 24: return cnn_minimum(x, x->in[0]);
+    case 25: return cnn_pow(x, x->in[0]);
+    case 26: return cnn_sub(x, x->in[0]);
     default: return cnn_mul(x, x->in[0]);
     }
 }
@@ -519,7 +540,7 @@ static void joined_formulas(void)
     enum { B = 2, C = 3, H = 31, W = 37, N = B * C * H * W };
     float *image = test_floats(N), *value[2] = { test_floats(N), test_floats(N) };
     test_fill(image, N, -2, 2);
-    for (int i = 0; i < 24; i++)
+    for (int i = 0; i < 28; i++)
         for (int head = 0; head < 4; head++) {
             bool joined = false;
             for (int way = 0; way < 2; way++) {

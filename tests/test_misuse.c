@@ -153,7 +153,7 @@ static bool make_call(int call, net n, cnn_dataset *d, cnn_dataset *ill, FILE *f
     case 95: cnn_write_image("build/misuse.pgm", images, { 4, 1, 6, 6 }, .scale = 1 << 30); break;
     case 96: cnn_save(n.g, "no/such/folder/x"), cnn_save_checkpoint(n.g, NULL); break;
     case 97: cnn_save_memory(n.g, NULL, 0), cnn_save_checkpoint_memory(n.g, text, sizeof text); break;
-    case 98: cnn_load_weights_memory(n.g, "ill", 3, "text"); break;
+    case 98: cnn_load_weights_memory("ill", 3, (cnn_load_weights_args){ .g = n.g, .path = "text" }); break;
     case 99: cnn_load_weights(n.g, NULL); break;
     case 100: cnn_load_weights(n.g, "no/such/file"); break;
     case 101: cnn_find(n.g, NULL), cnn_find(n.g, "nothing"), cnn_node(n.g, -1), cnn_node(n.g, 999), cnn_output(n.g); break;
@@ -194,7 +194,7 @@ static bool make_call(int call, net n, cnn_dataset *d, cnn_dataset *ill, FILE *f
         static char file[1 << 16];
         const size_t n_bytes = cnn_save_checkpoint_memory(n.g, file, sizeof file);
         cnn_free(cnn_load_memory(n_bytes ? file : NULL, n_bytes, (cnn_load_args){ .path = "memory" }));
-        cnn_load_weights_memory(n.g, file, n_bytes, NULL);
+        cnn_load_weights_memory(file, n_bytes, (cnn_load_weights_args){ .g = n.g });
         break;
     }
     default: return false;

@@ -18,6 +18,9 @@ static cnn_tensor *everything(cnn_tensor *x, cnn_tensor *t)
     h = cnn_relu6(cnn_layer_norm(cnn_clamp(cnn_clamp(h, -1, INFINITY), -INFINITY, 2)));
     h = cnn_log(cnn_sqrt(cnn_exp(cnn_softplus(cnn_abs(cnn_sub(h, cnn_global_max_pool(h)))))));
     h = cnn_add(h, cnn_erf(cnn_softsign(cnn_selu(cnn_mish(cnn_power(cnn_hard_sigmoid(h), 1.5f))))));
+    h = cnn_layer_norm(cnn_rms_norm(h, .axes = CNN_H | CNN_W), .axes = CNN_W);
+    h = cnn_maximum(cnn_minimum(h, cnn_amax(h, CNN_N)), cnn_scale(cnn_amin(h, CNN_H), 2));
+    h = cnn_pow(cnn_scale(cnn_abs(h), 1, 0.5f), cnn_div(h, cnn_scale(cnn_abs(h), 1, 1)));
     h = cnn_dense(h, 4, .name = "logits");
     static const float weights[4] = { 1, 0.5f, 2, 0 };
     cnn_tensor *w = cnn_const(g, (cnn_shape){ 1, 4, 1, 1 }, weights), *half = cnn_scale(h, 0.5f);
@@ -119,6 +122,8 @@ static void messages(void)
         case 26: cnn_bce_with_logits(x, x, .weight = cnn_param(g, "w", (cnn_shape){ 1, 3, 1, 1 }));
                  want = "bce_with_logits: weight (1,3,1,1) does not fit input (N,4,5,6): it must be (1,4,1,1)"; break;
         case 27: cnn_smooth_l1(x, x, -1);                           want = "huber: delta is -1: it must be in [0,inf]"; break;
+        case 29: cnn_layer_norm(x, .axes = CNN_C | CNN_W);
+                 want = "layer_norm: axes is 10: it must be the last ones, CNN_C | CNN_H | CNN_W, CNN_H | CNN_W or CNN_W"; break;
         case 28: cnn_conv_transpose2d(cnn_input(g, 1, 1, 1 << 20), 1024, 3, .stride = 2, .pad_h = 1, .pad_w = 1 << 20);
                  want = "conv_transpose2d: 1024 channels of (1,1), padded to (3,2097153), have more than 2^31 - 1 elements"; break;
         }
@@ -149,6 +154,34 @@ static void extremes(void)
             CHECK_MSG(test__near((double)dx[i], x[i] > 0 && which != 0, 1e-6), "%s'(%g) is %g", names[which], (double)x[i], (double)dx[i]);
         }
         CHECK_MSG(isnan(y[7]), "%s(NaN) is %g", names[which], (double)y[7]);
+        cnn_free(g);
+    }
+}
+
+/* Equal numbers share the gradient, as in PyTorch; NaN wins over every number. */
+static void ties(void)
+{
+    static const float x[6] = { 3, 1, 3, 3, -2, -2 }, u[6] = { 3, 0, 4, NAN, -2, -3 };
+    static const double larger[6] = { 0.5, 1, 0, 1, 0.5, 1 }, smaller[6] = { 0.5, 0, 1, 1, 0.5, 0 };
+    float dx[6], y[6], most[2];
+    for (int which = 0; which < 4; which++) {
+        cnn_graph  *g = cnn_new(.keep_grads = 1);
+        cnn_tensor *in = cnn_input(g, 6, .grad = 1), *other = cnn_const(g, (cnn_shape){ 1, 6, 1, 1 }, u);
+        cnn_tensor *h = which == 0 ? cnn_amax(in) : which == 1 ? cnn_amin(in) : which == 2 ? cnn_maximum(in, other)
+                      : cnn_minimum(in, other), *J = cnn_sum(h);
+        CHECK(cnn_compile(g, J)), cnn_set(in, x, 6), cnn_forward(J, CNN_TRAIN), cnn_backward(J);
+        CHECK(cnn_get_grad(in, dx, 6) && cnn_get(h, which < 2 ? most : y, which < 2 ? 1 : 6));
+        for (int i = 0; i < 6; i++) {
+            double want = which == 2 ? larger[i] : which == 3 ? smaller[i] : which == 0 ? (x[i] == 3) / 3.0 : (x[i] == -2) / 2.0;
+            CHECK_MSG(test__near((double)dx[i], want, 1e-6), "which %d: dx[%d] is %g, not %g", which, i, (double)dx[i], want);
+        }
+        if (which < 2) CHECK(most[0] == (which ? -2 : 3));
+        else           CHECK(isnan(y[3]));
+        if (which < 2) {
+            float bad[6] = { 1, 2, NAN, 4, -INFINITY, 0 };
+            cnn_set(in, bad, 6), cnn_forward(J, CNN_EVAL);
+            CHECK(cnn_get(h, most, 1) && isnan(most[0]));
+        }
         cnn_free(g);
     }
 }
@@ -261,6 +294,7 @@ int main(int argc, char **argv)
     RUN(threads_give_the_same_bits);
     RUN(messages);
     RUN(extremes);
+    RUN(ties);
     RUN(ignored_labels);
     RUN(random_options);
     return test_end();

@@ -294,6 +294,8 @@ static net everything(cnn_backend *dev)
               0.02f };
     n.x = cnn_input(n.g, 2, 8, 8), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_relu(cnn_batch_norm(cnn_conv2d(n.x, 6, 3, .pad = 1)));
+    h = cnn_channel_shuffle(cnn_space_to_depth(cnn_transpose(h, CNN_H, CNN_W), 2), 3);
+    h = cnn_depth_to_space(h, 2);
     cnn_tensor *a = cnn_conv2d(h, 6, 3, .pad = 1, .groups = 2), *b = cnn_leaky_relu(cnn_conv2d(h, 6, 1));
     cnn_tensor *gate = cnn_sigmoid(cnn_global_avg_pool(h));
     h = cnn_max_pool(cnn_mul(cnn_add(a, b), gate), 3, .stride = 2, .pad = 1);
@@ -317,9 +319,12 @@ static net more(cnn_backend *dev)
     h = cnn_elu(cnn_slice(cnn_pad(h, 1, 1, 1, 1), CNN_H, 1, 9));
     h = cnn_instance_norm(cnn_group_norm(cnn_layer_norm(cnn_conv_transpose2d(h, 4, 3, .stride = 2)), 2),
                           .affine = 1);
-    cnn_tensor *v = cnn_global_max_pool(cnn_upsample(cnn_gelu(h), 2, .bilinear = 1)),
+    cnn_tensor *v = cnn_global_max_pool(cnn_upsample(cnn_adaptive_avg_pool(cnn_gelu(h), 5, 7), 2, .bilinear = 1)),
         *shift = cnn_param(n.g, "shift", shape4(1, 1, 1, 1));
     v = cnn_silu(cnn_dense(cnn_hard_swish(v), 8));
+    v = cnn_div(cnn_maximum(v, cnn_amin(v, CNN_C)), cnn_scale(cnn_pow(cnn_scale(cnn_abs(v), 1, 1),
+                                                                         cnn_minimum(v, shift)), 1, 1));
+    v = cnn_rms_norm(cnn_sub(v, cnn_amax(v, CNN_C)));
     v = cnn_add(cnn_selu(cnn_softsign(v)), cnn_mish(cnn_erf(cnn_power(cnn_hard_sigmoid(v), 1.5f))));
     cnn_tensor *logits = cnn_dense(v, 4), *t = cnn_clamp(cnn_scale(logits, 0.5f, 0.5f), 0, 1);
     cnn_tensor *root = cnn_sqrt(cnn_scale(cnn_exp(cnn_scale(logits, 0.1f)), 1, 0.5f)),
@@ -699,7 +704,7 @@ static void zoo_net(const struct net *z)
 static void left_to_the_cpu(const cnn_op *op)
 {
     float      cpu[4], device[4];
-    cnn_kernel row[64];
+    cnn_kernel row[128];
     int        rows = shared->n_kernels, kept = 0;
     cnncl   *d = cnncl_of(shared);
     memcpy(row, d->row, sizeof row);
@@ -1048,7 +1053,7 @@ static bool nonsense(cnn_backend *dev, cnn_tensor *y, cnn_mode mode)
 static void a_wrong_kernel(void)
 {
     cnncl   *d = cnncl_of(shared);
-    cnn_kernel row[64];
+    cnn_kernel row[128];
     int        rows = shared->n_kernels;
     CHECK(cnncl_check_rows(d));
     CHECK_INT(shared->n_kernels, rows);

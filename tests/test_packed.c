@@ -107,7 +107,7 @@ static void each_way_of_writing_a_weight(void)
         const size_t bytes = cnn_save_memory(c.g, NULL, 0);
         void *file = test_alloc(bytes);
         cnn_save_memory(c.g, file, bytes);
-        CHECK(cnn_load_weights_memory(a.g, file, bytes, "") && cnn_load_weights_memory(b.g, file, bytes, ""));
+        CHECK(cnn_load_weights_memory(file, bytes, (cnn_load_weights_args){ .g = a.g, .path = "" }) && cnn_load_weights_memory(file, bytes, (cnn_load_weights_args){ .g = b.g, .path = "" }));
         both(a, b, batch[k], before, "loaded");
         for (int part = batch[k]; part > 1; part -= part / 2) before[0]++, both(a, b, part, before, "a part of the batch");
         free(file), cnn_free(a.g), cnn_free(b.g), cnn_free(c.g);

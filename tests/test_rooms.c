@@ -20,8 +20,9 @@ typedef struct {
     int         names;                          /* parameters named so far */
     bool        train;
     int         kept;                           /* batch norm: its statistics are frozen */
-    double      gap;                            /* > 0: operand 0 has no ties and stays away from 0 */
+    double      gap;                            /* > 0: operand 0 has no ties and stays away from 0 and operand 1 */
     double      shift;                          /* added to operand 0, for functions of positive numbers */
+    bool        far;                            /* operand 1 stays away from 0 */
     int kh, kw, sh, sw, ph, pw, eh, ew, dh, dw, groups, ceil_mode, no_count_pad, bias, axes, classes, ignore;
     double a, b;                                /* real options: slope, factor, p, eps, momentum, smoothing */
     const double *mask;                         /* dropout: what was kept */
@@ -267,17 +268,36 @@ static cnn_tensor *build_binary(one *k, cnn_tensor *(*f)(const char *, cnn_tenso
 static cnn_tensor *build_add(one *k) { return build_binary(k, cnn_add_); }
 static cnn_tensor *build_sub(one *k) { return build_binary(k, cnn_sub_); }
 static cnn_tensor *build_mul(one *k) { return build_binary(k, cnn_mul_); }
+static cnn_tensor *build_div(one *k)
+{
+    cnn_tensor *y = build_binary(k, cnn_div_);
+    k->far = true;
+    return y;
+}
+static cnn_tensor *build_maximum(one *k) { k->gap = 0.02; return build_binary(k, cnn_maximum_); }
+static cnn_tensor *build_minimum(one *k) { k->gap = 0.02; return build_binary(k, cnn_minimum_); }
+static cnn_tensor *build_pow(one *k)
+{
+    cnn_tensor *y = build_binary(k, cnn_pow_);
+    k->shift = 1.5;
+    return y;
+}
 static void ref_binary(const one *k, double *const *v, double *y, char op)
 {
     cnn_shape o = k->ys, a = k->s[0], b = k->s[1];
     for (int n = 0; n < o.n; n++) for (int c = 0; c < o.c; c++) for (int h = 0; h < o.h; h++) for (int w = 0; w < o.w; w++) {
         double p = v[0][at4(a, n % a.n, c % a.c, h % a.h, w % a.w)], q = v[1][at4(b, n % b.n, c % b.c, h % b.h, w % b.w)];
-        y[at4(o, n, c, h, w)] = op == '+' ? p + q : op == '-' ? p - q : p * q;
+        y[at4(o, n, c, h, w)] = op == '+' ? p + q : op == '-' ? p - q : op == '*' ? p * q : op == '/' ? p / q
+                              : op == '>' ? fmax(p, q) : op == '<' ? fmin(p, q) : pow(p, q);
     }
 }
 static void ref_add(const one *k, double *const *v, double *y) { ref_binary(k, v, y, '+'); }
 static void ref_sub(const one *k, double *const *v, double *y) { ref_binary(k, v, y, '-'); }
 static void ref_mul(const one *k, double *const *v, double *y) { ref_binary(k, v, y, '*'); }
+static void ref_div(const one *k, double *const *v, double *y) { ref_binary(k, v, y, '/'); }
+static void ref_maximum(const one *k, double *const *v, double *y) { ref_binary(k, v, y, '>'); }
+static void ref_minimum(const one *k, double *const *v, double *y) { ref_binary(k, v, y, '<'); }
+static void ref_pow(const one *k, double *const *v, double *y) { ref_binary(k, v, y, '^'); }
 
 /* An operand of any shape, with a batch or without, for operations that keep the shape. */
 static cnn_tensor *any(one *k)
@@ -342,7 +362,7 @@ static void ref_reshape(const one *k, double *const *v, double *y)
     for (int i = 0; i < count4(k->ys); i++) y[i] = v[0][i];
 }
 
-static cnn_tensor *build_reduce(one *k, bool mean)
+static cnn_tensor *build_reduce(one *k, cnn_tensor *(*f)(cnn_reduce_args))
 {
     cnn_tensor *x = any(k);
     k->axes = test_int(0, 15);
@@ -352,11 +372,12 @@ static cnn_tensor *build_reduce(one *k, bool mean)
     if (axes & CNN_H) k->ys.h = 1;
     if (axes & CNN_W) k->ys.w = 1;
     snprintf(k->text + strlen(k->text), sizeof k->text - strlen(k->text), " axes %d", k->axes);
-    if (mean) return k->axes ? cnn_mean(x, (unsigned)k->axes) : cnn_mean(x);
-    return k->axes ? cnn_sum(x, (unsigned)k->axes) : cnn_sum(x);
+    return f((cnn_reduce_args){ .at = CNN_HERE, .x = x, .axes = (unsigned)k->axes });
 }
-static cnn_tensor *build_sum(one *k)  { return build_reduce(k, false); }
-static cnn_tensor *build_mean(one *k) { return build_reduce(k, true); }
+static cnn_tensor *build_sum(one *k)  { return build_reduce(k, cnn_sum_); }
+static cnn_tensor *build_mean(one *k) { return build_reduce(k, cnn_mean_); }
+static cnn_tensor *build_amax(one *k) { k->gap = 0.01; return build_reduce(k, cnn_amax_); }
+static cnn_tensor *build_amin(one *k) { k->gap = 0.01; return build_reduce(k, cnn_amin_); }
 static void ref_sum(const one *k, double *const *v, double *y)
 {
     cnn_shape x = k->s[0], o = k->ys;
@@ -369,6 +390,18 @@ static void ref_mean(const one *k, double *const *v, double *y)
     ref_sum(k, v, y);
     for (int i = 0; i < count4(k->ys); i++) y[i] *= (double)count4(k->ys) / count4(k->s[0]);
 }
+
+static void ref_most(const one *k, double *const *v, double *y, double sign)
+{
+    cnn_shape x = k->s[0], o = k->ys;
+    for (int i = 0; i < count4(o); i++) y[i] = -sign * INFINITY;
+    for (int n = 0; n < x.n; n++) for (int c = 0; c < x.c; c++) for (int h = 0; h < x.h; h++) for (int w = 0; w < x.w; w++) {
+        double *to = &y[at4(o, n % o.n, c % o.c, h % o.h, w % o.w)], e = v[0][at4(x, n, c, h, w)];
+        if (sign * e > sign * *to) *to = e;
+    }
+}
+static void ref_amax(const one *k, double *const *v, double *y) { ref_most(k, v, y, 1); }
+static void ref_amin(const one *k, double *const *v, double *y) { ref_most(k, v, y, -1); }
 
 static cnn_tensor *build_relu(one *k) { k->gap = 0.05; return cnn_relu(any(k)); }
 static void ref_relu(const one *k, double *const *v, double *y)
@@ -518,6 +551,8 @@ static void ref_mse(const one *k, double *const *v, double *y)
 static const room rooms[] = {
     ROOM(conv2d, 300, 1e-4), ROOM(dense, 60, 1e-4), ROOM(matmul, 60, 1e-4), ROOM(max_pool, 150, 1e-5), ROOM(avg_pool, 150, 1e-5),
     ROOM(global_avg_pool, 40, 1e-5), ROOM(add, 100, 1e-5), ROOM(sub, 100, 1e-5), ROOM(mul, 100, 1e-5), ROOM(scale, 40, 1e-5),
+    ROOM(div, 100, 1e-5), ROOM(maximum, 100, 1e-6), ROOM(minimum, 100, 1e-6), ROOM(pow, 100, 2e-5), ROOM(amax, 80, 1e-6),
+    ROOM(amin, 80, 1e-6),
     ROOM(concat, 60, 1e-6), ROOM(reshape, 40, 1e-6), ROOM(sum, 80, 1e-5), ROOM(mean, 80, 1e-5), ROOM(relu, 40, 1e-6),
     ROOM(leaky_relu, 40, 1e-5), ROOM(sigmoid, 40, 1e-5), ROOM(tanh, 40, 1e-5), ROOM(softmax, 60, 1e-5), ROOM(dropout, 60, 1e-5),
     ROOM(batch_norm, 80, 2e-4), ROOM(softmax_cross_entropy, 80, 2e-5), ROOM(mse, 40, 2e-5),
@@ -569,6 +604,9 @@ static void set_operand(one *k, int i)
     else if (k->gap > 0 && i == 0)     test_fill_apart(f, (size_t)n, k->gap);
     else                               test_fill(f, (size_t)n, -1, 1);
     for (int j = 0; i == 0 && j < n; j++) f[j] += (float)k->shift;
+    for (int j = 0; i == 1 && k->gap > 0 && leaf->kind != CNN_LABELS && j < n; j++)
+        f[j] = (float)(k->gap * round((double)f[j] / k->gap));
+    for (int j = 0; k->far && j < n; j++) f[j] += f[j] < 0 ? -0.5f : 0.5f;
     CHECK(cnn_set(leaf, f, (size_t)n));
     k->v[i] = k->own[i] = doubles((size_t)n);
     for (int j = 0; j < n; j++) k->v[i][j] = (double)f[j];

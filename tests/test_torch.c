@@ -192,7 +192,44 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
     X(erf,                   cnn_erf(x)) \
     X(power_3,               cnn_power(x, 3)) \
     X(power_0,               cnn_power(x, 0)) \
-    X(power_root,            cnn_power(x, -0.6f))
+    X(power_root,            cnn_power(x, -0.6f)) \
+    X(div,                   cnn_div(x, x2)) \
+    X(pow,                   cnn_pow(x, x2)) \
+    X(maximum,               cnn_maximum(x, x2)) \
+    X(minimum,               cnn_minimum(x, x2)) \
+    X(amax,                  cnn_amax(x, CNN_C | CNN_W)) \
+    X(amin,                  cnn_amin(x, CNN_H)) \
+    X(layer_norm_hw,         cnn_layer_norm(x, .axes = CNN_H | CNN_W, .eps = 0.01f, .name = "l")) \
+    X(layer_norm_w,          cnn_layer_norm(x, .axes = CNN_W, .name = "l")) \
+    X(rms_norm,              cnn_rms_norm(x, .name = "l")) \
+    X(rms_norm_w,            cnn_rms_norm(x, .axes = CNN_W, .eps = 0.01f, .name = "l")) \
+    X(amax_all,              cnn_amax(x))
+
+/* Those of shapes.safetensors. */
+#define SHAPES(X) \
+    X(conv1d,                cnn_conv1d(x, 6, 3, .stride = 2, .pad = 2, .dilation = 2, .groups = 2, .name = "l")) \
+    X(conv1d_causal,         cnn_conv1d(x, 5, 3, .dilation = 2, .causal = 1, .name = "l")) \
+    X(max_pool1d,            cnn_max_pool1d(x, 3, .stride = 2, .pad = 1)) \
+    X(avg_pool1d,            cnn_avg_pool1d(x, 4, .stride = 3, .pad = 2, .ceil_mode = 1)) \
+    X(conv_uneven,           cnn_conv2d(x, 4, 3, .pad_bottom = 2, .pad_left = 1, .pad_right = 3, .name = "l")) \
+    X(conv_uneven_1x1,       cnn_conv2d(x, 4, 1, .pad_bottom = 2, .pad_right = 1, .name = "l")) \
+    X(conv_uneven_depthwise, cnn_conv2d(x, 3, 3, .groups = 3, .pad_h = 1, .pad_top = 2, .pad_right = 1, .name = "l")) \
+    X(max_pool_uneven,       cnn_max_pool(x, 3, .stride = 2, .pad_bottom = 2, .pad_right = 1)) \
+    X(avg_pool_uneven,       cnn_avg_pool(x, 3, .stride = 2, .pad_bottom = 2, .pad_left = 1)) \
+    X(conv_transpose_uneven, cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad_top = 2, .pad_right = 1, .name = "l")) \
+    X(softmax_w,             cnn_softmax(x, .axis = CNN_W)) \
+    X(log_softmax_h,         cnn_log_softmax(x, CNN_H)) \
+    X(transpose,             cnn_transpose(x, CNN_W, CNN_C)) \
+    X(permute,               cnn_permute(x, CNN_H, CNN_W, CNN_C)) \
+    X(depth_to_space,        cnn_depth_to_space(x, 3)) \
+    X(space_to_depth,        cnn_space_to_depth(x, 2)) \
+    X(channel_shuffle,       cnn_channel_shuffle(x, 3)) \
+    X(pad_reflect,           cnn_pad(x, 2, 3, 1, .mode = CNN_PAD_REFLECT)) \
+    X(pad_replicate,         cnn_pad(x, 2, 3, 1, 6, .mode = CNN_PAD_REPLICATE)) \
+    X(pad_replicate_all,     cnn_pad(x, 2, 0, 1, 1, 2, 3, .mode = CNN_PAD_REPLICATE)) \
+    X(adaptive_avg_pool,     cnn_adaptive_avg_pool(x, 3)) \
+    X(adaptive_avg_pool_larger, cnn_adaptive_avg_pool(x, 3, 8)) \
+    X(concat_w,              cnn_concat_along(CNN_W, x, x2))
 
 #define FUNCTION(name, ...) \
     static T *op_##name(T *x, T *x2, T *t, T *w, T *p) \
@@ -203,11 +240,14 @@ static void agree(const char *what, const char *name, const float *v, size_t n, 
 #define ROW(name, ...) { #name, op_##name },
 OPERATIONS(FUNCTION)
 ARITHMETIC(FUNCTION)
+SHAPES(FUNCTION)
 typedef struct { const char *name; T *(*build)(T *x, T *x2, T *t, T *w, T *p); } op_row;
-static const op_row operations[] = { OPERATIONS(ROW) }, arithmetic[] = { ARITHMETIC(ROW) };
+static const op_row operations[] = { OPERATIONS(ROW) }, arithmetic[] = { ARITHMETIC(ROW) },
+    shapes[] = { SHAPES(ROW) };
 static const struct { const char *path; const op_row *rows; int n; } files[] = {
     { "tests/torch/ops.safetensors", operations, sizeof operations / sizeof *operations },
-    { "tests/torch/arithmetic.safetensors", arithmetic, sizeof arithmetic / sizeof *arithmetic } };
+    { "tests/torch/arithmetic.safetensors", arithmetic, sizeof arithmetic / sizeof *arithmetic },
+    { "tests/torch/shapes.safetensors", shapes, sizeof shapes / sizeof *shapes } };
 enum { N_FILES = sizeof files / sizeof *files };
 
 static T *input(cnn_graph *g, const char *name, array a)
@@ -309,8 +349,17 @@ static T *mobile(T *x)                      /* without its dropout, which has no
     return cnn_dense(cnn_global_avg_pool(cnn_add(x, h)), 3, .name = "classifier.1");
 }
 
+static T *signal_net(T *x)
+{
+    const float half = 0.5f;
+    T *h = cnn_mul(x, cnn_const(x->graph, ((cnn_shape){ 1, 1, 1, 1 }), &half));      /* not in PyTorch's state */
+    h = cnn_relu(cnn_batch_norm(cnn_conv1d(h, 6, 5, .pad = 2, .name = "conv1"), .name = "bn1"));
+    h = cnn_conv1d(cnn_max_pool1d(h, 2), 4, 3, .dilation = 2, .causal = 1, .name = "conv2");
+    return cnn_dense(cnn_avg_pool1d(cnn_relu(h), 2), 3, .name = "fc");
+}
+
 static const struct net { const char *name; T *(*build)(T *); } nets[] = {
-    { "lenet", lenet }, { "resnet", resnet }, { "bnnet", bnnet }, { "mobile", mobile } };
+    { "lenet", lenet }, { "resnet", resnet }, { "bnnet", bnnet }, { "mobile", mobile }, { "signal", signal_net } };
 enum { N_NETS = sizeof nets / sizeof *nets };
 
 typedef struct { cnn_graph *g; T *x, *t, *y, *loss; char path[64]; } model;

@@ -93,9 +93,51 @@ static void views_of_one_net_in_their_threads(void)
     cnn_free(g);
 }
 
+/* ---- A stream is read one batch ahead, in a thread, while the net computes with the batch before ---- */
+
+enum { STREAMED = 41, WIDE = 8 };
+static float   streamed[STREAMED * WIDE], wanted[STREAMED];
+static pthread_t filled_by[2];                     /* of the first batch, and of the last one */
+
+static bool fill(cnn_request *want, void *user)
+{
+    int *calls = user;
+    filled_by[(*calls)++ > 0] = pthread_self();
+    for (int i = 0; i < want->n; i++) {
+        memcpy(want->floats + i * WIDE, streamed + want->index[i] * WIDE, WIDE * sizeof(float));
+        want->targets[i] = wanted[want->index[i]];
+    }
+    return true;
+}
+
+static void a_stream_is_read_ahead(void)
+{
+    float  loss[2];
+    int    calls = 0;
+    for (int i = 0; i < STREAMED * WIDE; i++) streamed[i] = (float)(i * 37 % 64) / 64 - 0.5f;
+    for (int i = 0; i < STREAMED; i++) wanted[i] = streamed[i * WIDE] - 2 * streamed[i * WIDE + 3];
+    for (int way = 0; way < 2; way++) {
+        cnn_graph  *g = cnn_new(.max_batch = 4, .seed = 3);
+        cnn_tensor *y = cnn_dense(cnn_tanh(cnn_dense(cnn_input(g, WIDE), 8)), 1), *J = cnn_mse(y, cnn_input(g, 1));
+        cnn_dataset d = way ? cnn_data(STREAMED, WIDE, .fill = fill, .user = &calls, .target_type = CNN_F32)
+                            : cnn_data(STREAMED, WIDE, .floats = streamed, .targets = wanted);
+        CHECK(cnn_compile(g, J));
+        CHECK(cnn_fit(J, y, &d, .epochs = 5, .lr = 0.05f, .validation = &d));
+        CHECK_STR(cnn_error(g), NULL);
+        loss[way] = (float)cnn_evaluate(J, y, &d).loss;
+        cnn_free(g), cnn_dataset_free(&d);
+    }
+    CHECK_SAME_BITS(&loss[0], &loss[1], 1);
+    CHECK_INT(calls, 11 * 11);
+#if defined(__SANITIZE_THREAD__)                 /* then the library is built with -pthread, too */
+    CHECK(pthread_equal(filled_by[0], pthread_self()) && !pthread_equal(filled_by[1], pthread_self()));
+#endif
+}
+
 int main(void)
 {
     RUN(two_graphs_in_two_threads);
     RUN(views_of_one_net_in_their_threads);
+    RUN(a_stream_is_read_ahead);
     return test_end();
 }

@@ -5,7 +5,8 @@
 
 ops.safetensors      for each case of an operation: operands x, x2, labels t, parameters, the output y, a random
                      gradient gy of it, and the gradients of sum(y gy): grad.x, grad.l.weight, ...
-arithmetic.safetensors  the same for more operations
+arithmetic.safetensors  the same for more operations, as
+shapes.safetensors   for signals, uneven padding, and what moves numbers
 NET.safetensors      save_file(state_dict()) of a net in nets.py
 nets.safetensors     for each net: x, logits in evaluation, and of one training forward: loss, grad.*, after.*
 optim.safetensors    for each optimizer: start w0, ten gradients g, and the ten weights w after each
@@ -221,7 +222,59 @@ for name, f in {
 }.items():
     case(name, f, 2.5 * rand(3, 4, 3, 5))
 case("power_root", lambda x: x ** -0.6, rand(2, 3, 4, 2).abs() + 0.1)
+case("div", torch.div, (2, 3, 4, 2), (rand(2, 3, 1, 2).abs() + 0.3).float().double())
+case("pow", torch.pow, (rand(2, 1, 4, 2).abs() + 0.1).float().double(), (2, 3, 4, 1))
+case("maximum", torch.maximum, (rand(2, 3, 4, 2) * 2).round(), (rand(2, 3, 1, 2) * 2).round())
+case("minimum", torch.minimum, (rand(2, 3, 4, 1) * 2).round(), (rand(2, 3, 1, 2) * 2).round())
+case("amax", lambda x: x.amax((1, 3), keepdim=True), (rand(2, 3, 4, 2) * 2).round())
+case("amin", lambda x: x.amin((2,), keepdim=True), (rand(2, 3, 7, 2) * 2).round())
+layer("layer_norm_hw", nn.LayerNorm([4, 5], eps=0.01), (3, 3, 4, 5))
+layer("layer_norm_w", nn.LayerNorm(7), (2, 3, 4, 7))
+layer("rms_norm", nn.RMSNorm([3, 4, 5], eps=torch.finfo(torch.float32).eps), (3, 3, 4, 5))
+layer("rms_norm_w", nn.RMSNorm(7, eps=0.01), (2, 3, 4, 7))
+case("amax_all", lambda x: x.amax(), (rand(2, 3, 4, 2) * 2).round())
 save_file(ops, os.path.join(here, "arithmetic.safetensors"))
+random = first
+
+# ---- shapes.safetensors ----
+
+ops, random = {}, torch.Generator().manual_seed(20261201)
+
+
+def signal(name, module, x, before=lambda x: x):
+    case(name, lambda x: module(before(x.squeeze(2))).unsqueeze(2), x, module=module)
+
+
+def padded(name, module, x, pad, value=0.0):
+    case(name, lambda x: module(F.pad(x, pad, value=value)), x, module=module)
+
+
+signal("conv1d", nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), (2, 4, 1, 11))
+signal("conv1d_causal", nn.Conv1d(3, 5, 3, dilation=2), (2, 3, 1, 9), lambda x: F.pad(x, (4, 0)))
+signal("max_pool1d", nn.MaxPool1d(3, stride=2, padding=1), (2, 3, 1, 10))
+signal("avg_pool1d", nn.AvgPool1d(4, stride=3, padding=2, ceil_mode=True), (2, 3, 1, 11))
+padded("conv_uneven", nn.Conv2d(3, 4, 3), (2, 3, 5, 6), (1, 3, 0, 2))
+padded("conv_uneven_1x1", nn.Conv2d(3, 4, 1), (2, 3, 5, 6), (0, 1, 0, 2))
+padded("conv_uneven_depthwise", nn.Conv2d(3, 3, 3, groups=3), (2, 3, 7, 9), (0, 1, 2, 1))
+padded("max_pool_uneven", nn.MaxPool2d(3, stride=2), (2, 3, 6, 7), (0, 1, 0, 2), -float("inf"))
+padded("avg_pool_uneven", nn.AvgPool2d(3, stride=2), (2, 3, 6, 7), (1, 0, 0, 2))
+transpose = nn.ConvTranspose2d(3, 4, 3, stride=2)
+case("conv_transpose_uneven", lambda x: transpose(x)[:, :, 2:, :-1], (2, 3, 4, 5), module=transpose)
+for name, f, shape in [
+    ("softmax_w", lambda x: F.softmax(x, 3), (2, 3, 4, 5)), ("log_softmax_h", lambda x: F.log_softmax(x, 2), (2, 3, 4, 5)),
+    ("transpose", lambda x: x.transpose(1, 3), (2, 3, 4, 5)), ("permute", lambda x: x.permute(0, 2, 3, 1), (2, 3, 4, 5)),
+    ("depth_to_space", lambda x: F.pixel_shuffle(x, 3), (2, 18, 2, 3)),
+    ("space_to_depth", lambda x: F.pixel_unshuffle(x, 2), (2, 3, 4, 6)),
+    ("channel_shuffle", lambda x: F.channel_shuffle(x, 3), (2, 12, 2, 3)),
+    ("pad_reflect", lambda x: F.pad(x, (2, 3, 1, 0), mode="reflect"), (2, 3, 4, 5)),
+    ("pad_replicate", lambda x: F.pad(x, (2, 3, 1, 6), mode="replicate"), (2, 3, 4, 5)),
+    ("pad_replicate_all", lambda x: F.pad(x[:, None], (2, 0, 1, 1, 2, 3), mode="replicate")[:, 0], (2, 3, 4, 5)),
+    ("adaptive_avg_pool", lambda x: F.adaptive_avg_pool2d(x, 3), (2, 3, 7, 10)),
+    ("adaptive_avg_pool_larger", lambda x: F.adaptive_avg_pool2d(x, (3, 8)), (2, 3, 7, 5)),
+]:
+    case(name, f, shape)
+case("concat_w", lambda x, x2: torch.cat([x, x2], 3), (2, 3, 4, 5), (2, 3, 4, 2))
+save_file(ops, os.path.join(here, "shapes.safetensors"))
 random = first
 
 # ---- Nets ----
@@ -229,6 +282,8 @@ random = first
 out = {}
 for name, net in nets.nets.items():
     torch.manual_seed(7)
+    if name == "signal":                    # it came later: the rest keeps its numbers
+        random = torch.Generator().manual_seed(20261202)
     net = net()
     for key, p in net.named_parameters():
         if p.dim() == 1:                    # no bias or norm at 0 or 1: they must come from the file
@@ -257,6 +312,7 @@ for name, net in nets.nets.items():
         if b.dtype == torch.float64:
             store(out, name + "/after." + key, b)
 save_file(out, os.path.join(here, "nets.safetensors"))
+random = first
 
 # ---- Optimizers ----
 

@@ -76,4 +76,17 @@ class Mobile(nn.Module):                     # an inverted residual of MobileNet
         return self.classifier((x + self.conv(x)).mean((2, 3)))
 
 
-nets = {"lenet": LeNet, "resnet": ResNet, "bnnet": BNNet, "mobile": Mobile}
+class Signal(nn.Module):                     # Conv1d, whose weights have three dimensions, and a constant
+    shape = (4, 3, 1, 23)
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv1d(3, 6, 5, padding=2), nn.BatchNorm1d(6)
+        self.conv2, self.fc = nn.Conv1d(6, 4, 3, dilation=2), nn.Linear(20, 3)
+
+    def forward(self, x):
+        x = F.max_pool1d(F.relu(self.bn1(self.conv1(x.squeeze(2) * 0.5))), 2)
+        return self.fc(F.avg_pool1d(F.relu(self.conv2(F.pad(x, (4, 0)))), 2).flatten(1))
+
+
+nets = {"lenet": LeNet, "resnet": ResNet, "bnnet": BNNet, "mobile": Mobile, "signal": Signal}
