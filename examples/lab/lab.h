@@ -321,6 +321,33 @@ static inline const float *lab_forward(const lab_net *n)
     return n->r ? NULL : cnn_map_read(n->y);
 }
 static inline void lab_run_net(void *user) { lab_forward(user); }
+static inline void lab_run_forward(void *user)
+{
+    const lab_net *n = user;
+    cnn_forward(n->loss, n->r ? CNN_TRAIN : CNN_EVAL);
+}
+/* The speed of one operation on x of shape s: with your function, with the plain loops, with cnn.h's own
+   kernel. back: of backward, by taking forward off. */
+typedef cnn_tensor *lab_builder(cnn_tensor *x);
+static inline lab_times lab_time(const char *what, double flops, cnn_shape s, lab_builder *build,
+                                 const cnn_kernel *rows, bool back)
+{
+    double t[3];
+    for (int i = 0; i < 3; i++) {
+        cnn_graph  *g = cnn_new(.max_batch = s.n, .seed = 1, .isa = i == 1 ? CNN_ISA_PLAIN : CNN_ISA_AUTO,
+                                .inference = !back, .rows = i ? NULL : rows);
+        cnn_tensor *x = cnn_input(g, s.c, s.h, s.w, .grad = back);
+        lab_net     n = lab_close(x, build(x), back);
+        const cnn_shape y = n.y->shape;
+        lab_inputs(&n, lab_new("x", s.n, s.c, s.h, s.w).at, NULL, NULL, lab_new("dy", s.n, y.c, y.h, y.w).at);
+        t[i] = lab_median(back ? lab_run_net : lab_run_forward, &n);
+        if (back) t[i] -= lab_median(lab_run_forward, &n);
+        cnn_free(g), lab_clear();
+    }
+    const lab_times times = { t[0], t[1], t[2] };
+    printf("  speed              %s\n", lab_speed(what, flops, times));
+    return times;
+}
 
 /* ---- 3, 4, 9: conv2d ---- */
 
@@ -460,40 +487,11 @@ static inline bool lab_row_backward(cnn_backend *none, cnn_tensor *y)
 }
 
 /* Speed on VGG16's conv1_2 for CIFAR: a picture of 32 x 32, 64 channels to 64: 75 MFLOP for each product. */
-typedef struct { lab_conv t; lab_conv_arrays a; int part; } lab_conv_work;
-static inline void lab_run_conv(void *user)
+static inline cnn_tensor *lab_conv1_2(cnn_tensor *x) { return cnn_conv2d(x, 64, 3, .pad = 1); }
+static inline lab_times lab_conv_time(const cnn_kernel *rows, bool back)
 {
-    lab_conv_work *u = user;
-    if (u->part == 0) lab_f(u->a.y.at, u->a.x.at, u->a.w.at, u->a.b.at, LAB_SIZES(&u->t));
-    else {
-        lab_d(u->a.dx.at, u->a.dy.at, u->a.w.at, LAB_SIZES(&u->t));
-        lab_w(u->a.dw.at, u->a.db.at, u->a.dy.at, u->a.x.at, LAB_SIZES(&u->t));
-    }
-}
-static inline lab_times lab_conv_time(int part)
-{
-    static char   line[300];
-    lab_conv_work u = { .t = { "VGG16 conv1_2", 1, 64, 32, 32, 64, 3, 1, 1 }, .part = part };
-    u.a = lab_conv_new(&u.t);
-    lab_times     s = { .yours = lab_median(lab_run_conv, &u) };
-    const double  flops = 2.0 * 64 * 32 * 32 * 64 * 9 * (part ? 2 : 1);
-    for (int i = 0; i < 2; i++) {
-        lab_net n = lab_conv_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, &u.t, part ? LAB_DATA | LAB_WEIGHTS : 0);
-        lab_inputs(&n, u.a.x.at, u.a.w.at, u.a.b.at, u.a.dy.at);
-        double seconds = lab_median(lab_run_net, &n);
-        cnn_free(n.g);
-        if (part) {                                     /* that was forward and backward: take forward off */
-            n = lab_conv_net(i ? CNN_ISA_AUTO : CNN_ISA_PLAIN, &u.t, 0);
-            lab_inputs(&n, u.a.x.at, u.a.w.at, u.a.b.at, NULL);
-            seconds -= lab_median(lab_run_net, &n);
-            cnn_free(n.g);
-        }
-        *(i ? &s.own : &s.plain) = seconds;
-    }
-    lab_clear();
-    snprintf(line, sizeof line, "%s", lab_speed("VGG16 conv1_2", flops, s));
-    printf("  speed              %s\n", line);
-    return s;
+    return lab_time("VGG16 conv1_2", 2.0 * 64 * 32 * 32 * 64 * 9 * (back ? 2 : 1),
+                    (cnn_shape){ 1, 64, 32, 32 }, lab_conv1_2, rows, back);
 }
 
 static inline int lab_conv2d_forward(int argc, char **argv, lab_conv_forward_fn *f)
@@ -503,7 +501,7 @@ static inline int lab_conv2d_forward(int argc, char **argv, lab_conv_forward_fn 
     lab_begin(argc, argv, 3, "conv2d, forward");
     lab_f = f;
     lab_conv_tests("", lab_judge_forward, 20, &done);
-    if (done && !lab.judge_only) lab_conv_time(0);
+    if (done && !lab.judge_only) lab_conv_time(rows, false);
     lab_fit(done, rows, NULL, false, 20);
     return lab_end();
 }
@@ -518,7 +516,7 @@ static inline int lab_conv2d_backward(int argc, char **argv, lab_conv_data_fn *d
     if (strcmp(only, "weights") != 0) lab_conv_tests("data: ", lab_judge_data, 10, &done_data);
     if (strcmp(only, "data") != 0)    lab_conv_tests("weights: ", lab_judge_weights, 10, &done_weights);
     const bool done = done_data && done_weights;
-    if (done && !lab.judge_only) lab_conv_time(1);
+    if (done && !lab.judge_only) lab_conv_time(rows, true);
     lab_fit(done, rows, NULL, false, 20);
     return lab_end();
 }
@@ -541,7 +539,7 @@ static inline int lab_conv2d_fast(int argc, char **argv, lab_conv_forward_fn *f)
     lab_f = f;
     const bool right = lab_conv_tests("", lab_judge_forward, 8, &done);
     if (lab.judge_only) return lab_end();
-    if (right) lab_speed_points("speed", lab_conv_time(0));
+    if (right) lab_speed_points("speed", lab_conv_time(rows, false));
     else       lab_tell("speed", done ? "WRONG" : "not done", 0, 60, done ? "first the right sums" : "");
     lab_fit(done, rows, NULL, false, 8);
     return lab_end();
@@ -596,6 +594,7 @@ static inline lab_verdict lab_judge_dense(int part, int n, int k, int m)
     cnn_free(g), lab_clear();
     return ok ? LAB_RIGHT : LAB_WRONG;
 }
+static inline cnn_tensor *lab_dense_120(cnn_tensor *x) { return cnn_dense(x, 120); }
 static inline int lab_dense(int argc, char **argv, lab_dense_forward_fn *f, lab_dense_data_fn *d,
                             lab_dense_weights_fn *w)
 {
@@ -618,6 +617,9 @@ static inline int lab_dense(int argc, char **argv, lab_dense_forward_fn *f, lab_
             lab_result(name, v, part == 1 ? 15 : 12.5 + (random ? 0.5 : -0.5));
             done = done && v != LAB_NOT_DONE;
         }
+    for (int back = 0; done && !lab.judge_only && back < 2; back++)
+        lab_time(back ? "LeNet-5 c5, backward" : "LeNet-5 c5, forward", 2.0 * 32 * 400 * 120 * (1 + back),
+                 (cnn_shape){ 32, 400, 1, 1 }, lab_dense_120, rows, back);
     lab_fit(done, rows, NULL, false, 20);
     return lab_end();
 }
@@ -704,6 +706,7 @@ static inline lab_verdict lab_judge_pool(lab_pool_part part, bool ties, int n, i
     free(where), cnn_free(g), lab_clear();
     return ok ? LAB_RIGHT : LAB_WRONG;
 }
+static inline cnn_tensor *lab_pool_2(cnn_tensor *x) { return cnn_max_pool(x, 2); }
 static inline int lab_max_pool(int argc, char **argv, lab_pool_forward_fn *f, lab_pool_backward_fn *b)
 {
     static const cnn_kernel rows[] = { { &cnn_op_max_pool, NULL, lab_row_pool, lab_row_pool_back }, { 0 } };
@@ -727,6 +730,9 @@ static inline int lab_max_pool(int argc, char **argv, lab_pool_forward_fn *f, la
             lab_result(name, v, part == 1 ? random ? 20 : 10 : random ? 15 : 10);
             done = done && v != LAB_NOT_DONE;
         }
+    for (int back = 0; done && !lab.judge_only && back < 2; back++)
+        lab_time(back ? "VGG16 pool1, backward" : "VGG16 pool1, forward",   /* 3 comparisons, 1 addition */
+                 8.0 * 64 * 16 * 16 * (back ? 1 : 3), (cnn_shape){ 8, 64, 32, 32 }, lab_pool_2, rows, back);
     lab_fit(done, rows, NULL, false, 20);
     return lab_end();
 }
@@ -1161,7 +1167,7 @@ static inline int lab_conv2d_opencl(int argc, char **argv, lab_conv_forward_fn *
     lab_begin(argc, argv, 11, "conv2d as an OpenCL kernel");
     lab_f = f;
     lab_conv_tests("", lab_judge_forward, 20, &done);
-    if (done && !lab.judge_only) lab_conv_time(0);
+    if (done && !lab.judge_only) lab_conv_time(rows, false);
     lab_fit(done, rows, NULL, false, 20);
     return lab_end();
 }

@@ -96,7 +96,8 @@ size_t EXPORT(save)(void *out, size_t bytes) { return cnn_save_memory(g, out, by
 const char *EXPORT(load)(const void *file, size_t bytes)
 {
     static char why[CNN_ERROR_SIZE];
-    if (cnn_load_weights_memory(g, file, bytes, "this file")) return NULL;
+    const cnn_load_weights_args into = { .g = g, .path = "this file" };
+    if (cnn_load_weights_memory(file, bytes, into)) return NULL;
     strcpy(why, cnn_error(g)), cnn_clear_error(g);
     return why;
 }
