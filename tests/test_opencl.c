@@ -327,11 +327,12 @@ static net deep_resnet(cnn_backend *dev)
     n.loss = cnn_softmax_cross_entropy(cnn_dense(cnn_global_avg_pool(h), 5), n.t);
     return n;
 }
-/* The inverted residuals of MobileNetV2: expanded, depthwise, projected. */
+/* The inverted residuals of MobileNetV2: expanded, depthwise, projected. The seed is one at which no relu6 comes so near
+   to its kink that rounding decides: with seed 6, data larger by 1e-7 moves the CPU's own losses by 2e-2. */
 static net small_mobilenet(cnn_backend *dev)
 {
     static const struct { int channels, stride; } blocks[] = { { 8, 1 }, { 12, 2 }, { 12, 1 }, { 16, 2 }, { 16, 1 } };
-    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 6, .backend = dev }), NULL, NULL, NULL, 3, 20, 2e-4f };
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 1, .backend = dev }), NULL, NULL, NULL, 3, 20, 0.005f };
     n.x = cnn_input(n.g, 3, 20, 20), n.t = cnn_labels(n.g);
     cnn_tensor *h = cnn_clamp(cnn_batch_norm(cnn_conv2d(n.x, 8, 3, .pad = 1, .no_bias = 1)), 0, 6);
     for (int i = 0; i < 5; i++) {
