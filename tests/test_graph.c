@@ -988,7 +988,7 @@ static void operations_from_outside(void)
    the host copies of what they wrote unusable (NaN): whoever reads one without a download will show it. Fresh device
    memory is NaN too. Reads of stale device copies show as wrong bits, since every step has other data. */
 
-enum { MIRROR_ROWS = 64 };
+enum { MIRROR_ROWS = 128 };                          /* at least as many as there are operations */
 typedef struct {
     cnn_backend b;
     cnn_kernel  row[MIRROR_ROWS];
@@ -1115,14 +1115,15 @@ static bool mirror_accepts(const cnn_backend *b, const cnn_tensor *y)
     return !m->refuse || strcmp(m->refuse, y->name) != 0;
 }
 
-/* Rows for every operation whose bit in `without` is not set, counting along cnn_ops. */
-static void mirror_open(mirror *m, uint64_t without, bool no_backward)
+/* Rows for every operation whose bit in without[2] is not set, counting along cnn_ops; NULL: for all. */
+static void mirror_open(mirror *m, const uint64_t *without, bool no_backward)
 {
     int n, rows = 0;
     const cnn_op *const *ops = cnn_ops(&n);
     memset(m, 0, sizeof *m);
-    for (int i = 0; i < n && rows < MIRROR_ROWS; i++) {
-        if (without >> i & 1) continue;
+    CHECK(n <= MIRROR_ROWS);
+    for (int i = 0; i < n && i < MIRROR_ROWS; i++) {
+        if (without && without[i / 64] >> i % 64 & 1) continue;
         cnn_kernel k = { ops[i], mirror_accepts, mirror_forward, no_backward ? NULL : mirror_backward };
         m->row[rows++] = k;
     }
@@ -1193,7 +1194,7 @@ static void mirror_resident(void)
 {
     mirror m;
     life cpu = live(NULL, false, 0);
-    mirror_open(&m, 0, false);
+    mirror_open(&m, NULL, false);
     life dev = live(&m.b, false, 0);
     same_life(&cpu, &dev, "everything on the device");
     CHECK_INT(dev.step.uploads, 2);             /* the batch goes up, */
@@ -1215,11 +1216,14 @@ static void mirror_mixed(void)
             for (int i = 0; i <= n + 24; i++) {     /* none missing; each missing; random sets; rows without backward */
                 mirror m;
                 char   what[80];
-                uint64_t without = i == 0 ? 0 : i <= n ? (uint64_t)1 << (i - 1) : test_bits();
+                uint64_t without[2] = { 0, 0 };
+                if (i >= 1 && i <= n) without[(i - 1) / 64] = (uint64_t)1 << (i - 1) % 64;
+                if (i > n)            without[0] = test_bits(), without[1] = test_bits();
                 mirror_open(&m, without, i > n + 16);
                 m.on_cpu_update = i % 3 == 1;
                 if (i % 5 == 4) m.refuse = "first";
-                snprintf(what, sizeof what, "mirror without %s (%#llx), reach %d, keep %d", i >= 1 && i <= n ? ops[i - 1]->name : "some", (unsigned long long)without, reach, keep);
+                snprintf(what, sizeof what, "mirror without %s (%#llx, %#llx), reach %d, keep %d", i >= 1 && i <= n ? ops[i - 1]->name : "some",
+                         (unsigned long long)without[0], (unsigned long long)without[1], reach, keep);
                 life dev = live(&m.b, reach, keep);
                 same_life(&cpu, &dev, what);
                 CHECK_INT(m.buffers, 0);
@@ -1267,7 +1271,7 @@ static void mirror_fits(void)
     for (int i = 0; i < 6; i++)
         for (int way = 0; way < 4; way++) {
             mirror m;
-            mirror_open(&m, 0, false);
+            mirror_open(&m, NULL, false);
             if (way == 1) m.b.update = NULL, m.b.squares = NULL, m.b.correct = NULL;
             float  clip = way == 3 ? 0 : 0.5f;
             fitted a = fit_net(NULL, optimizers[i], false, clip, NULL), b = fit_net(&m.b, optimizers[i], way == 2, clip, NULL);
@@ -1281,7 +1285,7 @@ static void mirror_fits(void)
             free(a.w), free(b.w);
         }
     mirror m;
-    mirror_open(&m, 0, false);
+    mirror_open(&m, NULL, false);
     fitted a = fit_net(NULL, cnn_sgd(), false, 0, watch), b = fit_net(&m.b, cnn_sgd(), false, 0, watch);
     CHECK(a.accuracy == b.accuracy);
     CHECK_INT(b.traffic.downloads, 16 + 8 + 2);                 /* a count for each batch that is watched */
@@ -1317,7 +1321,7 @@ static void mirror_averages(void)
     long   calls = 0;
     for (int way = 0; way < 3; way++) {
         mirror m;
-        mirror_open(&m, 0, false);
+        mirror_open(&m, NULL, false);
         if (way == 1) m.b.mix = NULL;
         fitted f = averaged(&m.b, way == 2);
         CHECK_MSG(f.w && cpu.w && memcmp(f.w, cpu.w, f.n * sizeof *f.w) == 0, "way %d", way);
@@ -1331,7 +1335,7 @@ static void mirror_averages(void)
     free(cpu.w);
     for (long i = 1; i <= calls; i++) {                                 /* each call fails in turn, and it is left */
         mirror m;
-        mirror_open(&m, 0, false);
+        mirror_open(&m, NULL, false);
         m.fail_at = i;
         net n = small_net((cnn_config){ .seed = 21, .backend = &m.b, .at = CNN_HERE });
         bool good = cnn_compile(n.g, n.loss);
@@ -1355,7 +1359,7 @@ static void mirror_is_left(void)
     mirror m;
     net    n;
     float  w[CLASSES * 10];
-    mirror_open(&m, 0, false);
+    mirror_open(&m, NULL, false);
     n = small_net((cnn_config){ .seed = 3, .backend = &m.b, .at = CNN_HERE });
     CHECK(compiled(n.g, n.loss));
     train_step(n, 1);
@@ -1370,7 +1374,7 @@ static void mirror_is_left(void)
     CHECK(!cnn_leave_device(n.g) && !cnn_error(n.g));                               /* it is on the CPU already */
     cnn_free(n.g);
 
-    mirror_open(&m, 0, false);
+    mirror_open(&m, NULL, false);
     n = small_net((cnn_config){ .seed = 3, .backend = &m.b, .at = CNN_HERE });
     CHECK(compiled(n.g, n.loss));
     cnn_fail(n.x, "something else");
@@ -1382,12 +1386,12 @@ static void mirror_is_left(void)
 static void mirror_breaks(void)
 {
     mirror m;
-    mirror_open(&m, 0x421, false);
+    mirror_open(&m, (const uint64_t[2]){ 0x421 }, false);
     life dev = live(&m.b, true, 0);
     long calls = m.calls, reported = 0;
     free_life(&dev);
     for (long i = 1; i <= calls; i++) {
-        mirror_open(&m, 0x421, false);
+        mirror_open(&m, (const uint64_t[2]){ 0x421 }, false);
         m.fail_at = i;
         dev = live(&m.b, true, 0);
         if (!dev.ok) reported++, CHECK_MSG(strstr(dev.error, "the mirror broke at call"), "call %ld: %s", i, dev.error);
