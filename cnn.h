@@ -988,8 +988,8 @@ CNN_API double    cnn_top_k(cnn_tensor *logits, const cnn_dataset *, int k);
 /* Softmax of one sample, C*H*W floats. Returns the most probable class, -1 after an error. */
 CNN_API int       cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities);
 #ifndef CNN_NO_STDIO
-/* user: a FILE *, default stderr. A bar on a terminal; else a line for each epoch, and one every ten seconds.
-   */
+/* user: a FILE *, default stderr. A bar if that is stderr on a terminal; else a line for each epoch, and one
+   every ten seconds. */
 CNN_API bool      cnn_print_progress(const cnn_progress *, void *user);
 /* Loss and accuracy, or else R2, over the epochs; loss and rate over the updates. False if the file cannot be
    written: errno says why. */
@@ -1535,10 +1535,10 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #include <dirent.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#define CNN__IS_TERMINAL(f) ((f) == stderr ? isatty(2) : (f) == stdout && isatty(1))
+#define CNN__IS_TERMINAL(f) ((f) == stderr && isatty(2))
 #elif defined(_WIN32)
 #include <io.h>
-#define CNN__IS_TERMINAL(f) ((f) == stderr ? _isatty(2) : (f) == stdout && _isatty(1))
+#define CNN__IS_TERMINAL(f) ((f) == stderr && _isatty(2))
 #else
 #define CNN__IS_TERMINAL(f) false
 #endif
@@ -10292,9 +10292,9 @@ static void cnn__svg_panel(FILE *f, const cnn_history *h, int column, double lef
             if (!isnan(v)) y0 = fmin(y0, v), y1 = fmax(y1, v), last[k] = v;
         }
     if (y0 > y1) y0 = 0, y1 = 1;                                       /* nothing to draw */
-    if (column > 0)  y1 = column == 1 ? 100 : 1;                       /* accuracy is read from the top, */
+    if (column > 0)  y1 = fmax(y1, column == 1 ? 100 : 1);             /* accuracy is read from the top, */
     else if (y0 > 0) y0 = 0;                                           /* loss from zero */
-    if (y1 - y0 < 1e-6 * (1 + fabs(y1))) y0 -= 1;
+    if (y1 - y0 < 1e-6 * (1 + fabs(y1))) y0 -= fmax(1, 1e-3 * fabs(y1));
     const double dy = cnn__tick(y1 - y0, 6), dx = fmax(1, cnn__tick(fmax(1, h->count - 1), 10));
     y0 = floor(y0 / dy) * dy, y1 = ceil(y1 / dy) * dy;
     const double x0 = h->count > 1, x_scale = 370 / (fmax(2, h->count) - x0), y_scale = 260 / (y1 - y0);
@@ -16682,7 +16682,7 @@ static double cnn__window_sum(const cnn__cpu *cpu, const cnn__pool *t, const flo
 static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *restrict y,
                                const float *restrict x, const float *share)
 {
-    const bool small = (double)t->kh * t->kw <= 256;            /* few enough for a sum in float */
+    const bool few = (double)t->kh * t->kw <= 256;              /* few enough for a sum in float */
     const cnn__kernels *u = cnn__kernels_of(cpu);
     const float *end = x + (ptrdiff_t)t->planes * t->h * t->w;
     CNN__PARALLEL_FOR(cnn__pool_threads(cpu, t))
@@ -16694,13 +16694,13 @@ static void cnn__fast_avg_pool(const cnn__cpu *cpu, const cnn__pool *t, float *r
             cnn__window(oy, t->h, t->kh, t->sh, t->ph, t->dh, &y0, &y1);
             const float *in = x + (ptrdiff_t)plane * t->h * t->w;
             for (int ox = 0, n; ox < t->ow; ox += n) {
-                n = small ? cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL) : 0;
+                n = few ? cnn__pool_some(u, t, in, end, y0, y1, ox, v, NULL) : 0;
                 cnn__copy(to + ox, v, n);
                 if (n) continue;
                 n = 1, to[ox] = 0;
                 cnn__window(ox, t->w, t->kw, t->sw, t->pw, t->dw, &x0, &x1);
-                if (!small) to[ox] = (float)cnn__window_sum(cpu, t, in, y0, y1, x0, x1);
-                for (int iy = y0; small && iy < y1; iy += t->dh)
+                if (!few) to[ox] = (float)cnn__window_sum(cpu, t, in, y0, y1, x0, x1);
+                for (int iy = y0; few && iy < y1; iy += t->dh)
                     for (int ix = x0; ix < x1; ix += t->dw) to[ox] += in[(ptrdiff_t)iy * t->w + ix];
             }
             for (int ox = 0; ox < t->ow; ox++) to[ox] *= share[oy] * share[t->oh + ox];

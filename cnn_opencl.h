@@ -1862,9 +1862,7 @@ typedef struct { void *memory; size_t room; cl_event sent; } cnncl_stage;
 enum { CNNCL_LAUNCHES = 4096, CNNCL_ARGUMENTS = 256 };
 typedef struct { cl_kernel object; int kernel; unsigned char argument[CNNCL_ARGUMENTS]; } cnncl_launch;
 
-/* Measured: the choice for a convolution, by the hash of its shape. */
-typedef struct { uint64_t key; int choice; } cnncl_tuned;
-enum { CNNCL_EVENTS = 64, CNNCL_TUNED = 512 };
+enum { CNNCL_EVENTS = 64 };
 
 typedef struct {
     cnn_backend      base;                    /* first, so that a cnn_backend * is one of these */
@@ -1883,11 +1881,8 @@ typedef struct {
     cl_event         event[CNNCL_EVENTS];
     int              events;
     double           seconds;
-    cnncl_tuned      tuned[CNNCL_TUNED];      /* what was measured */
-    int              n_tuned, n_kept;         /* and how many of it the cache has */
-    bool             tune;
     int              units, clblast_tiles;    /* compute units; what CLBlast needs to fill them */
-    bool             has_local, small;        /* local memory of its own; a workspace was given */
+    bool             has_local, tight;        /* local memory of its own; a workspace was given */
     int              tile, winograd;          /* forced: a tile, -1 none; 1 wherever it can, -1 never */
     size_t           workspace, max_buffer;   /* bytes */
     cl_mem           slices;                  /* partial products, and behind them the sums */
@@ -2445,7 +2440,7 @@ static int cnncl_wino_chunk(const cnncl *d, const cnncl_conv *g, int tiles)
 {
     const size_t tile = 36 * sizeof(float) * ((size_t)g->ic + (size_t)g->oc), most = d->workspace / tile;
     const int    rows = 36 * ((cnncl_min(g->ic, g->oc) + 63) / 64);
-    const size_t least = d->small ? 1 : 64 * (size_t)((4 * d->units + rows - 1) / rows);
+    const size_t least = d->tight ? 1 : 64 * (size_t)((4 * d->units + rows - 1) / rows);
     const size_t chunk = most > least ? most : least;
     return chunk < (size_t)tiles * (size_t)g->n ? (int)chunk : tiles * g->n;
 }
@@ -3894,7 +3889,7 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_GLOBAL_MEM_CACHE_SIZE, sizeof cache, &cache, NULL);
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_LOCAL_MEM_TYPE, sizeof local, &local, NULL);
     d->units = chosen->about.units > 0 ? chosen->about.units : 1, d->clblast_tiles = 2 * d->units;
-    d->has_local = local == CL_LOCAL, d->tile = -1, d->small = a->workspace > 0;
+    d->has_local = local == CL_LOCAL, d->tile = -1, d->tight = a->workspace > 0;
     d->workspace = a->workspace ? a->workspace : (size_t)cache / 4 * 3;
     if (group < CNNCL_GROUP)
         return cnncl_say(error, room, "%s allows groups of %zu items; %d are needed", d->name, group,

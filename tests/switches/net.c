@@ -47,7 +47,7 @@ static int learn_stripes(void)           /* rows against columns, 8x8 */
     /* The model in memory, and back. */
     unsigned char file[40000];
     size_t size = cnn_save_memory(g, file, sizeof file);
-    if (!size || size > sizeof file || !cnn_load_weights_memory(g, file, size, "memory")) bad = 5;
+    if (!size || size > sizeof file || !cnn_load_weights_memory(file, size, (cnn_load_weights_args){ .g = g })) bad = 5;
     cnn_free(g);
     return bad;
 }
