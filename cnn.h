@@ -186,8 +186,8 @@ typedef struct {
     uint64_t     seed;              /* of initial weights and dropout; every value, 0 too, is a seed */
     int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
     cnn_isa      isa;               /* default: the environment variable CNN_ISA (plain, c, neon, avx2,
-                                       avx512, wasm) if set, else the best that this CPU has; one that it lacks is
-                                       an error. plain: every kernel is its formula as a loop, see >>loops */
+                                       avx512, wasm) if set, else the best that this CPU has; one that it
+                                       lacks is an error. plain: every kernel is its formula as a loop, see >>loops */
     cnn_backend *backend;           /* default: none, everything on the CPU */
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
     int          exact;             /* 1: 3x3 and 5x5 convolutions by the direct sum: slower, rounded less */
@@ -1253,7 +1253,7 @@ CNN_API cnn_text    cnn_shape_text(const cnn_tensor *);   /* .s is text such as 
 CNN_API void       *cnn_scratch(const cnn_tensor *y);     /* op->scratch(y) bytes, aligned to 64 */
 CNN_API int         cnn_threads(const cnn_tensor *y);     /* how many threads a rule may use */
 CNN_API bool        cnn_grad_is_new(const cnn_tensor *y); /* in backward: in[0]->grad holds nothing yet */
-CNN_API bool        cnn_is_exact(const cnn_tensor *y);    /* .exact of cnn_new: no algorithm that rounds more */
+CNN_API bool        cnn_is_exact(const cnn_tensor *y);  /* .exact of cnn_new: no algorithm that rounds more */
 /* Random bits for element i in this training step: the same forward and backward, on the CPU and a device. */
 CNN_API uint32_t    cnn_random(const cnn_tensor *y, uint32_t i);
 /* How a device draws them: word i % 4 of Philox4x32-10 with this key and the counter (i / 4, stream). */
@@ -1298,8 +1298,8 @@ struct cnn_backend {
        squares: of x^2 (n = 0: read only), to clip with scale. correct: as cnn_correct, logits (N,C,H,W). */
     bool  (*squares) (cnn_backend *, cnn_place x, size_t n, bool anew, double *take);
     bool  (*correct) (cnn_backend *, cnn_place logits, cnn_shape, cnn_place labels, bool anew, int *take);
-    /* For cnn_profile: seconds that its kernels have run since the measuring began, when all are done. go_on =
-       false ends it. May be NULL. */
+    /* For cnn_profile: seconds that its kernels have run since the measuring began, when all are done. go_on
+       = false ends it. May be NULL. */
     double (*seconds)(cnn_backend *, bool go_on);
     void  (*close)   (cnn_backend *);               /* called by cnn_free; NULL = nothing to do */
     const cnn_kernel *kernels;
@@ -1312,7 +1312,7 @@ CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a ba
 CNN_API cnn_place   cnn_place_grad (const cnn_tensor *);
 CNN_API cnn_place   cnn_place_saved(const cnn_tensor *);
 CNN_API cnn_place   cnn_place_scratch(const cnn_graph *);
-CNN_API bool        cnn_grad_is_first(const cnn_tensor *y, int i); /* in backward: in[i]'s holds nothing yet */
+CNN_API bool        cnn_grad_is_first(const cnn_tensor *y, int i); /* in backward: in[i]'s has nothing yet */
 /* For these rows: what this run computes next, on the device and in y's place, so that nobody else reads y
    and y's row may do it too; NULL: nothing, or somebody looks at each value. */
 CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y);
@@ -6696,7 +6696,10 @@ static bool cnn__trains(const cnn_tensor *t)
 }
 
 /* Laid out as the arenas are: trained parameters, then buffers; so a device mixes them in two pieces. */
-static size_t cnn__trained_floats(const cnn_graph *g) { return g->n_trained + g->memory.buffers / sizeof(float); }
+static size_t cnn__trained_floats(const cnn_graph *g)
+{
+    return g->n_trained + g->memory.buffers / sizeof(float);
+}
 static size_t cnn__store_at(const cnn_tensor *t)
 {
     return t->kind == CNN_BUFFER ? t->graph->n_trained + t->data_at[CNN_TRAIN] : t->grad_at;
@@ -7020,8 +7023,8 @@ static void cnn__plan_gradients_in_place(cnn_graph *g, cnn_mode mode)
 }
 
 /* Where several nodes share one place, it is taken until the last of them has been read: span_last, for the
-   first of them. From the last user back to the first. On a device the row of the first may do the backward of
-   all, and reads then what the last one left. */
+   first of them. From the last user back to the first. On a device the row of the first may do the backward
+   of all, and reads then what the last one left. */
 static void cnn__plan_shared_places(cnn_graph *g, cnn_mode mode)
 {
     const bool device = g->config.backend && mode == CNN_TRAIN;
@@ -12688,7 +12691,7 @@ typedef struct { cnn__probe probe; double start, (*spent)[2]; } cnn__stopwatch; 
 static void cnn__stopwatch_sees(cnn__probe *probe, cnn_tensor *y, cnn__moment when)
 {
     cnn__stopwatch *w = (cnn__stopwatch *)probe;
-    cnn_backend    *device = cnn_on_device(y) ? y->graph->config.backend : NULL;     /* which runs behind us */
+    cnn_backend    *device = cnn_on_device(y) ? y->graph->config.backend : NULL; /* which runs behind us */
     const double    now = device && device->seconds ? device->seconds(device, true) : cnn__seconds();
     if (when == CNN__AFTER_FORWARD || when == CNN__AFTER_BACKWARD)
         w->spent[y->index][when == CNN__AFTER_BACKWARD] += now - w->start;
@@ -12763,7 +12766,8 @@ CNN_API double cnn_profile(cnn_tensor *loss, int runs, FILE *f)
         }
         whole = done ? (cnn__seconds() - start) / runs : NAN;
         cnn__end_visit(&visit);
-        if (g->config.backend && g->config.backend->seconds) g->config.backend->seconds(g->config.backend, false);
+        if (g->config.backend && g->config.backend->seconds)
+            g->config.backend->seconds(g->config.backend, false);
         if (done) cnn__print_profile(g, w.spent, runs, whole, f);
     }
     CNN_FREE(w.spent);
