@@ -187,7 +187,7 @@ typedef struct {
     int          threads;           /* at most 1024; default omp_get_max_threads(), 1 without -fopenmp */
     cnn_isa      isa;               /* default: the environment variable CNN_ISA (plain, c, neon, avx2,
                                        avx512, wasm) if set, else the best that this CPU has; one that it
-                                       lacks is an error. plain: every kernel is its formula as a loop, see >>loops */
+                                       lacks is an error. plain: each kernel is a loop, see >>loops */
     cnn_backend *backend;           /* default: none, everything on the CPU */
     const cnn_optimizer *optimizer; /* default cnn_sgd(); decides how much memory its state takes */
     int          exact;             /* 1: 3x3 and 5x5 convolutions by the direct sum: slower, rounded less */
