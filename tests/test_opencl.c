@@ -1046,6 +1046,202 @@ static void compiled_kernels(void)
     CNN_FREE(good), free(bad);
 }
 
+/* ---- .tune ---- */
+
+/* A convolution for Winograd or a tile, one for tiles, a depthwise one without a choice, a transposed one, a product. */
+static net tunable(cnn_backend *dev)
+{
+    net n = { cnn_new_((cnn_config){ .max_batch = BATCH, .seed = 3, .backend = dev }), NULL, NULL, NULL, 3, 14, 0.01f };
+    n.x = cnn_input(n.g, 3, 14, 14), n.t = cnn_labels(n.g);
+    cnn_tensor *h = cnn_relu(cnn_conv2d(n.x, 16, 3, .stride = 2, .pad = 1));
+    h = cnn_relu(cnn_conv2d(cnn_conv2d(h, 16, 3, .pad = 1, .groups = 16), 18, 3, .pad = 1));
+    h = cnn_tanh(cnn_conv_transpose2d(h, 5, 3, .stride = 2));
+    n.loss = cnn_softmax_cross_entropy(cnn_dense(h, 10), n.t);
+    return n;
+}
+/* Convolutions to y, w, x where the input wants a gradient, and as many products. */
+enum { CHOICES = 2 + 3 + 3 + 3 };
+
+/* Times as if one way were the fastest: its kernels take little. -1: as they are. */
+static int favoured = -1;
+static struct { cl_event event; int kernel; } timed[64];
+static long n_timed;
+static cl_int (CL_API_CALL *real_time)(cl_event, cl_profiling_info, size_t, void *, size_t *);
+static cl_int CL_API_CALL timed_run(cl_command_queue q, cl_kernel k, cl_uint dim, const size_t *at, const size_t *all,
+                                    const size_t *group, cl_uint n, const cl_event *w, cl_event *e)
+{
+    const cl_int status = test_clEnqueueNDRangeKernel(q, k, dim, at, all, group, n, w, e);
+    const cnncl *d = cnncl_of(shared);
+    for (int i = 0; e && i < CNNCL_LAUNCHES; i++)
+        if (d->launch[i].object == k)
+            timed[n_timed % 64].event = *e, timed[n_timed++ % 64].kernel = d->launch[i].kernel;
+    return status;
+}
+static cl_int CL_API_CALL made_up_time(cl_event e, cl_profiling_info what, size_t n, void *to, size_t *got)
+{
+    cl_ulong time = (cl_ulong)1 << 30;
+    int      k = -1;
+    if (favoured < 0) return real_time(e, what, n, to, got);
+    for (long i = n_timed; i > 0 && i > n_timed - 64 && k < 0; i--)
+        if (timed[(i - 1) % 64].event == e) k = timed[(i - 1) % 64].kernel;
+    const bool little = k == CNNCL_add_slices || k == CNNCL_fold || k == CNNCL_fold_group ||
+        (favoured < CNNCL_TILES ? k == CNNCL_conv_128 + favoured || k == CNNCL_weights_128 + favoured ||
+                                  k == CNNCL_product_128 + favoured
+                                : k == CNNCL_wino_in || k == CNNCL_wino_out || k == CNNCL_wino_dw ||
+                                  (k >= CNNCL_product_128 && k < CNNCL_product_128 + CNNCL_TILES));
+    if (what == CL_PROFILING_COMMAND_END) time += little ? 1000 : 1000000;
+    return memcpy(to, &time, sizeof time), CL_SUCCESS;
+}
+
+/* A device with local memory, so that there are tiles to choose from. */
+static bool opens_to_tune(const char *dir)
+{
+    local_memory = CL_LOCAL;
+    const bool open = share(cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_check = 1, .cache = dir, .tune = 1));
+    return local_memory = 0, CHECK(open);
+}
+
+/* Four steps of it on a device that was opened with .tune; the losses, and how many choices were measured and kept. */
+static bool tuned_run(const char *dir, float *losses, int *measured, uint64_t (*choice)[2])
+{
+    bool done = false;
+    if (!opens_to_tune(dir)) return false;
+    cnncl *d = cnncl_of(shared);
+    real_time = d->cl.clGetEventProfilingInfo, d->cl.clGetEventProfilingInfo = made_up_time;
+    d->cl.clEnqueueNDRangeKernel = timed_run, n_timed = 0;
+    net n = tunable(shared);
+    done = CHECK_MSG(cnn_compile(n.g, n.loss) && train(n, 5, losses), "%s", cnn_error(n.g) ? cnn_error(n.g) : "?");
+    CHECK(!d->timing && d->tile == -1);
+    *measured = d->measured;
+    if (choice) memcpy(choice, d->tuned, sizeof d->tuned);
+    CHECK_INT(d->n_tuned, CHOICES);
+    cnn_free(n.g), unshare();
+    return done;
+}
+static void empty_directory(char *dir, size_t length)
+{
+    char command[1500];
+    snprintf(dir, length, "%s.tuned", program);
+    snprintf(command, sizeof command, "rm -rf '%s' && mkdir '%s'", dir, dir);
+    CHECK(system(command) == 0);
+}
+
+static void tuned_choices_are_kept(void)
+{
+    static uint64_t choice[3][CNNCL_TUNED][2];
+    char  dir[600];
+    float cpu[5], losses[3][5];
+    int   measured;
+    empty_directory(dir, sizeof dir);
+    net n = tunable(NULL);
+    CHECK(cnn_compile(n.g, n.loss) && train(n, 5, cpu)), cnn_free(n.g);
+    for (int i = 0; i < 3; i++) {
+        if (!CHECK(tuned_run(dir, losses[i], &measured, choice[i]))) return;
+        CHECK_INT(measured, i ? 0 : CHOICES);
+        CHECK_ALL_NEAR(losses[i], cpu, 5, 1e-4);
+        CHECK(memcmp(choice[i], choice[0], sizeof *choice) == 0);
+        CHECK_SAME_BITS(losses[i], losses[0], 5);
+        favoured = i;                                             /* what would be measured now does not count */
+    }
+    favoured = -1;
+}
+/* The least time decides, and what was chosen is what runs. */
+static void the_fastest_is_taken(void)
+{
+    static uint64_t choice[CNNCL_TUNED][2];
+    char  dir[600];
+    float losses[5];
+    int   measured;
+    for (favoured = 0; favoured <= CNNCL_WINOGRAD; favoured++) {
+        int ways = 0;
+        if (favoured == CNNCL_NO_LOCAL) continue;
+        empty_directory(dir, sizeof dir);
+        if (!tuned_run(dir, losses, &measured, choice)) break;
+        for (int i = 0; i < CHOICES; i++) ways += choice[i][1] == (uint64_t)favoured;
+        CHECK_INT(ways, favoured == CNNCL_WINOGRAD ? 3 : CHOICES);
+        if (!opens_to_tune(dir)) break;
+        cnncl *d = cnncl_of(shared);
+        net    n = tunable(shared);
+        int    tiles = 0, others = 0, winograd = 0;
+        CHECK(cnn_compile(n.g, n.loss) && train(n, 1, losses));
+        for (int i = 0; i < CNNCL_LAUNCHES; i++) {
+            const int k = d->launch[i].object ? d->launch[i].kernel : CNNCL_COUNT;
+            tiles += k < CNNCL_add_slices && k % CNNCL_TILES == favoured;
+            others += k < CNNCL_add_slices && k % CNNCL_TILES != favoured;
+            winograd += k == CNNCL_wino_in;
+        }
+        if (favoured == CNNCL_WINOGRAD) CHECK_INT(winograd, 3);
+        else                            CHECK_MSG(tiles == CHOICES && !others && !winograd, "%d of %d", tiles, CHOICES);
+        cnn_free(n.g), unshare();
+    }
+    favoured = -1;
+}
+
+/* A file that was cut or changed, another device's, or one of ways that there are none: measured again. */
+static void damaged_choices(void)
+{
+    char   dir[600], path[700], why[100];
+    float  losses[5];
+    int    measured;
+    size_t n;
+    empty_directory(dir, sizeof dir);
+    if (!tuned_run(dir, losses, &measured, NULL)) return;
+    local_memory = CL_LOCAL;
+    cnn_backend   *dev = cnn_opencl(.type = wanted(), .gemm = CNN_OPENCL_OWN, .no_check = 1, .cache = dir);
+    local_memory = 0;
+    const uint64_t key = cnncl_key(cnncl_of(dev));
+    CHECK_INT(cnncl_of(dev)->n_tuned, 0);                         /* not asked for: the rule */
+    cnn_opencl_close(dev);
+    snprintf(path, sizeof path, "%s/cnn_opencl-%016llx.tune", dir, (unsigned long long)key);
+    unsigned char *good = cnn__read_file(path, &n, why, sizeof why), *bad = good ? malloc(n + 1) : NULL;
+    if (!CHECK(bad && n == CNNCL_HEAD + CHOICES * 16)) return;
+    for (int i = 0; i < 7; i++) {
+        size_t length = n;
+        memcpy(bad, good, n), bad[n] = 0;
+        if (i == 0) length = 0;
+        if (i == 1) length = n - 1;
+        if (i == 2) length = n + 1;
+        if (i == 3) bad[9] ^= 4;
+        if (i == 4) bad[n - 8] ^= 1;
+        if (i == 5) cnncl_head(bad, key + 1, bad + CNNCL_HEAD, n - CNNCL_HEAD);
+        if (i == 6) {
+            for (int k = 0; k < CHOICES; k++) bad[CNNCL_HEAD + 16 * k + 8] = (unsigned char)(k % 2 ? CNNCL_NO_LOCAL : 5 + k);
+            cnncl_head(bad, key, bad + CNNCL_HEAD, n - CNNCL_HEAD);
+        }
+        write_file(path, bad, length);
+        CHECK(tuned_run(dir, losses, &measured, NULL));
+        CHECK_INT(measured, CHOICES);
+        CHECK(tuned_run(dir, losses, &measured, NULL));           /* written again */
+        CHECK_INT(measured, 0);
+    }
+    CNN_FREE(good), free(bad);
+}
+/* No memory for the trials, or no queue that measures: the rule, and no error. */
+static void tuning_that_fails(void)
+{
+    float losses[2];
+    int   lost = 0;
+    for (long at = 1; at < 400; at += 1 + at / 6) {
+        if (!opens_to_tune(NULL)) return;
+        cnncl *d = cnncl_of(shared);
+        net    n = tunable(shared);
+        long   objects = cl_live;
+        cnn_plan(n.g, n.loss);
+        shared->alloc = device_alloc, call_count = 0, call_fail = at;
+        const bool compiled = cnn_compile(n.g, n.loss), failed = call_count >= at;
+        call_fail = 0;
+        CHECK_MSG(compiled && !shared->error[0], "call %ld: %s", at, cnn_error(n.g) ? cnn_error(n.g) : "?");
+        CHECK_MSG(failed && d->n_tuned >= CHOICES - 1, "call %ld: %d choices", at, d->n_tuned);
+        lost += d->n_tuned < CHOICES;
+        CHECK(!d->timing && train(n, 1, losses));
+        cnn_free(n.g), cnncl_forget_launches(d);
+        CHECK(cl_live <= objects);
+        unshare();
+        if (test__bad > 3) return;
+    }
+    CHECK_MSG(lost > 10, "%d", lost);
+}
+
 /* Each allocation of the host fails in turn. */
 static void out_of_memory(void)
 {
@@ -1714,6 +1910,10 @@ int main(int argc, char **argv)
     RUN(calls_that_fail_while_opening);
     RUN(libraries_that_are_missing);
     RUN(compiled_kernels);
+    RUN(tuned_choices_are_kept);
+    RUN(the_fastest_is_taken);
+    RUN(damaged_choices);
+    RUN(tuning_that_fails);
     RUN(order_of_devices);
     RUN(choosing_a_device);
     RUN(no_platform);
