@@ -2086,6 +2086,10 @@ static const char *cnncl_options(const cnncl *d)
 }
 enum { CNNCL_SOURCES = sizeof cnncl_source / sizeof *cnncl_source };
 
+#ifdef CNN_NO_STDIO
+static unsigned char *cnncl_read(cnncl *d, const char *kind, size_t *bytes) { return (void)d, (void)kind, (void)bytes, NULL; }
+static void cnncl_write(cnncl *d, const char *kind, const void *data, size_t n) { (void)d, (void)kind, (void)data, (void)n; }
+#else
 static uint64_t cnncl_key(cnncl *d)
 {
     static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
@@ -2101,10 +2105,6 @@ static uint64_t cnncl_key(cnncl *d)
     return key;
 }
 
-#ifdef CNN_NO_STDIO
-static unsigned char *cnncl_read(cnncl *d, const char *kind, size_t *bytes) { return (void)d, (void)kind, (void)bytes, NULL; }
-static void cnncl_write(cnncl *d, const char *kind, const void *data, size_t n) { (void)d, (void)kind, (void)data, (void)n; }
-#else
 static const char cnncl_magic[] = "cnnocl1\n";
 enum { CNNCL_HEAD = 32 };
 

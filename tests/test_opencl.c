@@ -97,13 +97,6 @@ CALL(clEnqueueNDRangeKernel, calls_of_run, (cl_command_queue q, cl_kernel k, cl_
                                             const size_t *all, const size_t *group, cl_uint n,
                                             const cl_event *w, cl_event *e),
      (q, k, dim, at, all, group, n, w, e))
-/* Kernels are counted, and not run. */
-static cl_int CL_API_CALL dry_run(cl_command_queue q, cl_kernel k, cl_uint dim, const size_t *at, const size_t *all,
-                                  const size_t *group, cl_uint n, const cl_event *w, cl_event *e)
-{
-    (void)q, (void)k, (void)dim, (void)at, (void)all, (void)group, (void)n, (void)w, (void)e;
-    return calls_of_run++, CL_SUCCESS;
-}
 CALL(clEnqueueReadBuffer, calls_of_others, (cl_command_queue q, cl_mem m, cl_bool b, size_t at, size_t size,
                                             void *to, cl_uint n, const cl_event *w, cl_event *e),
      (q, m, b, at, size, to, n, w, e))
@@ -195,6 +188,7 @@ static char *test_getenv(const char *name)
 #define CNN_OPENCL_IMPLEMENTATION
 #include "cnn.h"
 #include "cnn_opencl.h"
+#include "bench/opencl_counts.h"
 
 /* One device serves many graphs in turn here, so cnn_free must not close it; its buffers begin as NaN. */
 static cnn_backend *shared;
@@ -1504,45 +1498,111 @@ static cnn_tensor *wide_resnet(cnn_tensor *x)
     for (int i = 0; i < 8; i++) h = block(h, 64 << i / 2, i && i % 2 == 0 ? 2 : 1);
     return cnn_dense(cnn_global_avg_pool(h), 10);
 }
-static long launches(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int side, bool more)
+/* The third step, as a GPU of 132 units with local memory and a cache of 50 MiB has it. */
+typedef struct { long launches, objects, sets; cnn_traffic copies; double bytes, cached; } step_counts;
+static step_counts dry_step(cnn_tensor *(*build)(cnn_tensor *), int batch, int c, int side, bool more)
 {
     cnncl       *d = cnncl_of(shared);
+    const int    units = d->units;
+    const size_t workspace = d->workspace, largest = d->max_buffer;
+    const bool   has_local = d->has_local;
     cnn_graph   *g = cnn_new_((cnn_config){ .max_batch = batch, .backend = shared });
     cnn_tensor  *x = cnn_input(g, c, side, side), *t = cnn_labels(g), *loss = cnn_softmax_cross_entropy(build(x), t);
-    const size_t n = (size_t)(batch * c * side * side);
-    float       *v = test_floats(n);
-    const int    units = d->units;
-    const size_t workspace = d->workspace;
-    int         *label = calloc((size_t)batch, sizeof *label);
-    d->units = 132, d->workspace = (size_t)37 << 20;
-    memset(v, 0, n * sizeof *v);
+    step_counts  counts = { 0 };
+    shared->alloc = device_alloc;
+    const cnncl_api keep = dry_begin(d);
+    d->units = 132, d->workspace = (size_t)50 << 20, d->workspace = d->workspace / 4 * 3, d->has_local = true;
+    d->max_buffer = SIZE_MAX / 2;
     const size_t bytes = cnn_plan(g, loss).total;
     char        *memory = malloc(bytes + 64);              /* more than alloc.h gives */
     const bool   compiled = cnn_compile_in(g, loss, memory + (64 - (uintptr_t)memory % 64) % 64, bytes);
     if (CHECK_MSG(compiled, "%s", cnn_error(g))) {
-        d->cl.clEnqueueNDRangeKernel = dry_run;
         for (int step = 0; step < 3; step++) {
-            calls_of_run = 0;
-            cnn_set(x, v, n), cnn_set_labels(t, label, (size_t)batch);
+            const cnn_traffic before = cnn_copies(g);
+            dry_launches = dry_objects = dry_sets = 0, dry_bytes = dry_cached = 0;
+            cnn_map_write(x), cnn_map_write(t);
             cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
             if (more) cnn_clip_grads(g, 1);
             cnn_step(g, .lr = 0.1f, .momentum = 0.9f);
             if (more) cnn_average(g, 0.9f);
+            counts = (step_counts){ dry_launches, dry_objects, dry_sets, cnn_copies(g), dry_bytes, dry_cached };
+            counts.copies.uploads -= before.uploads, counts.copies.downloads -= before.downloads;
         }
         CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+        CHECK_STR(dry_unknown, NULL);
     }
-    d->cl.clEnqueueNDRangeKernel = test_clEnqueueNDRangeKernel;
-    d->units = units, d->workspace = workspace;
-    cnn_free(g), free(v), free(label), free(memory), recover();
-    return calls_of_run;
+    cnn_free(g), free(memory), recover();
+    dry_end(d, &keep);
+    shared->alloc = poisoned_alloc;
+    d->units = units, d->workspace = workspace, d->has_local = has_local, d->max_buffer = largest;
+    return counts;
 }
 static void launches_of_a_step(void)
 {
-    const long lenet_5 = launches(relu_lenet, 64, 1, 28, false), resnet = launches(wide_resnet, 32, 3, 32, false);
-    const long more = launches(wide_resnet, 32, 3, 32, true);
-    CHECK_MSG(lenet_5 > 20 && lenet_5 <= 35, "LeNet-5: %ld launches", lenet_5);
-    CHECK_MSG(resnet > 100 && resnet <= 260, "ResNet-18: %ld launches", resnet);
-    CHECK_MSG(more > resnet && more <= resnet + 4, "with clipping and averages: %ld of %ld launches", more, resnet);
+    const step_counts lenet_5 = dry_step(relu_lenet, 64, 1, 28, false), resnet = dry_step(wide_resnet, 32, 3, 32, false);
+    const step_counts more = dry_step(wide_resnet, 32, 3, 32, true);
+    printf("    %ld, %ld, %ld launches; %.4f, %.4f, %.4f GB; %.4f GB more in the cache\n", lenet_5.launches, resnet.launches,
+           more.launches, lenet_5.bytes / 1e9, resnet.bytes / 1e9, more.bytes / 1e9, resnet.cached / 1e9);
+    CHECK_MSG(lenet_5.launches > 20 && lenet_5.launches <= 35, "LeNet-5: %ld launches", lenet_5.launches);
+    CHECK_MSG(resnet.launches > 100 && resnet.launches <= 260, "ResNet-18: %ld launches", resnet.launches);
+    CHECK_MSG(more.launches > resnet.launches && more.launches <= resnet.launches + 4, "with clipping and averages: %ld of %ld",
+              more.launches, resnet.launches);
+    CHECK_MSG(lenet_5.bytes > 0.016e9 && lenet_5.bytes < 0.0192e9, "LeNet-5: %.0f bytes", lenet_5.bytes);
+    CHECK_MSG(resnet.bytes > 1.6e9 && resnet.bytes < 1.9e9, "ResNet-18: %.0f bytes", resnet.bytes);
+    CHECK_MSG(resnet.cached > 2e9 && resnet.cached < 2.5e9, "ResNet-18: %.0f bytes in the cache", resnet.cached);
+    CHECK_MSG(more.bytes - resnet.bytes < 0.19e9, "clipping and averages: %.0f bytes", more.bytes - resnet.bytes);
+}
+
+/* The counting itself, against numbers by hand: kernels' bytes in a step of a net that is small. */
+static struct { const char *kernel; double bytes; } seen[40];
+static int n_seen;
+static void see(const counted *c) { if (n_seen < 40) seen[n_seen].kernel = c->kernel, seen[n_seen++].bytes = c->bytes; }
+static double seen_bytes(const char *kernel)
+{
+    double sum = 0;
+    for (int i = 0; i < n_seen; i++) sum += strncmp(seen[i].kernel, kernel, strlen(kernel)) == 0 ? seen[i].bytes : 0;
+    return sum / 4;                                                   /* floats */
+}
+static void counted_bytes(void)
+{
+    enum { X = 2 * 3 * 7 * 7, W = 5 * 3 * 9, Y = 2 * 5 * 4 * 4, PARAMS = 144 + 16 + 16 + 320 + 16 };   /* rounded up to 64 bytes */
+    cnncl      *d = cnncl_of(shared);
+    cnn_graph  *g = cnn_new_((cnn_config){ .max_batch = 2, .backend = shared });
+    cnn_tensor *x = cnn_input(g, 3, 7, 7), *h = cnn_conv2d(x, 5, 3, .stride = 2, .pad = 1, .no_bias = 1);
+    cnn_tensor *t = cnn_input(g, 4), *loss = cnn_mse(cnn_dense(cnn_relu(cnn_batch_norm(h)), 4, .no_bias = 1), t);
+    shared->alloc = device_alloc;
+    const cnncl_api keep = dry_begin(d);
+    if (CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g))) {
+        cnn_map_write(x), cnn_map_write(t);
+        n_seen = 0, dry_each = see;
+        cnn_forward(loss, CNN_TRAIN), cnn_backward(loss), cnn_step(g, .lr = 0.1f);
+        dry_each = NULL;
+        CHECK_NEAR(seen_bytes("conv_"), X + W + Y, 0);                /* the input wants no gradient */
+        CHECK_NEAR(seen_bytes("weights_"), X + Y + 2 * W, 0);
+        CHECK_NEAR(seen_bytes("norm_statistics"), Y, 0);
+        CHECK_NEAR(seen_bytes("norm_forward"), 2 * Y, 0);
+        CHECK_NEAR(seen_bytes("norm_sums"), 3 * Y, 0);                /* x, y and dy */
+        CHECK_NEAR(seen_bytes("norm_backward"), 4 * Y, 0);
+        CHECK_NEAR(seen_bytes("product_"), 2 * (2 * 80 + 80 * 4 + 2 * 4) + (2 * 80 + 2 * 80 * 4 + 2 * 4), 0);
+        CHECK_NEAR(seen_bytes("sgd"), 3 * (PARAMS - 16), 0);
+        CHECK_STR(dry_unknown, NULL);
+        CHECK_STR(cnn_error(g), NULL);
+    }
+    cnn_free(g), recover();
+    dry_end(d, &keep);
+    shared->alloc = poisoned_alloc;
+}
+/* In the dry run of ResNet-50, no kernel object is made and no argument set in the third step; the pictures and labels go
+   up, the loss comes down. */
+static void nothing_anew_in_resnet50(void)
+{
+    const step_counts c = dry_step(resnet50, 16, 3, 224, false);
+    printf("    %ld launches, %.2f GB\n", c.launches, c.bytes / 1e9);
+    CHECK_MSG(c.launches > 300 && c.launches < 700, "%ld launches", c.launches);
+    CHECK_INT(c.objects, 0);
+    CHECK_INT(c.sets, 0);
+    CHECK_INT(c.copies.uploads, 2);
+    CHECK_INT(c.copies.downloads, 1);
 }
 
 /* cnn_profile gives each layer the time of its kernels, and then measures no more. */
@@ -1897,6 +1957,8 @@ int main(int argc, char **argv)
         RUN(doctor_sees_each_value);
         RUN(values_of_joined_nodes);
         RUN(launches_of_a_step);
+        RUN(counted_bytes);
+        RUN(nothing_anew_in_resnet50);
         RUN(times_of_kernels);
         RUN(accumulated_on_the_device);
         if (test_begin("no fill of the driver's")) CHECK(!asked_for_fill);
