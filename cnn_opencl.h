@@ -1884,7 +1884,7 @@ typedef struct {
     int              units, clblast_tiles;    /* compute units; what CLBlast needs to fill them */
     bool             has_local, tight;        /* local memory of its own; a workspace was given */
     int              tile, winograd;          /* forced: a tile, -1 none; 1 wherever it can, -1 never */
-    size_t           workspace, max_buffer;   /* bytes */
+    size_t           workspace;               /* bytes */
     cl_mem           slices;                  /* partial products, and behind them the sums */
     cnncl_stage      stage[2];                /* what is on its way up */
     int              staged;
@@ -1945,11 +1945,6 @@ static void *cnncl_alloc(cnn_backend *dev, size_t bytes)
 {
     cnncl *d = cnncl_of(dev);
     cl_int e = CL_SUCCESS;
-    if (bytes > d->max_buffer) {
-        cnncl_say(dev->error, sizeof dev->error, "the device allows %zu bytes in one buffer",
-                  d->max_buffer);
-        return NULL;
-    }
     cl_mem m = d->cl.clCreateBuffer(d->context, CL_MEM_READ_WRITE, bytes, NULL, &e);
     if (!m || e != CL_SUCCESS) return cnncl_fail(d, "buffer", e), NULL;
     return m;
@@ -3883,7 +3878,7 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     cl_ulong largest = 0;
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof group, &group, NULL);
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof largest, &largest, NULL);
-    d->max_buffer = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
+    d->base.max_bytes = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
     cl_ulong            cache = 0;
     cl_device_local_mem_type local = CL_LOCAL;
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_GLOBAL_MEM_CACHE_SIZE, sizeof cache, &cache, NULL);

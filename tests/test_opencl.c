@@ -1108,16 +1108,37 @@ static void wrong_label(void)
     CHECK_STR(message[1], message[0]);
 }
 
-/* Too large for one buffer. */
-static void a_buffer_too_large(void)
+/* A device whose largest buffer is smaller: the same bits from several, or a message. */
+static void activations_in_several_buffers(void)
 {
-    cnncl *d = cnncl_of(shared);
-    size_t   keep = d->max_buffer;
-    d->max_buffer = 1000;
+    const size_t keep = shared->max_bytes;
+    net (*const build[])(cnn_backend *) = { deep_resnet, small_mobilenet };
+    for (int k = 0; k < 2; k++) {
+        float whole[6], parts[6], *w = NULL;
+        for (int way = 0; way < 2; way++) {
+            net        n = build[k](shared);
+            size_t     count;
+            cnn_memory m = cnn_plan(n.g, n.loss);
+            cnn_free(n.g);
+            if (way) shared->max_bytes = m.params > m.activations / 4 ? m.params : m.activations / 4;
+            n = build[k](shared);
+            const bool done = cnn_compile(n.g, n.loss) && train(n, 6, way ? parts : whole);
+            CHECK_MSG(done, "%s", cnn_error(n.g));
+            CHECK_MSG(way ? n.g->n_chunks > 1 : n.g->n_chunks == 1, "%d buffers of %zu bytes", n.g->n_chunks, shared->max_bytes);
+            const float *p = cnn_flat_params(n.g, &count);
+            if (CHECK(p != NULL) && !way) w = test_floats(count), memcpy(w, p, count * sizeof *p);
+            if (p && way) CHECK_SAME_BITS(p, w, count);
+            shared->max_bytes = keep;
+            cnn_free(n.g);
+        }
+        CHECK_SAME_BITS(parts, whole, 6);
+        free(w);
+    }
+    shared->max_bytes = 1000;
     net n = lenet(shared);
-    CHECK(!cnn_compile(n.g, n.loss) && strstr(cnn_error(n.g), "1000 bytes in one buffer"));
+    CHECK(!cnn_compile(n.g, n.loss) && strstr(cnn_error(n.g), "has an array of "));
     cnn_free(n.g);
-    d->max_buffer = keep;
+    shared->max_bytes = keep;
     recover();
 }
 
@@ -1691,7 +1712,7 @@ int main(int argc, char **argv)
         RUN(calls_that_fail);
         RUN(out_of_memory);
         RUN(wrong_label);
-        RUN(a_buffer_too_large);
+        RUN(activations_in_several_buffers);
         RUN(vast_options);
         RUN(many_rows);
         RUN(program_build_log);
