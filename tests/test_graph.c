@@ -1296,6 +1296,31 @@ static void mirror_in_chunks(void)
     }
     free(cpu);
 }
+/* VGG16 at batch 32 on 8 GB, of which a quarter is the largest buffer: the activations need two, and little is lost. */
+static cnn_memory plan_vgg16(size_t most)
+{
+    static const int channels[] = { 64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0 };
+    mirror dev;
+    mirror_open(&dev, NULL, false);
+    dev.b.max_bytes = most, dev.b.sets_grads = true;
+    cnn_graph  *g = cnn_new_((cnn_config){ .max_batch = 32, .backend = &dev.b, .at = CNN_HERE });
+    cnn_tensor *h = cnn_input(g, 3, 224, 224), *t = cnn_labels(g);
+    for (int i = 0; i < 18; i++)
+        h = channels[i] ? cnn_relu(cnn_conv2d(h, channels[i], 3, .pad = 1)) : cnn_max_pool(h, 2);
+    for (int i = 0; i < 2; i++) h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
+    const cnn_memory m = cnn_plan(g, cnn_softmax_cross_entropy(cnn_dense(h, 1000), t));
+    CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+    cnn_free(g);
+    return m;
+}
+static void mirror_of_vgg16(void)
+{
+    const size_t     quarter = (size_t)1 << 31;
+    const cnn_memory whole = plan_vgg16(0), parts = plan_vgg16(quarter);
+    CHECK(whole.activations > quarter && whole.params < quarter);
+    CHECK_MSG(parts.activations > quarter && parts.activations < whole.activations + whole.activations / 50,
+              "%zu bytes of activations, in one buffer %zu", parts.activations, whole.activations);
+}
 static void mirror_parameters_too_large(void)
 {
     mirror dev;
@@ -1509,6 +1534,7 @@ int main(int argc, char **argv)
     RUN(mirror_mixed);
     RUN(mirror_breaks);
     RUN(mirror_in_chunks);
+    RUN(mirror_of_vgg16);
     RUN(mirror_parameters_too_large);
     RUN(mirror_fits);
     RUN(mirror_averages);
