@@ -1275,7 +1275,7 @@ struct cnn_kernel {
                                                                    cnn_fail(y, ...) */
     bool (*backward)(cnn_backend *, cnn_tensor *y);
 };
-/* Where the arrays of a tensor are on the device: buffer[arena] and an offset in floats. */
+/* Where an array of a tensor is on the device: the buffer of its arena, and an offset in floats. */
 typedef struct { void *buffer; size_t at; } cnn_place;
 
 struct cnn_backend {
@@ -1306,6 +1306,8 @@ struct cnn_backend {
     int    n_kernels;
     bool   sets_grads;      /* rows set the gradient of operand i where cnn_grad_is_first(y, i), which is not
                                zeroed then; also in y's place, with CNN_INPLACE_GRAD */
+    size_t max_bytes;       /* the largest buffer that alloc gives; 0: no limit. The activations take several
+                               of them, where one would be larger. */
     char   error[CNN_ERROR_SIZE];
 };
 CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
@@ -1806,7 +1808,9 @@ struct cnn_graph {
     void        *base;                  /* the one allocation behind the arenas; NULL: the caller's memory */
     float       *arena[CNN_ARENAS];
     size_t       arena_bytes[CNN_ARENAS];
-    void        *buffer[CNN_ARENAS];    /* the same arenas on the device */
+    void        *buffer[CNN_ARENAS];    /* the same arenas on the device, but for the activations, ... */
+    void       **chunk;                 /* ... which are in n_chunks buffers there */
+    int          n_chunks;
     size_t       n_trained;             /* floats in the flat vectors, with gaps; what is frozen comes last */
     int          batch;                 /* the current N */
     uint64_t     walk, run;             /* counters behind mark and stamp; 64 bits never wrap */
@@ -6912,10 +6916,24 @@ static int cnn__larger_span(const void *a, const void *b)
     return x->first != y->first ? (x->first < y->first ? -1 : 1) : (x->last > y->last) - (x->last < y->last);
 }
 
+/* A device that has no buffer as large as the arena keeps it in chunks of so many bytes, the last one
+   smaller, and no array lies in two of them. */
+static size_t cnn__chunk_bytes(const cnn_graph *g)
+{
+    const size_t most = g->config.backend ? g->config.backend->max_bytes : 0;
+    return !most ? SIZE_MAX : most < CNN__ALIGN ? CNN__ALIGN : most - most % CNN__ALIGN;
+}
+/* The first place from `at` on where they lie in one. */
+static size_t cnn__in_one_chunk(size_t at, size_t bytes, size_t chunk)
+{
+    const size_t left = chunk - at % chunk;
+    return bytes > left ? cnn__add_size(at, left) : at;
+}
+
 /* Give each span its place; returns the size of the arena in bytes. Placed spans are kept sorted by place, so
    that the gaps are met from low to high. That is quadratic: the spans of a very large net are placed in
    groups, the next one behind all of the last, which takes a little more memory. */
-static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
+static size_t cnn__place_spans(cnn__span *span, int n, int *by_place, size_t chunk)
 {
     enum { GROUP = 8192 };
     size_t arena = 0, behind = 0;
@@ -6923,13 +6941,14 @@ static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
     for (int i = 0; i < n; i++) {
         const int first = i - i % GROUP;
         if (i == first) behind = arena;
-        size_t at = behind;
+        size_t at = cnn__in_one_chunk(behind, span[i].bytes, chunk);
         int    k = first;
         for (int j = first; j < i; j++) {
             const cnn__span *other = &span[by_place[j]];
             if (other->last < span[i].first || span[i].last < other->first) continue;
             if (other->at >= cnn__add_size(at, span[i].bytes)) break;
-            if (other->at + other->bytes > at) at = other->at + other->bytes;
+            if (other->at + other->bytes > at)
+                at = cnn__in_one_chunk(other->at + other->bytes, span[i].bytes, chunk);
         }
         span[i].at = at;
         while (k < i && span[by_place[k]].at <= at) k++;
@@ -7066,7 +7085,7 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
                                            keep ? end : v->grad_last, &t->grad_at };
         }
     }
-    const size_t bytes = cnn__place_spans(span, n_spans, by_place);
+    const size_t bytes = cnn__place_spans(span, n_spans, by_place, cnn__chunk_bytes(g));
 
     /* Those in place of another: operands first for values, users first for gradients. */
     for (int i = 0; i < n; i++) {
@@ -7118,6 +7137,21 @@ static bool cnn__packs(const cnn__node *v)
     if (!c->inference || c->no_packed || c->backend || v->kernel) return false;
     if (y->graph->cpu.isa == CNN_ISA_PLAIN || !y->op || !y->op->packed) return false;
     return !y->in[1]->op && !y->in[1]->batched;
+}
+
+/* Does every array fit into the device's largest buffer? */
+static bool cnn__arrays_fit(cnn_graph *g)
+{
+    const size_t most = cnn__chunk_bytes(g);
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor  *t = &g->order[i]->t;
+        const size_t saved = t->op && t->op->saved && !g->config.inference ? t->op->saved(t) : 0;
+        const size_t own = cnn__bytes_of(g->order[i]), bytes = own > saved ? own : saved;
+        if (bytes > most)
+            return cnn_fail(t, "with max_batch %d it has an array of %zu bytes, and the largest buffer of %s "
+                            "has %zu", g->config.max_batch, bytes, g->config.backend->name, most);
+    }
+    return true;
 }
 
 /* Places of all that is computed, and the sum of the arenas. */
@@ -7233,7 +7267,7 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     /* Whose parameter is it, what is everything called, which gradients are wanted, and where does it lie? */
     cnn__adopt(g);
     if (cnn__name_nodes(g) && cnn__freeze_matches(g) && cnn__mark_gradients(g, n_loss) &&
-        cnn__find_rows(g)) {
+        cnn__find_rows(g) && cnn__arrays_fit(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
     }
@@ -17043,14 +17077,28 @@ static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
                            g->arena[CNN_ARENA_OPTIMIZER], bytes);
 }
 
+/* A buffer of the device for an array that stays in one piece, or a chunk; NULL after an error. */
+static void *cnn__device_buffer(cnn_graph *g, const char *call, const char *what, size_t bytes)
+{
+    cnn_backend *dev = g->config.backend;
+    const size_t most = cnn__chunk_bytes(g);
+    void        *buffer = bytes <= most ? dev->alloc(dev, bytes) : NULL;
+    if (bytes > most)
+        cnn__fail(g, g->config.at, call, "%s: %zu bytes for %s, and its largest buffer has %zu", dev->name,
+                  bytes, what, most);
+    else if (!buffer)
+        cnn__fail(g, g->config.at, call, "%s: %zu bytes for %s: %s", dev->name, bytes, what,
+                  dev->error[0] ? dev->error : "the device has no such memory");
+    return buffer;
+}
+
 /* The averages, to where they are mixed or read. */
 static bool cnn__sync_average(cnn_graph *g, unsigned side)
 {
-    cnn_backend *device = g->config.backend;
-    size_t       bytes = cnn__trained_floats(g) * sizeof(float);
+    size_t bytes = cnn__trained_floats(g) * sizeof(float);
     if (!g->average || !bytes) return true;
-    if (side == CNN__DEVICE && !g->average_buffer && !(g->average_buffer = device->alloc(device, bytes)))
-        return cnn__fail(g, g->config.at, "average", "%s: %zu bytes: %s", device->name, bytes, device->error);
+    if (side == CNN__DEVICE && !g->average_buffer
+        && !(g->average_buffer = cnn__device_buffer(g, "average", "the average", bytes))) return false;
     return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
 }
 
@@ -17128,6 +17176,8 @@ static void cnn__close_backend(cnn_graph *g)
         if (g->buffer[i]) dev->release(dev, g->buffer[i]);
         g->buffer[i] = NULL;
     }
+    for (int i = 0; dev && i < g->n_chunks; i++) if (g->chunk[i]) dev->release(dev, g->chunk[i]);
+    g->n_chunks = 0;
     if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
     g->average_buffer = NULL;
     if (dev && dev->close) dev->close(dev);
@@ -17143,7 +17193,26 @@ static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tens
     return NULL;
 }
 
-/* Resolved once, in compile: a row or none for each node, and a device buffer for each arena. */
+/* A device buffer for each arena, or several. */
+static bool cnn__device_arenas(cnn_graph *g, size_t scratch)
+{
+    static const char *const names[] = { "the parameters", "the gradients", "the optimizer's state",
+        "constants and running statistics", "the inputs", "activations", "packed weights", "scratch" };
+    const size_t all = g->arena_bytes[CNN_ARENA_ACTIVATIONS], most = cnn__chunk_bytes(g);
+    g->chunk = cnn__alloc(g, (all / most + 1) * sizeof *g->chunk);
+    if (!g->chunk) return false;
+    for (size_t at = 0; at < all; at += most, g->n_chunks++)
+        if (!(g->chunk[g->n_chunks] = cnn__device_buffer(g, "compile", names[CNN_ARENA_ACTIVATIONS],
+                                                         all - at < most ? all - at : most))) return false;
+    for (int i = 0; i < CNN_ARENAS; i++) {
+        const size_t bytes = i == CNN_ARENA_SCRATCH ? scratch : g->arena_bytes[i];
+        if (!bytes || i == CNN_ARENA_ACTIVATIONS) continue;
+        if (!(g->buffer[i] = cnn__device_buffer(g, "compile", names[i], bytes))) return false;
+    }
+    return true;
+}
+
+/* Resolved once, in compile: a row or none for each node, and where its arrays are. */
 static bool cnn__open_backend(cnn_graph *g)
 {
     cnn_backend *dev = g->config.backend;
@@ -17157,14 +17226,7 @@ static bool cnn__open_backend(cnn_graph *g)
         size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
         if (s > scratch) scratch = s;
     }
-    for (int i = 0; i < CNN_ARENAS; i++) {
-        size_t bytes = i == CNN_ARENA_SCRATCH ? scratch : g->arena_bytes[i];
-        if (!bytes) continue;
-        g->buffer[i] = dev->alloc(dev, bytes);
-        if (!g->buffer[i])
-            return cnn__fail(g, g->config.at, "compile", "%s: %zu bytes: %s", dev->name, bytes,
-                             dev->error[0] ? dev->error : "the device has no such memory");
-    }
+    if (!cnn__device_arenas(g, scratch)) return false;
     /* updates run over the gaps */
     static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
     for (int i = 0; i < 2; i++)
@@ -17173,27 +17235,26 @@ static bool cnn__open_backend(cnn_graph *g)
     return true;
 }
 
+static cnn_place cnn__place_in(const cnn_graph *g, cnn_arena arena, size_t at)
+{
+    const size_t chunk = cnn__chunk_bytes(g) / sizeof(float);
+    return arena != CNN_ARENA_ACTIVATIONS ? (cnn_place){ g->buffer[arena], at }
+                                          : (cnn_place){ g->chunk[at / chunk], at % chunk };
+}
 CNN_API cnn_place cnn_place_data(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[cnn__arena_of(t)], t->data_at[t->graph->mode] };
-    return p;
+    return cnn__place_in(t->graph, cnn__arena_of(t), t->data_at[t->graph->mode]);
 }
 CNN_API cnn_place cnn_place_grad(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS],
-        t->grad_at };
-    return p;
+    return cnn__place_in(t->graph, t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS,
+                         t->grad_at);
 }
 CNN_API cnn_place cnn_place_saved(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[CNN_ARENA_ACTIVATIONS], t->saved_at };
-    return p;
+    return cnn__place_in(t->graph, CNN_ARENA_ACTIVATIONS, t->saved_at);
 }
-CNN_API cnn_place cnn_place_scratch(const cnn_graph *g)
-{
-    cnn_place p = { g->buffer[CNN_ARENA_SCRATCH], 0 };
-    return p;
-}
+CNN_API cnn_place cnn_place_scratch(const cnn_graph *g) { return cnn__place_in(g, CNN_ARENA_SCRATCH, 0); }
 CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y)
 {
     const cnn_graph *g = y->graph;

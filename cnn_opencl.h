@@ -22,7 +22,8 @@
    bias; batch norm, the sum behind it and a function are one kernel, backward too. A training step copies two
    arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation
    without a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes
-   and the summary say how many there are.
+   and the summary say how many there are. Activations lie in several buffers where the device's largest (often
+   a quarter of its memory) has no room for all.
 
    Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those
    that .type and .name let through, GPUs (with memory of their own first) before accelerators before CPUs; a
@@ -515,16 +516,17 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(add_slices, ITEMS) X(depthwise_forward, ITEMS) X(depthwise_data, ITEMS) X(depthwise_weights, GROUPS)   \
     X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(spread, ITEMS) X(stretch, ITEMS)                \
     X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(max_pool_forward, ITEMS)                      \
-    X(stretch_back, ITEMS) X(fold_most, ITEMS)                                                               \
+    X(stretch_back, ITEMS)                                                                                   \
     X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS) X(map_forward, ITEMS) \
-    X(map_backward, ITEMS) X(bias_map, ITEMS) X(softmax_forward, ITEMS) X(softmax_backward, ITEMS)           \
+    X(map_backward, ITEMS) X(bias_map, ITEMS) X(softmax_forward, GROUPS) X(softmax_backward, GROUPS)         \
     X(dropout, ITEMS) X(norm_statistics, GROUPS) X(norm_forward, GROUPS) X(norm_sums, GROUPS)                \
-    X(norm_backward, GROUPS) X(label_loss_rows, ITEMS) X(label_loss_mean, GROUPS)                            \
-    X(label_loss_share, GROUPS) X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                   \
+    X(norm_backward, GROUPS) X(label_rows, GROUPS) X(label_end, GROUPS)                                      \
+    X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                                               \
+    X(dice_sums, GROUPS) X(dice_forward, ITEMS) X(dice_backward, ITEMS)                                      \
     X(pair_loss_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(move, ITEMS)                 \
     X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(adaptive_forward, ITEMS) X(adaptive_backward, ITEMS)      \
     X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
-    X(prelu_backward, ITEMS) X(prelu_weight, GROUPS) X(sample_norm_statistics, GROUPS)                       \
+    X(prelu_backward, ITEMS) X(sample_norm_statistics, GROUPS)                       \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
     X(sgd, ITEMS) X(adam, ITEMS) X(adamw, ITEMS) X(rmsprop, ITEMS) X(rmsprop_centered, ITEMS)                \
     X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS) X(fill, ITEMS)
@@ -803,19 +805,25 @@ static const char *const cnncl_source[] = {
     typedef struct { int n, c, h, w; } shape;
     typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } conv;
 
-    /* The sum of v over the items of the group, by halves; every item gets it. */
-    float group_sum(float v, __local float *part)
+    /* The sum of v over `lanes` items of the group that follow each other, a power of two, by halves; how = 1:
+       the largest, 2: the smallest, or NaN. Each of them gets it. */
+    float merge(int how, float a, float b)
+    {
+        return how == 0 ? a + b : (how == 1 ? b > a : b < a) || b != b ? b : a;
+    }
+    float team(int how, float v, __local float *part, int lanes)
     {
         const int me = (int)get_local_id(0);
         barrier(CLK_LOCAL_MEM_FENCE);
         part[me] = v;
         barrier(CLK_LOCAL_MEM_FENCE);
-        for (int half_ = GROUP / 2; half_ > 0; half_ /= 2) {
-            if (me < half_) part[me] += part[me + half_];
+        for (int half_ = lanes / 2; half_ > 0; half_ /= 2) {
+            if (me % lanes < half_) part[me] = merge(how, part[me], part[me + half_]);
             barrier(CLK_LOCAL_MEM_FENCE);
         }
-        return part[0];
+        return part[me - me % lanes];
     }
+    float group_sum(float v, __local float *part) { return team(0, v, part, GROUP); }
 
     /* Coordinates of element i of an array of shape s, and back; an extent of 1 is stretched over all
        coordinates. */
@@ -878,9 +886,10 @@ static const char *const cnncl_source[] = {
     /* spread:  y = beta y + factor x + offset, with x stretched to the shape of y
        stretch: y = f(a op b), with both stretched, unless all is `plain`; op: its place in cnncl_binary
        stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
-       fold_most: y = the largest (least: the smallest) x over what y does not tell apart
-       fold:    y = beta y + factor (sum of x u over what y does not tell apart), with u stretched to the
-                shape of x; has_u = 0 for u = 1. Element q of the sum for y[j] is at folded(j, q). */
+       fold:    y = beta y + factor (sum of terms over what y does not tell apart), where how = 0: the terms
+                are x; 1, 2: it is the largest, or the smallest, x; 3: they are x u, with u stretched to the
+                shape of x; 4: they are x u where x <= 0. Term q for y[j] is at folded(j, q).
+       fold_group: a group for each y[j], and for part z of its terms, which goes to slice z of y */
     CNNCL_SOURCE(
     __kernel void fill(ARRAY(y), int n, float v)
     {
@@ -931,42 +940,36 @@ static const char *const cnncl_source[] = {
         at.n = ys.n == xs.n ? j : q;
         return at;
     }
-    __kernel void fold_most(ARRAY(y), shape ys, ARRAY(x), shape xs, int n, int count, int least)
+    float fold_part(__global float *x, shape xs, __global float *u, shape us, int how, shape ys, int j, int q,
+                    int last, int step_)
     {
-        BASE(y) BASE(x) ITEM(j, n)
-        float most = x[element(xs, folded(xs, ys, j, 0))];
-        for (int q = 1; q < count; q++) {
-            const float v = x[element(xs, folded(xs, ys, j, q))];
-            if ((least ? v < most : v > most) || v != v) most = v;
-        }
-        y[j] = most;
-    }
-    float fold_part(__global float *x, shape xs, __global float *u, shape us, int has_u, shape ys, int j,
-                    int q, int count, int step)
-    {
-        float sum = 0.0f;
-        for (; q < count; q += step) {
+        float sum = how == 1 ? -INFINITY : how == 2 ? INFINITY : 0.0f;
+        for (; q < last; q += step_) {
             const shape at = folded(xs, ys, j, q);
-            sum += x[element(xs, at)] * (has_u ? u[element(us, at)] : 1.0f);
+            float v = x[element(xs, at)];
+            if (how > 2) v = how == 4 && v > 0.0f ? 0.0f : v * u[element(us, at)];
+            sum = merge(how < 3 ? how : 0, sum, v);
         }
         return sum;
     }),
     CNNCL_SOURCE(
-    __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n,
-                       int count, float beta, float factor)
+    __kernel void fold(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n, int count,
+                       int length, float beta, float factor)
     {
         BASE(y) BASE(x) BASE(u) ITEM(j, n)
-        const float sum = factor * fold_part(x, xs, u, us, has_u, ys, j, 0, count, 1);
+        const float sum = factor * fold_part(x, xs, u, us, how, ys, j, 0, count, 1);
         y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
     }
-    GROUP_KERNEL void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int has_u, int n,
-                                 int count, float beta, float factor)
+    GROUP_KERNEL void fold_group(ARRAY(y), shape ys, ARRAY(x), shape xs, ARRAY(u), shape us, int how, int n,
+                                 int count, int length, float beta, float factor)
     {
         __local float part[GROUP]; BASE(y) BASE(x) BASE(u)
-        const int j = (int)get_group_id(0);
-        const float sum = factor * group_sum(fold_part(x, xs, u, us, has_u, ys, j, (int)get_local_id(0),
-                                                       count, GROUP), part);
-        if (get_local_id(0) == 0) y[j] = beta == 0.0f ? sum : beta * y[j] + sum;
+        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
+        const float sum = factor * team(how < 3 ? how : 0,
+            fold_part(x, xs, u, us, how, ys, j, z * length + (int)get_local_id(0),
+                      min(count, z * length + length), GROUP), part, GROUP);
+        y += (size_t)z * n + j;
+        if (get_local_id(0) == 0) y[0] = beta == 0.0f ? sum : beta * y[0] + sum;
     }
     /* row r of y, of `length` floats, = beta y + row r of x; rows are y_step and x_step apart */
     __kernel void copy_rows(ARRAY(y), int y_step, ARRAY(x), int x_step, int length, int n, float beta)
@@ -1326,31 +1329,33 @@ static const char *const cnncl_source[] = {
         ADD(dx[i], sum)
     }),
 
-    /* softmax over C of x (N,C,P), or its logarithm; one item per (n,p). With top = max x:
+    /* softmax over C of x (N,C,P), or its logarithm; `lanes` items for each of the n rows (n,p). With top = max x:
            softmax:   y = exp(x - top) / sum exp(x - top),      dx += y (dy - sum y dy)
            logarithm: y = x - top - log sum exp(x - top),       dx += dy - exp(y) sum dy */
+    "#define EACH_LANE for (size_t at = first + (size_t)(me % lanes) * plane; at < end; at += (size_t)lanes * plane)\n"
+    "#define ROW_OF_LANES __local float part[GROUP]; const int me = (int)get_local_id(0); \\\n"
+    "    const int i = (int)get_group_id(0) * (GROUP / lanes) + me / lanes; \\\n"
+    "    const size_t first = (size_t)(i / plane) * channels * plane + i % plane; \\\n"
+    "    const size_t end = i < n ? first + (size_t)channels * plane : 0;\n"
     CNNCL_SOURCE(
-    __kernel void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int items, int logarithm)
+    GROUP_KERNEL void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int n, int lanes, int logarithm)
     {
-        BASE(y) BASE(x) ITEM(i, items)
-        const size_t first = (size_t)(i / plane) * channels * plane + i % plane;
-        const size_t end = first + (size_t)channels * plane;
-        float top = x[first]; float sum = 0.0f;
-        for (size_t at = first; at < end; at += plane) top = fmax(top, x[at]);
-        for (size_t at = first; at < end; at += plane) sum += exp(x[at] - top);
-        for (size_t at = first; at < end; at += plane)
-            y[at] = logarithm ? x[at] - top - log(sum) : exp(x[at] - top) / sum;
+        BASE(y) BASE(x) ROW_OF_LANES
+        float top = -INFINITY; float sum = 0.0f;
+        EACH_LANE top = fmax(top, x[at]);
+        top = team(1, top, part, lanes);
+        EACH_LANE sum += exp(x[at] - top);
+        sum = team(0, sum, part, lanes);
+        EACH_LANE y[at] = logarithm ? x[at] - top - log(sum) : exp(x[at] - top) / sum;
     }
-    __kernel void softmax_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(y), int channels, int plane, int items,
-                                   int logarithm)
+    GROUP_KERNEL void softmax_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(y), int channels, int plane, int n,
+                                       int lanes, int logarithm)
     {
-        BASE(dx) BASE(dy) BASE(y) ITEM(i, items)
-        const size_t first = (size_t)(i / plane) * channels * plane + i % plane;
-        const size_t end = first + (size_t)channels * plane;
+        BASE(dx) BASE(dy) BASE(y) ROW_OF_LANES
         float sum = 0.0f;
-        for (size_t at = first; at < end; at += plane) sum += logarithm ? dy[at] : y[at] * dy[at];
-        for (size_t at = first; at < end; at += plane)
-            ADD(dx[at], logarithm ? dy[at] - exp(y[at]) * sum : y[at] * (dy[at] - sum))
+        EACH_LANE sum += logarithm ? dy[at] : y[at] * dy[at];
+        sum = team(0, sum, part, lanes);
+        EACH_LANE ADD(dx[at], logarithm ? dy[at] - exp(y[at]) * sum : y[at] * (dy[at] - sum))
     }),
 
     /* Local response normalisation: s = k + share sum of x^2 over the channels c - left .. c + right,
@@ -1558,19 +1563,6 @@ static const char *const cnncl_source[] = {
         BASE(dx) BASE(dy) BASE(x) BASE(w) ITEM(i, n)
         ADD(dx[i], x[i] > 0.0f ? dy[i] : w[i / plane % channels] * dy[i])
     }
-    GROUP_KERNEL void prelu_weight(ARRAY(dw), ARRAY(dy), ARRAY(x), int channels, int plane, int n)
-    {
-        __local float part[GROUP]; BASE(dw) BASE(dy) BASE(x)
-        const int c = (int)get_group_id(0);
-        float sum = 0.0f;
-        for (int q = (int)get_local_id(0); q < n / channels; q += GROUP) {
-            const size_t i = (size_t)(q / plane * channels + c) * plane + q % plane;
-            if (!(x[i] > 0.0f)) sum += dy[i] * x[i];
-        }
-        sum = group_sum(sum, part);
-        if (get_local_id(0) == 0) dw[c] += sum;
-    }
-
     /* Norms of one sample: row r holds k elements; `share` neighbours have one weight, and after `sample`
        elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
        As in the room, h = (x - mean) rstd,  e = dy w:
@@ -1615,30 +1607,36 @@ static const char *const cnncl_source[] = {
             ADD(dx[i], ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
                 * rstd)
     }
-    GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ARRAY(dy), ARRAY(x),
-                                         ARRAY(saved), int k, int sample, int share, int count)
+    /* of part z of the terms, to slice z */
+    GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ulong slice, ARRAY(dy),
+                                         ARRAY(x), ARRAY(saved), int k, int sample, int share, int count,
+                                         int length, float beta)
     {
         __local float part[GROUP]; BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
-        const int j = (int)get_group_id(0);
+        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
         float sum = 0.0f; float with_h = 0.0f;
-        for (int q = (int)get_local_id(0); q < count; q += GROUP) {
+        for (int q = z * length + (int)get_local_id(0); q < min(count, z * length + length); q += GROUP) {
             const int i = q / share * sample + j * share + q % share; const int r = i / k;
             sum += dy[i], with_h += dy[i] * (x[i] - saved[2 * r]) * saved[2 * r + 1];
         }
         sum = group_sum(sum, part);
         with_h = group_sum(with_h, part);
         if (get_local_id(0) != 0) return;
-        if (want_dw) dw[j] += with_h;
-        if (want_db) db[j] += sum;
+        if (want_dw) ADD(dw[slice * z + j], with_h)
+        if (want_db) ADD(db[slice * z + j], sum)
     }),
 
     /* Losses with labels, of rows (n,p) of x (N,C,P), as in the rooms of softmax_cross_entropy and nll. For
-       class c with the weight v_c, 1 without class weights: q = v_c ((1 - e) [c = label] + e / C), with e the
-       smoothing, and
-           cross-entropy: row = sum q (log sum exp x - x),  dx = (softmax(x) sum q - q) dloss / M
-           nll:           row = - q x (e = 0),              dx = - q dloss / M
-       M is the sum of the labels' own weights. Where the label is `ignored`, q is 0 (0 ignores none). A label
-       that is no class makes the loss NaN. saved: max x and log(sum exp(x - max)) of each row. */
+       class c with the weight v_c, 1 without class weights: q = v_c ((1 - e) p_c + e / C), with e the smoothing,
+       p_c = [c = label], or that of `soft` labels, and
+           cross-entropy: term = sum q (log sum exp x - x),  dx = g (softmax(x) sum q - q),
+                          dp = - g v_c (1 - e) log softmax(x)
+           nll:           term = - q x (e = 0),              dx = - g q
+       g is the gradient of the term; of a mean, dloss / M, where M is the sum of the labels' own weights. Where
+       the label is `ignored`, q is 0 (0 ignores none). A label that is no class makes the loss NaN. saved: max x
+       and log(sum exp(x - max)) of each row. how: 0 mean, 1 sum, 2 the terms. */
+    "#define LABELS ARRAY(x), ARRAY(labels), ARRAY(v), int weighted, int soft, int ignored, int nll, float e, \\\n"
+    "    int channels, int plane\n"
     CNNCL_SOURCE(
     int is_ignored(float label, int ignored) { return ignored != 0 && label == (float)ignored; }
     float own_weight(float label, int ignored, __global float *v, int weighted, int channels)
@@ -1647,79 +1645,84 @@ static const char *const cnncl_source[] = {
         if (!(label >= 0.0f && label < (float)channels)) return NAN;
         return weighted ? v[(int)label] : 1.0f;
     }
-    float own_weights(__global float *labels, int n, int ignored, __global float *v, int weighted,
-                      int channels, __local float *part)
+    float reduced(float sum, float weights, int how) { return how ? sum : weights <= 0.0f ? 0.0f : sum / weights; }
+
+    /* Of part z of the n rows, `lanes` items for each: out = the terms, or back, sum q; and of each part the sum of
+       the terms, and of the own weights. If there is but one, total = the loss, or back, g. */
+    GROUP_KERNEL void label_rows(ARRAY(out), ARRAY(parts), ARRAY(total), ARRAY(dloss), ARRAY(saved), int save,
+                                 LABELS, int n, int length, int lanes, int how, int back)
     {
-        float sum = 0.0f;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP)
-            sum += own_weight(labels[i], ignored, v, weighted, channels);
-        return group_sum(sum, part);
-    }
-    __kernel void label_loss_rows(ARRAY(rows), ARRAY(saved), int save, ARRAY(x), ARRAY(labels), ARRAY(v),
-                                  int weighted, int ignored, int nll, float smoothing, int channels,
-                                      int plane, int n)
-    {
-        BASE(rows) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
-        const float label = labels[i]; const float own = own_weight(label, ignored, v, weighted, channels);
-        x += (size_t)(i / plane) * channels * plane + i % plane;
-        const float at_label = own == own && !is_ignored(label, ignored) ? x[(size_t)(int)label * plane]
-            : 0.0f;
-        if (nll) {
-            rows[i] = -own * at_label;
-            return;
+        __local float part[GROUP]; BASE(out) BASE(parts) BASE(total) BASE(dloss) BASE(saved) BASE(x) BASE(labels) BASE(v)
+        const int me = (int)get_local_id(0); const int z = (int)get_group_id(0);
+        const int last = min(n, z * length + length);
+        float sum = 0.0f; float weights = 0.0f;
+        for (int start = z * length; start < last; start += GROUP / lanes) {
+            const int i = start + me / lanes; const int is_row = i < last;
+            const size_t first = (size_t)(i / plane) * channels * plane + i % plane;
+            const size_t end = is_row ? first + (size_t)channels * plane : 0;
+            const float label = is_row && !soft ? labels[i] : 0.0f;
+            const float own = !is_row ? 0.0f : soft ? 1.0f : own_weight(label, ignored, v, weighted, channels);
+            const int is_class = is_row && !soft && own == own && !is_ignored(label, ignored);
+            const float at_label = is_class && !back ? x[first + (size_t)(int)label * plane] : 0.0f;
+            float top = -INFINITY; float rest = 0.0f; float term = 0.0f; float all = 0.0f;
+            if (!nll && !back) {
+                EACH_LANE top = fmax(top, x[at]);
+                top = team(1, top, part, lanes);
+                EACH_LANE rest += exp(x[at] - top);
+                rest = log(team(0, rest, part, lanes));
+            }
+            if (soft || e > 0.0f) {
+                EACH_LANE {
+                    const float w = weighted ? v[(at - first) / plane] : 1.0f;
+                    const float q = w * ((soft ? (1.0f - e) * labels[at] : 0.0f) + e / (float)channels);
+                    all += q;
+                    if (q != 0.0f && !back) term += q * (rest + (top - x[at]));
+                }
+                all = team(0, all, part, lanes);
+                term = team(0, term, part, lanes);
+            }
+            if (!soft) all = weighted ? all + (1.0f - e) * own : own;
+            if (!soft) term += (1.0f - e) * own * (nll ? -at_label : rest + (top - at_label));
+            if (!soft && is_ignored(label, ignored)) term = 0.0f;
+            const int writes = is_row && me % lanes == 0;
+            if (writes) sum += term, weights += own;
+            if (writes && save) saved[2 * i] = top, saved[2 * i + 1] = rest;
+            if (writes && (back || how == 2)) out[i] = back ? all : term;
         }
-        float top = x[0]; float sum = 0.0f; float spread_ = 0.0f;
-        for (int c = 1; c < channels; c++) top = fmax(top, x[(size_t)c * plane]);
-        for (int c = 0; c < channels; c++) sum += exp(x[(size_t)c * plane] - top);
-        const float rest = log(sum);
-        for (int c = 0; c < channels && smoothing > 0.0f; c++)
-            spread_ += (weighted ? v[c] : 1.0f) * (rest + (top - x[(size_t)c * plane])) / (float)channels;
-        rows[i] = is_ignored(label, ignored) ? 0.0f
-                : (1.0f - smoothing) * own * (rest + (top - at_label)) + smoothing * spread_;
-        if (save) saved[2 * i] = top, saved[2 * i + 1] = rest;
+        sum = group_sum(sum, part);
+        weights = group_sum(weights, part);
+        if (me != 0) return;
+        parts[2 * z] = sum, parts[2 * z + 1] = weights;
+        if (how < 2 && get_num_groups(0) == 1) total[0] = reduced(back ? dloss[0] : sum, weights, how);
+    }
+    GROUP_KERNEL void label_end(ARRAY(total), ARRAY(parts), int count, ARRAY(dloss), int how, int back)
+    {
+        __local float part[GROUP]; BASE(total) BASE(parts) BASE(dloss)
+        float sum = 0.0f; float weights = 0.0f;
+        for (int q = (int)get_local_id(0); q < count; q += GROUP) sum += parts[2 * q], weights += parts[2 * q + 1];
+        sum = group_sum(sum, part);
+        weights = group_sum(weights, part);
+        if (get_local_id(0) == 0) total[0] = reduced(back ? dloss[0] : sum, weights, how);
     }),
     CNNCL_SOURCE(
-    GROUP_KERNEL void label_loss_mean(ARRAY(loss), ARRAY(rows), ARRAY(labels), ARRAY(v), int weighted,
-                                      int ignored, int channels, int n)
+    /* of x, or of soft labels; each: a g for each row. all: sum q */
+    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(g), int each, ARRAY(all), ARRAY(saved), LABELS,
+                                      int n, int to_labels)
     {
-        __local float part[GROUP]; BASE(loss) BASE(rows) BASE(labels) BASE(v)
-        float sum = 0.0f;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP) sum += rows[i];
-        sum = group_sum(sum, part);
-        const float weights = own_weights(labels, n, ignored, v, weighted, channels, part);
-        if (get_local_id(0) == 0) loss[0] = weights <= 0.0f ? 0.0f : sum / weights;
-    }
-    /* share: dloss / M, and the mean of v */
-    GROUP_KERNEL void label_loss_share(ARRAY(share), ARRAY(dloss), ARRAY(labels), ARRAY(v), int weighted,
-                                       int ignored, int channels, int n)
-    {
-        __local float part[GROUP]; BASE(share) BASE(dloss) BASE(labels) BASE(v)
-        float sum = 0.0f;
-        for (int c = (int)get_local_id(0); c < channels && weighted; c += GROUP) sum += v[c];
-        sum = group_sum(sum, part);
-        const float weights = own_weights(labels, n, ignored, v, weighted, channels, part);
-        if (get_local_id(0) != 0) return;
-        share[0] = weights <= 0.0f ? 0.0f : dloss[0] / weights;
-        share[1] = weighted ? sum / (float)channels : 1.0f;
-    }
-    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(share), ARRAY(saved), ARRAY(x), ARRAY(labels),
-                                      ARRAY(v), int weighted, int ignored, int nll, float smoothing,
-                                          int channels, int plane, int n)
-    {
-        BASE(dx) BASE(share) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
+        BASE(dx) BASE(g) BASE(all) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
         const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
-        const float label = labels[row];
-        const float own = (1.0f - smoothing) * own_weight(label, ignored, v, weighted, channels);
-        const float q = smoothing / (float)channels * (weighted ? v[c] : 1.0f)
-            + (label == (float)c ? own : 0.0f);
-        const float all = weighted ? own + smoothing * share[1] : 1.0f;
-        const float d = (nll ? 0.0f : exp(x[i] - saved[2 * row] - saved[2 * row + 1]) * all) - q;
-        ADD(dx[i], is_ignored(label, ignored) ? 0.0f : share[0] * d)
+        const float label = soft ? 0.0f : labels[row]; const float w = weighted ? v[c] : 1.0f;
+        const float p = soft ? labels[i] : label == (float)c ? 1.0f : 0.0f;
+        const float log_y = nll ? 0.0f : x[i] - saved[2 * row] - saved[2 * row + 1];
+        const float q = w * ((1.0f - e) * p + e / (float)channels);
+        const float d = to_labels ? -w * (1.0f - e) * log_y : (nll ? 0.0f : exp(log_y) * all[row]) - q;
+        ADD(dx[i], !soft && is_ignored(label, ignored) ? 0.0f : g[each ? row : 0] * d)
     }),
 
-    /* The other losses are means over the elements of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
+    /* The other losses have a term for each element of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
        bce_with_logits, 4 sigmoid_focal, where delta is alpha. The formulas stand in the room: p = 1 and w = 1
-       unless `weights` says that there is p (1), or both (2). */
+       unless `weights` says that there is p (1), or both (2). Group z makes `length` of them: `each` goes to y,
+       or their sum to y[z]. */
     CNNCL_SOURCE(
     float softplus_of_minus(float x) { return fmax(-x, 0.0f) + log1p(exp(-fabs(x))); }
     /* f and its derivatives to x and to t: which = 0, 1, 2 */
@@ -1743,23 +1746,26 @@ static const char *const cnncl_source[] = {
         if (how == 2) return d <= delta ? d * d / 2.0f : delta * (d - delta / 2.0f);
         return (1.0f - t) * x + (1.0f + (p - 1.0f) * t) * softplus_of_minus(x);
     }
-    GROUP_KERNEL void pair_loss_forward(ARRAY(loss), ARRAY(x), ARRAY(t), ARRAY(p), ARRAY(w), int weights,
-                                        int channels, int plane, int n, int how, float delta, float gamma,
-                                        float factor)
+    GROUP_KERNEL void pair_loss_forward(ARRAY(y), ARRAY(x), ARRAY(t), int each, int length, ARRAY(p), ARRAY(w),
+                                        int weights, int channels, int plane, int n, int how, float delta,
+                                        float gamma, float factor)
     {
-        __local float part[GROUP]; BASE(loss) BASE(x) BASE(t) BASE(p) BASE(w)
+        __local float part[GROUP]; BASE(y) BASE(x) BASE(t) BASE(p) BASE(w)
+        const int z = (int)get_group_id(0);
         float sum = 0.0f;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP) {
+        for (int i = z * length + (int)get_local_id(0); i < min(n, z * length + length); i += GROUP) {
             const int c = i / plane % channels;
-            sum += pair_loss(x[i], t[i], how, delta, gamma, weights > 0 ? p[c] : 1.0f)
+            const float term = pair_loss(x[i], t[i], how, delta, gamma, weights > 0 ? p[c] : 1.0f)
                 * (weights > 1 ? w[c] : 1.0f);
+            sum += term;
+            if (each) y[i] = factor * term;
         }
         sum = group_sum(sum, part);
-        if (get_local_id(0) == 0) loss[0] = factor * sum / (float)n;
+        if (!each && get_local_id(0) == 0) y[z] = factor * sum;
     }
     /* to_target: the gradient of t, else that of x */
-    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(x), ARRAY(t), ARRAY(dloss), ARRAY(p), ARRAY(w),
-                                     int weights, int channels, int plane, int n, int how, float delta,
+    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(x), ARRAY(t), int each, ARRAY(dloss), ARRAY(p),
+                                     ARRAY(w), int weights, int channels, int plane, int n, int how, float delta,
                                      float gamma, float factor, int to_target)
     {
         BASE(dx) BASE(x) BASE(t) BASE(dloss) BASE(p) BASE(w) ITEM(i, n)
@@ -1771,7 +1777,55 @@ static const char *const cnncl_source[] = {
                 : s - t[i] - more * t[i] * (1.0f - s);
         if (how == 4) f = focal(x[i], t[i], delta, gamma, 1 + to_target);
         else if (to_target) f = how == 3 ? more * softplus_of_minus(x[i]) - x[i] : -f;
-        ADD(dx[i], f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[0] / (float)n)
+        ADD(dx[i], f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[each ? i : 0])
+    }),
+    CNNCL_SOURCE(
+    /* dice: of channel j of x (N C,P) the sums I = sum p t and S = sum p + t, as in the room; part z of its pixels
+       goes to slice z of sums, which holds all I, then all S. t: labels, or, of so many elements as p, masks. */
+    float dice_target(__global float *t, int j, int pixel, int is_label, int channels, int plane)
+    {
+        const float v = t[(size_t)(is_label ? j / channels : j) * plane + pixel];
+        return !is_label ? v : v == (float)(j % channels) ? 1.0f : 0.0f;
+    }
+    int dice_ignores(__global float *t, int j, int pixel, int is_label, int channels, int plane, int ignored)
+    {
+        return is_ignored(t[(size_t)(is_label ? j / channels : j) * plane + pixel], ignored);
+    }
+    GROUP_KERNEL void dice_sums(ARRAY(sums), ARRAY(p), ARRAY(t), int is_label, int channels, int plane, int ignored,
+                                int length)
+    {
+        __local float part[GROUP]; BASE(sums) BASE(p) BASE(t)
+        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1); const int n = (int)get_num_groups(0);
+        float product = 0.0f; float sum = 0.0f;
+        for (int i = z * length + (int)get_local_id(0); i < min(plane, z * length + length); i += GROUP) {
+            if (dice_ignores(t, j, i, is_label, channels, plane, ignored)) continue;
+            const float u = p[(size_t)j * plane + i]; const float v = dice_target(t, j, i, is_label, channels, plane);
+            product += u * v, sum += u + v;
+        }
+        product = group_sum(product, part);
+        sum = group_sum(sum, part);
+        sums += (size_t)z * 2 * n + j;
+        if (get_local_id(0) == 0) sums[0] = product, sums[n] = sum;
+    }
+    float dice_overlap(__global float *sums, int j, int n, float smooth)
+    {
+        return (2.0f * sums[j] + smooth) / (sums[n + j] + smooth);
+    }
+    __kernel void dice_forward(ARRAY(y), ARRAY(sums), float smooth, int n)
+    {
+        BASE(y) BASE(sums) ITEM(j, n)
+        y[j] = 1.0f - dice_overlap(sums, j, n, smooth);
+    }
+    /* of p, or of masks t, when the other one is the target; each: a dloss for each channel */
+    __kernel void dice_backward(ARRAY(dp), float beta, ARRAY(sums), ARRAY(dloss), int each, float factor, ARRAY(t),
+                                int is_label, int channels, int plane, int ignored, ARRAY(labels), float smooth, int n)
+    {
+        BASE(dp) BASE(sums) BASE(dloss) BASE(t) BASE(labels) ITEM(i, n)
+        const int j = i / plane; const int pixel = i % plane;
+        const float f = 2.0f * dice_target(t, j, pixel, is_label, channels, plane)
+            - dice_overlap(sums, j, n / plane, smooth);
+        ADD(dp[i], dice_ignores(labels, j, pixel, is_label, channels, plane, ignored) ? 0.0f
+                   : -factor * dloss[each ? j : 0] * f / (sums[n / plane + j] + smooth))
     }),
 
     /* The updates, named as the rows of cnn.h; the formulas stand there. */
@@ -1827,9 +1881,8 @@ static const char *const cnncl_source[] = {
         w[i] -= lr * (d / (sqrt(SLOT(0)) + eps));
     }
 
-    /* Running sums, from 0 where `anew`: of x^2, one for each group, and of the rows whose label's logit is
-       the largest, the first of equals. Rows are counted in two parts, as a float holds no count beyond
-       2^24. */
+    /* Running sums, one for each group, from 0 where `anew`: of x^2, and of the rows whose label's logit is the
+       largest, the first of equals. Rows are counted in two parts, as a float holds no count beyond 2^24. */
     GROUP_KERNEL void squares(ARRAY(sums), ARRAY(x), int n, int anew)
     {
         __local float part[GROUP]; BASE(sums) BASE(x)
@@ -1843,8 +1896,8 @@ static const char *const cnncl_source[] = {
     {
         __local float part[GROUP]; BASE(sum) BASE(x) BASE(labels)
         int count = 0;
-        for (int i = (int)get_local_id(0); i < n; i += GROUP) {
-            __global float *z = x + (size_t)(i / plane) * channels * plane + i % plane;
+        for (size_t i = get_global_id(0); i < (size_t)n; i += get_global_size(0)) {
+            __global float *z = x + i / plane * channels * plane + i % plane;
             const int k = labels[i] >= 0.0f && labels[i] < (float)channels ? (int)labels[i] : -1;
             int right = k >= 0;
             for (int c = 0; c < channels && right; c++) {
@@ -1855,7 +1908,7 @@ static const char *const cnncl_source[] = {
         }
         const int low = (int)group_sum((float)(count % 4096), part);
         const int high = (int)group_sum((float)(count / 4096), part);
-        __global int *total = (__global int *)sum;
+        __global int *total = (__global int *)sum + get_group_id(0);
         if (get_local_id(0) == 0) total[0] = (anew ? 0 : total[0]) + high * 4096 + low;
     })
 };
@@ -1892,7 +1945,7 @@ typedef struct {
     int              units, clblast_tiles;    /* compute units; what CLBlast needs to fill them */
     bool             has_local, tight;        /* local memory of its own; a workspace was given */
     int              tile, winograd;          /* forced: a tile, -1 none; 1 wherever it can, -1 never */
-    size_t           workspace, max_buffer;   /* bytes */
+    size_t           workspace;               /* bytes */
     bool             tune;                    /* what is not in `tuned` is measured, and kept in the cache */
     int              n_tuned, measured;       /* measured: since opening */
     uint64_t         tuned[CNNCL_TUNED][2];   /* the key of a pass or product, and its way */
@@ -1905,8 +1958,8 @@ typedef struct {
 } cnncl;
 
 enum { CNNCL_SLICES = 1 << 20,              /* floats of partial products */
-       CNNCL_SQUARES = 64,                  /* partial sums of squares, behind them ... */
-       CNNCL_COUNTER = CNNCL_SLICES + CNNCL_SQUARES,      /* ... and the count of correct rows */
+       CNNCL_SUMS = 1024,                   /* at most so many groups work on a sum; behind the slices are their
+                                               running sums of squares, and counts of correct rows */
        /* bytes: longer uploads are waited for instead of copied first */
        CNNCL_STAGE = 1 << 24 };
 
@@ -1957,11 +2010,6 @@ static void *cnncl_alloc(cnn_backend *dev, size_t bytes)
 {
     cnncl *d = cnncl_of(dev);
     cl_int e = CL_SUCCESS;
-    if (bytes > d->max_buffer) {
-        cnncl_say(dev->error, sizeof dev->error, "the device allows %zu bytes in one buffer",
-                  d->max_buffer);
-        return NULL;
-    }
     cl_mem m = d->cl.clCreateBuffer(d->context, CL_MEM_READ_WRITE, bytes, NULL, &e);
     if (!m || e != CL_SUCCESS) return cnncl_fail(d, "buffer", e), NULL;
     return m;
@@ -2253,18 +2301,45 @@ static bool cnncl_clear(cnn_backend *dev, void *buffer, size_t at, size_t bytes)
     return cnncl_fill(cnncl_of(dev), (cnn_place){ buffer, at / sizeof(float) }, bytes / sizeof(float), 0);
 }
 
-/* y = beta y + factor (sum of x u over the extents where y's shape has 1 and x's has more); u NULL is 1. One
-   item for each sum if they are short, else one group. */
-static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
-                       cnn_shape xs, const cnn_place *u, cnn_shape us)
+/* In how many parts is a sum of k terms cut, so that `groups` groups become two for each unit? Each part has
+   `size` results, for which there is so much room, and enough terms to be worth it. */
+static int cnncl_parts(const cnncl *d, double groups, int k, size_t size)
 {
-    int       n = cnncl_len(ys), count = cnncl_len(xs) / n, most = n < 4096 ? 32 : 1024;
-    cnn_place       one = u ? *u : x;
-    const cnncl_arg arg[] = { CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
-                              CNNCL_ARRAY(one), CNNCL_SHAPE(us), CNNCL_INT(u != NULL), CNNCL_INT(n),
-                              CNNCL_INT(count), CNNCL_FLOAT(beta), CNNCL_FLOAT(factor) };
-    return cnncl_run(d, count > most ? CNNCL_fold_group : CNNCL_fold, n, 1, 1, arg,
-                     (int)(sizeof arg / sizeof *arg));
+    enum { LEAST = 256 };
+    const size_t room = CNNCL_SLICES / size;
+    double parts = 2.0 * d->units / groups;
+    if (parts > k / LEAST) parts = k / LEAST;
+    if (parts > (double)room) parts = (double)room;
+    return parts < 2 ? 1 : (int)parts;
+}
+static int cnncl_part_length(int k, int parts) { return (k + parts - 1) / parts; }
+
+/* The same for groups whose items add four terms each, at the least. *length: terms of a part. */
+static int cnncl_group_parts(const cnncl *d, int groups, int k, size_t size, int *length)
+{
+    *length = cnncl_part_length(k, cnncl_parts(d, groups, k / 4, size));
+    return cnncl_part_length(k, *length);
+}
+
+/* y = beta y + factor (what `how` says of the terms), over the extents where y's shape has 1 and x's has more. One
+   item for each sum if they are short, else one group, or as many as it takes to keep the device busy. */
+enum { CNNCL_SUM, CNNCL_MOST, CNNCL_LEAST, CNNCL_PRODUCTS, CNNCL_SLOPES };        /* how; products take x and u */
+static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, int how, cnn_place x,
+                       cnn_shape xs, cnn_place u, cnn_shape us)
+{
+    const int       n = cnncl_len(ys), count = cnncl_len(xs) / n;
+    const bool      items = count <= (n < 4096 ? 32 : 1024);
+    int             length = count;
+    const int       parts = items ? 1 : cnncl_group_parts(d, n, count, (size_t)n, &length);
+    const cnn_place slices = { d->slices, 0 }, to = parts > 1 ? slices : y;
+    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs), CNNCL_ARRAY(u),
+                              CNNCL_SHAPE(us), CNNCL_INT(how), CNNCL_INT(n), CNNCL_INT(count),
+                              CNNCL_INT(length), CNNCL_FLOAT(parts > 1 ? 0 : beta),
+                              CNNCL_FLOAT(parts > 1 ? 1 : factor) };
+    const cnn_shape one = { 1, 1, 1, n }, all = { 1, 1, parts, n };
+    return cnncl_run(d, items ? CNNCL_fold : CNNCL_fold_group, n, parts, 1, arg, (int)(sizeof arg / sizeof *arg)) &&
+           (parts == 1 || cnncl_fold(d, y, one, beta, factor, how < CNNCL_PRODUCTS ? how : CNNCL_SUM, slices, all,
+                                     slices, all));
 }
 
 /* y = beta y + factor x + offset, x stretched to the shape of y. */
@@ -2333,19 +2408,6 @@ static int cnncl_tile_for(const cnncl *d, int way, int m, int n, int times)
     if (least > 64 && (double)cnncl_groups(0, m, n) * times >= 2.0 * d->units) return 0;
     return least > 32 ? 1 : 2;
 }
-
-/* In how many parts is a sum of k terms cut, so that `groups` groups become two for each unit? Each part has
-   `size` results, for which there is so much room, and enough terms to be worth it. */
-static int cnncl_parts(const cnncl *d, double groups, int k, size_t size)
-{
-    enum { LEAST = 256 };
-    const size_t room = CNNCL_SLICES / size;
-    double parts = 2.0 * d->units / groups;
-    if (parts > k / LEAST) parts = k / LEAST;
-    if (parts > (double)room) parts = (double)room;
-    return parts < 2 ? 1 : (int)parts;
-}
-static int cnncl_part_length(int k, int parts) { return (k + parts - 1) / parts; }
 
 /* y = beta y + f(sum of slices + bias), and behind them in each slice y2, of n2 numbers. */
 static bool cnncl_add_slices(cnncl *d, cnn_place y, int n, cnn_place y2, int n2, int slices, float beta,
@@ -2433,7 +2495,7 @@ static bool cnncl_gemm(cnncl *d, cnncl_product p)
     if (e != 0) return cnncl_own_gemm(d, p);
     const cnn_shape s = { p.m, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 }, one = { 1, p.m, 1, 1 };
     return cnncl_flush(d) && cnncl_bias_map(d, p.c, s, p.bias, p.f) &&
-           (!p.sums || cnncl_fold(d, *p.sums, one, 1, 1, p.a, as, NULL, one));
+           (!p.sums || cnncl_fold(d, *p.sums, one, 1, 1, CNNCL_SUM, p.a, as, p.a, as));
 }
 
 /* ===========================================================================================================
@@ -2706,7 +2768,7 @@ static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, 
     if (t->way == CNNCL_WINOGRAD) {
         const cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
         return cnncl_wino_weights(d, t, dw, dy, x) &&
-               (!db || cnncl_fold(d, *db, bs, 1, 1, dy, ys, NULL, bs));
+               (!db || cnncl_fold(d, *db, bs, 1, 1, CNNCL_SUM, dy, ys, dy, ys));
     }
     const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_ARRAY(to_b), CNNCL_INT(db != NULL), CNNCL_ULONG(size),
                               CNNCL_ARRAY(x), CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(length),
@@ -2721,9 +2783,10 @@ static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, 
 /* db += the sum of dy over all but the channels, where there is a bias that wants it: operand 2. */
 static bool cnncl_bias_backward(cnncl *d, cnn_tensor *y)
 {
-    cnn_shape bs = { 1, y->shape.c, 1, 1 };
+    const cnn_shape bs = { 1, y->shape.c, 1, 1 };
+    const cnn_place dy = cnn_place_grad(y);
     return y->n_in < 3 || !y->in[2]->needs_grad ||
-           cnncl_fold(d, cnn_place_grad(y->in[2]), bs, 1, 1, cnn_place_grad(y), y->shape, NULL, bs);
+           cnncl_fold(d, cnn_place_grad(y->in[2]), bs, 1, 1, CNNCL_SUM, dy, y->shape, dy, y->shape);
 }
 
 /* Of a transposed convolution, forward is the pass to x of the convolution from y to x, and so on. */
@@ -2860,14 +2923,17 @@ enum { CNNCL_DIV = 3, CNNCL_EQUAL = 7 };
 
 static float cnncl_reduce_factor(const cnn_tensor *y)
 {
-    return y->op == &cnn_op_sum ? 1.0f : (float)cnncl_len(y->shape) / (float)cnncl_len(y->in[0]->shape);
+    const bool mean = y->op == &cnn_op_mean || y->op == &cnn_op_global_avg_pool;
+    return mean ? (float)cnncl_len(y->shape) / (float)cnncl_len(y->in[0]->shape) : 1.0f;
 }
+static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax || y->op == &cnn_op_amin; }
 
 CNNCL_FORWARD(reduce)
 {
-    cnn_tensor *x = y->in[0];
+    const cnn_place x = cnn_place_data(y->in[0]);
+    const cnn_shape xs = y->in[0]->shape;
     return cnncl_fold(cnncl_of(dev), cnn_place_data(y), y->shape, 0, cnncl_reduce_factor(y),
-                      cnn_place_data(x), x->shape, NULL, y->shape);
+                      !cnncl_is_most(y) ? CNNCL_SUM : y->op == &cnn_op_amax ? CNNCL_MOST : CNNCL_LEAST, x, xs, x, xs);
 }
 CNNCL_BACKWARD(reduce)
 {
@@ -2885,15 +2951,6 @@ static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place
                      CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
                      CNNCL_FUNCTION(f));
 }
-static bool cnncl_is_most(const cnn_tensor *y) { return y->op == &cnn_op_amax || y->op == &cnn_op_amin; }
-
-CNNCL_FORWARD(most)
-{
-    int n = cnncl_len(y->shape), count = cnncl_len(y->in[0]->shape) / n;
-    return CNNCL_RUN(cnncl_of(dev), fold_most, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
-                     CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n), CNNCL_INT(count),
-                     CNNCL_INT(y->op == &cnn_op_amin));
-}
 /* Which are equal to y, how many, and dy for each of them. */
 CNNCL_BACKWARD(most)
 {
@@ -2903,9 +2960,9 @@ CNNCL_BACKWARD(most)
     cnn_place       equal = cnn_place_scratch(y->graph), share = cnncl_place_at(equal, (size_t)cnncl_len(xs));
     return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys,
                          cnncl_identity) &&
-           cnncl_fold(d, share, ys, 0, 1, equal, xs, NULL, ys) &&
+           cnncl_fold(d, share, ys, 0, 1, CNNCL_SUM, equal, xs, equal, xs) &&
            cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys, cnncl_identity) &&
-           cnncl_fold(d, cnn_place_grad(x), xs, cnncl_beta(y, 0), 1, equal, xs, &share, ys);
+           cnncl_fold(d, cnn_place_grad(x), xs, cnncl_beta(y, 0), 1, CNNCL_PRODUCTS, equal, xs, share, ys);
 }
 
 /* ---- add, sub, mul, ...: forward stretches both operands, backward folds dy back into each. ---- */
@@ -2940,8 +2997,9 @@ CNNCL_BACKWARD(binary)
                        CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape),
                        CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how),
                        CNNCL_INT(i))) return false;
-        if (!cnncl_fold(cnncl_of(dev), dx, x->shape, cnncl_beta(y, i), factor, how < CNNCL_DIV ? dy : d,
-                        y->shape, y->op == &cnn_op_mul ? &u : NULL, other->shape)) return false;
+        if (!cnncl_fold(cnncl_of(dev), dx, x->shape, cnncl_beta(y, i), factor,
+                        y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM, how < CNNCL_DIV ? dy : d, y->shape, u,
+                        other->shape)) return false;
     }
     return true;
 }
@@ -3086,29 +3144,37 @@ CNNCL_BACKWARD(map)
 
 /* ---- softmax and its logarithm ---- */
 
+/* How many items share a row of c elements that lie `plane` apart? Neighbours should read neighbours. */
+static int cnncl_lanes(int c, int plane)
+{
+    int lanes = 1;
+    while (plane < 16 && lanes < CNNCL_GROUP && 8 * lanes <= c) lanes *= 2;
+    return lanes;
+}
+
 /* y as (n,c,plane), c being the axis: rows n plane. */
-static int cnncl_lines(const cnn_tensor *y, int *c, int *plane)
+static int cnncl_lines(const cnn_tensor *y, int *c, int *plane, int *lanes)
 {
     const cnn_shape s = y->shape;
     const unsigned  axis = ((const cnn_softmax_args *)y->args)->axis;
     *c = axis == CNN_C ? s.c : axis == CNN_H ? s.h : s.w;
     *plane = axis == CNN_C ? s.h * s.w : axis == CNN_H ? s.w : 1;
+    *lanes = cnncl_lanes(*c, *plane);
     return cnncl_len(s) / *c;
 }
 CNNCL_FORWARD(softmax)
 {
-    int c, plane, rows = cnncl_lines(y, &c, &plane);
-    return CNNCL_RUN(cnncl_of(dev), softmax_forward, rows, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
+    int c, plane, lanes, rows = cnncl_lines(y, &c, &plane, &lanes), groups = cnncl_part_length(rows, CNNCL_GROUP / lanes);
+    return CNNCL_RUN(cnncl_of(dev), softmax_forward, groups, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows), CNNCL_INT(lanes),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 CNNCL_BACKWARD(softmax)
 {
-    int c, plane, rows = cnncl_lines(y, &c, &plane);
-    return CNNCL_RUN(cnncl_of(dev), softmax_backward, rows, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
-                     CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows),
-                     CNNCL_INT(y->op == &cnn_op_log_softmax));
+    int c, plane, lanes, rows = cnncl_lines(y, &c, &plane, &lanes), groups = cnncl_part_length(rows, CNNCL_GROUP / lanes);
+    return CNNCL_RUN(cnncl_of(dev), softmax_backward, groups, 1, 1, CNNCL_GRAD(y->in[0]),
+                     CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y), CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane),
+                     CNNCL_INT(rows), CNNCL_INT(lanes), CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 
 /* ---- Dropout ---- */
@@ -3243,16 +3309,24 @@ CNNCL_BACKWARD(sample_norm)
     cnn_place w = t.w ? cnn_place_data(t.w) : x;
     bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
     cnn_place dw = want_dw ? cnn_place_grad(t.w) : saved, db = want_db ? cnn_place_grad(t.b) : saved;
-    int       n = cnncl_len(y->shape), k = t.k, sample = t.period, share = t.share;
+    const int n = cnncl_len(y->shape), k = t.k, sample = t.period, share = t.share, weights = sample / share;
+    const int count = n / sample * share;
+    int       length = count;
+    const int parts = want_dw ? cnncl_group_parts(d, weights, count, 2 * (size_t)weights, &length) : 1;
+    const cnn_place slices = { d->slices, 0 }, more = { d->slices, (size_t)weights };
+    const cnn_place to = parts > 1 ? slices : dw, to_b = parts > 1 ? more : db;
     return (!y->in[0]->needs_grad ||
             CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
                       CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL),
                       CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred))) &&
            cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
            (!(want_dw || want_db) ||
-            CNNCL_RUN(d, sample_norm_weight, sample / share, 1, 1, CNNCL_ARRAY(dw), CNNCL_INT(want_dw),
-                      CNNCL_ARRAY(db), CNNCL_INT(want_db), CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(n / sample * share)));
+            CNNCL_RUN(d, sample_norm_weight, weights, parts, 1, CNNCL_ARRAY(to), CNNCL_INT(want_dw),
+                      CNNCL_ARRAY(to_b), CNNCL_INT(want_db), CNNCL_ULONG((size_t)weights * (want_db ? 2 : 1)),
+                      CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k), CNNCL_INT(sample),
+                      CNNCL_INT(share), CNNCL_INT(count), CNNCL_INT(length), CNNCL_FLOAT(parts > 1 ? 0 : 1))) &&
+           (parts == 1 || cnncl_add_slices(d, dw, weights, db, want_db ? weights : 0, parts, 1, NULL, 1,
+                                           cnncl_identity));
 }
 
 CNNCL_FORWARD(prelu)
@@ -3268,72 +3342,93 @@ CNNCL_BACKWARD(prelu)
     return (!y->in[0]->needs_grad ||
             CNNCL_RUN(d, prelu_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y), CNNCL_DATA(y->in[0]),
                       CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n))) &&
-           cnncl_start_grad(d, y, 1) &&
            (!y->in[1]->needs_grad ||
-            CNNCL_RUN(d, prelu_weight, channels, 1, 1, CNNCL_GRAD(y->in[1]), CNNCL_GRAD(y),
-                      CNNCL_DATA(y->in[0]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n)));
+            cnncl_fold(d, cnn_place_grad(y->in[1]), y->in[1]->shape, cnncl_beta(y, 1), 1, CNNCL_SLOPES,
+                       cnn_place_data(y->in[0]), y->shape, cnn_place_grad(y), y->shape));
 }
 
 /* ---- Losses ---- */
 
-/* With its labels, and the class weights v (or the labels again, where it has none). */
+/* An option that is an int, 0 where the operation has none. */
+static int cnncl_option(const cnn_tensor *y, const char *name)
+{
+    int value = 0;
+    for (const cnn_field *f = y->op->fields; f && f->name; f++)
+        if (strcmp(f->name, name) == 0) memcpy(&value, (const char *)y->args + f->offset, sizeof value);
+    return value;
+}
+static bool cnncl_each(const cnn_tensor *y) { return cnncl_option(y, "reduction") == CNN_NONE; }
+
+/* What each of n terms counts in their mean, or in their sum. */
+static float cnncl_share(const cnn_tensor *y, int n)
+{
+    return cnncl_option(y, "reduction") == CNN_MEAN ? 1 / (float)n : 1.0f;
+}
+
+/* With its labels, and the class weights v (or the labels again, where it has none). In scratch: the gradient of
+   all terms, the sums of the parts, and behind them a number for each row. */
 typedef struct {
     cnn_place x, labels, v;
-    int       weighted, ignored, nll, channels, plane, rows, n;
+    int       weighted, soft, nll, channels, plane, rows, lanes, how, length, parts;
     float     smoothing;
 } cnncl_labels;
+enum { CNNCL_PART_SUMS = 2, CNNCL_ROWS = 2 + 2 * CNNCL_SUMS };
 
-static cnncl_labels cnncl_labels_of(const cnn_tensor *y)
+static cnncl_labels cnncl_labels_of(const cnncl *d, const cnn_tensor *y)
 {
     const cnn_shape s = y->in[0]->shape;
     const bool      nll = y->op == &cnn_op_nll;
     const cnn_softmax_cross_entropy_args *a = y->args;
-    const cnn_nll_args                   *b = y->args;
-    return (cnncl_labels){ cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
-                           cnn_place_data(y->in[y->n_in - 1]), y->n_in == 3,
-                           nll ? b->ignore_index : a->ignore_index, nll, s.c, cnncl_plane(s),
-                           s.n * cnncl_plane(s), cnncl_len(s), nll ? 0.0f : a->smoothing };
+    cnncl_labels l = { cnn_place_data(y->in[0]), cnn_place_data(y->in[1]), cnn_place_data(y->in[y->n_in - 1]),
+                       y->n_in == 3, y->in[1]->shape.c > 1, nll, s.c, cnncl_plane(s), s.n * cnncl_plane(s),
+                       nll ? 1 : cnncl_lanes(s.c, cnncl_plane(s)), cnncl_option(y, "reduction"), 0, 0,
+                       nll ? 0.0f : a->smoothing };
+    const int at_once = CNNCL_GROUP / l.lanes, turns = cnncl_part_length(l.rows, at_once);   /* of a group */
+    l.length = at_once * cnncl_part_length(turns, cnncl_parts(d, 1, CNNCL_GROUP * turns, CNNCL_SLICES / CNNCL_SUMS));
+    l.parts = cnncl_part_length(l.rows, l.length);
+    return l;
 }
-/* The kernels make the mean, of labels that are classes; the rest is the host's. */
-static bool cnncl_accepts_loss(const cnn_backend *dev, const cnn_tensor *y)
+#define CNNCL_LABELS(y, l)                                                                                   \
+    CNNCL_ARRAY((l)->x), CNNCL_ARRAY((l)->labels), CNNCL_ARRAY((l)->v), CNNCL_INT((l)->weighted),            \
+    CNNCL_INT((l)->soft), CNNCL_INT(cnncl_option(y, "ignore_index")), CNNCL_INT((l)->nll),                   \
+    CNNCL_FLOAT((l)->smoothing), CNNCL_INT((l)->channels), CNNCL_INT((l)->plane)
+
+/* Forward: the terms, and what becomes of them. Back: sum q of each row, and the gradient of a term. */
+static bool cnncl_label_rows(cnncl *d, cnn_tensor *y, const cnncl_labels *l, bool save, bool back)
 {
-    int reduction = CNN_MEAN;
-    (void)dev;
-    for (const cnn_field *f = y->op->fields; f && f->name; f++)
-        if (strcmp(f->name, "reduction") == 0)
-            memcpy(&reduction, (const char *)y->args + f->offset, sizeof reduction);
-    return reduction == CNN_MEAN && (y->op != &cnn_op_softmax_cross_entropy || y->in[1]->shape.c == 1);
+    const cnn_place scratch = cnn_place_scratch(y->graph), rows = cnncl_place_at(scratch, CNNCL_ROWS);
+    const cnn_place parts = cnncl_place_at(scratch, CNNCL_PART_SUMS), dloss = back ? cnn_place_grad(y) : scratch;
+    const cnn_place total = back ? scratch : cnn_place_data(y), out = back ? rows : total;
+    const cnn_place saved = save ? cnn_place_saved(y) : rows;
+    return CNNCL_RUN(d, label_rows, l->parts, 1, 1, CNNCL_ARRAY(out), CNNCL_ARRAY(parts), CNNCL_ARRAY(total),
+                     CNNCL_ARRAY(dloss), CNNCL_ARRAY(saved), CNNCL_INT(save), CNNCL_LABELS(y, l),
+                     CNNCL_INT(l->rows), CNNCL_INT(l->length), CNNCL_INT(l->lanes), CNNCL_INT(l->how),
+                     CNNCL_INT(back)) &&
+           (l->parts == 1 || l->how == CNN_NONE ||
+            CNNCL_RUN(d, label_end, 1, 1, 1, CNNCL_ARRAY(total), CNNCL_ARRAY(parts), CNNCL_INT(l->parts),
+                      CNNCL_ARRAY(dloss), CNNCL_INT(l->how), CNNCL_INT(back)));
 }
 CNNCL_FORWARD(label_loss)
 {
-    cnncl       *d = cnncl_of(dev);
-    cnncl_labels l = cnncl_labels_of(y);
-    cnn_place    rows = cnn_place_scratch(y->graph);
-    bool         save = mode == CNN_TRAIN && !l.nll;
-    cnn_place    saved = save ? cnn_place_saved(y) : rows;
-    if (!cnn_check_labels(y)) return false;
-    return CNNCL_RUN(d, label_loss_rows, l.rows, 1, 1, CNNCL_ARRAY(rows), CNNCL_ARRAY(saved), CNNCL_INT(save),
-                     CNNCL_ARRAY(l.x), CNNCL_ARRAY(l.labels), CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted),
-                     CNNCL_INT(l.ignored), CNNCL_INT(l.nll), CNNCL_FLOAT(l.smoothing), CNNCL_INT(l.channels),
-                     CNNCL_INT(l.plane), CNNCL_INT(l.rows)) &&
-           CNNCL_RUN(d, label_loss_mean, 1, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(rows), CNNCL_ARRAY(l.labels),
-                     CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.channels),
-                     CNNCL_INT(l.rows));
+    const cnncl_labels l = cnncl_labels_of(cnncl_of(dev), y);
+    return cnn_check_labels(y) && cnncl_label_rows(cnncl_of(dev), y, &l, mode == CNN_TRAIN && !l.nll, false);
 }
 CNNCL_BACKWARD(label_loss)
 {
-    cnncl       *d = cnncl_of(dev);
-    cnncl_labels l = cnncl_labels_of(y);
-    cnn_place    share = cnn_place_scratch(y->graph);
-    cnn_place    saved = l.nll ? share : cnn_place_saved(y);
-    if (!y->in[0]->needs_grad) return true;
-    return CNNCL_RUN(d, label_loss_share, 1, 1, 1, CNNCL_ARRAY(share), CNNCL_GRAD(y), CNNCL_ARRAY(l.labels),
-                     CNNCL_ARRAY(l.v), CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.channels),
-                     CNNCL_INT(l.rows)) &&
-           CNNCL_RUN(d, label_loss_backward, l.n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_ARRAY(share),
-                     CNNCL_ARRAY(saved), CNNCL_ARRAY(l.x), CNNCL_ARRAY(l.labels), CNNCL_ARRAY(l.v),
-                     CNNCL_INT(l.weighted), CNNCL_INT(l.ignored), CNNCL_INT(l.nll), CNNCL_FLOAT(l.smoothing),
-                     CNNCL_INT(l.channels), CNNCL_INT(l.plane), CNNCL_INT(l.n));
+    cnncl             *d = cnncl_of(dev);
+    const cnncl_labels l = cnncl_labels_of(d, y);
+    const bool         each = l.how == CNN_NONE;
+    const int          n = l.rows * l.channels;
+    const cnn_place    scratch = cnn_place_scratch(y->graph), all = cnncl_place_at(scratch, CNNCL_ROWS);
+    const cnn_place    g = each ? cnn_place_grad(y) : scratch, saved = l.nll ? scratch : cnn_place_saved(y);
+    bool               good = cnncl_label_rows(d, y, &l, false, true);
+    for (int i = 0; i < 2 && good; i++) {
+        if (!y->in[i]->needs_grad) continue;
+        good = CNNCL_RUN(d, label_loss_backward, n, 1, 1, CNNCL_GRAD(y->in[i]), CNNCL_FLOAT(cnncl_beta(y, i)),
+                         CNNCL_ARRAY(g), CNNCL_INT(each), CNNCL_ARRAY(all), CNNCL_ARRAY(saved),
+                         CNNCL_LABELS(y, &l), CNNCL_INT(n), CNNCL_INT(i));
+    }
+    return good;
 }
 
 /* Between two arrays. Its last arguments, the same both ways: p and w (or the target again, where it has
@@ -3361,14 +3456,22 @@ static cnn_place cnncl_operand(const cnn_tensor *y, int i)
 #define CNNCL_PAIR(y)                                                                                        \
     CNNCL_ARRAY(p), CNNCL_ARRAY(w), CNNCL_INT((y)->n_in - 2), CNNCL_INT((y)->in[0]->shape.c),                \
     CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(n), CNNCL_INT(cnncl_pair(y)),                       \
-    CNNCL_FLOAT(cnncl_huber(y, false)), CNNCL_FLOAT(cnncl_gamma(y)), CNNCL_FLOAT(cnncl_huber(y, true))
+    CNNCL_FLOAT(cnncl_huber(y, false)), CNNCL_FLOAT(cnncl_gamma(y)),                                         \
+    CNNCL_FLOAT(cnncl_huber(y, true) * cnncl_share(y, n))
 
 CNNCL_FORWARD(pair_loss)
 {
-    cnn_place p = cnncl_operand(y, 2), w = cnncl_operand(y, 3);
-    int       n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), pair_loss_forward, 1, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_DATA(y->in[1]), CNNCL_PAIR(y));
+    cnncl          *d = cnncl_of(dev);
+    const cnn_place p = cnncl_operand(y, 2), w = cnncl_operand(y, 3), slices = { d->slices, 0 };
+    const bool      each = cnncl_each(y);
+    const int       n = cnncl_len(y->in[0]->shape);
+    int             length = 4 * CNNCL_GROUP, parts = cnncl_part_length(n, length);
+    if (!each) parts = cnncl_group_parts(d, 1, n, 1, &length);
+    const cnn_place to = each || parts == 1 ? cnn_place_data(y) : slices;
+    const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, parts };
+    return CNNCL_RUN(d, pair_loss_forward, parts, 1, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]),
+                     CNNCL_DATA(y->in[1]), CNNCL_INT(each), CNNCL_INT(length), CNNCL_PAIR(y)) &&
+           (each || parts == 1 || cnncl_fold(d, cnn_place_data(y), one, 0, 1, CNNCL_SUM, slices, all, slices, all));
 }
 CNNCL_BACKWARD(pair_loss)
 {
@@ -3377,10 +3480,58 @@ CNNCL_BACKWARD(pair_loss)
     for (int i = 0; i < 2; i++) {
         if (!y->in[i]->needs_grad) continue;
         cnn_place to = cnn_place_grad(y->in[i]);
-        if (!CNNCL_RUN(cnncl_of(dev), pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(cnncl_beta(y, i)), CNNCL_DATA(y->in[0]),
-                       CNNCL_DATA(y->in[1]), CNNCL_GRAD(y), CNNCL_PAIR(y), CNNCL_INT(i))) return false;
+        if (!CNNCL_RUN(cnncl_of(dev), pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(cnncl_beta(y, i)),
+                       CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]), CNNCL_INT(cnncl_each(y)), CNNCL_GRAD(y),
+                       CNNCL_PAIR(y), CNNCL_INT(i))) return false;
     }
     return true;
+}
+
+/* Overlaps of channels; in scratch: their two sums, and the terms. */
+#define CNNCL_DICE(y)                                                                                        \
+    CNNCL_INT((y)->in[1]->shape.c != (y)->in[0]->shape.c), CNNCL_INT((y)->in[0]->shape.c),                   \
+    CNNCL_INT(cnncl_plane((y)->in[0]->shape)), CNNCL_INT(cnncl_option(y, "ignore_index"))
+static float cnncl_smooth(const cnn_tensor *y) { return ((const cnn_dice_args *)y->args)->smooth; }
+
+static bool cnncl_dice_sums(cnncl *d, const cnn_tensor *y)
+{
+    const cnn_shape s = y->in[0]->shape;
+    const int       n = s.n * s.c;
+    int             length;
+    const int       parts = cnncl_group_parts(d, n, cnncl_plane(s), 2 * (size_t)n, &length);
+    const cnn_place slices = { d->slices, 0 }, sums = cnn_place_scratch(y->graph), to = parts > 1 ? slices : sums;
+    const cnn_shape one = { 1, 1, 1, 2 * n }, all = { 1, 1, parts, 2 * n };
+    return CNNCL_RUN(d, dice_sums, n, parts, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]),
+                     CNNCL_DICE(y), CNNCL_INT(length)) &&
+           (parts == 1 || cnncl_fold(d, sums, one, 0, 1, CNNCL_SUM, slices, all, slices, all));
+}
+CNNCL_FORWARD(dice)
+{
+    cnncl          *d = cnncl_of(dev);
+    const bool      each = cnncl_each(y);
+    const int       n = y->in[0]->shape.n * y->in[0]->shape.c;
+    const cnn_place sums = cnn_place_scratch(y->graph), terms = cnncl_place_at(sums, 2 * (size_t)n);
+    const cnn_place out = cnn_place_data(y), to = each ? out : terms;
+    const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, n };
+    return (y->in[1]->shape.c == y->in[0]->shape.c || cnn_check_labels(y)) && cnncl_dice_sums(d, y) &&
+           CNNCL_RUN(d, dice_forward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(sums), CNNCL_FLOAT(cnncl_smooth(y)),
+                     CNNCL_INT(n)) &&
+           (each || cnncl_fold(d, out, one, 0, cnncl_share(y, n), CNNCL_SUM, terms, all, terms, all));
+}
+CNNCL_BACKWARD(dice)
+{
+    cnncl          *d = cnncl_of(dev);
+    const int       n = cnncl_len(y->in[0]->shape), channels = y->in[0]->shape.n * y->in[0]->shape.c;
+    const cnn_place sums = cnn_place_scratch(y->graph);
+    bool            good = cnncl_dice_sums(d, y);
+    for (int i = 0; i < 2 && good; i++) {
+        if (!y->in[i]->needs_grad) continue;
+        good = CNNCL_RUN(d, dice_backward, n, 1, 1, CNNCL_GRAD(y->in[i]), CNNCL_FLOAT(cnncl_beta(y, i)),
+                         CNNCL_ARRAY(sums), CNNCL_GRAD(y), CNNCL_INT(cnncl_each(y)),
+                         CNNCL_FLOAT(cnncl_share(y, channels)), CNNCL_DATA(y->in[1 - i]), CNNCL_DICE(y),
+                         CNNCL_DATA(y->in[1]), CNNCL_FLOAT(cnncl_smooth(y)), CNNCL_INT(n));
+    }
+    return good;
 }
 
 /* ---- Training beside the rows ---- */
@@ -3420,18 +3571,21 @@ static bool cnncl_mix(cnn_backend *dev, cnn_place a, cnn_place x, size_t n, floa
     return cnncl_spread(cnncl_of(dev), a, s, 1 - share, share, x, s, 0);
 }
 
+/* Groups for a running sum: always as many, as each adds to what it has. */
+static int cnncl_running(const cnncl *d) { return cnncl_min(2 * d->units, CNNCL_SUMS); }
+
 static bool cnncl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, double *take)
 {
-    cnncl    *d = cnncl_of(dev);
-    cnn_place sums = { d->slices, CNNCL_SLICES };
-    float     part[CNNCL_SQUARES];
-    if (n &&
-        !CNNCL_RUN(d, squares, CNNCL_SQUARES, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)n),
-                   CNNCL_INT(anew))) return false;
+    cnncl     *d = cnncl_of(dev);
+    cnn_place  sums = { d->slices, CNNCL_SLICES };
+    float      part[CNNCL_SUMS];
+    const int  groups = cnncl_running(d);
+    if (n && !CNNCL_RUN(d, squares, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)n),
+                        CNNCL_INT(anew))) return false;
     if (!take) return true;
-    if (!cnncl_download(dev, d->slices, sums.at * sizeof(float), part, sizeof part)) return false;
+    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part, (size_t)groups * sizeof *part)) return false;
     *take = 0;
-    for (int i = 0; i < CNNCL_SQUARES; i++) *take += (double)part[i];
+    for (int i = 0; i < groups; i++) *take += (double)part[i];
     return true;
 }
 
@@ -3439,11 +3593,16 @@ static bool cnncl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_p
                           int *take)
 {
     cnncl    *d = cnncl_of(dev);
-    cnn_place sum = { d->slices, CNNCL_COUNTER };
-    int       plane = cnncl_plane(s), rows = s.n * plane;
-    return CNNCL_RUN(d, correct, 1, 1, 1, CNNCL_ARRAY(sum), CNNCL_ARRAY(logits), CNNCL_ARRAY(labels),
-                     CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(rows), CNNCL_INT(anew)) &&
-           (!take || cnncl_download(dev, d->slices, sum.at * sizeof(float), take, sizeof(cl_int)));
+    cnn_place sums = { d->slices, CNNCL_SLICES + CNNCL_SUMS };
+    cl_int    part[CNNCL_SUMS];
+    const int plane = cnncl_plane(s), groups = cnncl_running(d);
+    if (!CNNCL_RUN(d, correct, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(logits), CNNCL_ARRAY(labels),
+                   CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(s.n * plane), CNNCL_INT(anew))) return false;
+    if (!take) return true;
+    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part, (size_t)groups * sizeof *part)) return false;
+    *take = 0;
+    for (int i = 0; i < groups; i++) *take += part[i];
+    return true;
 }
 
 /* ---- .tune: what is fastest is measured ---- */
@@ -3559,21 +3718,21 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
     if (y->op == &cnn_op_layer_norm || y->op == &cnn_op_rms_norm || y->op == &cnn_op_group_norm ||
         y->op == &cnn_op_instance_norm) return y->op->saved(y);
     if (y->op == &cnn_op_softmax_cross_entropy || y->op == &cnn_op_nll)
-        /* rows; or the two of label_loss_share */
-        return ((size_t)cnncl_len(y->in[1]->shape) + 2) * sizeof(float);
+        return ((size_t)(y->in[0]->shape.n * cnncl_plane(y->in[0]->shape)) + CNNCL_ROWS) * sizeof(float);
+    if (y->op == &cnn_op_dice)
+        return 3 * (size_t)(y->in[0]->shape.n * y->in[0]->shape.c) * sizeof(float);
     return 0;
 }
 
 #define CNNCL_ROW(name, functions)                                                                           \
     { &cnn_op_##name, NULL, cnncl_##functions##_forward, cnncl_##functions##_backward },
-#define CNNCL_LOSS(name, functions)                                                                          \
-    { &cnn_op_##name, cnncl_accepts_loss, cnncl_##functions##_forward, cnncl_##functions##_backward },
+#define CNNCL_MOST_ROW(name) { &cnn_op_##name, NULL, cnncl_reduce_forward, cnncl_most_backward },
 #define CNNCL_MAP(X, name, value, derivative) CNNCL_ROW(name, map)
 static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(conv2d, conv) CNNCL_ROW(conv_transpose2d, conv) CNNCL_ROW(dense, product) CNNCL_ROW(matmul, product)
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
-    CNNCL_ROW(amax, most) CNNCL_ROW(amin, most) CNNCL_ROW(scale, scale)
+    CNNCL_MOST_ROW(amax) CNNCL_MOST_ROW(amin) CNNCL_ROW(scale, scale)
     CNNCL_ROW(add, binary) CNNCL_ROW(sub, binary) CNNCL_ROW(mul, binary) CNNCL_ROW(div, binary)
     CNNCL_ROW(maximum, binary) CNNCL_ROW(minimum, binary) CNNCL_ROW(pow, binary)
     CNNCL_ROW(reshape, reshape) CNNCL_ROW(concat, move) CNNCL_ROW(slice, move) CNNCL_ROW(permute, move)
@@ -3584,9 +3743,9 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm) CNNCL_ROW(rms_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
-    CNNCL_LOSS(softmax_cross_entropy, label_loss) CNNCL_LOSS(nll, label_loss)
-    CNNCL_LOSS(mse, pair_loss) CNNCL_LOSS(l1, pair_loss) CNNCL_LOSS(huber, pair_loss)
-    CNNCL_LOSS(bce_with_logits, pair_loss) CNNCL_LOSS(sigmoid_focal, pair_loss) };
+    CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss) CNNCL_ROW(dice, dice)
+    CNNCL_ROW(mse, pair_loss) CNNCL_ROW(l1, pair_loss) CNNCL_ROW(huber, pair_loss)
+    CNNCL_ROW(bce_with_logits, pair_loss) CNNCL_ROW(sigmoid_focal, pair_loss) };
 
 /* ===========================================================================================================
    >>cl-open ---- 7. Opening, checking and closing a device
@@ -3840,11 +3999,18 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
     if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
     if (op == &cnn_op_batch_norm)      return cnn_batch_norm(x, .no_affine = way);
+    const int   each = way ? CNN_NONE : CNN_MEAN;                     /* the reduction of a loss */
     cnn_tensor *v = way ? cnn_const(g, (cnn_shape){ 1, 6, 1, 1 }, cnncl_class_weights) : NULL;
     if (op == &cnn_op_softmax_cross_entropy)
-        return cnn_softmax_cross_entropy(x, t, .smoothing = way ? 0.1f : 0, .class_weights = v,
-                                         .ignore_index = 2 * way);
-    if (op == &cnn_op_nll)             return cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way);
+        return !way ? cnn_softmax_cross_entropy(x, t)
+            : cnn_add(cnn_softmax_cross_entropy(x, t, 0.1f, v, .ignore_index = 2, .reduction = each),
+                      cnn_scale(cnn_softmax_cross_entropy(x, cnn_sigmoid(x), 0.1f, v, .reduction = CNN_SUM),
+                                0.01f));
+    if (op == &cnn_op_nll)
+        return cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way, .reduction = each);
+    if (op == &cnn_op_dice)
+        return cnn_dice(cnn_sigmoid(x), way ? t : cnn_sigmoid(cnn_sub(x, row)), .ignore_index = 2 * way,
+                        .reduction = each);
     if (op == &cnn_op_conv_transpose2d)
         return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
     if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
@@ -3863,15 +4029,18 @@ static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x
     if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
     if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);
     if (op == &cnn_op_power)           return cnn_power(cnn_scale(x, 0.25f, 1), way ? 3 : -2);
-    if (op == &cnn_op_huber)           return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way);
+    if (op == &cnn_op_huber)
+        return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way, .reduction = each);
     cnn_tensor *in[2] = { x, cnn_sub(x, row) };
     if (op == &cnn_op_sigmoid_focal)
-        return cnn_sigmoid_focal(x, cnn_sigmoid(in[1]), way ? -1 : 0.25f, way ? 1.5f : 2);
-    if (op == &cnn_op_bce_with_logits) return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v);
+        return cnn_sigmoid_focal(x, cnn_sigmoid(in[1]), way ? -1 : 0.25f, way ? 1.5f : 2, .reduction = each);
+    if (op == &cnn_op_bce_with_logits)
+        return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v, .reduction = each);
     /* a loss of two, else what needs no options */
-    bool        pair = op->flags & CNN_LOSS;
+    const bool              pair = op->flags & CNN_LOSS;
+    const cnn_distance_args a = { .reduction = each };
     if (op == &cnn_op_log || op == &cnn_op_sqrt) in[0] = cnn_scale(x, 0.25f, 1);
-    return cnn_apply(op, in, pair ? 2 : 1, NULL, CNN_HERE);
+    return cnn_apply(op, in, pair ? 2 : 1, pair ? &a : NULL, CNN_HERE);
 }
 
 static bool cnncl_near(const float *a, const float *b, size_t n)
@@ -3899,7 +4068,7 @@ static bool cnncl_try_row(cnncl *d, const cnn_op *op, int way, const cnn_optimiz
                                      .backend = k ? &d->base : NULL);
         cnn_tensor *in = cnn_input(one, 6, 6, 5, .grad = 1), *t = cnn_labels(one, 6, 5);
         cnn_tensor *y = cnncl_check_net(op, one, in, t, way);
-        cnn_tensor *J = y->op && (y->op->flags & CNN_LOSS) ? y : cnn_mean(cnn_mul(y, y));
+        cnn_tensor *J = y->op && (y->op->flags & CNN_LOSS) && !y->batched ? y : cnn_mean(cnn_mul(y, y));
         if (!cnn_compile(one, J)) break;
         cnn_set(in, x, BATCH * SAMPLE);
         if (t->index >= 0) cnn_set_labels(t, labels, BATCH * LABELS);
@@ -4025,7 +4194,7 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     cl_ulong largest = 0;
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_WORK_GROUP_SIZE, sizeof group, &group, NULL);
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_MAX_MEM_ALLOC_SIZE, sizeof largest, &largest, NULL);
-    d->max_buffer = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
+    d->base.max_bytes = largest > SIZE_MAX ? SIZE_MAX : (size_t)largest;
     cl_ulong            cache = 0;
     cl_device_local_mem_type local = CL_LOCAL;
     d->cl.clGetDeviceInfo(d->device, CL_DEVICE_GLOBAL_MEM_CACHE_SIZE, sizeof cache, &cache, NULL);
@@ -4047,7 +4216,7 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     if (a->cache && strlen(a->cache) < sizeof d->cache - 100)
         cnncl_say(d->cache, sizeof d->cache, "%s/cnn_opencl", a->cache);
     if (!cnncl_build(d)) return false;
-    d->slices = (cl_mem)cnncl_alloc(&d->base, (CNNCL_COUNTER + 1) * sizeof(float));
+    d->slices = (cl_mem)cnncl_alloc(&d->base, (CNNCL_SLICES + 2 * CNNCL_SUMS) * sizeof(float));
     if (!d->slices || !cnncl_choose_gemm(d, a, &chosen->about, &says)) return false;
     cnncl_say(d->report, sizeof d->report, "%s (%s, %s), %s%s", d->name, chosen->about.version,
               chosen->about.platform, says, d->cached ? ", cached kernels" : "");

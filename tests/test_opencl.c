@@ -211,25 +211,11 @@ static cnn_config on_device(cnn_config c) { c.backend = shared; return c; }
 #define cnn_new(...) cnn_new_(on_device((cnn_config){ .at = CNN_HERE, __VA_ARGS__ }))
 #define main rooms_main
 int rooms_main(int, char **);
-/* ... and that what was left to the CPU is counted, beyond what has no kernel: dice, losses whose reduction is not the mean,
-   and softmax_cross_entropy with soft labels. */
+/* ... and that what was left to the CPU is counted. */
 static long nodes_left;
-static long without_kernel(const cnn_graph *g)
-{
-    const cnn_tensor *y;
-    long n = 0;
-    for (int i = 0; (y = cnn_node(g, i)) != NULL; i++) {
-        int reduction = CNN_MEAN;
-        for (const cnn_field *f = y->op ? y->op->fields : NULL; f && f->name; f++)
-            if (strcmp(f->name, "reduction") == 0) memcpy(&reduction, (const char *)y->args + f->offset, sizeof reduction);
-        n += reduction != CNN_MEAN || y->op == &cnn_op_dice ||
-             (y->op == &cnn_op_softmax_cross_entropy && y->in[1]->shape.c > 1);
-    }
-    return n;
-}
 static void count_and_free(cnn_graph *g)
 {
-    nodes_left += cnn_copies(g).host_nodes - without_kernel(g);
+    nodes_left += cnn_copies(g).host_nodes;
     cnn_free(g);
 }
 #define cnn_free(g) count_and_free(g)
@@ -397,6 +383,8 @@ static net more(cnn_backend *dev)
     n.loss = cnn_add(n.loss, cnn_add(cnn_huber(cnn_softplus(logits), root, 0.3f),
                                      cnn_bce_with_logits(logits, cnn_sub(t, shift))));
     n.loss = cnn_add(n.loss, cnn_sigmoid_focal(logits, t));
+    n.loss = cnn_add(n.loss, cnn_dice(cnn_softmax(logits), n.t));
+    n.loss = cnn_add(n.loss, cnn_mean(cnn_softmax_cross_entropy(logits, cnn_softmax(root), .reduction = CNN_NONE)));
     return n;
 }
 
@@ -485,6 +473,79 @@ static void awkward_convolutions(int number)
         }
     }
     cnn_free(g[0]), cnn_free(g[1]), free(v);
+}
+
+/* Long sums, each made by many groups: the loss and the gradient beside the CPU, and the same bits again. */
+static cnn_tensor *long_sum(int k, cnn_graph *g, cnn_tensor *x, cnn_tensor *t)
+{
+    static const float v[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
+    cnn_tensor *w = cnn_const(g, shape4(1, 6, 1, 1), v), *s = cnn_sigmoid(x), *z = cnn_scale(s, 2, -1);
+    switch (k) {
+    case 0:  return cnn_scale(cnn_sum(s), 1e-3f);
+    case 1:  return cnn_add(cnn_amax(x, 0), cnn_sum(cnn_amin(x, CNN_N | CNN_H | CNN_W)));
+    case 2:  return cnn_mean(cnn_mul(z, cnn_mean(z, CNN_N | CNN_H | CNN_W)));
+    case 3:  return cnn_mean(cnn_prelu(cnn_prelu(z, .per_channel = 1)));
+    case 4:  return cnn_mean(cnn_mul(cnn_add(cnn_instance_norm(z, .affine = 1), cnn_group_norm(z, 2)), s));
+    case 5:  return cnn_softmax_cross_entropy(x, t, 0.1f, w, .ignore_index = 2);
+    case 6:  return cnn_scale(cnn_softmax_cross_entropy(x, t, .reduction = CNN_SUM), 1e-3f);
+    case 7:  return cnn_mean(cnn_softmax_cross_entropy(x, s, 0.1f, w, .reduction = CNN_NONE));
+    case 8:  return cnn_nll(cnn_log_softmax(x), t, w, 3);
+    case 9:  return cnn_mse(s, z);
+    case 10: return cnn_mean(cnn_huber(s, z, 0.3f, .reduction = CNN_NONE));
+    case 11: return cnn_add(cnn_l1(s, z), cnn_scale(cnn_sigmoid_focal(x, s, .reduction = CNN_SUM), 1e-3f));
+    case 12: return cnn_bce_with_logits(x, s, w, w);
+    case 13: return cnn_add(cnn_dice(s, t), cnn_dice(s, cnn_sigmoid(z), 1, .reduction = CNN_SUM));
+    }
+    return cnn_add(cnn_mean(cnn_mul(cnn_softmax(cnn_flatten(x)), cnn_flatten(z))),
+                   cnn_softmax_cross_entropy(cnn_flatten(x), cnn_labels(g)));       /* few rows, each long */
+}
+static void sums_by_many_groups(void)
+{
+    enum { N = 2, C = 6, SIDE = 96, COUNT = N * C * SIDE * SIDE, KINDS = 15 };
+    cnncl     *d = cnncl_of(shared);
+    const int  units = d->units;
+    float     *v = test_floats(COUNT);
+    long       more = 0;
+    int        labels[N * SIDE * SIDE];
+    test_fill(v, COUNT, -2, 2);
+    for (int i = 0; i < N * SIDE * SIDE; i++) labels[i] = i * 7 % 11 % C;
+    for (int k = 0; k < KINDS; k++) {
+        cnn_graph  *g[4];
+        cnn_tensor *x[4];
+        float       loss[4];
+        long        runs[4];
+        for (int i = 0; i < 4; i++) {                           /* the CPU; twice with 40 units; never two groups */
+            cnn_tensor *t, *J;
+            g[i] = cnn_new_((cnn_config){ .max_batch = N, .seed = 2, .backend = i ? shared : NULL });
+            x[i] = cnn_input(g[i], C, SIDE, SIDE, .grad = 1), t = cnn_labels(g[i], SIDE, SIDE);
+            J = long_sum(k, g[i], x[i], t), d->units = i < 3 ? 40 : 0;
+            CHECK(cnn_compile(g[i], J) && cnn_set(x[i], v, COUNT));
+            for (int j = 0; (t = cnn_node(g[i], j)) != NULL; j++)
+                if (t->kind == CNN_LABELS) cnn_set_labels(t, labels, (size_t)(N * t->shape.h * t->shape.w));
+            calls_of_run = 0;
+            loss[i] = cnn_forward(J, CNN_TRAIN), cnn_backward(J), runs[i] = calls_of_run;
+            CHECK_INT(cnn_copies(g[i]).host_nodes, 0);
+        }
+        CHECK_MSG(!cnn_error(g[1]), "%d: %s", k, cnn_error(g[1]));
+        CHECK_MSG(fabsf(loss[1] - loss[0]) <= 2e-5f * (1 + fabsf(loss[0])), "%d: %g, not %g", k, (double)loss[1], (double)loss[0]);
+        for (int i = 0; i < g[0]->n_order; i++) {
+            cnn_tensor *p = &g[0]->order[i]->t;
+            if (p->op || !p->needs_grad) continue;
+            const float *a = cnn_map_grad(p), *b = cnn_map_grad(&g[1]->order[i]->t), *c = cnn_map_grad(&g[2]->order[i]->t);
+            double       most = 0, off = 0;
+            for (size_t q = 0; q < cnn_count(p); q++) {
+                const double e = fabs((double)b[q] - (double)a[q]), size = fabs((double)a[q]);
+                most = size > most ? size : most, off = e > off || e != e ? e : off;
+            }
+            CHECK_MSG(off <= 2e-5 * most, "%d: the gradient of %s is off by %g, the largest is %g", k, p->name, off, most);
+            CHECK_SAME_BITS(b, c, cnn_count(p));
+        }
+        CHECK(loss[1] == loss[2] && runs[1] == runs[2] && runs[3] <= runs[1]);
+        more += runs[1] - runs[3];
+        for (int i = 0; i < 4; i++) cnn_free(g[i]);
+    }
+    CHECK_MSG(more > 25, "only %ld launches are the second step of a sum", more);
+    d->units = units, free(v);
 }
 
 /* Each tile, and Winograd wherever it can, in turn; with local memory, or without. */
@@ -1298,16 +1359,37 @@ static void wrong_label(void)
     CHECK_STR(message[1], message[0]);
 }
 
-/* Too large for one buffer. */
-static void a_buffer_too_large(void)
+/* A device whose largest buffer is smaller: the same bits from several, or a message. */
+static void activations_in_several_buffers(void)
 {
-    cnncl *d = cnncl_of(shared);
-    size_t   keep = d->max_buffer;
-    d->max_buffer = 1000;
+    const size_t keep = shared->max_bytes;
+    net (*const build[])(cnn_backend *) = { deep_resnet, small_mobilenet };
+    for (int k = 0; k < 2; k++) {
+        float whole[6], parts[6], *w = NULL;
+        for (int way = 0; way < 2; way++) {
+            net        n = build[k](shared);
+            size_t     count;
+            cnn_memory m = cnn_plan(n.g, n.loss);
+            cnn_free(n.g);
+            if (way) shared->max_bytes = m.params > m.activations / 4 ? m.params : m.activations / 4;
+            n = build[k](shared);
+            const bool done = cnn_compile(n.g, n.loss) && train(n, 6, way ? parts : whole);
+            CHECK_MSG(done, "%s", cnn_error(n.g));
+            CHECK_MSG(way ? n.g->n_chunks > 1 : n.g->n_chunks == 1, "%d buffers of %zu bytes", n.g->n_chunks, shared->max_bytes);
+            const float *p = cnn_flat_params(n.g, &count);
+            if (CHECK(p != NULL) && !way) w = test_floats(count), memcpy(w, p, count * sizeof *p);
+            if (p && way) CHECK_SAME_BITS(p, w, count);
+            shared->max_bytes = keep;
+            cnn_free(n.g);
+        }
+        CHECK_SAME_BITS(parts, whole, 6);
+        free(w);
+    }
+    shared->max_bytes = 1000;
     net n = lenet(shared);
-    CHECK(!cnn_compile(n.g, n.loss) && strstr(cnn_error(n.g), "1000 bytes in one buffer"));
+    CHECK(!cnn_compile(n.g, n.loss) && strstr(cnn_error(n.g), "has an array of "));
     cnn_free(n.g);
-    d->max_buffer = keep;
+    shared->max_bytes = keep;
     recover();
 }
 
@@ -1659,7 +1741,7 @@ static void every_operation_has_a_kernel(void)
     for (int i = 0; i < n; i++) {
         int found = 0;
         for (int k = 0; k < shared->n_kernels; k++) found += shared->kernels[k].op == ops[i];
-        CHECK_MSG(found == (ops[i] != &cnn_op_dice), "%s has %d rows in cnn_opencl.h", ops[i]->name, found);
+        CHECK_MSG(found == 1, "%s has %d rows in cnn_opencl.h", ops[i]->name, found);
     }
 }
 
@@ -1947,9 +2029,10 @@ int main(int argc, char **argv)
         RUN(calls_that_fail);
         RUN(out_of_memory);
         RUN(wrong_label);
-        RUN(a_buffer_too_large);
+        RUN(activations_in_several_buffers);
         RUN(vast_options);
         RUN(many_rows);
+        RUN(sums_by_many_groups);
         RUN(program_build_log);
         RUN(every_operation_has_a_kernel);
         RUN(a_wrong_kernel);
