@@ -1586,7 +1586,7 @@ static step_counts dry_step(cnn_tensor *(*build)(cnn_tensor *), int batch, int c
 {
     cnncl       *d = cnncl_of(shared);
     const int    units = d->units;
-    const size_t workspace = d->workspace, largest = d->max_buffer;
+    const size_t workspace = d->workspace, largest = shared->max_bytes;
     const bool   has_local = d->has_local;
     cnn_graph   *g = cnn_new_((cnn_config){ .max_batch = batch, .backend = shared });
     cnn_tensor  *x = cnn_input(g, c, side, side), *t = cnn_labels(g), *loss = cnn_softmax_cross_entropy(build(x), t);
@@ -1594,7 +1594,7 @@ static step_counts dry_step(cnn_tensor *(*build)(cnn_tensor *), int batch, int c
     shared->alloc = device_alloc;
     const cnncl_api keep = dry_begin(d);
     d->units = 132, d->workspace = (size_t)50 << 20, d->workspace = d->workspace / 4 * 3, d->has_local = true;
-    d->max_buffer = SIZE_MAX / 2;
+    shared->max_bytes = 0;
     const size_t bytes = cnn_plan(g, loss).total;
     char        *memory = malloc(bytes + 64);              /* more than alloc.h gives */
     const bool   compiled = cnn_compile_in(g, loss, memory + (64 - (uintptr_t)memory % 64) % 64, bytes);
@@ -1616,7 +1616,7 @@ static step_counts dry_step(cnn_tensor *(*build)(cnn_tensor *), int batch, int c
     cnn_free(g), free(memory), recover();
     dry_end(d, &keep);
     shared->alloc = poisoned_alloc;
-    d->units = units, d->workspace = workspace, d->has_local = has_local, d->max_buffer = largest;
+    d->units = units, d->workspace = workspace, d->has_local = has_local, shared->max_bytes = largest;
     return counts;
 }
 static void launches_of_a_step(void)

@@ -97,7 +97,7 @@ int main(int argc, char **argv)
     cnncl *d = cnncl_of(device);
     void (*close)(cnn_backend *) = device->close;
     const cnncl_api keep = dry_begin(d);
-    device->close = NULL, d->max_buffer = SIZE_MAX / 2, d->has_local = true;
+    device->close = NULL, device->max_bytes = 0, d->has_local = true;
     batch = 32;
     bool good = run(&own, d, argc - 1, argv + 1);
     for (size_t k = 0; k < sizeof which / sizeof *which; k++)

@@ -16,24 +16,38 @@ typedef struct { const char *kernel; bool known; double groups, done, bytes, cac
 
 static const char *counts__names[] = { CNNCL_KERNELS(CNNCL_NAME) };
 
-/* What stands between the parentheses behind the kernel's name. */
-static const char *counts__signature(const char *kernel)
+/* Behind this text in the sources, or NULL. */
+static const char *counts__behind(const char *text)
 {
-    char find[3][100], base[60];
-    snprintf(base, sizeof base, "%.*s", (int)strcspn(kernel, "_"), kernel);
-    snprintf(find[0], sizeof find[0], "void %s(", kernel), snprintf(find[1], sizeof find[1], "NAME(%s)(", base);
-    snprintf(find[2], sizeof find[2], "UPDATE(%s)", kernel);
-    for (int i = 0; i < 3; i++)
-        for (int k = 0; k < CNNCL_SOURCES; k++) {
-            const char *at = strstr(cnncl_source[k], find[i]);
-            if (at && i == 2) {                       /* the optimizers' is the macro's */
-                for (k = 0, at = NULL; k < CNNCL_SOURCES && !at; k++) at = strstr(cnncl_source[k], "UPDATE(name)");
-                at = at ? strstr(at, "void name") : NULL;
-                return at ? at + strlen("void name(") : NULL;
-            }
-            if (at) return at + strlen(find[i]);
-        }
+    for (int k = 0; k < CNNCL_SOURCES; k++) {
+        const char *at = strstr(cnncl_source[k], text);
+        if (at) return at + strlen(text);
+    }
     return NULL;
+}
+/* What stands between the parentheses behind the kernel's name; a word of capitals is a macro for several parameters. */
+static void counts__signature(const char *kernel, char *out, size_t room)
+{
+    char find[60];
+    const char *from;
+    snprintf(find, sizeof find, "void %s(", kernel);
+    if (!(from = counts__behind(find))) {                          /* a tile's */
+        snprintf(find, sizeof find, "NAME(%.*s)(", (int)strcspn(kernel, "_"), kernel);
+        from = counts__behind(find);
+    }
+    if (!from) from = counts__behind("UPDATE(name) __kernel void name(");
+    size_t n = 0;
+    for (int depth = 0; from && *from && depth >= 0 && n + 400 < room; from++) {
+        const size_t capitals = n && out[n - 1] == ' ' ? strspn(from, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") : 0;
+        depth += *from == '(' ? 1 : *from == ')' ? -1 : 0;
+        if (capitals > 3 && from[capitals] != '(') {
+            snprintf(find, sizeof find, "#define %.*s ", (int)capitals, from);
+            const char *text = counts__behind(find);
+            for (; text && *text && !(*text == '\n' && text[-1] != '\\') && n + 1 < room; text++) out[n++] = *text;
+            from += capitals - 1;
+        } else out[n++] = *from;
+    }
+    out[n] = 0;
 }
 /* Where the value of `name` stands among the arguments, or NULL. */
 static const unsigned char *counts__value(const cnncl_launch *l, const char *name)
@@ -41,7 +55,9 @@ static const unsigned char *counts__value(const cnncl_launch *l, const char *nam
     static const struct { const char *type; size_t bytes; } types[] = { { "ARRAY", 16 }, { "int", 4 }, { "float", 4 },
         { "ulong", 8 }, { "shape", 16 }, { "conv", 64 } };
     const unsigned char *value = l->argument;
-    for (const char *s = counts__signature(counts__names[l->kernel]); s && *s && *s != ')'; ) {
+    char parameters[2000];
+    counts__signature(counts__names[l->kernel], parameters, sizeof parameters);
+    for (const char *s = parameters; *s && *s != ')'; ) {
         s += strspn(s, " \n\\,(");
         size_t type = 0, letters = strcspn(s, " (");
         while (type < 6 && (strlen(types[type].type) != letters || strncmp(s, types[type].type, letters) != 0)) type++;
@@ -88,8 +104,8 @@ static double counts__length(const cnncl_launch *l, const char *name)
     X("wino_in", 16 * (back ? g.oc : g.ic) * I(count) + (I(more) == 1 ? 9.0 * g.ic * g.oc : I(more) == 2 ? 16 * g.oc * I(count) : 0)) \
     X("wino_out", (back ? g.ic : g.oc) * I(count) * 16 * (1 + b))                                                        \
     X("spread", L(xs) + I(n) * (1 + b))                           X("stretch_back", L(ys) + L(as) + L(bs) + I(n) * (1 + b)) \
-    X("stretch", L(as) + L(bs) + I(n))                            X("fold_most", L(xs) + L(ys))                          \
-    X("fold", L(xs) + (I(has_u) != 0 || I(how) > 2) * L(us) + L(ys) * (1 + b))                                           \
+    X("stretch", L(as) + L(bs) + I(n))                            X("norm_statistics", e)                                \
+    X("fold", L(xs) + (I(how) > 2) * L(us) + L(ys) * (1 + b))                                           \
     X("move", I(n) * (2 + b))                                     X("copy_rows", I(n) * (2 + b))                         \
     X("fill", I(n))                                               X("pad", L(xs) + L(ys))                                \
     X("max_pool_forward", x + y * (1 + I(save)))                  X("max_pool_backward", 2 * y + x * (1 + b))            \
@@ -97,13 +113,13 @@ static double counts__length(const cnncl_launch *l, const char *name)
     X("adaptive", L(xs) + L(ys))                                  X("upsample", L(xs) + L(ys))                           \
     X("map_forward", 2 * I(n))                                    X("map_backward", I(n) * (3 + b))                      \
     X("bias_map", 2 * I(n))                                       X("dropout", I(n) * (2 + b))                           \
-    X("softmax_forward", 2 * rows * I(channels))                  X("softmax_backward", rows * I(channels) * (3 + b))    \
-    X("norm_statistics", e)                                       X("norm_forward", e * (2 + F(sign_)))                  \
+    X("softmax_forward", 2 * I(n) * I(channels))                  X("softmax_backward", I(n) * I(channels) * (3 + b))    \
+    X("norm_forward", e * (2 + F(sign_)))                                                                                \
     X("norm_sums", e * (2 + (I(how) != 0) + F(sign_) * (1 + b)))                                                         \
     X("norm_backward", e * (2 + (I(how) != 0) + I(want_dx) * (1 + b)))                                                   \
     X("lrn_forward", I(n) * (2 + I(save)))                        X("lrn_backward", I(n) * (5 + b))                      \
-    X("label_loss_rows", I(n) * (I(channels) + 4))                X("label_loss_backward", I(n) * (2 + b))               \
-    X("label_loss", 2 * I(n))                                     X("correct", I(n) * (I(channels) + 1))                 \
+    X("label_rows", I(n) * (I(channels) + 4))                     X("label_loss_backward", I(n) * (2 + b))               \
+    X("label_end", 2 * I(count))                                  X("correct", I(n) * (I(channels) + 1))                 \
     X("sgd", I(n) * (F(momentum) != 0 ? 5 : 3))                   X("adam", I(n) * 7)                                    \
     X("pair_loss_forward", 2 * I(n))                              X("pair_loss_backward", I(n) * (3 + b))                \
     X("squares", I(n))
@@ -122,7 +138,7 @@ static counted count_launch(const cnncl_launch *l, const size_t *global, const s
     const bool   back = I(back) != 0;
     const double x = (double)g.n * g.ic * g.h * g.w, y = (double)g.n * g.oc * g.oh * g.ow, b = F(beta);
     const double taps = (double)g.kh * g.kw, w = g.oc * (double)(g.ic / g.groups) * taps, z = (double)(global[2] / local[2]);
-    const double e = I(channels) * I(count), rows = I(items) + I(n);
+    const double e = I(channels) * I(count);
     const int    tile = l->kernel % CNNCL_TILES, side = sides[tile];
     const double phases = (g.sh < g.h ? g.sh : g.h) * (double)(g.sw < g.w ? g.sw : g.w);
     const double area = 2.0 * side * side * c.groups * (tile == CNNCL_NO_LOCAL ? (double)local[0] : 1);
