@@ -515,18 +515,17 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(product_128, GROUPS) X(product_64, GROUPS) X(product_32, SMALL) X(product_4, ITEMS)                    \
     X(add_slices, ITEMS) X(depthwise_forward, ITEMS) X(depthwise_data, ITEMS) X(depthwise_weights, GROUPS)   \
     X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(spread, ITEMS) X(stretch, ITEMS)                \
-    X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(max_pool_forward, ITEMS)                      \
+    X(fold, ITEMS) X(fold_group, GROUPS) X(max_pool_forward, ITEMS)                      \
     X(stretch_back, ITEMS)                                                                                   \
     X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS) X(map_forward, ITEMS) \
-    X(map_backward, ITEMS) X(bias_map, ITEMS) X(softmax_forward, GROUPS) X(softmax_backward, GROUPS)         \
+    X(map_backward, ITEMS) X(softmax_forward, GROUPS) X(softmax_backward, GROUPS)         \
     X(dropout, ITEMS) X(norm_statistics, GROUPS) X(norm_forward, GROUPS) X(norm_sums, GROUPS)                \
     X(norm_backward, GROUPS) X(label_rows, GROUPS) X(label_end, GROUPS)                                      \
     X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                                               \
     X(dice_sums, GROUPS) X(dice_forward, ITEMS) X(dice_backward, ITEMS)                                      \
     X(pair_loss_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(move, ITEMS)                 \
     X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(adaptive_forward, ITEMS) X(adaptive_backward, ITEMS)      \
-    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
-    X(prelu_backward, ITEMS) X(sample_norm_statistics, GROUPS)                       \
+    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(sample_norm_statistics, GROUPS)                 \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
     X(sgd, ITEMS) X(adam, ITEMS) X(adamw, ITEMS) X(rmsprop, ITEMS) X(rmsprop_centered, ITEMS)                \
     X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS) X(fill, ITEMS)
@@ -872,12 +871,6 @@ static const char *const cnncl_source[] = {
     {
         BASE(dx) BASE(dy) BASE(b) ITEM(i, n)
         ADD(dx[i], dy[i] * slope(how, b[i], k0, k1))
-    }
-    __kernel void bias_map(ARRAY(y), ARRAY(b), int has_bias, int channels, int plane, int n, int how,
-                           float k0, float k1)
-    {
-        BASE(y) BASE(b) ITEM(i, n)
-        y[i] = value(how, y[i] + (has_bias ? b[i / plane % channels] : 0.0f), k0, k1);
     }),
 
     cnncl_tile_macros, CNNCL_TILE(128, 2, 16, 8), CNNCL_TILE(64, 1, 16, 8), CNNCL_TILE(32, 1, 8, 8),
@@ -888,7 +881,7 @@ static const char *const cnncl_source[] = {
        stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
        fold:    y = beta y + factor (sum of terms over what y does not tell apart), where how = 0: the terms
                 are x; 1, 2: it is the largest, or the smallest, x; 3: they are x u, with u stretched to the
-                shape of x; 4: they are x u where x <= 0. Term q for y[j] is at folded(j, q).
+                shape of x. Term q for y[j] is at folded(j, q).
        fold_group: a group for each y[j], and for part z of its terms, which goes to slice z of y */
     CNNCL_SOURCE(
     __kernel void fill(ARRAY(y), int n, float v)
@@ -915,21 +908,22 @@ static const char *const cnncl_source[] = {
         const float u = a[p]; const float v = b[q];
         y[i] = value(how, op == 0 ? u + v : op == 1 ? u - v : op == 2 ? u * v : op == 3 ? u / v
                         : op == 4 ? (u > v || u != u ? u : v) : op == 5 ? (u < v || u != u ? u : v)
-                        : op == 6 ? pow(u, v) : (u == v ? 1.0f : 0.0f), k0, k1);
+                        : op == 6 ? pow(u, v) : op == 7 ? (u > 0.0f ? u : u * v) : (u == v ? 1.0f : 0.0f), k0, k1);
     }
     float stretch_slope(float u, float v, int how, int to_b)
     {
         if (how == 3) return to_b ? -(u / v) / v : 1.0f / v;
         if (how == 6 && !to_b) return v == 0.0f ? 0.0f : v * pow(u, v - 1.0f);
         if (how == 6) return u == 0.0f && v >= 0.0f ? 0.0f : pow(u, v) * log(u);
+        if (how == 7) return u > 0.0f ? (to_b ? 0.0f : 1.0f) : (to_b ? u : v);
         return u == v ? 0.5f : (how == 4) == (to_b != 0) ? (u > v ? 0.0f : 1.0f) : (u < v ? 0.0f : 1.0f);
     }
-    __kernel void stretch_back(ARRAY(d), ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
+    __kernel void stretch_back(ARRAY(d), float beta, ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
                                int how, int to_b)
     {
         BASE(d) BASE(dy) BASE(a) BASE(b) ITEM(i, n)
         const shape at = coordinates(ys, i);
-        d[i] = dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b);
+        ADD(d[i], dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b))
     }
     shape folded(shape xs, shape ys, int j, int q)
     {
@@ -947,7 +941,7 @@ static const char *const cnncl_source[] = {
         for (; q < last; q += step_) {
             const shape at = folded(xs, ys, j, q);
             float v = x[element(xs, at)];
-            if (how > 2) v = how == 4 && v > 0.0f ? 0.0f : v * u[element(us, at)];
+            if (how == 3) v *= u[element(us, at)];
             sum = merge(how < 3 ? how : 0, sum, v);
         }
         return sum;
@@ -970,14 +964,6 @@ static const char *const cnncl_source[] = {
                       min(count, z * length + length), GROUP), part, GROUP);
         y += (size_t)z * n + j;
         if (get_local_id(0) == 0) y[0] = beta == 0.0f ? sum : beta * y[0] + sum;
-    }
-    /* row r of y, of `length` floats, = beta y + row r of x; rows are y_step and x_step apart */
-    __kernel void copy_rows(ARRAY(y), int y_step, ARRAY(x), int x_step, int length, int n, float beta)
-    {
-        BASE(y) BASE(x) ITEM(i, n)
-        const size_t row = i / length; const size_t col = i % length;
-        const float v = x[row * x_step + col];
-        y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
     }
     /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
        writes b */
@@ -1472,27 +1458,32 @@ static const char *const cnncl_source[] = {
     "#define AT_PIXEL ((size_t)(n_ * channels + c) * plane + p_)\n"
     "#define SLICE const int c = (int)get_group_id(0); const int s = (int)get_group_id(1); \\\n"
     "    const int me = (int)get_local_id(0); const int first = s * length; const int last = min(count, first + length);\n"
+    "#define STATISTICS float sum_ = 0.0f; float squares_ = 0.0f; \\\n"
+    "    EACH_PIXEL(first, last) sum_ += x[AT_PIXEL]; \\\n"
+    "    const float m_ = group_sum(sum_, part) / (float)(last - first); \\\n"
+    "    EACH_PIXEL(first, last) squares_ += (x[AT_PIXEL] - m_) * (x[AT_PIXEL] - m_); \\\n"
+    "    squares_ = group_sum(squares_, part);\n"
     CNNCL_SOURCE(
     GROUP_KERNEL void norm_statistics(ARRAY(x), ARRAY(parts), int channels, int plane, int count, int length)
     {
         __local float part[GROUP]; BASE(x) BASE(parts) SLICE
-        float sum = 0.0f; float square = 0.0f;
-        EACH_PIXEL(first, last) sum += x[AT_PIXEL];
-        const float m = group_sum(sum, part) / (float)(last - first);
-        EACH_PIXEL(first, last) square += (x[AT_PIXEL] - m) * (x[AT_PIXEL] - m);
-        square = group_sum(square, part);
+        STATISTICS
         parts += 2 * (s * channels + c);
-        if (me == 0) parts[0] = m, parts[1] = square;
+        if (me == 0) parts[0] = m_, parts[1] = squares_;
     }
-    /* slices = 0: with the running statistics */
+    /* slices = 0: with the running statistics; 1: with its own, without norm_statistics before it */
     GROUP_KERNEL void norm_forward(ARRAY(y), ARRAY(x), ARRAY(parts), ARRAY(saved), ARRAY(running_mean),
                                    ARRAY(running_var), ARRAY(w), ARRAY(b), int affine, ARRAY(other), float sign_,
                                    int channels, int plane, int count, int length, int slices, float eps,
                                    float momentum, int save, int how, float k0, float k1)
     {
         BASE(y) BASE(x) BASE(parts) BASE(saved) BASE(running_mean) BASE(running_var) BASE(w) BASE(b) BASE(other) SLICE
+        __local float part[GROUP];
         float mean = running_mean[c]; float var = running_var[c]; float square = 0.0f;
-        for (int q = 0; q < slices; q++) {
+        if (slices == 1) {
+            STATISTICS
+            mean = m_, square = squares_;
+        } else for (int q = 0; q < slices; q++) {
             const float n = (float)(q * length); const float m = (float)(min(count, q * length + length) - q * length);
             const float d = parts[2 * (q * channels + c)] - (q ? mean : 0.0f);
             mean = (q ? mean : 0.0f) + d * m / (n + m);
@@ -1551,18 +1542,7 @@ static const char *const cnncl_source[] = {
         if (want_db) db[c] += sum;
     }),
 
-    /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
     CNNCL_SOURCE(
-    __kernel void prelu_forward(ARRAY(y), ARRAY(x), ARRAY(w), int channels, int plane, int n)
-    {
-        BASE(y) BASE(x) BASE(w) ITEM(i, n)
-        y[i] = x[i] > 0.0f ? x[i] : w[i / plane % channels] * x[i];
-    }
-    __kernel void prelu_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(w), int channels, int plane, int n)
-    {
-        BASE(dx) BASE(dy) BASE(x) BASE(w) ITEM(i, n)
-        ADD(dx[i], x[i] > 0.0f ? dy[i] : w[i / plane % channels] * dy[i])
-    }
     /* Norms of one sample: row r holds k elements; `share` neighbours have one weight, and after `sample`
        elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
        As in the room, h = (x - mean) rstd,  e = dy w:
@@ -2323,7 +2303,7 @@ static int cnncl_group_parts(const cnncl *d, int groups, int k, size_t size, int
 
 /* y = beta y + factor (what `how` says of the terms), over the extents where y's shape has 1 and x's has more. One
    item for each sum if they are short, else one group, or as many as it takes to keep the device busy. */
-enum { CNNCL_SUM, CNNCL_MOST, CNNCL_LEAST, CNNCL_PRODUCTS, CNNCL_SLOPES };        /* how; products take x and u */
+enum { CNNCL_SUM, CNNCL_MOST, CNNCL_LEAST, CNNCL_PRODUCTS };        /* how; products take x and u */
 static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, int how, cnn_place x,
                        cnn_shape xs, cnn_place u, cnn_shape us)
 {
@@ -2362,19 +2342,31 @@ static cnncl_function cnncl_finish(cnncl_function f)
     const bool in_tile = f.how == CNNCL_IS_relu || f.how == CNNCL_IS_leaky_relu || f.how == CNNCL_IS_clamp;
     return in_tile ? f : cnncl_identity;
 }
-/* y = f(y + b); b may be NULL */
-static bool cnncl_bias_map(cnncl *d, cnn_place y, cnn_shape s, const cnn_place *b, cnncl_function f)
+/* y = f(x), of n numbers; y = beta y + x. */
+static bool cnncl_map(cnncl *d, cnn_place y, cnn_place x, int n, cnncl_function f)
 {
-    cnn_place bias = b ? *b : y;
-    int       n = cnncl_len(s);
-    return (!b && f.how == CNNCL_IS_NOTHING) ||
-           CNNCL_RUN(d, bias_map, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
-                     CNNCL_INT(s.c), CNNCL_INT(cnncl_plane(s)), CNNCL_INT(n), CNNCL_FUNCTION(f));
+    return CNNCL_RUN(d, map_forward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_INT(n), CNNCL_FUNCTION(f));
+}
+static bool cnncl_add(cnncl *d, cnn_place y, float beta, cnn_place x, int n)
+{
+    return CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_FLOAT(beta), CNNCL_ARRAY(x), CNNCL_ARRAY(x),
+                     CNNCL_INT(n), CNNCL_FUNCTION(cnncl_identity));
+}
+/* y = f(a op b), both stretched; op: its place in cnncl_binary. */
+static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
+static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place a, cnn_shape as, cnn_place b,
+                          cnn_shape bs, cnncl_function f)
+{
+    const int  n = cnncl_len(ys);
+    const bool plain = cnncl_same_shape(as, ys) && cnncl_same_shape(bs, ys);
+    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
+                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
+                     CNNCL_FUNCTION(f));
 }
 /* What was left out of the last kernel: y = f(y), if no tile does that. */
 static bool cnncl_finish_after(cnncl *d, cnn_place y, int n, cnncl_function f)
 {
-    return cnncl_finish(f).how == f.how || cnncl_bias_map(d, y, (cnn_shape){ 1, 1, 1, n }, NULL, f);
+    return cnncl_finish(f).how == f.how || cnncl_map(d, y, y, n, f);
 }
 
 /* ---- Which tile, and how many slices of a sum ---- */
@@ -2493,8 +2485,9 @@ static bool cnncl_gemm(cnncl *d, cnncl_product p)
     if (event && e != 0) d->events--;
     d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
     if (e != 0) return cnncl_own_gemm(d, p);
-    const cnn_shape s = { p.m, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 }, one = { 1, p.m, 1, 1 };
-    return cnncl_flush(d) && cnncl_bias_map(d, p.c, s, p.bias, p.f) &&
+    const cnn_shape s = { p.m, p.n, 1, 1 }, row = { 1, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 }, one = { 1, p.m, 1, 1 };
+    return cnncl_flush(d) && (p.bias ? cnncl_stretch(d, p.c, s, 0, p.c, s, *p.bias, row, p.f)
+                                     : p.f.how == CNNCL_IS_NOTHING || cnncl_map(d, p.c, p.c, p.m * p.n, p.f)) &&
            (!p.sums || cnncl_fold(d, *p.sums, one, 1, 1, CNNCL_SUM, p.a, as, p.a, as));
 }
 
@@ -2509,7 +2502,6 @@ static bool cnncl_gemm(cnncl *d, cnncl_product p)
 /* ---- What is computed in one kernel ---- */
 
 static bool cnncl_same_place(cnn_place a, cnn_place b) { return a.buffer == b.buffer && a.at == b.at; }
-static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
 
 static cnncl_function cnncl_function_of(const cnn_tensor *y)
 {
@@ -2919,7 +2911,7 @@ CNNCL_BACKWARD(adaptive_avg_pool)
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
 
 /* Places in the kernel stretch. */
-enum { CNNCL_DIV = 3, CNNCL_EQUAL = 7 };
+enum { CNNCL_DIV = 3, CNNCL_EQUAL = 8 };
 
 static float cnncl_reduce_factor(const cnn_tensor *y)
 {
@@ -2942,15 +2934,6 @@ CNNCL_BACKWARD(reduce)
                         cnn_place_grad(y), y->shape, 0);
 }
 
-static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place a, cnn_shape as, cnn_place b,
-                          cnn_shape bs, cnncl_function f)
-{
-    const int  n = cnncl_len(ys);
-    const bool plain = cnncl_same_shape(as, ys) && cnncl_same_shape(bs, ys);
-    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
-                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
-                     CNNCL_FUNCTION(f));
-}
 /* Which are equal to y, how many, and dy for each of them. */
 CNNCL_BACKWARD(most)
 {
@@ -2971,7 +2954,7 @@ CNNCL_BACKWARD(most)
 static int cnncl_binary(const cnn_tensor *y)
 {
     const cnn_op *const all[] = { &cnn_op_add, &cnn_op_sub, &cnn_op_mul, &cnn_op_div, &cnn_op_maximum,
-                                  &cnn_op_minimum, &cnn_op_pow };
+                                  &cnn_op_minimum, &cnn_op_pow, &cnn_op_prelu };
     int how = 0;
     while (how < CNNCL_EQUAL && all[how] != y->op) how++;
     return how;
@@ -2986,20 +2969,22 @@ CNNCL_FORWARD(binary)
 CNNCL_BACKWARD(binary)
 {
     const int how = cnncl_binary(y), n = cnncl_len(y->shape);
+    const bool has_slope = how >= CNNCL_DIV;
     for (int i = 0; i < 2 && !cnncl_is_joined_backward(y); i++) {
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
-        cnn_place   u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
-        cnn_place   d = cnn_place_scratch(y->graph);
-        float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
+        const cnn_place u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
+        const bool      all = has_slope && cnncl_same_shape(x->shape, y->shape);       /* nothing to fold */
+        const cnn_place d = all ? dx : cnn_place_scratch(y->graph);
+        const float     factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f, beta = cnncl_beta(y, i);
         if (!x->needs_grad || (i == 0 && cnncl_is_sum(y) && cnncl_same_place(dx, dy))) continue;
-        if (how >= CNNCL_DIV &&
-            !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_ARRAY(dy),
-                       CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape),
-                       CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how),
-                       CNNCL_INT(i))) return false;
-        if (!cnncl_fold(cnncl_of(dev), dx, x->shape, cnncl_beta(y, i), factor,
-                        y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM, how < CNNCL_DIV ? dy : d, y->shape, u,
-                        other->shape)) return false;
+        if (has_slope &&
+            !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_FLOAT(all ? beta : 0),
+                       CNNCL_ARRAY(dy), CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]),
+                       CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape),
+                       CNNCL_INT(n), CNNCL_INT(how), CNNCL_INT(i))) return false;
+        if (!all && !cnncl_fold(cnncl_of(dev), dx, x->shape, beta, factor,
+                                y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM, has_slope ? d : dy, y->shape, u,
+                                other->shape)) return false;
     }
     return true;
 }
@@ -3019,25 +3004,15 @@ CNNCL_BACKWARD(scale)
 
 /* ---- Copies ---- */
 
-static bool cnncl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place x, int x_step, int length,
-                            int rows, float beta)
-{
-    int n = length * rows;
-    return CNNCL_RUN(cnncl_of(dev), copy_rows, n, 1, 1, CNNCL_ARRAY(y), CNNCL_INT(y_step), CNNCL_ARRAY(x),
-                     CNNCL_INT(x_step), CNNCL_INT(length), CNNCL_INT(n), CNNCL_FLOAT(beta));
-}
-
 CNNCL_FORWARD(reshape)
 {
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    int       n = cnncl_len(y->shape);
-    return cnncl_same_place(out, x) || cnncl_copy_rows(dev, out, n, x, n, n, 1, 0);
+    const cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    return cnncl_same_place(out, x) || cnncl_map(cnncl_of(dev), out, x, cnncl_len(y->shape), cnncl_identity);
 }
 CNNCL_BACKWARD(reshape)
 {
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
-    int       n = cnncl_len(y->shape);
-    return cnncl_same_place(dx, dy) || cnncl_copy_rows(dev, dx, n, dy, n, n, 1, cnncl_beta(y, 0));
+    const cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
+    return cnncl_same_place(dx, dy) || cnncl_add(cnncl_of(dev), dx, cnncl_beta(y, 0), dy, cnncl_len(y->shape));
 }
 
 /* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
@@ -3128,9 +3103,7 @@ CNNCL_FORWARD(map)
 {
     cnncl_function f = cnncl_function_of(y);
     int            n = cnncl_len(y->shape);
-    return cnncl_is_joined(y) ||
-           CNNCL_RUN(cnncl_of(dev), map_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]), CNNCL_INT(n),
-                     CNNCL_FUNCTION(f));
+    return cnncl_is_joined(y) || cnncl_map(cnncl_of(dev), cnn_place_data(y), cnn_place_data(y->in[0]), n, f);
 }
 CNNCL_BACKWARD(map)
 {
@@ -3238,7 +3211,7 @@ CNNCL_FORWARD(batch_norm)
     const cnn_tensor *mean = cnn_operand(y, "running_mean"), *var = cnn_operand(y, "running_var");
     const cnn_place   saved = train ? cnn_place_saved(y) : v.x, w = v.w ? cnn_place_data(v.w) : v.x;
     const cnn_place   b = v.b ? cnn_place_data(v.b) : v.x, other = chain.add ? cnn_place_data(chain.add->in[1]) : v.x;
-    return (v.running || CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x),
+    return (v.running || v.slices == 1 || CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x),
                                 CNNCL_ARRAY(v.scratch), CNNCL_SLICES_OF(v))) &&
            CNNCL_RUN(d, norm_forward, v.channels, v.slices, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x),
                      CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(saved), CNNCL_DATA(mean), CNNCL_DATA(var), CNNCL_ARRAY(w),
@@ -3327,24 +3300,6 @@ CNNCL_BACKWARD(sample_norm)
                       CNNCL_INT(share), CNNCL_INT(count), CNNCL_INT(length), CNNCL_FLOAT(parts > 1 ? 0 : 1))) &&
            (parts == 1 || cnncl_add_slices(d, dw, weights, db, want_db ? weights : 0, parts, 1, NULL, 1,
                                            cnncl_identity));
-}
-
-CNNCL_FORWARD(prelu)
-{
-    int n = cnncl_len(y->shape), channels = y->in[1]->shape.c, plane = cnncl_plane(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), prelu_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n));
-}
-CNNCL_BACKWARD(prelu)
-{
-    cnncl *d = cnncl_of(dev);
-    int    n = cnncl_len(y->shape), channels = y->in[1]->shape.c, plane = cnncl_plane(y->shape);
-    return (!y->in[0]->needs_grad ||
-            CNNCL_RUN(d, prelu_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y), CNNCL_DATA(y->in[0]),
-                      CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n))) &&
-           (!y->in[1]->needs_grad ||
-            cnncl_fold(d, cnn_place_grad(y->in[1]), y->in[1]->shape, cnncl_beta(y, 1), 1, CNNCL_SLOPES,
-                       cnn_place_data(y->in[0]), y->shape, cnn_place_grad(y), y->shape));
 }
 
 /* ---- Losses ---- */
@@ -3712,6 +3667,7 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
     const bool conv = y->op == &cnn_op_conv2d || cnncl_is_transposed(y);
     if (d->tune && (conv || y->op == &cnn_op_dense || y->op == &cnn_op_matmul)) cnncl_tune_layer(d, y);
     if (conv) return cnncl_conv_scratch(d, y);
+    if (y->op == &cnn_op_prelu) return (size_t)cnncl_len(y->shape) * sizeof(float);
     if (cnncl_is_most(y) || y->op->formula)     return y->op->scratch ? y->op->scratch(y) : 0;
     if (y->op == &cnn_op_batch_norm)
         return 2 * (size_t)(y->shape.c * cnncl_norm_slices(d, y)) * sizeof(float);
@@ -3740,7 +3696,7 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(pad, pad) CNNCL_ROW(adaptive_avg_pool, adaptive_avg_pool)
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
-    CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
+    CNNCL_ROW(prelu, binary) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm) CNNCL_ROW(rms_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
     CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss) CNNCL_ROW(dice, dice)
