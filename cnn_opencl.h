@@ -22,8 +22,8 @@
    bias; batch norm, the sum behind it and a function are one kernel, backward too. A training step copies two
    arrays up, the batch and its labels, and one number down, the loss: cnn_copies(g) counts. An operation
    without a row here, such as one of your own, runs on the CPU between two copies; cnn_copies(g).host_nodes
-   and the summary say how many there are. Activations lie in several buffers where the device's largest (often
-   a quarter of its memory) has no room for all.
+   and the summary say how many there are. Activations lie in several buffers where the device's largest
+   (often a quarter of its memory) has no room for all.
 
    Any device with OpenCL 1.2 and work-groups of 256 will do. Which one is taken: .device counts among those
    that .type and .name let through, GPUs (with memory of their own first) before accelerators before CPUs; a
@@ -59,10 +59,10 @@
    With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is
    another driver's, counts as none and is written again.
 
-   Which tile computes a layer, or whether Winograd does, is a rule of its sizes and the device. With .tune = 1
-   cnn_compile measures instead what is fastest, for each layer and pass at the largest batch (others follow
-   the rule; what CLBlast takes and depthwise layers have no choice), and keeps it in .cache: the next run
-   measures nothing.
+   Which tile computes a layer, or whether Winograd does, is a rule of its sizes and the device. With
+   .tune = 1 cnn_compile measures instead what is fastest, for each layer and pass at the largest batch
+   (others follow the rule; what CLBlast takes and depthwise layers have no choice), and keeps it in .cache:
+   the next run measures nothing.
 
    Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the
    same bits: there are no atomics, and every sum has a fixed order. With .tune that holds for the same cache:
@@ -398,8 +398,7 @@ static int cnncl_list(const cnncl_api *cl, cnncl_device *list)
                 if (seen) continue;
                 cnncl_text(cl, NULL, d.id, CL_DEVICE_NAME, d.about.name, sizeof d.about.name);
                 cnncl_text(cl, NULL, d.id, CL_DEVICE_VERSION, d.about.version, sizeof d.about.version);
-                cnncl_text(cl, d.platform, NULL, CL_PLATFORM_NAME, d.about.platform,
-                           sizeof d.about.platform);
+                cnncl_text(cl, d.platform, NULL, CL_PLATFORM_NAME, d.about.platform, sizeof d.about.platform);
                 cl->clGetDeviceInfo(d.id, CL_DEVICE_MAX_COMPUTE_UNITS, sizeof units, &units, NULL);
                 cl->clGetDeviceInfo(d.id, CL_DEVICE_GLOBAL_MEM_SIZE, sizeof memory, &memory, NULL);
                 d.about.units = (int)units, d.about.memory = memory, d.rank = cnncl_rank(cl, &d);
@@ -507,8 +506,9 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     A(X, erf,        erf(v),                            1.12837917f * exp(-v * v))                           \
     A(X, power,      pow(v, k0),                        k0 == 0.0f ? 0.0f : k0 * pow(v, k0 - 1.0f))
 
-/* Each kernel and the shape of its work: one item per element; one group per element of the result (a sum that
-   the group shares) or per tile of it; or one small group. Kernels of tiles are in the order of cnncl_sides. */
+/* Each kernel and the shape of its work: one item per element; one group per element of the result (a sum
+   that the group shares) or per tile of it; or one small group. Kernels of tiles are in the order of
+   cnncl_sides. */
 #define CNNCL_KERNELS(X)                                                                                     \
     X(conv_128, GROUPS) X(conv_64, GROUPS) X(conv_32, SMALL) X(conv_4, ITEMS)                                \
     X(weights_128, GROUPS) X(weights_64, GROUPS) X(weights_32, SMALL) X(weights_4, ITEMS)                    \
@@ -543,17 +543,17 @@ enum { CNNCL_LOCAL = 64,            /* items in a group where they do not cooper
 
 /* ---- The tile: all products ----
 
-   A group of S x S items computes 4 R S x 4 R S numbers of C = A B, each item R x R blocks of 4 x 4, 4 S apart.
-   It goes through the sum TK terms at a step: while those of one step are multiplied, the next are on their way
-   into registers (a_, b_), and from there into the other half of the local arrays, as (A, TK x rows) and bs
-   (B, TK x columns). For each term an item reads 4 rows u0 and 4 columns v0, with R = 2 also u1 and v1: 2 R
-   float4 for 16 R R multiply-adds. The sums are float4 with names, since not every compiler keeps an array of 64
-   in registers; rows of local arrays are 4 floats longer, so that neighbours meet no bank twice. S = 1 is a
-   tile of one item without local memory, for devices that have none of their own.
+   A group of S x S items computes 4 R S x 4 R S numbers of C = A B, each item R x R blocks of 4 x 4, 4 S
+   apart. It goes through the sum TK terms at a step: while those of one step are multiplied, the next are on
+   their way into registers (a_, b_), and from there into the other half of the local arrays, as (A, TK x
+   rows) and bs (B, TK x columns). For each term an item reads 4 rows u0 and 4 columns v0, with R = 2 also u1
+   and v1: 2 R float4 for 16 R R multiply-adds. The sums are float4 with names, since not every compiler keeps
+   an array of 64 in registers; rows of local arrays are 4 floats longer, so that neighbours meet no bank
+   twice. S = 1 is a tile of one item without local memory, for devices that have none of their own.
 
-   A kernel says where terms come from, between TERMS and MULTIPLY, A_AT(e) and B_AT(e) being their places, and
-   for PUT where results go: AT(column) is the place in TO(row), or -1, of FINISH(v, row, column). ROW_SUMS
-   adds up the rows of A: the gradient of a bias. No group leaves early: PoCL 3.1 loses barriers behind it. */
+   A kernel says where terms come from, between TERMS and MULTIPLY, A_AT(e) and B_AT(e) being their places,
+   and for PUT where results go: AT(column) is the place in TO(row), or -1, of FINISH(v, row, column).
+   ROW_SUMS adds up the rows of A: the gradient of a bias. No group leaves early: PoCL 3.1 loses barriers. */
 static const char cnncl_tile[] =
     "#undef LOCAL\n#undef BARRIER\n#undef ME\n#undef TILE_ID\n#undef TILE_KERNEL\n#undef MULTIPLY\n"
     "#undef EACH_SUM\n#undef ROW\n#undef MORE\n#undef MORE_ROWS\n"
@@ -586,19 +586,23 @@ static const char cnncl_tile[] =
 static const char cnncl_tile_macros[] =
     "#define T (4 * R * S)\n#define LA (T + 4)\n#define PER (T * TK / (S * S))\n"
     "#define SUM_IS_0(i, j) float4 s##i##j = 0.0f;\n"
-    "#define TILE LOCAL float4 as4[(S > 1 ? 2 : 1) * TK * LA / 4]; LOCAL float4 bs4[(S > 1 ? 2 : 1) * TK * LA / 4]; \\\n"
+    "#define HALVES ((S > 1 ? 2 : 1) * TK * LA / 4)\n"
+    "#define TILE LOCAL float4 as4[HALVES]; LOCAL float4 bs4[HALVES]; \\\n"
     "    LOCAL float *as = (LOCAL float *)as4; LOCAL float *bs = (LOCAL float *)bs4; \\\n"
     "    float a_[PER]; float b_[PER]; float r_[PER]; int now = 0; \\\n"
     "    const int x_ = ME % S; const int y_ = ME / S; \\\n"
     "    const int i0 = TILE_ID(1) * T; const int j0 = TILE_ID(0) * T; \\\n"
     "    EACH_SUM(SUM_IS_0) UNROLL for (int e = 0; e < PER; e++) r_[e] = 0.0f;\n"
     "#define STORE(half_) UNROLL for (int e = 0; e < PER; e++) { \\\n"
-    "    as[(half_) * TK * LA + A_AT(e)] = a_[e]; bs[(half_) * TK * LA + B_AT(e)] = b_[e]; r_[e] += a_[e]; }\n"
+    "    const int to_ = (half_) * TK * LA; as[to_ + A_AT(e)] = a_[e]; bs[to_ + B_AT(e)] = b_[e]; \\\n"
+    "    r_[e] += a_[e]; }\n"
     "#define TERM(a, b) { const float4 u0 = (a)[y_]; const float4 v0 = (b)[x_]; MORE((a), (b)) \\\n"
     "    ROW(0, u0.s0) ROW(1, u0.s1) ROW(2, u0.s2) ROW(3, u0.s3) MORE_ROWS }\n"
-    "#define TERMS(first, last) for (int at = (first); at < (last) + (S > 1 ? TK : 0); at += TK) { if (at < (last))\n"
-    "#define ONE(j, v) { const int at = AT(j); if (at >= 0) to[at] = beta == 0.0f ? v : v + beta * to[at]; }\n"
-    "#define PUT(i, j) { const int row = i0 + i / 4 * 4 * S + y_ * 4 + i % 4; const int col = j * 4 * S + x_ * 4; \\\n"
+    "#define TERMS(first, last) \\\n"
+    "    for (int at = (first); at < (last) + (S > 1 ? TK : 0); at += TK) { if (at < (last))\n"
+    "#define ONE(j, v) { const int p = AT(j); if (p >= 0) to[p] = beta == 0.0f ? v : v + beta * to[p]; }\n"
+    "#define PUT(i, j) { \\\n"
+    "    const int row = i0 + i / 4 * 4 * S + y_ * 4 + i % 4; const int col = j * 4 * S + x_ * 4; \\\n"
     "    if (row < m) { const float4 v = FINISH(s##i##j, row, col); __global float *to = TO(row); \\\n"
     "                   ONE(col, v.s0) ONE(col + 1, v.s1) ONE(col + 2, v.s2) ONE(col + 3, v.s3) } }\n"
     "#define ROW_SUMS(wanted, y) { \\\n"
@@ -615,7 +619,7 @@ static const char cnncl_tile_macros[] =
     {
         if (how == IS_relu)       return select(v, (float4)(0.0f), v <= 0.0f);
         if (how == IS_leaky_relu) return select(k0 * v, v, v > 0.0f);
-        if (how == IS_clamp)      return select(select(v, (float4)(k1), v > k1), (float4)(fmin(k0, k1)), v < k0);
+        if (how == IS_clamp) return select(select(v, (float4)(k1), v > k1), (float4)(fmin(k0, k1)), v < k0);
         return v;
     }
     /* A counter of three digits, the last two to the bases b and c, and a step of it. */
@@ -647,8 +651,8 @@ static const char cnncl_tile_macros[] =
         return a;
     });
 
-/* y = beta y + f(conv(x, w) + b); back = 1: y = dx and x = dy. Layer z of the grid is a phase of a group; columns
-   are the pixels of all images, and term (c,i,j) is a tap of a channel. */
+/* y = beta y + f(conv(x, w) + b); back = 1: y = dx and x = dy. Layer z of the grid is a phase of a group;
+   columns are the pixels of all images, and term (c,i,j) is a tap of a channel. */
 static const char cnncl_tile_conv[] =
     "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n"
     "#define COLUMNS (T > S * S ? T : 1)\n"
@@ -710,8 +714,8 @@ static const char cnncl_tile_conv[] =
         EACH_SUM(PUT)
     });
 
-/* Slice z / groups of dw += dy x^T, of group z % groups: the terms are pixels first .. last - 1 of all images,
-   columns the taps of a channel. db: the sums of the rows. */
+/* Slice z / groups of dw += dy x^T, of group z % groups: the terms are pixels first .. last - 1 of all
+   images, columns the taps of a channel. db: the sums of the rows. */
 static const char cnncl_tile_weights[] =
     "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n"
     "#define A_AT(e) ME % TK * LA + ME / TK + (e) * (S * S / TK)\n"
@@ -760,12 +764,15 @@ static const char cnncl_tile_weights[] =
 static const char cnncl_tile_product[] =
     "#undef A_AT\n#undef B_AT\n#undef AT\n#undef TO\n#undef FINISH\n#undef Q\n"
     "#define Q(e) (ME + (e) * (S * S))\n"
-    "#define A_TERM(e) (a_col == 1 ? Q(e) % TK : Q(e) / T)\n#define A_ROW(e) (a_col == 1 ? Q(e) / TK : Q(e) % T)\n"
-    "#define B_TERM(e) (b_row == 1 ? Q(e) % TK : Q(e) / T)\n#define B_COL(e) (b_row == 1 ? Q(e) / TK : Q(e) % T)\n"
+    "#define Q_TERM(near_, e) ((near_) == 1 ? Q(e) % TK : Q(e) / T)\n"
+    "#define Q_SIDE(near_, e) ((near_) == 1 ? Q(e) / TK : Q(e) % T)\n"
+    "#define A_TERM(e) Q_TERM(a_col, e)\n#define A_ROW(e) Q_SIDE(a_col, e)\n"
+    "#define B_TERM(e) Q_TERM(b_row, e)\n#define B_COL(e) Q_SIDE(b_row, e)\n"
     "#define A_AT(e) A_TERM(e) * LA + A_ROW(e)\n#define B_AT(e) B_TERM(e) * LA + B_COL(e)\n"
     "#define AT(j) (j0 + (j) < n ? j0 + (j) : -1)\n#define TO(row) c + (size_t)(row) * ldc\n"
     "#define BIAS(j) (has_bias && j0 + (j) < n ? bias[j0 + (j)] : 0.0f)\n"
-    "#define FINISH(v, r, j) finish(how, v + (float4)(BIAS(j), BIAS(j + 1), BIAS(j + 2), BIAS(j + 3)), k0, k1)\n"
+    "#define BIASES(j) (float4)(BIAS(j), BIAS(j + 1), BIAS(j + 2), BIAS(j + 3))\n"
+    "#define FINISH(v, r, j) finish(how, v + BIASES(j), k0, k1)\n"
     CNNCL_SOURCE(
     TILE_KERNEL NAME(product)(ARRAY(c), int ldc, ulong slice, float beta, ARRAY(a), int a_row, int a_col,
                               ulong a_step, ARRAY(b), int b_row, int b_col, ulong b_step, int m, int n, int k,
@@ -773,7 +780,8 @@ static const char cnncl_tile_product[] =
                               ARRAY(sums), int want_sums)
     {
         TILE
-        const int z = TILE_ID(2); const int first = z % parts * length; const int last = min(first + length, k);
+        const int z = TILE_ID(2); const int first = z % parts * length;
+        const int last = min(first + length, k);
         BASE(a) BASE(b) BASE(c) BASE(bias) BASE(sums)
         if (S == 1 && j0 >= n) return;
         a += a_step * (z / parts), b += b_step * (z / parts), c += slice * z, sums += slice * z;
@@ -804,8 +812,8 @@ static const char *const cnncl_source[] = {
     typedef struct { int n, c, h, w; } shape;
     typedef struct { int n, ic, h, w, oc, oh, ow, kh, kw, sh, sw, ph, pw, dh, dw, groups; } conv;
 
-    /* The sum of v over `lanes` items of the group that follow each other, a power of two, by halves; how = 1:
-       the largest, 2: the smallest, or NaN. Each of them gets it. */
+    /* The sum of v over `lanes` items of the group that follow each other, a power of two, by halves; how =
+       1: the largest, 2: the smallest, or NaN. Each of them gets it. */
     float merge(int how, float a, float b)
     {
         return how == 0 ? a + b : (how == 1 ? b > a : b < a) || b != b ? b : a;
@@ -896,8 +904,8 @@ static const char *const cnncl_source[] = {
         const float v = factor * x[element(xs, coordinates(ys, i))] + offset;
         y[i] = beta == 0.0f ? v : beta * y[i] + v;
     }
-    __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int plain, int op,
-                          int how, float k0, float k1)
+    __kernel void stretch(ARRAY(y), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n, int plain,
+                          int op, int how, float k0, float k1)
     {
         BASE(y) BASE(a) BASE(b) ITEM(i, n)
         size_t p = (size_t)i; size_t q = p;
@@ -908,7 +916,8 @@ static const char *const cnncl_source[] = {
         const float u = a[p]; const float v = b[q];
         y[i] = value(how, op == 0 ? u + v : op == 1 ? u - v : op == 2 ? u * v : op == 3 ? u / v
                         : op == 4 ? (u > v || u != u ? u : v) : op == 5 ? (u < v || u != u ? u : v)
-                        : op == 6 ? pow(u, v) : op == 7 ? (u > 0.0f ? u : u * v) : (u == v ? 1.0f : 0.0f), k0, k1);
+                        : op == 6 ? pow(u, v) : op == 7 ? (u > 0.0f ? u : u * v)
+                        : (u == v ? 1.0f : 0.0f), k0, k1);
     }
     float stretch_slope(float u, float v, int how, int to_b)
     {
@@ -918,8 +927,8 @@ static const char *const cnncl_source[] = {
         if (how == 7) return u > 0.0f ? (to_b ? 0.0f : 1.0f) : (to_b ? u : v);
         return u == v ? 0.5f : (how == 4) == (to_b != 0) ? (u > v ? 0.0f : 1.0f) : (u < v ? 0.0f : 1.0f);
     }
-    __kernel void stretch_back(ARRAY(d), float beta, ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
-                               int how, int to_b)
+    __kernel void stretch_back(ARRAY(d), float beta, ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b),
+                               shape bs, int n, int how, int to_b)
     {
         BASE(d) BASE(dy) BASE(a) BASE(b) ITEM(i, n)
         const shape at = coordinates(ys, i);
@@ -1009,7 +1018,8 @@ static const char *const cnncl_source[] = {
         const int w = pad_source(at.w - from.w, xs.w, mode);
         y[i] = c < 0 || h < 0 || w < 0 ? value : x[((at.n * xs.c + c) * xs.h + h) * xs.w + w];
     }
-    __kernel void pad_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, shape from, int mode, int n)
+    __kernel void pad_backward(ARRAY(dx), float beta, shape xs, ARRAY(dy), shape ys, shape from, int mode,
+                               int n)
     {
         BASE(dx) BASE(dy) ITEM(i, n)
         const shape at = coordinates(xs, i);
@@ -1054,7 +1064,8 @@ static const char *const cnncl_source[] = {
         ADD(dx[i], sum)
     }),
 
-    /* y = beta y + f(sum of the slices of s + bias), n numbers; the n2 numbers behind them in each slice go to z. */
+    /* y = beta y + f(sum of the slices of s + bias), n numbers; the n2 numbers behind them in each slice go
+       to z. */
     CNNCL_SOURCE(
     __kernel void add_slices(ARRAY(y), ARRAY(z), ARRAY(s), int n, int n2, int slices, float beta, ARRAY(bias),
                              int has_bias, int columns, int how, float k0, float k1)
@@ -1094,7 +1105,8 @@ static const char *const cnncl_source[] = {
             const int tx = ix + g.pw - j * g.dw; const int ox = tx / g.sw;
             if (ty < 0 || ty % g.sh || oy >= g.oh || tx < 0 || tx % g.sw || ox >= g.ow) continue;
             for (int oc = ic * outs; oc < (ic + 1) * outs; oc++)
-                sum += w[((size_t)oc * g.kh + i) * g.kw + j] * dy[((size_t)(n * g.oc + oc) * g.oh + oy) * g.ow + ox];
+                sum += w[((size_t)oc * g.kh + i) * g.kw + j]
+                     * dy[((size_t)(n * g.oc + oc) * g.oh + oy) * g.ow + ox];
         }
         ADD(dx[o], value(how, sum, k0, k1))
     }
@@ -1104,9 +1116,11 @@ static const char *const cnncl_source[] = {
     {
         enum { MOST = 8 };
         __local float part[MOST + 1][GROUP]; BASE(dw) BASE(db) BASE(x) BASE(dy)
-        const int oc = (int)get_group_id(0); const int i = (int)get_group_id(1); const int z = (int)get_group_id(2);
+        const int oc = (int)get_group_id(0); const int i = (int)get_group_id(1);
+        const int z = (int)get_group_id(2);
         const int me = (int)get_local_id(0); const int first = z * length + me;
-        const int last = min(z * length + length, g.n * g.oh * g.ow); const int4 by = digits(GROUP, g.oh, g.ow);
+        const int last = min(z * length + length, g.n * g.oh * g.ow);
+        const int4 by = digits(GROUP, g.oh, g.ow);
         dw += slice * z + ((size_t)oc * g.kh + i) * g.kw, db += slice * z + oc;
         for (int j = 0; j < g.kw; j += MOST) {
             float sum[MOST]; float all = 0.0f; int4 p = digits(first, g.oh, g.ow);
@@ -1132,11 +1146,11 @@ static const char *const cnncl_source[] = {
         }
     }),
 
-    /* ---- Winograd's F(4x4,3x3) (Lavin, Gray 2016), as >>conv of cnn.h has it: 36 products of one tile each ----
+    /* ---- Winograd's F(4x4,3x3) (Lavin, Gray 2016), as in >>conv of cnn.h: 36 products of one tile each ----
 
        Tile t of channel c covers 4 x 4 outputs. V = B^T x B, U = G w G^T, y = A^T (U V) A; for the weights
-       Z = A dy A^T, dw = G^T (Z V^T) G. Number q of 36 lies at plane q: of tiles, by channels. Backward to the
-       data is forward of dy with turned weights. A call has `count` tiles from `first`. */
+       Z = A dy A^T, dw = G^T (Z V^T) G. Number q of 36 lies at plane q: of tiles, by channels. Backward to
+       the data is forward of dy with turned weights. A call has `count` tiles from `first`. */
     CNNCL_SOURCE(
     void wino_b(float *d, int s)
     {
@@ -1176,9 +1190,11 @@ static const char *const cnncl_source[] = {
     "    d[p] = (uint)iy < (uint)(h) && (uint)ix < (uint)(w) ? plane[iy * (w) + ix] : 0.0f; }\n",
     CNNCL_SOURCE(
     /* V; and behind its items, if `more` is 1 or 2, those of U, or of Z */
-    __kernel void wino_in(ARRAY(v), ARRAY(x), ARRAY(u), ARRAY(w), conv g, int back, int first, int count, int more)
+    __kernel void wino_in(ARRAY(v), ARRAY(x), ARRAY(u), ARRAY(w), conv g, int back, int first, int count,
+                          int more)
     {
-        const int channels = back ? g.oc : g.ic; const int n_v = channels * count; const int weights = g.oc * g.ic;
+        const int channels = back ? g.oc : g.ic; const int n_v = channels * count;
+        const int weights = g.oc * g.ic;
         const int h = back ? g.oh : g.h; const int width = back ? g.ow : g.w;
         const int across = ((back ? g.w : g.ow) + 3) / 4; const int down = ((back ? g.h : g.oh) + 3) / 4;
         float d[36]; float e[36];
@@ -1188,7 +1204,8 @@ static const char *const cnncl_source[] = {
             UNROLL for (int q = 0; q < 9; q++) e[q] = w[(i - n_v) * 9 + (back ? 8 - q : q)];
             UNROLL for (int j = 0; j < 3; j++) wino_g(e + j, 3, e + 9 + j, 3);
             UNROLL for (int j = 0; j < 6; j++) wino_g(e + 9 + 3 * j, 1, d + 6 * j, 1);
-            UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * weights + (back ? c * g.oc + o : i - n_v)] = d[q];
+            u += back ? c * g.oc + o : i - n_v;
+            UNROLL for (int q = 0; q < 36; q++) u[(size_t)q * weights] = d[q];
             return;
         }
         const int k = i < n_v ? i : i - n_v; const int4 t = digits(first + k % count, down, across);
@@ -1209,7 +1226,8 @@ static const char *const cnncl_source[] = {
     __kernel void wino_out(ARRAY(y), ARRAY(m), ARRAY(b), int has_bias, conv g, int back, int first, int count,
                            float beta, int how, float k0, float k1)
     {
-        const int channels = back ? g.ic : g.oc; const int h = back ? g.h : g.oh; const int w = back ? g.w : g.ow;
+        const int channels = back ? g.ic : g.oc; const int h = back ? g.h : g.oh;
+        const int w = back ? g.w : g.ow;
         float d[36]; float e[24];
         BASE(y) BASE(m) BASE(b) ITEM(i, channels * count)
         const int c = i / count; const int4 t = digits(first + i % count, (h + 3) / 4, (w + 3) / 4);
@@ -1315,16 +1333,19 @@ static const char *const cnncl_source[] = {
         ADD(dx[i], sum)
     }),
 
-    /* softmax over C of x (N,C,P), or its logarithm; `lanes` items for each of the n rows (n,p). With top = max x:
+    /* softmax over C of x (N,C,P), or its logarithm; `lanes` items for each of the n rows (n,p). With top =
+       max x:
            softmax:   y = exp(x - top) / sum exp(x - top),      dx += y (dy - sum y dy)
            logarithm: y = x - top - log sum exp(x - top),       dx += dy - exp(y) sum dy */
-    "#define EACH_LANE for (size_t at = first + (size_t)(me % lanes) * plane; at < end; at += (size_t)lanes * plane)\n"
+    "#define EACH_LANE \\\n"
+    "    for (size_t at = first + (size_t)(me % lanes) * plane; at < end; at += (size_t)lanes * plane)\n"
     "#define ROW_OF_LANES __local float part[GROUP]; const int me = (int)get_local_id(0); \\\n"
     "    const int i = (int)get_group_id(0) * (GROUP / lanes) + me / lanes; \\\n"
     "    const size_t first = (size_t)(i / plane) * channels * plane + i % plane; \\\n"
     "    const size_t end = i < n ? first + (size_t)channels * plane : 0;\n"
     CNNCL_SOURCE(
-    GROUP_KERNEL void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int n, int lanes, int logarithm)
+    GROUP_KERNEL void softmax_forward(ARRAY(y), ARRAY(x), int channels, int plane, int n, int lanes,
+                                      int logarithm)
     {
         BASE(y) BASE(x) ROW_OF_LANES
         float top = -INFINITY; float sum = 0.0f;
@@ -1334,8 +1355,8 @@ static const char *const cnncl_source[] = {
         sum = team(0, sum, part, lanes);
         EACH_LANE y[at] = logarithm ? x[at] - top - log(sum) : exp(x[at] - top) / sum;
     }
-    GROUP_KERNEL void softmax_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(y), int channels, int plane, int n,
-                                       int lanes, int logarithm)
+    GROUP_KERNEL void softmax_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(y), int channels, int plane,
+                                       int n, int lanes, int logarithm)
     {
         BASE(dx) BASE(dy) BASE(y) ROW_OF_LANES
         float sum = 0.0f;
@@ -1448,16 +1469,18 @@ static const char *const cnncl_source[] = {
         y[i] = beta == 0.0f ? v : beta * y[i] + v;
     }),
 
-    /* Batch norm over (N,P) of x (N,C,P), with what follows in y's place: y = f(w h + b + other), h = (x - mean)
-       inverse. Group (c,s) has slice s of the elements of channel c. Statistics by two passes, since the
-       difference of two large sums would lose the variance; slices' means and squares are merged in order (Chan
-       et al. 1979). Backward, with e = dy f'(y), which is also the gradient of other, and m = N P:
+    /* Batch norm over (N,P) of x (N,C,P), with what follows in y's place: y = f(w h + b + other), h = (x -
+       mean) inverse. Group (c,s) has slice s of the elements of channel c. Statistics by two passes, since
+       the difference of two large sums would lose the variance; slices' means and squares are merged in order
+       (Chan et al. 1979). Backward, with e = dy f'(y), which is also the gradient of other, and m = N P:
            dw = sum e h,  db = sum e,  dx += w inverse (e - db / m - h dw / m) */
-    "#define EACH_PIXEL(first, last) for (int q = (first) + me, n_ = q / plane, p_ = q % plane; q < (last); \\\n"
-    "    q += GROUP, p_ += GROUP % plane, n_ += GROUP / plane + (p_ >= plane), p_ -= p_ >= plane ? plane : 0)\n"
+    "#define EACH_PIXEL(first, last) \\\n"
+    "    for (int q = (first) + me, n_ = q / plane, p_ = q % plane; q < (last); q += GROUP, \\\n"
+    "         p_ += GROUP % plane, n_ += GROUP / plane + (p_ >= plane), p_ -= p_ >= plane ? plane : 0)\n"
     "#define AT_PIXEL ((size_t)(n_ * channels + c) * plane + p_)\n"
     "#define SLICE const int c = (int)get_group_id(0); const int s = (int)get_group_id(1); \\\n"
-    "    const int me = (int)get_local_id(0); const int first = s * length; const int last = min(count, first + length);\n"
+    "    const int me = (int)get_local_id(0); \\\n"
+    "    const int first = s * length; const int last = min(count, first + length);\n"
     "#define STATISTICS float sum_ = 0.0f; float squares_ = 0.0f; \\\n"
     "    EACH_PIXEL(first, last) sum_ += x[AT_PIXEL]; \\\n"
     "    const float m_ = group_sum(sum_, part) / (float)(last - first); \\\n"
@@ -1473,18 +1496,19 @@ static const char *const cnncl_source[] = {
     }
     /* slices = 0: with the running statistics; 1: with its own, without norm_statistics before it */
     GROUP_KERNEL void norm_forward(ARRAY(y), ARRAY(x), ARRAY(parts), ARRAY(saved), ARRAY(running_mean),
-                                   ARRAY(running_var), ARRAY(w), ARRAY(b), int affine, ARRAY(other), float sign_,
-                                   int channels, int plane, int count, int length, int slices, float eps,
-                                   float momentum, int save, int how, float k0, float k1)
+                                   ARRAY(running_var), ARRAY(w), ARRAY(b), int affine, ARRAY(other),
+                                   float sign_, int channels, int plane, int count, int length, int slices,
+                                   float eps, float momentum, int save, int how, float k0, float k1)
     {
-        BASE(y) BASE(x) BASE(parts) BASE(saved) BASE(running_mean) BASE(running_var) BASE(w) BASE(b) BASE(other) SLICE
-        __local float part[GROUP];
+        __local float part[GROUP]; BASE(y) BASE(x) BASE(parts) BASE(saved) BASE(running_mean)
+        BASE(running_var) BASE(w) BASE(b) BASE(other) SLICE
         float mean = running_mean[c]; float var = running_var[c]; float square = 0.0f;
         if (slices == 1) {
             STATISTICS
             mean = m_, square = squares_;
         } else for (int q = 0; q < slices; q++) {
-            const float n = (float)(q * length); const float m = (float)(min(count, q * length + length) - q * length);
+            const float n = (float)(q * length);
+            const float m = (float)(min(count, q * length + length) - q * length);
             const float d = parts[2 * (q * channels + c)] - (q ? mean : 0.0f);
             mean = (q ? mean : 0.0f) + d * m / (n + m);
             square += parts[2 * (q * channels + c) + 1] + d * d * n * m / (n + m);
@@ -1503,9 +1527,9 @@ static const char *const cnncl_source[] = {
         running_var[c] = (1.0f - momentum) * running_var[c] + momentum * (square / (float)max(count - 1, 1));
     }),
     CNNCL_SOURCE(
-    GROUP_KERNEL void norm_sums(ARRAY(parts), ARRAY(dother), float sign_, float beta, ARRAY(x), ARRAY(dy), ARRAY(y),
-                                ARRAY(saved), int channels, int plane, int count, int length, int how, float k0,
-                                float k1)
+    GROUP_KERNEL void norm_sums(ARRAY(parts), ARRAY(dother), float sign_, float beta, ARRAY(x), ARRAY(dy),
+                                ARRAY(y), ARRAY(saved), int channels, int plane, int count, int length,
+                                int how, float k0, float k1)
     {
         __local float part[GROUP]; BASE(parts) BASE(dother) BASE(x) BASE(dy) BASE(y) BASE(saved) SLICE
         const float mean = saved[c]; const float inverse = saved[channels + c];
@@ -1520,10 +1544,10 @@ static const char *const cnncl_source[] = {
         parts += 2 * (s * channels + c);
         if (me == 0) parts[0] = with_h, parts[1] = sum;
     }
-    GROUP_KERNEL void norm_backward(ARRAY(dx), int want_dx, ARRAY(dw), int want_dw, ARRAY(db), int want_db, float beta,
-                                    ARRAY(parts), ARRAY(x), ARRAY(dy), ARRAY(y), ARRAY(saved), ARRAY(w), int affine,
-                                    int channels, int plane, int count, int length, int slices, float share, int how,
-                                    float k0, float k1)
+    GROUP_KERNEL void norm_backward(ARRAY(dx), int want_dx, ARRAY(dw), int want_dw, ARRAY(db), int want_db,
+                                    float beta, ARRAY(parts), ARRAY(x), ARRAY(dy), ARRAY(y), ARRAY(saved),
+                                    ARRAY(w), int affine, int channels, int plane, int count, int length,
+                                    int slices, float share, int how, float k0, float k1)
     {
         BASE(dx) BASE(dw) BASE(db) BASE(parts) BASE(x) BASE(dy) BASE(y) BASE(saved) BASE(w) SLICE
         const float mean = saved[c]; const float inverse = saved[channels + c];
@@ -1584,13 +1608,13 @@ static const char *const cnncl_source[] = {
         sum = centred ? group_sum(sum, part) / (float)k : 0.0f;
         with_h = group_sum(with_h, part) / (float)k;
         for (int i = first + (int)get_local_id(0); i < last; i += GROUP)
-            ADD(dx[i], ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum - (x[i] - mean) * rstd * with_h)
-                * rstd)
+            ADD(dx[i], rstd * ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum
+                               - (x[i] - mean) * rstd * with_h))
     }
     /* of part z of the terms, to slice z */
-    GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ulong slice, ARRAY(dy),
-                                         ARRAY(x), ARRAY(saved), int k, int sample, int share, int count,
-                                         int length, float beta)
+    GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ulong slice,
+                                         ARRAY(dy), ARRAY(x), ARRAY(saved), int k, int sample, int share,
+                                         int count, int length, float beta)
     {
         __local float part[GROUP]; BASE(dw) BASE(db) BASE(dy) BASE(x) BASE(saved)
         const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
@@ -1607,16 +1631,16 @@ static const char *const cnncl_source[] = {
     }),
 
     /* Losses with labels, of rows (n,p) of x (N,C,P), as in the rooms of softmax_cross_entropy and nll. For
-       class c with the weight v_c, 1 without class weights: q = v_c ((1 - e) p_c + e / C), with e the smoothing,
-       p_c = [c = label], or that of `soft` labels, and
+       class c with the weight v_c, 1 without class weights: q = v_c ((1 - e) p_c + e / C), with e the
+       smoothing, p_c = [c = label], or that of `soft` labels, and
            cross-entropy: term = sum q (log sum exp x - x),  dx = g (softmax(x) sum q - q),
                           dp = - g v_c (1 - e) log softmax(x)
            nll:           term = - q x (e = 0),              dx = - g q
-       g is the gradient of the term; of a mean, dloss / M, where M is the sum of the labels' own weights. Where
-       the label is `ignored`, q is 0 (0 ignores none). A label that is no class makes the loss NaN. saved: max x
-       and log(sum exp(x - max)) of each row. how: 0 mean, 1 sum, 2 the terms. */
-    "#define LABELS ARRAY(x), ARRAY(labels), ARRAY(v), int weighted, int soft, int ignored, int nll, float e, \\\n"
-    "    int channels, int plane\n"
+       g is the gradient of the term; of a mean, dloss / M, where M is the sum of the labels' own weights.
+       Where the label is `ignored`, q is 0 (0 ignores none). A label that is no class makes the loss NaN.
+       saved: max x and log(sum exp(x - max)) of each row. how: 0 mean, 1 sum, 2 the terms. */
+    "#define LABELS ARRAY(x), ARRAY(labels), ARRAY(v), int weighted, int soft, int ignored, int nll, \\\n"
+    "    float e, int channels, int plane\n"
     CNNCL_SOURCE(
     int is_ignored(float label, int ignored) { return ignored != 0 && label == (float)ignored; }
     float own_weight(float label, int ignored, __global float *v, int weighted, int channels)
@@ -1625,14 +1649,18 @@ static const char *const cnncl_source[] = {
         if (!(label >= 0.0f && label < (float)channels)) return NAN;
         return weighted ? v[(int)label] : 1.0f;
     }
-    float reduced(float sum, float weights, int how) { return how ? sum : weights <= 0.0f ? 0.0f : sum / weights; }
+    float reduced(float sum, float weights, int how)
+    {
+        return how ? sum : weights <= 0.0f ? 0.0f : sum / weights;
+    }
 
-    /* Of part z of the n rows, `lanes` items for each: out = the terms, or back, sum q; and of each part the sum of
-       the terms, and of the own weights. If there is but one, total = the loss, or back, g. */
+    /* Of part z of the n rows, `lanes` items for each: out = the terms, or back, sum q; and of each part the
+       sum of the terms, and of the own weights. If there is but one, total = the loss, or back, g. */
     GROUP_KERNEL void label_rows(ARRAY(out), ARRAY(parts), ARRAY(total), ARRAY(dloss), ARRAY(saved), int save,
                                  LABELS, int n, int length, int lanes, int how, int back)
     {
-        __local float part[GROUP]; BASE(out) BASE(parts) BASE(total) BASE(dloss) BASE(saved) BASE(x) BASE(labels) BASE(v)
+        __local float part[GROUP];
+        BASE(out) BASE(parts) BASE(total) BASE(dloss) BASE(saved) BASE(x) BASE(labels) BASE(v)
         const int me = (int)get_local_id(0); const int z = (int)get_group_id(0);
         const int last = min(n, z * length + length);
         float sum = 0.0f; float weights = 0.0f;
@@ -1641,7 +1669,8 @@ static const char *const cnncl_source[] = {
             const size_t first = (size_t)(i / plane) * channels * plane + i % plane;
             const size_t end = is_row ? first + (size_t)channels * plane : 0;
             const float label = is_row && !soft ? labels[i] : 0.0f;
-            const float own = !is_row ? 0.0f : soft ? 1.0f : own_weight(label, ignored, v, weighted, channels);
+            const float own = !is_row ? 0.0f : soft ? 1.0f
+                            : own_weight(label, ignored, v, weighted, channels);
             const int is_class = is_row && !soft && own == own && !is_ignored(label, ignored);
             const float at_label = is_class && !back ? x[first + (size_t)(int)label * plane] : 0.0f;
             float top = -INFINITY; float rest = 0.0f; float term = 0.0f; float all = 0.0f;
@@ -1679,15 +1708,16 @@ static const char *const cnncl_source[] = {
     {
         __local float part[GROUP]; BASE(total) BASE(parts) BASE(dloss)
         float sum = 0.0f; float weights = 0.0f;
-        for (int q = (int)get_local_id(0); q < count; q += GROUP) sum += parts[2 * q], weights += parts[2 * q + 1];
+        for (int q = (int)get_local_id(0); q < count; q += GROUP) sum += parts[2 * q],
+            weights += parts[2 * q + 1];
         sum = group_sum(sum, part);
         weights = group_sum(weights, part);
         if (get_local_id(0) == 0) total[0] = reduced(back ? dloss[0] : sum, weights, how);
     }),
     CNNCL_SOURCE(
     /* of x, or of soft labels; each: a g for each row. all: sum q */
-    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(g), int each, ARRAY(all), ARRAY(saved), LABELS,
-                                      int n, int to_labels)
+    __kernel void label_loss_backward(ARRAY(dx), float beta, ARRAY(g), int each, ARRAY(all), ARRAY(saved),
+                                      LABELS, int n, int to_labels)
     {
         BASE(dx) BASE(g) BASE(all) BASE(saved) BASE(x) BASE(labels) BASE(v) ITEM(i, n)
         const int c = i / plane % channels; const int row = i / (plane * channels) * plane + i % plane;
@@ -1701,8 +1731,8 @@ static const char *const cnncl_source[] = {
 
     /* The other losses have a term for each element of x and t, times a factor: how = 0 mse, 1 l1, 2 huber, 3
        bce_with_logits, 4 sigmoid_focal, where delta is alpha. The formulas stand in the room: p = 1 and w = 1
-       unless `weights` says that there is p (1), or both (2). Group z makes `length` of them: `each` goes to y,
-       or their sum to y[z]. */
+       unless `weights` says that there is p (1), or both (2). Group z makes `length` of them: `each` goes to
+       y, or their sum to y[z]. */
     CNNCL_SOURCE(
     float softplus_of_minus(float x) { return fmax(-x, 0.0f) + log1p(exp(-fabs(x))); }
     /* f and its derivatives to x and to t: which = 0, 1, 2 */
@@ -1726,9 +1756,9 @@ static const char *const cnncl_source[] = {
         if (how == 2) return d <= delta ? d * d / 2.0f : delta * (d - delta / 2.0f);
         return (1.0f - t) * x + (1.0f + (p - 1.0f) * t) * softplus_of_minus(x);
     }
-    GROUP_KERNEL void pair_loss_forward(ARRAY(y), ARRAY(x), ARRAY(t), int each, int length, ARRAY(p), ARRAY(w),
-                                        int weights, int channels, int plane, int n, int how, float delta,
-                                        float gamma, float factor)
+    GROUP_KERNEL void pair_loss_forward(ARRAY(y), ARRAY(x), ARRAY(t), int each, int length, ARRAY(p),
+                                        ARRAY(w), int weights, int channels, int plane, int n, int how,
+                                        float delta, float gamma, float factor)
     {
         __local float part[GROUP]; BASE(y) BASE(x) BASE(t) BASE(p) BASE(w)
         const int z = (int)get_group_id(0);
@@ -1744,9 +1774,9 @@ static const char *const cnncl_source[] = {
         if (!each && get_local_id(0) == 0) y[z] = factor * sum;
     }
     /* to_target: the gradient of t, else that of x */
-    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(x), ARRAY(t), int each, ARRAY(dloss), ARRAY(p),
-                                     ARRAY(w), int weights, int channels, int plane, int n, int how, float delta,
-                                     float gamma, float factor, int to_target)
+    __kernel void pair_loss_backward(ARRAY(dx), float beta, ARRAY(x), ARRAY(t), int each, ARRAY(dloss),
+                                     ARRAY(p), ARRAY(w), int weights, int channels, int plane, int n, int how,
+                                     float delta, float gamma, float factor, int to_target)
     {
         BASE(dx) BASE(x) BASE(t) BASE(dloss) BASE(p) BASE(w) ITEM(i, n)
         const float d = x[i] - t[i]; const int c = i / plane % channels;
@@ -1760,8 +1790,9 @@ static const char *const cnncl_source[] = {
         ADD(dx[i], f * (weights > 1 ? w[c] : 1.0f) * factor * dloss[each ? i : 0])
     }),
     CNNCL_SOURCE(
-    /* dice: of channel j of x (N C,P) the sums I = sum p t and S = sum p + t, as in the room; part z of its pixels
-       goes to slice z of sums, which holds all I, then all S. t: labels, or, of so many elements as p, masks. */
+    /* dice: of channel j of x (N C,P) the sums I = sum p t and S = sum p + t, as in the room; part z of its
+       pixels goes to slice z of sums, which holds all I, then all S. t: labels, or, of so many elements as p,
+       masks. */
     float dice_target(__global float *t, int j, int pixel, int is_label, int channels, int plane)
     {
         const float v = t[(size_t)(is_label ? j / channels : j) * plane + pixel];
@@ -1771,15 +1802,17 @@ static const char *const cnncl_source[] = {
     {
         return is_ignored(t[(size_t)(is_label ? j / channels : j) * plane + pixel], ignored);
     }
-    GROUP_KERNEL void dice_sums(ARRAY(sums), ARRAY(p), ARRAY(t), int is_label, int channels, int plane, int ignored,
-                                int length)
+    GROUP_KERNEL void dice_sums(ARRAY(sums), ARRAY(p), ARRAY(t), int is_label, int channels, int plane,
+                                int ignored, int length)
     {
         __local float part[GROUP]; BASE(sums) BASE(p) BASE(t)
-        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1); const int n = (int)get_num_groups(0);
+        const int j = (int)get_group_id(0); const int z = (int)get_group_id(1);
+        const int n = (int)get_num_groups(0);
         float product = 0.0f; float sum = 0.0f;
         for (int i = z * length + (int)get_local_id(0); i < min(plane, z * length + length); i += GROUP) {
             if (dice_ignores(t, j, i, is_label, channels, plane, ignored)) continue;
-            const float u = p[(size_t)j * plane + i]; const float v = dice_target(t, j, i, is_label, channels, plane);
+            const float u = p[(size_t)j * plane + i];
+            const float v = dice_target(t, j, i, is_label, channels, plane);
             product += u * v, sum += u + v;
         }
         product = group_sum(product, part);
@@ -1797,8 +1830,9 @@ static const char *const cnncl_source[] = {
         y[j] = 1.0f - dice_overlap(sums, j, n, smooth);
     }
     /* of p, or of masks t, when the other one is the target; each: a dloss for each channel */
-    __kernel void dice_backward(ARRAY(dp), float beta, ARRAY(sums), ARRAY(dloss), int each, float factor, ARRAY(t),
-                                int is_label, int channels, int plane, int ignored, ARRAY(labels), float smooth, int n)
+    __kernel void dice_backward(ARRAY(dp), float beta, ARRAY(sums), ARRAY(dloss), int each, float factor,
+                                ARRAY(t), int is_label, int channels, int plane, int ignored, ARRAY(labels),
+                                float smooth, int n)
     {
         BASE(dp) BASE(sums) BASE(dloss) BASE(t) BASE(labels) ITEM(i, n)
         const int j = i / plane; const int pixel = i % plane;
@@ -1861,8 +1895,9 @@ static const char *const cnncl_source[] = {
         w[i] -= lr * (d / (sqrt(SLOT(0)) + eps));
     }
 
-    /* Running sums, one for each group, from 0 where `anew`: of x^2, and of the rows whose label's logit is the
-       largest, the first of equals. Rows are counted in two parts, as a float holds no count beyond 2^24. */
+    /* Running sums, one for each group, from 0 where `anew`: of x^2, and of the rows whose label's logit is
+       the largest, the first of equals. Rows are counted in two parts, as a float holds no count beyond 2^24.
+       */
     GROUP_KERNEL void squares(ARRAY(sums), ARRAY(x), int n, int anew)
     {
         __local float part[GROUP]; BASE(sums) BASE(x)
@@ -1938,11 +1973,15 @@ typedef struct {
 } cnncl;
 
 enum { CNNCL_SLICES = 1 << 20,              /* floats of partial products */
-       CNNCL_SUMS = 1024,                   /* at most so many groups work on a sum; behind the slices are their
-                                               running sums of squares, and counts of correct rows */
-       /* bytes: longer uploads are waited for instead of copied first */
-       CNNCL_STAGE = 1 << 24 };
+       CNNCL_SUMS = 1024,                   /* groups on a sum at most; behind the slices are their running
+                                               sums of squares, and counts of correct rows */
+       CNNCL_STAGE = 1 << 24 };             /* bytes: longer uploads are waited for instead of copied first */
 
+/* One more remark in the report. */
+static void cnncl_report(cnncl *d, const char *format, const char *name)
+{
+    cnncl_say(d->report + strlen(d->report), sizeof d->report - strlen(d->report), format, name);
+}
 static cnncl *cnncl_of(cnn_backend *dev) { return (cnncl *)(void *)dev; }
 
 static const char *cnncl_error_text(cl_int e)
@@ -2115,8 +2154,14 @@ static const char *cnncl_options(const cnncl *d)
 enum { CNNCL_SOURCES = sizeof cnncl_source / sizeof *cnncl_source };
 
 #ifdef CNN_NO_STDIO
-static unsigned char *cnncl_read(cnncl *d, const char *kind, size_t *bytes) { return (void)d, (void)kind, (void)bytes, NULL; }
-static void cnncl_write(cnncl *d, const char *kind, const void *data, size_t n) { (void)d, (void)kind, (void)data, (void)n; }
+static unsigned char *cnncl_read(cnncl *d, const char *kind, size_t *bytes)
+{
+    return (void)d, (void)kind, (void)bytes, NULL;
+}
+static void cnncl_write(cnncl *d, const char *kind, const void *data, size_t bytes)
+{
+    (void)d, (void)kind, (void)data, (void)bytes;
+}
 #else
 static uint64_t cnncl_key(cnncl *d)
 {
@@ -2168,7 +2213,8 @@ typedef struct { unsigned char head[CNNCL_HEAD]; const void *data; size_t bytes;
 static bool cnncl_put(FILE *f, void *what)
 {
     const cnncl_contents *c = what;
-    return fwrite(c->head, 1, sizeof c->head, f) == sizeof c->head && fwrite(c->data, 1, c->bytes, f) == c->bytes;
+    return fwrite(c->head, 1, sizeof c->head, f) == sizeof c->head &&
+           fwrite(c->data, 1, c->bytes, f) == c->bytes;
 }
 
 /* A directory that cannot be written is no error. */
@@ -2301,8 +2347,9 @@ static int cnncl_group_parts(const cnncl *d, int groups, int k, size_t size, int
     return cnncl_part_length(k, *length);
 }
 
-/* y = beta y + factor (what `how` says of the terms), over the extents where y's shape has 1 and x's has more. One
-   item for each sum if they are short, else one group, or as many as it takes to keep the device busy. */
+/* y = beta y + factor (what `how` says of the terms), over the extents where y's shape has 1 and x's has
+   more. One item for each sum if they are short, else one group, or as many as it takes to keep the device
+   busy. */
 enum { CNNCL_SUM, CNNCL_MOST, CNNCL_LEAST, CNNCL_PRODUCTS };        /* how; products take x and u */
 static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, int how, cnn_place x,
                        cnn_shape xs, cnn_place u, cnn_shape us)
@@ -2312,14 +2359,19 @@ static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float fa
     int             length = count;
     const int       parts = items ? 1 : cnncl_group_parts(d, n, count, (size_t)n, &length);
     const cnn_place slices = { d->slices, 0 }, to = parts > 1 ? slices : y;
-    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs), CNNCL_ARRAY(u),
-                              CNNCL_SHAPE(us), CNNCL_INT(how), CNNCL_INT(n), CNNCL_INT(count),
+    const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_SHAPE(ys), CNNCL_ARRAY(x), CNNCL_SHAPE(xs),
+                              CNNCL_ARRAY(u), CNNCL_SHAPE(us), CNNCL_INT(how), CNNCL_INT(n), CNNCL_INT(count),
                               CNNCL_INT(length), CNNCL_FLOAT(parts > 1 ? 0 : beta),
                               CNNCL_FLOAT(parts > 1 ? 1 : factor) };
     const cnn_shape one = { 1, 1, 1, n }, all = { 1, 1, parts, n };
-    return cnncl_run(d, items ? CNNCL_fold : CNNCL_fold_group, n, parts, 1, arg, (int)(sizeof arg / sizeof *arg)) &&
-           (parts == 1 || cnncl_fold(d, y, one, beta, factor, how < CNNCL_PRODUCTS ? how : CNNCL_SUM, slices, all,
-                                     slices, all));
+    const int       then = how < CNNCL_PRODUCTS ? how : CNNCL_SUM, n_args = (int)(sizeof arg / sizeof *arg);
+    return cnncl_run(d, items ? CNNCL_fold : CNNCL_fold_group, n, parts, 1, arg, n_args) &&
+           (parts == 1 || cnncl_fold(d, y, one, beta, factor, then, slices, all, slices, all));
+}
+static bool cnncl_total(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, cnn_place x,
+                        cnn_shape xs)
+{
+    return cnncl_fold(d, y, ys, beta, factor, CNNCL_SUM, x, xs, x, xs);
 }
 
 /* y = beta y + factor x + offset, x stretched to the shape of y. */
@@ -2345,12 +2397,13 @@ static cnncl_function cnncl_finish(cnncl_function f)
 /* y = f(x), of n numbers; y = beta y + x. */
 static bool cnncl_map(cnncl *d, cnn_place y, cnn_place x, int n, cnncl_function f)
 {
-    return CNNCL_RUN(d, map_forward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_INT(n), CNNCL_FUNCTION(f));
+    return CNNCL_RUN(d, map_forward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_INT(n),
+                     CNNCL_FUNCTION(f));
 }
 static bool cnncl_add(cnncl *d, cnn_place y, float beta, cnn_place x, int n)
 {
-    return CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_FLOAT(beta), CNNCL_ARRAY(x), CNNCL_ARRAY(x),
-                     CNNCL_INT(n), CNNCL_FUNCTION(cnncl_identity));
+    return CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_FLOAT(beta), CNNCL_ARRAY(x),
+                     CNNCL_ARRAY(x), CNNCL_INT(n), CNNCL_FUNCTION(cnncl_identity));
 }
 /* y = f(a op b), both stretched; op: its place in cnncl_binary. */
 static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
@@ -2388,9 +2441,9 @@ static int cnncl_measured(const cnncl *d, uint64_t key)
     return i < d->n_tuned && d->tile < 0 && d->winograd <= 0 ? (int)d->tuned[i][1] : CNNCL_BY_RULE;
 }
 
-/* The tile for C (m,n), where so many groups work on each tile of it: `way`, if that is one; else the largest that
-   C fills at least half and that gives each unit two groups. The rule knows the device and the shape alone, so
-   that the same seed gives the same bits. */
+/* The tile for C (m,n), where so many groups work on each tile of it: `way`, if that is one; else the largest
+   that C fills at least half and that gives each unit two groups. The rule knows the device and the shape
+   alone, so that the same seed gives the same bits. */
 static int cnncl_tile_for(const cnncl *d, int way, int m, int n, int times)
 {
     const int least = m < n ? m : n;
@@ -2416,8 +2469,8 @@ static bool cnncl_add_slices(cnncl *d, cnn_place y, int n, cnn_place y2, int n2,
 /* What is measured: a convolution to y, backward to x, to w; a product. */
 enum { CNNCL_TO_Y, CNNCL_TO_X, CNNCL_TO_W, CNNCL_OF_PRODUCT };
 
-/* Rows and columns of A and B are so far apart. bias, one a column, may be NULL, and sums, where A's columns are
-   m apart: the sums of A's rows are added. count products lie c_step, a_step and b_step apart. */
+/* Rows and columns of A and B are so far apart. bias, one a column, may be NULL, and sums, where A's columns
+   are m apart: the sums of A's rows are added. count products lie c_step, a_step and b_step apart. */
 typedef struct {
     cnn_place        c, a, b;
     int              ldc, a_row, a_col, b_row, b_col, m, n, k;
@@ -2434,13 +2487,14 @@ static bool cnncl_run_product(cnncl *d, const cnncl_product *p, int tile, int pa
     const int             side = cnncl_sides[tile];
     const cnn_place       bias = p->bias ? *p->bias : p->c, sums = p->sums ? *p->sums : p->c;
     const cnncl_function  f = cnncl_finish(p->f);
-    const cnncl_arg arg[] = { CNNCL_ARRAY(p->c), CNNCL_INT(p->ldc), CNNCL_ULONG(p->c_step), CNNCL_FLOAT(p->beta),
-                              CNNCL_ARRAY(p->a), CNNCL_INT(p->a_row), CNNCL_INT(p->a_col),
-                              CNNCL_ULONG(p->a_step), CNNCL_ARRAY(p->b), CNNCL_INT(p->b_row),
-                              CNNCL_INT(p->b_col), CNNCL_ULONG(p->b_step), CNNCL_INT(p->m), CNNCL_INT(p->n),
-                              CNNCL_INT(p->k), CNNCL_INT(cnncl_part_length(p->k, parts)), CNNCL_INT(parts),
-                              CNNCL_ARRAY(bias), CNNCL_INT(p->bias != NULL), CNNCL_FUNCTION(f),
-                              CNNCL_ARRAY(sums), CNNCL_INT(p->sums != NULL) };
+    const cnncl_arg arg[] = { CNNCL_ARRAY(p->c), CNNCL_INT(p->ldc), CNNCL_ULONG(p->c_step),
+                              CNNCL_FLOAT(p->beta), CNNCL_ARRAY(p->a), CNNCL_INT(p->a_row),
+                              CNNCL_INT(p->a_col), CNNCL_ULONG(p->a_step), CNNCL_ARRAY(p->b),
+                              CNNCL_INT(p->b_row), CNNCL_INT(p->b_col), CNNCL_ULONG(p->b_step),
+                              CNNCL_INT(p->m), CNNCL_INT(p->n), CNNCL_INT(p->k),
+                              CNNCL_INT(cnncl_part_length(p->k, parts)), CNNCL_INT(parts), CNNCL_ARRAY(bias),
+                              CNNCL_INT(p->bias != NULL), CNNCL_FUNCTION(f), CNNCL_ARRAY(sums),
+                              CNNCL_INT(p->sums != NULL) };
     return cnncl_run(d, CNNCL_product_128 + tile, (p->n + side - 1) / side, (p->m + side - 1) / side,
                      p->count * parts, arg, (int)(sizeof arg / sizeof *arg));
 }
@@ -2451,7 +2505,8 @@ static uint64_t cnncl_product_key(const cnncl_product *p)
     return cnncl_hash(0, what, sizeof what);
 }
 
-/* A small C with a long sum would keep few groups busy: then the sum is cut, and the parts are added in order. */
+/* A small C with a long sum would keep few groups busy: then the sum is cut, and the parts are added in
+   order. */
 static bool cnncl_own_gemm(cnncl *d, cnncl_product p)
 {
     const int    most = p.k / 256 > 1 ? p.k / 256 : 1, way = cnncl_measured(d, cnncl_product_key(&p));
@@ -2466,38 +2521,58 @@ static bool cnncl_own_gemm(cnncl *d, cnncl_product p)
     q.c = slices, q.ldc = p.n, q.c_step = size, q.beta = 0, q.bias = NULL, q.f = cnncl_identity;
     q.sums = p.sums ? &sums : NULL;
     return cnncl_run_product(d, &q, tile, parts) &&
-           cnncl_add_slices(d, p.c, p.m * p.n, p.sums ? *p.sums : p.c, p.sums ? p.m : 0, parts, p.beta, p.bias,
-                            p.n, p.f);
+           cnncl_add_slices(d, p.c, p.m * p.n, p.sums ? *p.sums : p.c, p.sums ? p.m : 0, parts, p.beta,
+                            p.bias, p.n, p.f);
 }
 
 /* By CLBlast where it pays: only with enough tiles for all units, as it cuts no sums. It is asked for the
    transpose, C' = B' A', in column-major order, which is how C lies here: so it transposes nothing. */
+static bool cnncl_is_clblasts(const cnncl *d, const cnncl_product *p)
+{
+    return d->clblast && cnncl_groups(1, p->m, p->n) >= d->clblast_tiles;
+}
 static bool cnncl_gemm(cnncl *d, cnncl_product p)
 {
     enum { NO = 111, YES = 112, COLUMN_MAJOR = 102 };
-    if (!d->clblast || cnncl_groups(1, p.m, p.n) < d->clblast_tiles) return cnncl_own_gemm(d, p);
+    if (!cnncl_is_clblasts(d, &p)) return cnncl_own_gemm(d, p);
     const int ta = p.a_col == 1 ? NO : YES, tb = p.b_col == 1 ? NO : YES;
     cl_event *event = cnncl_event(d);
+    const int lda = ta == YES ? p.a_col : p.m > 1 ? p.a_row : p.k;           /* a single row has no step */
+    const int ldb = tb == YES ? p.b_col : p.k > 1 ? p.b_row : p.n;
     const int e = d->blas.CLBlastSgemm(COLUMN_MAJOR, tb, ta, (size_t)p.n, (size_t)p.m, (size_t)p.k, 1.0f,
-                                       (cl_mem)p.b.buffer, p.b.at, (size_t)(tb == NO && p.k > 1 ? p.b_row : tb == NO ? p.n : p.b_col),
-                                       (cl_mem)p.a.buffer, p.a.at, (size_t)(ta == NO && p.m > 1 ? p.a_row : ta == NO ? p.k : p.a_col),
-                                       p.beta, (cl_mem)p.c.buffer, p.c.at, (size_t)p.ldc, &d->queue, event);
+                                       (cl_mem)p.b.buffer, p.b.at, (size_t)ldb, (cl_mem)p.a.buffer, p.a.at,
+                                       (size_t)lda, p.beta, (cl_mem)p.c.buffer, p.c.at, (size_t)p.ldc,
+                                       &d->queue, event);
     if (event && e != 0) d->events--;
     d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
     if (e != 0) return cnncl_own_gemm(d, p);
-    const cnn_shape s = { p.m, p.n, 1, 1 }, row = { 1, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 }, one = { 1, p.m, 1, 1 };
+    const cnn_shape s = { p.m, p.n, 1, 1 }, row = { 1, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 },
+        one = { 1, p.m, 1, 1 };
+    const bool map = p.f.how != CNNCL_IS_NOTHING;
     return cnncl_flush(d) && (p.bias ? cnncl_stretch(d, p.c, s, 0, p.c, s, *p.bias, row, p.f)
-                                     : p.f.how == CNNCL_IS_NOTHING || cnncl_map(d, p.c, p.c, p.m * p.n, p.f)) &&
-           (!p.sums || cnncl_fold(d, *p.sums, one, 1, 1, CNNCL_SUM, p.a, as, p.a, as));
+                                     : !map || cnncl_map(d, p.c, p.c, p.m * p.n, p.f)) &&
+           (!p.sums || cnncl_total(d, *p.sums, one, 1, 1, p.a, as));
 }
 
 /* ===========================================================================================================
    >>cl-rows ---- 6. Rows: what replaces the rooms of cnn.h. Formulas stand there and above the kernels.
    ======================================================================================================== */
 
+/* The two functions of a row, which have the device as d. */
 #define CNNCL_FORWARD(name)                                                                                  \
-    static bool cnncl_##name##_forward(cnn_backend *dev, cnn_tensor *y, CNNCL_UNUSED cnn_mode mode)
-#define CNNCL_BACKWARD(name) static bool cnncl_##name##_backward(cnn_backend *dev, cnn_tensor *y)
+    static bool cnncl_##name##_run(cnncl *d, cnn_tensor *y, CNNCL_UNUSED cnn_mode mode);                     \
+    static bool cnncl_##name##_forward(cnn_backend *dev, cnn_tensor *y, cnn_mode mode)                       \
+    {                                                                                                        \
+        return cnncl_##name##_run(cnncl_of(dev), y, mode);                                                   \
+    }                                                                                                        \
+    static bool cnncl_##name##_run(cnncl *d, cnn_tensor *y, CNNCL_UNUSED cnn_mode mode)
+#define CNNCL_BACKWARD(name)                                                                                 \
+    static bool cnncl_##name##_back(cnncl *d, cnn_tensor *y);                                                \
+    static bool cnncl_##name##_backward(cnn_backend *dev, cnn_tensor *y)                                     \
+    {                                                                                                        \
+        return cnncl_##name##_back(cnncl_of(dev), y);                                                        \
+    }                                                                                                        \
+    static bool cnncl_##name##_back(cnncl *d, cnn_tensor *y)
 
 /* ---- What is computed in one kernel ---- */
 
@@ -2515,8 +2590,8 @@ static cnncl_function cnncl_function_of(const cnn_tensor *y)
     return f;
 }
 
-/* What runs next in the place of y: behind batch norm the sum with another array of its shape, times sign, and
-   then a function. The row of y does it all, and theirs have nothing to do. */
+/* What runs next in the place of y: behind batch norm the sum with another array of its shape, times sign,
+   and then a function. The row of y does it all, and theirs have nothing to do. */
 typedef struct { const cnn_tensor *add, *map; cnncl_function f; float sign; } cnncl_chain;
 
 static bool cnncl_is_sum(const cnn_tensor *y) { return y->op == &cnn_op_add || y->op == &cnn_op_sub; }
@@ -2525,7 +2600,7 @@ static cnncl_chain cnncl_chain_of(const cnn_tensor *y)
     const bool        norm = y->op == &cnn_op_batch_norm;
     cnncl_chain       chain = { NULL, NULL, cnncl_identity, 0 };
     const cnn_tensor *t = norm || cnncl_is_sum(y) || y->op == &cnn_op_mul || y->op == &cnn_op_conv2d ||
-                          y->op == &cnn_op_dense || y->op == &cnn_op_conv_transpose2d ? cnn_next_in_place(y) : NULL;
+        y->op == &cnn_op_dense || y->op == &cnn_op_conv_transpose2d ? cnn_next_in_place(y) : NULL;
     if (t && norm && cnncl_is_sum(t) && cnn_on_device(t->in[1]) &&
         cnncl_same_shape(t->in[1]->shape, y->shape))
         chain.add = t, chain.sign = t->op == &cnn_op_add ? 1.0f : -1.0f, t = cnn_next_in_place(t);
@@ -2565,6 +2640,7 @@ static bool cnncl_is_joined_backward(const cnn_tensor *y)
 
 /* Gradients: beta y + ..., with beta = 0 for the first that writes one, so that none is cleared before. */
 static float cnncl_beta(const cnn_tensor *y, int i) { return cnn_grad_is_first(y, i) ? 0.0f : 1.0f; }
+#define CNNCL_ADDED(y, i) CNNCL_GRAD((y)->in[i]), CNNCL_FLOAT(cnncl_beta((y), (i)))
 static bool cnncl_start_grad(cnncl *d, const cnn_tensor *y, int i)      /* for those who only add */
 {
     return i >= y->n_in || !y->in[i]->needs_grad || !cnn_grad_is_first(y, i) ||
@@ -2601,17 +2677,17 @@ static int cnncl_wino_tiles(const cnncl_conv *g, bool back)
 static bool cnncl_wino_may(const cnncl *d, const cnncl_task *t)
 {
     const cnncl_conv *g = &t->g;
-    return g->kh == 3 && g->kw == 3 && g->sh == 1 && g->sw == 1 && g->dh == 1 && g->dw == 1 && g->groups == 1 &&
-           !t->exact && d->winograd >= 0;
+    return g->kh == 3 && g->kw == 3 && g->sh == 1 && g->sw == 1 && g->dh == 1 && g->dw == 1 &&
+           g->groups == 1 && !t->exact && d->winograd >= 0;
 }
-/* A tile takes 36 products where the sum takes 9 an output, and four passes over memory: so most of it must be
-   used, by enough channels. */
+/* A tile takes 36 products where the sum takes 9 an output, and four passes over memory: so most of it must
+   be used, by enough channels. */
 static bool cnncl_wino_pays(const cnncl *d, const cnncl_task *t)
 {
     const bool back = t->pass == CNNCL_TO_X;
     const int  pixels = back ? t->g.h * t->g.w : t->g.oh * t->g.ow;
-    return cnncl_wino_may(d, t) &&
-           (d->winograd > 0 || (t->g.ic >= 16 && t->g.oc >= 16 && pixels >= 8 * cnncl_wino_tiles(&t->g, back)));
+    const bool many = t->g.ic >= 16 && t->g.oc >= 16 && pixels >= 8 * cnncl_wino_tiles(&t->g, back);
+    return cnncl_wino_may(d, t) && (d->winograd > 0 || many);
 }
 static uint64_t cnncl_task_key(const cnncl_task *t)
 {
@@ -2646,7 +2722,8 @@ static int cnncl_wino_parts(const cnncl *d, const cnncl_conv *g, int count)
 static size_t cnncl_wino_scratch(const cnncl *d, const cnncl_task *t)
 {
     const int    tiles = cnncl_wino_tiles(&t->g, t->pass == CNNCL_TO_X);
-    const size_t count = (size_t)cnncl_wino_chunk(d, &t->g, tiles), weights = (size_t)t->g.ic * (size_t)t->g.oc;
+    const size_t count = (size_t)cnncl_wino_chunk(d, &t->g, tiles),
+        weights = (size_t)t->g.ic * (size_t)t->g.oc;
     const size_t arrays = count * ((size_t)t->g.ic + (size_t)t->g.oc);
     return 36 * (arrays + weights * (size_t)cnncl_wino_parts(d, &t->g, (int)count)) * sizeof(float);
 }
@@ -2656,7 +2733,8 @@ static size_t cnncl_conv_scratch(const cnncl *d, const cnn_tensor *y)
     size_t most = 0;
     for (int pass = CNNCL_TO_Y; pass <= CNNCL_TO_W; pass++) {
         const cnncl_task t = cnncl_task_of(d, y, pass);
-        const size_t     bytes = t.way == CNNCL_WINOGRAD || cnncl_wino_pays(d, &t) ? cnncl_wino_scratch(d, &t) : 0;
+        if (t.way != CNNCL_WINOGRAD && !cnncl_wino_pays(d, &t)) continue;
+        const size_t bytes = cnncl_wino_scratch(d, &t);
         if (bytes > most) most = bytes;
     }
     return most;
@@ -2703,18 +2781,19 @@ static bool cnncl_wino_weights(cnncl *d, const cnncl_task *t, cnn_place dw, cnn_
         cnn_place     z = cnncl_place_at(v, 36 * n_v);
         cnncl_product p = { .c = du, .a = z, .b = v, .ldc = g->ic, .a_row = count, .a_col = 1, .b_row = 1,
                             .b_col = count, .m = g->oc, .n = g->ic, .k = count, .count = 36,
-                            .c_step = (size_t)weights, .a_step = n_z, .b_step = n_v, .beta = first ? 1.0f : 0.0f };
+                            .c_step = (size_t)weights, .a_step = n_z, .b_step = n_v,
+                            .beta = first ? 1.0f : 0.0f };
+        const int tile = cnncl_tile_for(d, CNNCL_BY_RULE, g->oc, g->ic, 36 * parts);
         if (!CNNCL_RUN(d, wino_in, (int)(n_v + n_z), 1, 1, CNNCL_ARRAY(v), CNNCL_ARRAY(x), CNNCL_ARRAY(z),
                        CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(0), CNNCL_INT(first), CNNCL_INT(count),
-                       CNNCL_INT(2)) ||
-            !cnncl_run_product(d, &p, cnncl_tile_for(d, CNNCL_BY_RULE, g->oc, g->ic, 36 * parts), parts)) return false;
+                       CNNCL_INT(2)) || !cnncl_run_product(d, &p, tile, parts)) return false;
     }
     return CNNCL_RUN(d, wino_dw, weights, 1, 1, CNNCL_ARRAY(dw), CNNCL_ARRAY(du), CNNCL_INT(weights),
                      CNNCL_INT(parts));
 }
 
-/* y = beta y + f(conv(x, w) + b); CNNCL_TO_X: y = dx, x = dy, the convolution's transpose. b may be NULL; beta = 0,
-   or no b and no f. */
+/* y = beta y + f(conv(x, w) + b); CNNCL_TO_X: y = dx, x = dy, the convolution's transpose. b may be NULL;
+   beta = 0, or no b and no f. */
 static bool cnncl_convolve(cnncl *d, const cnncl_task *t, cnn_place y, float beta, cnn_place x, cnn_place w,
                            const cnn_place *b, cnncl_function f)
 {
@@ -2724,26 +2803,27 @@ static bool cnncl_convolve(cnncl *d, const cnncl_task *t, cnn_place y, float bet
     const int rows = (back ? g->ic : g->oc) / g->groups, n = g->n * (back ? g->ic * g->h * g->w
                                                                           : g->oc * g->oh * g->ow);
     const int across = back ? cnncl_min(g->sw, g->w) : 1, down = back ? cnncl_min(g->sh, g->h) : 1;
-    const int pixels = g->n * (back ? (g->h - 1) / g->sh + 1 : g->oh) * (back ? (g->w - 1) / g->sw + 1 : g->ow);
+    const int pixels = g->n * (back ? ((g->h - 1) / g->sh + 1) * ((g->w - 1) / g->sw + 1) : g->oh * g->ow);
     const int grid = g->groups * across * down;
     const int tile = cnncl_tile_for(d, t->way, rows, pixels, grid), side = cnncl_sides[tile];
     const cnncl_function now = cnncl_finish(f);
     if (t->way == CNNCL_WINOGRAD) {
         if (!cnncl_wino(d, t, y, beta, x, w, b, f)) return false;
     } else if (cnncl_is_depthwise(g)) {
-        if (!CNNCL_RUN_NUMBER(d, back ? CNNCL_depthwise_data : CNNCL_depthwise_forward, n, 1, 1, CNNCL_ARRAY(y),
-                              CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
-                              CNNCL_CONV(*g), CNNCL_INT(n), CNNCL_FLOAT(beta), CNNCL_FUNCTION(now))) return false;
-    } else if (!CNNCL_RUN_NUMBER(d, CNNCL_conv_128 + tile, (pixels + side - 1) / side, (rows + side - 1) / side,
-                                 grid, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias),
-                                 CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_FLOAT(beta),
-                                 CNNCL_FUNCTION(now))) return false;
+        if (!CNNCL_RUN_NUMBER(d, back ? CNNCL_depthwise_data : CNNCL_depthwise_forward, n, 1, 1,
+                              CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias),
+                              CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(n), CNNCL_FLOAT(beta),
+                              CNNCL_FUNCTION(now))) return false;
+    } else if (!CNNCL_RUN_NUMBER(d, CNNCL_conv_128 + tile, (pixels + side - 1) / side,
+                                 (rows + side - 1) / side, grid, CNNCL_ARRAY(y), CNNCL_ARRAY(x),
+                                 CNNCL_ARRAY(w), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL), CNNCL_CONV(*g),
+                                 CNNCL_INT(back), CNNCL_FLOAT(beta), CNNCL_FUNCTION(now))) return false;
     return cnncl_finish_after(d, y, n, f);
 }
 
 /* dw += dy x^T, and db += the sums of dy where it is not NULL. */
-static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, const cnn_place *db, cnn_place dy,
-                                   cnn_place x)
+static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, const cnn_place *db,
+                                   cnn_place dy, cnn_place x)
 {
     const cnncl_conv *g = &t->g;
     const int    columns = g->ic / g->groups * g->kh * g->kw, rows = g->oc / g->groups, n = g->oc * columns;
@@ -2760,7 +2840,7 @@ static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, 
     if (t->way == CNNCL_WINOGRAD) {
         const cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
         return cnncl_wino_weights(d, t, dw, dy, x) &&
-               (!db || cnncl_fold(d, *db, bs, 1, 1, CNNCL_SUM, dy, ys, dy, ys));
+               (!db || cnncl_total(d, *db, bs, 1, 1, dy, ys));
     }
     const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_ARRAY(to_b), CNNCL_INT(db != NULL), CNNCL_ULONG(size),
                               CNNCL_ARRAY(x), CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(length),
@@ -2778,21 +2858,20 @@ static bool cnncl_bias_backward(cnncl *d, cnn_tensor *y)
     const cnn_shape bs = { 1, y->shape.c, 1, 1 };
     const cnn_place dy = cnn_place_grad(y);
     return y->n_in < 3 || !y->in[2]->needs_grad ||
-           cnncl_fold(d, cnn_place_grad(y->in[2]), bs, 1, 1, CNNCL_SUM, dy, y->shape, dy, y->shape);
+           cnncl_total(d, cnn_place_grad(y->in[2]), bs, 1, 1, dy, y->shape);
 }
 
 /* Of a transposed convolution, forward is the pass to x of the convolution from y to x, and so on. */
 static bool cnncl_is_transposed(const cnn_tensor *y) { return y->op == &cnn_op_conv_transpose2d; }
 CNNCL_FORWARD(conv)
 {
-    const cnncl_task t = cnncl_task_of(cnncl_of(dev), y, cnncl_is_transposed(y) ? CNNCL_TO_X : CNNCL_TO_Y);
+    const cnncl_task t = cnncl_task_of(d, y, cnncl_is_transposed(y) ? CNNCL_TO_X : CNNCL_TO_Y);
     const cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
-    return cnncl_convolve(cnncl_of(dev), &t, cnn_place_data(y), 0, cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
+    return cnncl_convolve(d, &t, cnn_place_data(y), 0, cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
                           y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
 }
 CNNCL_BACKWARD(conv)
 {
-    cnncl           *d = cnncl_of(dev);
     const bool       transposed = cnncl_is_transposed(y);
     const cnncl_task t = cnncl_task_of(d, y, CNNCL_TO_W);
     const cnncl_task to_x = cnncl_task_of(d, y, transposed ? CNNCL_TO_Y : CNNCL_TO_X);
@@ -2802,8 +2881,8 @@ CNNCL_BACKWARD(conv)
     return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) && (with_b || cnncl_bias_backward(d, y)) &&
            (!w->needs_grad || cnncl_convolve_weights(d, &t, cnn_place_grad(w), with_b ? &db : NULL,
                                                      transposed ? from : dy, transposed ? dy : from)) &&
-           (!x->needs_grad || cnncl_convolve(d, &to_x, cnn_place_grad(x), cnncl_beta(y, 0), dy, cnn_place_data(w),
-                                             NULL, cnncl_identity));
+           (!x->needs_grad || cnncl_convolve(d, &to_x, cnn_place_grad(x), cnncl_beta(y, 0), dy,
+                                             cnn_place_data(w), NULL, cnncl_identity));
 }
 
 /* ---- Dense and matrix product: y (m,n) = x (m,k) w, with w (n,k) of dense turned ---- */
@@ -2814,13 +2893,14 @@ static cnncl_product cnncl_sizes_of(const cnn_tensor *y, int pass)
     const int  m = y->shape.n, n = y->shape.c, k = cnncl_elements(y->in[0]->shape);
     const bool turned = y->op == &cnn_op_dense;
     if (pass == CNNCL_TO_Y)
-        return (cnncl_product){ .ldc = n, .a_row = k, .a_col = 1, .b_row = turned ? 1 : n, .b_col = turned ? k : 1,
-                                .m = m, .n = n, .k = k };
+        return (cnncl_product){ .ldc = n, .a_row = k, .a_col = 1, .b_row = turned ? 1 : n,
+                                .b_col = turned ? k : 1, .m = m, .n = n, .k = k };
     if (pass == CNNCL_TO_X)
-        return (cnncl_product){ .ldc = k, .a_row = n, .a_col = 1, .b_row = turned ? k : 1, .b_col = turned ? 1 : n,
-                                .m = m, .n = k, .k = n };
-    return turned ? (cnncl_product){ .ldc = k, .a_row = 1, .a_col = n, .b_row = k, .b_col = 1, .m = n, .n = k, .k = m }
-                  : (cnncl_product){ .ldc = n, .a_row = 1, .a_col = k, .b_row = n, .b_col = 1, .m = k, .n = n, .k = m };
+        return (cnncl_product){ .ldc = k, .a_row = n, .a_col = 1, .b_row = turned ? k : 1,
+                                .b_col = turned ? 1 : n, .m = m, .n = k, .k = n };
+    const int rows = turned ? n : k, columns = turned ? k : n;               /* of w */
+    return (cnncl_product){ .ldc = columns, .a_row = 1, .a_col = rows, .b_row = columns, .b_col = 1,
+                            .m = rows, .n = columns, .k = m };
 }
 CNNCL_FORWARD(product)
 {
@@ -2828,11 +2908,10 @@ CNNCL_FORWARD(product)
     cnncl_product   p = cnncl_sizes_of(y, CNNCL_TO_Y);
     p.c = cnn_place_data(y), p.a = cnn_place_data(y->in[0]), p.b = cnn_place_data(y->in[1]);
     p.bias = y->n_in > 2 ? &b : NULL, p.f = cnncl_chain_of(y).f;
-    return cnncl_gemm(cnncl_of(dev), p);
+    return cnncl_gemm(d, p);
 }
 CNNCL_BACKWARD(product)
 {
-    cnncl          *d = cnncl_of(dev);
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 && y->in[2]->needs_grad ? y->in[2] : NULL;
     const bool      dense = y->op == &cnn_op_dense;
     const cnn_place dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy, data = cnn_place_data(x);
@@ -2841,7 +2920,8 @@ CNNCL_BACKWARD(product)
     dw.c = cnn_place_grad(w), dw.a = dense ? dy : data, dw.b = dense ? data : dy, dw.sums = b ? &db : NULL;
     dw.beta = dense ? 1 : cnncl_beta(y, 1);
     return (!dense || (cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2))) &&
-           (w->needs_grad ? cnncl_gemm(d, dw) : cnncl_bias_backward(d, y)) && (!x->needs_grad || cnncl_gemm(d, dx));
+           (w->needs_grad ? cnncl_gemm(d, dw) : cnncl_bias_backward(d, y)) &&
+           (!x->needs_grad || cnncl_gemm(d, dx));
 }
 
 /* ---- Pools: the kernels take a pool as a convolution with one channel a plane ---- */
@@ -2861,14 +2941,14 @@ CNNCL_FORWARD(max_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), max_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+    return CNNCL_RUN(d, max_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
                      CNNCL_SAVED(y), CNNCL_INT(mode == CNN_TRAIN), CNNCL_CONV(g), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(max_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), max_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
+    return CNNCL_RUN(d, max_pool_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
                      CNNCL_SAVED(y), CNNCL_CONV(g), CNNCL_INT(n));
 }
 
@@ -2883,28 +2963,27 @@ CNNCL_FORWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+    return CNNCL_RUN(d, avg_pool_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
                      CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(avg_pool)
 {
     cnncl_conv g = cnncl_pool(y);
     int        n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), avg_pool_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
-                     CNNCL_GRAD(y),
-                     CNNCL_CONV(g), CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
+    return CNNCL_RUN(d, avg_pool_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y), CNNCL_CONV(g),
+                     CNNCL_SHAPE(cnncl_counted_pad(y)), CNNCL_INT(n));
 }
 
 CNNCL_FORWARD(adaptive_avg_pool)
 {
     int n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), adaptive_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+    return CNNCL_RUN(d, adaptive_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
                      CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(adaptive_avg_pool)
 {
     int n = cnncl_len(y->in[0]->shape);
-    return CNNCL_RUN(cnncl_of(dev), adaptive_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+    return CNNCL_RUN(d, adaptive_backward, n, 1, 1, CNNCL_ADDED(y, 0),
                      CNNCL_SHAPE(y->in[0]->shape), CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(n));
 }
 
@@ -2924,26 +3003,25 @@ CNNCL_FORWARD(reduce)
 {
     const cnn_place x = cnn_place_data(y->in[0]);
     const cnn_shape xs = y->in[0]->shape;
-    return cnncl_fold(cnncl_of(dev), cnn_place_data(y), y->shape, 0, cnncl_reduce_factor(y),
-                      !cnncl_is_most(y) ? CNNCL_SUM : y->op == &cnn_op_amax ? CNNCL_MOST : CNNCL_LEAST, x, xs, x, xs);
+    const int how = !cnncl_is_most(y) ? CNNCL_SUM : y->op == &cnn_op_amax ? CNNCL_MOST : CNNCL_LEAST;
+    return cnncl_fold(d, cnn_place_data(y), y->shape, 0, cnncl_reduce_factor(y), how, x, xs, x, xs);
 }
 CNNCL_BACKWARD(reduce)
 {
     cnn_tensor *x = y->in[0];
-    return cnncl_spread(cnncl_of(dev), cnn_place_grad(x), x->shape, cnncl_beta(y, 0), cnncl_reduce_factor(y),
+    return cnncl_spread(d, cnn_place_grad(x), x->shape, cnncl_beta(y, 0), cnncl_reduce_factor(y),
                         cnn_place_grad(y), y->shape, 0);
 }
 
 /* Which are equal to y, how many, and dy for each of them. */
 CNNCL_BACKWARD(most)
 {
-    cnncl          *d = cnncl_of(dev);
     cnn_tensor     *x = y->in[0];
     const cnn_shape xs = x->shape, ys = y->shape;
     cnn_place       equal = cnn_place_scratch(y->graph), share = cnncl_place_at(equal, (size_t)cnncl_len(xs));
     return cnncl_stretch(d, equal, xs, CNNCL_EQUAL, cnn_place_data(x), xs, cnn_place_data(y), ys,
                          cnncl_identity) &&
-           cnncl_fold(d, share, ys, 0, 1, CNNCL_SUM, equal, xs, equal, xs) &&
+           cnncl_total(d, share, ys, 0, 1, equal, xs) &&
            cnncl_stretch(d, share, ys, CNNCL_DIV, cnn_place_grad(y), ys, share, ys, cnncl_identity) &&
            cnncl_fold(d, cnn_place_grad(x), xs, cnncl_beta(y, 0), 1, CNNCL_PRODUCTS, equal, xs, share, ys);
 }
@@ -2963,7 +3041,7 @@ CNNCL_FORWARD(binary)
 {
     const cnn_tensor *a = y->in[0], *b = y->in[1];
     return cnncl_is_joined(y) ||
-           cnncl_stretch(cnncl_of(dev), cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
+           cnncl_stretch(d, cnn_place_data(y), y->shape, cnncl_binary(y), cnn_place_data(a),
                          a->shape, cnn_place_data(b), b->shape, cnncl_chain_of(y).f);
 }
 CNNCL_BACKWARD(binary)
@@ -2974,16 +3052,16 @@ CNNCL_BACKWARD(binary)
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
         const cnn_place u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
         const bool      all = has_slope && cnncl_same_shape(x->shape, y->shape);       /* nothing to fold */
-        const cnn_place d = all ? dx : cnn_place_scratch(y->graph);
+        const cnn_place to = all ? dx : cnn_place_scratch(y->graph);
         const float     factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f, beta = cnncl_beta(y, i);
         if (!x->needs_grad || (i == 0 && cnncl_is_sum(y) && cnncl_same_place(dx, dy))) continue;
         if (has_slope &&
-            !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_FLOAT(all ? beta : 0),
+            !CNNCL_RUN(d, stretch_back, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(all ? beta : 0),
                        CNNCL_ARRAY(dy), CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]),
                        CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape),
                        CNNCL_INT(n), CNNCL_INT(how), CNNCL_INT(i))) return false;
-        if (!all && !cnncl_fold(cnncl_of(dev), dx, x->shape, beta, factor,
-                                y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM, has_slope ? d : dy, y->shape, u,
+        const int fold = y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM;
+        if (!all && !cnncl_fold(d, dx, x->shape, beta, factor, fold, has_slope ? to : dy, y->shape, u,
                                 other->shape)) return false;
     }
     return true;
@@ -2992,13 +3070,13 @@ CNNCL_BACKWARD(binary)
 CNNCL_FORWARD(scale)
 {
     const cnn_scale_args *a = y->args;
-    return cnncl_spread(cnncl_of(dev), cnn_place_data(y), y->shape, 0, a->factor,
+    return cnncl_spread(d, cnn_place_data(y), y->shape, 0, a->factor,
                         cnn_place_data(y->in[0]), y->shape, a->offset);
 }
 CNNCL_BACKWARD(scale)
 {
     const cnn_scale_args *a = y->args;
-    return cnncl_spread(cnncl_of(dev), cnn_place_grad(y->in[0]), y->shape, cnncl_beta(y, 0), a->factor,
+    return cnncl_spread(d, cnn_place_grad(y->in[0]), y->shape, cnncl_beta(y, 0), a->factor,
                         cnn_place_grad(y), y->shape, 0);
 }
 
@@ -3007,17 +3085,17 @@ CNNCL_BACKWARD(scale)
 CNNCL_FORWARD(reshape)
 {
     const cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    return cnncl_same_place(out, x) || cnncl_map(cnncl_of(dev), out, x, cnncl_len(y->shape), cnncl_identity);
+    return cnncl_same_place(out, x) || cnncl_map(d, out, x, cnncl_len(y->shape), cnncl_identity);
 }
 CNNCL_BACKWARD(reshape)
 {
     const cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
-    return cnncl_same_place(dx, dy) || cnncl_add(cnncl_of(dev), dx, cnncl_beta(y, 0), dy, cnncl_len(y->shape));
+    return cnncl_same_place(dx, dy) || cnncl_add(d, dx, cnncl_beta(y, 0), dy, cnncl_len(y->shape));
 }
 
 /* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
 static cnn_shape cnncl_by_axis(const int v[4]) { return (cnn_shape){ v[0], v[1], v[2], v[3] }; }
-static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
+static bool cnncl_move(cnncl *d, cnn_tensor *y, bool back)
 {
     cnn_move m;
     bool     good = true;
@@ -3028,23 +3106,24 @@ static bool cnncl_move(cnn_backend *dev, cnn_tensor *y, bool back)
         int         n = cnncl_len(own->shape);
         const bool  all = m.into || n == cnncl_len(x->shape);             /* it writes all of x's gradient */
         if (back && !x->needs_grad) continue;
-        if (back && !all && !cnncl_start_grad(cnncl_of(dev), y, k)) return false;
-        good = CNNCL_RUN(cnncl_of(dev), move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape),
-                         CNNCL_ARRAY(b), CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
+        if (back && !all && !cnncl_start_grad(d, y, k)) return false;
+        const float beta = !back ? 0 : all ? cnncl_beta(y, k) : 1;
+        good = CNNCL_RUN(d, move, n, 1, 1, CNNCL_ARRAY(a), CNNCL_SHAPE(own->shape), CNNCL_ARRAY(b),
+                         CNNCL_INT(m.at), CNNCL_SHAPE(cnncl_by_axis(m.div)),
                          CNNCL_SHAPE(cnncl_by_axis(m.step)), CNNCL_SHAPE(cnncl_by_axis(m.within)),
-                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(!back ? 0 : all ? cnncl_beta(y, k) : 1));
+                         CNNCL_INT(n), CNNCL_INT(m.into != back), CNNCL_FLOAT(beta));
     }
     return good;
 }
-CNNCL_FORWARD(move)  { return (void)mode, cnncl_move(dev, y, false); }
-CNNCL_BACKWARD(move) { return cnncl_move(dev, y, true); }
+CNNCL_FORWARD(move)  { return cnncl_move(d, y, false); }
+CNNCL_BACKWARD(move) { return cnncl_move(d, y, true); }
 
 CNNCL_FORWARD(pad)
 {
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
     int                 n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), pad_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+    return CNNCL_RUN(d, pad_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
                      CNNCL_DATA(y->in[0]), CNNCL_SHAPE(x), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
                      CNNCL_FLOAT(a->value), CNNCL_INT(n));
 }
@@ -3053,10 +3132,8 @@ CNNCL_BACKWARD(pad)
     const cnn_pad_args *a = y->args;
     const cnn_shape     x = y->in[0]->shape, from = { 0, a->front, a->top, a->left };
     int                 n = cnncl_len(x);
-    return CNNCL_RUN(cnncl_of(dev), pad_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
-                     CNNCL_SHAPE(x),
-                     CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_SHAPE(from), CNNCL_INT(a->mode),
-                     CNNCL_INT(n));
+    return CNNCL_RUN(d, pad_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_SHAPE(x), CNNCL_GRAD(y),
+                     CNNCL_SHAPE(y->shape), CNNCL_SHAPE(from), CNNCL_INT(a->mode), CNNCL_INT(n));
 }
 
 static int cnncl_filter(const cnn_upsample_args *a) { return a->bilinear ? 1 + (a->align_corners != 0) : 0; }
@@ -3065,14 +3142,14 @@ CNNCL_FORWARD(upsample)
     cnn_tensor *x = y->in[0];
     cnn_place in = cnn_place_data(x);
     int         n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), upsample_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
+    return CNNCL_RUN(d, upsample_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_SHAPE(y->shape),
                      CNNCL_ARRAY(in), CNNCL_SHAPE(x->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(upsample)
 {
     cnn_tensor *x = y->in[0];
     int         n = cnncl_len(x->shape);
-    return CNNCL_RUN(cnncl_of(dev), upsample_backward, n, 1, 1, CNNCL_GRAD(x), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_SHAPE(x->shape),
+    return CNNCL_RUN(d, upsample_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_SHAPE(x->shape),
                      CNNCL_GRAD(y), CNNCL_SHAPE(y->shape), CNNCL_INT(cnncl_filter(y->args)), CNNCL_INT(n));
 }
 
@@ -3082,7 +3159,7 @@ CNNCL_FORWARD(lrn)
     cnn_place out = cnn_place_data(y);
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : out;
     int       n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), lrn_forward, n, 1, 1, CNNCL_ARRAY(out), CNNCL_DATA(y->in[0]),
+    return CNNCL_RUN(d, lrn_forward, n, 1, 1, CNNCL_ARRAY(out), CNNCL_DATA(y->in[0]),
                      CNNCL_ARRAY(saved), CNNCL_INT(mode == CNN_TRAIN), CNNCL_INT(t->size),
                      CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_FLOAT(t->k),
                      CNNCL_INT(y->shape.c), CNNCL_INT(cnncl_plane(y->shape)), CNNCL_INT(n));
@@ -3091,7 +3168,7 @@ CNNCL_BACKWARD(lrn)
 {
     const cnn_lrn_args *t = y->args;
     int       n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), lrn_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
+    return CNNCL_RUN(d, lrn_backward, n, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
                      CNNCL_DATA(y->in[0]), CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_INT(t->size),
                      CNNCL_FLOAT(t->alpha / (float)t->size), CNNCL_FLOAT(t->beta), CNNCL_INT(y->shape.c),
                      CNNCL_INT(cnncl_plane(y->shape)), CNNCL_INT(n));
@@ -3103,14 +3180,14 @@ CNNCL_FORWARD(map)
 {
     cnncl_function f = cnncl_function_of(y);
     int            n = cnncl_len(y->shape);
-    return cnncl_is_joined(y) || cnncl_map(cnncl_of(dev), cnn_place_data(y), cnn_place_data(y->in[0]), n, f);
+    return cnncl_is_joined(y) || cnncl_map(d, cnn_place_data(y), cnn_place_data(y->in[0]), n, f);
 }
 CNNCL_BACKWARD(map)
 {
     cnncl_function f = cnncl_function_of(y);
     int            n = cnncl_len(y->shape);
     return cnncl_is_joined_backward(y) ||
-           CNNCL_RUN(cnncl_of(dev), map_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)),
+           CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ADDED(y, 0),
                      CNNCL_GRAD(y), CNNCL_DATA(y->op->flags & CNN_READS_X ? y->in[0] : y), CNNCL_INT(n),
                      CNNCL_FUNCTION(f));
 }
@@ -3137,38 +3214,40 @@ static int cnncl_lines(const cnn_tensor *y, int *c, int *plane, int *lanes)
 }
 CNNCL_FORWARD(softmax)
 {
-    int c, plane, lanes, rows = cnncl_lines(y, &c, &plane, &lanes), groups = cnncl_part_length(rows, CNNCL_GROUP / lanes);
-    return CNNCL_RUN(cnncl_of(dev), softmax_forward, groups, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
+    int c, plane, lanes, rows = cnncl_lines(y, &c, &plane, &lanes),
+        groups = cnncl_part_length(rows, CNNCL_GROUP / lanes);
+    return CNNCL_RUN(d, softmax_forward, groups, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
                      CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows), CNNCL_INT(lanes),
                      CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 CNNCL_BACKWARD(softmax)
 {
-    int c, plane, lanes, rows = cnncl_lines(y, &c, &plane, &lanes), groups = cnncl_part_length(rows, CNNCL_GROUP / lanes);
-    return CNNCL_RUN(cnncl_of(dev), softmax_backward, groups, 1, 1, CNNCL_GRAD(y->in[0]),
-                     CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y), CNNCL_DATA(y), CNNCL_INT(c), CNNCL_INT(plane),
-                     CNNCL_INT(rows), CNNCL_INT(lanes), CNNCL_INT(y->op == &cnn_op_log_softmax));
+    int c, plane, lanes, rows = cnncl_lines(y, &c, &plane, &lanes),
+        groups = cnncl_part_length(rows, CNNCL_GROUP / lanes);
+    return CNNCL_RUN(d, softmax_backward, groups, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y), CNNCL_DATA(y),
+                     CNNCL_INT(c), CNNCL_INT(plane), CNNCL_INT(rows), CNNCL_INT(lanes),
+                     CNNCL_INT(y->op == &cnn_op_log_softmax));
 }
 
 /* ---- Dropout ---- */
 
-static bool cnncl_dropout(cnn_backend *dev, cnn_tensor *y, cnn_place to, cnn_place from, float beta)
+static bool cnncl_dropout(cnncl *d, cnn_tensor *y, cnn_place to, cnn_place from, float beta)
 {
     uint64_t key, stream;
     cnn_random_key(y, &key, &stream);
     float p = ((const cnn_dropout_args *)y->args)->p;
     int   n = cnncl_len(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), dropout, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(from), CNNCL_ULONG(key),
+    return CNNCL_RUN(d, dropout, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(from), CNNCL_ULONG(key),
                      CNNCL_ULONG(stream), CNNCL_FLOAT(p), CNNCL_FLOAT(beta), CNNCL_INT(n));
 }
 CNNCL_FORWARD(dropout)
 {
-    if (mode == CNN_EVAL) return cnncl_reshape_forward(dev, y, mode);      /* y = x */
-    return cnncl_dropout(dev, y, cnn_place_data(y), cnn_place_data(y->in[0]), 0);
+    if (mode == CNN_EVAL) return cnncl_reshape_run(d, y, mode);      /* y = x */
+    return cnncl_dropout(d, y, cnn_place_data(y), cnn_place_data(y->in[0]), 0);
 }
 CNNCL_BACKWARD(dropout) 
 {
-    return cnncl_dropout(dev, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), cnncl_beta(y, 0));
+    return cnncl_dropout(d, y, cnn_place_grad(y->in[0]), cnn_place_grad(y), cnncl_beta(y, 0));
 }
 
 /* ---- Batch norm ---- */
@@ -3177,7 +3256,8 @@ CNNCL_BACKWARD(dropout)
 static int cnncl_norm_slices(const cnncl *d, const cnn_tensor *y)
 {
     enum { LEAST = 1024, MOST = 64 };
-    const int count = y->shape.n * cnncl_plane(y->shape), wanted = (4 * d->units + y->shape.c - 1) / y->shape.c;
+    const int count = y->shape.n * cnncl_plane(y->shape),
+        wanted = (4 * d->units + y->shape.c - 1) / y->shape.c;
     const int most = count / LEAST < MOST ? count / LEAST : MOST;
     return wanted < most ? wanted : most > 1 ? most : 1;
 }
@@ -3203,25 +3283,26 @@ static cnncl_norm cnncl_norm_of(const cnncl *d, const cnn_tensor *y, cnn_mode mo
 
 CNNCL_FORWARD(batch_norm)
 {
-    cnncl                     *d = cnncl_of(dev);
     const cnncl_norm           v = cnncl_norm_of(d, y, mode);
     const cnncl_chain          chain = cnncl_chain_of(y);
     const cnn_batch_norm_args *a = y->args;
     const bool                 train = mode == CNN_TRAIN;
     const cnn_tensor *mean = cnn_operand(y, "running_mean"), *var = cnn_operand(y, "running_var");
     const cnn_place   saved = train ? cnn_place_saved(y) : v.x, w = v.w ? cnn_place_data(v.w) : v.x;
-    const cnn_place   b = v.b ? cnn_place_data(v.b) : v.x, other = chain.add ? cnn_place_data(chain.add->in[1]) : v.x;
-    return (v.running || v.slices == 1 || CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x),
-                                CNNCL_ARRAY(v.scratch), CNNCL_SLICES_OF(v))) &&
+    const cnn_place   other = chain.add ? cnn_place_data(chain.add->in[1]) : v.x;
+    const cnn_place   b = v.b ? cnn_place_data(v.b) : v.x;
+    return (v.running || v.slices == 1 ||
+            CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x), CNNCL_ARRAY(v.scratch),
+                      CNNCL_SLICES_OF(v))) &&
            CNNCL_RUN(d, norm_forward, v.channels, v.slices, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x),
-                     CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(saved), CNNCL_DATA(mean), CNNCL_DATA(var), CNNCL_ARRAY(w),
-                     CNNCL_ARRAY(b), CNNCL_INT(v.w != NULL), CNNCL_ARRAY(other), CNNCL_FLOAT(chain.sign),
-                     CNNCL_SLICES_OF(v), CNNCL_INT(v.running ? 0 : v.slices), CNNCL_FLOAT(a->eps),
-                     CNNCL_FLOAT(a->momentum), CNNCL_INT(train), CNNCL_FUNCTION(chain.f));
+                     CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(saved), CNNCL_DATA(mean), CNNCL_DATA(var),
+                     CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT(v.w != NULL), CNNCL_ARRAY(other),
+                     CNNCL_FLOAT(chain.sign), CNNCL_SLICES_OF(v), CNNCL_INT(v.running ? 0 : v.slices),
+                     CNNCL_FLOAT(a->eps), CNNCL_FLOAT(a->momentum), CNNCL_INT(train),
+                     CNNCL_FUNCTION(chain.f));
 }
 CNNCL_BACKWARD(batch_norm)
 {
-    cnncl            *d = cnncl_of(dev);
     const cnncl_norm  v = cnncl_norm_of(d, y, CNN_TRAIN);
     const cnncl_chain none = { NULL, NULL, cnncl_identity, 0 };
     const cnncl_chain chain = cnncl_joins_backward(y) ? cnncl_chain_of(y) : none;
@@ -3231,16 +3312,17 @@ CNNCL_BACKWARD(batch_norm)
     const cnn_place   dx = x->needs_grad ? cnn_place_grad(x) : v.scratch, w = v.w ? cnn_place_data(v.w) : v.x;
     const cnn_place   dw = want_dw ? cnn_place_grad(v.w) : dx, db = want_db ? cnn_place_grad(v.b) : dx;
     const cnn_place   dother = want_other ? cnn_place_grad(other) : dx;
+    const float       beta = want_other ? cnncl_beta(chain.add, 1) : 0, sign = want_other ? chain.sign : 0;
     return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
            CNNCL_RUN(d, norm_sums, v.channels, v.slices, 1, CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(dother),
-                     CNNCL_FLOAT(want_other ? chain.sign : 0), CNNCL_FLOAT(want_other ? cnncl_beta(chain.add, 1) : 0),
-                     CNNCL_ARRAY(v.x), CNNCL_GRAD(y), CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_SLICES_OF(v),
-                     CNNCL_FUNCTION(chain.f)) &&
+                     CNNCL_FLOAT(sign), CNNCL_FLOAT(beta), CNNCL_ARRAY(v.x), CNNCL_GRAD(y), CNNCL_DATA(y),
+                     CNNCL_SAVED(y), CNNCL_SLICES_OF(v), CNNCL_FUNCTION(chain.f)) &&
            CNNCL_RUN(d, norm_backward, v.channels, v.slices, 1, CNNCL_ARRAY(dx), CNNCL_INT(x->needs_grad),
                      CNNCL_ARRAY(dw), CNNCL_INT(want_dw), CNNCL_ARRAY(db), CNNCL_INT(want_db),
                      CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(v.x), CNNCL_GRAD(y),
-                     CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_ARRAY(w), CNNCL_INT(v.w != NULL), CNNCL_SLICES_OF(v),
-                     CNNCL_INT(v.slices), CNNCL_FLOAT(v.running ? 0 : 1 / (float)v.count), CNNCL_FUNCTION(chain.f));
+                     CNNCL_DATA(y), CNNCL_SAVED(y), CNNCL_ARRAY(w), CNNCL_INT(v.w != NULL),
+                     CNNCL_SLICES_OF(v), CNNCL_INT(v.slices), CNNCL_FLOAT(v.running ? 0 : 1 / (float)v.count),
+                     CNNCL_FUNCTION(chain.f));
 }
 
 /* ---- Norms of one sample ---- */
@@ -3263,7 +3345,6 @@ static cnncl_sample_norm cnncl_sample_norm_of(const cnn_tensor *y)
 CNNCL_FORWARD(sample_norm)
 {
     const cnncl_sample_norm t = cnncl_sample_norm_of(y);
-    cnncl    *d = cnncl_of(dev);
     cnn_place x = cnn_place_data(y->in[0]);
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : cnn_place_scratch(y->graph);
     cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
@@ -3277,7 +3358,6 @@ CNNCL_FORWARD(sample_norm)
 CNNCL_BACKWARD(sample_norm)
 {
     const cnncl_sample_norm t = cnncl_sample_norm_of(y);
-    cnncl    *d = cnncl_of(dev);
     cnn_place x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
     cnn_place w = t.w ? cnn_place_data(t.w) : x;
     bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
@@ -3289,7 +3369,7 @@ CNNCL_BACKWARD(sample_norm)
     const cnn_place slices = { d->slices, 0 }, more = { d->slices, (size_t)weights };
     const cnn_place to = parts > 1 ? slices : dw, to_b = parts > 1 ? more : db;
     return (!y->in[0]->needs_grad ||
-            CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y),
+            CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
                       CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL),
                       CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred))) &&
            cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
@@ -3297,7 +3377,8 @@ CNNCL_BACKWARD(sample_norm)
             CNNCL_RUN(d, sample_norm_weight, weights, parts, 1, CNNCL_ARRAY(to), CNNCL_INT(want_dw),
                       CNNCL_ARRAY(to_b), CNNCL_INT(want_db), CNNCL_ULONG((size_t)weights * (want_db ? 2 : 1)),
                       CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k), CNNCL_INT(sample),
-                      CNNCL_INT(share), CNNCL_INT(count), CNNCL_INT(length), CNNCL_FLOAT(parts > 1 ? 0 : 1))) &&
+                      CNNCL_INT(share), CNNCL_INT(count), CNNCL_INT(length),
+                      CNNCL_FLOAT(parts > 1 ? 0 : 1))) &&
            (parts == 1 || cnncl_add_slices(d, dw, weights, db, want_db ? weights : 0, parts, 1, NULL, 1,
                                            cnncl_identity));
 }
@@ -3320,8 +3401,8 @@ static float cnncl_share(const cnn_tensor *y, int n)
     return cnncl_option(y, "reduction") == CNN_MEAN ? 1 / (float)n : 1.0f;
 }
 
-/* With its labels, and the class weights v (or the labels again, where it has none). In scratch: the gradient of
-   all terms, the sums of the parts, and behind them a number for each row. */
+/* With its labels, and the class weights v (or the labels again, where it has none). In scratch: the gradient
+   of all terms, the sums of the parts, and behind them a number for each row. */
 typedef struct {
     cnn_place x, labels, v;
     int       weighted, soft, nll, channels, plane, rows, lanes, how, length, parts;
@@ -3339,7 +3420,8 @@ static cnncl_labels cnncl_labels_of(const cnncl *d, const cnn_tensor *y)
                        nll ? 1 : cnncl_lanes(s.c, cnncl_plane(s)), cnncl_option(y, "reduction"), 0, 0,
                        nll ? 0.0f : a->smoothing };
     const int at_once = CNNCL_GROUP / l.lanes, turns = cnncl_part_length(l.rows, at_once);   /* of a group */
-    l.length = at_once * cnncl_part_length(turns, cnncl_parts(d, 1, CNNCL_GROUP * turns, CNNCL_SLICES / CNNCL_SUMS));
+    const int parts = cnncl_parts(d, 1, CNNCL_GROUP * turns, CNNCL_SLICES / CNNCL_SUMS);
+    l.length = at_once * cnncl_part_length(turns, parts);
     l.parts = cnncl_part_length(l.rows, l.length);
     return l;
 }
@@ -3352,7 +3434,8 @@ static cnncl_labels cnncl_labels_of(const cnncl *d, const cnn_tensor *y)
 static bool cnncl_label_rows(cnncl *d, cnn_tensor *y, const cnncl_labels *l, bool save, bool back)
 {
     const cnn_place scratch = cnn_place_scratch(y->graph), rows = cnncl_place_at(scratch, CNNCL_ROWS);
-    const cnn_place parts = cnncl_place_at(scratch, CNNCL_PART_SUMS), dloss = back ? cnn_place_grad(y) : scratch;
+    const cnn_place parts = cnncl_place_at(scratch, CNNCL_PART_SUMS),
+        dloss = back ? cnn_place_grad(y) : scratch;
     const cnn_place total = back ? scratch : cnn_place_data(y), out = back ? rows : total;
     const cnn_place saved = save ? cnn_place_saved(y) : rows;
     return CNNCL_RUN(d, label_rows, l->parts, 1, 1, CNNCL_ARRAY(out), CNNCL_ARRAY(parts), CNNCL_ARRAY(total),
@@ -3365,12 +3448,11 @@ static bool cnncl_label_rows(cnncl *d, cnn_tensor *y, const cnncl_labels *l, boo
 }
 CNNCL_FORWARD(label_loss)
 {
-    const cnncl_labels l = cnncl_labels_of(cnncl_of(dev), y);
-    return cnn_check_labels(y) && cnncl_label_rows(cnncl_of(dev), y, &l, mode == CNN_TRAIN && !l.nll, false);
+    const cnncl_labels l = cnncl_labels_of(d, y);
+    return cnn_check_labels(y) && cnncl_label_rows(d, y, &l, mode == CNN_TRAIN && !l.nll, false);
 }
 CNNCL_BACKWARD(label_loss)
 {
-    cnncl             *d = cnncl_of(dev);
     const cnncl_labels l = cnncl_labels_of(d, y);
     const bool         each = l.how == CNN_NONE;
     const int          n = l.rows * l.channels;
@@ -3379,7 +3461,7 @@ CNNCL_BACKWARD(label_loss)
     bool               good = cnncl_label_rows(d, y, &l, false, true);
     for (int i = 0; i < 2 && good; i++) {
         if (!y->in[i]->needs_grad) continue;
-        good = CNNCL_RUN(d, label_loss_backward, n, 1, 1, CNNCL_GRAD(y->in[i]), CNNCL_FLOAT(cnncl_beta(y, i)),
+        good = CNNCL_RUN(d, label_loss_backward, n, 1, 1, CNNCL_ADDED(y, i),
                          CNNCL_ARRAY(g), CNNCL_INT(each), CNNCL_ARRAY(all), CNNCL_ARRAY(saved),
                          CNNCL_LABELS(y, &l), CNNCL_INT(n), CNNCL_INT(i));
     }
@@ -3416,7 +3498,6 @@ static cnn_place cnncl_operand(const cnn_tensor *y, int i)
 
 CNNCL_FORWARD(pair_loss)
 {
-    cnncl          *d = cnncl_of(dev);
     const cnn_place p = cnncl_operand(y, 2), w = cnncl_operand(y, 3), slices = { d->slices, 0 };
     const bool      each = cnncl_each(y);
     const int       n = cnncl_len(y->in[0]->shape);
@@ -3426,7 +3507,7 @@ CNNCL_FORWARD(pair_loss)
     const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, parts };
     return CNNCL_RUN(d, pair_loss_forward, parts, 1, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]),
                      CNNCL_DATA(y->in[1]), CNNCL_INT(each), CNNCL_INT(length), CNNCL_PAIR(y)) &&
-           (each || parts == 1 || cnncl_fold(d, cnn_place_data(y), one, 0, 1, CNNCL_SUM, slices, all, slices, all));
+           (each || parts == 1 || cnncl_total(d, cnn_place_data(y), one, 0, 1, slices, all));
 }
 CNNCL_BACKWARD(pair_loss)
 {
@@ -3435,7 +3516,7 @@ CNNCL_BACKWARD(pair_loss)
     for (int i = 0; i < 2; i++) {
         if (!y->in[i]->needs_grad) continue;
         cnn_place to = cnn_place_grad(y->in[i]);
-        if (!CNNCL_RUN(cnncl_of(dev), pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(cnncl_beta(y, i)),
+        if (!CNNCL_RUN(d, pair_loss_backward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_FLOAT(cnncl_beta(y, i)),
                        CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]), CNNCL_INT(cnncl_each(y)), CNNCL_GRAD(y),
                        CNNCL_PAIR(y), CNNCL_INT(i))) return false;
     }
@@ -3454,34 +3535,33 @@ static bool cnncl_dice_sums(cnncl *d, const cnn_tensor *y)
     const int       n = s.n * s.c;
     int             length;
     const int       parts = cnncl_group_parts(d, n, cnncl_plane(s), 2 * (size_t)n, &length);
-    const cnn_place slices = { d->slices, 0 }, sums = cnn_place_scratch(y->graph), to = parts > 1 ? slices : sums;
+    const cnn_place slices = { d->slices, 0 }, sums = cnn_place_scratch(y->graph),
+        to = parts > 1 ? slices : sums;
     const cnn_shape one = { 1, 1, 1, 2 * n }, all = { 1, 1, parts, 2 * n };
     return CNNCL_RUN(d, dice_sums, n, parts, 1, CNNCL_ARRAY(to), CNNCL_DATA(y->in[0]), CNNCL_DATA(y->in[1]),
                      CNNCL_DICE(y), CNNCL_INT(length)) &&
-           (parts == 1 || cnncl_fold(d, sums, one, 0, 1, CNNCL_SUM, slices, all, slices, all));
+           (parts == 1 || cnncl_total(d, sums, one, 0, 1, slices, all));
 }
 CNNCL_FORWARD(dice)
 {
-    cnncl          *d = cnncl_of(dev);
     const bool      each = cnncl_each(y);
     const int       n = y->in[0]->shape.n * y->in[0]->shape.c;
     const cnn_place sums = cnn_place_scratch(y->graph), terms = cnncl_place_at(sums, 2 * (size_t)n);
     const cnn_place out = cnn_place_data(y), to = each ? out : terms;
     const cnn_shape one = { 1, 1, 1, 1 }, all = { 1, 1, 1, n };
     return (y->in[1]->shape.c == y->in[0]->shape.c || cnn_check_labels(y)) && cnncl_dice_sums(d, y) &&
-           CNNCL_RUN(d, dice_forward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(sums), CNNCL_FLOAT(cnncl_smooth(y)),
-                     CNNCL_INT(n)) &&
-           (each || cnncl_fold(d, out, one, 0, cnncl_share(y, n), CNNCL_SUM, terms, all, terms, all));
+           CNNCL_RUN(d, dice_forward, n, 1, 1, CNNCL_ARRAY(to), CNNCL_ARRAY(sums),
+                     CNNCL_FLOAT(cnncl_smooth(y)), CNNCL_INT(n)) &&
+           (each || cnncl_total(d, out, one, 0, cnncl_share(y, n), terms, all));
 }
 CNNCL_BACKWARD(dice)
 {
-    cnncl          *d = cnncl_of(dev);
     const int       n = cnncl_len(y->in[0]->shape), channels = y->in[0]->shape.n * y->in[0]->shape.c;
     const cnn_place sums = cnn_place_scratch(y->graph);
     bool            good = cnncl_dice_sums(d, y);
     for (int i = 0; i < 2 && good; i++) {
         if (!y->in[i]->needs_grad) continue;
-        good = CNNCL_RUN(d, dice_backward, n, 1, 1, CNNCL_GRAD(y->in[i]), CNNCL_FLOAT(cnncl_beta(y, i)),
+        good = CNNCL_RUN(d, dice_backward, n, 1, 1, CNNCL_ADDED(y, i),
                          CNNCL_ARRAY(sums), CNNCL_GRAD(y), CNNCL_INT(cnncl_each(y)),
                          CNNCL_FLOAT(cnncl_share(y, channels)), CNNCL_DATA(y->in[1 - i]), CNNCL_DICE(y),
                          CNNCL_DATA(y->in[1]), CNNCL_FLOAT(cnncl_smooth(y)), CNNCL_INT(n));
@@ -3538,7 +3618,8 @@ static bool cnncl_squares(cnn_backend *dev, cnn_place x, size_t n, bool anew, do
     if (n && !CNNCL_RUN(d, squares, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(x), CNNCL_INT((int)n),
                         CNNCL_INT(anew))) return false;
     if (!take) return true;
-    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part, (size_t)groups * sizeof *part)) return false;
+    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part,
+                        (size_t)groups * sizeof *part)) return false;
     *take = 0;
     for (int i = 0; i < groups; i++) *take += (double)part[i];
     return true;
@@ -3554,7 +3635,8 @@ static bool cnncl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_p
     if (!CNNCL_RUN(d, correct, groups, 1, 1, CNNCL_ARRAY(sums), CNNCL_ARRAY(logits), CNNCL_ARRAY(labels),
                    CNNCL_INT(s.c), CNNCL_INT(plane), CNNCL_INT(s.n * plane), CNNCL_INT(anew))) return false;
     if (!take) return true;
-    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part, (size_t)groups * sizeof *part)) return false;
+    if (!cnncl_download(dev, d->slices, sums.at * sizeof *part, part,
+                        (size_t)groups * sizeof *part)) return false;
     *take = 0;
     for (int i = 0; i < groups; i++) *take += part[i];
     return true;
@@ -3575,13 +3657,15 @@ static bool cnncl_run_trial(cnncl *d, cnncl_trial *t, int way)
     const bool back = t->task.pass == CNNCL_TO_X;
     t->task.way = d->tile = way;                                  /* no other tile, but inside of Winograd */
     if (way == CNNCL_WINOGRAD) d->tile = -1;
+    const cnn_place to = back ? t->x : t->y, from = back ? t->y : t->x;
     const bool done = t->task.pass == CNNCL_OF_PRODUCT ? cnncl_own_gemm(d, t->p)
                     : t->task.pass == CNNCL_TO_W ? cnncl_convolve_weights(d, &t->task, t->w, NULL, t->y, t->x)
-                    : cnncl_convolve(d, &t->task, back ? t->x : t->y, 0, back ? t->y : t->x, t->w, NULL, cnncl_identity);
+                    : cnncl_convolve(d, &t->task, to, 0, from, t->w, NULL, cnncl_identity);
     return d->tile = -1, done;
 }
 
-/* The way that took the least time in one of three runs behind a first one; CNNCL_BY_RULE if it cannot be said. */
+/* The way that took the least time in one of three runs behind a first one; CNNCL_BY_RULE if it cannot be
+   said. */
 static int cnncl_fastest(cnncl *d, cnncl_trial *t)
 {
     enum { RUNS = 4 };
@@ -3599,17 +3683,20 @@ static int cnncl_fastest(cnncl *d, cnncl_trial *t)
     return d->base.error[0] ? CNNCL_BY_RULE : fastest;
 }
 
-/* Measure it, unless that was done or there is one way only. n: floats of x, w and y. No memory for its arrays, or
-   an error: then the rule stays. */
+/* Measure it, unless that was done or there is one way only. n: floats of x, w and y. No memory for its
+   arrays, or an error: then the rule stays. */
 static void cnncl_tune(cnncl *d, cnncl_trial *t, size_t n_x, size_t n_w, size_t n_y)
 {
-    const uint64_t key = t->task.pass == CNNCL_OF_PRODUCT ? cnncl_product_key(&t->p) : cnncl_task_key(&t->task);
+    const bool     product = t->task.pass == CNNCL_OF_PRODUCT;
+    const uint64_t key = product ? cnncl_product_key(&t->p) : cnncl_task_key(&t->task);
     const size_t   all = n_x + n_w + n_y;
     int            ways = 0;
     for (int way = 0; way <= CNNCL_WINOGRAD; way++) ways += cnncl_has_way(d, t, way);
     if (ways < 2 || d->n_tuned == CNNCL_TUNED || cnncl_measured(d, key) != CNNCL_BY_RULE) return;
-    const size_t scratch = cnncl_has_way(d, t, CNNCL_WINOGRAD) ? cnncl_wino_scratch(d, &t->task) : sizeof(float);
-    void *arrays = cnncl_alloc(&d->base, all * sizeof(float)), *more = arrays ? cnncl_alloc(&d->base, scratch) : NULL;
+    const bool   wino = cnncl_has_way(d, t, CNNCL_WINOGRAD);
+    const size_t scratch = wino ? cnncl_wino_scratch(d, &t->task) : sizeof(float);
+    void *arrays = cnncl_alloc(&d->base, all * sizeof(float));
+    void *more = arrays ? cnncl_alloc(&d->base, scratch) : NULL;
     t->x.buffer = t->w.buffer = t->y.buffer = arrays, t->task.scratch = (cnn_place){ more, 0 };
     t->w.at = n_x, t->y.at = n_x + n_w;
     t->p.a = t->x, t->p.b = t->w, t->p.c = t->y;
@@ -3640,7 +3727,7 @@ static void cnncl_tune_layer(cnncl *d, const cnn_tensor *y)
         } else {
             t.p = cnncl_sizes_of(y, pass);
             const size_t m = (size_t)t.p.m, n = (size_t)t.p.n, k = (size_t)t.p.k;
-            if (!d->clblast || cnncl_groups(1, t.p.m, t.p.n) < d->clblast_tiles) cnncl_tune(d, &t, m * k, k * n, m * n);
+            if (!cnncl_is_clblasts(d, &t.p)) cnncl_tune(d, &t, m * k, k * n, m * n);
         }
     }
 }
@@ -3650,7 +3737,8 @@ static void cnncl_read_tuned(cnncl *d)
 {
     size_t         bytes;
     unsigned char *file = cnncl_read(d, ".tune", &bytes);
-    for (size_t at = 0; file && at + sizeof *d->tuned <= bytes && d->n_tuned < CNNCL_TUNED; at += sizeof *d->tuned) {
+    for (size_t at = 0; file && at + sizeof *d->tuned <= bytes &&
+         d->n_tuned < CNNCL_TUNED; at += sizeof *d->tuned) {
         uint64_t *entry = d->tuned[d->n_tuned];
         memcpy(entry, file + at, sizeof *d->tuned);
         const bool is_tile = entry[1] < CNNCL_TILES && d->has_local == (entry[1] != CNNCL_NO_LOCAL);
@@ -3685,7 +3773,8 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 #define CNNCL_MOST_ROW(name) { &cnn_op_##name, NULL, cnncl_reduce_forward, cnncl_most_backward },
 #define CNNCL_MAP(X, name, value, derivative) CNNCL_ROW(name, map)
 static const cnn_kernel cnncl_rows[] = {
-    CNNCL_ROW(conv2d, conv) CNNCL_ROW(conv_transpose2d, conv) CNNCL_ROW(dense, product) CNNCL_ROW(matmul, product)
+    CNNCL_ROW(conv2d, conv) CNNCL_ROW(conv_transpose2d, conv)
+    CNNCL_ROW(dense, product) CNNCL_ROW(matmul, product)
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
     CNNCL_MOST_ROW(amax) CNNCL_MOST_ROW(amin) CNNCL_ROW(scale, scale)
@@ -3795,7 +3884,8 @@ static void cnncl_write_program(cnncl *d)
     size_t bytes = 0;
     d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
     unsigned char *binary = bytes && d->cache[0] ? CNN_MALLOC(bytes) : NULL;
-    if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) == CL_SUCCESS)
+    if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary,
+                                         NULL) == CL_SUCCESS)
         cnncl_write(d, ".bin", binary, bytes);
     CNN_FREE(binary);
 }
@@ -3918,85 +4008,83 @@ static bool cnncl_choose_gemm(cnncl *d, const cnn_opencl_args *a, const cnn_open
 /* ---- The check of the rows: a net around one operation, its row alone on the device, and the CPU ---- */
 
 static const float cnncl_class_weights[] = { 1, 0.5f, 2, 0.25f, 0, 3 };
+#define CNNCL_NET(name, net) if (op == &cnn_op_##name) return net;
+
+static cnn_tensor *cnncl_check_loss(const cnn_op *op, cnn_tensor *x, cnn_tensor *t, cnn_tensor *row, int way)
+{
+    const int               each = way ? CNN_NONE : CNN_MEAN;
+    const cnn_distance_args a = { .reduction = each };
+    cnn_tensor *v = way ? cnn_const(x->graph, (cnn_shape){ 1, 6, 1, 1 }, cnncl_class_weights) : NULL;
+    cnn_tensor *in[2] = { x, cnn_sub(x, row) }, *p = cnn_sigmoid(x), *q = cnn_sigmoid(in[1]);
+    if (op == &cnn_op_softmax_cross_entropy && way) {
+        cnn_tensor *soft = cnn_softmax_cross_entropy(x, p, 0.1f, v, .reduction = CNN_SUM);
+        return cnn_add(cnn_softmax_cross_entropy(x, t, 0.1f, v, .ignore_index = 2, .reduction = each),
+                       cnn_scale(soft, 0.01f));
+    }
+    CNNCL_NET(softmax_cross_entropy, cnn_softmax_cross_entropy(x, t))
+    CNNCL_NET(nll, cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way, .reduction = each))
+    CNNCL_NET(dice, cnn_dice(p, way ? t : q, .ignore_index = 2 * way, .reduction = each))
+    CNNCL_NET(huber, cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way, .reduction = each))
+    CNNCL_NET(sigmoid_focal, cnn_sigmoid_focal(x, q, way ? -1 : 0.25f, way ? 1.5f : 2, .reduction = each))
+    CNNCL_NET(bce_with_logits, cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v, .reduction = each))
+    return cnn_apply(op, in, 2, &a, CNN_HERE);
+}
+
 static cnn_tensor *cnncl_check_net(const cnn_op *op, cnn_graph *g, cnn_tensor *x, cnn_tensor *t, int way)
 {
-    cnn_tensor *row = cnn_param(g, "row", { 1, 6, 1, 1 }, CNN_INIT_UNIFORM), *u = way ? x : row;
-    if (op == &cnn_op_conv2d)
-        return cnn_conv2d(cnn_conv2d(x, 6, 3, .pad_w = 1), 4, 3, .stride_w = 2, .pad = 1, .groups = 1 + way);
-    if (op == &cnn_op_dense)           return cnn_dense(x, 5);
-    if (op == &cnn_op_matmul)
-        return cnn_matmul(cnn_flatten(x), cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE));
-    if (op == &cnn_op_max_pool)
-        return cnn_max_pool(x, 3, .stride = 2, .pad = way, .dilation = 1 + way);
-    if (op == &cnn_op_avg_pool)
-        return cnn_avg_pool(x, 3, .stride = 2, .pad = 2, .dilation_w = 1 + way, .no_count_pad = way);
-    if (op == &cnn_op_sum)             return cnn_sum(x, CNN_N | CNN_W);
-    if (op == &cnn_op_mean)            return cnn_mean(x, way ? 0 : CNN_C);
-    if (op == &cnn_op_add)             return cnn_add(x, u);
-    if (op == &cnn_op_sub)             return cnn_sub(u, x);
-    if (op == &cnn_op_mul)             return cnn_mul(u, x);
-    if (op == &cnn_op_amax)            return cnn_amax(x, way ? 0 : CNN_N | CNN_W);
-    if (op == &cnn_op_amin)            return cnn_amin(x, way ? CNN_H : CNN_C);
-    if (op == &cnn_op_div)             return cnn_div(x, cnn_scale(row, 1, 3));
-    if (op == &cnn_op_pow)             return cnn_pow(cnn_scale(x, 0.25f, 1), u);
-    if (op == &cnn_op_maximum || op == &cnn_op_minimum) {
-        cnn_tensor *two[2] = { x, cnn_scale(u, 2) };
-        return cnn_apply(op, two, 2, NULL, CNN_HERE);
-    }
-    if (op == &cnn_op_scale)           return cnn_scale(x, -2, 0.5f);
-    if (op == &cnn_op_concat)          return way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x);
-    if (op == &cnn_op_permute)         return cnn_permute(x, CNN_W, CNN_C, CNN_H);
-    if (op == &cnn_op_depth_to_space)  return cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2);
-    if (op == &cnn_op_space_to_depth)  return cnn_space_to_depth(cnn_reshape(x, 5, 6, 6), 2 + way);
-    if (op == &cnn_op_channel_shuffle) return cnn_channel_shuffle(x, 2 + way);
-    if (op == &cnn_op_softmax)         return cnn_softmax(x, .axis = way ? CNN_H : CNN_C);
-    if (op == &cnn_op_log_softmax)     return cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C);
-    if (op == &cnn_op_reshape)         return cnn_flatten(x);
-    if (op == &cnn_op_leaky_relu)      return cnn_leaky_relu(x, 0.2f);
-    if (op == &cnn_op_dropout)         return cnn_dropout(x, 0.3f);
-    if (op == &cnn_op_batch_norm)      return cnn_batch_norm(x, .no_affine = way);
-    const int   each = way ? CNN_NONE : CNN_MEAN;                     /* the reduction of a loss */
-    cnn_tensor *v = way ? cnn_const(g, (cnn_shape){ 1, 6, 1, 1 }, cnncl_class_weights) : NULL;
-    if (op == &cnn_op_softmax_cross_entropy)
-        return !way ? cnn_softmax_cross_entropy(x, t)
-            : cnn_add(cnn_softmax_cross_entropy(x, t, 0.1f, v, .ignore_index = 2, .reduction = each),
-                      cnn_scale(cnn_softmax_cross_entropy(x, cnn_sigmoid(x), 0.1f, v, .reduction = CNN_SUM),
-                                0.01f));
-    if (op == &cnn_op_nll)
-        return cnn_nll(x, t, .class_weights = v, .ignore_index = 2 * way, .reduction = each);
-    if (op == &cnn_op_dice)
-        return cnn_dice(cnn_sigmoid(x), way ? t : cnn_sigmoid(cnn_sub(x, row)), .ignore_index = 2 * way,
-                        .reduction = each);
-    if (op == &cnn_op_conv_transpose2d)
-        return cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way);
-    if (op == &cnn_op_slice)           return cnn_slice(x, way ? CNN_H : CNN_C, 1, 5, .step = 2);
-    if (op == &cnn_op_pad)
-        return cnn_pad(cnn_pad(x, 1, 2, 0, 1, .value = 0.5f), 2, 3, 4, .mode = 1 + way);
-    if (op == &cnn_op_adaptive_avg_pool) return cnn_adaptive_avg_pool(x, 4, 7);
+    cnn_tensor *row = cnn_param(g, "row", { 1, 6, 1, 1 }, CNN_INIT_UNIFORM), *u = way ? x : row, *more = NULL;
+    const unsigned axis = way ? CNN_H : CNN_C;
+    if (op->flags & CNN_LOSS) return cnncl_check_loss(op, x, t, row, way);
+    if (op == &cnn_op_matmul) more = cnn_param(g, "b", { 180, 3, 1, 1 }, CNN_INIT_HE);
+    if (op == &cnn_op_conv2d) more = cnn_conv2d(x, 6, 3, .pad_w = 1);
+    if (op == &cnn_op_pad)    more = cnn_pad(x, 1, 2, 0, 1, .value = 0.5f);
+    if (op == &cnn_op_maximum || op == &cnn_op_minimum) more = cnn_scale(u, 2);
+    if (op == &cnn_op_log || op == &cnn_op_sqrt || op == &cnn_op_pow || op == &cnn_op_power)
+        x = cnn_scale(x, 0.25f, 1);
+    CNNCL_NET(conv2d, cnn_conv2d(more, 4, 3, .stride_w = 2, .pad = 1, .groups = 1 + way))
+    CNNCL_NET(conv_transpose2d, cnn_conv_transpose2d(x, 4, 3, .stride = 2, .pad = 1, .groups = 1 + way))
+    CNNCL_NET(dense, cnn_dense(x, 5))
+    CNNCL_NET(matmul, cnn_matmul(cnn_flatten(x), more))
+    CNNCL_NET(max_pool, cnn_max_pool(x, 3, .stride = 2, .pad = way, .dilation = 1 + way))
+    CNNCL_NET(avg_pool, cnn_avg_pool(x, 3, .stride = 2, .pad = 2, .dilation_w = 1 + way, .no_count_pad = way))
+    CNNCL_NET(adaptive_avg_pool, cnn_adaptive_avg_pool(x, 4, 7))
+    CNNCL_NET(sum, cnn_sum(x, CNN_N | CNN_W))
+    CNNCL_NET(mean, cnn_mean(x, way ? 0 : CNN_C))
+    CNNCL_NET(amax, cnn_amax(x, way ? 0 : CNN_N | CNN_W))
+    CNNCL_NET(amin, cnn_amin(x, axis))
+    CNNCL_NET(add, cnn_add(x, u))
+    CNNCL_NET(sub, cnn_sub(u, x))
+    CNNCL_NET(mul, cnn_mul(u, x))
+    CNNCL_NET(div, cnn_div(x, cnn_scale(row, 1, 3)))
+    CNNCL_NET(pow, cnn_pow(x, way ? x : row))
+    CNNCL_NET(power, cnn_power(x, way ? 3 : -2))
+    CNNCL_NET(scale, cnn_scale(x, -2, 0.5f))
+    CNNCL_NET(concat, way ? cnn_concat_along(CNN_W, x, x) : cnn_concat(x, x, x))
+    CNNCL_NET(slice, cnn_slice(x, axis, 1, 5, .step = 2))
+    CNNCL_NET(pad, cnn_pad(more, 2, 3, 4, .mode = 1 + way))
+    CNNCL_NET(permute, cnn_permute(x, CNN_W, CNN_C, CNN_H))
+    CNNCL_NET(reshape, cnn_flatten(x))
+    CNNCL_NET(depth_to_space, cnn_depth_to_space(cnn_slice(x, CNN_C, 1, 5), 2))
+    CNNCL_NET(space_to_depth, cnn_space_to_depth(cnn_reshape(x, 5, 6, 6), 2 + way))
+    CNNCL_NET(channel_shuffle, cnn_channel_shuffle(x, 2 + way))
     if (op == &cnn_op_upsample)
         return way ? cnn_upsample(x, .height = 11, .width = 3, .bilinear = 1, .align_corners = 1)
                    : cnn_upsample(cnn_upsample(x, 2), .height = 7, .width = 13, .bilinear = 1);
-    if (op == &cnn_op_lrn)             return cnn_lrn(x, 3, .alpha = 0.5f);
-    if (op == &cnn_op_clamp)           return cnn_clamp(x, -1, 0.5f);
-    if (op == &cnn_op_prelu)           return cnn_prelu(x, .per_channel = way);
-    if (op == &cnn_op_layer_norm)      return way ? cnn_layer_norm(x, .axes = CNN_W) : cnn_layer_norm(x);
-    if (op == &cnn_op_rms_norm)        return cnn_rms_norm(x, .axes = CNN_H | CNN_W, .no_affine = way);
-    if (op == &cnn_op_group_norm)      return cnn_group_norm(x, 2 + way);
-    if (op == &cnn_op_instance_norm)   return cnn_instance_norm(x, .affine = way);
-    if (op == &cnn_op_gelu)            return cnn_gelu(x, .tanh = way);
-    if (op == &cnn_op_power)           return cnn_power(cnn_scale(x, 0.25f, 1), way ? 3 : -2);
-    if (op == &cnn_op_huber)
-        return cnn_huber(x, cnn_scale(x, 2, 1), 0.5f, .smooth_l1 = way, .reduction = each);
-    cnn_tensor *in[2] = { x, cnn_sub(x, row) };
-    if (op == &cnn_op_sigmoid_focal)
-        return cnn_sigmoid_focal(x, cnn_sigmoid(in[1]), way ? -1 : 0.25f, way ? 1.5f : 2, .reduction = each);
-    if (op == &cnn_op_bce_with_logits)
-        return cnn_bce_with_logits(x, in[1], .pos_weight = v, .weight = v, .reduction = each);
-    /* a loss of two, else what needs no options */
-    const bool              pair = op->flags & CNN_LOSS;
-    const cnn_distance_args a = { .reduction = each };
-    if (op == &cnn_op_log || op == &cnn_op_sqrt) in[0] = cnn_scale(x, 0.25f, 1);
-    return cnn_apply(op, in, pair ? 2 : 1, pair ? &a : NULL, CNN_HERE);
+    CNNCL_NET(softmax, cnn_softmax(x, .axis = axis))
+    CNNCL_NET(log_softmax, cnn_log_softmax(x, .axis = way ? CNN_W : CNN_C))
+    CNNCL_NET(leaky_relu, cnn_leaky_relu(x, 0.2f))
+    CNNCL_NET(clamp, cnn_clamp(x, -1, 0.5f))
+    CNNCL_NET(prelu, cnn_prelu(x, .per_channel = way))
+    CNNCL_NET(gelu, cnn_gelu(x, .tanh = way))
+    CNNCL_NET(dropout, cnn_dropout(x, 0.3f))
+    CNNCL_NET(lrn, cnn_lrn(x, 3, .alpha = 0.5f))
+    CNNCL_NET(batch_norm, cnn_batch_norm(x, .no_affine = way))
+    CNNCL_NET(layer_norm, way ? cnn_layer_norm(x, .axes = CNN_W) : cnn_layer_norm(x))
+    CNNCL_NET(rms_norm, cnn_rms_norm(x, .axes = CNN_H | CNN_W, .no_affine = way))
+    CNNCL_NET(group_norm, cnn_group_norm(x, 2 + way))
+    CNNCL_NET(instance_norm, cnn_instance_norm(x, .affine = way))
+    cnn_tensor *in[2] = { x, more };
+    return cnn_apply(op, in, more ? 2 : 1, NULL, CNN_HERE);           /* no options */
 }
 
 static bool cnncl_near(const float *a, const float *b, size_t n)
@@ -4065,8 +4153,7 @@ static bool cnncl_try_ways(cnncl *d, const cnn_op *op)
     d->tile = -1, d->winograd = 1;
     const bool fine = op != &cnn_op_conv2d || !right || wino < 0 || cnncl_try_row(d, op, 0, NULL);
     d->winograd = fine ? wino : -1;
-    if (!fine && !d->base.error[0])
-        cnncl_say(d->report + strlen(d->report), sizeof d->report - strlen(d->report), "; Winograd is wrong here");
+    if (!fine && !d->base.error[0]) cnncl_report(d, "; %s is wrong here", "Winograd");
     return right;
 }
 
@@ -4075,15 +4162,12 @@ static bool cnncl_check_rows(cnncl *d)
 {
     void     (*close)(cnn_backend *) = d->base.close;
     int        rows = d->base.n_kernels, kept = 0;
-    size_t     room = sizeof d->report;
     cnn_kernel one;
     d->base.close = NULL, d->base.kernels = &one, d->base.n_kernels = 1;
     for (int i = 0; i < rows && !d->base.error[0]; i++) {
         one = d->row[i];
         if (cnncl_try_ways(d, one.op)) d->row[kept++] = one;
-        else if (!d->base.error[0])
-            cnncl_say(d->report + strlen(d->report), room - strlen(d->report),
-                      "; wrong here and left to the CPU: %s", one.op->name);
+        else if (!d->base.error[0]) cnncl_report(d, "; wrong here and left to the CPU: %s", one.op->name);
     }
     d->base.close = close, d->base.kernels = d->row, d->base.n_kernels = kept;
     return !d->base.error[0];
@@ -4098,7 +4182,6 @@ static bool cnncl_check_training(cnncl *d)
     static const float values[] = { 1, 2, 0,  3, 3, 1,  0, 1, 1,  NAN, 0, 1,   1, 0, 2, 1 };
     void (*close)(cnn_backend *) = d->base.close;
     void  *buffer = d->base.alloc(&d->base, sizeof values);
-    size_t room = sizeof d->report;
     int    correct = -1;
     bool   right = buffer && d->base.upload(&d->base, buffer, 0, values, sizeof values);
     for (int i = 0; i < 2 && right; i++)
@@ -4112,8 +4195,7 @@ static bool cnncl_check_training(cnncl *d)
     if (d->base.error[0] || (right && correct == 2 * 2)) return !d->base.error[0];
     d->base.update = NULL, d->base.scale = NULL, d->base.mix = NULL;
     d->base.squares = NULL, d->base.correct = NULL;
-    cnncl_say(d->report + strlen(d->report), room - strlen(d->report),
-              "; wrong here and left to the CPU: updates");
+    cnncl_report(d, "; wrong here and left to the CPU: %s", "updates");
     return true;
 }
 
