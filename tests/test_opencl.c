@@ -1439,6 +1439,7 @@ static void times_of_kernels(void)
     float  loss[2];
     char   line[300];
     int    layers = 0;
+    double share = 0;
     FILE  *f = tmpfile();
     CHECK(cnn_compile(n.g, n.loss) && train(n, 1, loss));
     CHECK(cnn_profile(n.loss, 2, f) > 0 && !d->timing && d->events == 0);
@@ -1447,8 +1448,10 @@ static void times_of_kernels(void)
         double forward, speed, backward;
         layers += sscanf(line, "conv2d%*d conv2d %lf %lf %lf", &forward, &speed, &backward) == 3 &&
                   forward > 0 && speed > 0 && backward > 0;
+        if (strncmp(line, "all ", 4) == 0) share = atof(line + strlen(line) - 8);
     }
     CHECK_INT(layers, 2);
+    CHECK_MSG(share > 1 && share <= 100, "all kernels take %g %% of the time", share);
     CHECK_MSG(!cnn_error(n.g), "%s", cnn_error(n.g));
     CHECK(train(n, 1, loss));
     fclose(f), cnn_free(n.g);
