@@ -57,10 +57,16 @@
    or does not compile, is left to the CPU. cnn_opencl_report says so.
 
    With .cache = "directory" the compiled kernels are kept there. A file that was cut or changed, or is
-   another driver's, is compiled and written again.
+   another driver's, counts as none and is written again.
+
+   Which tile computes a layer, or whether Winograd does, is a rule of its sizes and the device. With .tune = 1
+   cnn_compile measures instead what is fastest, for each layer and pass at the largest batch (others follow
+   the rule; what CLBlast takes and depthwise layers have no choice), and keeps it in .cache: the next run
+   measures nothing.
 
    Results are those of the CPU to rounding, dropout masks included. On one device the same seed gives the
-   same bits: there are no atomics, and every sum has a fixed order.
+   same bits: there are no atomics, and every sum has a fixed order. With .tune that holds for the same cache:
+   another choice is another order of sums.
 
    What to install:
        to compile       Debian, Ubuntu: opencl-c-headers, or ocl-icd-opencl-dev with the loader
@@ -104,8 +110,10 @@ typedef struct {
                                          device's cache, but enough to keep it busy */
     int         no_check;             /* 1: do not hold every kernel to the CPU's result at opening */
     const char *without;              /* operations to leave to the CPU, "conv2d,relu"; default none */
-    const char *cache;                /* a directory for compiled kernels, so that the next opening is quick;
-                                         default none. What lies there is run: trust it as the program. */
+    const char *cache;                /* a directory for compiled kernels, so that the next opening is quick,
+                                         and for what .tune has measured; default none. What lies there is
+                                         run: trust it as the program. */
+    int         tune;                 /* 1: measure which tile, or Winograd, is fastest for each layer */
 } cnn_opencl_args;
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args);
@@ -507,18 +515,17 @@ static const cnncl_device *cnncl_choose(const cnncl_device *list, int count, con
     X(product_128, GROUPS) X(product_64, GROUPS) X(product_32, SMALL) X(product_4, ITEMS)                    \
     X(add_slices, ITEMS) X(depthwise_forward, ITEMS) X(depthwise_data, ITEMS) X(depthwise_weights, GROUPS)   \
     X(wino_in, ITEMS) X(wino_out, ITEMS) X(wino_dw, ITEMS) X(spread, ITEMS) X(stretch, ITEMS)                \
-    X(fold, ITEMS) X(fold_group, GROUPS) X(copy_rows, ITEMS) X(max_pool_forward, ITEMS)                      \
+    X(fold, ITEMS) X(fold_group, GROUPS) X(max_pool_forward, ITEMS)                      \
     X(stretch_back, ITEMS)                                                                                   \
     X(max_pool_backward, ITEMS) X(avg_pool_forward, ITEMS) X(avg_pool_backward, ITEMS) X(map_forward, ITEMS) \
-    X(map_backward, ITEMS) X(bias_map, ITEMS) X(softmax_forward, GROUPS) X(softmax_backward, GROUPS)         \
+    X(map_backward, ITEMS) X(softmax_forward, GROUPS) X(softmax_backward, GROUPS)         \
     X(dropout, ITEMS) X(norm_statistics, GROUPS) X(norm_forward, GROUPS) X(norm_sums, GROUPS)                \
     X(norm_backward, GROUPS) X(label_rows, GROUPS) X(label_end, GROUPS)                                      \
     X(label_loss_backward, ITEMS) X(pair_loss_forward, GROUPS)                                               \
     X(dice_sums, GROUPS) X(dice_forward, ITEMS) X(dice_backward, ITEMS)                                      \
     X(pair_loss_backward, ITEMS) X(lrn_forward, ITEMS) X(lrn_backward, ITEMS) X(move, ITEMS)                 \
     X(pad_forward, ITEMS) X(pad_backward, ITEMS) X(adaptive_forward, ITEMS) X(adaptive_backward, ITEMS)      \
-    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(prelu_forward, ITEMS)                           \
-    X(prelu_backward, ITEMS) X(sample_norm_statistics, GROUPS)                       \
+    X(upsample_forward, ITEMS) X(upsample_backward, ITEMS) X(sample_norm_statistics, GROUPS)                 \
     X(sample_norm_forward, ITEMS) X(sample_norm_backward, GROUPS) X(sample_norm_weight, GROUPS)              \
     X(sgd, ITEMS) X(adam, ITEMS) X(adamw, ITEMS) X(rmsprop, ITEMS) X(rmsprop_centered, ITEMS)                \
     X(adagrad, ITEMS) X(squares, GROUPS) X(correct, GROUPS) X(fill, ITEMS)
@@ -864,12 +871,6 @@ static const char *const cnncl_source[] = {
     {
         BASE(dx) BASE(dy) BASE(b) ITEM(i, n)
         ADD(dx[i], dy[i] * slope(how, b[i], k0, k1))
-    }
-    __kernel void bias_map(ARRAY(y), ARRAY(b), int has_bias, int channels, int plane, int n, int how,
-                           float k0, float k1)
-    {
-        BASE(y) BASE(b) ITEM(i, n)
-        y[i] = value(how, y[i] + (has_bias ? b[i / plane % channels] : 0.0f), k0, k1);
     }),
 
     cnncl_tile_macros, CNNCL_TILE(128, 2, 16, 8), CNNCL_TILE(64, 1, 16, 8), CNNCL_TILE(32, 1, 8, 8),
@@ -880,7 +881,7 @@ static const char *const cnncl_source[] = {
        stretch_back: d = dy times the derivative of op to a, or to b; the formulas stand in the room
        fold:    y = beta y + factor (sum of terms over what y does not tell apart), where how = 0: the terms
                 are x; 1, 2: it is the largest, or the smallest, x; 3: they are x u, with u stretched to the
-                shape of x; 4: they are x u where x <= 0. Term q for y[j] is at folded(j, q).
+                shape of x. Term q for y[j] is at folded(j, q).
        fold_group: a group for each y[j], and for part z of its terms, which goes to slice z of y */
     CNNCL_SOURCE(
     __kernel void fill(ARRAY(y), int n, float v)
@@ -907,21 +908,22 @@ static const char *const cnncl_source[] = {
         const float u = a[p]; const float v = b[q];
         y[i] = value(how, op == 0 ? u + v : op == 1 ? u - v : op == 2 ? u * v : op == 3 ? u / v
                         : op == 4 ? (u > v || u != u ? u : v) : op == 5 ? (u < v || u != u ? u : v)
-                        : op == 6 ? pow(u, v) : (u == v ? 1.0f : 0.0f), k0, k1);
+                        : op == 6 ? pow(u, v) : op == 7 ? (u > 0.0f ? u : u * v) : (u == v ? 1.0f : 0.0f), k0, k1);
     }
     float stretch_slope(float u, float v, int how, int to_b)
     {
         if (how == 3) return to_b ? -(u / v) / v : 1.0f / v;
         if (how == 6 && !to_b) return v == 0.0f ? 0.0f : v * pow(u, v - 1.0f);
         if (how == 6) return u == 0.0f && v >= 0.0f ? 0.0f : pow(u, v) * log(u);
+        if (how == 7) return u > 0.0f ? (to_b ? 0.0f : 1.0f) : (to_b ? u : v);
         return u == v ? 0.5f : (how == 4) == (to_b != 0) ? (u > v ? 0.0f : 1.0f) : (u < v ? 0.0f : 1.0f);
     }
-    __kernel void stretch_back(ARRAY(d), ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
+    __kernel void stretch_back(ARRAY(d), float beta, ARRAY(dy), shape ys, ARRAY(a), shape as, ARRAY(b), shape bs, int n,
                                int how, int to_b)
     {
         BASE(d) BASE(dy) BASE(a) BASE(b) ITEM(i, n)
         const shape at = coordinates(ys, i);
-        d[i] = dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b);
+        ADD(d[i], dy[i] * stretch_slope(a[element(as, at)], b[element(bs, at)], how, to_b))
     }
     shape folded(shape xs, shape ys, int j, int q)
     {
@@ -939,7 +941,7 @@ static const char *const cnncl_source[] = {
         for (; q < last; q += step_) {
             const shape at = folded(xs, ys, j, q);
             float v = x[element(xs, at)];
-            if (how > 2) v = how == 4 && v > 0.0f ? 0.0f : v * u[element(us, at)];
+            if (how == 3) v *= u[element(us, at)];
             sum = merge(how < 3 ? how : 0, sum, v);
         }
         return sum;
@@ -962,14 +964,6 @@ static const char *const cnncl_source[] = {
                       min(count, z * length + length), GROUP), part, GROUP);
         y += (size_t)z * n + j;
         if (get_local_id(0) == 0) y[0] = beta == 0.0f ? sum : beta * y[0] + sum;
-    }
-    /* row r of y, of `length` floats, = beta y + row r of x; rows are y_step and x_step apart */
-    __kernel void copy_rows(ARRAY(y), int y_step, ARRAY(x), int x_step, int length, int n, float beta)
-    {
-        BASE(y) BASE(x) ITEM(i, n)
-        const size_t row = i / length; const size_t col = i % length;
-        const float v = x[row * x_step + col];
-        y[row * y_step + col] = beta == 0.0f ? v : beta * y[row * y_step + col] + v;
     }
     /* element i of a, as cnn_move tells its place in b: the one is beta times itself + the other; into = 1
        writes b */
@@ -1464,27 +1458,32 @@ static const char *const cnncl_source[] = {
     "#define AT_PIXEL ((size_t)(n_ * channels + c) * plane + p_)\n"
     "#define SLICE const int c = (int)get_group_id(0); const int s = (int)get_group_id(1); \\\n"
     "    const int me = (int)get_local_id(0); const int first = s * length; const int last = min(count, first + length);\n"
+    "#define STATISTICS float sum_ = 0.0f; float squares_ = 0.0f; \\\n"
+    "    EACH_PIXEL(first, last) sum_ += x[AT_PIXEL]; \\\n"
+    "    const float m_ = group_sum(sum_, part) / (float)(last - first); \\\n"
+    "    EACH_PIXEL(first, last) squares_ += (x[AT_PIXEL] - m_) * (x[AT_PIXEL] - m_); \\\n"
+    "    squares_ = group_sum(squares_, part);\n"
     CNNCL_SOURCE(
     GROUP_KERNEL void norm_statistics(ARRAY(x), ARRAY(parts), int channels, int plane, int count, int length)
     {
         __local float part[GROUP]; BASE(x) BASE(parts) SLICE
-        float sum = 0.0f; float square = 0.0f;
-        EACH_PIXEL(first, last) sum += x[AT_PIXEL];
-        const float m = group_sum(sum, part) / (float)(last - first);
-        EACH_PIXEL(first, last) square += (x[AT_PIXEL] - m) * (x[AT_PIXEL] - m);
-        square = group_sum(square, part);
+        STATISTICS
         parts += 2 * (s * channels + c);
-        if (me == 0) parts[0] = m, parts[1] = square;
+        if (me == 0) parts[0] = m_, parts[1] = squares_;
     }
-    /* slices = 0: with the running statistics */
+    /* slices = 0: with the running statistics; 1: with its own, without norm_statistics before it */
     GROUP_KERNEL void norm_forward(ARRAY(y), ARRAY(x), ARRAY(parts), ARRAY(saved), ARRAY(running_mean),
                                    ARRAY(running_var), ARRAY(w), ARRAY(b), int affine, ARRAY(other), float sign_,
                                    int channels, int plane, int count, int length, int slices, float eps,
                                    float momentum, int save, int how, float k0, float k1)
     {
         BASE(y) BASE(x) BASE(parts) BASE(saved) BASE(running_mean) BASE(running_var) BASE(w) BASE(b) BASE(other) SLICE
+        __local float part[GROUP];
         float mean = running_mean[c]; float var = running_var[c]; float square = 0.0f;
-        for (int q = 0; q < slices; q++) {
+        if (slices == 1) {
+            STATISTICS
+            mean = m_, square = squares_;
+        } else for (int q = 0; q < slices; q++) {
             const float n = (float)(q * length); const float m = (float)(min(count, q * length + length) - q * length);
             const float d = parts[2 * (q * channels + c)] - (q ? mean : 0.0f);
             mean = (q ? mean : 0.0f) + d * m / (n + m);
@@ -1543,18 +1542,7 @@ static const char *const cnncl_source[] = {
         if (want_db) db[c] += sum;
     }),
 
-    /* prelu: y = x for x > 0, else w x; w has one element (channels = 1) or one a channel */
     CNNCL_SOURCE(
-    __kernel void prelu_forward(ARRAY(y), ARRAY(x), ARRAY(w), int channels, int plane, int n)
-    {
-        BASE(y) BASE(x) BASE(w) ITEM(i, n)
-        y[i] = x[i] > 0.0f ? x[i] : w[i / plane % channels] * x[i];
-    }
-    __kernel void prelu_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(w), int channels, int plane, int n)
-    {
-        BASE(dx) BASE(dy) BASE(x) BASE(w) ITEM(i, n)
-        ADD(dx[i], x[i] > 0.0f ? dy[i] : w[i / plane % channels] * dy[i])
-    }
     /* Norms of one sample: row r holds k elements; `share` neighbours have one weight, and after `sample`
        elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
        As in the room, h = (x - mean) rstd,  e = dy w:
@@ -1915,7 +1903,7 @@ typedef struct { void *memory; size_t room; cl_event sent; } cnncl_stage;
 enum { CNNCL_LAUNCHES = 4096, CNNCL_ARGUMENTS = 256 };
 typedef struct { cl_kernel object; int kernel; unsigned char argument[CNNCL_ARGUMENTS]; } cnncl_launch;
 
-enum { CNNCL_EVENTS = 64 };
+enum { CNNCL_EVENTS = 64, CNNCL_TUNED = 1024 };
 
 typedef struct {
     cnn_backend      base;                    /* first, so that a cnn_backend * is one of these */
@@ -1938,6 +1926,10 @@ typedef struct {
     bool             has_local, tight;        /* local memory of its own; a workspace was given */
     int              tile, winograd;          /* forced: a tile, -1 none; 1 wherever it can, -1 never */
     size_t           workspace;               /* bytes */
+    bool             tune;                    /* what is not in `tuned` is measured, and kept in the cache */
+    int              n_tuned, measured;       /* measured: since opening */
+    uint64_t         tuned[CNNCL_TUNED][2];   /* the key of a pass or product, and its way */
+    char             cache[1100];             /* path and start of the files' names; "": none is kept */
     cl_mem           slices;                  /* partial products, and behind them the sums */
     cnncl_stage      stage[2];                /* what is on its way up */
     int              staged;
@@ -2109,6 +2101,88 @@ static cl_int cnncl_set_arguments(cnncl *d, cnncl_launch *l, bool all, const cnn
     return CL_SUCCESS;
 }
 
+/* ---- Files of the cache ----
+
+   A file is: the 8 characters of `magic`, and three numbers of 8 bytes: the key, the length of what follows
+   and its checksum. The key is that of the device, its driver and the sources; it also names the file. A file
+   that is cut, changed, another's or refused by the driver counts as none, and is written again. */
+
+/* Tiles of the other kind are left out: they take long to compile. */
+static const char *cnncl_options(const cnncl *d)
+{
+    return d->has_local ? "-cl-std=CL1.2 -DHAS_LOCAL=1" : "-cl-std=CL1.2 -DHAS_LOCAL=0";
+}
+enum { CNNCL_SOURCES = sizeof cnncl_source / sizeof *cnncl_source };
+
+#ifdef CNN_NO_STDIO
+static unsigned char *cnncl_read(cnncl *d, const char *kind, size_t *bytes) { return (void)d, (void)kind, (void)bytes, NULL; }
+static void cnncl_write(cnncl *d, const char *kind, const void *data, size_t n) { (void)d, (void)kind, (void)data, (void)n; }
+#else
+static uint64_t cnncl_key(cnncl *d)
+{
+    static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
+                                            CL_DRIVER_VERSION };
+    uint64_t key = cnncl_hash(0, cnncl_options(d), strlen(cnncl_options(d)));
+    for (int i = 0; i < 4; i++) {
+        char text[2048];
+        cnncl_text(&d->cl, NULL, d->device, about[i], text, sizeof text);
+        key = cnncl_hash(key, text, strlen(text) + 1);
+    }
+    for (int i = 0; i < CNNCL_SOURCES; i++)
+        key = cnncl_hash(key, cnncl_source[i], strlen(cnncl_source[i]));
+    return key;
+}
+
+static const char cnncl_magic[] = "cnnocl1\n";
+enum { CNNCL_HEAD = 32 };
+
+static void cnncl_head(unsigned char head[CNNCL_HEAD], uint64_t key, const void *data, size_t bytes)
+{
+    const uint64_t number[3] = { key, bytes, cnncl_hash(0, data, bytes) };
+    memcpy(head, cnncl_magic, 8);
+    for (int i = 0; i < 24; i++) head[8 + i] = (unsigned char)(number[i / 8] >> i % 8 * 8);
+}
+
+/* What the file of this kind holds; NULL: nothing. */
+static unsigned char *cnncl_read(cnncl *d, const char *kind, size_t *bytes)
+{
+    char          path[sizeof d->cache + 40];
+    unsigned char head[CNNCL_HEAD];
+    const uint64_t key = cnncl_key(d);
+    cnncl_say(path, sizeof path, "%s-%016llx%s", d->cache, (unsigned long long)key, kind);
+    FILE *f = d->cache[0] ? fopen(path, "rb") : NULL;
+    long  n = f && fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
+    unsigned char *file = n > CNNCL_HEAD && fseek(f, 0, SEEK_SET) == 0 ? CNN_MALLOC((size_t)n) : NULL;
+    *bytes = file ? fread(file, 1, (size_t)n, f) : 0;
+    if (f) fclose(f);
+    if (*bytes > CNNCL_HEAD) {
+        *bytes -= CNNCL_HEAD;
+        cnncl_head(head, key, file + CNNCL_HEAD, *bytes);
+        if (memcmp(head, file, sizeof head) == 0) return memmove(file, file + CNNCL_HEAD, *bytes);
+    }
+    CNN_FREE(file);
+    return NULL;
+}
+
+typedef struct { unsigned char head[CNNCL_HEAD]; const void *data; size_t bytes; } cnncl_contents;
+static bool cnncl_put(FILE *f, void *what)
+{
+    const cnncl_contents *c = what;
+    return fwrite(c->head, 1, sizeof c->head, f) == sizeof c->head && fwrite(c->data, 1, c->bytes, f) == c->bytes;
+}
+
+/* A directory that cannot be written is no error. */
+static void cnncl_write(cnncl *d, const char *kind, const void *data, size_t bytes)
+{
+    char           path[sizeof d->cache + 40];
+    const uint64_t key = cnncl_key(d);
+    cnncl_contents c = { { 0 }, data, bytes };
+    cnncl_head(c.head, key, data, bytes);
+    cnncl_say(path, sizeof path, "%s-%016llx%s", d->cache, (unsigned long long)key, kind);
+    if (d->cache[0]) cnn_write_file(path, cnncl_put, &c);
+}
+#endif
+
 /* ---- Times of kernels ---- */
 
 /* Add up the events that are done, all of them if asked. */
@@ -2135,7 +2209,7 @@ static double cnncl_seconds(cnn_backend *dev, bool go_on)
     if (d->timing == go_on) return d->seconds;
     const cl_command_queue_properties how = go_on ? CL_QUEUE_PROFILING_ENABLE : 0;
     cl_command_queue queue = d->cl.clCreateCommandQueue(d->context, d->device, how, &e);
-    if (!queue) return d->seconds;
+    if (!queue) return d->timing = d->timing && go_on, d->seconds;
     d->cl.clFinish(d->queue);
     d->cl.clReleaseCommandQueue(d->queue);
     d->queue = queue, d->timing = go_on, d->seconds = 0;
@@ -2229,7 +2303,7 @@ static int cnncl_group_parts(const cnncl *d, int groups, int k, size_t size, int
 
 /* y = beta y + factor (what `how` says of the terms), over the extents where y's shape has 1 and x's has more. One
    item for each sum if they are short, else one group, or as many as it takes to keep the device busy. */
-enum { CNNCL_SUM, CNNCL_MOST, CNNCL_LEAST, CNNCL_PRODUCTS, CNNCL_SLOPES };        /* how; products take x and u */
+enum { CNNCL_SUM, CNNCL_MOST, CNNCL_LEAST, CNNCL_PRODUCTS };        /* how; products take x and u */
 static bool cnncl_fold(cnncl *d, cnn_place y, cnn_shape ys, float beta, float factor, int how, cnn_place x,
                        cnn_shape xs, cnn_place u, cnn_shape us)
 {
@@ -2268,25 +2342,37 @@ static cnncl_function cnncl_finish(cnncl_function f)
     const bool in_tile = f.how == CNNCL_IS_relu || f.how == CNNCL_IS_leaky_relu || f.how == CNNCL_IS_clamp;
     return in_tile ? f : cnncl_identity;
 }
-/* y = f(y + b); b may be NULL */
-static bool cnncl_bias_map(cnncl *d, cnn_place y, cnn_shape s, const cnn_place *b, cnncl_function f)
+/* y = f(x), of n numbers; y = beta y + x. */
+static bool cnncl_map(cnncl *d, cnn_place y, cnn_place x, int n, cnncl_function f)
 {
-    cnn_place bias = b ? *b : y;
-    int       n = cnncl_len(s);
-    return (!b && f.how == CNNCL_IS_NOTHING) ||
-           CNNCL_RUN(d, bias_map, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
-                     CNNCL_INT(s.c), CNNCL_INT(cnncl_plane(s)), CNNCL_INT(n), CNNCL_FUNCTION(f));
+    return CNNCL_RUN(d, map_forward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(x), CNNCL_INT(n), CNNCL_FUNCTION(f));
+}
+static bool cnncl_add(cnncl *d, cnn_place y, float beta, cnn_place x, int n)
+{
+    return CNNCL_RUN(d, map_backward, n, 1, 1, CNNCL_ARRAY(y), CNNCL_FLOAT(beta), CNNCL_ARRAY(x), CNNCL_ARRAY(x),
+                     CNNCL_INT(n), CNNCL_FUNCTION(cnncl_identity));
+}
+/* y = f(a op b), both stretched; op: its place in cnncl_binary. */
+static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
+static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place a, cnn_shape as, cnn_place b,
+                          cnn_shape bs, cnncl_function f)
+{
+    const int  n = cnncl_len(ys);
+    const bool plain = cnncl_same_shape(as, ys) && cnncl_same_shape(bs, ys);
+    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
+                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
+                     CNNCL_FUNCTION(f));
 }
 /* What was left out of the last kernel: y = f(y), if no tile does that. */
 static bool cnncl_finish_after(cnncl *d, cnn_place y, int n, cnncl_function f)
 {
-    return cnncl_finish(f).how == f.how || cnncl_bias_map(d, y, (cnn_shape){ 1, 1, 1, n }, NULL, f);
+    return cnncl_finish(f).how == f.how || cnncl_map(d, y, y, n, f);
 }
 
 /* ---- Which tile, and how many slices of a sum ---- */
 
 static const int cnncl_sides[] = { 128, 64, 32, 4 };
-enum { CNNCL_TILES = 4, CNNCL_NO_LOCAL = 3 };
+enum { CNNCL_TILES = 4, CNNCL_NO_LOCAL = 3, CNNCL_WINOGRAD = CNNCL_TILES, CNNCL_BY_RULE = -1 };    /* ways */
 
 static int cnncl_groups(int tile, int m, int n)
 {
@@ -2294,13 +2380,22 @@ static int cnncl_groups(int tile, int m, int n)
     return ((m + side - 1) / side) * ((n + side - 1) / side);
 }
 
-/* The tile for C (m,n), where so many groups work on each tile of it: the largest that C fills at least half and
-   that gives each unit two groups. The rule knows the device and the shape alone, so that the same seed gives
-   the same bits. */
-static int cnncl_tile_for(const cnncl *d, int m, int n, int times)
+/* With .tune: the way that was measured to be the fastest for what `key` stands for, or CNNCL_BY_RULE. */
+static int cnncl_measured(const cnncl *d, uint64_t key)
+{
+    int i = 0;
+    while (i < d->n_tuned && d->tuned[i][0] != key) i++;
+    return i < d->n_tuned && d->tile < 0 && d->winograd <= 0 ? (int)d->tuned[i][1] : CNNCL_BY_RULE;
+}
+
+/* The tile for C (m,n), where so many groups work on each tile of it: `way`, if that is one; else the largest that
+   C fills at least half and that gives each unit two groups. The rule knows the device and the shape alone, so
+   that the same seed gives the same bits. */
+static int cnncl_tile_for(const cnncl *d, int way, int m, int n, int times)
 {
     const int least = m < n ? m : n;
     if (d->tile >= 0)   return d->tile;
+    if (way >= 0 && way < CNNCL_TILES) return way;
     if (!d->has_local) return CNNCL_NO_LOCAL;
     if (least > 64 && (double)cnncl_groups(0, m, n) * times >= 2.0 * d->units) return 0;
     return least > 32 ? 1 : 2;
@@ -2317,6 +2412,9 @@ static bool cnncl_add_slices(cnncl *d, cnn_place y, int n, cnn_place y2, int n2,
 }
 
 /* ---- C (m,n) = beta C + f(A (m,k) B (k,n) + bias) ---- */
+
+/* What is measured: a convolution to y, backward to x, to w; a product. */
+enum { CNNCL_TO_Y, CNNCL_TO_X, CNNCL_TO_W, CNNCL_OF_PRODUCT };
 
 /* Rows and columns of A and B are so far apart. bias, one a column, may be NULL, and sums, where A's columns are
    m apart: the sums of A's rows are added. count products lie c_step, a_step and b_step apart. */
@@ -2347,10 +2445,17 @@ static bool cnncl_run_product(cnncl *d, const cnncl_product *p, int tile, int pa
                      p->count * parts, arg, (int)(sizeof arg / sizeof *arg));
 }
 
+static uint64_t cnncl_product_key(const cnncl_product *p)
+{
+    const int what[] = { CNNCL_OF_PRODUCT, p->m, p->n, p->k, p->a_col == 1, p->b_col == 1 };
+    return cnncl_hash(0, what, sizeof what);
+}
+
 /* A small C with a long sum would keep few groups busy: then the sum is cut, and the parts are added in order. */
 static bool cnncl_own_gemm(cnncl *d, cnncl_product p)
 {
-    const int    most = p.k / 256 > 1 ? p.k / 256 : 1, tile = cnncl_tile_for(d, p.m, p.n, most);
+    const int    most = p.k / 256 > 1 ? p.k / 256 : 1, way = cnncl_measured(d, cnncl_product_key(&p));
+    const int    tile = cnncl_tile_for(d, way, p.m, p.n, most);
     const size_t size = (size_t)p.m * (size_t)(p.n + (p.sums != NULL));
     const int    parts = cnncl_parts(d, cnncl_groups(tile, p.m, p.n), p.k, size);
     p.count = 1;
@@ -2380,8 +2485,9 @@ static bool cnncl_gemm(cnncl *d, cnncl_product p)
     if (event && e != 0) d->events--;
     d->clblast = e == 0;                          /* no memory for its copies, perhaps: on without it */
     if (e != 0) return cnncl_own_gemm(d, p);
-    const cnn_shape s = { p.m, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 }, one = { 1, p.m, 1, 1 };
-    return cnncl_flush(d) && cnncl_bias_map(d, p.c, s, p.bias, p.f) &&
+    const cnn_shape s = { p.m, p.n, 1, 1 }, row = { 1, p.n, 1, 1 }, as = { p.k, p.m, 1, 1 }, one = { 1, p.m, 1, 1 };
+    return cnncl_flush(d) && (p.bias ? cnncl_stretch(d, p.c, s, 0, p.c, s, *p.bias, row, p.f)
+                                     : p.f.how == CNNCL_IS_NOTHING || cnncl_map(d, p.c, p.c, p.m * p.n, p.f)) &&
            (!p.sums || cnncl_fold(d, *p.sums, one, 1, 1, CNNCL_SUM, p.a, as, p.a, as));
 }
 
@@ -2396,7 +2502,6 @@ static bool cnncl_gemm(cnncl *d, cnncl_product p)
 /* ---- What is computed in one kernel ---- */
 
 static bool cnncl_same_place(cnn_place a, cnn_place b) { return a.buffer == b.buffer && a.at == b.at; }
-static bool cnncl_same_shape(cnn_shape a, cnn_shape b) { return memcmp(&a, &b, sizeof a) == 0; }
 
 static cnncl_function cnncl_function_of(const cnn_tensor *y)
 {
@@ -2485,16 +2590,42 @@ static cnncl_conv cnncl_conv_of(const cnn_tensor *y)
 static int cnncl_min(int a, int b) { return a < b ? a : b; }
 static bool cnncl_is_depthwise(const cnncl_conv *g) { return g->groups > 1 && g->groups == g->ic; }
 
-/* Winograd's tiles of 4 x 4 outputs, in one image of the result; 0: not for this one. A tile takes 36 products
-   where the sum takes 9 an output, and four passes over memory: so most of it must be used, by enough
-   channels. */
-static int cnncl_wino_tiles(const cnncl *d, const cnn_tensor *y, const cnncl_conv *g, bool back)
+/* One pass of a convolution: CNNCL_TO_Y, ..., a tile, Winograd or the rule. */
+typedef struct { cnncl_conv g; int pass, way; bool exact; cnn_place scratch; } cnncl_task;
+
+/* Winograd's tiles of 4 x 4 outputs, in one image of the result. */
+static int cnncl_wino_tiles(const cnncl_conv *g, bool back)
 {
-    const int h = back ? g->h : g->oh, w = back ? g->w : g->ow, tiles = (h + 3) / 4 * ((w + 3) / 4);
-    const bool may = g->kh == 3 && g->kw == 3 && g->sh == 1 && g->sw == 1 && g->dh == 1 && g->dw == 1 &&
-                     g->groups == 1 && !cnn_is_exact(y);
-    const bool pays = g->ic >= 16 && g->oc >= 16 && h * w >= 8 * tiles;
-    return may && d->winograd >= 0 && (d->winograd > 0 || pays) ? tiles : 0;
+    return ((back ? g->h : g->oh) + 3) / 4 * (((back ? g->w : g->ow) + 3) / 4);
+}
+static bool cnncl_wino_may(const cnncl *d, const cnncl_task *t)
+{
+    const cnncl_conv *g = &t->g;
+    return g->kh == 3 && g->kw == 3 && g->sh == 1 && g->sw == 1 && g->dh == 1 && g->dw == 1 && g->groups == 1 &&
+           !t->exact && d->winograd >= 0;
+}
+/* A tile takes 36 products where the sum takes 9 an output, and four passes over memory: so most of it must be
+   used, by enough channels. */
+static bool cnncl_wino_pays(const cnncl *d, const cnncl_task *t)
+{
+    const bool back = t->pass == CNNCL_TO_X;
+    const int  pixels = back ? t->g.h * t->g.w : t->g.oh * t->g.ow;
+    return cnncl_wino_may(d, t) &&
+           (d->winograd > 0 || (t->g.ic >= 16 && t->g.oc >= 16 && pixels >= 8 * cnncl_wino_tiles(&t->g, back)));
+}
+static uint64_t cnncl_task_key(const cnncl_task *t)
+{
+    const int what[] = { t->pass, t->exact };
+    return cnncl_hash(cnncl_hash(0, what, sizeof what), &t->g, sizeof t->g);
+}
+/* By what was measured, else by the rule. */
+static cnncl_task cnncl_task_of(const cnncl *d, const cnn_tensor *y, int pass)
+{
+    cnncl_task t = { cnncl_conv_of(y), pass, CNNCL_BY_RULE, cnn_is_exact(y), cnn_place_scratch(y->graph) };
+    if (d->n_tuned) t.way = cnncl_measured(d, cnncl_task_key(&t));
+    if (t.way == CNNCL_WINOGRAD ? !cnncl_wino_may(d, &t) : t.way == CNNCL_BY_RULE)
+        t.way = cnncl_wino_pays(d, &t) ? CNNCL_WINOGRAD : CNNCL_BY_RULE;
+    return t;
 }
 
 /* How many of its tiles at once: the arrays stay in the device's cache, but each unit gets four groups. */
@@ -2511,28 +2642,36 @@ static int cnncl_wino_parts(const cnncl *d, const cnncl_conv *g, int count)
     return cnncl_parts(d, 36.0 * cnncl_groups(1, g->oc, g->ic), count, 1);
 }
 
-/* V; U or Z; products, or the gradient of U */
-static size_t cnncl_conv_scratch(const cnncl *d, const cnn_tensor *y, const cnncl_conv *g)
+/* V; U or Z; products, or the gradient of U. */
+static size_t cnncl_wino_scratch(const cnncl *d, const cnncl_task *t)
+{
+    const int    tiles = cnncl_wino_tiles(&t->g, t->pass == CNNCL_TO_X);
+    const size_t count = (size_t)cnncl_wino_chunk(d, &t->g, tiles), weights = (size_t)t->g.ic * (size_t)t->g.oc;
+    const size_t arrays = count * ((size_t)t->g.ic + (size_t)t->g.oc);
+    return 36 * (arrays + weights * (size_t)cnncl_wino_parts(d, &t->g, (int)count)) * sizeof(float);
+}
+/* Of all three passes, also by the rule: so go batches of a size that was not measured. */
+static size_t cnncl_conv_scratch(const cnncl *d, const cnn_tensor *y)
 {
     size_t most = 0;
-    for (int back = 0; back < 2; back++) {
-        const int tiles = cnncl_wino_tiles(d, y, g, back);
-        if (!tiles) continue;
-        const size_t count = (size_t)cnncl_wino_chunk(d, g, tiles), weights = (size_t)g->ic * (size_t)g->oc;
-        const size_t arrays = count * ((size_t)g->ic + (size_t)g->oc);
-        const size_t floats = arrays + weights * (size_t)cnncl_wino_parts(d, g, (int)count);
-        if (floats > most) most = floats;
+    for (int pass = CNNCL_TO_Y; pass <= CNNCL_TO_W; pass++) {
+        const cnncl_task t = cnncl_task_of(d, y, pass);
+        const size_t     bytes = t.way == CNNCL_WINOGRAD || cnncl_wino_pays(d, &t) ? cnncl_wino_scratch(d, &t) : 0;
+        if (bytes > most) most = bytes;
     }
-    return 36 * most * sizeof(float);
+    return most;
 }
 
 /* y = beta y + f(conv(x, w) + b) in three steps for each chunk of tiles: transforms, products, transforms. */
-static bool cnncl_wino(cnncl *d, const cnncl_conv *g, bool back, int tiles, cnn_place scratch, cnn_place y,
-                       float beta, cnn_place x, cnn_place w, const cnn_place *b, cnncl_function f)
+static bool cnncl_wino(cnncl *d, const cnncl_task *t, cnn_place y, float beta, cnn_place x, cnn_place w,
+                       const cnn_place *b, cnncl_function f)
 {
-    const int    in = back ? g->oc : g->ic, out = back ? g->ic : g->oc, all = tiles * g->n;
+    const cnncl_conv *g = &t->g;
+    const bool   back = t->pass == CNNCL_TO_X;
+    const int    in = back ? g->oc : g->ic, out = back ? g->ic : g->oc, tiles = cnncl_wino_tiles(g, back);
     const size_t weights = (size_t)in * (size_t)out;
-    cnn_place    u = scratch, v = cnncl_place_at(u, 36 * weights), bias = b ? *b : w;
+    const int    all = tiles * g->n;
+    cnn_place    u = t->scratch, v = cnncl_place_at(u, 36 * weights), bias = b ? *b : w;
     for (int first = 0, count, chunk = cnncl_wino_chunk(d, g, tiles); first < all; first += count) {
         count = cnncl_min(chunk, all - first);
         const size_t  n_v = (size_t)in * (size_t)count, n_m = (size_t)out * (size_t)count;
@@ -2543,7 +2682,7 @@ static bool cnncl_wino(cnncl *d, const cnncl_conv *g, bool back, int tiles, cnn_
         if (!CNNCL_RUN(d, wino_in, (int)(n_v + (first ? 0 : weights)), 1, 1, CNNCL_ARRAY(v), CNNCL_ARRAY(x),
                        CNNCL_ARRAY(u), CNNCL_ARRAY(w), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first),
                        CNNCL_INT(count), CNNCL_INT(!first)) ||
-            !cnncl_run_product(d, &p, cnncl_tile_for(d, out, count, 36), 1) ||
+            !cnncl_run_product(d, &p, cnncl_tile_for(d, CNNCL_BY_RULE, out, count, 36), 1) ||
             !CNNCL_RUN(d, wino_out, (int)n_m, 1, 1, CNNCL_ARRAY(y), CNNCL_ARRAY(m), CNNCL_ARRAY(bias),
                        CNNCL_INT(b != NULL), CNNCL_CONV(*g), CNNCL_INT(back), CNNCL_INT(first),
                        CNNCL_INT(count), CNNCL_FLOAT(beta), CNNCL_FUNCTION(cnncl_finish(f)))) return false;
@@ -2552,12 +2691,12 @@ static bool cnncl_wino(cnncl *d, const cnncl_conv *g, bool back, int tiles, cnn_
 }
 
 /* dw +=, by the gradient of U */
-static bool cnncl_wino_weights(cnncl *d, const cnncl_conv *g, int tiles, cnn_place scratch, cnn_place dw,
-                               cnn_place dy, cnn_place x)
+static bool cnncl_wino_weights(cnncl *d, const cnncl_task *t, cnn_place dw, cnn_place dy, cnn_place x)
 {
-    const int    all = tiles * g->n, weights = g->ic * g->oc, chunk = cnncl_wino_chunk(d, g, tiles);
-    const int    parts = cnncl_wino_parts(d, g, chunk);
-    cnn_place    du = scratch, v = cnncl_place_at(du, 36 * (size_t)weights * (size_t)parts);
+    const cnncl_conv *g = &t->g;
+    const int    tiles = cnncl_wino_tiles(g, false), all = tiles * g->n, weights = g->ic * g->oc;
+    const int    chunk = cnncl_wino_chunk(d, g, tiles), parts = cnncl_wino_parts(d, g, chunk);
+    cnn_place    du = t->scratch, v = cnncl_place_at(du, 36 * (size_t)weights * (size_t)parts);
     for (int first = 0, count; first < all; first += count) {
         count = cnncl_min(chunk, all - first);
         const size_t  n_v = (size_t)g->ic * (size_t)count, n_z = (size_t)g->oc * (size_t)count;
@@ -2568,27 +2707,29 @@ static bool cnncl_wino_weights(cnncl *d, const cnncl_conv *g, int tiles, cnn_pla
         if (!CNNCL_RUN(d, wino_in, (int)(n_v + n_z), 1, 1, CNNCL_ARRAY(v), CNNCL_ARRAY(x), CNNCL_ARRAY(z),
                        CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(0), CNNCL_INT(first), CNNCL_INT(count),
                        CNNCL_INT(2)) ||
-            !cnncl_run_product(d, &p, cnncl_tile_for(d, g->oc, g->ic, 36 * parts), parts)) return false;
+            !cnncl_run_product(d, &p, cnncl_tile_for(d, CNNCL_BY_RULE, g->oc, g->ic, 36 * parts), parts)) return false;
     }
     return CNNCL_RUN(d, wino_dw, weights, 1, 1, CNNCL_ARRAY(dw), CNNCL_ARRAY(du), CNNCL_INT(weights),
                      CNNCL_INT(parts));
 }
 
-/* y = beta y + f(conv(x, w) + b); back: y = dx, x = dy, the convolution's transpose. b may be NULL; beta = 0, or
-   no b and no f. of: whose it is. */
-static bool cnncl_convolve(cnncl *d, const cnn_tensor *of, const cnncl_conv *g, bool back, cnn_place y, float beta,
-                           cnn_place x, cnn_place w, const cnn_place *b, cnncl_function f)
+/* y = beta y + f(conv(x, w) + b); CNNCL_TO_X: y = dx, x = dy, the convolution's transpose. b may be NULL; beta = 0,
+   or no b and no f. */
+static bool cnncl_convolve(cnncl *d, const cnncl_task *t, cnn_place y, float beta, cnn_place x, cnn_place w,
+                           const cnn_place *b, cnncl_function f)
 {
+    const cnncl_conv *g = &t->g;
+    const bool      back = t->pass == CNNCL_TO_X;
     const cnn_place bias = b ? *b : w;
     const int rows = (back ? g->ic : g->oc) / g->groups, n = g->n * (back ? g->ic * g->h * g->w
                                                                           : g->oc * g->oh * g->ow);
     const int across = back ? cnncl_min(g->sw, g->w) : 1, down = back ? cnncl_min(g->sh, g->h) : 1;
     const int pixels = g->n * (back ? (g->h - 1) / g->sh + 1 : g->oh) * (back ? (g->w - 1) / g->sw + 1 : g->ow);
-    const int tiles = cnncl_wino_tiles(d, of, g, back), grid = g->groups * across * down;
-    const int tile = cnncl_tile_for(d, rows, pixels, grid), side = cnncl_sides[tile];
+    const int grid = g->groups * across * down;
+    const int tile = cnncl_tile_for(d, t->way, rows, pixels, grid), side = cnncl_sides[tile];
     const cnncl_function now = cnncl_finish(f);
-    if (tiles) {
-        if (!cnncl_wino(d, g, back, tiles, cnn_place_scratch(of->graph), y, beta, x, w, b, f)) return false;
+    if (t->way == CNNCL_WINOGRAD) {
+        if (!cnncl_wino(d, t, y, beta, x, w, b, f)) return false;
     } else if (cnncl_is_depthwise(g)) {
         if (!CNNCL_RUN_NUMBER(d, back ? CNNCL_depthwise_data : CNNCL_depthwise_forward, n, 1, 1, CNNCL_ARRAY(y),
                               CNNCL_ARRAY(x), CNNCL_ARRAY(w), CNNCL_ARRAY(bias), CNNCL_INT(b != NULL),
@@ -2601,23 +2742,24 @@ static bool cnncl_convolve(cnncl *d, const cnn_tensor *of, const cnncl_conv *g, 
 }
 
 /* dw += dy x^T, and db += the sums of dy where it is not NULL. */
-static bool cnncl_convolve_weights(cnncl *d, const cnn_tensor *of, const cnncl_conv *g, cnn_place dw,
-                                   const cnn_place *db, cnn_place dy, cnn_place x)
+static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, const cnn_place *db, cnn_place dy,
+                                   cnn_place x)
 {
+    const cnncl_conv *g = &t->g;
     const int    columns = g->ic / g->groups * g->kh * g->kw, rows = g->oc / g->groups, n = g->oc * columns;
-    const int    pixels = g->n * g->oh * g->ow, tiles = cnncl_wino_tiles(d, of, g, false);
+    const int    pixels = g->n * g->oh * g->ow;
     const bool   depthwise = cnncl_is_depthwise(g);
     const int    most = pixels / 256 > 1 ? pixels / 256 : 1;
-    const int    tile = cnncl_tile_for(d, rows, columns, g->groups * most), side = cnncl_sides[tile];
+    const int    tile = cnncl_tile_for(d, t->way, rows, columns, g->groups * most), side = cnncl_sides[tile];
     const size_t size = (size_t)n + (db ? (size_t)g->oc : 0);
     const double groups = depthwise ? g->oc * g->kh : (double)cnncl_groups(tile, rows, columns) * g->groups;
     const int    parts = cnncl_parts(d, groups, pixels, size), length = cnncl_part_length(pixels, parts);
     const bool   add = parts > 1;
     cnn_place    sums = db ? *db : dw, slices = { d->slices, 0 }, more = { d->slices, (size_t)n };
     cnn_place    to = add ? slices : dw, to_b = add ? more : sums;
-    if (tiles) {
+    if (t->way == CNNCL_WINOGRAD) {
         const cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
-        return cnncl_wino_weights(d, g, tiles, cnn_place_scratch(of->graph), dw, dy, x) &&
+        return cnncl_wino_weights(d, t, dw, dy, x) &&
                (!db || cnncl_fold(d, *db, bs, 1, 1, CNNCL_SUM, dy, ys, dy, ys));
     }
     const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_ARRAY(to_b), CNNCL_INT(db != NULL), CNNCL_ULONG(size),
@@ -2639,93 +2781,67 @@ static bool cnncl_bias_backward(cnncl *d, cnn_tensor *y)
            cnncl_fold(d, cnn_place_grad(y->in[2]), bs, 1, 1, CNNCL_SUM, dy, y->shape, dy, y->shape);
 }
 
-CNNCL_FORWARD(conv2d)
+/* Of a transposed convolution, forward is the pass to x of the convolution from y to x, and so on. */
+static bool cnncl_is_transposed(const cnn_tensor *y) { return y->op == &cnn_op_conv_transpose2d; }
+CNNCL_FORWARD(conv)
 {
-    const cnncl_conv g = cnncl_conv_of(y);
+    const cnncl_task t = cnncl_task_of(cnncl_of(dev), y, cnncl_is_transposed(y) ? CNNCL_TO_X : CNNCL_TO_Y);
     const cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
-    return cnncl_convolve(cnncl_of(dev), y, &g, false, cnn_place_data(y), 0, cnn_place_data(y->in[0]),
-                          cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
+    return cnncl_convolve(cnncl_of(dev), &t, cnn_place_data(y), 0, cnn_place_data(y->in[0]), cnn_place_data(y->in[1]),
+                          y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
 }
-CNNCL_BACKWARD(conv2d)
+CNNCL_BACKWARD(conv)
 {
     cnncl           *d = cnncl_of(dev);
-    const cnncl_conv g = cnncl_conv_of(y);
+    const bool       transposed = cnncl_is_transposed(y);
+    const cnncl_task t = cnncl_task_of(d, y, CNNCL_TO_W);
+    const cnncl_task to_x = cnncl_task_of(d, y, transposed ? CNNCL_TO_Y : CNNCL_TO_X);
     cnn_tensor      *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 && y->in[2]->needs_grad ? y->in[2] : NULL;
-    const cnn_place  dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy;
-    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
-           (w->needs_grad ? cnncl_convolve_weights(d, y, &g, cnn_place_grad(w), b ? &db : NULL, dy,
-                                                   cnn_place_data(x))
-                          : cnncl_bias_backward(d, y)) &&
-           (!x->needs_grad || cnncl_convolve(d, y, &g, true, cnn_place_grad(x), cnncl_beta(y, 0), dy,
-                                             cnn_place_data(w), NULL, cnncl_identity));
+    const cnn_place  dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy, from = cnn_place_data(x);
+    const bool       with_b = b && w->needs_grad && !transposed;
+    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) && (with_b || cnncl_bias_backward(d, y)) &&
+           (!w->needs_grad || cnncl_convolve_weights(d, &t, cnn_place_grad(w), with_b ? &db : NULL,
+                                                     transposed ? from : dy, transposed ? dy : from)) &&
+           (!x->needs_grad || cnncl_convolve(d, &to_x, cnn_place_grad(x), cnncl_beta(y, 0), dy, cnn_place_data(w),
+                                             NULL, cnncl_identity));
 }
 
-/* The gradient of a convolution from y to x, run forwards. */
-CNNCL_FORWARD(conv_transpose2d)
-{
-    const cnncl_conv g = cnncl_conv_of(y);
-    const cnn_place  b = cnn_place_data(y->in[y->n_in - 1]);
-    return cnncl_convolve(cnncl_of(dev), y, &g, true, cnn_place_data(y), 0, cnn_place_data(y->in[0]),
-                          cnn_place_data(y->in[1]), y->n_in > 2 ? &b : NULL, cnncl_chain_of(y).f);
-}
-CNNCL_BACKWARD(conv_transpose2d)
-{
-    cnncl           *d = cnncl_of(dev);
-    const cnncl_conv g = cnncl_conv_of(y);
-    cnn_tensor      *x = y->in[0], *w = y->in[1];
-    const cnn_place  dy = cnn_place_grad(y);
-    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) && cnncl_bias_backward(d, y) &&
-           (!w->needs_grad || cnncl_convolve_weights(d, y, &g, cnn_place_grad(w), NULL, cnn_place_data(x), dy)) &&
-           (!x->needs_grad || cnncl_convolve(d, y, &g, false, cnn_place_grad(x), cnncl_beta(y, 0), dy,
-                                             cnn_place_data(w), NULL, cnncl_identity));
-}
+/* ---- Dense and matrix product: y (m,n) = x (m,k) w, with w (n,k) of dense turned ---- */
 
-/* ---- Dense and matrix product ---- */
-
-CNNCL_FORWARD(dense)
+/* The sizes of a pass. */
+static cnncl_product cnncl_sizes_of(const cnn_tensor *y, int pass)
 {
-    const int       k = cnncl_elements(y->in[0]->shape), units = y->shape.c;
+    const int  m = y->shape.n, n = y->shape.c, k = cnncl_elements(y->in[0]->shape);
+    const bool turned = y->op == &cnn_op_dense;
+    if (pass == CNNCL_TO_Y)
+        return (cnncl_product){ .ldc = n, .a_row = k, .a_col = 1, .b_row = turned ? 1 : n, .b_col = turned ? k : 1,
+                                .m = m, .n = n, .k = k };
+    if (pass == CNNCL_TO_X)
+        return (cnncl_product){ .ldc = k, .a_row = n, .a_col = 1, .b_row = turned ? k : 1, .b_col = turned ? 1 : n,
+                                .m = m, .n = k, .k = n };
+    return turned ? (cnncl_product){ .ldc = k, .a_row = 1, .a_col = n, .b_row = k, .b_col = 1, .m = n, .n = k, .k = m }
+                  : (cnncl_product){ .ldc = n, .a_row = 1, .a_col = k, .b_row = n, .b_col = 1, .m = k, .n = n, .k = m };
+}
+CNNCL_FORWARD(product)
+{
     const cnn_place b = cnn_place_data(y->in[y->n_in - 1]);
-    return cnncl_gemm(cnncl_of(dev), (cnncl_product){
-        .c = cnn_place_data(y), .ldc = units, .a = cnn_place_data(y->in[0]), .a_row = k, .a_col = 1,
-        .b = cnn_place_data(y->in[1]), .b_row = 1, .b_col = k, .m = y->shape.n, .n = units, .k = k,
-        .bias = y->n_in > 2 ? &b : NULL, .f = cnncl_chain_of(y).f });
+    cnncl_product   p = cnncl_sizes_of(y, CNNCL_TO_Y);
+    p.c = cnn_place_data(y), p.a = cnn_place_data(y->in[0]), p.b = cnn_place_data(y->in[1]);
+    p.bias = y->n_in > 2 ? &b : NULL, p.f = cnncl_chain_of(y).f;
+    return cnncl_gemm(cnncl_of(dev), p);
 }
-CNNCL_BACKWARD(dense)
+CNNCL_BACKWARD(product)
 {
     cnncl          *d = cnncl_of(dev);
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = y->n_in > 2 && y->in[2]->needs_grad ? y->in[2] : NULL;
-    const cnn_place dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy;
-    const int       n = y->shape.n, k = cnncl_elements(x->shape), units = y->shape.c;
-    return cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
-           (w->needs_grad ? cnncl_gemm(d, (cnncl_product){
-                .c = cnn_place_grad(w), .ldc = k, .a = dy, .a_row = 1, .a_col = units, .b = cnn_place_data(x),
-                .b_row = k, .b_col = 1, .m = units, .n = k, .k = n, .beta = 1,
-                .sums = b ? &db : NULL }) : cnncl_bias_backward(d, y)) &&
-           (!x->needs_grad || cnncl_gemm(d, (cnncl_product){
-                .c = cnn_place_grad(x), .ldc = k, .a = dy, .a_row = units, .a_col = 1, .b = cnn_place_data(w),
-                .b_row = k, .b_col = 1, .m = n, .n = k, .k = units, .beta = cnncl_beta(y, 0) }));
-}
-
-CNNCL_FORWARD(matmul)
-{
-    const int k = y->in[0]->shape.c, n = y->shape.c;
-    return cnncl_gemm(cnncl_of(dev), (cnncl_product){
-        .c = cnn_place_data(y), .ldc = n, .a = cnn_place_data(y->in[0]), .a_row = k, .a_col = 1,
-        .b = cnn_place_data(y->in[1]), .b_row = n, .b_col = 1, .m = y->shape.n, .n = n, .k = k });
-}
-CNNCL_BACKWARD(matmul)
-{
-    cnncl      *d = cnncl_of(dev);
-    cnn_tensor *a = y->in[0], *b = y->in[1];
-    cnn_place   dy = cnn_place_grad(y);
-    const int   m = y->shape.n, k = a->shape.c, n = y->shape.c;
-    return (!a->needs_grad || cnncl_gemm(d, (cnncl_product){
-                .c = cnn_place_grad(a), .ldc = k, .a = dy, .a_row = n, .a_col = 1, .b = cnn_place_data(b),
-                .b_row = 1, .b_col = n, .m = m, .n = k, .k = n, .beta = cnncl_beta(y, 0) })) &&
-           (!b->needs_grad || cnncl_gemm(d, (cnncl_product){
-                .c = cnn_place_grad(b), .ldc = n, .a = cnn_place_data(a), .a_row = 1, .a_col = k, .b = dy,
-                .b_row = n, .b_col = 1, .m = k, .n = n, .k = m, .beta = cnncl_beta(y, 1) }));
+    const bool      dense = y->op == &cnn_op_dense;
+    const cnn_place dy = cnn_place_grad(y), db = b ? cnn_place_grad(b) : dy, data = cnn_place_data(x);
+    cnncl_product   dx = cnncl_sizes_of(y, CNNCL_TO_X), dw = cnncl_sizes_of(y, CNNCL_TO_W);
+    dx.c = cnn_place_grad(x), dx.a = dy, dx.b = cnn_place_data(w), dx.beta = cnncl_beta(y, 0);
+    dw.c = cnn_place_grad(w), dw.a = dense ? dy : data, dw.b = dense ? data : dy, dw.sums = b ? &db : NULL;
+    dw.beta = dense ? 1 : cnncl_beta(y, 1);
+    return (!dense || (cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2))) &&
+           (w->needs_grad ? cnncl_gemm(d, dw) : cnncl_bias_backward(d, y)) && (!x->needs_grad || cnncl_gemm(d, dx));
 }
 
 /* ---- Pools: the kernels take a pool as a convolution with one channel a plane ---- */
@@ -2795,7 +2911,7 @@ CNNCL_BACKWARD(adaptive_avg_pool)
 /* ---- Sums over extents: sum, mean and global_avg_pool fold x into y, and spread dy over dx. ---- */
 
 /* Places in the kernel stretch. */
-enum { CNNCL_DIV = 3, CNNCL_EQUAL = 7 };
+enum { CNNCL_DIV = 3, CNNCL_EQUAL = 8 };
 
 static float cnncl_reduce_factor(const cnn_tensor *y)
 {
@@ -2818,15 +2934,6 @@ CNNCL_BACKWARD(reduce)
                         cnn_place_grad(y), y->shape, 0);
 }
 
-static bool cnncl_stretch(cnncl *d, cnn_place y, cnn_shape ys, int op, cnn_place a, cnn_shape as, cnn_place b,
-                          cnn_shape bs, cnncl_function f)
-{
-    const int  n = cnncl_len(ys);
-    const bool plain = cnncl_same_shape(as, ys) && cnncl_same_shape(bs, ys);
-    return CNNCL_RUN(d, stretch, n, 1, 1, CNNCL_ARRAY(y), CNNCL_SHAPE(ys), CNNCL_ARRAY(a), CNNCL_SHAPE(as),
-                     CNNCL_ARRAY(b), CNNCL_SHAPE(bs), CNNCL_INT(n), CNNCL_INT(plain), CNNCL_INT(op),
-                     CNNCL_FUNCTION(f));
-}
 /* Which are equal to y, how many, and dy for each of them. */
 CNNCL_BACKWARD(most)
 {
@@ -2847,7 +2954,7 @@ CNNCL_BACKWARD(most)
 static int cnncl_binary(const cnn_tensor *y)
 {
     const cnn_op *const all[] = { &cnn_op_add, &cnn_op_sub, &cnn_op_mul, &cnn_op_div, &cnn_op_maximum,
-                                  &cnn_op_minimum, &cnn_op_pow };
+                                  &cnn_op_minimum, &cnn_op_pow, &cnn_op_prelu };
     int how = 0;
     while (how < CNNCL_EQUAL && all[how] != y->op) how++;
     return how;
@@ -2862,20 +2969,22 @@ CNNCL_FORWARD(binary)
 CNNCL_BACKWARD(binary)
 {
     const int how = cnncl_binary(y), n = cnncl_len(y->shape);
+    const bool has_slope = how >= CNNCL_DIV;
     for (int i = 0; i < 2 && !cnncl_is_joined_backward(y); i++) {
         cnn_tensor *x = y->in[i], *other = y->in[1 - i];
-        cnn_place   u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
-        cnn_place   d = cnn_place_scratch(y->graph);
-        float       factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f;
+        const cnn_place u = cnn_place_data(other), dx = cnn_place_grad(x), dy = cnn_place_grad(y);
+        const bool      all = has_slope && cnncl_same_shape(x->shape, y->shape);       /* nothing to fold */
+        const cnn_place d = all ? dx : cnn_place_scratch(y->graph);
+        const float     factor = i == 1 && y->op == &cnn_op_sub ? -1.0f : 1.0f, beta = cnncl_beta(y, i);
         if (!x->needs_grad || (i == 0 && cnncl_is_sum(y) && cnncl_same_place(dx, dy))) continue;
-        if (how >= CNNCL_DIV &&
-            !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_ARRAY(dy),
-                       CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]), CNNCL_SHAPE(y->in[0]->shape),
-                       CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape), CNNCL_INT(n), CNNCL_INT(how),
-                       CNNCL_INT(i))) return false;
-        if (!cnncl_fold(cnncl_of(dev), dx, x->shape, cnncl_beta(y, i), factor,
-                        y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM, how < CNNCL_DIV ? dy : d, y->shape, u,
-                        other->shape)) return false;
+        if (has_slope &&
+            !CNNCL_RUN(cnncl_of(dev), stretch_back, n, 1, 1, CNNCL_ARRAY(d), CNNCL_FLOAT(all ? beta : 0),
+                       CNNCL_ARRAY(dy), CNNCL_SHAPE(y->shape), CNNCL_DATA(y->in[0]),
+                       CNNCL_SHAPE(y->in[0]->shape), CNNCL_DATA(y->in[1]), CNNCL_SHAPE(y->in[1]->shape),
+                       CNNCL_INT(n), CNNCL_INT(how), CNNCL_INT(i))) return false;
+        if (!all && !cnncl_fold(cnncl_of(dev), dx, x->shape, beta, factor,
+                                y->op == &cnn_op_mul ? CNNCL_PRODUCTS : CNNCL_SUM, has_slope ? d : dy, y->shape, u,
+                                other->shape)) return false;
     }
     return true;
 }
@@ -2895,25 +3004,15 @@ CNNCL_BACKWARD(scale)
 
 /* ---- Copies ---- */
 
-static bool cnncl_copy_rows(cnn_backend *dev, cnn_place y, int y_step, cnn_place x, int x_step, int length,
-                            int rows, float beta)
-{
-    int n = length * rows;
-    return CNNCL_RUN(cnncl_of(dev), copy_rows, n, 1, 1, CNNCL_ARRAY(y), CNNCL_INT(y_step), CNNCL_ARRAY(x),
-                     CNNCL_INT(x_step), CNNCL_INT(length), CNNCL_INT(n), CNNCL_FLOAT(beta));
-}
-
 CNNCL_FORWARD(reshape)
 {
-    cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
-    int       n = cnncl_len(y->shape);
-    return cnncl_same_place(out, x) || cnncl_copy_rows(dev, out, n, x, n, n, 1, 0);
+    const cnn_place out = cnn_place_data(y), x = cnn_place_data(y->in[0]);
+    return cnncl_same_place(out, x) || cnncl_map(cnncl_of(dev), out, x, cnncl_len(y->shape), cnncl_identity);
 }
 CNNCL_BACKWARD(reshape)
 {
-    cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
-    int       n = cnncl_len(y->shape);
-    return cnncl_same_place(dx, dy) || cnncl_copy_rows(dev, dx, n, dy, n, n, 1, cnncl_beta(y, 0));
+    const cnn_place dx = cnn_place_grad(y->in[0]), dy = cnn_place_grad(y);
+    return cnncl_same_place(dx, dy) || cnncl_add(cnncl_of(dev), dx, cnncl_beta(y, 0), dy, cnncl_len(y->shape));
 }
 
 /* What only moves numbers (op->move): y from its operands; or, back, their gradients from that of y. */
@@ -3004,9 +3103,7 @@ CNNCL_FORWARD(map)
 {
     cnncl_function f = cnncl_function_of(y);
     int            n = cnncl_len(y->shape);
-    return cnncl_is_joined(y) ||
-           CNNCL_RUN(cnncl_of(dev), map_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]), CNNCL_INT(n),
-                     CNNCL_FUNCTION(f));
+    return cnncl_is_joined(y) || cnncl_map(cnncl_of(dev), cnn_place_data(y), cnn_place_data(y->in[0]), n, f);
 }
 CNNCL_BACKWARD(map)
 {
@@ -3114,7 +3211,7 @@ CNNCL_FORWARD(batch_norm)
     const cnn_tensor *mean = cnn_operand(y, "running_mean"), *var = cnn_operand(y, "running_var");
     const cnn_place   saved = train ? cnn_place_saved(y) : v.x, w = v.w ? cnn_place_data(v.w) : v.x;
     const cnn_place   b = v.b ? cnn_place_data(v.b) : v.x, other = chain.add ? cnn_place_data(chain.add->in[1]) : v.x;
-    return (v.running || CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x),
+    return (v.running || v.slices == 1 || CNNCL_RUN(d, norm_statistics, v.channels, v.slices, 1, CNNCL_ARRAY(v.x),
                                 CNNCL_ARRAY(v.scratch), CNNCL_SLICES_OF(v))) &&
            CNNCL_RUN(d, norm_forward, v.channels, v.slices, 1, CNNCL_DATA(y), CNNCL_ARRAY(v.x),
                      CNNCL_ARRAY(v.scratch), CNNCL_ARRAY(saved), CNNCL_DATA(mean), CNNCL_DATA(var), CNNCL_ARRAY(w),
@@ -3203,24 +3300,6 @@ CNNCL_BACKWARD(sample_norm)
                       CNNCL_INT(share), CNNCL_INT(count), CNNCL_INT(length), CNNCL_FLOAT(parts > 1 ? 0 : 1))) &&
            (parts == 1 || cnncl_add_slices(d, dw, weights, db, want_db ? weights : 0, parts, 1, NULL, 1,
                                            cnncl_identity));
-}
-
-CNNCL_FORWARD(prelu)
-{
-    int n = cnncl_len(y->shape), channels = y->in[1]->shape.c, plane = cnncl_plane(y->shape);
-    return CNNCL_RUN(cnncl_of(dev), prelu_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_DATA(y->in[0]),
-                     CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n));
-}
-CNNCL_BACKWARD(prelu)
-{
-    cnncl *d = cnncl_of(dev);
-    int    n = cnncl_len(y->shape), channels = y->in[1]->shape.c, plane = cnncl_plane(y->shape);
-    return (!y->in[0]->needs_grad ||
-            CNNCL_RUN(d, prelu_backward, n, 1, 1, CNNCL_GRAD(y->in[0]), CNNCL_FLOAT(cnncl_beta(y, 0)), CNNCL_GRAD(y), CNNCL_DATA(y->in[0]),
-                      CNNCL_DATA(y->in[1]), CNNCL_INT(channels), CNNCL_INT(plane), CNNCL_INT(n))) &&
-           (!y->in[1]->needs_grad ||
-            cnncl_fold(d, cnn_place_grad(y->in[1]), y->in[1]->shape, cnncl_beta(y, 1), 1, CNNCL_SLOPES,
-                       cnn_place_data(y->in[0]), y->shape, cnn_place_grad(y), y->shape));
 }
 
 /* ---- Losses ---- */
@@ -3481,15 +3560,114 @@ static bool cnncl_correct(cnn_backend *dev, cnn_place logits, cnn_shape s, cnn_p
     return true;
 }
 
+/* ---- .tune: what is fastest is measured ---- */
+
+/* One pass of a convolution or a product, on arrays of its sizes. */
+typedef struct { cnncl_task task; cnncl_product p; cnn_place x, w, y; } cnncl_trial;
+
+static bool cnncl_has_way(const cnncl *d, const cnncl_trial *t, int way)
+{
+    if (way == CNNCL_WINOGRAD) return t->task.pass != CNNCL_OF_PRODUCT && cnncl_wino_may(d, &t->task);
+    return d->has_local == (way != CNNCL_NO_LOCAL);
+}
+static bool cnncl_run_trial(cnncl *d, cnncl_trial *t, int way)
+{
+    const bool back = t->task.pass == CNNCL_TO_X;
+    t->task.way = d->tile = way;                                  /* no other tile, but inside of Winograd */
+    if (way == CNNCL_WINOGRAD) d->tile = -1;
+    const bool done = t->task.pass == CNNCL_OF_PRODUCT ? cnncl_own_gemm(d, t->p)
+                    : t->task.pass == CNNCL_TO_W ? cnncl_convolve_weights(d, &t->task, t->w, NULL, t->y, t->x)
+                    : cnncl_convolve(d, &t->task, back ? t->x : t->y, 0, back ? t->y : t->x, t->w, NULL, cnncl_identity);
+    return d->tile = -1, done;
+}
+
+/* The way that took the least time in one of three runs behind a first one; CNNCL_BY_RULE if it cannot be said. */
+static int cnncl_fastest(cnncl *d, cnncl_trial *t)
+{
+    enum { RUNS = 4 };
+    int    fastest = CNNCL_BY_RULE;
+    double least = 0;
+    cnncl_seconds(&d->base, true);
+    for (int way = 0; way <= CNNCL_WINOGRAD && d->timing && !d->base.error[0]; way++)
+        for (int run = 0; run < RUNS && cnncl_has_way(d, t, way); run++) {
+            const double before = d->seconds;
+            if (!cnncl_run_trial(d, t, way)) break;
+            const double took = cnncl_seconds(&d->base, true) - before;
+            if (run && took > 0 && (fastest == CNNCL_BY_RULE || took < least)) least = took, fastest = way;
+        }
+    cnncl_seconds(&d->base, false);
+    return d->base.error[0] ? CNNCL_BY_RULE : fastest;
+}
+
+/* Measure it, unless that was done or there is one way only. n: floats of x, w and y. No memory for its arrays, or
+   an error: then the rule stays. */
+static void cnncl_tune(cnncl *d, cnncl_trial *t, size_t n_x, size_t n_w, size_t n_y)
+{
+    const uint64_t key = t->task.pass == CNNCL_OF_PRODUCT ? cnncl_product_key(&t->p) : cnncl_task_key(&t->task);
+    const size_t   all = n_x + n_w + n_y;
+    int            ways = 0;
+    for (int way = 0; way <= CNNCL_WINOGRAD; way++) ways += cnncl_has_way(d, t, way);
+    if (ways < 2 || d->n_tuned == CNNCL_TUNED || cnncl_measured(d, key) != CNNCL_BY_RULE) return;
+    const size_t scratch = cnncl_has_way(d, t, CNNCL_WINOGRAD) ? cnncl_wino_scratch(d, &t->task) : sizeof(float);
+    void *arrays = cnncl_alloc(&d->base, all * sizeof(float)), *more = arrays ? cnncl_alloc(&d->base, scratch) : NULL;
+    t->x.buffer = t->w.buffer = t->y.buffer = arrays, t->task.scratch = (cnn_place){ more, 0 };
+    t->w.at = n_x, t->y.at = n_x + n_w;
+    t->p.a = t->x, t->p.b = t->w, t->p.c = t->y;
+    const int way = more && cnncl_fill(d, t->x, all, 0.25f) ? cnncl_fastest(d, t) : CNNCL_BY_RULE;
+    if (arrays) cnncl_release(&d->base, arrays);
+    if (more)   cnncl_release(&d->base, more);
+    d->base.error[0] = 0;
+    if (way == CNNCL_BY_RULE) return;
+    d->tuned[d->n_tuned][0] = key, d->tuned[d->n_tuned++][1] = (uint64_t)way;
+    d->measured++;
+    cnncl_write(d, ".tune", d->tuned, (size_t)d->n_tuned * sizeof *d->tuned);
+}
+
+/* The passes of y that the net needs. */
+static void cnncl_tune_layer(cnncl *d, const cnn_tensor *y)
+{
+    const cnn_tensor *x = y->in[0], *w = y->in[1];
+    const bool transposed = cnncl_is_transposed(y), conv = transposed || y->op == &cnn_op_conv2d;
+    for (int pass = CNNCL_TO_Y; pass <= CNNCL_TO_W; pass++) {
+        cnncl_trial t = { .task.pass = CNNCL_OF_PRODUCT };
+        if ((pass == CNNCL_TO_X && !x->needs_grad) || (pass == CNNCL_TO_W && !w->needs_grad)) continue;
+        if (conv) {
+            const int way = transposed && pass != CNNCL_TO_W ? CNNCL_TO_X - pass : pass;
+            t.task = cnncl_task_of(d, y, way);
+            if (cnncl_is_depthwise(&t.task.g)) continue;
+            const cnn_tensor *from = transposed ? y : x, *to = transposed ? x : y;
+            cnncl_tune(d, &t, cnn_count(from), cnn_count(w), cnn_count(to));
+        } else {
+            t.p = cnncl_sizes_of(y, pass);
+            const size_t m = (size_t)t.p.m, n = (size_t)t.p.n, k = (size_t)t.p.k;
+            if (!d->clblast || cnncl_groups(1, t.p.m, t.p.n) < d->clblast_tiles) cnncl_tune(d, &t, m * k, k * n, m * n);
+        }
+    }
+}
+
+/* What was measured in another run; ways that are none are dropped. */
+static void cnncl_read_tuned(cnncl *d)
+{
+    size_t         bytes;
+    unsigned char *file = cnncl_read(d, ".tune", &bytes);
+    for (size_t at = 0; file && at + sizeof *d->tuned <= bytes && d->n_tuned < CNNCL_TUNED; at += sizeof *d->tuned) {
+        uint64_t *entry = d->tuned[d->n_tuned];
+        memcpy(entry, file + at, sizeof *d->tuned);
+        const bool is_tile = entry[1] < CNNCL_TILES && d->has_local == (entry[1] != CNNCL_NO_LOCAL);
+        d->n_tuned += is_tile || entry[1] == CNNCL_WINOGRAD;
+    }
+    CNN_FREE(file);
+}
+
 /* ---- The table: every operation of cnn.h ---- */
 
 static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 {
-    const cnncl *d = (const cnncl *)(const void *)dev;
-    if (y->op == &cnn_op_conv2d || y->op == &cnn_op_conv_transpose2d) {
-        cnncl_conv g = cnncl_conv_of(y);
-        return cnncl_conv_scratch(d, y, &g);
-    }
+    cnncl *d = (cnncl *)(uintptr_t)dev;
+    const bool conv = y->op == &cnn_op_conv2d || cnncl_is_transposed(y);
+    if (d->tune && (conv || y->op == &cnn_op_dense || y->op == &cnn_op_matmul)) cnncl_tune_layer(d, y);
+    if (conv) return cnncl_conv_scratch(d, y);
+    if (y->op == &cnn_op_prelu) return (size_t)cnncl_len(y->shape) * sizeof(float);
     if (cnncl_is_most(y) || y->op->formula)     return y->op->scratch ? y->op->scratch(y) : 0;
     if (y->op == &cnn_op_batch_norm)
         return 2 * (size_t)(y->shape.c * cnncl_norm_slices(d, y)) * sizeof(float);
@@ -3507,8 +3685,7 @@ static size_t cnncl_scratch(const cnn_backend *dev, const cnn_tensor *y)
 #define CNNCL_MOST_ROW(name) { &cnn_op_##name, NULL, cnncl_reduce_forward, cnncl_most_backward },
 #define CNNCL_MAP(X, name, value, derivative) CNNCL_ROW(name, map)
 static const cnn_kernel cnncl_rows[] = {
-    CNNCL_ROW(conv2d, conv2d) CNNCL_ROW(conv_transpose2d, conv_transpose2d)
-    CNNCL_ROW(dense, dense) CNNCL_ROW(matmul, matmul)
+    CNNCL_ROW(conv2d, conv) CNNCL_ROW(conv_transpose2d, conv) CNNCL_ROW(dense, product) CNNCL_ROW(matmul, product)
     CNNCL_ROW(max_pool, max_pool) CNNCL_ROW(global_max_pool, max_pool) CNNCL_ROW(avg_pool, avg_pool)
     CNNCL_ROW(global_avg_pool, reduce) CNNCL_ROW(sum, reduce) CNNCL_ROW(mean, reduce)
     CNNCL_MOST_ROW(amax) CNNCL_MOST_ROW(amin) CNNCL_ROW(scale, scale)
@@ -3519,7 +3696,7 @@ static const cnn_kernel cnncl_rows[] = {
     CNNCL_ROW(pad, pad) CNNCL_ROW(adaptive_avg_pool, adaptive_avg_pool)
     CNNCL_ROW(upsample, upsample) CNNCL_ROW(lrn, lrn) CNNCL_ACTIVATIONS(CNNCL_MAP, )
     CNNCL_ROW(softmax, softmax) CNNCL_ROW(log_softmax, softmax) CNNCL_ROW(dropout, dropout)
-    CNNCL_ROW(prelu, prelu) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
+    CNNCL_ROW(prelu, binary) CNNCL_ROW(layer_norm, sample_norm) CNNCL_ROW(group_norm, sample_norm)
     CNNCL_ROW(instance_norm, sample_norm) CNNCL_ROW(rms_norm, sample_norm)
     CNNCL_ROW(batch_norm, batch_norm)
     CNNCL_ROW(softmax_cross_entropy, label_loss) CNNCL_ROW(nll, label_loss) CNNCL_ROW(dice, dice)
@@ -3547,13 +3724,6 @@ static void cnncl_close(cnn_backend *dev)
     if (d->context) d->cl.clReleaseContext(d->context);
     CNN_FREE(d);
 }
-
-/* Tiles of the other kind are left out: they take long to compile. */
-static const char *cnncl_options(const cnncl *d)
-{
-    return d->has_local ? "-cl-std=CL1.2 -DHAS_LOCAL=1" : "-cl-std=CL1.2 -DHAS_LOCAL=0";
-}
-enum { CNNCL_SOURCES = sizeof cnncl_source / sizeof *cnncl_source };
 
 /* Build d->program; if it does not build, the compiler's log is the message. */
 static cl_int cnncl_build_program(cnncl *d)
@@ -3605,110 +3775,38 @@ static bool cnncl_build_most(cnncl *d)
     return e == CL_SUCCESS;
 }
 
-#ifndef CNN_NO_STDIO
-/* ---- Compiled kernels on disk ----
-
-   A file is: the 8 characters of `magic`, and three numbers of 8 bytes: the key, the length of what follows
-   and its checksum. The key is that of the device, its driver and the sources; it also names the file. A file
-   that is cut, changed, another's or refused by the driver counts as none, and is written again. */
-
-static const char cnncl_magic[] = "cnnocl1\n";
-enum { CNNCL_HEAD = 32 };
-
-static uint64_t cnncl_key(cnncl *d)
+/* The program from the cache. */
+static void cnncl_read_program(cnncl *d)
 {
-    static const cl_device_info about[] = { CL_DEVICE_NAME, CL_DEVICE_VENDOR, CL_DEVICE_VERSION,
-                                            CL_DRIVER_VERSION };
-    uint64_t key = cnncl_hash(0, cnncl_options(d), strlen(cnncl_options(d)));
-    for (int i = 0; i < 4; i++) {
-        char text[2048];
-        cnncl_text(&d->cl, NULL, d->device, about[i], text, sizeof text);
-        key = cnncl_hash(key, text, strlen(text) + 1);
-    }
-    for (int i = 0; i < CNNCL_SOURCES; i++)
-        key = cnncl_hash(key, cnncl_source[i], strlen(cnncl_source[i]));
-    return key;
-}
-
-static void cnncl_head(unsigned char head[CNNCL_HEAD], uint64_t key, const unsigned char *binary,
-                       size_t bytes)
-{
-    const uint64_t number[3] = { key, bytes, cnncl_hash(0, binary, bytes) };
-    memcpy(head, cnncl_magic, 8);
-    for (int i = 0; i < 24; i++) head[8 + i] = (unsigned char)(number[i / 8] >> i % 8 * 8);
-}
-
-static unsigned char *cnncl_read_file(const char *path, size_t *bytes)
-{
-    FILE *f = fopen(path, "rb");
-    long  n = f && fseek(f, 0, SEEK_END) == 0 ? ftell(f) : -1;
-    unsigned char *file = n > 0 && fseek(f, 0, SEEK_SET) == 0 ? CNN_MALLOC((size_t)n) : NULL;
-    *bytes = file ? fread(file, 1, (size_t)n, f) : 0;
-    if (f) fclose(f);
-    return file;
-}
-
-static void cnncl_read_cache(cnncl *d, const char *path, uint64_t key)
-{
-    unsigned char  head[CNNCL_HEAD];
-    size_t         bytes = 0;
+    size_t         bytes;
     cl_int         e, status;
-    unsigned char *file = cnncl_read_file(path, &bytes);
-    if (file && bytes > CNNCL_HEAD) {
-        const unsigned char *binary = file + CNNCL_HEAD;
-        bytes -= CNNCL_HEAD;
-        cnncl_head(head, key, binary, bytes);
-        if (memcmp(head, file, sizeof head) == 0)
-            d->program = d->cl.clCreateProgramWithBinary(d->context, 1, &d->device, &bytes, &binary, &status,
-                                                         &e);
-    }
+    unsigned char *file = cnncl_read(d, ".bin", &bytes);
+    const unsigned char *binary = file;
+    if (file)
+        d->program = d->cl.clCreateProgramWithBinary(d->context, 1, &d->device, &bytes, &binary, &status, &e);
     CNN_FREE(file);
     if (!d->program) return;
     if (d->cl.clBuildProgram(d->program, 1, &d->device, cnncl_options(d), NULL, NULL) == CL_SUCCESS) return;
     d->cl.clReleaseProgram(d->program);
     d->program = NULL;
 }
-
-typedef struct { unsigned char head[CNNCL_HEAD], *binary; size_t bytes; } cnncl_cache;
-static bool cnncl_put_cache(FILE *f, void *what)
+static void cnncl_write_program(cnncl *d)
 {
-    const cnncl_cache *c = what;
-    return fwrite(c->head, 1, sizeof c->head, f) == sizeof c->head &&
-           fwrite(c->binary, 1, c->bytes, f) == c->bytes;
+    size_t bytes = 0;
+    d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof bytes, &bytes, NULL);
+    unsigned char *binary = bytes && d->cache[0] ? CNN_MALLOC(bytes) : NULL;
+    if (binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof binary, &binary, NULL) == CL_SUCCESS)
+        cnncl_write(d, ".bin", binary, bytes);
+    CNN_FREE(binary);
 }
 
-/* A directory that cannot be written is no error. */
-static void cnncl_write_cache(cnncl *d, const char *path, uint64_t key)
+static bool cnncl_build(cnncl *d)
 {
-    cnncl_cache c = { { 0 }, NULL, 0 };
-    d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARY_SIZES, sizeof c.bytes, &c.bytes, NULL);
-    c.binary = c.bytes ? CNN_MALLOC(c.bytes) : NULL;
-    if (c.binary && d->cl.clGetProgramInfo(d->program, CL_PROGRAM_BINARIES, sizeof c.binary, &c.binary,
-                                           NULL) == CL_SUCCESS) {
-        cnncl_head(c.head, key, c.binary, c.bytes);
-        cnn_write_file(path, cnncl_put_cache, &c);
-    }
-    CNN_FREE(c.binary);
-}
-
-#endif
-
-static bool cnncl_build(cnncl *d, CNNCL_UNUSED const char *cache)
-{
-#ifndef CNN_NO_STDIO
-    char     path[1100] = "";
-    uint64_t key = cache ? cnncl_key(d) : 0;
-    if (cache && strlen(cache) < 1000) {
-        cnncl_say(path, sizeof path, "%s/cnn_opencl-%016llx.bin", cache, (unsigned long long)key);
-        cnncl_read_cache(d, path, key);
-        d->cached = d->program != NULL;
-        if (d->cached) return true;
-    }
-#endif
+    cnncl_read_program(d);
+    d->cached = d->program != NULL;
+    if (d->cached) return true;
     if (!cnncl_build_most(d)) return false;
-#ifndef CNN_NO_STDIO
-    if (path[0] && !d->lacks) cnncl_write_cache(d, path, key);
-#endif
+    if (!d->lacks) cnncl_write_program(d);
     return true;
 }
 
@@ -4071,7 +4169,9 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     d->queue = d->cl.clCreateCommandQueue(d->context, d->device, 0, &e);
     if (!d->queue) return cnncl_fail(d, "queue", e);
     const char *says;
-    if (!cnncl_build(d, a->cache)) return false;
+    if (a->cache && strlen(a->cache) < sizeof d->cache - 100)
+        cnncl_say(d->cache, sizeof d->cache, "%s/cnn_opencl", a->cache);
+    if (!cnncl_build(d)) return false;
     d->slices = (cl_mem)cnncl_alloc(&d->base, (CNNCL_SLICES + 2 * CNNCL_SUMS) * sizeof(float));
     if (!d->slices || !cnncl_choose_gemm(d, a, &chosen->about, &says)) return false;
     cnncl_say(d->report, sizeof d->report, "%s (%s, %s), %s%s", d->name, chosen->about.version,
@@ -4079,7 +4179,10 @@ static bool cnncl_open(cnncl *d, cnn_opencl_args *a, cnncl_device *list)
     for (size_t i = 0; i < sizeof cnncl_rows / sizeof *cnncl_rows; i++)
         if (!cnncl_listed(a->without, cnncl_rows[i].op->name))
             d->row[d->base.n_kernels++] = cnncl_rows[i];
-    return (a->no_check && !d->lacks) || (cnncl_check_rows(d) && cnncl_check_training(d));
+    const bool right = (a->no_check && !d->lacks) || (cnncl_check_rows(d) && cnncl_check_training(d));
+    d->tune = a->tune;
+    if (d->tune) cnncl_read_tuned(d);
+    return right;
 }
 
 CNN_API cnn_backend *cnn_opencl_(cnn_opencl_args a)
