@@ -1095,7 +1095,9 @@ CNN_API void        cnn_dot(cnn_graph *, FILE *);
    and print milliseconds per run, GFLOP/s (two for each multiply-add) and share, in the order of execution;
    at the end the total, and the time spent outside of the operations. loss: the compiled loss, run forward
    and backward; in a graph for inference any tensor, run forward. Returns the seconds of a run, NAN after an
-   error. On a device these are the times of the calls, which may return before the work is done. */
+   error. On a device that tells (seconds in cnn_backend; OpenCL does) they are the times of its kernels, else
+   of the calls, which may return before the work is done; what a usual run does in one kernel for several
+   operations is done by one for each. */
 CNN_API double      cnn_profile(cnn_tensor *loss, int runs, FILE *);
 /* Run once, as cnn_profile does, and print the values of each node as it is computed, then the gradients in
    reverse order, each with the node that it came from: at most `most` (0: 8) numbers of a tensor. */
