@@ -494,14 +494,15 @@ static cnn_tensor *long_sum(int k, cnn_graph *g, cnn_tensor *x, cnn_tensor *t)
     case 10: return cnn_mean(cnn_huber(s, z, 0.3f, .reduction = CNN_NONE));
     case 11: return cnn_add(cnn_l1(s, z), cnn_scale(cnn_sigmoid_focal(x, s, .reduction = CNN_SUM), 1e-3f));
     case 12: return cnn_bce_with_logits(x, s, w, w);
-    case 13: return cnn_add(cnn_dice(s, t), cnn_dice(s, cnn_sigmoid(z), 1, .reduction = CNN_SUM));
+    case 13: return cnn_mean(cnn_mul(cnn_add(cnn_layer_norm(z), cnn_rms_norm(x)), s));
+    case 14: return cnn_add(cnn_dice(s, t), cnn_dice(s, cnn_sigmoid(z), 1, .reduction = CNN_SUM));
     }
     return cnn_add(cnn_mean(cnn_mul(cnn_softmax(cnn_flatten(x)), cnn_flatten(z))),
                    cnn_softmax_cross_entropy(cnn_flatten(x), cnn_labels(g)));       /* few rows, each long */
 }
 static void sums_by_many_groups(void)
 {
-    enum { N = 2, C = 6, SIDE = 96, COUNT = N * C * SIDE * SIDE, KINDS = 15 };
+    enum { N = 2, C = 6, SIDE = 96, COUNT = N * C * SIDE * SIDE, KINDS = 16 };
     cnncl     *d = cnncl_of(shared);
     const int  units = d->units;
     float     *v = test_floats(COUNT);
