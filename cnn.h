@@ -1095,7 +1095,9 @@ CNN_API void        cnn_dot(cnn_graph *, FILE *);
    and print milliseconds per run, GFLOP/s (two for each multiply-add) and share, in the order of execution;
    at the end the total, and the time spent outside of the operations. loss: the compiled loss, run forward
    and backward; in a graph for inference any tensor, run forward. Returns the seconds of a run, NAN after an
-   error. On a device these are the times of the calls, which may return before the work is done. */
+   error. On a device that tells (seconds in cnn_backend; OpenCL does) they are the times of its kernels, else
+   of the calls, which may return before the work is done; what a usual run does in one kernel for several
+   operations is done by one for each. */
 CNN_API double      cnn_profile(cnn_tensor *loss, int runs, FILE *);
 /* Run once, as cnn_profile does, and print the values of each node as it is computed, then the gradients in
    reverse order, each with the node that it came from: at most `most` (0: 8) numbers of a tensor. */
@@ -1536,6 +1538,7 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #define CNN__POSIX 1
 #include <dirent.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 #define CNN__IS_TERMINAL(f) ((f) == stderr && isatty(2))
 #elif defined(_WIN32)
@@ -9366,8 +9369,8 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool anew
    ======================================================================================================== */
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
-   the processor time of all threads: the time on the wall as long as one thread is busy. So: OpenMP's clock
-   with OpenMP, C11's where the system declares it, and clock() for the rest, which has one thread. */
+   the processor time of all threads, which stands still while a device works. So: OpenMP's clock with OpenMP,
+   C11's or POSIX's where the system declares it, and clock() for the rest (on Windows it is the wall's). */
 static double cnn__seconds(void)
 {
 #if defined(_OPENMP)
@@ -9376,6 +9379,10 @@ static double cnn__seconds(void)
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#elif defined(CNN__POSIX)
+    struct timeval t;
+    gettimeofday(&t, NULL);
+    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
 #elif defined(__wasi__)                         /* has no clock() */
     return (double)time(NULL);
 #else

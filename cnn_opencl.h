@@ -1570,20 +1570,31 @@ static const char *const cnncl_source[] = {
     /* Norms of one sample: row r holds k elements; `share` neighbours have one weight, and after `sample`
        elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
        As in the room, h = (x - mean) rstd,  e = dy w:
-           dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy */
-    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), int k, float eps, int centred)
+           dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy
+       Group (r,z) has part z of `slices` of a row. If there are several, it writes its sums to `parts`, and the
+       kernel runs again, `merges`, to make of them what one group makes at once. */
+    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), ARRAY(parts), int k, int length, int slices,
+                                             int merges, float eps, int centred)
     {
-        __local float part[GROUP]; BASE(x) BASE(saved)
-        const int r = (int)get_group_id(0);
-        float sum = 0.0f; float square = 0.0f;
+        __local float part[GROUP]; BASE(x) BASE(saved) BASE(parts)
+        const int r = (int)get_group_id(0); const int rows = (int)get_num_groups(0);
+        const int z = (int)get_group_id(1); const int me = (int)get_local_id(0);
+        const int first = z * length; const int last = min(k, first + length);
+        float mean = 0.0f; float square = 0.0f;
         x += (size_t)r * k;
-        for (int i = (int)get_local_id(0); i < k; i += GROUP) sum += x[i];
-        sum = group_sum(sum, part) / (float)k;
-        const float mean = centred ? sum : 0.0f;
-        for (int i = (int)get_local_id(0); i < k; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
-        square = group_sum(square, part);
-        if (get_local_id(0) == 0)
-            saved[2 * r] = mean, saved[2 * r + 1] = 1.0f / sqrt(square / (float)k + eps);
+        if (!merges) {
+            for (int i = first + me; i < last; i += GROUP) mean += x[i];
+            mean = centred ? group_sum(mean, part) / (float)(last - first) : 0.0f;
+            for (int i = first + me; i < last; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
+            square = group_sum(square, part);
+        } else for (int q = 0; q < slices; q++) {
+            const float n = (float)(q * length); const float m = (float)(min(k, q * length + length) - q * length);
+            const float d = parts[2 * (q * rows + r)] - mean;
+            mean += d * m / (n + m), square += parts[2 * (q * rows + r) + 1] + d * d * n * m / (n + m);
+        }
+        if (me != 0) return;
+        if (slices > 1 && !merges) parts[2 * (z * rows + r)] = mean, parts[2 * (z * rows + r) + 1] = square;
+        else saved[2 * r] = mean, saved[2 * r + 1] = 1.0f / sqrt(square / (float)k + eps);
     }
     __kernel void sample_norm_forward(ARRAY(y), ARRAY(x), ARRAY(saved), ARRAY(w), ARRAY(b), int affine, int k,
                                       int sample, int share, int n)
@@ -1593,23 +1604,30 @@ static const char *const cnncl_source[] = {
         const float h = (x[i] - saved[2 * r]) * saved[2 * r + 1];
         y[i] = affine ? w[j] * h + (affine > 1 ? b[j] : 0.0f) : h;
     }
-    GROUP_KERNEL void sample_norm_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(saved), ARRAY(w),
-                                           int affine, int k, int sample, int share, int centred)
+    GROUP_KERNEL void sample_norm_backward(ARRAY(dx), float beta, ARRAY(dy), ARRAY(x), ARRAY(saved),
+                                           ARRAY(parts), ARRAY(w), int affine, int k, int length, int slices,
+                                           int merges, int sample, int share, int centred)
     {
-        __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(w)
-        const int r = (int)get_group_id(0); const float mean = saved[2 * r];
-        const float rstd = saved[2 * r + 1];
-        const int first = r * k; const int last = first + k;
+        __local float part[GROUP]; BASE(dx) BASE(dy) BASE(x) BASE(saved) BASE(parts) BASE(w)
+        const int r = (int)get_group_id(0); const int rows = (int)get_num_groups(0);
+        const int z = (int)get_group_id(1); const int me = (int)get_local_id(0);
+        const int first = r * k + z * length; const int last = r * k + min(k, z * length + length);
+        const float mean = saved[2 * r]; const float rstd = saved[2 * r + 1];
         float sum = 0.0f; float with_h = 0.0f;
-        for (int i = first + (int)get_local_id(0); i < last; i += GROUP) {
-            const float e = affine ? dy[i] * w[i % sample / share] : dy[i];
-            sum += e, with_h += e * (x[i] - mean) * rstd;
-        }
-        sum = centred ? group_sum(sum, part) / (float)k : 0.0f;
-        with_h = group_sum(with_h, part) / (float)k;
-        for (int i = first + (int)get_local_id(0); i < last; i += GROUP)
-            ADD(dx[i], rstd * ((affine ? dy[i] * w[i % sample / share] : dy[i]) - sum
-                               - (x[i] - mean) * rstd * with_h))
+        if (!merges) {
+            for (int i = first + me; i < last; i += GROUP) {
+                const float e = affine ? dy[i] * w[i % sample / share] : dy[i];
+                sum += e, with_h += e * (x[i] - mean) * rstd;
+            }
+            sum = group_sum(sum, part);
+            with_h = group_sum(with_h, part);
+        } else for (int q = 0; q < slices; q++)
+            sum += parts[2 * (q * rows + r)], with_h += parts[2 * (q * rows + r) + 1];
+        if (slices > 1 && !merges) {
+            if (me == 0) parts[2 * (z * rows + r)] = sum, parts[2 * (z * rows + r) + 1] = with_h;
+        } else for (int i = first + me; i < last; i += GROUP)
+            ADD(dx[i], ((affine ? dy[i] * w[i % sample / share] : dy[i]) - (centred ? sum : 0.0f) / (float)k
+                        - (x[i] - mean) * rstd * with_h / (float)k) * rstd)
     }
     /* of part z of the terms, to slice z */
     GROUP_KERNEL void sample_norm_weight(ARRAY(dw), int want_dw, ARRAY(db), int want_db, ulong slice,
@@ -3327,9 +3345,15 @@ CNNCL_BACKWARD(batch_norm)
 
 /* ---- Norms of one sample ---- */
 
-/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. */
-typedef struct { int k, share, period, centred; float eps; cnn_tensor *w, *b; } cnncl_sample_norm;
-static cnncl_sample_norm cnncl_sample_norm_of(const cnn_tensor *y)
+/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. A row is
+   cut in `slices`. */
+typedef struct {
+    int         k, share, period, centred;
+    float       eps;
+    cnn_tensor *w, *b;
+    int         rows, length, slices;
+} cnncl_sample_norm;
+static cnncl_sample_norm cnncl_sample_norm_of(const cnncl *d, const cnn_tensor *y)
 {
     const bool                 rms = y->op == &cnn_op_rms_norm, layer = rms || y->op == &cnn_op_layer_norm;
     const cnn_group_norm_args *group = y->op == &cnn_op_group_norm ? y->args : NULL;
@@ -3337,27 +3361,33 @@ static cnncl_sample_norm cnncl_sample_norm_of(const cnn_tensor *y)
     const int rows = group ? group->groups
                    : (a->axes & CNN_C ? 1 : y->shape.c) * (a->axes & CNN_H ? 1 : y->shape.h);
     const int k = cnncl_elements(y->shape) / rows;
-    return (cnncl_sample_norm){ k, layer ? 1 : cnncl_plane(y->shape),
-                                layer ? k : cnncl_elements(y->shape), !rms, group ? group->eps : a->eps,
-                                cnn_operand(y, "weight"), cnn_operand(y, "bias") };
+    cnncl_sample_norm t = { k, layer ? 1 : cnncl_plane(y->shape), layer ? k : cnncl_elements(y->shape), !rms,
+                            group ? group->eps : a->eps, cnn_operand(y, "weight"), cnn_operand(y, "bias"),
+                            cnncl_len(y->shape) / k, 0, 0 };
+    t.slices = cnncl_group_parts(d, t.rows, k, 2 * (size_t)t.rows, &t.length);
+    return t;
 }
 
 CNNCL_FORWARD(sample_norm)
 {
-    const cnncl_sample_norm t = cnncl_sample_norm_of(y);
-    cnn_place x = cnn_place_data(y->in[0]);
+    const cnncl_sample_norm t = cnncl_sample_norm_of(d, y);
+    cnn_place x = cnn_place_data(y->in[0]), parts = { d->slices, 0 };
     cnn_place saved = mode == CNN_TRAIN ? cnn_place_saved(y) : cnn_place_scratch(y->graph);
     cnn_place w = t.w ? cnn_place_data(t.w) : x, b = t.b ? cnn_place_data(t.b) : x;
     int       n = cnncl_len(y->shape), k = t.k;
-    return CNNCL_RUN(d, sample_norm_statistics, n / k, 1, 1, CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_INT(k),
-                     CNNCL_FLOAT(t.eps), CNNCL_INT(t.centred)) &&
+    bool      good = true;
+    for (int merges = 0; merges <= (t.slices > 1) && good; merges++)
+        good = CNNCL_RUN(d, sample_norm_statistics, t.rows, merges ? 1 : t.slices, 1, CNNCL_ARRAY(x),
+                         CNNCL_ARRAY(saved), CNNCL_ARRAY(parts), CNNCL_INT(k), CNNCL_INT(t.length),
+                         CNNCL_INT(t.slices), CNNCL_INT(merges), CNNCL_FLOAT(t.eps), CNNCL_INT(t.centred));
+    return good &&
            CNNCL_RUN(d, sample_norm_forward, n, 1, 1, CNNCL_DATA(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
                      CNNCL_ARRAY(w), CNNCL_ARRAY(b), CNNCL_INT((t.w != NULL) + (t.b != NULL)), CNNCL_INT(k),
                      CNNCL_INT(t.period), CNNCL_INT(t.share), CNNCL_INT(n));
 }
 CNNCL_BACKWARD(sample_norm)
 {
-    const cnncl_sample_norm t = cnncl_sample_norm_of(y);
+    const cnncl_sample_norm t = cnncl_sample_norm_of(d, y);
     cnn_place x = cnn_place_data(y->in[0]), saved = cnn_place_saved(y);
     cnn_place w = t.w ? cnn_place_data(t.w) : x;
     bool      want_dw = t.w && t.w->needs_grad, want_db = t.b && t.b->needs_grad;
@@ -3368,10 +3398,13 @@ CNNCL_BACKWARD(sample_norm)
     const int parts = want_dw ? cnncl_group_parts(d, weights, count, 2 * (size_t)weights, &length) : 1;
     const cnn_place slices = { d->slices, 0 }, more = { d->slices, (size_t)weights };
     const cnn_place to = parts > 1 ? slices : dw, to_b = parts > 1 ? more : db;
-    return (!y->in[0]->needs_grad ||
-            CNNCL_RUN(d, sample_norm_backward, n / k, 1, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
-                      CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL),
-                      CNNCL_INT(k), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred))) &&
+    bool good = true;
+    for (int merges = 0; merges <= (t.slices > 1) && y->in[0]->needs_grad && good; merges++)
+        good = CNNCL_RUN(d, sample_norm_backward, t.rows, t.slices, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
+                         CNNCL_ARRAY(slices), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL), CNNCL_INT(k),
+                         CNNCL_INT(t.length), CNNCL_INT(t.slices), CNNCL_INT(merges), CNNCL_INT(sample),
+                         CNNCL_INT(share), CNNCL_INT(t.centred));
+    return good &&
            cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
            (!(want_dw || want_db) ||
             CNNCL_RUN(d, sample_norm_weight, weights, parts, 1, CNNCL_ARRAY(to), CNNCL_INT(want_dw),
