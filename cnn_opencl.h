@@ -1571,10 +1571,10 @@ static const char *const cnncl_source[] = {
        elements the weights begin anew; affine: how many of w and b there are; rms_norm is not `centred`.
        As in the room, h = (x - mean) rstd,  e = dy w:
            dx += (e - mean e - h mean(e h)) rstd,  dw = sum dy h,  db = sum dy
-       Group (r,z) has part z of `slices` of a row. If there are several, it writes its sums to `parts`, and the
-       kernel runs again, `merges`, to make of them what one group makes at once. */
-    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), ARRAY(parts), int k, int length, int slices,
-                                             int merges, float eps, int centred)
+       Group (r,z) has part z of `slices` of a row. If there are several, it writes its sums to `parts`, and
+       the kernel runs again, `merges`, to make of them what one group makes at once. */
+    GROUP_KERNEL void sample_norm_statistics(ARRAY(x), ARRAY(saved), ARRAY(parts), int k, int length,
+                                             int slices, int merges, float eps, int centred)
     {
         __local float part[GROUP]; BASE(x) BASE(saved) BASE(parts)
         const int r = (int)get_group_id(0); const int rows = (int)get_num_groups(0);
@@ -1588,7 +1588,8 @@ static const char *const cnncl_source[] = {
             for (int i = first + me; i < last; i += GROUP) square += (x[i] - mean) * (x[i] - mean);
             square = group_sum(square, part);
         } else for (int q = 0; q < slices; q++) {
-            const float n = (float)(q * length); const float m = (float)(min(k, q * length + length) - q * length);
+            const float n = (float)(q * length);
+            const float m = (float)(min(k, q * length + length) - q * length);
             const float d = parts[2 * (q * rows + r)] - mean;
             mean += d * m / (n + m), square += parts[2 * (q * rows + r) + 1] + d * d * n * m / (n + m);
         }
@@ -2857,8 +2858,7 @@ static bool cnncl_convolve_weights(cnncl *d, const cnncl_task *t, cnn_place dw, 
     cnn_place    to = add ? slices : dw, to_b = add ? more : sums;
     if (t->way == CNNCL_WINOGRAD) {
         const cnn_shape ys = { g->n, g->oc, g->oh, g->ow }, bs = { 1, g->oc, 1, 1 };
-        return cnncl_wino_weights(d, t, dw, dy, x) &&
-               (!db || cnncl_total(d, *db, bs, 1, 1, dy, ys));
+        return cnncl_wino_weights(d, t, dw, dy, x) && (!db || cnncl_total(d, *db, bs, 1, 1, dy, ys));
     }
     const cnncl_arg arg[] = { CNNCL_ARRAY(to), CNNCL_ARRAY(to_b), CNNCL_INT(db != NULL), CNNCL_ULONG(size),
                               CNNCL_ARRAY(x), CNNCL_ARRAY(dy), CNNCL_CONV(*g), CNNCL_INT(length),
@@ -3345,8 +3345,8 @@ CNNCL_BACKWARD(batch_norm)
 
 /* ---- Norms of one sample ---- */
 
-/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. A row is
-   cut in `slices`. */
+/* Elements of a group; how many neighbours share one weight; elements after which the weights begin anew. A
+   row is cut in `slices`. */
 typedef struct {
     int         k, share, period, centred;
     float       eps;
@@ -3400,10 +3400,10 @@ CNNCL_BACKWARD(sample_norm)
     const cnn_place to = parts > 1 ? slices : dw, to_b = parts > 1 ? more : db;
     bool good = true;
     for (int merges = 0; merges <= (t.slices > 1) && y->in[0]->needs_grad && good; merges++)
-        good = CNNCL_RUN(d, sample_norm_backward, t.rows, t.slices, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y), CNNCL_ARRAY(x), CNNCL_ARRAY(saved),
-                         CNNCL_ARRAY(slices), CNNCL_ARRAY(w), CNNCL_INT(t.w != NULL), CNNCL_INT(k),
-                         CNNCL_INT(t.length), CNNCL_INT(t.slices), CNNCL_INT(merges), CNNCL_INT(sample),
-                         CNNCL_INT(share), CNNCL_INT(t.centred));
+        good = CNNCL_RUN(d, sample_norm_backward, t.rows, t.slices, 1, CNNCL_ADDED(y, 0), CNNCL_GRAD(y),
+                         CNNCL_ARRAY(x), CNNCL_ARRAY(saved), CNNCL_ARRAY(slices), CNNCL_ARRAY(w),
+                         CNNCL_INT(t.w != NULL), CNNCL_INT(k), CNNCL_INT(t.length), CNNCL_INT(t.slices),
+                         CNNCL_INT(merges), CNNCL_INT(sample), CNNCL_INT(share), CNNCL_INT(t.centred));
     return good &&
            cnncl_start_grad(d, y, 1) && cnncl_start_grad(d, y, 2) &&
            (!(want_dw || want_db) ||

@@ -1,8 +1,9 @@
-/* opencl_counts.c - every kernel of a training step of the zoo's nets, as a GPU would be given them: nothing is computed, so
-   any device with OpenCL will do, PoCL too.
+/* opencl_counts.c - every kernel of a training step of the zoo's nets, as a GPU would be given them: nothing
+   is computed, so any device with OpenCL will do, PoCL too.
      opencl_counts GPU:UNITS:CACHE [...]      CACHE in bytes; tests/bench/opencl_model.py calls it so
-   prints `gpu net batch kernel groups operations bytes cached` for each launch of the second step, and behind it `gpu net
-   batch step multiply-adds 0 0 0`: those of the layers' forward and backward passes by the definition of a convolution. */
+   prints `gpu net batch kernel groups operations bytes cached` for each launch of the second step, and behind
+   it `gpu net batch step multiply-adds 0 0 0`: those of the layers' forward and backward passes by the
+   definition of a convolution. */
 #define _POSIX_C_SOURCE 200112L
 #if defined(__has_include)
 #if __has_include(<CL/cl.h>) || __has_include(<OpenCL/cl.h>)
@@ -47,7 +48,8 @@ static T *small_resnet18(T *x)
 static const char *gpu, *net_name;
 static void print(const counted *c)
 {
-    printf("%s %s %d %s %.0f %.0f %.0f %.0f\n", gpu, net_name, batch, c->kernel, c->groups, c->done, c->bytes, c->cached);
+    printf("%s %s %d %s %.0f %.0f %.0f %.0f\n", gpu, net_name, batch, c->kernel, c->groups, c->done, c->bytes,
+           c->cached);
 }
 
 /* Multiply-adds of a step by the definition: forward, and backward to what wants a gradient. */
@@ -73,7 +75,8 @@ static bool run(const struct net *n, cnncl *d, int gpus, char **gpu_of)
         char        name[40];
         snprintf(name, sizeof name, "%.*s", (int)strcspn(gpu_of[i], ":"), gpu_of[i]);
         gpu = name, d->units = numbers ? atoi(numbers + 1) : 1, d->clblast_tiles = 2 * d->units;
-        d->workspace = numbers && strchr(numbers + 1, ':') ? (size_t)(atof(strchr(numbers + 1, ':') + 1) * 0.75) : 0;
+        const char *cache = numbers ? strchr(numbers + 1, ':') : NULL;
+        d->workspace = cache ? (size_t)(atof(cache + 1) * 0.75) : 0;
         for (int step = 0; step < 2; step++) {
             dry_each = step ? print : NULL;
             cnn_map_write(x), cnn_map_write(t);
@@ -92,8 +95,10 @@ int main(int argc, char **argv)
     static const struct { const char *name; int batch; } which[] = { { "lenet5", 64 }, { "resnet20", 128 },
         { "googlenet", 32 }, { "resnet50", 32 }, { "mobilenet_v2", 32 }, { "vgg16", 32 } };
     static const struct net own = { "resnet18/32", "2015", 3, 32, 32, small_resnet18, NULL };
-    device = cnn_opencl(.type = getenv("CNN_OPENCL_DEVICE") ? 0 : CNN_OPENCL_ALL, .gemm = CNN_OPENCL_OWN, .no_check = 1);
-    if (cnn_opencl_error(device)) return fprintf(stderr, "# %s\n", cnn_opencl_error(device)), cnn_opencl_close(device), 0;
+    device = cnn_opencl(.type = getenv("CNN_OPENCL_DEVICE") ? 0 : CNN_OPENCL_ALL, .gemm = CNN_OPENCL_OWN,
+                        .no_check = 1);
+    if (cnn_opencl_error(device))
+        return fprintf(stderr, "# %s\n", cnn_opencl_error(device)), cnn_opencl_close(device), 0;
     cnncl *d = cnncl_of(device);
     void (*close)(cnn_backend *) = device->close;
     const cnncl_api keep = dry_begin(d);

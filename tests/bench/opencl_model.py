@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
-"""opencl_model.py [COUNTS] [NET GPU] - which share of a GPU's fp32 peak a training step should reach, by a model: no GPU is asked.
+"""opencl_model.py [COUNTS] [NET GPU] - which share of a GPU's fp32 peak a training step should reach, by a
+model: no GPU is asked.
 
-COUNTS (build/opencl_counts) makes a dry run of cnn_opencl.h and prints every launch: its groups, operations and bytes. A kernel
-takes the longer of its operations and its bytes, and a start; a step takes the longer of all kernels and of all launches on the
-host. With NET and GPU: the time by kernel. The first run on a GPU can be held to it (make bench-opencl, cnn_profile).
+COUNTS (build/opencl_counts) makes a dry run of cnn_opencl.h and prints every launch: its groups,
+operations and bytes. A kernel takes the longer of its operations and its bytes, and a start; a step takes
+the longer of all kernels and of all launches on the host. With NET and GPU: the time by kernel. The first
+run on a GPU can be held to it (make bench-opencl, cnn_profile).
 
-The share is operations by the definition of a convolution (forward, and backward to what wants a gradient) over time and peak:
-Winograd computes a 3x3 layer with a quarter of them, so a share may exceed what a tile can reach."""
+The share is operations by the definition of a convolution (forward, and backward to what wants a gradient)
+over time and peak: Winograd computes a 3x3 layer with a quarter of them, so a share may exceed what a tile
+can reach."""
 import math
 import subprocess
 import sys
 
-# Peak (FLOP/s, fp32 without tensor cores) and memory (B/s) as the makers' data sheets say; what OpenCL reports as compute units
-# and as cache, in bytes; seconds of the host for a launch, an assumption.
+# Peak (FLOP/s, fp32 without tensor cores) and memory (B/s) as the makers give them, written down from memory;
+# compute units, and the cache in bytes that OpenCL should report; seconds of the host for a launch, assumed.
 GPUS = {
     'H200':       dict(peak=66.9e12, memory=4.8e12,  units=132, cache=50 << 20, launch=4e-6),
     'RTX4090':    dict(peak=82.6e12, memory=1.008e12, units=128, cache=72 << 20, launch=4e-6),
@@ -20,9 +23,10 @@ GPUS = {
     'GTX1080':    dict(peak=8.9e12,  memory=0.32e12, units=20,  cache=2 << 20,  launch=4e-6),
     'RX6600XT':   dict(peak=10.6e12, memory=0.256e12, units=32, cache=2 << 20,  launch=5e-6),
 }
-# Assumptions: shares of a unit's peak that a tile reaches beside other groups and alone (two float4 reads for 16 multiply-adds in
-# the tile of 64 and 32, four for 64 in that of 128; dlprimitives' tile of 128 reaches as much as CLBlast); of memory's peak;
-# how much faster than memory the cache is; seconds from a kernel's start to its first group, and at its end.
+# Assumptions: shares of a unit's peak that a tile reaches beside other groups and alone (two float4 reads for
+# 16 multiply-adds in the tile of 64 and 32, four for 64 in that of 128; dlprimitives' tile of 128 reaches as
+# much as CLBlast); of memory's peak; how much faster than memory the cache is; seconds from a kernel's start
+# to its first group, and at its end.
 TILES = {'128': (0.68, 0.50), '64': (0.55, 0.33), '32': (0.40, 0.15)}
 OF_MEMORY, CACHE_FASTER, START = 0.75, 3.0, 2e-6
 
@@ -45,7 +49,7 @@ def seconds(gpu, kernel, groups, done, in_memory, cached):
 
 def main():
     words = sys.argv[1:]
-    counts = words.pop(0) if words and '/' in words[0] and not words[0].startswith('resnet18/') else 'build/opencl_counts'
+    counts = words.pop(0) if len(words) % 2 else 'build/opencl_counts'
     run = subprocess.run([counts] + ['%s:%d:%d' % (name, g['units'], g['cache']) for name, g in GPUS.items()],
                          stdout=subprocess.PIPE, universal_newlines=True)
     if run.returncode or not run.stdout:
@@ -75,12 +79,14 @@ def main():
         key = next(k for k in steps if k[0].split()[0] == words[0] and k[1] == words[1])
         for kernel, (count, took) in sorted(kinds[key].items(), key=lambda k: -k[1][1]):
             print('%-20s %4d launches %9.3f ms' % (kernel, count, took * 1e3))
-    print('| training step | GFLOP | launches | GB | ' + ' | '.join(GPUS) + ' |\n|' + '---|' * (4 + len(GPUS)))
+    print('| training step | GFLOP | launches | GB | ' + ' | '.join(GPUS) + ' |')
+    print('|' + '---|' * (4 + len(GPUS)))
     for net in dict.fromkeys(net for net, _ in steps):
         first = steps[net, next(iter(GPUS))]
-        cells = ['%.0f %% (%.2f ms)' % (100 * steps[net, n]['share'], 1e3 * steps[net, n]['seconds']) for n in GPUS]
-        print('| %s | %.3g | %d | %.2f | %s |' % (net, first['operations'] / 1e9, first['launches'], first['bytes'] / 1e9,
-                                                 ' | '.join(cells)))
+        of = [steps[net, n] for n in GPUS]
+        cells = ' | '.join('%.0f %% (%.2f ms)' % (100 * s['share'], 1e3 * s['seconds']) for s in of)
+        print('| %s | %.3g | %d | %.2f | %s |' % (net, first['operations'] / 1e9, first['launches'],
+                                                 first['bytes'] / 1e9, cells))
     print('(launches and GB of the first GPU; GB without what stays in the cache)')
     return 0
 
