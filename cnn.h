@@ -9287,16 +9287,19 @@ static bool cnn__is_largest(const float *s, size_t plane, int classes, int k)
         right = c < k ? s[(size_t)c * plane] < best : s[(size_t)c * plane] <= best;
     return right;
 }
-static int cnn__correct(const float *score, cnn_shape z, const float *label)
+/* ignored: a label that does not count, 0 for none. */
+static int cnn__correct(const float *score, cnn_shape z, const float *label, int ignored)
 {
     int    correct = 0;
     size_t plane = (size_t)cnn__plane(z);
-    for (size_t i = 0; i < (size_t)z.n * plane; i++)
+    for (size_t i = 0; i < (size_t)z.n * plane; i++) {
+        const int k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
         correct += cnn__is_largest(score + i / plane * (size_t)z.c * plane + i % plane, plane, z.c,
-                                   label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1);
+                                   ignored && k == ignored ? -1 : k);
+    }
     return correct;
 }
-CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
+static int cnn__correct_but(cnn_tensor *logits, cnn_tensor *labels, int ignored)
 {
     if (cnn__is_nil(logits) || cnn__is_nil(labels) || logits->graph->error[0]) return 0;
     if (!cnn__same_rows(logits, labels)) {
@@ -9306,18 +9309,24 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
         return 0;
     }
     const float *score = cnn_map_read(logits), *label = score ? cnn_map_read(labels) : NULL;
-    return label ? cnn__correct(score, logits->shape, label) : 0;
+    return label ? cnn__correct(score, logits->shape, label, ignored) : 0;
+}
+CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
+{
+    return cnn__correct_but(logits, labels, 0);
 }
 
 /* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
-   that the logits need not come down with every batch. */
-static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool anew, bool show, double *right)
+   that the logits need not come down with every batch: unless a class is ignored, which it would count. */
+static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignored, bool anew, bool show,
+                               double *right)
 {
     cnn_backend *dev = logits->graph->config.backend;
     int          count = 0;
-    if (!dev || !dev->correct || !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
+    if (!dev || !dev->correct || (ignored > 0 && ignored < logits->shape.c) ||
+        !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
         !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
-        *right += cnn_correct(logits, labels);
+        *right += cnn__correct_but(logits, labels, ignored);
         return;
     }
     logits->graph->traffic.downloads += show;
@@ -9573,7 +9582,8 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
         for (size_t i = 0; i < rows * channels; i++) s->right += (y[i] > 0) == (truth[i] > 0.5f);
         s->judged += (double)(rows * channels);
     } else if (to->target->shape.c == 1) {
-        s->right += cnn__correct(y, z, truth), s->judged += cnn__count_judged(to);
+        s->right += cnn__correct(y, z, truth, cnn__void_label(to->judge));
+        s->judged += cnn__count_judged(to);
     } else {                                               /* soft labels: the likeliest class */
         for (size_t i = 0; i < rows; i++) {
             const size_t at = i / plane * channels * plane + i % plane;
@@ -9590,7 +9600,8 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
 static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, bool anew, bool show)
 {
     if (to->metric == CNN__BY_CLASS && to->target->shape.c == 1) {
-        cnn__count_correct(to->logits, to->target, anew, show, &s->right);
+        const int ignored = cnn__void_label(to->judge);
+        cnn__count_correct(to->logits, to->target, ignored, anew, show, &s->right);
         s->judged += cnn__count_judged(to);
     } else if (to->metric != CNN__NOT_JUDGED) cnn__add_batch(s, to, cnn_map_read(to->logits));
 }

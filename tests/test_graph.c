@@ -1067,7 +1067,7 @@ static bool mirror_correct(cnn_backend *b, cnn_place logits, cnn_shape shape, cn
 {
     mirror *m = (mirror *)b;
     if (anew) m->correct = 0;
-    m->correct += cnn__correct(mirror_floats(logits), shape, mirror_floats(labels));
+    m->correct += cnn__correct(mirror_floats(logits), shape, mirror_floats(labels), 0);
     if (take) *take = m->correct;
     return !mirror_fails(b);
 }

@@ -231,6 +231,21 @@ static void void_labels(void)
     cnn_free(n.g), cnn_dataset_free(&d), free(s), free(o);
 }
 
+/* So does one that is a class: of two classes, the second is ignored and always guessed right. */
+static void void_class(void)
+{
+    const float values[8] = { 1, 0, 0, 1, 0, 1, 2, 3 };
+    const int   label[4] = { 0, 1, 1, 0 };
+    cnn_graph  *g = cnn_new(.max_batch = 3);
+    T *x = cnn_input(g, 2), *t = cnn_labels(g), *loss = cnn_softmax_cross_entropy(x, t, .ignore_index = 1);
+    cnn_compile(g, loss);
+    cnn_dataset d = cnn_data(4, 2, .floats = values, .labels = label);
+    CHECK_NEAR(cnn_evaluate(loss, x, &d).accuracy, 0.5, 0);
+    CHECK_NEAR(cnn_evaluate_flipped(loss, x, &d).accuracy, 0.5, 0);
+    CHECK_STR(cnn_error(g), NULL);
+    cnn_free(g), cnn_dataset_free(&d);
+}
+
 /* PyTorch 2.15, F.cross_entropy with probabilities: the loss, dx, dp. */
 static void soft_labels_as_pytorch(void)
 {
@@ -849,7 +864,7 @@ int main(int argc, char **argv)
 {
     test_args(argc, argv);
     mkdir("build", 0777);
-    RUN(tasks_are_learned); RUN(errors_and_r2); RUN(autoencoder); RUN(thousand_classes); RUN(void_labels); RUN(soft_labels_as_pytorch);
+    RUN(tasks_are_learned); RUN(errors_and_r2); RUN(autoencoder); RUN(thousand_classes); RUN(void_labels); RUN(void_class); RUN(soft_labels_as_pytorch);
     RUN(targets_in_files); RUN(masks_move); RUN(mixed_samples); RUN(mixing_is_refused); RUN(streams); RUN(streams_fail);
     RUN(pictures_as_pillow); RUN(folders); RUN(folders_fail); RUN(remembered); RUN(resumed); RUN(updates_in_history);
     RUN(allocations_fail); RUN(wrong_targets);
