@@ -9402,7 +9402,7 @@ static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
 static cnn__metric cnn__metric_of(const cnn__feed_to *to)
 {
     const cnn_tensor *truth = to->target ? to->target : to->x, *y = to->logits;
-    if (truth->kind == CNN_LABELS) return CNN__BY_CLASS;
+    if (truth->kind == CNN_LABELS && y->shape.c > 1) return CNN__BY_CLASS;
     if (!y->batched || !cnn__equal(y->shape, truth->shape)) return CNN__NOT_JUDGED;
     if (!to->judge || !to->judge->op->expects) return CNN__BY_ERROR;
     return to->judge->op == &cnn_op_softmax_cross_entropy ? CNN__BY_CLASS : CNN__BY_SIGN;

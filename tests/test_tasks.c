@@ -246,6 +246,26 @@ static void void_class(void)
     cnn_free(g), cnn_dataset_free(&d);
 }
 
+/* cnn_labels of 0 and 1 may also be the answers to one yes or no, and whole numbers the values of a regression. */
+static void labels_of_one_channel(void)
+{
+    const float values[8] = { -4, -3, -2, -1, 1, 2, 3, 4 };
+    const int   label[8] = { 0, 0, 0, 1, 1, 1, 1, 1 };
+    for (int k = 0; k < 3; k++) {
+        cnn_graph *g = cnn_new(.max_batch = 3);
+        T *x = cnn_input(g, 1), *t = cnn_labels(g), *y = cnn_dense(x, 1);
+        T *loss = k == 0 ? cnn_bce_with_logits(y, t) : k == 1 ? cnn_sigmoid_focal(y, t) : cnn_mse(y, t);
+        cnn_compile(g, loss);
+        cnn_dataset d = cnn_data(8, 1, .floats = values, .labels = label);
+        CHECK(cnn_fit(loss, y, &d, .epochs = 50, .lr = 0.05f));
+        const cnn_score v = cnn_evaluate(loss, y, &d);
+        if (k < 2) CHECK_MSG(v.accuracy >= 7 / 8.0 && isnan(v.r2), "%d: accuracy %g", k, v.accuracy);
+        else       CHECK_MSG(isnan(v.accuracy) && v.r2 > 0.5, "R2 %g", v.r2);
+        CHECK_STR(cnn_error(g), NULL);
+        cnn_free(g), cnn_dataset_free(&d);
+    }
+}
+
 /* PyTorch 2.15, F.cross_entropy with probabilities: the loss, dx, dp. */
 static void soft_labels_as_pytorch(void)
 {
@@ -864,7 +884,8 @@ int main(int argc, char **argv)
 {
     test_args(argc, argv);
     mkdir("build", 0777);
-    RUN(tasks_are_learned); RUN(errors_and_r2); RUN(autoencoder); RUN(thousand_classes); RUN(void_labels); RUN(void_class); RUN(soft_labels_as_pytorch);
+    RUN(tasks_are_learned); RUN(errors_and_r2); RUN(autoencoder); RUN(thousand_classes); RUN(void_labels); RUN(void_class); RUN(labels_of_one_channel);
+    RUN(soft_labels_as_pytorch);
     RUN(targets_in_files); RUN(masks_move); RUN(mixed_samples); RUN(mixing_is_refused); RUN(streams); RUN(streams_fail);
     RUN(pictures_as_pillow); RUN(folders); RUN(folders_fail); RUN(remembered); RUN(resumed); RUN(updates_in_history);
     RUN(allocations_fail); RUN(wrong_targets);
