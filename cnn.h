@@ -9897,10 +9897,11 @@ static double cnn__updates_of_epoch(const cnn__run *r)
 /* The learning rate of update number `done` (from 0) of `steps`. */
 static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
 {
+    static const cnn_field lr_end = CNN_FIELD('f', cnn_fit_args, lr_end);
     float  progress = steps > 1 ? (float)(done / (steps - 1)) : 0;
     double end = (double)a->lr_end, part = 1;
-    if (a->schedule)     part = (double)a->schedule(progress, a->schedule_user);
-    else if (end > 0)    part = 1 - (steps > 1 ? done / (steps - 1) : 0);
+    if (a->schedule) part = (double)a->schedule(progress, a->schedule_user);
+    else if (cnn__given(&lr_end, a)) part = 1 - (steps > 1 ? done / (steps - 1) : 0);
     double lr = end + ((double)a->lr - end) * part;
     return (float)(done < a->warmup ? lr * (done + 1) / a->warmup : lr);
 }
@@ -10117,7 +10118,7 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
     if (!cnn__resolve_step(g, "fit", &resolved)) return false; /* each cnn_step does it again */
     if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
     if (!(a.lr_end >= 0) || isinf(a.lr_end))
-        return cnn__fail(g, a.at, "fit", "lr_end %g is not a positive number", (double)a.lr_end);
+        return cnn__fail(g, a.at, "fit", "lr_end %g is not a number from 0", (double)a.lr_end);
 
     if (!(a.clip >= 0) || isinf(a.clip))
         return cnn__fail(g, a.at, "fit", "clip %g is not a number from 0", (double)a.clip);
@@ -11800,6 +11801,7 @@ static bool cnn__read_about(cnn__file *f)
 
 static bool cnn__load(cnn__file *f, const cnn_load_args *a)
 {
+    static const cnn_field seed = { .name = "seed" };
     cnn_graph *g = f->g;
     if (!f->graph)
         return cnn__file_fail(f, "it has weights but no \"cnn.graph\" in its metadata: build the net, then "
@@ -11813,7 +11815,7 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
-    if (!a->seed && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
+    if (!a->seed && !cnn__said(a->said, &seed) && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
     if (!cnn__choose_optimizer(f, a)) return false;
     const size_t plan = cnn_plan(g, root).total, most = a->max_bytes ? a->max_bytes
                       : cnn__mul_size(CNN__MOST_PLAN, (size_t)g->config.max_batch);
