@@ -12403,7 +12403,9 @@ static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, 
 static void cnn__end_visit(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
+    const cnn__aside error = cnn__begin_save(g);            /* after an error, too */
     if (v->state) cnn__copy_trained(g, v->state, CNN__RESTORE, 0);
+    if (error.error[0]) memcpy(g->error, error.error, sizeof g->error);
     g->draw = v->draw, g->can_backward = false, g->probe = v->before;
     CNN_FREE(v->state);
 }
