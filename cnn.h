@@ -8660,6 +8660,9 @@ CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
 /* One allocation, with the names behind it. */
 struct cnn__about { float mean[4], deviation[4]; int classes; const char *name[1]; };
 
+/* What channel k is divided by. */
+static float cnn__divisor(const cnn_dataset *d, int k) { return d->deviation[k] > 0 ? d->deviation[k] : 1; }
+
 CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
 {
     if (!g || !d || g->error[0]) return false;
@@ -8668,7 +8671,12 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
     for (; d->names && d->names[n]; n++) text = cnn__add_size(text, strlen(d->names[n]) + 1);
     const size_t head = sizeof *g->about + n * sizeof(char *), bytes = cnn__add_size(head, text);
     bool         known = n > 0;
-    for (int k = 0; k < 4; k++) known = known || d->mean[k] != 0 || d->deviation[k] != 1;
+    for (int k = 0; k < 4; k++) {
+        if (!isfinite(d->mean[k]) || !isfinite(cnn__divisor(d, k)))
+            return cnn__fail(g, NULL, "remember", "channel %d has mean %g and deviation %g: they must be finite "
+                             "numbers", k, (double)d->mean[k], (double)d->deviation[k]);
+        known = known || d->mean[k] != 0 || cnn__divisor(d, k) != 1;
+    }
     if (!known) return CNN_FREE(g->about), g->about = NULL, true;
     struct cnn__about *about = n > INT_MAX ? NULL : CNN_MALLOC(bytes);
     if (!about) return cnn__no_memory(g, NULL, "remember", bytes);
@@ -8679,7 +8687,7 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
         const size_t length = strlen(d->names[k]) + 1;
         about->name[k] = memcpy(to, d->names[k], length), to += length;
     }
-    memcpy(about->mean, d->mean, sizeof d->mean), memcpy(about->deviation, d->deviation, sizeof d->deviation);
+    for (int k = 0; k < 4; k++) about->mean[k] = d->mean[k], about->deviation[k] = cnn__divisor(d, k);
     CNN_FREE(g->about);
     g->about = about;
     return true;
@@ -9176,7 +9184,7 @@ static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
     cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
                       .cuts = true };
     for (int k = 0; k < 4; k++) {
-        s.mean[k] = d->mean[k], s.by[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
+        s.mean[k] = d->mean[k], s.by[k] = cnn__divisor(d, k);
         for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
     }
     return s;

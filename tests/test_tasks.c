@@ -759,6 +759,14 @@ static void remembered(void)
     d.names = NULL, cnn_dataset_free(&r), r = data_of(s, BY_LABEL);
     CHECK(cnn_remember(n.g, &r) && !cnn_class_name(n.g, 0) && cnn_save_memory(n.g, NULL, 0) < bytes);
     CHECK(!cnn_remember(NULL, &d) && !cnn_remember(n.g, NULL));
+    r.deviation[0] = 0, r.mean[0] = 0.5f;                                       /* as it is fed: divided by 1 */
+    CHECK(cnn_remember(n.g, &r));
+    const size_t again = cnn_save_memory(n.g, file, sizeof file);
+    g = cnn_load_memory(file, again, (cnn_load_args){ .max_batch = 2 }), cnn_recall(g, &r);
+    CHECK_STR(cnn_error(g), NULL), CHECK(r.deviation[0] == 1 && r.mean[0] == 0.5f);
+    cnn_free(g), r.mean[2] = NAN;
+    CHECK(!cnn_remember(n.g, &r));
+    CHECK_STR(test_words(cnn_error(n.g)), "remember: channel 2 has mean nan and deviation 1: they must be finite numbers");
     cnn_free(n.g), cnn_dataset_free(&d), cnn_dataset_free(&r), free(s);
 }
 
