@@ -10975,12 +10975,15 @@ static bool cnn__fill_weights(const cnn__file *f)
     return true;
 }
 
-/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. What a
-   checkpoint has beside the weights does not count. */
+/* What a checkpoint has beside the weights. */
+static bool cnn__is_state(const cnn__file *f, const cnn__entry *e)
+{
+    return (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+}
+/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. */
 static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
 {
-    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
-    return e->dtype < CNN__FLOAT_TYPES && !e->known && !state && !cnn__find_name(f->g, "", e->name);
+    return e->dtype < CNN__FLOAT_TYPES && !e->known && !cnn__is_state(f, e) && !cnn__find_name(f->g, "", e->name);
 }
 static bool cnn__check_extra(const cnn__file *f)
 {
@@ -11036,7 +11039,7 @@ static bool cnn__choose_entries(cnn__file *f, const cnn_load_weights_args *a)
         cnn__entry e = f->entry[i];
         if (prefix && strncmp(e.name, a->prefix, prefix) != 0) continue;
         e.name += prefix;
-        if (!cnn__rename(f, &e, pair, &at)) return false;
+        if (!cnn__is_state(f, &e) && !cnn__rename(f, &e, pair, &at)) return false;
         if (cnn__is_asked(a, e.name)) f->entry[kept++] = e;
     }
     f->n = kept;
