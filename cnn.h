@@ -8673,8 +8673,8 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
     bool         known = n > 0;
     for (int k = 0; k < 4; k++) {
         if (!isfinite(d->mean[k]) || !isfinite(cnn__divisor(d, k)))
-            return cnn__fail(g, NULL, "remember", "channel %d has mean %g and deviation %g: they must be finite "
-                             "numbers", k, (double)d->mean[k], (double)d->deviation[k]);
+            return cnn__fail(g, NULL, "remember", "channel %d has mean %g and deviation %g: they must be "
+                             "finite numbers", k, (double)d->mean[k], (double)d->deviation[k]);
         known = known || d->mean[k] != 0 || cnn__divisor(d, k) != 1;
     }
     if (!known) return CNN_FREE(g->about), g->about = NULL, true;
@@ -10983,7 +10983,8 @@ static bool cnn__is_state(const cnn__file *f, const cnn__entry *e)
 /* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. */
 static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
 {
-    return e->dtype < CNN__FLOAT_TYPES && !e->known && !cnn__is_state(f, e) && !cnn__find_name(f->g, "", e->name);
+    return e->dtype < CNN__FLOAT_TYPES && !e->known && !cnn__is_state(f, e) &&
+           !cnn__find_name(f->g, "", e->name);
 }
 static bool cnn__check_extra(const cnn__file *f)
 {
@@ -11826,7 +11827,8 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
-    if (!a->seed && !cnn__said(a->said, &seed) && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
+    const bool given = a->seed || cnn__said(a->said, &seed);
+    if (!given && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
     if (!cnn__choose_optimizer(f, a)) return false;
     const size_t plan = cnn_plan(g, root).total, most = a->max_bytes ? a->max_bytes
                       : cnn__mul_size(CNN__MOST_PLAN, (size_t)g->config.max_batch);
