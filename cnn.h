@@ -237,12 +237,12 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
 
 /* A second view of a compiled net, for inference in another thread at the same time. Parameters, running
    statistics and constants are g's own, only read; inputs, values, workspace and, unless g has .no_packed,
-   packed weights are the view's, in one allocation. A view is a graph with .inference = 1: cnn_find(view,
-   x->name) is its x, and cnn_output, cnn_set, cnn_forward, cnn_get, cnn_predict and cnn_evaluate work on it
-   as on any graph, to the same bits. There are no locks, as nothing shared is written: while views run, g and
-   other views may run CNN_EVAL, but g must not be trained or loaded into. g outlives its views; each is freed
-   with cnn_free. A view has its own error, from the start if g is not compiled, has an error, or is on a
-   device. NULL as for cnn_new. */
+   packed weights are the view's, in one allocation. A view is a graph with .inference = 1 and g's .rows:
+   cnn_find(view, x->name) is its x, and cnn_output, cnn_set, cnn_forward, cnn_get, cnn_predict and
+   cnn_evaluate work on it as on any graph, to the same bits. There are no locks, as nothing shared is
+   written: while views run, g and other views may run CNN_EVAL, but g must not be trained or loaded into. g
+   outlives its views; each is freed with cnn_free. A view has its own error, from the start if g is not
+   compiled, has an error, or is on a device. NULL as for cnn_new. */
 typedef struct { const char *at, *said; const cnn_graph *g; /* required */
                  int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
@@ -7544,7 +7544,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch ? a.max_batch : g->config.max_batch,
                                 .seed = g->config.seed, .threads = a.threads ? a.threads : 1,
                                 .isa = g->cpu.isa, .optimizer = g->config.optimizer, .exact = g->config.exact,
-                                .inference = 1, .no_packed = g->config.no_packed };
+                                .inference = 1, .no_packed = g->config.no_packed, .rows = g->config.rows };
     cnn_graph *view = cnn_new_(config);
     if (!view || view->error[0]) return view;
     view->shares = g->shares ? g->shares : g;
@@ -7552,7 +7552,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     else if (!g->compiled)           cnn__fail(view, a.at, "share", "the net is not compiled");
     else if (g->config.backend)
         cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
-    if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
+    if (view->error[0] || !cnn__copy_nodes(view, g) || !cnn__find_rows(view)) return view;
     for (int i = 0; i < g->n_order; i++) view->by_name[i] = view->order[g->by_name[i]->t.index];
     view->loss = &view->order[g->loss->index]->t;
     cnn__plan_leaves(view);
