@@ -1110,7 +1110,7 @@ static void seeds(void)
 {
 #ifndef CNN_NO_STDIO
     const char *path = "test_files.seed";
-    net n = build(1);
+    net n = build(0);
     CHECK(cnn_save(n.g, path));
     cnn_graph *g = cnn_load(path), *h = cnn_load(path, .seed = 0), *k = cnn_load(path, .seed = 5);
     CHECK(g->config.seed == n.g->config.seed && h->config.seed == 0 && k->config.seed == 5);
