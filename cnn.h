@@ -1151,7 +1151,7 @@ typedef struct cnn_field {
     size_t      offset;
     double      preset;
     const char *like;                    /* names of options that stand before it: "stride kernel_h" */
-    const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: anything */
+    const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: any number */
     const char *what;                    /* for the message of the range: "the probability of a zero" */
     int         nth;                     /* 2: the second argument, where that is usual; 0: by name only */
 } cnn_field;
@@ -2276,7 +2276,7 @@ static double cnn__bound(const char **range)
 
 static bool cnn__in_range(const char *range, double value)
 {
-    if (!range) return true;
+    if (!range) return !isnan(value);
     const bool from = *range++ == '[';
     const double least = cnn__bound(&range);
     if (*range++ != ',') return false;
@@ -2378,14 +2378,14 @@ static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR
         const cnn_field *from = f;
         const double value = cnn__given(f, args) ? cnn__option(f, args)
                                                  : cnn__default(fields, f, args, &from);
-        if (cnn__in_range(f->range, value)) {
+        if (value != CNN_REQUIRED && cnn__in_range(f->range, value)) {
             cnn__set_option(f, args, value);
             continue;
         }
         char text[32] = "missing";
         if (value != CNN_REQUIRED) cnn__format(text, sizeof text, f->type == 'f' ? "%g" : "%.0f", value);
         cnn__format(why, CNN_ERROR_SIZE, "%s is %s: it must be %s%sin %s", from->name, text,
-                    from->what ? from->what : "", from->what ? ", " : "", f->range);
+                    from->what ? from->what : "", from->what ? ", " : "", f->range ? f->range : "[-inf,inf]");
         return false;
     }
     if (fields) ((const char **)args)[1] = NULL;

@@ -588,6 +588,11 @@ static void a_row_knows(void)
     { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .shift = -1.25f }); EXPECT_HERE(g, "gain \"g1\": shift is -1.25: it must be a shift, in (-1.25,inf)"); DONE; }
     { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .weight = cnn_param(g, "w", shape4(1, 5, 1, 1)) }); EXPECT_HERE(g, "gain \"g1\": weight (1,5,1,1) does not fit input (N,6,5,5): it must be (1,6,1,1)"); DONE; }
     { NET; cnn_apply(&gain_op, &x, 1, NULL, CNN_HERE); EXPECT_HERE(g, "gain: 1 operands: it takes 2"); DONE; }
+    { NET; gain((gain_args){ .at = CNN_HERE, .x = x, .twin = NAN }); EXPECT_HERE(g, "gain \"g1\": twin is nan: it must be in [-inf,inf]"); DONE; }
+    static const cnn_field required[] = { CNN_FIELD('f', gain_args, twin, .preset = CNN_REQUIRED), { 0 } };
+    cnn_op strict = gain_op;
+    strict.fields = required;
+    { NET; cnn_layer(&strict, &x, 1, NULL, CNN_HERE, NULL); EXPECT_HERE(g, "gain: twin is missing: it must be in [-inf,inf]"); DONE; }
     cnn_graph  *g = cnn_new(.max_batch = 2, .inference = 1);
     cnn_tensor *x = cnn_input(g, 3), *y = gain((gain_args){ .at = CNN_HERE, .x = x });
     const float in[6] = { 0, 1, 2, 3, 4, 5 };
