@@ -3588,13 +3588,13 @@ static bool cnn__conv2d_shape(cnn_tensor *y)
 {
     cnn_conv2d_args *a = (cnn_conv2d_args *)(uintptr_t)y->args;
     const cnn_shape  x = y->in[0]->shape;
-    if (a->one_d && x.h != 1)
-        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W)",
+    if (a->one_d && (x.h != 1 || a->pad_top || a->pad_bottom))
+        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W alone",
                         cnn__shape_text(y->in[0]).s);
-    if (a->causal) {
-        const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
-        a->pad_left = reach < CNN__LARGEST_OPTION ? (int)reach : CNN__LARGEST_OPTION, a->pad_right = 0;
-    }
+    const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
+    if (a->causal && reach > CNN__LARGEST_OPTION)
+        return cnn_fail(y, "causal: pad_left would be %lld: at most %d", reach, (int)CNN__LARGEST_OPTION);
+    if (a->causal && (a->pad_left != reach || a->pad_right)) a->pad_left = (int)reach, a->pad_right = 0;
     const cnn__slide s[2] = CNN__SLIDES(a, x, false);
     if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &s[0])
         || !cnn__check_slide(y, &s[1]) || !cnn__check_padded(y, x.c / a->groups, s)) return false;

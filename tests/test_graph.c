@@ -145,8 +145,9 @@ static void errors_in_shapes(void)
     { NET; cnn_sum(x, 16); EXPECT_HERE(g, "sum: axes is 16: it must be made of CNN_N | CNN_C | CNN_H | CNN_W, in [1,15]"); DONE; }
     { NET; cnn_slice(x, CNN_C, INT_MIN, 3); EXPECT_HERE(g, "slice: from -2147483648 to 3 of input (N,6,5,5) holds nothing, or leaves the extent 6 of its axis"); DONE; }
     { NET; cnn_dropout(x, -1); EXPECT_HERE(g, "dropout: p is -1: it must be the probability of a zero, in [0,1)"); DONE; }
-    { NET; cnn_conv1d(x, 4, 3); EXPECT_HERE(g, "conv2d: input (N,6,5,5): a signal is (N,C,1,W), from cnn_input(g, C, 1, W)"); DONE; }
-    { NET; cnn_conv2d(x, 4, 3, .causal = 1, .dilation = 16777216); EXPECT_HERE(g, "conv2d: kernel 3 with dilation 16777216 does not fit input (N,6,5,5) with pad 0,0: (5 + 0 + 0 - 33554433)/1 + 1 < 1"); DONE; }
+    { NET; cnn_conv1d(x, 4, 3); EXPECT_HERE(g, "conv2d: input (N,6,5,5): a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W alone"); DONE; }
+    { NET; cnn_conv1d(cnn_input(g, 2, 1, 9), 4, 3, .pad_top = 1); EXPECT_HERE(g, "conv2d: input (N,2,1,9): a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W alone"); DONE; }
+    { NET; cnn_conv2d(x, 4, 3, .causal = 1, .dilation = 16777216); EXPECT_HERE(g, "conv2d: causal: pad_left would be 33554432: at most 16777216"); DONE; }
     { NET; cnn_conv2d(x, 4, 7, .pad_bottom = 1); EXPECT_HERE(g, "conv2d: kernel 7 does not fit input (N,6,5,5) with pad 0,1: (5 + 0 + 1 - 7)/1 + 1 < 1"); DONE; }
     { NET; cnn_conv2d(x, 4, 3, .pad_left = -1); EXPECT_HERE(g, "conv2d: pad_left is -1: it must be in [0,16777216]"); DONE; }
     { NET; cnn_max_pool(x, 2, .pad_right = 3, .stride = 1); EXPECT_HERE(g, "max_pool: input (N,6,5,5), kernel 2,2, dilation 1,1, pad 0,0 above and below, 0,3 beside: a window would see nothing but padding"); DONE; }
