@@ -9226,13 +9226,13 @@ static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int firs
     cnn__batch         b;
     const int          n = cnn__read_batch(r, first, &b);
     if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
-    if (n == 0 || !cnn_set_batch(g, n)) return 0;
+    if (n == 0) return 0;
     if (a && !cnn__is_changed(a)) a = NULL;
     const cnn__planes samples = cnn__samples_of(d, &b);
     cnn__planes       targets = { 0 };
     if (target) targets = cnn__targets_of(d, &b, target);
     if (a) targets.outside = a->outside;
-    if (target && !cnn__check_hot(target, &targets, &b)) return 0;
+    if ((target && !cnn__check_hot(target, &targets, &b)) || !cnn_set_batch(g, n)) return 0;
     float *values = cnn_map_write(x), *wanted = values && target ? cnn_map_write(target) : NULL;
     if (!values || (target && !wanted)) return 0;
 

@@ -878,6 +878,10 @@ static void wrong_targets(void)
         const bool good = cnn_fit(n.loss, n.y, k == 4 ? &bare : &d, .lr = 0.01f);
         if (k < 5) { CHECK(!good); CHECK_STR(test_words(cnn_error(n.g)), why[k]); }
         else CHECK_STR(test_words(cnn_error(n.g)), "feed: label 3 of sample 11 is none of the 3 channels of \"t\"");
+        if (k == 5) {                                                           /* what is refused changes nothing */
+            cnn_clear_error(n.g), cnn_set_batch(n.g, BATCH - 1);
+            CHECK(!cnn_feed(n.x, n.t, &d, 0) && cnn_batch(n.g) == BATCH - 1);
+        }
         cnn_free(n.g), cnn_dataset_free(&d), cnn_dataset_free(&bare);
     }
     cnn_dataset both = cnn_data(4, 1, .bytes = s->pixel, .floats = s->soft), two = cnn_data(4, 1, .bytes = s->pixel, .labels = s->label, .targets = s->soft);
