@@ -337,8 +337,9 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
 
    Each operation records a node and returns its tensor y, or, after an error (the graph's), the nil tensor.
    Unless its block says otherwise, y has the shape of x and a field defaults to 0; what is required comes
-   first, by position. eps, slope, alpha, beta, k, delta and threshold must be positive. A weight or bias of
-   NULL is a new parameter; one that is given is used as it is: shared or constant. */
+   first, by position. eps, softplus's beta, lrn's k and huber's delta must be positive, other factors not
+   negative. A weight or bias of NULL is a new parameter; one that is given is used as it is: shared or
+   constant. */
 
 /* Cross-correlation with learned kernels (LeCun et al. 1989): (N,C,H,W) -> (N,channels,OH,OW),
    OH = floor((H + pad_top + pad_bottom - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
@@ -427,7 +428,7 @@ CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C
 
 /* Per channel over (N,H,W) (Ioffe, Szegedy 2015). weight, bias, running_mean, running_var (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x;
-                 float momentum; /* of the running statistics, in (0,1]; default 0.1, as PyTorch's */
+                 float momentum; /* of the running statistics, in [0,1]; default 0.1, as PyTorch's */
                  float eps; int no_affine; /* 1: no weight and bias */
                  int eval;       /* 1: its running statistics are frozen, see cnn_freeze */
                  int frozen;     /* 1: so are weight and bias */
@@ -475,7 +476,7 @@ CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 #define cnn_tanh(x) cnn_tanh_(CNN_HERE, x)
-/* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
+/* min(max(x, low), high); default 0, but not both; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
 #define cnn_clamp(...) CNN_CALL(cnn_clamp_, cnn_clamp_args, x, __VA_ARGS__)
@@ -534,7 +535,7 @@ CNN_API cnn_tensor *cnn_softmax_(cnn_softmax_args);
 #define cnn_softmax(...) CNN_CALL(cnn_softmax_, cnn_softmax_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_log_softmax_(cnn_softmax_args);
 #define cnn_log_softmax(...) CNN_CALL(cnn_log_softmax_, cnn_softmax_args, x, __VA_ARGS__)
-/* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
+/* 0 with probability p (required, 0 <= p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
 #define cnn_dropout(...) CNN_CALL(cnn_dropout_, cnn_dropout_args, x, __VA_ARGS__)
@@ -703,7 +704,7 @@ CNN_API cnn_tensor *cnn_dice_(cnn_dice_args);
 typedef struct { const char *at, *said; cnn_graph *g; float lr; /* required; lr > 0: no default is sensible */
                  float momentum;     /* of cnn_sgd and both RMSprops; default 0 */
                  float weight_decay; /* default 0, added to the gradient (L2); cnn_adamw: default 0.01, taken
-                                        off the weights (for none use cnn_adam) */
+                                        off the weights */
                  int   nesterov;     /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
                  float beta1, beta2; /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
                  float alpha;        /* of both RMSprops; default 0.99 */
@@ -1316,7 +1317,7 @@ CNN_API bool        cnn_grad_is_first(const cnn_tensor *y, int i); /* in backwar
 /* For these rows: what this run computes next, on the device and in y's place, so that nobody else reads y
    and y's row may do it too; NULL: nothing, or somebody looks at each value. */
 CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y);
-/* Is each label of softmax_cross_entropy or nll a class, as far as the host knows them? Else y fails. */
+/* Is each label of softmax_cross_entropy, nll or dice a class, as far as the host knows? Else y fails. */
 CNN_API bool        cnn_check_labels(cnn_tensor *y);
 typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* host_nodes: without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);     /* since cnn_compile */
@@ -3589,8 +3590,8 @@ static bool cnn__conv2d_shape(cnn_tensor *y)
     cnn_conv2d_args *a = (cnn_conv2d_args *)(uintptr_t)y->args;
     const cnn_shape  x = y->in[0]->shape;
     if (a->one_d && (x.h != 1 || a->pad_top || a->pad_bottom))
-        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W alone",
-                        cnn__shape_text(y->in[0]).s);
+        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W "
+                        "alone", cnn__shape_text(y->in[0]).s);
     const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
     if (a->causal && reach > CNN__LARGEST_OPTION)
         return cnn_fail(y, "causal: pad_left would be %lld: at most %d", reach, (int)CNN__LARGEST_OPTION);
@@ -4383,7 +4384,7 @@ CNN__FORMULA(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
- *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
+ *   slope must not be negative, so that y has the sign of x; at x = 0 we take slope.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
@@ -4420,7 +4421,7 @@ CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(c
 
 /* ---- elu --------------------------------------------------------------------------------------------------
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
- *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha.
+ *   alpha must not be negative, so that y has the sign of x; at x = 0 we take alpha.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(cnn__within(-87, x, 0));
                               v[i] = x <= 0 ? z : x)
