@@ -970,11 +970,11 @@ CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
-   loss weights them; count, the samples. Where the target is classes, or answers to bce_with_logits:
-   accuracy, 0..1, of all labels but those that the loss ignores; else NAN. Where it is values: the mean
-   absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's
-   r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror,
-   judged by the mean of both logits (N,C,1,1), the loss as the mean of both losses. */
+   loss weights them (with CNN_SUM: the sum divided by their number); count, the samples. Where the target is
+   classes, or answers to bce_with_logits: accuracy, 0..1, of all labels but those that the loss ignores; else
+   NAN. Where it is values: the mean absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean
+   over the channels, as scikit-learn's r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped:
+   each sample also in the mirror, judged by the mean of both logits (N,C,1,1), the loss the mean of both. */
 typedef struct { double loss, accuracy; int count; double mae, r2; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
@@ -9417,11 +9417,16 @@ static cnn__metric cnn__metric_of(const cnn__feed_to *to)
     return to->judge->op == &cnn_op_softmax_cross_entropy ? CNN__BY_CLASS : CNN__BY_SIGN;
 }
 
+/* Is the loss of a batch the sum over its samples, not the mean? */
+static bool cnn__sums_up(const cnn__feed_to *to)
+{
+    return to->judge && cnn__reduction(to->judge) == CNN_SUM;
+}
+
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
 static double cnn__batch_weight(const cnn__feed_to *to, int n)
 {
-    const int how = to->judge ? cnn__reduction(to->judge) : CNN_NONE;
-    if (how != CNN_MEAN || !to->target || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
+    if (!to->judge || cnn__reduction(to->judge) != CNN_MEAN || !to->target || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
     return to->judge->op->weight(to->judge);
 }
 
@@ -9650,7 +9655,7 @@ static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn
             cnn__judge_batch(sums, to, count == 0, count + n == r->until);
         if (g->error[0]) break;
         weights += weight = cnn__batch_weight(to, n);
-        sum += weight * value;
+        sum += cnn__sums_up(to) ? value : weight * value;
     }
     if (g->error[0] || count == 0) return cnn__no_score;
     const int channels = to->logits->shape.c;
@@ -9961,7 +9966,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
     const int    count = r->samples, max_batch = g->config.max_batch;
     const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
-    const bool   show = a->progress || a->checkpoint;
+    const bool   show = a->progress || a->checkpoint, sum = cnn__sums_up(&r->to);
     int          n, in_group = 0;
     double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
     double       loss_sum = 0, loss_n = 0;                 /* of an update */
@@ -9969,8 +9974,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
            (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
         cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
-        const bool   sum = r->to.judge && cnn__reduction(r->to.judge) == CNN_SUM;
-        const double weight = sum ? 1 : cnn__batch_weight(&r->to, n);
+        const double weight = sum ? 1 : cnn__batch_weight(&r->to, n), of_all = sum ? loss : loss * n;
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
         else           cnn_backward(a->loss);
@@ -9982,7 +9986,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
         bool update = in_group == r->per_update || (int)at->fed + n == count;
         if (update && group > 0 && !sum && !cnn__scale_grads(g, last / group)) return false;
         if (update && !cnn__fit_update(r)) return false;
-        at->sum += loss * n, at->fed += (uint64_t)n, r->since++, loss_sum += loss * n, loss_n += n;
+        at->sum += of_all, at->fed += (uint64_t)n, r->since++, loss_sum += of_all, loss_n += n;
         if (!update) continue;
         const cnn_update mean = { loss_sum / loss_n, (double)r->step.lr };
         if (a->history && a->per_update && !cnn__history_add_update(g, a->at, a->history, mean)) return false;

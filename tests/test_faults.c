@@ -260,11 +260,15 @@ static void weighted_means_are_over_all_samples(void)
     for (int max_batch = 1; max_batch <= 5; max_batch++) {         /* a sum has no count to be divided by */
         judged      n = weighted_net(max_batch, 255, CNN_SUM);
         cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
-        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1), "%s", cnn_error(n.g));
+        cnn_history h = { .count = 0 };
+        CHECK_NEAR(cnn_evaluate(n.loss, n.y, &d).loss, sum / 5, 1e-6);
+        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1, .history = &h, .per_update = 1), "%s", cnn_error(n.g));
+        CHECK_NEAR(h.epoch[0].loss, sum / 5, 1e-6);
+        CHECK_NEAR(h.update[0].loss, sum / 5, 1e-6);
         float bias[3];
         CHECK(cnn_get(cnn_find(n.g, "bias"), bias, 3));
         for (int k = 0; k < 3; k++) CHECK_NEAR(bias[k], -want[k], 1e-5);
-        cnn_dataset_free(&d);
+        cnn_dataset_free(&d), cnn_history_free(&h);
         cnn_free(n.g);
     }
     judged      n = weighted_net(2, 0, CNN_MEAN);                            /* without ignore_index 255 is no class */
