@@ -9426,7 +9426,8 @@ static bool cnn__sums_up(const cnn__feed_to *to)
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
 static double cnn__batch_weight(const cnn__feed_to *to, int n)
 {
-    if (!to->judge || cnn__reduction(to->judge) != CNN_MEAN || !to->target || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
+    if (!to->judge || cnn__reduction(to->judge) != CNN_MEAN || !to->target || !to->judge->op->weight ||
+        !cnn_map_read(to->target)) return n;
     return to->judge->op->weight(to->judge);
 }
 
