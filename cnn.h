@@ -10113,9 +10113,21 @@ static bool cnn__check_normalised(const cnn__feed_to *to, const char *at, const 
     return true;
 }
 
+/* The options that are not the optimizer's. */
+#define CNN__FIT_INT(member, least, values)                                                                  \
+    CNN_FIELD('i', cnn_fit_args, member, .preset = least, .range = values)
+static const cnn_field cnn__fit_fields[] = {
+    CNN__FIT_INT(epochs, 1, "[1,2147483647]"), CNN__FIT_INT(accumulate, 1, "[1,2147483647]"),
+    CNN__FIT_INT(warmup, 0, "[0,2147483647]"), CNN__FIT_INT(patience, 0, "[0,2147483647]"),
+    CNN__FIT_INT(checkpoint_every, 0, "[0,2147483647]"),
+    CNN_FIELD('f', cnn_fit_args, lr_end, .range = "[0,inf)"),
+    CNN_FIELD('f', cnn_fit_args, clip, .range = "[0,inf)"),
+    CNN_FIELD('f', cnn_fit_args, average, .range = "[0,1)"), { 0 } };
+
 CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
+    char     why[CNN_ERROR_SIZE];
     memset(&r, 0, sizeof r);
     cnn_step_args s = { .at = a.at, .said = a.said, .lr = a.lr, .momentum = a.momentum,
                         .weight_decay = a.weight_decay,
@@ -10130,28 +10142,15 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
         return cnn__fail(g, a.at, "fit", "max_batch was not said in cnn_new: each batch would be one sample; "
                          "if that is meant, say .max_batch = 1");
     if (!cnn__resolve_step(g, "fit", &resolved)) return false; /* each cnn_step does it again */
-    if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
-    if (!(a.lr_end >= 0) || isinf(a.lr_end))
-        return cnn__fail(g, a.at, "fit", "lr_end %g is not a number from 0", (double)a.lr_end);
-
-    if (!(a.clip >= 0) || isinf(a.clip))
-        return cnn__fail(g, a.at, "fit", "clip %g is not a number from 0", (double)a.clip);
-    const struct { const char *name; int value; } counts[] = { { "warmup", a.warmup },
-        { "patience", a.patience }, { "accumulate", a.accumulate },
-        { "checkpoint_every", a.checkpoint_every } };
-    for (int i = 0; i < 4; i++)
-        if (counts[i].value < 0)
-            return cnn__fail(g, a.at, "fit", "%s is %d: it must not be negative", counts[i].name,
-                             counts[i].value);
-    if (!(a.average >= 0 && a.average < 1))
-        return cnn__fail(g, a.at, "fit", "average %g is outside [0,1)", (double)a.average);
+    if (!cnn__resolve(cnn__fit_fields, &a, why)) return cnn__fail(g, a.at, "fit", "%s", why);
+    a.said = s.said;                                           /* cnn__scheduled asks it, too */
     if ((a.resume || a.checkpoint_every) && !a.checkpoint)
         return cnn__fail(g, a.at, "fit", "%s needs .checkpoint = \"path\"",
                          a.resume ? "resume" : "checkpoint_every");
     if (!cnn__check_augment(g, a.at, "fit", &a.augment, a.train, r.to.target)) return false;
     if (a.patience && !a.validation)
         return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
-    r.a = a, r.step = s, r.epochs = a.epochs ? a.epochs : 1, r.per_update = a.accumulate ? a.accumulate : 1;
+    r.a = a, r.step = s, r.epochs = a.epochs, r.per_update = a.accumulate;
     if (!cnn__count_batches(&r)) return false;
     r.history_from = a.history ? a.history->count : 0, r.updates_from = a.history ? a.history->updates : 0;
     r.at.best_loss = INFINITY;

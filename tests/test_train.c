@@ -852,10 +852,13 @@ static void fit_errors(void)
              "here.c:9: fit: nesterov needs a momentum, such as .momentum = 0.9f");
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .lr_end = -1 },
-             "here.c:9: fit: lr_end -1 is not a number from 0");
+             "here.c:9: fit: lr_end is -1: it must be in [0,inf)");
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .epochs = -2 },
-             "here.c:9: fit: epochs is -2: it must be positive");
+             "here.c:9: fit: epochs is -2: it must be in [1,2147483647]");
+    n = new_net();
+    fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .train = &q->data, .lr = 1, .said = "n.loss, .epochs = 0" },
+             "here.c:9: fit: epochs is 0: it must be in [1,2147483647]");
     n = new_net();
     fit_says(n, (cnn_fit_args){ .loss = n.loss, .logits = n.logits, .lr = 1 }, "here.c:9: fit: the data set is NULL");
     n = new_net();
