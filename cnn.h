@@ -498,7 +498,7 @@ CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
 #define cnn_softplus(...) CNN_CALL(cnn_softplus_, cnn_softplus_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
-/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), by which mean 0 and variance 1 stay (Klambauer et al. 2017). */
+/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), which keeps mean 0 and variance 1 (Klambauer et al. 2017). */
 CNN_API cnn_tensor *cnn_selu_(const char *at, cnn_tensor *x);
 #define cnn_selu(x) cnn_selu_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_mish_(const char *at, cnn_tensor *x); /* x tanh(log(1 + e^x)) (Misra 2019) */
@@ -542,7 +542,7 @@ CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
 
 /* ---- Shapes ---- */
 
-/* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
+/* The same values as (N,c,h,w), c*h*w as before; each defaults to 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
 CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
 #define cnn_reshape(...) CNN_CALL(cnn_reshape_, cnn_reshape_args, x, __VA_ARGS__)
@@ -681,7 +681,8 @@ typedef struct { const char *at, *said;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
 #define cnn_bce_with_logits(...) CNN_CALL(cnn_bce_with_logits_, cnn_bce_with_logits_args, logits, __VA_ARGS__)
 /* Focal loss (Lin et al. 2017), torchvision's sigmoid_focal_loss: bce_with_logits times (1 - p)^gamma, where
-   p is the probability given to the truth, times alpha for yes, 1 - alpha for no. (There: unreduced.) */
+   p is the probability given to the truth, times alpha for yes, 1 - alpha for no. (There the default is no
+   reduction.) */
 typedef struct { const char *at, *said; cnn_tensor *logits, *target; /* as for bce_with_logits */
                  float alpha, gamma; /* default 0.25 and 2; alpha below 0: without it */
                  int reduction; const char *name; } cnn_sigmoid_focal_args;
@@ -2002,6 +2003,7 @@ typedef struct cnn__tail {
 
 /* ---- What is defined below its first use, or in a later section ---- */
 
+static bool  cnn__said(const char *text, const cnn_field *f);
 static void  cnn__by_row(bool done, cnn_tensor *y);
 static bool  cnn__begin_forward(cnn_tensor *t, cnn_mode mode);
 static bool  cnn__forward_node(cnn__node *v, cnn_mode mode);
@@ -2154,10 +2156,12 @@ static cnn_tensor *cnn__leaf(cnn_graph *g, cnn_kind kind, const char *at, const 
     return t;
 }
 
-/* How its first values are drawn. */
-static bool cnn__set_init(cnn_tensor *t, cnn_init init, float gain)
+/* How its first values are drawn. said: the text of the arguments: a gain of 0 that was given makes zeros. */
+static bool cnn__set_init(cnn_tensor *t, cnn_init init, float gain, const char *said)
 {
-    cnn__of(t)->init = init, cnn__of(t)->gain = gain;
+    static const cnn_field row = { .name = "gain" };
+    const bool zero = gain == 0 && cnn__said(said, &row);
+    cnn__of(t)->init = zero ? CNN_INIT_CONSTANT : init, cnn__of(t)->gain = gain;
     if ((int)init < CNN_INIT_DEFAULT || (int)init > CNN_INIT_CONSTANT)
         return cnn_fail(t, "init is %d: it must be one of CNN_INIT_...", (int)init);
     return isfinite(gain) || cnn_fail(t, "gain is %g: it must be a finite number", (double)gain);
@@ -2187,7 +2191,7 @@ CNN_API cnn_tensor *cnn_param_(cnn_param_args a)
         return cnn_fail(t, "fan_in %d, fan_out %d: they must not be negative", a.fan_in, a.fan_out),
                cnn__nil_tensor();
     v->fan_in = a.fan_in, v->fan_out = a.fan_out;
-    return cnn__set_init(t, a.init, a.gain) ? t : cnn__nil_tensor();
+    return cnn__set_init(t, a.init, a.gain, a.said) ? t : cnn__nil_tensor();
 }
 
 CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *g, cnn_shape shape, const float *values)
@@ -2727,8 +2731,8 @@ CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix)
     return NULL;
 }
 
-/* Make the parameter or buffer of this row, unless it is given or left out. */
-static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
+/* Make the parameter or buffer of this row, unless it is given or left out. said: the text of y's options. */
+static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own, const char *said)
 {
     const char *args = y->args;
     cnn_tensor *t = NULL;
@@ -2747,7 +2751,7 @@ static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
             return cnn_fail(y, "%s (%d,%d,%d,%d) would have more than 2^31 - 1 elements", own->suffix, s.n,
                             s.c, s.h, s.w);
         t = cnn__leaf(y->graph, own->kind, y->at, NULL, s);
-        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain)) return false;
+        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain, said)) return false;
         double in = 0, out = 0;
         if (own->fan) own->fan(y, &in, &out);
         cnn__node *v = cnn__of(t);
@@ -2807,7 +2811,8 @@ static bool cnn__set_shape(cnn_tensor *y)
 static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
                                const char *at, const char *name, bool build)
 {
-    cnn_graph *g = NULL;
+    cnn_graph  *g = NULL;
+    const char *said = NULL;
     for (int i = 0; in && i < n_in && i < CNN_MAX_INPUTS && !g; i++)
         if (!cnn__is_nil(in[i])) g = in[i]->graph;
     cnn__node *v = cnn__new_node(g, CNN_NODE, at, name);
@@ -2829,11 +2834,12 @@ static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in
         if (!copy) return cnn__nil_tensor();
         y->args = args ? memcpy(copy, args, op->args_size) : copy;
         char why[CNN_ERROR_SIZE];
+        if (op->fields) said = ((const char *const *)copy)[1];
         if (!cnn__resolve(op->fields, copy, why)) return cnn_fail(y, "%s", why), cnn__nil_tensor();
     }
     if (!cnn__set_shape(y)) return cnn__nil_tensor();
     for (const cnn_owned *own = op->owned; build && own && own->suffix; own++)
-        if (!cnn__make_owned(y, own)) return cnn__nil_tensor();
+        if (!cnn__make_owned(y, own, said)) return cnn__nil_tensor();
     return !op->owned || cnn__check_owned(y) ? y : cnn__nil_tensor();
 }
 

@@ -192,6 +192,15 @@ static void zero_is_a_value(void)
     CHECK_NEAR(cnn_forward(loss, CNN_TRAIN), (1 + 4) / 2.0, 1e-4);
     CHECK(cnn_get(cnn_find(g, "bn.running_mean"), &mean, 1) && mean == 0);
     cnn_free(g);
+
+    /* a gain of 0 makes zeros of what would be drawn */
+    g = cnn_new();
+    x = cnn_input(g, 2), t = cnn_dense(x, 2, .gain = zero, .name = "none");
+    bn = cnn_dense(t, 2, .init = CNN_INIT_HE, .name = "some"), loss = cnn_sum(cnn_mul(bn, cnn_param(g, "p", { 1, 2, 1, 1 }, .init = CNN_INIT_UNIFORM, .gain = 0)));
+    CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g));
+    CHECK(cnn_map_read(cnn_find(g, "none.weight"))[0] == 0 && cnn_map_read(cnn_find(g, "some.weight"))[0] != 0);
+    CHECK(cnn_map_read(cnn_find(g, "p"))[1] == 0);
+    cnn_free(g);
 }
 
 /* The same in optimizers: PyTorch's AdamW without decay, Adam without momentum of the gradient. */
