@@ -7386,6 +7386,18 @@ static bool cnn__check_count(cnn_tensor *t, const char *what, size_t count)
                     cnn__shape_text(t).s, cnn_count(t));
 }
 
+/* So many values come for t: an input takes the batch that they make. */
+static bool cnn__take_batch(cnn_tensor *t, const char *what, size_t count)
+{
+    const size_t sample = (size_t)cnn__sample(t->shape), most = (size_t)t->graph->config.max_batch;
+    if (t->op) return true;                                     /* cnn_map_write refuses it */
+    if (!t->batched) return cnn__check_count(t, what, count);
+    if (count == 0 || count % sample || count / sample > most)
+        return cnn_fail(t, "%s: %zu values: shape %s takes a multiple of %zu, up to max_batch = %zu samples",
+                        what, count, cnn__shape_text(t).s, sample, most);
+    return cnn_set_batch(t->graph, (int)(count / sample));
+}
+
 CNN_API size_t cnn_count(const cnn_tensor *t)
 {
     if (cnn__is_nil(t)) return 0;
@@ -7428,15 +7440,7 @@ CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
 {
     if (!cnn__usable(t, "set")) return false;
     if (!values) return cnn_fail(t, "set: no values were given: the pointer is NULL");
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (!t->op && t->batched) {
-        if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-            return cnn_fail(t, "set: %zu values: shape %s takes a multiple of %zu, up to max_batch = %d "
-                               "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-        t->graph->batch = (int)(count / sample);
-    }
-    if (!t->op && !cnn__check_count(t, "set", count)) return false;
-    float *data = cnn_map_write(t);
+    float *data = cnn__take_batch(t, "set", count) ? cnn_map_write(t) : NULL;
     if (data) memcpy(data, values, count * sizeof(float));
     return data != NULL;
 }
@@ -7446,23 +7450,21 @@ CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
     if (!cnn__usable(t, "set_labels")) return false;
     if (!classes) return cnn_fail(t, "set_labels: no classes were given: the pointer is NULL");
     if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-        return cnn_fail(t, "set_labels: %zu classes: shape %s takes a multiple of %zu, up to max_batch = %d "
-                           "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-    t->graph->batch = (int)(count / sample);
-    float *data = cnn_map_write(t);
+    float *data = cnn__take_batch(t, "set_labels", count) ? cnn_map_write(t) : NULL;
     for (size_t i = 0; data && i < count; i++) data[i] = (float)classes[i];
     return data != NULL;
 }
 
+static bool cnn__copy_out(cnn_tensor *t, const char *what, const float *from, float *values, size_t count)
+{
+    if (!from || !cnn__check_count(t, what, count)) return false;
+    if (!values) return cnn_fail(t, "%s: there is nowhere to write to: the pointer is NULL", what);
+    memcpy(values, from, count * sizeof(float));
+    return true;
+}
 CNN_API bool cnn_get(cnn_tensor *t, float *values, size_t count)
 {
-    const float *data = cnn_map_read(t);
-    if (!data || !cnn__check_count(t, "get", count)) return false;
-    if (!values) return cnn_fail(t, "get: there is nowhere to write to: the pointer is NULL");
-    memcpy(values, data, count * sizeof(float));
-    return true;
+    return cnn__copy_out(t, "get", cnn_map_read(t), values, count);
 }
 
 CNN_API const float *cnn_map_grad(cnn_tensor *t)
@@ -7488,11 +7490,7 @@ CNN_API const float *cnn_map_grad(cnn_tensor *t)
 
 CNN_API bool cnn_get_grad(cnn_tensor *t, float *values, size_t count)
 {
-    const float *grad = cnn_map_grad(t);
-    if (!grad || !cnn__check_count(t, "get_grad", count)) return false;
-    if (!values) return cnn_fail(t, "get_grad: there is nowhere to write to: the pointer is NULL");
-    memcpy(values, grad, count * sizeof(float));
-    return true;
+    return cnn__copy_out(t, "get_grad", cnn_map_grad(t), values, count);
 }
 
 static float *cnn__flat(cnn_graph *g, size_t *count, cnn__part part)
@@ -9696,15 +9694,14 @@ static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, const c
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
-    return cnn__evaluate(&to, loss, data, false);
+    const bool   good = cnn__find_feed(&to, NULL, "evaluate", loss, logits, data);
+    return good ? cnn__evaluate(&to, loss, data, false) : cnn__no_score;
 }
-
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
-    return cnn__evaluate(&to, loss, data, true);
+    const bool   good = cnn__find_feed(&to, NULL, "evaluate", loss, logits, data);
+    return good ? cnn__evaluate(&to, loss, data, true) : cnn__no_score;
 }
 
 CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities)
@@ -9840,14 +9837,12 @@ static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int 
 static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_epoch e)
 {
     if (!cnn__grow(g, at, &h->epoch, h->count, &h->capacity, sizeof e)) return false;
-    h->epoch[h->count++] = e;
-    return true;
+    return h->epoch[h->count++] = e, true;
 }
 static bool cnn__history_add_update(cnn_graph *g, const char *at, cnn_history *h, cnn_update u)
 {
     if (!cnn__grow(g, at, &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
-    h->update[h->updates++] = u;
-    return true;
+    return h->update[h->updates++] = u, true;
 }
 
 /* ---- Schedules ---- */
@@ -11848,22 +11843,21 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     return cnn_compile(g, root) && cnn__fill_state(f, NULL) && cnn__read_about(f);
 }
 
-static cnn_graph *cnn__new_to_load(cnn_load_args a)
+/* A graph to load into, and f to load it from; false if there is none. */
+static bool cnn__begin_load(cnn__file *f, cnn_load_args a)
 {
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch, .seed = a.seed, .threads = a.threads,
                                 .isa = a.isa, .backend = a.backend, .optimizer = a.optimizer,
                                 .exact = a.exact, .inference = a.inference, .keep_grads = a.keep_grads };
-    return cnn_new_(config);
+    *f = cnn__file_of(cnn_new_(config), a.at, "load", a.path);
+    return f->g && !f->g->error[0];
 }
 
 CNN_API cnn_graph *cnn_load_memory(const void *file, size_t bytes, cnn_load_args a)
 {
-    cnn_graph *g = cnn__new_to_load(a);
-    if (!g || g->error[0]) return g;
-    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
-    if (cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
-    cnn__close_file(&f);
-    return g;
+    cnn__file f;
+    if (cnn__begin_load(&f, a) && cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
+    return cnn__close_file(&f), f.g;
 }
 
 CNN_API cnn_tensor *cnn_loss(const cnn_graph *g) { return g && g->loss ? g->loss : cnn__nil_tensor(); }
@@ -11922,12 +11916,9 @@ static bool cnn__open_path(cnn__file *f)
 
 CNN_API cnn_graph *cnn_load_(cnn_load_args a)
 {
-    cnn_graph *g = cnn__new_to_load(a);
-    if (!g || g->error[0]) return g;
-    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
-    if (cnn__open_path(&f)) cnn__load(&f, &a);
-    cnn__close_file(&f);
-    return g;
+    cnn__file f;
+    if (cnn__begin_load(&f, a) && cnn__open_path(&f)) cnn__load(&f, &a);
+    return cnn__close_file(&f), f.g;
 }
 
 CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
@@ -11940,11 +11931,8 @@ static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(
 
 /* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the
    disk before the name. Windows replaces a file only when asked to. */
-#if defined(__unix__) || defined(__APPLE__)
-#include <dirent.h>
+#if defined(CNN__POSIX)
 #include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 int (fileno)(FILE *);
 int (fsync)(int);
 int (fchmod)(int, mode_t);

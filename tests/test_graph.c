@@ -234,7 +234,7 @@ static void errors_while_running(void)
     { RUNNING; CHECK(!cnn_set(x, v, 151)); EXPECT_AT(g, x->at, "tensor \"input\": set: 151 values: shape (N,6,5,5) takes a multiple of 150, up to max_batch = 4 samples"); DONE; }
     { RUNNING; CHECK(!cnn_set(x, v, 0)); EXPECT_AT(g, x->at, "tensor \"input\": set: 0 values: shape (N,6,5,5) takes a multiple of 150, up to max_batch = 4 samples"); DONE; }
     { RUNNING; float *big = test_floats(750); CHECK(!cnn_set(x, big, 750)); EXPECT_AT(g, x->at, "tensor \"input\": set: 750 values: shape (N,6,5,5) takes a multiple of 150, up to max_batch = 4 samples"); free(big); DONE; }
-    { RUNNING; CHECK(!cnn_set_labels(t, classes, 5)); EXPECT_AT(g, at, "tensor \"labels\": set_labels: 5 classes: shape (N,1,1,1) takes a multiple of 1, up to max_batch = 4 samples"); DONE; }
+    { RUNNING; CHECK(!cnn_set_labels(t, classes, 5)); EXPECT_AT(g, at, "tensor \"labels\": set_labels: 5 values: shape (N,1,1,1) takes a multiple of 1, up to max_batch = 4 samples"); DONE; }
     { RUNNING; CHECK(!cnn_set_labels(x, classes, 4)); EXPECT_AT(g, x->at, "tensor \"input\": set_labels: it was not made by cnn_labels"); DONE; }
     { RUNNING; CHECK(!cnn_set(y->in[1], v, 3)); EXPECT_AT(g, at, "tensor \"dense1.weight\": set: 3 values were given for shape (2,27,1,1), which has 54"); DONE; }
     { RUNNING; CHECK(!cnn_set(y, v, 8)); EXPECT_AT(g, at, "dense \"dense1\": write: it is computed by the graph; only inputs, labels, parameters, buffers and constants can be written"); DONE; }
