@@ -151,7 +151,9 @@ enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };                            
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
 /* A function with the arguments of printf: argument number format_at is the format. */
-#if defined(__GNUC__)
+#if defined(__MINGW32__) && !defined(__clang__)          /* there printf means that of an old C library */
+#define CNN__PRINTF(format_at, first) __attribute__((format(gnu_printf, format_at, first)))
+#elif defined(__GNUC__)
 #define CNN__PRINTF(format_at, first) __attribute__((format(printf, format_at, first)))
 #else
 #define CNN__PRINTF(format_at, first)
