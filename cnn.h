@@ -974,7 +974,7 @@ CNN_API bool      cnn_fit_(cnn_fit_args);
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
    loss weights them (with CNN_SUM: the sum divided by their number); count, the samples. Where the target is
-   classes, or answers to bce_with_logits: accuracy, 0..1, of all labels but those that the loss ignores; else
+   classes, or answers yes and no: accuracy, 0..1, of all labels but those that the loss ignores; else
    NAN. Where it is values: the mean absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean
    over the channels, as scikit-learn's r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped:
    each sample also in the mirror, judged by the mean of both logits (N,C,1,1), the loss the mean of both. */
@@ -9393,14 +9393,18 @@ static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
     return leaf;
 }
 
-/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's, which
-   compares with the input), the loss that reads the target (NULL: there is more between), and how it is
-   judged what the net makes of it. */
+/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's), the
+   truth that the loss compares with (the target, else the input), the loss that reads it (NULL: there is more
+   between), and how it is judged what the net makes of it. */
 typedef enum { CNN__NOT_JUDGED,
                CNN__BY_CLASS,                  /* the largest logit is at the label */
                CNN__BY_SIGN,                   /* each logit is above 0 where its target is above 1/2 */
                CNN__BY_ERROR } cnn__metric;    /* mean absolute error and R2 */
-typedef struct { cnn_graph *g; cnn_tensor *x, *target, *judge, *logits; cnn__metric metric; } cnn__feed_to;
+typedef struct {
+    cnn_graph  *g;
+    cnn_tensor *x, *target, *truth, *judge, *logits;
+    cnn__metric metric;
+} cnn__feed_to;
 
 /* The loss among the nodes of the last walk that compares something with this leaf. */
 static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
@@ -9416,7 +9420,7 @@ static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
 /* What a loss expects tells what it judges: logits, or the values themselves. */
 static cnn__metric cnn__metric_of(const cnn__feed_to *to)
 {
-    const cnn_tensor *truth = to->target ? to->target : to->x, *y = to->logits;
+    const cnn_tensor *truth = to->truth, *y = to->logits;
     if (truth->kind == CNN_LABELS && y->shape.c > 1) return CNN__BY_CLASS;
     if (!y->batched || !cnn__equal(y->shape, truth->shape)) return CNN__NOT_JUDGED;
     if (!to->judge || !to->judge->op->expects) return CNN__BY_ERROR;
@@ -9432,9 +9436,9 @@ static bool cnn__sums_up(const cnn__feed_to *to)
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
 static double cnn__batch_weight(const cnn__feed_to *to, int n)
 {
-    if (!to->judge || cnn__reduction(to->judge) != CNN_MEAN || !to->target || !to->judge->op->weight ||
-        !cnn_map_read(to->target)) return n;
-    return to->judge->op->weight(to->judge);
+    const cnn_tensor *judge = to->judge;
+    const bool        weighs = judge && cnn__reduction(judge) == CNN_MEAN && judge->op->weight;
+    return weighs && cnn_map_read(to->truth) ? judge->op->weight(judge) : n;
 }
 
 /* The label that the loss leaves out; 0 for none. */
@@ -9476,8 +9480,8 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     if (labels + inputs > 1)
         return cnn__fail(to->g, at, what, "the loss comes from %d targets, and a data set feeds at most one: "
                          "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", labels + inputs);
-    to->target = labels ? label : input;
-    to->judge = cnn__judge_of(to->g, to->target ? to->target : to->x);
+    to->target = labels ? label : input, to->truth = to->target ? to->target : to->x;
+    to->judge = cnn__judge_of(to->g, to->truth);
     to->metric = cnn__metric_of(to);
     return true;
 }
@@ -9506,7 +9510,7 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
     if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
     if (!cnn__check_feed(at, what, to->x, to->target, data, 0)) return false; /* now, not after hours */
-    return to->metric != CNN__BY_CLASS ||
+    return to->metric != CNN__BY_CLASS || !to->target ||
            cnn__check_classes(g, at, what, logits, data, cnn__void_label(to->judge));
 }
 
@@ -9582,9 +9586,9 @@ static double cnn__r2(const cnn__sums *s, int channels)
 /* How many labels are not left out: those that count. */
 static double cnn__count_judged(const cnn__feed_to *to)
 {
-    const size_t n = cnn_count(to->target);
+    const size_t n = cnn_count(to->truth);
     const float  ignored = (float)cnn__void_label(to->judge);
-    const float *label = ignored == 0 ? NULL : cnn_map_read(to->target);
+    const float *label = ignored == 0 ? NULL : cnn_map_read(to->truth);
     double       count = label ? 0 : (double)n;
     for (size_t i = 0; label && i < n; i++) count += label[i] != ignored;
     return count;
@@ -9594,7 +9598,7 @@ static double cnn__count_judged(const cnn__feed_to *to)
 static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
 {
     const cnn_shape z = to->logits->shape;
-    const float    *truth = cnn_map_read(to->target ? to->target : to->x);
+    const float    *truth = cnn_map_read(to->truth);
     const size_t    plane = (size_t)cnn__plane(z), channels = (size_t)z.c, rows = (size_t)z.n * plane;
     if (!truth || !y || to->metric == CNN__NOT_JUDGED) return;
     if (to->metric == CNN__BY_ERROR) {
@@ -9602,7 +9606,7 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
     } else if (to->metric == CNN__BY_SIGN) {
         for (size_t i = 0; i < rows * channels; i++) s->right += (y[i] > 0) == (truth[i] > 0.5f);
         s->judged += (double)(rows * channels);
-    } else if (to->target->shape.c == 1) {
+    } else if (to->truth->shape.c == 1) {
         s->right += cnn__correct(y, z, truth, cnn__void_label(to->judge));
         s->judged += cnn__count_judged(to);
     } else {                                               /* soft labels: the likeliest class */
@@ -9620,9 +9624,9 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
 /* The same for the logits, where they are: see cnn__count_correct. */
 static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, bool anew, bool show)
 {
-    if (to->metric == CNN__BY_CLASS && to->target->shape.c == 1) {
+    if (to->metric == CNN__BY_CLASS && to->truth->shape.c == 1) {
         const int ignored = cnn__void_label(to->judge);
-        cnn__count_correct(to->logits, to->target, ignored, anew, show, &s->right);
+        cnn__count_correct(to->logits, to->truth, ignored, anew, show, &s->right);
         s->judged += cnn__count_judged(to);
     } else if (to->metric != CNN__NOT_JUDGED) cnn__add_batch(s, to, cnn_map_read(to->logits));
 }

@@ -266,6 +266,22 @@ static void labels_of_one_channel(void)
     }
 }
 
+/* A net may have its input as soft labels: no target is fed, and labels of the data set do not count. */
+static void input_as_soft_labels(void)
+{
+    const float values[12] = { 0.7f, 0.2f, 0.1f, 0, 1, 0, 0.1f, 0.1f, 0.8f, 0.3f, 0.4f, 0.3f };
+    const int   label[4] = { 9, 9, 9, 9 };
+    cnn_graph  *g = cnn_new(.max_batch = 3);
+    T *x = cnn_input(g, 3), *y = cnn_scale(x, 3), *loss = cnn_softmax_cross_entropy(cnn_add(y, cnn_param(g, "b", { 1, 3, 1, 1 })), x);
+    cnn_compile(g, loss);
+    cnn_dataset d = cnn_data(4, 3, .floats = values, .labels = label);
+    const cnn_score s = cnn_evaluate(loss, loss->in[0], &d);
+    CHECK_NEAR(s.accuracy, 1, 0), CHECK_INT(s.count, 4);
+    CHECK(cnn_fit(loss, loss->in[0], &d, .lr = 0.01f));
+    CHECK_STR(cnn_error(g), NULL);
+    cnn_free(g), cnn_dataset_free(&d);
+}
+
 /* PyTorch 2.15, F.cross_entropy with probabilities: the loss, dx, dp. */
 static void soft_labels_as_pytorch(void)
 {
@@ -896,7 +912,7 @@ int main(int argc, char **argv)
 {
     test_args(argc, argv);
     mkdir("build", 0777);
-    RUN(tasks_are_learned); RUN(errors_and_r2); RUN(autoencoder); RUN(thousand_classes); RUN(void_labels); RUN(void_class); RUN(labels_of_one_channel);
+    RUN(tasks_are_learned); RUN(errors_and_r2); RUN(autoencoder); RUN(thousand_classes); RUN(void_labels); RUN(void_class); RUN(labels_of_one_channel); RUN(input_as_soft_labels);
     RUN(soft_labels_as_pytorch);
     RUN(targets_in_files); RUN(masks_move); RUN(mixed_samples); RUN(mixing_is_refused); RUN(streams); RUN(streams_fail);
     RUN(pictures_as_pillow); RUN(folders); RUN(folders_fail); RUN(remembered); RUN(resumed); RUN(updates_in_history);
