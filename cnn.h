@@ -151,7 +151,9 @@ enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };                            
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
 /* A function with the arguments of printf: argument number format_at is the format. */
-#if defined(__GNUC__)
+#if defined(__MINGW32__) && !defined(__clang__)          /* there printf means that of an old C library */
+#define CNN__PRINTF(format_at, first) __attribute__((format(gnu_printf, format_at, first)))
+#elif defined(__GNUC__)
 #define CNN__PRINTF(format_at, first) __attribute__((format(printf, format_at, first)))
 #else
 #define CNN__PRINTF(format_at, first)
@@ -237,12 +239,12 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
 
 /* A second view of a compiled net, for inference in another thread at the same time. Parameters, running
    statistics and constants are g's own, only read; inputs, values, workspace and, unless g has .no_packed,
-   packed weights are the view's, in one allocation. A view is a graph with .inference = 1: cnn_find(view,
-   x->name) is its x, and cnn_output, cnn_set, cnn_forward, cnn_get, cnn_predict and cnn_evaluate work on it
-   as on any graph, to the same bits. There are no locks, as nothing shared is written: while views run, g and
-   other views may run CNN_EVAL, but g must not be trained or loaded into. g outlives its views; each is freed
-   with cnn_free. A view has its own error, from the start if g is not compiled, has an error, or is on a
-   device. NULL as for cnn_new. */
+   packed weights are the view's, in one allocation. A view is a graph with .inference = 1 and g's .rows:
+   cnn_find(view, x->name) is its x, and cnn_output, cnn_set, cnn_forward, cnn_get, cnn_predict and
+   cnn_evaluate work on it as on any graph, to the same bits. There are no locks, as nothing shared is
+   written: while views run, g and other views may run CNN_EVAL, but g must not be trained or loaded into. g
+   outlives its views; each is freed with cnn_free. A view has its own error, from the start if g is not
+   compiled, has an error, or is on a device. NULL as for cnn_new. */
 typedef struct { const char *at, *said; const cnn_graph *g; /* required */
                  int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
@@ -337,8 +339,9 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
 
    Each operation records a node and returns its tensor y, or, after an error (the graph's), the nil tensor.
    Unless its block says otherwise, y has the shape of x and a field defaults to 0; what is required comes
-   first, by position. eps, slope, alpha, beta, k, delta and threshold must be positive. A weight or bias of
-   NULL is a new parameter; one that is given is used as it is: shared or constant. */
+   first, by position. eps, softplus's beta, lrn's k and huber's delta must be positive, other factors not
+   negative. A weight or bias of NULL is a new parameter; one that is given is used as it is: shared or
+   constant. */
 
 /* Cross-correlation with learned kernels (LeCun et al. 1989): (N,C,H,W) -> (N,channels,OH,OW),
    OH = floor((H + pad_top + pad_bottom - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
@@ -427,7 +430,7 @@ CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C
 
 /* Per channel over (N,H,W) (Ioffe, Szegedy 2015). weight, bias, running_mean, running_var (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x;
-                 float momentum; /* of the running statistics, in (0,1]; default 0.1, as PyTorch's */
+                 float momentum; /* of the running statistics, in [0,1]; default 0.1, as PyTorch's */
                  float eps; int no_affine; /* 1: no weight and bias */
                  int eval;       /* 1: its running statistics are frozen, see cnn_freeze */
                  int frozen;     /* 1: so are weight and bias */
@@ -475,7 +478,7 @@ CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 #define cnn_tanh(x) cnn_tanh_(CNN_HERE, x)
-/* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
+/* min(max(x, low), high); default 0, but not both; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
 #define cnn_clamp(...) CNN_CALL(cnn_clamp_, cnn_clamp_args, x, __VA_ARGS__)
@@ -497,7 +500,7 @@ CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
 #define cnn_softplus(...) CNN_CALL(cnn_softplus_, cnn_softplus_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
-/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), by which mean 0 and variance 1 stay (Klambauer et al. 2017). */
+/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), which keeps mean 0 and variance 1 (Klambauer et al. 2017). */
 CNN_API cnn_tensor *cnn_selu_(const char *at, cnn_tensor *x);
 #define cnn_selu(x) cnn_selu_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_mish_(const char *at, cnn_tensor *x); /* x tanh(log(1 + e^x)) (Misra 2019) */
@@ -534,14 +537,14 @@ CNN_API cnn_tensor *cnn_softmax_(cnn_softmax_args);
 #define cnn_softmax(...) CNN_CALL(cnn_softmax_, cnn_softmax_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_log_softmax_(cnn_softmax_args);
 #define cnn_log_softmax(...) CNN_CALL(cnn_log_softmax_, cnn_softmax_args, x, __VA_ARGS__)
-/* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
+/* 0 with probability p (required, 0 <= p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
 #define cnn_dropout(...) CNN_CALL(cnn_dropout_, cnn_dropout_args, x, __VA_ARGS__)
 
 /* ---- Shapes ---- */
 
-/* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
+/* The same values as (N,c,h,w), c*h*w as before; each defaults to 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
 CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
 #define cnn_reshape(...) CNN_CALL(cnn_reshape_, cnn_reshape_args, x, __VA_ARGS__)
@@ -680,7 +683,8 @@ typedef struct { const char *at, *said;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
 #define cnn_bce_with_logits(...) CNN_CALL(cnn_bce_with_logits_, cnn_bce_with_logits_args, logits, __VA_ARGS__)
 /* Focal loss (Lin et al. 2017), torchvision's sigmoid_focal_loss: bce_with_logits times (1 - p)^gamma, where
-   p is the probability given to the truth, times alpha for yes, 1 - alpha for no. (There: unreduced.) */
+   p is the probability given to the truth, times alpha for yes, 1 - alpha for no. (There the default is no
+   reduction.) */
 typedef struct { const char *at, *said; cnn_tensor *logits, *target; /* as for bce_with_logits */
                  float alpha, gamma; /* default 0.25 and 2; alpha below 0: without it */
                  int reduction; const char *name; } cnn_sigmoid_focal_args;
@@ -703,7 +707,7 @@ CNN_API cnn_tensor *cnn_dice_(cnn_dice_args);
 typedef struct { const char *at, *said; cnn_graph *g; float lr; /* required; lr > 0: no default is sensible */
                  float momentum;     /* of cnn_sgd and both RMSprops; default 0 */
                  float weight_decay; /* default 0, added to the gradient (L2); cnn_adamw: default 0.01, taken
-                                        off the weights (for none use cnn_adam) */
+                                        off the weights */
                  int   nesterov;     /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
                  float beta1, beta2; /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
                  float alpha;        /* of both RMSprops; default 0.99 */
@@ -969,11 +973,11 @@ CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
-   loss weights them; count, the samples. Where the target is classes, or answers to bce_with_logits:
-   accuracy, 0..1, of all labels but those that the loss ignores; else NAN. Where it is values: the mean
-   absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's
-   r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror,
-   judged by the mean of both logits (N,C,1,1), the loss as the mean of both losses. */
+   loss weights them (with CNN_SUM: the sum divided by their number); count, the samples. Where the target is
+   classes, or answers yes and no: accuracy, 0..1, of all labels but those that the loss ignores; else
+   NAN. Where it is values: the mean absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean
+   over the channels, as scikit-learn's r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped:
+   each sample also in the mirror, judged by the mean of both logits (N,C,1,1), the loss the mean of both. */
 typedef struct { double loss, accuracy; int count; double mae, r2; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
@@ -1153,7 +1157,7 @@ typedef struct cnn_field {
     size_t      offset;
     double      preset;
     const char *like;                    /* names of options that stand before it: "stride kernel_h" */
-    const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: anything */
+    const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: any number */
     const char *what;                    /* for the message of the range: "the probability of a zero" */
     int         nth;                     /* 2: the second argument, where that is usual; 0: by name only */
 } cnn_field;
@@ -1320,7 +1324,7 @@ CNN_API bool        cnn_grad_is_first(const cnn_tensor *y, int i); /* in backwar
 /* For these rows: what this run computes next, on the device and in y's place, so that nobody else reads y
    and y's row may do it too; NULL: nothing, or somebody looks at each value. */
 CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y);
-/* Is each label of softmax_cross_entropy or nll a class, as far as the host knows them? Else y fails. */
+/* Is each label of softmax_cross_entropy, nll or dice a class, as far as the host knows? Else y fails. */
 CNN_API bool        cnn_check_labels(cnn_tensor *y);
 typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* host_nodes: without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);     /* since cnn_compile */
@@ -2008,6 +2012,7 @@ typedef struct cnn__tail {
 
 /* ---- What is defined below its first use, or in a later section ---- */
 
+static bool  cnn__said(const char *text, const cnn_field *f);
 static void  cnn__by_row(bool done, cnn_tensor *y);
 static bool  cnn__begin_forward(cnn_tensor *t, cnn_mode mode);
 static bool  cnn__forward_node(cnn__node *v, cnn_mode mode);
@@ -2160,10 +2165,12 @@ static cnn_tensor *cnn__leaf(cnn_graph *g, cnn_kind kind, const char *at, const 
     return t;
 }
 
-/* How its first values are drawn. */
-static bool cnn__set_init(cnn_tensor *t, cnn_init init, float gain)
+/* How its first values are drawn. said: the text of the arguments: a gain of 0 that was given makes zeros. */
+static bool cnn__set_init(cnn_tensor *t, cnn_init init, float gain, const char *said)
 {
-    cnn__of(t)->init = init, cnn__of(t)->gain = gain;
+    static const cnn_field row = { .name = "gain" };
+    const bool zero = gain == 0 && cnn__said(said, &row);
+    cnn__of(t)->init = zero ? CNN_INIT_CONSTANT : init, cnn__of(t)->gain = gain;
     if ((int)init < CNN_INIT_DEFAULT || (int)init > CNN_INIT_CONSTANT)
         return cnn_fail(t, "init is %d: it must be one of CNN_INIT_...", (int)init);
     return isfinite(gain) || cnn_fail(t, "gain is %g: it must be a finite number", (double)gain);
@@ -2193,7 +2200,7 @@ CNN_API cnn_tensor *cnn_param_(cnn_param_args a)
         return cnn_fail(t, "fan_in %d, fan_out %d: they must not be negative", a.fan_in, a.fan_out),
                cnn__nil_tensor();
     v->fan_in = a.fan_in, v->fan_out = a.fan_out;
-    return cnn__set_init(t, a.init, a.gain) ? t : cnn__nil_tensor();
+    return cnn__set_init(t, a.init, a.gain, a.said) ? t : cnn__nil_tensor();
 }
 
 CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *g, cnn_shape shape, const float *values)
@@ -2283,7 +2290,7 @@ static double cnn__bound(const char **range)
 
 static bool cnn__in_range(const char *range, double value)
 {
-    if (!range) return true;
+    if (!range) return !isnan(value);
     const bool from = *range++ == '[';
     const double least = cnn__bound(&range);
     if (*range++ != ',') return false;
@@ -2385,14 +2392,14 @@ static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR
         const cnn_field *from = f;
         const double value = cnn__given(f, args) ? cnn__option(f, args)
                                                  : cnn__default(fields, f, args, &from);
-        if (cnn__in_range(f->range, value)) {
+        if (value != CNN_REQUIRED && cnn__in_range(f->range, value)) {
             cnn__set_option(f, args, value);
             continue;
         }
         char text[32] = "missing";
         if (value != CNN_REQUIRED) cnn__format(text, sizeof text, f->type == 'f' ? "%g" : "%.0f", value);
         cnn__format(why, CNN_ERROR_SIZE, "%s is %s: it must be %s%sin %s", from->name, text,
-                    from->what ? from->what : "", from->what ? ", " : "", f->range);
+                    from->what ? from->what : "", from->what ? ", " : "", f->range ? f->range : "[-inf,inf]");
         return false;
     }
     if (fields) ((const char **)args)[1] = NULL;
@@ -2733,8 +2740,8 @@ CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix)
     return NULL;
 }
 
-/* Make the parameter or buffer of this row, unless it is given or left out. */
-static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
+/* Make the parameter or buffer of this row, unless it is given or left out. said: the text of y's options. */
+static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own, const char *said)
 {
     const char *args = y->args;
     cnn_tensor *t = NULL;
@@ -2753,7 +2760,7 @@ static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
             return cnn_fail(y, "%s (%d,%d,%d,%d) would have more than 2^31 - 1 elements", own->suffix, s.n,
                             s.c, s.h, s.w);
         t = cnn__leaf(y->graph, own->kind, y->at, NULL, s);
-        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain)) return false;
+        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain, said)) return false;
         double in = 0, out = 0;
         if (own->fan) own->fan(y, &in, &out);
         cnn__node *v = cnn__of(t);
@@ -2813,7 +2820,8 @@ static bool cnn__set_shape(cnn_tensor *y)
 static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
                                const char *at, const char *name, bool build)
 {
-    cnn_graph *g = NULL;
+    cnn_graph  *g = NULL;
+    const char *said = NULL;
     for (int i = 0; in && i < n_in && i < CNN_MAX_INPUTS && !g; i++)
         if (!cnn__is_nil(in[i])) g = in[i]->graph;
     cnn__node *v = cnn__new_node(g, CNN_NODE, at, name);
@@ -2835,11 +2843,12 @@ static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in
         if (!copy) return cnn__nil_tensor();
         y->args = args ? memcpy(copy, args, op->args_size) : copy;
         char why[CNN_ERROR_SIZE];
+        if (op->fields) said = ((const char *const *)copy)[1];
         if (!cnn__resolve(op->fields, copy, why)) return cnn_fail(y, "%s", why), cnn__nil_tensor();
     }
     if (!cnn__set_shape(y)) return cnn__nil_tensor();
     for (const cnn_owned *own = op->owned; build && own && own->suffix; own++)
-        if (!cnn__make_owned(y, own)) return cnn__nil_tensor();
+        if (!cnn__make_owned(y, own, said)) return cnn__nil_tensor();
     return !op->owned || cnn__check_owned(y) ? y : cnn__nil_tensor();
 }
 
@@ -3595,13 +3604,13 @@ static bool cnn__conv2d_shape(cnn_tensor *y)
 {
     cnn_conv2d_args *a = (cnn_conv2d_args *)(uintptr_t)y->args;
     const cnn_shape  x = y->in[0]->shape;
-    if (a->one_d && x.h != 1)
-        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W)",
-                        cnn__shape_text(y->in[0]).s);
-    if (a->causal) {
-        const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
-        a->pad_left = reach < CNN__LARGEST_OPTION ? (int)reach : CNN__LARGEST_OPTION, a->pad_right = 0;
-    }
+    if (a->one_d && (x.h != 1 || a->pad_top || a->pad_bottom))
+        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W "
+                        "alone", cnn__shape_text(y->in[0]).s);
+    const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
+    if (a->causal && reach > CNN__LARGEST_OPTION)
+        return cnn_fail(y, "causal: pad_left would be %lld: at most %d", reach, (int)CNN__LARGEST_OPTION);
+    if (a->causal && (a->pad_left != reach || a->pad_right)) a->pad_left = (int)reach, a->pad_right = 0;
     const cnn__slide s[2] = CNN__SLIDES(a, x, false);
     if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &s[0])
         || !cnn__check_slide(y, &s[1]) || !cnn__check_padded(y, x.c / a->groups, s)) return false;
@@ -4390,7 +4399,7 @@ CNN__FORMULA(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
- *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
+ *   slope must not be negative, so that y has the sign of x; at x = 0 we take slope.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
@@ -4427,7 +4436,7 @@ CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(c
 
 /* ---- elu --------------------------------------------------------------------------------------------------
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
- *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha.
+ *   alpha must not be negative, so that y has the sign of x; at x = 0 we take alpha.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(cnn__within(-87, x, 0));
                               v[i] = x <= 0 ? z : x)
@@ -7416,6 +7425,18 @@ static bool cnn__check_count(cnn_tensor *t, const char *what, size_t count)
                     cnn__shape_text(t).s, cnn_count(t));
 }
 
+/* So many values come for t: an input takes the batch that they make. */
+static bool cnn__take_batch(cnn_tensor *t, const char *what, size_t count)
+{
+    const size_t sample = (size_t)cnn__sample(t->shape), most = (size_t)t->graph->config.max_batch;
+    if (t->op) return true;                                     /* cnn_map_write refuses it */
+    if (!t->batched) return cnn__check_count(t, what, count);
+    if (count == 0 || count % sample || count / sample > most)
+        return cnn_fail(t, "%s: %zu values: shape %s takes a multiple of %zu, up to max_batch = %zu samples",
+                        what, count, cnn__shape_text(t).s, sample, most);
+    return cnn_set_batch(t->graph, (int)(count / sample));
+}
+
 CNN_API size_t cnn_count(const cnn_tensor *t)
 {
     if (cnn__is_nil(t)) return 0;
@@ -7458,15 +7479,7 @@ CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
 {
     if (!cnn__usable(t, "set")) return false;
     if (!values) return cnn_fail(t, "set: no values were given: the pointer is NULL");
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (!t->op && t->batched) {
-        if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-            return cnn_fail(t, "set: %zu values: shape %s takes a multiple of %zu, up to max_batch = %d "
-                               "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-        t->graph->batch = (int)(count / sample);
-    }
-    if (!t->op && !cnn__check_count(t, "set", count)) return false;
-    float *data = cnn_map_write(t);
+    float *data = cnn__take_batch(t, "set", count) ? cnn_map_write(t) : NULL;
     if (data) memcpy(data, values, count * sizeof(float));
     return data != NULL;
 }
@@ -7476,23 +7489,21 @@ CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
     if (!cnn__usable(t, "set_labels")) return false;
     if (!classes) return cnn_fail(t, "set_labels: no classes were given: the pointer is NULL");
     if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-        return cnn_fail(t, "set_labels: %zu classes: shape %s takes a multiple of %zu, up to max_batch = %d "
-                           "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-    t->graph->batch = (int)(count / sample);
-    float *data = cnn_map_write(t);
+    float *data = cnn__take_batch(t, "set_labels", count) ? cnn_map_write(t) : NULL;
     for (size_t i = 0; data && i < count; i++) data[i] = (float)classes[i];
     return data != NULL;
 }
 
+static bool cnn__copy_out(cnn_tensor *t, const char *what, const float *from, float *values, size_t count)
+{
+    if (!from || !cnn__check_count(t, what, count)) return false;
+    if (!values) return cnn_fail(t, "%s: there is nowhere to write to: the pointer is NULL", what);
+    memcpy(values, from, count * sizeof(float));
+    return true;
+}
 CNN_API bool cnn_get(cnn_tensor *t, float *values, size_t count)
 {
-    const float *data = cnn_map_read(t);
-    if (!data || !cnn__check_count(t, "get", count)) return false;
-    if (!values) return cnn_fail(t, "get: there is nowhere to write to: the pointer is NULL");
-    memcpy(values, data, count * sizeof(float));
-    return true;
+    return cnn__copy_out(t, "get", cnn_map_read(t), values, count);
 }
 
 CNN_API const float *cnn_map_grad(cnn_tensor *t)
@@ -7518,11 +7529,7 @@ CNN_API const float *cnn_map_grad(cnn_tensor *t)
 
 CNN_API bool cnn_get_grad(cnn_tensor *t, float *values, size_t count)
 {
-    const float *grad = cnn_map_grad(t);
-    if (!grad || !cnn__check_count(t, "get_grad", count)) return false;
-    if (!values) return cnn_fail(t, "get_grad: there is nowhere to write to: the pointer is NULL");
-    memcpy(values, grad, count * sizeof(float));
-    return true;
+    return cnn__copy_out(t, "get_grad", cnn_map_grad(t), values, count);
 }
 
 static float *cnn__flat(cnn_graph *g, size_t *count, cnn__part part)
@@ -7581,7 +7588,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch ? a.max_batch : g->config.max_batch,
                                 .seed = g->config.seed, .threads = a.threads ? a.threads : 1,
                                 .isa = g->cpu.isa, .optimizer = g->config.optimizer, .exact = g->config.exact,
-                                .inference = 1, .no_packed = g->config.no_packed };
+                                .inference = 1, .no_packed = g->config.no_packed, .rows = g->config.rows };
     cnn_graph *view = cnn_new_(config);
     if (!view || view->error[0]) return view;
     view->shares = g->shares ? g->shares : g;
@@ -7589,7 +7596,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     else if (!g->compiled)           cnn__fail(view, a.at, "share", "the net is not compiled");
     else if (g->config.backend)
         cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
-    if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
+    if (view->error[0] || !cnn__copy_nodes(view, g) || !cnn__find_rows(view)) return view;
     for (int i = 0; i < g->n_order; i++) view->by_name[i] = view->order[g->by_name[i]->t.index];
     view->loss = &view->order[g->loss->index]->t;
     cnn__plan_leaves(view);
@@ -8697,6 +8704,9 @@ CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
 /* One allocation, with the names behind it. */
 struct cnn__about { float mean[4], deviation[4]; int classes; const char *name[1]; };
 
+/* What channel k is divided by. */
+static float cnn__divisor(const cnn_dataset *d, int k) { return d->deviation[k] > 0 ? d->deviation[k] : 1; }
+
 CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
 {
     if (!g || !d || g->error[0]) return false;
@@ -8705,7 +8715,12 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
     for (; d->names && d->names[n]; n++) text = cnn__add_size(text, strlen(d->names[n]) + 1);
     const size_t head = sizeof *g->about + n * sizeof(char *), bytes = cnn__add_size(head, text);
     bool         known = n > 0;
-    for (int k = 0; k < 4; k++) known = known || d->mean[k] != 0 || d->deviation[k] != 1;
+    for (int k = 0; k < 4; k++) {
+        if (!isfinite(d->mean[k]) || !isfinite(cnn__divisor(d, k)))
+            return cnn__fail(g, NULL, "remember", "channel %d has mean %g and deviation %g: they must be "
+                             "finite numbers", k, (double)d->mean[k], (double)d->deviation[k]);
+        known = known || d->mean[k] != 0 || cnn__divisor(d, k) != 1;
+    }
     if (!known) return CNN_FREE(g->about), g->about = NULL, true;
     struct cnn__about *about = n > INT_MAX ? NULL : CNN_MALLOC(bytes);
     if (!about) return cnn__no_memory(g, NULL, "remember", bytes);
@@ -8716,7 +8731,7 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
         const size_t length = strlen(d->names[k]) + 1;
         about->name[k] = memcpy(to, d->names[k], length), to += length;
     }
-    memcpy(about->mean, d->mean, sizeof d->mean), memcpy(about->deviation, d->deviation, sizeof d->deviation);
+    for (int k = 0; k < 4; k++) about->mean[k] = d->mean[k], about->deviation[k] = cnn__divisor(d, k);
     CNN_FREE(g->about);
     g->about = about;
     return true;
@@ -9213,7 +9228,7 @@ static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
     cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
                       .cuts = true };
     for (int k = 0; k < 4; k++) {
-        s.mean[k] = d->mean[k], s.by[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
+        s.mean[k] = d->mean[k], s.by[k] = cnn__divisor(d, k);
         for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
     }
     return s;
@@ -9255,13 +9270,13 @@ static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int firs
     cnn__batch         b;
     const int          n = cnn__read_batch(r, first, &b);
     if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
-    if (n == 0 || !cnn_set_batch(g, n)) return 0;
+    if (n == 0) return 0;
     if (a && !cnn__is_changed(a)) a = NULL;
     const cnn__planes samples = cnn__samples_of(d, &b);
     cnn__planes       targets = { 0 };
     if (target) targets = cnn__targets_of(d, &b, target);
     if (a) targets.outside = a->outside;
-    if (target && !cnn__check_hot(target, &targets, &b)) return 0;
+    if ((target && !cnn__check_hot(target, &targets, &b)) || !cnn_set_batch(g, n)) return 0;
     float *values = cnn_map_write(x), *wanted = values && target ? cnn_map_write(target) : NULL;
     if (!values || (target && !wanted)) return 0;
 
@@ -9324,16 +9339,19 @@ static bool cnn__is_largest(const float *s, size_t plane, int classes, int k)
         right = c < k ? s[(size_t)c * plane] < best : s[(size_t)c * plane] <= best;
     return right;
 }
-static int cnn__correct(const float *score, cnn_shape z, const float *label)
+/* ignored: a label that does not count, 0 for none. */
+static int cnn__correct(const float *score, cnn_shape z, const float *label, int ignored)
 {
     int    correct = 0;
     size_t plane = (size_t)cnn__plane(z);
-    for (size_t i = 0; i < (size_t)z.n * plane; i++)
+    for (size_t i = 0; i < (size_t)z.n * plane; i++) {
+        const int k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
         correct += cnn__is_largest(score + i / plane * (size_t)z.c * plane + i % plane, plane, z.c,
-                                   label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1);
+                                   ignored && k == ignored ? -1 : k);
+    }
     return correct;
 }
-CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
+static int cnn__correct_but(cnn_tensor *logits, cnn_tensor *labels, int ignored)
 {
     if (cnn__is_nil(logits) || cnn__is_nil(labels) || logits->graph->error[0]) return 0;
     if (!cnn__same_rows(logits, labels)) {
@@ -9343,18 +9361,24 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
         return 0;
     }
     const float *score = cnn_map_read(logits), *label = score ? cnn_map_read(labels) : NULL;
-    return label ? cnn__correct(score, logits->shape, label) : 0;
+    return label ? cnn__correct(score, logits->shape, label, ignored) : 0;
+}
+CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
+{
+    return cnn__correct_but(logits, labels, 0);
 }
 
 /* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
-   that the logits need not come down with every batch. */
-static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool anew, bool show, double *right)
+   that the logits need not come down with every batch: unless a class is ignored, which it would count. */
+static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignored, bool anew, bool show,
+                               double *right)
 {
     cnn_backend *dev = logits->graph->config.backend;
     int          count = 0;
-    if (!dev || !dev->correct || !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
+    if (!dev || !dev->correct || (ignored > 0 && ignored < logits->shape.c) ||
+        !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
         !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
-        *right += cnn_correct(logits, labels);
+        *right += cnn__correct_but(logits, labels, ignored);
         return;
     }
     logits->graph->traffic.downloads += show;
@@ -9410,14 +9434,18 @@ static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
     return leaf;
 }
 
-/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's, which
-   compares with the input), the loss that reads the target (NULL: there is more between), and how it is
-   judged what the net makes of it. */
+/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's), the
+   truth that the loss compares with (the target, else the input), the loss that reads it (NULL: there is more
+   between), and how it is judged what the net makes of it. */
 typedef enum { CNN__NOT_JUDGED,
                CNN__BY_CLASS,                  /* the largest logit is at the label */
                CNN__BY_SIGN,                   /* each logit is above 0 where its target is above 1/2 */
                CNN__BY_ERROR } cnn__metric;    /* mean absolute error and R2 */
-typedef struct { cnn_graph *g; cnn_tensor *x, *target, *judge, *logits; cnn__metric metric; } cnn__feed_to;
+typedef struct {
+    cnn_graph  *g;
+    cnn_tensor *x, *target, *truth, *judge, *logits;
+    cnn__metric metric;
+} cnn__feed_to;
 
 /* The loss among the nodes of the last walk that compares something with this leaf. */
 static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
@@ -9433,19 +9461,25 @@ static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
 /* What a loss expects tells what it judges: logits, or the values themselves. */
 static cnn__metric cnn__metric_of(const cnn__feed_to *to)
 {
-    const cnn_tensor *truth = to->target ? to->target : to->x, *y = to->logits;
-    if (truth->kind == CNN_LABELS) return CNN__BY_CLASS;
+    const cnn_tensor *truth = to->truth, *y = to->logits;
+    if (truth->kind == CNN_LABELS && y->shape.c > 1) return CNN__BY_CLASS;
     if (!y->batched || !cnn__equal(y->shape, truth->shape)) return CNN__NOT_JUDGED;
     if (!to->judge || !to->judge->op->expects) return CNN__BY_ERROR;
     return to->judge->op == &cnn_op_softmax_cross_entropy ? CNN__BY_CLASS : CNN__BY_SIGN;
 }
 
+/* Is the loss of a batch the sum over its samples, not the mean? */
+static bool cnn__sums_up(const cnn__feed_to *to)
+{
+    return to->judge && cnn__reduction(to->judge) == CNN_SUM;
+}
+
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
 static double cnn__batch_weight(const cnn__feed_to *to, int n)
 {
-    const int how = to->judge ? cnn__reduction(to->judge) : CNN_NONE;
-    if (how != CNN_MEAN || !to->target || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
-    return to->judge->op->weight(to->judge);
+    const cnn_tensor *judge = to->judge;
+    const bool        weighs = judge && cnn__reduction(judge) == CNN_MEAN && judge->op->weight;
+    return weighs && cnn_map_read(to->truth) ? judge->op->weight(judge) : n;
 }
 
 /* The label that the loss leaves out; 0 for none. */
@@ -9487,8 +9521,8 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     if (labels + inputs > 1)
         return cnn__fail(to->g, at, what, "the loss comes from %d targets, and a data set feeds at most one: "
                          "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", labels + inputs);
-    to->target = labels ? label : input;
-    to->judge = cnn__judge_of(to->g, to->target ? to->target : to->x);
+    to->target = labels ? label : input, to->truth = to->target ? to->target : to->x;
+    to->judge = cnn__judge_of(to->g, to->truth);
     to->metric = cnn__metric_of(to);
     return true;
 }
@@ -9517,7 +9551,7 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
     if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
     if (!cnn__check_feed(at, what, to->x, to->target, data, 0)) return false; /* now, not after hours */
-    return to->metric != CNN__BY_CLASS ||
+    return to->metric != CNN__BY_CLASS || !to->target ||
            cnn__check_classes(g, at, what, logits, data, cnn__void_label(to->judge));
 }
 
@@ -9593,9 +9627,9 @@ static double cnn__r2(const cnn__sums *s, int channels)
 /* How many labels are not left out: those that count. */
 static double cnn__count_judged(const cnn__feed_to *to)
 {
-    const size_t n = cnn_count(to->target);
+    const size_t n = cnn_count(to->truth);
     const float  ignored = (float)cnn__void_label(to->judge);
-    const float *label = ignored == 0 ? NULL : cnn_map_read(to->target);
+    const float *label = ignored == 0 ? NULL : cnn_map_read(to->truth);
     double       count = label ? 0 : (double)n;
     for (size_t i = 0; label && i < n; i++) count += label[i] != ignored;
     return count;
@@ -9605,7 +9639,7 @@ static double cnn__count_judged(const cnn__feed_to *to)
 static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
 {
     const cnn_shape z = to->logits->shape;
-    const float    *truth = cnn_map_read(to->target ? to->target : to->x);
+    const float    *truth = cnn_map_read(to->truth);
     const size_t    plane = (size_t)cnn__plane(z), channels = (size_t)z.c, rows = (size_t)z.n * plane;
     if (!truth || !y || to->metric == CNN__NOT_JUDGED) return;
     if (to->metric == CNN__BY_ERROR) {
@@ -9613,8 +9647,9 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
     } else if (to->metric == CNN__BY_SIGN) {
         for (size_t i = 0; i < rows * channels; i++) s->right += (y[i] > 0) == (truth[i] > 0.5f);
         s->judged += (double)(rows * channels);
-    } else if (to->target->shape.c == 1) {
-        s->right += cnn__correct(y, z, truth), s->judged += cnn__count_judged(to);
+    } else if (to->truth->shape.c == 1) {
+        s->right += cnn__correct(y, z, truth, cnn__void_label(to->judge));
+        s->judged += cnn__count_judged(to);
     } else {                                               /* soft labels: the likeliest class */
         for (size_t i = 0; i < rows; i++) {
             const size_t at = i / plane * channels * plane + i % plane;
@@ -9630,8 +9665,9 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
 /* The same for the logits, where they are: see cnn__count_correct. */
 static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, bool anew, bool show)
 {
-    if (to->metric == CNN__BY_CLASS && to->target->shape.c == 1) {
-        cnn__count_correct(to->logits, to->target, anew, show, &s->right);
+    if (to->metric == CNN__BY_CLASS && to->truth->shape.c == 1) {
+        const int ignored = cnn__void_label(to->judge);
+        cnn__count_correct(to->logits, to->truth, ignored, anew, show, &s->right);
         s->judged += cnn__count_judged(to);
     } else if (to->metric != CNN__NOT_JUDGED) cnn__add_batch(s, to, cnn_map_read(to->logits));
 }
@@ -9671,7 +9707,7 @@ static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn
             cnn__judge_batch(sums, to, count == 0, count + n == r->until);
         if (g->error[0]) break;
         weights += weight = cnn__batch_weight(to, n);
-        sum += weight * value;
+        sum += cnn__sums_up(to) ? value : weight * value;
     }
     if (g->error[0] || count == 0) return cnn__no_score;
     const int channels = to->logits->shape.c;
@@ -9705,15 +9741,14 @@ static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, const c
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
-    return cnn__evaluate(&to, loss, data, false);
+    const bool   good = cnn__find_feed(&to, NULL, "evaluate", loss, logits, data);
+    return good ? cnn__evaluate(&to, loss, data, false) : cnn__no_score;
 }
-
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
-    return cnn__evaluate(&to, loss, data, true);
+    const bool   good = cnn__find_feed(&to, NULL, "evaluate", loss, logits, data);
+    return good ? cnn__evaluate(&to, loss, data, true) : cnn__no_score;
 }
 
 CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities)
@@ -9849,14 +9884,12 @@ static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int 
 static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_epoch e)
 {
     if (!cnn__grow(g, at, &h->epoch, h->count, &h->capacity, sizeof e)) return false;
-    h->epoch[h->count++] = e;
-    return true;
+    return h->epoch[h->count++] = e, true;
 }
 static bool cnn__history_add_update(cnn_graph *g, const char *at, cnn_history *h, cnn_update u)
 {
     if (!cnn__grow(g, at, &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
-    h->update[h->updates++] = u;
-    return true;
+    return h->update[h->updates++] = u, true;
 }
 
 /* ---- Schedules ---- */
@@ -9927,10 +9960,11 @@ static double cnn__updates_of_epoch(const cnn__run *r)
 /* The learning rate of update number `done` (from 0) of `steps`. */
 static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
 {
+    static const cnn_field lr_end = CNN_FIELD('f', cnn_fit_args, lr_end);
     float  progress = steps > 1 ? (float)(done / (steps - 1)) : 0;
     double end = (double)a->lr_end, part = 1;
-    if (a->schedule)     part = (double)a->schedule(progress, a->schedule_user);
-    else if (end > 0)    part = 1 - (steps > 1 ? done / (steps - 1) : 0);
+    if (a->schedule) part = (double)a->schedule(progress, a->schedule_user);
+    else if (cnn__given(&lr_end, a)) part = 1 - (steps > 1 ? done / (steps - 1) : 0);
     double lr = end + ((double)a->lr - end) * part;
     return (float)(done < a->warmup ? lr * (done + 1) / a->warmup : lr);
 }
@@ -9981,7 +10015,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
     const int    count = r->samples, max_batch = g->config.max_batch;
     const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
-    const bool   show = a->progress || a->checkpoint;
+    const bool   show = a->progress || a->checkpoint, sum = cnn__sums_up(&r->to);
     int          n, in_group = 0;
     double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
     double       loss_sum = 0, loss_n = 0;                 /* of an update */
@@ -9989,8 +10023,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
            (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
         cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
-        const bool   sum = r->to.judge && cnn__reduction(r->to.judge) == CNN_SUM;
-        const double weight = sum ? 1 : cnn__batch_weight(&r->to, n);
+        const double weight = sum ? 1 : cnn__batch_weight(&r->to, n), of_all = sum ? loss : loss * n;
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
         else           cnn_backward(a->loss);
@@ -10002,7 +10035,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
         bool update = in_group == r->per_update || (int)at->fed + n == count;
         if (update && group > 0 && !sum && !cnn__scale_grads(g, last / group)) return false;
         if (update && !cnn__fit_update(r)) return false;
-        at->sum += loss * n, at->fed += (uint64_t)n, r->since++, loss_sum += loss * n, loss_n += n;
+        at->sum += of_all, at->fed += (uint64_t)n, r->since++, loss_sum += of_all, loss_n += n;
         if (!update) continue;
         const cnn_update mean = { loss_sum / loss_n, (double)r->step.lr };
         if (a->history && a->per_update && !cnn__history_add_update(g, a->at, a->history, mean)) return false;
@@ -10128,9 +10161,21 @@ static bool cnn__check_normalised(const cnn__feed_to *to, const char *at, const 
     return true;
 }
 
+/* The options that are not the optimizer's. */
+#define CNN__FIT_INT(member, least, values)                                                                  \
+    CNN_FIELD('i', cnn_fit_args, member, .preset = least, .range = values)
+static const cnn_field cnn__fit_fields[] = {
+    CNN__FIT_INT(epochs, 1, "[1,2147483647]"), CNN__FIT_INT(accumulate, 1, "[1,2147483647]"),
+    CNN__FIT_INT(warmup, 0, "[0,2147483647]"), CNN__FIT_INT(patience, 0, "[0,2147483647]"),
+    CNN__FIT_INT(checkpoint_every, 0, "[0,2147483647]"),
+    CNN_FIELD('f', cnn_fit_args, lr_end, .range = "[0,inf)"),
+    CNN_FIELD('f', cnn_fit_args, clip, .range = "[0,inf)"),
+    CNN_FIELD('f', cnn_fit_args, average, .range = "[0,1)"), { 0 } };
+
 CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
+    char     why[CNN_ERROR_SIZE];
     memset(&r, 0, sizeof r);
     cnn_step_args s = { .at = a.at, .said = a.said, .lr = a.lr, .momentum = a.momentum,
                         .weight_decay = a.weight_decay,
@@ -10145,28 +10190,15 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
         return cnn__fail(g, a.at, "fit", "max_batch was not said in cnn_new: each batch would be one sample; "
                          "if that is meant, say .max_batch = 1");
     if (!cnn__resolve_step(g, "fit", &resolved)) return false; /* each cnn_step does it again */
-    if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
-    if (!(a.lr_end >= 0) || isinf(a.lr_end))
-        return cnn__fail(g, a.at, "fit", "lr_end %g is not a positive number", (double)a.lr_end);
-
-    if (!(a.clip >= 0) || isinf(a.clip))
-        return cnn__fail(g, a.at, "fit", "clip %g is not a number from 0", (double)a.clip);
-    const struct { const char *name; int value; } counts[] = { { "warmup", a.warmup },
-        { "patience", a.patience }, { "accumulate", a.accumulate },
-        { "checkpoint_every", a.checkpoint_every } };
-    for (int i = 0; i < 4; i++)
-        if (counts[i].value < 0)
-            return cnn__fail(g, a.at, "fit", "%s is %d: it must not be negative", counts[i].name,
-                             counts[i].value);
-    if (!(a.average >= 0 && a.average < 1))
-        return cnn__fail(g, a.at, "fit", "average %g is outside [0,1)", (double)a.average);
+    if (!cnn__resolve(cnn__fit_fields, &a, why)) return cnn__fail(g, a.at, "fit", "%s", why);
+    a.said = s.said;                                           /* cnn__scheduled asks it, too */
     if ((a.resume || a.checkpoint_every) && !a.checkpoint)
         return cnn__fail(g, a.at, "fit", "%s needs .checkpoint = \"path\"",
                          a.resume ? "resume" : "checkpoint_every");
     if (!cnn__check_augment(g, a.at, "fit", &a.augment, a.train, r.to.target)) return false;
     if (a.patience && !a.validation)
         return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
-    r.a = a, r.step = s, r.epochs = a.epochs ? a.epochs : 1, r.per_update = a.accumulate ? a.accumulate : 1;
+    r.a = a, r.step = s, r.epochs = a.epochs, r.per_update = a.accumulate;
     if (!cnn__count_batches(&r)) return false;
     r.history_from = a.history ? a.history->count : 0, r.updates_from = a.history ? a.history->updates : 0;
     r.at.best_loss = INFINITY;
@@ -10996,12 +11028,16 @@ static bool cnn__fill_weights(const cnn__file *f)
     return true;
 }
 
-/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. What a
-   checkpoint has beside the weights does not count. */
+/* What a checkpoint has beside the weights. */
+static bool cnn__is_state(const cnn__file *f, const cnn__entry *e)
+{
+    return (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+}
+/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. */
 static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
 {
-    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
-    return e->dtype < CNN__FLOAT_TYPES && !e->known && !state && !cnn__find_name(f->g, "", e->name);
+    return e->dtype < CNN__FLOAT_TYPES && !e->known && !cnn__is_state(f, e) &&
+           !cnn__find_name(f->g, "", e->name);
 }
 static bool cnn__check_extra(const cnn__file *f)
 {
@@ -11057,7 +11093,7 @@ static bool cnn__choose_entries(cnn__file *f, const cnn_load_weights_args *a)
         cnn__entry e = f->entry[i];
         if (prefix && strncmp(e.name, a->prefix, prefix) != 0) continue;
         e.name += prefix;
-        if (!cnn__rename(f, &e, pair, &at)) return false;
+        if (!cnn__is_state(f, &e) && !cnn__rename(f, &e, pair, &at)) return false;
         if (cnn__is_asked(a, e.name)) f->entry[kept++] = e;
     }
     f->n = kept;
@@ -11830,6 +11866,7 @@ static bool cnn__read_about(cnn__file *f)
 
 static bool cnn__load(cnn__file *f, const cnn_load_args *a)
 {
+    static const cnn_field seed = { .name = "seed" };
     cnn_graph *g = f->g;
     if (!f->graph)
         return cnn__file_fail(f, "it has weights but no \"cnn.graph\" in its metadata: build the net, then "
@@ -11843,7 +11880,8 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
-    if (!a->seed && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
+    const bool given = a->seed || cnn__said(a->said, &seed);
+    if (!given && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
     if (!cnn__choose_optimizer(f, a)) return false;
     const size_t plan = cnn_plan(g, root).total, most = a->max_bytes ? a->max_bytes
                       : cnn__mul_size(CNN__MOST_PLAN, (size_t)g->config.max_batch);
@@ -11852,22 +11890,21 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     return cnn_compile(g, root) && cnn__fill_state(f, NULL) && cnn__read_about(f);
 }
 
-static cnn_graph *cnn__new_to_load(cnn_load_args a)
+/* A graph to load into, and f to load it from; false if there is none. */
+static bool cnn__begin_load(cnn__file *f, cnn_load_args a)
 {
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch, .seed = a.seed, .threads = a.threads,
                                 .isa = a.isa, .backend = a.backend, .optimizer = a.optimizer,
                                 .exact = a.exact, .inference = a.inference, .keep_grads = a.keep_grads };
-    return cnn_new_(config);
+    *f = cnn__file_of(cnn_new_(config), a.at, "load", a.path);
+    return f->g && !f->g->error[0];
 }
 
 CNN_API cnn_graph *cnn_load_memory(const void *file, size_t bytes, cnn_load_args a)
 {
-    cnn_graph *g = cnn__new_to_load(a);
-    if (!g || g->error[0]) return g;
-    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
-    if (cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
-    cnn__close_file(&f);
-    return g;
+    cnn__file f;
+    if (cnn__begin_load(&f, a) && cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
+    return cnn__close_file(&f), f.g;
 }
 
 CNN_API cnn_tensor *cnn_loss(const cnn_graph *g) { return g && g->loss ? g->loss : cnn__nil_tensor(); }
@@ -11926,12 +11963,9 @@ static bool cnn__open_path(cnn__file *f)
 
 CNN_API cnn_graph *cnn_load_(cnn_load_args a)
 {
-    cnn_graph *g = cnn__new_to_load(a);
-    if (!g || g->error[0]) return g;
-    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
-    if (cnn__open_path(&f)) cnn__load(&f, &a);
-    cnn__close_file(&f);
-    return g;
+    cnn__file f;
+    if (cnn__begin_load(&f, a) && cnn__open_path(&f)) cnn__load(&f, &a);
+    return cnn__close_file(&f), f.g;
 }
 
 CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
@@ -11944,11 +11978,8 @@ static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(
 
 /* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the
    disk before the name. Windows replaces a file only when asked to. */
-#if defined(__unix__) || defined(__APPLE__)
-#include <dirent.h>
+#if defined(CNN__POSIX)
 #include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 int (fileno)(FILE *);
 int (fsync)(int);
 int (fchmod)(int, mode_t);
@@ -12431,7 +12462,9 @@ static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, 
 static void cnn__end_visit(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
+    const cnn__aside error = cnn__begin_save(g);            /* after an error, too */
     if (v->state) cnn__copy_trained(g, v->state, CNN__RESTORE, 0);
+    if (error.error[0]) memcpy(g->error, error.error, sizeof g->error);
     g->draw = v->draw, g->can_backward = false, g->probe = v->before;
     CNN_FREE(v->state);
 }

@@ -192,6 +192,15 @@ static void zero_is_a_value(void)
     CHECK_NEAR(cnn_forward(loss, CNN_TRAIN), (1 + 4) / 2.0, 1e-4);
     CHECK(cnn_get(cnn_find(g, "bn.running_mean"), &mean, 1) && mean == 0);
     cnn_free(g);
+
+    /* a gain of 0 makes zeros of what would be drawn */
+    g = cnn_new();
+    x = cnn_input(g, 2), t = cnn_dense(x, 2, .gain = zero, .name = "none");
+    bn = cnn_dense(t, 2, .init = CNN_INIT_HE, .name = "some"), loss = cnn_sum(cnn_mul(bn, cnn_param(g, "p", { 1, 2, 1, 1 }, .init = CNN_INIT_UNIFORM, .gain = 0)));
+    CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g));
+    CHECK(cnn_map_read(cnn_find(g, "none.weight"))[0] == 0 && cnn_map_read(cnn_find(g, "some.weight"))[0] != 0);
+    CHECK(cnn_map_read(cnn_find(g, "p"))[1] == 0);
+    cnn_free(g);
 }
 
 /* The same in optimizers: PyTorch's AdamW without decay, Adam without momentum of the gradient. */
@@ -260,11 +269,15 @@ static void weighted_means_are_over_all_samples(void)
     for (int max_batch = 1; max_batch <= 5; max_batch++) {         /* a sum has no count to be divided by */
         judged      n = weighted_net(max_batch, 255, CNN_SUM);
         cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
-        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1), "%s", cnn_error(n.g));
+        cnn_history h = { .count = 0 };
+        CHECK_NEAR(cnn_evaluate(n.loss, n.y, &d).loss, sum / 5, 1e-6);
+        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1, .history = &h, .per_update = 1), "%s", cnn_error(n.g));
+        CHECK_NEAR(h.epoch[0].loss, sum / 5, 1e-6);
+        CHECK_NEAR(h.update[0].loss, sum / 5, 1e-6);
         float bias[3];
         CHECK(cnn_get(cnn_find(n.g, "bias"), bias, 3));
         for (int k = 0; k < 3; k++) CHECK_NEAR(bias[k], -want[k], 1e-5);
-        cnn_dataset_free(&d);
+        cnn_dataset_free(&d), cnn_history_free(&h);
         cnn_free(n.g);
     }
     judged      n = weighted_net(2, 0, CNN_MEAN);                            /* without ignore_index 255 is no class */
