@@ -5065,8 +5065,6 @@ static bool cnn__depth_to_space_shape(cnn_tensor *y)
     if ((int64_t)r * r > x.c || x.c % (r * r) != 0)
         return cnn_fail(y, "block %d: its square must divide the %d channels of input %s", r, x.c,
                         cnn__shape_text(y->in[0]).s);
-    if (x.h > INT_MAX / r || x.w > INT_MAX / r)
-        return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c / (r * r), x.h * r, x.w * r };
     return true;
 }
@@ -5075,7 +5073,7 @@ static bool cnn__space_to_depth_shape(cnn_tensor *y)
     if (!cnn__operands(y, 1, 1)) return false;
     const int       r = ((const cnn_block_args *)y->args)->block;
     const cnn_shape x = y->in[0]->shape;
-    if (x.h % r != 0 || x.w % r != 0 || x.c > INT_MAX / r / r)
+    if (x.h % r != 0 || x.w % r != 0)
         return cnn_fail(y, "block %d must divide the rows and columns of input %s", r,
                         cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c * r * r, x.h / r, x.w / r };

@@ -1,0 +1,496 @@
+/* test_branches.c - the less trodden ways: refusals that no other test asks for, hints of the doctor, extreme draws, sizes
+   at their limits. `make coverage` says which branches are left. */
+#define _POSIX_C_SOURCE 200809L
+#include "alloc.h"
+#include "cnn.h"
+#include "inside.h"
+#include "test.h"
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef cnn_tensor T;
+
+/* The graph's error contains these words; it is forgotten. */
+static void says_(cnn_graph *g, const char *words, int line)
+{
+    const char *error = cnn_error(g);
+    CHECK_MSG(error && strstr(error, words), "line %d: the message is\n        %s\n    without\n        %s", line,
+              error ? error : "NULL", words);
+    cnn_clear_error(g);
+}
+#define SAYS(g, words) says_((g), (words), __LINE__)
+/* The same of a data set, which is freed. */
+static void data_says_(cnn_dataset d, const char *words, int line)
+{
+    CHECK_MSG(strstr(d.error, words), "line %d: the message is\n        %s\n    without\n        %s", line, d.error, words);
+    cnn_dataset_free(&d);
+}
+#define DATA_SAYS(d, words) data_says_((d), (words), __LINE__)
+
+/* ---- A graph from its options ---- */
+
+static bool closed;
+static void close_device(cnn_backend *dev) { (void)dev, closed = true; }
+
+static void what_a_graph_is_made_of(void)
+{
+    /* An optimizer without its parentheses, each of them. */
+#define AS_OPTIMIZER(name) (const cnn_optimizer *)(uintptr_t)cnn_##name,
+    const cnn_optimizer *const functions[] = { CNN_OPTIMIZERS(AS_OPTIMIZER) };
+    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+        cnn_graph *g = cnn_new(.optimizer = functions[i]);
+        SAYS(g, "the optimizer is a function: call it");
+        cnn_free(g);
+    }
+    cnn_optimizer greedy = *cnn_sgd();
+    greedy.slots = CNN_MAX_SLOTS + 1;
+    cnn_graph *g = cnn_new(.optimizer = &greedy);
+    SAYS(g, "wants 4 slots: at most 3");
+    cnn_free(g);
+    greedy.slots = -1;
+    SAYS(g = cnn_new(.optimizer = &greedy), "wants -1 slots");
+    cnn_free(g);
+
+    /* The instruction set of the environment: none of these; one of them; empty is as if it were not set. */
+    const char *before = getenv("CNN_ISA");
+    char        kept[20] = "";
+    if (before) snprintf(kept, sizeof kept, "%s", before);
+    setenv("CNN_ISA", "sse9", 1);
+    SAYS(g = cnn_new(.max_batch = 1), "CNN_ISA=sse9: not one of ");
+    cnn_free(g);
+    for (int k = 0; k < 2; k++) {
+        setenv("CNN_ISA", k ? "plain" : "", 1);
+        g = cnn_new(.max_batch = 1);
+        T *y = cnn_conv2d(cnn_input(g, 1, 4, 4), 1, 3, .name = "c");
+        FILE *f = tmpfile();
+        char  text[2000] = "";
+        CHECK(!cnn_error(g) && cnn_compile(g, cnn_sum(y)) && f);
+        cnn_summary(g, f), rewind(f);
+        CHECK(fread(text, 1, sizeof text - 1, f) > 100 && (strstr(text, "cpu plain") != NULL) == k);
+        fclose(f), cnn_free(g);
+    }
+    if (before) setenv("CNN_ISA", kept, 1);
+    else        unsetenv("CNN_ISA");
+
+    /* A device is closed, too, where there is no memory for the graph, and its error is the graph's. */
+    cnn_backend dev = { .name = "mirror", .close = close_device };
+    alloc_fail = alloc_count + 1;
+    CHECK(!cnn_new(.backend = &dev) && closed);
+    alloc_fail = alloc_count + 1, closed = false;
+    CHECK(!cnn_new(.max_batch = 1) && !closed);
+    alloc_fail = 0;
+    snprintf(dev.error, sizeof dev.error, "the device burns");
+    dev.close = NULL;
+    g = cnn_new(.backend = &dev);
+    SAYS(g, "the device burns");
+    cnn_free(g);
+}
+
+/* ---- Recording ---- */
+
+static void operations_refuse(void)
+{
+    enum { HUGE_EXTENT = INT_MAX, UNARY = 6 };
+    /* Operations of one operand with two, as a program of a file or of a third party may ask. */
+    const cnn_pad_args             pad = { .left = 1 };
+    const cnn_block_args           block = { .block = 2 };
+    const cnn_slice_args           slice = { .axis = CNN_C, .to = 1 };
+    const cnn_permute_args         permute = { .c = CNN_C, .h = CNN_W, .w = CNN_H };
+    const cnn_channel_shuffle_args shuffle = { .groups = 2 };
+    const cnn_op *const op[UNARY] = { &cnn_op_pad, &cnn_op_depth_to_space, &cnn_op_space_to_depth, &cnn_op_slice, &cnn_op_permute,
+                                      &cnn_op_channel_shuffle };
+    const void *const   args[UNARY] = { &pad, &block, &block, &slice, &permute, &shuffle };
+    for (int i = 0; i < UNARY; i++) {
+        cnn_graph *g = cnn_new(.max_batch = 2);
+        T *x = cnn_input(g, 4, 2, 2), *two[2] = { x, x };
+        CHECK(cnn_apply(op[i], two, 1, args[i], CNN_HERE)->graph == g);
+        cnn_apply(op[i], two, 2, args[i], CNN_HERE);
+        SAYS(g, "2 operands: it takes 1");
+        cnn_free(g);
+    }
+
+    /* Sizes at their limits: each axis alone. */
+    for (int axis = 0; axis < 3; axis++) {
+        cnn_graph *g = cnn_new(.max_batch = 1);
+        cnn_pad(cnn_input(g, axis == 0 ? HUGE_EXTENT : 1, axis == 1 ? HUGE_EXTENT : 1, axis == 2 ? HUGE_EXTENT : 1), .left = 1);
+        SAYS(g, "is too large");
+        cnn_free(g);
+        if (axis == 0) continue;
+        g = cnn_new(.max_batch = 1);
+        cnn_depth_to_space(cnn_param(g, "w", { 1, 1, axis == 1 ? HUGE_EXTENT : 1, axis == 2 ? HUGE_EXTENT : 1 }), 1);
+        CHECK(!cnn_error(g));                                     /* a block of 1 changes nothing */
+        cnn_free(g);
+        g = cnn_new(.max_batch = 1);
+        cnn_depth_to_space(cnn_input(g, 4, axis == 1 ? HUGE_EXTENT / 4 : 1, axis == 2 ? HUGE_EXTENT / 4 : 1), 2);
+        CHECK(!cnn_error(g));
+        cnn_free(g);
+    }
+
+    /* A mirror is smaller than what is added: each side alone. */
+    for (int side = 0; side < 6; side++) {
+        cnn_graph *g = cnn_new(.max_batch = 1);
+        cnn_pad_args a = { .at = CNN_HERE, .x = cnn_input(g, 2, 2, 2), .mode = CNN_PAD_REFLECT };
+        int *const amount[] = { &a.front, &a.back, &a.top, &a.bottom, &a.left, &a.right };
+        *amount[side] = 1;
+        CHECK(cnn_pad_(a)->graph == g);
+        *amount[side] = 2;
+        cnn_pad_(a);
+        SAYS(g, "in the mirror, without its edge, is less");
+        cnn_free(g);
+    }
+
+    cnn_graph *g = cnn_new(.max_batch = 1);
+    cnn_space_to_depth(cnn_input(g, 1, 3, 4), 2);
+    SAYS(g, "block 2 must divide the rows and columns");
+    cnn_free(g);
+    SAYS((cnn_space_to_depth(cnn_input(g = cnn_new(.max_batch = 1), 1, 4, 3), 2), g), "block 2 must divide the rows and columns");
+    cnn_free(g);
+    SAYS((cnn_depth_to_space(cnn_input(g = cnn_new(.max_batch = 1), 6, 2, 2), 2), g), "its square must divide the 6 channels");
+    cnn_free(g);
+    SAYS((cnn_channel_shuffle(cnn_input(g = cnn_new(.max_batch = 1), 6), 4), g), "groups 4 must divide the 6 channels");
+    cnn_free(g);
+
+    /* Together more than 2^31 - 1 channels; and a sample beside a batch. */
+    g = cnn_new(.max_batch = 1);
+    T *wide = cnn_input(g, 1 << 30), *three[3] = { wide, wide, wide };
+    cnn_concat_(CNN_HERE, three, 3);
+    SAYS(g, "is empty or larger than 2^31 - 1 elements");
+    cnn_free(g);
+    g = cnn_new(.max_batch = 1);
+    cnn_concat(cnn_input(g, 2), cnn_param(g, "p", { 1, 2, 1, 1 }));
+    SAYS(g, "operand 2 is");
+    cnn_free(g);
+
+    /* Two tensors without a batch, whose first axes differ. */
+    g = cnn_new(.max_batch = 1);
+    cnn_add(cnn_param(g, "a", { 2, 3, 1, 1 }), cnn_param(g, "b", { 3, 3, 1, 1 }));
+    SAYS(g, "each extent must be equal, or 1 in one of them");
+    cnn_free(g);
+}
+
+/* Two nodes of one name: where the first was recorded is said, if it is known. */
+static void twins(void)
+{
+    for (int known = 0; known < 2; known++) {
+        cnn_graph *g = cnn_new(.max_batch = 1);
+        T *x = cnn_input(g, 2), *a = cnn_apply(&cnn_op_relu, &x, 1, NULL, known ? "here.c:1" : NULL);
+        T *b = cnn_apply(&cnn_op_relu, &a, 1, NULL, "here.c:2"), *c = cnn_tanh(b);
+        cnn_name(a, "twin"), cnn_name(b, "twin"), cnn_name(c, "other"), cnn_name(x, "other");
+        CHECK(!cnn_compile(g, cnn_sum(c)));
+        const char *error = cnn_error(g);
+        CHECK(error && strstr(error, "another node has the same name") && (strstr(error, ", recorded at here.c:1") != NULL) == known);
+        cnn_free(g);
+    }
+}
+
+static bool no_forward(cnn_backend *none, T *y, cnn_mode mode) { return (void)none, (void)y, (void)mode, true; }
+static bool never(const cnn_backend *none, const T *y) { return (void)none, (void)y, false; }
+static bool no_backward(cnn_backend *none, T *y) { return (void)none, (void)y, true; }
+
+/* A row that replaces the forward of an operation that saves something must replace its backward. */
+static void half_a_row(void)
+{
+    const struct { cnn_kernel row; bool train, good; } cases[] = {
+        { { &cnn_op_max_pool, .forward = no_forward }, true, false },
+        { { &cnn_op_max_pool, .forward = no_forward }, false, true },                      /* nothing runs backward */
+        { { &cnn_op_max_pool, .forward = no_forward, .backward = no_backward }, true, true },
+        { { &cnn_op_max_pool, .backward = no_backward }, true, true },
+        { { &cnn_op_max_pool, .accepts = never, .forward = no_forward }, true, true },
+        { { &cnn_op_tanh, .forward = no_forward }, true, true } };                        /* saves nothing */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const cnn_kernel rows[2] = { cases[i].row, { NULL } };
+        cnn_graph *g = cnn_new(.max_batch = 1, .rows = rows, .inference = !cases[i].train);
+        T *loss = cnn_sum(cnn_tanh(cnn_max_pool(cnn_conv2d(cnn_input(g, 1, 4, 4), 1, 3), 2)));
+        CHECK(cnn_compile(g, loss) == cases[i].good);
+        if (!cases[i].good) SAYS(g, "a row that replaces forward must replace backward as well");
+        cnn_free(g);
+    }
+}
+
+/* Why a gradient cannot be read. */
+static void no_gradient(void)
+{
+    cnn_graph *g = cnn_new(.max_batch = 2);
+    T *x = cnn_input(g, 2), *asked = cnn_input(g, 2, .name = "asked", .grad = 1), *y = cnn_add(cnn_dense(x, 2, .name = "d"), asked);
+    T *loss = cnn_sum(cnn_mul(y, y));
+    const float v[4] = { 1, 2, 3, 4 };
+    float got[4];
+    CHECK(!cnn_map_grad(NULL) && !cnn_map_grad(asked));
+    SAYS(g, "gradient: call cnn_compile first");
+    cnn_free(g);
+
+    g = cnn_new(.max_batch = 2, .seed = 3);
+    x = cnn_input(g, 2), asked = cnn_input(g, 2, .name = "asked", .grad = 1), y = cnn_add(cnn_dense(x, 2, .name = "d"), asked);
+    loss = cnn_sum(cnn_mul(y, y));
+    CHECK(cnn_compile(g, loss) && cnn_set(x, v, 4) && cnn_set(asked, v, 4));
+    CHECK(!cnn_map_grad(x));
+    SAYS(g, "it was not asked for: say cnn_input(..., .grad = 1)");
+    CHECK(!cnn_map_grad(asked));
+    SAYS(g, "the last call was not cnn_backward");
+    cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+    CHECK(cnn_get_grad(asked, got, 4));                            /* 2 y */
+    float value[4];
+    CHECK(!cnn_map_grad(y));
+    SAYS(g, "it is not kept; say cnn_new(.keep_grads = 1)");
+    for (int i = 0; i < 4; i++) value[i] = got[i] / 2 - v[i];     /* the dense layer alone */
+    float w[4], b[2];
+    CHECK(cnn_get(cnn_find(g, "d.weight"), w, 4) && cnn_get(cnn_find(g, "d.bias"), b, 2));
+    for (int n = 0; n < 2; n++)
+        for (int o = 0; o < 2; o++) CHECK_NEAR(value[2 * n + o], w[2 * o] * v[2 * n] + w[2 * o + 1] * v[2 * n + 1] + b[o], 1e-5);
+    CHECK(cnn_set_batch(g, 1) && !cnn_map_grad(asked));
+    SAYS(g, "it was computed for 2 samples, and now the batch is 1");
+    CHECK(cnn_get_grad(loss, got, 1) && got[0] == 1);
+    cnn_free(g);
+}
+
+/* ---- Data: what files may hold, and memory that ends ---- */
+
+static size_t put_npy(unsigned char *to, int version, const char *header, const void *values, size_t bytes)
+{
+    const size_t n = strlen(header), head = version > 1 ? 12 : 10;
+    memcpy(to, "\x93NUMPY", 6), to[6] = (unsigned char)version, to[7] = 0;
+    for (size_t i = 0; i < head - 8; i++) to[8 + i] = (unsigned char)(n >> 8 * i);
+    memcpy(to + head, header, n), memcpy(to + head + n, values, bytes);
+    return head + n + bytes;
+}
+
+static void odd_files(void)
+{
+    /* IDX: images without rows, volumes without columns. */
+    unsigned char idx[64] = { 0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6 };
+    cnn_dataset   d = cnn_idx_memory(idx, 18, NULL, 0);
+    CHECK(!d.error[0] && d.count == 2 && d.shape.c == 3 && d.shape.h == 1 && d.shape.w == 1 && d.bytes[5] == 6);
+    cnn_dataset_free(&d);
+    const unsigned char four[] = { 0, 0, 8, 4, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 3, 9, 8, 7, 6, 5, 4 };
+    d = cnn_idx_memory(four, sizeof four, NULL, 0);
+    CHECK(!d.error[0] && d.count == 1 && d.shape.c == 2 && d.shape.h == 1 && d.shape.w == 3 && d.bytes[0] == 9);
+    cnn_dataset_free(&d);
+
+    /* .npy: the long header of version 2, cut off within its length; a double above every float; a half Inf. */
+    unsigned char npy[200];
+    const float   two[2] = { 1.5f, -2 };
+    size_t        n = put_npy(npy, 2, "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", two, sizeof two);
+    d = cnn_npy_memory(npy, n, NULL, 0);
+    CHECK(!d.error[0] && d.count == 2 && d.floats[0] == 1.5f && d.floats[1] == -2);
+    cnn_dataset_free(&d);
+    DATA_SAYS(cnn_npy_memory(npy, 11, NULL, 0), "truncated: the header has ");
+    DATA_SAYS(cnn_npy_memory(npy, n - 9, NULL, 0), "truncated: the header has ");
+    const double large[2] = { 1, 1e39 };
+    n = put_npy(npy, 1, "{'descr': '<f8', 'fortran_order': False, 'shape': (2,), }", large, sizeof large);
+    DATA_SAYS(cnn_npy_memory(npy, n, NULL, 0), "element 1 is 1e+39: too large for a float");
+    const uint16_t half[4] = { 0x7C00, 0xFC00, 0x7E00, 0x0001 };
+    n = put_npy(npy, 1, "{'descr': '<f2', 'fortran_order': False, 'shape': (4,), }", half, sizeof half);
+    d = cnn_npy_memory(npy, n, NULL, 0);
+    CHECK(!d.error[0] && d.count == 4);
+    if (d.count == 4) {
+        uint32_t bits[4];
+        for (int i = 0; i < 4; i++) bits[i] = cnn__bits_of_float(d.floats[i]);
+        CHECK(bits[0] == 0x7F800000 && bits[1] == 0xFF800000 && (bits[2] & 0x7FFFFFFF) > 0x7F800000);
+        CHECK_NEAR(d.floats[3] * 16777216.0, 1, 1e-9);                        /* 2^-24 */
+    }
+    cnn_dataset_free(&d);
+
+    /* CSV: numbers of ten thousand digits; columns that do not make a sample. */
+    static char long_number[25000];
+    memset(long_number, '0', 10100), memcpy(long_number, "0.", 2), strcpy(long_number + 10100, "7,1\n");
+    d = cnn_csv_memory(long_number, strlen(long_number), (cnn_csv_args){ .label = -1 });
+    CHECK(!d.error[0] && d.count == 1 && d.floats[0] == 0 && d.labels[0] == 1);       /* 7e-10099 */
+    cnn_dataset_free(&d);
+    memset(long_number, '9', 10100);
+    DATA_SAYS(cnn_csv_memory(long_number, strlen(long_number), (cnn_csv_args){ .label = -1 }), "is no number that fits");
+    memset(long_number, '1', 40), memset(long_number + 40, '0', 10), strcpy(long_number + 50, ".5e-40,1\n");
+    d = cnn_csv_memory(long_number, strlen(long_number), (cnn_csv_args){ .label = -1 });
+    CHECK(!d.error[0]);
+    if (!d.error[0]) CHECK_NEAR(d.floats[0] * 1e-10, 0.1111111111, 1e-6);     /* 50 digits, 40 places back */
+    cnn_dataset_free(&d);
+    DATA_SAYS(cnn_csv_memory("1,2,3\n", 6, (cnn_csv_args){ .c = 2 }), "samples of (2,1,1), but the first line has 3 values");
+    DATA_SAYS(cnn_csv_memory("1\n", 2, (cnn_csv_args){ .label = 1 }), "samples of (0,1,1), but the first line has 0 values");
+    d = cnn_csv_memory("1,2,3,4,5,6\n", 12, (cnn_csv_args){ .h = 2, .w = 3 });
+    CHECK(!d.error[0] && d.shape.c == 1 && d.shape.h == 2 && d.shape.w == 3);
+    cnn_dataset_free(&d);
+}
+
+/* Every allocation of every loader fails once: a message, and nothing is left. */
+enum { LOADERS = 8 };
+static char folder_of_pictures[40];
+static bool fill_zeros(cnn_request *want, void *user)
+{
+    const int values = *(const int *)user;
+    for (int i = 0; i < want->n * values; i++) {
+        if (want->floats) want->floats[i] = (float)want->index[i / values];
+        else              want->bytes[i] = (unsigned char)want->index[i / values];
+    }
+    for (int i = 0; want->labels && i < want->n; i++) want->labels[i] = want->index[i] % 3;
+    return true;
+}
+static int one_value = 1;
+static cnn_dataset load_number(int k)
+{
+    static const unsigned char images[] = { 0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 1, 1, 2 }, labels[] = { 0, 0, 8, 1, 0, 0, 0, 2, 0, 1 };
+    static unsigned char cifar[2 * 3073], npy[200];
+    const float          four[4] = { 1, 2, 3, 4 };
+    const unsigned char  mark[2] = { 0, 1 };
+    const size_t n = put_npy(npy, 1, "{'descr': '<f4', 'fortran_order': False, 'shape': (4,), }", four, sizeof four);
+    if (k == 0) return cnn_idx_memory(images, sizeof images, labels, sizeof labels);
+    if (k == 1) return cnn_cifar_memory(cifar, sizeof cifar, 10);
+    if (k == 2) return cnn_csv_memory("1,2\n3,4\n", 8, (cnn_csv_args){ .label = 2 });
+    if (k == 3) return cnn_csv_memory("1,2\n3,4\n", 8, (cnn_csv_args){ .target = 1 });
+    if (k == 4) return cnn_npy_memory(npy, n, npy, n);
+    if (k == 5) return cnn_load_folder(folder_of_pictures, 1, 2, 2, .shorter = 3);
+    if (k == 6) return cnn_load_folder(folder_of_pictures, 3, 2, 2, .stream = 1);
+    return cnn_bytes(mark, mark, 2, 1, 1, 1);
+}
+
+/* A folder with two classes, one picture in each. */
+static void make_pictures(void)
+{
+    snprintf(folder_of_pictures, sizeof folder_of_pictures, "/tmp/cnn-branches-XXXXXX");
+    CHECK(mkdtemp(folder_of_pictures) != NULL);
+    for (int k = 0; k < 2; k++) {
+        char path[80];
+        snprintf(path, sizeof path, "%s/class%d", folder_of_pictures, k);
+        CHECK(mkdir(path, 0700) == 0);
+        strcat(path, "/a.pgm");
+        FILE *f = fopen(path, "wb");
+        if (CHECK(f != NULL)) fputs("P5 2 3 255\nabcdef", f), fclose(f);
+    }
+}
+static void drop_pictures(void)
+{
+    for (int k = 0; k < 2; k++) {
+        char path[80];
+        snprintf(path, sizeof path, "%s/class%d/a.pgm", folder_of_pictures, k);
+        remove(path), *strrchr(path, '/') = 0, remove(path);
+    }
+    CHECK(remove(folder_of_pictures) == 0);
+}
+
+static void memory_ends(void)
+{
+    make_pictures();
+    for (int k = 0; k < LOADERS; k++) {
+        const long live = alloc_live, before = alloc_count;
+        cnn_dataset d = load_number(k);
+        const long  needed = alloc_count - before;
+        CHECK_MSG(!d.error[0], "loader %d: %s", k, d.error);
+        cnn_dataset_free(&d);
+        CHECK(needed > 0 && alloc_live == live);
+        for (long i = 1; i <= needed; i++) {
+            alloc_fail = alloc_count + i;
+            d = load_number(k);
+            alloc_fail = 0;
+            CHECK_MSG(strstr(d.error, "out of memory") != NULL, "loader %d, allocation %ld: \"%s\"", k, i, d.error);
+            cnn_dataset_free(&d);
+            CHECK_MSG(alloc_live == live, "loader %d, allocation %ld: %ld blocks left", k, i, alloc_live - live);
+        }
+    }
+    drop_pictures();
+
+    /* A stream's batches, wherever they are read. */
+    cnn_dataset all = cnn_data(6, 1, .fill = fill_zeros, .user = &one_value, .target_type = CNN_I32), own;
+    all.classes = 3;
+    cnn_graph *g = cnn_new(.max_batch = 2, .seed = 1, .threads = 1);
+    T *x = cnn_input(g, 1), *t = cnn_labels(g), *y = cnn_dense(x, 3, .name = "d"), *loss = cnn_softmax_cross_entropy(y, t);
+    CHECK(cnn_compile(g, loss));
+    int matrix[9];
+#define FAILS(call) (alloc_fail = alloc_count + 1, (void)(call), alloc_fail = 0)
+    FAILS(cnn_feed(x, t, &all, 0));
+    SAYS(g, "feed: data set: out of memory");
+    FAILS(cnn_evaluate(loss, y, &all));
+    SAYS(g, "evaluate: data set: out of memory");
+    FAILS(cnn_evaluate_flipped(loss, y, &all));
+    SAYS(g, "evaluate: out of memory");
+    FAILS(cnn_confusion(y, &all, matrix));
+    SAYS(g, "confusion: data set: out of memory");
+    FAILS(cnn_fit(loss, y, &all, .epochs = 1));
+    SAYS(g, "fit: ");
+    own = cnn_data(6, 1, .fill = fill_zeros, .user = &one_value);
+    FAILS(cnn_standardize(&own, &all));
+    DATA_SAYS(own, "standardize: out of memory");
+    own = cnn_data(6, 1, .fill = fill_zeros, .user = &one_value);
+    cnn_standardize(&own, &all);                                   /* 0, 1, ..., 5 */
+    CHECK(!own.error[0]);
+    CHECK_NEAR(own.mean[0], 2.5, 1e-6);
+    CHECK_NEAR(own.deviation[0], sqrt(35.0 / 12), 1e-6);
+    FAILS(cnn_remember(g, &own));
+    SAYS(g, "remember: out of memory");
+    CHECK(cnn_remember(g, &own) && cnn_remember(g, &all));         /* nothing is known of `all`: forgotten again */
+    cnn_dataset_free(&own), cnn_dataset_free(&all), cnn_free(g);
+}
+
+/* Each way in which data do not fit what they are fed to. */
+static void data_that_do_not_fit(void)
+{
+    static const float value[24] = { 0 };
+    static const int   label[24] = { 0, 1, 2 };
+    cnn_graph *g = cnn_new(.max_batch = 2, .seed = 1), *other = cnn_new(.max_batch = 2);
+    T *x = cnn_input(g, 1, 2, 2), *t = cnn_labels(g), *y = cnn_dense(x, 3), *loss = cnn_softmax_cross_entropy(y, t);
+    T *p = cnn_param(g, "p", { 1, 1, 1, 1 }), *stranger = cnn_labels(other);
+    CHECK(cnn_compile(g, cnn_add(loss, cnn_scale(p, 0))));
+    const struct { int c, h, w; } wrong[3] = { { 2, 2, 2 }, { 1, 1, 2 }, { 1, 2, 1 } };
+    for (int i = 0; i < 3; i++) {
+        cnn_dataset d = cnn_data(2, wrong[i].c, wrong[i].h, wrong[i].w, .floats = value, .labels = label);
+        CHECK(cnn_feed(x, t, &d, 0) == 0);
+        SAYS(g, "feed: the samples have shape (");
+        cnn_dataset_free(&d);
+    }
+    cnn_dataset d = cnn_data(3, 1, 2, 2, .floats = value, .labels = label);
+    T *const no_target[4] = { stranger, x, y, p };
+    for (int i = 0; i < 4; i++) {
+        CHECK(cnn_feed(x, no_target[i], &d, 0) == 0);
+        SAYS(g, "targets go to a tensor made by cnn_labels or by another cnn_input");
+    }
+    CHECK(cnn_feed(x, t, &d, 0) == 2 && cnn_feed(x, t, &d, 2) == 1 && cnn_feed(x, t, &d, 3) == 0 && !cnn_error(g));
+    CHECK(cnn_feed(x, t, NULL, 0) == 0);
+    SAYS(g, "the data set is NULL");
+    CHECK(cnn_feed(x, t, &d, -1) == 0);
+    SAYS(g, "first is -1");
+    for (int axis = 1; axis < 4; axis++) {                        /* labels, of another extent */
+        cnn_dataset pixels = cnn_data(2, 1, 2, 2, .floats = value, .targets = value, .target_c = axis == 1 ? 2 : 1,
+                                      .target_h = axis == 2 ? 2 : 1, .target_w = axis == 3 ? 2 : 1);
+        CHECK(cnn_feed(x, t, &pixels, 0) == 0);
+        SAYS(g, "feed: the targets have shape (");
+        cnn_dataset_free(&pixels);
+    }
+
+    /* What does not fit the pictures: each field of the augmentation. */
+    const float nan = (float)NAN, inf = (float)INFINITY;
+    const struct { cnn_augment a; const char *why; } bad[] = {
+        { { .shift = -1 }, "augment.shift is -1" }, { { .shift = 3 }, "augment.shift is 3" },
+        { { .shift = 2, .reflect = 1 }, "augment.shift is 2: samples of 2x2 pixels allow 0 to 1" },
+        { { .flip = -1 }, "augment.flip is -1" }, { { .flip = 3 }, "augment.flip is 3" },
+        { { .cutout = -1 }, "augment.cutout is -1" }, { { .cutout = 5 }, "augment.cutout is 5" },
+        { { .mixup = -1 }, "augment.mixup is -1" }, { { .mixup = nan }, "must not be negative" },
+        { { .mixup = inf }, "must not be negative" }, { { .cutmix = nan }, "must not be negative" },
+        { { .cutmix = inf }, "must not be negative" }, { { .mixup = 1 }, "mix labels" }, { { .cutmix = 1 }, "mix labels" } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        CHECK(cnn_feed_augmented(x, t, &d, 0, bad[i].a, 0) == 0);
+        SAYS(g, bad[i].why);
+    }
+    CHECK(cnn_feed_augmented(x, t, &d, 0, (cnn_augment){ .shift = 2, .flip = CNN_FLIP_ALTERNATE, .cutout = 4 }, 0) == 2);
+    for (int tall = 0; tall < 2; tall++) {                        /* a side above 65,535 */
+        static float band[65536];
+        cnn_graph *h = cnn_new(.max_batch = 1);
+        T *in = cnn_input(h, 1, tall ? 65536 : 1, tall ? 1 : 65536);
+        cnn_dataset one = cnn_data(1, 1, tall ? 65536 : 1, tall ? 1 : 65536, .floats = band);
+        CHECK(cnn_compile(h, cnn_sum(cnn_mul(in, cnn_param(h, "w", { 1, 1, 1, 1 })))));
+        CHECK(cnn_feed(in, NULL, &one, 0) == 1 && cnn_feed_augmented(in, NULL, &one, 0, (cnn_augment){ .flip = 1 }, 0) == 0);
+        SAYS(h, "65536");
+        cnn_dataset_free(&one), cnn_free(h);
+    }
+    cnn_dataset_free(&d), cnn_free(g), cnn_free(other);
+}
+
+int main(int argc, char **argv)
+{
+    test_args(argc, argv);
+    RUN(what_a_graph_is_made_of);
+    RUN(operations_refuse);
+    RUN(twins);
+    RUN(half_a_row);
+    RUN(no_gradient);
+    RUN(odd_files);
+    RUN(memory_ends);
+    RUN(data_that_do_not_fit);
+    return test_end();
+}
