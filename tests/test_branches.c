@@ -5,6 +5,7 @@
 #include "cnn.h"
 #include "inside.h"
 #include "test.h"
+#include <errno.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -481,6 +482,246 @@ static void data_that_do_not_fit(void)
     cnn_dataset_free(&d), cnn_free(g), cnn_free(other);
 }
 
+/* ---- mixup: the shares are Beta(alpha, alpha) ---- */
+
+typedef struct { int count; double mean, variance; int zeros, ones, halves; } shares;
+/* The shares that sample 1 of two keeps, over so many epochs; where it is mixed with itself, they are not seen. */
+static shares draw_shares(float alpha, int epochs)
+{
+    static const float value[2] = { 0, 0 }, target[2] = { 0, 1 };
+    shares      s = { 0 };
+    double      squares = 0;
+    cnn_graph  *g = cnn_new(.max_batch = 2, .seed = 11);
+    T *x = cnn_input(g, 1), *t = cnn_input(g, 1, .name = "t"), *y = cnn_dense(x, 1), *loss = cnn_mse(y, t);
+    cnn_dataset d = cnn_data(2, 1, .floats = value, .targets = target);
+    CHECK(cnn_compile(g, loss));
+    for (int e = 0; e < epochs; e++) {
+        float got[2];
+        if (!CHECK(cnn_feed_augmented(x, t, &d, 0, (cnn_augment){ .mixup = alpha }, e) == 2 && cnn_get(t, got, 2))) break;
+        /* sample 0 has 1 - l of 1, or is mixed with itself; sample 1 has l, or 1 */
+        for (int i = 0; i < 2; i++) {
+            const double l = i ? (double)got[1] : 1 - (double)got[0];
+            if (!CHECK(l >= 0 && l <= 1)) return s;
+            s.zeros += l == 0, s.ones += l == 1, s.halves += l == 0.5;
+            if (l != 1) s.count++, s.mean += l, squares += (l - 0.5) * (l - 0.5);
+        }
+    }
+    s.mean /= s.count, s.variance = squares / s.count;
+    cnn_dataset_free(&d), cnn_free(g);
+    return s;
+}
+static void mixup_draws_from_beta(void)
+{
+    enum { EPOCHS = 3000 };
+    for (int i = 0; i < 3; i++) {                                  /* variance 1 / (4 (2 alpha + 1)) */
+        const float  alpha = i == 0 ? 0.5f : i == 1 ? 1 : 4;
+        const shares s = draw_shares(alpha, EPOCHS);
+        CHECK(s.count > EPOCHS / 2 && s.count < 3 * EPOCHS / 2);    /* half of the partners are the other one */
+        CHECK_NEAR(s.mean, 0.5, 0.03);
+        CHECK_NEAR(s.variance, 1 / (4 * (2 * (double)alpha + 1)), 0.01);
+    }
+    const shares tiny = draw_shares(1e-30f, 400), vast = draw_shares(1e30f, 400);
+    CHECK_INT(tiny.zeros + tiny.ones, 800);                        /* all or nothing, either as often */
+    CHECK(tiny.zeros > 140 && tiny.zeros < 260);
+    CHECK_INT(vast.halves + vast.ones, 800);                       /* one half, or mixed with itself */
+    CHECK(vast.halves > 320 && vast.halves < 480);
+}
+
+/* ---- Judging ---- */
+
+static void what_cannot_be_judged(void)
+{
+    static const float value[24] = { 0 };
+    static const int   label[24] = { 0, 1, 2, 3 };
+    cnn_graph *g = cnn_new(.max_batch = 2, .seed = 1);
+    T *x = cnn_input(g, 1, 2, 2), *t = cnn_labels(g), *y = cnn_dense(x, 3, .name = "y"), *map = cnn_conv2d(x, 3, 1, .name = "map");
+    T *two = cnn_input(g, 3, .name = "two"), *both = cnn_add(y, two), *row = cnn_keep(cnn_mean(both, CNN_N));
+    T *loss = cnn_softmax_cross_entropy(cnn_add(both, cnn_mean(map, CNN_H | CNN_W)), t);
+    CHECK(cnn_compile(g, loss));
+    int           matrix[9];
+    cnn_dataset   d = cnn_data(2, 1, 2, 2, .floats = value, .labels = label), none = { 0 }, broken = { 0 };
+    cnn_dataset   untold = cnn_data(2, 1, 2, 2, .floats = value), wide = cnn_data(4, 1, 2, 2, .floats = value, .labels = label);
+    cnn_dataset   pixels = cnn_data(2, 1, 2, 2, .floats = value, .labels = label, .target_h = 2, .target_w = 2);
+    cnn_dataset   numbers = cnn_data(2, 1, 2, 2, .floats = value, .targets = value);
+    cnn_dataset   flat = cnn_data(2, 4, .floats = value, .labels = label);
+    snprintf(broken.error, sizeof broken.error, "it is broken");
+    const struct { T *of; const cnn_dataset *d; const char *why; } cases[] = {
+        { y, NULL, "confusion: data set: it is NULL" }, { y, &broken, "confusion: data set: it is broken" },
+        { y, &none, "confusion: data set: it is empty" }, { y, &untold, "the data set has no labels, one for each sample" },
+        { y, &numbers, "the data set has no labels, one for each sample" },
+        { y, &pixels, "the data set has no labels, one for each sample" }, { y, &wide, "and 4 classes: one label for a sample needs" },
+        { map, &d, "one label for a sample needs the shape (N,classes,1,1)" }, { both, &d, "the logits come from 2 inputs" },
+        { row, &d, "the logits come from 2 inputs" }, { y, &flat, "confusion: the samples have shape (4,1,1)" } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        CHECK(!cnn_confusion(cases[i].of, cases[i].d, matrix));
+        SAYS(g, cases[i].why);
+    }
+    CHECK(!cnn_confusion(y, &d, NULL));
+    SAYS(g, "the matrix is NULL");
+    CHECK(isnan(cnn_top_k(y, &d, 0)));
+    SAYS(g, "k is 0: it must be positive");
+    CHECK(!cnn_confusion(NULL, &d, matrix) && isnan(cnn_top_k(NULL, &d, 1)));
+
+    /* The mean over N of one input: logits without a batch. */
+    cnn_graph *h = cnn_new(.max_batch = 2, .seed = 1);
+    T *in = cnn_input(h, 1, 2, 2), *alone = cnn_mean(cnn_dense(in, 3), CNN_N), *sum = cnn_sum(alone);
+    CHECK(cnn_compile(h, sum) && !cnn_confusion(alone, &d, matrix));
+    SAYS(h, "one label for a sample needs the shape (N,classes,1,1)");
+    CHECK(cnn_predict(in, alone, value, NULL) == -1);
+    SAYS(h, "one class for a sample needs the shape (N,classes,1,1)");
+    cnn_free(h);
+
+    /* Labels below 0 are left out: they count in no row. */
+    static const int some[4] = { 0, -1, 2, 0 };
+    cnn_dataset left = cnn_data(4, 1, 2, 2, .floats = value, .labels = some);
+    CHECK(cnn_confusion(y, &left, matrix));
+    int all = 0;
+    for (int i = 0; i < 9; i++) all += matrix[i];
+    CHECK_INT(all, 3);
+    CHECK_INT(matrix[0] + matrix[1] + matrix[2], 2);
+    CHECK_INT(matrix[3] + matrix[4] + matrix[5], 0);
+
+    /* What a matrix says: of 3 samples of class 0 two are found, and one of class 1 is taken for it. */
+    const int by_hand[9] = { 2, 1, 0, 1, 3, 0, 0, 0, 0 };
+    const cnn_class_score zero = cnn_precision_recall(by_hand, 3, 0), empty = cnn_precision_recall(by_hand, 3, 2);
+    CHECK_NEAR(zero.precision, 2.0 / 3, 1e-12);
+    CHECK_NEAR(zero.recall, 2.0 / 3, 1e-12);
+    CHECK_NEAR(zero.f1, 2.0 / 3, 1e-12);
+    CHECK(zero.count == 3 && empty.count == 0 && empty.precision == 0 && empty.recall == 0 && empty.f1 == 0);
+    const int never_said[4] = { 0, 5, 0, 0 };
+    const cnn_class_score unsaid = cnn_precision_recall(never_said, 2, 0);
+    CHECK(unsaid.precision == 0 && unsaid.recall == 0 && unsaid.count == 5);
+    CHECK(cnn_precision_recall(NULL, 3, 0).count == 0 && cnn_precision_recall(by_hand, 3, 3).count == 0 &&
+          cnn_precision_recall(by_hand, 3, -1).count == 0);
+
+    /* Prediction. */
+    float p[3];
+    CHECK(cnn_predict(NULL, y, value, p) == -1 && cnn_predict(x, NULL, value, p) == -1);
+    CHECK(cnn_predict(x, y, NULL, p) == -1);
+    SAYS(g, "predict: the values are NULL");
+    CHECK(cnn_predict(x, map, value, p) == -1);
+    SAYS(g, "one class for a sample needs the shape (N,classes,1,1)");
+    CHECK(cnn_predict(x, both, value, p) == -1);                   /* the other input has one sample more */
+    CHECK(cnn_error(g) && cnn_clear_error(g));
+    CHECK(cnn_predict(x, y, value, p) >= 0);
+    CHECK_NEAR(p[0] + p[1] + p[2], 1, 1e-6);
+
+    /* Logits and labels that do not go together. */
+    CHECK(cnn_correct(map, t) == 0);
+    SAYS(g, "they must be (N,C,H,W) and (N,1,H,W)");
+    CHECK(cnn_correct(NULL, t) == 0 && cnn_correct(y, NULL) == 0);
+    CHECK(cnn_correct(y, two) == 0);
+    SAYS(g, "they must be (N,C,H,W) and (N,1,H,W)");
+    CHECK(cnn_correct(y, row) == 0);
+    SAYS(g, "they must be (N,C,H,W) and (N,1,H,W)");
+    cnn_dataset_free(&d), cnn_dataset_free(&untold), cnn_dataset_free(&wide), cnn_dataset_free(&pixels);
+    cnn_dataset_free(&numbers), cnn_dataset_free(&flat), cnn_dataset_free(&left), cnn_free(g);
+}
+
+/* ---- The doctor's hints: each operation's own, and where it has none ---- */
+
+typedef T *(*layer)(T *);
+static T *exp_of(T *x)  { return cnn_exp(x); }
+static T *log_of(T *x)  { return cnn_log(x); }
+static T *sqrt_of(T *x) { return cnn_sqrt(x); }
+static T *two_of(T *x, float a, float b)
+{
+    const cnn_shape s = { 1, 2, 1, 1 };
+    const float     v[2] = { a, b };
+    return cnn_const(x->graph, s, v);
+}
+static T *pow_of(T *x)  { return cnn_pow(x, two_of(x, 0.5f, 30)); }
+static T *div_of(T *x)  { return cnn_div(x, two_of(x, 1, 0)); }
+static T *huge_of(T *x) { return cnn_scale(x, 1e38f); }
+static T *steep_of(T *x) { return cnn_scale(cnn_log(x), 2e38f); }
+static T *root_of(T *x) { return cnn_scale(cnn_sqrt(x), 3e38f); }
+
+static void hints(void)
+{
+    const struct { const char *name; layer of; float a, b; const char *phase, *hint; } cases[] = {
+        { "exp", exp_of, 1, 89, "forward", "exp overflows above 88.7" },
+        { "log", log_of, 1, -1, "forward", "the log of a number that is not positive" },
+        { "log", log_of, 1, 1e-39f, "backward", "the derivative of log, 1 / x, is too large near 0" },
+        { "log", steep_of, 1, 0.3f, "backward", "the gradients explode" },
+        { "sqrt", sqrt_of, 1, -1, "forward", "the square root of a negative number: cnn_clamp it at 0" },
+        { "sqrt", sqrt_of, 1, 0, "backward", "divides by zero at 0: add a small constant" },
+        { "sqrt", root_of, 1, 0.01f, "backward", "the gradients explode" },
+        { "pow", pow_of, -1, 1, "forward", "a power of a number that is not positive" },
+        { "pow", pow_of, 1, 1e16f, "forward", "the values explode: normalise the data" },
+        { "pow", pow_of, 1, 1e14f, "forward", "the operation made it of finite numbers" },
+        { "div", div_of, 1, 1, "forward", "a division by zero, or nearly" },
+        { "scale", huge_of, 1, 1e2f, "forward", "the operation made it of finite numbers" },
+        { "scale", huge_of, 1, 1e16f, "forward", "the values explode" } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cnn_graph *g = cnn_new(.max_batch = 1);
+        T *x = cnn_input(g, 2, .grad = 1), *loss = cnn_sum(cases[i].of(x));
+        CHECK(cnn_compile(g, loss) && cnn_doctor(g, 1) && cnn_set(x, (float[]){ cases[i].a, cases[i].b }, 2));
+        cnn_forward(loss, CNN_TRAIN);
+        if (!cnn_error(g)) cnn_backward(loss);
+        const char *error = cnn_error(g);
+        char        where[60];
+        snprintf(where, sizeof where, "(%s, after 0 updates)", cases[i].phase);
+        CHECK_MSG(error && strstr(error, cases[i].name) && strstr(error, where) && strstr(error, cases[i].hint),
+                  "case %zu, %s: %s", i, cases[i].name, error ? error : "NULL");
+        CHECK(error && strstr(cnn_doctor_report(g), cases[i].hint));
+        cnn_free(g);
+    }
+
+    /* Two ill inputs: the first is named. A node that says nothing of where it was recorded. */
+    cnn_graph *g = cnn_new(.max_batch = 1, .inference = 1);
+    T *a = cnn_input(g, 1, .name = "a"), *b = cnn_input(g, 1, .name = "b"), *in[2] = { a, b }, *y;
+    y = cnn_name(cnn_apply(&cnn_op_add, in, 2, NULL, NULL), "y");
+    const float nan = (float)NAN;
+    CHECK(cnn_compile(g, y) && cnn_doctor(g, 1) && cnn_set(a, &nan, 1) && cnn_set(b, &nan, 1));
+    cnn_forward(y, CNN_EVAL);
+    const char *report = cnn_doctor_report(g);
+    CHECK_MSG(strstr(report, "NaN in the forward of add \"y\", after 0 updates: the value of \"a\"") != NULL, "%s", report);
+    CHECK(strstr(report, "hint      the data are ill"));
+    cnn_free(g);
+
+    /* A bare parameter that an update makes ill has no layer: it stands for itself. */
+    g = cnn_new(.max_batch = 1);
+    T *w = cnn_param(g, "w", { 1, 1, 1, 1 }, CNN_INIT_CONSTANT, 1), *loss = cnn_mul(w, w);
+    CHECK(cnn_compile(g, loss) && cnn_doctor(g, 1));
+    cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+    CHECK(!cnn_step(g, .lr = 3e38f));                              /* 1 - 6e38 */
+    SAYS(g, "Inf in the value of \"w\" (update, after 1 updates): the update was too large");
+    CHECK(strstr(cnn_doctor_report(g), "in the update of parameter \"w\""));
+    cnn_free(g);
+}
+
+/* ---- Pictures ---- */
+
+static void pictures_that_are_none(void)
+{
+    static const float v[12] = { 0 };
+    const char *path = "build/branches.pgm";
+    const struct { cnn_write_image_args a; bool good; } cases[] = {
+        { { .path = path, .values = v, .shape = { 1, 1, 2, 2 } }, true },
+        { { .path = path, .shape = { 1, 1, 2, 2 } }, false }, { { .path = path, .values = v, .shape = { 1, 2, 2, 2 } }, false },
+        { { .path = path, .values = v, .shape = { 0, 1, 2, 2 } }, false },
+        { { .path = path, .values = v, .shape = { 1, 1, 2, 2 }, .scale = -1 }, false },
+        { { .path = path, .values = v, .shape = { 1, 1, 2, 2 }, .columns = -1 }, false },
+        { { .path = "build/branches", .values = v, .shape = { 1, 1, 2, 2 } }, false },
+        { { .path = NULL, .values = v, .shape = { 1, 1, 2, 2 } }, false },
+        { { .path = path, .values = v, .shape = { 1, 3, 2, 2 } }, false },                   /* colour is .ppm */
+        { { .path = path, .values = v, .shape = { 1, 1, 2, 2 }, .scale = 40000 }, false },    /* 80,000 pixels wide */
+        { { .path = path, .values = v, .shape = { 1, 1, 12, 1 }, .scale = 60000 }, false },   /* 43 GB */
+        { { .path = path, .values = v, .shape = { 3, 1, 2, 2 }, .columns = 7 }, true } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        errno = 0;
+        CHECK_MSG(cnn_write_image_(cases[i].a) == cases[i].good, "case %zu", i);
+        CHECK_MSG(cases[i].good || errno == EINVAL, "case %zu: errno %d", i, errno);
+    }
+    remove(path);
+    cnn_graph *g = cnn_new(.max_batch = 1);
+    T *x = cnn_input(g, 2), *y = cnn_tanh(x), *two = cnn_matmul(cnn_dense(x, 2, .name = "d"), cnn_param(g, "m", { 2, 2, 1, 1 }));
+    CHECK(cnn_compile(g, cnn_sum(cnn_add(y, two))) && !cnn_write_filters(y, path, 1));
+    SAYS(g, "filters: it has no weight");
+    CHECK(!cnn_write_filters(NULL, path, 1));
+    cnn_free(g);
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -492,5 +733,9 @@ int main(int argc, char **argv)
     RUN(odd_files);
     RUN(memory_ends);
     RUN(data_that_do_not_fit);
+    RUN(mixup_draws_from_beta);
+    RUN(what_cannot_be_judged);
+    RUN(hints);
+    RUN(pictures_that_are_none);
     return test_end();
 }
