@@ -2637,7 +2637,7 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number: a net that has gone wrong should show it. Back: dx[at] += dy. clear: dx is set to
+   wins over every number, the last of several: a net that has gone wrong should show it. Back: dx[at] += dy. clear: dx is set to
    zero first. */
 CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x);
 static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
@@ -6030,7 +6030,7 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
         int best = y0 * t->w + x0;
         for (int iy = y0; iy < y1; iy += t->dh)
             for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
-                if (x[i] > x[best] || (x[i] != x[i] && x[best] == x[best])) best = i;
+                if (x[i] > x[best] || x[i] != x[i]) best = i;
         *y++ = x[best];
         if (at) *at++ = best;
     }

@@ -1,12 +1,14 @@
 /* test_branches.c - the less trodden ways: refusals that no other test asks for, hints of the doctor, extreme draws, sizes
    at their limits. `make coverage` says which branches are left. */
-#define _POSIX_C_SOURCE 200809L
+#define _XOPEN_SOURCE 700
 #include "alloc.h"
 #include "cnn.h"
 #include "inside.h"
 #include "test.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef cnn_tensor T;
@@ -722,6 +724,278 @@ static void pictures_that_are_none(void)
     cnn_free(g);
 }
 
+/* ---- Options as text: what is given stands outside of strings ---- */
+
+static void options_in_strings(void)
+{
+    const float v[2] = { -1, 2 };
+    float       got[2];
+    cnn_graph  *g = cnn_new(.max_batch = 1, .inference = 1);
+    T *x = cnn_input(g, 2);
+    T *given = cnn_leaky_relu(x, .name = "a\", .slope", .slope = 0);      /* behind a string with a quote: given, and 0 */
+    T *not_given = cnn_leaky_relu(given, .name = "b, .slope = 0");        /* within a string: the default, 0.01 */
+    T *sum = cnn_add(given, cnn_leaky_relu(x, .name = v[0] > ')' ? "" : "c"));      /* a bracket that is a character */
+    CHECK_STR(given->name, "a\", .slope");
+    CHECK(cnn_compile(g, cnn_add(not_given, sum)) && cnn_set(x, v, 2));
+    cnn_forward(cnn_loss(g), CNN_EVAL);
+    CHECK(cnn_get(cnn_loss(g), got, 2));
+    CHECK_NEAR(got[0], 0 + 0 - 0.01, 1e-7);
+    CHECK_NEAR(got[1], 2 + 2 + 2, 1e-6);
+    cnn_free(g);
+
+    /* A text that ends within a string, as a third party may hand over. */
+    g = cnn_new(.max_batch = 1);
+    cnn_leaky_relu_((cnn_leaky_relu_args){ .at = CNN_HERE, .said = "x, .name = \"open", .x = cnn_input(g, 1), .slope = 0 });
+    CHECK(!cnn_error(g));
+    cnn_free(g);
+}
+
+/* ---- Messages ---- */
+
+static void messages_of_any_length(void)
+{
+    cnn_graph *g = cnn_new(.max_batch = 1);
+    CHECK(!cnn_fail(cnn_input(g, 1), "%s", ""));
+    CHECK(cnn_error(g) && strlen(cnn_error(g)) > 0);
+    cnn_free(g);
+    char name[300], at[300];
+    memset(name, 'n', sizeof name - 1), name[sizeof name - 1] = 0, memset(at, 'p', sizeof at - 1), strcpy(at + 280, "/end.c:5");
+    g = cnn_new(.max_batch = 1);
+    T *x = cnn_input(g, 1);
+    CHECK(!cnn_fail(cnn_layer(&cnn_op_relu, &x, 1, NULL, at, name), "first %d\n\x1b[2J", 7));
+    CHECK(!cnn_fail(x, "second"));
+    const char *e = cnn_error(g);
+    CHECK(strlen(e) < CNN_ERROR_SIZE && strstr(e, "/end.c:5: relu \"nnn") && strstr(e, "first 7\n?[2J") && !strstr(e, "second"));
+    cnn_free(g);
+}
+
+/* ---- Losses and layers where only one side learns ---- */
+
+/* Each term by itself, (x - t)^2, weighted: dx = 2 u (x - t), dt = -dx, whichever of them is wanted. */
+static void mse_of_each_term(void)
+{
+    const float a[3] = { 1, -2, 3 }, b[3] = { 0.5f, 2, -1 }, u[3] = { 1, 2, -3 };
+    for (int wanted = 1; wanted < 4; wanted++)
+        for (int how = 0; how < 2; how++) {
+            cnn_graph *g = cnn_new(.max_batch = 1);
+            T *x = cnn_input(g, 3, .name = "x", .grad = wanted & 1), *t = cnn_input(g, 3, .name = "t", .grad = wanted >> 1);
+            T *w = cnn_input(g, 3, .name = "w");
+            T *loss = how ? cnn_mse(x, t) : cnn_sum(cnn_mul(cnn_mse(x, t, .reduction = CNN_NONE), w));
+            float dx[3], dt[3];
+            CHECK(cnn_compile(g, loss) && cnn_set(x, a, 3) && cnn_set(t, b, 3) && (how || cnn_set(w, u, 3)));
+            cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+            CHECK(!(wanted & 1) || cnn_get_grad(x, dx, 3));
+            CHECK(!(wanted & 2) || cnn_get_grad(t, dt, 3));
+            for (int i = 0; i < 3; i++) {
+                const double want = 2 * (how ? 1.0 / 3 : (double)u[i]) * ((double)a[i] - (double)b[i]);
+                if (wanted & 1) CHECK_NEAR(dx[i], want, 1e-5);
+                if (wanted & 2) CHECK_NEAR(dt[i], -want, 1e-5);
+            }
+            cnn_free(g);
+        }
+}
+
+/* A convolution whose weight is frozen still learns its bias: the sum of dy. And the other way round. */
+static void half_frozen(void)
+{
+    float v[2 * 16];
+    for (int i = 0; i < 32; i++) v[i] = (float)i / 16 - 1;
+    for (int frozen = 1; frozen < 3; frozen++)
+        for (int transposed = 0; transposed < 2; transposed++) {
+            cnn_graph *g = cnn_new(.max_batch = 2, .seed = 2);
+            T *x = cnn_input(g, 1, 4, 4), *y = transposed ? cnn_conv_transpose2d(x, 2, 3, .name = "c") : cnn_conv2d(x, 2, 3, .name = "c");
+            cnn_freeze(y->in[frozen]);
+            T *loss = cnn_sum(y);
+            float db[2];
+            CHECK(cnn_compile(g, loss) && cnn_set(x, v, 32));
+            cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+            T *w = cnn_find(g, frozen == 1 ? "c.bias" : "c.weight");
+            CHECK(!cnn_map_grad(cnn_find(g, frozen == 1 ? "c.weight" : "c.bias")));
+            SAYS(g, "no gradient flows to it");
+            const float *dw = cnn_map_grad(w);
+            if (frozen == 1) {
+                CHECK(dw && cnn_get_grad(w, db, 2) && db[0] == (float)(2 * y->shape.h * y->shape.w) && db[1] == db[0]);
+            } else if (CHECK(dw != NULL)) {
+                double want = 0;                                       /* tap (0,0): the sum of the x that it meets */
+                for (int n = 0; n < 2; n++)
+                    for (int i = 0; i < (transposed ? 16 : 4); i++)
+                        want += (double)v[16 * n + (transposed ? i : i / 2 * 4 + i % 2)];
+                CHECK_NEAR(dw[0], want, 1e-5);
+            }
+            cnn_free(g);
+        }
+}
+
+/* A NaN wins every window that it is in, the last of several; its place takes the gradient. On each instruction set, for
+   windows of each kind. */
+static void max_pool_of_nan(void)
+{
+    enum { H = 7, W = 45 };
+    static const struct { int kernel, stride, pad, dilation; } window[] = { { 2, 2, 0, 1 }, { 3, 2, 1, 1 }, { 3, 1, 1, 1 }, { 2, 1, 0, 2 }, { 5, 3, 2, 1 } };
+    for (int isa = CNN_ISA_PLAIN; isa <= CNN_ISA_WASM; isa++)
+        for (size_t k = 0; k < sizeof window / sizeof *window; k++) {
+            cnn_graph *g = cnn_new(.max_batch = 1, .isa = (cnn_isa)isa);
+            if (cnn_error(g)) { cnn_free(g); break; }
+            const int kernel = window[k].kernel, stride = window[k].stride, pad = window[k].pad, dilation = window[k].dilation;
+            T *x = cnn_input(g, 1, H, W, .grad = 1);
+            T *y = cnn_max_pool(x, kernel, .stride = stride, .pad = pad, .dilation = dilation), *loss = cnn_sum(cnn_keep(y));
+            float v[H * W], got[H * W], dx[H * W], want[H * W] = { 0 };
+            for (int i = 0; i < H * W; i++) v[i] = (float)(i * 7 % 11);
+            v[2 * W + 10] = v[2 * W + 11] = v[3 * W + 11] = v[4 * W + 30] = v[0] = (float)NAN;
+            const int oh = y->shape.h, ow = y->shape.w;
+            CHECK(cnn_compile(g, loss) && cnn_set(x, v, H * W));
+            cnn_forward(loss, CNN_TRAIN);
+            CHECK(cnn_get(y, got, (size_t)(oh * ow)));
+            cnn_backward(loss);
+            CHECK(cnn_get_grad(x, dx, H * W));
+            for (int o = 0; o < oh * ow; o++) {
+                int best = -1;
+                for (int i = 0; i < kernel * kernel; i++) {
+                    const int r = o / ow * stride - pad + i / kernel * dilation, c = o % ow * stride - pad + i % kernel * dilation;
+                    if (r < 0 || r >= H || c < 0 || c >= W) continue;
+                    if (best < 0 || isnan(v[r * W + c]) || v[r * W + c] > v[best]) best = r * W + c;
+                }
+                want[best]++;
+                CHECK_MSG(isnan(v[best]) ? isnan(got[o]) : got[o] == v[best], "isa %d, kernel %d: window %d is %g, not %g", isa, kernel,
+                          o, (double)got[o], (double)v[best]);
+            }
+            for (int i = 0; i < H * W; i++)
+                CHECK_MSG(dx[i] == want[i], "isa %d, kernel %d: dx[%d] is %g, not %g", isa, kernel, i, (double)dx[i], (double)want[i]);
+            cnn_free(g);
+        }
+}
+
+/* ---- Folders: what may lie in them, and decoders that go wrong ---- */
+
+static const struct { int h, w, pixels; } strange_picture[] = { { 0, 2, 1 }, { 2, 0, 1 }, { 65536, 2, 1 }, { 2, 65536, 1 }, { 2, 2, 0 } };
+static const char *decode_strangely(cnn_picture *p, const char *path, int channels, void *user)
+{
+    static unsigned char pixels[12];
+    const int k = *(const int *)user;
+    (void)path, (void)channels;
+    p->h = strange_picture[k].h, p->w = strange_picture[k].w, p->pixels = strange_picture[k].pixels ? pixels : NULL;
+    return NULL;
+}
+
+static void strange_folders(void)
+{
+    make_pictures();
+    const char *dir = folder_of_pictures;
+    for (int k = 0; k < 5; k++)
+        DATA_SAYS(cnn_load_folder(dir, 1, 2, 2, .decode = decode_strangely, .user = &k), "the decoder gave no picture with sides of 1 to 65535");
+    const struct { int c, h, w, shorter; const char *why; } bad[] = {
+        { 2, 2, 2, 0, "pictures of (2,2,2)" }, { 1, 0, 2, 0, "pictures of (1,0,2)" }, { 1, 2, 0, 0, "pictures of (1,2,0)" },
+        { 1, 65536, 1, 0, "pictures of (1,65536,1)" }, { 3, 40000, 40000, 0, "pictures of (3,40000,40000)" },
+        { 1, 4, 5, 4, "shorter is 4: it must be 5 to 65535" }, { 1, 4, 5, 65536, "shorter is 65536" } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        DATA_SAYS(cnn_load_folder(dir, bad[i].c, bad[i].h, bad[i].w, .shorter = bad[i].shorter), bad[i].why);
+    DATA_SAYS(cnn_load_folder(NULL, 1, 2, 2), "no path was given");
+
+    /* A slash at the end of the path makes no difference to what is read. */
+    char slash[60], path[120], target[120];
+    snprintf(slash, sizeof slash, "%s/", dir);
+    cnn_dataset d = cnn_load_folder(slash, 1, 3, 2);
+    CHECK(!d.error[0] && d.count == 2 && d.classes == 2 && memcmp(d.bytes, "abcdefabcdef", 12) == 0 && !strcmp(d.names[1], "class1"));
+    cnn_dataset_free(&d);
+
+    /* A strip of 1 x 20,000,000 pixels cannot be given a side of 2; a pipe or a dead link is no picture. */
+    snprintf(path, sizeof path, "%s/class0/b.pgm", dir);
+    FILE *f = fopen(path, "wb");
+    if (CHECK(f != NULL)) fputs("P5 65000 1 255\n", f), fseek(f, 65000 - 1, SEEK_CUR), fputc(0, f), fclose(f);
+    DATA_SAYS(cnn_load_folder(dir, 1, 300, 300, .shorter = 300), "its sides are too unequal to be resized");
+    remove(path);
+    CHECK(mkfifo(path, 0600) == 0);
+    DATA_SAYS(cnn_load_folder(dir, 1, 2, 2), "b.pgm is no file: a class holds nothing else");
+    remove(path), snprintf(target, sizeof target, "%s/nowhere", dir);
+    CHECK(symlink(target, path) == 0);
+    DATA_SAYS(cnn_load_folder(dir, 1, 2, 2), "b.pgm is no file: a class holds nothing else");
+    remove(path);
+
+    /* The end of a long path is shown. */
+    char longer[200];
+    snprintf(longer, sizeof longer, "%s/class0/%0120d.pgm", dir, 1);
+    f = fopen(longer, "wb");
+    if (CHECK(f != NULL)) fputs("P9", f), fclose(f);
+    d = cnn_load_folder(dir, 1, 2, 2);
+    CHECK_MSG(strstr(d.error, "00001.pgm: ") != NULL && !strstr(d.error, "class0"), "%s", d.error);
+    cnn_dataset_free(&d), remove(longer);
+    drop_pictures();
+}
+
+/* Twenty files, so that the list of names grows, and each of its allocations fails. */
+static void many_files(void)
+{
+    make_pictures();
+    for (int k = 0; k < 20; k++) {
+        char path[80];
+        snprintf(path, sizeof path, "%s/class1/p%02d.pgm", folder_of_pictures, k);
+        FILE *f = fopen(path, "wb");
+        if (CHECK(f != NULL)) fprintf(f, "P5 1 1 255\n%c", 'a' + k), fclose(f);
+    }
+    const long live = alloc_live, before = alloc_count;
+    cnn_dataset d = cnn_load_folder(folder_of_pictures, 1, 1, 1);
+    const long  needed = alloc_count - before;
+    CHECK(!d.error[0] && d.count == 22 && d.labels[1] == 1 && d.bytes[2] == 'a' && d.bytes[21] == 'a' + 19);
+    cnn_dataset_free(&d);
+    for (long i = 1; i <= needed; i++) {
+        alloc_fail = alloc_count + i;
+        d = cnn_load_folder(folder_of_pictures, 1, 1, 1);
+        alloc_fail = 0;
+        CHECK_MSG(strstr(d.error, "out of memory") != NULL, "allocation %ld: \"%s\"", i, d.error);
+        cnn_dataset_free(&d);
+    }
+    CHECK(alloc_live == live);
+    for (int k = 0; k < 20; k++) {
+        char path[80];
+        snprintf(path, sizeof path, "%s/class1/p%02d.pgm", folder_of_pictures, k), remove(path);
+    }
+    drop_pictures();
+}
+
+/* ---- Saving ---- */
+
+/* What another process left is removed when it is ours by its name, nobody's by its process, and old. */
+static void leftovers(void)
+{
+    char dir[] = "/tmp/cnn-branches-XXXXXX", path[80];
+    CHECK(mkdtemp(dir) != NULL);
+    const struct { const char *format; bool alive, old, stays; } files[] = {
+        { "cnn-save-%ld-3.tmp", false, true, false }, { "cnn-save-%ld-4.tmp", false, false, true }, { "cnn-save-%ld-5.tmp", true, true, true },
+        { "cnn-save-%ld-6.tmp.bak", false, true, true }, { "cnn-save-%ld.tmp", false, true, true }, { "cnn-save-%ld-7.tm", false, true, true } };
+    enum { FILES = sizeof files / sizeof *files };
+    char name[FILES][80];
+    for (int i = 0; i < FILES; i++) {
+        char own[40];
+        snprintf(own, sizeof own, files[i].format, files[i].alive ? (long)getpid() : 2147483600L);
+        snprintf(name[i], sizeof name[i], "%s/%s", dir, own);
+        FILE *f = fopen(name[i], "wb");
+        if (CHECK(f != NULL)) fclose(f);
+        const struct timespec when[2] = { { .tv_sec = time(NULL) - (files[i].old ? 120 : 0) }, { .tv_sec = time(NULL) - (files[i].old ? 120 : 0) } };
+        CHECK(utimensat(AT_FDCWD, name[i], when, 0) == 0);
+    }
+    cnn_graph *g = cnn_new(.max_batch = 1);
+    CHECK(cnn_compile(g, cnn_sum(cnn_dense(cnn_input(g, 2), 1))));
+    snprintf(path, sizeof path, "%s/net", dir);
+    CHECK(cnn_save(g, path));
+    for (int i = 0; i < FILES; i++) CHECK_MSG((access(name[i], F_OK) == 0) == files[i].stays, "%s", name[i]);
+    for (int i = 0; i < FILES; i++) remove(name[i]);
+    remove(path), remove(dir), cnn_free(g);
+
+    /* A disk that is full: at the end, or, with more than stdio keeps, on the way. */
+    FILE *full = fopen("/dev/full", "wb");
+    if (!full) return;
+    fclose(full);
+    for (int k = 0; k < 3; k++) {
+        g = cnn_new(.max_batch = 1);
+        T *x = cnn_input(g, k == 1 ? 5000 : 2), *y = cnn_dense(x, 1);
+        for (int i = 0; k == 2 && i < 200; i++) y = cnn_tanh(y);
+        CHECK(cnn_compile(g, cnn_sum(y)) && !cnn_save(g, "/dev/full"));
+        CHECK_STR(cnn_error(g), "save \"/dev/full\": No space left on device");
+        CHECK(cnn_save(g, "/dev/null") && !cnn_error(g));
+        cnn_free(g);
+    }
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -737,5 +1011,13 @@ int main(int argc, char **argv)
     RUN(what_cannot_be_judged);
     RUN(hints);
     RUN(pictures_that_are_none);
+    RUN(options_in_strings);
+    RUN(messages_of_any_length);
+    RUN(mse_of_each_term);
+    RUN(half_frozen);
+    RUN(max_pool_of_nan);
+    RUN(strange_folders);
+    RUN(many_files);
+    RUN(leftovers);
     return test_end();
 }
