@@ -996,6 +996,230 @@ static void leftovers(void)
     }
 }
 
+/* ---- Files of others, and nothing trapped ---- */
+
+static void files_of_others(void)
+{
+    static const struct { const char *bytes; size_t n; const char *what; } file[] = {
+        { "PK\3\4 and so on", 13, "a zip, perhaps of torch.save" }, { "\200\2\212\n and so on", 13, "a pickle, perhaps of torch.save" },
+        { "\037\213\b and so on", 12, "gzipped: gunzip it first" }, { "\211HDF and so on", 13, "HDF5, perhaps of Keras" } };
+    cnn_graph *g = cnn_new(.max_batch = 1, .seed = 4);
+    T *w = cnn_dense(cnn_input(g, 2), 1, .name = "d")->in[1];
+    float before[2], after[2];
+    CHECK(cnn_compile(g, cnn_sum(cnn_mul(w, w))) && cnn_get(w, before, 2));
+    for (size_t i = 0; i < sizeof file / sizeof *file; i++) {
+        cnn_graph *h = cnn_load_memory(file[i].bytes, file[i].n, (cnn_load_args){ .path = "net.pt" });
+        SAYS(h, file[i].what);
+        cnn_free(h);
+        CHECK(!cnn_load_weights_memory(file[i].bytes, file[i].n, (cnn_load_weights_args){ .g = g, .path = "net.pt" }));
+        SAYS(g, file[i].what);
+    }
+    CHECK(cnn_get(w, after, 2) && memcmp(before, after, sizeof before) == 0);
+    cnn_free(g);
+}
+
+/* A call that is refused leaves saving as it was; a checkpoint is a net for cnn_load, too. */
+static void refused_calls_leave_saving(void)
+{
+    static unsigned char file[3][20000];
+    const float v[2] = { 1, 2 };
+    float       loss[2];
+    cnn_graph  *g = cnn_new(.max_batch = 1, .seed = 4, .optimizer = cnn_adam());
+    T *x = cnn_input(g, 2), *y = cnn_dense(x, 3, .name = "d"), *mean = cnn_mean(cnn_mul(y, y));
+    CHECK(cnn_compile(g, mean) && cnn_set(x, v, 2));
+    cnn_forward(mean, CNN_TRAIN), cnn_backward(mean);
+    CHECK(cnn_step(g, .lr = 0.1f));
+    loss[0] = cnn_forward(mean, CNN_EVAL);
+    const size_t n = cnn_save_memory(g, file[0], sizeof file[0]);
+    CHECK(n > 0 && n < sizeof file[0]);
+    CHECK(!cnn_softmax(y)->graph);                                 /* recorded after cnn_compile */
+    CHECK(cnn_error(g) && isnan(cnn_forward(mean, CNN_EVAL)));
+    CHECK(cnn_save_memory(g, file[1], sizeof file[1]) == n && memcmp(file[0], file[1], n) == 0);
+    CHECK(cnn_error(g) != NULL);                                   /* a save that works does not hide it */
+    const size_t all = cnn_save_checkpoint_memory(g, file[2], sizeof file[2]);
+    CHECK(all > n && all < sizeof file[2] && cnn_clear_error(g) && cnn_forward(mean, CNN_EVAL) == loss[0]);
+    cnn_free(g);
+    for (int inference = 0; inference < 2; inference++) {
+        g = cnn_load_memory(file[2], all, (cnn_load_args){ .inference = inference });
+        CHECK_MSG(!cnn_error(g) && cnn_set(cnn_find(g, "input"), v, 2), "%s", cnn_error(g));
+        loss[1] = cnn_forward(cnn_loss(g), CNN_EVAL);
+        CHECK_NEAR(loss[1], loss[0], inference ? 1e-6 : 0);        /* packed weights may round otherwise */
+        cnn_free(g);
+    }
+}
+
+/* dropout with p = 0 is the identity, forward and backward (torch.nn.Dropout(0)). */
+static void dropout_of_nothing(void)
+{
+    const float v[4] = { 1, -2, 3, 0.5f }, u[4] = { 1, 2, 3, 4 };
+    float       got[4], dx[4];
+    for (int isa = CNN_ISA_PLAIN; isa <= CNN_ISA_C; isa++) {
+        cnn_graph *g = cnn_new(.max_batch = 1, .isa = (cnn_isa)isa);
+        T *x = cnn_input(g, 4, .grad = 1), *w = cnn_input(g, 4), *y = cnn_keep(cnn_dropout(x, 0)), *loss = cnn_sum(cnn_mul(y, w));
+        CHECK(cnn_compile(g, loss) && cnn_set(x, v, 4) && cnn_set(w, u, 4));
+        cnn_forward(loss, CNN_TRAIN);
+        CHECK(cnn_get(y, got, 4));
+        cnn_backward(loss);
+        CHECK(cnn_get_grad(x, dx, 4) && memcmp(got, v, sizeof v) == 0 && memcmp(dx, u, sizeof u) == 0);
+        cnn_free(g);
+    }
+}
+
+/* ---- Training: what ends it, what is written of it ---- */
+
+typedef struct { cnn_graph *g; T *x, *t, *y, *loss; cnn_dataset d; } fitted;
+static const float fit_values[8] = { 0, 1, 2, 3, 4, 5, 6, 7 }, fit_targets[8] = { 1, 2, 3, 4, 5, 6, 7, 8 };
+static fitted to_fit(int max_batch)
+{
+    fitted f = { 0 };
+    f.g = cnn_new(.max_batch = max_batch, .seed = 2, .optimizer = cnn_sgd());
+    f.x = cnn_input(f.g, 1), f.t = cnn_input(f.g, 1, .name = "t"), f.y = cnn_dense(f.x, 1, .name = "d"), f.loss = cnn_mse(f.y, f.t);
+    f.d = cnn_data(8, 1, .floats = fit_values, .targets = fit_targets);
+    CHECK(cnn_compile(f.g, f.loss));
+    return f;
+}
+static void drop_fit(fitted *f) { cnn_dataset_free(&f->d), cnn_free(f->g); }
+
+static void why_a_training_ends(void)
+{
+    fitted f = to_fit(4);
+    float  bad[8];
+    memcpy(bad, fit_values, sizeof bad), bad[5] = INFINITY;
+    cnn_dataset infinite = cnn_data(8, 1, .floats = bad, .targets = fit_targets);
+    CHECK(!cnn_fit(f.loss, f.y, &infinite, .lr = 0.01f, .no_shuffle = 1));
+    SAYS(f.g, "in epoch 1, batch 2: the data of this batch hold 0 NaN and 1 Inf");
+    CHECK(!cnn_fit(f.loss, f.y, &f.d, .lr = 1e-4f, .validation = &infinite));
+    SAYS(f.g, "after epoch 1: NaN or Inf in the validation data");
+    drop_fit(&f);
+
+    float vast[8];
+    for (int i = 0; i < 8; i++) vast[i] = 1e30f;
+    f = to_fit(4);
+    cnn_dataset wide = cnn_data(8, 1, .floats = vast, .targets = fit_targets);
+    CHECK(!cnn_fit(f.loss, f.y, &wide, .lr = 0.01f));
+    SAYS(f.g, "the loss became infinite in epoch 1, batch 1: no weight was updated yet; inputs of smaller range");
+    CHECK(!cnn_fit(f.loss, f.y, &f.d, .lr = 1e15f, .epochs = 9));
+    SAYS(f.g, "training diverged; a smaller .lr (now 1e+15)");
+    cnn_clear_error(f.g), cnn_dataset_free(&infinite), cnn_dataset_free(&wide), drop_fit(&f);
+
+    /* One sample in the last batch: no matter where batch norm keeps its statistics, or has several pixels. */
+    for (int way = 0; way < 3; way++) {
+        static const float pixels[5 * 4] = { 1, 2, 3, 4, 5, 6, 7, 8, 9 };
+        cnn_graph *g = cnn_new(.max_batch = 2, .seed = 1);
+        T *x = cnn_input(g, 1, way == 1 ? 4 : 1), *t = cnn_input(g, 1, .name = "t"), *h = cnn_batch_norm(x);
+        if (way == 2) cnn_freeze(h);
+        T *y = cnn_dense(h, 1), *loss = cnn_mse(y, t);
+        cnn_dataset d = cnn_data(5, 1, way == 1 ? 4 : 1, 1, .floats = pixels, .targets = fit_targets);
+        CHECK(cnn_compile(g, loss) && cnn_fit(loss, y, &d, .lr = 0.001f) == (way != 0));
+        if (way == 0) SAYS(g, "the last batch has one sample, of which batch_norm");
+        cnn_dataset_free(&d), cnn_free(g);
+    }
+}
+
+/* On a terminal the bar is drawn over itself; elsewhere there are lines. Times of hours and more. */
+static void progress_on_a_terminal(void)
+{
+    cnn_progress p = { 0 };
+    p.epoch = 1, p.epochs = 2, p.batch = 5, p.batches = 10, p.loss = 0.5, p.accuracy = 0.25, p.mae = p.r2 = NAN;
+    p.validation_loss = p.validation_accuracy = p.validation_mae = p.validation_r2 = NAN;
+    p.seconds = 10, p.seconds_left = 3723, p.samples_per_second = 100;
+    const int master = posix_openpt(O_RDWR | O_NOCTTY);
+    if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0) { test_skip("no pseudo-terminals"); return; }
+    const int slave = open(ptsname(master), O_RDWR | O_NOCTTY), stderr_before = dup(2);
+    char      text[400] = "";
+    if (CHECK(slave >= 0 && stderr_before >= 0 && dup2(slave, 2) == 2)) {
+        const bool shown = cnn_print_progress(&p, NULL);
+        dup2(stderr_before, 2);
+        CHECK(shown && read(master, text, sizeof text - 1) > 0);
+        CHECK_MSG(strstr(text, "\repoch 1/2 [############............]  50 %  loss 0.5000  accuracy 25.00 %") == text, "\"%s\"", text);
+        CHECK(strstr(text, "left 1:02:03"));
+    }
+    close(slave), close(stderr_before), close(master);
+
+    /* Not yet due at ten lines a second, due at every batch where no time has passed. */
+    FILE *f = tmpfile();
+    if (!CHECK(f != NULL)) return;
+    p.batch = 1, p.batches = 1000, p.seconds = 0.001;
+    CHECK(cnn_print_progress(&p, f) && ftell(f) == 0);
+    p.seconds = 0;
+    CHECK(cnn_print_progress(&p, f) && ftell(f) > 0);
+    rewind(f), p.epoch_done = 1, p.seconds = 1e12, p.validation_loss = 0.75, p.accuracy = NAN, p.mae = 0.125, p.r2 = 0.5;
+    CHECK(cnn_print_progress(&p, f));
+    const long n = ftell(f);
+    rewind(f), memset(text, 0, sizeof text);
+    CHECK(fread(text, 1, (size_t)n, f) == (size_t)n && strstr(text, "epoch 1/2  loss 0.5000  error 0.125  R2 0.5000  validation loss 0.7500"));
+    CHECK_MSG(strstr(text, "100000:00:00") != NULL, "\"%s\"", text);        /* at most 3.6e8 s are shown */
+    CHECK(!cnn_print_progress(NULL, f));
+    fclose(f);
+}
+
+/* A checkpoint whose bytes were changed: each part of what cnn_fit reads is looked at before anything is taken. */
+static bool change(unsigned char *file, size_t n, const char *from, const char *to)
+{
+    const size_t m = strlen(from);
+    for (size_t i = 0; i + m <= n; i++)
+        if (memcmp(file + i, from, m) == 0) return memcpy(file + i, to, strlen(to)), true;
+    return false;
+}
+static void changed_checkpoints(void)
+{
+    const char *path = "build/branches.safetensors";
+    fitted      f = to_fit(4);
+    cnn_history h = { 0 };
+    remove(path);
+    CHECK(cnn_fit(f.loss, f.y, &f.d, .lr = 0.01f, .epochs = 2, .checkpoint = path, .history = &h, .per_update = 1));
+    CHECK(h.count == 2 && h.updates == 4);
+    cnn_history_free(&h), drop_fit(&f);
+    size_t         n;
+    char           why[100];
+    unsigned char *whole = cnn__read_file(path, &n, why, sizeof why), *file = test_alloc(n);
+    const struct { const char *from, *to, *why; } cases[] = {
+        { "\"cnn.fit\"", "\"cnn.fiT\"", "there is no tensor \"cnn.fit\" of a checkpoint" },
+        { "\"cnn.errors\"", "\"cnn.errorS\"", "there is no tensor \"cnn.errors\" of a checkpoint" },
+        { "\"cnn.history\"", "\"cnn.historY\"", "there is no tensor \"cnn.history\" of a checkpoint" },
+        { "\"cnn.updates\":{", "\"cnn.updateS\":{", "there is no tensor \"cnn.updates\" of a checkpoint" },
+        { "\"cnn.fit\":{\"dtype\":\"F64\"", "\"cnn.fit\":{\"dtype\":\"I64\"", "there is no tensor \"cnn.fit\" of a checkpoint" },
+        { "\"cnn.updates\":{\"dtype\":\"F64\"", "\"cnn.updates\":{\"dtype\":\"U64\"", "there is no tensor \"cnn.updates\" of a checkpoint" },
+        { "\"cnn.epoch_step\":\"2\"", "\"cnn.epoch_step\":\"9\"", "its numbers contradict each other" },
+        { "\"cnn.optimizer\":\"sgd\"", "\"cnn.optimizeR\":\"sgd\"", "it is not a checkpoint of cnn_fit" },
+        { "\"cnn.seed\"", "\"cnn.seeD\"", "it is not a checkpoint of cnn_fit" } };
+    for (size_t i = 0; whole && i < sizeof cases / sizeof *cases; i++) {
+        memcpy(file, whole, n);
+        if (!CHECK_MSG(change(file, n, cases[i].from, cases[i].to), "there is no %s in the file", cases[i].from)) continue;
+        FILE *out = fopen(path, "wb");
+        CHECK(out && fwrite(file, 1, n, out) == n);
+        if (out) fclose(out);
+        f = to_fit(4);
+        float before[1], after[1];
+        CHECK(cnn_get(cnn_find(f.g, "d.weight"), before, 1));
+        CHECK(!cnn_fit(f.loss, f.y, &f.d, .lr = 0.01f, .epochs = 3, .checkpoint = path, .resume = 1));
+        SAYS(f.g, cases[i].why);
+        CHECK(cnn_get(cnn_find(f.g, "d.weight"), after, 1) && before[0] == after[0]);
+        drop_fit(&f);
+    }
+
+    /* The whole one goes on, with each allocation failing once: none is silent. */
+    FILE *out = fopen(path, "wb");
+    CHECK(out && whole && fwrite(whole, 1, n, out) == n);
+    if (out) fclose(out);
+    f = to_fit(4);
+    CHECK(cnn_fit(f.loss, f.y, &f.d, .lr = 0.01f, .epochs = 2, .checkpoint = path, .resume = 1, .history = &h, .per_update = 1));
+    CHECK(h.count == 2 && h.updates == 4);
+    cnn_history_free(&h), drop_fit(&f);
+    for (long k = 1, refused = 1; refused; k++) {
+        f = to_fit(4), out = fopen(path, "wb");
+        CHECK(out && fwrite(whole, 1, n, out) == n);
+        if (out) fclose(out);
+        alloc_fail = alloc_count + k;
+        const bool fine = cnn_fit(f.loss, f.y, &f.d, .lr = 0.01f, .epochs = 2, .checkpoint = path, .resume = 1, .history = &h, .per_update = 1);
+        refused = alloc_count >= alloc_fail && alloc_fail > 0, alloc_fail = 0;
+        CHECK_MSG(fine || strstr(cnn_error(f.g), "memory"), "allocation %ld: %s", k, cnn_error(f.g));
+        cnn_history_free(&h), drop_fit(&f);
+        if (!CHECK(k < 300)) break;
+    }
+    remove(path), free(file), alloc_free(whole);
+}
+
 int main(int argc, char **argv)
 {
     test_args(argc, argv);
@@ -1019,5 +1243,11 @@ int main(int argc, char **argv)
     RUN(strange_folders);
     RUN(many_files);
     RUN(leftovers);
+    RUN(files_of_others);
+    RUN(refused_calls_leave_saving);
+    RUN(dropout_of_nothing);
+    RUN(why_a_training_ends);
+    RUN(progress_on_a_terminal);
+    RUN(changed_checkpoints);
     return test_end();
 }
