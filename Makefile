@@ -134,7 +134,7 @@ $(B)/cov_cnn.o: tests/cnn.c $(TESTING)
 
 # Options that change arithmetic, which the implementation must not notice, and one that watches it. Tests that hold
 # no implementation are compiled without the first two, test_kernels with NaN: their own would be lost.
-ODD_TESTS := rooms kernels files train
+ODD_TESTS := rooms kernels files train faults
 UBSAN     := -fsanitize=undefined,float-cast-overflow
 fast       = $(CC) -std=gnu17 -Ofast
 x87        = $(CC) -std=gnu17 -O1 -mfpmath=387

@@ -1512,6 +1512,17 @@ struct dataset : cnn_dataset {
 #if (defined(__x86_64__) || defined(__i386__)) && !defined(__SSE2_MATH__)
 #pragma GCC target("sse2,fpmath=sse")
 #endif
+/* gcc's pragma does not give back what -ffinite-math-only took from x86's comparisons: there x < c and
+   isfinite(x) hold for NaN, x > c does not. So the bits are asked. */
+#pragma push_macro("isfinite")
+#pragma push_macro("isnan")
+#pragma push_macro("isinf")
+#undef isfinite
+#undef isnan
+#undef isinf
+#define isfinite(x) (cnn__bits_of_size((double)(x)) < 0x7FF0000000000000u)
+#define isnan(x)    (cnn__bits_of_size((double)(x)) > 0x7FF0000000000000u)
+#define isinf(x)    (cnn__bits_of_size((double)(x)) == 0x7FF0000000000000u)
 #elif defined(__FAST_MATH__)
 #error "cnn.h: compile the file with CNN_IMPLEMENTATION without -ffast-math"
 #elif defined(__clang__)
@@ -1666,6 +1677,12 @@ static inline uint32_t cnn__bits_of_float(float v)
     uint32_t bits;
     memcpy(&bits, &v, sizeof bits);
     return bits;
+}
+CNN__UNUSED static uint64_t cnn__bits_of_size(double v)                /* without the sign */
+{
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits & (UINT64_MAX >> 1);
 }
 
 /* Little-endian, as all files are that are written here. */
@@ -2420,7 +2437,7 @@ static CNN__INLINE float cnn__select(bool yes, float a, float b)
 /* x, but in low..high. */
 static CNN__INLINE float cnn__within(float low, float x, float high)
 {
-    return cnn__select(x < low, low, cnn__select(x > high, high, x));
+    return cnn__select(low - x > 0, low, cnn__select(x > high, high, x));      /* not x < low: see >>base */
 }
 
 /* 2^n for -127 < n < 128: its exponent. */
@@ -2637,8 +2654,8 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number, the last of several: a net that has gone wrong should show it. Back: dx[at] += dy. clear: dx is set to
-   zero first. */
+   wins over every number, the last of several: a net that has gone wrong should show it. Back: dx[at] += dy.
+   clear: dx is set to zero first. */
 CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x);
 static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
                                const int *at, bool clear);
@@ -17289,6 +17306,9 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
 #pragma STDC FP_CONTRACT DEFAULT
 #elif defined(__GNUC__)
 #pragma GCC pop_options
+#pragma pop_macro("isfinite")
+#pragma pop_macro("isnan")
+#pragma pop_macro("isinf")
 #endif
 #endif /* CNN_IMPLEMENTATION */
 
