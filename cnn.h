@@ -62,9 +62,11 @@
    -mfpmath=387): for one instruction set gcc and clang give the same bits. Long sums are made in double or in
    parts. 3x3 and 5x5 convolutions of many channels take Winograd's algorithm, which errs by up to 1e-5 of the
    largest output, against 5e-7, and whose sums exceed the result some 100 times, so that values above 1e36
-   overflow; .exact = 1 does without. Kernels multiply by zeros that the formula has not, so an infinity may
-   make NaN of more elements than the formula does. Denormal numbers, below 1.2e-38, count, though many CPUs
-   take 100 times as long for them: to flush them to 0 is a mode of each thread, and the program's to set.
+   overflow; .exact = 1 does without. An infinity makes NaN of more elements than the formula does in three
+   cases: of all of its tile in Winograd's algorithm; as a weight, of what meets the padding; and of gradients
+   of weights that two layers share or cnn_backward_add adds to. Denormal numbers, below 1.2e-38, count,
+   though many CPUs take 100 times as long for them: to flush them to 0 is a mode of each thread, and the
+   program's to set.
 
    Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
    running_mean and running_var. Without a name, layers are numbered at compile in the order of the post-order
@@ -1518,6 +1520,17 @@ struct dataset : cnn_dataset {
 #if (defined(__x86_64__) || defined(__i386__)) && !defined(__SSE2_MATH__)
 #pragma GCC target("sse2,fpmath=sse")
 #endif
+/* gcc's pragma does not give back what -ffinite-math-only took from x86's comparisons: there x < c and
+   isfinite(x) hold for NaN, x > c does not. So the bits are asked. */
+#pragma push_macro("isfinite")
+#pragma push_macro("isnan")
+#pragma push_macro("isinf")
+#undef isfinite
+#undef isnan
+#undef isinf
+#define isfinite(x) (cnn__bits_of_size((double)(x)) < 0x7FF0000000000000u)
+#define isnan(x)    (cnn__bits_of_size((double)(x)) > 0x7FF0000000000000u)
+#define isinf(x)    (cnn__bits_of_size((double)(x)) == 0x7FF0000000000000u)
 #elif defined(__FAST_MATH__)
 #error "cnn.h: compile the file with CNN_IMPLEMENTATION without -ffast-math"
 #elif defined(__clang__)
@@ -1674,6 +1687,12 @@ static inline uint32_t cnn__bits_of_float(float v)
     memcpy(&bits, &v, sizeof bits);
     return bits;
 }
+CNN__UNUSED static uint64_t cnn__bits_of_size(double v)                /* without the sign */
+{
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits & (UINT64_MAX >> 1);
+}
 
 /* Little-endian, as all files are that are written here. */
 static uint32_t cnn__le32(const unsigned char *p)
@@ -1825,6 +1844,7 @@ struct cnn_graph {
     int          ran_batch;             /* N of the last run */
     int          reached;               /* how far the last run went in the time of the memory plan */
     bool         can_backward;          /* the last run was a forward of the loss for training */
+    bool         from_zero;             /* backward runs, and the gradients of parameters began at 0 */
     bool         has_grads;             /* some backward has run */
     unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 =
                                            all zero */
@@ -2431,7 +2451,7 @@ static CNN__INLINE float cnn__select(bool yes, float a, float b)
 /* x, but in low..high. */
 static CNN__INLINE float cnn__within(float low, float x, float high)
 {
-    return cnn__select(x < low, low, cnn__select(x > high, high, x));
+    return cnn__select(low - x > 0, low, cnn__select(x > high, high, x));      /* not x < low: see >>base */
 }
 
 /* 2^n for -127 < n < 128: its exponent. */
@@ -2639,6 +2659,8 @@ CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *t, float *
                                 const float *w, void *scratch);
 CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                    const float *x, const float *dy, void *scratch);
+static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+                                   const float *dy);
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t);
 CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass);
 
@@ -2646,8 +2668,8 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number: a net that has gone wrong should show it. Back: dx[at] += dy. clear: dx is set to
-   zero first. */
+   wins over every number, the last of several: a net that has gone wrong should show it. Back: dx[at] += dy.
+   clear: dx is set to zero first. */
 CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x);
 static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
                                const int *at, bool clear);
@@ -3017,7 +3039,9 @@ CNN_API void cnn_backward(cnn_tensor *loss)
         if (g->config.backend)      cnn__device_clear_grads(g);
         else if (g->memory.grads)   memset(g->arena[CNN_ARENA_GRADS], 0, g->memory.grads);
     }
+    g->from_zero = g->can_backward;
     cnn_backward_add(loss);
+    g->from_zero = false;
 }
 
 CNN_API void cnn_backward_add(cnn_tensor *loss)
@@ -3691,14 +3715,23 @@ static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
     cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, p.w, p.b, p.packed, cnn_scratch(y),
                       cnn__of(y)->tail);
 }
+/* dw, and db unless it is NULL; then dw is mended if it began at 0. */
+static void cnn__conv_gradient(cnn_tensor *y, const cnn__conv *t, float *db, const float *x, const float *dy,
+                               void *scratch)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *w = y->in[1];
+    const bool      alone = y->graph->from_zero && cnn__of(w)->grad_first == y->index;
+    cnn__conv_backward_weights(cpu, t, w->grad, db, x, dy, scratch);
+    if (alone) cnn__conv_mend_weights(cpu, t, w->grad, x, dy);
+}
 static void cnn__conv2d_backward(cnn_tensor *y)
 {
     const cnn__conv t = cnn__conv_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
     if (x->grad) cnn__conv_backward_data(cpu, &t, x->grad, y->grad, w->data, cnn_scratch(y));
-    if (w->grad)
-        cnn__conv_backward_weights(cpu, &t, w->grad, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
+    if (w->grad) cnn__conv_gradient(y, &t, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
     else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv2d_scratch(const cnn_tensor *y)
@@ -3824,7 +3857,7 @@ static void cnn__conv_transpose2d_backward(cnn_tensor *y)
         cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, NULL, scratch, NULL);
         cnn__map_back(cpu, NULL, x->grad, dx, NULL, NULL, cnn__len(x->shape));
     }
-    if (w->grad)      cnn__conv_backward_weights(cpu, &t, w->grad, NULL, y->grad, x->data, scratch);
+    if (w->grad)      cnn__conv_gradient(y, &t, NULL, y->grad, x->data, scratch);
     if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv_transpose2d_scratch(const cnn_tensor *y)
@@ -5081,8 +5114,6 @@ static bool cnn__depth_to_space_shape(cnn_tensor *y)
     if ((int64_t)r * r > x.c || x.c % (r * r) != 0)
         return cnn_fail(y, "block %d: its square must divide the %d channels of input %s", r, x.c,
                         cnn__shape_text(y->in[0]).s);
-    if (x.h > INT_MAX / r || x.w > INT_MAX / r)
-        return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c / (r * r), x.h * r, x.w * r };
     return true;
 }
@@ -5091,7 +5122,7 @@ static bool cnn__space_to_depth_shape(cnn_tensor *y)
     if (!cnn__operands(y, 1, 1)) return false;
     const int       r = ((const cnn_block_args *)y->args)->block;
     const cnn_shape x = y->in[0]->shape;
-    if (x.h % r != 0 || x.w % r != 0 || x.c > INT_MAX / r / r)
+    if (x.h % r != 0 || x.w % r != 0)
         return cnn_fail(y, "block %d must divide the rows and columns of input %s", r,
                         cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c * r * r, x.h / r, x.w / r };
@@ -5953,6 +5984,22 @@ static void cnn__bias_gradient(const cnn__cpu *cpu, const cnn__conv *t, float *d
                      (cnn_shape){ t->n, t->oc, t->oh, t->ow }, (cnn_shape){ 1, 1, 1, 1 }, 1);
 }
 
+/* One tap, w[o][c][i][j]: what it was multiplied by, times dy. Once NaN the sum stays NaN. */
+static float cnn__tap_gradient(const cnn__conv *t, const float *x, const float *dy, int o, int c, int i,
+                               int j)
+{
+    const int in = t->ic / t->groups, out = t->oc / t->groups;
+    double    sum = 0;
+    for (int n = 0; n < t->n && !isnan(sum); n++)
+    for (int oy = 0; oy < t->oh; oy++)
+    for (int ox = 0; ox < t->ow; ox++) {
+        const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
+        if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
+        sum += (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)]
+             * (double)dy[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)];
+    }
+    return (float)sum;
+}
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                        const float *x, const float *dy, void *scratch)
 {
@@ -5960,23 +6007,36 @@ static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, 
         cnn__fast_conv_backward_weights(cpu, t, dw, db, x, dy, scratch);
         return;
     }
-    const int in = t->ic / t->groups, out = t->oc / t->groups;
+    const int in = t->ic / t->groups;
     for (int o = 0; o < t->oc; o++)
     for (int c = 0; c < in; c++)
     for (int i = 0; i < t->kh; i++)
-    for (int j = 0; j < t->kw; j++) {
-        double sum = 0;
-        for (int n = 0; n < t->n; n++)
-        for (int oy = 0; oy < t->oh; oy++)
-        for (int ox = 0; ox < t->ow; ox++) {
-            const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
-            if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
-            sum += (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)]
-                 * (double)dy[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)];
-        }
-        dw[cnn__at(o, c, i, j, in, t->kh, t->kw)] += (float)sum;
-    }
+    for (int j = 0; j < t->kw; j++)
+        dw[cnn__at(o, c, i, j, in, t->kh, t->kw)] += cnn__tap_gradient(t, x, dy, o, c, i, j);
     if (db) cnn__bias_gradient(cpu, t, db, dy);
+}
+
+/* Fast kernels also multiply by zeros between and around the images, and zero times infinity is NaN. In dw,
+   which began at 0, what is not finite is summed again by the formula. What is not finite in channel c of x
+   shows in dw[o][c] for every o, and in channel o of dy for every c: so one o and one c tell whether there is
+   any, and where there is none the look costs nothing. */
+static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+                                   const float *dy)
+{
+    const ptrdiff_t in = t->ic / t->groups, out = t->oc / t->groups, taps = (ptrdiff_t)t->kh * t->kw;
+    bool            fine = true;
+    for (ptrdiff_t o = 0; o < t->oc; o++)
+        for (ptrdiff_t k = 0; k < (o % out ? taps : in * taps); k++)
+            fine = isfinite(dw[o * in * taps + k]) && fine;
+    if (fine) return;
+    CNN__PARALLEL_FOR(cpu->threads)
+    for (ptrdiff_t o = 0; o < t->oc; o++)
+        for (ptrdiff_t k = 0; k < in * taps; k++) {
+            const int tap = (int)(k % taps);
+            float    *to = dw + o * in * taps + k;
+            if (!isfinite(*to))
+                *to = cnn__tap_gradient(t, x, dy, (int)o, (int)(k / taps), tap / t->kw, tap % t->kw);
+        }
 }
 
 /* ---- Pooling ---- */
@@ -6003,7 +6063,7 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
         int best = y0 * t->w + x0;
         for (int iy = y0; iy < y1; iy += t->dh)
             for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
-                if (x[i] > x[best] || (x[i] != x[i] && x[best] == x[best])) best = i;
+                if (x[i] > x[best] || x[i] != x[i]) best = i;
         *y++ = x[best];
         if (at) *at++ = best;
     }
@@ -14527,7 +14587,7 @@ static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, c
 
    A NaN or Inf in x, or in dy on the way back, reaches the elements that the formula gives it to and no
    other, with two exceptions: Winograd may make NaN of all elements of the tiles that hold it, and in the
-   gradient of the weights it may make NaN of any.
+   gradient of the weights it may make NaN of any, which cnn__conv_mend_weights then sums again.
    ======================================================================================================== */
 
 /* ---- Spread planes: a convolution without borders, strides and im2col ----
@@ -17347,6 +17407,9 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
 #pragma STDC FP_CONTRACT DEFAULT
 #elif defined(__GNUC__)
 #pragma GCC pop_options
+#pragma pop_macro("isfinite")
+#pragma pop_macro("isnan")
+#pragma pop_macro("isinf")
 #endif
 #endif /* CNN_IMPLEMENTATION */
 

@@ -795,6 +795,81 @@ static void momentum_1_forgets(void)
     cnn_free(g);
 }
 
+/* ---- 30. The gradient of weights at infinity: zeros between and around the images are no terms of the sum ---- */
+
+typedef struct { int c, side, out, kernel, stride, pad, groups, transposed; } layer_of;
+/* dw of one layer, where element `at` of x, or of dy, is not finite: to be freed. */
+static float *weight_gradient(cnn_isa isa, int threads, const layer_of *l, bool in_dy, size_t at, float strange, size_t *count)
+{
+    enum { N = 3 };
+    cnn_graph  *g = cnn_new(.max_batch = N, .seed = 7, .isa = isa, .threads = threads);
+    cnn_tensor *x = cnn_input(g, l->c, l->side, l->side);
+    cnn_tensor *y = l->transposed ? cnn_conv_transpose2d(x, l->out, l->kernel, .stride = l->stride, .pad = l->pad, .groups = l->groups, .name = "l")
+                                  : cnn_conv2d(x, l->out, l->kernel, .stride = l->stride, .pad = l->pad, .groups = l->groups, .name = "l");
+    cnn_tensor *dy = cnn_input(g, y->shape.c, y->shape.h, y->shape.w, .name = "dy"), *loss = cnn_sum(cnn_mul(y, dy));
+    CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g));
+    for (int k = 0; k < 2; k++) {
+        cnn_tensor *t = k ? dy : x;
+        float      *v = cnn_map_write(t);
+        const size_t n = cnn_count(t);
+        for (size_t i = 0; i < n; i++) v[i] = (float)((double)(i * 7919 % 211) / 105 - 1);
+        if (in_dy == (k == 1)) v[at % n] = strange;
+    }
+    cnn_tensor *w = cnn_find(g, "l.weight");
+    cnn_forward(loss, CNN_TRAIN), cnn_backward(loss);
+    *count = cnn_count(w);
+    float *got = malloc(*count * sizeof *got);
+    CHECK(got && cnn_get_grad(w, got, *count));
+    cnn_free(g);
+    return got;
+}
+
+static void infinity_stays_where_it_belongs(void)
+{
+    /* (1x1 plane, kernel 3, pad 1): all taps but the middle one meet nothing but padding. */
+    const layer_of one = { 2, 1, 3, 3, 1, 1, 1, 0 };
+    size_t count;
+    for (int isa = CNN_ISA_PLAIN; isa <= CNN_ISA_WASM; isa++) {
+        cnn_graph *g = cnn_new(.isa = (cnn_isa)isa);
+        const bool here = !cnn_error(g);
+        cnn_free(g);
+        if (!here) continue;
+        float *dw = weight_gradient((cnn_isa)isa, 1, &one, false, 1, INFINITY, &count);
+        for (size_t i = 0; i < count; i++)
+            CHECK_MSG(i % 9 != 4 ? dw[i] == 0 : isfinite(dw[i]) == (i / 9 % 2 == 0), "isa %d: dw[%zu] is %g", isa, i, (double)dw[i]);
+        free(dw);
+
+        /* The algorithms: Winograd 4x4 and 2x2, many channels, few, strides, groups, depthwise, transposed. What is not finite, and
+           what is, as in the plain loop; the same bits for two threads. */
+        const layer_of layers[] = {
+            { 32, 9, 32, 3, 1, 1, 1, 0 }, { 16, 8, 16, 3, 1, 1, 1, 0 }, { 16, 7, 16, 5, 1, 2, 1, 0 }, { 64, 4, 48, 3, 1, 1, 1, 0 }, { 3, 11, 8, 3, 2, 1, 1, 0 },
+            { 8, 6, 8, 3, 1, 1, 8, 0 }, { 8, 7, 8, 3, 2, 1, 8, 0 }, { 8, 7, 8, 5, 2, 2, 8, 0 }, { 6, 5, 12, 3, 1, 2, 3, 0 }, { 4, 5, 6, 3, 2, 1, 1, 1 },
+            { 16, 8, 16, 3, 1, 1, 1, 1 }, { 8, 5, 8, 4, 2, 1, 8, 1 }, { 12, 6, 20, 1, 1, 0, 1, 0 }, { 12, 6, 20, 1, 2, 0, 1, 0 } };
+        for (size_t k = 0; k < sizeof layers / sizeof *layers; k++)
+            for (int way = 0; way < 6; way++) {
+                const float  strange[3] = { INFINITY, -INFINITY, NAN };
+                const size_t at = way == 0 ? 0 : (size_t)test_int(0, 1 << 20);
+                float *want = weight_gradient(CNN_ISA_PLAIN, 1, &layers[k], way % 2, at, strange[way / 2], &count);
+                float *got = weight_gradient((cnn_isa)isa, 1, &layers[k], way % 2, at, strange[way / 2], &count);
+                float *two = weight_gradient((cnn_isa)isa, 2, &layers[k], way % 2, at, strange[way / 2], &count);
+                size_t wrong = 0, finite = 0;
+                for (size_t i = 0; i < count; i++) {
+                    finite += (size_t)(isfinite(want[i]) != 0);
+                    wrong += isfinite(want[i]) ? !(fabs((double)got[i] - (double)want[i]) < 1e-3) : isfinite(got[i]) != 0;
+                }
+                const bool all_met = layers[k].stride <= layers[k].kernel;      /* else x may be where nothing looks */
+                CHECK_MSG(wrong == 0 && (finite < count || !all_met), "isa %d, layer %zu, way %d: %zu of %zu are wrong, %zu should be finite", isa, k,
+                          way, wrong, count, finite);
+                for (size_t i = 0; i < count; i++)
+                    if (isfinite(got[i]) ? memcmp(&got[i], &two[i], sizeof *got) != 0 : isfinite(two[i]) != 0) {
+                        CHECK_MSG(false, "isa %d, layer %zu: two threads differ", isa, k);
+                        break;
+                    }
+                free(want), free(got), free(two);
+            }
+    }
+}
+
 /* PyTorch: relu's gradient is 0 where x <= 0, so 1 at NaN. */
 static void relu_at_nan(void)
 {
@@ -850,6 +925,7 @@ int main(int argc, char **argv)
     RUN(long_sums_are_exact);
     RUN(norms_of_large_values);
     RUN(momentum_1_forgets);
+    RUN(infinity_stays_where_it_belongs);
     RUN(relu_at_nan);
     RUN(exact_convolutions);
     return test_end();
