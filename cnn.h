@@ -4796,27 +4796,39 @@ static ptrdiff_t cnn__moved(const cnn_move *m, int axis, ptrdiff_t i)
     const int div = m->div[axis];
     return div == 1 ? i * m->step[axis] : i / div * m->step[axis] + i % div * m->within[axis];
 }
+/* n runs, copied or, with `add`, added: number i from from[i * from_step] to to[i * to_step]. */
+static void cnn__copy_runs(float *to, ptrdiff_t to_step, const float *from, ptrdiff_t from_step, ptrdiff_t n,
+                           ptrdiff_t run, cnn_each *add)
+{
+    for (ptrdiff_t i = 0; run > 1 && i < n; i++, to += to_step, from += from_step) {
+        if (add) add(to, from, NULL, NULL, run);
+        else     memcpy(to, from, (size_t)run * sizeof *to);
+    }
+    if (run > 1) return;
+    if (add) for (ptrdiff_t i = 0; i < n; i++, to += to_step, from += from_step) *to += *from;
+    else     for (ptrdiff_t i = 0; i < n; i++, to += to_step, from += from_step) *to = *from;
+}
 /* Between a, of shape s, and the places of its elements in b: a (+)= b or, with `into`, b (+)= a. What stays
-   in order is one run. */
+   in order is one run; of the axis above it, each div-th run is `step` from the one before. */
 static void cnn__move(const cnn__cpu *cpu, const cnn_move *m, cnn_shape s, float *a, float *b, bool into,
                       bool adds)
 {
-    cnn_each *add = cnn__each_add(cpu);
+    cnn_each *add = adds ? cnn__each_add(cpu) : NULL;
     int       e[4], last = 3;
     ptrdiff_t run = 1, rows = 1;
     cnn__extents(s, e);
     for (; last > 0 && m->div[last] == 1 && (e[last] == 1 || m->step[last] == run); last--) run *= e[last];
     for (int i = 0; i < last; i++) rows *= e[i];
+    const ptrdiff_t n = e[last], div = m->div[last], step = m->step[last];
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(s)))
     for (ptrdiff_t row = 0; row < rows; row++) {
         ptrdiff_t at = m->at, rest = row;
         for (int i = last - 1; i >= 0; rest /= e[i--]) at += cnn__moved(m, i, rest % e[i]);
-        for (ptrdiff_t i = 0; i < e[last]; i++) {
-            float *mine = a + (row * e[last] + i) * run, *other = b + at + cnn__moved(m, last, i);
-            float *to = into ? other : mine, *from = into ? mine : other;
-            if (run > 1 && adds) add(to, from, NULL, NULL, run);
-            else if (run > 1)    memcpy(to, from, (size_t)run * sizeof *to);
-            else                 *to = adds ? *to + *from : *from;
+        for (ptrdiff_t i = 0; i < div && i < n; i++) {
+            float          *mine = a + (row * n + i) * run, *other = b + at + i * m->within[last];
+            const ptrdiff_t count = (n - i + div - 1) / div;
+            if (into) cnn__copy_runs(other, step, mine, div * run, count, run, add);
+            else      cnn__copy_runs(mine, div * run, other, step, count, run, add);
         }
     }
 }
