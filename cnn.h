@@ -16490,9 +16490,9 @@ static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, cons
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
     for (ptrdiff_t i = 0; i < all; i++) {
         const ptrdiff_t row = pieces == 1 ? i : i / pieces, from = (i - row * pieces) * CNN__PIECE;
-        const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
-        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from);
-        const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
+        const ptrdiff_t plane = row / r.n[2], i2 = row - plane * r.n[2];     /* division takes as long as */
+        const ptrdiff_t i0 = plane / r.n[1], i1 = plane - i0 * r.n[1];       /* a dozen elements */
+        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from), at = row * n + from;
         const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
         const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
         float           left[CNN__PIECE], right[CNN__PIECE];
