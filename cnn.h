@@ -969,7 +969,8 @@ CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
-   loss weights them; count, the samples. Where the target is classes, or answers to bce_with_logits:
+   loss weights them (of a loss that is a sum, such as CNN_SUM: the sum of all, divided by the samples);
+   count, the samples. Where the target is classes, or answers to bce_with_logits:
    accuracy, 0..1, of all labels but those that the loss ignores; else NAN. Where it is values: the mean
    absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's
    r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror,
@@ -1210,8 +1211,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
                                    where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
        CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
-       CNN_BATCH_STATISTICS = 1024 }; /* CNN_TRAIN takes mean and variance over the batch: one value has none;
+       CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
+       CNN_ADDS_UP = 2048 };    /* over the batch y is a sum, not a mean: twice the samples, about twice y */
 
 struct cnn_op {
     const char *name;
@@ -1740,6 +1742,7 @@ typedef struct cnn__node {
     long              steps;            /* parameters: updates that their optimizer vectors have seen */
     int               fan_in, fan_out;
     bool              rectified;        /* a rectifier such as relu reads it */
+    bool              total;            /* a sum over the batch: see cnn__is_total */
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
     uint64_t          mark;             /* walks: the last walk that saw it */
@@ -5421,7 +5424,7 @@ static size_t cnn__most_scratch(const cnn_tensor *y)
         .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__##rule##_forward,                      \
         .backward = cnn__##rule##_backward, .args_size = sizeof(cnn_reduce_args),                            \
         .fields = cnn__##options##_fields, __VA_ARGS__ };
-CNN__REDUCE(sum,             reduce, reduce, .flags = 0)
+CNN__REDUCE(sum,             reduce, reduce, .flags = CNN_ADDS_UP)
 CNN__REDUCE(mean,            reduce, reduce, .flags = 0)
 CNN__REDUCE(global_avg_pool, reduce, global, .flags = 0)
 CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
@@ -9388,7 +9391,9 @@ typedef enum { CNN__NOT_JUDGED,
                CNN__BY_CLASS,                  /* the largest logit is at the label */
                CNN__BY_SIGN,                   /* each logit is above 0 where its target is above 1/2 */
                CNN__BY_ERROR } cnn__metric;    /* mean absolute error and R2 */
-typedef struct { cnn_graph *g; cnn_tensor *x, *target, *judge, *logits; cnn__metric metric; } cnn__feed_to;
+typedef struct { cnn_graph *g; cnn_tensor *x, *target, *judge, *logits; cnn__metric metric;
+                 bool total;                   /* the loss is a sum over the batch, not a mean */
+               } cnn__feed_to;
 
 /* The loss among the nodes of the last walk that compares something with this leaf. */
 static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
@@ -9409,6 +9414,16 @@ static cnn__metric cnn__metric_of(const cnn__feed_to *to)
     if (!y->batched || !cnn__equal(y->shape, truth->shape)) return CNN__NOT_JUDGED;
     if (!to->judge || !to->judge->op->expects) return CNN__BY_ERROR;
     return to->judge->op == &cnn_op_softmax_cross_entropy ? CNN__BY_CLASS : CNN__BY_SIGN;
+}
+
+/* Is y, of the batch, a sum (CNN_SUM, or cnn_sum over the terms of CNN_NONE)? Its operands are known. */
+static bool cnn__is_total(const cnn_tensor *y)
+{
+    bool reduces = false, total = false;
+    for (int k = 0; k < y->n_in; k++)
+        reduces = reduces || y->in[k]->batched, total = total || cnn__of(y->in[k])->total;
+    if (y->batched) return false;
+    return reduces ? y->op->flags & CNN_ADDS_UP || cnn__reduction(y) == CNN_SUM : total;
 }
 
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
@@ -9451,6 +9466,7 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     cnn__leaf_below(loss, CNN_INPUT, &inputs);
     for (int i = 0; i <= loss->index; i++) {
         cnn__node *v = to->g->order[i];
+        if (v->mark == to->g->walk) v->total = cnn__is_total(&v->t);
         if (v->mark != to->g->walk || v->t.kind != CNN_INPUT) continue;
         if (&v->t == to->x) inputs--;
         else input = &v->t;
@@ -9461,6 +9477,7 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     to->target = labels ? label : input;
     to->judge = cnn__judge_of(to->g, to->target ? to->target : to->x);
     to->metric = cnn__metric_of(to);
+    to->total = cnn__of(loss)->total;
     return true;
 }
 
@@ -9641,8 +9658,8 @@ static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn
         } else
             cnn__judge_batch(sums, to, count == 0, count + n == r->until);
         if (g->error[0]) break;
-        weights += weight = cnn__batch_weight(to, n);
-        sum += weight * value;
+        weights += weight = to->total ? n : cnn__batch_weight(to, n);
+        sum += to->total ? value : weight * value;
     }
     if (g->error[0] || count == 0) return cnn__no_score;
     const int channels = to->logits->shape.c;
@@ -9960,8 +9977,8 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
            (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
         cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
-        const bool   sum = r->to.judge && cnn__reduction(r->to.judge) == CNN_SUM;
-        const double weight = sum ? 1 : cnn__batch_weight(&r->to, n);
+        const bool   total = r->to.total;
+        const double weight = total ? 1 : cnn__batch_weight(&r->to, n), part = total ? loss : loss * n;
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
         else           cnn_backward(a->loss);
@@ -9971,9 +9988,9 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
         group += weight, in_group++;
         if (weight > 0) last = weight;
         bool update = in_group == r->per_update || (int)at->fed + n == count;
-        if (update && group > 0 && !sum && !cnn__scale_grads(g, last / group)) return false;
+        if (update && group > 0 && !total && !cnn__scale_grads(g, last / group)) return false;
         if (update && !cnn__fit_update(r)) return false;
-        at->sum += loss * n, at->fed += (uint64_t)n, r->since++, loss_sum += loss * n, loss_n += n;
+        at->sum += part, at->fed += (uint64_t)n, r->since++, loss_sum += part, loss_n += n;
         if (!update) continue;
         const cnn_update mean = { loss_sum / loss_n, (double)r->step.lr };
         if (a->history && a->per_update && !cnn__history_add_update(g, a->at, a->history, mean)) return false;
