@@ -1,5 +1,5 @@
 #!/bin/sh
-# tasks.sh: examples/folder.c, signals.c and regress.c by the cc line that each opens with, on data made here.
+# tasks.sh: examples/folder.c, signals.c, regress.c and custom_op.c by the cc line that each opens with, on data made here.
 # Run from the top of the repository; CC and BUILD may be set. Ends with `N passed, N failed`.
 CC=${CC:-cc} BUILD=${BUILD:-build}
 top=$PWD
@@ -34,6 +34,10 @@ if example folder pictures 12; then
         grep -q 'cnn.data.* lying upright' "$dir/folder.safetensors" && pass || fail 'folder: it has not learned, or the names are not in the file' "$(cat "$dir/out")"
 fi
 (cd "$dir" && ./folder nowhere >/dev/null 2>err); [ $? -eq 1 ] && grep -q 'nowhere: No such file' "$dir/err" && pass || fail 'folder nowhere' "$(cat "$dir/err")"
+if example custom_op; then
+    grep -q '^  snake .*-> right$' "$dir/out" && grep -q '^  wrong snake .*-> wrong$' "$dir/out" && grep -q '(2,4,1,1) for an output (2,3,1,1)' "$dir/out" &&
+        pass || fail 'custom_op: a derivative is not judged as it is' "$(cat "$dir/out")"
+fi
 if example signals; then
     awk '/taken for/ { n++; if ($(n + 3) < 60) bad = 1 } END { exit bad || n != 3 }' "$dir/out" && pass || fail 'signals: it has not learned' "$(cat "$dir/out")"
 fi
