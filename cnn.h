@@ -1393,7 +1393,17 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
        cnn::graph  g(cnn_new(cnn::max_batch(64), cnn::seed(1)));          frees itself, as does cnn::dataset
        cnn_tensor *y = cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"));
 
+   From C++20 on also with designated initialisers, all of them, in the order of the struct:
+
+       cnn_tensor *y = CNN_WITH(cnn_conv2d, .x = x, .channels = 16, .kernel = 5, .pad = 2, .name = "conv1");
+
    The words of all options; one that is missing here stops nobody from filling the struct. */
+#define CNN_WITH(function, ...) /* a lambda, as a pragma must not stand within an expression */ \
+    [&] { \
+        _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"") \
+        return function##_({ CNN_SAID(__VA_ARGS__), __VA_ARGS__ }); \
+        _Pragma("GCC diagnostic pop") \
+    }()
 #define CNN_WORDS(X) \
     X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
     X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
