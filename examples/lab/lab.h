@@ -43,7 +43,7 @@ static struct {
     bool     judge_only, quiet;                                 /* quiet: another process speaks */
     int      rank, ranks;                                       /* of MPI's processes, exercise 12 */
     double   points, most;
-    char     why[400];                                          /* the first difference */
+    char     why[640];                                          /* the first difference */
     uint64_t random;
     float   *store[64];                                         /* arrays of the present test */
     int      stored;
