@@ -34,6 +34,11 @@ exercise() {
     out=$($compile -std=c99 -O1 $WARN -DLAB_LINKED "$file" "$OBJECT" -o "$bin" -lm $OPENMP $LIBS 2>&1)
     if [ $? -eq 0 ] && [ -z "$out" ]; then pass; else fail "$name does not compile without a warning" "$out"; return; fi
 
+    line=$(sed -n 's/^ *\([a-z]*cc .*\) && .*/\1/p' "$file" | head -n 1 | sed 's/-O[23]/-fsyntax-only/; s/-o .*//')
+    if [ -n "$line" ] && out=$(cd "$BUILD" && $line 2>&1) && [ -z "$out" ]; then pass; else fail "$name: its own line: $line" "$out"; fi
+    text=$file && [ "$1" != 11 ] || text=$BUILD/examples/lab/lab.cl
+    if grep -q 'Task\. ' "$text" && grep -q 'A good answer' "$text"; then pass; else fail "$name does not say what is to be done"; fi
+
     out=$($RUN "$bin" 2>&1)
     if printf '%s\n' "$out" | grep -q ': 0 of 100 points$' && printf '%s\n' "$out" | grep -q 'not done'; then pass
     else fail "$name, empty, does not say: not done, 0 of 100 points" "$out"; fi
