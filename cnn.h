@@ -975,11 +975,12 @@ CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
-   loss weights them (with CNN_SUM: the sum divided by their number); count, the samples. Where the target is
-   classes, or answers yes and no: accuracy, 0..1, of all labels but those that the loss ignores; else
-   NAN. Where it is values: the mean absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean
-   over the channels, as scikit-learn's r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped:
-   each sample also in the mirror, judged by the mean of both logits (N,C,1,1), the loss the mean of both. */
+   loss weights them (of a loss that is a sum, such as CNN_SUM: the sum of all, divided by the samples);
+   count, the samples. Where the target is classes, or answers yes and no: accuracy, 0..1, of all labels but
+   those that the loss ignores; else NAN. Where it is values: the mean absolute error, and
+   R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's r2_score; else NAN.
+   { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror, judged by the mean of
+   both logits (N,C,1,1), the loss the mean of both. */
 typedef struct { double loss, accuracy; int count; double mae, r2; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
@@ -1218,8 +1219,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
                                    where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
        CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
-       CNN_BATCH_STATISTICS = 1024 }; /* CNN_TRAIN takes mean and variance over the batch: one value has none;
+       CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
+       CNN_ADDS_UP = 2048 };    /* over the batch y is a sum, not a mean: twice the samples, about twice y */
 
 struct cnn_op {
     const char *name;
@@ -1401,7 +1403,17 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
        cnn::graph  g(cnn_new(cnn::max_batch(64), cnn::seed(1)));          frees itself, as does cnn::dataset
        cnn_tensor *y = cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"));
 
+   From C++20 on also with designated initialisers, all of them, in the order of the struct:
+
+       cnn_tensor *y = CNN_WITH(cnn_conv2d, .x = x, .channels = 16, .kernel = 5, .pad = 2, .name = "conv1");
+
    The words of all options; one that is missing here stops nobody from filling the struct. */
+#define CNN_WITH(function, ...) /* a lambda, as a pragma must not stand within an expression */ \
+    [&] { \
+        _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"") \
+        return function##_({ CNN_SAID(__VA_ARGS__), __VA_ARGS__ }); \
+        _Pragma("GCC diagnostic pop") \
+    }()
 #define CNN_WORDS(X) \
     X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
     X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
@@ -1768,6 +1780,7 @@ typedef struct cnn__node {
     long              steps;            /* parameters: updates that their optimizer vectors have seen */
     int               fan_in, fan_out;
     bool              rectified;        /* a rectifier such as relu reads it */
+    bool              total;            /* a sum over the batch: see cnn__is_total */
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
     uint64_t          mark;             /* walks: the last walk that saw it */
@@ -4845,27 +4858,39 @@ static ptrdiff_t cnn__moved(const cnn_move *m, int axis, ptrdiff_t i)
     const int div = m->div[axis];
     return div == 1 ? i * m->step[axis] : i / div * m->step[axis] + i % div * m->within[axis];
 }
+/* n runs, copied or, with `add`, added: number i from from[i * from_step] to to[i * to_step]. */
+static void cnn__copy_runs(float *to, ptrdiff_t to_step, const float *from, ptrdiff_t from_step, ptrdiff_t n,
+                           ptrdiff_t run, cnn_each *add)
+{
+    for (ptrdiff_t i = 0; run > 1 && i < n; i++, to += to_step, from += from_step) {
+        if (add) add(to, from, NULL, NULL, run);
+        else     memcpy(to, from, (size_t)run * sizeof *to);
+    }
+    if (run > 1) return;
+    if (add) for (ptrdiff_t i = 0; i < n; i++, to += to_step, from += from_step) *to += *from;
+    else     for (ptrdiff_t i = 0; i < n; i++, to += to_step, from += from_step) *to = *from;
+}
 /* Between a, of shape s, and the places of its elements in b: a (+)= b or, with `into`, b (+)= a. What stays
-   in order is one run. */
+   in order is one run; of the axis above it, each div-th run is `step` from the one before. */
 static void cnn__move(const cnn__cpu *cpu, const cnn_move *m, cnn_shape s, float *a, float *b, bool into,
                       bool adds)
 {
-    cnn_each *add = cnn__each_add(cpu);
+    cnn_each *add = adds ? cnn__each_add(cpu) : NULL;
     int       e[4], last = 3;
     ptrdiff_t run = 1, rows = 1;
     cnn__extents(s, e);
     for (; last > 0 && m->div[last] == 1 && (e[last] == 1 || m->step[last] == run); last--) run *= e[last];
     for (int i = 0; i < last; i++) rows *= e[i];
+    const ptrdiff_t n = e[last], div = m->div[last], step = m->step[last];
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(s)))
     for (ptrdiff_t row = 0; row < rows; row++) {
         ptrdiff_t at = m->at, rest = row;
         for (int i = last - 1; i >= 0; rest /= e[i--]) at += cnn__moved(m, i, rest % e[i]);
-        for (ptrdiff_t i = 0; i < e[last]; i++) {
-            float *mine = a + (row * e[last] + i) * run, *other = b + at + cnn__moved(m, last, i);
-            float *to = into ? other : mine, *from = into ? mine : other;
-            if (run > 1 && adds) add(to, from, NULL, NULL, run);
-            else if (run > 1)    memcpy(to, from, (size_t)run * sizeof *to);
-            else                 *to = adds ? *to + *from : *from;
+        for (ptrdiff_t i = 0; i < div && i < n; i++) {
+            float          *mine = a + (row * n + i) * run, *other = b + at + i * m->within[last];
+            const ptrdiff_t count = (n - i + div - 1) / div;
+            if (into) cnn__copy_runs(other, step, mine, div * run, count, run, add);
+            else      cnn__copy_runs(mine, div * run, other, step, count, run, add);
         }
     }
 }
@@ -5456,7 +5481,7 @@ static size_t cnn__most_scratch(const cnn_tensor *y)
         .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__##rule##_forward,                      \
         .backward = cnn__##rule##_backward, .args_size = sizeof(cnn_reduce_args),                            \
         .fields = cnn__##options##_fields, __VA_ARGS__ };
-CNN__REDUCE(sum,             reduce, reduce, .flags = 0)
+CNN__REDUCE(sum,             reduce, reduce, .flags = CNN_ADDS_UP)
 CNN__REDUCE(mean,            reduce, reduce, .flags = 0)
 CNN__REDUCE(global_avg_pool, reduce, global, .flags = 0)
 CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
@@ -9505,6 +9530,7 @@ typedef struct {
     cnn_graph  *g;
     cnn_tensor *x, *target, *truth, *judge, *logits;
     cnn__metric metric;
+    bool        total;              /* the loss is a sum over the batch, not a mean */
 } cnn__feed_to;
 
 /* The loss among the nodes of the last walk that compares something with this leaf. */
@@ -9528,10 +9554,14 @@ static cnn__metric cnn__metric_of(const cnn__feed_to *to)
     return to->judge->op == &cnn_op_softmax_cross_entropy ? CNN__BY_CLASS : CNN__BY_SIGN;
 }
 
-/* Is the loss of a batch the sum over its samples, not the mean? */
-static bool cnn__sums_up(const cnn__feed_to *to)
+/* Is y, of the batch, a sum (CNN_SUM, or cnn_sum over the terms of CNN_NONE)? Its operands are known. */
+static bool cnn__is_total(const cnn_tensor *y)
 {
-    return to->judge && cnn__reduction(to->judge) == CNN_SUM;
+    bool reduces = false, total = false;
+    for (int k = 0; k < y->n_in; k++)
+        reduces = reduces || y->in[k]->batched, total = total || cnn__of(y->in[k])->total;
+    if (y->batched) return false;
+    return reduces ? y->op->flags & CNN_ADDS_UP || cnn__reduction(y) == CNN_SUM : total;
 }
 
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
@@ -9574,6 +9604,7 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     cnn__leaf_below(loss, CNN_INPUT, &inputs);
     for (int i = 0; i <= loss->index; i++) {
         cnn__node *v = to->g->order[i];
+        if (v->mark == to->g->walk) v->total = cnn__is_total(&v->t);
         if (v->mark != to->g->walk || v->t.kind != CNN_INPUT) continue;
         if (&v->t == to->x) inputs--;
         else input = &v->t;
@@ -9584,6 +9615,7 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     to->target = labels ? label : input, to->truth = to->target ? to->target : to->x;
     to->judge = cnn__judge_of(to->g, to->truth);
     to->metric = cnn__metric_of(to);
+    to->total = cnn__of(loss)->total;
     return true;
 }
 
@@ -9766,8 +9798,8 @@ static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn
         } else
             cnn__judge_batch(sums, to, count == 0, count + n == r->until);
         if (g->error[0]) break;
-        weights += weight = cnn__batch_weight(to, n);
-        sum += cnn__sums_up(to) ? value : weight * value;
+        weights += weight = to->total ? n : cnn__batch_weight(to, n);
+        sum += to->total ? value : weight * value;
     }
     if (g->error[0] || count == 0) return cnn__no_score;
     const int channels = to->logits->shape.c;
@@ -10075,7 +10107,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
     const int    count = r->samples, max_batch = g->config.max_batch;
     const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
-    const bool   show = a->progress || a->checkpoint, sum = cnn__sums_up(&r->to);
+    const bool   show = a->progress || a->checkpoint, total = r->to.total;
     int          n, in_group = 0;
     double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
     double       loss_sum = 0, loss_n = 0;                 /* of an update */
@@ -10083,7 +10115,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
            (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
         cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
-        const double weight = sum ? 1 : cnn__batch_weight(&r->to, n), of_all = sum ? loss : loss * n;
+        const double weight = total ? 1 : cnn__batch_weight(&r->to, n), part = total ? loss : loss * n;
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
         else           cnn_backward(a->loss);
@@ -10093,9 +10125,9 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
         group += weight, in_group++;
         if (weight > 0) last = weight;
         bool update = in_group == r->per_update || (int)at->fed + n == count;
-        if (update && group > 0 && !sum && !cnn__scale_grads(g, last / group)) return false;
+        if (update && group > 0 && !total && !cnn__scale_grads(g, last / group)) return false;
         if (update && !cnn__fit_update(r)) return false;
-        at->sum += of_all, at->fed += (uint64_t)n, r->since++, loss_sum += of_all, loss_n += n;
+        at->sum += part, at->fed += (uint64_t)n, r->since++, loss_sum += part, loss_n += n;
         if (!update) continue;
         const cnn_update mean = { loss_sum / loss_n, (double)r->step.lr };
         if (a->history && a->per_update && !cnn__history_add_update(g, a->at, a->history, mean)) return false;
@@ -16612,9 +16644,9 @@ static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, cons
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
     for (ptrdiff_t i = 0; i < all; i++) {
         const ptrdiff_t row = pieces == 1 ? i : i / pieces, from = (i - row * pieces) * CNN__PIECE;
-        const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
-        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from);
-        const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
+        const ptrdiff_t plane = row / r.n[2], i2 = row - plane * r.n[2];     /* division takes as long as */
+        const ptrdiff_t i0 = plane / r.n[1], i1 = plane - i0 * r.n[1];       /* a dozen elements */
+        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from), at = row * n + from;
         const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
         const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
         float           left[CNN__PIECE], right[CNN__PIECE];
