@@ -13139,9 +13139,9 @@ static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
 }
 
 /* Threads for so many multiply-adds in so many units. A million take 10 to 30 us, and a parallel region costs
-   about 5 us. A float that comes from memory counts as 16. (The tests set 0.) */
+   1 to 5 us. A float that comes from memory counts as 16. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
-#define CNN__SERIAL_WORK 1e6
+#define CNN__SERIAL_WORK 5e5
 #endif
 static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t units)
 {
@@ -13241,8 +13241,8 @@ typedef struct {
        and back to dw. See >>conv. */
     void (*winograd_w)(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
     void (*winograd_x)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
-                       const ptrdiff_t *row, bool add);
+    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, const float *clip,
+                       float *const *y, const ptrdiff_t *row, bool add);
     void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
     void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
     /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
@@ -13582,7 +13582,7 @@ static inline int cnn__tile_rows(int left, int tall)
     }                                                                                                        \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step, float bias,                  \
-                                float *const *y, const ptrdiff_t *row, bool add)                             \
+                                const float *clip, float *const *y, const ptrdiff_t *row, bool add)          \
     {                                                                                                        \
         cnn__v_##isa t[36];                                                                                  \
         for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(m + i * step);                                   \
@@ -13591,15 +13591,18 @@ static inline int cnn__tile_rows(int left, int tall)
             cnn__times_at_##isa(side, t + 6 * i, 1);                                                         \
             for (int j = 0; j < side; j++)                                                                   \
                 t[6 * i + j] = cnn__add_##isa(t[6 * i + j], cnn__set_##isa(bias));                           \
+            for (int j = 0; clip && j < side; j++)                                                           \
+                t[6 * i + j] = cnn__clip_##isa(t[6 * i + j], cnn__set_##isa(clip[0]),                        \
+                                               cnn__set_##isa(clip[1]));                                     \
             cnn__scatter4_##isa(t + 6 * i, y, row, i, add);                                                  \
         }                                                                                                    \
     }                                                                                                        \
     CNN__TARGET_##isa static                                                                                 \
-    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, float *const *y,        \
-                               const ptrdiff_t *row, bool add)                                               \
+    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, const float *clip,      \
+                               float *const *y, const ptrdiff_t *row, bool add)                              \
     {                                                                                                        \
-        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, y, row, add);                                \
-        else           cnn__winograd_at_##isa(2, m, step, bias, y, row, add);                                \
+        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, clip, y, row, add);                          \
+        else           cnn__winograd_at_##isa(2, m, step, bias, clip, y, row, add);                          \
     }
 
 #define CNN__WINOGRAD_W(isa)                                                                                 \
@@ -13735,16 +13738,20 @@ static inline int cnn__tile_rows(int left, int tall)
         CNN__UNROLL for (int e = 0; e < R; e++) t[e] = first;                                                \
         CNN__UNROLL for (int r = 0; r < (R - 1) * s + 3; r++, row += p->w) {                                 \
             if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
+            cnn__v_##isa line;                      /* most: of the three of this row */                     \
             CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
                 cnn__v_##isa v = inside ? cnn__load_##isa(row + j) : cnn__masked_##isa(row + j, m[j]);       \
                 if (s == 2)                                                                                  \
                     v = cnn__even_##isa(v, inside ? cnn__load_##isa(row + j + W)                             \
                                                   : cnn__masked_##isa(row + j + W, m[3 + j]));               \
                 if (most && !inside) v = cnn__add_##isa(v, outside[j]);                                      \
+                if (most && j) cnn__larger_##isa(&line, &first, v, first);                                   \
+                else           line = v;                                                                     \
+                if (most && j < 2) continue;                                                                 \
                 CNN__UNROLL for (int i = 0; i < 3; i++) {                                                    \
                     const int e = (r - i + s) / s - 1;                                                       \
                     if (e < 0 || e >= R || e * s + i != r) continue;                                         \
-                    if (most) cnn__larger_##isa(&t[e], &first, v, first);                                    \
+                    if (most) cnn__larger_##isa(&t[e], &first, line, first);                                 \
                     else      t[e] = cnn__fma_##isa(k[3 * i + j], v, t[e]);                                  \
                 }                                                                                            \
             }                                                                                                \
@@ -15700,7 +15707,8 @@ typedef struct {
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     float *y;
     const float *x, *weights, *bias;
-    const cnn__tail *tail;
+    const cnn__tail *tail;              /* but one that is a clip: that is done in registers */
+    const float *clip;
     size_t each;
 } cnn__wino;
 
@@ -15719,6 +15727,8 @@ CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__co
                     .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
                     .y = o->to, .x = backward ? o->dy : o->x, .weights = o->w, .bias = o->b,
                     .tail = o->tail };
+    cnn__ends ends;
+    if (cnn__ends_of(cpu, o->tail, &ends) && !ends.more[1]) q.clip = ends.clip, q.tail = NULL;
     q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
     q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
@@ -15871,7 +15881,8 @@ static void cnn__winograd_rows(const cnn__wino *q, const float *a, ptrdiff_t i0,
             row[l] = inside ? q->ow : 4;
         }
         for (ptrdiff_t c = 0; c < rows; c++, sums += u->nr) {
-            u->winograd_y(q->side, sums, q->ms, q->bias ? q->bias[i0 + c] : 0.0f, tile, row, q->backward);
+            u->winograd_y(q->side, sums, q->ms, q->bias ? q->bias[i0 + c] : 0.0f, q->clip, tile, row,
+                          q->backward);
             for (int l = 0; l < u->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l < count)
@@ -16375,10 +16386,14 @@ CNN__COLD static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *t, 
     (void)pass;
     const double m = t->oc / t->groups, k = (double)(t->ic / t->groups) * t->kh * t->kw;
     const double n = (double)t->ow * t->oh;
-    const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr) * u->nr / n;
     const double channels = (double)cnn__ceil((ptrdiff_t)m, u->lanes) * u->lanes / m;
-    const double ends = cnn__pointwise_fits(cpu, t, pass) ? 0.0 : 0.12;
-    return n < 1024 && channels * (1 + 32 / k + 8 / m) < pixels + ends;
+    if (cnn__pointwise_fits(cpu, t, pass)) {            /* pixels are read where they lie, by half panels */
+        const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr / 2) * u->nr / 2 / n;
+        const double lanes = u->lanes, cost = 1 + 1.25 * lanes / k + 0.3 / lanes;
+        return n <= CNN__TURNED_PIXELS && channels * cost < pixels * (1 + lanes / 2 / m);
+    }
+    const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr) * u->nr / n;
+    return n < 1024 && channels * (1 + 32 / k + 8 / m) < pixels + 0.12;
 }
 static bool cnn__depthwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {

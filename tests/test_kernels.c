@@ -404,7 +404,7 @@ static void names(cnn_isa isa)
 {
     const cnn__cpu cpu = { isa, 1, false };
     const int many = 2 * cnn__kernels_of(&cpu)->nr;
-    const cnn__conv direct = shape(1, 3, 9, 9, 8, 3, 1, 1, 1, 1), pointwise = shape(1, 24, 9, 9, 8, 1, 1, 0, 1, 1);
+    const cnn__conv direct = shape(1, 3, 9, 9, 8, 3, 1, 1, 1, 1), pointwise = shape(1, 24, 28, 28, 8, 1, 1, 0, 1, 1);
     const cnn__conv wide = shape(1, 6, 9, 9, 6, 5, 1, 2, 1, 6), rows = shape(1, 6, 9, 9, 6, 3, 1, 1, 1, 6);
     const cnn__conv three = shape(4, 32, 16, 16, 32, 3, 1, 1, 1, 1), five = shape(4, 32, 16, 16, 32, 5, 1, 2, 1, 1);
     const cnn__conv side = shape(many, 6, 14, 14, 16, 5, 1, 0, 1, 1);
