@@ -14672,11 +14672,16 @@ CNN__COLD static cnn__spread cnn__spread_backward(const cnn__conv *t, const floa
                           high[0] - low[0], most + high[1] - low[1], 0 };
 }
 
-/* Where input pixel (y,x) of plane c, counted from the first that output (0,0) meets, lies in S. */
+/* Where input pixel (y,x) of plane c, counted from the first that output (0,0) meets, lies in S. There are
+   thousands: without division where the stride is 1. */
+static inline ptrdiff_t cnn__along(int v, int stride, ptrdiff_t residue, ptrdiff_t step)
+{
+    return stride == 1 ? v * step : v % stride * residue + v / stride * step;
+}
 static inline ptrdiff_t cnn__place(const cnn__spread *s, ptrdiff_t plane, int c, int y, int x)
 {
-    return ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane
-        + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+    return c * (s->a * s->b * plane) + cnn__along(y, s->sh, s->b * plane, s->width)
+        + cnn__along(x, s->sw, plane, 1);
 }
 
 /* The places of all taps (c,i,j) of a forward window. */
@@ -15085,8 +15090,8 @@ static bool cnn__copy_panel(const cnn__area *d, int j, ptrdiff_t k0, ptrdiff_t k
     const int nr = q->u->nr;
     const ptrdiff_t *at = d->p->at + k0, n = k1 - k0;
     if (q->borrow && j + nr > d->end) {                 /* the image ends here */
-        for (ptrdiff_t e = 0; e < n; e++)
-            for (int z = 0; z < nr; z++) d->panel[e * nr + z] = j + z < d->end ? d->s[at[e] + j + z] : 0.0f;
+        memset(d->panel, 0, (size_t)(n * nr) * sizeof *d->panel);
+        for (ptrdiff_t e = 0; e < n; e++) cnn__copy(d->panel + e * nr, d->s + at[e] + j, d->end - j);
         return true;
     }
     if (d->cut == CNN__PIXELS) {
