@@ -13305,9 +13305,9 @@ static int cnn__threads_for(const cnn__cpu *cpu, ptrdiff_t work)
 }
 
 /* Threads for so many multiply-adds in so many units. A million take 10 to 30 us, and a parallel region costs
-   about 5 us. A float that comes from memory counts as 16. (The tests set 0.) */
+   1 to 5 us. A float that comes from memory counts as 16. (The tests set 0.) */
 #ifndef CNN__SERIAL_WORK
-#define CNN__SERIAL_WORK 1e6
+#define CNN__SERIAL_WORK 5e5
 #endif
 static int cnn__team(const cnn__cpu *cpu, double work, ptrdiff_t units)
 {
@@ -13343,25 +13343,28 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
    micro-kernel for AVX2, written in the words that the section "AVX2" below defines, which end in _avx2:
 
    CNN__TARGET_   how the compiler is told;  CNN__W_, _MR_, _NV_: floats in a vector; tiles of micro have MR
-                  rows and NV vectors;  _TALL_: the most rows that registers hold
+                  rows and NV vectors;  _TALL_: the most rows that registers hold;  _DEEP_: rows of depth
    cnn__v_        a vector;  set(a): a in all lanes;  load(p), store(p, v), add(a, b);  fma(a, b, c) = a b + c
    cnn__few_      load(p) where only n < W floats may be read, then zeros;  sum4(s, a, b, c, d): s[0] = the
                   sum of the lanes of a, ...
    cnn__gather4_  four floats of each of W rows, transposed to four vectors:
                   r[e] lane l = x[l][i row[l] + j + e]
    cnn__scatter4_ its inverse, y[l][i row[l] + e] = or, with add, += r[e] lane l
+   cnn__clip_     (v, low, high): low where v < low, then high where that is more; NaN stays NaN
    cnn__even_     a[0], a[2] ... b[0], b[2] ...;  zip(t, a, b): a[0], b[0], a[1], b[1] ... in two vectors
    cnn__split_    v[0] = p[0], p[2] ...; v[1] = p[1], p[3] ...
    cnn__larger_   lanes where v > most, or v is NaN, take v and its tag
-   cnn__m_        a mask;  mask(from, to): lanes from <= l < to;  masked(p, m): load, zeros elsewhere;
-                  put(p, m, v): store those lanes */
+   cnn__m_        a mask;  mask(lanes);  masked(p, m): load, zeros elsewhere;  put(p, m, v): store those */
 enum { CNN__MAX_MR = 14, CNN__MAX_NR = 32, CNN__MAX_LANES = 16 };
 typedef struct { int images; ptrdiff_t length, lda, a_image, b_image; } cnn__runs;
 typedef struct { int h, w, oh, ow, ph, pw, s; } cnn__image;   /* of x (h,w), of y (oh,ow); padding, stride */
+/* What follows a sum, each NULL if it does not: + bias[i], of row i; + more[0], then + more[1], laid out as
+   the result, which may be one of them; at least clip[0], at most clip[1]. */
+typedef struct { const float *bias, *more[2], *clip; } cnn__ends;
 
-/* A mask, where there are no better ones: lanes from <= l < to. */
-typedef struct { int from, to; } cnn__lanes;
-static inline cnn__lanes cnn__lanes_of(int from, int to) { return (cnn__lanes){ from, to }; }
+/* Lanes of a vector: bit l is set if lane l is one of them. From <= l < to: */
+typedef unsigned cnn__lanes;
+static inline cnn__lanes cnn__run_of(int from, int to) { return from < to ? (1u << to) - (1u << from) : 0; }
 
 typedef struct {
     cnn_isa     isa;
@@ -13374,9 +13377,13 @@ typedef struct {
        and ahead[p*step] is fetched to the L2 cache, for the tiles to come (NULL: nothing is).
        a is packed; row p of b starts at at[p], which serves packed panels, rows of a matrix and windows of an
        image alike. Whole vectors are stored: nr or, where nr is no more than half, half as many columns.
-       Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators. */
+       Lower bound: mr*nr*k multiply-adds. Two can start in a cycle and take four: at least 8 accumulators.
+       micro_then: the same with a[p*lda + i], and all that may follow a sum. */
     void (*micro)(int mr, int nr, ptrdiff_t k, const float *a, const float *b, const ptrdiff_t *at, float *c,
                   ptrdiff_t ldc, const float *bias, bool add, const float *ahead, ptrdiff_t step);
+    void (*micro_then)(int mr, int nr, ptrdiff_t k, const float *a, ptrdiff_t lda, const float *b,
+                       const ptrdiff_t *at, float *c, ptrdiff_t ldc, const cnn__ends *, const float *ahead,
+                       ptrdiff_t step);
     /* A tile of n rows t[i][0..m), ld from row to row, turned: y[c*step + i] = t[i][c] (+ bias[c]). */
     void (*turn)(int n, int m, const float *t, ptrdiff_t ld, float *y, ptrdiff_t step, const float *bias);
     /* Rows of a matrix side by side, as micro wants a: to[p*r + q] = x[q*si + p], q < r, p < np; with at, row
@@ -13400,8 +13407,8 @@ typedef struct {
        and back to dw. See >>conv. */
     void (*winograd_w)(int k, const float *g, ptrdiff_t from, float *u, ptrdiff_t step);
     void (*winograd_x)(const float *const *x, const ptrdiff_t *row, float *v, ptrdiff_t step);
-    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, float *const *y,
-                       const ptrdiff_t *row, bool add);
+    void (*winograd_y)(int side, const float *m, ptrdiff_t step, float bias, const float *clip,
+                       float *const *y, const ptrdiff_t *row, bool add);
     void (*winograd_dy)(const float *const *dy, const ptrdiff_t *row, float *m, ptrdiff_t step);
     void (*winograd_dw)(const float *u, ptrdiff_t step, float *g);
     /* W windows of a pooling side by side, the first at x, each sw <= 2 further, with kw > 1 if sw is 2.
@@ -13411,10 +13418,12 @@ typedef struct {
     void (*windows)(int kh, int kw, int sw, const float *x, ptrdiff_t w, float *y, float *at);
     /* Windows of 3x3 on one plane, with stride 1 or 2: y = the largest of each, NaN if there is one. */
     void (*largest)(const cnn__image *, float *y, const float *x);
-    /* 3x3 depthwise on one plane: y (+)= b + x * w with stride 1 or 2, and dw += dy * x with stride 1. Lanes
-       outside the image are loaded as zeros, rows outside are left out. Lower bound: 9 multiply-adds for each
-       output. */
-    void (*depth)(const cnn__image *, float *y, const float *x, const float *w, float b, bool add);
+    /* 3x3 depthwise on one plane: y (+)= b + x * w with stride 1 or 2, then, if clip is not NULL, at least
+       clip[0] and at most clip[1]; and dw += dy * x with stride 1. Lanes outside the image are loaded as
+       zeros, rows outside are left out. bits: see cnn__flat; NULL: a vector is of one row. Lower bound: 9
+       multiply-adds for each output. */
+    void (*depth)(const cnn__image *, const cnn__lanes (*bits)[10], float *y, const float *x, const float *w,
+                  float b, bool add, const float *clip);
     void (*depth_w)(const cnn__image *, float *dw, const float *x, const float *dy);
 } cnn__kernels;
 
@@ -13435,15 +13444,15 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 #define CNN__TILE(isa)                                                                                       \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__tile_##isa(const int mr, const int nv, ptrdiff_t k, const float *a, ptrdiff_t lda,             \
-                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias,    \
-                         bool add, const float *ahead, ptrdiff_t step)                                       \
+                         const float *b, const ptrdiff_t *at, float *c, ptrdiff_t ldc,                       \
+                         const cnn__ends *ends, ptrdiff_t i0, const float *ahead, ptrdiff_t step)            \
     {                                                                                                        \
         enum { W = CNN__W_##isa };                                                                           \
         cnn__v_##isa t[CNN__MAX_MR][CNN__NV_##isa], v[CNN__NV_##isa];                                        \
         CNN__UNROLL for (int i = 0; i < mr; i++) {                                                           \
             CNN__PREFETCH(c + i * ldc);                                                                      \
             CNN__PREFETCH(c + i * ldc + nv * W - 1);                                                         \
-            v[0] = cnn__set_##isa(bias ? bias[i] : 0.0f);                                                    \
+            v[0] = cnn__set_##isa(ends->bias ? ends->bias[i0 + i] : 0.0f);                                   \
             CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = v[0];                                         \
         }                                                                                                    \
         for (; k > 0; k--, a += lda, ahead += step) {                                                        \
@@ -13455,10 +13464,16 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
                 CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__fma_##isa(s, v[j], t[i][j]);         \
             }                                                                                                \
         }                                                                                                    \
-        if (add) {                                                                                           \
-            CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
+        for (int e = 0; e < 2; e++) {                                                                        \
+            const float *more = ends->more[e] ? ends->more[e] + i0 * ldc : NULL;                             \
+            if (more) CNN__UNROLL for (int i = 0; i < mr; i++)                                               \
                 CNN__UNROLL for (int j = 0; j < nv; j++)                                                     \
-                    t[i][j] = cnn__add_##isa(cnn__load_##isa(c + i * ldc + j * W), t[i][j]);                 \
+                    t[i][j] = cnn__add_##isa(cnn__load_##isa(more + i * ldc + j * W), t[i][j]);              \
+        }                                                                                                    \
+        if (ends->clip) {                                                                                    \
+            const cnn__v_##isa low = cnn__set_##isa(ends->clip[0]), high = cnn__set_##isa(ends->clip[1]);    \
+            CNN__UNROLL for (int i = 0; i < mr; i++)                                                         \
+                CNN__UNROLL for (int j = 0; j < nv; j++) t[i][j] = cnn__clip_##isa(t[i][j], low, high);      \
         }                                                                                                    \
         CNN__UNROLL for (int i = 0; i < mr; i++)                                                             \
             CNN__UNROLL for (int j = 0; j < nv; j++) cnn__store_##isa(c + i * ldc + j * W, t[i][j]);         \
@@ -13466,19 +13481,26 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 
 /* Tiles of 14, 12, 8, 7, 6, 4, 3, 2 and 1 rows have code of their own; 5 rows are tiles of 3 and 2. */
 #define CNN__MICRO(isa)                                                                                      \
-    CNN__TARGET_##isa static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a,              \
-                                                   const float *b, const ptrdiff_t *at, float *c,            \
-                                                   ptrdiff_t ldc, const float *bias, bool add,               \
-                                                   const float *ahead, ptrdiff_t step)                       \
+    CNN__TARGET_##isa static void cnn__micro_then_##isa(int mr, int nr, ptrdiff_t k, const float *a,         \
+                                                        ptrdiff_t lda, const float *b,                       \
+                                                        const ptrdiff_t *at, float *c, ptrdiff_t ldc,        \
+                                                        const cnn__ends *ends, const float *ahead,           \
+                                                        ptrdiff_t step)                                      \
     {                                                                                                        \
         enum { NV = CNN__NV_##isa };                                                                         \
         if (!ahead) ahead = a, step = 0;                                                                     \
         for (int i = 0, rows; i < mr; i += rows, a += rows, c += rows * ldc) {                               \
-            const float *own = bias ? bias + i : NULL;                                                       \
             rows = cnn__tile_rows(mr - i, CNN__TALL_##isa);                                                  \
             if (nr > NV / 2 * CNN__W_##isa) switch (rows) { CNN__TILES(isa, NV) default: break; }            \
             else                            switch (rows) { CNN__TILES(isa, NV / 2) default: break; }        \
         }                                                                                                    \
+    }                                                                                                        \
+    static void cnn__micro_##isa(int mr, int nr, ptrdiff_t k, const float *a, const float *b,                \
+                                 const ptrdiff_t *at, float *c, ptrdiff_t ldc, const float *bias, bool add,  \
+                                 const float *ahead, ptrdiff_t step)                                         \
+    {                                                                                                        \
+        const cnn__ends ends = { bias, { add ? c : NULL, NULL }, NULL };                                     \
+        cnn__micro_then_##isa(mr, nr, k, a, mr, b, at, c, ldc, &ends, ahead, step);                          \
     }
 
 #define CNN__TILES(isa, nv) CNN__CASE(isa, 14, nv) CNN__CASE(isa, 12, nv) CNN__CASE(isa, 8, nv)              \
@@ -13488,7 +13510,7 @@ static inline void cnn__copy(float *to, const float *from, ptrdiff_t n)
 #define CNN__CASE(isa, r, nv)                                                                                \
     case r:                                                                                                  \
         if (r <= CNN__TALL_##isa)                                                                            \
-            cnn__tile_##isa(r, nv, k, a, mr, b, at, c, ldc, own, add, ahead, step);                          \
+            cnn__tile_##isa(r, nv, k, a, lda, b, at, c, ldc, ends, i, ahead, step);                          \
         break;
 
 /* Rows of the next tile, at most tall, of those that are left: cut so that none is of one or two rows, which
@@ -13726,7 +13748,7 @@ static inline int cnn__tile_rows(int left, int tall)
     }                                                                                                        \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__winograd_at_##isa(const int side, const float *m, ptrdiff_t step, float bias,                  \
-                                float *const *y, const ptrdiff_t *row, bool add)                             \
+                                const float *clip, float *const *y, const ptrdiff_t *row, bool add)          \
     {                                                                                                        \
         cnn__v_##isa t[36];                                                                                  \
         for (int i = 0; i < 36; i++) t[i] = cnn__load_##isa(m + i * step);                                   \
@@ -13735,15 +13757,18 @@ static inline int cnn__tile_rows(int left, int tall)
             cnn__times_at_##isa(side, t + 6 * i, 1);                                                         \
             for (int j = 0; j < side; j++)                                                                   \
                 t[6 * i + j] = cnn__add_##isa(t[6 * i + j], cnn__set_##isa(bias));                           \
+            for (int j = 0; clip && j < side; j++)                                                           \
+                t[6 * i + j] = cnn__clip_##isa(t[6 * i + j], cnn__set_##isa(clip[0]),                        \
+                                               cnn__set_##isa(clip[1]));                                     \
             cnn__scatter4_##isa(t + 6 * i, y, row, i, add);                                                  \
         }                                                                                                    \
     }                                                                                                        \
     CNN__TARGET_##isa static                                                                                 \
-    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, float *const *y,        \
-                               const ptrdiff_t *row, bool add)                                               \
+    void cnn__winograd_y_##isa(int side, const float *m, ptrdiff_t step, float bias, const float *clip,      \
+                               float *const *y, const ptrdiff_t *row, bool add)                              \
     {                                                                                                        \
-        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, y, row, add);                                \
-        else           cnn__winograd_at_##isa(2, m, step, bias, y, row, add);                                \
+        if (side == 4) cnn__winograd_at_##isa(4, m, step, bias, clip, y, row, add);                          \
+        else           cnn__winograd_at_##isa(2, m, step, bias, clip, y, row, add);                          \
     }
 
 #define CNN__WINOGRAD_W(isa)                                                                                 \
@@ -13863,90 +13888,135 @@ static inline int cnn__tile_rows(int left, int tall)
         else                                          cnn__window_##isa(kh, kw, sw, !at, x, w, y, at);       \
     }
 
-/* A block of 4 rows of W windows of 3x3, stride s, at output (oy,ox): t = first + the sums with k or, most,
+/* A block of R rows of W windows of 3x3, stride s, at output (oy,ox): t = first + the sums with k or, most,
    the largest of first and the window. m are the lanes inside the image of the three taps and, for s 2, of
-   the W behind them; outside: -inf where lanes are not, else -0. */
+   the W behind them; outside: -inf where lanes are not, else -0. With stride 1, 9 R multiply-adds in 3 R + 6
+   loads. */
 #define CNN__SLIDE(isa)                                                                                      \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__slide_##isa(const int s, const bool most, const bool inside, const cnn__image *p,              \
                           const cnn__v_##isa *k, cnn__v_##isa first, const cnn__m_##isa *m,                  \
                           const cnn__v_##isa *outside, int oy, int ox, const float *x, cnn__v_##isa *t)      \
     {                                                                                                        \
-        enum { W = CNN__W_##isa };                                                                           \
+        enum { W = CNN__W_##isa, R = CNN__DEEP_##isa };                                                      \
         const int iy = oy * s - p->ph;                                                                       \
         const float *row = x + (ptrdiff_t)iy * p->w + ox * s - p->pw;                                        \
-        CNN__UNROLL for (int e = 0; e < 4; e++) t[e] = first;                                                \
-        CNN__UNROLL for (int r = 0; r < 3 * s + 3; r++, row += p->w) {                                       \
+        CNN__UNROLL for (int e = 0; e < R; e++) t[e] = first;                                                \
+        CNN__UNROLL for (int r = 0; r < (R - 1) * s + 3; r++, row += p->w) {                                 \
             if ((unsigned)(iy + r) >= (unsigned)p->h) continue;                                              \
+            cnn__v_##isa line;                      /* most: of the three of this row */                     \
             CNN__UNROLL for (int j = 0; j < 3; j++) {                                                        \
                 cnn__v_##isa v = inside ? cnn__load_##isa(row + j) : cnn__masked_##isa(row + j, m[j]);       \
                 if (s == 2)                                                                                  \
                     v = cnn__even_##isa(v, inside ? cnn__load_##isa(row + j + W)                             \
                                                   : cnn__masked_##isa(row + j + W, m[3 + j]));               \
                 if (most && !inside) v = cnn__add_##isa(v, outside[j]);                                      \
+                if (most && j) cnn__larger_##isa(&line, &first, v, first);                                   \
+                else           line = v;                                                                     \
+                if (most && j < 2) continue;                                                                 \
                 CNN__UNROLL for (int i = 0; i < 3; i++) {                                                    \
                     const int e = (r - i + s) / s - 1;                                                       \
-                    if (e < 0 || e > 3 || e * s + i != r) continue;                                          \
-                    if (most) cnn__larger_##isa(&t[e], &first, v, first);                                    \
+                    if (e < 0 || e >= R || e * s + i != r) continue;                                         \
+                    if (most) cnn__larger_##isa(&t[e], &first, line, first);                                 \
                     else      t[e] = cnn__fma_##isa(k[3 * i + j], v, t[e]);                                  \
                 }                                                                                            \
             }                                                                                                \
         }                                                                                                    \
     }
 
-/* The blocks go down columns of the plane, so that masks are made once for a column: with stride 1, 36
-   multiply-adds in 18 loads. */
+/* The blocks of a plane, from left to right, then down. What lies some blocks further is fetched meanwhile:
+   the next planes, in the end. */
 #define CNN__STRIPS(isa)                                                                                     \
     CNN__TARGET_##isa static CNN__INLINE                                                                     \
     void cnn__strips_##isa(const int s, const bool most, const cnn__image *p, float *y, const float *x,      \
-                            const cnn__v_##isa *k, cnn__v_##isa first, bool add)                             \
+                           const cnn__v_##isa *k, cnn__v_##isa first, bool add, const float *clip)           \
     {                                                                                                        \
-        enum { W = CNN__W_##isa };                                                                           \
-        cnn__v_##isa t[4], outside[3];                                                                       \
-        cnn__m_##isa m[7];                                                                                   \
-        float edge[W];                                                                                       \
-        for (int ox = 0; ox < p->ow; ox += W) {                                                              \
+        enum { W = CNN__W_##isa, R = CNN__DEEP_##isa };                                                      \
+        const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
+        const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
+        cnn__v_##isa t[R], outside[3];                                                                       \
+        for (int oy = 0; oy < p->oh; oy += R) for (int ox = 0; ox < p->ow; ox += W) {                        \
             const int ix = ox * s - p->pw, whole = ox + W <= p->ow;                                          \
             const bool inside = ix >= 0 && ix + 2 + s * W <= p->w;                                           \
-            for (int j = 0; j < 6 && !inside; j++) {                                                         \
-                const int from = ix + j % 3 + j / 3 * W;                                                     \
-                m[j] = cnn__mask_##isa(cnn__clamp(-from, W), cnn__clamp(p->w - from, W));                    \
-            }                                                                                                \
-            for (int j = 0; j < 3 && most && !inside; j++) {                                                 \
-                for (int l = 0; l < W; l++)                                                                  \
-                    edge[l] = (unsigned)(ix + j + l * s) < (unsigned)p->w ? -0.0f : -INFINITY;               \
-                outside[j] = cnn__load_##isa(edge);                                                          \
-            }                                                                                                \
-            m[6] = cnn__mask_##isa(0, cnn__clamp(p->ow - ox, W));                                            \
-            for (int oy = 0; oy < p->oh; oy += 4) {                                                          \
-                if (inside) cnn__slide_##isa(s, most, true, p, k, first, m, outside, oy, ox, x, t);          \
-                else        cnn__slide_##isa(s, most, false, p, k, first, m, outside, oy, ox, x, t);         \
-                float *to = y + (ptrdiff_t)oy * p->ow + ox;                                                  \
-                CNN__UNROLL for (int e = 0; e < 4; e++, to += p->ow) {                                       \
-                    if (oy + e >= p->oh) break;                                                              \
-                    if (add && whole)  t[e] = cnn__add_##isa(cnn__load_##isa(to), t[e]);                     \
-                    if (add && !whole) t[e] = cnn__add_##isa(cnn__masked_##isa(to, m[6]), t[e]);             \
-                    if (whole) cnn__store_##isa(to, t[e]);                                                   \
-                    else       cnn__put_##isa(to, m[6], t[e]);                                               \
+            const cnn__m_##isa some = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));            \
+            if (inside) cnn__slide_##isa(s, most, true, p, k, first, NULL, outside, oy, ox, x, t);           \
+            else {                                                                                           \
+                cnn__m_##isa m[6];                                                                           \
+                CNN__UNROLL for (int j = 0; j < 3 * s; j++) {                                                \
+                    const int from = ix + j % 3 + j / 3 * W;                                                 \
+                    m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-from, W), cnn__clamp(p->w - from, W)));   \
                 }                                                                                            \
+                if (most) cnn__outside_##isa(s, p, ix, outside);                                             \
+                cnn__slide_##isa(s, most, false, p, k, first, m, outside, oy, ox, x, t);                     \
+            }                                                                                                \
+            float *to = y + (ptrdiff_t)oy * p->ow + ox;                                                      \
+            for (ptrdiff_t e = 0; e < R * s; e++) {                                                          \
+                const float *next = x + ((ptrdiff_t)(oy + 2 * R) * s + e) * p->w + ox * s;                   \
+                CNN__PREFETCH(next);                                                                         \
+                if (s == 2) CNN__PREFETCH(next + W);                                                         \
+                if (e < R)  CNN__PREFETCH(to + (R + e) * p->ow);                                             \
+            }                                                                                                \
+            CNN__UNROLL for (int e = 0; e < R; e++, to += p->ow) {                                           \
+                if (oy + e >= p->oh) break;                                                                  \
+                if (add) t[e] = cnn__add_##isa(cnn__masked_##isa(to, some), t[e]);                           \
+                t[e] = cnn__clip_##isa(t[e], low, high);                                                     \
+                if (whole) cnn__store_##isa(to, t[e]);                                                       \
+                else       cnn__put_##isa(to, some, t[e]);                                                   \
             }                                                                                                \
         }                                                                                                    \
     }
 
+#define CNN__OUTSIDE(isa)                                                                                    \
+    CNN__TARGET_##isa static void cnn__outside_##isa(int s, const cnn__image *p, int ix, cnn__v_##isa *v)    \
+    {                                                                                                        \
+        float edge[CNN__W_##isa];                                                                            \
+        for (int j = 0; j < 3; j++) {                                                                        \
+            for (int l = 0; l < CNN__W_##isa; l++)                                                           \
+                edge[l] = (unsigned)(ix + j + l * s) < (unsigned)p->w ? -0.0f : -INFINITY;                   \
+            v[j] = cnn__load_##isa(edge);                                                                    \
+        }                                                                                                    \
+    }
+
+/* Stride 1, y as wide as x, at most half a vector: vectors of several rows. Those number n have bits[n]: the
+   lanes of the nine taps that are inside, then the lanes of y. */
+#define CNN__FLAT(isa)                                                                                       \
+    CNN__TARGET_##isa static CNN__INLINE                                                                     \
+    void cnn__flat_##isa(const cnn__image *p, const cnn__lanes (*bits)[10], float *y, const float *x,        \
+                         const cnn__v_##isa *k, cnn__v_##isa first, bool add, const float *clip)             \
+    {                                                                                                        \
+        const cnn__v_##isa low  = cnn__set_##isa(clip ? clip[0] : -INFINITY);                                \
+        const cnn__v_##isa high = cnn__set_##isa(clip ? clip[1] : INFINITY);                                 \
+        const int rows = CNN__W_##isa / p->w;                                                                \
+        x -= p->ph * p->w + p->pw;                                                                           \
+        for (int oy = 0; oy < p->oh; oy += rows, bits++, x += rows * p->w, y += rows * p->w) {               \
+            cnn__v_##isa t = first;                                                                          \
+            const cnn__m_##isa to = cnn__mask_##isa((*bits)[9]);                                             \
+            CNN__UNROLL for (int i = 0; i < 3; i++)                                                          \
+                CNN__UNROLL for (int j = 0; j < 3; j++) {                                                    \
+                    const cnn__m_##isa m = cnn__mask_##isa((*bits)[3 * i + j]);                              \
+                    t = cnn__fma_##isa(k[3 * i + j], cnn__masked_##isa(x + i * p->w + j, m), t);             \
+                }                                                                                            \
+            if (add) t = cnn__add_##isa(cnn__masked_##isa(y, to), t);                                        \
+            cnn__put_##isa(y, to, cnn__clip_##isa(t, low, high));                                            \
+        }                                                                                                    \
+    }
+
 #define CNN__DEPTH(isa)                                                                                      \
-    CNN__TARGET_##isa static void cnn__depth_##isa(const cnn__image *p, float *y, const float *x,            \
-                                                   const float *w, float b, bool add)                        \
+    CNN__TARGET_##isa static void cnn__depth_##isa(const cnn__image *p, const cnn__lanes (*bits)[10],        \
+                                                   float *y, const float *x, const float *w, float b,        \
+                                                   bool add, const float *clip)                              \
     {                                                                                                        \
         cnn__v_##isa k[9], first = cnn__set_##isa(b);                                                        \
         CNN__UNROLL for (int i = 0; i < 9; i++) k[i] = cnn__set_##isa(w[i]);                                 \
-        if (p->s == 1) cnn__strips_##isa(1, false, p, y, x, k, first, add);                                  \
-        else           cnn__strips_##isa(2, false, p, y, x, k, first, add);                                  \
+        if (bits)           cnn__flat_##isa(p, bits, y, x, k, first, add, clip);                             \
+        else if (p->s == 1) cnn__strips_##isa(1, false, p, y, x, k, first, add, clip);                       \
+        else                cnn__strips_##isa(2, false, p, y, x, k, first, add, clip);                       \
     }                                                                                                        \
     CNN__TARGET_##isa static void cnn__largest_##isa(const cnn__image *p, float *y, const float *x)          \
     {                                                                                                        \
         const cnn__v_##isa first = cnn__set_##isa(-INFINITY);                                                \
-        if (p->s == 1) cnn__strips_##isa(1, true, p, y, x, NULL, first, false);                              \
-        else           cnn__strips_##isa(2, true, p, y, x, NULL, first, false);                              \
+        if (p->s == 1) cnn__strips_##isa(1, true, p, y, x, NULL, first, false, NULL);                        \
+        else           cnn__strips_##isa(2, true, p, y, x, NULL, first, false, NULL);                        \
     }
 
 #define CNN__DEPTH_SUMS(isa)                                                                                 \
@@ -13984,8 +14054,8 @@ static inline int cnn__tile_rows(int left, int tall)
             const bool inside = ix >= 0 && ix + 2 + W <= p->w && ox + W <= p->ow;                            \
             cnn__m_##isa m[4];                                                                               \
             CNN__UNROLL for (int j = 0; j < 3; j++)                                                          \
-                m[j] = cnn__mask_##isa(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W));                \
-            m[3] = cnn__mask_##isa(0, cnn__clamp(p->ow - ox, W));                                            \
+                m[j] = cnn__mask_##isa(cnn__run_of(cnn__clamp(-ix - j, W), cnn__clamp(p->w - ix - j, W)));   \
+            m[3] = cnn__mask_##isa(cnn__run_of(0, cnn__clamp(p->ow - ox, W)));                               \
             int oy = 0;                                                                                      \
             for (; oy + 4 <= p->oh; oy += 4)                                                                 \
                 if (inside) cnn__depth_sums_##isa(4, true, p, t, m, oy, ox, x, dy);                          \
@@ -14006,21 +14076,22 @@ static inline int cnn__clamp(int v, int most) { return v < 0 ? 0 : v > most ? mo
     CNN__TILE(isa) CNN__MICRO(isa) CNN__TURN(isa) CNN__PACK_ROWS(isa) CNN__PANEL(isa) CNN__TAKE_EVEN(isa)    \
     CNN__ADD_EVEN(isa) CNN__DOTS(isa) CNN__DOT(isa) CNN__FIR(isa)                                            \
     CNN__WINOGRAD_W(isa) CNN__WINOGRAD_X(isa) CNN__WINOGRAD_Y(isa) CNN__WINOGRAD_DY(isa)                     \
-    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__STRIPS(isa) CNN__DEPTH(isa)                 \
+    CNN__WINOGRAD_DW(isa) CNN__WINDOWS(isa) CNN__SLIDE(isa) CNN__OUTSIDE(isa) CNN__STRIPS(isa)               \
+    CNN__FLAT(isa) CNN__DEPTH(isa)                                                                           \
     CNN__DEPTH_SUMS(isa) CNN__DEPTH_W(isa)
 
 #define CNN__ISA_ROW(number, isa)                                                                            \
     { number, #isa, cnn__has_##isa, CNN__W_##isa, CNN__MR_##isa, CNN__NV_##isa * CNN__W_##isa,               \
-      CNN__TALL_##isa, cnn__micro_##isa, cnn__turn_##isa, cnn__pack_##isa, cnn__panel_##isa,                 \
-      cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa, cnn__fir_##isa, cnn__winograd_w_##isa,      \
-      cnn__winograd_x_##isa, cnn__winograd_y_##isa, cnn__winograd_dy_##isa, cnn__winograd_dw_##isa,          \
-      cnn__windows_##isa, cnn__largest_##isa, cnn__depth_##isa, cnn__depth_w_##isa }
+      CNN__TALL_##isa, cnn__micro_##isa, cnn__micro_then_##isa, cnn__turn_##isa, cnn__pack_##isa,            \
+      cnn__panel_##isa, cnn__take_even_##isa, cnn__add_even_##isa, cnn__dot_##isa, cnn__fir_##isa,           \
+      cnn__winograd_w_##isa, cnn__winograd_x_##isa, cnn__winograd_y_##isa, cnn__winograd_dy_##isa,           \
+      cnn__winograd_dw_##isa, cnn__windows_##isa, cnn__largest_##isa, cnn__depth_##isa, cnn__depth_w_##isa }
 
 #if CNN__X86
 /* ---- AVX2 ---- */
 
 static bool cnn__has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2, CNN__TALL_avx2 = 6 };
+enum { CNN__W_avx2 = 8, CNN__MR_avx2 = 6, CNN__NV_avx2 = 2, CNN__TALL_avx2 = 6, CNN__DEEP_avx2 = 4 };
 typedef __m256  cnn__v_avx2;
 typedef __m256i cnn__m_avx2;
 #define cnn__set_avx2    _mm256_set1_ps
@@ -14030,6 +14101,7 @@ typedef __m256i cnn__m_avx2;
 #define cnn__fma_avx2    _mm256_fmadd_ps
 #define cnn__masked_avx2 _mm256_maskload_ps
 #define cnn__put_avx2    _mm256_maskstore_ps
+#define cnn__clip_avx2(v, low, high) _mm256_min_ps(high, _mm256_max_ps(low, v)) /* NaN: the second operand */
 /* Inlined: gcc 12 leaves vzeroupper out behind a call that is given vectors, and SSE code waits for it. */
 CNN__TARGET_avx2 static CNN__INLINE
 void cnn__sum4_avx2(float *sum, __m256 a, __m256 b, __m256 c, __m256 d)
@@ -14082,12 +14154,10 @@ void cnn__scatter4_avx2(__m256 *r, float *const *y, const ptrdiff_t *row, int i,
         cnn__put4_avx2(y[l + 4] + i * row[l + 4], _mm256_extractf128_ps(r[l], 1), add);
     }
 }
-CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(int from, int to)
+CNN__TARGET_avx2 static CNN__INLINE __m256i cnn__mask_avx2(cnn__lanes lanes)
 {
-    static const int ends[24] = { 0, 0, 0, 0, 0, 0, 0, 0, -1, -1, -1, -1, -1, -1, -1, -1 };
-    const __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 8 - from));
-    const __m256i b = _mm256_loadu_si256((const __m256i *)(const void *)(ends + 16 - to));
-    return _mm256_and_si256(a, b);
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)lanes), bit), bit);
 }
 /* v[0] = p[0], p[2], p[4] ...;  v[1] = p[1], p[3], p[5] ... */
 CNN__TARGET_avx2 static CNN__INLINE void cnn__split_avx2(__m256 *v, const float *p)
@@ -14108,7 +14178,8 @@ CNN__ISA_KERNELS(avx2)
 /* ---- AVX-512 ---- */
 
 static bool cnn__has_avx512(void) { return __builtin_cpu_supports("avx512f"); }
-enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2, CNN__TALL_avx512 = 14 };
+enum { CNN__W_avx512 = 16, CNN__MR_avx512 = 12, CNN__NV_avx512 = 2, CNN__TALL_avx512 = 14,
+       CNN__DEEP_avx512 = 8 };
 typedef __m512    cnn__v_avx512;
 typedef __mmask16 cnn__m_avx512;
 #define cnn__set_avx512          _mm512_set1_ps
@@ -14118,6 +14189,8 @@ typedef __mmask16 cnn__m_avx512;
 #define cnn__fma_avx512          _mm512_fmadd_ps
 #define cnn__masked_avx512(p, m) _mm512_maskz_loadu_ps(m, p)
 #define cnn__put_avx512          _mm512_mask_storeu_ps
+#define cnn__mask_avx512(lanes)  (__mmask16)(lanes)
+#define cnn__clip_avx512(v, low, high) _mm512_min_ps(high, _mm512_max_ps(low, v))
 CNN__TARGET_avx512 static CNN__INLINE
 void cnn__sum4_avx512(float *sum, __m512 a, __m512 b, __m512 c, __m512 d)
 {
@@ -14161,10 +14234,6 @@ void cnn__scatter4_avx512(__m512 *r, float *const *y, const ptrdiff_t *row, int 
         cnn__put4_avx2(y[l + 8] + i * row[l + 8], _mm512_extractf32x4_ps(r[l], 2), add);
         cnn__put4_avx2(y[l + 12] + i * row[l + 12], _mm512_extractf32x4_ps(r[l], 3), add);
     }
-}
-CNN__TARGET_avx512 static CNN__INLINE __mmask16 cnn__mask_avx512(int from, int to)
-{
-    return (__mmask16)((1u << to) - (1u << (from < to ? from : to)));
 }
 CNN__TARGET_avx512 static CNN__INLINE void cnn__split_avx512(__m512 *v, const float *p)
 {
@@ -14222,14 +14291,14 @@ CNN__ISA_KERNELS(avx512)
     static inline cnn__v_##isa cnn__masked_##isa(const float *p, cnn__lanes m)                               \
     {                                                                                                        \
         float part[4];                                                                                       \
-        for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;                         \
+        for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;                         \
         return cnn__load_##isa(part);                                                                        \
     }                                                                                                        \
     static inline void cnn__put_##isa(float *p, cnn__lanes m, cnn__v_##isa v)                                \
     {                                                                                                        \
         float part[4];                                                                                       \
         cnn__store_##isa(part, v);                                                                           \
-        for (int l = m.from; l < m.to; l++) p[l] = part[l];                                                  \
+        for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = part[l];                                          \
     }                                                                                                        \
     static inline cnn__v_##isa cnn__few_##isa(const float *p, int n)                                         \
     {                                                                                                        \
@@ -14242,7 +14311,7 @@ CNN__ISA_KERNELS(avx512)
 /* ---- NEON ---- */
 
 static bool cnn__has_neon(void) { return true; }
-enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4, CNN__TALL_neon = 6 };
+enum { CNN__W_neon = 4, CNN__MR_neon = 6, CNN__NV_neon = 4, CNN__TALL_neon = 6, CNN__DEEP_neon = 4 };
 typedef float32x4_t cnn__v_neon;
 typedef cnn__lanes  cnn__m_neon;
 #define CNN__TARGET_neon
@@ -14250,13 +14319,18 @@ typedef cnn__lanes  cnn__m_neon;
 #define cnn__load_neon  vld1q_f32
 #define cnn__store_neon vst1q_f32
 #define cnn__add_neon   vaddq_f32
-#define cnn__mask_neon  cnn__lanes_of
+#define cnn__mask_neon(lanes) (lanes)
 #define cnn__low_neon   vzip1q_f32
 #define cnn__high_neon  vzip2q_f32
 #define cnn__even_neon  vuzp1q_f32
 #define cnn__odd_neon   vuzp2q_f32
 #define cnn__fma_neon(a, b, c) vfmaq_f32(c, a, b)
 #define cnn__sum4_neon(sum, a, b, c, d) vst1q_f32(sum, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
+static inline float32x4_t cnn__clip_neon(float32x4_t v, float32x4_t low, float32x4_t high)
+{
+    v = vbslq_f32(vcltq_f32(v, low), low, v);
+    return vbslq_f32(vcgtq_f32(v, high), high, v);
+}
 static inline void cnn__larger_neon(float32x4_t *most, float32x4_t *which, float32x4_t v, float32x4_t tag)
 {
     const uint32x4_t take = vorrq_u32(vcgtq_f32(v, *most), vmvnq_u32(vceqq_f32(v, v)));
@@ -14270,7 +14344,7 @@ CNN__ISA_KERNELS(neon)
 /* ---- WebAssembly, -msimd128: without a fused multiply-add, so it has the bits of "c" ---- */
 
 static bool cnn__has_wasm(void) { return true; }
-enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2, CNN__TALL_wasm = 6 };
+enum { CNN__W_wasm = 4, CNN__MR_wasm = 6, CNN__NV_wasm = 2, CNN__TALL_wasm = 6, CNN__DEEP_wasm = 4 };
 typedef v128_t     cnn__v_wasm;
 typedef cnn__lanes cnn__m_wasm;
 #define CNN__TARGET_wasm
@@ -14278,12 +14352,13 @@ typedef cnn__lanes cnn__m_wasm;
 #define cnn__load_wasm  wasm_v128_load
 #define cnn__store_wasm wasm_v128_store
 #define cnn__add_wasm   wasm_f32x4_add
-#define cnn__mask_wasm  cnn__lanes_of
+#define cnn__mask_wasm(lanes) (lanes)
 #define cnn__low_wasm(a, b)    wasm_i32x4_shuffle(a, b, 0, 4, 1, 5)
 #define cnn__high_wasm(a, b)   wasm_i32x4_shuffle(a, b, 2, 6, 3, 7)
 #define cnn__even_wasm(a, b)   wasm_i32x4_shuffle(a, b, 0, 2, 4, 6)
 #define cnn__odd_wasm(a, b)    wasm_i32x4_shuffle(a, b, 1, 3, 5, 7)
 #define cnn__fma_wasm(a, b, c) wasm_f32x4_add(wasm_f32x4_mul(a, b), c)
+#define cnn__clip_wasm(v, low, high) wasm_f32x4_pmin(wasm_f32x4_pmax(v, low), high)
 static inline void cnn__larger_wasm(v128_t *most, v128_t *which, v128_t v, v128_t tag)
 {
     const v128_t take = wasm_v128_or(wasm_f32x4_gt(v, *most), wasm_f32x4_ne(v, v));
@@ -14302,10 +14377,10 @@ CNN__ISA_KERNELS(wasm)
 /* ---- Portable C: a vector is four floats, which the compiler maps to registers if it can ---- */
 
 static bool cnn__has_c(void) { return true; }
-enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2, CNN__TALL_c = 4 };
+enum { CNN__W_c = 4, CNN__MR_c = 4, CNN__NV_c = 2, CNN__TALL_c = 4, CNN__DEEP_c = 4 };
 typedef cnn__lanes cnn__m_c;
 #define CNN__TARGET_c
-#define cnn__mask_c cnn__lanes_of
+#define cnn__mask_c(lanes) (lanes)
 #if defined(__GNUC__) && defined(__SSE2__)              /* the same arithmetic; it compiles sooner */
 typedef float cnn__v_c __attribute__((vector_size(16)));
 #define CNN__LANE(v, l) (v)[l]
@@ -14334,17 +14409,25 @@ static inline cnn__v_c cnn__load_c(const float *p)
     return v;
 }
 static inline void cnn__store_c(float *p, cnn__v_c v) { memcpy(p, &v, sizeof v); }
+static inline cnn__v_c cnn__clip_c(cnn__v_c v, cnn__v_c low, cnn__v_c high)
+{
+    for (int l = 0; l < 4; l++) {
+        const float a = CNN__LANE(v, l) < CNN__LANE(low, l) ? CNN__LANE(low, l) : CNN__LANE(v, l);
+        CNN__LANE(v, l) = a > CNN__LANE(high, l) ? CNN__LANE(high, l) : a;
+    }
+    return v;
+}
 static CNN__NOINLINE cnn__v_c cnn__masked_c(const float *p, cnn__lanes m)
 {
     float part[4];
-    for (int l = 0; l < 4; l++) part[l] = l >= m.from && l < m.to ? p[l] : 0.0f;
+    for (int l = 0; l < 4; l++) part[l] = m >> l & 1 ? p[l] : 0.0f;
     return cnn__load_c(part);
 }
 static CNN__NOINLINE void cnn__put_c(float *p, cnn__lanes m, cnn__v_c v)
 {
-    for (int l = m.from; l < m.to; l++) p[l] = CNN__LANE(v, l);
+    for (int l = 0; l < 4; l++) if (m >> l & 1) p[l] = CNN__LANE(v, l);
 }
-static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__lanes_of(0, n)); }
+static inline cnn__v_c cnn__few_c(const float *p, int n) { return cnn__masked_c(p, cnn__run_of(0, n)); }
 static CNN__NOINLINE void cnn__sum4_c(float *sum, cnn__v_c a, cnn__v_c b, cnn__v_c c, cnn__v_c d)
 {
     const cnn__v_c t[4] = { a, b, c, d };
@@ -14755,11 +14838,16 @@ CNN__COLD static cnn__spread cnn__spread_backward(const cnn__conv *t, const floa
                           high[0] - low[0], most + high[1] - low[1], 0 };
 }
 
-/* Where input pixel (y,x) of plane c, counted from the first that output (0,0) meets, lies in S. */
+/* Where input pixel (y,x) of plane c, counted from the first that output (0,0) meets, lies in S. There are
+   thousands: without division where the stride is 1. */
+static inline ptrdiff_t cnn__along(int v, int stride, ptrdiff_t residue, ptrdiff_t step)
+{
+    return stride == 1 ? v * step : v % stride * residue + v / stride * step;
+}
 static inline ptrdiff_t cnn__place(const cnn__spread *s, ptrdiff_t plane, int c, int y, int x)
 {
-    return ((ptrdiff_t)(c * s->a + y % s->sh) * s->b + x % s->sw) * plane
-        + (ptrdiff_t)(y / s->sh) * s->width + x / s->sw;
+    return c * (s->a * s->b * plane) + cnn__along(y, s->sh, s->b * plane, s->width)
+        + cnn__along(x, s->sw, plane, 1);
 }
 
 /* The places of all taps (c,i,j) of a forward window. */
@@ -14801,6 +14889,21 @@ static void cnn__apply(cnn_each *f, float *y, const float *x, const float *a, co
                        ptrdiff_t from, ptrdiff_t to, const cnn__tail *tail);
 static void cnn__map_then(const cnn__cpu *cpu, cnn_each *f, float *y, const float *x, const float *a,
                           const float *b, const float *k, ptrdiff_t n, const cnn__tail *tail);
+
+/* A tail that is at most an addition, then relu or clamp, can be done in registers: to. */
+static bool cnn__ends_of(const cnn__cpu *cpu, const cnn__tail *tail, cnn__ends *to)
+{
+    static cnn_each *const relu[2] = CNN__LOOPS(cnn__each_relu);
+    static cnn_each *const clamp[2] = CNN__LOOPS(cnn__each_clamp);
+    static const float positive[2] = { 0.0f, INFINITY };
+    int s = 0;
+    *to = (cnn__ends){ .clip = NULL };
+    if (!tail) return false;
+    if (s < tail->steps && tail->step[s].f == cnn__each_add(cpu)) to->more[1] = tail->step[s++].a;
+    if (s < tail->steps && tail->step[s].f == cnn__loop(cpu, relu)) to->clip = positive, s++;
+    else if (s < tail->steps && tail->step[s].f == cnn__loop(cpu, clamp)) to->clip = tail->step[s++].k;
+    return s == tail->steps;
+}
 
 /* Elements y[from] .. y[to] are what they should be: now the tail. */
 static inline void cnn__complete(const cnn__tail *tail, float *y, ptrdiff_t from, ptrdiff_t to)
@@ -14844,6 +14947,8 @@ typedef struct {
     float *y;
     const float *w, *bias;
     const cnn__tail *tail;
+    bool fits;                          /* the tail is done in registers where it can: */
+    cnn__ends ends;
 } cnn__shifted;
 
 enum { CNN__TURNED_KC = 512, CNN__TURNED_PIXELS = 256 };
@@ -14892,6 +14997,7 @@ CNN__COLD static cnn__shifted cnn__shifted_plan(const cnn__cpu *cpu, const cnn__
     cnn__shifted q = { .u = cnn__kernels_of(cpu), .t = t, .backward = backward, .turned = turned,
                        .packed = o->packed, .y = o->to, .w = o->w, .bias = o->b, .tail = o->tail,
                        .s = backward ? cnn__spread_backward(t, o->dy) : cnn__spread_forward(t, o->x) };
+    q.fits = cnn__ends_of(cpu, o->tail, &q.ends);
     const size_t k = (size_t)q.s.c * (size_t)t->kh * (size_t)t->kw;
     q.m = (backward ? t->ic : t->oc) / t->groups;
     q.high = turned ? q.u->nr : q.u->mr, q.all = turned ? cnn__ceil(q.m, q.high) * q.high : q.m;
@@ -15093,6 +15199,7 @@ typedef struct {
     const cnn__phase *p;
     cnn__cut cut;
     bool overlap;                       /* by row: the last panel ends where the row does */
+    bool ends;                          /* these are the last terms, and the tail is done in registers */
     int from;                           /* the first output row of the block */
     int nx, ny, step, end;              /* pixels of a row; rows; columns of a row and in all */
     const float *s;                     /* S, or the image itself */
@@ -15149,8 +15256,8 @@ static bool cnn__copy_panel(const cnn__area *d, int j, ptrdiff_t k0, ptrdiff_t k
     const int nr = q->u->nr;
     const ptrdiff_t *at = d->p->at + k0, n = k1 - k0;
     if (q->borrow && j + nr > d->end) {                 /* the image ends here */
-        for (ptrdiff_t e = 0; e < n; e++)
-            for (int z = 0; z < nr; z++) d->panel[e * nr + z] = j + z < d->end ? d->s[at[e] + j + z] : 0.0f;
+        memset(d->panel, 0, (size_t)(n * nr) * sizeof *d->panel);
+        for (ptrdiff_t e = 0; e < n; e++) cnn__copy(d->panel + e * nr, d->s + at[e] + j, d->end - j);
         return true;
     }
     if (d->cut == CNN__PIXELS) {
@@ -15180,13 +15287,18 @@ static void cnn__shifted_panel(const cnn__area *d, int r, int x, ptrdiff_t b0, p
     const float *next = q->borrow && k1 > k0 && j + nr < d->end ? d->s + j + nr + d->p->at[k0] : NULL;
     for (ptrdiff_t i = 0; i < in; i += mr, y += mr * q->out_plane) {
         const int ni = (int)cnn__min(mr, in - i);
-        const float *bias = q->bias && b0 == 0 ? q->bias + d->g * q->m + ic + i : NULL;
         float *to = direct ? y + (straight ? j : r * q->row + x) : tile;
-        q->u->micro(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni,
-                    copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
-                    direct ? q->out_plane : nr, bias, direct && add,
-                    next && i < 2 * mr ? next + i / mr * q->u->lanes : NULL, q->plane);
-        if (!direct) cnn__put_tile(y, tile, nr, ni, q, j, d->step, d->nx, stop, add);
+        cnn__ends ends = { .bias = q->bias && b0 == 0 ? q->bias + d->g * q->m + ic + i : NULL,
+                           .more = { direct && add ? to : NULL } };
+        if (direct && d->ends && q->ends.more[1]) ends.more[1] = q->ends.more[1] + (to - q->y);
+        if (direct && d->ends) ends.clip = q->ends.clip;
+        q->u->micro_then(ni, direct ? nr : stop - j, k1 - k0, a + i * kc + (k0 - b0) * ni, ni,
+                         copied ? d->panel : d->s + j, copied ? d->packed : d->p->at + k0, to,
+                         direct ? q->out_plane : nr, &ends,
+                         next && i < 2 * mr ? next + i / mr * q->u->lanes : NULL, q->plane);
+        if (direct) continue;
+        cnn__put_tile(y, tile, nr, ni, q, j, d->step, d->nx, stop, add);
+        if (d->ends) cnn__complete_rows(q->tail, q->y, y - q->y + j, stop - j, ni, q->out_plane);
     }
 }
 
@@ -15205,14 +15317,14 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
     const bool last = b0 + kc == d->p->k;
     const bool kept = d->p->k > cnn__shifted_k(q, d->p->k);
     float *y = d->y + ic * q->out_plane;
-    float *tile = d->panel + cnn__round_up((size_t)(cnn__shifted_k(q, d->p->k) * d->end), 16);
+    float *tile = d->panel;
+    if (!q->borrow) tile += cnn__round_up((size_t)(cnn__shifted_k(q, d->p->k) * d->end), 16);
     ptrdiff_t packed[CNN__TURNED_KC];
     for (ptrdiff_t p = 0; p < kc; p++) packed[p] = p * nr;
     ptrdiff_t tiles = 0;
     for (int j = 0, n; j < d->end; j += n, tiles++) {
         n = cnn__tile_rows(d->end - j, tall);
-        cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx,
-                       q->borrow ? d->nx : q->s.width);
+        if (!q->borrow) cnn__fill_tile(d->panel + j * kc, n, d->s, d->p->at + b0, kc, j, d->nx, q->s.width);
     }
     const ptrdiff_t step = cnn__ceil(nr, tiles);
     for (ptrdiff_t i = 0; i < in; i += nr, a += nr * kc) {
@@ -15221,7 +15333,10 @@ static void cnn__turned_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, pt
         for (int j = 0, n; j < d->end; j += n, ahead += kc * step) {
             float *sums = kept ? tile + i * d->end + j * nr : tile;
             n = cnn__tile_rows(d->end - j, tall);
-            q->u->micro(n, ni, kc, d->panel + j * kc, a, packed, sums, nr, NULL, b0 > 0, ahead, step);
+            const cnn__ends ends = { .more = { b0 > 0 ? sums : NULL } };
+            if (q->borrow) q->u->micro_then(n, ni, kc, d->s + d->p->at[b0] + j, q->plane, a, packed, sums, nr,
+                                            &ends, ahead, step);
+            else q->u->micro_then(n, ni, kc, d->panel + j * kc, n, a, packed, sums, nr, &ends, ahead, step);
             if (last) q->u->turn(n, ni, sums, nr, y + i * q->out_plane + j, q->out_plane,
                                  q->bias ? q->bias + d->g * q->m + ic + i : NULL);
         }
@@ -15242,14 +15357,16 @@ static void cnn__shifted_terms(const cnn__area *d, ptrdiff_t b0, ptrdiff_t kc, p
                        q->w + (d->g * q->m + ic + i) * d->p->k, b0, kc);
     if (q->turned) { cnn__turned_terms(d, b0, kc, ic, in, a); return; }
     const bool straight = d->cut == CNN__FLAT || d->cut == CNN__PIXELS, last = b0 + kc == d->p->k;
+    cnn__area block = *d;
+    block.ends = q->fits && last && (straight || d->overlap);
     ptrdiff_t done = 0;
     for (int r = 0, x = 0; r * d->step + x < d->end; ) {
         if (d->overlap && x + nr > d->nx) x = d->nx - nr;       /* some pixels twice: the same values */
-        cnn__shifted_panel(d, r, x, b0, kc, ic, in, a);
+        cnn__shifted_panel(&block, r, x, b0, kc, ic, in, a);
         x += nr;
         if (d->cut != CNN__BY_ROW) r += x / d->step, x %= d->step;
         else if (x >= d->nx)       r++, x = 0;
-        if (!q->tail || !last) continue;
+        if (!q->tail || !last || block.ends) continue;
         const bool      all = r * d->step + x >= d->end;
         const ptrdiff_t ready = all ? (d->ny - 1) * q->row + d->nx : straight ? r * d->step + x : r * q->row;
         if (ready - done < CNN__TAIL_PIXELS && !all) continue;
@@ -15761,7 +15878,8 @@ typedef struct {
     float *shared, *work;               /* shared: the weights or, if once, the input; work: the rest */
     float *y;
     const float *x, *weights, *bias;
-    const cnn__tail *tail;
+    const cnn__tail *tail;              /* but one that is a clip: that is done in registers */
+    const float *clip;
     size_t each;
 } cnn__wino;
 
@@ -15780,6 +15898,8 @@ CNN__COLD static cnn__wino cnn__winograd_plan(const cnn__cpu *cpu, const cnn__co
                     .m = p.oc, .h = p.h, .w = p.w, .oh = p.oh, .ow = p.ow, .ph = p.ph, .pw = p.pw,
                     .y = o->to, .x = backward ? o->dy : o->x, .weights = o->w, .bias = o->b,
                     .tail = o->tail };
+    cnn__ends ends;
+    if (cnn__ends_of(cpu, o->tail, &ends) && !ends.more[1]) q.clip = ends.clip, q.tail = NULL;
     q.th = (int)cnn__ceil(q.oh, q.side), q.tw = (int)cnn__ceil(q.ow, q.side);
     q.tiles = (ptrdiff_t)t->n * q.th * q.tw;
     q.block = cnn__min(64, cnn__ceil(q.tiles, q.u->nr) * q.u->nr);
@@ -15932,7 +16052,8 @@ static void cnn__winograd_rows(const cnn__wino *q, const float *a, ptrdiff_t i0,
             row[l] = inside ? q->ow : 4;
         }
         for (ptrdiff_t c = 0; c < rows; c++, sums += u->nr) {
-            u->winograd_y(q->side, sums, q->ms, q->bias ? q->bias[i0 + c] : 0.0f, tile, row, q->backward);
+            u->winograd_y(q->side, sums, q->ms, q->bias ? q->bias[i0 + c] : 0.0f, q->clip, tile, row,
+                          q->backward);
             for (int l = 0; l < u->lanes; l++) {
                 if (tile[l] != patch[l]) { tile[l] += out; continue; }
                 if (j + l < count)
@@ -16191,6 +16312,7 @@ static inline void cnn__prefetch_plane(const float *p, ptrdiff_t n)
 
 /* forward and backward-data: a unit is a plane. backward-weights: a unit is a channel, whose images are taken
    one after the other. */
+enum { CNN__ROWS_FLAT = 16 };
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
@@ -16199,7 +16321,31 @@ typedef struct {
     float *to;
     const float *from, *dy, *w, *b;
     const cnn__tail *tail;
+    bool flat, ends;                    /* vectors of several rows; the tail is a clip, done in registers */
+    const float *clip;
+    cnn__lanes bits[CNN__ROWS_FLAT][10];
 } cnn__rows;
+
+/* Vectors of several rows, where they are many enough: see cnn__flat. */
+static bool cnn__rows_flat(cnn__rows *q)
+{
+    const cnn__image *p = &q->image;
+    const int rows = q->u->lanes / p->w;
+    if (rows < 2 || p->s > 1 || p->ow != p->w || cnn__ceil(p->oh, rows) > CNN__ROWS_FLAT) return false;
+    for (int n = 0; n * rows < p->oh; n++) {
+        const int oy = n * rows, count = (int)cnn__min(rows, p->oh - oy);
+        for (int e = 0; e < 9; e++) {
+            cnn__lanes in = 0;
+            for (int l = 0; l < count * p->w; l++) {
+                const int iy = oy + l / p->w + e / 3 - p->ph, ix = l % p->w + e % 3 - p->pw;
+                if (iy >= 0 && iy < p->h && ix >= 0 && ix < p->w) in |= 1u << l;
+            }
+            q->bits[n][e] = in;
+        }
+        q->bits[n][9] = cnn__run_of(0, count * p->w);
+    }
+    return true;
+}
 
 static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int thread)
 {
@@ -16210,12 +16356,9 @@ static void cnn__rows_job(const void *job, ptrdiff_t first, ptrdiff_t last, int 
         float k[9];
         const ptrdiff_t c = i % q->t->ic;
         for (int e = 0; e < 9; e++) k[e] = q->w[c * 9 + (q->pass ? 8 - e : e)];
-        if (i + 1 < last) {
-            cnn__prefetch_plane(q->from + (i + 1) * in, in);
-            cnn__prefetch_plane(q->to + (i + 1) * out, out);
-        }
-        q->u->depth(&q->image, q->to + i * out, q->from + i * in, k, q->b ? q->b[c] : 0.0f, q->pass == 1);
-        cnn__complete(q->tail, q->to, i * out, (i + 1) * out);
+        q->u->depth(&q->image, q->flat ? q->bits : NULL, q->to + i * out, q->from + i * in, k,
+                    q->b ? q->b[c] : 0.0f, q->pass == 1, q->clip);
+        if (!q->ends) cnn__complete(q->tail, q->to, i * out, (i + 1) * out);
     }
 }
 
@@ -16335,8 +16478,12 @@ static void cnn__run_rows(const cnn__cpu *cpu, const cnn__conv *t, int pass, con
     const cnn__image image = { t->h, t->w, t->oh, t->ow, t->ph, t->pw, t->sh },
         turned = { t->oh, t->ow, t->h, t->w, 2 - t->ph, 2 - t->pw, 1 };
     const bool backward = pass == CNN__BACKWARD_DATA, weights = pass == CNN__BACKWARD_WEIGHTS;
-    const cnn__rows q = { cnn__kernels_of(cpu), t, pass, backward ? turned : image, o->to,
-                          backward ? o->dy : o->x, o->dy, o->w, o->b, o->tail };
+    cnn__rows q = { .u = cnn__kernels_of(cpu), .t = t, .pass = pass, .image = backward ? turned : image,
+                    .to = o->to, .from = backward ? o->dy : o->x, .dy = o->dy, .w = o->w, .b = o->b,
+                    .tail = o->tail };
+    cnn__ends ends;
+    q.ends = cnn__ends_of(cpu, o->tail, &ends) && !ends.more[1], q.clip = q.ends ? ends.clip : NULL;
+    q.flat = !weights && cnn__rows_flat(&q);
     cnn__share_out(cpu, work, weights ? t->ic : (ptrdiff_t)t->n * t->ic,
                    weights ? cnn__rows_weights_job : cnn__rows_job, &q);
 }
@@ -16410,10 +16557,14 @@ CNN__COLD static bool cnn__turned_pays(const cnn__cpu *cpu, const cnn__conv *t, 
     (void)pass;
     const double m = t->oc / t->groups, k = (double)(t->ic / t->groups) * t->kh * t->kw;
     const double n = (double)t->ow * t->oh;
-    const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr) * u->nr / n;
     const double channels = (double)cnn__ceil((ptrdiff_t)m, u->lanes) * u->lanes / m;
-    const double ends = cnn__pointwise_fits(cpu, t, pass) ? 0.0 : 0.12;
-    return n < 1024 && channels * (1 + 32 / k + 8 / m) < pixels + ends;
+    if (cnn__pointwise_fits(cpu, t, pass)) {            /* pixels are read where they lie, by half panels */
+        const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr / 2) * u->nr / 2 / n;
+        const double lanes = u->lanes, cost = 1 + 1.25 * lanes / k + 0.3 / lanes;
+        return n <= CNN__TURNED_PIXELS && channels * cost < pixels * (1 + lanes / 2 / m);
+    }
+    const double pixels = (double)cnn__ceil((ptrdiff_t)n, u->nr) * u->nr / n;
+    return n < 1024 && channels * (1 + 32 / k + 8 / m) < pixels + 0.12;
 }
 static bool cnn__depthwise_fits(const cnn__cpu *cpu, const cnn__conv *t, int pass)
 {
