@@ -1210,8 +1210,9 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
                                    where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
        CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
-       CNN_BATCH_STATISTICS = 1024 }; /* CNN_TRAIN takes mean and variance over the batch: one value has none;
+       CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
+       CNN_SELECTS = 2048 };    /* each element of y is one of in[0], which alone gets its gradient */
 
 struct cnn_op {
     const char *name;
@@ -1757,6 +1758,7 @@ typedef struct cnn__node {
     int               users;            /* memory plan: how often it is an operand */
     const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
+    struct cnn__node *gate;             /* memory plan: the user that does its backward too, or NULL */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
@@ -2019,6 +2021,8 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static void      cnn__gate(const cnn__node *v);
+static bool      cnn__can_gate(const cnn__node *v);
 static bool      cnn__folds(const cnn__node *v);
 
 typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;           /* >>devices */
@@ -3029,10 +3033,12 @@ static bool cnn__backward_node(cnn__node *v)
     cnn_tensor *y = &v->t;
     cnn_graph  *g = y->graph;
     if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
+    if (v->gate && !g->probe) return true;              /* fused: done by its user, see >>fusion */
 
     for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
     cnn__seen(y, CNN__BEFORE_BACKWARD);
 
+    cnn__gate(v);
     if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
     else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
 
@@ -3942,7 +3948,7 @@ static const cnn_field cnn__pool_fields[] = {
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD,
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD | CNN_SELECTS,
     .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
@@ -4038,7 +4044,8 @@ static bool cnn__global_max_pool_shape(cnn_tensor *y)
 }
 CNN__ROOM cnn_op_global_max_pool = {
     .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved,
+    .flags = CNN_CLEARS_GRAD | CNN_SELECTS };
 
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
@@ -6976,7 +6983,7 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
         cnn__node *v = g->order[i];
         const bool back = mode == CNN_TRAIN && v->t.needs_grad && v->t.op;
         v->last[mode] = v->t.kept || &v->t == g->loss ? end : i;
-        if (back && (cnn__reads(v) & CNN_READS_Y) && v->last[mode] < end)
+        if (back && ((cnn__reads(v) & CNN_READS_Y) || cnn__can_gate(v)) && v->last[mode] < end)
             v->last[mode] = cnn__backward_time(g, i);
         v->grad_first = i, v->users = 0;
         v->alias[mode] = v->joined[mode] = NULL;
@@ -7010,11 +7017,15 @@ static void cnn__plan_gradients_in_place(cnn_graph *g, cnn_mode mode)
     const cnn_backend *device = g->config.backend;
     const bool may = mode == CNN_TRAIN && (!device || device->sets_grads) && !g->config.keep_grads;
     for (int i = 0; i < g->n_order; i++)
-        g->order[i]->grad_alias = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
+        g->order[i]->grad_alias = g->order[i]->gate = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
     for (int i = 0; i < g->n_order && may; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
         if (!x || !x->t.op || !x->t.needs_grad || !(v->t.op->flags & CNN_INPLACE_GRAD) || v->kernel) continue;
         if (&v->t != g->loss && x->grad_first == i && cnn__same_elements(v, x)) x->grad_alias = v;
+    }
+    for (int i = 0; i < g->n_order && may; i++) {
+        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
+        if (cnn__can_gate(v) && x->users == 1 && cnn__of(x->t.in[0])->grad_alias == x) x->gate = v;
     }
     for (int i = 0; i < g->n_order; i++) {                          /* operands first */
         cnn__node *v = g->order[i], *y = v->grad_alias;
@@ -15408,9 +15419,9 @@ static void cnn__columns_run(const cnn__cpu *cpu, const cnn__columns *q)
 
    Pixels are taken some hundreds at a time, of several images where these are small: dY is packed in row
    panels, then nr rows of the kernel, each of a channel of its own, are copied from S, transposed:
-   X[pixel][row]. With stride and dilation 1 the KW taps of these rows are KW pixels that follow each other in
-   X, so pixel p meets them all in X[p], X[p+1], ...; otherwise each tap counts as a row. So taps lie along the
-   vectors of cnn__micro, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
+   X[pixel][row]. With stride and dilation 1 the KW taps of these rows are KW pixels that follow each other
+   in X: pixel p meets them all in X[p], X[p+1], ...; otherwise each tap counts as a row. So taps lie along
+   the vectors of cnn__micro, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
    formula; a float of S is moved KH times for KW OC of them.
 
    Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
@@ -16653,7 +16664,7 @@ static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float
     const int x0 = ox * t->sw - t->pw, rest = t->w - x0 - t->kw;
     if (x0 < 0 || rest < 0 || t->sw > 2 || (t->sw == 2 && t->kw < 2)) return 0;
     if (t->dh > 1 || t->dw > 1) return 0;
-    const int n = (int)cnn__min(cnn__min(u->lanes, rest / t->sw + 1), t->ow - ox);
+    const int n = (int)cnn__min(cnn__min(u->lanes, (rest >> (t->sw - 1)) + 1), t->ow - ox);
     const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * t->w + x0 + (u->lanes - 1) * t->sw + t->kw - 1;
     if (last >= end - plane) return 0;
     u->windows(y1 - y0, t->kw, t->sw, plane + (ptrdiff_t)y0 * t->w + x0, t->w, v, at);
@@ -16870,6 +16881,8 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
    joined on a device, on the plain loops, nor while profile, trace or doctor look on.
    A batch norm behind a convolution that keeps packed weights is folded into these: other bits, see
    cnn__conv2d_fold. What joins it joins the convolution then.
+   In backward, a max pooling does the work of a relu before it: what it selects are elements of the relu's y,
+   so that dz = relu'(y) dy over its own y, a quarter of the elements and fewer, leaves nothing to do there.
    ======================================================================================================== */
 
 /* Add the formula of y to the tail behind `head`, or say no. */
@@ -16893,6 +16906,26 @@ static bool cnn__folds(const cnn__node *v)
     const cnn_tensor *b = cnn_operand(&v->t, "bias");
     return cnn__packs(v) && v->users == 1 && y && y->t.op->flags & CNN_BATCH_STATISTICS && !y->kernel
         && (!b || (!b->op && !b->batched)) && (!net || net->config.inference);
+}
+
+/* May v, which selects elements of x, do x's backward too, if nobody else uses x? A rectifier without
+   constants passes a gradient or does not, so that the sums of windows that overlap keep their bits. */
+static bool cnn__can_gate(const cnn__node *v)
+{
+    const cnn_graph  *g = v->t.graph;
+    const cnn_tensor *x = v->t.n_in ? v->t.in[0] : NULL;
+    return x && v->t.op->flags & CNN_SELECTS && x->op && x->op->formula && !x->op->formula->k[0]
+        && x->op->flags & CNN_RECTIFIER && !v->kernel && !cnn__of(x)->kernel && !g->config.backend
+        && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
+}
+static void cnn__gate(const cnn__node *v)
+{
+    const cnn__cpu   *cpu = &v->t.graph->cpu;
+    const cnn_tensor *y = &v->t, *x = y->in[0];
+    float             k[2];
+    if (v->t.graph->probe || cnn__of(y->in[0])->gate != v) return;
+    cnn_each *f = cnn__loop(cpu, cnn__formula(x, k)->backward);
+    cnn__map_back(cpu, f, y->grad, y->grad, y->data, k, cnn__len(y->shape));
 }
 
 /* The tail behind v in this run; its nodes count as run. */
