@@ -1221,7 +1221,8 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
        CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
        CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
-       CNN_ADDS_UP = 2048 };    /* over the batch y is a sum, not a mean: twice the samples, about twice y */
+       CNN_ADDS_UP = 2048,      /* over the batch y is a sum, not a mean: twice the samples, about twice y */
+       CNN_SELECTS = 4096 };    /* each element of y is one of in[0], which alone gets its gradient */
 
 struct cnn_op {
     const char *name;
@@ -1798,6 +1799,7 @@ typedef struct cnn__node {
     int               users;            /* memory plan: how often it is an operand */
     const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
+    struct cnn__node *gate;             /* memory plan: the user that does its backward too, or NULL */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
@@ -2064,6 +2066,8 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static void      cnn__gate(const cnn__node *v);
+static bool      cnn__can_gate(const cnn__node *v);
 static bool      cnn__folds(const cnn__node *v);
 
 typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;           /* >>devices */
@@ -3082,10 +3086,12 @@ static bool cnn__backward_node(cnn__node *v)
     cnn_tensor *y = &v->t;
     cnn_graph  *g = y->graph;
     if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
+    if (v->gate && !g->probe) return true;              /* fused: done by its user, see >>fusion */
 
     for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
     cnn__seen(y, CNN__BEFORE_BACKWARD);
 
+    cnn__gate(v);
     if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
     else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
 
@@ -4004,7 +4010,7 @@ static const cnn_field cnn__pool_fields[] = {
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD,
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD | CNN_SELECTS,
     .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
@@ -4100,7 +4106,8 @@ static bool cnn__global_max_pool_shape(cnn_tensor *y)
 }
 CNN__ROOM cnn_op_global_max_pool = {
     .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved,
+    .flags = CNN_CLEARS_GRAD | CNN_SELECTS };
 
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
@@ -7092,7 +7099,7 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
         cnn__node *v = g->order[i];
         const bool back = mode == CNN_TRAIN && v->t.needs_grad && v->t.op;
         v->last[mode] = v->t.kept || &v->t == g->loss ? end : i;
-        if (back && (cnn__reads(v) & CNN_READS_Y) && v->last[mode] < end)
+        if (back && ((cnn__reads(v) & CNN_READS_Y) || cnn__can_gate(v)) && v->last[mode] < end)
             v->last[mode] = cnn__backward_time(g, i);
         v->grad_first = i, v->users = 0;
         v->alias[mode] = v->joined[mode] = NULL;
@@ -7126,11 +7133,15 @@ static void cnn__plan_gradients_in_place(cnn_graph *g, cnn_mode mode)
     const cnn_backend *device = g->config.backend;
     const bool may = mode == CNN_TRAIN && (!device || device->sets_grads) && !g->config.keep_grads;
     for (int i = 0; i < g->n_order; i++)
-        g->order[i]->grad_alias = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
+        g->order[i]->grad_alias = g->order[i]->gate = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
     for (int i = 0; i < g->n_order && may; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
         if (!x || !x->t.op || !x->t.needs_grad || !(v->t.op->flags & CNN_INPLACE_GRAD) || v->kernel) continue;
         if (&v->t != g->loss && x->grad_first == i && cnn__same_elements(v, x)) x->grad_alias = v;
+    }
+    for (int i = 0; i < g->n_order && may; i++) {
+        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
+        if (cnn__can_gate(v) && x->users == 1 && cnn__of(x->t.in[0])->grad_alias == x) x->gate = v;
     }
     for (int i = 0; i < g->n_order; i++) {                          /* operands first */
         cnn__node *v = g->order[i], *y = v->grad_alias;
@@ -13338,6 +13349,11 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
 #else
 #define CNN__UNROLL
 #endif
+#if CNN__X86                                /* gcc would load it from memory again wherever it is used */
+#define CNN__IN_REGISTER(v) __asm__("" : "+v"(v))
+#else
+#define CNN__IN_REGISTER(v) (void)(v)
+#endif
 
 /* The kernels that are written for each instruction set. One text serves all: CNN__MICRO(avx2) is the
    micro-kernel for AVX2, written in the words that the section "AVX2" below defines, which end in _avx2:
@@ -13661,7 +13677,8 @@ static inline int cnn__tile_rows(int left, int tall)
     CNN__DOT_COLUMN(isa, 2, v2) CNN__DOT_COLUMN(isa, 3, v3)
 
 #define CNN__DOT_COLUMN(isa, j, v) {                                                                         \
-        const cnn__v_##isa column = v;                                                                       \
+        cnn__v_##isa column = v;                                                                             \
+        CNN__IN_REGISTER(column);                                                                            \
         CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = cnn__fma_##isa(u[i], column, t[i][j]);          \
     }
 
@@ -15684,24 +15701,32 @@ static void cnn__columns_run(const cnn__cpu *cpu, const cnn__columns *q)
        dW (OC, taps) += dY (OC, pixels) S(X)^T
 
    Pixels are taken some hundreds at a time, of several images where these are small: dY is packed in row
-   panels, then each panel of nr taps is copied from S, transposed, and meets all of dY in cnn__micro. So taps
-   lie along the vectors, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
-   formula; a float of S is moved once for OC of them.
+   panels, then nr rows of the kernel, each of a channel of its own, are copied from S, transposed:
+   X[pixel][row]. With stride and dilation 1 the KW taps of these rows are KW pixels that follow each other
+   in X: pixel p meets them all in X[p], X[p+1], ...; otherwise each tap counts as a row. So taps lie along
+   the vectors of cnn__micro, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
+   formula; a float of S is moved KH times for KW OC of them.
 
    Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
    its own and are added in order. Where the weights are many there is one chunk, and threads share
-   its taps, panel by panel. */
+   its rows, panel by panel. Where KW taps lie side by side, the sums are in the order (rows, KW, row) and all
+   go to such arrays; they are put in order at the end.
+
+   Few taps make small tiles and much copying: those of one to three channels are summed along the rows of the
+   image, see cnn__weights_dots. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
     cnn__spread s, d;                   /* of x; of dy, with rows as wide, for one output channel */
     bool borrow;                        /* S would be the image itself (1x1, stride 1, no padding) */
+    bool dots;                          /* sums along the rows of the image, see cnn__weights_dots */
     int block, blocks, width;           /* rows of dy at a time, and pixels of a row; borrow: rows of one */
+    int side, wide;                     /* taps side by side in X; pixels of a row of X */
     int images, chunks;                 /* images at a time, if these are one block */
     float *dw;
     const float *dy;
-    ptrdiff_t m, k, panel;              /* panel: floats of one panel of taps */
-    ptrdiff_t *at, *whole, *last;       /* places of taps in S; of pixels in a panel of nr, in the last one */
+    ptrdiff_t m, k, panel;              /* panel: floats of X */
+    ptrdiff_t *at, *whole, *last;       /* places of rows in S; of pixels in X of nr rows, of the last ones */
     float *partial, *work;
     size_t each;
 } cnn__weights;
@@ -15721,121 +15746,134 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
     q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
                                                 cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
-    const size_t pixels = (size_t)q.images * (size_t)q.block * (size_t)q.width;
-    const ptrdiff_t nr = q.u->nr, planes = cnn__min(cnn__ceil(nr - 1, (ptrdiff_t)t->kh * t->kw) + 1, q.s.c);
-    q.panel = (ptrdiff_t)cnn__round_up((pixels + 1) * (size_t)nr, 16);
+    q.dots = q.m == 1 || (q.k <= q.u->nr && t->ow >= q.u->lanes);
+    q.side = !q.dots && t->sw == 1 && t->dw == 1 ? t->kw : 1, q.wide = q.width + q.side - 1;
+    const size_t lines = (size_t)q.images * (size_t)q.block, pixels = lines * (size_t)q.width;
+    const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)t->kh * t->kw / q.side;
+    const ptrdiff_t planes = cnn__min(cnn__ceil(nr - 1, window) + 1, q.s.c);
+    q.panel = (ptrdiff_t)cnn__round_up((lines * (size_t)q.wide + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.whole = cnn__take(base, used, pixels, sizeof *q.whole);
     q.last = cnn__take(base, used, pixels, sizeof *q.last);
-    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
+    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)(q.chunks - (q.side == 1))),
+                          sizeof *q.partial);
     q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
     const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, 1, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    if (q.m > 1) q.each += (size_t)(planes * spread);
-    else         q.each = (size_t)(q.images * (spread + (q.borrow ? 0 : cnn__spread_plane(&q.d, q.block))));
+    if (!q.borrow && t->ow < q.u->lanes)
+        q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
+    if (q.dots) q.each = (size_t)(spread + cnn__spread_size(&q.d, q.block));
+    else        q.each += (size_t)(planes * spread);
     q.each = cnn__round_up(q.each, 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
-/* A panel of taps k .. k+taps: to[pixel][tap] for the output rows from .. from+rows of so many images. */
-static void cnn__weights_panel(const cnn__weights *q, float *to, float *s, ptrdiff_t n, int images,
-                               ptrdiff_t g, ptrdiff_t k, int taps, int from, int rows)
+/* X for rows r .. r+n of the kernel and the output rows from .. from+rows of so many images. */
+static void cnn__weights_panel(const cnn__weights *q, float *to, float *s, ptrdiff_t image, int images,
+                               ptrdiff_t g, ptrdiff_t r, int n, int from, int rows)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, window = (ptrdiff_t)t->kh * t->kw, c = k / window;
-    const int planes = (int)(cnn__ceil(k + taps, window) - c);
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, window = (ptrdiff_t)t->kh * t->kw / q->side, c = r / window;
+    const int planes = (int)(cnn__ceil(r + n, window) - c);
     for (int e = 0; e < images; e++) {
         if (q->borrow) {
-            q->u->pack(to, taps, q->s.x + ((n + e) * t->ic + g * q->s.c + k) * in + from, in, NULL, rows);
-            to += (ptrdiff_t)rows * taps;
+            q->u->pack(to, n, q->s.x + ((image + e) * t->ic + g * q->s.c + r) * in + from, in, NULL, rows);
+            to += (ptrdiff_t)rows * n;
             continue;
         }
-        cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
-        for (int r = 0; r < rows; r++, to += (ptrdiff_t)q->width * taps)
-            q->u->pack(to, taps, s + (ptrdiff_t)r * q->s.width, 0, q->at + k - c * window, q->width);
+        cnn__spread_copy(q->u, &q->s, s, image + e, g * q->s.c + c, planes, from, q->block);
+        for (int y = 0; y < rows; y++, to += (ptrdiff_t)q->wide * n)
+            q->u->pack(to, n, s + (ptrdiff_t)y * q->s.width, 0, q->at + r - c * window, q->wide);
     }
 }
 
-/* The same with one output channel in a group: its sums run along the pixels where they lie, and along the
-   zeros between the rows of S, four taps at a time. */
-static void cnn__weights_row(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g, int from,
-                             int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+/* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
+   taps at a time. A run is a row of an image; or, where rows are short, all of them, dy copied with zeros
+   between its rows. */
+static void cnn__weights_dots(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
+                              int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, window = t->kh * t->kw;
-    const ptrdiff_t plane = cnn__spread_plane(&q->d, q->block);
-    const ptrdiff_t all = q->s.a * q->s.b * cnn__spread_plane(&q->s, q->block);
-    cnn__runs r = { images, rows, 0, t->oc * out, t->ic * in };
-    const float *x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
-    const float *dy = q->dy + (n * t->oc + g) * out + from;
-    float *s = work + images * plane;
-    if (!q->borrow) {
-        r.length = (rows - 1) * q->s.width + t->ow, r.a_image = plane, r.b_image = all, x = s, dy = work;
-        for (int e = 0; e < images; e++)
-            cnn__spread_copy(q->u, &q->d, work + e * plane, n + e, g, 1, from, q->block);
-    }
-    for (ptrdiff_t k = k0, end; k < k1; k = end) {
-        const ptrdiff_t c = q->borrow ? 0 : k / window;
-        end = q->borrow ? k1 : cnn__min(k1, (c + 1) * window);
-        for (int e = 0; e < images && !q->borrow; e++)
-            cnn__spread_copy(q->u, &q->s, s + e * all, n + e, g * q->s.c + c, 1, from, q->block);
-        for (ptrdiff_t j = k; j < end; j += 4) {
-            ptrdiff_t at[4];            /* the last tap again, where no more are left: it is dropped */
-            for (ptrdiff_t e = 0; e < 4; e++) {
-                const ptrdiff_t tap = cnn__min(j + e, end - 1);
-                at[e] = q->borrow ? tap * in : q->at[tap - c * window];
+    const ptrdiff_t plane = q->d.width ? cnn__spread_plane(&q->d, q->block) : out;
+    cnn__runs r = { 1, rows, plane, 0, 0 };                         /* borrow: one run */
+    if (q->d.width)      r.length = (rows - 1) * q->s.width + t->ow;
+    else if (!q->borrow) r = (cnn__runs){ rows, t->ow, out, t->ow, q->s.width };
+    for (ptrdiff_t e = n; e < n + images; e++) {
+        const float *x = work, *dy = q->dy + (e * t->oc + g * q->m) * out + (ptrdiff_t)from * q->width;
+        float *copy = work + q->s.a * q->s.b * cnn__spread_plane(&q->s, q->block);
+        if (q->d.width)
+            cnn__spread_copy(q->u, &q->d, copy, e, g * q->m, (int)q->m, from, q->block), dy = copy;
+        if (q->borrow) x = q->s.x + (e * t->ic + g * q->s.c) * in + from;
+        for (ptrdiff_t k = k0, end; k < k1; k = end) {
+            const ptrdiff_t c = q->borrow ? 0 : k / window;
+            end = q->borrow ? k1 : cnn__min(k1, (c + 1) * window);
+            if (!q->borrow) cnn__spread_copy(q->u, &q->s, work, e, g * q->s.c + c, 1, from, q->block);
+            for (ptrdiff_t j = k; j < end; j += 4) {
+                ptrdiff_t at[4];        /* the last tap again, where no more are left: it is dropped */
+                for (ptrdiff_t z = 0; z < 4; z++) {
+                    const ptrdiff_t tap = cnn__min(j + z, end - 1);
+                    at[z] = q->borrow ? tap * in : q->at[tap - c * window];
+                }
+                for (ptrdiff_t i = 0; i < q->m; i += 3)
+                    q->u->dot((int)cnn__min(3, q->m - i), (int)cnn__min(4, end - j), &r, dy + i * plane, x,
+                              at, dw + i * q->k + j, q->k);
             }
-            q->u->dot(1, (int)cnn__min(4, end - j), &r, dy, x, at, dw + j, 0);
         }
     }
 }
 
-/* dw += the terms of output rows from .. of images n .. n+images, group g, taps k0..k1. */
+/* dw += the terms of output rows from .. of images n .. n+images, group g, rows r0 .. r1 of the kernel. */
 static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
-                               int from, ptrdiff_t k0, ptrdiff_t k1, float *work)
+                               int from, ptrdiff_t r0, ptrdiff_t r1, float *work)
 {
     const cnn__conv *t = q->t;
     const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow;
     const int mr = q->u->mr, nr = q->u->nr, rows = (int)cnn__min(q->block, out / q->width - from);
     const ptrdiff_t run = (ptrdiff_t)rows * q->width, pixels = images * run;
-    if (q->m == 1) { cnn__weights_row(q, dw, n, images, g, from, rows, k0, k1, work); return; }
+    if (rows <= 0) return;
+    if (q->dots) { cnn__weights_dots(q, dw, n, images, g, from, rows, r0, r1, work); return; }
     const float *dy = q->dy + (ptrdiff_t)from * q->width;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + q->panel, *s = a + pixels * q->m;
-    if (rows <= 0) return;
-    for (ptrdiff_t i = 0; i < q->m; i += mr)
-        for (int e = 0, ni = (int)cnn__min(mr, q->m - i); e < images; e++)
-            q->u->pack(a + i * pixels + e * run * ni, ni,
+    for (ptrdiff_t i = 0, ni; i < q->m; i += ni) {
+        ni = cnn__tile_rows((int)cnn__min(q->m - i, 2 * mr), mr);
+        for (int e = 0; e < images; e++)
+            q->u->pack(a + i * pixels + e * run * ni, (int)ni,
                        dy + ((n + e) * t->oc + g * q->m + i) * out, out, NULL, run);
-    for (ptrdiff_t k = k0; k < k1; k += nr) {
-        const int taps = (int)cnn__min(nr, k1 - k);
-        cnn__weights_panel(q, work, s, n, images, g, k, taps, from, rows);
-        for (ptrdiff_t i = 0; i < q->m; i += mr) {
-            const int ni = (int)cnn__min(mr, q->m - i);
-            float *to = dw + i * q->k + k;
-            q->u->micro(ni, taps, pixels, a + i * pixels, work, taps == nr ? q->whole : q->last,
-                        taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr, NULL, 0);
-            for (int r = 0; r < ni && taps < nr; r++) cnn__add(to + r * q->k, tile + r * nr, taps);
+    }
+    for (ptrdiff_t r = r0; r < r1; r += nr) {
+        const int lines = (int)cnn__min(nr, r1 - r), columns = lines * q->side;
+        cnn__weights_panel(q, work, s, n, images, g, r, lines, from, rows);
+        for (int j = 0, taps; j < columns; j += taps) {
+            taps = (int)cnn__min(nr, columns - j);
+            for (ptrdiff_t i = 0, ni; i < q->m; i += ni) {
+                ni = cnn__tile_rows((int)cnn__min(q->m - i, 2 * mr), mr);
+                float *to = dw + i * q->k + r * q->side + j;
+                q->u->micro((int)ni, taps, pixels, a + i * pixels, work + j, lines == nr ? q->whole : q->last,
+                            taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr, NULL, 0);
+                for (int e = 0; e < ni && taps < nr; e++) cnn__add(to + e * q->k, tile + e * nr, taps);
+            }
         }
     }
 }
 
-/* A unit is a panel of taps in a group of a chunk of images. */
+/* A unit is a panel of rows of the kernel in a group of a chunk of images. */
 static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__weights *q = job;
     const cnn__conv *t = q->t;
-    const ptrdiff_t nr = q->u->nr, panels = cnn__ceil(q->k, nr), weights = t->oc * q->k;
+    const ptrdiff_t nr = q->u->nr, rows = q->k / q->side, panels = cnn__ceil(rows, nr);
+    const ptrdiff_t weights = t->oc * q->k, own = q->side == 1;         /* chunks that go to dw */
     float *work = q->work + (size_t)thread * q->each;
     for (ptrdiff_t end; from < to; from = end) {
         const ptrdiff_t e = from / panels, g = e % t->groups, chunk = e / t->groups;
         const ptrdiff_t n0 = t->n * chunk / q->chunks, n1 = t->n * (chunk + 1) / q->chunks;
         end = cnn__min(to, (e + 1) * panels);
-        const ptrdiff_t k0 = (from - e * panels) * nr, k1 = cnn__min((end - e * panels) * nr, q->k);
-        float *dw = (chunk ? q->partial + (chunk - 1) * weights : q->dw) + g * q->m * q->k;
+        const ptrdiff_t r0 = (from - e * panels) * nr, r1 = cnn__min((end - e * panels) * nr, rows);
+        float *dw = (chunk < own ? q->dw : q->partial + (chunk - own) * weights) + g * q->m * q->k;
         for (ptrdiff_t n = n0; n < n1; n += q->images)
             for (int block = 0; block < q->blocks; block++)
-                cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, k0, k1,
+                cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, r0, r1,
                                    work);
     }
 }
@@ -15843,16 +15881,26 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
 static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t nr = q->u->nr, last = (q->k - 1) % nr + 1;
-    const size_t weights = (size_t)t->oc * (size_t)q->k;
+    const ptrdiff_t nr = q->u->nr, rows = q->k / q->side, last = (rows - 1) % nr + 1, side = q->side;
+    const ptrdiff_t weights = t->oc * q->k, parts = q->chunks - (side == 1);
     if (!q->borrow) cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
-    for (ptrdiff_t p = 0; p < (ptrdiff_t)q->images * q->block * q->width; p++)
-        q->whole[p] = p * nr, q->last[p] = p * last;
-    if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
+    for (ptrdiff_t r = 1; r < rows && side > 1; r++) q->at[r] = q->at[r * side];
+    for (ptrdiff_t p = 0; p < (ptrdiff_t)q->images * q->block * q->width; p++) {
+        const ptrdiff_t at = p / q->width * q->wide + p % q->width;
+        q->whole[p] = at * nr, q->last[p] = at * last;
+    }
+    memset(q->partial, 0, (size_t)(weights * parts) * sizeof *q->partial);
     cnn__share_out(cpu, (double)t->n * t->oh * t->ow * (double)weights,
-                   (ptrdiff_t)q->chunks * t->groups * cnn__ceil(q->k, nr), cnn__weights_job, q);
-    for (size_t c = 1; c < (size_t)q->chunks; c++)
-        for (size_t i = 0; i < weights; i++) q->dw[i] += q->partial[(c - 1) * weights + i];
+                   (ptrdiff_t)q->chunks * t->groups * cnn__ceil(rows, nr), cnn__weights_job, q);
+    for (ptrdiff_t c = side > 1; c < parts; c++)
+        cnn__add(side > 1 ? q->partial : q->dw, q->partial + c * weights, weights);
+    const float *sums = q->partial;
+    float *to = q->dw;
+    for (ptrdiff_t r = 0, n; r < t->oc * rows && side > 1; r += n, sums += n * side) {
+        n = cnn__min(nr, rows - r % rows);                      /* the rows that were together in X */
+        for (ptrdiff_t e = 0; e < n; e++)
+            for (ptrdiff_t j = 0; j < side; j++) *to++ += sums[j * n + e];
+    }
 }
 
 /* ---- Winograd F(4x4,3x3) and F(2x2,5x5): forward and backward-data, stride 1 (Lavin, Gray 2015) ----
@@ -16933,7 +16981,7 @@ static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float
     const int x0 = ox * t->sw - t->pw, rest = t->w - x0 - t->kw;
     if (x0 < 0 || rest < 0 || t->sw > 2 || (t->sw == 2 && t->kw < 2)) return 0;
     if (t->dh > 1 || t->dw > 1) return 0;
-    const int n = (int)cnn__min(cnn__min(u->lanes, rest / t->sw + 1), t->ow - ox);
+    const int n = (int)cnn__min(cnn__min(u->lanes, (rest >> (t->sw - 1)) + 1), t->ow - ox);
     const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * t->w + x0 + (u->lanes - 1) * t->sw + t->kw - 1;
     if (last >= end - plane) return 0;
     u->windows(y1 - y0, t->kw, t->sw, plane + (ptrdiff_t)y0 * t->w + x0, t->w, v, at);
@@ -17150,6 +17198,8 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
    joined on a device, on the plain loops, nor while profile, trace or doctor look on.
    A batch norm behind a convolution that keeps packed weights is folded into these: other bits, see
    cnn__conv2d_fold. What joins it joins the convolution then.
+   In backward, a max pooling does the work of a relu before it: what it selects are elements of the relu's y,
+   so that dz = relu'(y) dy over its own y, a quarter of the elements and fewer, leaves nothing to do there.
    ======================================================================================================== */
 
 /* Add the formula of y to the tail behind `head`, or say no. */
@@ -17173,6 +17223,26 @@ static bool cnn__folds(const cnn__node *v)
     const cnn_tensor *b = cnn_operand(&v->t, "bias");
     return cnn__packs(v) && v->users == 1 && y && y->t.op->flags & CNN_BATCH_STATISTICS && !y->kernel
         && (!b || (!b->op && !b->batched)) && (!net || net->config.inference);
+}
+
+/* May v, which selects elements of x, do x's backward too, if nobody else uses x? A rectifier without
+   constants passes a gradient or does not, so that the sums of windows that overlap keep their bits. */
+static bool cnn__can_gate(const cnn__node *v)
+{
+    const cnn_graph  *g = v->t.graph;
+    const cnn_tensor *x = v->t.n_in ? v->t.in[0] : NULL;
+    return x && v->t.op->flags & CNN_SELECTS && x->op && x->op->formula && !x->op->formula->k[0]
+        && x->op->flags & CNN_RECTIFIER && !v->kernel && !cnn__of(x)->kernel && !g->config.backend
+        && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
+}
+static void cnn__gate(const cnn__node *v)
+{
+    const cnn__cpu   *cpu = &v->t.graph->cpu;
+    const cnn_tensor *y = &v->t, *x = y->in[0];
+    float             k[2];
+    if (v->t.graph->probe || cnn__of(y->in[0])->gate != v) return;
+    cnn_each *f = cnn__loop(cpu, cnn__formula(x, k)->backward);
+    cnn__map_back(cpu, f, y->grad, y->grad, y->data, k, cnn__len(y->shape));
 }
 
 /* The tail behind v in this run; its nodes count as run. */

@@ -381,7 +381,7 @@ static cnn_tensor *random_net(cnn_graph *g, cnn_tensor *x, cnn_tensor **pool, in
     for (int steps = test_int(4, 14); steps > 0; steps--) {
         cnn_tensor *a = pool[test_int(n > 4 ? n - 4 : 0, n - 1)], *b = pool[test_int(0, n - 1)], *y = NULL;
         int c = a->shape.c;
-        switch (test_int(0, 19)) {
+        switch (test_int(0, 20)) {
         case 0: y = cnn_relu(a); break;
         case 1: y = cnn_sigmoid(a); break;
         case 2: y = cnn_tanh(a); break;
@@ -402,6 +402,7 @@ static cnn_tensor *random_net(cnn_graph *g, cnn_tensor *x, cnn_tensor **pool, in
         case 18: y = cnn_leaky_relu(cnn_clamp(cnn_batch_norm(a), .low = -1, .high = 0.7f)); break;
         case 19: y = cnn_relu(b->shape.c == c ? cnn_mul(a, b) : cnn_sub(a, cnn_mean(a, CNN_C))); break;
         case 16: y = cnn_reshape(cnn_relu(cnn_flatten(a)), c, a->shape.h, a->shape.w); break;
+        case 20: y = cnn_max_pool(cnn_relu(cnn_conv2d(a, c, 3, .pad = 1)), 3, .stride = 1, .pad = 1); break;
         }
         pool[n++] = y;
     }
@@ -415,6 +416,7 @@ static cnn_tensor *random_net(cnn_graph *g, cnn_tensor *x, cnn_tensor **pool, in
 static void plans_do_not_change_results(void)
 {
     enum { B = 3, C = 2, S = 5, POOL = 20 };
+    int gated = 0, kept = 0;                    /* relus whose backward is done by a pooling */
     for (int number = 0; number < 150 && test__bad == 0; number++) {
         uint64_t seed = test_bits(), keep = test__state;
         float image[2][B * C * S * S], loss[4][3], *w[4] = { NULL }, *value[POOL] = { NULL };
@@ -429,6 +431,7 @@ static void plans_do_not_change_results(void)
             for (int i = 0; i < n && way == 0; i++) cnn_keep(pool[i]);
             if (!compiled(g, J)) { cnn_free(g); break; }
             CHECK_INT(cnn_plan(g, J).total, g->memory.total);
+            for (int i = 0; i < g->n_order; i++) *(g->config.keep_grads ? &kept : &gated) += g->order[i]->gate != NULL;
             poison(g);
             for (int step = 0; step < 2; step++) {
                 cnn_set(x, image[step], (size_t)((B - step) * C * S * S));
@@ -460,6 +463,7 @@ static void plans_do_not_change_results(void)
         for (int i = 0; i < POOL; i++) free(value[i]);
         test__state = keep;
     }
+    CHECK_MSG(gated > 20 && !kept, "%d relus before a pooling, %d with gradients kept", gated, kept);
 }
 
 /* Batch norm, add and rectifiers in one pass (see cnn__joins): the bits of the rooms, on planes of several pieces, for
