@@ -12,6 +12,7 @@
 #   make bench        measurements, one `name threads value unit` a line; BENCH_SECONDS is the time for each
 #   make bench-peers  the same beside OpenBLAS, oneDNN, PyTorch, ONNX Runtime, OpenVINO, ncnn, where installed (python3)
 #   make bench-opencl the same on an OpenCL device
+#   make opencl-model which share of a GPU's peak a training step should reach: a model, from a dry run (python3)
 #   make clean
 #
 # A C compiler and make are enough. What else is missing (OpenMP, C++, clang, sanitizers, OpenCL, MPI) is skipped,
@@ -40,7 +41,7 @@ HEADERS  := $(wildcard $(INC)/cnn.h cnn_opencl.h cnn_exchange.h)
 RUN_TESTS = CC='$(CC)' MPICC='$(MPICC)' CXX='$(CXX)' CLANG='$(CLANG)' OPENCL='$(OPENCL)' BUILD=$(B) INC='$(INC)' LOGS=$(B)/logs \
             OBJECT='$(if $(filter file,$(origin CFLAGS)),$(B)/test_cnn.o)' sh tests/run.sh
 
-.PHONY: all run examples web test test-opencl sanitize odd coverage bench bench-peers bench-opencl grade clean
+.PHONY: all run examples web test test-opencl sanitize odd coverage bench bench-peers bench-opencl opencl-model grade clean
 all: examples
 
 run: $(B)/lenet
@@ -70,7 +71,7 @@ LONG    := opencl kernels rooms
 ordered  = $(LONG:%=$(B)/$(1)%) $(2) $(patsubst %,$(B)/$(1)%,$(filter-out $(LONG),$(SUITES)))
 # tests/inside.h wants the private types of cnn.h, tests/test_zoo.c the zoo without the implementation.
 PARTS   := $(B)/inside_types.h $(B)/zoo.h
-TESTING := $(wildcard tests/*.h) tests/test_rooms.c examples/zoo.c $(PARTS) $(HEADERS)
+TESTING := $(wildcard tests/*.h tests/bench/*.h) tests/test_rooms.c examples/zoo.c $(PARTS) $(HEADERS)
 INCLUDE  = -I$(INC) -I. -Itests -I$(B)
 
 test: $(SUITES:%=$(B)/test_%)
@@ -193,6 +194,12 @@ bench-peers: $(BENCHES)
 
 bench-opencl: $(B)/bench_opencl
 	@$<
+
+opencl-model: $(B)/opencl_counts
+	@python3 tests/bench/opencl_model.py $<
+
+$(B)/opencl_counts: tests/bench/opencl_counts.c tests/bench/opencl_counts.h examples/zoo.c $(HEADERS) | $(B)
+	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. $< -o $@ $(LDLIBS)
 
 $(B)/bench_%: tests/bench/bench_%.c $(wildcard tests/bench/*.h) $(HEADERS) | $(B)
 	$(CC) $(CFLAGS) $(WARN) -I$(INC) -I. $< -o $@ $(LDLIBS)

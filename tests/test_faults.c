@@ -192,6 +192,15 @@ static void zero_is_a_value(void)
     CHECK_NEAR(cnn_forward(loss, CNN_TRAIN), (1 + 4) / 2.0, 1e-4);
     CHECK(cnn_get(cnn_find(g, "bn.running_mean"), &mean, 1) && mean == 0);
     cnn_free(g);
+
+    /* a gain of 0 makes zeros of what would be drawn */
+    g = cnn_new();
+    x = cnn_input(g, 2), t = cnn_dense(x, 2, .gain = zero, .name = "none");
+    bn = cnn_dense(t, 2, .init = CNN_INIT_HE, .name = "some"), loss = cnn_sum(cnn_mul(bn, cnn_param(g, "p", { 1, 2, 1, 1 }, .init = CNN_INIT_UNIFORM, .gain = 0)));
+    CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g));
+    CHECK(cnn_map_read(cnn_find(g, "none.weight"))[0] == 0 && cnn_map_read(cnn_find(g, "some.weight"))[0] != 0);
+    CHECK(cnn_map_read(cnn_find(g, "p"))[1] == 0);
+    cnn_free(g);
 }
 
 /* The same in optimizers: PyTorch's AdamW without decay, Adam without momentum of the gradient. */
@@ -232,6 +241,58 @@ static judged weighted_net(int max_batch, int ignore, int reduction)
 }
 static const float five[15] = { 1, 0, -1, 0.5f, 0.25f, 0, -2, 1, 0, 3, 0, 1, 0, 2, 0.5f };
 
+/* A loss that is a sum over the batch: told as the sum over all samples / their number, and learned from, whatever
+   the batch. which: CNN_SUM, half of it and another, the terms of CNN_NONE summed or averaged,
+   squares made by hand, a sum within each sample. */
+enum { SUMS = 7 };
+static cnn_tensor *sum_loss(int which, cnn_tensor *y, cnn_tensor *t)
+{
+    cnn_tensor *d = cnn_sub(y, t);
+    switch (which) {
+    case 0:  return cnn_mse(y, t, .reduction = CNN_SUM);
+    case 1:  return cnn_scale(cnn_add(cnn_mse(y, t, .reduction = CNN_SUM), cnn_l1(y, t, .reduction = CNN_SUM)), 0.5f);
+    case 2:  return cnn_sum(cnn_mse(y, t, .reduction = CNN_NONE));
+    case 3:  return cnn_mean(cnn_mse(y, t, .reduction = CNN_NONE));
+    case 4:  return cnn_sum(cnn_mul(d, d));
+    case 5:  return cnn_mean(cnn_sum(cnn_mul(d, d), .axes = CNN_C));
+    default: return cnn_sum(cnn_mean(cnn_mul(d, d), .axes = CNN_C));
+    }
+}
+static void sums_are_over_all_samples(void)
+{
+    static const float truth[15] = { 0.5f, 1, -1, 2, 0, 0.25f, 1, 1, -2, 0, 0.5f, 3, -1, 0, 0 };
+    double squares = 0, distance = 0, slope[3] = { 0 }, sign[3] = { 0 };
+    for (int i = 0; i < 15; i++) {
+        const double d = (double)five[i] - (double)truth[i];
+        squares += d * d, distance += fabs(d), slope[i % 3] += 2 * d, sign[i % 3] += (d > 0) - (d < 0);
+    }
+    for (int which = 0; which < SUMS; which++)
+        for (int max_batch = 1; max_batch <= 5; max_batch++) {
+            const double all = which == 1 ? (squares + distance) / 2 : which == 3 || which == 6 ? squares / 3 : squares;
+            const double parts = which == 3 || which == 5 ? 5 : 1;  /* a gradient of a mean over the samples */
+            cnn_graph   *g = cnn_new(.max_batch = max_batch, .seed = 1);
+            cnn_tensor  *x = cnn_input(g, 3), *t = cnn_input(g, 3), *b = cnn_param(g, "bias", { 1, 3, 1, 1 });
+            cnn_tensor  *y = cnn_keep(cnn_add(x, b)), *loss = sum_loss(which, y, t);
+            cnn_dataset  data = cnn_data(5, 3, .floats = five, .targets = truth, .target_c = 3);
+            cnn_history  history = { 0 };
+            float        bias[3];
+            CHECK_MSG(cnn_compile(g, loss), "%s", cnn_error(g));
+            CHECK_NEAR(cnn_evaluate(loss, y, &data).loss, all / 5, 1e-6 * all);
+            CHECK_MSG(cnn_fit(loss, y, &data, .lr = 1e-6f, .no_shuffle = 1, .accumulate = 5, .history = &history,
+                              .per_update = 1, .validation = &data), "%s", cnn_error(g));
+            CHECK(history.count == 1 && history.updates == 1);
+            CHECK_NEAR(history.epoch[0].loss, all / 5, 1e-5 * all);
+            CHECK_NEAR(history.epoch[0].validation_loss, all / 5, 1e-4 * all);
+            CHECK_NEAR(history.update[0].loss, all / 5, 1e-5 * all);
+            CHECK(cnn_get(b, bias, 3));
+            for (int k = 0; k < 3; k++) {
+                const double want = which == 1 ? (slope[k] + sign[k]) / 2 : which == 3 || which == 6 ? slope[k] / 3 : slope[k];
+                CHECK_NEAR(bias[k], -1e-6 * want / parts, 1e-11);
+            }
+            cnn_history_free(&history), cnn_dataset_free(&data), cnn_free(g);
+        }
+}
+
 /* The loss of a data set, and a step over several batches, are means over all samples, by the weights of these. */
 static void weighted_means_are_over_all_samples(void)
 {
@@ -260,13 +321,18 @@ static void weighted_means_are_over_all_samples(void)
     for (int max_batch = 1; max_batch <= 5; max_batch++) {         /* a sum has no count to be divided by */
         judged      n = weighted_net(max_batch, 255, CNN_SUM);
         cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
-        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1), "%s", cnn_error(n.g));
+        cnn_history h = { .count = 0 };
+        CHECK_NEAR(cnn_evaluate(n.loss, n.y, &d).loss, sum / 5, 1e-6);
+        CHECK_MSG(cnn_fit(n.loss, n.y, &d, .lr = 1, .accumulate = 5, .no_shuffle = 1, .history = &h, .per_update = 1), "%s", cnn_error(n.g));
+        CHECK_NEAR(h.epoch[0].loss, sum / 5, 1e-6);
+        CHECK_NEAR(h.update[0].loss, sum / 5, 1e-6);
         float bias[3];
         CHECK(cnn_get(cnn_find(n.g, "bias"), bias, 3));
         for (int k = 0; k < 3; k++) CHECK_NEAR(bias[k], -want[k], 1e-5);
-        cnn_dataset_free(&d);
+        cnn_dataset_free(&d), cnn_history_free(&h);
         cnn_free(n.g);
     }
+    sums_are_over_all_samples();
     judged      n = weighted_net(2, 0, CNN_MEAN);                            /* without ignore_index 255 is no class */
     cnn_dataset d = cnn_floats(five, labels, 5, 3, 1, 1);
     CHECK(!cnn_fit(n.loss, n.y, &d, .lr = 1) && strstr(cnn_error(n.g), "labels 0..255"));
