@@ -117,7 +117,7 @@ $(B)/tsan_threads: tests/switches/threads.c tests/switches/impl.c tests/test.h $
 
 # test_opencl stays out: it tests another header, and takes minutes so.
 COVERED  := $(filter-out $(B)/cov_opencl,$(call ordered,cov_))
-COV_CC    = $(CC) -std=c99 -O1 -fno-inline $(INCLUDE)
+COV_CC    = $(CC) -std=c99 -O1 -fno-inline -Dalways_inline=unused $(INCLUDE)
 
 coverage: $(COVERED)
 	@rm -f $(B)/cov_*.gcda
@@ -135,7 +135,7 @@ $(B)/cov_cnn.o: tests/cnn.c $(TESTING)
 
 # Options that change arithmetic, which the implementation must not notice, and one that watches it. Tests that hold
 # no implementation are compiled without the first two, test_kernels with NaN: their own would be lost.
-ODD_TESTS := rooms kernels files train
+ODD_TESTS := rooms kernels files train faults
 UBSAN     := -fsanitize=undefined,float-cast-overflow
 fast       = $(CC) -std=gnu17 -Ofast
 x87        = $(CC) -std=gnu17 -O1 -mfpmath=387
