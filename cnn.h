@@ -62,9 +62,11 @@
    -mfpmath=387): for one instruction set gcc and clang give the same bits. Long sums are made in double or in
    parts. 3x3 and 5x5 convolutions of many channels take Winograd's algorithm, which errs by up to 1e-5 of the
    largest output, against 5e-7, and whose sums exceed the result some 100 times, so that values above 1e36
-   overflow; .exact = 1 does without. Kernels multiply by zeros that the formula has not, so an infinity may
-   make NaN of more elements than the formula does. Denormal numbers, below 1.2e-38, count, though many CPUs
-   take 100 times as long for them: to flush them to 0 is a mode of each thread, and the program's to set.
+   overflow; .exact = 1 does without. An infinity makes NaN of more elements than the formula does in three
+   cases: of all of its tile in Winograd's algorithm; as a weight, of what meets the padding; and of gradients
+   of weights that two layers share or cnn_backward_add adds to. Denormal numbers, below 1.2e-38, count,
+   though many CPUs take 100 times as long for them: to flush them to 0 is a mode of each thread, and the
+   program's to set.
 
    Names. `.name = "conv1"` gives the parameters conv1.weight and conv1.bias, as in PyTorch; batch norm adds
    running_mean and running_var. Without a name, layers are numbered at compile in the order of the post-order
@@ -151,7 +153,9 @@ enum { CNN_N = 1, CNN_C = 2, CNN_H = 4, CNN_W = 8 };                            
 enum { CNN_MAX_INPUTS = 8, CNN_MAX_SLOTS = 3, CNN_ERROR_SIZE = 512 };
 
 /* A function with the arguments of printf: argument number format_at is the format. */
-#if defined(__GNUC__)
+#if defined(__MINGW32__) && !defined(__clang__)          /* there printf means that of an old C library */
+#define CNN__PRINTF(format_at, first) __attribute__((format(gnu_printf, format_at, first)))
+#elif defined(__GNUC__)
 #define CNN__PRINTF(format_at, first) __attribute__((format(printf, format_at, first)))
 #else
 #define CNN__PRINTF(format_at, first)
@@ -237,12 +241,12 @@ CNN_API bool        cnn_compile_in(cnn_graph *, cnn_tensor *loss, void *memory, 
 
 /* A second view of a compiled net, for inference in another thread at the same time. Parameters, running
    statistics and constants are g's own, only read; inputs, values, workspace and, unless g has .no_packed,
-   packed weights are the view's, in one allocation. A view is a graph with .inference = 1: cnn_find(view,
-   x->name) is its x, and cnn_output, cnn_set, cnn_forward, cnn_get, cnn_predict and cnn_evaluate work on it
-   as on any graph, to the same bits. There are no locks, as nothing shared is written: while views run, g and
-   other views may run CNN_EVAL, but g must not be trained or loaded into. g outlives its views; each is freed
-   with cnn_free. A view has its own error, from the start if g is not compiled, has an error, or is on a
-   device. NULL as for cnn_new. */
+   packed weights are the view's, in one allocation. A view is a graph with .inference = 1 and g's .rows:
+   cnn_find(view, x->name) is its x, and cnn_output, cnn_set, cnn_forward, cnn_get, cnn_predict and
+   cnn_evaluate work on it as on any graph, to the same bits. There are no locks, as nothing shared is
+   written: while views run, g and other views may run CNN_EVAL, but g must not be trained or loaded into. g
+   outlives its views; each is freed with cnn_free. A view has its own error, from the start if g is not
+   compiled, has an error, or is on a device. NULL as for cnn_new. */
 typedef struct { const char *at, *said; const cnn_graph *g; /* required */
                  int max_batch, threads; } cnn_share_args; /* default: that of g; 1, a thread for each view */
 CNN_API cnn_graph  *cnn_share_(cnn_share_args);
@@ -337,8 +341,9 @@ CNN_API float       *cnn_flat_grads (cnn_graph *, size_t *count);
 
    Each operation records a node and returns its tensor y, or, after an error (the graph's), the nil tensor.
    Unless its block says otherwise, y has the shape of x and a field defaults to 0; what is required comes
-   first, by position. eps, slope, alpha, beta, k, delta and threshold must be positive. A weight or bias of
-   NULL is a new parameter; one that is given is used as it is: shared or constant. */
+   first, by position. eps, softplus's beta, lrn's k and huber's delta must be positive, other factors not
+   negative. A weight or bias of NULL is a new parameter; one that is given is used as it is: shared or
+   constant. */
 
 /* Cross-correlation with learned kernels (LeCun et al. 1989): (N,C,H,W) -> (N,channels,OH,OW),
    OH = floor((H + pad_top + pad_bottom - dilation_h (kernel_h - 1) - 1) / stride_h) + 1, OW likewise.
@@ -427,7 +432,7 @@ CNN_API cnn_tensor *cnn_global_max_pool_(const char *at, cnn_tensor *x); /* (N,C
 
 /* Per channel over (N,H,W) (Ioffe, Szegedy 2015). weight, bias, running_mean, running_var (1,C,1,1). */
 typedef struct { const char *at, *said; cnn_tensor *x;
-                 float momentum; /* of the running statistics, in (0,1]; default 0.1, as PyTorch's */
+                 float momentum; /* of the running statistics, in [0,1]; default 0.1, as PyTorch's */
                  float eps; int no_affine; /* 1: no weight and bias */
                  int eval;       /* 1: its running statistics are frozen, see cnn_freeze */
                  int frozen;     /* 1: so are weight and bias */
@@ -475,7 +480,7 @@ CNN_API cnn_tensor *cnn_sigmoid_(const char *at, cnn_tensor *x); /* 1 / (1 + e^-
 #define cnn_sigmoid(x) cnn_sigmoid_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_tanh_(const char *at, cnn_tensor *x);
 #define cnn_tanh(x) cnn_tanh_(CNN_HERE, x)
-/* min(max(x, low), high), both required; +-INFINITY: no bound. relu6: Howard et al. 2017. */
+/* min(max(x, low), high); default 0, but not both; +-INFINITY: no bound. relu6: Howard et al. 2017. */
 typedef struct { const char *at, *said; cnn_tensor *x; float low, high; const char *name; } cnn_clamp_args;
 CNN_API cnn_tensor *cnn_clamp_(cnn_clamp_args);
 #define cnn_clamp(...) CNN_CALL(cnn_clamp_, cnn_clamp_args, x, __VA_ARGS__)
@@ -497,7 +502,7 @@ CNN_API cnn_tensor *cnn_softplus_(cnn_softplus_args);
 #define cnn_softplus(...) CNN_CALL(cnn_softplus_, cnn_softplus_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_hard_swish_(const char *at, cnn_tensor *x); /* x relu6(x+3)/6 (Howard et al. 2019) */
 #define cnn_hard_swish(x) cnn_hard_swish_(CNN_HERE, x)
-/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), by which mean 0 and variance 1 stay (Klambauer et al. 2017). */
+/* 1.0507 x for x > 0, else 1.7581 (e^x - 1), which keeps mean 0 and variance 1 (Klambauer et al. 2017). */
 CNN_API cnn_tensor *cnn_selu_(const char *at, cnn_tensor *x);
 #define cnn_selu(x) cnn_selu_(CNN_HERE, x)
 CNN_API cnn_tensor *cnn_mish_(const char *at, cnn_tensor *x); /* x tanh(log(1 + e^x)) (Misra 2019) */
@@ -534,14 +539,14 @@ CNN_API cnn_tensor *cnn_softmax_(cnn_softmax_args);
 #define cnn_softmax(...) CNN_CALL(cnn_softmax_, cnn_softmax_args, x, __VA_ARGS__)
 CNN_API cnn_tensor *cnn_log_softmax_(cnn_softmax_args);
 #define cnn_log_softmax(...) CNN_CALL(cnn_log_softmax_, cnn_softmax_args, x, __VA_ARGS__)
-/* 0 with probability p (required, 0 < p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
+/* 0 with probability p (required, 0 <= p < 1), else x/(1-p); in CNN_EVAL x (Srivastava et al. 2014). */
 typedef struct { const char *at, *said; cnn_tensor *x; float p; const char *name; } cnn_dropout_args;
 CNN_API cnn_tensor *cnn_dropout_(cnn_dropout_args);
 #define cnn_dropout(...) CNN_CALL(cnn_dropout_, cnn_dropout_args, x, __VA_ARGS__)
 
 /* ---- Shapes ---- */
 
-/* The same values as (N,c,h,w). Required, 0 = 1; c*h*w as before. */
+/* The same values as (N,c,h,w), c*h*w as before; each defaults to 1. */
 typedef struct { const char *at, *said; cnn_tensor *x; int c, h, w; const char *name; } cnn_reshape_args;
 CNN_API cnn_tensor *cnn_reshape_(cnn_reshape_args);
 #define cnn_reshape(...) CNN_CALL(cnn_reshape_, cnn_reshape_args, x, __VA_ARGS__)
@@ -680,7 +685,8 @@ typedef struct { const char *at, *said;
 CNN_API cnn_tensor *cnn_bce_with_logits_(cnn_bce_with_logits_args);
 #define cnn_bce_with_logits(...) CNN_CALL(cnn_bce_with_logits_, cnn_bce_with_logits_args, logits, __VA_ARGS__)
 /* Focal loss (Lin et al. 2017), torchvision's sigmoid_focal_loss: bce_with_logits times (1 - p)^gamma, where
-   p is the probability given to the truth, times alpha for yes, 1 - alpha for no. (There: unreduced.) */
+   p is the probability given to the truth, times alpha for yes, 1 - alpha for no. (There the default is no
+   reduction.) */
 typedef struct { const char *at, *said; cnn_tensor *logits, *target; /* as for bce_with_logits */
                  float alpha, gamma; /* default 0.25 and 2; alpha below 0: without it */
                  int reduction; const char *name; } cnn_sigmoid_focal_args;
@@ -703,7 +709,7 @@ CNN_API cnn_tensor *cnn_dice_(cnn_dice_args);
 typedef struct { const char *at, *said; cnn_graph *g; float lr; /* required; lr > 0: no default is sensible */
                  float momentum;     /* of cnn_sgd and both RMSprops; default 0 */
                  float weight_decay; /* default 0, added to the gradient (L2); cnn_adamw: default 0.01, taken
-                                        off the weights (for none use cnn_adam) */
+                                        off the weights */
                  int   nesterov;     /* of cnn_sgd; 1: Nesterov momentum (Sutskever et al. 2013) */
                  float beta1, beta2; /* of cnn_adam and cnn_adamw; default 0.9 and 0.999 */
                  float alpha;        /* of both RMSprops; default 0.99 */
@@ -969,11 +975,12 @@ CNN_API bool      cnn_fit_(cnn_fit_args);
 #define cnn_fit(...) CNN_CALL(cnn_fit_, cnn_fit_args, loss, __VA_ARGS__)
 
 /* All samples of a data set in CNN_EVAL, batch by batch: loss, the mean over all samples, weighted as the
-   loss weights them; count, the samples. Where the target is classes, or answers to bce_with_logits:
-   accuracy, 0..1, of all labels but those that the loss ignores; else NAN. Where it is values: the mean
-   absolute error, and R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's
-   r2_score; else NAN. { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror,
-   judged by the mean of both logits (N,C,1,1), the loss as the mean of both losses. */
+   loss weights them (of a loss that is a sum, such as CNN_SUM: the sum of all, divided by the samples);
+   count, the samples. Where the target is classes, or answers yes and no: accuracy, 0..1, of all labels but
+   those that the loss ignores; else NAN. Where it is values: the mean absolute error, and
+   R2 = 1 - sum (y-t)^2 / sum (t-mean t)^2, the mean over the channels, as scikit-learn's r2_score; else NAN.
+   { NAN, NAN, 0, NAN, NAN } after an error. Flipped: each sample also in the mirror, judged by the mean of
+   both logits (N,C,1,1), the loss the mean of both. */
 typedef struct { double loss, accuracy; int count; double mae, r2; } cnn_score;
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *);
@@ -1095,7 +1102,9 @@ CNN_API void        cnn_dot(cnn_graph *, FILE *);
    and print milliseconds per run, GFLOP/s (two for each multiply-add) and share, in the order of execution;
    at the end the total, and the time spent outside of the operations. loss: the compiled loss, run forward
    and backward; in a graph for inference any tensor, run forward. Returns the seconds of a run, NAN after an
-   error. On a device these are the times of the calls, which may return before the work is done. */
+   error. On a device that tells (seconds in cnn_backend; OpenCL does) they are the times of its kernels, else
+   of the calls, which may return before the work is done; what a usual run does in one kernel for several
+   operations is done by one for each. */
 CNN_API double      cnn_profile(cnn_tensor *loss, int runs, FILE *);
 /* Run once, as cnn_profile does, and print the values of each node as it is computed, then the gradients in
    reverse order, each with the node that it came from: at most `most` (0: 8) numbers of a tensor. */
@@ -1151,7 +1160,7 @@ typedef struct cnn_field {
     size_t      offset;
     double      preset;
     const char *like;                    /* names of options that stand before it: "stride kernel_h" */
-    const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: anything */
+    const char *range;                   /* "[0,1)", "(0,inf)": what it may be; NULL: any number */
     const char *what;                    /* for the message of the range: "the probability of a zero" */
     int         nth;                     /* 2: the second argument, where that is usual; 0: by name only */
 } cnn_field;
@@ -1210,8 +1219,10 @@ enum { CNN_READS_X = 1,         /* backward reads in[i]->data */
                                    where cnn_grad_is_new(y) */
        CNN_PROBABILITIES = 256, /* y holds probabilities, which a loss of logits must not be given */
        CNN_JOINABLE = 512,      /* forward also applies the formulas of the nodes that run in place of y */
-       CNN_BATCH_STATISTICS = 1024 }; /* CNN_TRAIN takes mean and variance over the batch: one value has none;
+       CNN_BATCH_STATISTICS = 1024, /* CNN_TRAIN takes mean and variance over the batch: one value has none;
                                    CNN_EVAL is a factor and a shift per channel, which conv2d can take over */
+       CNN_ADDS_UP = 2048,      /* over the batch y is a sum, not a mean: twice the samples, about twice y */
+       CNN_SELECTS = 4096 };    /* each element of y is one of in[0], which alone gets its gradient */
 
 struct cnn_op {
     const char *name;
@@ -1275,7 +1286,7 @@ struct cnn_kernel {
                                                                    cnn_fail(y, ...) */
     bool (*backward)(cnn_backend *, cnn_tensor *y);
 };
-/* Where the arrays of a tensor are on the device: buffer[arena] and an offset in floats. */
+/* Where an array of a tensor is on the device: the buffer of its arena, and an offset in floats. */
 typedef struct { void *buffer; size_t at; } cnn_place;
 
 struct cnn_backend {
@@ -1306,6 +1317,8 @@ struct cnn_backend {
     int    n_kernels;
     bool   sets_grads;      /* rows set the gradient of operand i where cnn_grad_is_first(y, i), which is not
                                zeroed then; also in y's place, with CNN_INPLACE_GRAD */
+    size_t max_bytes;       /* the largest buffer that alloc gives; 0: no limit. The activations take several
+                               of them, where one would be larger. */
     char   error[CNN_ERROR_SIZE];
 };
 CNN_API cnn_place   cnn_place_data (const cnn_tensor *); /* for the rows of a backend, while they run */
@@ -1316,7 +1329,7 @@ CNN_API bool        cnn_grad_is_first(const cnn_tensor *y, int i); /* in backwar
 /* For these rows: what this run computes next, on the device and in y's place, so that nobody else reads y
    and y's row may do it too; NULL: nothing, or somebody looks at each value. */
 CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y);
-/* Is each label of softmax_cross_entropy or nll a class, as far as the host knows them? Else y fails. */
+/* Is each label of softmax_cross_entropy, nll or dice a class, as far as the host knows? Else y fails. */
 CNN_API bool        cnn_check_labels(cnn_tensor *y);
 typedef struct { long uploads, downloads, host_nodes; } cnn_traffic; /* host_nodes: without a row */
 CNN_API cnn_traffic cnn_copies(const cnn_graph *);     /* since cnn_compile */
@@ -1391,7 +1404,17 @@ CNN_API cnn_graph  *cnn_at_graph(const char *at, cnn_graph *g);
        cnn::graph  g(cnn_new(cnn::max_batch(64), cnn::seed(1)));          frees itself, as does cnn::dataset
        cnn_tensor *y = cnn_conv2d(x, 16, 5, cnn::pad(2), cnn::name("conv1"));
 
+   From C++20 on also with designated initialisers, all of them, in the order of the struct:
+
+       cnn_tensor *y = CNN_WITH(cnn_conv2d, .x = x, .channels = 16, .kernel = 5, .pad = 2, .name = "conv1");
+
    The words of all options; one that is missing here stops nobody from filling the struct. */
+#define CNN_WITH(function, ...) /* a lambda, as a pragma must not stand within an expression */ \
+    [&] { \
+        _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wmissing-field-initializers\"") \
+        return function##_({ CNN_SAID(__VA_ARGS__), __VA_ARGS__ }); \
+        _Pragma("GCC diagnostic pop") \
+    }()
 #define CNN_WORDS(X) \
     X(max_batch) X(seed) X(threads) X(isa) X(backend) X(optimizer) X(exact) X(inference) X(no_packed) \
     X(keep_grads) X(rows) X(c) X(h) X(w) X(grad) X(name) X(shape) X(init) X(gain) X(fan_in) X(fan_out) \
@@ -1510,6 +1533,17 @@ struct dataset : cnn_dataset {
 #if (defined(__x86_64__) || defined(__i386__)) && !defined(__SSE2_MATH__)
 #pragma GCC target("sse2,fpmath=sse")
 #endif
+/* gcc's pragma does not give back what -ffinite-math-only took from x86's comparisons: there x < c and
+   isfinite(x) hold for NaN, x > c does not. So the bits are asked. */
+#pragma push_macro("isfinite")
+#pragma push_macro("isnan")
+#pragma push_macro("isinf")
+#undef isfinite
+#undef isnan
+#undef isinf
+#define isfinite(x) (cnn__bits_of_size((double)(x)) < 0x7FF0000000000000u)
+#define isnan(x)    (cnn__bits_of_size((double)(x)) > 0x7FF0000000000000u)
+#define isinf(x)    (cnn__bits_of_size((double)(x)) == 0x7FF0000000000000u)
 #elif defined(__FAST_MATH__)
 #error "cnn.h: compile the file with CNN_IMPLEMENTATION without -ffast-math"
 #elif defined(__clang__)
@@ -1534,6 +1568,7 @@ int vsnprintf(char *, size_t, const char *, va_list);      /* all that messages 
 #define CNN__POSIX 1
 #include <dirent.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 #define CNN__IS_TERMINAL(f) ((f) == stderr && isatty(2))
 #elif defined(_WIN32)
@@ -1665,6 +1700,12 @@ static inline uint32_t cnn__bits_of_float(float v)
     memcpy(&bits, &v, sizeof bits);
     return bits;
 }
+CNN__UNUSED static uint64_t cnn__bits_of_size(double v)                /* without the sign */
+{
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits & (UINT64_MAX >> 1);
+}
 
 /* Little-endian, as all files are that are written here. */
 static uint32_t cnn__le32(const unsigned char *p)
@@ -1740,6 +1781,7 @@ typedef struct cnn__node {
     long              steps;            /* parameters: updates that their optimizer vectors have seen */
     int               fan_in, fan_out;
     bool              rectified;        /* a rectifier such as relu reads it */
+    bool              total;            /* a sum over the batch: see cnn__is_total */
     const float      *values;           /* CNN_CONST: the initial values */
     int               max_n;            /* shape.n as recorded */
     uint64_t          mark;             /* walks: the last walk that saw it */
@@ -1757,6 +1799,7 @@ typedef struct cnn__node {
     int               users;            /* memory plan: how often it is an operand */
     const struct cnn__tail *tail;       /* while it runs: what is computed in place of it in the same pass */
     struct cnn__node *grad_alias;       /* memory plan: its gradient takes the place of this user's */
+    struct cnn__node *gate;             /* memory plan: the user that does its backward too, or NULL */
     int               grad_last;        /* memory plan: the last read of the gradient's place */
     const cnn_kernel *kernel;           /* the row that replaces its functions, or NULL: the room */
     unsigned char     data_on, grad_on; /* CNN__HOST | CNN__DEVICE: where the newest copy is */
@@ -1806,7 +1849,9 @@ struct cnn_graph {
     void        *base;                  /* the one allocation behind the arenas; NULL: the caller's memory */
     float       *arena[CNN_ARENAS];
     size_t       arena_bytes[CNN_ARENAS];
-    void        *buffer[CNN_ARENAS];    /* the same arenas on the device */
+    void        *buffer[CNN_ARENAS];    /* the same arenas on the device, but for the activations, ... */
+    void       **chunk;                 /* ... which are in n_chunks buffers there */
+    int          n_chunks;
     size_t       n_trained;             /* floats in the flat vectors, with gaps; what is frozen comes last */
     int          batch;                 /* the current N */
     uint64_t     walk, run;             /* counters behind mark and stamp; 64 bits never wrap */
@@ -1814,6 +1859,7 @@ struct cnn_graph {
     int          ran_batch;             /* N of the last run */
     int          reached;               /* how far the last run went in the time of the memory plan */
     bool         can_backward;          /* the last run was a forward of the loss for training */
+    bool         from_zero;             /* backward runs, and the gradients of parameters began at 0 */
     bool         has_grads;             /* some backward has run */
     unsigned char optimizer_on;         /* CNN__HOST | CNN__DEVICE: where the newest optimizer state is; 0 =
                                            all zero */
@@ -2001,6 +2047,7 @@ typedef struct cnn__tail {
 
 /* ---- What is defined below its first use, or in a later section ---- */
 
+static bool  cnn__said(const char *text, const cnn_field *f);
 static void  cnn__by_row(bool done, cnn_tensor *y);
 static bool  cnn__begin_forward(cnn_tensor *t, cnn_mode mode);
 static bool  cnn__forward_node(cnn__node *v, cnn_mode mode);
@@ -2019,6 +2066,8 @@ static cnn_isa   cnn__isa_named(const char *name, char *names, size_t room);
 CNN__UNUSED static const char *cnn__isa_name(cnn_isa isa);
 static void      cnn__bind(cnn__node *v, cnn_mode mode);               /* >>plan */
 static cnn__tail cnn__join(cnn__node *v, cnn_mode mode);               /* >>fusion */
+static void      cnn__gate(const cnn__node *v);
+static bool      cnn__can_gate(const cnn__node *v);
 static bool      cnn__folds(const cnn__node *v);
 
 typedef enum { CNN__DATA, CNN__GRAD, CNN__SAVED } cnn__part;           /* >>devices */
@@ -2153,10 +2202,12 @@ static cnn_tensor *cnn__leaf(cnn_graph *g, cnn_kind kind, const char *at, const 
     return t;
 }
 
-/* How its first values are drawn. */
-static bool cnn__set_init(cnn_tensor *t, cnn_init init, float gain)
+/* How its first values are drawn. said: the text of the arguments: a gain of 0 that was given makes zeros. */
+static bool cnn__set_init(cnn_tensor *t, cnn_init init, float gain, const char *said)
 {
-    cnn__of(t)->init = init, cnn__of(t)->gain = gain;
+    static const cnn_field row = { .name = "gain" };
+    const bool zero = gain == 0 && cnn__said(said, &row);
+    cnn__of(t)->init = zero ? CNN_INIT_CONSTANT : init, cnn__of(t)->gain = gain;
     if ((int)init < CNN_INIT_DEFAULT || (int)init > CNN_INIT_CONSTANT)
         return cnn_fail(t, "init is %d: it must be one of CNN_INIT_...", (int)init);
     return isfinite(gain) || cnn_fail(t, "gain is %g: it must be a finite number", (double)gain);
@@ -2186,7 +2237,7 @@ CNN_API cnn_tensor *cnn_param_(cnn_param_args a)
         return cnn_fail(t, "fan_in %d, fan_out %d: they must not be negative", a.fan_in, a.fan_out),
                cnn__nil_tensor();
     v->fan_in = a.fan_in, v->fan_out = a.fan_out;
-    return cnn__set_init(t, a.init, a.gain) ? t : cnn__nil_tensor();
+    return cnn__set_init(t, a.init, a.gain, a.said) ? t : cnn__nil_tensor();
 }
 
 CNN_API cnn_tensor *cnn_const_(const char *at, cnn_graph *g, cnn_shape shape, const float *values)
@@ -2276,7 +2327,7 @@ static double cnn__bound(const char **range)
 
 static bool cnn__in_range(const char *range, double value)
 {
-    if (!range) return true;
+    if (!range) return !isnan(value);
     const bool from = *range++ == '[';
     const double least = cnn__bound(&range);
     if (*range++ != ',') return false;
@@ -2378,14 +2429,14 @@ static bool cnn__resolve(const cnn_field *fields, void *args, char why[CNN_ERROR
         const cnn_field *from = f;
         const double value = cnn__given(f, args) ? cnn__option(f, args)
                                                  : cnn__default(fields, f, args, &from);
-        if (cnn__in_range(f->range, value)) {
+        if (value != CNN_REQUIRED && cnn__in_range(f->range, value)) {
             cnn__set_option(f, args, value);
             continue;
         }
         char text[32] = "missing";
         if (value != CNN_REQUIRED) cnn__format(text, sizeof text, f->type == 'f' ? "%g" : "%.0f", value);
         cnn__format(why, CNN_ERROR_SIZE, "%s is %s: it must be %s%sin %s", from->name, text,
-                    from->what ? from->what : "", from->what ? ", " : "", f->range);
+                    from->what ? from->what : "", from->what ? ", " : "", f->range ? f->range : "[-inf,inf]");
         return false;
     }
     if (fields) ((const char **)args)[1] = NULL;
@@ -2417,7 +2468,7 @@ static CNN__INLINE float cnn__select(bool yes, float a, float b)
 /* x, but in low..high. */
 static CNN__INLINE float cnn__within(float low, float x, float high)
 {
-    return cnn__select(x < low, low, cnn__select(x > high, high, x));
+    return cnn__select(low - x > 0, low, cnn__select(x > high, high, x));      /* not x < low: see >>base */
 }
 
 /* 2^n for -127 < n < 128: its exponent. */
@@ -2625,6 +2676,8 @@ CNN__KERNEL(conv_backward_data, const cnn__cpu *cpu, const cnn__conv *t, float *
                                 const float *w, void *scratch);
 CNN__KERNEL(conv_backward_weights, const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                    const float *x, const float *dy, void *scratch);
+static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+                                   const float *dy);
 static size_t cnn__conv_scratch(const cnn__cpu *cpu, const cnn__conv *t);
 CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cnn__conv *t, int pass);
 
@@ -2632,8 +2685,8 @@ CNN__UNUSED static const char *cnn__conv_algorithm(const cnn__cpu *cpu, const cn
 static void cnn__window(int i, int size, int k, int s, int p, int d, int *from, int *to);
 
 /* y = the largest of each window; at, if not NULL, its place in the plane. The first of equals wins, and NaN
-   wins over every number: a net that has gone wrong should show it. Back: dx[at] += dy. clear: dx is set to
-   zero first. */
+   wins over every number, the last of several: a net that has gone wrong should show it. Back: dx[at] += dy.
+   clear: dx is set to zero first. */
 CNN__KERNEL(max_pool, const cnn__cpu *cpu, const cnn__pool *t, float *y, int *at, const float *x);
 static void cnn__max_pool_back(const cnn__cpu *cpu, const cnn__pool *t, float *dx, const float *dy,
                                const int *at, bool clear);
@@ -2726,8 +2779,8 @@ CNN_API cnn_tensor *cnn_operand(const cnn_tensor *y, const char *suffix)
     return NULL;
 }
 
-/* Make the parameter or buffer of this row, unless it is given or left out. */
-static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
+/* Make the parameter or buffer of this row, unless it is given or left out. said: the text of y's options. */
+static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own, const char *said)
 {
     const char *args = y->args;
     cnn_tensor *t = NULL;
@@ -2746,7 +2799,7 @@ static bool cnn__make_owned(cnn_tensor *y, const cnn_owned *own)
             return cnn_fail(y, "%s (%d,%d,%d,%d) would have more than 2^31 - 1 elements", own->suffix, s.n,
                             s.c, s.h, s.w);
         t = cnn__leaf(y->graph, own->kind, y->at, NULL, s);
-        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain)) return false;
+        if (cnn__is_nil(t) || !cnn__set_init(t, init, gain, said)) return false;
         double in = 0, out = 0;
         if (own->fan) own->fan(y, &in, &out);
         cnn__node *v = cnn__of(t);
@@ -2806,7 +2859,8 @@ static bool cnn__set_shape(cnn_tensor *y)
 static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in, const void *args,
                                const char *at, const char *name, bool build)
 {
-    cnn_graph *g = NULL;
+    cnn_graph  *g = NULL;
+    const char *said = NULL;
     for (int i = 0; in && i < n_in && i < CNN_MAX_INPUTS && !g; i++)
         if (!cnn__is_nil(in[i])) g = in[i]->graph;
     cnn__node *v = cnn__new_node(g, CNN_NODE, at, name);
@@ -2828,11 +2882,12 @@ static cnn_tensor *cnn__record(const cnn_op *op, cnn_tensor *const *in, int n_in
         if (!copy) return cnn__nil_tensor();
         y->args = args ? memcpy(copy, args, op->args_size) : copy;
         char why[CNN_ERROR_SIZE];
+        if (op->fields) said = ((const char *const *)copy)[1];
         if (!cnn__resolve(op->fields, copy, why)) return cnn_fail(y, "%s", why), cnn__nil_tensor();
     }
     if (!cnn__set_shape(y)) return cnn__nil_tensor();
     for (const cnn_owned *own = op->owned; build && own && own->suffix; own++)
-        if (!cnn__make_owned(y, own)) return cnn__nil_tensor();
+        if (!cnn__make_owned(y, own, said)) return cnn__nil_tensor();
     return !op->owned || cnn__check_owned(y) ? y : cnn__nil_tensor();
 }
 
@@ -3001,7 +3056,9 @@ CNN_API void cnn_backward(cnn_tensor *loss)
         if (g->config.backend)      cnn__device_clear_grads(g);
         else if (g->memory.grads)   memset(g->arena[CNN_ARENA_GRADS], 0, g->memory.grads);
     }
+    g->from_zero = g->can_backward;
     cnn_backward_add(loss);
+    g->from_zero = false;
 }
 
 CNN_API void cnn_backward_add(cnn_tensor *loss)
@@ -3029,10 +3086,12 @@ static bool cnn__backward_node(cnn__node *v)
     cnn_tensor *y = &v->t;
     cnn_graph  *g = y->graph;
     if (g->config.backend) return cnn__device_backward(v);                              /* see >>devices */
+    if (v->gate && !g->probe) return true;              /* fused: done by its user, see >>fusion */
 
     for (int k = 0; k < y->n_in; k++) cnn__start_grad(v, cnn__of(y->in[k]));
     cnn__seen(y, CNN__BEFORE_BACKWARD);
 
+    cnn__gate(v);
     if (v->kernel && v->kernel->backward) cnn__by_row(v->kernel->backward(NULL, y), y);
     else                                  y->op->backward(y);       /* x->grad += (df/dx)' y->grad */
 
@@ -3588,13 +3647,13 @@ static bool cnn__conv2d_shape(cnn_tensor *y)
 {
     cnn_conv2d_args *a = (cnn_conv2d_args *)(uintptr_t)y->args;
     const cnn_shape  x = y->in[0]->shape;
-    if (a->one_d && x.h != 1)
-        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W)",
-                        cnn__shape_text(y->in[0]).s);
-    if (a->causal) {
-        const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
-        a->pad_left = reach < CNN__LARGEST_OPTION ? (int)reach : CNN__LARGEST_OPTION, a->pad_right = 0;
-    }
+    if (a->one_d && (x.h != 1 || a->pad_top || a->pad_bottom))
+        return cnn_fail(y, "input %s: a signal is (N,C,1,W), from cnn_input(g, C, 1, W), padded along W "
+                        "alone", cnn__shape_text(y->in[0]).s);
+    const long long reach = (long long)a->dilation_w * (a->kernel_w - 1);
+    if (a->causal && reach > CNN__LARGEST_OPTION)
+        return cnn_fail(y, "causal: pad_left would be %lld: at most %d", reach, (int)CNN__LARGEST_OPTION);
+    if (a->causal && (a->pad_left != reach || a->pad_right)) a->pad_left = (int)reach, a->pad_right = 0;
     const cnn__slide s[2] = CNN__SLIDES(a, x, false);
     if (!cnn__check_channels(y, a->channels, a->groups) || !cnn__check_slide(y, &s[0])
         || !cnn__check_slide(y, &s[1]) || !cnn__check_padded(y, x.c / a->groups, s)) return false;
@@ -3675,14 +3734,23 @@ static void cnn__conv2d_forward(cnn_tensor *y, cnn_mode mode CNN__UNUSED)
     cnn__conv_forward(&y->graph->cpu, &t, y->data, y->in[0]->data, p.w, p.b, p.packed, cnn_scratch(y),
                       cnn__of(y)->tail);
 }
+/* dw, and db unless it is NULL; then dw is mended if it began at 0. */
+static void cnn__conv_gradient(cnn_tensor *y, const cnn__conv *t, float *db, const float *x, const float *dy,
+                               void *scratch)
+{
+    const cnn__cpu *cpu = &y->graph->cpu;
+    cnn_tensor     *w = y->in[1];
+    const bool      alone = y->graph->from_zero && cnn__of(w)->grad_first == y->index;
+    cnn__conv_backward_weights(cpu, t, w->grad, db, x, dy, scratch);
+    if (alone) cnn__conv_mend_weights(cpu, t, w->grad, x, dy);
+}
 static void cnn__conv2d_backward(cnn_tensor *y)
 {
     const cnn__conv t = cnn__conv_of(y);
     const cnn__cpu *cpu = &y->graph->cpu;
     cnn_tensor     *x = y->in[0], *w = y->in[1], *b = cnn_operand(y, "bias");
     if (x->grad) cnn__conv_backward_data(cpu, &t, x->grad, y->grad, w->data, cnn_scratch(y));
-    if (w->grad)
-        cnn__conv_backward_weights(cpu, &t, w->grad, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
+    if (w->grad) cnn__conv_gradient(y, &t, cnn__grad(b), x->data, y->grad, cnn_scratch(y));
     else if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv2d_scratch(const cnn_tensor *y)
@@ -3808,7 +3876,7 @@ static void cnn__conv_transpose2d_backward(cnn_tensor *y)
         cnn__conv_forward(cpu, &t, dx, y->grad, w->data, NULL, NULL, scratch, NULL);
         cnn__map_back(cpu, NULL, x->grad, dx, NULL, NULL, cnn__len(x->shape));
     }
-    if (w->grad)      cnn__conv_backward_weights(cpu, &t, w->grad, NULL, y->grad, x->data, scratch);
+    if (w->grad)      cnn__conv_gradient(y, &t, NULL, y->grad, x->data, scratch);
     if (b && b->grad) cnn__add_product(cpu, b->grad, y->grad, NULL, b->shape, y->shape, y->shape, 1);
 }
 static size_t cnn__conv_transpose2d_scratch(const cnn_tensor *y)
@@ -3942,7 +4010,7 @@ static const cnn_field cnn__pool_fields[] = {
     CNN_FIELD('i', cnn_pool_args, ceil_mode), CNN_FIELD('i', cnn_pool_args, no_count_pad), { 0 } };
 CNN__ROOM cnn_op_max_pool = {
     .name = "max_pool", .shape = cnn__pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD,
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD | CNN_SELECTS,
     .args_size = sizeof(cnn_pool_args), .fields = cnn__pool_fields };
 
 CNN__UNARY(cnn_max_pool_,   max_pool,   cnn_pool_args)
@@ -4038,7 +4106,8 @@ static bool cnn__global_max_pool_shape(cnn_tensor *y)
 }
 CNN__ROOM cnn_op_global_max_pool = {
     .name = "global_max_pool", .shape = cnn__global_max_pool_shape, .forward = cnn__max_pool_forward,
-    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved, .flags = CNN_CLEARS_GRAD };
+    .backward = cnn__max_pool_backward, .saved = cnn__max_pool_saved,
+    .flags = CNN_CLEARS_GRAD | CNN_SELECTS };
 
 CNN__PLAIN_1(cnn_global_max_pool_, global_max_pool)
 
@@ -4383,7 +4452,7 @@ CNN__FORMULA(relu, CNN_READS_Y | CNN_RECTIFIER, NULL)
 
 /* ---- leaky_relu -------------------------------------------------------------------------------------------
  *   y = x for x > 0, else slope x;   dx = dy for y > 0, else slope dy                      (Maas et al. 2013)
- *   slope must be positive, so that y has the sign of x; at x = 0 we take slope.
+ *   slope must not be negative, so that y has the sign of x; at x = 0 we take slope.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_leaky_relu,      float x = v[i], z = x * k[0]; v[i] = x < 0 ? z : x)
 CNN__LOOP(cnn__each_leaky_relu_back, float dy = v[i], z = dy * k[0]; v[i] = a[i] > 0 ? dy : z)
@@ -4420,7 +4489,7 @@ CNN__FORMULA_OF(clamp, CNN_READS_Y | CNN_RECTIFIER, cnn__clamp_shape, offsetof(c
 
 /* ---- elu --------------------------------------------------------------------------------------------------
  *   y = x for x > 0, else alpha (e^x - 1);   dx = dy for y > 0, else dy (y + alpha)   (Clevert et al. 2015)
- *   alpha must be positive, so that y has the sign of x; at x = 0 we take alpha.
+ *   alpha must not be negative, so that y has the sign of x; at x = 0 we take alpha.
  * -------------------------------------------------------------------------------------------------------- */
 CNN__LOOP(cnn__each_elu,      float x = v[i], z = k[0] * cnn__exp_less_one(cnn__within(-87, x, 0));
                               v[i] = x <= 0 ? z : x)
@@ -4796,27 +4865,39 @@ static ptrdiff_t cnn__moved(const cnn_move *m, int axis, ptrdiff_t i)
     const int div = m->div[axis];
     return div == 1 ? i * m->step[axis] : i / div * m->step[axis] + i % div * m->within[axis];
 }
+/* n runs, copied or, with `add`, added: number i from from[i * from_step] to to[i * to_step]. */
+static void cnn__copy_runs(float *to, ptrdiff_t to_step, const float *from, ptrdiff_t from_step, ptrdiff_t n,
+                           ptrdiff_t run, cnn_each *add)
+{
+    for (ptrdiff_t i = 0; run > 1 && i < n; i++, to += to_step, from += from_step) {
+        if (add) add(to, from, NULL, NULL, run);
+        else     memcpy(to, from, (size_t)run * sizeof *to);
+    }
+    if (run > 1) return;
+    if (add) for (ptrdiff_t i = 0; i < n; i++, to += to_step, from += from_step) *to += *from;
+    else     for (ptrdiff_t i = 0; i < n; i++, to += to_step, from += from_step) *to = *from;
+}
 /* Between a, of shape s, and the places of its elements in b: a (+)= b or, with `into`, b (+)= a. What stays
-   in order is one run. */
+   in order is one run; of the axis above it, each div-th run is `step` from the one before. */
 static void cnn__move(const cnn__cpu *cpu, const cnn_move *m, cnn_shape s, float *a, float *b, bool into,
                       bool adds)
 {
-    cnn_each *add = cnn__each_add(cpu);
+    cnn_each *add = adds ? cnn__each_add(cpu) : NULL;
     int       e[4], last = 3;
     ptrdiff_t run = 1, rows = 1;
     cnn__extents(s, e);
     for (; last > 0 && m->div[last] == 1 && (e[last] == 1 || m->step[last] == run); last--) run *= e[last];
     for (int i = 0; i < last; i++) rows *= e[i];
+    const ptrdiff_t n = e[last], div = m->div[last], step = m->step[last];
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, cnn__len(s)))
     for (ptrdiff_t row = 0; row < rows; row++) {
         ptrdiff_t at = m->at, rest = row;
         for (int i = last - 1; i >= 0; rest /= e[i--]) at += cnn__moved(m, i, rest % e[i]);
-        for (ptrdiff_t i = 0; i < e[last]; i++) {
-            float *mine = a + (row * e[last] + i) * run, *other = b + at + cnn__moved(m, last, i);
-            float *to = into ? other : mine, *from = into ? mine : other;
-            if (run > 1 && adds) add(to, from, NULL, NULL, run);
-            else if (run > 1)    memcpy(to, from, (size_t)run * sizeof *to);
-            else                 *to = adds ? *to + *from : *from;
+        for (ptrdiff_t i = 0; i < div && i < n; i++) {
+            float          *mine = a + (row * n + i) * run, *other = b + at + i * m->within[last];
+            const ptrdiff_t count = (n - i + div - 1) / div;
+            if (into) cnn__copy_runs(other, step, mine, div * run, count, run, add);
+            else      cnn__copy_runs(mine, div * run, other, step, count, run, add);
         }
     }
 }
@@ -5065,8 +5146,6 @@ static bool cnn__depth_to_space_shape(cnn_tensor *y)
     if ((int64_t)r * r > x.c || x.c % (r * r) != 0)
         return cnn_fail(y, "block %d: its square must divide the %d channels of input %s", r, x.c,
                         cnn__shape_text(y->in[0]).s);
-    if (x.h > INT_MAX / r || x.w > INT_MAX / r)
-        return cnn_fail(y, "input %s is too large", cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c / (r * r), x.h * r, x.w * r };
     return true;
 }
@@ -5075,7 +5154,7 @@ static bool cnn__space_to_depth_shape(cnn_tensor *y)
     if (!cnn__operands(y, 1, 1)) return false;
     const int       r = ((const cnn_block_args *)y->args)->block;
     const cnn_shape x = y->in[0]->shape;
-    if (x.h % r != 0 || x.w % r != 0 || x.c > INT_MAX / r / r)
+    if (x.h % r != 0 || x.w % r != 0)
         return cnn_fail(y, "block %d must divide the rows and columns of input %s", r,
                         cnn__shape_text(y->in[0]).s);
     y->shape = (cnn_shape){ x.n, x.c * r * r, x.h / r, x.w / r };
@@ -5409,7 +5488,7 @@ static size_t cnn__most_scratch(const cnn_tensor *y)
         .name = #op_name, .shape = cnn__reduce_shape, .forward = cnn__##rule##_forward,                      \
         .backward = cnn__##rule##_backward, .args_size = sizeof(cnn_reduce_args),                            \
         .fields = cnn__##options##_fields, __VA_ARGS__ };
-CNN__REDUCE(sum,             reduce, reduce, .flags = 0)
+CNN__REDUCE(sum,             reduce, reduce, .flags = CNN_ADDS_UP)
 CNN__REDUCE(mean,            reduce, reduce, .flags = 0)
 CNN__REDUCE(global_avg_pool, reduce, global, .flags = 0)
 CNN__REDUCE(amax, most, reduce, .flags = CNN_READS_X | CNN_READS_Y, .scratch = cnn__most_scratch)
@@ -5937,6 +6016,22 @@ static void cnn__bias_gradient(const cnn__cpu *cpu, const cnn__conv *t, float *d
                      (cnn_shape){ t->n, t->oc, t->oh, t->ow }, (cnn_shape){ 1, 1, 1, 1 }, 1);
 }
 
+/* One tap, w[o][c][i][j]: what it was multiplied by, times dy. Once NaN the sum stays NaN. */
+static float cnn__tap_gradient(const cnn__conv *t, const float *x, const float *dy, int o, int c, int i,
+                               int j)
+{
+    const int in = t->ic / t->groups, out = t->oc / t->groups;
+    double    sum = 0;
+    for (int n = 0; n < t->n && !isnan(sum); n++)
+    for (int oy = 0; oy < t->oh; oy++)
+    for (int ox = 0; ox < t->ow; ox++) {
+        const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
+        if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
+        sum += (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)]
+             * (double)dy[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)];
+    }
+    return (float)sum;
+}
 static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, float *db,
                                        const float *x, const float *dy, void *scratch)
 {
@@ -5944,23 +6039,36 @@ static void cnn__conv_backward_weights(const cnn__cpu *cpu, const cnn__conv *t, 
         cnn__fast_conv_backward_weights(cpu, t, dw, db, x, dy, scratch);
         return;
     }
-    const int in = t->ic / t->groups, out = t->oc / t->groups;
+    const int in = t->ic / t->groups;
     for (int o = 0; o < t->oc; o++)
     for (int c = 0; c < in; c++)
     for (int i = 0; i < t->kh; i++)
-    for (int j = 0; j < t->kw; j++) {
-        double sum = 0;
-        for (int n = 0; n < t->n; n++)
-        for (int oy = 0; oy < t->oh; oy++)
-        for (int ox = 0; ox < t->ow; ox++) {
-            const int iy = oy * t->sh - t->ph + i * t->dh, ix = ox * t->sw - t->pw + j * t->dw;
-            if (iy < 0 || iy >= t->h || ix < 0 || ix >= t->w) continue;
-            sum += (double)x[cnn__at(n, o / out * in + c, iy, ix, t->ic, t->h, t->w)]
-                 * (double)dy[cnn__at(n, o, oy, ox, t->oc, t->oh, t->ow)];
-        }
-        dw[cnn__at(o, c, i, j, in, t->kh, t->kw)] += (float)sum;
-    }
+    for (int j = 0; j < t->kw; j++)
+        dw[cnn__at(o, c, i, j, in, t->kh, t->kw)] += cnn__tap_gradient(t, x, dy, o, c, i, j);
     if (db) cnn__bias_gradient(cpu, t, db, dy);
+}
+
+/* Fast kernels also multiply by zeros between and around the images, and zero times infinity is NaN. In dw,
+   which began at 0, what is not finite is summed again by the formula. What is not finite in channel c of x
+   shows in dw[o][c] for every o, and in channel o of dy for every c: so one o and one c tell whether there is
+   any, and where there is none the look costs nothing. */
+static void cnn__conv_mend_weights(const cnn__cpu *cpu, const cnn__conv *t, float *dw, const float *x,
+                                   const float *dy)
+{
+    const ptrdiff_t in = t->ic / t->groups, out = t->oc / t->groups, taps = (ptrdiff_t)t->kh * t->kw;
+    bool            fine = true;
+    for (ptrdiff_t o = 0; o < t->oc; o++)
+        for (ptrdiff_t k = 0; k < (o % out ? taps : in * taps); k++)
+            fine = isfinite(dw[o * in * taps + k]) && fine;
+    if (fine) return;
+    CNN__PARALLEL_FOR(cpu->threads)
+    for (ptrdiff_t o = 0; o < t->oc; o++)
+        for (ptrdiff_t k = 0; k < in * taps; k++) {
+            const int tap = (int)(k % taps);
+            float    *to = dw + o * in * taps + k;
+            if (!isfinite(*to))
+                *to = cnn__tap_gradient(t, x, dy, (int)o, (int)(k / taps), tap / t->kw, tap % t->kw);
+        }
 }
 
 /* ---- Pooling ---- */
@@ -5987,7 +6095,7 @@ static void cnn__max_pool(const cnn__cpu *cpu, const cnn__pool *t, float *y, int
         int best = y0 * t->w + x0;
         for (int iy = y0; iy < y1; iy += t->dh)
             for (int i = iy * t->w + x0; i < iy * t->w + x1; i += t->dw)
-                if (x[i] > x[best] || (x[i] != x[i] && x[best] == x[best])) best = i;
+                if (x[i] > x[best] || x[i] != x[i]) best = i;
         *y++ = x[best];
         if (at) *at++ = best;
     }
@@ -6912,10 +7020,24 @@ static int cnn__larger_span(const void *a, const void *b)
     return x->first != y->first ? (x->first < y->first ? -1 : 1) : (x->last > y->last) - (x->last < y->last);
 }
 
+/* A device that has no buffer as large as the arena keeps it in chunks of so many bytes, the last one
+   smaller, and no array lies in two of them. */
+static size_t cnn__chunk_bytes(const cnn_graph *g)
+{
+    const size_t most = g->config.backend ? g->config.backend->max_bytes : 0;
+    return !most ? SIZE_MAX : most < CNN__ALIGN ? CNN__ALIGN : most - most % CNN__ALIGN;
+}
+/* The first place from `at` on where they lie in one. */
+static size_t cnn__in_one_chunk(size_t at, size_t bytes, size_t chunk)
+{
+    const size_t left = chunk - at % chunk;
+    return bytes > left ? cnn__add_size(at, left) : at;
+}
+
 /* Give each span its place; returns the size of the arena in bytes. Placed spans are kept sorted by place, so
    that the gaps are met from low to high. That is quadratic: the spans of a very large net are placed in
    groups, the next one behind all of the last, which takes a little more memory. */
-static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
+static size_t cnn__place_spans(cnn__span *span, int n, int *by_place, size_t chunk)
 {
     enum { GROUP = 8192 };
     size_t arena = 0, behind = 0;
@@ -6923,13 +7045,14 @@ static size_t cnn__place_spans(cnn__span *span, int n, int *by_place)
     for (int i = 0; i < n; i++) {
         const int first = i - i % GROUP;
         if (i == first) behind = arena;
-        size_t at = behind;
+        size_t at = cnn__in_one_chunk(behind, span[i].bytes, chunk);
         int    k = first;
         for (int j = first; j < i; j++) {
             const cnn__span *other = &span[by_place[j]];
             if (other->last < span[i].first || span[i].last < other->first) continue;
             if (other->at >= cnn__add_size(at, span[i].bytes)) break;
-            if (other->at + other->bytes > at) at = other->at + other->bytes;
+            if (other->at + other->bytes > at)
+                at = cnn__in_one_chunk(other->at + other->bytes, span[i].bytes, chunk);
         }
         span[i].at = at;
         while (k < i && span[by_place[k]].at <= at) k++;
@@ -6976,7 +7099,7 @@ static void cnn__plan_lifetimes(cnn_graph *g, cnn_mode mode)
         cnn__node *v = g->order[i];
         const bool back = mode == CNN_TRAIN && v->t.needs_grad && v->t.op;
         v->last[mode] = v->t.kept || &v->t == g->loss ? end : i;
-        if (back && (cnn__reads(v) & CNN_READS_Y) && v->last[mode] < end)
+        if (back && ((cnn__reads(v) & CNN_READS_Y) || cnn__can_gate(v)) && v->last[mode] < end)
             v->last[mode] = cnn__backward_time(g, i);
         v->grad_first = i, v->users = 0;
         v->alias[mode] = v->joined[mode] = NULL;
@@ -7010,11 +7133,15 @@ static void cnn__plan_gradients_in_place(cnn_graph *g, cnn_mode mode)
     const cnn_backend *device = g->config.backend;
     const bool may = mode == CNN_TRAIN && (!device || device->sets_grads) && !g->config.keep_grads;
     for (int i = 0; i < g->n_order; i++)
-        g->order[i]->grad_alias = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
+        g->order[i]->grad_alias = g->order[i]->gate = NULL, g->order[i]->grad_last = cnn__backward_time(g, i);
     for (int i = 0; i < g->n_order && may; i++) {
         cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
         if (!x || !x->t.op || !x->t.needs_grad || !(v->t.op->flags & CNN_INPLACE_GRAD) || v->kernel) continue;
         if (&v->t != g->loss && x->grad_first == i && cnn__same_elements(v, x)) x->grad_alias = v;
+    }
+    for (int i = 0; i < g->n_order && may; i++) {
+        cnn__node *v = g->order[i], *x = v->t.n_in ? cnn__of(v->t.in[0]) : NULL;
+        if (cnn__can_gate(v) && x->users == 1 && cnn__of(x->t.in[0])->grad_alias == x) x->gate = v;
     }
     for (int i = 0; i < g->n_order; i++) {                          /* operands first */
         cnn__node *v = g->order[i], *y = v->grad_alias;
@@ -7066,7 +7193,7 @@ static size_t cnn__plan_activations(cnn_graph *g, cnn_mode mode, cnn__span *span
                                            keep ? end : v->grad_last, &t->grad_at };
         }
     }
-    const size_t bytes = cnn__place_spans(span, n_spans, by_place);
+    const size_t bytes = cnn__place_spans(span, n_spans, by_place, cnn__chunk_bytes(g));
 
     /* Those in place of another: operands first for values, users first for gradients. */
     for (int i = 0; i < n; i++) {
@@ -7118,6 +7245,21 @@ static bool cnn__packs(const cnn__node *v)
     if (!c->inference || c->no_packed || c->backend || v->kernel) return false;
     if (y->graph->cpu.isa == CNN_ISA_PLAIN || !y->op || !y->op->packed) return false;
     return !y->in[1]->op && !y->in[1]->batched;
+}
+
+/* Does every array fit into the device's largest buffer? */
+static bool cnn__arrays_fit(cnn_graph *g)
+{
+    const size_t most = cnn__chunk_bytes(g);
+    for (int i = 0; i < g->n_order; i++) {
+        cnn_tensor  *t = &g->order[i]->t;
+        const size_t saved = t->op && t->op->saved && !g->config.inference ? t->op->saved(t) : 0;
+        const size_t own = cnn__bytes_of(g->order[i]), bytes = own > saved ? own : saved;
+        if (bytes > most)
+            return cnn_fail(t, "with max_batch %d it has an array of %zu bytes, and the largest buffer of %s "
+                            "has %zu", g->config.max_batch, bytes, g->config.backend->name, most);
+    }
+    return true;
 }
 
 /* Places of all that is computed, and the sum of the arenas. */
@@ -7233,7 +7375,7 @@ CNN_API cnn_memory cnn_plan(cnn_graph *g, cnn_tensor *loss)
     /* Whose parameter is it, what is everything called, which gradients are wanted, and where does it lie? */
     cnn__adopt(g);
     if (cnn__name_nodes(g) && cnn__freeze_matches(g) && cnn__mark_gradients(g, n_loss) &&
-        cnn__find_rows(g)) {
+        cnn__find_rows(g) && cnn__arrays_fit(g)) {
         cnn__plan_leaves(g);
         g->planned = cnn__plan_spans(g);
     }
@@ -7379,6 +7521,18 @@ static bool cnn__check_count(cnn_tensor *t, const char *what, size_t count)
                     cnn__shape_text(t).s, cnn_count(t));
 }
 
+/* So many values come for t: an input takes the batch that they make. */
+static bool cnn__take_batch(cnn_tensor *t, const char *what, size_t count)
+{
+    const size_t sample = (size_t)cnn__sample(t->shape), most = (size_t)t->graph->config.max_batch;
+    if (t->op) return true;                                     /* cnn_map_write refuses it */
+    if (!t->batched) return cnn__check_count(t, what, count);
+    if (count == 0 || count % sample || count / sample > most)
+        return cnn_fail(t, "%s: %zu values: shape %s takes a multiple of %zu, up to max_batch = %zu samples",
+                        what, count, cnn__shape_text(t).s, sample, most);
+    return cnn_set_batch(t->graph, (int)(count / sample));
+}
+
 CNN_API size_t cnn_count(const cnn_tensor *t)
 {
     if (cnn__is_nil(t)) return 0;
@@ -7421,15 +7575,7 @@ CNN_API bool cnn_set(cnn_tensor *t, const float *values, size_t count)
 {
     if (!cnn__usable(t, "set")) return false;
     if (!values) return cnn_fail(t, "set: no values were given: the pointer is NULL");
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (!t->op && t->batched) {
-        if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-            return cnn_fail(t, "set: %zu values: shape %s takes a multiple of %zu, up to max_batch = %d "
-                               "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-        t->graph->batch = (int)(count / sample);
-    }
-    if (!t->op && !cnn__check_count(t, "set", count)) return false;
-    float *data = cnn_map_write(t);
+    float *data = cnn__take_batch(t, "set", count) ? cnn_map_write(t) : NULL;
     if (data) memcpy(data, values, count * sizeof(float));
     return data != NULL;
 }
@@ -7439,23 +7585,21 @@ CNN_API bool cnn_set_labels(cnn_tensor *t, const int *classes, size_t count)
     if (!cnn__usable(t, "set_labels")) return false;
     if (!classes) return cnn_fail(t, "set_labels: no classes were given: the pointer is NULL");
     if (t->kind != CNN_LABELS) return cnn_fail(t, "set_labels: it was not made by cnn_labels");
-    size_t sample = (size_t)cnn__sample(t->shape);
-    if (count == 0 || count % sample || count / sample > (size_t)t->graph->config.max_batch)
-        return cnn_fail(t, "set_labels: %zu classes: shape %s takes a multiple of %zu, up to max_batch = %d "
-                           "samples", count, cnn__shape_text(t).s, sample, t->graph->config.max_batch);
-    t->graph->batch = (int)(count / sample);
-    float *data = cnn_map_write(t);
+    float *data = cnn__take_batch(t, "set_labels", count) ? cnn_map_write(t) : NULL;
     for (size_t i = 0; data && i < count; i++) data[i] = (float)classes[i];
     return data != NULL;
 }
 
+static bool cnn__copy_out(cnn_tensor *t, const char *what, const float *from, float *values, size_t count)
+{
+    if (!from || !cnn__check_count(t, what, count)) return false;
+    if (!values) return cnn_fail(t, "%s: there is nowhere to write to: the pointer is NULL", what);
+    memcpy(values, from, count * sizeof(float));
+    return true;
+}
 CNN_API bool cnn_get(cnn_tensor *t, float *values, size_t count)
 {
-    const float *data = cnn_map_read(t);
-    if (!data || !cnn__check_count(t, "get", count)) return false;
-    if (!values) return cnn_fail(t, "get: there is nowhere to write to: the pointer is NULL");
-    memcpy(values, data, count * sizeof(float));
-    return true;
+    return cnn__copy_out(t, "get", cnn_map_read(t), values, count);
 }
 
 CNN_API const float *cnn_map_grad(cnn_tensor *t)
@@ -7481,11 +7625,7 @@ CNN_API const float *cnn_map_grad(cnn_tensor *t)
 
 CNN_API bool cnn_get_grad(cnn_tensor *t, float *values, size_t count)
 {
-    const float *grad = cnn_map_grad(t);
-    if (!grad || !cnn__check_count(t, "get_grad", count)) return false;
-    if (!values) return cnn_fail(t, "get_grad: there is nowhere to write to: the pointer is NULL");
-    memcpy(values, grad, count * sizeof(float));
-    return true;
+    return cnn__copy_out(t, "get_grad", cnn_map_grad(t), values, count);
 }
 
 static float *cnn__flat(cnn_graph *g, size_t *count, cnn__part part)
@@ -7544,7 +7684,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch ? a.max_batch : g->config.max_batch,
                                 .seed = g->config.seed, .threads = a.threads ? a.threads : 1,
                                 .isa = g->cpu.isa, .optimizer = g->config.optimizer, .exact = g->config.exact,
-                                .inference = 1, .no_packed = g->config.no_packed };
+                                .inference = 1, .no_packed = g->config.no_packed, .rows = g->config.rows };
     cnn_graph *view = cnn_new_(config);
     if (!view || view->error[0]) return view;
     view->shares = g->shares ? g->shares : g;
@@ -7552,7 +7692,7 @@ CNN_API cnn_graph *cnn_share_(cnn_share_args a)
     else if (!g->compiled)           cnn__fail(view, a.at, "share", "the net is not compiled");
     else if (g->config.backend)
         cnn__fail(view, a.at, "share", "the net is on a device: only nets in the host's memory are shared");
-    if (view->error[0] || !cnn__copy_nodes(view, g)) return view;
+    if (view->error[0] || !cnn__copy_nodes(view, g) || !cnn__find_rows(view)) return view;
     for (int i = 0; i < g->n_order; i++) view->by_name[i] = view->order[g->by_name[i]->t.index];
     view->loss = &view->order[g->loss->index]->t;
     cnn__plan_leaves(view);
@@ -8660,6 +8800,9 @@ CNN_API cnn_dataset cnn_load_folder_(cnn_folder_args a)
 /* One allocation, with the names behind it. */
 struct cnn__about { float mean[4], deviation[4]; int classes; const char *name[1]; };
 
+/* What channel k is divided by. */
+static float cnn__divisor(const cnn_dataset *d, int k) { return d->deviation[k] > 0 ? d->deviation[k] : 1; }
+
 CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
 {
     if (!g || !d || g->error[0]) return false;
@@ -8668,7 +8811,12 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
     for (; d->names && d->names[n]; n++) text = cnn__add_size(text, strlen(d->names[n]) + 1);
     const size_t head = sizeof *g->about + n * sizeof(char *), bytes = cnn__add_size(head, text);
     bool         known = n > 0;
-    for (int k = 0; k < 4; k++) known = known || d->mean[k] != 0 || d->deviation[k] != 1;
+    for (int k = 0; k < 4; k++) {
+        if (!isfinite(d->mean[k]) || !isfinite(cnn__divisor(d, k)))
+            return cnn__fail(g, NULL, "remember", "channel %d has mean %g and deviation %g: they must be "
+                             "finite numbers", k, (double)d->mean[k], (double)d->deviation[k]);
+        known = known || d->mean[k] != 0 || cnn__divisor(d, k) != 1;
+    }
     if (!known) return CNN_FREE(g->about), g->about = NULL, true;
     struct cnn__about *about = n > INT_MAX ? NULL : CNN_MALLOC(bytes);
     if (!about) return cnn__no_memory(g, NULL, "remember", bytes);
@@ -8679,7 +8827,7 @@ CNN_API bool cnn_remember(cnn_graph *g, const cnn_dataset *d)
         const size_t length = strlen(d->names[k]) + 1;
         about->name[k] = memcpy(to, d->names[k], length), to += length;
     }
-    memcpy(about->mean, d->mean, sizeof d->mean), memcpy(about->deviation, d->deviation, sizeof d->deviation);
+    for (int k = 0; k < 4; k++) about->mean[k] = d->mean[k], about->deviation[k] = cnn__divisor(d, k);
     CNN_FREE(g->about);
     g->about = about;
     return true;
@@ -9176,7 +9324,7 @@ static cnn__planes cnn__samples_of(const cnn_dataset *d, const cnn__batch *b)
     cnn__planes s = { .bytes = b->bytes, .floats = b->floats, .shape = d->shape, .moves = true,
                       .cuts = true };
     for (int k = 0; k < 4; k++) {
-        s.mean[k] = d->mean[k], s.by[k] = d->deviation[k] > 0 ? d->deviation[k] : 1;
+        s.mean[k] = d->mean[k], s.by[k] = cnn__divisor(d, k);
         for (int v = 0; v < 256 && b->bytes; v++) s.table[k][v] = ((float)v / 255.0f - s.mean[k]) / s.by[k];
     }
     return s;
@@ -9218,13 +9366,13 @@ static int cnn__feed(cnn__reader *r, cnn_tensor *x, cnn_tensor *target, int firs
     cnn__batch         b;
     const int          n = cnn__read_batch(r, first, &b);
     if (r->error[0]) cnn__fail(g, NULL, "feed", "data set: %s", r->error);
-    if (n == 0 || !cnn_set_batch(g, n)) return 0;
+    if (n == 0) return 0;
     if (a && !cnn__is_changed(a)) a = NULL;
     const cnn__planes samples = cnn__samples_of(d, &b);
     cnn__planes       targets = { 0 };
     if (target) targets = cnn__targets_of(d, &b, target);
     if (a) targets.outside = a->outside;
-    if (target && !cnn__check_hot(target, &targets, &b)) return 0;
+    if ((target && !cnn__check_hot(target, &targets, &b)) || !cnn_set_batch(g, n)) return 0;
     float *values = cnn_map_write(x), *wanted = values && target ? cnn_map_write(target) : NULL;
     if (!values || (target && !wanted)) return 0;
 
@@ -9287,16 +9435,19 @@ static bool cnn__is_largest(const float *s, size_t plane, int classes, int k)
         right = c < k ? s[(size_t)c * plane] < best : s[(size_t)c * plane] <= best;
     return right;
 }
-static int cnn__correct(const float *score, cnn_shape z, const float *label)
+/* ignored: a label that does not count, 0 for none. */
+static int cnn__correct(const float *score, cnn_shape z, const float *label, int ignored)
 {
     int    correct = 0;
     size_t plane = (size_t)cnn__plane(z);
-    for (size_t i = 0; i < (size_t)z.n * plane; i++)
+    for (size_t i = 0; i < (size_t)z.n * plane; i++) {
+        const int k = label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1;
         correct += cnn__is_largest(score + i / plane * (size_t)z.c * plane + i % plane, plane, z.c,
-                                   label[i] >= 0 && label[i] < (float)z.c ? (int)label[i] : -1);
+                                   ignored && k == ignored ? -1 : k);
+    }
     return correct;
 }
-CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
+static int cnn__correct_but(cnn_tensor *logits, cnn_tensor *labels, int ignored)
 {
     if (cnn__is_nil(logits) || cnn__is_nil(labels) || logits->graph->error[0]) return 0;
     if (!cnn__same_rows(logits, labels)) {
@@ -9306,18 +9457,24 @@ CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
         return 0;
     }
     const float *score = cnn_map_read(logits), *label = score ? cnn_map_read(labels) : NULL;
-    return label ? cnn__correct(score, logits->shape, label) : 0;
+    return label ? cnn__correct(score, logits->shape, label, ignored) : 0;
+}
+CNN_API int cnn_correct(cnn_tensor *logits, cnn_tensor *labels)
+{
+    return cnn__correct_but(logits, labels, 0);
 }
 
 /* The same over a pass, into *right. On a device only the sum is read, at the end or where it is shown, so
-   that the logits need not come down with every batch. */
-static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool anew, bool show, double *right)
+   that the logits need not come down with every batch: unless a class is ignored, which it would count. */
+static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, int ignored, bool anew, bool show,
+                               double *right)
 {
     cnn_backend *dev = logits->graph->config.backend;
     int          count = 0;
-    if (!dev || !dev->correct || !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
+    if (!dev || !dev->correct || (ignored > 0 && ignored < logits->shape.c) ||
+        !(cnn__of(logits)->data_on & cnn__of(labels)->data_on & CNN__DEVICE) ||
         !cnn__readable(logits, "correct") || !cnn__same_rows(logits, labels)) {
-        *right += cnn_correct(logits, labels);
+        *right += cnn__correct_but(logits, labels, ignored);
         return;
     }
     logits->graph->traffic.downloads += show;
@@ -9332,8 +9489,8 @@ static void cnn__count_correct(cnn_tensor *logits, cnn_tensor *labels, bool anew
    ======================================================================================================== */
 
 /* Seconds from some moment, for speeds and times left. C99 knows only time(), in whole seconds, and clock(),
-   the processor time of all threads: the time on the wall as long as one thread is busy. So: OpenMP's clock
-   with OpenMP, C11's where the system declares it, and clock() for the rest, which has one thread. */
+   the processor time of all threads, which stands still while a device works. So: OpenMP's clock with OpenMP,
+   C11's or POSIX's where the system declares it, and clock() for the rest (on Windows it is the wall's). */
 static double cnn__seconds(void)
 {
 #if defined(_OPENMP)
@@ -9342,6 +9499,10 @@ static double cnn__seconds(void)
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+#elif defined(CNN__POSIX)
+    struct timeval t;
+    gettimeofday(&t, NULL);
+    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
 #elif defined(__wasi__)                         /* has no clock() */
     return (double)time(NULL);
 #else
@@ -9369,14 +9530,19 @@ static cnn_tensor *cnn__leaf_below(cnn_tensor *t, cnn_kind kind, int *count)
     return leaf;
 }
 
-/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's, which
-   compares with the input), the loss that reads the target (NULL: there is more between), and how it is
-   judged what the net makes of it. */
+/* The input and target that a data set is fed to (target NULL: the loss has none, as an autoencoder's), the
+   truth that the loss compares with (the target, else the input), the loss that reads it (NULL: there is more
+   between), and how it is judged what the net makes of it. */
 typedef enum { CNN__NOT_JUDGED,
                CNN__BY_CLASS,                  /* the largest logit is at the label */
                CNN__BY_SIGN,                   /* each logit is above 0 where its target is above 1/2 */
                CNN__BY_ERROR } cnn__metric;    /* mean absolute error and R2 */
-typedef struct { cnn_graph *g; cnn_tensor *x, *target, *judge, *logits; cnn__metric metric; } cnn__feed_to;
+typedef struct {
+    cnn_graph  *g;
+    cnn_tensor *x, *target, *truth, *judge, *logits;
+    cnn__metric metric;
+    bool        total;              /* the loss is a sum over the batch, not a mean */
+} cnn__feed_to;
 
 /* The loss among the nodes of the last walk that compares something with this leaf. */
 static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
@@ -9392,19 +9558,29 @@ static cnn_tensor *cnn__judge_of(const cnn_graph *g, const cnn_tensor *leaf)
 /* What a loss expects tells what it judges: logits, or the values themselves. */
 static cnn__metric cnn__metric_of(const cnn__feed_to *to)
 {
-    const cnn_tensor *truth = to->target ? to->target : to->x, *y = to->logits;
-    if (truth->kind == CNN_LABELS) return CNN__BY_CLASS;
+    const cnn_tensor *truth = to->truth, *y = to->logits;
+    if (truth->kind == CNN_LABELS && y->shape.c > 1) return CNN__BY_CLASS;
     if (!y->batched || !cnn__equal(y->shape, truth->shape)) return CNN__NOT_JUDGED;
     if (!to->judge || !to->judge->op->expects) return CNN__BY_ERROR;
     return to->judge->op == &cnn_op_softmax_cross_entropy ? CNN__BY_CLASS : CNN__BY_SIGN;
 }
 
+/* Is y, of the batch, a sum (CNN_SUM, or cnn_sum over the terms of CNN_NONE)? Its operands are known. */
+static bool cnn__is_total(const cnn_tensor *y)
+{
+    bool reduces = false, total = false;
+    for (int k = 0; k < y->n_in; k++)
+        reduces = reduces || y->in[k]->batched, total = total || cnn__of(y->in[k])->total;
+    if (y->batched) return false;
+    return reduces ? y->op->flags & CNN_ADDS_UP || cnn__reduction(y) == CNN_SUM : total;
+}
+
 /* By how much a batch of n counts in a mean over several: by the weights of its labels, else its samples. */
 static double cnn__batch_weight(const cnn__feed_to *to, int n)
 {
-    const int how = to->judge ? cnn__reduction(to->judge) : CNN_NONE;
-    if (how != CNN_MEAN || !to->target || !to->judge->op->weight || !cnn_map_read(to->target)) return n;
-    return to->judge->op->weight(to->judge);
+    const cnn_tensor *judge = to->judge;
+    const bool        weighs = judge && cnn__reduction(judge) == CNN_MEAN && judge->op->weight;
+    return weighs && cnn_map_read(to->truth) ? judge->op->weight(judge) : n;
 }
 
 /* The label that the loss leaves out; 0 for none. */
@@ -9439,6 +9615,7 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     cnn__leaf_below(loss, CNN_INPUT, &inputs);
     for (int i = 0; i <= loss->index; i++) {
         cnn__node *v = to->g->order[i];
+        if (v->mark == to->g->walk) v->total = cnn__is_total(&v->t);
         if (v->mark != to->g->walk || v->t.kind != CNN_INPUT) continue;
         if (&v->t == to->x) inputs--;
         else input = &v->t;
@@ -9446,9 +9623,10 @@ static bool cnn__find_target(cnn__feed_to *to, const char *at, const char *what,
     if (labels + inputs > 1)
         return cnn__fail(to->g, at, what, "the loss comes from %d targets, and a data set feeds at most one: "
                          "write the loop with cnn_set, cnn_forward, cnn_backward, cnn_step", labels + inputs);
-    to->target = labels ? label : input;
-    to->judge = cnn__judge_of(to->g, to->target ? to->target : to->x);
+    to->target = labels ? label : input, to->truth = to->target ? to->target : to->x;
+    to->judge = cnn__judge_of(to->g, to->truth);
     to->metric = cnn__metric_of(to);
+    to->total = cnn__of(loss)->total;
     return true;
 }
 
@@ -9476,7 +9654,7 @@ static bool cnn__find_feed(cnn__feed_to *to, const char *at, const char *what, c
     if (data->error[0]) return cnn__fail(g, at, what, "data set: %s", data->error);
     if (data->count < 1) return cnn__fail(g, at, what, "the data set is empty");
     if (!cnn__check_feed(at, what, to->x, to->target, data, 0)) return false; /* now, not after hours */
-    return to->metric != CNN__BY_CLASS ||
+    return to->metric != CNN__BY_CLASS || !to->target ||
            cnn__check_classes(g, at, what, logits, data, cnn__void_label(to->judge));
 }
 
@@ -9552,9 +9730,9 @@ static double cnn__r2(const cnn__sums *s, int channels)
 /* How many labels are not left out: those that count. */
 static double cnn__count_judged(const cnn__feed_to *to)
 {
-    const size_t n = cnn_count(to->target);
+    const size_t n = cnn_count(to->truth);
     const float  ignored = (float)cnn__void_label(to->judge);
-    const float *label = ignored == 0 ? NULL : cnn_map_read(to->target);
+    const float *label = ignored == 0 ? NULL : cnn_map_read(to->truth);
     double       count = label ? 0 : (double)n;
     for (size_t i = 0; label && i < n; i++) count += label[i] != ignored;
     return count;
@@ -9564,7 +9742,7 @@ static double cnn__count_judged(const cnn__feed_to *to)
 static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
 {
     const cnn_shape z = to->logits->shape;
-    const float    *truth = cnn_map_read(to->target ? to->target : to->x);
+    const float    *truth = cnn_map_read(to->truth);
     const size_t    plane = (size_t)cnn__plane(z), channels = (size_t)z.c, rows = (size_t)z.n * plane;
     if (!truth || !y || to->metric == CNN__NOT_JUDGED) return;
     if (to->metric == CNN__BY_ERROR) {
@@ -9572,8 +9750,9 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
     } else if (to->metric == CNN__BY_SIGN) {
         for (size_t i = 0; i < rows * channels; i++) s->right += (y[i] > 0) == (truth[i] > 0.5f);
         s->judged += (double)(rows * channels);
-    } else if (to->target->shape.c == 1) {
-        s->right += cnn__correct(y, z, truth), s->judged += cnn__count_judged(to);
+    } else if (to->truth->shape.c == 1) {
+        s->right += cnn__correct(y, z, truth, cnn__void_label(to->judge));
+        s->judged += cnn__count_judged(to);
     } else {                                               /* soft labels: the likeliest class */
         for (size_t i = 0; i < rows; i++) {
             const size_t at = i / plane * channels * plane + i % plane;
@@ -9589,8 +9768,9 @@ static void cnn__add_batch(cnn__sums *s, const cnn__feed_to *to, const float *y)
 /* The same for the logits, where they are: see cnn__count_correct. */
 static void cnn__judge_batch(cnn__sums *s, const cnn__feed_to *to, bool anew, bool show)
 {
-    if (to->metric == CNN__BY_CLASS && to->target->shape.c == 1) {
-        cnn__count_correct(to->logits, to->target, anew, show, &s->right);
+    if (to->metric == CNN__BY_CLASS && to->truth->shape.c == 1) {
+        const int ignored = cnn__void_label(to->judge);
+        cnn__count_correct(to->logits, to->truth, ignored, anew, show, &s->right);
         s->judged += cnn__count_judged(to);
     } else if (to->metric != CNN__NOT_JUDGED) cnn__add_batch(s, to, cnn_map_read(to->logits));
 }
@@ -9629,8 +9809,8 @@ static cnn_score cnn__evaluate_all(const cnn__feed_to *to, cnn_tensor *loss, cnn
         } else
             cnn__judge_batch(sums, to, count == 0, count + n == r->until);
         if (g->error[0]) break;
-        weights += weight = cnn__batch_weight(to, n);
-        sum += weight * value;
+        weights += weight = to->total ? n : cnn__batch_weight(to, n);
+        sum += to->total ? value : weight * value;
     }
     if (g->error[0] || count == 0) return cnn__no_score;
     const int channels = to->logits->shape.c;
@@ -9664,15 +9844,14 @@ static cnn_score cnn__evaluate(const cnn__feed_to *to, cnn_tensor *loss, const c
 CNN_API cnn_score cnn_evaluate(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
-    return cnn__evaluate(&to, loss, data, false);
+    const bool   good = cnn__find_feed(&to, NULL, "evaluate", loss, logits, data);
+    return good ? cnn__evaluate(&to, loss, data, false) : cnn__no_score;
 }
-
 CNN_API cnn_score cnn_evaluate_flipped(cnn_tensor *loss, cnn_tensor *logits, const cnn_dataset *data)
 {
     cnn__feed_to to;
-    if (!cnn__find_feed(&to, NULL, "evaluate", loss, logits, data)) return cnn__no_score;
-    return cnn__evaluate(&to, loss, data, true);
+    const bool   good = cnn__find_feed(&to, NULL, "evaluate", loss, logits, data);
+    return good ? cnn__evaluate(&to, loss, data, true) : cnn__no_score;
 }
 
 CNN_API int cnn_predict(cnn_tensor *x, cnn_tensor *logits, const float *values, float *probabilities)
@@ -9808,14 +9987,12 @@ static bool cnn__grow(cnn_graph *g, const char *at, void *array, int count, int 
 static bool cnn__history_add(cnn_graph *g, const char *at, cnn_history *h, cnn_epoch e)
 {
     if (!cnn__grow(g, at, &h->epoch, h->count, &h->capacity, sizeof e)) return false;
-    h->epoch[h->count++] = e;
-    return true;
+    return h->epoch[h->count++] = e, true;
 }
 static bool cnn__history_add_update(cnn_graph *g, const char *at, cnn_history *h, cnn_update u)
 {
     if (!cnn__grow(g, at, &h->update, h->updates, &h->update_capacity, sizeof u)) return false;
-    h->update[h->updates++] = u;
-    return true;
+    return h->update[h->updates++] = u, true;
 }
 
 /* ---- Schedules ---- */
@@ -9886,10 +10063,11 @@ static double cnn__updates_of_epoch(const cnn__run *r)
 /* The learning rate of update number `done` (from 0) of `steps`. */
 static float cnn__scheduled(const cnn_fit_args *a, double done, double steps)
 {
+    static const cnn_field lr_end = CNN_FIELD('f', cnn_fit_args, lr_end);
     float  progress = steps > 1 ? (float)(done / (steps - 1)) : 0;
     double end = (double)a->lr_end, part = 1;
-    if (a->schedule)     part = (double)a->schedule(progress, a->schedule_user);
-    else if (end > 0)    part = 1 - (steps > 1 ? done / (steps - 1) : 0);
+    if (a->schedule) part = (double)a->schedule(progress, a->schedule_user);
+    else if (cnn__given(&lr_end, a)) part = 1 - (steps > 1 ? done / (steps - 1) : 0);
     double lr = end + ((double)a->lr - end) * part;
     return (float)(done < a->warmup ? lr * (done + 1) / a->warmup : lr);
 }
@@ -9940,7 +10118,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
     const int    count = r->samples, max_batch = g->config.max_batch;
     const double each = cnn__updates_of_epoch(r), updates = each * r->epochs, began = (double)at->updates;
     const double epoch_start = cnn__seconds(), fed_before = (double)at->fed;
-    const bool   show = a->progress || a->checkpoint;
+    const bool   show = a->progress || a->checkpoint, total = r->to.total;
     int          n, in_group = 0;
     double       last = 0, group = 0;                      /* n_(i-1), and the sum so far */
     double       loss_sum = 0, loss_n = 0;                 /* of an update */
@@ -9948,8 +10126,7 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
            (n = cnn__feed(data, r->to.x, r->to.target, (int)at->fed, &a->augment, false)) > 0) {
         double loss = (double)cnn_forward(a->loss, CNN_TRAIN);
         cnn__judge_batch(&r->sums, &r->to, at->fed == 0 || show, (int)at->fed + n == count || show);
-        const bool   sum = r->to.judge && cnn__reduction(r->to.judge) == CNN_SUM;
-        const double weight = sum ? 1 : cnn__batch_weight(&r->to, n);
+        const double weight = total ? 1 : cnn__batch_weight(&r->to, n), part = total ? loss : loss * n;
         if (group > 0 && weight > 0 && !cnn__scale_grads(g, last / weight)) return false;
         if (group > 0) cnn_backward_add(a->loss);
         else           cnn_backward(a->loss);
@@ -9959,9 +10136,9 @@ static bool cnn__fit_epoch(cnn__run *r, cnn__reader *data, cnn_progress *p, doub
         group += weight, in_group++;
         if (weight > 0) last = weight;
         bool update = in_group == r->per_update || (int)at->fed + n == count;
-        if (update && group > 0 && !sum && !cnn__scale_grads(g, last / group)) return false;
+        if (update && group > 0 && !total && !cnn__scale_grads(g, last / group)) return false;
         if (update && !cnn__fit_update(r)) return false;
-        at->sum += loss * n, at->fed += (uint64_t)n, r->since++, loss_sum += loss * n, loss_n += n;
+        at->sum += part, at->fed += (uint64_t)n, r->since++, loss_sum += part, loss_n += n;
         if (!update) continue;
         const cnn_update mean = { loss_sum / loss_n, (double)r->step.lr };
         if (a->history && a->per_update && !cnn__history_add_update(g, a->at, a->history, mean)) return false;
@@ -10087,9 +10264,21 @@ static bool cnn__check_normalised(const cnn__feed_to *to, const char *at, const 
     return true;
 }
 
+/* The options that are not the optimizer's. */
+#define CNN__FIT_INT(member, least, values)                                                                  \
+    CNN_FIELD('i', cnn_fit_args, member, .preset = least, .range = values)
+static const cnn_field cnn__fit_fields[] = {
+    CNN__FIT_INT(epochs, 1, "[1,2147483647]"), CNN__FIT_INT(accumulate, 1, "[1,2147483647]"),
+    CNN__FIT_INT(warmup, 0, "[0,2147483647]"), CNN__FIT_INT(patience, 0, "[0,2147483647]"),
+    CNN__FIT_INT(checkpoint_every, 0, "[0,2147483647]"),
+    CNN_FIELD('f', cnn_fit_args, lr_end, .range = "[0,inf)"),
+    CNN_FIELD('f', cnn_fit_args, clip, .range = "[0,inf)"),
+    CNN_FIELD('f', cnn_fit_args, average, .range = "[0,1)"), { 0 } };
+
 CNN_API bool cnn_fit_(cnn_fit_args a)
 {
     cnn__run r;
+    char     why[CNN_ERROR_SIZE];
     memset(&r, 0, sizeof r);
     cnn_step_args s = { .at = a.at, .said = a.said, .lr = a.lr, .momentum = a.momentum,
                         .weight_decay = a.weight_decay,
@@ -10104,28 +10293,15 @@ CNN_API bool cnn_fit_(cnn_fit_args a)
         return cnn__fail(g, a.at, "fit", "max_batch was not said in cnn_new: each batch would be one sample; "
                          "if that is meant, say .max_batch = 1");
     if (!cnn__resolve_step(g, "fit", &resolved)) return false; /* each cnn_step does it again */
-    if (a.epochs < 0) return cnn__fail(g, a.at, "fit", "epochs is %d: it must be positive", a.epochs);
-    if (!(a.lr_end >= 0) || isinf(a.lr_end))
-        return cnn__fail(g, a.at, "fit", "lr_end %g is not a positive number", (double)a.lr_end);
-
-    if (!(a.clip >= 0) || isinf(a.clip))
-        return cnn__fail(g, a.at, "fit", "clip %g is not a number from 0", (double)a.clip);
-    const struct { const char *name; int value; } counts[] = { { "warmup", a.warmup },
-        { "patience", a.patience }, { "accumulate", a.accumulate },
-        { "checkpoint_every", a.checkpoint_every } };
-    for (int i = 0; i < 4; i++)
-        if (counts[i].value < 0)
-            return cnn__fail(g, a.at, "fit", "%s is %d: it must not be negative", counts[i].name,
-                             counts[i].value);
-    if (!(a.average >= 0 && a.average < 1))
-        return cnn__fail(g, a.at, "fit", "average %g is outside [0,1)", (double)a.average);
+    if (!cnn__resolve(cnn__fit_fields, &a, why)) return cnn__fail(g, a.at, "fit", "%s", why);
+    a.said = s.said;                                           /* cnn__scheduled asks it, too */
     if ((a.resume || a.checkpoint_every) && !a.checkpoint)
         return cnn__fail(g, a.at, "fit", "%s needs .checkpoint = \"path\"",
                          a.resume ? "resume" : "checkpoint_every");
     if (!cnn__check_augment(g, a.at, "fit", &a.augment, a.train, r.to.target)) return false;
     if (a.patience && !a.validation)
         return cnn__fail(g, a.at, "fit", "patience needs a validation set: .validation = &data");
-    r.a = a, r.step = s, r.epochs = a.epochs ? a.epochs : 1, r.per_update = a.accumulate ? a.accumulate : 1;
+    r.a = a, r.step = s, r.epochs = a.epochs, r.per_update = a.accumulate;
     if (!cnn__count_batches(&r)) return false;
     r.history_from = a.history ? a.history->count : 0, r.updates_from = a.history ? a.history->updates : 0;
     r.at.best_loss = INFINITY;
@@ -10955,12 +11131,16 @@ static bool cnn__fill_weights(const cnn__file *f)
     return true;
 }
 
-/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. What a
-   checkpoint has beside the weights does not count. */
+/* What a checkpoint has beside the weights. */
+static bool cnn__is_state(const cnn__file *f, const cnn__entry *e)
+{
+    return (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
+}
+/* A float tensor that the net has no use for: a bias or a layer was forgotten, or left out on purpose. */
 static bool cnn__is_extra(const cnn__file *f, const cnn__entry *e)
 {
-    const bool state = (f->has >> CNN__SLOTS & 1) && strncmp(e->name, "cnn.", 4) == 0;
-    return e->dtype < CNN__FLOAT_TYPES && !e->known && !state && !cnn__find_name(f->g, "", e->name);
+    return e->dtype < CNN__FLOAT_TYPES && !e->known && !cnn__is_state(f, e) &&
+           !cnn__find_name(f->g, "", e->name);
 }
 static bool cnn__check_extra(const cnn__file *f)
 {
@@ -11016,7 +11196,7 @@ static bool cnn__choose_entries(cnn__file *f, const cnn_load_weights_args *a)
         cnn__entry e = f->entry[i];
         if (prefix && strncmp(e.name, a->prefix, prefix) != 0) continue;
         e.name += prefix;
-        if (!cnn__rename(f, &e, pair, &at)) return false;
+        if (!cnn__is_state(f, &e) && !cnn__rename(f, &e, pair, &at)) return false;
         if (cnn__is_asked(a, e.name)) f->entry[kept++] = e;
     }
     f->n = kept;
@@ -11789,6 +11969,7 @@ static bool cnn__read_about(cnn__file *f)
 
 static bool cnn__load(cnn__file *f, const cnn_load_args *a)
 {
+    static const cnn_field seed = { .name = "seed" };
     cnn_graph *g = f->g;
     if (!f->graph)
         return cnn__file_fail(f, "it has weights but no \"cnn.graph\" in its metadata: build the net, then "
@@ -11802,7 +11983,8 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     CNN_FREE(node);
     if (g->error[0]) return false;
     if (root->batched || cnn__len(root->shape) != 1) g->config.inference = 1;      /* not a loss */
-    if (!a->seed && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
+    const bool given = a->seed || cnn__said(a->said, &seed);
+    if (!given && f->has >> CNN__SEED & 1) g->config.seed = f->number[CNN__SEED];
     if (!cnn__choose_optimizer(f, a)) return false;
     const size_t plan = cnn_plan(g, root).total, most = a->max_bytes ? a->max_bytes
                       : cnn__mul_size(CNN__MOST_PLAN, (size_t)g->config.max_batch);
@@ -11811,22 +11993,21 @@ static bool cnn__load(cnn__file *f, const cnn_load_args *a)
     return cnn_compile(g, root) && cnn__fill_state(f, NULL) && cnn__read_about(f);
 }
 
-static cnn_graph *cnn__new_to_load(cnn_load_args a)
+/* A graph to load into, and f to load it from; false if there is none. */
+static bool cnn__begin_load(cnn__file *f, cnn_load_args a)
 {
     const cnn_config config = { .at = a.at, .max_batch = a.max_batch, .seed = a.seed, .threads = a.threads,
                                 .isa = a.isa, .backend = a.backend, .optimizer = a.optimizer,
                                 .exact = a.exact, .inference = a.inference, .keep_grads = a.keep_grads };
-    return cnn_new_(config);
+    *f = cnn__file_of(cnn_new_(config), a.at, "load", a.path);
+    return f->g && !f->g->error[0];
 }
 
 CNN_API cnn_graph *cnn_load_memory(const void *file, size_t bytes, cnn_load_args a)
 {
-    cnn_graph *g = cnn__new_to_load(a);
-    if (!g || g->error[0]) return g;
-    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
-    if (cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
-    cnn__close_file(&f);
-    return g;
+    cnn__file f;
+    if (cnn__begin_load(&f, a) && cnn__open_file(&f, file, bytes)) cnn__load(&f, &a);
+    return cnn__close_file(&f), f.g;
 }
 
 CNN_API cnn_tensor *cnn_loss(const cnn_graph *g) { return g && g->loss ? g->loss : cnn__nil_tensor(); }
@@ -11885,12 +12066,9 @@ static bool cnn__open_path(cnn__file *f)
 
 CNN_API cnn_graph *cnn_load_(cnn_load_args a)
 {
-    cnn_graph *g = cnn__new_to_load(a);
-    if (!g || g->error[0]) return g;
-    cnn__file f = cnn__file_of(g, a.at, "load", a.path);
-    if (cnn__open_path(&f)) cnn__load(&f, &a);
-    cnn__close_file(&f);
-    return g;
+    cnn__file f;
+    if (cnn__begin_load(&f, a) && cnn__open_path(&f)) cnn__load(&f, &a);
+    return cnn__close_file(&f), f.g;
 }
 
 CNN_API bool cnn_load_weights_(cnn_load_weights_args a)
@@ -11903,11 +12081,8 @@ static bool cnn__to_file(void *to, const void *bytes, size_t n) { return fwrite(
 
 /* POSIX knows what C99 does not: processes, links, rights, devices, folders, and how to get bytes onto the
    disk before the name. Windows replaces a file only when asked to. */
-#if defined(__unix__) || defined(__APPLE__)
-#include <dirent.h>
+#if defined(CNN__POSIX)
 #include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 int (fileno)(FILE *);
 int (fsync)(int);
 int (fchmod)(int, mode_t);
@@ -12390,7 +12565,9 @@ static bool cnn__begin_visit(cnn__visit *v, cnn_tensor *loss, const char *what, 
 static void cnn__end_visit(cnn__visit *v)
 {
     cnn_graph *g = v->loss->graph;
+    const cnn__aside error = cnn__begin_save(g);            /* after an error, too */
     if (v->state) cnn__copy_trained(g, v->state, CNN__RESTORE, 0);
+    if (error.error[0]) memcpy(g->error, error.error, sizeof g->error);
     g->draw = v->draw, g->can_backward = false, g->probe = v->before;
     CNN_FREE(v->state);
 }
@@ -13172,6 +13349,11 @@ static void cnn__share_out(const cnn__cpu *cpu, double work, ptrdiff_t units, cn
 #else
 #define CNN__UNROLL
 #endif
+#if CNN__X86                                /* gcc would load it from memory again wherever it is used */
+#define CNN__IN_REGISTER(v) __asm__("" : "+v"(v))
+#else
+#define CNN__IN_REGISTER(v) (void)(v)
+#endif
 
 /* The kernels that are written for each instruction set. One text serves all: CNN__MICRO(avx2) is the
    micro-kernel for AVX2, written in the words that the section "AVX2" below defines, which end in _avx2:
@@ -13500,7 +13682,8 @@ static inline int cnn__tile_rows(int left, int tall)
     CNN__DOT_COLUMN(isa, 2, v2) CNN__DOT_COLUMN(isa, 3, v3)
 
 #define CNN__DOT_COLUMN(isa, j, v) {                                                                         \
-        const cnn__v_##isa column = v;                                                                       \
+        cnn__v_##isa column = v;                                                                             \
+        CNN__IN_REGISTER(column);                                                                            \
         CNN__UNROLL for (int i = 0; i < rows; i++) t[i][j] = cnn__fma_##isa(u[i], column, t[i][j]);          \
     }
 
@@ -14541,7 +14724,7 @@ static void cnn__fast_gemm(const cnn__cpu *cpu, float *c, int ldc, float beta, c
 
    A NaN or Inf in x, or in dy on the way back, reaches the elements that the formula gives it to and no
    other, with two exceptions: Winograd may make NaN of all elements of the tiles that hold it, and in the
-   gradient of the weights it may make NaN of any.
+   gradient of the weights it may make NaN of any, which cnn__conv_mend_weights then sums again.
    ======================================================================================================== */
 
 /* ---- Spread planes: a convolution without borders, strides and im2col ----
@@ -15532,24 +15715,32 @@ static void cnn__columns_run(const cnn__cpu *cpu, const cnn__columns *q)
        dW (OC, taps) += dY (OC, pixels) S(X)^T
 
    Pixels are taken some hundreds at a time, of several images where these are small: dY is packed in row
-   panels, then each panel of nr taps is copied from S, transposed, and meets all of dY in cnn__micro. So taps
-   lie along the vectors, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
-   formula; a float of S is moved once for OC of them.
+   panels, then nr rows of the kernel, each of a channel of its own, are copied from S, transposed:
+   X[pixel][row]. With stride and dilation 1 the KW taps of these rows are KW pixels that follow each other
+   in X: pixel p meets them all in X[p], X[p+1], ...; otherwise each tap counts as a row. So taps lie along
+   the vectors of cnn__micro, and no sum runs along a row of the image. Lower bound: the multiply-adds of the
+   formula; a float of S is moved KH times for KW OC of them.
 
    Images are taken in chunks, fixed by the problem; the sums of each chunk but the first go to an array of
    its own and are added in order. Where the weights are many there is one chunk, and threads share
-   its taps, panel by panel. */
+   its rows, panel by panel. Where KW taps lie side by side, the sums are in the order (rows, KW, row) and all
+   go to such arrays; they are put in order at the end.
+
+   Few taps make small tiles and much copying: those of one to three channels are summed along the rows of the
+   image, see cnn__weights_dots. */
 typedef struct {
     const cnn__kernels *u;
     const cnn__conv *t;
     cnn__spread s, d;                   /* of x; of dy, with rows as wide, for one output channel */
     bool borrow;                        /* S would be the image itself (1x1, stride 1, no padding) */
+    bool dots;                          /* sums along the rows of the image, see cnn__weights_dots */
     int block, blocks, width;           /* rows of dy at a time, and pixels of a row; borrow: rows of one */
+    int side, wide;                     /* taps side by side in X; pixels of a row of X */
     int images, chunks;                 /* images at a time, if these are one block */
     float *dw;
     const float *dy;
-    ptrdiff_t m, k, panel;              /* panel: floats of one panel of taps */
-    ptrdiff_t *at, *whole, *last;       /* places of taps in S; of pixels in a panel of nr, in the last one */
+    ptrdiff_t m, k, panel;              /* panel: floats of X */
+    ptrdiff_t *at, *whole, *last;       /* places of rows in S; of pixels in X of nr rows, of the last ones */
     float *partial, *work;
     size_t each;
 } cnn__weights;
@@ -15569,121 +15760,134 @@ CNN__COLD static cnn__weights cnn__weights_plan(const cnn__cpu *cpu, const cnn__
     q.chunks = weights <= CHUNKED ? (int)cnn__min(cnn__ceil(t->n, 4), 8) : 1;
     q.images = q.blocks > 1 ? 1 : (int)cnn__min(cnn__ceil(t->n, q.chunks),
                                                 cnn__ceil(LENGTH, (ptrdiff_t)rows * q.width));
-    const size_t pixels = (size_t)q.images * (size_t)q.block * (size_t)q.width;
-    const ptrdiff_t nr = q.u->nr, planes = cnn__min(cnn__ceil(nr - 1, (ptrdiff_t)t->kh * t->kw) + 1, q.s.c);
-    q.panel = (ptrdiff_t)cnn__round_up((pixels + 1) * (size_t)nr, 16);
+    q.dots = q.m == 1 || (q.k <= q.u->nr && t->ow >= q.u->lanes);
+    q.side = !q.dots && t->sw == 1 && t->dw == 1 ? t->kw : 1, q.wide = q.width + q.side - 1;
+    const size_t lines = (size_t)q.images * (size_t)q.block, pixels = lines * (size_t)q.width;
+    const ptrdiff_t nr = q.u->nr, window = (ptrdiff_t)t->kh * t->kw / q.side;
+    const ptrdiff_t planes = cnn__min(cnn__ceil(nr - 1, window) + 1, q.s.c);
+    q.panel = (ptrdiff_t)cnn__round_up((lines * (size_t)q.wide + 1) * (size_t)nr, 16);
     q.at = cnn__take(base, used, (size_t)q.k, sizeof *q.at);
     q.whole = cnn__take(base, used, pixels, sizeof *q.whole);
     q.last = cnn__take(base, used, pixels, sizeof *q.last);
-    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)q.chunks - 1), sizeof *q.partial);
+    q.partial = cnn__take(base, used, cnn__mul_size(weights, (size_t)(q.chunks - (q.side == 1))),
+                          sizeof *q.partial);
     q.each = cnn__add_size((size_t)q.panel, cnn__mul_size(pixels, (size_t)q.m));
     const ptrdiff_t spread = q.borrow ? 0 : q.s.a * q.s.b * cnn__spread_plane(&q.s, q.block);
-    q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, 1, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
-    if (q.m > 1) q.each += (size_t)(planes * spread);
-    else         q.each = (size_t)(q.images * (spread + (q.borrow ? 0 : cnn__spread_plane(&q.d, q.block))));
+    if (!q.borrow && t->ow < q.u->lanes)
+        q.d = (cnn__spread){ dy, t->oc, t->oh, t->ow, (int)q.m, 1, 1, 1, 1, 0, 0, 0, q.s.width, 0 };
+    if (q.dots) q.each = (size_t)(spread + cnn__spread_size(&q.d, q.block));
+    else        q.each += (size_t)(planes * spread);
     q.each = cnn__round_up(q.each, 16);
     q.work = cnn__take(base, used, cnn__mul_size((size_t)cpu->threads, q.each), sizeof *q.work);
     return q;
 }
 
-/* A panel of taps k .. k+taps: to[pixel][tap] for the output rows from .. from+rows of so many images. */
-static void cnn__weights_panel(const cnn__weights *q, float *to, float *s, ptrdiff_t n, int images,
-                               ptrdiff_t g, ptrdiff_t k, int taps, int from, int rows)
+/* X for rows r .. r+n of the kernel and the output rows from .. from+rows of so many images. */
+static void cnn__weights_panel(const cnn__weights *q, float *to, float *s, ptrdiff_t image, int images,
+                               ptrdiff_t g, ptrdiff_t r, int n, int from, int rows)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, window = (ptrdiff_t)t->kh * t->kw, c = k / window;
-    const int planes = (int)(cnn__ceil(k + taps, window) - c);
+    const ptrdiff_t in = (ptrdiff_t)t->h * t->w, window = (ptrdiff_t)t->kh * t->kw / q->side, c = r / window;
+    const int planes = (int)(cnn__ceil(r + n, window) - c);
     for (int e = 0; e < images; e++) {
         if (q->borrow) {
-            q->u->pack(to, taps, q->s.x + ((n + e) * t->ic + g * q->s.c + k) * in + from, in, NULL, rows);
-            to += (ptrdiff_t)rows * taps;
+            q->u->pack(to, n, q->s.x + ((image + e) * t->ic + g * q->s.c + r) * in + from, in, NULL, rows);
+            to += (ptrdiff_t)rows * n;
             continue;
         }
-        cnn__spread_copy(q->u, &q->s, s, n + e, g * q->s.c + c, planes, from, q->block);
-        for (int r = 0; r < rows; r++, to += (ptrdiff_t)q->width * taps)
-            q->u->pack(to, taps, s + (ptrdiff_t)r * q->s.width, 0, q->at + k - c * window, q->width);
+        cnn__spread_copy(q->u, &q->s, s, image + e, g * q->s.c + c, planes, from, q->block);
+        for (int y = 0; y < rows; y++, to += (ptrdiff_t)q->wide * n)
+            q->u->pack(to, n, s + (ptrdiff_t)y * q->s.width, 0, q->at + r - c * window, q->wide);
     }
 }
 
-/* The same with one output channel in a group: its sums run along the pixels where they lie, and along the
-   zeros between the rows of S, four taps at a time. */
-static void cnn__weights_row(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g, int from,
-                             int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
+/* The same by dot products: the sums run along the pixels of dy where they lie, three output channels by four
+   taps at a time. A run is a row of an image; or, where rows are short, all of them, dy copied with zeros
+   between its rows. */
+static void cnn__weights_dots(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
+                              int from, int rows, ptrdiff_t k0, ptrdiff_t k1, float *work)
 {
     const cnn__conv *t = q->t;
     const ptrdiff_t in = (ptrdiff_t)t->h * t->w, out = (ptrdiff_t)t->oh * t->ow, window = t->kh * t->kw;
-    const ptrdiff_t plane = cnn__spread_plane(&q->d, q->block);
-    const ptrdiff_t all = q->s.a * q->s.b * cnn__spread_plane(&q->s, q->block);
-    cnn__runs r = { images, rows, 0, t->oc * out, t->ic * in };
-    const float *x = q->s.x + (n * t->ic + g * q->s.c) * in + from;
-    const float *dy = q->dy + (n * t->oc + g) * out + from;
-    float *s = work + images * plane;
-    if (!q->borrow) {
-        r.length = (rows - 1) * q->s.width + t->ow, r.a_image = plane, r.b_image = all, x = s, dy = work;
-        for (int e = 0; e < images; e++)
-            cnn__spread_copy(q->u, &q->d, work + e * plane, n + e, g, 1, from, q->block);
-    }
-    for (ptrdiff_t k = k0, end; k < k1; k = end) {
-        const ptrdiff_t c = q->borrow ? 0 : k / window;
-        end = q->borrow ? k1 : cnn__min(k1, (c + 1) * window);
-        for (int e = 0; e < images && !q->borrow; e++)
-            cnn__spread_copy(q->u, &q->s, s + e * all, n + e, g * q->s.c + c, 1, from, q->block);
-        for (ptrdiff_t j = k; j < end; j += 4) {
-            ptrdiff_t at[4];            /* the last tap again, where no more are left: it is dropped */
-            for (ptrdiff_t e = 0; e < 4; e++) {
-                const ptrdiff_t tap = cnn__min(j + e, end - 1);
-                at[e] = q->borrow ? tap * in : q->at[tap - c * window];
+    const ptrdiff_t plane = q->d.width ? cnn__spread_plane(&q->d, q->block) : out;
+    cnn__runs r = { 1, rows, plane, 0, 0 };                         /* borrow: one run */
+    if (q->d.width)      r.length = (rows - 1) * q->s.width + t->ow;
+    else if (!q->borrow) r = (cnn__runs){ rows, t->ow, out, t->ow, q->s.width };
+    for (ptrdiff_t e = n; e < n + images; e++) {
+        const float *x = work, *dy = q->dy + (e * t->oc + g * q->m) * out + (ptrdiff_t)from * q->width;
+        float *copy = work + q->s.a * q->s.b * cnn__spread_plane(&q->s, q->block);
+        if (q->d.width)
+            cnn__spread_copy(q->u, &q->d, copy, e, g * q->m, (int)q->m, from, q->block), dy = copy;
+        if (q->borrow) x = q->s.x + (e * t->ic + g * q->s.c) * in + from;
+        for (ptrdiff_t k = k0, end; k < k1; k = end) {
+            const ptrdiff_t c = q->borrow ? 0 : k / window;
+            end = q->borrow ? k1 : cnn__min(k1, (c + 1) * window);
+            if (!q->borrow) cnn__spread_copy(q->u, &q->s, work, e, g * q->s.c + c, 1, from, q->block);
+            for (ptrdiff_t j = k; j < end; j += 4) {
+                ptrdiff_t at[4];        /* the last tap again, where no more are left: it is dropped */
+                for (ptrdiff_t z = 0; z < 4; z++) {
+                    const ptrdiff_t tap = cnn__min(j + z, end - 1);
+                    at[z] = q->borrow ? tap * in : q->at[tap - c * window];
+                }
+                for (ptrdiff_t i = 0; i < q->m; i += 3)
+                    q->u->dot((int)cnn__min(3, q->m - i), (int)cnn__min(4, end - j), &r, dy + i * plane, x,
+                              at, dw + i * q->k + j, q->k);
             }
-            q->u->dot(1, (int)cnn__min(4, end - j), &r, dy, x, at, dw + j, 0);
         }
     }
 }
 
-/* dw += the terms of output rows from .. of images n .. n+images, group g, taps k0..k1. */
+/* dw += the terms of output rows from .. of images n .. n+images, group g, rows r0 .. r1 of the kernel. */
 static void cnn__weights_block(const cnn__weights *q, float *dw, ptrdiff_t n, int images, ptrdiff_t g,
-                               int from, ptrdiff_t k0, ptrdiff_t k1, float *work)
+                               int from, ptrdiff_t r0, ptrdiff_t r1, float *work)
 {
     const cnn__conv *t = q->t;
     const ptrdiff_t out = (ptrdiff_t)t->oh * t->ow;
     const int mr = q->u->mr, nr = q->u->nr, rows = (int)cnn__min(q->block, out / q->width - from);
     const ptrdiff_t run = (ptrdiff_t)rows * q->width, pixels = images * run;
-    if (q->m == 1) { cnn__weights_row(q, dw, n, images, g, from, rows, k0, k1, work); return; }
+    if (rows <= 0) return;
+    if (q->dots) { cnn__weights_dots(q, dw, n, images, g, from, rows, r0, r1, work); return; }
     const float *dy = q->dy + (ptrdiff_t)from * q->width;
     float tile[CNN__MAX_MR * CNN__MAX_NR], *a = work + q->panel, *s = a + pixels * q->m;
-    if (rows <= 0) return;
-    for (ptrdiff_t i = 0; i < q->m; i += mr)
-        for (int e = 0, ni = (int)cnn__min(mr, q->m - i); e < images; e++)
-            q->u->pack(a + i * pixels + e * run * ni, ni,
+    for (ptrdiff_t i = 0, ni; i < q->m; i += ni) {
+        ni = cnn__tile_rows((int)cnn__min(q->m - i, 2 * mr), mr);
+        for (int e = 0; e < images; e++)
+            q->u->pack(a + i * pixels + e * run * ni, (int)ni,
                        dy + ((n + e) * t->oc + g * q->m + i) * out, out, NULL, run);
-    for (ptrdiff_t k = k0; k < k1; k += nr) {
-        const int taps = (int)cnn__min(nr, k1 - k);
-        cnn__weights_panel(q, work, s, n, images, g, k, taps, from, rows);
-        for (ptrdiff_t i = 0; i < q->m; i += mr) {
-            const int ni = (int)cnn__min(mr, q->m - i);
-            float *to = dw + i * q->k + k;
-            q->u->micro(ni, taps, pixels, a + i * pixels, work, taps == nr ? q->whole : q->last,
-                        taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr, NULL, 0);
-            for (int r = 0; r < ni && taps < nr; r++) cnn__add(to + r * q->k, tile + r * nr, taps);
+    }
+    for (ptrdiff_t r = r0; r < r1; r += nr) {
+        const int lines = (int)cnn__min(nr, r1 - r), columns = lines * q->side;
+        cnn__weights_panel(q, work, s, n, images, g, r, lines, from, rows);
+        for (int j = 0, taps; j < columns; j += taps) {
+            taps = (int)cnn__min(nr, columns - j);
+            for (ptrdiff_t i = 0, ni; i < q->m; i += ni) {
+                ni = cnn__tile_rows((int)cnn__min(q->m - i, 2 * mr), mr);
+                float *to = dw + i * q->k + r * q->side + j;
+                q->u->micro((int)ni, taps, pixels, a + i * pixels, work + j, lines == nr ? q->whole : q->last,
+                            taps == nr ? to : tile, taps == nr ? q->k : nr, NULL, taps == nr, NULL, 0);
+                for (int e = 0; e < ni && taps < nr; e++) cnn__add(to + e * q->k, tile + e * nr, taps);
+            }
         }
     }
 }
 
-/* A unit is a panel of taps in a group of a chunk of images. */
+/* A unit is a panel of rows of the kernel in a group of a chunk of images. */
 static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int thread)
 {
     const cnn__weights *q = job;
     const cnn__conv *t = q->t;
-    const ptrdiff_t nr = q->u->nr, panels = cnn__ceil(q->k, nr), weights = t->oc * q->k;
+    const ptrdiff_t nr = q->u->nr, rows = q->k / q->side, panels = cnn__ceil(rows, nr);
+    const ptrdiff_t weights = t->oc * q->k, own = q->side == 1;         /* chunks that go to dw */
     float *work = q->work + (size_t)thread * q->each;
     for (ptrdiff_t end; from < to; from = end) {
         const ptrdiff_t e = from / panels, g = e % t->groups, chunk = e / t->groups;
         const ptrdiff_t n0 = t->n * chunk / q->chunks, n1 = t->n * (chunk + 1) / q->chunks;
         end = cnn__min(to, (e + 1) * panels);
-        const ptrdiff_t k0 = (from - e * panels) * nr, k1 = cnn__min((end - e * panels) * nr, q->k);
-        float *dw = (chunk ? q->partial + (chunk - 1) * weights : q->dw) + g * q->m * q->k;
+        const ptrdiff_t r0 = (from - e * panels) * nr, r1 = cnn__min((end - e * panels) * nr, rows);
+        float *dw = (chunk < own ? q->dw : q->partial + (chunk - own) * weights) + g * q->m * q->k;
         for (ptrdiff_t n = n0; n < n1; n += q->images)
             for (int block = 0; block < q->blocks; block++)
-                cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, k0, k1,
+                cnn__weights_block(q, dw, n, (int)cnn__min(q->images, n1 - n), g, block * q->block, r0, r1,
                                    work);
     }
 }
@@ -15691,16 +15895,26 @@ static void cnn__weights_job(const void *job, ptrdiff_t from, ptrdiff_t to, int 
 static void cnn__weights_run(const cnn__cpu *cpu, const cnn__weights *q)
 {
     const cnn__conv *t = q->t;
-    const ptrdiff_t nr = q->u->nr, last = (q->k - 1) % nr + 1;
-    const size_t weights = (size_t)t->oc * (size_t)q->k;
+    const ptrdiff_t nr = q->u->nr, rows = q->k / q->side, last = (rows - 1) % nr + 1, side = q->side;
+    const ptrdiff_t weights = t->oc * q->k, parts = q->chunks - (side == 1);
     if (!q->borrow) cnn__taps(t, &q->s, cnn__spread_plane(&q->s, q->block), q->at);
-    for (ptrdiff_t p = 0; p < (ptrdiff_t)q->images * q->block * q->width; p++)
-        q->whole[p] = p * nr, q->last[p] = p * last;
-    if (q->chunks > 1) memset(q->partial, 0, weights * (size_t)(q->chunks - 1) * sizeof *q->partial);
+    for (ptrdiff_t r = 1; r < rows && side > 1; r++) q->at[r] = q->at[r * side];
+    for (ptrdiff_t p = 0; p < (ptrdiff_t)q->images * q->block * q->width; p++) {
+        const ptrdiff_t at = p / q->width * q->wide + p % q->width;
+        q->whole[p] = at * nr, q->last[p] = at * last;
+    }
+    memset(q->partial, 0, (size_t)(weights * parts) * sizeof *q->partial);
     cnn__share_out(cpu, (double)t->n * t->oh * t->ow * (double)weights,
-                   (ptrdiff_t)q->chunks * t->groups * cnn__ceil(q->k, nr), cnn__weights_job, q);
-    for (size_t c = 1; c < (size_t)q->chunks; c++)
-        for (size_t i = 0; i < weights; i++) q->dw[i] += q->partial[(c - 1) * weights + i];
+                   (ptrdiff_t)q->chunks * t->groups * cnn__ceil(rows, nr), cnn__weights_job, q);
+    for (ptrdiff_t c = side > 1; c < parts; c++)
+        cnn__add(side > 1 ? q->partial : q->dw, q->partial + c * weights, weights);
+    const float *sums = q->partial;
+    float *to = q->dw;
+    for (ptrdiff_t r = 0, n; r < t->oc * rows && side > 1; r += n, sums += n * side) {
+        n = cnn__min(nr, rows - r % rows);                      /* the rows that were together in X */
+        for (ptrdiff_t e = 0; e < n; e++)
+            for (ptrdiff_t j = 0; j < side; j++) *to++ += sums[j * n + e];
+    }
 }
 
 /* ---- Winograd F(4x4,3x3) and F(2x2,5x5): forward and backward-data, stride 1 (Lavin, Gray 2015) ----
@@ -16643,9 +16857,9 @@ static void cnn__fast_broadcast(const cnn__cpu *cpu, cnn_each *f, float *y, cons
     CNN__PARALLEL_FOR(cnn__threads_for(cpu, all / pieces * n))
     for (ptrdiff_t i = 0; i < all; i++) {
         const ptrdiff_t row = pieces == 1 ? i : i / pieces, from = (i - row * pieces) * CNN__PIECE;
-        const ptrdiff_t i0 = row / (r.n[1] * r.n[2]), i1 = row / r.n[2] % r.n[1], i2 = row % r.n[2];
-        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from);
-        const ptrdiff_t at = i0 * r.y[0] + i1 * r.y[1] + i2 * r.y[2] + from;
+        const ptrdiff_t plane = row / r.n[2], i2 = row - plane * r.n[2];     /* division takes as long as */
+        const ptrdiff_t i0 = plane / r.n[1], i1 = plane - i0 * r.n[1];       /* a dozen elements */
+        const ptrdiff_t m = cnn__min(CNN__PIECE, n - from), at = row * n + from;
         const float    *u = a + i0 * r.a[0] + i1 * r.a[1] + i2 * r.a[2] + from * r.a[3];
         const float    *v = b + i0 * r.b[0] + i1 * r.b[1] + i2 * r.b[2] + from * r.b[3];
         float           left[CNN__PIECE], right[CNN__PIECE];
@@ -16781,7 +16995,7 @@ static int cnn__pool_some(const cnn__kernels *u, const cnn__pool *t, const float
     const int x0 = ox * t->sw - t->pw, rest = t->w - x0 - t->kw;
     if (x0 < 0 || rest < 0 || t->sw > 2 || (t->sw == 2 && t->kw < 2)) return 0;
     if (t->dh > 1 || t->dw > 1) return 0;
-    const int n = (int)cnn__min(cnn__min(u->lanes, rest / t->sw + 1), t->ow - ox);
+    const int n = (int)cnn__min(cnn__min(u->lanes, (rest >> (t->sw - 1)) + 1), t->ow - ox);
     const ptrdiff_t last = (ptrdiff_t)(y1 - 1) * t->w + x0 + (u->lanes - 1) * t->sw + t->kw - 1;
     if (last >= end - plane) return 0;
     u->windows(y1 - y0, t->kw, t->sw, plane + (ptrdiff_t)y0 * t->w + x0, t->w, v, at);
@@ -16998,6 +17212,8 @@ static void cnn__fast_dropout(const cnn__cpu *cpu, float *to, const float *from,
    joined on a device, on the plain loops, nor while profile, trace or doctor look on.
    A batch norm behind a convolution that keeps packed weights is folded into these: other bits, see
    cnn__conv2d_fold. What joins it joins the convolution then.
+   In backward, a max pooling does the work of a relu before it: what it selects are elements of the relu's y,
+   so that dz = relu'(y) dy over its own y, a quarter of the elements and fewer, leaves nothing to do there.
    ======================================================================================================== */
 
 /* Add the formula of y to the tail behind `head`, or say no. */
@@ -17021,6 +17237,26 @@ static bool cnn__folds(const cnn__node *v)
     const cnn_tensor *b = cnn_operand(&v->t, "bias");
     return cnn__packs(v) && v->users == 1 && y && y->t.op->flags & CNN_BATCH_STATISTICS && !y->kernel
         && (!b || (!b->op && !b->batched)) && (!net || net->config.inference);
+}
+
+/* May v, which selects elements of x, do x's backward too, if nobody else uses x? A rectifier without
+   constants passes a gradient or does not, so that the sums of windows that overlap keep their bits. */
+static bool cnn__can_gate(const cnn__node *v)
+{
+    const cnn_graph  *g = v->t.graph;
+    const cnn_tensor *x = v->t.n_in ? v->t.in[0] : NULL;
+    return x && v->t.op->flags & CNN_SELECTS && x->op && x->op->formula && !x->op->formula->k[0]
+        && x->op->flags & CNN_RECTIFIER && !v->kernel && !cnn__of(x)->kernel && !g->config.backend
+        && !g->config.keep_grads && g->cpu.isa != CNN_ISA_PLAIN;
+}
+static void cnn__gate(const cnn__node *v)
+{
+    const cnn__cpu   *cpu = &v->t.graph->cpu;
+    const cnn_tensor *y = &v->t, *x = y->in[0];
+    float             k[2];
+    if (v->t.graph->probe || cnn__of(y->in[0])->gate != v) return;
+    cnn_each *f = cnn__loop(cpu, cnn__formula(x, k)->backward);
+    cnn__map_back(cpu, f, y->grad, y->grad, y->data, k, cnn__len(y->shape));
 }
 
 /* The tail behind v in this run; its nodes count as run. */
@@ -17208,14 +17444,28 @@ static bool cnn__sync_optimizer(cnn_graph *g, unsigned side)
                            g->arena[CNN_ARENA_OPTIMIZER], bytes);
 }
 
+/* A buffer of the device for an array that stays in one piece, or a chunk; NULL after an error. */
+static void *cnn__device_buffer(cnn_graph *g, const char *call, const char *what, size_t bytes)
+{
+    cnn_backend *dev = g->config.backend;
+    const size_t most = cnn__chunk_bytes(g);
+    void        *buffer = bytes <= most ? dev->alloc(dev, bytes) : NULL;
+    if (bytes > most)
+        cnn__fail(g, g->config.at, call, "%s: %zu bytes for %s, and its largest buffer has %zu", dev->name,
+                  bytes, what, most);
+    else if (!buffer)
+        cnn__fail(g, g->config.at, call, "%s: %zu bytes for %s: %s", dev->name, bytes, what,
+                  dev->error[0] ? dev->error : "the device has no such memory");
+    return buffer;
+}
+
 /* The averages, to where they are mixed or read. */
 static bool cnn__sync_average(cnn_graph *g, unsigned side)
 {
-    cnn_backend *device = g->config.backend;
-    size_t       bytes = cnn__trained_floats(g) * sizeof(float);
+    size_t bytes = cnn__trained_floats(g) * sizeof(float);
     if (!g->average || !bytes) return true;
-    if (side == CNN__DEVICE && !g->average_buffer && !(g->average_buffer = device->alloc(device, bytes)))
-        return cnn__fail(g, g->config.at, "average", "%s: %zu bytes: %s", device->name, bytes, device->error);
+    if (side == CNN__DEVICE && !g->average_buffer
+        && !(g->average_buffer = cnn__device_buffer(g, "average", "the average", bytes))) return false;
     return cnn__sync_array(g, "average", &g->average_on, side, g->average_buffer, g->average, bytes);
 }
 
@@ -17293,6 +17543,8 @@ static void cnn__close_backend(cnn_graph *g)
         if (g->buffer[i]) dev->release(dev, g->buffer[i]);
         g->buffer[i] = NULL;
     }
+    for (int i = 0; dev && i < g->n_chunks; i++) if (g->chunk[i]) dev->release(dev, g->chunk[i]);
+    g->n_chunks = 0;
     if (dev && g->average_buffer) dev->release(dev, g->average_buffer);
     g->average_buffer = NULL;
     if (dev && dev->close) dev->close(dev);
@@ -17308,7 +17560,26 @@ static const cnn_kernel *cnn__find_kernel(const cnn_backend *dev, const cnn_tens
     return NULL;
 }
 
-/* Resolved once, in compile: a row or none for each node, and a device buffer for each arena. */
+/* A device buffer for each arena, or several. */
+static bool cnn__device_arenas(cnn_graph *g, size_t scratch)
+{
+    static const char *const names[] = { "the parameters", "the gradients", "the optimizer's state",
+        "constants and running statistics", "the inputs", "activations", "packed weights", "scratch" };
+    const size_t all = g->arena_bytes[CNN_ARENA_ACTIVATIONS], most = cnn__chunk_bytes(g);
+    g->chunk = cnn__alloc(g, (all / most + 1) * sizeof *g->chunk);
+    if (!g->chunk) return false;
+    for (size_t at = 0; at < all; at += most, g->n_chunks++)
+        if (!(g->chunk[g->n_chunks] = cnn__device_buffer(g, "compile", names[CNN_ARENA_ACTIVATIONS],
+                                                         all - at < most ? all - at : most))) return false;
+    for (int i = 0; i < CNN_ARENAS; i++) {
+        const size_t bytes = i == CNN_ARENA_SCRATCH ? scratch : g->arena_bytes[i];
+        if (!bytes || i == CNN_ARENA_ACTIVATIONS) continue;
+        if (!(g->buffer[i] = cnn__device_buffer(g, "compile", names[i], bytes))) return false;
+    }
+    return true;
+}
+
+/* Resolved once, in compile: a row or none for each node, and where its arrays are. */
 static bool cnn__open_backend(cnn_graph *g)
 {
     cnn_backend *dev = g->config.backend;
@@ -17322,14 +17593,7 @@ static bool cnn__open_backend(cnn_graph *g)
         size_t s = v->kernel && dev->scratch ? dev->scratch(dev, &v->t) : 0;
         if (s > scratch) scratch = s;
     }
-    for (int i = 0; i < CNN_ARENAS; i++) {
-        size_t bytes = i == CNN_ARENA_SCRATCH ? scratch : g->arena_bytes[i];
-        if (!bytes) continue;
-        g->buffer[i] = dev->alloc(dev, bytes);
-        if (!g->buffer[i])
-            return cnn__fail(g, g->config.at, "compile", "%s: %zu bytes: %s", dev->name, bytes,
-                             dev->error[0] ? dev->error : "the device has no such memory");
-    }
+    if (!cnn__device_arenas(g, scratch)) return false;
     /* updates run over the gaps */
     static const cnn_arena flat[] = { CNN_ARENA_PARAMS, CNN_ARENA_OPTIMIZER };
     for (int i = 0; i < 2; i++)
@@ -17338,27 +17602,26 @@ static bool cnn__open_backend(cnn_graph *g)
     return true;
 }
 
+static cnn_place cnn__place_in(const cnn_graph *g, cnn_arena arena, size_t at)
+{
+    const size_t chunk = cnn__chunk_bytes(g) / sizeof(float);
+    return arena != CNN_ARENA_ACTIVATIONS ? (cnn_place){ g->buffer[arena], at }
+                                          : (cnn_place){ g->chunk[at / chunk], at % chunk };
+}
 CNN_API cnn_place cnn_place_data(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[cnn__arena_of(t)], t->data_at[t->graph->mode] };
-    return p;
+    return cnn__place_in(t->graph, cnn__arena_of(t), t->data_at[t->graph->mode]);
 }
 CNN_API cnn_place cnn_place_grad(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS],
-        t->grad_at };
-    return p;
+    return cnn__place_in(t->graph, t->kind == CNN_PARAM ? CNN_ARENA_GRADS : CNN_ARENA_ACTIVATIONS,
+                         t->grad_at);
 }
 CNN_API cnn_place cnn_place_saved(const cnn_tensor *t)
 {
-    cnn_place p = { t->graph->buffer[CNN_ARENA_ACTIVATIONS], t->saved_at };
-    return p;
+    return cnn__place_in(t->graph, CNN_ARENA_ACTIVATIONS, t->saved_at);
 }
-CNN_API cnn_place cnn_place_scratch(const cnn_graph *g)
-{
-    cnn_place p = { g->buffer[CNN_ARENA_SCRATCH], 0 };
-    return p;
-}
+CNN_API cnn_place cnn_place_scratch(const cnn_graph *g) { return cnn__place_in(g, CNN_ARENA_SCRATCH, 0); }
 CNN_API const cnn_tensor *cnn_next_in_place(const cnn_tensor *y)
 {
     const cnn_graph *g = y->graph;
@@ -17411,6 +17674,9 @@ CNN_API bool cnn_leave_device(cnn_graph *g)
 #pragma STDC FP_CONTRACT DEFAULT
 #elif defined(__GNUC__)
 #pragma GCC pop_options
+#pragma pop_macro("isfinite")
+#pragma pop_macro("isnan")
+#pragma pop_macro("isinf")
 #endif
 #endif /* CNN_IMPLEMENTATION */
 

@@ -437,6 +437,8 @@ static void conv(cnn_isa isa, int pass)
         shape(5, 9, 30, 33, 13, 3, 2, 1, 1, 1),  shape(3, 40, 17, 21, 37, 1, 2, 0, 1, 1),  shape(9, 7, 9, 10, 1, 3, 2, 1, 1, 1),
         shape(6, 10, 23, 25, 10, 5, 2, 2, 1, 10), shape(3, 33, 20, 19, 1, 1, 1, 0, 1, 1),
         shape(3, 35, 11, 12, 33, 5, 1, 4, 1, 1), shape(1, 24, 27, 25, 19, 5, 1, 1, 1, 1),
+        /* backward-weights by rows of dy: one or two channels and taps over, a tail of a row, blocks of rows */
+        shape(6, 3, 37, 35, 11, 3, 2, 1, 1, 1),  shape(3, 1, 30, 61, 7, 3, 1, 0, 1, 1),    shape(2, 4, 20, 40, 8, 3, 1, 1, 1, 4),
         shape(5, 33, 2, 3, 40, 3, 1, 1, 1, 1),   shape(4, 32, 5, 5, 37, 3, 1, 1, 1, 1),    shape(16, 32, 1, 4, 32, 3, 1, 1, 1, 1),
         shape(7, 32, 29, 27, 50, 3, 1, 1, 1, 1) };      /* the last: Winograd's backward-weights in several chunks and blocks */
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++) check_all(isa, &fixed[i], pass, i % 3 > 0);
