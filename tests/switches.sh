@@ -59,6 +59,7 @@ if compiles "$CC" '-include CL/cl.h'; then
     done
     out=$(grep -o 'cnn__[a-z0-9_]*\|CNN__[A-Z0-9_]*' cnn_opencl.h | sort -u)
     [ -z "$out" ] && pass || fail 'cnn_opencl.h uses private names of cnn.h' "$out"
+    built 'android' $CC -std=c99 -O0 -I"$INC" -I. $S/android.c "$BUILD/impl.o"
     OPENCL=-DOPENCL
 else skip "cnn_opencl.h: OpenCL's headers are not installed"; fi
 

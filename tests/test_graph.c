@@ -381,7 +381,7 @@ static cnn_tensor *random_net(cnn_graph *g, cnn_tensor *x, cnn_tensor **pool, in
     for (int steps = test_int(4, 14); steps > 0; steps--) {
         cnn_tensor *a = pool[test_int(n > 4 ? n - 4 : 0, n - 1)], *b = pool[test_int(0, n - 1)], *y = NULL;
         int c = a->shape.c;
-        switch (test_int(0, 19)) {
+        switch (test_int(0, 20)) {
         case 0: y = cnn_relu(a); break;
         case 1: y = cnn_sigmoid(a); break;
         case 2: y = cnn_tanh(a); break;
@@ -402,6 +402,7 @@ static cnn_tensor *random_net(cnn_graph *g, cnn_tensor *x, cnn_tensor **pool, in
         case 18: y = cnn_leaky_relu(cnn_clamp(cnn_batch_norm(a), .low = -1, .high = 0.7f)); break;
         case 19: y = cnn_relu(b->shape.c == c ? cnn_mul(a, b) : cnn_sub(a, cnn_mean(a, CNN_C))); break;
         case 16: y = cnn_reshape(cnn_relu(cnn_flatten(a)), c, a->shape.h, a->shape.w); break;
+        case 20: y = cnn_max_pool(cnn_relu(cnn_conv2d(a, c, 3, .pad = 1)), 3, .stride = 1, .pad = 1); break;
         }
         pool[n++] = y;
     }
@@ -415,6 +416,7 @@ static cnn_tensor *random_net(cnn_graph *g, cnn_tensor *x, cnn_tensor **pool, in
 static void plans_do_not_change_results(void)
 {
     enum { B = 3, C = 2, S = 5, POOL = 20 };
+    int gated = 0, kept = 0;                    /* relus whose backward is done by a pooling */
     for (int number = 0; number < 150 && test__bad == 0; number++) {
         uint64_t seed = test_bits(), keep = test__state;
         float image[2][B * C * S * S], loss[4][3], *w[4] = { NULL }, *value[POOL] = { NULL };
@@ -429,6 +431,7 @@ static void plans_do_not_change_results(void)
             for (int i = 0; i < n && way == 0; i++) cnn_keep(pool[i]);
             if (!compiled(g, J)) { cnn_free(g); break; }
             CHECK_INT(cnn_plan(g, J).total, g->memory.total);
+            for (int i = 0; i < g->n_order; i++) *(g->config.keep_grads ? &kept : &gated) += g->order[i]->gate != NULL;
             poison(g);
             for (int step = 0; step < 2; step++) {
                 cnn_set(x, image[step], (size_t)((B - step) * C * S * S));
@@ -460,6 +463,7 @@ static void plans_do_not_change_results(void)
         for (int i = 0; i < POOL; i++) free(value[i]);
         test__state = keep;
     }
+    CHECK_MSG(gated > 20 && !kept, "%d relus before a pooling, %d with gradients kept", gated, kept);
 }
 
 /* Batch norm, add and rectifiers in one pass (see cnn__joins): the bits of the rooms, on planes of several pieces, for
@@ -1015,6 +1019,7 @@ static bool mirror_fails(cnn_backend *b)
 static void *mirror_alloc(cnn_backend *b, size_t bytes)
 {
     if (mirror_fails(b)) return NULL;
+    CHECK_MSG(!b->max_bytes || bytes <= b->max_bytes, "a buffer of %zu bytes, and %zu are the most", bytes, b->max_bytes);
     void *p = test_alloc(bytes);
     memset(p, 0xff, bytes);
     ((mirror *)b)->buffers++;
@@ -1240,6 +1245,105 @@ static void mirror_mixed(void)
         }
 }
 
+/* LeNet-5 on a device whose largest buffer is most; 0: no limit, or no device. The losses of 4 steps, then the weights. */
+enum { LENET_BATCH = 32, LENET_PIXELS = LENET_BATCH * 28 * 28 };
+static float *train_lenet(cnn_backend *b, size_t most, size_t *count, int *chunks, char *error)
+{
+    cnn_graph  *g = cnn_new_((cnn_config){ .seed = 5, .max_batch = LENET_BATCH, .backend = b, .at = "lenet.c:1" });
+    cnn_tensor *x = cnn_input(g, 1, 28, 28), *t = cnn_labels(g);
+    cnn_tensor *h = cnn_avg_pool(cnn_tanh(cnn_conv2d(x, 6, 5, .pad = 2)), 2);
+    h = cnn_avg_pool(cnn_tanh(cnn_conv2d(h, 16, 5)), 2);
+    h = cnn_dense(cnn_tanh(cnn_dense(cnn_tanh(cnn_dense(h, 120)), 84)), 10);
+    cnn_tensor *loss = cnn_softmax_cross_entropy(h, t);
+    float *image = test_floats(LENET_PIXELS), *result = NULL;
+    int    label[LENET_BATCH];
+    if (b) b->max_bytes = most;
+    *chunks = 0, *count = 0, error[0] = 0;
+    if (cnn_compile(g, loss)) {
+        const float *w = cnn_flat_params(g, count);
+        result = test_floats(*count + 4), *chunks = g->n_chunks, test__state = 77;
+        for (int step = 0; step < 4; step++) {
+            test_fill(image, LENET_PIXELS, -1, 1);
+            for (int i = 0; i < LENET_BATCH; i++) label[i] = (i + step) % 10;
+            cnn_set(x, image, LENET_PIXELS), cnn_set_labels(t, label, LENET_BATCH);
+            result[step] = cnn_forward(loss, CNN_TRAIN);
+            cnn_backward(loss), cnn_step(g, .lr = 0.05f, .momentum = 0.9f);
+        }
+        if ((w = cnn_flat_params(g, count)) != NULL) memcpy(result + 4, w, *count * sizeof *w);
+    }
+    if (cnn_error(g)) snprintf(error, CNN_ERROR_SIZE, "%s", cnn_error(g));
+    cnn_free(g), free(image);
+    return result;
+}
+/* conv2d1 has 32 * 6 * 28 * 28 floats, 602112 bytes; all parameters 247,552 bytes. */
+static void mirror_in_chunks(void)
+{
+    char   error[CNN_ERROR_SIZE];
+    size_t n, m;
+    int    chunks, before = 1;
+    float *cpu = train_lenet(NULL, 0, &n, &chunks, error);
+    static const size_t most[] = { 0, 1500000, 1000001, 700000, 602112 };
+    for (int i = 0; i < 5; i++, before = chunks) {
+        mirror dev;
+        mirror_open(&dev, NULL, false);
+        float *w = train_lenet(&dev.b, most[i], &m, &chunks, error);
+        CHECK_MSG(!error[0], "%s", error);
+        CHECK_MSG(i ? chunks > 1 && chunks >= before : chunks == 1, "%d chunks of %zu bytes", chunks, most[i]);
+        CHECK(w && m == n && memcmp(w, cpu, (n + 4) * sizeof *w) == 0);
+        CHECK_INT(dev.buffers, 0);
+        free(w);
+    }
+    CHECK_MSG(before >= 3, "%d chunks", before);
+    for (int small = 0; small < 2; small++) {
+        mirror dev;
+        mirror_open(&dev, NULL, false);
+        free(train_lenet(&dev.b, small ? 1000 : 602048, &m, &chunks, error));
+        CHECK_STR(test_words(error), small ? "tensor \"input\": with max_batch 32 it has an array of 100352 bytes, "
+                                             "and the largest buffer of mirror has 960"
+                                           : "conv2d \"conv2d1\": with max_batch 32 it has an array of 602112 bytes, "
+                                             "and the largest buffer of mirror has 602048");
+        CHECK_INT(dev.buffers, 0);
+    }
+    free(cpu);
+}
+/* VGG16 at batch 32 on 8 GB, of which a quarter is the largest buffer: the activations need two, and little is lost. */
+static cnn_memory plan_vgg16(size_t most)
+{
+    static const int channels[] = { 64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512, 0 };
+    mirror dev;
+    mirror_open(&dev, NULL, false);
+    dev.b.max_bytes = most, dev.b.sets_grads = true;
+    cnn_graph  *g = cnn_new_((cnn_config){ .max_batch = 32, .backend = &dev.b, .at = CNN_HERE });
+    cnn_tensor *h = cnn_input(g, 3, 224, 224), *t = cnn_labels(g);
+    for (int i = 0; i < 18; i++)
+        h = channels[i] ? cnn_relu(cnn_conv2d(h, channels[i], 3, .pad = 1)) : cnn_max_pool(h, 2);
+    for (int i = 0; i < 2; i++) h = cnn_dropout(cnn_relu(cnn_dense(h, 4096)), 0.5f);
+    const cnn_memory m = cnn_plan(g, cnn_softmax_cross_entropy(cnn_dense(h, 1000), t));
+    CHECK_MSG(!cnn_error(g), "%s", cnn_error(g));
+    cnn_free(g);
+    return m;
+}
+static void mirror_of_vgg16(void)
+{
+    const size_t     quarter = (size_t)1 << 31;
+    const cnn_memory whole = plan_vgg16(0), parts = plan_vgg16(quarter);
+    CHECK(whole.activations > quarter && whole.params < quarter);
+    CHECK_MSG(parts.activations > quarter && parts.activations < whole.activations + whole.activations / 50,
+              "%zu bytes of activations, in one buffer %zu", parts.activations, whole.activations);
+}
+static void mirror_parameters_too_large(void)
+{
+    mirror dev;
+    mirror_open(&dev, NULL, false);
+    dev.b.max_bytes = 64 * 1000;
+    cnn_graph *g = cnn_new_((cnn_config){ .backend = &dev.b, .at = "here.c:1" });
+    cnn_tensor *x = cnn_input(g, 100), *t = cnn_labels(g), *h = cnn_dense(cnn_dense(x, 100), 100);
+    CHECK(!cnn_compile(g, cnn_softmax_cross_entropy(h, t)));
+    CHECK_STR(test_words(cnn_error(g)), "compile: mirror: 80896 bytes for the parameters, and its largest buffer has 64000");
+    cnn_free(g);
+    CHECK_INT(dev.buffers, 0);
+}
+
 /* Two epochs of cnn_fit with two learning rates and clipping, then one step by hand; leave: between the two the
    device is left for the CPU. The parameters, and how right the net was. */
 typedef struct { float *w; size_t n; double accuracy, loss; cnn_traffic traffic; } fitted;
@@ -1439,6 +1543,9 @@ int main(int argc, char **argv)
     RUN(mirror_resident);
     RUN(mirror_mixed);
     RUN(mirror_breaks);
+    RUN(mirror_in_chunks);
+    RUN(mirror_of_vgg16);
+    RUN(mirror_parameters_too_large);
     RUN(mirror_fits);
     RUN(mirror_averages);
     RUN(mirror_is_left);
